@@ -1,0 +1,64 @@
+# Two commands do everything on a fresh machine with Python 3.11 or newer: `make demo` and `make test`.
+
+PYTHON ?= python3
+VENV ?= .venv
+FLOOR_VENV ?= .venv-floor
+BIN := $(VENV)/bin
+SEED ?= 20261122
+PIP_FLAGS ?= --disable-pip-version-check --quiet
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test test-floor check format kill-loop memory overhead retrain clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit("hymt-batch needs Python 3.11 or newer, this is " + sys.version.split()[0]) if sys.version_info < (3, 11) else 0'
+	$(PYTHON) -m venv $(VENV)
+	@echo "installing into $(VENV); the first time takes some minutes"
+	@# torch first and pinned: asked for by another package, pip would take gigabytes of CUDA libraries
+	$(BIN)/pip install $(PIP_FLAGS) torch==2.13.0
+	$(BIN)/pip install $(PIP_FLAGS) --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+install: $(VENV)/.installed ## set up .venv
+
+demo: install ## translate the embedded corpus with the embedded model
+	$(BIN)/hymt-batch translate preset=demo
+
+test: install ## run the tests
+	$(BIN)/python -m pytest -n 2 --dist worksteal tests
+
+check: install ## ruff and mypy
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: install ## let ruff format the code
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+$(FLOOR_VENV)/.installed: pyproject.toml constraints-floor.txt
+	$(PYTHON) -m venv $(FLOOR_VENV)
+	$(FLOOR_VENV)/bin/pip install $(PIP_FLAGS) torch==2.13.0
+	$(FLOOR_VENV)/bin/pip install $(PIP_FLAGS) --constraint constraints-floor.txt --editable . pytest hypothesis
+	@touch $@
+
+test-floor: $(FLOOR_VENV)/.installed ## run the core tests at the oldest supported versions
+	$(FLOOR_VENV)/bin/python -m pytest -m core tests
+
+kill-loop: install ## 200 jobs killed at random moments and run again (SEED=..., KILLS=...)
+	$(BIN)/python -m tests.campaigns.kill_loop --seed $(SEED) --runs $(or $(RUNS),200)
+
+memory: install ## stream 2 million lines through a stub model and compare peak memory
+	$(BIN)/python -m tests.campaigns.memory --rows $(or $(ROWS),2000000)
+
+overhead: install ## what the job costs around the model
+	$(BIN)/python -m tests.campaigns.overhead
+
+retrain: install ## train the demo model anew (about 10 minutes) into build/demo
+	$(BIN)/python -m hymt_batch.demo train --out build/demo
+
+clean: ## remove the environments and caches, never outputs/
+	rm -rf $(VENV) $(FLOOR_VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,1 @@
+"""Batch translation with Tencent's Hunyuan translation models: streamed, checkpointed, reproducible."""

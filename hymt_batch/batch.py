@@ -1,0 +1,157 @@
+"""plan(shard): parts as a pure function of the lengths and the settings; batches as a function of the budget.
+
+Rows are sorted by length inside a shard, the longest first, so that running out of memory shows early; equal texts
+are decoded once. A part never depends on where a run was resumed, on the device or on the token budget.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hymt_batch.errors import ConfigError
+from hymt_batch.records import Document, Part, Prompt
+
+
+@dataclass(kw_only=True, slots=True)
+class BatchConfig:
+    """How rows are grouped; every field is explained in conf/batch/."""
+
+    shard_rows: int = 32768
+    shard_bytes: int = 64 << 20
+    part_rows: Any = "auto"
+    part_tokens: Any = "auto"
+    max_tokens: Any = "auto"
+    max_rows: Any = "auto"
+
+    def __post_init__(self) -> None:
+        for key in ("shard_rows", "shard_bytes", "part_rows", "part_tokens", "max_tokens", "max_rows"):
+            value = getattr(self, key)
+            if value == "auto" and not key.startswith("shard"):
+                continue
+            if isinstance(value, bool) or not str(value).isdigit() or int(value) < 1:
+                raise ConfigError(f"batch.{key}={value} is not a positive whole number. Set one, or batch.{key}=auto.")
+            setattr(self, key, int(value))
+
+
+@dataclass(frozen=True, slots=True)
+class Boundaries:
+    """What decides which rows form a part; belongs to the job's identity."""
+
+    shard_rows: int
+    shard_bytes: int
+    part_rows: int
+    part_tokens: int  # source tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """What one batch may hold; belongs to the environment, so that a job may go on with less."""
+
+    max_tokens: int  # rows x (longest prompt + its longest translation)
+    max_rows: int
+
+
+def boundaries(
+    config: BatchConfig, num_parameters: int, on_gpu: bool, stored: Mapping[str, int] | None = None
+) -> Boundaries:
+    """Resolve `auto` part sizes to about 20 s of work on the device.
+
+    Args:
+        config: The settings.
+        num_parameters: Of the network.
+        on_gpu: Whether it runs on a GPU.
+        stored: What the job resolved when it was created; `auto` keeps it, wherever the job goes on.
+
+    The guess: a processor does some 4e10, a GPU some 4e13 useful operations a second on this work, two a parameter
+    and token; never more than 2,000 or 8,000 tokens a second, where other costs rule.
+    """
+    rate = min(8000, 4e13 / (2 * num_parameters)) if on_gpu else min(2000, 4e10 / (2 * num_parameters))
+    tokens = max(64, 1 << (int(20 * rate).bit_length() - 1))
+    auto = {"part_rows": max(1, min(2048, tokens // 32)), "part_tokens": tokens, **(stored or {})}
+    return Boundaries(
+        shard_rows=config.shard_rows,
+        shard_bytes=config.shard_bytes,
+        part_rows=auto["part_rows"] if config.part_rows == "auto" else config.part_rows,
+        part_tokens=auto["part_tokens"] if config.part_tokens == "auto" else config.part_tokens,
+    )
+
+
+def budget(config: BatchConfig, cache_bytes_per_token: int, vocab_size: int, free_bytes: int, on_gpu: bool) -> Budget:
+    """Resolve `auto` batch sizes from the memory left beside the weights."""
+    max_rows = config.max_rows if config.max_rows != "auto" else 256 if on_gpu else 32
+    if config.max_tokens != "auto":
+        return Budget(config.max_tokens, max_rows)
+    logits = max_rows * vocab_size * 4 * 4  # a row's logits in float32, with copies made while choosing a token
+    room = max(0, free_bytes // 2 - logits)
+    tokens = room // max(1, cache_bytes_per_token)
+    return Budget(int(min(max(tokens, 512), 262_144 if on_gpu else 16_384)), max_rows)
+
+
+def plan(documents: Sequence[Document], prompts: Sequence[Prompt], limits: Boundaries) -> list[Part]:
+    """Cut a shard into parts.
+
+    Args:
+        documents: All rows of the shard; each comes to stand in exactly one part.
+        prompts: Prompts of the rows to decode, in the order of their documents.
+        limits: Largest number of rows and of source tokens a part (a single row may exceed the latter).
+
+    Returns:
+        Parts in the order of decoding: longest rows first, rows without prompts last.
+    """
+    by_document: dict[int, list[Prompt]] = {}
+    for prompt in prompts:
+        by_document.setdefault(prompt.segment.document, []).append(prompt)
+    first: dict[tuple[str | None, str | None, str | None], int] = {}
+    twins: dict[int, list[int]] = {}
+    for number in by_document:
+        document = documents[number]
+        twins.setdefault(first.setdefault((document.text, document.src_lang, document.tgt_lang), number), []).append(
+            number
+        )
+    order = sorted(twins, key=lambda number: (-max(len(prompt.ids) for prompt in by_document[number]), number))
+    groups: list[tuple[list[int], list[int]]] = []  # decoded documents, all rows
+    tokens = 0
+    for number in order:
+        cost = sum(prompt.num_source_tokens for prompt in by_document[number])
+        if not groups or len(groups[-1][0]) >= limits.part_rows or tokens + cost > limits.part_tokens:
+            groups.append(([], []))
+            tokens = 0
+        groups[-1][0].append(number)
+        groups[-1][1].extend(twins[number])
+        tokens += cost
+    silent = [number for number in range(len(documents)) if number not in by_document]
+    groups += [([], silent[start : start + limits.part_rows]) for start in range(0, len(silent), limits.part_rows)]
+    groups = groups or [([], [])]  # an empty file still has one part, which says so
+    return [
+        Part(
+            index=index,
+            num_parts=len(groups),
+            documents=tuple(sorted(rows)),
+            prompts=tuple(prompt for number in decoded for prompt in by_document[number]),
+            copies={twin: number for number in decoded for twin in twins[number] if twin != number},
+        )
+        for index, (decoded, rows) in enumerate(groups)
+    ]
+
+
+def group(widths: Sequence[int], size: Budget) -> Iterator[list[int]]:
+    """Group rows into batches under a budget of padded tokens.
+
+    Args:
+        widths: Of each row, prompt tokens and largest number of new tokens together.
+        size: What a batch may hold.
+
+    Yields:
+        Indices into `widths`, the widest rows first; a row over the budget is a batch alone.
+    """
+    batch: list[int] = []
+    for i in sorted(range(len(widths)), key=lambda i: (-widths[i], i)):
+        # the first row is the widest, so its width is the batch's
+        if batch and ((len(batch) + 1) * widths[batch[0]] > size.max_tokens or len(batch) >= size.max_rows):
+            yield batch
+            batch = []
+        batch.append(i)
+    if batch:
+        yield batch

@@ -1,0 +1,1 @@
+"""The engine: prompts in, translations out. Start at `engine.py`."""

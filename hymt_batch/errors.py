@@ -1,0 +1,110 @@
+"""Every error a user can meet, and the exit code of each.
+
+    HymtError (70)
+    ├── UsageError (2)            wrong command line, key or value
+    │   └── ConfigError (2)       settings that cannot work together, or with the input
+    ├── IdentityError (3)         the folder belongs to a job with other settings
+    ├── InputChangedError (4)     rows that were already translated have changed
+    ├── LeaseError (5)            another process works in the folder
+    ├── PreflightError (6)        the machine, the store or the model cannot do this job
+    ├── DamageError (7)           verify found damage
+    ├── MissingError (8)          shards are missing
+    └── StoppedError (75)         stopped on request or by the store; run again to continue
+
+A message says what is wrong with the value, why it matters if that is not plain, and the fix as the exact override.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """Exit codes of every job; the meaning of each is printed by `hymt-batch --help`."""
+
+    COMPLETE = 0
+    WARNINGS = 1
+    USAGE = 2
+    IDENTITY = 3
+    INPUT_CHANGED = 4
+    LEASE_HELD = 5
+    PREFLIGHT = 6
+    DAMAGE = 7
+    MISSING = 8
+    TOO_MANY_ERRORS = 10
+    BUG = 70
+    STOPPED = 75
+
+
+MEANING: dict[ExitCode, str] = {
+    ExitCode.COMPLETE: "complete",
+    ExitCode.WARNINGS: "complete, with warnings, under strict=true",
+    ExitCode.USAGE: "usage or configuration",
+    ExitCode.IDENTITY: "the folder holds a job with other settings (identity differs)",
+    ExitCode.INPUT_CHANGED: "the input changed since the job began",
+    ExitCode.LEASE_HELD: "another process holds the folder's lease",
+    ExitCode.PREFLIGHT: "preflight failed or the model was refused",
+    ExitCode.DAMAGE: "verify found damage",
+    ExitCode.MISSING: "shards are missing",
+    ExitCode.TOO_MANY_ERRORS: "complete, but more error rows than check.max_error_rate",
+    ExitCode.BUG: "a bug of hymt-batch",
+    ExitCode.STOPPED: "stopped; run the same command again to continue",
+}
+
+
+class HymtError(Exception):
+    """Root of the tree; raised itself only for our own mistakes."""
+
+    exit_code: ExitCode = ExitCode.BUG
+
+
+class UsageError(HymtError):
+    """The command line is wrong: job, key or value."""
+
+    exit_code = ExitCode.USAGE
+
+
+class ConfigError(UsageError):
+    """Settings that cannot work together, or not with this input."""
+
+
+class IdentityError(HymtError):
+    """The output folder belongs to a job whose settings differ."""
+
+    exit_code = ExitCode.IDENTITY
+
+
+class InputChangedError(HymtError):
+    """Rows that were already translated are no longer what they were."""
+
+    exit_code = ExitCode.INPUT_CHANGED
+
+
+class LeaseError(HymtError):
+    """Another process works in the output folder."""
+
+    exit_code = ExitCode.LEASE_HELD
+
+
+class PreflightError(HymtError):
+    """The machine, the store or the model cannot do this job."""
+
+    exit_code = ExitCode.PREFLIGHT
+
+
+class DamageError(HymtError):
+    """A finished output is not what its manifest says."""
+
+    exit_code = ExitCode.DAMAGE
+
+
+class MissingError(HymtError):
+    """Shards that should be there are not."""
+
+    exit_code = ExitCode.MISSING
+
+
+class StoppedError(HymtError):
+    """Stopped on request, or by the store; everything committed is kept."""
+
+    exit_code = ExitCode.STOPPED

@@ -1,0 +1,54 @@
+"""How processes of a job are started and stopped."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from hymt_batch.errors import ConfigError
+
+
+class ProgressMode(Enum):
+    """How progress is told on stderr."""
+
+    auto = "auto"  # a bar on a terminal, log lines elsewhere
+    bar = "bar"
+    log = "log"
+    off = "off"
+
+
+@dataclass(kw_only=True, slots=True)
+class LaunchConfig:
+    """How the job runs; operation only, no field changes the text. Explained in conf/launch/."""
+
+    grace_s: float = 25.0
+    lease_ttl_s: float = 180.0
+    lease_beat_s: float = 20.0
+    prefetch_shards: int = 1
+    progress: ProgressMode = ProgressMode.auto
+    log_every_s: float = 30.0
+    samples: int = 3
+    num_threads: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("grace_s", "log_every_s"):
+            if getattr(self, name) < 0:
+                raise ConfigError(
+                    f"launch.{name}={getattr(self, name)} is negative. Set launch.{name}=0 or more seconds."
+                )
+        for name in ("prefetch_shards", "samples"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"launch.{name}={getattr(self, name)} is negative. Set launch.{name}=0 or more.")
+        if not 0 < self.lease_beat_s <= self.lease_ttl_s / 3:
+            raise ConfigError(
+                f"launch.lease_beat_s={self.lease_beat_s} must be above 0 and at most a third of "
+                f"launch.lease_ttl_s={self.lease_ttl_s}: a lease must survive a late beat. "
+                f"Set launch.lease_beat_s={self.lease_ttl_s / 9:g}."
+                if self.lease_ttl_s > 0
+                else f"launch.lease_ttl_s={self.lease_ttl_s} must be above 0. Set launch.lease_ttl_s=180 (the default)."
+            )
+        if self.num_threads is not None and self.num_threads < 1:
+            raise ConfigError(
+                f"launch.num_threads={self.num_threads} must be at least 1. "
+                "Set launch.num_threads=null to leave the choice to torch."
+            )

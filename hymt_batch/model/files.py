@@ -1,0 +1,187 @@
+"""The files of a model: where they are, whether they are whole, what they say. No torch, no weights in memory.
+
+Source: safetensors' format (8 bytes little-endian header length, JSON header, data); the failures that
+transformers loads in silence (a missing shard entry, a path that leaves the folder, a pickle) are refused here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hymt_batch.errors import ConfigError, PreflightError
+
+MODEL_TYPES = {"hunyuan_v1_dense": "4.56.0", "hy_v3": "5.6.0"}
+"""Allowed model types, with the first version of transformers that knows each."""
+
+NAME = re.compile(r"[A-Za-z0-9._-]+")
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+MAX_HEADER_BYTES = 100_000_000
+_PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
+_DTYPE_BYTES = {"F64": 8, "F32": 4, "BF16": 2, "F16": 2, "F8_E4M3": 1, "F8_E5M2": 1, "I64": 8, "I32": 4, "U8": 1}
+_IDENTITY_FILES = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json")
+_OPTIONAL_FILES = ("special_tokens_map.json", "chat_template.jinja", "chat_template.json", "added_tokens.json")
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFiles:
+    """A verified model folder."""
+
+    folder: Path
+    config: dict[str, Any]
+    weights: tuple[str, ...]  # safetensors files, in the order of their names
+    names: tuple[str, ...]  # every file that decides the text, weights included
+    num_parameters: int
+    num_bytes: int  # of the weights as stored
+    commit: str = ""  # resolved commit of a hub model
+
+
+def resolve(path: str, revision: str, download: bool) -> tuple[Path, str]:
+    """Find the model's folder: an embedded one, a local one, or a complete copy in the hub cache.
+
+    Returns:
+        The folder and, for a hub model, the commit it holds.
+
+    Raises:
+        PreflightError: No such folder, or the hub model is not in the cache and model.download=false.
+    """
+    if path == "demo:model":
+        return Path(__file__).parent.parent / "demo" / "model", ""
+    folder = Path(path).expanduser()
+    if folder.is_dir():
+        return folder, ""
+    if folder.exists():
+        raise ConfigError(f"model.path={path} is a file. Give the folder that holds config.json and *.safetensors.")
+    if not HUB_ID.fullmatch(path) or path.startswith((".", "/", "~")):
+        raise PreflightError(f"model.path={path} is neither a folder nor a hub id like tencent/HY-MT1.5-1.8B.")
+    return _hub(path, revision, download)
+
+
+def _hub(repo: str, revision: str, download: bool) -> tuple[Path, str]:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    command = f"hf download {repo} --revision {revision}"
+    try:
+        folder = Path(
+            snapshot_download(
+                repo,
+                revision=revision,
+                local_files_only=not download,
+                allow_patterns=["*.json", "*.jinja", "*.safetensors"],
+            )
+        )
+    except LocalEntryNotFoundError as error:
+        raise PreflightError(
+            f"{repo} (revision {revision}) is not in the hub cache of this machine. Download it first:\n"
+            f"    {command}\nor let the job do it with model.download=true, or name a folder: model.path=FOLDER."
+        ) from error
+    except (HfHubHTTPError, OSError) as error:
+        raise PreflightError(f"The hub did not give {repo}: {_line(error)}. Try by hand: {command}") from error
+    return folder, folder.name
+
+
+def verify(folder: Path, commit: str = "") -> ModelFiles:
+    """Check that a model folder is whole and safe to load, reading headers only.
+
+    Raises:
+        PreflightError: A file is missing, cut off, a Git-LFS pointer, a pickle, or of a type that is not allowed.
+    """
+    config = _json(folder / "config.json", "it is not a model folder, or the download is incomplete")
+    model_type = config.get("model_type")
+    if model_type not in MODEL_TYPES:
+        allowed = ", ".join(MODEL_TYPES)
+        raise PreflightError(f"{folder / 'config.json'}: model_type is {model_type!r}; hymt-batch runs {allowed}.")
+    if "auto_map" in config:
+        raise PreflightError(f"{folder / 'config.json'} asks to run code of its own (auto_map); it is never run.")
+    _json(folder / "tokenizer.json", "without it no text becomes tokens")
+    weights = _weights(folder)
+    num_parameters = num_bytes = 0
+    seen: set[str] = set()
+    for name in weights:
+        for tensor, (dtype, shape) in _header(folder / name).items():
+            if tensor in seen:
+                raise PreflightError(f"{folder / name} holds {tensor} a second time; download the model again.")
+            seen.add(tensor)
+            num_parameters += math.prod(shape)
+            num_bytes += math.prod(shape) * _DTYPE_BYTES.get(dtype, 1)
+    names = [name for name in (*_IDENTITY_FILES, *_OPTIONAL_FILES) if (folder / name).is_file()]
+    if (folder / "model.safetensors.index.json").is_file():
+        names.append("model.safetensors.index.json")
+    return ModelFiles(
+        folder, config, tuple(weights), tuple(sorted([*names, *weights])), num_parameters, num_bytes, commit
+    )
+
+
+def hashes(files: ModelFiles) -> dict[str, str]:
+    """Sha256 of every file that decides the text, read in parallel."""
+    with ThreadPoolExecutor(4) as pool:
+        return dict(zip(files.names, pool.map(lambda name: _sha256(files.folder / name), files.names), strict=True))
+
+
+def _weights(folder: Path) -> list[str]:
+    index = folder / "model.safetensors.index.json"
+    found = sorted(path.name for path in folder.glob("*.safetensors"))
+    if index.is_file():
+        named = set(map(str, _json(index, "").get("weight_map", {}).values()))
+        for name in sorted(named):
+            if not NAME.fullmatch(name):
+                raise PreflightError(f"{index} names {name!r}, which would leave the folder; the model is refused.")
+            if name not in found:
+                raise PreflightError(f"{folder / name} is missing though the index names it; download it again.")
+        return sorted(named)
+    if found:
+        return found
+    pickles = sorted(path.name for path in folder.iterdir() if path.suffix in _PICKLES)
+    if pickles:
+        raise PreflightError(f"{folder} holds {pickles[0]} but no *.safetensors; pickled weights are never loaded.")
+    raise PreflightError(f"{folder} has no *.safetensors; download the model again.")
+
+
+def _header(path: Path) -> dict[str, tuple[str, list[int]]]:
+    """Tensor name -> (dtype, shape), after comparing the header with the file's size."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        start = file.read(8)
+        if start.startswith(b"version "):
+            raise PreflightError(f"{path} is a Git-LFS pointer, not weights. Run `git lfs pull` in its folder.")
+        length = int.from_bytes(start, "little")
+        if len(start) < 8 or not 2 <= length <= min(MAX_HEADER_BYTES, size - 8):
+            raise PreflightError(f"{path} ({size} bytes) is no safetensors file or is cut off; download it again.")
+        try:
+            header = json.loads(file.read(length))
+        except ValueError as error:
+            raise PreflightError(f"{path} has a damaged header ({_line(error)}); download it again.") from error
+    header.pop("__metadata__", None)
+    end = 8 + length + max((entry["data_offsets"][1] for entry in header.values()), default=0)
+    if end != size:
+        raise PreflightError(f"{path} has {size} bytes but its header says {end}: it is cut off; download it again.")
+    return {name: (entry["dtype"], entry["shape"]) for name, entry in header.items()}
+
+
+def _json(path: Path, why: str) -> dict[str, Any]:
+    try:
+        with path.open(encoding="utf-8") as file:
+            value = json.load(file)
+    except FileNotFoundError as error:
+        raise PreflightError(f"{path} is missing: {why}. Check model.path.") from error
+    except ValueError as error:
+        raise PreflightError(f"{path} is not JSON ({_line(error)}); download the model again.") from error
+    if not isinstance(value, dict):
+        raise PreflightError(f"{path} holds a {type(value).__name__}, not an object; download the model again.")
+    return value
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

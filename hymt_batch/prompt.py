@@ -1,0 +1,174 @@
+"""The model cards' templates as token ids; nothing in a source text can act as a control token.
+
+The whole user turn (instruction and text) is encoded without control tokens, and the checkpoint's framing ids are put
+around it by number. Texts are joined by concatenation, never by a format string: braces in a source mean nothing.
+
+Source: README files of HY-MT (1.5), Hunyuan-MT (1.0) and Hy-MT2; `\\n` are real line breaks.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Protocol
+
+from hymt_batch import languages
+from hymt_batch.errors import PreflightError
+from hymt_batch.languages import CHINESE
+from hymt_batch.records import Document, Prompt, Refusal, Segment, Status
+
+log = logging.getLogger(__name__)
+
+
+class PromptLanguage(Enum):
+    """Language of the instruction around the text."""
+
+    auto = "auto"  # Chinese when Chinese is on either side, else English: the model card's rule
+    zh = "zh"
+    en = "en"
+
+
+class PromptFamily(Enum):
+    """Which model card's wording is used."""
+
+    auto = "auto"  # the model's own
+    hunyuan_mt = "hunyuan_mt"
+    hy_mt1_5 = "hy_mt1_5"
+    hy_mt2 = "hy_mt2"
+
+
+@dataclass(kw_only=True, slots=True)
+class PromptConfig:
+    """How a segment becomes a prompt; every field is explained in conf/prompt/."""
+
+    family: PromptFamily = PromptFamily.auto
+    language: PromptLanguage = PromptLanguage.auto
+    add_generation_prompt: bool = True
+
+
+_ZH_1_5 = "将以下文本翻译为{target}，注意只需要输出翻译后的结果，不要额外解释：\n\n{text}"
+_EN_1_5 = "Translate the following segment into {target}, without additional explanation.\n\n{text}"
+TEMPLATES: dict[PromptFamily, dict[str, str]] = {
+    PromptFamily.hunyuan_mt: {"zh": "把下面的文本翻译成{target}，不要额外解释。\n\n{text}", "en": _EN_1_5},
+    PromptFamily.hy_mt1_5: {"zh": _ZH_1_5, "en": _EN_1_5},
+    PromptFamily.hy_mt2: {
+        "zh": _ZH_1_5,
+        "en": (
+            "Translate the following text into {target}. Note that you should only output the translated result "
+            "without any additional explanation:\n\n{text}"
+        ),
+    },
+}
+"""Family -> language of the instruction -> template; {target} and {text} occur once each."""
+
+
+class Encoder(Protocol):
+    """What a tokenizer must offer to compose prompts (model/tokenizer.py does)."""
+
+    @property
+    def prefix(self) -> tuple[int, ...]: ...
+    @property
+    def suffix(self) -> tuple[int, ...]: ...
+    def encode(self, texts: Sequence[str]) -> list[list[int]]: ...
+    def leaks(self, body: Sequence[int]) -> bool: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Wording:
+    """Everything a run needs to compose prompts: settings resolved, nothing about tokens."""
+
+    family: PromptFamily
+    language: PromptLanguage
+    src_lang: str | None
+    tgt_lang: str
+
+    def instruction(self, src_lang: str | None, tgt_lang: str | None) -> tuple[str, str]:
+        """Text before and after the segment for one language pair."""
+        source, target = src_lang or self.src_lang, languages.get(tgt_lang or self.tgt_lang)
+        language = self.language.value
+        if self.language is PromptLanguage.auto:
+            chinese = target.code in CHINESE or (source is not None and languages.get(source).code in CHINESE)
+            language = "zh" if chinese else "en"
+        name = target.chinese if language == "zh" else target.english
+        before, _, after = TEMPLATES[self.family][language].partition("{text}")
+        return before.replace("{target}", name), after.replace("{target}", name)
+
+    @property
+    def identity(self) -> dict[str, str | None]:
+        """What of it decides the text, for the job's identity."""
+        before, after = self.instruction(None, None)
+        return {
+            "family": self.family.value,
+            "language": self.language.value,
+            "src_lang": self.src_lang,
+            "tgt_lang": self.tgt_lang,
+            "text": f"{before}{{text}}{after}",
+        }
+
+
+def wording(config: PromptConfig, model_family: str, src_lang: str | None, tgt_lang: str) -> Wording:
+    """Resolve the settings of a run.
+
+    Args:
+        config: The prompt settings.
+        model_family: The family the model belongs to, used for family=auto.
+        src_lang: Language code of the source, or None: only whether Chinese is involved matters.
+        tgt_lang: Language code of the target.
+    """
+    family = PromptFamily[model_family] if config.family is PromptFamily.auto else config.family
+    if family.value != model_family:
+        log.warning("prompt.family=%s is not the wording of the model's own card (%s)", family.value, model_family)
+    source = languages.get(src_lang, "src_lang").code if src_lang else None
+    return Wording(family, config.language, source, languages.get(tgt_lang).code)
+
+
+def render(
+    segments: Sequence[Segment], documents: Sequence[Document], encoder: Encoder, words: Wording
+) -> tuple[list[Prompt], dict[int, Refusal]]:
+    """Compose the token ids of every segment.
+
+    Returns:
+        One prompt a segment, in order; and the documents that cannot be sent, by index, with the reason.
+
+    Source: the user turn is encoded as a whole, so that token boundaries are those of the checkpoint's template.
+    """
+    pairs = [(documents[segment.document].src_lang, documents[segment.document].tgt_lang) for segment in segments]
+    instructions = {pair: words.instruction(*pair) for pair in dict.fromkeys(pairs)}
+    overhead = {pair: len(encoder.encode(["".join(text)])[0]) for pair, text in instructions.items()}
+    bodies = encoder.encode(
+        [
+            f"{instructions[pair][0]}{segment.text}{instructions[pair][1]}"
+            for segment, pair in zip(segments, pairs, strict=True)
+        ]
+    )
+    prompts: list[Prompt] = []
+    refused: dict[int, Refusal] = {}
+    for segment, pair, body in zip(segments, pairs, bodies, strict=True):
+        if encoder.leaks(body):
+            refused[segment.document] = Refusal(
+                Status.GENERATION_ERROR, "its text would become a control token of the model; it was not sent"
+            )
+            continue
+        prompts.append(
+            Prompt(
+                segment=segment,
+                row_id=documents[segment.document].id,
+                ids=(*encoder.prefix, *body, *encoder.suffix),
+                num_source_tokens=max(1, len(body) - overhead[pair]),
+                tgt_lang=pair[1] or words.tgt_lang,
+            )
+        )
+    kept = [prompt for prompt in prompts if prompt.segment.document not in refused]
+    return kept, refused
+
+
+def check(encoder: Encoder, words: Wording) -> None:
+    """Refuse a tokenizer whose own instruction would hold a control token.
+
+    Raises:
+        PreflightError: The checkpoint's tokenizer cannot encode the model card's wording as plain text.
+    """
+    if encoder.leaks(encoder.encode(["".join(words.instruction(None, None))])[0]):
+        raise PreflightError("The tokenizer turns the prompt's own words into control tokens; the model is refused.")

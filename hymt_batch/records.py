@@ -1,0 +1,184 @@
+"""What flows from stage to stage. Standard library only; no behaviour beyond what a name promises.
+
+Legend, used in every docstring: B rows of a batch, T prompt tokens, N new tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+
+class Status(StrEnum):
+    """What became of a row. Every input row ends with exactly one."""
+
+    OK = "ok"
+    EMPTY = "empty"  # the model returned nothing
+    COPIED = "copied"  # the translation equals its source; kept
+    TRUNCATED = "truncated"  # no end token within the row's max_new_tokens; text kept
+    TOO_LONG = "too_long"  # the row exceeds a limit; not translated
+    BAD_ENCODING = "bad_encoding"  # the row could not be read as text; not translated
+    GENERATION_ERROR = "generation_error"  # decoding failed for this row
+    NON_FINITE = "non_finite"  # the network returned NaN or infinity for this row
+    CRASH_QUARANTINED = "crash_quarantined"  # the row killed the process repeatedly
+
+
+ERROR_STATUSES = frozenset(
+    {
+        Status.EMPTY,
+        Status.TOO_LONG,
+        Status.BAD_ENCODING,
+        Status.GENERATION_ERROR,
+        Status.NON_FINITE,
+        Status.CRASH_QUARANTINED,
+    }
+)
+"""Statuses that count towards check.max_error_rate: the row has no usable translation."""
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """One input file of the job, as found before anything is read."""
+
+    rel: str  # path relative to the source's root, `/`-separated; what row ids begin with
+    out_rel: str  # path below translated/
+    path: str  # where the bytes are
+    format: str  # text, jsonl, csv, tsv or parquet (a saved dataset is read as parquet: see `dataset`)
+    compression: str = ""  # "", gz, zst, xz or bz2
+    file_id: str = ""  # 16 hex digits of sha256(rel): the name of its state folder
+    dataset: str = ""  # "arrow" for a split saved by datasets.save_to_disk; its path is the split's folder
+
+
+@dataclass(frozen=True, slots=True)
+class Preamble:
+    """What stands before the first row of a file and belongs to no row."""
+
+    bom: bytes = b""  # UTF-8 byte order mark, if the file has one
+    header: bytes = b""  # csv/tsv: the header record as found, with its line ending
+    fields: tuple[str, ...] = ()  # csv/tsv/parquet: column names; with source.header=false "1", "2", ...
+    newline: bytes = b"\n"  # line ending of the first line, used where one must be made up
+    delimiter: str = ""  # csv/tsv: between two fields; "" means the format's own
+    schema: Any = None  # parquet and saved datasets: the pyarrow schema
+
+    @property
+    def num_bytes(self) -> int:
+        """Cursor of the first row."""
+        return len(self.bom) + len(self.header)
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """One row of the source, with a stable id."""
+
+    id: str  # "<rel>#<line from 1>"
+    row: int  # index within its file, from 0
+    text: str | None  # None when the row could not be read; see status
+    digest: bytes  # 8 bytes of blake2b over the raw row (bytes with line ending, or the row's canonical form)
+    raw: bytes = b""  # the row as found, with its line ending; b"" for parquet
+    src_lang: str | None = None  # None: the job's
+    tgt_lang: str | None = None
+    status: Status = Status.OK  # anything else: not decoded
+    message: str = ""  # why, for the errors file
+    values: Any = None  # format's own parsed form, kept for the writer of the same format
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """A run of consecutive documents of one file: unit of planning and of length sorting."""
+
+    input: Input
+    index: int  # from 0 within the file
+    first_row: int
+    documents: Sequence[Document]
+    start: int  # cursor of the first row: byte offset in the (decompressed) stream, or row number for parquet
+    end: int  # cursor after the last row
+    sha256: str  # of the raw bytes [start, end), or of the row digests for parquet
+    last: bool  # the file ends here
+
+    @property
+    def name(self) -> str:
+        return f"{self.input.rel} shard {self.index}"
+
+
+@dataclass(frozen=True, slots=True)
+class ShardRecord:
+    """What a finished shard's parts say of it; lets a resumed run skip the shard after hashing its bytes."""
+
+    index: int
+    first_row: int
+    num_rows: int
+    start: int
+    end: int
+    sha256: str
+    last: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A piece of a document that is sent to the model alone. `lead + text + trail` are its characters."""
+
+    document: int  # index into the shard's documents
+    index: int  # from 0 within the document
+    text: str  # what the model sees: no surrounding white space
+    lead: str = ""  # white space before it, kept verbatim
+    trail: str = ""  # white space after it, kept verbatim
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A document that is not sent to the model, and why."""
+
+    status: Status
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A segment under the template, as token ids."""
+
+    segment: Segment
+    row_id: str
+    ids: tuple[int, ...]  # T tokens, framing included
+    num_source_tokens: int  # tokens of the segment's text alone, for limits and speed
+    tgt_lang: str
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A slice of a shard's plan: unit of commit; what a kill can cost."""
+
+    index: int  # from 0 within the shard
+    num_parts: int  # parts of the shard
+    documents: tuple[int, ...]  # indices into the shard's documents, ascending; every row of the part
+    prompts: tuple[Prompt, ...] = ()  # in decoding order; equal texts appear once
+    copies: dict[int, int] = field(default_factory=dict)  # document -> the equal document that is decoded for it
+
+
+@dataclass(frozen=True, slots=True)
+class Translation:
+    """Model text for one segment."""
+
+    prompt: Prompt
+    text: str
+    finish_reason: str  # "stop", "length", "error" or "non_finite"
+    num_new_tokens: int = 0
+    flags: tuple[str, ...] = ()
+    message: str = ""
+    attempt: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row of a part: what will be written for one document."""
+
+    row: int  # index within the file
+    digest: bytes  # of the document it was made from
+    status: Status
+    text: str  # the translation; "" where there is none
+    flags: tuple[str, ...] = ()
+    message: str = ""  # for the errors file
+    attempts: int = 1
+    num_source_tokens: int = 0
+    num_new_tokens: int = 0

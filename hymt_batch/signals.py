@@ -1,0 +1,87 @@
+"""Stop requests: SIGTERM, SIGINT, SIGUSR1 and SIGUSR2 end a job so that it can be continued.
+
+Installed before any heavy import, because importing torch takes seconds and a signal without a handler kills the
+process. Knows nothing of the job: before `working()` a signal ends the process at once with exit code 75 (nothing is
+under way); after it, the running part may finish within `grace_s`, and a second signal ends at once.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from types import FrameType
+
+from hymt_batch.errors import ExitCode, StoppedError
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
+
+
+class Stop:
+    """Whether somebody asked the job to stop, and how long the running part may still take."""
+
+    def __init__(self) -> None:
+        self.name = ""  # of the first signal; "" when nobody asked
+        self.deadline = float("inf")  # monotonic seconds
+        self._grace_s: float | None = None
+        self._release: Callable[[], object] | None = None
+
+    @property
+    def requested(self) -> bool:
+        return bool(self.name)
+
+    def working(self, grace_s: float, release: Callable[[], object] | None = None) -> None:
+        """From now on a signal lets the running part finish within `grace_s` seconds.
+
+        Args:
+            grace_s: How long the running part may still take after the first signal.
+            release: Called before an immediate exit, to give the lease back.
+        """
+        self._grace_s, self._release = grace_s, release
+
+    def holding(self, release: Callable[[], object]) -> None:
+        """Call `release` before an immediate exit; a signal still ends the process at once."""
+        self._release = release
+
+    def check(self) -> None:
+        """Raise StoppedError when the grace of a requested stop is over."""
+        if self.requested and time.monotonic() >= self.deadline:
+            raise StoppedError(f"{self.name}: the running part did not end within launch.grace_s; it is dropped")
+
+    def handle(self, number: int, frame: FrameType | None = None) -> None:
+        """The signal handler itself."""
+        name = signal.Signals(number).name
+        if self._grace_s is not None and not self.requested:
+            self.name = name
+            self.deadline = time.monotonic() + self._grace_s
+            tell(f"{name}: finishing the running part, at most {self._grace_s:g} s; a second signal stops at once")
+            return
+        if self._release is not None:
+            self._release()
+        self.leave(f"{name}: stopped at once; run the same command again to continue")
+
+    @staticmethod
+    def leave(message: str) -> None:
+        """End without unwinding: a library that catches exceptions must not swallow the request."""
+        tell(message)
+        os._exit(int(ExitCode.STOPPED))
+
+
+def tell(message: str) -> None:
+    """Write one line to stderr, from within a handler: no locks, no buffers."""
+    try:
+        os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, f"\nhymt-batch: {message}\n".encode())
+    except (OSError, ValueError):
+        return  # stderr is closed: nobody listens, and stopping matters more
+
+
+_stop = Stop()
+
+
+def install() -> Stop:
+    """Install the handlers; call it first of all. Calling it again gives the same Stop."""
+    for number in SIGNALS:
+        signal.signal(number, _stop.handle)
+    return _stop

@@ -1,0 +1,49 @@
+"""Small real things that many tests share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+
+from hymt_batch.records import Document, Segment, Status
+
+
+class Bytes:
+    """An encoder whose tokens are bytes; framed by 1000 and 1001, and 0xFF stands for a control token."""
+
+    prefix: tuple[int, ...] = (1000,)
+    suffix: tuple[int, ...] = (1001,)
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        return [list(text.encode("utf-8")) for text in texts]
+
+    def leaks(self, body: Sequence[int]) -> bool:
+        return 0x1D in body
+
+    def count(self, text: str) -> int:
+        return len(text.encode("utf-8"))
+
+
+@pytest.fixture
+def encoder() -> Bytes:
+    return Bytes()
+
+
+def documents(texts: Sequence[str | None], **fields: str) -> list[Document]:
+    """Rows of a file `in.txt`; None is a row that could not be read."""
+    return [
+        Document(
+            id=f"in.txt#{row + 1}",
+            row=row,
+            text=text,
+            digest=b"%08d" % row,
+            status=Status.OK if text is not None else Status.BAD_ENCODING,
+            **fields,  # type: ignore[arg-type]
+        )
+        for row, text in enumerate(texts)
+    ]
+
+
+def whole(segment: Segment) -> str:
+    return segment.lead + segment.text + segment.trail

@@ -1,0 +1,93 @@
+"""A model folder that is not whole is refused before any weight is read, with the file's name."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from hymt_batch.errors import ConfigError, PreflightError
+from hymt_batch.model import files
+
+DEMO, _ = files.resolve("demo:model", "main", download=False)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return Path(shutil.copytree(DEMO, tmp_path / "model"))
+
+
+def test_the_demo_model_is_whole(folder: Path) -> None:
+    found = files.verify(folder)
+    assert 500_000 < found.num_parameters < 1_500_000
+    assert found.num_bytes == 2 * found.num_parameters
+    assert {"config.json", "tokenizer.json", "model.safetensors"} <= set(files.hashes(found))
+
+
+def edit(path: Path, **changes: object) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text(encoding="utf-8")), **changes}), encoding="utf-8")
+
+
+def test_each_damage_is_named(folder: Path) -> None:
+    weights = folder / "model.safetensors"
+    whole = weights.read_bytes()
+    damages = [
+        (whole[:-1], "cut off"),
+        (whole[:100], "cut off"),
+        (b"", "cut off"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "Git-LFS pointer"),
+        (whole[:8] + b"{" * 50 + whole[58:], "damaged header"),
+        (whole + b"x", "its header says"),
+    ]
+    for content, words in damages:
+        weights.write_bytes(content)
+        with pytest.raises(PreflightError, match=words):
+            files.verify(folder)
+
+
+def test_foreign_types_own_code_and_pickles_are_refused(folder: Path) -> None:
+    config = folder / "config.json"
+    edit(config, auto_map={"AutoModel": "evil.Model"})
+    with pytest.raises(PreflightError, match="auto_map"):
+        files.verify(folder)
+    edit(config, model_type="llama")
+    with pytest.raises(PreflightError, match="model_type is 'llama'"):
+        files.verify(folder)
+    config.write_text("[]", encoding="utf-8")
+    with pytest.raises(PreflightError, match="not an object"):
+        files.verify(folder)
+    config.unlink()
+    with pytest.raises(PreflightError, match=r"config\.json is missing"):
+        files.verify(folder)
+    shutil.copy(DEMO / "config.json", config)
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    with pytest.raises(PreflightError, match="never loaded"):
+        files.verify(folder)
+
+
+def test_an_index_may_not_leave_the_folder_nor_name_what_is_missing(folder: Path) -> None:
+    index = folder / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"x": "../evil.safetensors"}}), encoding="utf-8")
+    with pytest.raises(PreflightError, match="leave the folder"):
+        files.verify(folder)
+    index.write_text(json.dumps({"weight_map": {"x": "other.safetensors"}}), encoding="utf-8")
+    with pytest.raises(PreflightError, match=r"other\.safetensors is missing"):
+        files.verify(folder)
+
+
+def test_a_hub_model_that_is_not_in_the_cache_names_the_download_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(PreflightError, match=r"hf download tencent/HY-MT1\.5-1\.8B --revision main"):
+        files.resolve("tencent/HY-MT1.5-1.8B", "main", download=False)
+
+
+def test_a_path_that_is_no_model_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(PreflightError, match="neither a folder nor a hub id"):
+        files.resolve("/nowhere/at/all", "main", download=False)
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match="is a file"):
+        files.resolve(str(tmp_path / "file"), "main", download=False)

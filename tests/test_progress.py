@@ -1,0 +1,62 @@
+"""What a user is told: time left from tokens, text escaped, warnings counted."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from hymt_batch.progress import Progress, Telling, duration, escaped
+
+
+def test_time_left_is_reckoned_from_tokens() -> None:
+    progress = Progress(Telling("off"), total_units=1000)
+    assert progress.eta_s() is None
+    progress.shard(500, 4000, last=False)
+    progress.began -= 10
+    progress.part(10, 2000, Counter(loop=1))
+    # 2,000 of some 8,000 tokens took 10 s
+    assert progress.eta_s() == pytest.approx(30, abs=0.5)
+    assert "10 rows" in progress.line()
+    assert "loop 1" in progress.line()
+
+
+def test_time_left_is_not_told_while_the_size_of_the_input_is_unknown() -> None:
+    progress = Progress(Telling("off"))
+    progress.shard(500, 4000, last=False)
+    progress.part(10, 2000, Counter())
+    assert progress.eta_s() is None
+    progress.shard(500, 4000, last=True)
+    assert progress.eta_s() is not None
+
+
+def test_rows_of_earlier_runs_are_told_apart() -> None:
+    progress = Progress(Telling("off"), total_units=1000)
+    progress.kept(30, units=500)
+    assert "30 rows (30 kept)" in progress.line()
+
+
+def test_warnings_are_counted_and_everything_goes_to_the_log_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = logging.getLogger("hymt_batch.some_stage")
+    with Telling("off") as telling:
+        telling.log_to(tmp_path)
+        log.warning("mind this")
+        log.info("part=1")
+    assert telling.num_warnings == 1
+    assert capsys.readouterr().err == "hymt-batch: mind this\n"
+    (path,) = tmp_path.glob("*.log")
+    assert "mind this" in path.read_text(encoding="utf-8")
+    assert "part=1" in path.read_text(encoding="utf-8")
+
+
+def test_text_is_shown_without_control_characters() -> None:
+    assert escaped("a\x1b[31mb\nc\u202e") == r"a\x1b[31mb\nc\u202e"
+    assert escaped("x" * 200, 10) == "x" * 9 + "…"
+
+
+def test_durations_read_as_people_say_them() -> None:
+    assert [duration(s) for s in (3.4, 125, 7800)] == ["3 s", "2 min 5 s", "2 h 10 min"]

@@ -1,0 +1,91 @@
+"""Prompts are the model cards' own, and no source text becomes a control token."""
+
+from __future__ import annotations
+
+import pytest
+from conftest import Bytes, documents
+
+from hymt_batch import languages, prompt
+from hymt_batch.errors import ConfigError, PreflightError
+from hymt_batch.prompt import PromptConfig, PromptFamily, PromptLanguage
+from hymt_batch.records import Segment, Status
+
+
+def text_of(ids: tuple[int, ...]) -> str:
+    assert ids[0] == 1000
+    assert ids[-1] == 1001
+    return bytes(ids[1:-1]).decode()
+
+
+@pytest.mark.parametrize(
+    ("family", "src_lang", "tgt_lang", "expected"),
+    [
+        (
+            "hy_mt1_5",
+            "en",
+            "fr",
+            "Translate the following segment into French, without additional explanation.\n\nHi {x}",
+        ),
+        ("hy_mt1_5", "en", "zh", "将以下文本翻译为中文，注意只需要输出翻译后的结果，不要额外解释：\n\nHi {x}"),
+        ("hy_mt1_5", "zh", "de", "将以下文本翻译为德语，注意只需要输出翻译后的结果，不要额外解释：\n\nHi {x}"),
+        ("hy_mt1_5", None, "yue", "将以下文本翻译为粤语，注意只需要输出翻译后的结果，不要额外解释：\n\nHi {x}"),
+        ("hunyuan_mt", "zh-Hant", "en", "把下面的文本翻译成英语，不要额外解释。\n\nHi {x}"),
+        (
+            "hy_mt2",
+            None,
+            "fr",
+            "Translate the following text into French. Note that you should only output the translated result without "
+            "any additional explanation:\n\nHi {x}",
+        ),
+    ],
+)
+def test_templates_are_those_of_the_model_cards(
+    family: str, src_lang: str | None, tgt_lang: str, expected: str
+) -> None:
+    words = prompt.wording(PromptConfig(), family, src_lang, tgt_lang)
+    (made,), refused = prompt.render([Segment(0, 0, "Hi {x}")], documents(["Hi {x}"]), Bytes(), words)
+    assert text_of(made.ids) == expected
+    assert made.num_source_tokens == len("Hi {x}")
+    assert not refused
+
+
+def test_the_language_of_the_prompt_and_its_family_can_be_chosen() -> None:
+    config = PromptConfig(language=PromptLanguage.zh, family=PromptFamily.hunyuan_mt)
+    assert (
+        prompt.wording(config, "hy_mt1_5", "en", "fr").instruction(None, None)[0].startswith("把下面的文本翻译成法语")
+    )
+
+
+def test_rows_may_bring_their_own_languages() -> None:
+    words = prompt.wording(PromptConfig(), "hy_mt1_5", None, "fr")
+    rows = [*documents(["a"], tgt_lang="de"), *documents(["a"], src_lang="zh")]
+    made, _ = prompt.render([Segment(0, 0, "a"), Segment(1, 0, "a")], rows, Bytes(), words)
+    assert "German" in text_of(made[0].ids)
+    assert "法语" in text_of(made[1].ids)
+    assert [one.tgt_lang for one in made] == ["de", "fr"]
+
+
+def test_a_text_that_would_become_a_control_token_is_an_error_row_and_all_its_segments_are_left_out() -> None:
+    words = prompt.wording(PromptConfig(), "hy_mt1_5", None, "fr")
+    segments = [Segment(0, 0, "fine"), Segment(0, 1, "bad \x1d"), Segment(1, 0, "good")]
+    made, refused = prompt.render(segments, documents(["fine bad", "good"]), Bytes(), words)
+    assert [one.segment.document for one in made] == [1]
+    assert refused[0].status is Status.GENERATION_ERROR
+
+
+def test_a_tokenizer_whose_instruction_holds_control_tokens_is_refused() -> None:
+    class Bad(Bytes):
+        def leaks(self, body: object) -> bool:
+            return True
+
+    with pytest.raises(PreflightError):
+        prompt.check(Bad(), prompt.wording(PromptConfig(), "hy_mt1_5", None, "fr"))
+
+
+def test_there_are_38_languages_and_a_wrong_code_names_the_nearest() -> None:
+    assert len(languages.LANGUAGES) == 38
+    assert languages.get("ZH_hant").code == "zh-Hant"
+    with pytest.raises(ConfigError, match=r"tgt_lang=french .* Nearest: fr"):
+        languages.get("french")
+    with pytest.raises(ConfigError, match=r"src_lang=sv "):
+        prompt.wording(PromptConfig(), "hy_mt1_5", "sv", "fr")

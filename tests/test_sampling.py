@@ -1,0 +1,58 @@
+"""A row's draws are its own: neighbours, batch size and order do not change them."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+
+import pytest
+import torch
+
+from hymt_batch.decode.sampling import Choice, choose, row_seed, uniform
+
+CARD = Choice(True, 0.7, 0.6, 20, 1.05)
+
+
+def test_uniform_numbers_are_spread_evenly_and_fixed_for_ever() -> None:
+    assert row_seed(0, "a.txt#1", 0, 0) == 985316587521258211
+    assert uniform(985316587521258211, 1) == 0.8485808435694941
+    draws = [uniform(row_seed(7, f"a.txt#{row}", 0, 0), step) for row in range(200) for step in range(20)]
+    assert all(0 <= draw < 1 for draw in draws)
+    assert math.isclose(sum(draws) / len(draws), 0.5, abs_tol=0.02)
+    assert len(set(draws)) == len(draws)
+
+
+def test_a_row_draws_the_same_alone_and_among_others() -> None:
+    generator = torch.Generator().manual_seed(1)
+    logits = torch.randn(16, 300, generator=generator) * 3
+    seeds = [row_seed(0, f"r{row}", 0, 0) for row in range(16)]
+    seen = torch.rand(16, 300, generator=generator) < 0.1
+    for step in range(5):
+        together = choose(logits, seen, CARD, seeds, step)
+        for row in range(16):
+            alone = choose(logits[row : row + 1], seen[row : row + 1], CARD, seeds[row : row + 1], step)
+            assert alone.item() == together[row].item()
+
+
+def test_draws_follow_the_probabilities_within_top_k_and_top_p() -> None:
+    logits = torch.log(torch.tensor([[0.5, 0.25, 0.15, 0.1]]))
+    choice = Choice(True, 1.0, 0.8, 0, 1.0)  # keeps 0.5, 0.25 and 0.15, which crosses 0.8
+    rows = logits.expand(6000, 4)
+    counts = Counter(choose(rows, None, choice, [row_seed(0, str(row), 0, 0) for row in range(6000)], 0).tolist())
+    assert counts[3] == 0
+    assert counts[0] / 6000 == pytest.approx(0.5 / 0.9, abs=0.02)
+    assert counts[1] / 6000 == pytest.approx(0.25 / 0.9, abs=0.02)
+    top_1 = Choice(True, 1.0, 1.0, 1, 1.0)
+    assert set(choose(rows, None, top_1, [row_seed(0, str(row), 0, 0) for row in range(6000)], 0).tolist()) == {0}
+
+
+def test_greedy_takes_the_likeliest_and_the_penalty_lowers_what_was_seen() -> None:
+    logits = torch.tensor([[2.0, 1.95, -1.0]])
+    greedy = Choice(False, 1.0, 1.0, 0, 1.1)
+    assert choose(logits, None, greedy, [0], 0).item() == 0
+    assert choose(logits, torch.tensor([[True, False, False]]), greedy, [0], 0).item() == 1
+
+
+def test_another_attempt_segment_or_job_seed_draws_differently() -> None:
+    seeds = {row_seed(0, "a", 0, 0), row_seed(1, "a", 0, 0), row_seed(0, "b", 0, 0), row_seed(0, "a", 1, 0)}
+    assert len(seeds | {row_seed(0, "a", 0, 1)}) == 5

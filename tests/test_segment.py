@@ -1,0 +1,67 @@
+"""Splitting loses no character, keeps to the limit, and joins as the target language writes."""
+
+from __future__ import annotations
+
+import pytest
+from conftest import Bytes, documents, whole
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hymt_batch import segment
+from hymt_batch.errors import ConfigError
+from hymt_batch.records import Segment, Status
+from hymt_batch.segment import OnTooLong, SegmentConfig
+
+texts = st.text(st.sampled_from("ab .。!?\n\t,，ñ́é漢字🙂\u200d\u3000"), min_size=1, max_size=200)
+
+
+@given(texts, st.integers(16, 64))
+def test_join_of_split_is_the_document_and_no_segment_is_over_the_limit(text: str, limit: int) -> None:
+    segments, refused = segment.split(documents([text]), Bytes().count, SegmentConfig(max_tokens=limit))
+    assert not refused
+    if segment.is_blank(text):
+        assert segments == []
+        return
+    assert "".join(map(whole, segments)) == text
+    assert segment.join(segments, [one.text for one in segments]) == text
+    assert all(one.text for one in segments)
+    assert all(len(one.text.encode()) <= limit or len(one.text) <= 6 for one in segments)
+
+
+def test_a_document_that_fits_is_one_segment_with_its_white_space_kept_aside() -> None:
+    segments, _ = segment.split(documents(["  One. Two.\t"]), Bytes().count, SegmentConfig())
+    assert segments == [Segment(0, 0, "One. Two.", "  ", "\t")]
+
+
+def test_cuts_fall_on_paragraphs_then_sentences() -> None:
+    text = "First one. Second one.\n\nThird one is here. Fourth."
+    segments, _ = segment.split(documents([text]), Bytes().count, SegmentConfig(max_tokens=30))
+    assert [one.text for one in segments] == ["First one. Second one.", "Third one is here. Fourth."]
+    segments, _ = segment.split(documents([text]), Bytes().count, SegmentConfig(max_tokens=18))
+    assert [one.text for one in segments] == ["First one.", "Second one.", "Third one is here.", "Fourth."]
+
+
+def test_a_long_document_is_an_error_row_when_asked() -> None:
+    config = SegmentConfig(max_tokens=16, on_too_long=OnTooLong.error)
+    segments, refused = segment.split(documents(["short", "much longer than sixteen"]), Bytes().count, config)
+    assert [one.document for one in segments] == [0]
+    assert refused[1].status is Status.TOO_LONG
+    assert "24 tokens" in refused[1].message
+
+
+def test_blank_rows_and_error_rows_give_no_segment() -> None:
+    assert segment.split(documents(["", " \t", None, "\u3000"]), Bytes().count, SegmentConfig()) == ([], {})
+
+
+def test_joins_follow_the_target_language() -> None:
+    spaced = [Segment(0, 0, "一。"), Segment(0, 1, "二。")]
+    assert segment.join(spaced, ["One.", "Two."], spaced=True) == "One. Two."
+    unspaced = [Segment(0, 0, "One.", "", " "), Segment(0, 1, "Two.")]
+    assert segment.join(unspaced, ["一。", "二。"], spaced=False) == "一。二。"
+    lines = [Segment(0, 0, "One.", "", "\n"), Segment(0, 1, "Two.")]
+    assert segment.join(lines, ["一。", "二。"], spaced=False) == "一。\n二。"
+
+
+def test_a_limit_too_small_for_a_sentence_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"segment\.max_tokens=3"):
+        SegmentConfig(max_tokens=3)

@@ -1,0 +1,76 @@
+"""A stop request ends a job so that it can be continued, from the first import on."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from hymt_batch import signals
+from hymt_batch.errors import StoppedError
+
+CHILD = """
+import sys, time
+from hymt_batch import signals
+stop = signals.install()
+{setup}
+print("ready", flush=True)
+for _ in range(200):
+    time.sleep(0.05)
+    if stop.requested and "leave" in sys.argv:
+        sys.exit(75)
+    stop.check()
+"""
+
+
+def child(setup: str, *arguments: str) -> subprocess.Popen[str]:
+    process = subprocess.Popen(
+        [sys.executable, "-c", CHILD.format(setup=setup), *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
+@pytest.mark.parametrize("number", signals.SIGNALS)
+def test_before_work_begins_a_signal_ends_at_once_with_75_and_no_traceback(number: signal.Signals) -> None:
+    process = child("stop.holding(lambda: print('released', flush=True))")
+    process.send_signal(number)
+    out, err = process.communicate(timeout=10)
+    assert process.returncode == 75
+    assert out == "released\n"
+    assert "run the same command again" in err
+    assert "Traceback" not in err
+
+
+def test_while_working_the_first_signal_is_a_request_and_the_second_ends_at_once() -> None:
+    process = child("stop.working(60)")
+    process.send_signal(signal.SIGTERM)
+    time.sleep(0.3)
+    assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=10)
+    assert process.returncode == 75
+
+
+def test_a_part_may_end_within_the_grace() -> None:
+    process = child("stop.working(60)", "leave")
+    process.send_signal(signal.SIGUSR1)
+    _, err = process.communicate(timeout=10)
+    assert process.returncode == 75
+    assert "SIGUSR1" in err
+
+
+def test_after_the_grace_the_part_is_dropped() -> None:
+    stop = signals.Stop()
+    stop.working(0.0)
+    stop.check()
+    stop.handle(signal.SIGUSR2)
+    with pytest.raises(StoppedError, match=r"SIGUSR2.*launch\.grace_s"):
+        stop.check()
