@@ -26,6 +26,7 @@ install: $(VENV)/.installed ## set up .venv
 
 demo: install ## translate the embedded corpus with the embedded model
 	$(BIN)/hymt-batch translate preset=demo
+	@echo "(the command is in $(BIN); put it on your path with: source $(BIN)/activate)"
 
 test: install ## run the tests
 	$(BIN)/python -m pytest -n 2 --dist worksteal tests
@@ -46,7 +47,8 @@ $(FLOOR_VENV)/.installed: pyproject.toml constraints-floor.txt
 	@touch $@
 
 test-floor: $(FLOOR_VENV)/.installed ## run the core tests at the oldest supported versions
-	$(FLOOR_VENV)/bin/python -m pytest -m core tests
+	@# transformers 4.56 still imports numpy.core
+	$(FLOOR_VENV)/bin/python -m pytest -m core -W 'ignore:numpy.core:DeprecationWarning' tests
 
 kill-loop: install ## 200 jobs killed at random moments and run again (SEED=..., KILLS=...)
 	$(BIN)/python -m tests.campaigns.kill_loop --seed $(SEED) --runs $(or $(RUNS),200)
@@ -57,7 +59,7 @@ memory: install ## stream 2 million lines through a stub model and compare peak 
 overhead: install ## what the job costs around the model
 	$(BIN)/python -m tests.campaigns.overhead
 
-retrain: install ## train the demo model anew (about 10 minutes) into build/demo
+retrain: install ## train the demo model anew (up to 20 minutes on 2 cores) into build/demo
 	$(BIN)/python -m hymt_batch.demo train --out build/demo
 
 clean: ## remove the environments and caches, never outputs/

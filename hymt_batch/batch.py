@@ -6,6 +6,7 @@ are decoded once. A part never depends on where a run was resumed, on the device
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -30,8 +31,9 @@ class BatchConfig:
             value = getattr(self, key)
             if value == "auto" and not key.startswith("shard"):
                 continue
-            if isinstance(value, bool) or not str(value).isdigit() or int(value) < 1:
-                raise ConfigError(f"batch.{key}={value} is not a positive whole number. Set one, or batch.{key}=auto.")
+            if isinstance(value, bool) or not re.fullmatch(r"[0-9]{1,15}", str(value)) or int(value) < 1:
+                auto = "" if key.startswith("shard") else f", or batch.{key}=auto"
+                raise ConfigError(f"batch.{key}={value} is not a positive whole number. Set one{auto}.")
             setattr(self, key, int(value))
 
 
@@ -80,7 +82,7 @@ def boundaries(
 
 def budget(config: BatchConfig, cache_bytes_per_token: int, vocab_size: int, free_bytes: int, on_gpu: bool) -> Budget:
     """Resolve `auto` batch sizes from the memory left beside the weights."""
-    max_rows = config.max_rows if config.max_rows != "auto" else 256 if on_gpu else 32
+    max_rows = config.max_rows if config.max_rows != "auto" else 256 if on_gpu else 64
     if config.max_tokens != "auto":
         return Budget(config.max_tokens, max_rows)
     logits = max_rows * vocab_size * 4 * 4  # a row's logits in float32, with copies made while choosing a token

@@ -13,12 +13,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from hymt_batch.errors import ConfigError
-from hymt_batch.records import Document, Part, Prompt, Refusal, Row, Segment, Status, Translation
+from hymt_batch.records import LINE_BREAKS, Document, Part, Prompt, Refusal, Row, Segment, Status, Translation
 
 HARD_FLAGS = frozenset({"empty", "truncated", "loop"})
 """Flags that are worth a second try."""
 
-_BREAKS = re.compile(r"\s*[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]+\s*")
+_BREAKS = re.compile(rf"\s*[{LINE_BREAKS}]+\s*")
 _LOOP_MIN, _LOOP_MAX, _LOOP_SCAN = 3, 100, 20_000
 
 

@@ -6,6 +6,7 @@ nothing; on a machine without a GPU, transformers would put every layer on the C
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -32,7 +33,7 @@ class DeviceMapConfig:
     device: Any = None
 
     def __post_init__(self) -> None:
-        if self.device is not None and not (isinstance(self.device, int) or str(self.device).isdigit()):
+        if self.device is not None and not (re.fullmatch(r"[0-9]{1,3}", str(self.device))):
             raise ConfigError(
                 f"device_map.device={self.device} is not the number of a GPU. Set it to 0, 1, ... or null."
             )
@@ -89,7 +90,7 @@ def place(config: DeviceMapConfig, census: Census, model_bytes: int) -> Placemen
     """
     cpu = census.devices[-1]
     if config.strategy is Strategy.cpu:
-        return _on(cpu, "device_map=cpu asks for it")
+        return _on_cpu(cpu, model_bytes, "device_map=cpu asks for it")
     if census.broken:
         raise PreflightError(
             f"This machine has a GPU that torch cannot use: {census.broken} Mend that, or run on the CPU with "
@@ -98,7 +99,7 @@ def place(config: DeviceMapConfig, census: Census, model_bytes: int) -> Placemen
     if config.strategy is Strategy.single and config.device is not None:
         return _fitting(_by_number(census, config.device), model_bytes, census)
     if not census.gpus:
-        return _on(cpu, "no GPU in this machine")
+        return _on_cpu(cpu, model_bytes, "no GPU in this machine")
     best = max(census.gpus, key=lambda device: device.free_bytes)
     first = census.gpus[0]
     return _fitting(first if _fits(first, model_bytes) else best, model_bytes, census)
@@ -127,6 +128,15 @@ def _fitting(device: Device, model_bytes: int, census: Census) -> Placement:
     if len(census.gpus) > 1:
         reasons.append(f"{len(census.gpus) - 1} other GPUs stay idle: one process uses one GPU")
     return _on(device, *reasons)
+
+
+def _on_cpu(cpu: Device, model_bytes: int, reason: str) -> Placement:
+    if model_bytes > cpu.free_bytes:
+        raise PreflightError(
+            f"The weights take {model_bytes / 2**30:.2f} GiB, but this machine has {cpu.free_bytes / 2**30:.2f} GiB of "
+            "memory left. Free some, choose model.dtype=bfloat16 or a smaller model."
+        )
+    return _on(cpu, reason)
 
 
 def _on(device: Device, *reasons: str) -> Placement:

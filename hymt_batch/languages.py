@@ -88,6 +88,8 @@ def get(code: str, key: str = "tgt_lang") -> Language:
     Raises:
         ConfigError: Not one of the 38; the message names the nearest.
     """
+    if code in LANGUAGES:
+        return LANGUAGES[code]
     folded = {known.casefold(): language for known, language in LANGUAGES.items()}
     wanted = str(code).strip().replace("_", "-").casefold()
     if wanted in folded:

@@ -7,6 +7,8 @@ from enum import Enum
 
 from hymt_batch.errors import ConfigError
 
+MAX_SAMPLES = 1000
+
 
 class ProgressMode(Enum):
     """How progress is told on stderr."""
@@ -39,6 +41,11 @@ class LaunchConfig:
         for name in ("prefetch_shards", "samples"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"launch.{name}={getattr(self, name)} is negative. Set launch.{name}=0 or more.")
+        if self.samples > MAX_SAMPLES:
+            raise ConfigError(
+                f"launch.samples={self.samples} is more than {MAX_SAMPLES} pairs to print. Set launch.samples=3 (the"
+                " default); every translation is in the output."
+            )
         if not 0 < self.lease_beat_s <= self.lease_ttl_s / 3:
             raise ConfigError(
                 f"launch.lease_beat_s={self.lease_beat_s} must be above 0 and at most a third of "

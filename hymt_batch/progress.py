@@ -12,16 +12,41 @@ import os
 import shutil
 import sys
 import time
+import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 
 from tqdm import tqdm
 
+from hymt_batch.records import Row, Status
+
 log = logging.getLogger(__name__)
+
+
+class Done(Protocol):
+    """Figures of a finished job; write/output.py's Summary has them."""
+
+    @property
+    def folder(self) -> Path: ...
+    @property
+    def seconds(self) -> float: ...
+    @property
+    def files(self) -> int: ...
+    @property
+    def rows(self) -> int: ...
+    @property
+    def counts(self) -> Mapping[str, int]: ...
+    @property
+    def flags(self) -> Mapping[str, int]: ...
+    @property
+    def num_rows_decoded(self) -> int: ...
+    @property
+    def num_rows_kept(self) -> int: ...
 
 
 class Telling:
@@ -79,13 +104,6 @@ class Telling:
         """Print the result of a job."""
         print(text, file=sys.stderr if to_stderr else sys.stdout, flush=True)
 
-    def show(self, pairs: Iterable[tuple[str, str]], most: int) -> None:
-        """Keep a few pairs of source and translation for the end."""
-        for pair in pairs:
-            if len(self.pairs) >= most:
-                return
-            self.pairs.append(pair)
-
     @staticmethod
     def copy_to_stdout(paths: Sequence[Path]) -> None:
         """Copy finished files to stdout, byte for byte."""
@@ -123,7 +141,8 @@ class Progress:
         self.mode = telling.mode
         self.every_s = every_s
         self.total_units, self.seen_units, self.seen_tokens = total_units, 0, 0
-        self.rows = self.kept_rows = self.tokens_done = self.new_tokens = 0
+        self.rows = self.kept_rows = self.running_rows = self.new_tokens = 0
+        self.tokens_done = self.fresh_tokens = 0  # source tokens: in all, and decoded in this run
         self.flags: Counter[str] = Counter()
         self.began = self._told = time.monotonic()
         self._more = total_units is None
@@ -131,14 +150,16 @@ class Progress:
 
     def __enter__(self) -> Progress:
         if self.mode == "bar":
-            self._bar = tqdm(unit="row", dynamic_ncols=True, bar_format="{desc}", file=sys.stderr)
+            # on a terminal that tells no size (0 columns) tqdm would show nothing at all
+            size = shutil.get_terminal_size((100, 24))
+            self._bar = tqdm(bar_format="{desc}", ncols=size.columns - 1, nrows=size.lines, file=sys.stderr)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._bar is not None:
-            self._bar.set_description_str(self.line())
+            self._draw(self._bar)
             self._bar.close()
 
     def shard(self, units: int, source_tokens: int, *, last: bool) -> None:
@@ -159,14 +180,17 @@ class Progress:
         self._show()
 
     def batch(self, rows: int, new_tokens: int) -> None:
-        """A batch was decoded."""
+        """A batch was decoded; its rows are not committed yet."""
+        self.running_rows += rows
         self.new_tokens += new_tokens
         self._show()
 
     def part(self, rows: int, source_tokens: int, flags: Counter[str]) -> None:
         """A part was committed."""
         self.rows += rows
+        self.running_rows = 0
         self.tokens_done += source_tokens
+        self.fresh_tokens += source_tokens
         self.flags += flags
         self._show()
 
@@ -174,21 +198,35 @@ class Progress:
     def seconds(self) -> float:
         return max(time.monotonic() - self.began, 1e-9)
 
+    def _draw(self, bar: tqdm[Any]) -> None:
+        total = self.total_tokens()
+        if total is not None:
+            bar.bar_format = "{percentage:3.0f}% |{bar:16}| {desc}"
+            bar.total, bar.n = max(total, self.tokens_done), self.tokens_done
+        bar.set_description_str(self.line())
+
+    def total_tokens(self) -> int | None:
+        """Source tokens of the whole input, or None while they cannot be told."""
+        if self._more or not self.seen_units:
+            return None
+        if self.total_units is not None and self.seen_units < self.total_units:
+            return int(self.seen_tokens * self.total_units / self.seen_units)
+        return self.seen_tokens
+
     def eta_s(self) -> float | None:
         """Seconds left, or None while they cannot be told."""
-        if not self.tokens_done or self._more or not self.seen_units:
+        total = self.total_tokens()
+        if total is None or not self.fresh_tokens:
             return None
-        total = self.seen_tokens
-        if self.total_units is not None and self.seen_units < self.total_units:
-            total = int(total * self.total_units / self.seen_units)
-        return max(0, total - self.tokens_done) * self.seconds / self.tokens_done
+        return max(0, total - self.tokens_done) * self.seconds / self.fresh_tokens
 
     def line(self) -> str:
         """One line: rows, speed, time left, flags."""
-        parts = [f"{self.rows + self.kept_rows:,} rows"]
+        decoded = self.rows + self.running_rows
+        parts = [f"{decoded + self.kept_rows:,} rows"]
         if self.kept_rows:
             parts[0] += f" ({self.kept_rows:,} kept)"
-        parts.append(f"{self.rows / self.seconds:,.1f} rows/s")
+        parts.append(f"{decoded / self.seconds:,.1f} rows/s")
         parts.append(f"{self.new_tokens / self.seconds:,.0f} tokens/s")
         left = self.eta_s()
         if left is not None:
@@ -199,7 +237,9 @@ class Progress:
 
     def _show(self) -> None:
         if self._bar is not None:
-            self._bar.set_description_str(self.line())
+            if time.monotonic() - self._told >= 0.2:
+                self._told = time.monotonic()
+                self._draw(self._bar)
         elif self.mode == "log" and time.monotonic() - self._told >= self.every_s:
             self._told = time.monotonic()
             log.info("%s", self.line())
@@ -217,5 +257,43 @@ def duration(seconds: float) -> str:
 
 def escaped(text: str, width: int = 100) -> str:
     """A text on one line, without control characters, cut to `width` for show."""
-    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+    shown = "".join(
+        c if c.isprintable() or unicodedata.category(c) == "Zs" else c.encode("unicode_escape").decode("ascii")
+        for c in text
+    )
     return shown if len(shown) <= width else shown[: width - 1] + "…"
+
+
+def samples(texts: Mapping[int, str | None], rows: Sequence[Row], most: int) -> list[tuple[str, str]]:
+    """The first few (source, translation) pairs of a part.
+
+    Args:
+        texts: Row number -> source text.
+        rows: The part's rows.
+        most: How many pairs.
+    """
+    pairs = ((texts[row.row] or "", row.text) for row in rows if row.status is Status.OK and row.text)
+    return list(islice(pairs, most))
+
+
+def result(done: Done, pairs: Sequence[tuple[str, str]]) -> str:
+    """The summary of a finished job: what was written, where, how fast; and a few (source, translation) pairs."""
+    folder, seconds = done.folder, done.seconds
+    lines = [f"{done.rows:,} rows in {done.files:,} {'file' if done.files == 1 else 'files'} → {folder / 'translated'}"]
+    for status, count in sorted(done.counts.items()):
+        if status != Status.OK:
+            lines.append(f"  {count:,} {status}")
+    if any(status != Status.OK for status in done.counts):
+        lines.append(f"  listed in {folder / 'errors'}")
+    flags = ", ".join(f"{name} {count:,}" for name, count in sorted(done.flags.items()))
+    if flags:
+        lines.append(f"  flags: {flags}")
+    if done.num_rows_decoded:
+        speed = f"{done.num_rows_decoded / seconds:,.1f} rows/s"
+        kept = f", {done.num_rows_kept:,} kept from before" if done.num_rows_kept else ""
+        lines.append(f"  {done.num_rows_decoded:,} rows in {duration(seconds)} ({speed}){kept}")
+    else:
+        lines.append("  nothing was left to do")
+    for source, text in pairs:
+        lines += ["", f"  {escaped(source)}", f"→ {escaped(text)}"]
+    return "\n".join(lines)

@@ -125,9 +125,16 @@ def wording(config: PromptConfig, model_family: str, src_lang: str | None, tgt_l
 
 
 def render(
-    segments: Sequence[Segment], documents: Sequence[Document], encoder: Encoder, words: Wording
+    segments: Sequence[Segment], documents: Sequence[Document], encoder: Encoder, words: Wording, max_context: int
 ) -> tuple[list[Prompt], dict[int, Refusal]]:
     """Compose the token ids of every segment.
+
+    Args:
+        segments: Of all documents of a shard.
+        documents: The shard's documents.
+        encoder: Text to token ids.
+        words: The prompt's wording.
+        max_context: Tokens of prompt and translation together; a translation needs about as many as its source.
 
     Returns:
         One prompt a segment, in order; and the documents that cannot be sent, by index, with the reason.
@@ -151,12 +158,21 @@ def render(
                 Status.GENERATION_ERROR, "its text would become a control token of the model; it was not sent"
             )
             continue
+        num_source_tokens = max(1, len(body) - overhead[pair])
+        room = max_context - len(encoder.prefix) - len(body) - len(encoder.suffix)
+        if room < num_source_tokens:
+            refused[segment.document] = Refusal(
+                Status.TOO_LONG,
+                f"a segment of {num_source_tokens} tokens leaves {max(0, room)} of model.max_context={max_context} for "
+                "its translation; a smaller segment.max_tokens would cut it",
+            )
+            continue
         prompts.append(
             Prompt(
                 segment=segment,
                 row_id=documents[segment.document].id,
                 ids=(*encoder.prefix, *body, *encoder.suffix),
-                num_source_tokens=max(1, len(body) - overhead[pair]),
+                num_source_tokens=num_source_tokens,
                 tgt_lang=pair[1] or words.tgt_lang,
             )
         )

@@ -38,6 +38,20 @@ ERROR_STATUSES = frozenset(
 """Statuses that count towards check.max_error_rate: the row has no usable translation."""
 
 
+COMPRESSIONS = {".gz": "gz", ".zst": "zst", ".xz": "xz", ".bz2": "bz2"}
+"""Extension of a compressed file -> name of the compression."""
+
+LINE_BREAKS = r"\n\r\v\f\x1c-\x1e\x85\u2028\u2029"
+"""Characters that str.splitlines takes for the end of a line, as they stand inside of a regular expression's []."""
+
+
+def ending(line: bytes) -> bytes:
+    r"""The line's own ending: b"\r\n", b"\n", or b"" for a torn last line."""
+    if line.endswith(b"\r\n"):
+        return b"\r\n"
+    return b"\n" if line.endswith(b"\n") else b""
+
+
 @dataclass(frozen=True, slots=True)
 class Input:
     """One input file of the job, as found before anything is read."""

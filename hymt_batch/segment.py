@@ -68,10 +68,10 @@ def split(
     """
     segments: list[Segment] = []
     refused: dict[int, Refusal] = {}
+    fits = _counter(count_tokens, config.max_tokens)
     for number, document in enumerate(documents):
         if document.status is not Status.OK or document.text is None or is_blank(document.text):
             continue
-        fits = _counter(count_tokens, config.max_tokens)
         if fits(document.text):
             segments.append(_segment(number, 0, document.text))
         elif config.on_too_long is OnTooLong.error:

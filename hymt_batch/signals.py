@@ -8,10 +8,14 @@ under way); after it, the running part may finish within `grace_s`, and a second
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 
 from hymt_batch.errors import ExitCode, StoppedError
@@ -27,6 +31,7 @@ class Stop:
         self.deadline = float("inf")  # monotonic seconds
         self._grace_s: float | None = None
         self._release: Callable[[], object] | None = None
+        self._scratch: list[Path] = []
 
     @property
     def requested(self) -> bool:
@@ -45,6 +50,16 @@ class Stop:
         """Call `release` before an immediate exit; a signal still ends the process at once."""
         self._release = release
 
+    @contextmanager
+    def removing(self, folder: Path) -> Iterator[Path]:
+        """A folder that is gone after the block, also where a signal ends the process at once."""
+        self._scratch.append(folder)
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+            self._scratch.remove(folder)
+
     def check(self) -> None:
         """Raise StoppedError when the grace of a requested stop is over."""
         if self.requested and time.monotonic() >= self.deadline:
@@ -56,11 +71,24 @@ class Stop:
         if self._grace_s is not None and not self.requested:
             self.name = name
             self.deadline = time.monotonic() + self._grace_s
+            # decoding ends by itself at the deadline; whatever else is under way ends here, a moment later
+            timer = threading.Timer(self._grace_s + 1.0, self._end)
+            timer.daemon = True
+            timer.start()
             tell(f"{name}: finishing the running part, at most {self._grace_s:g} s; a second signal stops at once")
             return
+        self._let_go()
+        self.leave(f"{name}: stopped at once; run the same command again to continue")
+
+    def _end(self) -> None:
+        self._let_go()
+        self.leave(f"{self.name}: launch.grace_s is over; run the same command again to continue")
+
+    def _let_go(self) -> None:
         if self._release is not None:
             self._release()
-        self.leave(f"{name}: stopped at once; run the same command again to continue")
+        for folder in reversed(self._scratch):
+            shutil.rmtree(folder, ignore_errors=True)
 
     @staticmethod
     def leave(message: str) -> None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 
 import pytest
 
 from hymt_batch.records import Document, Segment, Status
+
+# two test processes with two threads each would wait for one another on two cores; set before torch is imported
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 class Bytes:

@@ -20,7 +20,8 @@ rows = st.lists(st.one_of(st.none(), st.text("ab \n", max_size=40)), max_size=40
 def planned(texts: list[str | None], limits: Boundaries) -> list[Part]:
     made = documents(texts)
     segments, _ = segment.split(made, Bytes().count, SegmentConfig(max_tokens=16))
-    prompts, _ = prompt.render(segments, made, Bytes(), prompt.wording(PromptConfig(), "hy_mt1_5", None, "fr"))
+    words = prompt.wording(PromptConfig(), "hy_mt1_5", None, "fr")
+    prompts, _ = prompt.render(segments, made, Bytes(), words, 8192)
     return batch.plan(made, prompts, limits)
 
 

@@ -51,3 +51,9 @@ def test_a_card_is_chosen_by_number() -> None:
         DeviceMapConfig(device=1)
     with pytest.raises(ConfigError, match=r"device_map\.device=gpu"):
         DeviceMapConfig(strategy=Strategy.single, device="gpu")
+
+
+def test_a_model_that_does_not_fit_the_machines_memory_is_refused_before_it_is_loaded() -> None:
+    for strategy in (Strategy.cpu, Strategy.replicate):
+        with pytest.raises(PreflightError, match=r"30\.00 GiB.*16\.00 GiB"):
+            place(DeviceMapConfig(strategy=strategy), Census((CPU,)), 30 * GIB)

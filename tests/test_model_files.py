@@ -8,8 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from hymt_batch.device_map import DeviceMapConfig, Strategy
 from hymt_batch.errors import ConfigError, PreflightError
-from hymt_batch.model import files
+from hymt_batch.model import files, network, tokenizer
+from hymt_batch.model.network import Attention, ModelConfig
+
+pytestmark = pytest.mark.core
 
 DEMO, _ = files.resolve("demo:model", "main", download=False)
 
@@ -40,6 +44,9 @@ def test_each_damage_is_named(folder: Path) -> None:
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "Git-LFS pointer"),
         (whole[:8] + b"{" * 50 + whole[58:], "damaged header"),
         (whole + b"x", "its header says"),
+        (b"\x02" + bytes(7) + b"[]", "describes no tensors"),
+        (b"\x02" + bytes(7) + b"{}", "no weights at all"),
+        (b"\x09" + bytes(7) + b'{"a": {}}', "describes no tensors"),
     ]
     for content, words in damages:
         weights.write_bytes(content)
@@ -69,6 +76,14 @@ def test_foreign_types_own_code_and_pickles_are_refused(folder: Path) -> None:
 
 def test_an_index_may_not_leave_the_folder_nor_name_what_is_missing(folder: Path) -> None:
     index = folder / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"x": "model.safetensors"}}), encoding="utf-8")
+    with pytest.raises(PreflightError, match="only one of them would be loaded"):
+        files.verify(folder)
+    (folder / "model.safetensors").rename(folder / "weights.safetensors")
+    for empty in ({}, [], None):
+        index.write_text(json.dumps({"weight_map": empty}), encoding="utf-8")
+        with pytest.raises(PreflightError, match="names no weights"):
+            files.verify(folder)
     index.write_text(json.dumps({"weight_map": {"x": "../evil.safetensors"}}), encoding="utf-8")
     with pytest.raises(PreflightError, match="leave the folder"):
         files.verify(folder)
@@ -91,3 +106,59 @@ def test_a_path_that_is_no_model_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match="is a file"):
         files.resolve(str(tmp_path / "file"), "main", download=False)
+
+
+def test_weights_under_another_name_are_refused(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "other.safetensors")
+    with pytest.raises(PreflightError, match="neither model"):
+        files.verify(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("tokenizer.json", "{}", "tokenizer cannot be used"),
+        ("tokenizer_config.json", "[", "tokenizer cannot be used"),
+        ("generation_config.json", "[]", "not a JSON object"),
+        ("generation_config.json", '{"eos_token_id": "x"}', "not token ids"),
+    ],
+)
+def test_a_damaged_tokenizer_is_named(folder: Path, name: str, content: str, words: str) -> None:
+    (folder / name).write_text(content, encoding="utf-8")
+    found = files.verify(folder)
+    with pytest.raises(PreflightError, match=words):
+        tokenizer.load(folder, found.config, add_generation_prompt=True)
+
+
+def test_a_config_that_no_network_fits_is_refused(folder: Path) -> None:
+    prepared = network.prepare(ModelConfig(path=str(folder)), DeviceMapConfig(strategy=Strategy.cpu))
+    loaded = prepared.load_tokenizer(add_generation_prompt=True)
+    for changes in ({"num_hidden_layers": "x"}, {"num_hidden_layers": 5}, {"hidden_size": 64}):
+        shutil.copy(DEMO / "config.json", folder / "config.json")
+        edit(folder / "config.json", **changes)
+        with pytest.raises(PreflightError, match=r"cannot be loaded|do not fit"):
+            prepared.load(loaded)
+
+
+def test_a_weight_that_is_not_finite_is_refused(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    whole = bytearray(path.read_bytes())
+    whole[-2:] = b"\xc0\x7f"  # the last weight becomes NaN
+    path.write_bytes(whole)
+    prepared = network.prepare(ModelConfig(path=str(folder)), DeviceMapConfig(strategy=Strategy.cpu))
+    with pytest.raises(PreflightError, match="NaN or infinity"):
+        prepared.load(prepared.load_tokenizer(add_generation_prompt=True))
+
+
+def test_the_weights_can_be_pinned_by_their_sha256(folder: Path) -> None:
+    found = files.hashes(files.verify(folder))
+    cpu = DeviceMapConfig(strategy=Strategy.cpu)
+    network.prepare(ModelConfig(path=str(folder), sha256=found["model.safetensors"]), cpu)
+    with pytest.raises(PreflightError, match=r"model\.sha256=null"):
+        network.prepare(ModelConfig(path=str(folder), sha256=found["config.json"]), cpu)
+
+
+def test_a_missing_package_for_attention_is_named(folder: Path) -> None:
+    config = ModelConfig(path=str(folder), attention=Attention.flash_attention_2)
+    with pytest.raises(PreflightError, match=r"model\.attention=sdpa"):
+        network.prepare(config, DeviceMapConfig(strategy=Strategy.cpu))

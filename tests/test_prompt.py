@@ -6,6 +6,7 @@ import pytest
 from conftest import Bytes, documents
 
 from hymt_batch import languages, prompt
+from hymt_batch.demo import train
 from hymt_batch.errors import ConfigError, PreflightError
 from hymt_batch.prompt import PromptConfig, PromptFamily, PromptLanguage
 from hymt_batch.records import Segment, Status
@@ -43,7 +44,7 @@ def test_templates_are_those_of_the_model_cards(
     family: str, src_lang: str | None, tgt_lang: str, expected: str
 ) -> None:
     words = prompt.wording(PromptConfig(), family, src_lang, tgt_lang)
-    (made,), refused = prompt.render([Segment(0, 0, "Hi {x}")], documents(["Hi {x}"]), Bytes(), words)
+    (made,), refused = prompt.render([Segment(0, 0, "Hi {x}")], documents(["Hi {x}"]), Bytes(), words, 8192)
     assert text_of(made.ids) == expected
     assert made.num_source_tokens == len("Hi {x}")
     assert not refused
@@ -59,7 +60,7 @@ def test_the_language_of_the_prompt_and_its_family_can_be_chosen() -> None:
 def test_rows_may_bring_their_own_languages() -> None:
     words = prompt.wording(PromptConfig(), "hy_mt1_5", None, "fr")
     rows = [*documents(["a"], tgt_lang="de"), *documents(["a"], src_lang="zh")]
-    made, _ = prompt.render([Segment(0, 0, "a"), Segment(1, 0, "a")], rows, Bytes(), words)
+    made, _ = prompt.render([Segment(0, 0, "a"), Segment(1, 0, "a")], rows, Bytes(), words, 8192)
     assert "German" in text_of(made[0].ids)
     assert "法语" in text_of(made[1].ids)
     assert [one.tgt_lang for one in made] == ["de", "fr"]
@@ -68,9 +69,17 @@ def test_rows_may_bring_their_own_languages() -> None:
 def test_a_text_that_would_become_a_control_token_is_an_error_row_and_all_its_segments_are_left_out() -> None:
     words = prompt.wording(PromptConfig(), "hy_mt1_5", None, "fr")
     segments = [Segment(0, 0, "fine"), Segment(0, 1, "bad \x1d"), Segment(1, 0, "good")]
-    made, refused = prompt.render(segments, documents(["fine bad", "good"]), Bytes(), words)
+    made, refused = prompt.render(segments, documents(["fine bad", "good"]), Bytes(), words, 8192)
     assert [one.segment.document for one in made] == [1]
     assert refused[0].status is Status.GENERATION_ERROR
+
+
+def test_a_segment_without_room_for_its_translation_is_too_long() -> None:
+    words = prompt.wording(PromptConfig(), "hy_mt1_5", None, "fr")
+    made, refused = prompt.render([Segment(0, 0, "x" * 50)], documents(["x" * 50]), Bytes(), words, 150)
+    assert made == []
+    assert refused[0].status is Status.TOO_LONG
+    assert "segment.max_tokens" in refused[0].message
 
 
 def test_a_tokenizer_whose_instruction_holds_control_tokens_is_refused() -> None:
@@ -89,3 +98,11 @@ def test_there_are_38_languages_and_a_wrong_code_names_the_nearest() -> None:
         languages.get("french")
     with pytest.raises(ConfigError, match=r"src_lang=sv "):
         prompt.wording(PromptConfig(), "hy_mt1_5", "sv", "fr")
+
+
+def test_the_demo_model_learns_the_prompts_and_names_that_a_job_sends() -> None:
+    for known, key in ((train.ENGLISH_PROMPT, "en"), (train.CHINESE_PROMPT, "zh")):
+        assert known.format("{target}", "{text}") == prompt.TEMPLATES[prompt.PromptFamily.hy_mt1_5][key]
+    for code, name in train.ENGLISH_NAMES.items():
+        found = languages.get(code)
+        assert (name, train.CHINESE_NAMES[code]) == (found.english, found.chinese)

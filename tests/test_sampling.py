@@ -10,6 +10,8 @@ import torch
 
 from hymt_batch.decode.sampling import Choice, choose, row_seed, uniform
 
+pytestmark = pytest.mark.core
+
 CARD = Choice(True, 0.7, 0.6, 20, 1.05)
 
 

@@ -69,8 +69,16 @@ def test_a_part_may_end_within_the_grace() -> None:
 
 def test_after_the_grace_the_part_is_dropped() -> None:
     stop = signals.Stop()
-    stop.working(0.0)
     stop.check()
-    stop.handle(signal.SIGUSR2)
+    stop.name, stop.deadline = "SIGUSR2", time.monotonic() - 1
     with pytest.raises(StoppedError, match=r"SIGUSR2.*launch\.grace_s"):
         stop.check()
+
+
+def test_work_that_never_looks_at_the_request_ends_after_the_grace_all_the_same() -> None:
+    process = child("stop.working(0.2, lambda: print('released', flush=True)); stop.check = lambda: None")
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=8)
+    assert process.returncode == 75
+    assert out == "released\n"
+    assert "launch.grace_s is over" in err

@@ -111,6 +111,8 @@ def verify(folder: Path, commit: str = "") -> ModelFiles:
             seen.add(tensor)
             num_parameters += math.prod(shape)
             num_bytes += math.prod(shape) * _DTYPE_BYTES.get(dtype, 1)
+    if not num_parameters:
+        raise PreflightError(f"{folder} holds no weights at all; download the model again.")
     names = [name for name in (*_IDENTITY_FILES, *_OPTIONAL_FILES) if (folder / name).is_file()]
     if (folder / "model.safetensors.index.json").is_file():
         names.append("model.safetensors.index.json")
@@ -129,15 +131,27 @@ def _weights(folder: Path) -> list[str]:
     index = folder / "model.safetensors.index.json"
     found = sorted(path.name for path in folder.glob("*.safetensors"))
     if index.is_file():
-        named = set(map(str, _json(index, "").get("weight_map", {}).values()))
+        if "model.safetensors" in found:
+            raise PreflightError(
+                f"{folder} has both {index.name} and model.safetensors; only one of them would be loaded. Remove the "
+                "one that does not belong to the model."
+            )
+        weight_map = _json(index, "").get("weight_map")
+        if not isinstance(weight_map, dict) or not weight_map:
+            raise PreflightError(f"{index} names no weights (weight_map); download the model again.")
+        named = set(map(str, weight_map.values()))
         for name in sorted(named):
             if not NAME.fullmatch(name):
                 raise PreflightError(f"{index} names {name!r}, which would leave the folder; the model is refused.")
             if name not in found:
                 raise PreflightError(f"{folder / name} is missing though the index names it; download it again.")
         return sorted(named)
+    if "model.safetensors" in found:
+        return ["model.safetensors"]
     if found:
-        return found
+        raise PreflightError(
+            f"{folder} holds {found[0]} but neither model.safetensors nor {index.name}; download the model again."
+        )
     pickles = sorted(path.name for path in folder.iterdir() if path.suffix in _PICKLES)
     if pickles:
         raise PreflightError(f"{folder} holds {pickles[0]} but no *.safetensors; pickled weights are never loaded.")
@@ -158,11 +172,18 @@ def _header(path: Path) -> dict[str, tuple[str, list[int]]]:
             header = json.loads(file.read(length))
         except ValueError as error:
             raise PreflightError(f"{path} has a damaged header ({_line(error)}); download it again.") from error
-    header.pop("__metadata__", None)
-    end = 8 + length + max((entry["data_offsets"][1] for entry in header.values()), default=0)
+    try:
+        tensors = {
+            name: (str(entry["dtype"]), [int(size) for size in entry["shape"]], int(entry["data_offsets"][1]))
+            for name, entry in header.items()
+            if name != "__metadata__"
+        }
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        raise PreflightError(f"{path} has a header that describes no tensors; download it again.") from error
+    end = 8 + length + max((end for _, _, end in tensors.values()), default=0)
     if end != size:
         raise PreflightError(f"{path} has {size} bytes but its header says {end}: it is cut off; download it again.")
-    return {name: (entry["dtype"], entry["shape"]) for name, entry in header.items()}
+    return {name: (dtype, shape) for name, (dtype, shape, _) in tensors.items()}
 
 
 def _json(path: Path, why: str) -> dict[str, Any]:
@@ -171,6 +192,8 @@ def _json(path: Path, why: str) -> dict[str, Any]:
             value = json.load(file)
     except FileNotFoundError as error:
         raise PreflightError(f"{path} is missing: {why}. Check model.path.") from error
+    except OSError as error:
+        raise PreflightError(f"{path} cannot be read ({error.strerror}). Check model.path.") from error
     except ValueError as error:
         raise PreflightError(f"{path} is not JSON ({_line(error)}); download the model again.") from error
     if not isinstance(value, dict):

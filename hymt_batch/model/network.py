@@ -7,18 +7,18 @@ transformers would mend in silence. Does not know prompts or decoding.
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
 import logging
-import os
 from dataclasses import dataclass, field
 from enum import Enum
-from pathlib import Path
 from typing import Any
 
 from hymt_batch import device_map as placing
-from hymt_batch.device_map import Census, Device, DeviceMapConfig, Placement
-from hymt_batch.errors import PreflightError
+from hymt_batch.device_map import Census, DeviceMapConfig, Placement
+from hymt_batch.errors import ConfigError, PreflightError
 from hymt_batch.model import files as model_files
 from hymt_batch.model import tokenizer as tokenizing
+from hymt_batch.model.census import census
 from hymt_batch.model.files import ModelFiles
 from hymt_batch.model.tokenizer import Tokenizer
 
@@ -61,6 +61,14 @@ class SamplingCard:
     top_p: float = 0.6
     top_k: int = 20
     repetition_penalty: float = 1.05
+
+    def __post_init__(self) -> None:
+        if self.temperature <= 0 or self.repetition_penalty <= 0:
+            raise ConfigError("model.sampling.temperature and model.sampling.repetition_penalty must be above 0.")
+        if not 0 < self.top_p <= 1:
+            raise ConfigError(f"model.sampling.top_p={self.top_p} must be above 0 and at most 1.")
+        if self.top_k < -1:
+            raise ConfigError(f"model.sampling.top_k={self.top_k} must be a number of tokens; 0 or -1 mean no limit.")
 
 
 @dataclass(kw_only=True, slots=True)
@@ -118,21 +126,30 @@ class Prepared:
         return load(self, tokenizer)
 
 
-def prepare(config: ModelConfig, device_map: DeviceMapConfig) -> Prepared:
+def prepare(config: ModelConfig, device_map: DeviceMapConfig, num_threads: int | None = None) -> Prepared:
     """Verify the files, count the devices, choose dtype and placement. Reads no weights.
+
+    Args:
+        config: Which model.
+        device_map: Where it goes.
+        num_threads: Threads of the CPU's arithmetic; None leaves the choice to torch.
 
     Raises:
         PreflightError: The model is not there, not whole, not allowed, or fits no device.
     """
     folder, commit = model_files.resolve(config.path, config.revision, config.download)
     files = model_files.verify(folder, commit)
-    _check_libraries(files)
+    _check_libraries(files, config.attention)
     hashes = model_files.hashes(files)
-    if config.sha256 and config.sha256 not in hashes.values():
+    if config.sha256 and config.sha256.lower() not in {hashes[name] for name in files.weights}:
         raise PreflightError(
-            f"No file of {folder} has the sha256 {config.sha256}. Check model.path, or set model.sha256=null."
+            f"No weights of {folder} have the sha256 {config.sha256}. Check model.path, or set model.sha256=null."
         )
     devices = census()
+    if num_threads is not None:
+        import torch
+
+        torch.set_num_threads(num_threads)
     dtype = _dtype(config, device_map, devices)
     placement = placing.place(device_map, devices, files.num_parameters * (4 if dtype == "float32" else 2))
     if placement.device.name == "cpu" and files.num_parameters > 50_000_000:
@@ -150,32 +167,10 @@ def prepare(config: ModelConfig, device_map: DeviceMapConfig) -> Prepared:
             "device": placement.device.label,
             "device_map": placement.map,
             "attention": config.attention.value,
+            "num_threads": num_threads,
             **{name: importlib.metadata.version(name) for name in ("torch", "transformers", "tokenizers")},
         },
     )
-
-
-def census() -> Census:
-    """Devices of this machine as torch sees them, the CPU last."""
-    import torch
-
-    devices = []
-    broken = ""
-    if torch.cuda.is_available():
-        for number in range(torch.cuda.device_count()):
-            free, _ = torch.cuda.mem_get_info(number)
-            native = torch.cuda.get_device_capability(number) >= (8, 0)
-            devices.append(Device(f"cuda:{number}", torch.cuda.get_device_name(number), free, native))
-    elif Path("/dev/nvidia0").exists() or Path("/proc/driver/nvidia/version").exists():
-        if os.environ.get("CUDA_VISIBLE_DEVICES") is not None:
-            broken = f"CUDA_VISIBLE_DEVICES is {os.environ['CUDA_VISIBLE_DEVICES']!r}, which hides it."
-        elif torch.version.cuda is None:
-            broken = f"torch {torch.__version__} is built without CUDA."
-        else:
-            broken = f"torch {torch.__version__} (CUDA {torch.version.cuda}) does not work with the driver."
-    pages, page = os.sysconf("SC_AVPHYS_PAGES"), os.sysconf("SC_PAGE_SIZE")
-    devices.append(Device("cpu", _cpu_label(), pages * page, bfloat16=False))
-    return Census(tuple(devices), broken)
 
 
 def load(prepared: Prepared, tokenizer: Tokenizer) -> Hymt:
@@ -187,18 +182,32 @@ def load(prepared: Prepared, tokenizer: Tokenizer) -> Hymt:
     import torch
     import transformers
 
+    # its warnings are about what is checked here, and its bar would stand between our lines
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
     config, folder = prepared.config, prepared.files.folder
     dtype_key = "dtype" if _version("transformers") >= (5,) else "torch_dtype"
-    network, info = transformers.AutoModelForCausalLM.from_pretrained(
-        str(folder),
-        device_map=dict(prepared.placement.map),
-        attn_implementation=config.attention.value,
-        use_safetensors=True,
-        trust_remote_code=False,
-        local_files_only=True,
-        output_loading_info=True,
-        **{dtype_key: getattr(torch, prepared.dtype)},
-    )
+    try:
+        network, info = transformers.AutoModelForCausalLM.from_pretrained(
+            str(folder),
+            device_map=dict(prepared.placement.map),
+            attn_implementation=config.attention.value,
+            use_safetensors=True,
+            trust_remote_code=False,
+            local_files_only=True,
+            output_loading_info=True,
+            **{dtype_key: getattr(torch, prepared.dtype)},
+        )
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise PreflightError(
+            f"{prepared.placement.device.name} has not enough memory for {folder}. Free it, choose a smaller model, or "
+            "model.dtype=bfloat16."
+        ) from error
+    except Exception as error:  # whatever a damaged config makes transformers raise, its cause is the folder
+        first = next(iter(str(error).strip().splitlines()), "")
+        raise PreflightError(
+            f"{folder} cannot be loaded ({type(error).__name__}: {first}). Download the model again."
+        ) from error
     wrong = {key: sorted(map(str, value)) for key, value in info.items() if value}
     if wrong:
         what = "; ".join(f"{key}: {', '.join(names[:3])}" for key, names in wrong.items())
@@ -238,12 +247,12 @@ def _own_generation(network: Any, tokenizer: Tokenizer) -> None:
 
 def _dtype(config: ModelConfig, device_map: DeviceMapConfig, devices: Census) -> str:
     if config.dtype is not Dtype.auto:
-        return config.dtype.value
+        return str(config.dtype.value)
     gpus = () if device_map.strategy is placing.Strategy.cpu else devices.gpus
     return "bfloat16" if gpus and all(device.bfloat16 for device in gpus) else "float32"
 
 
-def _check_libraries(files: ModelFiles) -> None:
+def _check_libraries(files: ModelFiles, attention: Attention) -> None:
     model_type = files.config["model_type"]
     needed = model_files.MODEL_TYPES[model_type]
     if _version("transformers") < tuple(map(int, needed.split("."))):
@@ -251,9 +260,14 @@ def _check_libraries(files: ModelFiles) -> None:
             f"{model_type} needs transformers {needed} or newer; {importlib.metadata.version('transformers')} is "
             f"installed. Run: pip install 'transformers>={needed}'"
         )
+    if attention is Attention.flash_attention_2 and importlib.util.find_spec("flash_attn") is None:
+        raise PreflightError(
+            "model.attention=flash_attention_2 needs the package flash-attn, which is not installed. "
+            "Set model.attention=sdpa."
+        )
     quantisation = files.config.get("quantization_config")
     if quantisation:
-        method = quantisation.get("quant_method", "?")
+        method = quantisation.get("quant_method", "?") if isinstance(quantisation, dict) else repr(quantisation)
         packages = {"compressed-tensors": ["compressed-tensors"], "gptq": ["optimum", "gptqmodel"]}.get(method)
         if packages is None:
             raise PreflightError(f"{files.folder}: quantisation {method!r} is not supported.")
@@ -273,13 +287,3 @@ def _installed(package: str) -> bool:
 def _version(package: str) -> tuple[int, ...]:
     parts = importlib.metadata.version(package).split("+")[0].split(".")
     return tuple(int(part) for part in parts[:3] if part.isdigit())
-
-
-def _cpu_label() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    except OSError:
-        pass
-    return "CPU"

@@ -15,6 +15,7 @@ from typing import Any
 
 from hymt_batch.errors import PreflightError
 
+_SLICE = 256
 _SENTINEL = "hymt sentinel 7f3a"
 _PROBE = "Translate the following segment into French, without additional explanation.\n\nIt is 3 o'clock, 你好."
 
@@ -33,7 +34,12 @@ class Tokenizer:
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each text alone, without framing; never a control id (check `leaks`)."""
-        return [encoding.ids for encoding in self.bare.encode_batch(list(texts), add_special_tokens=False)]
+        return [
+            encoding.ids
+            # in slices: an encoding holds offsets and masks too, some fifty times the size of its text
+            for start in range(0, len(texts), _SLICE)
+            for encoding in self.bare.encode_batch(list(texts[start : start + _SLICE]), add_special_tokens=False)
+        ]
 
     def count(self, text: str) -> int:
         return len(self.bare.encode(text, add_special_tokens=False).ids)
@@ -65,12 +71,20 @@ def load(folder: Path, config: dict[str, Any], *, add_generation_prompt: bool) -
 
     content = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
     added = content.get("added_tokens") or []
-    full = Backend.from_str(json.dumps({**content, "truncation": None, "padding": None}))
-    full.encode_special_tokens = False
-    bare = Backend.from_str(
-        json.dumps({**content, "added_tokens": [], "post_processor": None, "truncation": None, "padding": None})
-    )
-    prefix, suffix, rendered = _framing(folder, full, add_generation_prompt)
+    try:
+        full = Backend.from_str(json.dumps({**content, "truncation": None, "padding": None}))
+        full.encode_special_tokens = False
+        bare = Backend.from_str(
+            json.dumps({**content, "added_tokens": [], "post_processor": None, "truncation": None, "padding": None})
+        )
+        prefix, suffix, rendered = _framing(folder, full, add_generation_prompt)
+    except PreflightError:
+        raise
+    except Exception as error:  # tokenizers raises bare Exceptions, jinja2 its own; the cause is the folder
+        what = str(error).strip().splitlines() or [""]
+        raise PreflightError(
+            f"{folder}: its tokenizer cannot be used ({type(error).__name__}: {what[0]}). Download the model again."
+        ) from error
     vocab_size = int(config.get("vocab_size", 0))
     if full.get_vocab_size() > vocab_size > 0:
         raise PreflightError(
@@ -123,9 +137,14 @@ def _stop_ids(folder: Path, config: dict[str, Any]) -> tuple[int, ...]:
     ids: list[int] = []
     sources = [config.get("eos_token_id")]
     if generation.is_file():
-        sources.insert(0, json.loads(generation.read_text(encoding="utf-8")).get("eos_token_id"))
+        try:
+            sources.insert(0, json.loads(generation.read_text(encoding="utf-8")).get("eos_token_id"))
+        except (AttributeError, ValueError) as error:
+            raise PreflightError(f"{generation} is not a JSON object; download the model again.") from error
     for value in sources:
         ids += value if isinstance(value, list) else [] if value is None else [value]
+    if not all(isinstance(token, int) for token in ids):
+        raise PreflightError(f"{folder}: eos_token_id is {ids}, which are not token ids; download the model again.")
     if not ids:
         raise PreflightError(f"{folder}: neither generation_config.json nor config.json names an eos_token_id.")
     return tuple(dict.fromkeys(int(token) for token in ids))

@@ -1,0 +1,300 @@
+"""All settings of a job: the stages' dataclasses composed from conf/ and the command line.
+
+The only module that knows Hydra and OmegaConf, both imported inside functions. Config is data: no `_target_`, no
+resolver, no plugin, no folder but our own conf/. Hydra picks the files; each value of the command line is read by the
+type of its setting (override.py), so that no text reaches Hydra's grammar unquoted.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields, is_dataclass
+from enum import Enum
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from hymt_batch import agreement, name
+from hymt_batch.batch import BatchConfig
+from hymt_batch.check import CheckConfig
+from hymt_batch.decode.engine import DecodeConfig
+from hymt_batch.device_map import DeviceMapConfig
+from hymt_batch.errors import ConfigError, UsageError
+from hymt_batch.launch import LaunchConfig
+from hymt_batch.model.network import ModelConfig
+from hymt_batch.override import Override, Reader, in_one_line, settings
+from hymt_batch.prompt import PromptConfig
+from hymt_batch.segment import SegmentConfig
+from hymt_batch.source.stream import SourceConfig
+from hymt_batch.sweep import combinations
+from hymt_batch.write.output import WriteConfig
+
+EXAMPLES = {"tgt_lang": "tgt_lang=fr", "source.path": "source.path=corpus.txt", "name": "name=demo"}
+"""What a message proposes for a setting that is missing."""
+
+
+class OnMismatch(Enum):
+    """What happens when the folder's job has other settings."""
+
+    refuse = "refuse"
+    fork = "fork"
+
+
+class OnInputChange(Enum):
+    """What happens when rows that are already translated have changed."""
+
+    refuse = "refuse"
+    redo = "redo"
+    fork = "fork"
+
+
+class ReportFormat(Enum):
+    """How a report is printed."""
+
+    text = "text"
+    json = "json"
+
+
+@dataclass(kw_only=True, slots=True)
+class TranslateJob:
+    """Everything that `hymt-batch translate` may be told; explained in conf/translate.yaml."""
+
+    name: str | None = None
+    src_lang: str | None = None
+    tgt_lang: str
+    output_dir: str = "outputs"
+    overwrite: bool = False
+    on_mismatch: OnMismatch = OnMismatch.refuse
+    on_input_change: OnInputChange = OnInputChange.refuse
+    strict: bool = False
+    seed: int = 0
+    source: SourceConfig
+    segment: SegmentConfig = field(default_factory=SegmentConfig)
+    prompt: PromptConfig = field(default_factory=PromptConfig)
+    batch: BatchConfig = field(default_factory=BatchConfig)
+    model: ModelConfig
+    device_map: DeviceMapConfig = field(default_factory=DeviceMapConfig)
+    decode: DecodeConfig = field(default_factory=DecodeConfig)
+    check: CheckConfig = field(default_factory=CheckConfig)
+    write: WriteConfig = field(default_factory=WriteConfig)
+    launch: LaunchConfig = field(default_factory=LaunchConfig)
+
+
+@dataclass(kw_only=True, slots=True)
+class StatusJob:
+    """Everything that `hymt-batch status` may be told; explained in conf/status.yaml."""
+
+    name: str
+    output_dir: str = "outputs"
+    format: ReportFormat = ReportFormat.text
+
+
+@dataclass(kw_only=True, slots=True)
+class VerifyJob(StatusJob):
+    """Everything that `hymt-batch verify` may be told; explained in conf/verify.yaml."""
+
+
+JOBS: dict[str, type] = {"translate": TranslateJob, "status": StatusJob, "verify": VerifyJob}
+"""Job name -> its dataclass; conf/<name>.yaml has its defaults."""
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One job of a sweep."""
+
+    label: str  # folder below outputs/NAME; "" when nothing is swept
+    job: Any
+
+
+def folder() -> Path:
+    """Where the YAML files are: inside the package in a wheel, beside it in a checkout."""
+    package = Path(__file__).resolve().parent
+    return package / "conf" if (package / "conf" / "translate.yaml").exists() else package.parent / "conf"
+
+
+def choices(job: str) -> dict[str, list[str]]:
+    """The choices of each group of a job, in the order of the flow."""
+    hints = get_type_hints(JOBS[job])
+    groups = [one.name for one in fields(JOBS[job]) if is_dataclass(hints[one.name])]
+    groups += ["preset"] if groups else []
+    return {group: sorted(file.stem for file in (folder() / group).glob("*.yaml")) for group in groups}
+
+
+def reader(job: str) -> Reader:
+    """What reads the command line of a job."""
+    return Reader(job, settings(JOBS[job]), choices(job), _sweep_function)
+
+
+@in_one_line()
+def load(job: str, overrides: Sequence[str]) -> Any:
+    """Compose and check one job.
+
+    Args:
+        job: One of JOBS.
+        overrides: Words of the command line, KEY=VALUE.
+
+    Returns:
+        The job's dataclass: TranslateJob for translate.
+
+    Raises:
+        UsageError: A wrong key or value.
+        ConfigError: Settings that are missing or cannot work together.
+    """
+    return _build(job, reader(job).read(overrides))
+
+
+@in_one_line()
+def points(job: str, overrides: Sequence[str]) -> list[Point]:
+    """Compose and check every job of a sweep (-m); all of them before the first runs.
+
+    Raises:
+        UsageError: A wrong key or value.
+        ConfigError: As from `load`, for any point.
+    """
+    found = [(label, point, _build(job, point)) for label, point in combinations(_read_sweep(job, overrides))]
+    if len(found) > 1 and any(getattr(getattr(one, "source", None), "path", None) == "-" for _, _, one in found):
+        raise ConfigError("source.path=- can be read only once. Write stdin to a file and set source.path=FILE.")
+    first = found[0][2].name
+    for label, point, one in found:
+        if label:  # one folder above all points, also where the input is swept and names each differently
+            own = any(override.key == "name" for override in point)
+            one.output_dir, one.name = os.path.join(one.output_dir, one.name if own else first), label
+    return [Point(label, one) for label, _, one in found]
+
+
+@in_one_line()
+def to_yaml(job: str, overrides: Sequence[str], stage: str | None = None) -> str:
+    """The composed settings as YAML, before they are checked; `stage` selects a part of them."""
+    from omegaconf import OmegaConf
+
+    config, _ = _compose(job, reader(job).read(overrides))
+    if stage is not None and stage not in config:
+        raise UsageError(f"--package {stage} is not a part of {job}. Parts: {', '.join(map(str, config))}.")
+    node = config if stage is None else config[stage]
+    return OmegaConf.to_yaml(node) if OmegaConf.is_config(node) else f"{node}\n"
+
+
+def origin(job: str, overrides: Sequence[str]) -> str:
+    """Which file each group's settings come from, one line each."""
+    chosen = _compose(job, reader(job).read(overrides))[1].choices
+    files = [f"{job}.yaml", *(f"{group}/{chosen[group]}.yaml" for group in choices(job) if chosen[group])]
+    return "\n".join(str(folder() / file) for file in files)
+
+
+def _read_sweep(job: str, words: Sequence[str]) -> list[Override]:
+    """The words of a sweep, after what the chosen preset sweeps by itself (its hydra.sweeper.params)."""
+    read = reader(job).read(words, sweep=True)
+    _, chosen = _compose(job, [override.points()[0] for override in read if override.group])
+    given = {override.key for override in read}
+    params = [f"{key}={text}" for key, text in chosen.sweeps.items() if key not in given]
+    return [*reader(job).read(params, sweep=True), *read]
+
+
+def _build(job: str, overrides: Sequence[Override]) -> Any:
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    config, _ = _compose(job, overrides)
+    try:
+        empty = OmegaConf.missing_keys(config)
+        missing = [key for key in settings(JOBS[job]) if key in empty]
+        built: Any = None if missing else OmegaConf.to_object(config)
+    except OmegaConfBaseException as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"{error.full_key}: {reason}. Correct the value of {error.full_key}.") from None
+    if missing:
+        demo = ", or try preset=demo" if job == "translate" else ""
+        verb = "are" if len(missing) > 1 else "is"
+        add = " ".join(EXAMPLES.get(key, f"{key}=VALUE") for key in missing)
+        raise ConfigError(f"{' and '.join(missing)} {verb} missing. Add for example {add}{demo}.")
+    built.output_dir = os.path.expanduser(built.output_dir)
+    if isinstance(built, TranslateJob):
+        agreement.check(built)
+    else:
+        name.check(built.name, inside=True)
+    return built
+
+
+@contextmanager
+def _hydra() -> Iterator[None]:
+    """Hydra on our own folder: no plugin and no search path of the machine it runs on."""
+    from hydra import initialize_config_dir
+    from hydra.core.config_store import ConfigStore
+
+    for job, schema in JOBS.items():
+        ConfigStore.instance().store(name=f"{job}_schema", node=schema)
+    before = sys.modules.get("hydra_plugins")
+    sys.modules["hydra_plugins"] = None  # type: ignore[assignment]  # its import then fails as if none were installed
+    try:
+        with initialize_config_dir(str(folder()), job_name="hymt_batch", version_base="1.3"):
+            yield
+    finally:
+        del sys.modules["hydra_plugins"]
+        if before is not None:
+            sys.modules["hydra_plugins"] = before
+
+
+@dataclass(frozen=True, slots=True)
+class _Chosen:
+    """What the files of a job say."""
+
+    config: Any  # DictConfig
+    choices: dict[str, str | None]  # of each group
+    sweeps: dict[str, str]  # what a preset sweeps by itself, by key
+
+
+def _compose(job: str, overrides: Sequence[Override]) -> tuple[Any, _Chosen]:
+    """The settings as a DictConfig of their own, and the files that they came from."""
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    groups = (f"{one.key}='{one.values[0]}'" for one in overrides if one.group and one.values[0])
+    chosen = _choose(job, tuple(groups))
+    config = copy.deepcopy(chosen.config)
+    for override in overrides:
+        if not override.group:
+            try:
+                OmegaConf.update(config, override.key, override.values[0], merge=False)
+            except OmegaConfBaseException as error:
+                reason = str(error).splitlines()[0]
+                raise UsageError(f"{override.key}={override.texts[0]}: {reason}. Correct the value.") from None
+    return config, chosen
+
+
+@lru_cache(maxsize=64)
+def _choose(job: str, groups: tuple[str, ...]) -> _Chosen:
+    """What Hydra composes from conf/ alone; the points of a sweep share it."""
+    from hydra import compose
+    from omegaconf import open_dict
+
+    with _hydra():
+        config = compose(job, list(groups), return_hydra_config=True)
+    with open_dict(config):
+        hydra = config.pop("hydra")
+    return _Chosen(config, dict(hydra.runtime.choices), dict(hydra.sweeper.params or {}))
+
+
+def _sweep_function(key: str, text: str, options: Sequence[str]) -> list[str]:
+    """The values of one function of Hydra's sweep grammar, as texts."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.core.override_parser.types import Glob, Transformer
+    from hydra.errors import HydraException
+
+    try:
+        parsed = OverridesParser.create().parse_override(f"key={text}")
+        if isinstance(parsed._value, Glob):
+            found = parsed._value.filter(list(options))
+        elif parsed.is_discrete_sweep():
+            found = [str(one) for one in parsed.sweep_iterator(Transformer.str)]
+        else:
+            raise UsageError(f"{key}={text} is no list of values. Write {key}=A,B or {key}=range(START,STOP,STEP).")
+    except (HydraException, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise UsageError(f"{key}={text}: {reason}. Quote it to take it literally: {key}=\"'...'\".") from None
+    if not found:
+        raise UsageError(f"{key}={text} matches no value. Choices: {', '.join(options) or 'none, it is not a group'}.")
+    return found

@@ -1,0 +1,298 @@
+"""The dozen file operations that everything durable goes through, and the few sequences made of them.
+
+`Fs` is the port, `Os` the real one; tests put a simulated store under it that crashes at every operation. Does not know
+what is stored. Order of a durable write: new file, write, fsync, close, link or rename, fsync of the folder.
+
+Source: reference/reliability.md 2.5 and 2.8; a failed fsync marks pages clean, so that a second fsync on the same file
+would claim what is not so (ATC'20): a failed write is always done again from memory, in a new file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import logging
+import os
+import stat as stat_bits
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+from hymt_batch.errors import StoppedError
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+READ_BYTES, BUFFER_BYTES = 8 << 20, 1 << 20
+PAUSES_S = (0.05, 0.25)  # before the second and the third try of a write
+AGAIN = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ESTALE, errno.ENOENT})
+NO_LINK = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK})
+NO_DIR_FSYNC = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EACCES})
+CAUSES = {
+    errno.ENOSPC: "the store is full (bytes or inodes); free some",
+    errno.EDQUOT: "the disk quota is used up; free some of it",
+    errno.EFBIG: "a file grew beyond the limit for files; raise `ulimit -f`",
+    errno.EIO: "the store reports an input/output error; check it",
+    errno.EROFS: "the store became read-only; check it",
+    errno.ESTALE: "the network file system lost the folder; mount it again",
+    errno.ENOENT: "the folder of the job's state was removed while the job ran",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Stat:
+    """What we ask of a name; links are never followed."""
+
+    kind: str  # "file", "dir" or "other" (link, fifo, device)
+    size: int
+    mtime_ns: int
+    ino: int
+    dev: int
+    nlink: int
+
+
+class Fs(Protocol):
+    """The port. Every method raises OSError; none follows a link in the last component of a path."""
+
+    def open_exclusive(self, path: Path) -> int: ...
+    def write_all(self, fd: int, data: bytes) -> None: ...
+    def fsync(self, fd: int) -> None: ...
+    def close(self, fd: int) -> None: ...
+    def link(self, source: Path, target: Path) -> None: ...
+    def rename(self, source: Path, target: Path) -> None: ...
+    def unlink(self, path: Path) -> None: ...
+    def mkdir(self, path: Path, mode: int) -> None: ...
+    def rmdir(self, path: Path) -> None: ...
+    def fsync_dir(self, path: Path) -> bool: ...  # False: the store cannot, tolerated
+    def read(self, path: Path, start: int = 0, size: int | None = None) -> bytes: ...
+    def stat(self, path: Path) -> Stat: ...
+    def listdir(self, path: Path) -> list[str]: ...
+    def statvfs(self, path: Path) -> tuple[int, int | None]: ...  # free bytes; free inodes, None where not counted
+
+
+class Os:
+    """The operating system's files."""
+
+    def open_exclusive(self, path: Path) -> int:
+        return os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
+
+    write_some = staticmethod(os.write)
+
+    def write_all(self, fd: int, data: bytes) -> None:
+        rest = memoryview(data)
+        while rest:  # a write may be short: full disk, signal, network file system
+            rest = rest[self.write_some(fd, rest[:READ_BYTES]) :]
+
+    fsync = staticmethod(os.fsync)
+    close = staticmethod(os.close)  # NFS reports a full disk here
+    rename = staticmethod(os.rename)
+    unlink = staticmethod(os.unlink)
+    mkdir = staticmethod(os.mkdir)
+    rmdir = staticmethod(os.rmdir)
+
+    def link(self, source: Path, target: Path) -> None:
+        os.link(source, target, follow_symlinks=False)
+
+    def fsync_dir(self, path: Path) -> bool:
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+        except OSError as error:
+            if error.errno in NO_DIR_FSYNC:
+                return False
+            raise
+        return True
+
+    def read(self, path: Path, start: int = 0, size: int | None = None) -> bytes:
+        # O_NONBLOCK: a fifo put in our place must not hang the job
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        try:
+            found = os.fstat(fd)
+            if not stat_bits.S_ISREG(found.st_mode):
+                raise OSError(errno.EINVAL, "not a regular file", str(path))
+            left = max(0, found.st_size - start) if size is None else size
+            pieces = []
+            while left > 0:
+                piece = os.pread(fd, min(left, READ_BYTES), start)
+                if not piece:
+                    break
+                pieces.append(piece)
+                start += len(piece)
+                left -= len(piece)
+            return b"".join(pieces)
+        finally:
+            os.close(fd)
+
+    def stat(self, path: Path) -> Stat:
+        s = os.lstat(path)
+        kind = "file" if stat_bits.S_ISREG(s.st_mode) else "dir" if stat_bits.S_ISDIR(s.st_mode) else "other"
+        return Stat(kind, s.st_size, s.st_mtime_ns, s.st_ino, s.st_dev, s.st_nlink)
+
+    def listdir(self, path: Path) -> list[str]:
+        return sorted(os.listdir(path))
+
+    def statvfs(self, path: Path) -> tuple[int, int | None]:
+        s = os.statvfs(path)
+        return s.f_bavail * s.f_frsize, s.f_favail if s.f_files else None
+
+
+OS = Os()
+
+
+def exists(fs: Fs, path: Path) -> Stat | None:
+    try:
+        return fs.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def names(fs: Fs, path: Path) -> list[str]:
+    """Names in a folder; none where it does not exist."""
+    try:
+        return fs.listdir(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def remove(fs: Fs, path: Path) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        fs.unlink(path)
+
+
+def hash_file(fs: Fs, path: Path) -> tuple[int, str]:
+    """Size and sha256 of a file, in bounded memory."""
+    sha, at = hashlib.sha256(), 0
+    while piece := fs.read(path, at, READ_BYTES):
+        sha.update(piece)
+        at += len(piece)
+    return at, sha.hexdigest()
+
+
+def stopped(what: str, error: OSError) -> StoppedError:
+    cause = CAUSES.get(error.errno or 0, error.strerror or str(error))
+    return StoppedError(
+        f"{what} could not be stored: {errno.errorcode.get(error.errno or 0, 'error')}, {cause}. "
+        "Everything committed is kept; run the same command again to continue."
+    )
+
+
+def again(what: str, make: Callable[[], T]) -> T:
+    """Call `make`, which starts from a new file, at most three times; then, or at once for what stays, StoppedError."""
+    for pause in (*PAUSES_S, None):
+        try:
+            return make()
+        except OSError as error:
+            if pause is None or error.errno not in AGAIN:
+                raise stopped(what, error) from error
+            log.warning("store what=%s error=%s again_in_s=%.2f", what, errno.errorcode.get(error.errno or 0), pause)
+            time.sleep(pause)
+    raise AssertionError("unreachable")
+
+
+def write_new(fs: Fs, path: Path, data: bytes) -> None:
+    """Write and sync a new file; on any error it is gone and the error raised."""
+    with NewFile(fs, path) as file:
+        file.write(data)
+        file.settle()
+
+
+def write_atomic(fs: Fs, path: Path, data: bytes) -> None:
+    """Replace a file as a whole: after a crash it holds the old bytes or the new ones."""
+
+    def once() -> None:
+        tmp = path.with_name(f".tmp-{path.name}-{uuid.uuid4().hex}")
+        write_new(fs, tmp, data)
+        replace(fs, tmp, path)
+        fs.fsync_dir(path.parent)
+
+    again(path.name, once)
+
+
+def replace(fs: Fs, tmp: Path, final: Path) -> None:
+    """Rename over; a network file system may report failure for a rename that happened, so look before failing."""
+    wrote = fs.stat(tmp)
+    try:
+        fs.rename(tmp, final)
+    except OSError:
+        found = exists(fs, final)
+        if exists(fs, tmp) is None and found is not None and found.ino == wrote.ino:
+            return
+        with contextlib.suppress(OSError):
+            fs.unlink(tmp)
+        raise
+
+
+def publish(fs: Fs, tmp: Path, final: Path) -> bool:
+    """Give a synced file its final name, unless it is taken: then False, and what is there is the caller's to judge."""
+    try:
+        fs.link(tmp, final)
+        return True
+    except OSError as error:
+        ours, found = exists(fs, tmp), exists(fs, final)
+        if ours is not None and found is not None:
+            return ours.ino == found.ino and ours.dev == found.dev  # reported as failed, but it happened
+        if found is None and ours is not None and error.errno in NO_LINK:
+            replace(fs, tmp, final)  # no exclusivity here; equal identities make equal bytes
+            return True
+        raise
+
+
+class NewFile:
+    """A file that is written once, with its size and sha256; gone on the way out unless it was settled."""
+
+    def __init__(self, fs: Fs, path: Path) -> None:
+        self.path, self.size = path, 0
+        self._fs, self._sha, self._buffer, self._settled = fs, hashlib.sha256(), bytearray(), False
+        self._fd: int | None = fs.open_exclusive(path)
+
+    def write(self, data: bytes | memoryview) -> int:
+        self._sha.update(data)
+        self._buffer += data
+        self.size += len(data)
+        if len(self._buffer) >= BUFFER_BYTES:
+            self._drain()
+        return len(data)
+
+    def _drain(self) -> int:
+        if self._fd is None:
+            raise ValueError(f"{self.path} is closed")
+        data, self._buffer = bytes(self._buffer), bytearray()
+        if data:
+            self._fs.write_all(self._fd, data)
+        return self._fd
+
+    def settle(self) -> str:
+        """Write out, sync, close; the sha256 of the whole."""
+        fd = self._drain()
+        self._fd = None  # whatever happens now, this descriptor is not synced again
+        try:
+            self._fs.fsync(fd)
+        except BaseException:
+            self._close_quietly(fd)
+            raise
+        self._fs.close(fd)
+        self._settled = True
+        return self._sha.hexdigest()
+
+    def __enter__(self) -> NewFile:
+        return self
+
+    def __exit__(self, failure: object, *_: object) -> None:
+        if self._settled and failure is None:
+            return  # the caller gave it its name, or will
+        fd, self._fd = self._fd, None
+        if fd is not None:
+            self._close_quietly(fd)
+        with contextlib.suppress(OSError):
+            self._fs.unlink(self.path)
+
+    def _close_quietly(self, fd: int) -> None:
+        with contextlib.suppress(OSError):
+            self._fs.close(fd)

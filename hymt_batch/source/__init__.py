@@ -1,0 +1,1 @@
+"""Rows of many formats as one stream of documents, cut into shards. Start at `stream.py`."""

@@ -1,0 +1,184 @@
+"""One input file as a forward stream of decompressed bytes that knows its position.
+
+Does not know rows' formats. Facts measured: `pyarrow.CompressedInputStream` raises on a truncated .zst where
+zstandard's readers do not; the standard library's `lzma.open` and `bz2.open` silently drop whatever follows the
+first member if its header is damaged, so members are decompressed one by one here.
+"""
+
+from __future__ import annotations
+
+import bz2
+import io
+import lzma
+import os
+import zlib
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from hymt_batch.errors import PreflightError
+from hymt_batch.records import Input
+
+BLOCK = 1 << 18
+FAILURES = (EOFError, OSError, ValueError, zlib.error, lzma.LZMAError)
+"""What damaged data or a failing disk raise, over all readers; pyarrow's own errors are among them."""
+
+
+class ByteStream:
+    """Reads lines and blocks; moves to any cursor (compressed: decompresses up to it).
+
+    Raises:
+        PreflightError: The file cannot be opened, is truncated or damaged; the message names it.
+    """
+
+    def __init__(self, input: Input, cursor: int = 0) -> None:
+        self.input = input
+        self.position = 0
+        self._pending: deque[bytes] = deque()
+        self._file = self._open()
+        if cursor:
+            self.move(cursor)
+
+    def readline(self, limit: int) -> bytes:
+        """The next bytes up to and including a line feed, at most `limit`; b"" at the end."""
+        if self._pending:
+            line = self._pending.popleft()
+            if not line.endswith(b"\n") and not self._pending:
+                line += self._guard(self._file.readline, limit - len(line)) if limit > len(line) else b""
+            if len(line) > limit:
+                self._pending.appendleft(line[limit:])
+                line = line[:limit]
+        else:
+            try:
+                line = self._file.readline(limit)
+            except FAILURES as error:
+                raise self._failure(error) from error
+        self.position += len(line)
+        return line
+
+    def read(self, size: int) -> bytes:
+        """At most `size` bytes; fewer only at the end."""
+        pieces: list[bytes] = []
+        while size > 0:
+            piece = self._pending.popleft() if self._pending else self._guard(self._file.read, min(size, 1 << 20))
+            if not piece:
+                break
+            if len(piece) > size:
+                self._pending.appendleft(piece[size:])
+                piece = piece[:size]
+            pieces.append(piece)
+            size -= len(piece)
+            self.position += len(piece)
+        return b"".join(pieces)
+
+    def push_back(self, lines: Iterable[bytes]) -> None:
+        """Give lines back, in the order in which they were read."""
+        for line in reversed(list(lines)):
+            self._pending.appendleft(line)
+            self.position -= len(line)
+
+    def at_end(self) -> bool:
+        return not self._pending and not self._guard(self._file.peek, 1)
+
+    def move(self, cursor: int) -> None:
+        """Go to a cursor. Backwards in a compressed file starts over. Past the end stays at the end."""
+        if cursor == self.position:
+            return
+        if not self.input.compression:
+            self._pending.clear()
+            self._guard(self._file.seek, cursor)
+            self.position = cursor
+            return
+        if cursor < self.position:
+            self._file.close()
+            self._pending.clear()
+            self.position = 0
+            self._file = self._open()
+        while self.position < cursor and self.read(min(1 << 20, cursor - self.position)):
+            pass
+
+    def close(self) -> None:
+        self._file.close()
+
+    def __enter__(self) -> ByteStream:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _open(self) -> Any:
+        path, compression = self.input.path, self.input.compression
+        try:
+            if compression and os.path.getsize(path) == 0:
+                raise EOFError("0 bytes are no complete file of this compression")
+            if compression == "zst":
+                import pyarrow
+
+                return io.BufferedReader(pyarrow.CompressedInputStream(pyarrow.OSFile(path), "zstd"), BLOCK)
+            if compression:
+                return io.BufferedReader(_Members(path, _MEMBER[compression]), BLOCK)
+            return open(path, "rb", buffering=BLOCK)
+        except FAILURES as error:
+            raise self._failure(error) from error
+
+    def _guard(self, call: Callable[[int], Any], argument: int) -> Any:
+        try:
+            return call(argument)
+        except FAILURES as error:
+            raise self._failure(error) from error
+
+    def _failure(self, error: BaseException) -> PreflightError:
+        if not self.input.compression:
+            return PreflightError(f"{self.input.path} cannot be read: {error}. Make it readable, then run again.")
+        return PreflightError(
+            f"{self.input.path} is truncated or damaged as .{self.input.compression} ({error}), so that rows would be"
+            " lost silently. Copy or download it again, then run again."
+        )
+
+
+_MEMBER: dict[str, Callable[[], Any]] = {
+    "gz": lambda: zlib.decompressobj(wbits=31),  # 31: gzip framing, checksum verified
+    "bz2": bz2.BZ2Decompressor,
+    "xz": lzma.LZMADecompressor,
+}
+
+
+class _Members(io.RawIOBase):
+    """Concatenated compressed members as one raw stream; anything but members and zero padding is an error."""
+
+    def __init__(self, path: str, member: Callable[[], Any]) -> None:
+        self._file = io.FileIO(path)
+        self._member = member
+        self._current: Any = None  # None between members
+        self._any = False  # padding may follow a member, never stand alone
+        self._data = b""
+
+    def readable(self) -> bool:
+        return True
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+    def readinto(self, buffer: Any) -> int:
+        wanted = len(buffer)
+        while True:
+            if not self._data and getattr(self._current, "needs_input", True):
+                self._data = self._file.read(BLOCK)
+                if not self._data:
+                    if self._current is not None:
+                        raise EOFError("the data end in the middle of a member")
+                    return 0
+            if self._current is None:
+                self._data = self._data.lstrip(b"\0") if self._any else self._data
+                if not self._data:
+                    continue
+                self._current, self._any = self._member(), True
+            output = bytes(self._current.decompress(self._data, wanted))
+            if self._current.eof:
+                self._data, self._current = self._current.unused_data, None
+            else:
+                self._data = getattr(self._current, "unconsumed_tail", b"")
+            if output:
+                buffer[: len(output)] = output
+                return len(output)

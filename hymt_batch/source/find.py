@@ -1,0 +1,275 @@
+"""Which inputs a job has: files, folders, globs, saved datasets, standard input, data sets of the hub.
+
+Nothing is read but folders. A name that exists is taken literally before it is taken as a pattern: `data_files` of
+`datasets` gives no rows and no error for a file named a[1].txt.
+"""
+
+from __future__ import annotations
+
+import difflib
+import glob
+import json
+import logging
+import os
+import re
+import stat
+from collections.abc import Iterator
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from hymt_batch.errors import ConfigError
+from hymt_batch.records import Input
+from hymt_batch.source import names, tables
+from hymt_batch.source.settings import SourceConfig, SourceFormat
+from hymt_batch.source.spool import Spool
+
+log = logging.getLogger(__name__)
+
+STDIN = "-"
+DEMO = "demo:"
+CORPUS = Path(__file__).parent.parent / "demo" / "corpus"
+SPLITS = "dataset_dict.json"
+DEFAULTS = SourceConfig(path=STDIN)
+_WILD = re.compile(r"[*?\[]")
+_HUB = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+def find(config: SourceConfig, spool: Spool | None = None, out_format: str = "input") -> list[Input]:
+    """Resolve source.path to inputs: the sources in the order given, the files of each sorted by name.
+
+    Args:
+        config: The source.
+        spool: Stores standard input and hub data.
+        out_format: write.format, which decides the extension of the outputs.
+
+    Raises:
+        ConfigError: A path does not exist, holds nothing to translate, or may not be used; two inputs have one output.
+        PreflightError: The hub has no such data set, or cannot be reached.
+    """
+    finder = _Finder(config, out_format)
+    for path in config.paths:
+        finder.source(path, spool)
+    finder.warn()
+    names.refuse_collisions(finder.inputs)
+    return finder.inputs
+
+
+class _Finder:
+    def __init__(self, config: SourceConfig, out_format: str) -> None:
+        self.config, self.out_format = config, out_format
+        self.format = None if config.format is SourceFormat.auto else config.format.value
+        self.inputs: list[Input] = []
+        self.unknown: list[str] = []  # files of folders whose extension is not known
+        self.used: set[str] = set()  # settings that some source heeded
+
+    def source(self, path: str, spool: Spool | None) -> None:
+        before = len(self.inputs)
+        unknown = len(self.unknown)
+        expanded = os.path.expanduser(path)
+        if path == STDIN:
+            self._spooled(path, spool)
+        elif os.path.lexists(path) or os.path.lexists(expanded):
+            self._existing(path if os.path.lexists(path) else expanded)
+        elif path.startswith(DEMO):
+            self._demo(path)
+        elif _WILD.search(path):
+            self._glob(expanded)
+        elif _is_hub(path):
+            self._spooled(path, spool)
+        else:
+            raise ConfigError(missing(path))
+        if len(self.inputs) == before:
+            skipped = self.unknown[unknown:]
+            what = (
+                f"Its files, such as {skipped[:3]}, have no extension that is known: set source.format=text"
+                if skipped
+                else "Set source.path to files (.txt, .jsonl, .csv, .tsv, .parquet, also .gz, .zst, .xz, .bz2)"
+            )
+            fits = f" that fits source.pattern={self.config.pattern}" if self.config.pattern else ""
+            raise ConfigError(f"source.path={path} holds no file to translate{fits}. {what}.")
+
+    def warn(self) -> None:
+        if self.unknown:
+            log.warning(
+                "skipped files=%d with unknown extensions, such as %s; source.format=text takes them as text",
+                len(self.unknown),
+                self.unknown[:3],
+            )
+        kinds = {one.format for one in self.inputs}
+        fields = ("text_field", "src_lang_field", "tgt_lang_field")
+        for keys, heeded, by in (
+            (fields, kinds - {"text"}, "rows of text have no fields"),
+            (("header", "delimiter"), kinds & {"csv", "tsv"}, "only csv and tsv have one"),
+        ):
+            for key in keys if self.inputs and not heeded else ():
+                if (value := getattr(self.config, key)) != getattr(DEFAULTS, key):
+                    log.warning("source.%s=%s is ignored: %s", key, str(value).lower() if value is False else value, by)
+        for key in ("pattern", "subset", "split", "revision"):
+            if getattr(self.config, key) and key not in self.used:
+                kind = "folders" if key == "pattern" else "data sets"
+                log.warning("source.%s=%s is ignored: it selects from %s", key, getattr(self.config, key), kind)
+
+    def _existing(self, path: str) -> None:
+        if os.path.isdir(path):
+            self._folder(path)
+        else:
+            self._file(os.path.basename(path), path, named=True)
+
+    def _file(self, rel: str, path: str, *, named: bool) -> None:
+        known, _ = names.kind(path)
+        try:
+            mode = os.stat(path).st_mode
+        except OSError as error:
+            raise ConfigError(f"{path!r} cannot be used: {error.strerror}. Mend or remove it.") from error
+        format = self.format or known
+        if format is None and not named:
+            self.unknown.append(rel)
+            return
+        if not stat.S_ISREG(mode):
+            raise ConfigError(
+                f"{path!r} is no regular file, so that it cannot be read twice. Pipe it in with source.path=-,"
+                " or copy it to a file."
+            )
+        why = names.NOT_ROWS.get(os.path.splitext(path)[1].lower())
+        if format is None and why:
+            raise ConfigError(f"{path!r} is {why}.")
+        self.inputs.append(names.make(rel, path, format or "text", self.out_format))
+
+    def _folder(self, path: str) -> None:
+        name = os.path.basename(os.path.realpath(path))
+        if _is_dataset(path):
+            self._dataset(name, path)
+        else:
+            if self.config.pattern:
+                self.used.add("pattern")
+            for rel in sorted(self._walk(path, "", os.path.realpath(path), ())):
+                full = os.path.join(path, rel)
+                if os.path.isdir(full):
+                    self._dataset(rel, full)
+                elif not self.config.patterns or any(_fits(rel, pattern) for pattern in self.config.patterns):
+                    self._file(rel, full, named=bool(self.config.patterns))
+
+    def _walk(self, root: str, below: str, real: str, above: tuple[str, ...]) -> Iterator[str]:
+        """Yield files and saved datasets below a folder, hidden ones and outputs of jobs left out."""
+        folder = os.path.join(root, below)
+        with os.scandir(folder) as found:
+            entries = sorted(found, key=lambda entry: entry.name)
+        if any(entry.name == names.STATE for entry in entries):
+            log.info("skipped folder=%s: it is the output of a job", folder)
+            return
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            rel = os.path.join(below, entry.name)
+            target = os.path.realpath(entry.path)
+            leaves = entry.is_symlink() and not f"{target}/".startswith(os.path.join(real, ""))
+            if leaves and not self.config.follow_symlinks:
+                raise ConfigError(
+                    f"{entry.path!r} is a link to {target!r}, outside of the folder. Set source.follow_symlinks=true"
+                    " to read it, or remove it."
+                )
+            if not entry.is_dir() or _is_dataset(entry.path):
+                yield rel
+            elif not entry.is_symlink() or (self.config.follow_symlinks and target not in (real, *above)):
+                yield from self._walk(root, rel, real, (*above, target))
+
+    def _dataset(self, rel: str, path: str) -> None:
+        if tables.is_saved(path):
+            self._saved(f"{rel}.parquet", path)
+        else:
+            self._splits(rel, path)
+
+    def _splits(self, rel: str, path: str) -> None:
+        try:
+            splits = [str(split) for split in json.loads(Path(path, SPLITS).read_text(encoding="utf-8"))["splits"]]
+        except (ValueError, KeyError, TypeError) as error:
+            raise ConfigError(f"{path}/{SPLITS} cannot be read ({error}). Save the dataset again.") from error
+        if self.config.split is not None:
+            self.used.add("split")
+            if self.config.split not in splits:
+                raise ConfigError(
+                    f"{path} has no split {self.config.split!r}. Its splits are {splits}. Set source.split to one."
+                )
+            splits = [self.config.split]
+        for split in sorted(splits):
+            folder = os.path.join(path, split)
+            if not tables.is_saved(folder):
+                raise ConfigError(f"{folder} is missing or no saved split. Save the dataset again.")
+            self._saved(f"{rel}/{split}.parquet", folder)
+
+    def _saved(self, rel: str, path: str) -> None:
+        self.inputs.append(names.make(rel, path, "parquet", self.out_format, "arrow"))
+
+    def _glob(self, pattern: str) -> None:
+        found = sorted(glob.glob(pattern, recursive=True))
+        parts = pattern.split("/")
+        fixed = next(number for number, part in enumerate(parts) if _WILD.search(part))
+        root = "/".join(parts[:fixed]) or ("/" if pattern.startswith("/") else ".")
+        for path in found:
+            rel = os.path.relpath(path, root)
+            if not os.path.isdir(path):
+                self._file(rel, path, named=True)
+            elif _is_dataset(path):
+                self._dataset(rel, path)
+        if found and not self.inputs and all(os.path.isdir(path) for path in found):
+            raise ConfigError(
+                f"source.path={pattern} matches folders only, such as {found[0]!r}. Set source.path to a folder,"
+                " or match its files with /**/*.txt."
+            )
+        if not found:
+            raise ConfigError(missing(pattern))
+
+    def _demo(self, path: str) -> None:
+        name = path.removeprefix(DEMO)
+        corpora = {file.stem: file for file in sorted(CORPUS.glob("*.txt"))}
+        if name not in corpora:
+            raise ConfigError(
+                f"source.path={path} is no embedded corpus. They are {[DEMO + known for known in corpora]}."
+                " Set source.path to one of them, or to a file."
+            )
+        self._file(f"{name}.txt", str(corpora[name]), named=True)
+
+    def _spooled(self, path: str, spool: Spool | None) -> None:
+        if spool is None:
+            raise ConfigError(
+                f"source.path={path} must be stored before it can be read, which only the job translate does."
+                " Set source.path to a file."
+            )
+        if path == STDIN:
+            found = [spool.stdin(names.WRITTEN[self.format or "text"])]
+        else:
+            self.used |= {"subset", "split", "revision"}
+            found = spool.hub(path, self.config)
+        for file, rel in found:
+            format = "parquet" if path != STDIN else self.format or "text"
+            self.inputs.append(names.make(rel, str(file), format, self.out_format))
+
+
+def missing(path: str) -> str:
+    """Say that a path matches nothing, and what is near."""
+    if _WILD.search(path):
+        return f"source.path={path} matches no file. Quote it so that the shell leaves it alone, or mend the pattern."
+    parent, name = os.path.split(path.rstrip("/"))
+    while parent and not os.path.isdir(parent):
+        parent, name = os.path.split(parent)
+    try:
+        there = sorted(entry for entry in os.listdir(parent or ".") if not entry.startswith("."))
+    except OSError:
+        there = []
+    near = difflib.get_close_matches(name, there, n=3, cutoff=0.5) or there[:3]
+    hint = ", ".join(repr(os.path.join(parent, entry)) for entry in near)
+    return f"source.path={path} does not exist. " + (f"Near it: {hint}." if near else f"{parent or '.'} is empty.")
+
+
+def _is_dataset(folder: str) -> bool:
+    """Is this what `datasets.save_to_disk` writes: one split, or a folder of splits?"""
+    return tables.is_saved(folder) or os.path.isfile(os.path.join(folder, SPLITS))
+
+
+def _fits(rel: str, pattern: str) -> bool:
+    return fnmatchcase(rel if "/" in pattern else os.path.basename(rel), pattern)
+
+
+def _is_hub(path: str) -> bool:
+    """Could it be the id of a data set, rather than a mistyped path?"""
+    return bool(_HUB.fullmatch(path)) and names.kind(path)[0] is None and not os.path.isdir(path.split("/")[0])

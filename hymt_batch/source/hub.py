@@ -1,0 +1,100 @@
+"""Read a data set of the hub into parquet files: the only module that imports `datasets`.
+
+`fetch` runs apart, in a process of its own that ends without unwinding: a streamed parquet data set that is not read to
+its end hangs the process at exit (apache/arrow#45214, reference: ecosystem.md, finding 1).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from hymt_batch.errors import PreflightError
+
+ROWS = 1000
+GROUP_ROWS = 16 * ROWS
+
+
+def fetch_apart(name: str, subset: str | None, split: str | None, revision: str | None, folder: Path) -> None:
+    """Write one parquet file a split into the folder, from another process.
+
+    Raises:
+        PreflightError: There is no such data set here, or the hub cannot be reached.
+    """
+    request = json.dumps([name, subset, split, revision, str(folder)])
+    run = subprocess.run(
+        [sys.executable, "-m", __name__, request], stdin=subprocess.DEVNULL, capture_output=True, check=False
+    )
+    if run.returncode:
+        lines = run.stderr.decode(errors="replace").strip().splitlines() or ["no cause given"]
+        raise PreflightError(
+            f"No file or folder is named {name}, and the hub gave no data set of that name ({lines[-1]})."
+            " Mend source.path, or store the data set where there is a network"
+            f" (datasets.load_dataset({name!r}).save_to_disk('saved')) and set source.path=saved."
+        )
+
+
+def fetch(name: str, subset: str | None, split: str | None, revision: str | None, folder: Path) -> list[Path]:
+    """Write one parquet file a split into the folder, a row group at a time."""
+    import datasets
+
+    found: Any = datasets.load_dataset(name, subset, split=split, revision=revision, streaming=True)
+    splits = {split: found} if split is not None else dict(found)
+    files = []
+    for key, rows in splits.items():
+        files.append(folder / f"{re.sub(r'[^A-Za-z0-9_.-]', '_', str(key))}.parquet")
+        _write(rows, files[-1])
+    return files
+
+
+def saved_schema(folder: Path) -> Any:
+    """Arrow schema of a saved split, from its features: one without rows has no arrow file that would tell."""
+    import datasets
+
+    return datasets.DatasetInfo.from_directory(str(folder)).features.arrow_schema
+
+
+def _write(rows: Any, path: Path) -> None:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    schema = rows.features.arrow_schema if rows.features is not None else None
+    writer: Any = None
+    waiting: list[Any] = []
+    with open(path, "xb") as file:
+        for table in rows.with_format("arrow").iter(ROWS):
+            schema = table.schema if schema is None else schema
+            writer = parquet.ParquetWriter(file, schema) if writer is None else writer
+            waiting.append(table.cast(schema))
+            if sum(len(one) for one in waiting) >= GROUP_ROWS:
+                writer.write_table(pa.concat_tables(waiting))
+                waiting.clear()
+        if writer is None:
+            writer = parquet.ParquetWriter(file, schema if schema is not None else pa.schema([]))
+        if waiting:
+            writer.write_table(pa.concat_tables(waiting))
+        writer.close()
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def main() -> None:
+    code = 0
+    try:
+        name, subset, split, revision, folder = json.loads(sys.argv[1])
+        fetch(name, subset, split, revision, Path(folder))
+    except BaseException as error:
+        first = next(iter(str(error).strip().splitlines()), "")
+        print(f"{type(error).__name__}: {first}", file=sys.stderr)
+        code = 1
+    sys.stderr.flush()
+    os._exit(code)  # no unwinding: see the module's head
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,98 @@
+"""Settings of the source stage. Import them from `stream.py`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+from hymt_batch.errors import ConfigError
+
+MAX_ROW_BYTES = 1 << 30
+
+
+class SourceFormat(Enum):
+    """How the bytes of the input are cut into rows."""
+
+    auto = "auto"  # by extension
+    text = "text"
+    jsonl = "jsonl"
+    csv = "csv"
+    tsv = "tsv"
+    parquet = "parquet"
+
+
+@dataclass(kw_only=True, slots=True)
+class SourceConfig:
+    """What is translated; every field is explained in conf/source/."""
+
+    path: Any
+    format: SourceFormat = SourceFormat.auto
+    pattern: Any = None
+    text_field: str = "text"
+    src_lang_field: str | None = None
+    tgt_lang_field: str | None = None
+    limit: int | None = None
+    max_row_bytes: int = 1 << 20
+    header: bool = True
+    delimiter: str | None = None
+    follow_symlinks: bool = False
+    subset: str | None = None
+    split: str | None = None
+    revision: str | None = None
+
+    def __post_init__(self) -> None:
+        self.path = _names("path", self.path)
+        if "-" in self.paths:
+            if len(self.paths) > 1:
+                raise ConfigError(
+                    f"source.path={self.path} lists standard input (-) beside other inputs. Set source.path=- alone,"
+                    " or write standard input to a file and list that."
+                )
+            self.path = "-"
+        if self.pattern is not None:
+            self.pattern = _names("pattern", self.pattern)
+        if not self.text_field:
+            raise ConfigError("source.text_field is empty. Set source.text_field=text (the default).")
+        if self.limit is not None and self.limit < 1:
+            raise ConfigError(f"source.limit={self.limit} must be at least 1 row. Set source.limit=null for every row.")
+        if not 1 <= self.max_row_bytes <= MAX_ROW_BYTES:
+            raise ConfigError(
+                f"source.max_row_bytes={self.max_row_bytes} must lie between 1 and {MAX_ROW_BYTES} bytes, since rows"
+                " are held in memory. Set source.max_row_bytes=1048576 (the default)."
+            )
+        if self.delimiter is not None:
+            self.delimiter = {"\\t": "\t", "tab": "\t"}.get(self.delimiter, self.delimiter)
+            if len(self.delimiter) != 1 or self.delimiter in '"\r\n\0':
+                raise ConfigError(
+                    f"source.delimiter={self.delimiter!r} must be one character other than a quote or a line end."
+                    " Set source.delimiter=';', source.delimiter=tab or source.delimiter=null (by format)."
+                )
+
+    @property
+    def paths(self) -> list[str]:
+        return [self.path] if isinstance(self.path, str) else self.path
+
+    @property
+    def patterns(self) -> list[str]:
+        return [] if self.pattern is None else [self.pattern] if isinstance(self.pattern, str) else self.pattern
+
+    @property
+    def lang_fields(self) -> tuple[str | None, str | None]:
+        return self.src_lang_field or None, self.tgt_lang_field or None
+
+
+def _names(key: str, value: Any) -> str | list[str]:
+    """One name or a list of names, as text: YAML reads a folder named 2024 as a number."""
+    names = value if isinstance(value, list | tuple) else [value]
+    if not all(isinstance(name, str | int | float) and not isinstance(name, bool) for name in names):
+        raise ConfigError(
+            f"source.{key}={value!r} is neither a text nor a list of texts."
+            f" Set source.{key}=ONE or source.{key}=[ONE,TWO]."
+        )
+    texts = [str(name) for name in names]
+    if not texts or not all(texts):
+        raise ConfigError(f"source.{key}={value!r} names nothing. Set source.{key}=ONE or source.{key}=[ONE,TWO].")
+    if any("\0" in text for text in texts):
+        raise ConfigError(f"source.{key}={texts!r} holds a NUL character, which no name can have. Remove it.")
+    return texts if isinstance(value, list | tuple) else texts[0]

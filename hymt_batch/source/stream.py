@@ -1,0 +1,103 @@
+"""The source of a job: which files, and their rows as one stream of shards.
+
+Does not know the model, the output or Hydra. This is the stage's face; what it offers is made in the modules beside it:
+`find` resolves names, `shards` cuts, and each format has its own reader.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from hymt_batch.records import Document, Input, Preamble, Shard, ShardRecord
+from hymt_batch.source import find as _find
+from hymt_batch.source import tables
+from hymt_batch.source.prefetch import prefetch
+from hymt_batch.source.settings import SourceConfig, SourceFormat
+from hymt_batch.source.shards import SkippedShard, documents, is_table, preamble, shards
+from hymt_batch.source.spool import Spool
+
+__all__ = [
+    "Document",
+    "Input",
+    "Preamble",
+    "Shard",
+    "ShardRecord",
+    "SkippedShard",
+    "SourceConfig",
+    "SourceFormat",
+    "Spool",
+    "documents",
+    "fields_conflict",
+    "find",
+    "full",
+    "is_stdin",
+    "limited",
+    "preamble",
+    "prefetch",
+    "shards",
+    "total_units",
+]
+
+
+def find(config: SourceConfig, spool: Spool | None = None, out_format: str = "input") -> list[Input]:
+    """Resolve source.path to inputs, without reading them; see `find.find`."""
+    return _find.find(config, spool, out_format)
+
+
+def fields_conflict(inputs: Sequence[Input], config: SourceConfig, reserved: tuple[str, ...]) -> None:
+    """Refuse inputs that do not fit the settings, before anything loads.
+
+    Args:
+        reserved: Fields that the output adds; () where it has no fields.
+
+    Raises:
+        ConfigError: An input lacks a named field, or has a reserved one.
+    """
+    for input in inputs:
+        preamble(input, config, reserved)
+
+
+def full(
+    input: Input, config: SourceConfig, inputs: Sequence[Input], reserved: tuple[str, ...] = ()
+) -> Iterator[tuple[Document, int]]:
+    """Yield an input's documents with raw bytes and parsed fields, for the finishing pass.
+
+    Args:
+        inputs: All inputs of the job: source.limit counts rows over them.
+    """
+    left = config.limit
+    for other in inputs:
+        if left is None or other.rel == input.rel:
+            break
+        left -= sum(1 for _ in documents(other, config, max_rows=left))
+    yield from documents(input, config, full=True, max_rows=left, reserved=reserved)
+
+
+def limited(inputs: Sequence[Input], config: SourceConfig) -> list[Input]:
+    """The inputs that have rows within source.limit; all of them where there is no limit."""
+    if config.limit is None:
+        return list(inputs)
+    left, within = config.limit, []
+    for input in inputs:
+        if left <= 0:
+            break
+        within.append(input)
+        left -= sum(1 for _ in documents(input, config, max_rows=left))
+    return within
+
+
+def is_stdin(path: Any) -> bool:
+    """Is standard input the one source?"""
+    return bool(path in (_find.STDIN, [_find.STDIN]))
+
+
+def total_units(inputs: Sequence[Input], config: SourceConfig) -> int | None:
+    """Sum of all shards' `end - start`, or None where it is not known before the input is read."""
+    if config.limit is not None or any(input.compression for input in inputs):
+        return None
+    kinds = {is_table(input) for input in inputs}
+    if kinds == {True}:
+        return sum(tables.Table(input).num_rows for input in inputs)
+    return sum(os.path.getsize(input.path) for input in inputs) if kinds == {False} else None

@@ -1,0 +1,243 @@
+"""Parquet files and datasets saved with `save_to_disk`, read in bounded memory; the cursor is the row number.
+
+Facts measured: streaming parquet through `datasets` hangs the process at exit unless it is read to its end
+(apache/arrow#45214), `pyarrow.parquet.ParquetFile(path)` on a path, never on a file object, does not.
+`save_to_disk` flattens a dataset's indices, so that its arrow files in the order of state.json are its rows.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+from collections.abc import Generator
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+from hymt_batch.errors import ConfigError, PreflightError
+from hymt_batch.records import Document, Input
+from hymt_batch.source import hub
+from hymt_batch.source.bytestream import FAILURES
+from hymt_batch.source.rows import Codes, Context, Rows, failed, not_utf8, too_long
+from hymt_batch.source.settings import SourceConfig
+
+BATCH_ROWS = 1024
+BATCH_BYTES = 8 << 20
+PAGE_BYTES = 1 << 20  # read column chunks in pieces, so that a row group of any size fits
+STATE = "state.json"
+
+
+class Table:
+    """One parquet file or saved split: its schema, its number of rows, and its batches from any row on.
+
+    Raises:
+        PreflightError: It cannot be opened; the message names it.
+    """
+
+    def __init__(self, input: Input) -> None:
+        self.input = input
+        self.schema: Any
+        self.num_rows: int
+        try:
+            self._open()
+        except (*FAILURES, KeyError, TypeError, AttributeError) as error:
+            raise self._failure(error) from error
+
+    def batches(self, row: int, columns: list[str] | None) -> Generator[Any, None, None]:
+        """Yield record batches from the row on; `columns` None means all, else (dotted) names."""
+        read = self._saved_batches if self.input.dataset else self._parquet_batches
+        batches = read(row, columns)
+        try:
+            while (batch := next(batches, None)) is not None:
+                yield batch
+        except FAILURES as error:
+            raise self._failure(error) from error
+        finally:
+            batches.close()
+
+    def _open(self) -> None:
+        import pyarrow as pa
+        from pyarrow import parquet
+
+        if not self.input.dataset:
+            with parquet.ParquetFile(self.input.path) as file:
+                self.schema, self.num_rows = file.schema_arrow, file.metadata.num_rows
+            return
+        folder = Path(self.input.path)
+        state = json.loads((folder / STATE).read_text(encoding="utf-8"))
+        if state.get("_indices_data_files"):
+            raise ValueError("it keeps its row order in an indices file, as old versions of datasets wrote it")
+        self._files = [str(folder / one["filename"]) for one in state["_data_files"]]
+        self._sizes = []
+        for path in self._files:
+            with pa.memory_map(path) as data, pa.ipc.open_stream(data) as batches:
+                self.schema = batches.schema
+                self._sizes.append(sum(batch.num_rows for batch in batches))
+        self.num_rows = sum(self._sizes)
+        if not self._files:
+            self.schema = hub.saved_schema(folder)
+
+    def _parquet_batches(self, row: int, columns: list[str] | None) -> Generator[Any, None, None]:
+        from pyarrow import parquet
+
+        with parquet.ParquetFile(
+            self.input.path, buffer_size=PAGE_BYTES, pre_buffer=False, page_checksum_verification=True
+        ) as file:
+            for group in range(file.metadata.num_row_groups):
+                about = file.metadata.row_group(group)
+                if row >= about.num_rows:
+                    row -= about.num_rows
+                    continue
+                size = max(1, min(BATCH_ROWS, BATCH_BYTES * about.num_rows // max(1, about.total_byte_size)))
+                for batch in file.iter_batches(size, row_groups=[group], columns=columns, use_threads=False):
+                    if row < batch.num_rows:
+                        yield batch.slice(row)
+                    row = max(0, row - batch.num_rows)
+
+    def _saved_batches(self, row: int, columns: list[str] | None) -> Generator[Any, None, None]:
+        import pyarrow as pa
+
+        names = None if columns is None else list(dict.fromkeys(_top(self.schema, name) for name in columns))
+        for path, num_rows in zip(self._files, self._sizes, strict=True):
+            if row >= num_rows:
+                row -= num_rows
+                continue
+            with pa.memory_map(path) as data, pa.ipc.open_stream(data) as batches:
+                for batch in batches:
+                    for start in range(min(row, batch.num_rows), batch.num_rows, BATCH_ROWS):
+                        piece = batch.slice(start, BATCH_ROWS)
+                        yield piece if names is None else piece.select(names)
+                    row = max(0, row - batch.num_rows)
+
+    def _failure(self, error: BaseException) -> PreflightError:
+        kind = "a saved dataset" if self.input.dataset else "a parquet file"
+        return PreflightError(
+            f"{self.input.path} cannot be read as {kind} ({str(error).splitlines()[0] if str(error) else error!r})."
+            " It may be truncated or damaged: write it again, then run again."
+        )
+
+
+def is_saved(folder: str) -> bool:
+    """Is this the folder of one split saved by `datasets.save_to_disk`?"""
+    return all(os.path.isfile(os.path.join(folder, name)) for name in (STATE, "dataset_info.json"))
+
+
+def check(table: Table, config: SourceConfig) -> None:
+    """Refuse a table whose columns do not fit the settings.
+
+    Raises:
+        ConfigError: A named column is missing, doubled or no text.
+    """
+    import pyarrow as pa
+
+    path, schema = table.input.path, table.schema
+    source, target = config.lang_fields
+    texts = [field.name for field in schema if _is_text(field.type, pa)]
+    for key, name in (("text_field", config.text_field), ("src_lang_field", source), ("tgt_lang_field", target)):
+        if not name:
+            continue
+        if schema.names.count(name) > 1:
+            raise ConfigError(f"{path} has the column {name!r} twice. Rename one, or set source.{key} to another.")
+        found = _type(schema, name)
+        fix = f"Its text columns are {texts[:20]}. Set source.{key} to one of them."
+        if found is None:
+            raise ConfigError(f"{path} has no column {name!r}. {fix}")
+        if not _is_text(found, pa):
+            raise ConfigError(f"Column {name!r} of {path} is {found}, not text. {fix}")
+
+
+def rows(table: Table, config: SourceConfig, context: Context) -> Rows:
+    """Read rows from `context.row` on.
+
+    A row's digest is taken over its text and language columns. With `context.full` a document's values are
+    `(record_batch, index)` with every column.
+    """
+    input, row, limit = table.input, context.row, config.max_row_bytes
+    codes = Codes(config)
+    fields = [config.text_field, *(name for name in codes.fields if name)]
+    wanted = None if context.full else list(dict.fromkeys(fields))
+    prefix = f"{input.rel}#"
+    for batch in table.batches(row, wanted):
+        columns = [_bytes(batch, name) for name in fields]
+        for index, cells in enumerate(zip(*columns, strict=True)):
+            digest = blake2b(_canonical(cells), digest_size=8).digest()
+            if context.tally is not None:
+                context.tally.count(digest, sum(map(len, filter(None, cells))))
+            values = (batch, index) if context.full else None
+            content = cells[0]
+            try:
+                if content is not None and len(content) > limit:
+                    problem = too_long(input, row, limit)
+                    document = failed(input, row, digest, problem, values=values, long=True)
+                else:
+                    text = "" if content is None else content.decode()  # null is a row without text
+                    langs = _langs(codes, cells)
+                    document = Document(f"{prefix}{row + 1}", row, text, digest, b"", *langs, values=values)
+            except UnicodeDecodeError as error:
+                problem = not_utf8(input, row, error, f"column {config.text_field!r}")
+                document = failed(input, row, digest, problem, values=values)
+            except ConfigError as error:
+                document = failed(input, row, digest, f"{input.rel}:{row + 1} {error}", values=values)
+            row += 1
+            yield document, row
+
+
+def _langs(codes: Codes, cells: tuple[bytes | None, ...]) -> tuple[str | None, str | None]:
+    if len(cells) == 1:
+        return None, None
+    rest = iter([None if cell is None else cell.decode("utf-8", "replace") for cell in cells[1:]])
+    source, target = (next(rest) if name else None for name in codes.fields)
+    return codes.get((source, target))
+
+
+def _canonical(cells: tuple[bytes | None, ...]) -> bytes:
+    """The cells as one byte string that no other cells have."""
+    return b"".join(b"\0" if cell is None else b"\1" + struct.pack("<Q", len(cell)) + cell for cell in cells)
+
+
+def _top(schema: Any, name: str) -> str:
+    """The top column that holds a (dotted) name."""
+    return name if name in schema.names else name.split(".")[0]
+
+
+def _type(schema: Any, name: str) -> Any:
+    """Arrow type of a (dotted) name; None where it is missing."""
+    top = _top(schema, name)
+    if schema.names.count(top) != 1:
+        return None
+    found = schema.field(top).type
+    for part in [] if top == name else name.split(".")[1:]:
+        if not hasattr(found, "get_field_index") or found.get_field_index(part) < 0:
+            return None
+        found = found.field(part).type
+    return found
+
+
+def _is_text(found: Any, pa: Any) -> bool:
+    if isinstance(found, pa.BaseExtensionType):
+        found = found.storage_type
+    if pa.types.is_dictionary(found):
+        found = found.value_type
+    names = ("string", "large_string", "string_view", "binary", "large_binary", "binary_view", "null")
+    return any(getattr(pa.types, f"is_{name}")(found) for name in names)
+
+
+def _bytes(batch: Any, name: str) -> list[bytes | None]:
+    """A text column as bytes, whatever its arrow type: a string column may hold invalid UTF-8."""
+    import pyarrow as pa
+    from pyarrow import compute
+
+    top = _top(batch.schema, name)
+    column = batch.column(top)
+    for part in [] if top == name else name.split(".")[1:]:
+        column = compute.struct_field(column, [part])
+    if isinstance(column.type, pa.BaseExtensionType):
+        column = column.storage
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    if pa.types.is_null(column.type):
+        return [None] * len(column)
+    views = (pa.string_view(), pa.binary_view(), pa.large_string(), pa.large_binary())
+    cells: list[bytes | None] = column.cast(pa.large_binary() if column.type in views else pa.binary()).to_pylist()
+    return cells

@@ -1,0 +1,292 @@
+"""Assemble one translated file from its parts, prove it, and record what was proved.
+
+The source is read a second time, and each row's digest compared with the one its translation was made from, so that a
+file that changed meanwhile is never mixed. Memory is bounded by one shard. A file appears as a whole, by rename, and is
+followed by `.hymt/f<id>/file.json`, which outlives the parts. Does not know the job around it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import os
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, cast
+
+from hymt_batch import manifest
+from hymt_batch.errors import InputChangedError
+from hymt_batch.fs import Fs, NewFile, exists, hash_file, remove, replace, stopped, write_atomic
+from hymt_batch.manifest import Plain
+from hymt_batch.records import Document, Input, Preamble, Row, ShardRecord, Status
+from hymt_batch.write import formats
+from hymt_batch.write.part import Header, record_fields, record_of
+
+if TYPE_CHECKING:
+    from hymt_batch.write.settings import WriteConfig
+
+log = logging.getLogger(__name__)
+
+TMP = ".tmp-final-"
+Loaded = tuple[list[Header], dict[int, Row]]
+
+
+def out_format(input: Input, config: WriteConfig) -> str:
+    return input.format if config.format.value == "input" else str(config.format.value)
+
+
+class Rows:
+    """A set of row numbers, given in ascending order, kept and named as ranges: `rows 17, 90-93`, counted from 1."""
+
+    def __init__(self) -> None:
+        self.runs: list[tuple[int, int]] = []  # first, one past the last
+
+    def add(self, first: int, end: int | None = None) -> None:
+        end = first + 1 if end is None else end
+        if self.runs and self.runs[-1][1] == first:
+            first = self.runs.pop()[0]
+        self.runs.append((first, end))
+
+    def __str__(self) -> str:
+        most = 20
+        names = [str(end) if end == first + 1 else f"{first + 1}-{end}" for first, end in self.runs[:most]]
+        more = f" and {len(self.runs) - most} more ranges" if len(self.runs) > most else ""
+        single = len(self.runs) == 1 and self.runs[0][1] == self.runs[0][0] + 1
+        return ("row " if single else "rows ") + ", ".join(names) + more
+
+
+def changed(what: str, ways_out: str = "") -> InputChangedError:
+    ways_out = ways_out or "put the old input back, or set on_input_change=redo to translate what changed again"
+    return InputChangedError(
+        f"the input changed since this job began: {what}. One output would mix two inputs. To go on, {ways_out}, "
+        "or on_input_change=fork to start a job of its own."
+    )
+
+
+def hash_input(input: Input) -> Plain:
+    """Size and sha256 of an input as it lies on disk; of every file in turn for a saved dataset's folder."""
+    sha, size, root = hashlib.sha256(), 0, Path(input.path)
+    try:
+        paths = sorted(p for p in root.rglob("*") if p.is_file()) if root.is_dir() else [root]
+        for path in paths:
+            if root.is_dir():
+                sha.update(os.fsencode(path.relative_to(root)) + b"\0" + str(path.stat().st_size).encode() + b"\0")
+            with open(path, "rb") as file:
+                while piece := file.read(1 << 20):
+                    sha.update(piece)
+                    size += len(piece)
+    except OSError as error:
+        raise changed(f"{input.rel} can no longer be read ({error.strerror})") from None
+    return {"bytes": size, "sha256": sha.hexdigest()}
+
+
+def _seen(input: Input) -> list[tuple[str, int, int]]:
+    """Size and time of every file of an input: equal before and after a pass, or the pass is worth nothing."""
+    root = Path(input.path)
+    try:
+        paths = sorted(p for p in root.rglob("*") if p.is_file()) if root.is_dir() else [root]
+        return [(str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in paths]
+    except OSError as error:
+        raise changed(f"{input.rel} can no longer be read ({error.strerror})") from None
+
+
+def changed_shards(input: Input, records: Sequence[ShardRecord]) -> str:
+    """Which shards of a changed input differ, named by their rows, as far as its bytes can be addressed."""
+    rows, addressed = Rows(), not input.compression and input.format != "parquet"
+    try:
+        with open(input.path, "rb") if addressed else contextlib.nullcontext() as file:
+            for record in records:
+                if file:
+                    file.seek(record.start)
+                    if hashlib.sha256(file.read(record.end - record.start)).hexdigest() == record.sha256:
+                        continue
+                if record.num_rows:
+                    rows.add(record.first_row, record.first_row + record.num_rows)
+            if file and records and not rows.runs and file.seek(0, os.SEEK_END) > records[-1].end:
+                return f"{input.rel} goes on after row {records[-1].first_row + records[-1].num_rows}"
+    except OSError as error:
+        return f"{input.rel} can no longer be read ({error.strerror})"
+    return f"{input.rel} {rows}" if rows.runs else input.rel
+
+
+@dataclass(frozen=True, slots=True)
+class Assembly:
+    """What a file is assembled from."""
+
+    input: Input
+    records: Sequence[ShardRecord]  # of every shard, in order
+    load: Callable[[ShardRecord], Loaded]  # headers and rows of a shard, verified
+    read: Callable[[Input], Iterator[Document]]
+    preamble: Callable[[Input], Preamble]
+    config: WriteConfig
+    identity: str
+    check: Callable[[], None]  # raises when nothing may be published any more
+    folders: Callable[[Path], None]  # makes a folder that lasts
+
+
+def assemble(fs: Fs, folder: Path, job: Assembly) -> Plain:
+    """Write and publish one translated file and its errors file; the record of both.
+
+    Raises:
+        InputChangedError: A row is not what its translation was made from.
+        StoppedError: The store refused.
+    """
+    input, before = job.input, _seen(job.input)
+    final, errors = manifest.translated(folder, input.out_rel), manifest.errors_file(folder, input.rel)
+    tally = _Tally()
+    try:
+        with contextlib.ExitStack() as stack:
+            out = stack.enter_context(NewFile(fs, tmp_beside(final)))
+            bad: NewFile | None = None
+            num_bad = 0
+            kind = out_format(input, job.config)
+            writer = formats.open_writer(input, kind, job.preamble(input), job.config, cast(BinaryIO, out))
+            for document, row in _pairs(job, tally):
+                writer.write(document, row)
+                if row.status is not Status.OK:
+                    if bad is None:
+                        job.folders(errors.parent)
+                        bad = stack.enter_context(NewFile(fs, tmp_beside(errors)))
+                    bad.write(formats.error_line(document, row))
+                    num_bad += 1
+            writer.close()
+            source = hash_input(input)
+            if _seen(input) != before:
+                raise changed(f"{input.rel} was written to while it was read")
+            output = {"rows": tally.num_rows, "bytes": out.size, "sha256": out.settle()}
+            problems = {"rows": num_bad, "bytes": bad.size, "sha256": bad.settle()} if bad else None
+            job.check()
+            if bad:
+                replace(fs, bad.path, errors)
+                fs.fsync_dir(errors.parent)
+            elif exists(fs, errors):  # of an earlier, worse run
+                remove(fs, errors)
+                fs.fsync_dir(errors.parent)
+            replace(fs, out.path, final)
+            fs.fsync_dir(final.parent)
+    except OSError as error:
+        raise stopped(f"translated/{input.out_rel}", error) from error
+    record: Plain = {
+        "identity": job.identity,
+        "rel": input.rel,
+        "out_rel": input.out_rel,
+        "format": kind,
+        "rows": tally.num_rows,
+        "input": source,
+        "output": output,
+        "errors": problems,
+        "counts": tally.counts,
+        "flags": tally.flags,
+        "tokens": tally.tokens,
+        "degraded": tally.degraded,
+        "environments": list(tally.environments.values()),
+        "shards": [record_fields(record) for record in job.records],
+    }
+    record = manifest.plain(record)
+    job.folders(record_path(folder, input).parent)
+    write_atomic(fs, record_path(folder, input), manifest.seal(record))
+    log.info("published file_id=%s rows=%d errors=%d bytes=%d", input.file_id, tally.num_rows, num_bad, out.size)
+    return record
+
+
+class _Tally:
+    def __init__(self) -> None:
+        self.num_rows = 0
+        self.counts: Counter[str] = Counter()
+        self.flags: Counter[str] = Counter()
+        self.tokens: Counter[str] = Counter(source=0, new=0)
+        self.degraded: Counter[str] = Counter()
+        self.environments: dict[bytes, Plain] = {}
+
+    def part(self, header: Header) -> None:
+        self.degraded.update(header.degraded)
+        self.environments[manifest.canonical(header.environment)] = header.environment
+
+    def row(self, row: Row) -> None:
+        self.num_rows += 1
+        self.counts[row.status.value] += 1
+        self.flags.update(row.flags)
+        self.tokens.update(source=row.num_source_tokens, new=row.num_new_tokens)
+
+
+def _pairs(job: Assembly, tally: _Tally) -> Iterator[tuple[Document, Row]]:
+    """Every document with its row, in order; nothing more and nothing less than the shards hold."""
+    name, wrong, documents = job.input.rel, Rows(), _documents(job)
+    for record in job.records:
+        headers, rows = job.load(record)
+        for header in headers:
+            tally.part(header)
+        for number in range(record.first_row, record.first_row + record.num_rows):
+            document, row = next(documents, None), rows.pop(number)
+            if document is None or document.row != number or document.digest != row.digest:
+                wrong.add(number)
+            elif not wrong.runs:  # after a changed row we read on, to name them all, but write nothing
+                tally.row(row)
+                yield document, row
+    if wrong.runs:
+        raise changed(f"{name} {wrong}")
+    if (extra := next(documents, None)) is not None:
+        raise changed(f"{name} goes on after row {extra.row}")
+
+
+def _documents(job: Assembly) -> Iterator[Document]:
+    try:
+        yield from job.read(job.input)
+    except OSError as error:
+        raise changed(f"{job.input.rel} can no longer be read ({error.strerror})") from None
+
+
+def tmp_beside(path: Path) -> Path:
+    return path.with_name(f"{TMP}{uuid.uuid4().hex}")
+
+
+def record_path(folder: Path, input: Input) -> Path:
+    return manifest.file_state(folder, input.file_id) / "file.json"
+
+
+def read_record(fs: Fs, folder: Path, input: Input) -> Plain | None:
+    """The record of a published file, or None where there is none or a broken one (it is made again from the parts)."""
+    try:
+        record = manifest.load(fs, record_path(folder, input))
+        shards(record)
+        if (record["rel"], record["out_rel"]) != (input.rel, input.out_rel):
+            raise manifest.StateDamage("it is of another file")
+        return record
+    except manifest.StateMissing:
+        return None
+    except (manifest.StateDamage, KeyError, TypeError, ValueError) as error:
+        log.warning("file_record file_id=%s ignored=%r", input.file_id, str(error))
+        return None
+
+
+def shards(record: Plain) -> list[ShardRecord]:
+    return [record_of(fields) for fields in record["shards"]]
+
+
+def damage(fs: Fs, path: Path, wanted: Plain | None) -> str:
+    """How a published file differs from its record; "" when it does not. `wanted` None: it should not be there."""
+    found = exists(fs, path)
+    if wanted is None:
+        return "" if found is None else "should not be there"
+    if found is None:
+        return "is missing"
+    if found.kind != "file" or found.size != wanted["bytes"]:
+        return f"has {found.size} bytes, recorded are {wanted['bytes']}"
+    try:
+        return "" if hash_file(fs, path)[1] == wanted["sha256"] else "does not match its checksum"
+    except OSError as error:
+        return f"cannot be read ({error.strerror})"
+
+
+def standing(fs: Fs, folder: Path, record: Plain) -> bool:
+    """Whether the published file and its errors file are whole."""
+    output = damage(fs, manifest.translated(folder, record["out_rel"]), record["output"])
+    errors = damage(fs, manifest.errors_file(folder, record["rel"]), record["errors"])
+    for name, what in ((record["out_rel"], output), (f"{record['rel']}.errors.jsonl", errors)):
+        if what:
+            log.warning("published file=%r damage=%r", name, what)
+    return not output and not errors

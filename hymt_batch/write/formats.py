@@ -1,0 +1,176 @@
+"""Output formats: one writer for each pair of input and output format, and the lines of the errors file.
+
+A writer turns (document, row) pairs, in row order, into the bytes of one file, and gives exactly one row for each pair.
+It does not know where rows come from, nor how the file becomes final: the caller opens a temporary file and publishes
+it.
+
+    input \\ output   text   jsonl              csv, tsv             parquet
+    text             text   text               text                 text
+    jsonl            -      object, spliced    text                 text
+    csv, tsv         -      columns            columns (same: raw)  text
+    parquet          -      columns            columns if flat      columns
+
+`text` is one column of that name, `-` none; every output but text also has `write.translation_field` and
+`write.meta_field`. An output of the input's own format keeps the user's bytes; a conversion is UTF-8 without BOM, with
+the line ending of the input's first line.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, BinaryIO, Protocol
+
+from hymt_batch.errors import ConfigError
+from hymt_batch.records import ERROR_STATUSES, Document, Input, Preamble, Row, ending
+from hymt_batch.write.cell import BLANK, dumps, one_line, translation
+from hymt_batch.write.delimited import DELIMITER, DelimitedWriter, delimiter_of
+from hymt_batch.write.jsonl import JsonlWriter
+from hymt_batch.write.parquet import ParquetWriter, check_schema, extended, is_flat
+from hymt_batch.write.sink import Port, Sink, compression_of
+
+if TYPE_CHECKING:
+    from hymt_batch.write.settings import WriteConfig
+
+# in the JSON of the meta column these can stand outside strings, or are part of an escape
+_NOT_IN_TSV = frozenset('{}[]:,"\\ 0123456789abcdefABCDEFu')
+
+
+class Writer(Protocol):
+    """What every format offers. After a failure a writer is dropped without close; it writes nothing more then."""
+
+    def write(self, document: Document, row: Row) -> None:
+        """Write one row; the document comes from the second pass over the source, with its raw bytes and values."""
+
+    def close(self) -> None:
+        """Write what is left and the format's end. The caller's file stays open."""
+
+
+class TextWriter:
+    """One line a row, with the row's own line ending where the input is text."""
+
+    def __init__(self, input: Input, preamble: Preamble, sink: Sink, *, on_error: str) -> None:
+        self._sink = sink
+        self._on_error = on_error
+        self._newline = preamble.newline
+        self._keeps = input.format == "text"
+        if self._keeps:
+            sink.write(preamble.bom)
+
+    def write(self, document: Document, row: Row) -> None:
+        copies = BLANK in row.flags or (row.status in ERROR_STATUSES and self._on_error == "source")
+        if self._keeps and copies:
+            body = document.raw[: len(document.raw) - len(ending(document.raw))]
+        else:
+            body = one_line(translation(document, row, self._on_error)).encode("utf-8", "replace")
+        end = ending(document.raw) if self._keeps else self._newline
+        # an empty last line without a line ending would be no line at all
+        self._sink.write(body + (end or (b"" if body else self._newline)))
+
+    def close(self) -> None:
+        self._sink.close()
+
+
+def open_writer(input: Input, out_format: str, preamble: Preamble, config: WriteConfig, file: BinaryIO) -> Writer:
+    """Open the writer of one output file.
+
+    Args:
+        input: The input file; the extension of `out_rel` names the compression (.gz .zst .xz .bz2), but for parquet.
+        out_format: text, jsonl, csv, tsv or parquet; not "input".
+        preamble: What stands before the input's first row; of parquet, its schema.
+        config: How translations are stored.
+        file: Opened for writing bytes, at its start. It needs `write` alone, and is never closed here.
+
+    Raises:
+        ConfigError: See `check`.
+    """
+    check(input, out_format, preamble, config)
+    on_error = str(config.on_error.value)
+    if out_format == "parquet":
+        return ParquetWriter(
+            input,
+            preamble,
+            Port(file),
+            translation_field=config.translation_field,
+            meta_field=config.meta_field,
+            on_error=on_error,
+            row_group_rows=config.row_group_rows,
+        )
+    sink = Sink(file, compression_of(input.out_rel))
+    if out_format == "text":
+        return TextWriter(input, preamble, sink, on_error=on_error)
+    added = {"translation_field": config.translation_field, "meta_field": config.meta_field, "on_error": on_error}
+    if out_format == "jsonl":
+        return JsonlWriter(input, preamble, sink, **added)
+    return DelimitedWriter(input, out_format, preamble, sink, names=_names(input, out_format, preamble), **added)
+
+
+def check(input: Input, out_format: str, preamble: Preamble, config: WriteConfig) -> None:
+    """Refuse an output in which the added columns could not be told from the input's. Cheap: for before the job starts.
+
+    Whether a jsonl row has one of the fields is seen row by row: see `jsonl`.
+
+    Raises:
+        ConfigError: Taken names, columns of one name, a delimiter that tsv cannot keep apart from text, or a
+            column type that parquet cannot store.
+    """
+    if out_format == "text":
+        return
+    added = {"write.translation_field": config.translation_field, "write.meta_field": config.meta_field}
+    keeps = input.format == out_format
+    columns = _names(input, out_format, preamble)
+    if columns is None:
+        columns = () if keeps else ("text",)
+    for key, name in added.items():
+        if name in columns:
+            raise ConfigError(
+                f"{input.rel} already has a field {name!r}. Its fields are {list(columns)}. "
+                f"Set {key} to a name that is not among them."
+            )
+    twice = sorted({name for name in columns if columns.count(name) > 1})
+    if twice and not keeps:
+        raise ConfigError(
+            f"{input.rel} has more than one column {twice[0]!r}: {out_format} output could keep only one of them. "
+            "Set write.format=input."
+        )
+    if out_format in DELIMITER:
+        _check_delimiter(input, out_format, delimiter_of(input, out_format, preamble), added)
+    if out_format == "parquet" and keeps:
+        check_schema(input.rel, extended(preamble.schema, *added.values()))
+
+
+def error_line(document: Document, row: Row) -> bytes:
+    """Line of the errors file for a row whose status is not ok: where and why, no source text."""
+    message = row.message or document.message
+    status = row.status.value
+    line = {"id": document.id, "row": document.row + 1, "status": status, "message": message, "flags": list(row.flags)}
+    return dumps(line).encode() + b"\n"
+
+
+def _names(input: Input, out_format: str, preamble: Preamble) -> tuple[str, ...] | None:
+    """Columns that an output takes over from its input; None for the one column `text`, or a jsonl object's own."""
+    if input.format in DELIMITER and out_format != "parquet":
+        return preamble.fields
+    if input.format == "parquet":
+        return tuple(preamble.schema.names) if out_format not in DELIMITER or is_flat(preamble.schema) else None
+    return None
+
+
+def _check_delimiter(input: Input, out_format: str, delimiter: str, added: dict[str, str]) -> None:
+    if out_format == "csv":
+        if len(delimiter) != 1 or delimiter in '"\r\n':
+            raise ConfigError(
+                f"{input.rel} is read with source.delimiter={delimiter!r}, which csv cannot use: it must be one"
+                " character, no quote and no line break. Set source.delimiter=',', or the character between two fields."
+            )
+        return
+    if len(delimiter) != 1 or delimiter in _NOT_IN_TSV or one_line(delimiter) != delimiter:
+        raise ConfigError(
+            f"{input.rel} is read as tsv with source.delimiter={delimiter!r}. tsv has no quoting, and this delimiter"
+            f" also stands in translations or in the added column {added['write.meta_field']!r}, which is JSON. Set"
+            " source.format=csv, or write.format=jsonl."
+        )
+    for key, name in added.items():
+        if delimiter in name or one_line(name) != name:
+            raise ConfigError(
+                f"{key}={name!r} holds a delimiter or a line break, which a tsv header cannot quote. "
+                f"Set {key} to a name without."
+            )

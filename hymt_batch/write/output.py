@@ -1,0 +1,300 @@
+"""The output folder of one job: open it, commit parts, finish files, finalize.
+
+What a part is, how it is committed, who may write and how a file is assembled have modules of their own beside this
+one. Does not know the model, nor how parts are planned.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from hymt_batch import manifest
+from hymt_batch.errors import MissingError, StoppedError
+from hymt_batch.fs import OS, Fs, exists, remove, write_atomic
+from hymt_batch.manifest import Job, Plain
+from hymt_batch.records import Document, Input, Part, Preamble, Row, Shard, ShardRecord
+from hymt_batch.write import final, folder, lease
+from hymt_batch.write.commit import Commits, record_of_shard
+from hymt_batch.write.final import Assembly, changed
+from hymt_batch.write.kept import Kept, differs
+from hymt_batch.write.lease import Lease
+from hymt_batch.write.settings import OnError, WriteConfig, WriteFormat
+from hymt_batch.write.store import Folders, check_space, probe, refused, storing
+from hymt_batch.write.summary import Summary, summarize
+
+log = logging.getLogger(__name__)
+
+__all__ = ["OnError", "Output", "Summary", "WriteConfig", "WriteFormat"]
+
+
+@dataclass(frozen=True, slots=True)
+class _Published:
+    record: Plain
+    shards: Mapping[int, ShardRecord]
+
+
+class Output:
+    """An output folder, held by this process until the end of the `with` block."""
+
+    def __init__(
+        self,
+        place: Path,
+        job: Job,
+        *,
+        environment: Plain,
+        inputs: Sequence[Input],
+        config: WriteConfig,
+        read: Callable[[Input], Iterator[Document]],
+        preamble: Callable[[Input], Preamble],
+        redo: bool,
+        held: Lease | None,
+        fs: Fs,
+    ) -> None:
+        """Use `open`."""
+        self.folder, self.finished = place, False
+        self._job, self._inputs, self._config, self._read, self._preamble = job, tuple(inputs), config, read, preamble
+        self._redo, self._lease, self._fs, self._began = redo, held, fs, time.monotonic()
+        self._kept, self._folders = Kept(fs, place, job.key), Folders(fs, place)
+        self._commits = Commits(fs, self._kept, self._folders, job.key, environment, redo=redo, held=held)
+        self._published: dict[str, _Published] = {}  # file_id -> its finished file
+        self._complete: dict[str, dict[int, ShardRecord]] = {}  # file_id -> its complete shards
+
+    @classmethod
+    def open(
+        cls,
+        place: Path,
+        *,
+        identity: Plain,
+        environment: Plain,
+        inputs: Sequence[Input],
+        config: WriteConfig,
+        read: Callable[[Input], Iterator[Document]],
+        preamble: Callable[[Input], Preamble],
+        overwrite: bool = False,
+        on_mismatch: str = "refuse",
+        on_input_change: str = "refuse",
+        lease_ttl_s: float = 180.0,
+        lease_beat_s: float = 20.0,
+        fs: Fs = OS,
+    ) -> Output:
+        """Settle whose folder it is, take the lease, and see what is done. Before that, nothing is touched.
+
+        Args:
+            place: The folder asked for; with fork, `folder` tells the one that was found.
+            identity: Every setting that changes the text; a nested dict of plain values.
+            environment: What may change a text by rounding; recorded in each part.
+            inputs: In the order of the manifest.
+            config: How translations are stored.
+            read: A fresh pass over an input's documents, in row order.
+            preamble: What stands before an input's first row.
+            overwrite: Start over, whatever the folder holds.
+            on_mismatch: "refuse" or "fork".
+            on_input_change: "refuse", "redo" or "fork".
+            lease_ttl_s: A holder silent for so long is taken for dead; 0 takes no lease (safe, but work is done twice).
+            lease_beat_s: Seconds between two signs of life.
+            fs: The store.
+
+        Raises:
+            IdentityError: The folder belongs to a job with other settings.
+            InputChangedError: Files were added, removed or changed.
+            LeaseError: Another process works there.
+            PreflightError: The store cannot hold the output.
+        """
+        folder.check_names(inputs)
+        wanted = manifest.new_job(identity, inputs, environment)
+        held: Lease | None = None
+        try:
+            place = folder.choose(
+                fs,
+                place,
+                wanted,
+                overwrite=overwrite,
+                on_mismatch=on_mismatch,
+                on_input_change=on_input_change,
+                differs=lambda other: differs(fs, other, wanted, read),
+            )
+            folders = Folders(fs, place)
+            for name in (".hymt/lease", ".hymt/quarantine", "translated"):
+                folders.ensure(place / name)
+            if lease_ttl_s > 0:
+                held = lease.acquire(fs, place, ttl_s=lease_ttl_s, beat_s=lease_beat_s)
+            if held:
+                folder.sweep(fs, place, inputs)
+            probe(fs, place)
+            job = folder.settle(fs, place, wanted, overwrite=overwrite, on_input_change=on_input_change)
+            if differences := manifest.diff(job.environment, wanted.environment):
+                log.warning("environment differs from the job's first run:\n%s", manifest.explain(differences))
+            output = cls(
+                place,
+                job,
+                environment=wanted.environment,
+                inputs=inputs,
+                config=config,
+                read=read,
+                preamble=preamble,
+                redo=on_input_change == "redo",
+                held=held,
+                fs=fs,
+            )
+            output._survey()
+            open_inputs = [i for i in inputs if i.file_id not in output._published]
+            if open_inputs:
+                check_space(fs, place, open_inputs, config.min_free)
+            return output
+        except BaseException as error:
+            if held:
+                held.release()
+            if isinstance(error, OSError):
+                raise refused(place, error) from error
+            raise
+
+    def __enter__(self) -> Output:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give the lease back; what is committed stays."""
+        if self._lease:
+            self._lease.release()
+            self._lease = None
+
+    def _survey(self) -> None:
+        """Which files are published and whole, of inputs that are what they were."""
+        for input in self._inputs:
+            record = final.read_record(self._fs, self.folder, input)
+            if record is None or record["identity"] != self._job.key:
+                continue
+            same = final.hash_input(input) == record["input"]
+            if not same and not self._kept.any(input.file_id):
+                if not self._redo:
+                    raise changed(final.changed_shards(input, final.shards(record)))
+                remove(self._fs, self.folder / "manifest.json")
+            elif same and final.standing(self._fs, self.folder, record):
+                self._take(input, record)
+                continue
+            remove(self._fs, final.record_path(self.folder, input))
+        path = self.folder / "manifest.json"
+        if len(self._published) == len(self._inputs) and exists(self._fs, path):
+            self.finished = self._fs.read(path) == manifest.build(self._job, self._records())
+
+    def _take(self, input: Input, record: Plain) -> None:
+        self._published[input.file_id] = _Published(record, {r.index: r for r in final.shards(record)})
+        self._complete.pop(input.file_id, None)
+
+    def _records(self) -> list[Plain]:
+        return [self._published[i.file_id].record for i in self._inputs]
+
+    def holds_one_line(self, input: Input) -> bool:
+        """Whether the output of an input cannot hold a line break inside a translation."""
+        return final.out_format(input, self._config) in ("text", "tsv")
+
+    def record(self, input: Input, shard_index: int) -> ShardRecord | None:
+        """What a complete shard was made of, so that a run can skip it; None while any of its parts is missing."""
+        published = self._published.get(input.file_id)
+        return published.shards.get(shard_index) if published else self._commits.record(input, shard_index)
+
+    def has(self, shard: Shard, part: Part) -> bool:
+        """Whether a part is committed, whole, and made of these very rows.
+
+        Raises:
+            InputChangedError: It was made of other rows, and on_input_change is not redo.
+        """
+        if (published := self._published.get(shard.input.file_id)) is None:
+            return self._commits.has(shard, part)
+        record = published.shards.get(shard.index)
+        if record is None or (record.sha256, record.first_row) != (shard.sha256, shard.first_row):
+            raise changed(f"{shard.name} is not what it was when this run began", "run the same command again")
+        return True
+
+    def commit(self, shard: Shard, part: Part, rows: Sequence[Row], degraded: Sequence[str] = ()) -> None:
+        """Publish a part: the one commit point. When this returns, a power loss does not undo it.
+
+        Raises:
+            StoppedError: The lease is lost, or the store refused three times.
+        """
+        self._commits.commit(shard, part, rows, degraded)
+
+    def finish(self, shard: Shard) -> None:
+        """Call when all parts of a shard are committed; the last one of a file publishes the file. Idempotent."""
+        if shard.input.file_id in self._published:
+            return
+        if missing := self._commits.missing(shard):
+            raise MissingError(f"{shard.name} is not complete: its parts {missing} are not committed.")
+        self.finish_record(shard.input, record_of_shard(shard))
+
+    def finish_record(self, input: Input, record: ShardRecord) -> None:
+        """`finish` for a shard that was skipped on the word of `record()`."""
+        if input.file_id in self._published:
+            return
+        complete = self._complete.setdefault(input.file_id, {})
+        complete[record.index] = record
+        last = next((r.index for r in complete.values() if r.last), None)
+        if last is None or any(index not in complete for index in range(last + 1)):
+            return
+        assembly = Assembly(
+            input=input,
+            records=[complete[index] for index in range(last + 1)],
+            load=lambda one: self._kept.load_shard(input.file_id, one),
+            read=self._read,
+            preamble=self._preamble,
+            config=self._config,
+            identity=self._job.key,
+            check=self._commits.check_lease,
+            folders=self._folders.ensure,
+        )
+        try:
+            with storing(f"translated/{input.out_rel}"):
+                self._folders.ensure(manifest.translated(self.folder, input.out_rel).parent)
+                made = final.assemble(self._fs, self.folder, assembly)
+        except StoppedError:
+            # another process may have published the file, and removed its parts, before we came to it
+            found = final.read_record(self._fs, self.folder, input)
+            if found is None or found["identity"] != self._job.key:
+                raise
+            made = found
+        self._take(input, made)
+
+    def finalize(self) -> Summary:
+        """Write the manifest, when every file is published, and then remove the parts. Killed anywhere: run again.
+
+        Raises:
+            MissingError: A file is not complete; names what is missing.
+        """
+        missing = [self._what_is_missing(i) for i in self._inputs if i.file_id not in self._published]
+        if missing:
+            more = [f"  and {len(missing) - 20} more files"] if len(missing) > 20 else []
+            lines = "\n".join(missing[:20] + more)
+            raise MissingError(f"{self.folder.name} is not complete. Run the same command again to make:\n{lines}")
+        if not self.finished:
+            with storing("manifest.json"):
+                # published by a run that was killed before it synced the names? The manifest must not be there first
+                for place in dict.fromkeys(place for i in self._inputs for place in self._places(i)):
+                    self._fs.fsync_dir(place)
+                self._commits.check_lease()
+                write_atomic(self._fs, self.folder / "manifest.json", manifest.build(self._job, self._records()))
+            self.finished = True
+        for input in self._inputs:  # last of all: nothing needs the parts any more
+            folder.collect(self._fs, manifest.file_state(self.folder, input.file_id))
+        return summarize(self.folder, self._records(), time.monotonic() - self._began, self._commits.num_rows)
+
+    def _places(self, input: Input) -> Iterator[Path]:
+        """Folders of a published file and of what is known of it."""
+        yield manifest.translated(self.folder, input.out_rel).parent
+        yield manifest.file_state(self.folder, input.file_id)
+        if self._published[input.file_id].record["errors"]:
+            yield manifest.errors_file(self.folder, input.rel).parent
+
+    def _what_is_missing(self, input: Input) -> str:
+        complete = self._complete.get(input.file_id, {})
+        last = next((r.index for r in complete.values() if r.last), None)
+        end = max(complete, default=-1) + 1 if last is None else last
+        gaps = [str(index) for index in range(end) if index not in complete]
+        if last is None:
+            gaps.append(f"{end} to the end")
+        return f"  {input.rel}: shards {', '.join(gaps[:20])}{' and more' if len(gaps) > 20 else ''}"

@@ -1,0 +1,205 @@
+"""parquet output: the input's record batches with two columns more; schema, metadata and codec otherwise kept.
+
+`translation` is a string ("" for an error row, as in jsonl); `hymt` is a struct of id, status and flags. The features
+that `datasets` keeps in the schema's metadata are extended, so that images, labels and the like are loaded as before.
+From text, jsonl, csv and tsv, whose columns have no known types, the columns are `text` and the added two.
+A row group ends after `row_group_rows` rows or about ROW_GROUP_BYTES: at most one is held in memory. Equal input gives
+equal bytes with one version of pyarrow.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from hymt_batch.errors import ConfigError
+from hymt_batch.records import Document, Input, Preamble, Row
+from hymt_batch.write.cell import meta, translation
+from hymt_batch.write.sink import Port
+
+ROW_GROUP_BYTES = 128 << 20
+_RUN_CHARS = 16 << 20  # translations held as Python strings before they become columns
+_CODECS = {"UNCOMPRESSED": "none", "SNAPPY": "snappy", "GZIP": "gzip", "BROTLI": "brotli", "ZSTD": "zstd", "LZ4": "lz4"}
+
+
+def is_flat(schema: Any) -> bool:
+    """Whether every column is a plain value, so that a csv field can hold it."""
+    import pyarrow as pa
+
+    return not any(pa.types.is_nested(field.type) for field in schema)
+
+
+def check_schema(rel: str, schema: Any) -> None:
+    """Refuse a column that parquet cannot store, before anything is translated.
+
+    Raises:
+        ConfigError: pyarrow cannot write the schema.
+    """
+    import io
+
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        pq.ParquetWriter(io.BytesIO(), schema).close()
+    except (pa.ArrowNotImplementedError, pa.ArrowInvalid) as error:
+        raise ConfigError(f"{rel} has a column that parquet cannot store: {error}. Set write.format=jsonl.") from error
+
+
+class ParquetWriter:
+    """Record batches of the input (or the one column `text`), each with two columns more.
+
+    Args:
+        input: The input file.
+        preamble: The input's, with its schema.
+        port: Where the bytes go.
+        translation_field: Name of the first added column.
+        meta_field: Name of the second.
+        on_error: "empty" or "source".
+        row_group_rows: Rows of a row group.
+    """
+
+    def __init__(
+        self,
+        input: Input,
+        preamble: Preamble,
+        port: Port,
+        *,
+        translation_field: str,
+        meta_field: str,
+        on_error: str,
+        row_group_rows: int,
+    ) -> None:
+        self._input = input
+        self._preamble = preamble
+        self._port = port
+        self._names = (translation_field, meta_field)
+        self._on_error = on_error
+        self._row_group_rows = row_group_rows
+        self._keeps = input.format == "parquet"
+        self._writer: Any = None
+        self._schema: Any = None
+        # the run: consecutive rows of one batch
+        self._batch: Any = None
+        self._first = 0
+        self._sources: list[str | None] = []
+        self._texts: list[str] = []
+        self._metas: list[dict[str, Any]] = []
+        self._chars = 0
+        # the row group: finished runs
+        self._runs: list[Any] = []
+        self._rows = 0
+        self._bytes = 0
+
+    def write(self, document: Document, row: Row) -> None:
+        if self._keeps:
+            batch, index = document.values
+            if batch is not self._batch or index != self._first + len(self._texts):
+                self._end_run()
+                self._batch, self._first = batch, index
+        else:
+            self._sources.append(document.text)
+            self._chars += len(document.text or "")
+        text = translation(document, row, self._on_error)
+        self._texts.append(text)
+        self._metas.append(meta(document, row))
+        self._chars += len(text)
+        if self._rows + len(self._texts) >= self._row_group_rows:
+            self._end_run()
+            self._end_group()
+        elif self._chars >= _RUN_CHARS:
+            self._end_run()
+
+    def close(self) -> None:
+        """Write the last row group and the footer; a file without rows is valid too."""
+        self._end_run()
+        self._end_group()
+        if self._writer is None:
+            self._open(self._preamble.schema if self._keeps else None)
+        self._writer.close()
+
+    def _end_run(self) -> None:
+        import pyarrow as pa
+
+        if not self._texts:
+            return
+        if self._keeps:
+            batch = self._batch.slice(self._first, len(self._texts))
+            columns = list(batch.columns)
+            schema = self._batch.schema
+        else:
+            columns, schema = [pa.array(self._sources, pa.string())], None
+        if self._writer is None:
+            self._open(schema)
+        columns += [
+            pa.array(self._texts, pa.string()),
+            pa.array(self._metas, self._schema.field(len(columns) + 1).type),
+        ]
+        run = pa.RecordBatch.from_arrays(columns, schema=self._schema)
+        self._runs.append(run)
+        self._rows += run.num_rows
+        self._bytes += run.nbytes
+        self._sources, self._texts, self._metas, self._chars = [], [], [], 0
+        if self._bytes >= ROW_GROUP_BYTES:
+            self._end_group()
+
+    def _end_group(self) -> None:
+        import pyarrow as pa
+
+        if self._runs:
+            self._writer.write_table(pa.Table.from_batches(self._runs, self._schema), row_group_size=self._rows)
+            self._runs, self._rows, self._bytes = [], 0, 0
+
+    def _open(self, schema: Any) -> None:
+        import pyarrow.parquet as pq
+
+        self._schema = extended(schema, *self._names)
+        self._writer = pq.ParquetWriter(self._port, self._schema, compression=self._codec())
+
+    def _codec(self) -> str:
+        """The input's codec, as its readers know it; zstd where there is none to keep."""
+        import pyarrow.parquet as pq
+
+        if not self._keeps or self._input.dataset:
+            return "zstd"
+        with pq.ParquetFile(self._input.path) as file:
+            if not file.metadata.num_row_groups or not file.metadata.num_columns:
+                return "zstd"
+            return _CODECS.get(file.metadata.row_group(0).column(0).compression, "zstd")
+
+    def __del__(self) -> None:
+        # after a failure nobody calls close: the footer must not be written into a file that is gone
+        port = getattr(self, "_port", None)
+        if port is not None:
+            port.abandoned = True
+
+
+def extended(schema: Any, translation_field: str, meta_field: str) -> Any:
+    """A schema with the two columns at its end; None stands for the one column `text`."""
+    import pyarrow as pa
+
+    if schema is None:
+        schema = pa.schema([("text", pa.string())])
+    struct = pa.struct([("id", pa.string()), ("status", pa.string()), ("flags", pa.list_(pa.string()))])
+    metadata = _with_features(schema.metadata, translation_field, meta_field)
+    fields = [*schema, pa.field(translation_field, pa.string()), pa.field(meta_field, struct)]
+    return pa.schema(fields, metadata=metadata)
+
+
+def _with_features(metadata: dict[bytes, bytes] | None, translation_field: str, meta_field: str) -> Any:
+    """Schema metadata whose features, if `datasets` left some, name the two columns too."""
+    key = b"huggingface"
+    if metadata is None or key not in metadata:
+        return metadata
+    try:
+        known = json.loads(metadata[key])
+        features = known["info"]["features"]
+    except (ValueError, KeyError, TypeError):
+        return metadata
+    if not isinstance(features, dict):
+        return metadata
+    string = {"dtype": "string", "_type": "Value"}
+    # a list in brackets is read by every version of datasets; its own name for it changed in 4.0
+    features |= {translation_field: string, meta_field: {"id": string, "status": string, "flags": [string]}}
+    known.pop("fingerprint", None)  # of the input's content
+    return {**metadata, key: json.dumps(known).encode()}

@@ -1,0 +1,224 @@
+"""A part file: one header line, then one JSON line a row. Its publication is the one commit point of a job.
+
+Self-describing: whose it is (identity), where it belongs (file, shard, part), of which rows it was made (digests) and
+that it is whole (checksums of header and payload). `decode` takes nothing on trust: a flip of any byte is found. Does
+not know where parts are kept or when they are made.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import struct
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+from hymt_batch import manifest
+from hymt_batch.records import Row, ShardRecord, Status
+
+VERSION = 1
+NAME = re.compile(r"p(\d{5,})")
+SHARD_NAME = re.compile(r"s(\d{7,})")
+RECORD_FIELDS = ("index", "first_row", "num_rows", "start", "end", "sha256", "last")
+
+
+class PartDamage(Exception):
+    """A part file cannot be used; the text says why. It is set aside and its rows are made again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What a part says of itself."""
+
+    identity: str  # sha256 of the job's identity
+    environment: dict[str, Any]  # of the machine that made it
+    file_id: str
+    shard: ShardRecord
+    part: int
+    num_parts: int
+    num_rows: int
+    rows_digest: str  # over row numbers and source digests; see `rows_digest`
+    counts: dict[str, int]  # rows by status
+    length: int  # bytes of the payload
+    sha256: str  # of the payload
+    uuid: str
+    epoch: int  # of the lease under which it was made
+    degraded: tuple[str, ...]  # why its text may differ from an undisturbed run, such as "oom_split"
+
+
+def shard_name(index: int) -> str:
+    return f"s{index:07d}"
+
+
+def part_name(index: int) -> str:
+    return f"p{index:05d}"
+
+
+def rows_digest(rows: Iterable[tuple[int, bytes]]) -> str:
+    """One sha256 over (row number, source digest), in ascending order of the rows."""
+    sha = hashlib.sha256()
+    for row, source in rows:
+        sha.update(struct.pack(">QB", row, len(source)) + source)
+    return sha.hexdigest()
+
+
+def record_fields(record: ShardRecord) -> list[Any]:
+    return [getattr(record, name) for name in RECORD_FIELDS]
+
+
+def record_of(fields: Sequence[Any]) -> ShardRecord:
+    """The inverse of `record_fields`; TypeError or ValueError where the fields are none."""
+    index, first_row, num_rows, start, end, sha256, last = fields
+    numbers = (index, first_row, num_rows, start, end)
+    if any(type(n) is not int or n < 0 for n in numbers) or type(sha256) is not str or type(last) is not bool:
+        raise ValueError("not a shard record")
+    return ShardRecord(index, first_row, num_rows, start, end, sha256, last)
+
+
+def _line(value: dict[str, Any]) -> bytes:
+    try:
+        text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode("utf-8")
+    except UnicodeEncodeError:  # a lone surrogate
+        text = json.dumps(value, separators=(",", ":"), allow_nan=False).encode("ascii")
+    return text + b"\n"
+
+
+def _row_line(row: Row) -> bytes:
+    return _line(
+        {
+            "row": row.row,
+            "digest": row.digest.hex(),
+            "status": row.status.value,
+            "flags": list(row.flags),
+            "text": row.text,
+            "message": row.message,
+            "attempts": row.attempts,
+            "source_tokens": row.num_source_tokens,
+            "new_tokens": row.num_new_tokens,
+        }
+    )
+
+
+def encode(
+    rows: Sequence[Row],
+    *,
+    identity: str,
+    environment: dict[str, Any],
+    file_id: str,
+    shard: ShardRecord,
+    part: int,
+    num_parts: int,
+    uuid: str,
+    epoch: int = 0,
+    degraded: Sequence[str] = (),
+) -> bytes:
+    """The bytes of a part file. Rows are in ascending order."""
+    payload = b"".join(_row_line(row) for row in rows)
+    header = {
+        "v": VERSION,
+        "protocol": manifest.PROTOCOL,
+        "identity": identity,
+        "environment": environment,
+        "environment_sha256": manifest.digest(environment),
+        "file_id": file_id,
+        "shard": record_fields(shard),
+        "part": part,
+        "num_parts": num_parts,
+        "n": len(rows),
+        "rows_digest": rows_digest((row.row, row.digest) for row in rows),
+        "counts": dict(Counter(row.status.value for row in rows)),
+        "len": len(payload),
+        "sha256": hashlib.sha256(payload).hexdigest(),
+        "uuid": uuid,
+        "epoch": epoch,
+        "degraded": list(degraded),
+    }
+    return manifest.canonical({**header, "check": manifest.digest(header)}) + b"\n" + payload
+
+
+def decode_header(line: bytes) -> Header:
+    """The header of a part from its first line, without the line break.
+
+    Raises:
+        PartDamage: It is not what `encode` wrote.
+    """
+    if not line.strip(b"\0"):
+        raise PartDamage("the file is empty or holds only zero bytes")
+    try:
+        value = json.loads(line)
+        if type(value) is not dict:
+            raise PartDamage("the header is not a JSON object")
+        if type(value.get("v")) is int and value["v"] > VERSION:
+            raise PartDamage(f"a newer hymt-batch made it (part version {value['v']}, this one reads {VERSION})")
+        if manifest.canonical(value) != line:
+            raise PartDamage("the header is not spelled as it was written")
+        check = value.pop("check")
+        if check != manifest.digest(value):
+            raise PartDamage("the header does not match its checksum")
+        if value["v"] != VERSION or value["protocol"] != manifest.PROTOCOL:
+            raise PartDamage("the header is of another protocol")
+        if value["environment_sha256"] != manifest.digest(value["environment"]):
+            raise PartDamage("the header's environment does not match its digest")
+        return Header(
+            identity=str(value["identity"]),
+            environment=dict(value["environment"]),
+            file_id=str(value["file_id"]),
+            shard=record_of(value["shard"]),
+            part=int(value["part"]),
+            num_parts=int(value["num_parts"]),
+            num_rows=int(value["n"]),
+            rows_digest=str(value["rows_digest"]),
+            counts={str(k): int(n) for k, n in value["counts"].items()},
+            length=int(value["len"]),
+            sha256=str(value["sha256"]),
+            uuid=str(value["uuid"]),
+            epoch=int(value["epoch"]),
+            degraded=tuple(str(d) for d in value["degraded"]),
+        )
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise PartDamage("the header is not whole") from None
+
+
+def _row(line: bytes) -> Row:
+    value = json.loads(line)
+    return Row(
+        row=int(value["row"]),
+        digest=bytes.fromhex(value["digest"]),
+        status=Status(value["status"]),
+        text=str(value["text"]),
+        flags=tuple(str(flag) for flag in value["flags"]),
+        message=str(value["message"]),
+        attempts=int(value["attempts"]),
+        num_source_tokens=int(value["source_tokens"]),
+        num_new_tokens=int(value["new_tokens"]),
+    )
+
+
+def decode(data: bytes) -> tuple[Header, list[Row]]:
+    """Header and rows of a part file, every checksum and count verified.
+
+    Raises:
+        PartDamage: Anything is off; the text says what.
+    """
+    line, newline, payload = data.partition(b"\n")
+    header = decode_header(line)
+    if not newline or len(payload) != header.length:
+        raise PartDamage(f"the payload has {len(payload)} bytes, and the header says {header.length}")
+    if hashlib.sha256(payload).hexdigest() != header.sha256:
+        raise PartDamage("the payload does not match its checksum")
+    try:
+        rows = [_row(one) for one in payload.split(b"\n")[:-1]]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise PartDamage("a row is not whole") from None
+    numbers = [row.row for row in rows]
+    if len(rows) != header.num_rows or any(a >= b for a, b in pairwise(numbers)):
+        raise PartDamage("its rows are not those that the header counts, in order")
+    if rows_digest((row.row, row.digest) for row in rows) != header.rows_digest:
+        raise PartDamage("its rows do not match the header's digest of them")
+    if dict(Counter(row.status.value for row in rows)) != header.counts:
+        raise PartDamage("its rows do not match the header's counts")
+    return header, rows

@@ -1,0 +1,71 @@
+"""Settings of the write stage. Import them from `output.py`."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+from hymt_batch.errors import ConfigError
+
+
+class WriteFormat(Enum):
+    """Format of the translated files."""
+
+    input = "input"  # the input's own
+    text = "text"
+    jsonl = "jsonl"
+    csv = "csv"
+    tsv = "tsv"
+    parquet = "parquet"
+
+
+class OnError(Enum):
+    """What a row without a translation holds in the output."""
+
+    empty = "empty"
+    source = "source"
+
+
+@dataclass(kw_only=True, slots=True)
+class WriteConfig:
+    """How translations are stored; every field is explained in conf/write/."""
+
+    format: WriteFormat = WriteFormat.input
+    on_error: OnError = OnError.empty
+    translation_field: str = "translation"
+    meta_field: str = "hymt"
+    row_group_rows: int = 65536
+    min_free: Any = "auto"
+
+    def __post_init__(self) -> None:
+        for name in ("translation_field", "meta_field"):
+            if not getattr(self, name):
+                raise ConfigError(f"write.{name} is empty. Set write.{name}=NAME.")
+        if self.translation_field == self.meta_field:
+            raise ConfigError(
+                f"write.translation_field and write.meta_field are both {self.meta_field!r}; one would overwrite the "
+                "other. Set write.meta_field=hymt (the default)."
+            )
+        if self.row_group_rows < 1:
+            raise ConfigError(
+                f"write.row_group_rows={self.row_group_rows} must be at least 1 row. "
+                "Set write.row_group_rows=65536 (the default)."
+            )
+        size = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(?:([KMGT])(i?)B|B?)", str(self.min_free).strip())
+        if str(self.min_free).strip().lower() == "auto":
+            self.min_free = "auto"
+        elif size and not isinstance(self.min_free, bool):
+            number, unit, binary = size.groups()
+            self.min_free = int(float(number) * (1024 if binary else 1000) ** (" KMGT".index(unit) if unit else 0))
+        else:
+            raise ConfigError(
+                f"write.min_free={self.min_free} is not a size. Set write.min_free=auto, a number of bytes, "
+                "or a number with a unit such as write.min_free=5GiB."
+            )
+
+    @property
+    def added_fields(self) -> tuple[str, ...]:
+        """Fields that every row of the output gets; a row of the input must not have them."""
+        return () if self.format is WriteFormat.text else (self.translation_field, self.meta_field)

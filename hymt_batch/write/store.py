@@ -1,0 +1,202 @@
+"""The store under an output folder: can it do what the protocol needs, has it room, and folders that last.
+
+Everything here fails before a model is loaded. Does not know jobs or parts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import os
+import uuid
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from hymt_batch.errors import PreflightError
+from hymt_batch.fs import NO_LINK, Fs, exists, names, remove, stopped, write_new
+from hymt_batch.manifest import state
+from hymt_batch.records import Input
+
+log = logging.getLogger(__name__)
+
+PROBE = "probe-"
+SPACE_FACTOR = 2.2  # parts, then the assembled file beside them; reference/reliability.md 2.8
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """What a store can do beyond the necessary."""
+
+    links: bool
+    dir_fsync: bool
+
+
+def refused(folder: Path, error: OSError) -> PreflightError:
+    """The error of a folder that cannot be written to, with the way out."""
+    ways = {
+        errno.ENOSPC: "the store has no space or inodes left. Free some, or set output_dir= to another store",
+        errno.EDQUOT: "the disk quota is used up. Free some of it, or set output_dir= to another store",
+        errno.EROFS: "the store is read-only. Set output_dir= to a folder that can be written",
+        errno.EACCES: "this user may not write there. Set output_dir= to a folder of yours",
+        errno.EPERM: "this user may not write there. Set output_dir= to a folder of yours",
+        errno.ENOTDIR: "a file stands where a folder should be. Remove it, or set name= to another name",
+        errno.ENAMETOOLONG: "a name is too long for the store. Set name= to a shorter one",
+    }
+    if error.errno in (errno.ENOTDIR, errno.EEXIST):
+        blocking = next((p for p in (*reversed(folder.parents), folder) if os.path.lexists(p) and not p.is_dir()), None)
+        if blocking is not None:
+            fix = "Set name= to another name" if blocking == folder else "Set output_dir= to a folder"
+            return PreflightError(f"{folder} cannot hold the output: {blocking} is not a folder. {fix}.")
+    why = ways.get(error.errno or 0, f"{error.strerror or error}. Set output_dir= to another store")
+    return PreflightError(f"{folder} cannot hold the output: {why}.")
+
+
+@contextlib.contextmanager
+def storing(what: str) -> Iterator[None]:
+    """Whatever the store refuses inside stops the job, with everything committed kept."""
+    try:
+        yield
+    except OSError as error:
+        raise stopped(what, error) from error
+
+
+class Folders:
+    """Makes folders so that they outlive a power loss: each new entry is synced in its parent, once a process."""
+
+    def __init__(self, fs: Fs, root: Path) -> None:
+        self._fs, self._root, self._known = fs, root, set[Path]()
+
+    def ensure(self, path: Path) -> None:
+        """Make a folder below the root, or the root itself. Raises OSError; ENOTDIR for anything but a folder."""
+        if path in self._known:
+            return
+        below = path != self._root
+        if below or exists(self._fs, path.parent) is None:
+            if path.parent == path:
+                return
+            self.ensure_parent(path)
+        try:
+            self._fs.mkdir(path, 0o700 if path.name == ".hymt" else 0o777)
+        except FileExistsError:
+            found = exists(self._fs, path)
+            if below and (found is None or found.kind != "dir"):  # a link could lead anywhere
+                raise NotADirectoryError(errno.ENOTDIR, "not a folder", str(path)) from None
+        self._fs.fsync_dir(path.parent)
+        self._known.add(path)
+
+    def ensure_parent(self, path: Path) -> None:
+        if path == self._root:
+            Folders(self._fs, path.parent).ensure(path.parent)
+        else:
+            self.ensure(path.parent)
+
+    def forget(self) -> None:
+        """After a folder vanished: believe nothing."""
+        self._known.clear()
+
+
+def probe(fs: Fs, folder: Path) -> Store:
+    """Try, in `.hymt`, all that the protocol does later.
+
+    Raises:
+        PreflightError: The store lacks exclusive creation, rename over a file, or read-your-own-writes; or it refuses.
+    """
+    here = state(folder)
+    first, second = (here / f"{PROBE}{uuid.uuid4().hex}" for _ in range(2))
+    try:
+        try:
+            write_new(fs, first, b"first")
+            with contextlib.suppress(FileExistsError):
+                fs.close(fs.open_exclusive(first))
+                raise _lacks(folder, "creates a file that exists already (O_EXCL has no effect)")
+            links = True
+            try:
+                fs.link(first, second)
+            except OSError as error:
+                if error.errno not in NO_LINK:
+                    raise
+                links = False
+                write_new(fs, second, b"second")
+            fs.rename(first, second)
+            remove(fs, first)  # two links to one file: POSIX leaves both names
+            write_new(fs, first, b"third")
+            fs.rename(first, second)
+            if fs.read(second) != b"third":
+                raise _lacks(folder, "does not replace a file by rename")
+            can_sync = fs.fsync_dir(here)
+        finally:
+            for path in (first, second):
+                with contextlib.suppress(OSError):
+                    fs.unlink(path)
+        devices = {found.dev for name in (".hymt", "translated") if (found := exists(fs, folder / name))}
+        if len(devices) > 1:
+            raise _lacks(folder, "is two: .hymt and translated lie on different devices")
+    except OSError as error:
+        raise refused(folder, error) from error
+    if not can_sync:
+        log.warning("store dir_fsync=no: a power loss may cost more than one part; nothing wrong can come of it")
+    return Store(links, can_sync)
+
+
+def _lacks(folder: Path, what: str) -> PreflightError:
+    return PreflightError(
+        f"the store under {folder} {what}; a stopped job could not be continued safely there. "
+        "Set output_dir= to a local or a POSIX network file system."
+    )
+
+
+def check_space(fs: Fs, folder: Path, inputs: Sequence[Input], min_free: int | str) -> None:
+    """Refuse to start where the output will not fit.
+
+    Args:
+        fs: The store.
+        folder: The output folder, which exists.
+        inputs: The files still to be translated.
+        min_free: write.min_free: bytes, or "auto" to estimate from the inputs.
+
+    Raises:
+        PreflightError: Need and have, in bytes or inodes.
+    """
+    free, inodes = fs.statvfs(folder)
+    if min_free == "auto":
+        size = sum(_input_bytes(i) * (4 if i.compression else 1) for i in inputs)
+        need = max(0, int(size * SPACE_FACTOR) - _held(fs, folder, inputs)) + (1 << 20)
+        need_inodes = 4 * len(inputs) + size // (64 << 10) + 64
+    else:
+        need, need_inodes = int(min_free), 0
+    if free < need:
+        raise PreflightError(
+            f"the store under {folder} has {_mib(free)} MiB free, and this job needs about {_mib(need)} MiB. "
+            "Free some, or set output_dir= to another store, or write.min_free=0 to start all the same."
+        )
+    if inodes is not None and inodes < need_inodes:
+        raise PreflightError(
+            f"the store under {folder} has {inodes} inodes free, and this job needs about {need_inodes}. "
+            "Remove some files, or set output_dir= to another store, or write.min_free=0 to start all the same."
+        )
+
+
+def _mib(size: int) -> str:
+    return f"{size / (1 << 20):.1f}"
+
+
+def _input_bytes(input: Input) -> int:
+    root = Path(input.path)
+    try:
+        return sum(p.stat().st_size for p in root.rglob("*")) if root.is_dir() else root.stat().st_size
+    except OSError:
+        return 0  # the source says so, better
+
+
+def _held(fs: Fs, folder: Path, inputs: Sequence[Input]) -> int:
+    """Bytes of parts that are there already."""
+    held = 0
+    for input in inputs:
+        home = state(folder) / f"f{input.file_id}"
+        for shard in names(fs, home):
+            for part in names(fs, home / shard):
+                found = exists(fs, home / shard / part)
+                held += found.size if found else 0
+    return held

@@ -1,0 +1,47 @@
+"""What a finished job made. Import `Summary` from `output.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from hymt_batch import manifest
+from hymt_batch.manifest import Plain, total
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What a finished job made, and what of it in this run."""
+
+    folder: Path
+    files: int
+    rows: int
+    counts: Mapping[str, int]  # rows by status
+    flags: Mapping[str, int]
+    num_source_tokens: int
+    num_new_tokens: int
+    seconds: float  # since the folder was opened
+    num_rows_decoded: int  # committed by this run
+    num_rows_kept: int  # committed by earlier runs, or by others
+    outputs: tuple[Path, ...]
+    errors: tuple[Path, ...]
+
+
+def summarize(folder: Path, records: Sequence[Plain], seconds: float, num_rows_decoded: int) -> Summary:
+    """Add up the records of all files of a job."""
+    rows, tokens = sum(r["rows"] for r in records), total(r["tokens"] for r in records)
+    return Summary(
+        folder=folder,
+        files=len(records),
+        rows=rows,
+        counts=total(r["counts"] for r in records),
+        flags=total(r["flags"] for r in records),
+        num_source_tokens=tokens.get("source", 0),
+        num_new_tokens=tokens.get("new", 0),
+        seconds=seconds,
+        num_rows_decoded=num_rows_decoded,
+        num_rows_kept=max(0, rows - num_rows_decoded),
+        outputs=tuple(manifest.translated(folder, r["out_rel"]) for r in records),
+        errors=tuple(manifest.errors_file(folder, r["rel"]) for r in records if r["errors"]),
+    )

@@ -1,0 +1,140 @@
+"""A small real job: a text file, upper-cased, through the real protocol. Also a program, to be killed.
+
+`python upper.py FOLDER SOURCE LOG PAUSE_S TTL_S` writes a line to LOG before each decoding of a part.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from hymt_batch.fs import OS, Fs, Os
+from hymt_batch.records import Document, Input, Part, Preamble, Row, Shard, Status
+from hymt_batch.write.output import Output, Summary, WriteConfig
+
+IDENTITY: dict[str, Any] = {"decode": {"method": "upper"}, "batch": {"shard_rows": 8, "part_rows": 3}}
+
+
+class Fast(Os):
+    """Files as they are without fsync: a process that ends leaves the machine running."""
+
+    def fsync(self, fd: int) -> None: ...
+
+    def fsync_dir(self, path: Path) -> bool:
+        return True
+
+
+FAST = Fast()
+
+
+def an_input(path: Path, rel: str | None = None) -> Input:
+    rel = rel or path.name
+    return Input(
+        rel=rel, out_rel=rel, path=str(path), format="text", file_id=hashlib.sha256(os.fsencode(rel)).hexdigest()[:16]
+    )
+
+
+def read(input: Input) -> Iterator[Document]:
+    data = Path(input.path).read_bytes()
+    for row, raw in enumerate(data.splitlines(keepends=True)):
+        digest = hashlib.blake2b(raw, digest_size=8).digest()
+        yield Document(f"{input.rel}#{row + 1}", row, raw.decode().rstrip("\n"), digest, raw)
+
+
+def shards(input: Input, shard_rows: int = 8) -> Iterator[Shard]:
+    documents, start = list(read(input)), 0
+    count = max(1, -(-len(documents) // shard_rows))
+    for index in range(count):
+        some = documents[index * shard_rows : (index + 1) * shard_rows]
+        raw = b"".join(d.raw for d in some)
+        sha = hashlib.sha256(raw).hexdigest()
+        yield Shard(input, index, index * shard_rows, some, start, start + len(raw), sha, index == count - 1)
+        start += len(raw)
+
+
+def plan(shard: Shard, part_rows: int = 3) -> list[Part]:
+    """Parts that interleave, as a length sort makes them."""
+    count = -(-len(shard.documents) // part_rows)
+    return [Part(i, count, tuple(range(i, len(shard.documents), count))) for i in range(count)]
+
+
+def upper(shard: Shard, part: Part) -> list[Row]:
+    rows = []
+    for index in part.documents:
+        document = shard.documents[index]
+        text = (document.text or "").upper()
+        status = Status.EMPTY if text.startswith("EMPTY") else Status.OK
+        shown = "" if status is Status.EMPTY else text
+        rows.append(Row(document.row, document.digest, status, shown, num_source_tokens=len(text), num_new_tokens=1))
+    return rows
+
+
+def open_output(folder: Path, inputs: list[Input], **options: Any) -> Output:
+    fixed: dict[str, Any] = {
+        "identity": IDENTITY,
+        "environment": {"device": "none"},
+        "inputs": inputs,
+        "config": WriteConfig(),
+        "read": read,
+        "preamble": lambda input: Preamble(),
+        "lease_ttl_s": 0.0,
+        "fs": FAST,
+    }
+    return Output.open(folder, **{**fixed, **options})
+
+
+def run(
+    folder: Path,
+    inputs: list[Input],
+    *,
+    fs: Fs = FAST,
+    decoded: Callable[[str], None] = lambda name: None,
+    acknowledged: Callable[[str], None] = lambda name: None,
+    pause_s: float = 0.0,
+    **options: Any,
+) -> Summary:
+    """The whole job, as jobs/translate.py goes through it, skipped shards included."""
+    with open_output(folder, inputs, fs=fs, **options) as output:
+        if not output.finished:
+            for input in inputs:
+                for shard in shards(input):
+                    record = output.record(input, shard.index)
+                    if record is not None and record.sha256 == shard.sha256:
+                        output.finish_record(input, record)
+                        continue
+                    for part in plan(shard):
+                        name = f"{input.rel}/{shard.index}/{part.index}"
+                        if not output.has(shard, part):
+                            decoded(name)
+                            time.sleep(pause_s)
+                            output.commit(shard, part, upper(shard, part))
+                        acknowledged(name)
+                    output.finish(shard)
+        return output.finalize()
+
+
+def main() -> None:
+    folder, source, log, pause_s, ttl_s = sys.argv[1:]
+
+    def decoded(name: str) -> None:
+        with open(log, "a", encoding="utf-8") as file:
+            file.write(f"{name}\n")
+
+    run(
+        Path(folder),
+        [an_input(Path(source))],
+        decoded=decoded,
+        pause_s=float(pause_s),
+        lease_ttl_s=float(ttl_s),
+        lease_beat_s=0.2,
+        fs=OS,
+    )
+
+
+if __name__ == "__main__":
+    main()

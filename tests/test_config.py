@@ -1,0 +1,376 @@
+"""Settings: what is composed, what is refused, and in which words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from omegaconf import OmegaConf
+
+from hymt_batch import config, name, spelling, sweep
+from hymt_batch.config import OnMismatch, StatusJob, TranslateJob
+from hymt_batch.decode.engine import Method
+from hymt_batch.errors import ConfigError, UsageError
+
+BASE = ["source.path=in.txt", "tgt_lang=fr"]
+CHOICES = [(group, choice) for group, found in config.choices("translate").items() for choice in found]
+
+
+def load(*words: str) -> TranslateJob:
+    job = config.load("translate", words)
+    assert isinstance(job, TranslateJob)
+    return job
+
+
+def refusal(*words: str, points: bool = False) -> str:
+    with pytest.raises(UsageError) as caught:
+        config.points("translate", words) if points else config.load("translate", words)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert " +" not in message
+    return message
+
+
+@pytest.fixture(autouse=True)
+def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize(("group", "choice"), CHOICES, ids=["-".join(pair) for pair in CHOICES])
+def test_every_choice_of_every_group_composes(group: str, choice: str) -> None:
+    job = load(*BASE, f"{group}={choice}")
+    if group == "model":
+        assert job.model.path
+
+
+def test_defaults_are_those_the_page_promises() -> None:
+    job = load(*BASE)
+    assert job.model.path == "tencent/HY-MT1.5-1.8B"
+    assert (job.model.revision, job.model.download) == ("main", False)
+    assert job.device_map.strategy.value == "replicate"
+    assert job.decode.method is Method.greedy
+    assert job.on_mismatch is OnMismatch.refuse
+    assert job.name == "in"
+
+
+def test_the_demo_preset_is_a_whole_job() -> None:
+    job = load("preset=demo")
+    assert (job.model.path, job.source.path) == ("demo:model", "demo:bulletins")
+    assert (job.src_lang, job.tgt_lang, job.name) == ("en", "fr", "demo")
+
+
+def test_the_command_line_has_the_last_word_over_a_preset() -> None:
+    job = load("tgt_lang=de", "preset=demo", "model=hy_mt2_7b", "name=mine")
+    assert (job.tgt_lang, job.model.path, job.name) == ("de", "tencent/Hy-MT2-7B", "mine")
+
+
+def test_a_choice_with_dots_is_found_and_a_yaml_ending_is_taken() -> None:
+    assert load(*BASE, "model=hy_mt1.5_1.8b_gptq_int4").model.path == "tencent/HY-MT1.5-1.8B-GPTQ-Int4"
+    assert load(*BASE, "model=hy_mt1.5_7b.yaml").model.path == "tencent/HY-MT1.5-7B"
+
+
+AWKWARD = [
+    "语料 (1), a=b.txt",
+    "my file.txt",
+    "a=b.txt",
+    "~/x.txt",
+    "{a}.txt",
+    "a,b.txt",
+    "it's.txt",
+    'a"b".txt',
+    "back\\slash.txt",
+    "tail\\",
+    "a:b|c>d&e;f.txt",
+    "#1 %20 @x!.txt",
+    " leading.txt",
+    "тест.txt",
+    "مرحبا.txt",
+    "$HOME.txt",
+    "007",
+    "1e3",
+    "true",
+    "a\tb\nc.txt",
+]
+
+
+@pytest.mark.parametrize("path", AWKWARD)
+def test_a_path_is_taken_as_it_is_whatever_its_characters(path: str) -> None:
+    assert load("tgt_lang=fr", "name=n", f"source.path={path}").source.path == path
+
+
+@pytest.mark.parametrize(
+    "file", ["[x].txt", "[a,b]", "null", "'q'", "${x}.txt", "a\\${y}\\", "choice(1,2)", "a,b", "x${oc.env:HOME}"]
+)
+def test_a_file_that_exists_is_taken_literally_first(file: str) -> None:
+    Path(file).write_text("x")
+    assert load("tgt_lang=fr", "name=n", f"source.path={file}").source.path == file
+    assert [one.job.source.path for one in config.points("translate", ["tgt_lang=fr", f"source.path={file}"])] == [file]
+
+
+@pytest.mark.parametrize(
+    ("text", "paths"),
+    [
+        ("[a.txt,b.txt]", ["a.txt", "b.txt"]),
+        ("[my file (1).txt, 语料.txt]", ["my file (1).txt", "语料.txt"]),
+        ("['a,b.txt',\"c]d\"]", ["a,b.txt", "c]d"]),
+        ("[a\\,b.txt,2024]", ["a,b.txt", "2024"]),
+        ("'quoted name.txt'", "quoted name.txt"),
+        ('"say \\"hi\\".txt"', 'say "hi".txt'),
+        ("data/[ab]*.txt", "data/[ab]*.txt"),
+    ],
+)
+def test_lists_quotes_and_globs_stay_usable(text: str, paths: str | list[str]) -> None:
+    assert load("tgt_lang=fr", "name=n", f"source.path={text}").source.path == paths
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(st.sampled_from(["\\", "${", "}", "'", '"', "a", ":", " "]), max_size=8).map("".join))
+def test_an_escaped_text_comes_back_from_omegaconf_as_it_was(text: str) -> None:
+    assert OmegaConf.create({"k": spelling.escape(text)}).k == text
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.text(st.sampled_from("\\'\"a, "), max_size=10), st.sampled_from("'\""))
+def test_a_quoted_text_reads_back_like_hydra_reads_it(text: str, quote: str) -> None:
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.core.override_parser.types import Quote, QuotedString
+
+    written = QuotedString(text, Quote.single if quote == "'" else Quote.double).with_quotes()
+    assert OverridesParser.create().parse_override(f"k={written}").value() == text
+    assert spelling.unquote(written) == text
+
+
+def test_null_and_empty_values_mean_what_they_say() -> None:
+    assert load(*BASE, "src_lang=null").src_lang is None
+    assert load(*BASE, "source.subset=").source.subset == ""
+    assert load(*BASE, "source.limit=NULL").source.limit is None
+    assert "cannot be null" in refusal(*BASE, "write.meta_field=null")
+    assert "names nothing" in refusal("source.path=", "tgt_lang=fr")
+
+
+@pytest.mark.parametrize(
+    ("word", "needles"),
+    [
+        ("source.pth=x", ["Did you mean source.path?", "Settings of source: source.path, "]),
+        ("temperature=0.3", ["Did you mean decode.temperature?"]),
+        ("target_lang=fr", ["Did you mean tgt_lang?"]),
+        ("modle=demo", ["Did you mean model?"]),
+        ("model=demmo", ["Did you mean model=demo?", "Choices: demo, "]),
+        ("model=HY-MT1.5-1.8B", ["Did you mean model=hy_mt1.5_1.8b?"]),
+        ("model=/data/m", ["model.path=/data/m", "Choices: "]),
+        ("source=in.txt", ["source.path=in.txt"]),
+        ("model=", ["is not a choice"]),
+        ("model=demo,hy_mt2_7b", ["Add -m"]),
+        ("model.sampling=1", ["model.sampling.temperature"]),
+        ("decode.temperature=hot", ["is not a number", "null"]),
+        ("decode.temperature=nan", ["is not a number"]),
+        ("decode.top_k=1.5", ["is not a whole number"]),
+        ("decode.top_k=1,2", ["Add -m"]),
+        ("strict=maybe", ["true or false"]),
+        ("model.dtype=bf16", ["Choices: bfloat16"]),
+        ("on_mismatch=forq", ["Did you mean on_mismatch=fork?"]),
+        ("batch.max_rows=0", ["batch.max_rows=0"]),
+        ("write.min_free=much", ["write.min_free=5GiB"]),
+        ("tgt_lang=frr", ["Nearest: fr"]),
+        ("tgt_lang=fr,de", ["Add -m"]),
+        ("src_lang=french", ["src_lang=french", "fr"]),
+        ("+model.path=x", ["Write model.path=VALUE"]),
+        ("++a.b=x", ["are fixed", "a.b is none of them", "Settings of translate: "]),
+        ("+modle=x", ["are fixed", "Did you mean model?"]),
+        ("launch.samples=1001", ["launch.samples=1001", "Set launch.samples=3"]),
+        ("~model", ["are fixed"]),
+        ("_target_=os.system", ["would run code"]),
+        ("model._target_=os.system", ["would run code"]),
+        ("hydra.run.dir=x", ["not available"]),
+        ("hydra/launcher=x", ["not available"]),
+        ("hydra.searchpath=[x]", ["not available"]),
+        ("model@other=demo", ["is not a setting"]),
+        ("source.path=${oc.env:HOME}", ["${oc.env:HOME} is not available"]),
+        ("name=${nothing}", ["${nothing} is not available"]),
+        ("name=a${oc.env:${tgt_lang}}", ["not available"]),
+        ("seed=${tgt_lang}", ["seed", "Correct the value"]),
+        ("tgt_lang=${tgt_lang}", ["tgt_lang", "Recursive"]),
+        ("decode.top_k=1\n2", ["1\\n2 is not a whole number"]),
+        ("batch.max_rows=1\n2", ["1\\n2 is not"]),
+        ("in.txt", ["is not KEY=VALUE"]),
+        ("=x", ["is not a setting"]),
+        ("name=a/b", ["Set name=a_b"]),
+        ("name=..", ["names no folder"]),
+        ("name=a..b", ["no '..'"]),
+        ("name=", ["names no folder"]),
+        ("name=" + "x" * 300, ["bytes"]),
+        ("output_dir=", ["output_dir=outputs"]),
+        ("write.meta_field=translation", ["write.meta_field="]),
+        ("write.translation_field=text", ["write.translation_field", "source.text_field"]),
+        ("decode.temperature=0.3", ["has no effect", "decode=recommended"]),
+        ("segment.max_tokens=9000", ["model.max_context"]),
+    ],
+)
+def test_a_wrong_key_or_value_is_one_line_that_says_what_is_valid(word: str, needles: list[str]) -> None:
+    message = refusal(*BASE, word)
+    for needle in needles:
+        assert needle in message, message
+
+
+def test_what_is_missing_is_named_with_an_example() -> None:
+    message = refusal()
+    assert "tgt_lang" in message
+    assert "source.path=corpus.txt" in message
+    assert "preset=demo" in message
+    assert "tgt_lang is missing" in refusal("source.path=x")
+    with pytest.raises(ConfigError, match=r"name is missing. Add for example name=demo\."):
+        config.load("status", [])
+
+
+def test_a_value_of_another_setting_may_be_used() -> None:
+    assert load(*BASE, "name=run_${tgt_lang}").name == "run_fr"
+
+
+def test_languages_are_settled_to_their_codes() -> None:
+    job = load("source.path=x", "src_lang=EN", "tgt_lang=ZH_hant")
+    assert (job.src_lang, job.tgt_lang) == ("en", "zh-Hant")
+    assert "both fr" in refusal(*BASE, "src_lang=fr")
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("in.txt", "in"),
+        ("data/a.jsonl.gz", "a"),
+        ("data/*.txt", "data"),
+        ("data/", "data"),
+        ("org/corpus", "corpus"),
+        ("语料 (1), a=b.txt", "语料 _1__ a_b".replace(" ", "_")),
+        (["b.csv", "c.csv"], "b"),
+        ("-", None),
+        ("demo:bulletins", "bulletins"),
+        ("x" * 300 + ".txt", "x" * 200),
+    ],
+)
+def test_the_name_comes_from_the_input(path: str | list[str], expected: str | None) -> None:
+    assert name.default(path) == expected
+
+
+def test_names_of_any_script_are_taken() -> None:
+    for good in ("a-b_c.1", "语料", "हिन्दी", "été"):
+        assert load(*BASE, f"name={good}").name == good
+
+
+def test_an_input_without_a_usable_name_asks_for_one() -> None:
+    assert "Add name=NAME" in refusal("source.path=(!).txt", "tgt_lang=fr")
+
+
+def test_a_folder_of_a_dataset_keeps_its_dots_in_the_name(tmp_path: Path) -> None:
+    (tmp_path / "set-v1.5").mkdir()
+    assert name.default("set-v1.5") == "set-v1.5"
+
+
+def test_status_takes_a_point_of_a_sweep_but_nothing_outside() -> None:
+    job = config.load("status", ["name=demo/tgt_lang=fr", "format=json"])
+    assert isinstance(job, StatusJob)
+    assert job.name == "demo/tgt_lang=fr"
+    for bad in ("/etc", "../x", "a//b"):
+        with pytest.raises(UsageError):
+            config.load("status", [f"name={bad}"])
+
+
+def points(*words: str) -> list[config.Point]:
+    return config.points("translate", [*BASE, *words])
+
+
+def test_a_sweep_runs_every_combination_in_its_own_folder() -> None:
+    found = points("tgt_lang=fr,de", "decode.top_k=choice(10,20)", "decode=recommended", "name=s")
+    assert [(point.job.tgt_lang, point.job.decode.top_k) for point in found] == [
+        ("fr", 10),
+        ("fr", 20),
+        ("de", 10),
+        ("de", 20),
+    ]
+    assert found[0].label == "decode.top_k=10,tgt_lang=fr"
+    assert (found[0].job.output_dir, found[0].job.name) == ("outputs/s", found[0].label)
+
+
+def test_ranges_and_globs_of_hydra_sweep() -> None:
+    assert [point.job.seed for point in points("seed=range(1,4)")] == [1, 2, 3]
+    paths = {point.job.model.path for point in points("model=glob(hy_mt1.5_7b*)")}
+    assert paths == {"tencent/HY-MT1.5-7B", "tencent/HY-MT1.5-7B-FP8"}
+    assert "matches no value" in refusal(*BASE, "model=glob(x*)", points=True)
+    assert "must not be zero" in refusal(*BASE, "seed=range(0,5,0)", points=True)
+    assert len(points("preset=null")) == 1
+    assert "no list of values" in refusal(*BASE, "seed=interval(1,2)", points=True)
+
+
+def test_swept_inputs_share_one_folder_above_and_never_a_point() -> None:
+    found = points("source.path=a/b.txt,a_b.txt,[c.txt,d.txt]")
+    assert {point.job.output_dir for point in found} == {"outputs/b"}
+    assert len({point.label for point in found}) == 3
+    assert found[2].job.source.path == ["c.txt", "d.txt"]
+
+
+def test_a_swept_name_is_the_folder_above() -> None:
+    found = points("name=x,y", "tgt_lang=fr,de")
+    assert [(point.job.output_dir, point.label) for point in found][::3] == [
+        ("outputs/x", "tgt_lang=fr"),
+        ("outputs/y", "tgt_lang=de"),
+    ]
+    assert [(point.job.output_dir, point.job.name) for point in points("name=x,y")] == [
+        ("outputs", "x"),
+        ("outputs", "y"),
+    ]
+
+
+def test_a_long_point_is_named_by_a_hash() -> None:
+    found = points("source.path=" + ",".join(letter * 120 for letter in "ab"))
+    assert all(len(point.label) == 16 for point in found)
+    assert len({point.label for point in found}) == 2
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.text(max_size=150), min_size=2, max_size=2, unique=True))
+def test_two_points_never_share_a_folder(texts: list[str]) -> None:
+    from hymt_batch.override import Override
+
+    labels = {sweep.label([Override("source.path", False, (text,), (text,))]) for text in texts}
+    assert len(labels) == 2
+    assert all(len(one) <= sweep.MAX_CHARACTERS and "/" not in one and one.strip(".") for one in labels)
+
+
+def test_a_preset_may_bring_its_own_sweep_and_the_command_line_replaces_it() -> None:
+    assert len(points("preset=sweep_decode")) == 6
+    found = points("preset=sweep_decode", "decode.temperature=0.5")
+    assert [point.label for point in found] == ["decode.top_p=0.6", "decode.top_p=0.9"]
+
+
+def test_stdin_cannot_be_swept() -> None:
+    for path in ("-", "[-]", "a.txt,-", "[-],a.txt"):
+        assert "only once" in refusal(f"source.path={path}", "tgt_lang=fr,de", "name=n", points=True)
+    assert "beside other inputs" in refusal("source.path=[-,a.txt]", "tgt_lang=fr")
+
+
+def test_a_preset_without_a_name_leaves_the_inputs() -> None:
+    job = load("preset=nightly", "source.path=2026-01-02.txt", "tgt_lang=fr")
+    assert (job.name, job.on_input_change, job.strict) == ("2026-01-02", config.OnInputChange.refuse, True)
+
+
+def test_a_tilde_is_the_home_of_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    assert load(*BASE, "output_dir=~/x").output_dir == "/home/me/x"
+    assert config.load("status", ["name=n", "output_dir=~/x"]).output_dir == "/home/me/x"
+
+
+def test_a_wrong_point_is_found_before_any_runs() -> None:
+    assert "zz" in refusal("source.path=x", "tgt_lang=fr,zz", points=True)
+
+
+def test_no_plugin_of_the_machine_is_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from hydra.core.plugins import Plugins
+    from hydra.core.singleton import Singleton
+
+    (tmp_path / "hydra_plugins" / "evil").mkdir(parents=True)
+    (tmp_path / "hydra_plugins" / "evil" / "__init__.py").write_text("open('ran', 'w').close()")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(Singleton, "_instances", {k: v for k, v in Singleton._instances.items() if k is not Plugins})
+    load(*BASE)
+    assert not (tmp_path / "ran").exists()

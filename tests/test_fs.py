@@ -1,0 +1,174 @@
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from hymt_batch import fs
+from hymt_batch.errors import StoppedError
+from hymt_batch.fs import OS, NewFile, Os
+
+
+@pytest.fixture(autouse=True)
+def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fs, "PAUSES_S", (0.0, 0.0))
+
+
+def new(path: Path, data: bytes = b"new") -> Path:
+    fs.write_new(OS, path, data)
+    return path
+
+
+def test_short_writes_are_continued_to_the_last_byte(tmp_path: Path) -> None:
+    class Short(Os):
+        @staticmethod
+        def write_some(fd: int, data: memoryview) -> int:  # type: ignore[override]
+            return os.write(fd, data[:7])
+
+    fs.write_new(Short(), tmp_path / "a", bytes(range(256)))
+    assert (tmp_path / "a").read_bytes() == bytes(range(256))
+
+
+def test_a_new_file_is_never_opened_over_another_nor_through_a_link(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "target")
+    new(tmp_path / "a")
+    for name in ("a", "link"):
+        with pytest.raises(FileExistsError):
+            OS.open_exclusive(tmp_path / name)
+    assert not (tmp_path / "target").exists()
+
+
+def test_a_file_that_fails_to_sync_is_removed_and_never_synced_again(tmp_path: Path) -> None:
+    synced: list[int] = []
+
+    class Failing(Os):
+        def fsync(self, fd: int) -> None:  # type: ignore[override]
+            synced.append(fd)
+            raise OSError(errno.EIO, "io")
+
+    with pytest.raises(OSError, match="io"):
+        fs.write_new(Failing(), tmp_path / "a", b"x")
+    assert len(synced) == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_error_of_close_is_an_error_of_the_file(tmp_path: Path) -> None:
+    class Failing(Os):
+        def close(self, fd: int) -> None:  # type: ignore[override]
+            os.close(fd)
+            raise OSError(errno.ENOSPC, "full at close")
+
+    with pytest.raises(OSError, match="full at close"):
+        fs.write_new(Failing(), tmp_path / "a", b"x")
+    assert not list(tmp_path.iterdir())
+
+
+def test_write_atomic_replaces_the_whole_and_leaves_nothing_beside_it(tmp_path: Path) -> None:
+    fs.write_atomic(OS, tmp_path / "a", b"one")
+    fs.write_atomic(OS, tmp_path / "a", b"two")
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == {"a": b"two"}
+
+
+def test_a_store_that_stays_full_is_tried_three_times_then_stops_the_job() -> None:
+    calls: list[int] = []
+
+    def full() -> None:
+        calls.append(1)
+        raise OSError(errno.ENOSPC, "full")
+
+    with pytest.raises(StoppedError, match=r"part 3 could not be stored: ENOSPC, the store is full .* same command"):
+        fs.again("part 3", full)
+    assert len(calls) == 3
+
+
+def test_a_store_that_became_read_only_is_not_tried_again() -> None:
+    calls: list[int] = []
+
+    def read_only() -> None:
+        calls.append(1)
+        raise OSError(errno.EROFS, "ro")
+
+    with pytest.raises(StoppedError, match="EROFS"):
+        fs.again("x", read_only)
+    assert len(calls) == 1
+
+
+def test_the_first_to_publish_wins(tmp_path: Path) -> None:
+    assert fs.publish(OS, new(tmp_path / "t1", b"one"), tmp_path / "final")
+    assert not fs.publish(OS, new(tmp_path / "t2", b"two"), tmp_path / "final")
+    assert (tmp_path / "final").read_bytes() == b"one"
+
+
+@pytest.mark.parametrize("number", [errno.EEXIST, errno.EIO, errno.ESTALE])
+def test_a_link_that_is_reported_failed_but_happened_counts(tmp_path: Path, number: int) -> None:
+    class Lying(Os):
+        def link(self, source: Path, target: Path) -> None:
+            super().link(source, target)
+            raise OSError(number, "said to have failed")
+
+    assert fs.publish(Lying(), new(tmp_path / "t1"), tmp_path / "final")
+
+
+def test_a_rename_that_is_reported_failed_but_happened_counts(tmp_path: Path) -> None:
+    class Lying(Os):
+        def rename(self, source: Path, target: Path) -> None:  # type: ignore[override]
+            os.rename(source, target)
+            raise OSError(errno.EIO, "said to have failed")
+
+    fs.replace(Lying(), new(tmp_path / "t1"), tmp_path / "final")
+    assert (tmp_path / "final").read_bytes() == b"new"
+
+
+@pytest.mark.parametrize("number", sorted(fs.NO_LINK))
+def test_a_store_without_links_publishes_by_rename(tmp_path: Path, number: int) -> None:
+    class NoLinks(Os):
+        def link(self, source: Path, target: Path) -> None:
+            raise OSError(number, "no links")
+
+    assert fs.publish(NoLinks(), new(tmp_path / "t1", b"one"), tmp_path / "final")
+    assert not fs.publish(NoLinks(), new(tmp_path / "t2", b"two"), tmp_path / "final")
+    assert (tmp_path / "final").read_bytes() == b"one"
+
+
+def test_links_and_fifos_are_not_read(tmp_path: Path) -> None:
+    new(tmp_path / "a")
+    (tmp_path / "link").symlink_to(tmp_path / "a")
+    os.mkfifo(tmp_path / "fifo")
+    for name in ("link", "fifo"):
+        with pytest.raises(OSError):
+            OS.read(tmp_path / name)
+    assert [OS.stat(tmp_path / name).kind for name in ("a", "link", "fifo")] == ["file", "other", "other"]
+
+
+def test_a_store_that_cannot_sync_a_folder_is_tolerated_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cannot(fd: int) -> None:
+        raise OSError(errno.EINVAL, "no")
+
+    assert OS.fsync_dir(tmp_path)
+    monkeypatch.setattr(os, "fsync", cannot)
+    assert not OS.fsync_dir(tmp_path)
+
+
+def test_size_and_hash_of_a_file_are_those_of_its_bytes(tmp_path: Path) -> None:
+    import hashlib
+
+    data = os.urandom(3 << 20)
+    with NewFile(OS, tmp_path / "a") as file:
+        for start in range(0, len(data), 100_000):
+            file.write(data[start : start + 100_000])
+        sha = file.settle()
+    assert (file.size, sha) == fs.hash_file(OS, tmp_path / "a") == (len(data), hashlib.sha256(data).hexdigest())
+
+
+def test_a_file_whose_making_fails_is_gone(tmp_path: Path) -> None:
+    for settled in (False, True):
+        with pytest.raises(ValueError, match="mine"), NewFile(OS, tmp_path / "a") as file:
+            file.write(b"x")
+            if settled:
+                file.settle()
+            raise ValueError("mine")
+        assert not list(tmp_path.iterdir())

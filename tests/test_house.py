@@ -1,0 +1,241 @@
+"""The house's rules, read from the files: who imports whom, one name in four places, every setting explained."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+import tomllib
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import get_type_hints
+
+import pytest
+import yaml
+
+from hymt_batch import config, help
+from hymt_batch.override import settings
+
+ROOT = Path(__file__).parent.parent
+LIBRARY = ROOT / "hymt_batch"
+HEAVY = ("torch", "transformers", "accelerate", "datasets", "pyarrow", "tokenizers", "safetensors", "numpy")
+
+BASE = {"records", "errors", "languages", "fs"}
+STAGES = {"source", "segment", "prompt", "batch", "model", "device_map", "decode", "check", "write", "launch"}
+FRONT = {"override", "spelling", "name", "sweep", "agreement", "help", "completion"}
+STAGE_TO_STAGE = {"decode": {"model"}, "model": {"device_map"}}
+ALLOWED: dict[str, set[str]] = {
+    "records": set(),
+    "errors": set(),
+    "languages": {"errors"},
+    "fs": {"errors", "records"},
+    "manifest": BASE,
+    "signals": {"errors"},
+    "progress": BASE,
+    "demo": BASE,
+    "spelling": set(),
+    "name": {"errors"},
+    "help": {"errors"},
+    "override": {"errors", "spelling"},
+    "sweep": {"override", "name"},
+    "completion": {"override", "languages"},
+    "agreement": BASE | STAGES | {"name", "config"},  # config for types only
+    "config": BASE | STAGES | FRONT,
+    **{stage: BASE | STAGE_TO_STAGE.get(stage, set()) for stage in STAGES},
+}
+ALLOWED["write"] = BASE | {"manifest"}
+ALLOWED["source"] = BASE | {"demo"}
+ALLOWED["doctor"] = BASE | STAGES | {"config", "manifest"}
+
+MODULES = sorted([*LIBRARY.rglob("*.py"), *(ROOT / "jobs").glob("*.py")])
+YAMLS = sorted((ROOT / "conf").rglob("*.yaml"))
+
+
+def relative(files: list[Path]) -> list[str]:
+    return [str(file.relative_to(ROOT)) for file in files]
+
+
+def unit(file: Path) -> str:
+    parts = file.relative_to(LIBRARY).parts
+    return parts[0].removesuffix(".py")
+
+
+def imports(file: Path) -> Iterator[tuple[str, bool]]:
+    """Every imported module of a file, and whether it is imported as the file is loaded."""
+
+    def walk(node: ast.AST, loaded: bool) -> Iterator[tuple[str, bool]]:
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, ast.Import):
+                yield from ((alias.name, loaded) for alias in child.names)
+            elif isinstance(child, ast.ImportFrom):
+                assert child.level == 0 or file.parent.name == "jobs", f"{file}: relative import"
+                above = f"jobs.{child.module}" if child.level else child.module
+                yield from ((f"{above}.{alias.name}", loaded) for alias in child.names)
+            else:
+                typing = isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test)
+                inside = isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef)) or typing
+                yield from walk(child, loaded and not inside)
+
+    return walk(ast.parse(file.read_text(encoding="utf-8")), True)
+
+
+def inner(file: Path) -> set[str]:
+    """Units of hymt_batch that a file imports, for types too."""
+    names = [name.split(".") for name, _ in imports(file)]
+    return {parts[1] for parts in names if parts[0] == "hymt_batch" and len(parts) > 1} - {"jobs"}
+
+
+@pytest.mark.parametrize("file", [f for f in MODULES if LIBRARY in f.parents], ids=lambda f: str(f.relative_to(ROOT)))
+def test_imports_go_downwards_only(file: Path) -> None:
+    name = unit(file)
+    if name == "__init__":
+        return
+    assert name in ALLOWED, f"{file.name}: say in test_house.py what {name} may import"
+    assert inner(file) - {name} <= ALLOWED[name]
+
+
+def test_jobs_do_not_import_each_other() -> None:
+    for file in (ROOT / "jobs").glob("*.py"):
+        for name, _ in imports(file):
+            own = name.split(".")[0] == "jobs" or name.startswith("hymt_batch.jobs")
+            assert not own or name.split(".")[-2:] == ["__main__", "main_as"], f"{file.name} imports {name}"
+
+
+def test_nothing_imports_in_a_circle() -> None:
+    edges: dict[str, set[str]] = defaultdict(set)
+    for file in LIBRARY.rglob("*.py"):
+        loaded = [name.split(".") for name, loaded in imports(file) if loaded]
+        edges[unit(file)] |= {parts[1] for parts in loaded if parts[0] == "hymt_batch" and len(parts) > 1}
+
+    def reach(name: str, path: tuple[str, ...]) -> None:
+        assert name not in path, " -> ".join([*path, name])
+        for other in edges[name] - {name}:
+            reach(other, (*path, name))
+
+    for name in list(edges):
+        reach(name, ())
+
+
+@pytest.mark.parametrize(
+    "file", [f for f in MODULES if f.name == "__init__.py"], ids=lambda f: str(f.relative_to(ROOT))
+)
+def test_an_init_file_holds_a_docstring_only(file: Path) -> None:
+    body = ast.parse(file.read_text(encoding="utf-8")).body
+    assert len(body) == 1
+    assert isinstance(body[0], ast.Expr)
+    assert isinstance(body[0].value, ast.Constant)
+
+
+@pytest.mark.parametrize("file", MODULES, ids=relative(MODULES))
+def test_no_module_imports_a_heavy_library_as_it_is_loaded(file: Path) -> None:
+    loaded = {name.split(".")[0] for name, loaded in imports(file) if loaded}
+    assert loaded.isdisjoint(HEAVY)
+    if file.name != "config.py":
+        assert {name.split(".")[0] for name, _ in imports(file)}.isdisjoint({"hydra", "omegaconf"})
+
+
+@pytest.mark.parametrize("job", config.JOBS)
+def test_composing_a_job_imports_no_heavy_library(job: str, tmp_path: Path) -> None:
+    words = ["preset=demo"] if job == "translate" else ["name=demo"]
+    program = (
+        "import sys; from hymt_batch import config; config.load(sys.argv[1], sys.argv[2:]);"
+        f"print([name for name in {HEAVY!r} if name in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", program, job, *words],
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (done.stdout, done.stderr) == ("[]\n", "")
+
+
+def stages() -> dict[str, type]:
+    hints = get_type_hints(config.TranslateJob)
+    return {field.name: hints[field.name] for field in fields(config.TranslateJob) if is_dataclass(hints[field.name])}
+
+
+def test_a_stage_has_one_name_in_four_places() -> None:
+    found = set(stages())
+    keys = set(help.defaults(ROOT / "conf" / "translate.yaml")) - {"preset"}
+    folders = {path.name for path in (ROOT / "conf").iterdir() if path.is_dir()} - {"preset", "__pycache__"}
+    assert found == keys == folders == STAGES
+    for stage, schema in stages().items():
+        assert schema.__module__.split(".")[:2] == ["hymt_batch", stage]
+
+
+def test_every_job_has_settings_and_a_page() -> None:
+    assert {path.stem for path in (ROOT / "conf").glob("*.yaml")} == set(config.JOBS)
+    for job, about in help.jobs(ROOT / "jobs").items():
+        assert job in config.JOBS
+        assert about.endswith(".")
+
+
+@pytest.mark.parametrize("file", YAMLS, ids=relative(YAMLS))
+def test_every_setting_of_a_file_has_a_comment(file: Path) -> None:
+    assert help.headline(file)
+    for key, line in help.lines(file).items():
+        heading = not line.value and file.parent.name == "preset"
+        assert line.comment or heading, f"{key} has no comment"
+
+
+@pytest.mark.parametrize("stage", stages())
+def test_every_choice_lists_every_setting_of_its_stage(stage: str) -> None:
+    expected = set(settings(stages()[stage]))
+    for file in (ROOT / "conf" / stage).glob("*.yaml"):
+        lines = help.lines(file)
+        listed = {key for key in lines if not any(other.startswith(f"{key}.") for other in lines)}
+        assert listed == expected, file.name
+
+
+@pytest.mark.parametrize("job", config.JOBS)
+def test_a_job_lists_every_setting_of_its_own(job: str) -> None:
+    expected = {key for key in settings(config.JOBS[job]) if "." not in key}
+    assert set(help.lines(ROOT / "conf" / f"{job}.yaml")) == expected
+
+
+def test_the_defaults_in_conf_are_those_of_the_dataclasses() -> None:
+    chosen = help.defaults(ROOT / "conf" / "translate.yaml")
+    for stage, schema in stages().items():
+        listed = yaml.safe_load((ROOT / "conf" / stage / f"{chosen[stage]}.yaml").read_text(encoding="utf-8"))
+        required = {"path": "x"} if "path" in listed else {}
+        built = schema(**required)
+        for key, value in listed.items():
+            if key != "path" and not isinstance(value, dict):
+                default = getattr(built, key)
+                assert value == getattr(default, "name", default), f"{stage}.{key}"
+
+
+@pytest.mark.parametrize("file", YAMLS, ids=relative(YAMLS))
+def test_config_is_data(file: Path) -> None:
+    text = file.read_text(encoding="utf-8")
+    assert "_target_" not in text
+    assert not re.search(r"\$\{[^}]*:", text), "a resolver"
+    assert "searchpath" not in text
+
+
+def test_hub_ids_are_confirmed_or_marked() -> None:
+    confirmed = {"HY-MT1.5-1.8B", "HY-MT1.5-1.8B-FP8", "HY-MT1.5-1.8B-GPTQ-Int4", "HY-MT1.5-7B", "HY-MT1.5-7B-FP8"}
+    for file in (ROOT / "conf" / "model").glob("*.yaml"):
+        listed, text = yaml.safe_load(file.read_text(encoding="utf-8")), file.read_text(encoding="utf-8")
+        known = listed["path"] == "demo:model" or listed["path"].removeprefix("tencent/") in confirmed
+        assert known != ("# unverified" in text), file.name
+        assert "# Licence of the weights: " in text
+        assert (listed["revision"], listed["sha256"]) == ("main", None)
+
+
+def test_a_long_module_has_its_reason_in_the_decisions() -> None:
+    decisions = (ROOT / "docs" / "decisions.md").read_text(encoding="utf-8")
+    for file in MODULES:
+        name = str(file.relative_to(ROOT))
+        if len(file.read_text(encoding="utf-8").splitlines()) > 300:
+            assert name.removeprefix("hymt_batch/") in decisions, (
+                f"{name} has more than 300 lines: split it, or give the reason"
+            )
+
+
+def test_the_wheel_holds_every_package() -> None:
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
+    found = {".".join(path.parent.relative_to(ROOT).parts) for path in (ROOT / "hymt_batch").rglob("__init__.py")}
+    assert set(settings["packages"]) == found | {"hymt_batch.jobs", "hymt_batch.conf"}

@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hymt_batch import manifest
+from hymt_batch.fs import OS
+from hymt_batch.manifest import Job, StateDamage, StateMissing, StateNewer
+from hymt_batch.records import Input
+
+PLAIN = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+INPUT = Input(rel="语/a\udcff.txt", out_rel="语/a\udcff.txt", path="/x", format="text", file_id="0" * 16)
+
+
+def a_job(**identity: object) -> Job:
+    return manifest.new_job({"model": {"dtype": "float32"}, **identity}, [INPUT], {"device": "cpu"})
+
+
+@given(st.dictionaries(st.text(), PLAIN, max_size=4))
+def test_what_is_sealed_comes_back(value: dict[str, object]) -> None:
+    value = {k: v for k, v in value.items() if k not in ("version", "check")}
+    assert manifest.unseal(manifest.seal(value)) == manifest.plain(value)
+
+
+def test_equal_values_have_one_spelling_whatever_their_order() -> None:
+    assert manifest.canonical({"b": 1, "a": [1.5, "é"]}) == manifest.canonical({"a": [1.5, "é"], "b": 1})
+    assert manifest.digest({"a": 1}) != manifest.digest({"a": 1.0})
+
+
+@pytest.mark.parametrize(
+    ("data", "why"),
+    [
+        (b"", "empty"),
+        (bytes(50), "zero bytes"),
+        (b'{"a": 1', "not whole JSON"),
+        (b"[1]", "not a JSON object"),
+        (b'{"a": 1, "version": 1}', "do not match its checksum"),
+        (b'{"a": 1}', "not match"),
+        (b"[" * 100_000, "not whole JSON"),
+        (b"\xff\xfe", "not whole JSON"),
+    ],
+)
+def test_a_damaged_file_says_how_it_is_damaged(data: bytes, why: str) -> None:
+    with pytest.raises(StateDamage, match=why):
+        manifest.unseal(data)
+
+
+def test_every_flipped_byte_of_a_sealed_file_is_found_or_means_the_same() -> None:
+    data = manifest.seal({"identity": {"a": 1.5}, "created": "2026"})
+    value = manifest.unseal(data)
+    for at in range(len(data)):
+        flipped = data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
+        try:
+            assert manifest.unseal(flipped) == value  # white space between two tokens
+        except StateDamage:
+            continue
+
+
+def test_a_newer_version_is_refused_and_named() -> None:
+    data = json.dumps({"version": 2, "anything": "else"}).encode()
+    with pytest.raises(StateNewer, match="version 2, and this hymt-batch reads up to 1"):
+        manifest.unseal(data)
+
+
+def test_differences_are_named_by_dotted_keys() -> None:
+    old = {"a": {"x": 1, "y": [1, 2]}, "b": True, "gone": None}
+    new = {"a": {"x": 1.0, "y": [1, 3]}, "b": True, "more": "text"}
+    assert manifest.diff(old, new) == [
+        ("a.x", 1, 1.0),
+        ("a.y[1]", 2, 3),
+        ("gone", None, manifest.MISSING),
+        ("more", manifest.MISSING, "text"),
+    ]
+    assert manifest.diff({"a": True}, {"a": 1}) == [("a", True, 1)]
+    assert manifest.explain([("a.x", 1, "b")]) == '  a.x: 1 -> "b"'
+
+
+def test_a_long_difference_is_cut_after_twenty_lines() -> None:
+    lines = manifest.explain([(f"k{i}", 0, 1) for i in range(25)]).splitlines()
+    assert len(lines) == 21
+    assert lines[-1] == "  and 5 more"
+
+
+def test_a_job_is_read_back_and_made_only_once(tmp_path: Path) -> None:
+    (tmp_path / ".hymt").mkdir()
+    job = a_job()
+    assert manifest.create_job(OS, tmp_path, job)
+    assert not manifest.create_job(OS, tmp_path, a_job(seed=1))
+    found = manifest.read_job(OS, tmp_path)
+    assert (found.identity, found.key, found.created, found.environment) == (
+        job.identity,
+        job.key,
+        job.created,
+        job.environment,
+    )
+    assert [i.rel for i in found.inputs] == [INPUT.rel]
+    assert [p.name for p in (tmp_path / ".hymt").iterdir()] == ["job.json"]
+
+
+def test_a_missing_job_is_told_from_a_damaged_one(tmp_path: Path) -> None:
+    with pytest.raises(StateMissing):
+        manifest.read_job(OS, tmp_path)
+    (tmp_path / ".hymt" / "job.json").parent.mkdir()
+    (tmp_path / ".hymt" / "job.json").mkdir()
+    with pytest.raises(StateDamage, match="cannot be read"):
+        manifest.read_job(OS, tmp_path)
+
+
+def test_integer_keys_and_tuples_make_the_same_identity_after_reading_back() -> None:
+    job = a_job(order={10: "a", 9: (1, 2)})
+    assert manifest.digest(manifest.plain(job.identity)) == job.key
+    assert job.identity["order"] == {"10": "a", "9": [1, 2]}

@@ -1,0 +1,238 @@
+"""Which inputs a job has: names taken literally, collisions and unusable names refused before anything is read."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hymt_batch.errors import ConfigError
+from hymt_batch.source import stream
+from hymt_batch.source.stream import SourceConfig, SourceFormat
+
+
+def find(path: Any, out_format: str = "input", **settings: Any) -> list[stream.Input]:
+    return stream.find(SourceConfig(path=path, **settings), None, out_format)
+
+
+def write(path: Path, text: str = "a\n") -> str:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    "name", ["a[1].txt", "x y.txt", "a::b.txt", "a=b, (1).txt", "语料 *.txt", "-.txt", "demo:x.txt"]
+)
+def test_a_name_that_exists_is_taken_literally(tmp_path: Path, name: str) -> None:
+    path = write(tmp_path / name)
+    write(tmp_path / "a1.txt")
+    (found,) = find(path)
+    assert (found.rel, found.out_rel, found.path, found.format) == (name, name, path, "text")
+
+
+def test_a_folder_gives_its_files_sorted_with_relative_paths(tmp_path: Path) -> None:
+    for name in ("b.jsonl", "a/z.txt.gz", "a/c.TSV", ".hidden.txt", ".git/x.txt", "a/.x/y.txt"):
+        write(tmp_path / name)
+    found = find(str(tmp_path))
+    assert [(one.rel, one.format, one.compression) for one in found] == [
+        ("a/c.TSV", "tsv", ""),
+        ("a/z.txt.gz", "text", "gz"),
+        ("b.jsonl", "jsonl", ""),
+    ]
+    assert len({one.file_id for one in found}) == 3
+    assert all(len(one.file_id) == 16 for one in found)
+
+
+def test_several_sources_keep_their_order_and_globs_their_folders(tmp_path: Path) -> None:
+    write(tmp_path / "z.txt")
+    write(tmp_path / "g/1/a.txt")
+    write(tmp_path / "g/2/a.txt")
+    found = find([str(tmp_path / "z.txt"), str(tmp_path / "g" / "**" / "*.txt")])
+    assert [one.rel for one in found] == ["z.txt", "1/a.txt", "2/a.txt"]
+
+
+def test_output_names_follow_the_format(tmp_path: Path) -> None:
+    for name in ("a.txt.gz", "b.ndjson", "c.parquet", "chapter.1", "chapter.2"):
+        write(tmp_path / name)
+    paths = [str(tmp_path / name) for name in sorted(os.listdir(tmp_path))]
+    assert [one.out_rel for one in find(paths, "jsonl")] == [
+        "a.jsonl.gz",
+        "b.ndjson",
+        "c.jsonl",
+        "chapter.1.jsonl",
+        "chapter.2.jsonl",
+    ]
+    assert [one.out_rel for one in find(paths[:2], "parquet")] == ["a.parquet", "b.parquet"]
+    assert [one.out_rel for one in find(paths)] == [one.rel for one in find(paths)]
+
+
+def test_unknown_extensions_are_skipped_in_folders_with_one_warning_and_taken_when_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("a.txt", "b.log", "c.md"):
+        write(tmp_path / name)
+    with caplog.at_level(logging.WARNING):
+        assert [one.rel for one in find(str(tmp_path))] == ["a.txt"]
+    (record,) = caplog.records
+    assert "b.log" in record.getMessage() and "source.format=text" in record.getMessage()
+    assert [one.rel for one in find(str(tmp_path), format=SourceFormat.text)] == ["a.txt", "b.log", "c.md"]
+    assert [one.rel for one in find(str(tmp_path), pattern="*.log")] == ["b.log"]
+    assert find(str(tmp_path / "b.log"))[0].format == "text"
+    assert find(str(tmp_path / "*.md"))[0].format == "text"
+
+
+@pytest.mark.parametrize(
+    ("names", "out_format"),
+    [
+        (("x/a.txt", "y/a.txt"), "input"),
+        (("x/A.txt", "y/a.txt"), "input"),
+        (("x/caf\u00e9.txt", "y/cafe\u0301.txt"), "input"),
+        (("x/a.txt", "y/a.csv"), "jsonl"),
+    ],
+)
+def test_two_inputs_for_one_output_are_refused_by_name(tmp_path: Path, names: tuple[str, str], out_format: str) -> None:
+    paths = [write(tmp_path / name) for name in names]
+    with pytest.raises(ConfigError) as caught:
+        find(paths, out_format)
+    assert all(repr(path) in str(caught.value) for path in paths)
+
+
+def test_an_output_that_must_be_a_folder_is_refused(tmp_path: Path) -> None:
+    write(tmp_path / "x/a.txt/b.txt")
+    with pytest.raises(ConfigError, match="must be a folder"):
+        find([str(tmp_path / "x"), write(tmp_path / "a.txt")])
+
+
+def test_the_same_file_twice_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.txt")
+    with pytest.raises(ConfigError, match="Name it once"):
+        find([path, path])
+
+
+@pytest.mark.parametrize("name", ["a\nb.txt", "n" * 245 + ".txt", ".hymt", os.fsdecode(b"\xff.txt")])
+def test_names_that_cannot_be_written_are_refused(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    path.write_bytes(b"a\n")
+    with pytest.raises(ConfigError, match="Rename the file"):
+        find(str(path))
+
+
+def test_missing_paths_name_the_nearest(tmp_path: Path) -> None:
+    write(tmp_path / "corpus.txt")
+    with pytest.raises(ConfigError, match=r"does not exist\. Near it: '.*corpus\.txt'"):
+        find(str(tmp_path / "corpsu.txt"))
+    with pytest.raises(ConfigError, match="matches no file"):
+        find(str(tmp_path / "*.csv"))
+
+
+def test_a_mistyped_relative_path_is_not_looked_up_on_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / "data/in.txt")
+    monkeypatch.chdir(tmp_path)
+    for path in ("data/inn", "dta/in.txt"):
+        with pytest.raises(ConfigError, match="does not exist"):
+            find(path)
+
+
+def test_folders_without_anything_to_translate_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="holds no file to translate"):
+        find(str(tmp_path))
+    write(tmp_path / "b.log")
+    with pytest.raises(ConfigError, match=r"b\.log.*source\.format=text"):
+        find(str(tmp_path))
+    with pytest.raises(ConfigError, match=r"source\.pattern=\*\.md"):
+        find(str(tmp_path), pattern="*.md")
+
+
+def test_links_out_of_the_folder_need_consent(tmp_path: Path) -> None:
+    outside = write(tmp_path / "outside/a.txt")
+    write(tmp_path / "in/b.txt")
+    (tmp_path / "in/link.txt").symlink_to(outside)
+    with pytest.raises(ConfigError, match=r"source\.follow_symlinks=true"):
+        find(str(tmp_path / "in"))
+    assert [one.rel for one in find(str(tmp_path / "in"), follow_symlinks=True)] == ["b.txt", "link.txt"]
+
+
+def test_folders_that_link_to_each_other_end(tmp_path: Path) -> None:
+    write(tmp_path / "in/a/b.txt")
+    (tmp_path / "in/a/up").symlink_to(tmp_path / "in")
+    assert [one.rel for one in find(str(tmp_path / "in"), follow_symlinks=True)] == ["a/b.txt"]
+    assert [one.rel for one in find(str(tmp_path / "in"))] == ["a/b.txt"]
+
+
+def test_fifos_and_broken_links_are_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.txt")
+    with pytest.raises(ConfigError, match=r"source\.path=-"):
+        find(str(tmp_path))
+    os.unlink(tmp_path / "pipe.txt")
+    (tmp_path / "gone.txt").symlink_to(tmp_path / "nowhere.txt")
+    with pytest.raises(ConfigError, match=r"gone\.txt"):
+        find(str(tmp_path))
+
+
+def test_outputs_of_jobs_below_the_folder_are_no_input(tmp_path: Path) -> None:
+    write(tmp_path / "a.txt")
+    write(tmp_path / "outputs/night/translated/a.txt")
+    (tmp_path / "outputs/night/.hymt").mkdir()
+    assert [one.rel for one in find(str(tmp_path))] == ["a.txt"]
+
+
+def test_files_that_hold_no_rows_say_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="jq -c"):
+        find(write(tmp_path / "a.json"))
+    assert find(str(tmp_path / "a.json"), format=SourceFormat.text)[0].format == "text"
+
+
+def test_saved_datasets_become_one_parquet_a_split(tmp_path: Path) -> None:
+    import datasets
+
+    datasets.Dataset.from_dict({"text": ["a", "b"]}).save_to_disk(str(tmp_path / "one"))
+    both = {"train": datasets.Dataset.from_dict({"text": ["a"]}), "test": datasets.Dataset.from_dict({"text": []})}
+    datasets.DatasetDict(both).save_to_disk(str(tmp_path / "two"))
+    assert [(one.rel, one.format, one.dataset) for one in find(str(tmp_path / "one"))] == [
+        ("one.parquet", "parquet", "arrow")
+    ]
+    assert [one.rel for one in find(str(tmp_path / "two"))] == ["two/test.parquet", "two/train.parquet"]
+    assert [one.rel for one in find(str(tmp_path / "two"), split="train")] == ["two/train.parquet"]
+    assert [one.out_rel for one in find(str(tmp_path), "jsonl")] == ["one.jsonl", "two/test.jsonl", "two/train.jsonl"]
+    with pytest.raises(ConfigError, match="Its splits are"):
+        find(str(tmp_path / "two"), split="dev")
+
+
+def test_ignored_settings_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    find(write(tmp_path / "a.txt"), split="train", pattern="*.txt")
+    assert [record.getMessage().split("=")[0] for record in caplog.records] == ["source.pattern", "source.split"]
+
+
+def test_fields_and_columns_of_text_are_told_to_be_ignored(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    settings = {"text_field": "body", "tgt_lang_field": "to", "delimiter": ";", "header": False}
+    path = write(tmp_path / "a.txt")
+    find(path, **settings)
+    told = [record.getMessage().split(" ")[0] for record in caplog.records]
+    assert told == ["source.text_field=body", "source.tgt_lang_field=to", "source.header=false", "source.delimiter=;"]
+    caplog.clear()
+    find([path, write(tmp_path / "b.csv")], **settings)
+    assert not caplog.records
+
+
+def test_an_unknown_corpus_names_the_known(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no embedded corpus"):
+        find("demo:nothing")
+
+
+@pytest.mark.parametrize(
+    ("settings", "key"),
+    [
+        ({"path": []}, "path"),
+        ({"path": "a", "limit": 0}, "limit"),
+        ({"path": "a", "max_row_bytes": 0}, "max_row_bytes"),
+        ({"path": "a", "delimiter": '"'}, "delimiter"),
+        ({"path": {"a": 1}}, "path"),
+    ],
+)
+def test_settings_out_of_range_are_refused(settings: dict[str, Any], key: str) -> None:
+    with pytest.raises(ConfigError, match=rf"source\.{key}.*Set source\.{key}="):
+        SourceConfig(**settings)

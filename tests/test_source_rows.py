@@ -1,0 +1,482 @@
+"""Rows of every format: bad rows keep their place, the file goes on, nothing is lost or shifted."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import io
+import json
+import lzma
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from pyarrow import parquet
+
+from hymt_batch.errors import ConfigError, PreflightError
+from hymt_batch.records import Document, Status
+from hymt_batch.source import stream
+from hymt_batch.source.stream import Input, SourceConfig
+
+
+def compress_zst(data: bytes) -> bytes:
+    return bytes(pa.Codec("zstd").compress(data, asbytes=True))
+
+
+PACK = {"gz": gzip.compress, "bz2": bz2.compress, "xz": lzma.compress, "zst": compress_zst}
+
+
+def source(tmp_path: Path, name: str, data: bytes, **settings: Any) -> tuple[Input, SourceConfig]:
+    path = tmp_path / name
+    path.write_bytes(data)
+    config = SourceConfig(path=str(path), **settings)
+    (found,) = stream.find(config)
+    return found, config
+
+
+def read(tmp_path: Path, name: str, data: bytes, *, full: bool = False, **settings: Any) -> list[Document]:
+    found, config = source(tmp_path, name, data, **settings)
+    return [document for document, _ in stream.documents(found, config, full=full)]
+
+
+def texts(documents: list[Document]) -> list[str | None]:
+    return [document.text for document in documents]
+
+
+def bad(documents: list[Document]) -> dict[int, str]:
+    return {document.row: document.message for document in documents if document.status is not Status.OK}
+
+
+# text
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        (b"", []),
+        (b"\n", [""]),
+        (b"a", ["a"]),
+        (b"a\n\nb\r\n", ["a", "", "b"]),
+        (b"\xef\xbb\xbfa\nb", ["a", "b"]),
+        (b"\xef\xbb\xbf", []),
+        (b"a\rb\x0b\x0c\x1c\xc2\x85\xe2\x80\xa8c\n\0\n", ["a\rb\x0b\x0c\x1c\x85\u2028c", "\0"]),
+    ],
+)
+def test_text_is_split_on_line_feeds_alone(tmp_path: Path, data: bytes, expected: list[str]) -> None:
+    assert texts(read(tmp_path, "a.txt", data)) == expected
+
+
+def test_rows_have_ids_cursors_raw_bytes_and_digests(tmp_path: Path) -> None:
+    found, config = source(tmp_path, "a.txt", b"\xef\xbb\xbfone\r\ntwo\nthree")
+    rows = list(stream.documents(found, config, full=True))
+    assert [document.id for document, _ in rows] == ["a.txt#1", "a.txt#2", "a.txt#3"]
+    assert [cursor for _, cursor in rows] == [8, 12, 17]
+    assert [document.raw for document, _ in rows] == [b"one\r\n", b"two\n", b"three"]
+    assert rows[1][0].digest == blake2b(b"two\n", digest_size=8).digest()
+    again = list(stream.documents(found, config, cursor=8, row=1, full=True))
+    assert again == rows[1:]
+    assert list(stream.documents(found, config, max_rows=2, full=True)) == rows[:2]
+    assert list(stream.documents(found, config, max_rows=0)) == []
+    head = stream.preamble(found, config)
+    assert (head.bom, head.newline, head.num_bytes) == (b"\xef\xbb\xbf", b"\r\n", 3)
+
+
+def test_a_row_that_is_no_utf8_is_an_error_row_and_the_file_goes_on(tmp_path: Path) -> None:
+    rows = read(tmp_path, "a.txt", b"good\nab\xff\n\xed\xa0\x80\nlast\n")
+    assert texts(rows) == ["good", None, None, "last"]
+    assert rows[1].status is Status.BAD_ENCODING
+    assert "a.txt:2" in rows[1].message and "0xff at offset 2" in rows[1].message
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\r\n", b""])
+@pytest.mark.parametrize("size", range(5, 14))
+def test_a_row_is_too_long_exactly_beyond_the_limit(tmp_path: Path, end: bytes, size: int) -> None:
+    data = b"x" * size + end
+    (row,) = read(tmp_path, "a.txt", data, max_row_bytes=9, full=True)
+    assert row.digest == blake2b(data, digest_size=8).digest()
+    if size <= 9:
+        assert (row.status, row.raw) == (Status.OK, data)
+    else:
+        assert (row.status, row.raw) == (Status.TOO_LONG, end)
+
+
+def test_a_row_without_end_is_read_in_bounded_memory(tmp_path: Path) -> None:
+    import tracemalloc
+
+    found, config = source(tmp_path, "a.txt", b"a\n" + b"x" * (32 << 20) + b"\r\nb\n", max_row_bytes=1000)
+    tracemalloc.start()
+    rows = [document for document, _ in stream.documents(found, config, full=True)]
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert texts(rows) == ["a", None, "b"]
+    assert rows[1].raw == b"\r\n"
+    assert peak < 4 << 20
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.binary(max_size=60), st.integers(1, 12))
+def test_raw_rows_join_to_the_file_whatever_it_holds(tmp_path: Path, data: bytes, limit: int) -> None:
+    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        return
+    found, config = source(tmp_path, "a.txt", data, max_row_bytes=limit)
+    rows = list(stream.documents(found, config, full=True))
+    bom = stream.preamble(found, config).bom
+    lines = data[len(bom) :].split(b"\n")
+    lines = [line + b"\n" for line in lines[:-1]] + ([lines[-1]] if lines[-1] else [])
+    assert [document.digest for document, _ in rows] == [blake2b(line, digest_size=8).digest() for line in lines]
+    for (document, _), line in zip(rows, lines, strict=True):
+        if document.status is Status.TOO_LONG:
+            assert line.endswith(document.raw) and document.raw in (b"", b"\n", b"\r\n")
+        else:
+            assert document.raw == line
+    for number, (_, cursor) in enumerate(rows):
+        assert list(stream.documents(found, config, cursor=cursor, row=number + 1, full=True)) == rows[number + 1 :]
+
+
+def test_utf16_is_refused_with_the_command_that_mends_it(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="iconv -f UTF-16"):
+        read(tmp_path, "a.txt", "a\n".encode("utf-16"))
+
+
+# compression
+
+
+@pytest.mark.parametrize("kind", PACK)
+def test_concatenated_members_are_one_stream(tmp_path: Path, kind: str) -> None:
+    data = PACK[kind](b"a\nb") + PACK[kind](b"") + PACK[kind](b"c\nd\n")
+    found, config = source(tmp_path, f"a.txt.{kind}", data)
+    rows = list(stream.documents(found, config))
+    assert [document.text for document, _ in rows] == ["a", "bc", "d"]
+    assert list(stream.documents(found, config, cursor=rows[0][1], row=1)) == rows[1:]
+
+
+@pytest.mark.parametrize("kind", PACK)
+def test_truncated_or_damaged_compressed_files_are_errors_that_name_the_file(tmp_path: Path, kind: str) -> None:
+    body = b"".join(b"row %d of some length\n" % number for number in range(5000))
+    packed = PACK[kind](body)
+    second = PACK[kind](b"more\n")
+    broken = [packed[: len(packed) // 2], packed[:-1], packed + second[:-1], packed + second[:3], b"", packed + b"junk"]
+    for data in broken:
+        with pytest.raises(PreflightError, match=rf"a\.txt\.{kind} is truncated or damaged"):
+            read(tmp_path, f"a.txt.{kind}", data)
+
+
+def test_padding_after_a_member_is_allowed_but_not_padding_alone(tmp_path: Path) -> None:
+    assert texts(read(tmp_path, "a.txt.gz", gzip.compress(b"a\n") + bytes(512))) == ["a"]
+    with pytest.raises(PreflightError):
+        read(tmp_path, "a.txt.gz", bytes(512))
+
+
+# jsonl
+
+
+def lines(*rows: Any) -> bytes:
+    return b"".join((row if isinstance(row, bytes) else json.dumps(row).encode()) + b"\n" for row in rows)
+
+
+def test_jsonl_rows_that_cannot_be_read_are_error_rows_and_the_file_goes_on(tmp_path: Path) -> None:
+    good = {"id": 1, "text": "2024-01-01"}
+    odd = [
+        b'{"text": "a"',  # torn
+        b"[1]",
+        b'{"id": 2}',
+        b'{"text": 5}',
+        b'{"text": "a", "text": "b"}',
+        b'{"text": "a", "\\u0074ext": "b"}',
+        b'{"text": "a", "n": NaN}',
+        b'{"text": "a", "n": ' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+        b'{"text": "\\ud800"}',
+        b'{"text": "\xff"}',
+        b'{"text": "\xed\xa0\x80"}',
+        b'{"text": "a", "n": ' + b"9" * 5000 + b"}",
+        b'{"text": "a"} x',
+        b"\0",
+    ]
+    rows = read(tmp_path, "in.jsonl", lines(good, *odd, good), full=True)
+    assert texts(rows) == ["2024-01-01", *[None] * len(odd), "2024-01-01"]
+    assert all(row.status is Status.BAD_ENCODING for row in rows[1:-1])
+    assert all(row.message.startswith(f"in.jsonl:{row.row + 1} ") for row in rows[1:-1])
+    assert (
+        rows[3].message
+        == "in.jsonl:4 has no field 'text'. Its fields are ['id']. Set source.text_field to one of them."
+    )
+    assert rows[3].values == {"id": 2}
+    assert rows[1].values is None
+    assert rows[0].values == good
+    assert b"".join(row.raw for row in rows) == lines(good, *odd, good)
+
+
+def test_blank_lines_and_nulls_are_rows_without_text(tmp_path: Path) -> None:
+    rows = read(tmp_path, "in.jsonl", b'{"text": "a"}\n\n \t\r\n{"text": null}\r\n{"text": "b"}')
+    assert texts(rows) == ["a", "", "", "", "b"]
+    assert not bad(rows)
+
+
+def test_dotted_fields_reach_into_objects_but_a_plain_name_wins(tmp_path: Path) -> None:
+    data = lines({"a": {"b": "in"}}, {"a.b": "plain", "a": {"b": "in"}}, {"a": 1}, {"a": {"b": {"c": 1}}})
+    rows = read(tmp_path, "in.jsonl", data, text_field="a.b")
+    assert texts(rows) == ["in", "plain", None, None]
+
+
+def test_a_jsonl_file_that_lacks_the_field_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        read(tmp_path, "in.jsonl", lines({"id": 1, "body": "x"}, {"id": 2}))
+    assert "in.jsonl:1 has no field 'text'" in str(caught.value)
+    assert "Its fields are ['id', 'body']. Set source.text_field to one of them." in str(caught.value)
+    assert texts(read(tmp_path, "in.jsonl", lines(*[{"id": 1}] * 99, {"text": "a"}))) == [None] * 99 + ["a"]
+    with pytest.raises(ConfigError, match="no JSON lines file"):
+        read(tmp_path, "in.jsonl", b"prose\n" * 100)
+
+
+def test_languages_of_rows_are_checked_one_by_one(tmp_path: Path) -> None:
+    data = lines(
+        {"text": "a", "to": "fr"},
+        {"text": "b", "to": "ZH_hant"},
+        {"text": "c", "to": "tlh"},
+        {"text": "d", "to": 5},
+        {"text": "e"},
+        {"text": "f", "to": ""},
+    )
+    rows = read(tmp_path, "in.jsonl", data, tgt_lang_field="to")
+    assert [row.tgt_lang for row in rows] == ["fr", "zh-Hant", None, None, None, None]
+    assert texts(rows) == ["a", "b", None, None, "e", "f"]
+    assert "to=tlh is not a language" in rows[2].message
+
+
+def test_fields_that_the_output_adds_are_refused(tmp_path: Path) -> None:
+    taken = ("translation", "hymt")
+    found, config = source(tmp_path, "in.jsonl", lines({"text": "a", "hymt": 1}))
+    with pytest.raises(ConfigError, match="already has a field 'hymt'"):
+        stream.fields_conflict([found], config, taken)
+    late = lines(*[{"text": "a"}] * 150, {"text": "b", "translation": "c"}, {"text": "d"})
+    found, config = source(tmp_path, "in.jsonl", late)
+    stream.fields_conflict([found], config, taken)
+    rows = [document for document, _ in stream.documents(found, config, reserved=taken)]
+    assert list(bad(rows)) == [150]
+    for name, data in (("in.csv", b"text,hymt\na,b\n"), ("in.tsv", b"text\thymt\na\tb\n")):
+        found, config = source(tmp_path, name, data)
+        with pytest.raises(ConfigError, match="already has a field 'hymt'"):
+            stream.fields_conflict([found], config, taken)
+
+
+# csv and tsv
+
+
+def test_csv_records_may_hold_line_breaks_delimiters_and_quotes(tmp_path: Path) -> None:
+    data = b'id,text\r\n1,"a\nb, ""c"""\r\n2,plain "quoted" word\n3,\n\n4,"x"y\n5,last'
+    found, config = source(tmp_path, "in.csv", data)
+    rows = list(stream.documents(found, config, full=True))
+    assert [document.text for document, _ in rows] == ['a\nb, "c"', 'plain "quoted" word', "", "", "xy", "last"]
+    assert rows[0][0].values == {"id": "1", "text": 'a\nb, "c"'}
+    head = stream.preamble(found, config)
+    assert (head.header, head.fields, head.newline) == (b"id,text\r\n", ("id", "text"), b"\r\n")
+    assert head.header + b"".join(document.raw for document, _ in rows) == data
+    for number, (_, cursor) in enumerate(rows):
+        assert list(stream.documents(found, config, cursor=cursor, row=number + 1, full=True)) == rows[number + 1 :]
+
+
+def test_a_quote_that_does_not_close_costs_one_row(tmp_path: Path) -> None:
+    data = b'id,text\n1,"open\n' + b"".join(b"%d,row\n" % number for number in range(2, 3000))
+    rows = read(tmp_path, "in.csv", data, max_row_bytes=500)
+    assert list(bad(rows)) == [0]
+    assert len(rows) == 2999
+    for tail in (b'2,"b"\n3,c\n', b'2,he said "no"\n3,c\n', b'2,"b",x\n3,c\n'):
+        rows = read(tmp_path, "in.csv", b'id,text\n1,"open\n' + tail)
+        assert [row.row for row in rows][-1] == 2, tail
+        assert texts(rows)[-1] == "c"
+
+
+def test_a_quote_that_closes_into_another_number_of_fields_costs_one_row(tmp_path: Path) -> None:
+    rows = read(tmp_path, "in.csv", b'id,text\n1,"open\n2,b",x\n3,c\n', full=True)
+    assert [row.raw for row in rows] == [b'1,"open\n', b'2,b",x\n', b"3,c\n"]
+    assert list(bad(rows)) == [0, 1]
+
+
+def test_records_with_another_number_of_fields_are_error_rows(tmp_path: Path) -> None:
+    rows = read(tmp_path, "in.csv", b"id,text\n1,a\n2,b,c\n3\n4,d\n")
+    assert texts(rows) == ["a", None, None, "d"]
+    assert "in.csv:2 has 3 fields where the file has 2 columns" in rows[1].message
+
+
+def test_tsv_knows_no_quotes(tmp_path: Path) -> None:
+    rows = read(tmp_path, "in.tsv", b'id\ttext\n1\t"\n2\t5" disk\n3\tNA\n')
+    assert texts(rows) == ['"', '5" disk', "NA"]
+
+
+def test_columns_by_number_without_a_header_and_by_another_delimiter(tmp_path: Path) -> None:
+    rows = read(tmp_path, "in.csv", b"x;a\ny;b\n", header=False, delimiter=";", text_field="2", full=True)
+    assert texts(rows) == ["a", "b"]
+    assert rows[0].values == {"1": "x", "2": "a"}
+    with pytest.raises(ConfigError, match=r"source\.text_field=text is no column number"):
+        read(tmp_path, "in.csv", b"x,a\n", header=False)
+    with pytest.raises(ConfigError, match=r"has no column 'text'.*source\.delimiter=';'"):
+        read(tmp_path, "in.csv", b"id;text\n1;a\n")
+    with pytest.raises(ConfigError, match=r"\['id', 'body'\]\. Set source\.text_field"):
+        read(tmp_path, "in.csv", b"id,body\n1,a\n")
+
+
+def test_another_header_changes_every_digest(tmp_path: Path) -> None:
+    one = read(tmp_path, "in.csv", b"text,note\na,b\n")
+    two = read(tmp_path, "in.csv", b"note,text\na,b\n")
+    assert one[0].digest != two[0].digest
+
+
+def test_empty_csv_files_have_no_rows(tmp_path: Path) -> None:
+    assert read(tmp_path, "in.csv", b"") == []
+    assert read(tmp_path, "in.csv", b"id,text\n") == []
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.sampled_from(['"', ",", "a", "\n", "\r\n", "é"]), max_size=24), st.integers(4, 40))
+def test_csv_loses_and_shifts_no_byte_whatever_the_quotes(tmp_path: Path, pieces: list[str], limit: int) -> None:
+    body = "".join(pieces).encode()
+    found, config = source(tmp_path, "in.csv", b"t,u\n" + body, max_row_bytes=limit, text_field="t")
+    rows = list(stream.documents(found, config, full=True))
+    if all(document.status is not Status.TOO_LONG for document, _ in rows):
+        assert b"".join(document.raw for document, _ in rows) == body
+    for number, (_, cursor) in enumerate(rows):
+        assert list(stream.documents(found, config, cursor=cursor, row=number + 1, full=True)) == rows[number + 1 :]
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.tuples(st.text(max_size=6), st.text(alphabet='a",\n\r', max_size=6)), max_size=6))
+def test_what_the_csv_module_writes_is_read_back(tmp_path: Path, records: list[tuple[str, str]]) -> None:
+    import csv
+
+    records = [tuple(cell.encode("utf-8", "replace").decode() for cell in record) for record in records]  # type: ignore[misc]
+    sink = io.StringIO()
+    writer = csv.writer(sink, quoting=csv.QUOTE_ALL)
+    writer.writerow(["id", "text"])
+    writer.writerows(records)
+    rows = read(tmp_path, "in.csv", sink.getvalue().encode())
+    assert texts(rows) == [text for _, text in records]
+
+
+# parquet and saved datasets
+
+
+def table(tmp_path: Path, columns: dict[str, Any], **options: Any) -> Input:
+    path = tmp_path / "in.parquet"
+    parquet.write_table(pa.table(columns), path, **options)
+    (found,) = stream.find(SourceConfig(path=str(path)))
+    return found
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pa.string(),
+        pa.large_string(),
+        pa.string_view(),
+        pa.binary(),
+        pa.large_binary(),
+        pa.dictionary(pa.int32(), pa.string()),
+    ],
+    ids=str,
+)
+def test_parquet_text_of_every_arrow_type_reads_alike(tmp_path: Path, kind: Any) -> None:
+    values = ["a", None, "", "é"] * 10
+    column = pa.array(values, pa.string())
+    column = column.dictionary_encode() if pa.types.is_dictionary(kind) else column.cast(kind)
+    found = table(tmp_path, {"id": range(40), "text": column}, row_group_size=7)
+    config = SourceConfig(path="x")
+    rows = list(stream.documents(found, config))
+    assert [document.text for document, _ in rows] == ["a", "", "", "é"] * 10
+    assert [cursor for _, cursor in rows] == list(range(1, 41))
+    assert rows[1][0].digest != rows[2][0].digest
+    for cursor in (0, 1, 6, 7, 8, 39, 40):
+        assert list(stream.documents(found, config, cursor=cursor, row=cursor)) == rows[cursor:]
+
+
+def test_parquet_rows_carry_their_whole_batch_for_the_writer(tmp_path: Path) -> None:
+    found = table(tmp_path, {"id": range(10), "text": [f"t{n}" for n in range(10)]}, row_group_size=4)
+    config = SourceConfig(path="x")
+    for cursor in (0, 5):
+        for document, _ in stream.documents(found, config, cursor=cursor, row=cursor, full=True):
+            batch, index = document.values
+            assert batch.schema.names == ["id", "text"]
+            assert batch.slice(index, 1).to_pylist() == [{"id": document.row, "text": document.text}]
+    head = stream.preamble(found, config)
+    assert head.fields == ("id", "text") and head.schema.names == ["id", "text"]
+
+
+def test_parquet_is_read_on_from_within_a_large_row_group(tmp_path: Path) -> None:
+    found = table(tmp_path, {"text": [f"t{n}" for n in range(5000)]})
+    rows = list(stream.documents(found, SourceConfig(path="x")))
+    for cursor in (1023, 1024, 2500, 4999):
+        assert list(stream.documents(found, SourceConfig(path="x"), cursor=cursor, row=cursor)) == rows[cursor:]
+
+
+def test_parquet_digests_tell_null_from_the_neighbouring_column(tmp_path: Path) -> None:
+    nothing = pa.array([None, "fr"])
+    found = table(tmp_path, {"text": pa.array(["fr", None]), "to": nothing})
+    one, two = stream.documents(found, SourceConfig(path="x", tgt_lang_field="to"))
+    assert one[0].digest != two[0].digest
+
+
+def test_parquet_bad_bytes_and_long_rows_are_error_rows(tmp_path: Path) -> None:
+    found = table(tmp_path, {"text": pa.array([b"a", b"\xff", b"x" * 20, b"b"], pa.binary())})
+    rows = [document for document, _ in stream.documents(found, SourceConfig(path="x", max_row_bytes=10))]
+    assert [row.status for row in rows] == [Status.OK, Status.BAD_ENCODING, Status.TOO_LONG, Status.OK]
+    assert "in.parquet:2" in rows[1].message
+
+
+def test_parquet_nested_and_language_columns(tmp_path: Path) -> None:
+    docs = pa.array([{"body": "a", "n": 1}, None, {"body": "c", "n": 3}])
+    found = table(tmp_path, {"doc": docs, "to": ["fr", "de", "tlh"]})
+    config = SourceConfig(path="x", text_field="doc.body", tgt_lang_field="to")
+    for full in (False, True):
+        rows = [document for document, _ in stream.documents(found, config, full=full)]
+        assert texts(rows) == ["a", "", None]
+        assert [row.tgt_lang for row in rows] == ["fr", "de", None]
+
+
+def test_parquet_columns_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    found = table(tmp_path, {"n": [1], "body": ["a"]})
+    with pytest.raises(ConfigError, match=r"no column 'text'\. Its text columns are \['body'\]"):
+        list(stream.documents(found, SourceConfig(path="x")))
+    with pytest.raises(ConfigError, match="is int64, not text"):
+        list(stream.documents(found, SourceConfig(path="x", text_field="n")))
+
+
+def test_truncated_parquet_names_the_file(tmp_path: Path) -> None:
+    found = table(tmp_path, {"text": ["a"] * 100})
+    data = Path(found.path).read_bytes()
+    for piece in (data[:-10], b"", b"nonsense"):
+        Path(found.path).write_bytes(piece)
+        with pytest.raises(PreflightError, match=r"in\.parquet cannot be read as a parquet file"):
+            list(stream.documents(found, SourceConfig(path="x")))
+
+
+def test_saved_datasets_are_read_as_they_were_selected(tmp_path: Path) -> None:
+    import datasets
+
+    rows = datasets.Dataset.from_dict({"text": [f"t{n}" for n in range(3000)], "n": list(range(3000))})
+    rows.select(range(2999, -1, -1)).save_to_disk(str(tmp_path / "saved"), num_shards=3)
+    config = SourceConfig(path=str(tmp_path / "saved"))
+    (found,) = stream.find(config)
+    read_all = list(stream.documents(found, config))
+    assert [document.text for document, _ in read_all] == [f"t{n}" for n in range(2999, -1, -1)]
+    for cursor in (1, 999, 1000, 1001, 2500, 3000):
+        assert list(stream.documents(found, config, cursor=cursor, row=cursor)) == read_all[cursor:]
+    document, _ = next(stream.documents(found, config, cursor=1500, row=1500, full=True))
+    batch, index = document.values
+    assert batch.slice(index, 1).to_pylist() == [{"text": "t1499", "n": 1499}]
+
+
+def test_empty_tables_have_no_rows_but_a_schema(tmp_path: Path) -> None:
+    import datasets
+
+    found = table(tmp_path, {"text": pa.array([], pa.string())})
+    assert list(stream.documents(found, SourceConfig(path="x"))) == []
+    datasets.Dataset.from_dict({"text": []}, features=datasets.Features(text=datasets.Value("string"))).save_to_disk(
+        str(tmp_path / "none")
+    )
+    config = SourceConfig(path=str(tmp_path / "none"))
+    (found,) = stream.find(config)
+    assert list(stream.documents(found, config)) == []
+    assert stream.preamble(found, config).schema.names == ["text"]

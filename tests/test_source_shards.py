@@ -1,0 +1,276 @@
+"""Shards: the cut depends on the content alone, finished bytes are not parsed again, changed ones are."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from pyarrow import parquet
+
+from hymt_batch.errors import ConfigError, PreflightError
+from hymt_batch.records import Input, Shard, ShardRecord
+from hymt_batch.source import stream
+from hymt_batch.source.stream import SkippedShard, SourceConfig
+
+
+def record(shard: Shard) -> ShardRecord:
+    return ShardRecord(
+        shard.index, shard.first_row, len(shard.documents), shard.start, shard.end, shard.sha256, shard.last
+    )
+
+
+def cut(
+    inputs: list[Input],
+    config: SourceConfig,
+    records: dict[tuple[str, int], ShardRecord] | None = None,
+    rows: int = 7,
+    size: int = 200,
+) -> list[Shard | SkippedShard]:
+    known = records or {}
+    return list(
+        stream.shards(
+            inputs, config, shard_rows=rows, shard_bytes=size, done=lambda one, index: known.get((one.rel, index))
+        )
+    )
+
+
+def parsed(inputs: list[Input], config: SourceConfig, **bounds: int) -> list[Shard]:
+    return [shard for shard in cut(inputs, config, **bounds) if isinstance(shard, Shard)]
+
+
+def records_of(shards: list[Shard]) -> dict[tuple[str, int], ShardRecord]:
+    return {(shard.input.rel, shard.index): record(shard) for shard in shards}
+
+
+def body(name: str) -> bytes:
+    rows = [b"x" * (number * 37 % 90) for number in range(100)]
+    if name.endswith("jsonl"):
+        rows = [b'{"text": "%s"}' % row for row in rows]
+    if ".csv" in name:
+        rows = [b"text,n", *(b'"%s\n",1' % row for row in rows)]
+    return b"\xef\xbb\xbf" + b"\r\n".join(rows)
+
+
+def inputs_of(tmp_path: Path, name: str) -> tuple[list[Input], SourceConfig]:
+    path = tmp_path / name
+    if name.endswith("parquet"):
+        values = ["x" * (number * 37 % 90) for number in range(100)]
+        parquet.write_table(pa.table({"text": values}), path, row_group_size=30)
+    else:
+        data = body(name.removesuffix(".gz"))
+        path.write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
+    config = SourceConfig(path=str(path))
+    return stream.find(config), config
+
+
+NAMES = ["a.txt", "a.txt.gz", "a.jsonl", "a.csv", "a.csv.gz", "a.parquet"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_shards_cover_every_row_once_within_their_bounds(tmp_path: Path, name: str) -> None:
+    inputs, config = inputs_of(tmp_path, name)
+    shards = parsed(inputs, config)
+    rows = [document.row for shard in shards for document in shard.documents]
+    assert rows == list(range(100))
+    assert [shard.index for shard in shards] == list(range(len(shards)))
+    assert all(1 <= len(shard.documents) <= 7 for shard in shards)
+    assert len({len(shard.documents) for shard in shards}) > 2  # both bounds cut
+    assert [shard.start for shard in shards[1:]] == [shard.end for shard in shards[:-1]]
+    assert [shard.last for shard in shards] == [False] * (len(shards) - 1) + [True]
+    assert [shard.first_row for shard in shards] == [shard.documents[0].row for shard in shards]
+
+
+def test_the_hash_of_a_shard_is_that_of_its_bytes(tmp_path: Path) -> None:
+    inputs, config = inputs_of(tmp_path, "a.txt")
+    for shard in parsed(inputs, config):
+        assert shard.sha256 == hashlib.sha256(body("a.txt")[shard.start : shard.end]).hexdigest()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_finished_shards_are_skipped_in_any_combination(tmp_path: Path, name: str) -> None:
+    inputs, config = inputs_of(tmp_path, name)
+    shards = parsed(inputs, config)
+    for keep in (lambda n: True, lambda n: n % 2 == 0, lambda n: n % 2, lambda n: n < 3, lambda n: n > 3):
+        known = {key: one for key, one in records_of(shards).items() if keep(key[1])}
+        again = cut(inputs, config, known)
+        assert len(again) == len(shards)
+        for shard, other in zip(shards, again, strict=True):
+            if keep(shard.index):
+                assert other == SkippedShard(inputs[0], record(shard))
+            else:
+                assert other == shard
+
+
+def test_skipping_does_not_parse(tmp_path: Path) -> None:
+    inputs, config = inputs_of(tmp_path, "a.jsonl")
+    asked: list[int] = []
+    shards = parsed(inputs, config)
+    known = records_of(shards)
+
+    def done(_: Input, index: int) -> ShardRecord | None:
+        asked.append(index)
+        return known["a.jsonl", index]
+
+    found = list(stream.shards(inputs, config, shard_rows=7, shard_bytes=200, done=done))
+    assert all(isinstance(one, SkippedShard) for one in found)
+    assert asked == list(range(len(shards)))
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.txt.gz", "a.jsonl"])
+def test_a_changed_byte_gives_the_parsed_shard_and_the_others_are_still_skipped(tmp_path: Path, name: str) -> None:
+    inputs, config = inputs_of(tmp_path, name)
+    shards = parsed(inputs, config)
+    data = bytearray(body(name.removesuffix(".gz")))
+    at = data.index(b"x", shards[5].start)
+    data[at] = ord("y")
+    Path(inputs[0].path).write_bytes(gzip.compress(data) if name.endswith("gz") else data)
+    again = cut(inputs, config, records_of(shards))
+    assert [one.index for one in again if isinstance(one, Shard)] == [5]
+    changed = next(one for one in again if isinstance(one, Shard))
+    differing = [a.row for a, b in zip(shards[5].documents, changed.documents, strict=True) if a.digest != b.digest]
+    assert len(differing) == 1
+
+
+def test_appended_and_cut_off_rows_are_noticed(tmp_path: Path) -> None:
+    inputs, config = inputs_of(tmp_path, "a.txt")
+    shards = parsed(inputs, config)
+    path, data = Path(inputs[0].path), body("a.txt")
+    path.write_bytes(data + b"\nmore\n")
+    again = cut(inputs, config, records_of(shards))
+    assert next(one.index for one in again if isinstance(one, Shard)) == len(shards) - 1
+    last = again[-1]
+    assert isinstance(last, Shard) and last.last
+    path.write_bytes(data[: shards[-1].start])
+    again = cut(inputs, config, records_of(shards))
+    last = again[-1]
+    assert isinstance(last, Shard) and last.last and last.index == len(shards) - 2
+    path.write_bytes(data[: shards[3].start + 1])
+    assert isinstance(cut(inputs, config, records_of(shards))[3], Shard)
+
+
+def test_another_csv_header_undoes_every_shard(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_bytes(b"text,note\n" + b"a,b\n" * 20)
+    config = SourceConfig(path=str(path))
+    inputs = stream.find(config)
+    known = records_of(parsed(inputs, config))
+    path.write_bytes(b"note,text\n" + b"a,b\n" * 20)
+    assert all(isinstance(one, Shard) for one in cut(inputs, config, known))
+
+
+def test_changed_parquet_rows_are_noticed(tmp_path: Path) -> None:
+    inputs, config = inputs_of(tmp_path, "a.parquet")
+    shards = parsed(inputs, config)
+    values = ["x" * (number * 37 % 90) for number in range(100)]
+    values[50] = "y" * len(values[50])
+    parquet.write_table(pa.table({"text": values}), inputs[0].path, row_group_size=10)
+    changed = [one for one in cut(inputs, config, records_of(shards)) if isinstance(one, Shard)]
+    assert len(changed) == 1
+    assert 50 in [document.row for document in changed[0].documents]
+
+
+@pytest.mark.parametrize("data", [b"", b"\xef\xbb\xbf"])
+def test_an_empty_file_gives_one_empty_shard(tmp_path: Path, data: bytes) -> None:
+    path = tmp_path / "a.txt"
+    path.write_bytes(data)
+    config = SourceConfig(path=str(path))
+    inputs = stream.find(config)
+    (shard,) = parsed(inputs, config)
+    assert (list(shard.documents), shard.last, shard.index) == ([], True, 0)
+    assert cut(inputs, config, records_of([shard])) == [SkippedShard(inputs[0], record(shard))]
+
+
+def test_the_limit_counts_rows_over_all_files(tmp_path: Path) -> None:
+    for name in ("a.txt", "b.txt", "c.txt"):
+        (tmp_path / name).write_bytes(b"row\n" * 10)
+    for limit, expected in ((4, [4]), (10, [7, 3]), (12, [7, 3, 2]), (99, [7, 3, 7, 3, 7, 3])):
+        config = SourceConfig(path=str(tmp_path), limit=limit)
+        inputs = stream.find(config)
+        shards = parsed(inputs, config)
+        assert [len(shard.documents) for shard in shards] == expected
+        assert shards[-1].last
+        again = cut(inputs, config, records_of(shards))
+        assert again == [SkippedShard(shard.input, record(shard)) for shard in shards]
+        for input in inputs:
+            num_rows = sum(len(shard.documents) for shard in shards if shard.input == input)
+            assert len(list(stream.full(input, config, inputs))) == num_rows
+
+
+def test_units_add_up_to_the_total(tmp_path: Path) -> None:
+    for name in ("a.txt", "a.parquet"):
+        inputs, config = inputs_of(tmp_path, name)
+        shards = parsed(inputs, config)
+        total = stream.total_units(inputs, config)
+        assert total == shards[-1].end
+    assert stream.total_units(inputs_of(tmp_path, "a.txt.gz")[0], config) is None
+
+
+def test_damage_after_good_shards_stops_the_job_with_the_good_ones_given(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt.gz"
+    rows = b"".join(hashlib.sha256(b"%d" % number).hexdigest().encode() + b"\n" for number in range(200_000))
+    path.write_bytes(gzip.compress(rows)[:-1000])
+    config = SourceConfig(path=str(path))
+    shards = stream.shards(
+        stream.find(config), config, shard_rows=10_000, shard_bytes=1 << 30, done=lambda one, index: None
+    )
+    found = []
+    with pytest.raises(PreflightError, match="truncated"):
+        for shard in stream.prefetch(shards, 2):
+            found.append(shard)
+    assert len(found) == 19
+
+
+def test_prefetch_keeps_order_and_carries_errors() -> None:
+    def items() -> Iterator[int]:
+        yield from range(5)
+        raise ConfigError("broken")
+
+    for depth in (0, 1, 3):
+        found = []
+        with pytest.raises(ConfigError, match="broken"):
+            for item in stream.prefetch(items(), depth):
+                found.append(item)
+        assert found == list(range(5))
+
+
+def test_prefetch_makes_no_more_than_its_depth_ahead() -> None:
+    made: list[int] = []
+
+    def items() -> Iterator[int]:
+        for number in range(100):
+            made.append(number)
+            yield number
+
+    ahead = stream.prefetch(items(), 2)
+    next(ahead)
+    time.sleep(0.2)
+    assert len(made) <= 4
+    ahead.close()  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("taken", [1, 5])
+def test_closing_prefetch_ends_its_thread_and_closes_the_items(taken: int) -> None:
+    closed = threading.Event()
+
+    def items() -> Iterator[int]:
+        try:
+            yield from iter(int, 1)
+        finally:
+            closed.set()
+
+    source = items()  # held here, so that nothing but prefetch closes it
+    ahead: Any = stream.prefetch(source, 2)
+    for _ in range(taken):
+        next(ahead)
+    started = time.monotonic()
+    ahead.close()
+    assert closed.wait(2)
+    assert time.monotonic() - started < 2
+    assert not [thread for thread in threading.enumerate() if thread.name == "prefetch"]

@@ -1,0 +1,201 @@
+"""Standard input and hub data are stored once, whole, and read again from there."""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from hymt_batch.errors import ConfigError, PreflightError
+from hymt_batch.source import hub, spool, stream
+from hymt_batch.source.spool import Spool
+from hymt_batch.source.stream import SourceConfig, SourceFormat
+
+FIND = """
+import sys
+from pathlib import Path
+from hymt_batch.source import stream
+from hymt_batch.source.stream import SourceConfig
+spool = stream.Spool(Path(sys.argv[1]), replace="replace" in sys.argv)
+(found,) = stream.find(SourceConfig(path="-"), spool)
+if "look" not in sys.argv:
+    spool.settle(Path(sys.argv[1]))
+print([document.text for document, _ in stream.documents(found, SourceConfig(path="-"))])
+"""
+
+
+def pipe(folder: Path, given: bytes | None, *how: str) -> subprocess.CompletedProcess[bytes]:
+    stdin = {"input": given} if given is not None else {"stdin": subprocess.DEVNULL}
+    command = [sys.executable, "-c", FIND, str(folder), *how]
+    return subprocess.run(command, capture_output=True, check=False, **stdin)  # type: ignore[call-overload,no-any-return]
+
+
+def stored(folder: Path) -> Path:
+    return folder / ".hymt" / "spool"
+
+
+def test_standard_input_is_stored_and_used_again(tmp_path: Path) -> None:
+    folder = tmp_path / "job"
+    assert pipe(folder, b"one\ntwo").stdout == b"['one', 'two']\n"
+    assert os.listdir(stored(folder)) == ["stdin.txt"]
+    assert (stored(folder) / "stdin.txt").read_bytes() == b"one\ntwo"
+    assert pipe(folder, None).stdout == b"['one', 'two']\n"  # nothing given: continue
+    assert pipe(folder, b"").stdout == b"['one', 'two']\n"
+    assert pipe(folder, b"one\ntwo").stdout == b"['one', 'two']\n"  # the same given again
+    changed = pipe(folder, b"one\nthree")
+    assert changed.returncode and b"InputChangedError" in changed.stderr
+    assert os.listdir(stored(folder)) == ["stdin.txt"]
+    assert (stored(folder) / "stdin.txt").read_bytes() == b"one\ntwo"
+    assert pipe(folder, b"one\nthree", "replace").stdout == b"['one', 'three']\n"
+    assert (stored(folder) / "stdin.txt").read_bytes() == b"one\nthree"
+    assert pipe(folder, None, "replace").stdout == b"['one', 'three']\n"  # nothing given, nothing replaced
+
+
+def test_before_the_folder_is_settled_only_a_hidden_folder_beside_it_is_written(tmp_path: Path) -> None:
+    folder = tmp_path / "job"
+    stored(folder).mkdir(parents=True)
+    (stored(folder) / "stdin.txt").write_bytes(b"another's\n")
+    assert pipe(folder, b"one\n", "look").stdout == b"['one']\n"
+    assert (stored(folder) / "stdin.txt").read_bytes() == b"another's\n"
+    (beside,) = set(tmp_path.iterdir()) - {folder}
+    assert beside.name.startswith(".spool-") and beside.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_closed_standard_input_continues_and_is_refused_where_nothing_is_stored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdin", None)
+    with pytest.raises(ConfigError, match="this process has none"):
+        Spool(tmp_path).stdin(".txt")
+    stored(tmp_path).mkdir(parents=True)
+    (stored(tmp_path) / "stdin.txt").write_bytes(b"one\n")
+    assert Spool(tmp_path).stdin(".txt") == (stored(tmp_path) / "stdin.txt", "stdin.txt")
+
+
+def test_a_terminal_continues_from_what_is_stored(tmp_path: Path) -> None:
+    stored(tmp_path).mkdir(parents=True)
+    (stored(tmp_path) / "stdin.txt").write_bytes(b"one\n")
+    ours, theirs = os.openpty()
+    with os.fdopen(theirs, "rb") as source:
+        assert Spool(tmp_path, replace=True).stdin(".txt", source)[0] == stored(tmp_path) / "stdin.txt"
+    os.close(ours)
+
+
+def test_a_store_that_refuses_standard_input_says_which_setting_to_change(tmp_path: Path) -> None:
+    (tmp_path / "f.txt").touch()
+    with pytest.raises(PreflightError, match=r"f\.txt is not a folder\. Set output_dir="):
+        Spool(tmp_path / "f.txt" / "job").stdin(".txt", io.BytesIO(b"one\n"))
+
+
+def test_a_redirected_file_is_compared_too(tmp_path: Path) -> None:
+    (tmp_path / "in").write_bytes(b"one\n")
+    for text, ok in ((b"one\n", True), (b"two\n", False)):
+        (tmp_path / "in").write_bytes(text)
+        with open(tmp_path / "in", "rb") as stdin:
+            run = subprocess.run(
+                [sys.executable, "-c", FIND, str(tmp_path / "job")], stdin=stdin, capture_output=True, check=False
+            )
+        assert (run.returncode == 0) is ok
+
+
+def test_a_silent_pipe_does_not_hold_a_resumed_job(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(spool, "WAIT_S", 0.1)
+    stored(tmp_path).mkdir(parents=True)
+    (stored(tmp_path) / "stdin.txt").write_bytes(b"one\n")
+    reader, writer = os.pipe()
+    with os.fdopen(reader, "rb") as source:
+        assert Spool(tmp_path).stdin(".txt", source) == (stored(tmp_path) / "stdin.txt", "stdin.txt")
+    os.close(writer)
+    assert "gave nothing for 0.1 s" in caplog.text
+
+
+def test_a_broken_read_leaves_nothing_that_looks_stored(tmp_path: Path) -> None:
+    class Broken(io.BytesIO):
+        def read(self, size: int | None = -1, /) -> bytes:
+            found = super().read(3)
+            if not found:
+                raise OSError("gone")
+            return found
+
+    with pytest.raises(OSError, match="gone"):
+        Spool(tmp_path / "job").stdin(".txt", Broken(b"one\ntwo\n"))
+    assert not (tmp_path / "job").exists()
+
+
+def test_standard_input_has_the_extension_of_its_format(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b'{"text": "a"}\n')))
+    config = SourceConfig(path="-", format=SourceFormat.jsonl)
+    (found,) = stream.find(config, Spool(tmp_path / "job"))
+    assert (found.rel, found.format) == ("stdin.jsonl", "jsonl")
+
+
+def test_standard_input_is_a_source_of_its_own() -> None:
+    assert SourceConfig(path=["-"]).path == "-" and stream.is_stdin("-")
+    with pytest.raises(ConfigError, match="beside other inputs"):
+        SourceConfig(path=["a", "-"])
+
+
+def test_without_a_place_to_store_standard_input_is_refused() -> None:
+    with pytest.raises(ConfigError, match="must be stored"):
+        stream.find(SourceConfig(path="-"))
+
+
+def make_local(tmp_path: Path) -> Path:
+    folder = tmp_path / "org" / "corpus"
+    folder.mkdir(parents=True)
+    (folder / "train.csv").write_text("id,text\n" + "".join(f"{n},row {n}\n" for n in range(2500)), encoding="utf-8")
+    (folder / "test.csv").write_text("id,text\n1,a\n", encoding="utf-8")
+    return folder
+
+
+def test_hub_data_become_parquet_one_file_a_split(tmp_path: Path) -> None:
+    folder, out = make_local(tmp_path), tmp_path / "out"
+    out.mkdir()
+    hub.fetch_apart(str(folder), None, None, None, out)
+    assert sorted(os.listdir(out)) == ["test.parquet", "train.parquet"]
+    config = SourceConfig(path=str(out / "train.parquet"))
+    (found,) = stream.find(config)
+    texts = [document.text for document, _ in stream.documents(found, config)]
+    assert texts == [f"row {n}" for n in range(2500)]
+
+
+def test_stored_hub_data_are_used_again_without_the_hub(tmp_path: Path) -> None:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    place = stored(tmp_path / "job") / "hub" / "org--corpus" / "all"
+    place.mkdir(parents=True)
+    for split in ("train", "test"):
+        parquet.write_table(pa.table({"text": [split]}), place / f"{split}.parquet")
+    given = Spool(tmp_path / "job")
+    found = stream.find(SourceConfig(path="org/corpus"), given)
+    assert [one.rel for one in found] == ["corpus/test.parquet", "corpus/train.parquet"]
+    given.settle(tmp_path / "job-2")  # a fork has its own
+    copied = stored(tmp_path / "job-2") / "hub" / "org--corpus" / "all"
+    assert sorted(os.listdir(copied)) == ["test.parquet", "train.parquet"]
+    assert os.listdir(copied.parent) == ["all"]
+    assert [one.dataset for one in found] == ["", ""]
+
+
+def test_a_missing_hub_is_one_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(PreflightError, match="No file or folder is named no-such/data-set") as caught:
+        stream.find(SourceConfig(path="no-such/data-set"), Spool(tmp_path / "job"))
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "job").exists()
+
+
+def test_finding_files_imports_no_heavy_library(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(b"a\n")
+    code = (
+        "import sys; from hymt_batch.source import stream; from hymt_batch.source.stream import SourceConfig;"
+        f"c = SourceConfig(path={str(tmp_path)!r}); i = stream.find(c); list(stream.documents(i[0], c));"
+        "assert not {'torch', 'transformers', 'datasets', 'pyarrow', 'accelerate'} & set(sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

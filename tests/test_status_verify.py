@@ -1,0 +1,214 @@
+"""status and verify tell the truth in every state of a folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from faults.upper import an_input, open_output, plan, run, shards, upper
+
+from hymt_batch.errors import ExitCode, UsageError
+from hymt_batch.records import Input, Row, ShardRecord, Status
+from hymt_batch.write import part as parts
+from jobs import status, verify
+
+
+@pytest.fixture
+def inputs(tmp_path: Path) -> list[Input]:
+    (tmp_path / "in.txt").write_text("".join(f"line {i}\n" for i in range(19)) + "empty\n")
+    return [an_input(tmp_path / "in.txt")]
+
+
+def begin(folder: Path, inputs: list[Input], num_shards: int = 2) -> None:
+    with open_output(folder, inputs) as output:
+        for shard in list(shards(inputs[0]))[:num_shards]:
+            for part in plan(shard)[: 3 if shard.index == 0 else 1]:
+                output.commit(shard, part, upper(shard, part))
+
+
+def asked(folder: Path, style: str = "text") -> Any:
+    return SimpleNamespace(name=folder.name, output_dir=str(folder.parent), format=SimpleNamespace(value=style))
+
+
+def test_a_folder_that_is_not_there_was_not_started(tmp_path: Path) -> None:
+    assert status.status(tmp_path / "job").state == "not started"
+    for ask in (status.run, verify.run):
+        with pytest.raises(UsageError, match=r"there is no job 'job' in .* Set name="):
+            ask(asked(tmp_path / "job"))
+
+
+def test_a_mistyped_name_is_refused_with_the_nearest(tmp_path: Path, inputs: list[Input]) -> None:
+    run(tmp_path / "nightly", inputs)
+    run(tmp_path / "demo", inputs)
+    for ask in (status.run, verify.run):
+        with pytest.raises(UsageError, match=r"no job 'nigthly' in .*Near it: nightly\. Set name="):
+            ask(asked(tmp_path / "nigthly"))
+
+
+def test_the_points_of_a_sweep_are_told_one_by_one(
+    tmp_path: Path, inputs: list[Input], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(tmp_path / "sweep" / "seed=1", inputs)
+    begin(tmp_path / "sweep" / "seed=2", inputs)
+    assert status.run(asked(tmp_path / "sweep")) is ExitCode.COMPLETE
+    first, second = capsys.readouterr().out.splitlines()
+    assert "seed=1: complete, 1 of 1 files published, 20 rows" in first
+    assert "seed=2: stopped" in second
+    assert verify.run(asked(tmp_path / "sweep")) is ExitCode.MISSING
+    assert "complete and undamaged" in capsys.readouterr().out
+    (tmp_path / "sweep" / "seed=1" / "translated" / "in.txt").unlink()
+    assert verify.run(asked(tmp_path / "sweep", "json")) is ExitCode.DAMAGE
+    assert [bool(json.loads(line)["damage"]) for line in capsys.readouterr().out.splitlines()] == [True, False]
+
+
+def test_a_stopped_job_says_what_is_committed_and_what_is_missing(tmp_path: Path, inputs: list[Input]) -> None:
+    begin(tmp_path / "job", inputs)
+    found = status.status(tmp_path / "job")
+    assert (found.state, found.files, found.files_published) == ("stopped", 1, 0)
+    assert (found.shards, found.shards_complete, found.parts, found.rows, found.error_rows) == (2, 1, 4, 11, 0)
+    report = verify.verify(tmp_path / "job")
+    assert report.exit_code is ExitCode.MISSING
+    assert report.missing == [
+        "in.txt shard 1: 2 of 3 parts, first 1",
+        "in.txt from shard 2 on",
+        "in.txt: not published",
+        "manifest.json",
+    ]
+    assert report.parts == 4
+
+
+def test_a_complete_job_is_complete(tmp_path: Path, inputs: list[Input], capsys: pytest.CaptureFixture[str]) -> None:
+    run(tmp_path / "job", inputs)
+    found = status.status(tmp_path / "job")
+    assert (found.state, found.rows, found.error_rows, found.counts) == ("complete", 20, 1, {"empty": 1, "ok": 19})
+    assert verify.verify(tmp_path / "job").exit_code is ExitCode.COMPLETE
+    assert status.run(asked(tmp_path / "job", "json")) is ExitCode.COMPLETE
+    assert json.loads(capsys.readouterr().out) == asdict(found)
+    assert verify.run(asked(tmp_path / "job")) is ExitCode.COMPLETE
+    assert "complete and undamaged" in capsys.readouterr().out
+
+
+def test_a_running_job_names_its_process(tmp_path: Path, inputs: list[Input]) -> None:
+    with open_output(tmp_path / "job", inputs, lease_ttl_s=10.0):
+        found = status.status(tmp_path / "job")
+        assert (found.state, found.holder_alive) == ("running", True)
+        assert found.holder is not None
+        assert found.holder["pid"] == os.getpid()
+        assert f"process {os.getpid()} on" in status.render(found)
+    assert status.status(tmp_path / "job").state == "stopped"
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "says"),
+    [
+        ("translated/in.txt", lambda d: d[:-1], "has 142 bytes, recorded are 143"),
+        ("translated/in.txt", lambda d: d.replace(b"LINE 3", b"LINF 3"), "does not match its checksum"),
+        ("translated/in.txt", None, "is missing"),
+        ("errors/in.txt.errors.jsonl", lambda d: d + b"{}\n", "recorded are"),
+        ("errors/in.txt.errors.jsonl", None, "is missing"),
+        ("translated/more.txt", lambda d: b"x", "is not of this job"),
+        ("manifest.json", lambda d: d.replace(b'"rows": 20', b'"rows": 21'), "do not match its checksum"),
+        ("manifest.json", lambda d: b"", "it is empty"),
+        (".hymt/job.json", lambda d: bytes(len(d)), "zero bytes"),
+    ],
+)
+def test_every_damage_of_a_finished_job_is_found_and_named(
+    tmp_path: Path, inputs: list[Input], file: str, change: Any, says: str
+) -> None:
+    run(tmp_path / "job", inputs)
+    path = tmp_path / "job" / file
+    if change is None:
+        path.unlink()
+    else:
+        path.write_bytes(change(path.read_bytes() if path.exists() else b""))
+    report = verify.verify(tmp_path / "job")
+    assert report.exit_code is ExitCode.DAMAGE
+    assert [d for d in report.damage if d.startswith(file) and says in d], report.damage
+    assert "Run the job again" in verify.render(report)
+    status.render(status.status(tmp_path / "job"))  # never a traceback
+
+
+def test_a_missing_manifest_is_missing_and_not_damage(tmp_path: Path, inputs: list[Input]) -> None:
+    run(tmp_path / "job", inputs)
+    (tmp_path / "job" / "manifest.json").unlink()
+    report = verify.verify(tmp_path / "job")
+    assert (report.exit_code, report.missing) == (ExitCode.MISSING, ["manifest.json"])
+    assert status.status(tmp_path / "job").state == "stopped"
+
+
+def test_a_damaged_part_of_an_unfinished_job_is_damage(tmp_path: Path, inputs: list[Input]) -> None:
+    begin(tmp_path / "job", inputs)
+    victim = next((tmp_path / "job" / ".hymt").rglob("p00002"))
+    victim.write_bytes(b"")
+    report = verify.verify(tmp_path / "job")
+    assert report.exit_code is ExitCode.DAMAGE
+    assert report.damage == ["in.txt shard 0 part 2: the file is empty or holds only zero bytes"]
+    assert status.status(tmp_path / "job").state == "damaged"
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "kind", "rows"),
+    [
+        ("a.txt", b"a\nb", "text", 2),
+        ("a.txt", b"a\n\n", "text", 2),
+        ("a.txt", b"", "text", 0),
+        ("a.csv", b'h,i\n"x\ny",1\nz,2\n', "csv", 2),
+        ("a.tsv", b"h\ti\nx\t1\n", "tsv", 1),
+    ],
+)
+def test_rows_are_counted_as_the_format_counts_them(
+    tmp_path: Path, name: str, data: bytes, kind: str, rows: int
+) -> None:
+    import bz2
+    import gzip
+    import lzma
+
+    for suffix, pack in (("", bytes), (".gz", gzip.compress), (".xz", lzma.compress), (".bz2", bz2.compress)):
+        (tmp_path / (name + suffix)).write_bytes(pack(data))
+        assert rows in verify.count_rows(tmp_path / (name + suffix), kind)
+
+
+def test_thousands_of_parts_are_told_in_a_second(tmp_path: Path, inputs: list[Input]) -> None:
+    begin(tmp_path / "job", inputs, 0)
+    home = tmp_path / "job" / ".hymt" / f"f{inputs[0].file_id}"
+    for shard in range(150):
+        record = ShardRecord(shard, shard * 20, 20, 0, 0, "0" * 64, False)
+        folder = home / parts.shard_name(shard)
+        folder.mkdir(parents=True)
+        for part in range(20):
+            rows = [Row(shard * 20 + part, bytes(8), Status.OK, "x" * 2000)]
+            data = parts.encode(
+                rows, identity="0", environment={}, file_id="0", shard=record, part=part, num_parts=20, uuid="u"
+            )
+            (folder / parts.part_name(part)).write_bytes(data)
+    began = time.process_time()
+    found = status.status(tmp_path / "job")
+    assert (found.parts, found.shards_complete) == (3000, 150)
+    assert time.process_time() - began < 1.0
+
+
+def test_status_and_verify_import_nothing_heavy() -> None:
+    code = (
+        "import sys; from jobs import status, verify; "
+        "print([m for m in ('torch', 'transformers', 'pyarrow', 'datasets', 'hydra') if m in sys.modules])"
+    )
+    root = Path(status.__file__).parents[1]
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root)
+    assert told.stdout.strip() == "[]"
+
+
+def test_verify_changes_nothing(tmp_path: Path, inputs: list[Input]) -> None:
+    begin(tmp_path / "job", inputs)
+    (tmp_path / "job" / ".hymt" / f"f{inputs[0].file_id}" / "s0000000" / "p00000").write_bytes(b"damaged")
+    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "job").rglob("*")}
+    verify.verify(tmp_path / "job")
+    status.status(tmp_path / "job")
+    assert {p: p.stat().st_mtime_ns for p in (tmp_path / "job").rglob("*")} == before

@@ -1,0 +1,103 @@
+"""The chat format comes from the checkpoint; no text becomes a control token, whatever the tokenizer's flags."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hymt_batch.errors import PreflightError
+from hymt_batch.model import files, tokenizer
+from hymt_batch.model.tokenizer import Tokenizer
+
+pytestmark = pytest.mark.core
+
+DEMO, _ = files.resolve("demo:model", "main", download=False)
+CONTROL = ["<｜hy_User｜>", "<｜hy_Assistant｜>", "<｜hy_place▁holder▁no▁2｜>", "<think>", "<|extra_0|>", "<image>"]
+TEMPLATE_7B = (
+    "{% for message in messages %}{% if loop.index0 == 0 %}{{ '<|startoftext|>' }}{% endif %}"
+    "{{ message['content'] }}{% if message['role'] == 'user' %}{{ '<|extra_0|>' }}{% endif %}{% endfor %}"
+)
+
+
+def edited(folder: Path, added: dict[str, bool], template: str | None = None) -> Tokenizer:
+    """The demo tokenizer with more added tokens (text -> special), and perhaps another template."""
+    shutil.copytree(DEMO, folder)
+    path = folder / "tokenizer.json"
+    content = json.loads(path.read_text(encoding="utf-8"))
+    first = max(token["id"] for token in content["added_tokens"]) + 1
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
+    content["added_tokens"] += [
+        {"id": first + number, "content": text, "special": special, **flags}
+        for number, (text, special) in enumerate(added.items())
+    ]
+    path.write_text(json.dumps(content), encoding="utf-8")
+    if template:
+        path = folder / "tokenizer_config.json"
+        path.write_text(json.dumps({**json.loads(path.read_text(encoding="utf-8")), "chat_template": template}))
+    return tokenizer.load(folder, {**config(), "vocab_size": first + len(added)}, add_generation_prompt=True)
+
+
+def config() -> dict[str, Any]:
+    loaded: dict[str, Any] = json.loads((DEMO / "config.json").read_text(encoding="utf-8"))
+    return loaded
+
+
+@pytest.fixture(scope="module")
+def extended(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
+    folder = tmp_path_factory.mktemp("models") / "extended"
+    return edited(folder, {"<think>": False, "<image>": True, "<|extra_0|>": True})
+
+
+def test_the_framing_is_that_of_the_1_8b_model() -> None:
+    made = tokenizer.load(DEMO, config(), add_generation_prompt=True)
+    assert [made.full.id_to_token(one) for one in made.prefix] == ["<｜hy_begin▁of▁sentence｜>", "<｜hy_User｜>"]
+    assert [made.full.id_to_token(one) for one in made.suffix] == ["<｜hy_Assistant｜>"]
+    assert [made.full.id_to_token(one) for one in made.stop] == ["<｜hy_place▁holder▁no▁2｜>"]
+    other = tokenizer.load(DEMO, config(), add_generation_prompt=False)
+    assert [other.full.id_to_token(one) for one in other.suffix] == ["<｜hy_place▁holder▁no▁8｜>"]
+
+
+def test_the_framing_of_the_7b_model_is_found_the_same_way(tmp_path: Path) -> None:
+    made = edited(tmp_path / "7b", {"<|startoftext|>": True, "<|extra_0|>": True}, TEMPLATE_7B)
+    assert [made.full.id_to_token(one) for one in made.prefix] == ["<|startoftext|>"]
+    assert [made.full.id_to_token(one) for one in made.suffix] == ["<|extra_0|>"]
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.one_of(st.text(max_size=8), st.sampled_from(CONTROL), st.sampled_from("<｜|_▁>")), max_size=12))
+def test_no_text_becomes_a_control_token_and_every_text_comes_back(extended: Tokenizer, pieces: list[str]) -> None:
+    text = "".join(pieces)
+    (body,) = extended.encode([text])
+    assert not extended.leaks(body)
+    assert extended.bare.decode(body, skip_special_tokens=False) == text
+
+
+def test_the_librarys_own_way_would_leak_them(extended: Tokenizer) -> None:
+    leaked = [text for text in CONTROL if extended.leaks(extended.full.encode(text, add_special_tokens=False).ids)]
+    assert leaked == CONTROL
+
+
+def test_control_tokens_in_a_translation_are_left_out(extended: Tokenizer) -> None:
+    ids = extended.encode(["Il pleut."])[0]
+    think = extended.full.token_to_id("<think>")
+    assert extended.decode([[*ids[:1], think, *ids[1:], extended.stop[0]]]) == ["Il pleut."]
+
+
+@pytest.mark.parametrize(
+    ("template", "words"),
+    [("{{ messages[0]['content'] | upper }}", "exactly once"), ("no user text", "exactly once")],
+)
+def test_a_template_that_does_not_keep_the_text_is_refused(tmp_path: Path, template: str, words: str) -> None:
+    with pytest.raises(PreflightError, match=words):
+        edited(tmp_path / "model", {}, template)
+
+
+def test_a_tokenizer_of_another_model_is_refused() -> None:
+    with pytest.raises(PreflightError, match="belong to different models"):
+        tokenizer.load(DEMO, {**config(), "vocab_size": 500}, add_generation_prompt=True)

@@ -1,0 +1,383 @@
+"""The whole job: complete, in order, resumable; with the stub model where only the job matters."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from campaigns import stub
+
+from hymt_batch.decode.generate import Generated
+from hymt_batch.errors import ExitCode, IdentityError, InputChangedError, LeaseError
+from hymt_batch.progress import Telling
+from jobs import translate
+
+pytestmark = pytest.mark.core
+
+WORDS = ["the", "quick", "brown", "fox", "jumps", "over", "lazy", "dogs", "while", "rain", "falls", "on", "Lyon"]
+
+
+def lines(num: int, seed: int = 0) -> list[str]:
+    """Different lines of different lengths, the same for a seed."""
+    texts = (" ".join(WORDS[(seed + row * k) % len(WORDS)] for k in range(1, 3 + row % 9)) for row in range(num))
+    return [f"{text} {row}" for row, text in enumerate(texts)]
+
+
+class Job:
+    """Runs the job in this process and counts what is decoded."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.decoded = folder, 0
+        self.fail: Callable[[int], None] = lambda calls: None
+        self.calls = 0
+
+    def __call__(self, *overrides: str) -> Any:
+        from hymt_batch import config
+
+        job = config.load("translate", [f"output_dir={self.folder / 'out'}", "tgt_lang=fr", "model=demo", *overrides])
+        with Telling("off") as telling:
+            return translate.translate(job, telling, stub.prepare, self._decode)
+
+    def _decode(self, hymt: stub.Stub, prompts: Sequence[Sequence[int]], *rest: Any) -> list[Generated]:
+        self.calls += 1
+        self.fail(self.calls)
+        self.decoded += len(prompts)
+        return stub.decode_batch(hymt, prompts, *rest)
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> Job:
+    return Job(tmp_path)
+
+
+def test_a_folder_becomes_a_folder_of_the_same_names_and_lines(tmp_path: Path, job: Job) -> None:
+    source = tmp_path / "news"
+    (source / "deep").mkdir(parents=True)
+    for number, name in enumerate(["a.txt", "b.txt", "deep/c.txt", "语料 (1), a=b.txt"]):
+        (source / name).write_bytes("".join(f"{line}\r\n" for line in lines(50, number)).encode())
+    (source / "empty.txt").touch()
+    done = job(f"source.path={source}", "name=n", "batch.part_rows=7")
+    assert (done.files, done.rows, done.num_rows_decoded) == (5, 200, 200)
+    for path in sorted(source.rglob("*.txt")):
+        translated = tmp_path / "out" / "n" / "translated" / path.relative_to(source)
+        assert translated.read_bytes() == path.read_bytes().upper()
+
+
+def test_a_finished_job_run_again_does_nothing(tmp_path: Path, job: Job) -> None:
+    (tmp_path / "in.txt").write_text("\n".join(lines(30)))
+    job(f"source.path={tmp_path / 'in.txt'}", "name=n")
+    before = job.decoded
+    path = tmp_path / "out/n/translated/in.txt"
+    published = (path.stat().st_ino, path.stat().st_mtime_ns)
+    done = job(f"source.path={tmp_path / 'in.txt'}", "name=n")
+    assert job.decoded == before == 30
+    assert done.num_rows_decoded == 0
+    assert (path.stat().st_ino, path.stat().st_mtime_ns) == published
+
+
+def test_a_job_that_breaks_resumes_to_the_same_bytes_and_keeps_its_parts(tmp_path: Path, job: Job) -> None:
+    (tmp_path / "in.txt").write_text("\n".join(lines(100)))
+    settings = (f"source.path={tmp_path / 'in.txt'}", "batch.part_rows=10", "batch.max_rows=5", "batch.shard_rows=40")
+
+    def broken(calls: int) -> None:
+        if calls == 13:
+            raise RuntimeError("the machine is on fire")
+
+    job.fail = broken
+    with pytest.raises(RuntimeError, match="on fire"):
+        job(*settings, "name=n")
+    before = job.decoded
+    job.fail = lambda calls: None
+    done = job(*settings, "name=n")
+    assert before == 60  # twelve batches of five
+    assert (done.num_rows_decoded, done.num_rows_kept) == (40, 60)
+    job(*settings, "name=unbroken")
+    for name in ("translated/in.txt", "manifest.json"):
+        assert (tmp_path / "out/n" / name).read_bytes() == (tmp_path / "out/unbroken" / name).read_bytes()
+
+
+def test_a_job_may_go_on_with_smaller_batches(tmp_path: Path, job: Job) -> None:
+    (tmp_path / "in.txt").write_text("\n".join(lines(40)))
+    settings = (f"source.path={tmp_path / 'in.txt'}", "name=n", "batch.part_rows=10")
+
+    def broken(calls: int) -> None:
+        if calls > 2:
+            raise RuntimeError("no")
+
+    job.fail = broken
+    with pytest.raises(RuntimeError):
+        job(*settings, "batch.max_rows=10")
+    job.fail = lambda calls: None
+    assert job(*settings, "batch.max_rows=2", "batch.max_tokens=100").num_rows_kept == 20
+
+
+def test_out_of_memory_splits_a_batch_and_a_row_that_never_fits_is_an_error_row(tmp_path: Path, job: Job) -> None:
+    texts = lines(20)
+    (tmp_path / "in.txt").write_text("\n".join(texts))
+    plain = job._decode
+
+    def small(hymt: stub.Stub, prompts: Sequence[Sequence[int]], *rest: Any) -> list[Generated]:
+        if len(prompts) > 3 or any(bytes(ids[1:-1]).endswith(texts[7].encode()) for ids in prompts):
+            raise MemoryError
+        return plain(hymt, prompts, *rest)
+
+    job._decode = small  # type: ignore[method-assign]
+    done = job(f"source.path={tmp_path / 'in.txt'}", "name=n")
+    wanted = [text.upper() for text in texts]
+    wanted[7] = ""
+    assert (tmp_path / "out/n/translated/in.txt").read_text() == "\n".join(wanted)
+    assert dict(done.counts) == {"ok": 19, "generation_error": 1}
+    (error,) = (tmp_path / "out/n/errors/in.txt.errors.jsonl").read_text().splitlines()
+    assert json.loads(error)["id"] == "in.txt#8"
+    assert "do not fit the memory" in json.loads(error)["message"]
+
+
+def test_equal_lines_are_decoded_once_and_blank_lines_never(tmp_path: Path, job: Job) -> None:
+    (tmp_path / "in.txt").write_bytes(b"same\n\n  \t\nsame\nother\n\x0b\nsame\n")
+    job(f"source.path={tmp_path / 'in.txt'}", "name=n")
+    assert (tmp_path / "out/n/translated/in.txt").read_bytes() == b"SAME\n\n  \t\nSAME\nOTHER\n\x0b\nSAME\n"
+    assert job.decoded == 2
+
+
+def test_other_settings_in_the_same_folder_are_refused_with_the_difference(tmp_path: Path, job: Job) -> None:
+    (tmp_path / "in.txt").write_text("one\n")
+    job(f"source.path={tmp_path / 'in.txt'}", "name=n")
+    with pytest.raises(IdentityError, match=r"tgt_lang.*fr.*de"):
+        job(f"source.path={tmp_path / 'in.txt'}", "name=n", "tgt_lang=de")
+    done = job(f"source.path={tmp_path / 'in.txt'}", "name=n", "tgt_lang=de", "on_mismatch=fork")
+    assert done.folder.name == "n-2"
+    done = job(f"source.path={tmp_path / 'in.txt'}", "name=n", "tgt_lang=de", "overwrite=true")
+    assert done.folder.name == "n"
+
+
+def test_a_changed_input_is_refused_naming_its_rows_and_redone_on_request(tmp_path: Path, job: Job) -> None:
+    texts = lines(40)
+    source = tmp_path / "in.txt"
+    source.write_text("\n".join(texts))
+    settings = (f"source.path={source}", "name=n", "batch.part_rows=10", "batch.max_rows=10")
+
+    def broken(calls: int) -> None:
+        if calls == 4:
+            raise RuntimeError("no")
+
+    job.fail = broken
+    with pytest.raises(RuntimeError):
+        job(*settings)
+    job.fail = lambda calls: None
+    longest = max(range(40), key=lambda row: len(texts[row]))
+    texts[longest] = texts[longest].replace("0", "7").replace("1", "8").replace("2", "9")
+    source.write_text("\n".join(texts))
+    with pytest.raises(InputChangedError, match=rf"in\.txt row {longest + 1}\b"):
+        job(*settings)
+    done = job(*settings, "on_input_change=redo")
+    assert done.num_rows_kept == 20
+    assert (tmp_path / "out/n/translated/in.txt").read_text() == "\n".join(texts).upper()
+
+
+@pytest.mark.parametrize("name", ["in.jsonl.gz", "in.csv", "in.tsv", "in.parquet", "saved"])
+def test_each_format_comes_back_as_itself_with_the_translation_added(tmp_path: Path, job: Job, name: str) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rows = [{"id": number, "text": text} for number, text in enumerate(lines(30))]
+    source = tmp_path / name
+    if name == "in.jsonl.gz":
+        source.write_bytes(gzip.compress("".join(json.dumps(row) + "\n" for row in rows).encode()))
+    elif name == "in.parquet":
+        pq.write_table(pa.Table.from_pylist(rows), source)
+    elif name == "saved":
+        import datasets
+
+        datasets.Dataset.from_list(rows).save_to_disk(str(source))
+    else:
+        mark = "," if name == "in.csv" else "\t"
+        source.write_text(f"id{mark}text\n" + "".join(f"{row['id']}{mark}{row['text']}\n" for row in rows))
+    job(f"source.path={source}", "name=n", "batch.part_rows=7")
+    folder = tmp_path / "out/n/translated"
+    if name == "in.jsonl.gz":
+        got = [json.loads(line) for line in gzip.decompress((folder / name).read_bytes()).splitlines()]
+    elif name in ("in.parquet", "saved"):
+        got = pq.read_table(folder / name.replace("saved", "saved.parquet")).to_pylist()
+    else:
+        import csv
+
+        with (folder / name).open(newline="") as file:
+            got = list(csv.DictReader(file, delimiter=mark))
+    assert [str(row["id"]) for row in got] == [str(row["id"]) for row in rows]
+    assert [row["translation"] for row in got] == [str(row["text"]).upper() for row in rows]
+
+
+def test_the_first_rows_alone_can_be_translated(tmp_path: Path, job: Job) -> None:
+    for name in "abc":
+        (tmp_path / f"{name}.txt").write_text("\n".join(lines(10)) + "\n")
+    paths = ",".join(str(tmp_path / f"{name}.txt") for name in "abc")
+    done = job(f"source.path=[{paths}]", "name=n", "source.limit=14")
+    assert (done.rows, done.files) == (14, 2)
+    assert len((tmp_path / "out/n/translated/b.txt").read_text().splitlines()) == 4
+
+
+def run(folder: Path, *overrides: str, **options: Any) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(
+        [sys.executable, "-m", "tests.campaigns.stub", "tgt_lang=fr", "model=demo", *overrides],
+        capture_output=True,
+        timeout=60,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)},
+        cwd=folder,
+        **options,
+    )
+
+
+def test_stdin_goes_to_stdout_and_everything_else_to_stderr(tmp_path: Path) -> None:
+    ran = run(tmp_path, "source.path=-", input=b"one\n\ntwo")
+    assert (ran.returncode, ran.stdout) == (0, b"ONE\n\nTWO")
+    assert b"3 rows" in ran.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_named_pipe_job_keeps_its_folder(tmp_path: Path) -> None:
+    ran = run(tmp_path, "source.path=-", "name=n", input=b"one\n")
+    assert (ran.returncode, ran.stdout) == (0, b"ONE\n")
+    assert (tmp_path / "outputs/n/translated/stdin.txt").read_bytes() == b"ONE\n"
+
+
+def test_another_standard_input_is_refused_replaced_or_forked_as_a_changed_file_is(tmp_path: Path) -> None:
+    kept = tmp_path / "outputs/n/.hymt/spool/stdin.txt"
+    assert run(tmp_path, "source.path=-", "name=n", input=b"one\n").returncode == 0
+    refused = run(tmp_path, "source.path=-", "name=n", input=b"two\n")
+    assert (refused.returncode, kept.read_bytes()) == (ExitCode.INPUT_CHANGED, b"one\n")
+    forked = run(tmp_path, "source.path=-", "name=n", "on_input_change=fork", input=b"two\n")
+    assert (forked.stdout, kept.read_bytes()) == (b"TWO\n", b"one\n")
+    for how, text in (("on_input_change=redo", "three"), ("overwrite=true", "four")):
+        ran = run(tmp_path, "source.path=-", "name=n", how, input=f"{text}\n".encode())
+        assert (ran.returncode, ran.stdout) == (0, f"{text}\n".upper().encode()), ran.stderr
+        again = run(tmp_path, "source.path=-", "name=n", stdin=subprocess.DEVNULL)
+        assert again.stdout == ran.stdout
+    assert sorted(os.listdir(tmp_path / "outputs")) == ["n", "n-2"]
+
+
+def test_a_job_that_is_refused_leaves_the_stored_input_of_another_as_it_was(tmp_path: Path) -> None:
+    run(tmp_path, "source.path=-", "name=n", input=b"one\n")
+    before = {path: path.read_bytes() for path in (tmp_path / "outputs").rglob("*") if path.is_file()}
+    ran = run(tmp_path, "source.path=-", "name=n", "tgt_lang=de", input=b"two\n")
+    assert ran.returncode == ExitCode.IDENTITY
+    assert {path: path.read_bytes() for path in (tmp_path / "outputs").rglob("*") if path.is_file()} == before
+    assert os.listdir(tmp_path / "outputs") == ["n"]
+
+
+def test_without_a_name_the_first_errors_are_printed_and_no_path_that_goes_away(tmp_path: Path) -> None:
+    ran = run(tmp_path, "source.path=-", input=b"good\n\xff\xfe bad\n")
+    assert (ran.returncode, ran.stdout) == (ExitCode.TOO_MANY_ERRORS, b"GOOD\n\n")
+    assert b"stdin.txt#2" in ran.stderr
+    assert b"add name=NAME to keep the errors" in ran.stderr
+    assert b"/tmp" not in ran.stderr
+    assert b"errors\n" not in ran.stderr.replace(b"keep the errors", b"")
+
+
+def test_a_signal_removes_what_was_stored_of_an_unnamed_standard_input(tmp_path: Path) -> None:
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    command = [sys.executable, "-m", "tests.campaigns.stub", "tgt_lang=fr", "model=demo", "source.path=-"]
+    root = str(Path(__file__).parent.parent)
+    process = subprocess.Popen(
+        command,
+        cwd=tmp_path,
+        stdin=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": root, "TMPDIR": str(temporary)},
+    )
+    deadline = time.monotonic() + 30
+    while not list(temporary.rglob("stdin.txt")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert list(temporary.rglob("stdin.txt"))
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=30)
+    assert process.returncode == ExitCode.STOPPED
+    assert list(temporary.iterdir()) == []
+
+
+def test_an_input_that_is_gone_is_named_as_its_translation_is_removed(tmp_path: Path) -> None:
+    for name in ("a.txt", "b.txt"):
+        (tmp_path / name).write_text("one\n")
+    run(tmp_path, "source.path=a.txt", "name=n")
+    ran = run(tmp_path, "source.path=b.txt", "name=n", "on_input_change=redo", "strict=true")
+    assert ran.returncode == ExitCode.WARNINGS
+    assert b"translated/a.txt" in ran.stderr
+    assert not (tmp_path / "outputs/n/translated/a.txt").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["output_dir=f.txt", "name=n"], "f.txt is not a folder. Set output_dir= to a folder"),
+        (["name=taken"], "taken is not a folder. Set name="),
+    ],
+)
+def test_a_file_where_a_folder_should_be_is_named_and_never_to_be_removed(
+    tmp_path: Path, words: list[str], says: str
+) -> None:
+    (tmp_path / "outputs").mkdir()
+    for name in ("f.txt", "outputs/taken", "in.txt"):
+        (tmp_path / name).write_text("one\n")
+    ran = run(tmp_path, "source.path=in.txt", *words)
+    assert ran.returncode == ExitCode.PREFLIGHT
+    assert says.encode() in ran.stderr
+    assert b"emove" not in ran.stderr
+
+
+def test_too_many_error_rows_and_warnings_have_their_exit_codes(tmp_path: Path) -> None:
+    (tmp_path / "in.txt").write_bytes(b"good\n\xff\xfe bad\n")
+    ran = run(tmp_path, "source.path=in.txt", "name=n")
+    assert ran.returncode == ExitCode.TOO_MANY_ERRORS
+    assert b"check.max_error_rate=0.01" in ran.stderr
+    assert run(tmp_path, "source.path=in.txt", "name=n", "check.max_error_rate=0.5").returncode == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+def test_a_stop_request_ends_with_75_after_the_running_part_and_the_job_goes_on(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    (tmp_path / "in.txt").write_text("\n".join(lines(60)))
+    command = [sys.executable, "-m", "tests.campaigns.stub", "tgt_lang=fr", "model=demo", "source.path=in.txt"]
+    command += ["name=n", "batch.part_rows=4", "batch.max_rows=2", "launch.progress=off"]
+    process = subprocess.Popen(
+        command,
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent), "STUB_PAUSE_S": "0.1"},
+    )
+    deadline = time.monotonic() + 30
+    while not list(tmp_path.glob("outputs/n/.hymt/f*/s*/p*")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == ExitCode.STOPPED
+    assert b"Traceback" not in err
+    parts = len(list(tmp_path.glob("outputs/n/.hymt/f*/s*/p*")))
+    assert 0 < parts < 15
+    ran = run(tmp_path, "source.path=in.txt", "name=n", "batch.part_rows=4")
+    assert ran.returncode == 0
+    assert f"{4 * parts} kept".encode() in ran.stderr + ran.stdout
+    assert (tmp_path / "outputs/n/translated/in.txt").read_text() == "\n".join(lines(60)).upper()
+
+
+def test_a_second_runner_is_told_who_holds_the_folder(tmp_path: Path, job: Job) -> None:
+    (tmp_path / "in.txt").write_text("one\ntwo\n")
+    other = Job(tmp_path)
+
+    def meanwhile(calls: int) -> None:
+        with pytest.raises(LeaseError, match=str(os.getpid())):
+            other(f"source.path={tmp_path / 'in.txt'}", "name=n")
+
+    job.fail = meanwhile
+    job(f"source.path={tmp_path / 'in.txt'}", "name=n")
+    assert job.calls == 1
+    assert other.calls == 0

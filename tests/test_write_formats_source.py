@@ -1,0 +1,166 @@
+"""From real files through the real readers to outputs that the readers take back."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from pyarrow import parquet
+
+from hymt_batch.records import Document, Input, Row, Status
+from hymt_batch.source import stream
+from hymt_batch.write import formats
+from hymt_batch.write.output import WriteConfig
+
+RESERVED = ("translation", "hymt")
+WORDS = ["one", "", "  ", 'two "quoted", and more', "tab\tand\u2028sep\x85", "=3", "nul\0", "ünïcödé 🙂"]
+
+
+def row_of(document: Document) -> Row:
+    """What a job would commit for a document: upper case for a model."""
+    if document.status is not Status.OK:
+        return Row(document.row, document.digest, document.status, "", (), document.message)
+    text = document.text or ""
+    if not text.strip():
+        return Row(document.row, document.digest, Status.OK, "", ("blank",))
+    return Row(document.row, document.digest, Status.OK, text.upper())
+
+
+def translate(path: Path, out_format: str = "input", **settings: Any) -> tuple[bytes, list[Document]]:
+    config = stream.SourceConfig(path=str(path), **settings)
+    [input] = stream.find(config, out_format=out_format)
+    documents = [one for one, _ in stream.documents(input, config, full=True, reserved=RESERVED)]
+    file = io.BytesIO()
+    kind = input.format if out_format == "input" else out_format
+    writer = formats.open_writer(input, kind, stream.preamble(input, config), WriteConfig(), file)
+    for one in documents:
+        writer.write(one, row_of(one))
+    writer.close()
+    return file.getvalue(), documents
+
+
+def again(data: bytes, input: Input, folder: Path, **settings: Any) -> list[Document]:
+    """Rows of an output, as our own readers see them."""
+    path = folder / f"again-{Path(input.rel).name}"
+    path.write_bytes(data)
+    config = stream.SourceConfig(path=str(path), **settings)
+    [found] = stream.find(config)
+    return [one for one, _ in stream.documents(found, config, full=True)]
+
+
+def write_text(folder: Path) -> Path:
+    path = folder / "a.txt"
+    path.write_bytes(
+        b"\xef\xbb\xbf" + b"\r\n".join(word.encode() for word in WORDS) + b"\r\nbad \xff\n" + b"x" * 99 + b"\nend"
+    )
+    return path
+
+
+def write_jsonl(folder: Path) -> Path:
+    path = folder / "a.jsonl"
+    lines = [json.dumps({"id": row, "text": word}).encode() for row, word in enumerate(WORDS)]
+    lines += [
+        b"",
+        b"{broken",
+        b'{"text": "has", "hymt": 1}',
+        b'{"text": 5, "id": 7}',
+        b'{"text": "\\ud800"}',
+        b"x" * 99,
+    ]
+    path.write_bytes(b"\n".join([*lines, b'{"text": "end"}']))
+    return path
+
+
+def write_csv(folder: Path) -> Path:
+    path = folder / "a.csv"
+    lines = [b'%d,"%s"' % (row, word.replace('"', '""').encode()) for row, word in enumerate(WORDS)]
+    lines += [b'7,"two\r\nlines"', b"", b"too,many,fields", b"few", b'8,"open', b"9,\xff", b"a" * 99, b"10,lone\rcr"]
+    path.write_bytes(b"\r\n".join([b'id,"text"', *lines, b"11,end"]))
+    return path
+
+
+def write_tsv(folder: Path) -> Path:
+    path = folder / "a.tsv"
+    lines = [f"{row}\t{word}".replace("tab\t", "") for row, word in enumerate(WORDS)]
+    path.write_bytes("\n".join(["id\ttext", *lines, "", "few", 'quote"\t"x', "9\tend\n"]).encode())
+    return path
+
+
+def write_parquet(folder: Path) -> Path:
+    path = folder / "a.parquet"
+    table = pa.table({"id": list(range(len(WORDS) + 1)), "text": [*WORDS, None]})
+    parquet.write_table(table, path, row_group_size=3)
+    return path
+
+
+WRITERS = {"text": write_text, "jsonl": write_jsonl, "csv": write_csv, "tsv": write_tsv, "parquet": write_parquet}
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_an_output_has_the_rows_of_its_input_each_with_its_translation(kind: str, tmp_path: Path) -> None:
+    data, documents = translate(WRITERS[kind](tmp_path), max_row_bytes=80)
+    assert len({one.status for one in documents}) == {"parquet": 1, "tsv": 2}.get(kind, 3)
+    input = Input(f"a.{kind}", "", "", kind)
+    field = {} if kind == "text" else {"text_field": "translation"}
+    if kind == "text":
+        input = Input("a.txt", "", "", "text")
+    found = again(data, input, tmp_path, **field)
+    assert len(found) == len(documents) and all(one.status is Status.OK for one in found)
+    for one, back in zip(documents, found, strict=True):
+        row = row_of(one)
+        blank = "blank" in row.flags
+        wanted = (one.text or "") if blank else row.text
+        if kind in ("text", "tsv") and not blank:
+            wanted = wanted.replace("\u2028", " ").replace("\x85", " ")
+        assert back.text == wanted
+        if kind != "text" and back.values is not None and kind != "parquet":
+            meta = back.values["hymt"]
+            assert (meta if kind == "jsonl" else json.loads(meta))["id"] == one.id
+        if one.values is not None and kind not in ("text", "parquet"):
+            assert {name: back.values[name] for name in one.values} == one.values
+            assert one.raw.rstrip(b"}\r\n") in data or one.text == "lone\rcr"  # quoted, to hold the new columns
+
+
+@pytest.mark.parametrize("out_format", WRITERS)
+@pytest.mark.parametrize("kind", WRITERS)
+def test_a_conversion_has_the_rows_of_its_input(kind: str, out_format: str, tmp_path: Path) -> None:
+    data, documents = translate(WRITERS[kind](tmp_path), out_format, max_row_bytes=80)
+    name = {"text": "txt"}.get(out_format, out_format)
+    field = {} if out_format == "text" else {"text_field": "translation"}
+    found = again(data, Input(f"a.{name}", "", "", out_format), tmp_path, **field)
+    assert len(found) == len(documents) and all(one.status is Status.OK for one in found)
+
+
+def test_a_compressed_csv_without_header_keeps_its_name_and_its_delimiter(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv.gz"
+    path.write_bytes(gzip.compress(b"three;columns;here\n1;two\n"))
+    data, _ = translate(path, header=False, delimiter=";", text_field="2")
+    lines = gzip.decompress(data).decode().split("\n")
+    assert lines[0].startswith('three;columns;here;COLUMNS;"{""id"":""a.csv.gz#1""') and lines[2:] == [""]
+    assert lines[1].startswith(';;;;"{""id"":""a.csv.gz#2"",""status"":""bad_encoding""')
+
+
+@pytest.mark.parametrize("rows", [0, 3])
+def test_a_saved_dataset_becomes_parquet(rows: int, tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    datasets.disable_progress_bars()
+    features = datasets.Features({"text": datasets.Value("string"), "kind": datasets.ClassLabel(names=["a", "b"])})
+    columns = {"text": [f"row {row}" for row in range(rows)], "kind": [0] * rows}
+    datasets.Dataset.from_dict(columns, features=features).save_to_disk(tmp_path / "saved")
+    data, documents = translate(tmp_path / "saved")
+    assert len(documents) == rows
+    found = parquet.read_table(io.BytesIO(data))
+    assert found.column("translation").to_pylist() == [f"ROW {row}" for row in range(rows)]
+    kept = datasets.Features.from_arrow_schema(found.schema)
+    assert kept["kind"] == features["kind"] and list(kept) == ["text", "kind", "translation", "hymt"]
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.csv", "a.tsv"])
+def test_an_empty_file_stays_empty(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(b"")
+    assert translate(tmp_path / name)[0] == b""

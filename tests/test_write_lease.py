@@ -1,0 +1,209 @@
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from hymt_batch import manifest
+from hymt_batch.errors import ExitCode, LeaseError, StoppedError
+from hymt_batch.fs import OS, Os
+from hymt_batch.write import lease
+from hymt_batch.write.lease import Holder, Lease
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / ".hymt" / "lease").mkdir(parents=True)
+    return tmp_path
+
+
+def write(folder: Path, holder: Holder) -> None:
+    from dataclasses import asdict
+
+    lease.lease_path(folder).write_bytes(manifest.canonical(asdict(holder)))
+
+
+class Clock:
+    """Time passes only by sleeping; what happens meanwhile is a test's."""
+
+    def __init__(self) -> None:
+        self.now, self.slept, self.on_sleep = 0.0, 0, lambda: None
+
+    def __call__(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+        self.slept += 1
+        self.on_sleep()
+
+
+def take(folder: Path, clock: Clock | None = None, me: Holder | None = None) -> Lease:
+    clock = clock or Clock()
+    return lease.acquire(OS, folder, ttl_s=180.0, beat_s=20.0, me=me, clock=clock, sleep=clock.sleep)
+
+
+def elsewhere(**fields: object) -> Holder:
+    return replace(lease.myself(), host="node7", **fields)  # type: ignore[arg-type]
+
+
+def test_a_lease_is_taken_and_given_back(folder: Path) -> None:
+    held = take(folder)
+    held.check()
+    assert held.epoch == 1
+    held.release()
+    assert not list((folder / ".hymt" / "lease").iterdir())
+
+
+def test_a_live_holder_on_this_machine_is_named_at_once(folder: Path) -> None:
+    held, clock = take(folder), Clock()
+    with pytest.raises(LeaseError, match=rf"process {os.getpid()} on \S+, since 20\d\d-") as refused:
+        take(folder, clock)
+    assert clock.slept == 0
+    assert refused.value.exit_code is ExitCode.LEASE_HELD
+    held.release()
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"pid": 2**22 + 1}, {"started": "1"}, {"boot": "another boot"}],
+    ids=["no such process", "the process id was used again", "the machine was started again"],
+)
+def test_a_dead_holder_on_this_machine_is_replaced_at_once(folder: Path, fields: dict[str, object]) -> None:
+    clock = Clock()
+    write(folder, replace(lease.myself(), epoch=7, **fields))  # type: ignore[arg-type]
+    held = take(folder, clock)
+    assert (held.epoch, clock.slept) == (8, 0)
+    held.release()
+
+
+def test_a_process_id_of_another_container_says_nothing(folder: Path) -> None:
+    other = replace(lease.myself(), pids="pid:[1]", pid=2**22 + 1)
+    assert lease.alive(other, lease.myself()) is None
+
+
+def test_the_first_start_of_a_requeued_slurm_job_is_dead(folder: Path) -> None:
+    write(folder, elsewhere(slurm_job="12.", slurm_restart=0))
+    clock = Clock()
+    take(folder, clock, replace(lease.myself(), slurm_job="12.", slurm_restart=1)).release()
+    assert clock.slept == 0
+
+
+def test_a_silent_holder_elsewhere_is_replaced_after_its_time_to_live(folder: Path) -> None:
+    write(folder, elsewhere(beat=3))
+    clock = Clock()
+    take(folder, clock).release()
+    assert 180.0 <= clock.now <= 200.0
+
+
+def test_a_beating_holder_elsewhere_is_refused_when_it_beats(folder: Path) -> None:
+    clock, beats = Clock(), iter(range(1000))
+    write(folder, elsewhere())
+    clock.on_sleep = lambda: write(folder, elsewhere(beat=next(beats) // 3, owner="o"))
+    with pytest.raises(LeaseError, match="on node7"):
+        take(folder, clock)
+    assert clock.now < 60.0
+
+
+@pytest.mark.parametrize("data", [b"", bytes(40), b"{", b'{"owner": 1}', b"[]"])
+def test_an_unreadable_lease_protects_nobody_for_long(folder: Path, data: bytes) -> None:
+    lease.lease_path(folder).write_bytes(data)
+    clock = Clock()
+    take(folder, clock).release()
+    assert clock.now >= 180.0
+
+
+def test_of_many_that_take_over_a_dead_lease_one_wins(tmp_path: Path) -> None:
+    for name in range(8):
+        (tmp_path / str(name) / ".hymt" / "lease").mkdir(parents=True)
+        race(tmp_path / str(name))
+
+
+def race(folder: Path) -> None:
+    write(folder, replace(lease.myself(), pid=2**22 + 1))
+    barrier, won, refused = threading.Barrier(8), list[Lease](), list[LeaseError]()
+
+    def racer() -> None:
+        barrier.wait()
+        try:
+            won.append(lease.acquire(OS, folder, ttl_s=5.0, beat_s=0.1))
+        except LeaseError as error:
+            refused.append(error)
+
+    threads = [threading.Thread(target=racer) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (len(won), len(refused)) == (1, 7)
+    won[0].check()
+    won[0].release()
+
+
+def test_a_racer_that_comes_too_late_leaves_the_new_lease(folder: Path) -> None:
+    held = take(folder)
+    assert not lease._take_over(OS, folder, b"the dead lease that it saw", lease.myself())
+    held.check()
+    assert [p.name for p in (folder / ".hymt" / "lease").iterdir()] == ["job.json"]
+    held.release()
+
+
+def test_a_racer_that_was_killed_with_its_claim_does_not_lock_the_folder_for_ever(folder: Path) -> None:
+    write(folder, replace(lease.myself(), pid=2**22 + 1))
+    dead, clock = lease.lease_path(folder).read_bytes(), Clock()
+    os.link(lease.lease_path(folder), folder / ".hymt/lease" / f"stale-{hashlib.sha256(dead).hexdigest()[:32]}")
+    take(folder, clock).release()
+    assert clock.now >= 360.0
+    assert not list((folder / ".hymt" / "lease").iterdir())
+
+
+def test_a_lease_that_was_taken_over_stops_its_old_holder(folder: Path) -> None:
+    held = take(folder)
+    write(folder, elsewhere())
+    with pytest.raises(StoppedError, match=r"process .* on node7 took it over"):
+        held.check()
+    held.release()
+    assert lease.read(OS, folder) is not None  # not ours to remove
+
+
+def test_a_lease_whose_file_is_gone_stops_its_holder(folder: Path) -> None:
+    held = take(folder)
+    lease.lease_path(folder).unlink()
+    with pytest.raises(StoppedError, match="its file was removed"):
+        held.check()
+    held.release()
+
+
+def test_a_holder_that_cannot_refresh_for_half_its_time_stops(folder: Path) -> None:
+    class Refusing(Os):
+        refuses = False
+
+        def open_exclusive(self, path: Path) -> int:
+            if self.refuses:
+                raise OSError(5, "io")
+            return super().open_exclusive(path)
+
+    fs = Refusing()
+    held = lease.acquire(fs, folder, ttl_s=0.4, beat_s=0.02)
+    time.sleep(0.3)
+    held.check()  # the thread keeps it fresh
+    fs.refuses = True
+    time.sleep(0.3)
+    with pytest.raises(StoppedError, match="could not be refreshed"):
+        held.check()
+    held.release()
+
+
+def test_beats_are_written_and_leave_nothing_beside_the_lease(folder: Path) -> None:
+    held = lease.acquire(OS, folder, ttl_s=5.0, beat_s=0.01)
+    time.sleep(0.2)
+    found = lease.read(OS, folder)
+    assert found is not None
+    assert found.beat > 1
+    held.release()
+    assert not list((folder / ".hymt" / "lease").iterdir())

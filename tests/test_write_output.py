@@ -1,0 +1,514 @@
+"""Whose folder it is, what may be continued in it, and what a changed input does."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from faults.upper import FAST, IDENTITY, Fast, an_input, open_output, plan, read, run, shards, upper
+
+from hymt_batch import fs as files
+from hymt_batch import manifest
+from hymt_batch.errors import (
+    ConfigError,
+    ExitCode,
+    HymtError,
+    IdentityError,
+    InputChangedError,
+    MissingError,
+    PreflightError,
+    StoppedError,
+)
+from hymt_batch.records import Document, Input, Row, ShardRecord, Status
+from hymt_batch.write import part as parts
+from hymt_batch.write.kept import Kept
+from hymt_batch.write.lease import lease_path
+from hymt_batch.write.output import OnError, WriteConfig
+
+OTHER: dict[str, Any] = {"decode": {"method": "other"}, "batch": IDENTITY["batch"]}
+
+
+def lines(count: int, start: int = 0) -> str:
+    return "".join(f"line {i}\n" for i in range(start, start + count))
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    path = tmp_path / "in.txt"
+    path.write_text(lines(20))
+    return path
+
+
+def begin(folder: Path, inputs: list[Input], num_shards: int = 2, **options: Any) -> None:
+    with open_output(folder, inputs, **options) as output:
+        for shard in list(shards(inputs[0]))[:num_shards]:
+            for part in plan(shard):
+                output.commit(shard, part, upper(shard, part))
+            output.finish(shard)
+
+
+def everything(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_a_finished_job_is_not_done_again(tmp_path: Path, source: Path) -> None:
+    first = run(tmp_path / "job", [an_input(source)])
+    before = everything(tmp_path / "job")
+    decoded: list[str] = []
+    with open_output(tmp_path / "job", [an_input(source)]) as output:
+        assert output.finished
+    again = run(tmp_path / "job", [an_input(source)], decoded=decoded.append)
+    assert not decoded
+    assert everything(tmp_path / "job") == before
+    assert (first.num_rows_decoded, first.num_rows_kept) == (20, 0)
+    assert (again.num_rows_decoded, again.num_rows_kept, again.counts) == (0, 20, {"ok": 20})
+    assert again.outputs == (tmp_path / "job" / "translated" / "in.txt",)
+
+
+def test_parts_are_removed_only_when_the_manifest_is_there(tmp_path: Path, source: Path) -> None:
+    begin(tmp_path / "job", [an_input(source)], 3)
+    assert (tmp_path / "job" / "translated" / "in.txt").exists()
+    assert list((tmp_path / "job" / ".hymt").rglob("p0*"))
+    run(tmp_path / "job", [an_input(source)])
+    assert not list((tmp_path / "job" / ".hymt").rglob("p0*"))
+
+
+def test_a_resumed_job_skips_what_is_committed(tmp_path: Path, source: Path) -> None:
+    begin(tmp_path / "job", [an_input(source)], 2)
+    decoded: list[str] = []
+    summary = run(tmp_path / "job", [an_input(source)], decoded=decoded.append)
+    assert decoded == ["in.txt/2/0", "in.txt/2/1"]
+    assert (summary.num_rows_decoded, summary.num_rows_kept) == (4, 16)
+    assert (tmp_path / "job/translated/in.txt").read_text() == lines(20).upper()
+
+
+def test_a_file_without_rows_gives_a_file_without_rows(tmp_path: Path) -> None:
+    (tmp_path / "in.txt").write_bytes(b"")
+    summary = run(tmp_path / "job", [an_input(tmp_path / "in.txt")])
+    assert (summary.rows, summary.files) == (0, 1)
+    assert (tmp_path / "job/translated/in.txt").read_bytes() == b""
+    assert not (tmp_path / "job/errors").exists()
+
+
+def test_a_job_without_files_is_complete(tmp_path: Path) -> None:
+    assert run(tmp_path / "job", []).rows == 0
+    assert (tmp_path / "job" / "manifest.json").exists()
+
+
+def test_finalizing_an_unfinished_job_names_what_is_missing(tmp_path: Path, source: Path) -> None:
+    with open_output(tmp_path / "job", [an_input(source)]) as output:
+        one, two, three = shards(an_input(source))
+        for shard in (one, three):
+            for part in plan(shard):
+                output.commit(shard, part, upper(shard, part))
+            output.finish(shard)
+        with pytest.raises(MissingError, match=r"in.txt: shards 1"):
+            output.finalize()
+        output.commit(two, plan(two)[0], upper(two, plan(two)[0]))
+        with pytest.raises(MissingError, match=re.escape("shard 1 is not complete: its parts [1, 2]")):
+            output.finish(two)
+    assert not (tmp_path / "job" / "manifest.json").exists()
+
+
+def test_rows_that_are_not_the_parts_are_a_bug_and_are_not_committed(tmp_path: Path, source: Path) -> None:
+    with open_output(tmp_path / "job", [an_input(source)]) as output:
+        shard = next(shards(an_input(source)))
+        first, second, *_ = plan(shard)
+        with pytest.raises(HymtError, match="not those of part 0"):
+            output.commit(shard, first, upper(shard, second))
+        with pytest.raises(HymtError, match="not those of part 0"):
+            output.commit(shard, first, upper(shard, first)[:-1])
+        assert not output.has(shard, first)
+
+
+def test_another_identity_is_refused_field_by_field_and_nothing_is_touched(tmp_path: Path, source: Path) -> None:
+    begin(tmp_path / "job", [an_input(source)])
+    before = everything(tmp_path / "job")
+    with pytest.raises(IdentityError) as refused:
+        open_output(tmp_path / "job", [an_input(source)], identity=OTHER)
+    assert '  decode.method: "upper" -> "other"' in str(refused.value).splitlines()
+    for way in ("name=ANOTHER", "overwrite=true", "on_mismatch=fork"):
+        assert way in str(refused.value)
+    assert refused.value.exit_code is ExitCode.IDENTITY
+    assert everything(tmp_path / "job") == before
+
+
+def test_fork_takes_the_first_folder_that_is_free_or_of_this_identity(tmp_path: Path, source: Path) -> None:
+    third: dict[str, Any] = {**OTHER, "seed": 3}
+    run(tmp_path / "job", [an_input(source)])
+    for identity, name in ((OTHER, "job-2"), (third, "job-3"), (OTHER, "job-2"), (IDENTITY, "job")):
+        with open_output(tmp_path / "job", [an_input(source)], identity=identity, on_mismatch="fork") as output:
+            assert output.folder.name == name
+
+
+def test_overwrite_starts_over_and_leaves_nothing_of_the_old_job(tmp_path: Path, source: Path) -> None:
+    (tmp_path / "b.txt").write_text("empty\n")
+    run(tmp_path / "job", [an_input(source), an_input(tmp_path / "b.txt")])
+    decoded: list[str] = []
+    run(tmp_path / "job", [an_input(source)], identity=OTHER, overwrite=True, decoded=decoded.append)
+    assert len(decoded) == 8
+    assert manifest.read_job(FAST, tmp_path / "job").identity == OTHER
+    assert sorted(everything(tmp_path / "job")) == [
+        f".hymt/f{an_input(source).file_id}/file.json",
+        ".hymt/job.json",
+        "manifest.json",
+        "translated/in.txt",
+    ]
+
+
+def test_overwrite_without_a_job_is_no_error(tmp_path: Path, source: Path) -> None:
+    assert run(tmp_path / "job", [an_input(source)], overwrite=True).rows == 20
+
+
+def test_an_overwrite_that_was_killed_leaves_the_folder_to_its_old_job_or_to_nobody(
+    tmp_path: Path, source: Path
+) -> None:
+    class Killed(Fast):
+        left = 0
+
+        def unlink(self, path: Path) -> None:  # type: ignore[override]
+            if self.left == 0 and "probe-" not in path.name and not path.name.startswith(".tmp-"):
+                raise KeyError("killed here")
+            self.left -= "probe-" not in path.name and not path.name.startswith(".tmp-")
+            super().unlink(path)
+
+    for left in range(6):
+        folder, fs = tmp_path / f"job{left}", Killed()
+        run(folder, [an_input(source)])
+        fs.left = left
+        with pytest.raises(KeyError):
+            run(folder, [an_input(source)], identity=OTHER, overwrite=True, fs=fs)
+            raise KeyError("nothing was left to remove")
+        run(folder, [an_input(source)], identity=OTHER, overwrite=True)
+        assert manifest.read(FAST, folder)["identity"] == OTHER
+
+
+def test_files_that_no_job_claims_are_not_written_over(tmp_path: Path, source: Path) -> None:
+    (tmp_path / "job" / "translated").mkdir(parents=True)
+    (tmp_path / "job" / "translated" / "in.txt").write_text("mine")
+    with pytest.raises(IdentityError, match=r"already holds translated/in.txt.*overwrite=true"):
+        run(tmp_path / "job", [an_input(source)])
+    assert (tmp_path / "job" / "translated" / "in.txt").read_text() == "mine"
+
+
+def test_a_job_file_that_is_gone_does_not_hand_its_parts_to_another_job(tmp_path: Path, source: Path) -> None:
+    begin(tmp_path / "job", [an_input(source)])
+    (tmp_path / "job" / ".hymt" / "job.json").unlink()
+    with pytest.raises(IdentityError, match=r"cannot be known: of .hymt/job.json, it is missing"):
+        run(tmp_path / "job", [an_input(source)], identity=OTHER)
+    decoded: list[str] = []
+    run(tmp_path / "job", [an_input(source)], decoded=decoded.append)
+    assert decoded == ["in.txt/2/0", "in.txt/2/1"]
+
+
+def test_a_changed_row_is_named_and_nothing_is_mixed(tmp_path: Path, source: Path) -> None:
+    begin(tmp_path / "job", [an_input(source)])
+    text = lines(20).replace("line 3\n", "lime 3\n").replace("line 4\n", "lime 4\n").replace("line 6\n", "lime 6\n")
+    source.write_text(text)
+    with pytest.raises(InputChangedError, match=r"in.txt rows 4-5, 7\. .*on_input_change=redo") as changed:
+        run(tmp_path / "job", [an_input(source)])
+    assert changed.value.exit_code is ExitCode.INPUT_CHANGED
+    decoded: list[str] = []
+    run(tmp_path / "job", [an_input(source)], on_input_change="redo", decoded=decoded.append)
+    assert (tmp_path / "job/translated/in.txt").read_text() == text.upper()
+    assert not any(name.startswith("in.txt/1/") for name in decoded)  # the other shard is kept
+
+
+def test_rows_added_at_the_end_of_a_committed_shard_are_named(tmp_path: Path, source: Path) -> None:
+    source.write_text(lines(12))
+    begin(tmp_path / "job", [an_input(source)], 1)
+    with open_output(tmp_path / "job", [an_input(source)]) as output:
+        shard = list(shards(an_input(source)))[1]
+        for part in plan(shard):
+            output.commit(shard, part, upper(shard, part))
+    source.write_text(lines(14))
+    with pytest.raises(InputChangedError, match=r"in.txt rows 13-14 are new"):
+        run(tmp_path / "job", [an_input(source)])
+    run(tmp_path / "job", [an_input(source)], on_input_change="redo")
+    assert (tmp_path / "job/translated/in.txt").read_text() == lines(14).upper()
+
+
+def test_a_changed_input_of_a_finished_job_is_named_by_its_shards(tmp_path: Path, source: Path) -> None:
+    run(tmp_path / "job", [an_input(source)])
+    before = everything(tmp_path / "job")
+    source.write_text(lines(20).replace("line 9\n", "lime 9\n"))
+    with pytest.raises(InputChangedError, match=r"in.txt rows 9-16\."):
+        run(tmp_path / "job", [an_input(source)])
+    source.write_text(lines(25))
+    with pytest.raises(InputChangedError, match=r"in.txt goes on after row 20"):
+        run(tmp_path / "job", [an_input(source)])
+    assert everything(tmp_path / "job") == before
+    run(tmp_path / "job", [an_input(source)], on_input_change="redo")
+    assert (tmp_path / "job/translated/in.txt").read_text() == lines(25).upper()
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_changed_input_may_fork_into_a_folder_of_its_own(tmp_path: Path, source: Path, finished: bool) -> None:
+    begin(tmp_path / "job", [an_input(source)], 2)
+    if finished:
+        run(tmp_path / "job", [an_input(source)])
+    source.write_text(lines(20).replace("line 9\n", "lime 9\n"))
+    for _ in range(2):
+        summary = run(tmp_path / "job", [an_input(source)], on_input_change="fork")
+        assert summary.folder.name == "job-2"
+    assert "LIME 9" in (tmp_path / "job-2/translated/in.txt").read_text()
+
+
+def test_an_input_that_changes_between_the_two_passes_is_named_and_not_published(tmp_path: Path, source: Path) -> None:
+    with open_output(tmp_path / "job", [an_input(source)]) as output:
+        for shard in shards(an_input(source)):
+            if shard.last:
+                source.write_text(lines(20).replace("line 2\n", "lime 2\n"))
+            for part in plan(shard):
+                output.commit(shard, part, upper(shard, part))
+            if not shard.last:
+                output.finish(shard)
+                continue
+            with pytest.raises(InputChangedError, match=r"in.txt row 3"):
+                output.finish(shard)
+    assert not list((tmp_path / "job" / "translated").iterdir())
+
+
+@pytest.mark.parametrize(("text", "what"), [(lines(30), "goes on after row 20"), (lines(18), "rows 19-20")])
+def test_an_input_that_grows_or_shrinks_before_the_second_pass_is_not_published(
+    tmp_path: Path, source: Path, text: str, what: str
+) -> None:
+    begin(tmp_path / "job", [an_input(source)], 2)
+    with open_output(tmp_path / "job", [an_input(source)]) as output:
+        *_, shard = whole = list(shards(an_input(source)))
+        for part in plan(shard):
+            output.commit(shard, part, upper(shard, part))
+        for one in whole[:2]:
+            record = output.record(an_input(source), one.index)
+            assert record is not None
+            output.finish_record(an_input(source), record)
+        source.write_text(text)
+        with pytest.raises(InputChangedError, match=what):
+            output.finish(shard)
+
+
+def test_a_changed_list_of_inputs_is_named_redone_or_forked(tmp_path: Path, source: Path) -> None:
+    for name in ("b.txt", "c.txt"):
+        (tmp_path / name).write_text("other\n")
+    b, c = an_input(tmp_path / "b.txt"), an_input(tmp_path / "c.txt")
+    run(tmp_path / "job", [an_input(source), b])
+    with pytest.raises(InputChangedError, match=r"(?s)added: c.txt\n  removed: b.txt\n.*on_input_change=redo"):
+        run(tmp_path / "job", [an_input(source), c])
+    assert run(tmp_path / "job", [an_input(source), c], on_input_change="fork").folder.name == "job-2"
+    decoded: list[str] = []
+    run(tmp_path / "job", [an_input(source), c], on_input_change="redo", decoded=decoded.append)
+    assert decoded == ["c.txt/0/0"]
+    assert sorted(p.name for p in (tmp_path / "job" / "translated").iterdir()) == ["c.txt", "in.txt"]
+
+
+@pytest.mark.parametrize("rel", ["../in.txt", "/in.txt", "a//in.txt", "a/./in.txt", "a\0b"])
+def test_no_name_leads_out_of_the_folder(tmp_path: Path, source: Path, rel: str) -> None:
+    with pytest.raises(ConfigError, match="outside of the output folder"):
+        run(tmp_path / "job", [an_input(source, rel)])
+    assert not (tmp_path / "job").exists()
+
+
+def test_a_name_that_the_store_cannot_hold_is_refused_before_anything_is_made(tmp_path: Path, source: Path) -> None:
+    with pytest.raises(ConfigError, match="longer than 255 bytes"):
+        run(tmp_path / "job", [an_input(source, "x" * 250)])
+    assert not (tmp_path / "job").exists()
+
+
+def test_names_in_any_script_and_in_folders_are_kept(tmp_path: Path, source: Path) -> None:
+    rel = "语料 (1)/a=b \udcff.txt"
+    run(tmp_path / "job", [an_input(source, rel)])
+    assert (tmp_path / "job" / "translated" / rel).read_text() == lines(20).upper()
+    run(tmp_path / "job", [an_input(source, rel)])
+
+
+def test_a_link_in_place_of_a_folder_is_not_followed(tmp_path: Path, source: Path) -> None:
+    (tmp_path / "job").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "job" / "translated").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(PreflightError, match="a file stands where a folder should be"):
+        run(tmp_path / "job", [an_input(source)])
+    assert not list((tmp_path / "elsewhere").iterdir())
+
+
+def test_a_folder_that_may_not_be_written_is_a_preflight_error(tmp_path: Path, source: Path) -> None:
+    class Denied(Fast):
+        def mkdir(self, path: Path, mode: int) -> None:  # type: ignore[override]
+            raise OSError(errno.EACCES, "denied")
+
+    with pytest.raises(PreflightError, match=r"may not write there. Set output_dir="):
+        run(tmp_path / "job", [an_input(source)], fs=Denied())
+
+
+def test_an_errors_file_of_an_earlier_run_goes_when_no_row_is_wrong_any_more(tmp_path: Path, source: Path) -> None:
+    source.write_text("empty\n")
+    run(tmp_path / "job", [an_input(source)])
+    assert (tmp_path / "job/errors/in.txt.errors.jsonl").read_text().count("\n") == 1
+    source.write_text("full\n")
+    run(tmp_path / "job", [an_input(source)], on_input_change="redo")
+    assert not (tmp_path / "job/errors/in.txt.errors.jsonl").exists()
+
+
+def test_half_made_files_of_a_killed_run_are_swept_under_the_lease(tmp_path: Path, source: Path) -> None:
+    begin(tmp_path / "job", [an_input(source)])
+    litter = [
+        tmp_path / "job/translated/.tmp-final-0",
+        tmp_path / "job/.hymt/.tmp-job.json-0",
+        tmp_path / f"job/.hymt/f{an_input(source).file_id}/s0000000/.tmp-p00000-0",
+    ]
+    for path in litter:
+        path.write_bytes(b"half")
+    run(tmp_path / "job", [an_input(source)], lease_ttl_s=10.0)
+    assert not any(path.exists() for path in litter)
+
+
+def test_an_error_row_may_hold_its_source(tmp_path: Path, source: Path) -> None:
+    source.write_text("empty one\n")
+    run(tmp_path / "job", [an_input(source)], config=WriteConfig(on_error=OnError.source))
+    assert (tmp_path / "job/translated/in.txt").read_text() == "empty one\n"
+
+
+def test_the_environments_of_all_parts_are_in_the_manifest(tmp_path: Path, source: Path) -> None:
+    begin(tmp_path / "job", [an_input(source)], environment={"device": "a"})
+    run(tmp_path / "job", [an_input(source)], environment={"device": "b"})
+    assert manifest.read(FAST, tmp_path / "job")["environments"] == [{"device": "a"}, {"device": "b"}]
+
+
+def test_a_lost_lease_stops_every_step_that_publishes(tmp_path: Path, source: Path) -> None:
+    """Committing, publishing a file and writing the manifest each ask first."""
+    for step in ("commit", "finish", "finalize"):
+        folder = tmp_path / step
+        with (
+            pytest.raises(StoppedError, match="its file was removed"),
+            open_output(folder, [an_input(source)], lease_ttl_s=60.0) as output,
+        ):
+            for shard in shards(an_input(source)):
+                for part in plan(shard):
+                    if step == "commit":
+                        lease_path(folder).unlink()
+                    output.commit(shard, part, upper(shard, part))
+                if step == "finish" and shard.last:
+                    lease_path(folder).unlink()
+                output.finish(shard)
+            lease_path(folder).unlink()
+            output.finalize()
+        assert not list((folder / ".hymt").rglob("p0*")) or step != "commit"
+        assert not list((folder / "translated").iterdir()) or step == "finalize"
+        assert not (folder / "manifest.json").exists()
+
+
+def test_an_input_that_is_written_to_during_the_second_pass_is_not_published(tmp_path: Path, source: Path) -> None:
+    def while_written(input: Input) -> Iterator[Document]:
+        yield from read(input)
+        os.utime(source, (1, 1))
+
+    with pytest.raises(InputChangedError, match="was written to while it was read"):
+        run(tmp_path / "job", [an_input(source)], read=while_written)
+    assert not list((tmp_path / "job" / "translated").iterdir())
+
+
+def test_a_shard_folder_that_another_process_removed_is_made_again(
+    tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "PAUSES_S", (0.0, 0.0))
+    with open_output(tmp_path / "job", [an_input(source)]) as output:
+        shard = next(shards(an_input(source)))
+        first, second, *_ = plan(shard)
+        output.commit(shard, first, upper(shard, first))
+        shutil.rmtree(tmp_path / "job" / ".hymt" / f"f{an_input(source).file_id}")
+        output.commit(shard, second, upper(shard, second))
+    run(tmp_path / "job", [an_input(source)])
+    assert (tmp_path / "job/translated/in.txt").read_text() == lines(20).upper()
+
+
+def test_a_whole_part_of_another_job_is_not_counted(tmp_path: Path, source: Path) -> None:
+    begin(tmp_path / "job", [an_input(source)])
+    begin(tmp_path / "other", [an_input(source)], identity=OTHER)
+    name = f".hymt/f{an_input(source).file_id}/s0000000/p00001"
+    (tmp_path / "job" / name).write_bytes((tmp_path / "other" / name).read_bytes())
+    decoded: list[str] = []
+    run(tmp_path / "job", [an_input(source)], decoded=decoded.append)
+    assert decoded == ["in.txt/0/1", "in.txt/2/0", "in.txt/2/1"]
+    (reason,) = (tmp_path / "job" / ".hymt" / "quarantine").glob("*.reason")
+    assert reason.read_text() == "it belongs to a job with other settings\n"
+
+
+def test_the_record_of_another_job_does_not_make_a_file_published(tmp_path: Path, source: Path) -> None:
+    run(tmp_path / "job", [an_input(source)])
+    run(tmp_path / "other", [an_input(source)], identity=OTHER)
+    name = f".hymt/f{an_input(source).file_id}/file.json"
+    (tmp_path / "job" / name).write_bytes((tmp_path / "other" / name).read_bytes())
+    decoded: list[str] = []
+    run(tmp_path / "job", [an_input(source)], decoded=decoded.append)
+    assert len(decoded) == 8
+
+
+def test_a_writer_that_comes_after_another_finished_the_job_finds_it_done(tmp_path: Path, source: Path) -> None:
+    with open_output(tmp_path / "job", [an_input(source)]) as late:
+        for shard in shards(an_input(source)):
+            for part in plan(shard):
+                late.commit(shard, part, upper(shard, part))
+        run(tmp_path / "job", [an_input(source)])
+        before = everything(tmp_path / "job")
+        for shard in shards(an_input(source)):
+            late.finish(shard)
+        late.finalize()
+    assert everything(tmp_path / "job") == before
+
+
+def kept_with(folder: Path, source: Path, *given: tuple[int, int, ShardRecord, list[int]]) -> Kept:
+    """A folder with parts made by hand: (name, part, record, rows)."""
+    input = an_input(source)
+    kept = Kept(FAST, folder, "id")
+    for name, part, record, rows in given:
+        path = kept.path(input.file_id, 0, name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        data = parts.encode(
+            [Row(row, bytes(8), Status.OK, "x") for row in rows],
+            identity="id",
+            environment={},
+            file_id=input.file_id,
+            shard=record,
+            part=part,
+            num_parts=2,
+            uuid="u",
+        )
+        path.write_bytes(data)
+    (folder / ".hymt" / "quarantine").mkdir()
+    return kept
+
+
+def test_a_shard_is_complete_only_when_its_parts_hold_each_row_once(tmp_path: Path, source: Path) -> None:
+    record, other = ShardRecord(0, 0, 4, 0, 9, "a", False), ShardRecord(0, 0, 4, 0, 9, "b", False)
+    cases: list[tuple[list[tuple[int, int, ShardRecord, list[int]]], bool]] = [
+        ([(0, 0, record, [0, 2]), (1, 1, record, [1, 3])], True),
+        ([(0, 0, record, [0, 2]), (1, 1, record, [1, 2, 3])], False),  # a row twice
+        ([(0, 0, record, [0, 2]), (1, 1, record, [3])], False),  # a row is missing
+        ([(0, 0, record, [0, 2]), (1, 1, other, [1, 3])], False),  # of two inputs
+        ([(0, 0, record, [0, 2])], False),
+        ([(0, 0, record, [0, 2]), (1, 1, record, [1, 4])], False),  # a row of another shard
+    ]
+    for number, (given, complete) in enumerate(cases):
+        kept = kept_with(tmp_path / str(number), source, *given)
+        assert kept.record(an_input(source).file_id, 0) == (record if complete else None), number
+
+
+def test_a_part_under_another_parts_name_is_not_that_part(tmp_path: Path, source: Path) -> None:
+    record = ShardRecord(0, 0, 4, 0, 9, "a", False)
+    kept = kept_with(tmp_path / "job", source, (1, 0, record, [0, 2]))
+    input = an_input(source)
+    with pytest.raises(parts.PartDamage, match="another place"):
+        kept.judge(kept.path(input.file_id, 0, 1), input.file_id, 0, 1)
+
+
+def test_an_environment_that_changed_is_warned_of_and_allowed(
+    tmp_path: Path, source: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    begin(tmp_path / "job", [an_input(source)], environment={"device": "a"})
+    with open_output(tmp_path / "job", [an_input(source)], environment={"device": "b"}):
+        assert 'device: "a" -> "b"' in caplog.text

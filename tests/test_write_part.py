@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hymt_batch.records import Row, ShardRecord, Status
+from hymt_batch.write import part as parts
+from hymt_batch.write.part import PartDamage
+
+RECORD = ShardRecord(2, 100, 10, 5000, 6000, "ab" * 32, True)
+
+
+def encoded(rows: list[Row], **fields: object) -> bytes:
+    fixed: dict[str, object] = {
+        "identity": "1" * 64,
+        "environment": {"device": "cpu", "名": 1},
+        "file_id": "f" * 16,
+        "shard": RECORD,
+        "part": 1,
+        "num_parts": 3,
+        "uuid": "u",
+        "epoch": 4,
+        "degraded": ("oom_split",),
+    }
+    return parts.encode(rows, **{**fixed, **fields})  # type: ignore[arg-type]
+
+
+ROWS = [
+    Row(101, b"12345678", Status.OK, "译文 \u2028 \ud800 \0", ("copied_number",), "", 2, 7, 9),
+    Row(104, b"abcdefgh", Status.TOO_LONG, "", (), "the row has 9 bytes", 1, 0, 0),
+]
+
+
+def test_a_part_comes_back_as_it_was() -> None:
+    header, rows = parts.decode(encoded(ROWS))
+    assert rows == ROWS
+    assert (header.shard, header.part, header.num_parts, header.num_rows) == (RECORD, 1, 3, 2)
+    assert header.environment == {"device": "cpu", "名": 1}
+    assert header.counts == {"ok": 1, "too_long": 1}
+    assert (header.uuid, header.epoch, header.degraded) == ("u", 4, ("oom_split",))
+
+
+@given(st.lists(st.tuples(st.text(), st.text(), st.sampled_from(list(Status))), max_size=5))
+def test_any_text_comes_back_as_it_was(values: list[tuple[str, str, Status]]) -> None:
+    rows = [Row(i, bytes(8), status, text, (message,), message) for i, (text, message, status) in enumerate(values)]
+    assert parts.decode(encoded(rows))[1] == rows
+
+
+def test_every_flipped_bit_is_found() -> None:
+    data = encoded(ROWS)
+    for at in range(len(data)):
+        for bit in range(8):
+            with pytest.raises(PartDamage):
+                parts.decode(data[:at] + bytes([data[at] ^ 1 << bit]) + data[at + 1 :])
+
+
+def test_every_truncation_is_found() -> None:
+    data = encoded(ROWS)
+    for length in range(len(data)):
+        with pytest.raises(PartDamage):
+            parts.decode(data[:length])
+
+
+def test_a_part_from_the_future_says_so() -> None:
+    line, _, payload = encoded(ROWS).partition(b"\n")
+    value = json.loads(line)
+    value["v"] = 99
+    with pytest.raises(PartDamage, match="a newer hymt-batch made it"):
+        parts.decode(json.dumps(value).encode() + b"\n" + payload)
+
+
+@pytest.mark.parametrize("rows", [[ROWS[1], ROWS[0]], [ROWS[0], ROWS[0]]], ids=["unordered", "twice"])
+def test_rows_out_of_order_are_found(rows: list[Row]) -> None:
+    with pytest.raises(PartDamage, match="in order"):
+        parts.decode(encoded(rows))
+
+
+@pytest.mark.parametrize("data", [b"", b"\n", bytes(100), b"[]\n", b"{}\n", b"[" * 100_000, b"\xff\n", b'{"v":1}\n'])
+def test_anything_else_is_damage_and_never_another_error(data: bytes) -> None:
+    with pytest.raises(PartDamage):
+        parts.decode(data)
+
+
+def test_names_sort_as_numbers_do() -> None:
+    assert (parts.shard_name(12), parts.part_name(3)) == ("s0000012", "p00003")
+    assert parts.NAME.fullmatch(parts.part_name(123456))
+    assert not parts.NAME.fullmatch(".tmp-p00003-x")
