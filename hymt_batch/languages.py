@@ -78,6 +78,21 @@ CHINESE = frozenset({"zh", "zh-Hant", "yue"})
 """Codes whose presence on either side selects the Chinese prompt."""
 
 
+_OFTEN_MEANT = {
+    "zh-tw": ("zh-Hant",),
+    "zh-hk": ("zh-Hant", "yue"),
+    "zh-cn": ("zh",),
+    "zh-hans": ("zh",),
+    "cn": ("zh",),
+    "jp": ("ja",),
+    "kr": ("ko",),
+    "ua": ("uk",),
+    "cz": ("cs",),
+    "fil": ("tl",),
+    "iw": ("he",),
+}
+
+
 def get(code: str, key: str = "tgt_lang") -> Language:
     """Look a language up by its code.
 
@@ -98,6 +113,7 @@ def get(code: str, key: str = "tgt_lang") -> Language:
     names |= {language.chinese: language.code for language in LANGUAGES.values()}
     near = [names[name] for name in get_close_matches(wanted, names, n=2, cutoff=0.75)]
     near += [folded[known].code for known in get_close_matches(wanted.split("-")[0], folded, n=3, cutoff=0.5)]
+    near = [*_OFTEN_MEANT.get(wanted, ())] or near
     hint = f"Nearest: {', '.join(dict.fromkeys(near))}. " if near else ""
     raise ConfigError(
         f"{key}={code} is not a language of the models. {hint}All {len(LANGUAGES)}: {', '.join(LANGUAGES)}."

@@ -80,7 +80,9 @@ class Telling:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if error is not None and self._file is not None:
-            self._root.error("ended: %s: %s", type(error).__name__, error)
+            # to the file alone: the front tells the user
+            what = f"ended: {type(error).__name__}: {error}"
+            self._file.handle(self._root.makeRecord(log.name, logging.ERROR, __file__, 0, what, (), None))
         logging.captureWarnings(False)
         for logger in (self._root, logging.getLogger("py.warnings")):
             logger.removeHandler(self._console)
@@ -173,10 +175,8 @@ class Progress:
         """Rows that an earlier run committed."""
         self.kept_rows += rows
         self.tokens_done += source_tokens
-        self.seen_units += units
-        if self.total_units is not None and units:
+        if self.total_units is not None:
             self.total_units -= units
-            self.seen_units -= units
         self._show()
 
     def batch(self, rows: int, new_tokens: int) -> None:
@@ -279,7 +279,8 @@ def samples(texts: Mapping[int, str | None], rows: Sequence[Row], most: int) -> 
 def result(done: Done, pairs: Sequence[tuple[str, str]]) -> str:
     """The summary of a finished job: what was written, where, how fast; and a few (source, translation) pairs."""
     folder, seconds = done.folder, done.seconds
-    lines = [f"{done.rows:,} rows in {done.files:,} {'file' if done.files == 1 else 'files'} → {folder / 'translated'}"]
+    rows, files = ("row" if done.rows == 1 else "rows"), ("file" if done.files == 1 else "files")
+    lines = [f"{done.rows:,} {rows} in {done.files:,} {files} → {folder / 'translated'}"]
     for status, count in sorted(done.counts.items()):
         if status != Status.OK:
             lines.append(f"  {count:,} {status}")
@@ -293,7 +294,7 @@ def result(done: Done, pairs: Sequence[tuple[str, str]]) -> str:
         kept = f", {done.num_rows_kept:,} kept from before" if done.num_rows_kept else ""
         lines.append(f"  {done.num_rows_decoded:,} rows in {duration(seconds)} ({speed}){kept}")
     else:
-        lines.append("  nothing was left to do")
+        lines.append("  nothing was left to do" if done.rows else "  the input has no rows")
     for source, text in pairs:
         lines += ["", f"  {escaped(source)}", f"→ {escaped(text)}"]
     return "\n".join(lines)

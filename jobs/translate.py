@@ -73,6 +73,8 @@ def _translate(
     for one in inputs:
         formats.check(one, final.out_format(one, job.write), stream.preamble(one, job.source), job.write)
     words = prompt.wording(job.prompt, job.model.family.value, job.src_lang, job.tgt_lang)
+    if job.model.path == "demo:model" and words.tgt_lang not in ("fr", "de", "zh"):
+        log.warning("the demo model knows weather in fr, de and zh only; tgt_lang=%s gives nonsense", words.tgt_lang)
     model = prepare(job.model, job.device_map, job.launch.num_threads)
     limits = batch.boundaries(job.batch, model.num_parameters, model.on_gpu)
     if not job.overwrite:  # a job that goes on keeps the part sizes that `auto` gave it when it was created
@@ -125,7 +127,9 @@ def _translate(
             )
             for shard in stream.prefetch(shards, job.launch.prefetch_shards):
                 if stop.requested:
-                    raise StoppedError(f"{stop.name}: stopped between two shards")
+                    raise StoppedError(
+                        f"{stop.name}: stopped between two shards; run the same command again to continue"
+                    )
                 if isinstance(shard, stream.SkippedShard):
                     progress.kept(shard.record.num_rows, shard.record.end - shard.record.start)
                     output.finish_record(shard.input, shard.record)
@@ -140,7 +144,9 @@ def _translate(
                         progress.kept(len(part.documents), source_tokens=num_tokens)
                         continue
                     if stop.requested:
-                        raise StoppedError(f"{stop.name}: stopped after a finished part")
+                        raise StoppedError(
+                            f"{stop.name}: stopped after a finished part; run the same command again to continue"
+                        )
                     translations = check.run(decode.run(part.prompts), decode.run, job.check)
                     rows = check.rows(
                         part, shard.documents, translations, refused, join, one_line=output.holds_one_line(shard.input)
@@ -249,7 +255,7 @@ def advice(job: TranslateJob, done: Summary) -> str:
     name = done.folder.relative_to(job.output_dir)
     place = "" if job.output_dir == "outputs" else f" output_dir={shlex.quote(job.output_dir)}"
     lines = [f"Next: hymt-batch verify name={shlex.quote(str(name))}{place}"]
-    if job.model.path == "demo:model":
+    if job.source.path == "demo:bulletins":
         lines.append("Your own file, with the real model: hymt-batch translate source.path=FILE tgt_lang=fr")
     return "\n".join(lines)
 

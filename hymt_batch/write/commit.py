@@ -131,8 +131,8 @@ class Commits:
         self._note(shard, part)
         self.num_rows += len(rows) if mine else 0
         log.info(
-            "committed file_id=%s shard=%d part=%d/%d rows=%d errors=%d new_tokens=%d bytes=%d mine=%s store_ms=%.1f",
-            file_id,
+            "committed file=%r shard=%d part=%d/%d rows=%d errors=%d new_tokens=%d bytes=%d mine=%s store_ms=%.1f",
+            shard.input.rel,
             shard.index,
             part.index + 1,
             part.num_parts,

@@ -189,7 +189,7 @@ def assemble(fs: Fs, folder: Path, job: Assembly) -> Plain:
     record = manifest.plain(record)
     job.folders(record_path(folder, input).parent)
     write_atomic(fs, record_path(folder, input), manifest.seal(record))
-    log.info("published file_id=%s rows=%d errors=%d bytes=%d", input.file_id, tally.num_rows, num_bad, out.size)
+    log.info("published file=%r rows=%d errors=%d bytes=%d", input.out_rel, tally.num_rows, num_bad, out.size)
     return record
 
 
