@@ -59,7 +59,7 @@ memory: install ## stream 2 million lines through a stub model and compare peak 
 overhead: install ## what the job costs around the model
 	$(BIN)/python -m tests.campaigns.overhead
 
-retrain: install ## train the demo model anew (up to 20 minutes on 2 cores) into build/demo
+retrain: install ## train the demo model anew (about 21 minutes on 2 cores) into build/demo
 	$(BIN)/python -m hymt_batch.demo train --out build/demo
 
 clean: ## remove the environments and caches, never outputs/
