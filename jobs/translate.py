@@ -31,7 +31,7 @@ from hymt_batch.write.output import Output, Summary
 if TYPE_CHECKING:
     from hymt_batch.config import TranslateJob
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("hymt_batch.jobs.translate")  # under this name also as `python -m jobs.translate`
 
 
 def translate(

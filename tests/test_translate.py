@@ -341,6 +341,13 @@ def test_too_many_error_rows_and_warnings_have_their_exit_codes(tmp_path: Path) 
     assert run(tmp_path, "source.path=in.txt", "name=n", "check.max_error_rate=0.5").returncode == 0
 
 
+def test_a_language_that_the_demo_model_does_not_know_is_a_warning(tmp_path: Path) -> None:
+    (tmp_path / "in.txt").write_text("rain\n")
+    ran = run(tmp_path, "source.path=in.txt", "name=n", "tgt_lang=ja", "strict=true")
+    assert ran.returncode == ExitCode.WARNINGS
+    assert b"tgt_lang=ja gives nonsense" in ran.stderr
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
 def test_a_stop_request_ends_with_75_after_the_running_part_and_the_job_goes_on(
     tmp_path: Path, number: signal.Signals
