@@ -8,10 +8,11 @@ SEED ?= 20261122
 PIP_FLAGS ?= --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-floor check format kill-loop memory overhead retrain clean
+.PHONY: help install demo test test-floor check format kill-loop memory overhead full-size integrity \
+	troubleshooting retrain clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit("hymt-batch needs Python 3.11 or newer, this is " + sys.version.split()[0]) if sys.version_info < (3, 11) else 0'
@@ -58,6 +59,15 @@ memory: install ## stream 2 million lines through a stub model and compare peak 
 
 overhead: install ## what the job costs around the model
 	$(BIN)/python -m tests.campaigns.overhead
+
+full-size: install ## load the real 1.8B shape with made-up weights on the CPU, beside from_pretrained (SCALE=7b)
+	$(BIN)/python -m tests.campaigns.full_size --scale $(or $(SCALE),1.8b)
+
+integrity: install ## twelve corruptions of a model folder, beside from_pretrained
+	$(BIN)/python -m tests.campaigns.integrity
+
+troubleshooting: install ## write docs/troubleshooting.md from the catalogue of failures
+	$(BIN)/python -m hymt_batch.doctor.catalogue > docs/troubleshooting.md
 
 retrain: install ## train the demo model anew (about 21 minutes on 2 cores) into build/demo
 	$(BIN)/python -m hymt_batch.demo train --out build/demo

@@ -12,26 +12,31 @@ from hymt_batch.decode.engine import Method
 from hymt_batch.errors import ConfigError
 
 if TYPE_CHECKING:
-    from hymt_batch.config import TranslateJob
+    from hymt_batch.config import DoctorJob, PlanJob, TranslateJob
 
 
 PROMPT_TOKENS = 64
 """Room for the instruction and the chat format around a segment."""
 
 
-def check(job: TranslateJob) -> None:
+def check(job: TranslateJob | PlanJob | DoctorJob) -> None:
     """Check what no stage can check alone, and settle the job's name and languages.
 
     Raises:
         ConfigError: Settings that cannot work together.
     """
     source, write, decode = job.source, job.write, job.decode
-    if "," in job.tgt_lang:
-        raise ConfigError(f"tgt_lang={job.tgt_lang} lists several languages. Add -m to run one job for each.")
-    job.tgt_lang = languages.get(job.tgt_lang).code
+    if job.tgt_lang is not None:
+        if "," in job.tgt_lang:
+            raise ConfigError(f"tgt_lang={job.tgt_lang} lists several languages. Add -m to run one job for each.")
+        job.tgt_lang = languages.get(job.tgt_lang).code
     if job.src_lang is not None:
         job.src_lang = languages.get(job.src_lang, "src_lang").code
-    if job.src_lang == job.tgt_lang and not (source.src_lang_field or source.tgt_lang_field):
+    if (
+        job.src_lang is not None
+        and job.src_lang == job.tgt_lang
+        and not (source.src_lang_field or source.tgt_lang_field)
+    ):
         raise ConfigError(
             f"src_lang and tgt_lang are both {job.tgt_lang}. Set tgt_lang to the language to translate into."
         )
@@ -61,7 +66,7 @@ def check(job: TranslateJob) -> None:
                     f"write.{key} and source.{other} are both {used}; the output keeps the input's "
                     f"fields, so that one would replace the other. Set write.{key}={used}_{job.tgt_lang}."
                 )
-    if job.name is None:
+    if job.name is None and source.path is not None:
         job.name = name.default(source.path)
     if job.name is not None:
         name.check(job.name)

@@ -85,10 +85,14 @@ def budget(config: BatchConfig, cache_bytes_per_token: int, vocab_size: int, fre
     max_rows = config.max_rows if config.max_rows != "auto" else 256 if on_gpu else 64
     if config.max_tokens != "auto":
         return Budget(config.max_tokens, max_rows)
-    logits = max_rows * vocab_size * 4 * 4  # a row's logits in float32, with copies made while choosing a token
-    room = max(0, free_bytes // 2 - logits)
+    room = max(0, free_bytes // 2 - logits_bytes(max_rows, vocab_size))
     tokens = room // max(1, cache_bytes_per_token)
     return Budget(int(min(max(tokens, 512), 262_144 if on_gpu else 16_384)), max_rows)
+
+
+def logits_bytes(max_rows: int, vocab_size: int) -> int:
+    """What the rows' logits take in float32, with the copies made while a token is chosen."""
+    return max_rows * vocab_size * 4 * 4
 
 
 def plan(documents: Sequence[Document], prompts: Sequence[Prompt], limits: Boundaries) -> list[Part]:

@@ -99,7 +99,20 @@ def complete(
         head += comma
         if not head and value.startswith("["):
             head, start = "[", value[1:]
+    if key == "name" and job in ("status", "verify"):
+        place = next((word.partition("=")[2] for word in done[::-1] if word.startswith("output_dir=")), "outputs")
+        return [f"{key}={one}" for one in _matching(start, _jobs_in(place))]
     return [f"{key}={head}{end}" for end in _values(key, start, settings.get(job, {}), choices.get(job, {}))]
+
+
+def _jobs_in(place: str) -> list[str]:
+    """Names of the jobs, and of the sweeps, whose folders are in a folder."""
+    root = os.path.expanduser(place)
+    try:
+        names = sorted(os.listdir(root))
+    except OSError:
+        return []
+    return [f"{name} " for name in names if not name.startswith(".") and os.path.isdir(os.path.join(root, name))]
 
 
 def _keys(current: str, settings: Mapping[str, Setting], choices: Mapping[str, Sequence[str]]) -> list[str]:

@@ -22,10 +22,10 @@ from hymt_batch import agreement, name
 from hymt_batch.batch import BatchConfig
 from hymt_batch.check import CheckConfig
 from hymt_batch.decode.engine import DecodeConfig
-from hymt_batch.device_map import DeviceMapConfig
+from hymt_batch.device_map.settings import DeviceMapConfig
 from hymt_batch.errors import ConfigError, UsageError
 from hymt_batch.launch import LaunchConfig
-from hymt_batch.model.network import ModelConfig
+from hymt_batch.model.settings import ModelConfig
 from hymt_batch.override import Override, Reader, in_one_line, settings
 from hymt_batch.prompt import PromptConfig
 from hymt_batch.segment import SegmentConfig
@@ -60,12 +60,11 @@ class ReportFormat(Enum):
 
 
 @dataclass(kw_only=True, slots=True)
-class TranslateJob:
-    """Everything that `hymt-batch translate` may be told; explained in conf/translate.yaml."""
+class RunJob:
+    """What the jobs have in common that translate, or look at what a translation would do."""
 
     name: str | None = None
     src_lang: str | None = None
-    tgt_lang: str
     output_dir: str = "outputs"
     overwrite: bool = False
     on_mismatch: OnMismatch = OnMismatch.refuse
@@ -85,6 +84,51 @@ class TranslateJob:
 
 
 @dataclass(kw_only=True, slots=True)
+class TranslateJob(RunJob):
+    """Everything that `hymt-batch translate` may be told; explained in conf/translate.yaml."""
+
+    tgt_lang: str
+
+
+@dataclass(kw_only=True, slots=True)
+class PlanJob(RunJob):
+    """Everything that `hymt-batch plan` may be told; explained in conf/plan.yaml."""
+
+    tgt_lang: str | None = None
+    devices: Any = None
+    probe: bool = False
+    probe_s: float = 60.0
+    sample_rows: int = 50_000
+    format: ReportFormat = ReportFormat.text
+
+    def __post_init__(self) -> None:
+        if self.probe_s <= 0:
+            raise ConfigError(f"probe_s={self.probe_s} must be above 0 seconds. Set probe_s=60 (the default).")
+        if self.sample_rows < 1:
+            raise ConfigError(f"sample_rows={self.sample_rows} must be at least 1 row. Set sample_rows=50000.")
+        if self.probe and self.devices is not None:
+            raise ConfigError("probe=true measures this machine, and devices= pretends another. Leave one of them out.")
+        if self.probe and (self.source.path is None or self.tgt_lang is None):
+            missing = "source.path=FILE" if self.source.path is None else "tgt_lang=fr"
+            raise ConfigError(f"probe=true translates a sample, and needs to know what. Add {missing}.")
+
+
+@dataclass(kw_only=True, slots=True)
+class DoctorJob(RunJob):
+    """Everything that `hymt-batch doctor` may be told; explained in conf/doctor.yaml."""
+
+    tgt_lang: str | None = None
+    devices: Any = None
+    load: bool = False
+    explain: str | None = None
+    format: ReportFormat = ReportFormat.text
+
+    def __post_init__(self) -> None:
+        if self.load and self.devices is not None:
+            raise ConfigError("load=true loads on this machine, and devices= pretends another. Leave one of them out.")
+
+
+@dataclass(kw_only=True, slots=True)
 class StatusJob:
     """Everything that `hymt-batch status` may be told; explained in conf/status.yaml."""
 
@@ -98,8 +142,17 @@ class VerifyJob(StatusJob):
     """Everything that `hymt-batch verify` may be told; explained in conf/verify.yaml."""
 
 
-JOBS: dict[str, type] = {"translate": TranslateJob, "status": StatusJob, "verify": VerifyJob}
+JOBS: dict[str, type] = {
+    "translate": TranslateJob,
+    "plan": PlanJob,
+    "doctor": DoctorJob,
+    "status": StatusJob,
+    "verify": VerifyJob,
+}
 """Job name -> its dataclass; conf/<name>.yaml has its defaults."""
+
+NOT_NEEDED = {"plan": ("source.path",), "doctor": ("source.path",)}
+"""Settings that a stage requires and a job can do without: None where they are not given."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,6 +253,8 @@ def _build(job: str, overrides: Sequence[Override]) -> Any:
 
     config, _ = _compose(job, overrides)
     try:
+        for key in set(NOT_NEEDED.get(job, ())) & OmegaConf.missing_keys(config):
+            OmegaConf.update(config, key, None)
         empty = OmegaConf.missing_keys(config)
         missing = [key for key in settings(JOBS[job]) if key in empty]
         built: Any = None if missing else OmegaConf.to_object(config)
@@ -212,7 +267,9 @@ def _build(job: str, overrides: Sequence[Override]) -> Any:
         add = " ".join(EXAMPLES.get(key, f"{key}=VALUE") for key in missing)
         raise ConfigError(f"{' and '.join(missing)} {verb} missing. Add for example {add}{demo}.")
     built.output_dir = os.path.expanduser(built.output_dir)
-    if isinstance(built, TranslateJob):
+    if isinstance(built, TranslateJob) and built.source.path is None:
+        raise ConfigError("source.path is null. Set source.path=FILE, a folder, a glob, a hub id, or - for stdin.")
+    if isinstance(built, TranslateJob | PlanJob | DoctorJob):
         agreement.check(built)
     else:
         name.check(built.name, inside=True)

@@ -52,10 +52,22 @@ MEANING: dict[ExitCode, str] = {
 }
 
 
+def tagged(message: str, id: str) -> str:
+    """A message with the pointer to its failure mode."""
+    return f"{message} [{id}: hymt-batch doctor explain={id}]" if id else message
+
+
 class HymtError(Exception):
-    """Root of the tree; raised itself only for our own mistakes."""
+    """Root of the tree; raised itself only for our own mistakes.
+
+    `id` names the failure mode, where doctor/catalogue.toml has one: `hymt-batch doctor explain=B1` explains it.
+    """
 
     exit_code: ExitCode = ExitCode.BUG
+
+    def __init__(self, message: str, id: str = "") -> None:
+        super().__init__(tagged(message, id))
+        self.message, self.id = message, id
 
 
 class UsageError(HymtError):

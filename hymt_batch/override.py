@@ -48,7 +48,7 @@ class Setting:
 
     @property
     def is_text(self) -> bool:
-        return self.type is str or (self.type is Any and self.key.endswith(("path", "pattern")))
+        return self.type is str or (self.type is Any and self.key.endswith(("path", "pattern", "sha256")))
 
 
 @dataclass(frozen=True, slots=True)

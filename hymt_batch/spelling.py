@@ -61,7 +61,9 @@ def split(text: str, brackets: bool = True) -> list[str]:
 
 
 def scalar(text: str) -> Any:
-    """A number or truth value where the text is one, a list of them, else the text."""
+    """A number or truth value where the text is one, a list or a map of them, else the text."""
+    if re.fullmatch(r"\{.*\}", text, re.DOTALL):
+        return mapping(text)
     if re.fullmatch(r"\[.*\]", text, re.DOTALL):
         return [scalar(part) for part in split(text[1:-1])] if text[1:-1].strip() else []
     if text.lower() in ("true", "false", "null"):
@@ -73,6 +75,20 @@ def scalar(text: str) -> Any:
             continue
         return number if math.isfinite(number) else text
     return text if unquote(text) is None else unquote(text)
+
+
+def mapping(text: str) -> dict[Any, Any] | str:
+    """`{0: 10GiB, cpu: 30GiB}` as a map; the text itself where a part of it has no colon."""
+    found: dict[Any, Any] = {}
+    for part in split(text[1:-1]) if text[1:-1].strip() else []:
+        match = re.fullmatch(r"""\s*("[^"]*"|'[^']*'|cuda:\d+|.*?)\s*:(?:\s+|(?=\S))(.+?)\s*""", part, re.DOTALL)
+        if match is None:
+            return text
+        key, value = scalar(match[1]), scalar(match[2])
+        if not isinstance(key, (str, int)) or key in found:
+            return text
+        found[key] = value
+    return found
 
 
 def _likeness(wanted: str, known: str) -> float:

@@ -5,7 +5,9 @@ Reads headers, not payloads, and changes nothing. Imports nothing heavy.
 
 from __future__ import annotations
 
+import itertools
 import json
+import statistics
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -22,6 +24,10 @@ from hymt_batch.write.folder import read_header
 
 if TYPE_CHECKING:
     from hymt_batch.config import StatusJob
+
+
+PAUSE_S, PAUSES = 60.0, 10
+"""A gap between two parts that is longer than both, in seconds and in usual gaps, is a job that did not run."""
 
 
 @dataclass(slots=True)
@@ -130,10 +136,13 @@ def _add(found: Status, counts: dict[str, int]) -> None:
 
 
 def _rate(rates: list[tuple[int, int]]) -> float | None:
-    """Rows a second over the newest 100 parts; the first of them only marks the start."""
+    """Rows a second over the newest 100 parts; the first of them only marks the start, and a pause is left out."""
     newest = sorted(rates)[-100:]
-    seconds = (newest[-1][0] - newest[0][0]) / 1e9 if len(newest) > 1 else 0.0
-    return round(sum(rows for _, rows in newest[1:]) / seconds, 2) if seconds > 0 else None
+    steps = [((at - before) / 1e9, rows) for (before, _), (at, rows) in itertools.pairwise(newest)]
+    usual = statistics.median(seconds for seconds, _ in steps) if steps else 0.0
+    steps = [(seconds, rows) for seconds, rows in steps if seconds <= max(PAUSE_S, PAUSES * usual)]
+    seconds = sum(step for step, _ in steps)
+    return round(sum(rows for _, rows in steps) / seconds, 2) if seconds > 0 else None
 
 
 def _complete(fs: Fs, folder: Path, job: Job, found: Status) -> bool:

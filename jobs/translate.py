@@ -9,6 +9,7 @@ import contextlib
 import importlib.metadata
 import logging
 import shlex
+import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -20,6 +21,8 @@ from typing import TYPE_CHECKING, Any
 
 from hymt_batch import batch, check, fs, languages, manifest, prompt, segment, signals
 from hymt_batch.decode import engine, generate
+from hymt_batch.doctor import examine
+from hymt_batch.doctor.explain import explaining
 from hymt_batch.errors import ExitCode, StoppedError
 from hymt_batch.model import network
 from hymt_batch.progress import Progress, Telling, escaped, result, samples
@@ -72,6 +75,8 @@ def _translate(
     stream.fields_conflict(inputs, job.source, job.write.added_fields)
     for one in inputs:
         formats.check(one, final.out_format(one, job.write), stream.preamble(one, job.source), job.write)
+    for finding in examine.cheap(job):
+        log.warning("%s", examine.told(finding))
     words = prompt.wording(job.prompt, job.model.family.value, job.src_lang, job.tgt_lang)
     if job.model.path == "demo:model" and words.tgt_lang not in ("fr", "de", "zh"):
         log.warning("the demo model knows weather in fr, de and zh only; tgt_lang=%s gives nonsense", words.tgt_lang)
@@ -101,9 +106,13 @@ def _translate(
             return output.finalize()
         stop.holding(output.close)
         telling.log_to(output.folder / "logs")
+        log.info("command=%s", escaped(shlex.join(sys.argv), 4000))
         tokenizer = model.load_tokenizer(add_generation_prompt=job.prompt.add_generation_prompt)
         prompt.check(tokenizer, words)
-        hymt = model.load(tokenizer)
+        with explaining("loading the model"):
+            hymt = model.load(tokenizer)
+        if hymt.placement is not None and hymt.placement is not model.placement:
+            output.made_in({**model.environment_of(hymt.placement), **environment(job)})
         size = batch.budget(job.batch, hymt.cache_bytes_per_token, hymt.vocab_size, hymt.free_bytes, model.on_gpu)
         stop.working(job.launch.grace_s, output.close)
         shards = stream.shards(
@@ -125,6 +134,7 @@ def _translate(
                 on_batch=progress.batch,
                 decode=decode_batch,
             )
+            first = True
             for shard in stream.prefetch(shards, job.launch.prefetch_shards):
                 if stop.requested:
                     raise StoppedError(
@@ -147,7 +157,9 @@ def _translate(
                         raise StoppedError(
                             f"{stop.name}: stopped after a finished part; run the same command again to continue"
                         )
-                    translations = check.run(decode.run(part.prompts), decode.run, job.check)
+                    with explaining("translating the first part") if first else contextlib.nullcontext():
+                        translations = check.run(decode.run(part.prompts), decode.run, job.check)
+                    first = False
                     rows = check.rows(
                         part, shard.documents, translations, refused, join, one_line=output.holds_one_line(shard.input)
                     )

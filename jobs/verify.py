@@ -16,7 +16,7 @@ from hymt_batch.errors import ExitCode
 from hymt_batch.fs import OS, Fs
 from hymt_batch.manifest import Job, StateDamage, StateMissing
 from hymt_batch.records import Input
-from hymt_batch.write import final
+from hymt_batch.write import final, lease
 from hymt_batch.write.kept import Kept
 from hymt_batch.write.part import PartDamage
 from hymt_batch.write.sink import compression_of
@@ -35,6 +35,7 @@ class Report:
     rows: int = 0  # in published files
     damage: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
+    running: bool = False  # a living process holds the lease
 
     @property
     def exit_code(self) -> ExitCode:
@@ -44,6 +45,8 @@ class Report:
 def verify(folder: Path, fs: Fs = OS) -> Report:
     """Read everything a job published or committed."""
     report = Report(str(folder))
+    holder = lease.read(fs, folder)
+    report.running = holder is not None and lease.alive(holder, lease.myself()) is not False
     try:
         job = manifest.read_job(fs, folder)
     except StateMissing:
@@ -192,7 +195,9 @@ def render(report: Report) -> str:
         lines += [f"  {name:9} {one}" for one in found[:50]]
         if len(found) > 50:
             lines.append(f"  {name:9} and {len(found) - 50} more")
-    if report.exit_code is not ExitCode.COMPLETE:
+    if report.running and report.exit_code is ExitCode.MISSING:
+        lines.append("  The job is running: verify it when it has ended.")
+    elif report.exit_code is not ExitCode.COMPLETE:
         lines.append("  Run the job again: what is damaged or missing is made anew.")
     return "\n".join(lines)
 

@@ -38,7 +38,13 @@ def test_peak_memory_does_not_grow_with_the_input() -> None:
     assert figures["ratio"] <= 1.10
 
 
-@pytest.mark.parametrize("name", ["kill_loop", "memory", "overhead"])
+def test_the_shape_with_made_up_weights_loads_and_keeps_every_row(tmp_path: Path) -> None:
+    figures = campaign("full_size", "--scale", "tiny", "--folder", str(tmp_path), "--rows", "3", "--tokens", "4")
+    assert figures["ours_peak_gib"] > figures["weights_gib"] / 2
+    assert figures["rows"] == 3
+
+
+@pytest.mark.parametrize("name", ["kill_loop", "memory", "overhead", "full_size", "integrity"])
 def test_each_campaign_explains_itself(name: str) -> None:
     ran = subprocess.run(
         [sys.executable, "-m", f"tests.campaigns.{name}", "--help"], cwd=ROOT, capture_output=True, text=True

@@ -14,10 +14,11 @@ from hymt_batch.decode import engine, generate
 from hymt_batch.decode.engine import Decode, DecodeConfig, Method
 from hymt_batch.decode.sampling import Choice
 from hymt_batch.demo import grammar
-from hymt_batch.device_map import DeviceMapConfig, Strategy
+from hymt_batch.device_map.settings import DeviceMapConfig, Strategy
 from hymt_batch.errors import ConfigError, StoppedError
 from hymt_batch.model import network
-from hymt_batch.model.network import Dtype, Hymt, ModelConfig, SamplingCard
+from hymt_batch.model.network import Hymt
+from hymt_batch.model.settings import Dtype, ModelConfig, SamplingCard
 from hymt_batch.records import Document, Prompt, Translation
 
 pytestmark = pytest.mark.core

@@ -36,6 +36,7 @@ ALLOWED: dict[str, set[str]] = {
     "signals": {"errors"},
     "progress": BASE,
     "demo": BASE,
+    "outlook": BASE | {"device_map", "progress"},
     "spelling": set(),
     "name": {"errors"},
     "help": {"errors"},

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from hymt_batch.device_map import DeviceMapConfig, Strategy
+from hymt_batch.device_map.settings import DeviceMapConfig, Strategy
 from hymt_batch.errors import ConfigError, PreflightError
-from hymt_batch.model import files, network, tokenizer
-from hymt_batch.model.network import Attention, ModelConfig
+from hymt_batch.model import files, hashes, network, tokenizer
+from hymt_batch.model.settings import Attention, ModelConfig
 
 pytestmark = pytest.mark.core
 
@@ -27,7 +27,7 @@ def test_the_demo_model_is_whole(folder: Path) -> None:
     found = files.verify(folder)
     assert 500_000 < found.num_parameters < 1_500_000
     assert found.num_bytes == 2 * found.num_parameters
-    assert {"config.json", "tokenizer.json", "model.safetensors"} <= set(files.hashes(found))
+    assert {"config.json", "tokenizer.json", "model.safetensors"} <= set(hashes.of(folder, found.names))
 
 
 def edit(path: Path, **changes: object) -> None:
@@ -151,7 +151,7 @@ def test_a_weight_that_is_not_finite_is_refused(folder: Path) -> None:
 
 
 def test_the_weights_can_be_pinned_by_their_sha256(folder: Path) -> None:
-    found = files.hashes(files.verify(folder))
+    found = hashes.of(folder, files.verify(folder).names)
     cpu = DeviceMapConfig(strategy=Strategy.cpu)
     network.prepare(ModelConfig(path=str(folder), sha256=found["model.safetensors"]), cpu)
     with pytest.raises(PreflightError, match=r"model\.sha256=null"):

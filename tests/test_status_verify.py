@@ -195,6 +195,25 @@ def test_thousands_of_parts_are_told_in_a_second(tmp_path: Path, inputs: list[In
     assert time.process_time() - began < 1.0
 
 
+def test_the_speed_of_a_stopped_job_leaves_its_pause_out() -> None:
+    second = 10**9
+    steady = [(number * 20 * second, 40) for number in range(20)]
+    stopped = steady + [(at + 86_400 * second, rows) for at, rows in steady]
+    assert status._rate(steady) == status._rate(stopped) == 2.0
+    assert status._rate([]) is None
+    assert status._rate([(0, 5)]) is None
+
+
+def test_verify_of_a_running_job_says_to_wait(tmp_path: Path, inputs: list[Input]) -> None:
+    begin(tmp_path / "job", inputs)
+    assert "Run the job again" in verify.render(verify.verify(tmp_path / "job"))
+    with open_output(tmp_path / "job", inputs, lease_ttl_s=180.0, lease_beat_s=20.0):
+        report = verify.verify(tmp_path / "job")
+    assert report.running
+    assert "is running" in verify.render(report)
+    assert report.exit_code is ExitCode.MISSING
+
+
 def test_status_and_verify_import_nothing_heavy() -> None:
     code = (
         "import sys; from jobs import status, verify; "

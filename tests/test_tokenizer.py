@@ -25,8 +25,8 @@ TEMPLATE_7B = (
 )
 
 
-def edited(folder: Path, added: dict[str, bool], template: str | None = None) -> Tokenizer:
-    """The demo tokenizer with more added tokens (text -> special), and perhaps another template."""
+def edited(folder: Path, added: dict[str, bool], template: str | None = None, bos: str = "") -> Tokenizer:
+    """The demo tokenizer with more added tokens (text -> special), perhaps another template and first token."""
     shutil.copytree(DEMO, folder)
     path = folder / "tokenizer.json"
     content = json.loads(path.read_text(encoding="utf-8"))
@@ -40,7 +40,10 @@ def edited(folder: Path, added: dict[str, bool], template: str | None = None) ->
     if template:
         path = folder / "tokenizer_config.json"
         path.write_text(json.dumps({**json.loads(path.read_text(encoding="utf-8")), "chat_template": template}))
-    return tokenizer.load(folder, {**config(), "vocab_size": first + len(added)}, add_generation_prompt=True)
+    settings = {**config(), "vocab_size": first + len(added)}
+    if bos:
+        settings["bos_token_id"] = first + list(added).index(bos)
+    return tokenizer.load(folder, settings, add_generation_prompt=True)
 
 
 def config() -> dict[str, Any]:
@@ -64,7 +67,7 @@ def test_the_framing_is_that_of_the_1_8b_model() -> None:
 
 
 def test_the_framing_of_the_7b_model_is_found_the_same_way(tmp_path: Path) -> None:
-    made = edited(tmp_path / "7b", {"<|startoftext|>": True, "<|extra_0|>": True}, TEMPLATE_7B)
+    made = edited(tmp_path / "7b", {"<|startoftext|>": True, "<|extra_0|>": True}, TEMPLATE_7B, "<|startoftext|>")
     assert [made.full.id_to_token(one) for one in made.prefix] == ["<|startoftext|>"]
     assert [made.full.id_to_token(one) for one in made.suffix] == ["<|extra_0|>"]
 

@@ -16,7 +16,8 @@ from hymt_batch import languages
 from hymt_batch.decode.generate import Generated, decode_batch
 from hymt_batch.decode.sampling import Choice, row_seed
 from hymt_batch.errors import ConfigError, StoppedError
-from hymt_batch.model.network import Hymt, SamplingCard
+from hymt_batch.model.network import Hymt
+from hymt_batch.model.settings import SamplingCard
 from hymt_batch.records import Prompt, Translation
 
 log = logging.getLogger(__name__)

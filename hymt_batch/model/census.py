@@ -1,11 +1,18 @@
-"""Devices of this machine as torch sees them, and a GPU that torch cannot use. Loads nothing."""
+"""Devices of this machine: as torch sees them, as nvidia-smi does, or pretend ones for a plan. Loads nothing."""
 
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from hymt_batch.device_map import Census, Device
+from hymt_batch.device_map.settings import Census, Device, size
+from hymt_batch.errors import ConfigError
+from hymt_batch.model import nvidia
+from hymt_batch.model.memory import available, text
 
 
 def census() -> Census:
@@ -13,7 +20,7 @@ def census() -> Census:
     import torch
 
     devices = []
-    broken = ""
+    broken = broken_id = ""
     if torch.cuda.is_available():
         for number in range(torch.cuda.device_count()):
             free, _ = torch.cuda.mem_get_info(number)
@@ -22,39 +29,83 @@ def census() -> Census:
     elif Path("/dev/nvidia0").exists() or Path("/proc/driver/nvidia/version").exists():
         if os.environ.get("CUDA_VISIBLE_DEVICES") is not None:
             broken = f"CUDA_VISIBLE_DEVICES is {os.environ['CUDA_VISIBLE_DEVICES']!r}, which hides it."
+            broken_id = "A13" if os.environ["CUDA_VISIBLE_DEVICES"] else "D6"
         elif torch.version.cuda is None:
             broken = f"torch {torch.__version__} is built without CUDA."
+            broken_id = "A16"
         else:
             broken = f"torch {torch.__version__} (CUDA {torch.version.cuda}) does not work with the driver."
-    devices.append(Device("cpu", _cpu_label(), available_memory(), bfloat16=False))
-    return Census(tuple(devices), broken)
+            broken_id = "A3"
+    return Census((*devices, cpu()), broken, broken_id)
 
 
-def available_memory() -> int:
-    """Bytes of main memory this process may still take: what the kernel calls available, within the cgroup's limit."""
-    available = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    for line in _text("/proc/meminfo").splitlines():
-        if line.startswith("MemAvailable:"):
-            available = int(line.split()[1]) * 1024
-    for limit, used in (
-        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
-        ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
-    ):
-        most, now = _text(limit).strip(), _text(used).strip()
-        if most.isdecimal() and now.isdecimal():
-            available = min(available, max(0, int(most) - int(now)))
-    return available
+@dataclass(frozen=True, slots=True)
+class TorchFacts:
+    """What torch says of itself; nothing where it cannot be imported."""
+
+    version: str = ""
+    cuda: str | None = None  # the CUDA it is built for
+    num_gpus: int = 0
+    peer_access: Callable[[int, int], bool] | None = None  # whether one GPU reads another's memory
 
 
-def _text(path: str) -> str:
+def torch_facts() -> TorchFacts:
+    """Ask torch, which takes its seconds to be imported."""
     try:
-        return Path(path).read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""
+        import torch
+    except Exception:  # a broken installation is what the doctor is asked about; its check of versions says more
+        return TorchFacts()
+    available = torch.cuda.is_available()
+    return TorchFacts(
+        str(torch.__version__),
+        torch.version.cuda,
+        torch.cuda.device_count() if available else 0,
+        torch.cuda.can_device_access_peer if available else None,
+    )
+
+
+def without_torch() -> Census:
+    """The same as nvidia-smi tells it, in the order of CUDA_VISIBLE_DEVICES; for plans, which need no torch."""
+    found = nvidia.query()
+    gpus, _ = nvidia.visible(found.gpus, os.environ.get("CUDA_VISIBLE_DEVICES")) if found else ([], "")
+    devices = [
+        Device(f"cuda:{number}", gpu.name, gpu.free_bytes, bfloat16=gpu.capability is None or gpu.capability >= (8, 0))
+        for number, gpu in enumerate(gpus)
+    ]
+    return Census((*devices, cpu()))
+
+
+def pretend(value: Any) -> Census:
+    """Devices that a plan pretends to have.
+
+    Args:
+        value: Free memory of each GPU, such as [24GiB, 24GiB] or [8x80GiB]; cpu:64GiB among them is the main memory.
+
+    Raises:
+        ConfigError: Not such a list.
+    """
+    words = value if isinstance(value, (list, tuple)) else [value]
+    devices: list[Device] = []
+    main = cpu()
+    for word in words:
+        match = re.fullmatch(r"\s*(?:(cpu)\s*:|([0-9]{1,3})\s*x)?\s*([^:x]+)", str(word))
+        if match is None:
+            raise ConfigError(f"devices: {word!r} is no size. Write for example devices=[24GiB,24GiB,cpu:64GiB].")
+        free = size("devices", match[3])
+        if match[1]:
+            main = Device("cpu", "pretended", free, bfloat16=False)
+        for _ in range(0 if match[1] else int(match[2] or 1)):
+            devices.append(Device(f"cuda:{len(devices)}", "pretended", free, bfloat16=True))
+    return Census((*devices, main))
+
+
+def cpu() -> Device:
+    """The processor and the main memory that is left."""
+    return Device("cpu", _cpu_label(), available(), bfloat16=False)
 
 
 def _cpu_label() -> str:
-    for line in _text("/proc/cpuinfo").splitlines():
+    for line in text(Path("/proc/cpuinfo")).splitlines():
         if line.startswith("model name"):
             return line.split(":", 1)[1].strip()
     return "CPU"

@@ -6,16 +6,17 @@ transformers loads in silence (a missing shard entry, a path that leaves the fol
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import re
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hymt_batch.device_map import sizes
+from hymt_batch.device_map.sizes import Network
 from hymt_batch.errors import ConfigError, PreflightError
+from hymt_batch.model import fit
 
 MODEL_TYPES = {"hunyuan_v1_dense": "4.56.0", "hy_v3": "5.6.0"}
 """Allowed model types, with the first version of transformers that knows each."""
@@ -24,7 +25,7 @@ NAME = re.compile(r"[A-Za-z0-9._-]+")
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 MAX_HEADER_BYTES = 100_000_000
 _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
-_DTYPE_BYTES = {"F64": 8, "F32": 4, "BF16": 2, "F16": 2, "F8_E4M3": 1, "F8_E5M2": 1, "I64": 8, "I32": 4, "U8": 1}
+_DTYPE_BYTES = {"F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "BF16": 2, "F16": 2, "I16": 2, "U16": 2}
 _IDENTITY_FILES = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json")
 _OPTIONAL_FILES = ("special_tokens_map.json", "chat_template.jinja", "chat_template.json", "added_tokens.json")
 
@@ -39,7 +40,15 @@ class ModelFiles:
     names: tuple[str, ...]  # every file that decides the text, weights included
     num_parameters: int
     num_bytes: int  # of the weights as stored
+    network: Network  # that the config describes
+    tensors: dict[str, tuple[str, list[int]]]  # name -> (number format, shape), of all files
     commit: str = ""  # resolved commit of a hub model
+
+    @property
+    def quantisation(self) -> str:
+        """The method of a quantised checkpoint, such as "compressed-tensors" or "gptq"; "" for a plain one."""
+        found = self.config.get("quantization_config")
+        return "" if not found else str(found.get("quant_method", "?")) if isinstance(found, dict) else repr(found)
 
 
 def resolve(path: str, revision: str, download: bool) -> tuple[Path, str]:
@@ -59,7 +68,10 @@ def resolve(path: str, revision: str, download: bool) -> tuple[Path, str]:
     if folder.exists():
         raise ConfigError(f"model.path={path} is a file. Give the folder that holds config.json and *.safetensors.")
     if not HUB_ID.fullmatch(path) or path.startswith((".", "/", "~")):
-        raise PreflightError(f"model.path={path} is neither a folder nor a hub id like tencent/HY-MT1.5-1.8B.")
+        raise PreflightError(
+            f"model.path={path} is neither a folder nor a hub id like tencent/HY-MT1.5-1.8B. Correct model.path.",
+            id="B7",
+        )
     return _hub(path, revision, download)
 
 
@@ -80,10 +92,11 @@ def _hub(repo: str, revision: str, download: bool) -> tuple[Path, str]:
     except LocalEntryNotFoundError as error:
         raise PreflightError(
             f"{repo} (revision {revision}) is not in the hub cache of this machine. Download it first:\n"
-            f"    {command}\nor let the job do it with model.download=true, or name a folder: model.path=FOLDER."
+            f"    {command}\nor let the job do it with model.download=true, or name a folder: model.path=FOLDER.",
+            id="B8",
         ) from error
     except (HfHubHTTPError, OSError) as error:
-        raise PreflightError(f"The hub did not give {repo}: {_line(error)}. Try by hand: {command}") from error
+        raise PreflightError(f"The hub did not give {repo}: {_line(error)}. Try by hand: {command}", id="B8") from error
     return folder, folder.name
 
 
@@ -97,34 +110,54 @@ def verify(folder: Path, commit: str = "") -> ModelFiles:
     model_type = config.get("model_type")
     if model_type not in MODEL_TYPES:
         allowed = ", ".join(MODEL_TYPES)
-        raise PreflightError(f"{folder / 'config.json'}: model_type is {model_type!r}; hymt-batch runs {allowed}.")
+        raise PreflightError(
+            f"{folder / 'config.json'}: model_type is {model_type!r}; hymt-batch runs {allowed}. Set model.path to a "
+            "model of the Hunyuan translation family.",
+            id="B17" if model_type else "B5",
+        )
     if "auto_map" in config:
-        raise PreflightError(f"{folder / 'config.json'} asks to run code of its own (auto_map); it is never run.")
-    _json(folder / "tokenizer.json", "without it no text becomes tokens")
+        raise PreflightError(
+            f"{folder / 'config.json'} asks to run code of its own (auto_map); it is never run. Download the model "
+            "from its publisher, or remove auto_map if it needs none.",
+            id="B16",
+        )
+    _json(folder / "tokenizer.json", "without it no text becomes tokens", missing_id="B6")
+    network = sizes.network(config, str(folder / "config.json"))
     weights = _weights(folder)
     num_parameters = num_bytes = 0
-    seen: set[str] = set()
+    tensors: dict[str, tuple[str, list[int]]] = {}
     for name in weights:
         for tensor, (dtype, shape) in _header(folder / name).items():
-            if tensor in seen:
-                raise PreflightError(f"{folder / name} holds {tensor} a second time; download the model again.")
-            seen.add(tensor)
+            if tensor in tensors:
+                raise PreflightError(
+                    f"{folder / name} holds {tensor} a second time; download the model again.", id="B22"
+                )
+            tensors[tensor] = (dtype, shape)
             num_parameters += math.prod(shape)
-            num_bytes += math.prod(shape) * _DTYPE_BYTES.get(dtype, 1)
+            num_bytes += math.prod(shape) * element_bytes(dtype)
     if not num_parameters:
-        raise PreflightError(f"{folder} holds no weights at all; download the model again.")
+        raise PreflightError(f"{folder} holds no weights at all; download the model again.", id="B4")
+    fit.check(folder, config, network, tensors)
+    fit.check_tied(folder, weights, network)
     names = [name for name in (*_IDENTITY_FILES, *_OPTIONAL_FILES) if (folder / name).is_file()]
     if (folder / "model.safetensors.index.json").is_file():
         names.append("model.safetensors.index.json")
     return ModelFiles(
-        folder, config, tuple(weights), tuple(sorted([*names, *weights])), num_parameters, num_bytes, commit
+        folder,
+        config,
+        tuple(weights),
+        tuple(sorted([*names, *weights])),
+        num_parameters,
+        num_bytes,
+        network,
+        tensors,
+        commit,
     )
 
 
-def hashes(files: ModelFiles) -> dict[str, str]:
-    """Sha256 of every file that decides the text, read in parallel."""
-    with ThreadPoolExecutor(4) as pool:
-        return dict(zip(files.names, pool.map(lambda name: _sha256(files.folder / name), files.names), strict=True))
+def element_bytes(dtype: str) -> int:
+    """Bytes of one element of a number format of safetensors; those below a byte count as one."""
+    return _DTYPE_BYTES.get(dtype, 1)
 
 
 def _weights(folder: Path) -> list[str]:
@@ -134,28 +167,40 @@ def _weights(folder: Path) -> list[str]:
         if "model.safetensors" in found:
             raise PreflightError(
                 f"{folder} has both {index.name} and model.safetensors; only one of them would be loaded. Remove the "
-                "one that does not belong to the model."
+                "one that does not belong to the model.",
+                id="B18",
             )
         weight_map = _json(index, "").get("weight_map")
         if not isinstance(weight_map, dict) or not weight_map:
-            raise PreflightError(f"{index} names no weights (weight_map); download the model again.")
+            raise PreflightError(f"{index} names no weights (weight_map); download the model again.", id="B4")
         named = set(map(str, weight_map.values()))
         for name in sorted(named):
             if not NAME.fullmatch(name):
-                raise PreflightError(f"{index} names {name!r}, which would leave the folder; the model is refused.")
+                raise PreflightError(
+                    f"{index} names {name!r}, which would leave the folder; the model is refused. Download it from its "
+                    "publisher.",
+                    id="B15",
+                )
             if name not in found:
-                raise PreflightError(f"{folder / name} is missing though the index names it; download it again.")
+                raise PreflightError(
+                    f"{folder / name} is missing though the index names it; download it again.", id="B3"
+                )
         return sorted(named)
     if "model.safetensors" in found:
         return ["model.safetensors"]
     if found:
         raise PreflightError(
-            f"{folder} holds {found[0]} but neither model.safetensors nor {index.name}; download the model again."
+            f"{folder} holds {found[0]} but neither model.safetensors nor {index.name}; download the model again.",
+            id="B4",
         )
     pickles = sorted(path.name for path in folder.iterdir() if path.suffix in _PICKLES)
     if pickles:
-        raise PreflightError(f"{folder} holds {pickles[0]} but no *.safetensors; pickled weights are never loaded.")
-    raise PreflightError(f"{folder} has no *.safetensors; download the model again.")
+        raise PreflightError(
+            f"{folder} holds {pickles[0]} but no *.safetensors; pickled weights are never loaded, as they can run "
+            "code. Download the safetensors files.",
+            id="B14",
+        )
+    raise PreflightError(f"{folder} has no *.safetensors; download the model again.", id="B4")
 
 
 def _header(path: Path) -> dict[str, tuple[str, list[int]]]:
@@ -164,14 +209,22 @@ def _header(path: Path) -> dict[str, tuple[str, list[int]]]:
     with path.open("rb") as file:
         start = file.read(8)
         if start.startswith(b"version "):
-            raise PreflightError(f"{path} is a Git-LFS pointer, not weights. Run `git lfs pull` in its folder.")
+            raise PreflightError(
+                f"{path} is a Git-LFS pointer, not weights. Run `git lfs pull` in its folder.", id="B1"
+            )
+        if not size:
+            raise PreflightError(f"{path} is empty (0 bytes): it is cut off; download it again.", id="B23")
         length = int.from_bytes(start, "little")
         if len(start) < 8 or not 2 <= length <= min(MAX_HEADER_BYTES, size - 8):
-            raise PreflightError(f"{path} ({size} bytes) is no safetensors file or is cut off; download it again.")
+            raise PreflightError(
+                f"{path} ({size} bytes) is no safetensors file or is cut off; download it again.", id="B2"
+            )
         try:
             header = json.loads(file.read(length))
         except ValueError as error:
-            raise PreflightError(f"{path} has a damaged header ({_line(error)}); download it again.") from error
+            raise PreflightError(
+                f"{path} has a damaged header ({_line(error)}); download it again.", id="B2"
+            ) from error
     try:
         tensors = {
             name: (str(entry["dtype"]), [int(size) for size in entry["shape"]], int(entry["data_offsets"][1]))
@@ -179,31 +232,30 @@ def _header(path: Path) -> dict[str, tuple[str, list[int]]]:
             if name != "__metadata__"
         }
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
-        raise PreflightError(f"{path} has a header that describes no tensors; download it again.") from error
+        raise PreflightError(f"{path} has a header that describes no tensors; download it again.", id="B2") from error
     end = 8 + length + max((end for _, _, end in tensors.values()), default=0)
     if end != size:
-        raise PreflightError(f"{path} has {size} bytes but its header says {end}: it is cut off; download it again.")
+        raise PreflightError(
+            f"{path} has {size} bytes but its header says {end}: it is cut off; download it again.", id="B2"
+        )
     return {name: (dtype, shape) for name, (dtype, shape, _) in tensors.items()}
 
 
-def _json(path: Path, why: str) -> dict[str, Any]:
+def _json(path: Path, why: str, *, missing_id: str = "B5") -> dict[str, Any]:
     try:
         with path.open(encoding="utf-8") as file:
             value = json.load(file)
     except FileNotFoundError as error:
-        raise PreflightError(f"{path} is missing: {why}. Check model.path.") from error
+        raise PreflightError(f"{path} is missing: {why}. Check model.path.", id=missing_id) from error
     except OSError as error:
-        raise PreflightError(f"{path} cannot be read ({error.strerror}). Check model.path.") from error
+        raise PreflightError(f"{path} cannot be read ({error.strerror}). Check model.path.", id="B23") from error
     except ValueError as error:
-        raise PreflightError(f"{path} is not JSON ({_line(error)}); download the model again.") from error
+        raise PreflightError(f"{path} is not JSON ({_line(error)}); download the model again.", id="B24") from error
     if not isinstance(value, dict):
-        raise PreflightError(f"{path} holds a {type(value).__name__}, not an object; download the model again.")
+        raise PreflightError(
+            f"{path} holds a {type(value).__name__}, not an object; download the model again.", id="B24"
+        )
     return value
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _line(error: BaseException) -> str:

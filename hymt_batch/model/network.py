@@ -9,17 +9,22 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import logging
-from dataclasses import dataclass, field
-from enum import Enum
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from hymt_batch import device_map as placing
-from hymt_batch.device_map import Census, DeviceMapConfig, Placement
-from hymt_batch.errors import ConfigError, PreflightError
+from hymt_batch.device_map import accelerate_file, manual, table
+from hymt_batch.device_map import place as placing
+from hymt_batch.device_map.placement import Placement
+from hymt_batch.device_map.settings import Census, DeviceMapConfig, Strategy
+from hymt_batch.device_map.sizes import Network
+from hymt_batch.errors import PreflightError, tagged
 from hymt_batch.model import files as model_files
+from hymt_batch.model import hashes, library
 from hymt_batch.model import tokenizer as tokenizing
 from hymt_batch.model.census import census
 from hymt_batch.model.files import ModelFiles
+from hymt_batch.model.settings import Attention, Dtype, ModelConfig
 from hymt_batch.model.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
@@ -27,63 +32,8 @@ log = logging.getLogger(__name__)
 CPU_FLOPS = 4e10
 """Guess of the useful operations a second on a CPU, two a parameter and token; 40 tokens a row."""
 
-
-class Dtype(Enum):
-    """Number format of the weights and of the arithmetic."""
-
-    auto = "auto"
-    bfloat16 = "bfloat16"
-    float16 = "float16"
-    float32 = "float32"
-
-
-class ModelFamily(Enum):
-    """Which model card the model belongs to; selects the wording of prompts."""
-
-    hunyuan_mt = "hunyuan_mt"
-    hy_mt1_5 = "hy_mt1_5"
-    hy_mt2 = "hy_mt2"
-
-
-class Attention(Enum):
-    """Attention implementation asked of transformers."""
-
-    sdpa = "sdpa"
-    eager = "eager"
-    flash_attention_2 = "flash_attention_2"
-
-
-@dataclass(kw_only=True, slots=True)
-class SamplingCard:
-    """The model card's own decoding settings, used by decode=recommended."""
-
-    temperature: float = 0.7
-    top_p: float = 0.6
-    top_k: int = 20
-    repetition_penalty: float = 1.05
-
-    def __post_init__(self) -> None:
-        if self.temperature <= 0 or self.repetition_penalty <= 0:
-            raise ConfigError("model.sampling.temperature and model.sampling.repetition_penalty must be above 0.")
-        if not 0 < self.top_p <= 1:
-            raise ConfigError(f"model.sampling.top_p={self.top_p} must be above 0 and at most 1.")
-        if self.top_k < -1:
-            raise ConfigError(f"model.sampling.top_k={self.top_k} must be a number of tokens; 0 or -1 mean no limit.")
-
-
-@dataclass(kw_only=True, slots=True)
-class ModelConfig:
-    """Which model; every field is explained in conf/model/."""
-
-    path: str
-    family: ModelFamily = ModelFamily.hy_mt1_5
-    revision: str = "main"
-    download: bool = False
-    dtype: Dtype = Dtype.auto
-    attention: Attention = Attention.sdpa
-    max_context: int = 8192
-    sha256: str | None = None
-    sampling: SamplingCard = field(default_factory=SamplingCard)
+PACKAGES = {"compressed-tensors": ("compressed-tensors>=0.15.0",), "gptq": ("optimum", "gptqmodel")}
+"""Quantisation method -> what loads it, as pip takes it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,12 +42,14 @@ class Hymt:
 
     network: Any  # transformers' HunYuanDenseV1ForCausalLM, in evaluation mode
     tokenizer: Tokenizer
-    device: str
+    device: str  # where tokens enter
     dtype: str
     max_context: int  # tokens of prompt and translation together
     cache_bytes_per_token: int  # keys and values of one token over all layers
     vocab_size: int
-    free_bytes: int  # on the device, after loading
+    free_bytes: int  # for keys and values of the whole network, after loading
+    placement: Placement | None = None
+    canary_difference: float = 0.0  # batched against single, as a share of the logits' spread
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,28 +58,55 @@ class Prepared:
 
     config: ModelConfig
     files: ModelFiles
-    placement: Placement
+    placements: tuple[Placement, ...]  # to try in order; more than one with device_map=fallback alone
     dtype: str
+    network: Network  # as it will be in memory
     identity: dict[str, Any]
-    environment: dict[str, Any]
+    num_threads: int | None = None
+
+    @property
+    def placement(self) -> Placement:
+        return self.placements[0]
 
     @property
     def num_parameters(self) -> int:
-        return self.files.num_parameters
+        return self.network.num_parameters
+
+    @property
+    def dtype_bytes(self) -> int:
+        return dtype_bytes(self.dtype)
 
     @property
     def on_gpu(self) -> bool:
         return self.placement.device.name != "cpu"
 
+    @property
+    def environment(self) -> dict[str, Any]:
+        return self.environment_of(self.placement)
+
+    def environment_of(self, placement: Placement) -> dict[str, Any]:
+        """What of the machine may change a low-precision text by rounding."""
+        return {
+            "device": placement.device.label,
+            "device_map": {"strategy": placement.strategy.value, **table.compact(placement.map, self.network)},
+            "attention": self.config.attention.value,
+            "num_threads": self.num_threads,
+            **{
+                name: importlib.metadata.version(name) for name in ("torch", "transformers", "tokenizers", "accelerate")
+            },
+        }
+
     def load_tokenizer(self, *, add_generation_prompt: bool) -> Tokenizer:
         return tokenizing.load(self.files.folder, self.files.config, add_generation_prompt=add_generation_prompt)
 
     def load(self, tokenizer: Tokenizer) -> Hymt:
-        return load(self, tokenizer)
+        from hymt_batch.model import loading
+
+        return loading.load(self, tokenizer)
 
 
 def prepare(config: ModelConfig, device_map: DeviceMapConfig, num_threads: int | None = None) -> Prepared:
-    """Verify the files, count the devices, choose dtype and placement. Reads no weights.
+    """Verify the files, count the devices, choose dtype and placement. Reads no weights but to hash them.
 
     Args:
         config: Which model.
@@ -139,19 +118,16 @@ def prepare(config: ModelConfig, device_map: DeviceMapConfig, num_threads: int |
     """
     folder, commit = model_files.resolve(config.path, config.revision, config.download)
     files = model_files.verify(folder, commit)
-    _check_libraries(files, config.attention)
-    hashes = model_files.hashes(files)
-    if config.sha256 and config.sha256.lower() not in {hashes[name] for name in files.weights}:
-        raise PreflightError(
-            f"No weights of {folder} have the sha256 {config.sha256}. Check model.path, or set model.sha256=null."
-        )
+    check_libraries(files, config.attention)
     devices = census()
     if num_threads is not None:
         import torch
 
         torch.set_num_threads(num_threads)
-    dtype = _dtype(config, device_map, devices)
-    placement = placing.place(device_map, devices, files.num_parameters * (4 if dtype == "float32" else 2))
+    dtype, network, placements = choose(config, device_map, devices, files)
+    placement = placements[0]
+    for warning in placement.warnings:
+        log.warning("%s", warning)
     if placement.device.name == "cpu" and files.num_parameters > 50_000_000:
         rows = 3600 * CPU_FLOPS / (2 * files.num_parameters) / 40
         log.warning(
@@ -160,130 +136,164 @@ def prepare(config: ModelConfig, device_map: DeviceMapConfig, num_threads: int |
     return Prepared(
         config,
         files,
-        placement,
+        tuple(placements),
         dtype,
-        identity={"files": hashes, "commit": commit, "family": config.family.value, "dtype": dtype},
-        environment={
-            "device": placement.device.label,
-            "device_map": placement.map,
-            "attention": config.attention.value,
-            "num_threads": num_threads,
-            **{name: importlib.metadata.version(name) for name in ("torch", "transformers", "tokenizers")},
-        },
+        network,
+        # last, since it reads every byte: what is known from headers has been refused by now
+        identity={"files": _hashes(config, files), "commit": commit, "family": config.family.value, "dtype": dtype},
+        num_threads=num_threads,
     )
 
 
-def load(prepared: Prepared, tokenizer: Tokenizer) -> Hymt:
-    """Read the weights onto the placed device.
+def choose(
+    config: ModelConfig, device_map: DeviceMapConfig, devices: Census, files: ModelFiles
+) -> tuple[str, Network, list[Placement]]:
+    """The dtype, the network as it will be in memory, and the placements to try; what is ignored is told.
 
     Raises:
-        PreflightError: A weight is missing, left over, of another shape, or not finite.
+        PreflightError: Nothing fits.
+        ConfigError: A device map or an accelerate file is wrong.
     """
-    import torch
-    import transformers
+    wishes = accelerate_file.Wishes()
+    if device_map.accelerate_config is not None:
+        wishes = accelerate_file.read(device_map.accelerate_config)
+        devices = wishes.restrict(devices)
+        for one in wishes.ignored:
+            log.warning("%s", tagged(f"device_map.accelerate_config: {one} is ignored", "C25"))
+        if wishes.dtype and config.dtype is not Dtype.auto and config.dtype.value != wishes.dtype:
+            log.warning(
+                "%s",
+                tagged(
+                    f"device_map.accelerate_config: mixed_precision asks for {wishes.dtype}, model.dtype for "
+                    f"{config.dtype.value}, which is used",
+                    "C25",
+                ),
+            )
+    dtype = dtype_of(config, device_map, devices, files, wishes)
+    network = in_memory(files)
+    placements = placing.candidates(
+        device_map,
+        devices,
+        network,
+        dtype_bytes(dtype),
+        # what is not used as it is stored is written anew where it is offloaded to disk
+        resaved=bool(files.quantisation) or files.config["model_type"] == "hy_v3",
+    )
+    for device in placements[0].devices:
+        found = next((one for one in devices.devices if one.name == device), None)
+        if found and dtype == "bfloat16" and device != "cpu" and not found.bfloat16:
+            log.warning(
+                "%s",
+                tagged(f"{found.label} has no native bfloat16; it is emulated, slowly. Set model.dtype=float16", "A12"),
+            )
+        if device == "cpu" and dtype == "float16":
+            log.warning("%s", tagged("float16 on the CPU is slow and may overflow. Set model.dtype=bfloat16", "C28"))
+    return dtype, network, placements
 
-    # its warnings are about what is checked here, and its bar would stand between our lines
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
-    config, folder = prepared.config, prepared.files.folder
-    dtype_key = "dtype" if _version("transformers") >= (5,) else "torch_dtype"
-    try:
-        network, info = transformers.AutoModelForCausalLM.from_pretrained(
-            str(folder),
-            device_map=dict(prepared.placement.map),
-            attn_implementation=config.attention.value,
-            use_safetensors=True,
-            trust_remote_code=False,
-            local_files_only=True,
-            output_loading_info=True,
-            **{dtype_key: getattr(torch, prepared.dtype)},
+
+def in_memory(files: ModelFiles) -> Network:
+    """The network as it lies in memory: packed integers stay packed, FP8 is unpacked in the first step.
+
+    Source: compressed-tensors decompresses to bfloat16 at the first forward (sokuji#275: 1.9 GiB became 4.26 GiB).
+    """
+    if files.quantisation in ("", "compressed-tensors"):
+        return files.network
+    headers = {name: (model_files.element_bytes(dtype), shape) for name, (dtype, shape) in files.tensors.items()}
+    return files.network.stored_as(headers)
+
+
+def _hashes(config: ModelConfig, files: ModelFiles) -> dict[str, str]:
+    """Sha256 of every file that decides the text; those of the weights are the pinned ones, if any are."""
+    found = hashes.of(files.folder, files.names, anew=config.sha256 is not None)
+    check_pins(config, files, found)
+    return found
+
+
+def check_pins(config: ModelConfig, files: ModelFiles, found: Mapping[str, str]) -> None:
+    """Compare the weights with model.sha256.
+
+    Raises:
+        PreflightError: A weight file has another hash, or a pinned hash has no file (B13).
+    """
+    if config.sha256 is None:
+        return
+    have = {name: found[name] for name in files.weights}
+    wrong = [name for name, digest in have.items() if digest not in config.sha256]
+    lacking = [pin for pin in config.sha256 if pin not in have.values()]
+    if wrong or lacking:
+        what = f"{wrong[0]} has {have[wrong[0]]}" if wrong else f"no weight file has {lacking[0]}"
+        raise PreflightError(
+            f"{files.folder}: the weights are not those pinned by model.sha256: {what}. Download the model again, "
+            "correct model.sha256 (one for each weight file), or set model.sha256=null.",
+            id="B13",
         )
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        raise PreflightError(
-            f"{prepared.placement.device.name} has not enough memory for {folder}. Free it, choose a smaller model, or "
-            "model.dtype=bfloat16."
-        ) from error
-    except Exception as error:  # whatever a damaged config makes transformers raise, its cause is the folder
-        first = next(iter(str(error).strip().splitlines()), "")
-        raise PreflightError(
-            f"{folder} cannot be loaded ({type(error).__name__}: {first}). Download the model again."
-        ) from error
-    wrong = {key: sorted(map(str, value)) for key, value in info.items() if value}
-    if wrong:
-        what = "; ".join(f"{key}: {', '.join(names[:3])}" for key, names in wrong.items())
-        raise PreflightError(f"{folder}: the weights do not fit the network ({what}). Download the model again.")
-    for name, weight in network.named_parameters():
-        if weight.is_meta:
-            raise PreflightError(f"{folder}: {name} was not loaded. Free memory on {prepared.placement.device.name}.")
-        if not bool(torch.isfinite(weight.detach().sum(dtype=torch.float32))) and not bool(
-            torch.isfinite(weight.detach()).all()
-        ):
-            raise PreflightError(f"{folder}: {name} holds NaN or infinity; every text would be wrong.")
-    network.eval().requires_grad_(False)
-    _own_generation(network, tokenizer)
-    settings = network.config
-    head_dim = getattr(settings, "head_dim", None) or settings.hidden_size // settings.num_attention_heads
-    size = 4 if prepared.dtype == "float32" else 2
-    return Hymt(
-        network=network,
-        tokenizer=tokenizer,
-        device=prepared.placement.device.name,
-        dtype=prepared.dtype,
-        max_context=min(config.max_context, settings.max_position_embeddings),
-        cache_bytes_per_token=2 * settings.num_hidden_layers * settings.num_key_value_heads * head_dim * size,
-        vocab_size=settings.vocab_size,
-        free_bytes=next(d.free_bytes for d in census().devices if d.name == prepared.placement.device.name),
-    )
 
 
-def _own_generation(network: Any, tokenizer: Tokenizer) -> None:
-    """Replace the checkpoint's generation settings: what they ask for is not ours (sampling, lengths, beams)."""
-    from transformers import GenerationConfig
-
-    network.generation_config = GenerationConfig(
-        do_sample=False, num_beams=1, eos_token_id=list(tokenizer.stop), pad_token_id=tokenizer.pad, use_cache=True
-    )
+def dtype_bytes(dtype: str) -> int:
+    """Bytes of one element."""
+    return 4 if dtype == "float32" else 2
 
 
-def _dtype(config: ModelConfig, device_map: DeviceMapConfig, devices: Census) -> str:
+def dtype_of(
+    config: ModelConfig,
+    device_map: DeviceMapConfig,
+    devices: Census,
+    files: ModelFiles,
+    wishes: accelerate_file.Wishes | None = None,
+) -> str:
+    """The dtype that `auto` stands for on these devices."""
     if config.dtype is not Dtype.auto:
         return str(config.dtype.value)
-    gpus = () if device_map.strategy is placing.Strategy.cpu else devices.gpus
+    if wishes is not None and wishes.dtype is not None:
+        return wishes.dtype
+    if files.quantisation:
+        return "bfloat16"  # what both formats are unpacked to
+    gpus = () if device_map.strategy is Strategy.cpu else devices.gpus
+    if device_map.strategy is Strategy.manual:
+        named = set(manual.read(device_map.map).values())
+        gpus = tuple(device for device in gpus if device.name in named)
     return "bfloat16" if gpus and all(device.bfloat16 for device in gpus) else "float32"
 
 
-def _check_libraries(files: ModelFiles, attention: Attention) -> None:
+def check_libraries(files: ModelFiles, attention: Attention) -> None:
+    """Whether what is installed can load the model.
+
+    Raises:
+        PreflightError: transformers is too old (A2), or a package is missing (A7, F1, F5).
+    """
     model_type = files.config["model_type"]
     needed = model_files.MODEL_TYPES[model_type]
-    if _version("transformers") < tuple(map(int, needed.split("."))):
+    if library.version("transformers") < tuple(map(int, needed.split("."))):
         raise PreflightError(
             f"{model_type} needs transformers {needed} or newer; {importlib.metadata.version('transformers')} is "
-            f"installed. Run: pip install 'transformers>={needed}'"
+            f"installed. Run: pip install 'transformers>={needed}'",
+            id="A2",
         )
     if attention is Attention.flash_attention_2 and importlib.util.find_spec("flash_attn") is None:
         raise PreflightError(
             "model.attention=flash_attention_2 needs the package flash-attn, which is not installed. "
-            "Set model.attention=sdpa."
+            "Set model.attention=sdpa.",
+            id="A7",
         )
-    quantisation = files.config.get("quantization_config")
-    if quantisation:
-        method = quantisation.get("quant_method", "?") if isinstance(quantisation, dict) else repr(quantisation)
-        packages = {"compressed-tensors": ["compressed-tensors"], "gptq": ["optimum", "gptqmodel"]}.get(method)
-        if packages is None:
-            raise PreflightError(f"{files.folder}: quantisation {method!r} is not supported.")
-        missing = [name for name in packages if not _installed(name)]
-        if missing:
-            raise PreflightError(f"{files.folder} is quantised with {method}. Run: pip install {' '.join(missing)}")
+    method = files.quantisation
+    if not method:
+        return
+    if method not in PACKAGES:
+        raise PreflightError(
+            f"{files.folder}: quantisation {method!r} is not supported. Choose a checkpoint in bfloat16, FP8 "
+            "(compressed-tensors) or GPTQ.",
+            id="B17",
+        )
+    missing = [package for package in PACKAGES[method] if not _satisfied(package)]
+    if missing:
+        quoted = " ".join(f"'{one}'" if ">" in one else one for one in missing)
+        raise PreflightError(
+            f"{files.folder} is quantised with {method}. Run: pip install {quoted}",
+            id="F1" if method == "compressed-tensors" else "F5",
+        )
 
 
-def _installed(package: str) -> bool:
-    try:
-        importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return False
-    return True
-
-
-def _version(package: str) -> tuple[int, ...]:
-    parts = importlib.metadata.version(package).split("+")[0].split(".")
-    return tuple(int(part) for part in parts[:3] if part.isdigit())
+def _satisfied(requirement: str) -> bool:
+    package, _, least = requirement.partition(">=")
+    have = library.version(package)
+    return bool(have) and have >= tuple(map(int, least.split("."))) if least else bool(have)

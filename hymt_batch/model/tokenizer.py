@@ -8,7 +8,8 @@ a sentinel. Does not know the prompts' wording.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from typing import Any
 from hymt_batch.errors import PreflightError
 
 _SLICE = 256
+_MARKER = re.compile(r"<[|｜][^<>]{1,80}[|｜]>")
 _SENTINEL = "hymt sentinel 7f3a"
 _PROBE = "Translate the following segment into French, without additional explanation.\n\nIt is 3 o'clock, 你好."
 
@@ -55,6 +57,24 @@ class Tokenizer:
         return texts
 
 
+def counter(folder: Path) -> Callable[[str], int]:
+    """Counts the tokens of a text, with the model's own tokenizer and no other library; for plans.
+
+    Raises:
+        PreflightError: tokenizer.json cannot be used.
+    """
+    from tokenizers import Tokenizer as Backend
+
+    path = folder / "tokenizer.json"
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        unframed: dict[str, Any] = {"added_tokens": [], "post_processor": None, "truncation": None, "padding": None}
+        bare = Backend.from_str(json.dumps({**content, **unframed}))
+    except Exception as error:  # tokenizers raises bare Exceptions; the cause is the file
+        raise PreflightError(f"{path} cannot be used ({error}). Download the model again.", id="B6") from error
+    return lambda text: len(bare.encode(text, add_special_tokens=False).ids)
+
+
 def load(folder: Path, config: dict[str, Any], *, add_generation_prompt: bool) -> Tokenizer:
     """Read the tokenizer of a model folder and compose its framing.
 
@@ -83,22 +103,27 @@ def load(folder: Path, config: dict[str, Any], *, add_generation_prompt: bool) -
     except Exception as error:  # tokenizers raises bare Exceptions, jinja2 its own; the cause is the folder
         what = str(error).strip().splitlines() or [""]
         raise PreflightError(
-            f"{folder}: its tokenizer cannot be used ({type(error).__name__}: {what[0]}). Download the model again."
+            f"{folder}: its tokenizer cannot be used ({type(error).__name__}: {what[0]}). Download the model again.",
+            id="B6",
         ) from error
     vocab_size = int(config.get("vocab_size", 0))
     if full.get_vocab_size() > vocab_size > 0:
         raise PreflightError(
             f"{folder}: the tokenizer has {full.get_vocab_size()} tokens, the network {vocab_size}: they belong to "
-            "different models. Download the model again."
+            "different models. Download the model again.",
+            id="B19",
         )
     stop = _stop_ids(folder, config)
     pad = config.get("pad_token_id")
+    control = {int(token["id"]) for token in added}
+    _check_ids(folder, config, control, stop)
+    _check_framing(folder, config, full, control, prefix, suffix)
     tokenizer = Tokenizer(
         full=full,
         bare=bare,
         prefix=prefix,
         suffix=suffix,
-        control=frozenset({int(token["id"]) for token in added} | set(prefix) | set(suffix) | set(stop)),
+        control=frozenset(control | set(prefix) | set(suffix) | set(stop)),
         stop=stop,
         pad=int(pad) if pad is not None and pad >= 0 else stop[0],
     )
@@ -106,9 +131,51 @@ def load(folder: Path, config: dict[str, Any], *, add_generation_prompt: bool) -
     if ours != rendered:
         raise PreflightError(
             f"{folder}: the chat template gives other tokens than our composition for a plain text "
-            f"({rendered[:8]}... against {ours[:8]}...). Its prompts would be wrong; the model is refused."
+            f"({rendered[:8]}... against {ours[:8]}...). Its prompts would be wrong; the model is refused.",
+            id="B20",
         )
     return tokenizer
+
+
+def _check_ids(folder: Path, config: dict[str, Any], control: set[int], stop: Sequence[int]) -> None:
+    """The ids that the network was trained with must be control tokens of this tokenizer.
+
+    Source: the 1.8B and the 7B have other tokenizers and ids; xinference#5029 took the one's end token for the other,
+    and nothing but endless text told of it.
+    """
+    wanted = {"bos_token_id": [config.get("bos_token_id")], "pad_token_id": [config.get("pad_token_id")]}
+    wanted["eos_token_id"] = list(stop)
+    for name, ids in wanted.items():
+        missing = [token for token in ids if isinstance(token, int) and token >= 0 and token not in control]
+        if missing:
+            raise PreflightError(
+                f"{folder}: config.json has {name} {missing[0]}, which is no control token of tokenizer.json (it has "
+                f"{len(control)}): they belong to different models. Download the model again.",
+                id="B19",
+            )
+
+
+def _check_framing(
+    folder: Path, config: dict[str, Any], full: Any, control: set[int], prefix: Sequence[int], suffix: Sequence[int]
+) -> None:
+    """The chat template must speak in this tokenizer's control tokens, and begin once."""
+    bos = config.get("bos_token_id")
+    broken = _MARKER.findall(
+        full.decode([t for t in (*prefix, *suffix) if t not in control], skip_special_tokens=False)
+    )
+    what = ""
+    if broken:
+        what = f"writes {broken[0]}, which is no token of this tokenizer"
+    elif not control.intersection(prefix) or not control.intersection(suffix):
+        what = "puts no control token before and after the user's text"
+    elif isinstance(bos, int) and list(prefix).count(bos) != 1:
+        what = f"has the beginning token {bos} {list(prefix).count(bos)} times instead of once"
+    if what:
+        raise PreflightError(
+            f"{folder}: the chat template {what}; it belongs to another model, and its prompts would be wrong. "
+            "Download the model again.",
+            id="B20",
+        )
 
 
 def _framing(
@@ -119,7 +186,10 @@ def _framing(
 
     checkpoint = PreTrainedTokenizerFast.from_pretrained(str(folder), trust_remote_code=False)
     if not checkpoint.chat_template:
-        raise PreflightError(f"{folder} has no chat template (tokenizer_config.json or chat_template.jinja).")
+        raise PreflightError(
+            f"{folder} has no chat template (tokenizer_config.json or chat_template.jinja). Download the model again.",
+            id="B20",
+        )
 
     def render(text: str) -> str:
         turn = [{"role": "user", "content": text}]
@@ -127,7 +197,10 @@ def _framing(
 
     before, found, after = render(_SENTINEL).partition(_SENTINEL)
     if not found or _SENTINEL in after:
-        raise PreflightError(f"{folder}: the chat template does not hold the user's text exactly once.")
+        raise PreflightError(
+            f"{folder}: the chat template does not hold the user's text exactly once. Download the model again.",
+            id="B20",
+        )
     prefix, suffix = (tuple(full.encode(text, add_special_tokens=False).ids) for text in (before, after))
     return prefix, suffix, list(full.encode(render(_PROBE), add_special_tokens=False).ids)
 
@@ -140,11 +213,15 @@ def _stop_ids(folder: Path, config: dict[str, Any]) -> tuple[int, ...]:
         try:
             sources.insert(0, json.loads(generation.read_text(encoding="utf-8")).get("eos_token_id"))
         except (AttributeError, ValueError) as error:
-            raise PreflightError(f"{generation} is not a JSON object; download the model again.") from error
+            raise PreflightError(f"{generation} is not a JSON object; download the model again.", id="B24") from error
     for value in sources:
         ids += value if isinstance(value, list) else [] if value is None else [value]
     if not all(isinstance(token, int) for token in ids):
-        raise PreflightError(f"{folder}: eos_token_id is {ids}, which are not token ids; download the model again.")
+        raise PreflightError(
+            f"{folder}: eos_token_id is {ids}, which are not token ids; download the model again.", id="B24"
+        )
     if not ids:
-        raise PreflightError(f"{folder}: neither generation_config.json nor config.json names an eos_token_id.")
+        raise PreflightError(
+            f"{folder}: neither generation_config.json nor config.json names an eos_token_id.", id="B24"
+        )
     return tuple(dict.fromkeys(int(token) for token in ids))

@@ -42,6 +42,8 @@ class SourceConfig:
     revision: str | None = None
 
     def __post_init__(self) -> None:
+        if self.path is None:
+            return self._check()  # a plan or a check of the machine, without an input
         self.path = _names("path", self.path)
         if "-" in self.paths:
             if len(self.paths) > 1:
@@ -50,6 +52,9 @@ class SourceConfig:
                     " or write standard input to a file and list that."
                 )
             self.path = "-"
+        return self._check()
+
+    def _check(self) -> None:
         if self.pattern is not None:
             self.pattern = _names("pattern", self.pattern)
         if not self.text_field:
@@ -71,7 +76,7 @@ class SourceConfig:
 
     @property
     def paths(self) -> list[str]:
-        return [self.path] if isinstance(self.path, str) else self.path
+        return [self.path] if isinstance(self.path, str) else list(self.path or ())
 
     @property
     def patterns(self) -> list[str]:

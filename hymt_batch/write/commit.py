@@ -13,7 +13,7 @@ from pathlib import Path
 
 from hymt_batch.errors import HymtError, InputChangedError
 from hymt_batch.fs import Fs, again, exists, publish, remove, write_new
-from hymt_batch.manifest import Plain
+from hymt_batch.manifest import Plain, plain
 from hymt_batch.records import ERROR_STATUSES, Input, Part, Row, Shard, ShardRecord
 from hymt_batch.write import part as parts
 from hymt_batch.write.final import Rows, changed
@@ -48,6 +48,9 @@ class Commits:
         self._there: dict[tuple[str, int], set[int]] = {}  # (file_id, shard) -> its committed parts
         self._num_parts: dict[tuple[str, int], int] = {}
         self.num_rows = 0  # committed by this run
+
+    def made_in(self, environment: Plain) -> None:
+        self._environment = plain(environment)
 
     def check_lease(self) -> None:
         if self._lease:

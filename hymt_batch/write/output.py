@@ -152,6 +152,10 @@ class Output:
                 raise refused(place, error) from error
             raise
 
+    def made_in(self, environment: Plain) -> None:
+        """Record another environment in the parts to come: where the model was loaded otherwise than foreseen."""
+        self._commits.made_in(environment)
+
     def __enter__(self) -> Output:
         return self
 

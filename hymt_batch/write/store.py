@@ -23,34 +23,47 @@ log = logging.getLogger(__name__)
 
 PROBE = "probe-"
 SPACE_FACTOR = 2.2  # parts, then the assembled file beside them; reference/reliability.md 2.8
+FEWEST_BYTES, FEWEST_INODES = 1 << 20, 64  # free, for a job of any size
+
+NOT_EXCLUSIVE = "creates a file that exists already (O_EXCL has no effect)"
+NOT_REPLACING = "does not replace a file by rename"
+TWO_DEVICES = "is two: .hymt and translated lie on different devices"
 
 
 @dataclass(frozen=True, slots=True)
 class Store:
-    """What a store can do beyond the necessary."""
+    """What a store can do: the first two are necessary, the others make it better."""
 
+    exclusive: bool  # a name that is taken cannot be created again
+    replaces: bool  # a file is replaced by rename, and read back at once
     links: bool
     dir_fsync: bool
 
 
-def refused(folder: Path, error: OSError) -> PreflightError:
-    """The error of a folder that cannot be written to, with the way out."""
+def cause(folder: Path, error: OSError) -> tuple[str, str]:
+    """Why a folder cannot be written to, and the way out; both without a full stop."""
+    elsewhere, yours = "set output_dir= to another store", "Set output_dir= to a folder of yours"
     ways = {
-        errno.ENOSPC: "the store has no space or inodes left. Free some, or set output_dir= to another store",
-        errno.EDQUOT: "the disk quota is used up. Free some of it, or set output_dir= to another store",
-        errno.EROFS: "the store is read-only. Set output_dir= to a folder that can be written",
-        errno.EACCES: "this user may not write there. Set output_dir= to a folder of yours",
-        errno.EPERM: "this user may not write there. Set output_dir= to a folder of yours",
-        errno.ENOTDIR: "a file stands where a folder should be. Remove it, or set name= to another name",
-        errno.ENAMETOOLONG: "a name is too long for the store. Set name= to a shorter one",
+        errno.ENOSPC: ("the store has no space or inodes left", f"Free some, or {elsewhere}"),
+        errno.EDQUOT: ("the disk quota is used up", f"Free some of it, or {elsewhere}"),
+        errno.EROFS: ("the store is read-only", "Set output_dir= to a folder that can be written"),
+        errno.EACCES: ("this user may not write there", yours),
+        errno.EPERM: ("this user may not write there", yours),
+        errno.ENOTDIR: ("a file stands where a folder should be", "Remove it, or set name= to another name"),
+        errno.ENAMETOOLONG: ("a name is too long for the store", "Set name= to a shorter one"),
     }
     if error.errno in (errno.ENOTDIR, errno.EEXIST):
         blocking = next((p for p in (*reversed(folder.parents), folder) if os.path.lexists(p) and not p.is_dir()), None)
         if blocking is not None:
             fix = "Set name= to another name" if blocking == folder else "Set output_dir= to a folder"
-            return PreflightError(f"{folder} cannot hold the output: {blocking} is not a folder. {fix}.")
-    why = ways.get(error.errno or 0, f"{error.strerror or error}. Set output_dir= to another store")
-    return PreflightError(f"{folder} cannot hold the output: {why}.")
+            return f"{blocking} is not a folder", fix
+    return ways.get(error.errno or 0, (error.strerror or str(error), "Set output_dir= to another store"))
+
+
+def refused(folder: Path, error: OSError) -> PreflightError:
+    """The error of a folder that cannot be written to, with the way out."""
+    why, fix = cause(folder, error)
+    return PreflightError(f"{folder} cannot hold the output: {why}. {fix}.")
 
 
 @contextlib.contextmanager
@@ -97,47 +110,59 @@ class Folders:
         self._known.clear()
 
 
+def try_out(fs: Fs, here: Path) -> Store:
+    """Try in a folder all that the protocol does later; nothing of it stays. Raises OSError."""
+    first, second = (here / f"{PROBE}{uuid.uuid4().hex}" for _ in range(2))
+    try:
+        write_new(fs, first, b"first")
+        exclusive = True
+        with contextlib.suppress(FileExistsError):
+            fs.close(fs.open_exclusive(first))
+            exclusive = False
+        links = True
+        try:
+            fs.link(first, second)
+        except OSError as error:
+            if error.errno not in NO_LINK:
+                raise
+            links = False
+            write_new(fs, second, b"second")
+        fs.rename(first, second)
+        remove(fs, first)  # two links to one file: POSIX leaves both names
+        write_new(fs, first, b"third")
+        fs.rename(first, second)
+        replaces = fs.read(second) == b"third"
+        return Store(exclusive, replaces, links, fs.fsync_dir(here))
+    finally:
+        for path in (first, second):
+            with contextlib.suppress(OSError):
+                fs.unlink(path)
+
+
+def num_devices(fs: Fs, folder: Path) -> int:
+    """Devices over which the state and the translations lie, as far as they exist; no rename crosses two."""
+    return len({found.dev for name in (".hymt", "translated") if (found := exists(fs, folder / name))})
+
+
 def probe(fs: Fs, folder: Path) -> Store:
     """Try, in `.hymt`, all that the protocol does later.
 
     Raises:
         PreflightError: The store lacks exclusive creation, rename over a file, or read-your-own-writes; or it refuses.
     """
-    here = state(folder)
-    first, second = (here / f"{PROBE}{uuid.uuid4().hex}" for _ in range(2))
     try:
-        try:
-            write_new(fs, first, b"first")
-            with contextlib.suppress(FileExistsError):
-                fs.close(fs.open_exclusive(first))
-                raise _lacks(folder, "creates a file that exists already (O_EXCL has no effect)")
-            links = True
-            try:
-                fs.link(first, second)
-            except OSError as error:
-                if error.errno not in NO_LINK:
-                    raise
-                links = False
-                write_new(fs, second, b"second")
-            fs.rename(first, second)
-            remove(fs, first)  # two links to one file: POSIX leaves both names
-            write_new(fs, first, b"third")
-            fs.rename(first, second)
-            if fs.read(second) != b"third":
-                raise _lacks(folder, "does not replace a file by rename")
-            can_sync = fs.fsync_dir(here)
-        finally:
-            for path in (first, second):
-                with contextlib.suppress(OSError):
-                    fs.unlink(path)
-        devices = {found.dev for name in (".hymt", "translated") if (found := exists(fs, folder / name))}
-        if len(devices) > 1:
-            raise _lacks(folder, "is two: .hymt and translated lie on different devices")
+        store = try_out(fs, state(folder))
+        if not store.exclusive:
+            raise _lacks(folder, NOT_EXCLUSIVE)
+        if not store.replaces:
+            raise _lacks(folder, NOT_REPLACING)
+        if num_devices(fs, folder) > 1:
+            raise _lacks(folder, TWO_DEVICES)
     except OSError as error:
         raise refused(folder, error) from error
-    if not can_sync:
+    if not store.dir_fsync:
         log.warning("store dir_fsync=no: a power loss may cost more than one part; nothing wrong can come of it")
-    return Store(links, can_sync)
+    return store
 
 
 def _lacks(folder: Path, what: str) -> PreflightError:
@@ -145,6 +170,15 @@ def _lacks(folder: Path, what: str) -> PreflightError:
         f"the store under {folder} {what}; a stopped job could not be continued safely there. "
         "Set output_dir= to a local or a POSIX network file system."
     )
+
+
+def needs(fs: Fs, folder: Path, inputs: Sequence[Input], min_free: int | str) -> tuple[int, int]:
+    """Free bytes and inodes without which a job does not start; arguments as of `check_space`."""
+    if min_free != "auto":
+        return int(min_free), 0
+    size = sum(_input_bytes(i) * (4 if i.compression else 1) for i in inputs)
+    need = max(0, int(size * SPACE_FACTOR) - _held(fs, folder, inputs)) + FEWEST_BYTES
+    return need, 4 * len(inputs) + size // (64 << 10) + FEWEST_INODES
 
 
 def check_space(fs: Fs, folder: Path, inputs: Sequence[Input], min_free: int | str) -> None:
@@ -160,12 +194,7 @@ def check_space(fs: Fs, folder: Path, inputs: Sequence[Input], min_free: int | s
         PreflightError: Need and have, in bytes or inodes.
     """
     free, inodes = fs.statvfs(folder)
-    if min_free == "auto":
-        size = sum(_input_bytes(i) * (4 if i.compression else 1) for i in inputs)
-        need = max(0, int(size * SPACE_FACTOR) - _held(fs, folder, inputs)) + (1 << 20)
-        need_inodes = 4 * len(inputs) + size // (64 << 10) + 64
-    else:
-        need, need_inodes = int(min_free), 0
+    need, need_inodes = needs(fs, folder, inputs, min_free)
     if free < need:
         raise PreflightError(
             f"the store under {folder} has {_mib(free)} MiB free, and this job needs about {_mib(need)} MiB. "

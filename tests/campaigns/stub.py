@@ -53,6 +53,7 @@ class Stub:
     tokenizer: Bytes = field(default_factory=Bytes)
     device: str = "cpu"
     max_context: int = 1 << 20
+    placement: None = None
     cache_bytes_per_token: int = 1
     vocab_size: int = 258
     free_bytes: int = 1 << 30

@@ -1,0 +1,118 @@
+"""What an `accelerate config` file asks for that a translation can follow, and what of it is ignored.
+
+The file is made for training: most of it describes how processes are started, which is not how this job runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from hymt_batch.device_map.settings import Census, device_name
+from hymt_batch.errors import ConfigError
+
+_SILENT = {
+    "compute_environment": ("LOCAL_MACHINE",),
+    "debug": (False,),
+    "distributed_type": ("NO", "MULTI_GPU", "MULTI_CPU"),
+    "downcast_bf16": ("no", False),
+    "enable_cpu_affinity": (False,),
+    "machine_rank": (0,),
+    "num_machines": (1,),
+    "rdzv_backend": ("static",),
+    "same_network": (True, False),
+    "tpu_env": ([],),
+    "tpu_use_cluster": (False,),
+    "tpu_use_sudo": (False,),
+    "main_training_function": ("main",),
+}
+"""Fields whose usual values ask for nothing; `accelerate config` writes them all."""
+
+_WHY = {
+    "num_processes": "one process works on one replica; see device_map=replicate",
+    "distributed_type": "no training strategy is used to translate",
+    "fsdp_config": "weights are not sharded by FSDP",
+    "deepspeed_config": "DeepSpeed is not used",
+    "megatron_lm_config": "Megatron-LM is not used",
+    "dynamo_config": "the network is not compiled by this setting",
+    "num_machines": "machines are the scheduler's business",
+    "mixed_precision": "model.dtype says in which format the model runs",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """What the file asks for."""
+
+    gpus: tuple[str, ...] | None = None  # the only GPUs to use; None: all
+    cpu: bool = False
+    dtype: str | None = None  # used where model.dtype=auto
+    ignored: tuple[str, ...] = ()  # "key=value (why)"
+
+    def restrict(self, census: Census) -> Census:
+        """The census with the GPUs that the file names alone.
+
+        Raises:
+            ConfigError: It names one that this process does not see.
+        """
+        if self.cpu:
+            return replace(census, devices=census.devices[-1:], broken="")
+        if self.gpus is None:
+            return census
+        seen = [device.name for device in census.gpus]
+        if missing := [name for name in self.gpus if name not in seen]:
+            raise ConfigError(
+                f"device_map.accelerate_config: gpu_ids names {missing[0]}, but this process sees "
+                f"{', '.join(seen) or 'no GPU'}. Correct gpu_ids in the file.",
+                id="C26",
+            )
+        return replace(census, devices=(*(d for d in census.gpus if d.name in self.gpus), census.cpu))
+
+
+def read(path: str) -> Wishes:
+    """Read a `default_config.yaml` as accelerate writes it.
+
+    Raises:
+        ConfigError: It cannot be read, or a field that we follow has no usable value.
+    """
+    import yaml
+
+    try:
+        content = yaml.safe_load(Path(path).expanduser().read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        what = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        raise ConfigError(
+            f"device_map.accelerate_config={path} cannot be read ({what}). Give the file that `accelerate config` "
+            "wrote, or set it to null."
+        ) from error
+    if not isinstance(content, Mapping):
+        raise ConfigError(f"device_map.accelerate_config={path} holds no settings. Set it to null.")
+    fields: dict[str, Any] = {str(key): value for key, value in content.items()}
+    gpus = _gpus(fields.pop("gpu_ids", None))
+    cpu = bool(fields.pop("use_cpu", False))
+    precision = str(fields.get("mixed_precision", "no") or "no").lower()
+    dtype = {"bf16": "bfloat16", "fp16": "float16"}.get(precision)
+    if dtype or precision == "no":
+        fields.pop("mixed_precision", None)
+    ignored = [
+        f"{key}={_short(value)} ({_WHY.get(key, 'it says how processes of a training are started')})"
+        for key, value in sorted(fields.items())
+        if value not in (None, {}, "")
+        and value not in _SILENT.get(key, ())
+        and not (key == "num_processes" and value == 1)
+    ]
+    return Wishes(gpus, cpu, dtype, tuple(ignored))
+
+
+def _gpus(value: Any) -> tuple[str, ...] | None:
+    if value is None or str(value).strip().lower() in ("all", ""):
+        return None
+    names = value if isinstance(value, list) else str(value).split(",")
+    return tuple(device_name("device_map.accelerate_config: gpu_ids", name) for name in names)
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 40 else f"{text[:39]}…"

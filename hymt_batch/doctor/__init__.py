@@ -1,0 +1,1 @@
+"""The doctor: one check a function, one table. Start at `examine.py`; failure modes are in `catalogue.toml`."""

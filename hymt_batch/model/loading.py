@@ -1,0 +1,159 @@
+"""Reads the weights of a prepared model, and refuses whatever transformers would mend or hide in silence.
+
+After it, every weight is there, where it was planned, in the dtype that was asked for, and finite; and the canaries
+agree. Source: transformers fills missing weights with random numbers and says so in a report that nobody sees.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from hymt_batch.device_map import table
+from hymt_batch.device_map.placement import Placement
+from hymt_batch.device_map.settings import gib
+from hymt_batch.errors import PreflightError
+from hymt_batch.model import canary, library
+from hymt_batch.model.census import census
+from hymt_batch.model.network import Hymt, Prepared
+from hymt_batch.model.tokenizer import Tokenizer
+
+log = logging.getLogger(__name__)
+
+
+def load(prepared: Prepared, tokenizer: Tokenizer) -> Hymt:
+    """Read the weights onto the placed devices, look at every one, and run the canaries.
+
+    Raises:
+        PreflightError: A weight is missing, left over, misplaced, of another shape or dtype, or not finite; the
+            canaries disagree; no placement has the memory.
+    """
+    began, refused = time.monotonic(), list[str]()
+    for placement in prepared.placements:
+        network = _attempt(prepared, placement)
+        if network is None:
+            refused.append(placement.strategy.value)
+            log.warning("out of memory while loading with device_map=%s", placement.strategy.value)
+            continue
+        _check(prepared, placement, network)
+        network.eval().requires_grad_(False)
+        _own_generation(network, tokenizer)
+        difference = canary.check(network, tokenizer, placement.device.name, prepared.dtype)
+        _tell(prepared, placement, time.monotonic() - began, difference)
+        free = {device.name: device.free_bytes for device in census().devices}
+        return Hymt(
+            network=network,
+            tokenizer=tokenizer,
+            device=placement.device.name,
+            dtype=prepared.dtype,
+            max_context=min(prepared.config.max_context, network.config.max_position_embeddings),
+            cache_bytes_per_token=prepared.network.cache_bytes_per_token(prepared.dtype_bytes),
+            vocab_size=network.config.vocab_size,
+            free_bytes=placement.cache_room(free),
+            placement=placement,
+            canary_difference=difference,
+        )
+    raise PreflightError(
+        f"{prepared.placement.device.name} has not enough memory for {prepared.files.folder} (tried: "
+        f"{', '.join(refused)}). Free it, choose a smaller model, or model.dtype=bfloat16.",
+        id="C21" if prepared.on_gpu else "C22",
+    )
+
+
+def _attempt(prepared: Prepared, placement: Placement) -> Any:
+    """The loaded network, or None where memory ran out."""
+    import gc
+
+    import torch
+
+    folder = prepared.files.folder
+    try:
+        network, info = library.from_pretrained(
+            folder, placement.map, prepared.dtype, prepared.config.attention.value, placement.offload_folder
+        )
+    except (torch.OutOfMemoryError, MemoryError):
+        network = None
+    except Exception as error:  # whatever a damaged config makes transformers raise, its cause is the folder
+        first = next(iter(str(error).strip().splitlines()), "")
+        raise PreflightError(
+            f"{folder} cannot be loaded ({type(error).__name__}: {first}). Download the model again."
+        ) from error
+    if network is None:  # outside of the except block: the traceback would keep the tensors alive
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        return None
+    wrong = {key: sorted(map(str, value)) for key, value in info.items()}
+    if wrong:
+        what = "; ".join(f"{key}: {', '.join(names[:3])}" for key, names in wrong.items())
+        raise PreflightError(
+            f"{folder}: the weights do not fit the network ({what}). Download the model again.", id="B9"
+        )
+    return network
+
+
+def _check(prepared: Prepared, placement: Placement, network: Any) -> None:
+    """Every weight is where it was planned, in the dtype that was asked for, and finite."""
+    import torch
+
+    folder = prepared.files.folder
+    said = library.placed(network)
+    if said is not None and said != placement.map:
+        raise PreflightError(
+            f"The libraries placed the model otherwise than planned: {_differing(said, placement.map)}. Report this "
+            "with the versions that `hymt-batch doctor` prints.",
+            id="C19",
+        )
+    for name, device, weight in library.weights(network, placement.map):
+        held = weight
+        if weight.is_meta:
+            found = library.offloaded_weight(network, name) if device in ("cpu", "disk") else None
+            if found is None:
+                raise PreflightError(
+                    f"{folder}: {name} was not loaded though it belongs on {device}. Free memory there.", id="C3"
+                )
+            held = found
+        elif str(weight.device) != device:
+            raise PreflightError(f"{name} is on {weight.device}, planned was {device}.", id="C19")
+        elif not prepared.files.quantisation and str(weight.dtype) != f"torch.{prepared.dtype}":
+            raise PreflightError(f"{name} is {weight.dtype}, asked was {prepared.dtype}.", id="C28")
+        if held.is_floating_point() and held.element_size() > 1 and not _finite(torch, held.detach()):
+            raise PreflightError(
+                f"{folder}: {name} holds NaN or infinity; every text would be wrong. Download the model again.",
+                id="B21",
+            )
+
+
+def _finite(torch: Any, weight: Any) -> bool:
+    # a sum is the cheap question; it may overflow where every number is finite
+    return bool(torch.isfinite(weight.sum(dtype=torch.float32))) or bool(torch.isfinite(weight).all())
+
+
+def _differing(said: Mapping[str, str], planned: Mapping[str, str]) -> str:
+    names = [name for name in {**planned, **said} if said.get(name) != planned.get(name)]
+    return "; ".join(f"{name or 'all'} on {said.get(name)}, planned {planned.get(name)}" for name in names[:3])
+
+
+def _tell(prepared: Prepared, placement: Placement, seconds: float, difference: float) -> None:
+    log.info(
+        "model loaded device_map=%s dtype=%s weights=%s load_s=%.1f canary_difference=%.1e",
+        placement.strategy.value,
+        prepared.dtype,
+        gib(sum(use.weight_bytes for use in placement.uses)),
+        seconds,
+        difference,
+    )
+    if placement.splits:
+        rows = table.rows(placement, prepared.network, prepared.dtype_bytes, 0)
+        log.info("device map:\n%s", table.render([(row[0], row[1], row[2], row[4]) for row in rows]))
+
+
+def _own_generation(network: Any, tokenizer: Tokenizer) -> None:
+    """Replace the checkpoint's generation settings: what they ask for is not ours (sampling, lengths, beams)."""
+    from transformers import GenerationConfig
+
+    network.generation_config = GenerationConfig(
+        do_sample=False, num_beams=1, eos_token_id=list(tokenizer.stop), pad_token_id=tokenizer.pad, use_cache=True
+    )

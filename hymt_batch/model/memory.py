@@ -1,0 +1,72 @@
+"""Main memory this process may still take, also where a cgroup allows less than the machine has. Sizes in bytes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+UNLIMITED = 1 << 60  # version 1 spells "no limit" as a number near 2**63
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """The cgroup that leaves this process the least memory."""
+
+    path: str
+    limit_bytes: int
+    left_bytes: int
+
+
+def cgroup(root: Path = Path("/sys/fs/cgroup"), membership: Path = Path("/proc/self/cgroup")) -> Limit | None:
+    """The binding memory limit of this process, of its own cgroup or of one above it; None without a limit.
+
+    Args:
+        root: Where cgroups are mounted.
+        membership: The process's own line of each hierarchy.
+    """
+    limits = []
+    for line in text(membership).splitlines():
+        _, _, rest = line.partition(":")
+        controllers, _, own = rest.partition(":")
+        if not controllers:
+            places, limit, used = _upwards(root, own), "memory.max", "memory.current"
+        elif "memory" in controllers.split(","):
+            places = _upwards(root / "memory", own)
+            limit, used = "memory.limit_in_bytes", "memory.usage_in_bytes"
+        else:
+            continue
+        for place in places:
+            most, now = text(place / limit).strip(), text(place / used).strip()
+            if most.isdecimal() and now.isdecimal() and int(most) < UNLIMITED:
+                limits.append(Limit(str(place), int(most), max(0, int(most) - int(now))))
+    return min(limits, key=lambda one: one.left_bytes, default=None)
+
+
+def available() -> int:
+    """What the kernel calls available, within the limits of this process's cgroups."""
+    found = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    for line in text(Path("/proc/meminfo")).splitlines():
+        if line.startswith("MemAvailable:"):
+            found = int(line.split()[1]) * 1024
+    limit = cgroup()
+    return min(found, limit.left_bytes) if limit else found
+
+
+def _upwards(root: Path, own: str) -> Iterator[Path]:
+    """The process's cgroup and all above it; a path of the host, seen from inside a container, ends at the root."""
+    place = root / own.strip().lstrip("/")
+    if ".." in place.parts:
+        place = root
+    while place != root:
+        yield place
+        place = place.parent
+    yield root
+
+
+def text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""

@@ -1,0 +1,123 @@
+"""The published shapes of the family, for plans on a machine that does not hold the files. Never loaded from.
+
+What a plan says of them is marked as read from here; with the files at hand, their own config and headers are used.
+Source: HY-MT1.5, Hunyuan-MT and Hy-MT2 (model cards, configs in ports of them, Hy-MT2's training script); the numbers
+of parameters they give, 1,791,080,448 and 7,504,568,320, are those of the networks on the meta device.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+from hymt_batch.device_map import sizes
+from hymt_batch.model.files import ModelFiles
+
+_ALPHA_ROPE = {"type": "dynamic", "alpha": 1000.0, "factor": 1.0, "beta_fast": 32, "beta_slow": 1}
+
+_DENSE: dict[str, Any] = {
+    "model_type": "hunyuan_v1_dense",
+    "num_hidden_layers": 32,
+    "head_dim": 128,
+    "tie_word_embeddings": True,
+    "max_position_embeddings": 262144,
+    "rope_theta": 10000.0,
+    "rope_scaling": {**_ALPHA_ROPE, "mscale": 1.0, "mscale_all_dim": 1.0},
+    "rms_norm_eps": 1e-05,
+    "hidden_act": "silu",
+    "attention_bias": False,
+}
+SMALL = {
+    **_DENSE,
+    "hidden_size": 2048,
+    "intermediate_size": 6144,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 4,
+    "vocab_size": 120818,
+}
+"""1.8B: HY-MT1.5 and Hy-MT2."""
+
+LARGE = {
+    **_DENSE,
+    "hidden_size": 4096,
+    "intermediate_size": 14336,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "vocab_size": 128167,
+}
+"""7B: Hunyuan-MT, HY-MT1.5 and Hy-MT2."""
+
+SPARSE: dict[str, Any] = {
+    "model_type": "hy_v3",
+    "num_hidden_layers": 48,
+    "hidden_size": 2048,
+    "intermediate_size": 6912,
+    "moe_intermediate_size": 768,
+    "num_experts": 128,
+    "num_experts_per_tok": 8,
+    "num_shared_experts": 1,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 4,
+    "head_dim": 128,
+    "vocab_size": 120832,
+    "tie_word_embeddings": False,
+    "max_position_embeddings": 262144,
+}
+"""30B-A3B: Hy-MT2's mixture of experts."""
+
+_FP8 = {"quantization_config": {"quant_method": "compressed-tensors"}}
+_GPTQ = {"quantization_config": {"quant_method": "gptq", "bits": 4, "group_size": 128}}
+
+PUBLISHED: dict[str, dict[str, Any]] = {
+    "tencent/HY-MT1.5-1.8B": SMALL,
+    "tencent/HY-MT1.5-1.8B-FP8": {**SMALL, **_FP8},
+    "tencent/HY-MT1.5-1.8B-GPTQ-Int4": {**SMALL, **_GPTQ},
+    "tencent/HY-MT1.5-7B": LARGE,
+    "tencent/HY-MT1.5-7B-FP8": {**LARGE, **_FP8},
+    "tencent/Hunyuan-MT-7B": LARGE,
+    "tencent/Hy-MT2-1.8B": SMALL,
+    "tencent/Hy-MT2-7B": LARGE,
+    "tencent/Hy-MT2-30B-A3B": SPARSE,
+}
+"""Hub id -> what its config.json says of the network's shape."""
+
+
+def published(path: str) -> ModelFiles | None:
+    """A model known by its hub id, without files; None for another."""
+    config = PUBLISHED.get(path)
+    if config is None:
+        return None
+    network = sizes.network(config, path)
+    tensors: dict[str, tuple[str, list[int]]] = {
+        tensor.name: ("BF16", list(tensor.shape)) for tensor in network.weights() if tensor.stored
+    }
+    if config.get("quantization_config") == _GPTQ["quantization_config"]:
+        tensors = _packed(tensors)
+    return ModelFiles(
+        folder=Path(path),
+        config=config,
+        weights=(),
+        names=(),
+        num_parameters=network.num_parameters,
+        num_bytes=sum(math.prod(shape) * {"BF16": 2, "I32": 4}[dtype] for dtype, shape in tensors.values()),
+        network=network,
+        tensors=tensors,
+    )
+
+
+def _packed(tensors: dict[str, tuple[str, list[int]]]) -> dict[str, tuple[str, list[int]]]:
+    """The tensors of a GPTQ checkpoint with 4 bits and groups of 128: eight weights an integer, a scale a group."""
+    found: dict[str, tuple[str, list[int]]] = {}
+    for name, (dtype, shape) in tensors.items():
+        module = name.removesuffix(".weight")
+        if ".layers." not in name or not name.endswith("_proj.weight"):
+            found[name] = (dtype, shape)
+            continue
+        rows, columns = shape[1], shape[0]
+        groups = math.ceil(rows / 128)
+        found[f"{module}.qweight"] = ("I32", [rows // 8, columns])
+        found[f"{module}.qzeros"] = ("I32", [groups, columns // 8])
+        found[f"{module}.scales"] = ("BF16", [groups, columns])
+        found[f"{module}.g_idx"] = ("I32", [rows])
+    return found

@@ -1,0 +1,98 @@
+"""Look for every known cause of a failed or wrong load, and say the fix: `hymt-batch doctor model=... source.path=...`.
+
+Reads no weights but to hash pinned ones; `load=true` loads the model and compares its answers. Leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+import json
+import textwrap
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict
+from shutil import get_terminal_size
+from typing import TYPE_CHECKING
+
+from hymt_batch.doctor import canaries, catalogue, examine
+from hymt_batch.doctor.explain import explaining
+from hymt_batch.doctor.finding import Finding, Level
+from hymt_batch.errors import ExitCode, HymtError
+from hymt_batch.progress import Telling, escaped
+
+if TYPE_CHECKING:
+    from hymt_batch.config import DoctorJob
+
+PAGE = "docs/troubleshooting.md"
+
+
+def doctor(job: DoctorJob) -> list[Finding]:
+    """Every check that applies; with load=true also those that need the weights, unless something failed before."""
+    found = examine.examine(job)
+    if not job.load:
+        return found
+    if any(one.level is Level.FAIL for one in found):
+        return [*found, Finding("load", Level.SKIP, "not tried: what failed above comes first")]
+    try:
+        with explaining("loading the model"):
+            return found + canaries.load(job)
+    except HymtError as error:
+        return [*found, Finding("load", Level.FAIL, error.message, "see what is said", error.id)]
+
+
+def render(found: Sequence[Finding], width: int = 120) -> str:
+    """The table: check, verdict, what was seen, the fix and the id of the failure mode below it."""
+    column = min(34, max(len(one.check) for one in found))
+    lines = []
+    for one in found:
+        head = f"{one.level.value:<5} {one.check:<{column}}  "
+        lines += textwrap.wrap(
+            escaped(one.seen, 2000),
+            width,
+            initial_indent=head,
+            subsequent_indent=" " * len(head),
+            break_on_hyphens=False,
+        ) or [head.rstrip()]
+        if one.fix:
+            lead = " " * (len(head) - 5) + "fix: "
+            lines += textwrap.wrap(
+                escaped(one.fix, 2000),
+                width,
+                initial_indent=lead,
+                subsequent_indent=" " * len(head),
+                break_on_hyphens=False,
+            )
+        if one.id:
+            lines.append(" " * len(head) + f"{one.id}: hymt-batch doctor explain={one.id}, or {PAGE}#{one.id.lower()}")
+    counts = Counter(one.level for one in found)
+    said = ", ".join(f"{counts[level]} {level.value}" for level in Level if counts[level])
+    return "\n".join([*lines, "", said])
+
+
+def run(job: DoctorJob) -> ExitCode:
+    """Print the table, or the page of one failure mode.
+
+    Returns:
+        PREFLIGHT where something failed, WARNINGS under strict=true where something is doubtful, else COMPLETE.
+
+    Raises:
+        UsageError: explain= names no failure mode.
+    """
+    if job.explain is not None:
+        print(catalogue.explain(catalogue.get(job.explain)))
+        return ExitCode.COMPLETE
+    with Telling("off"):
+        found = doctor(job)
+    if job.format.value == "json":
+        print(json.dumps([asdict(one) for one in found], ensure_ascii=False))
+    else:
+        print(render(found, max(80, min(140, get_terminal_size((120, 24)).columns))))
+    levels = {one.level for one in found}
+    if Level.FAIL in levels:
+        return ExitCode.PREFLIGHT
+    return ExitCode.WARNINGS if job.strict and Level.WARN in levels else ExitCode.COMPLETE
+
+
+if __name__ == "__main__":
+    from .__main__ import main_as
+
+    main_as("doctor")

@@ -1,0 +1,38 @@
+"""Make an FP8 checkpoint in the format of compressed-tensors from the demo model, as the family's FP8 forms are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.corruptions import edit, weights
+
+
+def quantise(folder: Path) -> None:
+    """Store the decoder's linear layers as float8 with a scale each; everything else stays bfloat16."""
+    import torch
+    from safetensors.torch import load_file, save
+
+    found = {}
+    for name, weight in load_file(weights(folder)).items():
+        if not name.endswith("_proj.weight"):
+            found[name] = weight
+            continue
+        scale = weight.float().abs().max() / torch.finfo(torch.float8_e4m3fn).max
+        found[name] = (weight.float() / scale).to(torch.float8_e4m3fn)
+        found[f"{name}_scale"] = scale.to(torch.bfloat16).reshape(1)
+    weights(folder).write_bytes(save(found, metadata={"format": "pt"}))
+    edit(
+        folder / "config.json",
+        quantization_config={
+            "quant_method": "compressed-tensors",
+            "format": "naive-quantized",
+            "quantization_status": "compressed",
+            "ignored_layers": ["lm_head"],
+            "config_groups": {
+                "group_0": {
+                    "targets": ["Linear"],
+                    "weights": {"num_bits": 8, "type": "float", "strategy": "tensor", "symmetric": True},
+                }
+            },
+        },
+    )

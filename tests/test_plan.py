@@ -1,0 +1,227 @@
+"""A plan tells where layers go and what a corpus holds, without weights, GPUs or torch."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hymt_batch import config, outlook
+from hymt_batch.decode import probe
+from hymt_batch.decode.probe import Timed
+from hymt_batch.demo import grammar
+from hymt_batch.errors import ConfigError, ExitCode, PreflightError
+from hymt_batch.model import census
+from hymt_batch.records import Document, Input, Shard
+from hymt_batch.source import survey
+from jobs import plan
+
+GIB = 1 << 30
+
+
+def planned(*words: str) -> outlook.Report:
+    return plan.plan(config.load("plan", list(words)))
+
+
+def test_the_command_of_the_issue_prints_where_each_layer_goes(capsys: pytest.CaptureFixture[str]) -> None:
+    job = config.load("plan", ["model=hy_mt1.5_1.8b", "device_map=auto", "devices=[24GiB,24GiB]"])
+    assert plan.run(job) is ExitCode.COMPLETE
+    out = capsys.readouterr().out
+    assert "1,791,080,448 parameters, 3.34 GiB in bfloat16" in out
+    assert "published shape" in out
+    for line in ("model.embed_tokens, lm_head", "model.layers.0-17", "model.layers.18-31"):
+        assert line in out
+    assert "recommended  device_map=replicate: fits one 24.00 GiB card: replicate gives 2x the throughput" in out
+
+
+def test_a_plan_is_json_for_machines(capsys: pytest.CaptureFixture[str]) -> None:
+    job = config.load("plan", ["model=hy_mt1.5_7b", "device_map=balanced", "devices=[2x12GiB]", "format=json"])
+    assert plan.run(job) is ExitCode.COMPLETE
+    report = json.loads(capsys.readouterr().out)
+    assert report["strategy"] == "balanced"
+    assert sum(run["weight_bytes"] for run in report["placement"]) == report["weight_bytes"]
+    assert abs(sum(run["share"] for run in report["placement"]) - 1) < 1e-9
+    cached = sum(one["cache_bytes"] for one in report["per_device"])
+    assert abs(cached - report["max_tokens"] * report["cache_bytes_per_token"]) < 64
+    assert all(one["left_bytes"] > 0 for one in report["per_device"])
+    assert {one["strategy"]: one["fits"] for one in report["choices"]} == {
+        "replicate": False,
+        "balanced": True,
+        "balanced_low_0": False,
+        "sequential": True,
+        "offload": True,
+        "cpu": False,
+    } or report["choices"][-1]["fits"]  # a machine with the memory for 28 GiB
+
+
+def test_a_strategy_that_does_not_fit_is_told_with_those_that_do() -> None:
+    job = config.load("plan", ["model=hy_mt1.5_7b", "devices=[12GiB,12GiB]"])
+    report = plan.plan(job)
+    assert "[C23" in report.refused
+    assert "device_map=replicate does not fit" in outlook.render(report)
+    assert report.recommended.startswith("device_map=balanced")
+    assert plan.run(job) is ExitCode.PREFLIGHT
+
+
+@pytest.mark.parametrize(
+    ("model", "devices", "recommended"),
+    [
+        ("hy_mt1.5_1.8b", "[8GiB]", "device_map=replicate: fits one 8.00 GiB card"),
+        ("hy_mt1.5_7b", "[80GiB,80GiB,80GiB]", "replicate gives 3x"),
+        ("hy_mt1.5_7b", "[8GiB,cpu:64GiB]", "device_map=offload"),
+        ("hy_mt2_30b_a3b", "[4x24GiB]", "device_map=balanced: fits 4 cards together"),
+        ("hy_mt2_30b_a3b", "[8GiB,cpu:16GiB]", "nothing: the model is too large"),
+        ("hy_mt1.5_1.8b", "[cpu:16GiB]", "device_map=cpu: no GPU"),
+        ("hy_mt1.5_1.8b", "[cpu:2GiB]", "nothing: the memory is too small"),
+        ("hy_mt1.5_1.8b_fp8", "[8GiB]", "device_map=replicate"),
+        ("hy_mt1.5_1.8b_gptq_int4", "[3GiB]", "device_map=replicate"),
+    ],
+)
+def test_the_recommendation_follows_the_devices(model: str, devices: str, recommended: str) -> None:
+    assert recommended in planned(f"model={model}", f"devices={devices}").recommended
+
+
+def test_slots_follow_the_settings() -> None:
+    report = planned("model=hy_mt1.5_1.8b", "devices=[24GiB]", "batch.max_rows=32", "batch.max_tokens=10000")
+    assert (report.max_rows, report.max_tokens) == (32, 10_000)
+    assert report.per_device[0]["cache_bytes"] == 10_000 * (64 << 10)
+
+
+def test_pretended_devices_are_read_or_refused() -> None:
+    found = census.pretend(["2x24GiB", "cpu:64GiB", "8GB"])
+    assert [(device.name, device.free_bytes) for device in found.devices] == [
+        ("cuda:0", 24 * GIB),
+        ("cuda:1", 24 * GIB),
+        ("cuda:2", 8_000_000_000),
+        ("cpu", 64 * GIB),
+    ]
+    for wrong in ("gpu", "24 gigs", "tpu:8GiB", ""):
+        with pytest.raises(ConfigError):
+            census.pretend([wrong])
+
+
+def fake_smi(folder: Path, rows: str) -> str:
+    program = folder / "nvidia-smi"
+    version = 'echo "CUDA Version: 12.8"'
+    program.write_text(f"#!/bin/sh\ncase \"$*\" in *--query-gpu*) printf '{rows}';; *) {version};; esac\n")
+    program.chmod(0o755)
+    return str(folder)
+
+
+def test_the_devices_of_this_machine_are_asked_of_the_driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = "0, GPU-a, NVIDIA L4, 23034, 22500, 8.9, 570.1\\n1, GPU-b, Tesla T4, 15360, 15000, 7.5, 570.1\\n"
+    monkeypatch.setenv("PATH", fake_smi(tmp_path, rows), prepend=":")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    report = planned("model=hy_mt1.5_1.8b")
+    assert [device["name"] for device in report.devices] == ["cuda:0", "cuda:1", "cpu"]
+    assert report.dtype == "float32", "one card has no native bfloat16"
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    report = planned("model=hy_mt1.5_1.8b")
+    assert [device["label"] for device in report.devices[:-1]] == ["NVIDIA L4"]
+    assert report.dtype == "bfloat16"
+
+
+def test_a_model_folder_is_read_and_a_wrong_one_refused(tmp_path: Path) -> None:
+    report = planned("model=demo")
+    assert report.read_from == "files"
+    assert report.parameters == 917_888
+    with pytest.raises(PreflightError, match="neither a folder nor a hub id"):
+        planned("model.path=/no/such/folder")
+
+
+def test_a_corpus_is_counted_by_rows_tokens_and_duplicates(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    texts = [bulletin.en for bulletin in grammar.sample(9, 20)]
+    (tmp_path / "in.txt").write_text("\n".join([*texts, texts[0], "", texts[1]]) + "\n", encoding="utf-8")
+    job = config.load("plan", ["model=demo", f"source.path={tmp_path / 'in.txt'}", "tgt_lang=fr", "format=json"])
+    assert plan.run(job) is ExitCode.COMPLETE
+    corpus = json.loads(capsys.readouterr().out)["corpus"]
+    assert (corpus["rows"], corpus["decoded_rows"], corpus["duplicate_rows"], corpus["blank_rows"]) == (23, 20, 2, 1)
+    count = plan.tokenizing.counter(plan.the_model(job)[0].folder)
+    assert corpus["tokens"] == sum(map(count, texts))
+    assert corpus["characters"] == sum(map(len, texts))
+
+
+def shard(texts: list[str]) -> Shard:
+    rows = [Document(f"in#{row}", row, text, b"") for row, text in enumerate(texts)]
+    return Shard(Input("in", "in", "in", "text"), 0, 0, rows, 0, 0, "", last=True)
+
+
+def test_the_tokens_of_a_large_corpus_are_reckoned_and_their_error_is_told() -> None:
+    shards = [shard([f"{'word ' * (1 + (row * 7 + part) % 13)}{row}" for row in range(5000)]) for part in range(4)]
+    exact = survey.survey(shards, lambda text: len(text.split()), count_rows=10**9)
+    reckoned = survey.survey(shards, lambda text: len(text.split()), count_rows=1000)
+    assert exact.tokens_error == 0
+    assert exact.counted_rows == exact.decoded_rows
+    assert reckoned.counted_rows < exact.counted_rows / 10
+    assert exact.tokens and reckoned.tokens
+    assert 0 < reckoned.tokens_error < 0.05
+    assert abs(reckoned.tokens / exact.tokens - 1) < 4 * reckoned.tokens_error
+    nothing = survey.survey([shard(["", " "])], len, count_rows=10)
+    assert (nothing.tokens, nothing.decoded_rows, nothing.blank_rows) == (0, 0, 2)
+    assert survey.survey(shards, None, count_rows=10).tokens is None
+
+
+def test_a_sample_is_drawn_evenly_and_by_its_seed() -> None:
+    texts = [f"row {number}" for number in range(10_000)]
+    first = survey.survey([shard(texts)], None, count_rows=1, num_sample=1000, seed=1).sample
+    assert len({document.row for document in first}) == 1000
+    assert 4500 < sum(document.row for document in first) / 1000 < 5500
+    assert first == survey.survey([shard(texts)], None, count_rows=1, num_sample=1000, seed=1).sample
+    assert first != survey.survey([shard(texts)], None, count_rows=1, num_sample=1000, seed=2).sample
+
+
+def test_speeds_have_an_interval_around_what_was_measured() -> None:
+    batches = [Timed(10, 1000, 900, 1.0 + 0.1 * (number % 3)) for number in range(12)]
+    low, middle, high = probe.speeds(batches, 0)
+    assert low < middle < high
+    assert abs(middle - 12_000 / sum(one.seconds for one in batches)) < 1e-6
+
+
+def test_a_probe_measures_and_tells_how_long_the_corpus_takes(capsys: pytest.CaptureFixture[str]) -> None:
+    job = config.load("plan", ["preset=demo", "probe=true", "probe_s=0.1", "format=json", "batch.max_rows=8"])
+    assert plan.run(job) is ExitCode.COMPLETE
+    report = json.loads(capsys.readouterr().out)
+    measured = report["probe"]
+    assert measured["batches"] >= 4
+    low, middle, high = measured["eta_s"]
+    assert 0 < low <= middle <= high
+    assert abs(measured["device_hours"][1] * 3600 - middle) < 1e-6
+    assert 1 < measured["output_per_source_token"] < 2
+    expected = report["corpus"]["tokens"] * measured["output_per_source_token"]
+    assert abs(report["corpus"]["expected_output_tokens"] - expected) <= 1
+
+
+@pytest.mark.parametrize(
+    ("words", "needle"),
+    [
+        (["probe=true"], "source.path=FILE"),
+        (["probe=true", "source.path=x.txt"], "tgt_lang=fr"),
+        (["preset=demo", "probe=true", "devices=[24GiB]"], "Leave one of them out"),
+        (["probe_s=0"], "probe_s=60"),
+        (["sample_rows=0"], "sample_rows=50000"),
+    ],
+)
+def test_settings_that_cannot_be_planned_are_refused(words: list[str], needle: str) -> None:
+    with pytest.raises(ConfigError, match=needle):
+        config.load("plan", words)
+
+
+def test_a_plan_without_a_probe_imports_no_torch(tmp_path: Path) -> None:
+    (tmp_path / "in.txt").write_text("It rains.\n", encoding="utf-8")
+    program = (
+        "import sys; from jobs import plan; from hymt_batch import config;"
+        "plan.run(config.load('plan', ['model=demo', 'tgt_lang=fr', f'source.path={sys.argv[1]}']));"
+        "sys.exit(','.join(name for name in ('torch', 'transformers', 'accelerate') if name in sys.modules))"
+    )
+    ran: Any = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path / "in.txt")],
+        cwd=Path(__file__).parent.parent,
+        capture_output=True,
+        text=True,
+    )
+    assert ran.stderr.strip() == "", ran.stderr
+    assert "corpus   1 rows in 1 file(s): 1 to decode" in ran.stdout

@@ -1,0 +1,299 @@
+"""Our planner places as transformers 5.23 does, and knows a network's size without building it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import random
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hymt_batch.device_map import planner, sizes, table
+from hymt_batch.device_map.settings import Strategy
+from hymt_batch.device_map.sizes import Network
+from hymt_batch.errors import PreflightError
+from hymt_batch.model import files, shapes
+
+GIB = 1 << 30
+SMALL, LARGE = sizes.network(shapes.SMALL), sizes.network(shapes.LARGE)
+OF_5 = int(importlib.metadata.version("transformers").split(".")[0]) >= 5
+needs_5 = pytest.mark.skipif(
+    not OF_5, reason="the planner of transformers 5 is what ours equals; 4.56 splits otherwise"
+)
+
+TINY = {
+    **shapes.SMALL,
+    "num_hidden_layers": 5,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "vocab_size": 1000,
+}
+TINY_SPARSE = {
+    **shapes.SPARSE,
+    "num_hidden_layers": 4,
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "moe_intermediate_size": 32,
+    "num_experts": 4,
+    "num_experts_per_tok": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "vocab_size": 1000,
+}
+CONFIGS = {
+    "1.8b": shapes.SMALL,
+    "7b": shapes.LARGE,
+    "30b": shapes.SPARSE,
+    "tiny": TINY,
+    "untied": {**TINY, "tie_word_embeddings": False, "attention_bias": True},
+    "sparse": TINY_SPARSE,
+}
+
+
+def on_meta(config: dict[str, Any]) -> Any:
+    """The real network, without memory."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM, logging
+
+    logging.set_verbosity_error()
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(AutoConfig.for_model(**config), dtype=torch.bfloat16)
+
+
+def gibs(**limits: float) -> dict[str, int]:
+    """Limits from GiB: g0=24 is cuda:0."""
+    return {key.replace("g", "cuda:") if key[0] == "g" else key: int(value * GIB) for key, value in limits.items()}
+
+
+def layers(network: Network, placed: dict[str, str]) -> list[tuple[str, int]]:
+    """Decoder layers on each device, in the order of the devices."""
+    found: dict[str, int] = {}
+    for layer in network.layers:
+        device = planner.device_of(placed, layer.name)
+        assert device
+        found[device] = found.get(device, 0) + 1
+    return list(found.items())
+
+
+GOLDEN: list[tuple[str, Network, str, dict[str, int], list[tuple[str, int]]]] = [
+    ("one 24", SMALL, "auto", gibs(g0=24, cpu=64), [("cuda:0", 32)]),
+    ("one 3.7", SMALL, "auto", gibs(g0=3.7, cpu=64), [("cuda:0", 32)]),
+    ("one 3.2", SMALL, "auto", gibs(g0=3.2, cpu=64), [("cuda:0", 29), ("cpu", 3)]),
+    ("one 2", SMALL, "auto", gibs(g0=2, cpu=64), [("cuda:0", 16), ("cpu", 16)]),
+    ("one 2, cpu not named", SMALL, "auto", gibs(g0=2), [("cuda:0", 16), ("disk", 16)]),
+    ("one 2, cpu of 1", SMALL, "auto", gibs(g0=2, cpu=1), [("cuda:0", 16), ("cpu", 10), ("disk", 6)]),
+    ("no card, cpu of 2", SMALL, "auto", gibs(cpu=2), [("cpu", 16), ("disk", 16)]),
+    ("no card", SMALL, "auto", gibs(cpu=32), [("cpu", 32)]),
+    ("two 24 auto", SMALL, "auto", gibs(g0=24, g1=24, cpu=64), [("cuda:0", 18), ("cuda:1", 14)]),
+    ("two 24 balanced", SMALL, "balanced", gibs(g0=24, g1=24, cpu=64), [("cuda:0", 18), ("cuda:1", 14)]),
+    ("two 24 low", SMALL, "balanced_low_0", gibs(g0=24, g1=24, cpu=64), [("cuda:1", 32)]),
+    ("two 24 sequential", SMALL, "sequential", gibs(g0=24, g1=24, cpu=64), [("cuda:0", 32)]),
+    (
+        "four 24 auto",
+        SMALL,
+        "auto",
+        gibs(g0=24, g1=24, g2=24, g3=24, cpu=64),
+        [("cuda:0", 9), ("cuda:1", 15), ("cuda:2", 8)],
+    ),
+    (
+        "four 24 low",
+        SMALL,
+        "balanced_low_0",
+        gibs(g0=24, g1=24, g2=24, g3=24, cpu=64),
+        [("cuda:1", 13), ("cuda:2", 18), ("cuda:3", 1)],
+    ),
+    ("80 and 4", SMALL, "auto", gibs(g0=80, g1=4, cpu=64), [("cuda:0", 18), ("cuda:1", 14)]),
+    ("80 and 4 low", SMALL, "balanced_low_0", gibs(g0=80, g1=4, cpu=64), [("cuda:1", 32)]),
+    ("80 and 4 sequential", SMALL, "sequential", gibs(g0=80, g1=4, cpu=64), [("cuda:0", 32)]),
+    ("0.6 and 4", SMALL, "auto", gibs(g0=0.6, g1=4, cpu=64), [("cuda:1", 32)]),
+    ("0.3 and 4", SMALL, "auto", gibs(g0=0.3, g1=4, cpu=64), [("cuda:1", 32)]),
+    ("two 8", SMALL, "auto", gibs(g0=8, g1=8, cpu=64), [("cuda:0", 18), ("cuda:1", 14)]),
+    ("two 2", SMALL, "auto", gibs(g0=2, g1=2, cpu=64), [("cuda:0", 16), ("cuda:1", 16)]),
+    (
+        "two 2 low",
+        SMALL,
+        "balanced_low_0",
+        gibs(g0=2, g1=2, cpu=64),
+        [("cuda:0", 8), ("cuda:1", 22), ("cpu", 2)],
+    ),
+    ("7b one 12", LARGE, "auto", gibs(g0=12, cpu=64), [("cuda:0", 26), ("cpu", 6)]),
+    ("7b one 16", LARGE, "auto", gibs(g0=16, cpu=64), [("cuda:0", 32)]),
+    ("7b two 8", LARGE, "auto", gibs(g0=8, g1=8, cpu=64), [("cuda:0", 16), ("cuda:1", 16)]),
+    ("7b two 8 sequential", LARGE, "sequential", gibs(g0=8, g1=8, cpu=64), [("cuda:0", 16), ("cuda:1", 16)]),
+    (
+        "7b two 8 low",
+        LARGE,
+        "balanced_low_0",
+        gibs(g0=8, g1=8, cpu=64),
+        [("cuda:0", 11), ("cuda:1", 19), ("cpu", 2)],
+    ),
+    ("7b two 12", LARGE, "auto", gibs(g0=12, g1=12, cpu=64), [("cuda:0", 16), ("cuda:1", 16)]),
+    ("7b two 12 sequential", LARGE, "sequential", gibs(g0=12, g1=12, cpu=64), [("cuda:0", 26), ("cuda:1", 6)]),
+    (
+        "7b two 12 low",
+        LARGE,
+        "balanced_low_0",
+        gibs(g0=12, g1=12, cpu=64),
+        [("cuda:0", 1), ("cuda:1", 29), ("cpu", 2)],
+    ),
+    ("7b two 24", LARGE, "auto", gibs(g0=24, g1=24, cpu=64), [("cuda:0", 16), ("cuda:1", 16)]),
+    ("7b two 24 low", LARGE, "balanced_low_0", gibs(g0=24, g1=24, cpu=64), [("cuda:1", 32)]),
+    ("7b two 24 sequential", LARGE, "sequential", gibs(g0=24, g1=24, cpu=64), [("cuda:0", 32)]),
+    (
+        "7b four 24",
+        LARGE,
+        "auto",
+        gibs(g0=24, g1=24, g2=24, g3=24, cpu=64),
+        [("cuda:0", 8), ("cuda:1", 11), ("cuda:2", 11), ("cuda:3", 2)],
+    ),
+    (
+        "7b four 24 low",
+        LARGE,
+        "balanced_low_0",
+        gibs(g0=24, g1=24, g2=24, g3=24, cpu=64),
+        [("cuda:1", 12), ("cuda:2", 14), ("cuda:3", 6)],
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("network", "strategy", "limits", "expected"), [row[1:] for row in GOLDEN], ids=[row[0] for row in GOLDEN]
+)
+def test_golden_placements_are_reproduced(
+    network: Network, strategy: str, limits: dict[str, int], expected: list[tuple[str, int]]
+) -> None:
+    placed = planner.spread(network, Strategy(strategy), limits, 2)
+    assert layers(network, placed) == expected
+    if len(set(placed.values())) > 1:
+        first = planner.device_of(placed, "model.embed_tokens")
+        assert planner.device_of(placed, "lm_head") == first, "tied weights lie together"
+        assert planner.device_of(placed, "model.norm") == expected[-1][0]
+
+
+def test_parameters_and_bytes_are_those_that_the_model_cards_give() -> None:
+    assert SMALL.num_parameters == 1_791_080_448
+    assert LARGE.num_parameters == 7_504_568_320
+    assert SMALL.module_bytes(2)["model.layers.0"] == 96_477_696
+    assert LARGE.module_bytes(2)["model.layers.31"] == 436_224_512
+    assert SMALL.module_bytes(2)["model.embed_tokens"] == 494_870_528
+    assert SMALL.cache_bytes_per_token(2) == 64 << 10
+    assert LARGE.cache_bytes_per_token(2) == 128 << 10
+    assert sizes.network(shapes.SPARSE).cache_bytes_per_token(2) == 96 << 10
+
+
+@pytest.mark.core
+@pytest.mark.parametrize("name", ["1.8b", "7b", "tiny", "untied"])
+def test_modules_have_the_sizes_of_the_real_network(name: str) -> None:
+    config = CONFIGS[name]
+    real, ours = on_meta(config), sizes.network(config)
+    stored = {tensor.name: tensor.shape for tensor in ours.root.all_tensors() if tensor.stored}
+    assert {key: tuple(weight.shape) for key, weight in real.state_dict().items()} == stored
+    assert ours.num_parameters == sum(weight.numel() for weight in real.parameters())
+
+
+@needs_5
+@pytest.mark.parametrize("name", ["30b", "sparse"])
+def test_a_mixture_of_experts_has_the_sizes_of_the_real_network(name: str) -> None:
+    real, ours = on_meta(CONFIGS[name]), sizes.network(CONFIGS[name])
+    stored = {tensor.name: tensor.shape for tensor in ours.root.all_tensors() if tensor.stored}
+    assert {key: tuple(weight.shape) for key, weight in real.state_dict().items()} == stored
+
+
+@needs_5
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_strategy_places_as_transformers_does(name: str) -> None:
+    from transformers.integrations.accelerate import _get_device_map
+
+    real, ours = on_meta(CONFIGS[name]), sizes.network(CONFIGS[name])
+    rng, total, differing, compared = random.Random(20261124), ours.num_bytes(2), [], 0
+    for _ in range(40):
+        cards = rng.choice([0, 1, 1, 2, 3, 4])
+        limits: dict[int | str, int] = {
+            card: int(total * rng.choice([rng.random() * 1.5, rng.random() * 0.2, 3])) for card in range(cards)
+        }
+        if rng.random() < 0.7 or not cards:
+            limits["cpu"] = int(total * rng.choice([rng.random(), 5, rng.random() * 0.2]))
+        for strategy in ("auto", "balanced", "balanced_low_0", "sequential"):
+            theirs = _get_device_map(real, strategy, dict(limits), None)
+            named = {f"cuda:{key}" if isinstance(key, int) else key: value for key, value in limits.items()}
+            placed = planner.spread(ours, Strategy(strategy), named, 2)
+            compared += 1
+            if placed != {key: f"cuda:{value}" if isinstance(value, int) else value for key, value in theirs.items()}:
+                differing.append((strategy, limits))
+    assert compared == 160
+    assert not differing
+
+
+def test_gpus_that_are_not_numbered_from_0_are_placed_where_transformers_fails() -> None:
+    # C15b: balanced_low_0 of transformers raises a bare KeyError for max_memory={1: ..., 2: ...}
+    placed = planner.spread(SMALL, Strategy.balanced_low_0, gibs(g1=24, g2=24), 2)
+    assert layers(SMALL, placed) == [("cuda:2", 32)]
+
+
+@pytest.mark.parametrize("missing", ["num_hidden_layers", "hidden_size", "head_dim", "vocab_size"])
+def test_a_config_that_lacks_a_size_is_refused_by_the_name_of_the_field(missing: str) -> None:
+    config = {key: value for key, value in shapes.SMALL.items() if key != missing}
+    with pytest.raises(PreflightError, match=f"{missing} is missing") as raised:
+        sizes.network(config)
+    assert raised.value.id == ("B12" if missing == "head_dim" else "B24")
+    with pytest.raises(PreflightError, match=f"{missing} is 'x'"):
+        sizes.network({**config, missing: "x"})
+    with pytest.raises(PreflightError, match="no multiple"):
+        sizes.network({**shapes.SMALL, "num_key_value_heads": 3})
+
+
+def test_a_split_is_told_in_runs_of_layers() -> None:
+    placed = planner.spread(SMALL, Strategy.auto, gibs(g0=24, g1=24), 2)
+    runs = table.runs(placed, SMALL, 2)
+    assert [(run.modules, run.device) for run in runs] == [
+        ("model.embed_tokens, lm_head", "cuda:0"),
+        ("model.layers.0-17", "cuda:0"),
+        ("model.layers.18-31", "cuda:1"),
+        ("model.norm, model.rotary_emb", "cuda:1"),
+    ]
+    assert sum(run.weight_bytes for run in runs) == SMALL.num_bytes(2)
+    assert table.compact({"": "cuda:1"}, SMALL) == {"": "cuda:1"}
+    assert table.compact(placed, SMALL)["model.layers.18-31"] == "cuda:1"
+
+
+def test_packed_weights_count_as_they_are_stored() -> None:
+    packed = shapes.published("tencent/HY-MT1.5-1.8B-GPTQ-Int4")
+    assert packed
+    stored = packed.network.stored_as(
+        {name: (files.element_bytes(dtype), shape) for name, (dtype, shape) in packed.tensors.items()}
+    )
+    assert abs(stored.num_bytes(2) - packed.num_bytes) < 1024  # rope buffers aside
+    assert stored.num_bytes(2) < 0.4 * SMALL.num_bytes(2)
+    assert len(stored.layers) == 32
+
+
+def test_a_7b_plan_takes_seconds_less_than_1_gib_and_no_torch() -> None:
+    program = (
+        "import json, resource, sys, time; began = time.monotonic();"
+        "from jobs import plan; from hymt_batch import config;"
+        "job = config.load('plan', ['model=hy_mt1.5_7b', 'device_map=auto', 'devices=[12GiB,12GiB]']);"
+        "report = plan.plan(job);"
+        "print(json.dumps([report.parameters, time.monotonic() - began,"
+        "resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,"
+        "[name for name in ('torch', 'transformers', 'accelerate') if name in sys.modules]]))"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=Path(__file__).parent.parent,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    parameters, seconds, peak_bytes, heavy = json.loads(ran.stdout)
+    assert parameters == 7_504_568_320
+    assert seconds < 10
+    assert peak_bytes < GIB
+    assert heavy == []
