@@ -42,27 +42,19 @@ def doctor(job: DoctorJob) -> list[Finding]:
 def render(found: Sequence[Finding], width: int = 120) -> str:
     """The table: check, verdict, what was seen, the fix and the id of the failure mode below it."""
     column = min(34, max(len(one.check) for one in found))
-    lines = []
+    indent = " " * (column + 8)
+    lines: list[str] = []
+
+    def wrapped(lead: str, text: str) -> None:
+        plain = escaped(" ".join(text.split()), 2000)
+        lines.extend(textwrap.wrap(plain, width, initial_indent=lead, subsequent_indent=indent, break_on_hyphens=False))
+
     for one in found:
-        head = f"{one.level.value:<5} {one.check:<{column}}  "
-        lines += textwrap.wrap(
-            escaped(one.seen, 2000),
-            width,
-            initial_indent=head,
-            subsequent_indent=" " * len(head),
-            break_on_hyphens=False,
-        ) or [head.rstrip()]
+        wrapped(f"{one.level.value:<5} {one.check:<{column}}  ", one.seen or "-")
         if one.fix:
-            lead = " " * (len(head) - 5) + "fix: "
-            lines += textwrap.wrap(
-                escaped(one.fix, 2000),
-                width,
-                initial_indent=lead,
-                subsequent_indent=" " * len(head),
-                break_on_hyphens=False,
-            )
+            wrapped(f"{'fix:':>{len(indent) - 1}} ", one.fix)
         if one.id:
-            lines.append(" " * len(head) + f"{one.id}: hymt-batch doctor explain={one.id}, or {PAGE}#{one.id.lower()}")
+            lines.append(f"{indent}{one.id}: hymt-batch doctor explain={one.id}, or {PAGE}#{one.id.lower()}")
     counts = Counter(one.level for one in found)
     said = ", ".join(f"{counts[level]} {level.value}" for level in Level if counts[level])
     return "\n".join([*lines, "", said])

@@ -21,7 +21,7 @@ from hymt_batch.doctor import cuda, distributed, environment, machine, store
 from hymt_batch.doctor.finding import Finding, Level
 from hymt_batch.errors import ConfigError, HymtError, PreflightError, tagged
 from hymt_batch.fs import OS
-from hymt_batch.model import census, hashes, memory, network, nvidia
+from hymt_batch.model import census, hashes, memory, network, nvidia, shapes
 from hymt_batch.model import files as model_files
 from hymt_batch.model import tokenizer as tokenizing
 from hymt_batch.model.files import ModelFiles
@@ -73,7 +73,8 @@ def examine(job: DoctorJob, env: Mapping[str, str] | None = None) -> list[Findin
         found.append(
             Finding("devices", Level.OK, ", ".join(f"{d.name} {gib(d.free_bytes)} free" for d in devices.devices))
         )
-        placement = _placement(job, files, devices, found) if files else None
+        shape = files or shapes.published(job.model.path)  # what is not downloaded yet can be placed all the same
+        placement = _placement(job, shape, devices, found) if shape else None
         splits = placement.splits if placement else _splits(job)
         found += distributed.check(env, job.device_map.strategy.value, splits, len(devices.gpus))
         if placement and job.devices is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from hymt_batch.device_map.settings import gib
 from hymt_batch.doctor.finding import Finding, Level
 from hymt_batch.model.memory import Limit
 
@@ -23,10 +24,10 @@ def memory(available: int, needed: int, what: str, limit: Limit | None = None) -
     """
     binds = limit is not None and limit.left_bytes <= available
     left = min(available, limit.left_bytes) if limit else available
-    seen = f"{_gib(left)} GiB left, {what}: {_gib(needed)} GiB"
+    seen = f"{gib(left)} left, {what}: {gib(needed)}"
     fix = "free some, choose model.dtype=bfloat16 or a smaller model"
     if binds and limit is not None:
-        seen += f" (limit of the cgroup {limit.path}: {_gib(limit.limit_bytes)} GiB)"
+        seen += f" (limit of the cgroup {limit.path}: {gib(limit.limit_bytes)})"
         fix = "raise the cgroup's limit (docker run --memory, sbatch --mem), or choose model.dtype=bfloat16"
     if needed > left:
         return [Finding("main memory", Level.FAIL, seen, fix, "G1")]
@@ -48,12 +49,8 @@ def shared_memory(path: str | Path = "/dev/shm", needed: int = SHARED_BYTES) -> 
     except OSError as error:
         return [Finding(check, Level.SKIP, f"cannot be asked ({error.strerror}); one process alone needs none")]
     free = found.f_bavail * found.f_frsize
-    seen = f"{_gib(free)} GiB free"
+    seen = f"{gib(free)} free"
     if free < needed:
-        seen += f", less than {_gib(needed)} GiB; matters only with several workers or NCCL"
+        seen += f", less than {gib(needed)}; matters only with several workers or NCCL"
         return [Finding(check, Level.WARN, seen, "docker run --shm-size=2g (or --ipc=host)", "G2")]
     return [Finding(check, Level.OK, seen)]
-
-
-def _gib(size: int) -> str:
-    return f"{size / 2**30:.2f}"

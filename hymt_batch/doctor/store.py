@@ -16,6 +16,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from hymt_batch.device_map.settings import gib
 from hymt_batch.doctor.finding import Finding, Level
 from hymt_batch.fs import OS, Fs, exists, names, write_new
 from hymt_batch.write import lease as leases
@@ -203,9 +204,9 @@ def _space(fs: Fs, place: Path, need_bytes: int | None, need_inodes: int | None)
         yield Finding("free space", Level.SKIP, f"the store does not tell ({error.strerror})")
         return
     need = FEWEST_BYTES if need_bytes is None else need_bytes
-    seen = f"{_mib(free)} MiB free (quotas not counted), the job needs about {_mib(need)} MiB"
+    seen = f"{gib(free)} free (quotas not counted), the job needs about {gib(need)}"
     if need_bytes is None:
-        seen = f"{_mib(free)} MiB free (quotas not counted); the inputs are not known"
+        seen = f"{gib(free)} free (quotas not counted); the inputs are not known"
     fix = "free some, or set output_dir= to another store, or write.min_free=0 to start all the same"
     if free < need:
         yield Finding("free space", Level.FAIL, seen, fix, "G3")
@@ -258,7 +259,3 @@ def lease(folder: Path, fs: Fs = OS, me: Holder | None = None) -> list[Finding]:
         return [Finding("lease", Level.FAIL, f"held by {who}", fix, "G12")]
     seen = f"held by {who}, if that still runs: the job watches it for up to launch.lease_ttl_s"
     return [Finding("lease", Level.WARN, seen, fix, "G12")]
-
-
-def _mib(size: int) -> str:
-    return f"{size / (1 << 20):.1f}"
