@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -42,6 +43,27 @@ def test_a_model_in_two_shards_is_whole(tmp_path: Path) -> None:
     found = files.verify(folder)
     assert len(found.weights) == 2
     assert found.num_parameters == files.verify(DEMO).num_parameters
+
+
+@pytest.mark.parametrize("change", ["moved", "forgotten", "invented"])
+def test_an_index_that_does_not_say_where_tensors_are_is_refused(change: str, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(DEMO, tmp_path / "model"))
+    corruptions.shards(folder)
+    path = folder / "model.safetensors.index.json"
+    content = json.loads(path.read_text(encoding="utf-8"))
+    files_named = sorted(set(content["weight_map"].values()))
+    if change == "moved":
+        content["weight_map"] = dict.fromkeys(content["weight_map"], files_named[0]) | {
+            "model.norm.weight": files_named[1]
+        }
+    elif change == "forgotten":
+        del content["weight_map"]["model.norm.weight"]
+    else:
+        content["weight_map"]["model.extra.weight"] = files_named[0]
+    path.write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(PreflightError) as raised:
+        files.verify(folder)
+    assert raised.value.id == "B9"
 
 
 def test_a_pin_of_several_files_is_a_list(tmp_path: Path) -> None:

@@ -126,8 +126,10 @@ def verify(folder: Path, commit: str = "") -> ModelFiles:
     weights = _weights(folder)
     num_parameters = num_bytes = 0
     tensors: dict[str, tuple[str, list[int]]] = {}
+    places: dict[str, str] = {}
     for name in weights:
         for tensor, (dtype, shape) in _header(folder / name).items():
+            places[tensor] = name
             if tensor in tensors:
                 raise PreflightError(
                     f"{folder / name} holds {tensor} a second time; download the model again.", id="B22"
@@ -137,6 +139,7 @@ def verify(folder: Path, commit: str = "") -> ModelFiles:
             num_bytes += math.prod(shape) * element_bytes(dtype)
     if not num_parameters:
         raise PreflightError(f"{folder} holds no weights at all; download the model again.", id="B4")
+    _check_index(folder, places)
     fit.check(folder, config, network, tensors)
     fit.check_tied(folder, weights, network)
     names = [name for name in (*_IDENTITY_FILES, *_OPTIONAL_FILES) if (folder / name).is_file()]
@@ -201,6 +204,21 @@ def _weights(folder: Path) -> list[str]:
             id="B14",
         )
     raise PreflightError(f"{folder} has no *.safetensors; download the model again.", id="B4")
+
+
+def _check_index(folder: Path, places: dict[str, str]) -> None:
+    """The index must say of each tensor in which file it is; the libraries look there and nowhere else."""
+    index = folder / "model.safetensors.index.json"
+    if not index.is_file():
+        return
+    said = {str(tensor): str(name) for tensor, name in _json(index, "")["weight_map"].items()}
+    for tensor in sorted({*said, *places}):
+        if said.get(tensor) != places.get(tensor):
+            raise PreflightError(
+                f"{index} has {tensor} in {said.get(tensor, 'no file')}, but it is in {places.get(tensor, 'no file')}. "
+                "Download the model again.",
+                id="B9",
+            )
 
 
 def _header(path: Path) -> dict[str, tuple[str, list[int]]]:
