@@ -240,6 +240,8 @@ def measure(job: PlanJob, found: Survey) -> Probe:
         seed=job.seed,
         card=job.model.sampling,
         check_stop=lambda: None,
+        max_rows=size.max_rows,
+        max_tokens=size.max_tokens,
     )
     segments, _ = segment.split(found.sample, tokenizer.count, job.segment)
     prompts, _ = prompt.render(segments, found.sample, tokenizer, words, hymt.max_context)

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hymt_batch import batch, check, fs, languages, manifest, prompt, segment, signals
-from hymt_batch.decode import engine, generate
+from hymt_batch.decode import engine
 from hymt_batch.doctor import examine
 from hymt_batch.doctor.explain import explaining
 from hymt_batch.errors import ExitCode, StoppedError
@@ -41,7 +41,7 @@ def translate(
     job: TranslateJob,
     telling: Telling,
     prepare: Callable[..., Any] = network.prepare,
-    decode_batch: Callable[..., Any] = generate.decode_batch,
+    decode_batch: Callable[..., Any] | None = None,
 ) -> Summary:
     """Run one job to its end, or to the next stop request.
 
@@ -49,7 +49,7 @@ def translate(
         job: All settings.
         telling: Where progress goes, and what was told.
         prepare: Verifies and places a model without reading weights; tests put a small real thing here.
-        decode_batch: Decodes one batch; likewise.
+        decode_batch: Decodes one batch instead of the engine; likewise.
 
     Raises:
         HymtError: Each with its exit code; whatever was committed is kept.
@@ -65,7 +65,7 @@ def _translate(
     job: TranslateJob,
     telling: Telling,
     prepare: Callable[..., Any],
-    decode_batch: Callable[..., Any],
+    decode_batch: Callable[..., Any] | None,
     stop: signals.Stop,
     folder: Path,
     spool: stream.Spool,
@@ -133,6 +133,8 @@ def _translate(
                 check_stop=stop.check,
                 on_batch=progress.batch,
                 decode=decode_batch,
+                max_rows=size.max_rows,
+                max_tokens=size.max_tokens,
             )
             first = True
             for shard in stream.prefetch(shards, job.launch.prefetch_shards):

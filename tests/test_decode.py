@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from hymt_batch import batch, prompt, segment
 from hymt_batch.batch import Budget
 from hymt_batch.decode import engine, generate
-from hymt_batch.decode.engine import Decode, DecodeConfig, Method
+from hymt_batch.decode.engine import Decode, DecodeConfig, Engine, Method
 from hymt_batch.decode.sampling import Choice
 from hymt_batch.demo import grammar
 from hymt_batch.device_map.settings import DeviceMapConfig, Strategy
@@ -49,15 +50,19 @@ def prompts_of(hymt: Hymt, texts: Sequence[str], tgt_lang: str) -> list[Prompt]:
 
 def decoder(hymt: Hymt, settings: DecodeConfig | None = None, max_rows: int = 16, **options: Any) -> Decode:
     group = partial(batch.group, size=Budget(100_000, max_rows))
+    options = {"max_rows": max_rows, "max_tokens": 100_000, **options}
     return Decode(hymt, settings or DecodeConfig(), group, seed=0, check_stop=lambda: None, **options)
 
 
+@pytest.mark.parametrize("engine_name", list(Engine))
 @pytest.mark.parametrize("dtype", [Dtype.float32, Dtype.bfloat16])
 @pytest.mark.parametrize("tgt_lang", grammar.TARGETS)
-def test_held_out_bulletins_are_translated_exactly(tgt_lang: str, dtype: Dtype) -> None:
+def test_held_out_bulletins_are_translated_exactly(tgt_lang: str, dtype: Dtype, engine_name: Engine) -> None:
     hymt = loaded(dtype)
     bulletins = grammar.sample(7, NUM)
-    made = decoder(hymt).run(prompts_of(hymt, [bulletin.en for bulletin in bulletins], tgt_lang))
+    made = decoder(hymt, DecodeConfig(engine=engine_name)).run(
+        prompts_of(hymt, [bulletin.en for bulletin in bulletins], tgt_lang)
+    )
     right = sum(
         one.text == grammar.reference(bulletin, tgt_lang) for one, bulletin in zip(made, bulletins, strict=True)
     )
@@ -66,13 +71,20 @@ def test_held_out_bulletins_are_translated_exactly(tgt_lang: str, dtype: Dtype) 
 
 
 @pytest.mark.parametrize("method", list(Method))
-def test_text_does_not_depend_on_batch_size_order_or_neighbours(hymt: Hymt, method: Method) -> None:
+def test_text_does_not_depend_on_engine_batch_size_order_or_neighbours(hymt: Hymt, method: Method) -> None:
     prompts = prompts_of(hymt, [bulletin.en for bulletin in grammar.sample(5, 24)], "fr")
-    settings = DecodeConfig(method=method, temperature=1.5 if method is Method.sampling else None, top_p=0.95)
+    settings = DecodeConfig(
+        method=method,
+        engine=Engine.generate,
+        temperature=1.5 if method is Method.sampling else None,
+        top_p=0.95,
+        repetition_penalty=1.05,
+    )
     wanted = {one.prompt.row_id: one.text for one in decoder(hymt, settings).run(prompts)}
-    for max_rows, order in ((1, prompts), (5, prompts[::-1]), (24, prompts[7:] + prompts[:7])):
-        made = decoder(hymt, settings, max_rows).run(order)
-        assert {one.prompt.row_id: one.text for one in made} == wanted
+    for engine_name in Engine:
+        for max_rows, order in ((1, prompts), (5, prompts[::-1]), (24, prompts[7:] + prompts[:7])):
+            made = decoder(hymt, replace(settings, engine=engine_name), max_rows).run(order)
+            assert {one.prompt.row_id: one.text for one in made} == wanted
 
 
 def test_sampling_is_the_same_for_a_seed_and_differs_between_attempts(hymt: Hymt) -> None:
@@ -121,7 +133,7 @@ def test_a_row_whose_logits_are_not_finite_is_an_error_and_its_neighbours_are_no
 
     hook = hymt.network.register_forward_hook(broken)
     try:
-        made: list[Translation] = decoder(hymt).run(prompts)
+        made: list[Translation] = decoder(hymt, DecodeConfig(engine=Engine.generate)).run(prompts)
     finally:
         hook.remove()
     first = max(range(3), key=lambda n: len(prompts[n].ids) + engine.Decode._limit(decoder(hymt), prompts[n]))

@@ -108,7 +108,7 @@ def test_a_store_that_is_too_small_is_told(mount: Mount) -> None:
     small = mount("size=1m")
     found = store.check(small / "demo", 5 * MIB)
     assert wrong(found) == [("G3", Level.FAIL, "free space")]
-    assert any(one.seen == "1.0 MiB free (quotas not counted), the job needs about 5.0 MiB" for one in found)
+    assert any(one.seen == "1.00 MiB free (quotas not counted), the job needs about 5.00 MiB" for one in found)
     assert wrong(store.check(small / "demo", MIB // 2)) == []
 
 

@@ -8,20 +8,43 @@ from collections import Counter
 import pytest
 import torch
 
-from hymt_batch.decode.sampling import Choice, choose, row_seed, uniform
+from hymt_batch.decode import sampling
+from hymt_batch.decode.sampling import Choice, choose, row_seed
 
 pytestmark = pytest.mark.core
 
 CARD = Choice(True, 0.7, 0.6, 20, 1.05)
 
 
-def test_uniform_numbers_are_spread_evenly_and_fixed_for_ever() -> None:
+def noise(seed: int, step: int, tokens: list[int]) -> list[float]:
+    counter = sampling._signed(sampling._counter(seed, step))
+    drawn: list[float] = sampling._uniform(torch.tensor([[counter]]), torch.tensor([tokens]))[0].tolist()
+    return drawn
+
+
+def test_the_noise_is_spread_evenly_and_fixed_for_ever() -> None:
     assert row_seed(0, "a.txt#1", 0, 0) == 985316587521258211
-    assert uniform(985316587521258211, 1) == 0.8485808435694941
-    draws = [uniform(row_seed(7, f"a.txt#{row}", 0, 0), step) for row in range(200) for step in range(20)]
-    assert all(0 <= draw < 1 for draw in draws)
+    assert noise(985316587521258211, 1, [7]) == [0.9921708770543871]
+    draws = [
+        draw
+        for row in range(100)
+        for step in range(10)
+        for draw in noise(row_seed(7, f"a.txt#{row}", 0, 0), step, [0, 1, 2, 120_817])
+    ]
+    assert all(0 < draw < 1 for draw in draws)
     assert math.isclose(sum(draws) / len(draws), 0.5, abs_tol=0.02)
+    assert math.isclose(sum(draw < 0.1 for draw in draws) / len(draws), 0.1, abs_tol=0.02)
     assert len(set(draws)) == len(draws)
+
+
+def test_a_rounding_difference_of_the_scores_does_not_change_what_is_drawn() -> None:
+    generator = torch.Generator().manual_seed(3)
+    logits = torch.randn(400, 1400, generator=generator) * 0.3  # nearly flat: many scores are close to one another
+    shaken = logits + torch.randn(logits.shape, generator=generator) * 1e-6
+    flat = Choice(True, 3.0, 1.0, 0, 1.0)
+    seeds = [row_seed(0, str(row), 0, 0) for row in range(400)]
+    same = (choose(logits, None, flat, seeds, 0) == choose(shaken, None, flat, seeds, 0)).sum()
+    assert same == 400
 
 
 def test_a_row_draws_the_same_alone_and_among_others() -> None:

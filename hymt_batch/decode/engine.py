@@ -7,14 +7,18 @@ depends on the time or on what was decoded before, so a part's text is the same 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
 from hymt_batch import languages
 from hymt_batch.decode.generate import Generated, decode_batch
+from hymt_batch.decode.memory import free_memory, is_out_of_memory
+from hymt_batch.decode.running import Counters
 from hymt_batch.decode.sampling import Choice, row_seed
+from hymt_batch.decode.slots import decode_rows
 from hymt_batch.errors import ConfigError, StoppedError
 from hymt_batch.model.network import Hymt
 from hymt_batch.model.settings import SamplingCard
@@ -33,7 +37,8 @@ class Method(Enum):
 class Engine(Enum):
     """Which loop runs the network."""
 
-    generate = "generate"
+    slots = "slots"  # our own: rows that end are replaced while the others go on
+    generate = "generate"  # that of transformers, the reference
 
 
 @dataclass(kw_only=True, slots=True)
@@ -41,7 +46,7 @@ class DecodeConfig:
     """How text is generated; every field is explained in conf/decode/."""
 
     method: Method = Method.greedy
-    engine: Engine = Engine.generate
+    engine: Engine = Engine.slots
     temperature: float | None = None
     top_p: float | None = None
     top_k: int | None = None
@@ -77,8 +82,10 @@ class Decode:
         seed: int,
         check_stop: Callable[[], None],
         on_batch: Callable[[int, int], None] = lambda rows, tokens: None,
-        decode: Callable[..., list[Generated]] = decode_batch,
+        decode: Callable[..., list[Generated]] | None = None,
         card: SamplingCard | None = None,
+        max_rows: int = 64,
+        max_tokens: int = 16_384,
     ) -> None:
         """Settle a run.
 
@@ -88,12 +95,18 @@ class Decode:
             group: Widths of rows -> batches of their indices, the widest first.
             seed: The job's seed.
             check_stop: Raises when the job must end at once.
-            on_batch: Told of every batch: rows decoded and new tokens.
-            decode: Decodes one batch; tests put a small real thing here.
+            on_batch: Told of rows that were decoded, and of their new tokens.
+            decode: Decodes one batch instead of the engine; tests put a small real thing here.
             card: The model card's sampling, for fields that `settings` leaves open.
+            max_rows: Slots at most.
+            max_tokens: Tokens of keys and values at most, over all slots.
         """
         self.hymt, self.settings, self.group, self.seed = hymt, settings, group, seed
-        self.check_stop, self.on_batch, self.decode = check_stop, on_batch, decode
+        self.check_stop, self.on_batch = check_stop, on_batch
+        self.by_batch = decode is not None or settings.engine is Engine.generate
+        self.decode = decode or decode_batch
+        self.max_rows, self.max_tokens = max_rows, max_tokens
+        self.counters = Counters()
         self.choice = choice(settings, card or SamplingCard())
         self.card = card or SamplingCard()
         self._degraded: list[str] = []
@@ -113,6 +126,8 @@ class Decode:
         """
         rule = self.choice if attempt == 0 else _sampled(self.card)
         limits = [self._limit(prompt) for prompt in prompts]
+        if not self.by_batch:
+            return self._in_slots(prompts, limits, rule, attempt)
         done: dict[int, Translation] = {}
         waiting = list(self.group([len(p.ids) + n for p, n in zip(prompts, limits, strict=True)]))[::-1]
         while waiting:
@@ -125,9 +140,7 @@ class Decode:
                 self._degraded.append("oom_split")
                 log.warning("out of memory rows=%d: split in halves", len(indices))
             elif generated is None:
-                prompt = prompts[indices[0]]
-                message = f"{len(prompt.ids)} prompt tokens do not fit the memory of {self.hymt.device} alone"
-                done[indices[0]] = Translation(prompt, "", "error", message=message, attempt=attempt)
+                done[indices[0]] = self._too_large(prompts[indices[0]], attempt)
             else:
                 for index, translation in zip(
                     indices, self._translations(prompts, indices, generated, attempt), strict=True
@@ -135,6 +148,36 @@ class Decode:
                     done[index] = translation
                 self.on_batch(len(indices), sum(len(row.ids) for row in generated))
         return [done[index] for index in range(len(prompts))]
+
+    def _in_slots(
+        self, prompts: Sequence[Prompt], limits: Sequence[int], rule: Choice, attempt: int
+    ) -> list[Translation]:
+        seeds = [row_seed(self.seed, prompt.row_id, prompt.segment.index, attempt) for prompt in prompts]
+        with _gpu_failures_stop():
+            generated, degraded = decode_rows(
+                self.hymt,
+                [prompt.ids for prompt in prompts],
+                limits,
+                seeds,
+                rule,
+                self.check_stop,
+                max_rows=self.max_rows,
+                max_tokens=self.max_tokens,
+                on_rows=self.on_batch,
+                counters=self.counters,
+            )
+        if degraded:
+            self._degraded.append("oom_split")
+            log.warning("out of memory: went on with fewer rows at once")
+        made = self._translations(prompts, range(len(prompts)), generated, attempt)
+        return [
+            self._too_large(prompt, attempt) if row.finish_reason == "memory" else one
+            for prompt, row, one in zip(prompts, generated, made, strict=True)
+        ]
+
+    def _too_large(self, prompt: Prompt, attempt: int) -> Translation:
+        message = f"{len(prompt.ids)} prompt tokens do not fit the memory of {self.hymt.device} alone"
+        return Translation(prompt, "", "error", message=message, attempt=attempt)
 
     def take_degraded(self) -> tuple[str, ...]:
         """What went otherwise than planned since the last call, for the part's header."""
@@ -155,17 +198,16 @@ class Decode:
         chosen = [prompts[index] for index in indices]
         seeds = [row_seed(self.seed, prompt.row_id, prompt.segment.index, attempt) for prompt in chosen]
         try:
-            return self.decode(
-                self.hymt,
-                [prompt.ids for prompt in chosen],
-                [limits[index] for index in indices],
-                seeds,
-                rule,
-                self.check_stop,
-            )
+            with _gpu_failures_stop():
+                return self.decode(
+                    self.hymt,
+                    [prompt.ids for prompt in chosen],
+                    [limits[index] for index in indices],
+                    seeds,
+                    rule,
+                    self.check_stop,
+                )
         except (MemoryError, RuntimeError) as error:
-            if "CUDA error" in str(error):
-                raise StoppedError(f"The GPU failed ({str(error).splitlines()[0]}); run again to continue") from error
             if not is_out_of_memory(error):
                 raise
         # outside of the except block: the traceback would keep the tensors alive
@@ -190,6 +232,17 @@ class Decode:
         ]
 
 
+@contextmanager
+def _gpu_failures_stop() -> Iterator[None]:
+    """An error that leaves the GPU's context unusable ends the process, to be run again."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "CUDA error" not in str(error) or is_out_of_memory(error):
+            raise
+        raise StoppedError(f"The GPU failed ({str(error).splitlines()[0]}); run again to continue") from error
+
+
 def choice(settings: DecodeConfig, card: SamplingCard) -> Choice:
     """Resolve the token rule: what `settings` leaves open comes from the model card when sampling."""
     if settings.method is Method.greedy:
@@ -206,26 +259,6 @@ def choice(settings: DecodeConfig, card: SamplingCard) -> Choice:
 
 def _sampled(card: SamplingCard) -> Choice:
     return Choice(True, card.temperature, card.top_p, max(0, card.top_k), card.repetition_penalty)
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out, on a GPU or on the CPU."""
-    import torch
-
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
-        return True
-    return "DefaultCPUAllocator: can't allocate memory" in str(error) or "CUDA out of memory" in str(error)
-
-
-def free_memory(device: str) -> None:
-    """Give cached memory back before the next try."""
-    import gc
-
-    import torch
-
-    gc.collect()
-    if device.startswith("cuda"):
-        torch.cuda.empty_cache()
 
 
 def describe(settings: DecodeConfig, card: SamplingCard) -> dict[str, Any]:

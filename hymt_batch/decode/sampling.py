@@ -1,22 +1,25 @@
 """Choice of the next token by our own rule, with a seed a row.
 
-A row's draws are a function of (job seed, row id, segment, attempt, step) alone: neighbours, batch size, process and
-resume do not enter. Works on logits [B, V] in float32; knows nothing of models.
+A row's noise is a function of (job seed, row id, segment, attempt, step, token) alone: neighbours, batch size, process
+and resume do not enter. Works on logits [B, V] in float32; knows nothing of models.
 
 Source: repetition penalty as in CTRL (positive scores divided, negative multiplied), over prompt and new tokens
-without padding; then temperature, top-k, top-p; the uniform numbers are a counter-based splitmix64.
+without padding; then temperature, top-k, top-p; of the tokens that are left, the one whose logarithm of probability
+plus Gumbel noise is largest, which draws by the probabilities; the noise is a counter-based splitmix64.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 _MASK = (1 << 64) - 1
+_GOLDEN, _MIX = 0x9E3779B97F4A7C15, (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,15 +39,9 @@ def row_seed(job_seed: int, row_id: str, segment: int, attempt: int) -> int:
     return int.from_bytes(hashlib.sha256(key).digest()[:8], "big")
 
 
-def uniform(seed: int, step: int) -> float:
-    """The number in [0, 1) that decides step `step` (from 0) of a row. Source: splitmix64."""
-    z = (seed + (step + 1) * 0x9E3779B97F4A7C15) & _MASK
-    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
-    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & _MASK
-    return float((z ^ (z >> 31)) >> 11) / float(1 << 53)
-
-
-def choose(logits: Tensor, seen: Tensor | None, choice: Choice, seeds: list[int], step: int) -> Tensor:
+def choose(
+    logits: Tensor, seen: Tensor | None, choice: Choice, seeds: Sequence[int], step: int | Sequence[int]
+) -> Tensor:
     """Choose one token a row.
 
     Args:
@@ -52,7 +49,7 @@ def choose(logits: Tensor, seen: Tensor | None, choice: Choice, seeds: list[int]
         seen: [B, V] bool, tokens of prompt and translation so far; None when there is no penalty.
         choice: The rule.
         seeds: B row seeds.
-        step: Index of the new token, from 0.
+        step: Index of the new token, from 0; of all rows, or of each.
 
     Returns:
         [B] int64 token ids.
@@ -70,10 +67,36 @@ def choose(logits: Tensor, seen: Tensor | None, choice: Choice, seeds: list[int]
     probabilities = torch.softmax(scores[:, :k], dim=-1)
     cumulative = probabilities.cumsum(dim=-1)
     nucleus = cumulative - probabilities < choice.top_p  # always holds the first token
-    kept = probabilities * nucleus
-    total = kept.sum(dim=-1, keepdim=True)
-    draws: Any = torch.tensor([uniform(seed, step) for seed in seeds], dtype=torch.float64, device=logits.device)
-    target = (draws.unsqueeze(1) * total.double()).clamp(max=float("inf"))
-    place = (kept.double().cumsum(dim=-1) <= target).sum(dim=-1, keepdim=True)
-    place = torch.minimum(place, nucleus.sum(dim=-1, keepdim=True) - 1)
+    # the largest of score plus noise: where two scores differ by rounding alone, only a tie of both sums could flip
+    steps = [step] * len(seeds) if isinstance(step, int) else step
+    counters = [_signed(_counter(seed, at)) for seed, at in zip(seeds, steps, strict=True)]
+    draws = _uniform(torch.tensor(counters, device=logits.device)[:, None], ids[:, :k])
+    noisy = torch.log(probabilities.double()) - torch.log(-torch.log(draws))
+    place = torch.where(nucleus, noisy, float("-inf")).argmax(dim=-1, keepdim=True)
     return ids.gather(1, place).squeeze(1)
+
+
+def _counter(seed: int, step: int) -> int:
+    """64 bits for one row and step. Source: splitmix64."""
+    z = (seed + (step + 1) * _GOLDEN) & _MASK
+    z = ((z ^ (z >> 30)) * _MIX[0]) & _MASK
+    z = ((z ^ (z >> 27)) * _MIX[1]) & _MASK
+    return z ^ (z >> 31)
+
+
+def _signed(number: int) -> int:
+    return number - (1 << 64) if number >> 63 else number
+
+
+def _uniform(counters: Tensor, tokens: Tensor) -> Tensor:
+    """A number in (0, 1) for each row and token: [B, K] float64 from [B, 1] and [B, K] int64, which wrap around."""
+    z = counters + (tokens + 1) * _signed(_GOLDEN)
+    for shift, factor in ((30, _MIX[0]), (27, _MIX[1])):
+        z = (z ^ _shifted(z, shift)) * _signed(factor)
+    z = z ^ _shifted(z, 31)
+    return (_shifted(z, 11).double() + 0.5) / float(1 << 53)
+
+
+def _shifted(z: Tensor, bits: int) -> Tensor:
+    """Shift to the right as without a sign."""
+    return (z >> bits) & ((1 << (64 - bits)) - 1)

@@ -61,7 +61,7 @@ CHINESE_SHARE = {"fr": 0.1, "de": 0.1, "zh": 0.8}
 TARGET_SHARE = {"fr": 0.3, "de": 0.3, "zh": 0.4}
 
 VOCAB_SIZE = 1400
-NUM_STEPS = 9_000
+NUM_STEPS = 8_500
 MAX_BATCH_TOKENS = 1536  # with padding
 WARMUP_STEPS = 200
 MUON_LR = 0.02  # matrices of the layers

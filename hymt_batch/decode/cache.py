@@ -1,0 +1,179 @@
+"""Keys and values of the running slots, layer by layer on the device where the layer works, and attention over them.
+
+Grouped-query attention without copying keys: the heads that share a key stand as further queries. Speaks the part of
+transformers' cache interface that its decoder layers use, in 4.56 and 5.x. Does not know rows or tokens.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+ATTENTION = "hymt_slots"
+BUCKET = 64
+"""Slots grow by so many tokens at a time."""
+
+
+def register() -> None:
+    """Make our attention known to transformers, once a process."""
+    from transformers import AttentionInterface
+
+    AttentionInterface.register(ATTENTION, attend)
+
+
+def attend(
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """Attention of grouped queries.
+
+    Args:
+        module: The attention layer; not used.
+        query: [B, H, T, D].
+        key: [B, K, L, D] with H a multiple of K.
+        value: Likewise.
+        attention_mask: [B, 1, T, L] bool, True where a query sees a key.
+        scaling: Factor of the scores.
+        dropout: Not used: there is no training.
+        kwargs: What else transformers passes.
+
+    Returns:
+        [B, T, H, D], and None for the weights.
+    """
+    from torch.nn.functional import scaled_dot_product_attention
+
+    rows, heads, width, size = query.shape
+    groups = heads // key.shape[1]
+    grouped = query.reshape(rows, key.shape[1], groups * width, size)
+    mask = attention_mask
+    if mask is not None and groups > 1 and width > 1:
+        mask = mask[:, :, None].expand(rows, 1, groups, width, mask.shape[-1]).reshape(rows, 1, groups * width, -1)
+    out = scaled_dot_product_attention(grouped, key, value, attn_mask=mask, scale=scaling)
+    return out.reshape(rows, heads, width, size).transpose(1, 2), None
+
+
+class _Cache:
+    """What transformers asks of a cache."""
+
+    is_compileable = False
+    is_sliding: tuple[bool, ...] = ()
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        return 0  # positions and mask are given with each call
+
+    def get_mask_sizes(self, *arguments: Any) -> tuple[int, int]:
+        return 0, 0
+
+    def get_max_cache_shape(self, layer_idx: int = 0) -> int:
+        return -1
+
+    def update(self, keys: Tensor, values: Tensor, layer_idx: int, *rest: Any, **more: Any) -> tuple[Tensor, Tensor]:
+        raise NotImplementedError
+
+
+class PrefixCache(_Cache):
+    """Keys and values of what all prompts begin with: of each layer [1, K, P, D]."""
+
+    def __init__(self) -> None:
+        self.layers: dict[int, tuple[Tensor, Tensor]] = {}
+
+    @property
+    def length(self) -> int:
+        return self.layers[0][0].shape[2]
+
+    def update(self, keys: Tensor, values: Tensor, layer_idx: int, *rest: Any, **more: Any) -> tuple[Tensor, Tensor]:
+        self.layers[layer_idx] = (keys, values)
+        return keys, values
+
+
+class SlotCache(_Cache):
+    """Keys and values of the slots: of each layer [slots, K, length, D], allocated as the layer is first used."""
+
+    def __init__(self, num_slots: int) -> None:
+        self.num_slots = num_slots
+        self.capacity = 0
+        self.layers: dict[int, tuple[Tensor, Tensor]] = {}
+        self._first = self._count = 0  # slots of the prompts that are taken in
+        self._prefix: PrefixCache | None = None
+        self._positions: Tensor | None = None  # of a step: where each row writes; None while prompts are taken in
+        self._longest = 0
+
+    def take_in(self, first: int, count: int, prefix: PrefixCache | None, length: int) -> None:
+        """The next forward pass is over `count` prompts, for the slots from `first` on.
+
+        Args:
+            first: Slot of the first prompt.
+            count: Number of prompts.
+            prefix: What stands before them.
+            length: Tokens of the longest, and of its first new token.
+        """
+        self._first, self._count, self._prefix, self._positions = first, count, prefix, None
+        self._reserve(length)
+
+    def write_at(self, positions: Tensor, longest: int) -> None:
+        """The next forward pass is a step over the first slots.
+
+        Args:
+            positions: [B] int64, where each row writes.
+            longest: Keys that the longest row sees, its new one included.
+        """
+        self._positions, self._longest = positions, longest
+        self._reserve(longest)
+
+    def update(self, keys: Tensor, values: Tensor, layer_idx: int, *rest: Any, **more: Any) -> tuple[Tensor, Tensor]:
+        import torch
+
+        stored = self.layers.get(layer_idx)
+        if stored is None or stored[0].shape[2] < self.capacity:
+            stored = self.layers[layer_idx] = self._grown(stored, keys)
+        if self._positions is not None:
+            count = len(self._positions)
+            rows, at = torch.arange(count, device=keys.device), self._positions.to(keys.device)
+            for store, new in zip(stored, (keys, values), strict=True):
+                store[rows, :, at] = new[:, :, 0]
+            return stored[0][:count, :, : self._longest], stored[1][:count, :, : self._longest]
+        whole = []
+        before = self._prefix.layers[layer_idx] if self._prefix else (None, None)
+        for store, new, prefix in zip(stored, (keys, values), before, strict=True):
+            if prefix is not None:
+                new = torch.cat([prefix.expand(self._count, -1, -1, -1), new], dim=2)
+            length = min(new.shape[2], store.shape[2])
+            store[self._first : self._first + self._count, :, :length] = new[:, :, :length]
+            whole.append(new)
+        return whole[0], whole[1]
+
+    def move(self, source: int, target: int, length: int) -> None:
+        """Copy the first `length` tokens of a slot over another's."""
+        for keys, values in self.layers.values():
+            keys[target, :, :length] = keys[source, :, :length]
+            values[target, :, :length] = values[source, :, :length]
+
+    def shrink(self, num_slots: int) -> None:
+        """Keep the first slots only, and give the others' memory back."""
+        if num_slots < self.num_slots:
+            self.num_slots = num_slots
+            self.layers = {
+                n: (keys[:num_slots].clone(), values[:num_slots].clone()) for n, (keys, values) in self.layers.items()
+            }
+
+    def _reserve(self, length: int) -> None:
+        if length > self.capacity:
+            self.capacity = -(-length // BUCKET) * BUCKET
+
+    def _grown(self, stored: tuple[Tensor, Tensor] | None, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Room for the present capacity, with what was stored. Zeros: masked keys must still be finite numbers."""
+        import torch
+
+        shape = (self.num_slots, like.shape[1], self.capacity, like.shape[3])
+        new = tuple(torch.zeros(shape, dtype=like.dtype, device=like.device) for _ in range(2))
+        for old, room in zip(stored or (), new, strict=False):
+            room[: old.shape[0], :, : old.shape[2]] = old[: self.num_slots]
+        return new[0], new[1]

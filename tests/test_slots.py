@@ -1,0 +1,218 @@
+"""The slot engine: the text of one row at a time, no step for a row that ended, no row lost when memory runs out."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from hymt_batch.decode import cache, running
+from hymt_batch.decode.generate import Generated
+from hymt_batch.decode.running import Counters
+from hymt_batch.decode.sampling import Choice
+from hymt_batch.decode.slots import decode_rows
+from hymt_batch.demo import grammar, train
+from hymt_batch.device_map.settings import DeviceMapConfig, Strategy
+from hymt_batch.errors import StoppedError
+from hymt_batch.model import network
+from hymt_batch.model.network import Hymt
+from hymt_batch.model.settings import ModelConfig
+
+pytestmark = pytest.mark.core
+
+GREEDY = Choice(False, 1.0, 1.0, 0, 1.0)
+SAMPLED = Choice(True, 3.0, 1.0, 0, 1.05)
+
+
+def loaded(device_map: DeviceMapConfig) -> Hymt:
+    prepared = network.prepare(ModelConfig(path="demo:model"), device_map)
+    return prepared.load(prepared.load_tokenizer(add_generation_prompt=True))
+
+
+@pytest.fixture(scope="module")
+def hymt() -> Hymt:
+    return loaded(DeviceMapConfig(strategy=Strategy.cpu))
+
+
+def prompts(hymt: Hymt, num: int, tgt_langs: Sequence[str] = ("fr",)) -> list[list[int]]:
+    texts = [
+        train.prompt(bulletin.en, tgt_langs[number % len(tgt_langs)])
+        for number, bulletin in enumerate(grammar.sample(21, num))
+    ]
+    return [[*hymt.tokenizer.prefix, *ids, *hymt.tokenizer.suffix] for ids in hymt.tokenizer.encode(texts)]
+
+
+def decode(hymt: Hymt, ids: Sequence[Sequence[int]], **options: Any) -> tuple[list[Generated], Counters]:
+    counters = Counters()
+    settings: dict[str, Any] = {"max_rows": 8, "max_tokens": 100_000, "counters": counters, **options}
+    choice = settings.pop("choice", GREEDY)
+    limits = settings.pop("limits", [200] * len(ids))
+    stop = settings.pop("check_stop", lambda: None)
+    made, _ = decode_rows(hymt, ids, limits, list(range(len(ids))), choice, stop, **settings)
+    return made, counters
+
+
+@pytest.fixture(scope="module")
+def alone(hymt: Hymt) -> list[Generated]:
+    """Each of 40 prompts by itself."""
+    return [decode(hymt, [one], max_rows=1)[0][0] for one in prompts(hymt, 40, ("fr", "de", "zh"))]
+
+
+@pytest.mark.parametrize("max_rows", [1, 3, 8, 64])
+def test_rows_give_what_they_give_alone(hymt: Hymt, alone: list[Generated], max_rows: int) -> None:
+    made, counters = decode(hymt, prompts(hymt, 40, ("fr", "de", "zh")), max_rows=max_rows)
+    assert made == alone
+    assert counters.row_steps == sum(len(row.ids) for row in alone)
+    assert {row.finish_reason for row in made} == {"stop"}
+
+
+def test_no_step_is_spent_on_a_row_that_ended(hymt: Hymt) -> None:
+    made, counters = decode(hymt, prompts(hymt, 40), max_rows=8)
+    assert counters.useful_row_steps == counters.row_steps == sum(len(row.ids) for row in made)
+    assert counters.steps >= counters.row_steps / 8
+    assert counters.steps <= 1.35 * counters.row_steps / 8, "slots are refilled while others go on"
+    assert counters.prefill_padded <= 1.12 * counters.prefill_tokens
+
+
+def test_what_prompts_have_in_common_is_computed_once(hymt: Hymt) -> None:
+    ids = prompts(hymt, 12)
+    _, counters = decode(hymt, ids)
+    assert counters.prefix_tokens > 5
+    assert counters.prefill_tokens == sum(map(len, ids)) - 12 * counters.prefix_tokens
+    assert running.common_start([[1, 2, 3], [1, 2], [1, 2, 9]]) == 1, "each keeps a token of its own"
+    assert running.common_start([[1, 2, 3], [4]]) == 0
+
+
+def test_limits_are_each_rows_own(hymt: Hymt) -> None:
+    made, _ = decode(hymt, prompts(hymt, 5), limits=[1, 200, 3, 200, 2])
+    assert [row.finish_reason for row in made] == ["length", "stop", "length", "stop", "length"]
+    assert [len(row.ids) for row in made][::2] == [1, 3, 2]
+
+
+def test_sampled_rows_do_not_depend_on_their_neighbours(hymt: Hymt) -> None:
+    ids = prompts(hymt, 20)
+    wanted, _ = decode(hymt, ids, choice=SAMPLED, max_rows=1, limits=[30] * 20)
+    assert decode(hymt, ids, choice=SAMPLED, max_rows=7, limits=[30] * 20)[0] == wanted
+    assert decode(hymt, ids, choice=GREEDY, limits=[30] * 20)[0] != wanted
+
+
+def test_a_split_model_gives_the_text_of_a_whole_one(hymt: Hymt, alone: list[Generated], tmp_path: Path) -> None:
+    lines = {"*": "cpu", "model.layers.1": "disk", "model.layers.3": "disk"}
+    config = DeviceMapConfig(strategy=Strategy.manual, map=lines, offload_folder=str(tmp_path))
+    made, _ = decode(loaded(config), prompts(hymt, 40, ("fr", "de", "zh"))[:6])
+    assert made == alone[:6]
+
+
+def test_the_models_own_attention_comes_back(hymt: Hymt) -> None:
+    before = hymt.network.config._attn_implementation
+    with pytest.raises(StoppedError):
+        decode(hymt, prompts(hymt, 2), check_stop=stopping_after(2))
+    assert hymt.network.config._attn_implementation == before != cache.ATTENTION
+
+
+def stopping_after(number: int) -> Callable[[], None]:
+    left = [number]
+
+    def check() -> None:
+        left[0] -= 1
+        if left[0] < 0:
+            raise StoppedError("stop")
+
+    return check
+
+
+class Forgetful:
+    """A network whose forward passes run out of memory at random, or whenever they are over more than `most` rows."""
+
+    def __init__(self, network: Any, *, share: float = 0.0, most: int = 10**9, seed: int = 0) -> None:
+        self.network, self.share, self.most, self.rng = network, share, most, random.Random(seed)
+        self.config, self.lm_head = network.config, network.lm_head
+        self.refusals = 0
+
+    def model(self, **inputs: Any) -> Any:
+        import torch
+
+        if len(inputs["input_ids"]) > self.most or (len(inputs["input_ids"]) > 1 and self.rng.random() < self.share):
+            self.refusals += 1
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate")
+        return self.network.model(**inputs)
+
+
+def forgetful(hymt: Hymt, **settings: Any) -> Any:
+    fields = ("tokenizer", "device", "vocab_size", "max_context")
+    return SimpleNamespace(
+        network=Forgetful(hymt.network, **settings), **{name: getattr(hymt, name) for name in fields}
+    )
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_running_out_of_memory_at_random_loses_no_row_and_changes_no_text(
+    hymt: Hymt, alone: list[Generated], seed: int
+) -> None:
+    broken = forgetful(hymt, share=0.05, seed=seed)
+    made, counters = decode(broken, prompts(hymt, 40, ("fr", "de", "zh")), max_rows=16)
+    assert made == alone
+    assert counters.out_of_memory == broken.network.refusals > 0
+
+
+def test_a_device_with_room_for_few_rows_decodes_them_all(hymt: Hymt, alone: list[Generated]) -> None:
+    made, counters = decode(forgetful(hymt, most=3), prompts(hymt, 40, ("fr", "de", "zh")), max_rows=32)
+    assert made == alone
+    assert counters.out_of_memory > 0
+
+
+def test_a_row_that_does_not_fit_alone_is_given_up_and_the_others_are_not(hymt: Hymt) -> None:
+    import torch
+
+    ids = prompts(hymt, 6)
+    widest = max(map(len, ids))
+    broken = forgetful(hymt)
+    real = broken.network.model
+
+    def model(**inputs: Any) -> Any:
+        if inputs["attention_mask"].shape[-1] >= widest:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return real(**inputs)
+
+    broken.network.model = model
+    made, _ = decode(broken, ids, limits=[1] * 6)
+    assert [row.finish_reason == "memory" for row in made] == [len(one) == widest for one in ids]
+
+
+def test_a_row_whose_logits_are_not_finite_ends_and_its_neighbours_do_not(hymt: Hymt) -> None:
+    ids = prompts(hymt, 4)
+    wanted, _ = decode(hymt, ids)
+    broken = forgetful(hymt)
+    head, calls = hymt.network.lm_head, [0]
+
+    def lm_head(hidden: Any) -> Any:
+        logits = head(hidden)
+        calls[0] += 1
+        if calls[0] == 1:
+            logits[0] = float("nan")
+        return logits
+
+    broken.network.lm_head = lm_head
+    made, _ = decode(broken, ids)
+    bad = [number for number, row in enumerate(made) if row.finish_reason == "non_finite"]
+    assert len(bad) == 1
+    assert [row for n, row in enumerate(made) if n not in bad] == [row for n, row in enumerate(wanted) if n not in bad]
+
+
+def test_another_error_is_not_hidden(hymt: Hymt) -> None:
+    broken = forgetful(hymt)
+
+    def model(**inputs: Any) -> Any:
+        raise RuntimeError("shape mismatch")
+
+    broken.network.model = model
+    with pytest.raises(RuntimeError, match="shape mismatch"):
+        decode(broken, prompts(hymt, 2))
+
+
+def test_nothing_is_decoded_of_nothing(hymt: Hymt) -> None:
+    assert decode(hymt, [])[0] == []
