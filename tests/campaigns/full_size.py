@@ -34,6 +34,9 @@ from transformers import AutoModelForCausalLM
 imported = time.monotonic()
 model = AutoModelForCausalLM.from_pretrained(sys.argv[1], dtype=getattr(torch, sys.argv[2]), device_map="auto")
 print("load_s", time.monotonic() - imported, {str(weight.device) for weight in model.parameters()})
+ids = torch.arange(1000, 1032)[None]
+with torch.inference_mode():  # touches every weight, which a load alone does not
+    model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=2, do_sample=False)
 """
 
 
