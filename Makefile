@@ -69,7 +69,7 @@ integrity: install ## twelve corruptions of a model folder, beside from_pretrain
 troubleshooting: install ## write docs/troubleshooting.md from the catalogue of failures
 	$(BIN)/python -m hymt_batch.doctor.catalogue > docs/troubleshooting.md
 
-retrain: install ## train the demo model anew (about 21 minutes on 2 cores) into build/demo
+retrain: install ## train the demo model anew (about 18 minutes on 2 idle cores) into build/demo
 	$(BIN)/python -m hymt_batch.demo train --out build/demo
 
 clean: ## remove the environments and caches, never outputs/

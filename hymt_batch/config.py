@@ -25,6 +25,7 @@ from hymt_batch.decode.engine import DecodeConfig
 from hymt_batch.device_map.settings import DeviceMapConfig
 from hymt_batch.errors import ConfigError, UsageError
 from hymt_batch.launch import LaunchConfig
+from hymt_batch.model.made_up import Shape
 from hymt_batch.model.settings import ModelConfig
 from hymt_batch.override import Override, Reader, in_one_line, settings
 from hymt_batch.prompt import PromptConfig
@@ -50,6 +51,13 @@ class OnInputChange(Enum):
     refuse = "refuse"
     redo = "redo"
     fork = "fork"
+
+
+class BenchDtype(Enum):
+    """Number formats that a benchmark measures."""
+
+    float32 = "float32"
+    bfloat16 = "bfloat16"
 
 
 class ReportFormat(Enum):
@@ -129,6 +137,27 @@ class DoctorJob(RunJob):
 
 
 @dataclass(kw_only=True, slots=True)
+class BenchJob:
+    """Everything that `hymt-batch bench` may be told; explained in conf/bench.yaml."""
+
+    shape: Shape = Shape.mid
+    dtype: BenchDtype = BenchDtype.float32
+    segments: int = 192
+    rounds: int = 3
+    max_rows: int = 64
+    generate_rows: int = 32
+    compare_rows: int = 24
+    num_threads: int | None = None
+    seed: int = 20261124
+    format: ReportFormat = ReportFormat.text
+
+    def __post_init__(self) -> None:
+        for key in ("segments", "rounds", "max_rows", "generate_rows", "compare_rows"):
+            if getattr(self, key) < 1:
+                raise ConfigError(f"{key}={getattr(self, key)} must be at least 1. Leave it out for its default.")
+
+
+@dataclass(kw_only=True, slots=True)
 class StatusJob:
     """Everything that `hymt-batch status` may be told; explained in conf/status.yaml."""
 
@@ -146,6 +175,7 @@ JOBS: dict[str, type] = {
     "translate": TranslateJob,
     "plan": PlanJob,
     "doctor": DoctorJob,
+    "bench": BenchJob,
     "status": StatusJob,
     "verify": VerifyJob,
 }
@@ -173,8 +203,9 @@ def choices(job: str) -> dict[str, list[str]]:
     """The choices of each group of a job, in the order of the flow."""
     hints = get_type_hints(JOBS[job])
     groups = [one.name for one in fields(JOBS[job]) if is_dataclass(hints[one.name])]
-    groups += ["preset"] if groups else []
-    return {group: sorted(file.stem for file in (folder() / group).glob("*.yaml")) for group in groups}
+    found = {group: sorted(file.stem for file in (folder() / group).glob("*.yaml")) for group in [*groups, "preset"]}
+    found["preset"] = [one for one in found["preset"] if one.startswith("bench_") == (job == "bench")]
+    return found if groups or job == "bench" else {}
 
 
 def reader(job: str) -> Reader:
@@ -266,12 +297,13 @@ def _build(job: str, overrides: Sequence[Override]) -> Any:
         verb = "are" if len(missing) > 1 else "is"
         add = " ".join(EXAMPLES.get(key, f"{key}=VALUE") for key in missing)
         raise ConfigError(f"{' and '.join(missing)} {verb} missing. Add for example {add}{demo}.")
-    built.output_dir = os.path.expanduser(built.output_dir)
+    if not isinstance(built, BenchJob):
+        built.output_dir = os.path.expanduser(built.output_dir)
     if isinstance(built, TranslateJob) and built.source.path is None:
         raise ConfigError("source.path is null. Set source.path=FILE, a folder, a glob, a hub id, or - for stdin.")
     if isinstance(built, TranslateJob | PlanJob | DoctorJob):
         agreement.check(built)
-    else:
+    elif not isinstance(built, BenchJob):
         name.check(built.name, inside=True)
     return built
 

@@ -64,7 +64,8 @@ def run(job: DoctorJob) -> ExitCode:
     """Print the table, or the page of one failure mode.
 
     Returns:
-        PREFLIGHT where something failed, WARNINGS under strict=true where something is doubtful, else COMPLETE.
+        PREFLIGHT where something failed, LEASE_HELD where that alone keeps the job from running, WARNINGS under
+        strict=true where something is doubtful, else COMPLETE.
 
     Raises:
         UsageError: explain= names no failure mode.
@@ -80,7 +81,8 @@ def run(job: DoctorJob) -> ExitCode:
         print(render(found, max(80, min(140, get_terminal_size((120, 24)).columns))))
     levels = {one.level for one in found}
     if Level.FAIL in levels:
-        return ExitCode.PREFLIGHT
+        held = all(one.id == "G12" for one in found if one.level is Level.FAIL)
+        return ExitCode.LEASE_HELD if held else ExitCode.PREFLIGHT
     return ExitCode.WARNINGS if job.strict and Level.WARN in levels else ExitCode.COMPLETE
 
 

@@ -1,6 +1,7 @@
 """Tell where every layer would go, what it costs and how long a corpus would take: `hymt-batch plan model=...`.
 
-Reads config, headers and text, never weights, and imports no torch; `probe=true` alone loads the model and measures.
+Reads config, headers and text (of weights only an lm_head that should be tied), and imports no torch; `probe=true`
+alone loads the model and measures.
 """
 
 from __future__ import annotations
@@ -221,7 +222,7 @@ def look(job: PlanJob, files: ModelFiles) -> tuple[Survey, list[Any]]:
 def measure(job: PlanJob, found: Survey) -> Probe:
     """Translate a sample for a while, and reckon the corpus from it.
 
-    Batches are drawn at random from the sample in the order of lengths, as a shard's are; the first is not counted.
+    Parts are drawn at random from the sample in the order of lengths, as a shard's are; the first is not counted.
 
     Raises:
         PreflightError: Nothing to translate, or the model cannot be loaded.
@@ -245,7 +246,12 @@ def measure(job: PlanJob, found: Survey) -> Probe:
     )
     segments, _ = segment.split(found.sample, tokenizer.count, job.segment)
     prompts, _ = prompt.render(segments, found.sample, tokenizer, words, hymt.max_context)
-    batches = list(batch.group([2 * len(one.ids) for one in prompts], size))
+    if not prompts:
+        raise PreflightError("No row of the sample can be sent to the model, so there is nothing to measure.")
+    order = sorted(range(len(prompts)), key=lambda n: (-len(prompts[n].ids), n))
+    limits = batch.boundaries(job.batch, prepared.num_parameters, prepared.on_gpu)
+    rows = max(1, min(limits.part_rows, len(order) // (2 * probe.MIN_BATCHES) or 1))
+    batches = [order[start : start + rows] for start in range(0, len(order), rows)]  # like the parts of a shard
     random.Random(job.seed).shuffle(batches)
     began = time.monotonic()
     times = list(probe.timed(decode, prompts, batches, job.probe_s))

@@ -111,9 +111,8 @@ def _translate(
         prompt.check(tokenizer, words)
         with explaining("loading the model"):
             hymt = model.load(tokenizer)
-        if hymt.placement is not None and hymt.placement is not model.placement:
-            output.made_in({**model.environment_of(hymt.placement), **environment(job)})
-        size = batch.budget(job.batch, hymt.cache_bytes_per_token, hymt.vocab_size, hymt.free_bytes, model.on_gpu)
+        on_gpu = hymt.device != "cpu"
+        size = batch.budget(job.batch, hymt.cache_bytes_per_token, hymt.vocab_size, hymt.free_bytes, on_gpu)
         stop.working(job.launch.grace_s, output.close)
         shards = stream.shards(
             inputs,
@@ -136,6 +135,13 @@ def _translate(
                 max_rows=size.max_rows,
                 max_tokens=size.max_tokens,
             )
+            if decode.engine is engine.Engine.slots and job.model.attention.value != "sdpa":
+                log.warning(
+                    "model.attention=%s has no effect with decode.engine=slots, which has an attention of its own",
+                    job.model.attention.value,
+                )
+            machine = model.environment_of(hymt.placement) if hymt.placement else model.environment
+            output.made_in({**machine, **environment(job, decode, size)})
             first = True
             for shard in stream.prefetch(shards, job.launch.prefetch_shards):
                 if stop.requested:
@@ -209,13 +215,15 @@ def identity(job: TranslateJob, model: Mapping[str, Any], words: prompt.Wording,
     }
 
 
-def environment(job: TranslateJob) -> dict[str, Any]:
-    """What of the settings may change a low-precision text by rounding, as it was asked for."""
+def environment(
+    job: TranslateJob, decode: engine.Decode | None = None, size: batch.Budget | None = None
+) -> dict[str, Any]:
+    """What of the settings may change a low-precision text by rounding: as asked for, or as it was settled."""
     return {
         "hymt_batch": importlib.metadata.version("hymt-batch"),
-        "engine": job.decode.engine.value,
-        "max_rows": job.batch.max_rows,
-        "max_tokens": job.batch.max_tokens,
+        "engine": job.decode.engine.value if decode is None else decode.engine.value,
+        "max_rows": job.batch.max_rows if size is None else size.max_rows,
+        "max_tokens": job.batch.max_tokens if size is None else size.max_tokens,
     }
 
 

@@ -122,7 +122,7 @@ WORDS = [
 def test_the_doctor_gets_the_same_settings_and_then_the_started_process_becomes_the_job(container: Container) -> None:
     code, _, _, pid = container.run("translate", *WORDS)
     assert code == 0
-    assert container.calls() == [["doctor", *WORDS], ["translate", *WORDS]]
+    assert container.calls() == [["doctor", *WORDS, "strict=false"], ["translate", *WORDS]]
     doctor, job = container.records()
     assert job["pid"] == pid != doctor["pid"]
 
@@ -133,7 +133,7 @@ def test_whatever_code_the_doctor_ends_with_is_that_of_the_container_and_no_job_
 ) -> None:
     ended, out, err, _ = container.run("translate", *WORDS, DOCTOR_EXITS=str(code))
     assert (ended, out) == (code, b"")
-    assert container.calls() == [["doctor", *WORDS]]
+    assert container.calls() == [["doctor", *WORDS, "strict=false"]]
     assert f"exit code {code} and the job was not started" in err.decode()
     assert b"HYMT_DOCTOR=off" in err
 
@@ -218,7 +218,7 @@ def test_the_doctor_runs_before_a_command_line_that_translates_and_before_no_oth
         assert len(container.calls()) == 1
         return
     before = words.index("translate")
-    assert container.calls()[:-1] == [[*words[:before], "doctor", *words[before + 1 :]]]
+    assert container.calls()[:-1] == [[*words[:before], "doctor", *words[before + 1 :], "strict=false"]]
 
 
 def test_sigterm_to_the_container_reaches_the_job(container: Container) -> None:
@@ -243,7 +243,7 @@ def test_a_signal_while_the_doctor_works_ends_both_at_once_and_no_job_starts(
         _, err = process.communicate(timeout=30)
     assert process.returncode == ExitCode.STOPPED
     assert f"{number.name}: stopped before the job began" in err.decode()
-    assert container.calls() == [["doctor", *WORDS]]
+    assert container.calls() == [["doctor", *WORDS, "strict=false"]]
     wait_until_gone(container.records()[0]["pid"])
 
 

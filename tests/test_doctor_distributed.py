@@ -84,8 +84,11 @@ def test_on_several_machines_only_the_processes_of_this_one_share_its_gpus() -> 
 )
 def test_several_processes_with_one_command_would_do_the_same_job(env: dict[str, str], launcher: str, num: int) -> None:
     found = check(env)
-    assert wrong(found) == [("D1", Level.FAIL)]
-    assert f"{launcher} starts {num} processes of the same job: one gets the lease, {num - 1} end" in found[0].seen
+    # tasks of srun and mpirun may have a name= each; all processes of torchrun have one command line
+    assert wrong(found) == [("D1", Level.FAIL if launcher == "torchrun" else Level.WARN)]
+    assert f"{launcher} starts {num} processes" in found[0].seen
+    assert "end with exit 5" in found[0].seen
+    assert str(num - 1) in found[0].seen
 
 
 def test_a_batch_script_for_several_tasks_is_warned_of_srun() -> None:

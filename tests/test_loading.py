@@ -256,7 +256,7 @@ def test_the_load_itself_asks_for_no_code_no_pickle_and_no_hub(monkeypatch: pyte
 
 
 def test_an_fp8_checkpoint_loads_with_its_exceptions_and_translates(tmp_path: Path, whole: list[str]) -> None:
-    if not network._satisfied("compressed-tensors>=0.15.0") or library.version("transformers") < (5,):
+    if not library.satisfied("compressed-tensors>=0.15.0") or library.version("transformers") < (5,):
         pytest.skip("needs compressed-tensors 0.15 and transformers 5, which the floor does not have")
     folder = Path(shutil.copytree(DEMO, tmp_path / "fp8"))
     quantise(folder)

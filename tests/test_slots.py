@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from hymt_batch.decode import cache, running
+from hymt_batch.decode import cache, rows
 from hymt_batch.decode.generate import Generated
-from hymt_batch.decode.running import Counters
+from hymt_batch.decode.rows import Counters
 from hymt_batch.decode.sampling import Choice
 from hymt_batch.decode.slots import decode_rows
 from hymt_batch.demo import grammar, train
@@ -73,6 +73,7 @@ def test_rows_give_what_they_give_alone(hymt: Hymt, alone: list[Generated], max_
 def test_no_step_is_spent_on_a_row_that_ended(hymt: Hymt) -> None:
     made, counters = decode(hymt, prompts(hymt, 40), max_rows=8)
     assert counters.useful_row_steps == counters.row_steps == sum(len(row.ids) for row in made)
+    assert counters.first_tokens == 40
     assert counters.steps >= counters.row_steps / 8
     assert counters.steps <= 1.35 * counters.row_steps / 8, "slots are refilled while others go on"
     assert counters.prefill_padded <= 1.12 * counters.prefill_tokens
@@ -83,8 +84,8 @@ def test_what_prompts_have_in_common_is_computed_once(hymt: Hymt) -> None:
     _, counters = decode(hymt, ids)
     assert counters.prefix_tokens > 5
     assert counters.prefill_tokens == sum(map(len, ids)) - 12 * counters.prefix_tokens
-    assert running.common_start([[1, 2, 3], [1, 2], [1, 2, 9]]) == 1, "each keeps a token of its own"
-    assert running.common_start([[1, 2, 3], [4]]) == 0
+    assert rows.common_start([[1, 2, 3], [1, 2], [1, 2, 9]]) == 1, "each keeps a token of its own"
+    assert rows.common_start([[1, 2, 3], [4]]) == 0
 
 
 def test_limits_are_each_rows_own(hymt: Hymt) -> None:
@@ -130,16 +131,23 @@ class Forgetful:
 
     def __init__(self, network: Any, *, share: float = 0.0, most: int = 10**9, seed: int = 0) -> None:
         self.network, self.share, self.most, self.rng = network, share, most, random.Random(seed)
-        self.config, self.lm_head = network.config, network.lm_head
+        self.config = network.config
         self.refusals = 0
 
     def model(self, **inputs: Any) -> Any:
+        self._perhaps_refuse(len(inputs["input_ids"]))
+        return self.network.model(**inputs)
+
+    def lm_head(self, hidden: Any) -> Any:
+        self._perhaps_refuse(len(hidden))
+        return self.network.lm_head(hidden)
+
+    def _perhaps_refuse(self, rows: int) -> None:
         import torch
 
-        if len(inputs["input_ids"]) > self.most or (len(inputs["input_ids"]) > 1 and self.rng.random() < self.share):
+        if rows > self.most or (rows > 1 and self.rng.random() < self.share):
             self.refusals += 1
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate")
-        return self.network.model(**inputs)
 
 
 def forgetful(hymt: Hymt, **settings: Any) -> Any:
@@ -157,6 +165,8 @@ def test_running_out_of_memory_at_random_loses_no_row_and_changes_no_text(
     made, counters = decode(broken, prompts(hymt, 40, ("fr", "de", "zh")), max_rows=16)
     assert made == alone
     assert counters.out_of_memory == broken.network.refusals > 0
+    assert counters.useful_row_steps == sum(len(row.ids) for row in alone)
+    assert counters.row_steps > counters.useful_row_steps, "rows that start over cost steps"
 
 
 def test_a_device_with_room_for_few_rows_decodes_them_all(hymt: Hymt, alone: list[Generated]) -> None:
@@ -201,6 +211,46 @@ def test_a_row_whose_logits_are_not_finite_ends_and_its_neighbours_do_not(hymt: 
     bad = [number for number, row in enumerate(made) if row.finish_reason == "non_finite"]
     assert len(bad) == 1
     assert [row for n, row in enumerate(made) if n not in bad] == [row for n, row in enumerate(wanted) if n not in bad]
+
+
+def test_numbers_that_are_not_finite_do_not_outlive_their_row(hymt: Hymt, alone: list[Generated]) -> None:
+    broken = forgetful(hymt)
+    real, calls = broken.network.model, [0]
+
+    def model(**inputs: Any) -> Any:
+        output = real(**inputs)
+        calls[0] += 1
+        if calls[0] == 2:  # the first prompts, after what they have in common: row 0 is spoiled, in the cache too
+            output.last_hidden_state[0] = float("nan")
+            for keys, values in inputs["past_key_values"].layers.values():
+                keys[0], values[0] = float("nan"), float("inf")
+        return output
+
+    broken.network.model = model
+    made, _ = decode(broken, prompts(hymt, 40, ("fr", "de", "zh")), max_rows=4)
+    bad = [number for number, row in enumerate(made) if row.finish_reason == "non_finite"]
+    assert len(bad) == 1
+    assert [row for n, row in enumerate(made) if n not in bad] == [row for n, row in enumerate(alone) if n not in bad]
+
+
+def test_more_slots_are_taken_when_the_widest_rows_are_done(hymt: Hymt, alone: list[Generated]) -> None:
+    ids = prompts(hymt, 40, ("fr", "de", "zh"))
+    limits = [len(row.ids) + 1 for row in alone]
+    limits[0] = 2000  # one row may come to be very wide
+    made, counters = decode(hymt, ids, limits=limits, max_rows=16, max_tokens=4000)
+    assert [row.ids for row in made] == [row.ids for row in alone]
+    assert counters.row_steps / counters.steps > 4, "not two at a time to the end"
+
+
+def test_it_is_told_how_many_rows_ended_with_how_many_tokens(hymt: Hymt) -> None:
+    told = [0, 0]
+
+    def on_rows(rows: int, tokens: int) -> None:
+        told[0] += rows
+        told[1] += tokens
+
+    made, _ = decode(hymt, prompts(hymt, 9), on_rows=on_rows)
+    assert told == [9, sum(len(row.ids) for row in made)]
 
 
 def test_another_error_is_not_hidden(hymt: Hymt) -> None:

@@ -104,6 +104,7 @@ class SlotCache(_Cache):
         self._first = self._count = 0  # slots of the prompts that are taken in
         self._prefix: PrefixCache | None = None
         self._positions: Tensor | None = None  # of a step: where each row writes; None while prompts are taken in
+        self._on: dict[Any, tuple[Tensor, Tensor]] = {}  # rows and positions on each device, made once a step
         self._longest = 0
 
     def take_in(self, first: int, count: int, prefix: PrefixCache | None, length: int) -> None:
@@ -126,6 +127,7 @@ class SlotCache(_Cache):
             longest: Keys that the longest row sees, its new one included.
         """
         self._positions, self._longest = positions, longest
+        self._on.clear()
         self._reserve(longest)
 
     def update(self, keys: Tensor, values: Tensor, layer_idx: int, *rest: Any, **more: Any) -> tuple[Tensor, Tensor]:
@@ -136,7 +138,9 @@ class SlotCache(_Cache):
             stored = self.layers[layer_idx] = self._grown(stored, keys)
         if self._positions is not None:
             count = len(self._positions)
-            rows, at = torch.arange(count, device=keys.device), self._positions.to(keys.device)
+            if keys.device not in self._on:
+                self._on[keys.device] = (torch.arange(count, device=keys.device), self._positions.to(keys.device))
+            rows, at = self._on[keys.device]
             for store, new in zip(stored, (keys, values), strict=True):
                 store[rows, :, at] = new[:, :, 0]
             return stored[0][:count, :, : self._longest], stored[1][:count, :, : self._longest]
@@ -156,13 +160,24 @@ class SlotCache(_Cache):
             keys[target, :, :length] = keys[source, :, :length]
             values[target, :, :length] = values[source, :, :length]
 
-    def shrink(self, num_slots: int) -> None:
-        """Keep the first slots only, and give the others' memory back."""
-        if num_slots < self.num_slots:
-            self.num_slots = num_slots
-            self.layers = {
-                n: (keys[:num_slots].clone(), values[:num_slots].clone()) for n, (keys, values) in self.layers.items()
-            }
+    def clear(self, slot: int) -> None:
+        """Forget what a slot holds, numbers that are not finite too."""
+        for keys, values in self.layers.values():
+            keys[slot] = 0
+            values[slot] = 0
+
+    def resize(self, num_slots: int, length: int | None = None) -> None:
+        """Another number of slots, the first ones kept; layer by layer, so that little is held twice.
+
+        Args:
+            num_slots: How many from now on.
+            length: Tokens that the longest of the kept slots holds; None keeps the room that there is.
+        """
+        self.num_slots = num_slots
+        if length is not None:
+            self.capacity = -(-length // BUCKET) * BUCKET
+        for layer_idx, stored in list(self.layers.items()):
+            self.layers[layer_idx] = self._grown(stored, stored[0])
 
     def _reserve(self, length: int) -> None:
         if length > self.capacity:
@@ -175,5 +190,5 @@ class SlotCache(_Cache):
         shape = (self.num_slots, like.shape[1], self.capacity, like.shape[3])
         new = tuple(torch.zeros(shape, dtype=like.dtype, device=like.device) for _ in range(2))
         for old, room in zip(stored or (), new, strict=False):
-            room[: old.shape[0], :, : old.shape[2]] = old[: self.num_slots]
+            room[: len(old), :, : old.shape[2]] = old[: self.num_slots, :, : self.capacity]
         return new[0], new[1]

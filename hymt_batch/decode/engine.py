@@ -15,11 +15,11 @@ from typing import Any
 
 from hymt_batch import languages
 from hymt_batch.decode.generate import Generated, decode_batch
-from hymt_batch.decode.memory import free_memory, is_out_of_memory
-from hymt_batch.decode.running import Counters
+from hymt_batch.decode.rows import Counters
 from hymt_batch.decode.sampling import Choice, row_seed
 from hymt_batch.decode.slots import decode_rows
 from hymt_batch.errors import ConfigError, StoppedError
+from hymt_batch.model.memory import free_memory, is_out_of_memory
 from hymt_batch.model.network import Hymt
 from hymt_batch.model.settings import SamplingCard
 from hymt_batch.records import Prompt, Translation
@@ -37,6 +37,7 @@ class Method(Enum):
 class Engine(Enum):
     """Which loop runs the network."""
 
+    auto = "auto"  # slots on the CPU; generate on a GPU, where slots was never run
     slots = "slots"  # our own: rows that end are replaced while the others go on
     generate = "generate"  # that of transformers, the reference
 
@@ -46,7 +47,7 @@ class DecodeConfig:
     """How text is generated; every field is explained in conf/decode/."""
 
     method: Method = Method.greedy
-    engine: Engine = Engine.slots
+    engine: Engine = Engine.auto
     temperature: float | None = None
     top_p: float | None = None
     top_k: int | None = None
@@ -103,7 +104,10 @@ class Decode:
         """
         self.hymt, self.settings, self.group, self.seed = hymt, settings, group, seed
         self.check_stop, self.on_batch = check_stop, on_batch
-        self.by_batch = decode is not None or settings.engine is Engine.generate
+        self.engine = settings.engine
+        if self.engine is Engine.auto:
+            self.engine = Engine.slots if hymt.device == "cpu" else Engine.generate
+        self.by_batch = decode is not None or self.engine is Engine.generate
         self.decode = decode or decode_batch
         self.max_rows, self.max_tokens = max_rows, max_tokens
         self.counters = Counters()

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from hymt_batch.decode.cache import PrefixCache, SlotCache
 from hymt_batch.decode.generate import Generated
-from hymt_batch.decode.memory import free_memory, is_out_of_memory
+from hymt_batch.decode.rows import Counters, Row, common_start
 from hymt_batch.decode.sampling import Choice, choose
+from hymt_batch.model.memory import free_memory, is_out_of_memory
 from hymt_batch.model.network import Hymt
 
 if TYPE_CHECKING:
@@ -26,40 +26,16 @@ PAD_SHARE = 1.2
 """The longest prompt of a group is at most so many times as long as its shortest."""
 
 
-@dataclass(slots=True)
-class Counters:
-    """What was computed; exact, and the same in every run."""
-
-    steps: int = 0  # forward passes that gave every running row a token
-    row_steps: int = 0  # rows over all steps
-    useful_row_steps: int = 0  # of them, those whose token was kept
-    prefill_tokens: int = 0  # of prompts, without their common start
-    prefill_padded: int = 0  # the same with padding
-    prefix_tokens: int = 0
-    out_of_memory: int = 0
-
-
-@dataclass(slots=True)
-class Row:
-    """One prompt on its way."""
-
-    index: int  # in the caller's order
-    ids: Sequence[int]
-    limit: int
-    seed: int
-    new: list[int] = field(default_factory=list)
-
-    @property
-    def position(self) -> int:
-        """Where the next token's keys and values go."""
-        return len(self.ids) + len(self.new) - 1
-
-
 class Running:
     """The rows in slots, those that wait, and those that are done."""
 
-    def __init__(self, hymt: Hymt, rows: Sequence[Row], choice: Choice, num_slots: int, counters: Counters) -> None:
-        self.hymt, self.choice, self.num_slots, self.counters = hymt, choice, num_slots, counters
+    def __init__(
+        self, hymt: Hymt, rows: Sequence[Row], choice: Choice, max_rows: int, max_tokens: int, counters: Counters
+    ) -> None:
+        self.hymt, self.choice, self.counters = hymt, choice, counters
+        self.max_rows, self.max_tokens = max_rows, max_tokens
+        num_slots = max(1, min(max_rows, max_tokens // rows[0].width, len(rows)))
+        self.num_slots = num_slots
         self.waiting = deque(rows)
         self.running: list[Row] = []  # in the order of their slots
         self.done: dict[int, Generated] = {}
@@ -75,12 +51,12 @@ class Running:
         common = common_start(prompts)
         if common < 2 or len(prompts) < 2:
             return
-        self.prefix = PrefixCache()
+        prefix = PrefixCache()
         ids = torch.tensor([list(prompts[0][:common])], device=self.hymt.device)
-        self._forward(
-            ids, torch.ones(1, 1, common, common, dtype=torch.bool).tril(), torch.arange(common)[None], self.prefix
-        )
-        self.counters.prefix_tokens += common
+        mask = torch.ones(1, 1, common, common, dtype=torch.bool).tril()
+        if self._guarded(lambda: self._forward(ids, mask, torch.arange(common)[None], prefix)):
+            self.prefix = prefix
+            self.counters.prefix_tokens += common
 
     @property
     def common(self) -> int:
@@ -88,6 +64,8 @@ class Running:
 
     def fill(self) -> None:
         """Take prompts in, if enough slots are free."""
+        if self.waiting:
+            self._more_slots()
         free = self.num_slots - len(self.running)
         if not self.waiting or (self.running and free < max(1, self.num_slots // REFILL_SHARE)):
             return
@@ -113,9 +91,33 @@ class Running:
         if len(group) == 1 and not self.running:
             self.done[group[0].index] = Generated([], "memory")
             return
+        for row in group:
+            row.new.clear()
         self.waiting.extendleft(reversed(group))
-        self.num_slots = max(1, len(self.running) + len(group) // 2)
-        self.cache.shrink(self.num_slots)
+        self._fewer_slots(max(1, len(self.running) + len(group) // 2))
+
+    def _fewer_slots(self, num: int) -> None:
+        """Take fewer slots from now on; if even that needs more memory than there is, all running rows start over."""
+        self.num_slots = self.max_rows = min(num, self.num_slots)
+        if not self._guarded(lambda: self.cache.resize(self.num_slots)):
+            for row in reversed(self.running):
+                row.new.clear()
+                self.waiting.appendleft(row)
+            self.running.clear()
+            self.cache = SlotCache(self.num_slots)
+
+    def _more_slots(self) -> None:
+        """Rows come the widest first: when the widest are done, more of the narrower ones fit."""
+        widest = max(row.width for row in (*self.running, self.waiting[0]))
+        wanted = max(1, min(self.max_rows, self.max_tokens // widest, len(self.running) + len(self.waiting)))
+        if wanted > self.num_slots + self.num_slots // REFILL_SHARE:
+            longest = max((row.position + 1 for row in self.running), default=0)
+            if self._guarded(lambda: self.cache.resize(wanted, longest)):
+                self.num_slots = wanted
+                if self.seen is not None:
+                    self.seen = _with_rows(self.seen, wanted)
+            else:
+                self.max_rows = self.num_slots
 
     def _prefill(self, group: list[Row]) -> None:
         """Run prompts through the network into the slots behind those in use, and choose their first tokens."""
@@ -140,8 +142,9 @@ class Running:
             self._see_prompts(first, group)
         self.counters.prefill_tokens += int(lengths.sum())
         self.counters.prefill_padded += count * width
-        self.running += group
+        self.counters.first_tokens += count
         self._choose(last, first, group)
+        self.running += group
 
     def step(self) -> list[Row]:
         """Give every running row one more token; the rows that ended leave their slots.
@@ -182,8 +185,7 @@ class Running:
             row.new.clear()
             self.waiting.appendleft(row)
         del self.running[keep:]
-        self.num_slots = keep
-        self.cache.shrink(keep)
+        self._fewer_slots(keep)
 
     def _leave(self) -> list[Row]:
         """Take out the rows whose last token ended them; the last slot's row moves into each gap."""
@@ -195,6 +197,8 @@ class Running:
                 number += 1
                 continue
             ended.append(row)
+            if self.done[row.index].finish_reason == "non_finite":
+                self.cache.clear(number)  # zero times NaN is NaN: the next in this slot would suffer
             final = len(self.running) - 1
             if number != final:
                 self.cache.move(final, number, self.running[final].position + 1)
@@ -217,14 +221,15 @@ class Running:
         if self.seen is not None:
             self.seen[torch.arange(first, first + len(rows)), chosen.to(self.seen.device)] = True
         for row, token, good in zip(rows, chosen.tolist(), finite.tolist(), strict=True):
-            self.counters.useful_row_steps += row.new != []
             if not good:
                 self.done[row.index] = Generated([], "non_finite")
             elif token in self.stop:
+                self.counters.useful_row_steps += len(row.new)
                 self.done[row.index] = Generated(row.new, "stop")
             else:
                 row.new.append(token)
                 if len(row.new) >= row.limit:
+                    self.counters.useful_row_steps += len(row.new) - 1
                     self.done[row.index] = Generated(row.new, "length")
 
     def _see_prompts(self, first: int, group: Sequence[Row]) -> None:
@@ -249,7 +254,7 @@ class Running:
         hidden: Tensor = output.last_hidden_state
         return hidden
 
-    def _guarded(self, work: Callable[[], None]) -> bool:
+    def _guarded(self, work: Callable[[], object]) -> bool:
         """Whether the work was done; False where memory ran out, which is then given back."""
         try:
             work()
@@ -263,11 +268,8 @@ class Running:
         return False
 
 
-def common_start(prompts: Sequence[Sequence[int]]) -> int:
-    """Tokens that all prompts begin with; each keeps at least one of its own."""
-    first, last = (
-        min(map(tuple, prompts)),
-        max(map(tuple, prompts)),
-    )  # what these two share, all that stand between them share
-    shared = next((n for n, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
-    return min(shared, min(map(len, prompts)) - 1)
+def _with_rows(seen: Tensor, num: int) -> Tensor:
+    """The same flags with room for more rows."""
+    grown = seen.new_zeros((num, seen.shape[1]))
+    grown[: len(seen)] = seen
+    return grown

@@ -62,15 +62,16 @@ def choose(
     if not choice.sample:
         return logits.argmax(dim=-1)
     k = min(choice.top_k or logits.shape[-1], logits.shape[-1])
-    # a stable sort, so that equal scores stand in the order of their ids in every batch
-    scores, ids = torch.sort(logits / choice.temperature, dim=-1, descending=True, stable=True)
-    probabilities = torch.softmax(scores[:, :k], dim=-1)
+    # equal scores stand in the order of their ids in every batch: what is added is less than a float32 can tell apart
+    order = torch.arange(logits.shape[-1], device=logits.device, dtype=torch.float64) * 2.0**-34
+    ids = torch.topk((logits / choice.temperature).double() - order, k, dim=-1).indices
+    probabilities = torch.softmax(logits.gather(1, ids) / choice.temperature, dim=-1)
     cumulative = probabilities.cumsum(dim=-1)
     nucleus = cumulative - probabilities < choice.top_p  # always holds the first token
     # the largest of score plus noise: where two scores differ by rounding alone, only a tie of both sums could flip
     steps = [step] * len(seeds) if isinstance(step, int) else step
     counters = [_signed(_counter(seed, at)) for seed, at in zip(seeds, steps, strict=True)]
-    draws = _uniform(torch.tensor(counters, device=logits.device)[:, None], ids[:, :k])
+    draws = _uniform(torch.tensor(counters, device=logits.device)[:, None], ids)
     noisy = torch.log(probabilities.double()) - torch.log(-torch.log(draws))
     place = torch.where(nucleus, noisy, float("-inf")).argmax(dim=-1, keepdim=True)
     return ids.gather(1, place).squeeze(1)

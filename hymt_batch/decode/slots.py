@@ -17,7 +17,8 @@ from typing import Any
 
 from hymt_batch.decode.cache import ATTENTION, register
 from hymt_batch.decode.generate import Generated
-from hymt_batch.decode.running import Counters, Row, Running
+from hymt_batch.decode.rows import Counters, Row
+from hymt_batch.decode.running import Running
 from hymt_batch.decode.sampling import Choice
 from hymt_batch.model.network import Hymt
 
@@ -65,18 +66,16 @@ def decode_rows(
         Row(n, ids, limit, seed)
         for n, (ids, limit, seed) in enumerate(zip(prompts, max_new_tokens, seeds, strict=True))
     ]
-    rows.sort(key=lambda row: (-len(row.ids) - row.limit, row.index))
-    width = len(rows[0].ids) + rows[0].limit
-    num_slots = max(1, min(max_rows, max_tokens // width, len(rows)))
+    rows.sort(key=lambda row: (-row.width, row.index))
     with torch.inference_mode(), _own_attention(hymt.network):
-        run = Running(hymt, rows, choice, num_slots, counters)
+        run = Running(hymt, rows, choice, max_rows, max_tokens, counters)
         run.share(prompts)
         while run.waiting or run.running:
             check_stop()
             run.fill()
             ended = run.step()
             if ended:
-                on_rows(len(ended), sum(len(row.ids) for row in ended))
+                on_rows(len(ended), sum(len(run.done[row.index].ids) for row in ended))
     return [run.done[number] for number in range(len(prompts))], counters.out_of_memory > 0
 
 

@@ -197,13 +197,13 @@ class Layout:
             self._check_folder(weights["disk"] if self.resaved else 0)
         if away:
             warnings = [*warnings, self._cost(weights, away, main)]
-        names = tuple(weights)
+        labels = {name: device.label for name, device in self.by_name.items()}
         return Placement(
             strategy=strategy,
             map=dict(placed),
             device=main,
-            uses=tuple(Use(name, weights[name], layers[name]) for name in names),
-            replicas=replicas or (names,),
+            uses=tuple(Use(name, weights[name], layers[name], labels.get(name, name)) for name in weights),
+            replicas=replicas or (tuple(weights),),
             reasons=tuple(reasons),
             warnings=tuple(warnings),
             offload_folder=self.config.offload_folder,
@@ -228,7 +228,7 @@ class Layout:
                 "disk.",
                 id="G11",
             )
-        folder = Path(self.config.offload_folder).expanduser()
+        folder = Path(self.config.offload_folder)
         there = next((path for path in (folder, *folder.parents) if path.exists()), folder)
         if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
             raise PreflightError(

@@ -15,6 +15,7 @@ class Use:
     device: str
     weight_bytes: int
     num_layers: int  # whose keys and values it holds: its own, and on the main device those offloaded to it
+    label: str = ""  # the hardware\'s own name
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -77,6 +78,8 @@ class DeviceMapConfig:
                 "device_map=manual needs a map. Set device_map.map to a YAML file with lines such as "
                 "`model.layers.0-15: 0`, or to '{model.embed_tokens: 0, model.layers.*: 0, model.norm: 0, lm_head: 0}'."
             )
+        if self.offload_folder is not None:
+            self.offload_folder = os.path.expanduser(self.offload_folder)
         self._order()
 
     @property

@@ -84,6 +84,12 @@ def _same_job(launcher: str, num: int, here: int, strategy: str, splits: bool, n
             f"same {gpus}: {here} copies would share every GPU"
         )
         return Finding("processes", Level.FAIL, seen, f"{ONE} (or, started once, device_map=replicate)", "D1")
+    if launcher != "torchrun":  # each may have a name= and a source.path= of its own; the lease protects the others
+        seen = (
+            f"{launcher} starts {num} processes: right where each has a name= of its own, else {num - 1} of them end "
+            "with exit 5"
+        )
+        return Finding("processes", Level.WARN, seen, ONE, "D1")
     seen = (
         f"{launcher} starts {num} processes of the same job: one gets the lease, {num - 1} end with exit 5, and "
         f"{launcher} then stops the one that works"

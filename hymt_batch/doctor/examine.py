@@ -171,7 +171,7 @@ def _placement(job: DoctorJob, files: ModelFiles, devices: Census, found: list[F
                 found.append(Finding(check, Level.OK, seen))
             else:
                 fix = f"batch.max_tokens={max(512, size.max_tokens // 2)}, or free the device"
-                found.append(Finding(check, Level.FAIL, seen, fix, "E23"))
+                found.append(Finding(check, Level.WARN, f"{seen}; fewer rows will be decoded at once", fix, "E23"))
     return placement
 
 
@@ -219,8 +219,8 @@ def _source(job: DoctorJob, found: list[Finding]) -> tuple[int | None, int | Non
     if job.source.path is None:
         found.append(Finding("source", Level.SKIP, "source.path is not given"))
         return None, None
-    if stream.is_stdin(job.source.path):
-        found.append(Finding("source", Level.SKIP, "standard input is read by translate alone"))
+    if stream.needs_spool(job.source):
+        found.append(Finding("source", Level.SKIP, "standard input and data sets of a hub are read by translate alone"))
         return None, None
     need: int | None = None
     need_inodes: int | None = None

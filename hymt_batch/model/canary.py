@@ -9,6 +9,7 @@ Source: transformers#21720, #24056, #47942 (garbage between cards), unsloth#9848
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any
 
 from hymt_batch.errors import PreflightError
@@ -16,6 +17,8 @@ from hymt_batch.model.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+log = logging.getLogger(__name__)
 
 TEXTS = (
     "It is raining.",
@@ -75,8 +78,15 @@ def difference(one: Tensor, other: Tensor) -> float:
     return float(share) if bool(torch.isfinite(share)) else float("inf")
 
 
-def check(network: Any, tokenizer: Tokenizer, device: str, dtype: str) -> float:
+def check(network: Any, tokenizer: Tokenizer, device: str, dtype: str, *, strict: bool = True) -> float:
     """Run the canaries of one loaded network.
+
+    Args:
+        network: A loaded causal language model.
+        tokenizer: Its tokenizer.
+        device: Where tokens enter.
+        dtype: Of the weights.
+        strict: Refuse a difference; False only warns, for kinds whose rounding was never measured (experts, FP8).
 
     Returns:
         The difference between batched and single, as a share of the logits' spread.
@@ -94,7 +104,11 @@ def check(network: Any, tokenizer: Tokenizer, device: str, dtype: str) -> float:
                 "bfloat16 or float32, or model.attention=eager.",
                 id="E20" if found is batched else "E22",
             )
-    return agree(single, batched, dtype, f"a prompt alone and in a left-padded batch on {device}")
+    what = f"a prompt alone and in a left-padded batch on {device}"
+    if not strict and (found_difference := difference(single, batched)) > TOLERANCE[dtype]:
+        log.warning("canaries differ by %.2g of the logits' spread for %s", found_difference, what)
+        return found_difference
+    return agree(single, batched, dtype, what)
 
 
 def agree(one: Tensor, other: Tensor, dtype: str, what: str) -> float:
@@ -107,7 +121,8 @@ def agree(one: Tensor, other: Tensor, dtype: str, what: str) -> float:
     if found > TOLERANCE[dtype]:
         raise PreflightError(
             f"The loaded model gives different answers for {what}: they differ by {found:.2g} of the logits' spread, "
-            f"and rounding in {dtype} explains {TOLERANCE[dtype]:g}. Set model.attention=eager; with several GPUs "
+            f"and rounding in {dtype} explains {TOLERANCE[dtype]:g}. Set decode.engine=generate and model.attention="
+            "eager; with several GPUs "
             "choose device_map=single and check their peer-to-peer copies (NCCL_P2P_DISABLE=1, IOMMU and ACS off).",
             id="C20",
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections.abc import Callable
@@ -14,6 +15,8 @@ from hymt_batch.errors import ConfigError
 from hymt_batch.model import nvidia
 from hymt_batch.model.memory import available, text
 
+log = logging.getLogger(__name__)
+
 
 def census() -> Census:
     """Devices of this machine as torch sees them, the CPU last."""
@@ -23,16 +26,20 @@ def census() -> Census:
     broken = broken_id = ""
     if torch.cuda.is_available():
         for number in range(torch.cuda.device_count()):
-            free, _ = torch.cuda.mem_get_info(number)
+            try:
+                free, _ = torch.cuda.mem_get_info(number)
+            except RuntimeError as error:  # full, or in exclusive mode and taken: the others may serve
+                free = 0
+                log.warning("cuda:%d cannot be used: %s", number, str(error).splitlines()[0])
             native = torch.cuda.get_device_capability(number) >= (8, 0)
             devices.append(Device(f"cuda:{number}", torch.cuda.get_device_name(number), free, native))
     elif Path("/dev/nvidia0").exists() or Path("/proc/driver/nvidia/version").exists():
-        if os.environ.get("CUDA_VISIBLE_DEVICES") is not None:
-            broken = f"CUDA_VISIBLE_DEVICES is {os.environ['CUDA_VISIBLE_DEVICES']!r}, which hides it."
-            broken_id = "A13" if os.environ["CUDA_VISIBLE_DEVICES"] else "D6"
-        elif torch.version.cuda is None:
+        if torch.version.cuda is None:
             broken = f"torch {torch.__version__} is built without CUDA."
             broken_id = "A16"
+        elif nvidia.hides_all(os.environ.get("CUDA_VISIBLE_DEVICES")):
+            broken = f"CUDA_VISIBLE_DEVICES is {os.environ['CUDA_VISIBLE_DEVICES']!r}, which hides it."
+            broken_id = "A13" if os.environ["CUDA_VISIBLE_DEVICES"] else "D6"
         else:
             broken = f"torch {torch.__version__} (CUDA {torch.version.cuda}) does not work with the driver."
             broken_id = "A3"

@@ -33,6 +33,13 @@ def version(package: str) -> tuple[int, ...]:
     return tuple(numbers)
 
 
+def satisfied(requirement: str) -> bool:
+    """Whether a package is installed, and new enough where the requirement says `>=`."""
+    package, _, least = requirement.partition(">=")
+    have = version(package)
+    return bool(have) and have >= tuple(map(int, least.split("."))) if least else bool(have)
+
+
 def from_pretrained(
     folder: Path,
     device_map: Mapping[str, str],

@@ -17,6 +17,7 @@ from hymt_batch.device_map.settings import gib
 from hymt_batch.errors import PreflightError
 from hymt_batch.model import canary, library
 from hymt_batch.model.census import census
+from hymt_batch.model.memory import free_memory, is_out_of_memory
 from hymt_batch.model.network import Hymt, Prepared
 from hymt_batch.model.tokenizer import Tokenizer
 
@@ -32,15 +33,15 @@ def load(prepared: Prepared, tokenizer: Tokenizer) -> Hymt:
     """
     began, refused = time.monotonic(), list[str]()
     for placement in prepared.placements:
-        network = _attempt(prepared, placement)
-        if network is None:
+        attempt = _attempt(prepared, placement, tokenizer)
+        if attempt is None:
             refused.append(placement.strategy.value)
             log.warning("out of memory while loading with device_map=%s", placement.strategy.value)
             continue
-        _check(prepared, placement, network)
-        network.eval().requires_grad_(False)
-        _own_generation(network, tokenizer)
-        difference = canary.check(network, tokenizer, placement.device.name, prepared.dtype)
+        network, difference = attempt
+        if placement is not prepared.placement:
+            for warning in placement.warnings:
+                log.warning("%s", warning)
         _tell(prepared, placement, time.monotonic() - began, difference)
         free = {device.name: device.free_bytes for device in census().devices}
         return Hymt(
@@ -62,30 +63,42 @@ def load(prepared: Prepared, tokenizer: Tokenizer) -> Hymt:
     )
 
 
-def _attempt(prepared: Prepared, placement: Placement) -> Any:
-    """The loaded network, or None where memory ran out."""
-    import gc
+def _attempt(prepared: Prepared, placement: Placement, tokenizer: Tokenizer) -> tuple[Any, float] | None:
+    """The loaded and checked network with its canaries' difference, or None where memory ran out."""
+    try:
+        network = _loaded(prepared, placement)
+        _check(prepared, placement, network)
+        network.eval().requires_grad_(False)
+        _own_generation(network, tokenizer)
+        strict = prepared.files.config["model_type"] == "hunyuan_v1_dense" and not prepared.files.quantisation
+        return network, canary.check(network, tokenizer, placement.device.name, prepared.dtype, strict=strict)
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+    # outside of the except block: the traceback would keep the tensors alive
+    network = None
+    free_memory(placement.device.name)
+    return None
 
-    import torch
 
+def _loaded(prepared: Prepared, placement: Placement) -> Any:
+    """What the library loads, refused where it says that something is missing or left over."""
     folder = prepared.files.folder
     try:
         network, info = library.from_pretrained(
             folder, placement.map, prepared.dtype, prepared.config.attention.value, placement.offload_folder
         )
-    except (torch.OutOfMemoryError, MemoryError):
-        network = None
-    except Exception as error:  # whatever a damaged config makes transformers raise, its cause is the folder
+    except Exception as error:
+        if is_out_of_memory(error) or "CUDA error" in str(error):
+            raise
         first = next(iter(str(error).strip().splitlines()), "")
-        raise PreflightError(
-            f"{folder} cannot be loaded ({type(error).__name__}: {first}). Download the model again."
-        ) from error
-    if network is None:  # outside of the except block: the traceback would keep the tensors alive
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-        return None
+        fix = "" if isinstance(error, (OSError, ImportError)) else " Download the model again."
+        raise PreflightError(f"{folder} cannot be loaded ({type(error).__name__}: {first}).{fix}") from error
     wrong = {key: sorted(map(str, value)) for key, value in info.items()}
+    if prepared.files.config["model_type"] == "hy_v3" and "unexpected_keys" in wrong:
+        beyond = f"model.layers.{prepared.network.num_layers}."  # a layer for another use, which some checkpoints add
+        wrong["unexpected_keys"] = [name for name in wrong["unexpected_keys"] if not name.startswith(beyond)]
+    wrong = {key: names for key, names in wrong.items() if names}
     if wrong:
         what = "; ".join(f"{key}: {', '.join(names[:3])}" for key, names in wrong.items())
         raise PreflightError(

@@ -1,4 +1,4 @@
-"""Main memory this process may still take, also where a cgroup allows less than the machine has. Sizes in bytes."""
+"""Memory: how much main memory is left, also in a cgroup, and what running out of it looks like. Sizes in bytes."""
 
 from __future__ import annotations
 
@@ -70,3 +70,23 @@ def text(path: Path) -> str:
         return path.read_text(encoding="utf-8", errors="replace")
     except OSError:
         return ""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, on a GPU or on the CPU."""
+    import torch
+
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    return "DefaultCPUAllocator: can't allocate memory" in str(error) or "CUDA out of memory" in str(error)
+
+
+def free_memory(device: str) -> None:
+    """Give cached memory back before the next try."""
+    import gc
+
+    import torch
+
+    gc.collect()
+    if device.startswith("cuda"):
+        torch.cuda.empty_cache()

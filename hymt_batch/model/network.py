@@ -87,14 +87,18 @@ class Prepared:
     def environment_of(self, placement: Placement) -> dict[str, Any]:
         """What of the machine may change a low-precision text by rounding."""
         return {
-            "device": placement.device.label,
+            "device": " + ".join(dict.fromkeys(use.label for use in placement.uses)),
             "device_map": {"strategy": placement.strategy.value, **table.compact(placement.map, self.network)},
             "attention": self.config.attention.value,
             "num_threads": self.num_threads,
-            **{
-                name: importlib.metadata.version(name) for name in ("torch", "transformers", "tokenizers", "accelerate")
-            },
+            **{name: importlib.metadata.version(name) for name in self._packages()},
         }
+
+    def _packages(self) -> list[str]:
+        """Packages whose versions may change a low-precision text."""
+        quantised = [package.partition(">=")[0] for package in PACKAGES.get(self.files.quantisation, ())]
+        flash = ["flash-attn"] if self.config.attention is Attention.flash_attention_2 else []
+        return ["torch", "transformers", "tokenizers", "accelerate", *quantised, *flash]
 
     def load_tokenizer(self, *, add_generation_prompt: bool) -> Tokenizer:
         return tokenizing.load(self.files.folder, self.files.config, add_generation_prompt=add_generation_prompt)
@@ -284,16 +288,10 @@ def check_libraries(files: ModelFiles, attention: Attention) -> None:
             "(compressed-tensors) or GPTQ.",
             id="B17",
         )
-    missing = [package for package in PACKAGES[method] if not _satisfied(package)]
+    missing = [package for package in PACKAGES[method] if not library.satisfied(package)]
     if missing:
         quoted = " ".join(f"'{one}'" if ">" in one else one for one in missing)
         raise PreflightError(
             f"{files.folder} is quantised with {method}. Run: pip install {quoted}",
             id="F1" if method == "compressed-tensors" else "F5",
         )
-
-
-def _satisfied(requirement: str) -> bool:
-    package, _, least = requirement.partition(">=")
-    have = library.version(package)
-    return bool(have) and have >= tuple(map(int, least.split("."))) if least else bool(have)

@@ -8,6 +8,7 @@ a sentinel. Does not know the prompts' wording.
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from hymt_batch.errors import PreflightError
+
+log = logging.getLogger(__name__)
 
 _SLICE = 256
 _MARKER = re.compile(r"<[|｜][^<>]{1,80}[|｜]>")
@@ -143,23 +146,35 @@ def _check_ids(folder: Path, config: dict[str, Any], control: set[int], stop: Se
     Source: the 1.8B and the 7B have other tokenizers and ids; xinference#5029 took the one's end token for the other,
     and nothing but endless text told of it.
     """
-    wanted = {"bos_token_id": [config.get("bos_token_id")], "pad_token_id": [config.get("pad_token_id")]}
-    wanted["eos_token_id"] = list(stop)
-    for name, ids in wanted.items():
-        missing = [token for token in ids if isinstance(token, int) and token >= 0 and token not in control]
-        if missing:
-            raise PreflightError(
-                f"{folder}: config.json has {name} {missing[0]}, which is no control token of tokenizer.json (it has "
-                f"{len(control)}): they belong to different models. Download the model again.",
-                id="B19",
-            )
+    missing = [token for token in stop if token not in control]
+    if missing:
+        raise PreflightError(
+            f"{folder}: eos_token_id {missing[0]} is no control token of tokenizer.json (it has {len(control)}): they "
+            "belong to different models. Download the model again.",
+            id="B19",
+        )
+    for name in ("bos_token_id", "pad_token_id"):  # some configs of the 7B say 1, which nothing reads
+        token = config.get(name)
+        if isinstance(token, int) and token >= 0 and token not in control:
+            log.warning("%s: %s %d is no control token of tokenizer.json; it is not used", folder, name, token)
+
+
+def _beginning(folder: Path, config: dict[str, Any], full: Any) -> int | None:
+    """The beginning token: as tokenizer_config.json names it, else by config.json's number."""
+    try:
+        named = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8")).get("bos_token")
+    except (OSError, ValueError, AttributeError):
+        named = None
+    text = named.get("content") if isinstance(named, dict) else named
+    found = full.token_to_id(text) if isinstance(text, str) else None
+    return found if found is not None else config.get("bos_token_id")
 
 
 def _check_framing(
     folder: Path, config: dict[str, Any], full: Any, control: set[int], prefix: Sequence[int], suffix: Sequence[int]
 ) -> None:
     """The chat template must speak in this tokenizer's control tokens, and begin once."""
-    bos = config.get("bos_token_id")
+    bos = _beginning(folder, config, full)
     broken = _MARKER.findall(
         full.decode([t for t in (*prefix, *suffix) if t not in control], skip_special_tokens=False)
     )
@@ -168,7 +183,7 @@ def _check_framing(
         what = f"writes {broken[0]}, which is no token of this tokenizer"
     elif not control.intersection(prefix) or not control.intersection(suffix):
         what = "puts no control token before and after the user's text"
-    elif isinstance(bos, int) and list(prefix).count(bos) != 1:
+    elif bos in control and list(prefix).count(bos) > 1:
         what = f"has the beginning token {bos} {list(prefix).count(bos)} times instead of once"
     if what:
         raise PreflightError(

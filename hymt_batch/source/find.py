@@ -74,7 +74,7 @@ class _Finder:
             self._demo(path)
         elif _WILD.search(path):
             self._glob(expanded)
-        elif _is_hub(path):
+        elif is_hub(path):
             self._spooled(path, spool)
         else:
             raise ConfigError(missing(path))
@@ -270,6 +270,6 @@ def _fits(rel: str, pattern: str) -> bool:
     return fnmatchcase(rel if "/" in pattern else os.path.basename(rel), pattern)
 
 
-def _is_hub(path: str) -> bool:
+def is_hub(path: str) -> bool:
     """Could it be the id of a data set, rather than a mistyped path?"""
     return bool(_HUB.fullmatch(path)) and names.kind(path)[0] is None and not os.path.isdir(path.split("/")[0])

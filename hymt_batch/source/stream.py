@@ -34,6 +34,7 @@ __all__ = [
     "full",
     "is_stdin",
     "limited",
+    "needs_spool",
     "preamble",
     "prefetch",
     "shards",
@@ -91,6 +92,11 @@ def limited(inputs: Sequence[Input], config: SourceConfig) -> list[Input]:
 def is_stdin(path: Any) -> bool:
     """Is standard input the one source?"""
     return bool(path in (_find.STDIN, [_find.STDIN]))
+
+
+def needs_spool(config: SourceConfig) -> bool:
+    """Is a source among the paths that must be stored before it can be read: standard input, or a hub's data set?"""
+    return any(path == _find.STDIN or _find.is_hub(path) for path in config.paths)
 
 
 def total_units(inputs: Sequence[Input], config: SourceConfig) -> int | None:

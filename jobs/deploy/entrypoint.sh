@@ -53,7 +53,8 @@ if [[ $HYMT_DOCTOR == on && $runs == yes && $job -ge 0 && ${words[job]} == trans
     words[job]=doctor
     # In the background, because bash handles a signal only after the command in the foreground has ended.
     # stdin is the job's (source.path=-), and so is stdout.
-    "$HYMT_BATCH" "${words[@]}" </dev/null >&2 &
+    # strict=false, the last word on it: a doubt of the doctor's is no reason not to start; the job counts its own.
+    "$HYMT_BATCH" "${words[@]}" strict=false </dev/null >&2 &
     code=0
     wait "$!" || code=$?
     if ((code != 0)); then

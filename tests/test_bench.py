@@ -1,0 +1,66 @@
+"""The benchmark does the same work in every engine, compares what they say, and gates the exact counters."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from hymt_batch import config
+from hymt_batch.decode import race
+from hymt_batch.decode.rows import Counters
+from hymt_batch.errors import ConfigError, ExitCode, UsageError
+from hymt_batch.model import made_up
+from hymt_batch.model.made_up import Shape
+from jobs import bench
+
+
+def test_a_workload_is_the_same_for_a_seed_and_looks_like_news() -> None:
+    work = race.workload(2000, 1400, 1)
+    assert work == race.workload(2000, 1400, 1) != race.workload(2000, 1400, 2)
+    lengths = sorted(len(prompt) - race.INSTRUCTION_TOKENS for prompt in work.prompts)
+    assert 26 <= lengths[1000] <= 30
+    assert (lengths[0], lengths[-1]) >= (race.SHORTEST, 90)
+    assert all(4 <= limit <= 150 for limit in work.limits)
+    assert len({tuple(prompt[: race.INSTRUCTION_TOKENS]) for prompt in work.prompts}) == 1
+
+
+def test_the_quick_benchmark_holds_its_gates(capsys: pytest.CaptureFixture[str]) -> None:
+    job = config.load("bench", ["preset=bench_quick", "rounds=1"])
+    assert bench.run(job) is ExitCode.COMPLETE
+    lines = capsys.readouterr().out.splitlines()
+    figures = json.loads(lines[-1])
+    assert figures["outputs_equal"] is True
+    assert figures["equal_rows"] == dict.fromkeys(("slots", "sorted_generate", "pipeline"), "64/64")
+    assert figures["useful_row_steps_ratio"] >= 0.95
+    assert 1 <= figures["prefill_pad_ratio"] <= 1.12
+    # forced lengths: one token of each row comes from its prompt, the others from a step each
+    assert figures["counters"]["row_steps"] == figures["new_tokens"] - 64
+    assert figures["ratio_to_sorted_generate"] > 0.9
+    assert 0 < figures["fraction_of_floor"] < 1.5
+    assert any(line.strip().startswith("slots") for line in lines)
+
+
+@pytest.mark.parametrize("shape", [Shape["demo"], Shape["mid"]])
+def test_the_made_up_shapes_have_the_size_they_say(shape: Shape) -> None:
+    hymt = made_up.network(shape, "float32", 0)
+    millions = sum(weight.numel() for weight in hymt.network.parameters()) / 1e6
+    assert round(millions, 1) == {"demo": 0.9, "mid": 66.5}[shape.value]
+
+
+def test_the_floor_is_that_of_the_counted_work() -> None:
+    hymt = made_up.network(Shape["demo"], "float32", 0)
+    little = race.floor_seconds(hymt, Counters(row_steps=1000), 16)
+    assert little > 0
+    assert race.floor_seconds(hymt, Counters(row_steps=100_000), 16) > 10 * little
+
+
+def test_settings_of_another_job_are_refused() -> None:
+    with pytest.raises(ConfigError, match="rounds=0"):
+        config.load("bench", ["rounds=0"])
+    with pytest.raises(UsageError, match=r"1\.8b_slice"):
+        config.load("bench", ["shape=7b"])
+    with pytest.raises(UsageError, match="not a choice"):
+        config.load("bench", ["preset=demo"])
+    with pytest.raises(UsageError, match="not a choice"):
+        config.load("translate", ["preset=bench_quick"])
