@@ -22,7 +22,7 @@ REFILL_SHARE = 8
 MAX_PREFILL_TOKENS = 8192
 """Padded tokens of one forward pass over prompts, so that it takes no more memory than the steps do."""
 
-PAD_SHARE = 1.2
+PAD_SHARE = 1.15
 """The longest prompt of a group is at most so many times as long as its shortest."""
 
 
