@@ -135,6 +135,7 @@ def _translate(
                 max_rows=size.max_rows,
                 max_tokens=size.max_tokens,
             )
+            decode.gate()
             if decode.engine is engine.Engine.slots and job.model.attention.value != "sdpa":
                 log.warning(
                     "model.attention=%s has no effect with decode.engine=slots, which has an attention of its own",

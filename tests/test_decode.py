@@ -11,7 +11,7 @@ import pytest
 
 from hymt_batch import batch, prompt, segment
 from hymt_batch.batch import Budget
-from hymt_batch.decode import engine, generate
+from hymt_batch.decode import engine, gate, generate
 from hymt_batch.decode.engine import Decode, DecodeConfig, Engine, Method
 from hymt_batch.decode.sampling import Choice
 from hymt_batch.demo import grammar
@@ -95,6 +95,25 @@ def test_sampling_is_the_same_for_a_seed_and_differs_between_attempts(hymt: Hymt
     group = partial(batch.group, size=Budget(100_000, 16))
     other = Decode(hymt, settings, group, seed=1, check_stop=lambda: None).run(prompts)
     assert first != [one.text for one in other]
+
+
+def test_a_slot_engine_that_answers_otherwise_gives_way_to_generate(
+    hymt: Hymt, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    right = decoder(hymt)
+    right.gate()
+    assert right.engine is Engine.slots
+    real = gate.decode_rows
+
+    def wrong(*arguments: Any, **settings: Any) -> Any:
+        made, degraded = real(*arguments, **settings)
+        return [generate.Generated([*row.ids[:-1], 7], row.finish_reason) for row in made], degraded
+
+    monkeypatch.setattr(gate, "decode_rows", wrong)
+    broken = decoder(hymt)
+    broken.gate()
+    assert (broken.engine, broken.by_batch) == (Engine.generate, True)
+    assert "which is used instead" in caplog.text
 
 
 def test_greedy_equals_plain_generate_of_one_row(hymt: Hymt) -> None:

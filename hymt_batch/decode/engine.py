@@ -14,6 +14,7 @@ from enum import Enum
 from typing import Any
 
 from hymt_batch import languages
+from hymt_batch.decode import gate
 from hymt_batch.decode.generate import Generated, decode_batch
 from hymt_batch.decode.rows import Counters
 from hymt_batch.decode.sampling import Choice, row_seed
@@ -114,6 +115,17 @@ class Decode:
         self.choice = choice(settings, card or SamplingCard())
         self.card = card or SamplingCard()
         self._degraded: list[str] = []
+
+    def gate(self) -> None:
+        """Compare the slot engine with `generate` on the canaries, one at a time, and fall back where they differ.
+
+        In float32 only: in the others, rounding alone may change a token of an undecided network.
+        """
+        if self.by_batch or self.hymt.dtype != "float32":
+            return
+        if not gate.agrees(self.hymt, self.max_rows, self.max_tokens, self.check_stop):
+            log.warning("decode.engine=slots answers the canaries otherwise than generate does, which is used instead")
+            self.engine, self.by_batch = Engine.generate, True
 
     def run(self, prompts: Sequence[Prompt], attempt: int = 0) -> list[Translation]:
         """Decode prompts.
