@@ -12,7 +12,7 @@ from hymt_batch.decode.engine import Method
 from hymt_batch.errors import ConfigError
 
 if TYPE_CHECKING:
-    from hymt_batch.config import DoctorJob, PlanJob, TranslateJob
+    from hymt_batch.schema import DoctorJob, PlanJob, TranslateJob
 
 
 PROMPT_TOKENS = 64

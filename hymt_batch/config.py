@@ -12,177 +12,19 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields, is_dataclass
-from enum import Enum
+from dataclasses import dataclass, fields, is_dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, get_type_hints
 
 from hymt_batch import agreement, name
-from hymt_batch.batch import BatchConfig
-from hymt_batch.check import CheckConfig
-from hymt_batch.decode.engine import DecodeConfig
-from hymt_batch.device_map.settings import DeviceMapConfig
 from hymt_batch.errors import ConfigError, UsageError
-from hymt_batch.launch import LaunchConfig
-from hymt_batch.model.made_up import Shape
-from hymt_batch.model.settings import ModelConfig
 from hymt_batch.override import Override, Reader, in_one_line, settings
-from hymt_batch.prompt import PromptConfig
-from hymt_batch.segment import SegmentConfig
-from hymt_batch.source.stream import SourceConfig
+from hymt_batch.schema import JOBS, NOT_NEEDED, BenchJob, DoctorJob, PlanJob, TranslateJob
 from hymt_batch.sweep import combinations
-from hymt_batch.write.output import WriteConfig
 
 EXAMPLES = {"tgt_lang": "tgt_lang=fr", "source.path": "source.path=corpus.txt", "name": "name=demo"}
 """What a message proposes for a setting that is missing."""
-
-
-class OnMismatch(Enum):
-    """What happens when the folder's job has other settings."""
-
-    refuse = "refuse"
-    fork = "fork"
-
-
-class OnInputChange(Enum):
-    """What happens when rows that are already translated have changed."""
-
-    refuse = "refuse"
-    redo = "redo"
-    fork = "fork"
-
-
-class BenchDtype(Enum):
-    """Number formats that a benchmark measures."""
-
-    float32 = "float32"
-    bfloat16 = "bfloat16"
-
-
-class ReportFormat(Enum):
-    """How a report is printed."""
-
-    text = "text"
-    json = "json"
-
-
-@dataclass(kw_only=True, slots=True)
-class RunJob:
-    """What the jobs have in common that translate, or look at what a translation would do."""
-
-    name: str | None = None
-    src_lang: str | None = None
-    output_dir: str = "outputs"
-    overwrite: bool = False
-    on_mismatch: OnMismatch = OnMismatch.refuse
-    on_input_change: OnInputChange = OnInputChange.refuse
-    strict: bool = False
-    seed: int = 0
-    source: SourceConfig
-    segment: SegmentConfig = field(default_factory=SegmentConfig)
-    prompt: PromptConfig = field(default_factory=PromptConfig)
-    batch: BatchConfig = field(default_factory=BatchConfig)
-    model: ModelConfig
-    device_map: DeviceMapConfig = field(default_factory=DeviceMapConfig)
-    decode: DecodeConfig = field(default_factory=DecodeConfig)
-    check: CheckConfig = field(default_factory=CheckConfig)
-    write: WriteConfig = field(default_factory=WriteConfig)
-    launch: LaunchConfig = field(default_factory=LaunchConfig)
-
-
-@dataclass(kw_only=True, slots=True)
-class TranslateJob(RunJob):
-    """Everything that `hymt-batch translate` may be told; explained in conf/translate.yaml."""
-
-    tgt_lang: str
-
-
-@dataclass(kw_only=True, slots=True)
-class PlanJob(RunJob):
-    """Everything that `hymt-batch plan` may be told; explained in conf/plan.yaml."""
-
-    tgt_lang: str | None = None
-    devices: Any = None
-    probe: bool = False
-    probe_s: float = 60.0
-    sample_rows: int = 50_000
-    format: ReportFormat = ReportFormat.text
-
-    def __post_init__(self) -> None:
-        if self.probe_s <= 0:
-            raise ConfigError(f"probe_s={self.probe_s} must be above 0 seconds. Set probe_s=60 (the default).")
-        if self.sample_rows < 1:
-            raise ConfigError(f"sample_rows={self.sample_rows} must be at least 1 row. Set sample_rows=50000.")
-        if self.probe and self.devices is not None:
-            raise ConfigError("probe=true measures this machine, and devices= pretends another. Leave one of them out.")
-        if self.probe and (self.source.path is None or self.tgt_lang is None):
-            missing = "source.path=FILE" if self.source.path is None else "tgt_lang=fr"
-            raise ConfigError(f"probe=true translates a sample, and needs to know what. Add {missing}.")
-
-
-@dataclass(kw_only=True, slots=True)
-class DoctorJob(RunJob):
-    """Everything that `hymt-batch doctor` may be told; explained in conf/doctor.yaml."""
-
-    tgt_lang: str | None = None
-    devices: Any = None
-    load: bool = False
-    explain: str | None = None
-    format: ReportFormat = ReportFormat.text
-
-    def __post_init__(self) -> None:
-        if self.load and self.devices is not None:
-            raise ConfigError("load=true loads on this machine, and devices= pretends another. Leave one of them out.")
-
-
-@dataclass(kw_only=True, slots=True)
-class BenchJob:
-    """Everything that `hymt-batch bench` may be told; explained in conf/bench.yaml."""
-
-    shape: Shape = Shape.mid
-    dtype: BenchDtype = BenchDtype.float32
-    segments: int = 192
-    rounds: int = 3
-    max_rows: int = 64
-    generate_rows: int = 32
-    compare_rows: int = 24
-    num_threads: int | None = None
-    seed: int = 20261124
-    format: ReportFormat = ReportFormat.text
-
-    def __post_init__(self) -> None:
-        for key in ("segments", "rounds", "max_rows", "generate_rows", "compare_rows"):
-            if getattr(self, key) < 1:
-                raise ConfigError(f"{key}={getattr(self, key)} must be at least 1. Leave it out for its default.")
-
-
-@dataclass(kw_only=True, slots=True)
-class StatusJob:
-    """Everything that `hymt-batch status` may be told; explained in conf/status.yaml."""
-
-    name: str
-    output_dir: str = "outputs"
-    format: ReportFormat = ReportFormat.text
-
-
-@dataclass(kw_only=True, slots=True)
-class VerifyJob(StatusJob):
-    """Everything that `hymt-batch verify` may be told; explained in conf/verify.yaml."""
-
-
-JOBS: dict[str, type] = {
-    "translate": TranslateJob,
-    "plan": PlanJob,
-    "doctor": DoctorJob,
-    "bench": BenchJob,
-    "status": StatusJob,
-    "verify": VerifyJob,
-}
-"""Job name -> its dataclass; conf/<name>.yaml has its defaults."""
-
-NOT_NEEDED = {"plan": ("source.path",), "doctor": ("source.path",)}
-"""Settings that a stage requires and a job can do without: None where they are not given."""
 
 
 @dataclass(frozen=True, slots=True)

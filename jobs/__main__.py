@@ -178,10 +178,10 @@ def run(line: CommandLine, job: str, about: str, starting: Callable[[], object])
         from hymt_batch import signals  # before heavy imports: a signal without a handler would kill the process
 
         stop = signals.install()
-    from hymt_batch import config
+    from hymt_batch import config, schema
 
-    if job not in config.JOBS:
-        raise UsageError(f"{job} has no settings in conf/ and cannot be run. Jobs: {', '.join(config.JOBS)}.")
+    if job not in schema.JOBS:
+        raise UsageError(f"{job} has no settings in conf/ and cannot be run. Jobs: {', '.join(schema.JOBS)}.")
     if line.help:
         overrides = config.reader(job).read(line.words, sweep=line.multirun)
         chosen = {one.key: str(one.values[0] or "null") for one in overrides if one.group}
@@ -267,7 +267,7 @@ def stopped() -> ExitCode:
 
 def answer(words: Sequence[str], jobs: Sequence[str]) -> None:
     """Print completions for bash: its line, the cursor and its word breaks."""
-    from hymt_batch import completion, config
+    from hymt_batch import completion, config, schema
     from hymt_batch.override import settings
 
     if len(words) != 3 or not words[1].isdigit():
@@ -280,8 +280,8 @@ def answer(words: Sequence[str], jobs: Sequence[str]) -> None:
         current,
         jobs,
         flags,
-        {job: settings(schema) for job, schema in config.JOBS.items()},
-        {job: config.choices(job) for job in config.JOBS},
+        {job: settings(fields) for job, fields in schema.JOBS.items()},
+        {job: config.choices(job) for job in schema.JOBS},
     )
     for one in completion.replacements(found, current, raw, quote, breaks):
         print(one)

@@ -20,7 +20,7 @@ from hymt_batch.errors import ExitCode
 from hymt_batch.model import made_up
 
 if TYPE_CHECKING:
-    from hymt_batch.config import BenchJob
+    from hymt_batch.schema import BenchJob
 
 OURS, SORTED, PIPELINE = "slots", "sorted_generate", "pipeline"
 

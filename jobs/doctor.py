@@ -20,7 +20,7 @@ from hymt_batch.errors import ExitCode, HymtError
 from hymt_batch.progress import Telling, escaped
 
 if TYPE_CHECKING:
-    from hymt_batch.config import DoctorJob
+    from hymt_batch.schema import DoctorJob
 
 PAGE = "docs/troubleshooting.md"
 

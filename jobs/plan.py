@@ -32,7 +32,7 @@ from hymt_batch.source import stream
 from hymt_batch.source.survey import Survey, survey
 
 if TYPE_CHECKING:
-    from hymt_batch.config import PlanJob
+    from hymt_batch.schema import PlanJob
 
 log = logging.getLogger("hymt_batch.jobs.plan")
 

@@ -23,7 +23,7 @@ from hymt_batch.write import part as parts
 from hymt_batch.write.folder import read_header
 
 if TYPE_CHECKING:
-    from hymt_batch.config import StatusJob
+    from hymt_batch.schema import StatusJob
 
 
 PAUSE_S, PAUSES = 60.0, 10

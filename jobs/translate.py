@@ -32,7 +32,7 @@ from hymt_batch.write import final, formats
 from hymt_batch.write.output import Output, Summary
 
 if TYPE_CHECKING:
-    from hymt_batch.config import TranslateJob
+    from hymt_batch.schema import TranslateJob
 
 log = logging.getLogger("hymt_batch.jobs.translate")  # under this name also as `python -m jobs.translate`
 

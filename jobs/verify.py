@@ -22,7 +22,7 @@ from hymt_batch.write.part import PartDamage
 from hymt_batch.write.sink import compression_of
 
 if TYPE_CHECKING:
-    from hymt_batch.config import VerifyJob
+    from hymt_batch.schema import VerifyJob
 
 
 @dataclass(slots=True)

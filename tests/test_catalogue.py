@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from hymt_batch import config
+from hymt_batch import schema
 from hymt_batch.doctor import catalogue
 from hymt_batch.errors import UsageError
 from hymt_batch.model import files, library
@@ -70,7 +70,7 @@ def test_every_symptom_is_recognised_as_its_own_unless_too_common() -> None:
 
 
 def test_every_override_of_a_fix_exists() -> None:
-    known = {key for job in config.JOBS.values() for key in settings(job)}
+    known = {key for job in schema.JOBS.values() for key in settings(job)}
     for failure in catalogue.load().values():
         for stage, rest, value in re.findall(rf"\b({'|'.join(STAGES)})((?:\.\w+)*)=([\w.]*)", failure.fix):
             if rest:

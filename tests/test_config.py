@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from hymt_batch import config, name, spelling, sweep
-from hymt_batch.config import OnMismatch, StatusJob, TranslateJob
+from hymt_batch import config, name, schema, spelling, sweep
 from hymt_batch.decode.engine import Method
 from hymt_batch.errors import ConfigError, UsageError
+from hymt_batch.schema import OnMismatch, StatusJob, TranslateJob
 
 BASE = ["source.path=in.txt", "tgt_lang=fr"]
 CHOICES = [(group, choice) for group, found in config.choices("translate").items() for choice in found]
@@ -352,7 +352,7 @@ def test_stdin_cannot_be_swept() -> None:
 
 def test_a_preset_without_a_name_leaves_the_inputs() -> None:
     job = load("preset=nightly", "source.path=2026-01-02.txt", "tgt_lang=fr")
-    assert (job.name, job.on_input_change, job.strict) == ("2026-01-02", config.OnInputChange.refuse, True)
+    assert (job.name, job.on_input_change, job.strict) == ("2026-01-02", schema.OnInputChange.refuse, True)
 
 
 def test_a_tilde_is_the_home_of_the_user(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ from types import ModuleType
 import pytest
 from hymt_batch.jobs import __main__ as front
 
-from hymt_batch import completion, config
+from hymt_batch import completion, schema
 from hymt_batch.config import Point
 from hymt_batch.errors import ExitCode, IdentityError, UsageError
 
@@ -342,5 +342,5 @@ def test_the_whole_command_line_reaches_the_job_unchanged(tmp_path: Path, fake: 
     assert front.main(["translate", "tgt_lang=fr", "source.path=语料 (1), a=b.txt", "name=n"]) == 0
     assert front.main(["translate", "tgt_lang=fr", "source.path=语料 (1), a=b.txt", "name=n", "-m"]) == 0
     for job in fake.seen:
-        assert isinstance(job, config.TranslateJob)
+        assert isinstance(job, schema.TranslateJob)
         assert json.dumps(job.source.path) == json.dumps("语料 (1), a=b.txt")

@@ -18,7 +18,7 @@ from hymt_batch.model import canary, network
 from hymt_batch.model.census import census
 
 if TYPE_CHECKING:
-    from hymt_batch.config import DoctorJob
+    from hymt_batch.schema import DoctorJob
 
 
 def load(job: DoctorJob) -> list[Finding]:

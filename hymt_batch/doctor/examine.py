@@ -29,7 +29,7 @@ from hymt_batch.source import stream
 from hymt_batch.write.store import needs
 
 if TYPE_CHECKING:
-    from hymt_batch.config import DoctorJob, TranslateJob
+    from hymt_batch.schema import DoctorJob, TranslateJob
 
 _SENTENCE = re.compile(r"(?<=[.!?:])\s+(?=[A-Z`])")
 

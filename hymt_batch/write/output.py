@@ -153,7 +153,7 @@ class Output:
             raise
 
     def made_in(self, environment: Plain) -> None:
-        """Record another environment in the parts to come: where the model was loaded otherwise than foreseen."""
+        """Record another environment in the parts to come, once it is settled."""
         self._commits.made_in(environment)
 
     def __enter__(self) -> Output:
