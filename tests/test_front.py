@@ -15,7 +15,7 @@ from types import ModuleType
 import pytest
 from hymt_batch.jobs import __main__ as front
 
-from hymt_batch import completion, schema
+from hymt_batch import completion, config, schema
 from hymt_batch.config import Point
 from hymt_batch.errors import ExitCode, IdentityError, UsageError
 
