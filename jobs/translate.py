@@ -106,7 +106,7 @@ def _translate(
             return output.finalize()
         stop.holding(output.close)
         telling.log_to(output.folder / "logs")
-        log.info("command=%s", escaped(shlex.join(sys.argv), 4000))
+        log.info("arguments=%s", escaped(shlex.join(sys.argv[1:]), 4000))
         tokenizer = model.load_tokenizer(add_generation_prompt=job.prompt.add_generation_prompt)
         prompt.check(tokenizer, words)
         with explaining("loading the model"):

@@ -44,7 +44,7 @@ def cheap(job: TranslateJob | DoctorJob, env: Mapping[str, str] | None = None) -
     found += distributed.check(os.environ if env is None else env, job.device_map.strategy.value, _splits(job), None)
     for one in found:
         if one.level is Level.FAIL:
-            raise PreflightError(f"{one.check}: {one.seen} {one.fix}".strip(), id=one.id)
+            raise PreflightError(_sentence(one), id=one.id)
     return [one for one in found if one.level is Level.WARN]
 
 
@@ -236,4 +236,9 @@ def _source(job: DoctorJob, found: list[Finding]) -> tuple[int | None, int | Non
 
 def told(finding: Finding) -> str:
     """A finding as one line of a log."""
-    return tagged(f"{finding.check}: {finding.seen} {finding.fix}".strip(), finding.id)
+    return tagged(_sentence(finding), finding.id)
+
+
+def _sentence(finding: Finding) -> str:
+    fix = f". Fix: {finding.fix}." if finding.fix else "."
+    return f"{finding.check}: {finding.seen}{fix}"
