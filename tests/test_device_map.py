@@ -142,6 +142,11 @@ def test_layers_that_are_written_to_disk_need_room_there(tmp_path: Path) -> None
     folder = tmp_path / "file"
     folder.touch()
     assert refusal(PreflightError, "offload", few, LARGE, offload_folder=str(folder)).id == "G11"
+    for wrong in ("/proc/none", "/sys/none/deeper"):
+        assert refusal(PreflightError, "offload", few, LARGE, offload_folder=wrong).id == "G11"
+    tight = {0: "4GiB", "cpu": "8GiB", "disk": "1MiB"}
+    with pytest.raises(PreflightError, match=r"max_memory\.disk allows"):
+        place(config("offload", max_memory=tight, margin="0", offload_folder=str(tmp_path)), few, LARGE, 2)
     if os.geteuid() != 0:
         (tmp_path / "closed").mkdir(mode=0o500)
         assert refusal(PreflightError, "offload", few, LARGE, offload_folder=str(tmp_path / "closed")).id == "G11"

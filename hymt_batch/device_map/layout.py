@@ -5,13 +5,10 @@ Knows no torch and loads nothing. `place.py` is the stage's face.
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 
-from hymt_batch.device_map import manual, planner
+from hymt_batch.device_map import disk, manual, planner
 from hymt_batch.device_map.placement import Placement, Use
 from hymt_batch.device_map.settings import SPLITTING, Census, Device, DeviceMapConfig, Strategy, gib, rank
 from hymt_batch.device_map.sizes import Network
@@ -194,7 +191,8 @@ class Layout:
                 id="G1",
             )
         if weights.get("disk", 0):
-            self._check_folder(weights["disk"] if self.resaved else 0)
+            allowed = (self.config.max_memory or {}).get("disk")
+            disk.check(self.config.offload_folder, weights["disk"], allowed, resaved=self.resaved)
         if away:
             warnings = [*warnings, self._cost(weights, away, main)]
         labels = {name: device.label for name, device in self.by_name.items()}
@@ -214,33 +212,12 @@ class Layout:
         seconds = weights.get("disk", 0) / DISK_BYTES_PER_S
         if main.name != "cpu":
             seconds += moved / BUS_BYTES_PER_S
-        where = " and ".join({"cpu": "main memory", "disk": "disk"}[name] for name in away)
+        where = " and ".join({"cpu": "in main memory", "disk": "on disk"}[name] for name in away)
         return tagged(
-            f"offloaded: {gib(moved)} of {gib(self.total)} of weights lie in {where} and are brought to {main.name} at "
+            f"offloaded: {gib(moved)} of {gib(self.total)} of weights lie {where} and are brought to {main.name} at "
             f"every step; at best {seconds:.2g} s a step, whatever the batch",
             "C9",
         )
-
-    def _check_folder(self, need: int) -> None:
-        if self.config.offload_folder is None:
-            raise PreflightError(
-                "Some layers go to disk, and device_map.offload_folder is not set. Set it to a folder on a fast local "
-                "disk.",
-                id="G11",
-            )
-        folder = Path(self.config.offload_folder)
-        there = next((path for path in (folder, *folder.parents) if path.exists()), folder)
-        if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
-            raise PreflightError(
-                f"device_map.offload_folder={folder} cannot be written to. Set it to a folder of yours.", id="G11"
-            )
-        free = shutil.disk_usage(there).free
-        if free < need:
-            raise PreflightError(
-                f"device_map.offload_folder={folder} has {gib(free)} free; {gib(need)} of converted weights are "
-                "written there. Free some, or set it to another disk.",
-                id="G11",
-            )
 
     def _unseen(self, what: str) -> PreflightError:
         names = ", ".join(device.name for device in self.census.gpus)

@@ -82,7 +82,8 @@ def resolve(lines: Mapping[str, str], network: Network) -> dict[str, str]:
     if missing:
         raise ConfigError(
             f"device_map.map gives no device for {_listed(missing)}; transformers would put "
-            f"{'it' if len(missing) == 1 else 'them'} on the CPU in silence. Add a line, or one for all: '*: 0'. ",
+            f"{'it' if len(missing) == 1 else 'them'} on the CPU in silence. Add a line, or one for "
+            "all, such as '*: cpu'.",
             id="C13",
         )
     for unit in units:

@@ -33,7 +33,7 @@ def census() -> Census:
                 log.warning("cuda:%d cannot be used: %s", number, str(error).splitlines()[0])
             native = torch.cuda.get_device_capability(number) >= (8, 0)
             devices.append(Device(f"cuda:{number}", torch.cuda.get_device_name(number), free, native))
-    elif Path("/dev/nvidia0").exists() or Path("/proc/driver/nvidia/version").exists():
+    elif Path("/dev/nvidia0").exists() or Path("/proc/driver/nvidia/version").exists() or nvidia.query():
         if torch.version.cuda is None:
             broken = f"torch {torch.__version__} is built without CUDA."
             broken_id = "A16"
