@@ -325,6 +325,19 @@ def test_with_load_nothing_is_loaded_after_a_failure(tmp_path: Path) -> None:
     assert [one.level for one in found if one.check == "load"] == [Level.SKIP]
 
 
+def test_a_model_that_translate_would_download_is_no_failure_and_is_not_downloaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    found = examine.examine(config.load("doctor", [SHAPED, "model.download=true", "device_map=cpu"]))
+    assert [one.level for one in found if one.check == "model files"] == [Level.SKIP]
+    assert not (tmp_path / "hub").exists()
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(PreflightError, match="HF_HUB_OFFLINE") as raised:
+        files.resolve("tencent/HY-MT1.5-1.8B", "main", download=True)
+    assert raised.value.id == "B8"
+
+
 def test_an_error_of_the_library_keeps_its_text_and_gains_cause_and_fix() -> None:
     text = "Expected all tensors to be on the same device, but found at least two devices, cuda:0 and cuda:1!"
     with pytest.raises(PreflightError) as raised, explain.explaining("loading the model"):

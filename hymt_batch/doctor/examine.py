@@ -128,7 +128,15 @@ def _files(job: DoctorJob, found: list[Finding]) -> ModelFiles | None:
     """The model's files, verified by their headers; None where they are refused."""
     files: ModelFiles | None = None
     with _guarded("model files", found):
-        folder, commit = model_files.resolve(job.model.path, job.model.revision, job.model.download)
+        try:  # never downloads: translate does, where it is asked to
+            folder, commit = model_files.resolve(job.model.path, job.model.revision, download=False)
+        except PreflightError as error:
+            if error.id != "B8" or not job.model.download:
+                raise
+            found.append(
+                Finding("model files", Level.SKIP, "not in the cache; model.download=true lets translate fetch them")
+            )
+            return None
         files = model_files.verify(folder, commit)
         seen = (
             f"{len(files.weights)} safetensors file(s), {gib(files.num_bytes)}, {files.network.num_parameters:,} "

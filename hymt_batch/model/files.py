@@ -90,6 +90,12 @@ def _hub(repo: str, revision: str, download: bool) -> tuple[Path, str]:
             )
         )
     except LocalEntryNotFoundError as error:
+        if download:
+            raise PreflightError(
+                f"{repo} (revision {revision}) is not in the hub cache, and the hub was not asked or not reached "
+                f"({_line(error)}). Unset HF_HUB_OFFLINE if it is set, or run where there is a network: {command}",
+                id="B8",
+            ) from error
         raise PreflightError(
             f"{repo} (revision {revision}) is not in the hub cache of this machine. Download it first:\n"
             f"    {command}\nor let the job do it with model.download=true, or name a folder: model.path=FOLDER.",
