@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from hymt_batch import languages, name
-from hymt_batch.decode.engine import Method
+from hymt_batch.decode.settings import Method
 from hymt_batch.errors import ConfigError
 
 if TYPE_CHECKING:

@@ -7,6 +7,7 @@ are decoded once. A part never depends on where a run was resumed, on the device
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -106,21 +107,20 @@ def plan(documents: Sequence[Document], prompts: Sequence[Prompt], limits: Bound
     Returns:
         Parts in the order of decoding: longest rows first, rows without prompts last.
     """
-    by_document: dict[int, list[Prompt]] = {}
+    by_document: dict[int, list[Prompt]] = defaultdict(list)
     for prompt in prompts:
-        by_document.setdefault(prompt.segment.document, []).append(prompt)
+        by_document[prompt.segment.document].append(prompt)
     first: dict[tuple[str | None, str | None, str | None], int] = {}
-    twins: dict[int, list[int]] = {}
+    twins: dict[int, list[int]] = defaultdict(list)
     for number in by_document:
         document = documents[number]
-        twins.setdefault(first.setdefault((document.text, document.src_lang, document.tgt_lang), number), []).append(
-            number
-        )
-    order = sorted(twins, key=lambda number: (-max(len(prompt.ids) for prompt in by_document[number]), number))
+        twins[first.setdefault((document.text, document.src_lang, document.tgt_lang), number)].append(number)
+    width = {number: max([len(prompt.ids) for prompt in by_document[number]]) for number in twins}
+    order = sorted(sorted(twins), key=width.__getitem__, reverse=True)  # reverse keeps the order of equals
     groups: list[tuple[list[int], list[int]]] = []  # decoded documents, all rows
     tokens = 0
     for number in order:
-        cost = sum(prompt.num_source_tokens for prompt in by_document[number])
+        cost = sum([prompt.num_source_tokens for prompt in by_document[number]])
         if not groups or len(groups[-1][0]) >= limits.part_rows or tokens + cost > limits.part_tokens:
             groups.append(([], []))
             tokens = 0

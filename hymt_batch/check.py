@@ -13,13 +13,33 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from hymt_batch.errors import ConfigError
-from hymt_batch.records import LINE_BREAKS, Document, Part, Prompt, Refusal, Row, Segment, Status, Translation
+from hymt_batch.records import (
+    LINE_BREAKS,
+    Document,
+    Part,
+    Prompt,
+    Refusal,
+    Row,
+    Segment,
+    Status,
+    Translation,
+    has_line_break,
+)
+
+FAILED = {
+    "error": Status.GENERATION_ERROR,
+    "non_finite": Status.NON_FINITE,
+    "crash": Status.CRASH_QUARANTINED,
+}
+"""Finish reasons of a segment without a text -> status of its row."""
 
 HARD_FLAGS = frozenset({"empty", "truncated", "loop"})
 """Flags that are worth a second try."""
 
 _BREAKS = re.compile(rf"\s*[{LINE_BREAKS}]+\s*")
 _LOOP_MIN, _LOOP_MAX, _LOOP_SCAN = 3, 100, 20_000
+_FEW_CHARS, _MANY_CHARS = 4_000, 250_000  # looked at one by one; at once, so that memory is bounded
+_MIX = 0x9E3779B1  # odd
 
 
 @dataclass(kw_only=True, slots=True)
@@ -29,6 +49,9 @@ class CheckConfig:
     max_error_rate: float = 0.01
     max_attempts: int = 1
     loop_repeats: int = 3
+    min_logprob: float | None = None
+    stop_rate: float = 0.5
+    stop_rows: int = 1000
 
     def __post_init__(self) -> None:
         if not 0 <= self.max_error_rate <= 1:
@@ -37,6 +60,13 @@ class CheckConfig:
             raise ConfigError(f"check.max_attempts={self.max_attempts} must be 1 (no second try) or more.")
         if self.loop_repeats < 2:
             raise ConfigError(f"check.loop_repeats={self.loop_repeats} must be 2 or more.")
+        if self.min_logprob is not None and self.min_logprob > 0:
+            raise ConfigError(f"check.min_logprob={self.min_logprob} is a logarithm: set 0 or less, such as -1.5.")
+        if not 0 < self.stop_rate <= 1 or self.stop_rows < 1:
+            raise ConfigError(
+                f"check.stop_rate={self.stop_rate} is a share of the rows above 0 to 1 (1: never stop), and "
+                f"check.stop_rows={self.stop_rows} a number of rows from 1 on."
+            )
 
 
 def run(
@@ -54,33 +84,85 @@ def run(
     Returns:
         One translation a prompt, in order: the first try without a hard flag, else the first try.
     """
-    kept = [flagged(translation, config) for translation in translations]
+    kept = _all_flagged(translations, config)
     for attempt in range(1, config.max_attempts):
         again = [number for number, translation in enumerate(kept) if HARD_FLAGS & set(translation.flags)]
         if not again:
             break
-        for number, translation in zip(again, decode_again([kept[n].prompt for n in again], attempt), strict=True):
-            tried = flagged(translation, config)
+        tries = _all_flagged(decode_again([kept[n].prompt for n in again], attempt), config)
+        for number, tried in zip(again, tries, strict=True):
             if tried.finish_reason == "stop" and not HARD_FLAGS & set(tried.flags):
                 kept[number] = replace(tried, flags=(*tried.flags, "retried"))
     return kept
 
 
-def flagged(translation: Translation, config: CheckConfig) -> Translation:
-    """The same translation with its flags."""
-    if translation.finish_reason in ("error", "non_finite"):
+def _all_flagged(translations: Sequence[Translation], config: CheckConfig) -> list[Translation]:
+    suspects = loop_suspects([translation.text for translation in translations], config.loop_repeats)
+    return [flagged(one, config, suspect=number in suspects) for number, one in enumerate(translations)]
+
+
+def flagged(translation: Translation, config: CheckConfig, *, suspect: bool = True) -> Translation:
+    """The same translation with its flags; one that is no suspect is not searched for loops."""
+    if translation.finish_reason in FAILED:
         return translation
     source, text = translation.prompt.segment.text, translation.text.strip()
     flags = list(translation.flags)
     if not text:
         flags.append("empty")
-    if translation.finish_reason == "length":
+    if translation.finish_reason in ("length", "loop"):
         flags.append("truncated")
+    if translation.finish_reason == "loop":
+        flags.append("loop")
+    mean = translation.mean_logprob
+    if config.min_logprob is not None and mean is not None and mean < config.min_logprob:
+        flags.append("low_logprob")
     if text == source and any(map(str.isalpha, text)):
         flags.append("copied")
-    if has_loop(text, config.loop_repeats) and not has_loop(source, config.loop_repeats):
+    if suspect and has_loop(text, config.loop_repeats) and not has_loop(source, config.loop_repeats):
         flags.append("loop")
+    if not flags and text == translation.text:
+        return translation
     return replace(translation, text=text, flags=tuple(dict.fromkeys(flags)))
+
+
+def loop_suspects(texts: Sequence[str], repeats: int) -> set[int]:
+    """Which texts may have a loop; for the others, `has_loop` is false. Fifteen times as fast on human texts.
+
+    Where a piece of d characters (d >= 3) stands three times in a row, white space at the end aside, at least d + 1
+    characters equal those d places on. So of the runs of w characters (w <= d + 1), one in every d + 2 - w equals the
+    run d places on. Equal hashes are enough: what they find is looked at by `has_loop`.
+    """
+    chars = sum(map(len, texts))
+    if repeats < 3 or chars < _FEW_CHARS:
+        return set(range(len(texts)))
+    found: set[int] = set()
+    first, size = 0, 0
+    for number, text in enumerate(texts):
+        size += len(text)
+        if size >= _MANY_CHARS or number == len(texts) - 1:
+            found.update(first + suspect for suspect in _suspects(texts[first : number + 1]))
+            first, size = number + 1, 0
+    return found
+
+
+def _suspects(texts: Sequence[str]) -> set[int]:
+    import numpy as np
+
+    runs = {1: np.frombuffer("".join(texts).encode("utf-32-le", "surrogatepass"), dtype="<u4")}
+    for width, more in ((2, 1), (4, 2), (5, 1), (8, 4), (16, 8)):
+        before, after = runs[width - more], runs[more][width - more :]
+        runs[width] = before[: len(after)] * np.uint32(_MIX + 2 * width) + after
+    ends = np.cumsum([len(text) for text in texts])
+    found: set[int] = set()
+    for period in range(_LOOP_MIN, _LOOP_MAX + 1):
+        width = 4 if period < 5 else 5 if period < 12 else 8 if period < 30 else 16
+        step, equal = period + 2 - width, runs[width]
+        same = equal[:-period:step] == equal[period::step]
+        if same.any():
+            places = np.flatnonzero(same) * step
+            text, other = (np.searchsorted(ends, place, side="right") for place in (places, places + period))
+            found.update(text[text == other].tolist())
+    return found
 
 
 def has_loop(text: str, repeats: int) -> bool:
@@ -147,35 +229,42 @@ def _row(
     one_line: bool,
     twin: bool,
 ) -> Row:
-    flags = list(dict.fromkeys(flag for translation in translations for flag in translation.flags))
-    failed = next((one for one in translations if one.finish_reason in ("error", "non_finite")), None)
-    text, message = "", ""
-    if failed is not None:
-        status = Status.NON_FINITE if failed.finish_reason == "non_finite" else Status.GENERATION_ERROR
-        message = failed.message
-    elif all("empty" in translation.flags for translation in translations):
-        status, message = Status.EMPTY, "the model returned no text"
+    first = translations[0]
+    flags, attempt = first.flags, first.attempt
+    source_tokens, new_tokens = first.prompt.num_source_tokens, first.num_new_tokens
+    for one in translations[1:]:
+        flags, attempt = flags + one.flags, max(attempt, one.attempt)
+        source_tokens, new_tokens = source_tokens + one.prompt.num_source_tokens, new_tokens + one.num_new_tokens
+    if flags:
+        flags = tuple(dict.fromkeys(flags))
+    text, message, status = "", "", Status.OK
+    for one in translations:
+        if one.finish_reason in FAILED:
+            status, message = FAILED[one.finish_reason], one.message
+            break
     else:
-        segments = [translation.prompt.segment for translation in translations]
-        text = join(segments, [translation.text for translation in translations], translations[0].prompt.tgt_lang)
-        status = Status.OK
-        if "truncated" in flags or "empty" in flags:  # empty: of one segment among several
-            status, message = Status.TRUNCATED, "a segment's translation has no end within its max_new_tokens"
-            if "truncated" not in flags:
-                message = "a segment's translation is empty"
-        elif "copied" in flags and text == document.text:
-            status, message = Status.COPIED, "the translation equals the source"
-    if one_line and _BREAKS.search(text):
+        if "empty" in flags and all("empty" in one.flags for one in translations):
+            status, message = Status.EMPTY, "the model returned no text"
+        else:
+            segments, texts = [one.prompt.segment for one in translations], [one.text for one in translations]
+            text = join(segments, texts, first.prompt.tgt_lang)
+            if "truncated" in flags or "empty" in flags:  # empty: of one segment among several
+                status, message = Status.TRUNCATED, "a segment's translation has no end within its max_new_tokens"
+                if "truncated" not in flags:
+                    message = "a segment's translation is empty"
+            elif "copied" in flags and text == document.text:
+                status, message = Status.COPIED, "the translation equals the source"
+    if one_line and has_line_break(text):
         text = _BREAKS.sub(" ", text)
-        flags.append("line_break")
+        flags = (*flags, "line_break")
     return Row(
         document.row,
         document.digest,
         status,
         text,
-        tuple(flags),
+        flags,
         message,
-        attempts=1 + max(translation.attempt for translation in translations),
-        num_source_tokens=sum(translation.prompt.num_source_tokens for translation in translations),
-        num_new_tokens=0 if twin else sum(translation.num_new_tokens for translation in translations),
+        attempts=1 + attempt,
+        num_source_tokens=source_tokens,
+        num_new_tokens=0 if twin else new_tokens,
     )

@@ -10,6 +10,7 @@
     ├── DamageError (7)           verify found damage
     ├── MissingError (8)          shards are missing
     └── StoppedError (75)         stopped on request or by the store; run again to continue
+        └── DeviceError (75)      the GPU failed, or a step did not end; it may be a row's doing
 
 A message says what is wrong with the value, why it matters if that is not plain, and the fix as the exact override.
 """
@@ -120,3 +121,7 @@ class StoppedError(HymtError):
     """Stopped on request, or by the store; everything committed is kept."""
 
     exit_code = ExitCode.STOPPED
+
+
+class DeviceError(StoppedError):
+    """The GPU's context is unusable, or a step did not end. A row that does this again and again is found out."""

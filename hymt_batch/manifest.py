@@ -98,9 +98,9 @@ def unseal(data: bytes) -> Plain:
 
 def load(fs: Fs, path: Path) -> Plain:
     """A sealed file; StateMissing or StateDamage where there is none to be had."""
-    if exists(fs, path) is None:
-        raise StateMissing("it is missing")
     try:
+        if exists(fs, path) is None:
+            raise StateMissing("it is missing")
         return unseal(fs.read(path))
     except FileNotFoundError:
         raise StateMissing("it is missing") from None

@@ -8,6 +8,7 @@ The time left is reckoned from source tokens, not rows, because shards begin wit
 from __future__ import annotations
 
 import logging
+import math
 import os
 import shutil
 import sys
@@ -53,11 +54,7 @@ class Telling:
     """Where a run's messages go: the console, a log file, and a count of the warnings."""
 
     def __init__(self, mode: str = "auto") -> None:
-        """Prepare to tell.
-
-        Args:
-            mode: "auto" (a bar on a terminal, log lines elsewhere), "bar", "log" or "off" (warnings only).
-        """
+        """Prepare to tell: "auto" (a bar on a terminal, log lines elsewhere), "bar", "log" or "off" (warnings only)."""
         self.mode = ("bar" if sys.stderr.isatty() else "log") if mode == "auto" else mode
         self.num_warnings = 0
         self.pairs: list[tuple[str, str]] = []
@@ -157,9 +154,7 @@ class Progress:
             self._bar = tqdm(bar_format="{desc}", ncols=size.columns - 1, nrows=size.lines, file=sys.stderr)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._bar is not None:
             self._draw(self._bar)
             self._bar.close()
@@ -181,6 +176,8 @@ class Progress:
 
     def batch(self, rows: int, new_tokens: int) -> None:
         """A batch was decoded; its rows are not committed yet."""
+        if not self.new_tokens and new_tokens:
+            log.info("first rows decoded: first_rows_s=%.2f since the process began", alive_s())
         self.running_rows += rows
         self.new_tokens += new_tokens
         self._show()
@@ -245,14 +242,23 @@ class Progress:
             log.info("%s", self.line())
 
 
+def alive_s() -> float:
+    """Seconds since this process began; nan where the system does not tell."""
+    try:
+        began = int(
+            Path("/proc/self/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[19]
+        )
+        return time.clock_gettime(time.CLOCK_BOOTTIME) - began / os.sysconf("SC_CLK_TCK")
+    except (OSError, ValueError, AttributeError, IndexError):
+        return math.nan
+
+
 def duration(seconds: float) -> str:
     """Seconds as people read them: 42 s, 3 min 5 s, 2 h 10 min."""
     whole = int(seconds + 0.5)
     if whole < 60:
         return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
+    return f"{whole // 60} min {whole % 60} s" if whole < 3600 else f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
 def escaped(text: str, width: int = 100) -> str:
@@ -265,13 +271,7 @@ def escaped(text: str, width: int = 100) -> str:
 
 
 def samples(texts: Mapping[int, str | None], rows: Sequence[Row], most: int) -> list[tuple[str, str]]:
-    """The first few (source, translation) pairs of a part.
-
-    Args:
-        texts: Row number -> source text.
-        rows: The part's rows.
-        most: How many pairs.
-    """
+    """The first few (source, translation) pairs of a part; `texts` by row number."""
     pairs = ((texts[row.row] or "", row.text) for row in rows if row.status is Status.OK and row.text)
     return list(islice(pairs, most))
 

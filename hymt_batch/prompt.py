@@ -144,22 +144,23 @@ def render(
     pairs = [(documents[segment.document].src_lang, documents[segment.document].tgt_lang) for segment in segments]
     instructions = {pair: words.instruction(*pair) for pair in dict.fromkeys(pairs)}
     overhead = {pair: len(encoder.encode(["".join(text)])[0]) for pair, text in instructions.items()}
-    bodies = encoder.encode(
-        [
-            f"{instructions[pair][0]}{segment.text}{instructions[pair][1]}"
-            for segment, pair in zip(segments, pairs, strict=True)
-        ]
-    )
+    turns = []
+    for segment, pair in zip(segments, pairs, strict=True):
+        before, after = instructions[pair]
+        turns.append(f"{before}{segment.text}{after}")
+    bodies = encoder.encode(turns)
     prompts: list[Prompt] = []
     refused: dict[int, Refusal] = {}
+    prefix, suffix, leaks = encoder.prefix, encoder.suffix, encoder.leaks
+    longest = max_context - len(prefix) - len(suffix)
     for segment, pair, body in zip(segments, pairs, bodies, strict=True):
-        if encoder.leaks(body):
+        if leaks(body):
             refused[segment.document] = Refusal(
                 Status.GENERATION_ERROR, "its text would become a control token of the model; it was not sent"
             )
             continue
         num_source_tokens = max(1, len(body) - overhead[pair])
-        room = max_context - len(encoder.prefix) - len(body) - len(encoder.suffix)
+        room = longest - len(body)
         if room < num_source_tokens:
             refused[segment.document] = Refusal(
                 Status.TOO_LONG,
@@ -171,13 +172,14 @@ def render(
             Prompt(
                 segment=segment,
                 row_id=documents[segment.document].id,
-                ids=(*encoder.prefix, *body, *encoder.suffix),
+                ids=(*prefix, *body, *suffix),
                 num_source_tokens=num_source_tokens,
                 tgt_lang=pair[1] or words.tgt_lang,
             )
         )
-    kept = [prompt for prompt in prompts if prompt.segment.document not in refused]
-    return kept, refused
+    if refused:
+        prompts = [prompt for prompt in prompts if prompt.segment.document not in refused]
+    return prompts, refused
 
 
 def check(encoder: Encoder, words: Wording) -> None:

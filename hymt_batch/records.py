@@ -52,6 +52,11 @@ def ending(line: bytes) -> bytes:
     return b"\n" if line.endswith(b"\n") else b""
 
 
+def has_line_break(text: str) -> bool:
+    """Whether a text holds one of LINE_BREAKS anywhere, its end included."""
+    return bool(text) and text.splitlines() != [text]  # several times faster than a regular expression
+
+
 @dataclass(frozen=True, slots=True)
 class Input:
     """One input file of the job, as found before anything is read."""
@@ -176,11 +181,12 @@ class Translation:
 
     prompt: Prompt
     text: str
-    finish_reason: str  # "stop", "length", "error" or "non_finite"
+    finish_reason: str  # "stop", "length", "loop", "error" or "non_finite"
     num_new_tokens: int = 0
     flags: tuple[str, ...] = ()
     message: str = ""
     attempt: int = 0
+    mean_logprob: float | None = None  # of the chosen tokens, end token included; None where it was not kept
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,10 +11,10 @@ from typing import Any
 
 from hymt_batch.batch import BatchConfig
 from hymt_batch.check import CheckConfig
-from hymt_batch.decode.engine import DecodeConfig
+from hymt_batch.decode.settings import DecodeConfig
 from hymt_batch.device_map.settings import DeviceMapConfig
 from hymt_batch.errors import ConfigError
-from hymt_batch.launch import LaunchConfig
+from hymt_batch.launch.settings import LaunchConfig
 from hymt_batch.model.made_up import Shape
 from hymt_batch.model.settings import ModelConfig
 from hymt_batch.prompt import PromptConfig
@@ -43,6 +43,10 @@ class BenchDtype(Enum):
 
     float32 = "float32"
     bfloat16 = "bfloat16"
+
+
+BENCH_ENGINES = ("slots", "sorted_generate", "generate_in_order", "pipeline")
+"""What a benchmark may run; ours always does."""
 
 
 class ReportFormat(Enum):
@@ -133,13 +137,19 @@ class BenchJob:
     generate_rows: int = 32
     compare_rows: int = 24
     num_threads: int | None = None
+    engines: Any = None
+    part_rows: int | None = None
     seed: int = 20261124
     format: ReportFormat = ReportFormat.text
 
     def __post_init__(self) -> None:
-        for key in ("segments", "rounds", "max_rows", "generate_rows", "compare_rows"):
-            if getattr(self, key) < 1:
+        for key in ("segments", "rounds", "max_rows", "generate_rows", "compare_rows", "part_rows"):
+            if getattr(self, key) is not None and getattr(self, key) < 1:
                 raise ConfigError(f"{key}={getattr(self, key)} must be at least 1. Leave it out for its default.")
+        if self.engines is not None:
+            self.engines = [self.engines] if isinstance(self.engines, str) else [str(one) for one in self.engines]
+            if unknown := [one for one in self.engines if one not in BENCH_ENGINES]:
+                raise ConfigError(f"engines={unknown[0]} is not one of {', '.join(BENCH_ENGINES)}.")
 
 
 @dataclass(kw_only=True, slots=True)

@@ -94,6 +94,8 @@ def join(segments: Sequence[Segment], texts: Sequence[str], *, spaced: bool | No
         spaced: Whether the target language writes spaces between words: where a cut left none, one is inserted, and
             in a language without them a single ASCII space at a cut is dropped. None keeps every character.
     """
+    if len(segments) == 1 == len(texts):
+        return f"{segments[0].lead}{texts[0]}{segments[0].trail}"
     out: list[str] = []
     for number, (segment, text) in enumerate(zip(segments, texts, strict=True)):
         lead = segment.lead
@@ -111,6 +113,8 @@ def join(segments: Sequence[Segment], texts: Sequence[str], *, spaced: bool | No
 
 def _segment(document: int, index: int, piece: str) -> Segment:
     text = piece.strip()
+    if len(text) == len(piece):
+        return Segment(document, index, text)
     start = piece.index(text) if text else len(piece)
     return Segment(document, index, text, piece[:start], piece[start + len(text) :])
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from hymt_batch import help as pages
+from hymt_batch import shown
 from hymt_batch.errors import ExitCode, HymtError, UsageError
 
 if TYPE_CHECKING:
@@ -61,6 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code; errors.MEANING says what each means.
     """
     running = [False]
+    shown.guard_logs()
     try:
         code = front(list(sys.argv[1:] if argv is None else argv), lambda: running.__setitem__(0, True))
         sys.stdout.flush()
@@ -218,7 +220,7 @@ def sweep(points: Sequence[Point], run_one: Callable[[Any], int], stopping: Call
     codes: list[ExitCode | None] = [None] * len(points)
     for number, point in enumerate(points):
         print(
-            f"hymt-batch: point {number + 1} of {len(points)}: {point.label or point.job.name}",
+            shown.shown(f"hymt-batch: point {number + 1} of {len(points)}: {point.label or point.job.name}"),
             file=sys.stderr,
             flush=True,
         )
@@ -238,7 +240,7 @@ def sweep(points: Sequence[Point], run_one: Callable[[Any], int], stopping: Call
     print("exit  point", file=sys.stderr)
     for point, code in zip(points, codes, strict=True):
         where = os.path.join(point.job.output_dir, str(point.job.name))
-        print(f"{'-' if code is None else int(code):>4}  {where}", file=sys.stderr)
+        print(shown.shown(f"{'-' if code is None else int(code):>4}  {where}"), file=sys.stderr)
     ran = [code for code in codes if code is not None]
     return ExitCode.STOPPED if left else max(ran, key=SEVERITY.index)
 
@@ -246,11 +248,11 @@ def sweep(points: Sequence[Point], run_one: Callable[[Any], int], stopping: Call
 def tell(error: Exception) -> ExitCode:
     """Say on stderr what went wrong."""
     if isinstance(error, HymtError):
-        print(f"hymt-batch: {error}", file=sys.stderr)
+        print(shown.shown(f"hymt-batch: {error}"), file=sys.stderr)
         return error.exit_code
     import traceback
 
-    traceback.print_exception(error)
+    print(shown.shown("".join(traceback.format_exception(error))), end="", file=sys.stderr)
     print(
         f"hymt-batch: this is a bug of hymt-batch ({type(error).__name__}). What was committed is kept; run the same "
         "command again to continue. Please report the lines above.",

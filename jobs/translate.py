@@ -6,27 +6,26 @@ The whole job, in the order of the flow: source -> segment -> prompt -> batch ->
 from __future__ import annotations
 
 import contextlib
-import importlib.metadata
 import logging
 import shlex
 import sys
 import tempfile
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hymt_batch import batch, check, fs, languages, manifest, prompt, segment, signals
-from hymt_batch.decode import engine
+from hymt_batch import batch, crew, prompt, segment, signals
+from hymt_batch.desk import Desk
 from hymt_batch.doctor import examine
 from hymt_batch.doctor.explain import explaining
 from hymt_batch.errors import ExitCode, StoppedError
+from hymt_batch.identity import environment, identity, stored_boundaries
 from hymt_batch.model import network
-from hymt_batch.progress import Progress, Telling, escaped, result, samples
-from hymt_batch.records import ERROR_STATUSES, Segment
+from hymt_batch.progress import Progress, Telling, escaped, result
+from hymt_batch.records import ERROR_STATUSES
 from hymt_batch.source import stream
 from hymt_batch.write import final, formats
 from hymt_batch.write.output import Output, Summary
@@ -42,6 +41,7 @@ def translate(
     telling: Telling,
     prepare: Callable[..., Any] = network.prepare,
     decode_batch: Callable[..., Any] | None = None,
+    worker: Sequence[str] = crew.COMMAND,
 ) -> Summary:
     """Run one job to its end, or to the next stop request.
 
@@ -50,6 +50,7 @@ def translate(
         telling: Where progress goes, and what was told.
         prepare: Verifies and places a model without reading weights; tests put a small real thing here.
         decode_batch: Decodes one batch instead of the engine; likewise.
+        worker: Starts a worker process; likewise.
 
     Raises:
         HymtError: Each with its exit code; whatever was committed is kept.
@@ -58,7 +59,7 @@ def translate(
     folder = Path(job.output_dir) / str(job.name)
     spool = stream.Spool(folder, replace=job.overwrite or job.on_input_change.value == "redo")
     with stop.removing(spool.aside):
-        return _translate(job, telling, prepare, decode_batch, stop, folder, spool)
+        return _translate(job, telling, prepare, decode_batch, worker, stop, folder, spool)
 
 
 def _translate(
@@ -66,6 +67,7 @@ def _translate(
     telling: Telling,
     prepare: Callable[..., Any],
     decode_batch: Callable[..., Any] | None,
+    worker: Sequence[str],
     stop: signals.Stop,
     folder: Path,
     spool: stream.Spool,
@@ -109,11 +111,6 @@ def _translate(
         log.info("arguments=%s", escaped(shlex.join(sys.argv[1:]), 4000))
         tokenizer = model.load_tokenizer(add_generation_prompt=job.prompt.add_generation_prompt)
         prompt.check(tokenizer, words)
-        with explaining("loading the model"):
-            hymt = model.load(tokenizer)
-        on_gpu = hymt.device != "cpu"
-        size = batch.budget(job.batch, hymt.cache_bytes_per_token, hymt.vocab_size, hymt.free_bytes, on_gpu)
-        stop.working(job.launch.grace_s, output.close)
         shards = stream.shards(
             inputs,
             job.source,
@@ -123,125 +120,36 @@ def _translate(
             reserved=job.write.added_fields,
         )
         with Progress(telling, job.launch.log_every_s, stream.total_units(inputs, job.source)) as progress:
-            decode = engine.Decode(
-                hymt,
-                job.decode,
-                partial(batch.group, size=size),
-                seed=job.seed,
-                card=job.model.sampling,
-                check_stop=stop.check,
-                on_batch=progress.batch,
-                decode=decode_batch,
-                max_rows=size.max_rows,
-                max_tokens=size.max_tokens,
-            )
-            decode.gate()
-            if decode.engine is engine.Engine.slots and job.model.attention.value != "sdpa":
-                log.warning(
-                    "model.attention=%s has no effect with decode.engine=slots, which has an attention of its own",
-                    job.model.attention.value,
-                )
-            machine = model.environment_of(hymt.placement) if hymt.placement else model.environment
-            output.made_in({**machine, **environment(job, decode, size)})
-            first = True
-            for shard in stream.prefetch(shards, job.launch.prefetch_shards):
-                if stop.requested:
-                    raise StoppedError(
-                        f"{stop.name}: stopped between two shards; run the same command again to continue"
-                    )
-                if isinstance(shard, stream.SkippedShard):
-                    progress.kept(shard.record.num_rows, shard.record.end - shard.record.start)
-                    output.finish_record(shard.input, shard.record)
-                    continue
-                segments, too_long = segment.split(shard.documents, tokenizer.count, job.segment)
-                prompts, leaking = prompt.render(segments, shard.documents, tokenizer, words, hymt.max_context)
-                refused = {**too_long, **leaking}
-                progress.shard(shard.end - shard.start, sum(p.num_source_tokens for p in prompts), last=shard.last)
-                for part in batch.plan(shard.documents, prompts, limits):
-                    num_tokens = sum(p.num_source_tokens for p in part.prompts)
-                    if output.has(shard, part):
-                        progress.kept(len(part.documents), source_tokens=num_tokens)
-                        continue
+            desk = Desk(job, output, telling, progress)
+            with crew.hire(job, model, tokenizer, desk, stop, decode_batch, worker) as hands:
+
+                def leave_if_asked(where: str) -> None:
                     if stop.requested:
-                        raise StoppedError(
-                            f"{stop.name}: stopped after a finished part; run the same command again to continue"
-                        )
-                    with explaining("translating the first part") if first else contextlib.nullcontext():
-                        translations = check.run(decode.run(part.prompts), decode.run, job.check)
-                    first = False
-                    rows = check.rows(
-                        part, shard.documents, translations, refused, join, one_line=output.holds_one_line(shard.input)
-                    )
-                    output.commit(shard, part, rows, degraded=decode.take_degraded())
-                    if len(telling.pairs) < job.launch.samples:
-                        texts = {document.row: document.text for document in shard.documents}
-                        telling.pairs += samples(texts, rows, job.launch.samples - len(telling.pairs))
-                    progress.part(len(rows), num_tokens, Counter(flag for row in rows for flag in row.flags))
-                output.finish(shard)
+                        desk.settle(hands.drain())  # what workers are at
+                        raise StoppedError(f"{stop.name}: stopped {where}; run the same command again to continue")
+
+                stop.working(job.launch.grace_s, output.close)
+                for shard in stream.prefetch(shards, job.launch.prefetch_shards):
+                    leave_if_asked("between two shards")
+                    if isinstance(shard, stream.SkippedShard):
+                        progress.kept(shard.record.num_rows, shard.record.end - shard.record.start)
+                        output.finish_record(shard.input, shard.record)
+                        continue
+                    segments, too_long = segment.split(shard.documents, tokenizer.count, job.segment)
+                    prompts, leaking = prompt.render(segments, shard.documents, tokenizer, words, model.max_context)
+                    progress.shard(shard.end - shard.start, sum(p.num_source_tokens for p in prompts), last=shard.last)
+                    for part in batch.plan(shard.documents, prompts, limits):
+                        if output.has(shard, part):
+                            progress.kept(len(part.documents), source_tokens=desk.tokens(part))
+                            continue
+                        leave_if_asked("after a finished part")
+                        with explaining("translating the first part") if desk.empty else contextlib.nullcontext():
+                            desk.settle(hands.give(desk.task(shard, part, {**too_long, **leaking})))
+                    desk.all_given(shard)
+                desk.settle(hands.drain())
+                if desk.busy:
+                    leave_if_asked("after the running parts")
         return output.finalize()
-
-
-def identity(job: TranslateJob, model: Mapping[str, Any], words: prompt.Wording, limits: batch.Boundaries) -> Any:
-    """Every setting that changes the text, or which rows form a part, with its resolved value."""
-    return {
-        "source": {
-            key: getattr(job.source, key)
-            for key in (
-                "text_field",
-                "src_lang_field",
-                "tgt_lang_field",
-                "limit",
-                "max_row_bytes",
-                "header",
-                "delimiter",
-            )
-        },
-        "segment": {"max_tokens": job.segment.max_tokens, "on_too_long": job.segment.on_too_long.value},
-        "prompt": {**words.identity, "add_generation_prompt": job.prompt.add_generation_prompt},
-        "model": {**model, "max_context": job.model.max_context},
-        "batch": asdict(limits),
-        "decode": {**engine.describe(job.decode, job.model.sampling), "seed": job.seed},
-        "check": {
-            "max_attempts": job.check.max_attempts,
-            "loop_repeats": job.check.loop_repeats,
-            "retry": asdict(job.model.sampling) if job.check.max_attempts > 1 else None,
-        },
-        "write": {
-            "format": job.write.format.value,
-            "on_error": job.write.on_error.value,
-            "translation_field": job.write.translation_field,
-            "meta_field": job.write.meta_field,
-            "row_group_rows": job.write.row_group_rows,
-        },
-    }
-
-
-def environment(
-    job: TranslateJob, decode: engine.Decode | None = None, size: batch.Budget | None = None
-) -> dict[str, Any]:
-    """What of the settings may change a low-precision text by rounding: as asked for, or as it was settled."""
-    return {
-        "hymt_batch": importlib.metadata.version("hymt-batch"),
-        "engine": job.decode.engine.value if decode is None else decode.engine.value,
-        "max_rows": job.batch.max_rows if size is None else size.max_rows,
-        "max_tokens": job.batch.max_tokens if size is None else size.max_tokens,
-    }
-
-
-def stored_boundaries(folder: Path, wanted: Mapping[str, Any]) -> Mapping[str, int] | None:
-    """Which rows form a part in the folder's job, if that is this very job; None otherwise."""
-    try:
-        stored = manifest.read_job(fs.OS, folder).identity
-    except manifest.StateDamage:
-        return None  # no job yet, or a damaged one: Output.open says which
-    if any(key != "batch" and stored.get(key) != manifest.plain(value) for key, value in wanted.items()):
-        return None
-    return {key: int(stored["batch"][key]) for key in ("part_rows", "part_tokens")}
-
-
-def join(segments: Sequence[Segment], texts: Sequence[str], tgt_lang: str) -> str:
-    """Join the texts of one document as its target language writes them."""
-    return segment.join(segments, texts, spaced=languages.get(tgt_lang).spaced)
 
 
 def run(job: TranslateJob, translate: Callable[[TranslateJob, Telling], Summary] = translate) -> ExitCode:

@@ -49,6 +49,11 @@ def test_the_longest_rows_come_first_and_rows_without_prompts_last() -> None:
     assert parts[2].prompts == ()
 
 
+def test_rows_of_one_length_keep_their_order() -> None:
+    parts = planned(["bb", "aaa", "dd", "c", "ccc", "aa", "bb"], Boundaries(1000, 1 << 20, 100, 1000))
+    assert [one.segment.document for part in parts for one in part.prompts] == [1, 4, 0, 2, 5, 3]
+
+
 def test_a_part_ends_at_its_tokens() -> None:
     parts = planned(["aaaa", "bbbb", "cccc"], Boundaries(1000, 1 << 20, 100, 8))
     assert [len(part.documents) for part in parts] == [2, 1]

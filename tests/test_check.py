@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import random
+from dataclasses import replace
+
 import pytest
 from conftest import documents
 
 from hymt_batch import check
 from hymt_batch.check import CheckConfig
+from hymt_batch.demo import grammar
 from hymt_batch.records import Part, Prompt, Refusal, Row, Segment, Status, Translation
 
 
@@ -35,6 +39,7 @@ def row_of(translation: Translation, source: str = "Hello there", *, one_line: b
         (translated("non non non non"), Status.OK, "non non non non", "loop"),
         (translated("a\r\n b\u2028c"), Status.OK, "a b c", "line_break"),
         (translated("", reason="error"), Status.GENERATION_ERROR, "", None),
+        (translated("", reason="crash"), Status.CRASH_QUARANTINED, "", None),
         (translated("", reason="non_finite"), Status.NON_FINITE, "", None),
     ],
 )
@@ -43,6 +48,18 @@ def test_each_kind_of_translation_has_its_status_and_flag(
 ) -> None:
     row = row_of(translation)
     assert (row.status, row.text, row.flags) == (status, text, (flag,) if flag else ())
+
+
+def test_a_row_that_was_ended_in_a_loop_says_so() -> None:
+    row = row_of(translated("non, non", reason="loop"))
+    assert (row.status, row.flags) == (Status.TRUNCATED, ("truncated", "loop"))
+
+
+def test_a_segment_that_the_model_was_unsure_of_is_flagged_where_that_is_asked_for() -> None:
+    unsure, sure = (replace(translated("Bonjour"), mean_logprob=mean) for mean in (-2.0, -1.0))
+    asked = CheckConfig(min_logprob=-1.5)
+    assert check.flagged(unsure, asked).flags == ("low_logprob",)
+    assert check.flagged(sure, asked).flags == check.flagged(unsure, CheckConfig()).flags == ()
 
 
 def test_a_number_that_stays_the_same_is_no_copy() -> None:
@@ -63,6 +80,43 @@ def test_loops_are_seen(text: str) -> None:
 )
 def test_ordinary_text_is_no_loop(text: str) -> None:
     assert not check.has_loop(text, 3)
+
+
+def looping(dice: random.Random, human: list[str]) -> str:
+    """A piece some times in a row, at times with its last white space or letter gone, between human words."""
+    letters = dice.choice(["ab ", "abc", "xy \t\n", "été 日本\U0001f600", "  a", "\ud800b"])
+    piece = "".join(
+        dice.choice(letters) for _ in range(dice.choice([1, 2, 3, 4, 5, 7, 11, 12, 29, 30, 50, 99, 100, 101]))
+    )
+    loop = (piece * dice.choice([2, 3, 4, 6])).rstrip()
+    start, end = (dice.choice(["", dice.choice(human)[: dice.randrange(60)]]) for _ in "12")
+    return start + loop[: dice.choice([None, -1])] + end
+
+
+@pytest.mark.parametrize("repeats", [2, 3, 4])
+def test_the_quick_look_misses_no_loop(repeats: int) -> None:
+    dice, num_loops = random.Random(11), 0
+    human = [bulletin.fr for bulletin in grammar.sample(11, 300)]
+    for _ in range(20):
+        texts = [looping(dice, human) if dice.random() < 0.5 else dice.choice(human) for _ in range(200)]
+        loops = {number for number, text in enumerate(texts) if check.has_loop(text, repeats)}
+        assert loops <= check.loop_suspects(texts, repeats)
+        num_loops += len(loops)
+    assert num_loops > 300
+
+
+def test_the_quick_look_clears_human_texts_and_copies_of_one_text() -> None:
+    human = [bulletin.fr for bulletin in grammar.sample(12, 1000)]
+    assert len(check.loop_suspects(human, 3)) < 50
+    assert not check.loop_suspects([human[0]] * 1000, 3)
+
+
+def test_a_long_part_is_looked_at_piece_by_piece(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(check, "_MANY_CHARS", 5000)
+    texts = [f"{number} {bulletin.de}" for number, bulletin in enumerate(grammar.sample(13, 400))]
+    texts[3] = texts[399] = "nein, nein, nein, nein, "
+    made = check.run([translated(text) for text in texts], lambda prompts, attempt: [], CheckConfig())
+    assert [number for number, one in enumerate(made) if "loop" in one.flags] == [3, 399]
 
 
 def test_a_loop_of_the_source_is_not_held_against_its_translation() -> None:
@@ -104,3 +158,14 @@ def test_equal_texts_share_one_translation() -> None:
     rows = check.rows(part, documents(["Hi", "Hi"]), [translated("Salut", "Hi")], {}, joined, one_line=True)
     assert [row.text for row in rows] == ["Salut", "Salut"]
     assert [row.num_new_tokens for row in rows] == [3, 0]
+
+
+def test_a_row_of_several_segments_adds_up_what_is_told_of_them() -> None:
+    segments = [
+        replace(translated("un"), flags=("control_token",), attempt=2),
+        replace(translated("deux"), flags=("loop", "control_token")),
+        replace(translated("trois"), flags=("retried",), attempt=1),
+    ]
+    (row,) = check.rows(Part(0, 1, (0,)), documents(["one two three"]), segments, {}, joined, one_line=True)
+    assert (row.text, row.flags) == ("un deux trois", ("control_token", "loop", "retried"))
+    assert (row.attempts, row.num_source_tokens, row.num_new_tokens) == (3, 6, 9)

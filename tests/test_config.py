@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from hymt_batch import config, name, schema, spelling, sweep
-from hymt_batch.decode.engine import Method
+from hymt_batch.decode.settings import Method
 from hymt_batch.errors import ConfigError, UsageError
 from hymt_batch.schema import OnMismatch, StatusJob, TranslateJob
 

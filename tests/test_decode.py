@@ -12,7 +12,8 @@ import pytest
 from hymt_batch import batch, prompt, segment
 from hymt_batch.batch import Budget
 from hymt_batch.decode import engine, gate, generate
-from hymt_batch.decode.engine import Decode, DecodeConfig, Engine, Method
+from hymt_batch.decode.engine import Decode
+from hymt_batch.decode.settings import DecodeConfig, Engine, Method
 from hymt_batch.decode.sampling import Choice
 from hymt_batch.demo import grammar
 from hymt_batch.device_map.settings import DeviceMapConfig, Strategy

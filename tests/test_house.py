@@ -38,6 +38,7 @@ ALLOWED: dict[str, set[str]] = {
     "demo": BASE,
     "outlook": BASE | {"device_map", "progress"},
     "spelling": set(),
+    "shown": set(),
     "name": {"errors"},
     "help": {"errors"},
     "override": {"errors", "spelling"},
@@ -50,6 +51,11 @@ ALLOWED: dict[str, set[str]] = {
 }
 ALLOWED["write"] = BASE | {"manifest"}
 ALLOWED["source"] = BASE | {"demo"}
+ALLOWED["replica"] = BASE | STAGES | {"schema"}  # schema for types only
+ALLOWED["identity"] = BASE | STAGES | {"manifest", "schema"}
+ALLOWED["breaker"] = BASE | {"check"}
+ALLOWED["desk"] = BASE | STAGES | {"breaker", "progress", "identity", "schema"}
+ALLOWED["crew"] = BASE | STAGES | {"desk", "replica", "signals", "doctor", "schema"}
 ALLOWED["doctor"] = BASE | STAGES | {"schema", "manifest"}
 
 MODULES = sorted([*LIBRARY.rglob("*.py"), *(ROOT / "jobs").glob("*.py")])

@@ -119,15 +119,14 @@ def test_weights_under_another_name_are_refused(folder: Path) -> None:
     [
         ("tokenizer.json", "{}", "tokenizer cannot be used"),
         ("tokenizer_config.json", "[", "tokenizer cannot be used"),
-        ("generation_config.json", "[]", "not a JSON object"),
+        ("generation_config.json", "[]", "not an object"),
         ("generation_config.json", '{"eos_token_id": "x"}', "not token ids"),
     ],
 )
 def test_a_damaged_tokenizer_is_named(folder: Path, name: str, content: str, words: str) -> None:
     (folder / name).write_text(content, encoding="utf-8")
-    found = files.verify(folder)
     with pytest.raises(PreflightError, match=words):
-        tokenizer.load(folder, found.config, add_generation_prompt=True)
+        tokenizer.load(folder, files.verify(folder).config, add_generation_prompt=True)
 
 
 def test_a_config_that_no_network_fits_is_refused(folder: Path) -> None:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import logging
+import re
+import subprocess
+import sys
+import time
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
-from hymt_batch.progress import Progress, Telling, duration, escaped
+from hymt_batch.progress import Progress, Telling, alive_s, duration, escaped
 
 
 def test_time_left_is_reckoned_from_tokens() -> None:
@@ -51,6 +55,26 @@ def test_warnings_are_counted_and_everything_goes_to_the_log_file(
     (path,) = tmp_path.glob("*.log")
     assert "mind this" in path.read_text(encoding="utf-8")
     assert "part=1" in path.read_text(encoding="utf-8")
+
+
+def test_the_log_says_once_how_long_the_first_rows_took(tmp_path: Path) -> None:
+    with Telling("off") as telling:
+        telling.log_to(tmp_path)
+        with Progress(telling) as progress:
+            progress.batch(0, 0)
+            progress.batch(2, 30)
+            progress.batch(2, 30)
+    (path,) = tmp_path.glob("*.log")
+    (told,) = re.findall(r"first_rows_s=(\S+)", path.read_text(encoding="utf-8"))
+    assert 0 < float(told) <= alive_s()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc")
+def test_a_process_knows_how_long_it_has_run() -> None:
+    script = "import time; time.sleep(0.5); from hymt_batch.progress import alive_s; print(alive_s())"
+    began = time.monotonic()
+    alive = float(subprocess.run([sys.executable, "-c", script], capture_output=True, check=True, text=True).stdout)
+    assert 0.45 < alive < time.monotonic() - began + 0.1
 
 
 def test_text_is_shown_without_control_characters() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from conftest import Bytes, documents, whole
 from hypothesis import given
@@ -9,7 +11,7 @@ from hypothesis import strategies as st
 
 from hymt_batch import segment
 from hymt_batch.errors import ConfigError
-from hymt_batch.records import Segment, Status
+from hymt_batch.records import LINE_BREAKS, Segment, Status, has_line_break
 from hymt_batch.segment import OnTooLong, SegmentConfig
 
 texts = st.text(st.sampled_from("ab .。!?\n\t,，ñ́é漢字🙂\u200d\u3000"), min_size=1, max_size=200)
@@ -65,3 +67,12 @@ def test_joins_follow_the_target_language() -> None:
 def test_a_limit_too_small_for_a_sentence_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"segment\.max_tokens=3"):
         SegmentConfig(max_tokens=3)
+
+
+def test_a_line_break_is_what_splitlines_takes_for_one() -> None:
+    known = re.compile(f"[{LINE_BREAKS}]")
+    for code in range(0x10000):
+        character = chr(code)
+        for text in (character, f"a{character}b", f"a{character}"):
+            assert has_line_break(text) == bool(known.search(text)), hex(code)
+    assert not has_line_break("")

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from hymt_batch.decode import cache, rows
+from hymt_batch.decode import cache, forward, rows, slots
 from hymt_batch.decode.generate import Generated
 from hymt_batch.decode.rows import Counters
 from hymt_batch.decode.sampling import Choice
@@ -134,6 +134,9 @@ class Forgetful:
         self.config = network.config
         self.refusals = 0
 
+    def modules(self) -> Any:
+        return self.network.modules()
+
     def model(self, **inputs: Any) -> Any:
         self._perhaps_refuse(len(inputs["input_ids"]))
         return self.network.model(**inputs)
@@ -151,7 +154,7 @@ class Forgetful:
 
 
 def forgetful(hymt: Hymt, **settings: Any) -> Any:
-    fields = ("tokenizer", "device", "vocab_size", "max_context")
+    fields = ("tokenizer", "device", "dtype", "vocab_size", "max_context")
     return SimpleNamespace(
         network=Forgetful(hymt.network, **settings), **{name: getattr(hymt, name) for name in fields}
     )
@@ -266,3 +269,122 @@ def test_another_error_is_not_hidden(hymt: Hymt) -> None:
 
 def test_nothing_is_decoded_of_nothing(hymt: Hymt) -> None:
     assert decode(hymt, [])[0] == []
+
+
+@pytest.mark.parametrize("stages", [2, 3])
+def test_groups_of_slots_under_way_at_once_give_the_same_text(hymt: Hymt, alone: list[Generated], stages: int) -> None:
+    made, counters = decode(hymt, prompts(hymt, 40, ("fr", "de", "zh")), max_rows=12, stages=stages)
+    assert made == alone
+    assert counters.steps > counters.row_steps / 12, "each group has its own steps"
+
+
+@pytest.mark.parametrize("read_every", [2, 5])
+def test_tokens_that_are_read_late_give_the_same_text(hymt: Hymt, alone: list[Generated], read_every: int) -> None:
+    made, counters = decode(hymt, prompts(hymt, 40, ("fr", "de", "zh")), max_rows=8, read_every=read_every)
+    assert made == alone
+    assert counters.useful_row_steps == sum(len(row.ids) for row in alone)
+    assert counters.useful_row_steps < counters.row_steps < 1.3 * counters.useful_row_steps
+
+
+@pytest.mark.parametrize("options", [{"stages": 2}, {"read_every": 3}])
+def test_late_readers_lose_no_row_when_memory_runs_out(
+    hymt: Hymt, alone: list[Generated], options: dict[str, int]
+) -> None:
+    broken = forgetful(hymt, share=0.05, seed=3)
+    made, counters = decode(broken, prompts(hymt, 40, ("fr", "de", "zh")), max_rows=16, **options)
+    assert made == alone
+    assert counters.out_of_memory > 0
+
+
+def test_late_readers_sample_as_one_row_alone(hymt: Hymt) -> None:
+    ids = prompts(hymt, 12)
+    wanted, _ = decode(hymt, ids, choice=SAMPLED, max_rows=1, limits=[30] * 12)
+    assert decode(hymt, ids, choice=SAMPLED, max_rows=5, limits=[30] * 12, stages=2)[0] == wanted
+    assert decode(hymt, ids, choice=SAMPLED, max_rows=5, limits=[30] * 12, read_every=4)[0] == wanted
+
+
+def test_a_long_prompt_is_taken_in_piece_by_piece(hymt: Hymt, monkeypatch: pytest.MonkeyPatch) -> None:
+    ids = prompts(hymt, 6)
+    long = [[*one[:-1], *(one[3:-1] * 9), one[-1]] for one in ids]
+    wanted, _ = decode(hymt, long, limits=[20] * 6)
+    widths: list[int] = []
+    watched = forgetful(hymt)
+    real = watched.network.model
+
+    def model(**inputs: Any) -> Any:
+        widths.append(inputs["input_ids"].shape[1])
+        return real(**inputs)
+
+    watched.network.model = model
+    monkeypatch.setattr(forward, "PIECE_TOKENS", 32)
+    made, _ = decode(watched, long, limits=[20] * 6)
+    assert made == wanted
+    assert max(widths[1:]) == 32 < max(map(len, long))
+
+
+def test_a_row_that_loops_is_ended_and_its_neighbours_are_not(hymt: Hymt, alone: list[Generated]) -> None:
+    import torch
+
+    ids = prompts(hymt, 40, ("fr", "de", "zh"))
+    stop = hymt.tokenizer.stop[0]
+    broken = forgetful(hymt)
+    head = hymt.network.lm_head
+
+    def lm_head(hidden: Any) -> Any:
+        logits = head(hidden)
+        logits[:, stop] = float("-1e9")  # no row ends
+        return logits
+
+    broken.network.lm_head = lm_head
+    watching = Choice(False, 1.0, 1.0, 0, 1.0, stop_loops=True)
+    free, _ = decode(broken, ids[:8], limits=[400] * 8)
+    made, _ = decode(broken, ids[:8], limits=[400] * 8, choice=watching)
+    looping = [row for row in made if row.finish_reason == "loop"]
+    assert looping, "without an end, the demo model repeats itself"
+    for row, whole, prompt in zip(made, free, ids, strict=False):
+        end = rows.first_loop(whole.ids, prompt)
+        assert row.ids == whole.ids[:end]
+        assert row.finish_reason == ("length" if end is None else "loop")
+    assert decode(hymt, ids, choice=watching)[0] == alone, "sound rows are not touched"
+    assert torch.is_inference_mode_enabled() is False
+
+
+def test_a_loop_is_one_only_where_the_source_has_none() -> None:
+    dots = [7] * 48
+    assert rows.loops(dots, [1, 2, 3])
+    assert not rows.loops(dots, [1, *[9] * 60, 2]), "dots of a table of contents"
+    assert not rows.loops(dots[:-1], [1, 2, 3]), "looked at every 16 tokens only"
+    assert rows.loops(list(range(64)) * 4, [1])
+    assert not rows.loops([*range(65)] * 4, [1])
+    assert not rows.loops(list(range(480)), [1])
+
+
+def test_the_mean_logarithm_of_the_probabilities_is_that_of_the_chosen_tokens(hymt: Hymt) -> None:
+    import torch
+
+    ids = prompts(hymt, 3)
+    made, _ = decode(hymt, ids, logprobs=True)
+    for prompt, row in zip(ids, made, strict=True):
+        whole = torch.tensor([[*prompt, *row.ids, hymt.tokenizer.stop[0]]])
+        with torch.inference_mode():
+            chances = torch.log_softmax(hymt.network(input_ids=whole).logits[0].float(), dim=-1)
+        places = range(len(prompt), whole.shape[1])
+        own = [float(chances[place - 1, whole[0, place]]) for place in places]
+        if row.ids and max(own[:-1]) > -20:
+            stop = max(float(chances[whole.shape[1] - 2, one]) for one in hymt.tokenizer.stop)
+            wanted = (sum(own[:-1]) + stop) / len(own)
+            assert row.mean_logprob == pytest.approx(wanted, abs=2e-3)
+    assert decode(hymt, ids)[0][0].mean_logprob is None
+
+
+def test_the_look_for_longer_positions_is_spared_where_it_cannot_matter() -> None:
+    class Module:
+        rope_type, original_max_seq_len, max_seq_len_cached = "dynamic", 100, 100
+
+    module = Module()
+    network = SimpleNamespace(modules=lambda: [module, object()])
+    with slots._no_rope_update(network, 100):
+        assert module.rope_type == "default"
+    assert module.rope_type == "dynamic"
+    with slots._no_rope_update(network, 101):
+        assert module.rope_type == "dynamic"

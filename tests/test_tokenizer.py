@@ -104,3 +104,30 @@ def test_a_template_that_does_not_keep_the_text_is_refused(tmp_path: Path, templ
 def test_a_tokenizer_of_another_model_is_refused() -> None:
     with pytest.raises(PreflightError, match="belong to different models"):
         tokenizer.load(DEMO, {**config(), "vocab_size": 500}, add_generation_prompt=True)
+
+
+@settings(max_examples=60)
+@given(st.lists(st.text(), max_size=8))
+def test_quick_encoding_gives_the_ids_of_the_slow_one(extended: Tokenizer, texts: list[str]) -> None:
+    texts += [*CONTROL, "l'été 12 345 678,90 €\u2028日本語 e\u0301 \U0001f600", " \n\n x", ""]
+    slow = [extended.bare.encode(text, add_special_tokens=False).ids for text in texts]
+    assert extended.encode(texts) == slow
+
+
+def test_no_text_is_lost_between_two_slices(extended: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = [f"{number} " + "rain " * (number % 7) for number in range(50)]
+    whole = extended.encode(texts)
+    monkeypatch.setattr(tokenizer, "_SLICE_CHARS", 40)
+    monkeypatch.setattr(tokenizer, "_SLICE_ROWS", 3)
+    assert extended.encode(texts) == whole
+    assert len(whole) == 50
+    assert max(map(len, tokenizer._slices(texts))) == 3
+
+
+def test_control_tokens_of_an_answer_are_left_out_and_the_rest_kept(extended: Tokenizer) -> None:
+    ids = extended.encode(["Rain in Lyon."])[0]
+    assert extended.decode([ids, [extended.stop[0], *ids[:2], extended.prefix[0], *ids[2:]], []]) == [
+        "Rain in Lyon.",
+        "Rain in Lyon.",
+        "",
+    ]

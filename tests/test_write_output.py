@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import re
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -377,6 +379,21 @@ def test_the_environments_of_all_parts_are_in_the_manifest(tmp_path: Path, sourc
     begin(tmp_path / "job", [an_input(source)], environment={"device": "a"})
     run(tmp_path / "job", [an_input(source)], environment={"device": "b"})
     assert manifest.read(FAST, tmp_path / "job")["environments"] == [{"device": "a"}, {"device": "b"}]
+
+
+def test_the_manifest_adds_up_statuses_flags_and_tokens_of_every_row(tmp_path: Path, source: Path) -> None:
+    with open_output(tmp_path / "job", [an_input(source)]) as output:
+        for shard in shards(an_input(source)):
+            for part in plan(shard):
+                rows = upper(shard, part)
+                told = [replace(row, flags=("loop", "retried")[: row.row % 3], num_source_tokens=3) for row in rows]
+                output.commit(shard, part, [replace(row, num_new_tokens=row.row) for row in told])
+            output.finish(shard)
+        output.finalize()
+    found = json.loads((tmp_path / "job" / "manifest.json").read_bytes())
+    assert (found["rows"], found["counts"]) == (20, {"ok": 20})
+    assert found["flags"] == {"loop": 7 + 6, "retried": 6}
+    assert found["tokens"] == {"source": 60, "new": sum(range(20))}
 
 
 def test_a_lost_lease_stops_every_step_that_publishes(tmp_path: Path, source: Path) -> None:

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import hashlib
 import json
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hymt_batch import manifest
 from hymt_batch.records import Row, ShardRecord, Status
 from hymt_batch.write import part as parts
 from hymt_batch.write.part import PartDamage
@@ -47,6 +49,45 @@ def test_a_part_comes_back_as_it_was() -> None:
 def test_any_text_comes_back_as_it_was(values: list[tuple[str, str, Status]]) -> None:
     rows = [Row(i, bytes(8), status, text, (message,), message) for i, (text, message, status) in enumerate(values)]
     assert parts.decode(encoded(rows))[1] == rows
+
+
+@given(st.text(), st.text(), st.sampled_from(list(Status)))
+def test_a_row_is_spelled_as_json_spells_it(text: str, message: str, status: Status) -> None:
+    odd = "".join(map(chr, [*range(0x20), 0x22, 0x5C, 0x7F, 0x85, 0x2028, 0xFEFF, 0x1F600]))
+    row = Row(2**40, b"\0\xffabcdef", status, odd + text, (message, "loop"), message, 3, 70_000, 0)
+    written = {
+        "row": 2**40,
+        "digest": row.digest.hex(),
+        "status": status.value,
+        "flags": [message, "loop"],
+        "text": odd + text,
+        "message": message,
+        "attempts": 3,
+        "source_tokens": 70_000,
+        "new_tokens": 0,
+    }
+    assert encoded([row]).partition(b"\n")[2].decode() == (
+        json.dumps(written, ensure_ascii=False, separators=(",", ":")) + "\n"
+    )
+
+
+def test_a_lone_surrogate_in_one_row_leaves_the_others_as_they_are() -> None:
+    alone, plain = ROWS[0], Row(102, b"12345678", Status.OK, "译文")
+    lines = encoded([alone, plain]).splitlines(keepends=True)[1:]
+    assert b"\\ud800" in lines[0] and lines[0].isascii()
+    assert lines[1:] == encoded([plain]).splitlines(keepends=True)[1:]
+
+
+@pytest.mark.parametrize("more", [b" {}", b",", b"1", b" "], ids=["two values", "comma", "digit", "blank"])
+def test_a_row_with_more_than_one_value_is_damage(more: bytes) -> None:
+    header, _, payload = encoded(ROWS).partition(b"\n")
+    payload = payload.replace(b"}\n", b"}" + more + b"\n")
+    value = json.loads(header)
+    del value["check"]
+    value |= {"len": len(payload), "sha256": hashlib.sha256(payload).hexdigest()}
+    line = manifest.canonical({**value, "check": manifest.digest(value)})
+    with pytest.raises(PartDamage, match="a row is not whole"):
+        parts.decode(line + b"\n" + payload)
 
 
 def test_every_flipped_bit_is_found() -> None:

@@ -40,7 +40,8 @@ def attend(
         query: [B, H, T, D].
         key: [B, K, L, D] with H a multiple of K.
         value: Likewise.
-        attention_mask: [B, 1, T, L] bool, True where a query sees a key.
+        attention_mask: [B, 1, T, L], or with T stretched to (H / K) * T (see `grouped`): added to the scores. None
+            where every query sees every key.
         scaling: Factor of the scores.
         dropout: Not used: there is no training.
         kwargs: What else transformers passes.
@@ -51,13 +52,30 @@ def attend(
     from torch.nn.functional import scaled_dot_product_attention
 
     rows, heads, width, size = query.shape
-    groups = heads // key.shape[1]
-    grouped = query.reshape(rows, key.shape[1], groups * width, size)
-    mask = attention_mask
-    if mask is not None and groups > 1 and width > 1:
-        mask = mask[:, :, None].expand(rows, 1, groups, width, mask.shape[-1]).reshape(rows, 1, groups * width, -1)
-    out = scaled_dot_product_attention(grouped, key, value, attn_mask=mask, scale=scaling)
+    queries = query.reshape(rows, key.shape[1], heads // key.shape[1] * width, size)
+    mask = attention_mask if attention_mask is None else attention_mask.to(query.dtype)
+    out = scaled_dot_product_attention(queries, key, value, attn_mask=mask, scale=scaling)
     return out.reshape(rows, heads, width, size).transpose(1, 2), None
+
+
+def grouped(visible: Tensor, groups: int, dtype: Any) -> Tensor:
+    """What is added to the scores, made once for all layers.
+
+    Args:
+        visible: [B, T, L] bool, True where a query sees a key.
+        groups: Query heads that share a key head.
+        dtype: Of the scores.
+
+    Returns:
+        [B, 1, groups * T, L], or [B, 1, 1, L] for T = 1: 0 where visible, else minus infinity.
+    """
+    import torch
+
+    rows, width, length = visible.shape
+    hidden = torch.zeros(rows, 1, width, length, dtype=dtype).masked_fill_(~visible[:, None], float("-inf"))
+    if width == 1 or groups == 1:
+        return hidden
+    return hidden.expand(rows, groups, width, length).reshape(rows, 1, groups * width, length)
 
 
 class _Cache:
@@ -101,23 +119,25 @@ class SlotCache(_Cache):
         self.num_slots = num_slots
         self.capacity = 0
         self.layers: dict[int, tuple[Tensor, Tensor]] = {}
-        self._first = self._count = 0  # slots of the prompts that are taken in
+        self._first = self._count = self._start = 0  # slots of the prompts that are taken in, and tokens before them
         self._prefix: PrefixCache | None = None
         self._positions: Tensor | None = None  # of a step: where each row writes; None while prompts are taken in
         self._on: dict[Any, tuple[Tensor, Tensor]] = {}  # rows and positions on each device, made once a step
         self._longest = 0
 
-    def take_in(self, first: int, count: int, prefix: PrefixCache | None, length: int) -> None:
-        """The next forward pass is over `count` prompts, for the slots from `first` on.
+    def take_in(self, first: int, count: int, prefix: PrefixCache | None, start: int, end: int) -> None:
+        """The next forward pass is over a piece of `count` prompts, for the slots from `first` on.
 
         Args:
             first: Slot of the first prompt.
             count: Number of prompts.
             prefix: What stands before them.
-            length: Tokens of the longest, and of its first new token.
+            start: Tokens of these prompts that are in their slots already, `prefix` included.
+            end: Tokens that will be.
         """
-        self._first, self._count, self._prefix, self._positions = first, count, prefix, None
-        self._reserve(length)
+        self._first, self._count, self._prefix, self._start, self._positions = first, count, prefix, start, None
+        self._longest = end
+        self.reserve(end)
 
     def write_at(self, positions: Tensor, longest: int) -> None:
         """The next forward pass is a step over the first slots.
@@ -128,7 +148,7 @@ class SlotCache(_Cache):
         """
         self._positions, self._longest = positions, longest
         self._on.clear()
-        self._reserve(longest)
+        self.reserve(longest)
 
     def update(self, keys: Tensor, values: Tensor, layer_idx: int, *rest: Any, **more: Any) -> tuple[Tensor, Tensor]:
         import torch
@@ -144,15 +164,12 @@ class SlotCache(_Cache):
             for store, new in zip(stored, (keys, values), strict=True):
                 store[rows, :, at] = new[:, :, 0]
             return stored[0][:count, :, : self._longest], stored[1][:count, :, : self._longest]
-        whole = []
-        before = self._prefix.layers[layer_idx] if self._prefix else (None, None)
-        for store, new, prefix in zip(stored, (keys, values), before, strict=True):
-            if prefix is not None:
-                new = torch.cat([prefix.expand(self._count, -1, -1, -1), new], dim=2)
-            length = min(new.shape[2], store.shape[2])
-            store[self._first : self._first + self._count, :, :length] = new[:, :, :length]
-            whole.append(new)
-        return whole[0], whole[1]
+        slots = slice(self._first, self._first + self._count)
+        for number, (store, new) in enumerate(zip(stored, (keys, values), strict=True)):
+            if self._prefix is not None and self._start == self._prefix.length:
+                store[slots, :, : self._start] = self._prefix.layers[layer_idx][number]
+            store[slots, :, self._start : self._longest] = new
+        return stored[0][slots, :, : self._longest], stored[1][slots, :, : self._longest]
 
     def move(self, source: int, target: int, length: int) -> None:
         """Copy the first `length` tokens of a slot over another's."""
@@ -179,7 +196,8 @@ class SlotCache(_Cache):
         for layer_idx, stored in list(self.layers.items()):
             self.layers[layer_idx] = self._grown(stored, stored[0])
 
-    def _reserve(self, length: int) -> None:
+    def reserve(self, length: int) -> None:
+        """Have room for so many tokens from the next forward pass on."""
         if length > self.capacity:
             self.capacity = -(-length // BUCKET) * BUCKET
 

@@ -9,67 +9,22 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from enum import Enum
-from typing import Any
+from dataclasses import replace
 
 from hymt_batch import languages
 from hymt_batch.decode import gate
 from hymt_batch.decode.generate import Generated, decode_batch
 from hymt_batch.decode.rows import Counters
 from hymt_batch.decode.sampling import Choice, row_seed
+from hymt_batch.decode.settings import DecodeConfig, Engine, choice, sampled, stages
 from hymt_batch.decode.slots import decode_rows
-from hymt_batch.errors import ConfigError, StoppedError
+from hymt_batch.errors import DeviceError
 from hymt_batch.model.memory import free_memory, is_out_of_memory
 from hymt_batch.model.network import Hymt
 from hymt_batch.model.settings import SamplingCard
 from hymt_batch.records import Prompt, Translation
 
 log = logging.getLogger(__name__)
-
-
-class Method(Enum):
-    """How the next token is chosen."""
-
-    greedy = "greedy"
-    sampling = "sampling"
-
-
-class Engine(Enum):
-    """Which loop runs the network."""
-
-    auto = "auto"  # slots on the CPU; generate on a GPU, where slots was never run
-    slots = "slots"  # our own: rows that end are replaced while the others go on
-    generate = "generate"  # that of transformers, the reference
-
-
-@dataclass(kw_only=True, slots=True)
-class DecodeConfig:
-    """How text is generated; every field is explained in conf/decode/."""
-
-    method: Method = Method.greedy
-    engine: Engine = Engine.auto
-    temperature: float | None = None
-    top_p: float | None = None
-    top_k: int | None = None
-    repetition_penalty: float | None = None
-    max_new_tokens: int = 4096
-    new_tokens_ratio: float = 2.0
-    new_tokens_extra: int = 32
-
-    def __post_init__(self) -> None:
-        positive = {"temperature": self.temperature, "repetition_penalty": self.repetition_penalty}
-        for key, value in positive.items():
-            if value is not None and value <= 0:
-                raise ConfigError(f"decode.{key}={value} must be above 0. For the likeliest token use decode=greedy.")
-        if self.top_p is not None and not 0 < self.top_p <= 1:
-            raise ConfigError(f"decode.top_p={self.top_p} must be above 0 and at most 1.")
-        if self.top_k is not None and self.top_k < -1:
-            raise ConfigError(f"decode.top_k={self.top_k} must be a number of tokens; 0 or -1 mean no limit.")
-        if self.max_new_tokens < 1 or self.new_tokens_ratio < 0 or self.new_tokens_extra < 0:
-            raise ConfigError("decode.max_new_tokens must be at least 1, new_tokens_ratio and _extra at least 0.")
-        if self.new_tokens_ratio == 0 and self.new_tokens_extra == 0:
-            raise ConfigError("decode.new_tokens_ratio and decode.new_tokens_extra are both 0: no row could have text.")
 
 
 class Decode:
@@ -88,6 +43,7 @@ class Decode:
         card: SamplingCard | None = None,
         max_rows: int = 64,
         max_tokens: int = 16_384,
+        logprobs: bool = False,
     ) -> None:
         """Settle a run.
 
@@ -102,6 +58,7 @@ class Decode:
             card: The model card's sampling, for fields that `settings` leaves open.
             max_rows: Slots at most.
             max_tokens: Tokens of keys and values at most, over all slots.
+            logprobs: Whether each translation has the mean logarithm of its tokens' probabilities; slots only.
         """
         self.hymt, self.settings, self.group, self.seed = hymt, settings, group, seed
         self.check_stop, self.on_batch = check_stop, on_batch
@@ -111,6 +68,7 @@ class Decode:
         self.by_batch = decode is not None or self.engine is Engine.generate
         self.decode = decode or decode_batch
         self.max_rows, self.max_tokens = max_rows, max_tokens
+        self.logprobs, self.stages = logprobs, stages(settings, hymt)
         self.counters = Counters()
         self.choice = choice(settings, card or SamplingCard())
         self.card = card or SamplingCard()
@@ -140,7 +98,7 @@ class Decode:
         Raises:
             StoppedError: The job must end at once; nothing of these prompts is kept.
         """
-        rule = self.choice if attempt == 0 else _sampled(self.card)
+        rule = self.choice if attempt == 0 else replace(sampled(self.card), stop_loops=self.settings.stop_loops)
         limits = [self._limit(prompt) for prompt in prompts]
         if not self.by_batch:
             return self._in_slots(prompts, limits, rule, attempt)
@@ -179,6 +137,9 @@ class Decode:
                 self.check_stop,
                 max_rows=self.max_rows,
                 max_tokens=self.max_tokens,
+                stages=self.stages,
+                read_every=self.settings.read_every,
+                logprobs=self.logprobs,
                 on_rows=self.on_batch,
                 counters=self.counters,
             )
@@ -243,6 +204,7 @@ class Decode:
                 flags=("control_token",) if self.hymt.tokenizer.leaks(row.ids) else (),
                 message="the network returned NaN or infinity" if row.finish_reason == "non_finite" else "",
                 attempt=attempt,
+                mean_logprob=row.mean_logprob,
             )
             for index, row, text in zip(indices, generated, texts, strict=True)
         ]
@@ -256,37 +218,4 @@ def _gpu_failures_stop() -> Iterator[None]:
     except RuntimeError as error:
         if "CUDA error" not in str(error) or is_out_of_memory(error):
             raise
-        raise StoppedError(f"The GPU failed ({str(error).splitlines()[0]}); run again to continue") from error
-
-
-def choice(settings: DecodeConfig, card: SamplingCard) -> Choice:
-    """Resolve the token rule: what `settings` leaves open comes from the model card when sampling."""
-    if settings.method is Method.greedy:
-        return Choice(False, 1.0, 1.0, 0, settings.repetition_penalty or 1.0)
-    default = _sampled(card)
-    return Choice(
-        True,
-        default.temperature if settings.temperature is None else settings.temperature,
-        default.top_p if settings.top_p is None else settings.top_p,
-        default.top_k if settings.top_k is None else max(0, settings.top_k),
-        default.repetition_penalty if settings.repetition_penalty is None else settings.repetition_penalty,
-    )
-
-
-def _sampled(card: SamplingCard) -> Choice:
-    return Choice(True, card.temperature, card.top_p, max(0, card.top_k), card.repetition_penalty)
-
-
-def describe(settings: DecodeConfig, card: SamplingCard) -> dict[str, Any]:
-    """What of the settings decides the text, resolved, for the job's identity."""
-    rule = choice(settings, card)
-    return {
-        "method": settings.method.value,
-        "temperature": rule.temperature if rule.sample else None,
-        "top_p": rule.top_p if rule.sample else None,
-        "top_k": rule.top_k if rule.sample else None,
-        "repetition_penalty": rule.repetition_penalty,
-        "max_new_tokens": settings.max_new_tokens,
-        "new_tokens_ratio": settings.new_tokens_ratio,
-        "new_tokens_extra": settings.new_tokens_extra,
-    }
+        raise DeviceError(f"The GPU failed ({str(error).splitlines()[0]}); run again to continue") from error

@@ -6,9 +6,10 @@ Slow and plain; the fast engine is compared with it. Does not know parts, docume
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from hymt_batch.decode.rows import first_loop
 from hymt_batch.decode.sampling import Choice, choose
 from hymt_batch.model.network import Hymt
 
@@ -21,7 +22,8 @@ class Generated:
     """New tokens of one prompt."""
 
     ids: list[int]  # without the end token
-    finish_reason: str  # "stop", "length" or "non_finite"
+    finish_reason: str  # "stop", "length", "loop", "memory" or "non_finite"
+    mean_logprob: float | None = field(default=None, compare=False)  # of the chosen tokens, where it was kept
 
 
 def pad(prompts: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor, Tensor]:
@@ -93,16 +95,21 @@ def decode_batch(
     rows = output[:, width:].tolist()
     bad = set(rule.non_finite())
     return [
-        _cut(row[:limit], hymt.tokenizer.stop) if number not in bad else Generated([], "non_finite")
-        for number, (row, limit) in enumerate(zip(rows, max_new_tokens, strict=True))
+        _cut(row[:limit], hymt.tokenizer.stop, prompt if choice.stop_loops else None)
+        if number not in bad
+        else Generated([], "non_finite")
+        for number, (row, limit, prompt) in enumerate(zip(rows, max_new_tokens, prompts, strict=True))
     ]
 
 
-def _cut(row: list[int], stop: Sequence[int]) -> Generated:
-    for place, token in enumerate(row):
-        if token in stop:
-            return Generated(row[:place], "stop")
-    return Generated(row, "length")
+def _cut(row: list[int], stop: Sequence[int], watched: Sequence[int] | None) -> Generated:
+    """The row up to its end; with the prompt of a row that is watched for loops, at most up to a loop."""
+    end = next((place for place, token in enumerate(row) if token in stop), None)
+    text = row if end is None else row[:end]
+    loop = None if watched is None else first_loop(text, watched)
+    if loop is not None:
+        return Generated(row[:loop], "loop")
+    return Generated(text, "length" if end is None else "stop")
 
 
 class _Rule:

@@ -10,6 +10,7 @@ import math
 import random
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,6 +22,7 @@ from hymt_batch.model.network import Hymt
 
 GREEDY = Choice(False, 1.0, 1.0, 0, 1.0)
 INSTRUCTION_TOKENS = 13
+PROMPT_ROWS = 512
 MEDIAN, SIGMA, SHORTEST, LONGEST = 28, 0.55, 4, 120
 
 
@@ -51,26 +53,42 @@ def workload(num: int, vocab_size: int, seed: int) -> Workload:
 Engine = Callable[[Workload], list[list[int]]]
 
 
-def in_slots(hymt: Hymt, max_rows: int, counters: Counters) -> Engine:
-    """Ours. The counters are those of the last run."""
+def in_slots(hymt: Hymt, max_rows: int, counters: Counters, packed: AbstractContextManager[object]) -> Engine:
+    """Ours, with the products of `packed`. The counters are those of the last run."""
 
     def run(work: Workload) -> list[list[int]]:
         fresh = Counters()
         seeds = [0] * len(work.prompts)
-        made, _ = decode_rows(
-            hymt,
-            work.prompts,
-            work.limits,
-            seeds,
-            GREEDY,
-            lambda: None,
-            max_rows=max_rows,
-            max_tokens=1 << 30,
-            counters=fresh,
-        )
+        with packed:
+            made, _ = decode_rows(
+                hymt,
+                work.prompts,
+                work.limits,
+                seeds,
+                GREEDY,
+                lambda: None,
+                max_rows=max_rows,
+                max_tokens=1 << 30,
+                counters=fresh,
+            )
         for name in Counters.__dataclass_fields__:
             setattr(counters, name, getattr(fresh, name))
         return [row.ids for row in made]
+
+    return run
+
+
+def in_parts(engine: Engine, part_rows: int) -> Engine:
+    """An engine over one part after another, as a job runs it: rows sorted by length, each part drained to its end."""
+
+    def run(work: Workload) -> list[list[int]]:
+        order = sorted(range(len(work.prompts)), key=lambda n: (-len(work.prompts[n]), n))
+        made: dict[int, list[int]] = {}
+        for start in range(0, len(order), part_rows):
+            some = order[start : start + part_rows]
+            part = Workload([work.prompts[n] for n in some], [work.limits[n] for n in some])
+            made.update(zip(some, engine(part), strict=True))
+        return [made[n] for n in range(len(order))]
 
     return run
 
@@ -98,6 +116,49 @@ def in_batches(hymt: Hymt, max_rows: int, *, by_length: bool) -> Engine:
             )
             made.update(zip(group, (row.ids for row in rows), strict=True))
         return [made[n] for n in range(len(order))]
+
+    return run
+
+
+def in_pipeline(hymt: Hymt, max_rows: int) -> Engine:
+    """transformers' own text-generation pipeline, with a tokenizer of one word a token and texts of such words."""
+    import torch
+    import transformers
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    words = Tokenizer(models.WordLevel({f"w{n}": n for n in range(hymt.vocab_size)}, unk_token="w0"))
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer: Any = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=words, pad_token="w0", padding_side="left", clean_up_tokenization_spaces=False
+    )
+    pipe: Any = transformers.pipeline("text-generation", model=hymt.network, tokenizer=tokenizer)
+
+    def run(work: Workload) -> list[list[int]]:
+        limits = [work.limits[start : start + max_rows] for start in range(0, len(work.limits), max_rows)]
+        lengths: list[int] = []  # of the batches' padded prompts
+        over = [True]  # the batch that the pipeline is at
+
+        def ended(ids: Any, scores: Any, **kwargs: Any) -> Any:
+            if over[0]:
+                lengths.append(ids.shape[1] - 1)
+            rows = torch.tensor(limits[len(lengths) - 1], device=ids.device) <= ids.shape[1] - lengths[-1]
+            over[0] = bool(rows.all())
+            return rows
+
+        texts = (" ".join(f"w{token}" for token in prompt) for prompt in work.prompts)
+        made = pipe(
+            list(texts),
+            batch_size=max_rows,
+            return_tensors=True,
+            do_sample=False,
+            max_new_tokens=max(work.limits),
+            stopping_criteria=transformers.StoppingCriteriaList([ended]),
+        )
+        rows = []
+        for number, one in enumerate(made):
+            padded = lengths[number // max_rows]
+            rows.append(list(one[0]["generated_token_ids"])[padded : padded + work.limits[number]])
+        return rows
 
     return run
 
@@ -143,35 +204,45 @@ def compare(hymt: Hymt, work: Workload, made: Made, results: dict[str, Result], 
             results[name].equal_rows += rows_made[number] == wanted
 
 
-def floor_seconds(hymt: Hymt, counters: Counters, num_slots: int, repeats: int = 3) -> float:
+def floor_seconds(
+    hymt: Hymt, counters: Counters, num_slots: int, packed: AbstractContextManager[object], repeats: int = 3
+) -> tuple[float, float]:
     """Seconds that the matrix products alone take, measured now at their very shapes; the best of `repeats`.
 
     Args:
         hymt: The network.
         counters: Of the run whose work is meant.
         num_slots: Rows of a full step.
+        packed: The fastest products that are known.
         repeats: How often.
+
+    Returns:
+        With the faster of plain and packed products, and with plain ones.
     """
     import torch
 
-    layers = [weight for name, weight in hymt.network.named_parameters() if weight.ndim == 2 and ".layers." in name]
-    head = hymt.network.lm_head.weight
-    dtype = head.dtype
+    head = hymt.network.lm_head
+    layers = [one for one in hymt.network.model.modules() if isinstance(one, torch.nn.Linear)]
 
-    def timed(weights: Sequence[Any], rows: int) -> float:
-        inputs = {weight.shape[1]: torch.randn(rows, weight.shape[1]).to(dtype) for weight in weights}
+    def timed(modules: Sequence[Any], rows: int) -> float:
+        widths = {one.in_features for one in modules}
+        inputs = {width: torch.randn(rows, width).to(head.weight.dtype) for width in widths}
         best = math.inf
         for _ in range(repeats):
             began = time.perf_counter()
-            for weight in weights:
-                torch.nn.functional.linear(inputs[weight.shape[1]], weight)
+            for one in modules:
+                one(inputs[one.in_features])
             best = min(best, time.perf_counter() - began)
         return best
 
-    with torch.inference_mode():
+    def whole() -> float:
         step = timed([*layers, head], num_slots) / num_slots
-        prompt_rows = 512
-        prefill = timed(layers, prompt_rows) / prompt_rows
+        prefill = timed(layers, PROMPT_ROWS) / PROMPT_ROWS
         first = timed([head], num_slots) / num_slots
-    num_rows = counters.first_tokens
-    return counters.row_steps * step + (counters.prefill_tokens + counters.prefix_tokens) * prefill + num_rows * first
+        prompts = counters.prefill_tokens + counters.prefix_tokens
+        return counters.row_steps * step + prompts * prefill + counters.first_tokens * first
+
+    with torch.inference_mode():
+        plain = whole()
+        with packed:
+            return min(plain, whole()), plain

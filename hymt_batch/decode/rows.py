@@ -29,6 +29,8 @@ class Row:
     limit: int
     seed: int
     new: list[int] = field(default_factory=list)
+    unread: int = 0  # tokens chosen on the device that were not read yet
+    logprob: float = 0.0  # sum over the tokens that were read, the end token included
 
     @property
     def width(self) -> int:
@@ -38,7 +40,17 @@ class Row:
     @property
     def position(self) -> int:
         """Where the next token's keys and values go."""
-        return len(self.ids) + len(self.new) - 1
+        return len(self.ids) + self.num_new - 1
+
+    @property
+    def num_new(self) -> int:
+        """Tokens chosen so far."""
+        return len(self.new) + self.unread
+
+    def start_over(self) -> None:
+        """Forget what was chosen; memory ran out."""
+        self.new.clear()
+        self.unread, self.logprob = 0, 0.0
 
 
 def common_start(prompts: Sequence[Sequence[int]]) -> int:
@@ -49,3 +61,37 @@ def common_start(prompts: Sequence[Sequence[int]]) -> int:
     )  # what these two share, all that stand between them share
     shared = next((n for n, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
     return min(shared, min(map(len, prompts)) - 1)
+
+
+LOOP_EVERY = 16
+"""New tokens between two looks for a loop."""
+
+LOOP_PERIOD, LOOP_TOKENS, LOOP_TIMES = 64, 48, 4
+"""A row loops when its end repeats a piece of at most so many tokens, over so many tokens and so many times."""
+
+
+def loops(ids: Sequence[int], source: Sequence[int]) -> bool:
+    """Whether new tokens end in a loop, and their source does not loop anywhere. Looks every LOOP_EVERY tokens only.
+
+    Args:
+        ids: New tokens so far.
+        source: The prompt, in which dots of a table of contents may well repeat.
+    """
+    if len(ids) % LOOP_EVERY or not _ends_in_loop(ids):
+        return False
+    return not any(_ends_in_loop(source[:end]) for end in range(LOOP_TOKENS // 2, len(source) + 1))
+
+
+def first_loop(ids: Sequence[int], source: Sequence[int]) -> int | None:
+    """Where a row that was watched would have been ended; None where it would not."""
+    return next((end for end in range(LOOP_EVERY, len(ids) + 1, LOOP_EVERY) if loops(ids[:end], source)), None)
+
+
+def _ends_in_loop(ids: Sequence[int]) -> bool:
+    for period in range(1, min(LOOP_PERIOD, len(ids) - 1) + 1):
+        if ids[-1 - period] != ids[-1]:
+            continue
+        length = max(LOOP_TOKENS, LOOP_TIMES * period)
+        if len(ids) >= length and list(ids[-length:-period]) == list(ids[period - length :]):
+            return True
+    return False

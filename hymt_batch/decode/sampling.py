@@ -31,6 +31,7 @@ class Choice:
     top_p: float
     top_k: int  # 0: no limit
     repetition_penalty: float
+    stop_loops: bool = False  # end a row whose tokens repeat
 
 
 def row_seed(job_seed: int, row_id: str, segment: int, attempt: int) -> int:

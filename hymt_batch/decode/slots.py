@@ -5,6 +5,9 @@ rows that still run: a row that ends gives its slot to the last one, and prompts
 length at once. What all prompts of a call have in common at their start, the instruction, is computed once. Scheduling
 depends on lengths and end tokens alone, never on time, so the same prompts decode the same wherever and whenever.
 
+Where the network lies on several devices, as many independent groups of slots as devices are under way: while one
+group's step is on a device, another's is on the next.
+
 Out of memory takes fewer rows: a group of prompts is halved, or the younger half of the running rows starts over later.
 Nothing of a finished row is lost. Does not know parts, documents or retries.
 """
@@ -15,10 +18,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from hymt_batch.decode.cache import ATTENTION, register
+from hymt_batch.decode.cache import ATTENTION, PrefixCache, register
 from hymt_batch.decode.generate import Generated
-from hymt_batch.decode.rows import Counters, Row
-from hymt_batch.decode.running import Running
+from hymt_batch.decode.rows import Counters, Row, common_start
+from hymt_batch.decode.running import Running, guarded
 from hymt_batch.decode.sampling import Choice
 from hymt_batch.model.network import Hymt
 
@@ -33,6 +36,9 @@ def decode_rows(
     *,
     max_rows: int,
     max_tokens: int,
+    stages: int = 1,
+    read_every: int = 1,
+    logprobs: bool = False,
     on_rows: Callable[[int, int], None] = lambda rows, tokens: None,
     counters: Counters | None = None,
 ) -> tuple[list[Generated], bool]:
@@ -47,6 +53,10 @@ def decode_rows(
         check_stop: Called at every step; raises to give everything up.
         max_rows: Slots at most.
         max_tokens: Tokens of keys and values at most, over all slots; a row over it runs alone.
+        stages: Groups of slots under way; rows are dealt to them in turn.
+        read_every: Steps whose tokens are read at once; more than 1 spares waits for a GPU, and wastes steps of rows
+            whose end is not known yet. With several stages a step is read when its group's turn comes again.
+        logprobs: Whether to keep the mean logarithm of the chosen tokens' probabilities.
         on_rows: Told of rows that ended, and of their tokens.
         counters: Where to count.
 
@@ -67,16 +77,50 @@ def decode_rows(
         for n, (ids, limit, seed) in enumerate(zip(prompts, max_new_tokens, seeds, strict=True))
     ]
     rows.sort(key=lambda row: (-row.width, row.index))
-    with torch.inference_mode(), _own_attention(hymt.network):
-        run = Running(hymt, rows, choice, max_rows, max_tokens, counters)
-        run.share(prompts)
-        while run.waiting or run.running:
-            check_stop()
-            run.fill()
-            ended = run.step()
-            if ended:
-                on_rows(len(ended), sum(len(run.done[row.index].ids) for row in ended))
-    return [run.done[number] for number in range(len(prompts))], counters.out_of_memory > 0
+    stages = max(1, min(stages, max_rows, len(rows)))
+    with (
+        torch.inference_mode(),
+        _own_attention(hymt.network),
+        _no_rope_update(hymt.network, rows[0].width + read_every),
+    ):
+        groups = [
+            Running(
+                hymt,
+                rows[number::stages],
+                choice,
+                max_rows // stages,
+                max_tokens // stages,
+                counters,
+                read_every=read_every,
+                logprobs=logprobs,
+            )
+            for number in range(stages)
+        ]
+        _share(groups, prompts, counters)
+        while any(group.busy for group in groups):
+            for group in groups:
+                check_stop()
+                ended = [] if stages == 1 else group.harvest()
+                group.fill()
+                ended += group.harvest() if stages == 1 and group.due else []
+                group.launch()
+                ended += group.harvest() if stages == 1 and group.due else []
+                if ended:
+                    on_rows(len(ended), sum(len(group.done[row.index].ids) for row in ended))
+    done = {index: one for group in groups for index, one in group.done.items()}
+    return [done[number] for number in range(len(prompts))], counters.out_of_memory > 0
+
+
+def _share(groups: Sequence[Running], prompts: Sequence[Sequence[int]], counters: Counters) -> None:
+    """Compute what all prompts begin with, once; each keeps at least one token of its own."""
+    common = common_start(prompts)
+    if common < 2 or len(prompts) < 2:
+        return
+    made: list[PrefixCache] = []
+    if guarded(lambda: made.append(groups[0].forward.share(prompts[0][:common])), groups[0].hymt, counters):
+        counters.prefix_tokens += common
+        for group in groups:
+            group.forward.prefix = made[0]
 
 
 @contextmanager
@@ -89,3 +133,27 @@ def _own_attention(network: Any) -> Iterator[None]:
         yield
     finally:
         network.config._attn_implementation = before
+
+
+@contextmanager
+def _no_rope_update(network: Any, longest: int) -> Iterator[None]:
+    """Spare the look for longer positions than ever, which makes the host wait for the GPU in every step.
+
+    Only where no row can be so long that it would matter: then what is looked for is never found.
+
+    Source: transformers 4.56, modeling_rope_utils.dynamic_rope_update; later versions know these checkpoints' scaling
+    as one that never changes.
+    """
+    paused = [
+        (module, module.rope_type)
+        for module in network.modules()
+        if "dynamic" in str(getattr(module, "rope_type", ""))
+        and longest <= min(getattr(module, "original_max_seq_len", 0), getattr(module, "max_seq_len_cached", 0))
+    ]
+    for module, _ in paused:
+        module.rope_type = "default"
+    try:
+        yield
+    finally:
+        for module, kind in paused:
+            module.rope_type = kind

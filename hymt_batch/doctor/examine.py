@@ -21,7 +21,7 @@ from hymt_batch.doctor import cuda, distributed, environment, machine, store
 from hymt_batch.doctor.finding import Finding, Level
 from hymt_batch.errors import ConfigError, HymtError, PreflightError, tagged
 from hymt_batch.fs import OS
-from hymt_batch.model import census, hashes, memory, network, nvidia, shapes
+from hymt_batch.model import census, hashes, memory, network, nvidia, requirements, shapes
 from hymt_batch.model import files as model_files
 from hymt_batch.model import tokenizer as tokenizing
 from hymt_batch.model.files import ModelFiles
@@ -143,7 +143,7 @@ def _files(job: DoctorJob, found: list[Finding]) -> ModelFiles | None:
             f"parameters, every tensor named and shaped as {files.config['model_type']} needs it"
         )
         found.append(Finding("model files", Level.OK, seen))
-        network.check_libraries(files, job.model.attention)
+        requirements.check_libraries(files, job.model.attention)
     if files is not None and job.model.sha256 is not None:
         with _guarded("sha256 of the weights", found):
             network.check_pins(job.model, files, hashes.of(files.folder, files.names, anew=True))

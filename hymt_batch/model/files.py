@@ -16,7 +16,7 @@ from typing import Any
 from hymt_batch.device_map import sizes
 from hymt_batch.device_map.sizes import Network
 from hymt_batch.errors import ConfigError, PreflightError
-from hymt_batch.model import fit
+from hymt_batch.model import fit, reading
 
 MODEL_TYPES = {"hunyuan_v1_dense": "4.56.0", "hy_v3": "5.6.0"}
 """Allowed model types, with the first version of transformers that knows each."""
@@ -24,6 +24,7 @@ MODEL_TYPES = {"hunyuan_v1_dense": "4.56.0", "hy_v3": "5.6.0"}
 NAME = re.compile(r"[A-Za-z0-9._-]+")
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 MAX_HEADER_BYTES = 100_000_000
+MAX_LAYERS = 1024  # of a network whose modules are worth counting; the models have 32 to 80
 _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 _DTYPE_BYTES = {"F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "BF16": 2, "F16": 2, "I16": 2, "U16": 2}
 _IDENTITY_FILES = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json")
@@ -93,7 +94,8 @@ def _hub(repo: str, revision: str, download: bool) -> tuple[Path, str]:
         if download:
             raise PreflightError(
                 f"{repo} (revision {revision}) is not in the hub cache, and the hub was not asked or not reached "
-                f"({_line(error)}). Unset HF_HUB_OFFLINE if it is set, or run where there is a network: {command}",
+                f"({reading.line(error)}). Unset HF_HUB_OFFLINE if it is set, or run where there is a network: "
+                f"{command}",
                 id="B8",
             ) from error
         raise PreflightError(
@@ -102,7 +104,9 @@ def _hub(repo: str, revision: str, download: bool) -> tuple[Path, str]:
             id="B8",
         ) from error
     except (HfHubHTTPError, OSError) as error:
-        raise PreflightError(f"The hub did not give {repo}: {_line(error)}. Try by hand: {command}", id="B8") from error
+        raise PreflightError(
+            f"The hub did not give {repo}: {reading.line(error)}. Try by hand: {command}", id="B8"
+        ) from error
     return folder, folder.name
 
 
@@ -112,7 +116,7 @@ def verify(folder: Path, commit: str = "") -> ModelFiles:
     Raises:
         PreflightError: A file is missing, cut off, a Git-LFS pointer, a pickle, or of a type that is not allowed.
     """
-    config = _json(folder / "config.json", "it is not a model folder, or the download is incomplete")
+    config = reading.json_object(folder / "config.json", "it is not a model folder, or the download is incomplete")
     model_type = config.get("model_type")
     if model_type not in MODEL_TYPES:
         allowed = ", ".join(MODEL_TYPES)
@@ -127,7 +131,8 @@ def verify(folder: Path, commit: str = "") -> ModelFiles:
             "from its publisher, or remove auto_map if it needs none.",
             id="B16",
         )
-    _json(folder / "tokenizer.json", "without it no text becomes tokens", missing_id="B6")
+    reading.json_object(folder / "tokenizer.json", "without it no text becomes tokens", missing_id="B6")
+    _check_files(folder, config)
     network = sizes.network(config, str(folder / "config.json"))
     weights = _weights(folder)
     num_parameters = num_bytes = 0
@@ -179,7 +184,7 @@ def _weights(folder: Path) -> list[str]:
                 "one that does not belong to the model.",
                 id="B18",
             )
-        weight_map = _json(index, "").get("weight_map")
+        weight_map = reading.json_object(index, "").get("weight_map")
         if not isinstance(weight_map, dict) or not weight_map:
             raise PreflightError(f"{index} names no weights (weight_map); download the model again.", id="B4")
         named = set(map(str, weight_map.values()))
@@ -217,7 +222,7 @@ def _check_index(folder: Path, places: dict[str, str]) -> None:
     index = folder / "model.safetensors.index.json"
     if not index.is_file():
         return
-    said = {str(tensor): str(name) for tensor, name in _json(index, "")["weight_map"].items()}
+    said = {str(tensor): str(name) for tensor, name in reading.json_object(index, "")["weight_map"].items()}
     for tensor in sorted({*said, *places}):
         if said.get(tensor) != places.get(tensor):
             raise PreflightError(
@@ -229,7 +234,7 @@ def _check_index(folder: Path, places: dict[str, str]) -> None:
 
 def _header(path: Path) -> dict[str, tuple[str, list[int]]]:
     """Tensor name -> (dtype, shape), after comparing the header with the file's size."""
-    size = path.stat().st_size
+    size = reading.check_regular(path, None)
     with path.open("rb") as file:
         start = file.read(8)
         if start.startswith(b"version "):
@@ -245,9 +250,9 @@ def _header(path: Path) -> dict[str, tuple[str, list[int]]]:
             )
         try:
             header = json.loads(file.read(length))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise PreflightError(
-                f"{path} has a damaged header ({_line(error)}); download it again.", id="B2"
+                f"{path} has a damaged header ({reading.line(error)}); download it again.", id="B2"
             ) from error
     try:
         tensors = {
@@ -265,22 +270,13 @@ def _header(path: Path) -> dict[str, tuple[str, list[int]]]:
     return {name: (dtype, shape) for name, (dtype, shape, _) in tensors.items()}
 
 
-def _json(path: Path, why: str, *, missing_id: str = "B5") -> dict[str, Any]:
-    try:
-        with path.open(encoding="utf-8") as file:
-            value = json.load(file)
-    except FileNotFoundError as error:
-        raise PreflightError(f"{path} is missing: {why}. Check model.path.", id=missing_id) from error
-    except OSError as error:
-        raise PreflightError(f"{path} cannot be read ({error.strerror}). Check model.path.", id="B23") from error
-    except ValueError as error:
-        raise PreflightError(f"{path} is not JSON ({_line(error)}); download the model again.", id="B24") from error
-    if not isinstance(value, dict):
-        raise PreflightError(
-            f"{path} holds a {type(value).__name__}, not an object; download the model again.", id="B24"
-        )
-    return value
-
-
-def _line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+def _check_files(folder: Path, config: dict[str, Any]) -> None:
+    """What the libraries will read must have an end, before anything is written."""
+    for path in (folder / name for name in (*_IDENTITY_FILES, *_OPTIONAL_FILES)):
+        if path.exists():
+            reading.check_regular(path)
+    if (folder / "generation_config.json").exists():
+        reading.json_object(folder / "generation_config.json", "")
+    layers = config.get("num_hidden_layers")
+    if isinstance(layers, int) and layers > MAX_LAYERS:
+        raise PreflightError(f"{folder}: num_hidden_layers is {layers}; download the model again.", id="B24")

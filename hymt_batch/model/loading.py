@@ -15,7 +15,7 @@ from hymt_batch.device_map import table
 from hymt_batch.device_map.placement import Placement
 from hymt_batch.device_map.settings import gib
 from hymt_batch.errors import PreflightError
-from hymt_batch.model import canary, library
+from hymt_batch.model import canary, library, packed
 from hymt_batch.model.census import census
 from hymt_batch.model.memory import free_memory, is_out_of_memory
 from hymt_batch.model.network import Hymt, Prepared
@@ -70,6 +70,8 @@ def _attempt(prepared: Prepared, placement: Placement, tokenizer: Tokenizer) -> 
         _check(prepared, placement, network)
         network.eval().requires_grad_(False)
         _own_generation(network, tokenizer)
+        if prepared.packs(placement):
+            packed.pack(network)
         strict = prepared.files.config["model_type"] == "hunyuan_v1_dense" and not prepared.files.quantisation
         return network, canary.check(network, tokenizer, placement.device.name, prepared.dtype, strict=strict)
     except (MemoryError, RuntimeError) as error:

@@ -20,10 +20,11 @@ from hymt_batch.device_map.settings import Census, DeviceMapConfig, Strategy
 from hymt_batch.device_map.sizes import Network
 from hymt_batch.errors import PreflightError, tagged
 from hymt_batch.model import files as model_files
-from hymt_batch.model import hashes, library
+from hymt_batch.model import hashes
 from hymt_batch.model import tokenizer as tokenizing
 from hymt_batch.model.census import census
 from hymt_batch.model.files import ModelFiles
+from hymt_batch.model.requirements import PACKAGES, check_libraries
 from hymt_batch.model.settings import Attention, Dtype, ModelConfig
 from hymt_batch.model.tokenizer import Tokenizer
 
@@ -31,9 +32,6 @@ log = logging.getLogger(__name__)
 
 CPU_FLOPS = 4e10
 """Guess of the useful operations a second on a CPU, two a parameter and token; 40 tokens a row."""
-
-PACKAGES = {"compressed-tensors": ("compressed-tensors>=0.15.0",), "gptq": ("optimum", "gptqmodel")}
-"""Quantisation method -> what loads it, as pip takes it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +71,10 @@ class Prepared:
         return self.network.num_parameters
 
     @property
+    def max_context(self) -> int:
+        return int(min(self.config.max_context, self.files.config["max_position_embeddings"]))
+
+    @property
     def dtype_bytes(self) -> int:
         return dtype_bytes(self.dtype)
 
@@ -90,9 +92,14 @@ class Prepared:
             "device": " + ".join(dict.fromkeys(use.label for use in placement.uses)),
             "device_map": {"strategy": placement.strategy.value, **table.compact(placement.map, self.network)},
             "attention": self.config.attention.value,
+            "packed": self.packs(placement),
             "num_threads": self.num_threads,
             **{name: importlib.metadata.version(name) for name in self._packages()},
         }
+
+    def packs(self, placement: Placement) -> bool:
+        """Whether weights are kept in the order in which they are multiplied: on the CPU alone, where that is known."""
+        return self.config.packed and placement.devices == ("cpu",) and not self.files.quantisation
 
     def _packages(self) -> list[str]:
         """Packages whose versions may change a low-precision text."""
@@ -257,41 +264,3 @@ def dtype_of(
         named = set(manual.read(device_map.map).values())
         gpus = tuple(device for device in gpus if device.name in named)
     return "bfloat16" if gpus and all(device.bfloat16 for device in gpus) else "float32"
-
-
-def check_libraries(files: ModelFiles, attention: Attention) -> None:
-    """Whether what is installed can load the model.
-
-    Raises:
-        PreflightError: transformers is too old (A2), or a package is missing (A7, F1, F5).
-    """
-    model_type = files.config["model_type"]
-    needed = model_files.MODEL_TYPES[model_type]
-    if library.version("transformers") < tuple(map(int, needed.split("."))):
-        raise PreflightError(
-            f"{model_type} needs transformers {needed} or newer; {importlib.metadata.version('transformers')} is "
-            f"installed. Run: pip install 'transformers>={needed}'",
-            id="A2",
-        )
-    if attention is Attention.flash_attention_2 and importlib.util.find_spec("flash_attn") is None:
-        raise PreflightError(
-            "model.attention=flash_attention_2 needs the package flash-attn, which is not installed. "
-            "Set model.attention=sdpa.",
-            id="A7",
-        )
-    method = files.quantisation
-    if not method:
-        return
-    if method not in PACKAGES:
-        raise PreflightError(
-            f"{files.folder}: quantisation {method!r} is not supported. Choose a checkpoint in bfloat16, FP8 "
-            "(compressed-tensors) or GPTQ.",
-            id="B17",
-        )
-    missing = [package for package in PACKAGES[method] if not library.satisfied(package)]
-    if missing:
-        quoted = " ".join(f"'{one}'" if ">" in one else one for one in missing)
-        raise PreflightError(
-            f"{files.folder} is quantised with {method}. Run: pip install {quoted}",
-            id="F1" if method == "compressed-tensors" else "F5",
-        )

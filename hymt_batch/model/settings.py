@@ -63,6 +63,7 @@ class ModelConfig:
     download: bool = False
     dtype: Dtype = Dtype.auto
     attention: Attention = Attention.sdpa
+    packed: bool = True
     max_context: int = 8192
     sha256: Any = None
     sampling: SamplingCard = field(default_factory=SamplingCard)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from hymt_batch.errors import PreflightError
 
 log = logging.getLogger(__name__)
 
-_SLICE = 256
+_SLICE_ROWS, _SLICE_CHARS = 4096, 250_000
 _MARKER = re.compile(r"<[|｜][^<>]{1,80}[|｜]>")
 _SENTINEL = "hymt sentinel 7f3a"
 _PROBE = "Translate the following segment into French, without additional explanation.\n\nIt is 3 o'clock, 你好."
@@ -39,12 +39,11 @@ class Tokenizer:
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each text alone, without framing; never a control id (check `leaks`)."""
-        return [
-            encoding.ids
-            # in slices: an encoding holds offsets and masks too, some fifty times the size of its text
-            for start in range(0, len(texts), _SLICE)
-            for encoding in self.bare.encode_batch(list(texts[start : start + _SLICE]), add_special_tokens=False)
-        ]
+        bodies: list[list[int]] = []
+        for some in _slices(texts):
+            # fast: the same ids, with offsets that are not filled in
+            bodies += [encoding.ids for encoding in self.bare.encode_batch_fast(some, add_special_tokens=False)]
+        return bodies
 
     def count(self, text: str) -> int:
         return len(self.bare.encode(text, add_special_tokens=False).ids)
@@ -55,9 +54,27 @@ class Tokenizer:
 
     def decode(self, rows: Sequence[Sequence[int]]) -> list[str]:
         """Text of each row of new tokens; control tokens are left out."""
-        plain = [[token for token in row if token not in self.control] for row in rows]
+        clean = self.control.isdisjoint
+        plain = [row if clean(row) else [token for token in row if token not in self.control] for row in rows]
         texts: list[str] = self.full.decode_batch(plain, skip_special_tokens=True)
         return texts
+
+
+def _slices(texts: Sequence[str]) -> Iterator[list[str]]:
+    """The texts, some at a time: an encoding holds offsets and masks too, some fifty times the size of its text.
+
+    Not too few: in a thread beside others, each slice waits for the interpreter.
+    """
+    some: list[str] = []
+    chars = 0
+    for text in texts:
+        some.append(text)
+        chars += len(text)
+        if chars >= _SLICE_CHARS or len(some) >= _SLICE_ROWS:
+            yield some
+            some, chars = [], 0
+    if some:
+        yield some
 
 
 def counter(folder: Path) -> Callable[[str], int]:

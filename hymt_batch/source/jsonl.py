@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any, NoReturn
 
 from hymt_batch.errors import ConfigError
@@ -12,7 +13,11 @@ from hymt_batch.source.rows import Codes, Context, Rows, failed, not_utf8, read_
 from hymt_batch.source.settings import SourceConfig
 
 HEAD_ROWS = 100
+MAX_DEPTH = 256
+"""Deepest nesting of a row. Python's own bound depends on the caller's stack: a row at it would be read in one pass
+and refused in the next."""
 _MISSING = object()
+_BRACKETS = re.compile(r'"(?:[^"\\]++|\\.?)*+"?|[\[{\]}]', re.DOTALL)
 
 
 class _Refused(ValueError):
@@ -160,15 +165,16 @@ class _Parser:
 
     def __call__(self, raw: bytes) -> dict[str, Any]:
         text = raw.decode()
+        if text.count("[") + text.count("{") > MAX_DEPTH and _depth(text) > MAX_DEPTH:
+            raise _Refused(f"is no usable JSON: nested more than {MAX_DEPTH} deep. Mend or remove the row.")
         try:
             values = self._decode(text)
         except _Refused:
             raise
         except json.JSONDecodeError as error:
             raise _Refused(f"is no JSON: {error.msg} at character {error.pos}. Mend or remove the row.") from None
-        except (RecursionError, ValueError) as error:
-            kind = "nested too deeply" if isinstance(error, RecursionError) else "a number too long to read"
-            raise _Refused(f"is no usable JSON: {kind}. Mend or remove the row.") from None
+        except ValueError:
+            raise _Refused("is no usable JSON: a number too long to read. Mend or remove the row.") from None
         if not isinstance(values, dict):
             raise _Refused(f"is a JSON {type(values).__name__}, not an object. Write the row as {{'text': ...}}.")
         for name in self._reserved:
@@ -188,3 +194,15 @@ class _Parser:
     @staticmethod
     def _constant(name: str) -> NoReturn:
         raise _Refused(f"holds {name}, which is no JSON. Write null instead.")
+
+
+def _depth(text: str) -> int:
+    """Deepest nesting of a JSON text, whether or not it is valid."""
+    depth = deepest = 0
+    for found in _BRACKETS.finditer(text):
+        if found[0] in ("[", "{"):
+            depth += 1
+            deepest = max(deepest, depth)
+        elif found[0] in ("]", "}"):
+            depth -= 1
+    return deepest

@@ -90,10 +90,34 @@ class Table:
                     row -= about.num_rows
                     continue
                 size = max(1, min(BATCH_ROWS, BATCH_BYTES * about.num_rows // max(1, about.total_byte_size)))
+                size = max(1, min(size, BATCH_BYTES // max(1, self._repeated_bytes(group, about, columns))))
                 for batch in file.iter_batches(size, row_groups=[group], columns=columns, use_threads=False):
                     if row < batch.num_rows:
                         yield batch.slice(row)
                     row = max(0, row - batch.num_rows)
+
+    def _repeated_bytes(self, group: int, about: Any, columns: list[str] | None) -> int:
+        """Bytes of a row made of the longest value of each dictionary: it is stored once, and may stand in every row.
+
+        Measured: 2,000 rows of one text of a megabyte are a file of 47 KB, and took 3 GB as batches of 1024 rows.
+        """
+        from pyarrow import parquet
+
+        tops = None if columns is None else {_top(self.schema, name) for name in columns}
+        chunks = [about.column(number) for number in range(about.num_columns)]
+        names = [
+            chunk.path_in_schema
+            for chunk in chunks
+            if chunk.physical_type == "BYTE_ARRAY"
+            and chunk.has_dictionary_page
+            and chunk.total_uncompressed_size > BATCH_BYTES // BATCH_ROWS
+            and (tops is None or chunk.path_in_schema in tops or chunk.path_in_schema.split(".")[0] in tops)
+        ]
+        if not names:
+            return 0
+        with parquet.ParquetFile(self.input.path, read_dictionary=names, page_checksum_verification=True) as file:
+            first = next(file.iter_batches(1, row_groups=[group], columns=names, use_threads=False), None)
+            return 0 if first is None else sum(_longest(column) for column in first.columns)
 
     def _saved_batches(self, row: int, columns: list[str] | None) -> Generator[Any, None, None]:
         import pyarrow as pa
@@ -221,6 +245,20 @@ def _is_text(found: Any, pa: Any) -> bool:
         found = found.value_type
     names = ("string", "large_string", "string_view", "binary", "large_binary", "binary_view", "null")
     return any(getattr(pa.types, f"is_{name}")(found) for name in names)
+
+
+def _longest(column: Any) -> int:
+    """Bytes of the longest value among the dictionaries of a column and of what it is made of."""
+    import pyarrow as pa
+    from pyarrow import compute
+
+    if pa.types.is_dictionary(column.type):
+        return int(compute.max(compute.binary_length(column.dictionary)).as_py() or 0)
+    if pa.types.is_struct(column.type):
+        return sum(_longest(column.field(number)) for number in range(column.type.num_fields))
+    if pa.types.is_map(column.type):
+        return _longest(column.keys) + _longest(column.items)
+    return _longest(column.values) if hasattr(column, "values") else 0
 
 
 def _bytes(batch: Any, name: str) -> list[bytes | None]:

@@ -12,7 +12,7 @@ import re
 from datetime import date, datetime, time, timedelta
 from typing import Any
 
-from hymt_batch.records import ERROR_STATUSES, LINE_BREAKS, Document, Row
+from hymt_batch.records import ERROR_STATUSES, LINE_BREAKS, Document, Row, has_line_break
 
 BLANK = "blank"
 """Flag of a row that holds white space only: it is copied and never sent to the model."""
@@ -28,7 +28,7 @@ _COMPACT = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 def one_line(text: str) -> str:
     """Replace every line break, of any script, by one space."""
-    return _BREAK.sub(" ", text)
+    return _BREAK.sub(" ", text) if has_line_break(text) else text
 
 
 def dumps(value: Any, *, compact: bool = False) -> str:
@@ -45,12 +45,10 @@ def translation(document: Document, row: Row, on_error: str) -> str:
     Blank rows keep their white space. An error row holds "" (`on_error` "empty") or the source ("source"; "" where the
     source could not be read).
     """
-    if BLANK in row.flags or (row.status in ERROR_STATUSES and on_error == "source"):
-        text = document.text or ""
-    elif row.status in ERROR_STATUSES:
-        text = ""
-    else:
-        text = row.text
+    text = row.text
+    failed = row.status in ERROR_STATUSES
+    if failed or BLANK in row.flags:
+        text = "" if failed and on_error != "source" and BLANK not in row.flags else document.text or ""
     if not text.isascii() and _SURROGATE.search(text):
         return _SURROGATE.sub("\ufffd", text)
     return text

@@ -13,8 +13,9 @@ import logging
 import os
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, cast
 
@@ -206,11 +207,14 @@ class _Tally:
         self.degraded.update(header.degraded)
         self.environments[manifest.canonical(header.environment)] = header.environment
 
-    def row(self, row: Row) -> None:
-        self.num_rows += 1
-        self.counts[row.status.value] += 1
-        self.flags.update(row.flags)
-        self.tokens.update(source=row.num_source_tokens, new=row.num_new_tokens)
+    def rows(self, rows: Mapping[int, Row]) -> None:
+        """Of a shard. Where one of them is not written in the end, nothing is published."""
+        found = rows.values()
+        for status, count in Counter([row.status for row in found]).items():
+            self.counts[status.value] += count
+        self.flags.update(chain.from_iterable([row.flags for row in found if row.flags]))
+        self.tokens["source"] += sum([row.num_source_tokens for row in found])
+        self.tokens["new"] += sum([row.num_new_tokens for row in found])
 
 
 def _pairs(job: Assembly, tally: _Tally) -> Iterator[tuple[Document, Row]]:
@@ -220,12 +224,13 @@ def _pairs(job: Assembly, tally: _Tally) -> Iterator[tuple[Document, Row]]:
         headers, rows = job.load(record)
         for header in headers:
             tally.part(header)
+        tally.rows(rows)
         for number in range(record.first_row, record.first_row + record.num_rows):
             document, row = next(documents, None), rows.pop(number)
             if document is None or document.row != number or document.digest != row.digest:
                 wrong.add(number)
             elif not wrong.runs:  # after a changed row we read on, to name them all, but write nothing
-                tally.row(row)
+                tally.num_rows += 1
                 yield document, row
     if wrong.runs:
         raise changed(f"{name} {wrong}")

@@ -269,10 +269,18 @@ def collect(fs: Fs, home: Path) -> None:
                 fs.rmdir(home / shard)
 
 
+def tidy(fs: Fs, home: Path) -> None:
+    """`collect` for a file that is finished: what the store refuses to remove is in nobody's way."""
+    try:
+        collect(fs, home)
+    except OSError as error:
+        log.warning("parts of %s are left: %s", home.name, error.strerror)
+
+
 def sweep(fs: Fs, folder: Path, inputs: Sequence[Input]) -> None:
     """Remove what killed processes left half-made. Under the lease; a writer without one notices and tries again."""
     root = manifest.state(folder)
-    half = [(folder, ".tmp-"), (root, ".tmp-"), (root, PROBE), (root / "lease", "stale-")]
+    half = [(folder, ".tmp-"), (root, ".tmp-"), (root, PROBE), (root / "lease", "stale-"), (root / "lease", ".tmp-")]
     for input in inputs:
         half += [(path.parent, TMP) for path in (manifest.translated(folder, input.out_rel),)]
         half += [(manifest.errors_file(folder, input.rel).parent, TMP)]

@@ -56,12 +56,12 @@ class TextWriter:
             sink.write(preamble.bom)
 
     def write(self, document: Document, row: Row) -> None:
+        end = ending(document.raw) if self._keeps else self._newline
         copies = BLANK in row.flags or (row.status in ERROR_STATUSES and self._on_error == "source")
         if self._keeps and copies:
-            body = document.raw[: len(document.raw) - len(ending(document.raw))]
+            body = document.raw[: len(document.raw) - len(end)]
         else:
             body = one_line(translation(document, row, self._on_error)).encode("utf-8", "replace")
-        end = ending(document.raw) if self._keeps else self._newline
         # an empty last line without a line ending would be no line at all
         self._sink.write(body + (end or (b"" if body else self._newline)))
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from pathlib import Path
 
 from hymt_batch import manifest
 from hymt_batch.errors import StoppedError
-from hymt_batch.fs import Fs, names, write_new
+from hymt_batch.fs import PAUSES_S, Fs, names, write_new
 from hymt_batch.manifest import Job
 from hymt_batch.records import Document, Input, Row, ShardRecord
 from hymt_batch.write import final
@@ -66,7 +67,7 @@ class Kept:
     def judge(self, path: Path, file_id: str, shard: int, part: int) -> tuple[Header, list[Row]] | None:
         """Read a part, changing nothing. Raises PartDamage."""
         try:
-            data = self._fs.read(path)
+            data = _read(self._fs, path)
         except FileNotFoundError:
             return None
         except OSError as error:
@@ -168,6 +169,19 @@ class Kept:
         for row in sorted(wanted):
             wrong.add(row)
         return wrong
+
+
+def _read(fs: Fs, path: Path) -> bytes:
+    """Read a whole file; an error that passes, as on a network file system, costs up to two more tries."""
+    for pause in PAUSES_S:
+        try:
+            return fs.read(path)
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            log.warning("read file=%s error=%s again_in_s=%.2f", path.name, error.strerror, pause)
+            time.sleep(pause)
+    return fs.read(path)
 
 
 def differs(fs: Fs, place: Path, wanted: Job, read: Callable[[Input], Iterator[Document]]) -> str:

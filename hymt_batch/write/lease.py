@@ -2,8 +2,7 @@
 
 Parts are published first-writer-wins, so a broken lease costs double work and nothing else. There is no file lock: on
 cluster file systems those are missing, local to a node, or silently without effect. Staleness is judged by the
-observer's own monotonic clock, so that skewed or jumping clocks do not matter. Does not know what is done
-under the lease.
+observer's own monotonic clock, so that no wall clock matters. Does not know what is done under the lease.
 
 Source: reference/reliability.md 2.7. NFS caches attributes for up to 60 s: hence 180 s to live, and beats of 20 s.
 """
@@ -64,12 +63,11 @@ def process_started(pid: int) -> str | None:
         return None if after_name[0] in "ZX" else after_name[19]
     except (OSError, IndexError):
         pass
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return None
-    except OSError:
-        pass
+    with contextlib.suppress(OSError):
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return None
     return ""
 
 
@@ -227,8 +225,10 @@ def _take_over(fs: Fs, folder: Path, stale: bytes, me: Holder) -> bool:
     try:
         if _raw(fs, folder) != stale:
             return False
-        fs.rename(_write_new(fs, folder, me), lease_path(folder))
-        return True
+        with contextlib.suppress(FileNotFoundError):  # a racer holds the lease, and swept our file away
+            fs.rename(_write_new(fs, folder, me), lease_path(folder))
+            return True
+        return False
     finally:
         files.remove(fs, claim)
 
@@ -270,11 +270,12 @@ def acquire(
         raw = _raw(fs, folder)
         if raw is None:
             tmp = _write_new(fs, folder, me)
-            mine = files.publish(fs, tmp, lease_path(folder))
+            with contextlib.suppress(FileNotFoundError):  # a racer holds the lease, and swept our file away
+                if files.publish(fs, tmp, lease_path(folder)):
+                    files.remove(fs, tmp)
+                    fs.fsync_dir(lease_path(folder).parent)
+                    return Lease(fs, folder, me, ttl_s, beat_s)
             files.remove(fs, tmp)
-            if mine:
-                fs.fsync_dir(lease_path(folder).parent)
-                return Lease(fs, folder, me, ttl_s, beat_s)
             continue
         found = _holder(raw)
         living = alive(found, me) if found else None

@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hymt_batch import manifest
-from hymt_batch.errors import MissingError, StoppedError
+from hymt_batch.errors import DeviceError, HymtError, MissingError, PreflightError, StoppedError
 from hymt_batch.fs import OS, Fs, exists, remove, write_atomic
 from hymt_batch.manifest import Job, Plain
 from hymt_batch.records import Document, Input, Part, Preamble, Row, Shard, ShardRecord
 from hymt_batch.write import final, folder, lease
+from hymt_batch.write.attempts import Attempts
 from hymt_batch.write.commit import Commits, record_of_shard
 from hymt_batch.write.final import Assembly, changed
 from hymt_batch.write.kept import Kept, differs
@@ -60,6 +61,7 @@ class Output:
         self._redo, self._lease, self._fs, self._began = redo, held, fs, time.monotonic()
         self._kept, self._folders = Kept(fs, place, job.key), Folders(fs, place)
         self._commits = Commits(fs, self._kept, self._folders, job.key, environment, redo=redo, held=held)
+        self.attempts = Attempts(fs, place)
         self._published: dict[str, _Published] = {}  # file_id -> its finished file
         self._complete: dict[str, dict[int, ShardRecord]] = {}  # file_id -> its complete shards
 
@@ -146,8 +148,12 @@ class Output:
                 check_space(fs, place, open_inputs, config.min_free)
             return output
         except BaseException as error:
-            if held:
-                held.release()
+            try:
+                if held and isinstance(error, (OSError, PreflightError)):
+                    held.check()  # whoever took over swept away what we were trying out: that is the cause
+            finally:
+                if held:
+                    held.release()
             if isinstance(error, OSError):
                 raise refused(place, error) from error
             raise
@@ -159,11 +165,14 @@ class Output:
     def __enter__(self) -> Output:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        orderly = error is None or isinstance(error, HymtError)
+        self.close(orderly=orderly and not isinstance(error, DeviceError))
 
-    def close(self) -> None:
-        """Give the lease back; what is committed stays."""
+    def close(self, *, orderly: bool = True) -> None:
+        """Give the lease back; what is committed stays. Unless `orderly`, the parts under way are to blame."""
+        if orderly:
+            self.attempts.give_back()
         if self._lease:
             self._lease.release()
             self._lease = None
@@ -178,14 +187,18 @@ class Output:
             if not same and not self._kept.any(input.file_id):
                 if not self._redo:
                     raise changed(final.changed_shards(input, final.shards(record)))
-                remove(self._fs, self.folder / "manifest.json")
             elif same and final.standing(self._fs, self.folder, record):
                 self._take(input, record)
                 continue
             remove(self._fs, final.record_path(self.folder, input))
         path = self.folder / "manifest.json"
-        if len(self._published) == len(self._inputs) and exists(self._fs, path):
+        if exists(self._fs, path) is None:
+            return
+        if len(self._published) == len(self._inputs):
             self.finished = self._fs.read(path) == manifest.build(self._job, self._records())
+        else:  # it proves files that are about to be replaced
+            remove(self._fs, path)
+            self._fs.fsync_dir(self.folder)
 
     def _take(self, input: Input, record: Plain) -> None:
         self._published[input.file_id] = _Published(record, {r.index: r for r in final.shards(record)})
@@ -223,6 +236,7 @@ class Output:
             StoppedError: The lease is lost, or the store refused three times.
         """
         self._commits.commit(shard, part, rows, degraded)
+        self.attempts.end(shard, part)
 
     def finish(self, shard: Shard) -> None:
         """Call when all parts of a shard are committed; the last one of a file publishes the file. Idempotent."""
@@ -283,8 +297,9 @@ class Output:
                 self._commits.check_lease()
                 write_atomic(self._fs, self.folder / "manifest.json", manifest.build(self._job, self._records()))
             self.finished = True
+        self.attempts.clear()
         for input in self._inputs:  # last of all: nothing needs the parts any more
-            folder.collect(self._fs, manifest.file_state(self.folder, input.file_id))
+            folder.tidy(self._fs, manifest.file_state(self.folder, input.file_id))
         return summarize(self.folder, self._records(), time.monotonic() - self._began, self._commits.num_rows)
 
     def _places(self, input: Input) -> Iterator[Path]:

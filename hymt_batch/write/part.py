@@ -23,6 +23,10 @@ from hymt_batch.records import Row, ShardRecord, Status
 VERSION = 1
 NAME = re.compile(r"p(\d{5,})")
 SHARD_NAME = re.compile(r"s(\d{7,})")
+_PLACE = struct.Struct(">QB").pack
+_STATUSES = {status.value: status for status in Status}
+_QUOTED = json.encoder.encode_basestring  # what json.dumps(ensure_ascii=False) makes of a string
+_JSON = json.JSONDecoder()
 RECORD_FIELDS = ("index", "first_row", "num_rows", "start", "end", "sha256", "last")
 
 
@@ -60,10 +64,7 @@ def part_name(index: int) -> str:
 
 def rows_digest(rows: Iterable[tuple[int, bytes]]) -> str:
     """One sha256 over (row number, source digest), in ascending order of the rows."""
-    sha = hashlib.sha256()
-    for row, source in rows:
-        sha.update(struct.pack(">QB", row, len(source)) + source)
-    return sha.hexdigest()
+    return hashlib.sha256(b"".join([_PLACE(row, len(source)) + source for row, source in rows])).hexdigest()
 
 
 def record_fields(record: ShardRecord) -> list[Any]:
@@ -85,6 +86,22 @@ def _line(value: dict[str, Any]) -> bytes:
     except UnicodeEncodeError:  # a lone surrogate
         text = json.dumps(value, separators=(",", ":"), allow_nan=False).encode("ascii")
     return text + b"\n"
+
+
+def _payload(rows: Sequence[Row]) -> bytes:
+    try:
+        return "".join(map(_row_text, rows)).encode("utf-8")
+    except UnicodeEncodeError:
+        return b"".join(map(_row_line, rows))
+
+
+def _row_text(row: Row) -> str:
+    """What `_row_line` gives, in a fifth of the time, for a row without lone surrogates."""
+    return (
+        f'{{"row":{row.row},"digest":"{row.digest.hex()}","status":"{row.status}",'
+        f'"flags":[{",".join(map(_QUOTED, row.flags))}],"text":{_QUOTED(row.text)},"message":{_QUOTED(row.message)},'
+        f'"attempts":{row.attempts},"source_tokens":{row.num_source_tokens},"new_tokens":{row.num_new_tokens}}}\n'
+    )
 
 
 def _row_line(row: Row) -> bytes:
@@ -117,7 +134,7 @@ def encode(
     degraded: Sequence[str] = (),
 ) -> bytes:
     """The bytes of a part file. Rows are in ascending order."""
-    payload = b"".join(_row_line(row) for row in rows)
+    payload = _payload(rows)
     header = {
         "v": VERSION,
         "protocol": manifest.PROTOCOL,
@@ -130,7 +147,7 @@ def encode(
         "num_parts": num_parts,
         "n": len(rows),
         "rows_digest": rows_digest((row.row, row.digest) for row in rows),
-        "counts": dict(Counter(row.status.value for row in rows)),
+        "counts": _counts(rows),
         "len": len(payload),
         "sha256": hashlib.sha256(payload).hexdigest(),
         "uuid": uuid,
@@ -138,6 +155,10 @@ def encode(
         "degraded": list(degraded),
     }
     return manifest.canonical({**header, "check": manifest.digest(header)}) + b"\n" + payload
+
+
+def _counts(rows: Sequence[Row]) -> dict[str, int]:
+    return {status.value: count for status, count in Counter([row.status for row in rows]).items()}
 
 
 def decode_header(line: bytes) -> Header:
@@ -184,13 +205,16 @@ def decode_header(line: bytes) -> Header:
 
 
 def _row(line: bytes) -> Row:
-    value = json.loads(line)
+    text = line.decode("utf-8", "surrogatepass")
+    value, end = _JSON.raw_decode(text)
+    if end != len(text):
+        raise ValueError("more than one value")
     return Row(
         row=int(value["row"]),
         digest=bytes.fromhex(value["digest"]),
-        status=Status(value["status"]),
+        status=_STATUSES[value["status"]],
         text=str(value["text"]),
-        flags=tuple(str(flag) for flag in value["flags"]),
+        flags=tuple(map(str, value["flags"])),
         message=str(value["message"]),
         attempts=int(value["attempts"]),
         num_source_tokens=int(value["source_tokens"]),
@@ -219,6 +243,6 @@ def decode(data: bytes) -> tuple[Header, list[Row]]:
         raise PartDamage("its rows are not those that the header counts, in order")
     if rows_digest((row.row, row.digest) for row in rows) != header.rows_digest:
         raise PartDamage("its rows do not match the header's digest of them")
-    if dict(Counter(row.status.value for row in rows)) != header.counts:
+    if _counts(rows) != header.counts:
         raise PartDamage("its rows do not match the header's counts")
     return header, rows

@@ -1,31 +1,45 @@
 """What the job costs around the model: reader, planner, tokenizer, checks, writer.
 
-Two figures: rows a second with a model that costs nothing, and the share of a job's time that is not decoding with the
-demo model. Imports and the loading of weights are not counted in the second. Ends with one JSON line.
+Four figures: rows a second with a model that costs nothing; where they go, stage by stage, one after the other; the
+share of a job's time that is not decoding with the demo model; and the seconds from the start of a process to its first
+decoded token. Imports and the loading of weights are not counted in the third. Ends with one JSON line.
+
+Not counted as a stage: waiting for the interpreter while the reader's thread has it, and collections of garbage, which
+fall where they like. TOKENIZERS_PARALLELISM=false shows one thread.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import os
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from hymt_batch import config
-from hymt_batch.decode import generate
+from hymt_batch import batch, check, config, prompt, segment
+from hymt_batch.decode import engine, generate
 from hymt_batch.demo import grammar
 from hymt_batch.model import network
 from hymt_batch.progress import Telling
+from hymt_batch.source import stream
+from hymt_batch.write.output import Output
 from jobs import translate
+
+SETTINGS = ["src_lang=en", "tgt_lang=fr", "model=demo", "batch.max_rows=64"]
+ANSWER = "De la pluie est attendue à Lyon dimanche soir, et les températures baisseront à 7 degrés."
 
 
 def timed(source: Path, name: str, prepare: Callable[..., Any], decode: Callable[..., Any]) -> dict[str, float]:
-    """Run one job; seconds from the loaded model to the end, and of these in the decoder."""
+    """Run one job; seconds from the loaded model to the end, and of these in the decoder; and of both processors."""
     spent = {"decode_s": 0.0, "began": 0.0}
 
     def measured(*arguments: Any) -> Any:
@@ -35,16 +49,18 @@ def timed(source: Path, name: str, prepare: Callable[..., Any], decode: Callable
         spent["decode_s"] += time.perf_counter() - began
         return rows
 
-    overrides = [f"source.path={source}", "src_lang=en", "tgt_lang=fr", "model=demo", f"name={name}"]
-    job = config.load("translate", [*overrides, f"output_dir={source.parent}", "batch.max_rows=64"])
-    began = time.perf_counter()
+    job = config.load("translate", [*SETTINGS, f"source.path={source}", f"name={name}", f"output_dir={source.parent}"])
+    began, cpu = time.perf_counter(), time.process_time()
     with Telling("off") as telling:
         done = translate.translate(job, telling, prepare, measured)
     ended = time.perf_counter()
-    return {"rows": done.rows, "whole_s": ended - began, "job_s": ended - spent["began"], "decode_s": spent["decode_s"]}
-
-
-ANSWER = "De la pluie est attendue à Lyon dimanche soir, et les températures baisseront à 7 degrés."
+    return {
+        "rows": done.rows,
+        "whole_s": ended - began,
+        "cpu_s": time.process_time() - cpu,
+        "job_s": ended - spent["began"],
+        "decode_s": spent["decode_s"],
+    }
 
 
 def free(hymt: network.Hymt, prompts: Any, *_: Any) -> list[generate.Generated]:
@@ -53,13 +69,129 @@ def free(hymt: network.Hymt, prompts: Any, *_: Any) -> list[generate.Generated]:
     return [generate.Generated(ids, "stop")] * len(prompts)
 
 
+def stages(source: Path, name: str) -> dict[str, float]:
+    """Microseconds a row of each stage, called one after the other as the job does, with no thread beside."""
+    spent: Counter[str] = Counter()
+    num_rows = 0
+
+    @contextlib.contextmanager
+    def clock(stage: str) -> Iterator[None]:
+        began = time.perf_counter()
+        yield
+        spent[stage] += time.perf_counter() - began  # type: ignore[assignment]  # a Counter of seconds
+
+    job = config.load("translate", [*SETTINGS, f"source.path={source}", f"name={name}", f"output_dir={source.parent}"])
+    inputs = stream.find(job.source, None, "input")
+    words = prompt.wording(job.prompt, job.model.family.value, job.src_lang, job.tgt_lang)
+    model = network.prepare(job.model, job.device_map, job.launch.num_threads)
+    limits = batch.boundaries(job.batch, model.num_parameters, model.on_gpu)
+    tokenizer = model.load_tokenizer(add_generation_prompt=job.prompt.add_generation_prompt)
+    hymt = model.load(tokenizer)
+    size = batch.Budget(16_384, 64)
+    decode = engine.Decode(
+        hymt,
+        job.decode,
+        partial(batch.group, size=size),
+        seed=job.seed,
+        check_stop=lambda: None,
+        decode=free,
+    )
+    with Output.open(
+        source.parent / name,
+        identity=translate.identity(job, model.identity, words, limits),
+        environment={},
+        inputs=inputs,
+        config=job.write,
+        read=lambda one: (document for document, _ in stream.full(one, job.source, inputs)),
+        preamble=partial(stream.preamble, config=job.source),
+    ) as output:
+        rows_of = {"shard_rows": limits.shard_rows, "shard_bytes": limits.shard_bytes}
+        shards = stream.shards(inputs, job.source, **rows_of, done=output.record)
+        while True:
+            with clock("read"):
+                shard = next(shards, None)
+            if shard is None:
+                break
+            assert not isinstance(shard, stream.SkippedShard)
+            num_rows += len(shard.documents)
+            with clock("segment"):
+                segments, refused = segment.split(shard.documents, tokenizer.count, job.segment)
+            with clock("encode"):
+                prompts, leaking = prompt.render(segments, shard.documents, tokenizer, words, hymt.max_context)
+            with clock("plan"):
+                planned = batch.plan(shard.documents, prompts, limits)
+            for part in planned:
+                with clock("plan"):
+                    output.has(shard, part)
+                with clock("around decode"):
+                    answers = decode.run(part.prompts)
+                with clock("check"):
+                    answers = check.run(answers, decode.run, job.check)
+                with clock("rows"):
+                    rows = check.rows(
+                        part, shard.documents, answers, {**refused, **leaking}, translate.join, one_line=True
+                    )
+                with clock("commit"):
+                    output.commit(shard, part, rows)
+            with clock("publish"):
+                output.finish(shard)
+        with clock("publish"):
+            output.finalize()
+    return {stage: 1e6 * seconds / num_rows for stage, seconds in spent.items()}
+
+
+FIRST_TOKEN = """
+import sys, time
+from hymt_batch.progress import Telling, alive_s
+steps = {"python": alive_s()}
+from hymt_batch import config
+from jobs import translate
+steps["our modules, Hydra"] = alive_s()
+job = config.load("translate", sys.argv[1:])
+steps["configuration"] = alive_s()
+import torch, transformers
+steps["torch, transformers"] = alive_s()
+from hymt_batch.decode import generate
+def decode(*arguments):
+    steps.setdefault("model, tokenizer, folder, first shard", alive_s())
+    def one_token():
+        steps.setdefault("first token", alive_s())
+    return generate.decode_batch(*arguments[:-1], one_token)
+with Telling("off") as telling:
+    translate.translate(job, telling, decode_batch=decode)
+names = list(steps)
+import json
+print(json.dumps({name: steps[name] - (steps[names[n - 1]] if n else 0) for n, name in enumerate(names)}))
+"""
+
+
+def first_token(source: Path, name: str) -> dict[str, float]:
+    """Seconds of a new process up to its first decoded token, step by step."""
+    settings = [*SETTINGS, f"source.path={source}", f"name={name}", f"output_dir={source.parent}"]
+    root = str(Path(__file__).parents[2])
+    environment = {**os.environ, "PYTHONPATH": root}
+    ran = subprocess.run(
+        [sys.executable, "-c", FIRST_TOKEN, *settings], env=environment, capture_output=True, text=True, check=True
+    )
+    steps: dict[str, float] = json.loads(ran.stdout.splitlines()[-1])
+    return steps
+
+
+def middle(rounds: list[dict[str, float]], digits: int) -> dict[str, float]:
+    """The median of each figure."""
+    return {key: round(statistics.median(one[key] for one in rounds), digits) for key in rounds[0]}
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=100_000, help="rows with the model that costs nothing")
     parser.add_argument("--demo-rows", type=int, default=400, help="rows with the demo model")
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
-    speeds, shares = [], []
+    bare: list[dict[str, float]] = []
+    by_stage: list[dict[str, float]] = []
+    starts: list[dict[str, float]] = []
+    shares = []
     with tempfile.TemporaryDirectory() as folder:
         bulletins = [bulletin.en for bulletin in grammar.sample(3, arguments.demo_rows)]
         small, large = Path(folder) / "small.txt", Path(folder) / "large.txt"
@@ -67,20 +199,30 @@ def main() -> int:
         with large.open("w", encoding="utf-8") as file:
             file.writelines(f"{row} {bulletins[row % len(bulletins)]}\n" for row in range(arguments.rows))
         timed(small, "warm-up", network.prepare, free)  # imports are not the job's
-        for round_ in range(arguments.rounds):
-            bare = timed(large, f"bare{round_}", network.prepare, free)
-            real = timed(small, f"demo{round_}", network.prepare, generate.decode_batch)
-            speeds.append(bare["rows"] / (bare["whole_s"] - bare["decode_s"]))
+        for number in range(arguments.rounds):
+            bare.append(timed(large, f"bare{number}", network.prepare, free))
+            by_stage.append(stages(large, f"stages{number}"))
+            real = timed(small, f"demo{number}", network.prepare, generate.decode_batch)
             shares.append(1 - real["decode_s"] / real["job_s"])
+            starts.append(first_token(small, f"start{number}"))
+    speeds = [one["rows"] / (one["whole_s"] - one["decode_s"]) for one in bare]
+    costs, start = middle(by_stage, 1), middle(starts, 2)
+    print("".join(f"{stage:>40} {cost:6.1f} us a row\n" for stage, cost in costs.items()), end="")
+    print("".join(f"{step:>40} {seconds:6.2f} s\n" for step, seconds in start.items()), end="")
     print(
         json.dumps(
             {
                 "rows": arguments.rows,
                 "overhead_rows_per_s": round(statistics.median(speeds)),
                 "overhead_rows_per_s_all": [round(speed) for speed in speeds],
+                "cpu_us_per_row": [round(1e6 * (one["cpu_s"] - one["decode_s"]) / one["rows"], 1) for one in bare],
+                "stage_us_per_row": costs,
+                "stages_us_per_row": round(sum(costs.values()), 1),
                 "demo_rows": arguments.demo_rows,
                 "demo_overhead_share": round(statistics.median(shares), 4),
                 "demo_overhead_share_all": [round(share, 4) for share in shares],
+                "first_token_s": round(sum(start.values()), 2),
+                "first_token_steps_s": start,
             }
         )
     )

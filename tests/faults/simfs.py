@@ -1,169 +1,228 @@
-"""A store in memory that can crash at every operation, with a volatile and a durable state.
+"""A store in memory with a volatile and a durable state: what a power loss, a kill or a lying network store may leave.
 
-What survives a power loss is chosen by the caller: unsynced data as before, whole, empty, half or zeros; unsynced names
-of a folder none, all, a prefix or any subset. A killed process loses nothing that it had told the store.
+Nothing is synced that was not asked for. Each change of a folder stays pending until its folder is synced, each write
+until its file is; a failed fsync forgets what it should have kept, as real kernels do (ATC'20). `survivors` gives the
+states that a power loss may leave: any subset of pending names, or a prefix of them a folder or overall, and of each
+unsynced file one of `DATA`. Rename within a folder is atomic, across folders it is not. It may also refuse links, hide
+names from listings, show removed ones, and report failure for what happened.
 """
 
 from __future__ import annotations
 
 import errno
+import itertools
 import random
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from hymt_batch.fs import Stat
 
-Operation = tuple[str, str, int]  # "set" or "del", name, inode; a rename in one folder is one list of them
-DATA = ("old", "whole", "empty", "half", "zeros")
-NAMES = ("none", "all", "prefix", "subset")
+Change = tuple[str, int]  # name and inode, -1 where the name goes
+DATA: dict[str, Callable[[bytes, bytes], bytes]] = {  # synced and volatile bytes -> what is there after a power loss
+    "old": lambda old, new: old,
+    "whole": lambda old, new: new,
+    "empty": lambda old, new: b"",
+    "half": lambda old, new: new[: len(new) // 2],
+    "one byte short": lambda old, new: new[:-1],
+    "zeros": lambda old, new: bytes(len(new)),
+    "zeros from half": lambda old, new: new[: len(new) // 2] + bytes(len(new) - len(new) // 2),
+}
+MOST_CALLS = 20_000  # of one run of a small job, which needs 200
+NAMES = ("none", "all", "ordered", "prefix", "subset")
 
 
 class Crash(BaseException):
-    """The machine stopped; nothing after it runs."""
+    """The process is gone; nothing after it runs."""
 
 
-@dataclass
+@dataclass(slots=True)
 class Node:
     kind: str
     data: bytes = b""
     durable: bytes | None = None  # None: never synced
+    clean: bool = False  # a failed sync threw the dirty bytes away: no later one makes them durable
     names: dict[str, int] = field(default_factory=dict)
-    durable_names: dict[str, int] = field(default_factory=dict)
-    pending: list[list[Operation]] = field(default_factory=list)
-
-    def apply(self, operations: list[Operation], names: dict[str, int]) -> None:
-        for kind, name, inode in operations:
-            if kind == "set":
-                names[name] = inode
-            else:
-                names.pop(name, None)
+    synced: dict[str, int] | None = None  # None: equal to `names`
+    pending: list[tuple[int, tuple[Change, ...]]] = field(default_factory=list)  # (when, what is one whole)
+    removed: set[str] = field(default_factory=set)
 
 
 class SimFS:
-    """The port, in memory. `crash_at` counts the operations that change something, from 1."""
+    """The port. `count` is the number of changes so far, `calls` of everything asked."""
 
-    def __init__(self, *, crash_at: int | None = None, file_sync: bool = True, dir_sync: bool = True) -> None:
+    def __init__(self, *, crash_at: int | None = None, links: bool = True, dir_sync: bool = True) -> None:
         self.nodes: dict[int, Node] = {0: Node("dir")}
         self.open: dict[int, int] = {}
-        self.count, self.crash_at, self.dead = 0, crash_at, False
-        self.file_sync, self.dir_sync = file_sync, dir_sync
+        self.count = self.calls = 0
+        self.crash_at, self.dead = crash_at, False
+        self.links, self.dir_sync = links, dir_sync
+        self.before: Callable[[SimFS], None] | None = None  # called before each change, counted already
+        self.errors: dict[int, tuple[int, bool]] = {}  # at which call -> (errno, whether it happens all the same)
+        self.syncs: list[int] = []  # the calls that synced a file
+        self.stale: random.Random | None = None  # decides what a listing hides, and which removed names it shows
         self._next = 1
 
     # the port
 
     def open_exclusive(self, path: Path) -> int:
-        self._tick()
+        late = self._change()
         parent = self._dir(path.parent)
         if path.name in parent.names:
             raise FileExistsError(errno.EEXIST, "exists", str(path))
         inode = self._new("file")
-        self._change(parent, [("set", path.name, inode)])
-        fd = 1000 + self.count
-        self.open[fd] = inode
-        return fd
+        self._rename(parent, (path.name, inode))
+        self.open[inode] = inode
+        self._fail(late)
+        return inode
 
     def write_all(self, fd: int, data: bytes) -> None:
         node = self.nodes[self.open[fd]]
-        try:
-            self._tick()
-        except Crash:
-            node.data += data[: len(data) // 2]
-            raise
-        node.data += data
+        whole = node.data + data
+        node.data += data[: len(data) // 2]  # what a crash in the middle finds
+        late = self._change()
+        node.data, node.clean = whole, False
+        self._fail(late)
 
     def fsync(self, fd: int) -> None:
-        self._tick()
         node = self.nodes[self.open[fd]]
-        if self.file_sync:
+        try:
+            late = self._change()
+        except OSError:
+            node.clean = True
+            raise
+        self.syncs.append(self.calls)
+        if not node.clean:
             node.durable = node.data
+        self._fail(late)
 
     def close(self, fd: int) -> None:
-        self._tick()
+        late = self._change()
         del self.open[fd]
+        self._fail(late)
 
     def link(self, source: Path, target: Path) -> None:
-        self._tick()
+        late = self._change()
+        if not self.links:
+            raise OSError(errno.EPERM, "no hard links here", str(target))
         inode, parent = self._inode(source), self._dir(target.parent)
         if target.name in parent.names:
             raise FileExistsError(errno.EEXIST, "exists", str(target))
-        self._change(parent, [("set", target.name, inode)])
+        self._rename(parent, (target.name, inode))
+        self._fail(late)
 
     def rename(self, source: Path, target: Path) -> None:
-        self._tick()
+        late = self._change()
         inode, old, new = self._inode(source), self._dir(source.parent), self._dir(target.parent)
-        if new.names.get(target.name) == inode:
-            return  # two names of one file: POSIX does nothing
-        if old is new:
-            self._change(old, [("del", source.name, 0), ("set", target.name, inode)])
-        else:
-            self._change(new, [("set", target.name, inode)])
-            self._change(old, [("del", source.name, 0)])
+        if new.names.get(target.name) != inode:  # two names of one file: POSIX does nothing
+            if old is new:
+                self._rename(old, (source.name, -1), (target.name, inode))
+            else:
+                self._rename(new, (target.name, inode))
+                self._rename(old, (source.name, -1))
+        self._fail(late)
 
     def unlink(self, path: Path) -> None:
-        self._tick()
-        self._inode(path)
-        self._change(self._dir(path.parent), [("del", path.name, 0)])
+        late = self._change()
+        if self.nodes[self._inode(path)].kind == "dir":
+            raise IsADirectoryError(errno.EISDIR, "a folder", str(path))
+        self._rename(self._dir(path.parent), (path.name, -1))
+        self._fail(late)
 
     def mkdir(self, path: Path, mode: int) -> None:
-        self._tick()
+        late = self._change()
         parent = self._dir(path.parent)
-        if path.name in parent.names:
+        if path.name in parent.names or path.parent == path:
             raise FileExistsError(errno.EEXIST, "exists", str(path))
-        self._change(parent, [("set", path.name, self._new("dir"))])
+        self._rename(parent, (path.name, self._new("dir")))
+        self._fail(late)
 
     def rmdir(self, path: Path) -> None:
-        self._tick()
+        late = self._change()
         if self._dir(path).names:
             raise OSError(errno.ENOTEMPTY, "not empty", str(path))
-        self._change(self._dir(path.parent), [("del", path.name, 0)])
+        self._rename(self._dir(path.parent), (path.name, -1))
+        self._fail(late)
 
     def fsync_dir(self, path: Path) -> bool:
-        self._tick()
+        late = self._change()
         node = self._dir(path)
         if self.dir_sync:
-            node.durable_names, node.pending = dict(node.names), []
-        return True
+            node.synced, node.pending = None, []
+        self._fail(late)
+        return self.dir_sync
 
     def read(self, path: Path, start: int = 0, size: int | None = None) -> bytes:
-        self._alive()
-        data = self.nodes[self._inode(path)].data
-        return data[start:] if size is None else data[start : start + size]
+        self._call()
+        node = self.nodes[self._inode(path)]
+        if node.kind != "file":
+            raise OSError(errno.EINVAL, "not a regular file", str(path))
+        if size is None:
+            return node.data[start:] if start else node.data
+        return node.data[start : start + size]
 
     def stat(self, path: Path) -> Stat:
-        self._alive()
+        self._call()
         inode = self._inode(path)
         node = self.nodes[inode]
         return Stat(node.kind, len(node.data), 0, inode, 1, 1)
 
     def listdir(self, path: Path) -> list[str]:
-        self._alive()
-        return sorted(self._dir(path).names)
+        self._call()
+        node = self._dir(path)
+        if self.stale is None:
+            return sorted(node.names)
+        shown = {name for name in sorted(node.names) if self.stale.random() < 0.5}
+        return sorted(shown | {name for name in sorted(node.removed) if self.stale.random() < 0.5})
 
     def statvfs(self, path: Path) -> tuple[int, int | None]:
-        self._alive()
+        self._call()
         return 1 << 40, None
 
     # what is inside
 
-    def _alive(self) -> None:
+    def _call(self) -> OSError | None:
+        """Count a call: raise the error that is due before it, give the one that is due after."""
         if self.dead:
             raise Crash
+        self.calls += 1
+        if self.calls > MOST_CALLS:
+            raise RuntimeError("the job does not end")
+        if self.calls in self.errors:
+            number, happens = self.errors[self.calls]
+            error = OSError(number, f"simulated {errno.errorcode[number]}")
+            if not happens:
+                raise error
+            return error
+        return None
 
-    def _tick(self) -> None:
-        self._alive()
+    def _change(self) -> OSError | None:
+        if self.dead:
+            raise Crash
         self.count += 1
         if self.count == self.crash_at:
             self.dead = True
             raise Crash
+        if self.before is not None:
+            self.before(self)
+        return self._call()
+
+    @staticmethod
+    def _fail(late: OSError | None) -> None:
+        if late is not None:
+            raise late
 
     def _new(self, kind: str) -> int:
         self.nodes[self._next] = Node(kind)
         self._next += 1
         return self._next - 1
 
-    def _change(self, parent: Node, operations: list[Operation]) -> None:
-        parent.apply(operations, parent.names)
-        parent.pending.append(operations)
+    def _rename(self, parent: Node, *changes: Change) -> None:
+        if parent.synced is None:
+            parent.synced = dict(parent.names)
+        _apply(changes, parent.names)
+        parent.pending.append((self.count, changes))
+        parent.removed.update(name for name, inode in changes if inode < 0)
 
     def _inode(self, path: Path) -> int:
         inode = 0
@@ -184,49 +243,118 @@ class SimFS:
 
     # after a crash
 
-    def after_kill(self, crash_at: int | None = None) -> SimFS:
-        """The process died, the machine did not: what is unsynced stays so."""
-        other = self._like(crash_at)
+    def after_kill(self) -> SimFS:
+        """The process died, the machine did not: what is unsynced stays so. Listings and calls are as in a new one."""
+        other = self._like()
         for inode, node in self.nodes.items():
-            pending = [list(o) for o in node.pending]
             other.nodes[inode] = Node(
-                node.kind, node.data, node.durable, dict(node.names), dict(node.durable_names), pending
+                node.kind, node.data, node.durable, node.clean, dict(node.names), node.synced, list(node.pending)
             )
         return other
 
-    def after_power_loss(self, data: str, names: str, rng: random.Random, crash_at: int | None = None) -> SimFS:
-        other = self._like(crash_at)
-        for inode, node in self.nodes.items():
-            held = dict(node.durable_names)
-            for operations in self._surviving(node.pending, names, rng):
-                node.apply(operations, held)
-            kept = self._data(node, data)
-            other.nodes[inode] = Node(node.kind, kept, kept, held, dict(held))
-        return other
+    def unsynced(self) -> list[int]:
+        """Files whose bytes a power loss may change."""
+        return [i for i, node in self.nodes.items() if node.kind == "file" and node.durable != node.data]
 
-    def _like(self, crash_at: int | None) -> SimFS:
-        other = SimFS(crash_at=crash_at, file_sync=self.file_sync, dir_sync=self.dir_sync)
-        other._next = self._next
-        return other
+    def pending(self) -> list[tuple[int, int, tuple[Change, ...]]]:
+        """(when, folder, what) of changes that a power loss may undo, in order."""
+        return sorted((when, i, what) for i, node in self.nodes.items() for when, what in node.pending)
+
+    def survivors(self, rng: random.Random, most: int) -> Iterator[tuple[str, SimFS]]:
+        """States that a power loss may leave, each with its name: all of them where they are at most `most`."""
+        pending, files = self.pending(), self.unsynced()
+        if len(DATA) ** len(files) << len(pending) <= most:
+            for kept in itertools.product((False, True), repeat=len(pending)):
+                for data in itertools.product(DATA, repeat=len(files)):
+                    name = f"names {''.join('01'[one] for one in kept)}, data {', '.join(data) or '-'}"
+                    yield name, self.after_power_loss(dict(zip(files, data, strict=True)), kept)
+            return
+        for number in range(most):
+            names = NAMES[number % len(NAMES)] if most >= len(NAMES) else rng.choice(NAMES)
+            kept = self._kept(names, pending, rng)
+            chosen = {inode: rng.choice(list(DATA)) for inode in files}
+            name = f"names {names} {''.join('01'[one] for one in kept)}, data {', '.join(chosen.values()) or '-'}"
+            yield name, self.after_power_loss(chosen, kept)
 
     @staticmethod
-    def _surviving(pending: list[list[Operation]], names: str, rng: random.Random) -> list[list[Operation]]:
-        if names == "none":
-            return []
+    def _kept(names: str, pending: list[tuple[int, int, tuple[Change, ...]]], rng: random.Random) -> tuple[bool, ...]:
+        if names in ("none", "all"):
+            return (names == "all",) * len(pending)
+        if names == "ordered":
+            last = rng.randint(0, len(pending))
+            return tuple(number < last for number in range(len(pending)))
         if names == "prefix":
-            return pending[: rng.randint(0, len(pending))]
-        if names == "subset":
-            return [one for one in pending if rng.random() < 0.5]
-        return pending
+            last_of = {folder: rng.choice([-1, *(w for w, f, _ in pending if f == folder)]) for _, folder, _ in pending}
+            return tuple(when <= last_of[folder] for when, folder, _ in pending)
+        return tuple(rng.random() < 0.5 for _ in pending)
 
-    @staticmethod
-    def _data(node: Node, data: str) -> bytes:
-        if node.kind == "dir" or node.durable == node.data:
-            return node.data
-        if data == "old":
-            return node.durable or b""
-        if data == "whole":
-            return node.data
-        if data == "half":
-            return node.data[: len(node.data) // 2]
-        return b"" if data == "empty" else bytes(len(node.data))
+    def after_power_loss(self, data: dict[int, str] | str = "old", kept: tuple[bool, ...] = ()) -> SimFS:
+        """What is left when of the pending changes the `kept` ones reached the disk, and of unsynced files `data`."""
+        other, held = self._like(), dict[int, dict[str, int]]()
+        for (_, folder, what), stays in zip(self.pending(), kept, strict=False):
+            if stays:
+                _apply(what, held.setdefault(folder, dict(self.nodes[folder].synced or {})))
+        todo = [0]
+        while todo:  # what has no name any more is gone
+            inode = todo.pop()
+            if inode in other.nodes and inode:
+                continue
+            node = self.nodes[inode]
+            if node.kind == "dir":
+                names = held[inode] if inode in held else dict(node.names if node.synced is None else node.synced)
+                other.nodes[inode] = Node("dir", names=names)
+                todo += names.values()
+            else:
+                how = data if isinstance(data, str) else data.get(inode, "old")
+                left = node.data if node.durable == node.data else DATA[how](node.durable or b"", node.data)
+                other.nodes[inode] = Node("file", left, left)
+        return other
+
+    def _like(self) -> SimFS:
+        other = SimFS(links=self.links, dir_sync=self.dir_sync)
+        other._next, other.count = self._next, self.count
+        return other
+
+    def tree(self) -> dict[str, bytes | None]:
+        """Path -> bytes of everything there is; None for a folder."""
+        found: dict[str, bytes | None] = {}
+        todo = [("", 0)]
+        while todo:
+            path, inode = todo.pop()
+            for name, child in self.nodes[inode].names.items():
+                node = self.nodes[child]
+                found[f"{path}/{name}"] = node.data if node.kind == "file" else None
+                if node.kind == "dir":
+                    todo.append((f"{path}/{name}", child))
+        return found
+
+    def stat_of(self, path: str) -> tuple[int, int]:
+        """Inode and size, 0 and 0 where there is nothing."""
+        try:
+            inode = self._inode(Path(path))
+        except OSError:
+            return 0, 0
+        return inode, len(self.nodes[inode].data)
+
+    def set(self, path: str, data: bytes | None) -> None:
+        """Change a file behind everybody's back; None removes it."""
+        parent, name = self._dir(Path(path).parent), Path(path).name
+        if data is None:
+            del parent.names[name]
+            if parent.synced is not None:
+                parent.synced = {key: inode for key, inode in parent.synced.items() if key != name}
+        else:
+            if name not in parent.names:
+                parent.names[name] = self._new("file")
+                if parent.synced is not None:
+                    parent.synced = {**parent.synced, name: parent.names[name]}
+            node = self.nodes[parent.names[name]]
+            node.data, node.durable = data, data
+
+
+def _apply(changes: tuple[Change, ...], names: dict[str, int]) -> None:
+    for name, inode in changes:
+        if inode < 0:
+            names.pop(name, None)
+        else:
+            names[name] = inode

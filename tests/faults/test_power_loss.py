@@ -1,182 +1,313 @@
-"""Every operation of a small job as a crash point, and what a power loss may leave of it; then the job runs again."""
+"""Small jobs in a simulated store: every change is a crash, and every state it may leave is recovered by the real code.
+
+The whole of it is `make faults`; here is a seeded part of each world. What the harness can see is in test_mutants.py.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import random
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from faults.simfs import DATA, NAMES, Crash, SimFS
-from faults.upper import IDENTITY, an_input, run
+from faults import worlds
+from faults.explore import Explorer, Tally, copying, lying
+from faults.simfs import Crash, SimFS
+from faults.small import HOME, Seen, World, final_bytes, holder, ids_from, make, run, simulated, solve
 
-from hymt_batch import manifest
-from hymt_batch.fs import exists
-from hymt_batch.manifest import StateDamage
-from hymt_batch.records import Input
-from hymt_batch.write import folder as folders
-from hymt_batch.write.kept import Kept
-from hymt_batch.write.output import Output
-from hymt_batch.write.part import PartDamage
+from hymt_batch.errors import LeaseError, PreflightError, StoppedError
+from hymt_batch.write import lease
 
-HOME = Path("/job")
-FILES = ("translated/in.txt", "errors/in.txt.errors.jsonl", "manifest.json")
+FAULTS = {
+    worlds.no_links: 28,
+    worlds.no_dir_sync: 29,
+    worlds.stale: 40,
+    worlds.a_dead_lease: 44,
+    worlds.a_damaged_part: 35,
+    worlds.without_lease: 43,
+}
 
 
 @pytest.fixture
-def inputs(tmp_path: Path) -> list[Input]:
-    source = tmp_path / "in.txt"
-    source.write_text("".join(f"line {i}\n" for i in range(9)) + "empty\n")
-    return [an_input(source)]
+def world(tmp_path: Path) -> World:
+    with simulated():
+        made = make("here", tmp_path, random.Random(7))
+        solve(made)
+    return made
 
 
-def final_bytes(fs: SimFS) -> list[bytes]:
-    return [fs.read(HOME / name) for name in FILES]
+@pytest.mark.parametrize(
+    ("make_world", "kind"),
+    [
+        pytest.param(
+            make_world, kind, marks=pytest.mark.fault(FAULTS.get(make_world, 34)), id=f"{kind.__name__}-{name}"
+        )
+        for make_world, kind in worlds.EXPLORED
+        for name in [make_world.__name__]
+    ],
+)
+@pytest.mark.fault(33, 34)
+def test_a_crash_at_any_change_breaks_no_promise(tmp_path: Path, make_world: worlds.Make, kind: type[Explorer]) -> None:
+    tally = Tally()
+    with simulated():
+        worlds.explore(tmp_path, random.Random(5), tally, make_world, kind, 100)
+    assert not tally.broken
+    assert tally.states >= 100
+    assert tally.counts["states after crash 2"] > 10  # the recovery crashed in its turn
 
 
-def crashed(fs: SimFS, inputs: list[Input], acknowledged: set[str], decoded: set[str]) -> bool:
-    try:
-        run(HOME, inputs, fs=fs, acknowledged=acknowledged.add, decoded=decoded.add)
-    except Crash:
-        return True
-    return False
+@pytest.mark.fault(35, 36, 37, 39)
+def test_a_job_whose_files_are_damaged_at_any_moment_ends_right_or_is_refused(tmp_path: Path) -> None:
+    tally = Tally()
+    with simulated():
+        worlds.corrupt(tmp_path, random.Random(5), tally, 400)
+    assert not tally.broken
+    assert tally.counts["damaged states"] == 400
 
 
-def violations(fs: SimFS, inputs: list[Input], golden: list[bytes], acknowledged: set[str]) -> list[str]:
-    """What a state after a crash breaks, before and after the job ran again in it."""
-    broken = []
-    if exists(fs, HOME / FILES[0]) and fs.read(HOME / FILES[0]) != golden[0]:
-        broken.append("a visible output is wrong")
-    try:
-        manifest.read(fs, HOME)
-        if not exists(fs, HOME / FILES[0]) or fs.read(HOME / FILES[0]) != golden[0]:
-            broken.append("a manifest without its output")
-    except StateDamage:
-        kept = Kept(fs, HOME, manifest.digest(IDENTITY))
-        for name in sorted(acknowledged):
-            _, shard, part = name.split("/")
-            path = kept.path(inputs[0].file_id, int(shard), int(part))
+@pytest.mark.fault(26)
+@pytest.mark.parametrize("number", [errno.EEXIST, errno.ENOENT, errno.EIO])
+@pytest.mark.parametrize("operation", ["link", "rename"])
+def test_what_happened_though_it_was_reported_as_failed_counts_once(world: World, operation: str, number: int) -> None:
+    class Liar(SimFS):
+        def link(self, source: Path, target: Path) -> None:
+            super().link(source, target)
+            if operation == "link":
+                raise OSError(number, "it happened all the same", str(target))
+
+        def rename(self, source: Path, target: Path) -> None:
+            super().rename(source, target)
+            if operation == "rename" and ".hymt/lease" not in str(target) and "probe-" not in str(target):
+                raise OSError(number, "it happened all the same", str(target))
+
+    class Probed(Liar):
+        def link(self, source: Path, target: Path) -> None:
+            if "probe-" in str(target) or "lease" in str(target):
+                SimFS.link(self, source, target)
+            else:
+                super().link(source, target)
+
+    fs, seen = Probed(), Seen()
+    with simulated():
+        run(fs, world, seen)
+    assert final_bytes(fs) == world.golden
+    assert seen.decoded == set(world.places)
+
+
+@pytest.mark.fault(46)
+def test_a_runner_that_was_taken_over_publishes_nothing_more(world: World) -> None:
+    """At each change of a first run a second one takes over and ends; then the first one wakes."""
+    ended, stopped = 0, 0
+    with simulated():
+        for at in range(1, 90):
+            fs, seen = SimFS(), Seen()
+
+            def before(now: SimFS, at: int = at) -> None:
+                if now.count == at:
+                    now.before = None
+                    ids_from(500)
+                    run(now, world, Seen())
+                    ids_from(700)
+
+            ids_from(1)
+            fs.before = before
             try:
-                if kept.judge(path, inputs[0].file_id, int(shard), int(part)) is None:
-                    broken.append(f"acknowledged {name} is gone")
-            except PartDamage as damage:
-                broken.append(f"acknowledged {name}: {damage}")
-    again: set[str] = set()
-    try:
-        crashed(fs, inputs, set(), again)
-        if final_bytes(fs) != golden:
-            broken.append("other final bytes")
-    except Exception as error:
-        broken.append(f"does not continue: {error!r}")
-    if again & acknowledged:
-        broken.append(f"made again: {sorted(again & acknowledged)}")
-    return broken
+                run(fs, world, seen)
+                ended += 1
+            except StoppedError as error:
+                assert "took it over" in str(error) or "its file was removed" in str(error)
+                stopped += 1
+            assert final_bytes(fs) == world.golden
+    assert stopped > 30
+    assert ended > 5
 
 
-def campaign(
-    inputs: list[Input],
-    golden: list[bytes],
-    make: Callable[[int | None], SimFS],
-    *,
-    seed: int = 0,
-    stride: int = 1,
-    double: bool = False,
-) -> tuple[int, list[str]]:
-    """States tried, and what was broken in them."""
-    rng, states, broken = random.Random(seed), 0, []
-    whole = make(None)
-    crashed(whole, inputs, set(), set())
-    for point in range(1, whole.count + 2, stride):
-        acknowledged: set[str] = set()
-        fs = make(point)
-        crashed(fs, inputs, acknowledged, set())
-        choices = [("kill", "")] + [(data, names) for data in DATA for names in NAMES]
-        for data, names in [choices[0], *rng.sample(choices[1:], 4)]:
-            again = rng.randint(1, 60) if double else None
-            known = set(acknowledged)
-            after = fs.after_kill(again) if data == "kill" else fs.after_power_loss(data, names, rng, again)
-            if double and crashed(after, inputs, known, set()):
-                after = after.after_power_loss(rng.choice(DATA), rng.choice(NAMES), rng)
-            after.crash_at = None
-            states += 1
-            broken += [f"crash at {point}, {data}, {names}: {one}" for one in violations(after, inputs, golden, known)]
-    return states, broken
+@pytest.mark.fault(45)
+def test_of_two_that_take_over_a_dead_lease_one_holds_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second one tries at each change of the first one's take-over; whoever lost it learns so before a commit."""
+    refused = lost = 0
+    with simulated():
+        for at in range(1, 12):
+            fs, dead, held = SimFS(), holder(), list[lease.Lease]()
+            for path in ("/job", "/job/.hymt", "/job/.hymt/lease"):
+                fs.mkdir(Path(path), 0o777)
+            monkeypatch.setattr(lease, "alive", lambda other, me, dead=dead: other.owner != dead.owner)
+            lease.acquire(fs, HOME, ttl_s=100.0, beat_s=20.0, me=dead)
+            start = fs.count
+
+            def before(now: SimFS, at: int = at, start: int = start, held: list[lease.Lease] = held) -> None:
+                if now.count - start == at:
+                    now.before = None
+                    with contextlib.suppress(LeaseError):
+                        held.append(lease.acquire(now, HOME, ttl_s=100.0, beat_s=20.0))
+
+            fs.before = before
+            try:
+                held.append(lease.acquire(fs, HOME, ttl_s=100.0, beat_s=20.0))
+            except LeaseError:
+                refused += 1
+            holding = 0
+            for one in held:
+                try:
+                    one.check()
+                    holding += 1
+                except StoppedError:
+                    lost += 1
+            assert holding == 1, at
+    assert refused >= 1
+    assert lost >= 1
 
 
-@pytest.fixture
-def golden(inputs: list[Input]) -> list[bytes]:
-    fs = SimFS()
-    run(HOME, inputs, fs=fs)
-    return final_bytes(fs)
+@pytest.mark.fault(49)
+def test_a_killed_run_leaves_nothing_that_the_next_one_does_not_sweep(world: World) -> None:
+    """Half-made lease files too: a job that is requeued fifty times must not grow."""
+    with simulated():
+        fs = SimFS()
+        for number in range(50):
+            ids_from(1000 * (number + 1))
+            fs.crash_at = fs.count + 12  # in the midst of taking the lease
+            with pytest.raises(Crash):
+                run(fs, world, Seen())
+            fs = fs.after_kill()
+        fs.crash_at = None
+        ids_from(900_000)
+        run(fs, world, Seen())
+    assert final_bytes(fs) == world.golden
+    assert not [path for path in fs.tree() if ".tmp-" in path]
 
 
-def test_a_crash_at_any_operation_loses_nothing_that_was_acknowledged(inputs: list[Input], golden: list[bytes]) -> None:
-    states, broken = campaign(inputs, golden, lambda at: SimFS(crash_at=at), seed=1)
-    assert not broken
-    assert states > 500
+def test_a_store_that_cannot_list_its_folders_at_the_end_still_has_a_complete_job(world: World) -> None:
+    class Unlisted(SimFS):
+        def listdir(self, path: Path) -> list[str]:
+            if "/job/manifest.json" in self.tree():
+                raise OSError(errno.EIO, "input/output error", str(path))
+            return super().listdir(path)
+
+    fs = Unlisted()
+    with simulated():
+        run(fs, world, Seen())
+    assert final_bytes(fs) == world.golden
 
 
-def test_a_second_crash_during_recovery_loses_nothing_either(inputs: list[Input], golden: list[bytes]) -> None:
-    _, broken = campaign(inputs, golden, lambda at: SimFS(crash_at=at), seed=2, stride=2, double=True)
-    assert not broken
+@pytest.mark.fault(22)
+@pytest.mark.parametrize("times", [2, 1000])
+def test_a_part_that_cannot_be_read_is_tried_again_before_it_is_set_aside(world: World, times: int) -> None:
+    class Unreadable(SimFS):
+        left = times
 
+        def read(self, path: Path, start: int = 0, size: int | None = None) -> bytes:
+            if path.name == "p00000" and "s0000000" in str(path) and self.left:
+                self.left -= 1
+                raise OSError(errno.EIO, "input/output error", str(path))
+            return super().read(path, start, size)
 
-@pytest.mark.parametrize("missing", ["file_sync", "dir_sync"])
-def test_the_harness_sees_a_missing_fsync(inputs: list[Input], golden: list[bytes], missing: str) -> None:
-    _, broken = campaign(inputs, golden, lambda at: SimFS(crash_at=at, **{missing: False}), seed=3, stride=3)
-    assert broken
-
-
-def test_the_harness_sees_parts_removed_before_the_manifest(
-    inputs: list[Input], golden: list[bytes], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    right = Output.finalize
-
-    def wrong(self: Output) -> object:
-        for input in inputs:
-            folders.collect(self._fs, manifest.file_state(self.folder, input.file_id))
-        return right(self)
-
-    monkeypatch.setattr(Output, "finalize", wrong)
-    _, broken = campaign(inputs, golden, lambda at: SimFS(crash_at=at), seed=4)
-    assert any("is gone" in one for one in broken)
-
-
-def test_a_part_found_after_a_kill_is_acknowledged_only_when_its_name_lasts(inputs: list[Input]) -> None:
-    """Its writer may have been killed between the link and the sync of the folder."""
-    found = 0
-    for point in range(1, 200):
-        fs = SimFS(crash_at=point)
-        if not crashed(fs, inputs, set(), set()):
-            break
-        after, known = fs.after_kill(), set[str]()
-
-        def stop_at_the_first(name: str, after: SimFS = after, known: set[str] = known) -> None:
-            known.add(name)
-            after.dead = True
-
+    fs, seen = Unreadable(crash_at=None), Seen()
+    with simulated():
+        fs.left = 0
+        fs.crash_at = 75
+        with pytest.raises(Crash):
+            run(fs, world, Seen())
+        fs.dead, fs.crash_at, fs.left = False, None, times
+        ids_from(1000)
+        first = sorted(world.places)[0]
         try:
-            run(HOME, inputs, fs=after, acknowledged=stop_at_the_first)
-        except Crash:
-            lost = after.after_power_loss("old", "none", random.Random(0))
-            kept = Kept(lost, HOME, manifest.digest(IDENTITY))
-            for name in known:
-                _, shard, part = name.split("/")
-                path = kept.path(inputs[0].file_id, int(shard), int(part))
-                assert kept.judge(path, inputs[0].file_id, int(shard), int(part)) is not None, point
-                found += 1
-    assert found > 50
+            run(fs, world, seen)
+        except StoppedError:
+            fs.left = 0
+            run(fs, world, seen)
+    assert final_bytes(fs) == world.golden
+    assert (first in seen.decoded) is (times > 2)
 
 
-def test_a_job_completed_after_a_kill_outlives_a_power_loss(inputs: list[Input], golden: list[bytes]) -> None:
-    for point in range(1, 200):
-        fs = SimFS(crash_at=point)
-        if not crashed(fs, inputs, set(), set()):
-            break
-        after = fs.after_kill()
-        assert not crashed(after, inputs, set(), set())
-        for seed, names in enumerate(("none", "prefix", "subset", "subset", "subset")):
-            lost, again = after.after_power_loss("old", names, random.Random(seed)), set[str]()
-            assert final_bytes(lost) == golden
-            assert not crashed(lost, inputs, set(), again)
-            assert not again, point
+def test_a_store_that_was_taken_over_while_it_was_probed_is_not_blamed(world: World) -> None:
+    with simulated():
+        blamed = 0
+        for at in range(12, 40):
+            fs = SimFS()
+
+            def before(now: SimFS, at: int = at) -> None:
+                if now.count == at:
+                    now.before = None
+                    ids_from(500)
+                    run(now, world, Seen())
+
+            ids_from(1)
+            fs.before = before
+            try:
+                run(fs, world, Seen())
+            except StoppedError as error:
+                blamed += "the lease on" in str(error)
+            except PreflightError as error:
+                pytest.fail(f"{at}: {error}")
+    assert blamed >= 8
+
+
+def test_a_redone_job_has_no_manifest_that_proves_another_output(tmp_path: Path) -> None:
+    with simulated():
+        for seed in range(6):
+            world = worlds.redo(tmp_path, random.Random(seed))
+            solve(world)
+            fs, seen = world.start.after_kill(), Seen()
+            copies = copying(fs, seen, lambda at: True)
+            run(fs, world, seen)
+            for copy in copies:
+                for _, left in copy.fs.survivors(random.Random(seed), 6):
+                    assert not lying(left.tree(), world, copy.acknowledged)
+
+
+# the simulated store itself
+
+
+def _write(fs: SimFS, path: str, data: bytes, *, sync: bool) -> None:
+    fd = fs.open_exclusive(Path(path))
+    fs.write_all(fd, data)
+    if sync:
+        fs.fsync(fd)
+    fs.close(fd)
+
+
+def test_a_power_loss_takes_what_was_not_synced_and_nothing_else() -> None:
+    fs = SimFS()
+    _write(fs, "/synced", b"data", sync=True)
+    fs.fsync_dir(Path("/"))
+    _write(fs, "/nameless", b"data", sync=True)
+    _write(fs, "/empty", b"data", sync=False)
+    assert fs.after_power_loss().tree() == {"/synced": b"data"}
+    assert fs.after_power_loss("half", (True, True)).tree() == {
+        "/synced": b"data",
+        "/nameless": b"data",
+        "/empty": b"da",
+    }
+    assert fs.after_kill().tree() == fs.tree()
+    states = {tuple(sorted(left.tree().items())) for _, left in fs.survivors(random.Random(0), 10**6)}
+    assert len(states) == 2 * (1 + 6)  # `nameless` or not; `empty` not, or with one of six contents ("old" is empty)
+
+
+def test_a_failed_sync_forgets_its_bytes() -> None:
+    fs = SimFS()
+    fd = fs.open_exclusive(Path("/file"))
+    fs.write_all(fd, b"data")
+    fs.errors = {fs.calls + 1: (errno.EIO, False)}
+    with pytest.raises(OSError, match="EIO"):
+        fs.fsync(fd)
+    fs.fsync(fd)  # the kernel says that all is well
+    fs.fsync_dir(Path("/"))
+    assert fs.after_power_loss().tree() == {"/file": b""}
+
+
+def test_a_rename_in_a_folder_is_whole_and_across_folders_it_is_not() -> None:
+    fs = SimFS()
+    fs.mkdir(Path("/a"), 0o777)
+    fs.mkdir(Path("/b"), 0o777)
+    _write(fs, "/a/one", b"x", sync=True)
+    for path in ("/", "/a"):
+        fs.fsync_dir(Path(path))
+    fs.rename(Path("/a/one"), Path("/a/two"))
+    names = {tuple(sorted(left.tree())) for _, left in fs.survivors(random.Random(0), 100)}
+    assert names == {("/a", "/a/one", "/b"), ("/a", "/a/two", "/b")}
+    fs.fsync_dir(Path("/a"))
+    fs.rename(Path("/a/two"), Path("/b/two"))
+    names = {tuple(sorted(left.tree())) for _, left in fs.survivors(random.Random(0), 100)}
+    assert ("/a", "/a/two", "/b", "/b/two") in names
+    assert ("/a", "/b") in names

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+from typing import Any
 
 from hymt_batch.errors import ConfigError
 
@@ -31,6 +32,8 @@ class LaunchConfig:
     log_every_s: float = 30.0
     samples: int = 3
     num_threads: int | None = None
+    workers: Any = 1
+    hang_s: float = 1800.0
 
     def __post_init__(self) -> None:
         for name in ("grace_s", "log_every_s"):
@@ -54,6 +57,10 @@ class LaunchConfig:
                 if self.lease_ttl_s > 0
                 else f"launch.lease_ttl_s={self.lease_ttl_s} must be above 0. Set launch.lease_ttl_s=180 (the default)."
             )
+        if self.workers != "auto" and (type(self.workers) is not int or self.workers < 1):
+            raise ConfigError(f"launch.workers={self.workers} is not a number of processes from 1 on. Set auto, or 1.")
+        if self.hang_s <= 0:
+            raise ConfigError(f"launch.hang_s={self.hang_s} must be above 0 seconds. Set launch.hang_s=1800.")
         if self.num_threads is not None and self.num_threads < 1:
             raise ConfigError(
                 f"launch.num_threads={self.num_threads} must be at least 1. "

@@ -1,0 +1,106 @@
+"""How text is generated: the settings, and what they come to with a model card's own. No torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+from hymt_batch.decode.sampling import Choice
+from hymt_batch.errors import ConfigError
+from hymt_batch.model.network import Hymt
+from hymt_batch.model.settings import SamplingCard
+
+
+class Method(Enum):
+    """How the next token is chosen."""
+
+    greedy = "greedy"
+    sampling = "sampling"
+
+
+class Engine(Enum):
+    """Which loop runs the network."""
+
+    auto = "auto"  # slots on the CPU; generate on a GPU, where slots was never run
+    slots = "slots"  # our own: rows that end are replaced while the others go on
+    generate = "generate"  # that of transformers, the reference
+
+
+@dataclass(kw_only=True, slots=True)
+class DecodeConfig:
+    """How text is generated; every field is explained in conf/decode/."""
+
+    method: Method = Method.greedy
+    engine: Engine = Engine.auto
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    repetition_penalty: float | None = None
+    max_new_tokens: int = 4096
+    new_tokens_ratio: float = 2.0
+    new_tokens_extra: int = 32
+    stop_loops: bool = True
+    stages: Any = "auto"
+    read_every: int = 1
+
+    def __post_init__(self) -> None:
+        positive = {"temperature": self.temperature, "repetition_penalty": self.repetition_penalty}
+        for key, value in positive.items():
+            if value is not None and value <= 0:
+                raise ConfigError(f"decode.{key}={value} must be above 0. For the likeliest token use decode=greedy.")
+        if self.top_p is not None and not 0 < self.top_p <= 1:
+            raise ConfigError(f"decode.top_p={self.top_p} must be above 0 and at most 1.")
+        if self.top_k is not None and self.top_k < -1:
+            raise ConfigError(f"decode.top_k={self.top_k} must be a number of tokens; 0 or -1 mean no limit.")
+        if self.max_new_tokens < 1 or self.new_tokens_ratio < 0 or self.new_tokens_extra < 0:
+            raise ConfigError("decode.max_new_tokens must be at least 1, new_tokens_ratio and _extra at least 0.")
+        if self.new_tokens_ratio == 0 and self.new_tokens_extra == 0:
+            raise ConfigError("decode.new_tokens_ratio and decode.new_tokens_extra are both 0: no row could have text.")
+        if self.stages != "auto" and (type(self.stages) is not int or self.stages < 1):
+            raise ConfigError(f"decode.stages={self.stages} is not a number of groups from 1 on. Set auto.")
+        if self.read_every < 1:
+            raise ConfigError(f"decode.read_every={self.read_every} must be at least 1 step. Set decode.read_every=1.")
+
+
+def choice(settings: DecodeConfig, card: SamplingCard) -> Choice:
+    """Resolve the token rule: what `settings` leaves open comes from the model card when sampling."""
+    if settings.method is Method.greedy:
+        return Choice(False, 1.0, 1.0, 0, settings.repetition_penalty or 1.0, settings.stop_loops)
+    default = sampled(card)
+    return Choice(
+        True,
+        default.temperature if settings.temperature is None else settings.temperature,
+        default.top_p if settings.top_p is None else settings.top_p,
+        default.top_k if settings.top_k is None else max(0, settings.top_k),
+        default.repetition_penalty if settings.repetition_penalty is None else settings.repetition_penalty,
+        settings.stop_loops,
+    )
+
+
+def stages(settings: DecodeConfig, hymt: Hymt) -> int:
+    """Groups of slots under way: as many as GPUs hold layers, so that each has work; 1 on one device and on the CPU."""
+    if settings.stages != "auto":
+        return int(settings.stages)
+    return max(1, sum(device.startswith("cuda") for device in hymt.placement.devices) if hymt.placement else 1)
+
+
+def sampled(card: SamplingCard) -> Choice:
+    """The model card's own sampling."""
+    return Choice(True, card.temperature, card.top_p, max(0, card.top_k), card.repetition_penalty)
+
+
+def describe(settings: DecodeConfig, card: SamplingCard) -> dict[str, Any]:
+    """What of the settings decides the text, resolved, for the job's identity."""
+    rule = choice(settings, card)
+    return {
+        "method": settings.method.value,
+        "temperature": rule.temperature if rule.sample else None,
+        "top_p": rule.top_p if rule.sample else None,
+        "top_k": rule.top_k if rule.sample else None,
+        "repetition_penalty": rule.repetition_penalty,
+        "max_new_tokens": settings.max_new_tokens,
+        "new_tokens_ratio": settings.new_tokens_ratio,
+        "new_tokens_extra": settings.new_tokens_extra,
+        "stop_loops": settings.stop_loops,
+    }

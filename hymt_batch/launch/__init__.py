@@ -1,0 +1,1 @@
+"""How processes of a job are started and stopped. Start at `pool.py`."""

@@ -1,0 +1,242 @@
+"""Worker processes: each holds one replica and is handed parts; one that dies is replaced, and no part is lost with it.
+
+The parent alone reads the source and writes the output, so that all that holds of one process holds of many. A part
+that takes its worker down three times is cut in halves until the row that does it stands alone; that row is given up.
+Which worker decodes what depends on time, and the text does not: a part decodes the same in every worker. Knows
+processes and pieces of parts; not what decoding is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, wait
+from typing import Any
+
+from hymt_batch.errors import HymtError, PreflightError
+
+log = logging.getLogger(__name__)
+
+MAX_DEATHS = 3
+"""Times that a part, or a worker that never became ready, may die before something else is done about it."""
+
+POLL_S = 0.5
+
+
+@dataclass(eq=False, slots=True)
+class Task:
+    """A part on its way through the workers."""
+
+    key: Any  # the caller's own
+    items: Sequence[Any]  # what is decoded, one by one or together
+    tries: int = 0  # in this run and before it
+    results: dict[int, Any] = field(default_factory=dict)  # by the item's place
+    notes: list[str] = field(default_factory=list)  # what went otherwise than planned
+
+
+@dataclass(eq=False, slots=True)
+class _Piece:
+    task: Task
+    places: Sequence[int]  # of its items
+
+
+@dataclass(eq=False, slots=True)
+class _Worker:
+    number: int
+    process: subprocess.Popen[bytes]
+    pipe: Connection
+    heard: float  # monotonic seconds of its last sign of life
+    ready: bool = False
+    piece: _Piece | None = None
+
+
+class Pool:
+    """Workers, started as the block is entered and ended with it."""
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        environments: Sequence[Mapping[str, str]],
+        hello: Any,
+        *,
+        begin: Callable[[Task], int],
+        give_up: Callable[[Any, str], Any],
+        check_ready: Callable[[Any], None],
+        on_batch: Callable[[int, int], None],
+        check_stop: Callable[[], None],
+        stopping: Callable[[], bool],
+        hang_s: float,
+    ) -> None:
+        """Start nothing yet.
+
+        Args:
+            command: Starts a worker; the number of its end of a socket is appended.
+            environments: Of each worker, what it has beyond this process's own.
+            hello: Sent to each worker first.
+            begin: Called as a whole task is handed out; tells how often that was done, this time included.
+            give_up: The result of an item that takes its worker down alone, from the item and the reason.
+            check_ready: Looks at what a worker says of itself; raises to refuse it.
+            on_batch: Told of rows that were decoded, and of their tokens.
+            check_stop: Raises when the job must end at once.
+            stopping: Whether nothing more is to be handed out.
+            hang_s: Seconds without a sign of life after which a worker that decodes is killed.
+        """
+        self._command, self._environments, self._hello = command, environments, hello
+        self._begin, self._give_up, self._check_ready = begin, give_up, check_ready
+        self._on_batch, self._check_stop, self._stopping, self._hang_s = on_batch, check_stop, stopping, hang_s
+        self._waiting: deque[_Piece] = deque()
+        self._workers: list[_Worker] = []
+        self._unready_deaths = 0
+
+    def __enter__(self) -> Pool:
+        self._workers = [self._start(number) for number in range(len(self._environments))]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for worker in self._workers:
+            worker.pipe.close()  # a worker whose parent is gone ends
+        deadline = time.monotonic() + 2.0
+        for worker in self._workers:
+            try:
+                worker.process.wait(max(0.0, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                worker.process.kill()
+                worker.process.wait()
+        self._workers = []
+
+    @property
+    def backlog(self) -> int:
+        """Pieces that wait for a worker, or are with one."""
+        return len(self._waiting) + sum(worker.piece is not None for worker in self._workers)
+
+    def give(self, task: Task) -> Iterator[Task]:
+        """Take a task; yields tasks that are done, waiting for some while every worker has one and another waits."""
+        self._waiting.append(_Piece(task, range(len(task.items))))
+        while self.backlog >= 2 * len(self._workers) and not self._at_rest:
+            yield from self._turn()
+        yield from self._turn(0.0)
+
+    def drain(self) -> Iterator[Task]:
+        """Yield all tasks that are still under way; after a stop request, those that a worker has already."""
+        while self.backlog and not self._at_rest:
+            yield from self._turn()
+
+    @property
+    def _at_rest(self) -> bool:
+        """Whether nothing more happens: a stop was requested, and the workers have nothing."""
+        return self._stopping() and all(worker.piece is None for worker in self._workers)
+
+    def _turn(self, timeout_s: float = POLL_S) -> Iterator[Task]:
+        """Hand out what waits, hear what the workers say, and replace those that died."""
+        self._check_stop()
+        self._hand_out()
+        by_pipe = {worker.pipe: worker for worker in self._workers}
+        for pipe in wait(list(by_pipe), timeout_s):
+            worker = by_pipe[pipe]  # type: ignore[index]
+            try:
+                task = self._hear(worker, worker.pipe.recv())
+            except (EOFError, OSError):
+                task = self._died(worker, "")
+            if task is not None:
+                yield task
+        for worker in self._workers:
+            if worker.ready and worker.piece and time.monotonic() - worker.heard > self._hang_s:
+                task = self._died(worker, f"it gave no sign of life for {self._hang_s:g} s (launch.hang_s)")
+                if task is not None:
+                    yield task
+
+    def _hand_out(self) -> None:
+        for worker in self._workers:
+            if not self._waiting or self._stopping():
+                return
+            if worker.ready and worker.piece is None:
+                piece = self._waiting.popleft()
+                if len(piece.places) == len(piece.task.items):
+                    piece.task.tries = self._begin(piece.task)
+                worker.piece, worker.heard = piece, time.monotonic()
+                with contextlib.suppress(OSError):  # it died: its pipe says so in a moment
+                    worker.pipe.send([piece.task.items[place] for place in piece.places])
+
+    def _hear(self, worker: _Worker, message: tuple[Any, ...]) -> Task | None:
+        worker.heard = time.monotonic()
+        kind, *values = message
+        if kind == "batch":
+            self._on_batch(*values)
+        elif kind == "log":
+            name, level, text = values
+            logging.getLogger(name).log(level, "worker=%d %s", worker.number, text)
+        elif kind == "ready":
+            self._check_ready(values[0])
+            worker.ready, self._unready_deaths = True, 0
+        elif kind == "refused":
+            (error,) = values
+            raise error
+        elif kind == "done":
+            results, notes = values
+            assert worker.piece is not None
+            piece, worker.piece = worker.piece, None
+            piece.task.results.update(zip(piece.places, results, strict=True))
+            piece.task.notes += notes
+            return self._finished(piece.task)
+        return None
+
+    @staticmethod
+    def _finished(task: Task) -> Task | None:
+        return task if len(task.results) == len(task.items) else None
+
+    def _died(self, worker: _Worker, reason: str) -> Task | None:
+        """Replace a dead worker, and decide about the piece it had; a task that is thereby done."""
+        worker.process.kill()
+        code = worker.process.wait()
+        worker.pipe.close()
+        reason = reason or (f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}")
+        log.warning("worker=%d died: %s", worker.number, reason)
+        piece = worker.piece
+        if not worker.ready:
+            self._unready_deaths += 1
+            if self._unready_deaths >= MAX_DEATHS:
+                raise PreflightError(
+                    f"Workers end before they have loaded the model ({reason}). SIGKILL means that memory ran out: set "
+                    "fewer launch.workers. Otherwise see the lines above, or run with launch.workers=1."
+                )
+        self._workers[self._workers.index(worker)] = self._start(worker.number)
+        if piece is None:
+            return None
+        task, places = piece.task, piece.places
+        if len(places) == len(task.items) and task.tries < MAX_DEATHS:
+            self._waiting.appendleft(piece)
+            return None
+        task.notes.append("bisected")
+        if len(places) == 1:
+            task.results[places[0]] = self._give_up(task.items[places[0]], reason)
+            return self._finished(task)
+        half = (len(places) + 1) // 2
+        self._waiting.extendleft([_Piece(task, places[half:]), _Piece(task, places[:half])])
+        return None
+
+    def _start(self, number: int) -> _Worker:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            process = subprocess.Popen(
+                [*self._command, str(theirs.fileno())],
+                pass_fds=[theirs.fileno()],
+                env={**os.environ, **self._environments[number]},
+                stdin=subprocess.DEVNULL,
+            )
+        pipe = Connection(ours.detach())
+        with contextlib.suppress(OSError):  # it died at once: its pipe says so in a moment
+            pipe.send(self._hello)
+        return _Worker(number, process, pipe, time.monotonic())
+
+
+def refusal(error: HymtError) -> HymtError:
+    """An error as it can be sent: its own class, message and id."""
+    return type(error)(error.message, error.id)

@@ -1,0 +1,49 @@
+"""Read the small files of a model folder that a stranger may have made: whole, of a sane size, never a pipe.
+
+Does not know what stands in them.
+"""
+
+from __future__ import annotations
+
+import json
+import stat
+from pathlib import Path
+from typing import Any
+
+from hymt_batch.errors import PreflightError
+
+MAX_JSON_BYTES = 100_000_000  # as safetensors has for its headers
+
+
+def json_object(path: Path, why: str, *, missing_id: str = "B5") -> dict[str, Any]:
+    """The object of a JSON file; `why` says what is wrong where it is missing."""
+    try:
+        check_regular(path)
+        with path.open(encoding="utf-8") as file:
+            value = json.load(file)
+    except FileNotFoundError as error:
+        raise PreflightError(f"{path} is missing: {why}. Check model.path.", id=missing_id) from error
+    except OSError as error:
+        raise PreflightError(f"{path} cannot be read ({error.strerror}). Check model.path.", id="B23") from error
+    except (ValueError, RecursionError) as error:
+        raise PreflightError(f"{path} is not JSON ({line(error)}); download the model again.", id="B24") from error
+    if not isinstance(value, dict):
+        raise PreflightError(
+            f"{path} holds a {type(value).__name__}, not an object; download the model again.", id="B24"
+        )
+    return value
+
+
+def check_regular(path: Path, most: int | None = MAX_JSON_BYTES) -> int:
+    """Size of a file that can be read to its end; opening a pipe would wait for ever."""
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode):
+        raise PreflightError(f"{path} is no regular file; download the model again.", id="B23")
+    if most is not None and found.st_size > most:
+        raise PreflightError(f"{path} has {found.st_size} bytes, too many; download the model again.", id="B24")
+    return found.st_size
+
+
+def line(error: BaseException) -> str:
+    """First line of an error's message."""
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -1,0 +1,53 @@
+"""What must be installed to load a model."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+
+from hymt_batch.errors import PreflightError
+from hymt_batch.model import files as model_files
+from hymt_batch.model import library
+from hymt_batch.model.files import ModelFiles
+from hymt_batch.model.settings import Attention
+
+PACKAGES = {"compressed-tensors": ("compressed-tensors>=0.15.0",), "gptq": ("optimum", "gptqmodel")}
+"""Quantisation method -> what loads it, as pip takes it."""
+
+
+def check_libraries(files: ModelFiles, attention: Attention) -> None:
+    """Whether what is installed can load the model.
+
+    Raises:
+        PreflightError: transformers is too old (A2), or a package is missing (A7, F1, F5).
+    """
+    model_type = files.config["model_type"]
+    needed = model_files.MODEL_TYPES[model_type]
+    if library.version("transformers") < tuple(map(int, needed.split("."))):
+        raise PreflightError(
+            f"{model_type} needs transformers {needed} or newer; {importlib.metadata.version('transformers')} is "
+            f"installed. Run: pip install 'transformers>={needed}'",
+            id="A2",
+        )
+    if attention is Attention.flash_attention_2 and importlib.util.find_spec("flash_attn") is None:
+        raise PreflightError(
+            "model.attention=flash_attention_2 needs the package flash-attn, which is not installed. "
+            "Set model.attention=sdpa.",
+            id="A7",
+        )
+    method = files.quantisation
+    if not method:
+        return
+    if method not in PACKAGES:
+        raise PreflightError(
+            f"{files.folder}: quantisation {method!r} is not supported. Choose a checkpoint in bfloat16, FP8 "
+            "(compressed-tensors) or GPTQ.",
+            id="B17",
+        )
+    missing = [package for package in PACKAGES[method] if not library.satisfied(package)]
+    if missing:
+        quoted = " ".join(f"'{one}'" if ">" in one else one for one in missing)
+        raise PreflightError(
+            f"{files.folder} is quantised with {method}. Run: pip install {quoted}",
+            id="F1" if method == "compressed-tensors" else "F5",
+        )

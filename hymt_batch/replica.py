@@ -1,0 +1,161 @@
+"""One whole model with the engine around it: loaded in this process, or in a process of its own that is handed parts.
+
+Run as a program, with the number of a socket, it is such a process: `launch/pool.py` starts it. What it says there:
+"ready" with what it is, "batch" at every sign of life, "log", and "done" with the translations of what it was given.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import logging
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from multiprocessing.connection import Connection
+from typing import TYPE_CHECKING, Any
+
+from hymt_batch import batch, check
+from hymt_batch.decode import engine
+from hymt_batch.decode.settings import Engine
+from hymt_batch.errors import HymtError
+from hymt_batch.launch.pool import refusal
+from hymt_batch.model import network
+from hymt_batch.records import Prompt, Translation
+
+if TYPE_CHECKING:
+    from hymt_batch.schema import RunJob
+
+log = logging.getLogger(__name__)
+
+BEAT_S = 1.0
+PR_SET_PDEATHSIG = 1  # Source: prctl(2)
+
+
+class Replica:
+    """A loaded model that translates parts."""
+
+    def __init__(
+        self,
+        job: RunJob,
+        model: Any,
+        tokenizer: Any,
+        *,
+        check_stop: Callable[[], None],
+        on_batch: Callable[[int, int], None],
+        decode: Callable[..., Any] | None = None,
+    ) -> None:
+        """Load the weights.
+
+        Args:
+            job: All settings.
+            model: What `network.prepare` gave.
+            tokenizer: The model's own.
+            check_stop: Called at every step; raises when the job must end at once.
+            on_batch: Told of rows that were decoded, and of their new tokens.
+            decode: Decodes one batch instead of the engine; tests put a small real thing here.
+        """
+        self._checks, self._model = job.check, model
+        hymt = model.load(tokenizer)
+        self.size = batch.budget(
+            job.batch, hymt.cache_bytes_per_token, hymt.vocab_size, hymt.free_bytes, hymt.device != "cpu"
+        )
+        self.decode = engine.Decode(
+            hymt,
+            job.decode,
+            partial(batch.group, size=self.size),
+            seed=job.seed,
+            card=job.model.sampling,
+            check_stop=check_stop,
+            on_batch=on_batch,
+            decode=decode,
+            max_rows=self.size.max_rows,
+            max_tokens=self.size.max_tokens,
+            logprobs=job.check.min_logprob is not None,
+        )
+        self.decode.gate()
+        if self.decode.engine is Engine.slots and job.model.attention.value != "sdpa":
+            log.warning(
+                "model.attention=%s has no effect with decode.engine=slots, which has an attention of its own",
+                job.model.attention.value,
+            )
+
+    @property
+    def environment(self) -> dict[str, Any]:
+        """What may change a low-precision text by rounding, as it was settled."""
+        placement = self.decode.hymt.placement
+        return {
+            **(self._model.environment_of(placement) if placement else self._model.environment),
+            "engine": self.decode.engine.value,
+            "stages": self.decode.stages,
+            "max_rows": self.size.max_rows,
+            "max_tokens": self.size.max_tokens,
+        }
+
+    def translate(self, prompts: Sequence[Prompt]) -> list[Translation]:
+        """Decode the prompts of a part, and look at what came out."""
+        return check.run(self.decode.run(prompts), self.decode.run, self._checks)
+
+
+def serve(
+    pipe: Connection,
+    prepare: Callable[..., Any] = network.prepare,
+    decode: Callable[..., Any] | None = None,
+) -> None:
+    """Be a worker until the other end closes."""
+    job = pipe.recv()
+    root = logging.getLogger()
+    root.addHandler(_Over(pipe))
+    root.setLevel(logging.INFO)
+    spoken = [time.monotonic()]
+
+    def alive() -> None:
+        if time.monotonic() - spoken[0] >= BEAT_S:
+            spoke(0, 0)
+
+    def spoke(rows: int, tokens: int) -> None:
+        pipe.send(("batch", rows, tokens))
+        spoken[0] = time.monotonic()
+
+    try:
+        model = prepare(job.model, job.device_map, job.launch.num_threads)
+        tokenizer = model.load_tokenizer(add_generation_prompt=job.prompt.add_generation_prompt)
+        replica = Replica(job, model, tokenizer, check_stop=alive, on_batch=spoke, decode=decode)
+    except HymtError as error:
+        pipe.send(("refused", refusal(error)))
+        return
+    pipe.send(("ready", (model.identity, replica.environment)))
+    while True:
+        made = replica.translate(pipe.recv())
+        # without the prompts, which the other side has
+        pipe.send(("done", [replace(one, prompt=None) for one in made], list(replica.decode.take_degraded())))  # type: ignore[arg-type]
+
+
+class _Over(logging.Handler):
+    """Log records over the pipe: the parent writes them where they belong."""
+
+    def __init__(self, pipe: Connection) -> None:
+        super().__init__(logging.INFO)
+        self._pipe = pipe
+
+    def emit(self, record: logging.LogRecord) -> None:
+        with contextlib.suppress(OSError):
+            self._pipe.send(("log", record.name, record.levelno, record.getMessage()))
+
+
+def main(arguments: Sequence[str], serve: Callable[[Connection], None] = serve) -> int:
+    """Serve on the socket that was handed over; the parent's end, or its death, ends this process."""
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)  # the parent was told too, and lets the running part finish
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError), Connection(int(arguments[0])) as pipe:
+        serve(pipe)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

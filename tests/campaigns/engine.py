@@ -1,0 +1,114 @@
+"""Rows of 1 to 2,000 tokens with random ends through the slot engine, which runs out of memory at random steps.
+
+A small network with random weights, in float32: no row may be lost, and every text must be that of `generate` over
+batches of like lengths; of one row in a hundred, also that of the row alone. Ends with one JSON line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import math
+import random
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from hymt_batch.decode.generate import Generated, decode_batch
+from hymt_batch.decode.rows import Counters
+from hymt_batch.decode.sampling import Choice
+from hymt_batch.decode.slots import decode_rows
+from hymt_batch.model import made_up
+from hymt_batch.model.network import Hymt
+from hymt_batch.model.tokenizer import Tokenizer
+
+GREEDY = Choice(False, 1.0, 1.0, 0, 1.0)
+LONGEST, STOP, WORDS = 2000, 3, 96
+OUT_OF_MEMORY = 0.03
+
+
+class Forgetful:
+    """A network that runs out of memory at random, whatever is asked of it over more than one row."""
+
+    def __init__(self, network: Any, seed: int) -> None:
+        self.network, self.config, self.rng, self.refusals = network, network.config, random.Random(seed), 0
+
+    def modules(self) -> Any:
+        return self.network.modules()
+
+    def model(self, **inputs: Any) -> Any:
+        import torch
+
+        if len(inputs["input_ids"]) > 1 and self.rng.random() < OUT_OF_MEMORY:
+            self.refusals += 1
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate")
+        return self.network.model(**inputs)
+
+    def lm_head(self, hidden: Any) -> Any:
+        return self.network.lm_head(hidden)
+
+
+def small(seed: int) -> Hymt:
+    """The demo's shape with few words, so that an end comes by chance after a hundred tokens or so."""
+    hymt = made_up.network(made_up.Shape["demo"], "float32", seed)
+    words = Tokenizer(None, None, (), (), frozenset(), (STOP,), 0)
+    network = hymt.network
+    network.lm_head.weight.data[WORDS:] = 0.0
+    return dataclasses.replace(hymt, tokenizer=words)
+
+
+def run(seed: int, size: int, work: Path) -> dict[str, Any]:
+    """`size` rows."""
+    rng = random.Random(seed)
+    hymt = small(seed)
+    prompts, limits = [], []
+    for _ in range(size):
+        length = max(1, round(math.exp(rng.uniform(0, math.log(LONGEST)))))
+        prompts.append([7, 8, 9, *(rng.randrange(4, 1400) for _ in range(length))])
+        limits.append(rng.randint(1, 60))
+    broken = dataclasses.replace(hymt, network=Forgetful(hymt.network, seed))
+    counters = Counters()
+    made, _ = decode_rows(
+        broken, prompts, limits, [0] * size, GREEDY, lambda: None, max_rows=64, max_tokens=40_000, counters=counters
+    )
+    wanted: dict[int, Generated] = {}
+    order = sorted(range(size), key=lambda n: len(prompts[n]))
+    for start in range(0, size, 32):
+        some = order[start : start + 32]
+        rows = decode_batch(
+            hymt, [prompts[n] for n in some], [limits[n] for n in some], [0] * len(some), GREEDY, lambda: None
+        )
+        wanted.update(zip(some, rows, strict=True))
+    failures = [f"row {n} is lost" for n in range(size) if made[n].finish_reason == "memory"]
+    failures += [f"row {n} has another text" for n in range(size) if made[n] != wanted[n]]
+    alone = range(0, size, 100)
+    for n in alone:
+        (one,) = decode_batch(hymt, [prompts[n]], [limits[n]], [0], GREEDY, lambda: None)
+        failures += [f"row {n} alone has another text"] if one != made[n] else []
+    return {
+        "passed": not failures and counters.out_of_memory > 0,
+        "failures": failures[:20],
+        "rows": size,
+        "rows_alone": len(alone),
+        "rows_with_an_end": sum(one.finish_reason == "stop" for one in made),
+        "out_of_memory": counters.out_of_memory,
+        "prompt_tokens": sum(map(len, prompts)),
+        "new_tokens": sum(len(one.ids) for one in made),
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seed", type=int, default=20261124)
+    parser.add_argument("--size", type=int, default=10_000, help="rows")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as work:
+        figures = run(arguments.seed, arguments.size, Path(work))
+    print(json.dumps(figures))
+    return 0 if figures["passed"] else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

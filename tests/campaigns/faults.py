@@ -1,0 +1,235 @@
+"""All fault campaigns, in chunks that are remembered: stopped at any moment, the same command goes on.
+
+Each chunk is a process of its own with a seed of its own (seed + number of the chunk); what it found is a line of
+WORK/results.jsonl, and a chunk that has one there is not run again. `--quick` runs one small chunk of each campaign.
+Prints a table of what was done and found, and ends with one JSON line; exit 0 when everything passed and is complete.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+CHUNK_S = 1800.0  # a chunk that takes longer hangs
+ALL = 1_000_000  # of a campaign that knows by itself how much there is
+
+
+@dataclass(frozen=True)
+class Campaign:
+    name: str
+    unit: str
+    full: int
+    chunk: int
+    quick: int  # 0: not part of the quick run
+    module: str = ""
+    function: str = "run"
+
+    @property
+    def home(self) -> str:
+        return f"tests.campaigns.{self.module or self.name}"
+
+    def chunks(self, quick: bool) -> list[int]:
+        """Sizes, in the order in which they run."""
+        if quick:
+            return [self.quick] if self.quick else []
+        whole, rest = divmod(self.full, self.chunk)
+        return [self.chunk] * whole + ([rest] if rest else [])
+
+
+CAMPAIGNS = [
+    Campaign("seeded_bugs", "states for each bug and harness", 400, 400, 40),
+    Campaign("syscalls", "syscall boundaries", ALL, ALL, 12),
+    Campaign("demo_kills", "kills of the demo model", 200, 50, 2, module="kills", function="run_demo"),
+    Campaign("comparison", "jobs of each design", 20, 20, 0),
+    Campaign("races", "rounds of 4 writers", 1_000, 100, 4),
+    Campaign("kills", "kills", 10_000, 1_000, 100),
+    Campaign("injection", "hostile strings", 1_000_000, 100_000, 4_000),
+    Campaign("fuzz", "hostile rows", 1_000_000, 100_000, 8_000),
+    Campaign("power_loss", "states after a power loss", 1_000_000, 25_000, 3_000),
+]
+
+
+def commit() -> str:
+    said = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True)
+    return said.stdout.strip() or "unknown"
+
+
+def hardware() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+    return f"{os.cpu_count()} x {model or platform.machine()}, Linux {platform.release()}, Python {platform.python_version()}"
+
+
+def one_chunk(campaign: Campaign, seed: int, size: int, work: Path) -> dict[str, Any]:
+    """Run a chunk in a process of its own."""
+    command = [sys.executable, "-m", "tests.campaigns.faults", "--chunk", campaign.name]
+    command += ["--seed", str(seed), "--size", str(size), "--work", str(work)]
+    work.mkdir(parents=True, exist_ok=True)
+    began = time.monotonic()
+    try:
+        ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=CHUNK_S)
+        result: dict[str, Any] = json.loads(ran.stdout.splitlines()[-1])
+    except subprocess.TimeoutExpired:
+        result = {"passed": False, "failures": [f"did not end within {CHUNK_S:.0f} s"]}
+    except (IndexError, ValueError):
+        result = {"passed": False, "failures": [f"died with {ran.returncode}: {ran.stderr[-2000:]}"]}
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return {
+        "campaign": campaign.name,
+        "seed": seed,
+        "size": size,
+        "seconds": round(time.monotonic() - began, 1),
+        "commit": commit(),
+        "result": result,
+    }
+
+
+def added(sums: dict[str, Any], result: dict[str, Any]) -> dict[str, Any]:
+    """Sums over chunks: numbers and histograms add up, what is called worst or max is the largest."""
+    for key, value in result.items():
+        if isinstance(value, bool) or key in ("passed", "failures"):
+            continue
+        if isinstance(value, dict):
+            sums[key] = added(sums.get(key, {}), value)
+        elif isinstance(value, int | float):
+            old = sums.get(key, 0)
+            sums[key] = max(old, value) if key.startswith(("worst", "max")) else old + value
+    return sums
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """Lines of the results that are whole; the last one may be torn."""
+    found = []
+    for line in path.read_bytes().splitlines() if path.exists() else []:
+        try:
+            found.append(json.loads(line))
+        except ValueError:
+            continue
+    return found
+
+
+def plan(wanted: list[Campaign], seed: int, quick: bool) -> Iterator[tuple[Campaign, int, int]]:
+    for campaign in wanted:
+        for number, size in enumerate(campaign.chunks(quick)):
+            yield campaign, seed + number, size
+
+
+def run_all(wanted: list[Campaign], seed: int, quick: bool, work: Path, hours: float, jobs: int) -> list[Any]:
+    """Run what is not done yet, until the time is over; all results, those of earlier runs included."""
+    path, lock, ends = work / "results.jsonl", threading.Lock(), time.monotonic() + 3600 * hours
+    work.mkdir(parents=True, exist_ok=True)
+    done = {(r["campaign"], r["seed"], r["size"]): r for r in read(path)}
+    todo = list(plan(wanted, seed, quick))
+
+    def go(one: tuple[Campaign, int, int]) -> None:
+        campaign, chunk_seed, size = one
+        key = (campaign.name, chunk_seed, size)
+        if key in done or time.monotonic() > ends:
+            return
+        record = one_chunk(campaign, chunk_seed, size, work / f"{campaign.name}-{chunk_seed}")
+        with lock:
+            done[key] = record
+            with path.open("ab") as file:
+                file.write(b"\n" if torn(path) else b"")
+                file.write(json.dumps(record).encode() + b"\n")
+            word = "passed" if record["result"]["passed"] else "FAILED"
+            print(f"{campaign.name} seed={chunk_seed} size={size} {word} in {record['seconds']} s", flush=True)
+
+    with ThreadPoolExecutor(jobs) as pool:
+        list(pool.map(go, todo))
+    return [
+        done[campaign.name, chunk_seed, size]
+        for campaign, chunk_seed, size in todo
+        if (campaign.name, chunk_seed, size) in done
+    ]
+
+
+def torn(path: Path) -> bool:
+    data = path.read_bytes() if path.exists() else b""
+    return bool(data) and not data.endswith(b"\n")
+
+
+def report(wanted: list[Campaign], results: list[Any], seed: int, quick: bool) -> dict[str, Any]:
+    """A table on stdout; the figures."""
+    figures: dict[str, Any] = {}
+    print("\n| campaign | done | of | violations | seconds | seeds |\n|---|---|---|---|---|---|")
+    for campaign in wanted:
+        mine = [one for one in results if one["campaign"] == campaign.name]
+        sizes = campaign.chunks(quick)
+        if not sizes:
+            continue
+        sums: dict[str, Any] = {}
+        failures = [f"{campaign.name} seed {r['seed']}: {text}" for r in mine for text in r["result"]["failures"]]
+        for one in mine:
+            added(sums, one["result"])
+        figures[campaign.name] = {
+            "passed": all(one["result"]["passed"] for one in mine) and len(mine) == len(sizes),
+            "chunks": len(mine),
+            "of": len(sizes),
+            "failures": failures[:20],
+            "seconds": round(sum(one["seconds"] for one in mine), 1),
+            "commits": sorted({one["commit"] for one in mine}),
+            **sums,
+        }
+        size = "all" if sum(sizes) == ALL and len(sizes) == 1 else f"{sum(sizes):,}"
+        done = "all" if mine and size == "all" else f"{sum(one['size'] for one in mine):,}"
+        seeds = f"{seed}..{seed + len(sizes) - 1}" if len(sizes) > 1 else str(seed)
+        bad = len(failures) if len(mine) == len(sizes) else f"{len(failures)}, not complete"
+        print(
+            f"| {campaign.name}: {campaign.unit} | {done} | {size} | {bad} | {figures[campaign.name]['seconds']} | {seeds} |"
+        )
+    for one in figures.values():
+        for failure in one["failures"]:
+            print(failure)
+    return figures
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seed", type=int, default=20261124)
+    parser.add_argument("--work", type=Path, help="remembers what is done (default: build/faults, or a new folder)")
+    parser.add_argument("--hours", type=float, default=4.0, help="no chunk begins after that")
+    parser.add_argument("--jobs", type=int, default=2, help="chunks at a time")
+    parser.add_argument("--quick", action="store_true", help="a small chunk of each campaign")
+    parser.add_argument("--only", nargs="*", choices=[one.name for one in CAMPAIGNS], help="these campaigns")
+    parser.add_argument("--chunk", help=argparse.SUPPRESS)
+    parser.add_argument("--size", type=int, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.chunk:
+        campaign = next(one for one in CAMPAIGNS if one.name == arguments.chunk)
+        run = getattr(importlib.import_module(campaign.home), campaign.function)
+        print("\n" + json.dumps(run(arguments.seed, arguments.size, arguments.work)))
+        return 0
+    wanted = [one for one in CAMPAIGNS if not arguments.only or one.name in arguments.only]
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        work = arguments.work or (Path(folder) if arguments.quick else ROOT / "build" / "faults")
+        results = run_all(wanted, arguments.seed, arguments.quick, work, arguments.hours, arguments.jobs)
+    figures = report(wanted, results, arguments.seed, arguments.quick)
+    passed = all(one["passed"] for one in figures.values())
+    print(f"\n{hardware()}; commit {commit()}; seed {arguments.seed}; {time.monotonic() - began:.0f} s")
+    print(json.dumps({"passed": passed, "seed": arguments.seed, "hardware": hardware(), "campaigns": figures}))
+    return 0 if passed else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

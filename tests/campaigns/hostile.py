@@ -1,0 +1,349 @@
+"""Hostile rows, and a second, simple reading of them to hold the readers against.
+
+Nothing here imports a reader. Rows come from a seeded generator that knows the shape of each format, then from random
+mutations of the bytes; what a file must read as is found by loops over single characters.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+OK, TOO_LONG, BAD = "ok", "too_long", "bad_encoding"
+MAX_DEPTH = 256
+BOM = b"\xef\xbb\xbf"
+
+WORDS = (
+    "rain", "Lyon", "the", "wind", "l'été", "straße", "İstanbul", "дождь", "雨が降る。", "下雨了，明天", "مطر", "बारिश",
+    "ﬁ", "ǰ", "e\u0301", "한국", "12", "3.5", "-1", "=SUM(A1)", "@cmd", "+x", "http://a.b/c?d=e&f", "a,b",
+    "a;b", "a\tb",
+)  # fmt: skip
+ODD = (
+    "\r", "\v", "\f", "\x1c", "\x1d", "\x1e", "\x85", "\u2028", "\u2029", "\0", "\x07", "\x1b[31m", "\x1b]0;t\x07",
+    "\x9b2J", "\u202e", "\u2066", "\u200b", "\u200d", "\ufeff", "\ufffe", "\uffff", "\U0010ffff", "\ue000",
+    "\u0300" * 9, "{text}", "{target}", "%s", "${oc.env:HOME}", "{{7*7}}", "<|im_end|>", "<｜hy_User｜>", "<think>",
+    "</s>", '"', '""',
+    "'", "\\", "\\n", "\\u0000", "null", "NaN", "\u3000", "\xa0", " ", "  ",
+)  # fmt: skip
+RAW = (
+    b"\xff", b"\xfe\xff", b"\xc3", b"\xc0\x80", b"\xed\xa0\x80", b"\xed\xb0\x80", b"\xf4\x90\x80\x80", b"\xf0\x9f\x98",
+    b"\x80", b"\xe2\x80", b"\x00", b"\r\r\n", b"\xef\xbb\xbf",
+)  # fmt: skip
+BAD_JSON = (
+    b"", b"{", b"}", b"[]", b"null", b"0", b'"text"', b"{'text': 1}", b'{"text": }', b'{"text": "a"', b'{"text": "a}',
+    b'{"text": "a",}', b'{"text": NaN}', b'{"text": "a", "n": Infinity}', b'{"text": "a", "n": -Infinity}',
+    b'{"text": 5}',
+    b'{"text": ["a"]}', b'{"text": {"text": "a"}}', b'{"text": "\\ud800"}', b'{"text": "a\\udc00b"}', b'{"tex": "a"}',
+    b'{"text": "a", "text": "b"}', b'{"x": {"text": 1, "text": 2}, "text": "a"}', b'{"text": "a"} {"text": "b"}',
+    b'\xef\xbb\xbf{"text": "a"}', b'{"text": "a\x01"}', b'{"text": "\\x41"}', b'{"text": true}', b"// text",
+    b'{"text": "a", "n": ' + b"9" * 5000 + b"}", b'{"text": "a", "n": 1e999}', b'{"te\\u0078t": "a"}',
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A file and what its rows must read as: status and text, in order."""
+
+    name: str
+    data: bytes  # decompressed; of parquet, the file
+    rows: list[tuple[str, str | None]]
+    refused: bool = False  # the whole file must be refused as a wrong setting
+    table: Any = None
+
+
+def text(rng: random.Random, long: bool = True) -> str:
+    """A text of words of many scripts, with what should not be there."""
+    kind = rng.random()
+    if kind < 0.04:
+        return rng.choice(("", " ", "\t", "\u3000", "\xa0 ", "\x1f"))
+    if long and kind < 0.05:
+        return rng.choice(WORDS) * rng.choice((40, 300, 1500))
+    pieces = [rng.choice(ODD if rng.random() < 0.15 else WORDS) for _ in range(rng.randint(1, 9))]
+    return ("" if rng.random() < 0.1 else " ").join(pieces)
+
+
+def mutated(rng: random.Random, data: bytes, times: int) -> bytes:
+    """The bytes with some flipped, cut out, doubled or put in."""
+    out = bytearray(data)
+    for _ in range(times):
+        at = rng.randrange(len(out) + 1)
+        kind = rng.randrange(6)
+        if kind == 0 and at < len(out):
+            out[at] ^= 1 << rng.randrange(8)
+        elif kind == 1:
+            del out[at : at + rng.choice((1, 2, 40))]
+        elif kind == 2:
+            out[at:at] = out[at : at + rng.choice((1, 20, 90))]
+        elif kind == 3:
+            out[at:at] = rng.choice(RAW)
+        elif kind == 4:
+            out[at:at] = rng.choice((b'"', b",", b"\n", b"\r\n", b"\t", b"{", b"}", b"[", b"\\"))
+        elif rng.random() < 0.03:
+            del out[at:]  # a torn file
+    return bytes(out)
+
+
+def _line(rng: random.Random) -> bytes:
+    data = text(rng).replace("\n", " ").encode("utf-8", "surrogatepass")
+    if rng.random() < 0.04:
+        at = rng.randrange(len(data) + 1)
+        data = data[:at] + rng.choice(RAW) + data[at:]
+    return data
+
+
+def _object(rng: random.Random) -> bytes:
+    kind = rng.random()
+    if kind < 0.12:
+        return rng.choice(BAD_JSON)
+    if kind < 0.14:
+        depth = rng.choice((1, 200, MAX_DEPTH - 1, MAX_DEPTH, 400, 950, 20_000 if rng.random() < 0.1 else 600))
+        opened, closed = rng.choice(((b"[", b"]"), (b'{"a":', b"}")))
+        return b'{"text": "deep", "x": ' + opened * depth + b"1" + closed * depth + b"}"
+    value: dict[str, Any] = {"id": rng.randrange(10**6), "text": text(rng)}
+    if rng.random() < 0.05:
+        value["text"] = rng.choice((None, 3, [], {}, 1.5, False))
+    if rng.random() < 0.1:
+        value[text(rng, long=False)] = text(rng, long=False)
+    if rng.random() < 0.5:
+        value = dict(reversed(value.items()))
+    return json.dumps(
+        value, ensure_ascii=rng.random() < 0.3, separators=(",", ":") if rng.random() < 0.3 else None
+    ).encode()
+
+
+def _lines(rng: random.Random, num: int, make: Callable[[random.Random], bytes]) -> bytes:
+    end = rng.choice((b"\n", b"\n", b"\r\n"))
+    lines = [make(rng) + (rng.choice((b"\n", b"\r\n")) if rng.random() < 0.05 else end) for _ in range(num)]
+    return b"".join(lines)[: None if rng.random() < 0.7 else -len(end)]
+
+
+def _body(rng: random.Random, num: int, format: str) -> bytes:
+    if format == "text":
+        return _lines(rng, num, _line)
+    if format == "jsonl":
+        return _lines(rng, num, _object)
+    if format == "tsv":
+        return _lines(rng, num, lambda r: b"\t".join(_line(r).replace(b"\t", b" ") for _ in range(3)))
+    out = io.StringIO()
+    kind = rng.choice((csv.QUOTE_MINIMAL, csv.QUOTE_ALL, csv.QUOTE_NONNUMERIC))
+    writer = csv.writer(out, quoting=kind, lineterminator=rng.choice(("\n", "\r\n")))
+    for row in range(num):
+        cells = [str(row), text(rng), text(rng)]
+        if rng.random() < 0.2:
+            cells[1] += "\n" + text(rng, long=False)
+        writer.writerow(cells)
+        if rng.random() < 0.06:
+            out.write(
+                rng.choice(('1,"open,x\n', '"a"b,c,d\n', 'a"b,c,"d"\n', "1,2\n", "\n", "1,2,3,4\n", '"",,\n', '"\n'))
+            )
+    return out.getvalue().encode("utf-8", "surrogatepass")
+
+
+HEADERS = {"csv": b"id,text,more\n", "tsv": b"id\ttext\tmore\r\n"}
+NAMES = {"text": ".txt", "jsonl": ".jsonl", "csv": ".csv", "tsv": ".tsv"}
+
+
+def case(rng: random.Random, name: str, format: str, num: int, limit: int, reserved: tuple[str, ...] = ()) -> Case:
+    """One file of about so many rows, and its rows by the simple reading."""
+    head = HEADERS.get(format, b"")
+    body = _body(rng, num, format)
+    if rng.random() < 0.5:
+        body = mutated(rng, body, rng.choice((1, 5, 25, num)))
+    if rng.random() < 0.02:
+        body += rng.choice((b"x", b'"', b"{", b"\xff")) * rng.choice((limit + 3, 3 * limit))
+    if format == "jsonl":
+        first = (
+            rng.choice((b"[]\n", b'{"other": 1}\n', b"\xff\n")) * 100 if rng.random() < 0.04 else b'{"text": "first"}\n'
+        )
+        body = first + body
+    data = rng.choice((BOM, b"\xff\xfe") if rng.random() < 0.02 else (BOM, *[b""] * 9)) + head + body
+    start = data[len(BOM) :] if data.startswith(BOM) else data
+    refused = data.startswith((b"\xff\xfe", b"\xfe\xff"))
+    rest = start[len(head) :]
+    rows = read(format, rest, limit, reserved)
+    if format == "jsonl":
+        refused = refused or _refused(rest, limit, reserved)
+    return Case(name + NAMES[format], data, [] if refused else rows, refused)
+
+
+def read(format: str, body: bytes, limit: int, reserved: tuple[str, ...] = ()) -> list[tuple[str, str | None]]:
+    """Status and text of each row, the slow and simple way."""
+    if format == "csv":
+        return [row for row, _ in csv_rows(body, limit)]
+    return [_READ[format](line, limit, reserved) for line in lines(body)]
+
+
+def lines(data: bytes) -> list[bytes]:
+    """Rows by line feeds alone, each with its own."""
+    pieces = data.split(b"\n")
+    return [piece + b"\n" for piece in pieces[:-1]] + ([pieces[-1]] if pieces[-1] else [])
+
+
+def content(line: bytes) -> bytes:
+    if line.endswith(b"\n"):
+        line = line[:-1].removesuffix(b"\r")
+    return line
+
+
+def _decoded(data: bytes) -> tuple[str, str | None]:
+    try:
+        return OK, data.decode("utf-8")
+    except UnicodeDecodeError:
+        return BAD, None
+
+
+def _text(line: bytes, limit: int, _: tuple[str, ...]) -> tuple[str, str | None]:
+    return (TOO_LONG, None) if len(content(line)) > limit else _decoded(content(line))
+
+
+def _tsv(line: bytes, limit: int, _: tuple[str, ...]) -> tuple[str, str | None]:
+    cells = content(line).split(b"\t")
+    if len(content(line)) > limit:
+        return TOO_LONG, None
+    if not content(line):
+        return OK, ""
+    if len(cells) != 3 or _decoded(content(line))[0] != OK:
+        return BAD, None
+    return _decoded(cells[1])
+
+
+def _depth(data: str) -> int:
+    depth = deepest = 0
+    inside = escaped = False
+    for character in data:
+        if inside:
+            inside = escaped or character != '"'
+            escaped = character == "\\" and not escaped
+        elif character == '"':
+            inside = True
+        else:
+            depth += (character in "[{") - (character in "]}")
+            deepest = max(deepest, depth)
+    return deepest
+
+
+def _value(line: bytes) -> Any:
+    """The object of a line; raises ValueError for anything else."""
+
+    def pairs(found: list[tuple[str, Any]]) -> dict[str, Any]:
+        if [name for name, _ in found].count("text") > 1:
+            raise ValueError
+        return dict(found)
+
+    def constant(_: str) -> None:
+        raise ValueError
+
+    data = content(line).decode("utf-8")
+    if _depth(data) > MAX_DEPTH:
+        raise ValueError
+    value = json.loads(data, object_pairs_hook=pairs, parse_constant=constant)
+    if not isinstance(value, dict):
+        raise ValueError
+    return value
+
+
+def _json(line: bytes, limit: int, reserved: tuple[str, ...]) -> tuple[str, str | None]:
+    if len(content(line)) > limit:
+        return TOO_LONG, None
+    if line.isspace():
+        return OK, ""
+    try:
+        value = _value(line)
+        found = value["text"]
+        if any(name in value for name in reserved) or not isinstance(found, str | None):
+            return BAD, None
+        (found or "").encode("utf-8")
+    except (ValueError, KeyError):
+        return BAD, None
+    return OK, found or ""
+
+
+def _refused(body: bytes, limit: int, reserved: tuple[str, ...]) -> bool:
+    """Whether the first hundred rows say that the file has no such field, is no JSON lines, or has a field of ours."""
+    num_read, values = 0, []
+    for line in lines(body)[:100]:
+        if len(content(line)) <= limit and not line.isspace():
+            num_read += 1
+            try:
+                values.append(_value(line))
+            except ValueError:
+                continue
+    lacking = bool(values) and not any("text" in value for value in values)
+    return lacking or (num_read >= 50 and not values) or any(name in value for value in values for name in reserved)
+
+
+_READ = {"text": _text, "tsv": _tsv, "jsonl": _json}
+
+
+def csv_rows(body: bytes, limit: int, num_fields: int = 3) -> list[tuple[tuple[str, str | None], bytes]]:
+    """Rows of a csv and their bytes: a record of several lines counts only if its quotes close in order, it has the
+    number of fields, and it fits the limit."""
+    found: list[tuple[tuple[str, str | None], bytes]] = []
+    left = lines(body)
+    at = 0
+    while at < len(left):
+        line = left[at]
+        if len(content(line)) > limit:
+            found.append(((TOO_LONG, None), line))
+            at += 1
+            continue
+        record, taken = line, 1
+        if _machine(line)[1]:
+            record, taken = _whole(left, at, limit, num_fields)
+        if not record:
+            found.append(((BAD, None), line))
+            at += 1
+            continue
+        status, decoded = _decoded(content(record))
+        cells = _machine(content(record))[0] if content(record) else [b""] * num_fields
+        good = status == OK and decoded is not None and len(cells) == num_fields
+        found.append(((OK, cells[1].decode()) if good else (BAD, None), record))
+        at += taken
+    return found
+
+
+def _whole(left: list[bytes], at: int, limit: int, num_fields: int) -> tuple[bytes, int]:
+    """The record that begins at a line which leaves a quote open, and its lines; b"" if it is none."""
+    record = left[at]
+    for number in range(at + 1, len(left)):
+        record += left[number]
+        _, is_open, clean = _machine(left[number], is_open=True)
+        if len(record) > limit or not clean:
+            return b"", 0
+        if not is_open:
+            undecodable = _decoded(content(record))[0] != OK
+            cells = _machine(content(record))[0]
+            return (record, number - at + 1) if undecodable or len(cells) == num_fields else (b"", 0)
+    return b"", 0
+
+
+def _machine(data: bytes, is_open: bool = False) -> tuple[list[bytes], bool, bool]:
+    """Cells of a record by single bytes; whether a quote is open at its end; whether each quote that closes is
+    followed by a comma or the line's end."""
+    cells: list[bytes] = []
+    cell, start, clean, at = bytearray(), True, True, 0
+    while at < len(data):
+        byte = data[at : at + 1]
+        if is_open and byte == b'"' and data[at + 1 : at + 2] == b'"':
+            cell += b'"'
+            at += 1
+        elif is_open and byte == b'"':
+            is_open = False
+            clean = clean and (data[at + 1 : at + 2] in (b"", b",") or data[at + 1 :] in (b"\n", b"\r\n"))
+        elif is_open:
+            cell += byte
+        elif byte == b'"' and start:
+            is_open = True
+        elif byte == b",":
+            cells.append(bytes(cell))
+            cell.clear()
+        else:
+            cell += byte
+        start = byte == b"," and not is_open
+        at += 1
+    return [*cells, bytes(cell)], is_open, clean

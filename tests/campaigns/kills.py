@@ -1,0 +1,394 @@
+"""Jobs killed with SIGKILL at seeded random moments and run again, until they end: the bytes of an unbroken run.
+
+The job is the real one with the stub model (`run`) or the demo model (`run_demo`), in a process of its own. A kill is
+aimed at a stretch of the job (its start, its parts, its end) and falls at a random moment of it; where it fell is
+counted, which proves that each window was hit. After each kill the parts on disk are compared with what was decoded:
+at most one part may have been lost. Ends with one JSON line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import bz2
+import gzip
+import json
+import lzma
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from hymt_batch import fs, replica
+from hymt_batch.errors import ExitCode
+from hymt_batch.write.folder import read_header
+from tests.campaigns import stub, warm
+
+WORKERS = (1, 1, 1, 2, 3, 4)
+HUNG_S = 60.0
+PAUSE_S = 0.002  # that a batch of the stub model takes
+TTL_S = 1.5  # of the lease; a kill within a takeover costs twice that, once
+COLD_S = 0.4  # a fresh interpreter imports for at least so long
+FORMATS = ("in.txt", "in.jsonl", "in.parquet", "in.txt.gz", "in.jsonl.xz", "in.txt.bz2")
+OPEN: dict[str, Callable[[Path, str], Any]] = {".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open}
+
+
+def opened(path: Path, mode: str) -> Any:
+    return OPEN.get(path.suffix, open)(path, mode)
+
+
+def write(path: Path, texts: Sequence[str]) -> None:
+    """A source of one of the formats."""
+    if path.suffix == ".parquet":
+        warm.within(partial(_write_parquet, path, texts))
+        return
+    with opened(path, "wb") as file:
+        for row, text in enumerate(texts):
+            line = json.dumps({"id": row, "text": text}) if ".jsonl" in path.name else text
+            file.write(f"{line}\n".encode())
+
+
+def _write_parquet(path: Path, texts: Sequence[str]) -> None:
+    import pyarrow
+    from pyarrow import parquet
+
+    parquet.write_table(pyarrow.table({"id": range(len(texts)), "text": list(texts)}), path, row_group_size=32)
+
+
+def read(path: Path) -> list[str]:
+    """The translations of an output, in order."""
+    if path.suffix == ".parquet":
+        told = path.with_name(f"{path.name}.told")
+        warm.within(partial(_read_parquet, path, told))
+        texts = json.loads(told.read_text(encoding="utf-8"))
+        told.unlink()
+        return list(texts)
+    with opened(path, "rb") as file:
+        lines = file.read().decode().split("\n")[:-1]
+    return [json.loads(line)["translation"] for line in lines] if ".jsonl" in path.name else lines
+
+
+def _read_parquet(path: Path, told: Path) -> None:
+    from pyarrow import parquet
+
+    told.write_text(json.dumps(parquet.read_table(path)["translation"].to_pylist()), encoding="utf-8")
+
+
+@dataclass
+class Tally:
+    """What a campaign counts."""
+
+    kills: int = 0
+    jobs: int = 0
+    lost_rows: int = 0
+    doubled_rows: int = 0
+    torn_rows: int = 0
+    different_jobs: int = 0
+    rows: int = 0
+    rows_again: int = 0
+    parts_again: int = 0
+    most_parts_again: int = 0
+    most_rows_again: int = 0
+    leftovers: int = 0
+    lease_stopped: int = 0  # the machine was so slow that a process thought its lease lost, and stopped
+    lease_waited: int = 0  # a kill within a takeover left a claim, which the next run waited for
+    failures: list[str] = field(default_factory=list)
+    phases: Counter[str] = field(default_factory=Counter)
+    formats: Counter[str] = field(default_factory=Counter)
+    workers: Counter[str] = field(default_factory=Counter)
+
+    def fail(self, what: str) -> None:
+        self.failures.append(what)
+        print(f"kills: {what}", file=sys.stderr, flush=True)
+
+    def compare(self, name: str, wanted: Sequence[str], found: Sequence[str]) -> None:
+        """Count rows that are missing, twice there or not what they should be."""
+        missing, more = Counter(wanted) - Counter(found), Counter(found) - Counter(wanted)
+        torn = sum(count for text, count in more.items() if text not in set(wanted))
+        self.lost_rows += missing.total()
+        self.doubled_rows += more.total() - torn
+        self.torn_rows += torn
+        if list(wanted) != list(found):
+            self.fail(f"{name}: {missing.total()} rows missing, {more.total()} too many, or another order")
+
+
+@dataclass(frozen=True)
+class Spans:
+    """Seconds of an unbroken run: to its first part, a part, from the last part to its end."""
+
+    start: float
+    part: float
+    end: float
+
+
+@dataclass
+class Victim:
+    """A job that is going to be killed."""
+
+    name: str
+    source: Path
+    texts: list[str]
+    part_rows: int
+    body: warm.Translate
+    settings: list[str]
+    cold: bool
+    workers: int = 1
+    job: Any = None
+    golden: str = ""
+    spans: Spans = Spans(0.0, 0.0, 0.0)
+    num_parts: int = 0
+    begun_rows: int = 0
+    parts: dict[tuple[str, str, str], int] = field(default_factory=dict)  # committed, with their rows
+
+    @property
+    def output(self) -> Path:
+        return self.source.parent / self.name
+
+    def overrides(self, name: str) -> list[str]:
+        return [*self.settings, f"source.path={self.source}", f"output_dir={self.source.parent}", f"name={name}"]
+
+    def unbroken(self) -> Path:
+        """Run it once without a kill, and see how long its stretches take."""
+        job = warm.load(self.overrides("unbroken"))
+        began, first, last = time.monotonic(), 0.0, 0.0
+        pid = warm.start(job, body=self.body, told=self.source.parent / "told")
+        while (code := warm.ended(pid)) is None:
+            now, phase = time.monotonic(), warm.MARKS.phase
+            first = first or (now if warm.MARKS.parts else 0.0)
+            last = last or (now if phase in ("finish", "finalize", "collect", "end") else 0.0)
+            time.sleep(0.0003)
+        ended = time.monotonic()
+        if code or not first or not last:
+            raise RuntimeError(f"an unbroken run ended with {code}: {(self.source.parent / 'told').read_text()}")
+        self.num_parts = warm.MARKS.parts
+        self.spans = Spans(first - began, (last - first) / self.num_parts, ended - last)
+        self.golden = warm.digest(self.source.parent / "unbroken")
+        self.job = warm.load(self.overrides(self.name))
+        return self.source.parent / "unbroken" / "translated" / self.source.name
+
+    def committed(self) -> int:
+        """Rows on disk; reads the headers of parts that are new."""
+        if warm.published(self.output):
+            return len(self.texts)
+        for key in warm.part_names(self.output) - self.parts.keys():
+            self.parts[key] = read_header(fs.OS, self.output / ".hymt" / Path(*key)).num_rows
+        return sum(self.parts.values())
+
+
+def aim(rng: random.Random, victim: Victim) -> tuple[str, float]:
+    """From which moment on a kill is waited for, and seconds after it."""
+    done = len(victim.parts) >= victim.num_parts or warm.published(victim.output)
+    if done and rng.random() < 0.8:
+        return "end", rng.uniform(0.0, 1.1 * victim.spans.end)
+    if rng.random() < 0.4:
+        return "start", rng.uniform(0.0, 1.1 * victim.spans.start)
+    return "part", rng.uniform(0.0, 2.5 * victim.spans.part)
+
+
+def reached(moment: str) -> bool:
+    if moment == "end":
+        return warm.MARKS.phase in ("finish", "finalize", "collect", "end")
+    return moment == "start" or warm.MARKS.parts > 0
+
+
+def killed(rng: random.Random, victim: Victim, tally: Tally) -> int:
+    """Run the job and kill it, if it does not end before; its exit code."""
+    told = victim.source.parent / "told"
+    moment, after_s = aim(rng, victim)
+    compose = victim.overrides(victim.name) if rng.random() < 0.05 else ()
+    before = victim.committed()
+    pid = warm.start(victim.job, compose=compose, body=victim.body, told=told)
+    code, began = None, time.monotonic()
+    while not reached(moment) and (code := warm.ended(pid)) is None:
+        time.sleep(0.0002)
+        if time.monotonic() - began > HUNG_S:
+            os.killpg(pid, signal.SIGKILL)
+            raise TimeoutError(f"{victim.name} {victim.source.name} stands still in {warm.MARKS.phase}")
+    tally.lease_waited += time.monotonic() - began > TTL_S
+    if code is None:
+        time.sleep(after_s)
+        if rng.random() < 0.5:
+            os.killpg(pid, signal.SIGKILL)
+        else:
+            os.kill(pid, signal.SIGKILL)  # the kernel ends its workers
+        code = warm.wait(pid)
+    phase, begun = warm.MARKS.phase, warm.MARKS.rows
+    victim.begun_rows += begun
+    after = victim.committed()
+    again, parts_again = begun - (after - before), -(-(begun - (after - before)) // victim.part_rows)
+    if code == -signal.SIGKILL:
+        if phase in ("decode", "check", "commit", "read"):
+            phase = f"{phase} {1 + 4 * len(victim.parts) // (victim.num_parts + 1)}/4"
+        note(tally, phase)
+        tally.most_rows_again = max(tally.most_rows_again, again)
+        tally.most_parts_again = max(tally.most_parts_again, parts_again)
+        tally.parts_again += parts_again
+        if again > victim.part_rows * victim.workers:
+            tally.fail(f"{victim.name} {victim.source.name}: a kill in {phase} cost {again} rows")
+    elif code == ExitCode.STOPPED and "lease" in told.read_text():
+        tally.lease_stopped += 1
+    elif code:
+        tally.fail(f"{victim.name} {victim.source.name}: exit {code}: {told.read_text()[-500:]}")
+    return code
+
+
+def note(tally: Tally, phase: str) -> None:
+    tally.kills += 1
+    tally.phases[phase] += 1
+
+
+def killed_cold(rng: random.Random, victim: Victim, tally: Tally) -> None:
+    """Kill a fresh interpreter while it imports."""
+    words = [sys.executable, "-m", "tests.campaigns.stub", *victim.overrides(victim.name)]
+    process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    time.sleep(rng.uniform(0.0, COLD_S))
+    process.kill()
+    if process.wait() == -signal.SIGKILL:
+        note(tally, "import")
+
+
+def left_over(output: Path) -> list[str]:
+    """Names in a finished folder that should not be there."""
+    kept = {"job.json", "file.json"}
+    found = [*output.glob(".tmp*"), *output.glob("translated/.*"), *output.glob("errors/.*")]
+    return [str(p) for p in (*output.glob(".hymt/**/*"), *found) if p.is_file() and p.name not in kept]
+
+
+def one_job(rng: random.Random, victim: Victim, tally: Tally, most: int) -> None:
+    """Kill one job until it ends, at most about `most` times; then judge what it left."""
+    tally.jobs += 1
+    tally.rows += len(victim.texts)
+    tally.formats[victim.source.name] += 1
+    tally.workers[str(victim.workers)] += 1
+    wanted = [text.upper() for text in victim.texts]
+    made = victim.unbroken()
+    if victim.body is warm.STUB:
+        tally.compare(f"{victim.name} unbroken", wanted, read(made))
+    unbroken_rows, until, code = warm.MARKS.rows, tally.kills + most, -signal.SIGKILL
+    if victim.cold and most:
+        killed_cold(rng, victim, tally)
+    while code in (-signal.SIGKILL, ExitCode.STOPPED) and tally.kills < until:
+        code = killed(rng, victim, tally)
+    if code in (-signal.SIGKILL, ExitCode.STOPPED):
+        code = warm.wait(warm.start(victim.job, body=victim.body, told=victim.source.parent / "told"))
+        victim.begun_rows += warm.MARKS.rows
+    if code:
+        tally.fail(f"{victim.name} {victim.source.name}: ended with {code}")
+        return
+    tally.rows_again += victim.begun_rows - unbroken_rows
+    if victim.body is warm.STUB:
+        tally.compare(victim.name, wanted, read(victim.output / "translated" / victim.source.name))
+    if warm.digest(victim.output) != victim.golden:
+        tally.different_jobs += 1
+        tally.fail(f"{victim.name} {victim.source.name}: other bytes than the unbroken run's")
+    if names := left_over(victim.output):
+        tally.leftovers += len(names)
+        tally.fail(f"{victim.name}: left over: {names[:5]}")
+
+
+def campaign(size: int, victims: Iterator[tuple[random.Random, Victim]]) -> dict[str, Any]:
+    tally, began = Tally(), time.monotonic()
+    while tally.kills < size:
+        rng, victim = next(victims)
+        one_job(rng, victim, tally, size - tally.kills)
+        if not tally.failures:
+            shutil.rmtree(victim.source.parent)
+    return {
+        "passed": not tally.failures,
+        "failures": tally.failures[:20],
+        **{name: value for name, value in vars(tally).items() if isinstance(value, int)},
+        "milliseconds": round(1000 * (time.monotonic() - began)),
+        "by_phase": dict(sorted(tally.phases.items())),
+        "by_format": dict(sorted(tally.formats.items())),
+        "by_workers": dict(sorted(tally.workers.items())),
+    }
+
+
+def stub_jobs(seed: int, work: Path) -> Iterator[tuple[random.Random, Victim]]:
+    number = 0
+    while True:
+        rng = random.Random(f"{seed} {number}")
+        folder = work / f"job{number}"
+        folder.mkdir(parents=True)
+        part_rows, workers = rng.choice([2, 3, 4]), rng.choice(WORKERS)
+        rows = part_rows * 40 - rng.randrange(part_rows)
+        texts = [f"row {row} {'word ' * rng.randrange(12)}{rng.randrange(10**9):x}" for row in range(rows)]
+        source = folder / FORMATS[number % len(FORMATS)]
+        write(source, texts)
+        overrides = [
+            "tgt_lang=fr",
+            "model=demo",
+            f"batch.part_rows={part_rows}",
+            f"batch.max_rows={part_rows}",
+            f"batch.shard_rows={rng.choice([24, 48, 1000])}",
+            "launch.progress=off",
+            "launch.samples=0",
+            f"launch.lease_ttl_s={TTL_S}",
+            f"launch.lease_beat_s={TTL_S / 5}",
+            f"launch.workers={workers}",
+        ]
+        yield rng, Victim(f"job{number}", source, texts, part_rows, warm.STUB, overrides, True, workers)
+        number += 1
+
+
+def run(seed: int, size: int, work: Path) -> dict[str, Any]:
+    """Kill jobs of the stub model `size` times, about fifty times each; see the module's text."""
+    warm.prepare()
+    stub.PAUSE_S = PAUSE_S
+    return campaign(size, stub_jobs(seed, work))
+
+
+def demo_jobs(seed: int, work: Path) -> Iterator[tuple[random.Random, Victim]]:
+    from hymt_batch.demo import grammar
+    from jobs import translate
+
+    number, part_rows = 0, 4
+    while True:
+        rng = random.Random(f"demo {seed} {number}")
+        folder = work / f"demo{number}"
+        folder.mkdir(parents=True)
+        source = folder / "in.txt"
+        texts = list(dict.fromkeys(one.en for one in grammar.sample(rng.randrange(1 << 30), 40)))
+        write(source, texts)
+        overrides = ["src_lang=en", "tgt_lang=fr", "model=demo", "launch.progress=off", "launch.samples=0"]
+        overrides += [f"batch.part_rows={part_rows}", f"batch.max_rows={part_rows}", "launch.num_threads=1"]
+        yield rng, Victim(f"demo{number}", source, texts, part_rows, translate.translate, overrides, False)
+        number += 1
+
+
+def run_demo(seed: int, size: int, work: Path) -> dict[str, Any]:
+    """`run` with the demo model, on its own engine."""
+    import torch  # noqa: F401  once, before the forks
+    import transformers.models.hunyuan_v1_dense.modeling_hunyuan_v1_dense  # noqa: F401
+
+    warm.prepare(replica.serve)
+    return campaign(size, demo_jobs(seed, work))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seed", type=int, default=20261124)
+    parser.add_argument("--size", type=int, default=1000, help="kills")
+    parser.add_argument("--work", type=Path)
+    parser.add_argument("--demo", action="store_true", help="the demo model instead of the stub")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        one = run_demo if arguments.demo else run
+        figures = one(arguments.seed, arguments.size, arguments.work or Path(folder))
+    for failure in figures["failures"]:
+        print(failure)
+    print(json.dumps(figures))
+    return 0 if figures["passed"] else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

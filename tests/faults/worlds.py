@@ -1,0 +1,182 @@
+"""The small jobs that are explored, and damage that somebody else does to their folders."""
+
+from __future__ import annotations
+
+
+import random
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+from hymt_batch import manifest
+
+
+from .explore import Copy, Erring, Explorer, Tally, Zombies, copying, mended
+from .simfs import SimFS
+from .small import HOME, PART, Seen, World, final_bytes, holder, ids_from, make, part_way, run, solve
+
+LEASE = f"{HOME}/.hymt/lease/job.json"
+
+
+def one_file(folder: Path, rng: random.Random) -> World:
+    return make("one file", folder, rng)
+
+
+def two_files(folder: Path, rng: random.Random) -> World:
+    return make("two files", folder, rng, files=2)
+
+
+def beats(folder: Path, rng: random.Random) -> World:
+    return make("a lease that beats", folder, rng, beats=True)
+
+
+def no_links(folder: Path, rng: random.Random) -> World:
+    return make("no hard links", folder, rng, start=SimFS(links=False))
+
+
+def stale(folder: Path, rng: random.Random) -> World:
+    return make("stale listings", folder, rng, stale=True, tidy=False)
+
+
+def no_dir_sync(folder: Path, rng: random.Random) -> World:
+    return make("folders cannot be synced", folder, rng, start=SimFS(dir_sync=False), lasting=False, tidy=False)
+
+
+def a_dead_lease(folder: Path, rng: random.Random) -> World:
+    """Of this machine, of another, or not to be read; perhaps a racer for it died too."""
+    world = make("a dead lease", folder, rng)
+    part_way(world.start, world, 40)
+    left = manifest.canonical(asdict(holder(rng.choice(["here", "elsewhere"]))))
+    world.start.set(LEASE, rng.choice([left, left, left[:20], b"", bytes(50)]))
+    if rng.random() < 0.3:
+        world.start.set(f"{HOME}/.hymt/lease/stale-{'0' * 32}", left)
+    world.start = world.start.after_power_loss("whole", (True,) * 99)
+    return world
+
+
+def a_damaged_part(folder: Path, rng: random.Random) -> World:
+    world = make("a damaged part", folder, rng)
+    calls = 60
+    while not (held := sorted(filter(PART.fullmatch, world.start.tree()))):
+        part_way(world.start, world, calls)
+    part = rng.choice(held)
+    world.damaged = damage(rng, world.start.tree()[part] or b"")
+    world.start.set(part, world.damaged)
+    world.start = world.start.after_power_loss("whole", (True,) * 99)
+    return world
+
+
+def overwrite(folder: Path, rng: random.Random) -> World:
+    """The folder of another job, finished or not, which is to be started over."""
+    old = make("overwrite", folder, rng, mark="-old")
+    old.identity = {**old.identity, "decode": {"method": "other"}}
+    world = make("overwrite", folder, rng, start=old.start, options={"overwrite": True})
+    part_way(old.start, old, rng.choice([60, 80, 1000]))
+    world.older = final_bytes(old.start)
+    return world
+
+
+def redo(folder: Path, rng: random.Random) -> World:
+    """The folder of the same job over another input, finished or not, which is to be redone."""
+    seed = rng.random()
+    old = make("redo", folder, random.Random(seed), mark="-old")
+    world = make("redo", folder, rng, start=old.start, options={"on_input_change": "redo"})
+    world.identity = old.identity
+    world.shard_rows, world.part_rows = old.shard_rows, old.part_rows
+    world.__post_init__()
+    part_way(old.start, old, rng.choice([60, 80, 1000]))
+    world.older = final_bytes(old.start)
+    return world
+
+
+def without_lease(folder: Path, rng: random.Random) -> World:
+    return make("no lease at all", folder, rng, ttl_s=0.0, tidy=False)
+
+
+Make = Callable[[Path, random.Random], World]
+EXPLORED: list[tuple[Make, type[Explorer]]] = [
+    (one_file, Explorer),
+    (two_files, Explorer),
+    (beats, Explorer),
+    (no_links, Explorer),
+    (stale, Explorer),
+    (no_dir_sync, Explorer),
+    (a_dead_lease, Explorer),
+    (a_damaged_part, Explorer),
+    (overwrite, Explorer),
+    (redo, Explorer),
+    (one_file, Erring),
+    (no_links, Erring),
+    (one_file, Zombies),
+    (beats, Zombies),
+    (without_lease, Zombies),
+]
+
+
+def explore(
+    folder: Path,
+    rng: random.Random,
+    tally: Tally,
+    make_world: Make,
+    kind: type[Explorer],
+    limit: int,
+    *,
+    power: bool = True,
+) -> None:
+    """States of one world, at most `limit`; without `power` those of kills alone."""
+    ids_from(1)
+    world = make_world(folder, rng)
+    solve(world)
+    kind(world, rng, tally).explore(limit, power=power)
+
+
+DAMAGES: dict[str, Callable[[random.Random, bytes], bytes]] = {
+    "empty": lambda rng, data: b"",
+    "half": lambda rng, data: data[: len(data) // 2],
+    "one byte short": lambda rng, data: data[:-1],
+    "one byte long": lambda rng, data: data + b"\n",
+    "zeros": lambda rng, data: bytes(len(data)),
+    "zeros from half": lambda rng, data: data[: len(data) // 2] + bytes(len(data) - len(data) // 2),
+    "a bit": lambda rng, data: flipped(rng, data),
+    "noise": lambda rng, data: rng.randbytes(len(data)),
+    "from the future": lambda rng, data: data.replace(b'"version": 1', b'"version": 2').replace(b'"v":1', b'"v":2'),
+}
+
+
+def flipped(rng: random.Random, data: bytes) -> bytes:
+    at = rng.randrange(len(data)) if data else 0
+    return data[:at] + bytes([data[at] ^ 1 << rng.randrange(8)]) + data[at + 1 :] if data else b"\n"
+
+
+def damage(rng: random.Random, data: bytes) -> bytes:
+    return DAMAGES[rng.choice(list(DAMAGES))](rng, data)
+
+
+def corrupt(folder: Path, rng: random.Random, tally: Tally, limit: int) -> None:
+    """Files of a job at any moment damaged, removed, or exchanged: it ends with the right bytes, or it is refused.
+
+    What is refused (exit 3: the job cannot be known) ends with the right bytes under overwrite=true.
+    """
+    world = make("damage", folder, rng)
+    solve(world)
+    fs, seen = SimFS(), Seen()
+    ids_from(1)
+    copies = copying(fs, seen, lambda at: True)
+    run(fs, world, seen)
+    fs.before = None
+    copies += [Copy(fs, frozenset(), 0)] * (len(copies) // 2)
+    for _ in range(limit):
+        copy = rng.choice(copies)
+        fs, done = copy.fs.after_kill(), []
+        for _ in range(rng.choice([1, 1, 2])):
+            held = {path: data for path, data in sorted(fs.tree().items()) if data is not None}
+            if not held:
+                break
+            path, how = rng.choice(list(held)), rng.choice([*DAMAGES, "removed", "another's"])
+            done.append(f"{path} {how}")
+            if how == "removed":
+                fs.set(path, None)
+            else:
+                fs.set(path, held[rng.choice(list(held))] if how == "another's" else DAMAGES[how](rng, held[path]))
+        tally.counts["damaged states"] += 1
+        tally.fail(mended(fs, world, 20_000), f"damage at {copy.at}: {'; '.join(done)}")

@@ -1,0 +1,76 @@
+"""The circuit breaker stops a job whose model cannot be right, keeps what is done, and leaves the input's faults alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hymt_batch.breaker import Breaker
+from hymt_batch.check import CheckConfig
+from hymt_batch.decode.generate import Generated
+from hymt_batch.errors import ConfigError, ExitCode, PreflightError
+from hymt_batch.records import Row, Status
+from tests.campaigns import stub
+from tests.test_workers import corpus, run, texts
+
+
+def rows(status: Status, num: int, flags: tuple[str, ...] = (), source_tokens: int = 5) -> list[Row]:
+    return [Row(n, b"", status, "text", flags, num_source_tokens=source_tokens) for n in range(num)]
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        rows(Status.GENERATION_ERROR, 60),
+        rows(Status.EMPTY, 60),
+        rows(Status.TRUNCATED, 60, ("truncated",)),
+        rows(Status.OK, 60, ("loop",)),
+        rows(Status.CRASH_QUARANTINED, 60),
+    ],
+)
+def test_more_bad_rows_than_the_share_stop_the_job(bad: Sequence[Row]) -> None:
+    breaker = Breaker(CheckConfig(stop_rate=0.5, stop_rows=100))
+    breaker.look(rows(Status.OK, 39))
+    breaker.look(bad[:59])  # 59 of 98: too few rows to judge
+    with pytest.raises(PreflightError, match=r"60\.0 % of the first 100 rows"):
+        breaker.look([*bad[59:], *rows(Status.OK, 1)])
+
+
+@pytest.mark.fault(68)
+def test_a_thousandth_of_rows_that_are_not_finite_is_too_much() -> None:
+    breaker = Breaker(CheckConfig())
+    breaker.look(rows(Status.OK, 999))
+    breaker.look(rows(Status.NON_FINITE, 1))
+    with pytest.raises(PreflightError, match="NaN or infinity"):
+        breaker.look(rows(Status.NON_FINITE, 1))
+
+
+def test_rows_that_never_reached_the_model_do_not_count() -> None:
+    breaker = Breaker(CheckConfig(stop_rows=10))
+    breaker.look(rows(Status.BAD_ENCODING, 500, source_tokens=0))
+    breaker.look(rows(Status.TOO_LONG, 500, source_tokens=0))
+    breaker.look(rows(Status.OK, 20))
+
+
+def test_the_whole_share_means_never() -> None:
+    Breaker(CheckConfig(stop_rate=1, stop_rows=1)).look(rows(Status.NON_FINITE, 100))
+    with pytest.raises(ConfigError, match="stop_rate"):
+        CheckConfig(stop_rate=0)
+
+
+def test_a_model_that_says_nothing_stops_the_job_and_what_is_done_is_kept(tmp_path: Path) -> None:
+    corpus(tmp_path)
+
+    def silent(hymt: Any, prompts: Sequence[Any], *rest: Any) -> list[Generated]:
+        return [Generated([], "stop") for _ in prompts]
+
+    with pytest.raises(PreflightError, match=r"check\.stop_rate=1"):
+        run(tmp_path, "check.stop_rows=12", decode=silent)
+    kept = list((tmp_path / "job" / ".hymt").glob("f*/s*/p*"))
+    assert len(kept) == 2
+    assert not (tmp_path / "job" / "manifest.json").exists()
+    assert run(tmp_path, "check.stop_rate=1", decode=stub.decode_batch) == ExitCode.COMPLETE
+    assert texts(tmp_path).count("") == 12
