@@ -5,10 +5,11 @@ VENV ?= .venv
 FLOOR_VENV ?= .venv-floor
 BIN := $(VENV)/bin
 SEED ?= 20261122
+FAULTS_SEED ?= 20261124
 PIP_FLAGS ?= --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-floor check format kill-loop memory overhead full-size integrity \
+.PHONY: help install demo test test-floor check format faults faults-quick matrix kill-loop memory overhead full-size integrity \
 	troubleshooting retrain clean
 
 help: ## list the targets
@@ -50,6 +51,16 @@ $(FLOOR_VENV)/.installed: pyproject.toml constraints-floor.txt
 test-floor: $(FLOOR_VENV)/.installed ## run the core tests at the oldest supported versions
 	@# transformers 4.56 still imports numpy.core
 	$(FLOOR_VENV)/bin/python -m pytest -m core -W 'ignore:numpy.core:DeprecationWarning' tests
+
+faults: install ## all fault campaigns; stopped, it goes on (WORK=build/faults HOURS=4 SEED=... ONLY="kills fuzz")
+	$(BIN)/python -m tests.campaigns.faults --seed $(FAULTS_SEED) --work $(or $(WORK),build/faults) \
+		--hours $(or $(HOURS),4) $(if $(ONLY),--only $(ONLY))
+
+faults-quick: install ## a seeded part of each fault campaign, about a minute
+	$(BIN)/python -m tests.campaigns.faults --quick --seed $(FAULTS_SEED) $(if $(ONLY),--only $(ONLY))
+
+matrix: install ## run the tests that provoke faults, and write the matrix of RELIABILITY.md
+	$(BIN)/python -m tests.campaigns.matrix
 
 kill-loop: install ## 200 jobs killed at random moments and run again (SEED=..., KILLS=...)
 	$(BIN)/python -m tests.campaigns.kill_loop --seed $(SEED) --runs $(or $(RUNS),200)

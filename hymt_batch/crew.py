@@ -5,10 +5,12 @@ Knows how a replica is loaded and how a worker is started; not where the results
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hymt_batch.desk import Desk
@@ -26,7 +28,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-COMMAND = (sys.executable, "-m", "hymt_batch.replica")
+COMMAND = (sys.executable, "-P", "-m", "hymt_batch.replica")
+"""Starts a worker; -P: a folder of the user's that is named like a package of ours is not taken for it."""
 
 
 def hire(
@@ -58,6 +61,9 @@ def hire(
 
     with explaining("loading the model"):
         replica = Replica(job, model, tokenizer, check_stop=step, on_batch=desk.progress.batch, decode=decode_batch)
+    watch.rest()
+    gc.freeze()  # the libraries' objects stay: looking through them again and again took a fifth of a fast job's time
+    gc.set_threshold(100_000, 20, 20)
     desk.made_in(replica.environment)
     return Alone(replica, desk.begin, watch)
 
@@ -154,15 +160,16 @@ def number(job: TranslateJob, model: Any) -> int:
 
 def environments(job: TranslateJob, model: Any) -> list[Mapping[str, str]]:
     """What each worker's environment has beyond this process's own: its GPUs, or its share of the CPU's threads."""
-    num = number(job, model)
+    num, here = number(job, model), str(Path(__file__).parent.parent)
+    path = {"PYTHONPATH": os.pathsep.join([here, *filter(None, [os.environ.get("PYTHONPATH")])])}
     if not model.on_gpu:
         threads = job.launch.num_threads or max(1, len(os.sched_getaffinity(0)) // num)
-        return [{"OMP_NUM_THREADS": str(threads)}] * num
+        return [{**path, "OMP_NUM_THREADS": str(threads)}] * num
     shown = [one for one in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if one]
     made: list[Mapping[str, str]] = []
     for devices in model.placement.replicas[:num]:
         indices = [int(device.partition(":")[2] or 0) for device in devices if device.startswith("cuda")]
-        made.append({"CUDA_VISIBLE_DEVICES": ",".join(shown[i] if shown else str(i) for i in indices)})
+        made.append({**path, "CUDA_VISIBLE_DEVICES": ",".join(shown[i] if shown else str(i) for i in indices)})
     return made
 
 

@@ -15,7 +15,7 @@ from hymt_batch.breaker import Breaker
 from hymt_batch.identity import environment
 from hymt_batch.launch.pool import Task
 from hymt_batch.progress import Progress, Telling, samples
-from hymt_batch.records import Part, Refusal, Segment, Shard
+from hymt_batch.records import Part, Prompt, Refusal, Segment, Shard, Translation
 from hymt_batch.write.output import Output
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ class Desk:
         """Commit what is done, and finish the shards that are complete by it."""
         for task in tasks:
             shard, part, refused = task.key
-            made = [replace(task.results[place], prompt=one) for place, one in enumerate(part.prompts)]
+            made = [_of(one, task.results[place]) for place, one in enumerate(part.prompts)]
             rows = check.rows(
                 part, shard.documents, made, refused, join, one_line=self._output.holds_one_line(shard.input)
             )
@@ -94,3 +94,8 @@ class Desk:
 def join(segments: Sequence[Segment], texts: Sequence[str], tgt_lang: str) -> str:
     """Join the texts of one document as its target language writes them."""
     return segment.join(segments, texts, spaced=languages.get(tgt_lang).spaced)
+
+
+def _of(prompt: Prompt, translation: Translation) -> Translation:
+    """A translation with its prompt, which workers leave out."""
+    return translation if translation.prompt is prompt else replace(translation, prompt=prompt)

@@ -24,6 +24,7 @@ from typing import Any, Protocol
 
 from tqdm import tqdm
 
+from hymt_batch.errors import PreflightError
 from hymt_batch.records import Row, Status
 
 log = logging.getLogger(__name__)
@@ -91,7 +92,13 @@ class Telling:
             self._file.close()
 
     def log_to(self, folder: Path) -> None:
-        """Write everything also to `folder/<utc>-<pid>.log`."""
+        """Write everything also to `folder/<utc>-<pid>.log`.
+
+        Raises:
+            PreflightError: The folder is a link: nothing is ever written outside of the job's own.
+        """
+        if folder.is_symlink():
+            raise PreflightError(f"{folder} is a link, and logs stay in the job's folder. Remove the link.")
         folder.mkdir(parents=True, exist_ok=True)
         name = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{os.getpid()}.log"
         self._file = logging.FileHandler(folder / name, encoding="utf-8")

@@ -5,6 +5,7 @@ conf/<job>.yaml explains every field and has its default.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
@@ -139,6 +140,7 @@ class BenchJob:
     num_threads: int | None = None
     engines: Any = None
     part_rows: int | None = None
+    device: str = "cpu"
     seed: int = 20261124
     format: ReportFormat = ReportFormat.text
 
@@ -146,6 +148,8 @@ class BenchJob:
         for key in ("segments", "rounds", "max_rows", "generate_rows", "compare_rows", "part_rows"):
             if getattr(self, key) is not None and getattr(self, key) < 1:
                 raise ConfigError(f"{key}={getattr(self, key)} must be at least 1. Leave it out for its default.")
+        if not re.fullmatch(r"cpu|cuda:[0-9]+", self.device):
+            raise ConfigError(f"device={self.device} is not a device. Set device=cpu or device=cuda:0.")
         if self.engines is not None:
             self.engines = [self.engines] if isinstance(self.engines, str) else [str(one) for one in self.engines]
             if unknown := [one for one in self.engines if one not in BENCH_ENGINES]:

@@ -2,7 +2,8 @@
 
 Installed before any heavy import, because importing torch takes seconds and a signal without a handler kills the
 process. Knows nothing of the job: before `working()` a signal ends the process at once with exit code 75 (nothing is
-under way); after it, the running part may finish within `grace_s`, and a second signal ends at once.
+under way); after it, the running part may finish within `grace_s`, and a second signal ends at once. A terminal that
+closes (SIGHUP) does not end a job.
 """
 
 from __future__ import annotations
@@ -112,4 +113,5 @@ def install() -> Stop:
     """Install the handlers; call it first of all. Calling it again gives the same Stop."""
     for number in SIGNALS:
         signal.signal(number, _stop.handle)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a terminal that closes: the job goes on, and so does its log file
     return _stop

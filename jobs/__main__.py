@@ -5,6 +5,7 @@ Does not know what a job does. Imports torch, transformers or Hydra nowhere: the
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import sys
@@ -248,7 +249,8 @@ def sweep(points: Sequence[Point], run_one: Callable[[Any], int], stopping: Call
 def tell(error: Exception) -> ExitCode:
     """Say on stderr what went wrong."""
     if isinstance(error, HymtError):
-        print(shown.shown(f"hymt-batch: {error}"), file=sys.stderr)
+        with contextlib.suppress(OSError):  # stderr may lie on the store that is full: the exit code still tells
+            print(shown.shown(f"hymt-batch: {error}"), file=sys.stderr, flush=True)
         return error.exit_code
     import traceback
 

@@ -37,7 +37,7 @@ def bench(job: BenchJob) -> dict[str, Any]:
 
     if job.num_threads is not None:
         torch.set_num_threads(job.num_threads)
-    hymt = made_up.network(job.shape, job.dtype.value, job.seed)
+    hymt = made_up.network(job.shape, job.dtype.value, job.seed, job.device)
     work = race.workload(job.segments, hymt.vocab_size, job.seed)
     counters = Counters()
     products = Packed(hymt.network)
@@ -53,13 +53,14 @@ def bench(job: BenchJob) -> dict[str, Any]:
         # counters of its own: those that are reported are of the run that is never drained
         drained = race.in_slots(hymt, job.max_rows, Counters(), products)
         engines[IN_PARTS] = race.in_parts(drained, job.part_rows)
-    results, made = race.race(engines, work, job.rounds)
+    results, made = race.race(hymt, engines, work, job.rounds)
     race.compare(hymt, work, made, results, job.compare_rows)
     floor, plain_floor = race.floor_seconds(hymt, counters, min(job.max_rows, job.segments), products)
     best = {name: min(result.seconds) for name, result in results.items()}
     return {
         "shape": job.shape.value,
         "dtype": job.dtype.value,
+        "device": job.device if job.device == "cpu" else torch.cuda.get_device_name(job.device),
         "segments": job.segments,
         "new_tokens": work.num_new_tokens,
         "threads": torch.get_num_threads(),
@@ -77,6 +78,7 @@ def bench(job: BenchJob) -> dict[str, Any]:
         "fraction_of_floor": round(floor / best[OURS], 3),
         "fraction_of_plain_floor": round(plain_floor / best[OURS], 3),
         "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "peak_gpu_bytes": 0 if job.device == "cpu" else torch.cuda.max_memory_allocated(job.device),
         "counters": asdict(counters),
     }
 

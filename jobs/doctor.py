@@ -13,6 +13,7 @@ from dataclasses import asdict
 from shutil import get_terminal_size
 from typing import TYPE_CHECKING
 
+from hymt_batch import shown
 from hymt_batch.doctor import canaries, catalogue, examine
 from hymt_batch.doctor.explain import explaining
 from hymt_batch.doctor.finding import Finding, Level
@@ -76,9 +77,9 @@ def run(job: DoctorJob) -> ExitCode:
     with Telling("off"):
         found = doctor(job)
     if job.format.value == "json":
-        print(json.dumps([asdict(one) for one in found], ensure_ascii=False))
+        print(shown.shown(json.dumps([asdict(one) for one in found], ensure_ascii=False)))
     else:
-        print(render(found, max(80, min(140, get_terminal_size((120, 24)).columns))))
+        print(shown.shown(render(found, max(80, min(140, get_terminal_size((120, 24)).columns)))))
     levels = {one.level for one in found}
     if Level.FAIL in levels:
         held = all(one.id == "G12" for one in found if one.level is Level.FAIL)

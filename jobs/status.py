@@ -13,12 +13,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hymt_batch import manifest
+from hymt_batch import manifest, shown
 from hymt_batch.errors import ExitCode
 from hymt_batch.fs import OS, Fs, exists, names
 from hymt_batch.manifest import Job, StateDamage, StateMissing
 from hymt_batch.records import ERROR_STATUSES, Input
 from hymt_batch.write import final, lease
+from hymt_batch.write import holder as holders
 from hymt_batch.write import part as parts
 from hymt_batch.write.folder import read_header
 
@@ -88,7 +89,7 @@ def _holder(fs: Fs, folder: Path, found: Status) -> None:
     at = exists(fs, lease.lease_path(folder))
     found.holder = {name: getattr(holder, name) for name in ("host", "pid", "since", "epoch", "slurm_job")}
     found.holder["beat_age_s"] = max(0.0, round(time.time() - at.mtime_ns / 1e9, 1)) if at else None
-    found.holder_alive = lease.alive(holder, lease.myself())
+    found.holder_alive = holders.alive(holder, holders.myself())
 
 
 def _file(fs: Fs, folder: Path, job: Job, input: Input, found: Status, rates: list[tuple[int, int]]) -> None:
@@ -206,7 +207,7 @@ def run(job: StatusJob) -> ExitCode:
         if job.format.value == "json":
             print(json.dumps(asdict(found), sort_keys=True))  # one line a point
         else:
-            print(render(found) if len(folders) == 1 else in_short(found))
+            print(shown.shown(render(found) if len(folders) == 1 else in_short(found)))
     return ExitCode.COMPLETE
 
 

@@ -25,7 +25,7 @@ from hymt_batch.errors import ExitCode, StoppedError
 from hymt_batch.identity import environment, identity, stored_boundaries
 from hymt_batch.model import network
 from hymt_batch.progress import Progress, Telling, escaped, result
-from hymt_batch.records import ERROR_STATUSES
+from hymt_batch.records import ERROR_STATUSES, Prompt, Refusal, Shard
 from hymt_batch.source import stream
 from hymt_batch.write import final, formats
 from hymt_batch.write.output import Output, Summary
@@ -129,14 +129,13 @@ def _translate(
                         raise StoppedError(f"{stop.name}: stopped {where}; run the same command again to continue")
 
                 stop.working(job.launch.grace_s, output.close)
-                for shard in stream.prefetch(shards, job.launch.prefetch_shards):
+                ready = map(partial(prepared, job, tokenizer, words, model.max_context), shards)
+                for shard, prompts, refused in stream.prefetch(ready, job.launch.prefetch_shards):
                     leave_if_asked("between two shards")
                     if isinstance(shard, stream.SkippedShard):
                         progress.kept(shard.record.num_rows, shard.record.end - shard.record.start)
                         output.finish_record(shard.input, shard.record)
                         continue
-                    segments, too_long = segment.split(shard.documents, tokenizer.count, job.segment)
-                    prompts, leaking = prompt.render(segments, shard.documents, tokenizer, words, model.max_context)
                     progress.shard(shard.end - shard.start, sum(p.num_source_tokens for p in prompts), last=shard.last)
                     for part in batch.plan(shard.documents, prompts, limits):
                         if output.has(shard, part):
@@ -144,12 +143,23 @@ def _translate(
                             continue
                         leave_if_asked("after a finished part")
                         with explaining("translating the first part") if desk.empty else contextlib.nullcontext():
-                            desk.settle(hands.give(desk.task(shard, part, {**too_long, **leaking})))
+                            desk.settle(hands.give(desk.task(shard, part, refused)))
                     desk.all_given(shard)
                 desk.settle(hands.drain())
                 if desk.busy:
                     leave_if_asked("after the running parts")
         return output.finalize()
+
+
+def prepared(
+    job: TranslateJob, tokenizer: Any, words: prompt.Wording, max_context: int, shard: Shard | stream.SkippedShard
+) -> tuple[Shard | stream.SkippedShard, list[Prompt], dict[int, Refusal]]:
+    """A shard with its prompts, made in the reader's thread beside the decoding, and what is not sent to the model."""
+    if isinstance(shard, stream.SkippedShard):
+        return shard, [], {}
+    segments, too_long = segment.split(shard.documents, tokenizer.count, job.segment)
+    prompts, leaking = prompt.render(segments, shard.documents, tokenizer, words, max_context)
+    return shard, prompts, {**too_long, **leaking}
 
 
 def run(job: TranslateJob, translate: Callable[[TranslateJob, Telling], Summary] = translate) -> ExitCode:

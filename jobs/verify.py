@@ -11,12 +11,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
-from hymt_batch import manifest
+from hymt_batch import manifest, shown
 from hymt_batch.errors import ExitCode
 from hymt_batch.fs import OS, Fs
 from hymt_batch.manifest import Job, StateDamage, StateMissing
 from hymt_batch.records import Input
 from hymt_batch.write import final, lease
+from hymt_batch.write import holder as holders
 from hymt_batch.write.kept import Kept
 from hymt_batch.write.part import PartDamage
 from hymt_batch.write.sink import compression_of
@@ -46,7 +47,7 @@ def verify(folder: Path, fs: Fs = OS) -> Report:
     """Read everything a job published or committed."""
     report = Report(str(folder))
     holder = lease.read(fs, folder)
-    report.running = holder is not None and lease.alive(holder, lease.myself()) is not False
+    report.running = holder is not None and holders.alive(holder, holders.myself()) is not False
     try:
         job = manifest.read_job(fs, folder)
     except StateMissing:
@@ -211,7 +212,7 @@ def run(job: VerifyJob) -> ExitCode:
     codes = []
     for folder in manifest.find_jobs(OS, Path(job.output_dir) / job.name):
         report = verify(folder)
-        print(json.dumps(asdict(report), sort_keys=True) if job.format.value == "json" else render(report))
+        print(json.dumps(asdict(report), sort_keys=True) if job.format.value == "json" else shown.shown(render(report)))
         codes.append(report.exit_code)
     return max(codes, key=(ExitCode.COMPLETE, ExitCode.MISSING, ExitCode.DAMAGE).index)
 

@@ -1,4 +1,4 @@
-"""The circuit breaker stops a job whose model cannot be right, keeps what is done, and leaves the input's faults alone."""
+"""The circuit breaker stops a job whose model cannot be right, and keeps what is done."""
 
 from __future__ import annotations
 

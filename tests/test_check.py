@@ -71,6 +71,7 @@ def test_line_breaks_stay_where_the_output_can_hold_them() -> None:
 
 
 @pytest.mark.parametrize("text", ["Hmm, hmm, hmm, hmm.", "abcabcabc", "!!!!!!!!!!", "la la la", "x" * 9])
+@pytest.mark.fault(71)
 def test_loops_are_seen(text: str) -> None:
     assert check.has_loop(text, 3)
 
@@ -123,6 +124,7 @@ def test_a_loop_of_the_source_is_not_held_against_its_translation() -> None:
     assert row_of(translated("ha ha ha ha", source="he he he he"), "he he he he").flags == ()
 
 
+@pytest.mark.fault(71)
 def test_hard_flags_are_tried_again_with_a_new_seed_and_the_first_good_try_is_kept() -> None:
     asked: list[int] = []
 

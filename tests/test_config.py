@@ -209,6 +209,7 @@ def test_null_and_empty_values_mean_what_they_say() -> None:
         ("segment.max_tokens=9000", ["model.max_context"]),
     ],
 )
+@pytest.mark.fault(79)
 def test_a_wrong_key_or_value_is_one_line_that_says_what_is_valid(word: str, needles: list[str]) -> None:
     message = refusal(*BASE, word)
     for needle in needles:
@@ -365,6 +366,7 @@ def test_a_wrong_point_is_found_before_any_runs() -> None:
     assert "zz" in refusal("source.path=x", "tgt_lang=fr,zz", points=True)
 
 
+@pytest.mark.fault(79)
 def test_no_plugin_of_the_machine_is_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from hydra.core.plugins import Plugins
     from hydra.core.singleton import Singleton

@@ -22,6 +22,7 @@ WHOLE = hashes.of(DEMO, ["model.safetensors"])["model.safetensors"]
 
 
 @pytest.mark.parametrize("corruption", ALL, ids=[one.name for one in ALL])
+@pytest.mark.fault(66, 67, 77)
 def test_a_corruption_is_refused_by_name_before_any_output(corruption: Corruption, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(DEMO, tmp_path / "model"))
     corruption.damage(folder)
@@ -46,6 +47,7 @@ def test_a_model_in_two_shards_is_whole(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("change", ["moved", "forgotten", "invented"])
+@pytest.mark.fault(77)
 def test_an_index_that_does_not_say_where_tensors_are_is_refused(change: str, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(DEMO, tmp_path / "model"))
     corruptions.shards(folder)

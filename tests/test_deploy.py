@@ -221,6 +221,7 @@ def test_the_doctor_runs_before_a_command_line_that_translates_and_before_no_oth
     assert container.calls()[:-1] == [[*words[:before], "doctor", *words[before + 1 :], "strict=false"]]
 
 
+@pytest.mark.fault(7)
 def test_sigterm_to_the_container_reaches_the_job(container: Container) -> None:
     with container.start("translate", *WORDS, JOB_WAITS="1") as process:
         assert process.stdout is not None
@@ -232,6 +233,7 @@ def test_sigterm_to_the_container_reaches_the_job(container: Container) -> None:
 
 
 @pytest.mark.parametrize("number", signals.SIGNALS)
+@pytest.mark.fault(6)
 def test_a_signal_while_the_doctor_works_ends_both_at_once_and_no_job_starts(
     number: signal.Signals, container: Container
 ) -> None:
@@ -407,6 +409,7 @@ def test_a_build_sees_what_the_wheel_is_made_of() -> None:
         "tests/test_deploy.py",
     ],
 )
+@pytest.mark.fault(82)
 def test_a_build_does_not_see_data_secrets_or_weights(path: str) -> None:
     assert not visible(path)
 

@@ -57,6 +57,7 @@ def test_a_launcher_of_one_process_is_well(env: dict[str, str]) -> None:
     assert check(env) == [Finding("processes", Level.OK, "one process")]
 
 
+@pytest.mark.fault(47)
 def test_torchrun_with_a_split_model_is_refused_with_the_number_of_copies() -> None:
     found = check(TORCHRUN, "auto", splits=True)
     assert wrong(found) == [("D1", Level.FAIL)]
@@ -82,6 +83,7 @@ def test_on_several_machines_only_the_processes_of_this_one_share_its_gpus() -> 
         ({"PMI_SIZE": "2"}, "mpirun", 2),
     ],
 )
+@pytest.mark.fault(47)
 def test_several_processes_with_one_command_would_do_the_same_job(env: dict[str, str], launcher: str, num: int) -> None:
     found = check(env)
     # tasks of srun and mpirun may have a name= each; all processes of torchrun have one command line

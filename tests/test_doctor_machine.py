@@ -33,6 +33,7 @@ def test_memory_needs_a_fifth_more_than_the_weights(needed: int, level: Level | 
     assert found[0].seen.startswith(f"10.00 GiB left, weights on the CPU: {needed / GIB:.2f} GiB")
 
 
+@pytest.mark.fault(10)
 def test_a_cgroup_that_binds_is_named() -> None:
     limit = Limit("/sys/fs/cgroup/job", 4 * GIB, 3 * GIB)
     found = machine.memory(10 * GIB, 3 * GIB + 1, "weights", limit)

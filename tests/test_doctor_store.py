@@ -112,6 +112,7 @@ def test_a_store_that_is_too_small_is_told(mount: Mount) -> None:
     assert wrong(store.check(small / "demo", MIB // 2)) == []
 
 
+@pytest.mark.fault(16)
 def test_a_full_store_is_told_and_not_taken_for_a_broken_one(mount: Mount) -> None:
     small = mount("size=1m")
     with (small / "ballast").open("wb") as file, pytest.raises(OSError, match="No space"):
@@ -128,6 +129,7 @@ def test_a_store_with_few_inodes_is_told(mount: Mount) -> None:
     assert wrong(store.check(few / "demo", None, need_inodes=20)) == []
 
 
+@pytest.mark.fault(19)
 def test_a_store_without_any_inode_is_told_and_not_taken_for_a_full_one(mount: Mount) -> None:
     none = mount("size=8m,nr_inodes=2")
     found = store.check(none / "demo", None)
@@ -189,6 +191,7 @@ LIES: dict[str, tuple[Lying, str]] = {
 
 
 @pytest.mark.parametrize("lie", LIES)
+@pytest.mark.fault(27, 30)
 def test_a_store_on_which_no_job_could_be_continued_is_refused(tmp_path: Path, lie: str) -> None:
     fs, seen = LIES[lie]
     found = store.check(tmp_path / "demo", None, fs)
@@ -208,10 +211,12 @@ def test_what_the_doctor_refuses_the_job_refuses_too(tmp_path: Path, lie: str) -
 
 
 @pytest.mark.parametrize("number", sorted(NO_LINK))
+@pytest.mark.fault(28)
 def test_a_store_without_hard_links_is_a_warning(tmp_path: Path, number: int) -> None:
     assert wrong(store.check(tmp_path, None, Lying(link=fails(number)))) == [("G6", Level.WARN, "hard links")]
 
 
+@pytest.mark.fault(29)
 def test_folders_that_cannot_be_synced_are_a_warning(tmp_path: Path) -> None:
     found = store.check(tmp_path, None, Lying(fsync_dir=lambda path: False))
     assert wrong(found) == [("G7", Level.WARN, "sync of folders")]
@@ -230,6 +235,7 @@ def test_a_lock_keeps_another_process_out_and_its_end_lets_it_in(tmp_path: Path)
     assert store.kept_out(tmp_path / "missing") is None
 
 
+@pytest.mark.fault(43)
 def test_a_lock_without_effect_is_a_warning(tmp_path: Path) -> None:
     def as_on_another_node(file: Path) -> bool | None:
         """The other process locks a copy, as where each machine keeps its own locks."""
@@ -254,6 +260,7 @@ def test_a_lock_that_cannot_be_tried_is_skipped(tmp_path: Path) -> None:
 # where nothing can be written: G9; two devices: G10
 
 
+@pytest.mark.fault(30)
 def test_a_read_only_store_is_told(mount: Mount) -> None:
     found = store.check(mount("size=1m,ro") / "demo", None)
     assert wrong(found) == [("G9", Level.FAIL, "output folder")]
@@ -280,6 +287,7 @@ def test_a_state_of_somebody_else_in_an_own_folder_is_told(tmp_path: Path) -> No
     assert wrong(store.check(tmp_path, None, Theirs())) == [("G9", Level.FAIL, "output folder")]
 
 
+@pytest.mark.fault(30)
 def test_without_permission_a_folder_is_told(tmp_path: Path) -> None:
     if os.geteuid() == 0:
         pytest.skip("root may write everywhere")
@@ -320,6 +328,7 @@ def test_the_trial_is_removed_also_when_it_is_interrupted(tmp_path: Path) -> Non
     assert tree(tmp_path) == []
 
 
+@pytest.mark.fault(27)
 def test_translations_on_another_device_than_the_state_are_told(mount: Mount, tmp_path: Path) -> None:
     (tmp_path / "demo" / ".hymt").mkdir(parents=True)
     mount("size=8m", tmp_path / "demo" / "translated")
@@ -364,6 +373,7 @@ def test_a_job_of_another_machine_may_still_run(folder: Path) -> None:
     assert "on node7" in found[0].seen
 
 
+@pytest.mark.fault(44)
 def test_the_lease_of_a_dead_process_is_no_hindrance(folder: Path) -> None:
     hold(folder, pid=2**22 + 1)
     assert wrong(store.lease(folder)) == []

@@ -224,6 +224,7 @@ def test_every_exit_code_has_a_severity() -> None:
 
 
 @needs_bash
+@pytest.mark.fault(8)
 def test_a_reader_that_leaves_is_no_error(tmp_path: Path) -> None:
     words = " ".join(map(_shell, [*COMMAND, "translate", "--help"]))
     program = ["bash", "-c", f"{words} | true; echo ${{PIPESTATUS[0]}}"]
@@ -241,6 +242,7 @@ def test_it_runs_from_a_folder_with_its_own_jobs_conf_and_hydra(tmp_path: Path) 
     assert "path: demo:model" in done.stdout
 
 
+@pytest.mark.fault(50)
 def test_composing_writes_no_file(tmp_path: Path) -> None:
     assert hymt_batch("translate", "--cfg", "job", *BASE, cwd=tmp_path).returncode == 0
     assert hymt_batch("translate", "model=none", cwd=tmp_path).returncode == 2

@@ -21,6 +21,7 @@ def new(path: Path, data: bytes = b"new") -> Path:
     return path
 
 
+@pytest.mark.fault(23, 24)
 def test_short_writes_are_continued_to_the_last_byte(tmp_path: Path) -> None:
     class Short(Os):
         @staticmethod
@@ -31,6 +32,7 @@ def test_short_writes_are_continued_to_the_last_byte(tmp_path: Path) -> None:
     assert (tmp_path / "a").read_bytes() == bytes(range(256))
 
 
+@pytest.mark.fault(80, 81)
 def test_a_new_file_is_never_opened_over_another_nor_through_a_link(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "target")
     new(tmp_path / "a")
@@ -40,6 +42,7 @@ def test_a_new_file_is_never_opened_over_another_nor_through_a_link(tmp_path: Pa
     assert not (tmp_path / "target").exists()
 
 
+@pytest.mark.fault(21)
 def test_a_file_that_fails_to_sync_is_removed_and_never_synced_again(tmp_path: Path) -> None:
     synced: list[int] = []
 
@@ -54,6 +57,7 @@ def test_a_file_that_fails_to_sync_is_removed_and_never_synced_again(tmp_path: P
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.fault(17)
 def test_an_error_of_close_is_an_error_of_the_file(tmp_path: Path) -> None:
     class Failing(Os):
         def close(self, fd: int) -> None:  # type: ignore[override]
@@ -71,6 +75,7 @@ def test_write_atomic_replaces_the_whole_and_leaves_nothing_beside_it(tmp_path: 
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == {"a": b"two"}
 
 
+@pytest.mark.fault(16, 18)
 def test_a_store_that_stays_full_is_tried_three_times_then_stops_the_job() -> None:
     calls: list[int] = []
 
@@ -83,6 +88,7 @@ def test_a_store_that_stays_full_is_tried_three_times_then_stops_the_job() -> No
     assert len(calls) == 3
 
 
+@pytest.mark.fault(31)
 def test_a_store_that_became_read_only_is_not_tried_again() -> None:
     calls: list[int] = []
 
@@ -95,6 +101,7 @@ def test_a_store_that_became_read_only_is_not_tried_again() -> None:
     assert len(calls) == 1
 
 
+@pytest.mark.fault(43)
 def test_the_first_to_publish_wins(tmp_path: Path) -> None:
     assert fs.publish(OS, new(tmp_path / "t1", b"one"), tmp_path / "final")
     assert not fs.publish(OS, new(tmp_path / "t2", b"two"), tmp_path / "final")
@@ -102,6 +109,7 @@ def test_the_first_to_publish_wins(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [errno.EEXIST, errno.EIO, errno.ESTALE])
+@pytest.mark.fault(26)
 def test_a_link_that_is_reported_failed_but_happened_counts(tmp_path: Path, number: int) -> None:
     class Lying(Os):
         def link(self, source: Path, target: Path) -> None:
@@ -111,6 +119,7 @@ def test_a_link_that_is_reported_failed_but_happened_counts(tmp_path: Path, numb
     assert fs.publish(Lying(), new(tmp_path / "t1"), tmp_path / "final")
 
 
+@pytest.mark.fault(26)
 def test_a_rename_that_is_reported_failed_but_happened_counts(tmp_path: Path) -> None:
     class Lying(Os):
         def rename(self, source: Path, target: Path) -> None:  # type: ignore[override]
@@ -122,6 +131,7 @@ def test_a_rename_that_is_reported_failed_but_happened_counts(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("number", sorted(fs.NO_LINK))
+@pytest.mark.fault(28)
 def test_a_store_without_links_publishes_by_rename(tmp_path: Path, number: int) -> None:
     class NoLinks(Os):
         def link(self, source: Path, target: Path) -> None:
@@ -132,6 +142,7 @@ def test_a_store_without_links_publishes_by_rename(tmp_path: Path, number: int) 
     assert (tmp_path / "final").read_bytes() == b"one"
 
 
+@pytest.mark.fault(41)
 def test_links_and_fifos_are_not_read(tmp_path: Path) -> None:
     new(tmp_path / "a")
     (tmp_path / "link").symlink_to(tmp_path / "a")
@@ -142,6 +153,7 @@ def test_links_and_fifos_are_not_read(tmp_path: Path) -> None:
     assert [OS.stat(tmp_path / name).kind for name in ("a", "link", "fifo")] == ["file", "other", "other"]
 
 
+@pytest.mark.fault(29)
 def test_a_store_that_cannot_sync_a_folder_is_tolerated_and_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

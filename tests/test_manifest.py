@@ -48,11 +48,13 @@ def test_equal_values_have_one_spelling_whatever_their_order() -> None:
         (b"\xff\xfe", "not whole JSON"),
     ],
 )
+@pytest.mark.fault(35)
 def test_a_damaged_file_says_how_it_is_damaged(data: bytes, why: str) -> None:
     with pytest.raises(StateDamage, match=why):
         manifest.unseal(data)
 
 
+@pytest.mark.fault(36)
 def test_every_flipped_byte_of_a_sealed_file_is_found_or_means_the_same() -> None:
     data = manifest.seal({"identity": {"a": 1.5}, "created": "2026"})
     value = manifest.unseal(data)

@@ -34,6 +34,7 @@ def edit(path: Path, **changes: object) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text(encoding="utf-8")), **changes}), encoding="utf-8")
 
 
+@pytest.mark.fault(66, 67)
 def test_each_damage_is_named(folder: Path) -> None:
     weights = folder / "model.safetensors"
     whole = weights.read_bytes()
@@ -54,6 +55,7 @@ def test_each_damage_is_named(folder: Path) -> None:
             files.verify(folder)
 
 
+@pytest.mark.fault(75, 76)
 def test_foreign_types_own_code_and_pickles_are_refused(folder: Path) -> None:
     config = folder / "config.json"
     edit(config, auto_map={"AutoModel": "evil.Model"})
@@ -74,6 +76,7 @@ def test_foreign_types_own_code_and_pickles_are_refused(folder: Path) -> None:
         files.verify(folder)
 
 
+@pytest.mark.fault(66, 77)
 def test_an_index_may_not_leave_the_folder_nor_name_what_is_missing(folder: Path) -> None:
     index = folder / "model.safetensors.index.json"
     index.write_text(json.dumps({"weight_map": {"x": "model.safetensors"}}), encoding="utf-8")
@@ -123,6 +126,7 @@ def test_weights_under_another_name_are_refused(folder: Path) -> None:
         ("generation_config.json", '{"eos_token_id": "x"}', "not token ids"),
     ],
 )
+@pytest.mark.fault(67)
 def test_a_damaged_tokenizer_is_named(folder: Path, name: str, content: str, words: str) -> None:
     (folder / name).write_text(content, encoding="utf-8")
     with pytest.raises(PreflightError, match=words):
@@ -139,6 +143,7 @@ def test_a_config_that_no_network_fits_is_refused(folder: Path) -> None:
             prepared.load(loaded)
 
 
+@pytest.mark.fault(68)
 def test_a_weight_that_is_not_finite_is_refused(folder: Path) -> None:
     path = folder / "model.safetensors"
     whole = bytearray(path.read_bytes())
@@ -149,6 +154,7 @@ def test_a_weight_that_is_not_finite_is_refused(folder: Path) -> None:
         prepared.load(prepared.load_tokenizer(add_generation_prompt=True))
 
 
+@pytest.mark.fault(67)
 def test_the_weights_can_be_pinned_by_their_sha256(folder: Path) -> None:
     found = hashes.of(folder, files.verify(folder).names)
     cpu = DeviceMapConfig(strategy=Strategy.cpu)

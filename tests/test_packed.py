@@ -11,6 +11,12 @@ from hymt_batch.model import made_up, network, packed
 from hymt_batch.model.made_up import Shape
 from hymt_batch.model.settings import ModelConfig
 
+
+@pytest.fixture(autouse=True)
+def small_matrices_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packed, "MIN_ELEMENTS", 1)
+
+
 CPU = DeviceMapConfig(strategy=Strategy.cpu)
 
 
@@ -73,3 +79,10 @@ def test_a_vocabulary_is_not_held_twice_where_memory_is_short(monkeypatch: pytes
     monkeypatch.setattr(packed, "available", lambda: 1000)
     assert packed.pack(hymt.network) == 4 * 7
     assert "forward" not in vars(hymt.network.lm_head)
+
+
+def test_small_matrices_stay_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    hymt = made_up.network(Shape["demo"], "float32", 0)
+    monkeypatch.setattr(packed, "MIN_ELEMENTS", 1 << 17)
+    assert packed.pack(hymt.network) == 1, "the vocabulary"
+    assert "forward" in vars(hymt.network.lm_head)

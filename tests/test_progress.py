@@ -66,7 +66,7 @@ def test_the_log_says_once_how_long_the_first_rows_took(tmp_path: Path) -> None:
             progress.batch(2, 30)
     (path,) = tmp_path.glob("*.log")
     (told,) = re.findall(r"first_rows_s=(\S+)", path.read_text(encoding="utf-8"))
-    assert 0 < float(told) <= alive_s()
+    assert 0 < float(told) <= alive_s() + 0.01  # it is rounded
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc")
@@ -77,6 +77,7 @@ def test_a_process_knows_how_long_it_has_run() -> None:
     assert 0.45 < alive < time.monotonic() - began + 0.1
 
 
+@pytest.mark.fault(55, 83)
 def test_text_is_shown_without_control_characters() -> None:
     assert escaped("a\x1b[31mb\nc\u202e") == r"a\x1b[31mb\nc\u202e"
     assert escaped("x" * 200, 10) == "x" * 9 + "…"

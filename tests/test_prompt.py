@@ -66,6 +66,7 @@ def test_rows_may_bring_their_own_languages() -> None:
     assert [one.tgt_lang for one in made] == ["de", "fr"]
 
 
+@pytest.mark.fault(58, 73)
 def test_a_text_that_would_become_a_control_token_is_an_error_row_and_all_its_segments_are_left_out() -> None:
     words = prompt.wording(PromptConfig(), "hy_mt1_5", None, "fr")
     segments = [Segment(0, 0, "fine"), Segment(0, 1, "bad \x1d"), Segment(1, 0, "good")]
@@ -82,6 +83,7 @@ def test_a_segment_without_room_for_its_translation_is_too_long() -> None:
     assert "segment.max_tokens" in refused[0].message
 
 
+@pytest.mark.fault(78)
 def test_a_tokenizer_whose_instruction_holds_control_tokens_is_refused() -> None:
     class Bad(Bytes):
         def leaks(self, body: object) -> bool:

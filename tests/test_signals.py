@@ -39,6 +39,7 @@ def child(setup: str, *arguments: str) -> subprocess.Popen[str]:
 
 
 @pytest.mark.parametrize("number", signals.SIGNALS)
+@pytest.mark.fault(3, 5, 6)
 def test_before_work_begins_a_signal_ends_at_once_with_75_and_no_traceback(number: signal.Signals) -> None:
     process = child("stop.holding(lambda: print('released', flush=True))")
     process.send_signal(number)
@@ -49,6 +50,7 @@ def test_before_work_begins_a_signal_ends_at_once_with_75_and_no_traceback(numbe
     assert "Traceback" not in err
 
 
+@pytest.mark.fault(3, 4, 5)
 def test_while_working_the_first_signal_is_a_request_and_the_second_ends_at_once() -> None:
     process = child("stop.working(60)")
     process.send_signal(signal.SIGTERM)
@@ -59,6 +61,7 @@ def test_while_working_the_first_signal_is_a_request_and_the_second_ends_at_once
     assert process.returncode == 75
 
 
+@pytest.mark.fault(3)
 def test_a_part_may_end_within_the_grace() -> None:
     process = child("stop.working(60)", "leave")
     process.send_signal(signal.SIGUSR1)
@@ -67,6 +70,7 @@ def test_a_part_may_end_within_the_grace() -> None:
     assert "SIGUSR1" in err
 
 
+@pytest.mark.fault(3)
 def test_after_the_grace_the_part_is_dropped() -> None:
     stop = signals.Stop()
     stop.check()
@@ -75,6 +79,7 @@ def test_after_the_grace_the_part_is_dropped() -> None:
         stop.check()
 
 
+@pytest.mark.fault(3, 13)
 def test_work_that_never_looks_at_the_request_ends_after_the_grace_all_the_same() -> None:
     process = child("stop.working(0.2, lambda: print('released', flush=True)); stop.check = lambda: None")
     process.send_signal(signal.SIGTERM)

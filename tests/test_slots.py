@@ -161,6 +161,7 @@ def forgetful(hymt: Hymt, **settings: Any) -> Any:
 
 
 @pytest.mark.parametrize("seed", range(4))
+@pytest.mark.fault(69)
 def test_running_out_of_memory_at_random_loses_no_row_and_changes_no_text(
     hymt: Hymt, alone: list[Generated], seed: int
 ) -> None:
@@ -178,6 +179,7 @@ def test_a_device_with_room_for_few_rows_decodes_them_all(hymt: Hymt, alone: lis
     assert counters.out_of_memory > 0
 
 
+@pytest.mark.fault(69)
 def test_a_row_that_does_not_fit_alone_is_given_up_and_the_others_are_not(hymt: Hymt) -> None:
     import torch
 
@@ -196,6 +198,7 @@ def test_a_row_that_does_not_fit_alone_is_given_up_and_the_others_are_not(hymt: 
     assert [row.finish_reason == "memory" for row in made] == [len(one) == widest for one in ids]
 
 
+@pytest.mark.fault(68)
 def test_a_row_whose_logits_are_not_finite_ends_and_its_neighbours_do_not(hymt: Hymt) -> None:
     ids = prompts(hymt, 4)
     wanted, _ = decode(hymt, ids)

@@ -94,6 +94,7 @@ def test_unknown_extensions_are_skipped_in_folders_with_one_warning_and_taken_wh
         (("x/a.txt", "y/a.csv"), "jsonl"),
     ],
 )
+@pytest.mark.fault(80)
 def test_two_inputs_for_one_output_are_refused_by_name(tmp_path: Path, names: tuple[str, str], out_format: str) -> None:
     paths = [write(tmp_path / name) for name in names]
     with pytest.raises(ConfigError) as caught:
@@ -114,6 +115,7 @@ def test_the_same_file_twice_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["a\nb.txt", "n" * 245 + ".txt", ".hymt", os.fsdecode(b"\xff.txt")])
+@pytest.mark.fault(80)
 def test_names_that_cannot_be_written_are_refused(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     path.write_bytes(b"a\n")
@@ -147,6 +149,7 @@ def test_folders_without_anything_to_translate_are_refused(tmp_path: Path) -> No
         find(str(tmp_path), pattern="*.md")
 
 
+@pytest.mark.fault(80)
 def test_links_out_of_the_folder_need_consent(tmp_path: Path) -> None:
     outside = write(tmp_path / "outside/a.txt")
     write(tmp_path / "in/b.txt")
@@ -156,6 +159,7 @@ def test_links_out_of_the_folder_need_consent(tmp_path: Path) -> None:
     assert [one.rel for one in find(str(tmp_path / "in"), follow_symlinks=True)] == ["b.txt", "link.txt"]
 
 
+@pytest.mark.fault(80)
 def test_folders_that_link_to_each_other_end(tmp_path: Path) -> None:
     write(tmp_path / "in/a/b.txt")
     (tmp_path / "in/a/up").symlink_to(tmp_path / "in")
@@ -163,6 +167,7 @@ def test_folders_that_link_to_each_other_end(tmp_path: Path) -> None:
     assert [one.rel for one in find(str(tmp_path / "in"))] == ["a/b.txt"]
 
 
+@pytest.mark.fault(80)
 def test_fifos_and_broken_links_are_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.txt")
     with pytest.raises(ConfigError, match=r"source\.path=-"):

@@ -66,6 +66,7 @@ def bad(documents: list[Document]) -> dict[int, str]:
         (b"a\rb\x0b\x0c\x1c\xc2\x85\xe2\x80\xa8c\n\0\n", ["a\rb\x0b\x0c\x1c\x85\u2028c", "\0"]),
     ],
 )
+@pytest.mark.fault(53, 54)
 def test_text_is_split_on_line_feeds_alone(tmp_path: Path, data: bytes, expected: list[str]) -> None:
     assert texts(read(tmp_path, "a.txt", data)) == expected
 
@@ -85,6 +86,7 @@ def test_rows_have_ids_cursors_raw_bytes_and_digests(tmp_path: Path) -> None:
     assert (head.bom, head.newline, head.num_bytes) == (b"\xef\xbb\xbf", b"\r\n", 3)
 
 
+@pytest.mark.fault(56)
 def test_a_row_that_is_no_utf8_is_an_error_row_and_the_file_goes_on(tmp_path: Path) -> None:
     rows = read(tmp_path, "a.txt", b"good\nab\xff\n\xed\xa0\x80\nlast\n")
     assert texts(rows) == ["good", None, None, "last"]
@@ -94,6 +96,7 @@ def test_a_row_that_is_no_utf8_is_an_error_row_and_the_file_goes_on(tmp_path: Pa
 
 @pytest.mark.parametrize("end", [b"\n", b"\r\n", b""])
 @pytest.mark.parametrize("size", range(5, 14))
+@pytest.mark.fault(57)
 def test_a_row_is_too_long_exactly_beyond_the_limit(tmp_path: Path, end: bytes, size: int) -> None:
     data = b"x" * size + end
     (row,) = read(tmp_path, "a.txt", data, max_row_bytes=9, full=True)
@@ -104,6 +107,7 @@ def test_a_row_is_too_long_exactly_beyond_the_limit(tmp_path: Path, end: bytes, 
         assert (row.status, row.raw) == (Status.TOO_LONG, end)
 
 
+@pytest.mark.fault(57, 84)
 def test_a_row_without_end_is_read_in_bounded_memory(tmp_path: Path) -> None:
     import tracemalloc
 
@@ -119,6 +123,7 @@ def test_a_row_without_end_is_read_in_bounded_memory(tmp_path: Path) -> None:
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.binary(max_size=60), st.integers(1, 12))
+@pytest.mark.fault(53, 54, 55)
 def test_raw_rows_join_to_the_file_whatever_it_holds(tmp_path: Path, data: bytes, limit: int) -> None:
     if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
         return
@@ -146,6 +151,7 @@ def test_utf16_is_refused_with_the_command_that_mends_it(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("kind", PACK)
+@pytest.mark.fault(64)
 def test_concatenated_members_are_one_stream(tmp_path: Path, kind: str) -> None:
     data = PACK[kind](b"a\nb") + PACK[kind](b"") + PACK[kind](b"c\nd\n")
     found, config = source(tmp_path, f"a.txt.{kind}", data)
@@ -155,6 +161,7 @@ def test_concatenated_members_are_one_stream(tmp_path: Path, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", PACK)
+@pytest.mark.fault(64)
 def test_truncated_or_damaged_compressed_files_are_errors_that_name_the_file(tmp_path: Path, kind: str) -> None:
     body = b"".join(b"row %d of some length\n" % number for number in range(5000))
     packed = PACK[kind](body)
@@ -178,6 +185,7 @@ def lines(*rows: Any) -> bytes:
     return b"".join((row if isinstance(row, bytes) else json.dumps(row).encode()) + b"\n" for row in rows)
 
 
+@pytest.mark.fault(56, 61)
 def test_jsonl_rows_that_cannot_be_read_are_error_rows_and_the_file_goes_on(tmp_path: Path) -> None:
     good = {"id": 1, "text": "2024-01-01"}
     odd = [
@@ -222,6 +230,7 @@ def test_dotted_fields_reach_into_objects_but_a_plain_name_wins(tmp_path: Path) 
     assert texts(rows) == ["in", "plain", None, None]
 
 
+@pytest.mark.fault(61)
 def test_a_jsonl_file_that_lacks_the_field_is_refused_before_it_is_read(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         read(tmp_path, "in.jsonl", lines({"id": 1, "body": "x"}, {"id": 2}))
@@ -279,6 +288,7 @@ def test_csv_records_may_hold_line_breaks_delimiters_and_quotes(tmp_path: Path) 
         assert list(stream.documents(found, config, cursor=cursor, row=number + 1, full=True)) == rows[number + 1 :]
 
 
+@pytest.mark.fault(61)
 def test_a_quote_that_does_not_close_costs_one_row(tmp_path: Path) -> None:
     data = b'id,text\n1,"open\n' + b"".join(b"%d,row\n" % number for number in range(2, 3000))
     rows = read(tmp_path, "in.csv", data, max_row_bytes=500)
@@ -325,6 +335,7 @@ def test_another_header_changes_every_digest(tmp_path: Path) -> None:
     assert one[0].digest != two[0].digest
 
 
+@pytest.mark.fault(53)
 def test_empty_csv_files_have_no_rows(tmp_path: Path) -> None:
     assert read(tmp_path, "in.csv", b"") == []
     assert read(tmp_path, "in.csv", b"id,text\n") == []
@@ -418,6 +429,7 @@ def test_parquet_digests_tell_null_from_the_neighbouring_column(tmp_path: Path) 
     assert one[0].digest != two[0].digest
 
 
+@pytest.mark.fault(56, 65)
 def test_parquet_bad_bytes_and_long_rows_are_error_rows(tmp_path: Path) -> None:
     found = table(tmp_path, {"text": pa.array([b"a", b"\xff", b"x" * 20, b"b"], pa.binary())})
     rows = [document for document, _ in stream.documents(found, SourceConfig(path="x", max_row_bytes=10))]
@@ -425,6 +437,7 @@ def test_parquet_bad_bytes_and_long_rows_are_error_rows(tmp_path: Path) -> None:
     assert "in.parquet:2" in rows[1].message
 
 
+@pytest.mark.fault(65)
 def test_parquet_nested_and_language_columns(tmp_path: Path) -> None:
     docs = pa.array([{"body": "a", "n": 1}, None, {"body": "c", "n": 3}])
     found = table(tmp_path, {"doc": docs, "to": ["fr", "de", "tlh"]})
@@ -443,6 +456,7 @@ def test_parquet_columns_that_do_not_fit_are_refused(tmp_path: Path) -> None:
         list(stream.documents(found, SourceConfig(path="x", text_field="n")))
 
 
+@pytest.mark.fault(65)
 def test_truncated_parquet_names_the_file(tmp_path: Path) -> None:
     found = table(tmp_path, {"text": ["a"] * 100})
     data = Path(found.path).read_bytes()

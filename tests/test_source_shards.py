@@ -124,6 +124,7 @@ def test_skipping_does_not_parse(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["a.txt", "a.txt.gz", "a.jsonl"])
+@pytest.mark.fault(63)
 def test_a_changed_byte_gives_the_parsed_shard_and_the_others_are_still_skipped(tmp_path: Path, name: str) -> None:
     inputs, config = inputs_of(tmp_path, name)
     shards = parsed(inputs, config)
@@ -138,6 +139,7 @@ def test_a_changed_byte_gives_the_parsed_shard_and_the_others_are_still_skipped(
     assert len(differing) == 1
 
 
+@pytest.mark.fault(63)
 def test_appended_and_cut_off_rows_are_noticed(tmp_path: Path) -> None:
     inputs, config = inputs_of(tmp_path, "a.txt")
     shards = parsed(inputs, config)
@@ -177,6 +179,7 @@ def test_changed_parquet_rows_are_noticed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("data", [b"", b"\xef\xbb\xbf"])
+@pytest.mark.fault(53)
 def test_an_empty_file_gives_one_empty_shard(tmp_path: Path, data: bytes) -> None:
     path = tmp_path / "a.txt"
     path.write_bytes(data)
@@ -212,6 +215,7 @@ def test_units_add_up_to_the_total(tmp_path: Path) -> None:
     assert stream.total_units(inputs_of(tmp_path, "a.txt.gz")[0], config) is None
 
 
+@pytest.mark.fault(64)
 def test_damage_after_good_shards_stops_the_job_with_the_good_ones_given(tmp_path: Path) -> None:
     path = tmp_path / "a.txt.gz"
     rows = b"".join(hashlib.sha256(b"%d" % number).hexdigest().encode() + b"\n" for number in range(200_000))

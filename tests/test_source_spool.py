@@ -115,6 +115,7 @@ def test_a_silent_pipe_does_not_hold_a_resumed_job(
     assert "gave nothing for 0.1 s" in caplog.text
 
 
+@pytest.mark.fault(1)
 def test_a_broken_read_leaves_nothing_that_looks_stored(tmp_path: Path) -> None:
     class Broken(io.BytesIO):
         def read(self, size: int | None = -1, /) -> bytes:

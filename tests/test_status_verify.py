@@ -69,6 +69,7 @@ def test_the_points_of_a_sweep_are_told_one_by_one(
     assert [bool(json.loads(line)["damage"]) for line in capsys.readouterr().out.splitlines()] == [True, False]
 
 
+@pytest.mark.fault(48)
 def test_a_stopped_job_says_what_is_committed_and_what_is_missing(tmp_path: Path, inputs: list[Input]) -> None:
     begin(tmp_path / "job", inputs)
     found = status.status(tmp_path / "job")
@@ -120,6 +121,7 @@ def test_a_running_job_names_its_process(tmp_path: Path, inputs: list[Input]) ->
         (".hymt/job.json", lambda d: bytes(len(d)), "zero bytes"),
     ],
 )
+@pytest.mark.fault(39)
 def test_every_damage_of_a_finished_job_is_found_and_named(
     tmp_path: Path, inputs: list[Input], file: str, change: Any, says: str
 ) -> None:
@@ -144,6 +146,7 @@ def test_a_missing_manifest_is_missing_and_not_damage(tmp_path: Path, inputs: li
     assert status.status(tmp_path / "job").state == "stopped"
 
 
+@pytest.mark.fault(35)
 def test_a_damaged_part_of_an_unfinished_job_is_damage(tmp_path: Path, inputs: list[Input]) -> None:
     begin(tmp_path / "job", inputs)
     victim = next((tmp_path / "job" / ".hymt").rglob("p00002"))

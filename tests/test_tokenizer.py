@@ -74,6 +74,7 @@ def test_the_framing_of_the_7b_model_is_found_the_same_way(tmp_path: Path) -> No
 
 @settings(max_examples=300, deadline=None)
 @given(st.lists(st.one_of(st.text(max_size=8), st.sampled_from(CONTROL), st.sampled_from("<｜|_▁>")), max_size=12))
+@pytest.mark.fault(58, 59, 73)
 def test_no_text_becomes_a_control_token_and_every_text_comes_back(extended: Tokenizer, pieces: list[str]) -> None:
     text = "".join(pieces)
     (body,) = extended.encode([text])
@@ -81,11 +82,13 @@ def test_no_text_becomes_a_control_token_and_every_text_comes_back(extended: Tok
     assert extended.bare.decode(body, skip_special_tokens=False) == text
 
 
+@pytest.mark.fault(73)
 def test_the_librarys_own_way_would_leak_them(extended: Tokenizer) -> None:
     leaked = [text for text in CONTROL if extended.leaks(extended.full.encode(text, add_special_tokens=False).ids)]
     assert leaked == CONTROL
 
 
+@pytest.mark.fault(74)
 def test_control_tokens_in_a_translation_are_left_out(extended: Tokenizer) -> None:
     ids = extended.encode(["Il pleut."])[0]
     think = extended.full.token_to_id("<think>")
@@ -96,11 +99,13 @@ def test_control_tokens_in_a_translation_are_left_out(extended: Tokenizer) -> No
     ("template", "words"),
     [("{{ messages[0]['content'] | upper }}", "exactly once"), ("no user text", "exactly once")],
 )
+@pytest.mark.fault(67, 78)
 def test_a_template_that_does_not_keep_the_text_is_refused(tmp_path: Path, template: str, words: str) -> None:
     with pytest.raises(PreflightError, match=words):
         edited(tmp_path / "model", {}, template)
 
 
+@pytest.mark.fault(67)
 def test_a_tokenizer_of_another_model_is_refused() -> None:
     with pytest.raises(PreflightError, match="belong to different models"):
         tokenizer.load(DEMO, {**config(), "vocab_size": 500}, add_generation_prompt=True)
@@ -124,6 +129,7 @@ def test_no_text_is_lost_between_two_slices(extended: Tokenizer, monkeypatch: py
     assert max(map(len, tokenizer._slices(texts))) == 3
 
 
+@pytest.mark.fault(74)
 def test_control_tokens_of_an_answer_are_left_out_and_the_rest_kept(extended: Tokenizer) -> None:
     ids = extended.encode(["Rain in Lyon."])[0]
     assert extended.decode([ids, [extended.stop[0], *ids[:2], extended.prefix[0], *ids[2:]], []]) == [

@@ -120,6 +120,7 @@ def test_a_job_may_go_on_with_smaller_batches(tmp_path: Path, job: Job) -> None:
     assert job(*settings, "batch.max_rows=2", "batch.max_tokens=100").num_rows_kept == 20
 
 
+@pytest.mark.fault(69)
 def test_out_of_memory_splits_a_batch_and_a_row_that_never_fits_is_an_error_row(tmp_path: Path, job: Job) -> None:
     texts = lines(20)
     (tmp_path / "in.txt").write_text("\n".join(texts))
@@ -148,6 +149,7 @@ def test_equal_lines_are_decoded_once_and_blank_lines_never(tmp_path: Path, job:
     assert job.decoded == 2
 
 
+@pytest.mark.fault(37)
 def test_other_settings_in_the_same_folder_are_refused_with_the_difference(tmp_path: Path, job: Job) -> None:
     (tmp_path / "in.txt").write_text("one\n")
     job(f"source.path={tmp_path / 'in.txt'}", "name=n")
@@ -159,6 +161,7 @@ def test_other_settings_in_the_same_folder_are_refused_with_the_difference(tmp_p
     assert done.folder.name == "n"
 
 
+@pytest.mark.fault(63)
 def test_a_changed_input_is_refused_naming_its_rows_and_redone_on_request(tmp_path: Path, job: Job) -> None:
     texts = lines(40)
     source = tmp_path / "in.txt"
@@ -349,6 +352,7 @@ def test_a_language_that_the_demo_model_does_not_know_is_a_warning(tmp_path: Pat
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+@pytest.mark.fault(3, 5)
 def test_a_stop_request_ends_with_75_after_the_running_part_and_the_job_goes_on(
     tmp_path: Path, number: signal.Signals
 ) -> None:
@@ -376,6 +380,7 @@ def test_a_stop_request_ends_with_75_after_the_running_part_and_the_job_goes_on(
     assert (tmp_path / "outputs/n/translated/in.txt").read_text() == "\n".join(lines(60)).upper()
 
 
+@pytest.mark.fault(42)
 def test_a_second_runner_is_told_who_holds_the_folder(tmp_path: Path, job: Job) -> None:
     (tmp_path / "in.txt").write_text("one\ntwo\n")
     other = Job(tmp_path)

@@ -90,6 +90,7 @@ def test_workers_give_the_bytes_of_one_process(tmp_path: Path, monkeypatch: pyte
     assert str(os.getpid()) not in pids
 
 
+@pytest.mark.fault(12)
 def test_a_worker_that_dies_costs_no_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = corpus(tmp_path)
     pids = tmp_path / "pids"

@@ -189,6 +189,7 @@ def text_input(out_rel: str = "a.txt") -> Input:
     return Input("a.txt", out_rel, "a.txt", "text")
 
 
+@pytest.mark.fault(53)
 def test_text_rows_keep_their_own_line_endings_and_the_missing_last_one() -> None:
     raws = [b"a\r\n", b" \t\r\n", b"b\n", b"\n", b"c"]
     documents = [document("a.txt", row, raw.decode().rstrip("\r\n"), raw) for row, raw in enumerate(raws)]
@@ -219,6 +220,7 @@ def test_an_empty_last_line_without_a_line_ending_is_still_a_line() -> None:
 
 
 @pytest.mark.parametrize("out_format", ["text", "tsv"])
+@pytest.mark.fault(54)
 def test_no_line_break_of_any_script_gets_into_a_line(out_format: str) -> None:
     one, row = document("a.txt", 0, "a", b"a\n"), Row(0, b"", OK, f"<{BREAKS}\r\n\t>")
     data = written(text_input(), out_format, Preamble(), [one], [row]).decode()
@@ -424,6 +426,7 @@ class Dribble(io.RawIOBase):
 
 
 @pytest.mark.parametrize("out_format", FORMATS)
+@pytest.mark.fault(23)
 def test_short_writes_lose_nothing(out_format: str, tmp_path: Path) -> None:
     input, preamble, documents = case("csv", tmp_path)
     file = Dribble()
@@ -434,6 +437,7 @@ def test_short_writes_lose_nothing(out_format: str, tmp_path: Path) -> None:
     assert file.data == written(input, out_format, preamble, documents, results())
 
 
+@pytest.mark.fault(83)
 def test_an_error_line_says_where_and_why_without_source_text() -> None:
     one = Document("a\u2028.txt#3", 2, "secret", b"", b"secret\n", status=BAD, message="byte 4 is no UTF-8")
     line = formats.error_line(one, Row(2, b"", BAD, "", ("f",)))
@@ -443,6 +447,7 @@ def test_an_error_line_says_where_and_why_without_source_text() -> None:
     assert json.loads(formats.error_line(one, Row(2, b"", BAD, "", (), "later")))["message"] == "later"
 
 
+@pytest.mark.fault(56)
 def test_a_lone_surrogate_in_a_translation_is_written_as_a_replacement_character(tmp_path: Path) -> None:
     input, preamble, documents = case("jsonl", tmp_path)
     for out_format in FORMATS:
@@ -472,6 +477,7 @@ TEXT = st.text(st.characters(exclude_categories=("Cs",)), max_size=20)
     st.booleans(),
     st.sampled_from([b"\n", b"\r\n", b" \n"]),
 )
+@pytest.mark.fault(62)
 def test_user_fields_of_jsonl_come_back_equal(
     rows: list[tuple[dict[str, Any], str]], indent: int | None, escape: bool, end: bytes
 ) -> None:

@@ -199,6 +199,7 @@ def test_files_that_no_job_claims_are_not_written_over(tmp_path: Path, source: P
     assert (tmp_path / "job" / "translated" / "in.txt").read_text() == "mine"
 
 
+@pytest.mark.fault(39)
 def test_a_job_file_that_is_gone_does_not_hand_its_parts_to_another_job(tmp_path: Path, source: Path) -> None:
     begin(tmp_path / "job", [an_input(source)])
     (tmp_path / "job" / ".hymt" / "job.json").unlink()
@@ -209,6 +210,7 @@ def test_a_job_file_that_is_gone_does_not_hand_its_parts_to_another_job(tmp_path
     assert decoded == ["in.txt/2/0", "in.txt/2/1"]
 
 
+@pytest.mark.fault(63)
 def test_a_changed_row_is_named_and_nothing_is_mixed(tmp_path: Path, source: Path) -> None:
     begin(tmp_path / "job", [an_input(source)])
     text = lines(20).replace("line 3\n", "lime 3\n").replace("line 4\n", "lime 4\n").replace("line 6\n", "lime 6\n")
@@ -222,6 +224,7 @@ def test_a_changed_row_is_named_and_nothing_is_mixed(tmp_path: Path, source: Pat
     assert not any(name.startswith("in.txt/1/") for name in decoded)  # the other shard is kept
 
 
+@pytest.mark.fault(63)
 def test_rows_added_at_the_end_of_a_committed_shard_are_named(tmp_path: Path, source: Path) -> None:
     source.write_text(lines(12))
     begin(tmp_path / "job", [an_input(source)], 1)
@@ -262,6 +265,7 @@ def test_a_changed_input_may_fork_into_a_folder_of_its_own(tmp_path: Path, sourc
     assert "LIME 9" in (tmp_path / "job-2/translated/in.txt").read_text()
 
 
+@pytest.mark.fault(63)
 def test_an_input_that_changes_between_the_two_passes_is_named_and_not_published(tmp_path: Path, source: Path) -> None:
     with open_output(tmp_path / "job", [an_input(source)]) as output:
         for shard in shards(an_input(source)):
@@ -278,6 +282,7 @@ def test_an_input_that_changes_between_the_two_passes_is_named_and_not_published
 
 
 @pytest.mark.parametrize(("text", "what"), [(lines(30), "goes on after row 20"), (lines(18), "rows 19-20")])
+@pytest.mark.fault(63)
 def test_an_input_that_grows_or_shrinks_before_the_second_pass_is_not_published(
     tmp_path: Path, source: Path, text: str, what: str
 ) -> None:
@@ -310,12 +315,14 @@ def test_a_changed_list_of_inputs_is_named_redone_or_forked(tmp_path: Path, sour
 
 
 @pytest.mark.parametrize("rel", ["../in.txt", "/in.txt", "a//in.txt", "a/./in.txt", "a\0b"])
+@pytest.mark.fault(80)
 def test_no_name_leads_out_of_the_folder(tmp_path: Path, source: Path, rel: str) -> None:
     with pytest.raises(ConfigError, match="outside of the output folder"):
         run(tmp_path / "job", [an_input(source, rel)])
     assert not (tmp_path / "job").exists()
 
 
+@pytest.mark.fault(80)
 def test_a_name_that_the_store_cannot_hold_is_refused_before_anything_is_made(tmp_path: Path, source: Path) -> None:
     with pytest.raises(ConfigError, match="longer than 255 bytes"):
         run(tmp_path / "job", [an_input(source, "x" * 250)])
@@ -329,6 +336,7 @@ def test_names_in_any_script_and_in_folders_are_kept(tmp_path: Path, source: Pat
     run(tmp_path / "job", [an_input(source, rel)])
 
 
+@pytest.mark.fault(80, 81)
 def test_a_link_in_place_of_a_folder_is_not_followed(tmp_path: Path, source: Path) -> None:
     (tmp_path / "job").mkdir()
     (tmp_path / "elsewhere").mkdir()
@@ -338,6 +346,7 @@ def test_a_link_in_place_of_a_folder_is_not_followed(tmp_path: Path, source: Pat
     assert not list((tmp_path / "elsewhere").iterdir())
 
 
+@pytest.mark.fault(30)
 def test_a_folder_that_may_not_be_written_is_a_preflight_error(tmp_path: Path, source: Path) -> None:
     class Denied(Fast):
         def mkdir(self, path: Path, mode: int) -> None:  # type: ignore[override]
@@ -356,6 +365,7 @@ def test_an_errors_file_of_an_earlier_run_goes_when_no_row_is_wrong_any_more(tmp
     assert not (tmp_path / "job/errors/in.txt.errors.jsonl").exists()
 
 
+@pytest.mark.fault(49)
 def test_half_made_files_of_a_killed_run_are_swept_under_the_lease(tmp_path: Path, source: Path) -> None:
     begin(tmp_path / "job", [an_input(source)])
     litter = [
@@ -396,6 +406,7 @@ def test_the_manifest_adds_up_statuses_flags_and_tokens_of_every_row(tmp_path: P
     assert found["tokens"] == {"source": 60, "new": sum(range(20))}
 
 
+@pytest.mark.fault(46)
 def test_a_lost_lease_stops_every_step_that_publishes(tmp_path: Path, source: Path) -> None:
     """Committing, publishing a file and writing the manifest each ask first."""
     for step in ("commit", "finish", "finalize"):
@@ -419,6 +430,7 @@ def test_a_lost_lease_stops_every_step_that_publishes(tmp_path: Path, source: Pa
         assert not (folder / "manifest.json").exists()
 
 
+@pytest.mark.fault(63)
 def test_an_input_that_is_written_to_during_the_second_pass_is_not_published(tmp_path: Path, source: Path) -> None:
     def while_written(input: Input) -> Iterator[Document]:
         yield from read(input)
@@ -429,6 +441,7 @@ def test_an_input_that_is_written_to_during_the_second_pass_is_not_published(tmp
     assert not list((tmp_path / "job" / "translated").iterdir())
 
 
+@pytest.mark.fault(38)
 def test_a_shard_folder_that_another_process_removed_is_made_again(
     tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -443,6 +456,7 @@ def test_a_shard_folder_that_another_process_removed_is_made_again(
     assert (tmp_path / "job/translated/in.txt").read_text() == lines(20).upper()
 
 
+@pytest.mark.fault(37)
 def test_a_whole_part_of_another_job_is_not_counted(tmp_path: Path, source: Path) -> None:
     begin(tmp_path / "job", [an_input(source)])
     begin(tmp_path / "other", [an_input(source)], identity=OTHER)
@@ -455,6 +469,7 @@ def test_a_whole_part_of_another_job_is_not_counted(tmp_path: Path, source: Path
     assert reason.read_text() == "it belongs to a job with other settings\n"
 
 
+@pytest.mark.fault(39)
 def test_the_record_of_another_job_does_not_make_a_file_published(tmp_path: Path, source: Path) -> None:
     run(tmp_path / "job", [an_input(source)])
     run(tmp_path / "other", [an_input(source)], identity=OTHER)
@@ -465,6 +480,7 @@ def test_the_record_of_another_job_does_not_make_a_file_published(tmp_path: Path
     assert len(decoded) == 8
 
 
+@pytest.mark.fault(43, 46)
 def test_a_writer_that_comes_after_another_finished_the_job_finds_it_done(tmp_path: Path, source: Path) -> None:
     with open_output(tmp_path / "job", [an_input(source)]) as late:
         for shard in shards(an_input(source)):
@@ -515,6 +531,7 @@ def test_a_shard_is_complete_only_when_its_parts_hold_each_row_once(tmp_path: Pa
         assert kept.record(an_input(source).file_id, 0) == (record if complete else None), number
 
 
+@pytest.mark.fault(37)
 def test_a_part_under_another_parts_name_is_not_that_part(tmp_path: Path, source: Path) -> None:
     record = ShardRecord(0, 0, 4, 0, 9, "a", False)
     kept = kept_with(tmp_path / "job", source, (1, 0, record, [0, 2]))

@@ -90,6 +90,7 @@ def test_a_row_with_more_than_one_value_is_damage(more: bytes) -> None:
         parts.decode(line + b"\n" + payload)
 
 
+@pytest.mark.fault(36)
 def test_every_flipped_bit_is_found() -> None:
     data = encoded(ROWS)
     for at in range(len(data)):
@@ -98,6 +99,7 @@ def test_every_flipped_bit_is_found() -> None:
                 parts.decode(data[:at] + bytes([data[at] ^ 1 << bit]) + data[at + 1 :])
 
 
+@pytest.mark.fault(35)
 def test_every_truncation_is_found() -> None:
     data = encoded(ROWS)
     for length in range(len(data)):
@@ -120,6 +122,7 @@ def test_rows_out_of_order_are_found(rows: list[Row]) -> None:
 
 
 @pytest.mark.parametrize("data", [b"", b"\n", bytes(100), b"[]\n", b"{}\n", b"[" * 100_000, b"\xff\n", b'{"v":1}\n'])
+@pytest.mark.fault(35)
 def test_anything_else_is_damage_and_never_another_error(data: bytes) -> None:
     with pytest.raises(PartDamage):
         parts.decode(data)

@@ -177,7 +177,15 @@ Made = dict[str, list[list[int]]]
 """Engine -> tokens of each row."""
 
 
-def race(engines: dict[str, Engine], work: Workload, rounds: int) -> tuple[dict[str, Result], Made]:
+def settle(hymt: Hymt) -> None:
+    """Wait for what a GPU is still at."""
+    import torch
+
+    if hymt.device.startswith("cuda"):
+        torch.cuda.synchronize(hymt.device)
+
+
+def race(hymt: Hymt, engines: dict[str, Engine], work: Workload, rounds: int) -> tuple[dict[str, Result], Made]:
     """Run all engines in turn, round after round; the first round warms up as well as it counts.
 
     Returns:
@@ -189,6 +197,7 @@ def race(engines: dict[str, Engine], work: Workload, rounds: int) -> tuple[dict[
         for name, engine in engines.items():
             began = time.perf_counter()
             made[name] = engine(work)
+            settle(hymt)
             results[name].seconds.append(time.perf_counter() - began)
     return results, made
 
@@ -226,12 +235,13 @@ def floor_seconds(
 
     def timed(modules: Sequence[Any], rows: int) -> float:
         widths = {one.in_features for one in modules}
-        inputs = {width: torch.randn(rows, width).to(head.weight.dtype) for width in widths}
+        inputs = {width: torch.randn(rows, width).to(head.weight.device, head.weight.dtype) for width in widths}
         best = math.inf
         for _ in range(repeats):
             began = time.perf_counter()
             for one in modules:
                 one(inputs[one.in_features])
+            settle(hymt)
             best = min(best, time.perf_counter() - began)
         return best
 

@@ -19,8 +19,9 @@ from pathlib import Path
 from hymt_batch.device_map.settings import gib
 from hymt_batch.doctor.finding import Finding, Level
 from hymt_batch.fs import OS, Fs, exists, names, write_new
+from hymt_batch.write import holder as holders
 from hymt_batch.write import lease as leases
-from hymt_batch.write.lease import Holder
+from hymt_batch.write.holder import Holder
 from hymt_batch.write.store import (
     FEWEST_BYTES,
     FEWEST_INODES,
@@ -251,7 +252,7 @@ def lease(folder: Path, fs: Fs = OS, me: Holder | None = None) -> list[Finding]:
                 return [Finding("lease", Level.WARN, seen, f"rm '{path}', if no other process works there", "G12")]
         return [Finding("lease", Level.OK, "nobody holds it")]
     who = f"process {holder.pid} on {holder.host}, since {holder.since}"
-    living = leases.alive(holder, me or leases.myself())
+    living = holders.alive(holder, me or holders.myself())
     if living is False:
         return [Finding("lease", Level.OK, f"left by {who}, which is gone; it is taken over")]
     fix = f"wait for it, or kill {holder.pid} on {holder.host}, or set name=ANOTHER"

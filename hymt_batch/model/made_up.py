@@ -46,8 +46,8 @@ def config(shape: Shape) -> dict[str, Any]:
     }[shape.value]
 
 
-def network(shape: Shape, dtype: str, seed: int) -> Hymt:
-    """A network of a shape with random weights, on the CPU; larger than usual, so that logits differ clearly."""
+def network(shape: Shape, dtype: str, seed: int, device: str = "cpu") -> Hymt:
+    """A network of a shape with random weights; larger than usual, so that logits differ clearly."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, logging
 
@@ -61,7 +61,7 @@ def network(shape: Shape, dtype: str, seed: int) -> Hymt:
         for weight in made.parameters():
             if weight.ndim == 2:
                 weight.normal_(0.0, 1.5 / weight.shape[1] ** 0.5)
-    made.eval().requires_grad_(False)
+    made.eval().requires_grad_(False).to(device)
     made.generation_config = GenerationConfig(do_sample=False, pad_token_id=0, use_cache=True)
     size = 4 if dtype == "float32" else 2
     cache = 2 * settings["num_hidden_layers"] * settings["num_key_value_heads"] * settings["head_dim"] * size
@@ -69,7 +69,7 @@ def network(shape: Shape, dtype: str, seed: int) -> Hymt:
     return Hymt(
         network=made,
         tokenizer=nothing,
-        device="cpu",
+        device=device,
         dtype=dtype,
         max_context=settings["max_position_embeddings"],
         cache_bytes_per_token=cache,

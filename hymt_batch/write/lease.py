@@ -11,98 +11,21 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import logging
-import os
-import socket
 import threading
 import time
 import uuid
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields, replace
-from datetime import UTC, datetime
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from hymt_batch import fs as files
 from hymt_batch import manifest
 from hymt_batch.errors import LeaseError, StoppedError
 from hymt_batch.fs import Fs
+from hymt_batch.write.holder import Holder, alive, myself, parse
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Holder:
-    """Who holds a lease, in enough detail to tell whether it still lives."""
-
-    owner: str
-    host: str
-    boot: str  # of the kernel: another one means that every process of before is gone
-    pids: str  # process id namespace: ids of another container say nothing here
-    pid: int
-    started: str  # of the process, in clock ticks since boot: process ids are used again
-    slurm_job: str
-    slurm_restart: int
-    since: str  # for people only
-    epoch: int = 1
-    beat: int = 0
-
-
-def _read_text(path: str) -> str:
-    try:
-        return Path(path).read_text(encoding="utf-8", errors="replace").strip()
-    except OSError:
-        return ""
-
-
-def process_started(pid: int) -> str | None:
-    """Start time of a process in this machine's ticks; "" where that cannot be told, None when there is none."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
-        after_name = stat.rpartition(")")[2].split()
-        return None if after_name[0] in "ZX" else after_name[19]
-    except (OSError, IndexError):
-        pass
-    with contextlib.suppress(OSError):
-        try:
-            os.kill(pid, 0)
-        except ProcessLookupError:
-            return None
-    return ""
-
-
-def myself() -> Holder:
-    try:
-        pids = os.readlink("/proc/self/ns/pid")
-    except OSError:
-        pids = ""
-    job, task = os.environ.get("SLURM_JOB_ID", ""), os.environ.get("SLURM_ARRAY_TASK_ID", "")
-    restart = os.environ.get("SLURM_RESTART_COUNT", "0")
-    return Holder(
-        owner=uuid.uuid4().hex,
-        host=socket.gethostname(),
-        boot=_read_text("/proc/sys/kernel/random/boot_id"),
-        pids=pids,
-        pid=os.getpid(),
-        started=process_started(os.getpid()) or "",
-        slurm_job=f"{job}.{task}" if job else "",
-        slurm_restart=int(restart) if restart.isdigit() else 0,
-        since=datetime.now(UTC).isoformat(timespec="seconds"),
-    )
-
-
-def alive(other: Holder, me: Holder) -> bool | None:
-    """Whether a holder lives, as far as this machine can tell at once; None: only its beat can."""
-    if other.slurm_job and other.slurm_job == me.slurm_job and other.slurm_restart < me.slurm_restart:
-        return False
-    if other.host != me.host:
-        return None
-    if other.boot and me.boot and other.boot != me.boot:
-        return False
-    if other.boot != me.boot or other.pids != me.pids:
-        return None
-    started = process_started(other.pid)
-    return started is not None and (not started or not other.started or started == other.started)
 
 
 def lease_path(folder: Path) -> Path:
@@ -111,31 +34,21 @@ def lease_path(folder: Path) -> Path:
 
 def read(fs: Fs, folder: Path) -> Holder | None:
     """The holder, or None where there is no lease or no readable one (a broken lease protects nobody)."""
-    return _holder(_raw(fs, folder) or b"")
+    return parse(_raw(fs, folder) or b"")
 
 
 def _raw(fs: Fs, folder: Path) -> bytes | None:
     """The lease as it lies there; None where there is none, b"" where it cannot be read."""
+    return _bytes(fs, lease_path(folder))
+
+
+def _bytes(fs: Fs, path: Path) -> bytes | None:
     try:
-        return fs.read(lease_path(folder))
+        return fs.read(path)
     except FileNotFoundError:
         return None
     except OSError:
         return b""
-
-
-def _holder(data: bytes) -> Holder | None:
-    try:
-        value = json.loads(data)
-        wanted = {field.name: type(getattr(_SAMPLE, field.name)) for field in fields(Holder)}
-        if any(type(value[name]) is not kind for name, kind in wanted.items()):
-            return None
-        return Holder(**{name: value[name] for name in wanted})
-    except (ValueError, KeyError, TypeError, RecursionError):
-        return None
-
-
-_SAMPLE = Holder("", "", "", "", 0, "", "", 0, "")
 
 
 def _write_new(fs: Fs, folder: Path, holder: Holder) -> Path:
@@ -213,24 +126,39 @@ class Lease:
 def _take_over(fs: Fs, folder: Path, stale: bytes, me: Holder) -> bool:
     """Replace a dead lease by ours, unless another process is at it or was first.
 
-    A second name for the dead lease, made of its contents, is the claim; one of several racers gets it. It replaces
-    the lease by rename, if that is still the dead one, so that the folder is never without a lease.
+    Our lease under a second name, made of the dead one's contents, is the claim; one of several racers gets it. It
+    replaces the lease by rename, if that is still the dead one, so that the folder is never without a lease.
     """
     claim = lease_path(folder).with_name(f"stale-{hashlib.sha256(stale).hexdigest()[:32]}")
+    tmp = _write_new(fs, folder, me)
+    if not _claimed(fs, tmp, claim, me):
+        files.remove(fs, tmp)
+        return False
     try:
-        fs.link(lease_path(folder), claim)
-    except OSError as error:
-        if error.errno not in files.NO_LINK:
-            return False  # another racer's claim, or there is no lease any more
-    try:
-        if _raw(fs, folder) != stale:
-            return False
         with contextlib.suppress(FileNotFoundError):  # a racer holds the lease, and swept our file away
-            fs.rename(_write_new(fs, folder, me), lease_path(folder))
-            return True
+            if _raw(fs, folder) == stale:
+                fs.rename(tmp, lease_path(folder))
+                return True
         return False
     finally:
         files.remove(fs, claim)
+        files.remove(fs, tmp)
+
+
+def _claimed(fs: Fs, tmp: Path, claim: Path, me: Holder) -> bool:
+    """Claim a dead lease; the claim of a racer that was killed with it does not stand in the way."""
+    for _ in range(2):
+        try:
+            fs.link(tmp, claim)
+            return True
+        except OSError as error:
+            if error.errno in files.NO_LINK:
+                return True
+        other = parse(_bytes(fs, claim) or b"")
+        if other is None or alive(other, me) is not False:
+            return other is not None and other.owner == me.owner  # reported as failed, but it happened
+        files.remove(fs, claim)
+    return False
 
 
 def _drop_claims(fs: Fs, folder: Path) -> None:
@@ -277,7 +205,7 @@ def acquire(
                     return Lease(fs, folder, me, ttl_s, beat_s)
             files.remove(fs, tmp)
             continue
-        found = _holder(raw)
+        found = parse(raw)
         living = alive(found, me) if found else None
         if found and living is not False and (living or (seen is not None and raw != seen)):
             raise LeaseError(

@@ -198,7 +198,7 @@ class Output:
             self.finished = self._fs.read(path) == manifest.build(self._job, self._records())
         else:  # it proves files that are about to be replaced
             remove(self._fs, path)
-            self._fs.fsync_dir(self.folder)
+        self._fs.fsync_dir(self.folder)  # whoever wrote it may have been killed before it did so
 
     def _take(self, input: Input, record: Plain) -> None:
         self._published[input.file_id] = _Published(record, {r.index: r for r in final.shards(record)})

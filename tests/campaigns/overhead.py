@@ -4,8 +4,8 @@ Four figures: rows a second with a model that costs nothing; where they go, stag
 share of a job's time that is not decoding with the demo model; and the seconds from the start of a process to its first
 decoded token. Imports and the loading of weights are not counted in the third. Ends with one JSON line.
 
-Not counted as a stage: waiting for the interpreter while the reader's thread has it, and collections of garbage, which
-fall where they like. TOKENIZERS_PARALLELISM=false shows one thread.
+Stages are told in CPU time over all threads, so that other work on the machine matters less; waiting for the disk is
+not in it, and collections of garbage fall where they like. TOKENIZERS_PARALLELISM=false: one thread for the tokenizer.
 """
 
 from __future__ import annotations
@@ -25,9 +25,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from hymt_batch import batch, check, config, prompt, segment
+from hymt_batch import batch, check, config, desk, prompt, segment
 from hymt_batch.decode import engine, generate
 from hymt_batch.demo import grammar
+from hymt_batch.identity import identity
 from hymt_batch.model import network
 from hymt_batch.progress import Telling
 from hymt_batch.source import stream
@@ -70,15 +71,15 @@ def free(hymt: network.Hymt, prompts: Any, *_: Any) -> list[generate.Generated]:
 
 
 def stages(source: Path, name: str) -> dict[str, float]:
-    """Microseconds a row of each stage, called one after the other as the job does, with no thread beside."""
+    """CPU microseconds a row of each stage, called one after the other as the job does, with no thread beside."""
     spent: Counter[str] = Counter()
     num_rows = 0
 
     @contextlib.contextmanager
     def clock(stage: str) -> Iterator[None]:
-        began = time.perf_counter()
+        began = time.process_time()
         yield
-        spent[stage] += time.perf_counter() - began  # type: ignore[assignment]  # a Counter of seconds
+        spent[stage] += time.process_time() - began  # type: ignore[assignment]  # a Counter of seconds
 
     job = config.load("translate", [*SETTINGS, f"source.path={source}", f"name={name}", f"output_dir={source.parent}"])
     inputs = stream.find(job.source, None, "input")
@@ -98,7 +99,7 @@ def stages(source: Path, name: str) -> dict[str, float]:
     )
     with Output.open(
         source.parent / name,
-        identity=translate.identity(job, model.identity, words, limits),
+        identity=identity(job, model.identity, words, limits),
         environment={},
         inputs=inputs,
         config=job.write,
@@ -128,9 +129,7 @@ def stages(source: Path, name: str) -> dict[str, float]:
                 with clock("check"):
                     answers = check.run(answers, decode.run, job.check)
                 with clock("rows"):
-                    rows = check.rows(
-                        part, shard.documents, answers, {**refused, **leaking}, translate.join, one_line=True
-                    )
+                    rows = check.rows(part, shard.documents, answers, {**refused, **leaking}, desk.join, one_line=True)
                 with clock("commit"):
                     output.commit(shard, part, rows)
             with clock("publish"):
@@ -207,7 +206,7 @@ def main() -> int:
             starts.append(first_token(small, f"start{number}"))
     speeds = [one["rows"] / (one["whole_s"] - one["decode_s"]) for one in bare]
     costs, start = middle(by_stage, 1), middle(starts, 2)
-    print("".join(f"{stage:>40} {cost:6.1f} us a row\n" for stage, cost in costs.items()), end="")
+    print("".join(f"{stage:>40} {cost:6.1f} CPU us a row\n" for stage, cost in costs.items()), end="")
     print("".join(f"{step:>40} {seconds:6.2f} s\n" for step, seconds in start.items()), end="")
     print(
         json.dumps(
@@ -216,8 +215,8 @@ def main() -> int:
                 "overhead_rows_per_s": round(statistics.median(speeds)),
                 "overhead_rows_per_s_all": [round(speed) for speed in speeds],
                 "cpu_us_per_row": [round(1e6 * (one["cpu_s"] - one["decode_s"]) / one["rows"], 1) for one in bare],
-                "stage_us_per_row": costs,
-                "stages_us_per_row": round(sum(costs.values()), 1),
+                "stage_cpu_us_per_row": costs,
+                "stages_cpu_us_per_row": round(sum(costs.values()), 1),
                 "demo_rows": arguments.demo_rows,
                 "demo_overhead_share": round(statistics.median(shares), 4),
                 "demo_overhead_share_all": [round(share, 4) for share in shares],

@@ -13,9 +13,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from hymt_batch import config
 from hymt_batch.decode.generate import Generated
-from hymt_batch.errors import HymtError
+from jobs import __main__ as front
 from jobs import translate
 
 PAUSE_S = float(os.environ.get("STUB_PAUSE_S", "0"))
@@ -89,12 +88,12 @@ def decode_batch(
 
 def run(overrides: Sequence[str]) -> int:
     """Run the job with this model; the exit code as the command line gives it."""
+    right = translate.run
+    translate.run = partial(right, translate=partial(translate.translate, prepare=prepare, decode_batch=decode_batch))
     try:
-        job = config.load("translate", list(overrides))
-        return int(translate.run(job, partial(translate.translate, prepare=prepare, decode_batch=decode_batch)))
-    except HymtError as error:
-        print(f"hymt-batch: {error}", file=sys.stderr)
-        return int(error.exit_code)
+        return front.main(["translate", *overrides])
+    finally:
+        translate.run = right
 
 
 if __name__ == "__main__":

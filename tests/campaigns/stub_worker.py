@@ -1,6 +1,7 @@
 """A worker with the model that upper-cases: what `launch/pool.py` starts, for tests.
 
-Some texts are deadly to it: POISON kills the process, HANG never ends, and BUG raises. Run as a program it is given the number of a socket.
+Some texts are deadly to it: POISON kills the process, HANG never ends, and BUG raises. Run as a program it is given
+the number of a socket.
 """
 
 from __future__ import annotations

@@ -200,7 +200,7 @@ def run(seed: int, size: int, work: Path) -> dict[str, Any]:
     """SIGKILL at `size` seeded boundaries of the job's system calls; 0: at each."""
     stage = prepared(work)
     points = [Point(call, number, KILL) for call, number in stage.calls(CHANGING)]
-    return {**sweep(chosen(points, seed, size), stage), "boundaries": len(points)}
+    return {**sweep(chosen(points, seed, size), stage), "max_boundaries": len(points)}
 
 
 def run_errors(seed: int, size: int, work: Path) -> dict[str, Any]:
@@ -208,7 +208,21 @@ def run_errors(seed: int, size: int, work: Path) -> dict[str, Any]:
     stage = prepared(work)
     calls = stage.calls([*CHANGING, *READING])
     points = [Point(*call, error, stays) for call in calls for error in ERRORS for stays in (False, True)]
-    return {**sweep(chosen(points, seed, size), stage), "boundaries": len(calls)}
+    return {**sweep(chosen(points, seed, size), stage), "max_boundaries": len(calls)}
+
+
+def run_slow(seed: int, size: int, work: Path) -> dict[str, Any]:
+    """Each sync, link and rename takes `size` milliseconds longer: the same bytes, no lost lease."""
+    stage = prepared(work)
+    calls, began = ["fsync", "linkat", "rename"], time.monotonic()
+    stage.clear()
+    code = stage.traced(calls, f"{','.join(calls)}:delay_exit={size * 1000}")
+    told = stage.told.read_text()
+    slowed = stage.log.read_text().count("(DELAYED)")
+    wrong = f"exit {code}: {told}" if code else "" if warm.digest(stage.output) == stage.golden else "other bytes"
+    wrong = wrong or ("" if slowed > 20 else f"only {slowed} calls were slow")
+    took = round(1000 * (time.monotonic() - began))
+    return {"passed": not wrong, "failures": [wrong] if wrong else [], "slowed": slowed, "milliseconds": took}
 
 
 def main() -> int:
@@ -217,9 +231,10 @@ def main() -> int:
     parser.add_argument("--size", type=int, default=0, help="points; 0: all")
     parser.add_argument("--work", type=Path)
     parser.add_argument("--errors", action="store_true", help="errors of the store instead of kills")
+    parser.add_argument("--slow", action="store_true", help="delays of so many milliseconds instead")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        one = run_errors if arguments.errors else run
+        one = run_errors if arguments.errors else run_slow if arguments.slow else run
         figures = one(arguments.seed, arguments.size, arguments.work or Path(folder))
     for failure in figures["failures"]:
         print(failure)

@@ -1,4 +1,4 @@
-"""Explores what crashes leave of small jobs, recovers each state with the real code, and names the invariant that breaks.
+"""Explores what crashes leave of small jobs, recovers it with the real code, and names the invariant that breaks.
 
 A run is copied at each of its changes: the copies are where a process may have been killed, and `SimFS.survivors` of
 them what a power loss may have left. Each such state is judged as it lies there, then the job runs in it again; that
@@ -245,10 +245,10 @@ class Explorer:
 
     def crash(self, copy: Copy, told: str, depth: int, *, kills: bool = True, power: bool = True) -> None:
         where = f"{told} | crash {depth} at {copy.at}"
+        acknowledged = copy.acknowledged if self.world.lasting else frozenset[str]()
         if kills:
-            self.state(copy.fs.after_kill(), copy.acknowledged, f"{where}: killed", depth, "kills")
+            self.state(copy.fs.after_kill(), acknowledged, f"{where}: killed", depth, "kills")
         if power:
-            acknowledged = copy.acknowledged if self.world.lasting else frozenset[str]()
             for name, fs in copy.fs.survivors(self.rng, self.most if depth == 1 else 2):
                 self.state(fs, acknowledged, f"{where}: {name}", depth, "states")
 
@@ -342,6 +342,7 @@ class Zombies(Explorer):
                 second: Seen = second,
                 copies: list[Copy] = copies,
                 wanted: set[int] = wanted,
+                told: str = told,
             ) -> None:
                 number = now.count - start
                 if number in wanted:

@@ -25,7 +25,7 @@ from hymt_batch.write.output import Output
 from hymt_batch.write.store import Folders
 
 from . import upper, worlds
-from .explore import Explorer, Tally, Zombies, copying, lying, no_op
+from .explore import Erring, Explorer, Tally, Zombies, copying, lying, no_op
 from .simfs import SimFS
 from .small import HOME, Seen, World, final_bytes, ids_from, make, part_way, run, simulated, solve
 
@@ -238,9 +238,9 @@ def _() -> Any:
 def _() -> Any:
     right = Output.open.__func__  # type: ignore[attr-defined]
 
-    def open(cls: type[Output], place: Path, **options: Any) -> Output:
+    def open(cls: Any, /, place: Path, **options: Any) -> Any:
         folder.sweep(options["fs"], place, options["inputs"])
-        return right(cls, place, **options)  # type: ignore[no-any-return]
+        return right(cls, place, **options)
 
     return changed((Output, "open", classmethod(open)))
 
@@ -330,7 +330,7 @@ def explore(make_world: worlds.Make, kind: type[Explorer], *, power: bool = True
 
 HARNESSES["kill"] = explore(worlds.one_file, Explorer, power=False)
 HARNESSES["power loss"] = explore(worlds.one_file, Explorer)
-HARNESSES["store errors"] = explore(worlds.one_file, worlds.Erring)
+HARNESSES["store errors"] = explore(worlds.one_file, Erring)
 
 
 @harness("kill, then power loss")
@@ -355,18 +355,21 @@ def _(place: Path, rng: random.Random, tally: Tally, size: int) -> None:
         for promise in promises[:1]:
             lost = promise.fs.after_power_loss().tree()
             tally.fail(lying(lost, world, promise.acknowledged), f"killed at {copy.at}")
+        for name, left in fs.survivors(rng, 8):
+            tally.fail(lying(left.tree(), world, frozenset(seen.acknowledged)), f"killed at {copy.at}, ended: {name}")
         tally.fail(no_op(fs.after_power_loss(), world), f"killed at {copy.at}, ended")
 
 
 @harness("take-over")
 def _(place: Path, rng: random.Random, tally: Tally, size: int) -> None:
-    worlds.explore(place, rng, tally, worlds.one_file, Zombies, size // 2)
-    worlds.explore(place, rng, tally, worlds.without_lease, Zombies, size // 2)
+    worlds.explore(place, rng, tally, worlds.one_file, Zombies, size)
+    worlds.explore(place, rng, tally, worlds.without_lease, Zombies, 2 * size)
 
 
 @harness("redo")
 def _(place: Path, rng: random.Random, tally: Tally, size: int) -> None:
-    worlds.explore(place, rng, tally, worlds.redo, Explorer, size)
+    for _ in range(4):  # the old job was finished, or at one of two moments before
+        worlds.explore(place, rng, tally, worlds.redo, Explorer, size // 4)
 
 
 @harness("damage")

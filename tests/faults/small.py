@@ -1,7 +1,7 @@
 """Small jobs for the simulated store: real commit, resume, lease, quarantine and finalize code over a few rows.
 
-`simulated` puts counters in the place of what differs from run to run (ids, process ids, clocks, the lease's thread), so
-that equal states are equal and a seed says it all. The holder of a lease that another run left is never alive.
+`simulated` puts counters in the place of what differs from run to run (ids, process ids, clocks, the lease's thread):
+equal states are equal, and a seed says it all. The holder of a lease that another run left is never alive.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from hymt_batch import manifest
 from hymt_batch.errors import IdentityError
 from hymt_batch.records import Document, Input, Part, Preamble, Shard
 from hymt_batch.write import lease
+from hymt_batch.write.holder import Holder
 from hymt_batch.write.output import Output, WriteConfig
 
 from . import upper
@@ -87,9 +88,9 @@ class _NoThread:
     def join(self, timeout: float) -> None: ...
 
 
-def holder(host: str = "here") -> lease.Holder:
+def holder(host: str = "here") -> Holder:
     number = next(_ids)
-    return lease.Holder(f"owner{number}", host, "", "", NO_SUCH_PID + number, "1", "", 0, "long ago")
+    return Holder(f"owner{number}", host, "", "", NO_SUCH_PID + number, "1", "", 0, "long ago")
 
 
 @contextlib.contextmanager

@@ -42,6 +42,7 @@ def golden(tmp_path: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("seed", range(2))
+@pytest.mark.fault(1)
 def test_a_killed_job_resumes_to_the_same_bytes_and_repeats_at_most_one_part_a_kill(
     tmp_path: Path, golden: dict[str, bytes], seed: int
 ) -> None:
@@ -73,6 +74,7 @@ def test_a_killed_job_resumes_to_the_same_bytes_and_repeats_at_most_one_part_a_k
     assert outputs(tmp_path / "job") == golden
 
 
+@pytest.mark.fault(43)
 def test_concurrent_writers_without_a_lease_make_one_right_output(tmp_path: Path, golden: dict[str, bytes]) -> None:
     path = source(tmp_path)
     for number in range(2):
@@ -91,6 +93,7 @@ def test_concurrent_writers_without_a_lease_make_one_right_output(tmp_path: Path
         assert not list((folder / ".hymt" / "quarantine").iterdir())
 
 
+@pytest.mark.fault(42)
 def test_a_second_run_under_a_lease_is_refused_and_names_the_first(tmp_path: Path) -> None:
     process = start(tmp_path / "job", source(tmp_path), tmp_path / "log", 0.2)
     while not (tmp_path / "log").exists():

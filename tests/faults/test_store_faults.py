@@ -68,6 +68,7 @@ def golden(tmp_path: Path, inputs: list[Input]) -> list[bytes]:
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ESTALE, errno.EROFS])
 @pytest.mark.parametrize("on", ["write_all", "fsync", "close", "link"])
+@pytest.mark.fault(16, 17, 18, 20, 21, 25)
 def test_a_store_that_refuses_a_part_stops_the_job_which_then_resumes(
     tmp_path: Path, inputs: list[Input], golden: list[bytes], on: str, number: int
 ) -> None:
@@ -82,6 +83,7 @@ def test_a_store_that_refuses_a_part_stops_the_job_which_then_resumes(
 
 
 @pytest.mark.parametrize("on", ["write_all", "fsync", "close", "link"])
+@pytest.mark.fault(20, 21)
 def test_an_error_that_passes_costs_a_new_file_and_nothing_else(
     tmp_path: Path, inputs: list[Input], golden: list[bytes], on: str
 ) -> None:
@@ -90,6 +92,7 @@ def test_an_error_that_passes_costs_a_new_file_and_nothing_else(
 
 
 @pytest.mark.parametrize("on", ["write_all", "fsync", "rename"])
+@pytest.mark.fault(16)
 def test_a_store_that_refuses_the_final_file_stops_the_job_which_then_resumes(
     tmp_path: Path, inputs: list[Input], golden: list[bytes], on: str
 ) -> None:
@@ -102,11 +105,13 @@ def test_a_store_that_refuses_the_final_file_stops_the_job_which_then_resumes(
     assert outputs(tmp_path / "job") == golden
 
 
+@pytest.mark.fault(28)
 def test_a_store_without_hard_links_is_good_enough(tmp_path: Path, inputs: list[Input], golden: list[bytes]) -> None:
     run(tmp_path / "job", inputs, fs=Failing(errno.EPERM, "link", ""))
     assert outputs(tmp_path / "job") == golden
 
 
+@pytest.mark.fault(25)
 def test_a_folder_that_vanishes_is_made_again(tmp_path: Path, inputs: list[Input], golden: list[bytes]) -> None:
     with open_output(tmp_path / "job", inputs) as output:
         for shard in shards(inputs[0]):
@@ -120,6 +125,7 @@ def test_a_folder_that_vanishes_is_made_again(tmp_path: Path, inputs: list[Input
     assert outputs(tmp_path / "job") == golden
 
 
+@pytest.mark.fault(38)
 def test_the_state_removed_while_the_job_runs_ends_it_without_a_wrong_file(tmp_path: Path, inputs: list[Input]) -> None:
     import shutil
 
@@ -159,6 +165,7 @@ DAMAGES: dict[str, Callable[[bytes], bytes]] = {
 
 
 @pytest.mark.parametrize("name", DAMAGES)
+@pytest.mark.fault(35, 36)
 def test_a_damaged_part_is_set_aside_and_made_again(
     tmp_path: Path, inputs: list[Input], golden: list[bytes], name: str
 ) -> None:
@@ -189,6 +196,7 @@ def test_the_harness_sees_parts_trusted_without_their_checksums(
     assert outputs(tmp_path / "job") != golden
 
 
+@pytest.mark.fault(37)
 def test_a_part_of_another_place_is_not_counted(tmp_path: Path, inputs: list[Input], golden: list[bytes]) -> None:
     first, second, *_ = begin(tmp_path / "job", inputs)
     second.write_bytes(first.read_bytes())
@@ -197,6 +205,7 @@ def test_a_part_of_another_place_is_not_counted(tmp_path: Path, inputs: list[Inp
 
 
 @pytest.mark.parametrize("kind", ["symlink", "fifo", "folder"])
+@pytest.mark.fault(41)
 def test_strange_things_in_the_state_are_never_opened(
     tmp_path: Path, inputs: list[Input], golden: list[bytes], kind: str
 ) -> None:
@@ -219,6 +228,7 @@ def test_strange_things_in_the_state_are_never_opened(
     assert (tmp_path / "elsewhere").read_bytes() == whole
 
 
+@pytest.mark.fault(22)
 def test_an_unreadable_part_is_made_again(tmp_path: Path, inputs: list[Input], golden: list[bytes]) -> None:
     begin(tmp_path / "job", inputs)
     run(tmp_path / "job", inputs, fs=Failing(errno.EIO, "read", "s0000000/p00001", times=1))
@@ -226,6 +236,7 @@ def test_an_unreadable_part_is_made_again(tmp_path: Path, inputs: list[Input], g
 
 
 @pytest.mark.parametrize("name", ["empty", "half", "zeros", "not text"])
+@pytest.mark.fault(35)
 def test_a_damaged_job_file_is_made_again_when_all_parts_are_of_this_job(
     tmp_path: Path, inputs: list[Input], golden: list[bytes], name: str
 ) -> None:
@@ -240,6 +251,7 @@ def test_a_damaged_job_file_is_made_again_when_all_parts_are_of_this_job(
 
 @pytest.mark.parametrize("name", ["empty", "half", "zeros", "not text"])
 @pytest.mark.parametrize("file", ["manifest.json", "file.json"])
+@pytest.mark.fault(39)
 def test_a_damaged_record_of_a_finished_job_is_made_again(
     tmp_path: Path, inputs: list[Input], golden: list[bytes], name: str, file: str
 ) -> None:
@@ -252,6 +264,7 @@ def test_a_damaged_record_of_a_finished_job_is_made_again(
 
 @pytest.mark.parametrize("file", ["translated/in.txt", "errors/in.txt.errors.jsonl"])
 @pytest.mark.parametrize("name", ["empty", "one byte long", "removed"])
+@pytest.mark.fault(39)
 def test_a_damaged_output_of_a_finished_job_is_made_again(
     tmp_path: Path, inputs: list[Input], golden: list[bytes], file: str, name: str
 ) -> None:
@@ -265,6 +278,7 @@ def test_a_damaged_output_of_a_finished_job_is_made_again(
     assert outputs(tmp_path / "job") == golden
 
 
+@pytest.mark.fault(30)
 def test_a_read_only_store_fails_before_anything_is_made(tmp_path: Path, inputs: list[Input]) -> None:
     class ReadOnly(Fast):
         def open_exclusive(self, path: Path) -> int:
@@ -283,6 +297,36 @@ def test_a_store_without_exclusive_creation_is_refused(tmp_path: Path, inputs: l
         run(tmp_path / "job", inputs, fs=Sloppy())
 
 
+@pytest.mark.fault(16)
+@pytest.mark.fault(43)
+def test_a_runner_that_sweeps_beside_us_does_not_make_the_store_look_unfit(
+    tmp_path: Path, inputs: list[Input], golden: list[bytes]
+) -> None:
+    class Swept(Fast):
+        """Another runner removes what the probe has just made, once after each of its operations."""
+
+        def __init__(self) -> None:
+            self.swept = set[str]()
+            for name in ("close", "link", "rename"):
+                setattr(self, name, self._then_swept(name, getattr(FAST, name)))
+
+        def _then_swept(self, name: str, right: Callable[..., Any]) -> Callable[..., Any]:
+            def call(*arguments: Any) -> Any:
+                result, made = right(*arguments), list((tmp_path / "job" / ".hymt").glob("probe-*"))
+                if made and name not in self.swept and len(self.swept) < 2:
+                    self.swept.add(name)
+                    for path in made:
+                        path.unlink()
+                return result
+
+            return call
+
+    store = Swept()
+    run(tmp_path / "job", inputs, fs=store)
+    assert store.swept
+    assert outputs(tmp_path / "job") == golden
+
+
 def test_too_little_space_names_need_and_have(tmp_path: Path, inputs: list[Input]) -> None:
     class Small(Fast):
         def statvfs(self, path: Path) -> tuple[int, int | None]:
@@ -292,6 +336,7 @@ def test_too_little_space_names_need_and_have(tmp_path: Path, inputs: list[Input
         run(tmp_path / "job", inputs, fs=Small())
 
 
+@pytest.mark.fault(19)
 def test_too_few_inodes_name_need_and_have(tmp_path: Path, inputs: list[Input]) -> None:
     class Small(Fast):
         def statvfs(self, path: Path) -> tuple[int, int | None]:

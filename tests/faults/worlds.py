@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-
 import random
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
 from hymt_batch import manifest
-
 
 from .explore import Copy, Erring, Explorer, Tally, Zombies, copying, mended
 from .simfs import SimFS

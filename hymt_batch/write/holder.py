@@ -1,0 +1,104 @@
+"""Who holds a lease, and whether that process still lives, as far as this machine can tell.
+
+Does not know leases. Source: proc(5); a process id is used again, so that its start time belongs to it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import uuid
+from dataclasses import dataclass, fields
+from datetime import UTC, datetime
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """Who holds a lease, in enough detail to tell whether it still lives."""
+
+    owner: str
+    host: str
+    boot: str  # of the kernel: another one means that every process of before is gone
+    pids: str  # process id namespace: ids of another container say nothing here
+    pid: int
+    started: str  # of the process, in clock ticks since boot: process ids are used again
+    slurm_job: str
+    slurm_restart: int
+    since: str  # for people only
+    epoch: int = 1
+    beat: int = 0
+
+
+def _read_text(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8", errors="replace").strip()
+    except OSError:
+        return ""
+
+
+def process_started(pid: int) -> str | None:
+    """Start time of a process in this machine's ticks; "" where that cannot be told, None when there is none."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+        after_name = stat.rpartition(")")[2].split()
+        return None if after_name[0] in "ZX" else after_name[19]
+    except (OSError, IndexError):
+        pass
+    with contextlib.suppress(OSError):
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return None
+    return ""
+
+
+def myself() -> Holder:
+    try:
+        pids = os.readlink("/proc/self/ns/pid")
+    except OSError:
+        pids = ""
+    job, task = os.environ.get("SLURM_JOB_ID", ""), os.environ.get("SLURM_ARRAY_TASK_ID", "")
+    restart = os.environ.get("SLURM_RESTART_COUNT", "0")
+    return Holder(
+        owner=uuid.uuid4().hex,
+        host=socket.gethostname(),
+        boot=_read_text("/proc/sys/kernel/random/boot_id"),
+        pids=pids,
+        pid=os.getpid(),
+        started=process_started(os.getpid()) or "",
+        slurm_job=f"{job}.{task}" if job else "",
+        slurm_restart=int(restart) if restart.isdigit() else 0,
+        since=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+
+
+def alive(other: Holder, me: Holder) -> bool | None:
+    """Whether a holder lives, as far as this machine can tell at once; None: only its beat can."""
+    if other.slurm_job and other.slurm_job == me.slurm_job and other.slurm_restart < me.slurm_restart:
+        return False
+    if other.host != me.host:
+        return None
+    if other.boot and me.boot and other.boot != me.boot:
+        return False
+    if other.boot != me.boot or other.pids != me.pids:
+        return None
+    started = process_started(other.pid)
+    return started is not None and (not started or not other.started or started == other.started)
+
+
+def parse(data: bytes) -> Holder | None:
+    """A holder as it lies on disk; None where it cannot be understood."""
+    try:
+        value = json.loads(data)
+        wanted = {field.name: type(getattr(_SAMPLE, field.name)) for field in fields(Holder)}
+        if any(type(value[name]) is not kind for name, kind in wanted.items()):
+            return None
+        return Holder(**{name: value[name] for name in wanted})
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+
+
+_SAMPLE = Holder("", "", "", "", 0, "", "", 0, "")
