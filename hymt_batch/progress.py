@@ -7,6 +7,7 @@ The time left is reckoned from source tokens, not rows, because shards begin wit
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import os
@@ -89,7 +90,8 @@ class Telling:
             logger.propagate = True
         self._root.setLevel(self._level)
         if self._file is not None:
-            self._file.close()
+            with contextlib.suppress(OSError):  # a full disk: the job's own end is what counts
+                self._file.close()
 
     def log_to(self, folder: Path) -> None:
         """Write everything also to `folder/<utc>-<pid>.log`.

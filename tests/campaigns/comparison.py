@@ -25,12 +25,13 @@ from typing import Any
 
 from hymt_batch.progress import Telling
 from jobs import translate
-from tests.campaigns import stub, warm
+from tests.campaigns import stub, syscalls, warm
 
 ROWS, AT_ONCE, PAUSE_S = 240, 4, 0.002  # seconds a row takes
 KILLS = 6  # of each job
 RESTARTS = 3  # that may fail one after another before a job counts as stuck
 DATATROVE = "DATATROVE_PYTHON"
+WRONG = ("lost_rows", "doubled_rows", "wrong_rows", "torn_lines", "wrong_jobs", "failed_restarts", "stuck_jobs")
 
 
 def computing(log: Path, texts: list[str]) -> list[str]:
@@ -136,6 +137,19 @@ def computed(log: Path) -> int:
     return len(log.read_text().splitlines()) if log.exists() else 0
 
 
+def judge(side: str, out: Path, wanted: dict[str, str], counts: Counter[str]) -> None:
+    """Compare what can be read with what is wanted."""
+    found, unreadable = read(side, out)
+    times = Counter(id for id, _ in found)
+    counts["jobs"] += 1
+    counts["rows"] += len(wanted)
+    counts["lost_rows"] += len(wanted.keys() - times.keys())
+    counts["doubled_rows"] += sum(count - 1 for count in times.values())
+    counts["wrong_rows"] += sum(wanted.get(id) != text for id, text in found)
+    counts["torn_lines"] += unreadable
+    counts["wrong_jobs"] += bool(unreadable or sorted(found) != sorted(wanted.items()))
+
+
 def one_job(side: str, schedule: list[float], source: Path, out: Path, wanted: dict[str, str]) -> Counter[str]:
     """Kill a job as the schedule says, run it to its end, and count."""
     log, told, counts = out.with_suffix(".log"), out.with_suffix(".told"), Counter[str]()
@@ -155,16 +169,8 @@ def one_job(side: str, schedule: list[float], source: Path, out: Path, wanted: d
             break
         counts["failed_restarts"] += 1
     counts["stuck_jobs"] += code != 0
-    found, unreadable = read(side, out)
-    times = Counter(id for id, _ in found)
-    counts["jobs"] += 1
-    counts["rows"] += len(wanted)
-    counts["lost_rows"] += len(wanted.keys() - times.keys())
-    counts["doubled_rows"] += sum(count - 1 for count in times.values())
-    counts["wrong_rows"] += sum(wanted.get(id) != text for id, text in found)
-    counts["torn_lines"] += unreadable
     counts["computed_again"] += computed(log) - len(wanted)
-    counts["wrong_jobs"] += bool(unreadable or sorted(found) != sorted(wanted.items()))
+    judge(side, out, wanted, counts)
     return counts
 
 
@@ -200,15 +206,48 @@ def run(seed: int, size: int, work: Path) -> dict[str, Any]:
         )
         if sums["hymt_batch"][what]
     ]
-    again = {
-        f"{side}_computed_again_per_mille": round(1000 * c["computed_again"] / c["rows"]) for side, c in sums.items()
-    }
     return {
         "passed": not failures,
         "failures": failures,
         **{f"by_{side}": dict(sorted(counts.items())) for side, counts in sums.items()},
-        **(again if size else {}),
     }
+
+
+def run_boundaries(seed: int, size: int, work: Path) -> dict[str, Any]:
+    """Kill each script once at each of its system calls on the output (`size` of them; 0: all), and run it again.
+
+    The job itself goes through the same in syscalls.py.
+    """
+    warm.prepare()
+    folder = work / "boundaries"
+    folder.mkdir(parents=True)
+    source, log, trace = folder / "in.jsonl", folder / "log", folder / "strace"
+    texts = {str(row): f"row {row}" for row in range(6 * AT_ONCE)}
+    source.write_text("".join(json.dumps({"id": k, "text": v}) + "\n" for k, v in texts.items()), encoding="utf-8")
+    wanted = {id: text.upper() for id, text in texts.items()}
+    sums: dict[str, Counter[str]] = {}
+    for side in ("skip_seen", "count_rows"):
+        counts, out = sums.setdefault(side, Counter()), folder / side
+
+        def begin(hold: Callable[[], object], side: str = side, out: Path = out) -> int:
+            def held() -> int:
+                hold()
+                return SIDES[side](source, out, log)
+
+            return warm.forked(held, folder / "told")
+
+        syscalls.under_strace(begin, trace, syscalls.CHANGING)
+        points = syscalls.on_path(trace, out)
+        for call, number in points if not size else random.Random(seed).sample(points, min(size, len(points))):
+            shutil.rmtree(out)
+            counts["kills"] += syscalls.under_strace(begin, trace, [call], f"{call}:signal=SIGKILL:when={number}") < 0
+            counts["failed_restarts"] += begin_and_wait(begin) != 0
+            judge(side, out, wanted, counts)
+    return {"passed": True, "failures": [], **{f"by_{side}": dict(sorted(c.items())) for side, c in sums.items()}}
+
+
+def begin_and_wait(begin: Callable[[Callable[[], object]], int]) -> int:
+    return warm.wait(begin(lambda: None))
 
 
 def main() -> int:
@@ -216,9 +255,11 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=20261124)
     parser.add_argument("--size", type=int, default=10, help="jobs of each design")
     parser.add_argument("--work", type=Path)
+    parser.add_argument("--boundaries", action="store_true", help="kill the scripts at each system call instead")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        figures = run(arguments.seed, arguments.size, arguments.work or Path(folder))
+        one = run_boundaries if arguments.boundaries else run
+        figures = one(arguments.seed, arguments.size, arguments.work or Path(folder))
     for failure in figures["failures"]:
         print(failure)
     print(json.dumps(figures))

@@ -9,10 +9,7 @@ at most one part may have been lost. Ends with one JSON line.
 from __future__ import annotations
 
 import argparse
-import bz2
-import gzip
 import json
-import lzma
 import os
 import random
 import shutil
@@ -22,16 +19,15 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from hymt_batch import fs, replica
 from hymt_batch.errors import ExitCode
 from hymt_batch.write.folder import read_header
-from tests.campaigns import stub, warm
+from tests.campaigns import sources, stub, warm
 
 WORKERS = (1, 1, 1, 2, 3, 4)
 HUNG_S = 60.0
@@ -39,48 +35,6 @@ PAUSE_S = 0.002  # that a batch of the stub model takes
 TTL_S = 1.5  # of the lease; a kill within a takeover costs twice that, once
 COLD_S = 0.4  # a fresh interpreter imports for at least so long
 FORMATS = ("in.txt", "in.jsonl", "in.parquet", "in.txt.gz", "in.jsonl.xz", "in.txt.bz2")
-OPEN: dict[str, Callable[[Path, str], Any]] = {".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open}
-
-
-def opened(path: Path, mode: str) -> Any:
-    return OPEN.get(path.suffix, open)(path, mode)
-
-
-def write(path: Path, texts: Sequence[str]) -> None:
-    """A source of one of the formats."""
-    if path.suffix == ".parquet":
-        warm.within(partial(_write_parquet, path, texts))
-        return
-    with opened(path, "wb") as file:
-        for row, text in enumerate(texts):
-            line = json.dumps({"id": row, "text": text}) if ".jsonl" in path.name else text
-            file.write(f"{line}\n".encode())
-
-
-def _write_parquet(path: Path, texts: Sequence[str]) -> None:
-    import pyarrow
-    from pyarrow import parquet
-
-    parquet.write_table(pyarrow.table({"id": range(len(texts)), "text": list(texts)}), path, row_group_size=32)
-
-
-def read(path: Path) -> list[str]:
-    """The translations of an output, in order."""
-    if path.suffix == ".parquet":
-        told = path.with_name(f"{path.name}.told")
-        warm.within(partial(_read_parquet, path, told))
-        texts = json.loads(told.read_text(encoding="utf-8"))
-        told.unlink()
-        return list(texts)
-    with opened(path, "rb") as file:
-        lines = file.read().decode().split("\n")[:-1]
-    return [json.loads(line)["translation"] for line in lines] if ".jsonl" in path.name else lines
-
-
-def _read_parquet(path: Path, told: Path) -> None:
-    from pyarrow import parquet
-
-    told.write_text(json.dumps(parquet.read_table(path)["translation"].to_pylist()), encoding="utf-8")
 
 
 @dataclass
@@ -256,9 +210,6 @@ def killed_cold(rng: random.Random, victim: Victim, tally: Tally) -> None:
         note(tally, "import")
 
 
-NAMES_OF_PARTS = frozenset(f"p{number:05}" for number in range(1000))
-
-
 def left_over(output: Path) -> list[str]:
     """Names in a finished folder that should not be there."""
     kept = {"job.json", "file.json"}
@@ -275,7 +226,7 @@ def one_job(rng: random.Random, victim: Victim, tally: Tally, most: int) -> None
     wanted = [text.upper() for text in victim.texts]
     made = victim.unbroken()
     if victim.body is warm.STUB:
-        tally.compare(f"{victim.name} unbroken", wanted, read(made))
+        tally.compare(f"{victim.name} unbroken", wanted, sources.read(made))
     unbroken_rows, until, code = warm.MARKS.rows, tally.kills + most, -signal.SIGKILL
     if victim.cold and most:
         killed_cold(rng, victim, tally)
@@ -289,7 +240,7 @@ def one_job(rng: random.Random, victim: Victim, tally: Tally, most: int) -> None
         return
     tally.rows_again += victim.begun_rows - unbroken_rows
     if victim.body is warm.STUB:
-        tally.compare(victim.name, wanted, read(victim.output / "translated" / victim.source.name))
+        tally.compare(victim.name, wanted, sources.read(victim.output / "translated" / victim.source.name))
     if warm.digest(victim.output) != victim.golden:
         tally.different_jobs += 1
         tally.fail(f"{victim.name} {victim.source.name}: other bytes than the unbroken run's")
@@ -326,7 +277,7 @@ def stub_jobs(seed: int, work: Path) -> Iterator[tuple[random.Random, Victim]]:
         rows = part_rows * 40 - rng.randrange(part_rows)
         texts = [f"row {row} {'word ' * rng.randrange(12)}{rng.randrange(10**9):x}" for row in range(rows)]
         source = folder / FORMATS[number % len(FORMATS)]
-        write(source, texts)
+        sources.write(source, texts)
         overrides = [
             "tgt_lang=fr",
             "model=demo",
@@ -361,7 +312,7 @@ def demo_jobs(seed: int, work: Path) -> Iterator[tuple[random.Random, Victim]]:
         folder.mkdir(parents=True)
         source = folder / "in.txt"
         texts = list(dict.fromkeys(one.en for one in grammar.sample(rng.randrange(1 << 30), 40)))
-        write(source, texts)
+        sources.write(source, texts)
         overrides = ["src_lang=en", "tgt_lang=fr", "model=demo", "launch.progress=off", "launch.samples=0"]
         overrides += [f"batch.part_rows={part_rows}", f"batch.max_rows={part_rows}", "launch.num_threads=1"]
         yield rng, Victim(f"demo{number}", source, texts, part_rows, translate.translate, overrides, False)
@@ -377,92 +328,15 @@ def run_demo(seed: int, size: int, work: Path) -> dict[str, Any]:
     return campaign(size, demo_jobs(seed, work))
 
 
-def run_requeue(seed: int, size: int, work: Path) -> dict[str, Any]:
-    """Stop one job in an orderly way `size` times, each at another moment; its state may not grow by that."""
-    warm.prepare()
-    stub.PAUSE_S = PAUSE_S
-    rng, tally, stopped, most = random.Random(f"requeue {seed}"), Tally(), 0, 0
-    _, victim = next(stub_jobs(seed, work))
-    victim.unbroken()
-    told = work / "told"
-    for number in range(size):
-        named = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGUSR2)[number % 4]
-        pid = warm.start(victim.job, told=told)
-        while warm.MARKS.phase in ("import", "config") and warm.ended(pid) is None:
-            time.sleep(0.0005)
-        time.sleep(rng.uniform(0.0, victim.spans.start + 0.5 * victim.spans.part))
-        os.kill(pid, named)
-        code = warm.wait(pid)
-        stopped += code == ExitCode.STOPPED
-        if code not in (ExitCode.STOPPED, ExitCode.COMPLETE):
-            tally.fail(f"requeue {number}: {named.name} gave exit {code}: {told.read_text()[-300:]}")
-        extra = [name for name in left_over(victim.output) if Path(name).name not in NAMES_OF_PARTS]
-        most = max(most, len(extra))
-        if code == ExitCode.COMPLETE:
-            break
-    if code := warm.wait(warm.start(victim.job, told=told)):
-        tally.fail(f"the last run ended with {code}")
-    if warm.digest(victim.output) != victim.golden:
-        tally.fail("other bytes than the unbroken run's")
-    if left := left_over(victim.output):
-        tally.fail(f"left over: {left[:5]}")
-    if most > 2:  # such as the lease of a job that a signal met before its handler
-        tally.fail(f"the state grew by {most} files")
-    return {"passed": not tally.failures, "failures": tally.failures, "requeued": stopped, "worst_extra_files": most}
-
-
-def run_goodput(seed: int, size: int, work: Path) -> dict[str, Any]:
-    """Kill a job each time it worked for some parts' time, in `size` jobs of each interval, and compare its time.
-
-    The share is the time of the unbroken run over the time of all runs, start of each process included.
-    """
-    warm.prepare()
-    stub.PAUSE_S = 0.01
-    shares: dict[str, int] = {}
-    tally = Tally()
-    for parts in (2, 5, 10, 30):
-        whole_s = spent_s = 0.0
-        for number in range(size):
-            _, victim = next(stub_jobs(seed + 1000 * parts + number, work / f"{parts} {number}"))
-            victim.unbroken()
-            spans, code = victim.spans, -1
-            whole_s += spans.start + spans.part * victim.num_parts + spans.end
-            while code:
-                began, pid = time.monotonic(), warm.start(victim.job, told=work / "told")
-                while (code_now := warm.ended(pid)) is None and time.monotonic() < began + spans.part * parts:
-                    time.sleep(0.001)
-                if code_now is None:
-                    os.killpg(pid, signal.SIGKILL)
-                    code_now = warm.wait(pid)
-                    tally.kills += 1
-                code = code_now
-                spent_s += time.monotonic() - began
-                if code > 0 or tally.kills > 1000 * size:
-                    tally.fail(f"a kill every {parts} parts: exit {code} after {tally.kills} kills")
-                    break
-            if warm.digest(victim.output) != victim.golden:
-                tally.fail(f"a kill every {parts} parts: other bytes")
-        shares[f"a kill every {parts} parts"] = round(1000 * whole_s / spent_s) if spent_s else 0
-    return {
-        "passed": not tally.failures,
-        "failures": tally.failures,
-        "kills": tally.kills,
-        "per_mille_of_unbroken": shares,
-    }
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seed", type=int, default=20261124)
     parser.add_argument("--size", type=int, default=1000, help="kills")
     parser.add_argument("--work", type=Path)
     parser.add_argument("--demo", action="store_true", help="the demo model instead of the stub")
-    parser.add_argument("--requeue", action="store_true", help="stop one job in an orderly way instead")
-    parser.add_argument("--goodput", action="store_true", help="what kills at regular intervals cost instead")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        one = run_demo if arguments.demo else run_requeue if arguments.requeue else run
-        one = run_goodput if arguments.goodput else one
+        one = run_demo if arguments.demo else run
         figures = one(arguments.seed, arguments.size, arguments.work or Path(folder))
     for failure in figures["failures"]:
         print(failure)

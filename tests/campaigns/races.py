@@ -29,7 +29,7 @@ from typing import Any
 from hymt_batch.errors import ExitCode
 from hymt_batch.progress import Telling
 from hymt_batch.write import lease
-from tests.campaigns import kills, stub, warm
+from tests.campaigns import sources, stub, warm
 
 WRITERS, ROWS, PART_ROWS = 4, 24, 3
 TTL_S = 0.9  # of the lease, where it works
@@ -113,7 +113,7 @@ class Rounds:
         work.mkdir(parents=True, exist_ok=True)
         self.work, self.source, self.told, self.seed = work, work / "in.txt", work / "told", seed
         self.texts = [f"row {row} of {seed}" for row in range(ROWS)]
-        kills.write(self.source, self.texts)
+        sources.write(self.source, self.texts)
         self.job = warm.load(
             [
                 *("tgt_lang=fr", "model=demo", f"source.path={self.source}", f"output_dir={work}", "name=golden"),

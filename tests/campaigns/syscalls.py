@@ -18,13 +18,14 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hymt_batch.errors import ExitCode
 from hymt_batch.progress import Telling
-from tests.campaigns import kills, stub, warm
+from tests.campaigns import kills, sources, stub, warm
 
 CHANGING = ["openat", "write", "pwrite64", "fsync", "fdatasync", "close", "?link", "linkat", "?rename", "renameat"]
 CHANGING += ["renameat2", "?unlink", "unlinkat", "?mkdir", "mkdirat", "?rmdir", "ftruncate"]
@@ -54,13 +55,48 @@ class Point:
         return f"{self.what} at {self.call} {self.number}{' and after' if self.stays else ''}"
 
 
+def under_strace(
+    begin: Callable[[Callable[[], object]], int], log: Path, calls: Sequence[str], inject: str = ""
+) -> int:
+    """Trace a process from the moment on in which it calls what it is given; its exit code."""
+    ready, go = os.pipe()
+    pid = begin(lambda: os.read(ready, 1))
+    words = ["strace", "-f", "-y", "-s", "0", "-o", str(log), "-e", f"trace={','.join(calls)}"]
+    words += ["-e", f"inject={inject}"] if inject else []
+    with subprocess.Popen([*words, "-p", str(pid)], stderr=subprocess.PIPE, text=True) as strace:
+        assert strace.stderr is not None
+        for line in strace.stderr:
+            if "attached" in line:
+                break
+        os.write(go, b".")
+        code = warm.wait(pid)
+        strace.stderr.read()
+    os.close(ready)
+    os.close(go)
+    return code
+
+
+def on_path(log: Path, place: Path) -> list[tuple[str, int]]:
+    """Traced calls of the main thread on a path, with their numbers among those of the same name."""
+    seen: Counter[tuple[str, str]] = Counter()
+    found, main = [], ""
+    for line in log.read_text(errors="replace").splitlines():
+        if (match := re.match(r"(\d+) +(\w+)\(", line)) is None:
+            continue
+        main = main or match[1]
+        seen[match[1], match[2]] += 1
+        if match[1] == main and str(place) in line:
+            found.append((match[2], seen[match[1], match[2]]))
+    return found
+
+
 class Stage:
     """A job on a store, under strace."""
 
     def __init__(self, work: Path) -> None:
         work.mkdir(parents=True, exist_ok=True)
         self.work, self.source, self.log, self.told = work, work / "in.txt", work / "strace", work / "told"
-        kills.write(self.source, TEXTS)
+        sources.write(self.source, TEXTS)
         settings = ["tgt_lang=fr", "model=demo", f"source.path={self.source}", f"output_dir={work}", "name=job"]
         settings += [f"batch.part_rows={PART_ROWS}", f"batch.max_rows={PART_ROWS}", "batch.shard_rows=6"]
         settings += ["launch.progress=off", "launch.samples=1", "launch.lease_ttl_s=1.5", "launch.lease_beat_s=0.5"]
@@ -70,7 +106,7 @@ class Stage:
             raise RuntimeError(f"the unbroken run ended with {code}: {self.told.read_text()}")
         self.rows = warm.MARKS.rows
         self.golden = warm.digest(self.output)
-        found = kills.read(self.output / "translated" / "in.txt")
+        found = sources.read(self.output / "translated" / "in.txt")
         if found != [text.upper() for text in TEXTS]:
             raise RuntimeError(f"the unbroken run wrote {found}")
 
@@ -83,43 +119,23 @@ class Stage:
 
     def traced(self, calls: list[str], inject: str = "") -> int:
         """Run the job under strace; its exit code. The log is one line a call."""
-        ready, go = os.pipe()
-
-        def body(job: Any, telling: Telling) -> Any:
-            os.read(ready, 1)
-            return warm.STUB(job, telling)
-
         self.told.unlink(missing_ok=True)
-        pid = warm.start(self.job, body=body, told=self.told)
-        words = ["strace", "-f", "-y", "-s", "0", "-o", str(self.log), "-e", f"trace={','.join(calls)}"]
-        words += ["-e", f"inject={inject}"] if inject else []
-        with subprocess.Popen([*words, "-p", str(pid)], stderr=subprocess.PIPE, text=True) as strace:
-            assert strace.stderr is not None
-            for line in strace.stderr:
-                if "attached" in line:
-                    break
-            os.write(go, b".")
-            code = warm.wait(pid)
-            strace.stderr.read()
-        os.close(ready)
-        os.close(go)
-        return code
+
+        def begin(hold: Callable[[], object]) -> int:
+            def body(job: Any, telling: Telling) -> Any:
+                hold()
+                return warm.STUB(job, telling)
+
+            return warm.start(self.job, body=body, told=self.told)
+
+        return under_strace(begin, self.log, calls, inject)
 
     def calls(self, names: list[str]) -> list[tuple[str, int]]:
         """Calls of the main thread on paths of the output, with their numbers among those of the same name."""
         self.clear()
         if code := self.traced(names):
             raise RuntimeError(f"the traced run ended with {code}: {self.told.read_text()}")
-        seen: Counter[tuple[str, str]] = Counter()
-        found, main = [], ""
-        for line in self.log.read_text(errors="replace").splitlines():
-            if (match := re.match(r"(\d+) +(\w+)\(", line)) is None:
-                continue
-            main = main or match[1]
-            seen[match[1], match[2]] += 1
-            if match[1] == main and str(self.output) in line:
-                found.append((match[2], seen[match[1], match[2]]))
-        return found
+        return on_path(self.log, self.output)
 
     def hit(self) -> bool:
         """Whether the last injection fell on a path of the output."""

@@ -9,8 +9,10 @@ Does not know why a job ends.
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
 import hashlib
+import importlib.metadata
 import logging
 import mmap
 import os
@@ -176,6 +178,7 @@ def prepare(serve: Callable[..., None] | None = None, *, sync: bool = False) -> 
             MARKS.begun(len(prompts))
         return decode_run(self, prompts, attempt)
 
+    importlib.metadata.version = functools.cache(importlib.metadata.version)
     examine.cheap = once
     engine.Decode.run = counted  # type: ignore[method-assign]
     _marked(Output, "open", "open", "load")
