@@ -88,7 +88,7 @@ class Running:
         for row in group:
             row.start_over()
         self.waiting.extendleft(reversed(group))
-        self._fewer_slots(max(1, len(self.running) + len(group) // 2))
+        self._fewer_slots(max(1, len(self.running) + len(group) // 2, self.num_slots // 2))
 
     def _fewer_slots(self, num: int) -> None:
         """Take fewer slots from now on; if even that needs more memory than there is, all running rows start over."""

@@ -1,7 +1,8 @@
 """Rows of 1 to 2,000 tokens with random ends through the slot engine, which runs out of memory at random steps.
 
 A small network with random weights, in float32: no row may be lost, and every text must be that of `generate` over
-batches of like lengths; of one row in a hundred, also that of the row alone. Ends with one JSON line.
+batches of like lengths; of one row in a hundred, also that of the row alone. Where the two likeliest tokens differ by
+rounding alone, either is right: such rows are counted. Ends with one JSON line.
 """
 
 from __future__ import annotations
@@ -82,7 +83,9 @@ def run(seed: int, size: int, work: Path) -> dict[str, Any]:
         )
         wanted.update(zip(some, rows, strict=True))
     failures = [f"row {n} is lost" for n in range(size) if made[n].finish_reason == "memory"]
-    failures += [f"row {n} has another text" for n in range(size) if made[n] != wanted[n]]
+    others = [n for n in range(size) if made[n] != wanted[n]]
+    ties = [n for n in others if _tie(hymt, prompts[n], made[n].ids, wanted[n].ids)]
+    failures += [f"row {n} has another text" for n in others if n not in ties]
     alone = range(0, size, 100)
     for n in alone:
         (one,) = decode_batch(hymt, [prompts[n]], [limits[n]], [0], GREEDY, lambda: None)
@@ -93,10 +96,23 @@ def run(seed: int, size: int, work: Path) -> dict[str, Any]:
         "rows": size,
         "rows_alone": len(alone),
         "rows_with_an_end": sum(one.finish_reason == "stop" for one in made),
+        "ties": len(ties),
         "out_of_memory": counters.out_of_memory,
         "prompt_tokens": sum(map(len, prompts)),
         "new_tokens": sum(len(one.ids) for one in made),
     }
+
+
+def _tie(hymt: Hymt, prompt: list[int], one: list[int], other: list[int]) -> bool:
+    """Whether two texts part where the two likeliest tokens differ by rounding alone: a millionth of the spread."""
+    import torch
+
+    ends = zip([*one, STOP], [*other, STOP], strict=False)
+    common = next(place for place, (a, b) in enumerate(ends) if a != b)
+    with torch.inference_mode():
+        logits = hymt.network(input_ids=torch.tensor([[*prompt, *one[:common]]])).logits[0, -1].float()
+    first, second = torch.topk(logits, 2).values.tolist()
+    return bool(first - second <= 1e-6 * float(logits.max() - logits.min()))
 
 
 def main() -> int:

@@ -29,6 +29,8 @@ from hymt_batch.errors import ExitCode
 from hymt_batch.write.folder import read_header
 from tests.campaigns import sources, stub, warm
 
+MOST = 50  # kills of one job; then it may end
+ENDS = ("finish", "finalize", "collect")
 WORKERS = (1, 1, 1, 2, 3, 4)
 HUNG_S = 60.0
 PAUSE_S = 0.002  # that a batch of the stub model takes
@@ -98,6 +100,7 @@ class Victim:
     workers: int = 1
     job: Any = None
     golden: str = ""
+    final: bytes = b""
     spans: Spans = Spans(0.0, 0.0, 0.0)
     num_parts: int = 0
     begun_rows: int = 0
@@ -127,7 +130,9 @@ class Victim:
         self.spans = Spans(first - began, (last - first) / self.num_parts, ended - last)
         self.golden = warm.digest(self.source.parent / "unbroken")
         self.job = warm.load(self.overrides(self.name))
-        return self.source.parent / "unbroken" / "translated" / self.source.name
+        made = self.source.parent / "unbroken" / "translated" / self.source.name
+        self.final = made.read_bytes()
+        return made
 
     def committed(self) -> int:
         """Rows on disk; reads the headers of parts that are new."""
@@ -141,16 +146,17 @@ class Victim:
 def aim(rng: random.Random, victim: Victim) -> tuple[str, float]:
     """From which moment on a kill is waited for, and seconds after it."""
     done = len(victim.parts) >= victim.num_parts or warm.published(victim.output)
-    if done and rng.random() < 0.8:
-        return "end", rng.uniform(0.0, 1.1 * victim.spans.end)
+    if done and rng.random() < 0.9:
+        moment = rng.choice(ENDS)
+        return moment, rng.uniform(0.0, 1.1 * victim.spans.end if moment == "finish" else 0.002)
     if rng.random() < 0.4:
         return "start", rng.uniform(0.0, 1.1 * victim.spans.start)
-    return "part", rng.uniform(0.0, 2.5 * victim.spans.part)
+    return "part", rng.uniform(0.0, 4.5 * victim.spans.part)
 
 
 def reached(moment: str) -> bool:
-    if moment == "end":
-        return warm.MARKS.phase in ("finish", "finalize", "collect", "end")
+    if moment in ENDS:
+        return warm.PHASES.index(warm.MARKS.phase) >= warm.PHASES.index(moment)
     return moment == "start" or warm.MARKS.parts > 0
 
 
@@ -163,7 +169,7 @@ def killed(rng: random.Random, victim: Victim, tally: Tally) -> int:
     pid = warm.start(victim.job, compose=compose, body=victim.body, told=told)
     code, began = None, time.monotonic()
     while not reached(moment) and (code := warm.ended(pid)) is None:
-        time.sleep(0.0002)
+        time.sleep(0.0 if moment in ENDS else 0.0002)
         if time.monotonic() - began > HUNG_S:
             os.killpg(pid, signal.SIGKILL)
             raise TimeoutError(f"{victim.name} {victim.source.name} stands still in {warm.MARKS.phase}")
@@ -179,6 +185,9 @@ def killed(rng: random.Random, victim: Victim, tally: Tally) -> int:
     victim.begun_rows += begun
     after = victim.committed()
     again, parts_again = begun - (after - before), -(-(begun - (after - before)) // victim.part_rows)
+    published = victim.output / "translated" / victim.source.name
+    if published.exists() and published.read_bytes() != victim.final:
+        tally.fail(f"{victim.name} {victim.source.name}: a kill in {phase} left a file that is not whole")
     if code == -signal.SIGKILL:
         if phase in ("decode", "check", "commit", "read"):
             phase = f"{phase} {1 + 4 * len(victim.parts) // (victim.num_parts + 1)}/4"
@@ -253,7 +262,7 @@ def campaign(size: int, victims: Iterator[tuple[random.Random, Victim]]) -> dict
     tally, began = Tally(), time.monotonic()
     while tally.kills < size:
         rng, victim = next(victims)
-        one_job(rng, victim, tally, size - tally.kills)
+        one_job(rng, victim, tally, min(MOST, size - tally.kills))
         if not tally.failures:
             shutil.rmtree(victim.source.parent)
     return {

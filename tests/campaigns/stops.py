@@ -66,7 +66,7 @@ def run_goodput(seed: int, size: int, work: Path) -> dict[str, Any]:
     stub.PAUSE_S = 0.01
     shares: dict[str, int] = {}
     tally = kills.Tally()
-    for parts in (2, 5, 10, 30):
+    for parts in (5, 10, 20, 30):
         whole_s, spent_s, limit = 0.0, 0.0, tally.kills + 200 * size
         for number in range(size):
             _, victim = next(kills.stub_jobs(seed + 1000 * parts + number, work / f"{parts} {number}"))

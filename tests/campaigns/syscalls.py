@@ -106,6 +106,7 @@ class Stage:
             raise RuntimeError(f"the unbroken run ended with {code}: {self.told.read_text()}")
         self.rows = warm.MARKS.rows
         self.golden = warm.digest(self.output)
+        self.final = (self.output / "translated" / "in.txt").read_bytes()
         found = sources.read(self.output / "translated" / "in.txt")
         if found != [text.upper() for text in TEXTS]:
             raise RuntimeError(f"the unbroken run wrote {found}")
@@ -166,6 +167,9 @@ def judge(stage: Stage, point: Point, counts: Counter[str], codes: Counter[str])
         and not re.search(r"^hymt-batch: .{20,}", told.splitlines()[-1] if told else "")
     ):
         return f"{point}: exit {code} without a cause: {told[-300:]}"
+    published = stage.output / "translated" / "in.txt"
+    if published.exists() and published.read_bytes() != stage.final:
+        return f"{point}: exit {code}, and a file is published that is not whole"
     if code == 0 and warm.digest(stage.output) != stage.golden:
         return f"{point}: exit 0 with other bytes"
     if again := stage.run():

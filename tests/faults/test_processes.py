@@ -376,7 +376,6 @@ def test_a_job_killed_at_a_system_call_ends_with_the_bytes_of_an_unbroken_one() 
     assert figures["max_boundaries"] > 150
 
 
-@printing
 @traced
 @pytest.mark.fault(16, 17, 18, 20, 21, 22, 25, 31)
 def test_a_system_call_that_fails_costs_a_documented_exit_at_most() -> None:
