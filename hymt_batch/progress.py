@@ -101,16 +101,26 @@ class Telling:
         """
         if folder.is_symlink():
             raise PreflightError(f"{folder} is a link, and logs stay in the job's folder. Remove the link.")
-        folder.mkdir(parents=True, exist_ok=True)
         name = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{os.getpid()}.log"
-        self._file = logging.FileHandler(folder / name, encoding="utf-8")
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._file = _LogFile(folder / name, encoding="utf-8")
+        except OSError as error:
+            log.warning("no log is kept in %s: %s", folder, error.strerror)
+            return
         self._file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
         for logger in (self._root, logging.getLogger("py.warnings")):
             logger.addHandler(self._file)
 
     def say(self, text: str, *, to_stderr: bool = False) -> None:
-        """Print the result of a job."""
-        print(text, file=sys.stderr if to_stderr else sys.stdout, flush=True)
+        """Print the result of a job; that nobody reads it is no failure of the job."""
+        try:
+            print(text, file=sys.stderr if to_stderr else sys.stdout, flush=True)
+        except OSError as error:
+            log.warning("the result could not be printed: %s", error.strerror)
+            if not to_stderr:  # or the interpreter would fail at its end, when it flushes
+                with contextlib.suppress(OSError, ValueError):
+                    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
     @staticmethod
     def copy_to_stdout(paths: Sequence[Path]) -> None:
@@ -132,7 +142,14 @@ class _Console(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         if record.levelno == logging.WARNING:
             self.telling.num_warnings += 1
-        tqdm.write(self.format(record), file=sys.stderr)
+        with contextlib.suppress(OSError):  # nobody reads it
+            tqdm.write(self.format(record), file=sys.stderr)
+
+
+class _LogFile(logging.FileHandler):
+    """A log file; a store that takes no more of it is no failure of the job."""
+
+    def handleError(self, record: logging.LogRecord) -> None: ...
 
 
 class Progress:

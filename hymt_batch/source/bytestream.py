@@ -8,6 +8,7 @@ first member if its header is damaged, so members are decompressed one by one he
 from __future__ import annotations
 
 import bz2
+import contextlib
 import io
 import lzma
 import os
@@ -98,7 +99,8 @@ class ByteStream:
             pass
 
     def close(self) -> None:
-        self._file.close()
+        with contextlib.suppress(OSError):  # what was read is checked otherwise
+            self._file.close()
 
     def __enter__(self) -> ByteStream:
         return self
@@ -157,7 +159,8 @@ class _Members(io.RawIOBase):
         return True
 
     def close(self) -> None:
-        self._file.close()
+        with contextlib.suppress(OSError):
+            self._file.close()
         super().close()
 
     def readinto(self, buffer: Any) -> int:

@@ -100,12 +100,6 @@ def catches(process: subprocess.Popen[str]) -> bool:
     return bool(caught >> (signal.SIGTERM - 1) & 1)
 
 
-printing = pytest.mark.xfail(
-    strict=True,
-    reason="progress.py: an error of stdout, of stderr or of the log file ends a job with the wrong exit code",
-)
-
-
 @pytest.mark.fault(6)
 @pytest.mark.parametrize(
     ("number", "after_s"),
@@ -166,7 +160,6 @@ def test_a_terminal_that_closes_does_not_end_the_job(source: Path) -> None:
     assert_complete(source)
 
 
-@printing
 @pytest.mark.fault(8)
 def test_a_reader_that_leaves_takes_neither_the_job_nor_its_exit_code_with_it(source: Path) -> None:
     ours, theirs = os.pipe()
@@ -179,7 +172,6 @@ def test_a_reader_that_leaves_takes_neither_the_job_nor_its_exit_code_with_it(so
     assert_complete(source)
 
 
-@printing
 @pytest.mark.fault(8)
 def test_the_log_goes_on_in_its_file_where_nobody_reads_stderr(source: Path) -> None:
     ours, theirs = os.pipe()
