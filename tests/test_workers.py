@@ -20,6 +20,7 @@ from hymt_batch.errors import ConfigError, ExitCode, PreflightError
 from jobs import translate
 from tests.campaigns import stub, stub_worker
 
+ROOT = Path(__file__).parent.parent
 ROWS = 60
 
 
@@ -139,28 +140,10 @@ def test_a_row_that_hangs_its_worker_is_found(tmp_path: Path) -> None:
     assert "launch.hang_s" in errors(tmp_path)[0]["message"]
 
 
-ALONE = """
-import sys
-from functools import partial
-from hymt_batch import config
-from hymt_batch.errors import HymtError
-from jobs import translate
-from tests.campaigns import stub, stub_worker
-job = config.load("translate", sys.argv[1:])
-decode, worker = stub_worker.decode_batch, stub_worker.COMMAND
-run = partial(translate.translate, prepare=stub.prepare, decode_batch=decode, worker=worker)
-try:
-    sys.exit(int(translate.run(job, run)))
-except HymtError as error:
-    print(error, file=sys.stderr)
-    sys.exit(int(error.exit_code))
-"""
-
-
 def alone(folder: Path, *more: str) -> subprocess.CompletedProcess[str]:
     """The job in a process of its own, decoding itself."""
     return subprocess.run(
-        [sys.executable, "-c", ALONE, *overrides(folder, *more)], capture_output=True, text=True, timeout=60
+        [*stub_worker.COMMAND, *overrides(folder, *more)], cwd=ROOT, capture_output=True, text=True, timeout=60
     )
 
 
@@ -186,7 +169,8 @@ def test_a_step_that_hangs_ends_the_job_so_that_it_can_be_run_again(tmp_path: Pa
 def test_a_stopped_job_blames_no_part(tmp_path: Path) -> None:
     corpus(tmp_path)
     process = subprocess.Popen(
-        [sys.executable, "-c", ALONE, *overrides(tmp_path, "launch.workers=2")],
+        [*stub_worker.COMMAND, *overrides(tmp_path, "launch.workers=2")],
+        cwd=ROOT,
         env={**os.environ, "STUB_PAUSE_S": "0.3"},
         stderr=subprocess.PIPE,
         text=True,

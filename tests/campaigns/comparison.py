@@ -8,14 +8,12 @@ a process computes. Then each is run on until it is done. SIGKILL only: the mach
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import random
 import shutil
 import signal
 import sys
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -25,7 +23,7 @@ from typing import Any
 
 from hymt_batch.progress import Telling
 from jobs import translate
-from tests.campaigns import stub, syscalls, warm
+from tests.campaigns import command, stub, syscalls, warm
 
 ROWS, AT_ONCE, PAUSE_S = 240, 4, 0.002  # seconds a row takes
 KILLS = 6  # of each job
@@ -250,21 +248,18 @@ def begin_and_wait(begin: Callable[[Callable[[], object]], int]) -> int:
     return warm.wait(begin(lambda: None))
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seed", type=int, default=20261124)
-    parser.add_argument("--size", type=int, default=10, help="jobs of each design")
-    parser.add_argument("--work", type=Path)
-    parser.add_argument("--boundaries", action="store_true", help="kill the scripts at each system call instead")
-    arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        one = run_boundaries if arguments.boundaries else run
-        figures = one(arguments.seed, arguments.size, arguments.work or Path(folder))
-    for failure in figures["failures"]:
-        print(failure)
-    print(json.dumps(figures))
-    return 0 if figures["passed"] else 1
+OTHERS: dict[str, tuple[command.Run, str]] = {
+    "boundaries": (run_boundaries, "kill the scripts at each system call instead")
+}
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(
+        command.main(
+            __doc__,
+            run,
+            10,
+            "jobs of each design",
+            OTHERS,
+        )
+    )

@@ -7,13 +7,10 @@ rounding alone, either is right: such rows are counted. Ends with one JSON line.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
-import json
 import math
 import random
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +21,7 @@ from hymt_batch.decode.slots import decode_rows
 from hymt_batch.model import made_up
 from hymt_batch.model.network import Hymt
 from hymt_batch.model.tokenizer import Tokenizer
+from tests.campaigns import command
 
 GREEDY = Choice(False, 1.0, 1.0, 0, 1.0)
 LONGEST, STOP, WORDS = 2000, 3, 96
@@ -115,16 +113,5 @@ def _tie(hymt: Hymt, prompt: list[int], one: list[int], other: list[int]) -> boo
     return bool(first - second <= 1e-6 * float(logits.max() - logits.min()))
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seed", type=int, default=20261124)
-    parser.add_argument("--size", type=int, default=10_000, help="rows")
-    arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as work:
-        figures = run(arguments.seed, arguments.size, Path(work))
-    print(json.dumps(figures))
-    return 0 if figures["passed"] else 1
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command.main(__doc__, run, 10_000, "rows"))

@@ -8,15 +8,12 @@ at most one part may have been lost. Ends with one JSON line.
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import random
 import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -27,7 +24,7 @@ from typing import Any
 from hymt_batch import fs, replica
 from hymt_batch.errors import ExitCode
 from hymt_batch.write.folder import read_header
-from tests.campaigns import sources, stub, warm
+from tests.campaigns import command, sources, stub, warm
 
 MOST = 50  # kills of one job; then it may end
 ENDS = ("finish", "finalize", "collect")
@@ -337,21 +334,5 @@ def run_demo(seed: int, size: int, work: Path) -> dict[str, Any]:
     return campaign(size, demo_jobs(seed, work))
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seed", type=int, default=20261124)
-    parser.add_argument("--size", type=int, default=1000, help="kills")
-    parser.add_argument("--work", type=Path)
-    parser.add_argument("--demo", action="store_true", help="the demo model instead of the stub")
-    arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        one = run_demo if arguments.demo else run
-        figures = one(arguments.seed, arguments.size, arguments.work or Path(folder))
-    for failure in figures["failures"]:
-        print(failure)
-    print(json.dumps(figures))
-    return 0 if figures["passed"] else 1
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command.main(__doc__, run, 1000, "kills", {"demo": (run_demo, "the demo model instead of the stub")}))

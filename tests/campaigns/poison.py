@@ -6,34 +6,20 @@ and dies with it three times first. Ends with one JSON line.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import random
 import subprocess
 import sys
-import tempfile
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from tests.campaigns import command, stub_worker
+
 DEADLY = ("POISON", "BUG", "HANG")
 
-JOB = """
-import sys
-from functools import partial
-from hymt_batch import config
-from hymt_batch.errors import HymtError
-from jobs import translate
-from tests.campaigns import stub, stub_worker
-decode, worker = stub_worker.decode_batch, stub_worker.COMMAND
-run = partial(translate.translate, prepare=stub.prepare, decode_batch=decode, worker=worker)
-try:
-    sys.exit(int(translate.run(config.load("translate", sys.argv[1:]), run)))
-except HymtError as error:
-    print(error, file=sys.stderr)
-    sys.exit(int(error.exit_code))
-"""
+ROOT = Path(__file__).parent.parent.parent
 
 
 def run(seed: int, size: int, work: Path) -> dict[str, Any]:
@@ -69,7 +55,8 @@ def run(seed: int, size: int, work: Path) -> dict[str, Any]:
         code = -1
         for _ in range(4 * len(places) + 1):
             code = subprocess.run(
-                [sys.executable, "-c", JOB, *settings],
+                [*stub_worker.COMMAND, *settings],
+                cwd=ROOT,
                 capture_output=True,
                 env={**os.environ, "OMP_NUM_THREADS": "1"},
                 check=False,
@@ -106,16 +93,5 @@ def _wrong(job: Path, lines: list[str], places: list[int], code: int, name: str)
     return wrong
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seed", type=int, default=20261124)
-    parser.add_argument("--size", type=int, default=50, help="jobs")
-    arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as work:
-        figures = run(arguments.seed, arguments.size, Path(work))
-    print(json.dumps(figures))
-    return 0 if figures["passed"] else 1
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command.main(__doc__, run, 50, "jobs"))

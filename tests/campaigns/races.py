@@ -9,7 +9,6 @@ Ends with one JSON line.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import random
@@ -17,7 +16,6 @@ import shutil
 import signal
 import socket
 import sys
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -29,7 +27,7 @@ from typing import Any
 from hymt_batch.errors import ExitCode
 from hymt_batch.progress import Telling
 from hymt_batch.write import lease
-from tests.campaigns import sources, stub, warm
+from tests.campaigns import command, sources, stub, warm
 
 WRITERS, ROWS, PART_ROWS = 4, 24, 3
 TTL_S = 0.9  # of the lease, where it works
@@ -217,19 +215,5 @@ def run(seed: int, size: int, work: Path) -> dict[str, Any]:
     }
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seed", type=int, default=20261124)
-    parser.add_argument("--size", type=int, default=100, help="rounds")
-    parser.add_argument("--work", type=Path)
-    arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        figures = run(arguments.seed, arguments.size, arguments.work or Path(folder))
-    for failure in figures["failures"]:
-        print(failure)
-    print(json.dumps(figures))
-    return 0 if figures["passed"] else 1
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command.main(__doc__, run, 100, "rounds"))

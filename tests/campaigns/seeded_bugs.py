@@ -6,13 +6,11 @@ and ends with one JSON line.
 
 from __future__ import annotations
 
-import argparse
-import json
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
+from tests.campaigns import command
 from tests.faults import mutants
 
 
@@ -37,17 +35,5 @@ def sees(row: dict[str, int]) -> list[str]:
     return [name for name, count in row.items() if count]
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seed", type=int, default=20261124)
-    parser.add_argument("--size", type=int, default=400, help="states for each pair, about")
-    parser.add_argument("--work", type=Path)
-    arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        figures = run(arguments.seed, arguments.size, arguments.work or Path(folder))
-    print(json.dumps(figures))
-    return 0 if figures["passed"] else 1
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command.main(__doc__, run, 400, "states for each pair, about"))

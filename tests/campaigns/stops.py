@@ -6,19 +6,16 @@ unbroken run's time. Ends with one JSON line.
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import random
 import signal
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 from hymt_batch.errors import ExitCode
-from tests.campaigns import kills, stub, warm
+from tests.campaigns import command, kills, stub, warm
 
 NAMES_OF_PARTS = frozenset(f"p{number:05}" for number in range(1000))
 
@@ -99,21 +96,16 @@ def run_goodput(seed: int, size: int, work: Path) -> dict[str, Any]:
     }
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seed", type=int, default=20261124)
-    parser.add_argument("--size", type=int, default=50, help="stops; or jobs of each interval")
-    parser.add_argument("--work", type=Path)
-    parser.add_argument("--goodput", action="store_true", help="what kills at regular intervals cost instead")
-    arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        one = run_goodput if arguments.goodput else run
-        figures = one(arguments.seed, arguments.size, arguments.work or Path(folder))
-    for failure in figures["failures"]:
-        print(failure)
-    print(json.dumps(figures))
-    return 0 if figures["passed"] else 1
+OTHERS: dict[str, tuple[command.Run, str]] = {"goodput": (run_goodput, "what kills at regular intervals cost instead")}
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(
+        command.main(
+            __doc__,
+            run,
+            50,
+            "stops; or jobs of each interval",
+            OTHERS,
+        )
+    )

@@ -86,10 +86,10 @@ def decode_batch(
     return rows
 
 
-def run(overrides: Sequence[str]) -> int:
-    """Run the job with this model; the exit code as the command line gives it."""
-    right = translate.run
-    translate.run = partial(right, translate=partial(translate.translate, prepare=prepare, decode_batch=decode_batch))
+def run(overrides: Sequence[str], **settings: Any) -> int:
+    """Run the job with this model, or what `settings` says otherwise; the exit code as the command line gives it."""
+    right, given = translate.run, {"prepare": prepare, "decode_batch": decode_batch, **settings}
+    translate.run = partial(right, translate=partial(translate.translate, **given))
     try:
         return front.main(["translate", *overrides])
     finally:

@@ -1,7 +1,7 @@
 """A worker with the model that upper-cases: what `launch/pool.py` starts, for tests.
 
 Some texts are deadly to it: POISON kills the process, HANG never ends, and BUG raises. Run as a program it is given
-the number of a socket.
+the number of a socket; given overrides instead, it is `hymt-batch translate` that decodes so, itself or in workers.
 """
 
 from __future__ import annotations
@@ -43,6 +43,11 @@ def decode_batch(
     return stub.decode_batch(hymt, prompts, max_new_tokens, seeds, choice, check_stop)
 
 
+def main(arguments: Sequence[str]) -> int:
+    if arguments[0].isdecimal():
+        return replica.main(arguments, partial(replica.serve, prepare=stub.prepare, decode=decode_batch))
+    return stub.run(arguments, decode_batch=decode_batch, worker=COMMAND)
+
+
 if __name__ == "__main__":
-    serve = partial(replica.serve, prepare=stub.prepare, decode=decode_batch)
-    sys.exit(replica.main(sys.argv[1:], serve))
+    sys.exit(main(sys.argv[1:]))

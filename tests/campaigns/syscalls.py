@@ -7,15 +7,12 @@ bytes, or with a documented exit code and a one-line cause, and the next run end
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import random
 import re
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -25,7 +22,7 @@ from typing import Any
 
 from hymt_batch.errors import ExitCode
 from hymt_batch.progress import Telling
-from tests.campaigns import kills, sources, stub, warm
+from tests.campaigns import command, kills, sources, stub, warm
 
 CHANGING = ["openat", "write", "pwrite64", "fsync", "fdatasync", "close", "?link", "linkat", "?rename", "renameat"]
 CHANGING += ["renameat2", "?unlink", "unlinkat", "?mkdir", "mkdirat", "?rmdir", "ftruncate"]
@@ -245,22 +242,16 @@ def run_slow(seed: int, size: int, work: Path) -> dict[str, Any]:
     return {"passed": not wrong, "failures": [wrong] if wrong else [], "slowed": slowed, "milliseconds": took}
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seed", type=int, default=20261124)
-    parser.add_argument("--size", type=int, default=0, help="points; 0: all")
-    parser.add_argument("--work", type=Path)
-    parser.add_argument("--errors", action="store_true", help="errors of the store instead of kills")
-    parser.add_argument("--slow", action="store_true", help="delays of so many milliseconds instead")
-    arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        one = run_errors if arguments.errors else run_slow if arguments.slow else run
-        figures = one(arguments.seed, arguments.size, arguments.work or Path(folder))
-    for failure in figures["failures"]:
-        print(failure)
-    print(json.dumps(figures))
-    return 0 if figures["passed"] else 1
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(
+        command.main(
+            __doc__,
+            run,
+            0,
+            "points; 0: all",
+            {
+                "errors": (run_errors, "errors of the store instead of kills"),
+                "slow": (run_slow, "delays of so many ms instead"),
+            },
+        )
+    )
