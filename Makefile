@@ -4,13 +4,12 @@ PYTHON ?= python3
 VENV ?= .venv
 FLOOR_VENV ?= .venv-floor
 BIN := $(VENV)/bin
-SEED ?= 20261122
-FAULTS_SEED ?= 20261124
+SEED ?= 20261124
 PIP_FLAGS ?= --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-floor check format faults faults-quick matrix kill-loop memory overhead full-size integrity \
-	troubleshooting retrain clean
+.PHONY: help install demo test test-floor check format faults faults-quick matrix memory overhead full-size \
+	integrity troubleshooting retrain clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -53,17 +52,14 @@ test-floor: $(FLOOR_VENV)/.installed ## run the core tests at the oldest support
 	$(FLOOR_VENV)/bin/python -m pytest -m core -W 'ignore:numpy.core:DeprecationWarning' tests
 
 faults: install ## all fault campaigns; stopped, it goes on (WORK=build/faults HOURS=4 SEED=... ONLY="kills fuzz")
-	$(BIN)/python -m tests.campaigns.faults --seed $(FAULTS_SEED) --work $(or $(WORK),build/faults) \
+	$(BIN)/python -m tests.campaigns.faults --seed $(SEED) --work $(or $(WORK),build/faults) \
 		--hours $(or $(HOURS),4) $(if $(ONLY),--only $(ONLY))
 
 faults-quick: install ## a seeded part of each fault campaign, about a minute
-	$(BIN)/python -m tests.campaigns.faults --quick --seed $(FAULTS_SEED) $(if $(ONLY),--only $(ONLY))
+	$(BIN)/python -m tests.campaigns.faults --quick --seed $(SEED) $(if $(ONLY),--only $(ONLY))
 
 matrix: install ## run the tests that provoke faults, and write the matrix of RELIABILITY.md
 	$(BIN)/python -m tests.campaigns.matrix
-
-kill-loop: install ## 200 jobs killed at random moments and run again (SEED=..., KILLS=...)
-	$(BIN)/python -m tests.campaigns.kill_loop --seed $(SEED) --runs $(or $(RUNS),200)
 
 memory: install ## stream 2 million lines through a stub model and compare peak memory
 	$(BIN)/python -m tests.campaigns.memory --rows $(or $(ROWS),2000000)
