@@ -16,7 +16,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from hymt_batch import batch, outlook, prompt, segment
-from hymt_batch.decode import engine, probe
+from hymt_batch.decode import probe
 from hymt_batch.device_map import table
 from hymt_batch.device_map.placement import Placement
 from hymt_batch.device_map.settings import Census, Strategy, gib
@@ -28,6 +28,7 @@ from hymt_batch.model import tokenizer as tokenizing
 from hymt_batch.model.files import ModelFiles
 from hymt_batch.outlook import Choice, Probe, Report
 from hymt_batch.progress import Telling, escaped
+from hymt_batch.replica import Replica
 from hymt_batch.source import stream
 from hymt_batch.source.survey import Survey, survey
 
@@ -232,20 +233,9 @@ def measure(job: PlanJob, found: Survey) -> Probe:
     words = prompt.wording(job.prompt, job.model.family.value, job.src_lang, job.tgt_lang)
     prepared = network.prepare(job.model, job.device_map, job.launch.num_threads)
     tokenizer = prepared.load_tokenizer(add_generation_prompt=job.prompt.add_generation_prompt)
-    hymt = prepared.load(tokenizer)
-    size = batch.budget(job.batch, hymt.cache_bytes_per_token, hymt.vocab_size, hymt.free_bytes, prepared.on_gpu)
-    decode = engine.Decode(
-        hymt,
-        job.decode,
-        partial(batch.group, size=size),
-        seed=job.seed,
-        card=job.model.sampling,
-        check_stop=lambda: None,
-        max_rows=size.max_rows,
-        max_tokens=size.max_tokens,
-    )
+    decode = Replica(job, prepared, tokenizer, check_stop=lambda: None, on_batch=lambda rows, tokens: None).decode
     segments, _ = segment.split(found.sample, tokenizer.count, job.segment)
-    prompts, _ = prompt.render(segments, found.sample, tokenizer, words, hymt.max_context)
+    prompts, _ = prompt.render(segments, found.sample, tokenizer, words, prepared.max_context)
     if not prompts:
         raise PreflightError("No row of the sample can be sent to the model, so there is nothing to measure.")
     order = sorted(range(len(prompts)), key=lambda n: (-len(prompts[n].ids), n))

@@ -49,7 +49,7 @@ def load(prepared: Prepared, tokenizer: Tokenizer) -> Hymt:
             tokenizer=tokenizer,
             device=placement.device.name,
             dtype=prepared.dtype,
-            max_context=min(prepared.config.max_context, network.config.max_position_embeddings),
+            max_context=prepared.max_context,
             cache_bytes_per_token=prepared.network.cache_bytes_per_token(prepared.dtype_bytes),
             vocab_size=network.config.vocab_size,
             free_bytes=placement.cache_room(free),
