@@ -17,7 +17,9 @@ A message says what is wrong with the value, why it matters if that is not plain
 
 from __future__ import annotations
 
+import errno
 from enum import IntEnum
+from importlib.metadata import PackageNotFoundError
 
 
 class ExitCode(IntEnum):
@@ -125,3 +127,27 @@ class StoppedError(HymtError):
 
 class DeviceError(StoppedError):
     """The GPU's context is unusable, or a step did not end. A row that does this again and again is found out."""
+
+
+NO_MEMORY = ("failed to map segment from shared object", "Cannot allocate memory", "can't start new thread")
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or its kind where it has none."""
+    return next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+
+
+def of_the_machine(error: BaseException) -> HymtError | None:
+    """An error of the machine, which no stage could tell better, in our words; None for a bug of ours."""
+    full = isinstance(error, OSError) and error.errno == errno.ENOMEM
+    if full or isinstance(error, MemoryError) or any(what in str(error) for what in NO_MEMORY):
+        return StoppedError(
+            f"this process may have no more memory ({first_line(error)}). Give the job more (ulimit -v, the "
+            "container's or the scheduler's limit; hymt-batch plan says how much), and run the same command again"
+        )
+    if isinstance(error, PackageNotFoundError):
+        return PreflightError(
+            f"the installation is damaged: of {error.name} the version cannot be read. Install hymt-batch again in an "
+            "empty environment."
+        )
+    return None

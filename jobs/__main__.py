@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from hymt_batch import help as pages
 from hymt_batch import shown
-from hymt_batch.errors import ExitCode, HymtError, UsageError
+from hymt_batch.errors import ExitCode, HymtError, UsageError, of_the_machine
 
 if TYPE_CHECKING:
     from hymt_batch.config import Point
@@ -248,6 +248,7 @@ def sweep(points: Sequence[Point], run_one: Callable[[Any], int], stopping: Call
 
 def tell(error: Exception) -> ExitCode:
     """Say on stderr what went wrong."""
+    error = error if isinstance(error, HymtError) else of_the_machine(error) or error
     if isinstance(error, HymtError):
         with contextlib.suppress(OSError):  # stderr may lie on the store that is full: the exit code still tells
             print(shown.shown(f"hymt-batch: {error}"), file=sys.stderr, flush=True)

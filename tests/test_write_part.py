@@ -128,6 +128,18 @@ def test_anything_else_is_damage_and_never_another_error(data: bytes) -> None:
         parts.decode(data)
 
 
+@pytest.mark.parametrize("field", ["row", "attempts", "source_tokens", "new_tokens"])
+@pytest.mark.fault(35)
+def test_a_number_without_end_is_damage(field: str) -> None:
+    line, _, payload = encoded(ROWS[:1]).partition(b"\n")
+    endless = json.dumps({**json.loads(payload), field: float("inf")}).encode() + b"\n"
+    header = {**json.loads(line), "len": len(endless), "sha256": hashlib.sha256(endless).hexdigest()}
+    del header["check"]
+    sealed = manifest.canonical({**header, "check": manifest.digest(header)})
+    with pytest.raises(PartDamage, match="a row is not whole"):
+        parts.decode(sealed + b"\n" + endless)
+
+
 def test_names_sort_as_numbers_do() -> None:
     assert (parts.shard_name(12), parts.part_name(3)) == ("s0000012", "p00003")
     assert parts.NAME.fullmatch(parts.part_name(123456))

@@ -15,7 +15,7 @@ from typing import Any
 
 from hymt_batch.device_map import sizes
 from hymt_batch.device_map.sizes import Network
-from hymt_batch.errors import ConfigError, PreflightError
+from hymt_batch.errors import ConfigError, PreflightError, first_line
 from hymt_batch.model import fit, reading
 
 MODEL_TYPES = {"hunyuan_v1_dense": "4.56.0", "hy_v3": "5.6.0"}
@@ -94,7 +94,7 @@ def _hub(repo: str, revision: str, download: bool) -> tuple[Path, str]:
         if download:
             raise PreflightError(
                 f"{repo} (revision {revision}) is not in the hub cache, and the hub was not asked or not reached "
-                f"({reading.line(error)}). Unset HF_HUB_OFFLINE if it is set, or run where there is a network: "
+                f"({first_line(error)}). Unset HF_HUB_OFFLINE if it is set, or run where there is a network: "
                 f"{command}",
                 id="B8",
             ) from error
@@ -105,7 +105,7 @@ def _hub(repo: str, revision: str, download: bool) -> tuple[Path, str]:
         ) from error
     except (HfHubHTTPError, OSError) as error:
         raise PreflightError(
-            f"The hub did not give {repo}: {reading.line(error)}. Try by hand: {command}", id="B8"
+            f"The hub did not give {repo}: {first_line(error)}. Try by hand: {command}", id="B8"
         ) from error
     return folder, folder.name
 
@@ -252,7 +252,7 @@ def _header(path: Path) -> dict[str, tuple[str, list[int]]]:
             header = json.loads(file.read(length))
         except (ValueError, RecursionError) as error:
             raise PreflightError(
-                f"{path} has a damaged header ({reading.line(error)}); download it again.", id="B2"
+                f"{path} has a damaged header ({first_line(error)}); download it again.", id="B2"
             ) from error
     try:
         tensors = {

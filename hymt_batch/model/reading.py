@@ -10,7 +10,7 @@ import stat
 from pathlib import Path
 from typing import Any
 
-from hymt_batch.errors import PreflightError
+from hymt_batch.errors import PreflightError, first_line
 
 MAX_JSON_BYTES = 100_000_000  # as safetensors has for its headers
 
@@ -26,7 +26,9 @@ def json_object(path: Path, why: str, *, missing_id: str = "B5") -> dict[str, An
     except OSError as error:
         raise PreflightError(f"{path} cannot be read ({error.strerror}). Check model.path.", id="B23") from error
     except (ValueError, RecursionError) as error:
-        raise PreflightError(f"{path} is not JSON ({line(error)}); download the model again.", id="B24") from error
+        raise PreflightError(
+            f"{path} is not JSON ({first_line(error)}); download the model again.", id="B24"
+        ) from error
     if not isinstance(value, dict):
         raise PreflightError(
             f"{path} holds a {type(value).__name__}, not an object; download the model again.", id="B24"
@@ -42,8 +44,3 @@ def check_regular(path: Path, most: int | None = MAX_JSON_BYTES) -> int:
     if most is not None and found.st_size > most:
         raise PreflightError(f"{path} has {found.st_size} bytes, too many; download the model again.", id="B24")
     return found.st_size
-
-
-def line(error: BaseException) -> str:
-    """First line of an error's message."""
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hymt_batch.errors import PreflightError
+from hymt_batch.errors import PreflightError, first_line
+from hymt_batch.model.template import try_out
 
 log = logging.getLogger(__name__)
 
@@ -121,9 +122,9 @@ def load(folder: Path, config: dict[str, Any], *, add_generation_prompt: bool) -
     except PreflightError:
         raise
     except Exception as error:  # tokenizers raises bare Exceptions, jinja2 its own; the cause is the folder
-        what = str(error).strip().splitlines() or [""]
         raise PreflightError(
-            f"{folder}: its tokenizer cannot be used ({type(error).__name__}: {what[0]}). Download the model again.",
+            f"{folder}: its tokenizer cannot be used ({type(error).__name__}: {first_line(error)}). Download the model "
+            "again.",
             id="B6",
         ) from error
     vocab_size = int(config.get("vocab_size", 0))
@@ -222,6 +223,10 @@ def _framing(
             f"{folder} has no chat template (tokenizer_config.json or chat_template.jinja). Download the model again.",
             id="B20",
         )
+
+    asked = {**checkpoint.special_tokens_map, "add_generation_prompt": add_generation_prompt}
+    turns = [{**asked, "messages": [{"role": "user", "content": text}]} for text in (_SENTINEL, _PROBE)]
+    try_out(str(checkpoint.get_chat_template()), turns, str(folder))
 
     def render(text: str) -> str:
         turn = [{"role": "user", "content": text}]

@@ -200,7 +200,7 @@ def decode_header(line: bytes) -> Header:
             epoch=int(value["epoch"]),
             degraded=tuple(str(d) for d in value["degraded"]),
         )
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         raise PartDamage("the header is not whole") from None
 
 
@@ -236,7 +236,7 @@ def decode(data: bytes) -> tuple[Header, list[Row]]:
         raise PartDamage("the payload does not match its checksum")
     try:
         rows = [_row(one) for one in payload.split(b"\n")[:-1]]
-    except (ValueError, KeyError, TypeError, RecursionError):
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         raise PartDamage("a row is not whole") from None
     numbers = [row.row for row in rows]
     if len(rows) != header.num_rows or any(a >= b for a, b in pairwise(numbers)):

@@ -172,6 +172,8 @@ def test_what_a_folder_brings_beside_the_model_is_neither_run_nor_obeyed(
         "{{ raise_exception('stop') }}",
         "{% include '/etc/passwd' %}",
         "{% for i in range(10 ** 9) %}x{% endfor %}",
+        "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
+        "{% set n = namespace(s='x') %}{% for i in range(99) %}{% set n.s = n.s ~ n.s %}{% endfor %}",
         "{{ messages[0]['content'] * 3 }}",
         "{{ messages[0]['content'] }}<｜hy_begin▁of▁sentence｜>",
     ],
