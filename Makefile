@@ -8,7 +8,7 @@ SEED ?= 20261124
 PIP_FLAGS ?= --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-floor check format faults faults-quick matrix memory overhead full-size \
+.PHONY: help install demo test test-floor check format faults faults-quick matrix memory scale overhead full-size \
 	integrity troubleshooting retrain clean
 
 help: ## list the targets
@@ -61,8 +61,11 @@ faults-quick: install ## a seeded part of each fault campaign, about a minute
 matrix: install ## run the tests that provoke faults, and write the matrix of RELIABILITY.md
 	$(BIN)/python -m tests.campaigns.matrix
 
-memory: install ## stream 2 million lines through a stub model and compare peak memory
-	$(BIN)/python -m tests.campaigns.memory --rows $(or $(ROWS),2000000)
+memory: install ## stream up to ten million lines through a stub model and compare peak memory (about 25 minutes)
+	$(BIN)/python -m tests.campaigns.memory
+
+scale: install ## what commits cost, and the time to go on from 100, 10,000 and 100,000 parts
+	$(BIN)/python -m tests.campaigns.scale
 
 overhead: install ## what the job costs around the model
 	$(BIN)/python -m tests.campaigns.overhead

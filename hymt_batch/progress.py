@@ -99,10 +99,10 @@ class Telling:
         Raises:
             PreflightError: The folder is a link: nothing is ever written outside of the job's own.
         """
-        if folder.is_symlink():
-            raise PreflightError(f"{folder} is a link, and logs stay in the job's folder. Remove the link.")
         name = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{os.getpid()}.log"
         try:
+            if folder.is_symlink():
+                raise PreflightError(f"{folder} is a link, and logs stay in the job's folder. Remove the link.")
             folder.mkdir(parents=True, exist_ok=True)
             self._file = _LogFile(folder / name, encoding="utf-8")
         except OSError as error:

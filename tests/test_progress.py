@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
 import re
 import subprocess
 import sys
@@ -85,3 +87,16 @@ def test_text_is_shown_without_control_characters() -> None:
 
 def test_durations_read_as_people_say_them() -> None:
     assert [duration(s) for s in (3.4, 125, 7800)] == ["3 s", "2 min 5 s", "2 h 10 min"]
+
+
+@pytest.mark.fault(25)
+def test_a_store_that_fails_as_the_log_is_opened_costs_the_log_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stale(path: Path) -> bool:
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+
+    monkeypatch.setattr(Path, "is_symlink", stale)
+    with Telling("off") as telling:
+        telling.log_to(tmp_path / "logs")
+    assert "no log is kept" in capsys.readouterr().err

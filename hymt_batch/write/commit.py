@@ -16,7 +16,7 @@ from hymt_batch.fs import Fs, again, exists, publish, remove, write_new
 from hymt_batch.manifest import Plain, plain
 from hymt_batch.records import ERROR_STATUSES, Input, Part, Row, Shard, ShardRecord
 from hymt_batch.write import part as parts
-from hymt_batch.write.final import Rows, changed
+from hymt_batch.write.inputs import Rows, changed
 from hymt_batch.write.kept import Kept
 from hymt_batch.write.lease import Lease
 from hymt_batch.write.store import Folders, storing

@@ -8,9 +8,7 @@ followed by `.hymt/f<id>/file.json`, which outlives the parts. Does not know the
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import logging
-import os
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,11 +18,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, cast
 
 from hymt_batch import manifest
-from hymt_batch.errors import InputChangedError
 from hymt_batch.fs import Fs, NewFile, exists, hash_file, remove, replace, stopped, write_atomic
 from hymt_batch.manifest import Plain
 from hymt_batch.records import Document, Input, Preamble, Row, ShardRecord, Status
 from hymt_batch.write import formats
+from hymt_batch.write.inputs import Rows, changed, hash_input, seen, unreadable
 from hymt_batch.write.part import Header, record_fields, record_of
 
 if TYPE_CHECKING:
@@ -38,80 +36,6 @@ Loaded = tuple[list[Header], dict[int, Row]]
 
 def out_format(input: Input, config: WriteConfig) -> str:
     return input.format if config.format.value == "input" else str(config.format.value)
-
-
-class Rows:
-    """A set of row numbers, given in ascending order, kept and named as ranges: `rows 17, 90-93`, counted from 1."""
-
-    def __init__(self) -> None:
-        self.runs: list[tuple[int, int]] = []  # first, one past the last
-
-    def add(self, first: int, end: int | None = None) -> None:
-        end = first + 1 if end is None else end
-        if self.runs and self.runs[-1][1] == first:
-            first = self.runs.pop()[0]
-        self.runs.append((first, end))
-
-    def __str__(self) -> str:
-        most = 20
-        names = [str(end) if end == first + 1 else f"{first + 1}-{end}" for first, end in self.runs[:most]]
-        more = f" and {len(self.runs) - most} more ranges" if len(self.runs) > most else ""
-        single = len(self.runs) == 1 and self.runs[0][1] == self.runs[0][0] + 1
-        return ("row " if single else "rows ") + ", ".join(names) + more
-
-
-def changed(what: str, ways_out: str = "") -> InputChangedError:
-    ways_out = ways_out or "put the old input back, or set on_input_change=redo to translate what changed again"
-    return InputChangedError(
-        f"the input changed since this job began: {what}. One output would mix two inputs. To go on, {ways_out}, "
-        "or on_input_change=fork to start a job of its own."
-    )
-
-
-def hash_input(input: Input) -> Plain:
-    """Size and sha256 of an input as it lies on disk; of every file in turn for a saved dataset's folder."""
-    sha, size, root = hashlib.sha256(), 0, Path(input.path)
-    try:
-        paths = sorted(p for p in root.rglob("*") if p.is_file()) if root.is_dir() else [root]
-        for path in paths:
-            if root.is_dir():
-                sha.update(os.fsencode(path.relative_to(root)) + b"\0" + str(path.stat().st_size).encode() + b"\0")
-            with open(path, "rb") as file:
-                while piece := file.read(1 << 20):
-                    sha.update(piece)
-                    size += len(piece)
-    except OSError as error:
-        raise changed(f"{input.rel} can no longer be read ({error.strerror})") from None
-    return {"bytes": size, "sha256": sha.hexdigest()}
-
-
-def _seen(input: Input) -> list[tuple[str, int, int]]:
-    """Size and time of every file of an input: equal before and after a pass, or the pass is worth nothing."""
-    root = Path(input.path)
-    try:
-        paths = sorted(p for p in root.rglob("*") if p.is_file()) if root.is_dir() else [root]
-        return [(str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in paths]
-    except OSError as error:
-        raise changed(f"{input.rel} can no longer be read ({error.strerror})") from None
-
-
-def changed_shards(input: Input, records: Sequence[ShardRecord]) -> str:
-    """Which shards of a changed input differ, named by their rows, as far as its bytes can be addressed."""
-    rows, addressed = Rows(), not input.compression and input.format != "parquet"
-    try:
-        with open(input.path, "rb") if addressed else contextlib.nullcontext() as file:
-            for record in records:
-                if file:
-                    file.seek(record.start)
-                    if hashlib.sha256(file.read(record.end - record.start)).hexdigest() == record.sha256:
-                        continue
-                if record.num_rows:
-                    rows.add(record.first_row, record.first_row + record.num_rows)
-            if file and records and not rows.runs and file.seek(0, os.SEEK_END) > records[-1].end:
-                return f"{input.rel} goes on after row {records[-1].first_row + records[-1].num_rows}"
-    except OSError as error:
-        return f"{input.rel} can no longer be read ({error.strerror})"
-    return f"{input.rel} {rows}" if rows.runs else input.rel
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +60,7 @@ def assemble(fs: Fs, folder: Path, job: Assembly) -> Plain:
         InputChangedError: A row is not what its translation was made from.
         StoppedError: The store refused.
     """
-    input, before = job.input, _seen(job.input)
+    input, before = job.input, seen(job.input)
     final, errors = manifest.translated(folder, input.out_rel), manifest.errors_file(folder, input.rel)
     tally = _Tally()
     try:
@@ -156,7 +80,7 @@ def assemble(fs: Fs, folder: Path, job: Assembly) -> Plain:
                     num_bad += 1
             writer.close()
             source = hash_input(input)
-            if _seen(input) != before:
+            if seen(input) != before:
                 raise changed(f"{input.rel} was written to while it was read")
             output = {"rows": tally.num_rows, "bytes": out.size, "sha256": out.settle()}
             problems = {"rows": num_bad, "bytes": bad.size, "sha256": bad.settle()} if bad else None
@@ -242,7 +166,7 @@ def _documents(job: Assembly) -> Iterator[Document]:
     try:
         yield from job.read(job.input)
     except OSError as error:
-        raise changed(f"{job.input.rel} can no longer be read ({error.strerror})") from None
+        raise unreadable(job.input, error) from None
 
 
 def tmp_beside(path: Path) -> Path:

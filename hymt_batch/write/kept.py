@@ -21,7 +21,8 @@ from hymt_batch.manifest import Job
 from hymt_batch.records import Document, Input, Row, ShardRecord
 from hymt_batch.write import final
 from hymt_batch.write import part as parts
-from hymt_batch.write.final import Loaded, Rows
+from hymt_batch.write.final import Loaded
+from hymt_batch.write.inputs import Rows, changed_shards, hash_input
 from hymt_batch.write.part import Header, PartDamage
 
 log = logging.getLogger(__name__)
@@ -189,11 +190,11 @@ def differs(fs: Fs, place: Path, wanted: Job, read: Callable[[Input], Iterator[D
     kept = Kept(fs, place, wanted.key)
     for input in wanted.inputs:
         record = final.read_record(fs, place, input)
-        if record is not None and record["identity"] == wanted.key and final.hash_input(input) == record["input"]:
+        if record is not None and record["identity"] == wanted.key and hash_input(input) == record["input"]:
             continue
         if kept.any(input.file_id):
             if (rows := kept.differing(input, read(input))).runs:
                 return f"{input.rel} {rows}"
         elif record is not None:
-            return final.changed_shards(input, final.shards(record))
+            return changed_shards(input, final.shards(record))
     return ""

@@ -20,7 +20,8 @@ from hymt_batch.records import Document, Input, Part, Preamble, Row, Shard, Shar
 from hymt_batch.write import final, folder, lease
 from hymt_batch.write.attempts import Attempts
 from hymt_batch.write.commit import Commits, record_of_shard
-from hymt_batch.write.final import Assembly, changed
+from hymt_batch.write.final import Assembly
+from hymt_batch.write.inputs import changed, changed_shards, hash_input
 from hymt_batch.write.kept import Kept, differs
 from hymt_batch.write.lease import Lease
 from hymt_batch.write.settings import OnError, WriteConfig, WriteFormat
@@ -183,10 +184,10 @@ class Output:
             record = final.read_record(self._fs, self.folder, input)
             if record is None or record["identity"] != self._job.key:
                 continue
-            same = final.hash_input(input) == record["input"]
+            same = hash_input(input) == record["input"]
             if not same and not self._kept.any(input.file_id):
                 if not self._redo:
-                    raise changed(final.changed_shards(input, final.shards(record)))
+                    raise changed(changed_shards(input, final.shards(record)))
             elif same and final.standing(self._fs, self.folder, record):
                 self._take(input, record)
                 continue

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[2]
-CHUNK_S = 1800.0  # a chunk that takes longer hangs
+CHUNK_S = 3600.0  # a chunk that takes longer hangs
 ALL = 0  # of a campaign that knows by itself how much there is
 
 
@@ -62,7 +62,12 @@ CAMPAIGNS = [
     ),
     Campaign("poison", "jobs with rows that kill or hang", 100, 20, 1),
     Campaign("demo_kills", "kills of the demo model", 200, 50, 2, module="kills", function="run_demo"),
+    Campaign("requeue", "orderly stops of one job", 50, 50, 0, module="stops"),
+    Campaign("goodput", "jobs killed at each of four intervals", 3, 3, 0, module="stops", function="run_goodput"),
     Campaign("comparison", "jobs of each design", 20, 20, 0),
+    Campaign("boundaries", "designs killed at each of their system calls", ALL, ALL, 0, "comparison", "run_boundaries"),
+    Campaign("engine", "rows of 1 to 2,000 tokens, out of memory at random", 10_000, 10_000, 0),
+    Campaign("soak", "minutes of preemptions on a store that fails at random", 30, 30, 0),
     Campaign("races", "rounds of 4 writers", 1_000, 100, 4),
     Campaign("kills", "kills", 10_000, 1_000, 100),
     Campaign("injection", "hostile strings", 1_000_000, 100_000, 4_000),

@@ -1,6 +1,6 @@
 """Stream many short lines through the stub model: peak memory must not grow with the input.
 
-The figure: peak resident memory at --rows over that at --base rows. Ends with one JSON line.
+The figure: the largest peak of resident memory over that of the first size. Ends with one JSON line.
 """
 
 from __future__ import annotations
@@ -8,10 +8,12 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 TOLERANCE = 1.10
@@ -49,30 +51,28 @@ def peak_mib(rows: int, folder: Path, shard_rows: int) -> tuple[float, float]:
     return usage.ru_maxrss / 1024, time.monotonic() - began
 
 
-def campaign(rows: int, base: int, shard_rows: int) -> dict[str, object]:
-    """Compare two sizes; see the module's text."""
+def campaign(sizes: Sequence[int], shard_rows: int) -> dict[str, object]:
+    """Compare sizes; see the module's text."""
+    peaks, seconds = {}, {}
     with tempfile.TemporaryDirectory() as folder:
-        small, small_s = peak_mib(base, Path(folder), shard_rows)
-        large, large_s = peak_mib(rows, Path(folder), shard_rows)
+        for rows in sizes:
+            peaks[rows], seconds[rows] = peak_mib(rows, Path(folder), shard_rows)
+            print(f"{rows:>12,} rows {peaks[rows]:8.1f} MiB {seconds[rows]:8.1f} s", file=sys.stderr, flush=True)
+            shutil.rmtree(Path(folder) / f"rows{rows}")
     return {
-        "rows": rows,
-        "base_rows": base,
         "shard_rows": shard_rows,
-        "peak_mib": round(large, 1),
-        "base_peak_mib": round(small, 1),
-        "ratio": round(large / small, 3),
-        "rows_per_s": round(rows / large_s),
-        "base_rows_per_s": round(base / small_s),
+        "peak_mib": {str(rows): round(peak, 1) for rows, peak in peaks.items()},
+        "ratio": round(max(peaks.values()) / peaks[sizes[0]], 3),
+        "rows_per_s": {str(rows): round(rows / seconds[rows]) for rows in sizes},
     }
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rows", type=int, default=2_000_000)
-    parser.add_argument("--base", type=int, default=200_000)
-    parser.add_argument("--shard-rows", type=int, default=32768, help="both sizes should be four shards or more")
+    parser.add_argument("--sizes", type=int, nargs="*", default=[10_000, 100_000, 1_000_000, 10_000_000])
+    parser.add_argument("--shard-rows", type=int, default=2048, help="the smallest size should be four shards or more")
     arguments = parser.parse_args()
-    figures = campaign(arguments.rows, arguments.base, arguments.shard_rows)
+    figures = campaign(arguments.sizes, arguments.shard_rows)
     print(json.dumps(figures))
     return 0 if float(str(figures["ratio"])) <= TOLERANCE else 1
 
