@@ -35,7 +35,7 @@ def test_jobs_killed_at_random_moments_end_with_the_bytes_of_an_unbroken_one() -
 
 
 def test_peak_memory_does_not_grow_with_the_input() -> None:
-    figures = campaign("memory", "--rows", "100000", "--base", "40000", "--shard-rows", "8192")
+    figures = campaign("memory", "--sizes", "40000", "100000", "--shard-rows", "8192")
     assert figures["ratio"] <= 1.10
 
 

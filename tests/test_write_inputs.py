@@ -36,5 +36,5 @@ def test_an_input_that_no_longer_unpacks_is_another_one(tmp_path: Path) -> None:
 
 
 def test_an_input_that_vanished_is_told_when_it_is_hashed(tmp_path: Path) -> None:
-    with pytest.raises(InputChangedError, match="in.txt can no longer be read"):
+    with pytest.raises(InputChangedError, match=r"in\.txt can no longer be read"):
         inputs.hash_input(an_input(tmp_path / "in.txt"))
