@@ -81,3 +81,20 @@ def test_greedy_takes_the_likeliest_and_the_penalty_lowers_what_was_seen() -> No
 def test_another_attempt_segment_or_job_seed_draws_differently() -> None:
     seeds = {row_seed(0, "a", 0, 0), row_seed(1, "a", 0, 0), row_seed(0, "b", 0, 0), row_seed(0, "a", 1, 0)}
     assert len(seeds | {row_seed(0, "a", 0, 1)}) == 5
+
+
+@pytest.mark.parametrize("width", [1, 300, 2048, 5000, 6017])
+def test_the_largest_is_found_where_argmax_finds_it_the_first_of_equal_ones(width: int) -> None:
+    generator = torch.Generator().manual_seed(width)
+    for spread in (2, 5, 1000, 10**6):  # few values: many equal ones
+        logits = torch.randint(0, spread, (9, width), generator=generator).float()
+        logits[1] = 0.0
+        logits[2, -1] = spread + 1.0
+        logits[3] = float("-inf")
+        assert torch.equal(sampling.largest(logits), logits.argmax(dim=-1))
+
+
+def test_the_largest_of_a_row_with_nan_is_still_a_token() -> None:
+    logits = torch.zeros(2, 5000)
+    logits[0, 4321] = float("nan")
+    assert sampling.largest(logits).tolist() == [4321, 0]

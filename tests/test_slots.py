@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from hymt_batch.decode import cache, forward, rows, slots
 from hymt_batch.decode.generate import Generated
@@ -391,3 +392,26 @@ def test_the_look_for_longer_positions_is_spared_where_it_cannot_matter() -> Non
     assert module.rope_type == "dynamic"
     with slots._no_rope_update(network, 101):
         assert module.rope_type == "dynamic"
+
+
+def test_neighbours_with_much_the_same_number_of_keys_go_together() -> None:
+    assert cache.spans([]) == ()
+    assert cache.spans([7]) == ((0, 1, 7),)
+    assert cache.spans([100] * 64) == ((0, 64, 100),)
+    assert cache.spans([200] * 8 + [195] * 8 + [20] * 5) == ((0, 16, 200), (16, 21, 20))
+    rows = [random.Random(n).randrange(1, 300) for n in range(61)]
+    together = cache.spans(rows)
+    assert [first for first, _, _ in together] == [0, *(end for _, end, _ in together[:-1])]
+    assert all(length == max(rows[first:end]) for first, end, length in together)
+
+
+def test_attention_over_spans_is_attention_over_all_rows_at_once() -> None:
+    lengths = [90, 80, 70, 60, 50, 40, 30, 20, 19, 18, 17, 16, 15, 14, 13, 12, 11]
+    query, key, value = torch.randn(17, 8, 1, 16), torch.randn(17, 2, 90, 16), torch.randn(17, 2, 90, 16)
+    visible = torch.arange(90)[None, None, :] < torch.tensor(lengths)[:, None, None]
+    mask = cache.grouped(visible, 4, torch.float32)
+    whole, _ = cache.attend(None, query, key, value, mask, 0.25)
+    key.spans = cache.spans(lengths)  # type: ignore[attr-defined]
+    assert len(cache.spans(lengths)) > 1
+    parts, _ = cache.attend(None, query, key, value, mask, 0.25)
+    torch.testing.assert_close(parts, whole)

@@ -6,6 +6,7 @@ transformers' cache interface that its decoder layers use, in 4.56 and 5.x. Does
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -14,6 +15,31 @@ if TYPE_CHECKING:
 ATTENTION = "hymt_slots"
 BUCKET = 64
 """Slots grow by so many tokens at a time."""
+
+
+SPAN_ROWS = 8
+"""On the CPU, a step's attention goes over so many rows at a time, or more where that computes little for nothing."""
+
+SPAN_PAD = 1.1
+Spans = tuple[tuple[int, int, int], ...]
+"""Rows of a step that are computed together: first, one past the last, keys that the longest of them sees."""
+
+
+def spans(lengths: Sequence[int]) -> Spans:
+    """Neighbours whose numbers of keys are much the same, so that a short row does not wait for the longest of all."""
+    found: list[tuple[int, int, int]] = []
+    for first in range(0, len(lengths), SPAN_ROWS):
+        rows = lengths[first : first + SPAN_ROWS]
+        end, longest = first + len(rows), max(rows)
+        if found:
+            before, middle, length = found[-1]
+            apart = (middle - before) * length + len(rows) * longest
+            together = (end - before) * max(length, longest)
+            if together <= SPAN_PAD * apart:
+                found[-1] = (before, end, max(length, longest))
+                continue
+        found.append((first, end, longest))
+    return tuple(found)
 
 
 def register() -> None:
@@ -38,7 +64,7 @@ def attend(
     Args:
         module: The attention layer; not used.
         query: [B, H, T, D].
-        key: [B, K, L, D] with H a multiple of K.
+        key: [B, K, L, D] with H a multiple of K. Its attribute `spans`, if it has one, says which rows go together.
         value: Likewise.
         attention_mask: [B, 1, T, L], or with T stretched to (H / K) * T (see `grouped`): added to the scores. None
             where every query sees every key.
@@ -49,12 +75,28 @@ def attend(
     Returns:
         [B, T, H, D], and None for the weights.
     """
+    import torch
     from torch.nn.functional import scaled_dot_product_attention
 
     rows, heads, width, size = query.shape
     queries = query.reshape(rows, key.shape[1], heads // key.shape[1] * width, size)
     mask = attention_mask if attention_mask is None else attention_mask.to(query.dtype)
-    out = scaled_dot_product_attention(queries, key, value, attn_mask=mask, scale=scaling)
+    together: Spans = getattr(key, "spans", ())
+    if len(together) > 1 and mask is not None:
+        out = torch.cat(
+            [
+                scaled_dot_product_attention(
+                    queries[first:end],
+                    key[first:end, :, :length],
+                    value[first:end, :, :length],
+                    attn_mask=mask[first:end, ..., :length],
+                    scale=scaling,
+                )
+                for first, end, length in together
+            ]
+        )
+    else:
+        out = scaled_dot_product_attention(queries, key, value, attn_mask=mask, scale=scaling)
     return out.reshape(rows, heads, width, size).transpose(1, 2), None
 
 
@@ -124,6 +166,7 @@ class SlotCache(_Cache):
         self._positions: Tensor | None = None  # of a step: where each row writes; None while prompts are taken in
         self._on: dict[Any, tuple[Tensor, Tensor]] = {}  # rows and positions on each device, made once a step
         self._longest = 0
+        self._spans: Spans = ()
 
     def take_in(self, first: int, count: int, prefix: PrefixCache | None, start: int, end: int) -> None:
         """The next forward pass is over a piece of `count` prompts, for the slots from `first` on.
@@ -139,14 +182,15 @@ class SlotCache(_Cache):
         self._longest = end
         self.reserve(end)
 
-    def write_at(self, positions: Tensor, longest: int) -> None:
+    def write_at(self, positions: Tensor, longest: int, together: Spans = ()) -> None:
         """The next forward pass is a step over the first slots.
 
         Args:
             positions: [B] int64, where each row writes.
             longest: Keys that the longest row sees, its new one included.
+            together: Which rows' attention is computed at once, on the CPU; none: that of all.
         """
-        self._positions, self._longest = positions, longest
+        self._positions, self._longest, self._spans = positions, longest, together
         self._on.clear()
         self.reserve(longest)
 
@@ -163,7 +207,10 @@ class SlotCache(_Cache):
             rows, at = self._on[keys.device]
             for store, new in zip(stored, (keys, values), strict=True):
                 store[rows, :, at] = new[:, :, 0]
-            return stored[0][:count, :, : self._longest], stored[1][:count, :, : self._longest]
+            seen = stored[0][:count, :, : self._longest], stored[1][:count, :, : self._longest]
+            if self._spans and keys.device.type == "cpu":
+                seen[0].spans = self._spans  # type: ignore[attr-defined]  # `attend` gets this very tensor
+            return seen
         slots = slice(self._first, self._first + self._count)
         for number, (store, new) in enumerate(zip(stored, (keys, values), strict=True)):
             if self._prefix is not None and self._start == self._prefix.length:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from hymt_batch.decode.cache import PrefixCache, SlotCache, grouped
+from hymt_batch.decode.cache import PrefixCache, SlotCache, grouped, spans
 from hymt_batch.decode.rows import Counters, Row
 from hymt_batch.decode.sampling import Choice, choose
 from hymt_batch.model.network import Hymt
@@ -97,9 +97,9 @@ class Forward:
         """Give every row, in the slots from the first on, one more token."""
         import torch
 
-        at = torch.tensor([row.position for row in rows])
-        longest = int(at.max()) + 1
-        self.cache.write_at(at, longest)
+        lengths = [row.position + 1 for row in rows]
+        at, longest = torch.tensor(lengths) - 1, max(lengths)
+        self.cache.write_at(at, longest, spans(lengths))
         assert self.last is not None
         ids = self.last[: len(rows), None]
         visible = torch.arange(longest)[None, None, :] <= at[:, None, None]
@@ -145,8 +145,9 @@ class Forward:
         import torch
 
         logits = self.hymt.network.lm_head(hidden).float()
-        finite = torch.isfinite(logits).all(dim=-1)
-        logits = torch.where(finite[:, None], logits, torch.zeros_like(logits))
+        finite = torch.isfinite(logits.sum(dim=-1))  # as one number that is not is enough
+        if self.choice.sample:
+            logits = torch.where(finite[:, None], logits, torch.zeros_like(logits))
         seen = None if self.seen is None else self.seen[first : first + len(rows)].to(logits.device)
         steps = [row.num_new for row in rows]
         chosen = choose(logits, seen, self.choice, [row.seed for row in rows], steps)
