@@ -28,6 +28,7 @@ from hymt_batch.errors import (
     StoppedError,
 )
 from hymt_batch.records import Document, Input, Row, ShardRecord, Status
+from hymt_batch.write import folder
 from hymt_batch.write import part as parts
 from hymt_batch.write.kept import Kept
 from hymt_batch.write.lease import lease_path
@@ -492,6 +493,25 @@ def test_a_writer_that_comes_after_another_finished_the_job_finds_it_done(tmp_pa
             late.finish(shard)
         late.finalize()
     assert everything(tmp_path / "job") == before
+
+
+@pytest.mark.fault(40)
+def test_a_job_that_begins_and_ends_while_we_look_is_not_taken_for_files_of_nobody(
+    tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right, looked = folder.read_or_heal, []
+
+    def first_nothing(*arguments: Any) -> Any:
+        found = right(*arguments)
+        looked.append(found)
+        if len(looked) == 1:
+            run(tmp_path / "job", [an_input(source)])
+        return found
+
+    monkeypatch.setattr(folder, "read_or_heal", first_nothing)
+    with open_output(tmp_path / "job", [an_input(source)]) as late:
+        assert late.finished
+    assert looked[0] is None
 
 
 def kept_with(folder: Path, source: Path, *given: tuple[int, int, ShardRecord, list[int]]) -> Kept:

@@ -93,13 +93,15 @@ def judge(fs: Fs, folder: Path, wanted: Job) -> InputChangedError | None:
     """Whether a folder may be used for a job; the differing inputs as an error to raise, or not."""
     job = read_or_heal(fs, folder, wanted)
     if job is None:
-        for input in wanted.inputs:
-            if exists(fs, manifest.translated(folder, input.out_rel)):
-                raise IdentityError(
-                    f"{folder} already holds translated/{input.out_rel}, and nothing tells which job made it. "
-                    f"{_ways_out(folder)}"
-                )
-        return None
+        there = [input.out_rel for input in wanted.inputs if exists(fs, manifest.translated(folder, input.out_rel))]
+        if not there:
+            return None
+        job = read_or_heal(fs, folder, wanted)  # another process may have begun, and published, since
+        if job is None:
+            raise IdentityError(
+                f"{folder} already holds translated/{there[0]}, and nothing tells which job made it. "
+                f"{_ways_out(folder)}"
+            )
     differences = manifest.diff(job.identity, wanted.identity)
     if differences:
         raise IdentityError(

@@ -139,9 +139,12 @@ def try_out(fs: Fs, here: Path) -> Store:
                 fs.unlink(path)
 
 
+SWEPT = 5  # times that others may sweep away what is tried out, before it counts
+
+
 def _tried_out(fs: Fs, here: Path) -> Store:
     """`try_out`, again where it fails: a runner beside us that thinks us dead sweeps our files away."""
-    for _ in range(2):
+    for _ in range(SWEPT):
         with contextlib.suppress(FileNotFoundError):
             store = try_out(fs, here)
             if store.exclusive and store.replaces:
