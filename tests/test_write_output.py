@@ -495,7 +495,7 @@ def test_a_writer_that_comes_after_another_finished_the_job_finds_it_done(tmp_pa
     assert everything(tmp_path / "job") == before
 
 
-@pytest.mark.fault(40)
+@pytest.mark.fault(43)
 def test_a_job_that_begins_and_ends_while_we_look_is_not_taken_for_files_of_nobody(
     tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
