@@ -54,9 +54,19 @@ def test_the_made_up_shapes_have_the_size_they_say(shape: Shape) -> None:
 def test_the_floor_is_that_of_the_counted_work() -> None:
     hymt = made_up.network(Shape["demo"], "float32", 0)
     products = Packed(hymt.network)
-    little, plain = race.floor_seconds(hymt, Counters(row_steps=1000), 16, products)
-    assert 0 < little <= plain
-    assert race.floor_seconds(hymt, Counters(row_steps=100_000), 16, products)[0] > 10 * little
+    full = Counters(row_steps=1600, steps_of_rows={16: 100})
+    alone = Counters(row_steps=1600, steps_of_rows={1: 1600})
+    much = Counters(row_steps=160_000, steps_of_rows={16: 10_000})
+    floor = race.floor(hymt, full, 16, products)
+    assert 0 < floor.best <= floor.plain
+    assert race.floor(hymt, much, 16, products).best > 10 * floor.best
+    one_by_one = race.floor(hymt, alone, 16, products)
+    assert one_by_one.best > 2 * one_by_one.full, "a row alone costs more than a sixteenth of sixteen"
+
+
+def test_costs_between_two_measured_ones_lie_on_a_line() -> None:
+    costs = {1: 1.0, 4: 4.0, 64: 10.0}
+    assert [race.between(costs, rows) for rows in (1, 2, 4, 34, 64)] == [1.0, 2.0, 4.0, 7.0, 10.0]
 
 
 def test_settings_of_another_job_are_refused() -> None:

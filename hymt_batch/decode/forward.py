@@ -107,6 +107,7 @@ class Forward:
         chosen = self._choose(hidden[:, -1], 0, rows)
         self.counters.steps += 1
         self.counters.row_steps += len(rows)
+        self.counters.steps_of_rows[len(rows)] = self.counters.steps_of_rows.get(len(rows), 0) + 1
         return chosen
 
     def move(self, source: int, target: int, length: int) -> None:

@@ -23,6 +23,8 @@ from hymt_batch.model.network import Hymt
 GREEDY = Choice(False, 1.0, 1.0, 0, 1.0)
 INSTRUCTION_TOKENS = 13
 PROMPT_ROWS = 512
+GRID = (1, 2, 4, 8, 16, 24, 32, 48)  # rows at which products are timed, besides those of a full step
+REPEATS = 3
 MEDIAN, SIGMA, SHORTEST, LONGEST = 28, 0.55, 4, 120
 
 
@@ -213,31 +215,36 @@ def compare(hymt: Hymt, work: Workload, made: Made, results: dict[str, Result], 
             results[name].equal_rows += rows_made[number] == wanted
 
 
-def floor_seconds(
-    hymt: Hymt, counters: Counters, num_slots: int, packed: AbstractContextManager[object], repeats: int = 3
-) -> tuple[float, float]:
-    """Seconds that the matrix products alone take, measured now at their very shapes; the best of `repeats`.
+@dataclass(frozen=True, slots=True)
+class Floor:
+    """Seconds that the matrix products of a run take alone, all else for nothing."""
+
+    plain: float  # torch's plain products, at the very rows of each step
+    best: float  # the faster of plain and packed ones
+    full: float  # the faster ones, as if every step's rows cost what they cost in a full one
+
+
+def floor(hymt: Hymt, counters: Counters, num_slots: int, packed: AbstractContextManager[object]) -> Floor:
+    """Measure now what the products of a run cost at their very shapes; the best of `REPEATS`.
 
     Args:
         hymt: The network.
         counters: Of the run whose work is meant.
         num_slots: Rows of a full step.
         packed: The fastest products that are known.
-        repeats: How often.
-
-    Returns:
-        With the faster of plain and packed products, and with plain ones.
     """
     import torch
 
     head = hymt.network.lm_head
     layers = [one for one in hymt.network.model.modules() if isinstance(one, torch.nn.Linear)]
+    most = max([num_slots, *counters.steps_of_rows])
+    grid = sorted({*(rows for rows in GRID if rows < most), most})
 
     def timed(modules: Sequence[Any], rows: int) -> float:
         widths = {one.in_features for one in modules}
         inputs = {width: torch.randn(rows, width).to(head.weight.device, head.weight.dtype) for width in widths}
         best = math.inf
-        for _ in range(repeats):
+        for _ in range(REPEATS):
             began = time.perf_counter()
             for one in modules:
                 one(inputs[one.in_features])
@@ -245,14 +252,24 @@ def floor_seconds(
             best = min(best, time.perf_counter() - began)
         return best
 
-    def whole() -> float:
-        step = timed([*layers, head], num_slots) / num_slots
-        prefill = timed(layers, PROMPT_ROWS) / PROMPT_ROWS
-        first = timed([head], num_slots) / num_slots
-        prompts = counters.prefill_tokens + counters.prefix_tokens
-        return counters.row_steps * step + prompts * prefill + counters.first_tokens * first
+    def whole() -> tuple[float, float]:
+        costs = {rows: timed([*layers, head], rows) for rows in grid}
+        prompts = (counters.prefill_tokens + counters.prefix_tokens) * timed(layers, PROMPT_ROWS) / PROMPT_ROWS
+        first = counters.first_tokens * timed([head], num_slots) / num_slots
+        steps = sum(number * between(costs, rows) for rows, number in counters.steps_of_rows.items())
+        return prompts + first + steps, prompts + first + counters.row_steps * costs[most] / most
 
     with torch.inference_mode():
-        plain = whole()
+        plain, plain_full = whole()
         with packed:
-            return min(plain, whole()), plain
+            fast, fast_full = whole()
+    return Floor(plain, min(plain, fast), min(plain_full, fast_full))
+
+
+def between(costs: dict[int, float], rows: int) -> float:
+    """Cost of so many rows, in a straight line between those that were measured."""
+    above = min(one for one in costs if one >= rows)
+    below = max((one for one in costs if one <= rows), default=above)
+    if above == below:
+        return costs[above]
+    return costs[below] + (costs[above] - costs[below]) * (rows - below) / (above - below)

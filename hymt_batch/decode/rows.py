@@ -18,6 +18,7 @@ class Counters:
     prefix_tokens: int = 0
     first_tokens: int = 0  # chosen from prompts
     out_of_memory: int = 0
+    steps_of_rows: dict[int, int] = field(default_factory=dict)  # rows of a step -> steps
 
 
 @dataclass(slots=True)
