@@ -8,7 +8,7 @@ SEED ?= 20261124
 PIP_FLAGS ?= --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-floor check format faults faults-quick matrix memory scale overhead full-size \
+.PHONY: help install demo test test-floor check format faults faults-quick matrix memory scale draining overhead full-size \
 	integrity troubleshooting retrain clean
 
 help: ## list the targets
@@ -66,6 +66,9 @@ memory: install ## stream up to ten million lines through a stub model and compa
 
 scale: install ## what commits cost, and the time to go on from 100, 10,000 and 100,000 parts
 	$(BIN)/python -m tests.campaigns.scale
+
+draining: install ## what it costs to drain each part, by the size of the parts
+	$(BIN)/python -m tests.campaigns.draining
 
 overhead: install ## what the job costs around the model
 	$(BIN)/python -m tests.campaigns.overhead
