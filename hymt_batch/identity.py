@@ -56,6 +56,7 @@ def environment(job: TranslateJob, settled: Mapping[str, Any] | None = None) -> 
         "engine": job.decode.engine.value,
         "stages": job.decode.stages,
         "read_every": job.decode.read_every,
+        "capture": job.decode.capture,
         "max_rows": job.batch.max_rows,
         "max_tokens": job.batch.max_tokens,
     }

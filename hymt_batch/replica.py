@@ -91,6 +91,7 @@ class Replica:
             **(self._model.environment_of(placement) if placement else self._model.environment),
             "engine": self.decode.engine.value,
             "stages": self.decode.stages,
+            "capture": self.decode.captured is not None,
             "max_rows": self.size.max_rows,
             "max_tokens": self.size.max_tokens,
         }

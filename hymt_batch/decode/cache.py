@@ -114,7 +114,8 @@ def grouped(visible: Tensor, groups: int, dtype: Any) -> Tensor:
     import torch
 
     rows, width, length = visible.shape
-    hidden = torch.zeros(rows, 1, width, length, dtype=dtype).masked_fill_(~visible[:, None], float("-inf"))
+    hidden = torch.zeros(rows, 1, width, length, dtype=dtype, device=visible.device)
+    hidden.masked_fill_(~visible[:, None], float("-inf"))
     if width == 1 or groups == 1:
         return hidden
     return hidden.expand(rows, groups, width, length).reshape(rows, 1, groups * width, length)
@@ -160,6 +161,7 @@ class SlotCache(_Cache):
     def __init__(self, num_slots: int) -> None:
         self.num_slots = num_slots
         self.capacity = 0
+        self.allocations = 0  # of a layer's room; another number, another address
         self.layers: dict[int, tuple[Tensor, Tensor]] = {}
         self._first = self._count = self._start = 0  # slots of the prompts that are taken in, and tokens before them
         self._prefix: PrefixCache | None = None
@@ -252,6 +254,7 @@ class SlotCache(_Cache):
         """Room for the present capacity, with what was stored. Zeros: masked keys must still be finite numbers."""
         import torch
 
+        self.allocations += 1
         shape = (self.num_slots, like.shape[1], self.capacity, like.shape[3])
         new = tuple(torch.zeros(shape, dtype=like.dtype, device=like.device) for _ in range(2))
         for old, room in zip(stored or (), new, strict=False):

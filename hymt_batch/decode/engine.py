@@ -12,7 +12,8 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 from hymt_batch import languages
-from hymt_batch.decode import gate
+from hymt_batch.decode import captured, gate
+from hymt_batch.decode.captured import Captured
 from hymt_batch.decode.generate import Generated, decode_batch
 from hymt_batch.decode.rows import Counters
 from hymt_batch.decode.sampling import Choice, row_seed
@@ -73,17 +74,49 @@ class Decode:
         self.choice = choice(settings, card or SamplingCard())
         self.card = card or SamplingCard()
         self._degraded: list[str] = []
+        self.captured = self._capturing() if settings.capture else None
+
+    def _capturing(self) -> Captured | None:
+        """What captured steps need, or a warning why there are none."""
+        reason = captured.why_not(self.hymt, self.stages)
+        if self.by_batch:
+            reason = f"it is for decode.engine=slots, and this is {self.engine.value}"
+        if not reason:
+            return Captured(self.hymt, self.choice)
+        log.warning("decode.capture=true has no effect: %s", reason)
+        return None
 
     def gate(self) -> None:
         """Compare the slot engine with `generate` on the canaries, one at a time, and fall back where they differ.
 
-        In float32 only: in the others, rounding alone may change a token of an undecided network.
+        In float32 only: in the others, rounding alone may change a token of an undecided network. Captured steps are
+        compared with the engine's own in every number format.
         """
-        if self.by_batch or self.hymt.dtype != "float32":
+        if self.by_batch:
             return
-        if not gate.agrees(self.hymt, self.max_rows, self.max_tokens, self.check_stop):
+        if self.hymt.dtype == "float32" and not gate.agrees(self.hymt, self.max_rows, self.max_tokens, self.check_stop):
             log.warning("decode.engine=slots answers the canaries otherwise than generate does, which is used instead")
-            self.engine, self.by_batch = Engine.generate, True
+            self.engine, self.by_batch, self.captured = Engine.generate, True, None
+        if self.captured is not None:
+            self._gate_captured(self.captured)
+            self._mark_refused()
+
+    def _gate_captured(self, steps: Captured) -> None:
+        try:
+            agrees = gate.captured_agrees(steps, self.choice, self.settings.read_every, self.check_stop)
+            if not agrees and not steps.refused:
+                steps.refuse("they answer the canaries otherwise than the engine's own steps do")
+        except RuntimeError as error:  # whatever it is: without them there is an engine that was asked for
+            if "CUDA error" in str(error):
+                raise DeviceError(f"The GPU failed ({str(error).splitlines()[0]}); set decode.capture=false") from error
+            steps.refuse(str(error).splitlines()[0] if str(error) else type(error).__name__)
+
+    def _mark_refused(self) -> None:
+        """Captured steps that were given up are not tried again; the part is marked."""
+        if self.captured is not None and self.captured.refused:
+            self.captured.forget()
+            self.captured = None
+            self._degraded.append(captured.MARK)
 
     def run(self, prompts: Sequence[Prompt], attempt: int = 0) -> list[Translation]:
         """Decode prompts.
@@ -140,9 +173,11 @@ class Decode:
                 stages=self.stages,
                 read_every=self.settings.read_every,
                 logprobs=self.logprobs,
+                captured=self.captured,
                 on_rows=self.on_batch,
                 counters=self.counters,
             )
+        self._mark_refused()
         if degraded:
             self._degraded.append("oom_split")
             log.warning("out of memory: went on with fewer rows at once")

@@ -7,10 +7,10 @@ stand in which slots, and nothing of who comes next.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from hymt_batch.decode.cache import PrefixCache, SlotCache, grouped, spans
+from hymt_batch.decode.reading import Chosen, sent
 from hymt_batch.decode.rows import Counters, Row
 from hymt_batch.decode.sampling import Choice, choose
 from hymt_batch.model.network import Hymt
@@ -20,16 +20,6 @@ if TYPE_CHECKING:
 
 PIECE_TOKENS = 1024
 """Tokens of each prompt in one pass: attention over a long prompt takes memory by its square."""
-
-
-@dataclass(frozen=True, slots=True)
-class Chosen:
-    """Tokens of one pass, not read yet: of each row [B]."""
-
-    rows: tuple[Row, ...]
-    tokens: Tensor  # int64
-    finite: Tensor  # bool
-    logprobs: Tensor | None  # float32
 
 
 class Forward:
@@ -43,6 +33,12 @@ class Forward:
         self.seen: Tensor | None = None  # [slots, V], for the repetition penalty
         config = hymt.network.config
         self._groups = config.num_attention_heads // config.num_key_value_heads
+
+    def anew(self, num_slots: int) -> Forward:
+        """Another one with empty slots, in which nothing of this one is held but what all prompts begin with."""
+        fresh = Forward(self.hymt, self.choice, num_slots, self.counters, logprobs=self.logprobs)
+        fresh.prefix = self.prefix
+        return fresh
 
     @property
     def common(self) -> int:
@@ -79,7 +75,7 @@ class Forward:
             visible = torch.cat([torch.ones(count, len(here), common, dtype=torch.bool), own], dim=-1)
             self.cache.take_in(first, count, self.prefix, common + start, common + start + len(here))
             hidden = self._run(ids[:, here], visible, (common + here)[None].expand(count, -1), self.cache)
-            at = (lengths - 1 - start).to(hidden.device)
+            at = sent(lengths - 1 - start, hidden.device)
             found = hidden[torch.arange(count, device=hidden.device), at.clamp(0, len(here) - 1)]
             inside = ((at >= 0) & (at < len(here)))[:, None]
             last = found if last is None else torch.where(inside, found, last)
@@ -105,10 +101,14 @@ class Forward:
         visible = torch.arange(longest)[None, None, :] <= at[:, None, None]
         hidden = self._run(ids, visible, at[:, None], self.cache)
         chosen = self._choose(hidden[:, -1], 0, rows)
-        self.counters.steps += 1
-        self.counters.row_steps += len(rows)
-        self.counters.steps_of_rows[len(rows)] = self.counters.steps_of_rows.get(len(rows), 0) + 1
+        self.count(len(rows))
         return chosen
+
+    def count(self, rows: int) -> None:
+        """Count a step over so many rows."""
+        self.counters.steps += 1
+        self.counters.row_steps += rows
+        self.counters.steps_of_rows[rows] = self.counters.steps_of_rows.get(rows, 0) + 1
 
     def move(self, source: int, target: int, length: int) -> None:
         """Take a row to another slot."""
@@ -117,8 +117,8 @@ class Forward:
             if held is not None:
                 held[target] = held[source]
 
-    def resize(self, num_slots: int, length: int | None = None) -> None:
-        """Another number of slots; see `SlotCache.resize`."""
+    def resize(self, num_slots: int, length: int | None = None, widest: int = 0) -> None:
+        """Another number of slots; see `SlotCache.resize`. `widest`: tokens that a slot may come to hold."""
         self.cache.resize(num_slots, length)
         self._room()
 
@@ -138,31 +138,35 @@ class Forward:
 
         assert self.seen is not None
         for number, row in enumerate(rows, first):
-            self.seen[number] = False
-            self.seen[number, torch.tensor(row.ids, device=self.seen.device)] = True
+            ids = sent(torch.tensor(row.ids), self.seen.device)
+            self.seen[number].fill_(False).index_fill_(0, ids, True)
 
     def _choose(self, hidden: Tensor, first: int, rows: Sequence[Row]) -> Chosen:
         """Choose a token for each of `rows`, which stand in the slots from `first` on."""
+
+        logits, finite = self._logits(hidden)
+        seen = None if self.seen is None else self.seen[first : first + len(rows)].to(logits.device)
+        steps = [row.num_new for row in rows]
+        chosen = choose(logits, seen, self.choice, [row.seed for row in rows], steps)
+        logprobs = logprobs_of(logits, chosen) if self.logprobs else None
+        assert self.last is not None
+        here = chosen.to(self.last.device)
+        self.last[first : first + len(rows)] = here
+        if self.seen is not None:
+            self.seen[first : first + len(rows)].scatter_(1, here[:, None], True)
+        for row in rows:
+            row.unread += 1
+        return Chosen(tuple(rows), chosen, finite, logprobs)
+
+    def _logits(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits [B, V] in float32 of hidden states [B, H], and whether they are finite [B]."""
         import torch
 
         logits = self.hymt.network.lm_head(hidden).float()
         finite = torch.isfinite(logits.sum(dim=-1))  # as one number that is not is enough
         if self.choice.sample:
             logits = torch.where(finite[:, None], logits, torch.zeros_like(logits))
-        seen = None if self.seen is None else self.seen[first : first + len(rows)].to(logits.device)
-        steps = [row.num_new for row in rows]
-        chosen = choose(logits, seen, self.choice, [row.seed for row in rows], steps)
-        logprobs = None
-        if self.logprobs:
-            logprobs = logits.gather(1, chosen[:, None]).squeeze(1) - torch.logsumexp(logits, dim=-1)
-        assert self.last is not None
-        here = chosen.to(self.last.device)
-        self.last[first : first + len(rows)] = here
-        if self.seen is not None:
-            self.seen[torch.arange(first, first + len(rows), device=here.device), here] = True
-        for row in rows:
-            row.unread += 1
-        return Chosen(tuple(rows), chosen, finite, logprobs)
+        return logits, finite
 
     def _run(self, ids: Tensor, visible: Tensor, positions: Tensor, cache: Any) -> Tensor:
         """Hidden states [B, T, H] of the last layer."""
@@ -171,14 +175,21 @@ class Forward:
         device = self.hymt.device
         mask = grouped(visible, self._groups, getattr(torch, self.hymt.dtype))
         output = self.hymt.network.model(
-            input_ids=ids.to(device),
-            attention_mask=mask.to(device),
-            position_ids=positions.to(device),
+            input_ids=sent(ids, device),
+            attention_mask=sent(mask, device),
+            position_ids=sent(positions, device),
             past_key_values=cache,
             use_cache=True,
         )
         hidden: Tensor = output.last_hidden_state
         return hidden
+
+
+def logprobs_of(logits: Tensor, chosen: Tensor) -> Tensor:
+    """Logarithms of the chosen tokens' probabilities: [B] from logits [B, V] and tokens [B]."""
+    import torch
+
+    return logits.gather(1, chosen[:, None]).squeeze(1) - torch.logsumexp(logits, dim=-1)
 
 
 def _with_rows(old: Tensor | None, fresh: Tensor) -> Tensor:

@@ -18,6 +18,9 @@ class Counters:
     prefix_tokens: int = 0
     first_tokens: int = 0  # chosen from prompts
     out_of_memory: int = 0
+    host_reads: int = 0  # times that the host took tokens over
+    captures: int = 0  # steps that were captured, and run again from then on
+    replays: int = 0  # of the steps, those that were run again
     steps_of_rows: dict[int, int] = field(default_factory=dict)  # rows of a step -> steps
 
 

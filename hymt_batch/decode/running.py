@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from typing import Any
 
-from hymt_batch.decode.forward import Chosen, Forward
+from hymt_batch.decode.captured import Captured
+from hymt_batch.decode.forward import Forward
 from hymt_batch.decode.generate import Generated
+from hymt_batch.decode.reading import Chosen, Reading
 from hymt_batch.decode.rows import Counters, Row, loops
 from hymt_batch.decode.sampling import Choice
 from hymt_batch.model.memory import free_memory, is_out_of_memory
@@ -36,20 +39,33 @@ class Running:
         *,
         read_every: int = 1,
         logprobs: bool = False,
+        captured: Captured | None = None,
     ) -> None:
         self.hymt, self.choice, self.counters = hymt, choice, counters
         self.max_rows, self.max_tokens, self.read_every = max_rows, max_tokens, read_every
-        self.num_slots = max(1, min(max_rows, max_tokens // rows[0].width, len(rows)))
+        self.captured = captured
+        self.num_slots = max(1, min(max_rows, max_tokens // self._room(rows[0].width), len(rows)))
         self.waiting = deque(rows)
         self.running: list[Row] = []  # in the order of their slots
         self.done: dict[int, Generated] = {}
-        self.forward = Forward(hymt, choice, self.num_slots, counters, logprobs=logprobs)
+        self.forward: Forward
+        if captured is None:
+            self.forward = Forward(hymt, choice, self.num_slots, counters, logprobs=logprobs)
+        else:
+            settings: dict[str, Any] = {"max_tokens": max_tokens, "read_every": read_every, "logprobs": logprobs}
+            captured.begin(choice, counters, self.num_slots, rows[0].width, **settings)
+            self.forward = captured
         self.stop = frozenset(hymt.tokenizer.stop)
         self._unread: list[Chosen] = []
+        self._coming: Reading | None = None  # with captured steps: what is read while a further step runs
 
     @property
     def busy(self) -> bool:
         return bool(self.waiting or self.running)
+
+    def _room(self, width: int) -> int:
+        """Tokens of storage that a row of so many takes."""
+        return width if self.captured is None else self.captured.room(width)
 
     def fill(self) -> None:
         """Take prompts in, if enough slots are free."""
@@ -96,9 +112,7 @@ class Running:
         if not self._guarded(lambda: self.forward.resize(self.num_slots)):
             self._start_over(self.running)
             self.running = []
-            fresh = Forward(self.hymt, self.choice, self.num_slots, self.counters, logprobs=self.forward.logprobs)
-            fresh.prefix = self.forward.prefix
-            self.forward = fresh
+            self.forward = self.forward.anew(self.num_slots)
 
     def _start_over(self, rows: Sequence[Row]) -> None:
         """These rows wait again, in their order, the first of all."""
@@ -111,22 +125,34 @@ class Running:
     def _more_slots(self) -> None:
         """Rows come the widest first: when the widest are done, more of the narrower ones fit."""
         widest = max(row.width for row in (*self.running, self.waiting[0]))
-        wanted = max(1, min(self.max_rows, self.max_tokens // widest, len(self.running) + len(self.waiting)))
+        wanted = max(
+            1, min(self.max_rows, self.max_tokens // self._room(widest), len(self.running) + len(self.waiting))
+        )
         if wanted > self.num_slots + self.num_slots // REFILL_SHARE:
             longest = max((row.position + 1 for row in self.running), default=0)
-            if self._guarded(lambda: self.forward.resize(wanted, longest)):
+            if self._guarded(lambda: self.forward.resize(wanted, longest, widest)):
                 self.num_slots = wanted
             else:
                 self.max_rows = self.num_slots
 
     def launch(self) -> None:
         """Begin a step for every running row. What it chose is not known before `harvest`."""
+        if self.captured is not None and len(self._unread) >= self.read_every:
+            self._coming, self._unread = Reading(self._unread), []
         if self.running and not self._guarded(lambda: self._unread.append(self.forward.step(self.running))):
+            if self._coming is not None:
+                self._unread, self._coming = list(self._coming.chosen), None
             self._halve()
 
     @property
     def due(self) -> bool:
-        """Whether what was chosen must be read now: enough steps were launched, or a row came to its limit."""
+        """Whether what was chosen must be read now: enough steps were launched, or a row came to its limit.
+
+        A captured step costs the GPU little and the host nothing: one more runs while those before it are read, and a
+        row at its limit takes part in a few that nobody reads.
+        """
+        if self.captured is not None:
+            return self._coming is not None
         return len(self._unread) >= self.read_every or any(row.num_new >= row.limit for row in self.running)
 
     def _halve(self) -> None:
@@ -147,8 +173,7 @@ class Running:
         Returns:
             The rows that ended.
         """
-        unread, self._unread = self._unread, []
-        for chosen in unread:
+        for chosen in self._arrived():
             self._read(chosen)
         ended, number = [], 0
         while number < len(self.running):
@@ -165,6 +190,19 @@ class Running:
                 self.running[number] = self.running[final]
             self.running.pop()
         return ended
+
+    def _arrived(self) -> Sequence[Chosen]:
+        """What is to be read, on the host; waits for it."""
+        if self.captured is not None:
+            coming, self._coming = self._coming, None
+        else:
+            unread, self._unread = self._unread, []
+            if not self.hymt.device.startswith("cuda"):
+                self.counters.host_reads += bool(unread)
+                return unread
+            coming = Reading(unread) if unread else None
+        self.counters.host_reads += coming is not None
+        return coming.wait() if coming else []
 
     def _read(self, chosen: Chosen) -> None:
         tokens, finite = chosen.tokens.tolist(), chosen.finite.tolist()

@@ -57,10 +57,31 @@ def choose(
     """
     import torch
 
+    if not choice.sample:
+        return choose_by(logits, seen, choice, None)
+    steps = [step] * len(seeds) if isinstance(step, int) else step
+    numbers = [_signed(_counter(seed, at)) for seed, at in zip(seeds, steps, strict=True)]
+    return choose_by(logits, seen, choice, torch.tensor(numbers, device=logits.device))
+
+
+def choose_by(logits: Tensor, seen: Tensor | None, choice: Choice, counters: Tensor | None) -> Tensor:
+    """`choose`, with all that it needs on the logits' device, where the host never waits.
+
+    Args:
+        logits: [B, V] float32, finite.
+        seen: [B, V] bool, or None.
+        choice: The rule.
+        counters: [B] int64 of `counters_of`; None when greedy.
+
+    Returns:
+        [B] int64 token ids.
+    """
+    import torch
+
     if seen is not None and choice.repetition_penalty != 1.0:
         penalised = torch.where(logits > 0, logits / choice.repetition_penalty, logits * choice.repetition_penalty)
         logits = torch.where(seen, penalised, logits)
-    if not choice.sample:
+    if counters is None:
         return largest(logits)
     k = min(choice.top_k or logits.shape[-1], logits.shape[-1])
     # equal scores stand in the order of their ids in every batch: what is added is less than a float32 can tell apart
@@ -70,9 +91,7 @@ def choose(
     cumulative = probabilities.cumsum(dim=-1)
     nucleus = cumulative - probabilities < choice.top_p  # always holds the first token
     # the largest of score plus noise: where two scores differ by rounding alone, only a tie of both sums could flip
-    steps = [step] * len(seeds) if isinstance(step, int) else step
-    counters = [_signed(_counter(seed, at)) for seed, at in zip(seeds, steps, strict=True)]
-    draws = _uniform(torch.tensor(counters, device=logits.device)[:, None], ids)
+    draws = _uniform(counters[:, None], ids)
     noisy = torch.log(probabilities.double()) - torch.log(-torch.log(draws))
     place = torch.where(nucleus, noisy, float("-inf")).argmax(dim=-1, keepdim=True)
     return ids.gather(1, place).squeeze(1)
@@ -109,17 +128,30 @@ def _counter(seed: int, step: int) -> int:
     return z ^ (z >> 31)
 
 
+def counters_of(seeds: Tensor, steps: Tensor) -> Tensor:
+    """`_counter` of each row: [B] int64 from seeds (see `signed_seed`) and steps, [B] int64, which wrap around."""
+    return _mixed(seeds + (steps + 1) * _signed(_GOLDEN))
+
+
+def signed_seed(seed: int) -> int:
+    """A row's seed as an int64 holds it."""
+    return _signed(seed & _MASK)
+
+
 def _signed(number: int) -> int:
     return number - (1 << 64) if number >> 63 else number
 
 
 def _uniform(counters: Tensor, tokens: Tensor) -> Tensor:
     """A number in (0, 1) for each row and token: [B, K] float64 from [B, 1] and [B, K] int64, which wrap around."""
-    z = counters + (tokens + 1) * _signed(_GOLDEN)
+    z = _mixed(counters + (tokens + 1) * _signed(_GOLDEN))
+    return (_shifted(z, 11).double() + 0.5) / float(1 << 53)
+
+
+def _mixed(z: Tensor) -> Tensor:
     for shift, factor in ((30, _MIX[0]), (27, _MIX[1])):
         z = (z ^ _shifted(z, shift)) * _signed(factor)
-    z = z ^ _shifted(z, 31)
-    return (_shifted(z, 11).double() + 0.5) / float(1 << 53)
+    return z ^ _shifted(z, 31)
 
 
 def _shifted(z: Tensor, bits: int) -> Tensor:

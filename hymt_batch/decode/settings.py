@@ -43,6 +43,7 @@ class DecodeConfig:
     stop_loops: bool = True
     stages: Any = "auto"
     read_every: int = 1
+    capture: bool = False
 
     def __post_init__(self) -> None:
         positive = {"temperature": self.temperature, "repetition_penalty": self.repetition_penalty}

@@ -14,16 +14,20 @@ Nothing of a finished row is lost. Does not know parts, documents or retries.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from hymt_batch.decode.cache import ATTENTION, PrefixCache, register
+from hymt_batch.decode.captured import Captured
 from hymt_batch.decode.generate import Generated
 from hymt_batch.decode.rows import Counters, Row, common_start
 from hymt_batch.decode.running import Running, guarded
 from hymt_batch.decode.sampling import Choice
 from hymt_batch.model.network import Hymt
+
+log = logging.getLogger(__name__)
 
 
 def decode_rows(
@@ -39,6 +43,7 @@ def decode_rows(
     stages: int = 1,
     read_every: int = 1,
     logprobs: bool = False,
+    captured: Captured | None = None,
     on_rows: Callable[[int, int], None] = lambda rows, tokens: None,
     counters: Counters | None = None,
 ) -> tuple[list[Generated], bool]:
@@ -57,6 +62,8 @@ def decode_rows(
         read_every: Steps whose tokens are read at once; more than 1 spares waits for a GPU, and wastes steps of rows
             whose end is not known yet. With several stages a step is read when its group's turn comes again.
         logprobs: Whether to keep the mean logarithm of the chosen tokens' probabilities.
+        captured: Storage and graphs of steps that are run again without Python, for `stages` of 1; what an earlier
+            call left there is used. Not used where positions may change the network's own numbers.
         on_rows: Told of rows that ended, and of their tokens.
         counters: Where to count.
 
@@ -78,11 +85,10 @@ def decode_rows(
     ]
     rows.sort(key=lambda row: (-row.width, row.index))
     stages = max(1, min(stages, max_rows, len(rows)))
-    with (
-        torch.inference_mode(),
-        _own_attention(hymt.network),
-        _no_rope_update(hymt.network, rows[0].width + read_every),
-    ):
+    with torch.inference_mode(), ready(hymt.network, rows[0].width + read_every), _kept(captured):
+        if captured is not None and (stages > 1 or captured.refused or _looks_at_positions(hymt.network)):
+            _leave_out(captured)
+            captured = None
         groups = [
             Running(
                 hymt,
@@ -93,6 +99,7 @@ def decode_rows(
                 counters,
                 read_every=read_every,
                 logprobs=logprobs,
+                captured=captured,
             )
             for number in range(stages)
         ]
@@ -121,6 +128,36 @@ def _share(groups: Sequence[Running], prompts: Sequence[Sequence[int]], counters
         counters.prefix_tokens += common
         for group in groups:
             group.forward.prefix = made[0]
+
+
+@contextmanager
+def ready(network: Any, longest: int) -> Iterator[None]:
+    """Inside, the network attends our way and looks for no positions beyond `longest`, where that is safe."""
+    with _own_attention(network), _no_rope_update(network, longest):
+        yield
+
+
+@contextmanager
+def _kept(captured: Captured | None) -> Iterator[None]:
+    """A call that is given up leaves nothing to the next: what stands in its slots may not be finite."""
+    try:
+        yield
+    except BaseException:
+        if captured is not None:
+            captured.forget()
+        raise
+
+
+def _leave_out(captured: Captured) -> None:
+    """These rows are decoded without captured steps; what was kept would take memory, or be changed by them."""
+    if not captured.refused:
+        log.warning("decode.capture: not used for these rows, whose positions may change the network's own numbers")
+    captured.forget()
+
+
+def _looks_at_positions(network: Any) -> bool:
+    """Whether the host looks at the positions of each step."""
+    return any("dynamic" in str(getattr(module, "rope_type", "")) for module in network.modules())
 
 
 @contextmanager
