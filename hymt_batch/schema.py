@@ -46,8 +46,8 @@ class BenchDtype(Enum):
     bfloat16 = "bfloat16"
 
 
-BENCH_ENGINES = ("slots", "sorted_generate", "generate_in_order", "pipeline")
-"""What a benchmark may run; ours always does."""
+BENCH_ENGINES = ("slots", "slots_captured", "sorted_generate", "generate_in_order", "pipeline")
+"""What a benchmark may run; ours always does, slots_captured only where it is named."""
 
 
 class ReportFormat(Enum):
@@ -141,11 +141,12 @@ class BenchJob:
     engines: Any = None
     part_rows: int | None = None
     device: str = "cpu"
+    read_every: int = 1
     seed: int = 20261124
     format: ReportFormat = ReportFormat.text
 
     def __post_init__(self) -> None:
-        for key in ("segments", "rounds", "max_rows", "generate_rows", "compare_rows", "part_rows"):
+        for key in ("segments", "rounds", "max_rows", "generate_rows", "compare_rows", "part_rows", "read_every"):
             if getattr(self, key) is not None and getattr(self, key) < 1:
                 raise ConfigError(f"{key}={getattr(self, key)} must be at least 1. Leave it out for its default.")
         if not re.fullmatch(r"cpu|cuda:[0-9]+", self.device):

@@ -14,6 +14,8 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from hymt_batch.decode import race
+from hymt_batch.decode.captured import Captured
+from hymt_batch.decode.roofline import roofline
 from hymt_batch.decode.rows import Counters
 from hymt_batch.device_map import table
 from hymt_batch.errors import ExitCode
@@ -23,7 +25,7 @@ from hymt_batch.model.packed import Packed
 if TYPE_CHECKING:
     from hymt_batch.schema import BenchJob
 
-OURS, IN_PARTS = "slots", "slots_in_parts"
+OURS, IN_PARTS, CAPTURED = "slots", "slots_in_parts", "slots_captured"
 SORTED, IN_ORDER, PIPELINE = "sorted_generate", "generate_in_order", "pipeline"
 
 
@@ -39,7 +41,7 @@ def bench(job: BenchJob) -> dict[str, Any]:
         torch.set_num_threads(job.num_threads)
     hymt = made_up.network(job.shape, job.dtype.value, job.seed, job.device)
     work = race.workload(job.segments, hymt.vocab_size, job.seed)
-    counters = Counters()
+    counters, captured_counters = Counters(), Counters()
     products = Packed(hymt.network)
     engines = {
         OURS: race.in_slots(hymt, job.max_rows, counters, products),
@@ -53,9 +55,13 @@ def bench(job: BenchJob) -> dict[str, Any]:
         # counters of its own: those that are reported are of the run that is never drained
         drained = race.in_slots(hymt, job.max_rows, Counters(), products)
         engines[IN_PARTS] = race.in_parts(drained, job.part_rows)
+    if CAPTURED in chosen:
+        steps = Captured(hymt, race.GREEDY)
+        engines[CAPTURED] = race.in_slots(hymt, job.max_rows, captured_counters, products, steps, job.read_every)
     results, made = race.race(hymt, engines, work, job.rounds)
     race.compare(hymt, work, made, results, job.compare_rows)
     floor = race.floor(hymt, counters, min(job.max_rows, job.segments), products)
+    roof = roofline(hymt, work, counters)
     best = {name: min(result.seconds) for name, result in results.items()}
     return {
         "shape": job.shape.value,
@@ -79,9 +85,14 @@ def bench(job: BenchJob) -> dict[str, Any]:
         "fraction_of_floor": round(floor.best / best[OURS], 3),
         "fraction_of_plain_floor": round(floor.plain / best[OURS], 3),
         "fraction_of_full_floor": round(floor.full / best[OURS], 3),
+        "copy_gb_per_s": round(roof.bytes_per_s / 1e9, 1),
+        "product_tflops_per_s": round(roof.flops_per_s / 1e12, 3),
+        "roofline_s": round(roof.seconds, 4),
+        "fraction_of_roofline": {name: round(roof.seconds / one, 3) for name, one in best.items()},
         "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         "peak_gpu_bytes": 0 if job.device == "cpu" else torch.cuda.max_memory_allocated(job.device),
         "counters": asdict(counters),
+        **({"captured_counters": asdict(captured_counters)} if CAPTURED in engines else {}),
     }
 
 

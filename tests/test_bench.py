@@ -7,7 +7,7 @@ import json
 import pytest
 
 from hymt_batch import config
-from hymt_batch.decode import race
+from hymt_batch.decode import race, roofline
 from hymt_batch.decode.rows import Counters
 from hymt_batch.errors import ConfigError, ExitCode, UsageError
 from hymt_batch.model import made_up
@@ -78,3 +78,26 @@ def test_settings_of_another_job_are_refused() -> None:
         config.load("bench", ["preset=demo"])
     with pytest.raises(UsageError, match="not a choice"):
         config.load("translate", ["preset=bench_quick"])
+
+
+def test_captured_steps_run_where_they_are_asked_for() -> None:
+    words = ["preset=bench_quick", "rounds=2", "compare_rows=16", "engines=[slots_captured]", "read_every=2"]
+    figures = bench.bench(config.load("bench", words))
+    assert set(figures["seconds"]) == {"slots", "slots_captured"}
+    assert figures["outputs_equal"] is True
+    counters = figures["captured_counters"]
+    assert (counters["captures"], counters["replays"]) == (0, counters["steps"]), "the first round captured all"
+    assert counters["host_reads"] < figures["counters"]["host_reads"]
+    assert 0 < figures["fraction_of_roofline"]["slots"] < 1
+    assert figures["copy_gb_per_s"] > 0
+    assert "slots_captured" in bench.render(figures)
+
+
+def test_a_roofline_is_of_bytes_and_products() -> None:
+    hymt = made_up.network(Shape["demo"], "float32", 0)
+    work = race.Workload([[1, 2, 3]] * 4, [5] * 4)
+    little = roofline.roofline(hymt, work, Counters(steps_of_rows={4: 10}))
+    assert little.bytes_per_s > 1e8
+    assert little.flops_per_s > 1e8
+    weights = 4 * (sum(one.numel() for one in hymt.network.parameters()))
+    assert little.seconds >= 10 * 0.9 * weights / little.bytes_per_s

@@ -14,6 +14,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
+from hymt_batch.decode.captured import Captured
 from hymt_batch.decode.generate import decode_batch
 from hymt_batch.decode.rows import Counters
 from hymt_batch.decode.sampling import Choice
@@ -55,8 +56,15 @@ def workload(num: int, vocab_size: int, seed: int) -> Workload:
 Engine = Callable[[Workload], list[list[int]]]
 
 
-def in_slots(hymt: Hymt, max_rows: int, counters: Counters, packed: AbstractContextManager[object]) -> Engine:
-    """Ours, with the products of `packed`. The counters are those of the last run."""
+def in_slots(
+    hymt: Hymt,
+    max_rows: int,
+    counters: Counters,
+    packed: AbstractContextManager[object],
+    captured: Captured | None = None,
+    read_every: int = 1,
+) -> Engine:
+    """Ours, with the products of `packed`, and with captured steps if asked for; the counters are of the last run."""
 
     def run(work: Workload) -> list[list[int]]:
         fresh = Counters()
@@ -72,6 +80,8 @@ def in_slots(hymt: Hymt, max_rows: int, counters: Counters, packed: AbstractCont
                 max_rows=max_rows,
                 max_tokens=1 << 30,
                 counters=fresh,
+                captured=captured,
+                read_every=read_every,
             )
         for name in Counters.__dataclass_fields__:
             setattr(counters, name, getattr(fresh, name))

@@ -1,0 +1,89 @@
+"""What a device could do at best: the bytes that steps must read at its measured bandwidth, products at their rate.
+
+Measured on the spot, on the device of the network. Nobody reaches it: it knows no launches, no waits, no attention but
+its bytes. On a GPU never run yet.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from hymt_batch.decode.race import Workload, settle
+from hymt_batch.decode.rows import Counters
+from hymt_batch.model.network import Hymt
+
+COPY_BYTES = {"cpu": 1 << 26, "cuda": 1 << 30}
+PRODUCT_SIZE = {"cpu": 768, "cuda": 8192}
+REPEATS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Roofline:
+    """Measured rates, and the seconds that a workload takes at them."""
+
+    bytes_per_s: float  # read or written, in a copy on the device
+    flops_per_s: float  # of a large square product in the network's number format; a multiply-add counts twice
+    seconds: float
+
+
+def roofline(hymt: Hymt, work: Workload, counters: Counters) -> Roofline:
+    """Measure the device, and add up a run's work.
+
+    Args:
+        hymt: The network.
+        work: Rows with their exact numbers of new tokens.
+        counters: Of the run.
+
+    Returns:
+        A step takes the longer of its bytes (all weights, once) and of its products; keys and values are read besides,
+        of each row as long as it is at each token. Prompts take their products.
+    """
+    bandwidth, rate = _bandwidth(hymt), _rate(hymt)
+    head = hymt.network.lm_head.weight
+    layers = [one for name, one in hymt.network.model.named_parameters() if "embed_tokens" not in name]
+    numbers = sum(one.numel() for one in layers)
+    weights = sum(one.nbytes for one in layers) + head.nbytes
+    steps = sum(
+        number * max(weights / bandwidth, rows * 2 * (numbers + head.numel()) / rate)
+        for rows, number in counters.steps_of_rows.items()
+    )
+    # a row of p prompt tokens sees p + 1, p + 2, ... keys in the steps after its first token
+    keys = sum(
+        (new - 1) * len(prompt) + new * (new - 1) // 2 for prompt, new in zip(work.prompts, work.limits, strict=True)
+    )
+    prompts = 2 * (counters.prefill_tokens + counters.prefix_tokens) * numbers
+    firsts = 2 * counters.first_tokens * head.numel()
+    seconds = steps + keys * hymt.cache_bytes_per_token / bandwidth + (prompts + firsts) / rate
+    return Roofline(bandwidth, rate, seconds)
+
+
+def _bandwidth(hymt: Hymt) -> float:
+    import torch
+
+    size = COPY_BYTES[torch.device(hymt.device).type]
+    source = torch.ones(size, dtype=torch.uint8, device=hymt.device)
+    target = torch.empty_like(source)
+    return 2 * size / _seconds(hymt, lambda: target.copy_(source))
+
+
+def _rate(hymt: Hymt) -> float:
+    import torch
+
+    size = PRODUCT_SIZE[torch.device(hymt.device).type]
+    one = torch.randn(size, size).to(hymt.device, getattr(torch, hymt.dtype))
+    out = torch.empty_like(one)
+    return 2 * size**3 / _seconds(hymt, lambda: torch.mm(one, one, out=out))
+
+
+def _seconds(hymt: Hymt, work: Callable[[], object]) -> float:
+    """The best of a few times, after one that warms up."""
+    found = []
+    for _ in range(REPEATS + 1):
+        settle(hymt)
+        began = time.perf_counter()
+        work()
+        settle(hymt)
+        found.append(time.perf_counter() - began)
+    return min(found[1:])
