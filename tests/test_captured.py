@@ -453,3 +453,37 @@ def test_a_part_that_went_on_without_is_marked(hymt: Hymt, ids: list[list[int]],
     assert own.take_degraded() == (captured.MARK,)
     assert right.take_degraded() == ()
     assert own.captured is None
+
+
+@pytest.mark.usefixtures("short")
+def test_storage_moves_only_when_no_graph_points_to_it(
+    hymt: Hymt, ids: list[list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend = Frozen()
+    steps = frozen(hymt, backend)
+    row = Row(0, ids[0], 200, 0)
+    with torch.inference_mode(), slots.ready(hymt.network, 400):
+        steps.begin(GREEDY, Counters(), 1, len(row.ids) + 2, max_tokens=9999)
+        steps.prefill([row], 0)
+        capacity = steps.cache.capacity
+        while row.position < capacity:  # longer than was said
+            steps.step([row])
+        assert backend.forgotten == 0
+        steps.step([row])
+        assert (backend.forgotten, len(steps.replays)) == (1, 1)
+        assert steps.cache.capacity > capacity
+
+        real = steps.cache.resize
+
+        def resize(*arguments: Any) -> None:
+            assert not steps.replays
+            real(*arguments)
+
+        monkeypatch.setattr(steps.cache, "resize", resize)
+        steps.resize(3, row.position + 1, 300)
+        assert backend.forgotten == 2
+        steps.resize(2, row.position + 1, 300)
+        assert steps.cache.num_slots == 3, "more slots than two are there"
+        steps.step([row])
+        steps.resize(1)
+        assert (steps.cache.num_slots, backend.forgotten) == (1, 3)
