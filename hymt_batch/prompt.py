@@ -72,6 +72,7 @@ class Encoder(Protocol):
     @property
     def suffix(self) -> tuple[int, ...]: ...
     def encode(self, texts: Sequence[str]) -> list[list[int]]: ...
+    def encode_behind(self, head: str, texts: Sequence[str]) -> list[list[int]]: ...
     def leaks(self, body: Sequence[int]) -> bool: ...
 
 
@@ -139,16 +140,21 @@ def render(
     Returns:
         One prompt a segment, in order; and the documents that cannot be sent, by index, with the reason.
 
-    Source: the user turn is encoded as a whole, so that token boundaries are those of the checkpoint's template.
+    Source: the ids are those of the user turn encoded as a whole, so that token boundaries are those of the
+    checkpoint's template.
     """
     pairs = [(documents[segment.document].src_lang, documents[segment.document].tgt_lang) for segment in segments]
     instructions = {pair: words.instruction(*pair) for pair in dict.fromkeys(pairs)}
     overhead = {pair: len(encoder.encode(["".join(text)])[0]) for pair, text in instructions.items()}
-    turns = []
-    for segment, pair in zip(segments, pairs, strict=True):
+    places: dict[tuple[str | None, str | None], list[int]] = {pair: [] for pair in instructions}
+    for place, pair in enumerate(pairs):
+        places[pair].append(place)
+    bodies: list[list[int]] = [[]] * len(segments)
+    for pair, some in places.items():
         before, after = instructions[pair]
-        turns.append(f"{before}{segment.text}{after}")
-    bodies = encoder.encode(turns)
+        found = encoder.encode_behind(before, [f"{segments[place].text}{after}" for place in some])
+        for place, body in zip(some, found, strict=True):
+            bodies[place] = body
     prompts: list[Prompt] = []
     refused: dict[int, Refusal] = {}
     prefix, suffix, leaks = encoder.prefix, encoder.suffix, encoder.leaks

@@ -22,6 +22,9 @@ class Bytes:
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         return [list(text.encode("utf-8")) for text in texts]
 
+    def encode_behind(self, head: str, texts: Sequence[str]) -> list[list[int]]:
+        return self.encode([head + text for text in texts])
+
     def leaks(self, body: Sequence[int]) -> bool:
         return 0x1D in body
 

@@ -12,10 +12,12 @@ import logging
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from hymt_batch.errors import PreflightError, first_line
+from hymt_batch.model.seam import Seam
 from hymt_batch.model.template import try_out
 
 log = logging.getLogger(__name__)
@@ -37,14 +39,17 @@ class Tokenizer:
     control: frozenset[int]  # ids that must never come from a text
     stop: tuple[int, ...]  # ids that end a translation
     pad: int
+    seam: Seam | None = None  # between instructions and texts
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each text alone, without framing; never a control id (check `leaks`)."""
-        bodies: list[list[int]] = []
-        for some in _slices(texts):
-            # fast: the same ids, with offsets that are not filled in
-            bodies += [encoding.ids for encoding in self.bare.encode_batch_fast(some, add_special_tokens=False)]
-        return bodies
+        return _encode(self.bare, texts)
+
+    def encode_behind(self, head: str, texts: Sequence[str]) -> list[list[int]]:
+        """What `encode` gives for head + text, of each text, in less time."""
+        if self.seam is None:
+            return self.encode([head + text for text in texts])
+        return self.seam.encode(head, texts)
 
     def count(self, text: str) -> int:
         return len(self.bare.encode(text, add_special_tokens=False).ids)
@@ -59,6 +64,14 @@ class Tokenizer:
         plain = [row if clean(row) else [token for token in row if token not in self.control] for row in rows]
         texts: list[str] = self.full.decode_batch(plain, skip_special_tokens=True)
         return texts
+
+
+def _encode(bare: Any, texts: Sequence[str]) -> list[list[int]]:
+    bodies: list[list[int]] = []
+    for some in _slices(texts):
+        # fast: the same ids, with offsets that are not filled in
+        bodies += [encoding.ids for encoding in bare.encode_batch_fast(some, add_special_tokens=False)]
+    return bodies
 
 
 def _slices(texts: Sequence[str]) -> Iterator[list[str]]:
@@ -147,6 +160,7 @@ def load(folder: Path, config: dict[str, Any], *, add_generation_prompt: bool) -
         control=frozenset(control | set(prefix) | set(suffix) | set(stop)),
         stop=stop,
         pad=int(pad) if pad is not None and pad >= 0 else stop[0],
+        seam=Seam(bare, partial(_encode, bare), content),
     )
     ours = [*prefix, *tokenizer.encode([_PROBE])[0], *suffix]
     if ours != rendered:

@@ -31,6 +31,9 @@ class Bytes:
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         return [list(text.encode("utf-8")) for text in texts]
 
+    def encode_behind(self, head: str, texts: Sequence[str]) -> list[list[int]]:
+        return self.encode([head + text for text in texts])
+
     def count(self, text: str) -> int:
         return len(text.encode("utf-8"))
 
