@@ -201,13 +201,24 @@ def test_a_row_that_breaks_the_promise_is_found_out_by_its_first_character(monke
     assert not found.holds
 
 
-def test_words_are_forgotten_before_they_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(seam, "_MOST_CHARS", 2000)
-    monkeypatch.setattr(seam, "_SLICE_TEXTS", 10)
+def test_words_are_forgotten_before_they_fill_the_memory_unless_they_come_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(seam, "_MOST_WORDS", 40)
     found, bare = seam_of(CUTS["demo"])
-    texts = [f"word{number} and w{number}, {number} more" for number in range(500)]
+    for number in range(100):
+        texts = [f"word{number}-{row} and w{number}, {row} more" for row in range(10)]
+        assert found.encode(HEADS[0], texts) == _encode(bare, [HEADS[0] + text for text in texts])
+    assert len(found._words) + len(found._words.older) < 200
+    assert " and" in {**found._words, **found._words.older}
+    assert "word3-1" not in {**found._words, **found._words.older}
+
+
+def test_a_very_long_word_is_not_kept() -> None:
+    found, bare = seam_of(CUTS["demo"])
+    texts = ["a b c d e f g " + "rain" * 20]
     assert found.encode(HEADS[0], texts) == _encode(bare, [HEADS[0] + text for text in texts])
-    assert found._size < 4000
+    assert max(map(len, found._words)) <= 64
 
 
 def test_the_demo_tokenizer_encodes_by_words() -> None:

@@ -41,8 +41,9 @@ _WORD_CHARS = 16
 _APART = " \n"
 """A piece ends before it, as at any space, and after it, as at any head."""
 
-_JOINED, _SLICE_TEXTS = 64, 2048
-_MOST_CHARS = 1 << 20  # some 100,000 words and 30 MB
+_JOINED = 64  # words
+
+_MOST_WORDS, _LONGEST_WORD = 50_000, 64  # some 30 MB
 
 _RUNS = (
     r"\p{N}",
@@ -76,6 +77,19 @@ _CANARIES = (
 """Hostile texts with a tilde between."""
 
 
+class _Words(dict[str, Ids]):
+    """Ids of words: the newest, and those of the words before them that came again."""
+
+    __slots__ = ("older",)
+
+    def __init__(self, older: dict[str, Ids]) -> None:
+        self.older = older
+
+    def __missing__(self, word: str) -> Ids:
+        self[word] = ids = self.older[word]
+        return ids
+
+
 class Seam:
     """The seams between a head and a text and between words, for one tokenizer.
 
@@ -89,11 +103,10 @@ class Seam:
         self._bare, self._encode, self.holds = bare, encode, parts_at_seams(content)
         self._heads: dict[str, dict[str, Ids]] = {}  # head -> first character of the text -> ids of the head
         self._starts: dict[tuple[int, ...], tuple[int, ...]] = {}  # these ids, each once: they are few
-        self._words: dict[str, Ids] = {}  # with the space before, but at a text's start
-        self._size = 0
+        self._words = _Words({})  # with the space before, but at a text's start
 
     def encode(self, head: str, texts: Sequence[str]) -> list[list[int]]:
-        """Ids of head + text, of each text."""
+        """Ids of head + text, of each of some texts."""
         if not self.holds or not _ends_whole(head):
             return self._encode([head + text for text in texts])
         if head not in self._heads:
@@ -132,13 +145,11 @@ class Seam:
         """Ids of each text without its head: by words that are known, where words are short."""
         found: list[list[int] | None] = [None] * len(texts)
         waiting = [n for n, text in enumerate(texts) if text.count(" ") * _WORD_CHARS >= len(text) and "\0" not in text]
-        for start in range(0, len(waiting), _SLICE_TEXTS):
-            if self._size > _MOST_CHARS:
-                self._words, self._size = {}, 0
-            some = waiting[start : start + _SLICE_TEXTS]
-            unknown = self._look_up(((place, _words(texts[place])) for place in some), found)
-            self._learn(dict.fromkeys(chain.from_iterable([words for _, words in unknown])))
-            self._look_up(unknown, found)
+        if len(self._words) > _MOST_WORDS:
+            self._words = _Words(dict(self._words))
+        unknown = self._look_up(((place, _words(texts[place])) for place in waiting), found)
+        self._learn(dict.fromkeys(chain.from_iterable([words for _, words in unknown])))
+        self._look_up(unknown, found)
         others = iter(self._encode([text for text, ids in zip(texts, found, strict=True) if ids is None]))
         return [next(others) if ids is None else ids for ids in found]
 
@@ -156,10 +167,10 @@ class Seam:
 
     def _learn(self, words: Iterable[str]) -> None:
         """Encode words, many at once: each alone takes twice the time."""
-        new = [word for word in words if word not in self._words]
-        self._size += sum(map(len, new)) + 8 * len(new)
-        self._words.update((word, None) for word in new if not _stands_alone(word))
-        sound = [word for word in new if word not in self._words]
+        known, older = self._words, self._words.older
+        new = [word for word in words if word not in known and word not in older and len(word) <= _LONGEST_WORD]
+        known.update((word, None) for word in new if not _stands_alone(word))
+        sound = [word for word in new if word not in known]
         for separator in ("", _APART):
             some = [word for word in sound if word.startswith(" ") is (separator == "")]
             rows = [some[start : start + _JOINED] for start in range(0, len(some), _JOINED)]
@@ -169,7 +180,7 @@ class Seam:
                 begins = accumulate([len(word) + len(separator) for word in row], initial=0)
                 for word, begin in zip(row, begins, strict=False):
                     start, end = bisect_left(starts, begin), bisect_left(starts, begin + len(word))
-                    self._words[word] = tuple(ids[start:end])
+                    known[word] = tuple(ids[start:end])
 
 
 def _words(text: str) -> list[str]:
