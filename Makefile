@@ -8,8 +8,8 @@ SEED ?= 20261124
 PIP_FLAGS ?= --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-floor check format faults faults-quick matrix memory scale draining overhead full-size \
-	integrity troubleshooting retrain clean
+.PHONY: help install demo test test-floor check format faults faults-quick matrix memory scale draining overhead \
+	against-engine full-size integrity troubleshooting retrain clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -72,6 +72,9 @@ draining: install ## what it costs to drain each part, by the size of the parts
 
 overhead: install ## what the job costs around the model
 	$(BIN)/python -m tests.campaigns.overhead
+
+against-engine: install ## what the job loses against the bare engine on the same rows
+	$(BIN)/python -m tests.campaigns.against_engine
 
 full-size: install ## load the real 1.8B shape with made-up weights on the CPU, beside from_pretrained (SCALE=7b)
 	$(BIN)/python -m tests.campaigns.full_size --scale $(or $(SCALE),1.8b)

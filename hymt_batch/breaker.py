@@ -30,7 +30,7 @@ class Breaker:
         """
         decoded = [row for row in rows if row.num_source_tokens or row.status in _BAD]
         self._rows += len(decoded)
-        self._bad += sum(row.status in _BAD or bool(HARD_FLAGS & set(row.flags)) for row in decoded)
+        self._bad += sum(row.status in _BAD or not HARD_FLAGS.isdisjoint(row.flags) for row in decoded)
         self._broken += sum(row.status is Status.NON_FINITE for row in decoded)
         if self._rows < self._config.stop_rows or self._config.stop_rate == 1:
             return

@@ -100,9 +100,21 @@ def test_a_campaign_that_dies_or_is_missing_has_failed(tmp_path: Path) -> None:
     assert "died with 1" in record["result"]["failures"][0]
 
 
+def test_a_job_gives_the_ids_of_the_bare_engine_on_the_same_rows() -> None:
+    figures = campaign("against_engine", "--rows", "24", "--mid-rows", "0", "--rounds", "1", "--threads", "1")
+    (one,) = figures["against_engine"]
+    assert one["equal"]
+    assert one["prompts"] == 24
+    assert 0 < one["outside_of_engine"] < 1
+    assert figures["first_rows_s"] > 0
+
+
 @pytest.mark.parametrize(
     "name",
-    ["kills", "memory", "overhead", "full_size", "integrity", "faults", "power_loss", "seeded_bugs", "matrix"],
+    [
+        *("kills", "memory", "overhead", "against_engine", "full_size", "integrity", "faults", "power_loss"),
+        *("seeded_bugs", "matrix"),
+    ],
 )
 def test_each_campaign_explains_itself(name: str) -> None:
     ran = subprocess.run(

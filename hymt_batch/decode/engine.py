@@ -159,7 +159,7 @@ class Decode:
     def _in_slots(
         self, prompts: Sequence[Prompt], limits: Sequence[int], rule: Choice, attempt: int
     ) -> list[Translation]:
-        seeds = [row_seed(self.seed, prompt.row_id, prompt.segment.index, attempt) for prompt in prompts]
+        seeds = self._seeds(prompts, rule, attempt)
         with _gpu_failures_stop():
             generated, degraded = decode_rows(
                 self.hymt,
@@ -196,6 +196,12 @@ class Decode:
         taken, self._degraded = tuple(dict.fromkeys(self._degraded)), []
         return taken
 
+    def _seeds(self, prompts: Sequence[Prompt], rule: Choice, attempt: int) -> list[int]:
+        """Of each row; nothing is drawn without sampling."""
+        if not rule.sample:
+            return [0] * len(prompts)
+        return [row_seed(self.seed, prompt.row_id, prompt.segment.index, attempt) for prompt in prompts]
+
     def _limit(self, prompt: Prompt) -> int:
         """Largest number of new tokens of a row, from its source length, language and the model's context."""
         expansion = languages.get(prompt.tgt_lang).expansion
@@ -208,7 +214,7 @@ class Decode:
     ) -> list[Generated] | None:
         """Decode one batch; None when it did not fit the memory."""
         chosen = [prompts[index] for index in indices]
-        seeds = [row_seed(self.seed, prompt.row_id, prompt.segment.index, attempt) for prompt in chosen]
+        seeds = self._seeds(chosen, rule, attempt)
         try:
             with _gpu_failures_stop():
                 return self.decode(
