@@ -116,13 +116,13 @@ def bare(decode: engine.Decode, planned: list[Part]) -> tuple[dict[str, float], 
 def whole(job: Any, model: Held) -> tuple[dict[str, float], list[list[Generated]]]:
     """The job, and what its engine gave part by part."""
     made: list[list[Generated]] = []
-    inside = loading = loading_cpu = 0.0
+    inside = inside_cpu = loading = loading_cpu = 0.0
 
     def decode_rows(*arguments: Any, **others: Any) -> tuple[list[Generated], bool]:
-        nonlocal inside
-        began = time.perf_counter()
+        nonlocal inside, inside_cpu
+        began, cpu = time.perf_counter(), time.process_time()
         rows, degraded = slots.decode_rows(*arguments, **others)
-        inside += time.perf_counter() - began
+        inside, inside_cpu = inside + time.perf_counter() - began, inside_cpu + time.process_time() - cpu
         made.append(rows)
         return rows, degraded
 
@@ -143,7 +143,7 @@ def whole(job: Any, model: Held) -> tuple[dict[str, float], list[list[Generated]
     ):
         translate.translate(job, telling, lambda *_: model)
     wall, spent = time.perf_counter() - began - loading, time.process_time() - cpu - loading_cpu
-    return {"wall_s": wall, "cpu_s": spent, "inside_s": inside}, made
+    return {"wall_s": wall, "cpu_s": spent, "inside_s": inside, "inside_cpu_s": inside_cpu}, made
 
 
 @contextlib.contextmanager
@@ -189,6 +189,7 @@ def compared(shape: str, num_threads: int, source: Path, rounds: int) -> dict[st
     lost = [1 - one["wall_s"] / job["wall_s"] for one, job in zip(alone, jobs, strict=True)]
     outside = [1 - one["inside_s"] / one["wall_s"] for one in jobs]
     cpu = [one["cpu_s"] / other["cpu_s"] - 1 for one, other in zip(jobs, alone, strict=True)]
+    outside_cpu = [1 - one["inside_cpu_s"] / one["cpu_s"] for one in jobs]
     return {
         "shape": shape,
         "threads": num_threads,
@@ -200,6 +201,8 @@ def compared(shape: str, num_threads: int, source: Path, rounds: int) -> dict[st
         "lost_all": [round(one, 4) for one in lost],
         "outside_of_engine": round(statistics.median(outside), 4),
         "outside_of_engine_all": [round(one, 4) for one in outside],
+        "outside_of_engine_cpu": round(statistics.median(outside_cpu), 4),
+        "outside_of_engine_cpu_all": [round(one, 4) for one in outside_cpu],
         "more_cpu": round(statistics.median(cpu), 4),
         "more_cpu_all": [round(one, 4) for one in cpu],
         "equal": equal,
@@ -235,8 +238,8 @@ def main() -> int:
                 found.append(one)
                 print(
                     f"{shape} threads={number}: engine {one['engine_rows_per_s']} rows/s, job {one['job_rows_per_s']}, "
-                    f"lost {100 * one['lost']:.1f} %, outside of the engine {100 * one['outside_of_engine']:.1f} %, "
-                    f"more processor time {100 * one['more_cpu']:.1f} %, same ids: {one['equal']}",
+                    f"lost {100 * one['lost']:.1f} %, outside of the engine {100 * one['outside_of_engine']:.1f} % "
+                    f"(processor {100 * one['outside_of_engine_cpu']:.1f} %), more processor time {100 * one['more_cpu']:.1f} %, same ids: {one['equal']}",
                     flush=True,
                 )
         first = [first_rows_s(sources["demo"], f"start{number}") for number in range(min(3, arguments.rounds))]
