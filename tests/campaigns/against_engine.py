@@ -236,10 +236,12 @@ def main() -> int:
             for number in arguments.threads if rows else ():
                 one = compared(shape, number, sources[shape], arguments.rounds)
                 found.append(one)
+                share = {key: f"{100 * one[key]:.1f} %" for key in one if isinstance(one[key], float)}
                 print(
                     f"{shape} threads={number}: engine {one['engine_rows_per_s']} rows/s, job {one['job_rows_per_s']}, "
-                    f"lost {100 * one['lost']:.1f} %, outside of the engine {100 * one['outside_of_engine']:.1f} % "
-                    f"(processor {100 * one['outside_of_engine_cpu']:.1f} %), more processor time {100 * one['more_cpu']:.1f} %, same ids: {one['equal']}",
+                    f"lost {share['lost']}; outside of the engine {share['outside_of_engine']}, of the processor time "
+                    f"{share['outside_of_engine_cpu']}; more processor time {share['more_cpu']}; "
+                    f"same ids: {one['equal']}",
                     flush=True,
                 )
         first = [first_rows_s(sources["demo"], f"start{number}") for number in range(min(3, arguments.rounds))]
