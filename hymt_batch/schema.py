@@ -46,8 +46,11 @@ class BenchDtype(Enum):
     bfloat16 = "bfloat16"
 
 
-BENCH_ENGINES = ("slots", "slots_captured", "sorted_generate", "generate_in_order", "pipeline")
-"""What a benchmark may run; ours always does, slots_captured only where it is named."""
+BENCH_ENGINES = ("slots", "sorted_generate", "generate_in_order", "pipeline")
+"""What a benchmark runs unless told otherwise; ours always does."""
+
+BENCH_WHERE_NAMED = ("slots_captured", "continuous", "llama_cpp", "ctranslate2")
+"""What it runs only where it is named: our own captured steps, and other programs."""
 
 
 class ReportFormat(Enum):
@@ -153,8 +156,9 @@ class BenchJob:
             raise ConfigError(f"device={self.device} is not a device. Set device=cpu or device=cuda:0.")
         if self.engines is not None:
             self.engines = [self.engines] if isinstance(self.engines, str) else [str(one) for one in self.engines]
-            if unknown := [one for one in self.engines if one not in BENCH_ENGINES]:
-                raise ConfigError(f"engines={unknown[0]} is not one of {', '.join(BENCH_ENGINES)}.")
+            if unknown := [one for one in self.engines if one not in BENCH_ENGINES + BENCH_WHERE_NAMED]:
+                known = ", ".join(BENCH_ENGINES + BENCH_WHERE_NAMED)
+                raise ConfigError(f"engines={unknown[0]} is not one of {known}.")
 
 
 @dataclass(kw_only=True, slots=True)

@@ -1,6 +1,7 @@
 """Measure decoding engines against one another on a made-up network: `hymt-batch bench shape=mid`.
 
 Ours, generate over sorted batches and in the corpus's order, and transformers' pipeline, interleaved in one process;
+where they are named, transformers' continuous batching, llama.cpp and CTranslate2 with the same weights;
 tokens compared with one row at a time; the arithmetic floor measured on the spot. The last line is JSON.
 """
 
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from hymt_batch.decode import race
 from hymt_batch.decode.captured import Captured
+from hymt_batch.decode.peers.choose import choose
 from hymt_batch.decode.roofline import roofline
 from hymt_batch.decode.rows import Counters
 from hymt_batch.device_map import table
@@ -51,6 +53,8 @@ def bench(job: BenchJob) -> dict[str, Any]:
     }
     chosen = set(job.engines or engines)
     engines = {name: engine for name, engine in engines.items() if name in chosen or name == OURS}
+    peers, left_out = choose(chosen, hymt, job.max_rows, work)
+    engines.update(peers)
     if job.part_rows is not None:
         # counters of its own: those that are reported are of the run that is never drained
         drained = race.in_slots(hymt, job.max_rows, Counters(), products)
@@ -75,6 +79,7 @@ def bench(job: BenchJob) -> dict[str, Any]:
         "seconds": {name: [round(one, 3) for one in result.seconds] for name, result in results.items()},
         "tokens_per_s": {name: round(work.num_new_tokens / one, 1) for name, one in best.items()},
         "outputs_equal": all(result.equal_rows == result.compared_rows for result in results.values()),
+        "left_out": left_out,
         "equal_rows": {name: f"{result.equal_rows}/{result.compared_rows}" for name, result in results.items()},
         "useful_row_steps_ratio": round(counters.useful_row_steps / max(1, counters.row_steps), 4),
         "prefill_pad_ratio": round(counters.prefill_padded / max(1, counters.prefill_tokens), 4),
@@ -108,6 +113,7 @@ def render(figures: dict[str, Any]) -> str:
             f"{figures['shape']} in {figures['dtype']}, {figures['segments']} segments, "
             f"{figures['new_tokens']} new tokens, {figures['threads']} threads",
             table.render(rows),
+            *(f"  {name} is left out: {reason}" for name, reason in figures["left_out"].items()),
             *(
                 f"  {figures[f'ratio_to_{name}']:.2f} times {name}"
                 for name in figures["seconds"]
