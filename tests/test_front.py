@@ -175,7 +175,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Fake:
         (IdentityError("a\nb"), 3, "hymt-batch: a\nb\n"),
         (KeyboardInterrupt(), 75, "run the same command again"),
         (ZeroDivisionError("x"), 70, "this is a bug of hymt-batch (ZeroDivisionError)"),
-        (MemoryError(), 70, "MemoryError"),
+        (MemoryError(), 75, "memory"),
     ],
 )
 def test_every_outcome_has_its_exit_code(

@@ -32,7 +32,7 @@ from hymt_batch.write import folder
 from hymt_batch.write import part as parts
 from hymt_batch.write.kept import Kept
 from hymt_batch.write.lease import lease_path
-from hymt_batch.write.output import OnError, WriteConfig
+from hymt_batch.write.output import OnError, Output, WriteConfig
 
 OTHER: dict[str, Any] = {"decode": {"method": "other"}, "batch": IDENTITY["batch"]}
 
@@ -89,6 +89,29 @@ def test_a_resumed_job_skips_what_is_committed(tmp_path: Path, source: Path) -> 
     assert decoded == ["in.txt/2/0", "in.txt/2/1"]
     assert (summary.num_rows_decoded, summary.num_rows_kept) == (4, 16)
     assert (tmp_path / "job/translated/in.txt").read_text() == lines(20).upper()
+
+
+def test_nothing_of_a_complete_shards_parts_is_remembered(tmp_path: Path, source: Path) -> None:
+    def remembered(output: Output) -> int:
+        commits, kept = output._commits, output._commits._kept
+        return len(commits._there) + len(commits._num_parts) + len(kept._known)
+
+    with open_output(tmp_path / "job", [an_input(source)]) as output:
+        for shard in list(shards(an_input(source)))[:2]:
+            for part in plan(shard):
+                output.commit(shard, part, upper(shard, part))
+            assert remembered(output) == 2
+            output.finish(shard)
+            assert remembered(output) == 0
+            output.finish(shard)  # idempotent still
+    with open_output(tmp_path / "job", [an_input(source)]) as output:
+        record = output.record(an_input(source), 0)
+        assert record is not None
+        assert remembered(output) == 1
+        output.finish_record(an_input(source), record)
+        assert remembered(output) == 0
+        last = list(shards(an_input(source)))[2]
+        assert not output.has(last, plan(last)[0])
 
 
 def test_a_file_without_rows_gives_a_file_without_rows(tmp_path: Path) -> None:

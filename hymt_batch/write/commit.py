@@ -69,10 +69,7 @@ class Commits:
         """
         key = (shard.input.file_id, shard.index, part.index)
         with storing(shard.name):
-            known = self._kept.known.get(key)
-            if known is None and self._kept.load(*key) is not None:
-                known = self._kept.known[key]
-            if known is None:
+            if (known := self._kept.known(*key)) is None:
                 return False
             digest = parts.rows_digest((shard.first_row + d, shard.documents[d].digest) for d in part.documents)
             if (known.rows_digest, known.num_parts) == (digest, part.num_parts):
@@ -82,7 +79,7 @@ class Commits:
             if other_rows and not self._redo:
                 raise self._rows_changed(shard)
             why = "its rows were others" if other_rows else "it was planned in another way"
-            self._kept.known.pop(key)
+            self._kept.doubt(*key)
             self._kept.quarantine(self._kept.path(*key), why)
             return False
 
@@ -103,6 +100,12 @@ class Commits:
         key = (shard.input.file_id, shard.index)
         num_parts = self._num_parts.get(key, 1 if shard.documents else 0)
         return sorted(set(range(num_parts)) - self._there.get(key, set()))
+
+    def forget(self, file_id: str, shard: int) -> None:
+        """A shard is complete: what is remembered of its parts is not needed again, and a job may have many."""
+        self._there.pop((file_id, shard), None)
+        self._num_parts.pop((file_id, shard), None)
+        self._kept.forget(file_id, shard)
 
     def _note(self, shard: Shard, part: Part) -> None:
         self._there.setdefault((shard.input.file_id, shard.index), set()).add(part.index)
@@ -155,7 +158,7 @@ class Commits:
             write_new(self._fs, tmp, data)
             self.check_lease()
             while not (mine := publish(self._fs, tmp, path)):
-                self._kept.known.pop((shard.input.file_id, shard.index, part.index), None)
+                self._kept.doubt(shard.input.file_id, shard.index, part.index)
                 if self.has(shard, part):
                     break  # what is there is whole; otherwise it was set aside, and the name is free
             self._fs.fsync_dir(path.parent)

@@ -42,7 +42,7 @@ class Kept:
 
     def __init__(self, fs: Fs, folder: Path, identity: str) -> None:
         self._fs, self._folder, self._identity = fs, folder, identity
-        self.known: dict[tuple[str, int, int], Known] = {}
+        self._known: dict[tuple[str, int], dict[int, Known]] = {}  # (file_id, shard) -> part -> what it is
         self._synced: set[Path] = set()
 
     def path(self, file_id: str, shard: int, part: int) -> Path:
@@ -54,7 +54,7 @@ class Kept:
         try:
             found = self.judge(path, file_id, shard, part)
         except PartDamage as damage:
-            self.known.pop((file_id, shard, part), None)
+            self.doubt(file_id, shard, part)
             self.quarantine(path, str(damage))
             return None
         if found is not None:
@@ -62,8 +62,23 @@ class Kept:
                 self._fs.fsync_dir(path.parent)
                 self._synced.add(path.parent)
             header = found[0]
-            self.known[file_id, shard, part] = Known(header.shard, header.num_parts, header.rows_digest)
+            known = Known(header.shard, header.num_parts, header.rows_digest)
+            self._known.setdefault((file_id, shard), {})[part] = known
         return found
+
+    def known(self, file_id: str, shard: int, part: int) -> Known | None:
+        """What is remembered of a part, else what reading it tells; None where there is none that is whole and ours."""
+        if (there := self._known.get((file_id, shard), {}).get(part)) is None and self.load(file_id, shard, part):
+            there = self._known[file_id, shard][part]
+        return there
+
+    def doubt(self, file_id: str, shard: int, part: int) -> None:
+        """Remember nothing of a part; it is read again where it is asked for."""
+        self._known.get((file_id, shard), {}).pop(part, None)
+
+    def forget(self, file_id: str, shard: int) -> None:
+        """`doubt` of all parts of a shard."""
+        self._known.pop((file_id, shard), None)
 
     def judge(self, path: Path, file_id: str, shard: int, part: int) -> tuple[Header, list[Row]] | None:
         """Read a part, changing nothing. Raises PartDamage."""
@@ -102,7 +117,7 @@ class Kept:
         return header.shard if count == len(rows) == header.shard.num_rows else None
 
     def load_shard(self, file_id: str, record: ShardRecord) -> Loaded:
-        """Every header and row of a finished shard, verified once more.
+        """Every header and row of a finished shard, verified once more; nothing of it is remembered.
 
         Raises:
             StoppedError: A part was damaged or removed since it was committed.
@@ -122,6 +137,8 @@ class Kept:
                 f"parts of shard {record.index} of f{file_id} were damaged or removed while the job ran. "
                 "Run the same command again to make them anew."
             )
+        self.forget(file_id, record.index)
+        self._synced.discard(self.path(file_id, record.index, 0).parent)
         return headers, rows
 
     def quarantine(self, path: Path, reason: str) -> None:

@@ -241,7 +241,7 @@ class Output:
 
     def finish(self, shard: Shard) -> None:
         """Call when all parts of a shard are committed; the last one of a file publishes the file. Idempotent."""
-        if shard.input.file_id in self._published:
+        if shard.input.file_id in self._published or shard.index in self._complete.get(shard.input.file_id, {}):
             return
         if missing := self._commits.missing(shard):
             raise MissingError(f"{shard.name} is not complete: its parts {missing} are not committed.")
@@ -253,6 +253,7 @@ class Output:
             return
         complete = self._complete.setdefault(input.file_id, {})
         complete[record.index] = record
+        self._commits.forget(input.file_id, record.index)
         last = next((r.index for r in complete.values() if r.last), None)
         if last is None or any(index not in complete for index in range(last + 1)):
             return

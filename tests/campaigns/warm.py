@@ -270,11 +270,11 @@ def within(work: Callable[[], object]) -> None:
         raise RuntimeError(f"a helper process ended with {code}")
 
 
-def digest(output: Path) -> str:
-    """Sha256 over all that is published: names and bytes."""
+def digest(output: Path, leave_out: str = "") -> str:
+    """Sha256 over all that is published: names and bytes; but not of files whose names begin with `leave_out`."""
     whole = hashlib.sha256()
     for path in sorted([*output.glob("translated/**/*"), *output.glob("errors/**/*"), output / "manifest.json"]):
-        if path.is_file():
+        if path.is_file() and not (leave_out and path.name.startswith(leave_out)):
             whole.update(f"{path.relative_to(output)}\0".encode() + path.read_bytes())
     return whole.hexdigest()
 

@@ -124,12 +124,12 @@ def _() -> Any:
 def _() -> Any:
     right = Kept.load
 
-    class All:
+    class All(set[Path]):
         def __contains__(self, path: object) -> bool:
             return True
 
     def load(self: Kept, *rest: Any) -> Any:
-        self._synced = All()  # type: ignore[assignment]
+        self._synced = All()
         return right(self, *rest)
 
     return changed((Kept, "load", load))
