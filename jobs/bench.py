@@ -11,6 +11,7 @@ import json
 import os
 import resource
 import statistics
+import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,11 @@ if TYPE_CHECKING:
 
 OURS, IN_PARTS, CAPTURED = "slots", "slots_in_parts", "slots_captured"
 SORTED, IN_ORDER, PIPELINE = "sorted_generate", "generate_in_order", "pipeline"
+
+
+def tell(what: str) -> None:
+    """How far it is, on stderr."""
+    print(f"bench: {what}", file=sys.stderr, flush=True)
 
 
 def bench(job: BenchJob) -> dict[str, Any]:
@@ -62,7 +68,8 @@ def bench(job: BenchJob) -> dict[str, Any]:
     if CAPTURED in chosen:
         steps = Captured(hymt, race.GREEDY)
         engines[CAPTURED] = race.in_slots(hymt, job.max_rows, captured_counters, products, steps, job.read_every)
-    results, made = race.race(hymt, engines, work, job.rounds)
+    results, made = race.race(hymt, engines, work, job.rounds, tell)
+    tell(f"comparing {job.compare_rows} rows with one row at a time, and measuring the floor")
     race.compare(hymt, work, made, results, job.compare_rows)
     floor = race.floor(hymt, counters, min(job.max_rows, job.segments), products)
     roof = roofline(hymt, work, counters)

@@ -197,20 +197,30 @@ def settle(hymt: Hymt) -> None:
         torch.cuda.synchronize(hymt.device)
 
 
-def race(hymt: Hymt, engines: dict[str, Engine], work: Workload, rounds: int) -> tuple[dict[str, Result], Made]:
+def race(
+    hymt: Hymt, engines: dict[str, Engine], work: Workload, rounds: int, tell: Callable[[str], object] = str
+) -> tuple[dict[str, Result], Made]:
     """Run all engines in turn, round after round; the first round warms up as well as it counts.
+
+    Args:
+        hymt: The network.
+        engines: What to run, by name.
+        work: The rows.
+        rounds: How often each runs.
+        tell: Called with a line after each run.
 
     Returns:
         Results and the tokens of the last round, by engine.
     """
     results = {name: Result(name) for name in engines}
     made: Made = {}
-    for _ in range(rounds):
+    for number in range(1, rounds + 1):
         for name, engine in engines.items():
             began = time.perf_counter()
             made[name] = engine(work)
             settle(hymt)
             results[name].seconds.append(time.perf_counter() - began)
+            tell(f"round {number} of {rounds}: {name} {results[name].seconds[-1]:.2f} s")
     return results, made
 
 
