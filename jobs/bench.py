@@ -16,7 +16,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from hymt_batch.decode import race
-from hymt_batch.decode.captured import Captured
+from hymt_batch.decode.captured import Captured, why_not
 from hymt_batch.decode.peers.choose import choose
 from hymt_batch.decode.roofline import roofline
 from hymt_batch.decode.rows import Counters
@@ -65,10 +65,16 @@ def bench(job: BenchJob) -> dict[str, Any]:
         # counters of its own: those that are reported are of the run that is never drained
         drained = race.in_slots(hymt, job.max_rows, Counters(), products)
         engines[IN_PARTS] = race.in_parts(drained, job.part_rows)
-    if CAPTURED in chosen:
+    steps: Captured | None = None
+    if CAPTURED in chosen and (reason := why_not(hymt, stages=1)):
+        left_out[CAPTURED] = reason
+    elif CAPTURED in chosen:
         steps = Captured(hymt, race.GREEDY)
         engines[CAPTURED] = race.in_slots(hymt, job.max_rows, captured_counters, products, steps, job.read_every)
     results, made = race.race(hymt, engines, work, job.rounds, tell)
+    if steps is not None and steps.refused:  # plain steps ran in their place
+        left_out[CAPTURED] = steps.refused
+        del results[CAPTURED], made[CAPTURED], engines[CAPTURED]
     tell(f"comparing {job.compare_rows} rows with one row at a time, and measuring the floor")
     race.compare(hymt, work, made, results, job.compare_rows)
     floor = race.floor(hymt, counters, min(job.max_rows, job.segments), products)

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from hymt_batch import config
-from hymt_batch.decode import race, roofline
+from hymt_batch.decode import graph, race, roofline
 from hymt_batch.decode.rows import Counters
 from hymt_batch.errors import ConfigError, ExitCode, UsageError
 from hymt_batch.model import made_up
@@ -91,6 +91,18 @@ def test_captured_steps_run_where_they_are_asked_for() -> None:
     assert 0 < figures["fraction_of_roofline"]["slots"] < 1
     assert figures["copy_gb_per_s"] > 0
     assert "slots_captured" in bench.render(figures)
+
+
+def test_captured_steps_that_are_refused_are_not_passed_off_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: graph.Pretended, step: object) -> None:
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    monkeypatch.setattr(graph.Pretended, "capture", refuse)
+    words = ["shape=demo", "segments=24", "rounds=1", "compare_rows=4", "engines=[slots_captured]"]
+    figures = bench.bench(config.load("bench", words))
+    assert set(figures["seconds"]) == {"slots"}
+    assert "not permitted" in figures["left_out"]["slots_captured"]
+    assert "slots_captured is left out" in bench.render(figures)
 
 
 def test_a_roofline_is_of_bytes_and_products() -> None:

@@ -439,6 +439,7 @@ def test_what_cannot_be_captured_is_told(hymt: Hymt, caplog: pytest.LogCaptureFi
     config.model_type = "hy_v3"
     assert "experts" in captured.why_not(fake, 1)
     assert decoder(hymt, engine=Engine.generate).captured is None
+    assert decoder(hymt, stages=2).take_degraded() == (captured.MARK,)
     assert "decode.capture=true has no effect: it is for decode.engine=slots" in caplog.text
 
 
@@ -454,6 +455,8 @@ def test_a_part_that_went_on_without_is_marked(hymt: Hymt, ids: list[list[int]],
     own.captured.backend.owner = own.captured
     assert [one.text for one in own.run(asked)] == [one.text for one in right.run(asked)]
     assert own.take_degraded() == (captured.MARK,)
+    own.run(asked[:2])
+    assert own.take_degraded() == (captured.MARK,), "and every later part"
     assert right.take_degraded() == ()
     assert own.captured is None
 

@@ -174,6 +174,18 @@ def test_running_out_of_memory_at_random_loses_no_row_and_changes_no_text(
     assert counters.row_steps > counters.useful_row_steps, "rows that start over cost steps"
 
 
+def test_memory_that_ran_out_marks_its_own_part_alone(hymt: Hymt) -> None:
+    counters, ids, broken = Counters(), prompts(hymt, 6), forgetful(hymt, most=3)
+    told = []
+    for most in (3, 10**9, 3):
+        broken.network.most = most
+        _, ran_out = decode_rows(
+            broken, ids, [20] * 6, [0] * 6, GREEDY, lambda: None, max_rows=8, max_tokens=100_000, counters=counters
+        )
+        told.append(ran_out)
+    assert told == [True, False, True]
+
+
 def test_a_device_with_room_for_few_rows_decodes_them_all(hymt: Hymt, alone: list[Generated]) -> None:
     made, counters = decode(forgetful(hymt, most=3), prompts(hymt, 40, ("fr", "de", "zh")), max_rows=32)
     assert made == alone

@@ -27,7 +27,7 @@ from hymt_batch.errors import (
     PreflightError,
     StoppedError,
 )
-from hymt_batch.records import Document, Input, Row, ShardRecord, Status
+from hymt_batch.records import Document, Input, Row, Shard, ShardRecord, Status
 from hymt_batch.write import folder
 from hymt_batch.write import part as parts
 from hymt_batch.write.kept import Kept
@@ -112,6 +112,31 @@ def test_nothing_of_a_complete_shards_parts_is_remembered(tmp_path: Path, source
         assert remembered(output) == 0
         last = list(shards(an_input(source)))[2]
         assert not output.has(last, plan(last)[0])
+
+
+def test_a_record_of_an_earlier_reading_does_not_stop_every_run(tmp_path: Path) -> None:
+    """Two runs without a lease, and the input changes between their readings: one publishes the other's rows."""
+    source, job = tmp_path / "in.txt", tmp_path / "job"
+
+    def work(text: str) -> tuple[Output, Shard]:
+        source.write_text(text)
+        output = open_output(job, [an_input(source)], on_input_change="redo")
+        (shard,) = shards(an_input(source))
+        for part in plan(shard):
+            if not output.has(shard, part):
+                output.commit(shard, part, upper(shard, part))
+        return output, shard
+
+    first, early = work("line 1\nline 2\n")
+    second, _ = work("lime 1\nline 2\n")
+    first.finish(early)
+    first.close()
+    second.close()
+    assert (job / "translated/in.txt").read_text() == "LIME 1\nLINE 2\n"
+    with pytest.raises(InputChangedError, match="run the same command again"):
+        run(job, [an_input(source)], on_input_change="redo")
+    assert run(job, [an_input(source)], on_input_change="redo").rows == 2
+    assert (job / "translated/in.txt").read_text() == "LIME 1\nLINE 2\n"
 
 
 def test_a_file_without_rows_gives_a_file_without_rows(tmp_path: Path) -> None:

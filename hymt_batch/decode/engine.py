@@ -99,7 +99,7 @@ class Decode:
             self.engine, self.by_batch, self.captured = Engine.generate, True, None
         if self.captured is not None:
             self._gate_captured(self.captured)
-            self._mark_refused()
+            self._leave_refused()
 
     def _gate_captured(self, steps: Captured) -> None:
         try:
@@ -111,12 +111,11 @@ class Decode:
                 raise DeviceError(f"The GPU failed ({str(error).splitlines()[0]}); set decode.capture=false") from error
             steps.refuse(str(error).splitlines()[0] if str(error) else type(error).__name__)
 
-    def _mark_refused(self) -> None:
-        """Captured steps that were given up are not tried again; the part is marked."""
+    def _leave_refused(self) -> None:
+        """Captured steps that were given up are not tried again."""
         if self.captured is not None and self.captured.refused:
             self.captured.forget()
             self.captured = None
-            self._degraded.append(captured.MARK)
 
     def run(self, prompts: Sequence[Prompt], attempt: int = 0) -> list[Translation]:
         """Decode prompts.
@@ -177,7 +176,7 @@ class Decode:
                 on_rows=self.on_batch,
                 counters=self.counters,
             )
-        self._mark_refused()
+        self._leave_refused()
         if degraded:
             self._degraded.append("oom_split")
             log.warning("out of memory: went on with fewer rows at once")
@@ -193,7 +192,8 @@ class Decode:
 
     def take_degraded(self) -> tuple[str, ...]:
         """What went otherwise than planned since the last call, for the part's header."""
-        taken, self._degraded = tuple(dict.fromkeys(self._degraded)), []
+        uncaptured = [captured.MARK] if self.settings.capture and self.captured is None else []
+        taken, self._degraded = tuple(dict.fromkeys(self._degraded + uncaptured)), []
         return taken
 
     def _seeds(self, prompts: Sequence[Prompt], rule: Choice, attempt: int) -> list[int]:

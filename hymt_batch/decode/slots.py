@@ -79,6 +79,7 @@ def decode_rows(
     if not prompts:
         return [], False
     counters = Counters() if counters is None else counters
+    refusals = counters.out_of_memory  # of earlier calls
     rows = [
         Row(n, ids, limit, seed)
         for n, (ids, limit, seed) in enumerate(zip(prompts, max_new_tokens, seeds, strict=True))
@@ -115,7 +116,7 @@ def decode_rows(
                 if ended:
                     on_rows(len(ended), sum(len(group.done[row.index].ids) for row in ended))
     done = {index: one for group in groups for index, one in group.done.items()}
-    return [done[number] for number in range(len(prompts))], counters.out_of_memory > 0
+    return [done[number] for number in range(len(prompts))], counters.out_of_memory > refusals
 
 
 def _share(groups: Sequence[Running], prompts: Sequence[Sequence[int]], counters: Counters) -> None:
