@@ -166,7 +166,8 @@ class Progress:
         self.mode = telling.mode
         self.every_s = every_s
         self.total_units, self.seen_units, self.seen_tokens = total_units, 0, 0
-        self.rows = self.kept_rows = self.running_rows = self.new_tokens = 0
+        self.rows = self.kept_rows = self.running_segments = self.new_tokens = 0
+        self.planned_rows = self.planned_segments = 0
         self.tokens_done = self.fresh_tokens = 0  # source tokens: in all, and decoded in this run
         self.flags: Counter[str] = Counter()
         self.began = self._told = time.monotonic()
@@ -192,6 +193,11 @@ class Progress:
         if self.total_units is None:
             self._more = not last
 
+    def planned(self, rows: int, segments: int) -> None:
+        """Rows that will be decoded, and the segments into which they are cut."""
+        self.planned_rows += rows
+        self.planned_segments += segments
+
     def kept(self, rows: int, units: int = 0, source_tokens: int = 0) -> None:
         """Rows that an earlier run committed."""
         self.kept_rows += rows
@@ -200,18 +206,18 @@ class Progress:
             self.total_units -= units
         self._show()
 
-    def batch(self, rows: int, new_tokens: int) -> None:
+    def batch(self, segments: int, new_tokens: int) -> None:
         """A batch was decoded; its rows are not committed yet."""
         if not self.new_tokens and new_tokens:
             log.info("first rows decoded: first_rows_s=%.2f since the process began", alive_s())
-        self.running_rows += rows
+        self.running_segments += segments
         self.new_tokens += new_tokens
         self._show()
 
     def part(self, rows: int, source_tokens: int, flags: Counter[str]) -> None:
         """A part was committed."""
         self.rows += rows
-        self.running_rows = 0
+        self.running_segments = 0
         self.tokens_done += source_tokens
         self.fresh_tokens += source_tokens
         self.flags += flags
@@ -245,7 +251,10 @@ class Progress:
 
     def line(self) -> str:
         """One line: rows, speed, time left, flags."""
-        decoded = self.rows + self.running_rows
+        running = self.running_segments
+        if self.planned_segments > self.planned_rows:  # long rows are cut: about as many rows as that
+            running = running * self.planned_rows // self.planned_segments
+        decoded = self.rows + running
         parts = [f"{decoded + self.kept_rows:,} rows"]
         if self.kept_rows:
             parts[0] += f" ({self.kept_rows:,} kept)"

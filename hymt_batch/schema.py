@@ -149,7 +149,8 @@ class BenchJob:
     format: ReportFormat = ReportFormat.text
 
     def __post_init__(self) -> None:
-        for key in ("segments", "rounds", "max_rows", "generate_rows", "compare_rows", "part_rows", "read_every"):
+        counts = ("segments", "rounds", "max_rows", "generate_rows", "compare_rows", "part_rows", "read_every")
+        for key in (*counts, "num_threads"):
             if getattr(self, key) is not None and getattr(self, key) < 1:
                 raise ConfigError(f"{key}={getattr(self, key)} must be at least 1. Leave it out for its default.")
         if not re.fullmatch(r"cpu|cuda:[0-9]+", self.device):

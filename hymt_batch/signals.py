@@ -64,7 +64,10 @@ class Stop:
     def check(self) -> None:
         """Raise StoppedError when the grace of a requested stop is over."""
         if self.requested and time.monotonic() >= self.deadline:
-            raise StoppedError(f"{self.name}: the running part did not end within launch.grace_s; it is dropped")
+            raise StoppedError(
+                f"{self.name}: the running part did not end within launch.grace_s; it is dropped. "
+                "Run the same command again to continue; a larger launch.grace_s lets long parts end."
+            )
 
     def handle(self, number: int, frame: FrameType | None = None) -> None:
         """The signal handler itself."""

@@ -257,8 +257,8 @@ def tell(error: Exception) -> ExitCode:
 
     print(shown.shown("".join(traceback.format_exception(error))), end="", file=sys.stderr)
     print(
-        f"hymt-batch: this is a bug of hymt-batch ({type(error).__name__}). What was committed is kept; run the same "
-        "command again to continue. Please report the lines above.",
+        f"hymt-batch: this is a bug of hymt-batch ({type(error).__name__}). What a job committed is kept: run the same "
+        "command again to continue it. Please report the lines above.",
         file=sys.stderr,
     )
     return ExitCode.BUG

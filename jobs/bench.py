@@ -21,7 +21,7 @@ from hymt_batch.decode.peers.choose import choose
 from hymt_batch.decode.roofline import roofline
 from hymt_batch.decode.rows import Counters
 from hymt_batch.device_map import table
-from hymt_batch.errors import ExitCode
+from hymt_batch.errors import ExitCode, PreflightError
 from hymt_batch.model import made_up
 from hymt_batch.model.packed import Packed
 
@@ -47,6 +47,11 @@ def bench(job: BenchJob) -> dict[str, Any]:
 
     if job.num_threads is not None:
         torch.set_num_threads(job.num_threads)
+    if job.device != "cpu" and int(job.device.partition(":")[2]) >= torch.cuda.device_count():
+        raise PreflightError(
+            f"device={job.device}: torch sees {torch.cuda.device_count()} GPUs here. Set device=cpu, or see why with "
+            "hymt-batch doctor."
+        )
     hymt = made_up.network(job.shape, job.dtype.value, job.seed, job.device)
     work = race.workload(job.segments, hymt.vocab_size, job.seed)
     counters, captured_counters = Counters(), Counters()

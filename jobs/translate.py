@@ -136,7 +136,9 @@ def _translate(
                         progress.kept(shard.record.num_rows, shard.record.end - shard.record.start)
                         output.finish_record(shard.input, shard.record)
                         continue
-                    progress.shard(shard.end - shard.start, sum(p.num_source_tokens for p in prompts), last=shard.last)
+                    tokens = sum(prompt.num_source_tokens for prompt in prompts)
+                    progress.shard(shard.end - shard.start, tokens, last=shard.last)
+                    progress.planned(len({prompt.segment.document for prompt in prompts}), len(prompts))
                     for part in batch.plan(shard.documents, prompts, limits):
                         if output.has(shard, part):
                             progress.kept(len(part.documents), source_tokens=desk.tokens(part))

@@ -9,7 +9,7 @@ import pytest
 from hymt_batch import config
 from hymt_batch.decode import graph, race, roofline
 from hymt_batch.decode.rows import Counters
-from hymt_batch.errors import ConfigError, ExitCode, UsageError
+from hymt_batch.errors import ConfigError, ExitCode, PreflightError, UsageError
 from hymt_batch.model import made_up
 from hymt_batch.model.made_up import Shape
 from hymt_batch.model.packed import Packed
@@ -103,6 +103,13 @@ def test_captured_steps_that_are_refused_are_not_passed_off_as_such(monkeypatch:
     assert set(figures["seconds"]) == {"slots"}
     assert "not permitted" in figures["left_out"]["slots_captured"]
     assert "slots_captured is left out" in bench.render(figures)
+
+
+def test_a_gpu_that_is_not_there_is_told() -> None:
+    with pytest.raises(PreflightError, match=r"device=cuda:99: torch sees \d+ GPUs here"):
+        bench.bench(config.load("bench", ["shape=demo", "device=cuda:99"]))
+    with pytest.raises(ConfigError, match="num_threads=0 must be at least 1"):
+        config.load("bench", ["num_threads=0"])
 
 
 def test_a_roofline_is_of_bytes_and_products() -> None:

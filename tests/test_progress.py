@@ -38,6 +38,16 @@ def test_time_left_is_not_told_while_the_size_of_the_input_is_unknown() -> None:
     assert progress.eta_s() is not None
 
 
+def test_segments_under_way_are_told_as_rows() -> None:
+    progress = Progress(Telling("off"), total_units=1000)
+    progress.shard(1000, 4000, last=True)
+    progress.planned(3, 18)
+    progress.batch(12, 500)
+    assert progress.line().startswith("2 rows")
+    progress.part(3, 4000, Counter())
+    assert progress.line().startswith("3 rows")
+
+
 def test_rows_of_earlier_runs_are_told_apart() -> None:
     progress = Progress(Telling("off"), total_units=1000)
     progress.kept(30, units=500)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 from pathlib import Path
@@ -53,6 +54,20 @@ def test_several_sources_keep_their_order_and_globs_their_folders(tmp_path: Path
     write(tmp_path / "g/2/a.txt")
     found = find([str(tmp_path / "z.txt"), str(tmp_path / "g" / "**" / "*.txt")])
     assert [one.rel for one in found] == ["z.txt", "1/a.txt", "2/a.txt"]
+
+
+def test_a_folder_that_cannot_be_listed_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / "closed/a.txt")
+    right = os.scandir
+
+    def scandir(path: str) -> Any:
+        if str(path).endswith("closed"):  # the tests may run as root, who may list everything
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return right(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(ConfigError, match=r"closed' cannot be listed \(Permission denied\)"):
+        find(str(tmp_path))
 
 
 def test_output_names_follow_the_format(tmp_path: Path) -> None:

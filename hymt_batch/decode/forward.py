@@ -6,6 +6,8 @@ stand in which slots, and nothing of who comes next.
 
 from __future__ import annotations
 
+import functools
+import inspect
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -178,11 +180,23 @@ class Forward:
             input_ids=sent(ids, device),
             attention_mask=sent(mask, device),
             position_ids=sent(positions, device),
-            past_key_values=cache,
             use_cache=True,
+            **{cache_word(self.hymt.network.model): cache},
         )
         hidden: Tensor = output.last_hidden_state
         return hidden
+
+
+@functools.cache
+def _cache_word(model: type) -> str:
+    forward = getattr(model, "forward", None)
+    return "cache" if forward and "cache" in inspect.signature(forward).parameters else "past_key_values"
+
+
+def cache_word(model: Any) -> str:
+    """What a network's `forward` calls its keys and values: another word since transformers 5.24."""
+    kind: type = type(model)
+    return _cache_word(kind)
 
 
 def logprobs_of(logits: Tensor, chosen: Tensor) -> Tensor:

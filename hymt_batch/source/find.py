@@ -152,8 +152,13 @@ class _Finder:
     def _walk(self, root: str, below: str, real: str, above: tuple[str, ...]) -> Iterator[str]:
         """Yield files and saved datasets below a folder, hidden ones and outputs of jobs left out."""
         folder = os.path.join(root, below)
-        with os.scandir(folder) as found:
-            entries = sorted(found, key=lambda entry: entry.name)
+        try:
+            with os.scandir(folder) as found:
+                entries = sorted(found, key=lambda entry: entry.name)
+        except PermissionError as error:
+            raise ConfigError(
+                f"{folder!r} cannot be listed ({error.strerror}). Ask for the right to read it, or leave it out."
+            ) from error
         if any(entry.name == names.STATE for entry in entries):
             log.info("skipped folder=%s: it is the output of a job", folder)
             return

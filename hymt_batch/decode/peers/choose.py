@@ -55,6 +55,8 @@ def choose(
             lengths = [len(ids) for ids in engine(few)]
             if lengths != few.limits:
                 raise RuntimeError(f"made {lengths} tokens where {few.limits} were asked for")
+        except ModuleNotFoundError as error:
+            left_out[name] = f"{error.name} is not installed: pip install 'hymt-batch[peers]'"
         except Exception as error:  # whatever another program raises, it is left out
             log.debug("peer %s", name, exc_info=True)
             left_out[name] = str(error).partition("\n")[0] or type(error).__name__
