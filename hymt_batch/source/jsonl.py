@@ -110,7 +110,7 @@ def check_head(stream: ByteStream, config: SourceConfig, reserved: tuple[str, ..
                 refuse_reserved(f"{input.path}:{row + 1}", name)
         for name, _ in required:
             if look_up(values, name, _MISSING) is _MISSING:
-                lacking.setdefault(name, (row, list(values)))
+                lacking.setdefault(name, (row, _paths(values)))
             else:
                 found.add(name)
     for name, key in required:
@@ -149,9 +149,17 @@ def _text(input: Input, row: int, values: dict[str, Any], field: str) -> str:
         return ""  # null is a row without text, as in parquet
     if text is _MISSING:
         raise ConfigError(
-            f"has no field {field!r}. Its fields are {list(values)[:20]}. Set source.text_field to one of them."
+            f"has no field {field!r}. Its fields are {_paths(values)[:20]}. Set source.text_field to one of them."
         )
     raise ConfigError(f"field {field!r} is a {type(text).__name__}, not a string. Write it as a string.")
+
+
+def _paths(values: dict[str, Any], above: str = "") -> list[str]:
+    """Fields of a row; those within an object as source.text_field would name them."""
+    paths: list[str] = []
+    for name, value in values.items():
+        paths += _paths(value, f"{above}{name}.") if isinstance(value, dict) and value else [above + name]
+    return paths
 
 
 class _Parser:

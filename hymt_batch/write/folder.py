@@ -124,9 +124,9 @@ def inputs_differ(job: Job, wanted: Job) -> InputChangedError | None:
     if len(found) > 20:
         found[20:] = [f"  and {len(found) - 20} more"]
     return InputChangedError(
-        "the list of inputs changed since this job began:\n" + "\n".join(found) + "\nPut the old files back, or set "
-        "on_input_change=redo to translate what is new and drop what is gone, or on_input_change=fork to start a job "
-        "of its own."
+        "the list of inputs changed since this job began:\n" + "\n".join(found) + "\nIf this is another job, set "
+        "name=ANOTHER. Else put the old files back, or set on_input_change=redo to translate what is new and drop what "
+        "is gone, or on_input_change=fork to start a job of its own."
     )
 
 
