@@ -106,6 +106,7 @@ class Commits:
         self._there.pop((file_id, shard), None)
         self._num_parts.pop((file_id, shard), None)
         self._kept.forget(file_id, shard)
+        self._folders.leave(self._kept.path(file_id, shard, 0).parent)
 
     def _note(self, shard: Shard, part: Part) -> None:
         self._there.setdefault((shard.input.file_id, shard.index), set()).add(part.index)

@@ -109,9 +109,9 @@ def assemble(fs: Fs, folder: Path, job: Assembly) -> Plain:
         "tokens": tally.tokens,
         "degraded": tally.degraded,
         "environments": list(tally.environments.values()),
-        "shards": [record_fields(record) for record in job.records],
     }
     record = manifest.plain(record)
+    record["shards"] = [record_fields(record) for record in job.records]
     job.folders(record_path(folder, input).parent)
     write_atomic(fs, record_path(folder, input), manifest.seal(record))
     log.info("published file=%r rows=%d errors=%d bytes=%d", input.out_rel, tally.num_rows, num_bad, out.size)

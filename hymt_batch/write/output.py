@@ -35,7 +35,7 @@ __all__ = ["OnError", "Output", "Summary", "WriteConfig", "WriteFormat"]
 
 @dataclass(frozen=True, slots=True)
 class _Published:
-    record: Plain
+    record: Plain  # without its shards
     shards: Mapping[int, ShardRecord]
 
 
@@ -202,7 +202,8 @@ class Output:
         self._fs.fsync_dir(self.folder)  # whoever wrote it may have been killed before it did so
 
     def _take(self, input: Input, record: Plain) -> None:
-        self._published[input.file_id] = _Published(record, {r.index: r for r in final.shards(record)})
+        shards = {one.index: one for one in final.shards(record)}
+        self._published[input.file_id] = _Published({k: v for k, v in record.items() if k != "shards"}, shards)
         self._complete.pop(input.file_id, None)
 
     def _records(self) -> list[Plain]:

@@ -105,6 +105,10 @@ class Folders:
         else:
             self.ensure(path.parent)
 
+    def leave(self, path: Path) -> None:
+        """Nothing more is made in a folder: it need not be remembered."""
+        self._known.discard(path)
+
     def forget(self) -> None:
         """After a folder vanished: believe nothing."""
         self._known.clear()
