@@ -585,7 +585,7 @@ def kept_with(folder: Path, source: Path, *given: tuple[int, int, ShardRecord, l
 
 
 def test_a_shard_is_complete_only_when_its_parts_hold_each_row_once(tmp_path: Path, source: Path) -> None:
-    record, other = ShardRecord(0, 0, 4, 0, 9, "a", False), ShardRecord(0, 0, 4, 0, 9, "b", False)
+    record, other = ShardRecord(0, 0, 4, 0, 9, "a" * 64, False), ShardRecord(0, 0, 4, 0, 9, "b" * 64, False)
     cases: list[tuple[list[tuple[int, int, ShardRecord, list[int]]], bool]] = [
         ([(0, 0, record, [0, 2]), (1, 1, record, [1, 3])], True),
         ([(0, 0, record, [0, 2]), (1, 1, record, [1, 2, 3])], False),  # a row twice
@@ -601,7 +601,7 @@ def test_a_shard_is_complete_only_when_its_parts_hold_each_row_once(tmp_path: Pa
 
 @pytest.mark.fault(37)
 def test_a_part_under_another_parts_name_is_not_that_part(tmp_path: Path, source: Path) -> None:
-    record = ShardRecord(0, 0, 4, 0, 9, "a", False)
+    record = ShardRecord(0, 0, 4, 0, 9, "a" * 64, False)
     kept = kept_with(tmp_path / "job", source, (1, 0, record, [0, 2]))
     input = an_input(source)
     with pytest.raises(parts.PartDamage, match="another place"):

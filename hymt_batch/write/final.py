@@ -11,7 +11,7 @@ import contextlib
 import logging
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -43,7 +43,7 @@ class Assembly:
     """What a file is assembled from."""
 
     input: Input
-    records: Sequence[ShardRecord]  # of every shard, in order
+    records: Iterable[ShardRecord]  # of every shard, in order; gone through more than once
     load: Callable[[ShardRecord], Loaded]  # headers and rows of a shard, verified
     read: Callable[[Input], Iterator[Document]]
     preamble: Callable[[Input], Preamble]

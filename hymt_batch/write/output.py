@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from hymt_batch.write.inputs import changed, changed_shards, hash_input
 from hymt_batch.write.kept import Kept, differs
 from hymt_batch.write.lease import Lease
 from hymt_batch.write.settings import OnError, WriteConfig, WriteFormat
+from hymt_batch.write.shard_table import ShardTable
 from hymt_batch.write.store import Folders, check_space, probe, refused, storing
 from hymt_batch.write.summary import Summary, summarize
 
@@ -36,7 +37,7 @@ __all__ = ["OnError", "Output", "Summary", "WriteConfig", "WriteFormat"]
 @dataclass(frozen=True, slots=True)
 class _Published:
     record: Plain  # without its shards
-    shards: Mapping[int, ShardRecord]
+    shards: ShardTable
 
 
 class Output:
@@ -64,7 +65,7 @@ class Output:
         self._commits = Commits(fs, self._kept, self._folders, job.key, environment, redo=redo, held=held)
         self.attempts = Attempts(fs, place)
         self._published: dict[str, _Published] = {}  # file_id -> its finished file
-        self._complete: dict[str, dict[int, ShardRecord]] = {}  # file_id -> its complete shards
+        self._complete: dict[str, ShardTable] = {}  # file_id -> its complete shards
 
     @classmethod
     def open(
@@ -202,7 +203,7 @@ class Output:
         self._fs.fsync_dir(self.folder)  # whoever wrote it may have been killed before it did so
 
     def _take(self, input: Input, record: Plain) -> None:
-        shards = {one.index: one for one in final.shards(record)}
+        shards = ShardTable(final.shards(record))
         self._published[input.file_id] = _Published({k: v for k, v in record.items() if k != "shards"}, shards)
         self._complete.pop(input.file_id, None)
 
@@ -248,7 +249,7 @@ class Output:
 
     def finish(self, shard: Shard) -> None:
         """Call when all parts of a shard are committed; the last one of a file publishes the file. Idempotent."""
-        if shard.input.file_id in self._published or shard.index in self._complete.get(shard.input.file_id, {}):
+        if shard.input.file_id in self._published or shard.index in self._complete.get(shard.input.file_id, ()):
             return
         if missing := self._commits.missing(shard):
             raise MissingError(f"{shard.name} is not complete: its parts {missing} are not committed.")
@@ -258,15 +259,14 @@ class Output:
         """`finish` for a shard that was skipped on the word of `record()`."""
         if input.file_id in self._published:
             return
-        complete = self._complete.setdefault(input.file_id, {})
-        complete[record.index] = record
+        complete = self._complete.setdefault(input.file_id, ShardTable())
+        complete.add(record)
         self._commits.forget(input.file_id, record.index)
-        last = next((r.index for r in complete.values() if r.last), None)
-        if last is None or any(index not in complete for index in range(last + 1)):
+        if not complete.whole:
             return
         assembly = Assembly(
             input=input,
-            records=[complete[index] for index in range(last + 1)],
+            records=complete,
             load=lambda one: self._kept.load_shard(input.file_id, one),
             read=self._read,
             preamble=self._preamble,
@@ -319,9 +319,9 @@ class Output:
             yield manifest.errors_file(self.folder, input.rel).parent
 
     def _what_is_missing(self, input: Input) -> str:
-        complete = self._complete.get(input.file_id, {})
-        last = next((r.index for r in complete.values() if r.last), None)
-        end = max(complete, default=-1) + 1 if last is None else last
+        complete = self._complete.get(input.file_id, ShardTable())
+        last = complete.last
+        end = complete.end if last is None else last
         gaps = [str(index) for index in range(end) if index not in complete]
         if last is None:
             gaps.append(f"{end} to the end")

@@ -1,0 +1,60 @@
+"""Records of the complete shards of a file, in a few bytes each: a job over years of text has a hundred thousand.
+
+Objects that stay while others come and go would also keep the memory around them from being given back.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Iterator
+
+from hymt_batch.records import ShardRecord
+
+_RECORD = struct.Struct("<?qqqq32s?")  # whether it is here, then a record's fields but its index
+
+
+class ShardTable:
+    """Shard records of one file by their index."""
+
+    def __init__(self, records: Iterable[ShardRecord] = ()) -> None:
+        self._packed, self._count = bytearray(), 0
+        self.last: int | None = None  # index of the file's last shard, once it is here
+        for record in records:
+            self.add(record)
+
+    def add(self, record: ShardRecord) -> None:
+        """Take a record in, in place of an earlier one of its shard."""
+        at, size = record.index * _RECORD.size, len(self._packed)
+        if at >= size:
+            self._packed.extend(bytes(at + _RECORD.size - size))
+        self._count += record.index not in self
+        places = (record.first_row, record.num_rows, record.start, record.end)
+        _RECORD.pack_into(self._packed, at, True, *places, bytes.fromhex(record.sha256), record.last)
+        if record.last:
+            self.last = record.index
+
+    def get(self, index: int) -> ShardRecord | None:
+        if index not in self:
+            return None
+        _, first_row, num_rows, start, end, digest, last = _RECORD.unpack_from(self._packed, index * _RECORD.size)
+        return ShardRecord(index, first_row, num_rows, start, end, digest.hex(), last)
+
+    def __contains__(self, index: int) -> bool:
+        at = index * _RECORD.size
+        return at < len(self._packed) and bool(self._packed[at])
+
+    def __iter__(self) -> Iterator[ShardRecord]:
+        """Records in the order of their shards."""
+        for index in range(self.end):
+            if (record := self.get(index)) is not None:
+                yield record
+
+    @property
+    def end(self) -> int:
+        """One more than the largest index."""
+        return len(self._packed) // _RECORD.size
+
+    @property
+    def whole(self) -> bool:
+        """Whether every shard up to the last is here."""
+        return self.last is not None and self._count == self.last + 1

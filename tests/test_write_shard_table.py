@@ -1,0 +1,44 @@
+"""Records of shards come out as they went in, in any order."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+
+from hymt_batch.records import ShardRecord
+from hymt_batch.write.shard_table import ShardTable
+
+
+def record(index: int, last: bool = False) -> ShardRecord:
+    return ShardRecord(index, index * 7, 7, index * 1000, (1 << 62) + index, f"{index:064x}", last)
+
+
+def test_records_come_out_as_they_went_in_whatever_their_order() -> None:
+    records = [record(index, last=index == 99) for index in range(100)]
+    table = ShardTable()
+    for number, one in enumerate(random.Random(1).sample(records, 100), start=1):
+        assert table.get(one.index) is None
+        assert one.index not in table
+        table.add(one)
+        assert table.get(one.index) == one
+        assert table.whole == (number == 100)
+    assert list(table) == records
+    assert (table.end, table.last) == (100, 99)
+
+
+def test_a_record_replaces_the_earlier_one_and_counts_once() -> None:
+    table = ShardTable([record(0), record(0), record(2, last=True)])
+    assert not table.whole
+    table.add(replace(record(0), num_rows=5))
+    assert table.get(0) == replace(record(0), num_rows=5)
+    assert [one.index for one in table] == [0, 2]
+    assert 1 not in table
+    assert 3 not in table
+    assert table.get(3) is None
+    table.add(record(1))
+    assert table.whole
+
+
+def test_nothing_is_not_whole() -> None:
+    assert not ShardTable().whole
+    assert ShardTable().end == 0
