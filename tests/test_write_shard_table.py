@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import base64
 import random
 from dataclasses import replace
 
+import pytest
+
 from hymt_batch.records import ShardRecord
+from hymt_batch.write import final
+from hymt_batch.write.part import record_fields
 from hymt_batch.write.shard_table import ShardTable
 
 
@@ -37,6 +42,29 @@ def test_a_record_replaces_the_earlier_one_and_counts_once() -> None:
     assert table.get(3) is None
     table.add(record(1))
     assert table.whole
+
+
+def test_a_table_is_packed_into_a_text_and_back() -> None:
+    table = ShardTable([record(0), record(3, last=True), record(1)])
+    again = ShardTable.unpack(table.pack())
+    assert list(again) == list(table)
+    assert (again.end, again.last, again.whole) == (4, 3, False)
+    again.add(record(2))
+    assert again.whole
+    assert ShardTable.unpack("").end == 0
+    for spoiled in ("A", "AAAA", "\u00e9", table.pack()[:-4]):
+        with pytest.raises(ValueError):
+            ShardTable.unpack(spoiled)
+    negative = bytearray(base64.b64decode(table.pack()))
+    negative[8] = 0xFF  # the sign of the first row
+    with pytest.raises(ValueError, match="not a table"):
+        ShardTable.unpack(base64.b64encode(negative).decode())
+
+
+def test_records_of_earlier_versions_are_read() -> None:
+    records = [record(0), record(1, last=True)]
+    assert list(final.shards({"shards": [record_fields(one) for one in records]})) == records
+    assert list(final.shards({"shards": ShardTable(records).pack()})) == records
 
 
 def test_nothing_is_not_whole() -> None:

@@ -11,7 +11,7 @@ import contextlib
 import logging
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -23,7 +23,8 @@ from hymt_batch.manifest import Plain
 from hymt_batch.records import Document, Input, Preamble, Row, ShardRecord, Status
 from hymt_batch.write import formats
 from hymt_batch.write.inputs import Rows, changed, hash_input, seen, unreadable
-from hymt_batch.write.part import Header, record_fields, record_of
+from hymt_batch.write.part import Header, record_of
+from hymt_batch.write.shard_table import ShardTable
 
 if TYPE_CHECKING:
     from hymt_batch.write.settings import WriteConfig
@@ -43,7 +44,7 @@ class Assembly:
     """What a file is assembled from."""
 
     input: Input
-    records: Iterable[ShardRecord]  # of every shard, in order; gone through more than once
+    records: ShardTable  # of every shard
     load: Callable[[ShardRecord], Loaded]  # headers and rows of a shard, verified
     read: Callable[[Input], Iterator[Document]]
     preamble: Callable[[Input], Preamble]
@@ -111,7 +112,7 @@ def assemble(fs: Fs, folder: Path, job: Assembly) -> Plain:
         "environments": list(tally.environments.values()),
     }
     record = manifest.plain(record)
-    record["shards"] = [record_fields(record) for record in job.records]
+    record["shards"] = job.records.pack()
     job.folders(record_path(folder, input).parent)
     write_atomic(fs, record_path(folder, input), manifest.seal(record))
     log.info("published file=%r rows=%d errors=%d bytes=%d", input.out_rel, tally.num_rows, num_bad, out.size)
@@ -192,8 +193,10 @@ def read_record(fs: Fs, folder: Path, input: Input) -> Plain | None:
         return None
 
 
-def shards(record: Plain) -> list[ShardRecord]:
-    return [record_of(fields) for fields in record["shards"]]
+def shards(record: Plain) -> ShardTable:
+    """Of a file's record; a list of them in the folders of earlier versions."""
+    found = record["shards"]
+    return ShardTable.unpack(found) if isinstance(found, str) else ShardTable(map(record_of, found))
 
 
 def damage(fs: Fs, path: Path, wanted: Plain | None) -> str:

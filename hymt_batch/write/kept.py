@@ -213,5 +213,5 @@ def differs(fs: Fs, place: Path, wanted: Job, read: Callable[[Input], Iterator[D
             if (rows := kept.differing(input, read(input))).runs:
                 return f"{input.rel} {rows}"
         elif record is not None:
-            return changed_shards(input, final.shards(record))
+            return changed_shards(input, list(final.shards(record)))
     return ""

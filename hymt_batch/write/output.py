@@ -188,7 +188,7 @@ class Output:
             same = hash_input(input) == record["input"]
             if not same and not self._kept.any(input.file_id):
                 if not self._redo:
-                    raise changed(changed_shards(input, final.shards(record)))
+                    raise changed(changed_shards(input, list(final.shards(record))))
             elif same and final.standing(self._fs, self.folder, record):
                 self._take(input, record)
                 continue
@@ -203,7 +203,7 @@ class Output:
         self._fs.fsync_dir(self.folder)  # whoever wrote it may have been killed before it did so
 
     def _take(self, input: Input, record: Plain) -> None:
-        shards = ShardTable(final.shards(record))
+        shards = final.shards(record)
         self._published[input.file_id] = _Published({k: v for k, v in record.items() if k != "shards"}, shards)
         self._complete.pop(input.file_id, None)
 

@@ -5,6 +5,7 @@ Objects that stay while others come and go would also keep the memory around the
 
 from __future__ import annotations
 
+import base64
 import struct
 from collections.abc import Iterable, Iterator
 
@@ -21,6 +22,24 @@ class ShardTable:
         self.last: int | None = None  # index of the file's last shard, once it is here
         for record in records:
             self.add(record)
+
+    @classmethod
+    def unpack(cls, text: str) -> ShardTable:
+        """The inverse of `pack`; ValueError where the text is none of its."""
+        table, data = cls(), base64.b64decode(text, validate=True)
+        if len(data) % _RECORD.size:
+            raise ValueError("not a table of shard records")
+        table._packed[:] = data
+        for index, (here, *places, _, last) in enumerate(_RECORD.iter_unpack(data)):
+            if min(places) < 0:
+                raise ValueError("not a table of shard records")
+            table._count += here
+            table.last = index if here and last else table.last
+        return table
+
+    def pack(self) -> str:
+        """One text of all records, for a file's own record: a list of so many would take much memory to write."""
+        return base64.b64encode(self._packed).decode("ascii")
 
     def add(self, record: ShardRecord) -> None:
         """Take a record in, in place of an earlier one of its shard."""
