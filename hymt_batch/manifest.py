@@ -54,12 +54,9 @@ def digest(value: Any) -> str:
 def readable(value: Any) -> bytes:
     """JSON for people, still one spelling for each value; a name that is not UTF-8 is escaped."""
     for ascii_only in (False, True):
-        encoder = json.JSONEncoder(sort_keys=True, indent=1, ensure_ascii=ascii_only, allow_nan=False)
-        text = bytearray()
         try:
-            for piece in encoder.iterencode(value):  # a record of many shards has many pieces: not all at once
-                text += piece.encode("utf-8")
-            return bytes(text) + b"\n"
+            text = json.dumps(value, sort_keys=True, indent=1, ensure_ascii=ascii_only, allow_nan=False)
+            return text.encode("utf-8") + b"\n"
         except UnicodeEncodeError:
             continue
     raise AssertionError("unreachable")

@@ -186,17 +186,14 @@ class Progress:
             self._draw(self._bar)
             self._bar.close()
 
-    def shard(self, units: int, source_tokens: int, *, last: bool) -> None:
-        """A shard was read: its size, and the source tokens its rows hold."""
+    def shard(self, units: int, source_tokens: int, *, last: bool, rows: int = 0, segments: int = 0) -> None:
+        """A shard was read: its size, the source tokens its rows hold, rows to decode, and segments they are cut in."""
         self.seen_units += units
         self.seen_tokens += source_tokens
-        if self.total_units is None:
-            self._more = not last
-
-    def planned(self, rows: int, segments: int) -> None:
-        """Rows that will be decoded, and the segments into which they are cut."""
         self.planned_rows += rows
         self.planned_segments += segments
+        if self.total_units is None:
+            self._more = not last
 
     def kept(self, rows: int, units: int = 0, source_tokens: int = 0) -> None:
         """Rows that an earlier run committed."""

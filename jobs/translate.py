@@ -136,9 +136,13 @@ def _translate(
                         progress.kept(shard.record.num_rows, shard.record.end - shard.record.start)
                         output.finish_record(shard.input, shard.record)
                         continue
-                    tokens = sum(prompt.num_source_tokens for prompt in prompts)
-                    progress.shard(shard.end - shard.start, tokens, last=shard.last)
-                    progress.planned(len({prompt.segment.document for prompt in prompts}), len(prompts))
+                    progress.shard(
+                        shard.end - shard.start,
+                        sum(p.num_source_tokens for p in prompts),
+                        rows=len({p.segment.document for p in prompts}),
+                        segments=len(prompts),
+                        last=shard.last,
+                    )
                     for part in batch.plan(shard.documents, prompts, limits):
                         if output.has(shard, part):
                             progress.kept(len(part.documents), source_tokens=desk.tokens(part))

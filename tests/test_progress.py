@@ -40,8 +40,7 @@ def test_time_left_is_not_told_while_the_size_of_the_input_is_unknown() -> None:
 
 def test_segments_under_way_are_told_as_rows() -> None:
     progress = Progress(Telling("off"), total_units=1000)
-    progress.shard(1000, 4000, last=True)
-    progress.planned(3, 18)
+    progress.shard(1000, 4000, last=True, rows=3, segments=18)
     progress.batch(12, 500)
     assert progress.line().startswith("2 rows")
     progress.part(3, 4000, Counter())

@@ -42,6 +42,8 @@ def test_a_record_replaces_the_earlier_one_and_counts_once() -> None:
     assert table.get(3) is None
     table.add(record(1))
     assert table.whole
+    table.add(record(3))  # behind the last, as where a file grew while it was read
+    assert not table.whole
 
 
 def test_a_table_is_packed_into_a_text_and_back() -> None:

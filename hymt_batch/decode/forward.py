@@ -6,7 +6,6 @@ stand in which slots, and nothing of who comes next.
 
 from __future__ import annotations
 
-import functools
 import inspect
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -35,6 +34,7 @@ class Forward:
         self.seen: Tensor | None = None  # [slots, V], for the repetition penalty
         config = hymt.network.config
         self._groups = config.num_attention_heads // config.num_key_value_heads
+        self._cache_word = _cache_word(hymt.network.model)
 
     def anew(self, num_slots: int) -> Forward:
         """Another one with empty slots, in which nothing of this one is held but what all prompts begin with."""
@@ -181,22 +181,16 @@ class Forward:
             attention_mask=sent(mask, device),
             position_ids=sent(positions, device),
             use_cache=True,
-            **{cache_word(self.hymt.network.model): cache},
+            **{self._cache_word: cache},
         )
         hidden: Tensor = output.last_hidden_state
         return hidden
 
 
-@functools.cache
-def _cache_word(model: type) -> str:
-    forward = getattr(model, "forward", None)
-    return "cache" if forward and "cache" in inspect.signature(forward).parameters else "past_key_values"
-
-
-def cache_word(model: Any) -> str:
+def _cache_word(model: Any) -> str:
     """What a network's `forward` calls its keys and values: another word since transformers 5.24."""
-    kind: type = type(model)
-    return _cache_word(kind)
+    forward = getattr(type(model), "forward", None)
+    return "cache" if forward and "cache" in inspect.signature(forward).parameters else "past_key_values"
 
 
 def logprobs_of(logits: Tensor, chosen: Tensor) -> Tensor:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
+from itertools import islice
 from typing import Any, NoReturn
 
 from hymt_batch.errors import ConfigError
@@ -90,7 +92,7 @@ def check_head(stream: ByteStream, config: SourceConfig, reserved: tuple[str, ..
     input, parse = stream.input, _Parser(config, ())
     required = [(config.text_field, "source.text_field")]
     required += [(name, f"source.{key}") for name, key in zip(config.lang_fields, _LANG_KEYS, strict=True) if name]
-    lacking: dict[str, tuple[int, list[str]]] = {}
+    lacking: dict[str, tuple[int, dict[str, Any]]] = {}
     found: set[str] = set()
     num_read = num_objects = 0
     for row in range(HEAD_ROWS):
@@ -110,15 +112,15 @@ def check_head(stream: ByteStream, config: SourceConfig, reserved: tuple[str, ..
                 refuse_reserved(f"{input.path}:{row + 1}", name)
         for name, _ in required:
             if look_up(values, name, _MISSING) is _MISSING:
-                lacking.setdefault(name, (row, _paths(values)))
+                lacking.setdefault(name, (row, values))
             else:
                 found.add(name)
     for name, key in required:
         if name in lacking and name not in found:
-            row, names = lacking[name]
+            row, values = lacking[name]
             raise ConfigError(
                 f"{input.path}:{row + 1} has no field {name!r}, nor have the file's other first rows. Its fields are"
-                f" {names[:20]}. Set {key} to one of them."
+                f" {_some_paths(values)}. Set {key} to one of them."
             )
     if num_read >= HEAD_ROWS // 2 and not num_objects:
         raise ConfigError(
@@ -149,17 +151,22 @@ def _text(input: Input, row: int, values: dict[str, Any], field: str) -> str:
         return ""  # null is a row without text, as in parquet
     if text is _MISSING:
         raise ConfigError(
-            f"has no field {field!r}. Its fields are {_paths(values)[:20]}. Set source.text_field to one of them."
+            f"has no field {field!r}. Its fields are {_some_paths(values)}. Set source.text_field to one of them."
         )
     raise ConfigError(f"field {field!r} is a {type(text).__name__}, not a string. Write it as a string.")
 
 
-def _paths(values: dict[str, Any], above: str = "") -> list[str]:
+def _paths(values: dict[str, Any], above: str = "") -> Iterator[str]:
     """Fields of a row; those within an object as source.text_field would name them."""
-    paths: list[str] = []
     for name, value in values.items():
-        paths += _paths(value, f"{above}{name}.") if isinstance(value, dict) and value else [above + name]
-    return paths
+        if isinstance(value, dict) and value:
+            yield from _paths(value, f"{above}{name}.")
+        else:
+            yield above + name
+
+
+def _some_paths(values: dict[str, Any]) -> list[str]:
+    return list(islice(_paths(values), 20))
 
 
 class _Parser:

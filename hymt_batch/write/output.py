@@ -235,7 +235,8 @@ class Output:
                 with storing(f"the record of {shard.input.rel}"):
                     remove(self._fs, final.record_path(self.folder, shard.input))
                     self._fs.fsync_dir(final.record_path(self.folder, shard.input).parent)
-            raise changed(f"{shard.name} is not what it was when this run began", "run the same command again")
+            again = "run the same command again; if it says this again, set on_input_change=redo"
+            raise changed(f"{shard.name} is not what it was when this run began", again)
         return True
 
     def commit(self, shard: Shard, part: Part, rows: Sequence[Row], degraded: Sequence[str] = ()) -> None:

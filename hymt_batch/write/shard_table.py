@@ -19,7 +19,6 @@ class ShardTable:
 
     def __init__(self, records: Iterable[ShardRecord] = ()) -> None:
         self._packed, self._count = bytearray(), 0
-        self.last: int | None = None  # index of the file's last shard, once it is here
         for record in records:
             self.add(record)
 
@@ -30,11 +29,10 @@ class ShardTable:
         if len(data) % _RECORD.size:
             raise ValueError("not a table of shard records")
         table._packed[:] = data
-        for index, (here, *places, _, last) in enumerate(_RECORD.iter_unpack(data)):
+        for here, *places, _, _ in _RECORD.iter_unpack(data):
             if min(places) < 0:
                 raise ValueError("not a table of shard records")
             table._count += here
-            table.last = index if here and last else table.last
         return table
 
     def pack(self) -> str:
@@ -49,8 +47,6 @@ class ShardTable:
         self._count += record.index not in self
         places = (record.first_row, record.num_rows, record.start, record.end)
         _RECORD.pack_into(self._packed, at, True, *places, bytes.fromhex(record.sha256), record.last)
-        if record.last:
-            self.last = record.index
 
     def get(self, index: int) -> ShardRecord | None:
         if index not in self:
@@ -74,6 +70,12 @@ class ShardTable:
         return len(self._packed) // _RECORD.size
 
     @property
+    def last(self) -> int | None:
+        """Index of the file's last shard; None until it is here."""
+        found = self.get(self.end - 1) if self.end else None
+        return found.index if found and found.last else None
+
+    @property
     def whole(self) -> bool:
         """Whether every shard up to the last is here."""
-        return self.last is not None and self._count == self.last + 1
+        return self._count == self.end and self.last is not None

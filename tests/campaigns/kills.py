@@ -273,14 +273,14 @@ def campaign(size: int, victims: Iterator[tuple[random.Random, Victim]]) -> dict
     }
 
 
-def stub_jobs(seed: int, work: Path) -> Iterator[tuple[random.Random, Victim]]:
+def stub_jobs(seed: int, work: Path, parts: int = 40) -> Iterator[tuple[random.Random, Victim]]:
     number = 0
     while True:
         rng = random.Random(f"{seed} {number}")
         folder = work / f"job{number}"
         folder.mkdir(parents=True)
         part_rows, workers = rng.choice([2, 3, 4]), rng.choice(WORKERS)
-        rows = part_rows * 40 - rng.randrange(part_rows)
+        rows = part_rows * parts - rng.randrange(part_rows)
         texts = [f"row {row} {'word ' * rng.randrange(12)}{rng.randrange(10**9):x}" for row in range(rows)]
         source = folder / FORMATS[number % len(FORMATS)]
         sources.write(source, texts)
