@@ -96,8 +96,9 @@ def _file(fs: Fs, folder: Path, job: Job, input: Input, found: Status, rates: li
     record = final.read_record(fs, folder, input)
     if record is not None and record["identity"] == job.key:
         found.files_published += 1
-        found.shards += len(record["shards"])
-        found.shards_complete += len(record["shards"])
+        num_shards = len(final.shards(record))
+        found.shards += num_shards
+        found.shards_complete += num_shards
         _add(found, record["counts"])
         for path, wanted in (
             (manifest.translated(folder, input.out_rel), record["output"]),

@@ -69,6 +69,15 @@ def test_the_points_of_a_sweep_are_told_one_by_one(
     assert [bool(json.loads(line)["damage"]) for line in capsys.readouterr().out.splitlines()] == [True, False]
 
 
+def test_a_complete_job_counts_the_shards_of_its_published_files(tmp_path: Path, inputs: list[Input]) -> None:
+    num_shards = len(list(shards(inputs[0])))
+    run(tmp_path / "job", inputs)
+    found = status.status(tmp_path / "job")
+    assert (found.state, found.files_published, found.rows) == ("complete", 1, 20)
+    assert (found.shards, found.shards_complete) == (num_shards, num_shards)
+    assert num_shards > 1
+
+
 @pytest.mark.fault(48)
 def test_a_stopped_job_says_what_is_committed_and_what_is_missing(tmp_path: Path, inputs: list[Input]) -> None:
     begin(tmp_path / "job", inputs)

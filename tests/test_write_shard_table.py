@@ -37,6 +37,7 @@ def test_a_record_replaces_the_earlier_one_and_counts_once() -> None:
     table.add(replace(record(0), num_rows=5))
     assert table.get(0) == replace(record(0), num_rows=5)
     assert [one.index for one in table] == [0, 2]
+    assert len(table) == 2
     assert 1 not in table
     assert 3 not in table
     assert table.get(3) is None

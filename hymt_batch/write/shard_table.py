@@ -58,6 +58,9 @@ class ShardTable:
         at = index * _RECORD.size
         return at < len(self._packed) and bool(self._packed[at])
 
+    def __len__(self) -> int:
+        return self._count
+
     def __iter__(self) -> Iterator[ShardRecord]:
         """Records in the order of their shards."""
         for index in range(self.end):
@@ -78,4 +81,4 @@ class ShardTable:
     @property
     def whole(self) -> bool:
         """Whether every shard up to the last is here."""
-        return self._count == self.end and self.last is not None
+        return len(self) == self.end and self.last is not None
