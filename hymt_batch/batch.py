@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hymt_batch.errors import ConfigError
-from hymt_batch.records import Document, Part, Prompt
+from hymt_batch.records import PLAN, Document, Part, Prompt
 
 
 @dataclass(kw_only=True, slots=True)
@@ -46,6 +46,7 @@ class Boundaries:
     shard_bytes: int
     part_rows: int
     part_tokens: int  # source tokens
+    plan: int = PLAN  # version of the plan; see records.PLAN
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +79,7 @@ def boundaries(
         shard_bytes=config.shard_bytes,
         part_rows=auto["part_rows"] if config.part_rows == "auto" else config.part_rows,
         part_tokens=auto["part_tokens"] if config.part_tokens == "auto" else config.part_tokens,
+        plan=auto.get("plan", PLAN),
     )
 
 

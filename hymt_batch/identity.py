@@ -71,4 +71,4 @@ def stored_boundaries(folder: Path, wanted: Mapping[str, Any]) -> Mapping[str, i
         return None  # no job yet, or a damaged one: Output.open says which
     if any(key != "batch" and stored.get(key) != manifest.plain(value) for key, value in wanted.items()):
         return None
-    return {key: int(stored["batch"][key]) for key in ("part_rows", "part_tokens")}
+    return {key: int(stored["batch"].get(key, 1)) for key in ("part_rows", "part_tokens", "plan")}

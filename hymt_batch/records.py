@@ -19,7 +19,9 @@ class Status(StrEnum):
     COPIED = "copied"  # the translation equals its source; kept
     TRUNCATED = "truncated"  # no end token within the row's max_new_tokens; text kept
     TOO_LONG = "too_long"  # the row exceeds a limit; not translated
-    BAD_ENCODING = "bad_encoding"  # the row could not be read as text; not translated
+    BAD_ENCODING = "bad_encoding"  # its bytes are not UTF-8; not translated
+    BAD_ROW = "bad_row"  # it is not a row of its format, lacks the text, or cannot take the added fields
+    BAD_LANGUAGE = "bad_language"  # its language field holds no language of the model; not translated
     GENERATION_ERROR = "generation_error"  # decoding failed for this row
     NON_FINITE = "non_finite"  # the network returned NaN or infinity for this row
     CRASH_QUARANTINED = "crash_quarantined"  # the row killed the process repeatedly
@@ -30,6 +32,8 @@ ERROR_STATUSES = frozenset(
         Status.EMPTY,
         Status.TOO_LONG,
         Status.BAD_ENCODING,
+        Status.BAD_ROW,
+        Status.BAD_LANGUAGE,
         Status.GENERATION_ERROR,
         Status.NON_FINITE,
         Status.CRASH_QUARANTINED,
@@ -37,6 +41,13 @@ ERROR_STATUSES = frozenset(
 )
 """Statuses that count towards check.max_error_rate: the row has no usable translation."""
 
+
+PLAN = 2
+"""Version of the plan: which rows are sent, which are equal, how they are cut and what their digests cover.
+
+A job keeps the version it was created with, so that its committed parts stay valid. Version 1 is that of folders
+without `batch.plan` in their identity.
+"""
 
 COMPRESSIONS = {".gz": "gz", ".zst": "zst", ".xz": "xz", ".bz2": "bz2"}
 """Extension of a compressed file -> name of the compression."""

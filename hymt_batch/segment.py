@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from hymt_batch.errors import ConfigError
-from hymt_batch.records import Document, Refusal, Segment, Status
+from hymt_batch.records import PLAN, Document, Refusal, Segment, Status
 
 _CLOSERS = r"""["'”’»›)\]}）】」』》〉]*"""
 _LEVELS = (
@@ -48,13 +48,13 @@ class SegmentConfig:
             raise ConfigError(f"segment.max_tokens={self.max_tokens} is too small for a sentence. Set 16 or more.")
 
 
-def is_blank(text: str) -> bool:
+def is_blank(text: str, plan: int = PLAN) -> bool:
     """Whether a row is empty or white: it is copied as it is and never sent to the model."""
     return not text or text.isspace()
 
 
 def split(
-    documents: Sequence[Document], count_tokens: Callable[[str], int], config: SegmentConfig
+    documents: Sequence[Document], count_tokens: Callable[[str], int], config: SegmentConfig, plan: int = PLAN
 ) -> tuple[list[Segment], dict[int, Refusal]]:
     """Cut the documents of a shard into segments.
 
@@ -62,6 +62,7 @@ def split(
         documents: Rows of a shard; those with an error or without text give no segment.
         count_tokens: Tokens of a text alone. A token holds at least one byte, so short texts are not counted.
         config: The limit, and what happens to a document over it.
+        plan: Version of the job's plan; see records.PLAN.
 
     Returns:
         Segments in the order of their documents, and the documents refused, by index.
@@ -70,7 +71,7 @@ def split(
     refused: dict[int, Refusal] = {}
     fits = _counter(count_tokens, config.max_tokens)
     for number, document in enumerate(documents):
-        if document.status is not Status.OK or document.text is None or is_blank(document.text):
+        if document.status is not Status.OK or document.text is None or is_blank(document.text, plan):
             continue
         if fits(document.text):
             segments.append(_segment(number, 0, document.text))

@@ -94,7 +94,9 @@ def _translate(
         environment={**model.environment, **environment(job)},
         inputs=inputs,
         config=job.write,
-        read=lambda one: (document for document, _ in stream.full(one, job.source, inputs, job.write.added_fields)),
+        read=lambda one: (
+            document for document, _ in stream.full(one, job.source, inputs, job.write.added_fields, limits.plan)
+        ),
         preamble=partial(stream.preamble, config=job.source),
         overwrite=job.overwrite,
         on_mismatch=job.on_mismatch.value,
@@ -118,6 +120,7 @@ def _translate(
             shard_bytes=limits.shard_bytes,
             done=output.record,
             reserved=job.write.added_fields,
+            plan=limits.plan,
         )
         with Progress(telling, job.launch.log_every_s, stream.total_units(inputs, job.source)) as progress:
             desk = Desk(job, output, telling, progress)
@@ -129,7 +132,7 @@ def _translate(
                         raise StoppedError(f"{stop.name}: stopped {where}; run the same command again to continue")
 
                 stop.working(job.launch.grace_s, output.close)
-                ready = map(partial(prepared, job, tokenizer, words, model.max_context), shards)
+                ready = map(partial(prepared, job, tokenizer, words, model.max_context, limits.plan), shards)
                 for shard, prompts, refused in stream.prefetch(ready, job.launch.prefetch_shards):
                     leave_if_asked("between two shards")
                     if isinstance(shard, stream.SkippedShard):
@@ -158,12 +161,17 @@ def _translate(
 
 
 def prepared(
-    job: TranslateJob, tokenizer: Any, words: prompt.Wording, max_context: int, shard: Shard | stream.SkippedShard
+    job: TranslateJob,
+    tokenizer: Any,
+    words: prompt.Wording,
+    max_context: int,
+    plan: int,
+    shard: Shard | stream.SkippedShard,
 ) -> tuple[Shard | stream.SkippedShard, list[Prompt], dict[int, Refusal]]:
     """A shard with its prompts, made in the reader's thread beside the decoding, and what is not sent to the model."""
     if isinstance(shard, stream.SkippedShard):
         return shard, [], {}
-    segments, too_long = segment.split(shard.documents, tokenizer.count, job.segment)
+    segments, too_long = segment.split(shard.documents, tokenizer.count, job.segment, plan)
     prompts, leaking = prompt.render(segments, shard.documents, tokenizer, words, max_context)
     return shard, prompts, {**too_long, **leaking}
 

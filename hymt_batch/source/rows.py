@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from hymt_batch import languages
 from hymt_batch.errors import ConfigError
-from hymt_batch.records import Document, Input, Status, ending
+from hymt_batch.records import PLAN, Document, Input, Status, ending
 from hymt_batch.source.bytestream import ByteStream
 from hymt_batch.source.settings import MAX_ROW_BYTES, SourceConfig
 
@@ -66,9 +66,10 @@ class Context:
         reserved: Fields that the output adds, so that no row may have them.
         header: Header record; part of every digest, since it decides which column is the text.
         fields: Column names of csv and tsv.
+        plan: Version of the job's plan; see records.PLAN.
     """
 
-    __slots__ = ("digest", "fields", "full", "reserved", "row", "tally")
+    __slots__ = ("digest", "fields", "full", "plan", "reserved", "row", "tally")
 
     def __init__(
         self,
@@ -78,7 +79,9 @@ class Context:
         reserved: tuple[str, ...] = (),
         header: bytes = b"",
         fields: tuple[str, ...] = (),
+        plan: int = PLAN,
     ) -> None:
+        self.plan = plan
         self.row, self.full, self.tally, self.reserved, self.fields = row, full, tally, reserved, fields
         self.digest = hashlib.blake2b(header, digest_size=8)
 

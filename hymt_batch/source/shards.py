@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from hymt_batch.errors import ConfigError
-from hymt_batch.records import Document, Input, Preamble, Shard, ShardRecord
+from hymt_batch.records import PLAN, Document, Input, Preamble, Shard, ShardRecord
 from hymt_batch.source import delimited, jsonl, tables, text
 from hymt_batch.source.bytestream import ByteStream
 from hymt_batch.source.rows import Context, Reader, Rows, Tally
@@ -92,6 +92,7 @@ def documents(
     full: bool = False,
     max_rows: int | None = None,
     reserved: tuple[str, ...] = (),
+    plan: int = PLAN,
 ) -> Rows:
     """Yield a file's documents from a cursor on, each with the cursor after it, in bounded memory.
 
@@ -101,14 +102,15 @@ def documents(
         full: Keep the raw bytes and the parsed fields too, for the finishing pass.
         max_rows: Stop after so many rows.
         reserved: jsonl fields that the output adds: a row that has one is an error row.
+        plan: Version of the job's plan; see records.PLAN.
     """
     head = preamble(input, config)
     left = max_rows
     if is_table(input):
-        table = tables.rows(tables.Table(input), config, Context(row or cursor, full))
+        table = tables.rows(tables.Table(input), config, Context(row or cursor, full, plan=plan))
         yield from _first(table, left)
         return
-    context = Context(row, full, None, reserved, head.header, head.fields)
+    context = Context(row, full, None, reserved, head.header, head.fields, plan)
     with ByteStream(input, max(cursor, head.num_bytes)) as stream:
         yield from _first(READERS[input.format](stream, config, context), left)
 
@@ -132,6 +134,7 @@ def shards(
     shard_bytes: int,
     done: Callable[[Input, int], ShardRecord | None],
     reserved: tuple[str, ...] = (),
+    plan: int = PLAN,
 ) -> Iterator[Shard | SkippedShard]:
     """Cut the inputs into shards, in order; `source.limit` counts rows over all inputs.
 
@@ -142,12 +145,13 @@ def shards(
         shard_bytes: A shard ends after the row that reaches so many raw bytes (tables: bytes of text).
         done: Record of a finished shard of that index, if there is one. Where its bytes still hash alike the shard
             is skipped; where they do not it is parsed, for the caller to compare the rows' digests.
+        plan: Version of the job's plan; see records.PLAN.
     """
     left = config.limit
     for input in inputs:
         if left is not None and left <= 0:
             return
-        file = _File(input, config, reserved, left)
+        file = _File(input, config, reserved, left, plan)
         try:
             index = 0
             while not file.ended:
@@ -165,7 +169,10 @@ def shards(
 class _File:
     """A place in one file, from which the next shard is either skipped or taken."""
 
-    def __init__(self, input: Input, config: SourceConfig, reserved: tuple[str, ...], left: int | None) -> None:
+    def __init__(
+        self, input: Input, config: SourceConfig, reserved: tuple[str, ...], left: int | None, plan: int
+    ) -> None:
+        self.plan = plan
         self.input, self.config, self.reserved, self.left = input, config, reserved, left
         self.head = preamble(input, config)
         self.cursor, self.row, self.ended = self.head.num_bytes, 0, False
@@ -218,7 +225,9 @@ class _File:
     def _open(self) -> Rows:
         if self._rows is None:
             self._tally.cut()
-            context = Context(self.row, False, self._tally, self.reserved, self.head.header, self.head.fields)
+            context = Context(
+                self.row, False, self._tally, self.reserved, self.head.header, self.head.fields, self.plan
+            )
             if self._stream:
                 self._stream.move(self.cursor)
                 self._rows = READERS[self.input.format](self._stream, self.config, context)

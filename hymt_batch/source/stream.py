@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from hymt_batch.records import Document, Input, Preamble, Shard, ShardRecord
+from hymt_batch.records import PLAN, Document, Input, Preamble, Shard, ShardRecord
 from hymt_batch.source import find as _find
 from hymt_batch.source import tables
 from hymt_batch.source.prefetch import prefetch
@@ -61,19 +61,21 @@ def fields_conflict(inputs: Sequence[Input], config: SourceConfig, reserved: tup
 
 
 def full(
-    input: Input, config: SourceConfig, inputs: Sequence[Input], reserved: tuple[str, ...] = ()
+    input: Input, config: SourceConfig, inputs: Sequence[Input], reserved: tuple[str, ...] = (), plan: int = PLAN
 ) -> Iterator[tuple[Document, int]]:
     """Yield an input's documents with raw bytes and parsed fields, for the finishing pass.
 
     Args:
         inputs: All inputs of the job: source.limit counts rows over them.
+        reserved: Fields that the output adds.
+        plan: Version of the job's plan; see records.PLAN.
     """
     left = config.limit
     for other in inputs:
         if left is None or other.rel == input.rel:
             break
         left -= sum(1 for _ in documents(other, config, max_rows=left))
-    yield from documents(input, config, full=True, max_rows=left, reserved=reserved)
+    yield from documents(input, config, full=True, max_rows=left, reserved=reserved, plan=plan)
 
 
 def limited(inputs: Sequence[Input], config: SourceConfig) -> list[Input]:
