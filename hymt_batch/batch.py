@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,29 +57,25 @@ class Budget:
     max_rows: int
 
 
-def boundaries(
-    config: BatchConfig, num_parameters: int, on_gpu: bool, stored: Mapping[str, int] | None = None
-) -> Boundaries:
-    """Resolve `auto` part sizes to about 20 s of work on the device.
+def boundaries(config: BatchConfig, num_parameters: int, on_gpu: bool) -> Boundaries:
+    """Resolve `auto` part sizes of a new job to about 20 s of work on the device.
 
     Args:
         config: The settings.
         num_parameters: Of the network.
         on_gpu: Whether it runs on a GPU.
-        stored: What the job resolved when it was created; `auto` keeps it, wherever the job goes on.
 
     The guess: a processor does some 4e10, a GPU some 4e13 useful operations a second on this work, two a parameter
     and token; never more than 2,000 or 8,000 tokens a second, where other costs rule.
     """
     rate = min(8000, 4e13 / (2 * num_parameters)) if on_gpu else min(2000, 4e10 / (2 * num_parameters))
     tokens = max(64, 1 << (int(20 * rate).bit_length() - 1))
-    auto = {"part_rows": max(1, min(2048, tokens // 32)), "part_tokens": tokens, **(stored or {})}
+    rows = max(1, min(2048, tokens // 32))
     return Boundaries(
         shard_rows=config.shard_rows,
         shard_bytes=config.shard_bytes,
-        part_rows=auto["part_rows"] if config.part_rows == "auto" else config.part_rows,
-        part_tokens=auto["part_tokens"] if config.part_tokens == "auto" else config.part_tokens,
-        plan=auto.get("plan", PLAN),
+        part_rows=rows if config.part_rows == "auto" else config.part_rows,
+        part_tokens=tokens if config.part_tokens == "auto" else config.part_tokens,
     )
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import importlib.metadata
 from collections.abc import Mapping
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hymt_batch import batch, fs, manifest, prompt
+from hymt_batch import batch, prompt
 from hymt_batch.decode.settings import describe
+from hymt_batch.write import versions
 
 if TYPE_CHECKING:
     from hymt_batch.schema import TranslateJob
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 def identity(job: TranslateJob, model: Mapping[str, Any], words: prompt.Wording, limits: batch.Boundaries) -> Any:
     """Every setting that changes the text, or which rows form a part, with its resolved value."""
     return {
+        "version": versions.VERSION,
         "source": {
             key: getattr(job.source, key)
             for key in (
@@ -38,6 +39,7 @@ def identity(job: TranslateJob, model: Mapping[str, Any], words: prompt.Wording,
         "check": {
             "max_attempts": job.check.max_attempts,
             "loop_repeats": job.check.loop_repeats,
+            "min_logprob": job.check.min_logprob,
             "retry": asdict(job.model.sampling) if job.check.max_attempts > 1 else None,
         },
         "write": {
@@ -63,12 +65,19 @@ def environment(job: TranslateJob, settled: Mapping[str, Any] | None = None) -> 
     return {"hymt_batch": importlib.metadata.version("hymt-batch"), **asked, **(settled or {})}
 
 
-def stored_boundaries(folder: Path, wanted: Mapping[str, Any]) -> Mapping[str, int] | None:
-    """Which rows form a part in the folder's job, if that is this very job; None otherwise."""
-    try:
-        stored = manifest.read_job(fs.OS, folder).identity
-    except manifest.StateDamage:
-        return None  # no job yet, or a damaged one: Output.open says which
-    if any(key != "batch" and stored.get(key) != manifest.plain(value) for key, value in wanted.items()):
-        return None
-    return {key: int(stored["batch"].get(key, 1)) for key in ("part_rows", "part_tokens", "plan")}
+def own_keys(job: TranslateJob) -> frozenset[str]:
+    """Keys of the identity whose value in a folder's job stands: `auto` resolves them once, when a folder is made."""
+    auto = {"batch.part_rows": job.batch.part_rows == "auto", "batch.part_tokens": job.batch.part_tokens == "auto"}
+    return frozenset(key for key, is_auto in auto.items() if is_auto)
+
+
+def aliases(job: TranslateJob, model: Mapping[str, Any], words: prompt.Wording, num_parameters: int) -> list[Any]:
+    """The identities that this job would have had if it had begun on a CPU, or on a GPU."""
+    places = (batch.boundaries(job.batch, num_parameters, on_gpu) for on_gpu in (False, True))
+    return [identity(job, model, words, limits) for limits in places]
+
+
+def boundaries_of(identity: Mapping[str, Any]) -> batch.Boundaries:
+    """Which rows form a part in the job of that identity."""
+    limits: Mapping[str, Any] = identity["batch"]
+    return batch.Boundaries(**limits)

@@ -22,7 +22,7 @@ from hymt_batch.desk import Desk
 from hymt_batch.doctor import examine
 from hymt_batch.doctor.explain import explaining
 from hymt_batch.errors import ExitCode, StoppedError
-from hymt_batch.identity import environment, identity, stored_boundaries
+from hymt_batch.identity import aliases, boundaries_of, environment, identity, own_keys
 from hymt_batch.model import network
 from hymt_batch.progress import Progress, Telling, escaped, result
 from hymt_batch.records import ERROR_STATUSES, Prompt, Refusal, Shard
@@ -84,9 +84,6 @@ def _translate(
         log.warning("the demo model knows weather in fr, de and zh only; tgt_lang=%s gives nonsense", words.tgt_lang)
     model = prepare(job.model, job.device_map, job.launch.num_threads)
     limits = batch.boundaries(job.batch, model.num_parameters, model.on_gpu)
-    if not job.overwrite:  # a job that goes on keeps the part sizes that `auto` gave it when it was created
-        stored = stored_boundaries(folder, identity(job, model.identity, words, limits))
-        limits = batch.boundaries(job.batch, model.num_parameters, model.on_gpu, stored)
     # identity first: a wrong folder costs nothing
     with Output.open(
         folder,
@@ -101,6 +98,8 @@ def _translate(
         overwrite=job.overwrite,
         on_mismatch=job.on_mismatch.value,
         on_input_change=job.on_input_change.value,
+        own=own_keys(job),
+        aliases=aliases(job, model.identity, words, model.num_parameters),
         lease_ttl_s=job.launch.lease_ttl_s,
         lease_beat_s=job.launch.lease_beat_s,
     ) as output:
@@ -108,6 +107,7 @@ def _translate(
         if output.finished:
             log.info("already complete: nothing to do")
             return output.finalize()
+        limits = boundaries_of(output.identity)  # a job that goes on keeps the plan with which it was created
         stop.holding(output.close)
         telling.log_to(output.folder / "logs")
         log.info("arguments=%s", escaped(shlex.join(sys.argv[1:]), 4000))

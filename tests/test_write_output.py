@@ -28,7 +28,7 @@ from hymt_batch.errors import (
     StoppedError,
 )
 from hymt_batch.records import Document, Input, Row, Shard, ShardRecord, Status
-from hymt_batch.write import folder
+from hymt_batch.write import ownership
 from hymt_batch.write import part as parts
 from hymt_batch.write.kept import Kept
 from hymt_batch.write.lease import lease_path
@@ -547,7 +547,7 @@ def test_a_writer_that_comes_after_another_finished_the_job_finds_it_done(tmp_pa
 def test_a_job_that_begins_and_ends_while_we_look_is_not_taken_for_files_of_nobody(
     tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    right, looked = folder.read_or_heal, []
+    right, looked = ownership.read_or_heal, []
 
     def first_nothing(*arguments: Any) -> Any:
         found = right(*arguments)
@@ -556,7 +556,7 @@ def test_a_job_that_begins_and_ends_while_we_look_is_not_taken_for_files_of_nobo
             run(tmp_path / "job", [an_input(source)])
         return found
 
-    monkeypatch.setattr(folder, "read_or_heal", first_nothing)
+    monkeypatch.setattr(ownership, "read_or_heal", first_nothing)
     with open_output(tmp_path / "job", [an_input(source)]) as late:
         assert late.finished
     assert looked[0] is None

@@ -1,7 +1,6 @@
-"""Which folder a job gets, and the making or the wiping of its state.
+"""The state of a job's folder: what its names may be, what lies there, and the wiping of it.
 
-`choose` only reads: nothing is touched before identity is settled. The rest is called under the lease. Does not know
-parts beyond their names.
+What changes anything is called under the lease. Does not know parts beyond their names.
 """
 
 from __future__ import annotations
@@ -9,14 +8,14 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from hymt_batch import manifest
-from hymt_batch.errors import ConfigError, IdentityError, InputChangedError
+from hymt_batch.errors import ConfigError
 from hymt_batch.fs import Fs, exists, names, remove
-from hymt_batch.manifest import Job, StateDamage, StateMissing, StateNewer
+from hymt_batch.manifest import StateDamage
 from hymt_batch.records import Input
 from hymt_batch.write import part as parts
 from hymt_batch.write.final import TMP
@@ -40,125 +39,6 @@ def check_names(inputs: Sequence[Input]) -> None:
             raise ConfigError(f"{other!r} and {input.rel!r} would both be written to {input.out_rel!r}. Rename one.")
 
 
-def choose(
-    fs: Fs,
-    folder: Path,
-    wanted: Job,
-    *,
-    overwrite: bool,
-    on_mismatch: str,
-    on_input_change: str,
-    differs: Callable[[Path], str],
-) -> Path:
-    """The folder this job may use: the one asked for, or with fork the first of NAME-2, NAME-3... that fits.
-
-    Args:
-        fs: The store.
-        folder: The folder asked for.
-        wanted: Identity and inputs of this run.
-        overwrite: Start over; any job may be there.
-        on_mismatch: "refuse" or "fork".
-        on_input_change: "refuse", "redo" or "fork".
-        differs: Says which rows of a folder's job changed, or ""; asked for fork alone, as it reads the whole input.
-
-    Raises:
-        IdentityError: Another job's folder.
-        InputChangedError: The list of inputs differs.
-    """
-    if overwrite:
-        return folder
-    number, candidate = 1, folder
-    while True:
-        try:
-            problem: Exception | None = judge(fs, candidate, wanted)
-        except IdentityError as error:
-            if on_mismatch != "fork":
-                raise
-            problem = error
-        if isinstance(problem, InputChangedError):
-            if on_input_change == "refuse":
-                raise problem
-            if on_input_change == "redo":
-                problem = None
-        if problem is None and on_input_change == "fork" and (what := differs(candidate)):
-            log.warning("fork from=%s changed=%r", candidate.name, what)
-            problem = InputChangedError(what)
-        if problem is None:
-            return candidate
-        number += 1
-        candidate = folder.with_name(f"{folder.name}-{number}")
-
-
-def judge(fs: Fs, folder: Path, wanted: Job) -> InputChangedError | None:
-    """Whether a folder may be used for a job; the differing inputs as an error to raise, or not."""
-    job = read_or_heal(fs, folder, wanted)
-    if job is None:
-        there = [input.out_rel for input in wanted.inputs if exists(fs, manifest.translated(folder, input.out_rel))]
-        if not there:
-            return None
-        job = read_or_heal(fs, folder, wanted)  # another process may have begun, and published, since
-        if job is None:
-            raise IdentityError(
-                f"{folder} already holds translated/{there[0]}, and nothing tells which job made it. "
-                f"{_ways_out(folder)}"
-            )
-    differences = manifest.diff(job.identity, wanted.identity)
-    if differences:
-        raise IdentityError(
-            f"{folder} belongs to a job with other settings, and a job never mixes two:\n"
-            f"{manifest.explain(differences)}\n{_ways_out(folder)}"
-        )
-    return inputs_differ(job, wanted)
-
-
-def inputs_differ(job: Job, wanted: Job) -> InputChangedError | None:
-    def keys(inputs: Sequence[Input]) -> dict[str, tuple[str, ...]]:
-        return {i.rel: (i.format, i.compression, i.out_rel, i.file_id, i.dataset) for i in inputs}
-
-    old, new = keys(job.inputs), keys(wanted.inputs)
-    found = [f"  added: {rel}" for rel in new if rel not in old]
-    found += [f"  removed: {rel}" for rel in old if rel not in new]
-    found += [f"  read in another way: {rel}" for rel in new if rel in old and old[rel] != new[rel]]
-    if not found:
-        return None
-    if len(found) > 20:
-        found[20:] = [f"  and {len(found) - 20} more"]
-    return InputChangedError(
-        "the list of inputs changed since this job began:\n" + "\n".join(found) + "\nIf this is another job, set "
-        "name=ANOTHER. Else put the old files back, or set on_input_change=redo to translate what is new and drop what "
-        "is gone, or on_input_change=fork to start a job of its own."
-    )
-
-
-def read_or_heal(fs: Fs, folder: Path, wanted: Job) -> Job | None:
-    """The folder's job. A missing or damaged `job.json` counts as none when all else there is of the wanted job."""
-    try:
-        return manifest.read_job(fs, folder)
-    except StateDamage as damage:
-        others = {key for key in _evidence(fs, folder) if key != wanted.key}
-        if isinstance(damage, StateNewer) or others:
-            raise IdentityError(
-                f"the job of {folder} cannot be known: of .hymt/job.json, {damage}. {_ways_out(folder)}"
-            ) from None
-        if not isinstance(damage, StateMissing):
-            log.warning("job_json damage=%r: made again, since all parts are of this job", str(damage))
-        return None
-
-
-def _evidence(fs: Fs, folder: Path) -> Iterator[str]:
-    """Identities that the rest of a folder's state names."""
-    with contextlib.suppress(StateDamage):
-        yield str(manifest.read(fs, folder)["identity_sha256"])
-    for home in _homes(fs, folder):
-        with contextlib.suppress(StateDamage, KeyError):
-            yield str(manifest.load(fs, home / "file.json")["identity"])
-        for shard in names(fs, home):
-            for name in names(fs, home / shard):
-                if parts.NAME.fullmatch(name):
-                    with contextlib.suppress(OSError, parts.PartDamage):
-                        yield read_header(fs, home / shard / name).identity
-
-
 def read_header(fs: Fs, path: Path) -> parts.Header:
     """The header of a part, its payload unread. Raises OSError or PartDamage."""
     data = fs.read(path, 0, 4096)
@@ -167,63 +47,12 @@ def read_header(fs: Fs, path: Path) -> parts.Header:
     return parts.decode_header(data.partition(b"\n")[0])
 
 
-def _homes(fs: Fs, folder: Path) -> list[Path]:
+def homes(fs: Fs, folder: Path) -> list[Path]:
     root = manifest.state(folder)
     return [root / name for name in names(fs, root) if name.startswith("f") and len(name) > 1]
 
 
-def _ways_out(folder: Path) -> str:
-    return (
-        f"Set name=ANOTHER for a second job, or overwrite=true to start over in {folder.name}, or on_mismatch=fork to "
-        f"work in {folder.name}-2."
-    )
-
-
-def settle(fs: Fs, folder: Path, wanted: Job, *, overwrite: bool, on_input_change: str) -> Job:
-    """Under the lease: wipe what is to be overwritten, then make the folder's job, or find it made.
-
-    Raises:
-        IdentityError: Another process made another job meanwhile.
-        InputChangedError: The list of inputs differs and is not to be redone.
-    """
-    if overwrite:
-        wipe(fs, folder, wanted.inputs)
-    while True:
-        problem = judge(fs, folder, wanted)
-        if problem is not None and on_input_change != "redo":
-            raise problem
-        try:
-            job = manifest.read_job(fs, folder)
-        except StateDamage as damage:
-            if not isinstance(damage, StateMissing):
-                remove(fs, manifest.state(folder) / "job.json")
-            if manifest.create_job(fs, folder, wanted):
-                return wanted
-            continue
-        if problem is None:
-            return job
-        stay = {input.rel: input for input in wanted.inputs}
-        gone = [
-            input
-            for input in job.inputs
-            if stay.get(input.rel) is None or inputs_differ(_only(job, input), _only(job, stay[input.rel]))
-        ]
-        if gone:
-            told = ", ".join(f"translated/{input.out_rel}" for input in gone[:20])
-            more = f" and {len(gone) - 20} more" if len(gone) > 20 else ""
-            log.warning("redo folder=%s removes what its inputs no longer have: %s%s", folder.name, told, more)
-        for input in gone:
-            _forget(fs, folder, [input])
-        job = Job(job.identity, wanted.inputs, job.environment, job.created)
-        manifest.replace_job(fs, folder, job)
-        return job
-
-
-def _only(job: Job, input: Input) -> Job:
-    return Job(job.identity, (input,), job.environment, job.created)
-
-
-def _forget(fs: Fs, folder: Path, inputs: Sequence[Input]) -> None:
+def forget(fs: Fs, folder: Path, inputs: Sequence[Input]) -> None:
     """Remove what a job knows and made of some inputs: first what calls it finished, then state, then outputs."""
     remove(fs, folder / "manifest.json")
     fs.fsync_dir(folder)
@@ -239,13 +68,13 @@ def wipe(fs: Fs, folder: Path, inputs: Sequence[Input]) -> None:
     job: Any = None
     with contextlib.suppress(StateDamage):
         job = manifest.read_job(fs, folder)
-    if exists(fs, folder / "manifest.json") or job is not None or _homes(fs, folder):
+    if exists(fs, folder / "manifest.json") or job is not None or homes(fs, folder):
         log.warning("overwrite folder=%s", folder.name)
     remove(fs, folder / "manifest.json")
     fs.fsync_dir(folder)
-    for home in _homes(fs, folder):
+    for home in homes(fs, folder):
         _remove_home(fs, home)
-    _forget(fs, folder, [*(job.inputs if job else ()), *inputs])
+    forget(fs, folder, [*(job.inputs if job else ()), *inputs])
     remove(fs, manifest.state(folder) / "job.json")
     fs.fsync_dir(manifest.state(folder))
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from hymt_batch.errors import DeviceError, HymtError, MissingError, PreflightErr
 from hymt_batch.fs import OS, Fs, exists, remove, write_atomic
 from hymt_batch.manifest import Job, Plain
 from hymt_batch.records import Document, Input, Part, Preamble, Row, Shard, ShardRecord
-from hymt_batch.write import final, folder, lease
+from hymt_batch.write import final, folder, lease, ownership, versions
 from hymt_batch.write.attempts import Attempts
 from hymt_batch.write.commit import Commits, record_of_shard
 from hymt_batch.write.final import Assembly
@@ -48,6 +48,7 @@ class Output:
         place: Path,
         job: Job,
         *,
+        identity: Plain,
         environment: Plain,
         inputs: Sequence[Input],
         config: WriteConfig,
@@ -59,6 +60,7 @@ class Output:
     ) -> None:
         """Use `open`."""
         self.folder, self.finished = place, False
+        self.identity = identity  # of the folder's job, in the words of this version
         self._job, self._inputs, self._config, self._read, self._preamble = job, tuple(inputs), config, read, preamble
         self._redo, self._lease, self._fs, self._began = redo, held, fs, time.monotonic()
         self._kept, self._folders = Kept(fs, place, job.key), Folders(fs, place)
@@ -81,6 +83,8 @@ class Output:
         overwrite: bool = False,
         on_mismatch: str = "refuse",
         on_input_change: str = "refuse",
+        own: Collection[str] = (),
+        aliases: Sequence[Plain] = (),
         lease_ttl_s: float = 180.0,
         lease_beat_s: float = 20.0,
         fs: Fs = OS,
@@ -98,6 +102,9 @@ class Output:
             overwrite: Start over, whatever the folder holds.
             on_mismatch: "refuse" or "fork".
             on_input_change: "refuse", "redo" or "fork".
+            own: Keys of the identity that the folder's job decided when it was made, such as "batch.part_rows";
+                `identity` has what a new folder gets. `self.identity` tells what holds.
+            aliases: Other identities with which this very job may have been made, for a folder that lost its job.json.
             lease_ttl_s: A holder silent for so long is taken for dead; 0 takes no lease (safe, but work is done twice).
             lease_beat_s: Seconds between two signs of life.
             fs: The store.
@@ -109,17 +116,19 @@ class Output:
             PreflightError: The store cannot hold the output.
         """
         folder.check_names(inputs)
-        wanted = manifest.new_job(identity, inputs, environment)
+        wanted = ownership.Wanted(
+            manifest.new_job(identity, inputs, environment), frozenset(own), tuple(map(manifest.plain, aliases))
+        )
         held: Lease | None = None
         try:
-            place = folder.choose(
+            place = ownership.choose(
                 fs,
                 place,
                 wanted,
                 overwrite=overwrite,
                 on_mismatch=on_mismatch,
                 on_input_change=on_input_change,
-                differs=lambda other: differs(fs, other, wanted, read),
+                differs=lambda other, job: differs(fs, other, wanted.under(job.identity), read),
             )
             folders = Folders(fs, place)
             for name in (".hymt/lease", ".hymt/quarantine", "translated"):
@@ -129,13 +138,14 @@ class Output:
             if held:
                 folder.sweep(fs, place, inputs)
             probe(fs, place)
-            job = folder.settle(fs, place, wanted, overwrite=overwrite, on_input_change=on_input_change)
-            if differences := manifest.diff(job.environment, wanted.environment):
+            job = ownership.settle(fs, place, wanted, overwrite=overwrite, on_input_change=on_input_change)
+            if differences := manifest.diff(job.environment, wanted.job.environment):
                 log.warning("environment differs from the job's first run:\n%s", manifest.explain(differences))
             output = cls(
                 place,
                 job,
-                environment=wanted.environment,
+                identity=versions.current(job.identity, wanted.job.identity),
+                environment=wanted.job.environment,
                 inputs=inputs,
                 config=config,
                 read=read,

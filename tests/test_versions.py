@@ -1,0 +1,229 @@
+"""Folders of earlier versions go on: finished ones are not touched, unfinished ones keep their plan and their parts.
+
+tests/data/plan1 was made by its make.py at commit a3f0e6e.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from campaigns import stub
+
+from hymt_batch import manifest
+from hymt_batch.decode.generate import Generated
+from hymt_batch.errors import ExitCode, IdentityError
+from hymt_batch.fs import OS
+from hymt_batch.progress import Telling
+from hymt_batch.write import part as parts
+from hymt_batch.write import versions
+from hymt_batch.write.output import Output, Summary
+from hymt_batch.write.versions import FROM_COMMAND, Changes
+from jobs import translate, verify
+
+pytestmark = pytest.mark.core
+
+PLAN1 = Path(__file__).parent / "data" / "plan1"
+FORMATS = ("text", "jsonl", "csv", "parquet", "files")
+DECODED: dict[str, int] = json.loads((PLAN1 / "decoded.json").read_text())
+SETTINGS = {
+    "text": ["source.path=in/a.txt"],
+    "jsonl": ["source.path=in/a.jsonl", "source.src_lang_field=from", "source.tgt_lang_field=to"],
+    "csv": ["source.path=in/a.csv"],
+    "parquet": ["source.path=in/a.parquet"],
+    "files": ["source.path=in/files"],
+}
+CUT = [
+    "batch.part_rows=6",
+    "batch.shard_rows=24",
+    "batch.part_tokens=600",
+    "batch.max_rows=2",
+    "segment.max_tokens=64",
+    "source.max_row_bytes=400",
+    "check.max_error_rate=1",
+    "tgt_lang=fr",
+    "model=demo",
+]
+Run = Callable[..., Summary]
+
+
+class Folders:
+    """A copy of the old folders, and the job that continues one of them with this version."""
+
+    def __init__(self, here: Path) -> None:
+        shutil.copytree(PLAN1, here, dirs_exist_ok=True)
+        self.here, self.decoded = here, 0
+
+    def run(self, name: str, *more: str) -> Summary:
+        from hymt_batch import config
+
+        kind = name.partition("-")[2]
+        job = config.load("translate", ["output_dir=.", f"name={name}", *CUT, *SETTINGS[kind], *more])
+        with Telling("off") as telling:
+            return translate.translate(job, telling, stub.prepare, self._decode)
+
+    def _decode(self, hymt: stub.Stub, prompts: Sequence[Sequence[int]], *rest: Any) -> list[Generated]:
+        self.decoded += len(prompts)
+        return stub.decode_batch(hymt, prompts, *rest)
+
+    def files(self, name: str) -> dict[str, tuple[bytes, int]]:
+        root = self.here / name
+        there = [path for path in root.rglob("*") if path.is_file()]
+        return {str(path.relative_to(root)): (path.read_bytes(), path.stat().st_mtime_ns) for path in there}
+
+
+@pytest.fixture
+def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Folders:
+    monkeypatch.chdir(tmp_path)
+    return Folders(tmp_path)
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_a_finished_folder_of_an_earlier_version_is_complete_and_not_touched(folders: Folders, kind: str) -> None:
+    before = folders.files(f"done-{kind}")
+    assert verify.verify(folders.here / f"done-{kind}").exit_code is ExitCode.COMPLETE
+    done = folders.run(f"done-{kind}")
+    assert (folders.decoded, done.num_rows_decoded) == (0, 0)
+    assert folders.files(f"done-{kind}") == before
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_an_unfinished_folder_of_an_earlier_version_keeps_its_parts(folders: Folders, kind: str) -> None:
+    name = f"half-{kind}"
+    done = folders.run(name)
+    assert folders.decoded == DECODED[f"done-{kind}"] - DECODED[name]
+    assert not list((folders.here / name / ".hymt/quarantine").iterdir())
+    assert verify.verify(folders.here / name).exit_code is ExitCode.COMPLETE
+    assert done.rows == manifest.read(OS, folders.here / f"done-{kind}")["rows"]
+    assert done.counts == manifest.read(OS, folders.here / f"done-{kind}")["counts"]
+
+
+@pytest.mark.parametrize("kind", ("text", "files"))
+def test_an_unfinished_folder_of_an_earlier_version_ends_with_the_texts_of_that_version(
+    folders: Folders, kind: str
+) -> None:
+    folders.run(f"half-{kind}")
+    made, wanted = folders.here / f"half-{kind}" / "translated", folders.here / f"done-{kind}" / "translated"
+    for path in wanted.rglob("*.txt"):
+        assert (made / path.relative_to(wanted)).read_bytes() == path.read_bytes()
+
+
+@pytest.mark.parametrize("damage", ["gone", "empty", "half", "zeros"])
+@pytest.mark.parametrize("name", ["half-text", "half-files", "done-jsonl"])
+def test_a_lost_job_json_of_an_earlier_version_is_made_again(folders: Folders, name: str, damage: str) -> None:
+    path = folders.here / name / ".hymt/job.json"
+    right = path.read_bytes()
+    if damage == "gone":
+        path.unlink()
+    else:
+        path.write_bytes({"empty": b"", "half": right[: len(right) // 2], "zeros": bytes(len(right))}[damage])
+    folders.run(name)
+    kind = name.partition("-")[2]
+    assert folders.decoded == DECODED[f"done-{kind}"] - DECODED[name]
+    identity = manifest.read_job(OS, folders.here / name).identity
+    assert identity == json.loads(right)["identity"]
+    assert "version" not in identity
+
+
+def test_the_digest_that_parts_carry_stays_that_of_the_earlier_version(folders: Folders) -> None:
+    key = manifest.read_job(OS, folders.here / "half-text").key
+    path = folders.here / "half-text/.hymt/f18b7cb099a9ea3f5/s0000000/p00000"
+    assert parts.decode(path.read_bytes())[0].identity == key
+    folders.run("half-text")
+    assert manifest.read(OS, folders.here / "half-text")["identity_sha256"] == key
+
+
+def test_another_setting_is_still_another_job(folders: Folders) -> None:
+    with pytest.raises(IdentityError, match=r"segment\.max_tokens: 64 -> 65"):
+        folders.run("half-text", "segment.max_tokens=65")
+    with pytest.raises(IdentityError, match=r"batch\.part_rows: 6 -> 7"):
+        folders.run("done-text", "batch.part_rows=7")
+
+
+def test_what_was_not_recorded_is_taken_from_the_command(folders: Folders) -> None:
+    folders.run("half-text", "check.min_logprob=-1.5")
+    assert folders.decoded == DECODED["done-text"] - DECODED["half-text"]
+
+
+def test_min_logprob_is_of_the_identity_of_a_new_job(folders: Folders) -> None:
+    folders.run("new-text", "check.min_logprob=-1.5")
+    with pytest.raises(IdentityError, match=r"check\.min_logprob: -1\.5 -> -2\.0"):
+        folders.run("new-text", "check.min_logprob=-2.0")
+
+
+def test_a_new_folder_records_the_version_of_its_identity_and_of_its_plan(folders: Folders) -> None:
+    folders.run("new-text")
+    identity = manifest.read_job(OS, folders.here / "new-text").identity
+    assert (identity["version"], identity["batch"]["plan"]) == (versions.VERSION, 2)
+
+
+def test_a_folder_of_a_newer_version_is_refused(folders: Folders) -> None:
+    job = manifest.read_job(OS, folders.here / "half-text")
+    newer = manifest.Job({**job.identity, "version": versions.VERSION + 1}, job.inputs, job.environment, job.created)
+    manifest.replace_job(OS, folders.here / "half-text", newer)
+    with pytest.raises(IdentityError, match="newer hymt-batch"):
+        folders.run("half-text")
+
+
+def test_starting_over_makes_a_job_of_this_version(folders: Folders) -> None:
+    folders.run("half-text", "overwrite=true")
+    assert manifest.read_job(OS, folders.here / "half-text").identity["batch"]["plan"] == 2
+
+
+def test_a_fork_of_another_setting_is_a_new_job_and_goes_on_as_one(folders: Folders) -> None:
+    for _ in range(2):
+        done = folders.run("half-text", "segment.max_tokens=65", "on_mismatch=fork")
+        assert done.folder.name == "half-text-2"
+    assert manifest.read_job(OS, done.folder).identity["batch"]["plan"] == 2
+
+
+def test_part_sizes_that_auto_chose_are_those_of_the_folder(folders: Folders, monkeypatch: pytest.MonkeyPatch) -> None:
+    auto = ["batch.part_rows=auto", "batch.part_tokens=auto"]
+    folders.run("half-text", *auto)  # begun with 6 rows a part, wherever it goes on
+    assert folders.decoded == DECODED["done-text"] - DECODED["half-text"]
+
+
+def test_keys_that_came_left_or_were_renamed_are_understood() -> None:
+    changes = Changes(
+        added={"a.new": (2, "as before"), "a.unknown": (2, FROM_COMMAND)},
+        removed={"a.gone": (2, True)},
+        renamed={"a.old_name": (2, "b.name")},
+    )
+    wanted = {"version": 2, "a": {"new": "as before", "unknown": 7, "same": 1}, "b": {"name": 3}}
+    stored = {"a": {"gone": True, "old_name": 3, "same": 1}}
+    assert versions.current(stored, wanted, changes) == wanted
+    assert versions.differences(stored, wanted, changes=changes) == []
+    assert list(versions.earlier(wanted, changes)) == [{**stored, "b": {}}]
+    other = {**wanted, "a": {**wanted["a"], "new": "otherwise"}}
+    assert versions.differences(stored, other, changes=changes) == [("a.new", "as before", "otherwise")]
+    assert list(versions.earlier(other, changes)) == []
+
+
+@pytest.mark.parametrize("version", [0, -1, "2", 2.0, True, None])
+def test_a_version_that_no_version_writes_counts_as_a_newer_one(version: object) -> None:
+    assert versions.version_of({"version": version}) > versions.VERSION
+
+
+def test_the_folder_decides_what_auto_means_even_if_job_json_is_lost(tmp_path: Path) -> None:
+    """Begun where auto gave other sizes than here: the parts name that identity, and `aliases` has it."""
+    here, there = ({"batch": {"part_rows": rows}, "seed": 0} for rows in (64, 2048))
+    fixed: dict[str, Any] = {
+        "environment": {},
+        "inputs": [],
+        "config": Any,
+        "read": Any,
+        "preamble": Any,
+        "own": ["batch.part_rows"],
+        "aliases": [here, there],
+        "lease_ttl_s": 0.0,
+    }
+    with Output.open(tmp_path / "job", identity=there, **fixed) as output:
+        output.finalize()
+    (tmp_path / "job/.hymt/job.json").unlink()
+    with Output.open(tmp_path / "job", identity=here, **fixed) as output:
+        assert output.identity["batch"] == {"part_rows": 2048}
+        assert output.finished
