@@ -28,6 +28,7 @@ def identity(job: TranslateJob, model: Mapping[str, Any], words: prompt.Wording,
                 "max_row_bytes",
                 "header",
                 "delimiter",
+                "escape",
             )
         },
         "segment": {"max_tokens": job.segment.max_tokens, "on_too_long": job.segment.on_too_long.value},

@@ -88,6 +88,8 @@ def _translate(
     if not job.overwrite:  # a job that goes on keeps the part sizes that `auto` gave it when it was created
         stored = stored_boundaries(folder, identity(job, model.identity, words, limits))
         limits = batch.boundaries(job.batch, model.num_parameters, model.on_gpu, stored)
+    if limits.plan > 1:
+        stream.escapes_conflict(inputs, job.source)
     # identity first: a wrong folder costs nothing
     with Output.open(
         folder,
