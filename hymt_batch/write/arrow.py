@@ -42,7 +42,7 @@ def values(column: Any) -> list[Any]:
     if isinstance(found, pa.BaseExtensionType):
         return _extension(column)
     if types.is_dictionary(found):
-        return values(column.dictionary.take(column.indices))
+        return _dictionary(column)
     if types.is_run_end_encoded(found):
         from pyarrow import compute
 
@@ -66,6 +66,16 @@ def values(column: Any) -> list[Any]:
     if types.is_decimal(found):
         return [None if value is None else str(value) for value in plain]
     return [None if value is None else base64.b64encode(value).decode("ascii") for value in plain]
+
+
+def _dictionary(column: Any) -> list[Any]:
+    import pyarrow as pa
+
+    try:
+        return values(column.dictionary.take(column.indices))
+    except pa.ArrowNotImplementedError:  # views
+        words = values(column.dictionary)
+        return [None if index is None else words[index] for index in column.indices.to_pylist()]
 
 
 def _text(column: Any) -> list[str | None]:

@@ -27,7 +27,7 @@ from hymt_batch.write.cell import BLANK, Fields, dumps, one_line, translation
 from hymt_batch.write.columns import Column, Documents, columns
 from hymt_batch.write.delimited import DELIMITER, DelimitedWriter, delimiter_of
 from hymt_batch.write.jsonl import JsonlWriter
-from hymt_batch.write.parquet import ParquetWriter, check_schema, extended
+from hymt_batch.write.parquet import ParquetWriter, check_schema, check_values, extended
 from hymt_batch.write.sink import Port, Sink, compression_of
 
 if TYPE_CHECKING:
@@ -118,6 +118,8 @@ def check(input: Input, out_format: str, preamble: Preamble, config: WriteConfig
             apart from text, or a column type that the output cannot store.
     """
     _checked(input, out_format, preamble, config, documents)
+    if input.dataset and out_format == "parquet":
+        check_values(input.rel, documents)
     if input.format == "parquet" and out_format != "text":
         first = next(iter(documents()), None)  # its batch shows whether every column can be read
         if first is not None and input.format != out_format:

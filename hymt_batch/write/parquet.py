@@ -17,7 +17,7 @@ from typing import Any
 from hymt_batch.errors import ConfigError, first_line
 from hymt_batch.records import Document, Input, Preamble, Row
 from hymt_batch.write.cell import Fields, cell, meta, translation
-from hymt_batch.write.columns import Column
+from hymt_batch.write.columns import Column, Documents
 from hymt_batch.write.sink import Port
 
 ROW_GROUP_BYTES = 128 << 20
@@ -46,6 +46,48 @@ def check_schema(rel: str, schema: Any) -> None:
         raise ConfigError(
             f"{rel} has a column that parquet cannot store: {first_line(error)}. Set write.format=jsonl."
         ) from error
+
+
+def check_values(rel: str, documents: Documents) -> None:
+    """Refuse values of a saved dataset that parquet cannot store, before anything is translated.
+
+    Arrow has seconds beyond the milliseconds that parquet stores, and dictionaries with nulls.
+
+    Raises:
+        ConfigError: pyarrow cannot write one of them.
+    """
+    import io
+
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    batch: Any = None
+    for document in documents():
+        if document.values[0] is batch:
+            continue
+        batch = document.values[0]
+        risky = [index for index, field in enumerate(batch.schema) if _in_doubt(field.type)]
+        if not risky:
+            return
+        try:
+            pq.write_table(pa.Table.from_batches([batch]).select(risky), io.BytesIO())
+        except pa.ArrowException as error:
+            raise ConfigError(
+                f"{rel} has a value, in or behind row {document.row + 1}, that parquet cannot store:"
+                f" {first_line(error)}. Set write.format=jsonl."
+            ) from error
+
+
+def _in_doubt(found: Any) -> bool:
+    import pyarrow as pa
+
+    if isinstance(found, pa.BaseExtensionType):
+        return _in_doubt(found.storage_type)
+    if pa.types.is_timestamp(found):
+        return bool(found.unit == "s")
+    if pa.types.is_dictionary(found):
+        return True
+    return any(_in_doubt(found.field(index).type) for index in range(found.num_fields))
 
 
 class ParquetWriter:
