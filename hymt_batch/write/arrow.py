@@ -100,11 +100,16 @@ def _extension(column: Any) -> list[Any]:
 
 
 def _union(column: Any) -> list[Any]:
-    found = column.type
+    import pyarrow as pa
+
+    def numbers(kind: Any, buffer: Any) -> list[int]:  # pyarrow 26's own attributes of them forget the slice
+        return list(pa.Array.from_buffers(kind, len(column), [None, buffer], offset=column.offset).to_pylist())
+
+    found, buffers = column.type, column.buffers()
     children = [values(column.field(index)) for index in range(found.num_fields)]
     index_of = {code: index for index, code in enumerate(found.type_codes)}
-    places = column.offsets.to_pylist() if found.mode == "dense" else range(len(column))
-    codes = column.type_codes.to_pylist()
+    places = numbers(pa.int32(), buffers[2]) if found.mode == "dense" else range(len(column))
+    codes = numbers(pa.int8(), buffers[1])
     return [children[index_of[code]][place] for code, place in zip(codes, places, strict=True)]
 
 
