@@ -5,10 +5,12 @@ from __future__ import annotations
 import importlib.metadata
 from collections.abc import Mapping
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hymt_batch import batch, prompt
+from hymt_batch import batch, fs, manifest, prompt
 from hymt_batch.decode.settings import describe
+from hymt_batch.records import PLAN
 from hymt_batch.write import versions
 
 if TYPE_CHECKING:
@@ -29,6 +31,7 @@ def identity(job: TranslateJob, model: Mapping[str, Any], words: prompt.Wording,
                 "max_row_bytes",
                 "header",
                 "delimiter",
+                "escape",
             )
         },
         "segment": {"max_tokens": job.segment.max_tokens, "on_too_long": job.segment.on_too_long.value},
@@ -81,3 +84,12 @@ def boundaries_of(identity: Mapping[str, Any]) -> batch.Boundaries:
     """Which rows form a part in the job of that identity."""
     limits: Mapping[str, Any] = identity["batch"]
     return batch.Boundaries(**limits)
+
+
+def stored_plan(folder: Path) -> int:
+    """Version of the plan of a folder's job; the newest where there is none, or none that can be read."""
+    try:
+        stored = manifest.read_job(fs.OS, folder).identity
+    except manifest.StateDamage:
+        return PLAN
+    return int(versions.current(stored, {"batch": {"plan": PLAN}})["batch"]["plan"])

@@ -90,6 +90,7 @@ class Preamble:
     fields: tuple[str, ...] = ()  # csv/tsv/parquet: column names; with source.header=false "1", "2", ...
     newline: bytes = b"\n"  # line ending of the first line, used where one must be made up
     delimiter: str = ""  # csv/tsv: between two fields; "" means the format's own
+    escape: str = ""  # csv/tsv: what makes the next quote, delimiter or line break a part of its field; "" means none
     schema: Any = None  # parquet and saved datasets: the pyarrow schema
 
     @property

@@ -10,7 +10,7 @@ import logging
 import shlex
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import islice
@@ -22,10 +22,10 @@ from hymt_batch.desk import Desk
 from hymt_batch.doctor import examine
 from hymt_batch.doctor.explain import explaining
 from hymt_batch.errors import ExitCode, StoppedError
-from hymt_batch.identity import aliases, boundaries_of, environment, identity, own_keys
+from hymt_batch.identity import aliases, boundaries_of, environment, identity, own_keys, stored_plan
 from hymt_batch.model import network
 from hymt_batch.progress import Progress, Telling, escaped, result
-from hymt_batch.records import ERROR_STATUSES, Prompt, Refusal, Shard
+from hymt_batch.records import ERROR_STATUSES, PLAN, Document, Input, Prompt, Refusal, Shard
 from hymt_batch.source import stream
 from hymt_batch.write import final, formats
 from hymt_batch.write.output import Output, Summary
@@ -76,7 +76,8 @@ def _translate(
     inputs = stream.limited(inputs, job.source)
     stream.fields_conflict(inputs, job.source, job.write.added_fields)
     for one in inputs:
-        formats.check(one, final.out_format(one, job.write), stream.preamble(one, job.source), job.write)
+        rows = partial(_rows, one, job, inputs)
+        formats.check(one, final.out_format(one, job.write), stream.preamble(one, job.source), job.write, rows)
     for finding in examine.cheap(job):
         log.warning("%s", examine.told(finding))
     words = prompt.wording(job.prompt, job.model.family.value, job.src_lang, job.tgt_lang)
@@ -84,6 +85,8 @@ def _translate(
         log.warning("the demo model knows weather in fr, de and zh only; tgt_lang=%s gives nonsense", words.tgt_lang)
     model = prepare(job.model, job.device_map, job.launch.num_threads)
     limits = batch.boundaries(job.batch, model.num_parameters, model.on_gpu)
+    if job.overwrite or stored_plan(folder) > 1:
+        stream.escapes_conflict(inputs, job.source)
     # identity first: a wrong folder costs nothing
     with Output.open(
         folder,
@@ -91,9 +94,7 @@ def _translate(
         environment={**model.environment, **environment(job)},
         inputs=inputs,
         config=job.write,
-        read=lambda one: (
-            document for document, _ in stream.full(one, job.source, inputs, job.write.added_fields, limits.plan)
-        ),
+        read=lambda one: _rows(one, job, inputs, limits.plan),
         preamble=partial(stream.preamble, config=job.source),
         overwrite=job.overwrite,
         on_mismatch=job.on_mismatch.value,
@@ -158,6 +159,11 @@ def _translate(
                 if desk.busy:
                     leave_if_asked("after the running parts")
         return output.finalize()
+
+
+def _rows(input: Input, job: TranslateJob, inputs: Sequence[Input], plan: int = PLAN) -> Iterator[Document]:
+    """A fresh pass over an input's rows, with their fields."""
+    return (document for document, _ in stream.full(input, job.source, inputs, job.write.added_fields, plan))
 
 
 def prepared(

@@ -16,8 +16,10 @@ from hymt_batch.errors import ExitCode
 from hymt_batch.fs import OS, Fs
 from hymt_batch.manifest import Job, StateDamage, StateMissing
 from hymt_batch.records import Input
+from hymt_batch.source.escape import escapes
 from hymt_batch.write import final, lease
 from hymt_batch.write import holder as holders
+from hymt_batch.write.delimited import DELIMITER
 from hymt_batch.write.kept import Kept
 from hymt_batch.write.part import PartDamage
 from hymt_batch.write.sink import compression_of
@@ -61,7 +63,7 @@ def verify(folder: Path, fs: Fs = OS) -> Report:
         record = final.read_record(fs, folder, input)
         if record is not None and record["identity"] == job.key:
             records.append(record)
-            _published(fs, folder, record, report)
+            _published(fs, folder, record, report, _marks(job, input, record["format"]))
         else:
             _unfinished(kept, input, report)
     _manifest(fs, folder, job, records, report)
@@ -69,7 +71,13 @@ def verify(folder: Path, fs: Fs = OS) -> Report:
     return report
 
 
-def _published(fs: Fs, folder: Path, record: dict[str, Any], report: Report) -> None:
+def _marks(job: Job, input: Input, kind: str) -> tuple[str, str]:
+    """Delimiter and escape of an output; "" where they are the format's own."""
+    source = job.identity.get("source") or {} if input.format == kind else {}
+    return source.get("delimiter") or "", source.get("escape") or ""
+
+
+def _published(fs: Fs, folder: Path, record: dict[str, Any], report: Report, marks: tuple[str, str]) -> None:
     report.files += 1
     output, errors = manifest.translated(folder, record["out_rel"]), manifest.errors_file(folder, record["rel"])
     for path, wanted, kind in ((output, record["output"], record["format"]), (errors, record["errors"], "jsonl")):
@@ -78,7 +86,7 @@ def _published(fs: Fs, folder: Path, record: dict[str, Any], report: Report) -> 
             report.damage.append(f"{name}: {what}")
         elif wanted is not None:
             try:
-                rows = sorted(count_rows(path, kind))
+                rows = sorted(count_rows(path, kind, *marks))
             except (OSError, ValueError, EOFError, csv.Error) as error:
                 report.damage.append(f"{name}: cannot be read as {kind} ({error})")
                 continue
@@ -89,18 +97,26 @@ def _published(fs: Fs, folder: Path, record: dict[str, Any], report: Report) -> 
         report.damage.append(f"{record['rel']}: its statuses do not add up to its {record['rows']} rows")
 
 
-def count_rows(path: Path, kind: str) -> set[int]:
+def count_rows(path: Path, kind: str, delimiter: str = "", escape: str = "") -> set[int]:
     """Rows of a file as its format counts them: one number, or for csv and tsv with and without a header."""
     if kind == "parquet":
         import pyarrow.parquet as pq
 
         with pq.ParquetFile(path) as file:
             return {int(file.metadata.num_rows)}
+    marks = escapes(delimiter or DELIMITER.get(kind, ""), kind == "csv", escape)
     with _opened(path) as stream:
+        if marks is not None:
+            rows, is_open = 0, 0
+            for line in stream:
+                is_open, _ = marks.scan(line, is_open)
+                rows += not is_open
+            rows += bool(is_open)
+            return {rows, max(0, rows - 1)}
         if kind == "csv":
             csv.field_size_limit(1 << 30)
             text = io.TextIOWrapper(stream, encoding="utf-8", errors="replace", newline="")
-            rows = sum(1 for _ in csv.reader(text))
+            rows = sum(1 for _ in csv.reader(text, delimiter=delimiter or DELIMITER["csv"]))
             return {rows, max(0, rows - 1)}
         lines, last = 0, b"\n"
         while piece := stream.read(1 << 20):

@@ -189,24 +189,25 @@ def test_values_that_json_lacks_follow_the_rule(tmp_path: Path) -> None:
         "ns": "2024-01-02T03:04:05.123456789",
         "td": 90.0,
         "n": "1.50",
-        "f": None,
+        "f": "NaN",
         "i": 2**60,
         "z": None,
         "y": True,
     }
     assert list(found)[:-2] == list(wanted) and found == {**found, **wanted}
     record = next(csv.DictReader(io.StringIO(written(input, "csv", documents_of(batches)).decode(), newline="")))
-    assert record["f"] == record["z"] == "" and record["y"] == "true" and record["i"] == str(2**60)
+    assert (record["f"], record["z"]) == ("NaN", "") and record["y"] == "true" and record["i"] == str(2**60)
 
 
-def test_nested_columns_go_into_jsonl_and_leave_csv_with_the_text_alone(tmp_path: Path) -> None:
+def test_nested_columns_go_into_jsonl_and_as_json_into_csv(tmp_path: Path) -> None:
     table = pa.table({"text": ["a", "b"], "deep": [{"x": [b"1"]}, None]})
     input = input_of(table, tmp_path)
     documents = documents_of(table.to_batches())
     lines = [json.loads(line) for line in written(input, "jsonl", documents).splitlines()]
     assert [line["deep"] for line in lines] == [{"x": ["MQ=="]}, None]
     records = list(csv.DictReader(io.StringIO(written(input, "csv", documents).decode(), newline="")))
-    assert [list(record) for record in records] == [["text", "translation", "hymt"]] * 2
+    assert [list(record) for record in records] == [["text", "deep", "translation", "hymt"]] * 2
+    assert [record["deep"] for record in records] == ['{"x":["MQ=="]}', ""]
     assert [record["text"] for record in records] == ["a", "b"]
 
 
@@ -218,7 +219,7 @@ def test_a_string_column_that_is_no_utf_8_does_not_stop_a_conversion(tmp_path: P
     documents = documents_of(table.to_batches())
     lines = [json.loads(line) for line in written(input, "jsonl", documents).splitlines()]
     assert [line["broken"] for line in lines] == ["ok", "\ufffd!"]
-    assert [line["nested"] for line in lines] == [{"s": "ok"}, None]
+    assert [line["nested"] for line in lines] == [{"s": "ok"}, {"s": "\ufffd!"}]
     kept = parquet.read_table(io.BytesIO(written(input, "parquet", documents)))
     assert kept.column("broken").cast(pa.binary()).to_pylist() == [b"ok", b"\xff!"]
 

@@ -2,6 +2,7 @@
 
 A quote that does not close must not swallow the file: a record of several lines counts only if its quotes are in
 order, it has the header's number of fields and fits source.max_row_bytes; else its first line alone is an error row.
+Escaped quotes are read with source.escape alone; without it, a record that needs it is an error row: see `escape`.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from typing import Any
 from hymt_batch.errors import ConfigError
 from hymt_batch.records import Document, ending
 from hymt_batch.source.bytestream import ByteStream
+from hymt_batch.source.escape import CLOSED, FIX, QUOTED, UNQUOTED, Escapes, escapes, is_escaped
 from hymt_batch.source.rows import Codes, Context, Rows, failed, not_utf8, read_line, too_long
 from hymt_batch.source.settings import SourceConfig, SourceFormat
 
@@ -137,16 +139,25 @@ def _record(
     if not content:
         return raw, digest, None, []
     where = f"{input.rel}:{row + 1}"
-    if quoted and b'"' in content:
+    marks = escapes(split, quoted, config.escape)
+    # plan 1: such rows were sent as they are
+    doubts = quoted and marks is None and context.plan > 1 and num_fields is not None
+    if marks is not None or (quoted and b'"' in content):
         mark = split.encode()
-        is_open, _ = _scan(raw, False, mark)
+        is_open, _ = _scan(raw, CLOSED, mark, marks)
         if is_open:
-            more = _continuation(stream, raw, limit, mark)
-            cells = None if more is None else _decode_cells(raw + more, split)
-            if more is None or (cells is not None and num_fields is not None and len(cells) != num_fields):
+            lines: list[bytes] = []
+            more = _continuation(stream, raw, limit, mark, lines, is_open, marks)
+            cells = None if more is None else _decode_cells(raw + more, split, marks)
+            wrong = cells is not None and num_fields is not None and len(cells) != num_fields
+            if more is None or wrong or (doubts and is_escaped(raw + more, split, content)):
                 if more is not None:
                     stream.push_back(_lines(more))
                 problem = "opens a quote that does not close in order. Close it, or double quotes inside a field."
+                if is_open == UNQUOTED:
+                    problem = "ends with an escaped line break, and does not go on in order. Mend or remove the row."
+                if doubts and any(b'\\"' in line for line in (raw, *lines)):
+                    problem = f"opens a quote that does not close in order, and has quotes behind backslashes. {FIX}"
                 return raw, digest, f"{where} {problem}", []
             if context.tally is not None:
                 context.tally.add(more)
@@ -155,21 +166,23 @@ def _record(
             hashed.update(raw)
             digest = hashed.digest()
             content = raw[: len(raw) - len(ending(raw))]
+        elif doubts and is_escaped(content, split):
+            return raw, digest, f"{where} has quotes behind backslashes inside of a quoted field. {FIX}", []
     try:
         text = content.decode()
     except UnicodeDecodeError as error:
         return raw, digest, not_utf8(input, row, error), []
-    cells = _cells(text, split) if quoted and '"' in text else text.split(split)
+    cells = _cells(text, split, marks) if marks is not None or (quoted and '"' in text) else text.split(split)
     if num_fields is not None and len(cells) != num_fields:
         problem = f"{where} has {len(cells)} fields where the file has {num_fields} columns. Mend or remove the row."
         return raw, digest, problem, []
     return raw, digest, None, cells
 
 
-def _decode_cells(raw: bytes, split: str) -> list[str] | None:
+def _decode_cells(raw: bytes, split: str, marks: Escapes | None) -> list[str] | None:
     """Cells of a record for counting; None if it is no UTF-8, which is reported elsewhere."""
     try:
-        return _cells(raw[: len(raw) - len(ending(raw))].decode(), split)
+        return _cells(raw[: len(raw) - len(ending(raw))].decode(), split, marks)
     except UnicodeDecodeError:
         return None
 
@@ -179,52 +192,68 @@ def _lines(data: bytes) -> list[bytes]:
     return [line + b"\n" for line in lines] + ([torn] if torn else [])
 
 
-def _continuation(stream: ByteStream, first: bytes, limit: int, mark: bytes) -> bytes | None:
-    """Read the lines up to where the open quote closes; give them back and return None if it does not in order."""
-    lines: list[bytes] = []
-    size, is_open, clean = len(first), True, True
+def _continuation(
+    stream: ByteStream,
+    first: bytes,
+    limit: int,
+    mark: bytes,
+    lines: list[bytes],
+    is_open: int,
+    marks: Escapes | None,
+) -> bytes | None:
+    """Read the lines up to where the open field ends; give them back and return None if it does not in order.
+
+    `lines` holds those that were read, for messages.
+    """
+    size, clean = len(first), True
     while is_open and clean:
         line = stream.readline(limit + 2 - size) if size < limit else b""
         if line:
             lines.append(line)
             size += len(line)
+        if not line and is_open == UNQUOTED and stream.at_end():
+            break  # the line break that was escaped is the file's last
         if not line or size > limit:
             stream.push_back(lines)
             return None
-        is_open, clean = _scan(line, True, mark)
+        is_open, clean = _scan(line, is_open, mark, marks)
     if not clean:
         stream.push_back(lines)
         return None
     return b"".join(lines)
 
 
-def _scan(line: bytes, is_open: bool, mark: bytes) -> tuple[bool, bool]:
+def _scan(line: bytes, is_open: int, mark: bytes, marks: Escapes | None) -> tuple[int, bool]:
     """Follow the quotes through one line: is one open at its end, and did each close before a delimiter?"""
+    if marks is not None:
+        return marks.scan(line, is_open)
     clean, at = True, 0
     while True:
         if is_open:
             at = line.find(b'"', at)
             if at < 0:
-                return True, clean
+                return QUOTED, clean
             if line[at + 1 : at + 2] == b'"':
                 at += 2
                 continue
             at += 1
-            is_open = False
+            is_open = CLOSED
             if line[at : at + 2] not in (b"", b"\n", b"\r\n") and not line.startswith(mark, at):
                 clean = False
         elif line.startswith(b'"', at):
-            is_open = True
+            is_open = QUOTED
             at += 1
             continue
         at = line.find(mark, at)
         if at < 0:
-            return False, clean
+            return CLOSED, clean
         at += len(mark)
 
 
-def _cells(text: str, split: str) -> list[str]:
+def _cells(text: str, split: str, marks: Escapes | None) -> list[str]:
     """Cells of one record; a quote counts at the start of a cell only, as in the standard library's csv."""
+    if marks is not None:
+        return marks.cells(text)
     cells: list[str] = []
     at = 0
     while True:

@@ -99,7 +99,7 @@ class _Finder:
         fields = ("text_field", "src_lang_field", "tgt_lang_field")
         for keys, heeded, by in (
             (fields, kinds - {"text"}, "rows of text have no fields"),
-            (("header", "delimiter"), kinds & {"csv", "tsv"}, "only csv and tsv have one"),
+            (("header", "delimiter", "escape"), kinds & {"csv", "tsv"}, "only csv and tsv have one"),
         ):
             for key in keys if self.inputs and not heeded else ():
                 if (value := getattr(self.config, key)) != getattr(DEFAULTS, key):

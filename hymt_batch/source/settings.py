@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import string
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from hymt_batch.errors import ConfigError
 
 MAX_ROW_BYTES = 1 << 30
+_ESCAPES = frozenset(string.punctuation) - {'"', ","}
 
 
 class SourceFormat(Enum):
@@ -36,6 +38,7 @@ class SourceConfig:
     max_row_bytes: int = 1 << 20
     header: bool = True
     delimiter: str | None = None
+    escape: str | None = None
     follow_symlinks: bool = False
     subset: str | None = None
     split: str | None = None
@@ -72,6 +75,19 @@ class SourceConfig:
                 raise ConfigError(
                     f"source.delimiter={self.delimiter!r} must be one character other than a quote or a line end."
                     " Set source.delimiter=';', source.delimiter=tab or source.delimiter=null (by format)."
+                )
+
+        if self.escape is not None:
+            self.escape = "\\" if self.escape in ("backslash", "\\\\") else self.escape
+            if self.escape not in _ESCAPES:
+                raise ConfigError(
+                    f"source.escape={self.escape!r} must be one ASCII punctuation mark other than a quote or a comma."
+                    " Set source.escape=backslash, or source.escape=null (quotes are doubled)."
+                )
+            if self.escape == self.delimiter:
+                raise ConfigError(
+                    f"source.escape and source.delimiter are both {self.escape!r}, so that no field would end."
+                    " Set source.escape=backslash, or source.escape=null (quotes are doubled)."
                 )
 
     @property

@@ -71,7 +71,7 @@ def preamble(input: Input, config: SourceConfig, reserved: tuple[str, ...] = ())
         if input.format in ("csv", "tsv"):
             header, fields = delimited.read_header(stream, config)
             split = delimited.delimiter(config, input.format)
-            head = Preamble(bom, header, fields, newline, split)
+            head = Preamble(bom, header, fields, newline, split, config.escape or "")
             return _unreserved(input, head, reserved if config.header else ())
     return Preamble(bom=bom, newline=newline)
 

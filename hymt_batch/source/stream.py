@@ -10,9 +10,12 @@ import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from hymt_batch.errors import ConfigError
 from hymt_batch.records import PLAN, Document, Input, Preamble, Shard, ShardRecord
 from hymt_batch.source import find as _find
 from hymt_batch.source import tables
+from hymt_batch.source.escape import FIX
+from hymt_batch.source.jsonl import HEAD_ROWS
 from hymt_batch.source.prefetch import prefetch
 from hymt_batch.source.settings import SourceConfig, SourceFormat
 from hymt_batch.source.shards import SkippedShard, documents, is_table, preamble, shards
@@ -29,6 +32,7 @@ __all__ = [
     "SourceFormat",
     "Spool",
     "documents",
+    "escapes_conflict",
     "fields_conflict",
     "find",
     "full",
@@ -58,6 +62,23 @@ def fields_conflict(inputs: Sequence[Input], config: SourceConfig, reserved: tup
     """
     for input in inputs:
         preamble(input, config, reserved)
+
+
+def escapes_conflict(inputs: Sequence[Input], config: SourceConfig) -> None:
+    """Refuse a csv file whose first rows need source.escape. Not for a job of plan 1, which sent such rows.
+
+    Raises:
+        ConfigError: At least half of the first rows, and three, have quotes behind backslashes.
+    """
+    for input in inputs if config.escape is None else ():
+        if input.format != "csv":
+            continue
+        rows = [FIX in document.message for document, _ in documents(input, config, max_rows=HEAD_ROWS)]
+        if sum(rows) >= max(3, len(rows) / 2):
+            raise ConfigError(
+                f"{input.path}: {sum(rows)} of the first {len(rows)} rows have quotes behind backslashes inside of"
+                f" quoted fields, which cannot be told apart. {FIX}"
+            )
 
 
 def full(

@@ -41,7 +41,7 @@ class Table:
         self.num_rows: int
         try:
             self._open()
-        except (*FAILURES, KeyError, TypeError, AttributeError) as error:
+        except (*FAILURES, NotImplementedError, KeyError, TypeError, AttributeError) as error:
             raise self._failure(error) from error
 
     def batches(self, row: int, columns: list[str] | None) -> Generator[Any, None, None]:
@@ -51,7 +51,7 @@ class Table:
         try:
             while (batch := next(batches, None)) is not None:
                 yield batch
-        except FAILURES as error:
+        except (*FAILURES, NotImplementedError) as error:
             raise self._failure(error) from error
         finally:
             batches.close()
@@ -278,7 +278,10 @@ def _bytes(batch: Any, name: str) -> list[bytes | None]:
     if isinstance(column.type, pa.BaseExtensionType):
         column = column.storage
     if pa.types.is_dictionary(column.type):
-        column = column.dictionary_decode()
+        words = column.dictionary
+        if words.type in (pa.string_view(), pa.binary_view()):  # of which pyarrow can take none by index
+            words = words.cast(pa.large_binary())
+        column = words.take(column.indices)
     if pa.types.is_null(column.type):
         return [None] * len(column)
     views = (pa.string_view(), pa.binary_view(), pa.large_string(), pa.large_binary())

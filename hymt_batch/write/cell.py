@@ -5,14 +5,12 @@ Knows neither files nor bytes of a format.
 
 from __future__ import annotations
 
-import base64
 import json
-import math
 import re
-from datetime import date, datetime, time, timedelta
 from typing import Any
 
 from hymt_batch.records import ERROR_STATUSES, LINE_BREAKS, Document, Row, has_line_break
+from hymt_batch.write import arrow
 
 BLANK = "blank"
 """Flag of a row that holds white space only: it is copied and never sent to the model."""
@@ -60,35 +58,32 @@ def meta(document: Document, row: Row) -> dict[str, Any]:
 
 
 def plain(value: Any) -> Any:
-    """A parquet value as JSON can hold it.
-
-    Dates and times become ISO 8601 strings, durations seconds, decimals strings, bytes base64, maps lists of pairs, and
-    numbers that JSON lacks (NaN, infinity) null. Everything else that JSON does not know becomes its `str`.
-    """
+    """A value of a jsonl row as any JSON reader takes it: NaN and infinity, which Python reads, become text."""
     match value:
-        case None | bool() | int() | str():
-            return value
         case float():
-            return value if math.isfinite(value) else None
-        case bytes():
-            return base64.b64encode(value).decode("ascii")
-        case datetime() | date() | time():
-            return value.isoformat()
-        case timedelta():
-            return value.total_seconds()
+            return arrow.number(value)
         case dict():
-            return {str(key): plain(item) for key, item in value.items()}
-        case list() | tuple():
+            return {key: plain(item) for key, item in value.items()}
+        case list():
             return [plain(item) for item in value]
-    return str(value)
+    return value
 
 
-def cell(value: Any) -> str:
-    """A value as the text of a csv or tsv field: null is empty, true and false as in JSON."""
-    value = plain(value)
+def cell(value: Any) -> str | None:
+    """A value as text, for a csv or tsv field or a column of strings; None for null, which has none.
+
+    A string is itself, anything else its JSON. A lone surrogate, which JSON can spell and UTF-8 cannot hold, becomes
+    its escape.
+    """
     if value is None:
-        return ""
-    return value if isinstance(value, str) else dumps(value, compact=True)
+        return None
+    value = plain(value)
+    return encodable(value if isinstance(value, str) else dumps(value, compact=True))
+
+
+def encodable(text: str) -> str:
+    """Text that UTF-8 can hold: a lone surrogate becomes its escape, such as `\\ud83d`."""
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
 
 
 class Fields:
@@ -96,36 +91,23 @@ class Fields:
 
     WINDOW = 64  # rows turned into Python objects at a time
 
-    def __init__(self) -> None:
+    def __init__(self, in_format: str) -> None:
+        self._is_text = in_format == "text"
         self._batch: Any = None
         self._first = 0
         self._rows: list[dict[str, Any]] = []
 
     def of(self, document: Document) -> dict[str, Any] | None:
-        """Field -> value; None for text and for rows that could not be read."""
-        values = document.values
+        """Field -> value as JSON knows it; None for rows that have none: blank ones and such as could not be split."""
+        values: dict[str, Any] | tuple[Any, int] | None = document.values
+        if self._is_text:
+            return {"text": document.text}
         if values is None or isinstance(values, dict):
             return values
         batch, index = values
         if batch is not self._batch or not 0 <= index - self._first < len(self._rows):
             self._batch, self._first = batch, index
             window = batch.slice(index, self.WINDOW)
-            columns = [_python(column) for column in window.columns]
+            columns = [arrow.values(column) for column in window.columns]
             self._rows = [dict(zip(window.schema.names, cells, strict=True)) for cells in zip(*columns, strict=True)]
-        return {name: plain(value) for name, value in self._rows[index - self._first].items()}
-
-
-def _python(column: Any) -> list[Any]:
-    """Values of an arrow column; a string that is no UTF-8, which parquet lets pass, is mended with U+FFFD."""
-    try:
-        return list(column.to_pylist())
-    except UnicodeDecodeError:
-        return [_mended(scalar) for scalar in column]
-
-
-def _mended(scalar: Any) -> Any:
-    try:
-        return scalar.as_py()
-    except UnicodeDecodeError:
-        # inside a nested value it cannot be reached
-        return scalar.as_buffer().to_pybytes().decode("utf-8", "replace") if hasattr(scalar, "as_buffer") else None
+        return self._rows[index - self._first]

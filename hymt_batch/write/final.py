@@ -13,6 +13,7 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, cast
@@ -70,7 +71,8 @@ def assemble(fs: Fs, folder: Path, job: Assembly) -> Plain:
             bad: NewFile | None = None
             num_bad = 0
             kind = out_format(input, job.config)
-            writer = formats.open_writer(input, kind, job.preamble(input), job.config, cast(BinaryIO, out))
+            head, rows = job.preamble(input), partial(_documents, job)
+            writer = formats.open_writer(input, kind, head, job.config, cast(BinaryIO, out), rows)
             for document, row in _pairs(job, tally):
                 writer.write(document, row)
                 if row.status is not Status.OK:

@@ -6,25 +6,28 @@ it.
 
     input \\ output   text   jsonl              csv, tsv             parquet
     text             text   text               text                 text
-    jsonl            -      object, spliced    text                 text
-    csv, tsv         -      columns            columns (same: raw)  text
-    parquet          -      columns            columns if flat      columns
+    jsonl            -      object, spliced    fields of all rows   fields of all rows, typed
+    csv, tsv         -      columns            columns (same: raw)  columns, as strings
+    parquet          -      columns            columns              columns, types kept
 
 `text` is one column of that name, `-` none; every output but text also has `write.translation_field` and
-`write.meta_field`. An output of the input's own format keeps the user's bytes; a conversion is UTF-8 without BOM, with
-the line ending of the input's first line.
+`write.meta_field`. What an output cannot hold is text there: see `arrow.values`, `cell.cell` and `columns`. An output
+of the input's own format keeps the user's bytes; a conversion is UTF-8 without BOM, with the line ending of the input's
+first line.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 from hymt_batch.errors import ConfigError
 from hymt_batch.records import ERROR_STATUSES, Document, Input, Preamble, Row, ending
-from hymt_batch.write.cell import BLANK, dumps, one_line, translation
+from hymt_batch.write.cell import BLANK, Fields, dumps, one_line, translation
+from hymt_batch.write.columns import Column, Documents, columns
 from hymt_batch.write.delimited import DELIMITER, DelimitedWriter, delimiter_of
 from hymt_batch.write.jsonl import JsonlWriter
-from hymt_batch.write.parquet import ParquetWriter, check_schema, extended, is_flat
+from hymt_batch.write.parquet import ParquetWriter, check_schema, check_values, extended
 from hymt_batch.write.sink import Port, Sink, compression_of
 
 if TYPE_CHECKING:
@@ -69,7 +72,14 @@ class TextWriter:
         self._sink.close()
 
 
-def open_writer(input: Input, out_format: str, preamble: Preamble, config: WriteConfig, file: BinaryIO) -> Writer:
+def open_writer(
+    input: Input,
+    out_format: str,
+    preamble: Preamble,
+    config: WriteConfig,
+    file: BinaryIO,
+    documents: Documents = tuple,
+) -> Writer:
     """Open the writer of one output file.
 
     Args:
@@ -78,54 +88,62 @@ def open_writer(input: Input, out_format: str, preamble: Preamble, config: Write
         preamble: What stands before the input's first row; of parquet, its schema.
         config: How translations are stored.
         file: Opened for writing bytes, at its start. It needs `write` alone, and is never closed here.
+        documents: A fresh pass over the rows; read where jsonl becomes columns.
 
     Raises:
         ConfigError: See `check`.
     """
-    check(input, out_format, preamble, config)
+    taken = _checked(input, out_format, preamble, config, documents)
     on_error = str(config.on_error.value)
+    added = {"translation_field": config.translation_field, "meta_field": config.meta_field, "on_error": on_error}
     if out_format == "parquet":
-        return ParquetWriter(
-            input,
-            preamble,
-            Port(file),
-            translation_field=config.translation_field,
-            meta_field=config.meta_field,
-            on_error=on_error,
-            row_group_rows=config.row_group_rows,
-        )
+        rows = config.row_group_rows
+        return ParquetWriter(input, preamble, Port(file), columns=taken, row_group_rows=rows, **added)
     sink = Sink(file, compression_of(input.out_rel))
     if out_format == "text":
         return TextWriter(input, preamble, sink, on_error=on_error)
-    added = {"translation_field": config.translation_field, "meta_field": config.meta_field, "on_error": on_error}
     if out_format == "jsonl":
         return JsonlWriter(input, preamble, sink, **added)
-    return DelimitedWriter(input, out_format, preamble, sink, names=_names(input, out_format, preamble), **added)
+    return DelimitedWriter(input, out_format, preamble, sink, columns=taken, **added)
 
 
-def check(input: Input, out_format: str, preamble: Preamble, config: WriteConfig) -> None:
-    """Refuse an output in which the added columns could not be told from the input's. Cheap: for before the job starts.
+def check(input: Input, out_format: str, preamble: Preamble, config: WriteConfig, documents: Documents = tuple) -> None:
+    """Refuse an output that could not be written: for before the job starts.
 
-    Whether a jsonl row has one of the fields is seen row by row: see `jsonl`.
+    All rows are read where jsonl becomes columns, else the first at most. Whether a jsonl row has one of the added
+    fields is seen row by row: see `jsonl`.
 
     Raises:
-        ConfigError: Taken names, columns of one name, a delimiter that tsv cannot keep apart from text, or a
-            column type that parquet cannot store.
+        ConfigError: Taken names, columns of one name, too many fields to be columns, a delimiter that tsv cannot keep
+            apart from text, or a column type that the output cannot store.
     """
+    _checked(input, out_format, preamble, config, documents)
+    if input.dataset and out_format == "parquet":
+        check_values(input.rel, documents)
+    if input.format == "parquet" and out_format != "text":
+        first = next(iter(documents()), None)  # its batch shows whether every column can be read
+        if first is not None and input.format != out_format:
+            Fields(input.format).of(first)
+
+
+def _checked(
+    input: Input, out_format: str, preamble: Preamble, config: WriteConfig, documents: Documents
+) -> list[Column]:
+    """The columns that the output takes over from its input."""
     if out_format == "text":
-        return
+        return []
     added = {"write.translation_field": config.translation_field, "write.meta_field": config.meta_field}
     keeps = input.format == out_format
-    columns = _names(input, out_format, preamble)
-    if columns is None:
-        columns = () if keeps else ("text",)
+    taken = columns(input, out_format, preamble, documents, tuple(added.values()))
+    names = [column.name for column in taken]
     for key, name in added.items():
-        if name in columns:
+        if name in names:
             raise ConfigError(
-                f"{input.rel} already has a field {name!r}. Its fields are {list(columns)}. "
+                f"{input.rel} already has a field {name!r}. Its fields are {names[:20]}. "
                 f"Set {key} to a name that is not among them."
             )
-    twice = sorted({name for name in columns if columns.count(name) > 1})
+    shown = [one_line(name).replace(DELIMITER["tsv"], " ") for name in names] if out_format == "tsv" else names
+    twice = sorted(name for name, count in Counter(shown).items() if count > 1)
     if twice and not keeps:
         raise ConfigError(
             f"{input.rel} has more than one column {twice[0]!r}: {out_format} output could keep only one of them. "
@@ -133,8 +151,9 @@ def check(input: Input, out_format: str, preamble: Preamble, config: WriteConfig
         )
     if out_format in DELIMITER:
         _check_delimiter(input, out_format, delimiter_of(input, out_format, preamble), added)
-    if out_format == "parquet" and keeps:
-        check_schema(input.rel, extended(preamble.schema, *added.values()))
+    if out_format == "parquet":
+        check_schema(input.rel, extended(preamble.schema if keeps else None, taken, *added.values()))
+    return taken
 
 
 def error_line(document: Document, row: Row) -> bytes:
@@ -143,15 +162,6 @@ def error_line(document: Document, row: Row) -> bytes:
     status = row.status.value
     line = {"id": document.id, "row": document.row + 1, "status": status, "message": message, "flags": list(row.flags)}
     return dumps(line).encode() + b"\n"
-
-
-def _names(input: Input, out_format: str, preamble: Preamble) -> tuple[str, ...] | None:
-    """Columns that an output takes over from its input; None for the one column `text`, or a jsonl object's own."""
-    if input.format in DELIMITER and out_format != "parquet":
-        return preamble.fields
-    if input.format == "parquet":
-        return tuple(preamble.schema.names) if out_format not in DELIMITER or is_flat(preamble.schema) else None
-    return None
 
 
 def _check_delimiter(input: Input, out_format: str, delimiter: str, added: dict[str, str]) -> None:

@@ -3,7 +3,7 @@
 From jsonl, the new fields are put before the closing brace and nothing else of the line changes. A row that is no
 object, or that already has one of the two fields, becomes an object of the two fields alone. Blank lines stay as they
 are. From other formats, each row is an object of the input's columns in order, or of the one field `text`; see
-`cell.plain` for parquet values that JSON does not know.
+`arrow.values` for parquet values that JSON does not know.
 """
 
 from __future__ import annotations
@@ -36,9 +36,8 @@ class JsonlWriter:
         self._names = (translation_field, meta_field)
         self._keys = (dumps(translation_field), dumps(meta_field))
         self._on_error = on_error
-        self._fields = Fields()
+        self._fields = Fields(input.format)
         self._splices = input.format == "jsonl"
-        self._has_columns = input.format in ("csv", "tsv", "parquet")
         if self._splices:
             sink.write(preamble.bom)
 
@@ -71,7 +70,7 @@ class JsonlWriter:
         return isinstance(values, dict) and not any(name in values for name in self._names)
 
     def _converted(self, document: Document, row: Row) -> bytes:
-        fields = self._fields.of(document) if self._has_columns else {"text": document.text}
+        fields = self._fields.of(document)
         body = dumps(fields or {})[:-1]
         comma = ", " if fields else ""
         return f"{body}{comma}".encode() + self._added(document, row) + b"}" + self._preamble.newline

@@ -2,7 +2,8 @@
 
 `translation` is a string ("" for an error row, as in jsonl); `hymt` is a struct of id, status and flags. The features
 that `datasets` keeps in the schema's metadata are extended, so that images, labels and the like are loaded as before.
-From text, jsonl, csv and tsv, whose columns have no known types, the columns are `text` and the added two.
+From text, csv and tsv the columns are strings; from jsonl they are bool, int64, double or string, whichever holds all
+values of a field, and what none of these holds (objects, lists, fields of several types) is JSON text.
 A row group ends after `row_group_rows` rows or about ROW_GROUP_BYTES: at most one is held in memory. Equal input gives
 equal bytes with one version of pyarrow.
 """
@@ -10,23 +11,19 @@ equal bytes with one version of pyarrow.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
-from hymt_batch.errors import ConfigError
+from hymt_batch.errors import ConfigError, first_line
 from hymt_batch.records import Document, Input, Preamble, Row
-from hymt_batch.write.cell import meta, translation
+from hymt_batch.write.cell import Fields, cell, meta, translation
+from hymt_batch.write.columns import Column, Documents
 from hymt_batch.write.sink import Port
 
 ROW_GROUP_BYTES = 128 << 20
-_RUN_CHARS = 16 << 20  # translations held as Python strings before they become columns
+_RUN_CHARS = 16 << 20  # values held as Python objects before they become columns
+_CELL_CHARS = 16  # what a value counts beside its characters
 _CODECS = {"UNCOMPRESSED": "none", "SNAPPY": "snappy", "GZIP": "gzip", "BROTLI": "brotli", "ZSTD": "zstd", "LZ4": "lz4"}
-
-
-def is_flat(schema: Any) -> bool:
-    """Whether every column is a plain value, so that a csv field can hold it."""
-    import pyarrow as pa
-
-    return not any(pa.types.is_nested(field.type) for field in schema)
 
 
 def check_schema(rel: str, schema: Any) -> None:
@@ -41,18 +38,66 @@ def check_schema(rel: str, schema: Any) -> None:
     import pyarrow.parquet as pq
 
     try:
-        pq.ParquetWriter(io.BytesIO(), schema).close()
-    except (pa.ArrowNotImplementedError, pa.ArrowInvalid) as error:
-        raise ConfigError(f"{rel} has a column that parquet cannot store: {error}. Set write.format=jsonl.") from error
+        # a row too: what cannot be written is not always told by the schema
+        nulls = [pa.nulls(1, field.type) for field in schema]
+        with pq.ParquetWriter(io.BytesIO(), pa.schema([field.with_nullable(True) for field in schema])) as writer:
+            writer.write_table(pa.Table.from_arrays(nulls, schema=writer.schema))
+    except (pa.ArrowException, OSError) as error:
+        raise ConfigError(
+            f"{rel} has a column that parquet cannot store: {first_line(error)}. Set write.format=jsonl."
+        ) from error
+
+
+def check_values(rel: str, documents: Documents) -> None:
+    """Refuse values of a saved dataset that parquet cannot store, before anything is translated.
+
+    Arrow has seconds beyond the milliseconds that parquet stores, and dictionaries with nulls.
+
+    Raises:
+        ConfigError: pyarrow cannot write one of them.
+    """
+    import io
+
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    batch: Any = None
+    for document in documents():
+        if document.values[0] is batch:
+            continue
+        batch = document.values[0]
+        risky = [index for index, field in enumerate(batch.schema) if _in_doubt(field.type)]
+        if not risky:
+            return
+        try:
+            pq.write_table(pa.Table.from_batches([batch]).select(risky), io.BytesIO())
+        except pa.ArrowException as error:
+            raise ConfigError(
+                f"{rel} has a value, in or behind row {document.row + 1}, that parquet cannot store:"
+                f" {first_line(error)}. Set write.format=jsonl."
+            ) from error
+
+
+def _in_doubt(found: Any) -> bool:
+    import pyarrow as pa
+
+    if isinstance(found, pa.BaseExtensionType):
+        return _in_doubt(found.storage_type)
+    if pa.types.is_timestamp(found):
+        return bool(found.unit == "s")
+    if pa.types.is_dictionary(found):
+        return True
+    return any(_in_doubt(found.field(index).type) for index in range(found.num_fields))
 
 
 class ParquetWriter:
-    """Record batches of the input (or the one column `text`), each with two columns more.
+    """Record batches of the input, or of the columns of its rows, each with two columns more.
 
     Args:
         input: The input file.
         preamble: The input's, with its schema.
         port: Where the bytes go.
+        columns: Of the output but the added two; not used where the input is parquet.
         translation_field: Name of the first added column.
         meta_field: Name of the second.
         on_error: "empty" or "source".
@@ -65,6 +110,7 @@ class ParquetWriter:
         preamble: Preamble,
         port: Port,
         *,
+        columns: Sequence[Column],
         translation_field: str,
         meta_field: str,
         on_error: str,
@@ -77,12 +123,13 @@ class ParquetWriter:
         self._on_error = on_error
         self._row_group_rows = row_group_rows
         self._keeps = input.format == "parquet"
+        self._fields, self._columns = Fields(input.format), columns
         self._writer: Any = None
         self._schema: Any = None
         # the run: consecutive rows of one batch
         self._batch: Any = None
         self._first = 0
-        self._sources: list[str | None] = []
+        self._cells: list[list[Any]] = [[] for _ in columns]
         self._texts: list[str] = []
         self._metas: list[dict[str, Any]] = []
         self._chars = 0
@@ -97,10 +144,15 @@ class ParquetWriter:
             if batch is not self._batch or index != self._first + len(self._texts):
                 self._end_run()
                 self._batch, self._first = batch, index
-        else:
-            self._sources.append(document.text)
-            self._chars += len(document.text or "")
         text = translation(document, row, self._on_error)
+        if not self._keeps:
+            values = self._fields.of(document) or {}
+            for column, cells in zip(self._columns, self._cells, strict=True):
+                value = column.value(values.get(column.field))
+                cells.append(value)
+                self._chars += len(value) + _CELL_CHARS if isinstance(value, str) else _CELL_CHARS
+            if self._names[0] in values:  # its own, which nothing replaces: the row is bad_row
+                text = cell(values[self._names[0]]) or ""
         self._texts.append(text)
         self._metas.append(meta(document, row))
         self._chars += len(text)
@@ -115,7 +167,7 @@ class ParquetWriter:
         self._end_run()
         self._end_group()
         if self._writer is None:
-            self._open(self._preamble.schema if self._keeps else None)
+            self._open()
         self._writer.close()
 
     def _end_run(self) -> None:
@@ -126,11 +178,13 @@ class ParquetWriter:
         if self._keeps:
             batch = self._batch.slice(self._first, len(self._texts))
             columns = list(batch.columns)
-            schema = self._batch.schema
         else:
-            columns, schema = [pa.array(self._sources, pa.string())], None
+            columns = [
+                pa.array(cells, pa.type_for_alias(column.type))
+                for column, cells in zip(self._columns, self._cells, strict=True)
+            ]
         if self._writer is None:
-            self._open(schema)
+            self._open()
         columns += [
             pa.array(self._texts, pa.string()),
             pa.array(self._metas, self._schema.field(len(columns) + 1).type),
@@ -139,7 +193,8 @@ class ParquetWriter:
         self._runs.append(run)
         self._rows += run.num_rows
         self._bytes += run.nbytes
-        self._sources, self._texts, self._metas, self._chars = [], [], [], 0
+        self._cells = [[] for _ in self._columns]
+        self._texts, self._metas, self._chars = [], [], 0
         if self._bytes >= ROW_GROUP_BYTES:
             self._end_group()
 
@@ -150,10 +205,13 @@ class ParquetWriter:
             self._writer.write_table(pa.Table.from_batches(self._runs, self._schema), row_group_size=self._rows)
             self._runs, self._rows, self._bytes = [], 0, 0
 
-    def _open(self, schema: Any) -> None:
+    def _open(self) -> None:
         import pyarrow.parquet as pq
 
-        self._schema = extended(schema, *self._names)
+        schema = None
+        if self._keeps:
+            schema = self._preamble.schema if self._batch is None else self._batch.schema
+        self._schema = extended(schema, self._columns, *self._names)
         self._writer = pq.ParquetWriter(self._port, self._schema, compression=self._codec())
 
     def _codec(self) -> str:
@@ -174,12 +232,12 @@ class ParquetWriter:
             port.abandoned = True
 
 
-def extended(schema: Any, translation_field: str, meta_field: str) -> Any:
-    """A schema with the two columns at its end; None stands for the one column `text`."""
+def extended(schema: Any, columns: Sequence[Column], translation_field: str, meta_field: str) -> Any:
+    """A schema, or where it is None that of the columns, with the two columns at its end."""
     import pyarrow as pa
 
     if schema is None:
-        schema = pa.schema([("text", pa.string())])
+        schema = pa.schema([(column.name, pa.type_for_alias(column.type)) for column in columns])
     struct = pa.struct([("id", pa.string()), ("status", pa.string()), ("flags", pa.list_(pa.string()))])
     metadata = _with_features(schema.metadata, translation_field, meta_field)
     fields = [*schema, pa.field(translation_field, pa.string()), pa.field(meta_field, struct)]

@@ -33,6 +33,8 @@ class Changes:
 CHANGES = Changes(
     added={
         "batch.plan": (2, 1),
+        "segment.max_segments": (2, None),
+        "source.escape": (2, None),
         "check.min_logprob": (2, FROM_COMMAND),
     }
 )

@@ -1,0 +1,102 @@
+"""The columns of an output: which fields of the input stand in it, under which names and of which types.
+
+csv, tsv and tables name their fields before the first row. jsonl does not, and its rows may differ: where they become
+columns, all rows are read once for their fields, before anything is translated and again when the file is assembled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from hymt_batch.errors import ConfigError
+from hymt_batch.records import Document, Input, Preamble
+from hymt_batch.write.cell import cell, encodable
+
+MAX_COLUMNS = 1000  # of jsonl rows; more are data in the place of names
+_EXACT = 1 << 53  # integers up to here are doubles too
+_INT64 = 1 << 63
+
+Documents = Callable[[], Iterable[Document]]
+"""A fresh pass over an input's rows, with their fields."""
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A field of the input as a column of the output."""
+
+    field: str
+    type: str = "string"  # string, bool, int64 or double; of parquet, the others are text
+
+    @property
+    def name(self) -> str:
+        return encodable(self.field)
+
+    def value(self, value: Any) -> Any:
+        """The value as the type holds it; None too for what cannot be there: the input changes while it is read."""
+        if self.type == "string":
+            return cell(value)
+        return value if value is not None and _TYPES[self.type] >= {_kind(value)} else None
+
+
+_TYPES = {
+    "bool": frozenset({"bool"}),
+    "int64": frozenset({"int", "long"}),
+    "double": frozenset({"int", "double"}),
+}
+
+
+def columns(
+    input: Input, out_format: str, preamble: Preamble, documents: Documents, added: tuple[str, ...]
+) -> list[Column]:
+    """Columns that an output takes over from its input, in order; those of a jsonl or text output are not asked for.
+
+    Args:
+        documents: Read for the fields of jsonl rows alone.
+        added: Names of the added columns; a row of jsonl that has one of them is `bad_row` when it is written.
+
+    Raises:
+        ConfigError: The rows have more than MAX_COLUMNS different fields.
+    """
+    if input.format == "text":
+        return [Column("text")]
+    if input.format == "parquet":
+        return [Column(name) for name in preamble.schema.names]
+    if input.format != "jsonl":
+        return [Column(name) for name in preamble.fields]
+    return [] if out_format in ("text", "jsonl") else _union(input, documents(), added)
+
+
+def _union(input: Input, documents: Iterable[Document], added: tuple[str, ...]) -> list[Column]:
+    """Every field of the rows, in the order in which they appear, with the narrowest type that holds its values."""
+    kinds: dict[str, set[str]] = {}
+    for document in documents:
+        if not isinstance(document.values, dict):
+            continue
+        for name, value in document.values.items():
+            found = kinds.get(name)
+            if found is None:
+                if name in added:
+                    continue
+                found = kinds[name] = set()
+                if len(kinds) > MAX_COLUMNS:
+                    raise ConfigError(
+                        f"{input.rel}: the rows up to {document.row + 1} have more than {MAX_COLUMNS} different fields,"
+                        " too many to be columns. Set write.format=jsonl, which keeps each row's own."
+                    )
+            if value is not None:
+                found.add(_kind(value))
+    return [Column(name, _type(found)) for name, found in kinds.items()]
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, bool):
+        return "bool"
+    if isinstance(value, int):
+        return "int" if abs(value) <= _EXACT else "long" if -_INT64 <= value < _INT64 else "text"
+    return "double" if isinstance(value, float) else "text"
+
+
+def _type(kinds: set[str]) -> str:
+    return next((name for name, held in _TYPES.items() if kinds and kinds <= held), "string")
