@@ -25,7 +25,7 @@ from hymt_batch.errors import ExitCode, StoppedError
 from hymt_batch.identity import environment, identity, stored_boundaries
 from hymt_batch.model import network
 from hymt_batch.progress import Progress, Telling, escaped, result
-from hymt_batch.records import ERROR_STATUSES, Prompt, Refusal, Shard
+from hymt_batch.records import ERROR_STATUSES, PLAN, Prompt, Refusal, Shard
 from hymt_batch.source import stream
 from hymt_batch.write import final, formats
 from hymt_batch.write.output import Output, Summary
@@ -72,11 +72,11 @@ def _translate(
     folder: Path,
     spool: stream.Spool,
 ) -> Summary:
-    inputs = stream.find(job.source, spool, job.write.format.value)
-    inputs = stream.limited(inputs, job.source)
-    stream.fields_conflict(inputs, job.source, job.write.added_fields)
+    found = stream.find(job.source, spool, job.write.format.value)
+    heads = stream.Heads(job.source, job.write.added_fields)
+    inputs = stream.limited(found, job.source, heads)
     for one in inputs:
-        formats.check(one, final.out_format(one, job.write), stream.preamble(one, job.source), job.write)
+        formats.check(one, final.out_format(one, job.write), heads(one), job.write)
     for finding in examine.cheap(job):
         log.warning("%s", examine.told(finding))
     words = prompt.wording(job.prompt, job.model.family.value, job.src_lang, job.tgt_lang)
@@ -87,6 +87,8 @@ def _translate(
     if not job.overwrite:  # a job that goes on keeps the part sizes that `auto` gave it when it was created
         stored = stored_boundaries(folder, identity(job, model.identity, words, limits))
         limits = batch.boundaries(job.batch, model.num_parameters, model.on_gpu, stored)
+    if limits.plan != PLAN:
+        inputs = stream.limited(found, job.source, heads, limits.plan)
     # identity first: a wrong folder costs nothing
     with Output.open(
         folder,
@@ -95,9 +97,9 @@ def _translate(
         inputs=inputs,
         config=job.write,
         read=lambda one: (
-            document for document, _ in stream.full(one, job.source, inputs, job.write.added_fields, limits.plan)
+            document for document, _ in stream.full(one, job.source, inputs, job.write.added_fields, limits.plan, heads)
         ),
-        preamble=partial(stream.preamble, config=job.source),
+        preamble=heads,
         overwrite=job.overwrite,
         on_mismatch=job.on_mismatch.value,
         on_input_change=job.on_input_change.value,
@@ -121,6 +123,7 @@ def _translate(
             done=output.record,
             reserved=job.write.added_fields,
             plan=limits.plan,
+            heads=heads,
         )
         with Progress(telling, job.launch.log_every_s, stream.total_units(inputs, job.source)) as progress:
             desk = Desk(job, output, telling, progress)

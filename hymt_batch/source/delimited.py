@@ -1,17 +1,30 @@
 """csv and tsv: one row a record. csv knows quotes (and line breaks in them), tsv is split on tabs alone.
 
 A quote that does not close must not swallow the file: a record of several lines counts only if its quotes are in
-order, it has the header's number of fields and fits source.max_row_bytes; else its first line alone is an error row.
+order and it has the header's number of fields; else its first line alone is an error row. One that exceeds
+source.max_row_bytes is an error row as a whole (plan 1: its first line).
 """
 
 from __future__ import annotations
 
-from typing import Any
+from functools import partial
 
 from hymt_batch.errors import ConfigError
-from hymt_batch.records import Document, ending
+from hymt_batch.records import Document, Status, ending
+from hymt_batch.scan import RecordScan
 from hymt_batch.source.bytestream import ByteStream
-from hymt_batch.source.rows import Codes, Context, Rows, failed, not_utf8, read_line, too_long
+from hymt_batch.source.rows import (
+    PIECE_BYTES,
+    Codes,
+    Context,
+    LongRow,
+    RowError,
+    Rows,
+    failed,
+    not_utf8,
+    read_line,
+    too_long,
+)
 from hymt_batch.source.settings import SourceConfig, SourceFormat
 
 
@@ -20,7 +33,11 @@ def delimiter(config: SourceConfig, format: str) -> str:
 
 
 def rows(stream: ByteStream, config: SourceConfig, context: Context) -> Rows:
-    """Read records from the stream's position; with `context.full` a document's values are its cells by column."""
+    """Read records from the stream's position; with `context.full` a document's values are its cells by column.
+
+    A record with another number of cells keeps those it has: missing ones are empty, and the last column holds what is
+    left over.
+    """
     input, row, full, fields = stream.input, context.row, context.full, context.fields
     split = delimiter(config, input.format)
     quoted = input.format == SourceFormat.csv.value
@@ -28,23 +45,28 @@ def rows(stream: ByteStream, config: SourceConfig, context: Context) -> Rows:
     column = _column(fields, config.text_field)
     source, target = (None if name is None else _column(fields, name) for name in codes.fields)
     while True:
-        raw, digest, problem, cells = _record(stream, config, context, row, split, quoted, len(fields))
-        if not raw and problem is None:
+        raw, digest, cells, wrong, long = _record(stream, config, context, split, quoted, len(fields), column)
+        if not raw and wrong is None:
             return
-        values: Any = dict(zip(fields, cells, strict=True)) if full and cells and not problem else None
         document = None
-        if problem is None and cells:
+        if wrong is None and cells:
             try:
                 langs = codes.get((_cell(cells, source), _cell(cells, target))) if any(codes.fields) else (None, None)
                 kept = raw if full else b""
+                values = dict(zip(fields, cells, strict=True)) if full else None
                 document = Document(f"{input.rel}#{row + 1}", row, cells[column], digest, kept, *langs, values=values)
-            except ConfigError as error:
-                problem = f"{input.rel}:{row + 1} {error}"
-        elif problem is None:  # a blank line
+            except RowError as error:
+                wrong = error
+        elif wrong is None:  # a blank line
             document = Document(f"{input.rel}#{row + 1}", row, "", digest, raw if full else b"")
-        if document is None:
-            long = cells is None
-            document = failed(input, row, digest, problem or "", raw=raw, values=values, long=long)
+        if document is None and wrong is not None:
+            text, values = None, None
+            if full and cells:
+                text = cells[column] if len(cells) == len(fields) else None
+                values = dict(zip(fields, _fitted(cells, len(fields), split), strict=True))
+            kept, long = (raw, long) if full else (b"", None)
+            document = failed(input, row, digest, wrong, raw=kept, text=text, values=values, long=long)
+        assert document is not None
         yield document, stream.position
         row += 1
 
@@ -61,10 +83,10 @@ def read_header(stream: ByteStream, config: SourceConfig) -> tuple[bytes, tuple[
     input = stream.input
     split = delimiter(config, input.format)
     quoted = input.format == SourceFormat.csv.value
-    raw, _, problem, cells = _record(stream, config, Context(), 0, split, quoted, None)
-    if problem is not None and config.header:
-        raise ConfigError(f"The header of {input.path} cannot be read: {problem}")
-    if not raw and problem is None:
+    raw, _, cells, wrong, _ = _record(stream, config, Context(), split, quoted, None)
+    if wrong is not None and config.header:
+        raise ConfigError(f"The header of {input.path} cannot be read: it {wrong}")
+    if not raw and wrong is None:
         return b"", ()
     if config.header:
         fields = tuple(cells or [""])
@@ -119,35 +141,48 @@ def _record(
     stream: ByteStream,
     config: SourceConfig,
     context: Context,
-    row: int,
     split: str,
     quoted: bool,
     num_fields: int | None,
-) -> tuple[bytes, bytes, str | None, list[str] | None]:
+    column: int = 0,
+) -> tuple[bytes, bytes, list[str], RowError | None, LongRow | None]:
     """Read one record.
 
     Returns:
-        Its bytes, digest, what is wrong with it, and its cells: [] for a blank line, None if it was too long.
+        Its bytes, digest, cells ([] for a blank line, and where it is too long), what is wrong with it, and the row
+        itself where it is too long.
     """
-    input, limit = stream.input, config.max_row_bytes
-    raw, digest, long = read_line(stream, limit, context)
-    if long:
-        return raw, digest, too_long(input, row, limit), None
+    limit = config.max_row_bytes
+    mark, start = split.encode(), stream.position
+    over_lines = quoted and context.plan > 1 and num_fields is not None
+    scan = partial(RecordScan, mark, column, quoted) if context.full or over_lines else None
+    wrong: RowError | None
+    raw, digest, long = read_line(stream, limit, context, scan)
+    if long is not None:
+        if over_lines and isinstance(long.scan, RecordScan) and long.scan.is_open:
+            raw, digest = _over_lines(stream, long, context, num_fields) or (raw, digest)
+        return raw, digest, [], RowError(too_long(limit), Status.TOO_LONG), long
     content = raw[: len(raw) - len(ending(raw))]
     if not content:
-        return raw, digest, None, []
-    where = f"{input.rel}:{row + 1}"
+        return raw, digest, [], None, None
     if quoted and b'"' in content:
-        mark = split.encode()
         is_open, _ = _scan(raw, False, mark)
         if is_open:
-            more = _continuation(stream, raw, limit, mark)
+            more, over = _continuation(stream, raw, limit, mark, context.plan)
             cells = None if more is None else _decode_cells(raw + more, split)
+            if over and scan is not None and over_lines:
+                hashed = context.digest.copy()
+                hashed.update(raw)
+                long = LongRow(context.again, start, raw, scan(), hashed)
+                if found := _over_lines(stream, long, context, num_fields):
+                    return *found, [], RowError(too_long(limit), Status.TOO_LONG), long
             if more is None or (cells is not None and num_fields is not None and len(cells) != num_fields):
                 if more is not None:
                     stream.push_back(_lines(more))
-                problem = "opens a quote that does not close in order. Close it, or double quotes inside a field."
-                return raw, digest, f"{where} {problem}", []
+                wrong = RowError(
+                    "opens a quote that does not close in order. Close it, or double quotes inside a field."
+                )
+                return raw, digest, _cells(content.decode("utf-8", "replace"), split), wrong, None
             if context.tally is not None:
                 context.tally.add(more)
             raw += more
@@ -155,15 +190,55 @@ def _record(
             hashed.update(raw)
             digest = hashed.digest()
             content = raw[: len(raw) - len(ending(raw))]
+    wrong = None
     try:
         text = content.decode()
     except UnicodeDecodeError as error:
-        return raw, digest, not_utf8(input, row, error), []
+        text, wrong = content.decode("utf-8", "replace"), RowError(not_utf8(error), Status.BAD_ENCODING)
     cells = _cells(text, split) if quoted and '"' in text else text.split(split)
-    if num_fields is not None and len(cells) != num_fields:
-        problem = f"{where} has {len(cells)} fields where the file has {num_fields} columns. Mend or remove the row."
-        return raw, digest, problem, []
-    return raw, digest, None, cells
+    if wrong is None and num_fields is not None and len(cells) != num_fields:
+        wrong = RowError(f"has {len(cells)} fields where the file has {num_fields} columns. Mend or remove the row.")
+    return raw, digest, cells, wrong, None
+
+
+def _over_lines(
+    stream: ByteStream, row: LongRow, context: Context, num_fields: int | None
+) -> tuple[bytes, bytes] | None:
+    """Go on with a record whose first line leaves a quote open and that exceeds the limit, without holding it.
+
+    Returns:
+        Its line ending and digest; None, at the end of the first line, where its quotes do not close in order or where
+        it has another number of cells.
+    """
+    place, before, digest = stream.position, row.scan, row.digest.copy()
+    assert isinstance(before, RecordScan)
+    row.scan = scan = before.copy()
+    scan.clean = True
+    tally = context.tally.copy() if context.tally is not None else None
+    tail = b""
+    while scan.clean and (line := stream.readline(PIECE_BYTES)):
+        row.feed(line)
+        if tally is not None:
+            tally.add(line)
+        tail = (tail + line)[-2:]
+        if line.endswith(b"\n") and not scan.is_open:
+            break
+    row.ends(stream.position - len(ending(tail)))
+    if scan.clean and not scan.is_open and scan.num_cells == num_fields:
+        if tally is not None and context.tally is not None:
+            context.tally.become(tally)
+        return ending(tail), row.digest.digest()
+    stream.move(place)
+    row.scan, row.digest = before, digest
+    row.ends(place)
+    return None
+
+
+def _fitted(cells: list[str], num: int, split: str) -> list[str]:
+    """As many cells as there are columns."""
+    if len(cells) > num:
+        return [*cells[: num - 1], split.join(cells[num - 1 :])]
+    return cells + [""] * (num - len(cells))
 
 
 def _decode_cells(raw: bytes, split: str) -> list[str] | None:
@@ -179,8 +254,13 @@ def _lines(data: bytes) -> list[bytes]:
     return [line + b"\n" for line in lines] + ([torn] if torn else [])
 
 
-def _continuation(stream: ByteStream, first: bytes, limit: int, mark: bytes) -> bytes | None:
-    """Read the lines up to where the open quote closes; give them back and return None if it does not in order."""
+def _continuation(stream: ByteStream, first: bytes, limit: int, mark: bytes, plan: int) -> tuple[bytes | None, bool]:
+    """Read the lines up to where the open quote closes.
+
+    Returns:
+        The lines; or None, and they are given back, if it does not close in order; and whether that is because they
+        exceed the limit.
+    """
     lines: list[bytes] = []
     size, is_open, clean = len(first), True, True
     while is_open and clean:
@@ -188,14 +268,14 @@ def _continuation(stream: ByteStream, first: bytes, limit: int, mark: bytes) -> 
         if line:
             lines.append(line)
             size += len(line)
-        if not line or size > limit:
+        if not line or size - (len(ending(line)) if plan > 1 else 0) > limit:
             stream.push_back(lines)
-            return None
+            return None, size >= limit and not stream.at_end()
         is_open, clean = _scan(line, True, mark)
     if not clean:
         stream.push_back(lines)
-        return None
-    return b"".join(lines)
+        return None, False
+    return b"".join(lines), False
 
 
 def _scan(line: bytes, is_open: bool, mark: bytes) -> tuple[bool, bool]:

@@ -1,8 +1,9 @@
 """csv and tsv output: the user's records, byte for byte, with two columns more.
 
 From the same format, the new columns are put before the record's line ending and nothing else of it changes. A record
-that could not be read, or that has the wrong number of fields, becomes empty fields, so that every reader sees one
-record a row and the right number of columns. Blank lines stay as they are. Without a header none is written.
+that is not sound, or that has the wrong number of fields, keeps what it has in the right number of columns, so that
+every reader sees one record a row: see `refit`. Bytes that are no UTF-8 become U+FFFD. Blank lines stay as they are.
+Without a header none is written. A record over the byte limit is copied from the input in pieces.
 From other formats: all columns, if they are flat (csv, tsv, parquet); else the one column `text`.
 
 csv quotes what needs it and may hold line breaks. tsv has no quoting: tabs and line breaks in a translation, and in
@@ -13,10 +14,11 @@ it is: this is data, and a guard would change it; import the column as text.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
-from hymt_batch.records import Document, Input, Preamble, Row, ending
-from hymt_batch.write.cell import BLANK, Fields, cell, dumps, meta, one_line, translation
+from hymt_batch.records import ERROR_STATUSES, Document, Input, Preamble, Row, Status, ending
+from hymt_batch.write.cell import BLANK, Fields, cell, decoded, dumps, mended, meta, one_line, translation
+from hymt_batch.write.refit import refit
 from hymt_batch.write.sink import Sink
 
 DELIMITER = {"csv": ",", "tsv": "\t"}
@@ -73,6 +75,10 @@ class DelimitedWriter:
             sink.write(self._join(self._encode(["text"] if names is None else names), added) + preamble.newline)
 
     def write(self, document: Document, row: Row) -> None:
+        if self._keeps and document.long is not None:
+            for piece in self._long(document, row):
+                self._sink.write(piece)
+            return
         if self._keeps and BLANK in row.flags and document.raw.isspace() and document.values is None:
             self._sink.write(document.raw)
             return
@@ -87,6 +93,8 @@ class DelimitedWriter:
         """The user's fields: as found, or written anew, or empty ones."""
         if self._fields is None:
             return self._encode([document.text or ""])
+        if self._keeps and document.status in (Status.BAD_ROW, Status.BAD_ENCODING):
+            return "".join(self._refit(decoded([_cut(document.raw)[0]]))).encode()
         values = self._fields.of(document)
         if values is None or len(values) != self._num_values:
             return self._empty
@@ -96,6 +104,38 @@ class DelimitedWriter:
             if not self._quotes or (b'"' not in body and b"\r" not in body) or self._sound.fullmatch(body.decode()):
                 return body
         return self._empty if len(values) != self._width else self._encode([cell(value) for value in values.values()])
+
+    def _refit(self, pieces: Iterable[str], width: int = 0) -> Iterator[str]:
+        return refit(pieces, self._delimiter, width or self._width, quotes=self._quotes)
+
+    def _long(self, document: Document, row: Row) -> Iterator[bytes]:
+        """One record that is not held."""
+        long, mark = document.long, self._delimiter.encode()
+        if long.scan.num_cells == self._width and (long.scan.sound or not self._quotes):
+            yield from mended(long.pieces())
+        else:
+            yield from (text.encode() for text in self._refit(decoded(long.pieces())))
+        yield mark
+        if row.status in ERROR_STATUSES and self._on_error == "source":
+            yield from (text.encode() for text in self._long_text(document))
+        else:
+            yield self._encode(["" if row.status in ERROR_STATUSES else row.text])
+        yield mark + self._meta(document, row) + ending(document.raw)
+
+    def _long_text(self, document: Document) -> Iterator[str]:
+        """The text of a record that is not held, or the record as it came where its text is not known, as one cell."""
+        long = document.long
+        place = long.scan.cell(long.size) if long.scan.num_cells == self._width and not long.scan.is_open else None
+        if place is not None:
+            pieces = decoded(long.pieces(*place, purpose="text"))
+            yield from self._refit(pieces, 1) if self._quotes else map(one_line, pieces)
+        elif self._quotes:
+            yield '"'
+            yield from (text.replace('"', '""') for text in decoded(long.pieces(purpose="text")))
+            yield '"'
+        else:
+            whole = decoded(long.pieces(purpose="text"))
+            yield from (one_line(text).replace(self._delimiter, " ") for text in whole)
 
     def _meta(self, document: Document, row: Row) -> bytes:
         text = dumps(meta(document, row), compact=True)
