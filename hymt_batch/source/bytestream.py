@@ -75,7 +75,7 @@ class ByteStream:
 
     def push_back(self, lines: Iterable[bytes]) -> None:
         """Give lines back, in the order in which they were read."""
-        for line in reversed(list(lines)):
+        for line in reversed([line for line in lines if line]):
             self._pending.appendleft(line)
             self.position -= len(line)
 

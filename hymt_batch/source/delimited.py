@@ -13,18 +13,8 @@ from hymt_batch.errors import ConfigError
 from hymt_batch.records import Document, Status, ending
 from hymt_batch.scan import RecordScan
 from hymt_batch.source.bytestream import ByteStream
-from hymt_batch.source.rows import (
-    PIECE_BYTES,
-    Codes,
-    Context,
-    LongRow,
-    RowError,
-    Rows,
-    failed,
-    not_utf8,
-    read_line,
-    too_long,
-)
+from hymt_batch.source.longrow import LongRow
+from hymt_batch.source.rows import Codes, Context, RowError, Rows, failed, go_on, not_utf8, read_line, too_long
 from hymt_batch.source.settings import SourceConfig, SourceFormat
 
 
@@ -160,7 +150,7 @@ def _record(
     raw, digest, long = read_line(stream, limit, context, scan)
     if long is not None:
         if over_lines and isinstance(long.scan, RecordScan) and long.scan.is_open:
-            raw, digest = _over_lines(stream, long, context, num_fields) or (raw, digest)
+            raw, digest = go_on(stream, long, context, num_fields) or (raw, digest)
         return raw, digest, [], RowError(too_long(limit), Status.TOO_LONG), long
     content = raw[: len(raw) - len(ending(raw))]
     if not content:
@@ -174,7 +164,7 @@ def _record(
                 hashed = context.digest.copy()
                 hashed.update(raw)
                 long = LongRow(context.again, start, raw, scan(), hashed)
-                if found := _over_lines(stream, long, context, num_fields):
+                if found := go_on(stream, long, context, num_fields):
                     return *found, [], RowError(too_long(limit), Status.TOO_LONG), long
             if more is None or (cells is not None and num_fields is not None and len(cells) != num_fields):
                 if more is not None:
@@ -199,39 +189,6 @@ def _record(
     if wrong is None and num_fields is not None and len(cells) != num_fields:
         wrong = RowError(f"has {len(cells)} fields where the file has {num_fields} columns. Mend or remove the row.")
     return raw, digest, cells, wrong, None
-
-
-def _over_lines(
-    stream: ByteStream, row: LongRow, context: Context, num_fields: int | None
-) -> tuple[bytes, bytes] | None:
-    """Go on with a record whose first line leaves a quote open and that exceeds the limit, without holding it.
-
-    Returns:
-        Its line ending and digest; None, at the end of the first line, where its quotes do not close in order or where
-        it has another number of cells.
-    """
-    place, before, digest = stream.position, row.scan, row.digest.copy()
-    assert isinstance(before, RecordScan)
-    row.scan = scan = before.copy()
-    scan.clean = True
-    tally = context.tally.copy() if context.tally is not None else None
-    tail = b""
-    while scan.clean and (line := stream.readline(PIECE_BYTES)):
-        row.feed(line)
-        if tally is not None:
-            tally.add(line)
-        tail = (tail + line)[-2:]
-        if line.endswith(b"\n") and not scan.is_open:
-            break
-    row.ends(stream.position - len(ending(tail)))
-    if scan.clean and not scan.is_open and scan.num_cells == num_fields:
-        if tally is not None and context.tally is not None:
-            context.tally.become(tally)
-        return ending(tail), row.digest.digest()
-    stream.move(place)
-    row.scan, row.digest = before, digest
-    row.ends(place)
-    return None
 
 
 def _fitted(cells: list[str], num: int, split: str) -> list[str]:

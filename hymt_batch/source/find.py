@@ -153,18 +153,13 @@ class _Finder:
 
     def _walk(self, root: str) -> Iterator[str]:
         """Yield files and saved datasets below a folder, hidden ones and outputs of jobs left out."""
-        waiting: list[tuple[str, str, tuple[str, ...]]] = [("", os.path.realpath(root), ())]
-        real = waiting[0][1]
+        real = os.path.realpath(root)
+        waiting: list[tuple[str, str, tuple[str, ...]]] = [("", real, ())]
         while waiting:  # no recursion: there may be more folders in each other than Python's stack holds
             below, here, above = waiting.pop()
             folder = os.path.join(root, below)
-            try:
-                with os.scandir(folder) as found:
-                    entries = sorted(found, key=lambda entry: entry.name)
-            except PermissionError as error:
-                raise ConfigError(
-                    f"{folder!r} cannot be listed ({error.strerror}). Ask for the right to read it, or leave it out."
-                ) from error
+            with os.scandir(folder) as found:
+                entries = sorted(found, key=lambda entry: entry.name)
             if any(entry.name == names.STATE for entry in entries):
                 log.info("skipped folder=%s: it is the output of a job", folder)
                 continue
@@ -263,11 +258,13 @@ def unusable(path: str, error: OSError) -> HymtError:
     if may_pass(error):
         return disk_failed(repr(path), error)
     shown = path if len(path) <= 200 else f"{path[:150]}...{path[-40:]}"
+    if isinstance(error, PermissionError):
+        return ConfigError(
+            f"{shown!r} cannot be listed ({error.strerror}). Ask for the right to read it, or leave it out."
+        )
     fix = {
         errno.ENAMETOOLONG: "Its name is longer than the system takes: move what lies in it up, or rename its folders",
         errno.ELOOP: "It is a link that leads to itself: remove it",
-        errno.EACCES: "Ask for the right to read it, or leave it out",
-        errno.EPERM: "Ask for the right to read it, or leave it out",
     }.get(error.errno or 0, "Mend or remove it")
     return ConfigError(f"{shown!r} cannot be used: {error.strerror or error}. {fix}.")
 

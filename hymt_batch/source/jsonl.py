@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator
 from functools import partial
 from itertools import islice
@@ -11,18 +10,14 @@ from typing import Any, NoReturn
 
 from hymt_batch.errors import ConfigError
 from hymt_batch.records import Document, Status
-from hymt_batch.scan import JsonScan, json_object
+from hymt_batch.scan import JsonScan
 from hymt_batch.source.bytestream import ByteStream
 from hymt_batch.source.rows import Codes, Context, RowError, Rows, failed, not_utf8, read_line, too_long
+from hymt_batch.source.salvage import MAX_DEPTH, LongInteger, integer, look_up, remains, too_deep
 from hymt_batch.source.settings import SourceConfig
 
 HEAD_ROWS = 100
-MAX_DEPTH = 256
-"""Deepest nesting of a row. Python's own bound depends on the caller's stack: a row at it would be read in one pass
-and refused in the next."""
 _MISSING = object()
-_SURROGATE = re.compile("[\ud800-\udfff]")
-_BRACKETS = re.compile(r'"(?:[^"\\]++|\\.?)*+"?|[\[{\]}]', re.DOTALL)
 
 
 class _Doubled(RowError):
@@ -31,16 +26,6 @@ class _Doubled(RowError):
     def __init__(self, name: str, in_doubt: bool) -> None:
         super().__init__(f"has the field {name!r} twice, so that its text is in doubt. Remove one of them.")
         self.in_doubt = in_doubt
-
-
-class LongInteger:
-    """An integer of more digits than Python converts, as it stands in the row."""
-
-    def __init__(self, digits: str) -> None:
-        self.digits = digits
-
-    def __str__(self) -> str:
-        return self.digits
 
 
 def rows(stream: ByteStream, config: SourceConfig, context: Context) -> Rows:
@@ -81,27 +66,13 @@ def rows(stream: ByteStream, config: SourceConfig, context: Context) -> Rows:
                 document = Document(f"{prefix}{row + 1}", row, text, digest, *kept)
         except RowError as error:
             if full:
-                shown, fields = _remains(raw, config.text_field)
+                shown, fields = remains(raw, config.text_field)
                 shown = None if isinstance(error, _Doubled) and error.in_doubt else shown
                 document = failed(input, row, digest, error, raw=raw, text=shown, values=fields)
             else:
                 document = failed(input, row, digest, error)
         yield document, stream.position
         row += 1
-
-
-def look_up(values: dict[str, Any], field: str | None, default: Any) -> Any:
-    """A field by its name, or by its dotted path where no field has that very name."""
-    if field is None:
-        return default
-    if field in values:
-        return values[field]
-    found: Any = values
-    for name in field.split("."):
-        if not isinstance(found, dict) or name not in found:
-            return default
-        found = found[name]
-    return found
 
 
 def check_head(stream: ByteStream, config: SourceConfig, reserved: tuple[str, ...] = ()) -> None:
@@ -185,30 +156,6 @@ def _taken(name: str) -> str:
     return f"already has a field {name!r}, which the output adds. Rename or remove it."
 
 
-def _remains(raw: bytes, field: str) -> tuple[str | None, dict[str, Any] | None]:
-    """The text of a refused row, where it is known, and the fields that can be split; both without odd characters."""
-    data = raw.decode("utf-8", "replace")
-    if not _too_deep(data):
-        try:
-            values = _LENIENT(data)
-        except ValueError:
-            pass
-        else:
-            text = look_up(values, field, None) if isinstance(values, dict) else None
-            return _sound(text) if isinstance(text, str) else None, values if isinstance(values, dict) else None
-    scan = json_object(raw, field)
-    text = None
-    if scan.whole and scan.text:
-        first, end = scan.text
-        text = _sound(json.loads(raw[first:end].decode("utf-8", "replace")))
-    leading = raw[: scan.end].decode("utf-8", "replace") + "}"
-    return text, _LENIENT(leading) if scan.num_pairs and not _too_deep(leading) else None
-
-
-def _sound(text: str) -> str:
-    return _SURROGATE.sub("\ufffd", text)
-
-
 def _paths(values: dict[str, Any], above: str = "") -> Iterator[str]:
     """Fields of a row; those within an object as source.text_field would name them."""
     for name, value in values.items():
@@ -236,14 +183,14 @@ class _Parser:
         self._constants: list[str] = []
         hooks = {"object_pairs_hook": self._object, "parse_constant": self._constant if self._first_plan else None}
         self._decode = json.JSONDecoder(**hooks).decode  # type: ignore[arg-type]
-        self._decode_long = json.JSONDecoder(**hooks, parse_int=_integer).decode  # type: ignore[arg-type]
+        self._decode_long = json.JSONDecoder(**hooks, parse_int=integer).decode  # type: ignore[arg-type]
 
     def __call__(self, raw: bytes) -> dict[str, Any]:
         try:
             text = raw.decode()
         except UnicodeDecodeError as error:
             raise RowError(not_utf8(error), Status.BAD_ENCODING) from None
-        if _too_deep(text):
+        if too_deep(text):
             raise RowError(f"is no usable JSON: nested more than {MAX_DEPTH} deep. Mend or remove the row.")
         self._doubled.clear()
         self._constants.clear()
@@ -284,29 +231,3 @@ class _Parser:
     def _constant(self, name: str) -> float:
         self._constants.append(name)
         return float(name)
-
-
-def _integer(digits: str) -> int | LongInteger:
-    try:
-        return int(digits)
-    except ValueError:
-        return LongInteger(digits)
-
-
-_LENIENT = json.JSONDecoder(parse_int=_integer).decode
-
-
-def _too_deep(text: str) -> bool:
-    return text.count("[") + text.count("{") > MAX_DEPTH and _depth(text) > MAX_DEPTH
-
-
-def _depth(text: str) -> int:
-    """Deepest nesting of a JSON text, whether or not it is valid."""
-    depth = deepest = 0
-    for found in _BRACKETS.finditer(text):
-        if found[0] in ("[", "{"):
-            depth += 1
-            deepest = max(deepest, depth)
-        elif found[0] in ("]", "}"):
-            depth -= 1
-    return deepest

@@ -6,7 +6,7 @@ Does not know a format.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from typing import Any, Protocol
 
 from hymt_batch import languages
@@ -14,10 +14,9 @@ from hymt_batch.errors import ConfigError
 from hymt_batch.records import PLAN, Document, Input, Status, ending
 from hymt_batch.scan import JsonScan, RecordScan
 from hymt_batch.source.bytestream import ByteStream
+from hymt_batch.source.longrow import PIECE_BYTES, Again, LongRow
 from hymt_batch.source.settings import MAX_ROW_BYTES, SourceConfig
 
-HEAD_BYTES = 4096
-PIECE_BYTES = 1 << 16
 MAX_CODE = 64  # characters; the nearest codes of a longer one are not looked for
 Rows = Generator[tuple[Document, int], None, None]
 """Documents, each with the cursor after it."""
@@ -62,71 +61,6 @@ class Tally:
         self._sha = self._base.copy()
         self.num_bytes = 0
         return sha
-
-
-class Again:
-    """An input read once more beside the pass over it, for the rows that no pass holds. Both cursors go forward only.
-
-    Opened by the first such row; the owner closes it.
-    """
-
-    def __init__(self, input: Input) -> None:
-        self._input = input
-        self._streams: dict[str, ByteStream] = {}
-
-    def at(self, cursor: int, purpose: str) -> ByteStream:
-        """The stream of a purpose, at a cursor."""
-        if purpose not in self._streams:
-            self._streams[purpose] = ByteStream(self._input)
-        stream = self._streams[purpose]
-        stream.move(cursor)
-        return stream
-
-    def close(self) -> None:
-        for stream in self._streams.values():
-            stream.close()
-
-
-class LongRow:
-    """A row over source.max_row_bytes: where it lies in its input and where its fields lie in it. It is never held.
-
-    Attributes:
-        size: Bytes of its content, without the line ending.
-        head: Its first bytes, at most HEAD_BYTES.
-        scan: What was found of its fields while it passed; None for text.
-        digest: Running hash of its bytes.
-    """
-
-    __slots__ = ("_again", "_start", "digest", "head", "scan", "size")
-
-    def __init__(
-        self, again: Again | None, start: int, line: bytes, scan: JsonScan | RecordScan | None, digest: Any
-    ) -> None:
-        self._again, self._start, self.scan, self.digest = again, start, scan, digest
-        self.head, self.size = line[:HEAD_BYTES], 0
-        if scan is not None:
-            scan.feed(line)
-
-    def feed(self, piece: bytes) -> None:
-        """Take the next bytes of the row."""
-        self.digest.update(piece)
-        if self.scan is not None:
-            self.scan.feed(piece)
-
-    def ends(self, cursor: int) -> None:
-        """Say where its content ends."""
-        self.size = cursor - self._start
-        if self.scan is not None:
-            self.scan.finish()
-
-    def pieces(self, first: int = 0, end: int | None = None, purpose: str = "fields") -> Iterator[bytes]:
-        """Its bytes from `first` to before `end`, read from the input. Calls of one purpose go forward only."""
-        assert self._again is not None, "rows of the first pass are not read again"
-        left = (self.size if end is None else end) - first
-        stream = self._again.at(self._start + first, purpose)
-        while left > 0 and (piece := stream.read(min(left, PIECE_BYTES))):
-            left -= len(piece)
-            yield piece
 
 
 class Reader(Protocol):
@@ -205,6 +139,37 @@ def read_line(
         tail = (tail + line)[-2:]
     row.ends(stream.position - len(ending(tail)))
     return ending(tail), digest.digest(), row
+
+
+def go_on(stream: ByteStream, row: LongRow, context: Context, num_fields: int | None) -> tuple[bytes, bytes] | None:
+    """Go on with a csv record whose first line leaves a quote open and that exceeds the limit, without holding it.
+
+    Returns:
+        Its line ending and digest; None, at the end of the first line, where its quotes do not close in order or where
+        it has another number of cells.
+    """
+    place, before, digest = stream.position, row.scan, row.digest.copy()
+    assert isinstance(before, RecordScan)
+    row.scan = scan = before.copy()
+    scan.clean = True
+    tally = context.tally.copy() if context.tally is not None else None
+    tail = b""
+    while scan.clean and (line := stream.readline(PIECE_BYTES)):
+        row.feed(line)
+        if tally is not None:
+            tally.add(line)
+        tail = (tail + line)[-2:]
+        if line.endswith(b"\n") and not scan.is_open:
+            break
+    row.ends(stream.position - len(ending(tail)))
+    if scan.clean and not scan.is_open and scan.num_cells == num_fields:
+        if tally is not None and context.tally is not None:
+            context.tally.become(tally)
+        return ending(tail), row.digest.digest()
+    stream.move(place)
+    row.scan, row.digest = before, digest
+    row.ends(place)
+    return None
 
 
 def too_long(max_bytes: int) -> str:

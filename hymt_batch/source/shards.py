@@ -14,7 +14,8 @@ from hymt_batch.records import PLAN, Document, Input, Shard, ShardRecord
 from hymt_batch.source import delimited, jsonl, tables, text
 from hymt_batch.source.bytestream import ByteStream
 from hymt_batch.source.head import Heads, is_table
-from hymt_batch.source.rows import Again, Context, Reader, Rows, Tally
+from hymt_batch.source.longrow import Again
+from hymt_batch.source.rows import Context, Reader, Rows, Tally
 from hymt_batch.source.settings import SourceConfig
 
 HASH_BYTES = 1 << 20

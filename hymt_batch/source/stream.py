@@ -88,7 +88,8 @@ def full(
     """
     if heads is None:
         heads = Heads(config)
-        limited(inputs, config, heads, plan)
+        if input not in limited(inputs, config, heads, plan):
+            return
     most = heads.cut.get(input.rel)
     yield from documents(input, config, full=True, max_rows=most, reserved=reserved, plan=plan, heads=heads)
 
