@@ -449,6 +449,7 @@ def test_an_error_line_says_where_and_why_and_holds_the_row_unless_it_must_not()
     assert json.loads(line) == wanted
     assert json.loads(formats.error_line(one, Row(2, b"", BAD, "", ("f",)))) == {**wanted, "raw": "secret"}
     assert b"secret" not in formats.error_line(one, Row(2, b"", Status.TRUNCATED, "T"))  # it has a translation
+    assert json.loads(formats.error_line(one, Row(2, b"", BAD, "", (), "later")))["message"] == "later"
 
 
 @pytest.mark.parametrize(
@@ -479,7 +480,6 @@ def test_the_raw_form_of_a_row_is_cut_at_4_kib_and_says_so(unit: bytes, more: in
         assert found.get("raw_cut", False) == (found["raw"] != whole)
         if found.get("raw_cut"):
             assert len(written) > 4080
-    assert json.loads(formats.error_line(one, Row(2, b"", BAD, "", (), "later")))["message"] == "later"
 
 
 @pytest.mark.fault(56)

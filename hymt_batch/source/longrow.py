@@ -53,18 +53,24 @@ class LongRow:
         digest: Running hash of its bytes.
     """
 
-    __slots__ = ("_again", "_start", "digest", "head", "scan", "size")
+    __slots__ = ("_again", "_head", "_start", "digest", "scan", "size")
 
     def __init__(
         self, again: Again | None, start: int, line: bytes, scan: JsonScan | RecordScan | None, digest: Any
     ) -> None:
         self._again, self._start, self.scan, self.digest = again, start, scan, digest
-        self.head, self.size = line[:HEAD_BYTES], 0
+        self._head, self.size = line[:HEAD_BYTES], 0
         if scan is not None:
             scan.feed(line)
 
+    @property
+    def head(self) -> bytes:
+        return self._head[: self.size]
+
     def feed(self, piece: bytes) -> None:
         """Take the next bytes of the row."""
+        if len(self._head) < HEAD_BYTES:
+            self._head = (self._head + piece)[:HEAD_BYTES]
         self.digest.update(piece)
         if self.scan is not None:
             self.scan.feed(piece)

@@ -148,7 +148,7 @@ def go_on(stream: ByteStream, row: LongRow, context: Context, num_fields: int | 
         Its line ending and digest; None, at the end of the first line, where its quotes do not close in order or where
         it has another number of cells.
     """
-    place, before, digest = stream.position, row.scan, row.digest.copy()
+    place, size, before, digest = stream.position, row.size, row.scan, row.digest.copy()
     assert isinstance(before, RecordScan)
     row.scan = scan = before.copy()
     scan.clean = True
@@ -167,8 +167,7 @@ def go_on(stream: ByteStream, row: LongRow, context: Context, num_fields: int | 
             context.tally.become(tally)
         return ending(tail), row.digest.digest()
     stream.move(place)
-    row.scan, row.digest = before, digest
-    row.ends(place)
+    row.scan, row.digest, row.size = before, digest, size
     return None
 
 
