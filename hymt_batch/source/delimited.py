@@ -169,10 +169,11 @@ def _record(
             if more is None or (cells is not None and num_fields is not None and len(cells) != num_fields):
                 if more is not None:
                     stream.push_back(_lines(more))
-                wrong = RowError(
+                text, wrong = _decoded(content)
+                quote = RowError(
                     "opens a quote that does not close in order. Close it, or double quotes inside a field."
                 )
-                return raw, digest, _cells(content.decode("utf-8", "replace"), split), wrong, None
+                return raw, digest, _cells(text, split), wrong or quote, None
             if context.tally is not None:
                 context.tally.add(more)
             raw += more
@@ -180,15 +181,19 @@ def _record(
             hashed.update(raw)
             digest = hashed.digest()
             content = raw[: len(raw) - len(ending(raw))]
-    wrong = None
-    try:
-        text = content.decode()
-    except UnicodeDecodeError as error:
-        text, wrong = content.decode("utf-8", "replace"), RowError(not_utf8(error), Status.BAD_ENCODING)
+    text, wrong = _decoded(content)
     cells = _cells(text, split) if quoted and '"' in text else text.split(split)
     if wrong is None and num_fields is not None and len(cells) != num_fields:
         wrong = RowError(f"has {len(cells)} fields where the file has {num_fields} columns. Mend or remove the row.")
     return raw, digest, cells, wrong, None
+
+
+def _decoded(content: bytes) -> tuple[str, RowError | None]:
+    """A record as text, with U+FFFD for bytes that are no UTF-8, and what is said of those."""
+    try:
+        return content.decode(), None
+    except UnicodeDecodeError as error:
+        return content.decode("utf-8", "replace"), RowError(not_utf8(error), Status.BAD_ENCODING)
 
 
 def _fitted(cells: list[str], num: int, split: str) -> list[str]:
