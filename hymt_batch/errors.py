@@ -129,6 +129,37 @@ class DeviceError(StoppedError):
     """The GPU's context is unusable, or a step did not end. A row that does this again and again is found out."""
 
 
+LASTING = (
+    errno.ENOENT,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.ELOOP,
+    errno.EACCES,
+    errno.EPERM,
+    errno.ENAMETOOLONG,
+    errno.EINVAL,
+    errno.ENXIO,
+    errno.ENOTSUP,
+    errno.EFBIG,
+    errno.EOVERFLOW,
+    None,  # what a decompressor or a parser says of the data
+)
+"""Errors of a file that stay until somebody mends it. All others are the disk's or the network's, and may pass."""
+
+
+def may_pass(error: BaseException) -> bool:
+    """Whether a read that failed may succeed later without anybody's doing."""
+    return isinstance(error, OSError) and error.errno not in LASTING
+
+
+def disk_failed(name: str, error: OSError) -> StoppedError:
+    """The error of an input whose disk fails."""
+    return StoppedError(
+        f"{name} could not be read ({error.strerror or error}); check the disk that it lies on. Everything committed "
+        "is kept; run the same command again to continue."
+    )
+
+
 NO_MEMORY = ("failed to map segment from shared object", "Cannot allocate memory", "can't start new thread")
 
 

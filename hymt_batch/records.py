@@ -105,14 +105,15 @@ class Document:
 
     id: str  # "<rel>#<line from 1>"
     row: int  # index within its file, from 0
-    text: str | None  # None when the row could not be read; see status
+    text: str | None  # None when the row could not be read; of an error row, known in the finishing pass alone
     digest: bytes  # 8 bytes of blake2b over the raw row (bytes with line ending, or the row's canonical form)
-    raw: bytes = b""  # the row as found, with its line ending; b"" for parquet
+    raw: bytes = b""  # the row as found, with its line ending; of a parquet error row its text, else b""
     src_lang: str | None = None  # None: the job's
     tgt_lang: str | None = None
     status: Status = Status.OK  # anything else: not decoded
     message: str = ""  # why, for the errors file
     values: Any = None  # format's own parsed form, kept for the writer of the same format
+    long: Any = field(default=None, compare=False)  # a row over the byte limit, as source/rows.py: LongRow gives it
 
 
 @dataclass(frozen=True, slots=True)

@@ -72,12 +72,13 @@ def _translate(
     folder: Path,
     spool: stream.Spool,
 ) -> Summary:
-    inputs = stream.find(job.source, spool, job.write.format.value)
-    inputs = stream.limited(inputs, job.source)
-    stream.fields_conflict(inputs, job.source, job.write.added_fields)
+    found = stream.find(job.source, spool, job.write.format.value)
+    plan = PLAN if job.overwrite else stored_plan(folder)
+    heads = stream.Heads(job.source, job.write.added_fields)
+    inputs = stream.limited(found, job.source, heads, plan)
     for one in inputs:
-        rows = partial(_rows, one, job, inputs)
-        formats.check(one, final.out_format(one, job.write), stream.preamble(one, job.source), job.write, rows)
+        rows = partial(_rows, one, job, inputs, heads, plan)
+        formats.check(one, final.out_format(one, job.write), heads(one), job.write, rows)
     for finding in examine.cheap(job):
         log.warning("%s", examine.told(finding))
     words = prompt.wording(job.prompt, job.model.family.value, job.src_lang, job.tgt_lang)
@@ -85,8 +86,8 @@ def _translate(
         log.warning("the demo model knows weather in fr, de and zh only; tgt_lang=%s gives nonsense", words.tgt_lang)
     model = prepare(job.model, job.device_map, job.launch.num_threads)
     limits = batch.boundaries(job.batch, model.num_parameters, model.on_gpu)
-    if job.overwrite or stored_plan(folder) > 1:
-        stream.escapes_conflict(inputs, job.source)
+    if plan > 1:
+        stream.escapes_conflict(inputs, job.source, heads)
     # identity first: a wrong folder costs nothing
     with Output.open(
         folder,
@@ -94,8 +95,8 @@ def _translate(
         environment={**model.environment, **environment(job)},
         inputs=inputs,
         config=job.write,
-        read=lambda one: _rows(one, job, inputs, limits.plan),
-        preamble=partial(stream.preamble, config=job.source),
+        read=lambda one: _rows(one, job, inputs, heads, limits.plan),  # as the folder's job has it, once it is open
+        preamble=heads,
         overwrite=job.overwrite,
         on_mismatch=job.on_mismatch.value,
         on_input_change=job.on_input_change.value,
@@ -122,6 +123,7 @@ def _translate(
             done=output.record,
             reserved=job.write.added_fields,
             plan=limits.plan,
+            heads=heads,
         )
         with Progress(telling, job.launch.log_every_s, stream.total_units(inputs, job.source)) as progress:
             desk = Desk(job, output, telling, progress)
@@ -161,9 +163,11 @@ def _translate(
         return output.finalize()
 
 
-def _rows(input: Input, job: TranslateJob, inputs: Sequence[Input], plan: int = PLAN) -> Iterator[Document]:
+def _rows(
+    input: Input, job: TranslateJob, inputs: Sequence[Input], heads: stream.Heads, plan: int
+) -> Iterator[Document]:
     """A fresh pass over an input's rows, with their fields."""
-    return (document for document, _ in stream.full(input, job.source, inputs, job.write.added_fields, plan))
+    return (document for document, _ in stream.full(input, job.source, inputs, job.write.added_fields, plan, heads))
 
 
 def prepared(

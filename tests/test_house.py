@@ -32,6 +32,7 @@ ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "languages": {"errors"},
     "fs": {"errors", "records"},
+    "scan": set(),
     "manifest": BASE,
     "signals": {"errors"},
     "progress": BASE,
@@ -49,8 +50,8 @@ ALLOWED: dict[str, set[str]] = {
     "config": BASE | STAGES | FRONT | {"schema"},
     **{stage: BASE | STAGE_TO_STAGE.get(stage, set()) for stage in STAGES},
 }
-ALLOWED["write"] = BASE | {"manifest"}
-ALLOWED["source"] = BASE | {"demo"}
+ALLOWED["write"] = BASE | {"manifest", "scan"}
+ALLOWED["source"] = BASE | {"demo", "scan"}
 ALLOWED["replica"] = BASE | STAGES | {"schema"}  # schema for types only
 ALLOWED["identity"] = BASE | STAGES | {"manifest", "schema"}
 ALLOWED["breaker"] = BASE | {"check"}

@@ -204,17 +204,24 @@ def test_jsonl_rows_that_cannot_be_read_are_error_rows_and_the_file_goes_on(tmp_
         b'{"text": "a"} x',
         b"\0",
     ]
+    first = read(tmp_path, "in.jsonl", lines(good, *odd, good))
+    assert texts(first) == ["2024-01-01", *[None] * 6, "a", *[None] * 4, "a", None, None, "2024-01-01"]
     rows = read(tmp_path, "in.jsonl", lines(good, *odd, good), full=True)
-    assert texts(rows) == ["2024-01-01", *[None] * len(odd), "2024-01-01"]
-    assert all(row.status is Status.BAD_ENCODING for row in rows[1:-1])
+    assert [row.status for row in rows] == [row.status for row in first]
+    assert [row.row for row in rows if row.status is Status.BAD_ENCODING] == [9, 10, 11]
+    assert [row.row for row in rows if row.status is Status.BAD_ROW] == [1, 2, 3, 4, 5, 6, 8, 13, 14]
+    assert texts(rows)[8:12] == ["a", "\ufffd", "\ufffd", "\ufffd\ufffd\ufffd"]  # known all the same
+    rows = [row for row in rows if row.status is not Status.OK or row.values == good]
     assert all(row.message.startswith(f"in.jsonl:{row.row + 1} ") for row in rows[1:-1])
     assert (
         rows[3].message
         == "in.jsonl:4 has no field 'text'. Its fields are ['id']. Set source.text_field to one of them."
     )
     assert rows[3].values == {"id": 2}
-    assert rows[1].values is None
+    assert rows[1].values == {"text": "a"}
+    assert rows[2].values is None
     assert rows[0].values == good
+    rows = read(tmp_path, "in.jsonl", lines(good, *odd, good), full=True)
     assert b"".join(row.raw for row in rows) == lines(good, *odd, good)
 
 
@@ -265,7 +272,11 @@ def test_fields_that_the_output_adds_are_refused(tmp_path: Path) -> None:
     found, config = source(tmp_path, "in.jsonl", late)
     stream.fields_conflict([found], config, taken)
     rows = [document for document, _ in stream.documents(found, config, reserved=taken)]
-    assert list(bad(rows)) == [150]
+    assert not bad(rows)  # no setting of the output decides what is translated
+    for plan, full in ((1, False), (1, True), (2, True)):
+        rows = [d for d, _ in stream.documents(found, config, reserved=taken, plan=plan, full=full)]
+        assert list(bad(rows)) == [150] and rows[150].status is Status.BAD_ROW
+    assert (rows[150].text, rows[150].values) == ("b", {"text": "b", "translation": "c"})
     for name, data in (("in.csv", b"text,hymt\na,b\n"), ("in.tsv", b"text\thymt\na\tb\n")):
         found, config = source(tmp_path, name, data)
         with pytest.raises(ConfigError, match="already has a field 'hymt'"):
@@ -444,7 +455,8 @@ def test_parquet_nested_and_language_columns(tmp_path: Path) -> None:
     config = SourceConfig(path="x", text_field="doc.body", tgt_lang_field="to")
     for full in (False, True):
         rows = [document for document, _ in stream.documents(found, config, full=full)]
-        assert texts(rows) == ["a", "", None]
+        assert texts(rows) == ["a", "", "c" if full else None]
+        assert rows[2].status is Status.BAD_LANGUAGE
         assert [row.tgt_lang for row in rows] == ["fr", "de", None]
 
 

@@ -207,7 +207,7 @@ def test_an_error_row_is_an_empty_line_or_the_source() -> None:
     config = WriteConfig(on_error=OnError.source)
     assert written(text_input(), "text", Preamble(), documents, rows, config) == b"".join(raws)
     lines = written(text_input(), "jsonl", Preamble(), documents, rows, config).splitlines()
-    assert [json.loads(line)["translation"] for line in lines] == ["long one", "", "x\x1cy", ""]
+    assert [json.loads(line)["translation"] for line in lines] == ["long one", "bad \ufffd\ufffd", "x\x1cy", ""]
 
 
 def test_an_empty_last_line_without_a_line_ending_is_still_a_line() -> None:
@@ -261,7 +261,7 @@ def test_jsonl_bytes_before_and_after_the_new_fields_are_the_users() -> None:
     ]
 
 
-def test_jsonl_rows_that_cannot_be_extended_hold_the_new_fields_alone_and_blank_lines_stay() -> None:
+def test_jsonl_rows_that_are_no_objects_hold_the_new_fields_alone_and_blank_lines_and_taken_names_stay() -> None:
     bad = [b"{broken\r\n", b"[1, 2]\n", b'"text"\n', b"\xff\xfe\n", b"[" * 100_000 + b"\n", b"\r\n", b'{"a": NaN}\n']
     taken = [b'{"text": "a", "hymt": 1}\n', b'{"translation": "a"}\n']
     input, documents = jsonl(*taken, b" \n")
@@ -270,9 +270,12 @@ def test_jsonl_rows_that_cannot_be_extended_hold_the_new_fields_alone_and_blank_
     rows[2] = Row(2, b"", OK, "", ("blank",))
     lines = written(input, "jsonl", Preamble(), documents, rows).split(b"\n")
     assert lines[2] == b" " and lines.pop() == b""
-    for row in (0, 1, *range(3, 10)):
+    assert lines[:2] == [raw.rstrip() for raw in taken]
+    for row in range(3, 10):
         meta = {"id": f"a.jsonl#{row + 1}", "status": "bad_encoding", "flags": ["x"]}
-        assert json.loads(lines[row]) == {"translation": "", "hymt": meta}
+        found = json.loads(lines[row])
+        assert str(found.pop("a", "nan")) == "nan" and found == {"translation": "", "hymt": meta}
+    assert lines[9].startswith(b'{"a": NaN, "translation"')
     assert lines[3].endswith(b"\r") and lines[8].endswith(b"\r")
 
 
@@ -334,7 +337,7 @@ def test_without_a_header_none_is_written_and_the_delimiter_is_the_inputs() -> N
     rows = [Row(0, b"", OK, "T;1"), Row(1, b"", BAD, "")]
     preamble = Preamble(fields=("1", "2"), delimiter=";")
     data = written(csv_input(), "csv", preamble, [one, bad], rows).decode()
-    assert data.startswith('a;b;"T;1";"{""id"":""a.csv#1"",""status"":""ok"",""flags"":[]}"\n;;;"{')
+    assert data.startswith('a;b;"T;1";"{""id"":""a.csv#1"",""status"":""ok"",""flags"":[]}"\na;;;"{')
     assert written(csv_input(), "tsv", preamble, [one], rows[:1]).startswith(b"a\tb\tT;1\t{")
 
 
@@ -436,13 +439,45 @@ def test_short_writes_lose_nothing(out_format: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.fault(83)
-def test_an_error_line_says_where_and_why_without_source_text() -> None:
+def test_an_error_line_says_where_and_why_and_holds_the_row_unless_it_must_not() -> None:
     one = Document("a\u2028.txt#3", 2, "secret", b"", b"secret\n", status=BAD, message="byte 4 is no UTF-8")
-    line = formats.error_line(one, Row(2, b"", BAD, "", ("f",)))
+    line = formats.error_line(one, Row(2, b"", BAD, "", ("f",)), raw=False)
     assert line.endswith(b"\n") and len(line.decode().splitlines()) == 1 and b"secret" not in line
     wanted = {"id": one.id, "row": 3, "status": "bad_encoding", "message": "byte 4 is no UTF-8", "flags": ["f"]}
     assert json.loads(line) == wanted
+    assert json.loads(formats.error_line(one, Row(2, b"", BAD, "", ("f",)))) == {**wanted, "raw": "secret"}
+    assert b"secret" not in formats.error_line(one, Row(2, b"", Status.TRUNCATED, "T"))  # it has a translation
     assert json.loads(formats.error_line(one, Row(2, b"", BAD, "", (), "later")))["message"] == "later"
+
+
+@pytest.mark.parametrize(
+    ("raw", "shown"),
+    [
+        (b"a\xff\x00\x1b[2J\x7f\xc2\x9b\xe2\x80\xae\n", '"a\\\\xff\\u0000\\u001b[2J\\u007f\\u009b\\u202e"'),
+        ("雨é\r\n".encode(), '"雨é"'),
+        (b'"\\\t', '"\\"\\\\\\t"'),
+    ],
+)
+def test_the_raw_form_of_a_row_is_escaped(raw: bytes, shown: str) -> None:
+    one = Document("a.txt#1", 0, None, b"", raw, status=BAD, message="m")
+    line = formats.error_line(one, Row(0, b"", BAD, "")).decode()
+    assert line.endswith(f', "raw": {shown}}}\n')
+
+
+@pytest.mark.parametrize("unit", [b"x", "雨".encode(), b"\xff", b"\x00", b'"', "é".encode()])
+@pytest.mark.parametrize("more", [-1, 0, 1, 9000])
+def test_the_raw_form_of_a_row_is_cut_at_4_kib_and_says_so(unit: bytes, more: int) -> None:
+    for size in (4096 + more, 4094 + more):
+        raw = (unit * (size // len(unit) + 1))[:size]
+        line = formats.error_line(Document("a.txt#1", 0, None, b"", raw, status=BAD), Row(0, b"", BAD, ""))
+        found = json.loads(line)
+        written = line[line.index(b'"raw": ') + 7 :].partition(b', "raw_cut"')[0].removesuffix(b"}\n")
+        assert len(written) <= 4096
+        whole = raw.decode("utf-8", "backslashreplace")
+        assert whole.startswith(found["raw"])
+        assert found.get("raw_cut", False) == (found["raw"] != whole)
+        if found.get("raw_cut"):
+            assert len(written) > 4080
 
 
 @pytest.mark.fault(56)

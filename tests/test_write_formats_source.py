@@ -104,15 +104,19 @@ WRITERS = {"text": write_text, "jsonl": write_jsonl, "csv": write_csv, "tsv": wr
 @pytest.mark.parametrize("kind", WRITERS)
 def test_an_output_has_the_rows_of_its_input_each_with_its_translation(kind: str, tmp_path: Path) -> None:
     data, documents = translate(WRITERS[kind](tmp_path), max_row_bytes=80)
-    assert len({one.status for one in documents}) == {"parquet": 1, "tsv": 2}.get(kind, 3)
+    assert len({one.status for one in documents}) == {"parquet": 1, "tsv": 2, "text": 3}.get(kind, 4)
     input = Input(f"a.{kind}", "", "", kind)
     field = {} if kind == "text" else {"text_field": "translation"}
     if kind == "text":
         input = Input("a.txt", "", "", "text")
     found = again(data, input, tmp_path, **field)
-    assert len(found) == len(documents) and all(one.status is Status.OK for one in found)
+    assert len(found) == len(documents)
+    assert all(one.status is Status.OK or b'"hymt": 1' in one.raw for one in found)
     for one, back in zip(documents, found, strict=True):
         row = row_of(one)
+        if b'"hymt": 1' in one.raw:
+            assert back.raw == one.raw
+            continue
         blank = "blank" in row.flags
         wanted = (one.text or "") if blank else row.text
         if kind in ("text", "tsv") and not blank:
@@ -123,7 +127,8 @@ def test_an_output_has_the_rows_of_its_input_each_with_its_translation(kind: str
             assert (meta if kind == "jsonl" else json.loads(meta))["id"] == one.id
         if one.values is not None and kind not in ("text", "parquet"):
             assert {name: back.values[name] for name in one.values} == one.values
-            assert one.raw.rstrip(b"}\r\n") in data or one.text == "lone\rcr"  # quoted, to hold the new columns
+            sound = one.status is Status.OK and one.text != "lone\rcr"  # else quoted, to hold the new columns
+            assert not sound or one.raw.rstrip(b"}\r\n") in data
 
 
 @pytest.mark.parametrize("out_format", WRITERS)
@@ -133,7 +138,8 @@ def test_a_conversion_has_the_rows_of_its_input(kind: str, out_format: str, tmp_
     name = {"text": "txt"}.get(out_format, out_format)
     field = {} if out_format == "text" else {"text_field": "translation"}
     found = again(data, Input(f"a.{name}", "", "", out_format), tmp_path, **field)
-    assert len(found) == len(documents) and all(one.status is Status.OK for one in found)
+    assert len(found) == len(documents)
+    assert all(one.status is Status.OK or b'"hymt": 1' in one.raw for one in found)
 
 
 def test_a_compressed_csv_without_header_keeps_its_name_and_its_delimiter(tmp_path: Path) -> None:
@@ -142,7 +148,7 @@ def test_a_compressed_csv_without_header_keeps_its_name_and_its_delimiter(tmp_pa
     data, _ = translate(path, header=False, delimiter=";", text_field="2")
     lines = gzip.decompress(data).decode().split("\n")
     assert lines[0].startswith('three;columns;here;COLUMNS;"{""id"":""a.csv.gz#1""') and lines[2:] == [""]
-    assert lines[1].startswith(';;;;"{""id"":""a.csv.gz#2"",""status"":""bad_encoding""')
+    assert lines[1].startswith('1;two;;;"{""id"":""a.csv.gz#2"",""status"":""bad_row""')
 
 
 @pytest.mark.parametrize("rows", [0, 3])

@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from hymt_batch.errors import PreflightError
+from hymt_batch.errors import HymtError, PreflightError, disk_failed, first_line, may_pass
 from hymt_batch.records import Input
 
 BLOCK = 1 << 18
@@ -30,6 +30,7 @@ class ByteStream:
 
     Raises:
         PreflightError: The file cannot be opened, is truncated or damaged; the message names it.
+        StoppedError: Its disk fails.
     """
 
     def __init__(self, input: Input, cursor: int = 0) -> None:
@@ -74,7 +75,7 @@ class ByteStream:
 
     def push_back(self, lines: Iterable[bytes]) -> None:
         """Give lines back, in the order in which they were read."""
-        for line in reversed(list(lines)):
+        for line in reversed([line for line in lines if line]):
             self._pending.appendleft(line)
             self.position -= len(line)
 
@@ -129,13 +130,21 @@ class ByteStream:
         except FAILURES as error:
             raise self._failure(error) from error
 
-    def _failure(self, error: BaseException) -> PreflightError:
-        if not self.input.compression:
-            return PreflightError(f"{self.input.path} cannot be read: {error}. Make it readable, then run again.")
-        return PreflightError(
-            f"{self.input.path} is truncated or damaged as .{self.input.compression} ({error}), so that rows would be"
-            " lost silently. Copy or download it again, then run again."
-        )
+    def _failure(self, error: BaseException) -> HymtError:
+        return unreadable(self.input, error)
+
+
+def unreadable(input: Input, error: BaseException) -> HymtError:
+    """Why an input that is no table cannot be read: its disk fails, it may not be read, or its data are damaged."""
+    if isinstance(error, OSError) and may_pass(error):
+        return disk_failed(input.path, error)
+    if not input.compression or (isinstance(error, OSError) and error.errno is not None):
+        cause = (isinstance(error, OSError) and error.strerror) or first_line(error)
+        return PreflightError(f"{input.path} cannot be read: {cause}. Make it readable, then run again.")
+    return PreflightError(
+        f"{input.path} is truncated or damaged as .{input.compression} ({first_line(error)}), so that rows would be"
+        " lost silently. Copy or download it again, then run again."
+    )
 
 
 _MEMBER: dict[str, Callable[[], Any]] = {

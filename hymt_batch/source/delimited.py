@@ -1,19 +1,22 @@
 """csv and tsv: one row a record. csv knows quotes (and line breaks in them), tsv is split on tabs alone.
 
 A quote that does not close must not swallow the file: a record of several lines counts only if its quotes are in
-order, it has the header's number of fields and fits source.max_row_bytes; else its first line alone is an error row.
-Escaped quotes are read with source.escape alone; without it, a record that needs it is an error row: see `escape`.
+order and it has the header's number of fields; else its first line alone is an error row. One that exceeds
+source.max_row_bytes is an error row as a whole (plan 1: its first line). Escaped quotes are read with source.escape
+alone; without it, a record that needs it is an error row: see `escape`.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from functools import partial
 
 from hymt_batch.errors import ConfigError
-from hymt_batch.records import Document, ending
+from hymt_batch.records import Document, Status, ending
+from hymt_batch.scan import RecordScan
 from hymt_batch.source.bytestream import ByteStream
 from hymt_batch.source.escape import CLOSED, FIX, QUOTED, UNQUOTED, Escapes, escapes, is_escaped
-from hymt_batch.source.rows import Codes, Context, Rows, failed, not_utf8, read_line, too_long
+from hymt_batch.source.longrow import LongRow
+from hymt_batch.source.rows import Codes, Context, RowError, Rows, failed, go_on, not_utf8, read_line, too_long
 from hymt_batch.source.settings import SourceConfig, SourceFormat
 
 
@@ -22,7 +25,11 @@ def delimiter(config: SourceConfig, format: str) -> str:
 
 
 def rows(stream: ByteStream, config: SourceConfig, context: Context) -> Rows:
-    """Read records from the stream's position; with `context.full` a document's values are its cells by column."""
+    """Read records from the stream's position; with `context.full` a document's values are its cells by column.
+
+    A record with another number of cells keeps those it has: missing ones are empty, and the last column holds what is
+    left over.
+    """
     input, row, full, fields = stream.input, context.row, context.full, context.fields
     split = delimiter(config, input.format)
     quoted = input.format == SourceFormat.csv.value
@@ -30,23 +37,28 @@ def rows(stream: ByteStream, config: SourceConfig, context: Context) -> Rows:
     column = _column(fields, config.text_field)
     source, target = (None if name is None else _column(fields, name) for name in codes.fields)
     while True:
-        raw, digest, problem, cells = _record(stream, config, context, row, split, quoted, len(fields))
-        if not raw and problem is None:
+        raw, digest, cells, wrong, long = _record(stream, config, context, split, quoted, len(fields), column)
+        if not raw and wrong is None:
             return
-        values: Any = dict(zip(fields, cells, strict=True)) if full and cells and not problem else None
         document = None
-        if problem is None and cells:
+        if wrong is None and cells:
             try:
                 langs = codes.get((_cell(cells, source), _cell(cells, target))) if any(codes.fields) else (None, None)
                 kept = raw if full else b""
+                values = dict(zip(fields, cells, strict=True)) if full else None
                 document = Document(f"{input.rel}#{row + 1}", row, cells[column], digest, kept, *langs, values=values)
-            except ConfigError as error:
-                problem = f"{input.rel}:{row + 1} {error}"
-        elif problem is None:  # a blank line
+            except RowError as error:
+                wrong = error
+        elif wrong is None:  # a blank line
             document = Document(f"{input.rel}#{row + 1}", row, "", digest, raw if full else b"")
-        if document is None:
-            long = cells is None
-            document = failed(input, row, digest, problem or "", raw=raw, values=values, long=long)
+        if document is None and wrong is not None:
+            text, values = None, None
+            if full and cells:
+                text = cells[column] if len(cells) == len(fields) else None
+                values = dict(zip(fields, _fitted(cells, len(fields), split), strict=True))
+            kept, long = (raw, long) if full else (b"", None)
+            document = failed(input, row, digest, wrong, raw=kept, text=text, values=values, long=long)
+        assert document is not None
         yield document, stream.position
         row += 1
 
@@ -63,10 +75,10 @@ def read_header(stream: ByteStream, config: SourceConfig) -> tuple[bytes, tuple[
     input = stream.input
     split = delimiter(config, input.format)
     quoted = input.format == SourceFormat.csv.value
-    raw, _, problem, cells = _record(stream, config, Context(), 0, split, quoted, None)
-    if problem is not None and config.header:
-        raise ConfigError(f"The header of {input.path} cannot be read: {problem}")
-    if not raw and problem is None:
+    raw, _, cells, wrong, _ = _record(stream, config, Context(), split, quoted, None)
+    if wrong is not None and config.header:
+        raise ConfigError(f"The header of {input.path} cannot be read: it {wrong}")
+    if not raw and wrong is None:
         return b"", ()
     if config.header:
         fields = tuple(cells or [""])
@@ -121,44 +133,57 @@ def _record(
     stream: ByteStream,
     config: SourceConfig,
     context: Context,
-    row: int,
     split: str,
     quoted: bool,
     num_fields: int | None,
-) -> tuple[bytes, bytes, str | None, list[str] | None]:
+    column: int = 0,
+) -> tuple[bytes, bytes, list[str], RowError | None, LongRow | None]:
     """Read one record.
 
     Returns:
-        Its bytes, digest, what is wrong with it, and its cells: [] for a blank line, None if it was too long.
+        Its bytes, digest, cells ([] for a blank line, and where it is too long), what is wrong with it, and the row
+        itself where it is too long.
     """
-    input, limit = stream.input, config.max_row_bytes
-    raw, digest, long = read_line(stream, limit, context)
-    if long:
-        return raw, digest, too_long(input, row, limit), None
+    limit = config.max_row_bytes
+    mark, start = split.encode(), stream.position
+    marks = escapes(split, quoted, config.escape)
+    over_lines = (quoted or marks is not None) and context.plan > 1 and num_fields is not None
+    sign = (config.escape or "").encode()
+    scan = partial(RecordScan, mark, column, quoted, sign) if context.full or over_lines else None
+    wrong: RowError | None
+    raw, digest, long = read_line(stream, limit, context, scan)
+    if long is not None:
+        if over_lines and isinstance(long.scan, RecordScan) and long.scan.is_open:
+            raw, digest = go_on(stream, long, context, num_fields) or (raw, digest)
+        return raw, digest, [], RowError(too_long(limit), Status.TOO_LONG), long
     content = raw[: len(raw) - len(ending(raw))]
     if not content:
-        return raw, digest, None, []
-    where = f"{input.rel}:{row + 1}"
-    marks = escapes(split, quoted, config.escape)
+        return raw, digest, [], None, None
     # plan 1: such rows were sent as they are
     doubts = quoted and marks is None and context.plan > 1 and num_fields is not None
     if marks is not None or (quoted and b'"' in content):
-        mark = split.encode()
         is_open, _ = _scan(raw, CLOSED, mark, marks)
         if is_open:
             lines: list[bytes] = []
-            more = _continuation(stream, raw, limit, mark, lines, is_open, marks)
+            more, over = _continuation(stream, raw, limit, mark, lines, is_open, marks, context.plan)
             cells = None if more is None else _decode_cells(raw + more, split, marks)
-            wrong = cells is not None and num_fields is not None and len(cells) != num_fields
-            if more is None or wrong or (doubts and is_escaped(raw + more, split, content)):
+            if over and scan is not None and over_lines:
+                hashed = context.digest.copy()
+                hashed.update(raw)
+                long = LongRow(context.again, start, raw, scan(), hashed)
+                if found := go_on(stream, long, context, num_fields):
+                    return *found, [], RowError(too_long(limit), Status.TOO_LONG), long
+            ragged = cells is not None and num_fields is not None and len(cells) != num_fields
+            if more is None or ragged or (doubts and is_escaped(raw + more, split, content)):
                 if more is not None:
                     stream.push_back(_lines(more))
+                text, wrong = _decoded(content)
                 problem = "opens a quote that does not close in order. Close it, or double quotes inside a field."
                 if is_open == UNQUOTED:
-                    problem = "ends with an escaped line break, and does not go on in order. Mend or remove the row."
+                    problem = "ends with an escaped line break, and does not go on in order. Fix or remove the row."
                 if doubts and any(b'\\"' in line for line in (raw, *lines)):
                     problem = f"opens a quote that does not close in order, and has quotes behind backslashes. {FIX}"
-                return raw, digest, f"{where} {problem}", []
+                return raw, digest, _cells(text, split, marks), wrong or RowError(problem), None
             if context.tally is not None:
                 context.tally.add(more)
             raw += more
@@ -167,16 +192,29 @@ def _record(
             digest = hashed.digest()
             content = raw[: len(raw) - len(ending(raw))]
         elif doubts and is_escaped(content, split):
-            return raw, digest, f"{where} has quotes behind backslashes inside of a quoted field. {FIX}", []
-    try:
-        text = content.decode()
-    except UnicodeDecodeError as error:
-        return raw, digest, not_utf8(input, row, error), []
+            text, wrong = _decoded(content)
+            escaped = RowError(f"has quotes behind backslashes inside of a quoted field. {FIX}")
+            return raw, digest, _cells(text, split, marks), wrong or escaped, None
+    text, wrong = _decoded(content)
     cells = _cells(text, split, marks) if marks is not None or (quoted and '"' in text) else text.split(split)
-    if num_fields is not None and len(cells) != num_fields:
-        problem = f"{where} has {len(cells)} fields where the file has {num_fields} columns. Mend or remove the row."
-        return raw, digest, problem, []
-    return raw, digest, None, cells
+    if wrong is None and num_fields is not None and len(cells) != num_fields:
+        wrong = RowError(f"has {len(cells)} fields where the file has {num_fields} columns. Fix or remove the row.")
+    return raw, digest, cells, wrong, None
+
+
+def _decoded(content: bytes) -> tuple[str, RowError | None]:
+    """A record as text, with U+FFFD for bytes that are no UTF-8, and what is said of those."""
+    try:
+        return content.decode(), None
+    except UnicodeDecodeError as error:
+        return content.decode("utf-8", "replace"), RowError(not_utf8(error), Status.BAD_ENCODING)
+
+
+def _fitted(cells: list[str], num: int, split: str) -> list[str]:
+    """As many cells as there are columns."""
+    if len(cells) > num:
+        return [*cells[: num - 1], split.join(cells[num - 1 :])]
+    return cells + [""] * (num - len(cells))
 
 
 def _decode_cells(raw: bytes, split: str, marks: Escapes | None) -> list[str] | None:
@@ -200,10 +238,16 @@ def _continuation(
     lines: list[bytes],
     is_open: int,
     marks: Escapes | None,
-) -> bytes | None:
-    """Read the lines up to where the open field ends; give them back and return None if it does not in order.
+    plan: int,
+) -> tuple[bytes | None, bool]:
+    """Read the lines up to where the open field ends.
 
-    `lines` holds those that were read, for messages.
+    Args:
+        lines: Takes the lines that are read, for messages.
+
+    Returns:
+        The lines; or None, and they are given back, if the field does not end in order; and whether that is because
+        they exceed the limit.
     """
     size, clean = len(first), True
     while is_open and clean:
@@ -213,14 +257,14 @@ def _continuation(
             size += len(line)
         if not line and is_open == UNQUOTED and stream.at_end():
             break  # the line break that was escaped is the file's last
-        if not line or size > limit:
+        if not line or size - (len(ending(line)) if plan > 1 else 0) > limit:
             stream.push_back(lines)
-            return None
+            return None, size >= limit and not stream.at_end()
         is_open, clean = _scan(line, is_open, mark, marks)
     if not clean:
         stream.push_back(lines)
-        return None
-    return b"".join(lines)
+        return None, False
+    return b"".join(lines), False
 
 
 def _scan(line: bytes, is_open: int, mark: bytes, marks: Escapes | None) -> tuple[int, bool]:

@@ -7,6 +7,7 @@ Nothing is read but folders. A name that exists is taken literally before it is 
 from __future__ import annotations
 
 import difflib
+import errno
 import glob
 import json
 import logging
@@ -17,7 +18,7 @@ from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from hymt_batch.errors import ConfigError
+from hymt_batch.errors import ConfigError, HymtError, disk_failed, may_pass
 from hymt_batch.records import Input
 from hymt_batch.source import names, tables
 from hymt_batch.source.settings import SourceConfig, SourceFormat
@@ -45,10 +46,14 @@ def find(config: SourceConfig, spool: Spool | None = None, out_format: str = "in
     Raises:
         ConfigError: A path does not exist, holds nothing to translate, or may not be used; two inputs have one output.
         PreflightError: The hub has no such data set, or cannot be reached.
+        StoppedError: The disk of a source fails.
     """
     finder = _Finder(config, out_format)
     for path in config.paths:
-        finder.source(path, spool)
+        try:
+            finder.source(path, spool)
+        except OSError as error:
+            raise unusable(error.filename if isinstance(error.filename, str) else path, error) from error
     finder.warn()
     names.refuse_collisions(finder.inputs)
     return finder.inputs
@@ -117,10 +122,7 @@ class _Finder:
 
     def _file(self, rel: str, path: str, *, named: bool) -> None:
         known, _ = names.kind(path)
-        try:
-            mode = os.stat(path).st_mode
-        except OSError as error:
-            raise ConfigError(f"{path!r} cannot be used: {error.strerror}. Mend or remove it.") from error
+        mode = os.stat(path).st_mode
         format = self.format or known
         if format is None and not named:
             self.unknown.append(rel)
@@ -142,41 +144,42 @@ class _Finder:
         else:
             if self.config.pattern:
                 self.used.add("pattern")
-            for rel in sorted(self._walk(path, "", os.path.realpath(path), ())):
+            for rel in sorted(self._walk(path)):
                 full = os.path.join(path, rel)
                 if os.path.isdir(full):
                     self._dataset(rel, full)
                 elif not self.config.patterns or any(_fits(rel, pattern) for pattern in self.config.patterns):
                     self._file(rel, full, named=bool(self.config.patterns))
 
-    def _walk(self, root: str, below: str, real: str, above: tuple[str, ...]) -> Iterator[str]:
+    def _walk(self, root: str) -> Iterator[str]:
         """Yield files and saved datasets below a folder, hidden ones and outputs of jobs left out."""
-        folder = os.path.join(root, below)
-        try:
+        real = os.path.realpath(root)
+        waiting: list[tuple[str, str, tuple[str, ...]]] = [("", real, ())]
+        while waiting:  # no recursion: there may be more folders in each other than Python's stack holds
+            below, here, above = waiting.pop()
+            folder = os.path.join(root, below)
             with os.scandir(folder) as found:
                 entries = sorted(found, key=lambda entry: entry.name)
-        except PermissionError as error:
-            raise ConfigError(
-                f"{folder!r} cannot be listed ({error.strerror}). Ask for the right to read it, or leave it out."
-            ) from error
-        if any(entry.name == names.STATE for entry in entries):
-            log.info("skipped folder=%s: it is the output of a job", folder)
-            return
-        for entry in entries:
-            if entry.name.startswith("."):
+            if any(entry.name == names.STATE for entry in entries):
+                log.info("skipped folder=%s: it is the output of a job", folder)
                 continue
-            rel = os.path.join(below, entry.name)
-            target = os.path.realpath(entry.path)
-            leaves = entry.is_symlink() and not f"{target}/".startswith(os.path.join(real, ""))
-            if leaves and not self.config.follow_symlinks:
-                raise ConfigError(
-                    f"{entry.path!r} is a link to {target!r}, outside of the folder. Set source.follow_symlinks=true"
-                    " to read it, or remove it."
-                )
-            if not entry.is_dir() or _is_dataset(entry.path):
-                yield rel
-            elif not entry.is_symlink() or (self.config.follow_symlinks and target not in (real, *above)):
-                yield from self._walk(root, rel, real, (*above, target))
+            for entry in entries:
+                if entry.name.startswith("."):
+                    continue
+                rel = os.path.join(below, entry.name)
+                target = os.path.realpath(entry.path) if entry.is_symlink() else os.path.join(here, entry.name)
+                leaves = entry.is_symlink() and not f"{target}/".startswith(os.path.join(real, ""))
+                if leaves and not self.config.follow_symlinks:
+                    raise ConfigError(
+                        f"{entry.path!r} is a link to {target!r}, outside of the folder. Set"
+                        " source.follow_symlinks=true to read it, or remove it."
+                    )
+                if not entry.is_dir() or _is_dataset(entry.path):
+                    yield rel
+                elif not entry.is_symlink():
+                    waiting.append((rel, target, (*above, here) if self.config.follow_symlinks else ()))
+                elif self.config.follow_symlinks and target not in (here, *above):
+                    waiting.append((rel, target, (*above, here)))
 
     def _dataset(self, rel: str, path: str) -> None:
         if tables.is_saved(path):
@@ -248,6 +251,22 @@ class _Finder:
         for file, rel in found:
             format = "parquet" if path != STDIN else self.format or "text"
             self.inputs.append(names.make(rel, str(file), format, self.out_format))
+
+
+def unusable(path: str, error: OSError) -> HymtError:
+    """The error of a source that cannot be listed or looked at, in one line."""
+    if may_pass(error):
+        return disk_failed(repr(path), error)
+    shown = path if len(path) <= 200 else f"{path[:150]}...{path[-40:]}"
+    if isinstance(error, PermissionError):
+        return ConfigError(
+            f"{shown!r} cannot be listed ({error.strerror}). Ask for the right to read it, or leave it out."
+        )
+    fix = {
+        errno.ENAMETOOLONG: "Its name is longer than the system takes: move what lies in it up, or rename its folders",
+        errno.ELOOP: "It is a link that leads to itself: remove it",
+    }.get(error.errno or 0, "Mend or remove it")
+    return ConfigError(f"{shown!r} cannot be used: {error.strerror or error}. {fix}.")
 
 
 def missing(path: str) -> str:

@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from hymt_batch.errors import PreflightError
+from hymt_batch.errors import ExitCode, PreflightError, StoppedError, may_pass
 
 ROWS = 1000
 GROUP_ROWS = 16 * ROWS
@@ -25,6 +25,7 @@ def fetch_apart(name: str, subset: str | None, split: str | None, revision: str 
 
     Raises:
         PreflightError: There is no such data set here, or the hub cannot be reached.
+        StoppedError: The disk fails, or the network in a way that the system tells.
     """
     request = json.dumps([name, subset, split, revision, str(folder)])
     run = subprocess.run(
@@ -32,6 +33,8 @@ def fetch_apart(name: str, subset: str | None, split: str | None, revision: str 
     )
     if run.returncode:
         lines = run.stderr.decode(errors="replace").strip().splitlines() or ["no cause given"]
+        if run.returncode == ExitCode.STOPPED:
+            raise StoppedError(f"{name} could not be stored ({lines[-1]}). Run the same command again.")
         raise PreflightError(
             f"No file or folder is named {name}, and the hub gave no data set of that name ({lines[-1]})."
             " Mend source.path, or store the data set where there is a network"
@@ -91,7 +94,7 @@ def main() -> None:
     except BaseException as error:
         first = next(iter(str(error).strip().splitlines()), "")
         print(f"{type(error).__name__}: {first}", file=sys.stderr)
-        code = 1
+        code = ExitCode.STOPPED.value if may_pass(error) else 1
     sys.stderr.flush()
     os._exit(code)  # no unwinding: see the module's head
 

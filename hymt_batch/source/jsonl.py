@@ -3,84 +3,76 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator
+from functools import partial
 from itertools import islice
 from typing import Any, NoReturn
 
 from hymt_batch.errors import ConfigError
-from hymt_batch.records import Document, Input, Status
+from hymt_batch.records import Document, Status
+from hymt_batch.scan import JsonScan
 from hymt_batch.source.bytestream import ByteStream
-from hymt_batch.source.rows import Codes, Context, Rows, failed, not_utf8, read_line, too_long
+from hymt_batch.source.rows import Codes, Context, RowError, Rows, failed, not_utf8, read_line, too_long
+from hymt_batch.source.salvage import MAX_DEPTH, LongInteger, integer, look_up, remains, too_deep
 from hymt_batch.source.settings import SourceConfig
 
 HEAD_ROWS = 100
-MAX_DEPTH = 256
-"""Deepest nesting of a row. Python's own bound depends on the caller's stack: a row at it would be read in one pass
-and refused in the next."""
 _MISSING = object()
-_BRACKETS = re.compile(r'"(?:[^"\\]++|\\.?)*+"?|[\[{\]}]', re.DOTALL)
 
 
-class _Refused(ValueError):
-    """The line is JSON that cannot be read as one row; the message says why."""
+class _Doubled(RowError):
+    """A field that is used stands twice in a row; `in_doubt` where it is the text."""
+
+    def __init__(self, name: str, in_doubt: bool) -> None:
+        super().__init__(f"has the field {name!r} twice, so that its text is in doubt. Remove one of them.")
+        self.in_doubt = in_doubt
 
 
 def rows(stream: ByteStream, config: SourceConfig, context: Context) -> Rows:
     """Read rows from the stream's position.
 
-    With `context.full` the document's values are the parsed object: None where the line is blank or no object.
+    With `context.full` the document's values are the parsed object, of a row that is no object its leading pairs; None
+    where the line is blank or has neither.
     """
     input, row, full, limit = stream.input, context.row, context.full, config.max_row_bytes
     codes = Codes(config)
-    parse = _Parser(config, context.reserved)
+    parse = _Parser(config, context)
     source_field, target_field = codes.fields
     prefix = f"{input.rel}#"
+    scan = partial(JsonScan, config.text_field, context.reserved) if full else None
+    taken = context.reserved if full and context.plan > 1 else ()
     while True:
-        raw, digest, long = read_line(stream, limit, context)
-        if not raw and not long:
+        raw, digest, long = read_line(stream, limit, context, scan)
+        if not raw and long is None:
             return
-        values: Any = None
         try:
-            if long:
-                document = failed(input, row, digest, too_long(input, row, limit), raw=raw, long=True)
+            if long is not None:
+                error = RowError(too_long(limit), Status.TOO_LONG)
+                document = failed(input, row, digest, error, raw=raw, long=long if full else None)
             elif raw.isspace():
                 document = Document(f"{prefix}{row + 1}", row, "", digest, raw if full else b"")
             else:
                 values = parse(raw)
-                text = _text(input, row, values, config.text_field)
+                text = _text(values, config.text_field)
                 langs = (
                     codes.get((look_up(values, source_field, None), look_up(values, target_field, None)))
                     if source_field or target_field
                     else (None, None)
                 )
+                for name in taken:
+                    if name in values:
+                        raise RowError(_taken(name))
                 kept = (raw, *langs, Status.OK, "", values) if full else (b"", *langs)
                 document = Document(f"{prefix}{row + 1}", row, text, digest, *kept)
-        except UnicodeError as error:
-            what = "row" if values is None else f"field {config.text_field!r}"
-            message = not_utf8(input, row, error, what)
-            document = failed(input, row, digest, message, raw=raw, values=values if full else None)
-        except _Refused as error:
-            document = failed(input, row, digest, f"{input.rel}:{row + 1} {error}", raw=raw)
-        except ConfigError as error:
-            message = f"{input.rel}:{row + 1} {error}"
-            document = failed(input, row, digest, message, raw=raw, values=values if full else None)
+        except RowError as error:
+            if full:
+                shown, fields = remains(raw, config.text_field)
+                shown = None if isinstance(error, _Doubled) and error.in_doubt else shown
+                document = failed(input, row, digest, error, raw=raw, text=shown, values=fields)
+            else:
+                document = failed(input, row, digest, error)
         yield document, stream.position
         row += 1
-
-
-def look_up(values: dict[str, Any], field: str | None, default: Any) -> Any:
-    """A field by its name, or by its dotted path where no field has that very name."""
-    if field is None:
-        return default
-    if field in values:
-        return values[field]
-    found: Any = values
-    for name in field.split("."):
-        if not isinstance(found, dict) or name not in found:
-            return default
-        found = found[name]
-    return found
 
 
 def check_head(stream: ByteStream, config: SourceConfig, reserved: tuple[str, ...] = ()) -> None:
@@ -89,7 +81,7 @@ def check_head(stream: ByteStream, config: SourceConfig, reserved: tuple[str, ..
     Raises:
         ConfigError: A setting does not fit the file; single odd rows become error rows later.
     """
-    input, parse = stream.input, _Parser(config, ())
+    input, parse = stream.input, _Parser(config, Context())
     required = [(config.text_field, "source.text_field")]
     required += [(name, f"source.{key}") for name, key in zip(config.lang_fields, _LANG_KEYS, strict=True) if name]
     lacking: dict[str, tuple[int, dict[str, Any]]] = {}
@@ -97,9 +89,9 @@ def check_head(stream: ByteStream, config: SourceConfig, reserved: tuple[str, ..
     num_read = num_objects = 0
     for row in range(HEAD_ROWS):
         raw, _, long = read_line(stream, config.max_row_bytes, Context())
-        if not raw and not long:
+        if not raw and long is None:
             break
-        if long or raw.isspace():
+        if long is not None or raw.isspace():
             continue
         num_read += 1
         try:
@@ -141,19 +133,27 @@ def refuse_reserved(where: str, name: str) -> NoReturn:
     )
 
 
-def _text(input: Input, row: int, values: dict[str, Any], field: str) -> str:
+def _text(values: dict[str, Any], field: str) -> str:
     text = look_up(values, field, _MISSING)
     if isinstance(text, str):
         if not text.isascii():
-            text.encode()  # raises on a lone surrogate
+            try:
+                text.encode()  # raises on a lone surrogate
+            except UnicodeEncodeError as error:
+                raise RowError(not_utf8(error, f"field {field!r}"), Status.BAD_ENCODING) from None
         return text
     if text is None:
         return ""  # null is a row without text, as in parquet
     if text is _MISSING:
-        raise ConfigError(
+        raise RowError(
             f"has no field {field!r}. Its fields are {_some_paths(values)}. Set source.text_field to one of them."
         )
-    raise ConfigError(f"field {field!r} is a {type(text).__name__}, not a string. Write it as a string.")
+    kind = "int" if isinstance(text, LongInteger) else type(text).__name__
+    raise RowError(f"field {field!r} is a {kind}, not a string. Write it as a string.")
+
+
+def _taken(name: str) -> str:
+    return f"already has a field {name!r}, which the output adds. Rename or remove it."
 
 
 def _paths(values: dict[str, Any], above: str = "") -> Iterator[str]:
@@ -170,54 +170,64 @@ def _some_paths(values: dict[str, Any]) -> list[str]:
 
 
 class _Parser:
-    """Strict JSON: UTF-8 only, no NaN, no doubled key among the fields that are used."""
+    """JSON in UTF-8, no doubled key among the fields that are used. NaN and Infinity are values of fields (plan 1: no
+    JSON), and so are integers of any length."""
 
-    def __init__(self, config: SourceConfig, reserved: tuple[str, ...]) -> None:
+    def __init__(self, config: SourceConfig, context: Context) -> None:
         used = [config.text_field, *(name for name in config.lang_fields if name)]
+        self._text = frozenset((config.text_field, *config.text_field.split(".")))
         self._used = frozenset(used) | {part for name in used for part in name.split(".")}
-        self._reserved = reserved
-        self._decode = json.JSONDecoder(object_pairs_hook=self._object, parse_constant=self._constant).decode
+        self._first_plan = context.plan < 2
+        self._reserved = context.reserved if self._first_plan else ()
+        self._doubled: set[str] = set()
+        self._constants: list[str] = []
+        hooks = {"object_pairs_hook": self._object, "parse_constant": self._constant if self._first_plan else None}
+        self._decode = json.JSONDecoder(**hooks).decode  # type: ignore[arg-type]
+        self._decode_long = json.JSONDecoder(**hooks, parse_int=integer).decode  # type: ignore[arg-type]
 
     def __call__(self, raw: bytes) -> dict[str, Any]:
-        text = raw.decode()
-        if text.count("[") + text.count("{") > MAX_DEPTH and _depth(text) > MAX_DEPTH:
-            raise _Refused(f"is no usable JSON: nested more than {MAX_DEPTH} deep. Mend or remove the row.")
         try:
-            values = self._decode(text)
-        except _Refused:
-            raise
+            text = raw.decode()
+        except UnicodeDecodeError as error:
+            raise RowError(not_utf8(error), Status.BAD_ENCODING) from None
+        if too_deep(text):
+            raise RowError(f"is no usable JSON: nested more than {MAX_DEPTH} deep. Mend or remove the row.")
+        self._doubled.clear()
+        self._constants.clear()
+        try:
+            values = self._values(text)
         except json.JSONDecodeError as error:
-            raise _Refused(f"is no JSON: {error.msg} at character {error.pos}. Mend or remove the row.") from None
-        except ValueError:
-            raise _Refused("is no usable JSON: a number too long to read. Mend or remove the row.") from None
+            raise RowError(f"is no JSON: {error.msg} at character {error.pos}. Mend or remove the row.") from None
+        if self._constants:
+            raise RowError(f"holds {self._constants[0]}, which is no JSON. Write null instead.")
+        if self._doubled:
+            name = min(self._doubled)
+            raise _Doubled(name, bool(self._doubled & self._text))
         if not isinstance(values, dict):
-            raise _Refused(f"is a JSON {type(values).__name__}, not an object. Write the row as {{'text': ...}}.")
+            raise RowError(f"is a JSON {type(values).__name__}, not an object. Write the row as {{'text': ...}}.")
         for name in self._reserved:
             if name in values:
-                raise _Refused(f"already has a field {name!r}, which the output adds. Rename or remove it.")
+                raise RowError(_taken(name))
         return values
+
+    def _values(self, text: str) -> Any:
+        try:
+            return self._decode(text)
+        except json.JSONDecodeError:
+            raise
+        except ValueError:  # an integer of thousands of digits
+            if self._first_plan:
+                raise RowError("is no usable JSON: a number too long to read. Mend or remove the row.") from None
+            self._doubled.clear()
+            return self._decode_long(text)
 
     def _object(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         values = dict(pairs)
         if len(values) != len(pairs):
             names = [name for name, _ in pairs]
-            doubled = sorted({name for name in self._used if names.count(name) > 1})
-            if doubled:
-                raise _Refused(f"has the field {doubled[0]!r} twice, so that its text is in doubt. Remove one of them.")
+            self._doubled |= {name for name in self._used if names.count(name) > 1}
         return values
 
-    @staticmethod
-    def _constant(name: str) -> NoReturn:
-        raise _Refused(f"holds {name}, which is no JSON. Write null instead.")
-
-
-def _depth(text: str) -> int:
-    """Deepest nesting of a JSON text, whether or not it is valid."""
-    depth = deepest = 0
-    for found in _BRACKETS.finditer(text):
-        if found[0] in ("[", "{"):
-            depth += 1
-            deepest = max(deepest, depth)
-        elif found[0] in ("]", "}"):
-            depth -= 1
-    return deepest
+    def _constant(self, name: str) -> float:
+        self._constants.append(name)
+        return float(name)

@@ -6,15 +6,18 @@ Does not know a format.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from typing import Any, Protocol
 
 from hymt_batch import languages
 from hymt_batch.errors import ConfigError
 from hymt_batch.records import PLAN, Document, Input, Status, ending
+from hymt_batch.scan import JsonScan, RecordScan
 from hymt_batch.source.bytestream import ByteStream
+from hymt_batch.source.longrow import PIECE_BYTES, Again, LongRow
 from hymt_batch.source.settings import MAX_ROW_BYTES, SourceConfig
 
+MAX_CODE = 64  # characters; the nearest codes of a longer one are not looked for
 Rows = Generator[tuple[Document, int], None, None]
 """Documents, each with the cursor after it."""
 
@@ -42,6 +45,16 @@ class Tally:
         self._sha.update(digest)
         self.num_bytes += num_bytes
 
+    def copy(self) -> Tally:
+        """The same count, which goes on by itself."""
+        other = Tally()
+        other._base, other._sha, other.num_bytes = self._base, self._sha.copy(), self.num_bytes
+        return other
+
+    def become(self, other: Tally) -> None:
+        """Take over what another has counted."""
+        self._sha, self.num_bytes = other._sha, other.num_bytes
+
     def cut(self) -> str:
         """The hash so far; what follows is counted anew."""
         sha = self._sha.hexdigest()
@@ -63,13 +76,14 @@ class Context:
         row: Index of the row at the cursor.
         full: Keep the raw bytes and the parsed fields, for the finishing pass.
         tally: Counts the bytes of each row before the row is given out.
-        reserved: Fields that the output adds, so that no row may have them.
+        reserved: Fields that the output adds: a row that has one is not written with them (plan 1: not translated).
         header: Header record; part of every digest, since it decides which column is the text.
         fields: Column names of csv and tsv.
         plan: Version of the job's plan; see records.PLAN.
+        again: Reads rows over the limit once more, with `full`.
     """
 
-    __slots__ = ("digest", "fields", "full", "plan", "reserved", "row", "tally")
+    __slots__ = ("again", "digest", "fields", "full", "plan", "reserved", "row", "tally")
 
     def __init__(
         self,
@@ -80,67 +94,148 @@ class Context:
         header: bytes = b"",
         fields: tuple[str, ...] = (),
         plan: int = PLAN,
+        again: Again | None = None,
     ) -> None:
-        self.plan = plan
+        self.plan, self.again = plan, again
         self.row, self.full, self.tally, self.reserved, self.fields = row, full, tally, reserved, fields
         self.digest = hashlib.blake2b(header, digest_size=8)
 
 
-def read_line(stream: ByteStream, max_bytes: int, context: Context) -> tuple[bytes, bytes, bool]:
+def read_line(
+    stream: ByteStream,
+    max_bytes: int,
+    context: Context,
+    scan: Callable[[], JsonScan | RecordScan] | None = None,
+) -> tuple[bytes, bytes, LongRow | None]:
     """Read one line in bounded memory.
 
+    Args:
+        stream: At the line's beginning.
+        max_bytes: Most bytes of its content.
+        context: What to hash it with.
+        scan: Makes what looks for the fields of a line that is longer.
+
     Returns:
-        The line with its ending, its digest, and False; or for a line whose content exceeds max_bytes its ending
-        alone, the digest of the whole line, and True. The line is b"" at the end of the file.
+        The line with its ending, its digest, and None; or for a line whose content exceeds max_bytes its ending
+        alone, the digest of the whole line, and what is known of it. The line is b"" at the end of the file.
     """
+    start = stream.position
     line = stream.readline(max_bytes + 2)
     digest, tally = context.digest.copy(), context.tally
     digest.update(line)
     if tally is not None:
         tally.add(line)
     if len(line) <= max_bytes or len(line) - len(ending(line)) <= max_bytes:
-        return line, digest.digest(), False
+        return line, digest.digest(), None
+    row = LongRow(context.again, start, line, scan() if scan else None, digest)
     tail = line[-2:]
     while not line.endswith(b"\n"):
-        line = stream.readline(1 << 16)
+        line = stream.readline(PIECE_BYTES)
         if not line:
             break
-        digest.update(line)
+        row.feed(line)
         if tally is not None:
             tally.add(line)
         tail = (tail + line)[-2:]
-    return ending(tail), digest.digest(), True
+    row.ends(stream.position - len(ending(tail)))
+    return ending(tail), digest.digest(), row
 
 
-def too_long(input: Input, row: int, max_bytes: int) -> str:
-    return (
-        f"{input.rel}:{row + 1} is longer than source.max_row_bytes={max_bytes}. Split the row, or set"
-        f" source.max_row_bytes={min(max_bytes * 16, MAX_ROW_BYTES)}."
-    )
+def go_on(stream: ByteStream, row: LongRow, context: Context, num_fields: int | None) -> tuple[bytes, bytes] | None:
+    """Go on with a csv record whose first line leaves a quote open and that exceeds the limit, without holding it.
+
+    Returns:
+        Its line ending and digest; None, at the end of the first line, where its quotes do not close in order or where
+        it has another number of cells.
+    """
+    place, size, before, digest = stream.position, row.size, row.scan, row.digest.copy()
+    assert isinstance(before, RecordScan)
+    row.scan = scan = before.copy()
+    scan.clean = True
+    tally = context.tally.copy() if context.tally is not None else None
+    tail = b""
+    while scan.clean and (line := stream.readline(PIECE_BYTES)):
+        row.feed(line)
+        if tally is not None:
+            tally.add(line)
+        tail = (tail + line)[-2:]
+        if line.endswith(b"\n") and not scan.is_open:
+            break
+    row.ends(stream.position - len(ending(tail)))
+    if scan.clean and not scan.is_open and scan.num_cells == num_fields:
+        if tally is not None and context.tally is not None:
+            context.tally.become(tally)
+        return ending(tail), row.digest.digest()
+    stream.move(place)
+    row.scan, row.digest, row.size = before, digest, size
+    return None
 
 
-def not_utf8(input: Input, row: int, error: UnicodeError, what: str = "") -> str:
-    """Message for a row that is no UTF-8; `what` names the field."""
+def too_long(max_bytes: int) -> str:
+    """What is said of a row over the limit, behind its place."""
+    more = min(max_bytes * 16, MAX_ROW_BYTES)
+    return f"is longer than source.max_row_bytes={max_bytes}. Split the row, or set source.max_row_bytes={more}."
+
+
+def not_utf8(error: UnicodeError, what: str = "row") -> str:
+    """What is said of a row that is no UTF-8, behind its place; `what` names the field."""
     if isinstance(error, UnicodeDecodeError):
-        found = f"byte 0x{error.object[error.start]:02x} at offset {error.start} of the {what or 'row'}"
+        found = f"byte 0x{error.object[error.start]:02x} at offset {error.start} of the {what}"
     else:
-        found = f"a lone surrogate in the {what or 'row'}"
-    return f"{input.rel}:{row + 1} is not UTF-8: {found}. Convert the file to UTF-8."
+        found = f"a lone surrogate in the {what}"
+    return f"is not UTF-8: {found}. Convert the file to UTF-8."
+
+
+class RowError(ValueError):
+    """A row cannot be translated; the message says why, behind its place."""
+
+    def __init__(self, why: str, status: Status = Status.BAD_ROW) -> None:
+        super().__init__(why)
+        self.status = status
 
 
 def failed(
-    input: Input, row: int, digest: bytes, message: str, *, raw: bytes = b"", values: Any = None, long: bool = False
+    input: Input,
+    row: int,
+    digest: bytes,
+    error: RowError,
+    *,
+    raw: bytes = b"",
+    text: str | None = None,
+    values: Any = None,
+    long: LongRow | None = None,
 ) -> Document:
-    """A row that cannot be translated: it keeps its place and says why."""
-    status = Status.TOO_LONG if long else Status.BAD_ENCODING
-    return Document(f"{input.rel}#{row + 1}", row, None, digest, raw, None, None, status, message, values)
+    """A row that cannot be translated: it keeps its place and says why.
+
+    Args:
+        input: Its file.
+        row: Its index.
+        digest: Of its bytes.
+        error: What is wrong with it.
+        raw: The row as found.
+        text: Its source, of the finishing pass, where it is known.
+        values: Its fields, likewise.
+        long: Itself, where it is too long to be held, likewise.
+    """
+    where = f"{input.rel}:{row + 1}"
+    return Document(
+        f"{input.rel}#{row + 1}", row, text, digest, raw, None, None, error.status, f"{where} {error}", values, long
+    )
+
+
+def shown(value: Any) -> str:
+    """A value for a message, at most 80 characters of it."""
+    if isinstance(value, dict | list):
+        return "an object" if isinstance(value, dict) else "a list"
+    text = ascii(value) if isinstance(value, str) and not value.isprintable() else repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 class Codes:
     """Language codes of rows, checked once a value.
 
     Raises:
-        ConfigError: From `get`, for a value that is no language; the caller makes it an error row.
+        RowError: From `get`, for a value that is no language; the caller makes it an error row.
     """
 
     def __init__(self, config: SourceConfig) -> None:
@@ -157,10 +252,18 @@ class Codes:
 
     def _code(self, field: str, value: Any) -> str:
         if not isinstance(value, str):
-            raise ConfigError(f"field {field!r} holds {value!r}, which is no language code.")
+            raise RowError(f"field {field!r} holds {shown(value)}, which is no language code.", Status.BAD_ROW)
         found = self._known.get((field, value))
         if found is None:
-            found = languages.get(value, field).code
+            try:
+                value.encode()  # raises on a lone surrogate
+                if len(value) > MAX_CODE:
+                    raise ConfigError(f"field {field!r} holds {shown(value)}, no language.")
+                found = languages.get(value, field).code
+            except UnicodeEncodeError as error:
+                raise RowError(not_utf8(error, f"field {field!r}"), Status.BAD_ENCODING) from None
+            except ConfigError as error:
+                raise RowError(str(error), Status.BAD_LANGUAGE) from None
             if len(self._known) < 1024:  # odd spellings are few; a hostile column must not fill the memory
                 self._known[field, value] = found
         return found

@@ -5,20 +5,20 @@ The cut is a pure function of the rows and the two bounds: a shard ends after th
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-from hymt_batch.errors import ConfigError
-from hymt_batch.records import PLAN, Document, Input, Preamble, Shard, ShardRecord
+from hymt_batch.records import PLAN, Document, Input, Shard, ShardRecord
 from hymt_batch.source import delimited, jsonl, tables, text
 from hymt_batch.source.bytestream import ByteStream
+from hymt_batch.source.head import Heads, is_table
+from hymt_batch.source.longrow import Again
 from hymt_batch.source.rows import Context, Reader, Rows, Tally
 from hymt_batch.source.settings import SourceConfig
 
 HASH_BYTES = 1 << 20
-BOM = b"\xef\xbb\xbf"
-UTF16 = (b"\xff\xfe", b"\xfe\xff")
 READERS: dict[str, Reader] = {
     "text": text.rows,
     "jsonl": jsonl.rows,
@@ -35,54 +35,6 @@ class SkippedShard:
     record: ShardRecord
 
 
-def is_table(input: Input) -> bool:
-    return input.format == "parquet" or bool(input.dataset)
-
-
-def preamble(input: Input, config: SourceConfig, reserved: tuple[str, ...] = ()) -> Preamble:
-    """Read what stands before the first row, and refuse a file that does not fit the settings.
-
-    Args:
-        reserved: Fields that the output adds, so that the input must not have them.
-
-    Raises:
-        ConfigError: A named column is missing (jsonl: in all of the first rows), a reserved one is there, or the
-            file is no UTF-8 text at all.
-        PreflightError: The file cannot be read.
-    """
-    if is_table(input):
-        table = tables.Table(input)
-        tables.check(table, config)
-        return _unreserved(input, Preamble(fields=tuple(table.schema.names), schema=table.schema), reserved)
-    with ByteStream(input) as stream:
-        start = stream.read(len(BOM))
-        if start.startswith(UTF16):
-            raise ConfigError(
-                f"{input.path} is UTF-16, and rows are read as UTF-8. Convert it:"
-                f" iconv -f UTF-16 -t UTF-8 {input.path!r} > utf8.txt, and set source.path=utf8.txt."
-            )
-        bom = start if start == BOM else b""
-        stream.move(len(bom))
-        first = stream.readline(config.max_row_bytes + 2)
-        newline = b"\r\n" if first.endswith(b"\r\n") else b"\n"
-        stream.push_back([first])
-        if input.format == "jsonl":
-            jsonl.check_head(stream, config, reserved)
-        if input.format in ("csv", "tsv"):
-            header, fields = delimited.read_header(stream, config)
-            split = delimited.delimiter(config, input.format)
-            head = Preamble(bom, header, fields, newline, split, config.escape or "")
-            return _unreserved(input, head, reserved if config.header else ())
-    return Preamble(bom=bom, newline=newline)
-
-
-def _unreserved(input: Input, head: Preamble, reserved: tuple[str, ...]) -> Preamble:
-    for name in reserved:
-        if name in head.fields:
-            jsonl.refuse_reserved(input.path, name)
-    return head
-
-
 def documents(
     input: Input,
     config: SourceConfig,
@@ -93,26 +45,32 @@ def documents(
     max_rows: int | None = None,
     reserved: tuple[str, ...] = (),
     plan: int = PLAN,
+    heads: Heads | None = None,
 ) -> Rows:
-    """Yield a file's documents from a cursor on, each with the cursor after it, in bounded memory.
+    """Yield documents and the cursor after each.
 
     Args:
-        cursor: 0, or one that was given out with the document before.
+        input: The file.
+        config: The settings.
+        cursor: Where to begin; 0 means the first row.
         row: Index of the row at the cursor.
-        full: Keep the raw bytes and the parsed fields too, for the finishing pass.
-        max_rows: Stop after so many rows.
-        reserved: jsonl fields that the output adds: a row that has one is an error row.
+        full: Keep raw bytes and parsed fields.
+        max_rows: Stop after so many.
+        reserved: Fields that the output adds: a row that has one is not written with them (plan 1: not translated).
         plan: Version of the job's plan; see records.PLAN.
+        heads: Of the job's inputs.
     """
-    head = preamble(input, config)
-    left = max_rows
+    heads = heads or Heads(config)
     if is_table(input):
-        table = tables.rows(tables.Table(input), config, Context(row or cursor, full, plan=plan))
-        yield from _first(table, left)
+        table = tables.Table(input)
+        heads.of_table(table)
+        yield from _first(tables.rows(table, config, Context(row or cursor, full, plan=plan)), max_rows)
         return
-    context = Context(row, full, None, reserved, head.header, head.fields, plan)
-    with ByteStream(input, max(cursor, head.num_bytes)) as stream:
-        yield from _first(READERS[input.format](stream, config, context), left)
+    with contextlib.closing(Again(input)) as again, ByteStream(input) as stream:
+        head = heads.of_stream(stream)
+        stream.move(max(cursor, head.num_bytes))
+        context = Context(row, full, None, reserved, head.header, head.fields, plan, again if full else None)
+        yield from _first(READERS[input.format](stream, config, context), max_rows)
 
 
 def _first(rows: Rows, max_rows: int | None) -> Rows:
@@ -135,6 +93,7 @@ def shards(
     done: Callable[[Input, int], ShardRecord | None],
     reserved: tuple[str, ...] = (),
     plan: int = PLAN,
+    heads: Heads | None = None,
 ) -> Iterator[Shard | SkippedShard]:
     """Cut the inputs into shards, in order; `source.limit` counts rows over all inputs.
 
@@ -146,12 +105,13 @@ def shards(
         done: Record of a finished shard of that index, if there is one. Where its bytes still hash alike the shard
             is skipped; where they do not it is parsed, for the caller to compare the rows' digests.
         plan: Version of the job's plan; see records.PLAN.
+        heads: Of the job's inputs.
     """
-    left = config.limit
+    left, heads = config.limit, heads or Heads(config)
     for input in inputs:
         if left is not None and left <= 0:
             return
-        file = _File(input, config, reserved, left, plan)
+        file = _File(input, heads, reserved, left, plan)
         try:
             index = 0
             while not file.ended:
@@ -169,17 +129,22 @@ def shards(
 class _File:
     """A place in one file, from which the next shard is either skipped or taken."""
 
-    def __init__(
-        self, input: Input, config: SourceConfig, reserved: tuple[str, ...], left: int | None, plan: int
-    ) -> None:
+    def __init__(self, input: Input, heads: Heads, reserved: tuple[str, ...], left: int | None, plan: int) -> None:
         self.plan = plan
-        self.input, self.config, self.reserved, self.left = input, config, reserved, left
-        self.head = preamble(input, config)
+        self.input, self.config, self.reserved, self.left = input, heads.config, reserved, left
+        self._table: tables.Table | None = None
+        self._stream: ByteStream | None = None
+        if is_table(input):
+            self._table = tables.Table(input)
+            self.head = heads.of_table(self._table)
+        else:
+            with contextlib.ExitStack() as opened:
+                self._stream = opened.enter_context(ByteStream(input))
+                self.head = heads.of_stream(self._stream)
+                opened.pop_all()  # it stays open
         self.cursor, self.row, self.ended = self.head.num_bytes, 0, False
         self._tally = Tally(self.head.header)
         self._rows: Rows | None = None
-        self._table = tables.Table(input) if is_table(input) else None
-        self._stream = None if self._table else ByteStream(input, self.cursor)
 
     def take(self, index: int, shard_rows: int, shard_bytes: int) -> Shard:
         first, start = self.row, self.cursor

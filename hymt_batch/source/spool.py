@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from hymt_batch.errors import ConfigError, InputChangedError, PreflightError
+from hymt_batch.errors import ConfigError, InputChangedError, PreflightError, disk_failed, may_pass
 from hymt_batch.fs import NO_LINK, OS, publish, stopped
 from hymt_batch.source import hub as hub_reader
 from hymt_batch.source.settings import SourceConfig
@@ -29,6 +29,7 @@ from hymt_batch.source.settings import SourceConfig
 log = logging.getLogger(__name__)
 
 BLOCK = 1 << 20
+STAYS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EEXIST)  # of a store, until somebody makes room or leaves way
 WAIT_S = 2.0  # how long a resumed job waits for the first byte of a standard input that may be nobody's
 
 
@@ -82,6 +83,7 @@ class Spool:
 
         Raises:
             PreflightError: The hub has no such data set, or cannot be reached; or the store refuses.
+        StoppedError: A disk fails.
         """
         words = [name.replace("/", "--"), config.subset, config.revision]
         place = re.sub(r"[^\w.-]", "_", "--".join(word for word in words if word))
@@ -153,6 +155,8 @@ def _storing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        if may_pass(error) and error.errno not in STAYS:
+            raise stopped("what source.path gives", error) from error
         why = error.strerror or str(error)
         if error.errno in (errno.EEXIST, errno.ENOTDIR):
             why = f"{error.filename} is not a folder"
@@ -168,7 +172,7 @@ def _store(source: BinaryIO, path: Path) -> int:
     with _storing(path):
         fd = OS.open_exclusive(path)
     try:
-        while block := source.read(BLOCK):  # what goes wrong here is not the store's
+        while block := _read(source):
             with _storing(path):
                 OS.write_all(fd, block)
             size += len(block)
@@ -177,6 +181,21 @@ def _store(source: BinaryIO, path: Path) -> int:
     finally:
         os.close(fd)
     return size
+
+
+def _read(source: BinaryIO) -> bytes:
+    """The next block of standard input; what goes wrong here is not the store's.
+
+    Raises:
+        StoppedError: What gives it failed in a way that may pass.
+        PreflightError: It cannot be read, such as a folder.
+    """
+    try:
+        return source.read(BLOCK)
+    except OSError as error:
+        if may_pass(error):
+            raise disk_failed("standard input", error) from error
+        raise PreflightError(f"Standard input cannot be read: {error.strerror}. Pipe a file in.") from error
 
 
 def _link(source: Path, target: Path) -> None:

@@ -15,14 +15,16 @@ from hymt_batch.records import PLAN, Document, Input, Preamble, Shard, ShardReco
 from hymt_batch.source import find as _find
 from hymt_batch.source import tables
 from hymt_batch.source.escape import FIX
+from hymt_batch.source.head import Heads, is_table, preamble
 from hymt_batch.source.jsonl import HEAD_ROWS
 from hymt_batch.source.prefetch import prefetch
 from hymt_batch.source.settings import SourceConfig, SourceFormat
-from hymt_batch.source.shards import SkippedShard, documents, is_table, preamble, shards
+from hymt_batch.source.shards import SkippedShard, documents, shards
 from hymt_batch.source.spool import Spool
 
 __all__ = [
     "Document",
+    "Heads",
     "Input",
     "Preamble",
     "Shard",
@@ -51,20 +53,26 @@ def find(config: SourceConfig, spool: Spool | None = None, out_format: str = "in
     return _find.find(config, spool, out_format)
 
 
-def fields_conflict(inputs: Sequence[Input], config: SourceConfig, reserved: tuple[str, ...]) -> None:
+def fields_conflict(
+    inputs: Sequence[Input], config: SourceConfig, reserved: tuple[str, ...], heads: Heads | None = None
+) -> None:
     """Refuse inputs that do not fit the settings, before anything loads.
 
     Args:
+        inputs: The inputs.
+        config: The settings.
         reserved: Fields that the output adds; () where it has no fields.
+        heads: Of the job's inputs, made with the same reserved fields.
 
     Raises:
         ConfigError: An input lacks a named field, or has a reserved one.
     """
+    heads = heads or Heads(config, reserved)
     for input in inputs:
-        preamble(input, config, reserved)
+        heads(input)
 
 
-def escapes_conflict(inputs: Sequence[Input], config: SourceConfig) -> None:
+def escapes_conflict(inputs: Sequence[Input], config: SourceConfig, heads: Heads) -> None:
     """Refuse a csv file whose first rows need source.escape. Not for a job of plan 1, which sent such rows.
 
     Raises:
@@ -73,7 +81,7 @@ def escapes_conflict(inputs: Sequence[Input], config: SourceConfig) -> None:
     for input in inputs if config.escape is None else ():
         if input.format != "csv":
             continue
-        rows = [FIX in document.message for document, _ in documents(input, config, max_rows=HEAD_ROWS)]
+        rows = [FIX in document.message for document, _ in documents(input, config, max_rows=HEAD_ROWS, heads=heads)]
         if sum(rows) >= max(3, len(rows) / 2):
             raise ConfigError(
                 f"{input.path}: {sum(rows)} of the first {len(rows)} rows have quotes behind backslashes inside of"
@@ -82,33 +90,50 @@ def escapes_conflict(inputs: Sequence[Input], config: SourceConfig) -> None:
 
 
 def full(
-    input: Input, config: SourceConfig, inputs: Sequence[Input], reserved: tuple[str, ...] = (), plan: int = PLAN
+    input: Input,
+    config: SourceConfig,
+    inputs: Sequence[Input],
+    reserved: tuple[str, ...] = (),
+    plan: int = PLAN,
+    heads: Heads | None = None,
 ) -> Iterator[tuple[Document, int]]:
     """Yield an input's documents with raw bytes and parsed fields, for the finishing pass.
 
     Args:
-        inputs: All inputs of the job: source.limit counts rows over them.
+        input: The input.
+        config: The settings.
+        inputs: All inputs of the job, as `limited` gave them: source.limit counts rows over them.
         reserved: Fields that the output adds.
         plan: Version of the job's plan; see records.PLAN.
+        heads: Of the job's inputs; the same that `limited` was given.
     """
-    left = config.limit
-    for other in inputs:
-        if left is None or other.rel == input.rel:
-            break
-        left -= sum(1 for _ in documents(other, config, max_rows=left))
-    yield from documents(input, config, full=True, max_rows=left, reserved=reserved, plan=plan)
+    if heads is None:
+        heads = Heads(config)
+        if input not in limited(inputs, config, heads, plan):
+            return
+    most = heads.cut.get(input.rel)
+    yield from documents(input, config, full=True, max_rows=most, reserved=reserved, plan=plan, heads=heads)
 
 
-def limited(inputs: Sequence[Input], config: SourceConfig) -> list[Input]:
-    """The inputs that have rows within source.limit; all of them where there is no limit."""
+def limited(inputs: Sequence[Input], config: SourceConfig, heads: Heads | None = None, plan: int = PLAN) -> list[Input]:
+    """The inputs that have rows within source.limit; all of them where there is no limit.
+
+    Args:
+        inputs: The inputs.
+        config: The settings.
+        heads: Of the job's inputs; remembers where the limit cuts.
+        plan: Version of the job's plan; see records.PLAN.
+    """
     if config.limit is None:
         return list(inputs)
+    heads = heads or Heads(config)
     left, within = config.limit, []
     for input in inputs:
         if left <= 0:
             break
         within.append(input)
-        left -= sum(1 for _ in documents(input, config, max_rows=left))
+        heads.cut = {input.rel: left}
+        left -= sum(1 for _ in documents(input, config, max_rows=left, plan=plan, heads=heads))
     return within
 
 

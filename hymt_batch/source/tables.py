@@ -15,11 +15,11 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-from hymt_batch.errors import ConfigError, PreflightError
-from hymt_batch.records import Document, Input
+from hymt_batch.errors import ConfigError, HymtError, PreflightError, disk_failed, may_pass
+from hymt_batch.records import Document, Input, Status
 from hymt_batch.source import hub
 from hymt_batch.source.bytestream import FAILURES
-from hymt_batch.source.rows import Codes, Context, Rows, failed, not_utf8, too_long
+from hymt_batch.source.rows import Codes, Context, RowError, Rows, failed, not_utf8, too_long
 from hymt_batch.source.settings import SourceConfig
 
 BATCH_ROWS = 1024
@@ -33,6 +33,7 @@ class Table:
 
     Raises:
         PreflightError: It cannot be opened; the message names it.
+        StoppedError: Its disk fails.
     """
 
     def __init__(self, input: Input) -> None:
@@ -139,7 +140,11 @@ class Table:
                         yield piece if names is None else piece.select(names)
                     row = max(0, row - batch.num_rows)
 
-    def _failure(self, error: BaseException) -> PreflightError:
+    def _failure(self, error: BaseException) -> HymtError:
+        if isinstance(error, OSError) and may_pass(error):
+            return disk_failed(self.input.path, error)
+        if isinstance(error, OSError) and error.errno is not None:
+            return PreflightError(f"{self.input.path} cannot be read: {error.strerror or error}. Make it readable.")
         kind = "a saved dataset" if self.input.dataset else "a parquet file"
         return PreflightError(
             f"{self.input.path} cannot be read as {kind} ({str(error).splitlines()[0] if str(error) else error!r})."
@@ -197,17 +202,13 @@ def rows(table: Table, config: SourceConfig, context: Context) -> Rows:
             content = cells[0]
             try:
                 if content is not None and len(content) > limit:
-                    problem = too_long(input, row, limit)
-                    document = failed(input, row, digest, problem, values=values, long=True)
-                else:
-                    text = "" if content is None else content.decode()  # null is a row without text
-                    langs = _langs(codes, cells)
-                    document = Document(f"{prefix}{row + 1}", row, text, digest, b"", *langs, values=values)
-            except UnicodeDecodeError as error:
-                problem = not_utf8(input, row, error, f"column {config.text_field!r}")
-                document = failed(input, row, digest, problem, values=values)
-            except ConfigError as error:
-                document = failed(input, row, digest, f"{input.rel}:{row + 1} {error}", values=values)
+                    raise RowError(too_long(limit), Status.TOO_LONG)
+                text = "" if content is None else _decoded(content, config.text_field)  # null is a row without text
+                langs = _langs(codes, cells)
+                document = Document(f"{prefix}{row + 1}", row, text, digest, b"", *langs, values=values)
+            except RowError as error:
+                kept, seen = (content or b"", _seen(content)) if context.full else (b"", None)
+                document = failed(input, row, digest, error, raw=kept, text=seen, values=values)
             row += 1
             yield document, row
 
@@ -215,9 +216,21 @@ def rows(table: Table, config: SourceConfig, context: Context) -> Rows:
 def _langs(codes: Codes, cells: tuple[bytes | None, ...]) -> tuple[str | None, str | None]:
     if len(cells) == 1:
         return None, None
-    rest = iter([None if cell is None else cell.decode("utf-8", "replace") for cell in cells[1:]])
-    source, target = (next(rest) if name else None for name in codes.fields)
+    rest = iter(cells[1:])
+    named = [(name, next(rest) if name else None) for name in codes.fields]
+    source, target = (None if cell is None else _decoded(cell, str(name)) for name, cell in named)
     return codes.get((source, target))
+
+
+def _decoded(cell: bytes, column: str) -> str:
+    try:
+        return cell.decode()
+    except UnicodeDecodeError as error:
+        raise RowError(not_utf8(error, f"column {column!r}"), Status.BAD_ENCODING) from None
+
+
+def _seen(content: bytes | None) -> str:
+    return "" if content is None else content.decode("utf-8", "replace")
 
 
 def _canonical(cells: tuple[bytes | None, ...]) -> bytes:

@@ -5,9 +5,9 @@ Lone carriage returns, U+2028, form feeds and NUL belong to the row (reference: 
 
 from __future__ import annotations
 
-from hymt_batch.records import Document
+from hymt_batch.records import Document, Status
 from hymt_batch.source.bytestream import ByteStream
-from hymt_batch.source.rows import Context, Rows, failed, not_utf8, read_line, too_long
+from hymt_batch.source.rows import Context, RowError, Rows, failed, not_utf8, read_line, too_long
 from hymt_batch.source.settings import SourceConfig
 
 
@@ -17,16 +17,19 @@ def rows(stream: ByteStream, config: SourceConfig, context: Context) -> Rows:
     prefix = f"{input.rel}#"
     while True:
         raw, digest, long = read_line(stream, limit, context)
-        if not raw and not long:
+        if not raw and long is None:
             return
-        if long:
-            document = failed(input, row, digest, too_long(input, row, limit), raw=raw, long=True)
+        if long is not None:
+            error = RowError(too_long(limit), Status.TOO_LONG)
+            document = failed(input, row, digest, error, raw=raw, long=long if full else None)
         else:
             content = raw[:-2] if raw.endswith(b"\r\n") else raw[:-1] if raw.endswith(b"\n") else raw
             try:
                 text = content.decode()
-            except UnicodeDecodeError as error:
-                document = failed(input, row, digest, not_utf8(input, row, error), raw=raw)
+            except UnicodeDecodeError as why:
+                error = RowError(not_utf8(why), Status.BAD_ENCODING)
+                shown = content.decode("utf-8", "replace") if full else None
+                document = failed(input, row, digest, error, raw=raw if full else b"", text=shown)
             else:
                 document = Document(f"{prefix}{row + 1}", row, text, digest, raw if full else b"")
         yield document, stream.position

@@ -5,11 +5,13 @@ Knows neither files nor bytes of a format.
 
 from __future__ import annotations
 
+import codecs
 import json
 import re
+from collections.abc import Iterable, Iterator
 from typing import Any
 
-from hymt_batch.records import ERROR_STATUSES, LINE_BREAKS, Document, Row, has_line_break
+from hymt_batch.records import ERROR_STATUSES, LINE_BREAKS, Document, Row, ending, has_line_break
 from hymt_batch.write import arrow
 
 BLANK = "blank"
@@ -40,16 +42,36 @@ def dumps(value: Any, *, compact: bool = False) -> str:
 def translation(document: Document, row: Row, on_error: str) -> str:
     """Text that the output holds for a row.
 
-    Blank rows keep their white space. An error row holds "" (`on_error` "empty") or the source ("source"; "" where the
-    source could not be read).
+    Blank rows keep their white space. An error row holds "" (`on_error` "empty") or its source ("source"; where that is
+    not known, the row as it came). Bytes that are no UTF-8 are U+FFFD.
     """
     text = row.text
     failed = row.status in ERROR_STATUSES
     if failed or BLANK in row.flags:
-        text = "" if failed and on_error != "source" and BLANK not in row.flags else document.text or ""
+        text = "" if failed and on_error != "source" and BLANK not in row.flags else source(document)
     if not text.isascii() and _SURROGATE.search(text):
         return _SURROGATE.sub("\ufffd", text)
     return text
+
+
+def source(document: Document) -> str:
+    """The text of a row; where it is not known, the row as it came."""
+    if document.text is not None:
+        return document.text
+    return document.raw[: len(document.raw) - len(ending(document.raw))].decode("utf-8", "replace")
+
+
+def decoded(pieces: Iterable[bytes]) -> Iterator[str]:
+    """UTF-8 in pieces as text; bytes that are none are U+FFFD."""
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    for piece in pieces:
+        yield decoder.decode(piece)
+    yield decoder.decode(b"", final=True)
+
+
+def mended(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """UTF-8 in pieces, made sound: bytes that are none become those of U+FFFD."""
+    return (text.encode() for text in decoded(pieces))
 
 
 def meta(document: Document, row: Row) -> dict[str, Any]:

@@ -1,8 +1,9 @@
 """csv and tsv output: the user's records, byte for byte, with two columns more.
 
 From the same format, the new columns are put before the record's line ending and nothing else of it changes. A record
-that could not be read, or that has the wrong number of fields, becomes empty fields, so that every reader sees one
-record a row and the right number of columns. Blank lines stay as they are. Without a header none is written.
+that is not sound, or that has the wrong number of fields, keeps what it has in the right number of columns, so that
+every reader sees one record a row: see `refit`. Bytes that are no UTF-8 become U+FFFD. Blank lines stay as they are.
+Without a header none is written. A record over the byte limit is copied from the input in pieces.
 From other formats, all columns: see `columns.columns`. A value that is no text becomes its JSON, null an empty field.
 
 csv quotes what needs it and may hold line breaks. tsv has no quoting: tabs and line breaks in a translation, and in
@@ -15,11 +16,12 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
-from hymt_batch.records import Document, Input, Preamble, Row, ending
-from hymt_batch.write.cell import BLANK, Fields, cell, dumps, meta, one_line, translation
+from hymt_batch.records import ERROR_STATUSES, Document, Input, Preamble, Row, Status, ending
+from hymt_batch.write.cell import BLANK, Fields, cell, decoded, dumps, mended, meta, one_line, translation
 from hymt_batch.write.columns import Column
+from hymt_batch.write.refit import refit
 from hymt_batch.write.sink import Sink
 
 log = logging.getLogger(__name__)
@@ -80,6 +82,10 @@ class DelimitedWriter:
             sink.write(self._join(*names, added) + preamble.newline)
 
     def write(self, document: Document, row: Row) -> None:
+        if self._keeps and document.long is not None:
+            for piece in self._long(document, row):
+                self._sink.write(piece)
+            return
         if self._keeps and BLANK in row.flags and document.raw.isspace() and document.values is None:
             self._sink.write(document.raw)
             return
@@ -101,6 +107,8 @@ class DelimitedWriter:
         return self._record(document), self._text(document, row), self._meta(document, row)
 
     def _record(self, document: Document) -> bytes:
+        if document.status in (Status.BAD_ROW, Status.BAD_ENCODING):
+            return "".join(self._refit(decoded([_cut(document.raw)[0]]))).encode()
         values, width = self._fields.of(document), len(self._columns)
         if values is None or len(values) != self._num_values:
             return self._encode([""] * width)
@@ -128,6 +136,38 @@ class DelimitedWriter:
     def _text(self, document: Document, row: Row) -> bytes:
         return self._encode([translation(document, row, self._on_error)])
 
+    def _refit(self, pieces: Iterable[str], width: int = 0) -> Iterator[str]:
+        return refit(pieces, self._delimiter, width or len(self._columns), quotes=self._quotes, escape=self._escape)
+
+    def _long(self, document: Document, row: Row) -> Iterator[bytes]:
+        """One record that is not held."""
+        long, mark = document.long, self._delimiter.encode()
+        if long.scan.num_cells == len(self._columns) and (long.scan.sound or not (self._quotes or self._escape)):
+            yield from mended(long.pieces())
+        else:
+            yield from (text.encode() for text in self._refit(decoded(long.pieces())))
+        yield mark
+        if row.status in ERROR_STATUSES and self._on_error == "source":
+            yield from (text.encode() for text in self._long_text(document))
+        else:
+            yield self._encode(["" if row.status in ERROR_STATUSES else row.text])
+        yield mark + self._meta(document, row) + ending(document.raw)
+
+    def _long_text(self, document: Document) -> Iterator[str]:
+        """The text of a record that is not held, or the record as it came where its text is not known, as one cell."""
+        long = document.long
+        whole = long.scan.num_cells == len(self._columns) and not long.scan.is_open
+        place = long.scan.cell(long.size) if whole else None
+        if place is not None:
+            pieces = decoded(long.pieces(*place, purpose="text"))
+            yield from self._refit(pieces, 1) if self._quotes else map(one_line, pieces)
+        elif self._quotes:
+            yield '"'
+            yield from (self._within(text) for text in decoded(long.pieces(purpose="text")))
+            yield '"'
+        else:
+            yield from (self._bare(text) for text in decoded(long.pieces(purpose="text")))
+
     def _meta(self, document: Document, row: Row) -> bytes:
         text = dumps(meta(document, row), compact=True)
         if self._quotes:
@@ -137,17 +177,21 @@ class DelimitedWriter:
         return (text.replace(self._escape, self._escape * 2) if self._escape else text).encode()
 
     def _encode(self, cells: Sequence[str]) -> bytes:
-        escape = self._escape
         if self._quotes:
-            done = [self._quoted(text) if self._special.search(text) else text for text in cells]
+            done = [f'"{self._within(text)}"' if self._special.search(text) else text for text in cells]
         else:
-            done = [self._flat(text.replace(escape, escape * 2) if escape else text) for text in cells]
+            done = [self._bare(text) for text in cells]
         return self._delimiter.join(done).encode("utf-8", "replace")
 
-    def _quoted(self, text: str) -> str:
+    def _within(self, text: str) -> str:
+        """A text as it stands within quotes."""
         if self._escape:
             text = text.replace(self._escape, self._escape * 2)
-        return '"' + text.replace('"', (self._escape or '"') + '"') + '"'
+        return text.replace('"', (self._escape or '"') + '"')
+
+    def _bare(self, text: str) -> str:
+        """A text where there are no quotes."""
+        return self._flat(text.replace(self._escape, self._escape * 2) if self._escape else text)
 
     def _flat(self, text: str) -> str:
         return one_line(text).replace(self._delimiter, " ")

@@ -13,6 +13,7 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from dataclasses import replace as replace_fields
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 TMP = ".tmp-final-"
+READ = frozenset({Status.BAD_ROW, Status.BAD_ENCODING, Status.BAD_LANGUAGE, Status.TOO_LONG})  # not sent to the model
 Loaded = tuple[list[Header], dict[int, Row]]
 
 
@@ -79,7 +81,7 @@ def assemble(fs: Fs, folder: Path, job: Assembly) -> Plain:
                     if bad is None:
                         job.folders(errors.parent)
                         bad = stack.enter_context(NewFile(fs, tmp_beside(errors)))
-                    bad.write(formats.error_line(document, row))
+                    bad.write(formats.error_line(document, row, job.config.raw_errors))
                     num_bad += 1
             writer.close()
             source = hash_input(input)
@@ -107,7 +109,7 @@ def assemble(fs: Fs, folder: Path, job: Assembly) -> Plain:
         "input": source,
         "output": output,
         "errors": problems,
-        "counts": tally.counts,
+        "counts": +tally.counts,
         "flags": tally.flags,
         "tokens": tally.tokens,
         "degraded": tally.degraded,
@@ -158,11 +160,20 @@ def _pairs(job: Assembly, tally: _Tally) -> Iterator[tuple[Document, Row]]:
                 wrong.add(number)
             elif not wrong.runs:  # after a changed row we read on, to name them all, but write nothing
                 tally.num_rows += 1
-                yield document, row
+                yield document, _written(document, row, tally)
     if wrong.runs:
         raise changed(f"{name} {wrong}")
     if (extra := next(documents, None)) is not None:
         raise changed(f"{name} goes on after row {extra.row}")
+
+
+def _written(document: Document, row: Row, tally: _Tally) -> Row:
+    """The row as it is written: one that cannot take the added fields is a bad row, whatever its translation is."""
+    if document.status is not Status.BAD_ROW or row.status in READ:
+        return row
+    tally.counts[row.status.value] -= 1
+    tally.counts[Status.BAD_ROW.value] += 1
+    return replace_fields(row, status=Status.BAD_ROW, text="", message=document.message)
 
 
 def _documents(job: Assembly) -> Iterator[Document]:

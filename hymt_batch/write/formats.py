@@ -18,6 +18,9 @@ first line.
 
 from __future__ import annotations
 
+import codecs
+import re
+from bisect import bisect_right
 from collections import Counter
 from typing import TYPE_CHECKING, BinaryIO, Protocol
 
@@ -35,6 +38,11 @@ if TYPE_CHECKING:
 
 # in the JSON of the meta column these can stand outside strings, or are part of an escape
 _NOT_IN_TSV = frozenset('{}[]:,"\\ 0123456789abcdefABCDEFu')
+
+
+RAW_BYTES = 4096
+# controls, marks of direction, and what else is not seen: a terminal or a viewer might act on it
+_UNSEEN = re.compile("[\x7f-\x9f\xad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb]")
 
 
 class Writer(Protocol):
@@ -61,6 +69,11 @@ class TextWriter:
     def write(self, document: Document, row: Row) -> None:
         end = ending(document.raw) if self._keeps else self._newline
         copies = BLANK in row.flags or (row.status in ERROR_STATUSES and self._on_error == "source")
+        if self._keeps and copies and document.long is not None:
+            for piece in document.long.pieces():
+                self._sink.write(piece)
+            self._sink.write(end)
+            return
         if self._keeps and copies:
             body = document.raw[: len(document.raw) - len(end)]
         else:
@@ -156,12 +169,45 @@ def _checked(
     return taken
 
 
-def error_line(document: Document, row: Row) -> bytes:
-    """Line of the errors file for a row whose status is not ok: where and why, no source text."""
+def error_line(document: Document, row: Row, raw: bool = True) -> bytes:
+    """Line of the errors file for a row whose status is not ok: where and why.
+
+    Args:
+        document: The row.
+        row: What became of it.
+        raw: Where it has no translation, add it as it came: `raw`, at most RAW_BYTES in the file, with bytes that are
+            no UTF-8 as \\xHH and everything that is not printed as an escape of JSON; `raw_cut` where it is longer.
+    """
     message = row.message or document.message
     status = row.status.value
     line = {"id": document.id, "row": document.row + 1, "status": status, "message": message, "flags": list(row.flags)}
-    return dumps(line).encode() + b"\n"
+    if not raw or row.status not in ERROR_STATUSES:
+        return dumps(line).encode() + b"\n"
+    shown, is_cut = _raw(document)
+    cut = ', "raw_cut": true' if is_cut else ""
+    return f'{dumps(line)[:-1]}, "raw": {shown}{cut}}}\n'.encode()
+
+
+def _raw(document: Document) -> tuple[str, bool]:
+    """A row as it came, as a JSON string of at most RAW_BYTES; and whether it is longer."""
+    if document.long is not None:
+        found, is_cut = document.long.head, document.long.size > len(document.long.head)
+    else:
+        found, is_cut = document.raw[: len(document.raw) - len(ending(document.raw))], False
+    is_cut = is_cut or len(found) > RAW_BYTES
+    decoder = codecs.getincrementaldecoder("utf-8")("backslashreplace")
+    text = decoder.decode(found[:RAW_BYTES], final=not is_cut)  # a character that is cut in two is left out
+    shown = _unseen_escaped(text)
+    if len(shown.encode()) <= RAW_BYTES:
+        return shown, is_cut
+    fits = (
+        bisect_right(range(len(text) + 1), RAW_BYTES, key=lambda size: len(_unseen_escaped(text[:size]).encode())) - 1
+    )
+    return _unseen_escaped(text[:fits]), True
+
+
+def _unseen_escaped(text: str) -> str:
+    return _UNSEEN.sub(lambda found: f"\\u{ord(found[0]):04x}", dumps(text))
 
 
 def _check_delimiter(input: Input, out_format: str, delimiter: str, added: dict[str, str]) -> None:

@@ -6,13 +6,12 @@ Does not know how rows are read from them.
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from hymt_batch.errors import HymtError, InputChangedError, StoppedError
+from hymt_batch.errors import HymtError, InputChangedError, disk_failed, may_pass
 from hymt_batch.manifest import Plain
 from hymt_batch.records import Input, ShardRecord
 
@@ -45,18 +44,11 @@ def changed(what: str, ways_out: str = "") -> InputChangedError:
     )
 
 
-GONE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EACCES, errno.EPERM, None)
-"""Errors of an input that is another one now, None for what a decompressor says. All others are the disk's."""
-
-
 def unreadable(input: Input, error: OSError) -> HymtError:
     """Why an input that was read before cannot be read now: it changed, or its disk fails."""
-    if error.errno in GONE:
+    if not may_pass(error):
         return changed(f"{input.rel} can no longer be read ({error.strerror or error})")
-    return StoppedError(
-        f"{input.rel} could not be read ({error.strerror}); check the disk that it lies on. Everything committed is "
-        "kept; run the same command again to continue."
-    )
+    return disk_failed(input.rel, error)
 
 
 def hash_input(input: Input) -> Plain:

@@ -34,6 +34,7 @@ class WriteConfig:
 
     format: WriteFormat = WriteFormat.input
     on_error: OnError = OnError.empty
+    raw_errors: bool = True
     translation_field: str = "translation"
     meta_field: str = "hymt"
     row_group_rows: int = 65536

@@ -180,7 +180,8 @@ class Campaign:
         if len(again) != len(records) or not all(isinstance(shard, SkippedShard) for shard in again):
             self.fail(where, "finished shards are not skipped")
         full = [document for document, _ in stream.full(input, config, [input], reserved)]
-        if [(d.status, d.text, d.digest) for d in full] != [(d.status, d.text, d.digest) for d in found]:
+        known = [(d.status, d.text if d.status.value == OK else None, d.digest) for d in full]
+        if known != [(d.status, d.text, d.digest) for d in found]:
             self.fail(where, "the finishing pass reads other rows")
         if input.format != "parquet" and not any(status == TOO_LONG for status, _ in one.rows):
             head = stream.preamble(input, config)

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-OK, TOO_LONG, BAD = "ok", "too_long", "bad_encoding"
+OK, TOO_LONG, BAD, BAD_ROW = "ok", "too_long", "bad_encoding", "bad_row"
 MAX_DEPTH = 256
 BOM = b"\xef\xbb\xbf"
 
@@ -207,8 +207,10 @@ def _tsv(line: bytes, limit: int, _: tuple[str, ...]) -> tuple[str, str | None]:
         return TOO_LONG, None
     if not content(line):
         return OK, ""
-    if len(cells) != 3 or _decoded(content(line))[0] != OK:
+    if _decoded(content(line))[0] != OK:
         return BAD, None
+    if len(cells) != 3:
+        return BAD_ROW, None
     return _decoded(cells[1])
 
 
@@ -228,20 +230,17 @@ def _depth(data: str) -> int:
 
 
 def _value(line: bytes) -> Any:
-    """The object of a line; raises ValueError for anything else."""
+    """The object of a line, an integer as a tuple; raises ValueError for anything else."""
 
     def pairs(found: list[tuple[str, Any]]) -> dict[str, Any]:
         if [name for name, _ in found].count("text") > 1:
             raise ValueError
         return dict(found)
 
-    def constant(_: str) -> None:
-        raise ValueError
-
     data = content(line).decode("utf-8")
     if _depth(data) > MAX_DEPTH:
         raise ValueError
-    value = json.loads(data, object_pairs_hook=pairs, parse_constant=constant)
+    value = json.loads(data, object_pairs_hook=pairs, parse_int=lambda digits: (digits,))
     if not isinstance(value, dict):
         raise ValueError
     return value
@@ -255,11 +254,13 @@ def _json(line: bytes, limit: int, reserved: tuple[str, ...]) -> tuple[str, str 
     try:
         value = _value(line)
         found = value["text"]
-        if any(name in value for name in reserved) or not isinstance(found, str | None):
-            return BAD, None
+        if not isinstance(found, str | None):
+            return BAD_ROW, None
         (found or "").encode("utf-8")
-    except (ValueError, KeyError):
+    except (UnicodeDecodeError, UnicodeEncodeError):
         return BAD, None
+    except (ValueError, KeyError):
+        return BAD_ROW, None
     return OK, found or ""
 
 
@@ -281,28 +282,31 @@ _READ = {"text": _text, "tsv": _tsv, "jsonl": _json}
 
 
 def csv_rows(body: bytes, limit: int, num_fields: int = 3) -> list[tuple[tuple[str, str | None], bytes]]:
-    """Rows of a csv and their bytes: a record of several lines counts only if its quotes close in order, it has the
-    number of fields, and it fits the limit."""
+    """Rows of a csv and their bytes: a record of several lines counts only if its quotes close in order and it has the
+    number of fields; within the limit that is not asked of one that is no UTF-8."""
     found: list[tuple[tuple[str, str | None], bytes]] = []
     left = lines(body)
     at = 0
     while at < len(left):
         line = left[at]
-        if len(content(line)) > limit:
-            found.append(((TOO_LONG, None), line))
-            at += 1
-            continue
         record, taken = line, 1
         if _machine(line)[1]:
             record, taken = _whole(left, at, limit, num_fields)
+        if not record and len(content(line)) > limit:
+            record, taken = line, 1
+        if len(content(record)) > limit:
+            found.append(((TOO_LONG, None), record))
+            at += taken
+            continue
         if not record:
-            found.append(((BAD, None), line))
+            found.append(((BAD_ROW if _decoded(content(line))[0] == OK else BAD, None), line))
             at += 1
             continue
         status, decoded = _decoded(content(record))
         cells = _machine(content(record))[0] if content(record) else [b""] * num_fields
         good = status == OK and decoded is not None and len(cells) == num_fields
-        found.append(((OK, cells[1].decode()) if good else (BAD, None), record))
+        bad = BAD if status != OK else BAD_ROW
+        found.append(((OK, cells[1].decode()) if good else (bad, None), record))
         at += taken
     return found
 
@@ -313,10 +317,10 @@ def _whole(left: list[bytes], at: int, limit: int, num_fields: int) -> tuple[byt
     for number in range(at + 1, len(left)):
         record += left[number]
         _, is_open, clean = _machine(left[number], is_open=True)
-        if len(record) > limit or not clean:
+        if not clean:
             return b"", 0
         if not is_open:
-            undecodable = _decoded(content(record))[0] != OK
+            undecodable = len(content(record)) <= limit and _decoded(content(record))[0] != OK
             cells = _machine(content(record))[0]
             return (record, number - at + 1) if undecodable or len(cells) == num_fields else (b"", 0)
     return b"", 0

@@ -130,7 +130,7 @@ def test_a_row_nested_too_deeply_is_an_error_row_however_deep_the_caller_is(tmp_
     path = tmp_path / "deep.jsonl"
     nested = '{"a":' * depth + "1" + "}" * depth
     path.write_text(f'{{"text": "a"}}\n{{"text": "b", "x": {nested}}}\n{{"text": "c", "x": "{"[" * 999}"}}\n')
-    expected = [("ok", "a"), ("bad_encoding", None), ("ok", "c")]
+    expected = [("ok", "a"), ("bad_row", None), ("ok", "c")]
 
     def below(frames: int) -> list[tuple[str, str | None]]:
         return rows(path) if not frames else below(frames - 1)

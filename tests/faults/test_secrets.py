@@ -247,6 +247,7 @@ def test_no_source_text_is_logged(tmp_path: Path, capsys: pytest.CaptureFixture[
         '{"text": "private-words here"}\n{"text": 5, "x": "private-words"}\nprivate-words\n'
     )
     words = [f"source.path={tmp_path / 'in.jsonl'}", f"output_dir={tmp_path}", "name=out", "tgt_lang=fr", "model=demo"]
+    words += ["write.raw_errors=false"]
     assert main(["translate", *words, "launch.progress=log", "launch.samples=0", "check.max_error_rate=1"]) == 0
     (log,) = (tmp_path / "out" / "logs").iterdir()
     (errors,) = (tmp_path / "out" / "errors").iterdir()

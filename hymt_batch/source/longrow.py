@@ -1,0 +1,91 @@
+"""Rows over source.max_row_bytes: never held, looked at while they pass, and copied from the input in pieces."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+from hymt_batch.records import Input
+from hymt_batch.scan import JsonScan, RecordScan
+from hymt_batch.source.bytestream import ByteStream
+
+HEAD_BYTES = 4096
+PIECE_BYTES = 1 << 16
+
+
+class Again:
+    """An input read once more beside the pass over it, for the rows that no pass holds.
+
+    Each purpose has a stream of its own, opened by the first such row, which goes forward only: a compressed file is
+    not decompressed anew for each row. When the pass is over they are closed, and a row opens its own.
+    """
+
+    def __init__(self, input: Input) -> None:
+        self._input, self._closed = input, False
+        self._streams: dict[str, ByteStream] = {}
+
+    @contextlib.contextmanager
+    def at(self, cursor: int, purpose: str) -> Iterator[ByteStream]:
+        """The stream of a purpose, at a cursor."""
+        with contextlib.ExitStack() as stack:
+            if self._closed:
+                stream = stack.enter_context(ByteStream(self._input))
+            else:
+                stream = self._streams.get(purpose) or ByteStream(self._input)
+                self._streams[purpose] = stream
+            stream.move(cursor)
+            yield stream
+
+    def close(self) -> None:
+        self._closed = True
+        for stream in self._streams.values():
+            stream.close()
+
+
+class LongRow:
+    """A row over source.max_row_bytes: where it lies in its input and where its fields lie in it. It is never held.
+
+    Attributes:
+        size: Bytes of its content, without the line ending.
+        head: Its first bytes, at most HEAD_BYTES.
+        scan: What was found of its fields while it passed; None for text.
+        digest: Running hash of its bytes.
+    """
+
+    __slots__ = ("_again", "_head", "_start", "digest", "scan", "size")
+
+    def __init__(
+        self, again: Again | None, start: int, line: bytes, scan: JsonScan | RecordScan | None, digest: Any
+    ) -> None:
+        self._again, self._start, self.scan, self.digest = again, start, scan, digest
+        self._head, self.size = line[:HEAD_BYTES], 0
+        if scan is not None:
+            scan.feed(line)
+
+    @property
+    def head(self) -> bytes:
+        return self._head[: self.size]
+
+    def feed(self, piece: bytes) -> None:
+        """Take the next bytes of the row."""
+        if len(self._head) < HEAD_BYTES:
+            self._head = (self._head + piece)[:HEAD_BYTES]
+        self.digest.update(piece)
+        if self.scan is not None:
+            self.scan.feed(piece)
+
+    def ends(self, cursor: int) -> None:
+        """Say where its content ends."""
+        self.size = cursor - self._start
+        if self.scan is not None:
+            self.scan.finish()
+
+    def pieces(self, first: int = 0, end: int | None = None, purpose: str = "fields") -> Iterator[bytes]:
+        """Its bytes from `first` to before `end`, read from the input. Calls of one purpose go forward only."""
+        assert self._again is not None, "rows of the first pass are not read again"
+        left = (self.size if end is None else end) - first
+        with self._again.at(self._start + first, purpose) as stream:
+            while left > 0 and (piece := stream.read(min(left, PIECE_BYTES))):
+                left -= len(piece)
+                yield piece

@@ -1,0 +1,350 @@
+"""Disks that fail under an input, names that no system takes, and how often files are opened and kept in mind."""
+
+from __future__ import annotations
+
+import builtins
+import errno
+import gzip
+import io
+import json
+import os
+import socket
+import sys
+import tracemalloc
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from campaigns import stub
+from pyarrow import parquet
+
+from hymt_batch import config as settings
+from hymt_batch.errors import ConfigError, HymtError, PreflightError, StoppedError
+from hymt_batch.progress import Telling
+from hymt_batch.source import bytestream, find, stream
+from hymt_batch.source.spool import Spool
+from hymt_batch.source.stream import SourceConfig
+from jobs import translate
+
+PASSING = [errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENODEV]
+LASTING = [errno.EACCES, errno.EISDIR, errno.ELOOP, errno.ENOENT]
+
+
+class Failing(io.FileIO):
+    """A file whose disk fails after some bytes; the real one up to there."""
+
+    good, error = 0, 0
+
+    def readinto(self, buffer: Any) -> int:
+        self._check()
+        return super().readinto(buffer)
+
+    def read(self, size: int | None = -1) -> bytes:
+        self._check()
+        return super().read(size)
+
+    def _check(self) -> None:
+        if self.tell() >= Failing.good:
+            raise OSError(Failing.error, os.strerror(Failing.error))
+
+
+@pytest.fixture
+def failing(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Let the disk under files with "bad" in their names fail from a byte on."""
+    real = builtins.open
+
+    def opened(path: Any, mode: str = "r", *rest: Any, **more: Any) -> Any:
+        if mode == "rb" and "bad" in str(path):
+            return io.BufferedReader(Failing(path), 1 << 12)
+        return real(path, mode, *rest, **more)
+
+    def fail(error: int, good: int = 0) -> None:
+        Failing.good, Failing.error = good, error
+        monkeypatch.setattr(bytestream, "open", opened, raising=False)
+        monkeypatch.setattr(bytestream.io, "FileIO", Failing)
+        monkeypatch.setattr(pa, "OSFile", lambda path: pa.PythonFile(Failing(path), mode="r"))
+
+    return fail
+
+
+def job(folder: Path, source: Path, *words: str) -> Any:
+    made = settings.load(
+        "translate",
+        [f"source.path={source}", f"output_dir={folder}", "name=out", "tgt_lang=fr", "model=demo", *words],
+    )
+    with Telling("off") as telling:
+        return translate.translate(made, telling, stub.prepare, stub.decode_batch)
+
+
+def body(num: int = 20_000) -> bytes:
+    return b"".join(b"row %d of some length, and %d\n" % (n, n * 7919 % 10007) for n in range(num))
+
+
+def zst(data: bytes) -> bytes:
+    return bytes(pa.Codec("zstd").compress(data, asbytes=True))
+
+
+@pytest.mark.parametrize("error", [*PASSING, *LASTING])
+@pytest.mark.parametrize("packing", ["", ".gz", ".zst"])
+@pytest.mark.parametrize("good", [0, 60_000])
+@pytest.mark.fault(19)
+def test_an_error_of_the_disk_is_told_by_what_it_is_wherever_it_strikes(
+    tmp_path: Path, failing: Any, error: int, packing: str, good: int
+) -> None:
+    path = tmp_path / f"bad.txt{packing}"
+    path.write_bytes({"": bytes, ".gz": gzip.compress, ".zst": zst}[packing](body()))
+    config = SourceConfig(path=str(path))
+    (found,) = stream.find(config)
+    failing(error, good)
+    for read in (
+        lambda: list(stream.documents(found, config)),
+        lambda: list(stream.full(found, config, [found])),
+        lambda: list(stream.shards([found], config, shard_rows=99, shard_bytes=1 << 20, done=lambda *_: None)),
+        lambda: [stream.preamble(found, config), list(stream.documents(found, config))],
+    ):
+        with pytest.raises(StoppedError if error in PASSING else PreflightError, match=r"bad\.txt") as caught:
+            read()
+        assert os.strerror(error) in str(caught.value) and "truncated" not in str(caught.value)
+
+
+@pytest.mark.parametrize("error", [errno.EIO, errno.EACCES])
+def test_a_disk_that_fails_under_a_table_stops_the_job(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: int
+) -> None:
+    path = tmp_path / "in.parquet"
+    parquet.write_table(pa.table({"text": ["a"] * 9}), path)
+    config = SourceConfig(path=str(path))
+    (found,) = stream.find(config)
+    whole = list(stream.documents(found, config))
+    real = parquet.ParquetFile.iter_batches
+
+    def fails(*_: Any, **__: Any) -> Any:
+        raise OSError(error, os.strerror(error))
+
+    wanted = StoppedError if error == errno.EIO else PreflightError
+    monkeypatch.setattr(parquet.ParquetFile, "iter_batches", fails)
+    with pytest.raises(wanted, match=r"in\.parquet"):
+        list(stream.documents(found, config))
+    monkeypatch.setattr(parquet.ParquetFile, "iter_batches", real)
+    monkeypatch.setattr(parquet, "ParquetFile", fails)
+    with pytest.raises(wanted, match=r"in\.parquet"):
+        stream.total_units([found], config)
+    assert len(whole) == 9
+
+
+@pytest.mark.fault(19)
+def test_a_disk_that_fails_in_either_pass_stops_the_job_which_goes_on_later(tmp_path: Path, failing: Any) -> None:
+    path = tmp_path / "bad.txt"
+    path.write_bytes(body(9000))
+    words = ("batch.shard_rows=1000", "launch.prefetch_shards=0")
+    decoded = Counter[str]()
+    real = stub.decode_batch
+
+    def struck(*arguments: Any) -> Any:
+        decoded["batches"] += 1
+        if decoded["batches"] == 3:
+            failing(errno.EIO, 200_000)
+        return real(*arguments)
+
+    made = settings.load(
+        "translate",
+        [f"source.path={path}", f"output_dir={tmp_path}", "name=out", "tgt_lang=fr", "model=demo", *words],
+    )
+    with Telling("off") as telling, pytest.raises(StoppedError, match=r"bad\.txt could not be read"):
+        translate.translate(made, telling, stub.prepare, struck)  # the first pass
+    Failing.good = 1 << 40
+    reads = Counter[str]()
+    check = Failing._check
+
+    def second(self: Failing) -> None:
+        if self.tell() == 0:
+            reads["passes"] += 1
+        if reads["passes"] > 2 and self.tell() > 100_000:
+            raise OSError(errno.ESTALE, "Stale file handle")
+        check(self)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Failing, "_check", second)
+        with pytest.raises(StoppedError, match=r"bad\.txt could not be read"):
+            job(tmp_path, path, *words)  # the second pass: everything is decoded
+    done = job(tmp_path, path, *words)
+    assert done.num_rows_decoded == 0 and done.rows == 9000
+    assert (tmp_path / "out/translated/bad.txt").read_bytes() == path.read_bytes().upper()
+
+
+class Broken(io.RawIOBase):
+    """A standard input that breaks after a block."""
+
+    def __init__(self, error: int) -> None:
+        self.error, self.num = error, 0
+
+    def isatty(self) -> bool:
+        return False
+
+    def read(self, size: int = -1) -> bytes:
+        self.num += 1
+        if self.num > 1:
+            raise OSError(self.error, os.strerror(self.error))
+        return b"a\n"
+
+
+@pytest.mark.parametrize(("error", "wanted"), [(errno.EIO, StoppedError), (errno.EISDIR, PreflightError)])
+def test_a_standard_input_that_breaks_is_no_traceback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: int, wanted: type[HymtError]
+) -> None:
+    monkeypatch.setattr("hymt_batch.source.spool._gives", lambda *_: True)
+    with pytest.raises(wanted, match=r"[Ss]tandard input"):
+        Spool(tmp_path / "out").stdin(".txt", Broken(error))  # type: ignore[arg-type]
+
+
+# names and folders
+
+
+def deep(root: Path, name: str, depth: int) -> None:
+    """Folders in each other, beyond what one path may name."""
+    here = os.open(root, os.O_RDONLY)
+    for _ in range(depth):
+        os.mkdir(name, dir_fd=here)
+        below = os.open(name, os.O_RDONLY, dir_fd=here)
+        os.close(here)
+        here = below
+    os.close(os.open("a.txt", os.O_WRONLY | os.O_CREAT, dir_fd=here))
+    os.close(here)
+
+
+@pytest.mark.parametrize(("name", "depth"), [("x" * 200, 30), ("y", 3000)])
+@pytest.mark.fault(80)
+def test_a_name_longer_than_the_system_takes_is_one_line(tmp_path: Path, name: str, depth: int) -> None:
+    (tmp_path / "in").mkdir()
+    deep(tmp_path / "in", name, depth)
+    with pytest.raises(ConfigError, match=r"cannot be used: File name too long\. ") as caught:
+        stream.find(SourceConfig(path=str(tmp_path / "in")))
+    assert len(str(caught.value)) < 500 and "\n" not in str(caught.value)
+
+
+def test_folders_in_each_other_as_deep_as_one_path_names_are_read(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    depth = (4000 - len(str(tmp_path))) // 2
+    assert depth > sys.getrecursionlimit()
+    deep(tmp_path / "in", "y", depth)
+    (found,) = stream.find(SourceConfig(path=str(tmp_path / "in")))
+    assert found.rel.count("/") == depth
+
+
+@pytest.mark.parametrize("kind", ["loop.txt", "loop", "gone.txt", "pipe.txt", "socket.txt"])
+def test_what_is_no_file_in_a_folder_is_refused_by_name(tmp_path: Path, kind: str) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "good.txt").write_text("rain\n")
+    path = tmp_path / "in" / kind
+    if kind.startswith("loop"):
+        path.symlink_to(path)
+    elif kind == "gone.txt":
+        path.symlink_to(tmp_path / "in" / "nowhere")
+    elif kind == "pipe.txt":
+        os.mkfifo(path)
+    else:
+        here = os.getcwd()
+        os.chdir(tmp_path / "in")  # a socket's name is short
+        with socket.socket(socket.AF_UNIX) as made:
+            made.bind(kind)
+        os.chdir(here)
+    for source in (tmp_path / "in", path, f"{tmp_path}/in/{kind[:3]}*"):
+        with pytest.raises(ConfigError, match=kind) as caught:
+            stream.find(SourceConfig(path=str(source)))
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("error", [errno.ENOENT, errno.EIO, errno.ENOTDIR, errno.ESTALE, errno.EACCES])
+@pytest.mark.parametrize("what", ["scandir", "stat"])
+def test_a_folder_that_goes_away_or_fails_meanwhile_is_told_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: int, what: str
+) -> None:
+    (tmp_path / "in" / "sub").mkdir(parents=True)
+    (tmp_path / "in" / "sub" / "a.txt").write_text("rain\n")
+    real = getattr(os, what)
+
+    def gone(path: Any, **more: Any) -> Any:
+        if str(path).endswith(("sub", "a.txt")) and (what == "scandir" or str(path).endswith("a.txt")):
+            raise OSError(error, os.strerror(error), str(path))
+        return real(path, **more)
+
+    monkeypatch.setattr(find.os, what, gone)
+    wanted = StoppedError if error in PASSING else ConfigError
+    with pytest.raises(wanted, match=r"in/sub"):
+        stream.find(SourceConfig(path=str(tmp_path / "in")))
+
+
+# how often, and how much
+
+OPENED: Counter[str] = Counter()
+_WATCHING: list[str] = []
+
+
+def _audit(event: str, arguments: tuple[Any, ...]) -> None:
+    if event == "open" and _WATCHING and str(arguments[0]).startswith(_WATCHING[0]):
+        OPENED[str(arguments[0])] += 1
+
+
+sys.addaudithook(_audit)
+
+
+@pytest.mark.parametrize("limit", [None, 35])
+@pytest.mark.parametrize("kind", ["txt", "jsonl", "csv"])
+def test_each_file_is_opened_a_few_times_whatever_their_number(tmp_path: Path, kind: str, limit: int | None) -> None:
+    head = "id,text\n" if kind == "csv" else ""
+    line = {"txt": "rain\n", "jsonl": '{"text": "rain"}\n', "csv": "1,rain\n"}[kind]
+    (tmp_path / "in").mkdir()
+    for number in range(20):
+        (tmp_path / "in" / f"{number:02}.{kind}").write_text(head + line * 2)
+    config = SourceConfig(path=str(tmp_path / "in"), limit=limit)
+    OPENED.clear()
+    _WATCHING[:] = [str(tmp_path / "in") + "/"]
+    try:
+        inputs = stream.find(config)
+        heads = stream.Heads(config, ("translation", "hymt"))
+        within = stream.limited(inputs, config, heads)
+        for one in within:
+            heads(one)
+        shards = list(stream.shards(within, config, shard_rows=9, shard_bytes=999, done=lambda *_: None, heads=heads))
+        rows = [sum(1 for _ in stream.full(one, config, within, heads=heads)) for one in within]
+    finally:
+        _WATCHING.clear()
+    assert sum(rows) == sum(len(shard.documents) for shard in shards) == (limit or 40)  # type: ignore[union-attr]
+    assert len(within) == (18 if limit else 20)
+    assert max(OPENED.values()) <= 3 and sum(OPENED.values()) <= 3 * len(within)
+
+
+def test_a_limited_job_over_many_files_opens_each_a_few_times(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for number in range(12):
+        (tmp_path / "in" / f"{number:02}.jsonl").write_text('{"text": "rain"}\n' * 3)
+    OPENED.clear()
+    _WATCHING[:] = [str(tmp_path / "in") + "/"]
+    try:
+        done = job(tmp_path, tmp_path / "in", "source.limit=20")
+    finally:
+        _WATCHING.clear()
+    assert done.rows == 20
+    last = json.loads((tmp_path / "out/manifest.json").read_text())["inputs"][-1]
+    assert (last["rel"], last["rows"]) == ("06.jsonl", 2)
+    assert max(OPENED.values()) <= 4 and len(OPENED) == 7  # three, and once for its checksum
+
+
+def test_a_file_takes_little_memory(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    num = 4000
+    for number in range(num):
+        (tmp_path / "in" / f"{number:05}.csv").write_bytes(b"id,text\n1,rain\n")
+    config = SourceConfig(path=str(tmp_path / "in"))
+    tracemalloc.start()
+    inputs = stream.find(config)
+    heads = stream.Heads(config)
+    for one in inputs:
+        heads(one)
+    held, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(inputs) == num and len(heads._kept) == 1
+    print("bytes a file:", held // num, "at most", peak // num)
+    assert held / num < 1500 and peak / num < 2048

@@ -1,0 +1,302 @@
+"""Rows that cannot be used, through the whole job: each keeps its place, its id and its fields, in every format."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+import tracemalloc
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pytest
+from campaigns import stub
+from pyarrow import parquet
+
+from hymt_batch import config as settings
+from hymt_batch.progress import Telling
+from hymt_batch.records import Row, Status
+from hymt_batch.source import stream
+from hymt_batch.write import formats
+from hymt_batch.write.output import OnError, WriteConfig
+from jobs import translate
+
+LIMIT = 300
+LONG = "x" * 400
+
+
+class Bad(NamedTuple):
+    """One broken row and what must become of it."""
+
+    raw: bytes
+    status: str
+    fields: dict[str, Any]  # that the output keeps
+    source: str | None = None  # write.on_error=source; None: the row as it came
+
+
+def long_json(rest: str, close: str = "}") -> bytes:
+    return f'{{"id": 7, "text": "{LONG}"{rest}{close}'.encode()
+
+
+JSONL = [
+    Bad(b'{"id": 7, "text": "a\xffb"}', "bad_encoding", {"id": 7, "text": "a\ufffdb"}, "a\ufffdb"),
+    Bad(b'{"id": 7, "text": "ab", "n": "\xff"}', "bad_encoding", {"id": 7, "text": "ab", "n": "\ufffd"}, "ab"),
+    Bad(b'{"id": 7, "text": "a\\ud800"}', "bad_encoding", {"id": 7, "text": "a\ud800"}, "a\ufffd"),
+    Bad(b'{"id": 7, "text": "ab", "to": "f\\ud800"}', "bad_encoding", {"id": 7, "text": "ab"}, "ab"),
+    Bad(b'{"id": 7, "text": "torn', "bad_row", {"id": 7}),
+    Bad(b'{"id": 7, "text": "ab"} x', "bad_row", {"id": 7, "text": "ab"}),
+    Bad(b'{"id": 7, "text": "ab", "n": [1, tru]}', "bad_row", {"id": 7, "text": "ab"}),
+    Bad(b'{"id": 7, "text": "a\tb", "n": 1}', "bad_row", {"id": 7}),
+    Bad(b'{"id": 7, "text": "ab",}', "bad_row", {"id": 7, "text": "ab"}),
+    Bad(b'{"id": 7, "text": "\xffb', "bad_encoding", {"id": 7}),
+    Bad(b"prose", "bad_row", {}),
+    Bad(b"[1, 2]", "bad_row", {}),
+    Bad(b'"text"', "bad_row", {}),
+    Bad(b'{"id": 7, "body": "ab"}', "bad_row", {"id": 7, "body": "ab"}),
+    Bad(b'{"id": 7, "text": 5}', "bad_row", {"id": 7, "text": 5}),
+    Bad(b'{"id": 7, "text": NaN}', "bad_row", {"id": 7}),
+    Bad(b'{"id": 7, "text": "ab", "to": NaN}', "bad_row", {"id": 7, "text": "ab"}, "ab"),
+    Bad(b'{"id": 7, "text": "ab", "to": 5}', "bad_row", {"id": 7, "text": "ab", "to": 5}, "ab"),
+    Bad(b'{"id": 7, "text": "ab", "to": "tlh"}', "bad_language", {"id": 7, "text": "ab", "to": "tlh"}, "ab"),
+    Bad(b'{"id": 7, "text": "ab", "to": "%s"}' % (b"z" * 99), "bad_language", {"id": 7, "text": "ab"}, "ab"),
+    Bad(b'{"id": 7, "text": "ab", "text": "cd"}', "bad_row", {"id": 7}),
+    Bad(b'{"id": 7, "text": "ab", "to": "fr", "to": "de"}', "bad_row", {"id": 7, "text": "ab"}, "ab"),
+    Bad(b'{"id": 7, "text": "ab", "n": ' + b"[" * 900 + b"]" * 900 + b"}", "too_long", {"id": 7}, "ab"),
+    Bad(long_json(""), "too_long", {"id": 7, "text": LONG}, LONG),
+    Bad(long_json(', "n": [{"a": "]"}, -1.5e3, NaN, true]', " }  "), "too_long", {"id": 7, "text": LONG}, LONG),
+    Bad(long_json(', "n": "\\u00e9\\n\\""'), "too_long", {"id": 7, "text": LONG, "n": 'é\n"'}, LONG),
+    Bad(long_json("").replace(b"xxx", b"\xff\xc3\xa9x", 1), "too_long", {"id": 7}, "\ufffdéx" + LONG[3:]),
+    Bad(long_json(', "n": "torn', ""), "too_long", {"id": 7, "text": LONG}),
+    Bad(long_json("", "} x"), "too_long", {"id": 7, "text": LONG}),
+    Bad(long_json(', "text": "b"'), "too_long", {"id": 7}),
+    Bad(long_json("").replace(b'"text"', b'"te\\u0078t"'), "too_long", {"id": 7, "text": LONG}, LONG),
+    Bad(b"[" * 400, "too_long", {}),
+]
+DEEP = Bad(b'{"id": 7, "text": "ab", "n": ' + b"[" * 900 + b"]" * 900 + b"}", "bad_row", {"id": 7, "text": "ab"}, "ab")
+CSV = [
+    Bad(b"7,a\xffb,", "bad_encoding", {"id": "7", "text": "a\ufffdb"}, "a\ufffdb"),
+    Bad(b'7,"a,b","\xff"', "bad_encoding", {"id": "7", "text": "a,b", "to": "\ufffd"}, "a,b"),
+    Bad(b"7", "bad_row", {"id": "7", "text": "", "to": ""}),
+    Bad(b"7,ab", "bad_row", {"id": "7", "text": "ab", "to": ""}),
+    Bad(b"7,ab,fr,x", "bad_row", {"id": "7", "text": "ab", "to": "fr,x"}),
+    Bad(b'7,ab,fr,"x ""y""",', "bad_row", {"id": "7", "text": "ab", "to": 'fr,x "y",'}),
+    Bad(b'7,fr,"ab ""c', "bad_row", {"id": "7", "text": "fr", "to": 'ab "c'}, "fr"),
+    Bad(b"7,ab,tlh", "bad_language", {"id": "7", "text": "ab", "to": "tlh"}, "ab"),
+    Bad(b'"7",%s,fr' % LONG.encode(), "too_long", {"id": "7", "text": LONG, "to": "fr"}, LONG),
+    Bad(b'7,"%s, ""b""\nc",fr' % LONG.encode(), "too_long", {"id": "7", "to": "fr"}, f'{LONG}, "b"\nc'),
+    Bad(b'7,"a\nb\n%s\n\n",fr' % LONG.encode(), "too_long", {"id": "7", "to": "fr"}, f"a\nb\n{LONG}\n\n"),
+    Bad(b"7,%s" % LONG.encode(), "too_long", {"id": "7", "text": LONG, "to": ""}),
+    Bad(b"7,b,%s,d" % LONG.encode(), "too_long", {"id": "7", "text": "b", "to": f"{LONG},d"}),
+    Bad(b'7,b,"%s' % LONG.encode(), "too_long", {"id": "7", "text": "b", "to": LONG}),
+    Bad(b"7,%s\xff,fr" % LONG.encode(), "too_long", {"id": "7", "text": LONG + "\ufffd", "to": "fr"}, LONG + "\ufffd"),
+    Bad(b"7,a\rb%s,fr" % LONG.encode(), "too_long", {"id": "7", "text": f"a\rb{LONG}", "to": "fr"}, f"a\rb{LONG}"),
+]
+TSV = [
+    Bad(b"7\ta\xffb\t", "bad_encoding", {"id": "7", "text": "a\ufffdb"}, "a\ufffdb"),
+    Bad(b"7", "bad_row", {"id": "7", "text": "", "to": ""}),
+    Bad(b"7\tab\tfr\tx", "bad_row", {"id": "7", "text": "ab", "to": "fr x"}),
+    Bad(b"7\tab\ttlh", "bad_language", {"id": "7", "text": "ab", "to": "tlh"}, "ab"),
+    Bad(b'7\t"%s\tfr' % LONG.encode(), "too_long", {"id": "7", "text": '"' + LONG, "to": "fr"}, '"' + LONG),
+    Bad(b"7\t%s" % LONG.encode(), "too_long", {"id": "7", "text": LONG, "to": ""}),
+    Bad(b"7\t%s\tb\tc\td" % LONG.encode(), "too_long", {"id": "7", "text": LONG, "to": "b c d"}),
+    Bad(b"7\t%s\xff\tfr" % LONG.encode(), "too_long", {"id": "7", "to": "fr"}, LONG + "\ufffd"),
+]
+TEXT = [Bad(b"a\xffb", "bad_encoding", {}), Bad(LONG.encode(), "too_long", {}), Bad(b"\xff" * 400, "too_long", {})]
+PARQUET = [
+    Bad(b"a\xffb", "bad_encoding", {"id": 7}, "a\ufffdb"),
+    Bad(LONG.encode(), "too_long", {"id": 7}, LONG),
+    Bad(b"ab", "bad_language", {"id": 7}, "ab"),
+]
+PACK: dict[str, Callable[[bytes], bytes]] = {
+    "": bytes,
+    ".gz": gzip.compress,
+}
+UNPACK: dict[str, Callable[[bytes], bytes]] = {
+    "": bytes,
+    ".gz": gzip.decompress,
+}
+
+
+def run(folder: Path, *words: str) -> Any:
+    words = ("tgt_lang=fr", "model=demo", f"output_dir={folder}", "name=out", "check.max_error_rate=1", *words)
+    with Telling("off") as telling:
+        return translate.translate(settings.load("translate", words), telling, stub.prepare, stub.decode_batch)
+
+
+def rows_of(data: bytes, kind: str) -> list[dict[str, Any]]:
+    """Rows of an output by readers that are not ours."""
+    if kind == "csv":
+        return list(csv.DictReader(io.StringIO(data.decode(), newline=""), strict=True))
+    lines = data.split(b"\n")[:-1]
+    if kind == "jsonl":
+        return [json.loads(line) for line in lines]
+    if kind == "text":
+        return [{"translation": line} for line in lines]
+    names, *records = (line.decode().split("\t") for line in lines)
+    return [dict(zip(names, record, strict=True)) for record in records]
+
+
+@pytest.mark.parametrize("on_error", ["empty", "source"])
+@pytest.mark.parametrize("packing", PACK)
+@pytest.mark.parametrize("kind", ["text", "jsonl", "csv", "tsv"])
+@pytest.mark.fault(56, 57, 61)
+def test_a_row_that_cannot_be_used_keeps_all_but_its_translation(
+    tmp_path: Path, kind: str, packing: str, on_error: str
+) -> None:
+    cases = {"text": TEXT, "jsonl": JSONL, "csv": CSV, "tsv": TSV}[kind]
+    head = {"csv": b"id,text,to\n", "tsv": b"id\ttext\tto\n"}.get(kind, b"")
+    good = {"text": b"ok %d", "jsonl": b'{"id": %d, "text": "ok"}', "csv": b"%d,ok,", "tsv": b"%d\tok\t"}[kind]
+    lines: list[bytes] = []
+    for number, one in enumerate(cases):
+        lines += [good % number, one.raw]
+    name = f"in.{'txt' if kind == 'text' else kind}{packing}"
+    (tmp_path / name).write_bytes(PACK[packing](head + b"".join(line + b"\n" for line in [*lines, good % 99])))
+    words = [] if kind == "text" else ["source.tgt_lang_field=to"]
+    done = run(
+        tmp_path,
+        f"source.path={tmp_path / name}",
+        f"source.max_row_bytes={LIMIT}",
+        f"write.on_error={on_error}",
+        "batch.shard_rows=5",
+        *words,
+    )
+    data = UNPACK[packing]((tmp_path / "out/translated" / name).read_bytes())
+    found = rows_of(data, kind)
+    assert len(found) == done.rows == 2 * len(cases) + 1
+    errors = [json.loads(line) for line in (tmp_path / f"out/errors/{name}.errors.jsonl").read_text().splitlines()]
+    assert [line["row"] for line in errors] == list(range(2, 2 * len(cases) + 1, 2))
+    for number, (one, error) in enumerate(zip(cases, errors, strict=True)):
+        before, row = found[2 * number], found[2 * number + 1]
+        assert before["translation"] in ("OK", f"OK {number}".encode())
+        assert before.get("id") in (None, number, str(number))
+        assert (error["id"], error["status"]) == (f"{name}#{2 * number + 2}", one.status), one
+        shown = one.raw.decode("utf-8", "backslashreplace")
+        assert error["raw"] == shown and "raw_cut" not in error
+        assert error["message"].startswith(f"{name}:{2 * number + 2} ")
+        if kind != "text":
+            told = row["hymt"] if kind == "jsonl" else json.loads(row["hymt"])
+            assert told == {"id": error["id"], "status": one.status, "flags": []}
+            kept = {name: row.get(name) for name in one.fields}
+            assert kept == one.fields, one
+            source = one.source if one.source is not None else one.raw.decode("utf-8", "replace")
+            source = source.replace("\t", " ") if kind == "tsv" else source
+            assert row["translation"] == (source if on_error == "source" else ""), one
+        else:
+            assert row["translation"] == (one.raw if on_error == "source" else b"")
+    assert found[-1]["translation"] in ("OK", b"OK 99")
+    assert sum(done.counts.values()) == done.rows and done.counts["ok"] == len(cases) + 1
+
+
+@pytest.mark.parametrize("on_error", ["empty", "source"])
+def test_a_parquet_row_that_cannot_be_used_keeps_all_but_its_translation(tmp_path: Path, on_error: str) -> None:
+    texts = pa.array([b"ok", *(one.raw for one in PARQUET)], pa.binary()).view(pa.string())
+    table = pa.table({"id": [0, 7, 7, 7], "text": texts, "to": ["", "", "", "tlh"]})
+    parquet.write_table(table, tmp_path / "in.parquet")
+    run(
+        tmp_path,
+        f"source.path={tmp_path / 'in.parquet'}",
+        f"source.max_row_bytes={LIMIT}",
+        f"write.on_error={on_error}",
+        "source.tgt_lang_field=to",
+    )
+    found = parquet.read_table(tmp_path / "out/translated/in.parquet", columns=["id", "translation", "hymt"])
+    errors = [json.loads(line) for line in (tmp_path / "out/errors/in.parquet.errors.jsonl").read_text().splitlines()]
+    assert len(found) == 4 and len(errors) == 3
+    for one, row, error in zip(PARQUET, found.to_pylist()[1:], errors, strict=True):
+        assert (row["id"], row["hymt"]["status"], error["status"]) == (7, one.status, one.status)
+        assert row["translation"] == (one.source if on_error == "source" else "")
+        assert error["raw"] == one.raw.decode("utf-8", "backslashreplace")
+
+
+@pytest.mark.fault(61)
+def test_a_row_nested_too_deeply_keeps_its_fields_byte_for_byte(tmp_path: Path) -> None:
+    (tmp_path / "in.jsonl").write_bytes(b'{"text": "ok"}\n' + DEEP.raw + b"\n")
+    run(tmp_path, f"source.path={tmp_path / 'in.jsonl'}", "write.on_error=source")
+    line = (tmp_path / "out/translated/in.jsonl").read_bytes().splitlines()[1]
+    assert line.startswith(DEEP.raw[:-1] + b', "translation": "ab", "hymt": {"id": "in.jsonl#2", "status": "bad_row"')
+
+
+@pytest.mark.parametrize("value", ["NaN", "Infinity", "-Infinity", "1e999", "9" * 5000, "-" + "9" * 5000, "[NaN]"])
+def test_a_number_that_nobody_reads_costs_nothing(tmp_path: Path, value: str) -> None:
+    raw = f'{{"id": 1, "n": {value}, "text": "ab"}}'.encode()
+    (tmp_path / "in.jsonl").write_bytes(raw + b"\n")
+    done = run(tmp_path, f"source.path={tmp_path / 'in.jsonl'}")
+    assert done.counts == {"ok": 1}
+    assert (tmp_path / "out/translated/in.jsonl").read_bytes().startswith(raw[:-1] + b', "translation": "AB"')
+    (found,) = stream.find(config := stream.SourceConfig(path=str(tmp_path / "in.jsonl")))
+    sent = [document.status.value for document, _ in stream.documents(found, config, plan=1)]
+    assert sent == ["ok" if value == "1e999" else "bad_row"]  # what an earlier version's job did not send
+
+
+@pytest.mark.parametrize("name", ["translation", "hymt"])
+def test_a_row_with_an_added_field_is_translated_and_becomes_a_bad_row_as_it_is_written(
+    tmp_path: Path, name: str
+) -> None:
+    row = f'{{"text": "cd", "{name}": [1]}}'
+    lines = [*['{"text": "ab"}'] * 120, row, '{"text": ""}'.replace("}", f', "{name}": 2}}'), '{"text": "ef"}']
+    (tmp_path / "in.jsonl").write_text("\n".join(lines) + "\n")
+    words = [f"source.path={tmp_path / 'in.jsonl'}", "batch.shard_rows=50"]
+    done = run(tmp_path, *words)
+    found = (tmp_path / "out/translated/in.jsonl").read_text().splitlines()
+    assert found[120:122] == lines[120:122] and json.loads(found[122])["translation"] == "EF"
+    assert done.counts == {"ok": 121, "bad_row": 2}
+    errors = [json.loads(line) for line in (tmp_path / "out/errors/in.jsonl.errors.jsonl").read_text().splitlines()]
+    assert [(line["row"], line["status"], line["raw"]) for line in errors] == [
+        (121, "bad_row", lines[120]),
+        (122, "bad_row", lines[121]),
+    ]
+    assert f"already has a field '{name}'" in errors[0]["message"]
+    manifest = json.loads((tmp_path / "out/manifest.json").read_text())
+    assert manifest["counts"] == {"bad_row": 2, "ok": 121}
+    assert run(tmp_path, *words).num_rows_decoded == 0  # and stays so
+    other = run(tmp_path, words[0], "write=text", "name=text")  # no field is added, so nothing is in the way
+    assert other.counts == {"ok": 123}
+    assert (tmp_path / "text/translated").is_dir()
+
+
+@pytest.mark.parametrize("kind", ["txt", "jsonl", "csv", "tsv"])
+@pytest.mark.parametrize("packing", ["", ".gz"])
+@pytest.mark.fault(57, 84)
+def test_a_row_of_any_size_is_copied_in_bounded_memory(tmp_path: Path, kind: str, packing: str) -> None:
+    size = 12 << 20
+    row = {
+        "txt": b"%s",
+        "jsonl": b'{"id": 7, "text": "%s", "n": [1]}',
+        "csv": b'7,"%s"',
+        "tsv": b"7\t%s",
+    }[kind] % (b"x" * size)
+    head = {"csv": b"id,text\n", "tsv": b"id\ttext\n"}.get(kind, b"")
+    path = tmp_path / f"in.{kind}{packing}"
+    data = head + row + b"\n" + row + b"\n"
+    path.write_bytes(gzip.compress(data, 1) if packing else data)
+    config = stream.SourceConfig(path=str(path))
+    (input,) = stream.find(config)
+
+    class Out(io.RawIOBase):
+        size, last = 0, b""
+
+        def write(self, data: Any) -> int:
+            self.size, self.last = self.size + len(data), bytes(data[-200:])
+            return len(data)
+
+    out = Out()
+    writer = formats.open_writer(
+        input if not packing else stream.Input(input.rel, input.rel.removesuffix(packing), input.path, input.format),
+        input.format,
+        stream.preamble(input, config),
+        WriteConfig(on_error=OnError.source),
+        out,  # type: ignore[arg-type]
+    )
+    tracemalloc.start()
+    for document, _ in stream.full(input, config, [input]):
+        assert document.status is Status.TOO_LONG
+        writer.write(document, Row(document.row, document.digest, Status.TOO_LONG, ""))
+    writer.close()
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 8 << 20
+    copies = 2 if kind == "txt" else 4  # the field, and the source in the translation's place
+    assert copies * size < out.size < copies * size + 2000

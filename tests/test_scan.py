@@ -1,0 +1,186 @@
+"""One forward pass over a row: the same places however its bytes are cut, and those that a parser finds."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import random
+
+import pytest
+
+from hymt_batch.scan import JsonScan, RecordScan, json_object
+from hymt_batch.write.refit import refit
+
+PIECES = [
+    "{",
+    "}",
+    "[",
+    "]",
+    ",",
+    ":",
+    '"',
+    '"text"',
+    '"id"',
+    '"a\\"b"',
+    '"\\u00e9"',
+    "1",
+    "-2.5e3",
+    "0",
+    "true",
+    "nul",
+]
+PIECES += [
+    "null",
+    "NaN",
+    "-Infinity",
+    " ",
+    "\t",
+    "\\",
+    "é",
+    "\x01",
+    '"x": 1',
+    '"text": "a"',
+    "01",
+    "1.",
+    "[[1, 2], {}]",
+]
+
+
+def rows(seed: int, num: int) -> list[bytes]:
+    rng = random.Random(seed)
+    made = []
+    for _ in range(num):
+        pairs = {
+            rng.choice(("id", "text", "n", "é", "a\\")): rng.choice((1, -0.5, "a", 'q"é', [1, [], {"b": [{}]}], None))
+        }
+        raw = json.dumps({"text": "first", **pairs}, ensure_ascii=rng.random() < 0.5)
+        for _ in range(rng.choice((0, 0, 1, 2))):
+            at = rng.randrange(len(raw) + 1)
+            raw = raw[:at] + rng.choice(PIECES) + raw[at + rng.choice((0, 0, 1, 3)) :]
+        made.append("".join(rng.choice(PIECES) for _ in range(9)).encode() if rng.random() < 0.3 else raw.encode())
+    return made
+
+
+def found(scan: JsonScan) -> tuple[object, ...]:
+    return scan.end, scan.num_pairs, scan.whole, scan.names, scan.text
+
+
+def test_a_json_row_is_whole_exactly_where_a_parser_takes_it_however_it_is_cut() -> None:
+    num_whole = 0
+    for number, raw in enumerate(rows(1, 6000)):
+        scan = json_object(raw, "text", ("id",))
+        try:
+            value = json.loads(raw)
+        except ValueError:
+            value = None
+        assert scan.whole == isinstance(value, dict), raw
+        num_whole += scan.whole
+        if scan.end:
+            leading = json.loads(raw[: scan.end] + b"}")  # what is kept is sound
+            assert (len(leading) == scan.num_pairs) or raw.count(b'"') > 2 * len(leading)  # a doubled name
+        if scan.whole:
+            assert scan.names == {"text", "id"} & set(value)
+            if scan.text:
+                assert json.loads(raw[slice(*scan.text)]) == value["text"]
+        rng = random.Random(number)
+        pieces, at = JsonScan("text", ("id",)), 0
+        while at < len(raw):
+            step = rng.choice((1, 1, 2, 7, 60))
+            pieces.feed(raw[at : at + step])
+            at += step
+        pieces.finish()
+        assert found(pieces) == found(scan), raw
+    assert 1500 < num_whole < 5000
+
+
+@pytest.mark.parametrize("size", [1 << 18])
+def test_a_json_row_is_scanned_in_bounded_memory_and_linear_time(size: int) -> None:
+    for inside in (b'"' + b"x" * size + b'"', b"[" + b"1," * (size // 2) + b"1]", b"[" * 900 + b"]" * 900):
+        raw = b'{"id": 1, "n": ' + inside + b', "text": "a"}'
+        scan = JsonScan("text")
+        for at in range(0, len(raw), 1000):
+            scan.feed(raw[at : at + 1000])
+            assert len(scan._rest) < 1000
+        scan.finish()
+        assert scan.whole and scan.num_pairs == 3
+    scan = json_object(b'{"id": 1, "n": ' + b"9" * 100_000 + b"}")
+    assert scan.whole or scan.num_pairs == 1
+    assert json_object(b"[" * (1 << 20)).end == 0
+    assert json_object(b'{"id": 1, "n": ' + b"[" * ((1 << 20) + 1)).num_pairs == 1
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "é"])
+def test_a_record_is_refitted_to_its_columns_with_every_value(delimiter: str) -> None:
+    rng = random.Random(2)
+    units = [
+        '"',
+        '""',
+        delimiter,
+        "a",
+        "\r",
+        "é",
+        "x" * 40,
+        '"q"',
+        f'"{delimiter}"',
+        f'{delimiter}"',
+        f'"{delimiter}',
+        "\n",
+    ]
+    for _ in range(4000):
+        raw = "".join(rng.choice(units) for _ in range(rng.randrange(1, 14)))
+        width = rng.randrange(1, 5)
+        whole = "".join(refit([raw], delimiter, width, quotes=True))
+        assert "".join(refit(list(raw), delimiter, width, quotes=True)) == whole
+        (record,) = csv.reader(io.StringIO(whole, newline=""), delimiter=delimiter, strict=True) if whole else [[""]]
+        assert len(record) == width, raw
+        cells = _cells(raw, delimiter)
+        wanted = cells + [""] * (width - len(cells)) if len(cells) < width else cells
+        assert record == [*wanted[: width - 1], delimiter.join(wanted[width - 1 :])], raw
+        scan, column = RecordScan(delimiter.encode(), 1), 1
+        data = raw.replace("\n", " ").encode()
+        for at in range(len(data)):
+            scan.feed(data[at : at + 1])
+        scan.finish()
+        cells = _cells(data.decode(), delimiter)
+        assert scan.num_cells == len(cells)
+        place = scan.cell(len(data))
+        assert (place is not None) == (len(cells) > column)
+        if place:
+            assert _cells(data[slice(*place)].decode(), delimiter) == cells[1:2]
+
+
+def _cells(text: str, delimiter: str) -> list[str]:
+    """Cells by single characters."""
+    cells, cell, inside, at = [], "", False, 0
+    start = True
+    while at < len(text):
+        character = text[at]
+        if inside and text.startswith('""', at):
+            cell, at = cell + '"', at + 1
+        elif inside and character == '"':
+            inside = False
+        elif not inside and start and character == '"':
+            inside = True
+        elif not inside and character == delimiter:
+            cells.append(cell)
+            cell, start, at = "", True, at + 1
+            continue
+        else:
+            cell += character
+        start, at = False, at + 1
+    return [*cells, cell]
+
+
+def test_tsv_is_refitted_with_spaces() -> None:
+    for raw, width, wanted in (("a", 3, "a\t\t"), ("a\tb\tc", 2, "a\tb c"), ("a\tb", 1, "a b"), ("", 2, "\t")):
+        assert "".join(refit([raw], "\t", width, quotes=False)) == wanted
+        assert "".join(refit(list(raw), "\t", width, quotes=False)) == wanted
+
+
+def test_a_long_cell_is_quoted_without_being_held() -> None:
+    pieces = ["1," + "x" * 40_000, "y" * 40_000 + '"z', ",2,3"]
+    made = list(refit(iter(pieces), ",", 3, quotes=True))
+    assert max(map(len, made)) < 81_000
+    (record,) = csv.reader(io.StringIO("".join(made)), strict=True)
+    assert record == ["1", "x" * 40_000 + "y" * 40_000 + '"z', "2,3"]
