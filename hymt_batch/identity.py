@@ -92,4 +92,5 @@ def stored_plan(folder: Path) -> int:
         stored = manifest.read_job(fs.OS, folder).identity
     except manifest.StateDamage:
         return PLAN
-    return int(versions.current(stored, {"batch": {"plan": PLAN}})["batch"]["plan"])
+    plan = stored.get("batch", {}).get("plan", 1)
+    return plan if type(plan) is int else PLAN

@@ -99,7 +99,14 @@ def test_an_unfinished_folder_of_an_earlier_version_keeps_its_parts(folders: Fol
     assert not list((folders.here / name / ".hymt/quarantine").iterdir())
     assert verify.verify(folders.here / name).exit_code is ExitCode.COMPLETE
     assert done.rows == manifest.read(OS, folders.here / f"done-{kind}")["rows"]
-    assert done.counts == manifest.read(OS, folders.here / f"done-{kind}")["counts"]
+    before = manifest.read(OS, folders.here / f"done-{kind}")["counts"]
+    assert {status: done.counts[status] for status in ("ok", "too_long") if status in before} == {
+        status: before[status] for status in ("ok", "too_long") if status in before
+    }
+    # parts of this version tell rows that are none from bytes that are no UTF-8
+    assert done.counts.get("bad_row", 0) + done.counts.get("bad_encoding", 0) + done.counts.get(
+        "bad_language", 0
+    ) == before.get("bad_encoding", 0)
 
 
 @pytest.mark.parametrize("kind", ("text", "files"))
