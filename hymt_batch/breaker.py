@@ -14,32 +14,57 @@ MAX_BROKEN = 0.001
 _BAD = frozenset({*FAILED.values(), Status.EMPTY})
 
 
+NAMED = 10
+"""Rows that the message names."""
+
+
 class Breaker:
-    """Stops a job whose model cannot be right, with all that is done kept; rows that never reached it do not count."""
+    """Stops a job whose model cannot be right, with all that is done kept.
+
+    Counts the rows of this run as they are committed. Rows that never reached the model do not count: they cost
+    nothing, say nothing of the model, and check.max_error_rate judges them at the end.
+    """
 
     def __init__(self, config: CheckConfig) -> None:
         self._config = config
         self._rows = self._bad = self._broken = 0
+        self._named: list[tuple[str, Row]] = []  # the first bad rows, by their ids
+        self._named_broken: list[tuple[str, Row]] = []
 
-    def look(self, rows: Sequence[Row]) -> None:
+    def look(self, rel: str, rows: Sequence[Row]) -> None:
         """Count the rows of a committed part.
+
+        Args:
+            rel: The input file of the rows.
+            rows: All rows of the part.
 
         Raises:
             PreflightError: Of at least check.stop_rows rows, more than check.stop_rate have no text or a hard flag, or
                 more than a thousandth came out as NaN or infinity.
         """
         decoded = [row for row in rows if row.num_source_tokens or row.status in _BAD]
+        bad = [row for row in decoded if row.status in _BAD or not HARD_FLAGS.isdisjoint(row.flags)]
+        broken = [row for row in decoded if row.status is Status.NON_FINITE]
         self._rows += len(decoded)
-        self._bad += sum(row.status in _BAD or not HARD_FLAGS.isdisjoint(row.flags) for row in decoded)
-        self._broken += sum(row.status is Status.NON_FINITE for row in decoded)
+        self._bad += len(bad)
+        self._broken += len(broken)
+        self._named += [(f"{rel}#{row.row + 1}", row) for row in bad[: NAMED - len(self._named)]]
+        self._named_broken += [(f"{rel}#{row.row + 1}", row) for row in broken[: NAMED - len(self._named_broken)]]
         if self._rows < self._config.stop_rows or self._config.stop_rate == 1:
             return
-        what, share, limit = "have no text, or one without an end", self._bad / self._rows, self._config.stop_rate
+        what, num, limit, named = "have no text, or one without an end", self._bad, self._config.stop_rate, self._named
         if self._broken / self._rows > MAX_BROKEN:
-            what, share, limit = "came out as NaN or infinity", self._broken / self._rows, MAX_BROKEN
-        if share > limit:
+            what, num, limit, named = "came out as NaN or infinity", self._broken, MAX_BROKEN, self._named_broken
+        if num / self._rows > limit:
             raise PreflightError(
-                f"{100 * share:.1f} % of the first {self._rows:,} rows {what} (limit {100 * limit:g} %): the model, "
-                "its dtype or the languages are wrong. What is done is kept. See the errors file and "
-                "`hymt-batch doctor load=true`; to go on all the same, set check.stop_rate=1."
+                f"{100 * num / self._rows:.1f} % of the first {self._rows:,} rows that were decoded and committed "
+                f"{what} (limit {100 * limit:g} %): the model, its dtype or the languages are wrong. "
+                f"{'The first of them' if num > len(named) else 'They are'}: {', '.join(map(_told, named))}. What is "
+                "done is kept. See `hymt-batch doctor load=true`; to go on all the same, set check.stop_rate=1."
             )
+
+
+def _told(named: tuple[str, Row]) -> str:
+    """A row's id, and what is wrong with it: its status, or the flag where it has a translation."""
+    id, row = named
+    return f"{id} {row.status if row.status in _BAD else next(flag for flag in row.flags if flag in HARD_FLAGS)}"

@@ -37,6 +37,7 @@ HARD_FLAGS = frozenset({"empty", "truncated", "loop"})
 """Flags that are worth a second try."""
 
 _BREAKS = re.compile(rf"\s*[{LINE_BREAKS}]+\s*")
+_BREAK = re.compile(rf"\r\n|[{LINE_BREAKS}]")  # one end of a line
 _LOOP_MIN, _LOOP_MAX, _LOOP_SCAN = 3, 100, 20_000
 _FEW_CHARS, _MANY_CHARS = 4_000, 250_000  # looked at one by one; at once, so that memory is bounded
 _MIX = 0x9E3779B1  # odd
@@ -257,6 +258,8 @@ def _row(
     if one_line and has_line_break(text):
         text = _BREAKS.sub(" ", text)
         flags = (*flags, "line_break")
+    elif text and not one_line and _num_breaks(text) != _num_breaks(document.text or ""):
+        flags = (*flags, "line_breaks")
     return Row(
         document.row,
         document.digest,
@@ -268,3 +271,8 @@ def _row(
         num_source_tokens=source_tokens,
         num_new_tokens=0 if twin else new_tokens,
     )
+
+
+def _num_breaks(text: str) -> int:
+    r"""Line breaks of a text, whatever they are spelled: "\r\n" is one."""
+    return len(_BREAK.findall(text)) if has_line_break(text) else 0

@@ -18,6 +18,7 @@ from hymt_batch.doctor.explain import explaining
 from hymt_batch.errors import ConfigError, PreflightError
 from hymt_batch.launch.pool import Pool, Task
 from hymt_batch.launch.watch import Watch
+from hymt_batch.model.processors import processors
 from hymt_batch.records import Prompt, Translation
 from hymt_batch.replica import Replica
 from hymt_batch.signals import Stop
@@ -41,12 +42,24 @@ def hire(
     decode_batch: Callable[..., Any] | None,
     worker: Sequence[str],
 ) -> Alone | Pool:
-    """This process with a model of its own, or workers: as many as asked for, or one where a part ended its process."""
+    """This process with a model of its own, or workers: at most as many as asked for.
+
+    More than one are worker processes, be it one that this machine has the processors for; so is one where a part
+    ended its process again and again.
+    """
     if desk.worn:
         log.warning("a part ended its process %d times: parts are decoded in a process of their own", MAX_ATTEMPTS)
-    if number(job, model) > 1 or desk.worn:
+    wanted = number(job, model)
+    if wanted > 1 or desk.worn:
         return workers(
-            job, model, begin=desk.begin, made_in=desk.made_in, on_batch=desk.progress.batch, stop=stop, command=worker
+            job,
+            model,
+            at_most(wanted, model),
+            begin=desk.begin,
+            made_in=desk.made_in,
+            on_batch=desk.progress.batch,
+            stop=stop,
+            command=worker,
         )
 
     def hung(why: str) -> None:
@@ -100,6 +113,7 @@ class Alone:
 def workers(
     job: TranslateJob,
     model: Any,
+    num: int,
     *,
     begin: Callable[[Task], int],
     made_in: Callable[[dict[str, Any]], None],
@@ -112,6 +126,7 @@ def workers(
     Args:
         job: All settings; sent to each worker.
         model: What `network.prepare` gave here; each worker must come to the same identity.
+        num: How many there may be at once.
         begin: See `Pool`.
         made_in: Told the settled environment of each worker.
         on_batch: Told of rows that were decoded, and of their tokens.
@@ -129,7 +144,7 @@ def workers(
 
     return Pool(
         command,
-        environments(job, model),
+        environments(job, model, num),
         job,
         begin=begin,
         give_up=given_up,
@@ -158,12 +173,26 @@ def number(job: TranslateJob, model: Any) -> int:
     return int(wanted)
 
 
-def environments(job: TranslateJob, model: Any) -> list[Mapping[str, str]]:
+def at_most(wanted: int, model: Any) -> int:
+    """How many workers there may be: on a CPU, not more than processors that this process may use."""
+    most = wanted if model.on_gpu else min(wanted, processors())
+    if most < wanted:
+        log.warning(
+            "launch.workers=%d, but this process may use %d of the machine's processors: at most %d worker%s at a time",
+            wanted,
+            most,
+            most,
+            "" if most == 1 else "s",
+        )
+    return most
+
+
+def environments(job: TranslateJob, model: Any, num: int) -> list[Mapping[str, str]]:
     """What each worker's environment has beyond this process's own: its GPUs, or its share of the CPU's threads."""
-    num, here = number(job, model), str(Path(__file__).parent.parent)
+    here = str(Path(__file__).parent.parent)
     path = {"PYTHONPATH": os.pathsep.join([here, *filter(None, [os.environ.get("PYTHONPATH")])])}
     if not model.on_gpu:
-        threads = job.launch.num_threads or max(1, len(os.sched_getaffinity(0)) // num)
+        threads = job.launch.num_threads or max(1, processors() // num)
         return [{**path, "OMP_NUM_THREADS": str(threads)}] * num
     shown = [one for one in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if one]
     made: list[Mapping[str, str]] = []

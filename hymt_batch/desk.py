@@ -76,7 +76,7 @@ class Desk:
                 texts = {document.row: document.text for document in shard.documents}
                 self._telling.pairs += samples(texts, rows, self._job.launch.samples - len(self._telling.pairs))
             self.progress.part(len(rows), self.tokens(part), Counter(flag for row in rows for flag in row.flags))
-            self._breaker.look(rows)
+            self._breaker.look(shard.input.rel, rows)
             self._open[shard.input.file_id, shard.index] -= 1
             self._finish(shard.input.file_id, shard.index)
 

@@ -7,11 +7,14 @@ Run as a program, with the number of a socket, it is such a process: `launch/poo
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import logging
+import os
+import select
 import signal
 import sys
+import threading
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -21,8 +24,8 @@ from typing import TYPE_CHECKING, Any
 from hymt_batch import batch, check
 from hymt_batch.decode import engine
 from hymt_batch.decode.settings import Engine
-from hymt_batch.errors import HymtError
-from hymt_batch.launch.pool import refusal
+from hymt_batch.errors import HymtError, first_line
+from hymt_batch.launch.pool import DEAF, refusal
 from hymt_batch.model import network
 from hymt_batch.records import Prompt, Translation
 
@@ -32,7 +35,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 BEAT_S = 1.0
-PR_SET_PDEATHSIG = 1  # Source: prctl(2)
 
 
 class Replica:
@@ -149,13 +151,34 @@ class _Over(logging.Handler):
 
 def main(arguments: Sequence[str], serve: Callable[[Connection], None] = serve) -> int:
     """Serve on the socket that was handed over; the parent's end, or its death, ends this process."""
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)  # the parent was told too, and lets the running part finish
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    for number in DEAF:
+        signal.signal(number, signal.SIG_IGN)
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError), Connection(int(arguments[0])) as pipe:
-        serve(pipe)
+        end_with(pipe)
+        try:
+            serve(pipe)
+        except (EOFError, BrokenPipeError, ConnectionResetError):
+            raise
+        except Exception as error:
+            log.error("ended by %s: %s", type(error).__name__, first_line(error))
+            traceback.print_exc()
+            return 1
     return 0
+
+
+def end_with(pipe: Connection) -> None:
+    """End this process once the other end is closed, also while it loads a model for minutes.
+
+    `child.tied` does the same where the system has such a signal; this does it everywhere.
+    """
+    poll = select.poll()
+    poll.register(pipe.fileno(), getattr(select, "POLLRDHUP", 0))  # an end that is closed is told in any case
+
+    def watch() -> None:
+        poll.poll()
+        os._exit(0)
+
+    threading.Thread(target=watch, name="parent", daemon=True).start()
 
 
 if __name__ == "__main__":

@@ -33,6 +33,8 @@ class Stop:
         self._grace_s: float | None = None
         self._release: Callable[[], object] | None = None
         self._scratch: list[Path] = []
+        self.settle: Callable[[], object] = lambda: None
+        """Called before an exit that unwinds nothing: what libraries wrote is read first."""
 
     @property
     def requested(self) -> bool:
@@ -94,9 +96,9 @@ class Stop:
         for folder in reversed(self._scratch):
             shutil.rmtree(folder, ignore_errors=True)
 
-    @staticmethod
-    def leave(message: str) -> None:
+    def leave(self, message: str) -> None:
         """End without unwinding: a library that catches exceptions must not swallow the request."""
+        self.settle()
         tell(message)
         os._exit(int(ExitCode.STOPPED))
 

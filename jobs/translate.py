@@ -17,7 +17,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hymt_batch import batch, crew, prompt, segment, signals
+from hymt_batch import batch, crew, foreign_output, prompt, segment, signals
 from hymt_batch.desk import Desk
 from hymt_batch.doctor import examine
 from hymt_batch.doctor.explain import explaining
@@ -56,6 +56,7 @@ def translate(
         HymtError: Each with its exit code; whatever was committed is kept.
     """
     stop = signals.install()
+    stop.settle = foreign_output.settle
     folder = Path(job.output_dir) / str(job.name)
     spool = stream.Spool(folder, replace=job.overwrite or job.on_input_change.value == "redo")
     with stop.removing(spool.aside):
@@ -194,7 +195,7 @@ def run(job: TranslateJob, translate: Callable[[TranslateJob, Telling], Summary]
     """
     piped = stream.is_stdin(job.source.path)
     unnamed = piped and job.name is None
-    with Telling(job.launch.progress.value) as telling, contextlib.ExitStack() as ends:
+    with Telling(job.launch.progress.value) as telling, foreign_output.caught(), contextlib.ExitStack() as ends:
         if unnamed:
             place = ends.enter_context(signals.install().removing(Path(tempfile.mkdtemp())))
             job = replace(job, name="stdin", output_dir=str(place))

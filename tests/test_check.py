@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 from conftest import documents
 
-from hymt_batch import check
+from hymt_batch import check, desk, segment
 from hymt_batch.check import CheckConfig
 from hymt_batch.demo import grammar
 from hymt_batch.records import Part, Prompt, Refusal, Row, Segment, Status, Translation
@@ -68,6 +68,43 @@ def test_a_number_that_stays_the_same_is_no_copy() -> None:
 
 def test_line_breaks_stay_where_the_output_can_hold_them() -> None:
     assert row_of(translated("a\nb"), one_line=False).text == "a\nb"
+
+
+@pytest.mark.parametrize(
+    ("source", "translation", "differ"),
+    [
+        ("one\ntwo\nthree", "un\ndeux\ntrois", False),
+        ("one\ntwo\nthree", "un deux\ntrois", True),  # one was dropped
+        ("one\ntwo", "un\n\ndeux", True),  # one was added
+        ("one two", "un\ndeux", True),
+        ("one\ntwo", "un deux", True),
+        ("one\r\ntwo", "un\ndeux", False),  # spelled otherwise
+        ("one\r\n\r\ntwo", "un\ndeux", True),
+        ("one\u2028two", "un\ndeux", False),
+        ("one two", "un deux", False),
+    ],
+)
+def test_line_breaks_that_were_dropped_or_added_are_flagged(source: str, translation: str, differ: bool) -> None:
+    row = row_of(translated(translation, source), source, one_line=False)
+    assert (row.status, row.text, row.flags) == (Status.OK, translation, ("line_breaks",) if differ else ())
+    assert "line_breaks" not in row_of(translated(translation, source), source).flags, "one line: see line_break"
+
+
+def test_line_breaks_around_a_text_and_at_its_cuts_are_no_difference() -> None:
+    source = f"\n {'first ' * 12}here.\n\n{'second ' * 12}there. \r\n"
+    for max_tokens in (16, 20, 100):
+        rows = documents([source])
+        config = segment.SegmentConfig(max_tokens=max_tokens, on_too_long=segment.OnTooLong.split)
+        cut, refused = segment.split(rows, lambda text: len(text.split()), config)
+        made = [Translation(Prompt(one, "in#1", (1,), 1, "fr"), one.text.upper(), "stop") for one in cut]
+        assert len(cut) == (2 if max_tokens < 100 else 1)
+        (row,) = check.rows(Part(0, 1, (0,)), rows, made, refused, desk.join, one_line=False)
+        assert (row.text, row.flags) == (source.upper(), ())
+
+
+def test_a_row_without_a_translation_has_no_line_breaks_to_compare() -> None:
+    for reason in ("error", "crash", "stop"):
+        assert "line_breaks" not in row_of(translated("", "one\ntwo", reason), "one\ntwo", one_line=False).flags
 
 
 @pytest.mark.parametrize("text", ["Hmm, hmm, hmm, hmm.", "abcabcabc", "!!!!!!!!!!", "la la la", "x" * 9])

@@ -23,7 +23,7 @@ ROOT = Path(__file__).parent.parent
 LIBRARY = ROOT / "hymt_batch"
 HEAVY = ("torch", "transformers", "accelerate", "datasets", "pyarrow", "tokenizers", "safetensors", "numpy")
 
-BASE = {"records", "errors", "languages", "fs"}
+BASE = {"records", "errors", "languages", "fs", "child"}
 STAGES = {"source", "segment", "prompt", "batch", "model", "device_map", "decode", "check", "write", "launch"}
 FRONT = {"override", "spelling", "name", "sweep", "agreement", "help", "completion"}
 STAGE_TO_STAGE = {"decode": {"model"}, "model": {"device_map"}}
@@ -40,6 +40,8 @@ ALLOWED: dict[str, set[str]] = {
     "outlook": BASE | {"device_map", "progress"},
     "spelling": set(),
     "shown": set(),
+    "child": set(),
+    "foreign_output": {"shown"},
     "name": {"errors"},
     "help": {"errors"},
     "override": {"errors", "spelling"},

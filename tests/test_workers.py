@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import random
 import signal
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from itertools import count, repeat
+from multiprocessing.connection import Connection
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from hymt_batch import config
-from hymt_batch.errors import ConfigError, ExitCode, PreflightError
+from hymt_batch import child, config, crew
+from hymt_batch.errors import ConfigError, ExitCode, StoppedError
+from hymt_batch.launch import oom, pool
+from hymt_batch.model import processors
 from jobs import translate
 from tests.campaigns import stub, stub_worker
 
@@ -140,6 +148,31 @@ def test_a_row_that_hangs_its_worker_is_found(tmp_path: Path) -> None:
     assert "launch.hang_s" in errors(tmp_path)[0]["message"]
 
 
+@pytest.mark.fault(12)
+@pytest.mark.parametrize(("deaths", "given_up"), [(4, False), (7, False), (8, True)])
+def test_only_a_row_that_ends_its_worker_alone_three_times_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, deaths: int, given_up: bool
+) -> None:
+    """Three deaths of the part of six, one of its half, one of two rows, and then the row is alone."""
+    source = corpus(tmp_path, {6: "FRAIL as a row can be"})
+    monkeypatch.setenv("STUB_FRAIL", f"{deaths}:{tmp_path / 'deaths'}")
+    assert run(tmp_path, "launch.workers=2") == ExitCode.COMPLETE
+    assert texts(tmp_path) == expected(source, without=[6] if given_up else [])
+    assert [one["status"] for one in errors(tmp_path)] == ["crash_quarantined"] * given_up
+    assert len((tmp_path / "deaths").read_text()) == deaths + (not given_up)
+
+
+def test_what_a_worker_writes_goes_to_the_log(tmp_path: Path) -> None:
+    corpus(tmp_path, {7: "BUG"})
+    done = alone(tmp_path, "launch.workers=2", "batch.part_rows=1")
+    assert done.returncode == ExitCode.COMPLETE
+    assert "Traceback" not in done.stderr
+    assert "ended by ValueError: a bug" in done.stderr
+    assert "died: exit code 1" in done.stderr
+    log = next((tmp_path / "job" / "logs").iterdir()).read_text(encoding="utf-8")
+    assert "INFO stderr ValueError: a bug" in log
+
+
 def alone(folder: Path, *more: str) -> subprocess.CompletedProcess[str]:
     """The job in a process of its own, decoding itself."""
     return subprocess.run(
@@ -187,10 +220,173 @@ def test_a_stopped_job_blames_no_part(tmp_path: Path) -> None:
     assert texts(tmp_path) == expected(tmp_path / "in.txt")
 
 
-def test_workers_that_cannot_start_are_said_so(tmp_path: Path) -> None:
+def test_a_worker_that_never_becomes_ready_stops_the_job(tmp_path: Path) -> None:
     corpus(tmp_path)
-    with pytest.raises(PreflightError, match="before they have loaded the model"):
+    with pytest.raises(StoppedError, match=r"worker 0 died 5 times .* before it had loaded the model .*exit code 3"):
         run(tmp_path, "launch.workers=2", command=(sys.executable, "-c", "raise SystemExit(3)"))
+    assert not list((tmp_path / "job" / ".hymt").glob("attempts/*"))
+
+
+KILLED = (sys.executable, "-S", "-c", "import os; os.kill(os.getpid(), 9)")
+
+
+@pytest.mark.parametrize("counts", [count(), repeat(None)], ids=["counted", "not told"])
+def test_memory_that_runs_out_while_workers_load_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, counts: Iterator[int | None]
+) -> None:
+    corpus(tmp_path)
+    monkeypatch.setattr(pool, "oom_kills", lambda: next(counts))
+    with pytest.raises(StoppedError, match=r"died 5 times .* memory ran out: set launch\.workers=1"):
+        run(tmp_path, "launch.workers=2", command=KILLED)
+
+
+def test_kills_from_outside_are_borne_longer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    corpus(tmp_path)
+    monkeypatch.setattr(pool, "oom_kills", lambda: 7)
+    with pytest.raises(StoppedError, match=r"died 20 times .* Something outside of the job kills it"):
+        run(tmp_path, "launch.workers=2", command=KILLED)
+
+
+def test_the_kernels_count_is_read_where_there_is_one(tmp_path: Path) -> None:
+    (tmp_path / "vmstat").write_text("pgfault 3\noom_kill 12\n")
+    assert oom.oom_kills(tmp_path / "vmstat") == 12
+    assert oom.oom_kills(tmp_path / "none") is None
+
+
+def starts(monkeypatch: pytest.MonkeyPatch, num_processors: int) -> list[int]:
+    """The numbers of the workers that will be started, on a machine of so many processors."""
+    started: list[int] = []
+    right = pool.Pool._start
+    monkeypatch.setattr(crew, "processors", lambda: num_processors)
+    monkeypatch.setattr(pool.Pool, "_start", lambda self, number: started.append(number) or right(self, number))  # type: ignore[func-returns-value]
+    return started
+
+
+def test_a_worker_is_started_when_a_part_waits_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started = starts(monkeypatch, 64)
+    corpus(tmp_path)
+    assert run(tmp_path, "launch.workers=64", "source.limit=1") == ExitCode.COMPLETE
+    assert started == [0]
+    assert run(tmp_path, "launch.workers=64", "source.limit=1") == ExitCode.COMPLETE
+    assert started == [0], "nothing was left to do"
+
+
+@pytest.mark.parametrize(("processors", "most"), [(3, 3), (1, 1)])
+def test_there_are_no_more_workers_than_processors(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], processors: int, most: int
+) -> None:
+    started = starts(monkeypatch, processors)
+    monkeypatch.setenv("STUB_PIDS", str(tmp_path / "pids"))
+    source = corpus(tmp_path)
+    assert run(tmp_path, "launch.workers=64") == ExitCode.COMPLETE
+    assert texts(tmp_path) == expected(source)
+    assert set(started) == set(range(most))
+    told = capsys.readouterr().err
+    assert told.count("launch.workers=64, but this process may use") == 1
+    assert f"at most {most} worker" in told
+    assert str(os.getpid()) not in (tmp_path / "pids").read_text().split(), "above 1 is in worker processes, be it one"
+
+
+def test_processors_are_those_of_the_quota(tmp_path: Path) -> None:
+    here = len(os.sched_getaffinity(0))
+    membership = tmp_path / "cgroup"
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "cpu" / "a").mkdir(parents=True)
+    membership.write_text("4:cpu,cpuacct:/a\n0::/a/b\n")
+    assert processors.processors(tmp_path, membership) == here
+    (tmp_path / "a" / "b" / "cpu.max").write_text("max 100000\n")
+    (tmp_path / "cpu" / "a" / "cpu.cfs_quota_us").write_text("-1\n")
+    (tmp_path / "cpu" / "a" / "cpu.cfs_period_us").write_text("100000\n")
+    assert processors.processors(tmp_path, membership) == here
+    (tmp_path / "a" / "cpu.max").write_text("50000 100000\n")
+    assert processors.processors(tmp_path, membership) == 1
+    (tmp_path / "a" / "cpu.max").write_text("100001 100000\n")
+    assert processors.processors(tmp_path, membership) == min(2, here)
+    (tmp_path / "cpu" / "a" / "cpu.cfs_quota_us").write_text("1000\n")
+    assert processors.processors(tmp_path, membership) == 1
+
+
+PARENT = """
+import sys
+from hymt_batch.launch.pool import Pool, Task
+importing = (sys.executable, "-c", "import time; time.sleep(60)")
+none = dict(begin=lambda task: 1, give_up=None, check_ready=None, on_batch=None, check_stop=lambda: None)
+with Pool(importing, [{}, {}], "hello", **none, stopping=lambda: False, hang_s=60.0) as workers:
+    for number in range(4):
+        list(workers.give(Task(number, [number])))
+    list(workers.drain())
+"""
+
+
+def alive(mark: str) -> list[str]:
+    """Processes that have this mark in their environment, and what they are."""
+    found = []
+    for place in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if mark.encode() in (place / "environ").read_bytes() and "State:\tZ" not in (place / "status").read_text():
+                found.append((place / "cmdline").read_text().replace("\0", " ")[-80:])
+    return found
+
+
+@pytest.mark.fault(12)
+def test_workers_end_with_their_parent_at_any_moment_of_their_start() -> None:
+    rng, due = random.Random(11), []
+    for number in range(20):
+        mark = f"PARENT_OF_WORKERS={os.getpid()}-{number}-"
+        name, _, value = mark.partition("=")
+        parent = subprocess.Popen(
+            [sys.executable, "-c", PARENT], cwd=ROOT, env={**os.environ, name: value}, stderr=subprocess.DEVNULL
+        )
+        children = Path(f"/proc/{parent.pid}/task/{parent.pid}/children")
+        while not children.read_text():
+            assert parent.poll() is None
+            time.sleep(0.002)
+        time.sleep(rng.uniform(0.0, 0.5))
+        parent.kill()
+        parent.wait()
+        due.append((time.monotonic() + 1.0, mark))
+    for when, mark in due:
+        time.sleep(max(0.0, when - time.monotonic()))
+        assert alive(mark) == []
+
+
+LOADING = """
+import sys, time
+from functools import partial
+from types import SimpleNamespace
+from hymt_batch import replica
+def load(*_):
+    print("loading", flush=True)
+    time.sleep(60)
+sys.exit(replica.main(sys.argv[1:], partial(replica.serve, prepare=load)))
+"""
+
+
+def test_a_worker_that_loads_ends_with_its_parent_where_the_system_sends_no_signal() -> None:
+    ours, theirs = socket.socketpair()
+    words = [sys.executable, "-c", LOADING, str(theirs.fileno())]
+    process = subprocess.Popen(words, cwd=ROOT, pass_fds=[theirs.fileno()], stdout=subprocess.PIPE, text=True)
+    theirs.close()
+    with process, Connection(ours.detach()) as pipe:
+        pipe.send(SimpleNamespace(model=None, device_map=None, launch=SimpleNamespace(num_threads=None)))
+        assert process.stdout is not None
+        assert process.stdout.readline() == "loading\n"
+        pipe.close()
+        assert process.wait(2) == 0
+
+
+def test_a_parent_that_died_before_its_worker_asked_is_noticed() -> None:
+    command = child.tied([sys.executable, "-S", "-c", "print('still here')"])
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "still here\n"
+    command[command.index(str(os.getpid()))] = "1"  # as if it had been another process
+    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (ran.returncode, ran.stdout) == (1, "")
+
+
+def test_a_worker_ignores_what_its_parent_is_told_from_its_first_moment() -> None:
+    shown = "import signal; print(*(int(signal.getsignal(n) is signal.SIG_IGN) for n in (2, 10, 15)))"
+    command = child.tied([sys.executable, "-c", shown], ignoring=pool.DEAF)
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "1 1 1\n"
 
 
 def test_numbers_of_workers_are_checked(tmp_path: Path) -> None:

@@ -128,16 +128,27 @@ def test_anything_else_is_damage_and_never_another_error(data: bytes) -> None:
         parts.decode(data)
 
 
+def with_field(field: str, value: object) -> bytes:
+    """A part whose first row says something else, with checksums that hold."""
+    line, _, payload = encoded(ROWS[:1]).partition(b"\n")
+    other = json.dumps({**json.loads(payload), field: value}).encode() + b"\n"
+    header = {**json.loads(line), "len": len(other), "sha256": hashlib.sha256(other).hexdigest()}
+    del header["check"]
+    return manifest.canonical({**header, "check": manifest.digest(header)}) + b"\n" + other
+
+
 @pytest.mark.parametrize("field", ["row", "attempts", "source_tokens", "new_tokens"])
 @pytest.mark.fault(35)
 def test_a_number_without_end_is_damage(field: str) -> None:
-    line, _, payload = encoded(ROWS[:1]).partition(b"\n")
-    endless = json.dumps({**json.loads(payload), field: float("inf")}).encode() + b"\n"
-    header = {**json.loads(line), "len": len(endless), "sha256": hashlib.sha256(endless).hexdigest()}
-    del header["check"]
-    sealed = manifest.canonical({**header, "check": manifest.digest(header)})
     with pytest.raises(PartDamage, match="a row is not whole"):
-        parts.decode(sealed + b"\n" + endless)
+        parts.decode(with_field(field, float("inf")))
+
+
+@pytest.mark.parametrize("row", [-1, 1 << 63, 1 << 64])
+@pytest.mark.fault(35)
+def test_a_row_number_that_no_file_has_is_damage(row: int) -> None:
+    with pytest.raises(PartDamage, match="in order"):
+        parts.decode(with_field("row", row))
 
 
 def test_names_sort_as_numbers_do() -> None:

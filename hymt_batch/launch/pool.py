@@ -1,9 +1,10 @@
 """Worker processes: each holds one replica and is handed parts; one that dies is replaced, and no part is lost with it.
 
-The parent alone reads the source and writes the output, so that all that holds of one process holds of many. A part
-that takes its worker down three times is cut in halves until the row that does it stands alone; that row is given up.
-Which worker decodes what depends on time, and the text does not: a part decodes the same in every worker. Knows
-processes and pieces of parts; not what decoding is.
+The parent alone reads the source and writes the output, so that all that holds of one process holds of many. A worker
+is started when a part waits and none is free. A part that takes its worker down three times is cut in halves until the
+row that does it stands alone; a row that took three workers down alone is given up. Workers also die of what no row
+did (a full memory, somebody's kill): that costs tries, never a row. Which worker decodes what depends on time, and the
+text does not: a part decodes the same in every worker. Knows processes and pieces of parts; not what decoding is.
 """
 
 from __future__ import annotations
@@ -15,20 +16,36 @@ import signal
 import socket
 import subprocess
 import time
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
-from hymt_batch.errors import HymtError, PreflightError
+from hymt_batch import child
+from hymt_batch.errors import HymtError, StoppedError
+from hymt_batch.launch.oom import oom_kills
 
 log = logging.getLogger(__name__)
 
-MAX_DEATHS = 3
-"""Times that a part, or a worker that never became ready, may die before something else is done about it."""
+MAX_TRIES = 3
+"""Times that a whole part may take its worker down before it is cut in halves."""
+
+MAX_ALONE = 3
+"""Times that an item may take its worker down alone before it is given up."""
+
+MAX_DEATHS = 5
+"""Times in a row that a worker may die without a part before the job stops."""
+
+MAX_KILLED = 20
+"""The same where something outside killed it, and not because memory ran out: that passes, or it is no chance."""
+
+DEAF = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP)
+"""Signals that a worker ignores: the parent was told too, and lets the running part finish."""
 
 POLL_S = 0.5
+END_S = 1.0
+"""Seconds that a worker may take to end by itself."""
 
 
 @dataclass(eq=False, slots=True)
@@ -46,6 +63,7 @@ class Task:
 class _Piece:
     task: Task
     places: Sequence[int]  # of its items
+    deaths: int = 0  # workers that died with it in this run
 
 
 @dataclass(eq=False, slots=True)
@@ -54,12 +72,13 @@ class _Worker:
     process: subprocess.Popen[bytes]
     pipe: Connection
     heard: float  # monotonic seconds of its last sign of life
+    oom_kills: int | None  # of the machine when it was started
     ready: bool = False
     piece: _Piece | None = None
 
 
 class Pool:
-    """Workers, started as the block is entered and ended with it."""
+    """Workers, started as parts wait for them and ended with the block."""
 
     def __init__(
         self,
@@ -79,7 +98,7 @@ class Pool:
 
         Args:
             command: Starts a worker; the number of its end of a socket is appended.
-            environments: Of each worker, what it has beyond this process's own.
+            environments: Of each worker there may be, what it has beyond this process's own.
             hello: Sent to each worker first.
             begin: Called as a whole task is handed out; tells how often that was done, this time included.
             give_up: The result of an item that takes its worker down alone, from the item and the reason.
@@ -93,34 +112,34 @@ class Pool:
         self._begin, self._give_up, self._check_ready = begin, give_up, check_ready
         self._on_batch, self._check_stop, self._stopping, self._hang_s = on_batch, check_stop, stopping, hang_s
         self._waiting: deque[_Piece] = deque()
-        self._workers: list[_Worker] = []
-        self._unready_deaths = 0
+        self._workers: dict[int, _Worker] = {}  # by their number
+        # of each number, in a row and without a part: whether something outside killed it
+        self._deaths: defaultdict[int, list[bool]] = defaultdict(list)
 
     def __enter__(self) -> Pool:
-        self._workers = [self._start(number) for number in range(len(self._environments))]
         return self
 
     def __exit__(self, *_: object) -> None:
-        for worker in self._workers:
+        for worker in self._workers.values():
             worker.pipe.close()  # a worker whose parent is gone ends
         deadline = time.monotonic() + 2.0
-        for worker in self._workers:
+        for worker in self._workers.values():
             try:
                 worker.process.wait(max(0.0, deadline - time.monotonic()))
             except subprocess.TimeoutExpired:
                 worker.process.kill()
                 worker.process.wait()
-        self._workers = []
+        self._workers.clear()
 
     @property
     def backlog(self) -> int:
         """Pieces that wait for a worker, or are with one."""
-        return len(self._waiting) + sum(worker.piece is not None for worker in self._workers)
+        return len(self._waiting) + sum(worker.piece is not None for worker in self._workers.values())
 
     def give(self, task: Task) -> Iterator[Task]:
         """Take a task; yields tasks that are done, waiting for some while every worker has one and another waits."""
         self._waiting.append(_Piece(task, range(len(task.items))))
-        while self.backlog >= 2 * len(self._workers) and not self._at_rest:
+        while self.backlog >= 2 * len(self._environments) and not self._at_rest:
             yield from self._turn()
         yield from self._turn(0.0)
 
@@ -132,13 +151,14 @@ class Pool:
     @property
     def _at_rest(self) -> bool:
         """Whether nothing more happens: a stop was requested, and the workers have nothing."""
-        return self._stopping() and all(worker.piece is None for worker in self._workers)
+        return self._stopping() and all(worker.piece is None for worker in self._workers.values())
 
     def _turn(self, timeout_s: float = POLL_S) -> Iterator[Task]:
-        """Hand out what waits, hear what the workers say, and replace those that died."""
+        """Hand out what waits, start workers for the rest, and hear what they say or that they died."""
         self._check_stop()
         self._hand_out()
-        by_pipe = {worker.pipe: worker for worker in self._workers}
+        self._start_for_what_waits()
+        by_pipe = {worker.pipe: worker for worker in self._workers.values()}
         for pipe in wait(list(by_pipe), timeout_s):
             worker = by_pipe[pipe]  # type: ignore[index]
             try:
@@ -147,14 +167,14 @@ class Pool:
                 task = self._died(worker, "")
             if task is not None:
                 yield task
-        for worker in self._workers:
+        for worker in list(self._workers.values()):
             if worker.ready and worker.piece and time.monotonic() - worker.heard > self._hang_s:
                 task = self._died(worker, f"it gave no sign of life for {self._hang_s:g} s (launch.hang_s)")
                 if task is not None:
                     yield task
 
     def _hand_out(self) -> None:
-        for worker in self._workers:
+        for worker in self._workers.values():
             if not self._waiting or self._stopping():
                 return
             if worker.ready and worker.piece is None:
@@ -162,6 +182,7 @@ class Pool:
                 if len(piece.places) == len(piece.task.items):
                     piece.task.tries = self._begin(piece.task)
                 worker.piece, worker.heard = piece, time.monotonic()
+                self._deaths[worker.number].clear()
                 with contextlib.suppress(OSError):  # it died: its pipe says so in a moment
                     worker.pipe.send([piece.task.items[place] for place in piece.places])
 
@@ -175,7 +196,7 @@ class Pool:
             logging.getLogger(name).log(level, "worker=%d %s", worker.number, text)
         elif kind == "ready":
             self._check_ready(values[0])
-            worker.ready, self._unready_deaths = True, 0
+            worker.ready = True
         elif kind == "refused":
             (error,) = values
             raise error
@@ -193,40 +214,71 @@ class Pool:
         return task if len(task.results) == len(task.items) else None
 
     def _died(self, worker: _Worker, reason: str) -> Task | None:
-        """Replace a dead worker, and decide about the piece it had; a task that is thereby done."""
+        """Let a dead worker go, and decide about the piece it had; a task that is thereby done."""
+        if not reason:  # it closed its end: let it say by itself how it ends
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                worker.process.wait(END_S)
         worker.process.kill()
         code = worker.process.wait()
         worker.pipe.close()
+        del self._workers[worker.number]
         reason = reason or (f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}")
         log.warning("worker=%d died: %s", worker.number, reason)
         piece = worker.piece
-        if not worker.ready:
-            self._unready_deaths += 1
-            if self._unready_deaths >= MAX_DEATHS:
-                raise PreflightError(
-                    f"Workers end before they have loaded the model ({reason}). SIGKILL means that memory ran out: set "
-                    "fewer launch.workers. Otherwise see the lines above, or run with launch.workers=1."
-                )
-        self._workers[self._workers.index(worker)] = self._start(worker.number)
         if piece is None:
+            killed = code == -signal.SIGKILL and worker.oom_kills is not None and worker.oom_kills == oom_kills()
+            deaths = self._deaths[worker.number]
+            deaths.append(killed)
+            if deaths.count(False) >= MAX_DEATHS or len(deaths) >= MAX_KILLED:
+                raise self._stopped(worker, killed, reason)
             return None
+        piece.deaths += 1
         task, places = piece.task, piece.places
-        if len(places) == len(task.items) and task.tries < MAX_DEATHS:
+        if len(places) == 1:
+            if piece.deaths < MAX_ALONE:
+                self._waiting.append(piece)  # last: a bad minute of the machine is not three tries
+                return None
+            task.notes.append("bisected")
+            task.results[places[0]] = self._give_up(task.items[places[0]], reason)
+            return self._finished(task)
+        if len(places) == len(task.items) and task.tries < MAX_TRIES:
             self._waiting.appendleft(piece)
             return None
         task.notes.append("bisected")
-        if len(places) == 1:
-            task.results[places[0]] = self._give_up(task.items[places[0]], reason)
-            return self._finished(task)
         half = (len(places) + 1) // 2
         self._waiting.extendleft([_Piece(task, places[half:]), _Piece(task, places[:half])])
         return None
+
+    def _stopped(self, worker: _Worker, killed: bool, reason: str) -> StoppedError:
+        """A worker that never comes to its work."""
+        num = len(self._environments)
+        when = "before it was given a part" if worker.ready else "before it had loaded the model"
+        fix = "The log says what it wrote. Set launch.workers=1 to decode in this process"
+        if killed:
+            fix = "Something outside of the job kills it: ask who administers the machine"
+        elif reason == "signal SIGKILL":
+            fewer = f"set launch.workers={num // 2}" if num > 1 else "give the job more memory"
+            fix = f"SIGKILL mostly means that memory ran out: {fewer}"
+        return StoppedError(
+            f"worker {worker.number} died {len(self._deaths[worker.number])} times in a row {when} (the last time: "
+            f"{reason}). {fix}, and run the same command again to continue"
+        )
+
+    def _start_for_what_waits(self) -> None:
+        """One worker for each piece that waits, while there may be more of them. Called where no worker is free."""
+        starting = sum(not worker.ready for worker in self._workers.values())
+        for number in range(len(self._environments)):
+            if len(self._waiting) <= starting or self._stopping():
+                return
+            if number not in self._workers:
+                self._workers[number] = self._start(number)
+                starting += 1
 
     def _start(self, number: int) -> _Worker:
         ours, theirs = socket.socketpair()
         with theirs:
             process = subprocess.Popen(
-                [*self._command, str(theirs.fileno())],
+                child.tied([*self._command, str(theirs.fileno())], ignoring=DEAF),
                 pass_fds=[theirs.fileno()],
                 env={**os.environ, **self._environments[number]},
                 stdin=subprocess.DEVNULL,
@@ -234,7 +286,7 @@ class Pool:
         pipe = Connection(ours.detach())
         with contextlib.suppress(OSError):  # it died at once: its pipe says so in a moment
             pipe.send(self._hello)
-        return _Worker(number, process, pipe, time.monotonic())
+        return _Worker(number, process, pipe, time.monotonic(), oom_kills())
 
 
 def refusal(error: HymtError) -> HymtError:

@@ -31,9 +31,9 @@ def cgroup(root: Path = Path("/sys/fs/cgroup"), membership: Path = Path("/proc/s
         _, _, rest = line.partition(":")
         controllers, _, own = rest.partition(":")
         if not controllers:
-            places, limit, used = _upwards(root, own), "memory.max", "memory.current"
+            places, limit, used = upwards(root, own), "memory.max", "memory.current"
         elif "memory" in controllers.split(","):
-            places = _upwards(root / "memory", own)
+            places = upwards(root / "memory", own)
             limit, used = "memory.limit_in_bytes", "memory.usage_in_bytes"
         else:
             continue
@@ -54,7 +54,7 @@ def available() -> int:
     return min(found, limit.left_bytes) if limit else found
 
 
-def _upwards(root: Path, own: str) -> Iterator[Path]:
+def upwards(root: Path, own: str) -> Iterator[Path]:
     """The process's cgroup and all above it; a path of the host, seen from inside a container, ends at the root."""
     place = root / own.strip().lstrip("/")
     if ".." in place.parts:

@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from hymt_batch import child
 from hymt_batch.errors import ExitCode, PreflightError, StoppedError, may_pass
 
 ROWS = 1000
@@ -29,7 +30,10 @@ def fetch_apart(name: str, subset: str | None, split: str | None, revision: str 
     """
     request = json.dumps([name, subset, split, revision, str(folder)])
     run = subprocess.run(
-        [sys.executable, "-m", __name__, request], stdin=subprocess.DEVNULL, capture_output=True, check=False
+        child.tied([sys.executable, "-m", __name__, request]),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        check=False,
     )
     if run.returncode:
         lines = run.stderr.decode(errors="replace").strip().splitlines() or ["no cause given"]

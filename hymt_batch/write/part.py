@@ -241,7 +241,7 @@ def decode(data: bytes) -> tuple[Header, list[Row]]:
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         raise PartDamage("a row is not whole") from None
     numbers = [row.row for row in rows]
-    if len(rows) != header.num_rows or any(a >= b for a, b in pairwise(numbers)):
+    if len(rows) != header.num_rows or any(a >= b for a, b in pairwise((-1, *numbers, 1 << 63))):
         raise PartDamage("its rows are not those that the header counts, in order")
     if rows_digest((row.row, row.digest) for row in rows) != header.rows_digest:
         raise PartDamage("its rows do not match the header's digest of them")

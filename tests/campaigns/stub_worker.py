@@ -1,7 +1,8 @@
 """A worker with the model that upper-cases: what `launch/pool.py` starts, for tests.
 
-Some texts are deadly to it: POISON kills the process, HANG never ends, and BUG raises. Run as a program it is given
-the number of a socket; given overrides instead, it is `hymt-batch translate` that decodes so, itself or in workers.
+Some texts are deadly to it: POISON kills the process, HANG never ends, BUG raises, and FRAIL kills the process as many
+times as $STUB_FRAIL says. Run as a program it is given the number of a socket; given overrides instead, it is
+`hymt-batch translate` that decodes so, itself or in workers.
 """
 
 from __future__ import annotations
@@ -36,11 +37,21 @@ def decode_batch(
     text = b"".join(bytes(one[1:-1]) for one in prompts)
     if b"POISON" in text:
         os.kill(os.getpid(), signal.SIGKILL)
+    if b"FRAIL" in text and innocent_death():
+        os.kill(os.getpid(), signal.SIGKILL)
     if b"BUG" in text:
         raise ValueError("a bug")
     while b"HANG" in text:
         time.sleep(0.05)
     return stub.decode_batch(hymt, prompts, max_new_tokens, seeds, choice, check_stop)
+
+
+def innocent_death() -> bool:
+    """Whether one more is due; $STUB_FRAIL is their number, and the file in which they are counted."""
+    most, _, path = os.environ["STUB_FRAIL"].partition(":")
+    with Path(path).open("a+", encoding="ascii") as file:
+        file.write(".")
+        return file.tell() <= int(most)
 
 
 def main(arguments: Sequence[str]) -> int:

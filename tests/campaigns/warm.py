@@ -1,8 +1,9 @@
 """Jobs forked from a process that has everything imported, with marks in shared memory of how far they came.
 
 The job is the real one, in a process of its own; only this is otherwise than in production: the versions of the
-packages are examined once and not by each process, workers are forked too, fsync does nothing (a process that ends
-leaves the machine running, so it would only cost time), and each stage of the job leaves a mark before it begins.
+packages are examined once and not by each process, workers are forked too and as many as asked for, fsync does nothing
+(a process that ends leaves the machine running, so it would only cost time), and each stage of the job leaves a mark
+before it begins.
 Does not know why a job ends.
 """
 
@@ -28,7 +29,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from hymt_batch import check, config, fs, replica
+from hymt_batch import check, config, crew, fs, replica
 from hymt_batch.decode import engine
 from hymt_batch.doctor import examine
 from hymt_batch.launch import pool
@@ -178,6 +179,7 @@ def prepare(serve: Callable[..., None] | None = None, *, sync: bool = False) -> 
             MARKS.begun(len(prompts))
         return decode_run(self, prompts, attempt)
 
+    crew.processors = lambda: 8  # as many workers as a job asks for, on any machine
     importlib.metadata.version = functools.cache(importlib.metadata.version)
     examine.cheap = once
     engine.Decode.run = counted  # type: ignore[method-assign]

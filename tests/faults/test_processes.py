@@ -355,6 +355,11 @@ def test_jobs_killed_at_random_moments_end_with_the_bytes_of_an_unbroken_one() -
     assert len(phases) >= 3, "where they hit is chance; the campaign's histogram shows all"
 
 
+@pytest.mark.fault(12)
+def test_workers_killed_from_outside_cost_no_row() -> None:
+    assert campaign("worker_kills", "--size", "12", "--seed", "3")["kills"] == 12
+
+
 @pytest.mark.fault(49)
 def test_a_job_that_is_requeued_again_and_again_keeps_a_small_state_and_its_bytes() -> None:
     assert campaign("stops", "--size", "20", "--seed", "3")["requeued"] == 20

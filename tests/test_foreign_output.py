@@ -1,0 +1,210 @@
+"""What libraries write to descriptor 2 stands in the log, not among our lines; what Python says stays where it was."""
+
+from __future__ import annotations
+
+import os
+import pty
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from hymt_batch import foreign_output
+from hymt_batch.errors import ExitCode
+
+ROOT = Path(__file__).parent.parent
+
+BLOCK = """
+import logging, os, sys, time
+from hymt_batch import foreign_output
+from hymt_batch.progress import Telling
+from pathlib import Path
+"""
+
+PANIC = b"\nthread '<unnamed>' panicked at tokenizers-lib/src/x.rs:12:5:\nbyte index 1\nnote: run with RUST_BACKTRACE\n"
+
+
+def script(text: str, folder: Path, **options: object) -> subprocess.CompletedProcess[str]:
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
+    words = [sys.executable, "-c", BLOCK + text]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "LOGS": str(folder)}
+    return subprocess.run(words, text=True, timeout=60, env=environment, check=False, **options)  # type: ignore[call-overload,no-any-return]
+
+
+def logged(folder: Path) -> str:
+    return "".join(path.read_text(encoding="utf-8") for path in folder.glob("*.log"))
+
+
+def test_foreign_lines_go_to_the_log_file_and_ours_to_the_terminal(tmp_path: Path) -> None:
+    ran = script(
+        """
+with Telling("log") as telling, foreign_output.caught():
+    os.write(2, b"before there is a file\\n")
+    telling.log_to(Path(os.environ["LOGS"]))
+    os.write(2, b"OMP: Warning #96\\r\\n\\nno end of line, and \\x1b[31m red")
+    print("python's own", file=sys.stderr)
+    logging.getLogger("hymt_batch.x").info("ours")
+    os.system("echo a child >&2")
+os.write(2, b"after\\n")
+""",
+        tmp_path,
+    )
+    assert ran.stderr == "python's own\nhymt-batch: ours\nafter\n"
+    lines = [line.partition(" INFO stderr ")[2] for line in logged(tmp_path).splitlines() if " INFO stderr " in line]
+    assert lines[:2] == ["before there is a file", "OMP: Warning #96"]
+    assert lines[2].startswith("no end of line, and \\u001b[31m red")
+    assert "a child" in "".join(lines[2:])
+
+
+def test_lines_without_a_log_file_are_told_at_the_end(tmp_path: Path) -> None:
+    ran = script(
+        """
+with Telling("off"), foreign_output.caught():
+    os.write(2, b"CUDA says no\\n")
+    print("refused", file=sys.stderr)
+""",
+        tmp_path,
+    )
+    assert ran.stderr == "refused\nhymt-batch: stderr: CUDA says no\n"
+
+
+def test_no_message_says_panicked(tmp_path: Path) -> None:
+    ran = script(
+        f"""
+with Telling("log") as telling, foreign_output.caught():
+    telling.log_to(Path(os.environ["LOGS"]))
+    os.write(2, {PANIC!r})
+    os.write(2, {PANIC!r})
+""",
+        tmp_path,
+    )
+    assert ran.stderr == "hymt-batch: the tokenizers library failed on a text (tokenizers-lib/src/x.rs:12:5)\n"
+    assert "panicked" not in logged(tmp_path)
+    assert "byte index 1" in logged(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        (
+            "thread 'main' panicked at 'a secret text', src/a.rs:1",
+            "the tokenizers library failed on a text (src/a.rs:1)",
+        ),
+        ("thread 'main' panicked at /x/safetensors-0.4/src/a.rs:1:2:", "the safetensors library failed on a text (/x/"),
+        ("thread 'main' panicked at ", "the tokenizers library failed on a text"),
+    ],
+)
+def test_a_panic_is_told_without_the_text_it_may_hold(line: str, told: str) -> None:
+    assert foreign_output.failure(line).startswith(told)
+    assert "secret" not in foreign_output.failure(line)
+
+
+def test_a_flood_neither_blocks_nor_fills_the_log(tmp_path: Path) -> None:
+    ran = script(
+        """
+with Telling("off") as telling, foreign_output.caught():
+    telling.log_to(Path(os.environ["LOGS"]))
+    for _ in range(200):
+        os.write(2, b"x" * 70 + b"\\n" + b"y" * 60000)
+    os.write(2, b"line\\n" * 20000)
+""",
+        tmp_path,
+    )
+    assert (ran.returncode, ran.stderr) == (0, "")
+    text = logged(tmp_path)
+    assert "more than 10,000 lines: no more are kept" in text
+    assert max(map(len, text.splitlines())) < 1200
+    assert text.count("\n") < 10_100
+
+
+def test_nothing_is_lost_where_the_process_ends_without_unwinding(tmp_path: Path) -> None:
+    for lines in ("telling.log_to(Path(os.environ['LOGS']))", "pass"):
+        ran = script(
+            f"""
+from hymt_batch import signals
+stop = signals.install()
+stop.settle = foreign_output.settle
+with Telling("off") as telling, foreign_output.caught():
+    {lines}
+    os.write(2, b"the last words\\n")
+    stop.leave("stopped")
+""",
+            tmp_path,
+        )
+        assert ran.returncode == ExitCode.STOPPED
+        assert "hymt-batch: stopped" in ran.stderr
+        assert ("the last words" in ran.stderr) is (lines == "pass")
+    assert "the last words" in logged(tmp_path)
+
+
+def test_a_crash_and_an_error_that_nobody_catches_reach_the_terminal(tmp_path: Path) -> None:
+    crashed = script("with foreign_output.caught():\n    os.abort()\n", tmp_path)
+    assert crashed.returncode == -signal.SIGABRT
+    assert "Fatal Python error: Aborted" in crashed.stderr
+    raised = script("with foreign_output.caught():\n    raise KeyError('nobody catches it')\n", tmp_path)
+    assert raised.returncode == 1
+    assert raised.stderr.endswith("KeyError: 'nobody catches it'\n")
+
+
+def test_descriptor_2_that_was_closed_is_nobody_elses_afterwards(tmp_path: Path) -> None:
+    ran = script(
+        """
+with foreign_output.caught():
+    os.write(2, b"into the void\\n")
+    file = open(Path(os.environ["LOGS"]) / "file", "w")
+    assert file.fileno() > 2
+os.write(2, b"still nobody\\n")
+""",
+        tmp_path,
+        stderr=None,
+        preexec_fn=lambda: os.close(2),
+    )
+    assert ran.returncode == 0
+    assert (tmp_path / "file").read_text() == ""
+
+
+def test_a_terminal_stays_a_terminal_and_a_second_block_finds_it(tmp_path: Path) -> None:
+    ours, theirs = pty.openpty()
+    text = """
+for _ in range(2):
+    with foreign_output.caught(), foreign_output.caught():
+        print(sys.stderr.isatty(), sys.__stderr__.isatty(), os.isatty(2), flush=True)
+print(os.isatty(2), sys.stderr.fileno(), len(os.listdir("/proc/self/fd")), flush=True)
+"""
+    ran = script(text, tmp_path, stderr=theirs)
+    os.close(theirs)
+    os.close(ours)
+    first, second, after = ran.stdout.splitlines()
+    assert first == second == "True True False"
+    assert after.split()[:2] == ["True", "2"]
+    assert int(after.split()[2]) <= 5  # 0, 1, 2, where 2 led, and the listing itself
+
+
+def test_a_process_that_holds_the_pipe_longer_keeps_nobody_waiting(tmp_path: Path) -> None:
+    began = time.monotonic()
+    ran = script("with foreign_output.caught():\n    os.system('sleep 8 >/dev/null &')\n", tmp_path)
+    assert ran.returncode == 0
+    assert time.monotonic() - began < 6
+
+
+def test_a_run_without_descriptors_to_spare_goes_on_without_the_pipe(tmp_path: Path) -> None:
+    for spare in range(6):
+        ran = script(
+            f"""
+import resource
+held = len(os.listdir("/proc/self/fd")) - 1
+resource.setrlimit(resource.RLIMIT_NOFILE, (held + {spare}, held + {spare}))
+for _ in range(3):
+    with foreign_output.caught():
+        print("python's own", file=sys.stderr)
+        os.write(2, b"raw, or told at the end\\n")
+print(len(os.listdir("/proc/self/fd")) - 1 - held) if {spare} > 1 else None
+""",
+            tmp_path,
+        )
+        assert ran.returncode == 0, ran.stderr
+        assert ran.stderr.count("python's own") == ran.stderr.count("raw, or told at the end") == 3
+        assert ran.stdout.strip() in ("", "0" if spare < 5 else "1"), "nothing stays open but where 2 led"
