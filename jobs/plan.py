@@ -232,7 +232,7 @@ def measure(job: PlanJob, found: Survey) -> Probe:
         raise PreflightError("The corpus has no row to translate, so there is nothing to measure. Check source.path.")
     words = prompt.wording(job.prompt, job.model.family.value, job.src_lang, job.tgt_lang)
     prepared = network.prepare(job.model, job.device_map, job.launch.num_threads)
-    tokenizer = prepared.load_tokenizer(add_generation_prompt=job.prompt.add_generation_prompt)
+    tokenizer = prepared.load_tokenizer(add_generation_prompt=job.add_generation_prompt)
     decode = Replica(job, prepared, tokenizer, check_stop=lambda: None, on_batch=lambda rows, tokens: None).decode
     segments, _ = segment.split(found.sample, tokenizer.count, job.segment)
     prompts, _ = prompt.render(segments, found.sample, tokenizer, words, prepared.max_context)

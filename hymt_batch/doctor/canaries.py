@@ -28,7 +28,7 @@ def load(job: DoctorJob) -> list[Finding]:
         PreflightError: The model cannot be loaded, or an answer is wrong.
     """
     prepared = network.prepare(job.model, job.device_map, job.launch.num_threads)
-    tokenizer = prepared.load_tokenizer(add_generation_prompt=job.prompt.add_generation_prompt)
+    tokenizer = prepared.load_tokenizer(add_generation_prompt=job.add_generation_prompt)
     began = time.monotonic()
     hymt = prepared.load(tokenizer)
     seconds = time.monotonic() - began

@@ -212,7 +212,7 @@ def _warnings_as(found: list[Finding], check: str) -> Iterator[None]:
 
 def _tokenizer(job: DoctorJob, files: ModelFiles, found: list[Finding]) -> None:
     with _guarded("tokenizer and chat template", found):
-        loaded = tokenizing.load(files.folder, files.config, add_generation_prompt=job.prompt.add_generation_prompt)
+        loaded = tokenizing.load(files.folder, files.config, add_generation_prompt=job.add_generation_prompt)
         words = prompt.wording(job.prompt, job.model.family.value, job.src_lang, job.tgt_lang or "en")
         prompt.check(loaded, words)
         seen = (
