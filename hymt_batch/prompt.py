@@ -71,8 +71,8 @@ class End:
     by: str  # the setting that decided it
 
     def __str__(self) -> str:
-        last = "the tokenizer is not here" if self.id is None else f"{self.token!r} (id {self.id})"
-        return f"{last}; the generation prompt is {'' if self.added else 'not '}added ({self.by})"
+        last = "not known without the model's files" if self.id is None else f"{self.token} (id {self.id})"
+        return f"{last}: {'with' if self.added else 'without'} the generation prompt, {self.by}"
 
 
 def end(config: PromptConfig, card: bool, last: tuple[str, int] | None) -> End:
@@ -88,7 +88,7 @@ def end(config: PromptConfig, card: bool, last: tuple[str, int] | None) -> End:
         by = "as the model's own card does"
     else:
         agrees = "as" if added is card else "unlike"
-        by = f"prompt.add_generation_prompt={config.add_generation_prompt.value}, {agrees} the model's own card"
+        by = f"as prompt.add_generation_prompt={config.add_generation_prompt.value} says, {agrees} the model's own card"
     token, id = last or ("", None)
     return End(token, id, added, by)
 

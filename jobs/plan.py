@@ -22,7 +22,7 @@ from hymt_batch.device_map.placement import Placement
 from hymt_batch.device_map.settings import Census, Strategy, gib
 from hymt_batch.device_map.sizes import Network
 from hymt_batch.errors import ExitCode, HymtError, PreflightError
-from hymt_batch.model import census, network, shapes
+from hymt_batch.model import census, ending, network, shapes
 from hymt_batch.model import files as model_files
 from hymt_batch.model import tokenizer as tokenizing
 from hymt_batch.model.files import ModelFiles
@@ -79,6 +79,10 @@ def plan(job: PlanJob) -> Report:
     )
     if placement:
         describe(report, job, placement, net, dtype_bytes, devices)
+    last = None
+    if read_from == "files":
+        last = ending.last_token(files.folder, add_generation_prompt=job.add_generation_prompt)
+    report.prompt = prompt.end(job.prompt, job.model.add_generation_prompt, last)
     report.choices = [choice(job, one, laid, devices) for one in STRATEGIES]
     report.recommended = recommend(report.choices, devices)
     return report

@@ -36,7 +36,7 @@ ALLOWED: dict[str, set[str]] = {
     "signals": {"errors"},
     "progress": BASE,
     "demo": BASE,
-    "outlook": BASE | {"device_map", "progress"},
+    "outlook": BASE | {"device_map", "progress", "prompt"},
     "spelling": set(),
     "shown": set(),
     "name": {"errors"},

@@ -242,8 +242,8 @@ def side_by_side(mine: Steps, right: Steps, dtype: str, own: Context, reference:
             row = int(wrong.nonzero()[0, 0])
             raise DifferentError(
                 f"{int(wrong.sum())} of {len(found)} rows, first row {row + 1} at token {number + 1} (token "
-                f"{int(one[row, 0])} instead of {int(other[row, 0])}; logits differ by {float(share[row]):.2g} of their "
-                f"spread, rounding explains {allowed:g})"
+                f"{int(one[row, 0])} instead of {int(other[row, 0])}; logits differ by {float(share[row]):.2g} of "
+                f"their spread, and rounding explains {allowed:g})"
             )
         largest = max(largest, float(share[together].max())) if bool(together.any()) else largest
         together &= same

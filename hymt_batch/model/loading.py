@@ -1,7 +1,8 @@
 """Reads the weights of a prepared model, and refuses whatever transformers would mend or hide in silence.
 
-After it, every weight is there, where it was planned, in the dtype that was asked for, and finite; and the canaries
-agree, on GPUs also the attention with torch's plainest. Source: transformers fills missing weights with random numbers and says so in a report that nobody sees.
+After it, every weight is there, where it was planned, in the dtype that was asked for, and finite; the canaries agree,
+and on GPUs the attention with torch's plainest. Source: transformers fills missing weights with random numbers and says
+so in a report that nobody sees.
 """
 
 from __future__ import annotations

@@ -19,8 +19,8 @@ from hymt_batch.device_map.placement import Placement
 from hymt_batch.device_map.settings import Census, DeviceMapConfig, Strategy
 from hymt_batch.device_map.sizes import Network
 from hymt_batch.errors import PreflightError, tagged
-from hymt_batch.model import files as model_files
 from hymt_batch.model import cudnn, hashes
+from hymt_batch.model import files as model_files
 from hymt_batch.model import tokenizer as tokenizing
 from hymt_batch.model.census import census
 from hymt_batch.model.files import ModelFiles
