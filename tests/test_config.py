@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -439,3 +440,20 @@ def test_a_model_whose_prompt_takes_candidates_is_refused_before_anything_runs(m
         config.load("plan", ["source.path=x", "tgt_lang=fr", f"model={model}", "probe=true"])
     assert config.load("plan", [f"model={model}"]).model.family.value == "hunyuan_mt_chimera"
     assert config.load("doctor", [f"model={model}"]).model.family.value == "hunyuan_mt_chimera"
+
+
+def identity_of(*words: str) -> Any:
+    from hymt_batch import batch, identity, prompt
+
+    job = load("preset=demo", *words)
+    language = prompt.wording(job.prompt, job.model.family.value, job.src_lang, job.tgt_lang)
+    return identity.identity(job, {"dtype": "float32"}, language, batch.boundaries(job.batch, 10, on_gpu=False))
+
+
+def test_a_job_is_identified_by_what_the_generation_prompt_comes_to_and_not_by_the_licence() -> None:
+    first = identity_of()
+    assert first["prompt"]["add_generation_prompt"] is True
+    assert identity_of("prompt.add_generation_prompt=true") == first
+    assert identity_of("model.licence=another", "model.licence_limits=none") == first
+    assert identity_of("model.add_generation_prompt=false", "prompt.add_generation_prompt=true") == first
+    assert identity_of("model.add_generation_prompt=false")["prompt"]["add_generation_prompt"] is False
