@@ -87,7 +87,7 @@ def end(config: PromptConfig, card: bool, last: tuple[str, int] | None) -> End:
     if config.add_generation_prompt is GenerationPrompt.auto:
         by = "as the model's own card does"
     else:
-        agrees = "as" if added is card else "unlike"
+        agrees = "like" if added is card else "unlike"
         by = f"as prompt.add_generation_prompt={config.add_generation_prompt.value} says, {agrees} the model's own card"
     token, id = last or ("", None)
     return End(token, id, added, by)

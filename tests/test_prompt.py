@@ -115,10 +115,10 @@ def test_the_demo_model_learns_the_prompts_and_names_that_a_job_sends() -> None:
     [
         ("auto", True, True, "with the generation prompt, as the model's own card does"),
         ("auto", False, False, "without the generation prompt, as the model's own card does"),
-        ("true", True, True, "with the generation prompt, as prompt.add_generation_prompt=true says, as the model's"),
+        ("true", True, True, "with the generation prompt, as prompt.add_generation_prompt=true says, like the model's"),
         ("true", False, True, "with the generation prompt, as prompt.add_generation_prompt=true says, unlike the"),
         ("false", True, False, "without the generation prompt, as prompt.add_generation_prompt=false says, unlike the"),
-        ("false", False, False, "without the generation prompt, as prompt.add_generation_prompt=false says, as the"),
+        ("false", False, False, "without the generation prompt, as prompt.add_generation_prompt=false says, like the"),
     ],
 )
 def test_the_generation_prompt_follows_the_card_unless_it_is_asked_for(
