@@ -35,7 +35,7 @@ def identity(job: TranslateJob, model: Mapping[str, Any], words: prompt.Wording,
             )
         },
         "segment": {"max_tokens": job.segment.max_tokens, "on_too_long": job.segment.on_too_long.value},
-        "prompt": {**words.identity, "add_generation_prompt": job.prompt.add_generation_prompt},
+        "prompt": {**words.identity, "add_generation_prompt": job.add_generation_prompt},
         "model": {**model, "max_context": job.model.max_context},
         "batch": asdict(limits),
         "decode": {**describe(job.decode, job.model.sampling), "seed": job.seed},

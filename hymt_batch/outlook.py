@@ -8,7 +8,8 @@ from typing import Any
 
 from hymt_batch.device_map import table
 from hymt_batch.device_map.settings import gib
-from hymt_batch.progress import duration
+from hymt_batch.progress import duration, escaped
+from hymt_batch.prompt import End
 
 
 @dataclass(slots=True)
@@ -49,6 +50,7 @@ class Report:
     cache_bytes_per_token: int
     devices: list[dict[str, Any]]
     strategy: str
+    prompt: End | None = None  # how every prompt ends
     placement: list[dict[str, Any]] = field(default_factory=list)
     per_device: list[dict[str, Any]] = field(default_factory=list)
     max_rows: int = 0
@@ -71,6 +73,8 @@ def render(report: Report) -> str:
     ]
     if report.read_from != "files":
         lines.append("  (from the published shape: the model's files are not on this machine)")
+    if report.prompt is not None:
+        lines.append(f"prompt   last token {escaped(str(report.prompt), 300)}")
     lines.append("devices  " + ", ".join(f"{d['name']} {gib(d['free_bytes'])} free" for d in report.devices))
     lines.append("")
     if report.refused:

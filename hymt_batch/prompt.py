@@ -39,13 +39,58 @@ class PromptFamily(Enum):
     hy_mt2 = "hy_mt2"
 
 
+class GenerationPrompt(Enum):
+    """Whether a prompt ends with the assistant's token, as `apply_chat_template(add_generation_prompt=...)` has it."""
+
+    auto = "auto"  # as the model's own card does
+    true = "true"
+    false = "false"
+
+
 @dataclass(kw_only=True, slots=True)
 class PromptConfig:
     """How a segment becomes a prompt; every field is explained in conf/prompt/."""
 
     family: PromptFamily = PromptFamily.auto
     language: PromptLanguage = PromptLanguage.auto
-    add_generation_prompt: bool = True
+    add_generation_prompt: GenerationPrompt = GenerationPrompt.auto
+
+    def adds_generation_prompt(self, card: bool) -> bool:
+        """What `add_generation_prompt` comes to for a model whose card says `card`."""
+        asked = self.add_generation_prompt
+        return card if asked is GenerationPrompt.auto else asked is GenerationPrompt.true
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """How every prompt ends, for people: its last token, and who decided it."""
+
+    token: str  # "" where it is not known
+    id: int | None
+    added: bool  # the generation prompt
+    by: str  # the setting that decided it
+
+    def __str__(self) -> str:
+        last = "not known without the model's files" if self.id is None else f"{self.token} (id {self.id})"
+        return f"{last}: {'with' if self.added else 'without'} the generation prompt, {self.by}"
+
+
+def end(config: PromptConfig, card: bool, last: tuple[str, int] | None) -> End:
+    """Say how prompts end.
+
+    Args:
+        config: The prompt settings.
+        card: What the model's own card does.
+        last: Text and id of the last token; None where it is not known.
+    """
+    added = config.adds_generation_prompt(card)
+    if config.add_generation_prompt is GenerationPrompt.auto:
+        by = "as the model's own card does"
+    else:
+        agrees = "like" if added is card else "unlike"
+        by = f"as prompt.add_generation_prompt={config.add_generation_prompt.value} says, {agrees} the model's own card"
+    token, id = last or ("", None)
+    return End(token, id, added, by)
 
 
 _ZH_1_5 = "将以下文本翻译为{target}，注意只需要输出翻译后的结果，不要额外解释：\n\n{text}"

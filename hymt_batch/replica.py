@@ -125,7 +125,7 @@ def serve(
 
     try:
         model = prepare(job.model, job.device_map, job.launch.num_threads)
-        tokenizer = model.load_tokenizer(add_generation_prompt=job.prompt.add_generation_prompt)
+        tokenizer = model.load_tokenizer(add_generation_prompt=job.add_generation_prompt)
         replica = Replica(job, model, tokenizer, check_stop=alive, on_batch=spoke, decode=decode)
     except HymtError as error:
         pipe.send(("refused", refusal(error)))

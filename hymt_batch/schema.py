@@ -83,12 +83,20 @@ class RunJob:
     write: WriteConfig = field(default_factory=WriteConfig)
     launch: LaunchConfig = field(default_factory=LaunchConfig)
 
+    @property
+    def add_generation_prompt(self) -> bool:
+        """Whether prompts end with the assistant's token: the one place where this is decided."""
+        return self.prompt.adds_generation_prompt(self.model.add_generation_prompt)
+
 
 @dataclass(kw_only=True, slots=True)
 class TranslateJob(RunJob):
     """Everything that `hymt-batch translate` may be told; explained in conf/translate.yaml."""
 
     tgt_lang: str
+
+    def __post_init__(self) -> None:
+        self.model.check_translates()
 
 
 @dataclass(kw_only=True, slots=True)
@@ -109,6 +117,8 @@ class PlanJob(RunJob):
             raise ConfigError(f"sample_rows={self.sample_rows} must be at least 1 row. Set sample_rows=50000.")
         if self.probe and self.devices is not None:
             raise ConfigError("probe=true measures this machine, and devices= pretends another. Leave one of them out.")
+        if self.probe:
+            self.model.check_translates()
         if self.probe and (self.source.path is None or self.tgt_lang is None):
             missing = "source.path=FILE" if self.source.path is None else "tgt_lang=fr"
             raise ConfigError(f"probe=true translates a sample, and needs to know what. Add {missing}.")

@@ -22,7 +22,7 @@ from hymt_batch.device_map.placement import Placement
 from hymt_batch.device_map.settings import Census, Strategy, gib
 from hymt_batch.device_map.sizes import Network
 from hymt_batch.errors import ExitCode, HymtError, PreflightError
-from hymt_batch.model import census, network, shapes
+from hymt_batch.model import census, ending, network, shapes
 from hymt_batch.model import files as model_files
 from hymt_batch.model import tokenizer as tokenizing
 from hymt_batch.model.files import ModelFiles
@@ -79,6 +79,10 @@ def plan(job: PlanJob) -> Report:
     )
     if placement:
         describe(report, job, placement, net, dtype_bytes, devices)
+    last = None
+    if read_from == "files":
+        last = ending.last_token(files.folder, add_generation_prompt=job.add_generation_prompt)
+    report.prompt = prompt.end(job.prompt, job.model.add_generation_prompt, last)
     report.choices = [choice(job, one, laid, devices) for one in STRATEGIES]
     report.recommended = recommend(report.choices, devices)
     return report
@@ -232,7 +236,7 @@ def measure(job: PlanJob, found: Survey) -> Probe:
         raise PreflightError("The corpus has no row to translate, so there is nothing to measure. Check source.path.")
     words = prompt.wording(job.prompt, job.model.family.value, job.src_lang, job.tgt_lang)
     prepared = network.prepare(job.model, job.device_map, job.launch.num_threads)
-    tokenizer = prepared.load_tokenizer(add_generation_prompt=job.prompt.add_generation_prompt)
+    tokenizer = prepared.load_tokenizer(add_generation_prompt=job.add_generation_prompt)
     decode = Replica(job, prepared, tokenizer, check_stop=lambda: None, on_batch=lambda rows, tokens: None).decode
     segments, _ = segment.split(found.sample, tokenizer.count, job.segment)
     prompts, _ = prompt.render(segments, found.sample, tokenizer, words, prepared.max_context)

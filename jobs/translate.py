@@ -114,7 +114,7 @@ def _translate(
         stop.holding(output.close)
         telling.log_to(output.folder / "logs")
         log.info("arguments=%s", escaped(shlex.join(sys.argv[1:]), 4000))
-        tokenizer = model.load_tokenizer(add_generation_prompt=job.prompt.add_generation_prompt)
+        tokenizer = model.load_tokenizer(add_generation_prompt=job.add_generation_prompt)
         prompt.check(tokenizer, words)
         shards = stream.shards(
             inputs,

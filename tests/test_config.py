@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -41,6 +42,9 @@ def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 @pytest.mark.parametrize(("group", "choice"), CHOICES, ids=["-".join(pair) for pair in CHOICES])
 def test_every_choice_of_every_group_composes(group: str, choice: str) -> None:
     needed = ["device_map.map={'*': 0}"] if choice == "manual" else []
+    if "chimera" in choice:  # translate refuses it
+        assert config.load("plan", [f"{group}={choice}"]).model.path
+        return
     job = load(*BASE, f"{group}={choice}", *needed)
     if group == "model":
         assert job.model.path
@@ -377,3 +381,79 @@ def test_no_plugin_of_the_machine_is_imported(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(Singleton, "_instances", {k: v for k, v in Singleton._instances.items() if k is not Plugins})
     load(*BASE)
     assert not (tmp_path / "ran").exists()
+
+
+CARDS = {
+    "demo": True,
+    "hunyuan_mt_7b": False,
+    "hunyuan_mt_7b_fp8": False,
+    "hunyuan_mt_chimera_7b": False,
+    "hunyuan_mt_chimera_7b_fp8": False,
+    "hy_mt1.5_1.8b": False,
+    "hy_mt1.5_1.8b_fp8": False,
+    "hy_mt1.5_1.8b_gptq_int4": False,
+    "hy_mt1.5_7b": False,
+    "hy_mt1.5_7b_fp8": False,
+    "hy_mt2_1.8b": True,
+    "hy_mt2_1.8b_fp8": True,
+    "hy_mt2_30b_a3b": True,
+    "hy_mt2_30b_a3b_fp8": True,
+    "hy_mt2_7b": True,
+    "hy_mt2_7b_fp8": True,
+}
+"""Whether each card's translation snippet asks for the generation prompt."""
+
+
+def test_every_model_is_listed_with_what_its_card_does() -> None:
+    assert sorted(CARDS) == config.choices("translate")["model"]
+
+
+@pytest.mark.parametrize("model", CARDS)
+def test_the_generation_prompt_and_the_licence_are_those_of_the_models_card(model: str) -> None:
+    job = config.load("plan", [f"model={model}"])
+    assert job.add_generation_prompt is CARDS[model]
+    for word in ("true", "false"):
+        asked = config.load("plan", [f"model={model}", f"prompt.add_generation_prompt={word}"])
+        assert asked.add_generation_prompt is (word == "true")
+    if model.startswith(("hy_mt2", "demo")):
+        assert job.model.licence_told == "Apache-2.0"
+    else:
+        assert "does not apply in the EU, the UK and South Korea" in job.model.licence_told
+        assert "outputs may not improve other AI models" in job.model.licence_told
+        assert "Tencent" in job.model.licence
+
+
+def test_a_generation_prompt_that_is_neither_is_refused_with_the_choices() -> None:
+    message = refusal(*BASE, "prompt.add_generation_prompt=maybe")
+    assert "Choices: " in message
+    for choice in ("auto", "true", "false"):
+        assert choice in message
+
+
+@pytest.mark.parametrize("model", ["hunyuan_mt_chimera_7b", "hunyuan_mt_chimera_7b_fp8"])
+def test_a_model_whose_prompt_takes_candidates_is_refused_before_anything_runs(model: str) -> None:
+    message = refusal("source.path=x", "tgt_lang=fr", f"model={model}")
+    assert "several candidates" in message
+    assert "Set model=hunyuan_mt_7b." in message
+    assert "several candidates" in refusal("source.path=x", "tgt_lang=fr", f"model=hunyuan_mt_7b,{model}", points=True)
+    with pytest.raises(ConfigError, match="several candidates"):
+        config.load("plan", ["source.path=x", "tgt_lang=fr", f"model={model}", "probe=true"])
+    assert config.load("plan", [f"model={model}"]).model.family.value == "hunyuan_mt_chimera"
+    assert config.load("doctor", [f"model={model}"]).model.family.value == "hunyuan_mt_chimera"
+
+
+def identity_of(*words: str) -> Any:
+    from hymt_batch import batch, identity, prompt
+
+    job = load("preset=demo", *words)
+    language = prompt.wording(job.prompt, job.model.family.value, job.src_lang, job.tgt_lang)
+    return identity.identity(job, {"dtype": "float32"}, language, batch.boundaries(job.batch, 10, on_gpu=False))
+
+
+def test_a_job_is_identified_by_what_the_generation_prompt_comes_to_and_not_by_the_licence() -> None:
+    first = identity_of()
+    assert first["prompt"]["add_generation_prompt"] is True
+    assert identity_of("prompt.add_generation_prompt=true") == first
+    assert identity_of("model.licence=another", "model.licence_limits=none") == first
+    assert identity_of("model.add_generation_prompt=false", "prompt.add_generation_prompt=true") == first
+    assert identity_of("model.add_generation_prompt=false")["prompt"]["add_generation_prompt"] is False

@@ -317,6 +317,7 @@ def test_with_load_the_model_is_loaded_and_its_answers_compared(tmp_path: Path) 
         one.check: one for one in doctor.doctor(config.load("doctor", ["model=demo", "load=true", "device_map=cpu"]))
     }
     assert whole["canary: replica against replica"].level is Level.SKIP
+    assert whole["attention against the math back end"].level is Level.SKIP
 
 
 def test_with_load_nothing_is_loaded_after_a_failure(tmp_path: Path) -> None:
@@ -372,3 +373,33 @@ def test_the_cheap_checks_stop_a_job_with_the_id_and_warn_of_doubts(monkeypatch:
         examine.cheap(job, {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0", "MASTER_ADDR": "localhost"})
     assert raised.value.id == "D1"
     assert [one.id for one in examine.cheap(job, {"ACCELERATE_USE_FSDP": "true"})] == ["D5"]
+
+
+def told(*words: str) -> dict[str, Finding]:
+    return {one.check: one for one in examine.examine(config.load("doctor", ["device_map=cpu", *words]))}
+
+
+def test_the_doctor_tells_the_licence_and_where_it_does_not_apply() -> None:
+    for model in ("hy_mt1.5_1.8b", "hunyuan_mt_7b"):
+        found = told(f"model={model}")["licence of the weights"]
+        assert found.level is Level.OK, "nothing is refused"
+        for words in ("the EU, the UK and South Korea", "may not improve other AI models", "model=hy_mt2_1.8b"):
+            assert words in found.seen
+    assert told("model=hy_mt2_1.8b")["licence of the weights"].seen == "Apache-2.0"
+
+
+def test_the_doctor_shows_how_prompts_end() -> None:
+    found = told("model=demo")["last token of the prompt"]
+    assert found.seen == "<｜hy_Assistant｜> (id 1397): with the generation prompt, as the model's own card does"
+    found = told("model=demo", "prompt.add_generation_prompt=false")["last token of the prompt"]
+    assert "<｜hy_place▁holder▁no▁8｜> (id 1399): without the generation prompt" in found.seen
+    found = told("model=hy_mt1.5_1.8b")["last token of the prompt"]
+    assert found.level is Level.SKIP
+    assert "without the generation prompt, as the model's own card does" in found.seen
+
+
+def test_the_doctor_looks_at_a_model_that_cannot_translate_by_itself() -> None:
+    found = told("model=hunyuan_mt_chimera_7b", f"model.path={DEMO}")
+    assert found["use of the model"].level is Level.FAIL
+    assert "model=hunyuan_mt_7b" in found["use of the model"].fix
+    assert found["tokenizer and chat template"].level is Level.OK

@@ -293,7 +293,7 @@ def _wrapper() -> Path:
         ("hymt-batch translate --cfg ", ["job "]),
         ("hymt-batch translate source.pa", ["source.path=", "source.pattern="]),
         ("hymt-batch translate device_ma", ["device_map=", "device_map."]),
-        ("hymt-batch translate model=hy_mt2", ["hy_mt2_1.8b ", "hy_mt2_30b_a3b ", "hy_mt2_7b "]),
+        ("hymt-batch translate model=hy_mt2_1", ["hy_mt2_1.8b ", "hy_mt2_1.8b_fp8 "]),
         ("hymt-batch translate model=hy_mt1.5_7b", ["hy_mt1.5_7b ", "hy_mt1.5_7b_fp8 "]),
         ("hymt-batch translate model.dtype=b", ["bfloat16 "]),
         ("hymt-batch translate strict=", ["true ", "false "]),

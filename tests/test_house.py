@@ -37,7 +37,7 @@ ALLOWED: dict[str, set[str]] = {
     "signals": {"errors"},
     "progress": BASE,
     "demo": BASE,
-    "outlook": BASE | {"device_map", "progress"},
+    "outlook": BASE | {"device_map", "progress", "prompt"},
     "spelling": set(),
     "shown": set(),
     "child": set(),
@@ -227,14 +227,25 @@ def test_config_is_data(file: Path) -> None:
     assert "searchpath" not in text
 
 
-def test_hub_ids_are_confirmed_or_marked() -> None:
-    confirmed = {"HY-MT1.5-1.8B", "HY-MT1.5-1.8B-FP8", "HY-MT1.5-1.8B-GPTQ-Int4", "HY-MT1.5-7B", "HY-MT1.5-7B-FP8"}
+CONFIRMED = {
+    *("HY-MT1.5-1.8B", "HY-MT1.5-1.8B-FP8", "HY-MT1.5-1.8B-GPTQ-Int4", "HY-MT1.5-7B", "HY-MT1.5-7B-FP8"),
+    *("Hy-MT2-1.8B", "Hy-MT2-1.8B-FP8", "Hy-MT2-7B", "Hy-MT2-7B-FP8", "Hy-MT2-30B-A3B", "Hy-MT2-30B-A3B-FP8"),
+    *("Hunyuan-MT-7B", "Hunyuan-MT-7B-fp8", "Hunyuan-MT-Chimera-7B", "Hunyuan-MT-Chimera-7B-fp8"),
+}
+"""Hub ids in the tables of the READMEs of HY-MT, Hy-MT2 and Hunyuan-MT."""
+
+
+def test_hub_ids_are_confirmed_or_marked_and_their_licences_told() -> None:
     for file in (ROOT / "conf" / "model").glob("*.yaml"):
         listed, text = yaml.safe_load(file.read_text(encoding="utf-8")), file.read_text(encoding="utf-8")
-        known = listed["path"] == "demo:model" or listed["path"].removeprefix("tencent/") in confirmed
+        known = listed["path"] == "demo:model" or listed["path"].removeprefix("tencent/") in CONFIRMED
         assert known != ("# unverified" in text), file.name
         assert "# Licence of the weights: " in text
+        assert bool(listed["licence_limits"]) == ("# It does not apply in the EU, the UK and South Korea" in text)
+        assert bool(listed["licence_limits"]) == (not file.stem.startswith(("hy_mt2", "demo")))
         assert (listed["revision"], listed["sha256"]) == ("main", None)
+        for other in re.findall(r"with the same shape: model=(\S+)", text):
+            assert (file.parent / f"{other}.yaml").is_file()
 
 
 def test_a_long_module_has_its_reason_in_the_decisions() -> None:

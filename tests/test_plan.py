@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -227,3 +228,43 @@ def test_a_plan_without_a_probe_imports_no_torch(tmp_path: Path) -> None:
     )
     assert ran.stderr.strip() == "", ran.stderr
     assert "corpus   1 rows in 1 file(s): 1 to decode" in ran.stdout
+
+
+def test_a_plan_shows_how_prompts_end_and_who_decided_it(capsys: pytest.CaptureFixture[str]) -> None:
+    def line(*words: str) -> str:
+        (found,) = [one for one in outlook.render(planned(*words)).splitlines() if one.startswith("prompt ")]
+        return found
+
+    assert "last token <｜hy_Assistant｜> (id 1397): with the generation prompt, as the model's own" in line(
+        "model=demo"
+    )
+    other = line("model=demo", "prompt.add_generation_prompt=false")
+    assert "<｜hy_place▁holder▁no▁8｜> (id 1399): without" in other
+    assert "unlike the model's own card" in other
+    far = line("model=hy_mt1.5_1.8b", "devices=[24GiB]")
+    assert "not known without the model's files: without the generation prompt, as the model's own card does" in far
+    assert plan.run(config.load("plan", ["model=demo", "format=json"])) is ExitCode.COMPLETE
+    assert json.loads(capsys.readouterr().out)["prompt"] == {
+        "token": "<｜hy_Assistant｜>",
+        "id": 1397,
+        "added": True,
+        "by": "as the model's own card does",
+    }
+
+
+def test_a_template_that_cannot_be_read_leaves_the_plan_as_it_is(tmp_path: Path) -> None:
+    folder = shutil.copytree(plan.the_model(config.load("plan", ["model=demo"]))[0].folder, tmp_path / "model")
+    (folder / "chat_template.jinja").write_text("{{ 'x' * 2 ** 33 }}", encoding="utf-8")
+    report = planned("model=demo", f"model.path={folder}")
+    assert report.prompt is not None
+    assert report.prompt.id is None
+    assert report.parameters == 917_888
+
+
+@pytest.mark.parametrize("model", ["hy_mt2_7b_fp8", "hunyuan_mt_7b_fp8", "hunyuan_mt_chimera_7b_fp8"])
+def test_the_fp8_forms_are_planned_as_they_will_lie_in_memory(model: str) -> None:
+    found, plain = planned(f"model={model}", "devices=[24GiB]"), planned("model=hy_mt2_7b", "devices=[24GiB]")
+    assert found.weight_bytes == plain.weight_bytes
+    assert found.recommended.startswith("device_map=replicate")
+    sparse = planned("model=hy_mt2_30b_a3b_fp8", "devices=[80GiB]")
+    assert sparse.weight_bytes == planned("model=hy_mt2_30b_a3b", "devices=[80GiB]").weight_bytes

@@ -8,7 +8,7 @@ from conftest import Bytes, documents
 from hymt_batch import languages, prompt
 from hymt_batch.demo import train
 from hymt_batch.errors import ConfigError, PreflightError
-from hymt_batch.prompt import PromptConfig, PromptFamily, PromptLanguage
+from hymt_batch.prompt import GenerationPrompt, PromptConfig, PromptFamily, PromptLanguage
 from hymt_batch.records import Segment, Status
 
 
@@ -108,3 +108,25 @@ def test_the_demo_model_learns_the_prompts_and_names_that_a_job_sends() -> None:
     for code, name in train.ENGLISH_NAMES.items():
         found = languages.get(code)
         assert (name, train.CHINESE_NAMES[code]) == (found.english, found.chinese)
+
+
+@pytest.mark.parametrize(
+    ("asked", "card", "added", "words"),
+    [
+        ("auto", True, True, "with the generation prompt, as the model's own card does"),
+        ("auto", False, False, "without the generation prompt, as the model's own card does"),
+        ("true", True, True, "with the generation prompt, as prompt.add_generation_prompt=true says, like the model's"),
+        ("true", False, True, "with the generation prompt, as prompt.add_generation_prompt=true says, unlike the"),
+        ("false", True, False, "without the generation prompt, as prompt.add_generation_prompt=false says, unlike the"),
+        ("false", False, False, "without the generation prompt, as prompt.add_generation_prompt=false says, like the"),
+    ],
+)
+def test_the_generation_prompt_follows_the_card_unless_it_is_asked_for(
+    asked: str, card: bool, added: bool, words: str
+) -> None:
+    config = PromptConfig(add_generation_prompt=GenerationPrompt[asked])
+    assert config.adds_generation_prompt(card) is added
+    found = prompt.end(config, card, ("<end>", 7))
+    assert found.added is added
+    assert str(found).startswith(f"<end> (id 7): {words}")
+    assert str(prompt.end(config, card, None)).startswith(f"not known without the model's files: {words}")

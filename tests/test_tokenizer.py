@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hymt_batch.errors import PreflightError
-from hymt_batch.model import files, tokenizer
+from hymt_batch.model import ending, files, tokenizer
 from hymt_batch.model.tokenizer import Tokenizer
 
 pytestmark = pytest.mark.core
@@ -137,3 +137,36 @@ def test_control_tokens_of_an_answer_are_left_out_and_the_rest_kept(extended: To
         "Rain in Lyon.",
         "",
     ]
+
+
+NAMED = [{"name": "tool_use", "template": "no"}, {"name": "default", "template": TEMPLATE_7B}]
+
+
+@pytest.mark.parametrize("add", [True, False])
+@pytest.mark.parametrize("where", ["as it is", "list", "file"])
+def test_a_plan_reads_the_last_token_that_a_load_finds(tmp_path: Path, add: bool, where: str) -> None:
+    folder = shutil.copytree(DEMO, tmp_path / "model")
+    template = TEMPLATE_7B.replace("<|startoftext|>", "<｜hy_begin▁of▁sentence｜>").replace(
+        "<|extra_0|>", "<｜hy_User｜>"
+    )
+    path = folder / "tokenizer_config.json"
+    settings = json.loads(path.read_text(encoding="utf-8"))
+    if where == "list":
+        named = [{**one, "template": one["template"].replace(TEMPLATE_7B, template)} for one in NAMED]
+        path.write_text(json.dumps({**settings, "chat_template": named}), encoding="utf-8")
+    if where == "file":
+        (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
+    found = tokenizer.load(folder, config(), add_generation_prompt=add)
+    assert ending.last_token(folder, add_generation_prompt=add) == found.last
+    if where == "as it is":
+        assert found.last == (("<｜hy_Assistant｜>", 1397) if add else ("<｜hy_place▁holder▁no▁8｜>", 1399))
+    else:
+        assert found.last[0] == "<｜hy_User｜>"
+
+
+def test_an_end_that_cannot_be_read_is_none(tmp_path: Path) -> None:
+    folder = shutil.copytree(DEMO, tmp_path / "model")
+    for template in ("{{ messages[0].content }}", "{% for x in %}", "{{ 'x' * 2 ** 33 }}"):
+        (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
+        assert ending.last_token(folder, add_generation_prompt=True) is None
+    assert ending.last_token(tmp_path / "none", add_generation_prompt=True) is None

@@ -614,3 +614,31 @@ def test_an_environment_that_changed_is_warned_of_and_allowed(
     begin(tmp_path / "job", [an_input(source)], environment={"device": "a"})
     with open_output(tmp_path / "job", [an_input(source)], environment={"device": "b"}):
         assert 'device: "a" -> "b"' in caplog.text
+
+
+def test_what_an_earlier_version_did_not_record_is_told_and_no_warning(
+    tmp_path: Path, source: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    begin(tmp_path / "job", [an_input(source)], environment={"device": "a", "gone": 1, "map": {"strategy": "cpu"}})
+    caplog.clear()
+    now = {"device": "a", "gone": 1, "cudnn_sdp": False, "map": {"strategy": "cpu", "more": 2}}
+    with open_output(tmp_path / "job", [an_input(source)], environment=now):
+        (told,) = [record for record in caplog.records if "environment" in record.getMessage()]
+    assert told.levelname == "INFO"
+    assert "cudnn_sdp: (not set) -> false" in told.getMessage()
+    assert "map.more: (not set) -> 2" in told.getMessage()
+    caplog.clear()
+    with open_output(tmp_path / "job", [an_input(source)], environment={**now, "device": "b", "gone": "(not set)"}):
+        (warned,) = [record for record in caplog.records if record.levelname == "WARNING"]
+    assert 'device: "a" -> "b"' in warned.getMessage()
+    assert "gone" in warned.getMessage()
+    assert "cudnn_sdp" not in warned.getMessage()
+
+
+def test_a_finished_folder_is_not_touched_when_more_is_recorded(tmp_path: Path, source: Path) -> None:
+    run(tmp_path / "job", [an_input(source)], environment={"device": "a"})
+    before = everything(tmp_path / "job")
+    with open_output(tmp_path / "job", [an_input(source)], environment={"device": "a", "licence": "L"}) as output:
+        assert output.finished
+    assert everything(tmp_path / "job") == before

@@ -20,6 +20,7 @@ from hymt_batch.decode.sampling import Choice, row_seed
 from hymt_batch.decode.settings import DecodeConfig, Engine, choice, sampled, stages
 from hymt_batch.decode.slots import decode_rows
 from hymt_batch.errors import DeviceError
+from hymt_batch.model import attention
 from hymt_batch.model.memory import free_memory, is_out_of_memory
 from hymt_batch.model.network import Hymt
 from hymt_batch.model.settings import SamplingCard
@@ -90,10 +91,15 @@ class Decode:
         """Compare the slot engine with `generate` on the canaries, one at a time, and fall back where they differ.
 
         In float32 only: in the others, rounding alone may change a token of an undecided network. Captured steps are
-        compared with the engine's own in every number format.
+        compared with the engine's own in every number format, and so is its attention on GPUs with torch's plainest.
+
+        Raises:
+            PreflightError: Its attention gives other tokens (E26).
         """
         if self.by_batch:
             return
+        if self.hymt.placement and attention.applies(self.hymt.placement.devices):
+            gate.check_attention(self.hymt)
         if self.hymt.dtype == "float32" and not gate.agrees(self.hymt, self.max_rows, self.max_tokens, self.check_stop):
             log.warning("decode.engine=slots answers the canaries otherwise than generate does, which is used instead")
             self.engine, self.by_batch, self.captured = Engine.generate, True, None

@@ -6,7 +6,6 @@ stand in which slots, and nothing of who comes next.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +13,7 @@ from hymt_batch.decode.cache import PrefixCache, SlotCache, grouped, spans
 from hymt_batch.decode.reading import Chosen, sent
 from hymt_batch.decode.rows import Counters, Row
 from hymt_batch.decode.sampling import Choice, choose
+from hymt_batch.model import library
 from hymt_batch.model.network import Hymt
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ class Forward:
         self.seen: Tensor | None = None  # [slots, V], for the repetition penalty
         config = hymt.network.config
         self._groups = config.num_attention_heads // config.num_key_value_heads
-        self._cache_word = _cache_word(hymt.network.model)
+        self._cache_word = library.cache_word(hymt.network.model)
 
     def anew(self, num_slots: int) -> Forward:
         """Another one with empty slots, in which nothing of this one is held but what all prompts begin with."""
@@ -185,12 +185,6 @@ class Forward:
         )
         hidden: Tensor = output.last_hidden_state
         return hidden
-
-
-def _cache_word(model: Any) -> str:
-    """What a network's `forward` calls its keys and values: another word since transformers 5.24."""
-    forward = getattr(type(model), "forward", None)
-    return "cache" if forward and "cache" in inspect.signature(forward).parameters else "past_key_values"
 
 
 def logprobs_of(logits: Tensor, chosen: Tensor) -> Tensor:

@@ -1,9 +1,14 @@
-"""Whether the slot engine answers a loaded model's canaries as `generate` does, and captured steps as steps do."""
+"""Whether the slot engine answers a loaded model's canaries as `generate` does, and captured steps as steps do.
+
+And whether its attention on a GPU gives the tokens of torch's plainest.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from typing import TYPE_CHECKING
 
 from hymt_batch.decode.captured import Captured
 from hymt_batch.decode.forward import Forward
@@ -12,8 +17,11 @@ from hymt_batch.decode.reading import Chosen, Reading
 from hymt_batch.decode.rows import Counters, Row
 from hymt_batch.decode.sampling import Choice
 from hymt_batch.decode.slots import decode_rows, ready
-from hymt_batch.model import canary
+from hymt_batch.model import attention, canary
 from hymt_batch.model.network import Hymt
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 NUM_TOKENS = 4
 """New tokens of each canary that both must agree on."""
@@ -62,6 +70,44 @@ def captured_agrees(captured: Captured, choice: Choice, read_every: int, check_s
     plain, fixed = ([[_of(one, number) for one in steps] for number in range(len(prompts))] for steps in made)
     tolerance = TOLERANCE[hymt.dtype]
     return all(_row_agrees(*rows, exact=exact, tolerance=tolerance) for rows in zip(plain, fixed, strict=True))
+
+
+class _InSlots(Forward):
+    """Steps of the slot engine over rows of unequal length, for `attention.compare`."""
+
+    def __init__(self, hymt: Hymt, prompts: Sequence[Sequence[int]]) -> None:
+        super().__init__(hymt, GREEDY, len(prompts), Counters(), logprobs=False)
+        self._rows = [Row(number, ids, attention.NUM_TOKENS + 1, number) for number, ids in enumerate(prompts)]
+        self._newest: Tensor | None = None
+
+    def _logits(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        self._newest, finite = super()._logits(hidden)
+        return self._newest, finite
+
+    def logits(self) -> Tensor:
+        Reading([self.step(self._rows) if self.last is not None else self.prefill(self._rows, 0)]).wait()
+        assert self._newest is not None
+        return self._newest
+
+
+def check_attention(
+    hymt: Hymt, own: attention.Context = nullcontext, reference: attention.Context = attention.math_kernel
+) -> attention.Agreement:
+    """Compare the slot engine's attention with torch's math back end.
+
+    Args:
+        hymt: The loaded model.
+        own: What the engine runs in.
+        reference: What it runs in to be compared with.
+
+    Raises:
+        PreflightError: They disagree (E26); the message names the back end.
+    """
+    prompts = attention.prompts(hymt.tokenizer)
+    width = max(map(len, prompts)) + attention.NUM_TOKENS + 1
+    with ready(hymt.network, width):
+        what = f"decode.engine=slots on {hymt.device}"
+        return attention.compare(lambda: _InSlots(hymt, prompts).logits, hymt.dtype, own, reference, what)
 
 
 def _canaries(hymt: Hymt) -> list[list[int]]:

@@ -15,7 +15,9 @@ from hymt_batch.device_map.settings import Census, Strategy, gib
 from hymt_batch.doctor.finding import Finding, Level
 from hymt_batch.errors import PreflightError
 from hymt_batch.model import canary, network
+from hymt_batch.model.attention import NUM_ROWS
 from hymt_batch.model.census import census
+from hymt_batch.model.network import Hymt
 
 if TYPE_CHECKING:
     from hymt_batch.schema import DoctorJob
@@ -28,7 +30,7 @@ def load(job: DoctorJob) -> list[Finding]:
         PreflightError: The model cannot be loaded, or an answer is wrong.
     """
     prepared = network.prepare(job.model, job.device_map, job.launch.num_threads)
-    tokenizer = prepared.load_tokenizer(add_generation_prompt=job.prompt.add_generation_prompt)
+    tokenizer = prepared.load_tokenizer(add_generation_prompt=job.add_generation_prompt)
     began = time.monotonic()
     hymt = prepared.load(tokenizer)
     seconds = time.monotonic() - began
@@ -48,6 +50,7 @@ def load(job: DoctorJob) -> list[Finding]:
             f"differ by {hymt.canary_difference:.1e} of the logits' spread, allowed {canary.TOLERANCE[hymt.dtype]:g}",
         ),
     ]
+    found.append(_attention(hymt))
     wanted = canary.logits(hymt.network, tokenizer, hymt.device)
     others = _others(placement, census())
     for device, name in others:
@@ -70,6 +73,14 @@ def load(job: DoctorJob) -> list[Finding]:
     if not others:
         found.append(Finding("canary: replica against replica", Level.SKIP, "one replica on one device"))
     return found
+
+
+def _attention(hymt: Hymt) -> Finding:
+    name = "attention against the math back end"
+    if hymt.attention is None:
+        return Finding(name, Level.SKIP, "compared where the whole model lies on GPUs, and its rounding is known")
+    seen = f"{hymt.attention.tokens} tokens of {NUM_ROWS} rows are the same, {hymt.attention.parted} rows part at a tie"
+    return Finding(name, Level.OK, f"{seen}; logits differ by {hymt.attention.difference:.1e} of their spread")
 
 
 def _others(placement: Any, devices: Census) -> list[tuple[str, str]]:

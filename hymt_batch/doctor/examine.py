@@ -11,6 +11,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,7 @@ from hymt_batch.model import census, hashes, memory, network, nvidia, requiremen
 from hymt_batch.model import files as model_files
 from hymt_batch.model import tokenizer as tokenizing
 from hymt_batch.model.files import ModelFiles
+from hymt_batch.prompt import PromptFamily
 from hymt_batch.source import stream
 from hymt_batch.write.store import needs
 
@@ -54,6 +56,7 @@ def examine(job: DoctorJob, env: Mapping[str, str] | None = None) -> list[Findin
     found: list[Finding] = []
     facts = census.torch_facts()
     cards = nvidia.query()
+    _use(job, found)
     files = _files(job, found)
     model_type = files.config["model_type"] if files else None
     found += environment.versions(model_type, job.model.attention.value)
@@ -85,8 +88,7 @@ def examine(job: DoctorJob, env: Mapping[str, str] | None = None) -> list[Findin
                 devices.cpu.free_bytes, weights.get("cpu", 0), "the weights that lie in it", memory.cgroup()
             )
     found += machine.shared_memory()
-    if files:
-        _tokenizer(job, files, found)
+    _tokenizer(job, files, found)
     need, need_inodes = _source(job, found)
     if job.name is not None:
         folder = Path(job.output_dir) / job.name
@@ -210,16 +212,32 @@ def _warnings_as(found: list[Finding], check: str) -> Iterator[None]:
         logger.propagate = propagate
 
 
-def _tokenizer(job: DoctorJob, files: ModelFiles, found: list[Finding]) -> None:
+def _tokenizer(job: DoctorJob, files: ModelFiles | None, found: list[Finding]) -> None:
+    """Tokenizer and template, and how every prompt ends."""
+    check, end = "last token of the prompt", partial(prompt.end, job.prompt, job.model.add_generation_prompt)
+    if files is None:
+        found.append(Finding(check, Level.SKIP, str(end(None))))
+        return
     with _guarded("tokenizer and chat template", found):
-        loaded = tokenizing.load(files.folder, files.config, add_generation_prompt=job.prompt.add_generation_prompt)
-        words = prompt.wording(job.prompt, job.model.family.value, job.src_lang, job.tgt_lang or "en")
-        prompt.check(loaded, words)
+        loaded = tokenizing.load(files.folder, files.config, add_generation_prompt=job.add_generation_prompt)
+        if job.model.family.value in PromptFamily.__members__:  # of the others `_use` tells
+            prompt.check(loaded, prompt.wording(job.prompt, job.model.family.value, job.src_lang, job.tgt_lang or "en"))
         seen = (
             f"{loaded.full.get_vocab_size()} tokens, {len(loaded.control)} of them control tokens; the template "
             f"frames a text with {list(loaded.prefix)} and {list(loaded.suffix)}; it ends at {list(loaded.stop)}"
         )
         found.append(Finding("tokenizer and chat template", Level.OK, seen))
+        found.append(Finding(check, Level.OK, str(end(loaded.last))))
+
+
+def _use(job: DoctorJob, found: list[Finding]) -> None:
+    """Whether the model translates by itself, and what its licence leaves out."""
+    with _guarded("use of the model", found):
+        job.model.check_translates()
+    seen = job.model.licence_told
+    if job.model.licence_limits:
+        seen += "; Hy-MT2 is under Apache-2.0 (model=hy_mt2_1.8b or hy_mt2_7b, with the same shapes)"
+    found.append(Finding("licence of the weights", Level.OK, seen))
 
 
 def _source(job: DoctorJob, found: list[Finding]) -> tuple[int | None, int | None]:

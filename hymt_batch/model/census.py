@@ -12,7 +12,7 @@ from typing import Any
 
 from hymt_batch.device_map.settings import Census, Device, size
 from hymt_batch.errors import ConfigError
-from hymt_batch.model import nvidia
+from hymt_batch.model import cudnn, nvidia
 from hymt_batch.model.memory import available, text
 
 log = logging.getLogger(__name__)
@@ -20,6 +20,7 @@ log = logging.getLogger(__name__)
 
 def census() -> Census:
     """Devices of this machine as torch sees them, the CPU last."""
+    cudnn.deprioritise()
     import torch
 
     devices = []
@@ -58,6 +59,7 @@ class TorchFacts:
 
 def torch_facts() -> TorchFacts:
     """Ask torch, which takes its seconds to be imported."""
+    cudnn.deprioritise()
     try:
         import torch
     except Exception:  # a broken installation is what the doctor is asked about; its check of versions says more

@@ -8,6 +8,7 @@ exceptions `ignored_layers` and newer libraries `ignore`. A network is never mov
 from __future__ import annotations
 
 import importlib.metadata
+import inspect
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -114,3 +115,9 @@ def offloaded_weight(network: Any, name: str) -> Tensor | None:
                 found: Tensor = held[".".join(pieces[length:])]
                 return found
     return None
+
+
+def cache_word(model: Any) -> str:
+    """What a network's `forward` calls its keys and values: another word since transformers 5.24."""
+    forward = getattr(type(model), "forward", None)
+    return "cache" if forward and "cache" in inspect.signature(forward).parameters else "past_key_values"

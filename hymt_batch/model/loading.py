@@ -1,7 +1,8 @@
 """Reads the weights of a prepared model, and refuses whatever transformers would mend or hide in silence.
 
-After it, every weight is there, where it was planned, in the dtype that was asked for, and finite; and the canaries
-agree. Source: transformers fills missing weights with random numbers and says so in a report that nobody sees.
+After it, every weight is there, where it was planned, in the dtype that was asked for, and finite; the canaries agree,
+and on GPUs the attention with torch's plainest. Source: transformers fills missing weights with random numbers and says
+so in a report that nobody sees.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from hymt_batch.device_map import table
 from hymt_batch.device_map.placement import Placement
 from hymt_batch.device_map.settings import gib
 from hymt_batch.errors import PreflightError
-from hymt_batch.model import canary, library, packed
+from hymt_batch.model import attention, canary, cudnn, library, packed
 from hymt_batch.model.census import census
 from hymt_batch.model.memory import free_memory, is_out_of_memory
 from hymt_batch.model.network import Hymt, Prepared
@@ -38,7 +39,7 @@ def load(prepared: Prepared, tokenizer: Tokenizer) -> Hymt:
             refused.append(placement.strategy.value)
             log.warning("out of memory while loading with device_map=%s", placement.strategy.value)
             continue
-        network, difference = attempt
+        network, difference, agreement = attempt
         if placement is not prepared.placement:
             for warning in placement.warnings:
                 log.warning("%s", warning)
@@ -55,6 +56,7 @@ def load(prepared: Prepared, tokenizer: Tokenizer) -> Hymt:
             free_bytes=placement.cache_room(free),
             placement=placement,
             canary_difference=difference,
+            attention=agreement,
         )
     raise PreflightError(
         f"{prepared.placement.device.name} has not enough memory for {prepared.files.folder} (tried: "
@@ -63,8 +65,10 @@ def load(prepared: Prepared, tokenizer: Tokenizer) -> Hymt:
     )
 
 
-def _attempt(prepared: Prepared, placement: Placement, tokenizer: Tokenizer) -> tuple[Any, float] | None:
-    """The loaded and checked network with its canaries' difference, or None where memory ran out."""
+def _attempt(
+    prepared: Prepared, placement: Placement, tokenizer: Tokenizer
+) -> tuple[Any, float, attention.Agreement | None] | None:
+    """The loaded and checked network with what its checks found, or None where memory ran out."""
     try:
         network = _loaded(prepared, placement)
         _check(prepared, placement, network)
@@ -72,8 +76,13 @@ def _attempt(prepared: Prepared, placement: Placement, tokenizer: Tokenizer) -> 
         _own_generation(network, tokenizer)
         if prepared.packs(placement):
             packed.pack(network)
+        cudnn.switch_off(placement.devices)  # CUDA runs by now
         strict = prepared.files.config["model_type"] == "hunyuan_v1_dense" and not prepared.files.quantisation
-        return network, canary.check(network, tokenizer, placement.device.name, prepared.dtype, strict=strict)
+        device, dtype, agreement = placement.device.name, prepared.dtype, None
+        difference = canary.check(network, tokenizer, device, dtype, strict=strict)
+        if attention.applies(placement.devices):
+            agreement = attention.check(network, tokenizer, device, dtype, strict=strict)
+        return network, difference, agreement
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise

@@ -5,6 +5,7 @@ from __future__ import annotations
 from enum import Enum
 from typing import Any
 
+from hymt_batch.model import cudnn
 from hymt_batch.model.network import Hymt
 from hymt_batch.model.shapes import SMALL
 from hymt_batch.model.tokenizer import Tokenizer
@@ -48,6 +49,7 @@ def config(shape: Shape) -> dict[str, Any]:
 
 def network(shape: Shape, dtype: str, seed: int, device: str = "cpu") -> Hymt:
     """A network of a shape with random weights; larger than usual, so that logits differ clearly."""
+    cudnn.deprioritise()
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, logging
 
@@ -62,6 +64,7 @@ def network(shape: Shape, dtype: str, seed: int, device: str = "cpu") -> Hymt:
             if weight.ndim == 2:
                 weight.normal_(0.0, 1.5 / weight.shape[1] ** 0.5)
     made.eval().requires_grad_(False).to(device)
+    cudnn.switch_off([device])
     made.generation_config = GenerationConfig(do_sample=False, pad_token_id=0, use_cache=True)
     size = 4 if dtype == "float32" else 2
     cache = 2 * settings["num_hidden_layers"] * settings["num_key_value_heads"] * settings["head_dim"] * size

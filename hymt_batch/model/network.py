@@ -11,7 +11,7 @@ import importlib.util
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hymt_batch.device_map import accelerate_file, manual, table
 from hymt_batch.device_map import place as placing
@@ -19,14 +19,17 @@ from hymt_batch.device_map.placement import Placement
 from hymt_batch.device_map.settings import Census, DeviceMapConfig, Strategy
 from hymt_batch.device_map.sizes import Network
 from hymt_batch.errors import PreflightError, tagged
+from hymt_batch.model import cudnn, hashes
 from hymt_batch.model import files as model_files
-from hymt_batch.model import hashes
 from hymt_batch.model import tokenizer as tokenizing
 from hymt_batch.model.census import census
 from hymt_batch.model.files import ModelFiles
 from hymt_batch.model.requirements import PACKAGES, check_libraries
 from hymt_batch.model.settings import Attention, Dtype, ModelConfig
 from hymt_batch.model.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from hymt_batch.model.attention import Agreement
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +51,7 @@ class Hymt:
     free_bytes: int  # for keys and values of the whole network, after loading
     placement: Placement | None = None
     canary_difference: float = 0.0  # batched against single, as a share of the logits' spread
+    attention: Agreement | None = None  # its own against the math back end, where that was compared
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +97,9 @@ class Prepared:
             "device_map": {"strategy": placement.strategy.value, **table.compact(placement.map, self.network)},
             "attention": self.config.attention.value,
             "packed": self.packs(placement),
+            "licence": self.config.licence_told,
             "num_threads": self.num_threads,
+            **({cudnn.KEY: False} if cudnn.on_gpu(placement.devices) else {}),
             **{name: importlib.metadata.version(name) for name in self._packages()},
         }
 

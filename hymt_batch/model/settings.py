@@ -23,6 +23,7 @@ class ModelFamily(Enum):
     """Which model card the model belongs to; selects the wording of prompts."""
 
     hunyuan_mt = "hunyuan_mt"
+    hunyuan_mt_chimera = "hunyuan_mt_chimera"  # its prompt takes several translations of a text, and makes one of them
     hy_mt1_5 = "hy_mt1_5"
     hy_mt2 = "hy_mt2"
 
@@ -53,12 +54,19 @@ class SamplingCard:
             raise ConfigError(f"model.sampling.top_k={self.top_k} must be a number of tokens; 0 or -1 mean no limit.")
 
 
+TENCENT_LIMITS = "does not apply in the EU, the UK and South Korea; outputs may not improve other AI models"
+"""Of HY-MT1.5 and Hunyuan-MT. Source: License.txt of both repositories, line 3 and 5b, 5c."""
+
+
 @dataclass(kw_only=True, slots=True)
 class ModelConfig:
     """Which model; every field is explained in conf/model/."""
 
     path: str
     family: ModelFamily = ModelFamily.hy_mt1_5
+    add_generation_prompt: bool = False
+    licence: str = "Tencent HY Community License Agreement"
+    licence_limits: str | None = TENCENT_LIMITS
     revision: str = "main"
     download: bool = False
     dtype: Dtype = Dtype.auto
@@ -67,6 +75,24 @@ class ModelConfig:
     max_context: int = 8192
     sha256: Any = None
     sampling: SamplingCard = field(default_factory=SamplingCard)
+
+    @property
+    def licence_told(self) -> str:
+        """The licence of the weights with what it limits."""
+        return f"{self.licence}: {self.licence_limits}" if self.licence_limits else self.licence
+
+    def check_translates(self) -> None:
+        """Refuse a model that does not translate a text by itself.
+
+        Raises:
+            ConfigError: Its prompt takes candidates.
+        """
+        if self.family is ModelFamily.hunyuan_mt_chimera:
+            raise ConfigError(
+                "model.family=hunyuan_mt_chimera makes one translation out of several candidates, which its prompt "
+                "takes; it cannot translate a text by itself, and nothing here gives it candidates yet. Set "
+                "model=hunyuan_mt_7b."
+            )
 
     def __post_init__(self) -> None:
         if self.sha256 is None:

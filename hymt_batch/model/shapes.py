@@ -76,11 +76,17 @@ PUBLISHED: dict[str, dict[str, Any]] = {
     "tencent/HY-MT1.5-7B": LARGE,
     "tencent/HY-MT1.5-7B-FP8": {**LARGE, **_FP8},
     "tencent/Hunyuan-MT-7B": LARGE,
+    "tencent/Hunyuan-MT-7B-fp8": {**LARGE, **_FP8},
+    "tencent/Hunyuan-MT-Chimera-7B": LARGE,
+    "tencent/Hunyuan-MT-Chimera-7B-fp8": {**LARGE, **_FP8},
     "tencent/Hy-MT2-1.8B": SMALL,
+    "tencent/Hy-MT2-1.8B-FP8": {**SMALL, **_FP8},
     "tencent/Hy-MT2-7B": LARGE,
+    "tencent/Hy-MT2-7B-FP8": {**LARGE, **_FP8},
     "tencent/Hy-MT2-30B-A3B": SPARSE,
+    "tencent/Hy-MT2-30B-A3B-FP8": {**SPARSE, **_FP8},
 }
-"""Hub id -> what its config.json says of the network's shape."""
+"""Hub id -> what its config.json says of the network's shape; of FP8 forms but HY-MT1.5's, the format is assumed."""
 
 
 def published(path: str) -> ModelFiles | None:

@@ -55,6 +55,11 @@ class Tokenizer:
     def count(self, text: str) -> int:
         return len(self.bare.encode(text, add_special_tokens=False).ids)
 
+    @property
+    def last(self) -> tuple[str, int]:
+        """Text and id of the token that every prompt ends in."""
+        return self.full.decode(self.suffix[-1:], skip_special_tokens=False), self.suffix[-1]
+
     def leaks(self, body: Sequence[int]) -> bool:
         """Whether a body holds an id that only the framing may hold."""
         return not self.control.isdisjoint(body)
@@ -116,8 +121,8 @@ def load(folder: Path, config: dict[str, Any], *, add_generation_prompt: bool) -
     Args:
         folder: Verified model folder.
         config: Content of its config.json.
-        add_generation_prompt: End the prompt with the assistant's token, as vLLM and the Hy-MT2 card do; False ends
-            it as the HY-MT1.5 card's snippet does.
+        add_generation_prompt: End the prompt with the assistant's token, as the Hy-MT2 card does; False ends it as the
+            cards of HY-MT1.5 and Hunyuan-MT do.
 
     Raises:
         PreflightError: Template and tokenizer do not fit each other or the config.

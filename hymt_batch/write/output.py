@@ -139,8 +139,12 @@ class Output:
                 folder.sweep(fs, place, inputs)
             probe(fs, place)
             job = ownership.settle(fs, place, wanted, overwrite=overwrite, on_input_change=on_input_change)
-            if differences := manifest.diff(job.environment, wanted.job.environment):
-                log.warning("environment differs from the job's first run:\n%s", manifest.explain(differences))
+            differences = manifest.diff(job.environment, wanted.job.environment)
+            # what an earlier version did not record is no change that anybody made
+            if added := [one for one in differences if one[1] is manifest.MISSING]:
+                log.info("environment is now recorded with:\n%s", manifest.explain(added))
+            if others := [one for one in differences if one[1] is not manifest.MISSING]:
+                log.warning("environment differs from the job's first run:\n%s", manifest.explain(others))
             output = cls(
                 place,
                 job,

@@ -66,7 +66,7 @@ class Held:
 def held(shape: str, job: Any) -> Held:
     """The demo model, or a made-up network that is given the demo's tokenizer."""
     prepared = network.prepare(job.model, job.device_map, job.launch.num_threads)
-    hymt = prepared.load(prepared.load_tokenizer(add_generation_prompt=job.prompt.add_generation_prompt))
+    hymt = prepared.load(prepared.load_tokenizer(add_generation_prompt=job.add_generation_prompt))
     if shape != "demo":
         other = made_up.network(made_up.Shape[shape], "float32", 3)
         hymt = replace(other, tokenizer=hymt.tokenizer, free_bytes=hymt.free_bytes)

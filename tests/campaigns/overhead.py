@@ -86,7 +86,7 @@ def stages(source: Path, name: str) -> dict[str, float]:
     words = prompt.wording(job.prompt, job.model.family.value, job.src_lang, job.tgt_lang)
     model = network.prepare(job.model, job.device_map, job.launch.num_threads)
     limits = batch.boundaries(job.batch, model.num_parameters, model.on_gpu)
-    tokenizer = model.load_tokenizer(add_generation_prompt=job.prompt.add_generation_prompt)
+    tokenizer = model.load_tokenizer(add_generation_prompt=job.add_generation_prompt)
     hymt = model.load(tokenizer)
     size = batch.Budget(16_384, 64)
     decode = engine.Decode(
