@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import importlib.metadata
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hymt_batch import batch, fs, manifest, prompt
 from hymt_batch.decode.settings import describe
+from hymt_batch.prompt import GenerationPrompt
 from hymt_batch.records import PLAN
 from hymt_batch.write import versions
 
@@ -70,14 +71,30 @@ def environment(job: TranslateJob, settled: Mapping[str, Any] | None = None) -> 
 
 def own_keys(job: TranslateJob) -> frozenset[str]:
     """Keys of the identity whose value in a folder's job stands: `auto` resolves them once, when a folder is made."""
-    auto = {"batch.part_rows": job.batch.part_rows == "auto", "batch.part_tokens": job.batch.part_tokens == "auto"}
+    auto = {
+        "batch.part_rows": job.batch.part_rows == "auto",
+        "batch.part_tokens": job.batch.part_tokens == "auto",
+        "prompt.add_generation_prompt": job.prompt.add_generation_prompt is GenerationPrompt.auto,
+    }
     return frozenset(key for key, is_auto in auto.items() if is_auto)
 
 
 def aliases(job: TranslateJob, model: Mapping[str, Any], words: prompt.Wording, num_parameters: int) -> list[Any]:
-    """The identities that this job would have had if it had begun on a CPU, or on a GPU."""
-    places = (batch.boundaries(job.batch, num_parameters, on_gpu) for on_gpu in (False, True))
-    return [identity(job, model, words, limits) for limits in places]
+    """The identities that this job would have had if `auto` had come to something else when it began.
+
+    On a CPU or a GPU part sizes differ; earlier versions always added the generation prompt.
+    """
+    jobs = [job]
+    if job.prompt.add_generation_prompt is GenerationPrompt.auto:
+        jobs = [with_generation_prompt(job, added) for added in (True, False)]
+    places = [batch.boundaries(job.batch, num_parameters, on_gpu) for on_gpu in (False, True)]
+    return [identity(one, model, words, limits) for one in jobs for limits in places]
+
+
+def with_generation_prompt(job: TranslateJob, added: bool) -> TranslateJob:
+    """The job with `prompt.add_generation_prompt` as its folder's job has it."""
+    asked = GenerationPrompt.true if added else GenerationPrompt.false
+    return replace(job, prompt=replace(job.prompt, add_generation_prompt=asked))
 
 
 def boundaries_of(identity: Mapping[str, Any]) -> batch.Boundaries:

@@ -22,7 +22,15 @@ from hymt_batch.desk import Desk
 from hymt_batch.doctor import examine
 from hymt_batch.doctor.explain import explaining
 from hymt_batch.errors import ExitCode, StoppedError
-from hymt_batch.identity import aliases, boundaries_of, environment, identity, own_keys, stored_plan
+from hymt_batch.identity import (
+    aliases,
+    boundaries_of,
+    environment,
+    identity,
+    own_keys,
+    stored_plan,
+    with_generation_prompt,
+)
 from hymt_batch.model import network
 from hymt_batch.progress import Progress, Telling, escaped, result
 from hymt_batch.records import ERROR_STATUSES, PLAN, Document, Input, Prompt, Refusal, Shard
@@ -110,7 +118,9 @@ def _translate(
         if output.finished:
             log.info("already complete: nothing to do")
             return output.finalize()
-        limits = boundaries_of(output.identity)  # a job that goes on keeps the plan with which it was created
+        # a job that goes on keeps the plan, and what `auto` came to, with which it was created
+        limits = boundaries_of(output.identity)
+        job = with_generation_prompt(job, output.identity["prompt"]["add_generation_prompt"])
         stop.holding(output.close)
         telling.log_to(output.folder / "logs")
         log.info("arguments=%s", escaped(shlex.join(sys.argv[1:]), 4000))
