@@ -18,6 +18,7 @@ A message says what is wrong with the value, why it matters if that is not plain
 from __future__ import annotations
 
 import errno
+import os
 from enum import IntEnum
 from importlib.metadata import PackageNotFoundError
 
@@ -130,6 +131,52 @@ class DeviceError(StoppedError):
 
 
 NO_MEMORY = ("failed to map segment from shared object", "Cannot allocate memory", "can't start new thread")
+PASSING = frozenset(
+    {
+        errno.ENOSPC,
+        errno.EDQUOT,
+        errno.EFBIG,
+        errno.EIO,
+        errno.ESTALE,
+        errno.ENFILE,
+        errno.EAGAIN,
+        errno.EINTR,
+        errno.EBUSY,
+        errno.ETXTBSY,
+        errno.ENOLCK,
+        errno.EPIPE,
+        errno.ENOLINK,
+        errno.EREMOTEIO,
+        errno.ETIMEDOUT,
+        errno.ENETDOWN,
+        errno.ENETUNREACH,
+        errno.EHOSTDOWN,
+        errno.EHOSTUNREACH,
+        errno.ECONNRESET,
+        errno.ECONNABORTED,
+        errno.ECONNREFUSED,
+        errno.ENOTCONN,
+        errno.ENODEV,
+        errno.ENXIO,
+    }
+)
+"""Errors of the system that may pass by themselves, or once somebody looked at the store: the same command goes on."""
+
+REMEDIES = {
+    errno.ENOSPC: "Free some space (bytes or inodes).",
+    errno.EDQUOT: "Free some of the disk quota.",
+    errno.EFBIG: "Raise the limit for the size of a file (ulimit -f).",
+    errno.EMFILE: "This process may open too few files at once: raise the limit (ulimit -n 1024).",
+    errno.EACCES: "Give this user access to it, or choose another place.",
+    errno.EPERM: "Give this user access to it, or choose another place.",
+    errno.EROFS: "Its file system can only be read: choose another place.",
+    errno.ENAMETOOLONG: "Choose a shorter name or path.",
+    errno.ELOOP: "Remove the link that leads to itself.",
+    errno.ENOTDIR: "A file stands where a folder must be: move it, or choose another place.",
+    errno.EISDIR: "A folder stands where a file must be: move it, or choose another place.",
+    errno.ENOENT: "It was removed, or never was there: check the path.",
+    errno.EEXIST: "Something else has this name: move it, or choose another place.",
+}
 
 
 def first_line(error: BaseException) -> str:
@@ -150,4 +197,23 @@ def of_the_machine(error: BaseException) -> HymtError | None:
             f"the installation is damaged: of {error.name} the version cannot be read. Install hymt-batch again in an "
             "empty environment."
         )
+    if isinstance(error, OSError) and error.errno is not None:
+        return of_the_system(error)
+    if os.strerror(errno.EMFILE) in str(error):  # as the import of a library tells it
+        return PreflightError(f"{first_line(error)}. {REMEDIES[errno.EMFILE]}")
     return None
+
+
+def of_the_system(error: OSError) -> HymtError:
+    """An error of a call of the system: what was called for, why it failed, and what helps.
+
+    Returns:
+        StoppedError for what may pass by itself, PreflightError for what never does.
+    """
+    why = error.strerror or first_line(error)
+    names = [os.fsdecode(name) for name in (error.filename, error.filename2) if isinstance(name, str | bytes)]
+    what = f"{' and '.join(names)}: {why}." if names else f"the system refuses: {why}."
+    remedy = REMEDIES.get(error.errno or 0, "")
+    if error.errno in PASSING:
+        return StoppedError(" ".join(filter(None, [what, remedy, "Run the same command again to continue."])))
+    return PreflightError(" ".join(filter(None, [what, remedy])))
