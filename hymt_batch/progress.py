@@ -119,7 +119,6 @@ class Telling:
             print(text, file=sys.stderr, flush=True)
             return
         try:
-            streams.need_output()
             streams.show(text)
         except HymtError as error:
             log.warning("the result is not shown: %s", error)

@@ -136,6 +136,11 @@ def show(text: str, end: str = "\n") -> None:
         StoppedError: Standard output takes no more.
         PreflightError: It is closed.
     """
+    need_output()
+    _print(text, end)
+
+
+def _print(text: str, end: str) -> None:
     try:
         print(text, end=end, flush=True)
     except BrokenPipeError:
@@ -194,4 +199,4 @@ def finish() -> None:
     Raises:
         HymtError: See `show`.
     """
-    show("", end="")
+    _print("", "")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import io
 import logging
 import os
 import re
@@ -21,7 +22,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from hymt_batch.errors import ConfigError, InputChangedError, PreflightError
+from hymt_batch.errors import ConfigError, InputChangedError, PreflightError, StoppedError
 from hymt_batch.fs import NO_LINK, OS, publish, stopped
 from hymt_batch.source import hub as hub_reader
 from hymt_batch.source.settings import SourceConfig
@@ -168,7 +169,7 @@ def _store(source: BinaryIO, path: Path) -> int:
     with _storing(path):
         fd = OS.open_exclusive(path)
     try:
-        while block := source.read(BLOCK):  # what goes wrong here is not the store's
+        while block := _read(source):
             with _storing(path):
                 OS.write_all(fd, block)
             size += len(block)
@@ -177,6 +178,26 @@ def _store(source: BinaryIO, path: Path) -> int:
     finally:
         os.close(fd)
     return size
+
+
+def _read(source: BinaryIO) -> bytes:
+    """The next bytes of standard input, waited for where it does not block; b"" at its end.
+
+    Raises:
+        ConfigError: It cannot be read.
+        StoppedError: It broke off.
+    """
+    try:
+        while (block := source.read(BLOCK)) is None:
+            select.select([source], [], [])
+        return block
+    except OSError as error:
+        why = error.strerror or str(error)
+        if isinstance(error, io.UnsupportedOperation) or error.errno in (errno.EBADF, errno.EISDIR, errno.EINVAL):
+            raise ConfigError(f"standard input cannot be read: {why}. Give a file or a pipe (< FILE).") from error
+        raise StoppedError(
+            f"standard input broke off: {why}. Nothing of it is kept; run the same command again with all of it."
+        ) from error
 
 
 def _link(source: Path, target: Path) -> None:
