@@ -150,6 +150,12 @@ def _print(text: str, end: str) -> None:
         raise _refused(error) from error
 
 
+def answer(names: Sequence[str]) -> None:
+    """Print names one a line as the system has them, for a program that reads them; errors are those of `copy`."""
+    need_output()
+    _put(sys.stdout.buffer, b"".join(os.fsencode(f"{name}\n") for name in names))
+
+
 def copy(paths: Sequence[Path]) -> None:
     """Copy files to standard output, byte for byte, whatever the locale is.
 

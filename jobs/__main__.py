@@ -288,8 +288,7 @@ def answer(words: Sequence[str], jobs: Sequence[str]) -> None:
         {job: settings(fields) for job, fields in schema.JOBS.items()},
         {job: config.choices(job) for job in schema.JOBS},
     )
-    answers = completion.replacements(found, current, raw, quote, breaks)
-    streams.show("".join(f"{one}\n" for one in answers), end="")
+    streams.answer(completion.replacements(found, current, raw, quote, breaks))
 
 
 if __name__ == "__main__":
