@@ -178,6 +178,8 @@ REMEDIES = {
     errno.EEXIST: "Something else has this name: move it, or choose another place.",
 }
 
+LIMITS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EMFILE})  # whose remedy needs no name of a file
+
 
 def first_line(error: BaseException) -> str:
     """The first line of an error's message, or its kind where it has none."""
@@ -213,7 +215,7 @@ def of_the_system(error: OSError) -> HymtError:
     why = error.strerror or first_line(error)
     names = [os.fsdecode(name) for name in (error.filename, error.filename2) if isinstance(name, str | bytes)]
     what = f"{' and '.join(names)}: {why}." if names else f"the system refuses: {why}."
-    remedy = REMEDIES.get(error.errno or 0, "")
+    remedy = REMEDIES.get(error.errno or 0, "") if names or error.errno in LIMITS else ""
     if error.errno in PASSING:
         return StoppedError(" ".join(filter(None, [what, remedy, "Run the same command again to continue."])))
     return PreflightError(" ".join(filter(None, [what, remedy])))
