@@ -14,6 +14,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -112,6 +113,12 @@ def test_neither_standard_input_nor_standard_error_is_needed(job: str, finished:
     assert done.stdout.strip()
 
 
+@pytest.mark.parametrize("redirect", ["2> /dev/full", "2>&-", "<&- >&- 2>&-"])
+def test_an_error_that_nobody_reads_keeps_its_exit_code(redirect: str, finished: Path) -> None:
+    assert run([*COMMAND, "status", "name=none"], finished, redirect).returncode == (6 if ">&- 2" in redirect else 2)
+    assert run([*COMMAND, "none"], finished, redirect).returncode == ExitCode.USAGE
+
+
 ODD = {
     "HOME": "/dev/null/none",
     "TMPDIR": "/nonexistent",
@@ -199,6 +206,17 @@ def test_translations_that_standard_output_does_not_take_are_kept(
     kept = tmp_path / last.rpartition(" ")[2]
     assert kept.read_bytes() == b"ONE\n"
     assert run([*COMMAND, "verify", f"name={kept.parts[-3]}"], tmp_path).returncode == 0
+
+
+def test_translations_stay_in_the_temporary_folder_where_the_output_folder_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "outputs").touch()
+    done = run(
+        [*STUB, "source.path=-"], tmp_path, "> /dev/full", before="mkdir t; export TMPDIR=$PWD/t", given=b"one\n"
+    )
+    assert done.returncode == ExitCode.STOPPED
+    kept = Path(lines(done)[-1].rpartition(" ")[2])
+    assert kept.is_relative_to(tmp_path / "t")
+    assert kept.read_bytes() == b"ONE\n"
 
 
 def test_a_closed_standard_output_is_told_before_standard_input_is_read(tmp_path: Path) -> None:
@@ -332,13 +350,16 @@ def test_standard_input_that_does_not_block_is_read_to_its_end(tmp_path: Path) -
     os.set_blocking(reader, False)
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     process = subprocess.Popen(
-        [*STUB, "source.path=-"], cwd=tmp_path, env=environment, stdin=reader, stdout=subprocess.PIPE,
+        [*STUB, "source.path=-", "name=n"], cwd=tmp_path, env=environment, stdin=reader, stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
     )  # fmt: skip
     os.close(reader)
     os.write(writer, b"one\n")
-    with pytest.raises(subprocess.TimeoutExpired):
-        process.wait(2)
+    deadline = time.monotonic() + 30
+    while not any(path.stat().st_size for path in tmp_path.glob("outputs/.spool-*/stdin.txt")):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    time.sleep(0.2)  # it waits for more
     os.write(writer, b"two\n")
     os.close(writer)
     assert process.communicate(timeout=60)[0] == b"ONE\nTWO\n"
@@ -355,3 +376,18 @@ def test_what_is_shown_to_a_reader_that_left_is_no_error(
     monkeypatch.setattr(streams, "mute", lambda: muted.append(True))
     streams.show("a")
     assert muted == [True]
+
+
+def test_a_warning_of_a_library_is_shown_and_never_raised(tmp_path: Path) -> None:
+    program = "import warnings; from hymt_batch import streams; streams.calm_warnings(); warnings.warn('mind this')"
+    done = run([sys.executable, "-c", program], tmp_path, PYTHONWARNINGS="error")
+    assert done.returncode == 0
+    assert b"mind this" in done.stderr
+
+
+@pytest.mark.parametrize("module", [["jobs", "status"], ["jobs.status"], ["hymt_batch.jobs.status"]])
+def test_in_a_checkout_python_m_ends_alike(module: list[str], finished: Path) -> None:
+    words = [sys.executable, "-m", *module, "name=语料", f"output_dir={finished}/outputs"]
+    for redirect, code in (("> /dev/full", 75), ("<&- >&- 2>&-", 6)):
+        assert run(words, ROOT, redirect).returncode == code
+    assert "语料" in json.loads(run([*words, "format=json"], ROOT, **ASCII).stdout)["folder"]
