@@ -43,19 +43,24 @@ class _Lossy(_Raw):
         return len(data)
 
 
-def in_utf8() -> None:
-    """Start this program again in Python's UTF-8 mode, where the locale has another encoding.
+def restart() -> None:
+    """Start this program again where Python was told what no job can work with: a locale without UTF-8, no docstrings.
 
     Names of files are bytes to the system; Python turns them into texts by the locale. A job that is continued under
-    another locale must find the same texts, and a file's name is UTF-8 in practice.
+    another locale must find the same texts, and a file's name is UTF-8 in practice. Transformers reads its docstrings,
+    which PYTHONOPTIMIZE=2 takes away.
     """
     started_from_a_file = sys.argv[:1] not in ([""], ["-"])
-    if sys.getfilesystemencoding().lower() == "utf-8" or sys.flags.utf8_mode or not started_from_a_file:
+    stripped = sys.flags.optimize > 1 and os.environ.pop("PYTHONOPTIMIZE", None) is not None
+    foreign = sys.getfilesystemencoding().lower() != "utf-8" and not sys.flags.utf8_mode
+    if not started_from_a_file or not (stripped or foreign):
         return
-    os.environ["PYTHONUTF8"] = "1"  # for worker processes
-    words = ["-X", "utf8"]
-    if sys.stdout is not None:
-        words += ["-X", f"{ENCODING}={sys.stdout.encoding}"]
+    words = []
+    if foreign:
+        os.environ["PYTHONUTF8"] = "1"  # for worker processes
+        words += ["-X", "utf8"]
+        if sys.stdout is not None:
+            words += ["-X", f"{ENCODING}={sys.stdout.encoding}"]
     with contextlib.suppress(OSError):  # then names stay as the locale has them
         os.execv(sys.executable, [sys.executable, *words, *sys.orig_argv[1:]])
 

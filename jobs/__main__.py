@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code; errors.MEANING says what each means.
     """
     if argv is None:
-        streams.in_utf8()
+        streams.restart()
         streams.calm_warnings()
     streams.prepare()
     shown.guard_logs()

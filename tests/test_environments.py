@@ -391,3 +391,9 @@ def test_in_a_checkout_python_m_ends_alike(module: list[str], finished: Path) ->
     for redirect, code in (("> /dev/full", 75), ("<&- >&- 2>&-", 6)):
         assert run(words, ROOT, redirect).returncode == code
     assert "语料" in json.loads(run([*words, "format=json"], ROOT, **ASCII).stdout)["folder"]
+
+
+def test_docstrings_are_there_whatever_pythonoptimize_says(tmp_path: Path) -> None:
+    program = "import sys; from hymt_batch import streams; streams.restart(); print(sys.flags.optimize)"
+    for given, left in (("2", b"0\n"), ("1", b"1\n")):
+        assert run([sys.executable, "-c", program], tmp_path, PYTHONOPTIMIZE=given).stdout == left

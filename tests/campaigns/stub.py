@@ -101,5 +101,5 @@ def run(overrides: Sequence[str], **settings: Any) -> int:
 
 
 if __name__ == "__main__":
-    streams.in_utf8()
+    streams.restart()
     sys.exit(run(sys.argv[1:]))
