@@ -147,17 +147,31 @@ def _build(job: str, overrides: Sequence[Override]) -> Any:
         agreement.check(built)
     elif not isinstance(built, BenchJob):
         name.check(built.name, inside=True)
-    if isinstance(built, TranslateJob | StatusJob) and built.name is not None:
-        _check_place(built.output_dir)
+    if _is_nowhere():
+        _check_places(built)
     return built
 
 
-def _check_place(output_dir: str) -> None:
-    if not os.path.isabs(output_dir) and _is_nowhere():
-        raise PreflightError(
-            f"The working directory of this process was removed, and output_dir={output_dir} is below it. Change to a "
-            "folder that is there (cd), or set an absolute output_dir."
-        )
+def _check_places(job: Any) -> None:
+    """Refuse what is relative to a working directory that was removed."""
+    places: list[tuple[str, str]] = []
+    if isinstance(job, TranslateJob | StatusJob) and job.name is not None:
+        places.append(("output_dir", job.output_dir))
+    if isinstance(job, TranslateJob | PlanJob | DoctorJob) and job.source.path is not None:
+        paths = [job.source.path] if isinstance(job.source.path, str) else job.source.path
+        places += [("source.path", path) for path in paths if path != "-" and not path.startswith("demo:")]
+    for key, path in places:
+        if not os.path.isabs(os.path.expanduser(path)):
+            raise PreflightError(
+                f"The working directory of this process was removed, and {key}={path} is below it. Change to a folder "
+                f"that is there (cd), or set an absolute {key}."
+            )
+
+
+def leave_removed_folder() -> None:
+    """Go to / where the working directory was removed: libraries (oneMKL) end the process that has none."""
+    if _is_nowhere():
+        os.chdir("/")
 
 
 @contextmanager

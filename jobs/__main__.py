@@ -204,6 +204,7 @@ def run(line: CommandLine, job: str, about: str) -> ExitCode:
     points = config.points(job, line.words) if line.multirun else [config.Point("", config.load(job, line.words))]
     if job != "translate":  # whose result is files
         streams.need_output()
+    config.leave_removed_folder()  # every path that was given is absolute then
     module = importlib.import_module(f"{__package__}.{job}")
     if len(points) == 1 and not points[0].label:
         return ExitCode(module.run(points[0].job))

@@ -259,7 +259,7 @@ def test_a_job_in_a_working_directory_that_was_removed(finished: Path, tmp_path:
     source = f"source.path={finished}/语料.txt"
     assert run([*STUB, source, f"output_dir={tmp_path}/out"], tmp_path, before=GONE).returncode == 0
     assert (tmp_path / "out/语料/manifest.json").exists()
-    for words, code in (([source], 6), (["source.path=语料.txt", f"output_dir={tmp_path}/out"], 2)):
+    for words, code in (([source], 6), (["source.path=语料.txt", f"output_dir={tmp_path}/out"], 6)):
         refused = run([*STUB, *words], tmp_path, before=GONE)
         assert (refused.returncode, len(lines(refused))) == (code, 1), refused.stderr
 
