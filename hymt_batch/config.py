@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from hymt_batch import agreement, name
-from hymt_batch.errors import ConfigError, UsageError
+from hymt_batch.errors import ConfigError, PreflightError, UsageError
 from hymt_batch.override import Override, Reader, in_one_line, settings
-from hymt_batch.schema import JOBS, NOT_NEEDED, BenchJob, DoctorJob, PlanJob, TranslateJob
+from hymt_batch.schema import JOBS, NOT_NEEDED, BenchJob, DoctorJob, PlanJob, StatusJob, TranslateJob
 from hymt_batch.sweep import combinations
 
 EXAMPLES = {"tgt_lang": "tgt_lang=fr", "source.path": "source.path=corpus.txt", "name": "name=demo"}
@@ -147,7 +147,31 @@ def _build(job: str, overrides: Sequence[Override]) -> Any:
         agreement.check(built)
     elif not isinstance(built, BenchJob):
         name.check(built.name, inside=True)
+    if _is_nowhere():
+        _check_places(built)
     return built
+
+
+def _check_places(job: Any) -> None:
+    """Refuse what is relative to a working directory that was removed."""
+    places: list[tuple[str, str]] = []
+    if isinstance(job, TranslateJob | StatusJob) and job.name is not None:
+        places.append(("output_dir", job.output_dir))
+    if isinstance(job, TranslateJob | PlanJob | DoctorJob) and job.source.path is not None:
+        paths = [job.source.path] if isinstance(job.source.path, str) else job.source.path
+        places += [("source.path", path) for path in paths if path != "-" and not path.startswith("demo:")]
+    for key, path in places:
+        if not os.path.isabs(os.path.expanduser(path)):
+            raise PreflightError(
+                f"The working directory of this process was removed, and {key}={path} is below it. Change to a folder "
+                f"that is there (cd), or set an absolute {key}."
+            )
+
+
+def leave_removed_folder() -> None:
+    """Go to / where the working directory was removed: libraries (oneMKL) end the process that has none."""
+    if _is_nowhere():
+        os.chdir("/")
 
 
 @contextmanager
@@ -161,12 +185,36 @@ def _hydra() -> Iterator[None]:
     before = sys.modules.get("hydra_plugins")
     sys.modules["hydra_plugins"] = None  # type: ignore[assignment]  # its import then fails as if none were installed
     try:
-        with initialize_config_dir(str(folder()), job_name="hymt_batch", version_base="1.3"):
+        with _somewhere(), initialize_config_dir(str(folder()), job_name="hymt_batch", version_base="1.3"):
             yield
     finally:
         del sys.modules["hydra_plugins"]
         if before is not None:
             sys.modules["hydra_plugins"] = before
+
+
+def _is_nowhere() -> bool:
+    """Whether the working directory was removed."""
+    try:
+        os.getcwd()
+    except OSError:
+        return True
+    return False
+
+
+@contextmanager
+def _somewhere() -> Iterator[None]:
+    """Hydra asks for the working directory: where it was removed, be in conf/ meanwhile."""
+    if not _is_nowhere():
+        yield
+        return
+    before = os.open(".", os.O_PATH | os.O_DIRECTORY)
+    try:
+        os.chdir(folder())
+        yield
+    finally:
+        os.fchdir(before)
+        os.close(before)
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ A message says what is wrong with the value, why it matters if that is not plain
 from __future__ import annotations
 
 import errno
+import os
 from enum import IntEnum
 from importlib.metadata import PackageNotFoundError
 
@@ -140,15 +141,21 @@ LASTING = (
     errno.EINVAL,
     errno.ENXIO,
     errno.ENOTSUP,
-    errno.EFBIG,
     errno.EOVERFLOW,
+    errno.EROFS,
+    errno.EEXIST,
+    errno.EMFILE,
+    errno.EBADF,
+    errno.ENOSYS,
+    errno.EXDEV,
+    errno.EMLINK,
     None,  # what a decompressor or a parser says of the data
 )
-"""Errors of a file that stay until somebody mends it. All others are the disk's or the network's, and may pass."""
+"""Errors of a call that stay until somebody acts. All others are the disk's or the network's, and may pass."""
 
 
 def may_pass(error: BaseException) -> bool:
-    """Whether a read that failed may succeed later without anybody's doing."""
+    """Whether a call that failed may succeed when the same command runs again."""
     return isinstance(error, OSError) and error.errno not in LASTING
 
 
@@ -161,6 +168,23 @@ def disk_failed(name: str, error: OSError) -> StoppedError:
 
 
 NO_MEMORY = ("failed to map segment from shared object", "Cannot allocate memory", "can't start new thread")
+REMEDIES = {
+    errno.ENOSPC: "Free some space (bytes or inodes).",
+    errno.EDQUOT: "Free some of the disk quota.",
+    errno.EFBIG: "Raise the limit for the size of a file (ulimit -f).",
+    errno.EMFILE: "This process may open too few files at once: raise the limit (ulimit -n 1024).",
+    errno.EACCES: "Give this user access to it, or choose another place.",
+    errno.EPERM: "Give this user access to it, or choose another place.",
+    errno.EROFS: "Its file system can only be read: choose another place.",
+    errno.ENAMETOOLONG: "Choose a shorter name or path.",
+    errno.ELOOP: "Remove the link that leads to itself.",
+    errno.ENOTDIR: "A file stands where a folder must be: move it, or choose another place.",
+    errno.EISDIR: "A folder stands where a file must be: move it, or choose another place.",
+    errno.ENOENT: "It was removed, or never was there: check the path.",
+    errno.EEXIST: "Something else has this name: move it, or choose another place.",
+}
+
+LIMITS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EMFILE})  # whose remedy needs no name of a file
 
 
 def first_line(error: BaseException) -> str:
@@ -181,4 +205,23 @@ def of_the_machine(error: BaseException) -> HymtError | None:
             f"the installation is damaged: of {error.name} the version cannot be read. Install hymt-batch again in an "
             "empty environment."
         )
+    if isinstance(error, OSError) and error.errno is not None:
+        return of_the_system(error)
+    if os.strerror(errno.EMFILE) in str(error):  # as the import of a library tells it
+        return PreflightError(f"{first_line(error)}. {REMEDIES[errno.EMFILE]}")
     return None
+
+
+def of_the_system(error: OSError) -> HymtError:
+    """An error of a call of the system: what was called for, why it failed, and what helps.
+
+    Returns:
+        StoppedError for what may pass by itself, PreflightError for what never does.
+    """
+    why = error.strerror or first_line(error)
+    names = [os.fsdecode(name) for name in (error.filename, error.filename2) if isinstance(name, str | bytes)]
+    what = f"{' and '.join(names)}: {why}." if names else f"the system refuses: {why}."
+    remedy = REMEDIES.get(error.errno or 0, "") if names or error.errno in LIMITS else ""
+    if may_pass(error):
+        return StoppedError(" ".join(filter(None, [what, remedy, "Run the same command again to continue."])))
+    return PreflightError(" ".join(filter(None, [what, remedy])))

@@ -31,7 +31,7 @@ def default(path: str | list[str]) -> str | None:
         base = first.removeprefix("demo:")
     elif not os.path.exists(base):
         base = base.rstrip("/")
-    base = os.path.basename(os.path.abspath(base)) if base else os.path.basename(os.getcwd())
+    base = _last(base)
     if not os.path.isdir(first):
         base = re.sub(r"(?<=.)\.(gz|zst|xz|bz2)$", "", base)
         base = os.path.splitext(base)[0]
@@ -41,6 +41,17 @@ def default(path: str | list[str]) -> str | None:
     while len(found.encode()) > MAX_BYTES:
         found = found[:-1]
     return found
+
+
+def _last(path: str) -> str:
+    """The last component of a path, of `.` and `..` too; "" where the working directory was removed."""
+    last = os.path.basename(os.path.normpath(path))
+    if last not in ("", ".", ".."):
+        return last
+    try:
+        return os.path.basename(os.path.abspath(path))
+    except OSError:
+        return ""
 
 
 def check(name: str, inside: bool = False) -> None:

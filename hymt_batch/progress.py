@@ -25,7 +25,8 @@ from typing import Any, Protocol
 
 from tqdm import tqdm
 
-from hymt_batch.errors import PreflightError
+from hymt_batch import streams
+from hymt_batch.errors import HymtError, PreflightError, first_line
 from hymt_batch.records import Row, Status
 
 log = logging.getLogger(__name__)
@@ -113,23 +114,14 @@ class Telling:
             logger.addHandler(self._file)
 
     def say(self, text: str, *, to_stderr: bool = False) -> None:
-        """Print the result of a job; that nobody reads it is no failure of the job."""
+        """Print the result of a job whose output is files: that it could not be printed is no failure of the job."""
+        if to_stderr:
+            print(text, file=sys.stderr, flush=True)
+            return
         try:
-            print(text, file=sys.stderr if to_stderr else sys.stdout, flush=True)
-        except OSError as error:
-            log.warning("the result could not be printed: %s", error.strerror)
-            if not to_stderr:  # or the interpreter would fail at its end, when it flushes
-                with contextlib.suppress(OSError, ValueError):
-                    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-    @staticmethod
-    def copy_to_stdout(paths: Sequence[Path]) -> None:
-        """Copy finished files to stdout, byte for byte."""
-        sys.stdout.flush()
-        for path in paths:
-            with path.open("rb") as file:
-                shutil.copyfileobj(file, sys.stdout.buffer, 1 << 20)
-        sys.stdout.buffer.flush()
+            streams.show(text)
+        except HymtError as error:
+            log.warning("the result is not shown: %s", error)
 
 
 class _Console(logging.Handler):
@@ -142,14 +134,19 @@ class _Console(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         if record.levelno == logging.WARNING:
             self.telling.num_warnings += 1
-        with contextlib.suppress(OSError):  # nobody reads it
+        with contextlib.suppress(OSError, ValueError):  # nobody reads it
             tqdm.write(self.format(record), file=sys.stderr)
 
 
 class _LogFile(logging.FileHandler):
-    """A log file; a store that takes no more of it is no failure of the job."""
+    """A log file; a store that takes no more of it is no failure of the job, and said once."""
 
-    def handleError(self, record: logging.LogRecord) -> None: ...
+    failed = False
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        if not self.failed:
+            self.failed = True  # first: the warning comes here too
+            log.warning("the log %s lacks lines: %s", self.baseFilename, first_line(sys.exception() or OSError()))
 
 
 class Progress:

@@ -47,8 +47,12 @@ def shown(text: str) -> str:
 
 
 def guard_logs() -> None:
-    """Let every log record of this process, whoever makes it, show its message so; one line a record."""
+    """Let every log record of this process, whoever makes it, show its message so; one line a record.
+
+    A log that cannot be written is no error of a job, and no traceback either.
+    """
     logging.setLogRecordFactory(_Record)
+    logging.raiseExceptions = False
 
 
 class _Record(logging.LogRecord):

@@ -35,6 +35,7 @@ class Stop:
         self._scratch: list[Path] = []
         self.settle: Callable[[], object] = lambda: None
         """Called before an exit that unwinds nothing: what libraries wrote is read first."""
+        self._kept = ""
 
     @property
     def requested(self) -> bool:
@@ -60,8 +61,14 @@ class Stop:
         try:
             yield folder
         finally:
-            shutil.rmtree(folder, ignore_errors=True)
-            self._scratch.remove(folder)
+            if folder in self._scratch:
+                shutil.rmtree(folder, ignore_errors=True)
+                self._scratch.remove(folder)
+
+    def keep(self, folder: Path) -> None:
+        """Leave a folder that `removing` would remove: what is in it is finished, and nobody has it elsewhere."""
+        self._scratch.remove(folder)
+        self._kept = f"; the translations are kept in {folder}"
 
     def check(self) -> None:
         """Raise StoppedError when the grace of a requested stop is over."""
@@ -84,11 +91,11 @@ class Stop:
             tell(f"{name}: finishing the running part, at most {self._grace_s:g} s; a second signal stops at once")
             return
         self._let_go()
-        self.leave(f"{name}: stopped at once; run the same command again to continue")
+        self.leave(f"{name}: stopped at once; run the same command again to continue{self._kept}")
 
     def _end(self) -> None:
         self._let_go()
-        self.leave(f"{self.name}: launch.grace_s is over; run the same command again to continue")
+        self.leave(f"{self.name}: launch.grace_s is over; run the same command again to continue{self._kept}")
 
     def _let_go(self) -> None:
         if self._release is not None:
@@ -106,7 +113,8 @@ class Stop:
 def tell(message: str) -> None:
     """Write one line to stderr, from within a handler: no locks, no buffers."""
     try:
-        os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, f"\nhymt-batch: {message}\n".encode())
+        if sys.__stderr__ is not None:
+            os.write(sys.__stderr__.fileno(), f"\nhymt-batch: {message}\n".encode(errors="backslashreplace"))
     except (OSError, ValueError):
         return  # stderr is closed: nobody listens, and stopping matters more
 

@@ -5,7 +5,6 @@ Does not know what a job does. Imports torch, transformers or Hydra nowhere: the
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import os
 import sys
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from hymt_batch import help as pages
-from hymt_batch import shown
+from hymt_batch import shown, streams
 from hymt_batch.errors import ExitCode, HymtError, UsageError, of_the_machine
 
 if TYPE_CHECKING:
@@ -62,29 +61,33 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code; errors.MEANING says what each means.
     """
-    running = [False]
+    if argv is None:
+        streams.restart()
+        streams.calm_warnings()
+    streams.prepare()
     shown.guard_logs()
+    words = list(sys.argv[1:] if argv is None else argv)
     try:
-        code = front(list(sys.argv[1:] if argv is None else argv), lambda: running.__setitem__(0, True))
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # the reader left; what remains in the buffer must not raise again when the interpreter ends
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        return int(ExitCode.STOPPED if running[0] else ExitCode.COMPLETE)
+        code = front(words)
     except Exception as error:  # the last stop of every error
-        return int(tell(error))
+        code = tell(error)
     except KeyboardInterrupt:
-        return int(stopped())
+        code = stopped()
+    try:
+        streams.finish()
+    except HymtError as error:
+        code = max(code, tell(error), key=SEVERITY.index)
     return int(code)
 
 
 def main_as(job: str) -> NoReturn:
     """Run this process's command line as one job: what `python -m jobs.JOB` does."""
-    sys.exit(main([job, *sys.argv[1:]]))
+    sys.argv.insert(1, job)
+    sys.exit(main())
 
 
-def front(words: Sequence[str], starting: Callable[[], object]) -> ExitCode:
-    """Do what a command line asks for; `starting` is called before a job that writes runs."""
+def front(words: Sequence[str]) -> ExitCode:
+    """Do what a command line asks for."""
     jobs = pages.jobs(Path(__file__).parent)
     if words[:1] == ["--complete"]:
         answer(words[1:], list(jobs))
@@ -93,19 +96,19 @@ def front(words: Sequence[str], starting: Callable[[], object]) -> ExitCode:
     if line.version:
         from importlib.metadata import version
 
-        print(f"hymt-batch {version('hymt-batch')}")
+        streams.show(f"hymt-batch {version('hymt-batch')}")
     elif line.completion is not None:
         if line.completion != "bash":
             raise UsageError(f"--completion {line.completion} is not available. Write --completion bash.")
         from hymt_batch.completion import SCRIPT
 
-        print(SCRIPT, end="")
+        streams.show(SCRIPT, end="")
     elif line.job is None:
         if line.words:
             raise UsageError(f"No job is named. Write hymt-batch {next(iter(jobs))} {line.words[0]} ...")
-        print(pages.overview(jobs))
+        streams.show(pages.overview(jobs))
     else:
-        return run(line, line.job, jobs[line.job], starting)
+        return run(line, line.job, jobs[line.job])
     return ExitCode.COMPLETE
 
 
@@ -174,7 +177,7 @@ def known(word: str, jobs: Sequence[str]) -> str:
     raise UsageError(f"{word} is not a job.{meant} Jobs: {', '.join(by_nearness(word, jobs))}.")
 
 
-def run(line: CommandLine, job: str, about: str, starting: Callable[[], object]) -> ExitCode:
+def run(line: CommandLine, job: str, about: str) -> ExitCode:
     """Run a job, or print what its command line asks to print."""
     stop = None
     if job == "translate" and not (line.help or line.cfg or line.info):
@@ -188,20 +191,21 @@ def run(line: CommandLine, job: str, about: str, starting: Callable[[], object])
     if line.help:
         overrides = config.reader(job).read(line.words, sweep=line.multirun)
         chosen = {one.key: str(one.values[0] or "null") for one in overrides if one.group}
-        print(pages.settings(job, about, config.folder(), config.choices(job), chosen))
+        streams.show(pages.settings(job, about, config.folder(), config.choices(job), chosen))
         return ExitCode.COMPLETE
     if line.info:
-        print(config.origin(job, line.words))
+        streams.show(config.origin(job, line.words))
         return ExitCode.COMPLETE
     if line.cfg:
-        print(config.to_yaml(job, line.words, line.package), end="")
+        streams.show(config.to_yaml(job, line.words, line.package), end="")
         return ExitCode.COMPLETE
     if line.package is not None:
         raise UsageError(f"--package {line.package} needs --cfg job. Add --cfg job, or leave --package out.")
     points = config.points(job, line.words) if line.multirun else [config.Point("", config.load(job, line.words))]
+    if job != "translate":  # whose result is files
+        streams.need_output()
+    config.leave_removed_folder()  # every path that was given is absolute then
     module = importlib.import_module(f"{__package__}.{job}")
-    if job == "translate":
-        starting()
     if len(points) == 1 and not points[0].label:
         return ExitCode(module.run(points[0].job))
     return sweep(points, module.run, lambda: stop is not None and stop.requested)
@@ -227,8 +231,6 @@ def sweep(points: Sequence[Point], run_one: Callable[[Any], int], stopping: Call
         )
         try:
             codes[number] = ExitCode(run_one(point.job))
-        except BrokenPipeError:
-            raise
         except Exception as error:  # told, counted, and the next point runs
             codes[number] = tell(error)
         except KeyboardInterrupt:
@@ -250,8 +252,7 @@ def tell(error: Exception) -> ExitCode:
     """Say on stderr what went wrong."""
     error = error if isinstance(error, HymtError) else of_the_machine(error) or error
     if isinstance(error, HymtError):
-        with contextlib.suppress(OSError):  # stderr may lie on the store that is full: the exit code still tells
-            print(shown.shown(f"hymt-batch: {error}"), file=sys.stderr, flush=True)
+        print(shown.shown(f"hymt-batch: {error}"), file=sys.stderr, flush=True)
         return error.exit_code
     import traceback
 
@@ -288,8 +289,7 @@ def answer(words: Sequence[str], jobs: Sequence[str]) -> None:
         {job: settings(fields) for job, fields in schema.JOBS.items()},
         {job: config.choices(job) for job in schema.JOBS},
     )
-    for one in completion.replacements(found, current, raw, quote, breaks):
-        print(one)
+    streams.answer(completion.replacements(found, current, raw, quote, breaks))
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from hymt_batch import streams
 from hymt_batch.decode import race
 from hymt_batch.decode.captured import Captured, why_not
 from hymt_batch.decode.peers.choose import choose
@@ -153,8 +154,8 @@ def run(job: BenchJob) -> ExitCode:
     """Print the table and the line of JSON."""
     figures = bench(job)
     if job.format.value == "text":
-        print(render(figures))
-    print(json.dumps(figures))
+        streams.show(render(figures))
+    streams.show(json.dumps(figures))
     return ExitCode.COMPLETE
 
 

@@ -13,7 +13,7 @@ from dataclasses import asdict
 from shutil import get_terminal_size
 from typing import TYPE_CHECKING
 
-from hymt_batch import shown
+from hymt_batch import shown, streams
 from hymt_batch.doctor import canaries, catalogue, examine
 from hymt_batch.doctor.explain import explaining
 from hymt_batch.doctor.finding import Finding, Level
@@ -72,14 +72,14 @@ def run(job: DoctorJob) -> ExitCode:
         UsageError: explain= names no failure mode.
     """
     if job.explain is not None:
-        print(catalogue.explain(catalogue.get(job.explain)))
+        streams.show(catalogue.explain(catalogue.get(job.explain)))
         return ExitCode.COMPLETE
     with Telling("off"):
         found = doctor(job)
     if job.format.value == "json":
-        print(shown.shown(json.dumps([asdict(one) for one in found], ensure_ascii=False)))
+        streams.show(shown.shown(json.dumps([asdict(one) for one in found])))
     else:
-        print(shown.shown(render(found, max(80, min(140, get_terminal_size((120, 24)).columns)))))
+        streams.show(shown.shown(render(found, max(80, min(140, get_terminal_size((120, 24)).columns)))))
     levels = {one.level for one in found}
     if Level.FAIL in levels:
         held = all(one.id == "G12" for one in found if one.level is Level.FAIL)

@@ -15,7 +15,7 @@ from dataclasses import asdict, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from hymt_batch import batch, outlook, prompt, segment, shown
+from hymt_batch import batch, outlook, prompt, segment, shown, streams
 from hymt_batch.decode import probe
 from hymt_batch.device_map import table
 from hymt_batch.device_map.placement import Placement
@@ -285,7 +285,7 @@ def run(job: PlanJob) -> ExitCode:
                 expected = (found.tokens or 0) * report.probe.output_per_source_token
                 report.corpus["expected_output_tokens"] = round(expected)
     text = json.dumps(asdict(report), sort_keys=True) if job.format.value == "json" else outlook.render(report)
-    print(shown.shown(text))
+    streams.show(shown.shown(text))
     return ExitCode.PREFLIGHT if report.refused else ExitCode.COMPLETE
 
 

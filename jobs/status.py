@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hymt_batch import manifest, shown
+from hymt_batch import manifest, shown, streams
 from hymt_batch.errors import ExitCode
 from hymt_batch.fs import OS, Fs, exists, names
 from hymt_batch.manifest import Job, StateDamage, StateMissing
@@ -206,9 +206,9 @@ def run(job: StatusJob) -> ExitCode:
     for folder in folders:
         found = status(folder)
         if job.format.value == "json":
-            print(json.dumps(asdict(found), sort_keys=True))  # one line a point
+            streams.show(shown.shown(json.dumps(asdict(found), sort_keys=True)))  # one line a point
         else:
-            print(shown.shown(render(found) if len(folders) == 1 else in_short(found)))
+            streams.show(shown.shown(render(found) if len(folders) == 1 else in_short(found)))
     return ExitCode.COMPLETE
 
 

@@ -9,7 +9,6 @@ import contextlib
 import logging
 import shlex
 import sys
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -17,7 +16,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hymt_batch import batch, crew, foreign_output, prompt, segment, signals
+from hymt_batch import batch, crew, foreign_output, piped, prompt, segment, signals, streams
 from hymt_batch.desk import Desk
 from hymt_batch.doctor import examine
 from hymt_batch.doctor.explain import explaining
@@ -203,18 +202,21 @@ def run(job: TranslateJob, translate: Callable[[TranslateJob, Telling], Summary]
     Returns:
         The exit code: complete, with too many error rows, or with warnings under strict=true.
     """
-    piped = stream.is_stdin(job.source.path)
-    unnamed = piped and job.name is None
+    from_stdin = stream.is_stdin(job.source.path)
+    unnamed = from_stdin and job.name is None
+    wanted, stop = Path(job.output_dir), signals.install()
+    if from_stdin:
+        streams.need_output()
     with Telling(job.launch.progress.value) as telling, foreign_output.caught(), contextlib.ExitStack() as ends:
         if unnamed:
-            place = ends.enter_context(signals.install().removing(Path(tempfile.mkdtemp())))
+            place = ends.enter_context(stop.removing(piped.temporary()))
             job = replace(job, name="stdin", output_dir=str(place))
         done = translate(job, telling)
         error_rate = sum(done.counts.get(status, 0) for status in ERROR_STATUSES) / max(1, done.rows)
         told = result(done, telling.pairs)
-        telling.say(unkept(told, done) if unnamed else f"{told}\n\n{advice(job, done)}", to_stderr=piped)
-        if piped:
-            telling.copy_to_stdout(done.outputs)
+        telling.say(unkept(told, done) if unnamed else f"{told}\n\n{advice(job, done)}", to_stderr=from_stdin)
+        if from_stdin:
+            piped.copy(done.folder, done.outputs, stop, wanted, Path(job.output_dir) if unnamed else None)
         if error_rate > job.check.max_error_rate:
             log.error(
                 "%.2f %% of the rows have no translation, more than check.max_error_rate=%g: see %s",

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
-from hymt_batch import manifest, shown
+from hymt_batch import manifest, shown, streams
 from hymt_batch.errors import ExitCode
 from hymt_batch.fs import OS, Fs
 from hymt_batch.manifest import Job, StateDamage, StateMissing
@@ -228,7 +228,8 @@ def run(job: VerifyJob) -> ExitCode:
     codes = []
     for folder in manifest.find_jobs(OS, Path(job.output_dir) / job.name):
         report = verify(folder)
-        print(json.dumps(asdict(report), sort_keys=True) if job.format.value == "json" else shown.shown(render(report)))
+        text = json.dumps(asdict(report), sort_keys=True) if job.format.value == "json" else render(report)
+        streams.show(shown.shown(text))
         codes.append(report.exit_code)
     return max(codes, key=(ExitCode.COMPLETE, ExitCode.MISSING, ExitCode.DAMAGE).index)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from hymt_batch.errors import ConfigError, PreflightError
+from hymt_batch.errors import ConfigError, PreflightError, StoppedError
 from hymt_batch.source import hub, spool, stream
 from hymt_batch.source.spool import Spool
 from hymt_batch.source.stream import SourceConfig, SourceFormat
@@ -124,7 +124,7 @@ def test_a_broken_read_leaves_nothing_that_looks_stored(tmp_path: Path) -> None:
                 raise OSError("gone")
             return found
 
-    with pytest.raises(OSError, match="gone"):
+    with pytest.raises(StoppedError, match="standard input broke off: gone"):
         Spool(tmp_path / "job").stdin(".txt", Broken(b"one\ntwo\n"))
     assert not (tmp_path / "job").exists()
 

@@ -5,6 +5,7 @@ The file is made for training: most of it describes how processes are started, w
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -80,7 +81,7 @@ def read(path: str) -> Wishes:
     import yaml
 
     try:
-        content = yaml.safe_load(Path(path).expanduser().read_text(encoding="utf-8"))
+        content = yaml.safe_load(Path(os.path.expanduser(path)).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         what = getattr(error, "strerror", None) or str(error).splitlines()[0]
         raise ConfigError(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
+import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -30,7 +31,7 @@ def read(value: str | Mapping[Any, Any]) -> dict[str, str]:
         ConfigError: The file is not there or is no map, or a line names no device.
     """
     if isinstance(value, str):
-        value = _file(Path(value).expanduser())
+        value = _file(Path(os.path.expanduser(value)))
     if not value:
         raise ConfigError(f"device_map.map is empty. Write for example {_EXAMPLE}.")
     return {str(key).strip(): device_name(f"device_map.map.{key}", device) for key, device in value.items()}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,7 +64,7 @@ def resolve(path: str, revision: str, download: bool) -> tuple[Path, str]:
     """
     if path == "demo:model":
         return Path(__file__).parent.parent / "demo" / "model", ""
-    folder = Path(path).expanduser()
+    folder = Path(os.path.expanduser(path))
     if folder.is_dir():
         return folder, ""
     if folder.exists():

@@ -22,10 +22,11 @@ SMALL_BYTES = 1 << 20
 
 
 def cache_file() -> Path:
-    """Where hashes are remembered: HYMT_BATCH_CACHE, else the user's cache folder."""
+    """Where hashes are remembered: HYMT_BATCH_CACHE, else the user's cache folder; nowhere without a home."""
     root = os.environ.get("HYMT_BATCH_CACHE")
     if root is None:
-        root = str(Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "hymt_batch")
+        above = os.path.expanduser(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
+        root = os.devnull if above.startswith("~") else os.path.join(above, "hymt_batch")
     return Path(root) / "sha256.json"
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import io
 import logging
 import os
 import re
@@ -21,7 +22,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from hymt_batch.errors import ConfigError, InputChangedError, PreflightError, disk_failed, may_pass
+from hymt_batch.errors import ConfigError, InputChangedError, PreflightError, StoppedError, may_pass
 from hymt_batch.fs import NO_LINK, OS, publish, stopped
 from hymt_batch.source import hub as hub_reader
 from hymt_batch.source.settings import SourceConfig
@@ -184,18 +185,23 @@ def _store(source: BinaryIO, path: Path) -> int:
 
 
 def _read(source: BinaryIO) -> bytes:
-    """The next block of standard input; what goes wrong here is not the store's.
+    """The next bytes of standard input, waited for where it does not block; b"" at its end.
 
     Raises:
-        StoppedError: What gives it failed in a way that may pass.
-        PreflightError: It cannot be read, such as a folder.
+        ConfigError: It cannot be read.
+        StoppedError: It broke off.
     """
     try:
-        return source.read(BLOCK)
+        while (block := source.read(BLOCK)) is None:
+            select.select([source], [], [])
+        return block
     except OSError as error:
-        if may_pass(error):
-            raise disk_failed("standard input", error) from error
-        raise PreflightError(f"Standard input cannot be read: {error.strerror}. Pipe a file in.") from error
+        why = error.strerror or str(error)
+        if isinstance(error, io.UnsupportedOperation) or error.errno in (errno.EBADF, errno.EISDIR, errno.EINVAL):
+            raise ConfigError(f"standard input cannot be read: {why}. Give a file or a pipe (< FILE).") from error
+        raise StoppedError(
+            f"standard input broke off: {why}. Nothing of it is kept; run the same command again with all of it."
+        ) from error
 
 
 def _link(source: Path, target: Path) -> None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+from hymt_batch import streams
 from hymt_batch.decode.generate import Generated
 from jobs import __main__ as front
 from jobs import translate
@@ -100,4 +101,5 @@ def run(overrides: Sequence[str], **settings: Any) -> int:
 
 
 if __name__ == "__main__":
+    streams.restart()
     sys.exit(run(sys.argv[1:]))
