@@ -22,9 +22,10 @@ from pathlib import Path
 from typing import BinaryIO
 
 from hymt_batch.errors import ConfigError, InputChangedError, PreflightError
-from hymt_batch.fs import NO_LINK, OS, publish, stopped
+from hymt_batch.fs import NO_LINK, OS, publish
 from hymt_batch.source import hub as hub_reader
 from hymt_batch.source.settings import SourceConfig
+from hymt_batch.store_error import stopped
 
 log = logging.getLogger(__name__)
 

@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, cast
 
 from hymt_batch import manifest
-from hymt_batch.fs import Fs, NewFile, exists, hash_file, remove, replace, stopped, write_atomic
+from hymt_batch.fs import Fs, NewFile, exists, hash_file, remove, replace, write_atomic
 from hymt_batch.manifest import Plain
 from hymt_batch.records import Document, Input, Preamble, Row, ShardRecord, Status
+from hymt_batch.store_error import stopped
 from hymt_batch.write import formats
 from hymt_batch.write.inputs import Rows, changed, hash_input, seen, unreadable
 from hymt_batch.write.part import Header, record_of

@@ -17,6 +17,7 @@ from hymt_batch.errors import DeviceError, HymtError, MissingError, PreflightErr
 from hymt_batch.fs import OS, Fs, exists, remove, write_atomic
 from hymt_batch.manifest import Job, Plain
 from hymt_batch.records import Document, Input, Part, Preamble, Row, Shard, ShardRecord
+from hymt_batch.store_error import refused
 from hymt_batch.write import final, folder, lease
 from hymt_batch.write.attempts import Attempts
 from hymt_batch.write.commit import Commits, record_of_shard
@@ -26,7 +27,7 @@ from hymt_batch.write.kept import Kept, differs
 from hymt_batch.write.lease import Lease
 from hymt_batch.write.settings import OnError, WriteConfig, WriteFormat
 from hymt_batch.write.shard_table import ShardTable
-from hymt_batch.write.store import Folders, check_space, probe, refused, storing
+from hymt_batch.write.store import Folders, check_space, probe, storing
 from hymt_batch.write.summary import Summary, summarize
 
 log = logging.getLogger(__name__)
@@ -108,6 +109,7 @@ class Output:
             LeaseError: Another process works there.
             PreflightError: The store cannot hold the output.
         """
+        fs = fs.within(place)
         folder.check_names(inputs)
         wanted = manifest.new_job(identity, inputs, environment)
         held: Lease | None = None
