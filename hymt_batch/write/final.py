@@ -53,6 +53,7 @@ class Assembly:
     identity: str
     check: Callable[[], None]  # raises when nothing may be published any more
     folders: Callable[[Path], None]  # makes a folder that lasts
+    spare: Callable[[str], None]  # keeps what stands in the file's place, unless its sha256 is this or the job's own
 
 
 def assemble(fs: Fs, folder: Path, job: Assembly) -> Plain:
@@ -84,8 +85,9 @@ def assemble(fs: Fs, folder: Path, job: Assembly) -> Plain:
             source = hash_input(input)
             if seen(input) != before:
                 raise changed(f"{input.rel} was written to while it was read")
-            output = {"rows": tally.num_rows, "bytes": out.size, "sha256": out.settle()}
+            output: Plain = {"rows": tally.num_rows, "bytes": out.size, "sha256": out.settle()}
             problems = {"rows": num_bad, "bytes": bad.size, "sha256": bad.settle()} if bad else None
+            job.spare(output["sha256"])
             job.check()
             if bad:
                 replace(fs, bad.path, errors)

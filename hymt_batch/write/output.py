@@ -18,7 +18,8 @@ from hymt_batch.fs import OS, Fs, exists, remove, write_atomic
 from hymt_batch.manifest import Job, Plain
 from hymt_batch.records import Document, Input, Part, Preamble, Row, Shard, ShardRecord
 from hymt_batch.store_error import refused
-from hymt_batch.write import final, folder, lease
+from hymt_batch.write import aside, final, folder, lease
+from hymt_batch.write import place as places
 from hymt_batch.write.attempts import Attempts
 from hymt_batch.write.commit import Commits, record_of_shard
 from hymt_batch.write.final import Assembly
@@ -67,6 +68,7 @@ class Output:
         self.attempts = Attempts(fs, place)
         self._published: dict[str, _Published] = {}  # file_id -> its finished file
         self._complete: dict[str, ShardTable] = {}  # file_id -> its complete shards
+        self._made: dict[str, str] = {}  # file_id -> sha256 of a file that this job made, and that is made again
 
     @classmethod
     def open(
@@ -110,10 +112,11 @@ class Output:
             PreflightError: The store cannot hold the output.
         """
         fs = fs.within(place)
-        folder.check_names(inputs)
+        places.check_names(inputs, place)
         wanted = manifest.new_job(identity, inputs, environment)
         held: Lease | None = None
         try:
+            places.check_state(fs, place)
             place = folder.choose(
                 fs,
                 place,
@@ -123,6 +126,8 @@ class Output:
                 on_input_change=on_input_change,
                 differs=lambda other: differs(fs, other, wanted, read),
             )
+            places.check_state(fs, place)
+            places.check_inputs(fs, place, inputs)
             folders = Folders(fs, place)
             for name in (".hymt/lease", ".hymt/quarantine", "translated"):
                 folders.ensure(place / name)
@@ -183,9 +188,11 @@ class Output:
 
     def _survey(self) -> None:
         """Which files are published and whole, of inputs that are what they were."""
+        made = aside.made(self._fs, self.folder)
         for input in self._inputs:
             record = final.read_record(self._fs, self.folder, input)
             if record is None or record["identity"] != self._job.key:
+                self._made.update({input.file_id: made[input.out_rel]} if input.out_rel in made else {})
                 continue
             same = hash_input(input) == record["input"]
             if not same and not self._kept.any(input.file_id):
@@ -194,6 +201,7 @@ class Output:
             elif same and final.standing(self._fs, self.folder, record):
                 self._take(input, record)
                 continue
+            self._made[input.file_id] = record["output"]["sha256"]
             remove(self._fs, final.record_path(self.folder, input))
         path = self.folder / "manifest.json"
         if exists(self._fs, path) is None:
@@ -235,6 +243,7 @@ class Output:
                 # two runs without a lease, while the input changed: the rows are right, but the record names the
                 # shards of an earlier reading, and so would stop every run; without it the file is assembled anew
                 with storing(f"the record of {shard.input.rel}"):
+                    self._made[shard.input.file_id] = published.record["output"]["sha256"]
                     remove(self._fs, final.record_path(self.folder, shard.input))
                     self._fs.fsync_dir(final.record_path(self.folder, shard.input).parent)
             again = "run the same command again; if it says this again, set on_input_change=redo"
@@ -277,6 +286,7 @@ class Output:
             identity=self._job.key,
             check=self._commits.check_lease,
             folders=self._folders.ensure,
+            spare=lambda sha256: self._spare(input, sha256),
         )
         try:
             with storing(f"translated/{input.out_rel}"):
@@ -289,6 +299,10 @@ class Output:
                 raise
             made = found
         self._take(input, made)
+
+    def _spare(self, input: Input, sha256: str) -> None:
+        ours = (sha256, self._made.pop(input.file_id, None))
+        aside.spare(self._fs, self.folder, input.out_rel, ours, self._folders.ensure)
 
     def finalize(self) -> Summary:
         """Write the manifest, when every file is published, and then remove the parts. Killed anywhere: run again.
