@@ -24,6 +24,7 @@ from hymt_batch.records import Input
 
 VERSION = 1  # of the files in .hymt and of manifest.json; a newer one is refused, never guessed at
 PROTOCOL = "parts-1"
+MAX_BYTES = 1 << 30  # of a state file: a million and more of inputs
 MISSING = "(not set)"
 INPUT_FIELDS = ("rel", "format", "compression", "out_rel", "file_id", "dataset")
 
@@ -36,6 +37,10 @@ class StateDamage(Exception):
 
 class StateMissing(StateDamage):
     """There is no such file."""
+
+
+class StateDenied(StateDamage):
+    """This user may not read it."""
 
 
 class StateNewer(StateDamage):
@@ -96,14 +101,23 @@ def unseal(data: bytes) -> Plain:
     return value
 
 
-def load(fs: Fs, path: Path) -> Plain:
-    """A sealed file; StateMissing or StateDamage where there is none to be had."""
+def load(fs: Fs, path: Path, most: int = MAX_BYTES) -> Plain:
+    """A sealed file of at most so many bytes; StateMissing or StateDamage where there is none to be had."""
     try:
-        if exists(fs, path) is None:
+        found = exists(fs, path)
+        if found is None:
             raise StateMissing("it is missing")
-        return unseal(fs.read(path))
+        if found.kind != "file":
+            raise StateDamage("it is a folder" if found.kind == "dir" else "it is a link or no file")
+        head = fs.read(path, 0, 4096)
+        if found.size > most or (found.size > len(head) and head[:1] != b"{"):
+            zeros = "zero bytes, as after a power loss" if not head.strip(b"\0") else "no JSON object"
+            raise StateDamage(f"it has {found.size} bytes and begins with {zeros}")
+        return unseal(fs.read(path, 0, found.size))
     except FileNotFoundError:
         raise StateMissing("it is missing") from None
+    except PermissionError as error:
+        raise StateDenied(f"this user may not read it ({error.strerror})") from None
     except OSError as error:
         raise StateDamage(f"it cannot be read ({error.strerror})") from None
 

@@ -70,8 +70,8 @@ def stopped(what: str, error: OSError) -> HymtError:
         )
     at = os.fsdecode(error.filename2 or error.filename or what)
     ways = {
-        errno.EACCES: (f"this user may not write {at}", "Give this user the right to (chmod, chown)"),
-        errno.EPERM: (f"this user may not write {at}", "Give this user the right to (chmod, chown, chattr)"),
+        errno.EACCES: (f"this user may not read or write {at}", "Give this user the right to (chmod, chown)"),
+        errno.EPERM: (f"this user may not read or write {at}", "Give this user the right to (chmod, chown, chattr)"),
         errno.ENAMETOOLONG: (f"the name {at} is too long for the store", "Set output_dir= to a shorter path"),
     }
     why, fix = ways.get(error.errno or 0, (error.strerror or str(error), f"Move {at} away"))

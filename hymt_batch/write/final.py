@@ -8,6 +8,7 @@ followed by `.hymt/f<id>/file.json`, which outlives the parts. Does not know the
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import uuid
 from collections import Counter
@@ -182,7 +183,11 @@ def record_path(folder: Path, input: Input) -> Path:
 
 
 def read_record(fs: Fs, folder: Path, input: Input) -> Plain | None:
-    """The record of a published file, or None where there is none or a broken one (it is made again from the parts)."""
+    """The record of a published file, or None where there is none or a broken one (it is made again from the parts).
+
+    Raises:
+        PermissionError: This user may not read it.
+    """
     try:
         record = manifest.load(fs, record_path(folder, input))
         shards(record)
@@ -191,6 +196,8 @@ def read_record(fs: Fs, folder: Path, input: Input) -> Plain | None:
         return record
     except manifest.StateMissing:
         return None
+    except manifest.StateDenied as denied:
+        raise PermissionError(errno.EACCES, str(denied), str(record_path(folder, input))) from None
     except (manifest.StateDamage, KeyError, TypeError, ValueError) as error:
         log.warning("file_record file_id=%s ignored=%r", input.file_id, str(error))
         return None
@@ -199,20 +206,33 @@ def read_record(fs: Fs, folder: Path, input: Input) -> Plain | None:
 def shards(record: Plain) -> ShardTable:
     """Of a file's record; a list of them in the folders of earlier versions."""
     found = record["shards"]
-    return ShardTable.unpack(found) if isinstance(found, str) else ShardTable(map(record_of, found))
+    if isinstance(found, str):
+        return ShardTable.unpack(found)
+    records = [record_of(fields) for fields in found]
+    if any(one.index >= len(records) for one in records):
+        raise ValueError("not the shards of one file")
+    return ShardTable(records)
 
 
 def damage(fs: Fs, path: Path, wanted: Plain | None) -> str:
-    """How a published file differs from its record; "" when it does not. `wanted` None: it should not be there."""
+    """How a published file differs from its record; "" when it does not. `wanted` None: it should not be there.
+
+    Raises:
+        PermissionError: This user may not read it.
+    """
     found = exists(fs, path)
     if wanted is None:
         return "" if found is None else "should not be there"
     if found is None:
         return "is missing"
-    if found.kind != "file" or found.size != wanted["bytes"]:
+    if found.kind != "file":
+        return "is a folder" if found.kind == "dir" else "is a link or no file"
+    if found.size != wanted["bytes"]:
         return f"has {found.size} bytes, recorded are {wanted['bytes']}"
     try:
         return "" if hash_file(fs, path)[1] == wanted["sha256"] else "does not match its checksum"
+    except PermissionError:
+        raise  # it may be whole
     except OSError as error:
         return f"cannot be read ({error.strerror})"
 

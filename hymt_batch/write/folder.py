@@ -147,8 +147,8 @@ def _evidence(fs: Fs, folder: Path) -> Iterator[str]:
 def read_header(fs: Fs, path: Path) -> parts.Header:
     """The header of a part, its payload unread. Raises OSError or PartDamage."""
     data = fs.read(path, 0, 4096)
-    while b"\n" not in data and (more := fs.read(path, len(data), 1 << 16)):
-        data += more
+    if b"\n" not in data:
+        data = fs.read(path, 0, parts.MAX_HEADER_BYTES)
     return parts.decode_header(data.partition(b"\n")[0])
 
 

@@ -6,6 +6,7 @@ one. Does not know the model, nor how parts are planned.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -13,12 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hymt_batch import manifest
-from hymt_batch.errors import DeviceError, HymtError, MissingError, PreflightError, StoppedError
+from hymt_batch.errors import DeviceError, ExitCode, HymtError, MissingError, PreflightError, StoppedError
 from hymt_batch.fs import OS, Fs, exists, remove, write_atomic
 from hymt_batch.manifest import Job, Plain
 from hymt_batch.records import Document, Input, Part, Preamble, Row, Shard, ShardRecord
 from hymt_batch.store_error import refused
-from hymt_batch.write import aside, final, folder, lease
+from hymt_batch.write import aside, ending, final, finished, folder, lease, located
 from hymt_batch.write import place as places
 from hymt_batch.write.attempts import Attempts
 from hymt_batch.write.commit import Commits, record_of_shard
@@ -60,7 +61,7 @@ class Output:
         fs: Fs,
     ) -> None:
         """Use `open`."""
-        self.folder, self.finished = place, False
+        self.folder, self.finished, self._ended = place, False, False
         self._job, self._inputs, self._config, self._read, self._preamble = job, tuple(inputs), config, read, preamble
         self._redo, self._lease, self._fs, self._began = redo, held, fs, time.monotonic()
         self._kept, self._folders = Kept(fs, place, job.key), Folders(fs, place)
@@ -68,6 +69,7 @@ class Output:
         self.attempts = Attempts(fs, place)
         self._published: dict[str, _Published] = {}  # file_id -> its finished file
         self._complete: dict[str, ShardTable] = {}  # file_id -> its complete shards
+        self._told: Plain | None = None  # the manifest of a finished job whose state is gone
         self._made: dict[str, str] = {}  # file_id -> sha256 of a file that this job made, and that is made again
 
     @classmethod
@@ -133,6 +135,7 @@ class Output:
                 folders.ensure(place / name)
             if lease_ttl_s > 0:
                 held = lease.acquire(fs, place, ttl_s=lease_ttl_s, beat_s=lease_beat_s)
+            ending.clear(fs, place)
             if held:
                 folder.sweep(fs, place, inputs)
             probe(fs, place)
@@ -155,16 +158,21 @@ class Output:
             open_inputs = [i for i in inputs if i.file_id not in output._published]
             if open_inputs:
                 check_space(fs, place, open_inputs, config.min_free)
+            if not output.finished:
+                located.note(fs, place, inputs)
             return output
         except BaseException as error:
+            told = refused(place, error) if isinstance(error, OSError) else error
             try:
                 if held and isinstance(error, (OSError, PreflightError)):
                     held.check()  # whoever took over swept away what we were trying out: that is the cause
+                if held and isinstance(error, Exception):
+                    ending.write(fs, place, *ending.of(told))
             finally:
                 if held:
                     held.release()
-            if isinstance(error, OSError):
-                raise refused(place, error) from error
+            if told is not error:
+                raise told from error
             raise
 
     def made_in(self, environment: Plain) -> None:
@@ -176,10 +184,22 @@ class Output:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         orderly = error is None or isinstance(error, HymtError)
+        self._ended = True
+        if isinstance(error, (Exception, KeyboardInterrupt)):
+            self._tell(*ending.of(error))
         self.close(orderly=orderly and not isinstance(error, DeviceError))
+
+    def _tell(self, code: ExitCode, why: str) -> None:
+        """Keep why this run stops, unless another one goes on in the folder."""
+        with contextlib.suppress(StoppedError):
+            self._commits.check_lease()
+            ending.write(self._fs, self.folder, code, why)
 
     def close(self, *, orderly: bool = True) -> None:
         """Give the lease back; what is committed stays. Unless `orderly`, the parts under way are to blame."""
+        if not self._ended:  # within the `with` block: the process ends at once
+            self._ended = True
+            self._tell(ExitCode.STOPPED, "a signal stopped it at once" if orderly else "a step did not end")
         if orderly:
             self.attempts.give_back()
         if self._lease:
@@ -188,6 +208,11 @@ class Output:
 
     def _survey(self) -> None:
         """Which files are published and whole, of inputs that are what they were."""
+        self._told = finished.told(self._fs, self.folder, self._job.identity, self._inputs, redo=self._redo)
+        if self._told is not None:
+            log.warning("%s: %s", self.folder.name, finished.NOTE)
+            self.finished = True
+            return
         made = aside.made(self._fs, self.folder)
         for input in self._inputs:
             record = final.read_record(self._fs, self.folder, input)
@@ -310,6 +335,8 @@ class Output:
         Raises:
             MissingError: A file is not complete; names what is missing.
         """
+        if self._told is not None:
+            return finished.summarize(self.folder, self._told, time.monotonic() - self._began)
         missing = [self._what_is_missing(i) for i in self._inputs if i.file_id not in self._published]
         if missing:
             more = [f"  and {len(missing) - 20} more files"] if len(missing) > 20 else []
@@ -324,6 +351,7 @@ class Output:
                 write_atomic(self._fs, self.folder / "manifest.json", manifest.build(self._job, self._records()))
             self.finished = True
         self.attempts.clear()
+        ending.clear(self._fs, self.folder)
         for input in self._inputs:  # last of all: nothing needs the parts any more
             folder.tidy(self._fs, manifest.file_state(self.folder, input.file_id))
         return summarize(self.folder, self._records(), time.monotonic() - self._began, self._commits.num_rows)

@@ -58,12 +58,19 @@ def check_state(fs: Fs, folder: Path) -> None:
 
     Raises:
         PreflightError: Names it and the way out.
+        OSError: The store refuses to tell.
     """
     seen: dict[Path, bool] = {}
     for name in FOLDERS:
         _folder(fs, folder, folder / name, seen)
     for name in FILES:
         _file(fs, folder, folder / name, seen)
+        try:
+            fs.read(folder / name, 0, 1)
+        except PermissionError:
+            raise  # a job that may not be read is not a damaged one
+        except OSError:
+            continue
 
 
 def check_inputs(fs: Fs, folder: Path, inputs: Iterable[Input]) -> None:
