@@ -20,54 +20,23 @@ import time
 import uuid
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 from hymt_batch.beneath import opened_folder, reached
+from hymt_batch.port import Fs, Stat
 from hymt_batch.store_error import stopped
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
+
+__all__ = ["Fs", "Stat"]
 
 READ_BYTES, BUFFER_BYTES = 8 << 20, 1 << 20
 PAUSES_S = (0.05, 0.25)  # before the second and the third try of a write
 AGAIN = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ESTALE, errno.ENOENT})
 NO_LINK = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK})
 NO_DIR_FSYNC = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EACCES})
-
-
-@dataclass(frozen=True, slots=True)
-class Stat:
-    """What we ask of a name; links are never followed."""
-
-    kind: str  # "file", "dir" or "other" (link, fifo, device)
-    size: int
-    mtime_ns: int
-    ino: int
-    dev: int
-    nlink: int
-
-
-class Fs(Protocol):
-    """The port. Every method raises OSError; none follows a link in the last component of a path."""
-
-    def within(self, folder: Path) -> Fs: ...  # the same, which follows no link below an output folder or its forks
-
-    def open_exclusive(self, path: Path) -> int: ...
-    def write_all(self, fd: int, data: bytes) -> None: ...
-    def fsync(self, fd: int) -> None: ...
-    def close(self, fd: int) -> None: ...
-    def link(self, source: Path, target: Path) -> None: ...
-    def rename(self, source: Path, target: Path) -> None: ...
-    def unlink(self, path: Path) -> None: ...
-    def mkdir(self, path: Path, mode: int) -> None: ...
-    def rmdir(self, path: Path) -> None: ...
-    def fsync_dir(self, path: Path) -> bool: ...  # False: the store cannot, tolerated
-    def read(self, path: Path, start: int = 0, size: int | None = None) -> bytes: ...
-    def stat(self, path: Path) -> Stat: ...
-    def listdir(self, path: Path) -> list[str]: ...
-    def statvfs(self, path: Path) -> tuple[int, int | None]: ...  # free bytes; free inodes, None where not counted
 
 
 class Os:
@@ -180,6 +149,11 @@ def names(fs: Fs, path: Path) -> list[str]:
         return fs.listdir(path)
     except (FileNotFoundError, NotADirectoryError):
         return []
+
+
+def same(fs: Fs, path: Path, data: bytes) -> bool:
+    """Whether a file holds these bytes; what is longer is not read."""
+    return fs.read(path, 0, len(data) + 1) == data
 
 
 def remove(fs: Fs, path: Path) -> None:

@@ -23,7 +23,7 @@ ROOT = Path(__file__).parent.parent
 LIBRARY = ROOT / "hymt_batch"
 HEAVY = ("torch", "transformers", "accelerate", "datasets", "pyarrow", "tokenizers", "safetensors", "numpy")
 
-BASE = {"records", "errors", "languages", "fs"}
+BASE = {"records", "errors", "languages", "fs", "store_error"}
 STAGES = {"source", "segment", "prompt", "batch", "model", "device_map", "decode", "check", "write", "launch"}
 FRONT = {"override", "spelling", "name", "sweep", "agreement", "help", "completion"}
 STAGE_TO_STAGE = {"decode": {"model"}, "model": {"device_map"}}
@@ -31,7 +31,10 @@ ALLOWED: dict[str, set[str]] = {
     "records": set(),
     "errors": set(),
     "languages": {"errors"},
-    "fs": {"errors", "records"},
+    "beneath": set(),
+    "port": set(),
+    "store_error": {"errors"},
+    "fs": {"errors", "records", "beneath", "port", "store_error"},
     "manifest": BASE,
     "signals": {"errors"},
     "progress": BASE,
@@ -49,7 +52,7 @@ ALLOWED: dict[str, set[str]] = {
     "config": BASE | STAGES | FRONT | {"schema"},
     **{stage: BASE | STAGE_TO_STAGE.get(stage, set()) for stage in STAGES},
 }
-ALLOWED["write"] = BASE | {"manifest"}
+ALLOWED["write"] = BASE | {"manifest", "shown"}
 ALLOWED["source"] = BASE | {"demo"}
 ALLOWED["replica"] = BASE | STAGES | {"schema"}  # schema for types only
 ALLOWED["identity"] = BASE | STAGES | {"manifest", "schema"}

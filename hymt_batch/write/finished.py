@@ -12,7 +12,7 @@ from pathlib import Path
 
 from hymt_batch import manifest
 from hymt_batch.fs import Fs, names
-from hymt_batch.manifest import Plain, StateDamage
+from hymt_batch.manifest import Job, Plain, StateDamage
 from hymt_batch.records import Input
 from hymt_batch.write.final import damage
 from hymt_batch.write.inputs import changed, hash_input
@@ -54,6 +54,15 @@ def proven(fs: Fs, folder: Path, value: Plain) -> list[str]:
             elif what := damage(fs, folder / name, file):
                 problems.append(f"{name}: {what}")
     return problems
+
+
+def job(value: Plain) -> Job:
+    """The job that a manifest tells of. Of its inputs the names are known, not how they were read."""
+    pairs = zip(value["inputs"], value["outputs"], strict=True)
+    inputs = [
+        Input(one["rel"], str(file["path"]).removeprefix("translated/"), "", str(file["format"])) for one, file in pairs
+    ]
+    return Job(dict(value["identity"]), tuple(inputs), {}, "")
 
 
 def told(fs: Fs, folder: Path, identity: Plain, inputs: Sequence[Input], *, redo: bool) -> Plain | None:

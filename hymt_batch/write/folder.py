@@ -220,10 +220,19 @@ def _forget(fs: Fs, folder: Path, inputs: Sequence[Input]) -> None:
         record = final.read_record(fs, folder, input)
         ours = (made.get(input.out_rel), record["output"]["sha256"] if record else None)
         aside.spare(fs, folder, input.out_rel, ours, Folders(fs, folder).ensure)
-        remove(fs, manifest.translated(folder, input.out_rel))
-        remove(fs, manifest.errors_file(folder, input.rel))
+        for path in (manifest.translated(folder, input.out_rel), manifest.errors_file(folder, input.rel)):
+            remove(fs, path)
+            _leave(fs, folder, path.parent)
     for input in inputs:
         _remove_home(fs, manifest.file_state(folder, input.file_id))
+
+
+def _leave(fs: Fs, folder: Path, path: Path) -> None:
+    """Remove the folders of an output that hold nothing any more; a folder that is not of a job counts as damage."""
+    with contextlib.suppress(OSError):
+        while path.parent != folder and not names(fs, path):
+            fs.rmdir(path)
+            path = path.parent
 
 
 def wipe(fs: Fs, folder: Path, inputs: Sequence[Input]) -> None:

@@ -56,11 +56,9 @@ def find(fs: Fs, folder: Path, rels: Sequence[str], given: Sequence[str]) -> dic
         Relative name -> path, of those that are there.
     """
     if given:
-        ways = [(f"{root}/{rel}", rel) for root in given for rel in rels]
-        ways += [(f"{root}/{rel.removesuffix('.parquet')}", rel) for root in given for rel in rels]  # a saved dataset
-        ways += [
-            (root, rel) for root in given for rel in rels if Path(root).name in (rel, rel.removesuffix(".parquet"))
-        ]
+        short = {rel: rel.removesuffix(".parquet") for rel in rels}  # a saved dataset is a folder without it
+        ways = [(f"{root}/{name}", rel) for root in given for rel in rels for name in (rel, short[rel])]
+        ways += [(root, rel) for root in given for rel in rels if Path(root).name in (rel, short[rel])]
     else:
         try:
             value = manifest.load(fs, path(folder))

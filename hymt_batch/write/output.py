@@ -232,7 +232,7 @@ class Output:
         if exists(self._fs, path) is None:
             return
         if len(self._published) == len(self._inputs):
-            self.finished = self._fs.read(path) == manifest.build(self._job, self._records())
+            self.finished = same(self._fs, path, manifest.build(self._job, self._records()))
         else:  # it proves files that are about to be replaced
             remove(self._fs, path)
         self._fs.fsync_dir(self.folder)  # whoever wrote it may have been killed before it did so
