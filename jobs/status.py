@@ -20,7 +20,7 @@ from hymt_batch.errors import ExitCode
 from hymt_batch.fs import OS, Fs, exists, names
 from hymt_batch.manifest import Job, StateDamage, StateDenied, StateMissing
 from hymt_batch.records import ERROR_STATUSES, Input
-from hymt_batch.write import ending, error_rows, final, finished, lease
+from hymt_batch.write import ending, error_rows, final, finished, lease, place
 from hymt_batch.write import holder as holders
 from hymt_batch.write import part as parts
 from hymt_batch.write.folder import read_header
@@ -57,6 +57,7 @@ class Status:
     ended: dict[str, Any] | None = None  # why the last run stopped: exit_code, why, at (UTC)
     errors: list[dict[str, str]] = field(default_factory=list)  # first rows without a translation: id, status, message
     notes: list[str] = field(default_factory=list)
+    obstacles: list[str] = field(default_factory=list)  # of `problems`: what stands in the place of a file or folder
 
 
 def status(folder: Path, fs: Fs = OS, num_errors: int = 0) -> Status:
@@ -82,6 +83,8 @@ def _look(fs: Fs, folder: Path, found: Status, num_errors: int) -> None:
     logs = names(fs, folder / "logs")
     found.log = str(folder / "logs" / logs[-1]) if logs else ""
     _holder(fs, folder, found)
+    found.obstacles = [f"{path.relative_to(folder)}: {what}" for path, what in place.in_state(fs, folder)]
+    found.problems += found.obstacles
     last = ending.read(fs, folder)
     found.ended = asdict(last) if last else None
     try:
@@ -242,7 +245,9 @@ def render(found: Status) -> str:
     lines += [f"  problem   {problem}" for problem in found.problems[:20]]
     if len(found.problems) > 20:
         lines.append(f"  problem   and {len(found.problems) - 20} more")
-    if found.state == "damaged":
+    if found.obstacles:
+        lines.append("  Move away what stands in the place of a file or folder, then run the same command again.")
+    elif found.state == "damaged":
         lines.append("  Run the job again: what is damaged is made anew.")
     elif found.state == "stopped":
         lines.append("  Run the same command again to continue.")

@@ -18,7 +18,7 @@ from hymt_batch.errors import ExitCode, HymtError
 from hymt_batch.fs import OS, Fs, same
 from hymt_batch.manifest import Job, StateDamage, StateDenied, StateMissing
 from hymt_batch.records import Input
-from hymt_batch.write import final, finished, foreign, lease, located
+from hymt_batch.write import final, finished, foreign, lease, located, place
 from hymt_batch.write import holder as holders
 from hymt_batch.write.inputs import hash_input
 from hymt_batch.write.kept import Kept
@@ -44,7 +44,8 @@ class Report:
     unreadable: list[str] = field(default_factory=list)  # by this user: they may be whole
     changed: list[str] = field(default_factory=list)  # inputs that are not what was translated, or are not found
     missing: list[str] = field(default_factory=list)
-    foreign: list[str] = field(default_factory=list)  # of `damage`, what another run does not mend
+    foreign: list[str] = field(default_factory=list)  # of `damage`: what is not of this job
+    obstacles: list[str] = field(default_factory=list)  # of `damage`: what stands in the place of a file or folder
     notes: list[str] = field(default_factory=list)
     running: bool = False  # a living process holds the lease
 
@@ -66,15 +67,22 @@ def verify(folder: Path, fs: Fs = OS, inputs: bool | Sequence[str] = False) -> R
     holder = lease.read(fs, folder)
     report.running = holder is not None and holders.alive(holder, holders.myself()) is not False
     with _reading(report, folder):
+        report.obstacles += [f"{path.relative_to(folder)}: {what}" for path, what in place.in_state(fs, folder)]
         job = _job(fs, folder, report)
         if job is not None:
             hashes = _by_manifest(fs, folder, job, report)
             if hashes is None:
                 hashes = _by_records(fs, folder, job, report)
             with _reading(report, folder):
-                _unexpected(fs, folder, job, report)
+                found = place.in_inputs(fs, folder, job.inputs if job.created else ())
+                report.obstacles += [f"{path.relative_to(folder)}: {what}" for path, what in found]
+                report.foreign += foreign.find(fs, folder, job.inputs, half_made=not report.missing)
             if inputs is not False:
                 _inputs(fs, folder, hashes, [] if inputs is True else list(inputs), report)
+    for worse, lines in ((report.obstacles, report.foreign), (report.obstacles + report.foreign, report.damage)):
+        names = {one.partition(": ")[0] for one in worse}  # what else is said of these comes of it
+        lines[:] = [one for one in lines if one.partition(": ")[0] not in names]
+    report.damage += report.obstacles + report.foreign
     return report
 
 
@@ -212,16 +220,6 @@ def _manifest(fs: Fs, folder: Path, job: Job, records: list[dict[str, Any]], rep
         report.damage.append(f"manifest.json: {damage}")
 
 
-def _unexpected(fs: Fs, folder: Path, job: Job, report: Report) -> None:
-    """Files, folders and links in translated/ and errors/ that this job did not make."""
-    for path, kind in foreign.find(fs, folder, job.inputs):
-        if not (report.missing and path.name.startswith(final.TMP)):
-            what = "" if kind == "a file" else f" ({kind})"
-            report.foreign.append(f"{path.relative_to(folder)}: is not of this job{what}")
-    told = {one.partition(": ")[0] for one in report.damage}  # something else lies in the place of a file
-    report.damage += [one for one in report.foreign if one.partition(": ")[0] not in told]
-
-
 def _inputs(fs: Fs, folder: Path, hashes: dict[str, Any], given: Sequence[str], report: Report) -> None:
     """Compare the inputs of published files with what was translated; those of others are compared row by row later."""
     found = located.find(fs, folder, list(hashes), given)
@@ -264,10 +262,14 @@ def _advice(report: Report) -> Iterator[str]:
     if report.running and report.exit_code is ExitCode.MISSING:
         yield "The job is running: verify it when it has ended."
         return
-    if report.foreign:
+    if report.obstacles:
+        yield "Move away what stands in the place of a file or folder, then run the job again."
+    elif report.foreign:
         yield "Move away what is not of this job."
     if report.unreadable:
         yield "Run verify as the user who ran the job, or give this one the right to read (chmod, chown)."
+    elif report.obstacles:
+        return
     elif (damaged := [one for one in report.damage if one not in report.foreign]) or report.missing:
         yield "Run the job again: what is damaged or missing is made anew."
         if any(one.startswith("translated/") for one in damaged):

@@ -9,10 +9,11 @@ from hymt_batch import manifest
 from hymt_batch.fs import Fs, exists, names
 from hymt_batch.records import Input
 from hymt_batch.store_error import kind
+from hymt_batch.write.final import TMP
 
 
-def find(fs: Fs, folder: Path, inputs: Sequence[Input]) -> Iterator[tuple[Path, str]]:
-    """Each of them, in no folder of another, with what it is ("a link").
+def find(fs: Fs, folder: Path, inputs: Sequence[Input], *, half_made: bool) -> Iterator[str]:
+    """A line for each of them, and none for what is in it; `half_made` counts what a killed run left.
 
     Raises:
         PermissionError: This user may not look.
@@ -24,9 +25,12 @@ def find(fs: Fs, folder: Path, inputs: Sequence[Input]) -> Iterator[tuple[Path, 
     while todo:
         path = todo.pop()
         found = exists(fs, path)
-        if found is None or (found.kind == "file" and path in wanted):
+        if found is None or (
+            found.kind == "file" and (path in wanted or (path.name.startswith(TMP) and not half_made))
+        ):
             continue
         if found.kind == "dir" and (path in ways or path.parent == folder):
             todo += [path / name for name in reversed(names(fs, path))]
         else:
-            yield path, kind(path) or "a file"
+            what = "" if found.kind == "file" else f" ({kind(path) or 'no file'})"
+            yield f"{path.relative_to(folder)}: is not of this job{what}"

@@ -6,7 +6,7 @@ Does not know what is written there. A link counts as something in the way: it c
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from hymt_batch import manifest
@@ -60,11 +60,8 @@ def check_state(fs: Fs, folder: Path) -> None:
         PreflightError: Names it and the way out.
         OSError: The store refuses to tell.
     """
-    seen: dict[Path, bool] = {}
-    for name in FOLDERS:
-        _folder(fs, folder, folder / name, seen)
+    _refuse(in_state(fs, folder))
     for name in FILES:
-        _file(fs, folder, folder / name, seen)
         try:
             fs.read(folder / name, 0, 1)
         except PermissionError:
@@ -75,35 +72,58 @@ def check_state(fs: Fs, folder: Path) -> None:
 
 def check_inputs(fs: Fs, folder: Path, inputs: Iterable[Input]) -> None:
     """`check_state` for the files of the inputs."""
-    seen: dict[Path, bool] = {}
+    _refuse(in_inputs(fs, folder, inputs))
+
+
+def _refuse(found: Iterator[tuple[Path, str]]) -> None:
+    for path, what in found:
+        raise PreflightError(
+            f"{path} {what}; nothing is read, written or removed through it. Move it away or remove it, and run the "
+            "same command again; or set name= to another name."
+        )
+
+
+def in_state(fs: Fs, folder: Path) -> Iterator[tuple[Path, str]]:
+    """What stands in the place of a job's files and folders: path, and "is a link, and a folder should be there"."""
+    ways = _Ways(fs, folder)
+    for name in FOLDERS:
+        ways.leads(folder / name)
+    for name in FILES:
+        ways.file(folder / name)
+    yield from ways.obstacles
+
+
+def in_inputs(fs: Fs, folder: Path, inputs: Iterable[Input]) -> Iterator[tuple[Path, str]]:
+    """`in_state` for the files of the inputs."""
+    ways = _Ways(fs, folder)
     for input in inputs:
-        _file(fs, folder, manifest.translated(folder, input.out_rel), seen)
-        _file(fs, folder, manifest.errors_file(folder, input.rel), seen)
-        _file(fs, folder, record_path(folder, input), seen)
+        ways.file(manifest.translated(folder, input.out_rel))
+        ways.file(manifest.errors_file(folder, input.rel))
+        ways.file(record_path(folder, input))
+        yield from ways.obstacles
+        ways.obstacles.clear()
 
 
-def _folder(fs: Fs, root: Path, path: Path, seen: dict[Path, bool]) -> bool:
-    """Whether a folder below the root is there, and the ones above it; `seen` holds those that were asked for."""
-    if path == root:
-        return True
-    if path not in seen:
-        found = exists(fs, path) if _folder(fs, root, path.parent, seen) else None
-        if found is not None and found.kind != "dir":
-            raise _in_the_way(path, "a folder", found.kind)
-        seen[path] = found is not None
-    return seen[path]
+class _Ways:
+    """The folders below an output folder, each asked for once, and what was found in the place of one or of a file."""
 
+    def __init__(self, fs: Fs, root: Path) -> None:
+        self._fs, self._leads = fs, {root: True}
+        self.obstacles: list[tuple[Path, str]] = []
 
-def _file(fs: Fs, root: Path, path: Path, seen: dict[Path, bool]) -> None:
-    if _folder(fs, root, path.parent, seen):
-        found = exists(fs, path)
-        if found is not None and found.kind != "file":
-            raise _in_the_way(path, "a file", found.kind)
+    def leads(self, path: Path) -> bool:
+        """Whether a folder is there, and all above it."""
+        if path not in self._leads:
+            self._leads[path] = self.leads(path.parent) and self._is(path, "dir", "a folder")
+        return self._leads[path]
 
+    def file(self, path: Path) -> None:
+        if self.leads(path.parent):
+            self._is(path, "file", "a file")
 
-def _in_the_way(path: Path, wanted: str, found: str) -> PreflightError:
-    what = kind(path) or {"dir": "a folder", "file": "a file"}.get(found, "neither file nor folder")
-    return PreflightError(
-        f"{path} is {what}, and {wanted} should be there; nothing is read, written or removed through it. Move it away "
-        "or remove it, and run the same command again; or set name= to another name."
-    )
+    def _is(self, path: Path, wanted: str, name: str) -> bool:
+        found = exists(self._fs, path)
+        if found is not None and found.kind != wanted:
+            what = kind(path) or {"dir": "a folder", "file": "a file"}.get(found.kind, "neither file nor folder")
+            self.obstacles.append((path, f"is {what}, and {name} should be there"))
+        return found is not None and found.kind == wanted
