@@ -7,7 +7,6 @@ more than a clear error. Does not know the stages' settings: an identity is a ne
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 import uuid
@@ -18,8 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from hymt_batch.errors import UsageError
-from hymt_batch.fs import Fs, again, exists, names, publish, remove, write_atomic, write_new
+from hymt_batch.fs import Fs, again, exists, publish, remove, write_atomic, write_new
 from hymt_batch.records import Input
 
 VERSION = 1  # of the files in .hymt and of manifest.json; a newer one is refused, never guessed at
@@ -214,23 +212,6 @@ def read_job(fs: Fs, folder: Path) -> Job:
         return Job(dict(value["identity"]), inputs, dict(value["environment"]), str(value["created"]))
     except (KeyError, TypeError, ValueError):
         raise StateDamage("it lacks fields that every job has") from None
-
-
-def find_jobs(fs: Fs, folder: Path) -> list[Path]:
-    """The folder of a job; where it is the folder above a sweep's points, theirs.
-
-    Raises:
-        UsageError: There is no such folder.
-    """
-    if exists(fs, folder) is None:
-        others = [name for name in names(fs, folder.parent) if exists(fs, state(folder.parent / name))]
-        near = difflib.get_close_matches(folder.name, others, n=3, cutoff=0.5) or others[:20]
-        known = f"Near it: {', '.join(near)}. Set name= to one of them" if near else "Set name= or output_dir="
-        raise UsageError(f"there is no job {folder.name!r} in {folder.parent}. {known}.")
-    if exists(fs, state(folder)) is None:
-        points = [folder / name for name in names(fs, folder) if exists(fs, state(folder / name) / "job.json")]
-        return points or [folder]
-    return [folder]
 
 
 def create_job(fs: Fs, folder: Path, job: Job) -> bool:

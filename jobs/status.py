@@ -20,7 +20,7 @@ from hymt_batch.errors import ExitCode
 from hymt_batch.fs import OS, Fs, exists, names
 from hymt_batch.manifest import Job, StateDamage, StateDenied, StateMissing
 from hymt_batch.records import ERROR_STATUSES, Input
-from hymt_batch.write import ending, error_rows, final, finished, lease, place
+from hymt_batch.write import ending, error_rows, final, finished, job_folders, lease, place
 from hymt_batch.write import holder as holders
 from hymt_batch.write import part as parts
 from hymt_batch.write.folder import read_header
@@ -272,7 +272,7 @@ def run(job: StatusJob) -> ExitCode:
     Raises:
         UsageError: There is no such folder.
     """
-    folders = manifest.find_jobs(OS, Path(job.output_dir) / job.name)
+    folders = job_folders.find(OS, Path(job.output_dir) / job.name)
     for folder in folders:
         found = status(folder, num_errors=job.errors)
         if job.format.value == "json":

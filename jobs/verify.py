@@ -18,7 +18,7 @@ from hymt_batch.errors import ExitCode, HymtError
 from hymt_batch.fs import OS, Fs, same
 from hymt_batch.manifest import Job, StateDamage, StateDenied, StateMissing
 from hymt_batch.records import Input
-from hymt_batch.write import final, finished, foreign, lease, located, place
+from hymt_batch.write import final, finished, foreign, job_folders, lease, located, place
 from hymt_batch.write import holder as holders
 from hymt_batch.write.inputs import hash_input
 from hymt_batch.write.kept import Kept
@@ -250,9 +250,9 @@ def render(report: Report) -> str:
     lines.append(f"  checked   {checked}" + (f", {report.inputs} inputs" if report.inputs else ""))
     for name in ("damage", "unreadable", "changed", "missing"):
         found = getattr(report, name)
-        lines += [f"  {name:10}{one}" for one in found[:50]]
+        lines += [f"  {name:9} {one}" for one in found[:50]]
         if len(found) > 50:
-            lines.append(f"  {name:10}and {len(found) - 50} more")
+            lines.append(f"  {name:9} and {len(found) - 50} more")
     lines += [f"  note      {one}" for one in report.notes]
     return "\n".join([*lines, *(f"  {one}" for one in _advice(report))])
 
@@ -287,7 +287,7 @@ def run(job: VerifyJob) -> ExitCode:
     """
     codes = []
     paths = job.inputs if isinstance(job.inputs, bool) else [job.inputs] if isinstance(job.inputs, str) else job.inputs
-    for folder in manifest.find_jobs(OS, Path(job.output_dir) / job.name):
+    for folder in job_folders.find(OS, Path(job.output_dir) / job.name):
         report = verify(folder, inputs=paths)
         print(json.dumps(asdict(report), sort_keys=True) if job.format.value == "json" else shown.shown(render(report)))
         codes.append(report.exit_code)
