@@ -210,6 +210,8 @@ def _complete(fs: Fs, folder: Path, job: Job, found: Status) -> bool:
         whole = manifest.read(fs, folder)
     except StateMissing:
         return False
+    except StateDenied:
+        raise PermissionError(errno.EACCES, "denied", str(folder / "manifest.json")) from None
     except StateDamage as damage:
         found.problems.append(f"manifest.json: {damage}")
         return False

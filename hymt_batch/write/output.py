@@ -15,7 +15,7 @@ from pathlib import Path
 
 from hymt_batch import manifest
 from hymt_batch.errors import DeviceError, ExitCode, HymtError, MissingError, PreflightError, StoppedError
-from hymt_batch.fs import OS, Fs, exists, remove, write_atomic
+from hymt_batch.fs import OS, Fs, exists, remove, same, write_atomic
 from hymt_batch.manifest import Job, Plain
 from hymt_batch.records import Document, Input, Part, Preamble, Row, Shard, ShardRecord
 from hymt_batch.store_error import refused
@@ -219,11 +219,11 @@ class Output:
             if record is None or record["identity"] != self._job.key:
                 self._made.update({input.file_id: made[input.out_rel]} if input.out_rel in made else {})
                 continue
-            same = hash_input(input) == record["input"]
-            if not same and not self._kept.any(input.file_id):
+            unchanged = hash_input(input) == record["input"]
+            if not unchanged and not self._kept.any(input.file_id):
                 if not self._redo:
                     raise changed(changed_shards(input, list(final.shards(record))))
-            elif same and final.standing(self._fs, self.folder, record):
+            elif unchanged and final.standing(self._fs, self.folder, record):
                 self._take(input, record)
                 continue
             self._made[input.file_id] = record["output"]["sha256"]
