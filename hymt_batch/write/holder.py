@@ -61,7 +61,7 @@ def process_started(pid: int) -> str | None:
 
 
 def _ascii(text: str) -> str:
-    return text.encode("ascii", "backslashreplace").decode("ascii")[:MAX_TEXT]
+    return text.encode("unicode_escape").decode("ascii")[:MAX_TEXT]
 
 
 def myself() -> Holder:
