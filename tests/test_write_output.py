@@ -207,6 +207,7 @@ def test_overwrite_starts_over_and_leaves_nothing_of_the_old_job(tmp_path: Path,
     assert manifest.read_job(FAST, tmp_path / "job").identity == OTHER
     assert sorted(everything(tmp_path / "job")) == [
         f".hymt/f{an_input(source).file_id}/file.json",
+        ".hymt/inputs.json",
         ".hymt/job.json",
         "manifest.json",
         "translated/in.txt",

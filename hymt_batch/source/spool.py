@@ -160,6 +160,7 @@ def _is(fs: Fs, path: Path, kind: str) -> bool:
 
 def _make(fs: Fs, folder: Path, path: Path) -> None:
     """Make the folders from an output folder down to a path; OSError where a link stands for one of them."""
+    folder.mkdir(parents=True, exist_ok=True)
     for one in reversed([one for one in (path, *path.parents) if folder in one.parents]):
         with contextlib.suppress(FileExistsError):
             fs.mkdir(one, 0o777)
