@@ -49,6 +49,10 @@ def opened_folder(path: Path, above: Path | None) -> Iterator[int]:
         fd = os.open(name, FOLDER | (0 if at is None else os.O_NOFOLLOW), dir_fd=at)
         try:
             yield fd
+        except OSError as error:
+            if error.filename is None or isinstance(error.filename, int):  # os.listdir names the descriptor
+                error.filename = str(path)
+            raise
         finally:
             os.close(fd)
 

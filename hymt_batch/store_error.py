@@ -46,12 +46,18 @@ def kind(path: str | Path) -> str:
     return next((name for fits, name in KINDS if fits(mode)), "a device")
 
 
+def _path(error: OSError) -> str:
+    """The path that an error is about, of two the one to be made; "" where it names none, or a descriptor."""
+    name = error.filename2 or error.filename
+    return os.fsdecode(name) if isinstance(name, (str, bytes)) else ""
+
+
 def obstacle(error: OSError) -> str:
     """What stands where a file or a folder should be, in words that name it; "" where that is not the cause."""
     if error.errno not in WRONG_KIND:
         return ""
     for path in (error.filename2, error.filename):
-        if not path or not (found := kind(os.fsdecode(path))):
+        if not isinstance(path, (str, bytes)) or not (found := kind(os.fsdecode(path))):
             continue
         wanted = "a folder" if error.errno == errno.ENOTDIR else "a file"
         if found != wanted:
@@ -68,7 +74,7 @@ def stopped(what: str, error: OSError) -> HymtError:
             f"{what} could not be stored: {name}, {cause}. "
             "Everything committed is kept; run the same command again to continue."
         )
-    at = os.fsdecode(error.filename2 or error.filename or what)
+    at = _path(error) or what
     ways = {
         errno.EACCES: (f"this user may not read or write {at}", "Give this user the right to (chmod, chown)"),
         errno.EPERM: (f"this user may not read or write {at}", "Give this user the right to (chmod, chown, chattr)"),
@@ -85,7 +91,7 @@ def stopped(what: str, error: OSError) -> HymtError:
 def cause(folder: Path, error: OSError) -> tuple[str, str]:
     """Why an output folder cannot be written to, and the way out; both without a full stop."""
     elsewhere, yours = "set output_dir= to another store", "Set output_dir= to a folder of yours"
-    at = Path(os.fsdecode(error.filename)) if error.filename else folder
+    at = Path(_path(error) or folder)
     denied = "this user may not write there" + (f" ({at})" if folder in at.parents else "")
     ways = {
         errno.ENOSPC: ("the store has no space or inodes left", f"Free some, or {elsewhere}"),

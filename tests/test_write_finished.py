@@ -150,6 +150,7 @@ def test_status_tells_why_a_run_stopped_until_the_next_one_starts(
     assert (found.state, found.ended["exit_code"]) == ("stopped", code)
     assert found.ended["why"].startswith(why)
     assert len(found.ended["why"]) <= 500
+    assert b"hf_" not in ending.path(folder).read_bytes()
     assert ending.path(folder).stat().st_size < 2000
     assert found.ended["at"].endswith("+00:00")
     (line,) = [line for line in status.render(found).splitlines() if "  ended " in line]

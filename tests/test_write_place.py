@@ -296,3 +296,17 @@ def test_a_folder_of_another_user_is_exit_6(tmp_path: Path, inputs: list[Input])
     assert report.exit_code is ExitCode.PREFLIGHT
     assert report.unreadable[0].startswith(".hymt")
     assert found.state == "unreadable"
+
+
+def test_an_error_about_an_open_folder_names_its_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(fd: int) -> None:
+        raise OSError(errno.EIO, "input/output error", fd)
+
+    (tmp_path / "job" / "sub").mkdir(parents=True)
+    monkeypatch.setattr(os, "listdir", fails)
+    with pytest.raises(OSError, match="input/output") as told:
+        OS.within(tmp_path / "job").listdir(tmp_path / "job" / "sub")
+    assert told.value.filename == str(tmp_path / "job" / "sub")
+    for error in (told.value, OSError(errno.EACCES, "denied", 5)):
+        assert isinstance(store_error.refused(tmp_path, error), PreflightError)
+        assert str(store_error.stopped("what", error))
