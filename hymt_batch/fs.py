@@ -10,6 +10,7 @@ would claim what is not so (ATC'20): a failed write is always done again from me
 from __future__ import annotations
 
 import contextlib
+import copy
 import errno
 import hashlib
 import logging
@@ -18,67 +19,43 @@ import stat as stat_bits
 import time
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
-from hymt_batch.errors import StoppedError
+from hymt_batch.beneath import opened_folder, reached
+from hymt_batch.port import Fs, Stat
+from hymt_batch.store_error import stopped
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
+
+__all__ = ["Fs", "Stat"]
 
 READ_BYTES, BUFFER_BYTES = 8 << 20, 1 << 20
 PAUSES_S = (0.05, 0.25)  # before the second and the third try of a write
 AGAIN = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ESTALE, errno.ENOENT})
 NO_LINK = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK})
 NO_DIR_FSYNC = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EACCES})
-CAUSES = {
-    errno.ENOSPC: "the store is full (bytes or inodes); free some",
-    errno.EDQUOT: "the disk quota is used up; free some of it",
-    errno.EFBIG: "a file grew beyond the limit for files; raise `ulimit -f`",
-    errno.EIO: "the store reports an input/output error; check it",
-    errno.EROFS: "the store became read-only; check it",
-    errno.ESTALE: "the network file system lost the folder; mount it again",
-    errno.ENOENT: "the folder of the job's state was removed while the job ran",
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Stat:
-    """What we ask of a name; links are never followed."""
-
-    kind: str  # "file", "dir" or "other" (link, fifo, device)
-    size: int
-    mtime_ns: int
-    ino: int
-    dev: int
-    nlink: int
-
-
-class Fs(Protocol):
-    """The port. Every method raises OSError; none follows a link in the last component of a path."""
-
-    def open_exclusive(self, path: Path) -> int: ...
-    def write_all(self, fd: int, data: bytes) -> None: ...
-    def fsync(self, fd: int) -> None: ...
-    def close(self, fd: int) -> None: ...
-    def link(self, source: Path, target: Path) -> None: ...
-    def rename(self, source: Path, target: Path) -> None: ...
-    def unlink(self, path: Path) -> None: ...
-    def mkdir(self, path: Path, mode: int) -> None: ...
-    def rmdir(self, path: Path) -> None: ...
-    def fsync_dir(self, path: Path) -> bool: ...  # False: the store cannot, tolerated
-    def read(self, path: Path, start: int = 0, size: int | None = None) -> bytes: ...
-    def stat(self, path: Path) -> Stat: ...
-    def listdir(self, path: Path) -> list[str]: ...
-    def statvfs(self, path: Path) -> tuple[int, int | None]: ...  # free bytes; free inodes, None where not counted
 
 
 class Os:
-    """The operating system's files."""
+    """The operating system's files; `within` makes those of one output folder, below which no link is followed."""
+
+    _above: Path | None = None  # the folder that holds the output folder
+
+    def within(self, folder: Path) -> Os:
+        other = copy.copy(self)
+        other._above = folder.parent
+        return other
+
+    def _at(self, path: Path) -> AbstractContextManager[tuple[str, int | None]]:
+        return reached(path, self._above)
 
     def open_exclusive(self, path: Path) -> int:
-        return os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
+        with self._at(path) as (name, at):
+            flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW
+            return os.open(name, flags, 0o666, dir_fd=at)
 
     write_some = staticmethod(os.write)
 
@@ -89,21 +66,31 @@ class Os:
 
     fsync = staticmethod(os.fsync)
     close = staticmethod(os.close)  # NFS reports a full disk here
-    rename = staticmethod(os.rename)
-    unlink = staticmethod(os.unlink)
-    mkdir = staticmethod(os.mkdir)
-    rmdir = staticmethod(os.rmdir)
 
     def link(self, source: Path, target: Path) -> None:
-        os.link(source, target, follow_symlinks=False)
+        with self._at(source) as (old, old_at), self._at(target) as (new, new_at):
+            os.link(old, new, src_dir_fd=old_at, dst_dir_fd=new_at, follow_symlinks=False)
+
+    def rename(self, source: Path, target: Path) -> None:
+        with self._at(source) as (old, old_at), self._at(target) as (new, new_at):
+            os.rename(old, new, src_dir_fd=old_at, dst_dir_fd=new_at)
+
+    def unlink(self, path: Path) -> None:
+        with self._at(path) as (name, at):
+            os.unlink(name, dir_fd=at)
+
+    def mkdir(self, path: Path, mode: int) -> None:
+        with self._at(path) as (name, at):
+            os.mkdir(name, mode, dir_fd=at)
+
+    def rmdir(self, path: Path) -> None:
+        with self._at(path) as (name, at):
+            os.rmdir(name, dir_fd=at)
 
     def fsync_dir(self, path: Path) -> bool:
         try:
-            fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
+            with opened_folder(path, self._above) as fd:
                 os.fsync(fd)
-            finally:
-                os.close(fd)
         except OSError as error:
             if error.errno in NO_DIR_FSYNC:
                 return False
@@ -112,7 +99,8 @@ class Os:
 
     def read(self, path: Path, start: int = 0, size: int | None = None) -> bytes:
         # O_NONBLOCK: a fifo put in our place must not hang the job
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        with self._at(path) as (name, at):
+            fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=at)
         try:
             found = os.fstat(fd)
             if not stat_bits.S_ISREG(found.st_mode):
@@ -131,12 +119,14 @@ class Os:
             os.close(fd)
 
     def stat(self, path: Path) -> Stat:
-        s = os.lstat(path)
+        with self._at(path) as (name, at):
+            s = os.stat(name, dir_fd=at, follow_symlinks=False)
         kind = "file" if stat_bits.S_ISREG(s.st_mode) else "dir" if stat_bits.S_ISDIR(s.st_mode) else "other"
         return Stat(kind, s.st_size, s.st_mtime_ns, s.st_ino, s.st_dev, s.st_nlink)
 
     def listdir(self, path: Path) -> list[str]:
-        return sorted(os.listdir(path))
+        with opened_folder(path, self._above) as fd:
+            return sorted(os.listdir(fd))
 
     def statvfs(self, path: Path) -> tuple[int, int | None]:
         s = os.statvfs(path)
@@ -161,6 +151,11 @@ def names(fs: Fs, path: Path) -> list[str]:
         return []
 
 
+def same(fs: Fs, path: Path, data: bytes) -> bool:
+    """Whether a file holds these bytes; what is longer is not read."""
+    return fs.read(path, 0, len(data) + 1) == data
+
+
 def remove(fs: Fs, path: Path) -> None:
     with contextlib.suppress(FileNotFoundError):
         fs.unlink(path)
@@ -173,14 +168,6 @@ def hash_file(fs: Fs, path: Path) -> tuple[int, str]:
         sha.update(piece)
         at += len(piece)
     return at, sha.hexdigest()
-
-
-def stopped(what: str, error: OSError) -> StoppedError:
-    cause = CAUSES.get(error.errno or 0, error.strerror or str(error))
-    return StoppedError(
-        f"{what} could not be stored: {errno.errorcode.get(error.errno or 0, 'error')}, {cause}. "
-        "Everything committed is kept; run the same command again to continue."
-    )
 
 
 def again(what: str, make: Callable[[], T]) -> T:

@@ -7,7 +7,6 @@ more than a clear error. Does not know the stages' settings: an identity is a ne
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 import uuid
@@ -18,12 +17,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from hymt_batch.errors import UsageError
-from hymt_batch.fs import Fs, again, exists, names, publish, remove, write_atomic, write_new
+from hymt_batch.fs import Fs, again, exists, publish, remove, write_atomic, write_new
 from hymt_batch.records import Input
 
 VERSION = 1  # of the files in .hymt and of manifest.json; a newer one is refused, never guessed at
 PROTOCOL = "parts-1"
+MAX_BYTES = 1 << 30  # of a state file: a million and more of inputs
 MISSING = "(not set)"
 INPUT_FIELDS = ("rel", "format", "compression", "out_rel", "file_id", "dataset")
 
@@ -36,6 +35,10 @@ class StateDamage(Exception):
 
 class StateMissing(StateDamage):
     """There is no such file."""
+
+
+class StateDenied(StateDamage):
+    """This user may not read it."""
 
 
 class StateNewer(StateDamage):
@@ -96,14 +99,23 @@ def unseal(data: bytes) -> Plain:
     return value
 
 
-def load(fs: Fs, path: Path) -> Plain:
-    """A sealed file; StateMissing or StateDamage where there is none to be had."""
+def load(fs: Fs, path: Path, most: int = MAX_BYTES) -> Plain:
+    """A sealed file of at most so many bytes; StateMissing or StateDamage where there is none to be had."""
     try:
-        if exists(fs, path) is None:
+        found = exists(fs, path)
+        if found is None:
             raise StateMissing("it is missing")
-        return unseal(fs.read(path))
+        if found.kind != "file":
+            raise StateDamage("it is a folder" if found.kind == "dir" else "it is a link or no file")
+        head = fs.read(path, 0, 4096)
+        if found.size > most or (found.size > len(head) and head[:1] != b"{"):
+            zeros = "zero bytes, as after a power loss" if not head.strip(b"\0") else "no JSON object"
+            raise StateDamage(f"it has {found.size} bytes and begins with {zeros}")
+        return unseal(fs.read(path, 0, found.size))
     except FileNotFoundError:
         raise StateMissing("it is missing") from None
+    except PermissionError as error:
+        raise StateDenied(f"this user may not read it ({error.strerror})") from None
     except OSError as error:
         raise StateDamage(f"it cannot be read ({error.strerror})") from None
 
@@ -200,23 +212,6 @@ def read_job(fs: Fs, folder: Path) -> Job:
         return Job(dict(value["identity"]), inputs, dict(value["environment"]), str(value["created"]))
     except (KeyError, TypeError, ValueError):
         raise StateDamage("it lacks fields that every job has") from None
-
-
-def find_jobs(fs: Fs, folder: Path) -> list[Path]:
-    """The folder of a job; where it is the folder above a sweep's points, theirs.
-
-    Raises:
-        UsageError: There is no such folder.
-    """
-    if exists(fs, folder) is None:
-        others = [name for name in names(fs, folder.parent) if exists(fs, state(folder.parent / name))]
-        near = difflib.get_close_matches(folder.name, others, n=3, cutoff=0.5) or others[:20]
-        known = f"Near it: {', '.join(near)}. Set name= to one of them" if near else "Set name= or output_dir="
-        raise UsageError(f"there is no job {folder.name!r} in {folder.parent}. {known}.")
-    if exists(fs, state(folder)) is None:
-        points = [folder / name for name in names(fs, folder) if exists(fs, state(folder / name) / "job.json")]
-        return points or [folder]
-    return [folder]
 
 
 def create_job(fs: Fs, folder: Path, job: Job) -> bool:

@@ -18,6 +18,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from io import TextIOWrapper
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
@@ -139,7 +140,13 @@ class _Console(logging.Handler):
 
 
 class _LogFile(logging.FileHandler):
-    """A log file; a store that takes no more of it is no failure of the job, and said once."""
+    """A log file, never a link to one; a store that takes no more of it is no failure of the job, and told once."""
+
+    def _open(self) -> TextIOWrapper:  # logging's own name
+        flags = os.O_NOFOLLOW | os.O_NONBLOCK
+        return open(
+            self.baseFilename, "a", encoding=self.encoding, opener=lambda path, mode: os.open(path, mode | flags, 0o666)
+        )
 
     failed = False
 

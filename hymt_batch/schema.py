@@ -173,8 +173,8 @@ class BenchJob:
 
 
 @dataclass(kw_only=True, slots=True)
-class StatusJob:
-    """Everything that `hymt-batch status` may be told; explained in conf/status.yaml."""
+class ReadJob:
+    """What the jobs have in common that look at the folder of a job."""
 
     name: str
     output_dir: str = "outputs"
@@ -182,8 +182,26 @@ class StatusJob:
 
 
 @dataclass(kw_only=True, slots=True)
-class VerifyJob(StatusJob):
+class StatusJob(ReadJob):
+    """Everything that `hymt-batch status` may be told; explained in conf/status.yaml."""
+
+    errors: int = 0
+
+    def __post_init__(self) -> None:
+        if self.errors < 0:
+            raise ConfigError(f"errors={self.errors} must be at least 0 rows. Set errors=20.")
+
+
+@dataclass(kw_only=True, slots=True)
+class VerifyJob(ReadJob):
     """Everything that `hymt-batch verify` may be told; explained in conf/verify.yaml."""
+
+    inputs: Any = False
+
+    def __post_init__(self) -> None:
+        paths = self.inputs if isinstance(self.inputs, list) else [self.inputs]
+        if not isinstance(self.inputs, bool) and not all(isinstance(path, str) and path for path in paths):
+            raise ConfigError(f"inputs={self.inputs} is no path. Set inputs=true, or inputs=PATH as source.path= was.")
 
 
 JOBS: dict[str, type] = {

@@ -5,8 +5,10 @@ Reads headers, not payloads, and changes nothing. Imports nothing heavy.
 
 from __future__ import annotations
 
+import errno
 import itertools
 import json
+import os
 import statistics
 import time
 from dataclasses import asdict, dataclass, field
@@ -16,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 from hymt_batch import manifest, shown, streams
 from hymt_batch.errors import ExitCode
 from hymt_batch.fs import OS, Fs, exists, names
-from hymt_batch.manifest import Job, StateDamage, StateMissing
+from hymt_batch.manifest import Job, StateDamage, StateDenied, StateMissing
 from hymt_batch.records import ERROR_STATUSES, Input
-from hymt_batch.write import final, lease
+from hymt_batch.write import ending, error_rows, final, finished, job_folders, lease, place
 from hymt_batch.write import holder as holders
 from hymt_batch.write import part as parts
 from hymt_batch.write.folder import read_header
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from hymt_batch.schema import StatusJob
 
 
+MAX_SHOWN = 300  # characters of a message
 PAUSE_S, PAUSES = 60.0, 10
 """A gap between two parts that is longer than both, in seconds and in usual gaps, is a job that did not run."""
 
@@ -36,7 +39,7 @@ class Status:
     """How far a job is."""
 
     folder: str
-    state: str = "not started"  # not started, running, stopped, complete or damaged
+    state: str = "not started"  # not started, running, stopped, complete, damaged or unreadable (by this user)
     problems: list[str] = field(default_factory=list)
     created: str = ""
     files: int = 0
@@ -51,22 +54,53 @@ class Status:
     holder: dict[str, Any] | None = None  # of the lease
     holder_alive: bool | None = None  # None: this machine cannot tell
     log: str = ""  # the newest
+    ended: dict[str, Any] | None = None  # why the last run stopped: exit_code, why, at (UTC)
+    errors: list[dict[str, str]] = field(default_factory=list)  # first rows without a translation: id, status, message
+    notes: list[str] = field(default_factory=list)
+    obstacles: list[str] = field(default_factory=list)  # of `problems`: what stands in the place of a file or folder
 
 
-def status(folder: Path, fs: Fs = OS) -> Status:
-    """The state of an output folder. Never raises for what is in it."""
-    found = Status(str(folder))
+def status(folder: Path, fs: Fs = OS, num_errors: int = 0) -> Status:
+    """The state of an output folder. Never raises for what is in it.
+
+    Args:
+        folder: The output folder.
+        fs: The store.
+        num_errors: Rows without a translation to tell.
+    """
+    found, fs = Status(str(folder)), fs.within(folder)
+    try:
+        _look(fs, folder, found, num_errors)
+    except OSError as error:
+        denied = isinstance(error, PermissionError)
+        found.state = "unreadable" if denied else "damaged"
+        why = "this user may not read it" if denied else error.strerror or str(error)
+        found.problems.append(f"{os.fsdecode(error.filename or folder)}: {why}")
+    return found
+
+
+def _look(fs: Fs, folder: Path, found: Status, num_errors: int) -> None:
     logs = names(fs, folder / "logs")
     found.log = str(folder / "logs" / logs[-1]) if logs else ""
     _holder(fs, folder, found)
+    found.obstacles = [f"{path.relative_to(folder)}: {what}" for path, what in place.in_state(fs, folder)]
+    found.problems += found.obstacles
+    last = ending.read(fs, folder)
+    found.ended = asdict(last) if last else None
     try:
         job = manifest.read_job(fs, folder)
     except StateDamage as damage:
+        if isinstance(damage, StateDenied):
+            raise PermissionError(errno.EACCES, "denied", str(manifest.state(folder) / "job.json")) from None
+        if isinstance(damage, StateMissing) and _by_manifest(fs, folder, found, num_errors):
+            return
         if not isinstance(damage, StateMissing) or exists(fs, folder / "manifest.json"):
             found.state = "damaged"
             found.problems.append(f".hymt/job.json: {damage}")
-        return found
+        return
     found.created, found.files = job.created, len(job.inputs)
+    if _by_manifest(fs, folder, found, num_errors):
+        return
     rates: list[tuple[int, int]] = []  # mtime in ns, rows
     for input in job.inputs:
         _file(fs, folder, job, input, found, rates)
@@ -74,12 +108,33 @@ def status(folder: Path, fs: Fs = OS) -> Status:
     found.rows = sum(found.counts.values())
     found.error_rows = sum(n for name, n in found.counts.items() if name in ERROR_STATUSES)
     found.rows_per_s = _rate(rates)
+    found.errors = list(itertools.islice(error_rows.first(fs, folder, job), num_errors))
     complete = _complete(fs, folder, job, found)
     held = found.holder is not None and found.holder_alive is not False
     found.state = "damaged" if found.problems else "running" if held and not complete else "stopped"
     if complete and not found.problems:
         found.state = "complete"
-    return found
+
+
+def _by_manifest(fs: Fs, folder: Path, found: Status, num_errors: int) -> bool:
+    """Tell of a finished folder that lost its state; False where it has one, or no manifest."""
+    try:
+        value = manifest.read(fs, folder)
+    except StateDamage:
+        return False
+    if not finished.bare(fs, folder):
+        return False
+    found.files = found.files_published = len(value["outputs"])
+    found.rows, found.counts = value["rows"], dict(value["counts"])
+    found.error_rows = sum(n for name, n in found.counts.items() if name in ERROR_STATUSES)
+    for file in (*value["outputs"], *value["errors"]):
+        at = exists(fs, folder / file["path"])
+        if (at.size if at else None) != file["bytes"]:
+            found.problems.append(f"{file['path']}: is not what was published")
+    rows = (row for file in value["errors"] for row in error_rows.listed(fs, folder / file["path"]))
+    found.errors = list(itertools.islice(rows, num_errors))
+    found.state, found.notes = "damaged" if found.problems else "complete", [finished.NOTE]
+    return True
 
 
 def _holder(fs: Fs, folder: Path, found: Status) -> None:
@@ -121,6 +176,8 @@ def _file(fs: Fs, folder: Path, job: Job, input: Input, found: Status, rates: li
                 at = fs.stat(home / shard / name)
             except FileNotFoundError:
                 continue  # collected while we look
+            except PermissionError:
+                raise
             except (OSError, parts.PartDamage) as error:
                 found.problems.append(f"{(home / shard / name).relative_to(folder)}: {error}")
                 continue
@@ -153,6 +210,8 @@ def _complete(fs: Fs, folder: Path, job: Job, found: Status) -> bool:
         whole = manifest.read(fs, folder)
     except StateMissing:
         return False
+    except StateDenied:
+        raise PermissionError(errno.EACCES, "denied", str(folder / "manifest.json")) from None
     except StateDamage as damage:
         found.problems.append(f"manifest.json: {damage}")
         return False
@@ -178,16 +237,29 @@ def render(found: Status) -> str:
             f"  held by   process {found.holder['pid']} on {found.holder['host']} since {found.holder['since']}, "
             f"{living[found.holder_alive]}"
         )
+    if found.ended is not None and found.state not in ("running", "complete"):
+        last = found.ended
+        lines.append(f"  ended     {last['at']} with exit code {last['exit_code']}: {last['why']}")
     if found.log:
         lines.append(f"  log       {found.log}")
+    lines += [f"  error     {row['id']} {row['status']}: {escaped(row['message'])}" for row in found.errors]
+    lines += [f"  note      {note}" for note in found.notes]
     lines += [f"  problem   {problem}" for problem in found.problems[:20]]
     if len(found.problems) > 20:
         lines.append(f"  problem   and {len(found.problems) - 20} more")
-    if found.state == "damaged":
+    if found.obstacles:
+        lines.append("  Move away what stands in the place of a file or folder, then run the same command again.")
+    elif found.state == "damaged":
         lines.append("  Run the job again: what is damaged is made anew.")
     elif found.state == "stopped":
         lines.append("  Run the same command again to continue.")
     return "\n".join(lines)
+
+
+def escaped(message: str) -> str:
+    """The one line of a message that is shown; a line break in it is spelled."""
+    line = message.replace("\n", "\\n").replace("\t", "\\t")
+    return line if len(line) <= MAX_SHOWN else line[: MAX_SHOWN - 1] + "…"
 
 
 def in_short(found: Status) -> str:
@@ -202,9 +274,9 @@ def run(job: StatusJob) -> ExitCode:
     Raises:
         UsageError: There is no such folder.
     """
-    folders = manifest.find_jobs(OS, Path(job.output_dir) / job.name)
+    folders = job_folders.find(OS, Path(job.output_dir) / job.name)
     for folder in folders:
-        found = status(folder)
+        found = status(folder, num_errors=job.errors)
         if job.format.value == "json":
             streams.show(shown.shown(json.dumps(asdict(found), sort_keys=True)))  # one line a point
         else:

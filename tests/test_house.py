@@ -23,7 +23,7 @@ ROOT = Path(__file__).parent.parent
 LIBRARY = ROOT / "hymt_batch"
 HEAVY = ("torch", "transformers", "accelerate", "datasets", "pyarrow", "tokenizers", "safetensors", "numpy")
 
-BASE = {"records", "errors", "languages", "fs", "child"}
+BASE = {"records", "errors", "languages", "fs", "child", "store_error"}
 STAGES = {"source", "segment", "prompt", "batch", "model", "device_map", "decode", "check", "write", "launch"}
 FRONT = {"override", "spelling", "name", "sweep", "agreement", "help", "completion"}
 STAGE_TO_STAGE = {"decode": {"model"}, "model": {"device_map"}}
@@ -31,8 +31,12 @@ ALLOWED: dict[str, set[str]] = {
     "records": set(),
     "errors": set(),
     "languages": {"errors"},
-    "fs": {"errors", "records"},
+    "beneath": set(),
+    "port": set(),
+    "store_error": {"errors"},
+    "fs": {"errors", "records", "beneath", "port", "store_error"},
     "scan": set(),
+    "escape": set(),
     "manifest": BASE,
     "signals": {"errors"},
     "progress": BASE | {"streams"},
@@ -54,8 +58,8 @@ ALLOWED: dict[str, set[str]] = {
     "config": BASE | STAGES | FRONT | {"schema"},
     **{stage: BASE | STAGE_TO_STAGE.get(stage, set()) for stage in STAGES},
 }
-ALLOWED["write"] = BASE | {"manifest", "scan"}
-ALLOWED["source"] = BASE | {"demo", "scan"}
+ALLOWED["write"] = BASE | {"manifest", "scan", "shown", "escape"}
+ALLOWED["source"] = BASE | {"demo", "scan", "escape"}
 ALLOWED["replica"] = BASE | STAGES | {"schema"}  # schema for types only
 ALLOWED["identity"] = BASE | STAGES | {"manifest", "schema"}
 ALLOWED["breaker"] = BASE | {"check"}

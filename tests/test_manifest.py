@@ -112,7 +112,7 @@ def test_a_missing_job_is_told_from_a_damaged_one(tmp_path: Path) -> None:
         manifest.read_job(OS, tmp_path)
     (tmp_path / ".hymt" / "job.json").parent.mkdir()
     (tmp_path / ".hymt" / "job.json").mkdir()
-    with pytest.raises(StateDamage, match="cannot be read"):
+    with pytest.raises(StateDamage, match="it is a folder"):
         manifest.read_job(OS, tmp_path)
 
 

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from test_conversions import read, run
 
 from hymt_batch.errors import ConfigError, IdentityError
+from hymt_batch.escape import FIX, escapes, is_escaped
 from hymt_batch.records import Document, Status
 from hymt_batch.source import stream
-from hymt_batch.source.escape import FIX, escapes, is_escaped
 from hymt_batch.source.settings import SourceConfig
 
 ESCAPED = r"""id,text

@@ -207,6 +207,7 @@ def test_overwrite_starts_over_and_leaves_nothing_of_the_old_job(tmp_path: Path,
     assert manifest.read_job(FAST, tmp_path / "job").identity == OTHER
     assert sorted(everything(tmp_path / "job")) == [
         f".hymt/f{an_input(source).file_id}/file.json",
+        ".hymt/inputs.json",
         ".hymt/job.json",
         "manifest.json",
         "translated/in.txt",
@@ -390,7 +391,9 @@ def test_a_link_in_place_of_a_folder_is_not_followed(tmp_path: Path, source: Pat
     (tmp_path / "job").mkdir()
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "job" / "translated").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(PreflightError, match="a file stands where a folder should be"):
+    with pytest.raises(
+        PreflightError, match=r"job/translated is a link, and a folder should be there; .*\. Move it away or remove it"
+    ):
         run(tmp_path / "job", [an_input(source)])
     assert not list((tmp_path / "elsewhere").iterdir())
 

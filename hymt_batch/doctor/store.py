@@ -19,6 +19,7 @@ from pathlib import Path
 from hymt_batch.device_map.settings import gib
 from hymt_batch.doctor.finding import Finding, Level
 from hymt_batch.fs import OS, Fs, exists, names, write_new
+from hymt_batch.store_error import cause
 from hymt_batch.write import holder as holders
 from hymt_batch.write import lease as leases
 from hymt_batch.write.holder import Holder
@@ -29,7 +30,6 @@ from hymt_batch.write.store import (
     NOT_REPLACING,
     TWO_DEVICES,
     Store,
-    cause,
     num_devices,
     try_out,
 )

@@ -11,10 +11,10 @@ from __future__ import annotations
 from functools import partial
 
 from hymt_batch.errors import ConfigError
+from hymt_batch.escape import CLOSED, FIX, QUOTED, UNQUOTED, Escapes, escapes, is_escaped
 from hymt_batch.records import Document, Status, ending
 from hymt_batch.scan import RecordScan
 from hymt_batch.source.bytestream import ByteStream
-from hymt_batch.source.escape import CLOSED, FIX, QUOTED, UNQUOTED, Escapes, escapes, is_escaped
 from hymt_batch.source.longrow import LongRow
 from hymt_batch.source.rows import Codes, Context, RowError, Rows, failed, go_on, not_utf8, read_line, too_long
 from hymt_batch.source.settings import SourceConfig, SourceFormat

@@ -23,9 +23,10 @@ from pathlib import Path
 from typing import BinaryIO
 
 from hymt_batch.errors import ConfigError, InputChangedError, PreflightError, StoppedError, may_pass
-from hymt_batch.fs import NO_LINK, OS, publish, stopped
+from hymt_batch.fs import NO_LINK, OS, Fs, exists, publish
 from hymt_batch.source import hub as hub_reader
 from hymt_batch.source.settings import SourceConfig
+from hymt_batch.store_error import stopped
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +46,7 @@ class Spool:
     def __init__(self, folder: Path, *, replace: bool = False) -> None:
         self.aside = folder.parent / f".spool-{uuid.uuid4().hex}"  # the caller removes it when the job ends
         self._home, self._replace = _home(folder), replace
+        self._fs = OS.within(folder)  # of a fork beside it, too
         self._found: dict[str, Path] = {}  # name below the home -> where it lies for this run
 
     def stdin(self, extension: str, stream: BinaryIO | None = None) -> tuple[Path, str]:
@@ -60,7 +62,7 @@ class Spool:
         name = f"stdin{extension}"
         source = getattr(sys.stdin, "buffer", None) if stream is None else stream
         kept = self._home / name
-        has_kept = kept.is_file()
+        has_kept = _is(self._fs, kept, "file")
         if source is None and not has_kept:
             raise ConfigError(
                 "source.path=- needs a standard input, and this process has none. Set source.path to a file."
@@ -91,7 +93,7 @@ class Spool:
         marker = "all" if config.split is None else "only-" + re.sub(r"[^\w.-]", "_", config.split)
         short, below = name.split("/")[1], f"hub/{place}/{marker}"
         stored = self._home / below
-        if not stored.is_dir():
+        if not _is(self._fs, stored, "dir"):
             stored = self._aside(below)
             with _storing(stored):
                 stored.mkdir(exist_ok=True)
@@ -115,12 +117,13 @@ class Spool:
                 continue
             tmp = final.with_name(f".{final.name}.{uuid.uuid4().hex}.tmp")
             try:
-                final.parent.mkdir(parents=True, exist_ok=True)
+                _make(self._fs, folder, final.parent)
+                _refuse_other(self._fs, final, "dir" if source.is_dir() else "file")
                 if source.is_dir():
                     _settle_folder(source, tmp, final)
                 else:
                     self._settle_file(source, tmp, final)
-                OS.fsync_dir(final.parent)
+                self._fs.fsync_dir(final.parent)
             except OSError as error:
                 raise stopped(f".hymt/spool/{name}", error) from error
             finally:
@@ -149,6 +152,28 @@ class Spool:
 
 def _home(folder: Path) -> Path:
     return folder / ".hymt" / "spool"
+
+
+def _is(fs: Fs, path: Path, kind: str) -> bool:
+    """Whether a file or folder is there, and no link stands on the way."""
+    with contextlib.suppress(OSError):
+        return fs.stat(path).kind == kind
+    return False
+
+
+def _make(fs: Fs, folder: Path, path: Path) -> None:
+    """Make the folders from an output folder down to a path; OSError where a link stands for one of them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for one in reversed([one for one in (path, *path.parents) if folder in one.parents]):
+        with contextlib.suppress(FileExistsError):
+            fs.mkdir(one, 0o777)
+        _refuse_other(fs, one, "dir")
+
+
+def _refuse_other(fs: Fs, path: Path, kind: str) -> None:
+    found = exists(fs, path)
+    if found is not None and found.kind != kind:
+        raise OSError(errno.ENOTDIR if kind == "dir" else errno.EISDIR, "of another kind", str(path))
 
 
 @contextlib.contextmanager

@@ -11,10 +11,10 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from hymt_batch.errors import ConfigError
+from hymt_batch.escape import FIX
 from hymt_batch.records import PLAN, Document, Input, Preamble, Shard, ShardRecord
 from hymt_batch.source import find as _find
 from hymt_batch.source import tables
-from hymt_batch.source.escape import FIX
 from hymt_batch.source.head import Heads, is_table, preamble
 from hymt_batch.source.jsonl import HEAD_ROWS
 from hymt_batch.source.prefetch import prefetch

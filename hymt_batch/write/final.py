@@ -8,6 +8,7 @@ followed by `.hymt/f<id>/file.json`, which outlives the parts. Does not know the
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import uuid
 from collections import Counter
@@ -20,9 +21,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, cast
 
 from hymt_batch import manifest
-from hymt_batch.fs import Fs, NewFile, exists, hash_file, remove, replace, stopped, write_atomic
+from hymt_batch.fs import Fs, NewFile, exists, hash_file, remove, replace, write_atomic
 from hymt_batch.manifest import Plain
 from hymt_batch.records import Document, Input, Preamble, Row, ShardRecord, Status
+from hymt_batch.store_error import stopped
 from hymt_batch.write import formats
 from hymt_batch.write.inputs import Rows, changed, hash_input, seen, unreadable
 from hymt_batch.write.part import Header, record_of
@@ -55,6 +57,7 @@ class Assembly:
     identity: str
     check: Callable[[], None]  # raises when nothing may be published any more
     folders: Callable[[Path], None]  # makes a folder that lasts
+    spare: Callable[[str], None]  # keeps what stands in the file's place, unless its sha256 is this or the job's own
 
 
 def assemble(fs: Fs, folder: Path, job: Assembly) -> Plain:
@@ -87,8 +90,9 @@ def assemble(fs: Fs, folder: Path, job: Assembly) -> Plain:
             source = hash_input(input)
             if seen(input) != before:
                 raise changed(f"{input.rel} was written to while it was read")
-            output = {"rows": tally.num_rows, "bytes": out.size, "sha256": out.settle()}
+            output: Plain = {"rows": tally.num_rows, "bytes": out.size, "sha256": out.settle()}
             problems = {"rows": num_bad, "bytes": bad.size, "sha256": bad.settle()} if bad else None
+            job.spare(output["sha256"])
             job.check()
             if bad:
                 replace(fs, bad.path, errors)
@@ -192,7 +196,11 @@ def record_path(folder: Path, input: Input) -> Path:
 
 
 def read_record(fs: Fs, folder: Path, input: Input) -> Plain | None:
-    """The record of a published file, or None where there is none or a broken one (it is made again from the parts)."""
+    """The record of a published file, or None where there is none or a broken one (it is made again from the parts).
+
+    Raises:
+        PermissionError: This user may not read it.
+    """
     try:
         record = manifest.load(fs, record_path(folder, input))
         shards(record)
@@ -201,6 +209,8 @@ def read_record(fs: Fs, folder: Path, input: Input) -> Plain | None:
         return record
     except manifest.StateMissing:
         return None
+    except manifest.StateDenied as denied:
+        raise PermissionError(errno.EACCES, str(denied), str(record_path(folder, input))) from None
     except (manifest.StateDamage, KeyError, TypeError, ValueError) as error:
         log.warning("file_record file_id=%s ignored=%r", input.file_id, str(error))
         return None
@@ -209,20 +219,33 @@ def read_record(fs: Fs, folder: Path, input: Input) -> Plain | None:
 def shards(record: Plain) -> ShardTable:
     """Of a file's record; a list of them in the folders of earlier versions."""
     found = record["shards"]
-    return ShardTable.unpack(found) if isinstance(found, str) else ShardTable(map(record_of, found))
+    if isinstance(found, str):
+        return ShardTable.unpack(found)
+    records = [record_of(fields) for fields in found]
+    if any(one.index >= len(records) for one in records):
+        raise ValueError("not the shards of one file")
+    return ShardTable(records)
 
 
 def damage(fs: Fs, path: Path, wanted: Plain | None) -> str:
-    """How a published file differs from its record; "" when it does not. `wanted` None: it should not be there."""
+    """How a published file differs from its record; "" when it does not. `wanted` None: it should not be there.
+
+    Raises:
+        PermissionError: This user may not read it.
+    """
     found = exists(fs, path)
     if wanted is None:
         return "" if found is None else "should not be there"
     if found is None:
         return "is missing"
-    if found.kind != "file" or found.size != wanted["bytes"]:
+    if found.kind != "file":
+        return "is a folder" if found.kind == "dir" else "is a link or no file"
+    if found.size != wanted["bytes"]:
         return f"has {found.size} bytes, recorded are {wanted['bytes']}"
     try:
         return "" if hash_file(fs, path)[1] == wanted["sha256"] else "does not match its checksum"
+    except PermissionError:
+        raise  # it may be whole
     except OSError as error:
         return f"cannot be read ({error.strerror})"
 

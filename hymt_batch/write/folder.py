@@ -7,43 +7,27 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from hymt_batch import manifest
-from hymt_batch.errors import ConfigError
 from hymt_batch.fs import Fs, exists, names, remove
 from hymt_batch.manifest import StateDamage
 from hymt_batch.records import Input
+from hymt_batch.write import aside, final
 from hymt_batch.write import part as parts
 from hymt_batch.write.final import TMP
-from hymt_batch.write.store import PROBE
+from hymt_batch.write.store import PROBE, Folders
 
 log = logging.getLogger(__name__)
-
-
-def check_names(inputs: Sequence[Input]) -> None:
-    """Refuse names that would lead out of the folder, that the store cannot hold, or that two inputs share."""
-    taken: dict[str, str] = {}
-    for input in inputs:
-        for rel in (input.out_rel, f"{input.rel}.errors.jsonl"):
-            pieces = rel.split("/")
-            if any(piece in ("", ".", "..") for piece in pieces) or "\0" in rel:
-                raise ConfigError(f"the input {input.rel!r} would be written outside of the output folder. Rename it.")
-            if max(len(os.fsencode(piece)) for piece in pieces) > 255:
-                raise ConfigError(f"the name {pieces[-1]!r} is longer than 255 bytes. Rename the input {input.rel!r}.")
-        other = taken.setdefault(input.out_rel, input.rel)
-        if other != input.rel:
-            raise ConfigError(f"{other!r} and {input.rel!r} would both be written to {input.out_rel!r}. Rename one.")
 
 
 def read_header(fs: Fs, path: Path) -> parts.Header:
     """The header of a part, its payload unread. Raises OSError or PartDamage."""
     data = fs.read(path, 0, 4096)
-    while b"\n" not in data and (more := fs.read(path, len(data), 1 << 16)):
-        data += more
+    if b"\n" not in data:
+        data = fs.read(path, 0, parts.MAX_HEADER_BYTES)
     return parts.decode_header(data.partition(b"\n")[0])
 
 
@@ -53,14 +37,30 @@ def homes(fs: Fs, folder: Path) -> list[Path]:
 
 
 def forget(fs: Fs, folder: Path, inputs: Sequence[Input]) -> None:
-    """Remove what a job knows and made of some inputs: first what calls it finished, then state, then outputs."""
+    """Remove what a job knows and made of some inputs: first what calls it finished, then outputs, then state.
+
+    The state tells which bytes are the job's own: what differs is kept in set_aside/.
+    """
+    made = aside.made(fs, folder)
     remove(fs, folder / "manifest.json")
     fs.fsync_dir(folder)
     for input in inputs:
-        _remove_home(fs, manifest.file_state(folder, input.file_id))
+        record = final.read_record(fs, folder, input)
+        ours = (made.get(input.out_rel), record["output"]["sha256"] if record else None)
+        aside.spare(fs, folder, input.out_rel, ours, Folders(fs, folder).ensure)
+        for path in (manifest.translated(folder, input.out_rel), manifest.errors_file(folder, input.rel)):
+            remove(fs, path)
+            _leave(fs, folder, path.parent)
     for input in inputs:
-        remove(fs, manifest.translated(folder, input.out_rel))
-        remove(fs, manifest.errors_file(folder, input.rel))
+        _remove_home(fs, manifest.file_state(folder, input.file_id))
+
+
+def _leave(fs: Fs, folder: Path, path: Path) -> None:
+    """Remove the folders of an output that hold nothing any more; a folder that is not of a job counts as damage."""
+    with contextlib.suppress(OSError):
+        while path.parent != folder and not names(fs, path):
+            fs.rmdir(path)
+            path = path.parent
 
 
 def wipe(fs: Fs, folder: Path, inputs: Sequence[Input]) -> None:
@@ -70,11 +70,9 @@ def wipe(fs: Fs, folder: Path, inputs: Sequence[Input]) -> None:
         job = manifest.read_job(fs, folder)
     if exists(fs, folder / "manifest.json") or job is not None or homes(fs, folder):
         log.warning("overwrite folder=%s", folder.name)
-    remove(fs, folder / "manifest.json")
-    fs.fsync_dir(folder)
+    forget(fs, folder, [*(job.inputs if job else ()), *inputs])
     for home in homes(fs, folder):
         _remove_home(fs, home)
-    forget(fs, folder, [*(job.inputs if job else ()), *inputs])
     remove(fs, manifest.state(folder) / "job.json")
     fs.fsync_dir(manifest.state(folder))
 

@@ -14,6 +14,9 @@ from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
 
+MAX_PID, MAX_COUNT = (1 << 31) - 1, (1 << 63) - 1
+MAX_TEXT = 256  # characters of a field
+
 
 @dataclass(frozen=True, slots=True)
 class Holder:
@@ -41,6 +44,8 @@ def _read_text(path: str) -> str:
 
 def process_started(pid: int) -> str | None:
     """Start time of a process in this machine's ticks; "" where that cannot be told, None when there is none."""
+    if not 0 < pid <= MAX_PID:
+        return None  # 0 and below name groups of processes
     try:
         stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
         after_name = stat.rpartition(")")[2].split()
@@ -55,6 +60,10 @@ def process_started(pid: int) -> str | None:
     return ""
 
 
+def _ascii(text: str) -> str:
+    return text.encode("unicode_escape").decode("ascii")[:MAX_TEXT]
+
+
 def myself() -> Holder:
     try:
         pids = os.readlink("/proc/self/ns/pid")
@@ -64,13 +73,13 @@ def myself() -> Holder:
     restart = os.environ.get("SLURM_RESTART_COUNT", "0")
     return Holder(
         owner=uuid.uuid4().hex,
-        host=socket.gethostname(),
+        host=_ascii(socket.gethostname()),
         boot=_read_text("/proc/sys/kernel/random/boot_id"),
         pids=pids,
         pid=os.getpid(),
         started=process_started(os.getpid()) or "",
-        slurm_job=f"{job}.{task}" if job else "",
-        slurm_restart=int(restart) if restart.isdigit() else 0,
+        slurm_job=_ascii(f"{job}.{task}" if job else ""),
+        slurm_restart=int(restart) if restart.isascii() and restart.isdigit() and len(restart) < 10 else 0,
         since=datetime.now(UTC).isoformat(timespec="seconds"),
     )
 
@@ -90,11 +99,17 @@ def alive(other: Holder, me: Holder) -> bool | None:
 
 
 def parse(data: bytes) -> Holder | None:
-    """A holder as it lies on disk; None where it cannot be understood."""
+    """A holder as it lies on disk; None where it cannot be understood, or no process could be it."""
     try:
         value = json.loads(data)
         wanted = {field.name: type(getattr(_SAMPLE, field.name)) for field in fields(Holder)}
         if any(type(value[name]) is not kind for name, kind in wanted.items()):
+            return None
+        texts = [value[name] for name, kind in wanted.items() if kind is str]
+        counts = [value[name] for name in ("slurm_restart", "epoch", "beat")]
+        if any(len(text) > MAX_TEXT or not text.isascii() or not text.isprintable() for text in texts):
+            return None
+        if not 0 < value["pid"] <= MAX_PID or any(not 0 <= count < MAX_COUNT for count in counts):
             return None
         return Holder(**{name: value[name] for name in wanted})
     except (ValueError, KeyError, TypeError, RecursionError):

@@ -83,9 +83,11 @@ class Kept:
     def judge(self, path: Path, file_id: str, shard: int, part: int) -> tuple[Header, list[Row]] | None:
         """Read a part, changing nothing. Raises PartDamage."""
         try:
-            data = _read(self._fs, path)
+            data = _again(path, lambda: _whole(self._fs, path))
         except FileNotFoundError:
             return None
+        except PermissionError:
+            raise  # it may be whole: nothing is moved or made again on the word of a permission
         except OSError as error:
             raise PartDamage(f"it cannot be read ({error.strerror})") from None
         header, rows = parts.decode(data)
@@ -189,17 +191,34 @@ class Kept:
         return wrong
 
 
-def _read(fs: Fs, path: Path) -> bytes:
-    """Read a whole file; an error that passes, as on a network file system, costs up to two more tries."""
+def _whole(fs: Fs, path: Path) -> bytes:
+    """The bytes of a part, never more than its header says: what lies there may be of any kind and size."""
+    found = fs.stat(path)
+    if found.kind != "file":
+        raise PartDamage("it is no file")
+    data = fs.read(path, 0, min(found.size, parts.MAX_HEADER_BYTES))
+    if found.size == len(data):
+        return data
+    line, newline, _ = data.partition(b"\n")
+    if not newline:
+        raise PartDamage(f"it has {found.size} bytes and no header")
+    size = len(line) + 1 + parts.decode_header(line).length
+    if found.size != size:
+        raise PartDamage(f"the file has {found.size} bytes, and the header says {size}")
+    return data + fs.read(path, len(data), size - len(data))
+
+
+def _again(path: Path, read: Callable[[], bytes]) -> bytes:
+    """Read a file; an error that passes, as on a network file system, costs up to two more tries."""
     for pause in PAUSES_S:
         try:
-            return fs.read(path)
-        except FileNotFoundError:
+            return read()
+        except (FileNotFoundError, PermissionError):
             raise
         except OSError as error:
             log.warning("read file=%s error=%s again_in_s=%.2f", path.name, error.strerror, pause)
             time.sleep(pause)
-    return fs.read(path)
+    return read()
 
 
 def differs(fs: Fs, place: Path, wanted: Job, read: Callable[[Input], Iterator[Document]]) -> str:

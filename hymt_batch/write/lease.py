@@ -27,6 +27,8 @@ from hymt_batch.write.holder import Holder, alive, myself, parse
 
 log = logging.getLogger(__name__)
 
+MAX_BYTES = 1 << 16  # read of a lease; ours has a few hundred
+
 
 def lease_path(folder: Path) -> Path:
     return manifest.state(folder) / "lease" / "job.json"
@@ -44,7 +46,7 @@ def _raw(fs: Fs, folder: Path) -> bytes | None:
 
 def _bytes(fs: Fs, path: Path) -> bytes | None:
     try:
-        return fs.read(path)
+        return fs.read(path, 0, MAX_BYTES)
     except FileNotFoundError:
         return None
     except OSError:

@@ -6,6 +6,7 @@ one. Does not know the model, nor how parts are planned.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -13,11 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hymt_batch import manifest
-from hymt_batch.errors import DeviceError, HymtError, MissingError, PreflightError, StoppedError
-from hymt_batch.fs import OS, Fs, exists, remove, write_atomic
+from hymt_batch.errors import DeviceError, ExitCode, HymtError, MissingError, PreflightError, StoppedError
+from hymt_batch.fs import OS, Fs, exists, remove, same, write_atomic
 from hymt_batch.manifest import Job, Plain
 from hymt_batch.records import Document, Input, Part, Preamble, Row, Shard, ShardRecord
-from hymt_batch.write import final, folder, lease, ownership, versions
+from hymt_batch.store_error import refused
+from hymt_batch.write import aside, ending, final, finished, folder, lease, located, ownership, versions
+from hymt_batch.write import place as places
 from hymt_batch.write.attempts import Attempts
 from hymt_batch.write.commit import Commits, record_of_shard
 from hymt_batch.write.final import Assembly
@@ -26,7 +29,7 @@ from hymt_batch.write.kept import Kept, differs
 from hymt_batch.write.lease import Lease
 from hymt_batch.write.settings import OnError, WriteConfig, WriteFormat
 from hymt_batch.write.shard_table import ShardTable
-from hymt_batch.write.store import Folders, check_space, probe, refused, storing
+from hymt_batch.write.store import Folders, check_space, probe, storing
 from hymt_batch.write.summary import Summary, summarize
 
 log = logging.getLogger(__name__)
@@ -59,7 +62,7 @@ class Output:
         fs: Fs,
     ) -> None:
         """Use `open`."""
-        self.folder, self.finished = place, False
+        self.folder, self.finished, self._ended = place, False, False
         self.identity = identity  # of the folder's job, in the words of this version
         self._job, self._inputs, self._config, self._read, self._preamble = job, tuple(inputs), config, read, preamble
         self._redo, self._lease, self._fs, self._began = redo, held, fs, time.monotonic()
@@ -68,6 +71,8 @@ class Output:
         self.attempts = Attempts(fs, place)
         self._published: dict[str, _Published] = {}  # file_id -> its finished file
         self._complete: dict[str, ShardTable] = {}  # file_id -> its complete shards
+        self._told: Plain | None = None  # the manifest of a finished job whose state is gone
+        self._made: dict[str, str] = {}  # file_id -> sha256 of a file that this job made, and that is made again
 
     @classmethod
     def open(
@@ -115,12 +120,14 @@ class Output:
             LeaseError: Another process works there.
             PreflightError: The store cannot hold the output.
         """
-        folder.check_names(inputs)
+        fs = fs.within(place)
+        places.check_names(inputs, place)
         wanted = ownership.Wanted(
             manifest.new_job(identity, inputs, environment), frozenset(own), tuple(map(manifest.plain, aliases))
         )
         held: Lease | None = None
         try:
+            places.check_state(fs, place)
             place = ownership.choose(
                 fs,
                 place,
@@ -130,11 +137,14 @@ class Output:
                 on_input_change=on_input_change,
                 differs=lambda other, job: differs(fs, other, wanted.under(job.identity), read),
             )
+            places.check_state(fs, place)
+            places.check_inputs(fs, place, inputs)
             folders = Folders(fs, place)
             for name in (".hymt/lease", ".hymt/quarantine", "translated"):
                 folders.ensure(place / name)
             if lease_ttl_s > 0:
                 held = lease.acquire(fs, place, ttl_s=lease_ttl_s, beat_s=lease_beat_s)
+            ending.clear(fs, place)
             if held:
                 folder.sweep(fs, place, inputs)
             probe(fs, place)
@@ -162,16 +172,21 @@ class Output:
             open_inputs = [i for i in inputs if i.file_id not in output._published]
             if open_inputs:
                 check_space(fs, place, open_inputs, config.min_free)
+            if not output.finished:
+                located.note(fs, place, inputs)
             return output
         except BaseException as error:
+            told = refused(place, error) if isinstance(error, OSError) else error
             try:
                 if held and isinstance(error, (OSError, PreflightError)):
                     held.check()  # whoever took over swept away what we were trying out: that is the cause
+                if held and isinstance(error, Exception):
+                    ending.write(fs, place, *ending.of(told))
             finally:
                 if held:
                     held.release()
-            if isinstance(error, OSError):
-                raise refused(place, error) from error
+            if told is not error:
+                raise told from error
             raise
 
     def made_in(self, environment: Plain) -> None:
@@ -183,10 +198,22 @@ class Output:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         orderly = error is None or isinstance(error, HymtError)
+        self._ended = True
+        if isinstance(error, (Exception, KeyboardInterrupt)):
+            self._tell(*ending.of(error))
         self.close(orderly=orderly and not isinstance(error, DeviceError))
+
+    def _tell(self, code: ExitCode, why: str) -> None:
+        """Keep why this run stops, unless another one goes on in the folder."""
+        with contextlib.suppress(StoppedError):
+            self._commits.check_lease()
+            ending.write(self._fs, self.folder, code, why)
 
     def close(self, *, orderly: bool = True) -> None:
         """Give the lease back; what is committed stays. Unless `orderly`, the parts under way are to blame."""
+        if not self._ended:  # within the `with` block: the process ends at once
+            self._ended = True
+            self._tell(ExitCode.STOPPED, "a signal stopped it at once" if orderly else "a step did not end")
         if orderly:
             self.attempts.give_back()
         if self._lease:
@@ -195,23 +222,31 @@ class Output:
 
     def _survey(self) -> None:
         """Which files are published and whole, of inputs that are what they were."""
+        self._told = finished.told(self._fs, self.folder, self._job.identity, self._inputs, redo=self._redo)
+        if self._told is not None:
+            log.warning("%s: %s", self.folder.name, finished.NOTE)
+            self.finished = True
+            return
+        made = aside.made(self._fs, self.folder)
         for input in self._inputs:
             record = final.read_record(self._fs, self.folder, input)
             if record is None or record["identity"] != self._job.key:
+                self._made.update({input.file_id: made[input.out_rel]} if input.out_rel in made else {})
                 continue
-            same = hash_input(input) == record["input"]
-            if not same and not self._kept.any(input.file_id):
+            unchanged = hash_input(input) == record["input"]
+            if not unchanged and not self._kept.any(input.file_id):
                 if not self._redo:
                     raise changed(changed_shards(input, list(final.shards(record))))
-            elif same and final.standing(self._fs, self.folder, record):
+            elif unchanged and final.standing(self._fs, self.folder, record):
                 self._take(input, record)
                 continue
+            self._made[input.file_id] = record["output"]["sha256"]
             remove(self._fs, final.record_path(self.folder, input))
         path = self.folder / "manifest.json"
         if exists(self._fs, path) is None:
             return
         if len(self._published) == len(self._inputs):
-            self.finished = self._fs.read(path) == manifest.build(self._job, self._records())
+            self.finished = same(self._fs, path, manifest.build(self._job, self._records()))
         else:  # it proves files that are about to be replaced
             remove(self._fs, path)
         self._fs.fsync_dir(self.folder)  # whoever wrote it may have been killed before it did so
@@ -247,6 +282,7 @@ class Output:
                 # two runs without a lease, while the input changed: the rows are right, but the record names the
                 # shards of an earlier reading, and so would stop every run; without it the file is assembled anew
                 with storing(f"the record of {shard.input.rel}"):
+                    self._made[shard.input.file_id] = published.record["output"]["sha256"]
                     remove(self._fs, final.record_path(self.folder, shard.input))
                     self._fs.fsync_dir(final.record_path(self.folder, shard.input).parent)
             again = "run the same command again; if it says this again, set on_input_change=redo"
@@ -289,6 +325,7 @@ class Output:
             identity=self._job.key,
             check=self._commits.check_lease,
             folders=self._folders.ensure,
+            spare=lambda sha256: self._spare(input, sha256),
         )
         try:
             with storing(f"translated/{input.out_rel}"):
@@ -302,12 +339,18 @@ class Output:
             made = found
         self._take(input, made)
 
+    def _spare(self, input: Input, sha256: str) -> None:
+        ours = (sha256, self._made.pop(input.file_id, None))
+        aside.spare(self._fs, self.folder, input.out_rel, ours, self._folders.ensure)
+
     def finalize(self) -> Summary:
         """Write the manifest, when every file is published, and then remove the parts. Killed anywhere: run again.
 
         Raises:
             MissingError: A file is not complete; names what is missing.
         """
+        if self._told is not None:
+            return finished.summarize(self.folder, self._told, time.monotonic() - self._began)
         missing = [self._what_is_missing(i) for i in self._inputs if i.file_id not in self._published]
         if missing:
             more = [f"  and {len(missing) - 20} more files"] if len(missing) > 20 else []
@@ -322,6 +365,7 @@ class Output:
                 write_atomic(self._fs, self.folder / "manifest.json", manifest.build(self._job, self._records()))
             self.finished = True
         self.attempts.clear()
+        ending.clear(self._fs, self.folder)
         for input in self._inputs:  # last of all: nothing needs the parts any more
             folder.tidy(self._fs, manifest.file_state(self.folder, input.file_id))
         return summarize(self.folder, self._records(), time.monotonic() - self._began, self._commits.num_rows)

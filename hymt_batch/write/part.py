@@ -23,6 +23,7 @@ from hymt_batch.records import Row, ShardRecord, Status
 VERSION = 1
 NAME = re.compile(r"p(\d{5,})")
 SHARD_NAME = re.compile(r"s(\d{7,})")
+MAX_HEADER_BYTES = 1 << 20
 _PLACE = struct.Struct(">QB").pack
 _STATUSES = {status.value: status for status in Status}
 _QUOTED = json.encoder.encode_basestring  # what json.dumps(ensure_ascii=False) makes of a string

@@ -8,16 +8,16 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
-import os
 import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from hymt_batch.errors import PreflightError
-from hymt_batch.fs import NO_LINK, Fs, exists, names, remove, stopped, write_new
+from hymt_batch.fs import NO_LINK, Fs, exists, names, remove, write_new
 from hymt_batch.manifest import state
 from hymt_batch.records import Input
+from hymt_batch.store_error import refused, stopped
 
 log = logging.getLogger(__name__)
 
@@ -38,32 +38,6 @@ class Store:
     replaces: bool  # a file is replaced by rename, and read back at once
     links: bool
     dir_fsync: bool
-
-
-def cause(folder: Path, error: OSError) -> tuple[str, str]:
-    """Why a folder cannot be written to, and the way out; both without a full stop."""
-    elsewhere, yours = "set output_dir= to another store", "Set output_dir= to a folder of yours"
-    ways = {
-        errno.ENOSPC: ("the store has no space or inodes left", f"Free some, or {elsewhere}"),
-        errno.EDQUOT: ("the disk quota is used up", f"Free some of it, or {elsewhere}"),
-        errno.EROFS: ("the store is read-only", "Set output_dir= to a folder that can be written"),
-        errno.EACCES: ("this user may not write there", yours),
-        errno.EPERM: ("this user may not write there", yours),
-        errno.ENOTDIR: ("a file stands where a folder should be", "Remove it, or set name= to another name"),
-        errno.ENAMETOOLONG: ("a name is too long for the store", "Set name= to a shorter one"),
-    }
-    if error.errno in (errno.ENOTDIR, errno.EEXIST):
-        blocking = next((p for p in (*reversed(folder.parents), folder) if os.path.lexists(p) and not p.is_dir()), None)
-        if blocking is not None:
-            fix = "Set name= to another name" if blocking == folder else "Set output_dir= to a folder"
-            return f"{blocking} is not a folder", fix
-    return ways.get(error.errno or 0, (error.strerror or str(error), "Set output_dir= to another store"))
-
-
-def refused(folder: Path, error: OSError) -> PreflightError:
-    """The error of a folder that cannot be written to, with the way out."""
-    why, fix = cause(folder, error)
-    return PreflightError(f"{folder} cannot hold the output: {why}. {fix}.")
 
 
 @contextlib.contextmanager

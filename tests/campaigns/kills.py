@@ -218,7 +218,7 @@ def killed_cold(rng: random.Random, victim: Victim, tally: Tally) -> None:
 
 def left_over(output: Path) -> list[str]:
     """Names in a finished folder that should not be there."""
-    kept = {"job.json", "file.json"}
+    kept = {"job.json", "file.json", "inputs.json"}
     found = [*output.glob(".tmp*"), *output.glob("translated/.*"), *output.glob("errors/.*")]
     return [str(p) for p in (*output.glob(".hymt/**/*"), *found) if p.is_file() and p.name not in kept]
 

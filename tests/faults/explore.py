@@ -5,7 +5,7 @@ them what a power loss may have left. Each such state is judged as it lies there
 run is copied in its turn (a second and a third crash). A state that was met before in the same exploration, with the
 same promises to keep, is counted as a repeat and not tried again: `states` are distinct.
 
-Invariants, by their numbers in RELIABILITY.md: I1 I2 I3 I4 I5 I6 I7 I8 I9 I11 I12 I13 I14 I17.
+Invariants, by their numbers in RELIABILITY.md: I1 I2 I3 I4 I5 I6 I7 I8 I9 I11 I12 I13 I14 I17 I18.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from .small import HALF_MADE, PART, Seen, World, final_bytes, ids_from, run, run
 
 ERRORS = (errno.EIO, errno.ENOSPC, errno.ESTALE, errno.EDQUOT, errno.ENOENT, errno.EEXIST, errno.EROFS)
 MOST_SHOWN = 20
+THEIRS = ("/job/translated/", "/job/set_aside/")
 
 
 @dataclass
@@ -105,9 +106,11 @@ def lying(tree: dict[str, bytes | None], world: World, acknowledged: Iterable[st
         data = tree.get(path)
         if data is not None and data not in (wanted, world.older.get(path)):
             broken.append(f"I1: {path} is visible and wrong")
+    if world.edited is not None and world.edited not in (d for p, d in tree.items() if p.startswith(THEIRS)):
+        broken.append("I18: what somebody wrote into translated/ is gone")
     complete = tree.get("/job/manifest.json")
     if complete is not None and world.lasting:
-        broken += unproved(complete, tree)
+        broken += unproved(complete, tree, world)
     for path, data in tree.items():
         if PART.fullmatch(path) and data not in (None, world.damaged) and not whole_part(data or b""):
             broken.append(f"I2: {path} is visible and not whole")
@@ -119,7 +122,7 @@ def lying(tree: dict[str, bytes | None], world: World, acknowledged: Iterable[st
     return broken
 
 
-def unproved(complete: bytes, tree: dict[str, bytes | None]) -> list[str]:
+def unproved(complete: bytes, tree: dict[str, bytes | None], world: World) -> list[str]:
     """What a manifest says and the folder does not show."""
     try:
         told = manifest.unseal(complete)
@@ -128,6 +131,8 @@ def unproved(complete: bytes, tree: dict[str, bytes | None]) -> list[str]:
     broken = []
     for file in [*told["outputs"], *told["errors"]]:
         data = tree.get(f"/job/{file['path']}")
+        if data is not None and data == world.edited:
+            continue  # it was changed after the manifest was written
         if data is None or hashlib.sha256(data).hexdigest() != file["sha256"]:
             broken.append(f"I12: the manifest is there before {file['path']}")
     return broken
@@ -148,6 +153,14 @@ def finished(fs: SimFS, world: World) -> list[str]:
     return broken
 
 
+def astray(fs: SimFS, world: World) -> list[str]:
+    """What set_aside/ holds beyond what somebody wrote: a job's own files do not pile up there."""
+    kept = [path for path, data in fs.tree().items() if path.startswith("/job/set_aside/") and data is not None]
+    if world.edited is None or not world.lasting:
+        return []
+    return [] if len(kept) == 1 else [f"I18: {kept} are set aside"]
+
+
 def untidy(fs: SimFS, world: World) -> list[str]:
     """What a folder holds beyond what a finished job needs: it must not grow with every kill."""
     return [f"I13: {path} was left behind" for path in fs.tree() if HALF_MADE.search(path)] if world.tidy else []
@@ -165,7 +178,7 @@ def recover(fs: SimFS, world: World, seen: Seen, acknowledged: frozenset[str], i
         return [f"I14: ends with {error.exit_code}: {str(error).splitlines()[0]}"]
     except Exception as error:
         return [f"I9: {error!r}"]
-    broken = finished(fs, world) + untidy(fs, world)
+    broken = finished(fs, world) + untidy(fs, world) + astray(fs, world)
     if world.lasting and not world.options.get("overwrite") and (again := seen.decoded & kept):
         broken.append(f"I6: made again: {sorted(again)}")
     return broken

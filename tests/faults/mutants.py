@@ -17,7 +17,7 @@ from hymt_batch import fs as files
 from hymt_batch import manifest
 from hymt_batch.errors import HymtError, IdentityError
 from hymt_batch.records import Input, Part, Row, Shard, ShardRecord
-from hymt_batch.write import commit, final, folder, lease, output
+from hymt_batch.write import aside, commit, final, folder, lease, output
 from hymt_batch.write import part as parts
 from hymt_batch.write.commit import Commits
 from hymt_batch.write.kept import Kept
@@ -288,6 +288,21 @@ def _() -> Any:
     return changed((files.NewFile, "settle", settle))
 
 
+@mutant("a changed file is replaced without a copy")
+def _() -> Any:
+    return changed((aside, "spare", lambda *_: None))
+
+
+@mutant("a changed file is replaced before its copy lasts")
+def _() -> Any:
+    right = aside._keep
+
+    def keep(fs: Any, *rest: Any) -> Path:
+        return right(Through(fs, fsync_dir=lambda path: True), *rest)
+
+    return changed((aside, "_keep", keep))
+
+
 # what must see which; the others may
 SEEN_BY = {
     "a file is not synced": "power loss",
@@ -309,6 +324,8 @@ SEEN_BY = {
     "the plan depends on what is there": "power loss",
     "identity is ignored": "another job",
     "a failed sync is tried again on the same file": "store errors",
+    "a changed file is replaced without a copy": "edited file",
+    "a changed file is replaced before its copy lasts": "edited file",
 }
 HARMLESS = "the lease is never checked"
 
@@ -330,6 +347,7 @@ def explore(make_world: worlds.Make, kind: type[Explorer], *, power: bool = True
 
 HARNESSES["kill"] = explore(worlds.one_file, Explorer, power=False)
 HARNESSES["power loss"] = explore(worlds.one_file, Explorer)
+HARNESSES["edited file"] = explore(worlds.an_edited_file, Explorer)
 HARNESSES["store errors"] = explore(worlds.one_file, Erring)
 
 

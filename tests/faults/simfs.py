@@ -65,6 +65,9 @@ class SimFS:
 
     # the port
 
+    def within(self, folder: Path) -> SimFS:
+        return self  # it has no links
+
     def open_exclusive(self, path: Path) -> int:
         late = self._change()
         parent = self._dir(path.parent)

@@ -149,6 +149,7 @@ class World:
     start: SimFS = field(default_factory=SimFS)
     golden: dict[str, bytes] = field(default_factory=dict)  # path -> final bytes
     older: dict[str, bytes] = field(default_factory=dict)  # what the folder may show until the new files are there
+    edited: bytes | None = None  # what somebody wrote into translated/: it is there for good, or in set_aside/
     damaged: bytes | None = None  # a part that is there and no good
     stale: bool = False  # listings hide and invent names
     tidy: bool = True  # nothing half-made may be left at the end

@@ -87,6 +87,21 @@ def redo(folder: Path, rng: random.Random) -> World:
     return world
 
 
+def an_edited_file(folder: Path, rng: random.Random) -> World:
+    """A finished job whose translation somebody changed; perhaps its record is lost too, or the store has no links."""
+    world = make("an edited file", folder, rng, start=SimFS(links=rng.random() < 0.7))
+    part_way(world.start, world, 1000)
+    published = "/job/translated/in.txt"
+    world.edited = rng.choice([b"somebody's own work\n", (world.start.tree()[published] or b"") + b"\n", b""])
+    world.older = {published: world.edited}
+    world.start.set(published, world.edited)
+    if rng.random() < 0.3:
+        world.start.set(f"{HOME}/.hymt/f{world.inputs[0].file_id}/file.json", None)
+    world.options = {"overwrite": True} if rng.random() < 0.3 else {}
+    world.start = world.start.after_power_loss("whole", (True,) * 99)
+    return world
+
+
 def without_lease(folder: Path, rng: random.Random) -> World:
     return make("no lease at all", folder, rng, ttl_s=0.0, tidy=False)
 
@@ -103,7 +118,9 @@ EXPLORED: list[tuple[Make, type[Explorer]]] = [
     (a_damaged_part, Explorer),
     (overwrite, Explorer),
     (redo, Explorer),
+    (an_edited_file, Explorer),
     (one_file, Erring),
+    (an_edited_file, Erring),
     (no_links, Erring),
     (one_file, Zombies),
     (beats, Zombies),

@@ -1,0 +1,43 @@
+"""The dozen file operations that everything durable goes through. Import `Fs` and `Stat` from `fs.py`.
+
+`fs.py` has the real ones; tests put a simulated store in their place that crashes at every operation.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Stat:
+    """What we ask of a name; links are never followed."""
+
+    kind: str  # "file", "dir" or "other" (link, fifo, device)
+    size: int
+    mtime_ns: int
+    ino: int
+    dev: int
+    nlink: int
+
+
+class Fs(Protocol):
+    """The port. Every method raises OSError; none follows a link in the last component of a path."""
+
+    def within(self, folder: Path) -> Fs: ...  # the same, which follows no link below an output folder or its forks
+
+    def open_exclusive(self, path: Path) -> int: ...
+    def write_all(self, fd: int, data: bytes) -> None: ...
+    def fsync(self, fd: int) -> None: ...
+    def close(self, fd: int) -> None: ...
+    def link(self, source: Path, target: Path) -> None: ...
+    def rename(self, source: Path, target: Path) -> None: ...
+    def unlink(self, path: Path) -> None: ...
+    def mkdir(self, path: Path, mode: int) -> None: ...
+    def rmdir(self, path: Path) -> None: ...
+    def fsync_dir(self, path: Path) -> bool: ...  # False: the store cannot, tolerated
+    def read(self, path: Path, start: int = 0, size: int | None = None) -> bytes: ...
+    def stat(self, path: Path) -> Stat: ...
+    def listdir(self, path: Path) -> list[str]: ...
+    def statvfs(self, path: Path) -> tuple[int, int | None]: ...  # free bytes; free inodes, None where not counted

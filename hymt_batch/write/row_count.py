@@ -1,0 +1,62 @@
+"""Rows of a published file, counted as its format counts them. Does not know what a row holds."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+from typing import BinaryIO, cast
+
+from hymt_batch.escape import escapes
+from hymt_batch.write.delimited import DELIMITER
+from hymt_batch.write.sink import compression_of
+
+
+def count_rows(path: Path, kind: str, delimiter: str = "", escape: str = "") -> set[int]:
+    """Rows of a file as its format counts them: one number, or for csv and tsv with and without a header."""
+    if kind == "parquet":
+        import pyarrow.parquet as pq
+
+        with pq.ParquetFile(path) as file:
+            return {int(file.metadata.num_rows)}
+    marks = escapes(delimiter or DELIMITER.get(kind, ""), kind == "csv", escape)
+    with _opened(path) as stream:
+        if marks is not None:
+            rows, is_open = 0, 0
+            for line in stream:
+                is_open, _ = marks.scan(line, is_open)
+                rows += not is_open
+            rows += bool(is_open)
+            return {rows, max(0, rows - 1)}
+        if kind == "csv":
+            csv.field_size_limit(1 << 30)
+            text = io.TextIOWrapper(stream, encoding="utf-8", errors="replace", newline="")
+            rows = sum(1 for _ in csv.reader(text, delimiter=delimiter or DELIMITER["csv"]))
+            return {rows, max(0, rows - 1)}
+        lines, last = 0, b"\n"
+        while piece := stream.read(1 << 20):
+            lines += piece.count(b"\n")
+            last = piece
+        rows = lines + (not last.endswith(b"\n"))
+        return {rows, max(0, rows - 1)} if kind == "tsv" else {rows}
+
+
+def _opened(path: Path) -> BinaryIO:
+    compression = compression_of(path.name)
+    if compression == "gz":
+        import gzip
+
+        return cast(BinaryIO, gzip.open(path, "rb"))
+    if compression == "bz2":
+        import bz2
+
+        return cast(BinaryIO, bz2.open(path, "rb"))
+    if compression == "xz":
+        import lzma
+
+        return cast(BinaryIO, lzma.open(path, "rb"))
+    if compression == "zst":
+        import pyarrow as pa
+
+        return cast(BinaryIO, pa.CompressedInputStream(pa.OSFile(str(path)), "zstd"))
+    return open(path, "rb")

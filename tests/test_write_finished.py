@@ -1,0 +1,255 @@
+"""A finished folder without its state, why a run stopped, and where its inputs lay."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from faults.upper import IDENTITY, an_input, open_output, plan, run, shards, upper
+
+from hymt_batch import manifest
+from hymt_batch.errors import ExitCode, InputChangedError, StoppedError
+from hymt_batch.fs import OS
+from hymt_batch.records import Input
+from hymt_batch.write import ending, finished, located
+from jobs import status, verify
+
+
+@pytest.fixture
+def inputs(tmp_path: Path) -> list[Input]:
+    (tmp_path / "in" / "sub").mkdir(parents=True)
+    for rel in ("a.txt", "sub/b.txt"):
+        (tmp_path / "in" / rel).write_text("".join(f"line {i}\n" for i in range(9)) + f"empty {rel}\n")
+    return [an_input(tmp_path / "in" / rel, rel) for rel in ("a.txt", "sub/b.txt")]
+
+
+@pytest.fixture
+def copied(tmp_path: Path, inputs: list[Input]) -> Path:
+    """As `cp -r outputs/job/* elsewhere/` makes it."""
+    run(tmp_path / "job", inputs)
+    shutil.copytree(tmp_path / "job", tmp_path / "copy", ignore=shutil.ignore_patterns(".hymt"))
+    return tmp_path / "copy"
+
+
+# without .hymt
+
+
+@pytest.mark.fault(38)
+def test_a_finished_folder_without_its_state_is_proved_by_its_manifest(copied: Path) -> None:
+    report = verify.verify(copied)
+    assert (report.exit_code, report.files, report.rows) == (ExitCode.COMPLETE, 2, 20)
+    assert "the records in .hymt are gone" in verify.render(report)
+    found = status.status(copied, num_errors=5)
+    assert (found.state, found.files_published, found.rows, found.error_rows) == ("complete", 2, 20, 2)
+    assert [row["id"] for row in found.errors] == ["a.txt#10", "sub/b.txt#10"]
+    assert "the records in .hymt are gone" in status.render(found)
+
+
+@pytest.mark.parametrize("file", ["translated/a.txt", "errors/a.txt.errors.jsonl"])
+@pytest.mark.parametrize("how", ["changed", "removed"])
+@pytest.mark.fault(38, 39)
+def test_without_its_state_each_file_must_be_what_the_manifest_says(copied: Path, file: str, how: str) -> None:
+    data = (copied / file).read_bytes()
+    (copied / file).write_bytes(data.replace(b"1", b"2", 1)) if how == "changed" else (copied / file).unlink()
+    report = verify.verify(copied)
+    assert report.exit_code is ExitCode.DAMAGE
+    assert [one for one in report.damage if one.startswith(file)]
+    assert finished.proven(OS, copied, manifest.read(OS, copied))
+
+
+def test_a_manifest_never_leads_out_of_its_folder(copied: Path) -> None:
+    value = manifest.read(OS, copied)
+    for path in ("../job/translated/a.txt", "translated/../../in/a.txt", "/etc/passwd", "errors/a.txt"):
+        value["outputs"][0]["path"] = path
+        assert finished.proven(OS, copied, value) == [f"manifest.json: names {path!r}"]
+
+
+def healed(folder: Path, inputs: list[Input]) -> None:
+    """What a run makes again where `job.json` alone is lost."""
+    (folder / ".hymt").mkdir()
+    assert manifest.create_job(OS, folder, manifest.new_job(IDENTITY, inputs, {"device": "none"}))
+
+
+@pytest.mark.fault(38)
+def test_a_run_in_a_folder_without_records_is_complete_and_decodes_nothing(
+    copied: Path, inputs: list[Input], caplog: pytest.LogCaptureFixture
+) -> None:
+    healed(copied, inputs)
+    decoded: list[str] = []
+    before = {path: path.stat().st_mtime_ns for path in copied.rglob("*") if path.is_file()}
+    summary = run(copied, inputs, decoded=decoded.append)
+    assert (summary.files, summary.rows, summary.num_rows_decoded, dict(summary.counts)) == (
+        2, 20, 0, {"empty": 2, "ok": 18},
+    )  # fmt: skip
+    assert [path.name for path in (*summary.outputs, *summary.errors)] == [
+        "a.txt", "b.txt", "a.txt.errors.jsonl", "b.txt.errors.jsonl",
+    ]  # fmt: skip
+    assert not decoded
+    assert caplog.text.count("the records in .hymt are gone") == 1
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert verify.verify(copied).exit_code is ExitCode.COMPLETE
+
+
+@pytest.mark.fault(38)
+def test_a_run_without_records_finds_another_input_by_its_hash(copied: Path, inputs: list[Input]) -> None:
+    healed(copied, inputs)
+    Path(inputs[1].path).write_text("other\n")
+    with pytest.raises(InputChangedError, match=r"sub/b\.txt has another sha256"):
+        run(copied, inputs)
+    decoded: list[str] = []
+    run(copied, inputs, decoded=decoded.append, on_input_change="redo")
+    assert {one[:5] for one in decoded} == {"a.txt", "sub/b"}
+    assert verify.verify(copied).exit_code is ExitCode.COMPLETE
+    assert not (copied / "set_aside").exists()  # the manifest proved them the job's own
+
+
+@pytest.mark.fault(38)
+def test_a_run_without_records_makes_a_damaged_file_again(copied: Path, inputs: list[Input]) -> None:
+    healed(copied, inputs)
+    right = (copied / "translated" / "a.txt").read_bytes()
+    (copied / "translated" / "a.txt").write_bytes(b"edited\n")
+    run(copied, inputs)
+    assert (copied / "translated" / "a.txt").read_bytes() == right
+    assert [path.read_bytes() for path in (copied / "set_aside").iterdir()] == [b"edited\n"]
+
+
+# why a run stopped
+
+
+def stop(folder: Path, inputs: list[Input], error: BaseException | None) -> None:
+    with open_output(folder, inputs, lease_ttl_s=10.0) as output:
+        for shard in list(shards(inputs[0]))[:1]:
+            for part in plan(shard):
+                output.commit(shard, part, upper(shard, part))
+        if error is not None:
+            raise error
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "why"),
+    [
+        (StoppedError("SIGTERM: stopped between two shards\nmore"), 75, "SIGTERM: stopped between two shards"),
+        (KeyboardInterrupt(), 75, "Ctrl-C"),
+        (ValueError("odd"), 70, "ValueError: odd"),
+        (MemoryError(), 75, "this process may have no more memory (MemoryError)"),
+        (StoppedError("a\x1b[2J hf_" + "a" * 30 + "x" * 10_000), 75, "a\\u001b[2J ***"),
+    ],
+)
+@pytest.mark.fault(48)
+def test_status_tells_why_a_run_stopped_until_the_next_one_starts(
+    tmp_path: Path, inputs: list[Input], error: BaseException, code: int, why: str
+) -> None:
+    folder = tmp_path / "job"
+    with pytest.raises(type(error)):
+        stop(folder, inputs, error)
+    found = status.status(folder)
+    assert found.ended is not None
+    assert (found.state, found.ended["exit_code"]) == ("stopped", code)
+    assert found.ended["why"].startswith(why)
+    assert len(found.ended["why"]) <= 500
+    assert b"hf_" not in ending.path(folder).read_bytes()
+    assert ending.path(folder).stat().st_size < 2000
+    assert found.ended["at"].endswith("+00:00")
+    (line,) = [line for line in status.render(found).splitlines() if "  ended " in line]
+    assert f"with exit code {code}: {why}" in line
+    with open_output(folder, inputs, lease_ttl_s=10.0):
+        assert status.status(folder).ended is None
+    run(folder, inputs)
+    assert status.status(folder).ended is None
+
+
+@pytest.mark.fault(48)
+def test_a_run_that_a_signal_ends_at_once_says_so(tmp_path: Path, inputs: list[Input]) -> None:
+    output = open_output(tmp_path / "job", inputs, lease_ttl_s=10.0)
+    output.close()  # what the signal's handler calls
+    assert (status.status(tmp_path / "job").ended or {})["why"] == "a signal stopped it at once"
+
+
+def test_a_run_that_lost_its_lease_says_nothing_in_the_folder_of_another(tmp_path: Path, inputs: list[Input]) -> None:
+    with pytest.raises(StoppedError), open_output(tmp_path / "job", inputs, lease_ttl_s=10.0):
+        (tmp_path / "job" / ".hymt" / "lease" / "job.json").unlink()
+        raise StoppedError("the lease is lost")
+    assert status.status(tmp_path / "job").ended is None
+
+
+@pytest.mark.parametrize("data", [b"", b"{", b"[]", bytes(100), b"x" * 100_000, b'{"why": 1}'])
+def test_a_damaged_reason_is_no_reason(tmp_path: Path, inputs: list[Input], data: bytes) -> None:
+    stop(tmp_path / "job", inputs, None)
+    ending.path(tmp_path / "job").write_bytes(data)
+    assert status.status(tmp_path / "job").ended is None
+
+
+# error rows
+
+
+@pytest.mark.fault(48)
+def test_error_rows_are_told_before_their_file_is_published_and_after(tmp_path: Path, inputs: list[Input]) -> None:
+    folder = tmp_path / "job"
+    with open_output(folder, inputs) as output:
+        for shard in shards(inputs[0]):
+            for part in plan(shard):
+                output.commit(shard, part, upper(shard, part))
+    (early,) = status.status(folder, num_errors=20).errors
+    assert early == {"id": "a.txt#10", "status": "empty", "message": ""}
+    run(folder, inputs)
+    late = status.status(folder, num_errors=20).errors
+    assert late == [early, {"id": "sub/b.txt#10", "status": "empty", "message": ""}]
+    assert status.status(folder, num_errors=1).errors == [early]
+    assert status.status(folder).errors == []
+    assert "a.txt#10 empty" in status.render(status.status(folder, num_errors=1))
+
+
+def test_the_message_of_an_error_row_is_one_line_without_escapes(tmp_path: Path, inputs: list[Input]) -> None:
+    run(tmp_path / "job", inputs)
+    line = {"id": "a.txt#10\x1b[2J", "status": "empty", "message": "first\nsecond\x1b[31m" + "x" * 5000}
+    path = tmp_path / "job" / "errors" / "a.txt.errors.jsonl"
+    path.write_text("no json\n" + json.dumps(line) + "\n[]\n")
+    from hymt_batch.shown import shown
+
+    text = shown(status.render(status.status(tmp_path / "job", num_errors=3)))
+    (told,) = [one for one in text.splitlines() if "a.txt#10" in one and "b.txt" not in one]
+    assert "first\\nsecond" in told
+    assert "\x1b" not in text
+    assert len(told) < 500
+
+
+# inputs
+
+
+@pytest.mark.fault(38)
+def test_verify_checks_the_inputs_where_they_lay_or_where_they_are_now(tmp_path: Path, inputs: list[Input]) -> None:
+    folder = tmp_path / "job"
+    run(folder, inputs)
+    report = verify.verify(folder, inputs=True)
+    assert (report.exit_code, report.inputs) == (ExitCode.COMPLETE, 2)
+    assert verify.verify(folder).inputs == 0
+    (tmp_path / "in").rename(tmp_path / "moved")
+    report = verify.verify(folder, inputs=True)
+    assert (report.exit_code, report.inputs, len(report.changed)) == (ExitCode.INPUT_CHANGED, 0, 2)
+    assert "Set inputs=PATH" in report.changed[0]
+    assert verify.verify(folder, inputs=[str(tmp_path / "moved")]).inputs == 2
+    (tmp_path / "moved" / "sub" / "b.txt").write_text("other\n")
+    report = verify.verify(folder, inputs=[str(tmp_path / "moved")])
+    assert report.exit_code is ExitCode.INPUT_CHANGED
+    assert report.changed == [f"{tmp_path}/moved/sub/b.txt: is not the file that was translated as sub/b.txt"]
+    assert "on_input_change=redo" in verify.render(report)
+    assert "Run the job again" not in verify.render(report)
+
+
+def test_verify_finds_one_input_by_its_own_path(tmp_path: Path, inputs: list[Input]) -> None:
+    run(tmp_path / "job", inputs[:1])
+    assert verify.verify(tmp_path / "job", inputs=[str(tmp_path / "in" / "a.txt")]).inputs == 1
+
+
+def test_an_input_that_was_stored_aside_is_found_in_the_folder(tmp_path: Path, inputs: list[Input]) -> None:
+    folder = tmp_path / "job"
+    (folder / ".hymt" / "spool").mkdir(parents=True)
+    at = tmp_path / f".spool-{os.getpid()}" / "stdin.txt"
+    at.parent.mkdir()
+    shutil.copyfile(inputs[0].path, at)
+    located.note(OS, folder, [an_input(at, "stdin.txt")])
+    shutil.move(at, folder / ".hymt" / "spool" / "stdin.txt")
+    assert located.find(OS, folder, ["stdin.txt"], []) == {"stdin.txt": f"{folder}/.hymt/spool/stdin.txt"}
