@@ -14,9 +14,9 @@ from itertools import chain
 from pathlib import Path
 
 from hymt_batch import manifest
-from hymt_batch.errors import IdentityError, InputChangedError
+from hymt_batch.errors import IdentityError, InputChangedError, PreflightError
 from hymt_batch.fs import Fs, exists, names, remove
-from hymt_batch.manifest import Job, Plain, StateDamage, StateMissing, StateNewer
+from hymt_batch.manifest import Job, Plain, StateDamage, StateDenied, StateMissing, StateNewer
 from hymt_batch.records import Input
 from hymt_batch.write import part as parts
 from hymt_batch.write import versions
@@ -152,9 +152,15 @@ def read_or_heal(fs: Fs, folder: Path, wanted: Wanted) -> Job | None:
 
     Raises:
         IdentityError: The records are of another job, or of several.
+        PreflightError: This user may not read it.
     """
     try:
         return manifest.read_job(fs, folder)
+    except StateDenied as denied:
+        raise PreflightError(
+            f"the job of {folder} cannot be known: of .hymt/job.json, {denied}. Give this user the right to (chmod, "
+            "chown), or set name=ANOTHER for a second job."
+        ) from None
     except StateDamage as damage:
         found = dict(_evidence(fs, folder))
         if not found and not isinstance(damage, StateNewer):
