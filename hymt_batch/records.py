@@ -49,6 +49,9 @@ A job keeps the version it was created with, so that its committed parts stay va
 without `batch.plan` in their identity.
 """
 
+MAX_CHARS = 8192
+"""Most characters of one text that a call of a regular expression or of the tokenizer gets, so that it is short."""
+
 COMPRESSIONS = {".gz": "gz", ".zst": "zst", ".xz": "xz", ".bz2": "bz2"}
 """Extension of a compressed file -> name of the compression."""
 
