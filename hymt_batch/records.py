@@ -185,8 +185,9 @@ class Part:
     index: int  # from 0 within the shard
     num_parts: int  # parts of the shard
     documents: tuple[int, ...]  # indices into the shard's documents, ascending; every row of the part
-    prompts: tuple[Prompt, ...] = ()  # in decoding order; equal texts appear once
+    prompts: tuple[Prompt, ...] = ()  # in decoding order; equal rows appear once
     copies: dict[int, int] = field(default_factory=dict)  # document -> the equal document that is decoded for it
+    segments: dict[int, tuple[Segment, ...]] = field(default_factory=dict)  # of copies with other white space around
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,12 +10,12 @@ import logging
 import shlex
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from hymt_batch import batch, crew, prompt, segment, signals
 from hymt_batch.desk import Desk
@@ -23,6 +23,7 @@ from hymt_batch.doctor import examine
 from hymt_batch.doctor.explain import explaining
 from hymt_batch.errors import ExitCode, StoppedError
 from hymt_batch.identity import environment, identity, stored_boundaries
+from hymt_batch.launch.watch import Watch
 from hymt_batch.model import network
 from hymt_batch.progress import Progress, Telling, escaped, result
 from hymt_batch.records import ERROR_STATUSES, Prompt, Refusal, Shard
@@ -32,6 +33,8 @@ from hymt_batch.write.output import Output, Summary
 
 if TYPE_CHECKING:
     from hymt_batch.schema import TranslateJob
+
+T = TypeVar("T")
 
 log = logging.getLogger("hymt_batch.jobs.translate")  # under this name also as `python -m jobs.translate`
 
@@ -124,16 +127,37 @@ def _translate(
         )
         with Progress(telling, job.launch.log_every_s, stream.total_units(inputs, job.source)) as progress:
             desk = Desk(job, output, telling, progress)
-            with crew.hire(job, model, tokenizer, desk, stop, decode_batch, worker) as hands:
+            hands_of = crew.hire(job, model, tokenizer, desk, stop, decode_batch, worker)
+            with hands_of as hands, contextlib.ExitStack() as ends:
 
                 def leave_if_asked(where: str) -> None:
                     if stop.requested:
                         desk.settle(hands.drain())  # what workers are at
                         raise StoppedError(f"{stop.name}: stopped {where}; run the same command again to continue")
 
+                def waiting() -> None:
+                    leave_if_asked("while rows were prepared")
+                    progress.waiting()
+
+                def step() -> None:
+                    reader.beat()
+                    if job.launch.prefetch_shards == 0:
+                        waiting()
+                    elif stop.requested:  # the thread's own end; the job leaves where it waits for the thread
+                        raise StoppedError(f"{stop.name}: stopped while rows were prepared; run again to continue")
+
+                def unread(why: str) -> None:
+                    output.close()
+                    stop.leave(f"{why}; run the same command again to continue, with a larger one if the store is slow")
+
+                reader = Watch(job.launch.hang_s, unread, "reading, cutting or encoding rows")
                 stop.working(job.launch.grace_s, output.close)
-                ready = map(partial(prepared, job, tokenizer, words, model.max_context, limits.plan), shards)
-                for shard, prompts, refused in stream.prefetch(ready, job.launch.prefetch_shards):
+                ready = map(
+                    partial(prepared, job, tokenizer, words, model.max_context, limits.plan, step),
+                    begun(shards, reader.beat),
+                )
+                ends.enter_context(reader)
+                for shard, prompts, refused in stream.prefetch(ready, job.launch.prefetch_shards, waiting, reader.rest):
                     leave_if_asked("between two shards")
                     if isinstance(shard, stream.SkippedShard):
                         progress.kept(shard.record.num_rows, shard.record.end - shard.record.start)
@@ -151,6 +175,7 @@ def _translate(
                             progress.kept(len(part.documents), source_tokens=desk.tokens(part))
                             continue
                         leave_if_asked("after a finished part")
+                        progress.long_row(*batch.longest_row(part))
                         with explaining("translating the first part") if desk.empty else contextlib.nullcontext():
                             desk.settle(hands.give(desk.task(shard, part, refused)))
                     desk.all_given(shard)
@@ -166,14 +191,29 @@ def prepared(
     words: prompt.Wording,
     max_context: int,
     plan: int,
+    step: Callable[[], None],
     shard: Shard | stream.SkippedShard,
 ) -> tuple[Shard | stream.SkippedShard, list[Prompt], dict[int, Refusal]]:
-    """A shard with its prompts, made in the reader's thread beside the decoding, and what is not sent to the model."""
+    """A shard with its prompts, made in the reader's thread beside the decoding, and what is not sent to the model.
+
+    Args:
+        step: Called again and again, within a long row too; what it raises ends the preparation.
+    """
     if isinstance(shard, stream.SkippedShard):
         return shard, [], {}
-    segments, too_long = segment.split(shard.documents, tokenizer.count, job.segment, plan)
-    prompts, leaking = prompt.render(segments, shard.documents, tokenizer, words, max_context)
+    segments, too_long = segment.split(
+        shard.documents, tokenizer.count, job.segment, plan, starts=getattr(tokenizer, "starts", None), step=step
+    )
+    prompts, leaking = prompt.render(segments, shard.documents, tokenizer, words, max_context, plan, step=step)
     return shard, prompts, {**too_long, **leaking}
+
+
+def begun(shards: Iterable[T], beat: Callable[[], None]) -> Iterator[T]:
+    """The same shards; `beat` is called as the next one is begun."""
+    beat()
+    for shard in shards:
+        yield shard
+        beat()
 
 
 def run(job: TranslateJob, translate: Callable[[TranslateJob, Telling], Summary] = translate) -> ExitCode:

@@ -10,6 +10,7 @@ A tokenizer that fails inside of its library costs the text that it fails on. Do
 
 from __future__ import annotations
 
+import json
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain, islice
@@ -63,6 +64,18 @@ def slices(texts: Sequence[str]) -> Iterator[list[str]]:
         yield some
 
 
+def bare(content: dict[str, Any]) -> Any:
+    """The tokenizer of a tokenizer.json without added tokens: no text becomes a control token.
+
+    Raises:
+        Exception: It cannot be used; the library raises no other kind.
+    """
+    from tokenizers import Tokenizer
+
+    unframed: dict[str, Any] = {"added_tokens": [], "post_processor": None, "truncation": None, "padding": None}
+    return Tokenizer.from_str(json.dumps({**content, **unframed}))
+
+
 def encode(bare: Any, texts: Sequence[str]) -> list[list[int]]:
     """Ids of each text.
 
@@ -109,7 +122,7 @@ def starts(bare: Any, text: str) -> Iterator[list[int]]:
 
 
 def guarded(call: Callable[..., Any], texts: Sequence[str]) -> Any:
-    """Encode texts; a panic of the library, which is no `Exception`, becomes an error of the text.
+    """Encode texts; an error inside of the library, which may be no `Exception`, becomes an error of the text.
 
     Raises:
         TextError: The library fails on one of them.
@@ -117,6 +130,6 @@ def guarded(call: Callable[..., Any], texts: Sequence[str]) -> Any:
     try:
         return call(texts, add_special_tokens=False)
     except BaseException as error:
-        if type(error).__name__ != "PanicException":
+        if type(error) is not Exception and type(error).__name__ != "PanicException":
             raise
-    raise TextError("the model's tokenizer failed on this text; it was not sent to the model")
+    raise TextError("the model's tokenizer failed on this text, so it was not sent to the model")

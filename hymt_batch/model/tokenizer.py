@@ -82,13 +82,9 @@ def counter(folder: Path) -> Callable[[str], int]:
     Raises:
         PreflightError: tokenizer.json cannot be used.
     """
-    from tokenizers import Tokenizer as Backend
-
     path = folder / "tokenizer.json"
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        unframed: dict[str, Any] = {"added_tokens": [], "post_processor": None, "truncation": None, "padding": None}
-        bare = Backend.from_str(json.dumps({**content, **unframed}))
+        bare = piece.bare(json.loads(path.read_text(encoding="utf-8")))
     except Exception as error:  # tokenizers raises bare Exceptions; the cause is the file
         raise PreflightError(f"{path} cannot be used ({error}). Download the model again.", id="B6") from error
     return partial(piece.count, bare)
@@ -113,9 +109,7 @@ def load(folder: Path, config: dict[str, Any], *, add_generation_prompt: bool) -
     try:
         full = Backend.from_str(json.dumps({**content, "truncation": None, "padding": None}))
         full.encode_special_tokens = False
-        bare = Backend.from_str(
-            json.dumps({**content, "added_tokens": [], "post_processor": None, "truncation": None, "padding": None})
-        )
+        bare = piece.bare(content)
         prefix, suffix, rendered = _framing(folder, full, add_generation_prompt)
     except PreflightError:
         raise
@@ -225,7 +219,7 @@ def _framing(
 
     asked = {**checkpoint.special_tokens_map, "add_generation_prompt": add_generation_prompt}
     turns = [{**asked, "messages": [{"role": "user", "content": text}]} for text in (_SENTINEL, _PROBE)]
-    try_out(str(checkpoint.get_chat_template()), turns, str(folder))
+    try_out(str(checkpoint.get_chat_template()), turns, str(folder), folder / "tokenizer.json")
 
     def render(text: str) -> str:
         turn = [{"role": "user", "content": text}]
