@@ -69,7 +69,8 @@ _UNITS = (
     ),
     *("e\u0301", "12,", "aA", "<|", "https://a.b/"),
 )
-_TAILS = ("", "b", "!", " ", "\n", "0")
+_ASCII = "".join(map(chr, range(0x20, 0x7F)))
+_TAILS = ("", "b", "!", " ", "\n", "0", f"\u00a7{_ASCII}")  # a library looks first for a letter that a pattern needs
 _LONG = ("a", "A", "é", "你", "1", " ", "\n", ".", "?", "-", "\u0301", "\U0001f468\u200d", "a ", "a.", "a\n", "1 ")
 _RUN = 40
 

@@ -131,7 +131,7 @@ def compare(seed: int, rows: int, counters: list[tuple[str, Any]], seconds: floa
     def late(*_: object) -> None:
         raise Slow
 
-    signal.signal(signal.SIGALRM, late)
+    before = signal.signal(signal.SIGALRM, late)
     for number in range(rows):
         limit = 2048 if number % 50 == 0 else rng.choice((16, 17, 24, 32, 64, 100, 256))
         text = row(rng, natural, rng.randint(2000, 20_000) if limit == 2048 else rng.randint(1, 8 * limit))
@@ -154,6 +154,7 @@ def compare(seed: int, rows: int, counters: list[tuple[str, Any]], seconds: floa
         found["segments"] += len(earlier)
         if earlier != today:
             found["different"].append((number, name, limit, len(text), text[:60]))
+    signal.signal(signal.SIGALRM, before)
     return found
 
 
