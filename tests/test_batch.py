@@ -71,6 +71,12 @@ def test_rows_are_equal_when_the_same_is_sent_and_each_keeps_its_own_white_space
     assert part.copies == {}
 
 
+def test_the_row_with_most_segments_of_a_part_is_known() -> None:
+    (part,) = planned(["a", "one two three four five", "aaaa"], Boundaries(1000, 1 << 20, 100, 1000))
+    assert batch.longest_row(part) == ("in.txt#2", 2, 4)
+    assert batch.longest_row(planned([], Boundaries(1000, 1 << 20, 2, 8))[0]) == ("", 0, 0)
+
+
 def test_the_longest_rows_come_first_and_rows_without_prompts_last() -> None:
     parts = planned(["a", "aaaa", "", "aaa", None, "aa"], Boundaries(1000, 1 << 20, 2, 1000))
     assert [part.documents for part in parts] == [(1, 3), (0, 5), (2, 4)]

@@ -85,7 +85,7 @@ def survey(
             if count_tokens and (found.counted_rows < count_rows or found.decoded_rows % STRIDE == 0):
                 try:
                     number = count_tokens(text)
-                except TextError:
+                except TextError:  # the job will refuse the row
                     continue
                 tokens, counted_characters = tokens + number, counted_characters + len(text)
                 if found.counted_rows % GROUP == 0:
@@ -103,8 +103,10 @@ def survey(
 
 def _error(groups: list[tuple[int, int]], unseen_share: float) -> float:
     """Standard error of a ratio of sums over groups, as a share of it."""
+    if len(groups) < 2:
+        return 1.0
     characters, tokens = (sum(column) for column in zip(*groups, strict=True))
-    if len(groups) < 2 or not tokens:
+    if not tokens:
         return 1.0
     ratio = tokens / characters
     spread = sum((number - ratio * size) ** 2 for size, number in groups) / (len(groups) - 1)
