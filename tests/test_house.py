@@ -34,6 +34,8 @@ ALLOWED: dict[str, set[str]] = {
     "fs": {"errors", "records"},
     "manifest": BASE,
     "signals": {"errors"},
+    "blank": {"records"},
+    "cut": {"records"},
     "progress": BASE,
     "demo": BASE,
     "outlook": BASE | {"device_map", "progress"},
@@ -50,7 +52,8 @@ ALLOWED: dict[str, set[str]] = {
     **{stage: BASE | STAGE_TO_STAGE.get(stage, set()) for stage in STAGES},
 }
 ALLOWED["write"] = BASE | {"manifest"}
-ALLOWED["source"] = BASE | {"demo"}
+ALLOWED["source"] = BASE | {"demo", "blank"}
+ALLOWED["segment"] = BASE | {"blank", "cut"}
 ALLOWED["replica"] = BASE | STAGES | {"schema"}  # schema for types only
 ALLOWED["identity"] = BASE | STAGES | {"manifest", "schema"}
 ALLOWED["breaker"] = BASE | {"check"}

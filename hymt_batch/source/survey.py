@@ -12,7 +12,7 @@ import random
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from hymt_batch import segment
+from hymt_batch.blank import is_blank
 from hymt_batch.errors import TextError
 from hymt_batch.records import Document, Shard, Status
 
@@ -68,7 +68,7 @@ def survey(
             if text is None or document.status is not Status.OK:
                 found.refused_rows += 1
                 continue
-            if segment.is_blank(text):
+            if is_blank(text):
                 found.blank_rows += 1
                 continue
             key = (text.strip(), document.src_lang, document.tgt_lang)
