@@ -36,12 +36,12 @@ def is_blank(text: str, plan: int = PLAN) -> bool:
     """
     if plan == 1:
         return not text or text.isspace()
-    return not text or (_unseen(text[0]) and all(map(_unseen, text)))
+    if not text:
+        return True
+    return not "!" <= text[0] <= "~" and all(map(_unseen, text))
 
 
 def _unseen(character: str) -> bool:
-    if character.isalnum() and character < "\u1000":
-        return False
     if character in _FILLERS or character.isspace():
         return True
     return unicodedata.category(character) in ("Cc", "Cf") and character not in _NUMBER_SIGNS

@@ -204,6 +204,23 @@ def test_a_failure_of_the_library_costs_its_row_alone_and_is_told_in_our_words()
     assert all("panicked" not in one.message for one in refused.values())
 
 
+def test_a_translation_that_the_library_fails_on_has_no_text_and_its_neighbours_have() -> None:
+    good = tokenizer.load(DEMO, config(), add_generation_prompt=True)
+
+    class PanicException(BaseException):
+        """As the library's own, which cannot be imported."""
+
+    class Full:
+        def decode_batch(self, rows: Sequence[Sequence[int]], **named: Any) -> Any:
+            if [7] in rows:
+                raise PanicException("panicked")
+            return good.full.decode_batch(rows, **named)
+
+    failing = tokenizer.Tokenizer(Full(), good.bare, good.prefix, good.suffix, good.control, good.stop, good.pad)
+    ids = good.encode(["Rain in Lyon."])[0]
+    assert failing.decode([ids, [7], ids]) == ["Rain in Lyon.", "", "Rain in Lyon."]
+
+
 def test_an_error_of_our_own_in_the_call_is_not_taken_for_the_texts() -> None:
     def call(*_: object, **__: object) -> object:
         raise KeyError("ours")

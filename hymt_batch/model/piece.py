@@ -93,7 +93,7 @@ def _encode(bare: Any, texts: Sequence[str]) -> list[list[int]]:
     bodies: list[list[int]] = []
     for some in slices(texts):
         # fast: the same ids, with offsets that are not filled in
-        bodies += [encoding.ids for encoding in guarded(bare.encode_batch_fast, some)]
+        bodies += [encoding.ids for encoding in guarded(bare.encode_batch_fast, some, add_special_tokens=False)]
     return bodies
 
 
@@ -104,7 +104,9 @@ def count(bare: Any, text: str) -> int:
         TextError: The library fails on it.
     """
     return sum(
-        len(encoding) for some in slices(list(pieces(text))) for encoding in guarded(bare.encode_batch_fast, some)
+        len(encoding)
+        for some in slices(list(pieces(text)))
+        for encoding in guarded(bare.encode_batch_fast, some, add_special_tokens=False)
     )
 
 
@@ -116,19 +118,19 @@ def starts(bare: Any, text: str) -> Iterator[list[int]]:
     """
     before = 0
     for piece in pieces(text):
-        (encoding,) = guarded(bare.encode_batch, [piece])
+        (encoding,) = guarded(bare.encode_batch, [piece], add_special_tokens=False)
         yield [before + start for start, _ in encoding.offsets]
         before += len(piece)
 
 
-def guarded(call: Callable[..., Any], texts: Sequence[str]) -> Any:
-    """Encode texts; an error inside of the library, which may be no `Exception`, becomes an error of the text.
+def guarded(call: Callable[..., Any], some: Sequence[Any], **named: Any) -> Any:
+    """Call the library with some texts or ids; an error inside of the library, which may be no `Exception`, becomes an error of the text.
 
     Raises:
         TextError: The library fails on one of them.
     """
     try:
-        return call(texts, add_special_tokens=False)
+        return call(some, **named)
     except BaseException as error:
         if type(error) is not Exception and type(error).__name__ != "PanicException":
             raise

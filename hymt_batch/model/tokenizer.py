@@ -17,7 +17,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from hymt_batch.errors import PreflightError, first_line
+from hymt_batch.errors import PreflightError, TextError, first_line
 from hymt_batch.model import piece
 from hymt_batch.model.seam import Seam
 from hymt_batch.model.template import try_out
@@ -72,7 +72,19 @@ class Tokenizer:
         """Text of each row of new tokens; control tokens are left out."""
         clean = self.control.isdisjoint
         plain = [row if clean(row) else [token for token in row if token not in self.control] for row in rows]
-        texts: list[str] = self.full.decode_batch(plain, skip_special_tokens=True)
+        try:
+            return self._text_of(plain)
+        except TextError:  # of one of them, which is left without a text
+            texts = []
+            for row in plain:
+                try:
+                    texts += self._text_of([row])
+                except TextError:
+                    texts.append("")
+            return texts
+
+    def _text_of(self, rows: Sequence[Sequence[int]]) -> list[str]:
+        texts: list[str] = piece.guarded(self.full.decode_batch, rows, skip_special_tokens=True)
         return texts
 
 
