@@ -124,7 +124,7 @@ def starts(bare: Any, text: str) -> Iterator[list[int]]:
 
 
 def guarded(call: Callable[..., Any], some: Sequence[Any], **named: Any) -> Any:
-    """Call the library with some texts or ids; an error inside of the library, which may be no `Exception`, becomes an error of the text.
+    """Call the library with some texts or ids; its own errors, a panic is no `Exception`, become an error of the text.
 
     Raises:
         TextError: The library fails on one of them.
