@@ -7,7 +7,7 @@ are decoded once. A part never depends on where a run was resumed, on the device
 from __future__ import annotations
 
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -108,11 +108,10 @@ def plan(documents: Sequence[Document], prompts: Sequence[Prompt], limits: Bound
     by_document: dict[int, list[Prompt]] = defaultdict(list)
     for prompt in prompts:
         by_document[prompt.segment.document].append(prompt)
-    first: dict[tuple[str | None, str | None, str | None], int] = {}
+    first: dict[object, int] = {}
     twins: dict[int, list[int]] = defaultdict(list)
     for number in by_document:
-        document = documents[number]
-        twins[first.setdefault((document.text, document.src_lang, document.tgt_lang), number)].append(number)
+        twins[first.setdefault(_sent(documents[number], by_document[number], limits.plan), number)].append(number)
     width = {number: max([len(prompt.ids) for prompt in by_document[number]]) for number in twins}
     order = sorted(sorted(twins), key=width.__getitem__, reverse=True)  # reverse keeps the order of equals
     groups: list[tuple[list[int], list[int]]] = []  # decoded documents, all rows
@@ -135,9 +134,35 @@ def plan(documents: Sequence[Document], prompts: Sequence[Prompt], limits: Bound
             documents=tuple(sorted(rows)),
             prompts=tuple(prompt for number in decoded for prompt in by_document[number]),
             copies={twin: number for number in decoded for twin in twins[number] if twin != number},
+            segments={
+                twin: tuple(prompt.segment for prompt in by_document[twin])
+                for number in decoded
+                for twin in twins[number]
+                if twin != number and documents[twin].text != documents[number].text
+            },
         )
         for index, (decoded, rows) in enumerate(groups)
     ]
+
+
+def _sent(document: Document, prompts: Sequence[Prompt], plan: int) -> object:
+    """What of a row decides its translation: rows for which it is equal are decoded once.
+
+    Under plan 1 rows are equal by their text and languages as they stand in the source.
+    """
+    if plan == 1:
+        return document.text, document.src_lang, document.tgt_lang
+    if len(prompts) == 1:
+        (prompt,) = prompts
+        return prompt.ids, prompt.num_source_tokens, prompt.tgt_lang
+    return tuple((prompt.ids, prompt.num_source_tokens, prompt.tgt_lang) for prompt in prompts)
+
+
+def longest_row(part: Part) -> tuple[str, int, int]:
+    """The row of a part with most segments: its id, its segments, and those of the whole part."""
+    segments = Counter(prompt.row_id for prompt in part.prompts)
+    (row, most), *_ = segments.most_common(1) or [("", 0)]
+    return row, most, len(part.prompts)
 
 
 def group(widths: Sequence[int], size: Budget) -> Iterator[list[int]]:

@@ -36,7 +36,6 @@ FAILED = {
 HARD_FLAGS = frozenset({"empty", "truncated", "loop"})
 """Flags that are worth a second try."""
 
-_BREAKS = re.compile(rf"\s*[{LINE_BREAKS}]+\s*")
 _BREAK = re.compile(rf"\r\n|[{LINE_BREAKS}]")  # one end of a line
 _LOOP_MIN, _LOOP_MAX, _LOOP_SCAN = 3, 100, 20_000
 _FEW_CHARS, _MANY_CHARS = 4_000, 250_000  # looked at one by one; at once, so that memory is bounded
@@ -216,7 +215,16 @@ def rows(
         elif document.status is not Status.OK:
             made.append(Row(document.row, document.digest, document.status, "", message=document.message))
         elif (original := part.copies.get(number, number)) in by_document:
-            made.append(_row(document, by_document[original], join, one_line=one_line, twin=original != number))
+            made.append(
+                _row(
+                    document,
+                    by_document[original],
+                    part.segments.get(number),
+                    join,
+                    one_line=one_line,
+                    twin=original != number,
+                )
+            )
         else:
             made.append(Row(document.row, document.digest, Status.OK, "", ("blank",), attempts=0))
     return made
@@ -225,6 +233,7 @@ def rows(
 def _row(
     document: Document,
     translations: Sequence[Translation],
+    segments: Sequence[Segment] | None,
     join: Callable[[Sequence[Segment], Sequence[str], str], str],
     *,
     one_line: bool,
@@ -247,8 +256,8 @@ def _row(
         if "empty" in flags and all("empty" in one.flags for one in translations):
             status, message = Status.EMPTY, "the model returned no text"
         else:
-            segments, texts = [one.prompt.segment for one in translations], [one.text for one in translations]
-            text = join(segments, texts, first.prompt.tgt_lang)
+            own = segments or [one.prompt.segment for one in translations]  # with the row's own white space
+            text = join(own, [one.text for one in translations], first.prompt.tgt_lang)
             if "truncated" in flags or "empty" in flags:  # empty: of one segment among several
                 status, message = Status.TRUNCATED, "a segment's translation has no end within its max_new_tokens"
                 if "truncated" not in flags:
@@ -256,7 +265,7 @@ def _row(
             elif "copied" in flags and text == document.text:
                 status, message = Status.COPIED, "the translation equals the source"
     if one_line and has_line_break(text):
-        text = _BREAKS.sub(" ", text)
+        text = on_one_line(text)
         flags = (*flags, "line_break")
     elif text and not one_line and _num_breaks(text) != _num_breaks(document.text or ""):
         flags = (*flags, "line_breaks")
@@ -276,3 +285,14 @@ def _row(
 def _num_breaks(text: str) -> int:
     r"""Line breaks of a text, whatever they are spelled: "\r\n" is one."""
     return len(_BREAK.findall(text)) if has_line_break(text) else 0
+
+
+def on_one_line(text: str) -> str:
+    """The text with each line break, and the white space around it, as one space. Linear in the text's length."""
+    lines = text.splitlines()
+    if text and has_line_break(text[-1]):
+        lines.append("")
+    if len(lines) < 2:
+        return text
+    inner = [line for line in map(str.strip, lines[1:-1]) if line]
+    return " ".join([lines[0].rstrip(), *inner, lines[-1].lstrip()])

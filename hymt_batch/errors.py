@@ -7,6 +7,7 @@
     ├── InputChangedError (4)     rows that were already translated have changed
     ├── LeaseError (5)            another process works in the folder
     ├── PreflightError (6)        the machine, the store or the model cannot do this job
+    │   └── TextError (6)         the tokenizer cannot take a text; in a job it costs the row alone
     ├── DamageError (7)           verify found damage
     ├── MissingError (8)          shards are missing
     └── StoppedError (75)         stopped on request or by the store; run again to continue
@@ -106,6 +107,10 @@ class PreflightError(HymtError):
     """The machine, the store or the model cannot do this job."""
 
     exit_code = ExitCode.PREFLIGHT
+
+
+class TextError(PreflightError):
+    """The tokenizer cannot take a text. In a job it costs the row alone."""
 
 
 class DamageError(HymtError):

@@ -35,7 +35,11 @@ def identity(job: TranslateJob, model: Mapping[str, Any], words: prompt.Wording,
                 "escape",
             )
         },
-        "segment": {"max_tokens": job.segment.max_tokens, "on_too_long": job.segment.on_too_long.value},
+        "segment": {
+            "max_tokens": job.segment.max_tokens,
+            "on_too_long": job.segment.on_too_long.value,
+            "max_segments": job.segment.max_segments,
+        },
         "prompt": {**words.identity, "add_generation_prompt": job.add_generation_prompt},
         "model": {**model, "max_context": job.model.max_context},
         "batch": asdict(limits),

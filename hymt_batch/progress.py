@@ -33,6 +33,10 @@ from hymt_batch.records import Row, Status
 log = logging.getLogger(__name__)
 
 
+LONG_ROW = 10
+"""Segments of a row above which it is named while it is decoded."""
+
+
 class Done(Protocol):
     """Figures of a finished job; write/output.py's Summary has them."""
 
@@ -176,6 +180,7 @@ class Progress:
         self.flags: Counter[str] = Counter()
         self.began = self._told = time.monotonic()
         self._more = total_units is None
+        self._long: tuple[str, int, int] | None = None
         self._bar: tqdm[Any] | None = None
 
     def __enter__(self) -> Progress:
@@ -215,10 +220,18 @@ class Progress:
         self.new_tokens += new_tokens
         self._show()
 
+    def waiting(self) -> None:
+        """Nothing new: rows are still being prepared."""
+        self._show()
+
+    def long_row(self, row: str, segments: int, of_part: int) -> None:
+        """A part begins, with its longest row: its id, its segments, and those of the whole part."""
+        self._long = (row, segments, of_part) if segments > LONG_ROW else None
+
     def part(self, rows: int, source_tokens: int, flags: Counter[str]) -> None:
         """A part was committed."""
         self.rows += rows
-        self.running_segments = 0
+        self.running_segments, self._long = 0, None
         self.tokens_done += source_tokens
         self.fresh_tokens += source_tokens
         self.flags += flags
@@ -264,6 +277,11 @@ class Progress:
         left = self.eta_s()
         if left is not None:
             parts.append(f"{duration(left)} left")
+        if self._long is not None:
+            row, segments, of_part = self._long
+            done = min(self.running_segments, of_part)
+            where = f"{escaped(row, 60)} ({segments:,} segments)"
+            parts.append(f"{where}: {done:,} of the part's {of_part:,} segments done, {of_part - done:,} left")
         if self.flags:
             parts.append(" ".join(f"{flag} {count}" for flag, count in sorted(self.flags.items())))
         return " · ".join(parts)

@@ -9,17 +9,19 @@ Source: README files of HY-MT (1.5), Hunyuan-MT (1.0) and Hy-MT2; `\\n` are real
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
 
 from hymt_batch import languages
-from hymt_batch.errors import PreflightError
+from hymt_batch.errors import PreflightError, TextError
 from hymt_batch.languages import CHINESE
-from hymt_batch.records import Document, Prompt, Refusal, Segment, Status
+from hymt_batch.records import PLAN, Document, Prompt, Refusal, Segment, Status
 
 log = logging.getLogger(__name__)
+
+_TEXT = "Text."
 
 
 class PromptLanguage(Enum):
@@ -171,7 +173,14 @@ def wording(config: PromptConfig, model_family: str, src_lang: str | None, tgt_l
 
 
 def render(
-    segments: Sequence[Segment], documents: Sequence[Document], encoder: Encoder, words: Wording, max_context: int
+    segments: Sequence[Segment],
+    documents: Sequence[Document],
+    encoder: Encoder,
+    words: Wording,
+    max_context: int,
+    plan: int = PLAN,
+    *,
+    step: Callable[[], None] = lambda: None,
 ) -> tuple[list[Prompt], dict[int, Refusal]]:
     """Compose the token ids of every segment.
 
@@ -181,6 +190,8 @@ def render(
         encoder: Text to token ids.
         words: The prompt's wording.
         max_context: Tokens of prompt and translation together; a translation needs about as many as its source.
+        plan: Version of the job's plan; see records.PLAN.
+        step: Called again and again; what it raises ends the work.
 
     Returns:
         One prompt a segment, in order; and the documents that cannot be sent, by index, with the reason.
@@ -190,21 +201,35 @@ def render(
     """
     pairs = [(documents[segment.document].src_lang, documents[segment.document].tgt_lang) for segment in segments]
     instructions = {pair: words.instruction(*pair) for pair in dict.fromkeys(pairs)}
-    overhead = {pair: len(encoder.encode(["".join(text)])[0]) for pair, text in instructions.items()}
+    overhead = {pair: _overhead(encoder, *text, plan) for pair, text in instructions.items()}
     places: dict[tuple[str | None, str | None], list[int]] = {pair: [] for pair in instructions}
     for place, pair in enumerate(pairs):
         places[pair].append(place)
     bodies: list[list[int]] = [[]] * len(segments)
-    for pair, some in places.items():
-        before, after = instructions[pair]
-        found = encoder.encode_behind(before, [f"{segments[place].text}{after}" for place in some])
-        for place, body in zip(some, found, strict=True):
-            bodies[place] = body
     prompts: list[Prompt] = []
     refused: dict[int, Refusal] = {}
+    for pair, all_places in places.items():
+        before, after = instructions[pair]
+        for some in _at_once(segments, all_places):
+            step()
+            try:
+                found = encoder.encode_behind(before, [f"{segments[place].text}{after}" for place in some])
+            except TextError:  # of one of them
+                found = []
+                for place in some:
+                    step()
+                    try:
+                        found += encoder.encode_behind(before, [f"{segments[place].text}{after}"])
+                    except TextError as error:
+                        found.append([])
+                        refused[segments[place].document] = Refusal(Status.GENERATION_ERROR, error.message)
+            for place, body in zip(some, found, strict=True):
+                bodies[place] = body
     prefix, suffix, leaks = encoder.prefix, encoder.suffix, encoder.leaks
     longest = max_context - len(prefix) - len(suffix)
     for segment, pair, body in zip(segments, pairs, bodies, strict=True):
+        if not body:
+            continue
         if leaks(body):
             refused[segment.document] = Refusal(
                 Status.GENERATION_ERROR, "its text would become a control token of the model; it was not sent"
@@ -231,6 +256,31 @@ def render(
     if refused:
         prompts = [prompt for prompt in prompts if prompt.segment.document not in refused]
     return prompts, refused
+
+
+_AT_ONCE_ROWS, _AT_ONCE_CHARS = 4096, 250_000  # about a second of work
+
+
+def _at_once(segments: Sequence[Segment], places: Sequence[int]) -> Iterator[list[int]]:
+    """The places of segments that are encoded together."""
+    some: list[int] = []
+    chars = 0
+    for place in places:
+        some.append(place)
+        chars += len(segments[place].text)
+        if chars >= _AT_ONCE_CHARS or len(some) >= _AT_ONCE_ROWS:
+            yield some
+            some, chars = [], 0
+    if some:
+        yield some
+
+
+def _overhead(encoder: Encoder, before: str, after: str, plan: int) -> int:
+    """Tokens of an instruction around a text: of white space at its end, what follows decides. Plan 1: of it alone."""
+    if plan == 1:
+        return len(encoder.encode([f"{before}{after}"])[0])
+    whole, text = encoder.encode([f"{before}{_TEXT}{after}", _TEXT])
+    return len(whole) - len(text)
 
 
 def check(encoder: Encoder, words: Wording) -> None:

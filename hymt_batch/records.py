@@ -49,6 +49,9 @@ A job keeps the version it was created with, so that its committed parts stay va
 without `batch.plan` in their identity.
 """
 
+MAX_CHARS = 8192
+"""Most characters of one text that a call of a regular expression or of the tokenizer gets, so that it is short."""
+
 COMPRESSIONS = {".gz": "gz", ".zst": "zst", ".xz": "xz", ".bz2": "bz2"}
 """Extension of a compressed file -> name of the compression."""
 
@@ -184,8 +187,9 @@ class Part:
     index: int  # from 0 within the shard
     num_parts: int  # parts of the shard
     documents: tuple[int, ...]  # indices into the shard's documents, ascending; every row of the part
-    prompts: tuple[Prompt, ...] = ()  # in decoding order; equal texts appear once
+    prompts: tuple[Prompt, ...] = ()  # in decoding order; equal rows appear once
     copies: dict[int, int] = field(default_factory=dict)  # document -> the equal document that is decoded for it
+    segments: dict[int, tuple[Segment, ...]] = field(default_factory=dict)  # of copies with other white space around
 
 
 @dataclass(frozen=True, slots=True)

@@ -238,7 +238,7 @@ def measure(job: PlanJob, found: Survey) -> Probe:
     prepared = network.prepare(job.model, job.device_map, job.launch.num_threads)
     tokenizer = prepared.load_tokenizer(add_generation_prompt=job.add_generation_prompt)
     decode = Replica(job, prepared, tokenizer, check_stop=lambda: None, on_batch=lambda rows, tokens: None).decode
-    segments, _ = segment.split(found.sample, tokenizer.count, job.segment)
+    segments, _ = segment.split(found.sample, tokenizer.count, job.segment, starts=tokenizer.starts)
     prompts, _ = prompt.render(segments, found.sample, tokenizer, words, prepared.max_context)
     if not prompts:
         raise PreflightError("No row of the sample can be sent to the model, so there is nothing to measure.")

@@ -9,12 +9,12 @@ import contextlib
 import logging
 import shlex
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from hymt_batch import batch, crew, foreign_output, piped, prompt, segment, signals, streams
 from hymt_batch.desk import Desk
@@ -30,6 +30,7 @@ from hymt_batch.identity import (
     stored_plan,
     with_generation_prompt,
 )
+from hymt_batch.launch.watch import Watch
 from hymt_batch.model import network
 from hymt_batch.progress import Progress, Telling, escaped, result
 from hymt_batch.records import ERROR_STATUSES, PLAN, Document, Input, Prompt, Refusal, Shard
@@ -39,6 +40,8 @@ from hymt_batch.write.output import Output, Summary
 
 if TYPE_CHECKING:
     from hymt_batch.schema import TranslateJob
+
+T = TypeVar("T")
 
 log = logging.getLogger("hymt_batch.jobs.translate")  # under this name also as `python -m jobs.translate`
 
@@ -87,6 +90,8 @@ def _translate(
     for one in inputs:
         rows = partial(_rows, one, job, inputs, heads, plan)
         formats.check(one, final.out_format(one, job.write), heads(one), job.write, rows)
+    if plan > 1:
+        stream.escapes_conflict(inputs, job.source, heads)
     for finding in examine.cheap(job):
         log.warning("%s", examine.told(finding))
     words = prompt.wording(job.prompt, job.model.family.value, job.src_lang, job.tgt_lang)
@@ -94,8 +99,6 @@ def _translate(
         log.warning("the demo model knows weather in fr, de and zh only; tgt_lang=%s gives nonsense", words.tgt_lang)
     model = prepare(job.model, job.device_map, job.launch.num_threads)
     limits = batch.boundaries(job.batch, model.num_parameters, model.on_gpu)
-    if plan > 1:
-        stream.escapes_conflict(inputs, job.source, heads)
     # identity first: a wrong folder costs nothing
     with Output.open(
         folder,
@@ -137,16 +140,37 @@ def _translate(
         )
         with Progress(telling, job.launch.log_every_s, stream.total_units(inputs, job.source)) as progress:
             desk = Desk(job, output, telling, progress)
-            with crew.hire(job, model, tokenizer, desk, stop, decode_batch, worker) as hands:
+            hands_of = crew.hire(job, model, tokenizer, desk, stop, decode_batch, worker)
+            with hands_of as hands, contextlib.ExitStack() as ends:
 
                 def leave_if_asked(where: str) -> None:
                     if stop.requested:
                         desk.settle(hands.drain())  # what workers are at
                         raise StoppedError(f"{stop.name}: stopped {where}; run the same command again to continue")
 
+                def waiting() -> None:
+                    leave_if_asked("while rows were prepared")
+                    progress.waiting()
+
+                def step() -> None:
+                    reader.beat()
+                    if job.launch.prefetch_shards == 0:
+                        waiting()
+                    elif stop.requested:  # the thread's own end; the job leaves where it waits for the thread
+                        raise StoppedError(f"{stop.name}: stopped while rows were prepared; run again to continue")
+
+                def unread(why: str) -> None:
+                    output.close()
+                    stop.leave(f"{why}; run the same command again to continue, with a larger one if the store is slow")
+
+                reader = Watch(job.launch.hang_s, unread, "reading, cutting or encoding rows")
                 stop.working(job.launch.grace_s, output.close)
-                ready = map(partial(prepared, job, tokenizer, words, model.max_context, limits.plan), shards)
-                for shard, prompts, refused in stream.prefetch(ready, job.launch.prefetch_shards):
+                ready = map(
+                    partial(prepared, job, tokenizer, words, model.max_context, limits.plan, step),
+                    begun(shards, reader.beat),
+                )
+                ends.enter_context(reader)
+                for shard, prompts, refused in stream.prefetch(ready, job.launch.prefetch_shards, waiting, reader.rest):
                     leave_if_asked("between two shards")
                     if isinstance(shard, stream.SkippedShard):
                         progress.kept(shard.record.num_rows, shard.record.end - shard.record.start)
@@ -164,6 +188,7 @@ def _translate(
                             progress.kept(len(part.documents), source_tokens=desk.tokens(part))
                             continue
                         leave_if_asked("after a finished part")
+                        progress.long_row(*batch.longest_row(part))
                         with explaining("translating the first part") if desk.empty else contextlib.nullcontext():
                             desk.settle(hands.give(desk.task(shard, part, refused)))
                     desk.all_given(shard)
@@ -186,14 +211,29 @@ def prepared(
     words: prompt.Wording,
     max_context: int,
     plan: int,
+    step: Callable[[], None],
     shard: Shard | stream.SkippedShard,
 ) -> tuple[Shard | stream.SkippedShard, list[Prompt], dict[int, Refusal]]:
-    """A shard with its prompts, made in the reader's thread beside the decoding, and what is not sent to the model."""
+    """A shard with its prompts, made in the reader's thread beside the decoding, and what is not sent to the model.
+
+    Args:
+        step: Called again and again, within a long row too; what it raises ends the preparation.
+    """
     if isinstance(shard, stream.SkippedShard):
         return shard, [], {}
-    segments, too_long = segment.split(shard.documents, tokenizer.count, job.segment, plan)
-    prompts, leaking = prompt.render(segments, shard.documents, tokenizer, words, max_context)
+    segments, too_long = segment.split(
+        shard.documents, tokenizer.count, job.segment, plan, starts=getattr(tokenizer, "starts", None), step=step
+    )
+    prompts, leaking = prompt.render(segments, shard.documents, tokenizer, words, max_context, plan, step=step)
     return shard, prompts, {**too_long, **leaking}
+
+
+def begun(shards: Iterable[T], beat: Callable[[], None]) -> Iterator[T]:
+    """The same shards; `beat` is called as the next one is begun."""
+    beat()
+    for shard in shards:
+        yield shard
+        beat()
 
 
 def run(job: TranslateJob, translate: Callable[[TranslateJob, Telling], Summary] = translate) -> ExitCode:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
+
 import pytest
 from conftest import Bytes, documents
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hymt_batch import batch, prompt, segment
+from hymt_batch import batch, check, desk, prompt, segment
 from hymt_batch.batch import BatchConfig, Boundaries, Budget
 from hymt_batch.errors import ConfigError
 from hymt_batch.prompt import PromptConfig
-from hymt_batch.records import Part
+from hymt_batch.records import PLAN, Part, Translation
 from hymt_batch.segment import SegmentConfig
 
 rows = st.lists(st.one_of(st.none(), st.text("ab \n", max_size=40)), max_size=40)
@@ -19,28 +22,59 @@ rows = st.lists(st.one_of(st.none(), st.text("ab \n", max_size=40)), max_size=40
 
 def planned(texts: list[str | None], limits: Boundaries) -> list[Part]:
     made = documents(texts)
-    segments, _ = segment.split(made, Bytes().count, SegmentConfig(max_tokens=16))
+    segments, _ = segment.split(made, Bytes().count, SegmentConfig(max_tokens=16), limits.plan)
     words = prompt.wording(PromptConfig(), "hy_mt1_5", None, "fr")
-    prompts, _ = prompt.render(segments, made, Bytes(), words, 8192)
+    prompts, _ = prompt.render(segments, made, Bytes(), words, 8192, limits.plan)
     return batch.plan(made, prompts, limits)
 
 
-@given(rows, st.integers(1, 10), st.integers(1, 100))
-def test_every_row_is_in_exactly_one_part_and_equal_texts_are_decoded_once(
-    texts: list[str | None], part_rows: int, part_tokens: int
+def sent(text: str) -> tuple[str, ...]:
+    segments, _ = segment.split(documents([text]), Bytes().count, SegmentConfig(max_tokens=16))
+    return tuple(one.text for one in segments)
+
+
+@given(rows, st.integers(1, 10), st.integers(1, 100), st.sampled_from([1, PLAN]))
+def test_every_row_is_in_exactly_one_part_and_equal_rows_are_decoded_once(
+    texts: list[str | None], part_rows: int, part_tokens: int, plan: int
 ) -> None:
-    parts = planned(texts, Boundaries(1000, 1 << 20, part_rows, part_tokens))
+    parts = planned(texts, Boundaries(1000, 1 << 20, part_rows, part_tokens, plan))
     assert sorted(row for part in parts for row in part.documents) == list(range(len(texts)))
     assert [part.index for part in parts] == list(range(len(parts)))
     assert {part.num_parts for part in parts} == {len(parts)}
     decoded = [one.segment.document for part in parts for one in part.prompts]
-    wanted = {text for text in texts if text is not None and not segment.is_blank(text)}
-    assert {texts[row] for row in decoded} == wanted
+    what: Callable[[str], object] = (lambda text: text) if plan == 1 else sent
+    wanted = {what(text) for text in texts if text is not None and not segment.is_blank(text)}
+    assert {what(text) for row in decoded if (text := texts[row])} == wanted
     assert len(set(decoded)) == len(wanted)
     for part in parts:
-        assert {texts[twin] == texts[first] for twin, first in part.copies.items()} <= {True}
+        assert all(what(texts[twin] or "") == what(texts[first] or "") for twin, first in part.copies.items())
+        assert set(part.segments) == {twin for twin, first in part.copies.items() if texts[twin] != texts[first]}
         assert set(part.copies) | set(part.copies.values()) <= set(part.documents)
         assert len({one.segment.document for one in part.prompts}) <= part_rows
+
+
+def test_rows_are_equal_when_the_same_is_sent_and_each_keeps_its_own_white_space() -> None:
+    texts = ["Hi.", " Hi.\t", "Hi.", "Hi!", "one two three four five", "one two three  four five "]
+    made = documents(texts)
+    made[2] = replace(made[2], tgt_lang="fr", src_lang="en")  # as the job's own
+    made += [replace(documents(["Hi."], tgt_lang="de")[0], row=6)]
+    segments, _ = segment.split(made, Bytes().count, SegmentConfig(max_tokens=16))
+    words = prompt.wording(PromptConfig(), "hy_mt1_5", None, "fr")
+    prompts, _ = prompt.render(segments, made, Bytes(), words, 8192)
+    (part,) = batch.plan(made, prompts, Boundaries(1000, 1 << 20, 100, 10_000))
+    assert part.copies == {1: 0, 2: 0, 5: 4}
+    answers = [Translation(one, one.segment.text.upper(), "stop", num_new_tokens=3) for one in part.prompts]
+    rows = check.rows(part, made, answers, {}, desk.join, one_line=True)
+    assert [row.text for row in rows] == [text.upper() for text in texts] + ["HI."]
+    assert [row.num_new_tokens for row in rows] == [3, 0, 0, 3, 6, 0, 3]
+    (part,) = batch.plan(made, prompts, Boundaries(1000, 1 << 20, 100, 10_000, plan=1))
+    assert part.copies == {}
+
+
+def test_the_row_with_most_segments_of_a_part_is_known() -> None:
+    (part,) = planned(["a", "one two three four five", "aaaa"], Boundaries(1000, 1 << 20, 100, 1000))
+    assert batch.longest_row(part) == ("in.txt#2", 2, 4)
+    assert batch.longest_row(planned([], Boundaries(1000, 1 << 20, 2, 8))[0]) == ("", 0, 0)
 
 
 def test_the_longest_rows_come_first_and_rows_without_prompts_last() -> None:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import random
+import re
+import time
 from dataclasses import replace
 
 import pytest
 from conftest import documents
+from hypothesis import given
+from hypothesis import strategies as st
 
 from hymt_batch import check, desk, segment
 from hymt_batch.check import CheckConfig
 from hymt_batch.demo import grammar
-from hymt_batch.records import Part, Prompt, Refusal, Row, Segment, Status, Translation
+from hymt_batch.records import LINE_BREAKS, Part, Prompt, Refusal, Row, Segment, Status, Translation
 
 
 def translated(text: str, source: str = "Hello there", reason: str = "stop", document: int = 0) -> Translation:
@@ -208,3 +212,18 @@ def test_a_row_of_several_segments_adds_up_what_is_told_of_them() -> None:
     (row,) = check.rows(Part(0, 1, (0,)), documents(["one two three"]), segments, {}, joined, one_line=True)
     assert (row.text, row.flags) == ("un deux trois", ("control_token", "loop", "retried"))
     assert (row.attempts, row.num_source_tokens, row.num_new_tokens) == (3, 6, 9)
+
+
+BREAKS = re.compile(rf"\s*[{LINE_BREAKS}]+\s*")
+
+
+@given(st.text(st.sampled_from("ab \t\n\r\v\x1c\x85\u2028\u3000\u200b"), max_size=12))
+def test_line_breaks_with_the_white_space_around_them_become_one_space(text: str) -> None:
+    assert check.on_one_line(text) == BREAKS.sub(" ", text)
+
+
+def test_a_translation_of_white_space_is_put_on_one_line_at_once() -> None:
+    """A regular expression took quadratic time."""
+    began = time.process_time()
+    assert check.on_one_line(" " * 1_000_000 + "a\n" + " " * 1_000_000 + "b") == " " * 1_000_000 + "a b"
+    assert time.process_time() - began < 1

@@ -39,6 +39,8 @@ ALLOWED: dict[str, set[str]] = {
     "escape": set(),
     "manifest": BASE,
     "signals": {"errors"},
+    "blank": {"records"},
+    "cut": {"records"},
     "progress": BASE | {"streams"},
     "demo": BASE,
     "outlook": BASE | {"device_map", "progress", "prompt"},
@@ -59,7 +61,8 @@ ALLOWED: dict[str, set[str]] = {
     **{stage: BASE | STAGE_TO_STAGE.get(stage, set()) for stage in STAGES},
 }
 ALLOWED["write"] = BASE | {"manifest", "scan", "shown", "escape"}
-ALLOWED["source"] = BASE | {"demo", "scan", "escape"}
+ALLOWED["source"] = BASE | {"demo", "blank", "scan", "escape"}
+ALLOWED["segment"] = BASE | {"blank", "cut"}
 ALLOWED["replica"] = BASE | STAGES | {"schema"}  # schema for types only
 ALLOWED["identity"] = BASE | STAGES | {"manifest", "schema"}
 ALLOWED["breaker"] = BASE | {"check"}

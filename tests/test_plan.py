@@ -15,7 +15,7 @@ from hymt_batch import config, outlook
 from hymt_batch.decode import probe
 from hymt_batch.decode.probe import Timed
 from hymt_batch.demo import grammar
-from hymt_batch.errors import ConfigError, ExitCode, PreflightError
+from hymt_batch.errors import ConfigError, ExitCode, PreflightError, TextError
 from hymt_batch.model import census
 from hymt_batch.records import Document, Input, Shard
 from hymt_batch.source import survey
@@ -163,9 +163,19 @@ def test_the_tokens_of_a_large_corpus_are_reckoned_and_their_error_is_told() -> 
     assert exact.tokens and reckoned.tokens
     assert 0 < reckoned.tokens_error < 0.05
     assert abs(reckoned.tokens / exact.tokens - 1) < 4 * reckoned.tokens_error
-    nothing = survey.survey([shard(["", " "])], len, count_rows=10)
-    assert (nothing.tokens, nothing.decoded_rows, nothing.blank_rows) == (0, 0, 2)
+    nothing = survey.survey([shard(["", " ", "\u200b", "\ufeff"])], len, count_rows=10)
+    assert (nothing.tokens, nothing.decoded_rows, nothing.blank_rows) == (0, 0, 4)
+    alike = survey.survey([shard(["one", " one\t", "two"])], len, count_rows=10)
+    assert (alike.decoded_rows, alike.duplicate_rows) == (2, 1)
     assert survey.survey(shards, None, count_rows=10).tokens is None
+
+
+def test_a_text_that_the_tokenizer_fails_on_does_not_end_the_survey() -> None:
+    def count(text: str) -> int:
+        raise TextError("the tokenizer failed")
+
+    found = survey.survey([shard(["one", "two"])], count, count_rows=10)
+    assert (found.tokens, found.tokens_error, found.decoded_rows) == (0, 1.0, 2)
 
 
 def test_a_sample_is_drawn_evenly_and_by_its_seed() -> None:

@@ -47,6 +47,25 @@ def test_segments_under_way_are_told_as_rows() -> None:
     assert progress.line().startswith("3 rows")
 
 
+def test_a_row_of_more_than_ten_segments_is_named_with_what_is_done_and_left_of_it() -> None:
+    progress = Progress(Telling("off"), total_units=1000)
+    progress.shard(1000, 4000, last=True, rows=2, segments=42)
+    progress.long_row("in.txt#7", 10, 12)
+    assert "in.txt#7" not in progress.line()
+    progress.long_row("in.txt#7", 40, 42)
+    progress.batch(12, 500)
+    assert "in.txt#7 (40 segments): 12 of the part's 42 segments done, 30 left" in progress.line()
+    progress.part(2, 4000, Counter())
+    assert "in.txt#7" not in progress.line()
+
+
+def test_progress_is_told_while_rows_are_prepared(caplog: pytest.LogCaptureFixture) -> None:
+    progress = Progress(Telling("log"), every_s=0.0)
+    with caplog.at_level(logging.INFO):
+        progress.waiting()
+    assert "0 rows" in caplog.text
+
+
 def test_rows_of_earlier_runs_are_told_apart() -> None:
     progress = Progress(Telling("off"), total_units=1000)
     progress.kept(30, units=500)

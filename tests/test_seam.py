@@ -17,8 +17,8 @@ from tokenizers import models, pre_tokenizers, trainers
 from hymt_batch import prompt
 from hymt_batch.demo import grammar
 from hymt_batch.model import files, seam
+from hymt_batch.model.piece import encode as _encode
 from hymt_batch.model.seam import Seam
-from hymt_batch.model.tokenizer import _encode
 
 pytestmark = pytest.mark.core
 

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from hymt_batch.errors import ConfigError, PreflightError
+from hymt_batch.errors import ConfigError, PreflightError, StoppedError
 from hymt_batch.records import Input, Shard, ShardRecord
 from hymt_batch.source import stream
 from hymt_batch.source.stream import SkippedShard, SourceConfig
@@ -278,3 +278,44 @@ def test_closing_prefetch_ends_its_thread_and_closes_the_items(taken: int) -> No
     assert closed.wait(2)
     assert time.monotonic() - started < 2
     assert not [thread for thread in threading.enumerate() if thread.name == "prefetch"]
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_whoever_waits_for_prefetch_is_asked_whether_to_go_on(asked: bool) -> None:
+    let_go = threading.Event()
+
+    def items() -> Iterator[int]:
+        yield 1
+        let_go.wait(10)
+        yield 2
+
+    times = 0
+
+    def check() -> None:
+        nonlocal times
+        times += 1
+        if times == 3:
+            let_go.set()
+            if asked:
+                raise StoppedError("asked")
+
+    ahead = stream.prefetch(items(), 1, check)
+    assert next(ahead) == 1
+    if asked:
+        with pytest.raises(StoppedError):
+            next(ahead)
+    else:
+        assert next(ahead) == 2
+
+
+@pytest.mark.parametrize("depth", [0, 2])
+def test_prefetch_rests_after_every_item_and_at_its_end(depth: int) -> None:
+    told: list[str] = []
+
+    def items() -> Iterator[int]:
+        for number in range(3):
+            told.append("make")
+            yield number
+
+    assert list(stream.prefetch(items(), depth, rest=lambda: told.append("rest"))) == [0, 1, 2]
+    assert told == ["make", "rest"] * 3 + ["rest"]

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hymt_batch.errors import PreflightError
-from hymt_batch.model import ending, files, tokenizer
+from hymt_batch.model import ending, files, piece, tokenizer
 from hymt_batch.model.tokenizer import Tokenizer
 
 pytestmark = pytest.mark.core
@@ -122,11 +122,11 @@ def test_quick_encoding_gives_the_ids_of_the_slow_one(extended: Tokenizer, texts
 def test_no_text_is_lost_between_two_slices(extended: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
     texts = [f"{number} " + "rain " * (number % 7) for number in range(50)]
     whole = extended.encode(texts)
-    monkeypatch.setattr(tokenizer, "_SLICE_CHARS", 40)
-    monkeypatch.setattr(tokenizer, "_SLICE_ROWS", 3)
+    monkeypatch.setattr(piece, "SLICE_CHARS", 40)
+    monkeypatch.setattr(piece, "SLICE_ROWS", 3)
     assert extended.encode(texts) == whole
     assert len(whole) == 50
-    assert max(map(len, tokenizer._slices(texts))) == 3
+    assert max(map(len, piece.slices(texts))) == 3
 
 
 @pytest.mark.fault(74)

@@ -380,6 +380,43 @@ def test_a_stop_request_ends_with_75_after_the_running_part_and_the_job_goes_on(
     assert (tmp_path / "outputs/n/translated/in.txt").read_text() == "\n".join(lines(60)).upper()
 
 
+def preparing(folder: Path, *overrides: str, count_s: float) -> subprocess.Popen[bytes]:
+    """A job that is at the second row, which takes long to cut."""
+    (folder / "in.txt").write_text("one\n" + "two " * 5000 + "\nthree\n")
+    command = [sys.executable, "-m", "tests.campaigns.stub", "tgt_lang=fr", "model=demo", "source.path=in.txt"]
+    command += ["name=n", "segment.max_tokens=16", "launch.progress=off", *overrides]
+    paths = {"PYTHONPATH": str(Path(__file__).parent.parent), "STUB_COUNT_S": str(count_s)}
+    return subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, env={**os.environ, **paths})
+
+
+@pytest.mark.parametrize("ahead", [0, 1])
+@pytest.mark.fault(3, 5)
+def test_a_stop_request_while_a_long_row_is_cut_ends_at_once_with_75(tmp_path: Path, ahead: int) -> None:
+    process = preparing(tmp_path, f"launch.prefetch_shards={ahead}", "launch.grace_s=600", count_s=0.02)
+    lease = tmp_path / "outputs/n/.hymt/lease/job.json"
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob("outputs/n/logs/*")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    time.sleep(2)
+    assert lease.exists()
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == ExitCode.STOPPED
+    assert b"stopped while rows were prepared" in err
+    assert b"Traceback" not in err
+    assert not lease.exists()
+
+
+@pytest.mark.parametrize("ahead", [0, 1])
+@pytest.mark.fault(13)
+def test_a_row_that_the_tokenizer_never_gives_back_ends_the_job_after_hang_s(tmp_path: Path, ahead: int) -> None:
+    process = preparing(tmp_path, f"launch.prefetch_shards={ahead}", "launch.hang_s=2", count_s=100.0)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == ExitCode.STOPPED
+    assert b"a step of reading, cutting or encoding rows did not end within launch.hang_s=2 s" in err
+    assert not (tmp_path / "outputs/n/.hymt/lease/job.json").exists()
+
+
 @pytest.mark.fault(42)
 def test_a_second_runner_is_told_who_holds_the_folder(tmp_path: Path, job: Job) -> None:
     (tmp_path / "in.txt").write_text("one\ntwo\n")

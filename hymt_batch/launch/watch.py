@@ -1,7 +1,6 @@
-"""A deadline for every step of decoding in this process: a step that does not end ends the process.
+"""A deadline for every step of some work in this process: a step that does not end ends the process.
 
-Only a thread beside it can tell; nothing can be raised into a call that hangs in a driver. The part's attempt mark
-stays, so that a row that does this again and again is found out.
+Only a thread beside it can tell; nothing can be raised into a call that hangs in a driver or in a library.
 """
 
 from __future__ import annotations
@@ -14,9 +13,9 @@ from collections.abc import Callable
 class Watch:
     """Watches while it is busy: `beat` must be called within every `hang_s` seconds."""
 
-    def __init__(self, hang_s: float, hung: Callable[[str], None]) -> None:
-        self._hang_s, self._hung = hang_s, hung
-        self._beat: float | None = None  # monotonic seconds; None while nothing is decoded
+    def __init__(self, hang_s: float, hung: Callable[[str], None], work: str = "decoding") -> None:
+        self._hang_s, self._hung, self._work = hang_s, hung, work
+        self._beat: float | None = None  # monotonic seconds; None while nothing is done
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watch", daemon=True)
 
@@ -33,12 +32,12 @@ class Watch:
         self._beat = time.monotonic()
 
     def rest(self) -> None:
-        """Nothing is decoded any more."""
+        """Nothing is done any more."""
         self._beat = None
 
     def _watch(self) -> None:
         while not self._over.wait(min(1.0, self._hang_s / 4)):
             beat = self._beat
             if beat is not None and time.monotonic() - beat > self._hang_s:
-                self._hung(f"a step of decoding did not end within launch.hang_s={self._hang_s:g} s")
+                self._hung(f"a step of {self._work} did not end within launch.hang_s={self._hang_s:g} s")
                 return

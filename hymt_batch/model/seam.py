@@ -45,6 +45,16 @@ _JOINED = 64  # words
 
 _MOST_WORDS, _LONGEST_WORD = 50_000, 64  # some 30 MB
 
+_MOST_HEADS, _MOST_FIRSTS = 256, 65_536  # heads that are known, and their first characters together; some 8 MB
+
+_FEW_TEXTS = 4
+"""A new head before fewer texts is not learnt: learning it costs more."""
+
+_TRIED_HEADS = 8
+"""Heads before which hostile texts are tried; what they show is the tokenizer's, not the head's."""
+
+_CHECKED_CHARS = 1024  # of a text, when the two ways are compared
+
 _RUNS = (
     r"\p{N}",
     r"\p{N}{1,3}",
@@ -103,6 +113,7 @@ class Seam:
         self._bare, self._encode, self.holds = bare, encode, parts_at_seams(content)
         self._heads: dict[str, dict[str, Ids]] = {}  # head -> first character of the text -> ids of the head
         self._starts: dict[tuple[int, ...], tuple[int, ...]] = {}  # these ids, each once: they are few
+        self._tried = 0  # heads before hostile texts
         self._words = _Words({})  # with the space before, but at a text's start
 
     def encode(self, head: str, texts: Sequence[str]) -> list[list[int]]:
@@ -110,9 +121,18 @@ class Seam:
         if not self.holds or not _ends_whole(head):
             return self._encode([head + text for text in texts])
         if head not in self._heads:
+            if len(texts) < _FEW_TEXTS and self._tried >= _TRIED_HEADS:
+                return self._encode([head + text for text in texts])
+            if len(self._heads) >= _MOST_HEADS or sum(map(len, self._heads.values())) > _MOST_FIRSTS:
+                self._forget()
             self._heads[head] = {}
-            self._check(head, _CANARIES.split("~"))
+            if self._tried < _TRIED_HEADS:
+                self._tried += 1
+                self._check(head, _CANARIES.split("~"))
         known, firsts = self._heads[head], [text[:1] for text in texts]
+        if len(known) > _MOST_FIRSTS:
+            self._forget()
+            known = self._heads[head] = {}
         new = dict(zip(reversed(firsts), reversed(texts), strict=True))  # the first text of each
         self._check(head, [text for first, text in new.items() if first not in known])
         if not self.holds:
@@ -123,13 +143,17 @@ class Seam:
         some, rest = iter(alone), iter(wholes)
         return [next(rest) if start is None else [*start, *next(some)] for start in starts]
 
+    def _forget(self) -> None:
+        self._heads.clear()
+        self._starts.clear()
+
     def _check(self, head: str, texts: Sequence[str]) -> None:
         """Take the head's ids before each text's first character from the whole, and compare the ways."""
         if not texts:
             return
         known = self._heads[head]
         known.update({text[:1]: None for text in texts if not _begins_whole(text)})
-        some = [text for text in texts if _begins_whole(text)]
+        some = [text[:_CHECKED_CHARS] for text in texts if _begins_whole(text)]
         wholes = self._encode([head + text for text in some])
         for text, whole, alone in zip(some, wholes, self._alone(some), strict=True):
             start = tuple(whole[: len(whole) - len(alone)])

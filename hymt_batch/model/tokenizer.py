@@ -17,13 +17,13 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from hymt_batch.errors import PreflightError, first_line
+from hymt_batch.errors import PreflightError, TextError, first_line
+from hymt_batch.model import piece
 from hymt_batch.model.seam import Seam
 from hymt_batch.model.template import try_out
 
 log = logging.getLogger(__name__)
 
-_SLICE_ROWS, _SLICE_CHARS = 4096, 250_000
 _MARKER = re.compile(r"<[|｜][^<>]{1,80}[|｜]>")
 _SENTINEL = "hymt sentinel 7f3a"
 _PROBE = "Translate the following segment into French, without additional explanation.\n\nIt is 3 o'clock, 你好."
@@ -43,17 +43,26 @@ class Tokenizer:
     seam: Seam | None = None  # between instructions and texts
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of each text alone, without framing; never a control id (check `leaks`)."""
-        return _encode(self.bare, texts)
+        """Token ids of each text alone, without framing; never a control id (check `leaks`).
+
+        Raises:
+            TextError: The tokenizer's library fails on one of them.
+        """
+        return piece.encode(self.bare, texts)
 
     def encode_behind(self, head: str, texts: Sequence[str]) -> list[list[int]]:
         """What `encode` gives for head + text, of each text, in less time."""
         if self.seam is None:
             return self.encode([head + text for text in texts])
-        return list(chain.from_iterable(self.seam.encode(head, some) for some in _slices(texts)))
+        return list(chain.from_iterable(self.seam.encode(head, some) for some in piece.slices(texts)))
 
     def count(self, text: str) -> int:
-        return len(self.bare.encode(text, add_special_tokens=False).ids)
+        """Tokens of a text alone."""
+        return piece.count(self.bare, text)
+
+    def starts(self, text: str) -> Iterator[list[int]]:
+        """Where the tokens of a text begin, in characters, some at a time."""
+        return piece.starts(self.bare, text)
 
     @property
     def last(self) -> tuple[str, int]:
@@ -68,33 +77,20 @@ class Tokenizer:
         """Text of each row of new tokens; control tokens are left out."""
         clean = self.control.isdisjoint
         plain = [row if clean(row) else [token for token in row if token not in self.control] for row in rows]
-        texts: list[str] = self.full.decode_batch(plain, skip_special_tokens=True)
+        try:
+            return self._text_of(plain)
+        except TextError:  # of one of them, which is left without a text
+            texts = []
+            for row in plain:
+                try:
+                    texts += self._text_of([row])
+                except TextError:
+                    texts.append("")
+            return texts
+
+    def _text_of(self, rows: Sequence[Sequence[int]]) -> list[str]:
+        texts: list[str] = piece.guarded(self.full.decode_batch, rows, skip_special_tokens=True)
         return texts
-
-
-def _encode(bare: Any, texts: Sequence[str]) -> list[list[int]]:
-    bodies: list[list[int]] = []
-    for some in _slices(texts):
-        # fast: the same ids, with offsets that are not filled in
-        bodies += [encoding.ids for encoding in bare.encode_batch_fast(some, add_special_tokens=False)]
-    return bodies
-
-
-def _slices(texts: Sequence[str]) -> Iterator[list[str]]:
-    """The texts, some at a time: an encoding holds offsets and masks too, some fifty times the size of its text.
-
-    Not too few: in a thread beside others, each slice waits for the interpreter.
-    """
-    some: list[str] = []
-    chars = 0
-    for text in texts:
-        some.append(text)
-        chars += len(text)
-        if chars >= _SLICE_CHARS or len(some) >= _SLICE_ROWS:
-            yield some
-            some, chars = [], 0
-    if some:
-        yield some
 
 
 def counter(folder: Path) -> Callable[[str], int]:
@@ -103,16 +99,12 @@ def counter(folder: Path) -> Callable[[str], int]:
     Raises:
         PreflightError: tokenizer.json cannot be used.
     """
-    from tokenizers import Tokenizer as Backend
-
     path = folder / "tokenizer.json"
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        unframed: dict[str, Any] = {"added_tokens": [], "post_processor": None, "truncation": None, "padding": None}
-        bare = Backend.from_str(json.dumps({**content, **unframed}))
+        bare = piece.bare(json.loads(path.read_text(encoding="utf-8")))
     except Exception as error:  # tokenizers raises bare Exceptions; the cause is the file
         raise PreflightError(f"{path} cannot be used ({error}). Download the model again.", id="B6") from error
-    return lambda text: len(bare.encode(text, add_special_tokens=False).ids)
+    return partial(piece.count, bare)
 
 
 def load(folder: Path, config: dict[str, Any], *, add_generation_prompt: bool) -> Tokenizer:
@@ -134,9 +126,7 @@ def load(folder: Path, config: dict[str, Any], *, add_generation_prompt: bool) -
     try:
         full = Backend.from_str(json.dumps({**content, "truncation": None, "padding": None}))
         full.encode_special_tokens = False
-        bare = Backend.from_str(
-            json.dumps({**content, "added_tokens": [], "post_processor": None, "truncation": None, "padding": None})
-        )
+        bare = piece.bare(content)
         prefix, suffix, rendered = _framing(folder, full, add_generation_prompt)
     except PreflightError:
         raise
@@ -166,7 +156,7 @@ def load(folder: Path, config: dict[str, Any], *, add_generation_prompt: bool) -
         control=frozenset(control | set(prefix) | set(suffix) | set(stop)),
         stop=stop,
         pad=int(pad) if pad is not None and pad >= 0 else stop[0],
-        seam=Seam(bare, partial(_encode, bare), content),
+        seam=Seam(bare, partial(piece.encode, bare), content),
     )
     ours = [*prefix, *tokenizer.encode([_PROBE])[0], *suffix]
     if ours != rendered:
@@ -246,7 +236,7 @@ def _framing(
 
     asked = {**checkpoint.special_tokens_map, "add_generation_prompt": add_generation_prompt}
     turns = [{**asked, "messages": [{"role": "user", "content": text}]} for text in (_SENTINEL, _PROBE)]
-    try_out(str(checkpoint.get_chat_template()), turns, str(folder))
+    try_out(str(checkpoint.get_chat_template()), turns, str(folder), folder / "tokenizer.json")
 
     def render(text: str) -> str:
         turn = [{"role": "user", "content": text}]

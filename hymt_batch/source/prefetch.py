@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import queue
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -13,14 +13,30 @@ POLL_S = 0.05
 JOIN_S = 5.0  # a thread that hangs in a read of a dead file system must not hold the exit: it is a daemon
 
 
-def prefetch(items: Iterable[T], depth: int) -> Iterator[T]:
+def prefetch(
+    items: Iterable[T],
+    depth: int,
+    check: Callable[[], None] = lambda: None,
+    rest: Callable[[], None] = lambda: None,
+) -> Iterator[T]:
     """Yield the same items, made up to `depth` ahead in a thread; 0 makes them here.
 
     An error of the items' own is raised where they are taken, after the items before it. Closing stops the thread
     after the item that it is making.
+
+    Args:
+        items: Made one by one.
+        depth: How many are made ahead.
+        check: Called every moment while an item is waited for; what it raises ends the waiting.
+        rest: Called where an item is made, once it is.
     """
     if depth < 1:
-        yield from items
+        try:
+            for item in items:
+                rest()
+                yield item
+        finally:
+            rest()
         return
     ready: queue.Queue[tuple[str, Any]] = queue.Queue(maxsize=depth)
     closed = threading.Event()
@@ -35,6 +51,7 @@ def prefetch(items: Iterable[T], depth: int) -> Iterator[T]:
         source = iter(items)
         try:
             for item in source:
+                rest()
                 put("item", item)
                 if closed.is_set():
                     break
@@ -42,6 +59,7 @@ def prefetch(items: Iterable[T], depth: int) -> Iterator[T]:
         except BaseException as error:  # carried to the other side, whatever it is
             put("error", error)
         finally:
+            rest()
             close = getattr(source, "close", None)
             if close is not None:
                 close()
@@ -50,10 +68,15 @@ def prefetch(items: Iterable[T], depth: int) -> Iterator[T]:
     thread.start()
     try:
         while True:
-            kind, value = ready.get()
+            try:
+                kind, value = ready.get(timeout=POLL_S)
+            except queue.Empty:
+                check()
+                continue
             if kind == "end":
                 return
             if kind == "error":
+                check()
                 raise value
             yield value
     finally:

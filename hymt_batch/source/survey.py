@@ -1,7 +1,8 @@
 """A look at a whole corpus for a plan: rows, characters, tokens, duplicates, a sample. Memory does not grow with it.
 
 Every row is read; tokens are counted exactly for the first rows and for every 64th after them, and the rest is reckoned
-from characters. Duplicates are counted as the job will find them: within a shard, where equal rows are decoded once.
+from characters. Duplicates are counted within a shard, as the job decodes equal rows once; a row that differs only in
+white space around it or in how its language is written may count as one more than the job will decode.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ import random
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
+from hymt_batch.blank import is_blank
+from hymt_batch.errors import TextError
 from hymt_batch.records import Document, Shard, Status
 
 STRIDE = 64
@@ -65,10 +68,10 @@ def survey(
             if text is None or document.status is not Status.OK:
                 found.refused_rows += 1
                 continue
-            if not text or text.isspace():
+            if is_blank(text):
                 found.blank_rows += 1
                 continue
-            key = (text, document.src_lang, document.tgt_lang)
+            key = (text.strip(), document.src_lang, document.tgt_lang)
             if key in seen:
                 found.duplicate_rows += 1
                 continue
@@ -80,7 +83,10 @@ def survey(
             elif num_sample and (place := rng.randrange(found.decoded_rows)) < num_sample:
                 found.sample[place] = document
             if count_tokens and (found.counted_rows < count_rows or found.decoded_rows % STRIDE == 0):
-                number = count_tokens(text)
+                try:
+                    number = count_tokens(text)
+                except TextError:  # the job will refuse the row
+                    continue
                 tokens, counted_characters = tokens + number, counted_characters + len(text)
                 if found.counted_rows % GROUP == 0:
                     ratios.append((0, 0))
@@ -97,8 +103,10 @@ def survey(
 
 def _error(groups: list[tuple[int, int]], unseen_share: float) -> float:
     """Standard error of a ratio of sums over groups, as a share of it."""
+    if len(groups) < 2:
+        return 1.0
     characters, tokens = (sum(column) for column in zip(*groups, strict=True))
-    if len(groups) < 2 or not tokens:
+    if not tokens:
         return 1.0
     ratio = tokens / characters
     spread = sum((number - ratio * size) ** 2 for size, number in groups) / (len(groups) - 1)

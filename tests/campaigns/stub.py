@@ -21,6 +21,9 @@ from jobs import translate
 PAUSE_S = float(os.environ.get("STUB_PAUSE_S", "0"))
 """Seconds a batch takes, so that a kill finds the job at work."""
 
+COUNT_S = float(os.environ.get("STUB_COUNT_S", "0"))
+"""Seconds the tokenizer takes to count a text, so that a row is long in preparation."""
+
 
 @dataclass(frozen=True)
 class Bytes:
@@ -36,6 +39,7 @@ class Bytes:
         return self.encode([head + text for text in texts])
 
     def count(self, text: str) -> int:
+        time.sleep(COUNT_S)
         return len(text.encode("utf-8"))
 
     def leaks(self, body: Sequence[int]) -> bool:
