@@ -138,7 +138,7 @@ def taken_over_s(folder: Path) -> float:
 
 
 FIELDS: list[dict[str, Any]] = [
-    {"pid": 0}, {"pid": -1}, {"pid": -os.getpid()}, {"pid": 2**80}, {"pid": 2**31}, {"pid": True}, {"pid": 1.0},
+    {"pid": 0}, {"pid": -1}, {"pid": -2}, {"pid": 2**80}, {"pid": 2**31}, {"pid": True}, {"pid": 1.0},
     {"pid": "1"}, {"pid": None}, {"epoch": -1}, {"epoch": 2**80}, {"beat": -1}, {"beat": 2**63}, {"slurm_restart": -1},
     {"host": "h\x1b[2J"}, {"host": "höst"}, {"host": "h" * 10_000}, {"owner": "\n"}, {"since": "x" * 10_000_000},
     {"started": "\u202e"}, {"boot": "\ud800"}, {"pids": ["x"]}, {"slurm_job": {}},
