@@ -243,7 +243,9 @@ def _row(
     flags, attempt = first.flags, first.attempt
     source_tokens, new_tokens = first.prompt.num_source_tokens, first.num_new_tokens
     for one in translations[1:]:
-        flags, attempt = flags + one.flags, max(attempt, one.attempt)
+        if not set(one.flags) <= set(flags):  # a row may have many segments: never longer than the flags there are
+            flags = tuple(dict.fromkeys(flags + one.flags))
+        attempt = max(attempt, one.attempt)
         source_tokens, new_tokens = source_tokens + one.prompt.num_source_tokens, new_tokens + one.num_new_tokens
     if flags:
         flags = tuple(dict.fromkeys(flags))

@@ -319,3 +319,21 @@ def test_prefetch_rests_after_every_item_and_at_its_end(depth: int) -> None:
 
     assert list(stream.prefetch(items(), depth, rest=lambda: told.append("rest"))) == [0, 1, 2]
     assert told == ["make", "rest"] * 3 + ["rest"]
+
+
+def test_prefetch_rests_while_the_end_waits_to_be_taken() -> None:
+    """A watch of the reader must not blame it for the time that the last items take elsewhere."""
+    busy = threading.Event()
+
+    def items() -> Iterator[int]:
+        for number in range(2):
+            busy.set()
+            yield number
+            busy.set()
+
+    ahead = stream.prefetch(items(), 1, rest=busy.clear)
+    assert next(ahead) == 0
+    time.sleep(0.3)  # the end, or the item before it, waits for room
+    assert not busy.is_set()
+    assert list(ahead) == [1]
+    assert not busy.is_set()

@@ -28,7 +28,7 @@ def prefetch(
         items: Made one by one.
         depth: How many are made ahead.
         check: Called every moment while an item is waited for; what it raises ends the waiting.
-        rest: Called where an item is made, once it is.
+        rest: Called where items are made, once one is, and at their end.
     """
     if depth < 1:
         try:
@@ -42,6 +42,7 @@ def prefetch(
     closed = threading.Event()
 
     def put(kind: str, value: Any) -> None:
+        rest()  # whoever takes it may take long
         while not closed.is_set():
             with contextlib.suppress(queue.Full):
                 ready.put((kind, value), timeout=POLL_S)
@@ -51,7 +52,6 @@ def prefetch(
         source = iter(items)
         try:
             for item in source:
-                rest()
                 put("item", item)
                 if closed.is_set():
                     break
@@ -59,7 +59,6 @@ def prefetch(
         except BaseException as error:  # carried to the other side, whatever it is
             put("error", error)
         finally:
-            rest()
             close = getattr(source, "close", None)
             if close is not None:
                 close()
