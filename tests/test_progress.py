@@ -128,3 +128,16 @@ def test_a_store_that_fails_as_the_log_is_opened_costs_the_log_alone(
     with Telling("off") as telling:
         telling.log_to(tmp_path / "logs")
     assert "no log is kept" in capsys.readouterr().err
+
+
+@pytest.mark.fault(80)
+@pytest.mark.parametrize("kind", ["link", "pipe"])
+def test_a_log_is_never_written_through_a_link_nor_into_a_pipe(tmp_path: Path, kind: str) -> None:
+    from hymt_batch.progress import _LogFile
+
+    path, victim = tmp_path / "x.log", tmp_path / "victim"
+    victim.write_text("precious")
+    path.symlink_to(victim) if kind == "link" else os.mkfifo(path)
+    with pytest.raises(OSError):
+        _LogFile(path, encoding="utf-8")
+    assert victim.read_text() == "precious"
