@@ -7,6 +7,7 @@ source.max_row_bytes is an error row as a whole (plan 1: its first line).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 from hymt_batch.errors import ConfigError
@@ -34,8 +35,10 @@ def rows(stream: ByteStream, config: SourceConfig, context: Context) -> Rows:
     codes = Codes(config)
     column = _column(fields, config.text_field)
     source, target = (None if name is None else _column(fields, name) for name in codes.fields)
+    looks = full or (quoted and context.plan > 1)
+    scan = partial(RecordScan, split.encode(), column, quoted) if looks else None
     while True:
-        raw, digest, cells, wrong, long = _record(stream, config, context, split, quoted, len(fields), column)
+        raw, digest, cells, wrong, long = _record(stream, config, context, split, quoted, len(fields), scan)
         if not raw and wrong is None:
             return
         document = None
@@ -134,7 +137,7 @@ def _record(
     split: str,
     quoted: bool,
     num_fields: int | None,
-    column: int = 0,
+    scan: Callable[[], RecordScan] | None = None,
 ) -> tuple[bytes, bytes, list[str], RowError | None, LongRow | None]:
     """Read one record.
 
@@ -144,8 +147,7 @@ def _record(
     """
     limit = config.max_row_bytes
     mark, start = split.encode(), stream.position
-    over_lines = quoted and context.plan > 1 and num_fields is not None
-    scan = partial(RecordScan, mark, column, quoted) if context.full or over_lines else None
+    over_lines = quoted and context.plan > 1 and scan is not None
     wrong: RowError | None
     raw, digest, long = read_line(stream, limit, context, scan)
     if long is not None:
@@ -160,7 +162,7 @@ def _record(
         if is_open:
             more, over = _continuation(stream, raw, limit, mark, context.plan)
             cells = None if more is None else _decode_cells(raw + more, split)
-            if over and scan is not None and over_lines:
+            if over and over_lines and scan is not None:
                 hashed = context.digest.copy()
                 hashed.update(raw)
                 long = LongRow(context.again, start, raw, scan(), hashed)
