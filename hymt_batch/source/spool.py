@@ -195,6 +195,8 @@ def _read(source: BinaryIO) -> bytes:
     except OSError as error:
         if may_pass(error):
             raise disk_failed("standard input", error) from error
+        if error.errno is None:
+            raise  # not the system's
         raise PreflightError(f"Standard input cannot be read: {error.strerror}. Pipe a file in.") from error
 
 
