@@ -300,3 +300,24 @@ def test_a_row_of_any_size_is_copied_in_bounded_memory(tmp_path: Path, kind: str
     assert peak < 8 << 20
     copies = 2 if kind == "txt" else 4  # the field, and the source in the translation's place
     assert copies * size < out.size < copies * size + 2000
+
+
+def test_an_earlier_version_cuts_a_record_over_the_limit_at_its_lines(tmp_path: Path) -> None:
+    (tmp_path / "in.csv").write_bytes(b'id,text\n1,"%s\nb"\n2,ok\n' % LONG.encode())
+    (found,) = stream.find(config := stream.SourceConfig(path=str(tmp_path / "in.csv"), max_row_bytes=LIMIT))
+    for plan, wanted in ((1, ["too_long", "bad_row", "ok"]), (2, ["too_long", "ok"])):
+        for full in (False, True):
+            rows = [d.status.value for d, _ in stream.documents(found, config, plan=plan, full=full)]
+            assert rows == wanted
+        shards = list(stream.shards([found], config, shard_rows=1, shard_bytes=9, done=lambda *_: None, plan=plan))
+        assert [len(shard.documents) for shard in shards] == [1] * len(wanted)  # type: ignore[union-attr]
+        assert shards[-1].end == (tmp_path / "in.csv").stat().st_size  # type: ignore[union-attr]
+
+
+def test_a_quote_over_the_limit_that_does_not_close_in_order_costs_one_row(tmp_path: Path) -> None:
+    for packing, pack in PACK.items():
+        name = f"in.csv{packing}"
+        (tmp_path / name).write_bytes(pack(b'id,text\n1,"%s\n2,a\n3,"b"\n' % LONG.encode()))
+        (found,) = stream.find(config := stream.SourceConfig(path=str(tmp_path / name), max_row_bytes=LIMIT))
+        rows = [(d.status.value, d.text) for d, _ in stream.documents(found, config)]
+        assert rows == [("too_long", None), ("ok", "a"), ("ok", "b")]

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from hymt_batch.errors import ConfigError
 from hymt_batch.records import Document
+from hymt_batch.scan import RecordScan
 from hymt_batch.source import record
 from hymt_batch.source.bytestream import ByteStream
 from hymt_batch.source.rows import Codes, Context, RowError, Rows, failed
@@ -26,8 +29,11 @@ def rows(stream: ByteStream, config: SourceConfig, context: Context) -> Rows:
     codes = Codes(config)
     column = _column(fields, config.text_field)
     source, target = (None if name is None else _column(fields, name) for name in codes.fields)
+    looks = full or ((quoted or config.escape) and context.plan > 1)
+    sign = (config.escape or "").encode()
+    scan = partial(RecordScan, split.encode(), column, quoted, sign) if looks else None
     while True:
-        raw, digest, cells, wrong, long = record.read(stream, config, context, split, quoted, len(fields), column)
+        raw, digest, cells, wrong, long = record.read(stream, config, context, split, quoted, len(fields), scan)
         if not raw and wrong is None:
             return
         document = None

@@ -192,8 +192,9 @@ class _Parser:
             raise RowError(not_utf8(error), Status.BAD_ENCODING) from None
         if too_deep(text):
             raise RowError(f"is no usable JSON: nested more than {MAX_DEPTH} deep. Mend or remove the row.")
-        self._doubled.clear()
-        self._constants.clear()
+        if self._doubled or self._constants:
+            self._doubled.clear()
+            self._constants.clear()
         try:
             values = self._values(text)
         except json.JSONDecodeError as error:

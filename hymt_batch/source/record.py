@@ -8,7 +8,7 @@ alone; without it, a record that needs it is an error row: see `escape`.
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Callable
 
 from hymt_batch.escape import CLOSED, FIX, QUOTED, UNQUOTED, Escapes, escapes, is_escaped
 from hymt_batch.records import Status, ending
@@ -26,7 +26,7 @@ def read(
     split: str,
     quoted: bool,
     num_fields: int | None,
-    column: int = 0,
+    scan: Callable[[], RecordScan] | None = None,
 ) -> tuple[bytes, bytes, list[str], RowError | None, LongRow | None]:
     """Read one record.
 
@@ -37,9 +37,7 @@ def read(
     limit = config.max_row_bytes
     mark, start = split.encode(), stream.position
     marks = escapes(split, quoted, config.escape)
-    over_lines = (quoted or marks is not None) and context.plan > 1 and num_fields is not None
-    sign = (config.escape or "").encode()
-    scan = partial(RecordScan, mark, column, quoted, sign) if context.full or over_lines else None
+    over_lines = (quoted or marks is not None) and context.plan > 1 and scan is not None
     wrong: RowError | None
     raw, digest, long = read_line(stream, limit, context, scan)
     if long is not None:
@@ -57,7 +55,7 @@ def read(
             lines: list[bytes] = []
             more, over = _continuation(stream, raw, limit, mark, lines, is_open, marks, context.plan)
             cells = None if more is None else _decode_cells(raw + more, split, marks)
-            if over and scan is not None and over_lines:
+            if over and over_lines and scan is not None:
                 hashed = context.digest.copy()
                 hashed.update(raw)
                 long = LongRow(context.again, start, raw, scan(), hashed)

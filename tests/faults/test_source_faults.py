@@ -9,9 +9,11 @@ import io
 import json
 import os
 import socket
+import subprocess
 import sys
 import tracemalloc
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -202,6 +204,14 @@ def test_a_standard_input_that_breaks_is_no_traceback(
 # names and folders
 
 
+@pytest.fixture
+def inside(tmp_path: Path) -> Iterator[Path]:
+    """A folder for more folders in each other than Python's own removal can take away."""
+    (tmp_path / "in").mkdir()
+    yield tmp_path / "in"
+    subprocess.run(["rm", "-rf", str(tmp_path / "in")], check=True)
+
+
 def deep(root: Path, name: str, depth: int) -> None:
     """Folders in each other, beyond what one path may name."""
     here = os.open(root, os.O_RDONLY)
@@ -216,20 +226,18 @@ def deep(root: Path, name: str, depth: int) -> None:
 
 @pytest.mark.parametrize(("name", "depth"), [("x" * 200, 30), ("y", 3000)])
 @pytest.mark.fault(80)
-def test_a_name_longer_than_the_system_takes_is_one_line(tmp_path: Path, name: str, depth: int) -> None:
-    (tmp_path / "in").mkdir()
-    deep(tmp_path / "in", name, depth)
+def test_a_name_longer_than_the_system_takes_is_one_line(inside: Path, name: str, depth: int) -> None:
+    deep(inside, name, depth)
     with pytest.raises(ConfigError, match=r"cannot be used: File name too long\. ") as caught:
-        stream.find(SourceConfig(path=str(tmp_path / "in")))
+        stream.find(SourceConfig(path=str(inside)))
     assert len(str(caught.value)) < 500 and "\n" not in str(caught.value)
 
 
-def test_folders_in_each_other_as_deep_as_one_path_names_are_read(tmp_path: Path) -> None:
-    (tmp_path / "in").mkdir()
-    depth = (4000 - len(str(tmp_path))) // 2
+def test_folders_in_each_other_as_deep_as_one_path_names_are_read(inside: Path) -> None:
+    depth = (4000 - len(str(inside))) // 2
     assert depth > sys.getrecursionlimit()
-    deep(tmp_path / "in", "y", depth)
-    (found,) = stream.find(SourceConfig(path=str(tmp_path / "in")))
+    deep(inside, "y", depth)
+    (found,) = stream.find(SourceConfig(path=str(inside)))
     assert found.rel.count("/") == depth
 
 
