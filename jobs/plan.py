@@ -204,6 +204,7 @@ def look(job: PlanJob, files: ModelFiles) -> tuple[Survey, list[Any]]:
     """Read the corpus once."""
     inputs = stream.limited(stream.find(job.source), job.source)
     stream.fields_conflict(inputs, job.source, ())
+    stream.escapes_conflict(inputs, job.source)
     count = tokenizing.counter(files.folder) if (files.folder / "tokenizer.json").is_file() else None
     shards = stream.shards(
         inputs,

@@ -77,7 +77,7 @@ def write(kind: str, folder: Path) -> Path:
     return path
 
 
-def read(path: Path, kind: str, *, escape: str | None = None) -> list[dict[str, Any]]:
+def read(path: Path, kind: str) -> list[dict[str, Any]]:
     """Rows of an output, by readers that are not ours."""
     if kind == "parquet":
         return list(parquet.read_table(path).to_pylist())
@@ -89,7 +89,7 @@ def read(path: Path, kind: str, *, escape: str | None = None) -> list[dict[str, 
     quoting: Any = csv.QUOTE_NONE if kind == "tsv" else csv.QUOTE_MINIMAL
     mark = "\t" if kind == "tsv" else ","
     file = io.StringIO(text, newline="")
-    found = list(csv.DictReader(file, delimiter=mark, quoting=quoting, strict=True, escapechar=escape))
+    found = list(csv.DictReader(file, delimiter=mark, quoting=quoting, strict=True))
     return [{**row, "hymt": json.loads(row["hymt"])} for row in found]
 
 

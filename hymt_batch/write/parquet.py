@@ -38,10 +38,7 @@ def check_schema(rel: str, schema: Any) -> None:
     import pyarrow.parquet as pq
 
     try:
-        # a row too: what cannot be written is not always told by the schema
-        nulls = [pa.nulls(1, field.type) for field in schema]
-        with pq.ParquetWriter(io.BytesIO(), pa.schema([field.with_nullable(True) for field in schema])) as writer:
-            writer.write_table(pa.Table.from_arrays(nulls, schema=writer.schema))
+        pq.ParquetWriter(io.BytesIO(), schema).close()
     except (pa.ArrowException, OSError) as error:
         raise ConfigError(
             f"{rel} has a column that parquet cannot store: {first_line(error)}. Set write.format=jsonl."
@@ -51,7 +48,7 @@ def check_schema(rel: str, schema: Any) -> None:
 def check_values(rel: str, documents: Documents) -> None:
     """Refuse values of a saved dataset that parquet cannot store, before anything is translated.
 
-    Arrow has seconds beyond the milliseconds that parquet stores, and dictionaries with nulls.
+    Arrow has seconds beyond the milliseconds that parquet stores, and dictionaries of everything, nulls too.
 
     Raises:
         ConfigError: pyarrow cannot write one of them.
