@@ -20,7 +20,7 @@ from typing import Any, get_type_hints
 from hymt_batch import agreement, name
 from hymt_batch.errors import ConfigError, PreflightError, UsageError
 from hymt_batch.override import Override, Reader, in_one_line, settings
-from hymt_batch.schema import JOBS, NOT_NEEDED, BenchJob, DoctorJob, PlanJob, StatusJob, TranslateJob
+from hymt_batch.schema import JOBS, NOT_NEEDED, BenchJob, DoctorJob, PlanJob, ReadJob, TranslateJob, VerifyJob
 from hymt_batch.sweep import combinations
 
 EXAMPLES = {"tgt_lang": "tgt_lang=fr", "source.path": "source.path=corpus.txt", "name": "name=demo"}
@@ -155,11 +155,13 @@ def _build(job: str, overrides: Sequence[Override]) -> Any:
 def _check_places(job: Any) -> None:
     """Refuse what is relative to a working directory that was removed."""
     places: list[tuple[str, str]] = []
-    if isinstance(job, TranslateJob | StatusJob) and job.name is not None:
+    if isinstance(job, TranslateJob | ReadJob) and job.name is not None:
         places.append(("output_dir", job.output_dir))
     if isinstance(job, TranslateJob | PlanJob | DoctorJob) and job.source.path is not None:
         paths = [job.source.path] if isinstance(job.source.path, str) else job.source.path
         places += [("source.path", path) for path in paths if path != "-" and not path.startswith("demo:")]
+    if isinstance(job, VerifyJob) and not isinstance(job.inputs, bool):
+        places += [("inputs", path) for path in ([job.inputs] if isinstance(job.inputs, str) else job.inputs)]
     for key, path in places:
         if not os.path.isabs(os.path.expanduser(path)):
             raise PreflightError(

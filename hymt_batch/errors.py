@@ -148,6 +148,7 @@ LASTING = (
     errno.ENOTSUP,
     errno.EOVERFLOW,
     errno.EROFS,
+    errno.ENOTEMPTY,
     errno.EEXIST,
     errno.EMFILE,
     errno.EBADF,

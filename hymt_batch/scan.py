@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterable
 
 MAX_STACK = 1 << 20  # containers in each other; deeper is taken for no JSON
+MAX_PLACES = 10_000  # fields of a row whose places are kept
 MAX_TOKEN = 1 << 16  # bytes of a number or of a name; longer is taken for no JSON, or for another name
 
 _SPACE = re.compile(rb"[ \t\r\n]*+")
@@ -39,6 +40,7 @@ class JsonScan:
         self.num_pairs = 0
         self.whole = False  # one object, and nothing but white space behind it
         self.names: set[str] = set()  # which of the names the object has
+        self.places: dict[str, tuple[int, int]] = {}  # name -> where its value stands, of the first MAX_PLACES
         self._text_field, self._wanted = text_field, frozenset((*names, text_field))
         self._texts: list[tuple[int, int]] = []  # places of the text's values; (0, 0) for one that is no string
         self._at, self._rest = 0, b""  # bytes that are done with, and the incomplete token behind them
@@ -47,6 +49,7 @@ class JsonScan:
         self._key, self._key_here = bytearray(), False
         self._name: str | None = None
         self._start = 0  # of the string that is being read
+        self._begin = 0  # of the value of the pair that is being read
 
     @property
     def text(self) -> tuple[int, int] | None:
@@ -112,6 +115,8 @@ class JsonScan:
         if len(self._stack) == 1:
             self.end = self._at + at
             self.num_pairs += 1
+            if self._name is not None and (len(self.places) < MAX_PLACES or self._name in self.places):
+                self.places[self._name] = (self._begin, self._at + at)
             if self._name == self._text_field:
                 self._texts.append(place)
         return at
@@ -121,6 +126,8 @@ class JsonScan:
         if at == len(data):
             return -at - 1
         byte, state = data[at : at + 1], self._state
+        if state == "value" and len(self._stack) == 1:
+            self._begin = self._at + at
         if state == "end":
             return self._fail(at)
         if state == "object" and byte != b"{":
@@ -195,6 +202,8 @@ class RecordScan:
         self._at, self._rest = 0, b""
         self._state = "start"
         self._cell = (0, -1)  # the wanted cell; its end is -1 while it is the last
+        self._places: list[tuple[int, int]] = []  # of the cells that ended, the first MAX_PLACES
+        self._first = 0  # where the last cell begins
         self._bare_return = self._dangling = self._goes_on = False
 
     @property
@@ -208,7 +217,13 @@ class RecordScan:
         return not (self.is_open or self._bare_return or self._dangling)
 
     def copy(self) -> RecordScan:
-        return copy.copy(self)
+        other = copy.copy(self)
+        other._places = [*self._places]
+        return other
+
+    def places(self, size: int) -> list[tuple[int, int]]:
+        """The places of the cells in a record of so many bytes."""
+        return [*self._places, (self._first, size)]
 
     def feed(self, piece: bytes, final: bool = False) -> None:
         """Take the next bytes: a line, or a piece of one."""
@@ -273,6 +288,9 @@ class RecordScan:
 
     def _ends(self, at: int) -> None:
         """A cell ends here, and another begins."""
+        if len(self._places) < MAX_PLACES:
+            self._places.append((self._first, at))
+            self._first = at + len(self._mark)
         if self._column == self.num_cells - 1:
             self._cell = (self._cell[0], at)
         self.num_cells += 1

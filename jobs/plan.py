@@ -202,9 +202,10 @@ def recommend(choices: Sequence[Choice], devices: Census) -> str:
 
 def look(job: PlanJob, files: ModelFiles) -> tuple[Survey, list[Any]]:
     """Read the corpus once."""
-    inputs = stream.limited(stream.find(job.source), job.source)
-    stream.fields_conflict(inputs, job.source, ())
-    stream.escapes_conflict(inputs, job.source)
+    heads = stream.Heads(job.source)
+    inputs = stream.limited(stream.find(job.source), job.source, heads)
+    stream.fields_conflict(inputs, job.source, (), heads)
+    stream.escapes_conflict(inputs, job.source, heads)
     count = tokenizing.counter(files.folder) if (files.folder / "tokenizer.json").is_file() else None
     shards = stream.shards(
         inputs,

@@ -131,13 +131,22 @@ def test_conversions_keep_the_columns(hymt: Command) -> None:
 
 
 def test_backslash_before_a_quote_is_a_bad_row_or_an_escape(hymt: Command) -> None:
-    (hymt.folder / "x.csv").write_text(f'id,text\n1,"Heavy rain \\"is expected\\" in Athens."\n2,{SUN}\n')
-    refused = hymt.translate("source.path=x.csv", "write=jsonl")
-    assert refused.returncode == 2
-    assert "source.escape" in refused.stderr
+    odd = '"Heavy rain \\"is expected\\" in Athens."'
+    (hymt.folder / "x.csv").write_text(f"id,text\n1,{odd}\n2,{SUN}\n")
+    told = hymt.translate("source.path=x.csv", "write=jsonl", "name=told")
+    assert told.returncode == 10
+    first, second = [json.loads(line) for line in hymt.output("told/translated/x.jsonl").splitlines()]
+    assert (first["id"], first["hymt"]["status"], first["translation"]) == ("1", "bad_row", "")
+    assert second["translation"]
+    assert "source.escape=backslash" in hymt.output("told/errors/x.csv.errors.jsonl").decode()
     assert hymt.translate("source.path=x.csv", "write=jsonl", "source.escape=backslash").returncode == 0
     rows = [json.loads(line) for line in hymt.output("x/translated/x.jsonl").splitlines()]
     assert [row["text"] for row in rows] == ['Heavy rain "is expected" in Athens.', SUN]
+    (hymt.folder / "full.csv").write_text("id,text\n" + f"1,{odd}\n" * 5)
+    refused = hymt.translate("source.path=full.csv")
+    assert refused.returncode == 2
+    assert "source.escape=backslash" in refused.stderr
+    assert not (hymt.folder / "outputs/full").exists()
 
 
 def test_far_dates_become_text(hymt: Command) -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from functools import partial
 
 from hymt_batch.errors import ConfigError
+from hymt_batch.escape import Escapes, escapes
 from hymt_batch.records import Document
 from hymt_batch.scan import RecordScan
 from hymt_batch.source import record
 from hymt_batch.source.bytestream import ByteStream
+from hymt_batch.source.longrow import Fields, LongRow
 from hymt_batch.source.rows import Codes, Context, RowError, Rows, failed
 from hymt_batch.source.settings import SourceConfig, SourceFormat
 
@@ -30,6 +32,7 @@ def rows(stream: ByteStream, config: SourceConfig, context: Context) -> Rows:
     column = _column(fields, config.text_field)
     source, target = (None if name is None else _column(fields, name) for name in codes.fields)
     looks = full or ((quoted or config.escape) and context.plan > 1)
+    marks = escapes(split, quoted, config.escape)
     sign = (config.escape or "").encode()
     scan = partial(RecordScan, split.encode(), column, quoted, sign) if looks else None
     while True:
@@ -51,7 +54,9 @@ def rows(stream: ByteStream, config: SourceConfig, context: Context) -> Rows:
             text, values = None, None
             if full and cells:
                 text = cells[column] if len(cells) == len(fields) else None
-                values = dict(zip(fields, _fitted(cells, len(fields), split), strict=True))
+                values = dict(zip(fields, fitted(cells, len(fields), split), strict=True))
+            if long is not None:
+                long.parse = partial(_fields, fields=fields, column=column, split=split, marks=marks, quoted=quoted)
             kept, long = (raw, long) if full else (b"", None)
             document = failed(input, row, digest, wrong, raw=kept, text=text, values=values, long=long)
         assert document is not None
@@ -125,8 +130,20 @@ def _cell(cells: list[str], column: int | None) -> str | None:
     return None if column is None else cells[column]
 
 
-def _fitted(cells: list[str], num: int, split: str) -> list[str]:
+def fitted(cells: list[str], num: int, split: str) -> list[str]:
     """As many cells as there are columns."""
     if len(cells) > num:
         return [*cells[: num - 1], split.join(cells[num - 1 :])]
     return cells + [""] * (num - len(cells))
+
+
+def _fields(
+    row: LongRow, fields: tuple[str, ...], column: int, split: str, marks: Escapes | None, quoted: bool
+) -> Fields:
+    """Fields of a record that is not held, but for those that are too long."""
+    assert isinstance(row.scan, RecordScan)
+    cells: list[str] = []
+    for raw in row.held(row.scan.places(row.size)):
+        cells.append("" if raw is None else record.cells_of(raw.decode("utf-8", "replace"), split, marks, quoted)[0])
+    text = cells[column] if len(cells) == len(fields) and not row.scan.is_open else None
+    return dict(zip(fields, fitted(cells, len(fields), split), strict=True)), text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterator
 from functools import partial
@@ -12,6 +13,7 @@ from hymt_batch.errors import ConfigError
 from hymt_batch.records import Document, Status
 from hymt_batch.scan import JsonScan
 from hymt_batch.source.bytestream import ByteStream
+from hymt_batch.source.longrow import Fields, LongRow
 from hymt_batch.source.rows import Codes, Context, RowError, Rows, failed, not_utf8, read_line, too_long
 from hymt_batch.source.salvage import MAX_DEPTH, LongInteger, integer, look_up, remains, too_deep
 from hymt_batch.source.settings import SourceConfig
@@ -48,6 +50,7 @@ def rows(stream: ByteStream, config: SourceConfig, context: Context) -> Rows:
         try:
             if long is not None:
                 error = RowError(too_long(limit), Status.TOO_LONG)
+                long.parse = partial(_fields, text_field=config.text_field)
                 document = failed(input, row, digest, error, raw=raw, long=long if full else None)
             elif raw.isspace():
                 document = Document(f"{prefix}{row + 1}", row, "", digest, raw if full else b"")
@@ -73,6 +76,20 @@ def rows(stream: ByteStream, config: SourceConfig, context: Context) -> Rows:
                 document = failed(input, row, digest, error)
         yield document, stream.position
         row += 1
+
+
+def _fields(row: LongRow, text_field: str) -> Fields:
+    """Fields of a row that is not held: each value that stands complete in it, but for those that are too long."""
+    assert isinstance(row.scan, JsonScan)
+    places = row.scan.places
+    values: dict[str, Any] = dict.fromkeys(places)
+    order = sorted(places, key=places.__getitem__)
+    for name, raw in zip(order, row.held(map(places.__getitem__, order)), strict=True):
+        if raw is not None:
+            with contextlib.suppress(ValueError):  # a number that is too long to read
+                values[name] = json.loads(raw.decode("utf-8", "replace"))
+    found = look_up(values, text_field, None)
+    return values, found if isinstance(found, str) else None
 
 
 def check_head(stream: ByteStream, config: SourceConfig, reserved: tuple[str, ...] = ()) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from hymt_batch.records import Input
@@ -12,6 +12,11 @@ from hymt_batch.source.bytestream import ByteStream
 
 HEAD_BYTES = 4096
 PIECE_BYTES = 1 << 16
+MAX_HELD = 16 << 20
+"""Most bytes that a conversion takes over from a row that is not held: fields in order, but for those beyond."""
+
+Fields = tuple[dict[str, Any], str | None]
+"""Fields of a row by name, and its text."""
 
 
 class Again:
@@ -51,15 +56,17 @@ class LongRow:
         head: Its first bytes, at most HEAD_BYTES.
         scan: What was found of its fields while it passed; None for text.
         digest: Running hash of its bytes.
+        parse: Makes its fields and its text, as `fields` gives them.
     """
 
-    __slots__ = ("_again", "_head", "_start", "digest", "scan", "size")
+    __slots__ = ("_again", "_head", "_start", "digest", "parse", "scan", "size")
 
     def __init__(
         self, again: Again | None, start: int, line: bytes, scan: JsonScan | RecordScan | None, digest: Any
     ) -> None:
         self._again, self._start, self.scan, self.digest = again, start, scan, digest
         self._head, self.size = line[:HEAD_BYTES], 0
+        self.parse: Callable[[LongRow], Fields] = lambda row: ({}, None)
         if scan is not None:
             scan.feed(line)
 
@@ -80,6 +87,20 @@ class LongRow:
         self.size = cursor - self._start
         if self.scan is not None:
             self.scan.finish()
+
+    def fields(self) -> Fields:
+        """Its fields for a writer of another format, within MAX_HELD, and its text, None where it is not known."""
+        return self.parse(self)
+
+    def held(self, places: Iterable[tuple[int, int]]) -> Iterator[bytes | None]:
+        """The bytes of each of some places, in ascending order; None for those that MAX_HELD has no room for."""
+        left = MAX_HELD
+        for first, end in places:
+            if end - first > left:
+                yield None
+                continue
+            left -= end - first
+            yield b"".join(self.pieces(first, end))
 
     def pieces(self, first: int = 0, end: int | None = None, purpose: str = "fields") -> Iterator[bytes]:
         """Its bytes from `first` to before `end`, read from the input. Calls of one purpose go forward only."""

@@ -71,7 +71,7 @@ def read(
                     problem = "ends with an escaped line break, and does not go on in order. Fix or remove the row."
                 if doubts and any(b'\\"' in line for line in (raw, *lines)):
                     problem = f"opens a quote that does not close in order, and has quotes behind backslashes. {FIX}"
-                return raw, digest, _cells(text, split, marks), wrong or RowError(problem), None
+                return raw, digest, cells_of(text, split, marks), wrong or RowError(problem), None
             if context.tally is not None:
                 context.tally.add(more)
             raw += more
@@ -82,9 +82,9 @@ def read(
         elif doubts and is_escaped(content, split):
             text, wrong = _decoded(content)
             escaped = RowError(f"has quotes behind backslashes inside of a quoted field. {FIX}")
-            return raw, digest, _cells(text, split, marks), wrong or escaped, None
+            return raw, digest, cells_of(text, split, marks), wrong or escaped, None
     text, wrong = _decoded(content)
-    cells = _cells(text, split, marks) if marks is not None or (quoted and '"' in text) else text.split(split)
+    cells = cells_of(text, split, marks, quoted and '"' in text)
     if wrong is None and num_fields is not None and len(cells) != num_fields:
         wrong = RowError(f"has {len(cells)} fields where the file has {num_fields} columns. Fix or remove the row.")
     return raw, digest, cells, wrong, None
@@ -101,7 +101,7 @@ def _decoded(content: bytes) -> tuple[str, RowError | None]:
 def _decode_cells(raw: bytes, split: str, marks: Escapes | None) -> list[str] | None:
     """Cells of a record for counting; None if it is no UTF-8, which is reported elsewhere."""
     try:
-        return _cells(raw[: len(raw) - len(ending(raw))].decode(), split, marks)
+        return cells_of(raw[: len(raw) - len(ending(raw))].decode(), split, marks)
     except UnicodeDecodeError:
         return None
 
@@ -175,14 +175,16 @@ def _scan(line: bytes, is_open: int, mark: bytes, marks: Escapes | None) -> tupl
         at += len(mark)
 
 
-def _cells(text: str, split: str, marks: Escapes | None) -> list[str]:
+def cells_of(text: str, split: str, marks: Escapes | None, quoted: bool = True) -> list[str]:
     """Cells of one record; a quote counts at the start of a cell only, as in the standard library's csv."""
     if marks is not None:
         return marks.cells(text)
+    if not quoted:
+        return text.split(split)
     cells: list[str] = []
     at = 0
     while True:
-        quoted = ""
+        inside = ""
         if text.startswith('"', at):
             close = at + 1
             while True:
@@ -191,10 +193,10 @@ def _cells(text: str, split: str, marks: Escapes | None) -> list[str]:
                     break
                 close += 2
             close = len(text) if close < 0 else close
-            quoted = text[at + 1 : close].replace('""', '"')
+            inside = text[at + 1 : close].replace('""', '"')
             at = min(close + 1, len(text))
         stop = text.find(split, at)
-        cells.append(quoted + (text[at:] if stop < 0 else text[at:stop]))
+        cells.append(inside + (text[at:] if stop < 0 else text[at:stop]))
         if stop < 0:
             return cells
         at = stop + len(split)

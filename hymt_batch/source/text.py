@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from hymt_batch.records import Document, Status
 from hymt_batch.source.bytestream import ByteStream
+from hymt_batch.source.longrow import Fields, LongRow
 from hymt_batch.source.rows import Context, RowError, Rows, failed, not_utf8, read_line, too_long
 from hymt_batch.source.settings import SourceConfig
 
@@ -21,6 +22,7 @@ def rows(stream: ByteStream, config: SourceConfig, context: Context) -> Rows:
             return
         if long is not None:
             error = RowError(too_long(limit), Status.TOO_LONG)
+            long.parse = _fields
             document = failed(input, row, digest, error, raw=raw, long=long if full else None)
         else:
             content = raw[:-2] if raw.endswith(b"\r\n") else raw[:-1] if raw.endswith(b"\n") else raw
@@ -34,3 +36,10 @@ def rows(stream: ByteStream, config: SourceConfig, context: Context) -> Rows:
                 document = Document(f"{prefix}{row + 1}", row, text, digest, raw if full else b"")
         yield document, stream.position
         row += 1
+
+
+def _fields(row: LongRow) -> Fields:
+    """The one field of a row that is not held."""
+    (raw,) = row.held([(0, row.size)])
+    text = None if raw is None else raw.decode("utf-8", "replace")
+    return {"text": text}, text

@@ -58,6 +58,8 @@ def source(document: Document) -> str:
     """The text of a row; where it is not known, the row as it came."""
     if document.text is not None:
         return document.text
+    if document.long is not None:
+        return document.long.fields()[1] or ""
     return document.raw[: len(document.raw) - len(ending(document.raw))].decode("utf-8", "replace")
 
 
@@ -80,7 +82,7 @@ def meta(document: Document, row: Row) -> dict[str, Any]:
 
 
 def plain(value: Any) -> Any:
-    """A value of a jsonl row as any JSON reader takes it: NaN and infinity, which Python reads, become text."""
+    """A value of a jsonl row as any JSON reader takes it: NaN, infinity and integers of any length become text."""
     match value:
         case float():
             return arrow.number(value)
@@ -88,7 +90,9 @@ def plain(value: Any) -> Any:
             return {key: plain(item) for key, item in value.items()}
         case list():
             return [plain(item) for item in value]
-    return value
+        case None | bool() | int() | str():
+            return value
+    return str(value)  # an integer of more digits than Python converts
 
 
 def cell(value: Any) -> str | None:
@@ -122,6 +126,9 @@ class Fields:
     def of(self, document: Document) -> dict[str, Any] | None:
         """Field -> value as JSON knows it; None for rows that have none: blank ones and such as could not be split."""
         values: dict[str, Any] | tuple[Any, int] | None = document.values
+        if values is None and document.long is not None:
+            found: dict[str, Any] = document.long.fields()[0]
+            return found
         if self._is_text:
             return {"text": document.text}
         if values is None or isinstance(values, dict):

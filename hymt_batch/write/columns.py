@@ -72,9 +72,10 @@ def _union(input: Input, documents: Iterable[Document], added: tuple[str, ...]) 
     """Every field of the rows, in the order in which they appear, with the narrowest type that holds its values."""
     kinds: dict[str, set[str]] = {}
     for document in documents:
-        if not isinstance(document.values, dict):
+        values = document.long.fields()[0] if document.long is not None else document.values
+        if not isinstance(values, dict):
             continue
-        for name, value in document.values.items():
+        for name, value in values.items():
             found = kinds.get(name)
             if found is None:
                 if name in added:

@@ -19,7 +19,7 @@ def count_rows(path: Path, kind: str, delimiter: str = "", escape: str = "") -> 
 
         with pq.ParquetFile(path) as file:
             return {int(file.metadata.num_rows)}
-    marks = escapes(delimiter or DELIMITER.get(kind, ""), kind == "csv", escape)
+    marks = escapes(delimiter or DELIMITER[kind], kind == "csv", escape) if kind in DELIMITER else None
     with _opened(path) as stream:
         if marks is not None:
             rows, is_open = 0, 0

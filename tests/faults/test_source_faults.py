@@ -23,7 +23,7 @@ from campaigns import stub
 from pyarrow import parquet
 
 from hymt_batch import config as settings
-from hymt_batch.errors import ConfigError, HymtError, PreflightError, StoppedError
+from hymt_batch.errors import ConfigError, HymtError, StoppedError
 from hymt_batch.progress import Telling
 from hymt_batch.source import bytestream, find, stream
 from hymt_batch.source.spool import Spool
@@ -192,7 +192,7 @@ class Broken(io.RawIOBase):
         return b"a\n"
 
 
-@pytest.mark.parametrize(("error", "wanted"), [(errno.EIO, StoppedError), (errno.EISDIR, PreflightError)])
+@pytest.mark.parametrize(("error", "wanted"), [(errno.EIO, StoppedError), (errno.EISDIR, ConfigError)])
 def test_a_standard_input_that_breaks_is_no_traceback(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: int, wanted: type[HymtError]
 ) -> None:
