@@ -1,4 +1,4 @@
-"""Rows that cannot be used, in outputs of another format: they keep the fields that can be split, their id and place."""
+"""Rows that cannot be used, in outputs of another format: they keep their fields, their id and their place."""
 
 from __future__ import annotations
 

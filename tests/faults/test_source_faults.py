@@ -23,7 +23,7 @@ from campaigns import stub
 from pyarrow import parquet
 
 from hymt_batch import config as settings
-from hymt_batch.errors import ConfigError, HymtError, StoppedError
+from hymt_batch.errors import ConfigError, HymtError, PreflightError, StoppedError
 from hymt_batch.progress import Telling
 from hymt_batch.source import bytestream, find, stream
 from hymt_batch.source.spool import Spool
