@@ -11,7 +11,7 @@ import os
 import stat
 from pathlib import Path
 
-from hymt_batch.errors import HymtError, PreflightError, StoppedError
+from hymt_batch.errors import HymtError, PreflightError, StoppedError, may_pass
 
 CAUSES = {
     errno.ENOSPC: "the store is full (bytes or inodes); free some",
@@ -112,7 +112,18 @@ def cause(folder: Path, error: OSError) -> tuple[str, str]:
     return ways.get(error.errno or 0, (error.strerror or str(error), "Set output_dir= to another store"))
 
 
-def refused(folder: Path, error: OSError) -> PreflightError:
-    """The error of a folder that cannot be written to, with the way out."""
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""Errors of a store without room: before a job works they are its preflight's, which says what it needs."""
+
+
+def refused(folder: Path, error: OSError) -> HymtError:
+    """The error of a folder that cannot be opened or written to, with the way out.
+
+    Returns:
+        StoppedError for a store that fails and may work again, PreflightError for what stays.
+    """
+    if may_pass(error) and error.errno not in FULL:
+        why = CAUSES.get(error.errno or 0) or f"{error.strerror or error}; check the store"
+        return StoppedError(f"{folder} cannot be opened now: {why}. Run the same command again to continue.")
     why, fix = cause(folder, error)
     return PreflightError(f"{folder} cannot hold the output: {why}. {fix}.")

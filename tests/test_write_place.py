@@ -238,6 +238,29 @@ def test_what_may_pass_is_75_and_what_never_does_is_6(
     assert not list((tmp_path / "job" / "translated").iterdir())
 
 
+@pytest.mark.parametrize(
+    ("number", "wanted"),
+    [
+        *((number, StoppedError) for number in (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENODEV)),
+        *((number, PreflightError) for number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)),
+    ],
+)
+@pytest.mark.parametrize("method", ["open_exclusive", "mkdir", "rename", "fsync_dir"])
+@pytest.mark.fault(16, 30)
+def test_a_store_that_fails_while_a_job_is_opened_is_75_if_it_may_pass(
+    tmp_path: Path, inputs: list[Input], method: str, number: int, wanted: type[HymtError]
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    store = Fast()
+    setattr(store, method, refuse)
+    with pytest.raises(HymtError) as told:
+        open_output(tmp_path / "job", inputs, fs=store)
+    assert type(told.value) is wanted
+    assert str(tmp_path / "job") in str(told.value)
+
+
 # names and permissions
 
 
@@ -308,5 +331,5 @@ def test_an_error_about_an_open_folder_names_its_path(tmp_path: Path, monkeypatc
         OS.within(tmp_path / "job").listdir(tmp_path / "job" / "sub")
     assert told.value.filename == str(tmp_path / "job" / "sub")
     for error in (told.value, OSError(errno.EACCES, "denied", 5)):
-        assert isinstance(store_error.refused(tmp_path, error), PreflightError)
+        assert isinstance(store_error.refused(tmp_path, error), HymtError)
         assert str(store_error.stopped("what", error))

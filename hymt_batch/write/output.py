@@ -176,7 +176,7 @@ class Output:
                 located.note(fs, place, inputs)
             return output
         except BaseException as error:
-            told = refused(place, error) if isinstance(error, OSError) else error
+            told: BaseException = refused(place, error) if isinstance(error, OSError) else error
             try:
                 if held and isinstance(error, (OSError, PreflightError)):
                     held.check()  # whoever took over swept away what we were trying out: that is the cause

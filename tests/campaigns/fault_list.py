@@ -93,7 +93,10 @@ FAULTS: dict[int, tuple[str, str]] = {
         "no result can be slipped in unseen by accident; links are not followed",
     ),
     82: ("secrets in settings or environment", "in no file, log or title"),
-    83: ("texts in logs", "rows are named, not shown; no terminal escapes"),
+    83: (
+        "texts in logs and in errors/",
+        "logs name rows and show none; errors/ has them as they came, escaped (write.raw_errors); no terminal escapes",
+    ),
     84: ("inputs that ask for too much", "every size has a bound"),
 }
 
