@@ -194,6 +194,20 @@ def test_part_sizes_that_auto_chose_are_those_of_the_folder(folders: Folders, mo
     assert folders.decoded == DECODED["done-text"] - DECODED["half-text"]
 
 
+@pytest.mark.parametrize("lost", [False, True])
+def test_a_folder_that_was_begun_with_the_generation_prompt_keeps_it(folders: Folders, lost: bool) -> None:
+    card = "model.add_generation_prompt=false"  # what the card of another model says
+    if lost:
+        (folders.here / "half-text/.hymt/job.json").unlink()
+    folders.run("half-text", card)
+    assert folders.decoded == DECODED["done-text"] - DECODED["half-text"]
+    assert manifest.read_job(OS, folders.here / "half-text").identity["prompt"]["add_generation_prompt"] is True
+    folders.run("new-text", card)
+    assert manifest.read_job(OS, folders.here / "new-text").identity["prompt"]["add_generation_prompt"] is False
+    with pytest.raises(IdentityError, match=r"prompt\.add_generation_prompt: true -> false"):
+        folders.run("done-text", "prompt.add_generation_prompt=false")
+
+
 def test_keys_that_came_left_or_were_renamed_are_understood() -> None:
     changes = Changes(
         added={"a.new": (2, "as before"), "a.unknown": (2, FROM_COMMAND)},
