@@ -151,6 +151,7 @@ LASTING = (
     errno.ENOTEMPTY,
     errno.EEXIST,
     errno.EMFILE,
+    errno.EFBIG,
     errno.EBADF,
     errno.ENOSYS,
     errno.EXDEV,

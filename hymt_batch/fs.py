@@ -128,6 +128,10 @@ class Os:
         with opened_folder(path, self._above) as fd:
             return sorted(os.listdir(fd))
 
+    def writable(self, path: Path) -> bool:
+        with opened_folder(path, self._above) as fd:
+            return os.access(".", os.W_OK | os.X_OK, dir_fd=fd, effective_ids=os.access in os.supports_effective_ids)
+
     def statvfs(self, path: Path) -> tuple[int, int | None]:
         s = os.statvfs(path)
         return s.f_bavail * s.f_frsize, s.f_favail if s.f_files else None

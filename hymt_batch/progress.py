@@ -29,6 +29,7 @@ from tqdm import tqdm
 from hymt_batch import streams
 from hymt_batch.errors import HymtError, PreflightError, first_line
 from hymt_batch.records import Row, Status
+from hymt_batch.store_error import kind
 
 log = logging.getLogger(__name__)
 
@@ -112,7 +113,9 @@ class Telling:
             folder.mkdir(parents=True, exist_ok=True)
             self._file = _LogFile(folder / name, encoding="utf-8")
         except OSError as error:
-            log.warning("no log is kept in %s: %s", folder, error.strerror)
+            found = kind(folder)
+            why = f"it is {found}; move it away" if found not in ("", "a folder") else error.strerror
+            log.warning("no log is kept in %s: %s", folder, why)
             return
         self._file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
         for logger in (self._root, logging.getLogger("py.warnings")):

@@ -16,7 +16,6 @@ from hymt_batch.errors import HymtError, PreflightError, StoppedError, may_pass
 CAUSES = {
     errno.ENOSPC: "the store is full (bytes or inodes); free some",
     errno.EDQUOT: "the disk quota is used up; free some of it",
-    errno.EFBIG: "a file grew beyond the limit for files; raise `ulimit -f`",
     errno.EIO: "the store reports an input/output error; check it",
     errno.EROFS: "the store became read-only; check it",
     errno.ESTALE: "the network file system lost the folder; mount it again",
@@ -25,7 +24,14 @@ CAUSES = {
 WRONG_KIND = (errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EEXIST, errno.EINVAL, errno.ENOTEMPTY)
 """Errors that something of another kind gives, where a file or a folder should be."""
 
-NEVER = frozenset({*WRONG_KIND, errno.ENAMETOOLONG, errno.EACCES, errno.EPERM, errno.EXDEV}) - {errno.EEXIST}
+LIMITS = {
+    errno.EFBIG: ("a file grew beyond the limit for files", "Raise the limit (ulimit -f)"),
+    errno.EMFILE: ("this process may open too few files at once", "Raise the limit (ulimit -n 1024)"),
+}
+"""Limits of this process."""
+
+DENIED = {errno.EACCES, errno.EPERM}
+NEVER = frozenset({*WRONG_KIND, *LIMITS, *DENIED, errno.ENAMETOOLONG, errno.EXDEV}) - {errno.EEXIST}
 """Errors that do not pass by running again."""
 
 KINDS = (
@@ -79,8 +85,11 @@ def stopped(what: str, error: OSError) -> HymtError:
         errno.EACCES: (f"this user may not read or write {at}", "Give this user the right to (chmod, chown)"),
         errno.EPERM: (f"this user may not read or write {at}", "Give this user the right to (chmod, chown, chattr)"),
         errno.ENAMETOOLONG: (f"the name {at} is too long for the store", "Set output_dir= to a shorter path"),
+        **LIMITS,
     }
     why, fix = ways.get(error.errno or 0, (error.strerror or str(error), f"Move {at} away"))
+    if error.errno in LIMITS:
+        why = f"{why} ({at})"
     if found := obstacle(error):
         why, fix = found, "Move it away or remove it"
     return PreflightError(
@@ -90,9 +99,10 @@ def stopped(what: str, error: OSError) -> HymtError:
 
 def cause(folder: Path, error: OSError) -> tuple[str, str]:
     """Why an output folder cannot be written to, and the way out; both without a full stop."""
-    elsewhere, yours = "set output_dir= to another store", "Set output_dir= to a folder of yours"
+    elsewhere = "set output_dir= to another store"
+    yours = "Give this user the right to (chmod, chown), or set output_dir= to a folder of yours"
     at = Path(_path(error) or folder)
-    denied = "this user may not write there" + (f" ({at})" if folder in at.parents else "")
+    denied = "this user may not " + (f"read or write {at}" if folder in at.parents else "write there")
     ways = {
         errno.ENOSPC: ("the store has no space or inodes left", f"Free some, or {elsewhere}"),
         errno.EDQUOT: ("the disk quota is used up", f"Free some of it, or {elsewhere}"),
@@ -101,6 +111,7 @@ def cause(folder: Path, error: OSError) -> tuple[str, str]:
         errno.EPERM: (denied, yours),
         errno.ENOTDIR: ("a file stands where a folder should be", "Remove it, or set name= to another name"),
         errno.ENAMETOOLONG: ("a name is too long for the store", "Set name= to a shorter one"),
+        **LIMITS,
     }
     if error.errno in (errno.ENOTDIR, errno.EEXIST):
         blocking = next((p for p in (*reversed(folder.parents), folder) if os.path.lexists(p) and not p.is_dir()), None)
@@ -112,7 +123,7 @@ def cause(folder: Path, error: OSError) -> tuple[str, str]:
     return ways.get(error.errno or 0, (error.strerror or str(error), "Set output_dir= to another store"))
 
 
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+FULL = (errno.ENOSPC, errno.EDQUOT)
 """Errors of a store without room: before a job works they are its preflight's, which says what it needs."""
 
 

@@ -42,7 +42,7 @@ def test_a_long_object_keeps_its_fields(tmp_path: Path, target: str, on_error: s
     assert [row["text"] for row in found] == ["short", LONG, "short too", LONG]
     assert [row["last"] or "" for row in found] == ["a", "b", "c", ""]
     assert [row["hymt"]["status"] for row in found] == ["ok", "too_long", "too_long", "too_long"]
-    sources = ["", LONG, "short too", LONG] if on_error == "source" else [""] * 4
+    sources = ["", LONG, "short too", rows[3]] if on_error == "source" else [""] * 4
     assert [row["translation"] for row in found][1:] == sources[1:]
 
 
@@ -135,3 +135,88 @@ def test_broken_rows_keep_their_id(tmp_path: Path, name: str, data: bytes, statu
     found = convert(tmp_path, name, data, target)
     assert [str(row["id"]) for row in found] == ["1", "2", "3"]
     assert [row["hymt"]["status"] for row in found] == status
+
+
+DEEP = "[" * 600 + "]" * 600
+
+
+@pytest.mark.parametrize("on_error", ["empty", "source"])
+@pytest.mark.parametrize("filler", [0, LIMIT * 4])
+@pytest.mark.parametrize("target", EXTENSION)
+def test_a_deeply_nested_field_costs_no_other_field_and_no_job(
+    tmp_path: Path, target: str, filler: int, on_error: str
+) -> None:
+    """Rows within the byte limit and over it."""
+    rows = [
+        '{"id": 1, "text": "one"}',
+        f'{{"id": 2, "text": "two", "d": {DEEP}, "last": "{"k" * filler}"}}',
+        '{"id": 3, "text": "three"}',
+    ]
+    (tmp_path / "x.jsonl").write_text("\n".join(rows) + "\n")
+    words = [f"source.path={tmp_path / 'x.jsonl'}", f"write={target}", f"source.max_row_bytes={2000}"]
+    done = run(tmp_path / "out", *words, "check.max_error_rate=1", f"write.on_error={on_error}")
+    assert done.counts["ok"] == 2
+    (path,) = (tmp_path / "out/n/translated").iterdir()
+    if target == "jsonl":
+        assert path.read_text().split("\n")[1].startswith(rows[1][:-1])
+        return
+    found = read(path, target)
+    assert found[1]["translation"] == ("two" if on_error == "source" else "")
+    if target != "text":
+        assert [str(row["id"]) for row in found] == ["1", "2", "3"]
+        assert (found[1]["text"], found[1]["d"]) == ("two", DEEP)
+
+
+@pytest.mark.parametrize("target", [kind for kind in TARGETS if kind != "jsonl"])
+def test_the_text_of_a_long_row_that_is_not_known_is_the_row_as_it_came(tmp_path: Path, target: str) -> None:
+    cut_off = f'{{"id": 2, "text": "{LONG}'
+    doubled = f'{{"id": 3, "text": "{LONG}", "text": "other"}}'
+    number = f'{{"id": 4, "n": {"9" * 5000}, "text": "four"}}'
+    data = "\n".join(['{"id": 1, "text": "one"}', cut_off, doubled, number]).encode()
+    found = convert(tmp_path, "x.jsonl", data, target, "write.on_error=source")
+    assert [row["translation"] for row in found] == ["ONE", cut_off, doubled, "four"]
+    assert found[3]["n"] == "9" * 5000
+
+
+@pytest.mark.parametrize("target", [kind for kind in TARGETS if kind != "jsonl"])
+def test_a_late_field_named_like_an_added_column_stands_beside_it(tmp_path: Path, target: str) -> None:
+    rows = [json.dumps({"id": number, "text": ""}) for number in range(100)]
+    rows.append(json.dumps({"id": 100, "hymt": {"mine": 1}, "translation": "mine", "text": "x"}))
+    found = convert(tmp_path, "x.jsonl", "\n".join(rows).encode(), target)
+    assert found[100]["hymt"]["status"] == "bad_row"
+    assert found[100]["translation"] == ""
+    assert json.loads(found[100]["source.hymt"]) == {"mine": 1}
+    assert found[100]["source.translation"] == "mine"
+    assert not found[0]["source.hymt"]
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_byte_order_mark_in_the_midst_costs_no_field(tmp_path: Path, target: str) -> None:
+    data = b'{"id": 1, "text": "one"}\n\xef\xbb\xbf{"id": 2, "text": "two"}\n'
+    found = convert(tmp_path, "x.jsonl", data, target, "write.on_error=source")
+    assert [str(row["id"]) for row in found] == ["1", "2"]
+    assert [row["hymt"]["status"] for row in found] == ["ok", "bad_row"]
+    assert found[1]["translation"] == "two"
+    line = (tmp_path / "out/n/errors/x.jsonl.errors.jsonl").read_text()
+    assert "byte order mark" in line
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.csv", "a.tsv"])
+def test_a_file_of_a_byte_order_mark_alone_has_no_rows(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"\xef\xbb\xbf")
+    done = run(tmp_path / "out", f"source.path={tmp_path / name}")  # verify holds
+    assert done.rows == 0
+
+
+@pytest.mark.parametrize("kind", ["csv", "tsv"])
+@pytest.mark.parametrize("first", ["blank", "long", "cut"])
+def test_without_a_header_the_first_record_that_has_cells_counts_the_columns(
+    tmp_path: Path, kind: str, first: str
+) -> None:
+    mark = "," if kind == "csv" else "\t"
+    start = {"blank": "", "long": f"{'k' * LIMIT * 2}{mark}zero", "cut": "\n\n"}[first]
+    data = f"{start}\n1{mark}one\n2{mark}two\n".encode()
+    more = ("source.header=false", "source.text_field=2")
+    found = convert(tmp_path, f"x.{kind}", data, "jsonl", *more)
+    assert [row["translation"] for row in found][-2:] == ["ONE", "TWO"]
+    assert {row["hymt"]["status"] for row in found[-2:]} == {"ok"}

@@ -294,8 +294,9 @@ def test_a_user_without_an_entry_and_without_a_home(finished: Path, tmp_path: Pa
 @pytest.mark.parametrize(
     ("number", "code"),
     [
-        *((n, 75) for n in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ESTALE, errno.ENFILE)),
+        *((n, 75) for n in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.ENFILE)),
         *((n, 75) for n in (errno.ENOMEM, errno.EAGAIN, errno.EPIPE, errno.ETIMEDOUT)),
+        (errno.EFBIG, 6),
         *((n, 6) for n in (errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM)),
         *((n, 6) for n in (errno.ENOENT, errno.EEXIST, errno.EROFS, errno.EMFILE, errno.EINVAL, errno.ENOTEMPTY)),
     ],

@@ -222,7 +222,7 @@ def test_a_stopped_job_blames_no_part(tmp_path: Path) -> None:
 
 def test_a_worker_that_never_becomes_ready_stops_the_job(tmp_path: Path) -> None:
     corpus(tmp_path)
-    with pytest.raises(StoppedError, match=r"worker 0 died 5 times .* before it had loaded the model .*exit code 3"):
+    with pytest.raises(StoppedError, match=r"worker [01] died 5 times .* before it had loaded the model .*exit code 3"):
         run(tmp_path, "launch.workers=2", command=(sys.executable, "-c", "raise SystemExit(3)"))
     assert not list((tmp_path / "job" / ".hymt").glob("attempts/*"))
 

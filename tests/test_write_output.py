@@ -404,7 +404,9 @@ def test_a_folder_that_may_not_be_written_is_a_preflight_error(tmp_path: Path, s
         def mkdir(self, path: Path, mode: int) -> None:  # type: ignore[override]
             raise OSError(errno.EACCES, "denied")
 
-    with pytest.raises(PreflightError, match=r"may not write there. Set output_dir="):
+    with pytest.raises(
+        PreflightError, match=r"may not write there\. Give this user the right to .* or set output_dir="
+    ):
         run(tmp_path / "job", [an_input(source)], fs=Denied())
 
 

@@ -200,8 +200,9 @@ def test_a_file_in_place_of_a_folder_is_named_with_the_way_out(tmp_path: Path, i
 
 # the translator of errors
 
-PASSES = [errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.EROFS, errno.EFBIG, errno.ETIMEDOUT, errno.EMFILE]
-NEVER = [errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EXDEV]
+PASSES = [errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.EROFS, errno.ETIMEDOUT, errno.ENFILE]
+NEVER = [errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EXDEV,
+         errno.EFBIG, errno.EMFILE]  # fmt: skip
 
 
 @pytest.mark.parametrize("number", PASSES + NEVER)
@@ -259,6 +260,28 @@ def test_a_store_that_fails_while_a_job_is_opened_is_75_if_it_may_pass(
         open_output(tmp_path / "job", inputs, fs=store)
     assert type(told.value) is wanted
     assert str(tmp_path / "job") in str(told.value)
+
+
+@pytest.mark.parametrize("name", ["", "translated", "errors", home("sub/b.txt"), f"{home('sub/b.txt')}/s0000000"])
+@pytest.mark.fault(30)
+def test_a_folder_that_this_user_may_not_write_in_is_told_before_anything_is_decoded(
+    tmp_path: Path, inputs: list[Input], name: str
+) -> None:
+    folder = tmp_path / "job"
+    begin(folder, inputs)
+    (folder / "errors").mkdir(exist_ok=True)
+
+    class Guarded(Fast):
+        def writable(self, path: Path) -> bool:
+            return path != folder / name and super().writable(path)
+
+    decoded: list[str] = []
+    with pytest.raises(PreflightError, match="this user may not write in") as told:
+        run(folder, inputs, fs=Guarded(), decoded=decoded.append)
+    assert str(folder / name) in str(told.value)
+    assert not decoded
+    run(folder, inputs)
+    run(folder, inputs, fs=Guarded())  # a finished job needs to write nothing
 
 
 # names and permissions

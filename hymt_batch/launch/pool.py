@@ -43,6 +43,9 @@ MAX_KILLED = 20
 DEAF = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP)
 """Signals that a worker ignores: the parent was told too, and lets the running part finish."""
 
+LOAD_S = 600.0
+"""Seconds that a worker may at least take until it has loaded its model, however short launch.hang_s is."""
+
 POLL_S = 0.5
 END_S = 1.0
 """Seconds that a worker may take to end by itself."""
@@ -168,8 +171,9 @@ class Pool:
             if task is not None:
                 yield task
         for worker in list(self._workers.values()):
-            if worker.ready and worker.piece and time.monotonic() - worker.heard > self._hang_s:
-                task = self._died(worker, f"it gave no sign of life for {self._hang_s:g} s (launch.hang_s)")
+            limit = self._hang_s if worker.ready else max(self._hang_s, LOAD_S)
+            if (worker.piece or not worker.ready) and time.monotonic() - worker.heard > limit:
+                task = self._died(worker, f"it gave no sign of life for {limit:g} s (launch.hang_s)")
                 if task is not None:
                     yield task
 

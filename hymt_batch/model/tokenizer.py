@@ -17,7 +17,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from hymt_batch.errors import PreflightError, TextError, first_line
+from hymt_batch.errors import PreflightError, TextError, first_line, of_the_machine
 from hymt_batch.model import piece
 from hymt_batch.model.seam import Seam
 from hymt_batch.model.template import try_out
@@ -93,6 +93,13 @@ class Tokenizer:
         return texts
 
 
+def _of_the_machine(error: Exception) -> None:
+    """Raise what is no fault of the folder's: too few open files, no memory, a disk that fails."""
+    ours = isinstance(error, OSError | MemoryError) and not isinstance(error, FileNotFoundError)
+    if ours and (told := of_the_machine(error)) is not None:
+        raise told from error
+
+
 def counter(folder: Path) -> Callable[[str], int]:
     """Counts the tokens of a text, with the model's own tokenizer and no other library; for plans.
 
@@ -103,6 +110,7 @@ def counter(folder: Path) -> Callable[[str], int]:
     try:
         bare = piece.bare(json.loads(path.read_text(encoding="utf-8")))
     except Exception as error:  # tokenizers raises bare Exceptions; the cause is the file
+        _of_the_machine(error)
         raise PreflightError(f"{path} cannot be used ({error}). Download the model again.", id="B6") from error
     return partial(piece.count, bare)
 
@@ -131,6 +139,7 @@ def load(folder: Path, config: dict[str, Any], *, add_generation_prompt: bool) -
     except PreflightError:
         raise
     except Exception as error:  # tokenizers raises bare Exceptions, jinja2 its own; the cause is the folder
+        _of_the_machine(error)
         raise PreflightError(
             f"{folder}: its tokenizer cannot be used ({type(error).__name__}: {first_line(error)}). Download the model "
             "again.",

@@ -14,6 +14,9 @@ from hymt_batch.source.longrow import Fields, LongRow
 from hymt_batch.source.rows import Codes, Context, RowError, Rows, failed
 from hymt_batch.source.settings import SourceConfig, SourceFormat
 
+HEAD_ROWS = 100
+"""Records in which the number of columns is looked for, where there is no header."""
+
 
 def delimiter(config: SourceConfig, format: str) -> str:
     return config.delimiter or ("\t" if format == SourceFormat.tsv.value else ",")
@@ -76,23 +79,40 @@ def read_header(stream: ByteStream, config: SourceConfig) -> tuple[bytes, tuple[
     input = stream.input
     split = delimiter(config, input.format)
     quoted = input.format == SourceFormat.csv.value
+    if not config.header:
+        num_fields = _count_columns(stream, config, split, quoted)
+        if num_fields is None:
+            return b"", ()
+        fields = tuple(str(number + 1) for number in range(num_fields))
+        for key, name in _used(config):
+            if name not in fields:
+                raise ConfigError(
+                    f"{key}={name} is no column number of {input.path}: without a header its {len(fields)} columns are"
+                    f" 1 to {len(fields)}. Set {key}=1, or source.header=true."
+                )
+        return b"", fields
     raw, _, cells, wrong, _ = record.read(stream, config, Context(), split, quoted, None)
-    if wrong is not None and config.header:
+    if wrong is not None:
         raise ConfigError(f"The header of {input.path} cannot be read: it {wrong}")
-    if not raw and wrong is None:
+    if not raw:
         return b"", ()
-    if config.header:
-        fields = tuple(cells or [""])
-        check_columns(input.path, fields, config, _hint(fields, split))
-        return raw, fields
-    fields = tuple(str(number + 1) for number in range(len(cells or [""])))
-    for key, name in _used(config):
-        if name not in fields:
-            raise ConfigError(
-                f"{key}={name} is no column number of {input.path}: without a header its {len(fields)} columns are"
-                f" 1 to {len(fields)}. Set {key}=1, or source.header=true."
-            )
-    return b"", fields
+    fields = tuple(cells or [""])
+    check_columns(input.path, fields, config, _hint(fields, split))
+    return raw, fields
+
+
+def _count_columns(stream: ByteStream, config: SourceConfig, split: str, quoted: bool) -> int | None:
+    """Columns of the first record that has any, blank lines before it aside; None where the file is empty."""
+    scan = partial(RecordScan, split.encode(), 0, quoted, (config.escape or "").encode())
+    for number in range(HEAD_ROWS):
+        raw, _, cells, wrong, long = record.read(stream, config, Context(), split, quoted, None, scan)
+        if not raw and wrong is None:
+            return 1 if number else None
+        if long is not None and isinstance(long.scan, RecordScan):
+            return long.scan.num_cells
+        if cells:
+            return len(cells)
+    return 1
 
 
 def check_columns(path: str, fields: tuple[str, ...], config: SourceConfig, hint: str = "") -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 from collections.abc import Iterator
 from functools import partial
@@ -15,7 +14,7 @@ from hymt_batch.scan import JsonScan
 from hymt_batch.source.bytestream import ByteStream
 from hymt_batch.source.longrow import Fields, LongRow
 from hymt_batch.source.rows import Codes, Context, RowError, Rows, failed, not_utf8, read_line, too_long
-from hymt_batch.source.salvage import MAX_DEPTH, LongInteger, integer, look_up, remains, too_deep
+from hymt_batch.source.salvage import MAX_DEPTH, LongInteger, integer, look_up, remains, too_deep, value
 from hymt_batch.source.settings import SourceConfig
 
 HEAD_ROWS = 100
@@ -26,7 +25,7 @@ class _Doubled(RowError):
     """A field that is used stands twice in a row; `in_doubt` where it is the text."""
 
     def __init__(self, name: str, in_doubt: bool) -> None:
-        super().__init__(f"has the field {name!r} twice, so that its text is in doubt. Remove one of them.")
+        super().__init__(f"has the field {name!r} twice, so that its value is in doubt. Remove one of them.")
         self.in_doubt = in_doubt
 
 
@@ -85,11 +84,10 @@ def _fields(row: LongRow, text_field: str) -> Fields:
     values: dict[str, Any] = dict.fromkeys(places)
     order = sorted(places, key=places.__getitem__)
     for name, raw in zip(order, row.held(map(places.__getitem__, order)), strict=True):
-        if raw is not None:
-            with contextlib.suppress(ValueError):  # a number that is too long to read
-                values[name] = json.loads(raw.decode("utf-8", "replace"))
+        values[name] = None if raw is None else value(raw)
     found = look_up(values, text_field, None)
-    return values, found if isinstance(found, str) else None
+    known = isinstance(found, str) and row.scan.whole and (text_field not in places or row.scan.text is not None)
+    return values, found if known else None
 
 
 def check_head(stream: ByteStream, config: SourceConfig, reserved: tuple[str, ...] = ()) -> None:
@@ -175,9 +173,9 @@ def _taken(name: str) -> str:
 
 def _paths(values: dict[str, Any], above: str = "") -> Iterator[str]:
     """Fields of a row; those within an object as source.text_field would name them."""
-    for name, value in values.items():
-        if isinstance(value, dict) and value:
-            yield from _paths(value, f"{above}{name}.")
+    for name, inner in values.items():
+        if isinstance(inner, dict) and inner:
+            yield from _paths(inner, f"{above}{name}.")
         else:
             yield above + name
 
@@ -207,6 +205,8 @@ class _Parser:
             text = raw.decode()
         except UnicodeDecodeError as error:
             raise RowError(not_utf8(error), Status.BAD_ENCODING) from None
+        if text.startswith("\ufeff"):
+            raise RowError("begins with a byte order mark, as where files were put together. Remove the mark.")
         if too_deep(text):
             raise RowError(f"is no usable JSON: nested more than {MAX_DEPTH} deep. Mend or remove the row.")
         if self._doubled or self._constants:

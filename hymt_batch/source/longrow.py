@@ -102,6 +102,11 @@ class LongRow:
             left -= end - first
             yield b"".join(self.pieces(first, end))
 
+    def whole(self) -> str:
+        """The row as it came, without its line ending; "" where it is longer than MAX_HELD."""
+        (raw,) = self.held([(0, self.size)])
+        return "" if raw is None else raw.decode("utf-8", "replace")
+
     def pieces(self, first: int = 0, end: int | None = None, purpose: str = "fields") -> Iterator[bytes]:
         """Its bytes from `first` to before `end`, read from the input. Calls of one purpose go forward only."""
         assert self._again is not None, "rows of the first pass are not read again"

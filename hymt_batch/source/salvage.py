@@ -11,6 +11,7 @@ from hymt_batch.scan import json_object
 MAX_DEPTH = 256
 """Deepest nesting of a row. Python's own bound depends on the caller's stack: a row at it would be read in one pass
 and refused in the next."""
+BOM = b"\xef\xbb\xbf"
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _BRACKETS = re.compile(r'"(?:[^"\\]++|\\.?)*+"?|[\[{\]}]', re.DOTALL)
 
@@ -50,11 +51,34 @@ _LENIENT = json.JSONDecoder(parse_int=integer).decode
 
 
 def too_deep(text: str) -> bool:
-    return text.count("[") + text.count("{") > MAX_DEPTH and _depth(text) > MAX_DEPTH
+    """Whether a JSON text, valid or not, is nested deeper than MAX_DEPTH."""
+    if text.count("[") + text.count("{") <= MAX_DEPTH:
+        return False
+    depth = 0
+    for found in _BRACKETS.finditer(text):
+        if found[0] in ("[", "{"):
+            depth += 1
+            if depth > MAX_DEPTH:
+                return True
+        elif found[0] in ("]", "}"):
+            depth -= 1
+    return False
+
+
+def value(raw: bytes) -> Any:
+    """A JSON value from its bytes; what Python cannot hold, such as one nested too deep, as its JSON text."""
+    text = raw.decode("utf-8", "replace")
+    if too_deep(text):
+        return text
+    try:
+        return _LENIENT(text)
+    except ValueError:
+        return text
 
 
 def remains(raw: bytes, field: str) -> tuple[str | None, dict[str, Any] | None]:
     """The text of a refused row, where it is known, and the fields that can be split; both without odd characters."""
+    raw = raw.removeprefix(BOM)
     data = raw.decode("utf-8", "replace")
     if not too_deep(data):
         try:
@@ -69,21 +93,9 @@ def remains(raw: bytes, field: str) -> tuple[str | None, dict[str, Any] | None]:
     if scan.whole and scan.text:
         first, end = scan.text
         text = _sound(json.loads(raw[first:end].decode("utf-8", "replace")))
-    leading = raw[: scan.end].decode("utf-8", "replace") + "}"
-    return text, _LENIENT(leading) if scan.num_pairs and not too_deep(leading) else None
+    fields = {name: value(raw[first:end]) for name, (first, end) in scan.places.items()}
+    return text, fields if scan.num_pairs else None
 
 
 def _sound(text: str) -> str:
     return _SURROGATE.sub("\ufffd", text)
-
-
-def _depth(text: str) -> int:
-    """Deepest nesting of a JSON text, whether or not it is valid."""
-    depth = deepest = 0
-    for found in _BRACKETS.finditer(text):
-        if found[0] in ("[", "{"):
-            depth += 1
-            deepest = max(deepest, depth)
-        elif found[0] in ("]", "}"):
-            depth -= 1
-    return deepest

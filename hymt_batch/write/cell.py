@@ -59,7 +59,8 @@ def source(document: Document) -> str:
     if document.text is not None:
         return document.text
     if document.long is not None:
-        return document.long.fields()[1] or ""
+        text: str = document.long.fields()[1] or document.long.whole()
+        return text
     return document.raw[: len(document.raw) - len(ending(document.raw))].decode("utf-8", "replace")
 
 

@@ -15,6 +15,7 @@ from hymt_batch.records import Document, Input, Preamble
 from hymt_batch.write.cell import cell, encodable
 
 MAX_COLUMNS = 1000  # of jsonl rows; more are data in the place of names
+TAKEN = "source."
 _EXACT = 1 << 53  # integers up to here are doubles too
 _INT64 = 1 << 63
 
@@ -28,10 +29,11 @@ class Column:
 
     field: str
     type: str = "string"  # string, bool, int64 or double; of parquet, the others are text
+    prefix: str = ""  # TAKEN, where the output adds a column of the field's own name
 
     @property
     def name(self) -> str:
-        return encodable(self.field)
+        return self.prefix + encodable(self.field)
 
     def value(self, value: Any) -> Any:
         """The value as the type holds it; None too for what cannot be there: the input changes while it is read."""
@@ -54,7 +56,8 @@ def columns(
 
     Args:
         documents: Read for the fields of jsonl rows alone.
-        added: Names of the added columns; a row of jsonl that has one of them is `bad_row` when it is written.
+        added: Names of the added columns; a row of jsonl that has one of them is `bad_row` when it is written, and its
+            own value stands in a column of the name behind TAKEN.
 
     Raises:
         ConfigError: The rows have more than MAX_COLUMNS different fields.
@@ -78,8 +81,6 @@ def _union(input: Input, documents: Iterable[Document], added: tuple[str, ...]) 
         for name, value in values.items():
             found = kinds.get(name)
             if found is None:
-                if name in added:
-                    continue
                 found = kinds[name] = set()
                 if len(kinds) > MAX_COLUMNS:
                     raise ConfigError(
@@ -88,7 +89,7 @@ def _union(input: Input, documents: Iterable[Document], added: tuple[str, ...]) 
                     )
             if value is not None:
                 found.add(_kind(value))
-    return [Column(name, _type(found)) for name, found in kinds.items()]
+    return [Column(name, _type(found), TAKEN if name in added else "") for name, found in kinds.items()]
 
 
 def _kind(value: Any) -> str:

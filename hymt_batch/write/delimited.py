@@ -69,7 +69,7 @@ class DelimitedWriter:
         self._escape = preamble.escape if self._keeps else ""
         self._special = re.compile(f'["\r\n{re.escape(self._delimiter + self._escape)}]')
         self._sound = _sound(self._delimiter, self._escape)
-        self._rel, self._added = input.rel, (translation_field, meta_field)
+        self._rel = input.rel
         self._fields, self._columns = Fields(input.format), columns
         self._num_values = len({column.field for column in columns})  # two columns of one name are one value
         self._num_flattened = 0  # fields that lost a tab or a line break
@@ -123,15 +123,15 @@ class DelimitedWriter:
         return self._encode([cell(value) or "" for value in values.values()] if len(values) == width else [""] * width)
 
     def _converted(self, document: Document, row: Row) -> Iterator[bytes]:
-        """All columns, each with the row's own value where it has one; a jsonl row may have one for the added too."""
+        """All columns, each with the row's own value where it has one."""
         values = self._fields.of(document) or {}
         texts = [cell(values.get(column.field)) or "" for column in self._columns]
         if not self._quotes:
             self._num_flattened += sum(self._flat(text) != text for text in texts)
         if texts:
             yield self._encode(texts)
-        for name, added in zip(self._added, (self._text, self._meta), strict=True):
-            yield self._encode([cell(values[name]) or ""]) if name in values else added(document, row)
+        yield self._text(document, row)
+        yield self._meta(document, row)
 
     def _text(self, document: Document, row: Row) -> bytes:
         return self._encode([translation(document, row, self._on_error)])

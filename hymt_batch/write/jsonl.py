@@ -70,6 +70,7 @@ class JsonlWriter:
             body = inside.rstrip(_WHITE)
             comma = b"" if body.lstrip(_WHITE) == b"{" else b", "
             return body + comma + self._added(document, row) + raw[len(body) :]
+        raw = raw.removeprefix(b"\xef\xbb\xbf")  # in the midst of a file, where files were put together
         scan = json_object(raw, names=self._names)
         body, tail = raw[: scan.end], raw[scan.end :] if scan.whole else b"}" + ending(raw)
         if not scan.names.isdisjoint(self._names):

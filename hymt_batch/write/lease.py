@@ -220,11 +220,22 @@ def acquire(
         if living is False or clock() - since >= ttl_s:
             successor = replace(me, epoch=found.epoch + 1 if found else 1)
             if _take_over(fs, folder, raw, successor):
-                log.warning("lease taken_over_from_pid=%s host=%s", found and found.pid, found and found.host)
+                if found:
+                    log.warning("lease taken_over_from_pid=%d host=%s", found.pid, found.host)
+                else:
+                    log.warning("lease taken over: it could not be read, and nobody renewed it")
                 return Lease(fs, folder, successor, ttl_s, beat_s)
             if clock() - since >= 2 * ttl_s:  # a racer was killed with its claim on the lease
                 _drop_claims(fs, folder)
-        if found and not waiting:
-            log.warning("lease held_by_pid=%d host=%s watching_for_s=%.0f", found.pid, found.host, ttl_s)
+        if not waiting:
+            if found:
+                log.warning("lease held_by_pid=%d host=%s watching_for_s=%.0f", found.pid, found.host, ttl_s)
+            else:
+                log.warning(
+                    "%s cannot be read, so that nothing tells whether its holder lives: watching it for %.0f s. If no "
+                    "other run works here, stop this one, remove the file and run again",
+                    lease_path(folder),
+                    ttl_s,
+                )
             waiting = True
         sleep(min(max(beat_s / 2, 0.05), ttl_s))

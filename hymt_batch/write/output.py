@@ -172,6 +172,7 @@ class Output:
             open_inputs = [i for i in inputs if i.file_id not in output._published]
             if open_inputs:
                 check_space(fs, place, open_inputs, config.min_free)
+                places.check_writable(fs, place, open_inputs)
             if not output.finished:
                 located.note(fs, place, inputs)
             return output

@@ -16,7 +16,7 @@ from typing import Any
 
 from hymt_batch.errors import ConfigError, first_line
 from hymt_batch.records import Document, Input, Preamble, Row
-from hymt_batch.write.cell import Fields, cell, meta, translation
+from hymt_batch.write.cell import Fields, meta, translation
 from hymt_batch.write.columns import Column, Documents
 from hymt_batch.write.sink import Port
 
@@ -148,8 +148,6 @@ class ParquetWriter:
                 value = column.value(values.get(column.field))
                 cells.append(value)
                 self._chars += len(value) + _CELL_CHARS if isinstance(value, str) else _CELL_CHARS
-            if self._names[0] in values:  # its own, which nothing replaces: the row is bad_row
-                text = cell(values[self._names[0]]) or ""
         self._texts.append(text)
         self._metas.append(meta(document, row))
         self._chars += len(text)

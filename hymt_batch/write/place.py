@@ -11,7 +11,7 @@ from pathlib import Path
 
 from hymt_batch import manifest
 from hymt_batch.errors import ConfigError, PreflightError
-from hymt_batch.fs import Fs, exists
+from hymt_batch.fs import Fs, exists, names
 from hymt_batch.records import Input
 from hymt_batch.store_error import kind
 from hymt_batch.write.final import record_path
@@ -73,6 +73,28 @@ def check_state(fs: Fs, folder: Path) -> None:
 def check_inputs(fs: Fs, folder: Path, inputs: Iterable[Input]) -> None:
     """`check_state` for the files of the inputs."""
     _refuse(in_inputs(fs, folder, inputs))
+
+
+def check_writable(fs: Fs, folder: Path, inputs: Iterable[Input]) -> None:
+    """Refuse a folder in which the files of these inputs could not be made, before anything is decoded.
+
+    Raises:
+        PreflightError: This user may not write in one of its folders.
+    """
+    above = {folder}
+    for input in inputs:
+        state = manifest.file_state(folder, input.file_id)
+        translated, errors = manifest.translated(folder, input.out_rel), manifest.errors_file(folder, input.rel)
+        above.update((translated.parent, errors.parent, state, *(state / shard for shard in names(fs, state))))
+    there: dict[Path, bool] = {folder: True}  # whether it is a folder by now
+    for path in sorted(above):
+        while not there.setdefault(path, (found := exists(fs, path)) is not None and found.kind == "dir"):
+            path = path.parent  # in which it will be made
+        if not fs.writable(path):
+            raise PreflightError(
+                f"this user may not write in {path}. Give this user the right to (chmod, chown), or set output_dir= to "
+                "a folder of yours."
+            )
 
 
 def _refuse(found: Iterator[tuple[Path, str]]) -> None:

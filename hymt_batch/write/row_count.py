@@ -11,6 +11,8 @@ from hymt_batch.escape import escapes
 from hymt_batch.write.delimited import DELIMITER
 from hymt_batch.write.sink import compression_of
 
+BOM = b"\xef\xbb\xbf"
+
 
 def count_rows(path: Path, kind: str, delimiter: str = "", escape: str = "") -> set[int]:
     """Rows of a file as its format counts them: one number, or for csv and tsv with and without a header."""
@@ -36,7 +38,7 @@ def count_rows(path: Path, kind: str, delimiter: str = "", escape: str = "") -> 
         lines, last = 0, b"\n"
         while piece := stream.read(1 << 20):
             lines += piece.count(b"\n")
-            last = piece
+            last = b"\n" if piece == BOM and not lines and last == b"\n" else piece  # a mark alone is no row
         rows = lines + (not last.endswith(b"\n"))
         return {rows, max(0, rows - 1)} if kind == "tsv" else {rows}
 

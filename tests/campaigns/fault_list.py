@@ -22,7 +22,7 @@ FAULTS: dict[int, tuple[str, str]] = {
     15: ("an error in the progress display", "never reaches the job"),
     16: ("the store is full", "nothing half-made, exit 75, goes on when there is room"),
     17: ("the store says only at close that it is full", "not acknowledged"),
-    18: ("quota used up; file size limit", "as 16"),
+    18: ("quota used up; file size limit", "as 16; the limit is the process's own: exit 6"),
     19: ("no inodes left", "as 16; the message says inodes"),
     20: ("input/output error on write", "made again in a new file, at most three times"),
     21: ("input/output error on fsync", "never synced again on the same file"),

@@ -13,6 +13,7 @@ from typing import Any
 import pyarrow as pa
 from pyarrow import parquet
 
+from hymt_batch.blank import is_blank
 from hymt_batch.records import Status
 from tests.campaigns import hostile
 from tests.campaigns.hostile import BOM, OK, Case
@@ -85,7 +86,7 @@ def _text(data: bytes, one: Case, known: dict[str, str], name: str) -> str:
         return f"{len(lines)} lines for {len(one.rows)} rows"
     for number, (line, (status, text)) in enumerate(zip(lines, one.rows, strict=True)):
         body = hostile.content(line)
-        blank = status == OK and (not text or text.isspace())
+        blank = status == OK and is_blank(text or "")
         if blank and body != (text or "").encode():
             return f"blank row {number + 1} is not copied: {body!r:.100}"
         if not blank and _BREAK.search(body.decode()):

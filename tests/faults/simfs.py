@@ -178,6 +178,9 @@ class SimFS:
         shown = {name for name in sorted(node.names) if self.stale.random() < 0.5}
         return sorted(shown | {name for name in sorted(node.removed) if self.stale.random() < 0.5})
 
+    def writable(self, path: Path) -> bool:
+        return True
+
     def statvfs(self, path: Path) -> tuple[int, int | None]:
         self._call()
         return 1 << 40, None

@@ -205,8 +205,9 @@ def limited(kind: int, value: int) -> Callable[[], None]:
 @pytest.mark.fault(18)
 def test_a_limit_on_the_size_of_files_stops_the_job_with_its_cause(source: Path) -> None:
     code, told = run(source, preexec_fn=limited(resource.RLIMIT_FSIZE, 600))
-    assert code in (6, 75), told
-    assert_one_line(told, "EFBIG, a file grew beyond the limit for files; raise `ulimit -f`")
+    assert code == 6, told
+    assert_one_line(told, "a file grew beyond the limit for files")
+    assert "ulimit -f" in told
     assert run(source)[0] == 0
     assert_complete(source)
 
@@ -389,7 +390,8 @@ def test_a_slow_disk_makes_a_job_slow_and_nothing_else() -> None:
 @pytest.mark.fault(9, 42, 43, 45, 46)
 def test_four_runners_without_a_lease_and_a_zombie_with_one_make_one_right_output() -> None:
     figures = campaign("races", "--size", "10", "--seed", "3")
-    assert figures["zombies_stopped"] == 1
+    # on a loaded machine it may wake so late that it finds the job done
+    assert figures["zombies_stopped"] + figures["zombies_done"] == 1
     assert figures["append_wrong_rounds"] >= 7  # the baseline: the rounds are hard enough
 
 
