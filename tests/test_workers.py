@@ -220,6 +220,14 @@ def test_a_stopped_job_blames_no_part(tmp_path: Path) -> None:
     assert texts(tmp_path) == expected(tmp_path / "in.txt")
 
 
+def test_a_worker_that_hangs_while_it_loads_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    corpus(tmp_path)
+    monkeypatch.setattr(pool, "LOAD_S", 0.3)
+    sleeping = (sys.executable, "-S", "-c", "import time; time.sleep(60)")
+    with pytest.raises(StoppedError, match=r"no sign of life for 0\.3 s \(launch\.hang_s\)"):
+        run(tmp_path, "launch.workers=2", "launch.hang_s=0.2", command=sleeping)
+
+
 def test_a_worker_that_never_becomes_ready_stops_the_job(tmp_path: Path) -> None:
     corpus(tmp_path)
     with pytest.raises(StoppedError, match=r"worker [01] died 5 times .* before it had loaded the model .*exit code 3"):

@@ -223,3 +223,17 @@ def test_beats_are_written_and_leave_nothing_beside_the_lease(folder: Path) -> N
     assert found.beat > 1
     held.release()
     assert not list((folder / ".hymt" / "lease").iterdir())
+
+
+@pytest.mark.parametrize("data", [b"", b"garbage", b'{"pid": 0}'])
+@pytest.mark.fault(44)
+def test_a_lease_that_cannot_be_read_is_told_at_once(
+    folder: Path, caplog: pytest.LogCaptureFixture, data: bytes
+) -> None:
+    lease.lease_path(folder).write_bytes(data)
+    clock, told = Clock(), []
+    clock.on_sleep = lambda: told.append(caplog.text)
+    held = take(folder, clock)
+    held.release()
+    assert "cannot be read" in told[0] and "watching it for 180 s" in told[0]
+    assert "None" not in caplog.text

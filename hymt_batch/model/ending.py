@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from hymt_batch.errors import first_line
-from hymt_batch.model.template import try_out
+from hymt_batch.model.template import environment, try_out
 
 log = logging.getLogger(__name__)
 
@@ -79,16 +79,4 @@ def _template(folder: Path, settings: dict[str, Any]) -> str:
 
 
 def _render(template: str, values: dict[str, Any]) -> str:
-    import jinja2
-    import jinja2.ext
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-    def raise_exception(message: str) -> None:
-        raise jinja2.TemplateError(message)
-
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[jinja2.ext.loopcontrols]
-    )
-    environment.filters["tojson"] = lambda value, **options: json.dumps(value, ensure_ascii=False)
-    environment.globals["raise_exception"] = raise_exception
-    return str(environment.from_string(template).render(**values))
+    return str(environment().from_string(template).render(**values))

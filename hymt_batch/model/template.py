@@ -149,7 +149,8 @@ def main() -> int:
         return _TOO_LARGE
 
 
-def _render(template: str, some: Sequence[dict[str, Any]]) -> None:
+def environment() -> Any:
+    """What renders a chat template, with all that transformers gives to one, as far as it may be called."""
     import jinja2
     import jinja2.ext
     from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -157,15 +158,16 @@ def _render(template: str, some: Sequence[dict[str, Any]]) -> None:
     def raise_exception(message: str) -> None:
         raise jinja2.TemplateError(message)
 
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[jinja2.ext.loopcontrols]
-    )
-    # what transformers gives to a template, as far as it may be called
-    environment.filters["tojson"] = lambda value, **options: json.dumps(value, ensure_ascii=False)
-    environment.globals["raise_exception"] = raise_exception
-    environment.globals["strftime_now"] = lambda form: "2026"
+    made = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[jinja2.ext.loopcontrols])
+    made.filters["tojson"] = lambda value, **options: json.dumps(value, ensure_ascii=False)
+    made.globals["raise_exception"] = raise_exception
+    made.globals["strftime_now"] = lambda form: "2026"
+    return made
+
+
+def _render(template: str, some: Sequence[dict[str, Any]]) -> None:
     try:
-        compiled = environment.from_string(template)
+        compiled = environment().from_string(template)
         for values in some:
             compiled.render(**values)
     except MemoryError:

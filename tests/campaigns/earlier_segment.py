@@ -87,32 +87,6 @@ def split(
     return segments, refused
 
 
-def join(segments: Sequence[Segment], texts: Sequence[str], *, spaced: bool | None = None) -> str:
-    """Put the translations of one document's segments together again.
-
-    Args:
-        segments: The document's segments, in order.
-        texts: One text a segment.
-        spaced: Whether the target language writes spaces between words: where a cut left none, one is inserted, and
-            in a language without them a single ASCII space at a cut is dropped. None keeps every character.
-    """
-    if len(segments) == 1 == len(texts):
-        return f"{segments[0].lead}{texts[0]}{segments[0].trail}"
-    out: list[str] = []
-    for number, (segment, text) in enumerate(zip(segments, texts, strict=True)):
-        lead = segment.lead
-        if number and spaced is not None:
-            gap = segments[number - 1].trail + lead
-            if gap == "" and spaced:
-                lead = " "
-            elif gap == " " and not spaced:
-                lead = ""
-                if segments[number - 1].trail:
-                    out.pop()
-        out += (lead, text, segment.trail)
-    return "".join(out)
-
-
 def _segment(document: int, index: int, piece: str) -> Segment:
     text = piece.strip()
     if len(text) == len(piece):
