@@ -26,7 +26,7 @@ WRONG_KIND = (errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EEXIST, errno.EINV
 
 LIMITS = {
     errno.EFBIG: ("a file grew beyond the limit for files", "Raise the limit (ulimit -f)"),
-    errno.EMFILE: ("this process may open too few files at once", "Raise the limit (ulimit -n 1024)"),
+    errno.EMFILE: ("this process has too many open files for its limit", "Raise the limit (ulimit -n 1024)"),
 }
 """Limits of this process."""
 
