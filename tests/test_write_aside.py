@@ -14,7 +14,7 @@ from faults.upper import Fast, an_input, open_output, plan, run, shards, upper
 
 from hymt_batch import manifest
 from hymt_batch.errors import ExitCode
-from hymt_batch.fs import OS
+from hymt_batch.fs import OS, Stat
 from hymt_batch.records import Input
 from hymt_batch.write import aside
 from jobs import status, verify
@@ -156,3 +156,27 @@ def test_no_scan_of_inputs_finds_what_is_set_aside(tmp_path: Path, inputs: list[
     found = stream.find(SourceConfig(path=str(tmp_path / "in")), stream.Spool(tmp_path / "o"), "input")
     assert [one.rel for one in found] == ["c.txt"]
     assert OS.stat(tmp_path / "in" / "job").kind == "dir"
+
+
+@pytest.mark.parametrize("options", [{}, {"overwrite": True}], ids=str)
+@pytest.mark.parametrize("number", range(1, 9))
+@pytest.mark.fault(39)
+def test_a_store_that_fails_once_to_find_a_changed_file_does_not_cost_it(
+    tmp_path: Path, inputs: list[Input], options: dict[str, Any], number: int
+) -> None:
+    folder = tmp_path / "job"
+    run(folder, inputs)
+    (folder / "translated/a.txt").write_bytes(EDITED)
+
+    class Forgetful(Fast):
+        looks = 0
+
+        def stat(self, path: Path) -> Stat:
+            if path.name == "a.txt" and path.parent.name == "translated":
+                Forgetful.looks += 1
+                if Forgetful.looks == number:
+                    raise FileNotFoundError(errno.ENOENT, "not found", str(path))
+            return super().stat(path)
+
+    run(folder, inputs, fs=Forgetful(), **options)
+    assert kept(folder) == {name("a.txt", EDITED): EDITED}

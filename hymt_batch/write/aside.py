@@ -48,7 +48,9 @@ def spare(
     """
     path = manifest.translated(folder, out_rel)
     found = exists(fs, path)
-    if found is None or found.kind != "file":
+    if found is None and not _can_be_read(fs, path):
+        return
+    if found is not None and found.kind != "file":
         return
     sha256 = hash_file(fs, path)[1]
     if sha256 in ours:
@@ -57,6 +59,14 @@ def spare(
     log.warning(
         "translated/%s is not what this job made. It is kept as %s, and made again", out_rel, kept.relative_to(folder)
     )
+
+
+def _can_be_read(fs: Fs, path: Path) -> bool:
+    """Whether a file is there after all: a store that failed once to find it must not cost somebody's work."""
+    with contextlib.suppress(FileNotFoundError):
+        fs.read(path, 0, 1)
+        return True
+    return False
 
 
 def _keep(fs: Fs, folder: Path, out_rel: str, sha256: str, make_folder: Callable[[Path], None]) -> Path:
