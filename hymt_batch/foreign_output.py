@@ -116,11 +116,11 @@ class Foreign:
 
     def __exit__(self, *_: object) -> None:
         os.dup2(_kept[-1].fileno(), 2)
-        os.write(self._wake, b".")
+        os.close(self._wake)  # its other end becomes ready; a write could fail
         self._thread.join(timeout=5.0)
         self._restore.close()
         if not self._thread.is_alive():
-            for descriptor in (self._read, self._awake, self._wake):
+            for descriptor in (self._read, self._awake):
                 os.close(descriptor)
         for line in self._held:  # no log file came
             with contextlib.suppress(OSError, ValueError, AttributeError):

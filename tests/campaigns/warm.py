@@ -29,7 +29,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from hymt_batch import check, config, crew, fs, replica
+from hymt_batch import check, config, crew, fs, replica, streams
 from hymt_batch.decode import engine
 from hymt_batch.doctor import examine
 from hymt_batch.launch import pool
@@ -225,6 +225,7 @@ def forked(work: Callable[[], int], told: Path | None = None) -> int:
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, 1)
         os.dup2(os.open(told, os.O_WRONLY | os.O_CREAT | os.O_APPEND) if told else null, 2)
+        streams.prepare()  # as the front does first
         code = work()
     except Exception as error:
         code = int(tell(error))
