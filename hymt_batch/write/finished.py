@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hymt_batch import manifest
-from hymt_batch.fs import Fs, names
+from hymt_batch.fs import Fs, names, same
 from hymt_batch.manifest import Job, Plain, StateDamage
 from hymt_batch.records import Input
 from hymt_batch.write.final import damage
@@ -77,6 +77,8 @@ def told(fs: Fs, folder: Path, identity: Plain, inputs: Sequence[Input], *, redo
         return None
     if value["identity"] != identity or not bare(fs, folder):
         return None
+    if not same(fs, folder / "manifest.json", manifest.seal(value)):
+        return None  # it says what it said, in other bytes: it is made again with the rest
     wanted = [(one.rel, f"translated/{one.out_rel}") for one in inputs]
     if wanted != [(one["rel"], file["path"]) for one, file in zip(value["inputs"], value["outputs"], strict=False)]:
         return None

@@ -335,7 +335,7 @@ class Output:
         except StoppedError:
             # another process may have published the file, and removed its parts, before we came to it
             found = final.read_record(self._fs, self.folder, input)
-            if found is None or found["identity"] != self._job.key:
+            if found is None or found["identity"] != self._job.key or not final.standing(self._fs, self.folder, found):
                 raise
             made = found
         self._take(input, made)
