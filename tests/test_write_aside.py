@@ -13,7 +13,7 @@ import pytest
 from faults.upper import Fast, an_input, open_output, plan, run, shards, upper
 
 from hymt_batch import manifest
-from hymt_batch.errors import ExitCode
+from hymt_batch.errors import ExitCode, StoppedError
 from hymt_batch.fs import OS, Stat
 from hymt_batch.records import Input
 from hymt_batch.write import aside
@@ -180,3 +180,32 @@ def test_a_store_that_fails_once_to_find_a_changed_file_does_not_cost_it(
 
     run(folder, inputs, fs=Forgetful(), **options)
     assert kept(folder) == {name("a.txt", EDITED): EDITED}
+
+
+@pytest.mark.fault(39)
+def test_a_changed_file_never_passes_for_the_published_one(tmp_path: Path, inputs: list[Input]) -> None:
+    """Two errors in one run: its record cannot be read at first, and the new file cannot be put in its place."""
+    folder = tmp_path / "job"
+    run(folder, inputs)
+    right = (folder / "translated/a.txt").read_bytes()
+    (folder / "translated/a.txt").write_bytes(EDITED)
+
+    class Failing(Fast):
+        read_once = False
+
+        def read(self, path: Path, start: int = 0, size: int | None = None) -> bytes:
+            if path.name == "file.json" and inputs[0].file_id in str(path) and not Failing.read_once:
+                Failing.read_once = True
+                raise OSError(errno.EIO, "an error")
+            return super().read(path, start, size)
+
+        def rename(self, source: Path, target: Path) -> None:
+            if target.name == "a.txt" and target.parent.name == "translated":
+                raise OSError(errno.EIO, "an error")
+            super().rename(source, target)
+
+    with pytest.raises(StoppedError):
+        run(folder, inputs, fs=Failing())
+    run(folder, inputs)
+    assert (folder / "translated/a.txt").read_bytes() == right
+    assert EDITED in kept(folder).values()
