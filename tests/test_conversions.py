@@ -205,7 +205,7 @@ def converted(path: Path, out_format: str, **options: Any) -> tuple[bytes, int]:
     return file.getvalue(), num_rows
 
 
-def test_a_rows_own_field_of_an_added_name_stays_in_its_column(tmp_path: Path) -> None:
+def test_a_rows_own_field_of_an_added_name_stands_in_a_column_beside_it(tmp_path: Path) -> None:
     (tmp_path / "in.jsonl").write_text('{"text": "a"}\n')
     config = stream.SourceConfig(path=str(tmp_path / "in.jsonl"))
     (input,) = stream.find(config, out_format="csv")
@@ -225,8 +225,9 @@ def test_a_rows_own_field_of_an_added_name_stays_in_its_column(tmp_path: Path) -
         path = tmp_path / f"out.{out_format}"
         path.write_bytes(file.getvalue())
         found = read(path, out_format)
-        assert [list(row) for row in found] == [["text", "translation", "hymt"]] * 2
-        assert [row["translation"] for row in found] == ["A", own]
+        assert [list(row) for row in found] == [["text", "source.translation", "translation", "hymt"]] * 2
+        assert [row["translation"] for row in found] == ["A", ""]
+        assert [row["source.translation"] or "" for row in found] == ["", own]
         assert [row["hymt"]["status"] for row in found] == ["ok", "bad_row"]
 
 
