@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import modeling_utils
+from transformers.models import hunyuan_v1_moe as modeling_moe
 
 from hymt_batch.decode import gate
 from hymt_batch.decode.engine import Decode
@@ -21,7 +23,7 @@ from hymt_batch.decode.settings import DecodeConfig, Engine
 from hymt_batch.device_map.placement import Placement, Use
 from hymt_batch.device_map.settings import DeviceMapConfig, Strategy
 from hymt_batch.errors import PreflightError
-from hymt_batch.model import attention, canary, census, cudnn, files, loading, network
+from hymt_batch.model import attention, canary, census, cudnn, files, loading, network, padded
 from hymt_batch.model.attention import Agreement, DifferentError
 from hymt_batch.model.network import Hymt
 from hymt_batch.model.settings import Attention, Dtype, ModelConfig
@@ -96,7 +98,7 @@ def not_finite(query: Any, key: Any, value: Any) -> tuple[Any, Any]:
 
 
 def test_the_rows_are_16_of_unequal_length_and_framed(hymt: Hymt) -> None:
-    rows = attention.prompts(hymt.tokenizer)
+    rows = padded.prompts(hymt.tokenizer)
     assert len(rows) == len({len(row) for row in rows}) == 16
     assert max(map(len, rows)) > 10 * min(map(len, rows))
     for row in rows:
@@ -169,11 +171,74 @@ def test_an_attention_of_another_kind_is_compared_with_math_too(hymt: Hymt) -> N
     assert eager.network.config._attn_implementation == "eager"
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("change", [None, late, one_row, another_heads])
 @pytest.mark.usefixtures("few")
-def test_a_kind_whose_rounding_is_not_known_is_warned_of(hymt: Hymt, caplog: pytest.LogCaptureFixture) -> None:
-    own = partial(changed, one_row)
-    assert attention.check(hymt.network, hymt.tokenizer, "cpu", "float32", strict=False, own=own) is None
-    assert "gives other tokens than torch's math back end" in caplog.text
+def test_kinds_that_round_in_jumps_are_compared_by_layer(
+    models: dict[str, Hymt], dtype: str, change: Callable[[Any, Any, Any], tuple[Any, Any]] | None
+) -> None:
+    hymt = models[dtype]
+    own = partial(changed, change) if change else nullcontext
+
+    def check() -> Agreement:
+        return attention.check(hymt.network, hymt.tokenizer, "cpu", dtype, by_layer=True, own=own)
+
+    before = modeling_utils.ALL_ATTENTION_FUNCTIONS["sdpa"]
+    if change is None:
+        found = check()
+        assert (found.tokens, found.parted) == (16 * 8, 0)
+        assert 0 < found.difference < canary.TOLERANCE[dtype] / 3
+    else:
+        with pytest.raises(PreflightError, match="flash_attention_for_cpu") as raised:
+            check()
+        assert raised.value.id == "E26"
+        where = {
+            late: "at token",
+            one_row: "1 of 16 rows in layer 0, first row 12 at token 1",
+            another_heads: "token 2",
+        }
+        assert where[change] in raised.value.message
+    assert modeling_utils.ALL_ATTENTION_FUNCTIONS["sdpa"] is before, "as it was"
+
+
+@pytest.mark.usefixtures("few")
+def test_layers_that_attend_by_plain_products_are_not_compared() -> None:
+    prepared = network.prepare(ModelConfig(path="demo:model", attention=Attention.eager), CPU)
+    eager = prepared.load(prepared.load_tokenizer(add_generation_prompt=True))
+    found = attention.check(eager.network, eager.tokenizer, "cpu", "float32", by_layer=True)
+    assert found == Agreement(0, 0, 0.0)
+
+
+@pytest.mark.usefixtures("few")
+def test_right_attentions_of_a_mixture_of_experts_agree_by_layer() -> None:
+    torch.manual_seed(1)
+    config = modeling_moe.HunYuanMoEV1Config(
+        vocab_size=500,
+        hidden_size=64,
+        intermediate_size=64,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=16,
+        num_experts=8,
+        moe_topk=2,
+        attn_implementation="sdpa",
+    )
+    experts: Any = modeling_moe.HunYuanMoEV1ForCausalLM(config).eval()
+    for parameter in experts.parameters():
+        if parameter.dim() >= 2:
+            torch.nn.init.normal_(parameter, std=parameter.shape[-1] ** -0.5)
+    experts.to(torch.bfloat16)
+    rows = [[5 + (row * 7 + n) % 400 for n in range(4 + 3 * row)] for row in range(16)]
+
+    def steps() -> padded.Padded:
+        return padded.Padded(experts, rows, 0, "cpu")
+
+    with torch.inference_mode():
+        found = attention.layers(steps(), "bfloat16", nullcontext)
+        with pytest.raises(DifferentError, match="in layer 0, first row 12"):
+            attention.layers(steps(), "bfloat16", partial(changed, one_row))
+    assert found.difference < canary.TOLERANCE["bfloat16"] / 3
 
 
 def scripted(*logits: list[float]) -> Callable[[], Any]:

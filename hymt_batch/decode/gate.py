@@ -17,7 +17,7 @@ from hymt_batch.decode.reading import Chosen, Reading
 from hymt_batch.decode.rows import Counters, Row
 from hymt_batch.decode.sampling import Choice
 from hymt_batch.decode.slots import decode_rows, ready
-from hymt_batch.model import attention, canary
+from hymt_batch.model import attention, canary, padded
 from hymt_batch.model.network import Hymt
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ def check_attention(
     Raises:
         PreflightError: They disagree (E26); the message names the back end.
     """
-    prompts = attention.prompts(hymt.tokenizer)
+    prompts = padded.prompts(hymt.tokenizer)
     width = max(map(len, prompts)) + attention.NUM_TOKENS + 1
     with ready(hymt.network, width):
         what = f"decode.engine=slots on {hymt.device}"

@@ -15,9 +15,9 @@ from hymt_batch.device_map.settings import Census, Strategy, gib
 from hymt_batch.doctor.finding import Finding, Level
 from hymt_batch.errors import PreflightError
 from hymt_batch.model import canary, network
-from hymt_batch.model.attention import NUM_ROWS
 from hymt_batch.model.census import census
 from hymt_batch.model.network import Hymt
+from hymt_batch.model.padded import NUM_ROWS
 
 if TYPE_CHECKING:
     from hymt_batch.schema import DoctorJob
@@ -78,7 +78,7 @@ def load(job: DoctorJob) -> list[Finding]:
 def _attention(hymt: Hymt) -> Finding:
     name = "attention against the math back end"
     if hymt.attention is None:
-        return Finding(name, Level.SKIP, "compared where the whole model lies on GPUs, and its rounding is known")
+        return Finding(name, Level.SKIP, "compared where the whole model lies on GPUs")
     seen = f"{hymt.attention.tokens} tokens of {NUM_ROWS} rows are the same, {hymt.attention.parted} rows part at a tie"
     return Finding(name, Level.OK, f"{seen}; logits differ by {hymt.attention.difference:.1e} of their spread")
 

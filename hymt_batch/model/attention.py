@@ -4,48 +4,28 @@ The canaries look at one token, and a kernel that is wrong in a few rows or behi
 engine's own attention and torch's math back end, the plainest, decode side by side, each with keys and values of its
 own. Run at every load where the whole model lies on GPUs; never run on one yet.
 
+Mixtures of experts and FP8 round in jumps: a last bit sends a token to another expert, and the logits differ by up to
+half of their spread though the attention is right. There the two are compared where they compute, layer by layer.
+
 Source: pytorch#193893, "invisible to any check that does not generate more than a few tokens".
 """
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from hymt_batch.errors import PreflightError
-from hymt_batch.model import library
 from hymt_batch.model.canary import TOLERANCE
+from hymt_batch.model.padded import Padded, prompts
 from hymt_batch.model.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-log = logging.getLogger(__name__)
-
-NUM_ROWS, NUM_TOKENS = 16, 64
-
-_INSTRUCTION = "Translate the following segment into French, without additional explanation.\n\n"
-_SENTENCES = (
-    "It is raining.",
-    "The ferry to the island leaves at half past nine; tickets are sold on board, in cash only.",
-    "你好，世界！今天下午有小雨，气温二十度左右，请带上雨伞。",
-    "Please switch the machine off before you clean it.",
-    "Der Zug nach Hamburg fährt heute von Gleis 7, etwa 12 Minuten später als geplant.",
-    "She had not expected an answer, and so she read the letter twice.",
-    "In 2019 the museum counted 1,204,000 visitors, more than in any year before.",
-    "明日の会議は午後三時からです。",
-    "Light snow is expected in the mountains on Sunday, with a fresh wind from the north-east.",
-    "No.",
-    "The committee postponed its decision, since two of the five reports were not there yet.",
-    "Le musée est fermé le mardi.",
-    "Whoever finds the key may keep what is in the box.",
-    "Напишите нам, если у вас остались вопросы.",
-    "Stir the flour into the cold milk, add the eggs one by one, and let the dough rest for an hour.",
-    "Prices include taxes.",
-)
+NUM_TOKENS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,51 +45,6 @@ Steps = Callable[[], "Tensor"]
 """Greedy decoding of B rows: each call takes in the tokens of the last one, and gives the logits [B, V] of the next."""
 
 Context = Callable[[], AbstractContextManager[Any]]
-
-
-def texts() -> list[str]:
-    """NUM_ROWS texts of 1 to 6 sentences."""
-    num = len(_SENTENCES)
-    return [" ".join(_SENTENCES[(row + n) % num] for n in range(1 + row * 5 % 6)) for row in range(NUM_ROWS)]
-
-
-def prompts(tokenizer: Tokenizer) -> list[list[int]]:
-    """Token ids of the rows, framed as every prompt is."""
-    bodies = tokenizer.encode([_INSTRUCTION + text for text in texts()])
-    return [[*tokenizer.prefix, *ids, *tokenizer.suffix] for ids in bodies]
-
-
-class Padded:
-    """One left-padded batch through the network, as `generate` runs it: its attention, its masks, its cache."""
-
-    def __init__(self, network: Any, rows: Sequence[Sequence[int]], pad: int, device: str) -> None:
-        import torch
-        from transformers import DynamicCache
-
-        self.network, self.cache, self.word = network, DynamicCache(), library.cache_word(network)
-        width = max(map(len, rows))
-        ids = [[pad] * (width - len(row)) + list(row) for row in rows]
-        seen = [[0] * (width - len(row)) + [1] * len(row) for row in rows]
-        self.ids = torch.tensor(ids, device=device)
-        self.mask = torch.tensor(seen, device=device)
-        self.positions = (self.mask.cumsum(-1) - 1).clamp(min=0)
-
-    def logits(self) -> Tensor:
-        import torch
-
-        output = self.network(
-            input_ids=self.ids,
-            attention_mask=self.mask,
-            position_ids=self.positions,
-            use_cache=True,
-            logits_to_keep=1,
-            **{self.word: self.cache},
-        )
-        logits: Tensor = output.logits[:, -1].float()
-        self.ids = logits.argmax(-1, keepdim=True).to(self.ids.device)
-        self.mask = torch.cat([self.mask, torch.ones_like(self.mask[:, :1])], dim=-1)
-        self.positions = self.positions[:, -1:] + 1
-        return logits
 
 
 @contextmanager
@@ -144,10 +79,10 @@ def check(
     device: str,
     dtype: str,
     *,
-    strict: bool = True,
+    by_layer: bool = False,
     own: Context = nullcontext,
     reference: Context | None = None,
-) -> Agreement | None:
+) -> Agreement:
     """Compare a loaded network's attention, as `generate` uses it, with the math back end.
 
     Args:
@@ -155,29 +90,23 @@ def check(
         tokenizer: Its tokenizer.
         device: Where tokens enter.
         dtype: Of the weights.
-        strict: Refuse a difference; False only warns, for kinds whose rounding was never measured (experts, FP8).
+        by_layer: Compare what each layer's attention gives instead of tokens and logits: for kinds that round in jumps.
         own: What the network's own attention runs in.
         reference: What it runs in to be compared with; None: the math back end.
-
-    Returns:
-        What they have in common; None where they disagree and it is only warned of.
 
     Raises:
         PreflightError: They disagree (E26); the message names the back end.
     """
     rows = prompts(tokenizer)
 
-    def make() -> Steps:
-        return Padded(network, rows, tokenizer.pad, device).logits
+    def make() -> Padded:
+        return Padded(network, rows, tokenizer.pad, device)
 
     name = f"model.attention={network.config._attn_implementation}"
-    try:
-        return compare(make, dtype, own, reference or (lambda: math(network)), f"{name} on {device}")
-    except PreflightError as error:
-        if strict:
-            raise
-        log.warning("%s", error)
-        return None
+    what = f"{name} on {device}"
+    if by_layer:
+        return _judged(lambda: layers(make(), dtype, own), lambda: make().logits, dtype, own, what)
+    return compare(lambda: make().logits, dtype, own, reference or (lambda: math(network)), what)
 
 
 def compare(make: Callable[[], Steps], dtype: str, own: Context, reference: Context, what: str) -> Agreement:
@@ -193,15 +122,22 @@ def compare(make: Callable[[], Steps], dtype: str, own: Context, reference: Cont
     Raises:
         PreflightError: They disagree (E26).
     """
+    return _judged(lambda: side_by_side(make(), make(), dtype, own, reference), make, dtype, own, what)
+
+
+def _judged(
+    judge: Callable[[], Agreement], make: Callable[[], Steps], dtype: str, own: Context, what: str
+) -> Agreement:
+    """What `judge` finds; its disagreement as the error that names the kernel."""
     import torch
 
     try:
         with torch.inference_mode():
-            return side_by_side(make(), make(), dtype, own, reference)
+            return judge()
     except DifferentError as error:
         kernels = kernels_of(make(), own)
         raise PreflightError(
-            f"The attention back end {kernels} ({what}, {dtype}) gives other tokens than torch's math back end: "
+            f"The attention back end {kernels} ({what}, {dtype}) does not agree with torch's math back end: "
             f"{error}. Every translation could be wrong. Set model.attention=eager and decode.engine=generate, and "
             "report this with the versions that `hymt-batch doctor` prints.",
             id="E26",
@@ -252,6 +188,82 @@ def side_by_side(mine: Steps, right: Steps, dtype: str, own: Context, reference:
             break
     assert together is not None
     return Agreement(tokens, int((~together).sum()), largest)
+
+
+def layers(steps: Padded, dtype: str, own: Context) -> Agreement:
+    """Compare what every layer's attention gives in NUM_TOKENS steps with what the math back end makes of its input.
+
+    A head's output of a token may differ by what rounding explains, as a share of its largest number. With
+    model.attention=eager, which is plain matrix products itself, there is nothing to compare.
+
+    Raises:
+        DifferentError: They disagree.
+    """
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    name, allowed = steps.network.config._attn_implementation, TOLERANCE[dtype]
+    if name == "eager":
+        return Agreement(0, 0, 0.0)
+    attend = ALL_ATTENTION_FUNCTIONS[name]
+    largest, token, calls = 0.0, 0, 0
+
+    def watched(module: Any, query: Tensor, key: Tensor, value: Tensor, *rest: Any, **more: Any) -> Any:
+        nonlocal largest, calls
+        with own():
+            output, weights = attend(module, query, key, value, *rest, **more)
+        scale = more.get("scaling", query.shape[-1] ** -0.5)
+        share, seen = _layer_difference(output, query, key, value, steps.mask, scale)
+        wrong = seen & ~(share <= allowed)  # written so that NaN is wrong
+        if bool(wrong.any()):
+            row, place = (int(n) for n in wrong.nonzero()[0])
+            raise DifferentError(
+                f"{int(wrong.any(-1).sum())} of {len(wrong)} rows in layer {getattr(module, 'layer_idx', calls)}, "
+                f"first row {row + 1} at token {token + 1} (its output differs by {float(share[row, place]):.2g} of "
+                f"its largest number, and rounding explains {allowed:g})"
+            )
+        largest, calls = max(largest, float(share[seen].max())), calls + 1
+        return output, weights
+
+    ALL_ATTENTION_FUNCTIONS[name] = watched
+    try:
+        for token in range(NUM_TOKENS):  # noqa: B007 (the message names it)
+            steps.logits()
+    finally:
+        ALL_ATTENTION_FUNCTIONS[name] = attend
+    if not calls:
+        raise DifferentError("the network did not call it")
+    return Agreement(NUM_TOKENS * len(steps.ids), 0, largest)
+
+
+def _layer_difference(
+    output: Tensor, query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scale: float
+) -> tuple[Tensor, Tensor]:
+    """How far one layer's output [B, Q, H, D] is from torch's plain products, and which of the Q positions are read.
+
+    Args:
+        output: Of the attention in question.
+        query: [B, H, Q, D], the newest Q positions.
+        key: [B, G, K, D], with G a divisor of H.
+        value: As `key`.
+        mask: [B, >= K], 1 where a position is a token; of the K positions that end with the newest.
+        scale: What the products are multiplied by.
+    """
+    import torch
+
+    num, length = query.shape[2], key.shape[2]
+    mask = mask[:, :length].to(query.device, torch.bool)
+    causal = torch.ones(num, length, dtype=torch.bool, device=query.device).tril(length - num)
+    groups = query.shape[1] // key.shape[1]
+    with math_kernel():
+        right = torch.nn.functional.scaled_dot_product_attention(
+            query,
+            key.repeat_interleave(groups, 1),
+            value.repeat_interleave(groups, 1),
+            attn_mask=causal & mask[:, None, None, :],
+            scale=scale,
+        ).transpose(1, 2)
+    difference = (output.float() - right.float()).abs().amax(-1) / right.float().abs().amax(-1).clamp(min=1e-6)
+    return difference.amax(-1), mask[:, length - num :]
 
 
 def kernels_of(steps: Steps, own: Context) -> str:

@@ -81,7 +81,7 @@ def _attempt(
         device, dtype, agreement = placement.device.name, prepared.dtype, None
         difference = canary.check(network, tokenizer, device, dtype, strict=strict)
         if attention.applies(placement.devices):
-            agreement = attention.check(network, tokenizer, device, dtype, strict=strict)
+            agreement = attention.check(network, tokenizer, device, dtype, by_layer=not strict)
         return network, difference, agreement
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
