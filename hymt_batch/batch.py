@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hymt_batch.errors import ConfigError
-from hymt_batch.records import PLAN, Document, Part, Prompt
+from hymt_batch.records import PLAN_VERSION, Document, Part, Prompt
 
 
 @dataclass(kw_only=True, slots=True)
@@ -39,25 +39,25 @@ class BatchConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class Boundaries:
+class PartLimits:
     """What decides which rows form a part; belongs to the job's identity."""
 
     shard_rows: int
     shard_bytes: int
     part_rows: int
     part_tokens: int  # source tokens
-    plan: int = PLAN  # version of the plan; see records.PLAN
+    plan: int = PLAN_VERSION  # version of the plan; see records.PLAN
 
 
 @dataclass(frozen=True, slots=True)
-class Budget:
+class BatchBudget:
     """What one batch may hold; belongs to the environment, so that a job may go on with less."""
 
     max_tokens: int  # rows x (longest prompt + its longest translation)
     max_rows: int
 
 
-def boundaries(config: BatchConfig, num_parameters: int, on_gpu: bool) -> Boundaries:
+def resolve_part_limits(config: BatchConfig, num_parameters: int, on_gpu: bool) -> PartLimits:
     """Resolve `auto` part sizes of a new job to about 20 s of work on the device.
 
     Args:
@@ -71,7 +71,7 @@ def boundaries(config: BatchConfig, num_parameters: int, on_gpu: bool) -> Bounda
     rate = min(8000, 4e13 / (2 * num_parameters)) if on_gpu else min(2000, 4e10 / (2 * num_parameters))
     tokens = max(64, 1 << (int(20 * rate).bit_length() - 1))
     rows = max(1, min(2048, tokens // 32))
-    return Boundaries(
+    return PartLimits(
         shard_rows=config.shard_rows,
         shard_bytes=config.shard_bytes,
         part_rows=rows if config.part_rows == "auto" else config.part_rows,
@@ -79,14 +79,16 @@ def boundaries(config: BatchConfig, num_parameters: int, on_gpu: bool) -> Bounda
     )
 
 
-def budget(config: BatchConfig, cache_bytes_per_token: int, vocab_size: int, free_bytes: int, on_gpu: bool) -> Budget:
+def resolve_batch_budget(
+    config: BatchConfig, cache_bytes_per_token: int, vocab_size: int, free_bytes: int, on_gpu: bool
+) -> BatchBudget:
     """Resolve `auto` batch sizes from the memory left beside the weights."""
     max_rows = config.max_rows if config.max_rows != "auto" else 256 if on_gpu else 64
     if config.max_tokens != "auto":
-        return Budget(config.max_tokens, max_rows)
+        return BatchBudget(config.max_tokens, max_rows)
     room = max(0, free_bytes // 2 - logits_bytes(max_rows, vocab_size))
     tokens = room // max(1, cache_bytes_per_token)
-    return Budget(int(min(max(tokens, 512), 262_144 if on_gpu else 16_384)), max_rows)
+    return BatchBudget(int(min(max(tokens, 512), 262_144 if on_gpu else 16_384)), max_rows)
 
 
 def logits_bytes(max_rows: int, vocab_size: int) -> int:
@@ -94,7 +96,7 @@ def logits_bytes(max_rows: int, vocab_size: int) -> int:
     return max_rows * vocab_size * 4 * 4
 
 
-def plan(documents: Sequence[Document], prompts: Sequence[Prompt], limits: Boundaries) -> list[Part]:
+def plan_parts(documents: Sequence[Document], prompts: Sequence[Prompt], part_limits: PartLimits) -> list[Part]:
     """Cut a shard into parts.
 
     Args:
@@ -107,34 +109,38 @@ def plan(documents: Sequence[Document], prompts: Sequence[Prompt], limits: Bound
     """
     by_document: dict[int, list[Prompt]] = defaultdict(list)
     for prompt in prompts:
-        by_document[prompt.segment.document].append(prompt)
+        by_document[prompt.segment.document_index].append(prompt)
     first: dict[object, int] = {}
     twins: dict[int, list[int]] = defaultdict(list)
     for number in by_document:
-        twins[first.setdefault(_sent(documents[number], by_document[number], limits.plan), number)].append(number)
+        twins[first.setdefault(_decode_key(documents[number], by_document[number], part_limits.plan), number)].append(
+            number
+        )
     width = {number: max([len(prompt.ids) for prompt in by_document[number]]) for number in twins}
     order = sorted(sorted(twins), key=width.__getitem__, reverse=True)  # reverse keeps the order of equals
     groups: list[tuple[list[int], list[int]]] = []  # decoded documents, all rows
     tokens = 0
     for number in order:
         cost = sum([prompt.num_source_tokens for prompt in by_document[number]])
-        if not groups or len(groups[-1][0]) >= limits.part_rows or tokens + cost > limits.part_tokens:
+        if not groups or len(groups[-1][0]) >= part_limits.part_rows or tokens + cost > part_limits.part_tokens:
             groups.append(([], []))
             tokens = 0
         groups[-1][0].append(number)
         groups[-1][1].extend(twins[number])
         tokens += cost
     silent = [number for number in range(len(documents)) if number not in by_document]
-    groups += [([], silent[start : start + limits.part_rows]) for start in range(0, len(silent), limits.part_rows)]
+    groups += [
+        ([], silent[start : start + part_limits.part_rows]) for start in range(0, len(silent), part_limits.part_rows)
+    ]
     groups = groups or [([], [])]  # an empty file still has one part, which says so
     return [
         Part(
             index=index,
             num_parts=len(groups),
-            documents=tuple(sorted(rows)),
+            document_indices=tuple(sorted(rows)),
             prompts=tuple(prompt for number in decoded for prompt in by_document[number]),
             copies={twin: number for number in decoded for twin in twins[number] if twin != number},
-            segments={
+            copy_segments={
                 twin: tuple(prompt.segment for prompt in by_document[twin])
                 for number in decoded
                 for twin in twins[number]
@@ -145,12 +151,12 @@ def plan(documents: Sequence[Document], prompts: Sequence[Prompt], limits: Bound
     ]
 
 
-def _sent(document: Document, prompts: Sequence[Prompt], plan: int) -> object:
+def _decode_key(document: Document, prompts: Sequence[Prompt], plan_version: int) -> object:
     """What of a row decides its translation: rows for which it is equal are decoded once.
 
     Under plan 1 rows are equal by their text and languages as they stand in the source.
     """
-    if plan == 1:
+    if plan_version == 1:
         return document.text, document.src_lang, document.tgt_lang
     if len(prompts) == 1:
         (prompt,) = prompts
@@ -165,7 +171,7 @@ def longest_row(part: Part) -> tuple[str, int, int]:
     return row, most, len(part.prompts)
 
 
-def group(widths: Sequence[int], size: Budget) -> Iterator[list[int]]:
+def group(widths: Sequence[int], batch_budget: BatchBudget) -> Iterator[list[int]]:
     """Group rows into batches under a budget of padded tokens.
 
     Args:
@@ -178,7 +184,9 @@ def group(widths: Sequence[int], size: Budget) -> Iterator[list[int]]:
     batch: list[int] = []
     for i in sorted(range(len(widths)), key=lambda i: (-widths[i], i)):
         # the first row is the widest, so its width is the batch's
-        if batch and ((len(batch) + 1) * widths[batch[0]] > size.max_tokens or len(batch) >= size.max_rows):
+        if batch and (
+            (len(batch) + 1) * widths[batch[0]] > batch_budget.max_tokens or len(batch) >= batch_budget.max_rows
+        ):
             yield batch
             batch = []
         batch.append(i)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 
-from hymt_batch.records import PLAN
+from hymt_batch.records import PLAN_VERSION
 
 _FILLERS = frozenset(
     chr(code)
@@ -29,19 +29,19 @@ _NUMBER_SIGNS = frozenset("\u0600\u0601\u0602\u0603\u0604\u0605\u06dd\u070f\u089
 """Format characters that are seen (PrependedConcatenationMark)."""
 
 
-def is_blank(text: str, plan: int = PLAN) -> bool:
+def is_blank(text: str, plan_version: int = PLAN_VERSION) -> bool:
     """Whether a row has nothing that can be seen: it is copied as it is and never sent to the model.
 
     White space, control and format characters and fillers are not seen. Under plan 1 white space alone is blank.
     """
-    if plan == 1:
+    if plan_version == 1:
         return not text or text.isspace()
     if not text:
         return True
-    return not "!" <= text[0] <= "~" and all(map(_unseen, text))
+    return not "!" <= text[0] <= "~" and all(map(_is_invisible, text))
 
 
-def _unseen(character: str) -> bool:
+def _is_invisible(character: str) -> bool:
     if character in _FILLERS or character.isspace():
         return True
     return unicodedata.category(character) in ("Cc", "Cf") and character not in _NUMBER_SIGNS

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from hymt_batch.check import FAILED, HARD_FLAGS, CheckConfig
+from hymt_batch.check import FAILURE_STATUSES, HARD_FLAGS, CheckConfig
 from hymt_batch.errors import PreflightError
 from hymt_batch.records import Row, Status
 
-MAX_BROKEN = 0.001
+MAX_NON_FINITE_RATE = 0.001
 """Share of rows with NaN or infinity that no sound model has. Source: reference/reliability.md, fault 68."""
 
-_BAD = frozenset({*FAILED.values(), Status.EMPTY})
+_BAD_STATUSES = frozenset({*FAILURE_STATUSES.values(), Status.EMPTY})
 
 
-NAMED = 10
+MAX_EXAMPLES = 10
 """Rows that the message names."""
 
 
-class Breaker:
+class CircuitBreaker:
     """Stops a job whose model cannot be right, with all that is done kept.
 
     Counts the rows of this run as they are committed. Rows that never reached the model do not count: they cost
@@ -27,11 +27,11 @@ class Breaker:
 
     def __init__(self, config: CheckConfig) -> None:
         self._config = config
-        self._rows = self._bad = self._broken = 0
-        self._named: list[tuple[str, Row]] = []  # the first bad rows, by their ids
-        self._named_broken: list[tuple[str, Row]] = []
+        self._num_rows = self._num_bad = self._num_non_finite = 0
+        self._bad_examples: list[tuple[str, Row]] = []  # the first bad rows, by their ids
+        self._non_finite_examples: list[tuple[str, Row]] = []
 
-    def look(self, rel: str, rows: Sequence[Row]) -> None:
+    def observe(self, rel: str, rows: Sequence[Row]) -> None:
         """Count the rows of a committed part.
 
         Args:
@@ -42,29 +42,47 @@ class Breaker:
             PreflightError: Of at least check.stop_rows rows, more than check.stop_rate have no text or a hard flag, or
                 more than a thousandth came out as NaN or infinity.
         """
-        decoded = [row for row in rows if row.num_source_tokens or row.status in _BAD]
-        bad = [row for row in decoded if row.status in _BAD or not HARD_FLAGS.isdisjoint(row.flags)]
+        decoded = [row for row in rows if row.num_source_tokens or row.status in _BAD_STATUSES]
+        bad = [row for row in decoded if row.status in _BAD_STATUSES or not HARD_FLAGS.isdisjoint(row.flags)]
         broken = [row for row in decoded if row.status is Status.NON_FINITE]
-        self._rows += len(decoded)
-        self._bad += len(bad)
-        self._broken += len(broken)
-        self._named += [(f"{rel}#{row.row + 1}", row) for row in bad[: NAMED - len(self._named)]]
-        self._named_broken += [(f"{rel}#{row.row + 1}", row) for row in broken[: NAMED - len(self._named_broken)]]
-        if self._rows < self._config.stop_rows or self._config.stop_rate == 1:
+        self._num_rows += len(decoded)
+        self._num_bad += len(bad)
+        self._num_non_finite += len(broken)
+        self._bad_examples += [
+            (f"{rel}#{row.row_index + 1}", row) for row in bad[: MAX_EXAMPLES - len(self._bad_examples)]
+        ]
+        self._non_finite_examples += [
+            (f"{rel}#{row.row_index + 1}", row) for row in broken[: MAX_EXAMPLES - len(self._non_finite_examples)]
+        ]
+        if self._num_rows < self._config.stop_rows or self._config.stop_rate == 1:
             return
-        what, num, limit, named = "have no text, or one without an end", self._bad, self._config.stop_rate, self._named
-        if self._broken / self._rows > MAX_BROKEN:
-            what, num, limit, named = "came out as NaN or infinity", self._broken, MAX_BROKEN, self._named_broken
-        if num / self._rows > limit:
+        what, num, limit, named = (
+            "have no text, or one without an end",
+            self._num_bad,
+            self._config.stop_rate,
+            self._bad_examples,
+        )
+        if self._num_non_finite / self._num_rows > MAX_NON_FINITE_RATE:
+            what, num, limit, named = (
+                "came out as NaN or infinity",
+                self._num_non_finite,
+                MAX_NON_FINITE_RATE,
+                self._non_finite_examples,
+            )
+        if num / self._num_rows > limit:
             raise PreflightError(
-                f"{100 * num / self._rows:.1f} % of the first {self._rows:,} rows that were decoded and committed "
+                f"{100 * num / self._num_rows:.1f} % of the first {self._num_rows:,} rows that were decoded and "
+                "committed "
                 f"{what} (limit {100 * limit:g} %): the model, its dtype or the languages are wrong. "
-                f"{'The first of them' if num > len(named) else 'They are'}: {', '.join(map(_told, named))}. What is "
+                f"{'The first of them' if num > len(named) else 'They are'}: {', '.join(map(_describe, named))}. "
+                "What is "
                 "done is kept. See `hymt-batch doctor load=true`; to go on all the same, set check.stop_rate=1."
             )
 
 
-def _told(named: tuple[str, Row]) -> str:
+def _describe(example: tuple[str, Row]) -> str:
     """A row's id, and what is wrong with it: its status, or the flag where it has a translation."""
-    id, row = named
-    return f"{id} {row.status if row.status in _BAD else next(flag for flag in row.flags if flag in HARD_FLAGS)}"
+    id, row = example
+    return (
+        f"{id} {row.status if row.status in _BAD_STATUSES else next(flag for flag in row.flags if flag in HARD_FLAGS)}"
+    )

@@ -18,7 +18,7 @@ from hymt_batch.records import (
     Document,
     Part,
     Prompt,
-    Refusal,
+    Rejection,
     Row,
     Segment,
     Status,
@@ -26,7 +26,7 @@ from hymt_batch.records import (
     has_line_break,
 )
 
-FAILED = {
+FAILURE_STATUSES = {
     "error": Status.GENERATION_ERROR,
     "non_finite": Status.NON_FINITE,
     "crash": Status.CRASH_QUARANTINED,
@@ -36,10 +36,10 @@ FAILED = {
 HARD_FLAGS = frozenset({"empty", "truncated", "loop"})
 """Flags that are worth a second try."""
 
-_BREAK = re.compile(rf"\r\n|[{LINE_BREAKS}]")  # one end of a line
-_LOOP_MIN, _LOOP_MAX, _LOOP_SCAN = 3, 100, 20_000
-_FEW_CHARS, _MANY_CHARS = 4_000, 250_000  # looked at one by one; at once, so that memory is bounded
-_MIX = 0x9E3779B1  # odd
+_LINE_BREAK = re.compile(rf"\r\n|[{LINE_BREAKS}]")  # one end of a line
+_LOOP_MIN, _LOOP_MAX, _LOOP_SCAN_CHARS = 3, 100, 20_000
+_MIN_BULK_CHARS, _MAX_BULK_CHARS = 4_000, 250_000  # looked at one by one; at once, so that memory is bounded
+_HASH_MULTIPLIER = 0x9E3779B1  # odd
 
 
 @dataclass(kw_only=True, slots=True)
@@ -69,7 +69,7 @@ class CheckConfig:
             )
 
 
-def run(
+def flag_and_retry(
     translations: Sequence[Translation],
     decode_again: Callable[[Sequence[Prompt], int], list[Translation]],
     config: CheckConfig,
@@ -84,26 +84,26 @@ def run(
     Returns:
         One translation a prompt, in order: the first try without a hard flag, else the first try.
     """
-    kept = _all_flagged(translations, config)
+    kept = _flag_all(translations, config)
     for attempt in range(1, config.max_attempts):
         again = [number for number, translation in enumerate(kept) if HARD_FLAGS & set(translation.flags)]
         if not again:
             break
-        tries = _all_flagged(decode_again([kept[n].prompt for n in again], attempt), config)
+        tries = _flag_all(decode_again([kept[n].prompt for n in again], attempt), config)
         for number, tried in zip(again, tries, strict=True):
             if tried.finish_reason == "stop" and not HARD_FLAGS & set(tried.flags):
                 kept[number] = replace(tried, flags=(*tried.flags, "retried"))
     return kept
 
 
-def _all_flagged(translations: Sequence[Translation], config: CheckConfig) -> list[Translation]:
+def _flag_all(translations: Sequence[Translation], config: CheckConfig) -> list[Translation]:
     suspects = loop_suspects([translation.text for translation in translations], config.loop_repeats)
-    return [flagged(one, config, suspect=number in suspects) for number, one in enumerate(translations)]
+    return [flag_translation(one, config, may_loop=number in suspects) for number, one in enumerate(translations)]
 
 
-def flagged(translation: Translation, config: CheckConfig, *, suspect: bool = True) -> Translation:
+def flag_translation(translation: Translation, config: CheckConfig, *, may_loop: bool = True) -> Translation:
     """The same translation with its flags; one that is no suspect is not searched for loops."""
-    if translation.finish_reason in FAILED:
+    if translation.finish_reason in FAILURE_STATUSES:
         return translation
     source, text = translation.prompt.segment.text, translation.text.strip()
     flags = list(translation.flags)
@@ -118,7 +118,7 @@ def flagged(translation: Translation, config: CheckConfig, *, suspect: bool = Tr
         flags.append("low_logprob")
     if text == source and any(map(str.isalpha, text)):
         flags.append("copied")
-    if suspect and has_loop(text, config.loop_repeats) and not has_loop(source, config.loop_repeats):
+    if may_loop and has_loop(text, config.loop_repeats) and not has_loop(source, config.loop_repeats):
         flags.append("loop")
     if not flags and text == translation.text:
         return translation
@@ -133,13 +133,13 @@ def loop_suspects(texts: Sequence[str], repeats: int) -> set[int]:
     run d places on. Equal hashes are enough: what they find is looked at by `has_loop`.
     """
     chars = sum(map(len, texts))
-    if repeats < 3 or chars < _FEW_CHARS:
+    if repeats < 3 or chars < _MIN_BULK_CHARS:
         return set(range(len(texts)))
     found: set[int] = set()
     first, size = 0, 0
     for number, text in enumerate(texts):
         size += len(text)
-        if size >= _MANY_CHARS or number == len(texts) - 1:
+        if size >= _MAX_BULK_CHARS or number == len(texts) - 1:
             found.update(first + suspect for suspect in _suspects(texts[first : number + 1]))
             first, size = number + 1, 0
     return found
@@ -151,7 +151,7 @@ def _suspects(texts: Sequence[str]) -> set[int]:
     runs = {1: np.frombuffer("".join(texts).encode("utf-32-le", "surrogatepass"), dtype="<u4")}
     for width, more in ((2, 1), (4, 2), (5, 1), (8, 4), (16, 8)):
         before, after = runs[width - more], runs[more][width - more :]
-        runs[width] = before[: len(after)] * np.uint32(_MIX + 2 * width) + after
+        runs[width] = before[: len(after)] * np.uint32(_HASH_MULTIPLIER + 2 * width) + after
     ends = np.cumsum([len(text) for text in texts])
     found: set[int] = set()
     for period in range(_LOOP_MIN, _LOOP_MAX + 1):
@@ -168,7 +168,7 @@ def _suspects(texts: Sequence[str]) -> set[int]:
 def has_loop(text: str, repeats: int) -> bool:
     """Whether a piece of 3 to 100 characters stands `repeats` times in a row. Linear in the text's length."""
     last: dict[str, int] = {}
-    for place in range(min(len(text), _LOOP_SCAN) - _LOOP_MIN + 1):
+    for place in range(min(len(text), _LOOP_SCAN_CHARS) - _LOOP_MIN + 1):
         gram = text[place : place + _LOOP_MIN]
         before = last.get(gram)
         last[gram] = place
@@ -181,11 +181,11 @@ def has_loop(text: str, repeats: int) -> bool:
     return False
 
 
-def rows(
+def assemble_rows(
     part: Part,
     documents: Sequence[Document],
     translations: Sequence[Translation],
-    refused: Mapping[int, Refusal],
+    rejected: Mapping[int, Rejection],
     join: Callable[[Sequence[Segment], Sequence[str], str], str],
     *,
     one_line: bool,
@@ -205,39 +205,39 @@ def rows(
     """
     by_document: dict[int, list[Translation]] = {}
     for translation in translations:
-        by_document.setdefault(translation.prompt.segment.document, []).append(translation)
+        by_document.setdefault(translation.prompt.segment.document_index, []).append(translation)
     made: list[Row] = []
-    for number in part.documents:
+    for number in part.document_indices:
         document = documents[number]
-        if number in refused:
-            refusal = refused[number]
-            made.append(Row(document.row, document.digest, refusal.status, "", message=refusal.message))
+        if number in rejected:
+            refusal = rejected[number]
+            made.append(Row(document.row_index, document.digest, refusal.status, "", message=refusal.message))
         elif document.status is not Status.OK:
-            made.append(Row(document.row, document.digest, document.status, "", message=document.message))
+            made.append(Row(document.row_index, document.digest, document.status, "", message=document.message))
         elif (original := part.copies.get(number, number)) in by_document:
             made.append(
-                _row(
+                _assemble_row(
                     document,
                     by_document[original],
-                    part.segments.get(number),
+                    part.copy_segments.get(number),
                     join,
                     one_line=one_line,
-                    twin=original != number,
+                    is_copy=original != number,
                 )
             )
         else:
-            made.append(Row(document.row, document.digest, Status.OK, "", ("blank",), attempts=0))
+            made.append(Row(document.row_index, document.digest, Status.OK, "", ("blank",), attempts=0))
     return made
 
 
-def _row(
+def _assemble_row(
     document: Document,
     translations: Sequence[Translation],
     segments: Sequence[Segment] | None,
     join: Callable[[Sequence[Segment], Sequence[str], str], str],
     *,
     one_line: bool,
-    twin: bool,
+    is_copy: bool,
 ) -> Row:
     first = translations[0]
     flags, attempt = first.flags, first.attempt
@@ -251,8 +251,8 @@ def _row(
         flags = tuple(dict.fromkeys(flags))
     text, message, status = "", "", Status.OK
     for one in translations:
-        if one.finish_reason in FAILED:
-            status, message = FAILED[one.finish_reason], one.message
+        if one.finish_reason in FAILURE_STATUSES:
+            status, message = FAILURE_STATUSES[one.finish_reason], one.message
             break
     else:
         if "empty" in flags and all("empty" in one.flags for one in translations):
@@ -267,12 +267,12 @@ def _row(
             elif "copied" in flags and text == document.text:
                 status, message = Status.COPIED, "the translation equals the source"
     if one_line and has_line_break(text):
-        text = on_one_line(text)
+        text = join_lines(text)
         flags = (*flags, "line_break")
-    elif text and not one_line and _num_breaks(text) != _num_breaks(document.text or ""):
+    elif text and not one_line and _count_line_breaks(text) != _count_line_breaks(document.text or ""):
         flags = (*flags, "line_breaks")
     return Row(
-        document.row,
+        document.row_index,
         document.digest,
         status,
         text,
@@ -280,16 +280,16 @@ def _row(
         message,
         attempts=1 + attempt,
         num_source_tokens=source_tokens,
-        num_new_tokens=0 if twin else new_tokens,
+        num_new_tokens=0 if is_copy else new_tokens,
     )
 
 
-def _num_breaks(text: str) -> int:
+def _count_line_breaks(text: str) -> int:
     r"""Line breaks of a text, whatever they are spelled: "\r\n" is one."""
-    return len(_BREAK.findall(text)) if has_line_break(text) else 0
+    return len(_LINE_BREAK.findall(text)) if has_line_break(text) else 0
 
 
-def on_one_line(text: str) -> str:
+def join_lines(text: str) -> str:
     """The text with each line break, and the white space around it, as one space. Linear in the text's length."""
     lines = text.splitlines()
     if text and has_line_break(text[-1]):

@@ -17,45 +17,47 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from hymt_batch import agreement, name
+from hymt_batch import job_name, validate
 from hymt_batch.errors import ConfigError, PreflightError, UsageError
-from hymt_batch.override import Override, Reader, in_one_line, settings
-from hymt_batch.schema import JOBS, NOT_NEEDED, BenchJob, DoctorJob, PlanJob, ReadJob, TranslateJob, VerifyJob
-from hymt_batch.sweep import combinations
+from hymt_batch.override import Override, OverrideParser, collect_settings, single_line_errors
+from hymt_batch.schema import JOBS, OPTIONAL_SETTINGS, BenchJob, DoctorJob, InspectJob, PlanJob, TranslateJob, VerifyJob
+from hymt_batch.sweep import expand_sweep
 
-EXAMPLES = {"tgt_lang": "tgt_lang=fr", "source.path": "source.path=corpus.txt", "name": "name=demo"}
+EXAMPLE_OVERRIDES = {"tgt_lang": "tgt_lang=fr", "source.path": "source.path=corpus.txt", "name": "name=demo"}
 """What a message proposes for a setting that is missing."""
 
 
 @dataclass(frozen=True, slots=True)
-class Point:
+class SweepPoint:
     """One job of a sweep."""
 
     label: str  # folder below outputs/NAME; "" when nothing is swept
     job: Any
 
 
-def folder() -> Path:
+def conf_folder() -> Path:
     """Where the YAML files are: inside the package in a wheel, beside it in a checkout."""
     package = Path(__file__).resolve().parent
     return package / "conf" if (package / "conf" / "translate.yaml").exists() else package.parent / "conf"
 
 
-def choices(job: str) -> dict[str, list[str]]:
+def group_choices(job: str) -> dict[str, list[str]]:
     """The choices of each group of a job, in the order of the flow."""
     hints = get_type_hints(JOBS[job])
     groups = [one.name for one in fields(JOBS[job]) if is_dataclass(hints[one.name])]
-    found = {group: sorted(file.stem for file in (folder() / group).glob("*.yaml")) for group in [*groups, "preset"]}
+    found = {
+        group: sorted(file.stem for file in (conf_folder() / group).glob("*.yaml")) for group in [*groups, "preset"]
+    }
     found["preset"] = [one for one in found["preset"] if one.startswith("bench_") == (job == "bench")]
     return found if groups or job == "bench" else {}
 
 
-def reader(job: str) -> Reader:
+def override_parser(job: str) -> OverrideParser:
     """What reads the command line of a job."""
-    return Reader(job, settings(JOBS[job]), choices(job), _sweep_function)
+    return OverrideParser(job, collect_settings(JOBS[job]), group_choices(job), _expand_sweep_function)
 
 
-@in_one_line()
+@single_line_errors()
 def load(job: str, overrides: Sequence[str]) -> Any:
     """Compose and check one job.
 
@@ -70,18 +72,18 @@ def load(job: str, overrides: Sequence[str]) -> Any:
         UsageError: A wrong key or value.
         ConfigError: Settings that are missing or cannot work together.
     """
-    return _build(job, reader(job).read(overrides))
+    return _build(job, override_parser(job).parse(overrides))
 
 
-@in_one_line()
-def points(job: str, overrides: Sequence[str]) -> list[Point]:
+@single_line_errors()
+def load_sweep(job: str, overrides: Sequence[str]) -> list[SweepPoint]:
     """Compose and check every job of a sweep (-m); all of them before the first runs.
 
     Raises:
         UsageError: A wrong key or value.
         ConfigError: As from `load`, for any point.
     """
-    found = [(label, point, _build(job, point)) for label, point in combinations(_read_sweep(job, overrides))]
+    found = [(label, point, _build(job, point)) for label, point in expand_sweep(_parse_sweep(job, overrides))]
     if len(found) > 1 and any(getattr(getattr(one, "source", None), "path", None) == "-" for _, _, one in found):
         raise ConfigError("source.path=- can be read only once. Write stdin to a file and set source.path=FILE.")
     first = found[0][2].name
@@ -89,35 +91,35 @@ def points(job: str, overrides: Sequence[str]) -> list[Point]:
         if label:  # one folder above all points, also where the input is swept and names each differently
             own = any(override.key == "name" for override in point)
             one.output_dir, one.name = os.path.join(one.output_dir, one.name if own else first), label
-    return [Point(label, one) for label, _, one in found]
+    return [SweepPoint(label, one) for label, _, one in found]
 
 
-@in_one_line()
+@single_line_errors()
 def to_yaml(job: str, overrides: Sequence[str], stage: str | None = None) -> str:
     """The composed settings as YAML, before they are checked; `stage` selects a part of them."""
     from omegaconf import OmegaConf
 
-    config, _ = _compose(job, reader(job).read(overrides))
+    config, _ = _compose(job, override_parser(job).parse(overrides))
     if stage is not None and stage not in config:
         raise UsageError(f"--package {stage} is not a part of {job}. Parts: {', '.join(map(str, config))}.")
     node = config if stage is None else config[stage]
     return OmegaConf.to_yaml(node) if OmegaConf.is_config(node) else f"{node}\n"
 
 
-def origin(job: str, overrides: Sequence[str]) -> str:
+def list_sources(job: str, overrides: Sequence[str]) -> str:
     """Which file each group's settings come from, one line each."""
-    chosen = _compose(job, reader(job).read(overrides))[1].choices
-    files = [f"{job}.yaml", *(f"{group}/{chosen[group]}.yaml" for group in choices(job) if chosen[group])]
-    return "\n".join(str(folder() / file) for file in files)
+    chosen = _compose(job, override_parser(job).parse(overrides))[1].choices
+    files = [f"{job}.yaml", *(f"{group}/{chosen[group]}.yaml" for group in group_choices(job) if chosen[group])]
+    return "\n".join(str(conf_folder() / file) for file in files)
 
 
-def _read_sweep(job: str, words: Sequence[str]) -> list[Override]:
+def _parse_sweep(job: str, overrides: Sequence[str]) -> list[Override]:
     """The words of a sweep, after what the chosen preset sweeps by itself (its hydra.sweeper.params)."""
-    read = reader(job).read(words, sweep=True)
-    _, chosen = _compose(job, [override.points()[0] for override in read if override.group])
+    read = override_parser(job).parse(overrides, sweep=True)
+    _, chosen = _compose(job, [override.expand()[0] for override in read if override.is_group])
     given = {override.key for override in read}
-    params = [f"{key}={text}" for key, text in chosen.sweeps.items() if key not in given]
-    return [*reader(job).read(params, sweep=True), *read]
+    params = [f"{key}={text}" for key, text in chosen.sweep_params.items() if key not in given]
+    return [*override_parser(job).parse(params, sweep=True), *read]
 
 
 def _build(job: str, overrides: Sequence[Override]) -> Any:
@@ -126,10 +128,10 @@ def _build(job: str, overrides: Sequence[Override]) -> Any:
 
     config, _ = _compose(job, overrides)
     try:
-        for key in set(NOT_NEEDED.get(job, ())) & OmegaConf.missing_keys(config):
+        for key in set(OPTIONAL_SETTINGS.get(job, ())) & OmegaConf.missing_keys(config):
             OmegaConf.update(config, key, None)
         empty = OmegaConf.missing_keys(config)
-        missing = [key for key in settings(JOBS[job]) if key in empty]
+        missing = [key for key in collect_settings(JOBS[job]) if key in empty]
         built: Any = None if missing else OmegaConf.to_object(config)
     except OmegaConfBaseException as error:
         reason = str(error).splitlines()[0]
@@ -137,25 +139,25 @@ def _build(job: str, overrides: Sequence[Override]) -> Any:
     if missing:
         demo = ", or try preset=demo" if job == "translate" else ""
         verb = "are" if len(missing) > 1 else "is"
-        add = " ".join(EXAMPLES.get(key, f"{key}=VALUE") for key in missing)
+        add = " ".join(EXAMPLE_OVERRIDES.get(key, f"{key}=VALUE") for key in missing)
         raise ConfigError(f"{' and '.join(missing)} {verb} missing. Add for example {add}{demo}.")
     if not isinstance(built, BenchJob):
         built.output_dir = os.path.expanduser(built.output_dir)
     if isinstance(built, TranslateJob) and built.source.path is None:
         raise ConfigError("source.path is null. Set source.path=FILE, a folder, a glob, a hub id, or - for stdin.")
     if isinstance(built, TranslateJob | PlanJob | DoctorJob):
-        agreement.check(built)
+        validate.validate_job(built)
     elif not isinstance(built, BenchJob):
-        name.check(built.name, inside=True)
-    if _is_nowhere():
-        _check_places(built)
+        job_name.check(built.name, allow_sweep_point=True)
+    if _is_cwd_removed():
+        _check_relative_paths(built)
     return built
 
 
-def _check_places(job: Any) -> None:
+def _check_relative_paths(job: Any) -> None:
     """Refuse what is relative to a working directory that was removed."""
     places: list[tuple[str, str]] = []
-    if isinstance(job, TranslateJob | ReadJob) and job.name is not None:
+    if isinstance(job, TranslateJob | InspectJob) and job.name is not None:
         places.append(("output_dir", job.output_dir))
     if isinstance(job, TranslateJob | PlanJob | DoctorJob) and job.source.path is not None:
         paths = [job.source.path] if isinstance(job.source.path, str) else job.source.path
@@ -170,14 +172,14 @@ def _check_places(job: Any) -> None:
             )
 
 
-def leave_removed_folder() -> None:
+def leave_removed_cwd() -> None:
     """Go to / where the working directory was removed: libraries (oneMKL) end the process that has none."""
-    if _is_nowhere():
+    if _is_cwd_removed():
         os.chdir("/")
 
 
 @contextmanager
-def _hydra() -> Iterator[None]:
+def _initialize_hydra() -> Iterator[None]:
     """Hydra on our own folder: no plugin and no search path of the machine it runs on."""
     from hydra import initialize_config_dir
     from hydra.core.config_store import ConfigStore
@@ -187,7 +189,7 @@ def _hydra() -> Iterator[None]:
     before = sys.modules.get("hydra_plugins")
     sys.modules["hydra_plugins"] = None  # type: ignore[assignment]  # its import then fails as if none were installed
     try:
-        with _somewhere(), initialize_config_dir(str(folder()), job_name="hymt_batch", version_base="1.3"):
+        with _in_existing_cwd(), initialize_config_dir(str(conf_folder()), job_name="hymt_batch", version_base="1.3"):
             yield
     finally:
         del sys.modules["hydra_plugins"]
@@ -195,7 +197,7 @@ def _hydra() -> Iterator[None]:
             sys.modules["hydra_plugins"] = before
 
 
-def _is_nowhere() -> bool:
+def _is_cwd_removed() -> bool:
     """Whether the working directory was removed."""
     try:
         os.getcwd()
@@ -205,14 +207,14 @@ def _is_nowhere() -> bool:
 
 
 @contextmanager
-def _somewhere() -> Iterator[None]:
+def _in_existing_cwd() -> Iterator[None]:
     """Hydra asks for the working directory: where it was removed, be in conf/ meanwhile."""
-    if not _is_nowhere():
+    if not _is_cwd_removed():
         yield
         return
     before = os.open(".", os.O_PATH | os.O_DIRECTORY)
     try:
-        os.chdir(folder())
+        os.chdir(conf_folder())
         yield
     finally:
         os.fchdir(before)
@@ -220,24 +222,24 @@ def _somewhere() -> Iterator[None]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Chosen:
+class _Composition:
     """What the files of a job say."""
 
     config: Any  # DictConfig
     choices: dict[str, str | None]  # of each group
-    sweeps: dict[str, str]  # what a preset sweeps by itself, by key
+    sweep_params: dict[str, str]  # what a preset sweeps by itself, by key
 
 
-def _compose(job: str, overrides: Sequence[Override]) -> tuple[Any, _Chosen]:
+def _compose(job: str, overrides: Sequence[Override]) -> tuple[Any, _Composition]:
     """The settings as a DictConfig of their own, and the files that they came from."""
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    groups = (f"{one.key}='{one.values[0]}'" for one in overrides if one.group and one.values[0])
-    chosen = _choose(job, tuple(groups))
+    groups = (f"{one.key}='{one.values[0]}'" for one in overrides if one.is_group and one.values[0])
+    chosen = _compose_groups(job, tuple(groups))
     config = copy.deepcopy(chosen.config)
     for override in overrides:
-        if not override.group:
+        if not override.is_group:
             try:
                 OmegaConf.update(config, override.key, override.values[0], merge=False)
             except OmegaConfBaseException as error:
@@ -247,19 +249,19 @@ def _compose(job: str, overrides: Sequence[Override]) -> tuple[Any, _Chosen]:
 
 
 @lru_cache(maxsize=64)
-def _choose(job: str, groups: tuple[str, ...]) -> _Chosen:
+def _compose_groups(job: str, groups: tuple[str, ...]) -> _Composition:
     """What Hydra composes from conf/ alone; the points of a sweep share it."""
     from hydra import compose
     from omegaconf import open_dict
 
-    with _hydra():
+    with _initialize_hydra():
         config = compose(job, list(groups), return_hydra_config=True)
     with open_dict(config):
         hydra = config.pop("hydra")
-    return _Chosen(config, dict(hydra.runtime.choices), dict(hydra.sweeper.params or {}))
+    return _Composition(config, dict(hydra.runtime.choices), dict(hydra.sweeper.params or {}))
 
 
-def _sweep_function(key: str, text: str, options: Sequence[str]) -> list[str]:
+def _expand_sweep_function(key: str, text: str, options: Sequence[str]) -> list[str]:
     """The values of one function of Hydra's sweep grammar, as texts."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.core.override_parser.types import Glob, Transformer

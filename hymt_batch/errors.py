@@ -41,7 +41,7 @@ class ExitCode(IntEnum):
     STOPPED = 75
 
 
-MEANING: dict[ExitCode, str] = {
+EXIT_CODE_MEANINGS: dict[ExitCode, str] = {
     ExitCode.COMPLETE: "complete",
     ExitCode.WARNINGS: "complete, with warnings, under strict=true",
     ExitCode.USAGE: "usage or configuration",
@@ -57,7 +57,7 @@ MEANING: dict[ExitCode, str] = {
 }
 
 
-def tagged(message: str, id: str) -> str:
+def with_explain_hint(message: str, id: str) -> str:
     """A message with the pointer to its failure mode."""
     return f"{message} [{id}: hymt-batch doctor explain={id}]" if id else message
 
@@ -71,7 +71,7 @@ class HymtError(Exception):
     exit_code: ExitCode = ExitCode.BUG
 
     def __init__(self, message: str, id: str = "") -> None:
-        super().__init__(tagged(message, id))
+        super().__init__(with_explain_hint(message, id))
         self.message, self.id = message, id
 
 
@@ -135,7 +135,7 @@ class DeviceError(StoppedError):
     """The GPU's context is unusable, or a step did not end. A row that does this again and again is found out."""
 
 
-LASTING = (
+PERMANENT_ERRNOS = (
     errno.ENOENT,
     errno.ENOTDIR,
     errno.EISDIR,
@@ -161,12 +161,12 @@ LASTING = (
 """Errors of a call that stay until somebody acts. All others are the disk's or the network's, and may pass."""
 
 
-def may_pass(error: BaseException) -> bool:
+def is_transient(error: BaseException) -> bool:
     """Whether a call that failed may succeed when the same command runs again."""
-    return isinstance(error, OSError) and error.errno not in LASTING
+    return isinstance(error, OSError) and error.errno not in PERMANENT_ERRNOS
 
 
-def disk_failed(name: str, error: OSError) -> StoppedError:
+def disk_read_error(name: str, error: OSError) -> StoppedError:
     """The error of an input whose disk fails."""
     return StoppedError(
         f"{name} could not be read ({error.strerror or error}); check the disk that it lies on. Everything committed "
@@ -174,7 +174,11 @@ def disk_failed(name: str, error: OSError) -> StoppedError:
     )
 
 
-NO_MEMORY = ("failed to map segment from shared object", "Cannot allocate memory", "can't start new thread")
+OUT_OF_MEMORY_MESSAGES = (
+    "failed to map segment from shared object",
+    "Cannot allocate memory",
+    "can't start new thread",
+)
 REMEDIES = {
     errno.ENOSPC: "Free some space (bytes or inodes).",
     errno.EDQUOT: "Free some of the disk quota.",
@@ -191,7 +195,9 @@ REMEDIES = {
     errno.EEXIST: "Something else has this name: move it, or choose another place.",
 }
 
-LIMITS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EMFILE})  # whose remedy needs no name of a file
+RESOURCE_LIMIT_ERRNOS = frozenset(
+    {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EMFILE}
+)  # whose remedy needs no name of a file
 
 
 def first_line(error: BaseException) -> str:
@@ -199,10 +205,10 @@ def first_line(error: BaseException) -> str:
     return next(iter(str(error).strip().splitlines()), "") or type(error).__name__
 
 
-def of_the_machine(error: BaseException) -> HymtError | None:
+def wrap_exception(error: BaseException) -> HymtError | None:
     """An error of the machine, which no stage could tell better, in our words; None for a bug of ours."""
     full = isinstance(error, OSError) and error.errno == errno.ENOMEM
-    if full or isinstance(error, MemoryError) or any(what in str(error) for what in NO_MEMORY):
+    if full or isinstance(error, MemoryError) or any(what in str(error) for what in OUT_OF_MEMORY_MESSAGES):
         return StoppedError(
             f"this process may have no more memory ({first_line(error)}). Give the job more (ulimit -v, the "
             "container's or the scheduler's limit; hymt-batch plan says how much), and run the same command again"
@@ -213,13 +219,13 @@ def of_the_machine(error: BaseException) -> HymtError | None:
             "empty environment."
         )
     if isinstance(error, OSError) and error.errno is not None:
-        return of_the_system(error)
+        return wrap_os_error(error)
     if os.strerror(errno.EMFILE) in str(error):  # as the import of a library tells it
         return PreflightError(f"{first_line(error)}. {REMEDIES[errno.EMFILE]}")
     return None
 
 
-def of_the_system(error: OSError) -> HymtError:
+def wrap_os_error(error: OSError) -> HymtError:
     """An error of a call of the system: what was called for, why it failed, and what helps.
 
     Returns:
@@ -228,7 +234,7 @@ def of_the_system(error: OSError) -> HymtError:
     why = error.strerror or first_line(error)
     names = [os.fsdecode(name) for name in (error.filename, error.filename2) if isinstance(name, str | bytes)]
     what = f"{' and '.join(names)}: {why}." if names else f"the system refuses: {why}."
-    remedy = REMEDIES.get(error.errno or 0, "") if names or error.errno in LIMITS else ""
-    if may_pass(error):
+    remedy = REMEDIES.get(error.errno or 0, "") if names or error.errno in RESOURCE_LIMIT_ERRNOS else ""
+    if is_transient(error):
         return StoppedError(" ".join(filter(None, [what, remedy, "Run the same command again to continue."])))
     return PreflightError(" ".join(filter(None, [what, remedy])))

@@ -23,9 +23,9 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TypeVar
 
-from hymt_batch.beneath import opened_folder, reached
-from hymt_batch.port import Fs, Stat
-from hymt_batch.store_error import stopped
+from hymt_batch.fs_protocol import Fs, Stat
+from hymt_batch.nofollow import open_folder, open_parent
+from hymt_batch.storage_error import write_error
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -33,27 +33,27 @@ T = TypeVar("T")
 __all__ = ["Fs", "Stat"]
 
 READ_BYTES, BUFFER_BYTES = 8 << 20, 1 << 20
-PAUSES_S = (0.05, 0.25)  # before the second and the third try of a write
-AGAIN = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ESTALE, errno.ENOENT})
-NO_LINK = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK})
-NO_DIR_FSYNC = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EACCES})
+RETRY_DELAYS_S = (0.05, 0.25)  # before the second and the third try of a write
+RETRYABLE_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ESTALE, errno.ENOENT})
+LINK_UNSUPPORTED_ERRNOS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK})
+DIR_FSYNC_UNSUPPORTED_ERRNOS = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EACCES})
 
 
-class Os:
+class OsFs:
     """The operating system's files; `within` makes those of one output folder, below which no link is followed."""
 
-    _above: Path | None = None  # the folder that holds the output folder
+    _trusted_root: Path | None = None  # the folder that holds the output folder
 
-    def within(self, folder: Path) -> Os:
+    def within(self, folder: Path) -> OsFs:
         other = copy.copy(self)
-        other._above = folder.parent
+        other._trusted_root = folder.parent
         return other
 
-    def _at(self, path: Path) -> AbstractContextManager[tuple[str, int | None]]:
-        return reached(path, self._above)
+    def _open_parent(self, path: Path) -> AbstractContextManager[tuple[str, int | None]]:
+        return open_parent(path, self._trusted_root)
 
     def open_exclusive(self, path: Path) -> int:
-        with self._at(path) as (name, at):
+        with self._open_parent(path) as (name, at):
             flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW
             return os.open(name, flags, 0o666, dir_fd=at)
 
@@ -68,38 +68,38 @@ class Os:
     close = staticmethod(os.close)  # NFS reports a full disk here
 
     def link(self, source: Path, target: Path) -> None:
-        with self._at(source) as (old, old_at), self._at(target) as (new, new_at):
+        with self._open_parent(source) as (old, old_at), self._open_parent(target) as (new, new_at):
             os.link(old, new, src_dir_fd=old_at, dst_dir_fd=new_at, follow_symlinks=False)
 
     def rename(self, source: Path, target: Path) -> None:
-        with self._at(source) as (old, old_at), self._at(target) as (new, new_at):
+        with self._open_parent(source) as (old, old_at), self._open_parent(target) as (new, new_at):
             os.rename(old, new, src_dir_fd=old_at, dst_dir_fd=new_at)
 
     def unlink(self, path: Path) -> None:
-        with self._at(path) as (name, at):
+        with self._open_parent(path) as (name, at):
             os.unlink(name, dir_fd=at)
 
     def mkdir(self, path: Path, mode: int) -> None:
-        with self._at(path) as (name, at):
+        with self._open_parent(path) as (name, at):
             os.mkdir(name, mode, dir_fd=at)
 
     def rmdir(self, path: Path) -> None:
-        with self._at(path) as (name, at):
+        with self._open_parent(path) as (name, at):
             os.rmdir(name, dir_fd=at)
 
     def fsync_dir(self, path: Path) -> bool:
         try:
-            with opened_folder(path, self._above) as fd:
+            with open_folder(path, self._trusted_root) as fd:
                 os.fsync(fd)
         except OSError as error:
-            if error.errno in NO_DIR_FSYNC:
+            if error.errno in DIR_FSYNC_UNSUPPORTED_ERRNOS:
                 return False
             raise
         return True
 
     def read(self, path: Path, start: int = 0, size: int | None = None) -> bytes:
         # O_NONBLOCK: a fifo put in our place must not hang the job
-        with self._at(path) as (name, at):
+        with self._open_parent(path) as (name, at):
             fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=at)
         try:
             found = os.fstat(fd)
@@ -119,17 +119,17 @@ class Os:
             os.close(fd)
 
     def stat(self, path: Path) -> Stat:
-        with self._at(path) as (name, at):
+        with self._open_parent(path) as (name, at):
             s = os.stat(name, dir_fd=at, follow_symlinks=False)
         kind = "file" if stat_bits.S_ISREG(s.st_mode) else "dir" if stat_bits.S_ISDIR(s.st_mode) else "other"
         return Stat(kind, s.st_size, s.st_mtime_ns, s.st_ino, s.st_dev, s.st_nlink)
 
     def listdir(self, path: Path) -> list[str]:
-        with opened_folder(path, self._above) as fd:
+        with open_folder(path, self._trusted_root) as fd:
             return sorted(os.listdir(fd))
 
     def writable(self, path: Path) -> bool:
-        with opened_folder(path, self._above) as fd:
+        with open_folder(path, self._trusted_root) as fd:
             return os.access(".", os.W_OK | os.X_OK, dir_fd=fd, effective_ids=os.access in os.supports_effective_ids)
 
     def statvfs(self, path: Path) -> tuple[int, int | None]:
@@ -137,17 +137,17 @@ class Os:
         return s.f_bavail * s.f_frsize, s.f_favail if s.f_files else None
 
 
-OS = Os()
+OS_FS = OsFs()
 
 
-def exists(fs: Fs, path: Path) -> Stat | None:
+def stat_or_none(fs: Fs, path: Path) -> Stat | None:
     try:
         return fs.stat(path)
     except (FileNotFoundError, NotADirectoryError):
         return None
 
 
-def names(fs: Fs, path: Path) -> list[str]:
+def list_names(fs: Fs, path: Path) -> list[str]:
     """Names in a folder; none where it does not exist."""
     try:
         return fs.listdir(path)
@@ -155,7 +155,7 @@ def names(fs: Fs, path: Path) -> list[str]:
         return []
 
 
-def same(fs: Fs, path: Path, data: bytes) -> bool:
+def has_content(fs: Fs, path: Path, data: bytes) -> bool:
     """Whether a file holds these bytes; what is longer is not read."""
     return fs.read(path, 0, len(data) + 1) == data
 
@@ -174,14 +174,14 @@ def hash_file(fs: Fs, path: Path) -> tuple[int, str]:
     return at, sha.hexdigest()
 
 
-def again(what: str, make: Callable[[], T]) -> T:
+def with_retries(what: str, operation: Callable[[], T]) -> T:
     """Call `make`, which starts from a new file, at most three times; then, or at once for what stays, StoppedError."""
-    for pause in (*PAUSES_S, None):
+    for pause in (*RETRY_DELAYS_S, None):
         try:
-            return make()
+            return operation()
         except OSError as error:
-            if pause is None or error.errno not in AGAIN:
-                raise stopped(what, error) from error
+            if pause is None or error.errno not in RETRYABLE_ERRNOS:
+                raise write_error(what, error) from error
             log.warning("store what=%s error=%s again_in_s=%.2f", what, errno.errorcode.get(error.errno or 0), pause)
             time.sleep(pause)
     raise AssertionError("unreachable")
@@ -191,7 +191,7 @@ def write_new(fs: Fs, path: Path, data: bytes) -> None:
     """Write and sync a new file; on any error it is gone and the error raised."""
     with NewFile(fs, path) as file:
         file.write(data)
-        file.settle()
+        file.sync_and_close()
 
 
 def write_atomic(fs: Fs, path: Path, data: bytes) -> None:
@@ -203,7 +203,7 @@ def write_atomic(fs: Fs, path: Path, data: bytes) -> None:
         replace(fs, tmp, path)
         fs.fsync_dir(path.parent)
 
-    again(path.name, once)
+    with_retries(path.name, once)
 
 
 def replace(fs: Fs, tmp: Path, final: Path) -> None:
@@ -212,8 +212,8 @@ def replace(fs: Fs, tmp: Path, final: Path) -> None:
     try:
         fs.rename(tmp, final)
     except OSError:
-        found = exists(fs, final)
-        if exists(fs, tmp) is None and found is not None and found.ino == wrote.ino:
+        found = stat_or_none(fs, final)
+        if stat_or_none(fs, tmp) is None and found is not None and found.ino == wrote.ino:
             return
         with contextlib.suppress(OSError):
             fs.unlink(tmp)
@@ -226,10 +226,10 @@ def publish(fs: Fs, tmp: Path, final: Path) -> bool:
         fs.link(tmp, final)
         return True
     except OSError as error:
-        ours, found = exists(fs, tmp), exists(fs, final)
+        ours, found = stat_or_none(fs, tmp), stat_or_none(fs, final)
         if ours is not None and found is not None:
             return ours.ino == found.ino and ours.dev == found.dev  # reported as failed, but it happened
-        if found is None and ours is not None and error.errno in NO_LINK:
+        if found is None and ours is not None and error.errno in LINK_UNSUPPORTED_ERRNOS:
             replace(fs, tmp, final)  # no exclusivity here; equal identities make equal bytes
             return True
         raise
@@ -240,7 +240,7 @@ class NewFile:
 
     def __init__(self, fs: Fs, path: Path) -> None:
         self.path, self.size = path, 0
-        self._fs, self._sha, self._buffer, self._settled = fs, hashlib.sha256(), bytearray(), False
+        self._fs, self._sha, self._buffer, self._synced = fs, hashlib.sha256(), bytearray(), False
         self._fd: int | None = fs.open_exclusive(path)
 
     def write(self, data: bytes | memoryview) -> int:
@@ -248,10 +248,10 @@ class NewFile:
         self._buffer += data
         self.size += len(data)
         if len(self._buffer) >= BUFFER_BYTES:
-            self._drain()
+            self._flush()
         return len(data)
 
-    def _drain(self) -> int:
+    def _flush(self) -> int:
         if self._fd is None:
             raise ValueError(f"{self.path} is closed")
         data, self._buffer = bytes(self._buffer), bytearray()
@@ -259,9 +259,9 @@ class NewFile:
             self._fs.write_all(self._fd, data)
         return self._fd
 
-    def settle(self) -> str:
+    def sync_and_close(self) -> str:
         """Write out, sync, close; the sha256 of the whole."""
-        fd = self._drain()
+        fd = self._flush()
         self._fd = None  # whatever happens now, this descriptor is not synced again
         try:
             self._fs.fsync(fd)
@@ -269,14 +269,14 @@ class NewFile:
             self._close_quietly(fd)
             raise
         self._fs.close(fd)
-        self._settled = True
+        self._synced = True
         return self._sha.hexdigest()
 
     def __enter__(self) -> NewFile:
         return self
 
     def __exit__(self, failure: object, *_: object) -> None:
-        if self._settled and failure is None:
+        if self._synced and failure is None:
             return  # the caller gave it its name, or will
         fd, self._fd = self._fd, None
         if fd is not None:

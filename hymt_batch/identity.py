@@ -9,19 +9,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hymt_batch import batch, fs, manifest, prompt
-from hymt_batch.decode.settings import describe
+from hymt_batch.decode.settings import resolved_settings
 from hymt_batch.prompt import GenerationPrompt
-from hymt_batch.records import PLAN
-from hymt_batch.write import versions
+from hymt_batch.records import PLAN_VERSION
+from hymt_batch.write import identity_versions
 
 if TYPE_CHECKING:
     from hymt_batch.schema import TranslateJob
 
 
-def identity(job: TranslateJob, model: Mapping[str, Any], words: prompt.Wording, limits: batch.Boundaries) -> Any:
+def build_identity(
+    job: TranslateJob, model: Mapping[str, Any], template: prompt.PromptTemplate, part_limits: batch.PartLimits
+) -> Any:
     """Every setting that changes the text, or which rows form a part, with its resolved value."""
     return {
-        "version": versions.VERSION,
+        "version": identity_versions.VERSION,
         "source": {
             key: getattr(job.source, key)
             for key in (
@@ -40,10 +42,10 @@ def identity(job: TranslateJob, model: Mapping[str, Any], words: prompt.Wording,
             "on_too_long": job.segment.on_too_long.value,
             "max_segments": job.segment.max_segments,
         },
-        "prompt": {**words.identity, "add_generation_prompt": job.add_generation_prompt},
+        "prompt": {**template.identity, "add_generation_prompt": job.add_generation_prompt},
         "model": {**model, "max_context": job.model.max_context},
-        "batch": asdict(limits),
-        "decode": {**describe(job.decode, job.model.sampling), "seed": job.seed},
+        "batch": asdict(part_limits),
+        "decode": {**resolved_settings(job.decode, job.model.sampling), "seed": job.seed},
         "check": {
             "max_attempts": job.check.max_attempts,
             "loop_repeats": job.check.loop_repeats,
@@ -60,7 +62,7 @@ def identity(job: TranslateJob, model: Mapping[str, Any], words: prompt.Wording,
     }
 
 
-def environment(job: TranslateJob, settled: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def build_environment(job: TranslateJob, resolved: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """What of the settings may change a low-precision text by rounding: as asked for, or as it was settled."""
     asked = {
         "engine": job.decode.engine.value,
@@ -70,10 +72,10 @@ def environment(job: TranslateJob, settled: Mapping[str, Any] | None = None) -> 
         "max_rows": job.batch.max_rows,
         "max_tokens": job.batch.max_tokens,
     }
-    return {"hymt_batch": importlib.metadata.version("hymt-batch"), **asked, **(settled or {})}
+    return {"hymt_batch": importlib.metadata.version("hymt-batch"), **asked, **(resolved or {})}
 
 
-def own_keys(job: TranslateJob) -> frozenset[str]:
+def auto_keys(job: TranslateJob) -> frozenset[str]:
     """Keys of the identity whose value in a folder's job stands: `auto` resolves them once, when a folder is made."""
     auto = {
         "batch.part_rows": job.batch.part_rows == "auto",
@@ -83,7 +85,9 @@ def own_keys(job: TranslateJob) -> frozenset[str]:
     return frozenset(key for key, is_auto in auto.items() if is_auto)
 
 
-def aliases(job: TranslateJob, model: Mapping[str, Any], words: prompt.Wording, num_parameters: int) -> list[Any]:
+def alias_identities(
+    job: TranslateJob, model: Mapping[str, Any], template: prompt.PromptTemplate, num_parameters: int
+) -> list[Any]:
     """The identities that this job would have had if `auto` had come to something else when it began.
 
     On a CPU or a GPU part sizes differ; earlier versions always added the generation prompt.
@@ -91,27 +95,27 @@ def aliases(job: TranslateJob, model: Mapping[str, Any], words: prompt.Wording, 
     jobs = [job]
     if job.prompt.add_generation_prompt is GenerationPrompt.auto:
         jobs = [with_generation_prompt(job, added) for added in (True, False)]
-    places = [batch.boundaries(job.batch, num_parameters, on_gpu) for on_gpu in (False, True)]
-    return [identity(one, model, words, limits) for one in jobs for limits in places]
+    places = [batch.resolve_part_limits(job.batch, num_parameters, on_gpu) for on_gpu in (False, True)]
+    return [build_identity(one, model, template, limits) for one in jobs for limits in places]
 
 
-def with_generation_prompt(job: TranslateJob, added: bool) -> TranslateJob:
+def with_generation_prompt(job: TranslateJob, add: bool) -> TranslateJob:
     """The job with `prompt.add_generation_prompt` as its folder's job has it."""
-    asked = GenerationPrompt.true if added else GenerationPrompt.false
+    asked = GenerationPrompt.true if add else GenerationPrompt.false
     return replace(job, prompt=replace(job.prompt, add_generation_prompt=asked))
 
 
-def boundaries_of(identity: Mapping[str, Any]) -> batch.Boundaries:
+def part_limits_of(identity: Mapping[str, Any]) -> batch.PartLimits:
     """Which rows form a part in the job of that identity."""
     limits: Mapping[str, Any] = identity["batch"]
-    return batch.Boundaries(**limits)
+    return batch.PartLimits(**limits)
 
 
-def stored_plan(folder: Path) -> int:
+def stored_plan_version(folder: Path) -> int:
     """Version of the plan of a folder's job; the newest where there is none, or none that can be read."""
     try:
-        stored = manifest.read_job(fs.OS, folder).identity
-    except manifest.StateDamage:
-        return PLAN
+        stored = manifest.read_job(fs.OS_FS, folder).identity
+    except manifest.StateDamagedError:
+        return PLAN_VERSION
     plan = stored.get("batch", {}).get("plan", 1)
-    return plan if type(plan) is int else PLAN
+    return plan if type(plan) is int else PLAN_VERSION

@@ -74,11 +74,11 @@ LANGUAGES: dict[str, Language] = {
 }
 """Code -> language, in the order of the model card."""
 
-CHINESE = frozenset({"zh", "zh-Hant", "yue"})
+CHINESE_CODES = frozenset({"zh", "zh-Hant", "yue"})
 """Codes whose presence on either side selects the Chinese prompt."""
 
 
-_OFTEN_MEANT = {
+_SUGGESTIONS = {
     "zh-tw": ("zh-Hant",),
     "zh-hk": ("zh-Hant", "yue"),
     "zh-cn": ("zh",),
@@ -113,7 +113,7 @@ def get(code: str, key: str = "tgt_lang") -> Language:
     names |= {language.chinese: language.code for language in LANGUAGES.values()}
     near = [names[name] for name in get_close_matches(wanted, names, n=2, cutoff=0.75)]
     near += [folded[known].code for known in get_close_matches(wanted.split("-")[0], folded, n=3, cutoff=0.5)]
-    near = [*_OFTEN_MEANT.get(wanted, ())] or near
+    near = [*_SUGGESTIONS.get(wanted, ())] or near
     hint = f"Nearest: {', '.join(dict.fromkeys(near))}. " if near else ""
     raise ConfigError(
         f"{key}={code} is not a language of the models. {hint}All {len(LANGUAGES)}: {', '.join(LANGUAGES)}."

@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from hymt_batch.fs import Fs, again, exists, publish, remove, write_atomic, write_new
+from hymt_batch.fs import Fs, publish, remove, stat_or_none, with_retries, write_atomic, write_new
 from hymt_batch.records import Input
 
 VERSION = 1  # of the files in .hymt and of manifest.json; a newer one is refused, never guessed at
@@ -26,35 +26,35 @@ MAX_BYTES = 1 << 30  # of a state file: a million and more of inputs
 MISSING = "(not set)"
 INPUT_FIELDS = ("rel", "format", "compression", "out_rel", "file_id", "dataset")
 
-Plain = dict[str, Any]
+JsonDict = dict[str, Any]
 
 
-class StateDamage(Exception):
+class StateDamagedError(Exception):
     """A state file is not what was written; the text says in what way. Never reaches the user as it is."""
 
 
-class StateMissing(StateDamage):
+class StateMissingError(StateDamagedError):
     """There is no such file."""
 
 
-class StateDenied(StateDamage):
+class StatePermissionError(StateDamagedError):
     """This user may not read it."""
 
 
-class StateNewer(StateDamage):
+class StateVersionError(StateDamagedError):
     """A newer version of hymt-batch wrote it."""
 
 
-def canonical(value: Any) -> bytes:
+def canonical_json(value: Any) -> bytes:
     """One spelling for each value: sorted keys, no spaces, ASCII. NaN and infinity are refused."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode("ascii")
 
 
 def digest(value: Any) -> str:
-    return hashlib.sha256(canonical(value)).hexdigest()
+    return hashlib.sha256(canonical_json(value)).hexdigest()
 
 
-def readable(value: Any) -> bytes:
+def pretty_json(value: Any) -> bytes:
     """JSON for people, still one spelling for each value; a name that is not UTF-8 is escaped."""
     for ascii_only in (False, True):
         try:
@@ -65,59 +65,59 @@ def readable(value: Any) -> bytes:
     raise AssertionError("unreachable")
 
 
-def seal(value: Plain) -> bytes:
-    return readable({**value, "version": VERSION, "check": digest({**value, "version": VERSION})})
+def seal(value: JsonDict) -> bytes:
+    return pretty_json({**value, "version": VERSION, "check": digest({**value, "version": VERSION})})
 
 
-def unseal(data: bytes) -> Plain:
+def unseal(data: bytes) -> JsonDict:
     """What `seal` was given.
 
     Raises:
         StateDamage: Anything else than that, with the way in which it differs.
     """
     if not data:
-        raise StateDamage("it is empty")
+        raise StateDamagedError("it is empty")
     if not data.strip(b"\0"):
-        raise StateDamage("it holds only zero bytes, as after a power loss")
+        raise StateDamagedError("it holds only zero bytes, as after a power loss")
     try:
         value = json.loads(data)
     except (ValueError, RecursionError):
-        raise StateDamage("it is not whole JSON") from None
+        raise StateDamagedError("it is not whole JSON") from None
     if not isinstance(value, dict):
-        raise StateDamage("it is not a JSON object")
+        raise StateDamagedError("it is not a JSON object")
     version = value.get("version")
     if isinstance(version, int) and version > VERSION:
-        raise StateNewer(f"it is of version {version}, and this hymt-batch reads up to {VERSION}")
+        raise StateVersionError(f"it is of version {version}, and this hymt-batch reads up to {VERSION}")
     check = value.pop("check", None)
     try:
         right = digest(value)
     except (ValueError, RecursionError):
         right = ""
     if check != right or version != VERSION:
-        raise StateDamage("its contents do not match its checksum")
+        raise StateDamagedError("its contents do not match its checksum")
     del value["version"]
     return value
 
 
-def load(fs: Fs, path: Path, most: int = MAX_BYTES) -> Plain:
+def load(fs: Fs, path: Path, max_bytes: int = MAX_BYTES) -> JsonDict:
     """A sealed file of at most so many bytes; StateMissing or StateDamage where there is none to be had."""
     try:
-        found = exists(fs, path)
+        found = stat_or_none(fs, path)
         if found is None:
-            raise StateMissing("it is missing")
+            raise StateMissingError("it is missing")
         if found.kind != "file":
-            raise StateDamage("it is a folder" if found.kind == "dir" else "it is a link or no file")
+            raise StateDamagedError("it is a folder" if found.kind == "dir" else "it is a link or no file")
         head = fs.read(path, 0, 4096)
-        if found.size > most or (found.size > len(head) and head[:1] != b"{"):
+        if found.size > max_bytes or (found.size > len(head) and head[:1] != b"{"):
             zeros = "zero bytes, as after a power loss" if not head.strip(b"\0") else "no JSON object"
-            raise StateDamage(f"it has {found.size} bytes and begins with {zeros}")
+            raise StateDamagedError(f"it has {found.size} bytes and begins with {zeros}")
         return unseal(fs.read(path, 0, found.size))
     except FileNotFoundError:
-        raise StateMissing("it is missing") from None
+        raise StateMissingError("it is missing") from None
     except PermissionError as error:
-        raise StateDenied(f"this user may not read it ({error.strerror})") from None
+        raise StatePermissionError(f"this user may not read it ({error.strerror})") from None
     except OSError as error:
-        raise StateDamage(f"it cannot be read ({error.strerror})") from None
+        raise StateDamagedError(f"it cannot be read ({error.strerror})") from None
 
 
 def diff(old: Any, new: Any, key: str = "") -> list[tuple[str, Any, Any]]:
@@ -133,63 +133,63 @@ def diff(old: Any, new: Any, key: str = "") -> list[tuple[str, Any, Any]]:
     return [] if type(old) is type(new) and old == new else [(key, old, new)]
 
 
-def explain(differences: Sequence[tuple[str, Any, Any]], most: int = 20) -> str:
+def format_diff(differences: Sequence[tuple[str, Any, Any]], max_lines: int = 20) -> str:
     """One line a difference: `key: was -> now`."""
 
     def short(value: Any) -> str:
         text = value if value == MISSING else json.dumps(value, ensure_ascii=False, default=str)
         return text if len(text) <= 80 else text[:77] + "..."
 
-    lines = [f"  {key}: {short(old)} -> {short(new)}" for key, old, new in differences[:most]]
-    if len(differences) > most:
-        lines.append(f"  and {len(differences) - most} more")
+    lines = [f"  {key}: {short(old)} -> {short(new)}" for key, old, new in differences[:max_lines]]
+    if len(differences) > max_lines:
+        lines.append(f"  and {len(differences) - max_lines} more")
     return "\n".join(lines)
 
 
-def plain(value: Any) -> Any:
+def json_roundtrip(value: Any) -> Any:
     """The value as JSON gives it back: tuples become lists, keys become strings."""
-    return json.loads(canonical(value))
+    return json.loads(canonical_json(value))
 
 
 # The layout of an output folder. One place, so that no stage spells a name of its own.
 
 
-def state(folder: Path) -> Path:
+def state_folder(folder: Path) -> Path:
     return folder / ".hymt"
 
 
-def file_state(folder: Path, file_id: str) -> Path:
-    return state(folder) / f"f{file_id}"
+def file_state_folder(folder: Path, file_id: str) -> Path:
+    return state_folder(folder) / f"f{file_id}"
 
 
-def translated(folder: Path, out_rel: str) -> Path:
+def translated_path(folder: Path, out_rel: str) -> Path:
     return folder / "translated" / out_rel
 
 
-def errors_file(folder: Path, rel: str) -> Path:
+def errors_path(folder: Path, rel: str) -> Path:
     return folder / "errors" / f"{rel}.errors.jsonl"
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class JobRecord:
     """What `job.json` says."""
 
-    identity: Plain
+    identity: JsonDict
     inputs: tuple[Input, ...]  # without their paths: the same files may lie elsewhere tomorrow
-    environment: Plain
+    environment: JsonDict
     created: str
 
     @property
-    def key(self) -> str:
+    def identity_sha256(self) -> str:
         return digest(self.identity)
 
 
-def new_job(identity: Plain, inputs: Sequence[Input], environment: Plain) -> Job:
+def new_job(identity: JsonDict, inputs: Sequence[Input], environment: JsonDict) -> JobRecord:
     created = datetime.now(UTC).isoformat(timespec="seconds")
-    return Job(plain(identity), tuple(inputs), plain(environment), created)
+    return JobRecord(json_roundtrip(identity), tuple(inputs), json_roundtrip(environment), created)
 
 
-def _job_bytes(job: Job) -> bytes:
+def _encode_job(job: JobRecord) -> bytes:
     inputs = [{name: getattr(i, name) for name in INPUT_FIELDS} for i in job.inputs]
     return seal(
         {
@@ -202,75 +202,77 @@ def _job_bytes(job: Job) -> bytes:
     )
 
 
-def read_job(fs: Fs, folder: Path) -> Job:
+def read_job(fs: Fs, folder: Path) -> JobRecord:
     """The job a folder belongs to; StateMissing where it belongs to none, StateDamage where that cannot be known."""
-    value = load(fs, state(folder) / "job.json")
+    value = load(fs, state_folder(folder) / "job.json")
     if value.get("protocol") != PROTOCOL:
-        raise StateNewer(f"it speaks protocol {value.get('protocol')!r}, and this hymt-batch {PROTOCOL!r}")
+        raise StateVersionError(f"it speaks protocol {value.get('protocol')!r}, and this hymt-batch {PROTOCOL!r}")
     try:
         inputs = tuple(Input(**{name: str(i[name]) for name in INPUT_FIELDS}, path="") for i in value["inputs"])
-        return Job(dict(value["identity"]), inputs, dict(value["environment"]), str(value["created"]))
+        return JobRecord(dict(value["identity"]), inputs, dict(value["environment"]), str(value["created"]))
     except (KeyError, TypeError, ValueError):
-        raise StateDamage("it lacks fields that every job has") from None
+        raise StateDamagedError("it lacks fields that every job has") from None
 
 
-def create_job(fs: Fs, folder: Path, job: Job) -> bool:
+def create_job(fs: Fs, folder: Path, job: JobRecord) -> bool:
     """Make `job.json`, unless another process was first: then False, and its file stands."""
 
     def once() -> bool:
-        path = state(folder) / "job.json"
+        path = state_folder(folder) / "job.json"
         tmp = path.with_name(f".tmp-job.json-{uuid.uuid4().hex}")
-        write_new(fs, tmp, _job_bytes(job))
+        write_new(fs, tmp, _encode_job(job))
         mine = publish(fs, tmp, path)
         fs.fsync_dir(path.parent)
         remove(fs, tmp)
         return mine
 
-    return again("job.json", once)
+    return with_retries("job.json", once)
 
 
-def replace_job(fs: Fs, folder: Path, job: Job) -> None:
+def replace_job(fs: Fs, folder: Path, job: JobRecord) -> None:
     """The one rewrite of `job.json`: another list of inputs, at the user's request and under the lease."""
-    write_atomic(fs, state(folder) / "job.json", _job_bytes(job))
+    write_atomic(fs, state_folder(folder) / "job.json", _encode_job(job))
 
 
-def total(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
+def sum_counts(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
     sums: Counter[str] = Counter()
     for one in counts:
         sums.update(one)
     return dict(sorted(sums.items()))
 
 
-def build(job: Job, files: Sequence[Plain]) -> bytes:
+def build(job: JobRecord, file_records: Sequence[JsonDict]) -> bytes:
     """`manifest.json` from the files' own records, in the order of the inputs; no time in it.
 
     Args:
         job: Its identity and inputs.
         files: One record a file, as `write/final.py` makes them.
     """
-    environments = {canonical(e): e for f in files for e in f["environments"]}
+    environments = {canonical_json(e): e for f in file_records for e in f["environments"]}
     return seal(
         {
             "protocol": PROTOCOL,
             "identity": job.identity,
-            "identity_sha256": job.key,
+            "identity_sha256": job.identity_sha256,
             "environments": [environments[k] for k in sorted(environments)],
-            "inputs": [{"rel": f["rel"], "rows": f["rows"], **f["input"]} for f in files],
-            "outputs": [{"path": f"translated/{f['out_rel']}", "format": f["format"], **f["output"]} for f in files],
-            "errors": [{"path": f"errors/{f['rel']}.errors.jsonl", **f["errors"]} for f in files if f["errors"]],
-            "rows": sum(f["rows"] for f in files),
-            "counts": total(f["counts"] for f in files),
-            "flags": total(f["flags"] for f in files),
-            "tokens": total(f["tokens"] for f in files),
-            "degraded": total(f["degraded"] for f in files),
+            "inputs": [{"rel": f["rel"], "rows": f["rows"], **f["input"]} for f in file_records],
+            "outputs": [
+                {"path": f"translated/{f['out_rel']}", "format": f["format"], **f["output"]} for f in file_records
+            ],
+            "errors": [{"path": f"errors/{f['rel']}.errors.jsonl", **f["errors"]} for f in file_records if f["errors"]],
+            "rows": sum(f["rows"] for f in file_records),
+            "counts": sum_counts(f["counts"] for f in file_records),
+            "flags": sum_counts(f["flags"] for f in file_records),
+            "tokens": sum_counts(f["tokens"] for f in file_records),
+            "degraded": sum_counts(f["degraded"] for f in file_records),
         }
     )
 
 
-def read(fs: Fs, folder: Path) -> Plain:
+def read(fs: Fs, folder: Path) -> JsonDict:
     """The manifest of a finished job; StateMissing or StateDamage otherwise."""
     value = load(fs, folder / "manifest.json")
     for field in ("identity", "inputs", "outputs", "errors", "rows", "counts", "flags", "tokens"):
         if field not in value:
-            raise StateDamage(f"it lacks the field {field!r}")
+            raise StateDamagedError(f"it lacks the field {field!r}")
     return value

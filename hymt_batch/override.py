@@ -17,10 +17,19 @@ from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from hymt_batch.errors import UsageError
-from hymt_batch.spelling import FUNCTION, by_nearness, escape, exists, nearest, scalar, split, unquote
+from hymt_batch.override_syntax import (
+    SWEEP_FUNCTION,
+    close_matches,
+    escape_interpolation,
+    parse_literal,
+    path_exists,
+    sort_by_similarity,
+    split_list,
+    unquote,
+)
 
 _INTERPOLATION = re.compile(r"(\\*)\$\{([^{}]*\}?)")
-_WORDS_OF_BOOL = {
+_BOOL_WORDS = {
     "true": True,
     "yes": True,
     "on": True,
@@ -56,19 +65,19 @@ class Override:
     """One word of the command line: a choice of a group, or the value of a setting; several values are a sweep."""
 
     key: str
-    group: bool
+    is_group: bool
     texts: tuple[str, ...]  # as written, for the names of sweep folders
     values: tuple[Any, ...]
 
     @property
-    def swept(self) -> bool:
+    def is_swept(self) -> bool:
         return len(self.values) > 1
 
-    def points(self) -> list[Override]:
-        return [Override(self.key, self.group, (t,), (v,)) for t, v in zip(self.texts, self.values, strict=True)]
+    def expand(self) -> list[Override]:
+        return [Override(self.key, self.is_group, (t,), (v,)) for t, v in zip(self.texts, self.values, strict=True)]
 
 
-def settings(job: type, prefix: str = "") -> dict[str, Setting]:
+def collect_settings(job: type, prefix: str = "") -> dict[str, Setting]:
     """Every setting of a job's dataclass by its dotted key, in order."""
     found: dict[str, Setting] = {}
     hints = get_type_hints(job)
@@ -76,7 +85,7 @@ def settings(job: type, prefix: str = "") -> dict[str, Setting]:
         key, kind = prefix + field.name, hints[field.name]
         if is_dataclass(kind):
             assert isinstance(kind, type)
-            found |= settings(kind, f"{key}.")
+            found |= collect_settings(kind, f"{key}.")
             continue
         options = set(get_args(kind)) if get_origin(kind) in (Union, UnionType) else {kind}
         required = field.default is MISSING and field.default_factory is MISSING
@@ -87,7 +96,7 @@ def settings(job: type, prefix: str = "") -> dict[str, Setting]:
 
 
 @contextmanager
-def in_one_line() -> Iterator[None]:
+def single_line_errors() -> Iterator[None]:
     """Keep a message in one line where it quotes a value of several."""
     try:
         yield
@@ -96,7 +105,7 @@ def in_one_line() -> Iterator[None]:
         raise (type(error)("\\n".join(lines)) if len(lines) > 1 else error) from None
 
 
-class Reader:
+class OverrideParser:
     """Reads the words of one job's command line."""
 
     def __init__(
@@ -104,7 +113,7 @@ class Reader:
         job: str,
         settings: Mapping[str, Setting],
         groups: Mapping[str, Sequence[str]],
-        functions: Callable[[str, str, Sequence[str]], list[str]],
+        expand_function: Callable[[str, str, Sequence[str]], list[str]],
     ) -> None:
         """Say what may be set.
 
@@ -114,9 +123,9 @@ class Reader:
             groups: Choices by group.
             functions: Values of a sweep function such as range(1,4), from its key, its text and the group's choices.
         """
-        self.job, self.settings, self.groups, self.functions = job, settings, groups, functions
+        self.job, self.settings, self.groups, self.expand_function = job, settings, groups, expand_function
 
-    def read(self, words: Iterable[str], *, sweep: bool = False) -> list[Override]:
+    def parse(self, overrides: Iterable[str], *, sweep: bool = False) -> list[Override]:
         """Read words in order; of two with the same key the later one holds.
 
         Args:
@@ -127,46 +136,46 @@ class Reader:
             UsageError: A wrong key or value, in one line with what is valid.
         """
         found: dict[str, Override] = {}
-        for word in words:
-            override = self._read(word, sweep)
+        for word in overrides:
+            override = self._parse_override(word, sweep)
             found.pop(override.key, None)
             found[override.key] = override
         return list(found.values())
 
-    def _read(self, word: str, sweep: bool) -> Override:
+    def _parse_override(self, word: str, sweep: bool) -> Override:
         key, equals, text = word.partition("=")
         key = key.strip()
         self._check_key(key, word, bool(equals))
         if any(0xD800 <= ord(character) <= 0xDFFF for character in text) and not os.path.lexists(text):
             raise UsageError(f"{key}={text!a} is not UTF-8. Write the value in UTF-8, or rename the file.")
         group, setting = key in self.groups, self.settings.get(key)
-        literal = setting is not None and setting.is_path and exists(text)
+        literal = setting is not None and setting.is_path and path_exists(text)
         texts = [text]
         if sweep and not literal:
-            if FUNCTION.fullmatch(text.strip()):
-                texts = self.functions(key, text.strip(), self.groups.get(key, ()))
+            if SWEEP_FUNCTION.fullmatch(text.strip()):
+                texts = self.expand_function(key, text.strip(), self.groups.get(key, ()))
             else:
-                texts = split(text)
+                texts = split_list(text)
         if group:
-            return Override(key, True, tuple(texts), tuple(self._choice(key, one) for one in texts))
+            return Override(key, True, tuple(texts), tuple(self._parse_choice(key, one) for one in texts))
         assert setting is not None
-        return Override(key, False, tuple(texts), tuple(self.value(setting, one) for one in texts))
+        return Override(key, False, tuple(texts), tuple(self.parse_value(setting, one) for one in texts))
 
-    def _check_key(self, key: str, word: str, equals: bool) -> None:
+    def _check_key(self, key: str, word: str, has_value: bool) -> None:
         if key.startswith(("+", "~")):
             plain = key.lstrip("+~")
             if plain not in self.settings and plain not in self.groups:
                 raise UsageError(
                     f"{word} begins with '{key[0]}' to add or remove a setting, but those of {self.job} are fixed, and "
-                    f"{plain} is none of them.{self._known(plain)}"
+                    f"{plain} is none of them.{self._suggest(plain)}"
                 )
             raise UsageError(
                 f"{word} begins with '{key[0]}' to add or remove a setting, but those of {self.job} are fixed. "
                 f"Write {plain}=VALUE, or leave {plain} out for its default."
             )
-        if not equals:
-            hint = f" To translate it write source.path={word}" if exists(word) and self.job == "translate" else ""
-            near = nearest(word, [*self.settings, *self.groups])[:1]
+        if not has_value:
+            hint = f" To translate it write source.path={word}" if path_exists(word) and self.job == "translate" else ""
+            near = close_matches(word, [*self.settings, *self.groups])[:1]
             hint = hint or (f" Write {near[0]}=VALUE." if near else f" See hymt-batch {self.job} --help.")
             raise UsageError(f"{word} is not KEY=VALUE.{hint}")
         if key.startswith(("hydra.", "hydra/")) or key == "hydra":
@@ -183,22 +192,22 @@ class Reader:
         inside = [known for known in self.settings if known.startswith(f"{key}.")]
         if inside:
             raise UsageError(f"{key} holds several settings. Set one of them: {', '.join(inside)}.")
-        raise UsageError(f"{key or word} is not a setting of {self.job}.{self._known(key)}")
+        raise UsageError(f"{key or word} is not a setting of {self.job}.{self._suggest(key)}")
 
-    def _known(self, key: str) -> str:
+    def _suggest(self, key: str) -> str:
         """What a key that is no setting was probably meant for, and which there are."""
         stage = key.partition(".")[0].partition("@")[0].partition("/")[0]
         same = [known for known in self.settings if known.startswith(f"{stage}.")]
-        near = nearest(key, [*self.settings, *self.groups])
+        near = close_matches(key, [*self.settings, *self.groups])
         meant = f" Did you mean {near[0]}?" if near else ""
         if same:
-            listed = f"Settings of {stage}: {', '.join(by_nearness(key, same))}."
+            listed = f"Settings of {stage}: {', '.join(sort_by_similarity(key, same))}."
         else:
             top = [*self.groups, *(known for known in self.settings if "." not in known)]
-            listed = f"Settings of {self.job}: {', '.join(by_nearness(key, dict.fromkeys(top)))}."
+            listed = f"Settings of {self.job}: {', '.join(sort_by_similarity(key, dict.fromkeys(top)))}."
         return f"{meant} {listed}"
 
-    def _choice(self, group: str, text: str) -> str | None:
+    def _parse_choice(self, group: str, text: str) -> str | None:
         choices = self.groups[group]
         wanted = unquote(text.strip())
         wanted = text.strip() if wanted is None else wanted
@@ -206,24 +215,24 @@ class Reader:
             return wanted.removesuffix(".yaml")
         if group == "preset" and wanted.lower() == "null":
             return None
-        if len(split(wanted)) > 1 or FUNCTION.fullmatch(wanted):
+        if len(split_list(wanted)) > 1 or SWEEP_FUNCTION.fullmatch(wanted):
             raise UsageError(f"{group}={text} lists several choices. Add -m to run one job for each.")
         inside = [key for key in self.settings if key.startswith(f"{group}.")]
-        near = nearest(wanted.rpartition("/")[2].replace("-", "_"), choices)
+        near = close_matches(wanted.rpartition("/")[2].replace("-", "_"), choices)
         meant = f" Did you mean {group}={near[0]}?" if len(near) == 1 else ""
         path = f" For a path write {group}.path={text}." if f"{group}.path" in inside and text and not meant else ""
-        listed = ", ".join(by_nearness(wanted, choices))
+        listed = ", ".join(sort_by_similarity(wanted, choices))
         raise UsageError(f"{group}={text} is not a choice.{meant}{path} Choices: {listed}.")
 
-    def value(self, setting: Setting, text: str) -> Any:
+    def parse_value(self, setting: Setting, text: str) -> Any:
         """Read one value by the type of its setting; interpolations stay texts.
 
         Raises:
             UsageError: Not a value of that type.
         """
         key = setting.key
-        if setting.is_path and exists(text):
-            return escape(text)
+        if setting.is_path and path_exists(text):
+            return escape_interpolation(text)
         quoted = unquote(text.strip())
         if quoted is None and text.strip().lower() == "null":
             if not setting.optional:
@@ -231,16 +240,20 @@ class Reader:
             return None
         if setting.is_text:
             if setting.type is Any and quoted is None and re.fullmatch(r"\[.*\]", text.strip(), re.DOTALL):
-                return [self._text(key, part) for part in split(text.strip()[1:-1]) if part or text.strip() != "[]"]
-            return self._text(key, text)
+                return [
+                    self._parse_text(key, part)
+                    for part in split_list(text.strip()[1:-1])
+                    if part or text.strip() != "[]"
+                ]
+            return self._parse_text(key, text)
         plain = (text if quoted is None else quoted).strip()
         if "${" in plain:
-            return self._text(key, plain)
+            return self._parse_text(key, plain)
         if setting.type is Any:
-            return plain if quoted is not None else scalar(plain)
-        return self._typed(setting, plain)
+            return plain if quoted is not None else parse_literal(plain)
+        return self._parse_typed(setting, plain)
 
-    def _text(self, key: str, text: str) -> str:
+    def _parse_text(self, key: str, text: str) -> str:
         quoted = unquote(text.strip())
         value = text if quoted is None else quoted
         for slashes, inner in _INTERPOLATION.findall(value):
@@ -251,27 +264,29 @@ class Reader:
                 )
         return value
 
-    def _typed(self, setting: Setting, text: str) -> Any:
+    def _parse_typed(self, setting: Setting, text: str) -> Any:
         key, kind = setting.key, setting.type
         if isinstance(kind, type) and issubclass(kind, Enum):
             names = [member.name for member in kind]
             if text in names:
                 return text
-            near = nearest(text, names)
+            near = close_matches(text, names)
             meant = f" Did you mean {key}={near[0]}?" if len(near) == 1 else ""
-            several = " Add -m to run one job for each." if len(split(text)) > 1 else ""
+            several = " Add -m to run one job for each." if len(split_list(text)) > 1 else ""
             raise UsageError(
-                f"{key}={text} is not a choice.{meant}{several} Choices: {', '.join(by_nearness(text, names))}."
+                f"{key}={text} is not a choice.{meant}{several} Choices: {', '.join(sort_by_similarity(text, names))}."
             )
         name = {int: "a whole number", float: "a number", bool: "true or false"}[kind]
         try:
             if kind is bool:
-                return _WORDS_OF_BOOL[text.lower()]
+                return _BOOL_WORDS[text.lower()]
             number: int | float = kind(text)
             if math.isfinite(number):
                 return number
         except (KeyError, ValueError):
             pass
-        several = " Add -m to run one job for each." if len(split(text)) > 1 or FUNCTION.fullmatch(text) else ""
+        several = (
+            " Add -m to run one job for each." if len(split_list(text)) > 1 or SWEEP_FUNCTION.fullmatch(text) else ""
+        )
         null = " or null" if setting.optional else ""
         raise UsageError(f"{key}={text} is not {name}.{several} Set {key} to {name}{null}.")

@@ -16,12 +16,12 @@ from typing import Protocol
 
 from hymt_batch import languages
 from hymt_batch.errors import PreflightError, TextError
-from hymt_batch.languages import CHINESE
-from hymt_batch.records import PLAN, Document, Prompt, Refusal, Segment, Status
+from hymt_batch.languages import CHINESE_CODES
+from hymt_batch.records import PLAN_VERSION, Document, Prompt, Rejection, Segment, Status
 
 log = logging.getLogger(__name__)
 
-_TEXT = "Text."
+_SAMPLE_TEXT = "Text."
 
 
 class PromptLanguage(Enum):
@@ -57,14 +57,14 @@ class PromptConfig:
     language: PromptLanguage = PromptLanguage.auto
     add_generation_prompt: GenerationPrompt = GenerationPrompt.auto
 
-    def adds_generation_prompt(self, card: bool) -> bool:
+    def adds_generation_prompt(self, card_default: bool) -> bool:
         """What `add_generation_prompt` comes to for a model whose card says `card`."""
         asked = self.add_generation_prompt
-        return card if asked is GenerationPrompt.auto else asked is GenerationPrompt.true
+        return card_default if asked is GenerationPrompt.auto else asked is GenerationPrompt.true
 
 
 @dataclass(frozen=True, slots=True)
-class End:
+class PromptEnd:
     """How every prompt ends, for people: its last token, and who decided it."""
 
     token: str  # "" where it is not known
@@ -77,7 +77,7 @@ class End:
         return f"{last}: {'with' if self.added else 'without'} the generation prompt, {self.by}"
 
 
-def end(config: PromptConfig, card: bool, last: tuple[str, int] | None) -> End:
+def describe_end(config: PromptConfig, card_default: bool, last_token: tuple[str, int] | None) -> PromptEnd:
     """Say how prompts end.
 
     Args:
@@ -85,14 +85,14 @@ def end(config: PromptConfig, card: bool, last: tuple[str, int] | None) -> End:
         card: What the model's own card does.
         last: Text and id of the last token; None where it is not known.
     """
-    added = config.adds_generation_prompt(card)
+    added = config.adds_generation_prompt(card_default)
     if config.add_generation_prompt is GenerationPrompt.auto:
         by = "as the model's own card does"
     else:
-        agrees = "like" if added is card else "unlike"
+        agrees = "like" if added is card_default else "unlike"
         by = f"as prompt.add_generation_prompt={config.add_generation_prompt.value} says, {agrees} the model's own card"
-    token, id = last or ("", None)
-    return End(token, id, added, by)
+    token, id = last_token or ("", None)
+    return PromptEnd(token, id, added, by)
 
 
 _ZH_1_5 = "将以下文本翻译为{target}，注意只需要输出翻译后的结果，不要额外解释：\n\n{text}"
@@ -119,12 +119,12 @@ class Encoder(Protocol):
     @property
     def suffix(self) -> tuple[int, ...]: ...
     def encode(self, texts: Sequence[str]) -> list[list[int]]: ...
-    def encode_behind(self, head: str, texts: Sequence[str]) -> list[list[int]]: ...
-    def leaks(self, body: Sequence[int]) -> bool: ...
+    def encode_with_head(self, head: str, texts: Sequence[str]) -> list[list[int]]: ...
+    def has_control_ids(self, body: Sequence[int]) -> bool: ...
 
 
 @dataclass(frozen=True, slots=True)
-class Wording:
+class PromptTemplate:
     """Everything a run needs to compose prompts: settings resolved, nothing about tokens."""
 
     family: PromptFamily
@@ -137,7 +137,9 @@ class Wording:
         source, target = src_lang or self.src_lang, languages.get(tgt_lang or self.tgt_lang)
         language = self.language.value
         if self.language is PromptLanguage.auto:
-            chinese = target.code in CHINESE or (source is not None and languages.get(source).code in CHINESE)
+            chinese = target.code in CHINESE_CODES or (
+                source is not None and languages.get(source).code in CHINESE_CODES
+            )
             language = "zh" if chinese else "en"
         name = target.chinese if language == "zh" else target.english
         before, _, after = TEMPLATES[self.family][language].partition("{text}")
@@ -156,7 +158,7 @@ class Wording:
         }
 
 
-def wording(config: PromptConfig, model_family: str, src_lang: str | None, tgt_lang: str) -> Wording:
+def resolve_template(config: PromptConfig, model_family: str, src_lang: str | None, tgt_lang: str) -> PromptTemplate:
     """Resolve the settings of a run.
 
     Args:
@@ -169,19 +171,19 @@ def wording(config: PromptConfig, model_family: str, src_lang: str | None, tgt_l
     if family.value != model_family:
         log.warning("prompt.family=%s is not the wording of the model's own card (%s)", family.value, model_family)
     source = languages.get(src_lang, "src_lang").code if src_lang else None
-    return Wording(family, config.language, source, languages.get(tgt_lang).code)
+    return PromptTemplate(family, config.language, source, languages.get(tgt_lang).code)
 
 
 def render(
     segments: Sequence[Segment],
     documents: Sequence[Document],
     encoder: Encoder,
-    words: Wording,
+    template: PromptTemplate,
     max_context: int,
-    plan: int = PLAN,
+    plan_version: int = PLAN_VERSION,
     *,
-    step: Callable[[], None] = lambda: None,
-) -> tuple[list[Prompt], dict[int, Refusal]]:
+    check_stop: Callable[[], None] = lambda: None,
+) -> tuple[list[Prompt], dict[int, Rejection]]:
     """Compose the token ids of every segment.
 
     Args:
@@ -199,46 +201,48 @@ def render(
     Source: the ids are those of the user turn encoded as a whole, so that token boundaries are those of the
     checkpoint's template.
     """
-    pairs = [(documents[segment.document].src_lang, documents[segment.document].tgt_lang) for segment in segments]
-    instructions = {pair: words.instruction(*pair) for pair in dict.fromkeys(pairs)}
-    overhead = {pair: _overhead(encoder, *text, plan) for pair, text in instructions.items()}
+    pairs = [
+        (documents[segment.document_index].src_lang, documents[segment.document_index].tgt_lang) for segment in segments
+    ]
+    instructions = {pair: template.instruction(*pair) for pair in dict.fromkeys(pairs)}
+    overhead = {pair: _count_instruction_tokens(encoder, *text, plan_version) for pair, text in instructions.items()}
     places: dict[tuple[str | None, str | None], list[int]] = {pair: [] for pair in instructions}
     for place, pair in enumerate(pairs):
         places[pair].append(place)
     bodies: list[list[int]] = [[]] * len(segments)
     prompts: list[Prompt] = []
-    refused: dict[int, Refusal] = {}
+    refused: dict[int, Rejection] = {}
     for pair, all_places in places.items():
         before, after = instructions[pair]
-        for some in _at_once(segments, all_places):
-            step()
+        for some in _chunks(segments, all_places):
+            check_stop()
             try:
-                found = encoder.encode_behind(before, [f"{segments[place].text}{after}" for place in some])
+                found = encoder.encode_with_head(before, [f"{segments[place].text}{after}" for place in some])
             except TextError:  # of one of them
                 found = []
                 for place in some:
-                    step()
+                    check_stop()
                     try:
-                        found += encoder.encode_behind(before, [f"{segments[place].text}{after}"])
+                        found += encoder.encode_with_head(before, [f"{segments[place].text}{after}"])
                     except TextError as error:
                         found.append([])
-                        refused[segments[place].document] = Refusal(Status.GENERATION_ERROR, error.message)
+                        refused[segments[place].document_index] = Rejection(Status.GENERATION_ERROR, error.message)
             for place, body in zip(some, found, strict=True):
                 bodies[place] = body
-    prefix, suffix, leaks = encoder.prefix, encoder.suffix, encoder.leaks
+    prefix, suffix, leaks = encoder.prefix, encoder.suffix, encoder.has_control_ids
     longest = max_context - len(prefix) - len(suffix)
     for segment, pair, body in zip(segments, pairs, bodies, strict=True):
         if not body:
             continue
         if leaks(body):
-            refused[segment.document] = Refusal(
+            refused[segment.document_index] = Rejection(
                 Status.GENERATION_ERROR, "its text would become a control token of the model; it was not sent"
             )
             continue
         num_source_tokens = max(1, len(body) - overhead[pair])
         room = longest - len(body)
         if room < num_source_tokens:
-            refused[segment.document] = Refusal(
+            refused[segment.document_index] = Rejection(
                 Status.TOO_LONG,
                 f"a segment of {num_source_tokens} tokens leaves {max(0, room)} of model.max_context={max_context} for "
                 "its translation; a smaller segment.max_tokens would cut it",
@@ -247,47 +251,47 @@ def render(
         prompts.append(
             Prompt(
                 segment=segment,
-                row_id=documents[segment.document].id,
+                row_id=documents[segment.document_index].id,
                 ids=(*prefix, *body, *suffix),
                 num_source_tokens=num_source_tokens,
-                tgt_lang=pair[1] or words.tgt_lang,
+                tgt_lang=pair[1] or template.tgt_lang,
             )
         )
     if refused:
-        prompts = [prompt for prompt in prompts if prompt.segment.document not in refused]
+        prompts = [prompt for prompt in prompts if prompt.segment.document_index not in refused]
     return prompts, refused
 
 
-_AT_ONCE_ROWS, _AT_ONCE_CHARS = 4096, 250_000  # about a second of work
+_CHUNK_ROWS, _CHUNK_CHARS = 4096, 250_000  # about a second of work
 
 
-def _at_once(segments: Sequence[Segment], places: Sequence[int]) -> Iterator[list[int]]:
+def _chunks(segments: Sequence[Segment], indices: Sequence[int]) -> Iterator[list[int]]:
     """The places of segments that are encoded together."""
     some: list[int] = []
     chars = 0
-    for place in places:
+    for place in indices:
         some.append(place)
         chars += len(segments[place].text)
-        if chars >= _AT_ONCE_CHARS or len(some) >= _AT_ONCE_ROWS:
+        if chars >= _CHUNK_CHARS or len(some) >= _CHUNK_ROWS:
             yield some
             some, chars = [], 0
     if some:
         yield some
 
 
-def _overhead(encoder: Encoder, before: str, after: str, plan: int) -> int:
+def _count_instruction_tokens(encoder: Encoder, before: str, after: str, plan_version: int) -> int:
     """Tokens of an instruction around a text: of white space at its end, what follows decides. Plan 1: of it alone."""
-    if plan == 1:
+    if plan_version == 1:
         return len(encoder.encode([f"{before}{after}"])[0])
-    whole, text = encoder.encode([f"{before}{_TEXT}{after}", _TEXT])
+    whole, text = encoder.encode([f"{before}{_SAMPLE_TEXT}{after}", _SAMPLE_TEXT])
     return len(whole) - len(text)
 
 
-def check(encoder: Encoder, words: Wording) -> None:
+def check_template(encoder: Encoder, template: PromptTemplate) -> None:
     """Refuse a tokenizer whose own instruction would hold a control token.
 
     Raises:
         PreflightError: The checkpoint's tokenizer cannot encode the model card's wording as plain text.
     """
-    if encoder.leaks(encoder.encode(["".join(words.instruction(None, None))])[0]):
+    if encoder.has_control_ids(encoder.encode(["".join(template.instruction(None, None))])[0]):
         raise PreflightError("The tokenizer turns the prompt's own words into control tokens; the model is refused.")

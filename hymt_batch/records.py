@@ -42,14 +42,14 @@ ERROR_STATUSES = frozenset(
 """Statuses that count towards check.max_error_rate: the row has no usable translation."""
 
 
-PLAN = 2
+PLAN_VERSION = 2
 """Version of the plan: which rows are sent, which are equal, how they are cut and what their digests cover.
 
 A job keeps the version it was created with, so that its committed parts stay valid. Version 1 is that of folders
 without `batch.plan` in their identity.
 """
 
-MAX_CHARS = 8192
+MAX_CHUNK_CHARS = 8192
 """Most characters of one text that a call of a regular expression or of the tokenizer gets, so that it is short."""
 
 COMPRESSIONS = {".gz": "gz", ".zst": "zst", ".xz": "xz", ".bz2": "bz2"}
@@ -59,7 +59,7 @@ LINE_BREAKS = r"\n\r\v\f\x1c-\x1e\x85\u2028\u2029"
 """Characters that str.splitlines takes for the end of a line, as they stand inside of a regular expression's []."""
 
 
-def ending(line: bytes) -> bytes:
+def line_ending(line: bytes) -> bytes:
     r"""The line's own ending: b"\r\n", b"\n", or b"" for a torn last line."""
     if line.endswith(b"\r\n"):
         return b"\r\n"
@@ -107,7 +107,7 @@ class Document:
     """One row of the source, with a stable id."""
 
     id: str  # "<rel>#<line from 1>"
-    row: int  # index within its file, from 0
+    row_index: int  # index within its file, from 0
     text: str | None  # None when the row could not be read; of an error row, known in the finishing pass alone
     digest: bytes  # 8 bytes of blake2b over the raw row (bytes with line ending, or the row's canonical form)
     raw: bytes = b""  # the row as found, with its line ending; of a parquet error row its text, else b""
@@ -116,7 +116,7 @@ class Document:
     status: Status = Status.OK  # anything else: not decoded
     message: str = ""  # why, for the errors file
     values: Any = None  # format's own parsed form, kept for the writer of the same format
-    long: Any = field(default=None, compare=False)  # a row over the byte limit, as source/rows.py: LongRow gives it
+    long_row: Any = field(default=None, compare=False)  # a row over the byte limit, as source/rows.py: LongRow gives it
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +154,7 @@ class ShardRecord:
 class Segment:
     """A piece of a document that is sent to the model alone. `lead + text + trail` are its characters."""
 
-    document: int  # index into the shard's documents
+    document_index: int  # index into the shard's documents
     index: int  # from 0 within the document
     text: str  # what the model sees: no surrounding white space
     lead: str = ""  # white space before it, kept verbatim
@@ -162,7 +162,7 @@ class Segment:
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal:
+class Rejection:
     """A document that is not sent to the model, and why."""
 
     status: Status
@@ -186,10 +186,12 @@ class Part:
 
     index: int  # from 0 within the shard
     num_parts: int  # parts of the shard
-    documents: tuple[int, ...]  # indices into the shard's documents, ascending; every row of the part
+    document_indices: tuple[int, ...]  # indices into the shard's documents, ascending; every row of the part
     prompts: tuple[Prompt, ...] = ()  # in decoding order; equal rows appear once
     copies: dict[int, int] = field(default_factory=dict)  # document -> the equal document that is decoded for it
-    segments: dict[int, tuple[Segment, ...]] = field(default_factory=dict)  # of copies with other white space around
+    copy_segments: dict[int, tuple[Segment, ...]] = field(
+        default_factory=dict
+    )  # of copies with other white space around
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,7 +212,7 @@ class Translation:
 class Row:
     """One row of a part: what will be written for one document."""
 
-    row: int  # index within the file
+    row_index: int  # index within the file
     digest: bytes  # of the document it was made from
     status: Status
     text: str  # the translation; "" where there is none

@@ -25,16 +25,16 @@ from hymt_batch import batch, check
 from hymt_batch.decode import engine
 from hymt_batch.decode.settings import Engine
 from hymt_batch.errors import HymtError, first_line
-from hymt_batch.launch.pool import DEAF, refusal
-from hymt_batch.model import network
+from hymt_batch.launch.pool import IGNORED_SIGNALS, picklable_error
+from hymt_batch.model import prepare
 from hymt_batch.records import Prompt, Translation
 
 if TYPE_CHECKING:
-    from hymt_batch.schema import RunJob
+    from hymt_batch.schema import PipelineJob
 
 log = logging.getLogger(__name__)
 
-BEAT_S = 1.0
+HEARTBEAT_S = 1.0
 
 
 class Replica:
@@ -42,13 +42,13 @@ class Replica:
 
     def __init__(
         self,
-        job: RunJob,
+        job: PipelineJob,
         model: Any,
         tokenizer: Any,
         *,
         check_stop: Callable[[], None],
         on_batch: Callable[[int, int], None],
-        decode: Callable[..., Any] | None = None,
+        decode_batch: Callable[..., Any] | None = None,
     ) -> None:
         """Load the weights.
 
@@ -60,25 +60,25 @@ class Replica:
             on_batch: Told of rows that were decoded, and of their new tokens.
             decode: Decodes one batch instead of the engine; tests put a small real thing here.
         """
-        self._checks, self._model = job.check, model
+        self._check_config, self._model = job.check, model
         hymt = model.load(tokenizer)
-        self.size = batch.budget(
+        self.batch_budget = batch.resolve_batch_budget(
             job.batch, hymt.cache_bytes_per_token, hymt.vocab_size, hymt.free_bytes, hymt.device != "cpu"
         )
-        self.decode = engine.Decode(
+        self.decode = engine.Decoder(
             hymt,
             job.decode,
-            partial(batch.group, size=self.size),
+            partial(batch.group, batch_budget=self.batch_budget),
             seed=job.seed,
             card=job.model.sampling,
             check_stop=check_stop,
             on_batch=on_batch,
-            decode=decode,
-            max_rows=self.size.max_rows,
-            max_tokens=self.size.max_tokens,
+            decode_fn=decode_batch,
+            max_rows=self.batch_budget.max_rows,
+            max_tokens=self.batch_budget.max_tokens,
             logprobs=job.check.min_logprob is not None,
         )
-        self.decode.gate()
+        self.decode.self_check()
         if self.decode.engine is Engine.slots and job.model.attention.value != "sdpa":
             log.warning(
                 "model.attention=%s has no effect with decode.engine=slots, which has an attention of its own",
@@ -93,30 +93,30 @@ class Replica:
             **(self._model.environment_of(placement) if placement else self._model.environment),
             "engine": self.decode.engine.value,
             "stages": self.decode.stages,
-            "capture": self.decode.captured is not None,
-            "max_rows": self.size.max_rows,
-            "max_tokens": self.size.max_tokens,
+            "capture": self.decode.graph_runner is not None,
+            "max_rows": self.batch_budget.max_rows,
+            "max_tokens": self.batch_budget.max_tokens,
         }
 
     def translate(self, prompts: Sequence[Prompt]) -> list[Translation]:
         """Decode the prompts of a part, and look at what came out."""
-        return check.run(self.decode.run(prompts), self.decode.run, self._checks)
+        return check.flag_and_retry(self.decode.run(prompts), self.decode.run, self._check_config)
 
 
 def serve(
     pipe: Connection,
-    prepare: Callable[..., Any] = network.prepare,
-    decode: Callable[..., Any] | None = None,
+    prepare_model: Callable[..., Any] = prepare.prepare_model,
+    decode_batch: Callable[..., Any] | None = None,
 ) -> None:
     """Be a worker until the other end closes."""
     job = pipe.recv()
     root = logging.getLogger()
-    root.addHandler(_Over(pipe))
+    root.addHandler(_PipeHandler(pipe))
     root.setLevel(logging.INFO)
     spoken = [time.monotonic()]
 
     def alive() -> None:
-        if time.monotonic() - spoken[0] >= BEAT_S:
+        if time.monotonic() - spoken[0] >= HEARTBEAT_S:
             spoke(0, 0)
 
     def spoke(rows: int, tokens: int) -> None:
@@ -124,11 +124,11 @@ def serve(
         spoken[0] = time.monotonic()
 
     try:
-        model = prepare(job.model, job.device_map, job.launch.num_threads)
+        model = prepare_model(job.model, job.device_map, job.launch.num_threads)
         tokenizer = model.load_tokenizer(add_generation_prompt=job.add_generation_prompt)
-        replica = Replica(job, model, tokenizer, check_stop=alive, on_batch=spoke, decode=decode)
+        replica = Replica(job, model, tokenizer, check_stop=alive, on_batch=spoke, decode_batch=decode_batch)
     except HymtError as error:
-        pipe.send(("refused", refusal(error)))
+        pipe.send(("refused", picklable_error(error)))
         return
     pipe.send(("ready", (model.identity, replica.environment)))
     while True:
@@ -137,7 +137,7 @@ def serve(
         pipe.send(("done", [replace(one, prompt=None) for one in made], list(replica.decode.take_degraded())))  # type: ignore[arg-type]
 
 
-class _Over(logging.Handler):
+class _PipeHandler(logging.Handler):
     """Log records over the pipe: the parent writes them where they belong."""
 
     def __init__(self, pipe: Connection) -> None:
@@ -151,10 +151,10 @@ class _Over(logging.Handler):
 
 def main(arguments: Sequence[str], serve: Callable[[Connection], None] = serve) -> int:
     """Serve on the socket that was handed over; the parent's end, or its death, ends this process."""
-    for number in DEAF:
+    for number in IGNORED_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError), Connection(int(arguments[0])) as pipe:
-        end_with(pipe)
+        exit_with_parent(pipe)
         try:
             serve(pipe)
         except (EOFError, BrokenPipeError, ConnectionResetError):
@@ -166,7 +166,7 @@ def main(arguments: Sequence[str], serve: Callable[[Connection], None] = serve) 
     return 0
 
 
-def end_with(pipe: Connection) -> None:
+def exit_with_parent(pipe: Connection) -> None:
     """End this process once the other end is closed, also while it loads a model for minutes.
 
     `child.tied` does the same where the system has such a signal; this does it everywhere.

@@ -16,8 +16,8 @@ from hymt_batch.decode.settings import DecodeConfig
 from hymt_batch.device_map.settings import DeviceMapConfig
 from hymt_batch.errors import ConfigError
 from hymt_batch.launch.settings import LaunchConfig
-from hymt_batch.model.made_up import Shape
 from hymt_batch.model.settings import ModelConfig
+from hymt_batch.model.synthetic import Shape
 from hymt_batch.prompt import PromptConfig
 from hymt_batch.segment import SegmentConfig
 from hymt_batch.source.stream import SourceConfig
@@ -46,10 +46,10 @@ class BenchDtype(Enum):
     bfloat16 = "bfloat16"
 
 
-BENCH_ENGINES = ("slots", "sorted_generate", "generate_in_order", "pipeline")
+BENCH_DEFAULT_ENGINES = ("slots", "sorted_generate", "generate_in_order", "pipeline")
 """What a benchmark runs unless told otherwise; ours always does."""
 
-BENCH_WHERE_NAMED = ("slots_captured", "continuous", "llama_cpp", "ctranslate2")
+BENCH_OPTIONAL_ENGINES = ("slots_captured", "continuous", "llama_cpp", "ctranslate2")
 """What it runs only where it is named: our own captured steps, and other programs."""
 
 
@@ -61,7 +61,7 @@ class ReportFormat(Enum):
 
 
 @dataclass(kw_only=True, slots=True)
-class RunJob:
+class PipelineJob:
     """What the jobs have in common that translate, or look at what a translation would do."""
 
     name: str | None = None
@@ -90,7 +90,7 @@ class RunJob:
 
 
 @dataclass(kw_only=True, slots=True)
-class TranslateJob(RunJob):
+class TranslateJob(PipelineJob):
     """Everything that `hymt-batch translate` may be told; explained in conf/translate.yaml."""
 
     tgt_lang: str
@@ -100,7 +100,7 @@ class TranslateJob(RunJob):
 
 
 @dataclass(kw_only=True, slots=True)
-class PlanJob(RunJob):
+class PlanJob(PipelineJob):
     """Everything that `hymt-batch plan` may be told; explained in conf/plan.yaml."""
 
     tgt_lang: str | None = None
@@ -125,7 +125,7 @@ class PlanJob(RunJob):
 
 
 @dataclass(kw_only=True, slots=True)
-class DoctorJob(RunJob):
+class DoctorJob(PipelineJob):
     """Everything that `hymt-batch doctor` may be told; explained in conf/doctor.yaml."""
 
     tgt_lang: str | None = None
@@ -167,13 +167,13 @@ class BenchJob:
             raise ConfigError(f"device={self.device} is not a device. Set device=cpu or device=cuda:0.")
         if self.engines is not None:
             self.engines = [self.engines] if isinstance(self.engines, str) else [str(one) for one in self.engines]
-            if unknown := [one for one in self.engines if one not in BENCH_ENGINES + BENCH_WHERE_NAMED]:
-                known = ", ".join(BENCH_ENGINES + BENCH_WHERE_NAMED)
+            if unknown := [one for one in self.engines if one not in BENCH_DEFAULT_ENGINES + BENCH_OPTIONAL_ENGINES]:
+                known = ", ".join(BENCH_DEFAULT_ENGINES + BENCH_OPTIONAL_ENGINES)
                 raise ConfigError(f"engines={unknown[0]} is not one of {known}.")
 
 
 @dataclass(kw_only=True, slots=True)
-class ReadJob:
+class InspectJob:
     """What the jobs have in common that look at the folder of a job."""
 
     name: str
@@ -182,7 +182,7 @@ class ReadJob:
 
 
 @dataclass(kw_only=True, slots=True)
-class StatusJob(ReadJob):
+class StatusJob(InspectJob):
     """Everything that `hymt-batch status` may be told; explained in conf/status.yaml."""
 
     errors: int = 0
@@ -193,7 +193,7 @@ class StatusJob(ReadJob):
 
 
 @dataclass(kw_only=True, slots=True)
-class VerifyJob(ReadJob):
+class VerifyJob(InspectJob):
     """Everything that `hymt-batch verify` may be told; explained in conf/verify.yaml."""
 
     inputs: Any = False
@@ -214,5 +214,5 @@ JOBS: dict[str, type] = {
 }
 """Job name -> its dataclass; conf/<name>.yaml has its defaults."""
 
-NOT_NEEDED = {"plan": ("source.path",), "doctor": ("source.path",)}
+OPTIONAL_SETTINGS = {"plan": ("source.path",), "doctor": ("source.path",)}
 """Settings that a stage requires and a job can do without: None where they are not given."""

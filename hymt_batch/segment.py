@@ -13,9 +13,9 @@ from enum import Enum
 from itertools import islice
 
 from hymt_batch.blank import is_blank as is_blank
-from hymt_batch.cut import Count, Cutter, Starts
+from hymt_batch.cut import CountTokens, Cutter, FindTokenStarts
 from hymt_batch.errors import ConfigError, TextError
-from hymt_batch.records import PLAN, Document, Refusal, Segment, Status
+from hymt_batch.records import PLAN_VERSION, Document, Rejection, Segment, Status
 
 
 class OnTooLong(Enum):
@@ -44,13 +44,13 @@ class SegmentConfig:
 
 def split(
     documents: Sequence[Document],
-    count_tokens: Count,
+    count_tokens: CountTokens,
     config: SegmentConfig,
-    plan: int = PLAN,
+    plan_version: int = PLAN_VERSION,
     *,
-    starts: Starts | None = None,
-    step: Callable[[], None] = lambda: None,
-) -> tuple[list[Segment], dict[int, Refusal]]:
+    find_token_starts: FindTokenStarts | None = None,
+    check_stop: Callable[[], None] = lambda: None,
+) -> tuple[list[Segment], dict[int, Rejection]]:
     """Cut the documents of a shard into segments.
 
     Args:
@@ -65,32 +65,32 @@ def split(
         Segments in the order of their documents, and the documents refused, by index.
     """
     segments: list[Segment] = []
-    refused: dict[int, Refusal] = {}
+    refused: dict[int, Rejection] = {}
     limit = config.max_tokens
     for number, document in enumerate(documents):
         if not number & 255:
-            step()
+            check_stop()
         text = document.text
-        if document.status is not Status.OK or text is None or is_blank(text, plan):
+        if document.status is not Status.OK or text is None or is_blank(text, plan_version):
             continue
         if len(text) * 4 <= limit or (len(text) <= limit and len(text.encode("utf-8", "surrogatepass")) <= limit):
-            segments.append(_segment(number, 0, text))
+            segments.append(_make_segment(number, 0, text))
             continue
-        cutter = Cutter(text, count_tokens, limit, starts, step, keep_clusters=plan == 1)
+        cutter = Cutter(text, count_tokens, limit, find_token_starts, check_stop, keep_clusters=plan_version == 1)
         try:
             if cutter.fits():
-                segments.append(_segment(number, 0, text))
+                segments.append(_make_segment(number, 0, text))
             elif config.on_too_long is OnTooLong.error:
-                refused[number] = Refusal(
+                refused[number] = Rejection(
                     Status.TOO_LONG,
                     f"{count_tokens(text)} tokens, more than segment.max_tokens={limit}; "
                     "segment.on_too_long=split would translate it in pieces",
                 )
             else:
-                pieces = _segments(number, cutter.pieces(), plan)
+                pieces = _make_segments(number, cutter.pieces(), plan_version)
                 some = list(islice(pieces, None if config.max_segments is None else config.max_segments + 1))
                 if config.max_segments is not None and len(some) > config.max_segments:
-                    refused[number] = Refusal(
+                    refused[number] = Rejection(
                         Status.TOO_LONG,
                         f"it is cut in more than segment.max_segments={config.max_segments} segments of at most "
                         f"{limit} tokens; segment.max_segments=null would translate all of them",
@@ -98,27 +98,27 @@ def split(
                 else:
                     segments += some
         except TextError as error:
-            refused[number] = Refusal(Status.GENERATION_ERROR, error.message)
+            refused[number] = Rejection(Status.GENERATION_ERROR, error.message)
     return segments, refused
 
 
-def _segments(number: int, pieces: Iterable[str], plan: int) -> Iterator[Segment]:
+def _make_segments(document_index: int, pieces: Iterable[str], plan_version: int) -> Iterator[Segment]:
     """Segments of a document's pieces; a piece that would be blank alone stays verbatim beside its neighbour."""
-    if plan == 1:
-        yield from (_segment(number, index, piece) for index, piece in enumerate(pieces))
+    if plan_version == 1:
+        yield from (_make_segment(document_index, index, piece) for index, piece in enumerate(pieces))
         return
     last: Segment | None = None
     blank: list[str] = []  # behind the last piece that is seen; before the first one
     for piece in pieces:
-        if is_blank(piece, plan):
+        if is_blank(piece, plan_version):
             blank.append(piece)
             continue
         if last is None:
-            last = _segment(number, 0, piece)
+            last = _make_segment(document_index, 0, piece)
             last = replace(last, lead="".join([*blank, last.lead]))
         else:
             yield replace(last, trail="".join([last.trail, *blank])) if blank else last
-            last = _segment(number, last.index + 1, piece)
+            last = _make_segment(document_index, last.index + 1, piece)
         blank.clear()
     if last is not None:
         yield replace(last, trail="".join([last.trail, *blank])) if blank else last
@@ -150,9 +150,9 @@ def join(segments: Sequence[Segment], texts: Sequence[str], *, spaced: bool | No
     return "".join(out)
 
 
-def _segment(document: int, index: int, piece: str) -> Segment:
+def _make_segment(document_index: int, index: int, piece: str) -> Segment:
     text = piece.strip()
     if len(text) == len(piece):
-        return Segment(document, index, text)
+        return Segment(document_index, index, text)
     start = len(piece) - len(piece.lstrip())
-    return Segment(document, index, text, piece[:start], piece[start + len(text) :])
+    return Segment(document_index, index, text, piece[:start], piece[start + len(text) :])

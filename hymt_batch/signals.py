@@ -24,24 +24,24 @@ from hymt_batch.errors import ExitCode, StoppedError
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 
 
-class Stop:
+class StopRequest:
     """Whether somebody asked the job to stop, and how long the running part may still take."""
 
     def __init__(self) -> None:
-        self.name = ""  # of the first signal; "" when nobody asked
+        self.signal_name = ""  # of the first signal; "" when nobody asked
         self.deadline = float("inf")  # monotonic seconds
         self._grace_s: float | None = None
         self._release: Callable[[], object] | None = None
-        self._scratch: list[Path] = []
-        self.settle: Callable[[], object] = lambda: None
+        self._temporary_folders: list[Path] = []
+        self.flush_output: Callable[[], object] = lambda: None
         """Called before an exit that unwinds nothing: what libraries wrote is read first."""
-        self._kept = ""
+        self._kept_note = ""
 
     @property
     def requested(self) -> bool:
-        return bool(self.name)
+        return bool(self.signal_name)
 
-    def working(self, grace_s: float, release: Callable[[], object] | None = None) -> None:
+    def allow_drain(self, grace_s: float, release: Callable[[], object] | None = None) -> None:
         """From now on a signal lets the running part finish within `grace_s` seconds.
 
         Args:
@@ -50,67 +50,69 @@ class Stop:
         """
         self._grace_s, self._release = grace_s, release
 
-    def holding(self, release: Callable[[], object]) -> None:
+    def on_exit(self, release: Callable[[], object]) -> None:
         """Call `release` before an immediate exit; a signal still ends the process at once."""
         self._release = release
 
     @contextmanager
-    def removing(self, folder: Path) -> Iterator[Path]:
+    def remove_on_exit(self, folder: Path) -> Iterator[Path]:
         """A folder that is gone after the block, also where a signal ends the process at once."""
-        self._scratch.append(folder)
+        self._temporary_folders.append(folder)
         try:
             yield folder
         finally:
-            if folder in self._scratch:
+            if folder in self._temporary_folders:
                 shutil.rmtree(folder, ignore_errors=True)
-                self._scratch.remove(folder)
+                self._temporary_folders.remove(folder)
 
-    def keep(self, folder: Path) -> None:
+    def keep_folder(self, folder: Path) -> None:
         """Leave a folder that `removing` would remove: what is in it is finished, and nobody has it elsewhere."""
-        self._scratch.remove(folder)
-        self._kept = f"; the translations are kept in {folder}"
+        self._temporary_folders.remove(folder)
+        self._kept_note = f"; the translations are kept in {folder}"
 
     def check(self) -> None:
         """Raise StoppedError when the grace of a requested stop is over."""
         if self.requested and time.monotonic() >= self.deadline:
             raise StoppedError(
-                f"{self.name}: the running part did not end within launch.grace_s; it is dropped. "
+                f"{self.signal_name}: the running part did not end within launch.grace_s; it is dropped. "
                 "Run the same command again to continue; a larger launch.grace_s lets long parts end."
             )
 
-    def handle(self, number: int, frame: FrameType | None = None) -> None:
+    def handle(self, signum: int, frame: FrameType | None = None) -> None:
         """The signal handler itself."""
-        name = signal.Signals(number).name
+        name = signal.Signals(signum).name
         if self._grace_s is not None and not self.requested:
-            self.name = name
+            self.signal_name = name
             self.deadline = time.monotonic() + self._grace_s
             # decoding ends by itself at the deadline; whatever else is under way ends here, a moment later
-            timer = threading.Timer(self._grace_s + 1.0, self._end)
+            timer = threading.Timer(self._grace_s + 1.0, self._exit_after_grace)
             timer.daemon = True
             timer.start()
-            tell(f"{name}: finishing the running part, at most {self._grace_s:g} s; a second signal stops at once")
+            report(f"{name}: finishing the running part, at most {self._grace_s:g} s; a second signal stops at once")
             return
-        self._let_go()
-        self.leave(f"{name}: stopped at once; run the same command again to continue{self._kept}")
+        self._clean_up()
+        self.exit_now(f"{name}: stopped at once; run the same command again to continue{self._kept_note}")
 
-    def _end(self) -> None:
-        self._let_go()
-        self.leave(f"{self.name}: launch.grace_s is over; run the same command again to continue{self._kept}")
+    def _exit_after_grace(self) -> None:
+        self._clean_up()
+        self.exit_now(
+            f"{self.signal_name}: launch.grace_s is over; run the same command again to continue{self._kept_note}"
+        )
 
-    def _let_go(self) -> None:
+    def _clean_up(self) -> None:
         if self._release is not None:
             self._release()
-        for folder in reversed(self._scratch):
+        for folder in reversed(self._temporary_folders):
             shutil.rmtree(folder, ignore_errors=True)
 
-    def leave(self, message: str) -> None:
+    def exit_now(self, message: str) -> None:
         """End without unwinding: a library that catches exceptions must not swallow the request."""
-        self.settle()
-        tell(message)
+        self.flush_output()
+        report(message)
         os._exit(int(ExitCode.STOPPED))
 
 
-def tell(message: str) -> None:
+def report(message: str) -> None:
     """Write one line to stderr, from within a handler: no locks, no buffers."""
     try:
         if sys.__stderr__ is not None:
@@ -119,10 +121,10 @@ def tell(message: str) -> None:
         return  # stderr is closed: nobody listens, and stopping matters more
 
 
-_stop = Stop()
+_stop = StopRequest()
 
 
-def install() -> Stop:
+def install() -> StopRequest:
     """Install the handlers; call it first of all. Calling it again gives the same Stop."""
     for number in SIGNALS:
         signal.signal(number, _stop.handle)

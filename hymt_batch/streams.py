@@ -20,12 +20,12 @@ from typing import IO, Any, TextIO
 
 from hymt_batch.errors import HymtError, PreflightError, StoppedError
 
-ENCODING = "hymt_batch_encoding"  # an option of our own (-X): how standard output was encoded before the restart
+ENCODING_OPTION = "hymt_batch_encoding"  # an option of our own (-X): how standard output was encoded before the restart
 
-_closed: set[int] = set()  # descriptors that this process was started without
+_closed_descriptors: set[int] = set()  # descriptors that this process was started without
 
 
-class _Raw(io.FileIO):
+class _BlockingFile(io.FileIO):
     """A descriptor; where it does not block, a full one is waited for."""
 
     def write(self, data: Any) -> int:
@@ -34,7 +34,7 @@ class _Raw(io.FileIO):
         return size
 
 
-class _Lossy(_Raw):
+class _LossyFile(_BlockingFile):
     """A descriptor that nobody may read: what it does not take is lost."""
 
     def write(self, data: Any) -> int:
@@ -43,7 +43,7 @@ class _Lossy(_Raw):
         return len(data)
 
 
-def restart() -> None:
+def restart_if_needed() -> None:
     """Start this program again where Python was told what no job can work with: a locale without UTF-8, no docstrings.
 
     Names of files are bytes to the system; Python turns them into texts by the locale. A job that is continued under
@@ -60,22 +60,22 @@ def restart() -> None:
         os.environ["PYTHONUTF8"] = "1"  # for worker processes
         words += ["-X", "utf8"]
         if sys.stdout is not None:
-            words += ["-X", f"{ENCODING}={sys.stdout.encoding}"]
+            words += ["-X", f"{ENCODING_OPTION}={sys.stdout.encoding}"]
     with contextlib.suppress(OSError):  # then names stay as the locale has them
         os.execv(sys.executable, [sys.executable, *words, *sys.orig_argv[1:]])
 
 
 def prepare() -> None:
     """Make the standard streams safe to write to; call it before any file is opened."""
-    _reopen()
+    _open_closed_descriptors()
     if sys.stdout is None or sys.stdout is sys.__stdout__:
-        encoding = sys._xoptions.get(ENCODING)
-        sys.stdout = _stream(1, sys.stdout, _Raw, encoding if isinstance(encoding, str) else None)
+        encoding = sys._xoptions.get(ENCODING_OPTION)
+        sys.stdout = _wrap_stream(1, sys.stdout, _BlockingFile, encoding if isinstance(encoding, str) else None)
     if sys.stderr is None or sys.stderr is sys.__stderr__:
-        sys.stderr = _stream(2, sys.stderr, _Lossy, None)
+        sys.stderr = _wrap_stream(2, sys.stderr, _LossyFile, None)
 
 
-def calm_warnings() -> None:
+def disable_warning_errors() -> None:
     """Show a warning of a library where PYTHONWARNINGS or -W would raise it: it must not end a job."""
     for index, (action, *rest) in enumerate(warnings.filters):
         if action == "error":
@@ -83,65 +83,67 @@ def calm_warnings() -> None:
     warnings._filters_mutated()  # type: ignore[attr-defined]
 
 
-def _reopen() -> None:
+def _open_closed_descriptors() -> None:
     """Open what is closed of descriptors 0 to 2 on nothing, so that no file of a job gets their numbers."""
     for descriptor, stream in ((0, sys.__stdin__), (1, sys.__stdout__), (2, sys.__stderr__)):
         with contextlib.suppress(OSError):
             os.fstat(descriptor)
             if stream is None:
-                _closed.add(descriptor)
+                _closed_descriptors.add(descriptor)
             continue
-        _closed.add(descriptor)
+        _closed_descriptors.add(descriptor)
         with contextlib.suppress(OSError):
             opened = os.open(os.devnull, os.O_RDWR)  # takes the lowest number, which is this one
             os.set_inheritable(opened, True)
 
 
-def _stream(descriptor: int, old: TextIO | None, raw: type[_Raw], encoding: str | None) -> TextIO:
-    if old is not None:
+def _wrap_stream(
+    descriptor: int, stream: TextIO | None, raw_class: type[_BlockingFile], encoding: str | None
+) -> TextIO:
+    if stream is not None:
         with contextlib.suppress(OSError, ValueError):
-            old.flush()
+            stream.flush()
     try:
         target = os.open(os.devnull, os.O_WRONLY) if is_closed(descriptor) else descriptor  # its number may be taken
-        writer = io.BufferedWriter(raw(target, "wb", closefd=False))
+        writer = io.BufferedWriter(raw_class(target, "wb", closefd=False))
     except OSError:  # not even /dev/null could be opened
         return io.StringIO()
     return io.TextIOWrapper(
         writer,
-        encoding=encoding or getattr(old, "encoding", None) or "utf-8",
+        encoding=encoding or getattr(stream, "encoding", None) or "utf-8",
         errors="backslashreplace",
-        line_buffering=descriptor == 2 or getattr(old, "line_buffering", False),
+        line_buffering=descriptor == 2 or getattr(stream, "line_buffering", False),
     )
 
 
 def is_closed(descriptor: int) -> bool:
     """Whether this process was started without this one of its standard streams."""
-    return descriptor in _closed
+    return descriptor in _closed_descriptors
 
 
-def need_output() -> None:
+def require_stdout() -> None:
     """Refuse to work for a result that cannot be printed.
 
     Raises:
         PreflightError: Standard output is closed, or open for reading only.
     """
     if is_closed(1):
-        raise _refused(OSError(errno.EBADF, "it is closed"))
+        raise _stdout_error(OSError(errno.EBADF, "it is closed"))
     with contextlib.suppress(OSError, ValueError, ImportError):  # a stream of a test has no descriptor
         import fcntl
 
         if fcntl.fcntl(sys.stdout.fileno(), fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
-            raise _refused(OSError(errno.EBADF, "it is open for reading only"))
+            raise _stdout_error(OSError(errno.EBADF, "it is open for reading only"))
 
 
-def show(text: str, end: str = "\n") -> None:
+def print_result(text: str, end: str = "\n") -> None:
     """Print a result; that its reader left is no error.
 
     Raises:
         StoppedError: Standard output takes no more.
         PreflightError: It is closed.
     """
-    need_output()
+    require_stdout()
     _print(text, end)
 
 
@@ -149,44 +151,44 @@ def _print(text: str, end: str) -> None:
     try:
         print(text, end=end, flush=True)
     except BrokenPipeError:
-        mute()
+        discard_stdout()
     except OSError as error:
-        mute()
-        raise _refused(error) from error
+        discard_stdout()
+        raise _stdout_error(error) from error
 
 
-def answer(names: Sequence[str]) -> None:
+def print_names(names: Sequence[str]) -> None:
     """Print names one a line as the system has them, for a program that reads them; errors are those of `copy`."""
-    need_output()
-    _put(sys.stdout.buffer, b"".join(os.fsencode(f"{name}\n") for name in names))
+    require_stdout()
+    _write(sys.stdout.buffer, b"".join(os.fsencode(f"{name}\n") for name in names))
 
 
-def copy(paths: Sequence[Path]) -> None:
+def copy_to_stdout(paths: Sequence[Path]) -> None:
     """Copy files to standard output, byte for byte, whatever the locale is.
 
     Raises:
         StoppedError: Standard output takes no more, or its reader left.
         PreflightError: It is closed.
     """
-    need_output()
+    require_stdout()
     output: IO[bytes] = sys.stdout.buffer
     for path in paths:
         with path.open("rb") as file:
             while block := file.read(1 << 20):
-                _put(output, block)
-    _put(output, b"")
+                _write(output, block)
+    _write(output, b"")
 
 
-def _put(output: IO[bytes], block: bytes) -> None:
+def _write(output: IO[bytes], block: bytes) -> None:
     try:
         output.write(block)
         output.flush()
     except OSError as error:
-        mute()
-        raise _refused(error) from error
+        discard_stdout()
+        raise _stdout_error(error) from error
 
 
-def _refused(error: OSError) -> HymtError:
+def _stdout_error(error: OSError) -> HymtError:
     if error.errno == errno.EBADF:
         why = error.strerror if error.strerror != os.strerror(errno.EBADF) else "it is not open for writing"
         return PreflightError(f"standard output cannot be written: {why}. Redirect it to a file (> FILE).")
@@ -196,7 +198,7 @@ def _refused(error: OSError) -> HymtError:
     return StoppedError(f"standard output takes no more: {why}.")
 
 
-def mute() -> None:
+def discard_stdout() -> None:
     """Let what is left in the buffer of standard output go to nothing, or it would fail as the interpreter ends."""
     with contextlib.suppress(OSError, ValueError):
         opened = os.open(os.devnull, os.O_WRONLY)
@@ -204,7 +206,7 @@ def mute() -> None:
         os.close(opened)
 
 
-def finish() -> None:
+def flush() -> None:
     """Write out what is buffered.
 
     Raises:

@@ -9,14 +9,14 @@ import hashlib
 import itertools
 from collections.abc import Sequence
 
-from hymt_batch.name import MAX_BYTES, sanitised
+from hymt_batch.job_name import MAX_BYTES, to_folder_name
 from hymt_batch.override import Override
 
-MAX_CHARACTERS = 100
+MAX_LABEL_CHARS = 100
 """Of a point's name; a longer one becomes a hash."""
 
 
-def combinations(overrides: Sequence[Override]) -> list[tuple[str, list[Override]]]:
+def expand_sweep(overrides: Sequence[Override]) -> list[tuple[str, list[Override]]]:
     """Every point of a sweep, the last key varying fastest.
 
     Args:
@@ -26,14 +26,14 @@ def combinations(overrides: Sequence[Override]) -> list[tuple[str, list[Override
         The point's name and its settings, one value each. The name is "" where nothing is swept; a swept `name` is
         not part of it, because it names the folder above.
     """
-    swept = {override.key for override in overrides if override.swept and override.key != "name"}
+    swept = {override.key for override in overrides if override.is_swept and override.key != "name"}
     return [
-        (label([override for override in point if override.key in swept]), list(point))
-        for point in itertools.product(*(override.points() for override in overrides))
+        (point_label([override for override in point if override.key in swept]), list(point))
+        for point in itertools.product(*(override.expand() for override in overrides))
     ]
 
 
-def label(point: Sequence[Override]) -> str:
+def point_label(point: Sequence[Override]) -> str:
     """The folder of a point: its keys and values in the order of the alphabet.
 
     A hash follows where a character had to be replaced, and stands alone where the name would be too long, so that two
@@ -43,7 +43,7 @@ def label(point: Sequence[Override]) -> str:
         return ""
     pairs = sorted((override.key, override.texts[0]) for override in point)
     whole = ",".join(f"{key}={text}" for key, text in pairs)
-    plain = ",".join(f"{key}={sanitised(text)}" for key, text in pairs)
+    plain = ",".join(f"{key}={to_folder_name(text)}" for key, text in pairs)
     digest = hashlib.sha256(whole.encode("utf-8", "surrogateescape")).hexdigest()
     named = plain if plain == whole else f"{plain}-{digest[:8]}"
-    return named if len(named) <= MAX_CHARACTERS and len(named.encode()) <= MAX_BYTES else digest[:16]
+    return named if len(named) <= MAX_LABEL_CHARS and len(named.encode()) <= MAX_BYTES else digest[:16]

@@ -16,26 +16,26 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from hymt_batch import streams
-from hymt_batch.decode import race
-from hymt_batch.decode.captured import Captured, why_not
-from hymt_batch.decode.peers.choose import choose
-from hymt_batch.decode.roofline import roofline
-from hymt_batch.decode.rows import Counters
+from hymt_batch.decode import benchmark
+from hymt_batch.decode.baselines.factory import make_baselines
+from hymt_batch.decode.cuda_graph_runner import CudaGraphRunner, unsupported_reason
+from hymt_batch.decode.roofline import measure_roofline
+from hymt_batch.decode.sequence import Counters
 from hymt_batch.device_map import table
 from hymt_batch.errors import ExitCode, PreflightError
-from hymt_batch.model import made_up
-from hymt_batch.model.packed import Packed
+from hymt_batch.model import synthetic
+from hymt_batch.model.weight_packing import PackedWeights
 
 if TYPE_CHECKING:
     from hymt_batch.schema import BenchJob
 
-OURS, IN_PARTS, CAPTURED = "slots", "slots_in_parts", "slots_captured"
-SORTED, IN_ORDER, PIPELINE = "sorted_generate", "generate_in_order", "pipeline"
+SLOTS, SLOTS_IN_PARTS, SLOTS_CAPTURED = "slots", "slots_in_parts", "slots_captured"
+SORTED_GENERATE, GENERATE_IN_ORDER, PIPELINE = "sorted_generate", "generate_in_order", "pipeline"
 
 
-def tell(what: str) -> None:
+def report(message: str) -> None:
     """How far it is, on stderr."""
-    print(f"bench: {what}", file=sys.stderr, flush=True)
+    print(f"bench: {message}", file=sys.stderr, flush=True)
 
 
 def bench(job: BenchJob) -> dict[str, Any]:
@@ -53,38 +53,40 @@ def bench(job: BenchJob) -> dict[str, Any]:
             f"device={job.device}: torch sees {torch.cuda.device_count()} GPUs here. Set device=cpu, or see why with "
             "hymt-batch doctor."
         )
-    hymt = made_up.network(job.shape, job.dtype.value, job.seed, job.device)
-    work = race.workload(job.segments, hymt.vocab_size, job.seed)
+    hymt = synthetic.make_model(job.shape, job.dtype.value, job.seed, job.device)
+    work = benchmark.make_workload(job.segments, hymt.vocab_size, job.seed)
     counters, captured_counters = Counters(), Counters()
-    products = Packed(hymt.network)
+    products = PackedWeights(hymt.network)
     engines = {
-        OURS: race.in_slots(hymt, job.max_rows, counters, products),
-        SORTED: race.in_batches(hymt, job.generate_rows, by_length=True),
-        IN_ORDER: race.in_batches(hymt, job.generate_rows, by_length=False),
-        PIPELINE: race.in_pipeline(hymt, job.generate_rows),
+        SLOTS: benchmark.slot_engine(hymt, job.max_rows, counters, products),
+        SORTED_GENERATE: benchmark.batch_engine(hymt, job.generate_rows, by_length=True),
+        GENERATE_IN_ORDER: benchmark.batch_engine(hymt, job.generate_rows, by_length=False),
+        PIPELINE: benchmark.pipeline_engine(hymt, job.generate_rows),
     }
     chosen = set(job.engines or engines)
-    engines = {name: engine for name, engine in engines.items() if name in chosen or name == OURS}
-    peers, left_out = choose(chosen, hymt, job.max_rows, work)
+    engines = {name: engine for name, engine in engines.items() if name in chosen or name == SLOTS}
+    peers, left_out = make_baselines(chosen, hymt, job.max_rows, work)
     engines.update(peers)
     if job.part_rows is not None:
         # counters of its own: those that are reported are of the run that is never drained
-        drained = race.in_slots(hymt, job.max_rows, Counters(), products)
-        engines[IN_PARTS] = race.in_parts(drained, job.part_rows)
-    steps: Captured | None = None
-    if CAPTURED in chosen and (reason := why_not(hymt, stages=1)):
-        left_out[CAPTURED] = reason
-    elif CAPTURED in chosen:
-        steps = Captured(hymt, race.GREEDY)
-        engines[CAPTURED] = race.in_slots(hymt, job.max_rows, captured_counters, products, steps, job.read_every)
-    results, made = race.race(hymt, engines, work, job.rounds, tell)
-    if steps is not None and steps.refused:  # plain steps ran in their place
-        left_out[CAPTURED] = steps.refused
-        del results[CAPTURED], made[CAPTURED], engines[CAPTURED]
-    tell(f"comparing {job.compare_rows} rows with one row at a time, and measuring the floor")
-    race.compare(hymt, work, made, results, job.compare_rows)
-    floor = race.floor(hymt, counters, min(job.max_rows, job.segments), products)
-    roof = roofline(hymt, work, counters)
+        drained = benchmark.slot_engine(hymt, job.max_rows, Counters(), products)
+        engines[SLOTS_IN_PARTS] = benchmark.part_engine(drained, job.part_rows)
+    steps: CudaGraphRunner | None = None
+    if SLOTS_CAPTURED in chosen and (reason := unsupported_reason(hymt, stages=1)):
+        left_out[SLOTS_CAPTURED] = reason
+    elif SLOTS_CAPTURED in chosen:
+        steps = CudaGraphRunner(hymt, benchmark.GREEDY)
+        engines[SLOTS_CAPTURED] = benchmark.slot_engine(
+            hymt, job.max_rows, captured_counters, products, steps, job.read_every
+        )
+    results, made = benchmark.run_rounds(hymt, engines, work, job.rounds, report)
+    if steps is not None and steps.disabled_reason:  # plain steps ran in their place
+        left_out[SLOTS_CAPTURED] = steps.disabled_reason
+        del results[SLOTS_CAPTURED], made[SLOTS_CAPTURED], engines[SLOTS_CAPTURED]
+    report(f"comparing {job.compare_rows} rows with one row at a time, and measuring the floor")
+    benchmark.compare_tokens(hymt, work, made, results, job.compare_rows)
+    floor = benchmark.measure_gemm_bound(hymt, counters, min(job.max_rows, job.segments), products)
+    roof = measure_roofline(hymt, work, counters)
     best = {name: min(result.seconds) for name, result in results.items()}
     return {
         "shape": job.shape.value,
@@ -102,13 +104,13 @@ def bench(job: BenchJob) -> dict[str, Any]:
         "equal_rows": {name: f"{result.equal_rows}/{result.compared_rows}" for name, result in results.items()},
         "useful_row_steps_ratio": round(counters.useful_row_steps / max(1, counters.row_steps), 4),
         "prefill_pad_ratio": round(counters.prefill_padded / max(1, counters.prefill_tokens), 4),
-        **{f"ratio_to_{name}": round(seconds / best[OURS], 3) for name, seconds in best.items() if name != OURS},
+        **{f"ratio_to_{name}": round(seconds / best[SLOTS], 3) for name, seconds in best.items() if name != SLOTS},
         "floor_s": round(floor.best, 3),
         "plain_floor_s": round(floor.plain, 3),
         "full_floor_s": round(floor.full, 3),
-        "fraction_of_floor": round(floor.best / best[OURS], 3),
-        "fraction_of_plain_floor": round(floor.plain / best[OURS], 3),
-        "fraction_of_full_floor": round(floor.full / best[OURS], 3),
+        "fraction_of_floor": round(floor.best / best[SLOTS], 3),
+        "fraction_of_plain_floor": round(floor.plain / best[SLOTS], 3),
+        "fraction_of_full_floor": round(floor.full / best[SLOTS], 3),
         "copy_gb_per_s": round(roof.bytes_per_s / 1e9, 1),
         "product_tflops_per_s": round(roof.flops_per_s / 1e12, 3),
         "roofline_s": round(roof.seconds, 4),
@@ -116,7 +118,7 @@ def bench(job: BenchJob) -> dict[str, Any]:
         "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         "peak_gpu_bytes": 0 if job.device == "cpu" else torch.cuda.max_memory_allocated(job.device),
         "counters": asdict(counters),
-        **({"captured_counters": asdict(captured_counters)} if CAPTURED in engines else {}),
+        **({"captured_counters": asdict(captured_counters)} if SLOTS_CAPTURED in engines else {}),
     }
 
 
@@ -136,12 +138,12 @@ def render(figures: dict[str, Any]) -> str:
             *(
                 f"  {figures[f'ratio_to_{name}']:.2f} times {name}"
                 for name in figures["seconds"]
-                if name not in (OURS, IN_PARTS)
+                if name not in (SLOTS, SLOTS_IN_PARTS)
             ),
             *(
                 f"  {100 * (figures[f'ratio_to_{name}'] - 1):.1f} % more time in parts that are drained"
                 for name in figures["seconds"]
-                if name == IN_PARTS
+                if name == SLOTS_IN_PARTS
             ),
             f"  {100 * figures['fraction_of_floor']:.0f} % of the speed of the matrix products, the fastest known; "
             f"{100 * figures['fraction_of_plain_floor']:.0f} % of torch's plain ones; "
@@ -154,8 +156,8 @@ def run(job: BenchJob) -> ExitCode:
     """Print the table and the line of JSON."""
     figures = bench(job)
     if job.format.value == "text":
-        streams.show(render(figures))
-    streams.show(json.dumps(figures))
+        streams.print_result(render(figures))
+    streams.print_result(json.dumps(figures))
     return ExitCode.COMPLETE
 
 

@@ -15,27 +15,27 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hymt_batch import manifest, shown, streams
+from hymt_batch import manifest, sanitize, streams
 from hymt_batch.errors import ExitCode
-from hymt_batch.fs import OS, Fs, exists, names
-from hymt_batch.manifest import Job, StateDamage, StateDenied, StateMissing
+from hymt_batch.fs import OS_FS, Fs, list_names, stat_or_none
+from hymt_batch.manifest import JobRecord, StateDamagedError, StateMissingError, StatePermissionError
 from hymt_batch.records import ERROR_STATUSES, Input
-from hymt_batch.write import ending, error_rows, final, finished, job_folders, lease, place
-from hymt_batch.write import holder as holders
+from hymt_batch.write import error_rows, job_folders, lease, manifest_only, path_check, published_file, stop_reason
+from hymt_batch.write import lease_holder as holders
 from hymt_batch.write import part as parts
-from hymt_batch.write.folder import read_header
+from hymt_batch.write.cleanup import read_part_header
 
 if TYPE_CHECKING:
     from hymt_batch.schema import StatusJob
 
 
-MAX_SHOWN = 300  # characters of a message
-PAUSE_S, PAUSES = 60.0, 10
+MAX_MESSAGE_CHARS = 300  # characters of a message
+MIN_PAUSE_S, PAUSE_FACTOR = 60.0, 10
 """A gap between two parts that is longer than both, in seconds and in usual gaps, is a job that did not run."""
 
 
 @dataclass(slots=True)
-class Status:
+class JobStatus:
     """How far a job is."""
 
     folder: str
@@ -60,7 +60,7 @@ class Status:
     obstacles: list[str] = field(default_factory=list)  # of `problems`: what stands in the place of a file or folder
 
 
-def status(folder: Path, fs: Fs = OS, num_errors: int = 0) -> Status:
+def status(folder: Path, fs: Fs = OS_FS, num_errors: int = 0) -> JobStatus:
     """The state of an output folder. Never raises for what is in it.
 
     Args:
@@ -68,9 +68,9 @@ def status(folder: Path, fs: Fs = OS, num_errors: int = 0) -> Status:
         fs: The store.
         num_errors: Rows without a translation to tell.
     """
-    found, fs = Status(str(folder)), fs.within(folder)
+    found, fs = JobStatus(str(folder)), fs.within(folder)
     try:
-        _look(fs, folder, found, num_errors)
+        _inspect(fs, folder, found, num_errors)
     except OSError as error:
         denied = isinstance(error, PermissionError)
         found.state = "unreadable" if denied else "damaged"
@@ -79,193 +79,201 @@ def status(folder: Path, fs: Fs = OS, num_errors: int = 0) -> Status:
     return found
 
 
-def _look(fs: Fs, folder: Path, found: Status, num_errors: int) -> None:
-    logs = names(fs, folder / "logs")
-    found.log = str(folder / "logs" / logs[-1]) if logs else ""
-    _holder(fs, folder, found)
-    found.obstacles = [f"{path.relative_to(folder)}: {what}" for path, what in place.in_state(fs, folder)]
-    found.problems += found.obstacles
-    last = ending.read(fs, folder)
-    found.ended = asdict(last) if last else None
+def _inspect(fs: Fs, folder: Path, job_status: JobStatus, num_errors: int) -> None:
+    logs = list_names(fs, folder / "logs")
+    job_status.log = str(folder / "logs" / logs[-1]) if logs else ""
+    _add_holder(fs, folder, job_status)
+    job_status.obstacles = [
+        f"{path.relative_to(folder)}: {what}" for path, what in path_check.state_obstacles(fs, folder)
+    ]
+    job_status.problems += job_status.obstacles
+    last = stop_reason.read(fs, folder)
+    job_status.ended = asdict(last) if last else None
     try:
         job = manifest.read_job(fs, folder)
-    except StateDamage as damage:
-        if isinstance(damage, StateDenied):
-            raise PermissionError(errno.EACCES, "denied", str(manifest.state(folder) / "job.json")) from None
-        if isinstance(damage, StateMissing) and _by_manifest(fs, folder, found, num_errors):
+    except StateDamagedError as damage:
+        if isinstance(damage, StatePermissionError):
+            raise PermissionError(errno.EACCES, "denied", str(manifest.state_folder(folder) / "job.json")) from None
+        if isinstance(damage, StateMissingError) and _add_from_manifest(fs, folder, job_status, num_errors):
             return
-        if not isinstance(damage, StateMissing) or exists(fs, folder / "manifest.json"):
-            found.state = "damaged"
-            found.problems.append(f".hymt/job.json: {damage}")
+        if not isinstance(damage, StateMissingError) or stat_or_none(fs, folder / "manifest.json"):
+            job_status.state = "damaged"
+            job_status.problems.append(f".hymt/job.json: {damage}")
         return
-    found.created, found.files = job.created, len(job.inputs)
-    if _by_manifest(fs, folder, found, num_errors):
+    job_status.created, job_status.files = job.created, len(job.inputs)
+    if _add_from_manifest(fs, folder, job_status, num_errors):
         return
     rates: list[tuple[int, int]] = []  # mtime in ns, rows
     for input in job.inputs:
-        _file(fs, folder, job, input, found, rates)
-    found.counts = dict(sorted(found.counts.items()))
-    found.rows = sum(found.counts.values())
-    found.error_rows = sum(n for name, n in found.counts.items() if name in ERROR_STATUSES)
-    found.rows_per_s = _rate(rates)
-    found.errors = list(itertools.islice(error_rows.first(fs, folder, job), num_errors))
-    complete = _complete(fs, folder, job, found)
-    held = found.holder is not None and found.holder_alive is not False
-    found.state = "damaged" if found.problems else "running" if held and not complete else "stopped"
-    if complete and not found.problems:
-        found.state = "complete"
+        _add_file(fs, folder, job, input, job_status, rates)
+    job_status.counts = dict(sorted(job_status.counts.items()))
+    job_status.rows = sum(job_status.counts.values())
+    job_status.error_rows = sum(n for name, n in job_status.counts.items() if name in ERROR_STATUSES)
+    job_status.rows_per_s = _rows_per_s(rates)
+    job_status.errors = list(itertools.islice(error_rows.read_all(fs, folder, job), num_errors))
+    complete = _is_complete(fs, folder, job, job_status)
+    held = job_status.holder is not None and job_status.holder_alive is not False
+    job_status.state = "damaged" if job_status.problems else "running" if held and not complete else "stopped"
+    if complete and not job_status.problems:
+        job_status.state = "complete"
 
 
-def _by_manifest(fs: Fs, folder: Path, found: Status, num_errors: int) -> bool:
+def _add_from_manifest(fs: Fs, folder: Path, job_status: JobStatus, num_errors: int) -> bool:
     """Tell of a finished folder that lost its state; False where it has one, or no manifest."""
     try:
         value = manifest.read(fs, folder)
-    except StateDamage:
+    except StateDamagedError:
         return False
-    if not finished.bare(fs, folder):
+    if not manifest_only.has_no_state(fs, folder):
         return False
-    found.files = found.files_published = len(value["outputs"])
-    found.rows, found.counts = value["rows"], dict(value["counts"])
-    found.error_rows = sum(n for name, n in found.counts.items() if name in ERROR_STATUSES)
+    job_status.files = job_status.files_published = len(value["outputs"])
+    job_status.rows, job_status.counts = value["rows"], dict(value["counts"])
+    job_status.error_rows = sum(n for name, n in job_status.counts.items() if name in ERROR_STATUSES)
     for file in (*value["outputs"], *value["errors"]):
-        at = exists(fs, folder / file["path"])
+        at = stat_or_none(fs, folder / file["path"])
         if (at.size if at else None) != file["bytes"]:
-            found.problems.append(f"{file['path']}: is not what was published")
-    rows = (row for file in value["errors"] for row in error_rows.listed(fs, folder / file["path"]))
-    found.errors = list(itertools.islice(rows, num_errors))
-    found.state, found.notes = "damaged" if found.problems else "complete", [finished.NOTE]
+            job_status.problems.append(f"{file['path']}: is not what was published")
+    rows = (row for file in value["errors"] for row in error_rows.read_errors_file(fs, folder / file["path"]))
+    job_status.errors = list(itertools.islice(rows, num_errors))
+    job_status.state, job_status.notes = (
+        "damaged" if job_status.problems else "complete",
+        [manifest_only.STATE_LOST_NOTE],
+    )
     return True
 
 
-def _holder(fs: Fs, folder: Path, found: Status) -> None:
+def _add_holder(fs: Fs, folder: Path, job_status: JobStatus) -> None:
     holder = lease.read(fs, folder)
     if holder is None:
         return
-    at = exists(fs, lease.lease_path(folder))
-    found.holder = {name: getattr(holder, name) for name in ("host", "pid", "since", "epoch", "slurm_job")}
-    found.holder["beat_age_s"] = max(0.0, round(time.time() - at.mtime_ns / 1e9, 1)) if at else None
-    found.holder_alive = holders.alive(holder, holders.myself())
+    at = stat_or_none(fs, lease.lease_path(folder))
+    job_status.holder = {name: getattr(holder, name) for name in ("host", "pid", "since", "epoch", "slurm_job")}
+    job_status.holder["beat_age_s"] = max(0.0, round(time.time() - at.mtime_ns / 1e9, 1)) if at else None
+    job_status.holder_alive = holders.is_alive(holder, holders.current_process())
 
 
-def _file(fs: Fs, folder: Path, job: Job, input: Input, found: Status, rates: list[tuple[int, int]]) -> None:
-    record = final.read_record(fs, folder, input)
-    if record is not None and record["identity"] == job.key:
-        found.files_published += 1
-        num_shards = len(final.shards(record))
-        found.shards += num_shards
-        found.shards_complete += num_shards
-        _add(found, record["counts"])
+def _add_file(
+    fs: Fs, folder: Path, job: JobRecord, input: Input, job_status: JobStatus, rates: list[tuple[int, int]]
+) -> None:
+    record = published_file.read_record(fs, folder, input)
+    if record is not None and record["identity"] == job.identity_sha256:
+        job_status.files_published += 1
+        num_shards = len(published_file.shard_table_of(record))
+        job_status.shards += num_shards
+        job_status.shards_complete += num_shards
+        _add_counts(job_status, record["counts"])
         for path, wanted in (
-            (manifest.translated(folder, input.out_rel), record["output"]),
-            (manifest.errors_file(folder, input.rel), record["errors"]),
+            (manifest.translated_path(folder, input.out_rel), record["output"]),
+            (manifest.errors_path(folder, input.rel), record["errors"]),
         ):
-            at = exists(fs, path)
+            at = stat_or_none(fs, path)
             if (at.size if at else None) != (wanted["bytes"] if wanted else None):
-                found.problems.append(f"{path.relative_to(folder)}: is not what was published")
+                job_status.problems.append(f"{path.relative_to(folder)}: is not what was published")
         return
-    home = manifest.file_state(folder, input.file_id)
-    for shard in names(fs, home):
+    home = manifest.file_state_folder(folder, input.file_id)
+    for shard in list_names(fs, home):
         if not parts.SHARD_NAME.fullmatch(shard):
             continue
         here, num_parts = 0, -1
-        for name in names(fs, home / shard):
-            if not parts.NAME.fullmatch(name):
+        for name in list_names(fs, home / shard):
+            if not parts.PART_NAME.fullmatch(name):
                 continue
             try:
-                header = read_header(fs, home / shard / name)
+                header = read_part_header(fs, home / shard / name)
                 at = fs.stat(home / shard / name)
             except FileNotFoundError:
                 continue  # collected while we look
             except PermissionError:
                 raise
-            except (OSError, parts.PartDamage) as error:
-                found.problems.append(f"{(home / shard / name).relative_to(folder)}: {error}")
+            except (OSError, parts.PartDamagedError) as error:
+                job_status.problems.append(f"{(home / shard / name).relative_to(folder)}: {error}")
                 continue
             here, num_parts = here + 1, header.num_parts
-            _add(found, header.counts)
+            _add_counts(job_status, header.counts)
             rates.append((at.mtime_ns, header.num_rows))
-        found.shards += here > 0
-        found.shards_complete += here == num_parts
-        found.parts += here
+        job_status.shards += here > 0
+        job_status.shards_complete += here == num_parts
+        job_status.parts += here
 
 
-def _add(found: Status, counts: dict[str, int]) -> None:
+def _add_counts(job_status: JobStatus, counts: dict[str, int]) -> None:
     for name, number in counts.items():
-        found.counts[name] = found.counts.get(name, 0) + number
+        job_status.counts[name] = job_status.counts.get(name, 0) + number
 
 
-def _rate(rates: list[tuple[int, int]]) -> float | None:
+def _rows_per_s(rates: list[tuple[int, int]]) -> float | None:
     """Rows a second over the newest 100 parts; the first of them only marks the start, and a pause is left out."""
     newest = sorted(rates)[-100:]
     steps = [((at - before) / 1e9, rows) for (before, _), (at, rows) in itertools.pairwise(newest)]
     usual = statistics.median(seconds for seconds, _ in steps) if steps else 0.0
-    steps = [(seconds, rows) for seconds, rows in steps if seconds <= max(PAUSE_S, PAUSES * usual)]
+    steps = [(seconds, rows) for seconds, rows in steps if seconds <= max(MIN_PAUSE_S, PAUSE_FACTOR * usual)]
     seconds = sum(step for step, _ in steps)
     return round(sum(rows for _, rows in steps) / seconds, 2) if seconds > 0 else None
 
 
-def _complete(fs: Fs, folder: Path, job: Job, found: Status) -> bool:
+def _is_complete(fs: Fs, folder: Path, job: JobRecord, job_status: JobStatus) -> bool:
     """Whether the manifest is this job's; it is written last of all."""
     try:
         whole = manifest.read(fs, folder)
-    except StateMissing:
+    except StateMissingError:
         return False
-    except StateDenied:
+    except StatePermissionError:
         raise PermissionError(errno.EACCES, "denied", str(folder / "manifest.json")) from None
-    except StateDamage as damage:
-        found.problems.append(f"manifest.json: {damage}")
+    except StateDamagedError as damage:
+        job_status.problems.append(f"manifest.json: {damage}")
         return False
-    return whole["identity"] == job.identity and found.files_published == found.files
+    return whole["identity"] == job.identity and job_status.files_published == job_status.files
 
 
-def render(found: Status) -> str:
+def render(job_status: JobStatus) -> str:
     """The status as lines for people."""
-    lines = [f"{found.folder}: {found.state}"]
-    if found.files:
+    lines = [f"{job_status.folder}: {job_status.state}"]
+    if job_status.files:
         lines += [
-            f"  created   {found.created}",
-            f"  files     {found.files_published} of {found.files} published",
-            f"  shards    {found.shards_complete} complete of {found.shards} begun",
-            f"  parts     {found.parts} waiting to be assembled",
-            f"  rows      {found.rows} committed, {found.error_rows} of them without a translation",
+            f"  created   {job_status.created}",
+            f"  files     {job_status.files_published} of {job_status.files} published",
+            f"  shards    {job_status.shards_complete} complete of {job_status.shards} begun",
+            f"  parts     {job_status.parts} waiting to be assembled",
+            f"  rows      {job_status.rows} committed, {job_status.error_rows} of them without a translation",
         ]
-    if found.rows_per_s is not None:
-        lines.append(f"  speed     {found.rows_per_s:g} rows/s over the newest parts")
-    if found.holder is not None:
-        living = {True: "alive", False: "dead", None: f"last sign of life {found.holder['beat_age_s']} s ago"}
+    if job_status.rows_per_s is not None:
+        lines.append(f"  speed     {job_status.rows_per_s:g} rows/s over the newest parts")
+    if job_status.holder is not None:
+        living = {True: "alive", False: "dead", None: f"last sign of life {job_status.holder['beat_age_s']} s ago"}
         lines.append(
-            f"  held by   process {found.holder['pid']} on {found.holder['host']} since {found.holder['since']}, "
-            f"{living[found.holder_alive]}"
+            f"  held by   process {job_status.holder['pid']} on {job_status.holder['host']} since "
+            f"{job_status.holder['since']}, "
+            f"{living[job_status.holder_alive]}"
         )
-    if found.ended is not None and found.state not in ("running", "complete"):
-        last = found.ended
+    if job_status.ended is not None and job_status.state not in ("running", "complete"):
+        last = job_status.ended
         lines.append(f"  ended     {last['at']} with exit code {last['exit_code']}: {last['why']}")
-    if found.log:
-        lines.append(f"  log       {found.log}")
-    lines += [f"  error     {row['id']} {row['status']}: {escaped(row['message'])}" for row in found.errors]
-    lines += [f"  note      {note}" for note in found.notes]
-    lines += [f"  problem   {problem}" for problem in found.problems[:20]]
-    if len(found.problems) > 20:
-        lines.append(f"  problem   and {len(found.problems) - 20} more")
-    if found.obstacles:
+    if job_status.log:
+        lines.append(f"  log       {job_status.log}")
+    lines += [f"  error     {row['id']} {row['status']}: {escape_line(row['message'])}" for row in job_status.errors]
+    lines += [f"  note      {note}" for note in job_status.notes]
+    lines += [f"  problem   {problem}" for problem in job_status.problems[:20]]
+    if len(job_status.problems) > 20:
+        lines.append(f"  problem   and {len(job_status.problems) - 20} more")
+    if job_status.obstacles:
         lines.append("  Move away what stands in the place of a file or folder, then run the same command again.")
-    elif found.state == "damaged":
+    elif job_status.state == "damaged":
         lines.append("  Run the job again: what is damaged is made anew.")
-    elif found.state == "stopped":
+    elif job_status.state == "stopped":
         lines.append("  Run the same command again to continue.")
     return "\n".join(lines)
 
 
-def escaped(message: str) -> str:
+def escape_line(message: str) -> str:
     """The one line of a message that is shown; a line break in it is spelled."""
     line = message.replace("\n", "\\n").replace("\t", "\\t")
-    return line if len(line) <= MAX_SHOWN else line[: MAX_SHOWN - 1] + "…"
+    return line if len(line) <= MAX_MESSAGE_CHARS else line[: MAX_MESSAGE_CHARS - 1] + "…"
 
 
-def in_short(found: Status) -> str:
+def render_line(job_status: JobStatus) -> str:
     """The status of a point of a sweep, on one line."""
-    done = f"{found.files_published} of {found.files} files published, {found.rows} rows committed"
-    return f"{found.folder}: {found.state}, {done}, {found.error_rows} of them without a translation"
+    done = f"{job_status.files_published} of {job_status.files} files published, {job_status.rows} rows committed"
+    return f"{job_status.folder}: {job_status.state}, {done}, {job_status.error_rows} of them without a translation"
 
 
 def run(job: StatusJob) -> ExitCode:
@@ -274,13 +282,13 @@ def run(job: StatusJob) -> ExitCode:
     Raises:
         UsageError: There is no such folder.
     """
-    folders = job_folders.find(OS, Path(job.output_dir) / job.name)
+    folders = job_folders.find(OS_FS, Path(job.output_dir) / job.name)
     for folder in folders:
         found = status(folder, num_errors=job.errors)
         if job.format.value == "json":
-            streams.show(shown.shown(json.dumps(asdict(found), sort_keys=True)))  # one line a point
+            streams.print_result(sanitize.sanitize_text(json.dumps(asdict(found), sort_keys=True)))  # one line a point
         else:
-            streams.show(shown.shown(render(found) if len(folders) == 1 else in_short(found)))
+            streams.print_result(sanitize.sanitize_text(render(found) if len(folders) == 1 else render_line(found)))
     return ExitCode.COMPLETE
 
 

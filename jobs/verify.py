@@ -13,16 +13,24 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hymt_batch import manifest, shown, streams
+from hymt_batch import manifest, sanitize, streams
 from hymt_batch.errors import ExitCode, HymtError
-from hymt_batch.fs import OS, Fs, same
-from hymt_batch.manifest import Job, StateDamage, StateDenied, StateMissing
+from hymt_batch.fs import OS_FS, Fs, has_content
+from hymt_batch.manifest import JobRecord, StateDamagedError, StateMissingError, StatePermissionError
 from hymt_batch.records import Input
-from hymt_batch.write import final, finished, foreign, job_folders, lease, located, place
-from hymt_batch.write import holder as holders
-from hymt_batch.write.inputs import hash_input
-from hymt_batch.write.kept import Kept
-from hymt_batch.write.part import PartDamage
+from hymt_batch.write import (
+    foreign_files,
+    input_locations,
+    job_folders,
+    lease,
+    manifest_only,
+    path_check,
+    published_file,
+)
+from hymt_batch.write import lease_holder as holders
+from hymt_batch.write.input_changes import hash_input
+from hymt_batch.write.part import PartDamagedError
+from hymt_batch.write.part_reader import PartReader
 from hymt_batch.write.row_count import count_rows
 
 if TYPE_CHECKING:
@@ -32,7 +40,7 @@ SEVERITY = (ExitCode.COMPLETE, ExitCode.MISSING, ExitCode.INPUT_CHANGED, ExitCod
 
 
 @dataclass(slots=True)
-class Report:
+class VerifyReport:
     """What was checked, and what was found."""
 
     folder: str
@@ -55,7 +63,7 @@ class Report:
         return next((code for code, lines in worst if lines), ExitCode.COMPLETE)
 
 
-def verify(folder: Path, fs: Fs = OS, inputs: bool | Sequence[str] = False) -> Report:
+def verify(folder: Path, fs: Fs = OS_FS, inputs: bool | Sequence[str] = False) -> VerifyReport:
     """Read everything a job published or committed.
 
     Args:
@@ -63,22 +71,24 @@ def verify(folder: Path, fs: Fs = OS, inputs: bool | Sequence[str] = False) -> R
         fs: The store.
         inputs: Whether to check the inputs too, or where they are now.
     """
-    report, fs = Report(str(folder)), fs.within(folder)
+    report, fs = VerifyReport(str(folder)), fs.within(folder)
     holder = lease.read(fs, folder)
-    report.running = holder is not None and holders.alive(holder, holders.myself()) is not False
-    with _reading(report, folder):
-        report.obstacles += [f"{path.relative_to(folder)}: {what}" for path, what in place.in_state(fs, folder)]
-        job = _job(fs, folder, report)
+    report.running = holder is not None and holders.is_alive(holder, holders.current_process()) is not False
+    with _collect_unreadable(report, folder):
+        report.obstacles += [
+            f"{path.relative_to(folder)}: {what}" for path, what in path_check.state_obstacles(fs, folder)
+        ]
+        job = _read_job(fs, folder, report)
         if job is not None:
-            hashes = _by_manifest(fs, folder, job, report)
+            hashes = _verify_by_manifest(fs, folder, job, report)
             if hashes is None:
-                hashes = _by_records(fs, folder, job, report)
-            with _reading(report, folder):
-                found = place.in_inputs(fs, folder, job.inputs if job.created else ())
+                hashes = _verify_by_records(fs, folder, job, report)
+            with _collect_unreadable(report, folder):
+                found = path_check.input_obstacles(fs, folder, job.inputs if job.created else ())
                 report.obstacles += [f"{path.relative_to(folder)}: {what}" for path, what in found]
-                report.foreign += foreign.find(fs, folder, job.inputs, half_made=not report.missing)
+                report.foreign += foreign_files.find(fs, folder, job.inputs, include_leftovers=not report.missing)
             if inputs is not False:
-                _inputs(fs, folder, hashes, [] if inputs is True else list(inputs), report)
+                _verify_inputs(fs, folder, hashes, [] if inputs is True else list(inputs), report)
     for worse, lines in ((report.obstacles, report.foreign), (report.obstacles + report.foreign, report.damage)):
         names = {one.partition(": ")[0] for one in worse}  # what else is said of these comes of it
         lines[:] = [one for one in lines if one.partition(": ")[0] not in names]
@@ -87,7 +97,7 @@ def verify(folder: Path, fs: Fs = OS, inputs: bool | Sequence[str] = False) -> R
 
 
 @contextlib.contextmanager
-def _reading(report: Report, folder: Path) -> Iterator[None]:
+def _collect_unreadable(report: VerifyReport, folder: Path) -> Iterator[None]:
     """What this user may not read is told as that, and is neither damaged nor missing."""
     try:
         yield
@@ -98,98 +108,102 @@ def _reading(report: Report, folder: Path) -> Iterator[None]:
             report.unreadable.append(name)
 
 
-def _job(fs: Fs, folder: Path, report: Report) -> Job | None:
+def _read_job(fs: Fs, folder: Path, report: VerifyReport) -> JobRecord | None:
     """The folder's job, by the manifest where all state is gone; None where nothing tells it."""
     try:
         return manifest.read_job(fs, folder)
-    except StateDenied:
-        raise PermissionError(errno.EACCES, "denied", str(manifest.state(folder) / "job.json")) from None
-    except StateMissing:
-        with contextlib.suppress(StateDamage):
-            if finished.bare(fs, folder):
-                return finished.job(manifest.read(fs, folder))
+    except StatePermissionError:
+        raise PermissionError(errno.EACCES, "denied", str(manifest.state_folder(folder) / "job.json")) from None
+    except StateMissingError:
+        with contextlib.suppress(StateDamagedError):
+            if manifest_only.has_no_state(fs, folder):
+                return manifest_only.job_from_manifest(manifest.read(fs, folder))
         report.missing.append("the job: .hymt/job.json was never written")
-    except StateDamage as damage:
+    except StateDamagedError as damage:
         report.damage.append(f".hymt/job.json: {damage}")
     return None
 
 
-def _by_manifest(fs: Fs, folder: Path, job: Job, report: Report) -> dict[str, Any] | None:
+def _verify_by_manifest(fs: Fs, folder: Path, job: JobRecord, report: VerifyReport) -> dict[str, Any] | None:
     """Check a folder that lost its state against its manifest; None where it has a state, or no manifest."""
     try:
         value = manifest.read(fs, folder)
-    except StateDamage:
+    except StateDamagedError:
         return None
-    if value["identity"] != job.identity or not finished.bare(fs, folder):
+    if value["identity"] != job.identity or not manifest_only.has_no_state(fs, folder):
         return None
-    problems = finished.proven(fs, folder, value)
+    problems = manifest_only.find_problems(fs, folder, value)
     report.files, report.rows = len(value["outputs"]), int(value["rows"])
     report.damage += problems
     if not problems:
         for file in value["outputs"]:
-            _rows(folder / file["path"], str(file["path"]), file, file["format"], report, ("", ""))
-        report.notes.append(finished.NOTE)
+            _verify_row_count(folder / file["path"], str(file["path"]), file, file["format"], report, ("", ""))
+        report.notes.append(manifest_only.STATE_LOST_NOTE)
     return {one["rel"]: {"bytes": one["bytes"], "sha256": one["sha256"]} for one in value["inputs"]}
 
 
-def _by_records(fs: Fs, folder: Path, job: Job, report: Report) -> dict[str, Any]:
+def _verify_by_records(fs: Fs, folder: Path, job: JobRecord, report: VerifyReport) -> dict[str, Any]:
     """Check every file of a job against its record, or its parts; what is recorded of the published ones' inputs."""
-    kept, records = Kept(fs, folder, job.key), []
+    kept, records = PartReader(fs, folder, job.identity_sha256), []
     for input in job.inputs:
-        with _reading(report, folder):
-            record = final.read_record(fs, folder, input)
-            if record is not None and record["identity"] == job.key:
+        with _collect_unreadable(report, folder):
+            record = published_file.read_record(fs, folder, input)
+            if record is not None and record["identity"] == job.identity_sha256:
                 records.append(record)
-                _published(fs, folder, record, report, _marks(job, input, record["format"]))
+                _verify_published_file(fs, folder, record, report, _csv_dialect(job, input, record["format"]))
             else:
-                _unfinished(kept, input, report)
+                _verify_parts(kept, input, report)
     if not report.unreadable:
-        _manifest(fs, folder, job, records, report)
+        _verify_manifest(fs, folder, job, records, report)
     return {record["rel"]: record["input"] for record in records}
 
 
-def _marks(job: Job, input: Input, kind: str) -> tuple[str, str]:
+def _csv_dialect(job: JobRecord, input: Input, kind: str) -> tuple[str, str]:
     """Delimiter and escape of an output; "" where they are the format's own."""
     source = job.identity.get("source") or {} if input.format == kind else {}
     return source.get("delimiter") or "", source.get("escape") or ""
 
 
-def _published(fs: Fs, folder: Path, record: dict[str, Any], report: Report, marks: tuple[str, str]) -> None:
+def _verify_published_file(
+    fs: Fs, folder: Path, record: dict[str, Any], report: VerifyReport, dialect: tuple[str, str]
+) -> None:
     report.files += 1
     report.rows += record["rows"]
-    output, errors = manifest.translated(folder, record["out_rel"]), manifest.errors_file(folder, record["rel"])
+    output, errors = manifest.translated_path(folder, record["out_rel"]), manifest.errors_path(folder, record["rel"])
     for path, wanted, kind in ((output, record["output"], record["format"]), (errors, record["errors"], "jsonl")):
         name = str(path.relative_to(folder))
-        with _reading(report, folder):
-            if what := final.damage(fs, path, wanted):
+        with _collect_unreadable(report, folder):
+            if what := published_file.describe_damage(fs, path, wanted):
                 report.damage.append(f"{name}: {what}")
             elif wanted is not None:
-                _rows(path, name, wanted, kind, report, marks)
+                _verify_row_count(path, name, wanted, kind, report, dialect)
     if sum(record["counts"].values()) != record["rows"]:
         report.damage.append(f"{record['rel']}: its statuses do not add up to its {record['rows']} rows")
 
 
-def _rows(path: Path, name: str, wanted: dict[str, Any], kind: str, report: Report, marks: tuple[str, str]) -> None:
+def _verify_row_count(
+    path: Path, name: str, recorded: dict[str, Any], kind: str, report: VerifyReport, dialect: tuple[str, str]
+) -> None:
     try:
-        rows = sorted(count_rows(path, kind, *marks))
+        rows = sorted(count_rows(path, kind, *dialect))
     except (OSError, ValueError, EOFError, csv.Error) as error:
         report.damage.append(f"{name}: cannot be read as {kind} ({error})")
         return
-    if wanted["rows"] not in rows:
-        report.damage.append(f"{name}: has {rows[0]} rows, recorded are {wanted['rows']}")
+    if recorded["rows"] not in rows:
+        report.damage.append(f"{name}: has {rows[0]} rows, recorded are {recorded['rows']}")
 
 
-def _unfinished(kept: Kept, input: Input, report: Report) -> None:
+def _verify_parts(part_reader: PartReader, input: Input, report: VerifyReport) -> None:
     """The parts of a file that is not published: each one whole, and which are missing."""
     ends = False
-    shards = sorted(kept.shards(input.file_id))
+    shards = sorted(part_reader.shard_indexes(input.file_id))
     for shard in shards:
         here: dict[int, int] = {}  # part -> parts of the shard
-        for part in kept.parts_of(input.file_id, shard):
-            path = kept.path(input.file_id, shard, part)
+        for part in part_reader.part_indexes(input.file_id, shard):
+            path = part_reader.path(input.file_id, shard, part)
             try:
-                found = kept.judge(path, input.file_id, shard, part)
-            except PartDamage as damage:
+                found = part_reader.read(path, input.file_id, shard, part)
+            except PartDamagedError as damage:
                 report.damage.append(f"{input.rel} shard {shard} part {part}: {damage}")
                 continue
             if found is not None:
@@ -211,24 +225,24 @@ def _unfinished(kept: Kept, input: Input, report: Report) -> None:
     report.missing.append(f"{input.rel}: not published")
 
 
-def _manifest(fs: Fs, folder: Path, job: Job, records: list[dict[str, Any]], report: Report) -> None:
+def _verify_manifest(fs: Fs, folder: Path, job: JobRecord, records: list[dict[str, Any]], report: VerifyReport) -> None:
     try:
         manifest.read(fs, folder)
         if len(records) < len(job.inputs):
             report.damage.append("manifest.json: is there, though not every file is published")
-        elif not same(fs, folder / "manifest.json", manifest.build(job, records)):
+        elif not has_content(fs, folder / "manifest.json", manifest.build(job, records)):
             report.damage.append("manifest.json: does not say what the published files say")
-    except StateMissing:
+    except StateMissingError:
         report.missing.append("manifest.json")
-    except StateDenied:
+    except StatePermissionError:
         report.unreadable.append("manifest.json")
-    except StateDamage as damage:
+    except StateDamagedError as damage:
         report.damage.append(f"manifest.json: {damage}")
 
 
-def _inputs(fs: Fs, folder: Path, hashes: dict[str, Any], given: Sequence[str], report: Report) -> None:
+def _verify_inputs(fs: Fs, folder: Path, hashes: dict[str, Any], paths: Sequence[str], report: VerifyReport) -> None:
     """Compare the inputs of published files with what was translated; those of others are compared row by row later."""
-    found = located.find(fs, folder, list(hashes), given)
+    found = input_locations.find(fs, folder, list(hashes), paths)
     for rel, wanted in hashes.items():
         if rel not in found:
             report.changed.append(f"{rel}: is not found where the job read it. Set inputs=PATH, as source.path= was")
@@ -242,7 +256,7 @@ def _inputs(fs: Fs, folder: Path, hashes: dict[str, Any], given: Sequence[str], 
             (report.unreadable if denied else report.changed).append(f"{found[rel]}: {error.message}")
 
 
-def render(report: Report) -> str:
+def render(report: VerifyReport) -> str:
     """The report as lines for people."""
     state = {
         ExitCode.COMPLETE: "complete and undamaged",
@@ -263,7 +277,7 @@ def render(report: Report) -> str:
     return "\n".join([*lines, *(f"  {one}" for one in _advice(report))])
 
 
-def _advice(report: Report) -> Iterator[str]:
+def _advice(report: VerifyReport) -> Iterator[str]:
     """What helps, and nothing else."""
     if report.running and report.exit_code is ExitCode.MISSING:
         yield "The job is running: verify it when it has ended."
@@ -293,10 +307,10 @@ def run(job: VerifyJob) -> ExitCode:
     """
     codes = []
     paths = job.inputs if isinstance(job.inputs, bool) else [job.inputs] if isinstance(job.inputs, str) else job.inputs
-    for folder in job_folders.find(OS, Path(job.output_dir) / job.name):
+    for folder in job_folders.find(OS_FS, Path(job.output_dir) / job.name):
         report = verify(folder, inputs=paths)
         text = json.dumps(asdict(report), sort_keys=True) if job.format.value == "json" else render(report)
-        streams.show(shown.shown(text))
+        streams.print_result(sanitize.sanitize_text(text))
         codes.append(report.exit_code)
     return max(codes, key=SEVERITY.index)
 

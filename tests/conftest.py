@@ -22,10 +22,10 @@ class Bytes:
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         return [list(text.encode("utf-8")) for text in texts]
 
-    def encode_behind(self, head: str, texts: Sequence[str]) -> list[list[int]]:
+    def encode_with_head(self, head: str, texts: Sequence[str]) -> list[list[int]]:
         return self.encode([head + text for text in texts])
 
-    def leaks(self, body: Sequence[int]) -> bool:
+    def has_control_ids(self, body: Sequence[int]) -> bool:
         return 0x1D in body
 
     def count(self, text: str) -> int:
@@ -42,7 +42,7 @@ def documents(texts: Sequence[str | None], **fields: str) -> list[Document]:
     return [
         Document(
             id=f"in.txt#{row + 1}",
-            row=row,
+            row_index=row,
             text=text,
             digest=b"%08d" % row,
             status=Status.OK if text is not None else Status.BAD_ENCODING,

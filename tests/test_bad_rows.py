@@ -17,7 +17,7 @@ from campaigns import stub
 from pyarrow import parquet
 
 from hymt_batch import config as settings
-from hymt_batch.progress import Telling
+from hymt_batch.progress import Reporter
 from hymt_batch.records import Row, Status
 from hymt_batch.source import stream
 from hymt_batch.write import formats
@@ -122,7 +122,7 @@ UNPACK: dict[str, Callable[[bytes], bytes]] = {
 
 def run(folder: Path, *words: str) -> Any:
     words = ("tgt_lang=fr", "model=demo", f"output_dir={folder}", "name=out", "check.max_error_rate=1", *words)
-    with Telling("off") as telling:
+    with Reporter("off") as telling:
         return translate.translate(settings.load("translate", words), telling, stub.prepare, stub.decode_batch)
 
 
@@ -226,8 +226,8 @@ def test_a_number_that_nobody_reads_costs_nothing(tmp_path: Path, value: str) ->
     done = run(tmp_path, f"source.path={tmp_path / 'in.jsonl'}")
     assert done.counts == {"ok": 1}
     assert (tmp_path / "out/translated/in.jsonl").read_bytes().startswith(raw[:-1] + b', "translation": "AB"')
-    (found,) = stream.find(config := stream.SourceConfig(path=str(tmp_path / "in.jsonl")))
-    sent = [document.status.value for document, _ in stream.documents(found, config, plan=1)]
+    (found,) = stream.find_inputs(config := stream.SourceConfig(path=str(tmp_path / "in.jsonl")))
+    sent = [document.status.value for document, _ in stream.read_documents(found, config, plan_version=1)]
     assert sent == ["ok" if value == "1e999" else "bad_row"]  # what an earlier version's job did not send
 
 
@@ -273,7 +273,7 @@ def test_a_row_of_any_size_is_copied_in_bounded_memory(tmp_path: Path, kind: str
     data = head + row + b"\n" + row + b"\n"
     path.write_bytes(gzip.compress(data, 1) if packing else data)
     config = stream.SourceConfig(path=str(path))
-    (input,) = stream.find(config)
+    (input,) = stream.find_inputs(config)
 
     class Out(io.RawIOBase):
         size, last = 0, b""
@@ -286,14 +286,14 @@ def test_a_row_of_any_size_is_copied_in_bounded_memory(tmp_path: Path, kind: str
     writer = formats.open_writer(
         input if not packing else stream.Input(input.rel, input.rel.removesuffix(packing), input.path, input.format),
         input.format,
-        stream.preamble(input, config),
+        stream.read_preamble(input, config),
         WriteConfig(on_error=OnError.source),
         out,  # type: ignore[arg-type]
     )
     tracemalloc.start()
-    for document, _ in stream.full(input, config, [input]):
+    for document, _ in stream.read_full_documents(input, config, [input]):
         assert document.status is Status.TOO_LONG
-        writer.write(document, Row(document.row, document.digest, Status.TOO_LONG, ""))
+        writer.write(document, Row(document.row_index, document.digest, Status.TOO_LONG, ""))
     writer.close()
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
@@ -304,12 +304,16 @@ def test_a_row_of_any_size_is_copied_in_bounded_memory(tmp_path: Path, kind: str
 
 def test_an_earlier_version_cuts_a_record_over_the_limit_at_its_lines(tmp_path: Path) -> None:
     (tmp_path / "in.csv").write_bytes(b'id,text\n1,"%s\nb"\n2,ok\n' % LONG.encode())
-    (found,) = stream.find(config := stream.SourceConfig(path=str(tmp_path / "in.csv"), max_row_bytes=LIMIT))
+    (found,) = stream.find_inputs(config := stream.SourceConfig(path=str(tmp_path / "in.csv"), max_row_bytes=LIMIT))
     for plan, wanted in ((1, ["too_long", "bad_row", "ok"]), (2, ["too_long", "ok"])):
         for full in (False, True):
-            rows = [d.status.value for d, _ in stream.documents(found, config, plan=plan, full=full)]
+            rows = [d.status.value for d, _ in stream.read_documents(found, config, plan_version=plan, full=full)]
             assert rows == wanted
-        shards = list(stream.shards([found], config, shard_rows=1, shard_bytes=9, done=lambda *_: None, plan=plan))
+        shards = list(
+            stream.cut_shards(
+                [found], config, shard_rows=1, shard_bytes=9, get_record=lambda *_: None, plan_version=plan
+            )
+        )
         assert [len(shard.documents) for shard in shards] == [1] * len(wanted)  # type: ignore[union-attr]
         assert shards[-1].end == (tmp_path / "in.csv").stat().st_size  # type: ignore[union-attr]
 
@@ -318,6 +322,6 @@ def test_a_quote_over_the_limit_that_does_not_close_in_order_costs_one_row(tmp_p
     for packing, pack in PACK.items():
         name = f"in.csv{packing}"
         (tmp_path / name).write_bytes(pack(b'id,text\n1,"%s\n2,a\n3,"b"\n' % LONG.encode()))
-        (found,) = stream.find(config := stream.SourceConfig(path=str(tmp_path / name), max_row_bytes=LIMIT))
-        rows = [(d.status.value, d.text) for d, _ in stream.documents(found, config)]
+        (found,) = stream.find_inputs(config := stream.SourceConfig(path=str(tmp_path / name), max_row_bytes=LIMIT))
+        rows = [(d.status.value, d.text) for d, _ in stream.read_documents(found, config)]
         assert rows == [("too_long", None), ("ok", "a"), ("ok", "b")]

@@ -10,22 +10,22 @@ from conftest import Bytes, documents
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hymt_batch import batch, check, desk, prompt, segment
-from hymt_batch.batch import BatchConfig, Boundaries, Budget
+from hymt_batch import batch, check, part_tracker, prompt, segment
+from hymt_batch.batch import BatchBudget, BatchConfig, PartLimits
 from hymt_batch.errors import ConfigError
 from hymt_batch.prompt import PromptConfig
-from hymt_batch.records import PLAN, Part, Translation
+from hymt_batch.records import PLAN_VERSION, Part, Translation
 from hymt_batch.segment import SegmentConfig
 
 rows = st.lists(st.one_of(st.none(), st.text("ab \n", max_size=40)), max_size=40)
 
 
-def planned(texts: list[str | None], limits: Boundaries) -> list[Part]:
+def planned(texts: list[str | None], limits: PartLimits) -> list[Part]:
     made = documents(texts)
     segments, _ = segment.split(made, Bytes().count, SegmentConfig(max_tokens=16), limits.plan)
-    words = prompt.wording(PromptConfig(), "hy_mt1_5", None, "fr")
+    words = prompt.resolve_template(PromptConfig(), "hy_mt1_5", None, "fr")
     prompts, _ = prompt.render(segments, made, Bytes(), words, 8192, limits.plan)
-    return batch.plan(made, prompts, limits)
+    return batch.plan_parts(made, prompts, limits)
 
 
 def sent(text: str) -> tuple[str, ...]:
@@ -33,24 +33,24 @@ def sent(text: str) -> tuple[str, ...]:
     return tuple(one.text for one in segments)
 
 
-@given(rows, st.integers(1, 10), st.integers(1, 100), st.sampled_from([1, PLAN]))
+@given(rows, st.integers(1, 10), st.integers(1, 100), st.sampled_from([1, PLAN_VERSION]))
 def test_every_row_is_in_exactly_one_part_and_equal_rows_are_decoded_once(
     texts: list[str | None], part_rows: int, part_tokens: int, plan: int
 ) -> None:
-    parts = planned(texts, Boundaries(1000, 1 << 20, part_rows, part_tokens, plan))
-    assert sorted(row for part in parts for row in part.documents) == list(range(len(texts)))
+    parts = planned(texts, PartLimits(1000, 1 << 20, part_rows, part_tokens, plan))
+    assert sorted(row for part in parts for row in part.document_indices) == list(range(len(texts)))
     assert [part.index for part in parts] == list(range(len(parts)))
     assert {part.num_parts for part in parts} == {len(parts)}
-    decoded = [one.segment.document for part in parts for one in part.prompts]
+    decoded = [one.segment.document_index for part in parts for one in part.prompts]
     what: Callable[[str], object] = (lambda text: text) if plan == 1 else sent
     wanted = {what(text) for text in texts if text is not None and not segment.is_blank(text)}
     assert {what(text) for row in decoded if (text := texts[row])} == wanted
     assert len(set(decoded)) == len(wanted)
     for part in parts:
         assert all(what(texts[twin] or "") == what(texts[first] or "") for twin, first in part.copies.items())
-        assert set(part.segments) == {twin for twin, first in part.copies.items() if texts[twin] != texts[first]}
-        assert set(part.copies) | set(part.copies.values()) <= set(part.documents)
-        assert len({one.segment.document for one in part.prompts}) <= part_rows
+        assert set(part.copy_segments) == {twin for twin, first in part.copies.items() if texts[twin] != texts[first]}
+        assert set(part.copies) | set(part.copies.values()) <= set(part.document_indices)
+        assert len({one.segment.document_index for one in part.prompts}) <= part_rows
 
 
 def test_rows_are_equal_when_the_same_is_sent_and_each_keeps_its_own_white_space() -> None:
@@ -59,55 +59,55 @@ def test_rows_are_equal_when_the_same_is_sent_and_each_keeps_its_own_white_space
     made[2] = replace(made[2], tgt_lang="fr", src_lang="en")  # as the job's own
     made += [replace(documents(["Hi."], tgt_lang="de")[0], row=6)]
     segments, _ = segment.split(made, Bytes().count, SegmentConfig(max_tokens=16))
-    words = prompt.wording(PromptConfig(), "hy_mt1_5", None, "fr")
+    words = prompt.resolve_template(PromptConfig(), "hy_mt1_5", None, "fr")
     prompts, _ = prompt.render(segments, made, Bytes(), words, 8192)
-    (part,) = batch.plan(made, prompts, Boundaries(1000, 1 << 20, 100, 10_000))
+    (part,) = batch.plan_parts(made, prompts, PartLimits(1000, 1 << 20, 100, 10_000))
     assert part.copies == {1: 0, 2: 0, 5: 4}
     answers = [Translation(one, one.segment.text.upper(), "stop", num_new_tokens=3) for one in part.prompts]
-    rows = check.rows(part, made, answers, {}, desk.join, one_line=True)
+    rows = check.assemble_rows(part, made, answers, {}, part_tracker.join, one_line=True)
     assert [row.text for row in rows] == [text.upper() for text in texts] + ["HI."]
     assert [row.num_new_tokens for row in rows] == [3, 0, 0, 3, 6, 0, 3]
-    (part,) = batch.plan(made, prompts, Boundaries(1000, 1 << 20, 100, 10_000, plan=1))
+    (part,) = batch.plan_parts(made, prompts, PartLimits(1000, 1 << 20, 100, 10_000, plan=1))
     assert part.copies == {}
 
 
 def test_the_row_with_most_segments_of_a_part_is_known() -> None:
-    (part,) = planned(["a", "one two three four five", "aaaa"], Boundaries(1000, 1 << 20, 100, 1000))
+    (part,) = planned(["a", "one two three four five", "aaaa"], PartLimits(1000, 1 << 20, 100, 1000))
     assert batch.longest_row(part) == ("in.txt#2", 2, 4)
-    assert batch.longest_row(planned([], Boundaries(1000, 1 << 20, 2, 8))[0]) == ("", 0, 0)
+    assert batch.longest_row(planned([], PartLimits(1000, 1 << 20, 2, 8))[0]) == ("", 0, 0)
 
 
 def test_the_longest_rows_come_first_and_rows_without_prompts_last() -> None:
-    parts = planned(["a", "aaaa", "", "aaa", None, "aa"], Boundaries(1000, 1 << 20, 2, 1000))
-    assert [part.documents for part in parts] == [(1, 3), (0, 5), (2, 4)]
+    parts = planned(["a", "aaaa", "", "aaa", None, "aa"], PartLimits(1000, 1 << 20, 2, 1000))
+    assert [part.document_indices for part in parts] == [(1, 3), (0, 5), (2, 4)]
     assert parts[2].prompts == ()
 
 
 def test_rows_of_one_length_keep_their_order() -> None:
-    parts = planned(["bb", "aaa", "dd", "c", "ccc", "aa", "bb"], Boundaries(1000, 1 << 20, 100, 1000))
-    assert [one.segment.document for part in parts for one in part.prompts] == [1, 4, 0, 2, 5, 3]
+    parts = planned(["bb", "aaa", "dd", "c", "ccc", "aa", "bb"], PartLimits(1000, 1 << 20, 100, 1000))
+    assert [one.segment.document_index for part in parts for one in part.prompts] == [1, 4, 0, 2, 5, 3]
 
 
 def test_a_part_ends_at_its_tokens() -> None:
-    parts = planned(["aaaa", "bbbb", "cccc"], Boundaries(1000, 1 << 20, 100, 8))
-    assert [len(part.documents) for part in parts] == [2, 1]
+    parts = planned(["aaaa", "bbbb", "cccc"], PartLimits(1000, 1 << 20, 100, 8))
+    assert [len(part.document_indices) for part in parts] == [2, 1]
 
 
 def test_an_empty_shard_has_one_empty_part() -> None:
-    assert [part.documents for part in planned([], Boundaries(1000, 1 << 20, 2, 8))] == [()]
+    assert [part.document_indices for part in planned([], PartLimits(1000, 1 << 20, 2, 8))] == [()]
 
 
 def test_a_batch_never_exceeds_its_budget_unless_a_row_does_alone() -> None:
     widths = [5, 100, 30, 30, 7, 6]
-    groups = list(batch.group(widths, Budget(max_tokens=60, max_rows=3)))
+    groups = list(batch.group(widths, BatchBudget(max_tokens=60, max_rows=3)))
     assert groups == [[1], [2, 3], [4, 5, 0]]
 
 
 def test_auto_part_sizes_are_larger_on_a_gpu_and_a_set_size_stands() -> None:
-    small = batch.boundaries(BatchConfig(), 1_800_000_000, on_gpu=False)
-    large = batch.boundaries(BatchConfig(), 1_800_000_000, on_gpu=True)
+    small = batch.resolve_part_limits(BatchConfig(), 1_800_000_000, on_gpu=False)
+    large = batch.resolve_part_limits(BatchConfig(), 1_800_000_000, on_gpu=True)
     assert small.part_tokens < large.part_tokens
-    assert batch.boundaries(BatchConfig(part_rows=7), 10, on_gpu=True).part_rows == 7
+    assert batch.resolve_part_limits(BatchConfig(part_rows=7), 10, on_gpu=True).part_rows == 7
 
 
 @pytest.mark.parametrize("value", [0, -1, "many", True, 1.5])

@@ -7,23 +7,23 @@ import json
 import pytest
 
 from hymt_batch import config
-from hymt_batch.decode import graph, race, roofline
-from hymt_batch.decode.rows import Counters
+from hymt_batch.decode import benchmark, graph, roofline
+from hymt_batch.decode.sequence import Counters
 from hymt_batch.errors import ConfigError, ExitCode, PreflightError, UsageError
-from hymt_batch.model import made_up
-from hymt_batch.model.made_up import Shape
-from hymt_batch.model.packed import Packed
+from hymt_batch.model import synthetic
+from hymt_batch.model.synthetic import Shape
+from hymt_batch.model.weight_packing import PackedWeights
 from jobs import bench
 
 
 def test_a_workload_is_the_same_for_a_seed_and_looks_like_news() -> None:
-    work = race.workload(2000, 1400, 1)
-    assert work == race.workload(2000, 1400, 1) != race.workload(2000, 1400, 2)
-    lengths = sorted(len(prompt) - race.INSTRUCTION_TOKENS for prompt in work.prompts)
+    work = benchmark.make_workload(2000, 1400, 1)
+    assert work == benchmark.make_workload(2000, 1400, 1) != benchmark.make_workload(2000, 1400, 2)
+    lengths = sorted(len(prompt) - benchmark.INSTRUCTION_TOKENS for prompt in work.prompts)
     assert 26 <= lengths[1000] <= 30
-    assert (lengths[0], lengths[-1]) >= (race.SHORTEST, 90)
-    assert all(4 <= limit <= 150 for limit in work.limits)
-    assert len({tuple(prompt[: race.INSTRUCTION_TOKENS]) for prompt in work.prompts}) == 1
+    assert (lengths[0], lengths[-1]) >= (benchmark.MIN_LENGTH, 90)
+    assert all(4 <= limit <= 150 for limit in work.output_lengths)
+    assert len({tuple(prompt[: benchmark.INSTRUCTION_TOKENS]) for prompt in work.prompts}) == 1
 
 
 def test_the_quick_benchmark_holds_its_gates(capsys: pytest.CaptureFixture[str]) -> None:
@@ -46,27 +46,27 @@ def test_the_quick_benchmark_holds_its_gates(capsys: pytest.CaptureFixture[str])
 
 @pytest.mark.parametrize("shape", [Shape["demo"], Shape["mid"]])
 def test_the_made_up_shapes_have_the_size_they_say(shape: Shape) -> None:
-    hymt = made_up.network(shape, "float32", 0)
+    hymt = synthetic.make_model(shape, "float32", 0)
     millions = sum(weight.numel() for weight in hymt.network.parameters()) / 1e6
     assert round(millions, 1) == {"demo": 0.9, "mid": 66.5}[shape.value]
 
 
 def test_the_floor_is_that_of_the_counted_work() -> None:
-    hymt = made_up.network(Shape["demo"], "float32", 0)
-    products = Packed(hymt.network)
+    hymt = synthetic.make_model(Shape["demo"], "float32", 0)
+    products = PackedWeights(hymt.network)
     full = Counters(row_steps=1600, steps_of_rows={16: 100})
     alone = Counters(row_steps=1600, steps_of_rows={1: 1600})
     much = Counters(row_steps=160_000, steps_of_rows={16: 10_000})
-    floor = race.floor(hymt, full, 16, products)
+    floor = benchmark.measure_gemm_bound(hymt, full, 16, products)
     assert 0 < floor.best <= floor.plain
-    assert race.floor(hymt, much, 16, products).best > 10 * floor.best
-    one_by_one = race.floor(hymt, alone, 16, products)
+    assert benchmark.measure_gemm_bound(hymt, much, 16, products).best > 10 * floor.best
+    one_by_one = benchmark.measure_gemm_bound(hymt, alone, 16, products)
     assert one_by_one.best > 2 * one_by_one.full, "a row alone costs more than a sixteenth of sixteen"
 
 
 def test_costs_between_two_measured_ones_lie_on_a_line() -> None:
     costs = {1: 1.0, 4: 4.0, 64: 10.0}
-    assert [race.between(costs, rows) for rows in (1, 2, 4, 34, 64)] == [1.0, 2.0, 4.0, 7.0, 10.0]
+    assert [benchmark.interpolate(costs, rows) for rows in (1, 2, 4, 34, 64)] == [1.0, 2.0, 4.0, 7.0, 10.0]
 
 
 def test_settings_of_another_job_are_refused() -> None:
@@ -94,10 +94,10 @@ def test_captured_steps_run_where_they_are_asked_for() -> None:
 
 
 def test_captured_steps_that_are_refused_are_not_passed_off_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(self: graph.Pretended, step: object) -> None:
+    def refuse(self: graph.EmulatedGraphs, step: object) -> None:
         raise RuntimeError("operation not permitted when stream is capturing")
 
-    monkeypatch.setattr(graph.Pretended, "capture", refuse)
+    monkeypatch.setattr(graph.EmulatedGraphs, "capture", refuse)
     words = ["shape=demo", "segments=24", "rounds=1", "compare_rows=4", "engines=[slots_captured]"]
     figures = bench.bench(config.load("bench", words))
     assert set(figures["seconds"]) == {"slots"}
@@ -113,9 +113,9 @@ def test_a_gpu_that_is_not_there_is_told() -> None:
 
 
 def test_a_roofline_is_of_bytes_and_products() -> None:
-    hymt = made_up.network(Shape["demo"], "float32", 0)
-    work = race.Workload([[1, 2, 3]] * 4, [5] * 4)
-    little = roofline.roofline(hymt, work, Counters(steps_of_rows={4: 10}))
+    hymt = synthetic.make_model(Shape["demo"], "float32", 0)
+    work = benchmark.Workload([[1, 2, 3]] * 4, [5] * 4)
+    little = roofline.measure_roofline(hymt, work, Counters(steps_of_rows={4: 10}))
     assert little.bytes_per_s > 1e8
     assert little.flops_per_s > 1e8
     weights = 4 * (sum(one.numel() for one in hymt.network.parameters()))

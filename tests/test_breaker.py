@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from hymt_batch.breaker import Breaker
+from hymt_batch.breaker import CircuitBreaker
 from hymt_batch.check import CheckConfig
-from hymt_batch.decode.generate import Generated
+from hymt_batch.decode.generate import Completion
 from hymt_batch.errors import ConfigError, ExitCode, PreflightError
 from hymt_batch.records import Row, Status
 from tests.campaigns import stub
@@ -32,50 +32,50 @@ def rows(status: Status, num: int, flags: tuple[str, ...] = (), source_tokens: i
     ],
 )
 def test_more_bad_rows_than_the_share_stop_the_job(bad: Sequence[Row]) -> None:
-    breaker = Breaker(CheckConfig(stop_rate=0.5, stop_rows=100))
-    breaker.look("in.txt", rows(Status.OK, 39))
-    breaker.look("in.txt", bad[:59])  # 59 of 98: too few rows to judge
+    breaker = CircuitBreaker(CheckConfig(stop_rate=0.5, stop_rows=100))
+    breaker.observe("in.txt", rows(Status.OK, 39))
+    breaker.observe("in.txt", bad[:59])  # 59 of 98: too few rows to judge
     with pytest.raises(PreflightError, match=r"60\.0 % of the first 100 rows"):
-        breaker.look("in.txt", [*bad[59:], *rows(Status.OK, 1)])
+        breaker.observe("in.txt", [*bad[59:], *rows(Status.OK, 1)])
 
 
 @pytest.mark.fault(68)
 def test_a_thousandth_of_rows_that_are_not_finite_is_too_much() -> None:
-    breaker = Breaker(CheckConfig())
-    breaker.look("in.txt", rows(Status.OK, 999))
-    breaker.look("in.txt", rows(Status.NON_FINITE, 1))
+    breaker = CircuitBreaker(CheckConfig())
+    breaker.observe("in.txt", rows(Status.OK, 999))
+    breaker.observe("in.txt", rows(Status.NON_FINITE, 1))
     with pytest.raises(PreflightError, match="NaN or infinity"):
-        breaker.look("in.txt", rows(Status.NON_FINITE, 1))
+        breaker.observe("in.txt", rows(Status.NON_FINITE, 1))
 
 
 def test_ten_of_the_rows_are_named_with_what_is_wrong_with_them() -> None:
-    breaker = Breaker(CheckConfig(stop_rows=20))
-    breaker.look(
+    breaker = CircuitBreaker(CheckConfig(stop_rows=20))
+    breaker.observe(
         "a.txt", [*rows(Status.OK, 9), Row(9, b"", Status.TRUNCATED, "text", ("truncated",), num_source_tokens=9)]
     )
     bad = [Row(n, b"", Status.OK, "text", ("retried", "loop"), num_source_tokens=1) for n in range(4)]
     with pytest.raises(PreflightError) as stopped:
-        breaker.look("b.txt", [*bad, *(Row(4 + n, b"", Status.EMPTY, "") for n in range(10))])
+        breaker.observe("b.txt", [*bad, *(Row(4 + n, b"", Status.EMPTY, "") for n in range(10))])
     told = str(stopped.value)
     assert "The first of them: a.txt#10 truncated, b.txt#1 loop, b.txt#2 loop, " in told
     assert "b.txt#5 empty, b.txt#6 empty, b.txt#7 empty, b.txt#8 empty, b.txt#9 empty. What" in told
 
 
 def test_rows_that_are_not_finite_are_the_ones_named() -> None:
-    breaker = Breaker(CheckConfig(stop_rows=10))
+    breaker = CircuitBreaker(CheckConfig(stop_rows=10))
     with pytest.raises(PreflightError, match=r"NaN or infinity .* They are: in\.txt#1 non_finite\. What"):
-        breaker.look("in.txt", [*rows(Status.NON_FINITE, 1), *rows(Status.EMPTY, 3), *rows(Status.OK, 20)])
+        breaker.observe("in.txt", [*rows(Status.NON_FINITE, 1), *rows(Status.EMPTY, 3), *rows(Status.OK, 20)])
 
 
 def test_rows_that_never_reached_the_model_do_not_count() -> None:
-    breaker = Breaker(CheckConfig(stop_rows=10))
-    breaker.look("in.txt", rows(Status.BAD_ENCODING, 500, source_tokens=0))
-    breaker.look("in.txt", rows(Status.TOO_LONG, 500, source_tokens=0))
-    breaker.look("in.txt", rows(Status.OK, 20))
+    breaker = CircuitBreaker(CheckConfig(stop_rows=10))
+    breaker.observe("in.txt", rows(Status.BAD_ENCODING, 500, source_tokens=0))
+    breaker.observe("in.txt", rows(Status.TOO_LONG, 500, source_tokens=0))
+    breaker.observe("in.txt", rows(Status.OK, 20))
 
 
 def test_the_whole_share_means_never() -> None:
-    Breaker(CheckConfig(stop_rate=1, stop_rows=1)).look("in.txt", rows(Status.NON_FINITE, 100))
+    CircuitBreaker(CheckConfig(stop_rate=1, stop_rows=1)).observe("in.txt", rows(Status.NON_FINITE, 100))
     with pytest.raises(ConfigError, match="stop_rate"):
         CheckConfig(stop_rate=0)
 
@@ -83,8 +83,8 @@ def test_the_whole_share_means_never() -> None:
 def test_a_model_that_says_nothing_stops_the_job_and_what_is_done_is_kept(tmp_path: Path) -> None:
     corpus(tmp_path)
 
-    def silent(hymt: Any, prompts: Sequence[Any], *rest: Any) -> list[Generated]:
-        return [Generated([], "stop") for _ in prompts]
+    def silent(hymt: Any, prompts: Sequence[Any], *rest: Any) -> list[Completion]:
+        return [Completion([], "stop") for _ in prompts]
 
     with pytest.raises(PreflightError, match=r"check\.stop_rate=1"):
         run(tmp_path, "check.stop_rows=12", decode=silent)

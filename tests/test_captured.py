@@ -15,22 +15,22 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from hymt_batch import batch
-from hymt_batch.batch import Budget
-from hymt_batch.decode import captured, gate, graph, sampling, slots
-from hymt_batch.decode.captured import Captured
-from hymt_batch.decode.engine import Decode
-from hymt_batch.decode.generate import Generated, decode_batch
-from hymt_batch.decode.graph import Pretended, Step
-from hymt_batch.decode.reading import FINITE, TOKEN, Chosen, Reading, in_ring
-from hymt_batch.decode.rows import Counters, Row
-from hymt_batch.decode.sampling import Choice
+from hymt_batch.batch import BatchBudget
+from hymt_batch.decode import cuda_graph_runner, graph, sampling, self_check, slots
+from hymt_batch.decode.async_copy import FINITE, TOKEN, AsyncCopy, SampledTokens, from_ring
+from hymt_batch.decode.cuda_graph_runner import CudaGraphRunner
+from hymt_batch.decode.engine import Decoder
+from hymt_batch.decode.generate import Completion, decode_batch
+from hymt_batch.decode.graph import EmulatedGraphs, Step
+from hymt_batch.decode.sampling import SamplingParams
+from hymt_batch.decode.sequence import Counters, SequenceState
 from hymt_batch.decode.settings import DecodeConfig, Engine, Method
-from hymt_batch.decode.slots import decode_rows
+from hymt_batch.decode.slots import decode_prompts
 from hymt_batch.device_map.settings import DeviceMapConfig, Strategy
 from hymt_batch.errors import DeviceError, StoppedError
-from hymt_batch.model import made_up
-from hymt_batch.model.made_up import Shape
-from hymt_batch.model.network import Hymt
+from hymt_batch.model import synthetic
+from hymt_batch.model.prepare import LoadedModel
+from hymt_batch.model.synthetic import Shape
 from hymt_batch.records import Prompt
 from tests.test_slots import GREEDY, SAMPLED, forgetful, loaded, prompts, stopping_after
 
@@ -40,38 +40,40 @@ LANGS = ("fr", "de", "zh")
 
 
 @pytest.fixture(scope="module")
-def hymt() -> Hymt:
+def hymt() -> LoadedModel:
     return loaded(DeviceMapConfig(strategy=Strategy.cpu))
 
 
 @pytest.fixture(scope="module")
-def ids(hymt: Hymt) -> list[list[int]]:
+def ids(hymt: LoadedModel) -> list[list[int]]:
     return prompts(hymt, 40, LANGS)
 
 
 @pytest.fixture(scope="module")
-def plain(hymt: Hymt, ids: list[list[int]]) -> list[Generated]:
+def plain(hymt: LoadedModel, ids: list[list[int]]) -> list[Completion]:
     """What the engine's own steps give."""
-    return decode_rows(hymt, ids, [200] * 40, list(range(40)), GREEDY, lambda: None, max_rows=8, max_tokens=99_999)[0]
+    return decode_prompts(hymt, ids, [200] * 40, list(range(40)), GREEDY, lambda: None, max_rows=8, max_tokens=99_999)[
+        0
+    ]
 
 
 @pytest.fixture
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lengths that occur in a test fall into several buckets."""
-    monkeypatch.setattr(graph, "LENGTH", 32)
-    monkeypatch.setattr(graph, "SLOTS", (1, 2, 4, 8))
+    monkeypatch.setattr(graph, "LENGTH_BUCKET", 32)
+    monkeypatch.setattr(graph, "SLOT_BUCKETS", (1, 2, 4, 8))
 
 
-class Frozen(Pretended):
+class Frozen(EmulatedGraphs):
     """Like a graph: runs again over the tensors that there were, with the rule that there was, or not at all."""
 
     def __init__(self) -> None:
-        self.owner: Captured
+        self.owner: CudaGraphRunner
         self.forgotten = 0
 
     def _held(self) -> tuple[Any, ...]:
         own = self.owner
-        tensors = [*(one for pair in own.cache.layers.values() for one in pair), own.last, own.state, own.ring]
+        tensors = [*(one for pair in own.cache.layers.values() for one in pair), own.last_tokens, own.state, own.ring]
         if own.choice.repetition_penalty != 1.0:
             tensors.append(own.seen)
         rope = [getattr(module, "rope_type", None) for module in own.hymt.network.modules()]
@@ -91,20 +93,20 @@ class Frozen(Pretended):
         self.forgotten += 1
 
 
-def frozen(hymt: Any, backend: Frozen | None = None) -> Captured:
+def frozen(hymt: Any, backend: Frozen | None = None) -> CudaGraphRunner:
     backend = backend or Frozen()
-    backend.owner = Captured(hymt, GREEDY, backend)
+    backend.owner = CudaGraphRunner(hymt, GREEDY, backend)
     return backend.owner
 
 
 def decode(
-    hymt: Any, ids: Sequence[Sequence[int]], steps: Captured | None, **options: Any
-) -> tuple[list[Generated], Counters]:
+    hymt: Any, ids: Sequence[Sequence[int]], steps: CudaGraphRunner | None, **options: Any
+) -> tuple[list[Completion], Counters]:
     counters = Counters()
     settings: dict[str, Any] = {"max_rows": 8, "max_tokens": 99_999, "counters": counters, **options}
     choice, limits = settings.pop("choice", GREEDY), settings.pop("limits", [200] * len(ids))
     stop = settings.pop("check_stop", lambda: None)
-    made, _ = decode_rows(hymt, ids, limits, list(range(len(ids))), choice, stop, captured=steps, **settings)
+    made, _ = decode_prompts(hymt, ids, limits, list(range(len(ids))), choice, stop, graph_runner=steps, **settings)
     return made, counters
 
 
@@ -112,29 +114,31 @@ def decode(
 @pytest.mark.parametrize("max_rows", [1, 3, 8, 64])
 @pytest.mark.usefixtures("short")
 def test_captured_steps_give_the_text_of_plain_ones(
-    hymt: Hymt, ids: list[list[int]], plain: list[Generated], max_rows: int, read_every: int
+    hymt: LoadedModel, ids: list[list[int]], plain: list[Completion], max_rows: int, read_every: int
 ) -> None:
     order = random.Random(max_rows).sample(range(40), 40)
     steps = frozen(hymt)
     made, counters = decode(hymt, [ids[n] for n in order], steps, max_rows=max_rows, read_every=read_every)
     assert made == [plain[n] for n in order]
     assert counters.steps == counters.replays + counters.captures
-    assert counters.captures == len(steps.replays) <= 9 * len({key[1] for key in steps.replays})
+    assert counters.captures == len(steps.graphs) <= 9 * len({key[1] for key in steps.graphs})
     assert counters.replays > 0.6 * counters.steps
     assert counters.host_reads <= (counters.steps + 40) / read_every + 1, "one for so many passes"
     assert counters.useful_row_steps == sum(len(row.ids) for row in plain)
 
 
-def test_captured_steps_give_the_text_of_generate(hymt: Hymt, ids: list[list[int]]) -> None:
+def test_captured_steps_give_the_text_of_generate(hymt: LoadedModel, ids: list[list[int]]) -> None:
     wanted = [decode_batch(hymt, [one], [200], [0], GREEDY, lambda: None)[0] for one in ids[:6]]
     assert decode(hymt, ids[:6], frozen(hymt), max_rows=4)[0] == wanted
 
 
 @pytest.mark.parametrize("read_every", [1, 4])
-@pytest.mark.parametrize("choice", [SAMPLED, Choice(True, 0.7, 0.6, 20, 1.05), Choice(False, 1.0, 1.0, 0, 1.3)])
+@pytest.mark.parametrize(
+    "choice", [SAMPLED, SamplingParams(True, 0.7, 0.6, 20, 1.05), SamplingParams(False, 1.0, 1.0, 0, 1.3)]
+)
 @pytest.mark.usefixtures("short")
 def test_every_rule_chooses_as_in_plain_steps(
-    hymt: Hymt, ids: list[list[int]], choice: Choice, read_every: int
+    hymt: LoadedModel, ids: list[list[int]], choice: SamplingParams, read_every: int
 ) -> None:
     limits = [5 + 3 * (n % 9) for n in range(20)]
     wanted, _ = decode(hymt, ids[:20], None, choice=choice, limits=limits, max_rows=1)
@@ -147,12 +151,12 @@ def test_every_rule_chooses_as_in_plain_steps(
 def test_noise_on_the_device_is_that_of_the_host() -> None:
     seeds = [random.Random(7).getrandbits(64) for _ in range(64)] + [0, 2**64 - 1, 2**63]
     for step in (0, 1, 4095):
-        wanted = [sampling._signed(sampling._counter(seed, step)) for seed in seeds]
-        own = torch.tensor([sampling.signed_seed(seed) for seed in seeds])
-        assert sampling.counters_of(own, torch.full_like(own, step)).tolist() == wanted
+        wanted = [sampling._as_int64(sampling._rng_key(seed, step)) for seed in seeds]
+        own = torch.tensor([sampling.seed_as_int64(seed) for seed in seeds])
+        assert sampling.rng_keys(own, torch.full_like(own, step)).tolist() == wanted
 
 
-def test_logarithms_of_probabilities_come_back(hymt: Hymt, ids: list[list[int]]) -> None:
+def test_logarithms_of_probabilities_come_back(hymt: LoadedModel, ids: list[list[int]]) -> None:
     wanted, _ = decode(hymt, ids[:9], None, logprobs=True)
     made, _ = decode(hymt, ids[:9], frozen(hymt), logprobs=True, read_every=3)
     assert [one.mean_logprob for one in made] == pytest.approx([one.mean_logprob for one in wanted], abs=1e-5)
@@ -160,7 +164,7 @@ def test_logarithms_of_probabilities_come_back(hymt: Hymt, ids: list[list[int]])
 
 @pytest.mark.usefixtures("short")
 def test_graphs_are_kept_from_part_to_part_and_given_up_when_the_storage_moves(
-    hymt: Hymt, ids: list[list[int]], plain: list[Generated]
+    hymt: LoadedModel, ids: list[list[int]], plain: list[Completion]
 ) -> None:
     backend = Frozen()
     steps = frozen(hymt, backend)
@@ -181,7 +185,7 @@ def test_graphs_are_kept_from_part_to_part_and_given_up_when_the_storage_moves(
 
 @pytest.mark.usefixtures("short")
 def test_more_slots_are_taken_when_the_widest_rows_are_done(
-    hymt: Hymt, ids: list[list[int]], plain: list[Generated]
+    hymt: LoadedModel, ids: list[list[int]], plain: list[Completion]
 ) -> None:
     limits = [len(row.ids) + 1 for row in plain]
     limits[0] = 2000
@@ -194,7 +198,7 @@ def test_more_slots_are_taken_when_the_widest_rows_are_done(
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.usefixtures("short")
 def test_running_out_of_memory_loses_no_row(
-    hymt: Hymt, ids: list[list[int]], plain: list[Generated], seed: int, read_every: int
+    hymt: LoadedModel, ids: list[list[int]], plain: list[Completion], seed: int, read_every: int
 ) -> None:
     broken = forgetful(hymt, share=0.05, seed=seed)
     made, counters = decode(broken, ids, frozen(broken), max_rows=16, read_every=read_every)
@@ -206,7 +210,7 @@ def test_running_out_of_memory_loses_no_row(
 
 @pytest.mark.usefixtures("short")
 def test_numbers_that_are_not_finite_do_not_outlive_their_row(
-    hymt: Hymt, ids: list[list[int]], plain: list[Generated]
+    hymt: LoadedModel, ids: list[list[int]], plain: list[Completion]
 ) -> None:
     broken = forgetful(hymt)
     real, calls = broken.network.model, [0]
@@ -245,35 +249,40 @@ class Failing(Frozen):
 @pytest.mark.parametrize("error", [RuntimeError("not permitted while capturing"), torch.OutOfMemoryError("CUDA out")])
 @pytest.mark.usefixtures("short")
 def test_a_capture_that_fails_costs_no_row_and_is_not_tried_again(
-    hymt: Hymt, ids: list[list[int]], plain: list[Generated], caplog: pytest.LogCaptureFixture, left: int, error: Any
+    hymt: LoadedModel,
+    ids: list[list[int]],
+    plain: list[Completion],
+    caplog: pytest.LogCaptureFixture,
+    left: int,
+    error: Any,
 ) -> None:
     backend = Failing(left, error)
     steps = frozen(hymt, backend)
     made, counters = decode(hymt, ids, steps, read_every=2)
     assert made == plain
     assert (counters.captures, counters.out_of_memory) == (left, 0)
-    assert steps.refused == str(error)
+    assert steps.disabled_reason == str(error)
     assert decode(hymt, ids, steps)[0] == plain
     assert backend.left == -1
     assert caplog.text.count("are not captured any more") == 1
 
 
 def test_a_call_that_is_given_up_leaves_nothing_behind(
-    hymt: Hymt, ids: list[list[int]], plain: list[Generated]
+    hymt: LoadedModel, ids: list[list[int]], plain: list[Completion]
 ) -> None:
     steps = frozen(hymt)
     with pytest.raises(StoppedError):
         decode(hymt, ids, steps, check_stop=stopping_after(9))
-    assert not steps.replays
+    assert not steps.graphs
     assert not steps.cache.layers
     assert decode(hymt, ids, steps)[0] == plain
 
 
 def test_positions_that_change_the_network_are_decoded_without(
-    hymt: Hymt, ids: list[list[int]], plain: list[Generated], monkeypatch: pytest.MonkeyPatch
+    hymt: LoadedModel, ids: list[list[int]], plain: list[Completion], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     steps = frozen(hymt)
-    monkeypatch.setattr(slots, "_looks_at_positions", lambda network: True)
+    monkeypatch.setattr(slots, "_has_dynamic_rope", lambda network: True)
     made, counters = decode(hymt, ids, steps)
     assert made == plain
     assert counters.captures == counters.replays == 0
@@ -305,25 +314,30 @@ class OnDevice(TorchDispatchMode):
 
 @pytest.mark.parametrize(
     "choice",
-    [GREEDY, Choice(False, 1.0, 1.0, 0, 1.05), Choice(True, 0.7, 0.6, 20, 1.05), Choice(True, 1.5, 1.0, 0, 1.0)],
+    [
+        GREEDY,
+        SamplingParams(False, 1.0, 1.0, 0, 1.05),
+        SamplingParams(True, 0.7, 0.6, 20, 1.05),
+        SamplingParams(True, 1.5, 1.0, 0, 1.0),
+    ],
 )
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_a_step_asks_the_host_for_nothing(choice: Choice, dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_step_asks_the_host_for_nothing(choice: SamplingParams, dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a device that has shapes and no numbers, as it is for the host while a GPU is at work."""
     # transformers 4.56 turns it off around its positions, which torch refuses for such a device
     monkeypatch.setattr(torch, "autocast", lambda **settings: nullcontext())
-    made = made_up.network(Shape["demo"], dtype, 0)
+    made = synthetic.make_model(Shape["demo"], dtype, 0)
     made.network.to("meta")
     hymt = replace(made, device="meta")
-    steps = Captured(hymt, choice, Pretended())
-    with torch.inference_mode(), slots.ready(hymt.network, 300):
-        assert not slots._looks_at_positions(hymt.network)
-        steps.begin(choice, Counters(), 8, 40, max_tokens=9999, read_every=4, logprobs=True)
-        steps._room()
-        steps.run(8, 256)  # the storage is there from now on
+    steps = CudaGraphRunner(hymt, choice, EmulatedGraphs())
+    with torch.inference_mode(), slots.patch_network(hymt.network, 300):
+        assert not slots._has_dynamic_rope(hymt.network)
+        steps.start(choice, Counters(), 8, 40, max_tokens=9999, read_every=4, logprobs=True)
+        steps._allocate_state()
+        steps.run_step(8, 256)  # the storage is there from now on
         with OnDevice() as watched:
-            steps.run(8, 256)
-            steps.run(4, 256)
+            steps.run_step(8, 256)
+            steps.run_step(4, 256)
     assert (steps.seen is None) == (choice.repetition_penalty == 1.0)
     assert {"aten.index_put_.default", "aten.index_copy_.default", "aten.argmax.default"} <= watched.seen
 
@@ -342,19 +356,19 @@ def test_what_makes_the_host_wait_is_found() -> None:
 
 
 def test_numbers_of_slots_and_lengths_are_few() -> None:
-    assert [graph.slots_of(num, 64) for num in (1, 3, 9, 33, 64)] == [1, 4, 16, 48, 64]
-    assert [graph.slots_of(num, 200) for num in (65, 97, 129, 200)] == [96, 128, 160, 200]
-    assert graph.slots_of(5, 6) == 6
-    assert len({graph.slots_of(num, 512) for num in range(1, 513)}) == 22
-    assert [graph.length_of(num) for num in (1, 256, 257)] == [256, 256, 512]
+    assert [graph.bucket_slots(num, 64) for num in (1, 3, 9, 33, 64)] == [1, 4, 16, 48, 64]
+    assert [graph.bucket_slots(num, 200) for num in (65, 97, 129, 200)] == [96, 128, 160, 200]
+    assert graph.bucket_slots(5, 6) == 6
+    assert len({graph.bucket_slots(num, 512) for num in range(1, 513)}) == 22
+    assert [graph.bucket_length(num) for num in (1, 256, 257)] == [256, 256, 512]
 
 
 def test_a_reading_is_of_the_time_when_it_began() -> None:
-    row = Row(0, [1], 1, 0)
+    row = SequenceState(0, [1], 1, 0)
     ring = torch.zeros(2, 3, 4, dtype=torch.int64)
     ring[1, TOKEN], ring[1, FINITE] = 7, 1
-    own = Chosen((row,), torch.tensor([5]), torch.tensor([True]), None)
-    reading = Reading([own, in_ring([row], ring, 1, logprobs=True)])
+    own = SampledTokens((row,), torch.tensor([5]), torch.tensor([True]), None)
+    reading = AsyncCopy([own, from_ring([row], ring, 1, logprobs=True)])
     ring.zero_()
     first, second = reading.wait()
     assert (first.tokens.tolist(), first.finite.tolist()) == ([5], [True])
@@ -362,28 +376,28 @@ def test_a_reading_is_of_the_time_when_it_began() -> None:
     assert second.logprobs is not None
 
 
-def decoder(hymt: Hymt, **settings: Any) -> Decode:
-    group = partial(batch.group, size=Budget(99_999, 8))
+def decoder(hymt: LoadedModel, **settings: Any) -> Decoder:
+    group = partial(batch.group, batch_budget=BatchBudget(99_999, 8))
     config = DecodeConfig(engine=settings.pop("engine", Engine.slots), capture=True, **settings)
-    return Decode(hymt, config, group, seed=0, check_stop=lambda: None, max_rows=8, max_tokens=99_999)
+    return Decoder(hymt, config, group, seed=0, check_stop=lambda: None, max_rows=8, max_tokens=99_999)
 
 
 @pytest.mark.parametrize("method", list(Method))
-def test_the_gate_lets_right_steps_through(hymt: Hymt, method: Method) -> None:
+def test_the_gate_lets_right_steps_through(hymt: LoadedModel, method: Method) -> None:
     own = decoder(hymt, method=method, read_every=2)
-    own.gate()
-    assert own.captured is not None
-    assert own.captured.replays
+    own.self_check()
+    assert own.graph_runner is not None
+    assert own.graph_runner.graphs
     assert own.take_degraded() == ()
 
 
 @pytest.mark.parametrize("spoiled", ["wrong tokens", "a lost position", "cannot be captured", "breaks"])
 def test_the_gate_takes_the_plain_steps_where_captured_ones_are_wrong(
-    hymt: Hymt, caplog: pytest.LogCaptureFixture, spoiled: str
+    hymt: LoadedModel, caplog: pytest.LogCaptureFixture, spoiled: str
 ) -> None:
     own = decoder(hymt)
-    assert own.captured is not None
-    steps, real = own.captured, own.captured.run
+    assert own.graph_runner is not None
+    steps, real = own.graph_runner, own.graph_runner.run_step
 
     def run(number: int, length: int) -> None:
         if spoiled == "breaks":
@@ -394,95 +408,97 @@ def test_the_gate_takes_the_plain_steps_where_captured_ones_are_wrong(
         if spoiled == "wrong tokens":
             steps.ring[:, TOKEN] += 1
         else:
-            steps.state[captured.AT] -= 1
+            steps.state[cuda_graph_runner.POSITION] -= 1
 
     if spoiled == "cannot be captured":
         steps.backend = Failing(0, RuntimeError("operation not permitted when stream is capturing"))
     else:
-        steps.run = run  # type: ignore[method-assign]
-    own.gate()
-    assert own.captured is None
-    assert own.take_degraded() == (captured.MARK,)
+        steps.run_step = run  # type: ignore[method-assign]
+    own.self_check()
+    assert own.graph_runner is None
+    assert own.take_degraded() == (cuda_graph_runner.NOT_CAPTURED,)
     assert "decode.capture: steps are not captured any more" in caplog.text
     assert not own.by_batch, "the engine goes on with its own steps"
 
 
-def test_a_gpu_that_is_lost_in_the_gate_ends_the_process(hymt: Hymt) -> None:
+def test_a_gpu_that_is_lost_in_the_gate_ends_the_process(hymt: LoadedModel) -> None:
     own = decoder(hymt)
-    assert own.captured is not None
+    assert own.graph_runner is not None
 
     def run(number: int, length: int) -> None:
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
-    own.captured.run = run  # type: ignore[method-assign]
+    own.graph_runner.run_step = run  # type: ignore[method-assign]
     with pytest.raises(DeviceError, match=r"decode\.capture=false"):
-        own.gate()
+        own.self_check()
 
 
 def test_in_low_precision_near_ties_pass_and_other_answers_do_not() -> None:
-    agree = partial(gate._row_agrees, exact=False, tolerance=0.5)
+    agree = partial(self_check._row_matches, exact=False, tolerance=0.5)
     assert agree([(1, -0.1), (2, -0.7), (3, -0.1)], [(1, -0.2), (4, -0.8), (9, -5.0)])
     assert not agree([(1, -0.1), (2, -0.1)], [(1, -0.2), (4, -3.0)])
     assert not agree([(1, -0.1)], [(1, float("nan"))])
-    assert not gate._row_agrees([(1, -0.1)], [(2, -0.1)], exact=True, tolerance=1.0)
+    assert not self_check._row_matches([(1, -0.1)], [(2, -0.1)], exact=True, tolerance=1.0)
 
 
-def test_what_cannot_be_captured_is_told(hymt: Hymt, caplog: pytest.LogCaptureFixture) -> None:
+def test_what_cannot_be_captured_is_told(hymt: LoadedModel, caplog: pytest.LogCaptureFixture) -> None:
     config = SimpleNamespace(model_type="hunyuan_v1_dense")
     fake: Any = SimpleNamespace(network=SimpleNamespace(config=config), placement=None, device="cuda:0")
-    assert captured.why_not(fake, 1) == ""
-    assert "several" in captured.why_not(fake, 2)
+    assert cuda_graph_runner.unsupported_reason(fake, 1) == ""
+    assert "several" in cuda_graph_runner.unsupported_reason(fake, 2)
     fake.placement = SimpleNamespace(devices=("cuda:0", "cpu"))
-    assert "several" in captured.why_not(fake, 1)
+    assert "several" in cuda_graph_runner.unsupported_reason(fake, 1)
     fake.placement, config.quantization_config = None, {"quant_method": "gptq"}
-    assert "quantised" in captured.why_not(fake, 1)
+    assert "quantised" in cuda_graph_runner.unsupported_reason(fake, 1)
     config.model_type = "hy_v3"
-    assert "experts" in captured.why_not(fake, 1)
-    assert decoder(hymt, engine=Engine.generate).captured is None
-    assert decoder(hymt, stages=2).take_degraded() == (captured.MARK,)
+    assert "experts" in cuda_graph_runner.unsupported_reason(fake, 1)
+    assert decoder(hymt, engine=Engine.generate).graph_runner is None
+    assert decoder(hymt, stages=2).take_degraded() == (cuda_graph_runner.NOT_CAPTURED,)
     assert "decode.capture=true has no effect: it is for decode.engine=slots" in caplog.text
 
 
-def test_a_part_that_went_on_without_is_marked(hymt: Hymt, ids: list[list[int]], plain: list[Generated]) -> None:
+def test_a_part_that_went_on_without_is_marked(
+    hymt: LoadedModel, ids: list[list[int]], plain: list[Completion]
+) -> None:
     own, right = decoder(hymt), decoder(hymt)
     segment: Any = SimpleNamespace(index=0)
     asked = [
         Prompt(row_id=f"in.txt#{n}", segment=segment, ids=tuple(one), num_source_tokens=99, tgt_lang="fr")
         for n, one in enumerate(ids[:9])
     ]
-    assert own.captured is not None
-    own.captured.backend = Failing(1, RuntimeError("no"))
-    own.captured.backend.owner = own.captured
+    assert own.graph_runner is not None
+    own.graph_runner.backend = Failing(1, RuntimeError("no"))
+    own.graph_runner.backend.owner = own.graph_runner
     assert [one.text for one in own.run(asked)] == [one.text for one in right.run(asked)]
-    assert own.take_degraded() == (captured.MARK,)
+    assert own.take_degraded() == (cuda_graph_runner.NOT_CAPTURED,)
     own.run(asked[:2])
-    assert own.take_degraded() == (captured.MARK,), "and every later part"
+    assert own.take_degraded() == (cuda_graph_runner.NOT_CAPTURED,), "and every later part"
     assert right.take_degraded() == ()
-    assert own.captured is None
+    assert own.graph_runner is None
 
 
 @pytest.mark.usefixtures("short")
 def test_storage_moves_only_when_no_graph_points_to_it(
-    hymt: Hymt, ids: list[list[int]], monkeypatch: pytest.MonkeyPatch
+    hymt: LoadedModel, ids: list[list[int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     backend = Frozen()
     steps = frozen(hymt, backend)
-    row = Row(0, ids[0], 200, 0)
-    with torch.inference_mode(), slots.ready(hymt.network, 400):
-        steps.begin(GREEDY, Counters(), 1, len(row.ids) + 2, max_tokens=9999)
+    row = SequenceState(0, ids[0], 200, 0)
+    with torch.inference_mode(), slots.patch_network(hymt.network, 400):
+        steps.start(GREEDY, Counters(), 1, len(row.prompt_ids) + 2, max_tokens=9999)
         steps.prefill([row], 0)
         capacity = steps.cache.capacity
         while row.position < capacity:  # longer than was said
             steps.step([row])
         assert backend.forgotten == 0
         steps.step([row])
-        assert (backend.forgotten, len(steps.replays)) == (1, 1)
+        assert (backend.forgotten, len(steps.graphs)) == (1, 1)
         assert steps.cache.capacity > capacity
 
         real = steps.cache.resize
 
         def resize(*arguments: Any) -> None:
-            assert not steps.replays
+            assert not steps.graphs
             real(*arguments)
 
         monkeypatch.setattr(steps.cache, "resize", resize)

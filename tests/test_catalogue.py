@@ -16,8 +16,8 @@ import pytest
 from hymt_batch import schema
 from hymt_batch.doctor import catalogue
 from hymt_batch.errors import UsageError
-from hymt_batch.model import files, library
-from hymt_batch.override import settings
+from hymt_batch.model import files, transformers_compat
+from hymt_batch.override import collect_settings
 from tests import corruptions
 from tests.corruptions import edit, weights
 
@@ -28,14 +28,14 @@ CHECKS = "(hymt-batch|device_map|model|batch|source|decode|output_dir|name|promp
 
 
 def test_the_page_is_what_the_catalogue_says() -> None:
-    assert (ROOT / "docs/troubleshooting.md").read_text(encoding="utf-8") == catalogue.page()
+    assert (ROOT / "docs/troubleshooting.md").read_text(encoding="utf-8") == catalogue.troubleshooting_page()
 
 
 def test_every_failure_is_whole() -> None:
     known = catalogue.load()
     assert len(known) >= 110
     for failure in known.values():
-        assert failure.found in catalogue.FOUND
+        assert failure.found in catalogue.DETECTED_BY
         assert failure.symptoms or failure.silent, failure.id
         assert failure.cause.endswith("."), failure.id
         assert failure.fix and failure.versions
@@ -70,7 +70,7 @@ def test_every_symptom_is_recognised_as_its_own_unless_too_common() -> None:
 
 
 def test_every_override_of_a_fix_exists() -> None:
-    known = {key for job in schema.JOBS.values() for key in settings(job)}
+    known = {key for job in schema.JOBS.values() for key in collect_settings(job)}
     for failure in catalogue.load().values():
         for stage, rest, value in re.findall(rf"\b({'|'.join(STAGES)})((?:\.\w+)*)=([\w.]*)", failure.fix):
             if rest:
@@ -311,7 +311,7 @@ REAL: list[tuple[str, Damage, Damage]] = [
 
 @pytest.mark.parametrize(("id", "damage", "use"), REAL, ids=[row[0] for row in REAL])
 def test_a_real_exception_of_the_libraries_is_recognised(id: str, damage: Damage, use: Damage, tmp_path: Path) -> None:
-    if library.version("transformers") < (5,):
+    if transformers_compat.installed_version("transformers") < (5,):
         pytest.skip("texts of transformers 5")
     folder = Path(shutil.copytree(DEMO, tmp_path / "model"))
     damage(folder)
@@ -338,7 +338,7 @@ WARNINGS: list[tuple[str, Damage, Damage]] = [
 
 @pytest.mark.parametrize(("id", "damage", "use"), WARNINGS, ids=[row[0] for row in WARNINGS])
 def test_a_real_warning_of_the_libraries_is_recognised(id: str, damage: Damage, use: Damage, tmp_path: Path) -> None:
-    if library.version("transformers") < (5,):
+    if transformers_compat.installed_version("transformers") < (5,):
         pytest.skip("texts of transformers 5")
     folder = Path(shutil.copytree(DEMO, tmp_path / "model"))
     damage(folder)

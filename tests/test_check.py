@@ -12,10 +12,10 @@ from conftest import documents
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hymt_batch import check, desk, segment
+from hymt_batch import check, part_tracker, segment
 from hymt_batch.check import CheckConfig
 from hymt_batch.demo import grammar
-from hymt_batch.records import LINE_BREAKS, Part, Prompt, Refusal, Row, Segment, Status, Translation
+from hymt_batch.records import LINE_BREAKS, Part, Prompt, Rejection, Row, Segment, Status, Translation
 
 
 def translated(text: str, source: str = "Hello there", reason: str = "stop", document: int = 0) -> Translation:
@@ -28,8 +28,8 @@ def joined(segments: object, texts: object, tgt_lang: str) -> str:
 
 
 def row_of(translation: Translation, source: str = "Hello there", *, one_line: bool = True) -> Row:
-    made = check.run([translation], lambda prompts, attempt: [], CheckConfig())
-    (row,) = check.rows(Part(0, 1, (0,)), documents([source]), made, {}, joined, one_line=one_line)
+    made = check.flag_and_retry([translation], lambda prompts, attempt: [], CheckConfig())
+    (row,) = check.assemble_rows(Part(0, 1, (0,)), documents([source]), made, {}, joined, one_line=one_line)
     return row
 
 
@@ -62,8 +62,8 @@ def test_a_row_that_was_ended_in_a_loop_says_so() -> None:
 def test_a_segment_that_the_model_was_unsure_of_is_flagged_where_that_is_asked_for() -> None:
     unsure, sure = (replace(translated("Bonjour"), mean_logprob=mean) for mean in (-2.0, -1.0))
     asked = CheckConfig(min_logprob=-1.5)
-    assert check.flagged(unsure, asked).flags == ("low_logprob",)
-    assert check.flagged(sure, asked).flags == check.flagged(unsure, CheckConfig()).flags == ()
+    assert check.flag_translation(unsure, asked).flags == ("low_logprob",)
+    assert check.flag_translation(sure, asked).flags == check.flag_translation(unsure, CheckConfig()).flags == ()
 
 
 def test_a_number_that_stays_the_same_is_no_copy() -> None:
@@ -102,7 +102,7 @@ def test_line_breaks_around_a_text_and_at_its_cuts_are_no_difference() -> None:
         cut, refused = segment.split(rows, lambda text: len(text.split()), config)
         made = [Translation(Prompt(one, "in#1", (1,), 1, "fr"), one.text.upper(), "stop") for one in cut]
         assert len(cut) == (2 if max_tokens < 100 else 1)
-        (row,) = check.rows(Part(0, 1, (0,)), rows, made, refused, desk.join, one_line=False)
+        (row,) = check.assemble_rows(Part(0, 1, (0,)), rows, made, refused, part_tracker.join, one_line=False)
         assert (row.text, row.flags) == (source.upper(), ())
 
 
@@ -154,10 +154,10 @@ def test_the_quick_look_clears_human_texts_and_copies_of_one_text() -> None:
 
 
 def test_a_long_part_is_looked_at_piece_by_piece(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(check, "_MANY_CHARS", 5000)
+    monkeypatch.setattr(check, "_MAX_BULK_CHARS", 5000)
     texts = [f"{number} {bulletin.de}" for number, bulletin in enumerate(grammar.sample(13, 400))]
     texts[3] = texts[399] = "nein, nein, nein, nein, "
-    made = check.run([translated(text) for text in texts], lambda prompts, attempt: [], CheckConfig())
+    made = check.flag_and_retry([translated(text) for text in texts], lambda prompts, attempt: [], CheckConfig())
     assert [number for number, one in enumerate(made) if "loop" in one.flags] == [3, 399]
 
 
@@ -174,17 +174,17 @@ def test_hard_flags_are_tried_again_with_a_new_seed_and_the_first_good_try_is_ke
         text = "" if attempt == 1 else "Bonjour"
         return [Translation(translated("").prompt, text, "stop", attempt=attempt)]
 
-    (kept,) = check.run([translated("")], again, CheckConfig(max_attempts=4))
+    (kept,) = check.flag_and_retry([translated("")], again, CheckConfig(max_attempts=4))
     assert asked == [1, 2]
     assert (kept.text, kept.attempt, kept.flags) == ("Bonjour", 2, ("retried",))
 
 
 def test_rows_that_never_met_the_model_have_their_reason() -> None:
-    rows = check.rows(
+    rows = check.assemble_rows(
         Part(0, 1, (0, 1, 2)),
         documents(["   ", None, "long"]),
         [],
-        {2: Refusal(Status.TOO_LONG, "too many")},
+        {2: Rejection(Status.TOO_LONG, "too many")},
         joined,
         one_line=True,
     )
@@ -198,7 +198,7 @@ def test_rows_that_never_met_the_model_have_their_reason() -> None:
 
 def test_equal_texts_share_one_translation() -> None:
     part = Part(0, 1, (0, 1), copies={1: 0})
-    rows = check.rows(part, documents(["Hi", "Hi"]), [translated("Salut", "Hi")], {}, joined, one_line=True)
+    rows = check.assemble_rows(part, documents(["Hi", "Hi"]), [translated("Salut", "Hi")], {}, joined, one_line=True)
     assert [row.text for row in rows] == ["Salut", "Salut"]
     assert [row.num_new_tokens for row in rows] == [3, 0]
 
@@ -209,7 +209,7 @@ def test_a_row_of_several_segments_adds_up_what_is_told_of_them() -> None:
         replace(translated("deux"), flags=("loop", "control_token")),
         replace(translated("trois"), flags=("retried",), attempt=1),
     ]
-    (row,) = check.rows(Part(0, 1, (0,)), documents(["one two three"]), segments, {}, joined, one_line=True)
+    (row,) = check.assemble_rows(Part(0, 1, (0,)), documents(["one two three"]), segments, {}, joined, one_line=True)
     assert (row.text, row.flags) == ("un deux trois", ("control_token", "loop", "retried"))
     assert (row.attempts, row.num_source_tokens, row.num_new_tokens) == (3, 6, 9)
 
@@ -219,11 +219,11 @@ BREAKS = re.compile(rf"\s*[{LINE_BREAKS}]+\s*")
 
 @given(st.text(st.sampled_from("ab \t\n\r\v\x1c\x85\u2028\u3000\u200b"), max_size=12))
 def test_line_breaks_with_the_white_space_around_them_become_one_space(text: str) -> None:
-    assert check.on_one_line(text) == BREAKS.sub(" ", text)
+    assert check.join_lines(text) == BREAKS.sub(" ", text)
 
 
 def test_a_translation_of_white_space_is_put_on_one_line_at_once() -> None:
     """A regular expression took quadratic time."""
     began = time.process_time()
-    assert check.on_one_line(" " * 1_000_000 + "a\n" + " " * 1_000_000 + "b") == " " * 1_000_000 + "a b"
+    assert check.join_lines(" " * 1_000_000 + "a\n" + " " * 1_000_000 + "b") == " " * 1_000_000 + "a b"
     assert time.process_time() - began < 1

@@ -10,13 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from hymt_batch import config, name, schema, spelling, sweep
+from hymt_batch import config, job_name, override_syntax, schema, sweep
 from hymt_batch.decode.settings import Method
 from hymt_batch.errors import ConfigError, UsageError
 from hymt_batch.schema import OnMismatch, StatusJob, TranslateJob
 
 BASE = ["source.path=in.txt", "tgt_lang=fr"]
-CHOICES = [(group, choice) for group, found in config.choices("translate").items() for choice in found]
+CHOICES = [(group, choice) for group, found in config.group_choices("translate").items() for choice in found]
 
 
 def load(*words: str) -> TranslateJob:
@@ -27,7 +27,7 @@ def load(*words: str) -> TranslateJob:
 
 def refusal(*words: str, points: bool = False) -> str:
     with pytest.raises(UsageError) as caught:
-        config.points("translate", words) if points else config.load("translate", words)
+        config.load_sweep("translate", words) if points else config.load("translate", words)
     message = str(caught.value)
     assert "\n" not in message
     assert " +" not in message
@@ -111,7 +111,9 @@ def test_a_path_is_taken_as_it_is_whatever_its_characters(path: str) -> None:
 def test_a_file_that_exists_is_taken_literally_first(file: str) -> None:
     Path(file).write_text("x")
     assert load("tgt_lang=fr", "name=n", f"source.path={file}").source.path == file
-    assert [one.job.source.path for one in config.points("translate", ["tgt_lang=fr", f"source.path={file}"])] == [file]
+    assert [one.job.source.path for one in config.load_sweep("translate", ["tgt_lang=fr", f"source.path={file}"])] == [
+        file
+    ]
 
 
 @pytest.mark.parametrize(
@@ -133,7 +135,7 @@ def test_lists_quotes_and_globs_stay_usable(text: str, paths: str | list[str]) -
 @settings(max_examples=150, deadline=None)
 @given(st.lists(st.sampled_from(["\\", "${", "}", "'", '"', "a", ":", " "]), max_size=8).map("".join))
 def test_an_escaped_text_comes_back_from_omegaconf_as_it_was(text: str) -> None:
-    assert OmegaConf.create({"k": spelling.escape(text)}).k == text
+    assert OmegaConf.create({"k": override_syntax.escape_interpolation(text)}).k == text
 
 
 @settings(max_examples=150, deadline=None)
@@ -144,7 +146,7 @@ def test_a_quoted_text_reads_back_like_hydra_reads_it(text: str, quote: str) -> 
 
     written = QuotedString(text, Quote.single if quote == "'" else Quote.double).with_quotes()
     assert OverridesParser.create().parse_override(f"k={written}").value() == text
-    assert spelling.unquote(written) == text
+    assert override_syntax.unquote(written) == text
 
 
 def test_null_and_empty_values_mean_what_they_say() -> None:
@@ -256,7 +258,7 @@ def test_languages_are_settled_to_their_codes() -> None:
     ],
 )
 def test_the_name_comes_from_the_input(path: str | list[str], expected: str | None) -> None:
-    assert name.default(path) == expected
+    assert job_name.default(path) == expected
 
 
 def test_names_of_any_script_are_taken() -> None:
@@ -270,7 +272,7 @@ def test_an_input_without_a_usable_name_asks_for_one() -> None:
 
 def test_a_folder_of_a_dataset_keeps_its_dots_in_the_name(tmp_path: Path) -> None:
     (tmp_path / "set-v1.5").mkdir()
-    assert name.default("set-v1.5") == "set-v1.5"
+    assert job_name.default("set-v1.5") == "set-v1.5"
 
 
 def test_status_takes_a_point_of_a_sweep_but_nothing_outside() -> None:
@@ -282,8 +284,8 @@ def test_status_takes_a_point_of_a_sweep_but_nothing_outside() -> None:
             config.load("status", [f"name={bad}"])
 
 
-def points(*words: str) -> list[config.Point]:
-    return config.points("translate", [*BASE, *words])
+def points(*words: str) -> list[config.SweepPoint]:
+    return config.load_sweep("translate", [*BASE, *words])
 
 
 def test_a_sweep_runs_every_combination_in_its_own_folder() -> None:
@@ -338,9 +340,9 @@ def test_a_long_point_is_named_by_a_hash() -> None:
 def test_two_points_never_share_a_folder(texts: list[str]) -> None:
     from hymt_batch.override import Override
 
-    labels = {sweep.label([Override("source.path", False, (text,), (text,))]) for text in texts}
+    labels = {sweep.point_label([Override("source.path", False, (text,), (text,))]) for text in texts}
     assert len(labels) == 2
-    assert all(len(one) <= sweep.MAX_CHARACTERS and "/" not in one and one.strip(".") for one in labels)
+    assert all(len(one) <= sweep.MAX_LABEL_CHARS and "/" not in one and one.strip(".") for one in labels)
 
 
 def test_a_preset_may_bring_its_own_sweep_and_the_command_line_replaces_it() -> None:
@@ -405,7 +407,7 @@ CARDS = {
 
 
 def test_every_model_is_listed_with_what_its_card_does() -> None:
-    assert sorted(CARDS) == config.choices("translate")["model"]
+    assert sorted(CARDS) == config.group_choices("translate")["model"]
 
 
 @pytest.mark.parametrize("model", CARDS)
@@ -446,8 +448,10 @@ def identity_of(*words: str) -> Any:
     from hymt_batch import batch, identity, prompt
 
     job = load("preset=demo", *words)
-    language = prompt.wording(job.prompt, job.model.family.value, job.src_lang, job.tgt_lang)
-    return identity.identity(job, {"dtype": "float32"}, language, batch.boundaries(job.batch, 10, on_gpu=False))
+    language = prompt.resolve_template(job.prompt, job.model.family.value, job.src_lang, job.tgt_lang)
+    return identity.build_identity(
+        job, {"dtype": "float32"}, language, batch.resolve_part_limits(job.batch, 10, on_gpu=False)
+    )
 
 
 def test_a_job_is_identified_by_what_the_generation_prompt_comes_to_and_not_by_the_licence() -> None:

@@ -18,10 +18,10 @@ from pyarrow import parquet
 
 from hymt_batch import config as settings
 from hymt_batch.errors import ConfigError, ExitCode
-from hymt_batch.progress import Telling
+from hymt_batch.progress import Reporter
 from hymt_batch.records import Document, Row, Status
 from hymt_batch.source import stream
-from hymt_batch.write import arrow, columns, formats
+from hymt_batch.write import arrow_json, columns, formats
 from hymt_batch.write.output import WriteConfig
 from jobs import translate, verify
 
@@ -96,7 +96,7 @@ def read(path: Path, kind: str) -> list[dict[str, Any]]:
 def run(folder: Path, *overrides: str) -> Any:
     """The job with the stub model, and verify after it."""
     job = settings.load("translate", [f"output_dir={folder}", "tgt_lang=fr", "model=demo", "name=n", *overrides])
-    with Telling("off") as telling:
+    with Reporter("off") as telling:
         done = translate.translate(job, telling, stub.prepare, stub.decode_batch)
     report = verify.verify(folder / "n")
     assert (report.exit_code, report.damage, report.rows) == (ExitCode.COMPLETE, [], done.rows)
@@ -165,7 +165,7 @@ def test_jsonl_fields_get_the_narrowest_type_that_holds_them_all(
     found = parquet.read_table(io.BytesIO(data)).column("v")
     assert (str(found.type), found.to_pylist()) == (kind, wanted)
     texts = [row["v"] for row in csv.DictReader(io.StringIO(converted(source, "csv")[0].decode(), newline=""))]
-    assert texts == [as_text(arrow.number(value) if isinstance(value, float) else value) for value in values]
+    assert texts == [as_text(arrow_json.json_number(value) if isinstance(value, float) else value) for value in values]
 
 
 def test_more_fields_than_columns_may_be_are_refused_before_anything_is_decoded(tmp_path: Path) -> None:
@@ -188,18 +188,18 @@ def test_names_that_an_output_cannot_tell_apart_are_refused(tmp_path: Path) -> N
 def converted(path: Path, out_format: str, **options: Any) -> tuple[bytes, int]:
     """Output of a file by the real readers and writers, and its number of rows; refused as before a job."""
     config = stream.SourceConfig(path=str(path), **options)
-    (input,) = stream.find(config, out_format=out_format)
+    (input,) = stream.find_inputs(config, out_format=out_format)
 
     def documents() -> Iterator[Document]:
-        return (document for document, _ in stream.full(input, config, [input], ("translation", "hymt")))
+        return (document for document, _ in stream.read_full_documents(input, config, [input], ("translation", "hymt")))
 
     kind = input.format if out_format == "input" else out_format
-    head, file = stream.preamble(input, config), io.BytesIO()
+    head, file = stream.read_preamble(input, config), io.BytesIO()
     formats.check(input, kind, head, WriteConfig(), documents)
     writer = formats.open_writer(input, kind, head, WriteConfig(), file, documents)
     num_rows = 0
     for document in documents():
-        writer.write(document, Row(document.row, document.digest, document.status, f"T{document.row}"))
+        writer.write(document, Row(document.row_index, document.digest, document.status, f"T{document.row_index}"))
         num_rows += 1
     writer.close()
     return file.getvalue(), num_rows
@@ -208,7 +208,7 @@ def converted(path: Path, out_format: str, **options: Any) -> tuple[bytes, int]:
 def test_a_rows_own_field_of_an_added_name_stands_in_a_column_beside_it(tmp_path: Path) -> None:
     (tmp_path / "in.jsonl").write_text('{"text": "a"}\n')
     config = stream.SourceConfig(path=str(tmp_path / "in.jsonl"))
-    (input,) = stream.find(config, out_format="csv")
+    (input,) = stream.find_inputs(config, out_format="csv")
     documents = [
         Document("in.jsonl#1", 0, "a", b"", values={"text": "a"}),
         Document("in.jsonl#2", 1, "b", b"", values={"text": "b", "translation": [1]}),
@@ -217,7 +217,7 @@ def test_a_rows_own_field_of_an_added_name_stands_in_a_column_beside_it(tmp_path
     for out_format, own in (("csv", "[1]"), ("parquet", "[1]")):
         file = io.BytesIO()
         writer = formats.open_writer(
-            input, out_format, stream.preamble(input, config), WriteConfig(), file, lambda: iter(documents)
+            input, out_format, stream.read_preamble(input, config), WriteConfig(), file, lambda: iter(documents)
         )
         for document, row in zip(documents, rows, strict=True):
             writer.write(document, row)

@@ -19,7 +19,7 @@ from pyarrow import compute, parquet
 from test_conversions import converted, save
 
 from hymt_batch.errors import ConfigError
-from hymt_batch.write import arrow
+from hymt_batch.write import arrow_json
 
 LOW, HIGH = -(2**63), 2**63 - 1
 ZONES = (None, "UTC", "Z", "+05", "-0330", "UTC+1", "Mars/X", "America", "../x", "", "Asia/Tokyo")
@@ -39,7 +39,7 @@ def columns() -> dict[str, Any]:
         found[name] = array
 
     extremes, small = pa.array([LOW, HIGH, 1, None], pa.int64()), pa.array([-(2**31), 2**31 - 1, 1, None], pa.int32())
-    for unit in arrow.UNITS:
+    for unit in arrow_json.TICKS_PER_SECOND:
         for zone in ZONES:
             add(extremes.view(pa.timestamp(unit, zone)), f"timestamp {unit} {zone}")
         add(extremes.view(pa.duration(unit)))
@@ -157,7 +157,7 @@ def test_a_column_of_every_type_is_written_to_every_format_or_refused_before_the
     else:
         path = tmp_path / "in.parquet"
         parquet.write_table(table, path)
-    wanted = arrow.values(array)
+    wanted = arrow_json.to_json_values(array)
     for out_format in ("jsonl", "csv", "tsv"):
         data, num_rows = converted(path, out_format)
         found = rows_of(data, out_format)
@@ -197,7 +197,7 @@ def test_a_column_of_every_type_is_written_to_every_format_or_refused_before_the
 def test_what_python_and_json_lack_is_text(array: Any, wanted: str | None) -> None:
     if wanted is None:  # in year 0 there: the same instant, as UTC; 9999 is within what Python knows
         wanted = "0001-01-01T00:00:00+00:00 9999-12-31T18:59:59-05:00"
-    assert arrow.values(array) == wanted.split()
+    assert arrow_json.to_json_values(array) == wanted.split()
 
 
 @given(
@@ -207,11 +207,11 @@ def test_what_python_and_json_lack_is_text(array: Any, wanted: str | None) -> No
 def test_what_python_knows_reads_as_python_writes_it(when: datetime, zone: str | None) -> None:
     ticks = (when.replace(tzinfo=UTC) - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
     known = when.replace(tzinfo=UTC).astimezone(ZoneInfo(zone)) if zone else when
-    assert arrow.values(pa.array([ticks]).view(pa.timestamp("us", zone))) == [known.isoformat()]
-    assert arrow.values(pa.array([when.date()])) == [when.date().isoformat()]
-    assert arrow.values(pa.array([when.time()])) == [when.time().isoformat()]
+    assert arrow_json.to_json_values(pa.array([ticks]).view(pa.timestamp("us", zone))) == [known.isoformat()]
+    assert arrow_json.to_json_values(pa.array([when.date()])) == [when.date().isoformat()]
+    assert arrow_json.to_json_values(pa.array([when.time()])) == [when.time().isoformat()]
     length = when - datetime(1970, 1, 1)
-    (found,) = arrow.values(pa.array([length]))
+    (found,) = arrow_json.to_json_values(pa.array([length]))
     exact = Decimal(length // timedelta(microseconds=1)) / 1_000_000
     assert found == length.total_seconds() if isinstance(found, float) else Decimal(found) == exact
 
@@ -219,10 +219,10 @@ def test_what_python_knows_reads_as_python_writes_it(when: datetime, zone: str |
 @pytest.mark.parametrize("name", COLUMNS)
 def test_a_slice_has_the_values_of_its_rows(name: str) -> None:
     array = COLUMNS[name]
-    whole = arrow.values(array)
+    whole = arrow_json.to_json_values(array)
     for first in range(len(array) + 1):
         for length in range(len(array) - first + 1):
-            assert arrow.values(array.slice(first, length)) == whole[first : first + length]
+            assert arrow_json.to_json_values(array.slice(first, length)) == whole[first : first + length]
 
 
 def test_ordinary_values_read_as_they_did() -> None:
@@ -237,7 +237,7 @@ def test_ordinary_values_read_as_they_did() -> None:
         "m": pa.array([[("k", 1)]], pa.map_(pa.string(), pa.int8())),
     }
     table = pa.table(cells)
-    found = {name: arrow.values(table.column(name).chunk(0))[0] for name in table.column_names}
+    found = {name: arrow_json.to_json_values(table.column(name).chunk(0))[0] for name in table.column_names}
     assert found == {
         "d": "2024-01-02",
         "t": "03:04:05.000006",

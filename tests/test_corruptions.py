@@ -12,13 +12,13 @@ from hymt_batch import config
 from hymt_batch.doctor.finding import Level
 from hymt_batch.errors import PreflightError
 from hymt_batch.model import files, hashes
-from hymt_batch.progress import Telling
+from hymt_batch.progress import Reporter
 from jobs import doctor, translate
 from tests import corruptions
 from tests.corruptions import ALL, Corruption
 
 DEMO, _ = files.resolve("demo:model", "main", download=False)
-WHOLE = hashes.of(DEMO, ["model.safetensors"])["model.safetensors"]
+WHOLE = hashes.compute(DEMO, ["model.safetensors"])["model.safetensors"]
 
 
 @pytest.mark.parametrize("corruption", ALL, ids=[one.name for one in ALL])
@@ -29,7 +29,7 @@ def test_a_corruption_is_refused_by_name_before_any_output(corruption: Corruptio
     (tmp_path / "in.txt").write_text("It is raining in Lyon.\n", encoding="utf-8")
     words = [f"source.path={tmp_path / 'in.txt'}", f"model.path={folder}", f"output_dir={tmp_path}", "name=out"]
     words += ["model=demo", "tgt_lang=fr", "device_map=cpu", *([f"model.sha256={WHOLE}"] if corruption.pinned else [])]
-    with Telling("off") as telling, pytest.raises(PreflightError) as raised:
+    with Reporter("off") as telling, pytest.raises(PreflightError) as raised:
         translate.translate(config.load("translate", words), telling)
     assert raised.value.id == corruption.id
     assert f"explain={corruption.id}]" in str(raised.value)
@@ -42,7 +42,7 @@ def test_a_model_in_two_shards_is_whole(tmp_path: Path) -> None:
     folder = Path(shutil.copytree(DEMO, tmp_path / "model"))
     corruptions.shards(folder)
     found = files.verify(folder)
-    assert len(found.weights) == 2
+    assert len(found.weight_files) == 2
     assert found.num_parameters == files.verify(DEMO).num_parameters
 
 
@@ -70,15 +70,15 @@ def test_an_index_that_does_not_say_where_tensors_are_is_refused(change: str, tm
 
 def test_a_pin_of_several_files_is_a_list(tmp_path: Path) -> None:
     from hymt_batch.device_map.settings import DeviceMapConfig, Strategy
-    from hymt_batch.model import network
+    from hymt_batch.model import prepare
     from hymt_batch.model.settings import ModelConfig
 
     folder = Path(shutil.copytree(DEMO, tmp_path / "model"))
     corruptions.shards(folder)
-    pins = [hashes.of(folder, [name])[name] for name in files.verify(folder).weights]
+    pins = [hashes.compute(folder, [name])[name] for name in files.verify(folder).weight_files]
     cpu = DeviceMapConfig(strategy=Strategy.cpu)
-    network.prepare(ModelConfig(path=str(folder), sha256=pins), cpu)
+    prepare.prepare_model(ModelConfig(path=str(folder), sha256=pins), cpu)
     for wrong in (pins[:1], [*pins, WHOLE]):
         with pytest.raises(PreflightError) as raised:
-            network.prepare(ModelConfig(path=str(folder), sha256=wrong), cpu)
+            prepare.prepare_model(ModelConfig(path=str(folder), sha256=wrong), cpu)
         assert raised.value.id == "B13"

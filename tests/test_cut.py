@@ -10,7 +10,7 @@ from conftest import documents, whole
 from hymt_batch import segment
 from hymt_batch.cut import Cutter
 from hymt_batch.errors import ConfigError, TextError
-from hymt_batch.records import MAX_CHARS, Status
+from hymt_batch.records import MAX_CHUNK_CHARS, Status
 from hymt_batch.segment import OnTooLong, SegmentConfig
 from tests.campaigns import cuts, growth
 
@@ -21,7 +21,7 @@ def split(text: str, max_tokens: int = 64, plan: int = 2, **named: int) -> list[
         cuts.Bytes.count,
         SegmentConfig(max_tokens=max_tokens, **named),
         plan,
-        starts=cuts.Bytes.starts,
+        find_token_starts=cuts.Bytes.starts,
     )
     assert not refused
     assert "".join(map(whole, segments)) == text
@@ -57,7 +57,7 @@ def test_a_run_of_one_kind_is_scanned_a_few_times(alphabet: str) -> None:
     seen = growth.work(growth.row(alphabet, 200_000), cuts.Bytes, 2048)
     assert seen.by_patterns <= 8 * 200_000
     assert seen.by_tokenizer <= 8 * 200_000
-    assert seen.largest <= MAX_CHARS
+    assert seen.largest <= MAX_CHUNK_CHARS
 
 
 def test_where_the_places_of_tokens_mislead_every_segment_still_fits() -> None:
@@ -66,7 +66,9 @@ def test_where_the_places_of_tokens_mislead_every_segment_still_fits() -> None:
     def starts(text: str) -> Iterator[list[int]]:
         yield list(range(0, len(text), 3))
 
-    segments, _ = segment.split(documents(["ab " * 300]), cuts.Bytes.count, SegmentConfig(max_tokens=64), starts=starts)
+    segments, _ = segment.split(
+        documents(["ab " * 300]), cuts.Bytes.count, SegmentConfig(max_tokens=64), find_token_starts=starts
+    )
     assert max(len(one.text) for one in segments) <= 64
     assert "".join(map(whole, segments)) == "ab " * 300
 
@@ -86,7 +88,9 @@ def test_nothing_that_is_sent_is_invisible() -> None:
     text = "\u200b" * 500 + "seen. " + "\u2060" * 500 + " seen too."
     assert all(not segment.is_blank(one) for one in split(text))
     assert any(segment.is_blank(one) for one in split(text, plan=1))
-    segments, _ = segment.split(documents([text]), cuts.Bytes.count, SegmentConfig(max_tokens=64), starts=None)
+    segments, _ = segment.split(
+        documents([text]), cuts.Bytes.count, SegmentConfig(max_tokens=64), find_token_starts=None
+    )
     assert [one.index for one in segments] == list(range(len(segments)))
     assert segment.join(segments, [one.text for one in segments], spaced=False).replace(" ", "") == text.replace(
         " ", ""
@@ -129,7 +133,7 @@ def test_a_row_of_too_many_segments_is_too_long() -> None:
     assert len(split(text)) > 10
     config = SegmentConfig(max_tokens=64, max_segments=10)
     segments, refused = segment.split(documents([text, "short"]), cuts.Bytes.count, config)
-    assert [one.document for one in segments] == [1]
+    assert [one.document_index for one in segments] == [1]
     assert refused[0].status is Status.TOO_LONG
     assert "segment.max_segments=10" in refused[0].message
     exactly = SegmentConfig(max_tokens=64, max_segments=len(split(text)))
@@ -149,7 +153,7 @@ def test_a_text_that_the_tokenizer_fails_on_costs_its_row_alone() -> None:
         segments, refused = segment.split(documents(texts), count, SegmentConfig(max_tokens=64, on_too_long=mode))
         assert refused[0].status is Status.GENERATION_ERROR
         assert "tokenizer failed" in refused[0].message
-        assert {one.document for one in segments} == ({1, 2} if mode is OnTooLong.split else {2})
+        assert {one.document_index for one in segments} == ({1, 2} if mode is OnTooLong.split else {2})
 
 
 class Asked(Exception):
@@ -169,6 +173,8 @@ def test_a_stop_request_is_heard_within_a_row(text: str) -> None:
             raise Asked
 
     with pytest.raises(Asked):
-        segment.split(documents([text]), cuts.Bytes.count, SegmentConfig(), starts=cuts.Bytes.starts, step=step)
+        segment.split(
+            documents([text]), cuts.Bytes.count, SegmentConfig(), find_token_starts=cuts.Bytes.starts, check_stop=step
+        )
     cutter = Cutter(text, cuts.Bytes.count, 64, cuts.Bytes.starts, lambda: None)
     assert not cutter.fits()

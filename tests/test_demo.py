@@ -131,7 +131,7 @@ def test_the_corpus_is_what_the_command_writes(tmp_path: Path) -> None:
 
 
 def test_the_corpus_has_blank_and_repeated_lines() -> None:
-    lines = demo.corpus()
+    lines = demo.corpus_lines()
     texts = [line.en for line in lines if line]
     assert lines.count(None) >= 5
     assert len(texts) - len(set(texts)) >= 5

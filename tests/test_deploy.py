@@ -19,9 +19,9 @@ from typing import Any
 import pytest
 import yaml
 
-from hymt_batch import config, help, signals
+from hymt_batch import config, help_text, signals
 from hymt_batch.errors import ExitCode
-from jobs.__main__ import read
+from jobs.__main__ import parse_arguments
 
 ROOT = Path(__file__).parent.parent
 DEPLOY = ROOT / "jobs" / "deploy"
@@ -210,7 +210,7 @@ def test_the_doctor_runs_before_a_command_line_that_translates_and_before_no_oth
 ) -> None:
     words = line.split()
     assert container.run(*words)[0] == 0
-    front = read(words, [*help.jobs(ROOT / "jobs"), "doctor"])
+    front = parse_arguments(words, [*help_text.find_jobs(ROOT / "jobs"), "doctor"])
     prints = front.help or front.version or front.info or front.cfg or front.completion is not None
     translates = front.job == "translate" and not prints
     assert container.calls()[-1] == words

@@ -8,35 +8,44 @@ from typing import Any
 
 import pytest
 
-from hymt_batch.device_map import accelerate_file, manual, planner, sizes
-from hymt_batch.device_map.place import candidates, place
-from hymt_batch.device_map.settings import Census, Device, DeviceMapConfig, Strategy, limits, size
+from hymt_batch.device_map import accelerate_file, manual, network_spec, planner
+from hymt_batch.device_map.select_placement import candidates, first_candidate
+from hymt_batch.device_map.settings import (
+    Device,
+    DeviceInventory,
+    DeviceMapConfig,
+    Strategy,
+    parse_bytes,
+    parse_max_memory,
+)
 from hymt_batch.errors import ConfigError, HymtError, PreflightError
 from hymt_batch.model import shapes
 
 GIB = 1 << 30
 CPU = Device("cpu", "a CPU", 16 * GIB, bfloat16=False)
-SMALL, LARGE = sizes.network(shapes.SMALL), sizes.network(shapes.LARGE)
+SMALL, LARGE = network_spec.from_config(shapes.SMALL), network_spec.from_config(shapes.LARGE)
 BIG_CPU = Device("cpu", "a CPU", 200 * GIB, bfloat16=False)
 
 
-def gpus(*free: float, cpu: Device = CPU) -> Census:
+def gpus(*free: float, cpu: Device = CPU) -> DeviceInventory:
     cards = [Device(f"cuda:{n}", "a card", int(gib * GIB), bfloat16=True) for n, gib in enumerate(free)]
-    return Census((*cards, cpu))
+    return DeviceInventory((*cards, cpu))
 
 
 def config(strategy: str, **fields: Any) -> DeviceMapConfig:
     return DeviceMapConfig(strategy=Strategy(strategy), **fields)
 
 
-def refusal(error: type[HymtError], strategy: str, census: Census, network: sizes.Network, **fields: Any) -> HymtError:
+def refusal(
+    error: type[HymtError], strategy: str, census: DeviceInventory, network: network_spec.NetworkSpec, **fields: Any
+) -> HymtError:
     with pytest.raises(error) as raised:
-        place(config(strategy, **fields), census, network, 2)
+        first_candidate(config(strategy, **fields), census, network, 2)
     return raised.value
 
 
 def test_a_model_that_fits_one_card_is_not_split() -> None:
-    placement = place(DeviceMapConfig(), gpus(24, 24), SMALL, 2)
+    placement = first_candidate(DeviceMapConfig(), gpus(24, 24), SMALL, 2)
     assert placement.map == {"": "cuda:0"}
     assert placement.replicas == (("cuda:0",), ("cuda:1",))
     assert any("not split" in reason for reason in placement.reasons)
@@ -44,22 +53,22 @@ def test_a_model_that_fits_one_card_is_not_split() -> None:
 
 
 def test_a_busy_first_card_is_passed_over() -> None:
-    assert place(DeviceMapConfig(), gpus(2, 24), SMALL, 2).device.name == "cuda:1"
+    assert first_candidate(DeviceMapConfig(), gpus(2, 24), SMALL, 2).device.name == "cuda:1"
 
 
 @pytest.mark.parametrize("strategy", ["replicate", "single", "auto", "balanced", "balanced_low_0", "sequential"])
 def test_without_a_gpu_the_cpu_is_used_and_said(strategy: str) -> None:
-    placement = place(config(strategy), gpus(), SMALL, 2)
+    placement = first_candidate(config(strategy), gpus(), SMALL, 2)
     assert (placement.map, placement.strategy) == ({"": "cpu"}, Strategy.cpu)
     assert placement.reasons == ("no GPU in this machine",)
 
 
 def test_a_gpu_that_torch_cannot_use_stops_the_job_with_its_cause_unless_the_cpu_is_asked_for() -> None:
-    broken = Census((CPU,), "torch is built without CUDA.", "A16")
+    broken = DeviceInventory((CPU,), "torch is built without CUDA.", "A16")
     with pytest.raises(PreflightError, match=r"built without CUDA\..*device_map=cpu") as raised:
-        place(DeviceMapConfig(), broken, SMALL, 2)
+        first_candidate(DeviceMapConfig(), broken, SMALL, 2)
     assert raised.value.id == "A16"
-    assert place(config("cpu"), broken, SMALL, 2).device is CPU
+    assert first_candidate(config("cpu"), broken, SMALL, 2).device is CPU
 
 
 def test_a_model_that_fits_no_card_is_refused_with_the_figures_and_what_would_fit() -> None:
@@ -72,7 +81,7 @@ def test_a_model_that_fits_no_card_is_refused_with_the_figures_and_what_would_fi
 
 
 def test_a_card_is_chosen_by_number() -> None:
-    assert place(config("single", device=1), gpus(24, 24), SMALL, 2).device.name == "cuda:1"
+    assert first_candidate(config("single", device=1), gpus(24, 24), SMALL, 2).device.name == "cuda:1"
     assert refusal(PreflightError, "single", gpus(24), SMALL, device=3).id == "C26"
     assert refusal(PreflightError, "single", gpus(), SMALL, device=0).id == "A5"
     with pytest.raises(ConfigError, match=r"device_map=single"):
@@ -91,12 +100,12 @@ def test_a_model_that_does_not_fit_the_machines_memory_is_refused_before_it_is_l
 
 
 def test_a_split_of_what_fits_one_card_is_allowed_and_warned_of() -> None:
-    placement = place(config("auto"), gpus(24, 24), SMALL, 2)
+    placement = first_candidate(config("auto"), gpus(24, 24), SMALL, 2)
     assert placement.devices == ("cuda:0", "cuda:1")
     assert any("[C27" in warning and "2 times" in warning for warning in placement.warnings)
-    assert [use.num_layers for use in placement.uses] == [18, 14]
-    assert sum(use.weight_bytes for use in placement.uses) == SMALL.num_bytes(2)
-    assert not place(config("auto"), gpus(12, 12), LARGE, 2).warnings
+    assert [use.num_layers for use in placement.usage] == [18, 14]
+    assert sum(use.weight_bytes for use in placement.usage) == SMALL.num_bytes(2)
+    assert not first_candidate(config("auto"), gpus(12, 12), LARGE, 2).warnings
 
 
 def test_what_does_not_fit_the_cards_goes_nowhere_in_silence() -> None:
@@ -105,20 +114,20 @@ def test_what_does_not_fit_the_cards_goes_nowhere_in_silence() -> None:
     assert "layers would go to main memory or disk" in str(error)
     silent = refusal(PreflightError, "auto", gpus(24, cpu=BIG_CPU), LARGE, max_memory={0: "8GiB"})
     assert silent.id == "C8"
-    allowed = place(config("auto", max_memory={0: "8GiB", "cpu": "60GiB"}), gpus(24, cpu=BIG_CPU), LARGE, 2)
+    allowed = first_candidate(config("auto", max_memory={0: "8GiB", "cpu": "60GiB"}), gpus(24, cpu=BIG_CPU), LARGE, 2)
     assert allowed.devices == ("cuda:0", "cpu")
     assert any("[C9" in warning for warning in allowed.warnings)
 
 
 def test_offload_uses_cards_then_memory_then_disk_and_says_the_cost(tmp_path: Path) -> None:
-    placement = place(config("offload"), gpus(12, cpu=BIG_CPU), LARGE, 2)
+    placement = first_candidate(config("offload"), gpus(12, cpu=BIG_CPU), LARGE, 2)
     assert placement.devices == ("cuda:0", "cpu")
     assert placement.device.name == "cuda:0"
-    assert [use.num_layers for use in placement.uses] == [32, 0], "offloaded layers keep their cache on the card"
+    assert [use.num_layers for use in placement.usage] == [32, 0], "offloaded layers keep their cache on the card"
     assert any("at every step" in warning for warning in placement.warnings)
     few = gpus(4, cpu=Device("cpu", "a CPU", 8 * GIB, False))
     assert refusal(PreflightError, "offload", few, LARGE).id == "C8"
-    deep = place(config("offload", offload_folder=str(tmp_path)), few, LARGE, 2)
+    deep = first_candidate(config("offload", offload_folder=str(tmp_path)), few, LARGE, 2)
     assert deep.devices == ("cuda:0", "cpu", "disk")
     assert (
         refusal(
@@ -134,7 +143,7 @@ def test_offload_uses_cards_then_memory_then_disk_and_says_the_cost(tmp_path: Pa
 
 
 def test_layers_that_are_written_to_disk_need_room_there(tmp_path: Path) -> None:
-    sparse = sizes.network({**shapes.SPARSE, "num_hidden_layers": 4000})
+    sparse = network_spec.from_config({**shapes.SPARSE, "num_hidden_layers": 4000})
     with pytest.raises(PreflightError, match="converted weights") as raised:
         candidates(config("offload", offload_folder=str(tmp_path)), gpus(24), sparse, 2, resaved=True)
     assert raised.value.id == "G11"
@@ -146,7 +155,7 @@ def test_layers_that_are_written_to_disk_need_room_there(tmp_path: Path) -> None
         assert refusal(PreflightError, "offload", few, LARGE, offload_folder=wrong).id == "G11"
     tight = {0: "4GiB", "cpu": "8GiB", "disk": "1MiB"}
     with pytest.raises(PreflightError, match=r"max_memory\.disk allows"):
-        place(config("offload", max_memory=tight, margin="0", offload_folder=str(tmp_path)), few, LARGE, 2)
+        first_candidate(config("offload", max_memory=tight, margin="0", offload_folder=str(tmp_path)), few, LARGE, 2)
     if os.geteuid() != 0:
         (tmp_path / "closed").mkdir(mode=0o500)
         assert refusal(PreflightError, "offload", few, LARGE, offload_folder=str(tmp_path / "closed")).id == "G11"
@@ -175,7 +184,7 @@ def test_limits_above_what_is_free_are_refused_with_both_figures() -> None:
 
 @pytest.mark.parametrize("key", [0, "0", "cuda:0", "cuda"])
 def test_a_device_is_the_same_by_number_and_by_text(key: Any) -> None:
-    assert limits({"cpu": "1GiB", key: "10GiB"}) == {"cuda:0": 10 * GIB, "cpu": GIB}
+    assert parse_max_memory({"cpu": "1GiB", key: "10GiB"}) == {"cuda:0": 10 * GIB, "cpu": GIB}
 
 
 def test_sizes_are_read_in_human_units() -> None:
@@ -188,25 +197,25 @@ def test_sizes_are_read_in_human_units() -> None:
         (2048, 2048),
         ("2TB", 2_000_000_000_000),
     ):
-        assert size("margin", text) == expected
+        assert parse_bytes("margin", text) == expected
     for wrong in ("10 gigs", "", "-1GiB", "GiB", True, None, "1e9"):
         with pytest.raises(ConfigError, match="is not a size") as raised:
-            size("margin", wrong)
+            parse_bytes("margin", wrong)
         assert raised.value.id == "C6"
-    assert limits([24, "1GiB"]) == {"cuda:0": 24, "cuda:1": GIB}
+    assert parse_max_memory([24, "1GiB"]) == {"cuda:0": 24, "cuda:1": GIB}
     with pytest.raises(ConfigError, match="twice"):
-        limits({0: 1, "cuda:0": 2})
+        parse_max_memory({0: 1, "cuda:0": 2})
     for empty in ({}, [], "10GiB"):
         with pytest.raises(ConfigError, match="is not a map"):
-            limits(empty)
+            parse_max_memory(empty)
 
 
 WHOLE = {"model.embed_tokens": 0, "model.layers.0-15": 0, "model.layers.16-31": 1, "model.norm": 1, "lm_head": 0}
 
 
 def test_a_readable_map_places_ranges_patterns_and_names() -> None:
-    placement = place(config("manual", map=WHOLE), gpus(24, 24), SMALL, 2)
-    assert [use.num_layers for use in placement.uses] == [16, 16]
+    placement = first_candidate(config("manual", map=WHOLE), gpus(24, 24), SMALL, 2)
+    assert [use.num_layers for use in placement.usage] == [16, 16]
     assert planner.device_of(placement.map, "model.rotary_emb") == "cuda:1", "goes with the norm"
     globbed = manual.resolve(manual.read({"*": "cpu", "model.layers.*": 0, "model.layers.1?": 1}), SMALL)
     assert planner.device_of(globbed, "model.layers.9") == "cuda:0"
@@ -219,7 +228,7 @@ def test_a_readable_map_places_ranges_patterns_and_names() -> None:
 def test_a_map_may_be_a_yaml_file(tmp_path: Path) -> None:
     path = tmp_path / "map.yaml"
     path.write_text("# by hand\n" + "".join(f"{key}: {value}\n" for key, value in WHOLE.items()), encoding="utf-8")
-    assert place(config("manual", map=str(path)), gpus(24, 24), SMALL, 2).devices == ("cuda:0", "cuda:1")
+    assert first_candidate(config("manual", map=str(path)), gpus(24, 24), SMALL, 2).devices == ("cuda:0", "cuda:1")
     path.write_text("- no\n- map\n", encoding="utf-8")
     with pytest.raises(ConfigError, match="holds no map"):
         manual.read(str(path))
@@ -290,14 +299,14 @@ def accelerate(folder: Path, **fields: str) -> str:
 
 def test_an_accelerate_config_gives_gpus_and_precision_and_the_rest_is_named(tmp_path: Path) -> None:
     wishes = accelerate_file.read(accelerate(tmp_path))
-    assert (wishes.gpus, wishes.dtype, wishes.cpu) == (("cuda:1", "cuda:2"), "bfloat16", False)
+    assert (wishes.gpus, wishes.dtype, wishes.use_cpu) == (("cuda:1", "cuda:2"), "bfloat16", False)
     assert [one.partition("=")[0] for one in wishes.ignored] == ["num_processes"]
     assert [device.name for device in wishes.restrict(gpus(8, 8, 8)).gpus] == ["cuda:1", "cuda:2"]
     with pytest.raises(ConfigError, match="gpu_ids names cuda:1") as raised:
         wishes.restrict(gpus(8))
     assert raised.value.id == "C26"
     plain = accelerate_file.read(accelerate(tmp_path, gpus="all", precision="'no'", processes="1", kind="'NO'"))
-    assert plain == accelerate_file.Wishes()
+    assert plain == accelerate_file.AccelerateOptions()
     odd = accelerate_file.read(accelerate(tmp_path, kind="FSDP", precision="fp8", cpu="true"))
     assert odd.restrict(gpus(8, 8)).gpus == ()
     assert {one.partition("=")[0] for one in odd.ignored} == {"distributed_type", "mixed_precision", "num_processes"}
@@ -314,7 +323,7 @@ def test_an_accelerate_config_that_cannot_be_read_is_refused(tmp_path: Path) -> 
 
 
 def test_the_room_for_keys_and_values_is_that_of_the_fullest_device() -> None:
-    placement = place(config("auto"), gpus(24, 24), SMALL, 2)
-    assert placement.cache_room({"cuda:0": 18 * GIB, "cuda:1": 14 * GIB, "cpu": 0}) == 32 * GIB
-    assert placement.cache_room({"cuda:0": 9 * GIB, "cuda:1": 14 * GIB, "cpu": 0}) == 16 * GIB
-    assert place(config("cpu"), gpus(), SMALL, 2).cache_room({"cpu": GIB}) == GIB
+    placement = first_candidate(config("auto"), gpus(24, 24), SMALL, 2)
+    assert placement.free_cache_bytes({"cuda:0": 18 * GIB, "cuda:1": 14 * GIB, "cpu": 0}) == 32 * GIB
+    assert placement.free_cache_bytes({"cuda:0": 9 * GIB, "cuda:1": 14 * GIB, "cpu": 0}) == 16 * GIB
+    assert first_candidate(config("cpu"), gpus(), SMALL, 2).free_cache_bytes({"cpu": GIB}) == GIB

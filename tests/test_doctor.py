@@ -14,12 +14,12 @@ from typing import Any
 import pytest
 
 from hymt_batch import config
-from hymt_batch.doctor import catalogue, environment, examine, explain, machine
+from hymt_batch.doctor import catalogue, environment, explain, machine, preflight
 from hymt_batch.doctor.finding import Finding, Level
 from hymt_batch.errors import ConfigError, ExitCode, PreflightError, UsageError
-from hymt_batch.model import census, files, nvidia
-from hymt_batch.model.census import TorchFacts
-from hymt_batch.model.nvidia import Gpu, Nvidia
+from hymt_batch.model import detect_devices, files, nvidia
+from hymt_batch.model.detect_devices import TorchInfo
+from hymt_batch.model.nvidia import Gpu, NvidiaInfo
 from jobs import doctor
 from tests import corruptions
 from tests.corruptions import edit, read, shards, weights, write
@@ -32,7 +32,9 @@ SHAPED = "model=hy_mt1.5_1.8b"
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """The class of the model is imported in a process of its own, which takes seconds: in its own test alone."""
-    monkeypatch.setattr(environment, "model_class", lambda model_type: [Finding("model class", Level.OK, "not asked")])
+    monkeypatch.setattr(
+        environment, "check_model_class", lambda model_type: [Finding("model class", Level.OK, "not asked")]
+    )
     for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK", "CUDA_VISIBLE_DEVICES", "SLURM_JOB_ID"):
         monkeypatch.delenv(name, raising=False)
 
@@ -68,9 +70,9 @@ class Case:
         gpus = tuple(
             Gpu(n, f"GPU-{n}", name, 24 * GIB, 24 * GIB, capability.get(name, (8, 9))) for n, name in enumerate(names)
         )
-        self.monkeypatch.setattr(nvidia, "query", lambda: Nvidia("570.1", cuda, gpus))
-        facts = TorchFacts("2.13.0", torch_cuda, len(names) if seen is None else seen, lambda one, other: False)
-        self.monkeypatch.setattr(census, "torch_facts", lambda: facts)
+        self.monkeypatch.setattr(nvidia, "query", lambda: NvidiaInfo("570.1", cuda, gpus))
+        facts = TorchInfo("2.13.0", torch_cuda, len(names) if seen is None else seen, lambda one, other: False)
+        self.monkeypatch.setattr(detect_devices, "torch_info", lambda: facts)
 
     def header(self, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
         entries, data = read(weights(self.model))
@@ -93,11 +95,11 @@ def second_copy(case: Case) -> None:
 
 
 def lease(case: Case) -> None:
-    from hymt_batch.fs import OS
+    from hymt_batch.fs import OS_FS
     from hymt_batch.write import lease as leases
 
     (case.folder / "job/.hymt/lease").mkdir(parents=True)
-    leases.acquire(OS, case.folder / "job", ttl_s=180, beat_s=20)
+    leases.acquire(OS_FS, case.folder / "job", ttl_s=180, beat_s=20)
 
 
 def tmpfs(case: Case, options: str) -> None:
@@ -123,7 +125,7 @@ def accelerate(case: Case) -> None:
 
 
 def little_shared_memory(case: Case) -> None:
-    case.monkeypatch.setattr(machine.shared_memory, "__defaults__", ("/dev/shm", 1 << 60))
+    case.monkeypatch.setattr(machine.check_shared_memory, "__defaults__", ("/dev/shm", 1 << 60))
 
 
 Do = Callable[[Case], Any]
@@ -230,7 +232,7 @@ def test_the_doctor_names_a_failure_before_anything_loads(
     try:
         do(case)
         before = sorted(path for path in tmp_path.rglob("*"))
-        found = examine.examine(config.load("doctor", case.words))
+        found = preflight.run_all(config.load("doctor", case.words))
         after = sorted(path for path in tmp_path.rglob("*"))
     finally:
         if (tmp_path / "small").is_dir():
@@ -254,7 +256,7 @@ REFUSED_BY_CONFIG = [
 @pytest.mark.parametrize(("id", "more"), REFUSED_BY_CONFIG, ids=[row[0] for row in REFUSED_BY_CONFIG])
 def test_settings_that_transformers_would_take_are_refused_with_their_id(id: str, more: list[str]) -> None:
     with pytest.raises(ConfigError) as raised:
-        examine.examine(config.load("doctor", ["model=demo", *more]))
+        preflight.run_all(config.load("doctor", ["model=demo", *more]))
         pytest.fail("composed")
     assert f"explain={id}]" in str(raised.value)
 
@@ -330,7 +332,7 @@ def test_a_model_that_translate_would_download_is_no_failure_and_is_not_download
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
-    found = examine.examine(config.load("doctor", [SHAPED, "model.download=true", "device_map=cpu"]))
+    found = preflight.run_all(config.load("doctor", [SHAPED, "model.download=true", "device_map=cpu"]))
     assert [one.level for one in found if one.check == "model files"] == [Level.SKIP]
     assert not (tmp_path / "hub").exists()
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
@@ -341,17 +343,17 @@ def test_a_model_that_translate_would_download_is_no_failure_and_is_not_download
 
 def test_an_error_of_the_library_keeps_its_text_and_gains_cause_and_fix() -> None:
     text = "Expected all tensors to be on the same device, but found at least two devices, cuda:0 and cuda:1!"
-    with pytest.raises(PreflightError) as raised, explain.explaining("loading the model"):
+    with pytest.raises(PreflightError) as raised, explain.explain_errors("loading the model"):
         raise RuntimeError(text)
     assert text in str(raised.value)
     assert "Fix: " in str(raised.value)
     assert raised.value.id == "C19"
-    with pytest.raises(ValueError, match="something new"), explain.explaining("loading the model"):
+    with pytest.raises(ValueError, match="something new"), explain.explain_errors("loading the model"):
         raise ValueError("something new")
-    with pytest.raises(PreflightError) as raised, explain.explaining("loading the model"):
+    with pytest.raises(PreflightError) as raised, explain.explain_errors("loading the model"):
         raise PreflightError("already named", id="B1")
     assert raised.value.id == "B1"
-    with pytest.raises(PreflightError) as raised, explain.explaining("loading the model"):
+    with pytest.raises(PreflightError) as raised, explain.explain_errors("loading the model"):
         try:
             raise RuntimeError(text)
         except RuntimeError as error:
@@ -360,7 +362,7 @@ def test_an_error_of_the_library_keeps_its_text_and_gains_cause_and_fix() -> Non
 
 
 def test_a_warning_of_a_stage_keeps_its_id_and_its_fix() -> None:
-    found = examine._from_warning(
+    found = preflight._warning_finding(
         "device map", "slow: device_map=replicate is faster [C27: hymt-batch doctor explain=C27]"
     )
     assert (found.level, found.id, found.fix) == (Level.WARN, "C27", "device_map=replicate")
@@ -368,15 +370,15 @@ def test_a_warning_of_a_stage_keeps_its_id_and_its_fix() -> None:
 
 def test_the_cheap_checks_stop_a_job_with_the_id_and_warn_of_doubts(monkeypatch: pytest.MonkeyPatch) -> None:
     job = config.load("translate", ["preset=demo"])
-    assert examine.cheap(job, {}) == []
+    assert preflight.run_quick(job, {}) == []
     with pytest.raises(PreflightError) as raised:
-        examine.cheap(job, {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0", "MASTER_ADDR": "localhost"})
+        preflight.run_quick(job, {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0", "MASTER_ADDR": "localhost"})
     assert raised.value.id == "D1"
-    assert [one.id for one in examine.cheap(job, {"ACCELERATE_USE_FSDP": "true"})] == ["D5"]
+    assert [one.id for one in preflight.run_quick(job, {"ACCELERATE_USE_FSDP": "true"})] == ["D5"]
 
 
 def told(*words: str) -> dict[str, Finding]:
-    return {one.check: one for one in examine.examine(config.load("doctor", ["device_map=cpu", *words]))}
+    return {one.check: one for one in preflight.run_all(config.load("doctor", ["device_map=cpu", *words]))}
 
 
 def test_the_doctor_tells_the_licence_and_where_it_does_not_apply() -> None:

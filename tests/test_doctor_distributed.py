@@ -181,7 +181,7 @@ TWO = ["cuda:0", "cuda:1", "cpu"]
 
 @pytest.mark.parametrize("devices", [[], ["cpu"], ["cuda:1"], ["cuda:0", "cpu", "disk"], ["cuda:0", "cuda:0"]])
 def test_one_gpu_needs_no_other(devices: list[str]) -> None:
-    (found,) = distributed.interconnect(devices, None, ["NVIDIA GeForce RTX 4090"] * 2, {})
+    (found,) = distributed.check_interconnect(devices, None, ["NVIDIA GeForce RTX 4090"] * 2, {})
     assert found.level is Level.OK
     assert "NCCL and P2P are not needed" in found.seen
 
@@ -193,20 +193,20 @@ def test_gpus_that_reach_each_other_are_well() -> None:
         asked.append((one, other))
         return True
 
-    (found,) = distributed.interconnect(["cuda:0", "cuda:2", "cuda:3"], peers, H100, {})
+    (found,) = distributed.check_interconnect(["cuda:0", "cuda:2", "cuda:3"], peers, H100, {})
     assert wrong([found]) == []
     assert asked == [(0, 2), (0, 3), (2, 0), (2, 3), (3, 0), (3, 2)]
     assert "NCCL is not needed" in found.seen
 
 
 def test_each_direction_without_peer_access_is_named() -> None:
-    found = distributed.interconnect(TWO, lambda one, other: one == 0, H100, {})
+    found = distributed.check_interconnect(TWO, lambda one, other: one == 0, H100, {})
     assert wrong(found) == [("C20", Level.WARN)]
     assert "(P2P) for 1->0:" in found[0].seen
 
 
 def test_many_directions_without_peer_access_stay_one_line() -> None:
-    (found,) = distributed.interconnect([f"cuda:{number}" for number in range(4)], lambda *_: False, H100, {})
+    (found,) = distributed.check_interconnect([f"cuda:{number}" for number in range(4)], lambda *_: False, H100, {})
     assert "and 6 more" in found.seen
 
 
@@ -214,7 +214,7 @@ def test_a_question_that_torch_refuses_counts_as_no() -> None:
     def refuses(one: int, other: int) -> bool:
         raise AssertionError("Invalid device id")
 
-    assert wrong(distributed.interconnect(TWO, refuses, H100, {})) == [("C20", Level.WARN)]
+    assert wrong(distributed.check_interconnect(TWO, refuses, H100, {})) == [("C20", Level.WARN)]
 
 
 @pytest.mark.parametrize(
@@ -223,12 +223,12 @@ def test_a_question_that_torch_refuses_counts_as_no() -> None:
      ("NVIDIA GeForce RTX 3090", False), ("NVIDIA L40S", False)],
 )  # fmt: skip
 def test_consumer_cards_that_claim_peer_access_are_to_be_compared_with_one(name: str, consumer: bool) -> None:
-    found = distributed.interconnect(TWO, lambda *_: True, [name] * 2, {})
+    found = distributed.check_interconnect(TWO, lambda *_: True, [name] * 2, {})
     assert wrong(found) == ([("C20", Level.WARN)] if consumer else [])
     assert not consumer or "device_map=single" in found[-1].fix
 
 
 def test_peer_access_that_cannot_be_asked_is_skipped_and_nccl_settings_have_no_effect() -> None:
-    (found,) = distributed.interconnect(TWO, None, H100, {"NCCL_P2P_DISABLE": "1"})
+    (found,) = distributed.check_interconnect(TWO, None, H100, {"NCCL_P2P_DISABLE": "1"})
     assert found.level is Level.SKIP
     assert "NCCL_P2P_DISABLE without effect" in found.seen

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from hymt_batch.doctor import cuda, environment
-from hymt_batch.doctor.environment import installed, requirements
+from hymt_batch.doctor.environment import installed_version, requirements
 from hymt_batch.doctor.finding import Finding, Level
 from hymt_batch.model.files import MODEL_TYPES
-from hymt_batch.model.nvidia import Gpu, Nvidia
+from hymt_batch.model.nvidia import Gpu, NvidiaInfo
 
 A, B = "GPU-aaaaaaaa-1111", "GPU-bbbbbbbb-1111"
 H100, H100_TOO, T4 = Gpu(0, A, "H100", 1, 1, (9, 0)), Gpu(1, B, "H100", 1, 1, (9, 0)), Gpu(1, B, "T4", 1, 1, (7, 5))
@@ -34,7 +34,7 @@ def wrong(found: list[Finding]) -> list[tuple[str, Level, str]]:
 def have(**versions: str | None) -> Callable[[str], str | None]:
     """What is installed here, with some versions otherwise; None: not installed."""
     other = {name.replace("_", "-"): version for name, version in versions.items()}
-    return lambda package: other[package] if package in other else installed(package)
+    return lambda package: other[package] if package in other else installed_version(package)
 
 
 def told(found: list[Finding], id: str) -> Finding:
@@ -42,20 +42,20 @@ def told(found: list[Finding], id: str) -> Finding:
 
 
 def test_what_is_installed_here_is_well() -> None:
-    found = environment.versions("hunyuan_v1_dense", "sdpa")
+    found = environment.check_versions("hunyuan_v1_dense", "sdpa")
     assert wrong(found) == []
     assert {one.check for one in found} >= {"Python", "torch", "transformers", "accelerate", "model type", "attention"}
 
 
 def test_a_python_that_is_too_old_is_named() -> None:
-    found = environment.versions(None, "sdpa", python=(3, 10, 12))
+    found = environment.check_versions(None, "sdpa", python=(3, 10, 12))
     assert wrong(found) == [("A17", Level.FAIL, "Python")]
     assert found[0].seen == "3.10.12 is older than 3.11"
 
 
 @pytest.mark.parametrize(("version", "seen"), [(None, "not installed"), ("1.0.1", "1.0.1 is installed")])
 def test_an_accelerate_that_is_missing_or_too_old_is_named(version: str | None, seen: str) -> None:
-    found = environment.versions("hunyuan_v1_dense", "sdpa", have(accelerate=version))
+    found = environment.check_versions("hunyuan_v1_dense", "sdpa", have(accelerate=version))
     assert wrong(found) == [("A1", Level.FAIL, "accelerate")]
     assert told(found, "A1").seen == f"{seen}; accelerate>=1.1 is needed"
     assert told(found, "A1").fix == "pip install 'accelerate>=1.1'"
@@ -66,12 +66,12 @@ def test_an_accelerate_that_is_missing_or_too_old_is_named(version: str | None, 
     [("torch", "2.5.1+cu121"), ("datasets", "3.6.0"), ("hydra-core", "1.5.0"), ("tqdm", None), ("safetensors", "?")],
 )
 def test_a_package_outside_of_what_we_support_is_named(package: str, version: str | None) -> None:
-    found = environment.versions(None, "sdpa", have(**{package: version}))
+    found = environment.check_versions(None, "sdpa", have(**{package: version}))
     assert ("A14", Level.FAIL, package) in wrong(found)
 
 
 def test_a_missing_package_of_ours_is_told_once_though_others_need_it_too() -> None:
-    found = environment.versions(None, "sdpa", have(torch=None), asks(accelerate=["torch>=2.0.0"]))
+    found = environment.check_versions(None, "sdpa", have(torch=None), asks(accelerate=["torch>=2.0.0"]))
     assert wrong(found) == [("A14", Level.FAIL, "torch")]
 
 
@@ -90,9 +90,9 @@ def test_floors_are_known_in_a_checkout_that_is_not_installed(tmp_path: Path) ->
 
 
 def test_every_dependency_of_ours_is_looked_at() -> None:
-    nothing = environment.versions(None, "sdpa", lambda package: None, lambda package: ["a>=1", "b"])
+    nothing = environment.check_versions(None, "sdpa", lambda package: None, lambda package: ["a>=1", "b"])
     assert [one.check for one in nothing if one.id == "A14"] == ["a", "b"]
-    found = environment.versions(None, "sdpa", lambda package: None, lambda package: None)
+    found = environment.check_versions(None, "sdpa", lambda package: None, lambda package: None)
     assert wrong(found) == []
     assert found[1].level is Level.SKIP
 
@@ -101,10 +101,10 @@ def test_every_dependency_of_ours_is_looked_at() -> None:
 def test_a_transformers_that_does_not_know_the_model_type_is_named(model_type: str) -> None:
     needed = MODEL_TYPES[model_type]
     older = ".".join([*needed.split(".")[:1], str(int(needed.split(".")[1]) - 1), "3"])
-    found = environment.versions(model_type, "sdpa", have(transformers=older))
+    found = environment.check_versions(model_type, "sdpa", have(transformers=older))
     assert ("A2", Level.FAIL, "model type") in wrong(found)
     assert told(found, "A2").fix == f"pip install 'transformers>={needed}'"
-    newest = environment.versions(model_type, "sdpa", have(transformers=needed))
+    newest = environment.check_versions(model_type, "sdpa", have(transformers=needed))
     assert "A2" not in [id for id, _, _ in wrong(newest)]
 
 
@@ -122,44 +122,44 @@ def asks(**lists: list[str]) -> Callable[[str], list[str] | None]:
     ],
 )
 def test_a_package_that_transformers_would_refuse_is_named(requirement: str, package: str, version: str | None) -> None:
-    found = environment.versions(None, "sdpa", have(**{package: version}), asks(transformers=[requirement]))
+    found = environment.check_versions(None, "sdpa", have(**{package: version}), asks(transformers=[requirement]))
     assert wrong(found) == [("A15", Level.FAIL, "packages together")]
     assert f"needs {told(found, 'A15').fix[13:-1]}" in told(found, "A15").seen
     assert f"{version or 'none'} is installed" in told(found, "A15").seen
 
 
 def test_a_package_that_only_its_neighbours_dislike_is_a_warning() -> None:
-    found = environment.versions(None, "sdpa", have(numpy="3.0"), asks(accelerate=["numpy<3"]))
+    found = environment.check_versions(None, "sdpa", have(numpy="3.0"), asks(accelerate=["numpy<3"]))
     assert wrong(found) == [("A15", Level.WARN, "packages together")]
 
 
 def test_requirements_of_extras_and_of_other_systems_do_not_count() -> None:
     lists = ['accelerate>=99; extra == "torch"', 'tomli>=9; python_version < "3"', "not a (requirement"]
-    assert wrong(environment.versions(None, "sdpa", requires=asks(transformers=lists))) == []
+    assert wrong(environment.check_versions(None, "sdpa", requires=asks(transformers=lists))) == []
 
 
 def test_without_packaging_nothing_is_compared_and_that_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "packaging", None)
-    assert wrong(environment.versions("hy_v3", "sdpa")) == [("A15", Level.FAIL, "packages")]
+    assert wrong(environment.check_versions("hy_v3", "sdpa")) == [("A15", Level.FAIL, "packages")]
 
 
 def test_flash_attention_that_is_not_installed_is_named() -> None:
-    found = environment.versions(None, "flash_attention_2", have(flash_attn=None))
+    found = environment.check_versions(None, "flash_attention_2", have(flash_attn=None))
     assert wrong(found) == [("A7", Level.FAIL, "attention")]
     assert told(found, "A7").fix == "model.attention=sdpa"
-    assert wrong(environment.versions(None, "flash_attention_2", have(flash_attn="2.8.3"))) == []
+    assert wrong(environment.check_versions(None, "flash_attention_2", have(flash_attn="2.8.3"))) == []
 
 
 # the model's class, in a process of its own
 
 
 def test_the_class_of_an_allowed_model_type_can_be_imported() -> None:
-    (one,) = environment.model_class("hunyuan_v1_dense")
+    (one,) = environment.check_model_class("hunyuan_v1_dense")
     assert (one.level, one.seen) == (Level.OK, "HunYuanDenseV1ForCausalLM")
 
 
 def test_without_a_model_type_no_class_is_tried() -> None:
-    assert environment.model_class(None)[0].level is Level.SKIP
+    assert environment.check_model_class(None)[0].level is Level.SKIP
 
 
 @pytest.mark.parametrize(
@@ -175,7 +175,7 @@ def test_without_a_model_type_no_class_is_tried() -> None:
 def test_a_broken_installation_is_told_and_does_not_end_the_doctor(tmp_path: Path, code: str, seen: str) -> None:
     (tmp_path / "transformers.py").write_text(code)
     env = {**os.environ, "PYTHONPATH": str(tmp_path)}
-    found = environment.model_class("hunyuan_v1_dense", 0.5 if "sleep" in code else 60, env)
+    found = environment.check_model_class("hunyuan_v1_dense", 0.5 if "sleep" in code else 60, env)
     assert wrong(found) == [("A8", Level.FAIL, "model class")]
     assert seen in found[0].seen
 
@@ -188,14 +188,14 @@ def test_what_lies_in_the_working_directory_is_not_taken_for_a_package(
     (tmp_path / "library" / "transformers.py").write_text(known)
     (tmp_path / "transformers.py").write_text("raise ImportError")
     monkeypatch.chdir(tmp_path)
-    (one,) = environment.model_class("hy_v3", env={**os.environ, "PYTHONPATH": str(tmp_path / "library")})
+    (one,) = environment.check_model_class("hy_v3", env={**os.environ, "PYTHONPATH": str(tmp_path / "library")})
     assert (one.level, one.seen) == (Level.OK, "int")
 
 
 @pytest.mark.parametrize("model_type", ["hy_v3", "llama"])
 def test_a_model_type_that_transformers_does_not_know_is_told(tmp_path: Path, model_type: str) -> None:
     (tmp_path / "transformers.py").write_text("CONFIG_MAPPING = MODEL_FOR_CAUSAL_LM_MAPPING = {}")
-    found = environment.model_class(model_type, env={**os.environ, "PYTHONPATH": str(tmp_path)})
+    found = environment.check_model_class(model_type, env={**os.environ, "PYTHONPATH": str(tmp_path)})
     assert wrong(found) == [("A2", Level.FAIL, "model class")]
 
 
@@ -212,8 +212,8 @@ def build(
     wants_gpu: bool = True,
     **env: str,
 ) -> list[Finding]:
-    nvidia = Nvidia("550.54.15", driver, gpus) if gpus else None
-    return cuda.torch_build(nvidia, torch_cuda, torch_gpus, env, dtype, files, wants_gpu)
+    nvidia = NvidiaInfo("550.54.15", driver, gpus) if gpus else None
+    return cuda.check(nvidia, torch_cuda, torch_gpus, env, dtype, files, wants_gpu)
 
 
 def test_a_torch_that_sees_its_gpus_is_well() -> None:

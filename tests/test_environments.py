@@ -21,8 +21,8 @@ from pathlib import Path
 import pytest
 
 from hymt_batch import streams
-from hymt_batch.errors import ExitCode, of_the_machine
-from hymt_batch.progress import Telling
+from hymt_batch.errors import ExitCode, wrap_exception
+from hymt_batch.progress import Reporter
 
 ROOT = Path(__file__).parent.parent
 COMMAND = [sys.executable, "-P", "-m", "hymt_batch.jobs"]
@@ -302,7 +302,7 @@ def test_a_user_without_an_entry_and_without_a_home(finished: Path, tmp_path: Pa
     ],
 )
 def test_an_error_of_the_system_that_reaches_the_front_has_a_code_and_names_the_file(number: int, code: int) -> None:
-    told = of_the_machine(OSError(number, os.strerror(number), "folder/file"))
+    told = wrap_exception(OSError(number, os.strerror(number), "folder/file"))
     assert told is not None
     assert told.exit_code == code
     assert os.strerror(number) in str(told)
@@ -310,13 +310,13 @@ def test_an_error_of_the_system_that_reaches_the_front_has_a_code_and_names_the_
 
 
 def test_an_error_without_a_number_stays_a_bug() -> None:
-    assert of_the_machine(OSError("no number")) is None
-    assert of_the_machine(ValueError("x")) is None
+    assert wrap_exception(OSError("no number")) is None
+    assert wrap_exception(ValueError("x")) is None
 
 
 def test_a_log_that_is_full_is_said_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     log = logging.getLogger("hymt_batch.some_stage")
-    with Telling("off") as telling:
+    with Reporter("off") as telling:
         telling.log_to(tmp_path)
         (path,) = tmp_path.iterdir()
         old = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -374,8 +374,8 @@ def test_what_is_shown_to_a_reader_that_left_is_no_error(
 
     muted: list[bool] = []
     monkeypatch.setattr("builtins.print", broken)
-    monkeypatch.setattr(streams, "mute", lambda: muted.append(True))
-    streams.show("a")
+    monkeypatch.setattr(streams, "discard_stdout", lambda: muted.append(True))
+    streams.print_result("a")
     assert muted == [True]
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from hymt_batch import foreign_output
+from hymt_batch import stderr_capture
 from hymt_batch.errors import ExitCode
 
 ROOT = Path(__file__).parent.parent
@@ -98,8 +98,8 @@ with Telling("log") as telling, foreign_output.caught():
     ],
 )
 def test_a_panic_is_told_without_the_text_it_may_hold(line: str, told: str) -> None:
-    assert foreign_output.failure(line).startswith(told)
-    assert "secret" not in foreign_output.failure(line)
+    assert stderr_capture.panic_message(line).startswith(told)
+    assert "secret" not in stderr_capture.panic_message(line)
 
 
 def test_a_flood_neither_blocks_nor_fills_the_log(tmp_path: Path) -> None:

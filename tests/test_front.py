@@ -15,8 +15,8 @@ from types import ModuleType
 import pytest
 from hymt_batch.jobs import __main__ as front
 
-from hymt_batch import completion, config, schema
-from hymt_batch.config import Point
+from hymt_batch import config, schema, shell_completion
+from hymt_batch.config import SweepPoint
 from hymt_batch.errors import ExitCode, IdentityError, UsageError
 
 SCRIPT = Path(sys.executable).parent / "hymt-batch"
@@ -71,9 +71,9 @@ def test_help_is_quick_and_imports_neither_hydra_nor_torch(tmp_path: Path) -> No
 def test_job_help_explains_every_setting_choice_and_exit_code(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = said(capsys, "translate", "--help")
     assert code == 0
-    for key in config.reader("translate").settings:
+    for key in config.override_parser("translate").settings:
         assert any(line.strip().startswith(f"{key}=") for line in out.splitlines()), key
-    for group, found in config.choices("translate").items():
+    for group, found in config.group_choices("translate").items():
         assert f"{group}=" in out
         for choice in found:
             assert f"      {choice} " in out
@@ -215,7 +215,9 @@ def test_a_stop_ends_the_sweep(stop: int | BaseException, fake: Fake, capsys: py
 def test_a_stop_asked_for_in_a_finished_point_keeps_the_next_from_starting() -> None:
     job = config.load("translate", BASE)
     ran: list[object] = []
-    code = front.sweep([Point("a", job), Point("b", job)], lambda one: ran.append(one) or 0, lambda: bool(ran))
+    code = front.sweep(
+        [SweepPoint("a", job), SweepPoint("b", job)], lambda one: ran.append(one) or 0, lambda: bool(ran)
+    )
     assert (code, len(ran)) == (ExitCode.STOPPED, 1)
 
 
@@ -264,7 +266,7 @@ def complete(line: str, breaks: str = " \t\n\"'@><=;|&(:") -> list[str]:
     """Completions of a line, given by real bash with the real script."""
     program = f"""
         hymt-batch() {{ "$@"; }}
-        {completion.SCRIPT}
+        {shell_completion.SCRIPT}
         COMP_LINE={_shell(line)}; COMP_POINT=${{#COMP_LINE}}; COMP_WORDBREAKS={_shell(breaks)}
         _hymt_batch {_shell(str(_wrapper()))} && printf '%s\\n' "${{COMPREPLY[@]}}"
     """

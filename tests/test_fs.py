@@ -8,22 +8,22 @@ import pytest
 
 from hymt_batch import fs
 from hymt_batch.errors import StoppedError
-from hymt_batch.fs import OS, NewFile, Os
+from hymt_batch.fs import OS_FS, NewFile, OsFs
 
 
 @pytest.fixture(autouse=True)
 def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fs, "PAUSES_S", (0.0, 0.0))
+    monkeypatch.setattr(fs, "RETRY_DELAYS_S", (0.0, 0.0))
 
 
 def new(path: Path, data: bytes = b"new") -> Path:
-    fs.write_new(OS, path, data)
+    fs.write_new(OS_FS, path, data)
     return path
 
 
 @pytest.mark.fault(23, 24)
 def test_short_writes_are_continued_to_the_last_byte(tmp_path: Path) -> None:
-    class Short(Os):
+    class Short(OsFs):
         @staticmethod
         def write_some(fd: int, data: memoryview) -> int:  # type: ignore[override]
             return os.write(fd, data[:7])
@@ -38,7 +38,7 @@ def test_a_new_file_is_never_opened_over_another_nor_through_a_link(tmp_path: Pa
     new(tmp_path / "a")
     for name in ("a", "link"):
         with pytest.raises(FileExistsError):
-            OS.open_exclusive(tmp_path / name)
+            OS_FS.open_exclusive(tmp_path / name)
     assert not (tmp_path / "target").exists()
 
 
@@ -46,7 +46,7 @@ def test_a_new_file_is_never_opened_over_another_nor_through_a_link(tmp_path: Pa
 def test_a_file_that_fails_to_sync_is_removed_and_never_synced_again(tmp_path: Path) -> None:
     synced: list[int] = []
 
-    class Failing(Os):
+    class Failing(OsFs):
         def fsync(self, fd: int) -> None:  # type: ignore[override]
             synced.append(fd)
             raise OSError(errno.EIO, "io")
@@ -59,7 +59,7 @@ def test_a_file_that_fails_to_sync_is_removed_and_never_synced_again(tmp_path: P
 
 @pytest.mark.fault(17)
 def test_an_error_of_close_is_an_error_of_the_file(tmp_path: Path) -> None:
-    class Failing(Os):
+    class Failing(OsFs):
         def close(self, fd: int) -> None:  # type: ignore[override]
             os.close(fd)
             raise OSError(errno.ENOSPC, "full at close")
@@ -70,8 +70,8 @@ def test_an_error_of_close_is_an_error_of_the_file(tmp_path: Path) -> None:
 
 
 def test_write_atomic_replaces_the_whole_and_leaves_nothing_beside_it(tmp_path: Path) -> None:
-    fs.write_atomic(OS, tmp_path / "a", b"one")
-    fs.write_atomic(OS, tmp_path / "a", b"two")
+    fs.write_atomic(OS_FS, tmp_path / "a", b"one")
+    fs.write_atomic(OS_FS, tmp_path / "a", b"two")
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == {"a": b"two"}
 
 
@@ -84,7 +84,7 @@ def test_a_store_that_stays_full_is_tried_three_times_then_stops_the_job() -> No
         raise OSError(errno.ENOSPC, "full")
 
     with pytest.raises(StoppedError, match=r"part 3 could not be stored: ENOSPC, the store is full .* same command"):
-        fs.again("part 3", full)
+        fs.with_retries("part 3", full)
     assert len(calls) == 3
 
 
@@ -97,21 +97,21 @@ def test_a_store_that_became_read_only_is_not_tried_again() -> None:
         raise OSError(errno.EROFS, "ro")
 
     with pytest.raises(StoppedError, match="EROFS"):
-        fs.again("x", read_only)
+        fs.with_retries("x", read_only)
     assert len(calls) == 1
 
 
 @pytest.mark.fault(43)
 def test_the_first_to_publish_wins(tmp_path: Path) -> None:
-    assert fs.publish(OS, new(tmp_path / "t1", b"one"), tmp_path / "final")
-    assert not fs.publish(OS, new(tmp_path / "t2", b"two"), tmp_path / "final")
+    assert fs.publish(OS_FS, new(tmp_path / "t1", b"one"), tmp_path / "final")
+    assert not fs.publish(OS_FS, new(tmp_path / "t2", b"two"), tmp_path / "final")
     assert (tmp_path / "final").read_bytes() == b"one"
 
 
 @pytest.mark.parametrize("number", [errno.EEXIST, errno.EIO, errno.ESTALE])
 @pytest.mark.fault(26)
 def test_a_link_that_is_reported_failed_but_happened_counts(tmp_path: Path, number: int) -> None:
-    class Lying(Os):
+    class Lying(OsFs):
         def link(self, source: Path, target: Path) -> None:
             super().link(source, target)
             raise OSError(number, "said to have failed")
@@ -121,7 +121,7 @@ def test_a_link_that_is_reported_failed_but_happened_counts(tmp_path: Path, numb
 
 @pytest.mark.fault(26)
 def test_a_rename_that_is_reported_failed_but_happened_counts(tmp_path: Path) -> None:
-    class Lying(Os):
+    class Lying(OsFs):
         def rename(self, source: Path, target: Path) -> None:  # type: ignore[override]
             os.rename(source, target)
             raise OSError(errno.EIO, "said to have failed")
@@ -130,10 +130,10 @@ def test_a_rename_that_is_reported_failed_but_happened_counts(tmp_path: Path) ->
     assert (tmp_path / "final").read_bytes() == b"new"
 
 
-@pytest.mark.parametrize("number", sorted(fs.NO_LINK))
+@pytest.mark.parametrize("number", sorted(fs.LINK_UNSUPPORTED_ERRNOS))
 @pytest.mark.fault(28)
 def test_a_store_without_links_publishes_by_rename(tmp_path: Path, number: int) -> None:
-    class NoLinks(Os):
+    class NoLinks(OsFs):
         def link(self, source: Path, target: Path) -> None:
             raise OSError(number, "no links")
 
@@ -149,8 +149,8 @@ def test_links_and_fifos_are_not_read(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
     for name in ("link", "fifo"):
         with pytest.raises(OSError):
-            OS.read(tmp_path / name)
-    assert [OS.stat(tmp_path / name).kind for name in ("a", "link", "fifo")] == ["file", "other", "other"]
+            OS_FS.read(tmp_path / name)
+    assert [OS_FS.stat(tmp_path / name).kind for name in ("a", "link", "fifo")] == ["file", "other", "other"]
 
 
 @pytest.mark.fault(29)
@@ -160,27 +160,27 @@ def test_a_store_that_cannot_sync_a_folder_is_tolerated_and_says_so(
     def cannot(fd: int) -> None:
         raise OSError(errno.EINVAL, "no")
 
-    assert OS.fsync_dir(tmp_path)
+    assert OS_FS.fsync_dir(tmp_path)
     monkeypatch.setattr(os, "fsync", cannot)
-    assert not OS.fsync_dir(tmp_path)
+    assert not OS_FS.fsync_dir(tmp_path)
 
 
 def test_size_and_hash_of_a_file_are_those_of_its_bytes(tmp_path: Path) -> None:
     import hashlib
 
     data = os.urandom(3 << 20)
-    with NewFile(OS, tmp_path / "a") as file:
+    with NewFile(OS_FS, tmp_path / "a") as file:
         for start in range(0, len(data), 100_000):
             file.write(data[start : start + 100_000])
-        sha = file.settle()
-    assert (file.size, sha) == fs.hash_file(OS, tmp_path / "a") == (len(data), hashlib.sha256(data).hexdigest())
+        sha = file.sync_and_close()
+    assert (file.size, sha) == fs.hash_file(OS_FS, tmp_path / "a") == (len(data), hashlib.sha256(data).hexdigest())
 
 
 def test_a_file_whose_making_fails_is_gone(tmp_path: Path) -> None:
     for settled in (False, True):
-        with pytest.raises(ValueError, match="mine"), NewFile(OS, tmp_path / "a") as file:
+        with pytest.raises(ValueError, match="mine"), NewFile(OS_FS, tmp_path / "a") as file:
             file.write(b"x")
             if settled:
-                file.settle()
+                file.sync_and_close()
             raise ValueError("mine")
         assert not list(tmp_path.iterdir())

@@ -16,58 +16,58 @@ from typing import get_type_hints
 import pytest
 import yaml
 
-from hymt_batch import help, schema
-from hymt_batch.override import settings
+from hymt_batch import help_text, schema
+from hymt_batch.override import collect_settings
 
 ROOT = Path(__file__).parent.parent
 LIBRARY = ROOT / "hymt_batch"
 HEAVY = ("torch", "transformers", "accelerate", "datasets", "pyarrow", "tokenizers", "safetensors", "numpy")
 
-BASE = {"records", "errors", "languages", "fs", "child", "store_error"}
+BASE = {"records", "errors", "languages", "fs", "child_process", "storage_error"}
 STAGES = {"source", "segment", "prompt", "batch", "model", "device_map", "decode", "check", "write", "launch"}
-FRONT = {"override", "spelling", "name", "sweep", "agreement", "help", "completion"}
+FRONT = {"override", "override_syntax", "job_name", "sweep", "validate", "help_text", "shell_completion"}
 STAGE_TO_STAGE = {"decode": {"model"}, "model": {"device_map"}}
 ALLOWED: dict[str, set[str]] = {
     "records": set(),
     "errors": set(),
     "languages": {"errors"},
-    "beneath": set(),
-    "port": set(),
-    "store_error": {"errors"},
-    "fs": {"errors", "records", "beneath", "port", "store_error"},
+    "nofollow": set(),
+    "fs_protocol": set(),
+    "storage_error": {"errors"},
+    "fs": {"errors", "records", "nofollow", "fs_protocol", "storage_error"},
     "scan": set(),
-    "escape": set(),
+    "csv_escape": set(),
     "manifest": BASE,
     "signals": {"errors"},
     "blank": {"records"},
     "cut": {"records"},
     "progress": BASE | {"streams"},
     "demo": BASE,
-    "outlook": BASE | {"device_map", "progress", "prompt"},
-    "spelling": set(),
-    "shown": set(),
-    "child": set(),
-    "foreign_output": {"shown"},
+    "plan_report": BASE | {"device_map", "progress", "prompt"},
+    "override_syntax": set(),
+    "sanitize": set(),
+    "child_process": set(),
+    "stderr_capture": {"sanitize"},
     "streams": {"errors"},
-    "piped": {"errors", "signals", "streams"},
-    "name": {"errors"},
-    "help": {"errors"},
-    "override": {"errors", "spelling"},
-    "sweep": {"override", "name"},
-    "completion": {"override", "languages"},
-    "agreement": BASE | STAGES | {"name", "schema"},  # schema for types only
+    "stdin_job": {"errors", "signals", "streams"},
+    "job_name": {"errors"},
+    "help_text": {"errors"},
+    "override": {"errors", "override_syntax"},
+    "sweep": {"override", "job_name"},
+    "shell_completion": {"override", "languages"},
+    "validate": BASE | STAGES | {"job_name", "schema"},  # schema for types only
     "schema": BASE | STAGES,
     "config": BASE | STAGES | FRONT | {"schema"},
     **{stage: BASE | STAGE_TO_STAGE.get(stage, set()) for stage in STAGES},
 }
-ALLOWED["write"] = BASE | {"manifest", "scan", "shown", "escape"}
-ALLOWED["source"] = BASE | {"demo", "blank", "scan", "escape"}
+ALLOWED["write"] = BASE | {"manifest", "scan", "sanitize", "csv_escape"}
+ALLOWED["source"] = BASE | {"demo", "blank", "scan", "csv_escape"}
 ALLOWED["segment"] = BASE | {"blank", "cut"}
 ALLOWED["replica"] = BASE | STAGES | {"schema"}  # schema for types only
 ALLOWED["identity"] = BASE | STAGES | {"manifest", "schema"}
 ALLOWED["breaker"] = BASE | {"check"}
-ALLOWED["desk"] = BASE | STAGES | {"breaker", "progress", "identity", "schema"}
-ALLOWED["crew"] = BASE | STAGES | {"desk", "replica", "signals", "doctor", "schema"}
+ALLOWED["part_tracker"] = BASE | STAGES | {"breaker", "progress", "identity", "schema"}
+ALLOWED["executor"] = BASE | STAGES | {"part_tracker", "replica", "signals", "doctor", "schema"}
 ALLOWED["doctor"] = BASE | STAGES | {"schema", "manifest"}
 
 MODULES = sorted([*LIBRARY.rglob("*.py"), *(ROOT / "jobs").glob("*.py")])
@@ -178,7 +178,7 @@ def stages() -> dict[str, type]:
 
 def test_a_stage_has_one_name_in_four_places() -> None:
     found = set(stages())
-    keys = set(help.defaults(ROOT / "conf" / "translate.yaml")) - {"preset"}
+    keys = set(help_text.default_choices(ROOT / "conf" / "translate.yaml")) - {"preset"}
     folders = {path.name for path in (ROOT / "conf").iterdir() if path.is_dir()} - {"preset", "__pycache__"}
     assert found == keys == folders == STAGES
     for stage, config_class in stages().items():
@@ -187,36 +187,36 @@ def test_a_stage_has_one_name_in_four_places() -> None:
 
 def test_every_job_has_settings_and_a_page() -> None:
     assert {path.stem for path in (ROOT / "conf").glob("*.yaml")} == set(schema.JOBS)
-    for job, about in help.jobs(ROOT / "jobs").items():
+    for job, about in help_text.find_jobs(ROOT / "jobs").items():
         assert job in schema.JOBS
         assert about.endswith(".")
 
 
 @pytest.mark.parametrize("file", YAMLS, ids=relative(YAMLS))
 def test_every_setting_of_a_file_has_a_comment(file: Path) -> None:
-    assert help.headline(file)
-    for key, line in help.lines(file).items():
+    assert help_text.first_comment(file)
+    for key, line in help_text.read_settings(file).items():
         heading = not line.value and file.parent.name == "preset"
         assert line.comment or heading, f"{key} has no comment"
 
 
 @pytest.mark.parametrize("stage", stages())
 def test_every_choice_lists_every_setting_of_its_stage(stage: str) -> None:
-    expected = set(settings(stages()[stage]))
+    expected = set(collect_settings(stages()[stage]))
     for file in (ROOT / "conf" / stage).glob("*.yaml"):
-        lines = help.lines(file)
+        lines = help_text.read_settings(file)
         listed = {key for key in lines if not any(other.startswith(f"{key}.") for other in lines)}
         assert listed == expected, file.name
 
 
 @pytest.mark.parametrize("job", schema.JOBS)
 def test_a_job_lists_every_setting_of_its_own(job: str) -> None:
-    expected = {key for key in settings(schema.JOBS[job]) if "." not in key}
-    assert set(help.lines(ROOT / "conf" / f"{job}.yaml")) == expected
+    expected = {key for key in collect_settings(schema.JOBS[job]) if "." not in key}
+    assert set(help_text.read_settings(ROOT / "conf" / f"{job}.yaml")) == expected
 
 
 def test_the_defaults_in_conf_are_those_of_the_dataclasses() -> None:
-    chosen = help.defaults(ROOT / "conf" / "translate.yaml")
+    chosen = help_text.default_choices(ROOT / "conf" / "translate.yaml")
     for stage, config_class in stages().items():
         listed = yaml.safe_load((ROOT / "conf" / stage / f"{chosen[stage]}.yaml").read_text(encoding="utf-8"))
         required = {"path": "x"} if "path" in listed else {}

@@ -14,8 +14,8 @@ from hymt_batch.demo import grammar, train
 from hymt_batch.device_map import accelerate_file
 from hymt_batch.device_map.settings import DeviceMapConfig, Strategy
 from hymt_batch.errors import PreflightError
-from hymt_batch.model import canary, files, hashes, library, loading, network
-from hymt_batch.model.network import Hymt, Prepared
+from hymt_batch.model import canary, files, hashes, load, prepare, transformers_compat
+from hymt_batch.model.prepare import LoadedModel, PreparedModel
 from hymt_batch.model.settings import Dtype, ModelConfig
 from tests.fp8 import quantise
 
@@ -34,15 +34,15 @@ MAP = {
 }
 
 
-def prepared(device_map: DeviceMapConfig = CPU, path: Path = DEMO, **settings: Any) -> Prepared:
-    return network.prepare(ModelConfig(path=str(path), **settings), device_map)
+def prepared(device_map: DeviceMapConfig = CPU, path: Path = DEMO, **settings: Any) -> PreparedModel:
+    return prepare.prepare_model(ModelConfig(path=str(path), **settings), device_map)
 
 
-def loaded(one: Prepared) -> Hymt:
+def loaded(one: PreparedModel) -> LoadedModel:
     return one.load(one.load_tokenizer(add_generation_prompt=True))
 
 
-def translations(hymt: Hymt, tgt_lang: str = "fr") -> list[str]:
+def translations(hymt: LoadedModel, tgt_lang: str = "fr") -> list[str]:
     """What the model says to the bulletins, one at a time and greedily."""
     import torch
 
@@ -69,9 +69,9 @@ def test_layers_on_disk_and_in_memory_give_the_text_of_one_device(tmp_path: Path
     away = {name for name, weight in hymt.network.named_parameters() if weight.is_meta}
     assert {name.split(".")[2] for name in away} == {"0", "2", "3"}
     assert hymt.placement
-    assert [(use.device, use.num_layers) for use in hymt.placement.uses] == [("cpu", 4), ("disk", 0)]
+    assert [(use.device, use.num_layers) for use in hymt.placement.usage] == [("cpu", 4), ("disk", 0)]
     assert translations(hymt) == whole
-    assert library.placed(hymt.network) == hymt.placement.map
+    assert transformers_compat.loaded_device_map(hymt.network) == hymt.placement.map
 
 
 def test_offload_fills_memory_and_then_disk(tmp_path: Path, whole: list[str]) -> None:
@@ -110,7 +110,7 @@ def test_a_placement_that_runs_out_of_memory_gives_way_to_the_next(
 ) -> None:
     import torch
 
-    real, tried = library.from_pretrained, list[dict[str, str]]()
+    real, tried = transformers_compat.from_pretrained, list[dict[str, str]]()
 
     def first_fails(folder: Path, device_map: dict[str, str], *rest: Any) -> Any:
         tried.append(device_map)
@@ -118,13 +118,13 @@ def test_a_placement_that_runs_out_of_memory_gives_way_to_the_next(
             raise torch.OutOfMemoryError("CUDA out of memory")
         return real(folder, device_map, *rest)
 
-    monkeypatch.setattr(library, "from_pretrained", first_fails)
+    monkeypatch.setattr(transformers_compat, "from_pretrained", first_fails)
     one = prepared(DeviceMapConfig(strategy=Strategy.fallback, order=["replicate", "offload"]))
     assert [placement.strategy for placement in one.placements] == [Strategy.cpu, Strategy.offload]
     hymt = loaded(one)
     assert hymt.placement is one.placements[1]
     assert len(tried) == 2
-    assert one.environment_of(hymt.placement)["device_map"]["strategy"] == "offload"
+    assert one.environment_for(hymt.placement)["device_map"]["strategy"] == "offload"
     tried.clear()
     with pytest.raises(PreflightError, match="not enough memory") as raised:
         loaded(prepared())
@@ -133,7 +133,7 @@ def test_a_placement_that_runs_out_of_memory_gives_way_to_the_next(
 
 def test_a_placement_other_than_planned_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     one = prepared()
-    monkeypatch.setattr(library, "placed", lambda network: {"model": "cpu", "lm_head": "disk"})
+    monkeypatch.setattr(transformers_compat, "loaded_device_map", lambda network: {"model": "cpu", "lm_head": "disk"})
     with pytest.raises(PreflightError, match=r"otherwise than planned.*lm_head on disk"):
         loaded(one)
 
@@ -141,14 +141,14 @@ def test_a_placement_other_than_planned_is_refused(monkeypatch: pytest.MonkeyPat
 def test_a_weight_that_stayed_on_meta_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
-    real = library.from_pretrained
+    real = transformers_compat.from_pretrained
 
     def leaves_one(*arguments: Any) -> Any:
         found, info = real(*arguments)
         found.model.norm.weight = torch.nn.Parameter(found.model.norm.weight.to("meta"))
         return found, info
 
-    monkeypatch.setattr(library, "from_pretrained", leaves_one)
+    monkeypatch.setattr(transformers_compat, "from_pretrained", leaves_one)
     with pytest.raises(PreflightError, match=r"model\.norm\.weight was not loaded") as raised:
         loaded(prepared())
     assert raised.value.id == "C3"
@@ -196,13 +196,13 @@ def test_the_canaries_notice_a_network_that_answers_wrong(change: Callable[[Any,
 def test_hashes_are_remembered_while_a_file_stays_what_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cache, file = tmp_path / "cache" / "sha256.json", tmp_path / "weights"
     file.write_bytes(b"a" * hashes.SMALL_BYTES)
-    first = hashes.of(tmp_path, ["weights"], cache=cache)
+    first = hashes.compute(tmp_path, ["weights"], cache=cache)
     read: list[Path] = []
     real = hashes._sha256
     monkeypatch.setattr(hashes, "_sha256", lambda path: read.append(path) or real(path))
-    assert hashes.of(tmp_path, ["weights"], cache=cache) == first
+    assert hashes.compute(tmp_path, ["weights"], cache=cache) == first
     assert not read
-    assert hashes.of(tmp_path, ["weights"], anew=True, cache=cache) == first
+    assert hashes.compute(tmp_path, ["weights"], ignore_cache=True, cache=cache) == first
     assert len(read) == 1
     at = file.stat()
     data = bytearray(file.read_bytes())
@@ -211,12 +211,12 @@ def test_hashes_are_remembered_while_a_file_stays_what_it_was(tmp_path: Path, mo
     import os
 
     os.utime(file, ns=(at.st_atime_ns, at.st_mtime_ns))  # size and time of content as before
-    assert hashes.of(tmp_path, ["weights"], cache=cache) != first
+    assert hashes.compute(tmp_path, ["weights"], cache=cache) != first
     cache.write_text("{", encoding="utf-8")
-    assert hashes.of(tmp_path, ["weights"], cache=cache) != first
+    assert hashes.compute(tmp_path, ["weights"], cache=cache) != first
     cache.unlink()
     cache.mkdir()  # cannot be written: the files are read, and nothing is lost
-    assert hashes.of(tmp_path, ["weights"], cache=cache) != first
+    assert hashes.compute(tmp_path, ["weights"], cache=cache) != first
 
 
 def test_an_accelerate_config_chooses_the_dtype_where_nobody_else_does(
@@ -224,7 +224,7 @@ def test_an_accelerate_config_chooses_the_dtype_where_nobody_else_does(
 ) -> None:
     path = tmp_path / "default_config.yaml"
     path.write_text("mixed_precision: bf16\nnum_processes: 4\nuse_cpu: true\n", encoding="utf-8")
-    assert accelerate_file.read(str(path)).cpu
+    assert accelerate_file.read(str(path)).use_cpu
     one = prepared(DeviceMapConfig(accelerate_config=str(path)))
     assert one.dtype == "bfloat16"
     assert any("num_processes=4" in record.message and "[C25" in record.message for record in caplog.records)
@@ -236,9 +236,9 @@ def test_an_accelerate_config_chooses_the_dtype_where_nobody_else_does(
 def test_versions_are_compared_by_their_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
     for text, expected in (("4.56.0", (4, 56, 0)), ("5.0.0rc1", (5, 0, 0)), ("2.13.0+cpu", (2, 13, 0)), ("5", (5,))):
         monkeypatch.setattr("importlib.metadata.version", lambda package, text=text: text)
-        assert library.version("transformers") == expected
+        assert transformers_compat.installed_version("transformers") == expected
     monkeypatch.undo()
-    assert library.version("no-such-package") == ()
+    assert transformers_compat.installed_version("no-such-package") == ()
 
 
 @pytest.mark.fault(75, 76)
@@ -253,13 +253,15 @@ def test_the_load_itself_asks_for_no_code_no_pickle_and_no_hub(monkeypatch: pyte
         return real(*arguments, **settings)
 
     monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", listening)
-    loading.load(one := prepared(), one.load_tokenizer(add_generation_prompt=True))
+    load.load_model(one := prepared(), one.load_tokenizer(add_generation_prompt=True))
     assert (asked["trust_remote_code"], asked["use_safetensors"], asked["local_files_only"]) == (False, True, True)
     assert asked["device_map"] == {"": "cpu"}
 
 
 def test_an_fp8_checkpoint_loads_with_its_exceptions_and_translates(tmp_path: Path, whole: list[str]) -> None:
-    if not library.satisfied("compressed-tensors>=0.15.0") or library.version("transformers") < (5,):
+    if not transformers_compat.is_satisfied("compressed-tensors>=0.15.0") or transformers_compat.installed_version(
+        "transformers"
+    ) < (5,):
         pytest.skip("needs compressed-tensors 0.15 and transformers 5, which the floor does not have")
     folder = Path(shutil.copytree(DEMO, tmp_path / "fp8"))
     quantise(folder)

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hymt_batch import manifest
-from hymt_batch.fs import OS
-from hymt_batch.manifest import Job, StateDamage, StateMissing, StateNewer
+from hymt_batch.fs import OS_FS
+from hymt_batch.manifest import JobRecord, StateDamagedError, StateMissingError, StateVersionError
 from hymt_batch.records import Input
 
 PLAIN = st.recursive(
@@ -20,18 +20,18 @@ PLAIN = st.recursive(
 INPUT = Input(rel="语/a\udcff.txt", out_rel="语/a\udcff.txt", path="/x", format="text", file_id="0" * 16)
 
 
-def a_job(**identity: object) -> Job:
+def a_job(**identity: object) -> JobRecord:
     return manifest.new_job({"model": {"dtype": "float32"}, **identity}, [INPUT], {"device": "cpu"})
 
 
 @given(st.dictionaries(st.text(), PLAIN, max_size=4))
 def test_what_is_sealed_comes_back(value: dict[str, object]) -> None:
     value = {k: v for k, v in value.items() if k not in ("version", "check")}
-    assert manifest.unseal(manifest.seal(value)) == manifest.plain(value)
+    assert manifest.unseal(manifest.seal(value)) == manifest.json_roundtrip(value)
 
 
 def test_equal_values_have_one_spelling_whatever_their_order() -> None:
-    assert manifest.canonical({"b": 1, "a": [1.5, "é"]}) == manifest.canonical({"a": [1.5, "é"], "b": 1})
+    assert manifest.canonical_json({"b": 1, "a": [1.5, "é"]}) == manifest.canonical_json({"a": [1.5, "é"], "b": 1})
     assert manifest.digest({"a": 1}) != manifest.digest({"a": 1.0})
 
 
@@ -50,7 +50,7 @@ def test_equal_values_have_one_spelling_whatever_their_order() -> None:
 )
 @pytest.mark.fault(35)
 def test_a_damaged_file_says_how_it_is_damaged(data: bytes, why: str) -> None:
-    with pytest.raises(StateDamage, match=why):
+    with pytest.raises(StateDamagedError, match=why):
         manifest.unseal(data)
 
 
@@ -62,13 +62,13 @@ def test_every_flipped_byte_of_a_sealed_file_is_found_or_means_the_same() -> Non
         flipped = data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
         try:
             assert manifest.unseal(flipped) == value  # white space between two tokens
-        except StateDamage:
+        except StateDamagedError:
             continue
 
 
 def test_a_newer_version_is_refused_and_named() -> None:
     data = json.dumps({"version": 2, "anything": "else"}).encode()
-    with pytest.raises(StateNewer, match="version 2, and this hymt-batch reads up to 1"):
+    with pytest.raises(StateVersionError, match="version 2, and this hymt-batch reads up to 1"):
         manifest.unseal(data)
 
 
@@ -82,11 +82,11 @@ def test_differences_are_named_by_dotted_keys() -> None:
         ("more", manifest.MISSING, "text"),
     ]
     assert manifest.diff({"a": True}, {"a": 1}) == [("a", True, 1)]
-    assert manifest.explain([("a.x", 1, "b")]) == '  a.x: 1 -> "b"'
+    assert manifest.format_diff([("a.x", 1, "b")]) == '  a.x: 1 -> "b"'
 
 
 def test_a_long_difference_is_cut_after_twenty_lines() -> None:
-    lines = manifest.explain([(f"k{i}", 0, 1) for i in range(25)]).splitlines()
+    lines = manifest.format_diff([(f"k{i}", 0, 1) for i in range(25)]).splitlines()
     assert len(lines) == 21
     assert lines[-1] == "  and 5 more"
 
@@ -94,12 +94,12 @@ def test_a_long_difference_is_cut_after_twenty_lines() -> None:
 def test_a_job_is_read_back_and_made_only_once(tmp_path: Path) -> None:
     (tmp_path / ".hymt").mkdir()
     job = a_job()
-    assert manifest.create_job(OS, tmp_path, job)
-    assert not manifest.create_job(OS, tmp_path, a_job(seed=1))
-    found = manifest.read_job(OS, tmp_path)
-    assert (found.identity, found.key, found.created, found.environment) == (
+    assert manifest.create_job(OS_FS, tmp_path, job)
+    assert not manifest.create_job(OS_FS, tmp_path, a_job(seed=1))
+    found = manifest.read_job(OS_FS, tmp_path)
+    assert (found.identity, found.identity_sha256, found.created, found.environment) == (
         job.identity,
-        job.key,
+        job.identity_sha256,
         job.created,
         job.environment,
     )
@@ -108,15 +108,15 @@ def test_a_job_is_read_back_and_made_only_once(tmp_path: Path) -> None:
 
 
 def test_a_missing_job_is_told_from_a_damaged_one(tmp_path: Path) -> None:
-    with pytest.raises(StateMissing):
-        manifest.read_job(OS, tmp_path)
+    with pytest.raises(StateMissingError):
+        manifest.read_job(OS_FS, tmp_path)
     (tmp_path / ".hymt" / "job.json").parent.mkdir()
     (tmp_path / ".hymt" / "job.json").mkdir()
-    with pytest.raises(StateDamage, match="it is a folder"):
-        manifest.read_job(OS, tmp_path)
+    with pytest.raises(StateDamagedError, match="it is a folder"):
+        manifest.read_job(OS_FS, tmp_path)
 
 
 def test_integer_keys_and_tuples_make_the_same_identity_after_reading_back() -> None:
     job = a_job(order={10: "a", 9: (1, 2)})
-    assert manifest.digest(manifest.plain(job.identity)) == job.key
+    assert manifest.digest(manifest.json_roundtrip(job.identity)) == job.identity_sha256
     assert job.identity["order"] == {"10": "a", "9": [1, 2]}

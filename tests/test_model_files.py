@@ -10,7 +10,7 @@ import pytest
 
 from hymt_batch.device_map.settings import DeviceMapConfig, Strategy
 from hymt_batch.errors import ConfigError, PreflightError
-from hymt_batch.model import files, hashes, network, tokenizer
+from hymt_batch.model import files, hashes, prepare, tokenizer
 from hymt_batch.model.settings import Attention, ModelConfig
 
 pytestmark = pytest.mark.core
@@ -27,7 +27,7 @@ def test_the_demo_model_is_whole(folder: Path) -> None:
     found = files.verify(folder)
     assert 500_000 < found.num_parameters < 1_500_000
     assert found.num_bytes == 2 * found.num_parameters
-    assert {"config.json", "tokenizer.json", "model.safetensors"} <= set(hashes.of(folder, found.names))
+    assert {"config.json", "tokenizer.json", "model.safetensors"} <= set(hashes.compute(folder, found.file_names))
 
 
 def edit(path: Path, **changes: object) -> None:
@@ -134,7 +134,7 @@ def test_a_damaged_tokenizer_is_named(folder: Path, name: str, content: str, wor
 
 
 def test_a_config_that_no_network_fits_is_refused(folder: Path) -> None:
-    prepared = network.prepare(ModelConfig(path=str(folder)), DeviceMapConfig(strategy=Strategy.cpu))
+    prepared = prepare.prepare_model(ModelConfig(path=str(folder)), DeviceMapConfig(strategy=Strategy.cpu))
     loaded = prepared.load_tokenizer(add_generation_prompt=True)
     for changes in ({"num_hidden_layers": "x"}, {"num_hidden_layers": 5}, {"hidden_size": 64}):
         shutil.copy(DEMO / "config.json", folder / "config.json")
@@ -149,21 +149,21 @@ def test_a_weight_that_is_not_finite_is_refused(folder: Path) -> None:
     whole = bytearray(path.read_bytes())
     whole[-2:] = b"\xc0\x7f"  # the last weight becomes NaN
     path.write_bytes(whole)
-    prepared = network.prepare(ModelConfig(path=str(folder)), DeviceMapConfig(strategy=Strategy.cpu))
+    prepared = prepare.prepare_model(ModelConfig(path=str(folder)), DeviceMapConfig(strategy=Strategy.cpu))
     with pytest.raises(PreflightError, match="NaN or infinity"):
         prepared.load(prepared.load_tokenizer(add_generation_prompt=True))
 
 
 @pytest.mark.fault(67)
 def test_the_weights_can_be_pinned_by_their_sha256(folder: Path) -> None:
-    found = hashes.of(folder, files.verify(folder).names)
+    found = hashes.compute(folder, files.verify(folder).file_names)
     cpu = DeviceMapConfig(strategy=Strategy.cpu)
-    network.prepare(ModelConfig(path=str(folder), sha256=found["model.safetensors"]), cpu)
+    prepare.prepare_model(ModelConfig(path=str(folder), sha256=found["model.safetensors"]), cpu)
     with pytest.raises(PreflightError, match=r"model\.sha256=null"):
-        network.prepare(ModelConfig(path=str(folder), sha256=found["config.json"]), cpu)
+        prepare.prepare_model(ModelConfig(path=str(folder), sha256=found["config.json"]), cpu)
 
 
 def test_a_missing_package_for_attention_is_named(folder: Path) -> None:
     config = ModelConfig(path=str(folder), attention=Attention.flash_attention_2)
     with pytest.raises(PreflightError, match=r"model\.attention=sdpa"):
-        network.prepare(config, DeviceMapConfig(strategy=Strategy.cpu))
+        prepare.prepare_model(config, DeviceMapConfig(strategy=Strategy.cpu))

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from hymt_batch.model import nvidia
-from hymt_batch.model.nvidia import Gpu, Nvidia, hides_all, visible
+from hymt_batch.model.nvidia import Gpu, NvidiaInfo, hides_all_gpus, visible_gpus
 
 A, B, C = (f"GPU-{letter * 8}-1111-2222-3333-444444444444" for letter in "abc")
 SLICE = "MIG-c6d4f1ef-42e4-5de3-91c7-45d71c87eb3f"
@@ -48,7 +48,7 @@ def smi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Smi:
     return Smi(tmp_path, monkeypatch)
 
 
-def query() -> Nvidia:
+def query() -> NvidiaInfo:
     found = nvidia.query()
     assert found is not None
     return found
@@ -56,7 +56,7 @@ def query() -> Nvidia:
 
 def test_driver_cuda_and_cards_are_read(smi: Smi) -> None:
     card = Gpu(0, A, "NVIDIA H100 80GB HBM3", 81559 << 20, 81003 << 20, (9, 0))
-    assert query() == Nvidia("550.54.15", "12.4", (card,))
+    assert query() == NvidiaInfo("550.54.15", "12.4", (card,))
     assert smi.asked() == [QUERY, ""]
 
 
@@ -122,7 +122,7 @@ def test_lines_that_describe_no_card_are_passed_over(smi: Smi) -> None:
 def test_slices_are_asked_for_where_there_are_some(smi: Smi) -> None:
     listing = f"GPU 0: NVIDIA A100 (UUID: {A})\n  MIG 1g.5gb      Device  0: (UUID: {SLICE})\nGPU 1: X (UUID: {B})\n"
     smi.says(rows=ROW + ROW.replace("0, ", "1, ", 1).replace(A, B), page=f"{PAGE}| MIG devices: |\n", listing=listing)
-    assert [gpu.slices for gpu in query().gpus] == [(SLICE,), ()]
+    assert [gpu.mig_uuids for gpu in query().gpus] == [(SLICE,), ()]
     assert smi.asked() == [QUERY, "", "-L"]
 
 
@@ -150,9 +150,9 @@ CARDS = [
     ],
 )
 def test_a_good_value_leaves_its_gpus_in_its_order(value: str | None, left: list[int]) -> None:
-    found, odd = visible(CARDS, value)
+    found, odd = visible_gpus(CARDS, value)
     assert ([gpu.index for gpu in found], odd) == (left, "")
-    assert not hides_all(value)
+    assert not hides_all_gpus(value)
 
 
 @pytest.mark.parametrize(
@@ -183,15 +183,15 @@ def test_a_good_value_leaves_its_gpus_in_its_order(value: str | None, left: list
     ],
 )
 def test_an_odd_value_is_read_as_cuda_reads_it_and_named(value: str, left: list[int], odd: str) -> None:
-    found, why = visible(CARDS, value)
+    found, why = visible_gpus(CARDS, value)
     assert [gpu.index for gpu in found] == left
     assert odd in why
 
 
 @pytest.mark.parametrize("value", ["", " ", "-1", "NoDevFiles", "all", "none", ",0"])
 def test_a_value_that_hides_every_gpu_is_known_without_asking_the_machine(value: str) -> None:
-    assert hides_all(value)
-    assert visible(CARDS, value)[0] == []
+    assert hides_all_gpus(value)
+    assert visible_gpus(CARDS, value)[0] == []
 
 
 NUMBERS = [
@@ -225,4 +225,4 @@ def test_numbers_are_read_as_torch_reads_them(value: str, monkeypatch: pytest.Mo
         if number >= len(CARDS):
             break
         expected.append(number)
-    assert [gpu.index for gpu in visible(CARDS, value)[0]] == expected
+    assert [gpu.index for gpu in visible_gpus(CARDS, value)[0]] == expected

@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import pytest
 
-from hymt_batch.decode import race
-from hymt_batch.decode.rows import Counters
+from hymt_batch.decode import benchmark
+from hymt_batch.decode.sequence import Counters
 from hymt_batch.device_map.settings import DeviceMapConfig, Strategy
-from hymt_batch.model import made_up, network, packed
-from hymt_batch.model.made_up import Shape
+from hymt_batch.model import prepare, synthetic, weight_packing
 from hymt_batch.model.settings import ModelConfig
+from hymt_batch.model.synthetic import Shape
 
 
 @pytest.fixture(autouse=True)
 def small_matrices_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(packed, "MIN_ELEMENTS", 1)
+    monkeypatch.setattr(weight_packing, "MIN_ELEMENTS", 1)
 
 
 CPU = DeviceMapConfig(strategy=Strategy.cpu)
 
 
-def loaded(config: ModelConfig) -> network.Hymt:
-    prepared = network.prepare(config, CPU)
+def loaded(config: ModelConfig) -> prepare.LoadedModel:
+    prepared = prepare.prepare_model(config, CPU)
     return prepared.load(prepared.load_tokenizer(add_generation_prompt=True))
 
 
@@ -35,17 +35,17 @@ def test_a_model_on_the_cpu_is_packed_and_gives_up_its_plain_weights() -> None:
     plain = loaded(ModelConfig(path="demo:model", packed=False))
     assert not any(weight.is_meta for weight in plain.network.parameters())
     assert hymt.placement is not None
-    prepared = network.prepare(ModelConfig(path="demo:model"), CPU)
-    assert prepared.environment_of(hymt.placement)["packed"] is True
+    prepared = prepare.prepare_model(ModelConfig(path="demo:model"), CPU)
+    assert prepared.environment_for(hymt.placement)["packed"] is True
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_packed_products_are_the_plain_ones_but_for_rounding(dtype: str) -> None:
     import torch
 
-    hymt = made_up.network(Shape["demo"], dtype, 0)
+    hymt = synthetic.make_model(Shape["demo"], dtype, 0)
     rows = torch.randn(5, 7, hymt.network.lm_head.in_features).to(hymt.network.dtype)
-    products = packed.Packed(hymt.network)
+    products = weight_packing.PackedWeights(hymt.network)
     with torch.inference_mode():
         plain = hymt.network.lm_head(rows)
         with products as number:
@@ -57,32 +57,32 @@ def test_packed_products_are_the_plain_ones_but_for_rounding(dtype: str) -> None
 
 
 def test_the_text_is_that_of_plain_products() -> None:
-    hymt = made_up.network(Shape["demo"], "float32", 0)
-    work = race.workload(24, hymt.vocab_size, 5)
-    products = packed.Packed(hymt.network)
-    wanted = race.in_batches(hymt, 8, by_length=True)(work)
-    assert race.in_slots(hymt, 8, Counters(), products)(work) == wanted
+    hymt = synthetic.make_model(Shape["demo"], "float32", 0)
+    work = benchmark.make_workload(24, hymt.vocab_size, 5)
+    products = weight_packing.PackedWeights(hymt.network)
+    wanted = benchmark.batch_engine(hymt, 8, by_length=True)(work)
+    assert benchmark.slot_engine(hymt, 8, Counters(), products)(work) == wanted
 
 
 def test_products_that_differ_are_not_used(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    hymt = made_up.network(Shape["demo"], "float32", 0)
-    real = packed._product
-    monkeypatch.setattr(packed, "_product", lambda rows, blocks, bias: real(rows, blocks, bias) * 1.01)
-    assert packed.pack(hymt.network) == 0
+    hymt = synthetic.make_model(Shape["demo"], "float32", 0)
+    real = weight_packing._packed_linear
+    monkeypatch.setattr(weight_packing, "_packed_linear", lambda rows, blocks, bias: real(rows, blocks, bias) * 1.01)
+    assert weight_packing.pack(hymt.network) == 0
     assert "not used" in caplog.text
     assert not any(weight.is_meta for weight in hymt.network.parameters())
 
 
 def test_a_vocabulary_is_not_held_twice_where_memory_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
-    hymt = made_up.network(Shape["demo"], "float32", 0)
+    hymt = synthetic.make_model(Shape["demo"], "float32", 0)
     hymt.network.lm_head.weight = hymt.network.get_input_embeddings().weight
-    monkeypatch.setattr(packed, "available", lambda: 1000)
-    assert packed.pack(hymt.network) == 4 * 7
+    monkeypatch.setattr(weight_packing, "available_bytes", lambda: 1000)
+    assert weight_packing.pack(hymt.network) == 4 * 7
     assert "forward" not in vars(hymt.network.lm_head)
 
 
 def test_small_matrices_stay_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    hymt = made_up.network(Shape["demo"], "float32", 0)
-    monkeypatch.setattr(packed, "MIN_ELEMENTS", 1 << 17)
-    assert packed.pack(hymt.network) == 1, "the vocabulary"
+    hymt = synthetic.make_model(Shape["demo"], "float32", 0)
+    monkeypatch.setattr(weight_packing, "MIN_ELEMENTS", 1 << 17)
+    assert weight_packing.pack(hymt.network) == 1, "the vocabulary"
     assert "forward" in vars(hymt.network.lm_head)

@@ -7,80 +7,80 @@ import json
 import pytest
 
 from hymt_batch import config, schema
-from hymt_batch.decode import race
-from hymt_batch.decode.peers import choose, gguf_file
-from hymt_batch.decode.race import Workload
+from hymt_batch.decode import benchmark
+from hymt_batch.decode.baselines import factory, gguf_file
+from hymt_batch.decode.benchmark import Workload
 from hymt_batch.errors import ConfigError
-from hymt_batch.model import made_up
-from hymt_batch.model.made_up import Shape
-from hymt_batch.model.network import Hymt
+from hymt_batch.model import synthetic
+from hymt_batch.model.prepare import LoadedModel
+from hymt_batch.model.synthetic import Shape
 from jobs import bench
 
 EXTRA = "not installed: pip install 'hymt-batch[peers]'"
 
 
 @pytest.fixture(scope="module")
-def hymt() -> Hymt:
-    return made_up.network(Shape["demo"], "float32", 3)
+def hymt() -> LoadedModel:
+    return synthetic.make_model(Shape["demo"], "float32", 3)
 
 
 @pytest.fixture(scope="module")
-def work(hymt: Hymt) -> Workload:
-    return race.workload(20, hymt.vocab_size, 3)
+def work(hymt: LoadedModel) -> Workload:
+    return benchmark.make_workload(20, hymt.vocab_size, 3)
 
 
 @pytest.fixture(scope="module")
-def wanted(hymt: Hymt, work: Workload) -> list[list[int]]:
-    return race.in_batches(hymt, 1, by_length=False)(work)
+def wanted(hymt: LoadedModel, work: Workload) -> list[list[int]]:
+    return benchmark.batch_engine(hymt, 1, by_length=False)(work)
 
 
 @pytest.mark.parametrize(("name", "module"), [("continuous", ""), ("llama_cpp", "gguf"), ("ctranslate2", "")])
 def test_a_peer_makes_the_tokens_of_one_row_at_a_time(
-    name: str, module: str, hymt: Hymt, work: Workload, wanted: list[list[int]]
+    name: str, module: str, hymt: LoadedModel, work: Workload, wanted: list[list[int]]
 ) -> None:
     for needed in {name, module} - {"", "continuous"}:
         pytest.importorskip(needed, reason=EXTRA)
-    engines, left_out = choose.choose([name], hymt, 6, work)
+    engines, left_out = factory.make_baselines([name], hymt, 6, work)
     assert (set(engines), left_out) == ({name}, {})
     assert engines[name](work) == wanted
-    fewer = Workload(work.prompts[4:7], work.limits[4:7])
+    fewer = Workload(work.prompts[4:7], work.output_lengths[4:7])
     assert engines[name](fewer) == wanted[4:7], "a second run, with fewer rows than slots"
 
 
 def test_llama_cpp_runs_in_bfloat16() -> None:
     for needed in ("llama_cpp", "gguf"):
         pytest.importorskip(needed, reason=EXTRA)
-    hymt = made_up.network(Shape["demo"], "bfloat16", 3)
-    work = race.workload(8, hymt.vocab_size, 3)
-    engines, left_out = choose.choose(["llama_cpp"], hymt, 4, work)
+    hymt = synthetic.make_model(Shape["demo"], "bfloat16", 3)
+    work = benchmark.make_workload(8, hymt.vocab_size, 3)
+    engines, left_out = factory.make_baselines(["llama_cpp"], hymt, 4, work)
     assert left_out == {}
-    made, wanted = engines["llama_cpp"](work), race.in_batches(hymt, 1, by_length=False)(work)
+    made, wanted = engines["llama_cpp"](work), benchmark.batch_engine(hymt, 1, by_length=False)(work)
     first = [(ids[0], ours[0]) for ids, ours in zip(made, wanted, strict=True)]
     assert sum(a == b for a, b in first) >= 6, "rounding may turn a token, not most of them"
 
 
 def test_ctranslate2_refuses_a_network_that_is_no_qwen3(work: Workload) -> None:
     pytest.importorskip("ctranslate2", reason=EXTRA)
-    other = made_up.network(Shape["demo"], "float32", 3)
+    other = synthetic.make_model(Shape["demo"], "float32", 3)
     other.network.model.layers[1].self_attn.key_layernorm.weight.mul_(1.5)
-    engines, left_out = choose.choose(["ctranslate2"], other, 6, work)
+    engines, left_out = factory.make_baselines(["ctranslate2"], other, 6, work)
     assert engines == {}
     assert "norms" in left_out["ctranslate2"]
 
 
 def test_what_cannot_run_is_left_out_with_its_reason(
-    hymt: Hymt, work: Workload, monkeypatch: pytest.MonkeyPatch
+    hymt: LoadedModel, work: Workload, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuses(*_: object) -> race.Engine:
+    def refuses(*_: object) -> benchmark.Engine:
         raise ImportError("No module named 'peer'\nand more")
 
-    def shortens(*_: object) -> race.Engine:
+    def shortens(*_: object) -> benchmark.Engine:
         return lambda work: [[1] for _ in work.prompts]
 
-    monkeypatch.setattr(choose, "in_llama_cpp", refuses)
-    monkeypatch.setattr(choose, "in_continuous", shortens)
-    half = made_up.network(Shape["demo"], "bfloat16", 3)
-    engines, left_out = choose.choose(choose.PEERS, half, 6, work)
+    monkeypatch.setattr(factory, "llama_cpp_engine", refuses)
+    monkeypatch.setattr(factory, "continuous_engine", shortens)
+    half = synthetic.make_model(Shape["demo"], "bfloat16", 3)
+    engines, left_out = factory.make_baselines(factory.BASELINES, half, 6, work)
     assert engines == {}
     assert left_out["llama_cpp"] == "No module named 'peer'"
     assert left_out["continuous"].startswith("made [1, 1, 1] tokens")
@@ -90,10 +90,10 @@ def test_what_cannot_run_is_left_out_with_its_reason(
 def test_the_benchmark_names_peers_and_what_was_left_out(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuses(*_: object) -> race.Engine:
+    def refuses(*_: object) -> benchmark.Engine:
         raise RuntimeError("has no such weights")
 
-    monkeypatch.setattr(choose, "in_llama_cpp", refuses)
+    monkeypatch.setattr(factory, "llama_cpp_engine", refuses)
     words = ["preset=bench_quick", "rounds=1", "segments=12", "engines=[continuous,llama_cpp]"]
     bench.run(config.load("bench", words))
     *lines, last = capsys.readouterr().out.splitlines()
@@ -105,13 +105,13 @@ def test_the_benchmark_names_peers_and_what_was_left_out(
 
 
 def test_peers_are_known_by_name_and_run_only_then() -> None:
-    assert ("slots_captured", *choose.PEERS) == schema.BENCH_WHERE_NAMED
+    assert ("slots_captured", *factory.BASELINES) == schema.BENCH_OPTIONAL_ENGINES
     assert config.load("bench", ["engines=[llama_cpp]"]).engines == ["llama_cpp"]
     with pytest.raises(ConfigError, match=r"engines=vllm is not one of .*ctranslate2"):
         config.load("bench", ["engines=[vllm]"])
 
 
-def test_every_weight_has_its_name_in_llama_cpp(hymt: Hymt) -> None:
+def test_every_weight_has_its_name_in_llama_cpp(hymt: LoadedModel) -> None:
     names = {gguf_file.tensor_name(name) for name in hymt.network.state_dict()}
     assert len(names) == 4 * 11 + 3
     assert {"token_embd.weight", "output.weight", "blk.3.attn_q_norm.weight", "blk.0.ffn_gate.weight"} <= names
@@ -119,7 +119,7 @@ def test_every_weight_has_its_name_in_llama_cpp(hymt: Hymt) -> None:
         gguf_file.tensor_name("model.layers.0.mlp.gate.wg.weight")
 
 
-def test_the_base_of_the_rotation_is_the_networks_own(hymt: Hymt) -> None:
+def test_the_base_of_the_rotation_is_the_networks_own(hymt: LoadedModel) -> None:
     frequencies = hymt.network.model.rotary_emb.inv_freq
     base = gguf_file.rope_base(hymt.network.config)
     dim = hymt.network.config.head_dim

@@ -11,20 +11,20 @@ from typing import Any
 
 import pytest
 
-from hymt_batch import config, outlook
+from hymt_batch import config, plan_report
 from hymt_batch.decode import probe
-from hymt_batch.decode.probe import Timed
+from hymt_batch.decode.probe import BatchTiming
 from hymt_batch.demo import grammar
 from hymt_batch.errors import ConfigError, ExitCode, PreflightError, TextError
-from hymt_batch.model import census
+from hymt_batch.model import detect_devices
 from hymt_batch.records import Document, Input, Shard
-from hymt_batch.source import survey
+from hymt_batch.source import corpus_stats
 from jobs import plan
 
 GIB = 1 << 30
 
 
-def planned(*words: str) -> outlook.Report:
+def planned(*words: str) -> plan_report.PlanReport:
     return plan.plan(config.load("plan", list(words)))
 
 
@@ -65,7 +65,7 @@ def test_a_strategy_that_does_not_fit_is_told_with_those_that_do() -> None:
     job = config.load("plan", ["model=hy_mt1.5_7b", "devices=[12GiB,12GiB]"])
     report = plan.plan(job)
     assert "[C23" in report.refused
-    assert "device_map=replicate does not fit" in outlook.render(report)
+    assert "device_map=replicate does not fit" in plan_report.render(report)
     assert report.recommended.startswith("device_map=balanced")
     assert plan.run(job) is ExitCode.PREFLIGHT
 
@@ -95,7 +95,7 @@ def test_slots_follow_the_settings() -> None:
 
 
 def test_pretended_devices_are_read_or_refused() -> None:
-    found = census.pretend(["2x24GiB", "cpu:64GiB", "8GB"])
+    found = detect_devices.simulated_devices(["2x24GiB", "cpu:64GiB", "8GB"])
     assert [(device.name, device.free_bytes) for device in found.devices] == [
         ("cuda:0", 24 * GIB),
         ("cuda:1", 24 * GIB),
@@ -104,7 +104,7 @@ def test_pretended_devices_are_read_or_refused() -> None:
     ]
     for wrong in ("gpu", "24 gigs", "tpu:8GiB", ""):
         with pytest.raises(ConfigError):
-            census.pretend([wrong])
+            detect_devices.simulated_devices([wrong])
 
 
 def fake_smi(folder: Path, rows: str) -> str:
@@ -143,7 +143,7 @@ def test_a_corpus_is_counted_by_rows_tokens_and_duplicates(tmp_path: Path, capsy
     assert plan.run(job) is ExitCode.COMPLETE
     corpus = json.loads(capsys.readouterr().out)["corpus"]
     assert (corpus["rows"], corpus["decoded_rows"], corpus["duplicate_rows"], corpus["blank_rows"]) == (23, 20, 2, 1)
-    count = plan.tokenizing.counter(plan.the_model(job)[0].folder)
+    count = plan.tokenizing.token_counter(plan.find_model(job)[0].folder)
     assert corpus["tokens"] == sum(map(count, texts))
     assert corpus["characters"] == sum(map(len, texts))
 
@@ -155,41 +155,45 @@ def shard(texts: list[str]) -> Shard:
 
 def test_the_tokens_of_a_large_corpus_are_reckoned_and_their_error_is_told() -> None:
     shards = [shard([f"{'word ' * (1 + (row * 7 + part) % 13)}{row}" for row in range(5000)]) for part in range(4)]
-    exact = survey.survey(shards, lambda text: len(text.split()), count_rows=10**9)
-    reckoned = survey.survey(shards, lambda text: len(text.split()), count_rows=1000)
+    exact = corpus_stats.compute_corpus_stats(shards, lambda text: len(text.split()), count_rows=10**9)
+    reckoned = corpus_stats.compute_corpus_stats(shards, lambda text: len(text.split()), count_rows=1000)
     assert exact.tokens_error == 0
     assert exact.counted_rows == exact.decoded_rows
     assert reckoned.counted_rows < exact.counted_rows / 10
     assert exact.tokens and reckoned.tokens
     assert 0 < reckoned.tokens_error < 0.05
     assert abs(reckoned.tokens / exact.tokens - 1) < 4 * reckoned.tokens_error
-    nothing = survey.survey([shard(["", " ", "\u200b", "\ufeff"])], len, count_rows=10)
+    nothing = corpus_stats.compute_corpus_stats([shard(["", " ", "\u200b", "\ufeff"])], len, count_rows=10)
     assert (nothing.tokens, nothing.decoded_rows, nothing.blank_rows) == (0, 0, 4)
-    alike = survey.survey([shard(["one", " one\t", "two"])], len, count_rows=10)
+    alike = corpus_stats.compute_corpus_stats([shard(["one", " one\t", "two"])], len, count_rows=10)
     assert (alike.decoded_rows, alike.duplicate_rows) == (2, 1)
-    assert survey.survey(shards, None, count_rows=10).tokens is None
+    assert corpus_stats.compute_corpus_stats(shards, None, count_rows=10).tokens is None
 
 
 def test_a_text_that_the_tokenizer_fails_on_does_not_end_the_survey() -> None:
     def count(text: str) -> int:
         raise TextError("the tokenizer failed")
 
-    found = survey.survey([shard(["one", "two"])], count, count_rows=10)
+    found = corpus_stats.compute_corpus_stats([shard(["one", "two"])], count, count_rows=10)
     assert (found.tokens, found.tokens_error, found.decoded_rows) == (0, 1.0, 2)
 
 
 def test_a_sample_is_drawn_evenly_and_by_its_seed() -> None:
     texts = [f"row {number}" for number in range(10_000)]
-    first = survey.survey([shard(texts)], None, count_rows=1, num_sample=1000, seed=1).sample
-    assert len({document.row for document in first}) == 1000
-    assert 4500 < sum(document.row for document in first) / 1000 < 5500
-    assert first == survey.survey([shard(texts)], None, count_rows=1, num_sample=1000, seed=1).sample
-    assert first != survey.survey([shard(texts)], None, count_rows=1, num_sample=1000, seed=2).sample
+    first = corpus_stats.compute_corpus_stats([shard(texts)], None, count_rows=1, num_sample=1000, seed=1).sample
+    assert len({document.row_index for document in first}) == 1000
+    assert 4500 < sum(document.row_index for document in first) / 1000 < 5500
+    assert (
+        first == corpus_stats.compute_corpus_stats([shard(texts)], None, count_rows=1, num_sample=1000, seed=1).sample
+    )
+    assert (
+        first != corpus_stats.compute_corpus_stats([shard(texts)], None, count_rows=1, num_sample=1000, seed=2).sample
+    )
 
 
 def test_speeds_have_an_interval_around_what_was_measured() -> None:
-    batches = [Timed(10, 1000, 900, 1.0 + 0.1 * (number % 3)) for number in range(12)]
-    low, middle, high = probe.speeds(batches, 0)
+    batches = [BatchTiming(10, 1000, 900, 1.0 + 0.1 * (number % 3)) for number in range(12)]
+    low, middle, high = probe.throughput_interval(batches, 0)
     assert low < middle < high
     assert abs(middle - 12_000 / sum(one.seconds for one in batches)) < 1e-6
 
@@ -242,7 +246,7 @@ def test_a_plan_without_a_probe_imports_no_torch(tmp_path: Path) -> None:
 
 def test_a_plan_shows_how_prompts_end_and_who_decided_it(capsys: pytest.CaptureFixture[str]) -> None:
     def line(*words: str) -> str:
-        (found,) = [one for one in outlook.render(planned(*words)).splitlines() if one.startswith("prompt ")]
+        (found,) = [one for one in plan_report.render(planned(*words)).splitlines() if one.startswith("prompt ")]
         return found
 
     assert "last token <｜hy_Assistant｜> (id 1397): with the generation prompt, as the model's own" in line(
@@ -263,7 +267,7 @@ def test_a_plan_shows_how_prompts_end_and_who_decided_it(capsys: pytest.CaptureF
 
 
 def test_a_template_that_cannot_be_read_leaves_the_plan_as_it_is(tmp_path: Path) -> None:
-    folder = shutil.copytree(plan.the_model(config.load("plan", ["model=demo"]))[0].folder, tmp_path / "model")
+    folder = shutil.copytree(plan.find_model(config.load("plan", ["model=demo"]))[0].folder, tmp_path / "model")
     (folder / "chat_template.jinja").write_text("{{ 'x' * 2 ** 33 }}", encoding="utf-8")
     report = planned("model=demo", f"model.path={folder}")
     assert report.prompt is not None

@@ -12,14 +12,14 @@ from typing import Any
 
 import pytest
 
-from hymt_batch.device_map import planner, sizes, table
+from hymt_batch.device_map import network_spec, planner, table
+from hymt_batch.device_map.network_spec import NetworkSpec
 from hymt_batch.device_map.settings import Strategy
-from hymt_batch.device_map.sizes import Network
 from hymt_batch.errors import PreflightError
 from hymt_batch.model import files, shapes
 
 GIB = 1 << 30
-SMALL, LARGE = sizes.network(shapes.SMALL), sizes.network(shapes.LARGE)
+SMALL, LARGE = network_spec.from_config(shapes.SMALL), network_spec.from_config(shapes.LARGE)
 OF_5 = int(importlib.metadata.version("transformers").split(".")[0]) >= 5
 needs_5 = pytest.mark.skipif(
     not OF_5, reason="the planner of transformers 5 is what ours equals; 4.56 splits otherwise"
@@ -73,7 +73,7 @@ def gibs(**limits: float) -> dict[str, int]:
     return {key.replace("g", "cuda:") if key[0] == "g" else key: int(value * GIB) for key, value in limits.items()}
 
 
-def layers(network: Network, placed: dict[str, str]) -> list[tuple[str, int]]:
+def layers(network: NetworkSpec, placed: dict[str, str]) -> list[tuple[str, int]]:
     """Decoder layers on each device, in the order of the devices."""
     found: dict[str, int] = {}
     for layer in network.layers:
@@ -83,7 +83,7 @@ def layers(network: Network, placed: dict[str, str]) -> list[tuple[str, int]]:
     return list(found.items())
 
 
-GOLDEN: list[tuple[str, Network, str, dict[str, int], list[tuple[str, int]]]] = [
+GOLDEN: list[tuple[str, NetworkSpec, str, dict[str, int], list[tuple[str, int]]]] = [
     ("one 24", SMALL, "auto", gibs(g0=24, cpu=64), [("cuda:0", 32)]),
     ("one 3.7", SMALL, "auto", gibs(g0=3.7, cpu=64), [("cuda:0", 32)]),
     ("one 3.2", SMALL, "auto", gibs(g0=3.2, cpu=64), [("cuda:0", 29), ("cpu", 3)]),
@@ -168,9 +168,9 @@ GOLDEN: list[tuple[str, Network, str, dict[str, int], list[tuple[str, int]]]] = 
     ("network", "strategy", "limits", "expected"), [row[1:] for row in GOLDEN], ids=[row[0] for row in GOLDEN]
 )
 def test_golden_placements_are_reproduced(
-    network: Network, strategy: str, limits: dict[str, int], expected: list[tuple[str, int]]
+    network: NetworkSpec, strategy: str, limits: dict[str, int], expected: list[tuple[str, int]]
 ) -> None:
-    placed = planner.spread(network, Strategy(strategy), limits, 2)
+    placed = planner.infer_device_map(network, Strategy(strategy), limits, 2)
     assert layers(network, placed) == expected
     if len(set(placed.values())) > 1:
         first = planner.device_of(placed, "model.embed_tokens")
@@ -186,14 +186,14 @@ def test_parameters_and_bytes_are_those_that_the_model_cards_give() -> None:
     assert SMALL.module_bytes(2)["model.embed_tokens"] == 494_870_528
     assert SMALL.cache_bytes_per_token(2) == 64 << 10
     assert LARGE.cache_bytes_per_token(2) == 128 << 10
-    assert sizes.network(shapes.SPARSE).cache_bytes_per_token(2) == 96 << 10
+    assert network_spec.from_config(shapes.SPARSE).cache_bytes_per_token(2) == 96 << 10
 
 
 @pytest.mark.core
 @pytest.mark.parametrize("name", ["1.8b", "7b", "tiny", "untied"])
 def test_modules_have_the_sizes_of_the_real_network(name: str) -> None:
     config = CONFIGS[name]
-    real, ours = on_meta(config), sizes.network(config)
+    real, ours = on_meta(config), network_spec.from_config(config)
     stored = {tensor.name: tensor.shape for tensor in ours.root.all_tensors() if tensor.stored}
     assert {key: tuple(weight.shape) for key, weight in real.state_dict().items()} == stored
     assert ours.num_parameters == sum(weight.numel() for weight in real.parameters())
@@ -202,7 +202,7 @@ def test_modules_have_the_sizes_of_the_real_network(name: str) -> None:
 @needs_5
 @pytest.mark.parametrize("name", ["30b", "sparse"])
 def test_a_mixture_of_experts_has_the_sizes_of_the_real_network(name: str) -> None:
-    real, ours = on_meta(CONFIGS[name]), sizes.network(CONFIGS[name])
+    real, ours = on_meta(CONFIGS[name]), network_spec.from_config(CONFIGS[name])
     stored = {tensor.name: tensor.shape for tensor in ours.root.all_tensors() if tensor.stored}
     assert {key: tuple(weight.shape) for key, weight in real.state_dict().items()} == stored
 
@@ -212,7 +212,7 @@ def test_a_mixture_of_experts_has_the_sizes_of_the_real_network(name: str) -> No
 def test_every_strategy_places_as_transformers_does(name: str) -> None:
     from transformers.integrations.accelerate import _get_device_map
 
-    real, ours = on_meta(CONFIGS[name]), sizes.network(CONFIGS[name])
+    real, ours = on_meta(CONFIGS[name]), network_spec.from_config(CONFIGS[name])
     rng, total, differing, compared = random.Random(20261124), ours.num_bytes(2), [], 0
     for _ in range(40):
         cards = rng.choice([0, 1, 1, 2, 3, 4])
@@ -224,7 +224,7 @@ def test_every_strategy_places_as_transformers_does(name: str) -> None:
         for strategy in ("auto", "balanced", "balanced_low_0", "sequential"):
             theirs = _get_device_map(real, strategy, dict(limits), None)
             named = {f"cuda:{key}" if isinstance(key, int) else key: value for key, value in limits.items()}
-            placed = planner.spread(ours, Strategy(strategy), named, 2)
+            placed = planner.infer_device_map(ours, Strategy(strategy), named, 2)
             compared += 1
             if placed != {key: f"cuda:{value}" if isinstance(value, int) else value for key, value in theirs.items()}:
                 differing.append((strategy, limits))
@@ -234,7 +234,7 @@ def test_every_strategy_places_as_transformers_does(name: str) -> None:
 
 def test_gpus_that_are_not_numbered_from_0_are_placed_where_transformers_fails() -> None:
     # C15b: balanced_low_0 of transformers raises a bare KeyError for max_memory={1: ..., 2: ...}
-    placed = planner.spread(SMALL, Strategy.balanced_low_0, gibs(g1=24, g2=24), 2)
+    placed = planner.infer_device_map(SMALL, Strategy.balanced_low_0, gibs(g1=24, g2=24), 2)
     assert layers(SMALL, placed) == [("cuda:2", 32)]
 
 
@@ -242,17 +242,17 @@ def test_gpus_that_are_not_numbered_from_0_are_placed_where_transformers_fails()
 def test_a_config_that_lacks_a_size_is_refused_by_the_name_of_the_field(missing: str) -> None:
     config = {key: value for key, value in shapes.SMALL.items() if key != missing}
     with pytest.raises(PreflightError, match=f"{missing} is missing") as raised:
-        sizes.network(config)
+        network_spec.from_config(config)
     assert raised.value.id == ("B12" if missing == "head_dim" else "B24")
     with pytest.raises(PreflightError, match=f"{missing} is 'x'"):
-        sizes.network({**config, missing: "x"})
+        network_spec.from_config({**config, missing: "x"})
     with pytest.raises(PreflightError, match="no multiple"):
-        sizes.network({**shapes.SMALL, "num_key_value_heads": 3})
+        network_spec.from_config({**shapes.SMALL, "num_key_value_heads": 3})
 
 
 def test_a_split_is_told_in_runs_of_layers() -> None:
-    placed = planner.spread(SMALL, Strategy.auto, gibs(g0=24, g1=24), 2)
-    runs = table.runs(placed, SMALL, 2)
+    placed = planner.infer_device_map(SMALL, Strategy.auto, gibs(g0=24, g1=24), 2)
+    runs = table.layer_groups(placed, SMALL, 2)
     assert [(run.modules, run.device) for run in runs] == [
         ("model.embed_tokens, lm_head", "cuda:0"),
         ("model.layers.0-17", "cuda:0"),
@@ -260,14 +260,14 @@ def test_a_split_is_told_in_runs_of_layers() -> None:
         ("model.norm, model.rotary_emb", "cuda:1"),
     ]
     assert sum(run.weight_bytes for run in runs) == SMALL.num_bytes(2)
-    assert table.compact({"": "cuda:1"}, SMALL) == {"": "cuda:1"}
-    assert table.compact(placed, SMALL)["model.layers.18-31"] == "cuda:1"
+    assert table.compact_map({"": "cuda:1"}, SMALL) == {"": "cuda:1"}
+    assert table.compact_map(placed, SMALL)["model.layers.18-31"] == "cuda:1"
 
 
 def test_packed_weights_count_as_they_are_stored() -> None:
-    packed = shapes.published("tencent/HY-MT1.5-1.8B-GPTQ-Int4")
+    packed = shapes.published_model("tencent/HY-MT1.5-1.8B-GPTQ-Int4")
     assert packed
-    stored = packed.network.stored_as(
+    stored = packed.network.with_stored_tensors(
         {name: (files.element_bytes(dtype), shape) for name, (dtype, shape) in packed.tensors.items()}
     )
     assert abs(stored.num_bytes(2) - packed.num_bytes) < 1024  # rope buffers aside

@@ -14,69 +14,69 @@ from pathlib import Path
 
 import pytest
 
-from hymt_batch.progress import Progress, Telling, alive_s, duration, escaped
+from hymt_batch.progress import Progress, Reporter, escape_line, format_duration, process_age_s
 
 
 def test_time_left_is_reckoned_from_tokens() -> None:
-    progress = Progress(Telling("off"), total_units=1000)
+    progress = Progress(Reporter("off"), total_units=1000)
     assert progress.eta_s() is None
-    progress.shard(500, 4000, last=False)
-    progress.began -= 10
-    progress.part(10, 2000, Counter(loop=1))
+    progress.add_shard(500, 4000, last=False)
+    progress.start_time -= 10
+    progress.add_part(10, 2000, Counter(loop=1))
     # 2,000 of some 8,000 tokens took 10 s
     assert progress.eta_s() == pytest.approx(30, abs=0.5)
-    assert "10 rows" in progress.line()
-    assert "loop 1" in progress.line()
+    assert "10 rows" in progress.status_line()
+    assert "loop 1" in progress.status_line()
 
 
 def test_time_left_is_not_told_while_the_size_of_the_input_is_unknown() -> None:
-    progress = Progress(Telling("off"))
-    progress.shard(500, 4000, last=False)
-    progress.part(10, 2000, Counter())
+    progress = Progress(Reporter("off"))
+    progress.add_shard(500, 4000, last=False)
+    progress.add_part(10, 2000, Counter())
     assert progress.eta_s() is None
-    progress.shard(500, 4000, last=True)
+    progress.add_shard(500, 4000, last=True)
     assert progress.eta_s() is not None
 
 
 def test_segments_under_way_are_told_as_rows() -> None:
-    progress = Progress(Telling("off"), total_units=1000)
-    progress.shard(1000, 4000, last=True, rows=3, segments=18)
-    progress.batch(12, 500)
-    assert progress.line().startswith("2 rows")
-    progress.part(3, 4000, Counter())
-    assert progress.line().startswith("3 rows")
+    progress = Progress(Reporter("off"), total_units=1000)
+    progress.add_shard(1000, 4000, last=True, rows=3, segments=18)
+    progress.add_batch(12, 500)
+    assert progress.status_line().startswith("2 rows")
+    progress.add_part(3, 4000, Counter())
+    assert progress.status_line().startswith("3 rows")
 
 
 def test_a_row_of_more_than_ten_segments_is_named_with_what_is_done_and_left_of_it() -> None:
-    progress = Progress(Telling("off"), total_units=1000)
-    progress.shard(1000, 4000, last=True, rows=2, segments=42)
-    progress.long_row("in.txt#7", 10, 12)
-    assert "in.txt#7" not in progress.line()
-    progress.long_row("in.txt#7", 40, 42)
-    progress.batch(12, 500)
-    assert "in.txt#7 (40 segments): 12 of the part's 42 segments done, 30 left" in progress.line()
-    progress.part(2, 4000, Counter())
-    assert "in.txt#7" not in progress.line()
+    progress = Progress(Reporter("off"), total_units=1000)
+    progress.add_shard(1000, 4000, last=True, rows=2, segments=42)
+    progress.begin_part("in.txt#7", 10, 12)
+    assert "in.txt#7" not in progress.status_line()
+    progress.begin_part("in.txt#7", 40, 42)
+    progress.add_batch(12, 500)
+    assert "in.txt#7 (40 segments): 12 of the part's 42 segments done, 30 left" in progress.status_line()
+    progress.add_part(2, 4000, Counter())
+    assert "in.txt#7" not in progress.status_line()
 
 
 def test_progress_is_told_while_rows_are_prepared(caplog: pytest.LogCaptureFixture) -> None:
-    progress = Progress(Telling("log"), every_s=0.0)
+    progress = Progress(Reporter("log"), every_s=0.0)
     with caplog.at_level(logging.INFO):
-        progress.waiting()
+        progress.refresh()
     assert "0 rows" in caplog.text
 
 
 def test_rows_of_earlier_runs_are_told_apart() -> None:
-    progress = Progress(Telling("off"), total_units=1000)
-    progress.kept(30, units=500)
-    assert "30 rows (30 kept)" in progress.line()
+    progress = Progress(Reporter("off"), total_units=1000)
+    progress.add_kept_rows(30, units=500)
+    assert "30 rows (30 kept)" in progress.status_line()
 
 
 def test_warnings_are_counted_and_everything_goes_to_the_log_file(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     log = logging.getLogger("hymt_batch.some_stage")
-    with Telling("off") as telling:
+    with Reporter("off") as telling:
         telling.log_to(tmp_path)
         log.warning("mind this")
         log.info("part=1")
@@ -88,15 +88,15 @@ def test_warnings_are_counted_and_everything_goes_to_the_log_file(
 
 
 def test_the_log_says_once_how_long_the_first_rows_took(tmp_path: Path) -> None:
-    with Telling("off") as telling:
+    with Reporter("off") as telling:
         telling.log_to(tmp_path)
         with Progress(telling) as progress:
-            progress.batch(0, 0)
-            progress.batch(2, 30)
-            progress.batch(2, 30)
+            progress.add_batch(0, 0)
+            progress.add_batch(2, 30)
+            progress.add_batch(2, 30)
     (path,) = tmp_path.glob("*.log")
     (told,) = re.findall(r"first_rows_s=(\S+)", path.read_text(encoding="utf-8"))
-    assert 0 < float(told) <= alive_s() + 0.01  # it is rounded
+    assert 0 < float(told) <= process_age_s() + 0.01  # it is rounded
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc")
@@ -109,12 +109,12 @@ def test_a_process_knows_how_long_it_has_run() -> None:
 
 @pytest.mark.fault(55, 83)
 def test_text_is_shown_without_control_characters() -> None:
-    assert escaped("a\x1b[31mb\nc\u202e") == r"a\x1b[31mb\nc\u202e"
-    assert escaped("x" * 200, 10) == "x" * 9 + "…"
+    assert escape_line("a\x1b[31mb\nc\u202e") == r"a\x1b[31mb\nc\u202e"
+    assert escape_line("x" * 200, 10) == "x" * 9 + "…"
 
 
 def test_durations_read_as_people_say_them() -> None:
-    assert [duration(s) for s in (3.4, 125, 7800)] == ["3 s", "2 min 5 s", "2 h 10 min"]
+    assert [format_duration(s) for s in (3.4, 125, 7800)] == ["3 s", "2 min 5 s", "2 h 10 min"]
 
 
 @pytest.mark.fault(25)
@@ -125,7 +125,7 @@ def test_a_store_that_fails_as_the_log_is_opened_costs_the_log_alone(
         raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
 
     monkeypatch.setattr(Path, "is_symlink", stale)
-    with Telling("off") as telling:
+    with Reporter("off") as telling:
         telling.log_to(tmp_path / "logs")
     assert "no log is kept" in capsys.readouterr().err
 
@@ -133,11 +133,11 @@ def test_a_store_that_fails_as_the_log_is_opened_costs_the_log_alone(
 @pytest.mark.fault(80)
 @pytest.mark.parametrize("kind", ["link", "pipe"])
 def test_a_log_is_never_written_through_a_link_nor_into_a_pipe(tmp_path: Path, kind: str) -> None:
-    from hymt_batch.progress import _LogFile
+    from hymt_batch.progress import _LogFileHandler
 
     path, victim = tmp_path / "x.log", tmp_path / "victim"
     victim.write_text("precious")
     path.symlink_to(victim) if kind == "link" else os.mkfifo(path)
     with pytest.raises(OSError):
-        _LogFile(path, encoding="utf-8")
+        _LogFileHandler(path, encoding="utf-8")
     assert victim.read_text() == "precious"

@@ -43,7 +43,7 @@ def text_of(ids: tuple[int, ...]) -> str:
 def test_templates_are_those_of_the_model_cards(
     family: str, src_lang: str | None, tgt_lang: str, expected: str
 ) -> None:
-    words = prompt.wording(PromptConfig(), family, src_lang, tgt_lang)
+    words = prompt.resolve_template(PromptConfig(), family, src_lang, tgt_lang)
     (made,), refused = prompt.render([Segment(0, 0, "Hi {x}")], documents(["Hi {x}"]), Bytes(), words, 8192)
     assert text_of(made.ids) == expected
     assert made.num_source_tokens == len("Hi {x}")
@@ -53,12 +53,14 @@ def test_templates_are_those_of_the_model_cards(
 def test_the_language_of_the_prompt_and_its_family_can_be_chosen() -> None:
     config = PromptConfig(language=PromptLanguage.zh, family=PromptFamily.hunyuan_mt)
     assert (
-        prompt.wording(config, "hy_mt1_5", "en", "fr").instruction(None, None)[0].startswith("把下面的文本翻译成法语")
+        prompt.resolve_template(config, "hy_mt1_5", "en", "fr")
+        .instruction(None, None)[0]
+        .startswith("把下面的文本翻译成法语")
     )
 
 
 def test_rows_may_bring_their_own_languages() -> None:
-    words = prompt.wording(PromptConfig(), "hy_mt1_5", None, "fr")
+    words = prompt.resolve_template(PromptConfig(), "hy_mt1_5", None, "fr")
     rows = [*documents(["a"], tgt_lang="de"), *documents(["a"], src_lang="zh")]
     made, _ = prompt.render([Segment(0, 0, "a"), Segment(1, 0, "a")], rows, Bytes(), words, 8192)
     assert "German" in text_of(made[0].ids)
@@ -68,15 +70,15 @@ def test_rows_may_bring_their_own_languages() -> None:
 
 @pytest.mark.fault(58, 73)
 def test_a_text_that_would_become_a_control_token_is_an_error_row_and_all_its_segments_are_left_out() -> None:
-    words = prompt.wording(PromptConfig(), "hy_mt1_5", None, "fr")
+    words = prompt.resolve_template(PromptConfig(), "hy_mt1_5", None, "fr")
     segments = [Segment(0, 0, "fine"), Segment(0, 1, "bad \x1d"), Segment(1, 0, "good")]
     made, refused = prompt.render(segments, documents(["fine bad", "good"]), Bytes(), words, 8192)
-    assert [one.segment.document for one in made] == [1]
+    assert [one.segment.document_index for one in made] == [1]
     assert refused[0].status is Status.GENERATION_ERROR
 
 
 def test_a_segment_without_room_for_its_translation_is_too_long() -> None:
-    words = prompt.wording(PromptConfig(), "hy_mt1_5", None, "fr")
+    words = prompt.resolve_template(PromptConfig(), "hy_mt1_5", None, "fr")
     made, refused = prompt.render([Segment(0, 0, "x" * 50)], documents(["x" * 50]), Bytes(), words, 150)
     assert made == []
     assert refused[0].status is Status.TOO_LONG
@@ -86,11 +88,11 @@ def test_a_segment_without_room_for_its_translation_is_too_long() -> None:
 @pytest.mark.fault(78)
 def test_a_tokenizer_whose_instruction_holds_control_tokens_is_refused() -> None:
     class Bad(Bytes):
-        def leaks(self, body: object) -> bool:
+        def has_control_ids(self, body: object) -> bool:
             return True
 
     with pytest.raises(PreflightError):
-        prompt.check(Bad(), prompt.wording(PromptConfig(), "hy_mt1_5", None, "fr"))
+        prompt.check_template(Bad(), prompt.resolve_template(PromptConfig(), "hy_mt1_5", None, "fr"))
 
 
 def test_there_are_38_languages_and_a_wrong_code_names_the_nearest() -> None:
@@ -99,7 +101,7 @@ def test_there_are_38_languages_and_a_wrong_code_names_the_nearest() -> None:
     with pytest.raises(ConfigError, match=r"tgt_lang=french .* Nearest: fr"):
         languages.get("french")
     with pytest.raises(ConfigError, match=r"src_lang=sv "):
-        prompt.wording(PromptConfig(), "hy_mt1_5", "sv", "fr")
+        prompt.resolve_template(PromptConfig(), "hy_mt1_5", "sv", "fr")
 
 
 def test_the_demo_model_learns_the_prompts_and_names_that_a_job_sends() -> None:
@@ -126,7 +128,7 @@ def test_the_generation_prompt_follows_the_card_unless_it_is_asked_for(
 ) -> None:
     config = PromptConfig(add_generation_prompt=GenerationPrompt[asked])
     assert config.adds_generation_prompt(card) is added
-    found = prompt.end(config, card, ("<end>", 7))
+    found = prompt.describe_end(config, card, ("<end>", 7))
     assert found.added is added
     assert str(found).startswith(f"<end> (id 7): {words}")
-    assert str(prompt.end(config, card, None)).startswith(f"not known without the model's files: {words}")
+    assert str(prompt.describe_end(config, card, None)).startswith(f"not known without the model's files: {words}")

@@ -9,15 +9,15 @@ import pytest
 import torch
 
 from hymt_batch.decode import sampling
-from hymt_batch.decode.sampling import Choice, choose, row_seed
+from hymt_batch.decode.sampling import SamplingParams, row_seed, sample
 
 pytestmark = pytest.mark.core
 
-CARD = Choice(True, 0.7, 0.6, 20, 1.05)
+CARD = SamplingParams(True, 0.7, 0.6, 20, 1.05)
 
 
 def noise(seed: int, step: int, tokens: list[int]) -> list[float]:
-    counter = sampling._signed(sampling._counter(seed, step))
+    counter = sampling._as_int64(sampling._rng_key(seed, step))
     drawn: list[float] = sampling._uniform(torch.tensor([[counter]]), torch.tensor([tokens]))[0].tolist()
     return drawn
 
@@ -41,9 +41,9 @@ def test_a_rounding_difference_of_the_scores_does_not_change_what_is_drawn() -> 
     generator = torch.Generator().manual_seed(3)
     logits = torch.randn(400, 1400, generator=generator) * 0.3  # nearly flat: many scores are close to one another
     shaken = logits + torch.randn(logits.shape, generator=generator) * 1e-6
-    flat = Choice(True, 3.0, 1.0, 0, 1.0)
+    flat = SamplingParams(True, 3.0, 1.0, 0, 1.0)
     seeds = [row_seed(0, str(row), 0, 0) for row in range(400)]
-    same = (choose(logits, None, flat, seeds, 0) == choose(shaken, None, flat, seeds, 0)).sum()
+    same = (sample(logits, None, flat, seeds, 0) == sample(shaken, None, flat, seeds, 0)).sum()
     assert same == 400
 
 
@@ -53,29 +53,29 @@ def test_a_row_draws_the_same_alone_and_among_others() -> None:
     seeds = [row_seed(0, f"r{row}", 0, 0) for row in range(16)]
     seen = torch.rand(16, 300, generator=generator) < 0.1
     for step in range(5):
-        together = choose(logits, seen, CARD, seeds, step)
+        together = sample(logits, seen, CARD, seeds, step)
         for row in range(16):
-            alone = choose(logits[row : row + 1], seen[row : row + 1], CARD, seeds[row : row + 1], step)
+            alone = sample(logits[row : row + 1], seen[row : row + 1], CARD, seeds[row : row + 1], step)
             assert alone.item() == together[row].item()
 
 
 def test_draws_follow_the_probabilities_within_top_k_and_top_p() -> None:
     logits = torch.log(torch.tensor([[0.5, 0.25, 0.15, 0.1]]))
-    choice = Choice(True, 1.0, 0.8, 0, 1.0)  # keeps 0.5, 0.25 and 0.15, which crosses 0.8
+    choice = SamplingParams(True, 1.0, 0.8, 0, 1.0)  # keeps 0.5, 0.25 and 0.15, which crosses 0.8
     rows = logits.expand(6000, 4)
-    counts = Counter(choose(rows, None, choice, [row_seed(0, str(row), 0, 0) for row in range(6000)], 0).tolist())
+    counts = Counter(sample(rows, None, choice, [row_seed(0, str(row), 0, 0) for row in range(6000)], 0).tolist())
     assert counts[3] == 0
     assert counts[0] / 6000 == pytest.approx(0.5 / 0.9, abs=0.02)
     assert counts[1] / 6000 == pytest.approx(0.25 / 0.9, abs=0.02)
-    top_1 = Choice(True, 1.0, 1.0, 1, 1.0)
-    assert set(choose(rows, None, top_1, [row_seed(0, str(row), 0, 0) for row in range(6000)], 0).tolist()) == {0}
+    top_1 = SamplingParams(True, 1.0, 1.0, 1, 1.0)
+    assert set(sample(rows, None, top_1, [row_seed(0, str(row), 0, 0) for row in range(6000)], 0).tolist()) == {0}
 
 
 def test_greedy_takes_the_likeliest_and_the_penalty_lowers_what_was_seen() -> None:
     logits = torch.tensor([[2.0, 1.95, -1.0]])
-    greedy = Choice(False, 1.0, 1.0, 0, 1.1)
-    assert choose(logits, None, greedy, [0], 0).item() == 0
-    assert choose(logits, torch.tensor([[True, False, False]]), greedy, [0], 0).item() == 1
+    greedy = SamplingParams(False, 1.0, 1.0, 0, 1.1)
+    assert sample(logits, None, greedy, [0], 0).item() == 0
+    assert sample(logits, torch.tensor([[True, False, False]]), greedy, [0], 0).item() == 1
 
 
 def test_another_attempt_segment_or_job_seed_draws_differently() -> None:
@@ -91,10 +91,10 @@ def test_the_largest_is_found_where_argmax_finds_it_the_first_of_equal_ones(widt
         logits[1] = 0.0
         logits[2, -1] = spread + 1.0
         logits[3] = float("-inf")
-        assert torch.equal(sampling.largest(logits), logits.argmax(dim=-1))
+        assert torch.equal(sampling.argmax(logits), logits.argmax(dim=-1))
 
 
 def test_the_largest_of_a_row_with_nan_is_still_a_token() -> None:
     logits = torch.zeros(2, 5000)
     logits[0, 4321] = float("nan")
-    assert sampling.largest(logits).tolist() == [4321, 0]
+    assert sampling.argmax(logits).tolist() == [4321, 0]

@@ -9,8 +9,8 @@ import random
 
 import pytest
 
-from hymt_batch.scan import JsonScan, RecordScan, json_object
-from hymt_batch.write.refit import refit
+from hymt_batch.scan import JsonScan, RecordScan, scan_json_object
+from hymt_batch.write.record_repair import repair_record
 
 PIECES = [
     "{",
@@ -63,26 +63,26 @@ def rows(seed: int, num: int) -> list[bytes]:
 
 
 def found(scan: JsonScan) -> tuple[object, ...]:
-    return scan.end, scan.num_pairs, scan.whole, scan.names, scan.text
+    return scan.pairs_end, scan.num_pairs, scan.is_complete, scan.present_names, scan.text_span
 
 
 def test_a_json_row_is_whole_exactly_where_a_parser_takes_it_however_it_is_cut() -> None:
     num_whole = 0
     for number, raw in enumerate(rows(1, 6000)):
-        scan = json_object(raw, "text", ("id",))
+        scan = scan_json_object(raw, "text", ("id",))
         try:
             value = json.loads(raw)
         except ValueError:
             value = None
-        assert scan.whole == isinstance(value, dict), raw
-        num_whole += scan.whole
-        if scan.end:
-            leading = json.loads(raw[: scan.end] + b"}")  # what is kept is sound
+        assert scan.is_complete == isinstance(value, dict), raw
+        num_whole += scan.is_complete
+        if scan.pairs_end:
+            leading = json.loads(raw[: scan.pairs_end] + b"}")  # what is kept is sound
             assert (len(leading) == scan.num_pairs) or raw.count(b'"') > 2 * len(leading)  # a doubled name
-        if scan.whole:
-            assert scan.names == {"text", "id"} & set(value)
-            if scan.text:
-                assert json.loads(raw[slice(*scan.text)]) == value["text"]
+        if scan.is_complete:
+            assert scan.present_names == {"text", "id"} & set(value)
+            if scan.text_span:
+                assert json.loads(raw[slice(*scan.text_span)]) == value["text"]
         rng = random.Random(number)
         pieces, at = JsonScan("text", ("id",)), 0
         while at < len(raw):
@@ -101,13 +101,13 @@ def test_a_json_row_is_scanned_in_bounded_memory_and_linear_time(size: int) -> N
         scan = JsonScan("text")
         for at in range(0, len(raw), 1000):
             scan.feed(raw[at : at + 1000])
-            assert len(scan._rest) < 1000
+            assert len(scan._pending) < 1000
         scan.finish()
-        assert scan.whole and scan.num_pairs == 3
-    scan = json_object(b'{"id": 1, "n": ' + b"9" * 100_000 + b"}")
-    assert scan.whole or scan.num_pairs == 1
-    assert json_object(b"[" * (1 << 20)).end == 0
-    assert json_object(b'{"id": 1, "n": ' + b"[" * ((1 << 20) + 1)).num_pairs == 1
+        assert scan.is_complete and scan.num_pairs == 3
+    scan = scan_json_object(b'{"id": 1, "n": ' + b"9" * 100_000 + b"}")
+    assert scan.is_complete or scan.num_pairs == 1
+    assert scan_json_object(b"[" * (1 << 20)).pairs_end == 0
+    assert scan_json_object(b'{"id": 1, "n": ' + b"[" * ((1 << 20) + 1)).num_pairs == 1
 
 
 @pytest.mark.parametrize("delimiter", [",", ";", "é"])
@@ -130,8 +130,8 @@ def test_a_record_is_refitted_to_its_columns_with_every_value(delimiter: str) ->
     for _ in range(4000):
         raw = "".join(rng.choice(units) for _ in range(rng.randrange(1, 14)))
         width = rng.randrange(1, 5)
-        whole = "".join(refit([raw], delimiter, width, quotes=True))
-        assert "".join(refit(list(raw), delimiter, width, quotes=True)) == whole
+        whole = "".join(repair_record([raw], delimiter, width, is_csv=True))
+        assert "".join(repair_record(list(raw), delimiter, width, is_csv=True)) == whole
         (record,) = csv.reader(io.StringIO(whole, newline=""), delimiter=delimiter, strict=True) if whole else [[""]]
         assert len(record) == width, raw
         cells = _cells(raw, delimiter)
@@ -144,7 +144,7 @@ def test_a_record_is_refitted_to_its_columns_with_every_value(delimiter: str) ->
         scan.finish()
         cells = _cells(data.decode(), delimiter)
         assert scan.num_cells == len(cells)
-        place = scan.cell(len(data))
+        place = scan.cell_span(len(data))
         assert (place is not None) == (len(cells) > column)
         if place:
             assert _cells(data[slice(*place)].decode(), delimiter) == cells[1:2]
@@ -174,13 +174,13 @@ def _cells(text: str, delimiter: str) -> list[str]:
 
 def test_tsv_is_refitted_with_spaces() -> None:
     for raw, width, wanted in (("a", 3, "a\t\t"), ("a\tb\tc", 2, "a\tb c"), ("a\tb", 1, "a b"), ("", 2, "\t")):
-        assert "".join(refit([raw], "\t", width, quotes=False)) == wanted
-        assert "".join(refit(list(raw), "\t", width, quotes=False)) == wanted
+        assert "".join(repair_record([raw], "\t", width, is_csv=False)) == wanted
+        assert "".join(repair_record(list(raw), "\t", width, is_csv=False)) == wanted
 
 
 def test_a_long_cell_is_quoted_without_being_held() -> None:
     pieces = ["1," + "x" * 40_000, "y" * 40_000 + '"z', ",2,3"]
-    made = list(refit(iter(pieces), ",", 3, quotes=True))
+    made = list(repair_record(iter(pieces), ",", 3, is_csv=True))
     assert max(map(len, made)) < 81_000
     (record,) = csv.reader(io.StringIO("".join(made)), strict=True)
     assert record == ["1", "x" * 40_000 + "y" * 40_000 + '"z', "2,3"]

@@ -16,9 +16,9 @@ from tokenizers import models, pre_tokenizers, trainers
 
 from hymt_batch import prompt
 from hymt_batch.demo import grammar
-from hymt_batch.model import files, seam
-from hymt_batch.model.piece import encode as _encode
-from hymt_batch.model.seam import Seam
+from hymt_batch.model import files, incremental_encode
+from hymt_batch.model.chunked_encode import encode as _encode
+from hymt_batch.model.incremental_encode import IncrementalEncoder
 
 pytestmark = pytest.mark.core
 
@@ -53,7 +53,7 @@ CUTS = {
 """Pre-tokenizers, as tokenizer.json has them."""
 
 HEADS = [
-    prompt.wording(prompt.PromptConfig(), family, "en", code).instruction(None, None)[0]
+    prompt.resolve_template(prompt.PromptConfig(), family, "en", code).instruction(None, None)[0]
     for family, code in (("hy_mt1_5", "fr"), ("hy_mt1_5", "zh"), ("hy_mt2", "yue"), ("hunyuan_mt", "zh-Hant"))
 ]
 
@@ -73,11 +73,11 @@ def merged() -> dict[str, Any]:
     return made
 
 
-def seam_of(cut: dict[str, Any], **other: Any) -> tuple[Seam, Backend]:
+def seam_of(cut: dict[str, Any], **other: Any) -> tuple[IncrementalEncoder, Backend]:
     content = {**merged(), "pre_tokenizer": cut}
     content["model"] = {**content["model"], **other}
     bare = Backend.from_str(json.dumps(content))
-    return Seam(bare, lambda texts: _encode(bare, texts), content), bare
+    return IncrementalEncoder(bare, lambda texts: _encode(bare, texts), content), bare
 
 
 PIECES = [
@@ -110,15 +110,15 @@ def source(rng: random.Random) -> str:
 @pytest.mark.parametrize("name", CUTS)
 def test_20000_hostile_sources_get_the_ids_of_the_whole(name: str) -> None:
     found, bare = seam_of(CUTS[name])
-    assert found.holds
+    assert found.enabled
     rng = random.Random(name)
     for head in HEADS:
         for _ in range(5):
             texts = [source(rng) for _ in range(1000)]
             assert found.encode(head, texts) == _encode(bare, [head + text for text in texts])
-    assert found.holds
-    assert len(found._words) > 1000
-    assert None in found._words.values()
+    assert found.enabled
+    assert len(found._word_ids) > 1000
+    assert None in found._word_ids.values()
 
 
 @pytest.mark.parametrize("name", CUTS)
@@ -130,7 +130,7 @@ def test_any_text_gets_the_ids_of_the_whole(name: str, texts: list[str]) -> None
 
 
 @cache
-def made(name: str) -> tuple[Seam, Backend]:
+def made(name: str) -> tuple[IncrementalEncoder, Backend]:
     return seam_of(CUTS[name])
 
 
@@ -159,7 +159,7 @@ def test_every_first_character_gets_the_ids_of_the_whole() -> None:
 )
 def test_a_tokenizer_of_another_kind_encodes_the_whole(cut: dict[str, Any], other: dict[str, Any]) -> None:
     found, _ = seam_of(cut, **other)
-    assert not found.holds
+    assert not found.enabled
     asked: list[str] = []
     found._encode = lambda texts: [asked.append(text) or [] for text in texts]  # type: ignore[func-returns-value]
     found.encode("head\n", ["a text"])
@@ -167,10 +167,12 @@ def test_a_tokenizer_of_another_kind_encodes_the_whole(cut: dict[str, Any], othe
 
 
 def test_a_normalizer_and_another_model_encode_the_whole() -> None:
-    assert seam.parts_at_seams({"model": {"type": "BPE"}, "pre_tokenizer": GPT2})
-    assert not seam.parts_at_seams({"model": {"type": "BPE"}, "pre_tokenizer": GPT2, "normalizer": {"type": "NFC"}})
-    assert not seam.parts_at_seams({"model": {"type": "Unigram"}, "pre_tokenizer": GPT2})
-    assert not seam.parts_at_seams({"model": {"type": "BPE"}, "pre_tokenizer": None})
+    assert incremental_encode.supports_incremental({"model": {"type": "BPE"}, "pre_tokenizer": GPT2})
+    assert not incremental_encode.supports_incremental(
+        {"model": {"type": "BPE"}, "pre_tokenizer": GPT2, "normalizer": {"type": "NFC"}}
+    )
+    assert not incremental_encode.supports_incremental({"model": {"type": "Unigram"}, "pre_tokenizer": GPT2})
+    assert not incremental_encode.supports_incremental({"model": {"type": "BPE"}, "pre_tokenizer": None})
 
 
 @pytest.mark.parametrize("head", ["", "Translate: ", "In 2026:\n", "½\n", "no end"])
@@ -184,41 +186,41 @@ def test_a_head_without_a_sure_end_is_encoded_with_the_text(head: str) -> None:
 def test_a_tokenizer_that_breaks_its_promise_is_found_out(caplog: pytest.LogCaptureFixture) -> None:
     """A file that tells of other cuts than those that are made; the canaries tell."""
     bare = Backend.from_str(json.dumps({**merged(), "pre_tokenizer": BYTES}))
-    found = Seam(bare, lambda texts: _encode(bare, texts), {**merged(), "pre_tokenizer": GPT2})
+    found = IncrementalEncoder(bare, lambda texts: _encode(bare, texts), {**merged(), "pre_tokenizer": GPT2})
     texts = ["Rain in Lyon.", "2026"]
     with caplog.at_level(logging.WARNING):
         assert found.encode(HEADS[0], texts) == _encode(bare, [HEADS[0] + text for text in texts])
-    assert not found.holds
+    assert not found.enabled
     assert "other pieces" in caplog.text
 
 
 def test_a_row_that_breaks_the_promise_is_found_out_by_its_first_character(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(seam, "_CANARIES", "a")
+    monkeypatch.setattr(incremental_encode, "_HOSTILE_TEXTS", "a")
     bare = Backend.from_str(json.dumps({**merged(), "pre_tokenizer": BYTES}))
-    found = Seam(bare, lambda texts: _encode(bare, texts), {**merged(), "pre_tokenizer": GPT2})
+    found = IncrementalEncoder(bare, lambda texts: _encode(bare, texts), {**merged(), "pre_tokenizer": GPT2})
     texts = ["Rain in Lyon.", "2026", "Les averses"]
     assert found.encode(HEADS[0], texts) == _encode(bare, [HEADS[0] + text for text in texts])
-    assert not found.holds
+    assert not found.enabled
 
 
 def test_words_are_forgotten_before_they_fill_the_memory_unless_they_come_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(seam, "_MOST_WORDS", 40)
+    monkeypatch.setattr(incremental_encode, "_MAX_WORDS", 40)
     found, bare = seam_of(CUTS["demo"])
     for number in range(100):
         texts = [f"word{number}-{row} and w{number}, {row} more" for row in range(10)]
         assert found.encode(HEADS[0], texts) == _encode(bare, [HEADS[0] + text for text in texts])
-    assert len(found._words) + len(found._words.older) < 200
-    assert " and" in {**found._words, **found._words.older}
-    assert "word3-1" not in {**found._words, **found._words.older}
+    assert len(found._word_ids) + len(found._word_ids.older) < 200
+    assert " and" in {**found._word_ids, **found._word_ids.older}
+    assert "word3-1" not in {**found._word_ids, **found._word_ids.older}
 
 
 def test_a_very_long_word_is_not_kept() -> None:
     found, bare = seam_of(CUTS["demo"])
     texts = ["a b c d e f g " + "rain" * 20]
     assert found.encode(HEADS[0], texts) == _encode(bare, [HEADS[0] + text for text in texts])
-    assert max(map(len, found._words)) <= 64
+    assert max(map(len, found._word_ids)) <= 64
 
 
 def test_the_demo_tokenizer_encodes_by_words() -> None:

@@ -46,7 +46,7 @@ def test_cuts_fall_on_paragraphs_then_sentences() -> None:
 def test_a_long_document_is_an_error_row_when_asked() -> None:
     config = SegmentConfig(max_tokens=16, on_too_long=OnTooLong.error)
     segments, refused = segment.split(documents(["short", "much longer than sixteen"]), Bytes().count, config)
-    assert [one.document for one in segments] == [0]
+    assert [one.document_index for one in segments] == [0]
     assert refused[1].status is Status.TOO_LONG
     assert "24 tokens" in refused[1].message
 

@@ -72,9 +72,9 @@ def test_a_part_may_end_within_the_grace() -> None:
 
 @pytest.mark.fault(3)
 def test_after_the_grace_the_part_is_dropped() -> None:
-    stop = signals.Stop()
+    stop = signals.StopRequest()
     stop.check()
-    stop.name, stop.deadline = "SIGUSR2", time.monotonic() - 1
+    stop.signal_name, stop.deadline = "SIGUSR2", time.monotonic() - 1
     with pytest.raises(StoppedError, match=r"SIGUSR2.*launch\.grace_s"):
         stop.check()
 

@@ -11,35 +11,35 @@ from typing import Any
 import pytest
 import torch
 
-from hymt_batch.decode import cache, forward, rows, slots
-from hymt_batch.decode.generate import Generated
-from hymt_batch.decode.rows import Counters
-from hymt_batch.decode.sampling import Choice
-from hymt_batch.decode.slots import decode_rows
+from hymt_batch.decode import cache, model_runner, sequence, slots
+from hymt_batch.decode.generate import Completion
+from hymt_batch.decode.sampling import SamplingParams
+from hymt_batch.decode.sequence import Counters
+from hymt_batch.decode.slots import decode_prompts
 from hymt_batch.demo import grammar, train
 from hymt_batch.device_map.settings import DeviceMapConfig, Strategy
 from hymt_batch.errors import StoppedError
-from hymt_batch.model import network
-from hymt_batch.model.network import Hymt
+from hymt_batch.model import prepare
+from hymt_batch.model.prepare import LoadedModel
 from hymt_batch.model.settings import ModelConfig
 
 pytestmark = pytest.mark.core
 
-GREEDY = Choice(False, 1.0, 1.0, 0, 1.0)
-SAMPLED = Choice(True, 3.0, 1.0, 0, 1.05)
+GREEDY = SamplingParams(False, 1.0, 1.0, 0, 1.0)
+SAMPLED = SamplingParams(True, 3.0, 1.0, 0, 1.05)
 
 
-def loaded(device_map: DeviceMapConfig) -> Hymt:
-    prepared = network.prepare(ModelConfig(path="demo:model"), device_map)
+def loaded(device_map: DeviceMapConfig) -> LoadedModel:
+    prepared = prepare.prepare_model(ModelConfig(path="demo:model"), device_map)
     return prepared.load(prepared.load_tokenizer(add_generation_prompt=True))
 
 
 @pytest.fixture(scope="module")
-def hymt() -> Hymt:
+def hymt() -> LoadedModel:
     return loaded(DeviceMapConfig(strategy=Strategy.cpu))
 
 
-def prompts(hymt: Hymt, num: int, tgt_langs: Sequence[str] = ("fr",)) -> list[list[int]]:
+def prompts(hymt: LoadedModel, num: int, tgt_langs: Sequence[str] = ("fr",)) -> list[list[int]]:
     texts = [
         train.prompt(bulletin.en, tgt_langs[number % len(tgt_langs)])
         for number, bulletin in enumerate(grammar.sample(21, num))
@@ -47,31 +47,31 @@ def prompts(hymt: Hymt, num: int, tgt_langs: Sequence[str] = ("fr",)) -> list[li
     return [[*hymt.tokenizer.prefix, *ids, *hymt.tokenizer.suffix] for ids in hymt.tokenizer.encode(texts)]
 
 
-def decode(hymt: Hymt, ids: Sequence[Sequence[int]], **options: Any) -> tuple[list[Generated], Counters]:
+def decode(hymt: LoadedModel, ids: Sequence[Sequence[int]], **options: Any) -> tuple[list[Completion], Counters]:
     counters = Counters()
     settings: dict[str, Any] = {"max_rows": 8, "max_tokens": 100_000, "counters": counters, **options}
     choice = settings.pop("choice", GREEDY)
     limits = settings.pop("limits", [200] * len(ids))
     stop = settings.pop("check_stop", lambda: None)
-    made, _ = decode_rows(hymt, ids, limits, list(range(len(ids))), choice, stop, **settings)
+    made, _ = decode_prompts(hymt, ids, limits, list(range(len(ids))), choice, stop, **settings)
     return made, counters
 
 
 @pytest.fixture(scope="module")
-def alone(hymt: Hymt) -> list[Generated]:
+def alone(hymt: LoadedModel) -> list[Completion]:
     """Each of 40 prompts by itself."""
     return [decode(hymt, [one], max_rows=1)[0][0] for one in prompts(hymt, 40, ("fr", "de", "zh"))]
 
 
 @pytest.mark.parametrize("max_rows", [1, 3, 8, 64])
-def test_rows_give_what_they_give_alone(hymt: Hymt, alone: list[Generated], max_rows: int) -> None:
+def test_rows_give_what_they_give_alone(hymt: LoadedModel, alone: list[Completion], max_rows: int) -> None:
     made, counters = decode(hymt, prompts(hymt, 40, ("fr", "de", "zh")), max_rows=max_rows)
     assert made == alone
     assert counters.row_steps == sum(len(row.ids) for row in alone)
     assert {row.finish_reason for row in made} == {"stop"}
 
 
-def test_no_step_is_spent_on_a_row_that_ended(hymt: Hymt) -> None:
+def test_no_step_is_spent_on_a_row_that_ended(hymt: LoadedModel) -> None:
     made, counters = decode(hymt, prompts(hymt, 40), max_rows=8)
     assert counters.useful_row_steps == counters.row_steps == sum(len(row.ids) for row in made)
     assert counters.first_tokens == 40
@@ -80,40 +80,42 @@ def test_no_step_is_spent_on_a_row_that_ended(hymt: Hymt) -> None:
     assert counters.prefill_padded <= 1.12 * counters.prefill_tokens
 
 
-def test_what_prompts_have_in_common_is_computed_once(hymt: Hymt) -> None:
+def test_what_prompts_have_in_common_is_computed_once(hymt: LoadedModel) -> None:
     ids = prompts(hymt, 12)
     _, counters = decode(hymt, ids)
     assert counters.prefix_tokens > 5
     assert counters.prefill_tokens == sum(map(len, ids)) - 12 * counters.prefix_tokens
-    assert rows.common_start([[1, 2, 3], [1, 2], [1, 2, 9]]) == 1, "each keeps a token of its own"
-    assert rows.common_start([[1, 2, 3], [4]]) == 0
+    assert sequence.shared_prefix([[1, 2, 3], [1, 2], [1, 2, 9]]) == 1, "each keeps a token of its own"
+    assert sequence.shared_prefix([[1, 2, 3], [4]]) == 0
 
 
-def test_limits_are_each_rows_own(hymt: Hymt) -> None:
+def test_limits_are_each_rows_own(hymt: LoadedModel) -> None:
     made, _ = decode(hymt, prompts(hymt, 5), limits=[1, 200, 3, 200, 2])
     assert [row.finish_reason for row in made] == ["length", "stop", "length", "stop", "length"]
     assert [len(row.ids) for row in made][::2] == [1, 3, 2]
 
 
-def test_sampled_rows_do_not_depend_on_their_neighbours(hymt: Hymt) -> None:
+def test_sampled_rows_do_not_depend_on_their_neighbours(hymt: LoadedModel) -> None:
     ids = prompts(hymt, 20)
     wanted, _ = decode(hymt, ids, choice=SAMPLED, max_rows=1, limits=[30] * 20)
     assert decode(hymt, ids, choice=SAMPLED, max_rows=7, limits=[30] * 20)[0] == wanted
     assert decode(hymt, ids, choice=GREEDY, limits=[30] * 20)[0] != wanted
 
 
-def test_a_split_model_gives_the_text_of_a_whole_one(hymt: Hymt, alone: list[Generated], tmp_path: Path) -> None:
+def test_a_split_model_gives_the_text_of_a_whole_one(
+    hymt: LoadedModel, alone: list[Completion], tmp_path: Path
+) -> None:
     lines = {"*": "cpu", "model.layers.1": "disk", "model.layers.3": "disk"}
     config = DeviceMapConfig(strategy=Strategy.manual, map=lines, offload_folder=str(tmp_path))
     made, _ = decode(loaded(config), prompts(hymt, 40, ("fr", "de", "zh"))[:6])
     assert made == alone[:6]
 
 
-def test_the_models_own_attention_comes_back(hymt: Hymt) -> None:
+def test_the_models_own_attention_comes_back(hymt: LoadedModel) -> None:
     before = hymt.network.config._attn_implementation
     with pytest.raises(StoppedError):
         decode(hymt, prompts(hymt, 2), check_stop=stopping_after(2))
-    assert hymt.network.config._attn_implementation == before != cache.ATTENTION
+    assert hymt.network.config._attn_implementation == before != cache.ATTENTION_NAME
 
 
 def stopping_after(number: int) -> Callable[[], None]:
@@ -154,7 +156,7 @@ class Forgetful:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate")
 
 
-def forgetful(hymt: Hymt, **settings: Any) -> Any:
+def forgetful(hymt: LoadedModel, **settings: Any) -> Any:
     fields = ("tokenizer", "device", "dtype", "vocab_size", "max_context")
     return SimpleNamespace(
         network=Forgetful(hymt.network, **settings), **{name: getattr(hymt, name) for name in fields}
@@ -164,7 +166,7 @@ def forgetful(hymt: Hymt, **settings: Any) -> Any:
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.fault(69)
 def test_running_out_of_memory_at_random_loses_no_row_and_changes_no_text(
-    hymt: Hymt, alone: list[Generated], seed: int
+    hymt: LoadedModel, alone: list[Completion], seed: int
 ) -> None:
     broken = forgetful(hymt, share=0.05, seed=seed)
     made, counters = decode(broken, prompts(hymt, 40, ("fr", "de", "zh")), max_rows=16)
@@ -174,26 +176,26 @@ def test_running_out_of_memory_at_random_loses_no_row_and_changes_no_text(
     assert counters.row_steps > counters.useful_row_steps, "rows that start over cost steps"
 
 
-def test_memory_that_ran_out_marks_its_own_part_alone(hymt: Hymt) -> None:
+def test_memory_that_ran_out_marks_its_own_part_alone(hymt: LoadedModel) -> None:
     counters, ids, broken = Counters(), prompts(hymt, 6), forgetful(hymt, most=3)
     told = []
     for most in (3, 10**9, 3):
         broken.network.most = most
-        _, ran_out = decode_rows(
+        _, ran_out = decode_prompts(
             broken, ids, [20] * 6, [0] * 6, GREEDY, lambda: None, max_rows=8, max_tokens=100_000, counters=counters
         )
         told.append(ran_out)
     assert told == [True, False, True]
 
 
-def test_a_device_with_room_for_few_rows_decodes_them_all(hymt: Hymt, alone: list[Generated]) -> None:
+def test_a_device_with_room_for_few_rows_decodes_them_all(hymt: LoadedModel, alone: list[Completion]) -> None:
     made, counters = decode(forgetful(hymt, most=3), prompts(hymt, 40, ("fr", "de", "zh")), max_rows=32)
     assert made == alone
     assert counters.out_of_memory > 0
 
 
 @pytest.mark.fault(69)
-def test_a_row_that_does_not_fit_alone_is_given_up_and_the_others_are_not(hymt: Hymt) -> None:
+def test_a_row_that_does_not_fit_alone_is_given_up_and_the_others_are_not(hymt: LoadedModel) -> None:
     import torch
 
     ids = prompts(hymt, 6)
@@ -212,7 +214,7 @@ def test_a_row_that_does_not_fit_alone_is_given_up_and_the_others_are_not(hymt: 
 
 
 @pytest.mark.fault(68)
-def test_a_row_whose_logits_are_not_finite_ends_and_its_neighbours_do_not(hymt: Hymt) -> None:
+def test_a_row_whose_logits_are_not_finite_ends_and_its_neighbours_do_not(hymt: LoadedModel) -> None:
     ids = prompts(hymt, 4)
     wanted, _ = decode(hymt, ids)
     broken = forgetful(hymt)
@@ -232,7 +234,7 @@ def test_a_row_whose_logits_are_not_finite_ends_and_its_neighbours_do_not(hymt: 
     assert [row for n, row in enumerate(made) if n not in bad] == [row for n, row in enumerate(wanted) if n not in bad]
 
 
-def test_numbers_that_are_not_finite_do_not_outlive_their_row(hymt: Hymt, alone: list[Generated]) -> None:
+def test_numbers_that_are_not_finite_do_not_outlive_their_row(hymt: LoadedModel, alone: list[Completion]) -> None:
     broken = forgetful(hymt)
     real, calls = broken.network.model, [0]
 
@@ -252,7 +254,7 @@ def test_numbers_that_are_not_finite_do_not_outlive_their_row(hymt: Hymt, alone:
     assert [row for n, row in enumerate(made) if n not in bad] == [row for n, row in enumerate(alone) if n not in bad]
 
 
-def test_more_slots_are_taken_when_the_widest_rows_are_done(hymt: Hymt, alone: list[Generated]) -> None:
+def test_more_slots_are_taken_when_the_widest_rows_are_done(hymt: LoadedModel, alone: list[Completion]) -> None:
     ids = prompts(hymt, 40, ("fr", "de", "zh"))
     limits = [len(row.ids) + 1 for row in alone]
     limits[0] = 2000  # one row may come to be very wide
@@ -261,7 +263,7 @@ def test_more_slots_are_taken_when_the_widest_rows_are_done(hymt: Hymt, alone: l
     assert counters.row_steps / counters.steps > 4, "not two at a time to the end"
 
 
-def test_it_is_told_how_many_rows_ended_with_how_many_tokens(hymt: Hymt) -> None:
+def test_it_is_told_how_many_rows_ended_with_how_many_tokens(hymt: LoadedModel) -> None:
     told = [0, 0]
 
     def on_rows(rows: int, tokens: int) -> None:
@@ -272,7 +274,7 @@ def test_it_is_told_how_many_rows_ended_with_how_many_tokens(hymt: Hymt) -> None
     assert told == [9, sum(len(row.ids) for row in made)]
 
 
-def test_another_error_is_not_hidden(hymt: Hymt) -> None:
+def test_another_error_is_not_hidden(hymt: LoadedModel) -> None:
     broken = forgetful(hymt)
 
     def model(**inputs: Any) -> Any:
@@ -283,19 +285,23 @@ def test_another_error_is_not_hidden(hymt: Hymt) -> None:
         decode(broken, prompts(hymt, 2))
 
 
-def test_nothing_is_decoded_of_nothing(hymt: Hymt) -> None:
+def test_nothing_is_decoded_of_nothing(hymt: LoadedModel) -> None:
     assert decode(hymt, [])[0] == []
 
 
 @pytest.mark.parametrize("stages", [2, 3])
-def test_groups_of_slots_under_way_at_once_give_the_same_text(hymt: Hymt, alone: list[Generated], stages: int) -> None:
+def test_groups_of_slots_under_way_at_once_give_the_same_text(
+    hymt: LoadedModel, alone: list[Completion], stages: int
+) -> None:
     made, counters = decode(hymt, prompts(hymt, 40, ("fr", "de", "zh")), max_rows=12, stages=stages)
     assert made == alone
     assert counters.steps > counters.row_steps / 12, "each group has its own steps"
 
 
 @pytest.mark.parametrize("read_every", [2, 5])
-def test_tokens_that_are_read_late_give_the_same_text(hymt: Hymt, alone: list[Generated], read_every: int) -> None:
+def test_tokens_that_are_read_late_give_the_same_text(
+    hymt: LoadedModel, alone: list[Completion], read_every: int
+) -> None:
     made, counters = decode(hymt, prompts(hymt, 40, ("fr", "de", "zh")), max_rows=8, read_every=read_every)
     assert made == alone
     assert counters.useful_row_steps == sum(len(row.ids) for row in alone)
@@ -304,7 +310,7 @@ def test_tokens_that_are_read_late_give_the_same_text(hymt: Hymt, alone: list[Ge
 
 @pytest.mark.parametrize("options", [{"stages": 2}, {"read_every": 3}])
 def test_late_readers_lose_no_row_when_memory_runs_out(
-    hymt: Hymt, alone: list[Generated], options: dict[str, int]
+    hymt: LoadedModel, alone: list[Completion], options: dict[str, int]
 ) -> None:
     broken = forgetful(hymt, share=0.05, seed=3)
     made, counters = decode(broken, prompts(hymt, 40, ("fr", "de", "zh")), max_rows=16, **options)
@@ -312,14 +318,14 @@ def test_late_readers_lose_no_row_when_memory_runs_out(
     assert counters.out_of_memory > 0
 
 
-def test_late_readers_sample_as_one_row_alone(hymt: Hymt) -> None:
+def test_late_readers_sample_as_one_row_alone(hymt: LoadedModel) -> None:
     ids = prompts(hymt, 12)
     wanted, _ = decode(hymt, ids, choice=SAMPLED, max_rows=1, limits=[30] * 12)
     assert decode(hymt, ids, choice=SAMPLED, max_rows=5, limits=[30] * 12, stages=2)[0] == wanted
     assert decode(hymt, ids, choice=SAMPLED, max_rows=5, limits=[30] * 12, read_every=4)[0] == wanted
 
 
-def test_a_long_prompt_is_taken_in_piece_by_piece(hymt: Hymt, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_long_prompt_is_taken_in_piece_by_piece(hymt: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
     ids = prompts(hymt, 6)
     long = [[*one[:-1], *(one[3:-1] * 9), one[-1]] for one in ids]
     wanted, _ = decode(hymt, long, limits=[20] * 6)
@@ -332,17 +338,17 @@ def test_a_long_prompt_is_taken_in_piece_by_piece(hymt: Hymt, monkeypatch: pytes
         return real(**inputs)
 
     watched.network.model = model
-    monkeypatch.setattr(forward, "PIECE_TOKENS", 32)
+    monkeypatch.setattr(model_runner, "PREFILL_CHUNK_TOKENS", 32)
     made, _ = decode(watched, long, limits=[20] * 6)
     assert made == wanted
     assert max(widths[1:]) == 32 < max(map(len, long))
 
 
-def test_a_row_that_loops_is_ended_and_its_neighbours_are_not(hymt: Hymt, alone: list[Generated]) -> None:
+def test_a_row_that_loops_is_ended_and_its_neighbours_are_not(hymt: LoadedModel, alone: list[Completion]) -> None:
     import torch
 
     ids = prompts(hymt, 40, ("fr", "de", "zh"))
-    stop = hymt.tokenizer.stop[0]
+    stop = hymt.tokenizer.stop_ids[0]
     broken = forgetful(hymt)
     head = hymt.network.lm_head
 
@@ -352,13 +358,13 @@ def test_a_row_that_loops_is_ended_and_its_neighbours_are_not(hymt: Hymt, alone:
         return logits
 
     broken.network.lm_head = lm_head
-    watching = Choice(False, 1.0, 1.0, 0, 1.0, stop_loops=True)
+    watching = SamplingParams(False, 1.0, 1.0, 0, 1.0, stop_loops=True)
     free, _ = decode(broken, ids[:8], limits=[400] * 8)
     made, _ = decode(broken, ids[:8], limits=[400] * 8, choice=watching)
     looping = [row for row in made if row.finish_reason == "loop"]
     assert looping, "without an end, the demo model repeats itself"
     for row, whole, prompt in zip(made, free, ids, strict=False):
-        end = rows.first_loop(whole.ids, prompt)
+        end = sequence.find_loop(whole.ids, prompt)
         assert row.ids == whole.ids[:end]
         assert row.finish_reason == ("length" if end is None else "loop")
     assert decode(hymt, ids, choice=watching)[0] == alone, "sound rows are not touched"
@@ -367,27 +373,27 @@ def test_a_row_that_loops_is_ended_and_its_neighbours_are_not(hymt: Hymt, alone:
 
 def test_a_loop_is_one_only_where_the_source_has_none() -> None:
     dots = [7] * 48
-    assert rows.loops(dots, [1, 2, 3])
-    assert not rows.loops(dots, [1, *[9] * 60, 2]), "dots of a table of contents"
-    assert not rows.loops(dots[:-1], [1, 2, 3]), "looked at every 16 tokens only"
-    assert rows.loops(list(range(64)) * 4, [1])
-    assert not rows.loops([*range(65)] * 4, [1])
-    assert not rows.loops(list(range(480)), [1])
+    assert sequence.is_looping(dots, [1, 2, 3])
+    assert not sequence.is_looping(dots, [1, *[9] * 60, 2]), "dots of a table of contents"
+    assert not sequence.is_looping(dots[:-1], [1, 2, 3]), "looked at every 16 tokens only"
+    assert sequence.is_looping(list(range(64)) * 4, [1])
+    assert not sequence.is_looping([*range(65)] * 4, [1])
+    assert not sequence.is_looping(list(range(480)), [1])
 
 
-def test_the_mean_logarithm_of_the_probabilities_is_that_of_the_chosen_tokens(hymt: Hymt) -> None:
+def test_the_mean_logarithm_of_the_probabilities_is_that_of_the_chosen_tokens(hymt: LoadedModel) -> None:
     import torch
 
     ids = prompts(hymt, 3)
     made, _ = decode(hymt, ids, logprobs=True)
     for prompt, row in zip(ids, made, strict=True):
-        whole = torch.tensor([[*prompt, *row.ids, hymt.tokenizer.stop[0]]])
+        whole = torch.tensor([[*prompt, *row.ids, hymt.tokenizer.stop_ids[0]]])
         with torch.inference_mode():
             chances = torch.log_softmax(hymt.network(input_ids=whole).logits[0].float(), dim=-1)
         places = range(len(prompt), whole.shape[1])
         own = [float(chances[place - 1, whole[0, place]]) for place in places]
         if row.ids and max(own[:-1]) > -20:
-            stop = max(float(chances[whole.shape[1] - 2, one]) for one in hymt.tokenizer.stop)
+            stop = max(float(chances[whole.shape[1] - 2, one]) for one in hymt.tokenizer.stop_ids)
             wanted = (sum(own[:-1]) + stop) / len(own)
             assert row.mean_logprob == pytest.approx(wanted, abs=2e-3)
     assert decode(hymt, ids)[0][0].mean_logprob is None
@@ -399,20 +405,20 @@ def test_the_look_for_longer_positions_is_spared_where_it_cannot_matter() -> Non
 
     module = Module()
     network = SimpleNamespace(modules=lambda: [module, object()])
-    with slots._no_rope_update(network, 100):
+    with slots._skip_rope_update(network, 100):
         assert module.rope_type == "default"
     assert module.rope_type == "dynamic"
-    with slots._no_rope_update(network, 101):
+    with slots._skip_rope_update(network, 101):
         assert module.rope_type == "dynamic"
 
 
 def test_neighbours_with_much_the_same_number_of_keys_go_together() -> None:
-    assert cache.spans([]) == ()
-    assert cache.spans([7]) == ((0, 1, 7),)
-    assert cache.spans([100] * 64) == ((0, 64, 100),)
-    assert cache.spans([200] * 8 + [195] * 8 + [20] * 5) == ((0, 16, 200), (16, 21, 20))
+    assert cache.make_spans([]) == ()
+    assert cache.make_spans([7]) == ((0, 1, 7),)
+    assert cache.make_spans([100] * 64) == ((0, 64, 100),)
+    assert cache.make_spans([200] * 8 + [195] * 8 + [20] * 5) == ((0, 16, 200), (16, 21, 20))
     rows = [random.Random(n).randrange(1, 300) for n in range(61)]
-    together = cache.spans(rows)
+    together = cache.make_spans(rows)
     assert [first for first, _, _ in together] == [0, *(end for _, end, _ in together[:-1])]
     assert all(length == max(rows[first:end]) for first, end, length in together)
 
@@ -421,9 +427,9 @@ def test_attention_over_spans_is_attention_over_all_rows_at_once() -> None:
     lengths = [90, 80, 70, 60, 50, 40, 30, 20, 19, 18, 17, 16, 15, 14, 13, 12, 11]
     query, key, value = torch.randn(17, 8, 1, 16), torch.randn(17, 2, 90, 16), torch.randn(17, 2, 90, 16)
     visible = torch.arange(90)[None, None, :] < torch.tensor(lengths)[:, None, None]
-    mask = cache.grouped(visible, 4, torch.float32)
+    mask = cache.grouped_mask(visible, 4, torch.float32)
     whole, _ = cache.attend(None, query, key, value, mask, 0.25)
-    key.spans = cache.spans(lengths)  # type: ignore[attr-defined]
-    assert len(cache.spans(lengths)) > 1
+    key.spans = cache.make_spans(lengths)  # type: ignore[attr-defined]
+    assert len(cache.make_spans(lengths)) > 1
     parts, _ = cache.attend(None, query, key, value, mask, 0.25)
     torch.testing.assert_close(parts, whole)

@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_conversions import run
 
+from hymt_batch.csv_escape import ESCAPE_HINT, get_escape_parser, needs_escape
 from hymt_batch.errors import ConfigError, IdentityError
-from hymt_batch.escape import FIX, escapes, is_escaped
 from hymt_batch.records import Document, Status
 from hymt_batch.source import stream
 from hymt_batch.source.settings import SourceConfig
@@ -28,8 +28,8 @@ ESCAPED = r"""id,text
 def rows(path: Path, data: str, *, plan: int = 2, **options: Any) -> list[Document]:
     path.write_bytes(data.encode())
     config = SourceConfig(path=str(path), **options)
-    (input,) = stream.find(config)
-    return [document for document, _ in stream.documents(input, config, full=True, plan=plan)]
+    (input,) = stream.find_inputs(config)
+    return [document for document, _ in stream.read_documents(input, config, full=True, plan_version=plan)]
 
 
 def test_escaped_quotes_are_read_with_the_setting_and_told_without_it(tmp_path: Path) -> None:
@@ -38,7 +38,7 @@ def test_escaped_quotes_are_read_with_the_setting_and_told_without_it(tmp_path: 
     assert [one.raw.decode() for one in found] == ESCAPED.splitlines(keepends=True)[1:]
     first, second = rows(tmp_path / "in.csv", ESCAPED)
     assert first.status is not Status.OK and second.text == "plain"
-    assert FIX in first.message and "set source.escape=backslash" in first.message
+    assert ESCAPE_HINT in first.message and "set source.escape=backslash" in first.message
     # an unfinished job of the first plan sends it as it did
     assert [one.status for one in rows(tmp_path / "in.csv", ESCAPED, plan=1)] == [Status.OK] * 2
 
@@ -66,7 +66,7 @@ def test_escaped_quotes_are_read_with_the_setting_and_told_without_it(tmp_path: 
     ],
 )
 def test_a_record_needs_the_setting_where_doubled_quotes_are_not_in_order(record: str, needs: bool) -> None:
-    assert is_escaped(record.encode(), ",") is needs
+    assert needs_escape(record.encode(), ",") is needs
 
 
 def test_a_text_that_ends_with_a_backslash_is_read_as_before(tmp_path: Path) -> None:
@@ -78,12 +78,12 @@ def test_an_escaped_quote_that_makes_a_record_swallow_lines_costs_its_first_line
     data = 'id,text\n1,"ends \\""\n2,plain\n3,"begins \\"so\\" and goes on"\n4,"line one\nsays \\"hi\\""\n5,last\n'
     found = rows(tmp_path / "in.csv", data)
     assert [one.status is Status.OK for one in found] == [False, True, False, False, False, True]
-    assert [FIX in one.message for one in found] == [True, False, True, True, False, False]
+    assert [ESCAPE_HINT in one.message for one in found] == [True, False, True, True, False, False]
     texts = [one.text for one in rows(tmp_path / "in.csv", data, escape="\\")]
     assert texts == ['ends "', "plain", 'begins "so" and goes on', 'line one\nsays "hi"', "last"]
     # in order by doubled quotes too, as three lines of two fields: the first line is in order by itself
     found = rows(tmp_path / "in.csv", 'id,text\n"a \\"",b\n2,c\n3,", hello"\n')
-    assert [FIX in one.message for one in found] == [True, False, False]
+    assert [ESCAPE_HINT in one.message for one in found] == [True, False, False]
 
 
 def test_a_head_full_of_escaped_quotes_is_refused_before_anything_is_decoded(tmp_path: Path) -> None:
@@ -139,7 +139,7 @@ def test_tsv_has_escapes_but_no_quotes(tmp_path: Path) -> None:
 def test_what_the_csv_module_writes_with_an_escape_is_read_back(
     records: list[list[str]], quoting: Any, doubled: bool
 ) -> None:
-    marks = escapes(",", True, "\\")
+    marks = get_escape_parser(",", True, "\\")
     assert marks is not None
     for cells in records:
         file = io.StringIO(newline="")
@@ -149,9 +149,9 @@ def test_what_the_csv_module_writes_with_an_escape_is_read_back(
         if next(csv.reader(io.StringIO(data, newline=""), escapechar="\\", doublequote=doubled)) != cells:
             continue  # which the module itself does not read back
         for line in data.encode().splitlines(keepends=True):
-            state, closed = marks.scan(line, state)
+            state, closed = marks.scan_line(line, state)
             clean &= closed
-        assert (state, clean, marks.cells(data[:-1])) == (0, True, cells)
+        assert (state, clean, marks.split_cells(data[:-1])) == (0, True, cells)
 
 
 @pytest.mark.parametrize("word", ["backslash", "\\", "\\\\"])
@@ -171,7 +171,7 @@ def test_the_escape_belongs_to_the_identity_and_is_ignored_aloud_elsewhere(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "in.txt").write_text("a\n")
-    stream.find(SourceConfig(path=str(tmp_path / "in.txt"), escape="\\"))
+    stream.find_inputs(SourceConfig(path=str(tmp_path / "in.txt"), escape="\\"))
     assert caplog.messages == ["source.escape=\\ is ignored: only csv and tsv have one"]
     (tmp_path / "in.csv").write_text(ESCAPED)
     run(tmp_path / "out", f"source.path={tmp_path}/in.csv", "source.escape=backslash")

@@ -16,7 +16,7 @@ from hymt_batch.source.stream import SourceConfig, SourceFormat
 
 
 def find(path: Any, out_format: str = "input", **settings: Any) -> list[stream.Input]:
-    return stream.find(SourceConfig(path=path, **settings), None, out_format)
+    return stream.find_inputs(SourceConfig(path=path, **settings), None, out_format)
 
 
 def write(path: Path, text: str = "a\n") -> str:

@@ -34,13 +34,13 @@ def source(tmp_path: Path, name: str, data: bytes, **settings: Any) -> tuple[Inp
     path = tmp_path / name
     path.write_bytes(data)
     config = SourceConfig(path=str(path), **settings)
-    (found,) = stream.find(config)
+    (found,) = stream.find_inputs(config)
     return found, config
 
 
 def read(tmp_path: Path, name: str, data: bytes, *, full: bool = False, **settings: Any) -> list[Document]:
     found, config = source(tmp_path, name, data, **settings)
-    return [document for document, _ in stream.documents(found, config, full=full)]
+    return [document for document, _ in stream.read_documents(found, config, full=full)]
 
 
 def texts(documents: list[Document]) -> list[str | None]:
@@ -48,7 +48,7 @@ def texts(documents: list[Document]) -> list[str | None]:
 
 
 def bad(documents: list[Document]) -> dict[int, str]:
-    return {document.row: document.message for document in documents if document.status is not Status.OK}
+    return {document.row_index: document.message for document in documents if document.status is not Status.OK}
 
 
 # text
@@ -73,16 +73,16 @@ def test_text_is_split_on_line_feeds_alone(tmp_path: Path, data: bytes, expected
 
 def test_rows_have_ids_cursors_raw_bytes_and_digests(tmp_path: Path) -> None:
     found, config = source(tmp_path, "a.txt", b"\xef\xbb\xbfone\r\ntwo\nthree")
-    rows = list(stream.documents(found, config, full=True))
+    rows = list(stream.read_documents(found, config, full=True))
     assert [document.id for document, _ in rows] == ["a.txt#1", "a.txt#2", "a.txt#3"]
     assert [cursor for _, cursor in rows] == [8, 12, 17]
     assert [document.raw for document, _ in rows] == [b"one\r\n", b"two\n", b"three"]
     assert rows[1][0].digest == blake2b(b"two\n", digest_size=8).digest()
-    again = list(stream.documents(found, config, cursor=8, row=1, full=True))
+    again = list(stream.read_documents(found, config, cursor=8, first_row=1, full=True))
     assert again == rows[1:]
-    assert list(stream.documents(found, config, max_rows=2, full=True)) == rows[:2]
-    assert list(stream.documents(found, config, max_rows=0)) == []
-    head = stream.preamble(found, config)
+    assert list(stream.read_documents(found, config, max_rows=2, full=True)) == rows[:2]
+    assert list(stream.read_documents(found, config, max_rows=0)) == []
+    head = stream.read_preamble(found, config)
     assert (head.bom, head.newline, head.num_bytes) == (b"\xef\xbb\xbf", b"\r\n", 3)
 
 
@@ -113,7 +113,7 @@ def test_a_row_without_end_is_read_in_bounded_memory(tmp_path: Path) -> None:
 
     found, config = source(tmp_path, "a.txt", b"a\n" + b"x" * (32 << 20) + b"\r\nb\n", max_row_bytes=1000)
     tracemalloc.start()
-    rows = [document for document, _ in stream.documents(found, config, full=True)]
+    rows = [document for document, _ in stream.read_documents(found, config, full=True)]
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert texts(rows) == ["a", None, "b"]
@@ -128,8 +128,8 @@ def test_raw_rows_join_to_the_file_whatever_it_holds(tmp_path: Path, data: bytes
     if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
         return
     found, config = source(tmp_path, "a.txt", data, max_row_bytes=limit)
-    rows = list(stream.documents(found, config, full=True))
-    bom = stream.preamble(found, config).bom
+    rows = list(stream.read_documents(found, config, full=True))
+    bom = stream.read_preamble(found, config).bom
     lines = data[len(bom) :].split(b"\n")
     lines = [line + b"\n" for line in lines[:-1]] + ([lines[-1]] if lines[-1] else [])
     assert [document.digest for document, _ in rows] == [blake2b(line, digest_size=8).digest() for line in lines]
@@ -139,7 +139,10 @@ def test_raw_rows_join_to_the_file_whatever_it_holds(tmp_path: Path, data: bytes
         else:
             assert document.raw == line
     for number, (_, cursor) in enumerate(rows):
-        assert list(stream.documents(found, config, cursor=cursor, row=number + 1, full=True)) == rows[number + 1 :]
+        assert (
+            list(stream.read_documents(found, config, cursor=cursor, first_row=number + 1, full=True))
+            == rows[number + 1 :]
+        )
 
 
 def test_utf16_is_refused_with_the_command_that_mends_it(tmp_path: Path) -> None:
@@ -155,9 +158,9 @@ def test_utf16_is_refused_with_the_command_that_mends_it(tmp_path: Path) -> None
 def test_concatenated_members_are_one_stream(tmp_path: Path, kind: str) -> None:
     data = PACK[kind](b"a\nb") + PACK[kind](b"") + PACK[kind](b"c\nd\n")
     found, config = source(tmp_path, f"a.txt.{kind}", data)
-    rows = list(stream.documents(found, config))
+    rows = list(stream.read_documents(found, config))
     assert [document.text for document, _ in rows] == ["a", "bc", "d"]
-    assert list(stream.documents(found, config, cursor=rows[0][1], row=1)) == rows[1:]
+    assert list(stream.read_documents(found, config, cursor=rows[0][1], first_row=1)) == rows[1:]
 
 
 @pytest.mark.parametrize("kind", PACK)
@@ -208,11 +211,11 @@ def test_jsonl_rows_that_cannot_be_read_are_error_rows_and_the_file_goes_on(tmp_
     assert texts(first) == ["2024-01-01", *[None] * 6, "a", *[None] * 4, "a", None, None, "2024-01-01"]
     rows = read(tmp_path, "in.jsonl", lines(good, *odd, good), full=True)
     assert [row.status for row in rows] == [row.status for row in first]
-    assert [row.row for row in rows if row.status is Status.BAD_ENCODING] == [9, 10, 11]
-    assert [row.row for row in rows if row.status is Status.BAD_ROW] == [1, 2, 3, 4, 5, 6, 8, 13, 14]
+    assert [row.row_index for row in rows if row.status is Status.BAD_ENCODING] == [9, 10, 11]
+    assert [row.row_index for row in rows if row.status is Status.BAD_ROW] == [1, 2, 3, 4, 5, 6, 8, 13, 14]
     assert texts(rows)[8:12] == ["a", "\ufffd", "\ufffd", "\ufffd\ufffd\ufffd"]  # known all the same
     rows = [row for row in rows if row.status is not Status.OK or row.values == good]
-    assert all(row.message.startswith(f"in.jsonl:{row.row + 1} ") for row in rows[1:-1])
+    assert all(row.message.startswith(f"in.jsonl:{row.row_index + 1} ") for row in rows[1:-1])
     assert (
         rows[3].message
         == "in.jsonl:4 has no field 'text'. Its fields are ['id']. Set source.text_field to one of them."
@@ -267,20 +270,20 @@ def test_fields_that_the_output_adds_are_refused(tmp_path: Path) -> None:
     taken = ("translation", "hymt")
     found, config = source(tmp_path, "in.jsonl", lines({"text": "a", "hymt": 1}))
     with pytest.raises(ConfigError, match="already has a field 'hymt'"):
-        stream.fields_conflict([found], config, taken)
+        stream.check_fields([found], config, taken)
     late = lines(*[{"text": "a"}] * 150, {"text": "b", "translation": "c"}, {"text": "d"})
     found, config = source(tmp_path, "in.jsonl", late)
-    stream.fields_conflict([found], config, taken)
-    rows = [document for document, _ in stream.documents(found, config, reserved=taken)]
+    stream.check_fields([found], config, taken)
+    rows = [document for document, _ in stream.read_documents(found, config, reserved=taken)]
     assert not bad(rows)  # no setting of the output decides what is translated
     for plan, full in ((1, False), (1, True), (2, True)):
-        rows = [d for d, _ in stream.documents(found, config, reserved=taken, plan=plan, full=full)]
+        rows = [d for d, _ in stream.read_documents(found, config, reserved=taken, plan_version=plan, full=full)]
         assert list(bad(rows)) == [150] and rows[150].status is Status.BAD_ROW
     assert (rows[150].text, rows[150].values) == ("b", {"text": "b", "translation": "c"})
     for name, data in (("in.csv", b"text,hymt\na,b\n"), ("in.tsv", b"text\thymt\na\tb\n")):
         found, config = source(tmp_path, name, data)
         with pytest.raises(ConfigError, match="already has a field 'hymt'"):
-            stream.fields_conflict([found], config, taken)
+            stream.check_fields([found], config, taken)
 
 
 # csv and tsv
@@ -289,14 +292,17 @@ def test_fields_that_the_output_adds_are_refused(tmp_path: Path) -> None:
 def test_csv_records_may_hold_line_breaks_delimiters_and_quotes(tmp_path: Path) -> None:
     data = b'id,text\r\n1,"a\nb, ""c"""\r\n2,plain "quoted" word\n3,\n\n4,"x"y\n5,last'
     found, config = source(tmp_path, "in.csv", data)
-    rows = list(stream.documents(found, config, full=True))
+    rows = list(stream.read_documents(found, config, full=True))
     assert [document.text for document, _ in rows] == ['a\nb, "c"', 'plain "quoted" word', "", "", "xy", "last"]
     assert rows[0][0].values == {"id": "1", "text": 'a\nb, "c"'}
-    head = stream.preamble(found, config)
+    head = stream.read_preamble(found, config)
     assert (head.header, head.fields, head.newline) == (b"id,text\r\n", ("id", "text"), b"\r\n")
     assert head.header + b"".join(document.raw for document, _ in rows) == data
     for number, (_, cursor) in enumerate(rows):
-        assert list(stream.documents(found, config, cursor=cursor, row=number + 1, full=True)) == rows[number + 1 :]
+        assert (
+            list(stream.read_documents(found, config, cursor=cursor, first_row=number + 1, full=True))
+            == rows[number + 1 :]
+        )
 
 
 @pytest.mark.fault(61)
@@ -307,7 +313,7 @@ def test_a_quote_that_does_not_close_costs_one_row(tmp_path: Path) -> None:
     assert len(rows) == 2999
     for tail in (b'2,"b"\n3,c\n', b'2,he said "no"\n3,c\n', b'2,"b",x\n3,c\n'):
         rows = read(tmp_path, "in.csv", b'id,text\n1,"open\n' + tail)
-        assert [row.row for row in rows][-1] == 2, tail
+        assert [row.row_index for row in rows][-1] == 2, tail
         assert texts(rows)[-1] == "c"
 
 
@@ -357,11 +363,14 @@ def test_empty_csv_files_have_no_rows(tmp_path: Path) -> None:
 def test_csv_loses_and_shifts_no_byte_whatever_the_quotes(tmp_path: Path, pieces: list[str], limit: int) -> None:
     body = "".join(pieces).encode()
     found, config = source(tmp_path, "in.csv", b"t,u\n" + body, max_row_bytes=limit, text_field="t")
-    rows = list(stream.documents(found, config, full=True))
+    rows = list(stream.read_documents(found, config, full=True))
     if all(document.status is not Status.TOO_LONG for document, _ in rows):
         assert b"".join(document.raw for document, _ in rows) == body
     for number, (_, cursor) in enumerate(rows):
-        assert list(stream.documents(found, config, cursor=cursor, row=number + 1, full=True)) == rows[number + 1 :]
+        assert (
+            list(stream.read_documents(found, config, cursor=cursor, first_row=number + 1, full=True))
+            == rows[number + 1 :]
+        )
 
 
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -384,7 +393,7 @@ def test_what_the_csv_module_writes_is_read_back(tmp_path: Path, records: list[t
 def table(tmp_path: Path, columns: dict[str, Any], **options: Any) -> Input:
     path = tmp_path / "in.parquet"
     parquet.write_table(pa.table(columns), path, **options)
-    (found,) = stream.find(SourceConfig(path=str(path)))
+    (found,) = stream.find_inputs(SourceConfig(path=str(path)))
     return found
 
 
@@ -406,44 +415,46 @@ def test_parquet_text_of_every_arrow_type_reads_alike(tmp_path: Path, kind: Any)
     column = column.dictionary_encode() if pa.types.is_dictionary(kind) else column.cast(kind)
     found = table(tmp_path, {"id": range(40), "text": column}, row_group_size=7)
     config = SourceConfig(path="x")
-    rows = list(stream.documents(found, config))
+    rows = list(stream.read_documents(found, config))
     assert [document.text for document, _ in rows] == ["a", "", "", "é"] * 10
     assert [cursor for _, cursor in rows] == list(range(1, 41))
     assert rows[1][0].digest != rows[2][0].digest
     for cursor in (0, 1, 6, 7, 8, 39, 40):
-        assert list(stream.documents(found, config, cursor=cursor, row=cursor)) == rows[cursor:]
+        assert list(stream.read_documents(found, config, cursor=cursor, first_row=cursor)) == rows[cursor:]
 
 
 def test_parquet_rows_carry_their_whole_batch_for_the_writer(tmp_path: Path) -> None:
     found = table(tmp_path, {"id": range(10), "text": [f"t{n}" for n in range(10)]}, row_group_size=4)
     config = SourceConfig(path="x")
     for cursor in (0, 5):
-        for document, _ in stream.documents(found, config, cursor=cursor, row=cursor, full=True):
+        for document, _ in stream.read_documents(found, config, cursor=cursor, first_row=cursor, full=True):
             batch, index = document.values
             assert batch.schema.names == ["id", "text"]
-            assert batch.slice(index, 1).to_pylist() == [{"id": document.row, "text": document.text}]
-    head = stream.preamble(found, config)
+            assert batch.slice(index, 1).to_pylist() == [{"id": document.row_index, "text": document.text}]
+    head = stream.read_preamble(found, config)
     assert head.fields == ("id", "text") and head.schema.names == ["id", "text"]
 
 
 def test_parquet_is_read_on_from_within_a_large_row_group(tmp_path: Path) -> None:
     found = table(tmp_path, {"text": [f"t{n}" for n in range(5000)]})
-    rows = list(stream.documents(found, SourceConfig(path="x")))
+    rows = list(stream.read_documents(found, SourceConfig(path="x")))
     for cursor in (1023, 1024, 2500, 4999):
-        assert list(stream.documents(found, SourceConfig(path="x"), cursor=cursor, row=cursor)) == rows[cursor:]
+        assert (
+            list(stream.read_documents(found, SourceConfig(path="x"), cursor=cursor, first_row=cursor)) == rows[cursor:]
+        )
 
 
 def test_parquet_digests_tell_null_from_the_neighbouring_column(tmp_path: Path) -> None:
     nothing = pa.array([None, "fr"])
     found = table(tmp_path, {"text": pa.array(["fr", None]), "to": nothing})
-    one, two = stream.documents(found, SourceConfig(path="x", tgt_lang_field="to"))
+    one, two = stream.read_documents(found, SourceConfig(path="x", tgt_lang_field="to"))
     assert one[0].digest != two[0].digest
 
 
 @pytest.mark.fault(56, 65)
 def test_parquet_bad_bytes_and_long_rows_are_error_rows(tmp_path: Path) -> None:
     found = table(tmp_path, {"text": pa.array([b"a", b"\xff", b"x" * 20, b"b"], pa.binary())})
-    rows = [document for document, _ in stream.documents(found, SourceConfig(path="x", max_row_bytes=10))]
+    rows = [document for document, _ in stream.read_documents(found, SourceConfig(path="x", max_row_bytes=10))]
     assert [row.status for row in rows] == [Status.OK, Status.BAD_ENCODING, Status.TOO_LONG, Status.OK]
     assert "in.parquet:2" in rows[1].message
 
@@ -454,7 +465,7 @@ def test_parquet_nested_and_language_columns(tmp_path: Path) -> None:
     found = table(tmp_path, {"doc": docs, "to": ["fr", "de", "tlh"]})
     config = SourceConfig(path="x", text_field="doc.body", tgt_lang_field="to")
     for full in (False, True):
-        rows = [document for document, _ in stream.documents(found, config, full=full)]
+        rows = [document for document, _ in stream.read_documents(found, config, full=full)]
         assert texts(rows) == ["a", "", "c" if full else None]
         assert rows[2].status is Status.BAD_LANGUAGE
         assert [row.tgt_lang for row in rows] == ["fr", "de", None]
@@ -463,9 +474,9 @@ def test_parquet_nested_and_language_columns(tmp_path: Path) -> None:
 def test_parquet_columns_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     found = table(tmp_path, {"n": [1], "body": ["a"]})
     with pytest.raises(ConfigError, match=r"no column 'text'\. Its text columns are \['body'\]"):
-        list(stream.documents(found, SourceConfig(path="x")))
+        list(stream.read_documents(found, SourceConfig(path="x")))
     with pytest.raises(ConfigError, match="is int64, not text"):
-        list(stream.documents(found, SourceConfig(path="x", text_field="n")))
+        list(stream.read_documents(found, SourceConfig(path="x", text_field="n")))
 
 
 @pytest.mark.fault(65)
@@ -475,7 +486,7 @@ def test_truncated_parquet_names_the_file(tmp_path: Path) -> None:
     for piece in (data[:-10], b"", b"nonsense"):
         Path(found.path).write_bytes(piece)
         with pytest.raises(PreflightError, match=r"in\.parquet cannot be read as a parquet file"):
-            list(stream.documents(found, SourceConfig(path="x")))
+            list(stream.read_documents(found, SourceConfig(path="x")))
 
 
 def test_saved_datasets_are_read_as_they_were_selected(tmp_path: Path) -> None:
@@ -484,12 +495,12 @@ def test_saved_datasets_are_read_as_they_were_selected(tmp_path: Path) -> None:
     rows = datasets.Dataset.from_dict({"text": [f"t{n}" for n in range(3000)], "n": list(range(3000))})
     rows.select(range(2999, -1, -1)).save_to_disk(str(tmp_path / "saved"), num_shards=3)
     config = SourceConfig(path=str(tmp_path / "saved"))
-    (found,) = stream.find(config)
-    read_all = list(stream.documents(found, config))
+    (found,) = stream.find_inputs(config)
+    read_all = list(stream.read_documents(found, config))
     assert [document.text for document, _ in read_all] == [f"t{n}" for n in range(2999, -1, -1)]
     for cursor in (1, 999, 1000, 1001, 2500, 3000):
-        assert list(stream.documents(found, config, cursor=cursor, row=cursor)) == read_all[cursor:]
-    document, _ = next(stream.documents(found, config, cursor=1500, row=1500, full=True))
+        assert list(stream.read_documents(found, config, cursor=cursor, first_row=cursor)) == read_all[cursor:]
+    document, _ = next(stream.read_documents(found, config, cursor=1500, first_row=1500, full=True))
     batch, index = document.values
     assert batch.slice(index, 1).to_pylist() == [{"text": "t1499", "n": 1499}]
 
@@ -498,11 +509,11 @@ def test_empty_tables_have_no_rows_but_a_schema(tmp_path: Path) -> None:
     import datasets
 
     found = table(tmp_path, {"text": pa.array([], pa.string())})
-    assert list(stream.documents(found, SourceConfig(path="x"))) == []
+    assert list(stream.read_documents(found, SourceConfig(path="x"))) == []
     datasets.Dataset.from_dict({"text": []}, features=datasets.Features(text=datasets.Value("string"))).save_to_disk(
         str(tmp_path / "none")
     )
     config = SourceConfig(path=str(tmp_path / "none"))
-    (found,) = stream.find(config)
-    assert list(stream.documents(found, config)) == []
-    assert stream.preamble(found, config).schema.names == ["text"]
+    (found,) = stream.find_inputs(config)
+    assert list(stream.read_documents(found, config)) == []
+    assert stream.read_preamble(found, config).schema.names == ["text"]

@@ -35,8 +35,8 @@ def cut(
 ) -> list[Shard | SkippedShard]:
     known = records or {}
     return list(
-        stream.shards(
-            inputs, config, shard_rows=rows, shard_bytes=size, done=lambda one, index: known.get((one.rel, index))
+        stream.cut_shards(
+            inputs, config, shard_rows=rows, shard_bytes=size, get_record=lambda one, index: known.get((one.rel, index))
         )
     )
 
@@ -67,7 +67,7 @@ def inputs_of(tmp_path: Path, name: str) -> tuple[list[Input], SourceConfig]:
         data = body(name.removesuffix(".gz"))
         path.write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
     config = SourceConfig(path=str(path))
-    return stream.find(config), config
+    return stream.find_inputs(config), config
 
 
 NAMES = ["a.txt", "a.txt.gz", "a.jsonl", "a.csv", "a.csv.gz", "a.parquet"]
@@ -77,14 +77,14 @@ NAMES = ["a.txt", "a.txt.gz", "a.jsonl", "a.csv", "a.csv.gz", "a.parquet"]
 def test_shards_cover_every_row_once_within_their_bounds(tmp_path: Path, name: str) -> None:
     inputs, config = inputs_of(tmp_path, name)
     shards = parsed(inputs, config)
-    rows = [document.row for shard in shards for document in shard.documents]
+    rows = [document.row_index for shard in shards for document in shard.documents]
     assert rows == list(range(100))
     assert [shard.index for shard in shards] == list(range(len(shards)))
     assert all(1 <= len(shard.documents) <= 7 for shard in shards)
     assert len({len(shard.documents) for shard in shards}) > 2  # both bounds cut
     assert [shard.start for shard in shards[1:]] == [shard.end for shard in shards[:-1]]
     assert [shard.last for shard in shards] == [False] * (len(shards) - 1) + [True]
-    assert [shard.first_row for shard in shards] == [shard.documents[0].row for shard in shards]
+    assert [shard.first_row for shard in shards] == [shard.documents[0].row_index for shard in shards]
 
 
 def test_the_hash_of_a_shard_is_that_of_its_bytes(tmp_path: Path) -> None:
@@ -118,7 +118,7 @@ def test_skipping_does_not_parse(tmp_path: Path) -> None:
         asked.append(index)
         return known["a.jsonl", index]
 
-    found = list(stream.shards(inputs, config, shard_rows=7, shard_bytes=200, done=done))
+    found = list(stream.cut_shards(inputs, config, shard_rows=7, shard_bytes=200, get_record=done))
     assert all(isinstance(one, SkippedShard) for one in found)
     assert asked == list(range(len(shards)))
 
@@ -135,7 +135,9 @@ def test_a_changed_byte_gives_the_parsed_shard_and_the_others_are_still_skipped(
     again = cut(inputs, config, records_of(shards))
     assert [one.index for one in again if isinstance(one, Shard)] == [5]
     changed = next(one for one in again if isinstance(one, Shard))
-    differing = [a.row for a, b in zip(shards[5].documents, changed.documents, strict=True) if a.digest != b.digest]
+    differing = [
+        a.row_index for a, b in zip(shards[5].documents, changed.documents, strict=True) if a.digest != b.digest
+    ]
     assert len(differing) == 1
 
 
@@ -161,7 +163,7 @@ def test_another_csv_header_undoes_every_shard(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_bytes(b"text,note\n" + b"a,b\n" * 20)
     config = SourceConfig(path=str(path))
-    inputs = stream.find(config)
+    inputs = stream.find_inputs(config)
     known = records_of(parsed(inputs, config))
     path.write_bytes(b"note,text\n" + b"a,b\n" * 20)
     assert all(isinstance(one, Shard) for one in cut(inputs, config, known))
@@ -175,7 +177,7 @@ def test_changed_parquet_rows_are_noticed(tmp_path: Path) -> None:
     parquet.write_table(pa.table({"text": values}), inputs[0].path, row_group_size=10)
     changed = [one for one in cut(inputs, config, records_of(shards)) if isinstance(one, Shard)]
     assert len(changed) == 1
-    assert 50 in [document.row for document in changed[0].documents]
+    assert 50 in [document.row_index for document in changed[0].documents]
 
 
 @pytest.mark.parametrize("data", [b"", b"\xef\xbb\xbf"])
@@ -184,7 +186,7 @@ def test_an_empty_file_gives_one_empty_shard(tmp_path: Path, data: bytes) -> Non
     path = tmp_path / "a.txt"
     path.write_bytes(data)
     config = SourceConfig(path=str(path))
-    inputs = stream.find(config)
+    inputs = stream.find_inputs(config)
     (shard,) = parsed(inputs, config)
     assert (list(shard.documents), shard.last, shard.index) == ([], True, 0)
     assert cut(inputs, config, records_of([shard])) == [SkippedShard(inputs[0], record(shard))]
@@ -195,7 +197,7 @@ def test_the_limit_counts_rows_over_all_files(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(b"row\n" * 10)
     for limit, expected in ((4, [4]), (10, [7, 3]), (12, [7, 3, 2]), (99, [7, 3, 7, 3, 7, 3])):
         config = SourceConfig(path=str(tmp_path), limit=limit)
-        inputs = stream.find(config)
+        inputs = stream.find_inputs(config)
         shards = parsed(inputs, config)
         assert [len(shard.documents) for shard in shards] == expected
         assert shards[-1].last
@@ -203,7 +205,7 @@ def test_the_limit_counts_rows_over_all_files(tmp_path: Path) -> None:
         assert again == [SkippedShard(shard.input, record(shard)) for shard in shards]
         for input in inputs:
             num_rows = sum(len(shard.documents) for shard in shards if shard.input == input)
-            assert len(list(stream.full(input, config, inputs))) == num_rows
+            assert len(list(stream.read_full_documents(input, config, inputs))) == num_rows
 
 
 def test_units_add_up_to_the_total(tmp_path: Path) -> None:
@@ -221,8 +223,8 @@ def test_damage_after_good_shards_stops_the_job_with_the_good_ones_given(tmp_pat
     rows = b"".join(hashlib.sha256(b"%d" % number).hexdigest().encode() + b"\n" for number in range(200_000))
     path.write_bytes(gzip.compress(rows)[:-1000])
     config = SourceConfig(path=str(path))
-    shards = stream.shards(
-        stream.find(config), config, shard_rows=10_000, shard_bytes=1 << 30, done=lambda one, index: None
+    shards = stream.cut_shards(
+        stream.find_inputs(config), config, shard_rows=10_000, shard_bytes=1 << 30, get_record=lambda one, index: None
     )
     found = []
     with pytest.raises(PreflightError, match="truncated"):
@@ -317,7 +319,7 @@ def test_prefetch_rests_after_every_item_and_at_its_end(depth: int) -> None:
             told.append("make")
             yield number
 
-    assert list(stream.prefetch(items(), depth, rest=lambda: told.append("rest"))) == [0, 1, 2]
+    assert list(stream.prefetch(items(), depth, pause=lambda: told.append("rest"))) == [0, 1, 2]
     assert told == ["make", "rest"] * 3 + ["rest"]
 
 
@@ -331,7 +333,7 @@ def test_prefetch_rests_while_the_end_waits_to_be_taken() -> None:
             yield number
             busy.set()
 
-    ahead = stream.prefetch(items(), 1, rest=busy.clear)
+    ahead = stream.prefetch(items(), 1, pause=busy.clear)
     assert next(ahead) == 0
     time.sleep(0.3)  # the end, or the item before it, waits for room
     assert not busy.is_set()

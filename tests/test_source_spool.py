@@ -70,10 +70,10 @@ def test_a_closed_standard_input_continues_and_is_refused_where_nothing_is_store
 ) -> None:
     monkeypatch.setattr(sys, "stdin", None)
     with pytest.raises(ConfigError, match="this process has none"):
-        Spool(tmp_path).stdin(".txt")
+        Spool(tmp_path).store_stdin(".txt")
     stored(tmp_path).mkdir(parents=True)
     (stored(tmp_path) / "stdin.txt").write_bytes(b"one\n")
-    assert Spool(tmp_path).stdin(".txt") == (stored(tmp_path) / "stdin.txt", "stdin.txt")
+    assert Spool(tmp_path).store_stdin(".txt") == (stored(tmp_path) / "stdin.txt", "stdin.txt")
 
 
 def test_a_terminal_continues_from_what_is_stored(tmp_path: Path) -> None:
@@ -81,14 +81,14 @@ def test_a_terminal_continues_from_what_is_stored(tmp_path: Path) -> None:
     (stored(tmp_path) / "stdin.txt").write_bytes(b"one\n")
     ours, theirs = os.openpty()
     with os.fdopen(theirs, "rb") as source:
-        assert Spool(tmp_path, replace=True).stdin(".txt", source)[0] == stored(tmp_path) / "stdin.txt"
+        assert Spool(tmp_path, replace=True).store_stdin(".txt", source)[0] == stored(tmp_path) / "stdin.txt"
     os.close(ours)
 
 
 def test_a_store_that_refuses_standard_input_says_which_setting_to_change(tmp_path: Path) -> None:
     (tmp_path / "f.txt").touch()
     with pytest.raises(PreflightError, match=r"f\.txt is not a folder\. Set output_dir="):
-        Spool(tmp_path / "f.txt" / "job").stdin(".txt", io.BytesIO(b"one\n"))
+        Spool(tmp_path / "f.txt" / "job").store_stdin(".txt", io.BytesIO(b"one\n"))
 
 
 def test_a_redirected_file_is_compared_too(tmp_path: Path) -> None:
@@ -105,12 +105,12 @@ def test_a_redirected_file_is_compared_too(tmp_path: Path) -> None:
 def test_a_silent_pipe_does_not_hold_a_resumed_job(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(spool, "WAIT_S", 0.1)
+    monkeypatch.setattr(spool, "STDIN_WAIT_S", 0.1)
     stored(tmp_path).mkdir(parents=True)
     (stored(tmp_path) / "stdin.txt").write_bytes(b"one\n")
     reader, writer = os.pipe()
     with os.fdopen(reader, "rb") as source:
-        assert Spool(tmp_path).stdin(".txt", source) == (stored(tmp_path) / "stdin.txt", "stdin.txt")
+        assert Spool(tmp_path).store_stdin(".txt", source) == (stored(tmp_path) / "stdin.txt", "stdin.txt")
     os.close(writer)
     assert "gave nothing for 0.1 s" in caplog.text
 
@@ -125,14 +125,14 @@ def test_a_broken_read_leaves_nothing_that_looks_stored(tmp_path: Path) -> None:
             return found
 
     with pytest.raises(StoppedError, match="standard input broke off: gone"):
-        Spool(tmp_path / "job").stdin(".txt", Broken(b"one\ntwo\n"))
+        Spool(tmp_path / "job").store_stdin(".txt", Broken(b"one\ntwo\n"))
     assert not (tmp_path / "job").exists()
 
 
 def test_standard_input_has_the_extension_of_its_format(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b'{"text": "a"}\n')))
     config = SourceConfig(path="-", format=SourceFormat.jsonl)
-    (found,) = stream.find(config, Spool(tmp_path / "job"))
+    (found,) = stream.find_inputs(config, Spool(tmp_path / "job"))
     assert (found.rel, found.format) == ("stdin.jsonl", "jsonl")
 
 
@@ -144,7 +144,7 @@ def test_standard_input_is_a_source_of_its_own() -> None:
 
 def test_without_a_place_to_store_standard_input_is_refused() -> None:
     with pytest.raises(ConfigError, match="must be stored"):
-        stream.find(SourceConfig(path="-"))
+        stream.find_inputs(SourceConfig(path="-"))
 
 
 def make_local(tmp_path: Path) -> Path:
@@ -158,11 +158,11 @@ def make_local(tmp_path: Path) -> Path:
 def test_hub_data_become_parquet_one_file_a_split(tmp_path: Path) -> None:
     folder, out = make_local(tmp_path), tmp_path / "out"
     out.mkdir()
-    hub.fetch_apart(str(folder), None, None, None, out)
+    hub.fetch_in_subprocess(str(folder), None, None, None, out)
     assert sorted(os.listdir(out)) == ["test.parquet", "train.parquet"]
     config = SourceConfig(path=str(out / "train.parquet"))
-    (found,) = stream.find(config)
-    texts = [document.text for document, _ in stream.documents(found, config)]
+    (found,) = stream.find_inputs(config)
+    texts = [document.text for document, _ in stream.read_documents(found, config)]
     assert texts == [f"row {n}" for n in range(2500)]
 
 
@@ -175,9 +175,9 @@ def test_stored_hub_data_are_used_again_without_the_hub(tmp_path: Path) -> None:
     for split in ("train", "test"):
         parquet.write_table(pa.table({"text": [split]}), place / f"{split}.parquet")
     given = Spool(tmp_path / "job")
-    found = stream.find(SourceConfig(path="org/corpus"), given)
+    found = stream.find_inputs(SourceConfig(path="org/corpus"), given)
     assert [one.rel for one in found] == ["corpus/test.parquet", "corpus/train.parquet"]
-    given.settle(tmp_path / "job-2")  # a fork has its own
+    given.link_into(tmp_path / "job-2")  # a fork has its own
     copied = stored(tmp_path / "job-2") / "hub" / "org--corpus" / "all"
     assert sorted(os.listdir(copied)) == ["test.parquet", "train.parquet"]
     assert os.listdir(copied.parent) == ["all"]
@@ -187,7 +187,7 @@ def test_stored_hub_data_are_used_again_without_the_hub(tmp_path: Path) -> None:
 def test_a_missing_hub_is_one_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(PreflightError, match="No file or folder is named no-such/data-set") as caught:
-        stream.find(SourceConfig(path="no-such/data-set"), Spool(tmp_path / "job"))
+        stream.find_inputs(SourceConfig(path="no-such/data-set"), Spool(tmp_path / "job"))
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "job").exists()
 

@@ -201,7 +201,7 @@ def test_thousands_of_parts_are_told_in_a_second(tmp_path: Path, inputs: list[In
         for part in range(20):
             rows = [Row(shard * 20 + part, bytes(8), Status.OK, "x" * 2000)]
             data = parts.encode(
-                rows, identity="0", environment={}, file_id="0", shard=record, part=part, num_parts=20, uuid="u"
+                rows, identity="0", environment={}, file_id="0", shard=record, part_index=part, num_parts=20, uuid="u"
             )
             (folder / parts.part_name(part)).write_bytes(data)
     began = time.process_time()
@@ -214,9 +214,9 @@ def test_the_speed_of_a_stopped_job_leaves_its_pause_out() -> None:
     second = 10**9
     steady = [(number * 20 * second, 40) for number in range(20)]
     stopped = steady + [(at + 86_400 * second, rows) for at, rows in steady]
-    assert status._rate(steady) == status._rate(stopped) == 2.0
-    assert status._rate([]) is None
-    assert status._rate([(0, 5)]) is None
+    assert status._rows_per_s(steady) == status._rows_per_s(stopped) == 2.0
+    assert status._rows_per_s([]) is None
+    assert status._rows_per_s([(0, 5)]) is None
 
 
 def test_verify_of_a_running_job_says_to_wait(tmp_path: Path, inputs: list[Input]) -> None:

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hymt_batch.errors import PreflightError
-from hymt_batch.model import ending, files, piece, tokenizer
+from hymt_batch.model import chunked_encode, files, prompt_end, tokenizer
 from hymt_batch.model.tokenizer import Tokenizer
 
 pytestmark = pytest.mark.core
@@ -59,17 +59,17 @@ def extended(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
 
 def test_the_framing_is_that_of_the_1_8b_model() -> None:
     made = tokenizer.load(DEMO, config(), add_generation_prompt=True)
-    assert [made.full.id_to_token(one) for one in made.prefix] == ["<｜hy_begin▁of▁sentence｜>", "<｜hy_User｜>"]
-    assert [made.full.id_to_token(one) for one in made.suffix] == ["<｜hy_Assistant｜>"]
-    assert [made.full.id_to_token(one) for one in made.stop] == ["<｜hy_place▁holder▁no▁2｜>"]
+    assert [made.backend.id_to_token(one) for one in made.prefix] == ["<｜hy_begin▁of▁sentence｜>", "<｜hy_User｜>"]
+    assert [made.backend.id_to_token(one) for one in made.suffix] == ["<｜hy_Assistant｜>"]
+    assert [made.backend.id_to_token(one) for one in made.stop_ids] == ["<｜hy_place▁holder▁no▁2｜>"]
     other = tokenizer.load(DEMO, config(), add_generation_prompt=False)
-    assert [other.full.id_to_token(one) for one in other.suffix] == ["<｜hy_place▁holder▁no▁8｜>"]
+    assert [other.backend.id_to_token(one) for one in other.suffix] == ["<｜hy_place▁holder▁no▁8｜>"]
 
 
 def test_the_framing_of_the_7b_model_is_found_the_same_way(tmp_path: Path) -> None:
     made = edited(tmp_path / "7b", {"<|startoftext|>": True, "<|extra_0|>": True}, TEMPLATE_7B, "<|startoftext|>")
-    assert [made.full.id_to_token(one) for one in made.prefix] == ["<|startoftext|>"]
-    assert [made.full.id_to_token(one) for one in made.suffix] == ["<|extra_0|>"]
+    assert [made.backend.id_to_token(one) for one in made.prefix] == ["<|startoftext|>"]
+    assert [made.backend.id_to_token(one) for one in made.suffix] == ["<|extra_0|>"]
 
 
 @settings(max_examples=300, deadline=None)
@@ -78,21 +78,25 @@ def test_the_framing_of_the_7b_model_is_found_the_same_way(tmp_path: Path) -> No
 def test_no_text_becomes_a_control_token_and_every_text_comes_back(extended: Tokenizer, pieces: list[str]) -> None:
     text = "".join(pieces)
     (body,) = extended.encode([text])
-    assert not extended.leaks(body)
-    assert extended.bare.decode(body, skip_special_tokens=False) == text
+    assert not extended.has_control_ids(body)
+    assert extended.plain_backend.decode(body, skip_special_tokens=False) == text
 
 
 @pytest.mark.fault(73)
 def test_the_librarys_own_way_would_leak_them(extended: Tokenizer) -> None:
-    leaked = [text for text in CONTROL if extended.leaks(extended.full.encode(text, add_special_tokens=False).ids)]
+    leaked = [
+        text
+        for text in CONTROL
+        if extended.has_control_ids(extended.backend.encode(text, add_special_tokens=False).ids)
+    ]
     assert leaked == CONTROL
 
 
 @pytest.mark.fault(74)
 def test_control_tokens_in_a_translation_are_left_out(extended: Tokenizer) -> None:
     ids = extended.encode(["Il pleut."])[0]
-    think = extended.full.token_to_id("<think>")
-    assert extended.decode([[*ids[:1], think, *ids[1:], extended.stop[0]]]) == ["Il pleut."]
+    think = extended.backend.token_to_id("<think>")
+    assert extended.decode([[*ids[:1], think, *ids[1:], extended.stop_ids[0]]]) == ["Il pleut."]
 
 
 @pytest.mark.parametrize(
@@ -115,24 +119,24 @@ def test_a_tokenizer_of_another_model_is_refused() -> None:
 @given(st.lists(st.text(), max_size=8))
 def test_quick_encoding_gives_the_ids_of_the_slow_one(extended: Tokenizer, texts: list[str]) -> None:
     texts += [*CONTROL, "l'été 12 345 678,90 €\u2028日本語 e\u0301 \U0001f600", " \n\n x", ""]
-    slow = [extended.bare.encode(text, add_special_tokens=False).ids for text in texts]
+    slow = [extended.plain_backend.encode(text, add_special_tokens=False).ids for text in texts]
     assert extended.encode(texts) == slow
 
 
 def test_no_text_is_lost_between_two_slices(extended: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
     texts = [f"{number} " + "rain " * (number % 7) for number in range(50)]
     whole = extended.encode(texts)
-    monkeypatch.setattr(piece, "SLICE_CHARS", 40)
-    monkeypatch.setattr(piece, "SLICE_ROWS", 3)
+    monkeypatch.setattr(chunked_encode, "BATCH_CHARS", 40)
+    monkeypatch.setattr(chunked_encode, "BATCH_TEXTS", 3)
     assert extended.encode(texts) == whole
     assert len(whole) == 50
-    assert max(map(len, piece.slices(texts))) == 3
+    assert max(map(len, chunked_encode.batches(texts))) == 3
 
 
 @pytest.mark.fault(74)
 def test_control_tokens_of_an_answer_are_left_out_and_the_rest_kept(extended: Tokenizer) -> None:
     ids = extended.encode(["Rain in Lyon."])[0]
-    assert extended.decode([ids, [extended.stop[0], *ids[:2], extended.prefix[0], *ids[2:]], []]) == [
+    assert extended.decode([ids, [extended.stop_ids[0], *ids[:2], extended.prefix[0], *ids[2:]], []]) == [
         "Rain in Lyon.",
         "Rain in Lyon.",
         "",
@@ -157,16 +161,18 @@ def test_a_plan_reads_the_last_token_that_a_load_finds(tmp_path: Path, add: bool
     if where == "file":
         (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
     found = tokenizer.load(folder, config(), add_generation_prompt=add)
-    assert ending.last_token(folder, add_generation_prompt=add) == found.last
+    assert prompt_end.last_token(folder, add_generation_prompt=add) == found.last_prompt_token
     if where == "as it is":
-        assert found.last == (("<｜hy_Assistant｜>", 1397) if add else ("<｜hy_place▁holder▁no▁8｜>", 1399))
+        assert found.last_prompt_token == (
+            ("<｜hy_Assistant｜>", 1397) if add else ("<｜hy_place▁holder▁no▁8｜>", 1399)
+        )
     else:
-        assert found.last[0] == "<｜hy_User｜>"
+        assert found.last_prompt_token[0] == "<｜hy_User｜>"
 
 
 def test_an_end_that_cannot_be_read_is_none(tmp_path: Path) -> None:
     folder = shutil.copytree(DEMO, tmp_path / "model")
     for template in ("{{ messages[0].content }}", "{% for x in %}", "{{ 'x' * 2 ** 33 }}"):
         (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
-        assert ending.last_token(folder, add_generation_prompt=True) is None
-    assert ending.last_token(tmp_path / "none", add_generation_prompt=True) is None
+        assert prompt_end.last_token(folder, add_generation_prompt=True) is None
+    assert prompt_end.last_token(tmp_path / "none", add_generation_prompt=True) is None

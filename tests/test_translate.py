@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 from campaigns import stub
 
-from hymt_batch.decode.generate import Generated
+from hymt_batch.decode.generate import Completion
 from hymt_batch.errors import ExitCode, IdentityError, InputChangedError, LeaseError
-from hymt_batch.progress import Telling
+from hymt_batch.progress import Reporter
 from jobs import translate
 
 pytestmark = pytest.mark.core
@@ -44,10 +44,10 @@ class Job:
         from hymt_batch import config
 
         job = config.load("translate", [f"output_dir={self.folder / 'out'}", "tgt_lang=fr", "model=demo", *overrides])
-        with Telling("off") as telling:
+        with Reporter("off") as telling:
             return translate.translate(job, telling, stub.prepare, self._decode)
 
-    def _decode(self, hymt: stub.Stub, prompts: Sequence[Sequence[int]], *rest: Any) -> list[Generated]:
+    def _decode(self, hymt: stub.Stub, prompts: Sequence[Sequence[int]], *rest: Any) -> list[Completion]:
         self.calls += 1
         self.fail(self.calls)
         self.decoded += len(prompts)
@@ -126,7 +126,7 @@ def test_out_of_memory_splits_a_batch_and_a_row_that_never_fits_is_an_error_row(
     (tmp_path / "in.txt").write_text("\n".join(texts))
     plain = job._decode
 
-    def small(hymt: stub.Stub, prompts: Sequence[Sequence[int]], *rest: Any) -> list[Generated]:
+    def small(hymt: stub.Stub, prompts: Sequence[Sequence[int]], *rest: Any) -> list[Completion]:
         if len(prompts) > 3 or any(bytes(ids[1:-1]).endswith(texts[7].encode()) for ids in prompts):
             raise MemoryError
         return plain(hymt, prompts, *rest)

@@ -15,14 +15,14 @@ import pytest
 from campaigns import stub
 
 from hymt_batch import manifest
-from hymt_batch.decode.generate import Generated
+from hymt_batch.decode.generate import Completion
 from hymt_batch.errors import ExitCode, IdentityError
-from hymt_batch.fs import OS
-from hymt_batch.progress import Telling
+from hymt_batch.fs import OS_FS
+from hymt_batch.progress import Reporter
+from hymt_batch.write import identity_versions
 from hymt_batch.write import part as parts
-from hymt_batch.write import versions
+from hymt_batch.write.identity_versions import NOT_RECORDED, Changes
 from hymt_batch.write.output import Output, Summary
-from hymt_batch.write.versions import FROM_COMMAND, Changes
 from jobs import translate, verify
 
 pytestmark = pytest.mark.core
@@ -63,10 +63,10 @@ class Folders:
 
         kind = name.partition("-")[2]
         job = config.load("translate", ["output_dir=.", f"name={name}", *CUT, *SETTINGS[kind], *more])
-        with Telling("off") as telling:
+        with Reporter("off") as telling:
             return translate.translate(job, telling, stub.prepare, self._decode)
 
-    def _decode(self, hymt: stub.Stub, prompts: Sequence[Sequence[int]], *rest: Any) -> list[Generated]:
+    def _decode(self, hymt: stub.Stub, prompts: Sequence[Sequence[int]], *rest: Any) -> list[Completion]:
         self.decoded += len(prompts)
         return stub.decode_batch(hymt, prompts, *rest)
 
@@ -98,8 +98,8 @@ def test_an_unfinished_folder_of_an_earlier_version_keeps_its_parts(folders: Fol
     assert folders.decoded == DECODED[f"done-{kind}"] - DECODED[name]
     assert not list((folders.here / name / ".hymt/quarantine").iterdir())
     assert verify.verify(folders.here / name).exit_code is ExitCode.COMPLETE
-    assert done.rows == manifest.read(OS, folders.here / f"done-{kind}")["rows"]
-    before = manifest.read(OS, folders.here / f"done-{kind}")["counts"]
+    assert done.rows == manifest.read(OS_FS, folders.here / f"done-{kind}")["rows"]
+    before = manifest.read(OS_FS, folders.here / f"done-{kind}")["counts"]
     assert {status: done.counts[status] for status in ("ok", "too_long") if status in before} == {
         status: before[status] for status in ("ok", "too_long") if status in before
     }
@@ -131,17 +131,17 @@ def test_a_lost_job_json_of_an_earlier_version_is_made_again(folders: Folders, n
     folders.run(name)
     kind = name.partition("-")[2]
     assert folders.decoded == DECODED[f"done-{kind}"] - DECODED[name]
-    identity = manifest.read_job(OS, folders.here / name).identity
+    identity = manifest.read_job(OS_FS, folders.here / name).identity
     assert identity == json.loads(right)["identity"]
     assert "version" not in identity
 
 
 def test_the_digest_that_parts_carry_stays_that_of_the_earlier_version(folders: Folders) -> None:
-    key = manifest.read_job(OS, folders.here / "half-text").key
+    key = manifest.read_job(OS_FS, folders.here / "half-text").identity_sha256
     path = folders.here / "half-text/.hymt/f18b7cb099a9ea3f5/s0000000/p00000"
     assert parts.decode(path.read_bytes())[0].identity == key
     folders.run("half-text")
-    assert manifest.read(OS, folders.here / "half-text")["identity_sha256"] == key
+    assert manifest.read(OS_FS, folders.here / "half-text")["identity_sha256"] == key
 
 
 def test_another_setting_is_still_another_job(folders: Folders) -> None:
@@ -164,28 +164,30 @@ def test_min_logprob_is_of_the_identity_of_a_new_job(folders: Folders) -> None:
 
 def test_a_new_folder_records_the_version_of_its_identity_and_of_its_plan(folders: Folders) -> None:
     folders.run("new-text")
-    identity = manifest.read_job(OS, folders.here / "new-text").identity
-    assert (identity["version"], identity["batch"]["plan"]) == (versions.VERSION, 2)
+    identity = manifest.read_job(OS_FS, folders.here / "new-text").identity
+    assert (identity["version"], identity["batch"]["plan"]) == (identity_versions.VERSION, 2)
 
 
 def test_a_folder_of_a_newer_version_is_refused(folders: Folders) -> None:
-    job = manifest.read_job(OS, folders.here / "half-text")
-    newer = manifest.Job({**job.identity, "version": versions.VERSION + 1}, job.inputs, job.environment, job.created)
-    manifest.replace_job(OS, folders.here / "half-text", newer)
+    job = manifest.read_job(OS_FS, folders.here / "half-text")
+    newer = manifest.JobRecord(
+        {**job.identity, "version": identity_versions.VERSION + 1}, job.inputs, job.environment, job.created
+    )
+    manifest.replace_job(OS_FS, folders.here / "half-text", newer)
     with pytest.raises(IdentityError, match="newer hymt-batch"):
         folders.run("half-text")
 
 
 def test_starting_over_makes_a_job_of_this_version(folders: Folders) -> None:
     folders.run("half-text", "overwrite=true")
-    assert manifest.read_job(OS, folders.here / "half-text").identity["batch"]["plan"] == 2
+    assert manifest.read_job(OS_FS, folders.here / "half-text").identity["batch"]["plan"] == 2
 
 
 def test_a_fork_of_another_setting_is_a_new_job_and_goes_on_as_one(folders: Folders) -> None:
     for _ in range(2):
         done = folders.run("half-text", "segment.max_tokens=65", "on_mismatch=fork")
         assert done.folder.name == "half-text-2"
-    assert manifest.read_job(OS, done.folder).identity["batch"]["plan"] == 2
+    assert manifest.read_job(OS_FS, done.folder).identity["batch"]["plan"] == 2
 
 
 def test_part_sizes_that_auto_chose_are_those_of_the_folder(folders: Folders, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -201,32 +203,32 @@ def test_a_folder_that_was_begun_with_the_generation_prompt_keeps_it(folders: Fo
         (folders.here / "half-text/.hymt/job.json").unlink()
     folders.run("half-text", card)
     assert folders.decoded == DECODED["done-text"] - DECODED["half-text"]
-    assert manifest.read_job(OS, folders.here / "half-text").identity["prompt"]["add_generation_prompt"] is True
+    assert manifest.read_job(OS_FS, folders.here / "half-text").identity["prompt"]["add_generation_prompt"] is True
     folders.run("new-text", card)
-    assert manifest.read_job(OS, folders.here / "new-text").identity["prompt"]["add_generation_prompt"] is False
+    assert manifest.read_job(OS_FS, folders.here / "new-text").identity["prompt"]["add_generation_prompt"] is False
     with pytest.raises(IdentityError, match=r"prompt\.add_generation_prompt: true -> false"):
         folders.run("done-text", "prompt.add_generation_prompt=false")
 
 
 def test_keys_that_came_left_or_were_renamed_are_understood() -> None:
     changes = Changes(
-        added={"a.new": (2, "as before"), "a.unknown": (2, FROM_COMMAND)},
+        added={"a.new": (2, "as before"), "a.unknown": (2, NOT_RECORDED)},
         removed={"a.gone": (2, True)},
         renamed={"a.old_name": (2, "b.name")},
     )
     wanted = {"version": 2, "a": {"new": "as before", "unknown": 7, "same": 1}, "b": {"name": 3}}
     stored = {"a": {"gone": True, "old_name": 3, "same": 1}}
-    assert versions.current(stored, wanted, changes) == wanted
-    assert versions.differences(stored, wanted, changes=changes) == []
-    assert list(versions.earlier(wanted, changes)) == [{**stored, "b": {}}]
+    assert identity_versions.upgrade(stored, wanted, changes) == wanted
+    assert identity_versions.differences(stored, wanted, changes=changes) == []
+    assert list(identity_versions.earlier_identities(wanted, changes)) == [{**stored, "b": {}}]
     other = {**wanted, "a": {**wanted["a"], "new": "otherwise"}}
-    assert versions.differences(stored, other, changes=changes) == [("a.new", "as before", "otherwise")]
-    assert list(versions.earlier(other, changes)) == []
+    assert identity_versions.differences(stored, other, changes=changes) == [("a.new", "as before", "otherwise")]
+    assert list(identity_versions.earlier_identities(other, changes)) == []
 
 
 @pytest.mark.parametrize("version", [0, -1, "2", 2.0, True, None])
 def test_a_version_that_no_version_writes_counts_as_a_newer_one(version: object) -> None:
-    assert versions.version_of({"version": version}) > versions.VERSION
+    assert identity_versions.version_of({"version": version}) > identity_versions.VERSION
 
 
 def test_the_folder_decides_what_auto_means_even_if_job_json_is_lost(tmp_path: Path) -> None:
@@ -247,4 +249,4 @@ def test_the_folder_decides_what_auto_means_even_if_job_json_is_lost(tmp_path: P
     (tmp_path / "job/.hymt/job.json").unlink()
     with Output.open(tmp_path / "job", identity=here, **fixed) as output:
         assert output.identity["batch"] == {"part_rows": 2048}
-        assert output.finished
+        assert output.is_complete

@@ -21,10 +21,10 @@ from typing import Any
 
 import pytest
 
-from hymt_batch import child, config, crew
+from hymt_batch import child_process, config, executor
 from hymt_batch.errors import ConfigError, ExitCode, StoppedError
 from hymt_batch.launch import oom, pool
-from hymt_batch.model import processors
+from hymt_batch.model import cpu_count
 from jobs import translate
 from tests.campaigns import stub, stub_worker
 
@@ -60,7 +60,9 @@ def run(folder: Path, *more: str, decode: Callable[..., Any] = stub.decode_batch
     job = config.load("translate", overrides(folder, *more))
     worker = tuple(command) or stub_worker.COMMAND
     return int(
-        translate.run(job, partial(translate.translate, prepare=stub.prepare, decode_batch=decode, worker=worker))
+        translate.run(
+            job, partial(translate.translate, prepare_model=stub.prepare, decode_batch=decode, worker_command=worker)
+        )
     )
 
 
@@ -106,7 +108,7 @@ def test_a_worker_that_dies_costs_no_row(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setenv("STUB_PIDS", str(pids))
     killed = []
 
-    def begin_and_kill(real: Any = translate.Desk.begin) -> Any:
+    def begin_and_kill(real: Any = translate.PartTracker.begin_attempt) -> Any:
         def begin(self: Any, task: Any) -> int:
             busy = pids.read_text().splitlines() if pids.exists() else []
             if busy and len(killed) < 3:
@@ -120,7 +122,7 @@ def test_a_worker_that_dies_costs_no_row(tmp_path: Path, monkeypatch: pytest.Mon
 
         return begin
 
-    monkeypatch.setattr(translate.Desk, "begin", begin_and_kill())
+    monkeypatch.setattr(translate.PartTracker, "begin_attempt", begin_and_kill())
     assert run(tmp_path, "launch.workers=2") == ExitCode.COMPLETE
     assert len(killed) == 3
     assert texts(tmp_path) == expected(source)
@@ -222,7 +224,7 @@ def test_a_stopped_job_blames_no_part(tmp_path: Path) -> None:
 
 def test_a_worker_that_hangs_while_it_loads_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     corpus(tmp_path)
-    monkeypatch.setattr(pool, "LOAD_S", 0.3)
+    monkeypatch.setattr(pool, "MIN_LOAD_TIMEOUT_S", 0.3)
     sleeping = (sys.executable, "-S", "-c", "import time; time.sleep(60)")
     with pytest.raises(StoppedError, match=r"no sign of life for 0\.3 s \(launch\.hang_s\)"):
         run(tmp_path, "launch.workers=2", "launch.hang_s=0.2", command=sleeping)
@@ -243,30 +245,32 @@ def test_memory_that_runs_out_while_workers_load_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, counts: Iterator[int | None]
 ) -> None:
     corpus(tmp_path)
-    monkeypatch.setattr(pool, "oom_kills", lambda: next(counts))
+    monkeypatch.setattr(pool, "read_oom_kills", lambda: next(counts))
     with pytest.raises(StoppedError, match=r"died 5 times .* memory ran out: set launch\.workers=1"):
         run(tmp_path, "launch.workers=2", command=KILLED)
 
 
 def test_kills_from_outside_are_borne_longer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     corpus(tmp_path)
-    monkeypatch.setattr(pool, "oom_kills", lambda: 7)
+    monkeypatch.setattr(pool, "read_oom_kills", lambda: 7)
     with pytest.raises(StoppedError, match=r"died 20 times .* Something outside of the job kills it"):
         run(tmp_path, "launch.workers=2", command=KILLED)
 
 
 def test_the_kernels_count_is_read_where_there_is_one(tmp_path: Path) -> None:
     (tmp_path / "vmstat").write_text("pgfault 3\noom_kill 12\n")
-    assert oom.oom_kills(tmp_path / "vmstat") == 12
-    assert oom.oom_kills(tmp_path / "none") is None
+    assert oom.read_oom_kills(tmp_path / "vmstat") == 12
+    assert oom.read_oom_kills(tmp_path / "none") is None
 
 
 def starts(monkeypatch: pytest.MonkeyPatch, num_processors: int) -> list[int]:
     """The numbers of the workers that will be started, on a machine of so many processors."""
     started: list[int] = []
-    right = pool.Pool._start
-    monkeypatch.setattr(crew, "processors", lambda: num_processors)
-    monkeypatch.setattr(pool.Pool, "_start", lambda self, number: started.append(number) or right(self, number))  # type: ignore[func-returns-value]
+    right = pool.ProcessPool._spawn_worker
+    monkeypatch.setattr(executor, "usable_cpus", lambda: num_processors)
+    monkeypatch.setattr(
+        pool.ProcessPool, "_spawn_worker", lambda self, number: started.append(number) or right(self, number)
+    )  # type: ignore[func-returns-value]
     return started
 
 
@@ -301,17 +305,17 @@ def test_processors_are_those_of_the_quota(tmp_path: Path) -> None:
     (tmp_path / "a" / "b").mkdir(parents=True)
     (tmp_path / "cpu" / "a").mkdir(parents=True)
     membership.write_text("4:cpu,cpuacct:/a\n0::/a/b\n")
-    assert processors.processors(tmp_path, membership) == here
+    assert cpu_count.usable_cpus(tmp_path, membership) == here
     (tmp_path / "a" / "b" / "cpu.max").write_text("max 100000\n")
     (tmp_path / "cpu" / "a" / "cpu.cfs_quota_us").write_text("-1\n")
     (tmp_path / "cpu" / "a" / "cpu.cfs_period_us").write_text("100000\n")
-    assert processors.processors(tmp_path, membership) == here
+    assert cpu_count.usable_cpus(tmp_path, membership) == here
     (tmp_path / "a" / "cpu.max").write_text("50000 100000\n")
-    assert processors.processors(tmp_path, membership) == 1
+    assert cpu_count.usable_cpus(tmp_path, membership) == 1
     (tmp_path / "a" / "cpu.max").write_text("100001 100000\n")
-    assert processors.processors(tmp_path, membership) == min(2, here)
+    assert cpu_count.usable_cpus(tmp_path, membership) == min(2, here)
     (tmp_path / "cpu" / "a" / "cpu.cfs_quota_us").write_text("1000\n")
-    assert processors.processors(tmp_path, membership) == 1
+    assert cpu_count.usable_cpus(tmp_path, membership) == 1
 
 
 PARENT = """
@@ -384,7 +388,7 @@ def test_a_worker_that_loads_ends_with_its_parent_where_the_system_sends_no_sign
 
 
 def test_a_parent_that_died_before_its_worker_asked_is_noticed() -> None:
-    command = child.tied([sys.executable, "-S", "-c", "print('still here')"])
+    command = child_process.die_with_parent_command([sys.executable, "-S", "-c", "print('still here')"])
     assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "still here\n"
     command[command.index(str(os.getpid()))] = "1"  # as if it had been another process
     ran = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -393,7 +397,7 @@ def test_a_parent_that_died_before_its_worker_asked_is_noticed() -> None:
 
 def test_a_worker_ignores_what_its_parent_is_told_from_its_first_moment() -> None:
     shown = "import signal; print(*(int(signal.getsignal(n) is signal.SIG_IGN) for n in (2, 10, 15)))"
-    command = child.tied([sys.executable, "-c", shown], ignoring=pool.DEAF)
+    command = child_process.die_with_parent_command([sys.executable, "-c", shown], ignored_signals=pool.IGNORED_SIGNALS)
     assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "1 1 1\n"
 
 

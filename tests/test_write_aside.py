@@ -14,9 +14,9 @@ from faults.upper import Fast, an_input, open_output, plan, run, shards, upper
 
 from hymt_batch import manifest
 from hymt_batch.errors import ExitCode, StoppedError
-from hymt_batch.fs import OS, Stat
+from hymt_batch.fs import OS_FS, Stat
 from hymt_batch.records import Input
-from hymt_batch.write import aside
+from hymt_batch.write import set_aside
 from jobs import status, verify
 
 EDITED = b"somebody's own work\n"
@@ -56,7 +56,7 @@ def test_a_changed_file_is_set_aside_and_made_again(
     right = (folder / "translated" / rel).read_bytes()
     (folder / "translated" / rel).write_bytes(EDITED)
     if lost:
-        (manifest.file_state(folder, inputs[("a.txt", "sub/b.txt").index(rel)].file_id) / lost).unlink()
+        (manifest.file_state_folder(folder, inputs[("a.txt", "sub/b.txt").index(rel)].file_id) / lost).unlink()
     run(folder, inputs, fs=store, **options)
     assert (folder / "translated" / rel).read_bytes() == right
     assert kept(folder) == {name(rel, EDITED): EDITED}
@@ -130,7 +130,7 @@ def test_a_file_of_a_job_that_is_not_finished_is_kept_too(tmp_path: Path, inputs
         for shard in shards(inputs[0]):
             for part in plan(shard):
                 output.commit(shard, part, upper(shard, part))
-            output.finish(shard)
+            output.finish_shard(shard)
     (folder / "translated" / "a.txt").write_bytes(EDITED)
     (folder / "translated" / "sub").mkdir()
     (folder / "translated" / "sub" / "b.txt").write_bytes(EDITED + b"2")  # nobody made it yet
@@ -139,7 +139,7 @@ def test_a_file_of_a_job_that_is_not_finished_is_kept_too(tmp_path: Path, inputs
 
 
 def test_the_name_of_a_kept_file_fits_the_store(tmp_path: Path) -> None:
-    path = aside.place(tmp_path, "sub/" + "é" * 125 + ".txt", "0" * 8)
+    path = set_aside.preserved_path(tmp_path, "sub/" + "é" * 125 + ".txt", "0" * 8)
     assert len(os.fsencode(path.name)) <= 255
     assert path.name.endswith(".00000000")
     assert path.parent == tmp_path / "set_aside" / "sub"
@@ -153,9 +153,9 @@ def test_no_scan_of_inputs_finds_what_is_set_aside(tmp_path: Path, inputs: list[
     (tmp_path / "in" / "job" / "set_aside").mkdir()
     (tmp_path / "in" / "job" / "set_aside" / "a.txt").write_text("x\n")
     (tmp_path / "in" / "c.txt").write_text("x\n")
-    found = stream.find(SourceConfig(path=str(tmp_path / "in")), stream.Spool(tmp_path / "o"), "input")
+    found = stream.find_inputs(SourceConfig(path=str(tmp_path / "in")), stream.Spool(tmp_path / "o"), "input")
     assert [one.rel for one in found] == ["c.txt"]
-    assert OS.stat(tmp_path / "in" / "job").kind == "dir"
+    assert OS_FS.stat(tmp_path / "in" / "job").kind == "dir"
 
 
 @pytest.mark.parametrize("options", [{}, {"overwrite": True}], ids=str)

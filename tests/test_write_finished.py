@@ -12,9 +12,9 @@ from faults.upper import IDENTITY, an_input, open_output, plan, run, shards, upp
 
 from hymt_batch import manifest
 from hymt_batch.errors import ExitCode, InputChangedError, StoppedError
-from hymt_batch.fs import OS
+from hymt_batch.fs import OS_FS
 from hymt_batch.records import Input
-from hymt_batch.write import ending, finished, located
+from hymt_batch.write import input_locations, manifest_only, stop_reason
 from jobs import status, verify
 
 
@@ -57,20 +57,20 @@ def test_without_its_state_each_file_must_be_what_the_manifest_says(copied: Path
     report = verify.verify(copied)
     assert report.exit_code is ExitCode.DAMAGE
     assert [one for one in report.damage if one.startswith(file)]
-    assert finished.proven(OS, copied, manifest.read(OS, copied))
+    assert manifest_only.find_problems(OS_FS, copied, manifest.read(OS_FS, copied))
 
 
 def test_a_manifest_never_leads_out_of_its_folder(copied: Path) -> None:
-    value = manifest.read(OS, copied)
+    value = manifest.read(OS_FS, copied)
     for path in ("../job/translated/a.txt", "translated/../../in/a.txt", "/etc/passwd", "errors/a.txt"):
         value["outputs"][0]["path"] = path
-        assert finished.proven(OS, copied, value) == [f"manifest.json: names {path!r}"]
+        assert manifest_only.find_problems(OS_FS, copied, value) == [f"manifest.json: names {path!r}"]
 
 
 def healed(folder: Path, inputs: list[Input]) -> None:
     """What a run makes again where `job.json` alone is lost."""
     (folder / ".hymt").mkdir()
-    assert manifest.create_job(OS, folder, manifest.new_job(IDENTITY, inputs, {"device": "none"}))
+    assert manifest.create_job(OS_FS, folder, manifest.new_job(IDENTITY, inputs, {"device": "none"}))
 
 
 @pytest.mark.fault(38)
@@ -150,8 +150,8 @@ def test_status_tells_why_a_run_stopped_until_the_next_one_starts(
     assert (found.state, found.ended["exit_code"]) == ("stopped", code)
     assert found.ended["why"].startswith(why)
     assert len(found.ended["why"]) <= 500
-    assert b"hf_" not in ending.path(folder).read_bytes()
-    assert ending.path(folder).stat().st_size < 2000
+    assert b"hf_" not in stop_reason.path(folder).read_bytes()
+    assert stop_reason.path(folder).stat().st_size < 2000
     assert found.ended["at"].endswith("+00:00")
     (line,) = [line for line in status.render(found).splitlines() if "  ended " in line]
     assert f"with exit code {code}: {why}" in line
@@ -178,7 +178,7 @@ def test_a_run_that_lost_its_lease_says_nothing_in_the_folder_of_another(tmp_pat
 @pytest.mark.parametrize("data", [b"", b"{", b"[]", bytes(100), b"x" * 100_000, b'{"why": 1}'])
 def test_a_damaged_reason_is_no_reason(tmp_path: Path, inputs: list[Input], data: bytes) -> None:
     stop(tmp_path / "job", inputs, None)
-    ending.path(tmp_path / "job").write_bytes(data)
+    stop_reason.path(tmp_path / "job").write_bytes(data)
     assert status.status(tmp_path / "job").ended is None
 
 
@@ -207,9 +207,9 @@ def test_the_message_of_an_error_row_is_one_line_without_escapes(tmp_path: Path,
     line = {"id": "a.txt#10\x1b[2J", "status": "empty", "message": "first\nsecond\x1b[31m" + "x" * 5000}
     path = tmp_path / "job" / "errors" / "a.txt.errors.jsonl"
     path.write_text("no json\n" + json.dumps(line) + "\n[]\n")
-    from hymt_batch.shown import shown
+    from hymt_batch.sanitize import sanitize_text
 
-    text = shown(status.render(status.status(tmp_path / "job", num_errors=3)))
+    text = sanitize_text(status.render(status.status(tmp_path / "job", num_errors=3)))
     (told,) = [one for one in text.splitlines() if "a.txt#10" in one and "b.txt" not in one]
     assert "first\\nsecond" in told
     assert "\x1b" not in text
@@ -250,6 +250,6 @@ def test_an_input_that_was_stored_aside_is_found_in_the_folder(tmp_path: Path, i
     at = tmp_path / f".spool-{os.getpid()}" / "stdin.txt"
     at.parent.mkdir()
     shutil.copyfile(inputs[0].path, at)
-    located.note(OS, folder, [an_input(at, "stdin.txt")])
+    input_locations.save(OS_FS, folder, [an_input(at, "stdin.txt")])
     shutil.move(at, folder / ".hymt" / "spool" / "stdin.txt")
-    assert located.find(OS, folder, ["stdin.txt"], []) == {"stdin.txt": f"{folder}/.hymt/spool/stdin.txt"}
+    assert input_locations.find(OS_FS, folder, ["stdin.txt"], []) == {"stdin.txt": f"{folder}/.hymt/spool/stdin.txt"}

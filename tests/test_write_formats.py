@@ -172,7 +172,7 @@ def test_every_format_becomes_every_format_row_by_row(
         assert record["text"] == text
         names = ["text"] if in_format == "text" else ["n", "text"]
         assert list(record) == [*names, "translation", "hymt"]
-        assert in_format == "text" or str(record["n"]) == str(one.row)
+        assert in_format == "text" or str(record["n"]) == str(one.row_index)
 
 
 @pytest.mark.parametrize("kind", FORMATS)

@@ -41,7 +41,7 @@ def written(input: Input, out_format: str, documents: list[Document], **config: 
     schema = documents[0].values[0].schema
     writer = formats.open_writer(input, out_format, Preamble(schema=schema), WriteConfig(**config), file)
     for one in documents:
-        writer.write(one, Row(one.row, b"", Status.OK, f"T{one.row}", ("f",)))
+        writer.write(one, Row(one.row_index, b"", Status.OK, f"T{one.row_index}", ("f",)))
     writer.close()
     return file.getvalue()
 
@@ -100,7 +100,7 @@ def test_long_texts_of_a_conversion_end_a_row_group_too(monkeypatch: pytest.Monk
     file = io.BytesIO()
     writer = formats.open_writer(Input("a.txt", "a.parquet", "", "text"), "parquet", Preamble(), WriteConfig(), file)
     for one in documents:
-        writer.write(one, Row(one.row, b"", Status.OK, f"T{one.row}"))
+        writer.write(one, Row(one.row_index, b"", Status.OK, f"T{one.row_index}"))
     writer.close()
     assert parquet.ParquetFile(io.BytesIO(file.getvalue())).metadata.num_row_groups == 4
 

@@ -24,20 +24,20 @@ WORDS = ["one", "", "  ", 'two "quoted", and more', "tab\tand\u2028sep\x85", "=3
 def row_of(document: Document) -> Row:
     """What a job would commit for a document: upper case for a model."""
     if document.status is not Status.OK:
-        return Row(document.row, document.digest, document.status, "", (), document.message)
+        return Row(document.row_index, document.digest, document.status, "", (), document.message)
     text = document.text or ""
     if not text.strip():
-        return Row(document.row, document.digest, Status.OK, "", ("blank",))
-    return Row(document.row, document.digest, Status.OK, text.upper())
+        return Row(document.row_index, document.digest, Status.OK, "", ("blank",))
+    return Row(document.row_index, document.digest, Status.OK, text.upper())
 
 
 def translate(path: Path, out_format: str = "input", **settings: Any) -> tuple[bytes, list[Document]]:
     config = stream.SourceConfig(path=str(path), **settings)
-    [input] = stream.find(config, out_format=out_format)
-    documents = [one for one, _ in stream.documents(input, config, full=True, reserved=RESERVED)]
+    [input] = stream.find_inputs(config, out_format=out_format)
+    documents = [one for one, _ in stream.read_documents(input, config, full=True, reserved=RESERVED)]
     file = io.BytesIO()
     kind = input.format if out_format == "input" else out_format
-    writer = formats.open_writer(input, kind, stream.preamble(input, config), WriteConfig(), file)
+    writer = formats.open_writer(input, kind, stream.read_preamble(input, config), WriteConfig(), file)
     for one in documents:
         writer.write(one, row_of(one))
     writer.close()
@@ -49,8 +49,8 @@ def again(data: bytes, input: Input, folder: Path, **settings: Any) -> list[Docu
     path = folder / f"again-{Path(input.rel).name}"
     path.write_bytes(data)
     config = stream.SourceConfig(path=str(path), **settings)
-    [found] = stream.find(config)
-    return [one for one, _ in stream.documents(found, config, full=True)]
+    [found] = stream.find_inputs(config)
+    return [one for one, _ in stream.read_documents(found, config, full=True)]
 
 
 def write_text(folder: Path) -> Path:

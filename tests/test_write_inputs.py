@@ -8,7 +8,7 @@ import pytest
 
 from hymt_batch.errors import InputChangedError, StoppedError
 from hymt_batch.records import Input
-from hymt_batch.write import inputs
+from hymt_batch.write import input_changes
 
 
 def an_input(path: Path) -> Input:
@@ -18,23 +18,23 @@ def an_input(path: Path) -> Input:
 @pytest.mark.fault(22)
 @pytest.mark.parametrize("cause", [errno.EIO, errno.ESTALE, errno.EDQUOT, errno.ENFILE, errno.ETIMEDOUT])
 def test_an_input_whose_disk_fails_is_no_changed_input(tmp_path: Path, cause: int) -> None:
-    error = inputs.unreadable(an_input(tmp_path / "in.txt"), OSError(cause, os.strerror(cause)))
+    error = input_changes.input_unreadable_error(an_input(tmp_path / "in.txt"), OSError(cause, os.strerror(cause)))
     assert isinstance(error, StoppedError)
     assert os.strerror(cause) in str(error) and "run the same command again" in str(error)
 
 
 @pytest.mark.parametrize("cause", [errno.ENOENT, errno.EACCES, errno.EISDIR])
 def test_an_input_that_is_gone_or_closed_is_another_one(tmp_path: Path, cause: int) -> None:
-    error = inputs.unreadable(an_input(tmp_path / "in.txt"), OSError(cause, os.strerror(cause)))
+    error = input_changes.input_unreadable_error(an_input(tmp_path / "in.txt"), OSError(cause, os.strerror(cause)))
     assert isinstance(error, InputChangedError)
 
 
 def test_an_input_that_no_longer_unpacks_is_another_one(tmp_path: Path) -> None:
-    error = inputs.unreadable(an_input(tmp_path / "in.txt.bz2"), OSError("Invalid data stream"))
+    error = input_changes.input_unreadable_error(an_input(tmp_path / "in.txt.bz2"), OSError("Invalid data stream"))
     assert isinstance(error, InputChangedError)
     assert "Invalid data stream" in str(error)
 
 
 def test_an_input_that_vanished_is_told_when_it_is_hashed(tmp_path: Path) -> None:
     with pytest.raises(InputChangedError, match=r"in\.txt can no longer be read"):
-        inputs.hash_input(an_input(tmp_path / "in.txt"))
+        input_changes.hash_input(an_input(tmp_path / "in.txt"))

@@ -12,9 +12,9 @@ import pytest
 
 from hymt_batch import manifest
 from hymt_batch.errors import ExitCode, LeaseError, StoppedError
-from hymt_batch.fs import OS, Os
+from hymt_batch.fs import OS_FS, OsFs
 from hymt_batch.write import lease
-from hymt_batch.write.lease import Holder, Lease
+from hymt_batch.write.lease import Lease, LeaseHolder
 
 
 @pytest.fixture
@@ -23,10 +23,10 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def write(folder: Path, holder: Holder) -> None:
+def write(folder: Path, holder: LeaseHolder) -> None:
     from dataclasses import asdict
 
-    lease.lease_path(folder).write_bytes(manifest.canonical(asdict(holder)))
+    lease.lease_path(folder).write_bytes(manifest.canonical_json(asdict(holder)))
 
 
 class Clock:
@@ -44,13 +44,13 @@ class Clock:
         self.on_sleep()
 
 
-def take(folder: Path, clock: Clock | None = None, me: Holder | None = None) -> Lease:
+def take(folder: Path, clock: Clock | None = None, me: LeaseHolder | None = None) -> Lease:
     clock = clock or Clock()
-    return lease.acquire(OS, folder, ttl_s=180.0, beat_s=20.0, me=me, clock=clock, sleep=clock.sleep)
+    return lease.acquire(OS_FS, folder, ttl_s=180.0, beat_s=20.0, me=me, clock=clock, sleep=clock.sleep)
 
 
-def elsewhere(**fields: object) -> Holder:
-    return replace(lease.myself(), host="node7", **fields)  # type: ignore[arg-type]
+def elsewhere(**fields: object) -> LeaseHolder:
+    return replace(lease.current_process(), host="node7", **fields)  # type: ignore[arg-type]
 
 
 def test_a_lease_is_taken_and_given_back(folder: Path) -> None:
@@ -79,22 +79,22 @@ def test_a_live_holder_on_this_machine_is_named_at_once(folder: Path) -> None:
 @pytest.mark.fault(44)
 def test_a_dead_holder_on_this_machine_is_replaced_at_once(folder: Path, fields: dict[str, object]) -> None:
     clock = Clock()
-    write(folder, replace(lease.myself(), epoch=7, **fields))  # type: ignore[arg-type]
+    write(folder, replace(lease.current_process(), epoch=7, **fields))  # type: ignore[arg-type]
     held = take(folder, clock)
     assert (held.epoch, clock.slept) == (8, 0)
     held.release()
 
 
 def test_a_process_id_of_another_container_says_nothing(folder: Path) -> None:
-    other = replace(lease.myself(), pids="pid:[1]", pid=2**22 + 1)
-    assert lease.alive(other, lease.myself()) is None
+    other = replace(lease.current_process(), pids="pid:[1]", pid=2**22 + 1)
+    assert lease.is_alive(other, lease.current_process()) is None
 
 
 @pytest.mark.fault(44, 46)
 def test_the_first_start_of_a_requeued_slurm_job_is_dead(folder: Path) -> None:
     write(folder, elsewhere(slurm_job="12.", slurm_restart=0))
     clock = Clock()
-    take(folder, clock, replace(lease.myself(), slurm_job="12.", slurm_restart=1)).release()
+    take(folder, clock, replace(lease.current_process(), slurm_job="12.", slurm_restart=1)).release()
     assert clock.slept == 0
 
 
@@ -133,13 +133,13 @@ def test_of_many_that_take_over_a_dead_lease_one_wins(tmp_path: Path) -> None:
 
 
 def race(folder: Path) -> None:
-    write(folder, replace(lease.myself(), pid=2**22 + 1))
+    write(folder, replace(lease.current_process(), pid=2**22 + 1))
     barrier, won, refused = threading.Barrier(8), list[Lease](), list[LeaseError]()
 
     def racer() -> None:
         barrier.wait()
         try:
-            won.append(lease.acquire(OS, folder, ttl_s=5.0, beat_s=0.1))
+            won.append(lease.acquire(OS_FS, folder, ttl_s=5.0, beat_s=0.1))
         except LeaseError as error:
             refused.append(error)
 
@@ -155,7 +155,7 @@ def race(folder: Path) -> None:
 
 def test_a_racer_that_comes_too_late_leaves_the_new_lease(folder: Path) -> None:
     held = take(folder)
-    assert not lease._take_over(OS, folder, b"the dead lease that it saw", lease.myself())
+    assert not lease._take_over(OS_FS, folder, b"the dead lease that it saw", lease.current_process())
     held.check()
     assert [p.name for p in (folder / ".hymt" / "lease").iterdir()] == ["job.json"]
     held.release()
@@ -166,9 +166,9 @@ def test_a_racer_that_comes_too_late_leaves_the_new_lease(folder: Path) -> None:
 def test_a_racer_that_was_killed_with_its_claim_does_not_lock_the_folder_for_ever(
     folder: Path, claimer: dict[str, Any], waited_s: float
 ) -> None:
-    write(folder, replace(lease.myself(), **claimer))
+    write(folder, replace(lease.current_process(), **claimer))
     claim, clock = lease.lease_path(folder).read_bytes(), Clock()
-    write(folder, replace(lease.myself(), pid=2**22 + 1))
+    write(folder, replace(lease.current_process(), pid=2**22 + 1))
     name = f"stale-{hashlib.sha256(lease.lease_path(folder).read_bytes()).hexdigest()[:32]}"
     (folder / ".hymt/lease" / name).write_bytes(claim)
     take(folder, clock).release()
@@ -183,7 +183,7 @@ def test_a_lease_that_was_taken_over_stops_its_old_holder(folder: Path) -> None:
     with pytest.raises(StoppedError, match=r"process .* on node7 took it over"):
         held.check()
     held.release()
-    assert lease.read(OS, folder) is not None  # not ours to remove
+    assert lease.read(OS_FS, folder) is not None  # not ours to remove
 
 
 def test_a_lease_whose_file_is_gone_stops_its_holder(folder: Path) -> None:
@@ -196,7 +196,7 @@ def test_a_lease_whose_file_is_gone_stops_its_holder(folder: Path) -> None:
 
 @pytest.mark.fault(9)
 def test_a_holder_that_cannot_refresh_for_half_its_time_stops(folder: Path) -> None:
-    class Refusing(Os):
+    class Refusing(OsFs):
         refuses = False
 
         def open_exclusive(self, path: Path) -> int:
@@ -216,9 +216,9 @@ def test_a_holder_that_cannot_refresh_for_half_its_time_stops(folder: Path) -> N
 
 
 def test_beats_are_written_and_leave_nothing_beside_the_lease(folder: Path) -> None:
-    held = lease.acquire(OS, folder, ttl_s=5.0, beat_s=0.01)
+    held = lease.acquire(OS_FS, folder, ttl_s=5.0, beat_s=0.01)
     time.sleep(0.2)
-    found = lease.read(OS, folder)
+    found = lease.read(OS_FS, folder)
     assert found is not None
     assert found.beat > 1
     held.release()

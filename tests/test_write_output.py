@@ -30,9 +30,9 @@ from hymt_batch.errors import (
 from hymt_batch.records import Document, Input, Row, Shard, ShardRecord, Status
 from hymt_batch.write import ownership
 from hymt_batch.write import part as parts
-from hymt_batch.write.kept import Kept
 from hymt_batch.write.lease import lease_path
 from hymt_batch.write.output import OnError, Output, WriteConfig
+from hymt_batch.write.part_reader import PartReader
 
 OTHER: dict[str, Any] = {"decode": {"method": "other"}, "batch": IDENTITY["batch"]}
 
@@ -53,7 +53,7 @@ def begin(folder: Path, inputs: list[Input], num_shards: int = 2, **options: Any
         for shard in list(shards(inputs[0]))[:num_shards]:
             for part in plan(shard):
                 output.commit(shard, part, upper(shard, part))
-            output.finish(shard)
+            output.finish_shard(shard)
 
 
 def everything(folder: Path) -> dict[str, bytes]:
@@ -65,7 +65,7 @@ def test_a_finished_job_is_not_done_again(tmp_path: Path, source: Path) -> None:
     before = everything(tmp_path / "job")
     decoded: list[str] = []
     with open_output(tmp_path / "job", [an_input(source)]) as output:
-        assert output.finished
+        assert output.is_complete
     again = run(tmp_path / "job", [an_input(source)], decoded=decoded.append)
     assert not decoded
     assert everything(tmp_path / "job") == before
@@ -93,22 +93,22 @@ def test_a_resumed_job_skips_what_is_committed(tmp_path: Path, source: Path) -> 
 
 def test_nothing_of_a_complete_shards_parts_is_remembered(tmp_path: Path, source: Path) -> None:
     def remembered(output: Output) -> int:
-        commits, kept = output._commits, output._commits._kept
-        return len(commits._there) + len(commits._num_parts) + len(kept._known)
+        commits, kept = output._part_store, output._part_store._reader
+        return len(commits._committed) + len(commits._num_parts) + len(kept._verified)
 
     with open_output(tmp_path / "job", [an_input(source)]) as output:
         for shard in list(shards(an_input(source)))[:2]:
             for part in plan(shard):
                 output.commit(shard, part, upper(shard, part))
             assert remembered(output) == 2
-            output.finish(shard)
+            output.finish_shard(shard)
             assert remembered(output) == 0
-            output.finish(shard)  # idempotent still
+            output.finish_shard(shard)  # idempotent still
     with open_output(tmp_path / "job", [an_input(source)]) as output:
-        record = output.record(an_input(source), 0)
+        record = output.shard_record(an_input(source), 0)
         assert record is not None
         assert remembered(output) == 1
-        output.finish_record(an_input(source), record)
+        output.finish_skipped_shard(an_input(source), record)
         assert remembered(output) == 0
         last = list(shards(an_input(source)))[2]
         assert not output.has(last, plan(last)[0])
@@ -129,7 +129,7 @@ def test_a_record_of_an_earlier_reading_does_not_stop_every_run(tmp_path: Path) 
 
     first, early = work("line 1\nline 2\n")
     second, _ = work("lime 1\nline 2\n")
-    first.finish(early)
+    first.finish_shard(early)
     first.close()
     second.close()
     assert (job / "translated/in.txt").read_text() == "LIME 1\nLINE 2\n"
@@ -158,12 +158,12 @@ def test_finalizing_an_unfinished_job_names_what_is_missing(tmp_path: Path, sour
         for shard in (one, three):
             for part in plan(shard):
                 output.commit(shard, part, upper(shard, part))
-            output.finish(shard)
+            output.finish_shard(shard)
         with pytest.raises(MissingError, match=r"in.txt: shards 1"):
             output.finalize()
         output.commit(two, plan(two)[0], upper(two, plan(two)[0]))
         with pytest.raises(MissingError, match=re.escape("shard 1 is not complete: its parts [1, 2]")):
-            output.finish(two)
+            output.finish_shard(two)
     assert not (tmp_path / "job" / "manifest.json").exists()
 
 
@@ -324,10 +324,10 @@ def test_an_input_that_changes_between_the_two_passes_is_named_and_not_published
             for part in plan(shard):
                 output.commit(shard, part, upper(shard, part))
             if not shard.last:
-                output.finish(shard)
+                output.finish_shard(shard)
                 continue
             with pytest.raises(InputChangedError, match=r"in.txt row 3"):
-                output.finish(shard)
+                output.finish_shard(shard)
     assert not list((tmp_path / "job" / "translated").iterdir())
 
 
@@ -342,12 +342,12 @@ def test_an_input_that_grows_or_shrinks_before_the_second_pass_is_not_published(
         for part in plan(shard):
             output.commit(shard, part, upper(shard, part))
         for one in whole[:2]:
-            record = output.record(an_input(source), one.index)
+            record = output.shard_record(an_input(source), one.index)
             assert record is not None
-            output.finish_record(an_input(source), record)
+            output.finish_skipped_shard(an_input(source), record)
         source.write_text(text)
         with pytest.raises(InputChangedError, match=what):
-            output.finish(shard)
+            output.finish_shard(shard)
 
 
 def test_a_changed_list_of_inputs_is_named_redone_or_forked(tmp_path: Path, source: Path) -> None:
@@ -450,9 +450,11 @@ def test_the_manifest_adds_up_statuses_flags_and_tokens_of_every_row(tmp_path: P
         for shard in shards(an_input(source)):
             for part in plan(shard):
                 rows = upper(shard, part)
-                told = [replace(row, flags=("loop", "retried")[: row.row % 3], num_source_tokens=3) for row in rows]
-                output.commit(shard, part, [replace(row, num_new_tokens=row.row) for row in told])
-            output.finish(shard)
+                told = [
+                    replace(row, flags=("loop", "retried")[: row.row_index % 3], num_source_tokens=3) for row in rows
+                ]
+                output.commit(shard, part, [replace(row, num_new_tokens=row.row_index) for row in told])
+            output.finish_shard(shard)
         output.finalize()
     found = json.loads((tmp_path / "job" / "manifest.json").read_bytes())
     assert (found["rows"], found["counts"]) == (20, {"ok": 20})
@@ -476,7 +478,7 @@ def test_a_lost_lease_stops_every_step_that_publishes(tmp_path: Path, source: Pa
                     output.commit(shard, part, upper(shard, part))
                 if step == "finish" and shard.last:
                     lease_path(folder).unlink()
-                output.finish(shard)
+                output.finish_shard(shard)
             lease_path(folder).unlink()
             output.finalize()
         assert not list((folder / ".hymt").rglob("p0*")) or step != "commit"
@@ -499,7 +501,7 @@ def test_an_input_that_is_written_to_during_the_second_pass_is_not_published(tmp
 def test_a_shard_folder_that_another_process_removed_is_made_again(
     tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(files, "PAUSES_S", (0.0, 0.0))
+    monkeypatch.setattr(files, "RETRY_DELAYS_S", (0.0, 0.0))
     with open_output(tmp_path / "job", [an_input(source)]) as output:
         shard = next(shards(an_input(source)))
         first, second, *_ = plan(shard)
@@ -543,7 +545,7 @@ def test_a_writer_that_comes_after_another_finished_the_job_finds_it_done(tmp_pa
         run(tmp_path / "job", [an_input(source)])
         before = everything(tmp_path / "job")
         for shard in shards(an_input(source)):
-            late.finish(shard)
+            late.finish_shard(shard)
         late.finalize()
     assert everything(tmp_path / "job") == before
 
@@ -552,7 +554,7 @@ def test_a_writer_that_comes_after_another_finished_the_job_finds_it_done(tmp_pa
 def test_a_job_that_begins_and_ends_while_we_look_is_not_taken_for_files_of_nobody(
     tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    right, looked = ownership.read_or_heal, []
+    right, looked = ownership.read_or_recover_job, []
 
     def first_nothing(*arguments: Any) -> Any:
         found = right(*arguments)
@@ -561,16 +563,16 @@ def test_a_job_that_begins_and_ends_while_we_look_is_not_taken_for_files_of_nobo
             run(tmp_path / "job", [an_input(source)])
         return found
 
-    monkeypatch.setattr(ownership, "read_or_heal", first_nothing)
+    monkeypatch.setattr(ownership, "read_or_recover_job", first_nothing)
     with open_output(tmp_path / "job", [an_input(source)]) as late:
-        assert late.finished
+        assert late.is_complete
     assert looked[0] is None
 
 
-def kept_with(folder: Path, source: Path, *given: tuple[int, int, ShardRecord, list[int]]) -> Kept:
+def kept_with(folder: Path, source: Path, *given: tuple[int, int, ShardRecord, list[int]]) -> PartReader:
     """A folder with parts made by hand: (name, part, record, rows)."""
     input = an_input(source)
-    kept = Kept(FAST, folder, "id")
+    kept = PartReader(FAST, folder, "id")
     for name, part, record, rows in given:
         path = kept.path(input.file_id, 0, name)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -580,7 +582,7 @@ def kept_with(folder: Path, source: Path, *given: tuple[int, int, ShardRecord, l
             environment={},
             file_id=input.file_id,
             shard=record,
-            part=part,
+            part_index=part,
             num_parts=2,
             uuid="u",
         )
@@ -601,7 +603,7 @@ def test_a_shard_is_complete_only_when_its_parts_hold_each_row_once(tmp_path: Pa
     ]
     for number, (given, complete) in enumerate(cases):
         kept = kept_with(tmp_path / str(number), source, *given)
-        assert kept.record(an_input(source).file_id, 0) == (record if complete else None), number
+        assert kept.shard_record(an_input(source).file_id, 0) == (record if complete else None), number
 
 
 @pytest.mark.fault(37)
@@ -609,8 +611,8 @@ def test_a_part_under_another_parts_name_is_not_that_part(tmp_path: Path, source
     record = ShardRecord(0, 0, 4, 0, 9, "a" * 64, False)
     kept = kept_with(tmp_path / "job", source, (1, 0, record, [0, 2]))
     input = an_input(source)
-    with pytest.raises(parts.PartDamage, match="another place"):
-        kept.judge(kept.path(input.file_id, 0, 1), input.file_id, 0, 1)
+    with pytest.raises(parts.PartDamagedError, match="another place"):
+        kept.read(kept.path(input.file_id, 0, 1), input.file_id, 0, 1)
 
 
 def test_an_environment_that_changed_is_warned_of_and_allowed(
@@ -645,5 +647,5 @@ def test_a_finished_folder_is_not_touched_when_more_is_recorded(tmp_path: Path, 
     run(tmp_path / "job", [an_input(source)], environment={"device": "a"})
     before = everything(tmp_path / "job")
     with open_output(tmp_path / "job", [an_input(source)], environment={"device": "a", "licence": "L"}) as output:
-        assert output.finished
+        assert output.is_complete
     assert everything(tmp_path / "job") == before

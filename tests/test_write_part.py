@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hymt_batch import manifest
 from hymt_batch.records import Row, ShardRecord, Status
 from hymt_batch.write import part as parts
-from hymt_batch.write.part import PartDamage
+from hymt_batch.write.part import PartDamagedError
 
 RECORD = ShardRecord(2, 100, 10, 5000, 6000, "ab" * 32, True)
 
@@ -39,7 +39,7 @@ ROWS = [
 def test_a_part_comes_back_as_it_was() -> None:
     header, rows = parts.decode(encoded(ROWS))
     assert rows == ROWS
-    assert (header.shard, header.part, header.num_parts, header.num_rows) == (RECORD, 1, 3, 2)
+    assert (header.shard, header.part_index, header.num_parts, header.num_rows) == (RECORD, 1, 3, 2)
     assert header.environment == {"device": "cpu", "名": 1}
     assert header.counts == {"ok": 1, "too_long": 1}
     assert (header.uuid, header.epoch, header.degraded) == ("u", 4, ("oom_split",))
@@ -85,8 +85,8 @@ def test_a_row_with_more_than_one_value_is_damage(more: bytes) -> None:
     value = json.loads(header)
     del value["check"]
     value |= {"len": len(payload), "sha256": hashlib.sha256(payload).hexdigest()}
-    line = manifest.canonical({**value, "check": manifest.digest(value)})
-    with pytest.raises(PartDamage, match="a row is not whole"):
+    line = manifest.canonical_json({**value, "check": manifest.digest(value)})
+    with pytest.raises(PartDamagedError, match="a row is not whole"):
         parts.decode(line + b"\n" + payload)
 
 
@@ -95,7 +95,7 @@ def test_every_flipped_bit_is_found() -> None:
     data = encoded(ROWS)
     for at in range(len(data)):
         for bit in range(8):
-            with pytest.raises(PartDamage):
+            with pytest.raises(PartDamagedError):
                 parts.decode(data[:at] + bytes([data[at] ^ 1 << bit]) + data[at + 1 :])
 
 
@@ -103,7 +103,7 @@ def test_every_flipped_bit_is_found() -> None:
 def test_every_truncation_is_found() -> None:
     data = encoded(ROWS)
     for length in range(len(data)):
-        with pytest.raises(PartDamage):
+        with pytest.raises(PartDamagedError):
             parts.decode(data[:length])
 
 
@@ -111,20 +111,20 @@ def test_a_part_from_the_future_says_so() -> None:
     line, _, payload = encoded(ROWS).partition(b"\n")
     value = json.loads(line)
     value["v"] = 99
-    with pytest.raises(PartDamage, match="a newer hymt-batch made it"):
+    with pytest.raises(PartDamagedError, match="a newer hymt-batch made it"):
         parts.decode(json.dumps(value).encode() + b"\n" + payload)
 
 
 @pytest.mark.parametrize("rows", [[ROWS[1], ROWS[0]], [ROWS[0], ROWS[0]]], ids=["unordered", "twice"])
 def test_rows_out_of_order_are_found(rows: list[Row]) -> None:
-    with pytest.raises(PartDamage, match="in order"):
+    with pytest.raises(PartDamagedError, match="in order"):
         parts.decode(encoded(rows))
 
 
 @pytest.mark.parametrize("data", [b"", b"\n", bytes(100), b"[]\n", b"{}\n", b"[" * 100_000, b"\xff\n", b'{"v":1}\n'])
 @pytest.mark.fault(35)
 def test_anything_else_is_damage_and_never_another_error(data: bytes) -> None:
-    with pytest.raises(PartDamage):
+    with pytest.raises(PartDamagedError):
         parts.decode(data)
 
 
@@ -134,24 +134,24 @@ def with_field(field: str, value: object) -> bytes:
     other = json.dumps({**json.loads(payload), field: value}).encode() + b"\n"
     header = {**json.loads(line), "len": len(other), "sha256": hashlib.sha256(other).hexdigest()}
     del header["check"]
-    return manifest.canonical({**header, "check": manifest.digest(header)}) + b"\n" + other
+    return manifest.canonical_json({**header, "check": manifest.digest(header)}) + b"\n" + other
 
 
 @pytest.mark.parametrize("field", ["row", "attempts", "source_tokens", "new_tokens"])
 @pytest.mark.fault(35)
 def test_a_number_without_end_is_damage(field: str) -> None:
-    with pytest.raises(PartDamage, match="a row is not whole"):
+    with pytest.raises(PartDamagedError, match="a row is not whole"):
         parts.decode(with_field(field, float("inf")))
 
 
 @pytest.mark.parametrize("row", [-1, 1 << 63, 1 << 64])
 @pytest.mark.fault(35)
 def test_a_row_number_that_no_file_has_is_damage(row: int) -> None:
-    with pytest.raises(PartDamage, match="in order"):
+    with pytest.raises(PartDamagedError, match="in order"):
         parts.decode(with_field("row", row))
 
 
 def test_names_sort_as_numbers_do() -> None:
     assert (parts.shard_name(12), parts.part_name(3)) == ("s0000012", "p00003")
-    assert parts.NAME.fullmatch(parts.part_name(123456))
-    assert not parts.NAME.fullmatch(".tmp-p00003-x")
+    assert parts.PART_NAME.fullmatch(parts.part_name(123456))
+    assert not parts.PART_NAME.fullmatch(".tmp-p00003-x")

@@ -14,9 +14,9 @@ import pytest
 from faults.upper import FAST, Fast, an_input, open_output, plan, run, shards, upper
 
 from hymt_batch import fs as files
-from hymt_batch import store_error
+from hymt_batch import storage_error
 from hymt_batch.errors import ConfigError, ExitCode, HymtError, PreflightError, StoppedError
-from hymt_batch.fs import OS
+from hymt_batch.fs import OS_FS
 from hymt_batch.records import Input
 from jobs import status, verify
 
@@ -25,7 +25,7 @@ RELS = ("a.txt", "sub/b.txt")
 
 @pytest.fixture(autouse=True)
 def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "PAUSES_S", (0.0, 0.0))
+    monkeypatch.setattr(files, "RETRY_DELAYS_S", (0.0, 0.0))
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def begin(folder: Path, inputs: list[Input]) -> None:
             for shard in list(shards(input))[: 2 if input is inputs[0] else 1]:
                 for part in plan(shard):
                     output.commit(shard, part, upper(shard, part))
-                output.finish(shard)
+                output.finish_shard(shard)
 
 
 def tree(folder: Path) -> dict[str, bytes | None]:
@@ -113,7 +113,7 @@ def test_each_operation_of_the_store_refuses_a_link_on_the_way(tmp_path: Path) -
     for path in (victim / "file", folder / "real" / "file"):
         path.write_text("precious")
     (folder / "link").symlink_to(victim)
-    here, link = OS.within(folder), folder / "link"
+    here, link = OS_FS.within(folder), folder / "link"
     operations: list[Callable[[], object]] = [
         lambda: here.open_exclusive(link / "new"),
         lambda: here.link(folder / "real" / "file", link / "new"),
@@ -135,7 +135,7 @@ def test_each_operation_of_the_store_refuses_a_link_on_the_way(tmp_path: Path) -
     assert tree(victim) == {"file": b"precious"}
     assert here.read(folder / "real" / "file") == b"precious"  # and where there is none, it works
     assert here.listdir(folder / "real") == ["file"]
-    assert OS.read(link / "file") == b"precious"  # a store of no folder follows what is above the last component
+    assert OS_FS.read(link / "file") == b"precious"  # a store of no folder follows what is above the last component
 
 
 # what stands where a file should be
@@ -176,7 +176,7 @@ def test_another_kind_of_thing_in_place_of_a_file_is_named_with_the_way_out(
         with pytest.raises(PreflightError) as refused:
             run(folder, inputs, overwrite=overwrite, lease_ttl_s=10.0)
         assert f"{folder / name} is {kind}, and a file should be there" in str(refused.value)
-    assert store_error.kind(folder / name) == kind
+    assert storage_error.describe_type(folder / name) == kind
     report = verify.verify(folder)
     assert report.exit_code is ExitCode.DAMAGE
     assert f"{name}: is {kind}, and a file should be there" in report.damage
@@ -230,7 +230,7 @@ def test_what_may_pass_is_75_and_what_never_does_is_6(
         for shard in shards(inputs[0]):
             for part in plan(shard):
                 output.commit(shard, part, upper(shard, part))
-            output.finish(shard)
+            output.finish_shard(shard)
     assert type(told.value) is wanted
     assert errno.errorcode[number] in str(told.value)
     assert "run the same command again" in str(told.value)
@@ -351,8 +351,8 @@ def test_an_error_about_an_open_folder_names_its_path(tmp_path: Path, monkeypatc
     (tmp_path / "job" / "sub").mkdir(parents=True)
     monkeypatch.setattr(os, "listdir", fails)
     with pytest.raises(OSError, match="input/output") as told:
-        OS.within(tmp_path / "job").listdir(tmp_path / "job" / "sub")
+        OS_FS.within(tmp_path / "job").listdir(tmp_path / "job" / "sub")
     assert told.value.filename == str(tmp_path / "job" / "sub")
     for error in (told.value, OSError(errno.EACCES, "denied", 5)):
-        assert isinstance(store_error.refused(tmp_path, error), HymtError)
-        assert str(store_error.stopped("what", error))
+        assert isinstance(storage_error.output_folder_error(tmp_path, error), HymtError)
+        assert str(storage_error.write_error("what", error))

@@ -9,8 +9,8 @@ from dataclasses import replace
 import pytest
 
 from hymt_batch.records import ShardRecord
-from hymt_batch.write import final
-from hymt_batch.write.part import record_fields
+from hymt_batch.write import published_file
+from hymt_batch.write.part import encode_shard_record
 from hymt_batch.write.shard_table import ShardTable
 
 
@@ -26,14 +26,14 @@ def test_records_come_out_as_they_went_in_whatever_their_order() -> None:
         assert one.index not in table
         table.add(one)
         assert table.get(one.index) == one
-        assert table.whole == (number == 100)
+        assert table.is_complete == (number == 100)
     assert list(table) == records
-    assert (table.end, table.last) == (100, 99)
+    assert (table.end, table.last_index) == (100, 99)
 
 
 def test_a_record_replaces_the_earlier_one_and_counts_once() -> None:
     table = ShardTable([record(0), record(0), record(2, last=True)])
-    assert not table.whole
+    assert not table.is_complete
     table.add(replace(record(0), num_rows=5))
     assert table.get(0) == replace(record(0), num_rows=5)
     assert [one.index for one in table] == [0, 2]
@@ -42,18 +42,18 @@ def test_a_record_replaces_the_earlier_one_and_counts_once() -> None:
     assert 3 not in table
     assert table.get(3) is None
     table.add(record(1))
-    assert table.whole
+    assert table.is_complete
     table.add(record(3))  # behind the last, as where a file grew while it was read
-    assert not table.whole
+    assert not table.is_complete
 
 
 def test_a_table_is_packed_into_a_text_and_back() -> None:
     table = ShardTable([record(0), record(3, last=True), record(1)])
     again = ShardTable.unpack(table.pack())
     assert list(again) == list(table)
-    assert (again.end, again.last, again.whole) == (4, 3, False)
+    assert (again.end, again.last_index, again.is_complete) == (4, 3, False)
     again.add(record(2))
-    assert again.whole
+    assert again.is_complete
     assert ShardTable.unpack("").end == 0
     for spoiled in ("A", "AAAA", "\u00e9", table.pack()[:-4]):
         with pytest.raises(ValueError):
@@ -66,10 +66,10 @@ def test_a_table_is_packed_into_a_text_and_back() -> None:
 
 def test_records_of_earlier_versions_are_read() -> None:
     records = [record(0), record(1, last=True)]
-    assert list(final.shards({"shards": [record_fields(one) for one in records]})) == records
-    assert list(final.shards({"shards": ShardTable(records).pack()})) == records
+    assert list(published_file.shard_table_of({"shards": [encode_shard_record(one) for one in records]})) == records
+    assert list(published_file.shard_table_of({"shards": ShardTable(records).pack()})) == records
 
 
 def test_nothing_is_not_whole() -> None:
-    assert not ShardTable().whole
+    assert not ShardTable().is_complete
     assert ShardTable().end == 0

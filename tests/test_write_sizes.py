@@ -16,11 +16,11 @@ from faults.upper import an_input, open_output, plan, run, shards, upper
 from hymt_batch import fs as files
 from hymt_batch import manifest
 from hymt_batch.errors import ExitCode, PreflightError
-from hymt_batch.fs import OS
+from hymt_batch.fs import OS_FS
 from hymt_batch.records import Input
-from hymt_batch.write import final, holder, lease
+from hymt_batch.write import lease, lease_holder, published_file
 from hymt_batch.write import part as parts
-from hymt_batch.write.folder import read_header
+from hymt_batch.write.cleanup import read_part_header
 from jobs import status, verify
 
 HUGE = 10 << 30
@@ -28,7 +28,7 @@ HUGE = 10 << 30
 
 @pytest.fixture(autouse=True)
 def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "PAUSES_S", (0.0, 0.0))
+    monkeypatch.setattr(files, "RETRY_DELAYS_S", (0.0, 0.0))
 
 
 @pytest.fixture
@@ -78,8 +78,8 @@ def test_a_huge_part_is_set_aside_unread(tmp_path: Path, inputs: list[Input], li
 def test_a_header_without_an_end_is_read_no_further_than_a_header_may_be(tmp_path: Path) -> None:
     (tmp_path / "p").write_bytes(b"x")
     os.truncate(tmp_path / "p", HUGE)
-    with pytest.raises(parts.PartDamage):
-        read_header(OS, tmp_path / "p")
+    with pytest.raises(parts.PartDamagedError):
+        read_part_header(OS_FS, tmp_path / "p")
 
 
 @pytest.mark.parametrize("begins", [b"", b"x", b"{"], ids=["zeros", "no JSON", "JSON"])
@@ -113,11 +113,11 @@ def test_shards_that_no_file_has_take_no_memory(tmp_path: Path, inputs: list[Inp
     """Not in the list of a record of an earlier version, and not as the name of a folder."""
     folder = tmp_path / "job"
     run(folder, inputs)
-    path = final.record_path(folder, inputs[0])
-    record = manifest.load(OS, path)
+    path = published_file.record_path(folder, inputs[0])
+    record = manifest.load(OS_FS, path)
     record["shards"] = [[1 << 40, 0, 20, 0, 1, "0" * 64, True]]
     path.write_bytes(manifest.seal(record))
-    assert final.read_record(OS, folder, inputs[0]) is None
+    assert published_file.read_record(OS_FS, folder, inputs[0]) is None
     (path.parent / "s99999999999").mkdir()
     report = verify.verify(folder)
     assert "in.txt shard 0 to 99999999998" in report.missing
@@ -130,7 +130,7 @@ def taken_over_s(folder: Path) -> float:
     """Seconds of waiting, on a clock of ours, after which a lease is taken over."""
     slept = [0.0]
     held = lease.acquire(
-        OS, folder, ttl_s=180.0, beat_s=20.0, clock=lambda: slept[0], sleep=lambda s: slept.append(slept.pop() + s)
+        OS_FS, folder, ttl_s=180.0, beat_s=20.0, clock=lambda: slept[0], sleep=lambda s: slept.append(slept.pop() + s)
     )
     held.check()
     held.release()
@@ -154,8 +154,8 @@ def test_a_lease_that_no_process_could_hold_counts_as_unreadable(
     monkeypatch.setattr(os, "kill", lambda pid, number: signalled.append(pid))
     folder = tmp_path / "job"
     begin(folder, inputs)
-    lease.lease_path(folder).write_text(json.dumps({**asdict(holder.myself()), **fields}))
-    assert lease.read(OS, folder) is None
+    lease.lease_path(folder).write_text(json.dumps({**asdict(lease_holder.current_process()), **fields}))
+    assert lease.read(OS_FS, folder) is None
     found = status.status(folder)
     assert (found.state, found.holder) == ("stopped", None)
     assert not verify.verify(folder).running
@@ -166,15 +166,15 @@ def test_a_lease_that_no_process_could_hold_counts_as_unreadable(
 @pytest.mark.parametrize("pid", [0, -1, -7, 2**31, 2**80])
 def test_no_group_of_processes_is_asked_whether_it_lives(monkeypatch: pytest.MonkeyPatch, pid: int) -> None:
     monkeypatch.setattr(os, "kill", lambda *_: pytest.fail("a signal"))
-    assert holder.process_started(pid) is None
+    assert lease_holder.process_start_time(pid) is None
 
 
 def test_this_process_can_always_be_understood(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("socket.gethostname", lambda: "höst\n" + "x" * 1000)
     monkeypatch.setenv("SLURM_JOB_ID", "äö" * 500)
     monkeypatch.setenv("SLURM_RESTART_COUNT", "9" * 30)
-    me = holder.myself()
-    assert holder.parse(manifest.canonical(asdict(me))) == me
+    me = lease_holder.current_process()
+    assert lease_holder.parse_holder(manifest.canonical_json(asdict(me))) == me
 
 
 @pytest.mark.parametrize(
@@ -185,7 +185,7 @@ def test_this_process_can_always_be_understood(monkeypatch: pytest.MonkeyPatch) 
 def test_a_lease_of_any_bytes_is_unreadable(tmp_path: Path, inputs: list[Input], data: bytes) -> None:
     begin(tmp_path / "job", inputs)
     lease.lease_path(tmp_path / "job").write_bytes(data)
-    assert lease.read(OS, tmp_path / "job") is None
+    assert lease.read(OS_FS, tmp_path / "job") is None
     assert taken_over_s(tmp_path / "job") >= 180.0
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor
 
-ATTENTION = "hymt_slots"
+ATTENTION_NAME = "hymt_slots"
 BUCKET = 64
 """Slots grow by so many tokens at a time."""
 
@@ -20,12 +20,12 @@ BUCKET = 64
 SPAN_ROWS = 8
 """On the CPU, a step's attention goes over so many rows at a time, or more where that computes little for nothing."""
 
-SPAN_PAD = 1.1
+MAX_SPAN_PADDING = 1.1
 Spans = tuple[tuple[int, int, int], ...]
 """Rows of a step that are computed together: first, one past the last, keys that the longest of them sees."""
 
 
-def spans(lengths: Sequence[int]) -> Spans:
+def make_spans(lengths: Sequence[int]) -> Spans:
     """Neighbours whose numbers of keys are much the same, so that a short row does not wait for the longest of all."""
     found: list[tuple[int, int, int]] = []
     for first in range(0, len(lengths), SPAN_ROWS):
@@ -35,18 +35,18 @@ def spans(lengths: Sequence[int]) -> Spans:
             before, middle, length = found[-1]
             apart = (middle - before) * length + len(rows) * longest
             together = (end - before) * max(length, longest)
-            if together <= SPAN_PAD * apart:
+            if together <= MAX_SPAN_PADDING * apart:
                 found[-1] = (before, end, max(length, longest))
                 continue
         found.append((first, end, longest))
     return tuple(found)
 
 
-def register() -> None:
+def register_attention() -> None:
     """Make our attention known to transformers, once a process."""
     from transformers import AttentionInterface
 
-    AttentionInterface.register(ATTENTION, attend)
+    AttentionInterface.register(ATTENTION_NAME, attend)
 
 
 def attend(
@@ -100,7 +100,7 @@ def attend(
     return out.reshape(rows, heads, width, size).transpose(1, 2), None
 
 
-def grouped(visible: Tensor, groups: int, dtype: Any) -> Tensor:
+def grouped_mask(visible: Tensor, group_size: int, dtype: Any) -> Tensor:
     """What is added to the scores, made once for all layers.
 
     Args:
@@ -116,12 +116,12 @@ def grouped(visible: Tensor, groups: int, dtype: Any) -> Tensor:
     rows, width, length = visible.shape
     hidden = torch.zeros(rows, 1, width, length, dtype=dtype, device=visible.device)
     hidden.masked_fill_(~visible[:, None], float("-inf"))
-    if width == 1 or groups == 1:
+    if width == 1 or group_size == 1:
         return hidden
-    return hidden.expand(rows, groups, width, length).reshape(rows, 1, groups * width, length)
+    return hidden.expand(rows, group_size, width, length).reshape(rows, 1, group_size * width, length)
 
 
-class _Cache:
+class _BaseCache:
     """What transformers asks of a cache."""
 
     is_compileable = False
@@ -140,7 +140,7 @@ class _Cache:
         raise NotImplementedError
 
 
-class PrefixCache(_Cache):
+class PrefixCache(_BaseCache):
     """Keys and values of what all prompts begin with: of each layer [1, K, P, D]."""
 
     def __init__(self) -> None:
@@ -155,7 +155,7 @@ class PrefixCache(_Cache):
         return keys, values
 
 
-class SlotCache(_Cache):
+class SlotCache(_BaseCache):
     """Keys and values of the slots: of each layer [slots, K, length, D], allocated as the layer is first used."""
 
     def __init__(self, num_slots: int) -> None:
@@ -163,14 +163,20 @@ class SlotCache(_Cache):
         self.capacity = 0
         self.allocations = 0  # of a layer's room; another number, another address
         self.layers: dict[int, tuple[Tensor, Tensor]] = {}
-        self._first = self._count = self._start = 0  # slots of the prompts that are taken in, and tokens before them
+        self._first_slot = self._num_prompts = self._start = (
+            0  # slots of the prompts that are taken in, and tokens before them
+        )
         self._prefix: PrefixCache | None = None
         self._positions: Tensor | None = None  # of a step: where each row writes; None while prompts are taken in
-        self._on: dict[Any, tuple[Tensor, Tensor]] = {}  # rows and positions on each device, made once a step
-        self._longest = 0
+        self._indices_by_device: dict[
+            Any, tuple[Tensor, Tensor]
+        ] = {}  # rows and positions on each device, made once a step
+        self._max_length = 0
         self._spans: Spans = ()
 
-    def take_in(self, first: int, count: int, prefix: PrefixCache | None, start: int, end: int) -> None:
+    def start_prefill(
+        self, first_slot: int, num_prompts: int, prefix: PrefixCache | None, start: int, end: int
+    ) -> None:
         """The next forward pass is over a piece of `count` prompts, for the slots from `first` on.
 
         Args:
@@ -180,11 +186,17 @@ class SlotCache(_Cache):
             start: Tokens of these prompts that are in their slots already, `prefix` included.
             end: Tokens that will be.
         """
-        self._first, self._count, self._prefix, self._start, self._positions = first, count, prefix, start, None
-        self._longest = end
+        self._first_slot, self._num_prompts, self._prefix, self._start, self._positions = (
+            first_slot,
+            num_prompts,
+            prefix,
+            start,
+            None,
+        )
+        self._max_length = end
         self.reserve(end)
 
-    def write_at(self, positions: Tensor, longest: int, together: Spans = ()) -> None:
+    def start_step(self, positions: Tensor, max_length: int, spans: Spans = ()) -> None:
         """The next forward pass is a step over the first slots.
 
         Args:
@@ -192,33 +204,36 @@ class SlotCache(_Cache):
             longest: Keys that the longest row sees, its new one included.
             together: Which rows' attention is computed at once, on the CPU; none: that of all.
         """
-        self._positions, self._longest, self._spans = positions, longest, together
-        self._on.clear()
-        self.reserve(longest)
+        self._positions, self._max_length, self._spans = positions, max_length, spans
+        self._indices_by_device.clear()
+        self.reserve(max_length)
 
     def update(self, keys: Tensor, values: Tensor, layer_idx: int, *rest: Any, **more: Any) -> tuple[Tensor, Tensor]:
         import torch
 
         stored = self.layers.get(layer_idx)
         if stored is None or stored[0].shape[2] < self.capacity:
-            stored = self.layers[layer_idx] = self._grown(stored, keys)
+            stored = self.layers[layer_idx] = self._reallocate(stored, keys)
         if self._positions is not None:
             count = len(self._positions)
-            if keys.device not in self._on:
-                self._on[keys.device] = (torch.arange(count, device=keys.device), self._positions.to(keys.device))
-            rows, at = self._on[keys.device]
+            if keys.device not in self._indices_by_device:
+                self._indices_by_device[keys.device] = (
+                    torch.arange(count, device=keys.device),
+                    self._positions.to(keys.device),
+                )
+            rows, at = self._indices_by_device[keys.device]
             for store, new in zip(stored, (keys, values), strict=True):
                 store[rows, :, at] = new[:, :, 0]
-            seen = stored[0][:count, :, : self._longest], stored[1][:count, :, : self._longest]
+            seen = stored[0][:count, :, : self._max_length], stored[1][:count, :, : self._max_length]
             if self._spans and keys.device.type == "cpu":
                 seen[0].spans = self._spans  # type: ignore[attr-defined]  # `attend` gets this very tensor
             return seen
-        slots = slice(self._first, self._first + self._count)
+        slots = slice(self._first_slot, self._first_slot + self._num_prompts)
         for number, (store, new) in enumerate(zip(stored, (keys, values), strict=True)):
             if self._prefix is not None and self._start == self._prefix.length:
                 store[slots, :, : self._start] = self._prefix.layers[layer_idx][number]
-            store[slots, :, self._start : self._longest] = new
-        return stored[0][slots, :, : self._longest], stored[1][slots, :, : self._longest]
+            store[slots, :, self._start : self._max_length] = new
+        return stored[0][slots, :, : self._max_length], stored[1][slots, :, : self._max_length]
 
     def move(self, source: int, target: int, length: int) -> None:
         """Copy the first `length` tokens of a slot over another's."""
@@ -243,14 +258,14 @@ class SlotCache(_Cache):
         if length is not None:
             self.capacity = -(-length // BUCKET) * BUCKET
         for layer_idx, stored in list(self.layers.items()):
-            self.layers[layer_idx] = self._grown(stored, stored[0])
+            self.layers[layer_idx] = self._reallocate(stored, stored[0])
 
     def reserve(self, length: int) -> None:
         """Have room for so many tokens from the next forward pass on."""
         if length > self.capacity:
             self.capacity = -(-length // BUCKET) * BUCKET
 
-    def _grown(self, stored: tuple[Tensor, Tensor] | None, like: Tensor) -> tuple[Tensor, Tensor]:
+    def _reallocate(self, stored: tuple[Tensor, Tensor] | None, like: Tensor) -> tuple[Tensor, Tensor]:
         """Room for the present capacity, with what was stored. Zeros: masked keys must still be finite numbers."""
         import torch
 

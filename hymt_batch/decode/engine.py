@@ -12,37 +12,37 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 from hymt_batch import languages
-from hymt_batch.decode import captured, gate
-from hymt_batch.decode.captured import Captured
-from hymt_batch.decode.generate import Generated, decode_batch
-from hymt_batch.decode.rows import Counters
-from hymt_batch.decode.sampling import Choice, row_seed
-from hymt_batch.decode.settings import DecodeConfig, Engine, choice, sampled, stages
-from hymt_batch.decode.slots import decode_rows
+from hymt_batch.decode import cuda_graph_runner, self_check
+from hymt_batch.decode.cuda_graph_runner import CudaGraphRunner
+from hymt_batch.decode.generate import Completion, decode_batch
+from hymt_batch.decode.sampling import SamplingParams, row_seed
+from hymt_batch.decode.sequence import Counters
+from hymt_batch.decode.settings import DecodeConfig, Engine, card_sampling_params, num_stages, resolve_sampling_params
+from hymt_batch.decode.slots import decode_prompts
 from hymt_batch.errors import DeviceError
 from hymt_batch.model import attention
-from hymt_batch.model.memory import free_memory, is_out_of_memory
-from hymt_batch.model.network import Hymt
-from hymt_batch.model.settings import SamplingCard
+from hymt_batch.model.memory import empty_cache, is_out_of_memory
+from hymt_batch.model.prepare import LoadedModel
+from hymt_batch.model.settings import RecommendedSampling
 from hymt_batch.records import Prompt, Translation
 
 log = logging.getLogger(__name__)
 
 
-class Decode:
+class Decoder:
     """The engine with everything a run has settled; `run` decodes one part."""
 
     def __init__(
         self,
-        hymt: Hymt,
+        hymt: LoadedModel,
         settings: DecodeConfig,
-        group: Callable[[Sequence[int]], Iterable[list[int]]],
+        make_batches: Callable[[Sequence[int]], Iterable[list[int]]],
         *,
         seed: int,
         check_stop: Callable[[], None],
         on_batch: Callable[[int, int], None] = lambda rows, tokens: None,
-        decode: Callable[..., list[Generated]] | None = None,
-        card: SamplingCard | None = None,
+        decode_fn: Callable[..., list[Completion]] | None = None,
+        card: RecommendedSampling | None = None,
         max_rows: int = 64,
         max_tokens: int = 16_384,
         logprobs: bool = False,
@@ -62,32 +62,32 @@ class Decode:
             max_tokens: Tokens of keys and values at most, over all slots.
             logprobs: Whether each translation has the mean logarithm of its tokens' probabilities; slots only.
         """
-        self.hymt, self.settings, self.group, self.seed = hymt, settings, group, seed
+        self.hymt, self.settings, self.make_batches, self.seed = hymt, settings, make_batches, seed
         self.check_stop, self.on_batch = check_stop, on_batch
         self.engine = settings.engine
         if self.engine is Engine.auto:
             self.engine = Engine.slots if hymt.device == "cpu" else Engine.generate
-        self.by_batch = decode is not None or self.engine is Engine.generate
-        self.decode = decode or decode_batch
+        self.by_batch = decode_fn is not None or self.engine is Engine.generate
+        self.decode_fn = decode_fn or decode_batch
         self.max_rows, self.max_tokens = max_rows, max_tokens
-        self.logprobs, self.stages = logprobs, stages(settings, hymt)
+        self.logprobs, self.stages = logprobs, num_stages(settings, hymt)
         self.counters = Counters()
-        self.choice = choice(settings, card or SamplingCard())
-        self.card = card or SamplingCard()
+        self.sampling_params = resolve_sampling_params(settings, card or RecommendedSampling())
+        self.card = card or RecommendedSampling()
         self._degraded: list[str] = []
-        self.captured = self._capturing() if settings.capture else None
+        self.graph_runner = self._make_graph_runner() if settings.capture else None
 
-    def _capturing(self) -> Captured | None:
+    def _make_graph_runner(self) -> CudaGraphRunner | None:
         """What captured steps need, or a warning why there are none."""
-        reason = captured.why_not(self.hymt, self.stages)
+        reason = cuda_graph_runner.unsupported_reason(self.hymt, self.stages)
         if self.by_batch:
             reason = f"it is for decode.engine=slots, and this is {self.engine.value}"
         if not reason:
-            return Captured(self.hymt, self.choice)
+            return CudaGraphRunner(self.hymt, self.sampling_params)
         log.warning("decode.capture=true has no effect: %s", reason)
         return None
 
-    def gate(self) -> None:
+    def self_check(self) -> None:
         """Compare the slot engine with `generate` on the canaries, one at a time, and fall back where they differ.
 
         In float32 only: in the others, rounding alone may change a token of an undecided network. Captured steps are
@@ -98,30 +98,34 @@ class Decode:
         """
         if self.by_batch:
             return
-        if self.hymt.placement and attention.applies(self.hymt.placement.devices):
-            gate.check_attention(self.hymt)
-        if self.hymt.dtype == "float32" and not gate.agrees(self.hymt, self.max_rows, self.max_tokens, self.check_stop):
+        if self.hymt.placement and attention.all_on_gpu(self.hymt.placement.devices):
+            self_check.check_attention(self.hymt)
+        if self.hymt.dtype == "float32" and not self_check.matches_generate(
+            self.hymt, self.max_rows, self.max_tokens, self.check_stop
+        ):
             log.warning("decode.engine=slots answers the canaries otherwise than generate does, which is used instead")
-            self.engine, self.by_batch, self.captured = Engine.generate, True, None
-        if self.captured is not None:
-            self._gate_captured(self.captured)
-            self._leave_refused()
+            self.engine, self.by_batch, self.graph_runner = Engine.generate, True, None
+        if self.graph_runner is not None:
+            self._self_check_graphs(self.graph_runner)
+            self._drop_disabled_runner()
 
-    def _gate_captured(self, steps: Captured) -> None:
+    def _self_check_graphs(self, graph_runner: CudaGraphRunner) -> None:
         try:
-            agrees = gate.captured_agrees(steps, self.choice, self.settings.read_every, self.check_stop)
-            if not agrees and not steps.refused:
-                steps.refuse("they answer the canaries otherwise than the engine's own steps do")
+            agrees = self_check.graphs_match_steps(
+                graph_runner, self.sampling_params, self.settings.read_every, self.check_stop
+            )
+            if not agrees and not graph_runner.disabled_reason:
+                graph_runner.disable("they answer the canaries otherwise than the engine's own steps do")
         except RuntimeError as error:  # whatever it is: without them there is an engine that was asked for
             if "CUDA error" in str(error):
                 raise DeviceError(f"The GPU failed ({str(error).splitlines()[0]}); set decode.capture=false") from error
-            steps.refuse(str(error).splitlines()[0] if str(error) else type(error).__name__)
+            graph_runner.disable(str(error).splitlines()[0] if str(error) else type(error).__name__)
 
-    def _leave_refused(self) -> None:
+    def _drop_disabled_runner(self) -> None:
         """Captured steps that were given up are not tried again."""
-        if self.captured is not None and self.captured.refused:
-            self.captured.forget()
-            self.captured = None
+        if self.graph_runner is not None and self.graph_runner.disabled_reason:
+            self.graph_runner.release()
+            self.graph_runner = None
 
     def run(self, prompts: Sequence[Prompt], attempt: int = 0) -> list[Translation]:
         """Decode prompts.
@@ -136,129 +140,138 @@ class Decode:
         Raises:
             StoppedError: The job must end at once; nothing of these prompts is kept.
         """
-        rule = self.choice if attempt == 0 else replace(sampled(self.card), stop_loops=self.settings.stop_loops)
-        limits = [self._limit(prompt) for prompt in prompts]
+        rule = (
+            self.sampling_params
+            if attempt == 0
+            else replace(card_sampling_params(self.card), stop_loops=self.settings.stop_loops)
+        )
+        limits = [self._max_new_tokens(prompt) for prompt in prompts]
         if not self.by_batch:
-            return self._in_slots(prompts, limits, rule, attempt)
+            return self._decode_in_slots(prompts, limits, rule, attempt)
         done: dict[int, Translation] = {}
-        waiting = list(self.group([len(p.ids) + n for p, n in zip(prompts, limits, strict=True)]))[::-1]
+        waiting = list(self.make_batches([len(p.ids) + n for p, n in zip(prompts, limits, strict=True)]))[::-1]
         while waiting:
             self.check_stop()
             indices = waiting.pop()
-            generated = self._attempt(prompts, limits, indices, rule, attempt)
+            generated = self._try_batch(prompts, limits, indices, rule, attempt)
             if generated is None and len(indices) > 1:
                 half = (len(indices) + 1) // 2
                 waiting += [indices[half:], indices[:half]]
                 self._degraded.append("oom_split")
                 log.warning("out of memory rows=%d: split in halves", len(indices))
             elif generated is None:
-                done[indices[0]] = self._too_large(prompts[indices[0]], attempt)
+                done[indices[0]] = self._out_of_memory_translation(prompts[indices[0]], attempt)
             else:
                 for index, translation in zip(
-                    indices, self._translations(prompts, indices, generated, attempt), strict=True
+                    indices, self._to_translations(prompts, indices, generated, attempt), strict=True
                 ):
                     done[index] = translation
                 self.on_batch(len(indices), sum(len(row.ids) for row in generated))
         return [done[index] for index in range(len(prompts))]
 
-    def _in_slots(
-        self, prompts: Sequence[Prompt], limits: Sequence[int], rule: Choice, attempt: int
+    def _decode_in_slots(
+        self, prompts: Sequence[Prompt], limits: Sequence[int], sampling_params: SamplingParams, attempt: int
     ) -> list[Translation]:
-        seeds = self._seeds(prompts, rule, attempt)
-        with _gpu_failures_stop():
-            generated, degraded = decode_rows(
+        seeds = self._seeds(prompts, sampling_params, attempt)
+        with _raise_device_errors():
+            generated, degraded = decode_prompts(
                 self.hymt,
                 [prompt.ids for prompt in prompts],
                 limits,
                 seeds,
-                rule,
+                sampling_params,
                 self.check_stop,
                 max_rows=self.max_rows,
                 max_tokens=self.max_tokens,
                 stages=self.stages,
                 read_every=self.settings.read_every,
                 logprobs=self.logprobs,
-                captured=self.captured,
-                on_rows=self.on_batch,
+                graph_runner=self.graph_runner,
+                on_finished=self.on_batch,
                 counters=self.counters,
             )
-        self._leave_refused()
+        self._drop_disabled_runner()
         if degraded:
             self._degraded.append("oom_split")
             log.warning("out of memory: went on with fewer rows at once")
-        made = self._translations(prompts, range(len(prompts)), generated, attempt)
+        made = self._to_translations(prompts, range(len(prompts)), generated, attempt)
         return [
-            self._too_large(prompt, attempt) if row.finish_reason == "memory" else one
+            self._out_of_memory_translation(prompt, attempt) if row.finish_reason == "memory" else one
             for prompt, row, one in zip(prompts, generated, made, strict=True)
         ]
 
-    def _too_large(self, prompt: Prompt, attempt: int) -> Translation:
+    def _out_of_memory_translation(self, prompt: Prompt, attempt: int) -> Translation:
         message = f"{len(prompt.ids)} prompt tokens do not fit the memory of {self.hymt.device} alone"
         return Translation(prompt, "", "error", message=message, attempt=attempt)
 
     def take_degraded(self) -> tuple[str, ...]:
         """What went otherwise than planned since the last call, for the part's header."""
-        uncaptured = [captured.MARK] if self.settings.capture and self.captured is None else []
+        uncaptured = [cuda_graph_runner.NOT_CAPTURED] if self.settings.capture and self.graph_runner is None else []
         taken, self._degraded = tuple(dict.fromkeys(self._degraded + uncaptured)), []
         return taken
 
-    def _seeds(self, prompts: Sequence[Prompt], rule: Choice, attempt: int) -> list[int]:
+    def _seeds(self, prompts: Sequence[Prompt], sampling_params: SamplingParams, attempt: int) -> list[int]:
         """Of each row; nothing is drawn without sampling."""
-        if not rule.sample:
+        if not sampling_params.do_sample:
             return [0] * len(prompts)
         return [row_seed(self.seed, prompt.row_id, prompt.segment.index, attempt) for prompt in prompts]
 
-    def _limit(self, prompt: Prompt) -> int:
+    def _max_new_tokens(self, prompt: Prompt) -> int:
         """Largest number of new tokens of a row, from its source length, language and the model's context."""
         expansion = languages.get(prompt.tgt_lang).expansion
         wanted = int(prompt.num_source_tokens * self.settings.new_tokens_ratio * expansion)
         wanted = min(wanted + self.settings.new_tokens_extra, self.settings.max_new_tokens)
         return max(1, min(wanted, self.hymt.max_context - len(prompt.ids)))
 
-    def _attempt(
-        self, prompts: Sequence[Prompt], limits: Sequence[int], indices: Sequence[int], rule: Choice, attempt: int
-    ) -> list[Generated] | None:
+    def _try_batch(
+        self,
+        prompts: Sequence[Prompt],
+        limits: Sequence[int],
+        indices: Sequence[int],
+        sampling_params: SamplingParams,
+        attempt: int,
+    ) -> list[Completion] | None:
         """Decode one batch; None when it did not fit the memory."""
         chosen = [prompts[index] for index in indices]
-        seeds = self._seeds(chosen, rule, attempt)
+        seeds = self._seeds(chosen, sampling_params, attempt)
         try:
-            with _gpu_failures_stop():
-                return self.decode(
+            with _raise_device_errors():
+                return self.decode_fn(
                     self.hymt,
                     [prompt.ids for prompt in chosen],
                     [limits[index] for index in indices],
                     seeds,
-                    rule,
+                    sampling_params,
                     self.check_stop,
                 )
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
         # outside of the except block: the traceback would keep the tensors alive
-        free_memory(self.hymt.device)
+        empty_cache(self.hymt.device)
         return None
 
-    def _translations(
-        self, prompts: Sequence[Prompt], indices: Sequence[int], generated: Sequence[Generated], attempt: int
+    def _to_translations(
+        self, prompts: Sequence[Prompt], indices: Sequence[int], completions: Sequence[Completion], attempt: int
     ) -> list[Translation]:
-        texts = self.hymt.tokenizer.decode([row.ids for row in generated])
+        texts = self.hymt.tokenizer.decode([row.ids for row in completions])
         return [
             Translation(
                 prompts[index],
                 text,
                 row.finish_reason,
                 num_new_tokens=len(row.ids),
-                flags=("control_token",) if self.hymt.tokenizer.leaks(row.ids) else (),
+                flags=("control_token",) if self.hymt.tokenizer.has_control_ids(row.ids) else (),
                 message="the network returned NaN or infinity" if row.finish_reason == "non_finite" else "",
                 attempt=attempt,
                 mean_logprob=row.mean_logprob,
             )
-            for index, row, text in zip(indices, generated, texts, strict=True)
+            for index, row, text in zip(indices, completions, texts, strict=True)
         ]
 
 
 @contextmanager
-def _gpu_failures_stop() -> Iterator[None]:
+def _raise_device_errors() -> Iterator[None]:
     """An error that leaves the GPU's context unusable ends the process, to be run again."""
     try:
         yield

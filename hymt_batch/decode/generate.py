@@ -9,16 +9,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from hymt_batch.decode.rows import first_loop
-from hymt_batch.decode.sampling import Choice, choose
-from hymt_batch.model.network import Hymt
+from hymt_batch.decode.sampling import SamplingParams, sample
+from hymt_batch.decode.sequence import find_loop
+from hymt_batch.model.prepare import LoadedModel
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 @dataclass(frozen=True, slots=True)
-class Generated:
+class Completion:
     """New tokens of one prompt."""
 
     ids: list[int]  # without the end token
@@ -26,7 +26,7 @@ class Generated:
     mean_logprob: float | None = field(default=None, compare=False)  # of the chosen tokens, where it was kept
 
 
-def pad(prompts: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor, Tensor]:
+def pad_left(prompts: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor, Tensor]:
     """Pad prompts on the left so that every row ends where decoding starts.
 
     Args:
@@ -50,13 +50,13 @@ def pad(prompts: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor, Tensor]:
 
 
 def decode_batch(
-    hymt: Hymt,
+    hymt: LoadedModel,
     prompts: Sequence[Sequence[int]],
     max_new_tokens: Sequence[int],
     seeds: Sequence[int],
-    choice: Choice,
+    sampling_params: SamplingParams,
     check_stop: Callable[[], None],
-) -> list[Generated]:
+) -> list[Completion]:
     """Decode one batch.
 
     Args:
@@ -75,9 +75,9 @@ def decode_batch(
     from transformers import StoppingCriteriaList
     from transformers.generation.logits_process import LogitsProcessorList
 
-    input_ids, mask = (tensor.to(hymt.device) for tensor in pad(prompts, hymt.tokenizer.pad))
+    input_ids, mask = (tensor.to(hymt.device) for tensor in pad_left(prompts, hymt.tokenizer.pad_id))
     width = input_ids.shape[1]
-    rule = _Rule(choice, list(seeds), mask, width, hymt.tokenizer.stop[0])
+    rule = _SamplingProcessor(sampling_params, list(seeds), mask, width, hymt.tokenizer.stop_ids[0])
     limits = torch.tensor(list(max_new_tokens), device=hymt.device)
 
     def ended(ids: Tensor, scores: Tensor, **kwargs: Any) -> Tensor:
@@ -93,58 +93,65 @@ def decode_batch(
             stopping_criteria=StoppingCriteriaList([ended]),
         )
     rows = output[:, width:].tolist()
-    bad = set(rule.non_finite())
+    bad = set(rule.non_finite_rows())
     return [
-        _cut(row[:limit], hymt.tokenizer.stop, prompt if choice.stop_loops else None)
+        _truncate(row[:limit], hymt.tokenizer.stop_ids, prompt if sampling_params.stop_loops else None)
         if number not in bad
-        else Generated([], "non_finite")
+        else Completion([], "non_finite")
         for number, (row, limit, prompt) in enumerate(zip(rows, max_new_tokens, prompts, strict=True))
     ]
 
 
-def _cut(row: list[int], stop: Sequence[int], watched: Sequence[int] | None) -> Generated:
+def _truncate(ids: list[int], stop_ids: Sequence[int], prompt: Sequence[int] | None) -> Completion:
     """The row up to its end; with the prompt of a row that is watched for loops, at most up to a loop."""
-    end = next((place for place, token in enumerate(row) if token in stop), None)
-    text = row if end is None else row[:end]
-    loop = None if watched is None else first_loop(text, watched)
+    end = next((place for place, token in enumerate(ids) if token in stop_ids), None)
+    text = ids if end is None else ids[:end]
+    loop = None if prompt is None else find_loop(text, prompt)
     if loop is not None:
-        return Generated(row[:loop], "loop")
-    return Generated(text, "length" if end is None else "stop")
+        return Completion(ids[:loop], "loop")
+    return Completion(text, "length" if end is None else "stop")
 
 
-class _Rule:
+class _SamplingProcessor:
     """A logits processor that leaves only the token we choose; generate's argmax then takes it."""
 
-    def __init__(self, choice: Choice, seeds: list[int], mask: Tensor, width: int, stop: int) -> None:
-        self.choice, self.seeds, self.width, self.stop = choice, seeds, width, stop
-        self.mask = mask
+    def __init__(
+        self, sampling_params: SamplingParams, seeds: list[int], attention_mask: Tensor, prompt_width: int, stop_id: int
+    ) -> None:
+        self.sampling_params, self.seeds, self.prompt_width, self.stop_id = (
+            sampling_params,
+            seeds,
+            prompt_width,
+            stop_id,
+        )
+        self.attention_mask = attention_mask
         self.seen: Tensor | None = None
-        self.bad: Tensor | None = None
+        self.is_non_finite: Tensor | None = None
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         import torch
 
         logits = scores.float()
         broken = ~torch.isfinite(logits).all(dim=-1)
-        self.bad = broken if self.bad is None else self.bad | broken
+        self.is_non_finite = broken if self.is_non_finite is None else self.is_non_finite | broken
         logits = torch.where(broken.unsqueeze(1), torch.zeros_like(logits), logits)
-        if self.choice.repetition_penalty != 1.0:
-            self._see(input_ids, logits)
-        chosen = choose(logits, self.seen, self.choice, self.seeds, input_ids.shape[1] - self.width)
-        chosen = torch.where(self.bad, torch.full_like(chosen, self.stop), chosen)
+        if self.sampling_params.repetition_penalty != 1.0:
+            self._update_seen(input_ids, logits)
+        chosen = sample(logits, self.seen, self.sampling_params, self.seeds, input_ids.shape[1] - self.prompt_width)
+        chosen = torch.where(self.is_non_finite, torch.full_like(chosen, self.stop_id), chosen)
         only = torch.full_like(scores, float("-inf"))
         return only.scatter_(1, chosen.unsqueeze(1), 0.0)
 
-    def _see(self, input_ids: Tensor, logits: Tensor) -> None:
+    def _update_seen(self, input_ids: Tensor, logits: Tensor) -> None:
         import torch
 
         if self.seen is None:
             counts = torch.zeros(logits.shape, dtype=torch.int32, device=logits.device)
-            counts.scatter_add_(1, input_ids[:, : self.width], self.mask.to(torch.int32))
+            counts.scatter_add_(1, input_ids[:, : self.prompt_width], self.attention_mask.to(torch.int32))
             self.seen = counts > 0
         else:
             self.seen.scatter_(1, input_ids[:, -1:], True)
 
-    def non_finite(self) -> list[int]:
+    def non_finite_rows(self) -> list[int]:
         """Rows whose logits held NaN or infinity at any step."""
-        return [] if self.bad is None else self.bad.nonzero().flatten().tolist()
+        return [] if self.is_non_finite is None else self.is_non_finite.nonzero().flatten().tolist()

@@ -13,36 +13,36 @@ from typing import Any, Protocol
 
 Step = Callable[[], None]
 
-SLOTS = (1, 2, 4, 8, 16, 32, 48, 64)
+SLOT_BUCKETS = (1, 2, 4, 8, 16, 32, 48, 64)
 """Numbers of slots of a step; above the last, its multiples by a half."""
 
-LENGTH = 256
+LENGTH_BUCKET = 256
 """Keys of a step are a multiple of so many: fewer graphs, and attention over some keys that are masked."""
 
 
-def slots_of(num: int, most: int) -> int:
+def bucket_slots(num: int, max_slots: int) -> int:
     """The smallest number of slots that holds `num` rows, out of few; at most `most`."""
-    last = SLOTS[-1]
-    wanted = next((one for one in SLOTS if one >= num), -(-num // (last // 2)) * (last // 2))
-    return max(num, min(wanted, most))
+    last = SLOT_BUCKETS[-1]
+    wanted = next((one for one in SLOT_BUCKETS if one >= num), -(-num // (last // 2)) * (last // 2))
+    return max(num, min(wanted, max_slots))
 
 
-def length_of(num: int) -> int:
+def bucket_length(num: int) -> int:
     """The smallest length that holds `num` keys, out of few."""
-    return -(-num // LENGTH) * LENGTH
+    return -(-num // LENGTH_BUCKET) * LENGTH_BUCKET
 
 
-class Backend(Protocol):
+class GraphBackend(Protocol):
     """Runs a step for the first time, and makes of it what runs it again."""
 
     def warm_up(self, step: Step) -> None: ...
 
     def capture(self, step: Step) -> Step: ...
 
-    def forget(self) -> None: ...
+    def release(self) -> None: ...
 
 
-class Pretended:
+class EmulatedGraphs:
     """Runs the same function again; what it costs is what it cost before."""
 
     def warm_up(self, step: Step) -> None:
@@ -51,11 +51,11 @@ class Pretended:
     def capture(self, step: Step) -> Step:
         return step
 
-    def forget(self) -> None:
+    def release(self) -> None:
         pass
 
 
-class Graphs:
+class CudaGraphs:
     """CUDA graphs that share one pool of memory, since never two of them run at once."""
 
     def __init__(self, device: str) -> None:
@@ -100,7 +100,7 @@ class Graphs:
         replay: Step = graph.replay
         return replay
 
-    def forget(self) -> None:
+    def release(self) -> None:
         """Before graphs are given up: wait for them; the next ones have another pool, since this one's memory goes."""
         import torch
 
@@ -108,6 +108,6 @@ class Graphs:
         self._pool = None
 
 
-def backend(device: str) -> Backend:
+def make_backend(device: str) -> GraphBackend:
     """For a device of the network: graphs on a GPU, else pretended ones."""
-    return Graphs(device) if device.startswith("cuda") else Pretended()
+    return CudaGraphs(device) if device.startswith("cuda") else EmulatedGraphs()

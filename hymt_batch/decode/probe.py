@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from hymt_batch.decode.engine import Decode
+from hymt_batch.decode.engine import Decoder
 from hymt_batch.records import Prompt
 
 MIN_BATCHES = 3
@@ -16,7 +16,7 @@ MIN_BATCHES = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Timed:
+class BatchTiming:
     """One decoded batch."""
 
     rows: int
@@ -25,9 +25,9 @@ class Timed:
     seconds: float
 
 
-def timed(
-    decode: Decode, prompts: Sequence[Prompt], batches: Sequence[Sequence[int]], seconds: float
-) -> Iterator[Timed]:
+def time_batches(
+    decode: Decoder, prompts: Sequence[Prompt], batches: Sequence[Sequence[int]], seconds: float
+) -> Iterator[BatchTiming]:
     """Decode batches in their order until the time is over.
 
     Args:
@@ -40,7 +40,7 @@ def timed(
     for number, indices in enumerate(batches, 1):
         start = time.monotonic()
         made = decode.run([prompts[index] for index in indices])
-        yield Timed(
+        yield BatchTiming(
             len(indices),
             sum(prompts[index].num_source_tokens for index in indices),
             sum(one.num_new_tokens for one in made),
@@ -50,11 +50,11 @@ def timed(
             return
 
 
-def speeds(batches: Sequence[Timed], seed: int) -> tuple[float, float, float]:
+def throughput_interval(batches: Sequence[BatchTiming], seed: int) -> tuple[float, float, float]:
     """Source tokens a second: 5th percentile, the measured one, 95th, over batches drawn again with replacement."""
     rng = random.Random(seed)
 
-    def rate(drawn: Sequence[Timed]) -> float:
+    def rate(drawn: Sequence[BatchTiming]) -> float:
         return sum(one.source_tokens for one in drawn) / max(1e-9, sum(one.seconds for one in drawn))
 
     cuts = statistics.quantiles([rate(rng.choices(batches, k=len(batches))) for _ in range(1000)], n=20)

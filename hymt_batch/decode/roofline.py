@@ -10,12 +10,12 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from hymt_batch.decode.race import Workload, settle
-from hymt_batch.decode.rows import Counters
-from hymt_batch.model.network import Hymt
+from hymt_batch.decode.benchmark import Workload, synchronize
+from hymt_batch.decode.sequence import Counters
+from hymt_batch.model.prepare import LoadedModel
 
 COPY_BYTES = {"cpu": 1 << 26, "cuda": 1 << 30}
-PRODUCT_SIZE = {"cpu": 768, "cuda": 8192}
+GEMM_SIZE = {"cpu": 768, "cuda": 8192}
 REPEATS = 3
 
 
@@ -28,7 +28,7 @@ class Roofline:
     seconds: float
 
 
-def roofline(hymt: Hymt, work: Workload, counters: Counters) -> Roofline:
+def measure_roofline(hymt: LoadedModel, work: Workload, counters: Counters) -> Roofline:
     """Measure the device, and add up a run's work.
 
     Args:
@@ -40,7 +40,7 @@ def roofline(hymt: Hymt, work: Workload, counters: Counters) -> Roofline:
         A step takes the longer of its bytes (all weights, once) and of its products; keys and values are read besides,
         of each row as long as it is at each token. Prompts take their products.
     """
-    bandwidth, rate = _bandwidth(hymt), _rate(hymt)
+    bandwidth, rate = _measure_bandwidth(hymt), _measure_flops(hymt)
     head = hymt.network.lm_head.weight
     layers = [one for name, one in hymt.network.model.named_parameters() if "embed_tokens" not in name]
     numbers = sum(one.numel() for one in layers)
@@ -51,7 +51,8 @@ def roofline(hymt: Hymt, work: Workload, counters: Counters) -> Roofline:
     )
     # a row of p prompt tokens sees p + 1, p + 2, ... keys in the steps after its first token
     keys = sum(
-        (new - 1) * len(prompt) + new * (new - 1) // 2 for prompt, new in zip(work.prompts, work.limits, strict=True)
+        (new - 1) * len(prompt) + new * (new - 1) // 2
+        for prompt, new in zip(work.prompts, work.output_lengths, strict=True)
     )
     prompts = 2 * (counters.prefill_tokens + counters.prefix_tokens) * numbers
     firsts = 2 * counters.first_tokens * head.numel()
@@ -59,31 +60,31 @@ def roofline(hymt: Hymt, work: Workload, counters: Counters) -> Roofline:
     return Roofline(bandwidth, rate, seconds)
 
 
-def _bandwidth(hymt: Hymt) -> float:
+def _measure_bandwidth(hymt: LoadedModel) -> float:
     import torch
 
     size = COPY_BYTES[torch.device(hymt.device).type]
     source = torch.ones(size, dtype=torch.uint8, device=hymt.device)
     target = torch.empty_like(source)
-    return 2 * size / _seconds(hymt, lambda: target.copy_(source))
+    return 2 * size / _best_seconds(hymt, lambda: target.copy_(source))
 
 
-def _rate(hymt: Hymt) -> float:
+def _measure_flops(hymt: LoadedModel) -> float:
     import torch
 
-    size = PRODUCT_SIZE[torch.device(hymt.device).type]
+    size = GEMM_SIZE[torch.device(hymt.device).type]
     one = torch.randn(size, size).to(hymt.device, getattr(torch, hymt.dtype))
     out = torch.empty_like(one)
-    return 2 * size**3 / _seconds(hymt, lambda: torch.mm(one, one, out=out))
+    return 2 * size**3 / _best_seconds(hymt, lambda: torch.mm(one, one, out=out))
 
 
-def _seconds(hymt: Hymt, work: Callable[[], object]) -> float:
+def _best_seconds(hymt: LoadedModel, work: Callable[[], object]) -> float:
     """The best of a few times, after one that warms up."""
     found = []
     for _ in range(REPEATS + 1):
-        settle(hymt)
+        synchronize(hymt)
         began = time.perf_counter()
         work()
-        settle(hymt)
+        synchronize(hymt)
         found.append(time.perf_counter() - began)
     return min(found[1:])

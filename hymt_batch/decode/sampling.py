@@ -23,10 +23,10 @@ _GOLDEN, _MIX = 0x9E3779B97F4A7C15, (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class SamplingParams:
     """Resolved decoding settings: how a token is chosen from logits."""
 
-    sample: bool
+    do_sample: bool
     temperature: float
     top_p: float
     top_k: int  # 0: no limit
@@ -40,8 +40,12 @@ def row_seed(job_seed: int, row_id: str, segment: int, attempt: int) -> int:
     return int.from_bytes(hashlib.sha256(key).digest()[:8], "big")
 
 
-def choose(
-    logits: Tensor, seen: Tensor | None, choice: Choice, seeds: Sequence[int], step: int | Sequence[int]
+def sample(
+    logits: Tensor,
+    seen: Tensor | None,
+    sampling_params: SamplingParams,
+    seeds: Sequence[int],
+    step: int | Sequence[int],
 ) -> Tensor:
     """Choose one token a row.
 
@@ -57,14 +61,16 @@ def choose(
     """
     import torch
 
-    if not choice.sample:
-        return choose_by(logits, seen, choice, None)
+    if not sampling_params.do_sample:
+        return sample_on_device(logits, seen, sampling_params, None)
     steps = [step] * len(seeds) if isinstance(step, int) else step
-    numbers = [_signed(_counter(seed, at)) for seed, at in zip(seeds, steps, strict=True)]
-    return choose_by(logits, seen, choice, torch.tensor(numbers, device=logits.device))
+    numbers = [_as_int64(_rng_key(seed, at)) for seed, at in zip(seeds, steps, strict=True)]
+    return sample_on_device(logits, seen, sampling_params, torch.tensor(numbers, device=logits.device))
 
 
-def choose_by(logits: Tensor, seen: Tensor | None, choice: Choice, counters: Tensor | None) -> Tensor:
+def sample_on_device(
+    logits: Tensor, seen: Tensor | None, sampling_params: SamplingParams, keys: Tensor | None
+) -> Tensor:
     """`choose`, with all that it needs on the logits' device, where the host never waits.
 
     Args:
@@ -78,26 +84,28 @@ def choose_by(logits: Tensor, seen: Tensor | None, choice: Choice, counters: Ten
     """
     import torch
 
-    if seen is not None and choice.repetition_penalty != 1.0:
-        penalised = torch.where(logits > 0, logits / choice.repetition_penalty, logits * choice.repetition_penalty)
+    if seen is not None and sampling_params.repetition_penalty != 1.0:
+        penalised = torch.where(
+            logits > 0, logits / sampling_params.repetition_penalty, logits * sampling_params.repetition_penalty
+        )
         logits = torch.where(seen, penalised, logits)
-    if counters is None:
-        return largest(logits)
-    k = min(choice.top_k or logits.shape[-1], logits.shape[-1])
+    if keys is None:
+        return argmax(logits)
+    k = min(sampling_params.top_k or logits.shape[-1], logits.shape[-1])
     # equal scores stand in the order of their ids in every batch: what is added is less than a float32 can tell apart
     order = torch.arange(logits.shape[-1], device=logits.device, dtype=torch.float64) * 2.0**-34
-    ids = torch.topk((logits / choice.temperature).double() - order, k, dim=-1).indices
-    probabilities = torch.softmax(logits.gather(1, ids) / choice.temperature, dim=-1)
+    ids = torch.topk((logits / sampling_params.temperature).double() - order, k, dim=-1).indices
+    probabilities = torch.softmax(logits.gather(1, ids) / sampling_params.temperature, dim=-1)
     cumulative = probabilities.cumsum(dim=-1)
-    nucleus = cumulative - probabilities < choice.top_p  # always holds the first token
+    nucleus = cumulative - probabilities < sampling_params.top_p  # always holds the first token
     # the largest of score plus noise: where two scores differ by rounding alone, only a tie of both sums could flip
-    draws = _uniform(counters[:, None], ids)
+    draws = _uniform(keys[:, None], ids)
     noisy = torch.log(probabilities.double()) - torch.log(-torch.log(draws))
     place = torch.where(nucleus, noisy, float("-inf")).argmax(dim=-1, keepdim=True)
     return ids.gather(1, place).squeeze(1)
 
 
-def largest(logits: Tensor) -> Tensor:
+def argmax(logits: Tensor) -> Tensor:
     """Where each row of [B, V] has its largest number, the first of equal ones; [B] int64.
 
     On the CPU the largest of each block is found first: torch has a fast loop for that, and none for the place.
@@ -105,22 +113,24 @@ def largest(logits: Tensor) -> Tensor:
     import torch
 
     width = logits.shape[-1]
-    blocks = width // BLOCK
+    blocks = width // ARGMAX_BLOCK
     if logits.device.type != "cpu" or blocks < 16:
         return logits.argmax(dim=-1)
-    tops = logits[:, : blocks * BLOCK].reshape(len(logits), blocks, BLOCK).amax(dim=-1)
-    if width > blocks * BLOCK:
-        tops = torch.cat([tops, logits[:, blocks * BLOCK :].amax(dim=-1, keepdim=True)], dim=-1)
-    start = (tops.argmax(dim=-1) * BLOCK).clamp(max=width - BLOCK)  # a block in the end may begin in the one before
-    inside = logits.gather(1, start[:, None] + torch.arange(BLOCK))
+    tops = logits[:, : blocks * ARGMAX_BLOCK].reshape(len(logits), blocks, ARGMAX_BLOCK).amax(dim=-1)
+    if width > blocks * ARGMAX_BLOCK:
+        tops = torch.cat([tops, logits[:, blocks * ARGMAX_BLOCK :].amax(dim=-1, keepdim=True)], dim=-1)
+    start = (tops.argmax(dim=-1) * ARGMAX_BLOCK).clamp(
+        max=width - ARGMAX_BLOCK
+    )  # a block in the end may begin in the one before
+    inside = logits.gather(1, start[:, None] + torch.arange(ARGMAX_BLOCK))
     found: Tensor = start + inside.argmax(dim=-1)
     return found
 
 
-BLOCK = 128
+ARGMAX_BLOCK = 128
 
 
-def _counter(seed: int, step: int) -> int:
+def _rng_key(seed: int, step: int) -> int:
     """64 bits for one row and step. Source: splitmix64."""
     z = (seed + (step + 1) * _GOLDEN) & _MASK
     z = ((z ^ (z >> 30)) * _MIX[0]) & _MASK
@@ -128,32 +138,32 @@ def _counter(seed: int, step: int) -> int:
     return z ^ (z >> 31)
 
 
-def counters_of(seeds: Tensor, steps: Tensor) -> Tensor:
+def rng_keys(seeds: Tensor, steps: Tensor) -> Tensor:
     """`_counter` of each row: [B] int64 from seeds (see `signed_seed`) and steps, [B] int64, which wrap around."""
-    return _mixed(seeds + (steps + 1) * _signed(_GOLDEN))
+    return _mix64(seeds + (steps + 1) * _as_int64(_GOLDEN))
 
 
-def signed_seed(seed: int) -> int:
+def seed_as_int64(seed: int) -> int:
     """A row's seed as an int64 holds it."""
-    return _signed(seed & _MASK)
+    return _as_int64(seed & _MASK)
 
 
-def _signed(number: int) -> int:
-    return number - (1 << 64) if number >> 63 else number
+def _as_int64(value: int) -> int:
+    return value - (1 << 64) if value >> 63 else value
 
 
-def _uniform(counters: Tensor, tokens: Tensor) -> Tensor:
+def _uniform(keys: Tensor, tokens: Tensor) -> Tensor:
     """A number in (0, 1) for each row and token: [B, K] float64 from [B, 1] and [B, K] int64, which wrap around."""
-    z = _mixed(counters + (tokens + 1) * _signed(_GOLDEN))
-    return (_shifted(z, 11).double() + 0.5) / float(1 << 53)
+    z = _mix64(keys + (tokens + 1) * _as_int64(_GOLDEN))
+    return (_logical_shift_right(z, 11).double() + 0.5) / float(1 << 53)
 
 
-def _mixed(z: Tensor) -> Tensor:
+def _mix64(z: Tensor) -> Tensor:
     for shift, factor in ((30, _MIX[0]), (27, _MIX[1])):
-        z = (z ^ _shifted(z, shift)) * _signed(factor)
-    return z ^ _shifted(z, 31)
+        z = (z ^ _logical_shift_right(z, shift)) * _as_int64(factor)
+    return z ^ _logical_shift_right(z, 31)
 
 
-def _shifted(z: Tensor, bits: int) -> Tensor:
+def _logical_shift_right(z: Tensor, bits: int) -> Tensor:
     """Shift to the right as without a sign."""
     return (z >> bits) & ((1 << (64 - bits)) - 1)

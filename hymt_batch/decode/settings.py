@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from hymt_batch.decode.sampling import Choice
+from hymt_batch.decode.sampling import SamplingParams
 from hymt_batch.errors import ConfigError
-from hymt_batch.model.network import Hymt
-from hymt_batch.model.settings import SamplingCard
+from hymt_batch.model.prepare import LoadedModel
+from hymt_batch.model.settings import RecommendedSampling
 
 
 class Method(Enum):
@@ -64,12 +64,12 @@ class DecodeConfig:
             raise ConfigError(f"decode.read_every={self.read_every} must be at least 1 step. Set decode.read_every=1.")
 
 
-def choice(settings: DecodeConfig, card: SamplingCard) -> Choice:
+def resolve_sampling_params(settings: DecodeConfig, card: RecommendedSampling) -> SamplingParams:
     """Resolve the token rule: what `settings` leaves open comes from the model card when sampling."""
     if settings.method is Method.greedy:
-        return Choice(False, 1.0, 1.0, 0, settings.repetition_penalty or 1.0, settings.stop_loops)
-    default = sampled(card)
-    return Choice(
+        return SamplingParams(False, 1.0, 1.0, 0, settings.repetition_penalty or 1.0, settings.stop_loops)
+    default = card_sampling_params(card)
+    return SamplingParams(
         True,
         default.temperature if settings.temperature is None else settings.temperature,
         default.top_p if settings.top_p is None else settings.top_p,
@@ -79,26 +79,26 @@ def choice(settings: DecodeConfig, card: SamplingCard) -> Choice:
     )
 
 
-def stages(settings: DecodeConfig, hymt: Hymt) -> int:
+def num_stages(settings: DecodeConfig, hymt: LoadedModel) -> int:
     """Groups of slots under way: as many as GPUs hold layers, so that each has work; 1 on one device and on the CPU."""
     if settings.stages != "auto":
         return int(settings.stages)
     return max(1, sum(device.startswith("cuda") for device in hymt.placement.devices) if hymt.placement else 1)
 
 
-def sampled(card: SamplingCard) -> Choice:
+def card_sampling_params(card: RecommendedSampling) -> SamplingParams:
     """The model card's own sampling."""
-    return Choice(True, card.temperature, card.top_p, max(0, card.top_k), card.repetition_penalty)
+    return SamplingParams(True, card.temperature, card.top_p, max(0, card.top_k), card.repetition_penalty)
 
 
-def describe(settings: DecodeConfig, card: SamplingCard) -> dict[str, Any]:
+def resolved_settings(settings: DecodeConfig, card: RecommendedSampling) -> dict[str, Any]:
     """What of the settings decides the text, resolved, for the job's identity."""
-    rule = choice(settings, card)
+    rule = resolve_sampling_params(settings, card)
     return {
         "method": settings.method.value,
-        "temperature": rule.temperature if rule.sample else None,
-        "top_p": rule.top_p if rule.sample else None,
-        "top_k": rule.top_k if rule.sample else None,
+        "temperature": rule.temperature if rule.do_sample else None,
+        "top_p": rule.top_p if rule.do_sample else None,
+        "top_k": rule.top_k if rule.do_sample else None,
         "repetition_penalty": rule.repetition_penalty,
         "max_new_tokens": settings.max_new_tokens,
         "new_tokens_ratio": settings.new_tokens_ratio,

@@ -19,23 +19,23 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from hymt_batch.decode.cache import ATTENTION, PrefixCache, register
-from hymt_batch.decode.captured import Captured
-from hymt_batch.decode.generate import Generated
-from hymt_batch.decode.rows import Counters, Row, common_start
-from hymt_batch.decode.running import Running, guarded
-from hymt_batch.decode.sampling import Choice
-from hymt_batch.model.network import Hymt
+from hymt_batch.decode.cache import ATTENTION_NAME, PrefixCache, register_attention
+from hymt_batch.decode.cuda_graph_runner import CudaGraphRunner
+from hymt_batch.decode.generate import Completion
+from hymt_batch.decode.sampling import SamplingParams
+from hymt_batch.decode.scheduler import Scheduler, run_within_memory
+from hymt_batch.decode.sequence import Counters, SequenceState, shared_prefix
+from hymt_batch.model.prepare import LoadedModel
 
 log = logging.getLogger(__name__)
 
 
-def decode_rows(
-    hymt: Hymt,
+def decode_prompts(
+    hymt: LoadedModel,
     prompts: Sequence[Sequence[int]],
     max_new_tokens: Sequence[int],
     seeds: Sequence[int],
-    choice: Choice,
+    sampling_params: SamplingParams,
     check_stop: Callable[[], None],
     *,
     max_rows: int,
@@ -43,10 +43,10 @@ def decode_rows(
     stages: int = 1,
     read_every: int = 1,
     logprobs: bool = False,
-    captured: Captured | None = None,
-    on_rows: Callable[[int, int], None] = lambda rows, tokens: None,
+    graph_runner: CudaGraphRunner | None = None,
+    on_finished: Callable[[int, int], None] = lambda rows, tokens: None,
     counters: Counters | None = None,
-) -> tuple[list[Generated], bool]:
+) -> tuple[list[Completion], bool]:
     """Decode prompts of any number.
 
     Args:
@@ -81,92 +81,98 @@ def decode_rows(
     counters = Counters() if counters is None else counters
     refusals = counters.out_of_memory  # of earlier calls
     rows = [
-        Row(n, ids, limit, seed)
+        SequenceState(n, ids, limit, seed)
         for n, (ids, limit, seed) in enumerate(zip(prompts, max_new_tokens, seeds, strict=True))
     ]
-    rows.sort(key=lambda row: (-row.width, row.index))
+    rows.sort(key=lambda row: (-row.max_length, row.index))
     stages = max(1, min(stages, max_rows, len(rows)))
-    with torch.inference_mode(), ready(hymt.network, rows[0].width + read_every), _kept(captured):
-        if captured is not None and (stages > 1 or captured.refused or _looks_at_positions(hymt.network)):
-            _leave_out(captured)
-            captured = None
+    with (
+        torch.inference_mode(),
+        patch_network(hymt.network, rows[0].max_length + read_every),
+        _release_on_error(graph_runner),
+    ):
+        if graph_runner is not None and (stages > 1 or graph_runner.disabled_reason or _has_dynamic_rope(hymt.network)):
+            _skip_graphs(graph_runner)
+            graph_runner = None
         groups = [
-            Running(
+            Scheduler(
                 hymt,
                 rows[number::stages],
-                choice,
+                sampling_params,
                 max_rows // stages,
                 max_tokens // stages,
                 counters,
                 read_every=read_every,
                 logprobs=logprobs,
-                captured=captured,
+                graph_runner=graph_runner,
             )
             for number in range(stages)
         ]
-        _share(groups, prompts, counters)
+        _compute_prefix(groups, prompts, counters)
         while any(group.busy for group in groups):
             for group in groups:
                 check_stop()
-                ended = [] if stages == 1 else group.harvest()
-                group.fill()
-                ended += group.harvest() if stages == 1 and group.due else []
-                group.launch()
-                ended += group.harvest() if stages == 1 and group.due else []
+                ended = [] if stages == 1 else group.collect()
+                group.admit()
+                ended += group.collect() if stages == 1 and group.must_collect else []
+                group.step()
+                ended += group.collect() if stages == 1 and group.must_collect else []
                 if ended:
-                    on_rows(len(ended), sum(len(group.done[row.index].ids) for row in ended))
-    done = {index: one for group in groups for index, one in group.done.items()}
+                    on_finished(len(ended), sum(len(group.completions[row.index].ids) for row in ended))
+    done = {index: one for group in groups for index, one in group.completions.items()}
     return [done[number] for number in range(len(prompts))], counters.out_of_memory > refusals
 
 
-def _share(groups: Sequence[Running], prompts: Sequence[Sequence[int]], counters: Counters) -> None:
+def _compute_prefix(groups: Sequence[Scheduler], prompts: Sequence[Sequence[int]], counters: Counters) -> None:
     """Compute what all prompts begin with, once; each keeps at least one token of its own."""
-    common = common_start(prompts)
+    common = shared_prefix(prompts)
     if common < 2 or len(prompts) < 2:
         return
     made: list[PrefixCache] = []
-    if guarded(lambda: made.append(groups[0].forward.share(prompts[0][:common])), groups[0].hymt, counters):
+    if run_within_memory(
+        lambda: made.append(groups[0].runner.compute_prefix(prompts[0][:common])), groups[0].hymt, counters
+    ):
         counters.prefix_tokens += common
         for group in groups:
-            group.forward.prefix = made[0]
+            group.runner.prefix = made[0]
 
 
 @contextmanager
-def ready(network: Any, longest: int) -> Iterator[None]:
+def patch_network(network: Any, max_length: int) -> Iterator[None]:
     """Inside, the network attends our way and looks for no positions beyond `longest`, where that is safe."""
-    with _own_attention(network), _no_rope_update(network, longest):
+    with _use_slot_attention(network), _skip_rope_update(network, max_length):
         yield
 
 
 @contextmanager
-def _kept(captured: Captured | None) -> Iterator[None]:
+def _release_on_error(graph_runner: CudaGraphRunner | None) -> Iterator[None]:
     """A call that is given up leaves nothing to the next: what stands in its slots may not be finite."""
     try:
         yield
     except BaseException:
-        if captured is not None:
-            captured.forget()
+        if graph_runner is not None:
+            graph_runner.release()
         raise
 
 
-def _leave_out(captured: Captured) -> None:
+def _skip_graphs(graph_runner: CudaGraphRunner) -> None:
     """These rows are decoded without captured steps; what was kept would take memory, or be changed by them."""
-    if not captured.refused:
+    if not graph_runner.disabled_reason:
         log.warning("decode.capture: not used for these rows, whose positions may change the network's own numbers")
-    captured.forget()
+    graph_runner.release()
 
 
-def _looks_at_positions(network: Any) -> bool:
+def _has_dynamic_rope(network: Any) -> bool:
     """Whether the host looks at the positions of each step."""
     return any("dynamic" in str(getattr(module, "rope_type", "")) for module in network.modules())
 
 
 @contextmanager
-def _own_attention(network: Any) -> Iterator[None]:
+def _use_slot_attention(network: Any) -> Iterator[None]:
     """Our attention inside, the model's own again after; every module reads it from the one config."""
-    register()
+    register_attention()
     before = network.config._attn_implementation
-    network.config._attn_implementation = ATTENTION
+    network.config._attn_implementation = ATTENTION_NAME
     try:
         yield
     finally:
@@ -174,7 +180,7 @@ def _own_attention(network: Any) -> Iterator[None]:
 
 
 @contextmanager
-def _no_rope_update(network: Any, longest: int) -> Iterator[None]:
+def _skip_rope_update(network: Any, max_length: int) -> Iterator[None]:
     """Spare the look for longer positions than ever, which makes the host wait for the GPU in every step.
 
     Only where no row can be so long that it would matter: then what is looked for is never found.
@@ -186,7 +192,7 @@ def _no_rope_update(network: Any, longest: int) -> Iterator[None]:
         (module, module.rope_type)
         for module in network.modules()
         if "dynamic" in str(getattr(module, "rope_type", ""))
-        and longest <= min(getattr(module, "original_max_seq_len", 0), getattr(module, "max_seq_len_cached", 0))
+        and max_length <= min(getattr(module, "original_max_seq_len", 0), getattr(module, "max_seq_len_cached", 0))
     ]
     for module, _ in paused:
         module.rope_type = "default"

@@ -44,13 +44,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         if args.command == "train":
             logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-            _quiet()
-            return _report(train.make(args.out, num_steps=args.steps))
+            _silence_transformers()
+            return _report(train.build(args.out, num_steps=args.steps))
     except OSError as error:
         return _fail(f"cannot write {error.filename or args.out}: {error.strerror}. Set --out to another folder.")
     if not (args.model / "config.json").is_file():
         return _fail(f"{args.model} has no config.json, so it is no model. Set --model to a folder made by train.")
-    _quiet()
+    _silence_transformers()
     return _report(train.measure(args.model, num_rows=args.num, seed=args.seed))
 
 
@@ -64,7 +64,7 @@ def write_sample(out: Path, *, seed: int, num: int, tgt_lang: str) -> None:
 
 def write_corpus(out: Path) -> None:
     """Write the corpus and its three translations; a blank line stays blank in all of them."""
-    lines = corpus()
+    lines = corpus_lines()
     out.mkdir(parents=True, exist_ok=True)
     _write_lines(out / "bulletins.txt", [line.en if line else "" for line in lines])
     for tgt_lang in grammar.TARGETS:
@@ -72,7 +72,7 @@ def write_corpus(out: Path) -> None:
         _write_lines(out / f"bulletins.{tgt_lang}.txt", translations)
 
 
-def corpus() -> list[grammar.Text | None]:
+def corpus_lines() -> list[grammar.Text | None]:
     """The lines of the corpus: held-out bulletins, some said twice, and None for a blank line between groups."""
     rng = Random(CORPUS_SEED)
     lines: list[grammar.Text | None] = []
@@ -96,8 +96,10 @@ def _parser() -> argparse.ArgumentParser:
         description="Write src.txt and ref.txt: bulletins the demo model was never trained on, and their right "
         "translations, one a line. The same seed gives the same lines.",
     )
-    sample.add_argument("--seed", type=_whole, default=0, metavar="S", help="where to draw from (default: 0)")
-    sample.add_argument("--num", type=_count, required=True, metavar="N", help="how many bulletins")
+    sample.add_argument(
+        "--seed", type=_non_negative_int, default=0, metavar="S", help="where to draw from (default: 0)"
+    )
+    sample.add_argument("--num", type=_positive_int, required=True, metavar="N", help="how many bulletins")
     sample.add_argument("--tgt-lang", choices=grammar.TARGETS, required=True, help="language of ref.txt")
     sample.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write to, made if missing")
 
@@ -125,7 +127,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     train_command.add_argument(
         "--steps",
-        type=_count,
+        type=_positive_int,
         default=train.NUM_STEPS,
         metavar="N",
         help="training steps; fewer than the default are for trials (default: %(default)s)",
@@ -137,15 +139,17 @@ def _parser() -> argparse.ArgumentParser:
         description="Translate held-out bulletins and print, for each language and dtype, how many come out exactly "
         "right. Exits with 1 if any of them is under 99 %.",
     )
-    check.add_argument("--num", type=_count, default=100, metavar="N", help="bulletins per language (default: 100)")
-    check.add_argument("--seed", type=_whole, default=1, metavar="S", help="where to draw from (default: 1)")
+    check.add_argument(
+        "--num", type=_positive_int, default=100, metavar="N", help="bulletins per language (default: 100)"
+    )
+    check.add_argument("--seed", type=_non_negative_int, default=1, metavar="S", help="where to draw from (default: 1)")
     check.add_argument(
         "--model", type=Path, default=train.MODEL_DIR, metavar="DIR", help="model folder (default: the shipped one)"
     )
     return parser
 
 
-def _whole(text: str) -> int:
+def _non_negative_int(text: str) -> int:
     try:
         number = int(text)
     except ValueError:
@@ -155,14 +159,14 @@ def _whole(text: str) -> int:
     return number
 
 
-def _count(text: str) -> int:
-    number = _whole(text)
+def _positive_int(text: str) -> int:
+    number = _non_negative_int(text)
     if number == 0:
         raise argparse.ArgumentTypeError("'0' is not a whole number of 1 or more")
     return number
 
 
-def _quiet() -> None:
+def _silence_transformers() -> None:
     from transformers.utils import logging as transformers_logging
 
     # it warns of rope_scaling keys that the 1.8B's config has too, and draws a bar for 46 tensors
@@ -175,7 +179,7 @@ def _report(results: list[train.Exactness]) -> int:
     for result in results:
         exact = f"{result.num_exact}/{result.num_rows}"
         print(f"{result.tgt_lang:<8}  {result.dtype:<8}  {exact:<7}  {result.share:.1%}")
-    return 0 if all(result.share >= train.MIN_EXACT for result in results) else 1
+    return 0 if all(result.share >= train.MIN_EXACT_SHARE for result in results) else 1
 
 
 def _fail(message: str) -> int:

@@ -96,7 +96,7 @@ class Adjective:
 
 
 @dataclass(frozen=True, slots=True)
-class Named:
+class WeatherSubject:
     """Weather already spoken of ("the rain") with its verbs: English, French, German, German particle, Chinese."""
 
     en: str
@@ -349,13 +349,13 @@ EASE_ONE = ("ease", "faiblira", "lässt", "nach", "减弱")
 EASE_MANY = ("ease", "faibliront", "lassen", "nach", "减弱")
 GROW_ONE = ("intensify", "s'intensifiera", "nimmt", "zu", "增强")
 GROW_MANY = ("intensify", "s'intensifieront", "nehmen", "zu", "增强")
-NAMED = (
-    Named("the rain", "la pluie", "der Regen", "雨势", (EASE_ONE, GROW_ONE), "wms"),
-    Named("the snowfall", "la chute de neige", "der Schneefall", "降雪", (EASE_ONE, GROW_ONE), "w"),
-    Named("the wind", "le vent", "der Wind", "风力", (EASE_ONE, GROW_ONE), "wms"),
-    Named("the showers", "les averses", "die Schauer", "阵雨", (EASE_MANY, GROW_MANY), "ms"),
-    Named("the thunderstorms", "les orages", "die Gewitter", "雷暴", (EASE_MANY, GROW_MANY), "s"),
-    Named(
+WEATHER_SUBJECTS = (
+    WeatherSubject("the rain", "la pluie", "der Regen", "雨势", (EASE_ONE, GROW_ONE), "wms"),
+    WeatherSubject("the snowfall", "la chute de neige", "der Schneefall", "降雪", (EASE_ONE, GROW_ONE), "w"),
+    WeatherSubject("the wind", "le vent", "der Wind", "风力", (EASE_ONE, GROW_ONE), "wms"),
+    WeatherSubject("the showers", "les averses", "die Schauer", "阵雨", (EASE_MANY, GROW_MANY), "ms"),
+    WeatherSubject("the thunderstorms", "les orages", "die Gewitter", "雷暴", (EASE_MANY, GROW_MANY), "s"),
+    WeatherSubject(
         "the fog", "le brouillard", "der Nebel", "雾", (("clear", "se dissipera", "löst sich", "auf", "消散"),), "wm"
     ),
 )
@@ -719,19 +719,19 @@ class _Scene:
         when_en, when_fr, when_de, when_zh = (time.en, time.fr, time.de, time.zh) if time else ("", "", "", "")
         early, verb, late, end = de
         if time_leads:
-            english = f"{when_en}, {_words(en, where_en)}"
-            lead = _words(when_fr, where_fr) if french_place_first else when_fr
-            french = f"{lead}, {fr if french_place_first else _words(fr, where_fr)}"
-            german = _words(when_de, verb, early, where_de, late, end)
+            english = f"{when_en}, {_join_words(en, where_en)}"
+            lead = _join_words(when_fr, where_fr) if french_place_first else when_fr
+            french = f"{lead}, {fr if french_place_first else _join_words(fr, where_fr)}"
+            german = _join_words(when_de, verb, early, where_de, late, end)
         else:
-            english = _words(en, where_en, when_en)
-            french = _words(fr, where_fr, when_fr)
+            english = _join_words(en, where_en, when_en)
+            french = _join_words(fr, where_fr, when_fr)
             if french_place_first and place:
-                french = f"{where_fr}, {_words(fr, when_fr)}"
+                french = f"{where_fr}, {_join_words(fr, when_fr)}"
             if place:
-                german = _words(where_de, verb, early, when_de, late, end)
+                german = _join_words(where_de, verb, early, when_de, late, end)
             else:
-                german = _words(early or "es", verb, when_de, late, end)
+                german = _join_words(early or "es", verb, when_de, late, end)
         return Text(english, french, german, f"{zh_first}{when_zh}{where_zh}{zh}")
 
     def phenomenon_expected(self, place: Place | None, time: Text | None) -> Text:
@@ -753,9 +753,9 @@ class _Scene:
         english, french = f"{city.en} can expect {what.en}", f"{city.fr} peut s'attendre à {what.fr}"
         when_zh = time.zh if time else ""
         return Text(
-            _words(english, time.en if time else ""),
-            _words(french, time.fr if time else ""),
-            _words(f"{city.de} muss", when_de, f"mit {what.de_dative} rechnen"),
+            _join_words(english, time.en if time else ""),
+            _join_words(french, time.fr if time else ""),
+            _join_words(f"{city.de} muss", when_de, f"mit {what.de_dative} rechnen"),
             f"{when_zh}{city.zh}可能出现{what.zh}",
         )
 
@@ -980,7 +980,7 @@ class _Scene:
 
     def turning(self, place: Place | None, time: Text | None) -> Text:
         """Weather that eases or grows at an hour of the day."""
-        what = self.pick([named for named in NAMED if self.season in named.seasons])
+        what = self.pick([named for named in WEATHER_SUBJECTS if self.season in named.seasons])
         verb_en, verb_fr, verb_de, particle_de, verb_zh = self.pick(what.changes)
         hour = self.between(1, 23)
         half = (hour - 1) % 12 + 1
@@ -1062,7 +1062,7 @@ class _Scene:
         )
 
 
-def _words(*parts: str) -> str:
+def _join_words(*parts: str) -> str:
     return " ".join(part for part in parts if part)
 
 
@@ -1077,12 +1077,12 @@ def _sentence(clause: Text) -> Text:
     return Text(en, fr, de, clause.zh + "。")
 
 
-def _both(one: City, two: City) -> Place:
+def _both(first: City, second: City) -> Place:
     return Place(
-        f"in {one.en} and {two.en}",
-        f"{one.at_fr()} et {two.at_fr()}",
-        f"in {one.de} und {two.de}",
-        f"{one.zh}和{two.zh}",
+        f"in {first.en} and {second.en}",
+        f"{first.at_fr()} et {second.at_fr()}",
+        f"in {first.de} und {second.de}",
+        f"{first.zh}和{second.zh}",
     )
 
 
@@ -1104,12 +1104,12 @@ def _thousands(num: int) -> Text:
 
 def _warning_en(name: tuple[Text | None, Text]) -> str:
     colour, hazard = name
-    return _words(colour.en if colour else "", hazard.en, "warning")
+    return _join_words(colour.en if colour else "", hazard.en, "warning")
 
 
 def _warning_fr(name: tuple[Text | None, Text]) -> str:
     colour, hazard = name
-    return _words("alerte", colour.fr if colour else "", hazard.fr)
+    return _join_words("alerte", colour.fr if colour else "", hazard.fr)
 
 
 def _warning_zh(name: tuple[Text | None, Text]) -> str:

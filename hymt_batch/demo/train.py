@@ -36,8 +36,8 @@ PAD = "<｜hy_▁pad▁｜>"
 USER = "<｜hy_User｜>"
 ASSISTANT = "<｜hy_Assistant｜>"
 SYSTEM_END = "<｜hy_place▁holder▁no▁3｜>"
-NO_GENERATION = "<｜hy_place▁holder▁no▁8｜>"
-CONTROL_TOKENS = (BOS, EOS, PAD, USER, ASSISTANT, SYSTEM_END, NO_GENERATION)
+NO_GENERATION_PROMPT = "<｜hy_place▁holder▁no▁8｜>"
+CONTROL_TOKENS = (BOS, EOS, PAD, USER, ASSISTANT, SYSTEM_END, NO_GENERATION_PROMPT)
 CHAT_TEMPLATE = (
     "{% if messages[0]['role'] == 'system' %}"
     "{% set loop_messages = messages[1:] %}{% set system_message = messages[0]['content'] %}"
@@ -47,7 +47,7 @@ CHAT_TEMPLATE = (
     "{% if message['role'] == 'user' %}{{ '" + USER + "' + message['content'] }}"
     "{% elif message['role'] == 'assistant' %}{{ '" + ASSISTANT + "' + message['content'] + '" + EOS + "' }}{% endif %}"
     "{% endfor %}"
-    "{% if add_generation_prompt %}{{ '" + ASSISTANT + "' }}{% else %}{{ '" + NO_GENERATION + "' }}{% endif %}"
+    "{% if add_generation_prompt %}{{ '" + ASSISTANT + "' }}{% else %}{{ '" + NO_GENERATION_PROMPT + "' }}{% endif %}"
 )
 
 ENGLISH_PROMPT = "Translate the following segment into {}, without additional explanation.\n\n{}"
@@ -55,7 +55,7 @@ CHINESE_PROMPT = "将以下文本翻译为{}，注意只需要输出翻译后的
 ENGLISH_NAMES = {"fr": "French", "de": "German", "zh": "Chinese"}
 CHINESE_NAMES = {"fr": "法语", "de": "德语", "zh": "中文"}
 # share of rows with the Chinese prompt; the model card wants it where one side is Chinese
-CHINESE_SHARE = {"fr": 0.1, "de": 0.1, "zh": 0.8}
+CHINESE_PROMPT_SHARE = {"fr": 0.1, "de": 0.1, "zh": 0.8}
 
 # share of the rows of each target: Chinese shares the fewest words with the others, and learns the slowest
 TARGET_SHARE = {"fr": 0.3, "de": 0.3, "zh": 0.4}
@@ -66,13 +66,13 @@ MAX_BATCH_TOKENS = 1536  # with padding
 WARMUP_STEPS = 200
 MUON_LR = 0.02  # matrices of the layers
 ADAMW_LR = 3e-3  # embedding and norms
-MIN_LR_SHARE = 0.005  # of the learning rate, at the last step
+MIN_LR_FACTOR = 0.005  # of the learning rate, at the last step
 # training starts with bulletins of this many characters; longer ones join until, at this share, all are in
-MIN_CHARS, MAX_CHARS, SHORT_SHARE = 50, 400, 0.3
-MIN_EXACT = 0.99
+MIN_CHARS, MAX_CHARS, CURRICULUM_SHARE = 50, 400, 0.3
+MIN_EXACT_SHARE = 0.99
 MAX_NEW_TOKENS = 256
 SEED = 20260101
-IGNORED = -100  # label of a token without a loss; torch's own default
+IGNORE_INDEX = -100  # label of a token without a loss; torch's own default
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +98,7 @@ def prompt(text: str, tgt_lang: str, *, in_chinese: bool | None = None) -> str:
     return ENGLISH_PROMPT.format(ENGLISH_NAMES[tgt_lang], text)
 
 
-def make(out: Path, *, num_steps: int = NUM_STEPS) -> list[Exactness]:
+def build(out: Path, *, num_steps: int = NUM_STEPS) -> list[Exactness]:
     """Train the demo model into the folder `out` and measure it there."""
     import torch
 
@@ -209,7 +209,7 @@ def _tokenizer_texts() -> Iterator[str]:
     for _ in range(10_000):
         bulletin = next(bulletins)
         tgt_lang = grammar.TARGETS[int(rng.random() * 3)]
-        yield prompt(bulletin.en, tgt_lang, in_chinese=rng.random() < CHINESE_SHARE[tgt_lang])
+        yield prompt(bulletin.en, tgt_lang, in_chinese=rng.random() < CHINESE_PROMPT_SHARE[tgt_lang])
         yield grammar.reference(bulletin, tgt_lang)
     # one token a number, so that it is copied whole
     for num in [*range(10, 100), *range(100, 135, 5), *range(150, 950, 50)]:
@@ -322,10 +322,10 @@ def _train(out: Path, num_steps: int) -> None:
     for step in range(num_steps):
         for optimizer, max_lr in optimizers:
             for group in optimizer.param_groups:
-                group["lr"] = max_lr * _lr_share(step, num_steps)
+                group["lr"] = max_lr * _lr_factor(step, num_steps)
         input_ids, labels = next(batches)
         hidden = model.model(input_ids=input_ids, use_cache=False).last_hidden_state
-        answered = labels != IGNORED
+        answered = labels != IGNORE_INDEX
         loss = functional.cross_entropy(model.lm_head(hidden[answered]), labels[answered])
         model.zero_grad()
         torch.autograd.backward(loss)
@@ -347,12 +347,12 @@ def _train(out: Path, num_steps: int) -> None:
     (out / "model.safetensors").write_bytes(save(weights, metadata={"format": "pt"}))
 
 
-def _lr_share(step: int, num_steps: int) -> float:
+def _lr_factor(step: int, num_steps: int) -> float:
     """The learning rate at a step as a share of its maximum: up in a line, down in half a cosine."""
     if step < WARMUP_STEPS:
         return (step + 1) / WARMUP_STEPS
     done = (step - WARMUP_STEPS) / max(1, num_steps - WARMUP_STEPS)
-    return MIN_LR_SHARE + (1 - MIN_LR_SHARE) * 0.5 * (1 + math.cos(math.pi * done))
+    return MIN_LR_FACTOR + (1 - MIN_LR_FACTOR) * 0.5 * (1 + math.cos(math.pi * done))
 
 
 def _batches(tokenizer: Any, num_steps: int) -> "Iterator[tuple[Tensor, Tensor]]":
@@ -367,7 +367,7 @@ def _batches(tokenizer: Any, num_steps: int) -> "Iterator[tuple[Tensor, Tensor]]
     bulletins = grammar.stream(SEED + 2, held_out=False)
     num_batches = 0
     while True:
-        done = num_batches / (SHORT_SHARE * num_steps)
+        done = num_batches / (CURRICULUM_SHARE * num_steps)
         max_chars = MIN_CHARS + (MAX_CHARS - MIN_CHARS) * done
         prompts: list[str] = []
         answers: list[str] = []
@@ -376,7 +376,7 @@ def _batches(tokenizer: Any, num_steps: int) -> "Iterator[tuple[Tensor, Tensor]]
             if done < 1 and len(bulletin.en) > max_chars:
                 continue
             (tgt_lang,) = rng.choices(tuple(TARGET_SHARE), tuple(TARGET_SHARE.values()))
-            in_chinese = rng.random() < CHINESE_SHARE[tgt_lang]
+            in_chinese = rng.random() < CHINESE_PROMPT_SHARE[tgt_lang]
             prompts.append(_render(tokenizer, prompt(bulletin.en, tgt_lang, in_chinese=in_chinese)))
             answers.append(grammar.reference(bulletin, tgt_lang) + EOS)
         heads = tokenizer(prompts, add_special_tokens=False)["input_ids"]
@@ -393,7 +393,7 @@ def _batches(tokenizer: Any, num_steps: int) -> "Iterator[tuple[Tensor, Tensor]]
             batch = pooled.pop(int(rng.random() * len(pooled)))
             width = max(len(head) + len(tail) for head, tail in batch)
             input_ids = torch.full((len(batch), width), tokenizer.pad_token_id)
-            labels = torch.full((len(batch), width), IGNORED)
+            labels = torch.full((len(batch), width), IGNORE_INDEX)
             for index, (head, tail) in enumerate(batch):
                 end = len(head) + len(tail)
                 input_ids[index, :end] = torch.tensor(head + tail)

@@ -1,1 +1,1 @@
-"""Strategy -> placement: which device holds which layer, predicted in plain Python. Start at `place.py`."""
+"""Strategy -> placement: which device holds which layer, predicted in plain Python. Start at `select_placement.py`."""

@@ -11,10 +11,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from hymt_batch.device_map.settings import Census, device_name
+from hymt_batch.device_map.settings import DeviceInventory, parse_device
 from hymt_batch.errors import ConfigError
 
-_SILENT = {
+_NO_EFFECT = {
     "compute_environment": ("LOCAL_MACHINE",),
     "debug": (False,),
     "distributed_type": ("NO", "MULTI_GPU", "MULTI_CPU"),
@@ -31,7 +31,7 @@ _SILENT = {
 }
 """Fields whose usual values ask for nothing; `accelerate config` writes them all."""
 
-_WHY = {
+_IGNORED_REASONS = {
     "num_processes": "one process works on one replica; see device_map=replicate",
     "distributed_type": "no training strategy is used to translate",
     "fsdp_config": "weights are not sharded by FSDP",
@@ -44,35 +44,35 @@ _WHY = {
 
 
 @dataclass(frozen=True, slots=True)
-class Wishes:
+class AccelerateOptions:
     """What the file asks for."""
 
     gpus: tuple[str, ...] | None = None  # the only GPUs to use; None: all
-    cpu: bool = False
+    use_cpu: bool = False
     dtype: str | None = None  # used where model.dtype=auto
     ignored: tuple[str, ...] = ()  # "key=value (why)"
 
-    def restrict(self, census: Census) -> Census:
+    def restrict(self, inventory: DeviceInventory) -> DeviceInventory:
         """The census with the GPUs that the file names alone.
 
         Raises:
             ConfigError: It names one that this process does not see.
         """
-        if self.cpu:
-            return replace(census, devices=census.devices[-1:], broken="")
+        if self.use_cpu:
+            return replace(inventory, devices=inventory.devices[-1:], gpu_error="")
         if self.gpus is None:
-            return census
-        seen = [device.name for device in census.gpus]
+            return inventory
+        seen = [device.name for device in inventory.gpus]
         if missing := [name for name in self.gpus if name not in seen]:
             raise ConfigError(
                 f"device_map.accelerate_config: gpu_ids names {missing[0]}, but this process sees "
                 f"{', '.join(seen) or 'no GPU'}. Correct gpu_ids in the file.",
                 id="C26",
             )
-        return replace(census, devices=(*(d for d in census.gpus if d.name in self.gpus), census.cpu))
+        return replace(inventory, devices=(*(d for d in inventory.gpus if d.name in self.gpus), inventory.cpu))
 
 
-def read(path: str) -> Wishes:
+def read(path: str) -> AccelerateOptions:
     """Read a `default_config.yaml` as accelerate writes it.
 
     Raises:
@@ -91,29 +91,29 @@ def read(path: str) -> Wishes:
     if not isinstance(content, Mapping):
         raise ConfigError(f"device_map.accelerate_config={path} holds no settings. Set it to null.")
     fields: dict[str, Any] = {str(key): value for key, value in content.items()}
-    gpus = _gpus(fields.pop("gpu_ids", None))
+    gpus = _parse_gpu_ids(fields.pop("gpu_ids", None))
     cpu = bool(fields.pop("use_cpu", False))
     precision = str(fields.get("mixed_precision", "no") or "no").lower()
     dtype = {"bf16": "bfloat16", "fp16": "float16"}.get(precision)
     if dtype or precision == "no":
         fields.pop("mixed_precision", None)
     ignored = [
-        f"{key}={_short(value)} ({_WHY.get(key, 'it says how processes of a training are started')})"
+        f"{key}={_truncate(value)} ({_IGNORED_REASONS.get(key, 'it says how processes of a training are started')})"
         for key, value in sorted(fields.items())
         if value not in (None, {}, "")
-        and value not in _SILENT.get(key, ())
+        and value not in _NO_EFFECT.get(key, ())
         and not (key == "num_processes" and value == 1)
     ]
-    return Wishes(gpus, cpu, dtype, tuple(ignored))
+    return AccelerateOptions(gpus, cpu, dtype, tuple(ignored))
 
 
-def _gpus(value: Any) -> tuple[str, ...] | None:
+def _parse_gpu_ids(value: Any) -> tuple[str, ...] | None:
     if value is None or str(value).strip().lower() in ("all", ""):
         return None
     names = value if isinstance(value, list) else str(value).split(",")
-    return tuple(device_name("device_map.accelerate_config: gpu_ids", name) for name in names)
+    return tuple(parse_device("device_map.accelerate_config: gpu_ids", name) for name in names)
 
 
-def _short(value: Any) -> str:
+def _truncate(value: Any) -> str:
     text = str(value)
     return text if len(text) <= 40 else f"{text[:39]}…"

@@ -11,7 +11,7 @@ from hymt_batch.device_map.settings import gib
 from hymt_batch.errors import PreflightError
 
 
-def check(offload_folder: str | None, num_bytes: int, allowed: int | None, *, resaved: bool) -> None:
+def check(offload_folder: str | None, num_bytes: int, max_bytes: int | None, *, resaved: bool) -> None:
     """Refuse what would fail in the middle of the load.
 
     Args:
@@ -23,9 +23,9 @@ def check(offload_folder: str | None, num_bytes: int, allowed: int | None, *, re
     Raises:
         PreflightError: The folder is not set, cannot be written to or is full, or the limit is too low (G11).
     """
-    if allowed is not None and num_bytes > allowed:
+    if max_bytes is not None and num_bytes > max_bytes:
         raise PreflightError(
-            f"{gib(num_bytes)} of weights would lie on disk, and device_map.max_memory.disk allows {gib(allowed)}. "
+            f"{gib(num_bytes)} of weights would lie on disk, and device_map.max_memory.disk allows {gib(max_bytes)}. "
             "Raise it, or give main memory or a GPU more room.",
             id="G11",
         )

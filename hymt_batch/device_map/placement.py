@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from hymt_batch.device_map.settings import Census, Device, Strategy
+from hymt_batch.device_map.settings import Device, DeviceInventory, Strategy
 
 
 @dataclass(frozen=True, slots=True)
-class Use:
+class DeviceUsage:
     """What one device holds."""
 
     device: str
@@ -25,7 +25,7 @@ class Placement:
     strategy: Strategy  # the one taken; never fallback
     map: dict[str, str]  # module name -> device; passed to the load
     device: Device  # where tokens enter, and where offloaded layers work
-    uses: tuple[Use, ...]  # of every device in the map
+    usage: tuple[DeviceUsage, ...]  # of every device in the map
     replicas: tuple[tuple[str, ...], ...]  # devices of each whole model that would fit beside one another
     reasons: tuple[str, ...]
     warnings: tuple[str, ...] = ()
@@ -33,20 +33,20 @@ class Placement:
 
     @property
     def devices(self) -> tuple[str, ...]:
-        return tuple(use.device for use in self.uses)
+        return tuple(use.device for use in self.usage)
 
     @property
-    def splits(self) -> bool:
+    def is_split(self) -> bool:
         """Whether the model lies on more than one device, main memory and disk included."""
-        return len(self.uses) > 1
+        return len(self.usage) > 1
 
-    def cache_room(self, free: Mapping[str, int]) -> int:
+    def free_cache_bytes(self, free: Mapping[str, int]) -> int:
         """Bytes of keys and values of the whole network that fit what is free on each device."""
-        layers = sum(use.num_layers for use in self.uses)
-        rooms = [free[use.device] * layers // use.num_layers for use in self.uses if use.num_layers]
+        layers = sum(use.num_layers for use in self.usage)
+        rooms = [free[use.device] * layers // use.num_layers for use in self.usage if use.num_layers]
         return max(0, min(rooms, default=0))
 
-    def predicted_room(self, census: Census) -> int:
+    def predicted_cache_bytes(self, inventory: DeviceInventory) -> int:
         """The same before loading: what is free now less the weights."""
-        weights = {use.device: use.weight_bytes for use in self.uses}
-        return self.cache_room({d.name: d.free_bytes - weights.get(d.name, 0) for d in census.devices})
+        weights = {use.device: use.weight_bytes for use in self.usage}
+        return self.free_cache_bytes({d.name: d.free_bytes - weights.get(d.name, 0) for d in inventory.devices})

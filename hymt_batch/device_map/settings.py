@@ -34,7 +34,7 @@ class Strategy(Enum):
     fallback = "fallback"  # the first of device_map.order that fits
 
 
-SPLITTING = frozenset({Strategy.auto, Strategy.balanced, Strategy.balanced_low_0, Strategy.sequential})
+SPLIT_STRATEGIES = frozenset({Strategy.auto, Strategy.balanced, Strategy.balanced_low_0, Strategy.sequential})
 """Strategies that lay one model over several GPUs."""
 
 
@@ -58,16 +58,16 @@ class DeviceMapConfig:
                     f"device_map.device={self.device} is not the number of a GPU. Set it to 0, 1, ... or null.", id="C2"
                 )
             self.device = int(self.device)
-            self._only("device", Strategy.single)
-        size("device_map.margin", self.margin)
-        self.max_memory = limits(self.max_memory)
+            self._require_strategy("device", Strategy.single)
+        parse_bytes("device_map.margin", self.margin)
+        self.max_memory = parse_max_memory(self.max_memory)
         if self.max_memory is not None and self.strategy in (Strategy.cpu, Strategy.manual):
             raise ConfigError(
                 f"device_map.max_memory has no effect with device_map={self.strategy.value}. Set it to null, or choose "
                 "device_map=auto, balanced, sequential or offload."
             )
         if self.map is not None:
-            self._only("map", Strategy.manual)
+            self._require_strategy("map", Strategy.manual)
             if not isinstance(self.map, (str, Mapping)):
                 raise ConfigError(
                     f"device_map.map={self.map!r} is neither the path of a YAML file nor a map such as "
@@ -80,25 +80,25 @@ class DeviceMapConfig:
             )
         if self.offload_folder is not None:
             self.offload_folder = os.path.expanduser(self.offload_folder)
-        self._order()
+        self._resolve_order()
 
     @property
     def margin_bytes(self) -> int:
-        return size("device_map.margin", self.margin)
+        return parse_bytes("device_map.margin", self.margin)
 
-    def _only(self, key: str, strategy: Strategy) -> None:
+    def _require_strategy(self, key: str, strategy: Strategy) -> None:
         if self.strategy is not strategy:
             raise ConfigError(
                 f"device_map.{key}={getattr(self, key)} has no effect with device_map={self.strategy.value}. "
                 f"Set device_map={strategy.value}."
             )
 
-    def _order(self) -> None:
+    def _resolve_order(self) -> None:
         if self.order is None:
             if self.strategy is Strategy.fallback:
                 self.order = [Strategy.replicate, Strategy.balanced, Strategy.offload]
             return
-        self._only("order", Strategy.fallback)
+        self._require_strategy("order", Strategy.fallback)
         names = self.order if isinstance(self.order, (list, tuple)) else [self.order]
         usable = [one.value for one in Strategy if one not in (Strategy.fallback, Strategy.manual)]
         found = [getattr(name, "value", name) for name in names]
@@ -120,12 +120,12 @@ class Device:
 
 
 @dataclass(frozen=True, slots=True)
-class Census:
+class DeviceInventory:
     """What the machine has and what torch can use of it."""
 
     devices: tuple[Device, ...]  # GPUs in order, then the CPU last
-    broken: str = ""  # a GPU is in the machine but torch cannot use it: the cause
-    broken_id: str = ""  # its failure mode, in doctor/catalogue.toml
+    gpu_error: str = ""  # a GPU is in the machine but torch cannot use it: the cause
+    gpu_error_id: str = ""  # its failure mode, in doctor/catalogue.toml
 
     @property
     def gpus(self) -> tuple[Device, ...]:
@@ -136,7 +136,7 @@ class Census:
         return self.devices[-1]
 
 
-def device_name(key: str, value: Any) -> str:
+def parse_device(key: str, value: Any) -> str:
     """A device as we spell it: "cuda:0", "cpu" or "disk", from 0, "0", "cuda:0", "cuda", "cpu" or "disk".
 
     Raises:
@@ -153,7 +153,7 @@ def device_name(key: str, value: Any) -> str:
     return "cuda:0" if text == "cuda" else text
 
 
-def size(key: str, value: Any) -> int:
+def parse_bytes(key: str, value: Any) -> int:
     """Bytes of a size in human units: 10GiB, 10GB, 500MiB, 1.5 GB, or a plain number of bytes.
 
     Raises:
@@ -168,7 +168,7 @@ def size(key: str, value: Any) -> int:
     return int(float(match[1]) * _UNITS[unit]) if "." in match[1] or unit else int(match[1])
 
 
-def limits(value: Any) -> dict[str, int] | None:
+def parse_max_memory(value: Any) -> dict[str, int] | None:
     """max_memory as bytes by device, GPUs in order, then cpu, then disk; None where it is not set.
 
     Args:
@@ -192,14 +192,14 @@ def limits(value: Any) -> dict[str, int] | None:
         )
     found: dict[str, int] = {}
     for key, amount in value.items():
-        name = device_name("device_map.max_memory", key)
+        name = parse_device("device_map.max_memory", key)
         if name in found:
             raise ConfigError(f"device_map.max_memory names {name} twice.")
-        found[name] = size(f"device_map.max_memory.{key}", amount)
-    return {name: found[name] for name in sorted(found, key=rank)}
+        found[name] = parse_bytes(f"device_map.max_memory.{key}", amount)
+    return {name: found[name] for name in sorted(found, key=fill_order)}
 
 
-def rank(device: str) -> tuple[int, int]:
+def fill_order(device: str) -> tuple[int, int]:
     """Sorts devices as they are filled: GPUs by number, then main memory, then disk."""
     kind, _, number = device.partition(":")
     return ("cuda", "cpu", "disk").index(kind), int(number or 0)

@@ -6,15 +6,15 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from hymt_batch.device_map.network_spec import NetworkSpec
 from hymt_batch.device_map.placement import Placement
 from hymt_batch.device_map.planner import device_of
-from hymt_batch.device_map.sizes import Network
 
 _NUMBERED = re.compile(r"(.*\.)(\d+)")
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class LayerGroup:
     """Modules that stand together on one device."""
 
     modules: str  # "model.layers.0-17" or "model.embed_tokens, lm_head"
@@ -23,7 +23,7 @@ class Run:
     weight_bytes: int
 
 
-def runs(map: Mapping[str, str], network: Network, dtype_bytes: int) -> list[Run]:
+def layer_groups(device_map: Mapping[str, str], network: NetworkSpec, dtype_bytes: int) -> list[LayerGroup]:
     """The network's modules in order, neighbouring layers of one device as one line; tied modules on one line."""
     sizes = network.module_bytes(dtype_bytes)
     layers = {layer.name for layer in network.layers}
@@ -36,14 +36,14 @@ def runs(map: Mapping[str, str], network: Network, dtype_bytes: int) -> list[Run
         inside = f"{module.name}." if module.name in layers else None
         if not (module.name in layers or module.tensors) or module.name in tied.values():
             continue
-        device = device_of(map, module.name) or "cpu"
+        device = device_of(device_map, module.name) or "cpu"
         beside = found and found[-1][1] == device and (found[-1][0][-1] in layers) == (module.name in layers)
         if beside and (module.name in layers or not any(tensor.stored for tensor in module.tensors)):
             found[-1][0].append(module.name)
         else:
             found.append(([module.name], device))
     return [
-        Run(
+        LayerGroup(
             _label(names) + (f", {tied[names[0]]}" if names[0] in tied else ""),
             device,
             sum(name in layers for name in names),
@@ -60,14 +60,14 @@ def _label(names: list[str]) -> str:
     return f"{match[1]}{match[2]}-{names[-1].rpartition('.')[2]}"
 
 
-def compact(map: Mapping[str, str], network: Network) -> dict[str, str]:
+def compact_map(device_map: Mapping[str, str], network: NetworkSpec) -> dict[str, str]:
     """The map with neighbouring layers as ranges, for manifests and logs; {"": device} where all is on one."""
-    if set(map) == {""}:
-        return dict(map)
-    return {run.modules: run.device for run in runs(map, network, 2)}
+    if set(device_map) == {""}:
+        return dict(device_map)
+    return {run.modules: run.device for run in layer_groups(device_map, network, 2)}
 
 
-def rows(placement: Placement, network: Network, dtype_bytes: int, cache_bytes: int) -> list[tuple[str, ...]]:
+def rows(placement: Placement, network: NetworkSpec, dtype_bytes: int, cache_bytes: int) -> list[tuple[str, ...]]:
     """Cells of the placement's table, the header first: modules, device, weights, keys and values, share.
 
     Args:
@@ -76,7 +76,7 @@ def rows(placement: Placement, network: Network, dtype_bytes: int, cache_bytes: 
         dtype_bytes: Bytes of an element.
         cache_bytes: Keys and values of the configured slots, over all layers.
     """
-    lines = runs(placement.map, network, dtype_bytes)
+    lines = layer_groups(placement.map, network, dtype_bytes)
     total = network.num_bytes(dtype_bytes) or 1
     layers = network.num_layers or 1
     table: list[tuple[str, ...]] = [("modules", "device", "GiB", "KV GiB", "share")]

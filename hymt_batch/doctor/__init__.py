@@ -1,1 +1,1 @@
-"""The doctor: one check a function, one table. Start at `examine.py`; failure modes are in `catalogue.toml`."""
+"""The doctor: one check a function, one table. Start at `preflight.py`; failure modes are in `catalogue.toml`."""

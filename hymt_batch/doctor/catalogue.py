@@ -18,7 +18,7 @@ from hymt_batch.errors import UsageError
 
 FILE = Path(__file__).parent / "catalogue.toml"
 
-FOUND = {
+DETECTED_BY = {
     "doctor": "The doctor, before anything loads",
     "load": "The load, before any output",
     "run": "While translating",
@@ -105,7 +105,7 @@ def explain(failure: Failure) -> str:
         ("cause", failure.cause),
         ("fix", failure.fix),
         ("versions", failure.versions),
-        ("found by", FOUND[failure.found] + (f": {failure.because}" if failure.because else "")),
+        ("found by", DETECTED_BY[failure.found] + (f": {failure.because}" if failure.because else "")),
         ("reports", failure.source),
     ):
         if text:
@@ -143,11 +143,11 @@ and 5.23.0, accelerate up to 1.15 with its whole history).
 """
 
 
-def page() -> str:
+def troubleshooting_page() -> str:
     """docs/troubleshooting.md."""
     lines = [INTRO + "## All of them\n", "| id | what | found |", "|---|---|---|"]
     for failure in load().values():
-        found = FOUND[failure.found].partition(":")[0].partition(",")[0]
+        found = DETECTED_BY[failure.found].partition(":")[0].partition(",")[0]
         lines.append(f"| [{failure.id}](#{failure.id.lower()}) | {failure.title} | {found} |")
     group = ""
     for failure in load().values():
@@ -165,7 +165,7 @@ def _section(failure: Failure) -> list[str]:
     if failure.silent:
         lines += [failure.silent, ""]
     lines += [f"**Cause.** {failure.cause}", "", f"**Fix.** {failure.fix}", ""]
-    lines.append(f"**Versions.** {failure.versions}. **Found.** {FOUND[failure.found]}.")
+    lines.append(f"**Versions.** {failure.versions}. **Found.** {DETECTED_BY[failure.found]}.")
     if failure.because:
         lines[-1] += f" {failure.because}"
     if failure.source:
@@ -174,4 +174,4 @@ def _section(failure: Failure) -> list[str]:
 
 
 if __name__ == "__main__":
-    print(page(), end="")
+    print(troubleshooting_page(), end="")

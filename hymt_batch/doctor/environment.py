@@ -23,10 +23,10 @@ from hymt_batch.model.files import MODEL_TYPES
 if TYPE_CHECKING:
     from packaging.requirements import Requirement
 
-OURS = "hymt-batch"
+PACKAGE = "hymt-batch"
 MIN_PYTHON = (3, 11)
 STACK = ("transformers", "tokenizers", "accelerate")  # whose own requirements must hold
-PROGRAM = """
+IMPORT_PROGRAM = """
 import sys
 from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING
 if sys.argv[1] not in CONFIG_MAPPING:
@@ -35,7 +35,7 @@ print(MODEL_FOR_CAUSAL_LM_MAPPING[CONFIG_MAPPING[sys.argv[1]]].__name__)
 """
 
 
-def installed(package: str) -> str | None:
+def installed_version(package: str) -> str | None:
     """The version of an installed package."""
     try:
         return importlib.metadata.version(package)
@@ -48,7 +48,7 @@ def requirements(package: str) -> list[str] | None:
     try:
         return importlib.metadata.requires(package) or []
     except importlib.metadata.PackageNotFoundError:
-        if package != OURS:
+        if package != PACKAGE:
             return None
     try:
         project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))
@@ -57,10 +57,10 @@ def requirements(package: str) -> list[str] | None:
         return None
 
 
-def versions(
+def check_versions(
     model_type: str | None,
     attention: str,
-    version: Callable[[str], str | None] = installed,
+    version: Callable[[str], str | None] = installed_version,
     requires: Callable[[str], list[str] | None] = requirements,
     python: tuple[int, int, int] = sys.version_info[:3],
 ) -> list[Finding]:
@@ -77,12 +77,12 @@ def versions(
     found = [Finding("Python", Level.OK, has)]
     if python[:2] < MIN_PYTHON:
         needed = ".".join(map(str, MIN_PYTHON))
-        fix = f"python{needed} -m venv .venv && .venv/bin/pip install {OURS}"
+        fix = f"python{needed} -m venv .venv && .venv/bin/pip install {PACKAGE}"
         found = [Finding("Python", Level.FAIL, f"{has} is older than {needed}", fix, "A17")]
     if importlib.util.find_spec("packaging"):
-        found += _floors(version, requires)
-        found += _model_need(model_type, version("transformers"))
-        found += _stack(version, requires)
+        found += _check_minimum_versions(version, requires)
+        found += _check_model_type(model_type, version("transformers"))
+        found += _check_dependencies(version, requires)
     else:
         seen = "packaging, which transformers needs, is not installed; no version was compared"
         found.append(Finding("packages", Level.FAIL, seen, "pip install packaging", "A15"))
@@ -99,22 +99,24 @@ def versions(
     return found
 
 
-def _floors(version: Callable[[str], str | None], requires: Callable[[str], list[str] | None]) -> Iterator[Finding]:
-    asked = requires(OURS)
+def _check_minimum_versions(
+    version: Callable[[str], str | None], requires: Callable[[str], list[str] | None]
+) -> Iterator[Finding]:
+    asked = requires(PACKAGE)
     if asked is None:
-        yield Finding("packages", Level.SKIP, f"{OURS} is not installed as a package: its floors are not known")
-    for one in _plain(asked):
+        yield Finding("packages", Level.SKIP, f"{PACKAGE} is not installed as a package: its floors are not known")
+    for one in _parse_requirements(asked):
         id = "A1" if one.name == "accelerate" else "A14"
         has = version(one.name)
         if has is None:
-            yield Finding(one.name, Level.FAIL, f"not installed; {one} is needed", _install(one), id)
-        elif not _meets(one, has):
-            yield Finding(one.name, Level.FAIL, f"{has} is installed; {one} is needed", _install(one), id)
+            yield Finding(one.name, Level.FAIL, f"not installed; {one} is needed", _pip_install(one), id)
+        elif not _satisfies(one, has):
+            yield Finding(one.name, Level.FAIL, f"{has} is installed; {one} is needed", _pip_install(one), id)
         else:
             yield Finding(one.name, Level.OK, has)
 
 
-def _model_need(model_type: str | None, has: str | None) -> Iterator[Finding]:
+def _check_model_type(model_type: str | None, installed: str | None) -> Iterator[Finding]:
     check = "model type"
     if model_type is None:
         yield Finding(check, Level.SKIP, "the model's config.json is not known")
@@ -122,31 +124,33 @@ def _model_need(model_type: str | None, has: str | None) -> Iterator[Finding]:
         yield Finding(check, Level.SKIP, f"{model_type} is none of {', '.join(MODEL_TYPES)}")
     else:
         needed = f"transformers>={MODEL_TYPES[model_type]}"
-        if has is None or not _meets(_plain([needed])[0], has):
-            seen = f"{model_type} needs {needed}; {has or 'none'} is installed"
+        if installed is None or not _satisfies(_parse_requirements([needed])[0], installed):
+            seen = f"{model_type} needs {needed}; {installed or 'none'} is installed"
             yield Finding(check, Level.FAIL, seen, f"pip install '{needed}'", "A2")
         else:
-            yield Finding(check, Level.OK, f"{model_type} is known to transformers {has}")
+            yield Finding(check, Level.OK, f"{model_type} is known to transformers {installed}")
 
 
-def _stack(version: Callable[[str], str | None], requires: Callable[[str], list[str] | None]) -> Iterator[Finding]:
+def _check_dependencies(
+    version: Callable[[str], str | None], requires: Callable[[str], list[str] | None]
+) -> Iterator[Finding]:
     """Whether what is installed beside transformers is what transformers and its neighbours ask for."""
-    fits, ours = True, {one.name for one in _plain(requires(OURS))}
+    fits, ours = True, {one.name for one in _parse_requirements(requires(PACKAGE))}
     for package in STACK:
-        for one in _plain(requires(package)):
+        for one in _parse_requirements(requires(package)):
             has = version(one.name)
-            if _meets(one, has) if has is not None else one.name in ours:
+            if _satisfies(one, has) if has is not None else one.name in ours:
                 continue  # what is missing of our own requirements is told already
             fits = False
             seen = f"{package} {version(package)} needs {one}; {has or 'none'} is installed"
             # transformers looks at its own requirements as it is imported; the others do not
             level = Level.FAIL if package == "transformers" or has is None else Level.WARN
-            yield Finding("packages together", level, seen, _install(one), "A15")
+            yield Finding("packages together", level, seen, _pip_install(one), "A15")
     if fits:
         yield Finding("packages together", Level.OK, f"what {', '.join(STACK)} ask for is installed")
 
 
-def _plain(texts: Sequence[str] | None) -> list[Requirement]:
+def _parse_requirements(texts: Sequence[str] | None) -> list[Requirement]:
     """Requirements that hold here without any extra; what cannot be read is left out."""
     from packaging.requirements import InvalidRequirement, Requirement
 
@@ -162,18 +166,20 @@ def _plain(texts: Sequence[str] | None) -> list[Requirement]:
     return found
 
 
-def _meets(one: Requirement, has: str) -> bool:
+def _satisfies(requirement: Requirement, version: str) -> bool:
     try:
-        return one.specifier.contains(has, prereleases=True)
+        return requirement.specifier.contains(version, prereleases=True)
     except ValueError:  # a version of no known form, in an older packaging
         return False
 
 
-def _install(one: Requirement) -> str:
-    return f"pip install '{one}'"
+def _pip_install(requirement: Requirement) -> str:
+    return f"pip install '{requirement}'"
 
 
-def model_class(model_type: str | None, timeout_s: float = 180, env: Mapping[str, str] | None = None) -> list[Finding]:
+def check_model_class(
+    model_type: str | None, timeout_s: float = 180, env: Mapping[str, str] | None = None
+) -> list[Finding]:
     """Import the model's class in a process of its own.
 
     Args:
@@ -188,7 +194,7 @@ def model_class(model_type: str | None, timeout_s: float = 180, env: Mapping[str
     try:
         # -P: what lies in the working directory must not stand for a package
         done = subprocess.run(
-            [sys.executable, "-P", "-c", PROGRAM, model_type],
+            [sys.executable, "-P", "-c", IMPORT_PROGRAM, model_type],
             stdin=subprocess.DEVNULL, capture_output=True, timeout=timeout_s, env=env, check=False,
         )  # fmt: skip
     except subprocess.TimeoutExpired:

@@ -13,7 +13,7 @@ from hymt_batch.errors import HymtError, PreflightError
 
 
 @contextmanager
-def explaining(what: str) -> Iterator[None]:
+def explain_errors(action: str) -> Iterator[None]:
     """Give a failure inside its cause and its fix, where the catalogue knows it.
 
     Args:
@@ -27,21 +27,21 @@ def explaining(what: str) -> Iterator[None]:
     except HymtError as error:
         if not isinstance(error, PreflightError) or error.id:
             raise
-        known = catalogue.match(_texts(error))
+        known = catalogue.match(_error_chain_text(error))
         if known is None:
             raise
         raise PreflightError(f"{error.message}\n  Cause: {known.cause}\n  Fix: {known.fix}", id=known.id) from error
     except Exception as error:
-        known = catalogue.match(_texts(error))
+        known = catalogue.match(_error_chain_text(error))
         if known is None:
             raise
         first = "\n  ".join(str(error).strip().splitlines()[:6])
         raise PreflightError(
-            f"{what} failed: {type(error).__name__}: {first}\n  Cause: {known.cause}\n  Fix: {known.fix}", id=known.id
+            f"{action} failed: {type(error).__name__}: {first}\n  Cause: {known.cause}\n  Fix: {known.fix}", id=known.id
         ) from error
 
 
-def _texts(error: BaseException) -> str:
+def _error_chain_text(error: BaseException) -> str:
     """The error's text and those of its causes, the name of each class before it."""
     texts: list[str] = []
     current: BaseException | None = error

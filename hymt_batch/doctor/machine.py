@@ -7,13 +7,13 @@ from pathlib import Path
 
 from hymt_batch.device_map.settings import gib
 from hymt_batch.doctor.finding import Finding, Level
-from hymt_batch.model.memory import Limit
+from hymt_batch.model.memory import CgroupLimit
 
-MARGIN = 1.2  # beside the weights: libraries, text, and what other processes take meanwhile
-SHARED_BYTES = 1 << 30
+MEMORY_MARGIN = 1.2  # beside the weights: libraries, text, and what other processes take meanwhile
+SHARED_MEMORY_BYTES = 1 << 30
 
 
-def memory(available: int, needed: int, what: str, limit: Limit | None = None) -> list[Finding]:
+def check_memory(available: int, needed: int, purpose: str, limit: CgroupLimit | None = None) -> list[Finding]:
     """Whether main memory holds what the job puts there.
 
     Args:
@@ -24,19 +24,19 @@ def memory(available: int, needed: int, what: str, limit: Limit | None = None) -
     """
     binds = limit is not None and limit.left_bytes <= available
     left = min(available, limit.left_bytes) if limit else available
-    seen = f"{gib(left)} left, {what}: {gib(needed)}"
+    seen = f"{gib(left)} left, {purpose}: {gib(needed)}"
     fix = "free some, choose model.dtype=bfloat16 or a smaller model"
     if binds and limit is not None:
         seen += f" (limit of the cgroup {limit.path}: {gib(limit.limit_bytes)})"
         fix = "raise the cgroup's limit (docker run --memory, sbatch --mem), or choose model.dtype=bfloat16"
     if needed > left:
         return [Finding("main memory", Level.FAIL, seen, fix, "G1")]
-    if needed * MARGIN > left:
-        return [Finding("main memory", Level.WARN, f"{seen}: less than {MARGIN} times as much", fix, "G1")]
+    if needed * MEMORY_MARGIN > left:
+        return [Finding("main memory", Level.WARN, f"{seen}: less than {MEMORY_MARGIN} times as much", fix, "G1")]
     return [Finding("main memory", Level.OK, seen)]
 
 
-def shared_memory(path: str | Path = "/dev/shm", needed: int = SHARED_BYTES) -> list[Finding]:
+def check_shared_memory(path: str | Path = "/dev/shm", needed: int = SHARED_MEMORY_BYTES) -> list[Finding]:
     """Room of the memory that processes share; containers give 64 MiB unless told otherwise.
 
     Args:

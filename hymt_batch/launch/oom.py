@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 
-def oom_kills(path: Path = Path("/proc/vmstat")) -> int | None:
+def read_oom_kills(path: Path = Path("/proc/vmstat")) -> int | None:
     """How often this machine's kernel did so since it started; None where it does not tell."""
     try:
         lines = path.read_text(encoding="ascii").splitlines()

@@ -22,32 +22,32 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
-from hymt_batch import child
+from hymt_batch import child_process
 from hymt_batch.errors import HymtError, StoppedError
-from hymt_batch.launch.oom import oom_kills
+from hymt_batch.launch.oom import read_oom_kills
 
 log = logging.getLogger(__name__)
 
-MAX_TRIES = 3
+MAX_TASK_TRIES = 3
 """Times that a whole part may take its worker down before it is cut in halves."""
 
-MAX_ALONE = 3
+MAX_ITEM_TRIES = 3
 """Times that an item may take its worker down alone before it is given up."""
 
-MAX_DEATHS = 5
+MAX_IDLE_DEATHS = 5
 """Times in a row that a worker may die without a part before the job stops."""
 
-MAX_KILLED = 20
+MAX_EXTERNAL_KILLS = 20
 """The same where something outside killed it, and not because memory ran out: that passes, or it is no chance."""
 
-DEAF = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP)
+IGNORED_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP)
 """Signals that a worker ignores: the parent was told too, and lets the running part finish."""
 
-LOAD_S = 600.0
+MIN_LOAD_TIMEOUT_S = 600.0
 """Seconds that a worker may at least take until it has loaded its model, however short launch.hang_s is."""
 
 POLL_S = 0.5
-END_S = 1.0
+EXIT_TIMEOUT_S = 1.0
 """Seconds that a worker may take to end by itself."""
 
 
@@ -59,42 +59,42 @@ class Task:
     items: Sequence[Any]  # what is decoded, one by one or together
     tries: int = 0  # in this run and before it
     results: dict[int, Any] = field(default_factory=dict)  # by the item's place
-    notes: list[str] = field(default_factory=list)  # what went otherwise than planned
+    marks: list[str] = field(default_factory=list)  # what went otherwise than planned
 
 
 @dataclass(eq=False, slots=True)
 class _Piece:
     task: Task
-    places: Sequence[int]  # of its items
+    indices: Sequence[int]  # of its items
     deaths: int = 0  # workers that died with it in this run
 
 
 @dataclass(eq=False, slots=True)
 class _Worker:
-    number: int
+    index: int
     process: subprocess.Popen[bytes]
     pipe: Connection
-    heard: float  # monotonic seconds of its last sign of life
+    last_heard: float  # monotonic seconds of its last sign of life
     oom_kills: int | None  # of the machine when it was started
     ready: bool = False
     piece: _Piece | None = None
 
 
-class Pool:
+class ProcessPool:
     """Workers, started as parts wait for them and ended with the block."""
 
     def __init__(
         self,
         command: Sequence[str],
         environments: Sequence[Mapping[str, str]],
-        hello: Any,
+        init_message: Any,
         *,
-        begin: Callable[[Task], int],
-        give_up: Callable[[Any, str], Any],
+        begin_attempt: Callable[[Task], int],
+        quarantine: Callable[[Any, str], Any],
         check_ready: Callable[[Any], None],
         on_batch: Callable[[int, int], None],
         check_stop: Callable[[], None],
-        stopping: Callable[[], bool],
+        stop_requested: Callable[[], bool],
         hang_s: float,
     ) -> None:
         """Start nothing yet.
@@ -111,15 +111,20 @@ class Pool:
             stopping: Whether nothing more is to be handed out.
             hang_s: Seconds without a sign of life after which a worker that decodes is killed.
         """
-        self._command, self._environments, self._hello = command, environments, hello
-        self._begin, self._give_up, self._check_ready = begin, give_up, check_ready
-        self._on_batch, self._check_stop, self._stopping, self._hang_s = on_batch, check_stop, stopping, hang_s
-        self._waiting: deque[_Piece] = deque()
+        self._command, self._environments, self._init_message = command, environments, init_message
+        self._begin_attempt, self._quarantine, self._check_ready = begin_attempt, quarantine, check_ready
+        self._on_batch, self._check_stop, self._stop_requested, self._hang_s = (
+            on_batch,
+            check_stop,
+            stop_requested,
+            hang_s,
+        )
+        self._queue: deque[_Piece] = deque()
         self._workers: dict[int, _Worker] = {}  # by their number
         # of each number, in a row and without a part: whether something outside killed it
         self._deaths: defaultdict[int, list[bool]] = defaultdict(list)
 
-    def __enter__(self) -> Pool:
+    def __enter__(self) -> ProcessPool:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -137,67 +142,67 @@ class Pool:
     @property
     def backlog(self) -> int:
         """Pieces that wait for a worker, or are with one."""
-        return len(self._waiting) + sum(worker.piece is not None for worker in self._workers.values())
+        return len(self._queue) + sum(worker.piece is not None for worker in self._workers.values())
 
-    def give(self, task: Task) -> Iterator[Task]:
+    def submit(self, task: Task) -> Iterator[Task]:
         """Take a task; yields tasks that are done, waiting for some while every worker has one and another waits."""
-        self._waiting.append(_Piece(task, range(len(task.items))))
-        while self.backlog >= 2 * len(self._environments) and not self._at_rest:
-            yield from self._turn()
-        yield from self._turn(0.0)
+        self._queue.append(_Piece(task, range(len(task.items))))
+        while self.backlog >= 2 * len(self._environments) and not self._is_idle:
+            yield from self._poll()
+        yield from self._poll(0.0)
 
     def drain(self) -> Iterator[Task]:
         """Yield all tasks that are still under way; after a stop request, those that a worker has already."""
-        while self.backlog and not self._at_rest:
-            yield from self._turn()
+        while self.backlog and not self._is_idle:
+            yield from self._poll()
 
     @property
-    def _at_rest(self) -> bool:
+    def _is_idle(self) -> bool:
         """Whether nothing more happens: a stop was requested, and the workers have nothing."""
-        return self._stopping() and all(worker.piece is None for worker in self._workers.values())
+        return self._stop_requested() and all(worker.piece is None for worker in self._workers.values())
 
-    def _turn(self, timeout_s: float = POLL_S) -> Iterator[Task]:
+    def _poll(self, timeout_s: float = POLL_S) -> Iterator[Task]:
         """Hand out what waits, start workers for the rest, and hear what they say or that they died."""
         self._check_stop()
-        self._hand_out()
-        self._start_for_what_waits()
+        self._dispatch()
+        self._start_workers()
         by_pipe = {worker.pipe: worker for worker in self._workers.values()}
         for pipe in wait(list(by_pipe), timeout_s):
             worker = by_pipe[pipe]  # type: ignore[index]
             try:
-                task = self._hear(worker, worker.pipe.recv())
+                task = self._handle_message(worker, worker.pipe.recv())
             except (EOFError, OSError):
-                task = self._died(worker, "")
+                task = self._handle_death(worker, "")
             if task is not None:
                 yield task
         for worker in list(self._workers.values()):
-            limit = self._hang_s if worker.ready else max(self._hang_s, LOAD_S)
-            if (worker.piece or not worker.ready) and time.monotonic() - worker.heard > limit:
-                task = self._died(worker, f"it gave no sign of life for {limit:g} s (launch.hang_s)")
+            limit = self._hang_s if worker.ready else max(self._hang_s, MIN_LOAD_TIMEOUT_S)
+            if (worker.piece or not worker.ready) and time.monotonic() - worker.last_heard > limit:
+                task = self._handle_death(worker, f"it gave no sign of life for {limit:g} s (launch.hang_s)")
                 if task is not None:
                     yield task
 
-    def _hand_out(self) -> None:
+    def _dispatch(self) -> None:
         for worker in self._workers.values():
-            if not self._waiting or self._stopping():
+            if not self._queue or self._stop_requested():
                 return
             if worker.ready and worker.piece is None:
-                piece = self._waiting.popleft()
-                if len(piece.places) == len(piece.task.items):
-                    piece.task.tries = self._begin(piece.task)
-                worker.piece, worker.heard = piece, time.monotonic()
-                self._deaths[worker.number].clear()
+                piece = self._queue.popleft()
+                if len(piece.indices) == len(piece.task.items):
+                    piece.task.tries = self._begin_attempt(piece.task)
+                worker.piece, worker.last_heard = piece, time.monotonic()
+                self._deaths[worker.index].clear()
                 with contextlib.suppress(OSError):  # it died: its pipe says so in a moment
-                    worker.pipe.send([piece.task.items[place] for place in piece.places])
+                    worker.pipe.send([piece.task.items[place] for place in piece.indices])
 
-    def _hear(self, worker: _Worker, message: tuple[Any, ...]) -> Task | None:
-        worker.heard = time.monotonic()
+    def _handle_message(self, worker: _Worker, message: tuple[Any, ...]) -> Task | None:
+        worker.last_heard = time.monotonic()
         kind, *values = message
         if kind == "batch":
             self._on_batch(*values)
         elif kind == "log":
             name, level, text = values
-            logging.getLogger(name).log(level, "worker=%d %s", worker.number, text)
+            logging.getLogger(name).log(level, "worker=%d %s", worker.index, text)
         elif kind == "ready":
             self._check_ready(values[0])
             worker.ready = True
@@ -208,52 +213,52 @@ class Pool:
             results, notes = values
             assert worker.piece is not None
             piece, worker.piece = worker.piece, None
-            piece.task.results.update(zip(piece.places, results, strict=True))
-            piece.task.notes += notes
-            return self._finished(piece.task)
+            piece.task.results.update(zip(piece.indices, results, strict=True))
+            piece.task.marks += notes
+            return self._if_complete(piece.task)
         return None
 
     @staticmethod
-    def _finished(task: Task) -> Task | None:
+    def _if_complete(task: Task) -> Task | None:
         return task if len(task.results) == len(task.items) else None
 
-    def _died(self, worker: _Worker, reason: str) -> Task | None:
+    def _handle_death(self, worker: _Worker, reason: str) -> Task | None:
         """Let a dead worker go, and decide about the piece it had; a task that is thereby done."""
         if not reason:  # it closed its end: let it say by itself how it ends
             with contextlib.suppress(subprocess.TimeoutExpired):
-                worker.process.wait(END_S)
+                worker.process.wait(EXIT_TIMEOUT_S)
         worker.process.kill()
         code = worker.process.wait()
         worker.pipe.close()
-        del self._workers[worker.number]
+        del self._workers[worker.index]
         reason = reason or (f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}")
-        log.warning("worker=%d died: %s", worker.number, reason)
+        log.warning("worker=%d died: %s", worker.index, reason)
         piece = worker.piece
         if piece is None:
-            killed = code == -signal.SIGKILL and worker.oom_kills is not None and worker.oom_kills == oom_kills()
-            deaths = self._deaths[worker.number]
+            killed = code == -signal.SIGKILL and worker.oom_kills is not None and worker.oom_kills == read_oom_kills()
+            deaths = self._deaths[worker.index]
             deaths.append(killed)
-            if deaths.count(False) >= MAX_DEATHS or len(deaths) >= MAX_KILLED:
-                raise self._stopped(worker, killed, reason)
+            if deaths.count(False) >= MAX_IDLE_DEATHS or len(deaths) >= MAX_EXTERNAL_KILLS:
+                raise self._worker_death_error(worker, killed, reason)
             return None
         piece.deaths += 1
-        task, places = piece.task, piece.places
+        task, places = piece.task, piece.indices
         if len(places) == 1:
-            if piece.deaths < MAX_ALONE:
-                self._waiting.append(piece)  # last: a bad minute of the machine is not three tries
+            if piece.deaths < MAX_ITEM_TRIES:
+                self._queue.append(piece)  # last: a bad minute of the machine is not three tries
                 return None
-            task.notes.append("bisected")
-            task.results[places[0]] = self._give_up(task.items[places[0]], reason)
-            return self._finished(task)
-        if len(places) == len(task.items) and task.tries < MAX_TRIES:
-            self._waiting.appendleft(piece)
+            task.marks.append("bisected")
+            task.results[places[0]] = self._quarantine(task.items[places[0]], reason)
+            return self._if_complete(task)
+        if len(places) == len(task.items) and task.tries < MAX_TASK_TRIES:
+            self._queue.appendleft(piece)
             return None
-        task.notes.append("bisected")
+        task.marks.append("bisected")
         half = (len(places) + 1) // 2
-        self._waiting.extendleft([_Piece(task, places[half:]), _Piece(task, places[:half])])
+        self._queue.extendleft([_Piece(task, places[half:]), _Piece(task, places[:half])])
         return None
 
-    def _stopped(self, worker: _Worker, killed: bool, reason: str) -> StoppedError:
+    def _worker_death_error(self, worker: _Worker, killed: bool, reason: str) -> StoppedError:
         """A worker that never comes to its work."""
         num = len(self._environments)
         when = "before it was given a part" if worker.ready else "before it had loaded the model"
@@ -264,35 +269,37 @@ class Pool:
             fewer = f"set launch.workers={num // 2}" if num > 1 else "give the job more memory"
             fix = f"SIGKILL mostly means that memory ran out: {fewer}"
         return StoppedError(
-            f"worker {worker.number} died {len(self._deaths[worker.number])} times in a row {when} (the last time: "
+            f"worker {worker.index} died {len(self._deaths[worker.index])} times in a row {when} (the last time: "
             f"{reason}). {fix}, and run the same command again to continue"
         )
 
-    def _start_for_what_waits(self) -> None:
+    def _start_workers(self) -> None:
         """One worker for each piece that waits, while there may be more of them. Called where no worker is free."""
         starting = sum(not worker.ready for worker in self._workers.values())
         for number in range(len(self._environments)):
-            if len(self._waiting) <= starting or self._stopping():
+            if len(self._queue) <= starting or self._stop_requested():
                 return
             if number not in self._workers:
-                self._workers[number] = self._start(number)
+                self._workers[number] = self._spawn_worker(number)
                 starting += 1
 
-    def _start(self, number: int) -> _Worker:
+    def _spawn_worker(self, index: int) -> _Worker:
         ours, theirs = socket.socketpair()
         with theirs:
             process = subprocess.Popen(
-                child.tied([*self._command, str(theirs.fileno())], ignoring=DEAF),
+                child_process.die_with_parent_command(
+                    [*self._command, str(theirs.fileno())], ignored_signals=IGNORED_SIGNALS
+                ),
                 pass_fds=[theirs.fileno()],
-                env={**os.environ, **self._environments[number]},
+                env={**os.environ, **self._environments[index]},
                 stdin=subprocess.DEVNULL,
             )
         pipe = Connection(ours.detach())
         with contextlib.suppress(OSError):  # it died at once: its pipe says so in a moment
-            pipe.send(self._hello)
-        return _Worker(number, process, pipe, time.monotonic(), oom_kills())
+            pipe.send(self._init_message)
+        return _Worker(index, process, pipe, time.monotonic(), read_oom_kills())
 
 
-def refusal(error: HymtError) -> HymtError:
+def picklable_error(error: HymtError) -> HymtError:
     """An error as it can be sent: its own class, message and id."""
     return type(error)(error.message, error.id)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from hymt_batch.errors import PreflightError
 from hymt_batch.model.canary import TOLERANCE
-from hymt_batch.model.padded import Padded, prompts
+from hymt_batch.model.padded_batch import PaddedBatch, prompts
 from hymt_batch.model.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -29,26 +29,26 @@ NUM_TOKENS = 64
 
 
 @dataclass(frozen=True, slots=True)
-class Agreement:
+class AttentionComparison:
     """What two attentions have in common."""
 
-    tokens: int  # that both gave, over all rows
-    parted: int  # rows that went apart at a near tie of two tokens
-    difference: float  # largest of a logit, as a share of the spread of its row's logits
+    equal_tokens: int  # that both gave, over all rows
+    diverged_rows: int  # rows that went apart at a near tie of two tokens
+    max_difference: float  # largest of a logit, as a share of the spread of its row's logits
 
 
-class DifferentError(Exception):
+class MismatchError(Exception):
     """Two attentions disagree by more than rounding explains; the text says where."""
 
 
-Steps = Callable[[], "Tensor"]
+GreedyStep = Callable[[], "Tensor"]
 """Greedy decoding of B rows: each call takes in the tokens of the last one, and gives the logits [B, V] of the next."""
 
-Context = Callable[[], AbstractContextManager[Any]]
+ContextFactory = Callable[[], AbstractContextManager[Any]]
 
 
 @contextmanager
-def math_kernel() -> Iterator[None]:
+def use_math_kernel() -> Iterator[None]:
     """Inside, torch computes its scaled dot products by plain matrix products."""
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -57,18 +57,18 @@ def math_kernel() -> Iterator[None]:
 
 
 @contextmanager
-def math(network: Any) -> Iterator[None]:
+def use_math_attention(network: Any) -> Iterator[None]:
     """Inside, the network attends by torch's math back end, whatever `model.attention` is."""
     before = network.config._attn_implementation
     network.config._attn_implementation = "sdpa"
     try:
-        with math_kernel():
+        with use_math_kernel():
             yield
     finally:
         network.config._attn_implementation = before
 
 
-def applies(devices: Iterable[str]) -> bool:
+def all_on_gpu(devices: Iterable[str]) -> bool:
     """Whether the comparison is made at a load: where the whole model lies on GPUs."""
     return all(device.startswith("cuda") for device in devices)
 
@@ -80,9 +80,9 @@ def check(
     dtype: str,
     *,
     by_layer: bool = False,
-    own: Context = nullcontext,
-    reference: Context | None = None,
-) -> Agreement:
+    own_context: ContextFactory = nullcontext,
+    reference_context: ContextFactory | None = None,
+) -> AttentionComparison:
     """Compare a loaded network's attention, as `generate` uses it, with the math back end.
 
     Args:
@@ -99,17 +99,27 @@ def check(
     """
     rows = prompts(tokenizer)
 
-    def make() -> Padded:
-        return Padded(network, rows, tokenizer.pad, device)
+    def make() -> PaddedBatch:
+        return PaddedBatch(network, rows, tokenizer.pad_id, device)
 
     name = f"model.attention={network.config._attn_implementation}"
     what = f"{name} on {device}"
     if by_layer:
-        return _judged(lambda: layers(make(), dtype, own), lambda: make().logits, dtype, own, what)
-    return compare(lambda: make().logits, dtype, own, reference or (lambda: math(network)), what)
+        return _run_comparison(
+            lambda: compare_layers(make(), dtype, own_context), lambda: make().next_logits, dtype, own_context, what
+        )
+    return compare(
+        lambda: make().next_logits, dtype, own_context, reference_context or (lambda: use_math_attention(network)), what
+    )
 
 
-def compare(make: Callable[[], Steps], dtype: str, own: Context, reference: Context, what: str) -> Agreement:
+def compare(
+    make_step: Callable[[], GreedyStep],
+    dtype: str,
+    own_context: ContextFactory,
+    reference_context: ContextFactory,
+    label: str,
+) -> AttentionComparison:
     """Decode the same rows twice, side by side.
 
     Args:
@@ -122,29 +132,45 @@ def compare(make: Callable[[], Steps], dtype: str, own: Context, reference: Cont
     Raises:
         PreflightError: They disagree (E26).
     """
-    return _judged(lambda: side_by_side(make(), make(), dtype, own, reference), make, dtype, own, what)
+    return _run_comparison(
+        lambda: compare_steps(make_step(), make_step(), dtype, own_context, reference_context),
+        make_step,
+        dtype,
+        own_context,
+        label,
+    )
 
 
-def _judged(
-    judge: Callable[[], Agreement], make: Callable[[], Steps], dtype: str, own: Context, what: str
-) -> Agreement:
+def _run_comparison(
+    comparison: Callable[[], AttentionComparison],
+    make_step: Callable[[], GreedyStep],
+    dtype: str,
+    own_context: ContextFactory,
+    label: str,
+) -> AttentionComparison:
     """What `judge` finds; its disagreement as the error that names the kernel."""
     import torch
 
     try:
         with torch.inference_mode():
-            return judge()
-    except DifferentError as error:
-        kernels = kernels_of(make(), own)
+            return comparison()
+    except MismatchError as error:
+        kernels = sdpa_kernels(make_step(), own_context)
         raise PreflightError(
-            f"The attention back end {kernels} ({what}, {dtype}) does not agree with torch's math back end: "
+            f"The attention back end {kernels} ({label}, {dtype}) does not agree with torch's math back end: "
             f"{error}. Every translation could be wrong. Set model.attention=eager and decode.engine=generate, and "
             "report this with the versions that `hymt-batch doctor` prints.",
             id="E26",
         ) from None
 
 
-def side_by_side(mine: Steps, right: Steps, dtype: str, own: Context, reference: Context) -> Agreement:
+def compare_steps(
+    step: GreedyStep,
+    reference_step: GreedyStep,
+    dtype: str,
+    own_context: ContextFactory,
+    reference_context: ContextFactory,
+) -> AttentionComparison:
     """Compare NUM_TOKENS steps; a row is compared up to the first token that is not the same.
 
     In float32 all tokens must be the same. In the others a row may go apart where both find the two tokens as likely
@@ -159,10 +185,10 @@ def side_by_side(mine: Steps, right: Steps, dtype: str, own: Context, reference:
     together: Tensor | None = None
     tokens, largest = 0, 0.0
     for number in range(NUM_TOKENS):
-        with own():
-            found = mine().cpu()
-        with reference():
-            wanted = right().cpu()
+        with own_context():
+            found = step().cpu()
+        with reference_context():
+            wanted = reference_step().cpu()
         if together is None:
             together = torch.ones(len(found), dtype=torch.bool)
         spread = (wanted.max(-1).values - wanted.min(-1).values).clamp(min=1e-6)
@@ -176,7 +202,7 @@ def side_by_side(mine: Steps, right: Steps, dtype: str, own: Context, reference:
         wrong = together & ~((share <= allowed) & tie)  # written so that NaN is wrong
         if bool(wrong.any()):
             row = int(wrong.nonzero()[0, 0])
-            raise DifferentError(
+            raise MismatchError(
                 f"{int(wrong.sum())} of {len(found)} rows, first row {row + 1} at token {number + 1} (token "
                 f"{int(one[row, 0])} instead of {int(other[row, 0])}; logits differ by {float(share[row]):.2g} of "
                 f"their spread, and rounding explains {allowed:g})"
@@ -187,10 +213,10 @@ def side_by_side(mine: Steps, right: Steps, dtype: str, own: Context, reference:
         if not bool(together.any()):
             break
     assert together is not None
-    return Agreement(tokens, int((~together).sum()), largest)
+    return AttentionComparison(tokens, int((~together).sum()), largest)
 
 
-def layers(steps: Padded, dtype: str, own: Context) -> Agreement:
+def compare_layers(batch: PaddedBatch, dtype: str, own_context: ContextFactory) -> AttentionComparison:
     """Compare what every layer's attention gives in NUM_TOKENS steps with what the math back end makes of its input.
 
     A head's output of a token may differ by what rounding explains, as a share of its largest number. With
@@ -201,22 +227,22 @@ def layers(steps: Padded, dtype: str, own: Context) -> Agreement:
     """
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-    name, allowed = steps.network.config._attn_implementation, TOLERANCE[dtype]
+    name, allowed = batch.network.config._attn_implementation, TOLERANCE[dtype]
     if name == "eager":
-        return Agreement(0, 0, 0.0)
+        return AttentionComparison(0, 0, 0.0)
     attend = ALL_ATTENTION_FUNCTIONS[name]
     largest, token, calls = 0.0, 0, 0
 
     def watched(module: Any, query: Tensor, key: Tensor, value: Tensor, *rest: Any, **more: Any) -> Any:
         nonlocal largest, calls
-        with own():
+        with own_context():
             output, weights = attend(module, query, key, value, *rest, **more)
         scale = more.get("scaling", query.shape[-1] ** -0.5)
-        share, seen = _layer_difference(output, query, key, value, steps.mask, scale)
+        share, seen = _layer_difference(output, query, key, value, batch.mask, scale)
         wrong = seen & ~(share <= allowed)  # written so that NaN is wrong
         if bool(wrong.any()):
             row, place = (int(n) for n in wrong.nonzero()[0])
-            raise DifferentError(
+            raise MismatchError(
                 f"{int(wrong.any(-1).sum())} of {len(wrong)} rows in layer {getattr(module, 'layer_idx', calls)}, "
                 f"first row {row + 1} at token {token + 1} (its output differs by {float(share[row, place]):.2g} of "
                 f"its largest number, and rounding explains {allowed:g})"
@@ -227,12 +253,12 @@ def layers(steps: Padded, dtype: str, own: Context) -> Agreement:
     ALL_ATTENTION_FUNCTIONS[name] = watched
     try:
         for token in range(NUM_TOKENS):  # noqa: B007 (the message names it)
-            steps.logits()
+            batch.next_logits()
     finally:
         ALL_ATTENTION_FUNCTIONS[name] = attend
     if not calls:
-        raise DifferentError("the network did not call it")
-    return Agreement(NUM_TOKENS * len(steps.ids), 0, largest)
+        raise MismatchError("the network did not call it")
+    return AttentionComparison(NUM_TOKENS * len(batch.ids), 0, largest)
 
 
 def _layer_difference(
@@ -254,7 +280,7 @@ def _layer_difference(
     mask = mask[:, :length].to(query.device, torch.bool)
     causal = torch.ones(num, length, dtype=torch.bool, device=query.device).tril(length - num)
     groups = query.shape[1] // key.shape[1]
-    with math_kernel():
+    with use_math_kernel():
         right = torch.nn.functional.scaled_dot_product_attention(
             query,
             key.repeat_interleave(groups, 1),
@@ -266,7 +292,7 @@ def _layer_difference(
     return difference.amax(-1), mask[:, length - num :]
 
 
-def kernels_of(steps: Steps, own: Context) -> str:
+def sdpa_kernels(step: GreedyStep, own_context: ContextFactory) -> str:
     """The kernels of torch that two steps take for scaled dot products."""
     import torch
     from torch.utils._python_dispatch import TorchDispatchMode
@@ -281,7 +307,7 @@ def kernels_of(steps: Steps, own: Context) -> str:
             return func(*args, **(kwargs or {}))
 
     # not inference mode: there the operator is seen whole, and not the kernel that it takes
-    with torch.no_grad(), own(), Watch():  # type: ignore[no-untyped-call]
-        steps()
-        steps()
+    with torch.no_grad(), own_context(), Watch():  # type: ignore[no-untyped-call]
+        step()
+        step()
     return " and ".join(seen) or "of plain matrix products"

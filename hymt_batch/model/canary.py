@@ -53,7 +53,7 @@ def logits(network: Any, tokenizer: Tokenizer, device: str, *, batched: bool = T
     with torch.inference_mode():
         for group in groups:
             width = max(map(len, group))
-            ids = torch.full((len(group), width), tokenizer.pad, dtype=torch.int64)
+            ids = torch.full((len(group), width), tokenizer.pad_id, dtype=torch.int64)
             mask = torch.zeros((len(group), width), dtype=torch.int64)
             for number, row in enumerate(group):
                 ids[number, width - len(row) :] = torch.tensor(row)
@@ -69,12 +69,12 @@ def logits(network: Any, tokenizer: Tokenizer, device: str, *, batched: bool = T
     return torch.cat(found)
 
 
-def difference(one: Tensor, other: Tensor) -> float:
+def relative_difference(first: Tensor, second: Tensor) -> float:
     """Largest difference of two sets of logits, as a share of the spread of the row; NaN counts as infinite."""
     import torch
 
-    spread = (one.max(dim=-1).values - one.min(dim=-1).values).clamp(min=1e-6)
-    share = ((one - other).abs().max(dim=-1).values / spread).max()
+    spread = (first.max(dim=-1).values - first.min(dim=-1).values).clamp(min=1e-6)
+    share = ((first - second).abs().max(dim=-1).values / spread).max()
     return float(share) if bool(torch.isfinite(share)) else float("inf")
 
 
@@ -105,22 +105,22 @@ def check(network: Any, tokenizer: Tokenizer, device: str, dtype: str, *, strict
                 id="E20" if found is batched else "E22",
             )
     what = f"a prompt alone and in a left-padded batch on {device}"
-    if not strict and (found_difference := difference(single, batched)) > TOLERANCE[dtype]:
+    if not strict and (found_difference := relative_difference(single, batched)) > TOLERANCE[dtype]:
         log.warning("canaries differ by %.2g of the logits' spread for %s", found_difference, what)
         return found_difference
-    return agree(single, batched, dtype, what)
+    return compare(single, batched, dtype, what)
 
 
-def agree(one: Tensor, other: Tensor, dtype: str, what: str) -> float:
+def compare(first: Tensor, second: Tensor, dtype: str, label: str) -> float:
     """Compare two answers to the canaries.
 
     Raises:
         PreflightError: They differ by more than rounding explains (C20).
     """
-    found = difference(one, other)
+    found = relative_difference(first, second)
     if found > TOLERANCE[dtype]:
         raise PreflightError(
-            f"The loaded model gives different answers for {what}: they differ by {found:.2g} of the logits' spread, "
+            f"The loaded model gives different answers for {label}: they differ by {found:.2g} of the logits' spread, "
             f"and rounding in {dtype} explains {TOLERANCE[dtype]:g}. Set decode.engine=generate and model.attention="
             "eager; with several GPUs "
             "choose device_map=single and check their peer-to-peer copies (NCCL_P2P_DISABLE=1, IOMMU and ACS off).",

@@ -16,27 +16,27 @@ from collections.abc import Iterable
 
 from hymt_batch.errors import PreflightError
 
-VARIABLE = "TORCH_CUDNN_SDPA_DEPRIORITIZED"
-KEY = "cudnn_sdp"
+ENV_VARIABLE = "TORCH_CUDNN_SDPA_DEPRIORITIZED"
+ENVIRONMENT_KEY = "cudnn_sdp"
 """How the environment of a job on a GPU records it; torch's own name of the switch."""
 
 
 def deprioritise() -> None:
     """Set the variable, for this process and those that it starts; call before torch is imported."""
-    os.environ[VARIABLE] = "1"
+    os.environ[ENV_VARIABLE] = "1"
 
 
-def on_gpu(devices: Iterable[str]) -> bool:
+def uses_gpu(devices: Iterable[str]) -> bool:
     return any(device.startswith("cuda") for device in devices)
 
 
-def switch_off(devices: Iterable[str]) -> None:
+def disable_attention(devices: Iterable[str]) -> None:
     """Switch cuDNN's attention off, where a model lies on a GPU; call when CUDA has started, as weights lie there.
 
     Raises:
         PreflightError: It is still on (E25).
     """
-    if not on_gpu(devices):
+    if not uses_gpu(devices):
         return
     import torch
 

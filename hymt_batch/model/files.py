@@ -14,19 +14,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hymt_batch.device_map import sizes
-from hymt_batch.device_map.sizes import Network
+from hymt_batch.device_map import network_spec
+from hymt_batch.device_map.network_spec import NetworkSpec
 from hymt_batch.errors import ConfigError, PreflightError, first_line
-from hymt_batch.model import fit, reading
+from hymt_batch.model import safe_json, tensor_check
 
 MODEL_TYPES = {"hunyuan_v1_dense": "4.56.0", "hy_v3": "5.6.0"}
 """Allowed model types, with the first version of transformers that knows each."""
 
-NAME = re.compile(r"[A-Za-z0-9._-]+")
+FILE_NAME = re.compile(r"[A-Za-z0-9._-]+")
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 MAX_HEADER_BYTES = 100_000_000
 MAX_LAYERS = 1024  # of a network whose modules are worth counting; the models have 32 to 80
-_PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
+_PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 _DTYPE_BYTES = {"F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "BF16": 2, "F16": 2, "I16": 2, "U16": 2}
 _IDENTITY_FILES = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json")
 _OPTIONAL_FILES = ("special_tokens_map.json", "chat_template.jinja", "chat_template.json", "added_tokens.json")
@@ -38,11 +38,11 @@ class ModelFiles:
 
     folder: Path
     config: dict[str, Any]
-    weights: tuple[str, ...]  # safetensors files, in the order of their names
-    names: tuple[str, ...]  # every file that decides the text, weights included
+    weight_files: tuple[str, ...]  # safetensors files, in the order of their names
+    file_names: tuple[str, ...]  # every file that decides the text, weights included
     num_parameters: int
     num_bytes: int  # of the weights as stored
-    network: Network  # that the config describes
+    network: NetworkSpec  # that the config describes
     tensors: dict[str, tuple[str, list[int]]]  # name -> (number format, shape), of all files
     commit: str = ""  # resolved commit of a hub model
 
@@ -74,10 +74,10 @@ def resolve(path: str, revision: str, download: bool) -> tuple[Path, str]:
             f"model.path={path} is neither a folder nor a hub id like tencent/HY-MT1.5-1.8B. Correct model.path.",
             id="B7",
         )
-    return _hub(path, revision, download)
+    return _resolve_hub(path, revision, download)
 
 
-def _hub(repo: str, revision: str, download: bool) -> tuple[Path, str]:
+def _resolve_hub(repo: str, revision: str, download: bool) -> tuple[Path, str]:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
@@ -117,7 +117,7 @@ def verify(folder: Path, commit: str = "") -> ModelFiles:
     Raises:
         PreflightError: A file is missing, cut off, a Git-LFS pointer, a pickle, or of a type that is not allowed.
     """
-    config = reading.json_object(folder / "config.json", "it is not a model folder, or the download is incomplete")
+    config = safe_json.read_object(folder / "config.json", "it is not a model folder, or the download is incomplete")
     model_type = config.get("model_type")
     if model_type not in MODEL_TYPES:
         allowed = ", ".join(MODEL_TYPES)
@@ -132,15 +132,15 @@ def verify(folder: Path, commit: str = "") -> ModelFiles:
             "from its publisher, or remove auto_map if it needs none.",
             id="B16",
         )
-    reading.json_object(folder / "tokenizer.json", "without it no text becomes tokens", missing_id="B6")
-    _check_files(folder, config)
-    network = sizes.network(config, str(folder / "config.json"))
-    weights = _weights(folder)
+    safe_json.read_object(folder / "tokenizer.json", "without it no text becomes tokens", missing_id="B6")
+    _check_readable(folder, config)
+    network = network_spec.from_config(config, str(folder / "config.json"))
+    weights = _weight_files(folder)
     num_parameters = num_bytes = 0
     tensors: dict[str, tuple[str, list[int]]] = {}
     places: dict[str, str] = {}
     for name in weights:
-        for tensor, (dtype, shape) in _header(folder / name).items():
+        for tensor, (dtype, shape) in _read_header(folder / name).items():
             places[tensor] = name
             if tensor in tensors:
                 raise PreflightError(
@@ -152,8 +152,8 @@ def verify(folder: Path, commit: str = "") -> ModelFiles:
     if not num_parameters:
         raise PreflightError(f"{folder} holds no weights at all; download the model again.", id="B4")
     _check_index(folder, places)
-    fit.check(folder, config, network, tensors)
-    fit.check_tied(folder, weights, network)
+    tensor_check.check(folder, config, network, tensors)
+    tensor_check.check_tied(folder, weights, network)
     names = [name for name in (*_IDENTITY_FILES, *_OPTIONAL_FILES) if (folder / name).is_file()]
     if (folder / "model.safetensors.index.json").is_file():
         names.append("model.safetensors.index.json")
@@ -175,7 +175,7 @@ def element_bytes(dtype: str) -> int:
     return _DTYPE_BYTES.get(dtype, 1)
 
 
-def _weights(folder: Path) -> list[str]:
+def _weight_files(folder: Path) -> list[str]:
     index = folder / "model.safetensors.index.json"
     found = sorted(path.name for path in folder.glob("*.safetensors"))
     if index.is_file():
@@ -185,12 +185,12 @@ def _weights(folder: Path) -> list[str]:
                 "one that does not belong to the model.",
                 id="B18",
             )
-        weight_map = reading.json_object(index, "").get("weight_map")
+        weight_map = safe_json.read_object(index, "").get("weight_map")
         if not isinstance(weight_map, dict) or not weight_map:
             raise PreflightError(f"{index} names no weights (weight_map); download the model again.", id="B4")
         named = set(map(str, weight_map.values()))
         for name in sorted(named):
-            if not NAME.fullmatch(name):
+            if not FILE_NAME.fullmatch(name):
                 raise PreflightError(
                     f"{index} names {name!r}, which would leave the folder; the model is refused. Download it from its "
                     "publisher.",
@@ -208,7 +208,7 @@ def _weights(folder: Path) -> list[str]:
             f"{folder} holds {found[0]} but neither model.safetensors nor {index.name}; download the model again.",
             id="B4",
         )
-    pickles = sorted(path.name for path in folder.iterdir() if path.suffix in _PICKLES)
+    pickles = sorted(path.name for path in folder.iterdir() if path.suffix in _PICKLE_SUFFIXES)
     if pickles:
         raise PreflightError(
             f"{folder} holds {pickles[0]} but no *.safetensors; pickled weights are never loaded, as they can run "
@@ -218,24 +218,25 @@ def _weights(folder: Path) -> list[str]:
     raise PreflightError(f"{folder} has no *.safetensors; download the model again.", id="B4")
 
 
-def _check_index(folder: Path, places: dict[str, str]) -> None:
+def _check_index(folder: Path, weight_map: dict[str, str]) -> None:
     """The index must say of each tensor in which file it is; the libraries look there and nowhere else."""
     index = folder / "model.safetensors.index.json"
     if not index.is_file():
         return
-    said = {str(tensor): str(name) for tensor, name in reading.json_object(index, "")["weight_map"].items()}
-    for tensor in sorted({*said, *places}):
-        if said.get(tensor) != places.get(tensor):
+    said = {str(tensor): str(name) for tensor, name in safe_json.read_object(index, "")["weight_map"].items()}
+    for tensor in sorted({*said, *weight_map}):
+        if said.get(tensor) != weight_map.get(tensor):
             raise PreflightError(
-                f"{index} has {tensor} in {said.get(tensor, 'no file')}, but it is in {places.get(tensor, 'no file')}. "
+                f"{index} has {tensor} in {said.get(tensor, 'no file')}, but it is in "
+                f"{weight_map.get(tensor, 'no file')}. "
                 "Download the model again.",
                 id="B9",
             )
 
 
-def _header(path: Path) -> dict[str, tuple[str, list[int]]]:
+def _read_header(path: Path) -> dict[str, tuple[str, list[int]]]:
     """Tensor name -> (dtype, shape), after comparing the header with the file's size."""
-    size = reading.check_regular(path, None)
+    size = safe_json.check_regular_file(path, None)
     with path.open("rb") as file:
         start = file.read(8)
         if start.startswith(b"version "):
@@ -271,13 +272,13 @@ def _header(path: Path) -> dict[str, tuple[str, list[int]]]:
     return {name: (dtype, shape) for name, (dtype, shape, _) in tensors.items()}
 
 
-def _check_files(folder: Path, config: dict[str, Any]) -> None:
+def _check_readable(folder: Path, config: dict[str, Any]) -> None:
     """What the libraries will read must have an end, before anything is written."""
     for path in (folder / name for name in (*_IDENTITY_FILES, *_OPTIONAL_FILES)):
         if path.exists():
-            reading.check_regular(path)
+            safe_json.check_regular_file(path)
     if (folder / "generation_config.json").exists():
-        reading.json_object(folder / "generation_config.json", "")
+        safe_json.read_object(folder / "generation_config.json", "")
     layers = config.get("num_hidden_layers")
     if isinstance(layers, int) and layers > MAX_LAYERS:
         raise PreflightError(f"{folder}: num_hidden_layers is {layers}; download the model again.", id="B24")

@@ -30,7 +30,9 @@ def cache_file() -> Path:
     return Path(root) / "sha256.json"
 
 
-def of(folder: Path, names: Sequence[str], *, anew: bool = False, cache: Path | None = None) -> dict[str, str]:
+def compute(
+    folder: Path, names: Sequence[str], *, ignore_cache: bool = False, cache: Path | None = None
+) -> dict[str, str]:
     """Sha256 of files.
 
     Args:
@@ -43,19 +45,19 @@ def of(folder: Path, names: Sequence[str], *, anew: bool = False, cache: Path | 
         Name -> hexadecimal digest, in the order of the names.
     """
     cache = cache or cache_file()
-    known = {} if anew else _load(cache)
-    keys = {name: _key(folder / name) for name in names}
+    known = {} if ignore_cache else _load_cache(cache)
+    keys = {name: _cache_key(folder / name) for name in names}
     found = {name: known[key] for name, key in keys.items() if key and key in known}
     unknown = [name for name in names if name not in found]
     with ThreadPoolExecutor(4) as pool:
         found.update(zip(unknown, pool.map(lambda name: _sha256(folder / name), unknown), strict=True))
-    fresh = {key: found[name] for name in unknown if (key := keys[name]) and key == _key(folder / name)}
+    fresh = {key: found[name] for name in unknown if (key := keys[name]) and key == _cache_key(folder / name)}
     if fresh:
-        _store(cache, {**_load(cache), **fresh})
+        _save_cache(cache, {**_load_cache(cache), **fresh})
     return {name: found[name] for name in names}
 
 
-def _key(path: Path) -> str | None:
+def _cache_key(path: Path) -> str | None:
     """What a file is known by; None where it is small."""
     at = path.stat()
     if at.st_size < SMALL_BYTES:
@@ -63,7 +65,7 @@ def _key(path: Path) -> str | None:
     return f"{at.st_dev}:{at.st_ino}:{at.st_size}:{at.st_mtime_ns}:{at.st_ctime_ns}"
 
 
-def _load(cache: Path) -> dict[str, str]:
+def _load_cache(cache: Path) -> dict[str, str]:
     try:
         value = json.loads(cache.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -73,9 +75,9 @@ def _load(cache: Path) -> dict[str, str]:
     return {str(k): v for k, v in value.items() if isinstance(v, str) and len(v) == 64}
 
 
-def _store(cache: Path, known: dict[str, str]) -> None:
+def _save_cache(cache: Path, digests: dict[str, str]) -> None:
     """Replace the cache in one step; a full or read-only disk costs nothing but the memory of it."""
-    newest = dict(list(known.items())[-MAX_ENTRIES:])
+    newest = dict(list(digests.items())[-MAX_ENTRIES:])
     with contextlib.suppress(OSError):
         cache.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile("w", dir=cache.parent, delete=False, encoding="utf-8") as file:

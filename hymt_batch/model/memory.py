@@ -11,7 +11,7 @@ UNLIMITED = 1 << 60  # version 1 spells "no limit" as a number near 2**63
 
 
 @dataclass(frozen=True, slots=True)
-class Limit:
+class CgroupLimit:
     """The cgroup that leaves this process the least memory."""
 
     path: str
@@ -19,7 +19,9 @@ class Limit:
     left_bytes: int
 
 
-def cgroup(root: Path = Path("/sys/fs/cgroup"), membership: Path = Path("/proc/self/cgroup")) -> Limit | None:
+def cgroup_limit(
+    root: Path = Path("/sys/fs/cgroup"), membership: Path = Path("/proc/self/cgroup")
+) -> CgroupLimit | None:
     """The binding memory limit of this process, of its own cgroup or of one above it; None without a limit.
 
     Args:
@@ -27,36 +29,36 @@ def cgroup(root: Path = Path("/sys/fs/cgroup"), membership: Path = Path("/proc/s
         membership: The process's own line of each hierarchy.
     """
     limits = []
-    for line in text(membership).splitlines():
+    for line in read_text(membership).splitlines():
         _, _, rest = line.partition(":")
         controllers, _, own = rest.partition(":")
         if not controllers:
-            places, limit, used = upwards(root, own), "memory.max", "memory.current"
+            places, limit, used = cgroup_ancestors(root, own), "memory.max", "memory.current"
         elif "memory" in controllers.split(","):
-            places = upwards(root / "memory", own)
+            places = cgroup_ancestors(root / "memory", own)
             limit, used = "memory.limit_in_bytes", "memory.usage_in_bytes"
         else:
             continue
         for place in places:
-            most, now = text(place / limit).strip(), text(place / used).strip()
+            most, now = read_text(place / limit).strip(), read_text(place / used).strip()
             if most.isdecimal() and now.isdecimal() and int(most) < UNLIMITED:
-                limits.append(Limit(str(place), int(most), max(0, int(most) - int(now))))
+                limits.append(CgroupLimit(str(place), int(most), max(0, int(most) - int(now))))
     return min(limits, key=lambda one: one.left_bytes, default=None)
 
 
-def available() -> int:
+def available_bytes() -> int:
     """What the kernel calls available, within the limits of this process's cgroups."""
     found = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    for line in text(Path("/proc/meminfo")).splitlines():
+    for line in read_text(Path("/proc/meminfo")).splitlines():
         if line.startswith("MemAvailable:"):
             found = int(line.split()[1]) * 1024
-    limit = cgroup()
+    limit = cgroup_limit()
     return min(found, limit.left_bytes) if limit else found
 
 
-def upwards(root: Path, own: str) -> Iterator[Path]:
+def cgroup_ancestors(root: Path, cgroup_path: str) -> Iterator[Path]:
     """The process's cgroup and all above it; a path of the host, seen from inside a container, ends at the root."""
-    place = root / own.strip().lstrip("/")
+    place = root / cgroup_path.strip().lstrip("/")
     if ".." in place.parts:
         place = root
     while place != root:
@@ -65,7 +67,7 @@ def upwards(root: Path, own: str) -> Iterator[Path]:
     yield root
 
 
-def text(path: Path) -> str:
+def read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -81,7 +83,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     return "DefaultCPUAllocator: can't allocate memory" in str(error) or "CUDA out of memory" in str(error)
 
 
-def free_memory(device: str) -> None:
+def empty_cache(device: str) -> None:
     """Give cached memory back before the next try."""
     import gc
 

@@ -7,11 +7,11 @@ import importlib.util
 
 from hymt_batch.errors import PreflightError
 from hymt_batch.model import files as model_files
-from hymt_batch.model import library
+from hymt_batch.model import transformers_compat
 from hymt_batch.model.files import ModelFiles
 from hymt_batch.model.settings import Attention
 
-PACKAGES = {"compressed-tensors": ("compressed-tensors>=0.15.0",), "gptq": ("optimum", "gptqmodel")}
+QUANTISATION_PACKAGES = {"compressed-tensors": ("compressed-tensors>=0.15.0",), "gptq": ("optimum", "gptqmodel")}
 """Quantisation method -> what loads it, as pip takes it."""
 
 
@@ -23,7 +23,7 @@ def check_libraries(files: ModelFiles, attention: Attention) -> None:
     """
     model_type = files.config["model_type"]
     needed = model_files.MODEL_TYPES[model_type]
-    if library.version("transformers") < tuple(map(int, needed.split("."))):
+    if transformers_compat.installed_version("transformers") < tuple(map(int, needed.split("."))):
         raise PreflightError(
             f"{model_type} needs transformers {needed} or newer; {importlib.metadata.version('transformers')} is "
             f"installed. Run: pip install 'transformers>={needed}'",
@@ -38,13 +38,13 @@ def check_libraries(files: ModelFiles, attention: Attention) -> None:
     method = files.quantisation
     if not method:
         return
-    if method not in PACKAGES:
+    if method not in QUANTISATION_PACKAGES:
         raise PreflightError(
             f"{files.folder}: quantisation {method!r} is not supported. Choose a checkpoint in bfloat16, FP8 "
             "(compressed-tensors) or GPTQ.",
             id="B17",
         )
-    missing = [package for package in PACKAGES[method] if not library.satisfied(package)]
+    missing = [package for package in QUANTISATION_PACKAGES[method] if not transformers_compat.is_satisfied(package)]
     if missing:
         quoted = " ".join(f"'{one}'" if ">" in one else one for one in missing)
         raise PreflightError(

@@ -37,7 +37,7 @@ class Attention(Enum):
 
 
 @dataclass(kw_only=True, slots=True)
-class SamplingCard:
+class RecommendedSampling:
     """The model card's own decoding settings, used by decode=recommended."""
 
     temperature: float = 0.7
@@ -54,7 +54,7 @@ class SamplingCard:
             raise ConfigError(f"model.sampling.top_k={self.top_k} must be a number of tokens; 0 or -1 mean no limit.")
 
 
-TENCENT_LIMITS = "does not apply in the EU, the UK and South Korea; outputs may not improve other AI models"
+TENCENT_RESTRICTIONS = "does not apply in the EU, the UK and South Korea; outputs may not improve other AI models"
 """Of HY-MT1.5 and Hunyuan-MT. Source: License.txt of both repositories, line 3 and 5b, 5c."""
 
 
@@ -66,7 +66,7 @@ class ModelConfig:
     family: ModelFamily = ModelFamily.hy_mt1_5
     add_generation_prompt: bool = False
     licence: str = "Tencent HY Community License Agreement"
-    licence_limits: str | None = TENCENT_LIMITS
+    licence_limits: str | None = TENCENT_RESTRICTIONS
     revision: str = "main"
     download: bool = False
     dtype: Dtype = Dtype.auto
@@ -74,10 +74,10 @@ class ModelConfig:
     packed: bool = True
     max_context: int = 8192
     sha256: Any = None
-    sampling: SamplingCard = field(default_factory=SamplingCard)
+    sampling: RecommendedSampling = field(default_factory=RecommendedSampling)
 
     @property
-    def licence_told(self) -> str:
+    def licence_text(self) -> str:
         """The licence of the weights with what it limits."""
         return f"{self.licence}: {self.licence_limits}" if self.licence_limits else self.licence
 

@@ -11,7 +11,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from hymt_batch.device_map import sizes
+from hymt_batch.device_map import network_spec
 from hymt_batch.model.files import ModelFiles
 
 _ALPHA_ROPE = {"type": "dynamic", "alpha": 1000.0, "factor": 1.0, "beta_fast": 32, "beta_slow": 1}
@@ -89,22 +89,22 @@ PUBLISHED: dict[str, dict[str, Any]] = {
 """Hub id -> what its config.json says of the network's shape; of FP8 forms but HY-MT1.5's, the format is assumed."""
 
 
-def published(path: str) -> ModelFiles | None:
+def published_model(path: str) -> ModelFiles | None:
     """A model known by its hub id, without files; None for another."""
     config = PUBLISHED.get(path)
     if config is None:
         return None
-    network = sizes.network(config, path)
+    network = network_spec.from_config(config, path)
     tensors: dict[str, tuple[str, list[int]]] = {
         tensor.name: ("BF16", list(tensor.shape)) for tensor in network.weights() if tensor.stored
     }
     if config.get("quantization_config") == _GPTQ["quantization_config"]:
-        tensors = _packed(tensors)
+        tensors = _gptq_tensors(tensors)
     return ModelFiles(
         folder=Path(path),
         config=config,
-        weights=(),
-        names=(),
+        weight_files=(),
+        file_names=(),
         num_parameters=network.num_parameters,
         num_bytes=sum(math.prod(shape) * {"BF16": 2, "I32": 4}[dtype] for dtype, shape in tensors.values()),
         network=network,
@@ -112,7 +112,7 @@ def published(path: str) -> ModelFiles | None:
     )
 
 
-def _packed(tensors: dict[str, tuple[str, list[int]]]) -> dict[str, tuple[str, list[int]]]:
+def _gptq_tensors(tensors: dict[str, tuple[str, list[int]]]) -> dict[str, tuple[str, list[int]]]:
     """The tensors of a GPTQ checkpoint with 4 bits and groups of 128: eight weights an integer, a scale a group."""
     found: dict[str, tuple[str, list[int]]] = {}
     for name, (dtype, shape) in tensors.items():

@@ -17,10 +17,10 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from hymt_batch.errors import PreflightError, TextError, first_line, of_the_machine
-from hymt_batch.model import piece
-from hymt_batch.model.seam import Seam
-from hymt_batch.model.template import try_out
+from hymt_batch.errors import PreflightError, TextError, first_line, wrap_exception
+from hymt_batch.model import chunked_encode
+from hymt_batch.model.chat_template import check_in_subprocess
+from hymt_batch.model.incremental_encode import IncrementalEncoder
 
 log = logging.getLogger(__name__)
 
@@ -33,14 +33,14 @@ _PROBE = "Translate the following segment into French, without additional explan
 class Tokenizer:
     """The tokenizer of a checkpoint, with its chat format."""
 
-    full: Any  # tokenizers.Tokenizer as shipped; decodes
-    bare: Any  # the same without added tokens; encodes what users wrote
+    backend: Any  # tokenizers.Tokenizer as shipped; decodes
+    plain_backend: Any  # the same without added tokens; encodes what users wrote
     prefix: tuple[int, ...]  # ids before the user turn
     suffix: tuple[int, ...]  # ids after it
-    control: frozenset[int]  # ids that must never come from a text
-    stop: tuple[int, ...]  # ids that end a translation
-    pad: int
-    seam: Seam | None = None  # between instructions and texts
+    control_ids: frozenset[int]  # ids that must never come from a text
+    stop_ids: tuple[int, ...]  # ids that end a translation
+    pad_id: int
+    incremental_encoder: IncrementalEncoder | None = None  # between instructions and texts
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each text alone, without framing; never a control id (check `leaks`).
@@ -48,59 +48,61 @@ class Tokenizer:
         Raises:
             TextError: The tokenizer's library fails on one of them.
         """
-        return piece.encode(self.bare, texts)
+        return chunked_encode.encode(self.plain_backend, texts)
 
-    def encode_behind(self, head: str, texts: Sequence[str]) -> list[list[int]]:
+    def encode_with_head(self, head: str, texts: Sequence[str]) -> list[list[int]]:
         """What `encode` gives for head + text, of each text, in less time."""
-        if self.seam is None:
+        if self.incremental_encoder is None:
             return self.encode([head + text for text in texts])
-        return list(chain.from_iterable(self.seam.encode(head, some) for some in piece.slices(texts)))
+        return list(
+            chain.from_iterable(self.incremental_encoder.encode(head, some) for some in chunked_encode.batches(texts))
+        )
 
     def count(self, text: str) -> int:
         """Tokens of a text alone."""
-        return piece.count(self.bare, text)
+        return chunked_encode.count_tokens(self.plain_backend, text)
 
-    def starts(self, text: str) -> Iterator[list[int]]:
+    def token_starts(self, text: str) -> Iterator[list[int]]:
         """Where the tokens of a text begin, in characters, some at a time."""
-        return piece.starts(self.bare, text)
+        return chunked_encode.token_starts(self.plain_backend, text)
 
     @property
-    def last(self) -> tuple[str, int]:
+    def last_prompt_token(self) -> tuple[str, int]:
         """Text and id of the token that every prompt ends in."""
-        return self.full.decode(self.suffix[-1:], skip_special_tokens=False), self.suffix[-1]
+        return self.backend.decode(self.suffix[-1:], skip_special_tokens=False), self.suffix[-1]
 
-    def leaks(self, body: Sequence[int]) -> bool:
+    def has_control_ids(self, body: Sequence[int]) -> bool:
         """Whether a body holds an id that only the framing may hold."""
-        return not self.control.isdisjoint(body)
+        return not self.control_ids.isdisjoint(body)
 
-    def decode(self, rows: Sequence[Sequence[int]]) -> list[str]:
+    def decode(self, sequences: Sequence[Sequence[int]]) -> list[str]:
         """Text of each row of new tokens; control tokens are left out."""
-        clean = self.control.isdisjoint
-        plain = [row if clean(row) else [token for token in row if token not in self.control] for row in rows]
+        clean = self.control_ids.isdisjoint
+        plain = [row if clean(row) else [token for token in row if token not in self.control_ids] for row in sequences]
         try:
-            return self._text_of(plain)
+            return self._decode_batch(plain)
         except TextError:  # of one of them, which is left without a text
             texts = []
             for row in plain:
                 try:
-                    texts += self._text_of([row])
+                    texts += self._decode_batch([row])
                 except TextError:
                     texts.append("")
             return texts
 
-    def _text_of(self, rows: Sequence[Sequence[int]]) -> list[str]:
-        texts: list[str] = piece.guarded(self.full.decode_batch, rows, skip_special_tokens=True)
+    def _decode_batch(self, sequences: Sequence[Sequence[int]]) -> list[str]:
+        texts: list[str] = chunked_encode.call_backend(self.backend.decode_batch, sequences, skip_special_tokens=True)
         return texts
 
 
-def _of_the_machine(error: Exception) -> None:
+def _raise_machine_error(error: Exception) -> None:
     """Raise what is no fault of the folder's: too few open files, no memory, a disk that fails."""
     ours = isinstance(error, OSError | MemoryError) and not isinstance(error, FileNotFoundError)
-    if ours and (told := of_the_machine(error)) is not None:
+    if ours and (told := wrap_exception(error)) is not None:
         raise told from error
 
 
-def counter(folder: Path) -> Callable[[str], int]:
+def token_counter(folder: Path) -> Callable[[str], int]:
     """Counts the tokens of a text, with the model's own tokenizer and no other library; for plans.
 
     Raises:
@@ -108,11 +110,11 @@ def counter(folder: Path) -> Callable[[str], int]:
     """
     path = folder / "tokenizer.json"
     try:
-        bare = piece.bare(json.loads(path.read_text(encoding="utf-8")))
+        bare = chunked_encode.plain_backend(json.loads(path.read_text(encoding="utf-8")))
     except Exception as error:  # tokenizers raises bare Exceptions; the cause is the file
-        _of_the_machine(error)
+        _raise_machine_error(error)
         raise PreflightError(f"{path} cannot be used ({error}). Download the model again.", id="B6") from error
-    return partial(piece.count, bare)
+    return partial(chunked_encode.count_tokens, bare)
 
 
 def load(folder: Path, config: dict[str, Any], *, add_generation_prompt: bool) -> Tokenizer:
@@ -134,12 +136,12 @@ def load(folder: Path, config: dict[str, Any], *, add_generation_prompt: bool) -
     try:
         full = Backend.from_str(json.dumps({**content, "truncation": None, "padding": None}))
         full.encode_special_tokens = False
-        bare = piece.bare(content)
+        bare = chunked_encode.plain_backend(content)
         prefix, suffix, rendered = _framing(folder, full, add_generation_prompt)
     except PreflightError:
         raise
     except Exception as error:  # tokenizers raises bare Exceptions, jinja2 its own; the cause is the folder
-        _of_the_machine(error)
+        _raise_machine_error(error)
         raise PreflightError(
             f"{folder}: its tokenizer cannot be used ({type(error).__name__}: {first_line(error)}). Download the model "
             "again.",
@@ -158,14 +160,14 @@ def load(folder: Path, config: dict[str, Any], *, add_generation_prompt: bool) -
     _check_ids(folder, config, control, stop)
     _check_framing(folder, config, full, control, prefix, suffix)
     tokenizer = Tokenizer(
-        full=full,
-        bare=bare,
+        backend=full,
+        plain_backend=bare,
         prefix=prefix,
         suffix=suffix,
-        control=frozenset(control | set(prefix) | set(suffix) | set(stop)),
-        stop=stop,
-        pad=int(pad) if pad is not None and pad >= 0 else stop[0],
-        seam=Seam(bare, partial(piece.encode, bare), content),
+        control_ids=frozenset(control | set(prefix) | set(suffix) | set(stop)),
+        stop_ids=stop,
+        pad_id=int(pad) if pad is not None and pad >= 0 else stop[0],
+        incremental_encoder=IncrementalEncoder(bare, partial(chunked_encode.encode, bare), content),
     )
     ours = [*prefix, *tokenizer.encode([_PROBE])[0], *suffix]
     if ours != rendered:
@@ -177,50 +179,56 @@ def load(folder: Path, config: dict[str, Any], *, add_generation_prompt: bool) -
     return tokenizer
 
 
-def _check_ids(folder: Path, config: dict[str, Any], control: set[int], stop: Sequence[int]) -> None:
+def _check_ids(folder: Path, config: dict[str, Any], control_ids: set[int], stop_ids: Sequence[int]) -> None:
     """The ids that the network was trained with must be control tokens of this tokenizer.
 
     Source: the 1.8B and the 7B have other tokenizers and ids; xinference#5029 took the one's end token for the other,
     and nothing but endless text told of it.
     """
-    missing = [token for token in stop if token not in control]
+    missing = [token for token in stop_ids if token not in control_ids]
     if missing:
         raise PreflightError(
-            f"{folder}: eos_token_id {missing[0]} is no control token of tokenizer.json (it has {len(control)}): they "
+            f"{folder}: eos_token_id {missing[0]} is no control token of tokenizer.json (it has "
+            f"{len(control_ids)}): they "
             "belong to different models. Download the model again.",
             id="B19",
         )
     for name in ("bos_token_id", "pad_token_id"):  # some configs of the 7B say 1, which nothing reads
         token = config.get(name)
-        if isinstance(token, int) and token >= 0 and token not in control:
+        if isinstance(token, int) and token >= 0 and token not in control_ids:
             log.warning("%s: %s %d is no control token of tokenizer.json; it is not used", folder, name, token)
 
 
-def _beginning(folder: Path, config: dict[str, Any], full: Any) -> int | None:
+def _bos_id(folder: Path, config: dict[str, Any], backend: Any) -> int | None:
     """The beginning token: as tokenizer_config.json names it, else by config.json's number."""
     try:
         named = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8")).get("bos_token")
     except (OSError, ValueError, AttributeError):
         named = None
     text = named.get("content") if isinstance(named, dict) else named
-    found = full.token_to_id(text) if isinstance(text, str) else None
+    found = backend.token_to_id(text) if isinstance(text, str) else None
     return found if found is not None else config.get("bos_token_id")
 
 
 def _check_framing(
-    folder: Path, config: dict[str, Any], full: Any, control: set[int], prefix: Sequence[int], suffix: Sequence[int]
+    folder: Path,
+    config: dict[str, Any],
+    backend: Any,
+    control_ids: set[int],
+    prefix: Sequence[int],
+    suffix: Sequence[int],
 ) -> None:
     """The chat template must speak in this tokenizer's control tokens, and begin once."""
-    bos = _beginning(folder, config, full)
+    bos = _bos_id(folder, config, backend)
     broken = _MARKER.findall(
-        full.decode([t for t in (*prefix, *suffix) if t not in control], skip_special_tokens=False)
+        backend.decode([t for t in (*prefix, *suffix) if t not in control_ids], skip_special_tokens=False)
     )
     what = ""
     if broken:
         what = f"writes {broken[0]}, which is no token of this tokenizer"
-    elif not control.intersection(prefix) or not control.intersection(suffix):
+    elif not control_ids.intersection(prefix) or not control_ids.intersection(suffix):
         what = "puts no control token before and after the user's text"
-    elif bos in control and list(prefix).count(bos) > 1:
+    elif bos in control_ids and list(prefix).count(bos) > 1:
         what = f"has the beginning token {bos} {list(prefix).count(bos)} times instead of once"
     if what:
         raise PreflightError(
@@ -231,7 +239,7 @@ def _check_framing(
 
 
 def _framing(
-    folder: Path, full: Any, add_generation_prompt: bool
+    folder: Path, backend: Any, add_generation_prompt: bool
 ) -> tuple[tuple[int, ...], tuple[int, ...], list[int]]:
     """Ids before and after the user turn, and the template's own ids for the probe."""
     from transformers import PreTrainedTokenizerFast
@@ -245,7 +253,7 @@ def _framing(
 
     asked = {**checkpoint.special_tokens_map, "add_generation_prompt": add_generation_prompt}
     turns = [{**asked, "messages": [{"role": "user", "content": text}]} for text in (_SENTINEL, _PROBE)]
-    try_out(str(checkpoint.get_chat_template()), turns, str(folder), folder / "tokenizer.json")
+    check_in_subprocess(str(checkpoint.get_chat_template()), turns, str(folder), folder / "tokenizer.json")
 
     def render(text: str) -> str:
         turn = [{"role": "user", "content": text}]
@@ -257,8 +265,8 @@ def _framing(
             f"{folder}: the chat template does not hold the user's text exactly once. Download the model again.",
             id="B20",
         )
-    prefix, suffix = (tuple(full.encode(text, add_special_tokens=False).ids) for text in (before, after))
-    return prefix, suffix, list(full.encode(render(_PROBE), add_special_tokens=False).ids)
+    prefix, suffix = (tuple(backend.encode(text, add_special_tokens=False).ids) for text in (before, after))
+    return prefix, suffix, list(backend.encode(render(_PROBE), add_special_tokens=False).ids)
 
 
 def _stop_ids(folder: Path, config: dict[str, Any]) -> tuple[int, ...]:

@@ -17,11 +17,11 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from hymt_batch.errors import HymtError, PreflightError, disk_failed, first_line, may_pass
+from hymt_batch.errors import HymtError, PreflightError, disk_read_error, first_line, is_transient
 from hymt_batch.records import Input
 
-BLOCK = 1 << 18
-FAILURES = (EOFError, OSError, ValueError, zlib.error, lzma.LZMAError)
+BLOCK_BYTES = 1 << 18
+READ_ERRORS = (EOFError, OSError, ValueError, zlib.error, lzma.LZMAError)
 """What damaged data or a failing disk raise, over all readers; pyarrow's own errors are among them."""
 
 
@@ -39,22 +39,22 @@ class ByteStream:
         self._pending: deque[bytes] = deque()
         self._file = self._open()
         if cursor:
-            self.move(cursor)
+            self.seek(cursor)
 
     def readline(self, limit: int) -> bytes:
         """The next bytes up to and including a line feed, at most `limit`; b"" at the end."""
         if self._pending:
             line = self._pending.popleft()
             if not line.endswith(b"\n") and not self._pending:
-                line += self._guard(self._file.readline, limit - len(line)) if limit > len(line) else b""
+                line += self._call(self._file.readline, limit - len(line)) if limit > len(line) else b""
             if len(line) > limit:
                 self._pending.appendleft(line[limit:])
                 line = line[:limit]
         else:
             try:
                 line = self._file.readline(limit)
-            except FAILURES as error:
-                raise self._failure(error) from error
+            except READ_ERRORS as error:
+                raise self._read_error(error) from error
         self.position += len(line)
         return line
 
@@ -62,7 +62,7 @@ class ByteStream:
         """At most `size` bytes; fewer only at the end."""
         pieces: list[bytes] = []
         while size > 0:
-            piece = self._pending.popleft() if self._pending else self._guard(self._file.read, min(size, 1 << 20))
+            piece = self._pending.popleft() if self._pending else self._call(self._file.read, min(size, 1 << 20))
             if not piece:
                 break
             if len(piece) > size:
@@ -80,15 +80,15 @@ class ByteStream:
             self.position -= len(line)
 
     def at_end(self) -> bool:
-        return not self._pending and not self._guard(self._file.peek, 1)
+        return not self._pending and not self._call(self._file.peek, 1)
 
-    def move(self, cursor: int) -> None:
+    def seek(self, cursor: int) -> None:
         """Go to a cursor. Backwards in a compressed file starts over. Past the end stays at the end."""
         if cursor == self.position:
             return
         if not self.input.compression:
             self._pending.clear()
-            self._guard(self._file.seek, cursor)
+            self._call(self._file.seek, cursor)
             self.position = cursor
             return
         if cursor < self.position:
@@ -117,27 +117,27 @@ class ByteStream:
             if compression == "zst":
                 import pyarrow
 
-                return io.BufferedReader(pyarrow.CompressedInputStream(pyarrow.OSFile(path), "zstd"), BLOCK)
+                return io.BufferedReader(pyarrow.CompressedInputStream(pyarrow.OSFile(path), "zstd"), BLOCK_BYTES)
             if compression:
-                return io.BufferedReader(_Members(path, _MEMBER[compression]), BLOCK)
-            return open(path, "rb", buffering=BLOCK)
-        except FAILURES as error:
-            raise self._failure(error) from error
+                return io.BufferedReader(_MemberReader(path, _DECOMPRESSORS[compression]), BLOCK_BYTES)
+            return open(path, "rb", buffering=BLOCK_BYTES)
+        except READ_ERRORS as error:
+            raise self._read_error(error) from error
 
-    def _guard(self, call: Callable[[int], Any], argument: int) -> Any:
+    def _call(self, call: Callable[[int], Any], argument: int) -> Any:
         try:
             return call(argument)
-        except FAILURES as error:
-            raise self._failure(error) from error
+        except READ_ERRORS as error:
+            raise self._read_error(error) from error
 
-    def _failure(self, error: BaseException) -> HymtError:
-        return unreadable(self.input, error)
+    def _read_error(self, error: BaseException) -> HymtError:
+        return read_error(self.input, error)
 
 
-def unreadable(input: Input, error: BaseException) -> HymtError:
+def read_error(input: Input, error: BaseException) -> HymtError:
     """Why an input that is no table cannot be read: its disk fails, it may not be read, or its data are damaged."""
-    if isinstance(error, OSError) and may_pass(error):
-        return disk_failed(input.path, error)
+    if isinstance(error, OSError) and is_transient(error):
+        return disk_read_error(input.path, error)
     if not input.compression or (isinstance(error, OSError) and error.errno is not None):
         cause = (isinstance(error, OSError) and error.strerror) or first_line(error)
         return PreflightError(f"{input.path} cannot be read: {cause}. Make it readable, then run again.")
@@ -147,21 +147,21 @@ def unreadable(input: Input, error: BaseException) -> HymtError:
     )
 
 
-_MEMBER: dict[str, Callable[[], Any]] = {
+_DECOMPRESSORS: dict[str, Callable[[], Any]] = {
     "gz": lambda: zlib.decompressobj(wbits=31),  # 31: gzip framing, checksum verified
     "bz2": bz2.BZ2Decompressor,
     "xz": lzma.LZMADecompressor,
 }
 
 
-class _Members(io.RawIOBase):
+class _MemberReader(io.RawIOBase):
     """Concatenated compressed members as one raw stream; anything but members and zero padding is an error."""
 
-    def __init__(self, path: str, member: Callable[[], Any]) -> None:
+    def __init__(self, path: str, new_decompressor: Callable[[], Any]) -> None:
         self._file = io.FileIO(path)
-        self._member = member
-        self._current: Any = None  # None between members
-        self._any = False  # padding may follow a member, never stand alone
+        self._new_decompressor = new_decompressor
+        self._decompressor: Any = None  # None between members
+        self._has_read_member = False  # padding may follow a member, never stand alone
         self._data = b""
 
     def readable(self) -> bool:
@@ -175,22 +175,22 @@ class _Members(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         wanted = len(buffer)
         while True:
-            if not self._data and getattr(self._current, "needs_input", True):
-                self._data = self._file.read(BLOCK)
+            if not self._data and getattr(self._decompressor, "needs_input", True):
+                self._data = self._file.read(BLOCK_BYTES)
                 if not self._data:
-                    if self._current is not None:
+                    if self._decompressor is not None:
                         raise EOFError("the data end in the middle of a member")
                     return 0
-            if self._current is None:
-                self._data = self._data.lstrip(b"\0") if self._any else self._data
+            if self._decompressor is None:
+                self._data = self._data.lstrip(b"\0") if self._has_read_member else self._data
                 if not self._data:
                     continue
-                self._current, self._any = self._member(), True
-            output = bytes(self._current.decompress(self._data, wanted))
-            if self._current.eof:
-                self._data, self._current = self._current.unused_data, None
+                self._decompressor, self._has_read_member = self._new_decompressor(), True
+            output = bytes(self._decompressor.decompress(self._data, wanted))
+            if self._decompressor.eof:
+                self._data, self._decompressor = self._decompressor.unused_data, None
             else:
-                self._data = getattr(self._current, "unconsumed_tail", b"")
+                self._data = getattr(self._decompressor, "unconsumed_tail", b"")
             if output:
                 buffer[: len(output)] = output
                 return len(output)

@@ -4,42 +4,44 @@ from __future__ import annotations
 
 from functools import partial
 
+from hymt_batch.csv_escape import EscapeParser, get_escape_parser
 from hymt_batch.errors import ConfigError
-from hymt_batch.escape import Escapes, escapes
 from hymt_batch.records import Document
 from hymt_batch.scan import RecordScan
-from hymt_batch.source import record
+from hymt_batch.source import csv_record
 from hymt_batch.source.bytestream import ByteStream
-from hymt_batch.source.longrow import Fields, LongRow
-from hymt_batch.source.rows import Codes, Context, RowError, Rows, failed
+from hymt_batch.source.long_rows import Fields, LongRow
+from hymt_batch.source.row_reader import LanguageCodes, ReadContext, RowError, Rows, error_document
 from hymt_batch.source.settings import SourceConfig, SourceFormat
 
 HEAD_ROWS = 100
 """Records in which the number of columns is looked for, where there is no header."""
 
 
-def delimiter(config: SourceConfig, format: str) -> str:
+def resolve_delimiter(config: SourceConfig, format: str) -> str:
     return config.delimiter or ("\t" if format == SourceFormat.tsv.value else ",")
 
 
-def rows(stream: ByteStream, config: SourceConfig, context: Context) -> Rows:
+def read_rows(stream: ByteStream, config: SourceConfig, context: ReadContext) -> Rows:
     """Read records from the stream's position; with `context.full` a document's values are its cells by column.
 
     A record with another number of cells keeps those it has: missing ones are empty, and the last column holds what is
     left over.
     """
-    input, row, full, fields = stream.input, context.row, context.full, context.fields
-    split = delimiter(config, input.format)
+    input, row, full, fields = stream.input, context.first_row, context.full, context.fields
+    split = resolve_delimiter(config, input.format)
     quoted = input.format == SourceFormat.csv.value
-    codes = Codes(config)
-    column = _column(fields, config.text_field)
-    source, target = (None if name is None else _column(fields, name) for name in codes.fields)
-    looks = full or ((quoted or config.escape) and context.plan > 1)
-    marks = escapes(split, quoted, config.escape)
+    codes = LanguageCodes(config)
+    column = _column_index(fields, config.text_field)
+    source, target = (None if name is None else _column_index(fields, name) for name in codes.fields)
+    looks = full or ((quoted or config.escape) and context.plan_version > 1)
+    marks = get_escape_parser(split, quoted, config.escape)
     sign = (config.escape or "").encode()
     scan = partial(RecordScan, split.encode(), column, quoted, sign) if looks else None
     while True:
-        raw, digest, cells, wrong, long = record.read(stream, config, context, split, quoted, len(fields), scan)
+        raw, digest, cells, wrong, long = csv_record.read_record(
+            stream, config, context, split, quoted, len(fields), scan
+        )
         if not raw and wrong is None:
             return
         document = None
@@ -57,11 +59,13 @@ def rows(stream: ByteStream, config: SourceConfig, context: Context) -> Rows:
             text, values = None, None
             if full and cells:
                 text = cells[column] if len(cells) == len(fields) else None
-                values = dict(zip(fields, fitted(cells, len(fields), split), strict=True))
+                values = dict(zip(fields, fit_to_columns(cells, len(fields), split), strict=True))
             if long is not None:
-                long.parse = partial(_fields, fields=fields, column=column, split=split, marks=marks, quoted=quoted)
+                long.parse = partial(
+                    _parse_long_row, fields=fields, column=column, delimiter=split, escape_parser=marks, quoted=quoted
+                )
             kept, long = (raw, long) if full else (b"", None)
-            document = failed(input, row, digest, wrong, raw=kept, text=text, values=values, long=long)
+            document = error_document(input, row, digest, wrong, raw=kept, text=text, values=values, long_row=long)
         assert document is not None
         yield document, stream.position
         row += 1
@@ -77,35 +81,37 @@ def read_header(stream: ByteStream, config: SourceConfig) -> tuple[bytes, tuple[
         ConfigError: The header cannot be read, or lacks a column that the settings name.
     """
     input = stream.input
-    split = delimiter(config, input.format)
+    split = resolve_delimiter(config, input.format)
     quoted = input.format == SourceFormat.csv.value
     if not config.header:
         num_fields = _count_columns(stream, config, split, quoted)
         if num_fields is None:
             return b"", ()
         fields = tuple(str(number + 1) for number in range(num_fields))
-        for key, name in _used(config):
+        for key, name in _used_columns(config):
             if name not in fields:
                 raise ConfigError(
                     f"{key}={name} is no column number of {input.path}: without a header its {len(fields)} columns are"
                     f" 1 to {len(fields)}. Set {key}=1, or source.header=true."
                 )
         return b"", fields
-    raw, _, cells, wrong, _ = record.read(stream, config, Context(), split, quoted, None)
+    raw, _, cells, wrong, _ = csv_record.read_record(stream, config, ReadContext(), split, quoted, None)
     if wrong is not None:
         raise ConfigError(f"The header of {input.path} cannot be read: it {wrong}")
     if not raw:
         return b"", ()
     fields = tuple(cells or [""])
-    check_columns(input.path, fields, config, _hint(fields, split))
+    check_columns(input.path, fields, config, _delimiter_hint(fields, split))
     return raw, fields
 
 
-def _count_columns(stream: ByteStream, config: SourceConfig, split: str, quoted: bool) -> int | None:
+def _count_columns(stream: ByteStream, config: SourceConfig, delimiter: str, quoted: bool) -> int | None:
     """Columns of the first record that has any, blank lines before it aside; None where the file is empty."""
-    scan = partial(RecordScan, split.encode(), 0, quoted, (config.escape or "").encode())
+    scan = partial(RecordScan, delimiter.encode(), 0, quoted, (config.escape or "").encode())
     for number in range(HEAD_ROWS):
-        raw, _, cells, wrong, long = record.read(stream, config, Context(), split, quoted, None, scan)
+        raw, _, cells, wrong, long = csv_record.read_record(
+            stream, config, ReadContext(), delimiter, quoted, None, scan
+        )
         if not raw and wrong is None:
             return 1 if number else None
         if long is not None and isinstance(long.scan, RecordScan):
@@ -117,7 +123,7 @@ def _count_columns(stream: ByteStream, config: SourceConfig, split: str, quoted:
 
 def check_columns(path: str, fields: tuple[str, ...], config: SourceConfig, hint: str = "") -> None:
     """Refuse a table that lacks a column which the settings name, or has it twice."""
-    for key, name in _used(config):
+    for key, name in _used_columns(config):
         if name not in fields:
             shown = list(fields[:20])
             raise ConfigError(
@@ -127,22 +133,22 @@ def check_columns(path: str, fields: tuple[str, ...], config: SourceConfig, hint
             raise ConfigError(f"{path} has the column {name!r} twice. Rename one of them, or set {key} to another.")
 
 
-def _used(config: SourceConfig) -> list[tuple[str, str]]:
+def _used_columns(config: SourceConfig) -> list[tuple[str, str]]:
     source, target = config.lang_fields
     named = [("text_field", config.text_field), ("src_lang_field", source), ("tgt_lang_field", target)]
     return [(f"source.{key}", name) for key, name in named if name]
 
 
-def _hint(fields: tuple[str, ...], split: str) -> str:
+def _delimiter_hint(fields: tuple[str, ...], delimiter: str) -> str:
     """Suggest another delimiter for a header that was not split at all."""
     if len(fields) == 1:
         for other, name in ((";", "';'"), ("\t", "tab"), (",", "','"), ("|", "'|'")):
-            if other != split and other in fields[0]:
+            if other != delimiter and other in fields[0]:
                 return f" If {name} separates its columns: source.delimiter={name}."
     return ""
 
 
-def _column(fields: tuple[str, ...], name: str) -> int:
+def _column_index(fields: tuple[str, ...], name: str) -> int:
     return fields.index(name) if name in fields else 0  # no fields: an empty file, which has no rows
 
 
@@ -150,20 +156,24 @@ def _cell(cells: list[str], column: int | None) -> str | None:
     return None if column is None else cells[column]
 
 
-def fitted(cells: list[str], num: int, split: str) -> list[str]:
+def fit_to_columns(cells: list[str], num_columns: int, delimiter: str) -> list[str]:
     """As many cells as there are columns."""
-    if len(cells) > num:
-        return [*cells[: num - 1], split.join(cells[num - 1 :])]
-    return cells + [""] * (num - len(cells))
+    if len(cells) > num_columns:
+        return [*cells[: num_columns - 1], delimiter.join(cells[num_columns - 1 :])]
+    return cells + [""] * (num_columns - len(cells))
 
 
-def _fields(
-    row: LongRow, fields: tuple[str, ...], column: int, split: str, marks: Escapes | None, quoted: bool
+def _parse_long_row(
+    row: LongRow, fields: tuple[str, ...], column: int, delimiter: str, escape_parser: EscapeParser | None, quoted: bool
 ) -> Fields:
     """Fields of a record that is not held, but for those that are too long."""
     assert isinstance(row.scan, RecordScan)
     cells: list[str] = []
-    for raw in row.held(row.scan.places(row.size)):
-        cells.append("" if raw is None else record.cells_of(raw.decode("utf-8", "replace"), split, marks, quoted)[0])
+    for raw in row.read_spans(row.scan.spans(row.size)):
+        cells.append(
+            ""
+            if raw is None
+            else csv_record.split_cells(raw.decode("utf-8", "replace"), delimiter, escape_parser, quoted)[0]
+        )
     text = cells[column] if len(cells) == len(fields) and not row.scan.is_open else None
-    return dict(zip(fields, fitted(cells, len(fields), split), strict=True)), text
+    return dict(zip(fields, fit_to_columns(cells, len(fields), delimiter), strict=True)), text

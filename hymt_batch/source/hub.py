@@ -14,14 +14,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from hymt_batch import child
-from hymt_batch.errors import ExitCode, PreflightError, StoppedError, may_pass
+from hymt_batch import child_process
+from hymt_batch.errors import ExitCode, PreflightError, StoppedError, is_transient
 
-ROWS = 1000
-GROUP_ROWS = 16 * ROWS
+BATCH_ROWS = 1000
+ROW_GROUP_ROWS = 16 * BATCH_ROWS
 
 
-def fetch_apart(name: str, subset: str | None, split: str | None, revision: str | None, folder: Path) -> None:
+def fetch_in_subprocess(name: str, subset: str | None, split: str | None, revision: str | None, folder: Path) -> None:
     """Write one parquet file a split into the folder, from another process.
 
     Raises:
@@ -30,7 +30,7 @@ def fetch_apart(name: str, subset: str | None, split: str | None, revision: str 
     """
     request = json.dumps([name, subset, split, revision, str(folder)])
     run = subprocess.run(
-        child.tied([sys.executable, "-m", __name__, request]),
+        child_process.die_with_parent_command([sys.executable, "-m", __name__, request]),
         stdin=subprocess.DEVNULL,
         capture_output=True,
         check=False,
@@ -55,7 +55,7 @@ def fetch(name: str, subset: str | None, split: str | None, revision: str | None
     files = []
     for key, rows in splits.items():
         files.append(folder / f"{re.sub(r'[^A-Za-z0-9_.-]', '_', str(key))}.parquet")
-        _write(rows, files[-1])
+        _write_parquet(rows, files[-1])
     return files
 
 
@@ -66,7 +66,7 @@ def saved_schema(folder: Path) -> Any:
     return datasets.DatasetInfo.from_directory(str(folder)).features.arrow_schema
 
 
-def _write(rows: Any, path: Path) -> None:
+def _write_parquet(rows: Any, path: Path) -> None:
     import pyarrow as pa
     from pyarrow import parquet
 
@@ -74,11 +74,11 @@ def _write(rows: Any, path: Path) -> None:
     writer: Any = None
     waiting: list[Any] = []
     with open(path, "xb") as file:
-        for table in rows.with_format("arrow").iter(ROWS):
+        for table in rows.with_format("arrow").iter(BATCH_ROWS):
             schema = table.schema if schema is None else schema
             writer = parquet.ParquetWriter(file, schema) if writer is None else writer
             waiting.append(table.cast(schema))
-            if sum(len(one) for one in waiting) >= GROUP_ROWS:
+            if sum(len(one) for one in waiting) >= ROW_GROUP_ROWS:
                 writer.write_table(pa.concat_tables(waiting))
                 waiting.clear()
         if writer is None:
@@ -98,7 +98,7 @@ def main() -> None:
     except BaseException as error:
         first = next(iter(str(error).strip().splitlines()), "")
         print(f"{type(error).__name__}: {first}", file=sys.stderr)
-        code = ExitCode.STOPPED.value if may_pass(error) else 1
+        code = ExitCode.STOPPED.value if is_transient(error) else 1
     sys.stderr.flush()
     os._exit(code)  # no unwinding: see the module's head
 

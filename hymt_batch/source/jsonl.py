@@ -12,50 +12,67 @@ from hymt_batch.errors import ConfigError
 from hymt_batch.records import Document, Status
 from hymt_batch.scan import JsonScan
 from hymt_batch.source.bytestream import ByteStream
-from hymt_batch.source.longrow import Fields, LongRow
-from hymt_batch.source.rows import Codes, Context, RowError, Rows, failed, not_utf8, read_line, too_long
-from hymt_batch.source.salvage import MAX_DEPTH, LongInteger, integer, look_up, remains, too_deep, value
+from hymt_batch.source.lenient_json import (
+    MAX_DEPTH,
+    LongInteger,
+    is_too_deep,
+    look_up,
+    parse_int,
+    parse_rejected_row,
+    parse_value,
+)
+from hymt_batch.source.long_rows import Fields, LongRow
+from hymt_batch.source.row_reader import (
+    LanguageCodes,
+    ReadContext,
+    RowError,
+    Rows,
+    error_document,
+    not_utf8_message,
+    read_line,
+    too_long_message,
+)
 from hymt_batch.source.settings import SourceConfig
 
 HEAD_ROWS = 100
 _MISSING = object()
 
 
-class _Doubled(RowError):
+class _DuplicateField(RowError):
     """A field that is used stands twice in a row; `in_doubt` where it is the text."""
 
-    def __init__(self, name: str, in_doubt: bool) -> None:
+    def __init__(self, name: str, is_text: bool) -> None:
         super().__init__(f"has the field {name!r} twice, so that its value is in doubt. Remove one of them.")
-        self.in_doubt = in_doubt
+        self.is_text = is_text
 
 
-def rows(stream: ByteStream, config: SourceConfig, context: Context) -> Rows:
+def read_rows(stream: ByteStream, config: SourceConfig, context: ReadContext) -> Rows:
     """Read rows from the stream's position.
 
     With `context.full` the document's values are the parsed object, of a row that is no object its leading pairs; None
     where the line is blank or has neither.
     """
-    input, row, full, limit = stream.input, context.row, context.full, config.max_row_bytes
-    codes = Codes(config)
+    input, row, full, limit = stream.input, context.first_row, context.full, config.max_row_bytes
+    codes = LanguageCodes(config)
     parse = _Parser(config, context)
     source_field, target_field = codes.fields
     prefix = f"{input.rel}#"
     scan = partial(JsonScan, config.text_field, context.reserved) if full else None
-    taken = context.reserved if full and context.plan > 1 else ()
+    taken = context.reserved if full and context.plan_version > 1 else ()
     while True:
         raw, digest, long = read_line(stream, limit, context, scan)
         if not raw and long is None:
             return
         try:
             if long is not None:
-                error = RowError(too_long(limit), Status.TOO_LONG)
-                long.parse = partial(_fields, text_field=config.text_field)
-                document = failed(input, row, digest, error, raw=raw, long=long if full else None)
+                error = RowError(too_long_message(limit), Status.TOO_LONG)
+                long.parse = partial(_parse_long_row, text_field=config.text_field)
+                document = error_document(input, row, digest, error, raw=raw, long_row=long if full else None)
             elif raw.isspace():
                 document = Document(f"{prefix}{row + 1}", row, "", digest, raw if full else b"")
             else:
                 values = parse(raw)
-                text = _text(values, config.text_field)
+                text = _get_text(values, config.text_field)
                 langs = (
                     codes.get((look_up(values, source_field, None), look_up(values, target_field, None)))
                     if source_field or target_field
@@ -63,30 +80,32 @@ def rows(stream: ByteStream, config: SourceConfig, context: Context) -> Rows:
                 )
                 for name in taken:
                     if name in values:
-                        raise RowError(_taken(name))
+                        raise RowError(_reserved_message(name))
                 kept = (raw, *langs, Status.OK, "", values) if full else (b"", *langs)
                 document = Document(f"{prefix}{row + 1}", row, text, digest, *kept)
         except RowError as error:
             if full:
-                shown, fields = remains(raw, config.text_field)
-                shown = None if isinstance(error, _Doubled) and error.in_doubt else shown
-                document = failed(input, row, digest, error, raw=raw, text=shown, values=fields)
+                shown, fields = parse_rejected_row(raw, config.text_field)
+                shown = None if isinstance(error, _DuplicateField) and error.is_text else shown
+                document = error_document(input, row, digest, error, raw=raw, text=shown, values=fields)
             else:
-                document = failed(input, row, digest, error)
+                document = error_document(input, row, digest, error)
         yield document, stream.position
         row += 1
 
 
-def _fields(row: LongRow, text_field: str) -> Fields:
+def _parse_long_row(row: LongRow, text_field: str) -> Fields:
     """Fields of a row that is not held: each value that stands complete in it, but for those that are too long."""
     assert isinstance(row.scan, JsonScan)
-    places = row.scan.places
+    places = row.scan.spans
     values: dict[str, Any] = dict.fromkeys(places)
     order = sorted(places, key=places.__getitem__)
-    for name, raw in zip(order, row.held(map(places.__getitem__, order)), strict=True):
-        values[name] = None if raw is None else value(raw)
+    for name, raw in zip(order, row.read_spans(map(places.__getitem__, order)), strict=True):
+        values[name] = None if raw is None else parse_value(raw)
     found = look_up(values, text_field, None)
-    known = isinstance(found, str) and row.scan.whole and (text_field not in places or row.scan.text is not None)
+    known = (
+        isinstance(found, str) and row.scan.is_complete and (text_field not in places or row.scan.text_span is not None)
+    )
     return values, found if known else None
 
 
@@ -96,14 +115,14 @@ def check_head(stream: ByteStream, config: SourceConfig, reserved: tuple[str, ..
     Raises:
         ConfigError: A setting does not fit the file; single odd rows become error rows later.
     """
-    input, parse = stream.input, _Parser(config, Context())
+    input, parse = stream.input, _Parser(config, ReadContext())
     required = [(config.text_field, "source.text_field")]
     required += [(name, f"source.{key}") for name, key in zip(config.lang_fields, _LANG_KEYS, strict=True) if name]
     lacking: dict[str, tuple[int, dict[str, Any]]] = {}
     found: set[str] = set()
     num_read = num_objects = 0
     for row in range(HEAD_ROWS):
-        raw, _, long = read_line(stream, config.max_row_bytes, Context())
+        raw, _, long = read_line(stream, config.max_row_bytes, ReadContext())
         if not raw and long is None:
             break
         if long is not None or raw.isspace():
@@ -127,7 +146,7 @@ def check_head(stream: ByteStream, config: SourceConfig, reserved: tuple[str, ..
             row, values = lacking[name]
             raise ConfigError(
                 f"{input.path}:{row + 1} has no field {name!r}, nor have the file's other first rows. Its fields are"
-                f" {_some_paths(values)}. Set {key} to one of them."
+                f" {_first_field_paths(values)}. Set {key} to one of them."
             )
     if num_read >= HEAD_ROWS // 2 and not num_objects:
         raise ConfigError(
@@ -148,104 +167,105 @@ def refuse_reserved(where: str, name: str) -> NoReturn:
     )
 
 
-def _text(values: dict[str, Any], field: str) -> str:
+def _get_text(values: dict[str, Any], field: str) -> str:
     text = look_up(values, field, _MISSING)
     if isinstance(text, str):
         if not text.isascii():
             try:
                 text.encode()  # raises on a lone surrogate
             except UnicodeEncodeError as error:
-                raise RowError(not_utf8(error, f"field {field!r}"), Status.BAD_ENCODING) from None
+                raise RowError(not_utf8_message(error, f"field {field!r}"), Status.BAD_ENCODING) from None
         return text
     if text is None:
         return ""  # null is a row without text, as in parquet
     if text is _MISSING:
         raise RowError(
-            f"has no field {field!r}. Its fields are {_some_paths(values)}. Set source.text_field to one of them."
+            f"has no field {field!r}. Its fields are {_first_field_paths(values)}. Set source.text_field to one of "
+            "them."
         )
     kind = "int" if isinstance(text, LongInteger) else type(text).__name__
     raise RowError(f"field {field!r} is a {kind}, not a string. Write it as a string.")
 
 
-def _taken(name: str) -> str:
+def _reserved_message(name: str) -> str:
     return f"already has a field {name!r}, which the output adds. Rename or remove it."
 
 
-def _paths(values: dict[str, Any], above: str = "") -> Iterator[str]:
+def _field_paths(values: dict[str, Any], prefix: str = "") -> Iterator[str]:
     """Fields of a row; those within an object as source.text_field would name them."""
     for name, inner in values.items():
         if isinstance(inner, dict) and inner:
-            yield from _paths(inner, f"{above}{name}.")
+            yield from _field_paths(inner, f"{prefix}{name}.")
         else:
-            yield above + name
+            yield prefix + name
 
 
-def _some_paths(values: dict[str, Any]) -> list[str]:
-    return list(islice(_paths(values), 20))
+def _first_field_paths(values: dict[str, Any]) -> list[str]:
+    return list(islice(_field_paths(values), 20))
 
 
 class _Parser:
     """JSON in UTF-8, no doubled key among the fields that are used. NaN and Infinity are values of fields (plan 1: no
     JSON), and so are integers of any length."""
 
-    def __init__(self, config: SourceConfig, context: Context) -> None:
+    def __init__(self, config: SourceConfig, context: ReadContext) -> None:
         used = [config.text_field, *(name for name in config.lang_fields if name)]
-        self._text = frozenset((config.text_field, *config.text_field.split(".")))
-        self._used = frozenset(used) | {part for name in used for part in name.split(".")}
-        self._first_plan = context.plan < 2
-        self._reserved = context.reserved if self._first_plan else ()
-        self._doubled: set[str] = set()
+        self._text_names = frozenset((config.text_field, *config.text_field.split(".")))
+        self._used_names = frozenset(used) | {part for name in used for part in name.split(".")}
+        self._is_plan_1 = context.plan_version < 2
+        self._reserved = context.reserved if self._is_plan_1 else ()
+        self._duplicates: set[str] = set()
         self._constants: list[str] = []
-        hooks = {"object_pairs_hook": self._object, "parse_constant": self._constant if self._first_plan else None}
+        hooks = {"object_pairs_hook": self._on_object, "parse_constant": self._on_constant if self._is_plan_1 else None}
         self._decode = json.JSONDecoder(**hooks).decode  # type: ignore[arg-type]
-        self._decode_long = json.JSONDecoder(**hooks, parse_int=integer).decode  # type: ignore[arg-type]
+        self._decode_long = json.JSONDecoder(**hooks, parse_int=parse_int).decode  # type: ignore[arg-type]
 
     def __call__(self, raw: bytes) -> dict[str, Any]:
         try:
             text = raw.decode()
         except UnicodeDecodeError as error:
-            raise RowError(not_utf8(error), Status.BAD_ENCODING) from None
+            raise RowError(not_utf8_message(error), Status.BAD_ENCODING) from None
         if text.startswith("\ufeff"):
             raise RowError("begins with a byte order mark, as where files were put together. Remove the mark.")
-        if too_deep(text):
+        if is_too_deep(text):
             raise RowError(f"is no usable JSON: nested more than {MAX_DEPTH} deep. Mend or remove the row.")
-        if self._doubled or self._constants:
-            self._doubled.clear()
+        if self._duplicates or self._constants:
+            self._duplicates.clear()
             self._constants.clear()
         try:
-            values = self._values(text)
+            values = self._parse_values(text)
         except json.JSONDecodeError as error:
             raise RowError(f"is no JSON: {error.msg} at character {error.pos}. Mend or remove the row.") from None
         if self._constants:
             raise RowError(f"holds {self._constants[0]}, which is no JSON. Write null instead.")
-        if self._doubled:
-            name = min(self._doubled)
-            raise _Doubled(name, bool(self._doubled & self._text))
+        if self._duplicates:
+            name = min(self._duplicates)
+            raise _DuplicateField(name, bool(self._duplicates & self._text_names))
         if not isinstance(values, dict):
             raise RowError(f"is a JSON {type(values).__name__}, not an object. Write the row as {{'text': ...}}.")
         for name in self._reserved:
             if name in values:
-                raise RowError(_taken(name))
+                raise RowError(_reserved_message(name))
         return values
 
-    def _values(self, text: str) -> Any:
+    def _parse_values(self, text: str) -> Any:
         try:
             return self._decode(text)
         except json.JSONDecodeError:
             raise
         except ValueError:  # an integer of thousands of digits
-            if self._first_plan:
+            if self._is_plan_1:
                 raise RowError("is no usable JSON: a number too long to read. Mend or remove the row.") from None
-            self._doubled.clear()
+            self._duplicates.clear()
             return self._decode_long(text)
 
-    def _object(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    def _on_object(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         values = dict(pairs)
         if len(values) != len(pairs):
             names = [name for name, _ in pairs]
-            self._doubled |= {name for name in self._used if names.count(name) > 1}
+            self._duplicates |= {name for name in self._used_names if names.count(name) > 1}
         return values
 
-    def _constant(self, name: str) -> float:
+    def _on_constant(self, name: str) -> float:
         self._constants.append(name)
         return float(name)

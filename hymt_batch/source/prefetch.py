@@ -16,8 +16,8 @@ JOIN_S = 5.0  # a thread that hangs in a read of a dead file system must not hol
 def prefetch(
     items: Iterable[T],
     depth: int,
-    check: Callable[[], None] = lambda: None,
-    rest: Callable[[], None] = lambda: None,
+    on_wait: Callable[[], None] = lambda: None,
+    pause: Callable[[], None] = lambda: None,
 ) -> Iterator[T]:
     """Yield the same items, made up to `depth` ahead in a thread; 0 makes them here.
 
@@ -33,16 +33,16 @@ def prefetch(
     if depth < 1:
         try:
             for item in items:
-                rest()
+                pause()
                 yield item
         finally:
-            rest()
+            pause()
         return
     ready: queue.Queue[tuple[str, Any]] = queue.Queue(maxsize=depth)
     closed = threading.Event()
 
     def put(kind: str, value: Any) -> None:
-        rest()  # whoever takes it may take long
+        pause()  # whoever takes it may take long
         while not closed.is_set():
             with contextlib.suppress(queue.Full):
                 ready.put((kind, value), timeout=POLL_S)
@@ -70,12 +70,12 @@ def prefetch(
             try:
                 kind, value = ready.get(timeout=POLL_S)
             except queue.Empty:
-                check()
+                on_wait()
                 continue
             if kind == "end":
                 return
             if kind == "error":
-                check()
+                on_wait()
                 raise value
             yield value
     finally:

@@ -10,7 +10,7 @@ from typing import Any
 from hymt_batch.errors import ConfigError
 
 MAX_ROW_BYTES = 1 << 30
-_ESCAPES = frozenset(string.punctuation) - {'"', ","}
+_ESCAPE_CHARACTERS = frozenset(string.punctuation) - {'"', ","}
 
 
 class SourceFormat(Enum):
@@ -47,7 +47,7 @@ class SourceConfig:
     def __post_init__(self) -> None:
         if self.path is None:
             return self._check()  # a plan or a check of the machine, without an input
-        self.path = _names("path", self.path)
+        self.path = _as_names("path", self.path)
         if "-" in self.paths:
             if len(self.paths) > 1:
                 raise ConfigError(
@@ -59,7 +59,7 @@ class SourceConfig:
 
     def _check(self) -> None:
         if self.pattern is not None:
-            self.pattern = _names("pattern", self.pattern)
+            self.pattern = _as_names("pattern", self.pattern)
         if not self.text_field:
             raise ConfigError("source.text_field is empty. Set source.text_field=text (the default).")
         if self.limit is not None and self.limit < 1:
@@ -79,7 +79,7 @@ class SourceConfig:
 
         if self.escape is not None:
             self.escape = "\\" if self.escape in ("backslash", "\\\\") else self.escape
-            if self.escape not in _ESCAPES:
+            if self.escape not in _ESCAPE_CHARACTERS:
                 raise ConfigError(
                     f"source.escape={self.escape!r} must be one ASCII punctuation mark other than a quote or a comma."
                     " Set source.escape=backslash, or source.escape=null (quotes are doubled)."
@@ -103,7 +103,7 @@ class SourceConfig:
         return self.src_lang_field or None, self.tgt_lang_field or None
 
 
-def _names(key: str, value: Any) -> str | list[str]:
+def _as_names(key: str, value: Any) -> str | list[str]:
     """One name or a list of names, as text: YAML reads a folder named 2024 as a number."""
     names = value if isinstance(value, list | tuple) else [value]
     if not all(isinstance(name, str | int | float) and not isinstance(name, bool) for name in names):

@@ -10,20 +10,20 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-from hymt_batch.records import PLAN, Document, Input, Shard, ShardRecord
+from hymt_batch.records import PLAN_VERSION, Document, Input, Shard, ShardRecord
 from hymt_batch.source import delimited, jsonl, tables, text
 from hymt_batch.source.bytestream import ByteStream
-from hymt_batch.source.head import Heads, is_table
-from hymt_batch.source.longrow import Again
-from hymt_batch.source.rows import Context, Reader, Rows, Tally
+from hymt_batch.source.long_rows import InputRereader
+from hymt_batch.source.preamble_reader import PreambleCache, is_table
+from hymt_batch.source.row_reader import ReadContext, RowReader, Rows, ShardHasher
 from hymt_batch.source.settings import SourceConfig
 
 HASH_BYTES = 1 << 20
-READERS: dict[str, Reader] = {
-    "text": text.rows,
-    "jsonl": jsonl.rows,
-    "csv": delimited.rows,
-    "tsv": delimited.rows,
+READERS: dict[str, RowReader] = {
+    "text": text.read_rows,
+    "jsonl": jsonl.read_rows,
+    "csv": delimited.read_rows,
+    "tsv": delimited.read_rows,
 }
 
 
@@ -35,17 +35,17 @@ class SkippedShard:
     record: ShardRecord
 
 
-def documents(
+def read_documents(
     input: Input,
     config: SourceConfig,
     *,
     cursor: int = 0,
-    row: int = 0,
+    first_row: int = 0,
     full: bool = False,
     max_rows: int | None = None,
     reserved: tuple[str, ...] = (),
-    plan: int = PLAN,
-    heads: Heads | None = None,
+    plan_version: int = PLAN_VERSION,
+    preambles: PreambleCache | None = None,
 ) -> Rows:
     """Yield documents and the cursor after each.
 
@@ -60,20 +60,24 @@ def documents(
         plan: Version of the job's plan; see records.PLAN.
         heads: Of the job's inputs.
     """
-    heads = heads or Heads(config)
+    preambles = preambles or PreambleCache(config)
     if is_table(input):
         table = tables.Table(input)
-        heads.of_table(table)
-        yield from _first(tables.rows(table, config, Context(row or cursor, full, plan=plan)), max_rows)
+        preambles.of_table(table)
+        yield from _take(
+            tables.read_rows(table, config, ReadContext(first_row or cursor, full, plan_version=plan_version)), max_rows
+        )
         return
-    with contextlib.closing(Again(input)) as again, ByteStream(input) as stream:
-        head = heads.of_stream(stream)
-        stream.move(max(cursor, head.num_bytes))
-        context = Context(row, full, None, reserved, head.header, head.fields, plan, again if full else None)
-        yield from _first(READERS[input.format](stream, config, context), max_rows)
+    with contextlib.closing(InputRereader(input)) as again, ByteStream(input) as stream:
+        head = preambles.of_stream(stream)
+        stream.seek(max(cursor, head.num_bytes))
+        context = ReadContext(
+            first_row, full, None, reserved, head.header, head.fields, plan_version, again if full else None
+        )
+        yield from _take(READERS[input.format](stream, config, context), max_rows)
 
 
-def _first(rows: Rows, max_rows: int | None) -> Rows:
+def _take(rows: Rows, max_rows: int | None) -> Rows:
     if max_rows is None:
         yield from rows
         return
@@ -84,16 +88,16 @@ def _first(rows: Rows, max_rows: int | None) -> Rows:
                 return
 
 
-def shards(
+def cut_shards(
     inputs: Iterable[Input],
     config: SourceConfig,
     *,
     shard_rows: int,
     shard_bytes: int,
-    done: Callable[[Input, int], ShardRecord | None],
+    get_record: Callable[[Input, int], ShardRecord | None],
     reserved: tuple[str, ...] = (),
-    plan: int = PLAN,
-    heads: Heads | None = None,
+    plan_version: int = PLAN_VERSION,
+    preambles: PreambleCache | None = None,
 ) -> Iterator[Shard | SkippedShard]:
     """Cut the inputs into shards, in order; `source.limit` counts rows over all inputs.
 
@@ -107,71 +111,78 @@ def shards(
         plan: Version of the job's plan; see records.PLAN.
         heads: Of the job's inputs.
     """
-    left, heads = config.limit, heads or Heads(config)
+    left, preambles = config.limit, preambles or PreambleCache(config)
     for input in inputs:
         if left is not None and left <= 0:
             return
-        file = _File(input, heads, reserved, left, plan)
+        file = _FileCutter(input, preambles, reserved, left, plan_version)
         try:
             index = 0
-            while not file.ended:
-                record = done(input, index)
+            while not file.exhausted:
+                record = get_record(input, index)
                 if record is not None and record.index == index and file.skip(record):
                     yield SkippedShard(input, record)
                 else:
-                    yield file.take(index, shard_rows, shard_bytes)
+                    yield file.read_shard(index, shard_rows, shard_bytes)
                 index += 1
-            left = file.left
+            left = file.rows_left
         finally:
             file.close()
 
 
-class _File:
+class _FileCutter:
     """A place in one file, from which the next shard is either skipped or taken."""
 
-    def __init__(self, input: Input, heads: Heads, reserved: tuple[str, ...], left: int | None, plan: int) -> None:
-        self.plan = plan
-        self.input, self.config, self.reserved, self.left = input, heads.config, reserved, left
+    def __init__(
+        self,
+        input: Input,
+        preambles: PreambleCache,
+        reserved: tuple[str, ...],
+        rows_left: int | None,
+        plan_version: int,
+    ) -> None:
+        self.plan_version = plan_version
+        self.input, self.config, self.reserved, self.rows_left = input, preambles.config, reserved, rows_left
         self._table: tables.Table | None = None
         self._stream: ByteStream | None = None
         if is_table(input):
             self._table = tables.Table(input)
-            self.head = heads.of_table(self._table)
+            self.preamble = preambles.of_table(self._table)
         else:
             with contextlib.ExitStack() as opened:
                 self._stream = opened.enter_context(ByteStream(input))
-                self.head = heads.of_stream(self._stream)
+                self.preamble = preambles.of_stream(self._stream)
                 opened.pop_all()  # it stays open
-        self.cursor, self.row, self.ended = self.head.num_bytes, 0, False
-        self._tally = Tally(self.head.header)
+        self.cursor, self.next_row, self.exhausted = self.preamble.num_bytes, 0, False
+        self._hasher = ShardHasher(self.preamble.header)
         self._rows: Rows | None = None
 
-    def take(self, index: int, shard_rows: int, shard_bytes: int) -> Shard:
-        first, start = self.row, self.cursor
+    def read_shard(self, index: int, shard_rows: int, shard_bytes: int) -> Shard:
+        first, start = self.next_row, self.cursor
         found: list[Document] = []
-        most = shard_rows if self.left is None else min(shard_rows, self.left)
-        for document, cursor in self._open():
+        most = shard_rows if self.rows_left is None else min(shard_rows, self.rows_left)
+        for document, cursor in self._open_rows():
             found.append(document)
             self.cursor = cursor
-            if len(found) >= most or self._tally.num_bytes >= shard_bytes:
+            if len(found) >= most or self._hasher.num_bytes >= shard_bytes:
                 break
         self._advance(len(found))
-        return Shard(self.input, index, first, found, start, self.cursor, self._tally.cut(), self.ended)
+        return Shard(self.input, index, first, found, start, self.cursor, self._hasher.take_hash(), self.exhausted)
 
     def skip(self, record: ShardRecord) -> bool:
         """Move past a finished shard if its bytes are still the same; else stay."""
-        if record.start != self.cursor or record.first_row != self.row or record.end < record.start:
+        if record.start != self.cursor or record.first_row != self.next_row or record.end < record.start:
             return False
-        if self.left is not None and record.num_rows > self.left:
+        if self.rows_left is not None and record.num_rows > self.rows_left:
             return False
-        row, left = self.row, self.left
+        row, left = self.next_row, self.rows_left
         same = self._skip_bytes(record) if self._stream else self._skip_rows(record)
         if same:
             self.cursor = record.end
             self._advance(record.num_rows)
-            same = self.ended == record.last
+            same = self.exhausted == record.last
         if not same:
-            self.cursor, self.row, self.left, self.ended = record.start, row, left, False
+            self.cursor, self.next_row, self.rows_left, self.exhausted = record.start, row, left, False
             self._close_rows()
         return same
 
@@ -181,23 +192,29 @@ class _File:
             self._stream.close()
 
     def _advance(self, num_rows: int) -> None:
-        self.row += num_rows
-        if self.left is not None:
-            self.left -= num_rows
-        at_end = self._stream.at_end() if self._stream else self._table is None or self.row >= self._table.num_rows
-        self.ended = at_end or self.left == 0
+        self.next_row += num_rows
+        if self.rows_left is not None:
+            self.rows_left -= num_rows
+        at_end = self._stream.at_end() if self._stream else self._table is None or self.next_row >= self._table.num_rows
+        self.exhausted = at_end or self.rows_left == 0
 
-    def _open(self) -> Rows:
+    def _open_rows(self) -> Rows:
         if self._rows is None:
-            self._tally.cut()
-            context = Context(
-                self.row, False, self._tally, self.reserved, self.head.header, self.head.fields, self.plan
+            self._hasher.take_hash()
+            context = ReadContext(
+                self.next_row,
+                False,
+                self._hasher,
+                self.reserved,
+                self.preamble.header,
+                self.preamble.fields,
+                self.plan_version,
             )
             if self._stream:
-                self._stream.move(self.cursor)
+                self._stream.seek(self.cursor)
                 self._rows = READERS[self.input.format](self._stream, self.config, context)
             elif self._table:
-                self._rows = tables.rows(self._table, self.config, context)
+                self._rows = tables.read_rows(self._table, self.config, context)
         assert self._rows is not None
         return self._rows
 
@@ -209,8 +226,8 @@ class _File:
     def _skip_bytes(self, record: ShardRecord) -> bool:
         assert self._stream is not None
         self._close_rows()
-        self._stream.move(record.start)
-        sha = hashlib.sha256(self.head.header)
+        self._stream.seek(record.start)
+        sha = hashlib.sha256(self.preamble.header)
         while self._stream.position < record.end:
             block = self._stream.read(min(HASH_BYTES, record.end - self._stream.position))
             if not block:
@@ -219,6 +236,6 @@ class _File:
         return sha.hexdigest() == record.sha256
 
     def _skip_rows(self, record: ShardRecord) -> bool:
-        rows = self._open()
+        rows = self._open_rows()
         num_rows = sum(1 for _ in zip(range(record.num_rows), rows, strict=False))
-        return num_rows == record.num_rows and self._tally.cut() == record.sha256
+        return num_rows == record.num_rows and self._hasher.take_hash() == record.sha256

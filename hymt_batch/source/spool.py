@@ -22,17 +22,22 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from hymt_batch.errors import ConfigError, InputChangedError, PreflightError, StoppedError, may_pass
-from hymt_batch.fs import NO_LINK, OS, Fs, exists, publish
+from hymt_batch.errors import ConfigError, InputChangedError, PreflightError, StoppedError, is_transient
+from hymt_batch.fs import LINK_UNSUPPORTED_ERRNOS, OS_FS, Fs, publish, stat_or_none
 from hymt_batch.source import hub as hub_reader
 from hymt_batch.source.settings import SourceConfig
-from hymt_batch.store_error import stopped
+from hymt_batch.storage_error import write_error
 
 log = logging.getLogger(__name__)
 
-BLOCK = 1 << 20
-STAYS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EEXIST)  # of a store, until somebody makes room or leaves way
-WAIT_S = 2.0  # how long a resumed job waits for the first byte of a standard input that may be nobody's
+BLOCK_BYTES = 1 << 20
+PERMANENT_ERRORS = (
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EROFS,
+    errno.EEXIST,
+)  # of a store, until somebody makes room or leaves way
+STDIN_WAIT_S = 2.0  # how long a resumed job waits for the first byte of a standard input that may be nobody's
 
 
 class Spool:
@@ -44,12 +49,12 @@ class Spool:
     """
 
     def __init__(self, folder: Path, *, replace: bool = False) -> None:
-        self.aside = folder.parent / f".spool-{uuid.uuid4().hex}"  # the caller removes it when the job ends
-        self._home, self._replace = _home(folder), replace
-        self._fs = OS.within(folder)  # of a fork beside it, too
-        self._found: dict[str, Path] = {}  # name below the home -> where it lies for this run
+        self.staging_folder = folder.parent / f".spool-{uuid.uuid4().hex}"  # the caller removes it when the job ends
+        self._spool_folder, self._replace = _spool_folder(folder), replace
+        self._fs = OS_FS.within(folder)  # of a fork beside it, too
+        self._stored_paths: dict[str, Path] = {}  # name below the home -> where it lies for this run
 
-    def stdin(self, extension: str, stream: BinaryIO | None = None) -> tuple[Path, str]:
+    def store_stdin(self, extension: str, stream: BinaryIO | None = None) -> tuple[Path, str]:
         """Store standard input, or find it stored by an earlier run where none is given.
 
         Returns:
@@ -61,24 +66,24 @@ class Spool:
         """
         name = f"stdin{extension}"
         source = getattr(sys.stdin, "buffer", None) if stream is None else stream
-        kept = self._home / name
-        has_kept = _is(self._fs, kept, "file")
+        kept = self._spool_folder / name
+        has_kept = _has_kind(self._fs, kept, "file")
         if source is None and not has_kept:
             raise ConfigError(
                 "source.path=- needs a standard input, and this process has none. Set source.path to a file."
             )
-        if source is not None and (not has_kept or _gives(source, None if self._replace else WAIT_S)):
+        if source is not None and (not has_kept or _has_data(source, None if self._replace else STDIN_WAIT_S)):
             if source.isatty():
                 log.info("reading standard input; end it with Ctrl-D")
-            given = self._aside(name)
-            if _store(source, given) or not has_kept:
-                self._found[name] = given
+            given = self._staging_path(name)
+            if _store_stream(source, given) or not has_kept:
+                self._stored_paths[name] = given
                 return given, name
         log.info("standard input is read from %s, as stored when the job began", kept)
-        self._found[name] = kept
+        self._stored_paths[name] = kept
         return kept, name
 
-    def hub(self, name: str, config: SourceConfig) -> list[tuple[Path, str]]:
+    def store_hub(self, name: str, config: SourceConfig) -> list[tuple[Path, str]]:
         """Store a data set of the hub as parquet, one file a split, or find it stored.
 
         Returns:
@@ -92,46 +97,46 @@ class Spool:
         place = re.sub(r"[^\w.-]", "_", "--".join(word for word in words if word))
         marker = "all" if config.split is None else "only-" + re.sub(r"[^\w.-]", "_", config.split)
         short, below = name.split("/")[1], f"hub/{place}/{marker}"
-        stored = self._home / below
-        if not _is(self._fs, stored, "dir"):
-            stored = self._aside(below)
-            with _storing(stored):
+        stored = self._spool_folder / below
+        if not _has_kind(self._fs, stored, "dir"):
+            stored = self._staging_path(below)
+            with _storage_errors(stored):
                 stored.mkdir(exist_ok=True)
-            hub_reader.fetch_apart(name, config.subset, config.split, config.revision, stored)
-        self._found[below] = stored
+            hub_reader.fetch_in_subprocess(name, config.subset, config.split, config.revision, stored)
+        self._stored_paths[below] = stored
         files = sorted(stored.glob("*.parquet"))
         if config.split is not None or len(files) == 1:
             return [(file, f"{short}.parquet") for file in files]
         return [(file, f"{short}/{file.name}") for file in files]
 
-    def settle(self, folder: Path) -> None:
+    def link_into(self, folder: Path) -> None:
         """Link what is stored into the job's folder, whose lease the caller holds.
 
         Raises:
             InputChangedError: Standard input gives other bytes than at the job's beginning.
             StoppedError: The store refuses.
         """
-        for name, source in self._found.items():
-            final = _home(folder) / name
+        for name, source in self._stored_paths.items():
+            final = _spool_folder(folder) / name
             if source == final:
                 continue
             tmp = final.with_name(f".{final.name}.{uuid.uuid4().hex}.tmp")
             try:
-                _make(self._fs, folder, final.parent)
-                _refuse_other(self._fs, final, "dir" if source.is_dir() else "file")
+                _make_folders(self._fs, folder, final.parent)
+                _require_kind(self._fs, final, "dir" if source.is_dir() else "file")
                 if source.is_dir():
-                    _settle_folder(source, tmp, final)
+                    _link_folder(source, tmp, final)
                 else:
-                    self._settle_file(source, tmp, final)
+                    self._link_file(source, tmp, final)
                 self._fs.fsync_dir(final.parent)
             except OSError as error:
-                raise stopped(f".hymt/spool/{name}", error) from error
+                raise write_error(f".hymt/spool/{name}", error) from error
             finally:
                 tmp.unlink(missing_ok=True) if not tmp.is_dir() else shutil.rmtree(tmp, ignore_errors=True)
 
-    def _settle_file(self, source: Path, tmp: Path, final: Path) -> None:
-        _link(source, tmp)
-        if publish(OS, tmp, final) or _digest(source) == _digest(final):
+    def _link_file(self, source: Path, tmp: Path, final: Path) -> None:
+        _link_or_copy(source, tmp)
+        if publish(OS_FS, tmp, final) or _digest(source) == _digest(final):
             return
         if not self._replace:
             raise InputChangedError(
@@ -141,48 +146,48 @@ class Spool:
             )
         os.replace(tmp, final)
 
-    def _aside(self, name: str) -> Path:
-        path = self.aside / name
-        with _storing(self.aside):
-            self.aside.parent.mkdir(parents=True, exist_ok=True)
-            self.aside.mkdir(0o700, exist_ok=True)
+    def _staging_path(self, name: str) -> Path:
+        path = self.staging_folder / name
+        with _storage_errors(self.staging_folder):
+            self.staging_folder.parent.mkdir(parents=True, exist_ok=True)
+            self.staging_folder.mkdir(0o700, exist_ok=True)
             path.parent.mkdir(parents=True, exist_ok=True)
         return path
 
 
-def _home(folder: Path) -> Path:
+def _spool_folder(folder: Path) -> Path:
     return folder / ".hymt" / "spool"
 
 
-def _is(fs: Fs, path: Path, kind: str) -> bool:
+def _has_kind(fs: Fs, path: Path, kind: str) -> bool:
     """Whether a file or folder is there, and no link stands on the way."""
     with contextlib.suppress(OSError):
         return fs.stat(path).kind == kind
     return False
 
 
-def _make(fs: Fs, folder: Path, path: Path) -> None:
+def _make_folders(fs: Fs, folder: Path, path: Path) -> None:
     """Make the folders from an output folder down to a path; OSError where a link stands for one of them."""
     folder.mkdir(parents=True, exist_ok=True)
     for one in reversed([one for one in (path, *path.parents) if folder in one.parents]):
         with contextlib.suppress(FileExistsError):
             fs.mkdir(one, 0o777)
-        _refuse_other(fs, one, "dir")
+        _require_kind(fs, one, "dir")
 
 
-def _refuse_other(fs: Fs, path: Path, kind: str) -> None:
-    found = exists(fs, path)
+def _require_kind(fs: Fs, path: Path, kind: str) -> None:
+    found = stat_or_none(fs, path)
     if found is not None and found.kind != kind:
         raise OSError(errno.ENOTDIR if kind == "dir" else errno.EISDIR, "of another kind", str(path))
 
 
 @contextlib.contextmanager
-def _storing(path: Path) -> Iterator[None]:
+def _storage_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if may_pass(error) and error.errno not in STAYS:
-            raise stopped("what source.path gives", error) from error
+        if is_transient(error) and error.errno not in PERMANENT_ERRORS:
+            raise write_error("what source.path gives", error) from error
         why = error.strerror or str(error)
         if error.errno in (errno.EEXIST, errno.ENOTDIR):
             why = f"{error.filename} is not a folder"
@@ -192,24 +197,24 @@ def _storing(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _store(source: BinaryIO, path: Path) -> int:
+def _store_stream(source: BinaryIO, path: Path) -> int:
     """Store a stream durably; its size in bytes."""
     size = 0
-    with _storing(path):
-        fd = OS.open_exclusive(path)
+    with _storage_errors(path):
+        fd = OS_FS.open_exclusive(path)
     try:
-        while block := _read(source):
-            with _storing(path):
-                OS.write_all(fd, block)
+        while block := _read_block(source):
+            with _storage_errors(path):
+                OS_FS.write_all(fd, block)
             size += len(block)
-        with _storing(path):
+        with _storage_errors(path):
             os.fsync(fd)
     finally:
         os.close(fd)
     return size
 
 
-def _read(source: BinaryIO) -> bytes:
+def _read_block(source: BinaryIO) -> bytes:
     """The next bytes of standard input, waited for where it does not block; b"" at its end.
 
     Raises:
@@ -217,7 +222,7 @@ def _read(source: BinaryIO) -> bytes:
         StoppedError: It broke off.
     """
     try:
-        while (block := source.read(BLOCK)) is None:
+        while (block := source.read(BLOCK_BYTES)) is None:
             select.select([source], [], [])
         return block
     except OSError as error:
@@ -229,25 +234,25 @@ def _read(source: BinaryIO) -> bytes:
         ) from error
 
 
-def _link(source: Path, target: Path) -> None:
+def _link_or_copy(source: Path, target: Path) -> None:
     """Link a file, or copy it where the store has no links or is another one."""
     try:
         os.link(source, target)
     except OSError as error:
-        if error.errno not in (*NO_LINK, errno.EXDEV):
+        if error.errno not in (*LINK_UNSUPPORTED_ERRNOS, errno.EXDEV):
             raise
         shutil.copyfile(source, target)
         with open(target, "rb") as file:
             os.fsync(file.fileno())
 
 
-def _settle_folder(source: Path, tmp: Path, final: Path) -> None:
+def _link_folder(source: Path, tmp: Path, final: Path) -> None:
     if final.is_dir():
         return  # stored meanwhile; what is stored stands
     tmp.mkdir()
     for file in source.iterdir():
-        _link(file, tmp / file.name)
-    OS.fsync_dir(tmp)
+        _link_or_copy(file, tmp / file.name)
+    OS_FS.fsync_dir(tmp)
     os.rename(tmp, final)
 
 
@@ -256,7 +261,7 @@ def _digest(path: Path) -> bytes:
         return hashlib.file_digest(file, "sha256").digest()
 
 
-def _gives(source: BinaryIO, wait_s: float | None) -> bool:
+def _has_data(source: BinaryIO, wait_s: float | None) -> bool:
     """Is there a pipe or file on standard input that gives a byte, or its end, in time?"""
     try:
         mode = os.fstat(source.fileno()).st_mode

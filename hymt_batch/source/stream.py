@@ -10,51 +10,51 @@ import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from hymt_batch.csv_escape import ESCAPE_HINT
 from hymt_batch.errors import ConfigError
-from hymt_batch.escape import FIX
-from hymt_batch.records import PLAN, Document, Input, Preamble, Shard, ShardRecord
-from hymt_batch.source import find as _find
+from hymt_batch.records import PLAN_VERSION, Document, Input, Preamble, Shard, ShardRecord
+from hymt_batch.source import discovery as _find
 from hymt_batch.source import tables
-from hymt_batch.source.head import Heads, is_table, preamble
 from hymt_batch.source.jsonl import HEAD_ROWS
+from hymt_batch.source.preamble_reader import PreambleCache, is_table, read_preamble
 from hymt_batch.source.prefetch import prefetch
 from hymt_batch.source.settings import SourceConfig, SourceFormat
-from hymt_batch.source.shards import SkippedShard, documents, shards
+from hymt_batch.source.shards import SkippedShard, cut_shards, read_documents
 from hymt_batch.source.spool import Spool
 
 __all__ = [
     "Document",
-    "Heads",
     "Input",
     "Preamble",
+    "PreambleCache",
     "Shard",
     "ShardRecord",
     "SkippedShard",
     "SourceConfig",
     "SourceFormat",
     "Spool",
-    "documents",
-    "escapes_conflict",
-    "fields_conflict",
-    "find",
-    "full",
+    "apply_limit",
+    "check_escapes",
+    "check_fields",
+    "cut_shards",
+    "find_inputs",
     "is_stdin",
-    "limited",
     "needs_spool",
-    "preamble",
     "prefetch",
-    "shards",
+    "read_documents",
+    "read_full_documents",
+    "read_preamble",
     "total_units",
 ]
 
 
-def find(config: SourceConfig, spool: Spool | None = None, out_format: str = "input") -> list[Input]:
+def find_inputs(config: SourceConfig, spool: Spool | None = None, out_format: str = "input") -> list[Input]:
     """Resolve source.path to inputs, without reading them; see `find.find`."""
-    return _find.find(config, spool, out_format)
+    return _find.find_inputs(config, spool, out_format)
 
 
-def fields_conflict(
-    inputs: Sequence[Input], config: SourceConfig, reserved: tuple[str, ...], heads: Heads | None = None
+def check_fields(
+    inputs: Sequence[Input], config: SourceConfig, reserved: tuple[str, ...], preambles: PreambleCache | None = None
 ) -> None:
     """Refuse inputs that do not fit the settings, before anything loads.
 
@@ -67,12 +67,12 @@ def fields_conflict(
     Raises:
         ConfigError: An input lacks a named field, or has a reserved one.
     """
-    heads = heads or Heads(config, reserved)
+    preambles = preambles or PreambleCache(config, reserved)
     for input in inputs:
-        heads(input)
+        preambles(input)
 
 
-def escapes_conflict(inputs: Sequence[Input], config: SourceConfig, heads: Heads) -> None:
+def check_escapes(inputs: Sequence[Input], config: SourceConfig, preambles: PreambleCache) -> None:
     """Refuse a csv file whose first rows need source.escape. Not for a job of plan 1, which sent such rows.
 
     Raises:
@@ -81,21 +81,24 @@ def escapes_conflict(inputs: Sequence[Input], config: SourceConfig, heads: Heads
     for input in inputs if config.escape is None else ():
         if input.format != "csv":
             continue
-        rows = [FIX in document.message for document, _ in documents(input, config, max_rows=HEAD_ROWS, heads=heads)]
+        rows = [
+            ESCAPE_HINT in document.message
+            for document, _ in read_documents(input, config, max_rows=HEAD_ROWS, preambles=preambles)
+        ]
         if sum(rows) >= max(3, len(rows) / 2):
             raise ConfigError(
                 f"{input.path}: {sum(rows)} of the first {len(rows)} rows have quotes behind backslashes inside of"
-                f" quoted fields, which cannot be told apart. {FIX}"
+                f" quoted fields, which cannot be told apart. {ESCAPE_HINT}"
             )
 
 
-def full(
+def read_full_documents(
     input: Input,
     config: SourceConfig,
     inputs: Sequence[Input],
     reserved: tuple[str, ...] = (),
-    plan: int = PLAN,
-    heads: Heads | None = None,
+    plan_version: int = PLAN_VERSION,
+    preambles: PreambleCache | None = None,
 ) -> Iterator[tuple[Document, int]]:
     """Yield an input's documents with raw bytes and parsed fields, for the finishing pass.
 
@@ -107,15 +110,22 @@ def full(
         plan: Version of the job's plan; see records.PLAN.
         heads: Of the job's inputs; the same that `limited` was given.
     """
-    if heads is None:
-        heads = Heads(config)
-        if input not in limited(inputs, config, heads, plan):
+    if preambles is None:
+        preambles = PreambleCache(config)
+        if input not in apply_limit(inputs, config, preambles, plan_version):
             return
-    most = heads.cut.get(input.rel)
-    yield from documents(input, config, full=True, max_rows=most, reserved=reserved, plan=plan, heads=heads)
+    most = preambles.limited_rows.get(input.rel)
+    yield from read_documents(
+        input, config, full=True, max_rows=most, reserved=reserved, plan_version=plan_version, preambles=preambles
+    )
 
 
-def limited(inputs: Sequence[Input], config: SourceConfig, heads: Heads | None = None, plan: int = PLAN) -> list[Input]:
+def apply_limit(
+    inputs: Sequence[Input],
+    config: SourceConfig,
+    preambles: PreambleCache | None = None,
+    plan_version: int = PLAN_VERSION,
+) -> list[Input]:
     """The inputs that have rows within source.limit; all of them where there is no limit.
 
     Args:
@@ -126,14 +136,16 @@ def limited(inputs: Sequence[Input], config: SourceConfig, heads: Heads | None =
     """
     if config.limit is None:
         return list(inputs)
-    heads = heads or Heads(config)
+    preambles = preambles or PreambleCache(config)
     left, within = config.limit, []
     for input in inputs:
         if left <= 0:
             break
         within.append(input)
-        heads.cut = {input.rel: left}
-        left -= sum(1 for _ in documents(input, config, max_rows=left, plan=plan, heads=heads))
+        preambles.limited_rows = {input.rel: left}
+        left -= sum(
+            1 for _ in read_documents(input, config, max_rows=left, plan_version=plan_version, preambles=preambles)
+        )
     return within
 
 
@@ -144,7 +156,7 @@ def is_stdin(path: Any) -> bool:
 
 def needs_spool(config: SourceConfig) -> bool:
     """Is a source among the paths that must be stored before it can be read: standard input, or a hub's data set?"""
-    return any(path == _find.STDIN or _find.is_hub(path) for path in config.paths)
+    return any(path == _find.STDIN or _find.is_hub_id(path) for path in config.paths)
 
 
 def total_units(inputs: Sequence[Input], config: SourceConfig) -> int | None:

@@ -15,17 +15,25 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-from hymt_batch.errors import ConfigError, HymtError, PreflightError, disk_failed, may_pass
+from hymt_batch.errors import ConfigError, HymtError, PreflightError, disk_read_error, is_transient
 from hymt_batch.records import Document, Input, Status
 from hymt_batch.source import hub
-from hymt_batch.source.bytestream import FAILURES
-from hymt_batch.source.rows import Codes, Context, RowError, Rows, failed, not_utf8, too_long
+from hymt_batch.source.bytestream import READ_ERRORS
+from hymt_batch.source.row_reader import (
+    LanguageCodes,
+    ReadContext,
+    RowError,
+    Rows,
+    error_document,
+    not_utf8_message,
+    too_long_message,
+)
 from hymt_batch.source.settings import SourceConfig
 
 BATCH_ROWS = 1024
 BATCH_BYTES = 8 << 20
 PAGE_BYTES = 1 << 20  # read column chunks in pieces, so that a row group of any size fits
-STATE = "state.json"
+STATE_FILE = "state.json"
 
 
 class Table:
@@ -42,8 +50,8 @@ class Table:
         self.num_rows: int
         try:
             self._open()
-        except (*FAILURES, NotImplementedError, KeyError, TypeError, AttributeError) as error:
-            raise self._failure(error) from error
+        except (*READ_ERRORS, NotImplementedError, KeyError, TypeError, AttributeError) as error:
+            raise self._read_error(error) from error
 
     def batches(self, row: int, columns: list[str] | None) -> Generator[Any, None, None]:
         """Yield record batches from the row on; `columns` None means all, else (dotted) names."""
@@ -52,8 +60,8 @@ class Table:
         try:
             while (batch := next(batches, None)) is not None:
                 yield batch
-        except (*FAILURES, NotImplementedError) as error:
-            raise self._failure(error) from error
+        except (*READ_ERRORS, NotImplementedError) as error:
+            raise self._read_error(error) from error
         finally:
             batches.close()
 
@@ -66,16 +74,16 @@ class Table:
                 self.schema, self.num_rows = file.schema_arrow, file.metadata.num_rows
             return
         folder = Path(self.input.path)
-        state = json.loads((folder / STATE).read_text(encoding="utf-8"))
+        state = json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))
         if state.get("_indices_data_files"):
             raise ValueError("it keeps its row order in an indices file, as old versions of datasets wrote it")
         self._files = [str(folder / one["filename"]) for one in state["_data_files"]]
-        self._sizes = []
+        self._file_num_rows = []
         for path in self._files:
             with pa.memory_map(path) as data, pa.ipc.open_stream(data) as batches:
                 self.schema = batches.schema
-                self._sizes.append(sum(batch.num_rows for batch in batches))
-        self.num_rows = sum(self._sizes)
+                self._file_num_rows.append(sum(batch.num_rows for batch in batches))
+        self.num_rows = sum(self._file_num_rows)
         if not self._files:
             self.schema = hub.saved_schema(folder)
 
@@ -91,20 +99,22 @@ class Table:
                     row -= about.num_rows
                     continue
                 size = max(1, min(BATCH_ROWS, BATCH_BYTES * about.num_rows // max(1, about.total_byte_size)))
-                size = max(1, min(size, BATCH_BYTES // max(1, self._repeated_bytes(file.metadata, group, columns))))
+                size = max(
+                    1, min(size, BATCH_BYTES // max(1, self._dictionary_row_bytes(file.metadata, group, columns)))
+                )
                 for batch in file.iter_batches(size, row_groups=[group], columns=columns, use_threads=False):
                     if row < batch.num_rows:
                         yield batch.slice(row)
                     row = max(0, row - batch.num_rows)
 
-    def _repeated_bytes(self, metadata: Any, group: int, columns: list[str] | None) -> int:
+    def _dictionary_row_bytes(self, metadata: Any, group: int, columns: list[str] | None) -> int:
         """Bytes of a row made of the longest value of each dictionary: it is stored once, and may stand in every row.
 
         Measured: 2,000 rows of one text of a megabyte are a file of 47 KB, and took 3 GB as batches of 1024 rows.
         """
         from pyarrow import parquet
 
-        tops = None if columns is None else {_top(self.schema, name) for name in columns}
+        tops = None if columns is None else {_top_column(self.schema, name) for name in columns}
         about = metadata.row_group(group)
         chunks = [
             about.column(number)
@@ -123,13 +133,13 @@ class Table:
             return 0
         with parquet.ParquetFile(self.input.path, read_dictionary=names, page_checksum_verification=True) as file:
             first = next(file.iter_batches(1, row_groups=[group], columns=names, use_threads=False), None)
-            return 0 if first is None else sum(_longest(column) for column in first.columns)
+            return 0 if first is None else sum(_longest_value_bytes(column) for column in first.columns)
 
     def _saved_batches(self, row: int, columns: list[str] | None) -> Generator[Any, None, None]:
         import pyarrow as pa
 
-        names = None if columns is None else list(dict.fromkeys(_top(self.schema, name) for name in columns))
-        for path, num_rows in zip(self._files, self._sizes, strict=True):
+        names = None if columns is None else list(dict.fromkeys(_top_column(self.schema, name) for name in columns))
+        for path, num_rows in zip(self._files, self._file_num_rows, strict=True):
             if row >= num_rows:
                 row -= num_rows
                 continue
@@ -140,9 +150,9 @@ class Table:
                         yield piece if names is None else piece.select(names)
                     row = max(0, row - batch.num_rows)
 
-    def _failure(self, error: BaseException) -> HymtError:
-        if isinstance(error, OSError) and may_pass(error):
-            return disk_failed(self.input.path, error)
+    def _read_error(self, error: BaseException) -> HymtError:
+        if isinstance(error, OSError) and is_transient(error):
+            return disk_read_error(self.input.path, error)
         if isinstance(error, OSError) and error.errno is not None:
             return PreflightError(f"{self.input.path} cannot be read: {error.strerror or error}. Make it readable.")
         kind = "a saved dataset" if self.input.dataset else "a parquet file"
@@ -152,12 +162,12 @@ class Table:
         )
 
 
-def is_saved(folder: str) -> bool:
+def is_saved_split(folder: str) -> bool:
     """Is this the folder of one split saved by `datasets.save_to_disk`?"""
-    return all(os.path.isfile(os.path.join(folder, name)) for name in (STATE, "dataset_info.json"))
+    return all(os.path.isfile(os.path.join(folder, name)) for name in (STATE_FILE, "dataset_info.json"))
 
 
-def check(table: Table, config: SourceConfig) -> None:
+def check_columns(table: Table, config: SourceConfig) -> None:
     """Refuse a table whose columns do not fit the settings.
 
     Raises:
@@ -167,69 +177,69 @@ def check(table: Table, config: SourceConfig) -> None:
 
     path, schema = table.input.path, table.schema
     source, target = config.lang_fields
-    texts = [field.name for field in schema if _is_text(field.type, pa)]
+    texts = [field.name for field in schema if _is_text_type(field.type, pa)]
     for key, name in (("text_field", config.text_field), ("src_lang_field", source), ("tgt_lang_field", target)):
         if not name:
             continue
         if schema.names.count(name) > 1:
             raise ConfigError(f"{path} has the column {name!r} twice. Rename one, or set source.{key} to another.")
-        found = _type(schema, name)
+        found = _column_type(schema, name)
         fix = f"Its text columns are {texts[:20]}. Set source.{key} to one of them."
         if found is None:
             raise ConfigError(f"{path} has no column {name!r}. {fix}")
-        if not _is_text(found, pa):
+        if not _is_text_type(found, pa):
             raise ConfigError(f"Column {name!r} of {path} is {found}, not text. {fix}")
 
 
-def rows(table: Table, config: SourceConfig, context: Context) -> Rows:
+def read_rows(table: Table, config: SourceConfig, context: ReadContext) -> Rows:
     """Read rows from `context.row` on.
 
     A row's digest is taken over its text and language columns. With `context.full` a document's values are
     `(record_batch, index)` with every column.
     """
-    input, row, limit = table.input, context.row, config.max_row_bytes
-    codes = Codes(config)
+    input, row, limit = table.input, context.first_row, config.max_row_bytes
+    codes = LanguageCodes(config)
     fields = [config.text_field, *(name for name in codes.fields if name)]
     wanted = None if context.full else list(dict.fromkeys(fields))
     prefix = f"{input.rel}#"
     for batch in table.batches(row, wanted):
-        columns = [_bytes(batch, name) for name in fields]
+        columns = [_column_bytes(batch, name) for name in fields]
         for index, cells in enumerate(zip(*columns, strict=True)):
             digest = blake2b(_canonical(cells), digest_size=8).digest()
-            if context.tally is not None:
-                context.tally.count(digest, sum(map(len, filter(None, cells))))
+            if context.hasher is not None:
+                context.hasher.add_digest(digest, sum(map(len, filter(None, cells))))
             values = (batch, index) if context.full else None
             content = cells[0]
             try:
                 if content is not None and len(content) > limit:
-                    raise RowError(too_long(limit), Status.TOO_LONG)
-                text = "" if content is None else _decoded(content, config.text_field)  # null is a row without text
-                langs = _langs(codes, cells)
+                    raise RowError(too_long_message(limit), Status.TOO_LONG)
+                text = "" if content is None else _decode(content, config.text_field)  # null is a row without text
+                langs = _row_languages(codes, cells)
                 document = Document(f"{prefix}{row + 1}", row, text, digest, b"", *langs, values=values)
             except RowError as error:
-                kept, seen = (content or b"", _seen(content)) if context.full else (b"", None)
-                document = failed(input, row, digest, error, raw=kept, text=seen, values=values)
+                kept, seen = (content or b"", _decode_lossy(content)) if context.full else (b"", None)
+                document = error_document(input, row, digest, error, raw=kept, text=seen, values=values)
             row += 1
             yield document, row
 
 
-def _langs(codes: Codes, cells: tuple[bytes | None, ...]) -> tuple[str | None, str | None]:
+def _row_languages(codes: LanguageCodes, cells: tuple[bytes | None, ...]) -> tuple[str | None, str | None]:
     if len(cells) == 1:
         return None, None
     rest = iter(cells[1:])
     named = [(name, next(rest) if name else None) for name in codes.fields]
-    source, target = (None if cell is None else _decoded(cell, str(name)) for name, cell in named)
+    source, target = (None if cell is None else _decode(cell, str(name)) for name, cell in named)
     return codes.get((source, target))
 
 
-def _decoded(cell: bytes, column: str) -> str:
+def _decode(cell: bytes, column: str) -> str:
     try:
         return cell.decode()
     except UnicodeDecodeError as error:
-        raise RowError(not_utf8(error, f"column {column!r}"), Status.BAD_ENCODING) from None
+        raise RowError(not_utf8_message(error, f"column {column!r}"), Status.BAD_ENCODING) from None
 
 
-def _seen(content: bytes | None) -> str:
+def _decode_lossy(content: bytes | None) -> str:
     return "" if content is None else content.decode("utf-8", "replace")
 
 
@@ -238,14 +248,14 @@ def _canonical(cells: tuple[bytes | None, ...]) -> bytes:
     return b"".join(b"\0" if cell is None else b"\1" + struct.pack("<Q", len(cell)) + cell for cell in cells)
 
 
-def _top(schema: Any, name: str) -> str:
+def _top_column(schema: Any, name: str) -> str:
     """The top column that holds a (dotted) name."""
     return name if name in schema.names else name.split(".")[0]
 
 
-def _type(schema: Any, name: str) -> Any:
+def _column_type(schema: Any, name: str) -> Any:
     """Arrow type of a (dotted) name; None where it is missing."""
-    top = _top(schema, name)
+    top = _top_column(schema, name)
     if schema.names.count(top) != 1:
         return None
     found = schema.field(top).type
@@ -256,16 +266,16 @@ def _type(schema: Any, name: str) -> Any:
     return found
 
 
-def _is_text(found: Any, pa: Any) -> bool:
-    if isinstance(found, pa.BaseExtensionType):
-        found = found.storage_type
-    if pa.types.is_dictionary(found):
-        found = found.value_type
+def _is_text_type(arrow_type: Any, pa: Any) -> bool:
+    if isinstance(arrow_type, pa.BaseExtensionType):
+        arrow_type = arrow_type.storage_type
+    if pa.types.is_dictionary(arrow_type):
+        arrow_type = arrow_type.value_type
     names = ("string", "large_string", "string_view", "binary", "large_binary", "binary_view", "null")
-    return any(getattr(pa.types, f"is_{name}")(found) for name in names)
+    return any(getattr(pa.types, f"is_{name}")(arrow_type) for name in names)
 
 
-def _longest(column: Any) -> int:
+def _longest_value_bytes(column: Any) -> int:
     """Bytes of the longest value among the dictionaries of a column and of what it is made of."""
     import pyarrow as pa
     from pyarrow import compute
@@ -273,18 +283,18 @@ def _longest(column: Any) -> int:
     if pa.types.is_dictionary(column.type):
         return int(compute.max(compute.binary_length(column.dictionary)).as_py() or 0)
     if pa.types.is_struct(column.type):
-        return sum(_longest(column.field(number)) for number in range(column.type.num_fields))
+        return sum(_longest_value_bytes(column.field(number)) for number in range(column.type.num_fields))
     if pa.types.is_map(column.type):
-        return _longest(column.keys) + _longest(column.items)
-    return _longest(column.values) if hasattr(column, "values") else 0
+        return _longest_value_bytes(column.keys) + _longest_value_bytes(column.items)
+    return _longest_value_bytes(column.values) if hasattr(column, "values") else 0
 
 
-def _bytes(batch: Any, name: str) -> list[bytes | None]:
+def _column_bytes(batch: Any, name: str) -> list[bytes | None]:
     """A text column as bytes, whatever its arrow type: a string column may hold invalid UTF-8."""
     import pyarrow as pa
     from pyarrow import compute
 
-    top = _top(batch.schema, name)
+    top = _top_column(batch.schema, name)
     column = batch.column(top)
     for part in [] if top == name else name.split(".")[1:]:
         column = compute.struct_field(column, [part])

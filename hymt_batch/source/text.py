@@ -7,39 +7,47 @@ from __future__ import annotations
 
 from hymt_batch.records import Document, Status
 from hymt_batch.source.bytestream import ByteStream
-from hymt_batch.source.longrow import Fields, LongRow
-from hymt_batch.source.rows import Context, RowError, Rows, failed, not_utf8, read_line, too_long
+from hymt_batch.source.long_rows import Fields, LongRow
+from hymt_batch.source.row_reader import (
+    ReadContext,
+    RowError,
+    Rows,
+    error_document,
+    not_utf8_message,
+    read_line,
+    too_long_message,
+)
 from hymt_batch.source.settings import SourceConfig
 
 
-def rows(stream: ByteStream, config: SourceConfig, context: Context) -> Rows:
+def read_rows(stream: ByteStream, config: SourceConfig, context: ReadContext) -> Rows:
     """Read rows from the stream's position; the document's text has no line ending, its raw form does."""
-    input, row, full, limit = stream.input, context.row, context.full, config.max_row_bytes
+    input, row, full, limit = stream.input, context.first_row, context.full, config.max_row_bytes
     prefix = f"{input.rel}#"
     while True:
         raw, digest, long = read_line(stream, limit, context)
         if not raw and long is None:
             return
         if long is not None:
-            error = RowError(too_long(limit), Status.TOO_LONG)
-            long.parse = _fields
-            document = failed(input, row, digest, error, raw=raw, long=long if full else None)
+            error = RowError(too_long_message(limit), Status.TOO_LONG)
+            long.parse = _parse_long_row
+            document = error_document(input, row, digest, error, raw=raw, long_row=long if full else None)
         else:
             content = raw[:-2] if raw.endswith(b"\r\n") else raw[:-1] if raw.endswith(b"\n") else raw
             try:
                 text = content.decode()
             except UnicodeDecodeError as why:
-                error = RowError(not_utf8(why), Status.BAD_ENCODING)
+                error = RowError(not_utf8_message(why), Status.BAD_ENCODING)
                 shown = content.decode("utf-8", "replace") if full else None
-                document = failed(input, row, digest, error, raw=raw if full else b"", text=shown)
+                document = error_document(input, row, digest, error, raw=raw if full else b"", text=shown)
             else:
                 document = Document(f"{prefix}{row + 1}", row, text, digest, raw if full else b"")
         yield document, stream.position
         row += 1
 
 
-def _fields(row: LongRow) -> Fields:
+def _parse_long_row(row: LongRow) -> Fields:
     """The one field of a row that is not held."""
-    (raw,) = row.held([(0, row.size)])
+    (raw,) = row.read_spans([(0, row.size)])
     text = None if raw is None else raw.decode("utf-8", "replace")
     return {"text": text}, text

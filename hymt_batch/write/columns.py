@@ -12,14 +12,14 @@ from typing import Any
 
 from hymt_batch.errors import ConfigError
 from hymt_batch.records import Document, Input, Preamble
-from hymt_batch.write.cell import cell, encodable
+from hymt_batch.write.row_values import escape_surrogates, to_cell
 
 MAX_COLUMNS = 1000  # of jsonl rows; more are data in the place of names
-TAKEN = "source."
-_EXACT = 1 << 53  # integers up to here are doubles too
+SOURCE_PREFIX = "source."
+_MAX_EXACT_INT = 1 << 53  # integers up to here are doubles too
 _INT64 = 1 << 63
 
-Documents = Callable[[], Iterable[Document]]
+ReadDocuments = Callable[[], Iterable[Document]]
 """A fresh pass over an input's rows, with their fields."""
 
 
@@ -33,24 +33,24 @@ class Column:
 
     @property
     def name(self) -> str:
-        return self.prefix + encodable(self.field)
+        return self.prefix + escape_surrogates(self.field)
 
-    def value(self, value: Any) -> Any:
+    def convert(self, value: Any) -> Any:
         """The value as the type holds it; None too for what cannot be there: the input changes while it is read."""
         if self.type == "string":
-            return cell(value)
-        return value if value is not None and _TYPES[self.type] >= {_kind(value)} else None
+            return to_cell(value)
+        return value if value is not None and _KINDS_BY_TYPE[self.type] >= {_value_kind(value)} else None
 
 
-_TYPES = {
+_KINDS_BY_TYPE = {
     "bool": frozenset({"bool"}),
     "int64": frozenset({"int", "long"}),
     "double": frozenset({"int", "double"}),
 }
 
 
-def columns(
-    input: Input, out_format: str, preamble: Preamble, documents: Documents, added: tuple[str, ...]
+def output_columns(
+    input: Input, out_format: str, preamble: Preamble, documents: ReadDocuments, added: tuple[str, ...]
 ) -> list[Column]:
     """Columns that an output takes over from its input, in order; those of a jsonl or text output are not asked for.
 
@@ -68,14 +68,14 @@ def columns(
         return [Column(name) for name in preamble.schema.names]
     if input.format != "jsonl":
         return [Column(name) for name in preamble.fields]
-    return [] if out_format in ("text", "jsonl") else _union(input, documents(), added)
+    return [] if out_format in ("text", "jsonl") else _jsonl_columns(input, documents(), added)
 
 
-def _union(input: Input, documents: Iterable[Document], added: tuple[str, ...]) -> list[Column]:
+def _jsonl_columns(input: Input, documents: Iterable[Document], added: tuple[str, ...]) -> list[Column]:
     """Every field of the rows, in the order in which they appear, with the narrowest type that holds its values."""
     kinds: dict[str, set[str]] = {}
     for document in documents:
-        values = document.long.fields()[0] if document.long is not None else document.values
+        values = document.long_row.fields()[0] if document.long_row is not None else document.values
         if not isinstance(values, dict):
             continue
         for name, value in values.items():
@@ -84,21 +84,24 @@ def _union(input: Input, documents: Iterable[Document], added: tuple[str, ...]) 
                 found = kinds[name] = set()
                 if len(kinds) > MAX_COLUMNS:
                     raise ConfigError(
-                        f"{input.rel}: the rows up to {document.row + 1} have more than {MAX_COLUMNS} different fields,"
+                        f"{input.rel}: the rows up to {document.row_index + 1} have more than {MAX_COLUMNS} "
+                        "different fields,"
                         " too many to be columns. Set write.format=jsonl, which keeps each row's own."
                     )
             if value is not None:
-                found.add(_kind(value))
-    return [Column(name, _type(found), TAKEN if name in added else "") for name, found in kinds.items()]
+                found.add(_value_kind(value))
+    return [
+        Column(name, _narrowest_type(found), SOURCE_PREFIX if name in added else "") for name, found in kinds.items()
+    ]
 
 
-def _kind(value: Any) -> str:
+def _value_kind(value: Any) -> str:
     if isinstance(value, bool):
         return "bool"
     if isinstance(value, int):
-        return "int" if abs(value) <= _EXACT else "long" if -_INT64 <= value < _INT64 else "text"
+        return "int" if abs(value) <= _MAX_EXACT_INT else "long" if -_INT64 <= value < _INT64 else "text"
     return "double" if isinstance(value, float) else "text"
 
 
-def _type(kinds: set[str]) -> str:
-    return next((name for name, held in _TYPES.items() if kinds and kinds <= held), "string")
+def _narrowest_type(kinds: set[str]) -> str:
+    return next((name for name, held in _KINDS_BY_TYPE.items() if kinds and kinds <= held), "string")

@@ -18,20 +18,30 @@ import logging
 import re
 from collections.abc import Iterable, Iterator, Sequence
 
-from hymt_batch.records import ERROR_STATUSES, Document, Input, Preamble, Row, Status, ending
-from hymt_batch.write.cell import BLANK, Fields, cell, decoded, dumps, mended, meta, one_line, translation
+from hymt_batch.records import ERROR_STATUSES, Document, Input, Preamble, Row, Status, line_ending
 from hymt_batch.write.columns import Column
-from hymt_batch.write.refit import refit
-from hymt_batch.write.sink import Sink
+from hymt_batch.write.compressed_stream import CompressedStream
+from hymt_batch.write.record_repair import repair_record
+from hymt_batch.write.row_values import (
+    BLANK_FLAG,
+    FieldReader,
+    decode_utf8,
+    dump_json,
+    meta_value,
+    output_text,
+    repair_utf8,
+    to_cell,
+    to_one_line,
+)
 
 log = logging.getLogger(__name__)
 
-DELIMITER = {"csv": ",", "tsv": "\t"}
+DELIMITERS = {"csv": ",", "tsv": "\t"}
 
 
 def delimiter_of(input: Input, out_format: str, preamble: Preamble) -> str:
     """What stands between two fields of the output; only an output of the input's own format keeps the input's."""
-    return (input.format == out_format and preamble.delimiter) or DELIMITER[out_format]
+    return (input.format == out_format and preamble.delimiter) or DELIMITERS[out_format]
 
 
 class DelimitedWriter:
@@ -53,47 +63,47 @@ class DelimitedWriter:
         input: Input,
         out_format: str,
         preamble: Preamble,
-        sink: Sink,
+        stream: CompressedStream,
         *,
         columns: Sequence[Column],
         translation_field: str,
         meta_field: str,
         on_error: str,
     ) -> None:
-        self._sink = sink
+        self._stream = stream
         self._preamble = preamble
         self._on_error = on_error
-        self._keeps = input.format == out_format
-        self._quotes = out_format == "csv"
+        self._same_format = input.format == out_format
+        self._is_csv = out_format == "csv"
         self._delimiter = delimiter_of(input, out_format, preamble)
-        self._escape = preamble.escape if self._keeps else ""
-        self._special = re.compile(f'["\r\n{re.escape(self._delimiter + self._escape)}]')
-        self._sound = _sound(self._delimiter, self._escape)
+        self._escape = preamble.escape if self._same_format else ""
+        self._needs_quoting = re.compile(f'["\r\n{re.escape(self._delimiter + self._escape)}]')
+        self._valid_record = _valid_record_pattern(self._delimiter, self._escape)
         self._rel = input.rel
-        self._fields, self._columns = Fields(input.format), columns
+        self._fields, self._columns = FieldReader(input.format), columns
         self._num_values = len({column.field for column in columns})  # two columns of one name are one value
         self._num_flattened = 0  # fields that lost a tab or a line break
         added = self._encode([translation_field, meta_field])
-        if self._keeps:
-            header, end = _cut(preamble.header)
-            sink.write(preamble.bom + (self._join(header, added) + end if preamble.header else b""))
-        elif input.format not in DELIMITER or preamble.header:
+        if self._same_format:
+            header, end = _split_line_ending(preamble.header)
+            stream.write(preamble.bom + (self._join(header, added) + end if preamble.header else b""))
+        elif input.format not in DELIMITERS or preamble.header:
             names = [self._encode([column.name for column in columns])] if columns else []
-            sink.write(self._join(*names, added) + preamble.newline)
+            stream.write(self._join(*names, added) + preamble.newline)
 
     def write(self, document: Document, row: Row) -> None:
-        if self._keeps and document.long is not None:
-            for piece in self._long(document, row):
-                self._sink.write(piece)
+        if self._same_format and document.long_row is not None:
+            for piece in self._long_row_chunks(document, row):
+                self._stream.write(piece)
             return
-        if self._keeps and BLANK in row.flags and document.raw.isspace() and document.values is None:
-            self._sink.write(document.raw)
+        if self._same_format and BLANK_FLAG in row.flags and document.raw.isspace() and document.values is None:
+            self._stream.write(document.raw)
             return
-        end = ending(document.raw) if self._keeps else self._preamble.newline
-        self._sink.write(self._join(*(self._kept if self._keeps else self._converted)(document, row)) + end)
+        end = line_ending(document.raw) if self._same_format else self._preamble.newline
+        self._stream.write(self._join(*(self._splice if self._same_format else self._convert)(document, row)) + end)
 
     def close(self) -> None:
-        self._sink.close()
+        self._stream.close()
         if self._num_flattened:
             log.warning(
                 "%s: tabs and line breaks in %d fields became spaces, since tsv cannot hold them. Set write.format=csv"
@@ -102,111 +112,115 @@ class DelimitedWriter:
                 self._num_flattened,
             )
 
-    def _kept(self, document: Document, row: Row) -> tuple[bytes, ...]:
+    def _splice(self, document: Document, row: Row) -> tuple[bytes, ...]:
         """The user's fields as found, or written anew, or empty ones; and the added ones."""
-        return self._record(document), self._text(document, row), self._meta(document, row)
+        return self._original_cells(document), self._translation_cell(document, row), self._meta_cell(document, row)
 
-    def _record(self, document: Document) -> bytes:
+    def _original_cells(self, document: Document) -> bytes:
         if document.status in (Status.BAD_ROW, Status.BAD_ENCODING):
-            return "".join(self._refit(decoded([_cut(document.raw)[0]]))).encode()
-        values, width = self._fields.of(document), len(self._columns)
+            return "".join(self._repair(decode_utf8([_split_line_ending(document.raw)[0]]))).encode()
+        values, width = self._fields.read(document), len(self._columns)
         if values is None or len(values) != self._num_values:
             return self._encode([""] * width)
-        body, _ = _cut(document.raw)
+        body, _ = _split_line_ending(document.raw)
         if self._escape and (len(body) - len(body.rstrip(self._escape.encode()))) % 2:
             body += self._escape.encode()  # the file's last byte: it would escape the delimiter that follows
         # a lone CR outside of quotes, or an open quote, would take the added columns out of the record
-        if not self._quotes or (b'"' not in body and b"\r" not in body):
+        if not self._is_csv or (b'"' not in body and b"\r" not in body):
             return body
-        if self._sound.fullmatch(body.decode("utf-8", "surrogateescape")):
+        if self._valid_record.fullmatch(body.decode("utf-8", "surrogateescape")):
             return body
-        return self._encode([cell(value) or "" for value in values.values()] if len(values) == width else [""] * width)
+        return self._encode(
+            [to_cell(value) or "" for value in values.values()] if len(values) == width else [""] * width
+        )
 
-    def _converted(self, document: Document, row: Row) -> Iterator[bytes]:
+    def _convert(self, document: Document, row: Row) -> Iterator[bytes]:
         """All columns, each with the row's own value where it has one."""
-        values = self._fields.of(document) or {}
-        texts = [cell(values.get(column.field)) or "" for column in self._columns]
-        if not self._quotes:
-            self._num_flattened += sum(self._flat(text) != text for text in texts)
+        values = self._fields.read(document) or {}
+        texts = [to_cell(values.get(column.field)) or "" for column in self._columns]
+        if not self._is_csv:
+            self._num_flattened += sum(self._flatten(text) != text for text in texts)
         if texts:
             yield self._encode(texts)
-        yield self._text(document, row)
-        yield self._meta(document, row)
+        yield self._translation_cell(document, row)
+        yield self._meta_cell(document, row)
 
-    def _text(self, document: Document, row: Row) -> bytes:
-        return self._encode([translation(document, row, self._on_error)])
+    def _translation_cell(self, document: Document, row: Row) -> bytes:
+        return self._encode([output_text(document, row, self._on_error)])
 
-    def _refit(self, pieces: Iterable[str], width: int = 0) -> Iterator[str]:
-        return refit(pieces, self._delimiter, width or len(self._columns), quotes=self._quotes, escape=self._escape)
+    def _repair(self, pieces: Iterable[str], width: int = 0) -> Iterator[str]:
+        return repair_record(
+            pieces, self._delimiter, width or len(self._columns), is_csv=self._is_csv, escape=self._escape
+        )
 
-    def _long(self, document: Document, row: Row) -> Iterator[bytes]:
+    def _long_row_chunks(self, document: Document, row: Row) -> Iterator[bytes]:
         """One record that is not held."""
-        long, mark = document.long, self._delimiter.encode()
-        if long.scan.num_cells == len(self._columns) and (long.scan.sound or not (self._quotes or self._escape)):
-            yield from mended(long.pieces())
+        long, mark = document.long_row, self._delimiter.encode()
+        if long.scan.num_cells == len(self._columns) and (long.scan.sound or not (self._is_csv or self._escape)):
+            yield from repair_utf8(long.pieces())
         else:
-            yield from (text.encode() for text in self._refit(decoded(long.pieces())))
+            yield from (text.encode() for text in self._repair(decode_utf8(long.pieces())))
         yield mark
         if row.status in ERROR_STATUSES and self._on_error == "source":
-            yield from (text.encode() for text in self._long_text(document))
+            yield from (text.encode() for text in self._long_text_chunks(document))
         else:
             yield self._encode(["" if row.status in ERROR_STATUSES else row.text])
-        yield mark + self._meta(document, row) + ending(document.raw)
+        yield mark + self._meta_cell(document, row) + line_ending(document.raw)
 
-    def _long_text(self, document: Document) -> Iterator[str]:
+    def _long_text_chunks(self, document: Document) -> Iterator[str]:
         """The text of a record that is not held, or the record as it came where its text is not known, as one cell."""
-        long = document.long
+        long = document.long_row
         whole = long.scan.num_cells == len(self._columns) and not long.scan.is_open
         place = long.scan.cell(long.size) if whole else None
         if place is not None:
-            pieces = decoded(long.pieces(*place, purpose="text"))
-            yield from self._refit(pieces, 1) if self._quotes else map(one_line, pieces)
-        elif self._quotes:
+            pieces = decode_utf8(long.pieces(*place, purpose="text"))
+            yield from self._repair(pieces, 1) if self._is_csv else map(to_one_line, pieces)
+        elif self._is_csv:
             yield '"'
-            yield from (self._within(text) for text in decoded(long.pieces(purpose="text")))
+            yield from (self._escape_quoted(text) for text in decode_utf8(long.pieces(purpose="text")))
             yield '"'
         else:
-            yield from (self._bare(text) for text in decoded(long.pieces(purpose="text")))
+            yield from (self._escape_unquoted(text) for text in decode_utf8(long.pieces(purpose="text")))
 
-    def _meta(self, document: Document, row: Row) -> bytes:
-        text = dumps(meta(document, row), compact=True)
-        if self._quotes:
+    def _meta_cell(self, document: Document, row: Row) -> bytes:
+        text = dump_json(meta_value(document, row), compact=True)
+        if self._is_csv:
             return self._encode([text])
         # in this JSON the delimiter can stand only inside strings, where an escape reads the same; see formats.check
         text = text.replace(self._delimiter, f"\\u{ord(self._delimiter):04x}")
         return (text.replace(self._escape, self._escape * 2) if self._escape else text).encode()
 
     def _encode(self, cells: Sequence[str]) -> bytes:
-        if self._quotes:
-            done = [f'"{self._within(text)}"' if self._special.search(text) else text for text in cells]
+        if self._is_csv:
+            done = [f'"{self._escape_quoted(text)}"' if self._needs_quoting.search(text) else text for text in cells]
         else:
-            done = [self._bare(text) for text in cells]
+            done = [self._escape_unquoted(text) for text in cells]
         return self._delimiter.join(done).encode("utf-8", "replace")
 
-    def _within(self, text: str) -> str:
+    def _escape_quoted(self, text: str) -> str:
         """A text as it stands within quotes."""
         if self._escape:
             text = text.replace(self._escape, self._escape * 2)
         return text.replace('"', (self._escape or '"') + '"')
 
-    def _bare(self, text: str) -> str:
+    def _escape_unquoted(self, text: str) -> str:
         """A text where there are no quotes."""
-        return self._flat(text.replace(self._escape, self._escape * 2) if self._escape else text)
+        return self._flatten(text.replace(self._escape, self._escape * 2) if self._escape else text)
 
-    def _flat(self, text: str) -> str:
-        return one_line(text).replace(self._delimiter, " ")
+    def _flatten(self, text: str) -> str:
+        return to_one_line(text).replace(self._delimiter, " ")
 
     def _join(self, *cells: bytes) -> bytes:
         return self._delimiter.encode().join(cells)
 
 
-def _cut(raw: bytes) -> tuple[bytes, bytes]:
+def _split_line_ending(raw: bytes) -> tuple[bytes, bytes]:
     """A record and its line ending."""
-    end = ending(raw)
+    end = line_ending(raw)
     return raw[: len(raw) - len(end)], end
 
 
-def _sound(delimiter: str, escape: str) -> re.Pattern[str]:
+def _valid_record_pattern(delimiter: str, escape: str) -> re.Pattern[str]:
     """A csv record whose quotes are all closed; a quote counts at the start of a field only, as in Python's csv."""
     mark, escape = re.escape(delimiter), re.escape(escape)
     pair = rf"|{escape}(?:\r\n|[\s\S])" if escape else ""

@@ -9,39 +9,39 @@ from pathlib import Path
 
 from hymt_batch import manifest
 from hymt_batch.fs import Fs
-from hymt_batch.manifest import Job
+from hymt_batch.manifest import JobRecord
 from hymt_batch.records import ERROR_STATUSES, Row
-from hymt_batch.write import final
 from hymt_batch.write import part as parts
-from hymt_batch.write.folder import read_header
-from hymt_batch.write.kept import Kept
+from hymt_batch.write import published_file
+from hymt_batch.write.cleanup import read_part_header
+from hymt_batch.write.part_reader import PartReader
 
-MAX_LINE = 64 << 20  # bytes of a line in errors/
+MAX_LINE_BYTES = 64 << 20  # bytes of a line in errors/
 
 
-def first(fs: Fs, folder: Path, job: Job) -> Iterator[dict[str, str]]:
+def read_all(fs: Fs, folder: Path, job: JobRecord) -> Iterator[dict[str, str]]:
     """Rows without a translation: of published files from errors/, of others from their committed parts."""
-    kept = Kept(fs, folder, job.key)
+    kept = PartReader(fs, folder, job.identity_sha256)
     for input in job.inputs:
-        record = final.read_record(fs, folder, input)
-        if record is not None and record["identity"] == job.key:
-            yield from listed(fs, manifest.errors_file(folder, input.rel))
+        record = published_file.read_record(fs, folder, input)
+        if record is not None and record["identity"] == job.identity_sha256:
+            yield from read_errors_file(fs, manifest.errors_path(folder, input.rel))
             continue
-        for shard in sorted(kept.shards(input.file_id)):
+        for shard in sorted(kept.shard_indexes(input.file_id)):
             rows: list[Row] = []
-            for part in kept.parts_of(input.file_id, shard):
+            for part in kept.part_indexes(input.file_id, shard):
                 path = kept.path(input.file_id, shard, part)
-                with contextlib.suppress(FileNotFoundError, parts.PartDamage):
-                    if any(name in ERROR_STATUSES for name in read_header(fs, path).counts):
-                        whole = kept.judge(path, input.file_id, shard, part)
+                with contextlib.suppress(FileNotFoundError, parts.PartDamagedError):
+                    if any(name in ERROR_STATUSES for name in read_part_header(fs, path).counts):
+                        whole = kept.read(path, input.file_id, shard, part)
                         rows += [row for row in (whole[1] if whole else ()) if row.status in ERROR_STATUSES]
-            for row in sorted(rows, key=lambda row: row.row):
-                yield {"id": f"{input.rel}#{row.row + 1}", "status": row.status.value, "message": row.message}
+            for row in sorted(rows, key=lambda row: row.row_index):
+                yield {"id": f"{input.rel}#{row.row_index + 1}", "status": row.status.value, "message": row.message}
 
 
-def listed(fs: Fs, path: Path) -> Iterator[dict[str, str]]:
+def read_errors_file(fs: Fs, path: Path) -> Iterator[dict[str, str]]:
     """Rows without a translation of an errors file; nothing of one that cannot be read as such."""
-    for line in _lines(fs, path):
+    for line in _read_lines(fs, path):
         try:
             value = json.loads(line)
             row = {name: str(value.get(name, "")) for name in ("id", "status", "message")}
@@ -51,12 +51,12 @@ def listed(fs: Fs, path: Path) -> Iterator[dict[str, str]]:
             yield row
 
 
-def _lines(fs: Fs, path: Path) -> Iterator[bytes]:
+def _read_lines(fs: Fs, path: Path) -> Iterator[bytes]:
     at, rest = 0, b""
     with contextlib.suppress(FileNotFoundError):
         while piece := fs.read(path, at, 1 << 20):
             at += len(piece)
             *lines, rest = (rest + piece).split(b"\n")
             yield from lines
-            if len(rest) > MAX_LINE:
+            if len(rest) > MAX_LINE_BYTES:
                 return

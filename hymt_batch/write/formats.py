@@ -25,24 +25,24 @@ from collections import Counter
 from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 from hymt_batch.errors import ConfigError
-from hymt_batch.records import ERROR_STATUSES, Document, Input, Preamble, Row, ending
-from hymt_batch.write.cell import BLANK, Fields, dumps, one_line, translation
-from hymt_batch.write.columns import Column, Documents, columns
-from hymt_batch.write.delimited import DELIMITER, DelimitedWriter, delimiter_of
+from hymt_batch.records import ERROR_STATUSES, Document, Input, Preamble, Row, line_ending
+from hymt_batch.write.columns import Column, ReadDocuments, output_columns
+from hymt_batch.write.compressed_stream import CompressedStream, NonClosingFile, compression_of
+from hymt_batch.write.delimited import DELIMITERS, DelimitedWriter, delimiter_of
 from hymt_batch.write.jsonl import JsonlWriter
-from hymt_batch.write.parquet import ParquetWriter, check_schema, check_values, extended
-from hymt_batch.write.sink import Port, Sink, compression_of
+from hymt_batch.write.parquet import ParquetWriter, check_schema, check_values, extend_schema
+from hymt_batch.write.row_values import BLANK_FLAG, FieldReader, dump_json, output_text, to_one_line
 
 if TYPE_CHECKING:
     from hymt_batch.write.settings import WriteConfig
 
 # in the JSON of the meta column these can stand outside strings, or are part of an escape
-_NOT_IN_TSV = frozenset('{}[]:,"\\ 0123456789abcdefABCDEFu')
+_AMBIGUOUS_TSV_DELIMITERS = frozenset('{}[]:,"\\ 0123456789abcdefABCDEFu')
 
 
-RAW_BYTES = 4096
+MAX_RAW_BYTES = 4096
 # controls, marks of direction, and what else is not seen: a terminal or a viewer might act on it
-_UNSEEN = re.compile("[\x7f-\x9f\xad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb]")
+_INVISIBLE = re.compile("[\x7f-\x9f\xad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb]")
 
 
 class Writer(Protocol):
@@ -58,31 +58,31 @@ class Writer(Protocol):
 class TextWriter:
     """One line a row, with the row's own line ending where the input is text."""
 
-    def __init__(self, input: Input, preamble: Preamble, sink: Sink, *, on_error: str) -> None:
-        self._sink = sink
+    def __init__(self, input: Input, preamble: Preamble, stream: CompressedStream, *, on_error: str) -> None:
+        self._stream = stream
         self._on_error = on_error
         self._newline = preamble.newline
-        self._keeps = input.format == "text"
-        if self._keeps:
-            sink.write(preamble.bom)
+        self._same_format = input.format == "text"
+        if self._same_format:
+            stream.write(preamble.bom)
 
     def write(self, document: Document, row: Row) -> None:
-        end = ending(document.raw) if self._keeps else self._newline
-        copies = BLANK in row.flags or (row.status in ERROR_STATUSES and self._on_error == "source")
-        if self._keeps and copies and document.long is not None:
-            for piece in document.long.pieces():
-                self._sink.write(piece)
-            self._sink.write(end)
+        end = line_ending(document.raw) if self._same_format else self._newline
+        copies = BLANK_FLAG in row.flags or (row.status in ERROR_STATUSES and self._on_error == "source")
+        if self._same_format and copies and document.long_row is not None:
+            for piece in document.long_row.pieces():
+                self._stream.write(piece)
+            self._stream.write(end)
             return
-        if self._keeps and copies:
+        if self._same_format and copies:
             body = document.raw[: len(document.raw) - len(end)]
         else:
-            body = one_line(translation(document, row, self._on_error)).encode("utf-8", "replace")
+            body = to_one_line(output_text(document, row, self._on_error)).encode("utf-8", "replace")
         # an empty last line without a line ending would be no line at all
-        self._sink.write(body + (end or (b"" if body else self._newline)))
+        self._stream.write(body + (end or (b"" if body else self._newline)))
 
     def close(self) -> None:
-        self._sink.close()
+        self._stream.close()
 
 
 def open_writer(
@@ -91,7 +91,7 @@ def open_writer(
     preamble: Preamble,
     config: WriteConfig,
     file: BinaryIO,
-    documents: Documents = tuple,
+    documents: ReadDocuments = tuple,
 ) -> Writer:
     """Open the writer of one output file.
 
@@ -106,13 +106,13 @@ def open_writer(
     Raises:
         ConfigError: See `check`.
     """
-    taken = _checked(input, out_format, preamble, config, documents)
+    taken = _checked_columns(input, out_format, preamble, config, documents)
     on_error = str(config.on_error.value)
     added = {"translation_field": config.translation_field, "meta_field": config.meta_field, "on_error": on_error}
     if out_format == "parquet":
         rows = config.row_group_rows
-        return ParquetWriter(input, preamble, Port(file), columns=taken, row_group_rows=rows, **added)
-    sink = Sink(file, compression_of(input.out_rel))
+        return ParquetWriter(input, preamble, NonClosingFile(file), columns=taken, row_group_rows=rows, **added)
+    sink = CompressedStream(file, compression_of(input.out_rel))
     if out_format == "text":
         return TextWriter(input, preamble, sink, on_error=on_error)
     if out_format == "jsonl":
@@ -120,7 +120,9 @@ def open_writer(
     return DelimitedWriter(input, out_format, preamble, sink, columns=taken, **added)
 
 
-def check(input: Input, out_format: str, preamble: Preamble, config: WriteConfig, documents: Documents = tuple) -> None:
+def check(
+    input: Input, out_format: str, preamble: Preamble, config: WriteConfig, documents: ReadDocuments = tuple
+) -> None:
     """Refuse an output that could not be written: for before the job starts.
 
     All rows are read where jsonl becomes columns, else the first at most. Whether a jsonl row has one of the added
@@ -130,24 +132,24 @@ def check(input: Input, out_format: str, preamble: Preamble, config: WriteConfig
         ConfigError: Taken names, columns of one name, too many fields to be columns, a delimiter that tsv cannot keep
             apart from text, or a column type that the output cannot store.
     """
-    _checked(input, out_format, preamble, config, documents)
+    _checked_columns(input, out_format, preamble, config, documents)
     if input.dataset and out_format == "parquet":
         check_values(input.rel, documents)
     if input.format == "parquet" and out_format != "text":
         first = next(iter(documents()), None)  # its batch shows whether every column can be read
         if first is not None and input.format != out_format:
-            Fields(input.format).of(first)
+            FieldReader(input.format).read(first)
 
 
-def _checked(
-    input: Input, out_format: str, preamble: Preamble, config: WriteConfig, documents: Documents
+def _checked_columns(
+    input: Input, out_format: str, preamble: Preamble, config: WriteConfig, documents: ReadDocuments
 ) -> list[Column]:
     """The columns that the output takes over from its input."""
     if out_format == "text":
         return []
     added = {"write.translation_field": config.translation_field, "write.meta_field": config.meta_field}
     keeps = input.format == out_format
-    taken = columns(input, out_format, preamble, documents, tuple(added.values()))
+    taken = output_columns(input, out_format, preamble, documents, tuple(added.values()))
     names = [column.name for column in taken]
     for key, name in added.items():
         if name in names:
@@ -155,17 +157,17 @@ def _checked(
                 f"{input.rel} already has a field {name!r}. Its fields are {names[:20]}. "
                 f"Set {key} to a name that is not among them."
             )
-    shown = [one_line(name).replace(DELIMITER["tsv"], " ") for name in names] if out_format == "tsv" else names
+    shown = [to_one_line(name).replace(DELIMITERS["tsv"], " ") for name in names] if out_format == "tsv" else names
     twice = sorted(name for name, count in Counter(shown).items() if count > 1)
     if twice and not keeps:
         raise ConfigError(
             f"{input.rel} has more than one column {twice[0]!r}: {out_format} output could keep only one of them. "
             "Set write.format=input."
         )
-    if out_format in DELIMITER:
+    if out_format in DELIMITERS:
         _check_delimiter(input, out_format, delimiter_of(input, out_format, preamble), added)
     if out_format == "parquet":
-        check_schema(input.rel, extended(preamble.schema if keeps else None, taken, *added.values()))
+        check_schema(input.rel, extend_schema(preamble.schema if keeps else None, taken, *added.values()))
     return taken
 
 
@@ -180,34 +182,41 @@ def error_line(document: Document, row: Row, raw: bool = True) -> bytes:
     """
     message = row.message or document.message
     status = row.status.value
-    line = {"id": document.id, "row": document.row + 1, "status": status, "message": message, "flags": list(row.flags)}
+    line = {
+        "id": document.id,
+        "row": document.row_index + 1,
+        "status": status,
+        "message": message,
+        "flags": list(row.flags),
+    }
     if not raw or row.status not in ERROR_STATUSES:
-        return dumps(line).encode() + b"\n"
-    shown, is_cut = _raw(document)
+        return dump_json(line).encode() + b"\n"
+    shown, is_cut = _raw_json(document)
     cut = ', "raw_cut": true' if is_cut else ""
-    return f'{dumps(line)[:-1]}, "raw": {shown}{cut}}}\n'.encode()
+    return f'{dump_json(line)[:-1]}, "raw": {shown}{cut}}}\n'.encode()
 
 
-def _raw(document: Document) -> tuple[str, bool]:
+def _raw_json(document: Document) -> tuple[str, bool]:
     """A row as it came, as a JSON string of at most RAW_BYTES; and whether it is longer."""
-    if document.long is not None:
-        found, is_cut = document.long.head, document.long.size > len(document.long.head)
+    if document.long_row is not None:
+        found, is_cut = document.long_row.head, document.long_row.size > len(document.long_row.head)
     else:
-        found, is_cut = document.raw[: len(document.raw) - len(ending(document.raw))], False
-    is_cut = is_cut or len(found) > RAW_BYTES
+        found, is_cut = document.raw[: len(document.raw) - len(line_ending(document.raw))], False
+    is_cut = is_cut or len(found) > MAX_RAW_BYTES
     decoder = codecs.getincrementaldecoder("utf-8")("backslashreplace")
-    text = decoder.decode(found[:RAW_BYTES], final=not is_cut)  # a character that is cut in two is left out
-    shown = _unseen_escaped(text)
-    if len(shown.encode()) <= RAW_BYTES:
+    text = decoder.decode(found[:MAX_RAW_BYTES], final=not is_cut)  # a character that is cut in two is left out
+    shown = _escape_invisible(text)
+    if len(shown.encode()) <= MAX_RAW_BYTES:
         return shown, is_cut
     fits = (
-        bisect_right(range(len(text) + 1), RAW_BYTES, key=lambda size: len(_unseen_escaped(text[:size]).encode())) - 1
+        bisect_right(range(len(text) + 1), MAX_RAW_BYTES, key=lambda size: len(_escape_invisible(text[:size]).encode()))
+        - 1
     )
-    return _unseen_escaped(text[:fits]), True
+    return _escape_invisible(text[:fits]), True
 
 
-def _unseen_escaped(text: str) -> str:
-    return _UNSEEN.sub(lambda found: f"\\u{ord(found[0]):04x}", dumps(text))
+def _escape_invisible(text: str) -> str:
+    return _INVISIBLE.sub(lambda found: f"\\u{ord(found[0]):04x}", dump_json(text))
 
 
 def _check_delimiter(input: Input, out_format: str, delimiter: str, added: dict[str, str]) -> None:
@@ -218,14 +227,14 @@ def _check_delimiter(input: Input, out_format: str, delimiter: str, added: dict[
                 " character, no quote and no line break. Set source.delimiter=',', or the character between two fields."
             )
         return
-    if len(delimiter) != 1 or delimiter in _NOT_IN_TSV or one_line(delimiter) != delimiter:
+    if len(delimiter) != 1 or delimiter in _AMBIGUOUS_TSV_DELIMITERS or to_one_line(delimiter) != delimiter:
         raise ConfigError(
             f"{input.rel} is read as tsv with source.delimiter={delimiter!r}. tsv has no quoting, and this delimiter"
             f" also stands in translations or in the added column {added['write.meta_field']!r}, which is JSON. Set"
             " source.format=csv, or write.format=jsonl."
         )
     for key, name in added.items():
-        if delimiter in name or one_line(name) != name:
+        if delimiter in name or to_one_line(name) != name:
             raise ConfigError(
                 f"{key}={name!r} holds a delimiter or a line break, which a tsv header cannot quote. "
                 f"Set {key} to a name without."

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from hymt_batch import manifest
 from hymt_batch.errors import PreflightError, UsageError
-from hymt_batch.fs import Fs, exists, names
+from hymt_batch.fs import Fs, list_names, stat_or_none
 
 
 def find(fs: Fs, folder: Path) -> list[Path]:
@@ -32,12 +32,20 @@ def find(fs: Fs, folder: Path) -> list[Path]:
 
 
 def _find(fs: Fs, folder: Path) -> list[Path]:
-    if exists(fs, folder) is None:
-        others = [name for name in names(fs, folder.parent) if exists(fs, manifest.state(folder.parent / name))]
+    if stat_or_none(fs, folder) is None:
+        others = [
+            name
+            for name in list_names(fs, folder.parent)
+            if stat_or_none(fs, manifest.state_folder(folder.parent / name))
+        ]
         near = difflib.get_close_matches(folder.name, others, n=3, cutoff=0.5) or others[:20]
         known = f"Near it: {', '.join(near)}. Set name= to one of them" if near else "Set name= or output_dir="
         raise UsageError(f"there is no job {folder.name!r} in {folder.parent}. {known}.")
-    if exists(fs, manifest.state(folder)) is None:
-        points = [folder / name for name in names(fs, folder) if exists(fs, manifest.state(folder / name) / "job.json")]
+    if stat_or_none(fs, manifest.state_folder(folder)) is None:
+        points = [
+            folder / name
+            for name in list_names(fs, folder)
+            if stat_or_none(fs, manifest.state_folder(folder / name) / "job.json")
+        ]
         return points or [folder]
     return [folder]

@@ -12,12 +12,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from hymt_batch.records import ERROR_STATUSES, Document, Input, Preamble, Row, Status, ending
-from hymt_batch.scan import json_object
-from hymt_batch.write.cell import BLANK, Fields, decoded, dumps, mended, meta, translation
-from hymt_batch.write.sink import Sink
+from hymt_batch.records import ERROR_STATUSES, Document, Input, Preamble, Row, Status, line_ending
+from hymt_batch.scan import scan_json_object
+from hymt_batch.write.compressed_stream import CompressedStream
+from hymt_batch.write.row_values import (
+    BLANK_FLAG,
+    FieldReader,
+    decode_utf8,
+    dump_json,
+    meta_value,
+    output_text,
+    repair_utf8,
+)
 
-_WHITE = b" \t\r\n"  # white space of JSON
+_JSON_WHITESPACE = b" \t\r\n"  # white space of JSON
 
 
 class JsonlWriter:
@@ -27,84 +35,84 @@ class JsonlWriter:
         self,
         input: Input,
         preamble: Preamble,
-        sink: Sink,
+        stream: CompressedStream,
         *,
         translation_field: str,
         meta_field: str,
         on_error: str,
     ) -> None:
-        self._sink = sink
+        self._stream = stream
         self._preamble = preamble
         self._names = (translation_field, meta_field)
-        self._keys = (dumps(translation_field), dumps(meta_field))
+        self._keys = (dump_json(translation_field), dump_json(meta_field))
         self._on_error = on_error
-        self._fields = Fields(input.format)
-        self._splices = input.format == "jsonl"
-        if self._splices:
-            sink.write(preamble.bom)
+        self._fields = FieldReader(input.format)
+        self._same_format = input.format == "jsonl"
+        if self._same_format:
+            stream.write(preamble.bom)
 
     def write(self, document: Document, row: Row) -> None:
-        if self._splices and document.long is not None:
-            for piece in self._long(document, row):
-                self._sink.write(piece)
+        if self._same_format and document.long_row is not None:
+            for piece in self._long_row_chunks(document, row):
+                self._stream.write(piece)
             return
-        self._sink.write(self._spliced(document, row) if self._splices else self._converted(document, row))
+        self._stream.write(self._splice(document, row) if self._same_format else self._convert(document, row))
 
     def close(self) -> None:
-        self._sink.close()
+        self._stream.close()
 
-    def _added(self, document: Document, row: Row) -> bytes:
-        text = dumps(translation(document, row, self._on_error))
-        return f"{self._keys[0]}: {text}, {self._keys[1]}: {dumps(meta(document, row))}".encode()
+    def _added_pairs(self, document: Document, row: Row) -> bytes:
+        text = dump_json(output_text(document, row, self._on_error))
+        return f"{self._keys[0]}: {text}, {self._keys[1]}: {dump_json(meta_value(document, row))}".encode()
 
-    def _spliced(self, document: Document, row: Row) -> bytes:
+    def _splice(self, document: Document, row: Row) -> bytes:
         raw, values = document.raw, document.values
-        if BLANK in row.flags and raw.isspace():
+        if BLANK_FLAG in row.flags and raw.isspace():
             return raw
         if (
             document.status is Status.OK
             and isinstance(values, dict)
             and not any(name in values for name in self._names)
         ):
-            inside = raw.rstrip(_WHITE)[:-1]  # up to the closing brace
-            body = inside.rstrip(_WHITE)
-            comma = b"" if body.lstrip(_WHITE) == b"{" else b", "
-            return body + comma + self._added(document, row) + raw[len(body) :]
+            inside = raw.rstrip(_JSON_WHITESPACE)[:-1]  # up to the closing brace
+            body = inside.rstrip(_JSON_WHITESPACE)
+            comma = b"" if body.lstrip(_JSON_WHITESPACE) == b"{" else b", "
+            return body + comma + self._added_pairs(document, row) + raw[len(body) :]
         raw = raw.removeprefix(b"\xef\xbb\xbf")  # in the midst of a file, where files were put together
-        scan = json_object(raw, names=self._names)
-        body, tail = raw[: scan.end], raw[scan.end :] if scan.whole else b"}" + ending(raw)
-        if not scan.names.isdisjoint(self._names):
-            return b"".join(mended([body + tail]))
+        scan = scan_json_object(raw, names=self._names)
+        body, tail = raw[: scan.pairs_end], raw[scan.pairs_end :] if scan.is_complete else b"}" + line_ending(raw)
+        if not scan.present_names.isdisjoint(self._names):
+            return b"".join(repair_utf8([body + tail]))
         comma = b", " if scan.num_pairs else b""
-        return b"".join([*mended([body or b"{"]), comma, self._added(document, row), tail])
+        return b"".join([*repair_utf8([body or b"{"]), comma, self._added_pairs(document, row), tail])
 
-    def _long(self, document: Document, row: Row) -> Iterator[bytes]:
+    def _long_row_chunks(self, document: Document, row: Row) -> Iterator[bytes]:
         """`_spliced` of a row that is not held."""
-        long, end = document.long, ending(document.raw)
+        long, end = document.long_row, line_ending(document.raw)
         scan = long.scan
         has_ours = not scan.names.isdisjoint(self._names)
-        yield from mended(long.pieces(0, scan.end)) if scan.end else [b"{"]
+        yield from repair_utf8(long.pieces(0, scan.end)) if scan.end else [b"{"]
         if not has_ours:
             yield f"{', ' if scan.num_pairs else ''}{self._keys[0]}: ".encode()
-            yield from self._long_text(document, row)
-            yield f", {self._keys[1]}: {dumps(meta(document, row))}".encode()
+            yield from self._long_text_chunks(document, row)
+            yield f", {self._keys[1]}: {dump_json(meta_value(document, row))}".encode()
         yield from long.pieces(scan.end) if scan.whole else [b"}"]
         yield end
 
-    def _long_text(self, document: Document, row: Row) -> Iterator[bytes]:
+    def _long_text_chunks(self, document: Document, row: Row) -> Iterator[bytes]:
         """The translation of a row that is not held, as JSON."""
-        long = document.long
+        long = document.long_row
         if row.status not in ERROR_STATUSES or self._on_error != "source":
-            yield dumps(row.text if row.status not in ERROR_STATUSES else "").encode()
+            yield dump_json(row.text if row.status not in ERROR_STATUSES else "").encode()
         elif long.scan.whole and long.scan.text:
-            yield from mended(long.pieces(*long.scan.text, purpose="text"))
+            yield from repair_utf8(long.pieces(*long.scan.text, purpose="text"))
         else:
             yield b'"'
-            yield from (dumps(text)[1:-1].encode() for text in decoded(long.pieces(purpose="text")))
+            yield from (dump_json(text)[1:-1].encode() for text in decode_utf8(long.pieces(purpose="text")))
             yield b'"'
 
-    def _converted(self, document: Document, row: Row) -> bytes:
-        fields = self._fields.of(document)
-        body = dumps(fields or {})[:-1]
+    def _convert(self, document: Document, row: Row) -> bytes:
+        fields = self._fields.read(document)
+        body = dump_json(fields or {})[:-1]
         comma = ", " if fields else ""
-        return f"{body}{comma}".encode() + self._added(document, row) + b"}" + self._preamble.newline
+        return f"{body}{comma}".encode() + self._added_pairs(document, row) + b"}" + self._preamble.newline

@@ -23,7 +23,7 @@ from hymt_batch import fs as files
 from hymt_batch import manifest
 from hymt_batch.errors import LeaseError, StoppedError
 from hymt_batch.fs import Fs
-from hymt_batch.write.holder import Holder, alive, myself, parse
+from hymt_batch.write.lease_holder import LeaseHolder, current_process, is_alive, parse_holder
 
 log = logging.getLogger(__name__)
 
@@ -31,20 +31,20 @@ MAX_BYTES = 1 << 16  # read of a lease; ours has a few hundred
 
 
 def lease_path(folder: Path) -> Path:
-    return manifest.state(folder) / "lease" / "job.json"
+    return manifest.state_folder(folder) / "lease" / "job.json"
 
 
-def read(fs: Fs, folder: Path) -> Holder | None:
+def read(fs: Fs, folder: Path) -> LeaseHolder | None:
     """The holder, or None where there is no lease or no readable one (a broken lease protects nobody)."""
-    return parse(_raw(fs, folder) or b"")
+    return parse_holder(_read_lease_bytes(fs, folder) or b"")
 
 
-def _raw(fs: Fs, folder: Path) -> bytes | None:
+def _read_lease_bytes(fs: Fs, folder: Path) -> bytes | None:
     """The lease as it lies there; None where there is none, b"" where it cannot be read."""
-    return _bytes(fs, lease_path(folder))
+    return _read_bytes(fs, lease_path(folder))
 
 
-def _bytes(fs: Fs, path: Path) -> bytes | None:
+def _read_bytes(fs: Fs, path: Path) -> bytes | None:
     try:
         return fs.read(path, 0, MAX_BYTES)
     except FileNotFoundError:
@@ -53,47 +53,52 @@ def _bytes(fs: Fs, path: Path) -> bytes | None:
         return b""
 
 
-def _write_new(fs: Fs, folder: Path, holder: Holder) -> Path:
+def _write_tmp(fs: Fs, folder: Path, holder: LeaseHolder) -> Path:
     tmp = lease_path(folder).with_name(f".tmp-job.json-{uuid.uuid4().hex}")
-    files.write_new(fs, tmp, manifest.canonical(asdict(holder)))
+    files.write_new(fs, tmp, manifest.canonical_json(asdict(holder)))
     return tmp
 
 
 class Lease:
     """Held from `acquire` until `release`; a thread of its own keeps it fresh."""
 
-    def __init__(self, fs: Fs, folder: Path, me: Holder, ttl_s: float, beat_s: float) -> None:
+    def __init__(self, fs: Fs, folder: Path, me: LeaseHolder, ttl_s: float, beat_s: float) -> None:
         self.epoch = me.epoch
-        self._fs, self._folder, self._me, self._ttl_s = fs, folder, me, ttl_s
-        self._fresh, self._lost, self._stop, self._lock = time.monotonic(), "", threading.Event(), threading.Lock()
-        self._thread = threading.Thread(target=self._beat, args=(beat_s,), name="lease", daemon=True)
+        self._fs, self._folder, self._holder, self._ttl_s = fs, folder, me, ttl_s
+        self._refreshed_at, self._lost_reason, self._stop, self._lock = (
+            time.monotonic(),
+            "",
+            threading.Event(),
+            threading.Lock(),
+        )
+        self._thread = threading.Thread(target=self._refresh_loop, args=(beat_s,), name="lease", daemon=True)
         self._thread.start()
 
-    def _beat(self, beat_s: float) -> None:
-        while not self._stop.wait(beat_s) and not self._lost:
+    def _refresh_loop(self, beat_s: float) -> None:
+        while not self._stop.wait(beat_s) and not self._lost_reason:
             self.refresh()
 
     def refresh(self) -> None:
         """Write the next beat if the lease is still ours; a failing store is tolerated for half the time to live."""
         with self._lock:
             try:
-                if not self._mine():
+                if not self._is_mine():
                     return
-                self._me = replace(self._me, beat=self._me.beat + 1)
-                self._fs.rename(_write_new(self._fs, self._folder, self._me), lease_path(self._folder))
-                self._fresh = time.monotonic()
+                self._holder = replace(self._holder, beat=self._holder.beat + 1)
+                self._fs.rename(_write_tmp(self._fs, self._folder, self._holder), lease_path(self._folder))
+                self._refreshed_at = time.monotonic()
             except OSError as error:
-                log.warning("lease beat=%d error=%s", self._me.beat, error.strerror)
+                log.warning("lease beat=%d error=%s", self._holder.beat, error.strerror)
 
-    def _mine(self) -> bool:
+    def _is_mine(self) -> bool:
         found = read(self._fs, self._folder)
-        if found is None and files.exists(self._fs, lease_path(self._folder)) is not None:
+        if found is None and files.stat_or_none(self._fs, lease_path(self._folder)) is not None:
             return True  # unreadable at this moment; the next beat mends it
         if found is None:
-            self._lost = "its file was removed"
-        elif found.owner != self._me.owner:
-            self._lost = f"process {found.pid} on {found.host} took it over"
-        return not self._lost
+            self._lost_reason = "its file was removed"
+        elif found.owner != self._holder.owner:
+            self._lost_reason = f"process {found.pid} on {found.host} took it over"
+        return not self._lost_reason
 
     def check(self) -> None:
         """Call before each commit.
@@ -103,15 +108,15 @@ class Lease:
         """
         with self._lock:
             try:
-                self._mine()
+                self._is_mine()
             except OSError as error:
                 log.warning("lease check error=%s", error.strerror)
-            stale_s = time.monotonic() - self._fresh
-        if not self._lost and stale_s > self._ttl_s / 2:
-            self._lost = f"it could not be refreshed for {stale_s:.0f} s (the process or the store stood still)"
-        if self._lost:
+            stale_s = time.monotonic() - self._refreshed_at
+        if not self._lost_reason and stale_s > self._ttl_s / 2:
+            self._lost_reason = f"it could not be refreshed for {stale_s:.0f} s (the process or the store stood still)"
+        if self._lost_reason:
             raise StoppedError(
-                f"the lease on {self._folder} is lost: {self._lost}. Nothing more is committed here; what was "
+                f"the lease on {self._folder} is lost: {self._lost_reason}. Nothing more is committed here; what was "
                 "committed is kept. Run the same command again to continue."
             )
 
@@ -121,24 +126,24 @@ class Lease:
         self._thread.join(timeout=2.0)
         with contextlib.suppress(OSError):
             found = read(self._fs, self._folder)
-            if found is not None and found.owner == self._me.owner:
+            if found is not None and found.owner == self._holder.owner:
                 self._fs.unlink(lease_path(self._folder))
 
 
-def _take_over(fs: Fs, folder: Path, stale: bytes, me: Holder) -> bool:
+def _take_over(fs: Fs, folder: Path, stale: bytes, me: LeaseHolder) -> bool:
     """Replace a dead lease by ours, unless another process is at it or was first.
 
     Our lease under a second name, made of the dead one's contents, is the claim; one of several racers gets it. It
     replaces the lease by rename, if that is still the dead one, so that the folder is never without a lease.
     """
     claim = lease_path(folder).with_name(f"stale-{hashlib.sha256(stale).hexdigest()[:32]}")
-    tmp = _write_new(fs, folder, me)
-    if not _claimed(fs, tmp, claim, me):
+    tmp = _write_tmp(fs, folder, me)
+    if not _claim(fs, tmp, claim, me):
         files.remove(fs, tmp)
         return False
     try:
         with contextlib.suppress(FileNotFoundError):  # a racer holds the lease, and swept our file away
-            if _raw(fs, folder) == stale:
+            if _read_lease_bytes(fs, folder) == stale:
                 fs.rename(tmp, lease_path(folder))
                 return True
         return False
@@ -147,25 +152,25 @@ def _take_over(fs: Fs, folder: Path, stale: bytes, me: Holder) -> bool:
         files.remove(fs, tmp)
 
 
-def _claimed(fs: Fs, tmp: Path, claim: Path, me: Holder) -> bool:
+def _claim(fs: Fs, tmp: Path, claim: Path, me: LeaseHolder) -> bool:
     """Claim a dead lease; the claim of a racer that was killed with it does not stand in the way."""
     for _ in range(2):
         try:
             fs.link(tmp, claim)
             return True
         except OSError as error:
-            if error.errno in files.NO_LINK:
+            if error.errno in files.LINK_UNSUPPORTED_ERRNOS:
                 return True
-        other = parse(_bytes(fs, claim) or b"")
-        if other is None or alive(other, me) is not False:
+        other = parse_holder(_read_bytes(fs, claim) or b"")
+        if other is None or is_alive(other, me) is not False:
             return other is not None and other.owner == me.owner  # reported as failed, but it happened
         files.remove(fs, claim)
     return False
 
 
-def _drop_claims(fs: Fs, folder: Path) -> None:
+def _remove_claims(fs: Fs, folder: Path) -> None:
     home = lease_path(folder).parent
-    for name in files.names(fs, home):
+    for name in files.list_names(fs, home):
         if name.startswith("stale-"):
             files.remove(fs, home / name)
 
@@ -176,7 +181,7 @@ def acquire(
     *,
     ttl_s: float,
     beat_s: float,
-    me: Holder | None = None,
+    me: LeaseHolder | None = None,
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Lease:
@@ -193,13 +198,13 @@ def acquire(
     Raises:
         LeaseError: Another process holds it and lives.
     """
-    me = me or myself()
+    me = me or current_process()
     seen: bytes | None = None
     since, waiting = clock(), False
     while True:
-        raw = _raw(fs, folder)
+        raw = _read_lease_bytes(fs, folder)
         if raw is None:
-            tmp = _write_new(fs, folder, me)
+            tmp = _write_tmp(fs, folder, me)
             with contextlib.suppress(FileNotFoundError):  # a racer holds the lease, and swept our file away
                 if files.publish(fs, tmp, lease_path(folder)):
                     files.remove(fs, tmp)
@@ -207,8 +212,8 @@ def acquire(
                     return Lease(fs, folder, me, ttl_s, beat_s)
             files.remove(fs, tmp)
             continue
-        found = parse(raw)
-        living = alive(found, me) if found else None
+        found = parse_holder(raw)
+        living = is_alive(found, me) if found else None
         if found and living is not False and (living or (seen is not None and raw != seen)):
             raise LeaseError(
                 f"{folder} is in use by process {found.pid} on {found.host}, since {found.since}; two runs of one job "
@@ -226,7 +231,7 @@ def acquire(
                     log.warning("lease taken over: it could not be read, and nobody renewed it")
                 return Lease(fs, folder, successor, ttl_s, beat_s)
             if clock() - since >= 2 * ttl_s:  # a racer was killed with its claim on the lease
-                _drop_claims(fs, folder)
+                _remove_claims(fs, folder)
         if not waiting:
             if found:
                 log.warning("lease held_by_pid=%d host=%s watching_for_s=%.0f", found.pid, found.host, ttl_s)

@@ -16,9 +16,9 @@ from typing import Any
 
 from hymt_batch.errors import ConfigError, first_line
 from hymt_batch.records import Document, Input, Preamble, Row
-from hymt_batch.write.cell import Fields, meta, translation
-from hymt_batch.write.columns import Column, Documents
-from hymt_batch.write.sink import Port
+from hymt_batch.write.columns import Column, ReadDocuments
+from hymt_batch.write.compressed_stream import NonClosingFile
+from hymt_batch.write.row_values import FieldReader, meta_value, output_text
 
 ROW_GROUP_BYTES = 128 << 20
 _RUN_CHARS = 16 << 20  # values held as Python objects before they become columns
@@ -45,7 +45,7 @@ def check_schema(rel: str, schema: Any) -> None:
         ) from error
 
 
-def check_values(rel: str, documents: Documents) -> None:
+def check_values(rel: str, documents: ReadDocuments) -> None:
     """Refuse values of a saved dataset that parquet cannot store, before anything is translated.
 
     Arrow has seconds beyond the milliseconds that parquet stores, and dictionaries of everything, nulls too.
@@ -63,28 +63,28 @@ def check_values(rel: str, documents: Documents) -> None:
         if document.values[0] is batch:
             continue
         batch = document.values[0]
-        risky = [index for index, field in enumerate(batch.schema) if _in_doubt(field.type)]
+        risky = [index for index, field in enumerate(batch.schema) if _may_be_unsupported(field.type)]
         if not risky:
             return
         try:
             pq.write_table(pa.Table.from_batches([batch]).select(risky), io.BytesIO())
         except pa.ArrowException as error:
             raise ConfigError(
-                f"{rel} has a value, in or behind row {document.row + 1}, that parquet cannot store:"
+                f"{rel} has a value, in or behind row {document.row_index + 1}, that parquet cannot store:"
                 f" {first_line(error)}. Set write.format=jsonl."
             ) from error
 
 
-def _in_doubt(found: Any) -> bool:
+def _may_be_unsupported(arrow_type: Any) -> bool:
     import pyarrow as pa
 
-    if isinstance(found, pa.BaseExtensionType):
-        return _in_doubt(found.storage_type)
-    if pa.types.is_timestamp(found):
-        return bool(found.unit == "s")
-    if pa.types.is_dictionary(found):
+    if isinstance(arrow_type, pa.BaseExtensionType):
+        return _may_be_unsupported(arrow_type.storage_type)
+    if pa.types.is_timestamp(arrow_type):
+        return bool(arrow_type.unit == "s")
+    if pa.types.is_dictionary(arrow_type):
         return True
-    return any(_in_doubt(found.field(index).type) for index in range(found.num_fields))
+    return any(_may_be_unsupported(arrow_type.field(index).type) for index in range(arrow_type.num_fields))
 
 
 class ParquetWriter:
@@ -105,7 +105,7 @@ class ParquetWriter:
         self,
         input: Input,
         preamble: Preamble,
-        port: Port,
+        file: NonClosingFile,
         *,
         columns: Sequence[Column],
         translation_field: str,
@@ -115,63 +115,63 @@ class ParquetWriter:
     ) -> None:
         self._input = input
         self._preamble = preamble
-        self._port = port
+        self._file = file
         self._names = (translation_field, meta_field)
         self._on_error = on_error
         self._row_group_rows = row_group_rows
-        self._keeps = input.format == "parquet"
-        self._fields, self._columns = Fields(input.format), columns
+        self._same_format = input.format == "parquet"
+        self._fields, self._columns = FieldReader(input.format), columns
         self._writer: Any = None
         self._schema: Any = None
         # the run: consecutive rows of one batch
         self._batch: Any = None
-        self._first = 0
+        self._run_start = 0
         self._cells: list[list[Any]] = [[] for _ in columns]
         self._texts: list[str] = []
         self._metas: list[dict[str, Any]] = []
         self._chars = 0
         # the row group: finished runs
         self._runs: list[Any] = []
-        self._rows = 0
-        self._bytes = 0
+        self._num_rows = 0
+        self._num_bytes = 0
 
     def write(self, document: Document, row: Row) -> None:
-        if self._keeps:
+        if self._same_format:
             batch, index = document.values
-            if batch is not self._batch or index != self._first + len(self._texts):
-                self._end_run()
-                self._batch, self._first = batch, index
-        text = translation(document, row, self._on_error)
-        if not self._keeps:
-            values = self._fields.of(document) or {}
+            if batch is not self._batch or index != self._run_start + len(self._texts):
+                self._flush_run()
+                self._batch, self._run_start = batch, index
+        text = output_text(document, row, self._on_error)
+        if not self._same_format:
+            values = self._fields.read(document) or {}
             for column, cells in zip(self._columns, self._cells, strict=True):
-                value = column.value(values.get(column.field))
+                value = column.convert(values.get(column.field))
                 cells.append(value)
                 self._chars += len(value) + _CELL_CHARS if isinstance(value, str) else _CELL_CHARS
         self._texts.append(text)
-        self._metas.append(meta(document, row))
+        self._metas.append(meta_value(document, row))
         self._chars += len(text)
-        if self._rows + len(self._texts) >= self._row_group_rows:
-            self._end_run()
-            self._end_group()
+        if self._num_rows + len(self._texts) >= self._row_group_rows:
+            self._flush_run()
+            self._flush_row_group()
         elif self._chars >= _RUN_CHARS:
-            self._end_run()
+            self._flush_run()
 
     def close(self) -> None:
         """Write the last row group and the footer; a file without rows is valid too."""
-        self._end_run()
-        self._end_group()
+        self._flush_run()
+        self._flush_row_group()
         if self._writer is None:
-            self._open()
+            self._open_writer()
         self._writer.close()
 
-    def _end_run(self) -> None:
+    def _flush_run(self) -> None:
         import pyarrow as pa
 
         if not self._texts:
             return
-        if self._keeps:
-            batch = self._batch.slice(self._first, len(self._texts))
+        if self._same_format:
+            batch = self._batch.slice(self._run_start, len(self._texts))
             columns = list(batch.columns)
         else:
             columns = [
@@ -179,41 +179,41 @@ class ParquetWriter:
                 for column, cells in zip(self._columns, self._cells, strict=True)
             ]
         if self._writer is None:
-            self._open()
+            self._open_writer()
         columns += [
             pa.array(self._texts, pa.string()),
             pa.array(self._metas, self._schema.field(len(columns) + 1).type),
         ]
         run = pa.RecordBatch.from_arrays(columns, schema=self._schema)
         self._runs.append(run)
-        self._rows += run.num_rows
-        self._bytes += run.nbytes
+        self._num_rows += run.num_rows
+        self._num_bytes += run.nbytes
         self._cells = [[] for _ in self._columns]
         self._texts, self._metas, self._chars = [], [], 0
-        if self._bytes >= ROW_GROUP_BYTES:
-            self._end_group()
+        if self._num_bytes >= ROW_GROUP_BYTES:
+            self._flush_row_group()
 
-    def _end_group(self) -> None:
+    def _flush_row_group(self) -> None:
         import pyarrow as pa
 
         if self._runs:
-            self._writer.write_table(pa.Table.from_batches(self._runs, self._schema), row_group_size=self._rows)
-            self._runs, self._rows, self._bytes = [], 0, 0
+            self._writer.write_table(pa.Table.from_batches(self._runs, self._schema), row_group_size=self._num_rows)
+            self._runs, self._num_rows, self._num_bytes = [], 0, 0
 
-    def _open(self) -> None:
+    def _open_writer(self) -> None:
         import pyarrow.parquet as pq
 
         schema = None
-        if self._keeps:
+        if self._same_format:
             schema = self._preamble.schema if self._batch is None else self._batch.schema
-        self._schema = extended(schema, self._columns, *self._names)
-        self._writer = pq.ParquetWriter(self._port, self._schema, compression=self._codec())
+        self._schema = extend_schema(schema, self._columns, *self._names)
+        self._writer = pq.ParquetWriter(self._file, self._schema, compression=self._codec())
 
     def _codec(self) -> str:
         """The input's codec, as its readers know it; zstd where there is none to keep."""
         import pyarrow.parquet as pq
 
-        if not self._keeps or self._input.dataset:
+        if not self._same_format or self._input.dataset:
             return "zstd"
         with pq.ParquetFile(self._input.path) as file:
             if not file.metadata.num_row_groups or not file.metadata.num_columns:
@@ -222,24 +222,24 @@ class ParquetWriter:
 
     def __del__(self) -> None:
         # after a failure nobody calls close: the footer must not be written into a file that is gone
-        port = getattr(self, "_port", None)
+        port = getattr(self, "_file", None)
         if port is not None:
             port.abandoned = True
 
 
-def extended(schema: Any, columns: Sequence[Column], translation_field: str, meta_field: str) -> Any:
+def extend_schema(schema: Any, columns: Sequence[Column], translation_field: str, meta_field: str) -> Any:
     """A schema, or where it is None that of the columns, with the two columns at its end."""
     import pyarrow as pa
 
     if schema is None:
         schema = pa.schema([(column.name, pa.type_for_alias(column.type)) for column in columns])
     struct = pa.struct([("id", pa.string()), ("status", pa.string()), ("flags", pa.list_(pa.string()))])
-    metadata = _with_features(schema.metadata, translation_field, meta_field)
+    metadata = _extend_features(schema.metadata, translation_field, meta_field)
     fields = [*schema, pa.field(translation_field, pa.string()), pa.field(meta_field, struct)]
     return pa.schema(fields, metadata=metadata)
 
 
-def _with_features(metadata: dict[bytes, bytes] | None, translation_field: str, meta_field: str) -> Any:
+def _extend_features(metadata: dict[bytes, bytes] | None, translation_field: str, meta_field: str) -> Any:
     """Schema metadata whose features, if `datasets` left some, name the two columns too."""
     key = b"huggingface"
     if metadata is None or key not in metadata:

@@ -7,43 +7,47 @@ import io
 from pathlib import Path
 from typing import BinaryIO, cast
 
-from hymt_batch.escape import escapes
-from hymt_batch.write.delimited import DELIMITER
-from hymt_batch.write.sink import compression_of
+from hymt_batch.csv_escape import get_escape_parser
+from hymt_batch.write.compressed_stream import compression_of
+from hymt_batch.write.delimited import DELIMITERS
 
 BOM = b"\xef\xbb\xbf"
 
 
-def count_rows(path: Path, kind: str, delimiter: str = "", escape: str = "") -> set[int]:
+def count_rows(path: Path, file_format: str, delimiter: str = "", escape: str = "") -> set[int]:
     """Rows of a file as its format counts them: one number, or for csv and tsv with and without a header."""
-    if kind == "parquet":
+    if file_format == "parquet":
         import pyarrow.parquet as pq
 
         with pq.ParquetFile(path) as file:
             return {int(file.metadata.num_rows)}
-    marks = escapes(delimiter or DELIMITER[kind], kind == "csv", escape) if kind in DELIMITER else None
-    with _opened(path) as stream:
+    marks = (
+        get_escape_parser(delimiter or DELIMITERS[file_format], file_format == "csv", escape)
+        if file_format in DELIMITERS
+        else None
+    )
+    with _open_decompressed(path) as stream:
         if marks is not None:
             rows, is_open = 0, 0
             for line in stream:
-                is_open, _ = marks.scan(line, is_open)
+                is_open, _ = marks.scan_line(line, is_open)
                 rows += not is_open
             rows += bool(is_open)
             return {rows, max(0, rows - 1)}
-        if kind == "csv":
+        if file_format == "csv":
             csv.field_size_limit(1 << 30)
             text = io.TextIOWrapper(stream, encoding="utf-8", errors="replace", newline="")
-            rows = sum(1 for _ in csv.reader(text, delimiter=delimiter or DELIMITER["csv"]))
+            rows = sum(1 for _ in csv.reader(text, delimiter=delimiter or DELIMITERS["csv"]))
             return {rows, max(0, rows - 1)}
         lines, last = 0, b"\n"
         while piece := stream.read(1 << 20):
             lines += piece.count(b"\n")
             last = b"\n" if piece == BOM and not lines and last == b"\n" else piece  # a mark alone is no row
         rows = lines + (not last.endswith(b"\n"))
-        return {rows, max(0, rows - 1)} if kind == "tsv" else {rows}
+        return {rows, max(0, rows - 1)} if file_format == "tsv" else {rows}
 
 
-def _opened(path: Path) -> BinaryIO:
+def _open_decompressed(path: Path) -> BinaryIO:
     compression = compression_of(path.name)
     if compression == "gz":
         import gzip

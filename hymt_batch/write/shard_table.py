@@ -73,12 +73,12 @@ class ShardTable:
         return len(self._packed) // _RECORD.size
 
     @property
-    def last(self) -> int | None:
+    def last_index(self) -> int | None:
         """Index of the file's last shard; None until it is here."""
         found = self.get(self.end - 1) if self.end else None
         return found.index if found and found.last else None
 
     @property
-    def whole(self) -> bool:
+    def is_complete(self) -> bool:
         """Whether every shard up to the last is here."""
-        return len(self) == self.end and self.last is not None
+        return len(self) == self.end and self.last_index is not None

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hymt_batch import manifest
-from hymt_batch.manifest import Plain, total
+from hymt_batch.manifest import JsonDict, sum_counts
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,20 +28,20 @@ class Summary:
     errors: tuple[Path, ...]
 
 
-def summarize(folder: Path, records: Sequence[Plain], seconds: float, num_rows_decoded: int) -> Summary:
+def summarize(folder: Path, records: Sequence[JsonDict], seconds: float, num_rows_decoded: int) -> Summary:
     """Add up the records of all files of a job."""
-    rows, tokens = sum(r["rows"] for r in records), total(r["tokens"] for r in records)
+    rows, tokens = sum(r["rows"] for r in records), sum_counts(r["tokens"] for r in records)
     return Summary(
         folder=folder,
         files=len(records),
         rows=rows,
-        counts=total(r["counts"] for r in records),
-        flags=total(r["flags"] for r in records),
+        counts=sum_counts(r["counts"] for r in records),
+        flags=sum_counts(r["flags"] for r in records),
         num_source_tokens=tokens.get("source", 0),
         num_new_tokens=tokens.get("new", 0),
         seconds=seconds,
         num_rows_decoded=num_rows_decoded,
         num_rows_kept=max(0, rows - num_rows_decoded),
-        outputs=tuple(manifest.translated(folder, r["out_rel"]) for r in records),
-        errors=tuple(manifest.errors_file(folder, r["rel"]) for r in records if r["errors"]),
+        outputs=tuple(manifest.translated_path(folder, r["out_rel"]) for r in records),
+        errors=tuple(manifest.errors_path(folder, r["rel"]) for r in records if r["errors"]),
     )

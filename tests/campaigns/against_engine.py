@@ -25,13 +25,13 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from hymt_batch import batch, config, crew, prompt, segment
+from hymt_batch import batch, config, executor, prompt, segment
 from hymt_batch.decode import engine, slots
-from hymt_batch.decode.generate import Generated
+from hymt_batch.decode.generate import Completion
 from hymt_batch.demo import grammar
-from hymt_batch.model import made_up, network
-from hymt_batch.model.network import Hymt
-from hymt_batch.progress import Telling
+from hymt_batch.model import prepare, synthetic
+from hymt_batch.model.prepare import LoadedModel
+from hymt_batch.progress import Reporter
 from hymt_batch.records import Part
 from hymt_batch.replica import Replica
 from hymt_batch.source import stream
@@ -50,7 +50,7 @@ SHAPES = {
 class Held:
     """A prepared model that is loaded once."""
 
-    def __init__(self, prepared: Any, hymt: Hymt) -> None:
+    def __init__(self, prepared: Any, hymt: LoadedModel) -> None:
         self._prepared, self._hymt = prepared, hymt
 
     def __getattr__(self, name: str) -> Any:
@@ -59,49 +59,53 @@ class Held:
     def load_tokenizer(self, **_: object) -> Any:
         return self._hymt.tokenizer
 
-    def load(self, _: object) -> Hymt:
+    def load(self, _: object) -> LoadedModel:
         return self._hymt
 
 
 def held(shape: str, job: Any) -> Held:
     """The demo model, or a made-up network that is given the demo's tokenizer."""
-    prepared = network.prepare(job.model, job.device_map, job.launch.num_threads)
+    prepared = prepare.prepare_model(job.model, job.device_map, job.launch.num_threads)
     hymt = prepared.load(prepared.load_tokenizer(add_generation_prompt=job.add_generation_prompt))
     if shape != "demo":
-        other = made_up.network(made_up.Shape[shape], "float32", 3)
+        other = synthetic.make_model(synthetic.Shape[shape], "float32", 3)
         hymt = replace(other, tokenizer=hymt.tokenizer, free_bytes=hymt.free_bytes)
     return Held(prepared, hymt)
 
 
 def parts(job: Any, model: Held) -> list[Part]:
     """The parts that the job plans."""
-    inputs = stream.find(job.source, None, "input")
-    words = prompt.wording(job.prompt, job.model.family.value, job.src_lang, job.tgt_lang)
-    limits = batch.boundaries(job.batch, model.num_parameters, model.on_gpu)
+    inputs = stream.find_inputs(job.source, None, "input")
+    words = prompt.resolve_template(job.prompt, job.model.family.value, job.src_lang, job.tgt_lang)
+    limits = batch.resolve_part_limits(job.batch, model.num_parameters, model.on_gpu)
     cut = {"shard_rows": limits.shard_rows, "shard_bytes": limits.shard_bytes}
     found: list[Part] = []
-    for shard in stream.shards(inputs, job.source, **cut, done=lambda *_: None):
+    for shard in stream.cut_shards(inputs, job.source, **cut, get_record=lambda *_: None):
         assert not isinstance(shard, stream.SkippedShard)
         segments, _ = segment.split(shard.documents, model.load_tokenizer().count, job.segment)
         prompts, _ = prompt.render(segments, shard.documents, model.load_tokenizer(), words, model.max_context)
-        found += batch.plan(shard.documents, prompts, limits)
+        found += batch.plan_parts(shard.documents, prompts, limits)
     return found
 
 
-def bare(decode: engine.Decode, planned: list[Part]) -> tuple[dict[str, float], list[list[Generated]]]:
+def bare(decode: engine.Decoder, planned: list[Part]) -> tuple[dict[str, float], list[list[Completion]]]:
     """The engine alone."""
     asked = [
-        ([one.ids for one in part.prompts], [decode._limit(one) for one in part.prompts], [0] * len(part.prompts))
+        (
+            [one.ids for one in part.prompts],
+            [decode._max_new_tokens(one) for one in part.prompts],
+            [0] * len(part.prompts),
+        )
         for part in planned
     ]
     began, cpu = time.perf_counter(), time.process_time()
     made = [
-        slots.decode_rows(
+        slots.decode_prompts(
             decode.hymt,
             ids,
             limits,
             seeds,
-            decode.choice,
+            decode.sampling_params,
             lambda: None,
             max_rows=decode.max_rows,
             max_tokens=decode.max_tokens,
@@ -113,15 +117,15 @@ def bare(decode: engine.Decode, planned: list[Part]) -> tuple[dict[str, float], 
     return {"wall_s": time.perf_counter() - began, "cpu_s": time.process_time() - cpu}, made
 
 
-def whole(job: Any, model: Held) -> tuple[dict[str, float], list[list[Generated]]]:
+def whole(job: Any, model: Held) -> tuple[dict[str, float], list[list[Completion]]]:
     """The job, and what its engine gave part by part."""
-    made: list[list[Generated]] = []
+    made: list[list[Completion]] = []
     inside = inside_cpu = loading = loading_cpu = 0.0
 
-    def decode_rows(*arguments: Any, **others: Any) -> tuple[list[Generated], bool]:
+    def decode_rows(*arguments: Any, **others: Any) -> tuple[list[Completion], bool]:
         nonlocal inside, inside_cpu
         began, cpu = time.perf_counter(), time.process_time()
-        rows, degraded = slots.decode_rows(*arguments, **others)
+        rows, degraded = slots.decode_prompts(*arguments, **others)
         inside, inside_cpu = inside + time.perf_counter() - began, inside_cpu + time.process_time() - cpu
         made.append(rows)
         return rows, degraded
@@ -129,17 +133,17 @@ def whole(job: Any, model: Held) -> tuple[dict[str, float], list[list[Generated]
     def hire(*arguments: Any) -> Any:
         nonlocal loading, loading_cpu
         began, cpu = time.perf_counter(), time.process_time()
-        with mock.patch.object(engine, "decode_rows", slots.decode_rows):  # the canaries are not the job's rows
+        with mock.patch.object(engine, "decode_prompts", slots.decode_prompts):  # the canaries are not the job's rows
             hands = crew_hire(*arguments)
         loading, loading_cpu = time.perf_counter() - began, time.process_time() - cpu
         return hands
 
-    crew_hire = crew.hire
+    crew_hire = executor.open_executor
     began, cpu = time.perf_counter(), time.process_time()
     with (
-        mock.patch.object(crew, "hire", hire),
-        mock.patch.object(engine, "decode_rows", decode_rows),
-        Telling("off") as telling,
+        mock.patch.object(executor, "open_executor", hire),
+        mock.patch.object(engine, "decode_prompts", decode_rows),
+        Reporter("off") as telling,
     ):
         translate.translate(job, telling, lambda *_: model)
     wall, spent = time.perf_counter() - began - loading, time.process_time() - cpu - loading_cpu
@@ -178,7 +182,7 @@ def compared(shape: str, num_threads: int, source: Path, rounds: int) -> dict[st
         bare(replica.decode, some)  # first calls set things up
         for number in range(rounds):
             order = (True, False) if number % 2 else (False, True)
-            made: dict[bool, list[list[Generated]]] = {}
+            made: dict[bool, list[list[Completion]]] = {}
             for of_job in order:
                 figures, made[of_job] = (
                     whole(job_of(f"{shape}{num_threads}-{number}"), model) if of_job else bare(replica.decode, planned)

@@ -21,7 +21,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from hymt_batch.progress import Telling
+from hymt_batch.progress import Reporter
 from jobs import translate
 from tests.campaigns import command, stub, syscalls, warm
 
@@ -48,9 +48,9 @@ def hymt_batch(source: Path, out: Path, log: Path) -> int:
             file.write("1\n" * len(arguments[1]))
         return stub.decode_batch(*arguments)
 
-    def body(job: Any, telling: Telling) -> Any:
+    def body(job: Any, telling: Reporter) -> Any:
         stub.PAUSE_S = PAUSE_S * AT_ONCE
-        return translate.translate(job, telling, prepare=stub.prepare, decode_batch=decode)
+        return translate.translate(job, telling, prepare_model=stub.prepare, decode_batch=decode)
 
     return int(translate.run(warm.load(ours(source, out)), body))
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from hymt_batch.errors import ConfigError
-from hymt_batch.records import Document, Refusal, Segment, Status
+from hymt_batch.records import Document, Rejection, Segment, Status
 
 _CLOSERS = r"""["'”’»›)\]}）】」』》〉]*"""
 _LEVELS = (
@@ -57,7 +57,7 @@ def is_blank(text: str) -> bool:
 
 def split(
     documents: Sequence[Document], count_tokens: Callable[[str], int], config: SegmentConfig
-) -> tuple[list[Segment], dict[int, Refusal]]:
+) -> tuple[list[Segment], dict[int, Rejection]]:
     """Cut the documents of a shard into segments.
 
     Args:
@@ -69,7 +69,7 @@ def split(
         Segments in the order of their documents, and the documents refused, by index.
     """
     segments: list[Segment] = []
-    refused: dict[int, Refusal] = {}
+    refused: dict[int, Rejection] = {}
     fits = _counter(count_tokens, config.max_tokens)
     for number, document in enumerate(documents):
         if document.status is not Status.OK or document.text is None or is_blank(document.text):
@@ -77,7 +77,7 @@ def split(
         if fits(document.text):
             segments.append(_segment(number, 0, document.text))
         elif config.on_too_long is OnTooLong.error:
-            refused[number] = Refusal(
+            refused[number] = Rejection(
                 Status.TOO_LONG,
                 f"{count_tokens(document.text)} tokens, more than segment.max_tokens={config.max_tokens}; "
                 "segment.on_too_long=split would translate it in pieces",

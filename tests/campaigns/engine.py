@@ -14,16 +14,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from hymt_batch.decode.generate import Generated, decode_batch
-from hymt_batch.decode.rows import Counters
-from hymt_batch.decode.sampling import Choice
-from hymt_batch.decode.slots import decode_rows
-from hymt_batch.model import made_up
-from hymt_batch.model.network import Hymt
+from hymt_batch.decode.generate import Completion, decode_batch
+from hymt_batch.decode.sampling import SamplingParams
+from hymt_batch.decode.sequence import Counters
+from hymt_batch.decode.slots import decode_prompts
+from hymt_batch.model import synthetic
+from hymt_batch.model.prepare import LoadedModel
 from hymt_batch.model.tokenizer import Tokenizer
 from tests.campaigns import command
 
-GREEDY = Choice(False, 1.0, 1.0, 0, 1.0)
+GREEDY = SamplingParams(False, 1.0, 1.0, 0, 1.0)
 LONGEST, STOP, WORDS = 2000, 3, 96
 OUT_OF_MEMORY = 0.01  # of the passes over more than one row
 PART_ROWS = 250  # rows of a call, as a job decodes part by part; each call begins with all slots
@@ -50,9 +50,9 @@ class Forgetful:
         return self.network.lm_head(hidden)
 
 
-def small(seed: int) -> Hymt:
+def small(seed: int) -> LoadedModel:
     """The demo's shape with few words, so that an end comes by chance after a hundred tokens or so."""
-    hymt = made_up.network(made_up.Shape["demo"], "float32", seed)
+    hymt = synthetic.make_model(synthetic.Shape["demo"], "float32", seed)
     words = Tokenizer(None, None, (), (), frozenset(), (STOP,), 0)
     network = hymt.network
     network.lm_head.weight.data[WORDS:] = 0.0
@@ -70,10 +70,10 @@ def run(seed: int, size: int, work: Path) -> dict[str, Any]:
         limits.append(rng.randint(1, 60))
     broken = dataclasses.replace(hymt, network=Forgetful(hymt.network, seed))
     counters = Counters()
-    made: list[Generated] = []
+    made: list[Completion] = []
     for start in range(0, size, PART_ROWS):
         some = slice(start, start + PART_ROWS)
-        rows, _ = decode_rows(
+        rows, _ = decode_prompts(
             broken,
             prompts[some],
             limits[some],
@@ -85,7 +85,7 @@ def run(seed: int, size: int, work: Path) -> dict[str, Any]:
             counters=counters,
         )
         made += rows
-    wanted: dict[int, Generated] = {}
+    wanted: dict[int, Completion] = {}
     order = sorted(range(size), key=lambda n: len(prompts[n]))
     for start in range(0, size, 32):
         few = order[start : start + 32]
@@ -114,7 +114,7 @@ def run(seed: int, size: int, work: Path) -> dict[str, Any]:
     }
 
 
-def _tie(hymt: Hymt, prompt: list[int], one: list[int], other: list[int]) -> bool:
+def _tie(hymt: LoadedModel, prompt: list[int], one: list[int], other: list[int]) -> bool:
     """Whether two texts part where the two likeliest tokens differ by rounding alone: a millionth of the spread."""
     import torch
 

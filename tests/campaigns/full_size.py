@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from hymt_batch.demo import grammar, train
-from hymt_batch.device_map import sizes
+from hymt_batch.device_map import network_spec
 from hymt_batch.model import shapes
 
 CONTROL_IDS = {train.BOS: 120000, train.USER: 120006, train.ASSISTANT: 120007, train.EOS: 120020, train.PAD: 120002}
-CONTROL_IDS |= {train.SYSTEM_END: 120021, train.NO_GENERATION: 120026}
+CONTROL_IDS |= {train.SYSTEM_END: 120021, train.NO_GENERATION_PROMPT: 120026}
 SCALE = 0.02
 
 PLAIN = """
@@ -65,7 +65,7 @@ def write_model(folder: Path, scale: str) -> None:
     write_tokenizer(folder, settings["vocab_size"])
     tensors = [
         tensor
-        for tensor in sizes.network(settings).root.all_tensors()
+        for tensor in network_spec.from_config(settings).root.all_tensors()
         if tensor.stored and tensor.name != "lm_head.weight"
     ]
     header, end = {}, 0

@@ -30,7 +30,7 @@ from pyarrow import parquet
 
 from hymt_batch import config as settings
 from hymt_batch.errors import ConfigError, HymtError
-from hymt_batch.progress import Telling
+from hymt_batch.progress import Reporter
 from hymt_batch.records import ShardRecord
 from hymt_batch.source import stream
 from hymt_batch.source.stream import Input, SkippedShard, SourceConfig
@@ -140,8 +140,8 @@ class Campaign:
         where = f"{path.parent.parent.name}/{path.name} limit={limit}"
         config = SourceConfig(path=str(path), max_row_bytes=limit)
         try:
-            (input,) = stream.find(config)
-            stream.fields_conflict([input], config, reserved)
+            (input,) = stream.find_inputs(config)
+            stream.check_fields([input], config, reserved)
         except ConfigError as error:
             self.counts["refused_files"] += 1
             if not one.refused:
@@ -161,7 +161,7 @@ class Campaign:
         bounds = {"shard_rows": self.rng.choice((1 << 15, 97, 400)), "shard_bytes": self.rng.choice((1 << 24, 9000))}
         records: dict[int, ShardRecord] = {}
         found: list[Any] = []
-        for shard in stream.shards([input], config, **bounds, done=lambda *_: None, reserved=reserved):
+        for shard in stream.cut_shards([input], config, **bounds, get_record=lambda *_: None, reserved=reserved):
             assert not isinstance(shard, SkippedShard)
             found += shard.documents
             size = len(shard.documents)
@@ -176,15 +176,17 @@ class Campaign:
             return
         if [document.id for document in found] != [f"{input.rel}#{row + 1}" for row in range(len(found))]:
             self.fail(where, "ids are not in order")
-        again = list(stream.shards([input], config, **bounds, done=lambda _, n: records.get(n), reserved=reserved))
+        again = list(
+            stream.cut_shards([input], config, **bounds, get_record=lambda _, n: records.get(n), reserved=reserved)
+        )
         if len(again) != len(records) or not all(isinstance(shard, SkippedShard) for shard in again):
             self.fail(where, "finished shards are not skipped")
-        full = [document for document, _ in stream.full(input, config, [input], reserved)]
+        full = [document for document, _ in stream.read_full_documents(input, config, [input], reserved)]
         known = [(d.status, d.text if d.status.value == OK else None, d.digest) for d in full]
         if known != [(d.status, d.text, d.digest) for d in found]:
             self.fail(where, "the finishing pass reads other rows")
         if input.format != "parquet" and not any(status == TOO_LONG for status, _ in one.rows):
-            head = stream.preamble(input, config)
+            head = stream.read_preamble(input, config)
             if head.bom + head.header + b"".join(document.raw for document in full) != one.data:
                 self.fail(where, "the rows' bytes are not the file")
 
@@ -235,7 +237,7 @@ class Campaign:
         words += [f"source.max_row_bytes={limit}", "check.max_error_rate=1", "batch.part_rows=300", "launch.samples=0"]
         words += [] if whole else ["write.format=jsonl"]
         try:
-            with Telling("off") as telling:
+            with Reporter("off") as telling:
                 job = settings.load("translate", words)
                 translate.translate(job, telling, stub.prepare, stub.decode_batch)
         except Exception as error:  # likewise
@@ -263,9 +265,9 @@ def damaged(listing: Path) -> int:
         print(one["path"], flush=True)
         config = SourceConfig(path=one["path"])
         try:
-            (input,) = stream.find(config)
-            raw = [document.raw for document, _ in stream.full(input, config, [input])]
-            head = stream.preamble(input, config)
+            (input,) = stream.find_inputs(config)
+            raw = [document.raw for document, _ in stream.read_full_documents(input, config, [input])]
+            head = stream.read_preamble(input, config)
         except HymtError:
             refused += 1
             continue

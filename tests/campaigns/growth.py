@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from hymt_batch import cut, segment
-from hymt_batch.records import MAX_CHARS, Document
+from hymt_batch.records import MAX_CHUNK_CHARS, Document
 from hymt_batch.segment import SegmentConfig
 from tests.campaigns import cuts
 
@@ -95,11 +95,14 @@ def work(text: str, counter: Any, max_tokens: int) -> Seen:
     seen = Seen(counter)
     with seen.watching():
         segments, refused = segment.split(
-            [Document("x#1", 0, text, b"")], seen.count, SegmentConfig(max_tokens=max_tokens), starts=seen.starts
+            [Document("x#1", 0, text, b"")],
+            seen.count,
+            SegmentConfig(max_tokens=max_tokens),
+            find_token_starts=seen.starts,
         )
     assert not refused
     assert not segments or segment.join(segments, [one.text for one in segments]) == text
-    assert seen.largest <= MAX_CHARS
+    assert seen.largest <= MAX_CHUNK_CHARS
     return seen
 
 

@@ -24,7 +24,7 @@ from typing import Any
 from hymt_batch import prompt
 from hymt_batch.model import files, tokenizer
 from hymt_batch.model.tokenizer import Tokenizer
-from hymt_batch.prompt import PromptConfig, Wording
+from hymt_batch.prompt import PromptConfig, PromptTemplate
 from hymt_batch.records import Document, Segment
 from tests.corruptions import TEMPLATE_7B
 
@@ -61,7 +61,7 @@ class Made:
     control: frozenset[int]
     special: frozenset[int]  # those of them that are flagged so; the library's sanitizing is for these
     texts: tuple[str, ...]  # of the control tokens
-    words: Wording
+    words: PromptTemplate
     exact: bool  # the text comes back character for character
 
 
@@ -86,8 +86,8 @@ def make(folder: Path, name: str) -> Made:
     from transformers import PreTrainedTokenizerFast
 
     ours = tokenizer.load(folder, config, add_generation_prompt=True)
-    words = prompt.wording(PromptConfig(), "hy_mt1_5", "en", "fr")
-    prompt.check(ours, words)
+    words = prompt.resolve_template(PromptConfig(), "hy_mt1_5", "en", "fr")
+    prompt.check_template(ours, words)
     eos = config["eos_token_id"]
     return Made(
         name,
@@ -173,7 +173,7 @@ def rendered(made: Made, texts: Sequence[str]) -> dict[int, tuple[int, ...]]:
     documents = [Document(f"in.txt#{row + 1}", row, text, b"") for row, text in enumerate(texts)]
     segments = [Segment(row, 0, text) for row, text in enumerate(texts)]
     prompts, _ = prompt.render(segments, documents, made.ours, made.words, 1 << 20)
-    return {one.segment.document: one.ids for one in prompts}
+    return {one.segment.document_index: one.ids for one in prompts}
 
 
 def body(made: Made, ids: Sequence[int]) -> Sequence[int]:
@@ -218,7 +218,9 @@ def run(seed: int, size: int, work: Path) -> dict[str, Any]:
                 failures.append(f"seed={seed} {made.name}: {texts[row]!a} leaks")
         if made.exact:
             before, after = made.words.instruction(None, None)
-            back = made.ours.bare.decode_batch([body(made, one) for one in ids.values()], skip_special_tokens=False)
+            back = made.ours.plain_backend.decode_batch(
+                [body(made, one) for one in ids.values()], skip_special_tokens=False
+            )
             for row, text in zip(ids, back, strict=True):
                 if text != f"{before}{texts[row]}{after}":
                     failures.append(f"seed={seed} {made.name}: {texts[row]!a} came back as {text!a}")

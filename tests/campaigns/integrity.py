@@ -54,7 +54,7 @@ def ours(folder: Path, place: Path, pin: str | None) -> tuple[str, bool]:
 def main() -> int:
     argparse.ArgumentParser(description=__doc__).parse_args()
     demo, _ = files.resolve("demo:model", "main", download=False)
-    whole = hashes.of(demo, ["model.safetensors"])["model.safetensors"]
+    whole = hashes.compute(demo, ["model.safetensors"])["model.safetensors"]
     refused = plain_refused = 0
     for corruption in ALL:
         with tempfile.TemporaryDirectory() as name:

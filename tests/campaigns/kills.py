@@ -23,7 +23,7 @@ from typing import Any
 
 from hymt_batch import fs, replica
 from hymt_batch.errors import ExitCode
-from hymt_batch.write.folder import read_header
+from hymt_batch.write.cleanup import read_part_header
 from tests.campaigns import command, sources, stub, warm
 
 MOST = 50  # kills of one job; then it may end
@@ -136,7 +136,7 @@ class Victim:
         if warm.published(self.output):
             return len(self.texts)
         for key in warm.part_names(self.output) - self.parts.keys():
-            self.parts[key] = read_header(fs.OS, self.output / ".hymt" / Path(*key)).num_rows
+            self.parts[key] = read_part_header(fs.OS_FS, self.output / ".hymt" / Path(*key)).num_rows
         return sum(self.parts.values())
 
 

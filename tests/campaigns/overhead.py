@@ -25,12 +25,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from hymt_batch import batch, check, config, desk, prompt, segment
+from hymt_batch import batch, check, config, part_tracker, prompt, segment
 from hymt_batch.decode import engine, generate
 from hymt_batch.demo import grammar
-from hymt_batch.identity import identity
-from hymt_batch.model import network
-from hymt_batch.progress import Telling
+from hymt_batch.identity import build_identity
+from hymt_batch.model import prepare
+from hymt_batch.progress import Reporter
 from hymt_batch.source import stream
 from hymt_batch.write.output import Output
 from jobs import translate
@@ -52,7 +52,7 @@ def timed(source: Path, name: str, prepare: Callable[..., Any], decode: Callable
 
     job = config.load("translate", [*SETTINGS, f"source.path={source}", f"name={name}", f"output_dir={source.parent}"])
     began, cpu = time.perf_counter(), time.process_time()
-    with Telling("off") as telling:
+    with Reporter("off") as telling:
         done = translate.translate(job, telling, prepare, measured)
     ended = time.perf_counter()
     return {
@@ -64,10 +64,10 @@ def timed(source: Path, name: str, prepare: Callable[..., Any], decode: Callable
     }
 
 
-def free(hymt: network.Hymt, prompts: Any, *_: Any) -> list[generate.Generated]:
+def free(hymt: prepare.LoadedModel, prompts: Any, *_: Any) -> list[generate.Completion]:
     """A model that costs nothing: it answers with one text of the usual length."""
     ids = hymt.tokenizer.encode([ANSWER])[0]
-    return [generate.Generated(ids, "stop")] * len(prompts)
+    return [generate.Completion(ids, "stop")] * len(prompts)
 
 
 def stages(source: Path, name: str) -> dict[str, float]:
@@ -82,32 +82,32 @@ def stages(source: Path, name: str) -> dict[str, float]:
         spent[stage] += time.process_time() - began  # type: ignore[assignment]  # a Counter of seconds
 
     job = config.load("translate", [*SETTINGS, f"source.path={source}", f"name={name}", f"output_dir={source.parent}"])
-    inputs = stream.find(job.source, None, "input")
-    words = prompt.wording(job.prompt, job.model.family.value, job.src_lang, job.tgt_lang)
-    model = network.prepare(job.model, job.device_map, job.launch.num_threads)
-    limits = batch.boundaries(job.batch, model.num_parameters, model.on_gpu)
+    inputs = stream.find_inputs(job.source, None, "input")
+    words = prompt.resolve_template(job.prompt, job.model.family.value, job.src_lang, job.tgt_lang)
+    model = prepare.prepare_model(job.model, job.device_map, job.launch.num_threads)
+    limits = batch.resolve_part_limits(job.batch, model.num_parameters, model.on_gpu)
     tokenizer = model.load_tokenizer(add_generation_prompt=job.add_generation_prompt)
     hymt = model.load(tokenizer)
-    size = batch.Budget(16_384, 64)
-    decode = engine.Decode(
+    size = batch.BatchBudget(16_384, 64)
+    decode = engine.Decoder(
         hymt,
         job.decode,
-        partial(batch.group, size=size),
+        partial(batch.group, batch_budget=size),
         seed=job.seed,
         check_stop=lambda: None,
-        decode=free,
+        decode_fn=free,
     )
     with Output.open(
         source.parent / name,
-        identity=identity(job, model.identity, words, limits),
+        identity=build_identity(job, model.identity, words, limits),
         environment={},
         inputs=inputs,
         config=job.write,
-        read=lambda one: (document for document, _ in stream.full(one, job.source, inputs)),
-        preamble=partial(stream.preamble, config=job.source),
+        read=lambda one: (document for document, _ in stream.read_full_documents(one, job.source, inputs)),
+        preamble=partial(stream.read_preamble, config=job.source),
     ) as output:
         rows_of = {"shard_rows": limits.shard_rows, "shard_bytes": limits.shard_bytes}
-        shards = stream.shards(inputs, job.source, **rows_of, done=output.record)
+        shards = stream.cut_shards(inputs, job.source, **rows_of, get_record=output.shard_record)
         while True:
             with clock("read"):
                 shard = next(shards, None)
@@ -120,20 +120,22 @@ def stages(source: Path, name: str) -> dict[str, float]:
             with clock("encode"):
                 prompts, leaking = prompt.render(segments, shard.documents, tokenizer, words, hymt.max_context)
             with clock("plan"):
-                planned = batch.plan(shard.documents, prompts, limits)
+                planned = batch.plan_parts(shard.documents, prompts, limits)
             for part in planned:
                 with clock("plan"):
                     output.has(shard, part)
                 with clock("around decode"):
                     answers = decode.run(part.prompts)
                 with clock("check"):
-                    answers = check.run(answers, decode.run, job.check)
+                    answers = check.flag_and_retry(answers, decode.run, job.check)
                 with clock("rows"):
-                    rows = check.rows(part, shard.documents, answers, {**refused, **leaking}, desk.join, one_line=True)
+                    rows = check.assemble_rows(
+                        part, shard.documents, answers, {**refused, **leaking}, part_tracker.join, one_line=True
+                    )
                 with clock("commit"):
                     output.commit(shard, part, rows)
             with clock("publish"):
-                output.finish(shard)
+                output.finish_shard(shard)
         with clock("publish"):
             output.finalize()
     return {stage: 1e6 * seconds / num_rows for stage, seconds in spent.items()}
@@ -197,11 +199,11 @@ def main() -> int:
         small.write_text("".join(f"{text}\n" for text in bulletins), encoding="utf-8")
         with large.open("w", encoding="utf-8") as file:
             file.writelines(f"{row} {bulletins[row % len(bulletins)]}\n" for row in range(arguments.rows))
-        timed(small, "warm-up", network.prepare, free)  # imports are not the job's
+        timed(small, "warm-up", prepare.prepare_model, free)  # imports are not the job's
         for number in range(arguments.rounds):
-            bare.append(timed(large, f"bare{number}", network.prepare, free))
+            bare.append(timed(large, f"bare{number}", prepare.prepare_model, free))
             by_stage.append(stages(large, f"stages{number}"))
-            real = timed(small, f"demo{number}", network.prepare, generate.decode_batch)
+            real = timed(small, f"demo{number}", prepare.prepare_model, generate.decode_batch)
             shares.append(1 - real["decode_s"] / real["job_s"])
             starts.append(first_token(small, f"start{number}"))
     speeds = [one["rows"] / (one["whole_s"] - one["decode_s"]) for one in bare]

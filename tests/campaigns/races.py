@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from hymt_batch.errors import ExitCode
-from hymt_batch.progress import Telling
+from hymt_batch.progress import Reporter
 from hymt_batch.write import lease
 from tests.campaigns import command, sources, stub, warm
 
@@ -45,7 +45,7 @@ class Nothing:
     def release(self) -> None: ...
 
 
-def unlocked(job: Any, telling: Telling) -> Any:
+def unlocked(job: Any, telling: Reporter) -> Any:
     lease.acquire = lambda *_, **__: Nothing()  # type: ignore[assignment]
     return warm.STUB(job, telling)
 
@@ -53,7 +53,7 @@ def unlocked(job: Any, telling: Telling) -> Any:
 def on_host(name: str, pause_s: float) -> warm.Translate:
     """The job on a machine of its own, as far as the lease can tell."""
 
-    def body(job: Any, telling: Telling) -> Any:
+    def body(job: Any, telling: Reporter) -> Any:
         socket.gethostname = lambda: name
         stub.PAUSE_S = pause_s
         return warm.STUB(job, telling)

@@ -21,7 +21,7 @@ from typing import Any
 
 from hymt_batch import config, fs
 from hymt_batch.demo import grammar
-from hymt_batch.progress import Telling
+from hymt_batch.progress import Reporter
 from hymt_batch.write.output import Output
 from jobs import translate
 from tests.campaigns import stub, warm
@@ -50,7 +50,7 @@ def commits(rows: int, folder: Path) -> dict[str, Any]:
     Output.commit = timed  # type: ignore[method-assign]
     began = time.perf_counter()
     try:
-        with Telling("off") as telling:
+        with Reporter("off") as telling:
             translate.translate(config.load("translate", fixed), telling)
     finally:
         Output.commit = right  # type: ignore[method-assign]
@@ -76,7 +76,7 @@ def resume(num_parts: int, folder: Path) -> dict[str, Any]:
     fixed += ["batch.shard_rows=4096", "launch.samples=0", f"source.path={source}", f"output_dir={folder}"]
     job, told, note = warm.load([*fixed, f"name=job{num_parts}"]), folder / "told", folder / "first"
 
-    def until_the_last(job: Any, telling: Telling) -> Any:
+    def until_the_last(job: Any, telling: Reporter) -> Any:
         left = [num_parts]
 
         def decode(*arguments: Any) -> Any:
@@ -85,11 +85,11 @@ def resume(num_parts: int, folder: Path) -> dict[str, Any]:
                 os.kill(os.getpid(), signal.SIGKILL)
             return stub.decode_batch(*arguments)
 
-        fs.Os.fsync = staticmethod(lambda fd: None)  # type: ignore[assignment]
-        fs.Os.fsync_dir = lambda self, path: True  # type: ignore[method-assign]
-        return translate.translate(job, telling, prepare=stub.prepare, decode_batch=decode)
+        fs.OsFs.fsync = staticmethod(lambda fd: None)  # type: ignore[assignment]
+        fs.OsFs.fsync_dir = lambda self, path: True  # type: ignore[method-assign]
+        return translate.translate(job, telling, prepare_model=stub.prepare, decode_batch=decode)
 
-    def noted(job: Any, telling: Telling) -> Any:
+    def noted(job: Any, telling: Reporter) -> Any:
         began = time.monotonic()
 
         def decode(*arguments: Any) -> Any:
@@ -97,7 +97,7 @@ def resume(num_parts: int, folder: Path) -> dict[str, Any]:
                 note.write_text(str(time.monotonic() - began))
             return stub.decode_batch(*arguments)
 
-        return translate.translate(job, telling, prepare=stub.prepare, decode_batch=decode)
+        return translate.translate(job, telling, prepare_model=stub.prepare, decode_batch=decode)
 
     def run(job: Any, body: warm.Translate) -> tuple[int, float]:
         began, pid = time.monotonic(), warm.start(job, body=body, told=told)

@@ -21,7 +21,7 @@ from typing import Any
 
 from hymt_batch import fs
 from hymt_batch.errors import ExitCode
-from hymt_batch.progress import Telling
+from hymt_batch.progress import Reporter
 from tests.campaigns import command, kills, sources, stub, warm
 
 FAILING = 0.0001  # share of the store's calls; a job that goes on makes one or two for each part that is there
@@ -36,7 +36,7 @@ MAY = (ExitCode.COMPLETE, ExitCode.STOPPED, ExitCode.LEASE_HELD, ExitCode.PREFLI
 """Exits that a failing store and other runners may cause; each run after them goes on."""
 
 
-class FailingOs(fs.Os):
+class FailingOs(fs.OsFs):
     """The operating system's files, of which a call fails now and then."""
 
     rng: random.Random
@@ -60,9 +60,9 @@ class FailingOs(fs.Os):
 def on_a_failing_store(seed: str) -> warm.Translate:
     """The job with the stub model; the seed makes each run fail elsewhere."""
 
-    def body(job: Any, telling: Telling) -> Any:
+    def body(job: Any, telling: Reporter) -> Any:
         FailingOs.rng = random.Random(seed)
-        fs.OS.__class__ = FailingOs  # the one object that every module has
+        fs.OS_FS.__class__ = FailingOs  # the one object that every module has
         return warm.STUB(job, telling)
 
     return body

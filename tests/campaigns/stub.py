@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any
 
 from hymt_batch import streams
-from hymt_batch.decode.generate import Generated
+from hymt_batch.decode.generate import Completion
 from jobs import __main__ as front
 from jobs import translate
 
@@ -35,14 +35,14 @@ class Bytes:
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         return [list(text.encode("utf-8")) for text in texts]
 
-    def encode_behind(self, head: str, texts: Sequence[str]) -> list[list[int]]:
+    def encode_with_head(self, head: str, texts: Sequence[str]) -> list[list[int]]:
         return self.encode([head + text for text in texts])
 
     def count(self, text: str) -> int:
         time.sleep(COUNT_S)
         return len(text.encode("utf-8"))
 
-    def leaks(self, body: Sequence[int]) -> bool:
+    def has_control_ids(self, body: Sequence[int]) -> bool:
         return False
 
     def decode(self, rows: Sequence[Sequence[int]]) -> list[str]:
@@ -83,14 +83,14 @@ def decode_batch(
     seeds: Sequence[int],
     choice: object,
     check_stop: Callable[[], None],
-) -> list[Generated]:
+) -> list[Completion]:
     """Upper-case what stands after the instruction."""
     check_stop()
     time.sleep(PAUSE_S)
     rows = []
     for ids in prompts:
         _, _, text = bytes(ids[1:-1]).partition(b"\n\n")
-        rows.append(Generated(list(text.decode("utf-8").upper().encode("utf-8")), "stop"))
+        rows.append(Completion(list(text.decode("utf-8").upper().encode("utf-8")), "stop"))
     return rows
 
 
@@ -105,5 +105,5 @@ def run(overrides: Sequence[str], **settings: Any) -> int:
 
 
 if __name__ == "__main__":
-    streams.restart()
+    streams.restart_if_needed()
     sys.exit(run(sys.argv[1:]))

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from hymt_batch.errors import ExitCode
-from hymt_batch.progress import Telling
+from hymt_batch.progress import Reporter
 from tests.campaigns import command, kills, sources, stub, warm
 
 CHANGING = ["openat", "write", "pwrite64", "fsync", "fdatasync", "close", "?link", "linkat", "?rename", "renameat"]
@@ -120,7 +120,7 @@ class Stage:
         self.told.unlink(missing_ok=True)
 
         def begin(hold: Callable[[], object]) -> int:
-            def body(job: Any, telling: Telling) -> Any:
+            def body(job: Any, telling: Reporter) -> Any:
                 hold()
                 return warm.STUB(job, telling)
 

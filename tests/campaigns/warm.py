@@ -29,15 +29,15 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from hymt_batch import check, config, crew, fs, replica, streams
+from hymt_batch import check, config, executor, fs, replica, streams
 from hymt_batch.decode import engine
-from hymt_batch.doctor import examine
+from hymt_batch.doctor import preflight
 from hymt_batch.launch import pool
-from hymt_batch.progress import Telling
-from hymt_batch.write import final, folder, lease
+from hymt_batch.progress import Reporter
+from hymt_batch.write import cleanup, lease, published_file
 from hymt_batch.write.output import Output
 from jobs import translate
-from jobs.__main__ import tell
+from jobs.__main__ import report_error
 from tests.campaigns import stub
 
 PHASES = (
@@ -164,9 +164,11 @@ def prepare(serve: Callable[..., None] | None = None, *, sync: bool = False) -> 
     with contextlib.suppress(ImportError):
         import pandas  # noqa: F401  pyarrow imports it where it is installed
 
-    Worker.serve = staticmethod(serve or partial(replica.serve, prepare=stub.prepare, decode=stub.decode_batch))
+    Worker.serve = staticmethod(
+        serve or partial(replica.serve, prepare_model=stub.prepare, decode_batch=stub.decode_batch)
+    )
     findings: dict[tuple[Any, ...], Any] = {}
-    cheap, decode_run = examine.cheap, engine.Decode.run
+    cheap, decode_run = preflight.run_quick, engine.Decoder.run
 
     def once(job: Any) -> Any:
         key = (job.model.path, job.device_map.strategy)
@@ -174,26 +176,26 @@ def prepare(serve: Callable[..., None] | None = None, *, sync: bool = False) -> 
             findings[key] = cheap(job)
         return findings[key]
 
-    def counted(self: engine.Decode, prompts: Sequence[Any], attempt: int = 0) -> Any:
+    def counted(self: engine.Decoder, prompts: Sequence[Any], attempt: int = 0) -> Any:
         if not attempt:  # a second try of the ladder begins no part
             MARKS.begun(len(prompts))
         return decode_run(self, prompts, attempt)
 
-    crew.processors = lambda: 8  # as many workers as a job asks for, on any machine
+    executor.usable_cpus = lambda: 8  # as many workers as a job asks for, on any machine
     importlib.metadata.version = functools.cache(importlib.metadata.version)
-    examine.cheap = once
-    engine.Decode.run = counted  # type: ignore[method-assign]
+    preflight.run_quick = once
+    engine.Decoder.run = counted  # type: ignore[method-assign]
     _marked(Output, "open", "open", "load")
     _marked(lease, "acquire", "lease", "open")
-    _marked(engine.Decode, "gate", "load", "read")
-    _marked(check, "run", "check")
+    _marked(engine.Decoder, "self_check", "load", "read")
+    _marked(check, "flag_and_retry", "check")
     _marked(Output, "commit", "commit", "read")
-    _marked(final, "assemble", "finish", "read")
+    _marked(published_file, "assemble", "finish", "read")
     _marked(Output, "finalize", "finalize", "end")
-    _marked(folder, "tidy", "collect")
+    _marked(cleanup, "try_remove_parts", "collect")
     if not sync:
-        fs.Os.fsync = staticmethod(lambda fd: None)  # type: ignore[assignment]
-        fs.Os.fsync_dir = lambda self, path: True  # type: ignore[method-assign]
+        fs.OsFs.fsync = staticmethod(lambda fd: None)  # type: ignore[assignment]
+        fs.OsFs.fsync_dir = lambda self, path: True  # type: ignore[method-assign]
     pool.subprocess = SimpleNamespace(  # type: ignore[assignment]
         Popen=Worker, DEVNULL=subprocess.DEVNULL, TimeoutExpired=subprocess.TimeoutExpired
     )
@@ -204,12 +206,12 @@ def prepare(serve: Callable[..., None] | None = None, *, sync: bool = False) -> 
 def load(overrides: Sequence[str]) -> Any:
     """The settings of a job, composed in this process; what examining them once finds is kept for its forks."""
     job = config.load("translate", list(overrides))
-    examine.cheap(job)
+    preflight.run_quick(job)
     return job
 
 
-Translate = Callable[[Any, Telling], Any]
-STUB: Translate = partial(translate.translate, prepare=stub.prepare, decode_batch=stub.decode_batch)
+Translate = Callable[[Any, Reporter], Any]
+STUB: Translate = partial(translate.translate, prepare_model=stub.prepare, decode_batch=stub.decode_batch)
 
 
 def forked(work: Callable[[], int], told: Path | None = None) -> int:
@@ -228,7 +230,7 @@ def forked(work: Callable[[], int], told: Path | None = None) -> int:
         streams.prepare()  # as the front does first
         code = work()
     except Exception as error:
-        code = int(tell(error))
+        code = int(report_error(error))
     finally:
         os._exit(code)
 

@@ -84,7 +84,7 @@ def whole_part(data: bytes) -> bool:
         try:
             parts.decode(data)
             _judged[data] = True
-        except parts.PartDamage:
+        except parts.PartDamagedError:
             _judged[data] = False
     return _judged[data]
 
@@ -126,7 +126,7 @@ def unproved(complete: bytes, tree: dict[str, bytes | None], world: World) -> li
     """What a manifest says and the folder does not show."""
     try:
         told = manifest.unseal(complete)
-    except manifest.StateDamage as damage:
+    except manifest.StateDamagedError as damage:
         return [f"I12: a visible manifest is damaged: {damage}"]
     broken = []
     for file in [*told["outputs"], *told["errors"]]:

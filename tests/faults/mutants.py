@@ -17,12 +17,12 @@ from hymt_batch import fs as files
 from hymt_batch import manifest
 from hymt_batch.errors import HymtError, IdentityError
 from hymt_batch.records import Input, Part, Row, Shard, ShardRecord
-from hymt_batch.write import aside, commit, final, folder, lease, output
+from hymt_batch.write import cleanup, lease, output, part_store, published_file, set_aside
 from hymt_batch.write import part as parts
-from hymt_batch.write.commit import Commits
-from hymt_batch.write.kept import Kept
 from hymt_batch.write.output import Output
-from hymt_batch.write.store import Folders
+from hymt_batch.write.part_reader import PartReader
+from hymt_batch.write.part_store import PartStore
+from hymt_batch.write.storage import DurableFolders
 
 from . import upper, worlds
 from .explore import Erring, Explorer, Tally, Zombies, copying, lying, no_op
@@ -79,12 +79,12 @@ class Through:
 @mutant("a file is not synced")
 def _() -> Any:
     def settle(self: files.NewFile) -> str:
-        fd, self._fd = self._drain(), None
+        fd, self._fd = self._flush(), None
         self._fs.close(fd)
-        self._settled = True
+        self._synced = True
         return self._sha.hexdigest()
 
-    return changed((files.NewFile, "settle", settle))
+    return changed((files.NewFile, "sync_and_close", settle))
 
 
 @mutant("a folder is not synced")
@@ -94,88 +94,88 @@ def _() -> Any:
 
 @mutant("a new folder is not synced in the one above")
 def _() -> Any:
-    right = Folders.ensure
+    right = DurableFolders.ensure
 
-    def ensure(self: Folders, path: Path) -> None:
+    def ensure(self: DurableFolders, path: Path) -> None:
         store, self._fs = self._fs, Through(self._fs, fsync_dir=lambda path: True)
         try:
             right(self, path)
         finally:
             self._fs = store
 
-    return changed((Folders, "ensure", ensure))
+    return changed((DurableFolders, "ensure", ensure))
 
 
 @mutant("a part counts before its folder is synced")
 def _() -> Any:
-    right = Commits._publish
+    right = PartStore._publish
 
-    def publish(self: Commits, *rest: Any) -> bool:
+    def publish(self: PartStore, *rest: Any) -> bool:
         store, self._fs = self._fs, Through(self._fs, fsync_dir=lambda path: True)
         try:
             return right(self, *rest)
         finally:
             self._fs = store
 
-    return changed((Commits, "_publish", publish))
+    return changed((PartStore, "_publish", publish))
 
 
 @mutant("a part that is found is taken as lasting")
 def _() -> Any:
-    right = Kept.load
+    right = PartReader.load
 
     class All(set[Path]):
         def __contains__(self, path: object) -> bool:
             return True
 
-    def load(self: Kept, *rest: Any) -> Any:
-        self._synced = All()
+    def load(self: PartReader, *rest: Any) -> Any:
+        self._synced_folders = All()
         return right(self, *rest)
 
-    return changed((Kept, "load", load))
+    return changed((PartReader, "load", load))
 
 
 @mutant("the names of published files are not synced before the manifest")
 def _() -> Any:
-    return changed((Output, "_places", lambda self, one: iter(())))
+    return changed((Output, "_published_folders", lambda self, one: iter(())))
 
 
 @mutant("a part is trusted without its checksum")
 def _() -> Any:
     def decode(data: bytes) -> Any:
         line, _, payload = data.partition(b"\n")
-        return parts.decode_header(line), [parts._row(one) for one in payload.split(b"\n")[:-1]]
+        return parts.decode_header(line), [parts._decode_row(one) for one in payload.split(b"\n")[:-1]]
 
     return changed((parts, "decode", decode))
 
 
 @mutant("a done flag is trusted")
 def _() -> Any:
-    right_commit, right_has = Commits.commit, Commits.has
+    right_commit, right_has = PartStore.commit, PartStore.has
 
-    def flag(self: Commits, shard: Shard, part: Part) -> Path:
-        path = self._kept.path(shard.input.file_id, shard.index, part.index)
+    def flag(self: PartStore, shard: Shard, part: Part) -> Path:
+        path = self._reader.path(shard.input.file_id, shard.index, part.index)
         return path.with_name(f"done-{path.name}")
 
-    def commit(self: Commits, shard: Shard, part: Part, rows: Sequence[Row], degraded: Sequence[str] = ()) -> None:
+    def commit(self: PartStore, shard: Shard, part: Part, rows: Sequence[Row], degraded: Sequence[str] = ()) -> None:
         path = flag(self, shard, part)
         self._folders.ensure(path.parent)
-        if files.exists(self._fs, path) is None:
+        if files.stat_or_none(self._fs, path) is None:
             files.write_new(self._fs, path, b"done")
         right_commit(self, shard, part, rows, degraded)
 
-    def has(self: Commits, shard: Shard, part: Part) -> bool:
-        if files.exists(self._fs, flag(self, shard, part)) is None:
+    def has(self: PartStore, shard: Shard, part: Part) -> bool:
+        if files.stat_or_none(self._fs, flag(self, shard, part)) is None:
             return right_has(self, shard, part)
-        self._note(shard, part)
+        self._mark_committed(shard, part)
         return True
 
-    return changed((Commits, "commit", commit), (Commits, "has", has))
+    return changed((PartStore, "commit", commit), (PartStore, "has", has))
 
 
 @mutant("a published file is trusted by its record")
 def _() -> Any:
-    return changed((final, "standing", lambda fs, folder, record: True))
+    return changed((published_file, "is_intact", lambda fs, folder, record: True))
 
 
 @mutant("parts are collected before the manifest")
@@ -184,7 +184,7 @@ def _() -> Any:
 
     def finalize(self: Output) -> Any:
         for one in self._inputs:
-            folder.collect(self._fs, manifest.file_state(self.folder, one.file_id))
+            cleanup.remove_parts(self._fs, manifest.file_state_folder(self.folder, one.file_id))
         return right(self)
 
     return changed((Output, "finalize", finalize))
@@ -192,7 +192,7 @@ def _() -> Any:
 
 @mutant("the manifest is written first")
 def _() -> Any:
-    right, assemble = Output.finish_record, final.assemble
+    right, assemble = Output.finish_skipped_shard, published_file.assemble
 
     def finish_record(self: Output, one: Input, record: ShardRecord) -> None:
         def wrong(fs: Any, place: Path, job: Any) -> Any:
@@ -208,10 +208,10 @@ def _() -> Any:
                 fs.rename(source, target)
             return made
 
-        with changed((final, "assemble", wrong)):
+        with changed((published_file, "assemble", wrong)):
             right(self, one, record)
 
-    return changed((Output, "finish_record", finish_record))
+    return changed((Output, "finish_skipped_shard", finish_record))
 
 
 @mutant("a manifest stays while its files are made anew")
@@ -225,13 +225,13 @@ def _() -> Any:
 
 @mutant("a file is written in place")
 def _() -> Any:
-    return changed((final, "tmp_beside", lambda path: path))
+    return changed((published_file, "tmp_path", lambda path: path))
 
 
 @mutant("a temporary name is used again")
 def _() -> Any:
     same = SimpleNamespace(uuid4=lambda: SimpleNamespace(hex="0" * 32))
-    return changed((commit, "uuid", same), (final, "uuid", same))
+    return changed((part_store, "uuid", same), (published_file, "uuid", same))
 
 
 @mutant("every temporary file is deleted at the start")
@@ -239,7 +239,7 @@ def _() -> Any:
     right = Output.open.__func__  # type: ignore[attr-defined]
 
     def open(cls: Any, /, place: Path, **options: Any) -> Any:
-        folder.sweep(options["fs"], place, options["inputs"])
+        cleanup.remove_leftovers(options["fs"], place, options["inputs"])
         return right(cls, place, **options)
 
     return changed((Output, "open", classmethod(open)))
@@ -247,13 +247,13 @@ def _() -> Any:
 
 @mutant("a job resumes by counting its parts")
 def _() -> Any:
-    def has(self: Commits, shard: Shard, part: Part) -> bool:
-        found = sum(1 for _ in self._kept.parts_of(shard.input.file_id, shard.index)) > part.index
+    def has(self: PartStore, shard: Shard, part: Part) -> bool:
+        found = sum(1 for _ in self._reader.part_indexes(shard.input.file_id, shard.index)) > part.index
         if found:
-            self._note(shard, part)
+            self._mark_committed(shard, part)
         return found
 
-    return changed((Commits, "has", has))
+    return changed((PartStore, "has", has))
 
 
 @mutant("the plan depends on what is there")
@@ -261,7 +261,7 @@ def _() -> Any:
     right = World.parts
 
     def planned(self: World, rel: str, shard: Shard, output: Output) -> list[Part]:
-        if output._commits._kept.any(shard.input.file_id):
+        if output._part_store._reader.has_any(shard.input.file_id):
             return upper.plan(shard, self.part_rows + 1)
         return right(self, rel, shard, output)
 
@@ -276,31 +276,31 @@ def _() -> Any:
 @mutant("a failed sync is tried again on the same file")
 def _() -> Any:
     def settle(self: files.NewFile) -> str:
-        fd, self._fd = self._drain(), None
+        fd, self._fd = self._flush(), None
         try:
             self._fs.fsync(fd)
         except OSError:
             self._fs.fsync(fd)
         self._fs.close(fd)
-        self._settled = True
+        self._synced = True
         return self._sha.hexdigest()
 
-    return changed((files.NewFile, "settle", settle))
+    return changed((files.NewFile, "sync_and_close", settle))
 
 
 @mutant("a changed file is replaced without a copy")
 def _() -> Any:
-    return changed((aside, "spare", lambda *_: None))
+    return changed((set_aside, "preserve_foreign", lambda *_: None))
 
 
 @mutant("a changed file is replaced before its copy lasts")
 def _() -> Any:
-    right = aside._keep
+    right = set_aside._preserve
 
     def keep(fs: Any, *rest: Any) -> Path:
         return right(Through(fs, fsync_dir=lambda path: True), *rest)
 
-    return changed((aside, "_keep", keep))
+    return changed((set_aside, "_preserve", keep))
 
 
 # what must see which; the others may

@@ -25,7 +25,7 @@ from hymt_batch import manifest
 from hymt_batch.errors import IdentityError
 from hymt_batch.records import Document, Input, Part, Preamble, Shard
 from hymt_batch.write import lease
-from hymt_batch.write.holder import Holder
+from hymt_batch.write.lease_holder import LeaseHolder
 from hymt_batch.write.output import Output, WriteConfig
 
 from . import upper
@@ -88,9 +88,9 @@ class _NoThread:
     def join(self, timeout: float) -> None: ...
 
 
-def holder(host: str = "here") -> Holder:
+def holder(host: str = "here") -> LeaseHolder:
     number = next(_ids)
-    return Holder(f"owner{number}", host, "", "", NO_SUCH_PID + number, "1", "", 0, "long ago")
+    return LeaseHolder(f"owner{number}", host, "", "", NO_SUCH_PID + number, "1", "", 0, "long ago")
 
 
 @contextlib.contextmanager
@@ -103,7 +103,7 @@ def simulated() -> Iterator[None]:
         (lease, "myself", holder),
         (lease, "acquire", functools.partial(lease.acquire, clock=clock, sleep=clock.sleep)),
         (lease, "threading", SimpleNamespace(Thread=_NoThread, Event=threading.Event, Lock=threading.Lock)),
-        (files, "PAUSES_S", (0.0, 0.0)),
+        (files, "RETRY_DELAYS_S", (0.0, 0.0)),
         (files, "time", SimpleNamespace(sleep=clock.sleep)),
     ]
     before = [getattr(where, name) for where, name, _ in changes]
@@ -192,15 +192,15 @@ def run(fs: SimFS, world: World, seen: Seen, **options: Any) -> None:
         fs=fs,
         **{**world.options, **options},
     ) as output:
-        if not output.finished:
+        if not output.is_complete:
             for one in world.inputs:
                 for shard, _ in world.plans[one.rel]:
                     parts = world.parts(one.rel, shard, output)
                     names = [f"{one.rel}/{shard.index}/{part.index}" for part in parts]
-                    record = output.record(one, shard.index)
+                    record = output.shard_record(one, shard.index)
                     if record is not None and record.sha256 == shard.sha256:
                         seen.acknowledged.update(names)
-                        output.finish_record(one, record)
+                        output.finish_skipped_shard(one, record)
                         continue
                     for name, part in zip(names, parts, strict=True):
                         if not output.has(shard, part):
@@ -209,7 +209,7 @@ def run(fs: SimFS, world: World, seen: Seen, **options: Any) -> None:
                         seen.acknowledged.add(name)
                     if world.beats and output._lease is not None:
                         output._lease.refresh()
-                    output.finish(shard)
+                    output.finish_shard(shard)
         output.finalize()
 
 

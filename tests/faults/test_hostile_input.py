@@ -22,8 +22,8 @@ from pyarrow import parquet
 
 from hymt_batch import config as settings
 from hymt_batch.errors import ConfigError, HymtError, PreflightError
-from hymt_batch.progress import Telling
-from hymt_batch.source import names, stream
+from hymt_batch.progress import Reporter
+from hymt_batch.source import input_names, stream
 from hymt_batch.source.stream import SourceConfig
 from jobs import translate
 
@@ -61,14 +61,14 @@ def job(folder: Path, source: Path, *words: str) -> Any:
         "translate",
         [f"source.path={source}", f"output_dir={folder}", "name=out", "tgt_lang=fr", "model=demo", *words],
     )
-    with Telling("off") as telling:
+    with Reporter("off") as telling:
         return translate.translate(made, telling, stub.prepare, stub.decode_batch)
 
 
 def rows(path: Path, **more: Any) -> list[tuple[str, str | None]]:
     config = SourceConfig(path=str(path), **more)
-    (found,) = stream.find(config)
-    return [(document.status.value, document.text) for document, _ in stream.documents(found, config)]
+    (found,) = stream.find_inputs(config)
+    return [(document.status.value, document.text) for document, _ in stream.read_documents(found, config)]
 
 
 # size
@@ -286,7 +286,7 @@ def test_a_pattern_that_climbs_out_writes_nothing_above_the_output(
 )
 def test_a_name_that_leaves_the_output_or_breaks_ids_is_refused(rel: str) -> None:
     with pytest.raises(ConfigError, match="Rename the file"):
-        names.check(rel, rel)
+        input_names.check_name(rel, rel)
 
 
 @pytest.mark.fault(80)
@@ -298,7 +298,7 @@ def test_names_that_some_file_systems_take_for_one_are_refused(tmp_path: Path, o
     for name in (one, two):
         (tmp_path / name).write_text("rain\n")
     with pytest.raises(ConfigError, match="differs by case or accents only"):
-        stream.find(SourceConfig(path=str(tmp_path)))
+        stream.find_inputs(SourceConfig(path=str(tmp_path)))
 
 
 @pytest.mark.fault(80, 41)
@@ -311,9 +311,9 @@ def test_what_has_no_end_is_refused_before_it_is_opened(tmp_path: Path, make: Ca
     make(tmp_path / "in" / "bad.txt")
     for path in (tmp_path / "in", tmp_path / "in" / "bad.txt"):
         with pytest.raises(ConfigError, match=r"no regular file|outside of the folder"):
-            stream.find(SourceConfig(path=str(path)))
+            stream.find_inputs(SourceConfig(path=str(path)))
     with pytest.raises(ConfigError, match="no regular file"):
-        stream.find(SourceConfig(path=str(tmp_path / "in"), follow_symlinks=True))
+        stream.find_inputs(SourceConfig(path=str(tmp_path / "in"), follow_symlinks=True))
 
 
 @pytest.mark.fault(81, 80)

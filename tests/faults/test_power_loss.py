@@ -132,7 +132,7 @@ def test_of_two_that_take_over_a_dead_lease_one_holds_it(monkeypatch: pytest.Mon
             fs, dead, held = SimFS(), holder(), list[lease.Lease]()
             for path in ("/job", "/job/.hymt", "/job/.hymt/lease"):
                 fs.mkdir(Path(path), 0o777)
-            monkeypatch.setattr(lease, "alive", lambda other, me, dead=dead: other.owner != dead.owner)
+            monkeypatch.setattr(lease, "is_alive", lambda other, me, dead=dead: other.owner != dead.owner)
             lease.acquire(fs, HOME, ttl_s=100.0, beat_s=20.0, me=dead)
             start = fs.count
 

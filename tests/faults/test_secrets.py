@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from campaigns import stub
 
-from hymt_batch import shown
+from hymt_batch import sanitize
 from hymt_batch.source import hub
 from jobs import doctor, translate
 from jobs.__main__ import main
@@ -38,7 +38,7 @@ def secrets(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.fixture
 def upper(monkeypatch: pytest.MonkeyPatch) -> None:
     """`hymt-batch translate` with the stub model."""
-    work = partial(translate.translate, prepare=stub.prepare, decode_batch=stub.decode_batch)
+    work = partial(translate.translate, prepare_model=stub.prepare, decode_batch=stub.decode_batch)
     monkeypatch.setattr(translate, "run", partial(translate.run, translate=work))
 
 
@@ -74,29 +74,29 @@ def holders(folder: Path, *secrets: str) -> list[str]:
     ],
 )
 def test_secrets_are_blanked_and_nothing_else(text: str, expected: str) -> None:
-    assert shown.redacted(text) == expected
+    assert sanitize.redact(text) == expected
 
 
 @pytest.mark.fault(82)
 def test_an_empty_or_short_variable_blanks_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", "")
     monkeypatch.setenv("HUGGING_FACE_HUB_TOKEN", "a")
-    assert shown.redacted("a banana") == "a banana"
+    assert sanitize.redact("a banana") == "a banana"
 
 
 @pytest.mark.fault(55, 83)
 def test_no_character_that_a_terminal_obeys_is_shown_and_scripts_stay() -> None:
     for code in (*range(0x3100), 0xFEFF, *range(0xFFF0, 0x10000), 0x1D173, *range(0xE0000, 0xE0080)):
-        assert not obeyed(shown.printable(chr(code)).strip("\n\t")), hex(code)
+        assert not obeyed(sanitize.escape_control_chars(chr(code)).strip("\n\t")), hex(code)
     for text in ("é 中文 العربية हिन्दी", "tab\there\nline", "\u3000 \xa0"):
-        assert shown.printable(text) == text
-    assert json.loads('"' + shown.printable("\x9b\u202e") + '"') == "\x9b\u202e"
-    shown.printable("\udcff").encode()
+        assert sanitize.escape_control_chars(text) == text
+    assert json.loads('"' + sanitize.escape_control_chars("\x9b\u202e") + '"') == "\x9b\u202e"
+    sanitize.escape_control_chars("\udcff").encode()
 
 
 @pytest.mark.fault(82, 83)
 def test_log_records_of_any_library_are_shown_so(caplog: pytest.LogCaptureFixture) -> None:
-    shown.guard_logs()
+    sanitize.sanitize_logs()
     log = logging.getLogger("another.library")
     log.warning("loading %s with %s", EVIL, TOKEN)
     try:
@@ -187,7 +187,7 @@ def test_no_process_has_a_secret_among_its_arguments(tmp_path: Path, monkeypatch
         return subprocess.CompletedProcess(command, 0, b"", b"")
 
     monkeypatch.setattr(hub.subprocess, "run", runs)
-    hub.fetch_apart("org/data", None, "train", None, tmp_path)
+    hub.fetch_in_subprocess("org/data", None, "train", None, tmp_path)
     assert seen
     assert TOKEN not in str(seen)
 

@@ -24,8 +24,8 @@ from pyarrow import parquet
 
 from hymt_batch import config as settings
 from hymt_batch.errors import ConfigError, HymtError, PreflightError, StoppedError
-from hymt_batch.progress import Telling
-from hymt_batch.source import bytestream, find, stream
+from hymt_batch.progress import Reporter
+from hymt_batch.source import bytestream, discovery, stream
 from hymt_batch.source.spool import Spool
 from hymt_batch.source.stream import SourceConfig
 from jobs import translate
@@ -76,7 +76,7 @@ def job(folder: Path, source: Path, *words: str) -> Any:
         "translate",
         [f"source.path={source}", f"output_dir={folder}", "name=out", "tgt_lang=fr", "model=demo", *words],
     )
-    with Telling("off") as telling:
+    with Reporter("off") as telling:
         return translate.translate(made, telling, stub.prepare, stub.decode_batch)
 
 
@@ -98,13 +98,15 @@ def test_an_error_of_the_disk_is_told_by_what_it_is_wherever_it_strikes(
     path = tmp_path / f"bad.txt{packing}"
     path.write_bytes({"": bytes, ".gz": gzip.compress, ".zst": zst}[packing](body()))
     config = SourceConfig(path=str(path))
-    (found,) = stream.find(config)
+    (found,) = stream.find_inputs(config)
     failing(error, good)
     for read in (
-        lambda: list(stream.documents(found, config)),
-        lambda: list(stream.full(found, config, [found])),
-        lambda: list(stream.shards([found], config, shard_rows=99, shard_bytes=1 << 20, done=lambda *_: None)),
-        lambda: [stream.preamble(found, config), list(stream.documents(found, config))],
+        lambda: list(stream.read_documents(found, config)),
+        lambda: list(stream.read_full_documents(found, config, [found])),
+        lambda: list(
+            stream.cut_shards([found], config, shard_rows=99, shard_bytes=1 << 20, get_record=lambda *_: None)
+        ),
+        lambda: [stream.read_preamble(found, config), list(stream.read_documents(found, config))],
     ):
         with pytest.raises(StoppedError if error in PASSING else PreflightError, match=r"bad\.txt") as caught:
             read()
@@ -118,8 +120,8 @@ def test_a_disk_that_fails_under_a_table_stops_the_job(
     path = tmp_path / "in.parquet"
     parquet.write_table(pa.table({"text": ["a"] * 9}), path)
     config = SourceConfig(path=str(path))
-    (found,) = stream.find(config)
-    whole = list(stream.documents(found, config))
+    (found,) = stream.find_inputs(config)
+    whole = list(stream.read_documents(found, config))
     real = parquet.ParquetFile.iter_batches
 
     def fails(*_: Any, **__: Any) -> Any:
@@ -128,7 +130,7 @@ def test_a_disk_that_fails_under_a_table_stops_the_job(
     wanted = StoppedError if error == errno.EIO else PreflightError
     monkeypatch.setattr(parquet.ParquetFile, "iter_batches", fails)
     with pytest.raises(wanted, match=r"in\.parquet"):
-        list(stream.documents(found, config))
+        list(stream.read_documents(found, config))
     monkeypatch.setattr(parquet.ParquetFile, "iter_batches", real)
     monkeypatch.setattr(parquet, "ParquetFile", fails)
     with pytest.raises(wanted, match=r"in\.parquet"):
@@ -154,7 +156,7 @@ def test_a_disk_that_fails_in_either_pass_stops_the_job_which_goes_on_later(tmp_
         "translate",
         [f"source.path={path}", f"output_dir={tmp_path}", "name=out", "tgt_lang=fr", "model=demo", *words],
     )
-    with Telling("off") as telling, pytest.raises(StoppedError, match=r"bad\.txt could not be read"):
+    with Reporter("off") as telling, pytest.raises(StoppedError, match=r"bad\.txt could not be read"):
         translate.translate(made, telling, stub.prepare, struck)  # the first pass
     Failing.good = 1 << 40
     reads = Counter[str]()
@@ -198,7 +200,7 @@ def test_a_standard_input_that_breaks_is_no_traceback(
 ) -> None:
     monkeypatch.setattr("hymt_batch.source.spool._gives", lambda *_: True)
     with pytest.raises(wanted, match=r"[Ss]tandard input"):
-        Spool(tmp_path / "out").stdin(".txt", Broken(error))  # type: ignore[arg-type]
+        Spool(tmp_path / "out").store_stdin(".txt", Broken(error))  # type: ignore[arg-type]
 
 
 # names and folders
@@ -229,7 +231,7 @@ def deep(root: Path, name: str, depth: int) -> None:
 def test_a_name_longer_than_the_system_takes_is_one_line(inside: Path, name: str, depth: int) -> None:
     deep(inside, name, depth)
     with pytest.raises(ConfigError, match=r"cannot be used: File name too long\. ") as caught:
-        stream.find(SourceConfig(path=str(inside)))
+        stream.find_inputs(SourceConfig(path=str(inside)))
     assert len(str(caught.value)) < 500 and "\n" not in str(caught.value)
 
 
@@ -237,7 +239,7 @@ def test_folders_in_each_other_as_deep_as_one_path_names_are_read(inside: Path) 
     depth = (4000 - len(str(inside))) // 2
     assert depth > sys.getrecursionlimit()
     deep(inside, "y", depth)
-    (found,) = stream.find(SourceConfig(path=str(inside)))
+    (found,) = stream.find_inputs(SourceConfig(path=str(inside)))
     assert found.rel.count("/") == depth
 
 
@@ -260,7 +262,7 @@ def test_what_is_no_file_in_a_folder_is_refused_by_name(tmp_path: Path, kind: st
         os.chdir(here)
     for source in (tmp_path / "in", path, f"{tmp_path}/in/{kind[:3]}*"):
         with pytest.raises(ConfigError, match=kind) as caught:
-            stream.find(SourceConfig(path=str(source)))
+            stream.find_inputs(SourceConfig(path=str(source)))
         assert "\n" not in str(caught.value)
 
 
@@ -278,10 +280,10 @@ def test_a_folder_that_goes_away_or_fails_meanwhile_is_told_by_name(
             raise OSError(error, os.strerror(error), str(path))
         return real(path, **more)
 
-    monkeypatch.setattr(find.os, what, gone)
+    monkeypatch.setattr(discovery.os, what, gone)
     wanted = StoppedError if error in PASSING else ConfigError
     with pytest.raises(wanted, match=r"in/sub"):
-        stream.find(SourceConfig(path=str(tmp_path / "in")))
+        stream.find_inputs(SourceConfig(path=str(tmp_path / "in")))
 
 
 # how often, and how much
@@ -310,13 +312,17 @@ def test_each_file_is_opened_a_few_times_whatever_their_number(tmp_path: Path, k
     OPENED.clear()
     _WATCHING[:] = [str(tmp_path / "in") + "/"]
     try:
-        inputs = stream.find(config)
-        heads = stream.Heads(config, ("translation", "hymt"))
-        within = stream.limited(inputs, config, heads)
+        inputs = stream.find_inputs(config)
+        heads = stream.PreambleCache(config, ("translation", "hymt"))
+        within = stream.apply_limit(inputs, config, heads)
         for one in within:
             heads(one)
-        shards = list(stream.shards(within, config, shard_rows=9, shard_bytes=999, done=lambda *_: None, heads=heads))
-        rows = [sum(1 for _ in stream.full(one, config, within, heads=heads)) for one in within]
+        shards = list(
+            stream.cut_shards(
+                within, config, shard_rows=9, shard_bytes=999, get_record=lambda *_: None, preambles=heads
+            )
+        )
+        rows = [sum(1 for _ in stream.read_full_documents(one, config, within, preambles=heads)) for one in within]
     finally:
         _WATCHING.clear()
     assert sum(rows) == sum(len(shard.documents) for shard in shards) == (limit or 40)  # type: ignore[union-attr]
@@ -347,12 +353,12 @@ def test_a_file_takes_little_memory(tmp_path: Path) -> None:
         (tmp_path / "in" / f"{number:05}.csv").write_bytes(b"id,text\n1,rain\n")
     config = SourceConfig(path=str(tmp_path / "in"))
     tracemalloc.start()
-    inputs = stream.find(config)
-    heads = stream.Heads(config)
+    inputs = stream.find_inputs(config)
+    heads = stream.PreambleCache(config)
     for one in inputs:
         heads(one)
     held, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert len(inputs) == num and len(heads._kept) == 1
+    assert len(inputs) == num and len(heads._interned) == 1
     print("bytes a file:", held // num, "at most", peak // num)
     assert held / num < 1500 and peak / num < 2048

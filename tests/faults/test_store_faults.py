@@ -47,7 +47,7 @@ class Failing(Fast):
 
 @pytest.fixture(autouse=True)
 def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "PAUSES_S", (0.0, 0.0))
+    monkeypatch.setattr(files, "RETRY_DELAYS_S", (0.0, 0.0))
 
 
 @pytest.fixture
@@ -121,7 +121,7 @@ def test_a_folder_that_vanishes_is_made_again(tmp_path: Path, inputs: list[Input
                     (tmp_path / "job/.hymt" / f"f{inputs[0].file_id}" / "s0000000").rename(tmp_path / "away")
                     (tmp_path / "away").rename(tmp_path / "job/.hymt" / f"f{inputs[0].file_id}" / "s0000000")
                 output.commit(shard, part, upper(shard, part))
-            output.finish(shard)
+            output.finish_shard(shard)
         output.finalize()
     assert outputs(tmp_path / "job") == golden
 
@@ -136,7 +136,7 @@ def test_the_state_removed_while_the_job_runs_ends_it_without_a_wrong_file(tmp_p
                 shutil.rmtree(tmp_path / "job" / ".hymt")
             for part in plan(shard):
                 output.commit(shard, part, upper(shard, part))
-            output.finish(shard)
+            output.finish_shard(shard)
     assert not list((tmp_path / "job" / "translated").iterdir())
 
 
@@ -146,7 +146,7 @@ def begin(folder: Path, inputs: list[Input], num_shards: int = 2) -> list[Path]:
         for shard in list(shards(inputs[0]))[:num_shards]:
             for part in plan(shard):
                 output.commit(shard, part, upper(shard, part))
-            output.finish(shard)
+            output.finish_shard(shard)
     return sorted(p for p in (folder / ".hymt").rglob("p0*") if p.is_file())
 
 
@@ -190,7 +190,7 @@ def test_the_harness_sees_parts_trusted_without_their_checksums(
 
     def trusting(data: bytes) -> Any:
         line, _, payload = data.partition(b"\n")
-        return parts.decode_header(line), [parts._row(one) for one in payload.split(b"\n")[:-1]]
+        return parts.decode_header(line), [parts._decode_row(one) for one in payload.split(b"\n")[:-1]]
 
     monkeypatch.setattr(parts, "decode", trusting)
     run(tmp_path / "job", inputs)
@@ -361,5 +361,5 @@ def test_a_manifest_has_no_time_in_it_and_a_job_has_one(tmp_path: Path, inputs: 
     run(tmp_path / "a", inputs)
     run(tmp_path / "b", inputs)
     assert outputs(tmp_path / "a") == outputs(tmp_path / "b")
-    assert manifest.read_job(files.OS, tmp_path / "a").created
+    assert manifest.read_job(files.OS_FS, tmp_path / "a").created
     assert "created" not in json.loads((tmp_path / "a" / "manifest.json").read_text())

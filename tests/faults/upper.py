@@ -13,14 +13,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from hymt_batch.fs import OS, Fs, Os
+from hymt_batch.fs import OS_FS, Fs, OsFs
 from hymt_batch.records import Document, Input, Part, Preamble, Row, Shard, Status
 from hymt_batch.write.output import Output, Summary, WriteConfig
 
 IDENTITY: dict[str, Any] = {"decode": {"method": "upper"}, "batch": {"shard_rows": 8, "part_rows": 3}}
 
 
-class Fast(Os):
+class Fast(OsFs):
     """Files as they are without fsync: a process that ends leaves the machine running."""
 
     def fsync(self, fd: int) -> None: ...
@@ -65,12 +65,14 @@ def plan(shard: Shard, part_rows: int = 3) -> list[Part]:
 
 def upper(shard: Shard, part: Part) -> list[Row]:
     rows = []
-    for index in part.documents:
+    for index in part.document_indices:
         document = shard.documents[index]
         text = (document.text or "").upper()
         status = Status.EMPTY if text.startswith("EMPTY") else Status.OK
         shown = "" if status is Status.EMPTY else text
-        rows.append(Row(document.row, document.digest, status, shown, num_source_tokens=len(text), num_new_tokens=1))
+        rows.append(
+            Row(document.row_index, document.digest, status, shown, num_source_tokens=len(text), num_new_tokens=1)
+        )
     return rows
 
 
@@ -100,12 +102,12 @@ def run(
 ) -> Summary:
     """The whole job, as jobs/translate.py goes through it, skipped shards included."""
     with open_output(folder, inputs, fs=fs, **options) as output:
-        if not output.finished:
+        if not output.is_complete:
             for input in inputs:
                 for shard in shards(input):
-                    record = output.record(input, shard.index)
+                    record = output.shard_record(input, shard.index)
                     if record is not None and record.sha256 == shard.sha256:
-                        output.finish_record(input, record)
+                        output.finish_skipped_shard(input, record)
                         continue
                     for part in plan(shard):
                         name = f"{input.rel}/{shard.index}/{part.index}"
@@ -114,7 +116,7 @@ def run(
                             time.sleep(pause_s)
                             output.commit(shard, part, upper(shard, part))
                         acknowledged(name)
-                    output.finish(shard)
+                    output.finish_shard(shard)
         return output.finalize()
 
 
@@ -132,7 +134,7 @@ def main() -> None:
         pause_s=float(pause_s),
         lease_ttl_s=float(ttl_s),
         lease_beat_s=0.2,
-        fs=OS,
+        fs=OS_FS,
     )
 
 

@@ -44,7 +44,7 @@ def a_dead_lease(folder: Path, rng: random.Random) -> World:
     """Of this machine, of another, or not to be read; perhaps a racer for it died too."""
     world = make("a dead lease", folder, rng)
     part_way(world.start, world, 40)
-    left = manifest.canonical(asdict(holder(rng.choice(["here", "elsewhere"]))))
+    left = manifest.canonical_json(asdict(holder(rng.choice(["here", "elsewhere"]))))
     world.start.set(LEASE, rng.choice([left, left, left[:20], b"", bytes(50)]))
     if rng.random() < 0.3:
         world.start.set(f"{HOME}/.hymt/lease/stale-{'0' * 32}", left)

@@ -1,0 +1,1 @@
+"""Engines of other programs, for benchmarks; each runs the workload of `hymt_batch.decode.benchmark`."""

@@ -1,0 +1,203 @@
+"""Passes of the network over the slots: prompts in pieces, steps, and the choice of tokens. Start at `slots.py`.
+
+Tokens stay on the device that takes them; what the host must know is read when the caller asks. Knows which rows
+stand in which slots, and nothing of who comes next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from hymt_batch.decode.async_copy import SampledTokens, to_device
+from hymt_batch.decode.cache import PrefixCache, SlotCache, grouped_mask, make_spans
+from hymt_batch.decode.sampling import SamplingParams, sample
+from hymt_batch.decode.sequence import Counters, SequenceState
+from hymt_batch.model import transformers_compat
+from hymt_batch.model.prepare import LoadedModel
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+PREFILL_CHUNK_TOKENS = 1024
+"""Tokens of each prompt in one pass: attention over a long prompt takes memory by its square."""
+
+
+class ModelRunner:
+    """The network over one group of slots."""
+
+    def __init__(
+        self, hymt: LoadedModel, sampling_params: SamplingParams, num_slots: int, counters: Counters, *, logprobs: bool
+    ) -> None:
+        self.hymt, self.sampling_params, self.counters, self.logprobs = hymt, sampling_params, counters, logprobs
+        self.cache = SlotCache(num_slots)
+        self.prefix: PrefixCache | None = None
+        self.last_tokens: Tensor | None = None  # [slots], the newest token of each
+        self.seen: Tensor | None = None  # [slots, V], for the repetition penalty
+        config = hymt.network.config
+        self._group_size = config.num_attention_heads // config.num_key_value_heads
+        self._cache_kwarg = transformers_compat.cache_argument(hymt.network.model)
+
+    def recreate(self, num_slots: int) -> ModelRunner:
+        """Another one with empty slots, in which nothing of this one is held but what all prompts begin with."""
+        fresh = ModelRunner(self.hymt, self.sampling_params, num_slots, self.counters, logprobs=self.logprobs)
+        fresh.prefix = self.prefix
+        return fresh
+
+    @property
+    def prefix_length(self) -> int:
+        return self.prefix.length if self.prefix else 0
+
+    def compute_prefix(self, ids: Sequence[int]) -> PrefixCache:
+        """Compute what all prompts begin with."""
+        import torch
+
+        prefix, num = PrefixCache(), len(ids)
+        visible = torch.ones(1, num, num, dtype=torch.bool).tril()
+        self._hidden_states(torch.tensor([list(ids)]), visible, torch.arange(num)[None], prefix)
+        return prefix
+
+    def prefill(self, sequences: Sequence[SequenceState], first_slot: int) -> SampledTokens:
+        """Run prompts through the network into the slots from `first` on, piece by piece; choose their first tokens."""
+        import torch
+
+        common, count = self.prefix_length, len(sequences)
+        lengths = torch.tensor([len(row.prompt_ids) - common for row in sequences])
+        width = int(lengths.max())
+        ids = torch.full((count, width), self.hymt.tokenizer.pad_id, dtype=torch.int64)
+        for number, row in enumerate(sequences):
+            ids[number, : len(row.prompt_ids) - common] = torch.tensor(row.prompt_ids[common:])
+        self.cache.reserve(common + width + 1)
+        places = torch.arange(width)
+        last = None
+        for start in range(0, width, PREFILL_CHUNK_TOKENS):
+            here = places[start : start + PREFILL_CHUNK_TOKENS]
+            before = places[: start + len(here)]
+            own = before[None, None, :] <= here[None, :, None]
+            # a query behind the end of its prompt still sees itself: no row of the scores is empty
+            own = own & ((before[None, None, :] < lengths[:, None, None]) | (before[None, :] == here[:, None])[None])
+            visible = torch.cat([torch.ones(count, len(here), common, dtype=torch.bool), own], dim=-1)
+            self.cache.start_prefill(first_slot, count, self.prefix, common + start, common + start + len(here))
+            hidden = self._hidden_states(ids[:, here], visible, (common + here)[None].expand(count, -1), self.cache)
+            at = to_device(lengths - 1 - start, hidden.device)
+            found = hidden[torch.arange(count, device=hidden.device), at.clamp(0, len(here) - 1)]
+            inside = ((at >= 0) & (at < len(here)))[:, None]
+            last = found if last is None else torch.where(inside, found, last)
+        assert last is not None
+        self._allocate_state()
+        if self.sampling_params.repetition_penalty != 1.0:
+            self._mark_prompts_seen(first_slot, sequences)
+        chosen = self._sample(last, first_slot, sequences)
+        self.counters.prefill_tokens += int(lengths.sum())
+        self.counters.prefill_padded += count * width
+        self.counters.first_tokens += count
+        return chosen
+
+    def step(self, sequences: Sequence[SequenceState]) -> SampledTokens:
+        """Give every row, in the slots from the first on, one more token."""
+        import torch
+
+        lengths = [row.position + 1 for row in sequences]
+        at, longest = torch.tensor(lengths) - 1, max(lengths)
+        self.cache.start_step(at, longest, make_spans(lengths))
+        assert self.last_tokens is not None
+        ids = self.last_tokens[: len(sequences), None]
+        visible = torch.arange(longest)[None, None, :] <= at[:, None, None]
+        hidden = self._hidden_states(ids, visible, at[:, None], self.cache)
+        chosen = self._sample(hidden[:, -1], 0, sequences)
+        self.count_step(len(sequences))
+        return chosen
+
+    def count_step(self, num_sequences: int) -> None:
+        """Count a step over so many rows."""
+        self.counters.steps += 1
+        self.counters.row_steps += num_sequences
+        self.counters.steps_of_rows[num_sequences] = self.counters.steps_of_rows.get(num_sequences, 0) + 1
+
+    def move(self, source: int, target: int, length: int) -> None:
+        """Take a row to another slot."""
+        self.cache.move(source, target, length)
+        for held in (self.last_tokens, self.seen):
+            if held is not None:
+                held[target] = held[source]
+
+    def resize(self, num_slots: int, length: int | None = None, max_length: int = 0) -> None:
+        """Another number of slots; see `SlotCache.resize`. `widest`: tokens that a slot may come to hold."""
+        self.cache.resize(num_slots, length)
+        self._allocate_state()
+
+    def _allocate_state(self) -> None:
+        """Room for the newest token of every slot, and for what each has seen."""
+        import torch
+
+        num, device = self.cache.num_slots, self.hymt.device
+        if self.last_tokens is None or len(self.last_tokens) < num:
+            self.last_tokens = _copy_into(self.last_tokens, torch.zeros(num, dtype=torch.int64, device=device))
+        if self.sampling_params.repetition_penalty != 1.0 and (self.seen is None or len(self.seen) < num):
+            fresh = torch.zeros(num, self.hymt.vocab_size, dtype=torch.bool, device=device)
+            self.seen = _copy_into(self.seen, fresh)
+
+    def _mark_prompts_seen(self, first_slot: int, sequences: Sequence[SequenceState]) -> None:
+        import torch
+
+        assert self.seen is not None
+        for number, row in enumerate(sequences, first_slot):
+            ids = to_device(torch.tensor(row.prompt_ids), self.seen.device)
+            self.seen[number].fill_(False).index_fill_(0, ids, True)
+
+    def _sample(self, hidden: Tensor, first_slot: int, sequences: Sequence[SequenceState]) -> SampledTokens:
+        """Choose a token for each of `rows`, which stand in the slots from `first` on."""
+
+        logits, finite = self._logits(hidden)
+        seen = None if self.seen is None else self.seen[first_slot : first_slot + len(sequences)].to(logits.device)
+        steps = [row.num_new_tokens for row in sequences]
+        chosen = sample(logits, seen, self.sampling_params, [row.seed for row in sequences], steps)
+        logprobs = token_logprobs(logits, chosen) if self.logprobs else None
+        assert self.last_tokens is not None
+        here = chosen.to(self.last_tokens.device)
+        self.last_tokens[first_slot : first_slot + len(sequences)] = here
+        if self.seen is not None:
+            self.seen[first_slot : first_slot + len(sequences)].scatter_(1, here[:, None], True)
+        for row in sequences:
+            row.num_unread += 1
+        return SampledTokens(tuple(sequences), chosen, finite, logprobs)
+
+    def _logits(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits [B, V] in float32 of hidden states [B, H], and whether they are finite [B]."""
+        import torch
+
+        logits = self.hymt.network.lm_head(hidden).float()
+        finite = torch.isfinite(logits.sum(dim=-1))  # as one number that is not is enough
+        if self.sampling_params.do_sample:
+            logits = torch.where(finite[:, None], logits, torch.zeros_like(logits))
+        return logits, finite
+
+    def _hidden_states(self, ids: Tensor, visible: Tensor, positions: Tensor, cache: Any) -> Tensor:
+        """Hidden states [B, T, H] of the last layer."""
+        import torch
+
+        device = self.hymt.device
+        mask = grouped_mask(visible, self._group_size, getattr(torch, self.hymt.dtype))
+        output = self.hymt.network.model(
+            input_ids=to_device(ids, device),
+            attention_mask=to_device(mask, device),
+            position_ids=to_device(positions, device),
+            use_cache=True,
+            **{self._cache_kwarg: cache},
+        )
+        hidden: Tensor = output.last_hidden_state
+        return hidden
+
+
+def token_logprobs(logits: Tensor, tokens: Tensor) -> Tensor:
+    """Logarithms of the chosen tokens' probabilities: [B] from logits [B, V] and tokens [B]."""
+    import torch
+
+    return logits.gather(1, tokens[:, None]).squeeze(1) - torch.logsumexp(logits, dim=-1)
+
+
+def _copy_into(old: Tensor | None, fresh: Tensor) -> Tensor:
+    """`fresh`, beginning with what `old` holds."""
+    if old is not None:
+        fresh[: len(old)] = old
+    return fresh

@@ -1,0 +1,260 @@
+"""One group of slots: prompts into slots, a step for all, rows out. Start at `slots.py`."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from hymt_batch.decode.async_copy import AsyncCopy, SampledTokens
+from hymt_batch.decode.cuda_graph_runner import CudaGraphRunner
+from hymt_batch.decode.generate import Completion
+from hymt_batch.decode.model_runner import ModelRunner
+from hymt_batch.decode.sampling import SamplingParams
+from hymt_batch.decode.sequence import Counters, SequenceState, is_looping
+from hymt_batch.model.memory import empty_cache, is_out_of_memory
+from hymt_batch.model.prepare import LoadedModel
+
+REFILL_DIVISOR = 8
+"""Prompts are taken in when one slot of so many is free: fewer forward passes over few prompts, little idle room."""
+
+MAX_PREFILL_TOKENS = 8192
+"""Padded tokens of one forward pass over prompts, so that it takes no more memory than the steps do."""
+
+MAX_LENGTH_RATIO = 1.15
+"""The longest prompt of a group is at most so many times as long as its shortest."""
+
+
+class Scheduler:
+    """The rows in slots, those that wait, and those that are done."""
+
+    def __init__(
+        self,
+        hymt: LoadedModel,
+        sequences: Sequence[SequenceState],
+        sampling_params: SamplingParams,
+        max_rows: int,
+        max_tokens: int,
+        counters: Counters,
+        *,
+        read_every: int = 1,
+        logprobs: bool = False,
+        graph_runner: CudaGraphRunner | None = None,
+    ) -> None:
+        self.hymt, self.sampling_params, self.counters = hymt, sampling_params, counters
+        self.max_rows, self.max_tokens, self.read_every = max_rows, max_tokens, read_every
+        self.graph_runner = graph_runner
+        self.num_slots = max(1, min(max_rows, max_tokens // self._slot_tokens(sequences[0].max_length), len(sequences)))
+        self.waiting = deque(sequences)
+        self.running: list[SequenceState] = []  # in the order of their slots
+        self.completions: dict[int, Completion] = {}
+        self.runner: ModelRunner
+        if graph_runner is None:
+            self.runner = ModelRunner(hymt, sampling_params, self.num_slots, counters, logprobs=logprobs)
+        else:
+            settings: dict[str, Any] = {"max_tokens": max_tokens, "read_every": read_every, "logprobs": logprobs}
+            graph_runner.start(sampling_params, counters, self.num_slots, sequences[0].max_length, **settings)
+            self.runner = graph_runner
+        self.stop_ids = frozenset(hymt.tokenizer.stop_ids)
+        self._unread: list[SampledTokens] = []
+        self._pending_copy: AsyncCopy | None = None  # with captured steps: what is read while a further step runs
+
+    @property
+    def busy(self) -> bool:
+        return bool(self.waiting or self.running)
+
+    def _slot_tokens(self, max_length: int) -> int:
+        """Tokens of storage that a row of so many takes."""
+        return max_length if self.graph_runner is None else self.graph_runner.slot_tokens(max_length)
+
+    def admit(self) -> None:
+        """Take prompts in, if enough slots are free."""
+        if self.waiting:
+            self._grow()
+        free = self.num_slots - len(self.running)
+        if not self.waiting or (self.running and free < max(1, self.num_slots // REFILL_DIVISOR)):
+            return
+        while self.waiting and len(self.running) < self.num_slots:
+            group = self._next_prefill_group(self.num_slots - len(self.running))
+            if not self._run_within_memory(lambda group=group: self._prefill(group)):  # type: ignore[misc]
+                self._requeue(group)
+
+    def _prefill(self, group: Sequence[SequenceState]) -> None:
+        self._unread.append(self.runner.prefill(group, len(self.running)))
+        self.running += group
+
+    def _next_prefill_group(self, max_size: int) -> list[SequenceState]:
+        """The next prompts of like length, within the room for one forward pass."""
+        common = self.runner.prefix_length
+        group = [self.waiting.popleft()]
+        longest = shortest = len(group[0].prompt_ids) - common
+        while self.waiting and len(group) < max_size:
+            length = len(self.waiting[0].prompt_ids) - common
+            longest, shortest = max(longest, length), min(shortest, length)
+            if longest > MAX_LENGTH_RATIO * shortest + 4 or (len(group) + 1) * longest > MAX_PREFILL_TOKENS:
+                break
+            group.append(self.waiting.popleft())
+        return group
+
+    def _requeue(self, group: list[SequenceState]) -> None:
+        """Memory ran out over a group of prompts: fewer at once from now on, and a prompt alone is given up."""
+        if len(group) == 1 and not self.running:
+            self.completions[group[0].index] = Completion([], "memory")
+            return
+        for row in group:
+            row.reset()
+        self.waiting.extendleft(reversed(group))
+        self._shrink(max(1, len(self.running) + len(group) // 2, self.num_slots // 2))
+
+    def _shrink(self, num: int) -> None:
+        """Take fewer slots from now on; if even that needs more memory than there is, all running rows start over."""
+        self.num_slots = self.max_rows = min(num, self.num_slots)
+        if not self._run_within_memory(lambda: self.runner.resize(self.num_slots)):
+            self._preempt(self.running)
+            self.running = []
+            self.runner = self.runner.recreate(self.num_slots)
+
+    def _preempt(self, sequences: Sequence[SequenceState]) -> None:
+        """These rows wait again, in their order, the first of all."""
+        gone = {row.index for row in sequences}
+        self._unread = [_drop_sequences(chosen, gone) for chosen in self._unread]
+        for row in reversed(sequences):
+            row.reset()
+            self.waiting.appendleft(row)
+
+    def _grow(self) -> None:
+        """Rows come the widest first: when the widest are done, more of the narrower ones fit."""
+        widest = max(row.max_length for row in (*self.running, self.waiting[0]))
+        wanted = max(
+            1, min(self.max_rows, self.max_tokens // self._slot_tokens(widest), len(self.running) + len(self.waiting))
+        )
+        if wanted > self.num_slots + self.num_slots // REFILL_DIVISOR:
+            longest = max((row.position + 1 for row in self.running), default=0)
+            if self._run_within_memory(lambda: self.runner.resize(wanted, longest, widest)):
+                self.num_slots = wanted
+            else:
+                self.max_rows = self.num_slots
+
+    def step(self) -> None:
+        """Begin a step for every running row. What it chose is not known before `harvest`."""
+        if self.graph_runner is not None and len(self._unread) >= self.read_every:
+            self._pending_copy, self._unread = AsyncCopy(self._unread), []
+        if self.running and not self._run_within_memory(lambda: self._unread.append(self.runner.step(self.running))):
+            if self._pending_copy is not None:
+                self._unread, self._pending_copy = list(self._pending_copy.sampled), None
+            self._preempt_half()
+
+    @property
+    def must_collect(self) -> bool:
+        """Whether what was chosen must be read now: enough steps were launched, or a row came to its limit.
+
+        A captured step costs the GPU little and the host nothing: one more runs while those before it are read, and a
+        row at its limit takes part in a few that nobody reads.
+        """
+        if self.graph_runner is not None:
+            return self._pending_copy is not None
+        return len(self._unread) >= self.read_every or any(
+            row.num_new_tokens >= row.max_new_tokens for row in self.running
+        )
+
+    def _preempt_half(self) -> None:
+        """Memory ran out in a step: the younger half of the rows starts over later, with fewer slots."""
+        keep = len(self.running) // 2
+        if keep == 0:
+            row = self.running.pop()
+            self._unread = []
+            self.completions[row.index] = Completion([], "memory")
+            return
+        later, self.running = self.running[keep:], self.running[:keep]
+        self._preempt(later)
+        self._shrink(keep)
+
+    def collect(self) -> list[SequenceState]:
+        """Read what was chosen; rows that ended leave their slots, and the last slot's row moves into each gap.
+
+        Returns:
+            The rows that ended.
+        """
+        for chosen in self._wait_for_tokens():
+            self._append_tokens(chosen)
+        ended, number = [], 0
+        while number < len(self.running):
+            row = self.running[number]
+            if row.index not in self.completions:
+                number += 1
+                continue
+            ended.append(row)
+            if self.completions[row.index].finish_reason == "non_finite":
+                self.runner.cache.clear(number)  # zero times NaN is NaN: the next in this slot would suffer
+            final = len(self.running) - 1
+            if number != final:
+                self.runner.move(final, number, self.running[final].position + 1)
+                self.running[number] = self.running[final]
+            self.running.pop()
+        return ended
+
+    def _wait_for_tokens(self) -> Sequence[SampledTokens]:
+        """What is to be read, on the host; waits for it."""
+        if self.graph_runner is not None:
+            coming, self._pending_copy = self._pending_copy, None
+        else:
+            unread, self._unread = self._unread, []
+            if not self.hymt.device.startswith("cuda"):
+                self.counters.host_reads += bool(unread)
+                return unread
+            coming = AsyncCopy(unread) if unread else None
+        self.counters.host_reads += coming is not None
+        return coming.wait() if coming else []
+
+    def _append_tokens(self, sampled: SampledTokens) -> None:
+        tokens, finite = sampled.tokens.tolist(), sampled.finite.tolist()
+        logprobs = [0.0] * len(tokens) if sampled.logprobs is None else sampled.logprobs.tolist()
+        for row, token, good, logprob in zip(sampled.sequences, tokens, finite, logprobs, strict=True):
+            row.num_unread -= 1
+            if row.index in self.completions:
+                continue  # chosen before its end was known
+            row.sum_logprob += logprob
+            if not good:
+                self.completions[row.index] = Completion([], "non_finite")
+            elif token in self.stop_ids:
+                self._finish(row, "stop", len(row.new_ids))
+            else:
+                row.new_ids.append(token)
+                if self.sampling_params.stop_loops and is_looping(row.new_ids, row.prompt_ids):
+                    self._finish(row, "loop", len(row.new_ids) - 1)
+                elif len(row.new_ids) >= row.max_new_tokens:
+                    self._finish(row, "length", len(row.new_ids) - 1)
+
+    def _finish(self, sequence: SequenceState, reason: str, steps: int) -> None:
+        self.counters.useful_row_steps += steps
+        mean = sequence.sum_logprob / (steps + 1) if self.runner.logprobs else None
+        self.completions[sequence.index] = Completion(sequence.new_ids, reason, mean)
+
+    def _run_within_memory(self, work: Callable[[], object]) -> bool:
+        """Whether the work was done; False where memory ran out, which is then given back."""
+        return run_within_memory(work, self.hymt, self.counters)
+
+
+def run_within_memory(work: Callable[[], object], hymt: LoadedModel, counters: Counters) -> bool:
+    """Whether the work was done; False where memory ran out, which is then given back."""
+    try:
+        work()
+        return True
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+    # outside of the except block: the traceback would keep the tensors alive
+    counters.out_of_memory += 1
+    empty_cache(hymt.device)
+    return False
+
+
+def _drop_sequences(sampled: SampledTokens, dropped: set[int]) -> SampledTokens:
+    """What was chosen, without the rows that start over."""
+    kept = [number for number, row in enumerate(sampled.sequences) if row.index not in dropped]
+    if len(kept) == len(sampled.sequences):
+        return sampled
+    logprobs = None if sampled.logprobs is None else sampled.logprobs[kept]
+    return SampledTokens(
+        tuple(sampled.sequences[number] for number in kept), sampled.tokens[kept], sampled.finite[kept], logprobs
+    )

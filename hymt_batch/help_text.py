@@ -1,0 +1,140 @@
+"""What `--help` prints: jobs, settings with their comments, choices, exit codes.
+
+The words come from where they are kept: job docstrings, comments in conf/, errors.MEANING. Imports neither jobs nor
+Hydra, so that help is quick and works where an installation is broken.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from hymt_batch.errors import EXIT_CODE_MEANINGS
+
+_LINE = re.compile(r"(?P<indent> *)(?P<key>\w+):(?: +(?P<value>.*?))??(?: +# +(?P<comment>.*))?")
+
+FLAGS = {
+    "-h, --help": "this page; after a job: its settings",
+    "-m, --multirun": "run one job for each combination of listed values: tgt_lang=fr,de decode.top_k=range(10,31,10)",
+    "--cfg job": "print the composed settings as YAML and run nothing",
+    "--package STAGE": "with --cfg job: print one part, such as decode",
+    "--info": "print which files the settings come from and run nothing",
+    "--version": "print the version",
+    "--completion bash": 'print the completion script: eval "$(hymt-batch --completion bash)"',
+}
+"""Flags by their spelling; they may stand anywhere among the overrides."""
+
+
+@dataclass(frozen=True, slots=True)
+class SettingLine:
+    """One setting as a YAML file lists it."""
+
+    value: str
+    comment: str
+
+
+def find_jobs(folder: Path) -> dict[str, str]:
+    """Each job of a folder with the first line of its docstring, read without importing it; translate comes first."""
+    files = [file for file in sorted(folder.glob("*.py")) if not file.name.startswith("_")]
+    files.sort(key=lambda file: file.stem != "translate")
+    return {file.stem: _docstring_summary(file) for file in files}
+
+
+def _docstring_summary(file: Path) -> str:
+    try:
+        return (ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or "").partition("\n")[0]
+    except SyntaxError:
+        return "(cannot be read)"
+
+
+def read_settings(file: Path) -> dict[str, SettingLine]:
+    """The settings of a YAML file by dotted key, with the comment behind each; `defaults` and `hydra` are left out."""
+    found: dict[str, SettingLine] = {}
+    path: list[tuple[int, str]] = []
+    for text in file.read_text(encoding="utf-8").splitlines():
+        match = _LINE.fullmatch(text)
+        if match is None:
+            continue
+        indent = len(match["indent"])
+        path = [(depth, key) for depth, key in path if depth < indent] + [(indent, match["key"])]
+        if path[0][1] not in ("defaults", "hydra"):
+            found[".".join(key for _, key in path)] = SettingLine(match["value"] or "", match["comment"] or "")
+    return found
+
+
+def first_comment(file: Path) -> str:
+    """What a YAML file says of itself in its first comment."""
+    for text in file.read_text(encoding="utf-8").splitlines():
+        if text.startswith("# ") and not text.startswith("# @"):
+            return text[2:]
+    return ""
+
+
+def default_choices(file: Path) -> dict[str, str]:
+    """The choice of each group in a job's defaults list, in its order."""
+    return dict(re.findall(r"^  - (\w+): ([^\s#]+)", file.read_text(encoding="utf-8"), re.MULTILINE))
+
+
+def overview_page(jobs: Mapping[str, str]) -> str:
+    """The page of `hymt-batch --help`."""
+    return "\n".join(
+        [
+            "Translate a corpus with Tencent's Hunyuan translation models; stopped jobs continue where they were.",
+            "",
+            "    hymt-batch JOB [KEY=VALUE ...] [flags]",
+            "    hymt-batch translate preset=demo",
+            "    hymt-batch translate source.path=corpus.txt tgt_lang=fr",
+            "",
+            "Jobs (hymt-batch JOB --help lists the settings of each):",
+            *_table(jobs),
+            "",
+            *_footer(),
+        ]
+    )
+
+
+def job_page(
+    job: str, summary: str, conf: Path, choices: Mapping[str, Sequence[str]], selected_choices: Mapping[str, str]
+) -> str:
+    """The page of `hymt-batch JOB --help`.
+
+    Args:
+        job: Its name.
+        about: What it does, in one line.
+        conf: Folder of the YAML files.
+        choices: Of each group.
+        chosen: Group -> choice whose values are shown instead of the default's.
+    """
+    used = default_choices(conf / f"{job}.yaml") | dict(selected_choices)
+    page = [summary, "", f"    hymt-batch {job} [KEY=VALUE ...] [flags]", "", "Settings (with their defaults):"]
+    page += _settings_table("", conf / f"{job}.yaml")
+    for group, names in choices.items():
+        choice = used.get(group, "null")
+        page += ["", f"{group}={choice}  choices:"]
+        page += _table({name: first_comment(conf / group / f"{name}.yaml") for name in names}, indent=6)
+        if choice != "null" and group != "preset":
+            page += _settings_table(f"{group}.", conf / group / f"{choice}.yaml")
+    return "\n".join([*page, "", *_footer()])
+
+
+def _settings_table(prefix: str, file: Path) -> list[str]:
+    return _table(
+        {
+            f"{prefix}{key}={'' if line.value == '???' else line.value}": line.comment
+            for key, line in read_settings(file).items()
+            if line.value  # a heading such as model.sampling has none
+        }
+    )
+
+
+def _footer() -> list[str]:
+    codes = {str(int(code)): meaning for code, meaning in EXIT_CODE_MEANINGS.items()}
+    return ["Flags:", *_table(FLAGS), "", "Exit codes:", *_table(codes)]
+
+
+def _table(rows: Mapping[str, str], indent: int = 2) -> list[str]:
+    width = min(36, max(map(len, rows), default=0))
+    return [f"{'':{indent}}{left:<{width}}  {right}".rstrip() for left, right in rows.items()]

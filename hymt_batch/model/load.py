@@ -1,0 +1,188 @@
+"""Reads the weights of a prepared model, and refuses whatever transformers would mend or hide in silence.
+
+After it, every weight is there, where it was planned, in the dtype that was asked for, and finite; the canaries agree,
+and on GPUs the attention with torch's plainest. Source: transformers fills missing weights with random numbers and says
+so in a report that nobody sees.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from hymt_batch.device_map import table
+from hymt_batch.device_map.placement import Placement
+from hymt_batch.device_map.settings import gib
+from hymt_batch.errors import PreflightError
+from hymt_batch.model import attention, canary, cudnn, transformers_compat, weight_packing
+from hymt_batch.model.detect_devices import torch_devices
+from hymt_batch.model.memory import empty_cache, is_out_of_memory
+from hymt_batch.model.prepare import LoadedModel, PreparedModel
+from hymt_batch.model.tokenizer import Tokenizer
+
+log = logging.getLogger(__name__)
+
+
+def load_model(prepared: PreparedModel, tokenizer: Tokenizer) -> LoadedModel:
+    """Read the weights onto the placed devices, look at every one, and run the canaries.
+
+    Raises:
+        PreflightError: A weight is missing, left over, misplaced, of another shape or dtype, or not finite; the
+            canaries disagree; no placement has the memory.
+    """
+    began, refused = time.monotonic(), list[str]()
+    for placement in prepared.placements:
+        attempt = _try_placement(prepared, placement, tokenizer)
+        if attempt is None:
+            refused.append(placement.strategy.value)
+            log.warning("out of memory while loading with device_map=%s", placement.strategy.value)
+            continue
+        network, difference, agreement = attempt
+        if placement is not prepared.placement:
+            for warning in placement.warnings:
+                log.warning("%s", warning)
+        _log_loaded(prepared, placement, time.monotonic() - began, difference)
+        free = {device.name: device.free_bytes for device in torch_devices().devices}
+        return LoadedModel(
+            network=network,
+            tokenizer=tokenizer,
+            device=placement.device.name,
+            dtype=prepared.dtype,
+            max_context=prepared.max_context,
+            cache_bytes_per_token=prepared.network.cache_bytes_per_token(prepared.dtype_bytes),
+            vocab_size=network.config.vocab_size,
+            free_bytes=placement.free_cache_bytes(free),
+            placement=placement,
+            canary_difference=difference,
+            attention_check=agreement,
+        )
+    raise PreflightError(
+        f"{prepared.placement.device.name} has not enough memory for {prepared.files.folder} (tried: "
+        f"{', '.join(refused)}). Free it, choose a smaller model, or model.dtype=bfloat16.",
+        id="C21" if prepared.on_gpu else "C22",
+    )
+
+
+def _try_placement(
+    prepared: PreparedModel, placement: Placement, tokenizer: Tokenizer
+) -> tuple[Any, float, attention.AttentionComparison | None] | None:
+    """The loaded and checked network with what its checks found, or None where memory ran out."""
+    try:
+        network = _load_checkpoint(prepared, placement)
+        _check_weights(prepared, placement, network)
+        network.eval().requires_grad_(False)
+        _set_generation_config(network, tokenizer)
+        if prepared.packs_weights(placement):
+            weight_packing.pack(network)
+        cudnn.disable_attention(placement.devices)  # CUDA runs by now
+        strict = prepared.files.config["model_type"] == "hunyuan_v1_dense" and not prepared.files.quantisation
+        device, dtype, agreement = placement.device.name, prepared.dtype, None
+        difference = canary.check(network, tokenizer, device, dtype, strict=strict)
+        if attention.all_on_gpu(placement.devices):
+            agreement = attention.check(network, tokenizer, device, dtype, by_layer=not strict)
+        return network, difference, agreement
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+    # outside of the except block: the traceback would keep the tensors alive
+    network = None
+    empty_cache(placement.device.name)
+    return None
+
+
+def _load_checkpoint(prepared: PreparedModel, placement: Placement) -> Any:
+    """What the library loads, refused where it says that something is missing or left over."""
+    folder = prepared.files.folder
+    try:
+        network, info = transformers_compat.from_pretrained(
+            folder, placement.map, prepared.dtype, prepared.config.attention.value, placement.offload_folder
+        )
+    except Exception as error:
+        if is_out_of_memory(error) or "CUDA error" in str(error):
+            raise
+        first = next(iter(str(error).strip().splitlines()), "")
+        fix = "" if isinstance(error, (OSError, ImportError)) else " Download the model again."
+        raise PreflightError(f"{folder} cannot be loaded ({type(error).__name__}: {first}).{fix}") from error
+    wrong = {key: sorted(map(str, value)) for key, value in info.items()}
+    if prepared.files.config["model_type"] == "hy_v3" and "unexpected_keys" in wrong:
+        beyond = f"model.layers.{prepared.network.num_layers}."  # a layer for another use, which some checkpoints add
+        wrong["unexpected_keys"] = [name for name in wrong["unexpected_keys"] if not name.startswith(beyond)]
+    wrong = {key: names for key, names in wrong.items() if names}
+    if wrong:
+        what = "; ".join(f"{key}: {', '.join(names[:3])}" for key, names in wrong.items())
+        raise PreflightError(
+            f"{folder}: the weights do not fit the network ({what}). Download the model again.", id="B9"
+        )
+    return network
+
+
+def _check_weights(prepared: PreparedModel, placement: Placement, network: Any) -> None:
+    """Every weight is where it was planned, in the dtype that was asked for, and finite."""
+    import torch
+
+    folder = prepared.files.folder
+    said = transformers_compat.loaded_device_map(network)
+    if said is not None and said != placement.map:
+        raise PreflightError(
+            f"The libraries placed the model otherwise than planned: {_describe_differences(said, placement.map)}. "
+            "Report this "
+            "with the versions that `hymt-batch doctor` prints.",
+            id="C19",
+        )
+    for name, device, weight in transformers_compat.iter_weights(network, placement.map):
+        held = weight
+        if weight.is_meta:
+            found = transformers_compat.offloaded_weight(network, name) if device in ("cpu", "disk") else None
+            if found is None:
+                raise PreflightError(
+                    f"{folder}: {name} was not loaded though it belongs on {device}. Free memory there.", id="C3"
+                )
+            held = found
+        elif str(weight.device) != device:
+            raise PreflightError(f"{name} is on {weight.device}, planned was {device}.", id="C19")
+        elif not prepared.files.quantisation and str(weight.dtype) != f"torch.{prepared.dtype}":
+            raise PreflightError(f"{name} is {weight.dtype}, asked was {prepared.dtype}.", id="C28")
+        if held.is_floating_point() and held.element_size() > 1 and not _is_finite(torch, held.detach()):
+            raise PreflightError(
+                f"{folder}: {name} holds NaN or infinity; every text would be wrong. Download the model again.",
+                id="B21",
+            )
+
+
+def _is_finite(torch: Any, weight: Any) -> bool:
+    # a sum is the cheap question; it may overflow where every number is finite
+    return bool(torch.isfinite(weight.sum(dtype=torch.float32))) or bool(torch.isfinite(weight).all())
+
+
+def _describe_differences(actual: Mapping[str, str], planned: Mapping[str, str]) -> str:
+    names = [name for name in {**planned, **actual} if actual.get(name) != planned.get(name)]
+    return "; ".join(f"{name or 'all'} on {actual.get(name)}, planned {planned.get(name)}" for name in names[:3])
+
+
+def _log_loaded(prepared: PreparedModel, placement: Placement, seconds: float, difference: float) -> None:
+    log.info(
+        "model loaded device_map=%s dtype=%s weights=%s load_s=%.1f canary_difference=%.1e",
+        placement.strategy.value,
+        prepared.dtype,
+        gib(sum(use.weight_bytes for use in placement.usage)),
+        seconds,
+        difference,
+    )
+    if placement.is_split:
+        rows = table.rows(placement, prepared.network, prepared.dtype_bytes, 0)
+        log.info("device map:\n%s", table.render([(row[0], row[1], row[2], row[4]) for row in rows]))
+
+
+def _set_generation_config(network: Any, tokenizer: Tokenizer) -> None:
+    """Replace the checkpoint's generation settings: what they ask for is not ours (sampling, lengths, beams)."""
+    from transformers import GenerationConfig
+
+    network.generation_config = GenerationConfig(
+        do_sample=False,
+        num_beams=1,
+        eos_token_id=list(tokenizer.stop_ids),
+        pad_token_id=tokenizer.pad_id,
+        use_cache=True,
+    )

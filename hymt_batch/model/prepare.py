@@ -1,0 +1,281 @@
+"""The network: which model, on which device, in which dtype; prepared without weights, then loaded.
+
+Everything that can fail cheaply fails in `prepare`. Loading passes an explicit device map and refuses whatever
+transformers would mend in silence. Does not know prompts or decoding.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from hymt_batch.device_map import accelerate_file, manual, table
+from hymt_batch.device_map import select_placement as placing
+from hymt_batch.device_map.network_spec import NetworkSpec
+from hymt_batch.device_map.placement import Placement
+from hymt_batch.device_map.settings import DeviceInventory, DeviceMapConfig, Strategy
+from hymt_batch.errors import PreflightError, with_explain_hint
+from hymt_batch.model import cudnn, hashes
+from hymt_batch.model import files as model_files
+from hymt_batch.model import tokenizer as tokenizing
+from hymt_batch.model.detect_devices import torch_devices
+from hymt_batch.model.files import ModelFiles
+from hymt_batch.model.requirements import QUANTISATION_PACKAGES, check_libraries
+from hymt_batch.model.settings import Attention, Dtype, ModelConfig
+from hymt_batch.model.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from hymt_batch.model.attention import AttentionComparison
+
+log = logging.getLogger(__name__)
+
+CPU_FLOPS = 4e10
+"""Guess of the useful operations a second on a CPU, two a parameter and token; 40 tokens a row."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A loaded model: what the engine needs."""
+
+    network: Any  # transformers' HunYuanDenseV1ForCausalLM, in evaluation mode
+    tokenizer: Tokenizer
+    device: str  # where tokens enter
+    dtype: str
+    max_context: int  # tokens of prompt and translation together
+    cache_bytes_per_token: int  # keys and values of one token over all layers
+    vocab_size: int
+    free_bytes: int  # for keys and values of the whole network, after loading
+    placement: Placement | None = None
+    canary_difference: float = 0.0  # batched against single, as a share of the logits' spread
+    attention_check: AttentionComparison | None = None  # its own against the math back end, where that was compared
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedModel:
+    """A model that is verified and placed, its weights not yet read."""
+
+    config: ModelConfig
+    files: ModelFiles
+    placements: tuple[Placement, ...]  # to try in order; more than one with device_map=fallback alone
+    dtype: str
+    network: NetworkSpec  # as it will be in memory
+    identity: dict[str, Any]
+    num_threads: int | None = None
+
+    @property
+    def placement(self) -> Placement:
+        return self.placements[0]
+
+    @property
+    def num_parameters(self) -> int:
+        return self.network.num_parameters
+
+    @property
+    def max_context(self) -> int:
+        return int(min(self.config.max_context, self.files.config["max_position_embeddings"]))
+
+    @property
+    def dtype_bytes(self) -> int:
+        return dtype_bytes(self.dtype)
+
+    @property
+    def on_gpu(self) -> bool:
+        return self.placement.device.name != "cpu"
+
+    @property
+    def environment(self) -> dict[str, Any]:
+        return self.environment_for(self.placement)
+
+    def environment_for(self, placement: Placement) -> dict[str, Any]:
+        """What of the machine may change a low-precision text by rounding."""
+        return {
+            "device": " + ".join(dict.fromkeys(use.label for use in placement.usage)),
+            "device_map": {"strategy": placement.strategy.value, **table.compact_map(placement.map, self.network)},
+            "attention": self.config.attention.value,
+            "packed": self.packs_weights(placement),
+            "licence": self.config.licence_text,
+            "num_threads": self.num_threads,
+            **({cudnn.ENVIRONMENT_KEY: False} if cudnn.uses_gpu(placement.devices) else {}),
+            **{name: importlib.metadata.version(name) for name in self._packages()},
+        }
+
+    def packs_weights(self, placement: Placement) -> bool:
+        """Whether weights are kept in the order in which they are multiplied: on the CPU alone, where that is known."""
+        return self.config.packed and placement.devices == ("cpu",) and not self.files.quantisation
+
+    def _packages(self) -> list[str]:
+        """Packages whose versions may change a low-precision text."""
+        quantised = [package.partition(">=")[0] for package in QUANTISATION_PACKAGES.get(self.files.quantisation, ())]
+        flash = ["flash-attn"] if self.config.attention is Attention.flash_attention_2 else []
+        return ["torch", "transformers", "tokenizers", "accelerate", *quantised, *flash]
+
+    def load_tokenizer(self, *, add_generation_prompt: bool) -> Tokenizer:
+        return tokenizing.load(self.files.folder, self.files.config, add_generation_prompt=add_generation_prompt)
+
+    def load(self, tokenizer: Tokenizer) -> LoadedModel:
+        from hymt_batch.model import load
+
+        return load.load_model(self, tokenizer)
+
+
+def prepare_model(config: ModelConfig, device_map: DeviceMapConfig, num_threads: int | None = None) -> PreparedModel:
+    """Verify the files, count the devices, choose dtype and placement. Reads no weights but to hash them.
+
+    Args:
+        config: Which model.
+        device_map: Where it goes.
+        num_threads: Threads of the CPU's arithmetic; None leaves the choice to torch.
+
+    Raises:
+        PreflightError: The model is not there, not whole, not allowed, or fits no device.
+    """
+    folder, commit = model_files.resolve(config.path, config.revision, config.download)
+    files = model_files.verify(folder, commit)
+    check_libraries(files, config.attention)
+    devices = torch_devices()
+    if num_threads is not None:
+        import torch
+
+        torch.set_num_threads(num_threads)
+    dtype, network, placements = plan_placement(config, device_map, devices, files)
+    placement = placements[0]
+    for warning in placement.warnings:
+        log.warning("%s", warning)
+    if placement.device.name == "cpu" and files.num_parameters > 50_000_000:
+        rows = 3600 * CPU_FLOPS / (2 * files.num_parameters) / 40
+        log.warning(
+            "running on the CPU (%s): expect about %s rows per hour", "; ".join(placement.reasons), f"{rows:,.0f}"
+        )
+    return PreparedModel(
+        config,
+        files,
+        tuple(placements),
+        dtype,
+        network,
+        # last, since it reads every byte: what is known from headers has been refused by now
+        identity={
+            "files": _file_digests(config, files),
+            "commit": commit,
+            "family": config.family.value,
+            "dtype": dtype,
+        },
+        num_threads=num_threads,
+    )
+
+
+def plan_placement(
+    config: ModelConfig, device_map: DeviceMapConfig, inventory: DeviceInventory, files: ModelFiles
+) -> tuple[str, NetworkSpec, list[Placement]]:
+    """The dtype, the network as it will be in memory, and the placements to try; what is ignored is told.
+
+    Raises:
+        PreflightError: Nothing fits.
+        ConfigError: A device map or an accelerate file is wrong.
+    """
+    wishes = accelerate_file.AccelerateOptions()
+    if device_map.accelerate_config is not None:
+        wishes = accelerate_file.read(device_map.accelerate_config)
+        inventory = wishes.restrict(inventory)
+        for one in wishes.ignored:
+            log.warning("%s", with_explain_hint(f"device_map.accelerate_config: {one} is ignored", "C25"))
+        if wishes.dtype and config.dtype is not Dtype.auto and config.dtype.value != wishes.dtype:
+            log.warning(
+                "%s",
+                with_explain_hint(
+                    f"device_map.accelerate_config: mixed_precision asks for {wishes.dtype}, model.dtype for "
+                    f"{config.dtype.value}, which is used",
+                    "C25",
+                ),
+            )
+    dtype = resolve_dtype(config, device_map, inventory, files, wishes)
+    network = network_in_memory(files)
+    placements = placing.candidates(
+        device_map,
+        inventory,
+        network,
+        dtype_bytes(dtype),
+        # what is not used as it is stored is written anew where it is offloaded to disk
+        resaved=bool(files.quantisation) or files.config["model_type"] == "hy_v3",
+    )
+    for device in placements[0].devices:
+        found = next((one for one in inventory.devices if one.name == device), None)
+        if found and dtype == "bfloat16" and device != "cpu" and not found.bfloat16:
+            log.warning(
+                "%s",
+                with_explain_hint(
+                    f"{found.label} has no native bfloat16; it is emulated, slowly. Set model.dtype=float16", "A12"
+                ),
+            )
+        if device == "cpu" and dtype == "float16":
+            log.warning(
+                "%s", with_explain_hint("float16 on the CPU is slow and may overflow. Set model.dtype=bfloat16", "C28")
+            )
+    return dtype, network, placements
+
+
+def network_in_memory(files: ModelFiles) -> NetworkSpec:
+    """The network as it lies in memory: packed integers stay packed, FP8 is unpacked in the first step.
+
+    Source: compressed-tensors decompresses to bfloat16 at the first forward (sokuji#275: 1.9 GiB became 4.26 GiB).
+    """
+    if files.quantisation in ("", "compressed-tensors"):
+        return files.network
+    headers = {name: (model_files.element_bytes(dtype), shape) for name, (dtype, shape) in files.tensors.items()}
+    return files.network.with_stored_tensors(headers)
+
+
+def _file_digests(config: ModelConfig, files: ModelFiles) -> dict[str, str]:
+    """Sha256 of every file that decides the text; those of the weights are the pinned ones, if any are."""
+    found = hashes.compute(files.folder, files.file_names, ignore_cache=config.sha256 is not None)
+    check_pins(config, files, found)
+    return found
+
+
+def check_pins(config: ModelConfig, files: ModelFiles, digests: Mapping[str, str]) -> None:
+    """Compare the weights with model.sha256.
+
+    Raises:
+        PreflightError: A weight file has another hash, or a pinned hash has no file (B13).
+    """
+    if config.sha256 is None:
+        return
+    have = {name: digests[name] for name in files.weight_files}
+    wrong = [name for name, digest in have.items() if digest not in config.sha256]
+    lacking = [pin for pin in config.sha256 if pin not in have.values()]
+    if wrong or lacking:
+        what = f"{wrong[0]} has {have[wrong[0]]}" if wrong else f"no weight file has {lacking[0]}"
+        raise PreflightError(
+            f"{files.folder}: the weights are not those pinned by model.sha256: {what}. Download the model again, "
+            "correct model.sha256 (one for each weight file), or set model.sha256=null.",
+            id="B13",
+        )
+
+
+def dtype_bytes(dtype: str) -> int:
+    """Bytes of one element."""
+    return 4 if dtype == "float32" else 2
+
+
+def resolve_dtype(
+    config: ModelConfig,
+    device_map: DeviceMapConfig,
+    inventory: DeviceInventory,
+    files: ModelFiles,
+    accelerate: accelerate_file.AccelerateOptions | None = None,
+) -> str:
+    """The dtype that `auto` stands for on these devices."""
+    if config.dtype is not Dtype.auto:
+        return str(config.dtype.value)
+    if accelerate is not None and accelerate.dtype is not None:
+        return accelerate.dtype
+    if files.quantisation:
+        return "bfloat16"  # what both formats are unpacked to
+    gpus = () if device_map.strategy is Strategy.cpu else inventory.gpus
+    if device_map.strategy is Strategy.manual:
+        named = set(manual.read(device_map.map).values())
+        gpus = tuple(device for device in gpus if device.name in named)
+    return "bfloat16" if gpus and all(device.bfloat16 for device in gpus) else "float32"

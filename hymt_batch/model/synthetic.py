@@ -1,0 +1,81 @@
+"""Networks of a real shape with made-up weights, for benchmarks: nothing is read, and the text means nothing."""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Any
+
+from hymt_batch.model import cudnn
+from hymt_batch.model.prepare import LoadedModel
+from hymt_batch.model.shapes import SMALL
+from hymt_batch.model.tokenizer import Tokenizer
+
+NO_STOP_TOKEN = -1
+"""An end token that no network gives: rows end at their limit alone, so that every engine has the same work."""
+
+
+Shape = Enum("Shape", {"demo": "demo", "mid": "mid", "1.8b_slice": "1.8b_slice", "1.8b": "1.8b"})
+"""What is measured: the embedded model's shape, 66 million parameters, the 1.8B's widths in four layers, the 1.8B."""
+
+
+def config(shape: Shape) -> dict[str, Any]:
+    """config.json of a shape."""
+    small = {**SMALL, "pad_token_id": 0, "bos_token_id": None, "eos_token_id": None}
+    return {
+        "demo": {
+            **small,
+            "num_hidden_layers": 4,
+            "hidden_size": 128,
+            "intermediate_size": 352,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "head_dim": 32,
+            "vocab_size": 1400,
+        },
+        "mid": {
+            **small,
+            "num_hidden_layers": 12,
+            "hidden_size": 640,
+            "intermediate_size": 1920,
+            "num_attention_heads": 10,
+            "num_key_value_heads": 2,
+            "head_dim": 64,
+            "vocab_size": 16384,
+        },
+        "1.8b_slice": {**small, "num_hidden_layers": 4},
+        "1.8b": small,
+    }[shape.value]
+
+
+def make_model(shape: Shape, dtype: str, seed: int, device: str = "cpu") -> LoadedModel:
+    """A network of a shape with random weights; larger than usual, so that logits differ clearly."""
+    cudnn.deprioritise()
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, logging
+
+    logging.set_verbosity_error()
+    torch.manual_seed(seed)
+    settings = config(shape)
+    made: Any = AutoModelForCausalLM.from_config(
+        AutoConfig.for_model(**settings), dtype=getattr(torch, dtype), attn_implementation="sdpa"
+    )
+    with torch.no_grad():
+        for weight in made.parameters():
+            if weight.ndim == 2:
+                weight.normal_(0.0, 1.5 / weight.shape[1] ** 0.5)
+    made.eval().requires_grad_(False).to(device)
+    cudnn.disable_attention([device])
+    made.generation_config = GenerationConfig(do_sample=False, pad_token_id=0, use_cache=True)
+    size = 4 if dtype == "float32" else 2
+    cache = 2 * settings["num_hidden_layers"] * settings["num_key_value_heads"] * settings["head_dim"] * size
+    nothing = Tokenizer(None, None, (), (), frozenset(), (NO_STOP_TOKEN,), 0)
+    return LoadedModel(
+        network=made,
+        tokenizer=nothing,
+        device=device,
+        dtype=dtype,
+        max_context=settings["max_position_embeddings"],
+        cache_bytes_per_token=cache,
+        vocab_size=settings["vocab_size"],
+        free_bytes=0,
+    )

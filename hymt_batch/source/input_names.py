@@ -1,0 +1,128 @@
+"""What a file's name says: its format, its compression, what its output is called, and whether it may be used.
+
+Does not read files.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import unicodedata
+from collections.abc import Sequence
+
+from hymt_batch.errors import ConfigError
+from hymt_batch.records import COMPRESSIONS, Input
+
+EXTENSIONS = {
+    ".txt": "text",
+    ".text": "text",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".parquet": "parquet",
+}
+OUTPUT_EXTENSIONS = {"text": ".txt", "jsonl": ".jsonl", "csv": ".csv", "tsv": ".tsv", "parquet": ".parquet"}
+UNSUPPORTED_EXTENSIONS = {
+    ".json": "one JSON document, not one object a line. Convert it: jq -c '.[]' in.json > out.jsonl",
+    ".arrow": "an arrow file. Give the folder that datasets.save_to_disk wrote, or a parquet file",
+    ".zip": "an archive. Unpack it, and set source.path to the folder",
+    ".tar": "an archive. Unpack it, and set source.path to the folder",
+    ".tgz": "an archive. Unpack it, and set source.path to the folder",
+    ".pdf": "no text file. Extract its text, one row a line",
+    ".docx": "no text file. Extract its text, one row a line",
+    ".xlsx": "no text file. Export it as csv",
+}
+MAX_NAME_BYTES = 255  # what file systems allow
+ERRORS_SUFFIX = ".errors.jsonl"  # the longest that is put behind a name in the output folder
+STATE_FOLDER = ".hymt"
+
+
+def parse_extension(name: str) -> tuple[str | None, str]:
+    """Format (None: the extension is not known) and compression that a name ends with."""
+    stem, extension = os.path.splitext(name)
+    compression = COMPRESSIONS.get(extension.lower(), "")
+    if compression:
+        extension = os.path.splitext(stem)[1]
+    return EXTENSIONS.get(extension.lower()), compression
+
+
+def make_input(rel: str, path: str, format: str, out_format: str, dataset: str = "") -> Input:
+    """An input with all its names.
+
+    Raises:
+        ConfigError: The name cannot be used below the output folder.
+    """
+    known, compression = parse_extension(rel)
+    compression = "" if dataset else compression
+    if format == "parquet" and compression:
+        raise ConfigError(f"{path} is parquet inside .{compression}, which cannot be read by row. Decompress it first.")
+    out_rel = rel
+    if out_format not in ("input", format):
+        stem = os.path.splitext(rel)[0] if compression else rel
+        # an unknown extension may be all that tells two names apart (chapter.1, chapter.2)
+        stem = os.path.splitext(stem)[0] if known or dataset else stem
+        kept = "" if out_format == "parquet" or not compression else rel[len(os.path.splitext(rel)[0]) :]
+        out_rel = stem + OUTPUT_EXTENSIONS[out_format] + kept
+    check_name(rel, path)
+    check_name(out_rel, path)
+    file_id = hashlib.sha256(rel.encode()).hexdigest()[:16]
+    return Input(rel, out_rel, path, format, compression, file_id, dataset)
+
+
+def check_name(rel: str, path: str) -> None:
+    """Refuse a relative name that would leave the output folder, hide in it, or not fit its file system."""
+    why = ""
+    parts = rel.split("/")
+    if rel.startswith("/") or any(part in ("", ".", "..") for part in parts):
+        why = "would lead out of the output folder"
+    elif STATE_FOLDER in (part.casefold() for part in parts):
+        why = f"holds {STATE_FOLDER}, the name of a job's state folder"
+    elif any(character in rel for character in "\0\n\r"):
+        why = "holds a line break or NUL, which would break row ids"
+    else:
+        try:
+            longest = max(len(part.encode()) for part in [*parts[:-1], parts[-1] + ERRORS_SUFFIX])
+            if longest > MAX_NAME_BYTES:
+                why = (
+                    f"is too long: with {ERRORS_SUFFIX!r} behind it, it takes {longest} of at most "
+                    f"{MAX_NAME_BYTES} bytes"
+                )
+        except UnicodeEncodeError:
+            why = "is not UTF-8"
+    if why:
+        raise ConfigError(f"The name {rel!r} of {path!r} {why}. Rename the file, or leave it out of source.path.")
+
+
+def refuse_collisions(inputs: Sequence[Input]) -> None:
+    """Refuse inputs whose outputs are one name, also on file systems that ignore case or compose accents.
+
+    Raises:
+        ConfigError: Names both inputs.
+    """
+    seen: dict[str, Input] = {}
+    folders: dict[str, Input] = {}
+    for input in inputs:
+        key = _collision_key(input.out_rel)
+        other = seen.get(key)
+        if other is not None:
+            same = os.path.realpath(other.path) == os.path.realpath(input.path)
+            fix = "Name it once in source.path" if same else "Rename one, or translate them in two jobs (name=...)"
+            near = "" if other.out_rel == input.out_rel else f" ({other.out_rel!r} differs by case or accents only)"
+            raise ConfigError(
+                f"{other.path!r} and {input.path!r} would both be written to translated/{input.out_rel}{near}. {fix}."
+            )
+        seen[key] = input
+        parts = key.split("/")
+        for depth in range(1, len(parts)):
+            folders.setdefault("/".join(parts[:depth]), input)
+    for key, input in seen.items():
+        if key in folders:
+            raise ConfigError(
+                f"{input.path!r} would be written to translated/{input.out_rel}, which must be a folder for"
+                f" {folders[key].path!r}. Rename one, or translate them in two jobs (name=...)."
+            )
+
+
+def _collision_key(rel: str) -> str:
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", rel).casefold())

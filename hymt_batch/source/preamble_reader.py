@@ -1,0 +1,126 @@
+"""What stands before the rows of a file, and whether the file fits the settings; read once for each file of a job."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+from hymt_batch.errors import ConfigError
+from hymt_batch.records import Input, Preamble
+from hymt_batch.source import delimited, jsonl, tables
+from hymt_batch.source.bytestream import ByteStream
+from hymt_batch.source.settings import SourceConfig
+
+BOM = b"\xef\xbb\xbf"
+UTF16 = (b"\xff\xfe", b"\xfe\xff")
+MAX_SCHEMAS = 256  # different ones that are kept; of more files, they are read again
+
+
+def is_table(input: Input) -> bool:
+    return input.format == "parquet" or bool(input.dataset)
+
+
+def read_preamble(input: Input, config: SourceConfig, reserved: tuple[str, ...] = ()) -> Preamble:
+    """Read what stands before the first row, and refuse a file that does not fit the settings.
+
+    Args:
+        input: The file.
+        config: The settings.
+        reserved: Fields that the output adds, so that the input must not have them.
+
+    Raises:
+        ConfigError: A named column is missing (jsonl: in all of the first rows), a reserved one is there, or the
+            file is no UTF-8 text at all.
+        PreflightError: The file cannot be read.
+        StoppedError: Its disk fails.
+    """
+    if is_table(input):
+        return read_table_preamble(tables.Table(input), config, reserved)
+    with ByteStream(input) as stream:
+        return read_stream_preamble(stream, config, reserved)
+
+
+def read_table_preamble(table: tables.Table, config: SourceConfig, reserved: tuple[str, ...]) -> Preamble:
+    """`preamble` of an open table."""
+    tables.check_columns(table, config)
+    return _check_reserved(table.input, Preamble(fields=tuple(table.schema.names), schema=table.schema), reserved)
+
+
+def read_stream_preamble(stream: ByteStream, config: SourceConfig, reserved: tuple[str, ...]) -> Preamble:
+    """`preamble` of a stream at its beginning, which is read on from there."""
+    input = stream.input
+    start = stream.read(len(BOM))
+    if start.startswith(UTF16):
+        raise ConfigError(
+            f"{input.path} is UTF-16, and rows are read as UTF-8. Convert it:"
+            f" iconv -f UTF-16 -t UTF-8 {input.path!r} > utf8.txt, and set source.path=utf8.txt."
+        )
+    bom = start if start == BOM else b""
+    *lines, torn = start[len(bom) :].split(b"\n")
+    stream.push_back([line + b"\n" for line in lines] + ([torn] if torn else []))
+    first = stream.readline(config.max_row_bytes + 2)
+    newline = b"\r\n" if first.endswith(b"\r\n") else b"\n"
+    stream.push_back([first])
+    if input.format == "jsonl":
+        jsonl.check_head(stream, config, reserved)
+    if input.format in ("csv", "tsv"):
+        header, fields = delimited.read_header(stream, config)
+        split = delimited.resolve_delimiter(config, input.format)
+        head = Preamble(bom, header, fields, newline, split, config.escape or "")
+        return _check_reserved(input, head, reserved if config.header else ())
+    return Preamble(bom=bom, newline=newline)
+
+
+def _check_reserved(input: Input, preamble: Preamble, reserved: tuple[str, ...]) -> Preamble:
+    for name in reserved:
+        if name in preamble.fields:
+            jsonl.refuse_reserved(input.path, name)
+    return preamble
+
+
+class PreambleCache:
+    """The preambles of a job's inputs, each read once, and how many of an input's rows `source.limit` takes.
+
+    Equal ones are kept as one object: a job may have 100,000 files.
+
+    Args:
+        config: The settings.
+        reserved: Fields that the output adds, so that no input must have them.
+
+    Raises:
+        ConfigError, PreflightError, StoppedError: From a call, as `preamble` says.
+    """
+
+    def __init__(self, config: SourceConfig, reserved: tuple[str, ...] = ()) -> None:
+        self.config, self._reserved = config, reserved
+        self._by_input: dict[str, Preamble] = {}  # by the input's relative name
+        self._interned: dict[Any, Preamble] = {}
+        self.limited_rows: dict[str, int] = {}  # rows of the one input that is cut by source.limit
+
+    def __call__(self, input: Input) -> Preamble:
+        if (known := self._by_input.get(input.rel)) is not None:
+            return known
+        return self._remember(input, read_preamble(input, self.config, self._reserved))
+
+    def of_stream(self, stream: ByteStream) -> Preamble:
+        """The preamble of an open input, whose stream ends up at the first row."""
+        head = self._by_input.get(stream.input.rel)
+        if head is None:
+            head = self._remember(stream.input, read_stream_preamble(stream, self.config, self._reserved))
+        stream.seek(head.num_bytes)
+        return head
+
+    def of_table(self, table: tables.Table) -> Preamble:
+        """The preamble of an open table."""
+        head = self._by_input.get(table.input.rel)
+        return head or self._remember(table.input, read_table_preamble(table, self.config, self._reserved))
+
+    def _remember(self, input: Input, preamble: Preamble) -> Preamble:
+        if preamble.schema is None:
+            key: Any = (preamble.bom, preamble.header, preamble.newline, preamble.delimiter, preamble.fields)
+        else:
+            key = hashlib.sha256(preamble.schema.serialize()).digest()
+            if len(self._interned) >= MAX_SCHEMAS and key not in self._interned:
+                return preamble
+        self._by_input[input.rel] = preamble = self._interned.setdefault(key, preamble)
+        return preamble

@@ -1,0 +1,72 @@
+"""Checks across stages: settings that are right each by itself, but not together. Part of config.load.
+
+Reads settings only; touches no file and no model.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hymt_batch import job_name, languages
+from hymt_batch.decode.settings import Method
+from hymt_batch.errors import ConfigError
+
+if TYPE_CHECKING:
+    from hymt_batch.schema import DoctorJob, PlanJob, TranslateJob
+
+
+PROMPT_OVERHEAD_TOKENS = 64
+"""Room for the instruction and the chat format around a segment."""
+
+
+def validate_job(job: TranslateJob | PlanJob | DoctorJob) -> None:
+    """Check what no stage can check alone, and settle the job's name and languages.
+
+    Raises:
+        ConfigError: Settings that cannot work together.
+    """
+    source, write, decode = job.source, job.write, job.decode
+    if job.tgt_lang is not None:
+        if "," in job.tgt_lang:
+            raise ConfigError(f"tgt_lang={job.tgt_lang} lists several languages. Add -m to run one job for each.")
+        job.tgt_lang = languages.get(job.tgt_lang).code
+    if job.src_lang is not None:
+        job.src_lang = languages.get(job.src_lang, "src_lang").code
+    if (
+        job.src_lang is not None
+        and job.src_lang == job.tgt_lang
+        and not (source.src_lang_field or source.tgt_lang_field)
+    ):
+        raise ConfigError(
+            f"src_lang and tgt_lang are both {job.tgt_lang}. Set tgt_lang to the language to translate into."
+        )
+    if not job.output_dir:
+        raise ConfigError("output_dir is empty. Set output_dir=outputs (the default).")
+    if decode.method is Method.greedy:
+        for key in ("temperature", "top_p", "top_k"):
+            if (value := getattr(decode, key)) is not None:
+                raise ConfigError(
+                    f"decode.{key}={value} has no effect with decode.method=greedy. Add decode=recommended to sample, "
+                    f"or set decode.{key}=null."
+                )
+    most = (job.model.max_context - PROMPT_OVERHEAD_TOKENS) // 2
+    if most < 16:
+        raise ConfigError(f"model.max_context={job.model.max_context} is too small for a prompt. Set 8192.")
+    if job.segment.max_tokens > most:
+        raise ConfigError(
+            f"segment.max_tokens={job.segment.max_tokens} leaves too little of model.max_context="
+            f"{job.model.max_context} for a translation of that length. Set segment.max_tokens={most} or less."
+        )
+    read = {"text_field": source.text_field, "src_lang_field": source.src_lang_field}
+    read["tgt_lang_field"] = source.tgt_lang_field
+    for key in ("translation_field", "meta_field"):
+        for other, used in read.items():
+            if source.format.value != "text" and getattr(write, key) == used:
+                raise ConfigError(
+                    f"write.{key} and source.{other} are both {used}; the output keeps the input's "
+                    f"fields, so that one would replace the other. Set write.{key}={used}_{job.tgt_lang}."
+                )
+    if job.name is None and source.path is not None:
+        job.name = job_name.default(source.path)
+    if job.name is not None:
+        job_name.check(job.name)

@@ -1,0 +1,97 @@
+"""The inputs of a job as they lie on disk later: what they hold, where they changed, why they cannot be read.
+
+Does not know how rows are read from them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from hymt_batch.errors import HymtError, InputChangedError, disk_read_error, is_transient
+from hymt_batch.manifest import JsonDict
+from hymt_batch.records import Input, ShardRecord
+
+
+class RowRanges:
+    """A set of row numbers, given in ascending order, kept and named as ranges: `rows 17, 90-93`, counted from 1."""
+
+    def __init__(self) -> None:
+        self.ranges: list[tuple[int, int]] = []  # first, one past the last
+
+    def add(self, first: int, end: int | None = None) -> None:
+        end = first + 1 if end is None else end
+        if self.ranges and self.ranges[-1][1] == first:
+            first = self.ranges.pop()[0]
+        self.ranges.append((first, end))
+
+    def __str__(self) -> str:
+        most = 20
+        names = [str(end) if end == first + 1 else f"{first + 1}-{end}" for first, end in self.ranges[:most]]
+        more = f" and {len(self.ranges) - most} more ranges" if len(self.ranges) > most else ""
+        single = len(self.ranges) == 1 and self.ranges[0][1] == self.ranges[0][0] + 1
+        return ("row " if single else "rows ") + ", ".join(names) + more
+
+
+def input_changed_error(what: str, fix: str = "") -> InputChangedError:
+    fix = fix or "put the old input back, or set on_input_change=redo to translate what changed again"
+    return InputChangedError(
+        f"the input changed since this job began: {what}. One output would mix two inputs. To go on, {fix}, "
+        "or on_input_change=fork to start a job of its own."
+    )
+
+
+def input_unreadable_error(input: Input, error: OSError) -> HymtError:
+    """Why an input that was read before cannot be read now: it changed, or its disk fails."""
+    if not is_transient(error):
+        return input_changed_error(f"{input.rel} can no longer be read ({error.strerror or error})")
+    return disk_read_error(input.rel, error)
+
+
+def hash_input(input: Input) -> JsonDict:
+    """Size and sha256 of an input as it lies on disk; of every file in turn for a saved dataset's folder."""
+    sha, size, root = hashlib.sha256(), 0, Path(input.path)
+    try:
+        paths = sorted(p for p in root.rglob("*") if p.is_file()) if root.is_dir() else [root]
+        for path in paths:
+            if root.is_dir():
+                sha.update(os.fsencode(path.relative_to(root)) + b"\0" + str(path.stat().st_size).encode() + b"\0")
+            with open(path, "rb") as file:
+                while piece := file.read(1 << 20):
+                    sha.update(piece)
+                    size += len(piece)
+    except OSError as error:
+        raise input_unreadable_error(input, error) from None
+    return {"bytes": size, "sha256": sha.hexdigest()}
+
+
+def stat_files(input: Input) -> list[tuple[str, int, int]]:
+    """Size and time of every file of an input: equal before and after a pass, or the pass is worth nothing."""
+    root = Path(input.path)
+    try:
+        paths = sorted(p for p in root.rglob("*") if p.is_file()) if root.is_dir() else [root]
+        return [(str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in paths]
+    except OSError as error:
+        raise input_unreadable_error(input, error) from None
+
+
+def describe_changed_shards(input: Input, records: Sequence[ShardRecord]) -> str:
+    """Which shards of a changed input differ, named by their rows, as far as its bytes can be addressed."""
+    rows, addressed = RowRanges(), not input.compression and input.format != "parquet"
+    try:
+        with open(input.path, "rb") if addressed else contextlib.nullcontext() as file:
+            for record in records:
+                if file:
+                    file.seek(record.start)
+                    if hashlib.sha256(file.read(record.end - record.start)).hexdigest() == record.sha256:
+                        continue
+                if record.num_rows:
+                    rows.add(record.first_row, record.first_row + record.num_rows)
+            if file and records and not rows.ranges and file.seek(0, os.SEEK_END) > records[-1].end:
+                return f"{input.rel} goes on after row {records[-1].first_row + records[-1].num_rows}"
+    except OSError as error:
+        return f"{input.rel} can no longer be read ({error.strerror})"
+    return f"{input.rel} {rows}" if rows.ranges else input.rel

@@ -1,0 +1,143 @@
+"""What one row says in the output, whatever the format: its translation, its metadata, its fields.
+
+Knows neither files nor bytes of a format.
+"""
+
+from __future__ import annotations
+
+import codecs
+import json
+import re
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from hymt_batch.records import ERROR_STATUSES, LINE_BREAKS, Document, Row, has_line_break, line_ending
+from hymt_batch.write import arrow_json
+
+BLANK_FLAG = "blank"
+"""Flag of a row that holds white space only: it is copied and never sent to the model."""
+
+_LINE_BREAK = re.compile(f"\r\n|[{LINE_BREAKS}]")
+# legal in JSON, but the first three end a line for some readers, and a lone surrogate has no UTF-8 bytes
+_MUST_ESCAPE = re.compile("[\x85\u2028\u2029\ud800-\udfff]")
+_SURROGATE = re.compile("[\ud800-\udfff]")
+# json.dumps makes a new encoder for every call that sets anything: half of the time of a row
+_encode_readable = json.JSONEncoder(ensure_ascii=False).encode
+_encode_compact = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+
+
+def to_one_line(text: str) -> str:
+    """Replace every line break, of any script, by one space."""
+    return _LINE_BREAK.sub(" ", text) if has_line_break(text) else text
+
+
+def dump_json(value: Any, *, compact: bool = False) -> str:
+    """JSON on one line for every reader, readable (not ASCII only), and always encodable."""
+    text = _encode_compact(value) if compact else _encode_readable(value)
+    if text.isascii():
+        return text
+    return _MUST_ESCAPE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+def output_text(document: Document, row: Row, on_error: str) -> str:
+    """Text that the output holds for a row.
+
+    Blank rows keep their white space. An error row holds "" (`on_error` "empty") or its source ("source"; where that is
+    not known, the row as it came). Bytes that are no UTF-8 are U+FFFD.
+    """
+    text = row.text
+    failed = row.status in ERROR_STATUSES
+    if failed or BLANK_FLAG in row.flags:
+        text = "" if failed and on_error != "source" and BLANK_FLAG not in row.flags else source_text(document)
+    if not text.isascii() and _SURROGATE.search(text):
+        return _SURROGATE.sub("\ufffd", text)
+    return text
+
+
+def source_text(document: Document) -> str:
+    """The text of a row; where it is not known, the row as it came."""
+    if document.text is not None:
+        return document.text
+    if document.long_row is not None:
+        text: str = document.long_row.fields()[1] or document.long_row.whole()
+        return text
+    return document.raw[: len(document.raw) - len(line_ending(document.raw))].decode("utf-8", "replace")
+
+
+def decode_utf8(pieces: Iterable[bytes]) -> Iterator[str]:
+    """UTF-8 in pieces as text; bytes that are none are U+FFFD."""
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    for piece in pieces:
+        yield decoder.decode(piece)
+    yield decoder.decode(b"", final=True)
+
+
+def repair_utf8(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """UTF-8 in pieces, made sound: bytes that are none become those of U+FFFD."""
+    return (text.encode() for text in decode_utf8(pieces))
+
+
+def meta_value(document: Document, row: Row) -> dict[str, Any]:
+    """Value of `write.meta_field`."""
+    return {"id": document.id, "status": row.status.value, "flags": list(row.flags)}
+
+
+def to_portable_json(value: Any) -> Any:
+    """A value of a jsonl row as any JSON reader takes it: NaN, infinity and integers of any length become text."""
+    match value:
+        case float():
+            return arrow_json.json_number(value)
+        case dict():
+            return {key: to_portable_json(item) for key, item in value.items()}
+        case list():
+            return [to_portable_json(item) for item in value]
+        case None | bool() | int() | str():
+            return value
+    return str(value)  # an integer of more digits than Python converts
+
+
+def to_cell(value: Any) -> str | None:
+    """A value as text, for a csv or tsv field or a column of strings; None for null, which has none.
+
+    A string is itself, anything else its JSON. A lone surrogate, which JSON can spell and UTF-8 cannot hold, becomes
+    its escape.
+    """
+    if value is None:
+        return None
+    value = to_portable_json(value)
+    return escape_surrogates(value if isinstance(value, str) else dump_json(value, compact=True))
+
+
+def escape_surrogates(text: str) -> str:
+    """Text that UTF-8 can hold: a lone surrogate becomes its escape, such as `\\ud83d`."""
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
+
+
+class FieldReader:
+    """The user's fields of a document, in order, for a writer of another format."""
+
+    WINDOW_ROWS = 64  # rows turned into Python objects at a time
+
+    def __init__(self, in_format: str) -> None:
+        self._is_text = in_format == "text"
+        self._batch: Any = None
+        self._first_index = 0
+        self._rows: list[dict[str, Any]] = []
+
+    def read(self, document: Document) -> dict[str, Any] | None:
+        """Field -> value as JSON knows it; None for rows that have none: blank ones and such as could not be split."""
+        values: dict[str, Any] | tuple[Any, int] | None = document.values
+        if values is None and document.long_row is not None:
+            found: dict[str, Any] = document.long_row.fields()[0]
+            return found
+        if self._is_text:
+            return {"text": document.text}
+        if values is None or isinstance(values, dict):
+            return values
+        batch, index = values
+        if batch is not self._batch or not 0 <= index - self._first_index < len(self._rows):
+            self._batch, self._first_index = batch, index
+            window = batch.slice(index, self.WINDOW_ROWS)
+            columns = [arrow_json.to_json_values(column) for column in window.columns]
+            self._rows = [dict(zip(window.schema.names, cells, strict=True)) for cells in zip(*columns, strict=True)]
+        return self._rows[index - self._first_index]
