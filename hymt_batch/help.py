@@ -82,7 +82,7 @@ def overview(jobs: Mapping[str, str]) -> str:
     """The page of `hymt-batch --help`."""
     return "\n".join(
         [
-            "Translate a corpus with Tencent's Hunyuan translation models. A stopped job continues when you run it again.",
+            "Translate a corpus with Tencent's Hunyuan translation models. Run a stopped job again to continue it.",
             "",
             "    hymt-batch JOB [KEY=VALUE ...] [flags]",
             "    hymt-batch translate preset=demo",

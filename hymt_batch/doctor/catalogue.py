@@ -23,7 +23,7 @@ FOUND = {
     "doctor": "By doctor, before anything loads",
     "load": "During loading, before any output is written",
     "run": "While translating",
-    "design": "Cannot occur in hymt-batch",
+    "design": "Cannot occur",
     "reasoned": "Not reproduced here: needs a GPU, a network or the real weights",
 }
 """How hymt-batch detects a failure."""
@@ -135,7 +135,7 @@ distributed environment setup". Neither exists in transformers 4.56.0 or 5.23.0,
 | 24 layers of about 80 MB | 32 layers of 96.5 MB in bfloat16 |
 | an embedding of 1.2 GB | 0.495 GB in bfloat16; the output layer shares it, so it counts once |
 | 38 languages | 33 languages plus 5 minority languages and dialects |
-| each layer goes to the device with the most free memory | devices are filled in order, and an earlier device is never used again |
+| each layer goes to the device with the most free memory | devices are filled one after another, in order |
 | torch.distributed must be set up | torch.distributed is not used; accelerate 1.1 or newer is enough |
 | auto makes several GPUs work in parallel | auto splits one model over the GPUs, which wait for each other (C27) |
 | auto needs a GPU | without a GPU, it runs on the CPU without a message (A6) |
