@@ -120,8 +120,9 @@ INTRO = """\
 
 This page lists what can go wrong when you load HY-MT1.5, Hunyuan-MT or Hy-MT2 models, especially with
 `device_map="auto"`, and how to fix it. Search the page for the message that you saw, or run `hymt-batch doctor`: it
-finds most of these failures before the weights load. `hymt-batch doctor explain=C23` prints a single entry. This page
-is generated from `hymt_batch/doctor/catalogue.toml`.
+finds most of these failures before the weights load. `hymt-batch doctor explain=C23` prints a single entry. Unless
+an entry says otherwise, it describes what you see with transformers alone. This page is generated from
+`hymt_batch/doctor/catalogue.toml`.
 
 ## Common errors in articles
 
