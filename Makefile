@@ -1,4 +1,4 @@
-# Two commands do everything on a fresh machine with Python 3.11 or newer: `make demo` and `make test`.
+# On a new machine with Python 3.11 or newer, start with `make demo` and `make test`; both set up the environment.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -17,27 +17,27 @@ help: ## list the targets
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit("hymt-batch needs Python 3.11 or newer, this is " + sys.version.split()[0]) if sys.version_info < (3, 11) else 0'
 	$(PYTHON) -m venv $(VENV)
-	@echo "installing into $(VENV); the first time takes some minutes"
-	@# torch first and pinned: asked for by another package, pip would take gigabytes of CUDA libraries
+	@echo "installing into $(VENV); the first time takes a few minutes"
+	@# install torch first, pinned; as a dependency of another package, pip would also fetch gigabytes of CUDA libraries
 	$(BIN)/pip install $(PIP_FLAGS) torch==2.13.0
 	$(BIN)/pip install $(PIP_FLAGS) --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
 install: $(VENV)/.installed ## set up .venv
 
-demo: install ## translate the embedded corpus with the embedded model
+demo: install ## translate the embedded corpus with the demo model
 	$(BIN)/hymt-batch translate preset=demo
-	@echo "(the command is in $(BIN); put it on your path with: source $(BIN)/activate)"
+	@echo "(the command is in $(BIN); add it to your PATH with: source $(BIN)/activate)"
 
 test: install ## run the tests
 	$(BIN)/python -m pytest -n 2 --dist worksteal tests
 
-check: install ## ruff and mypy
+check: install ## run ruff and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-format: install ## let ruff format the code
+format: install ## format the code with ruff
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
@@ -47,46 +47,46 @@ $(FLOOR_VENV)/.installed: pyproject.toml constraints-floor.txt
 	$(FLOOR_VENV)/bin/pip install $(PIP_FLAGS) --constraint constraints-floor.txt --editable . pytest hypothesis
 	@touch $@
 
-test-floor: $(FLOOR_VENV)/.installed ## run the core tests at the oldest supported versions
-	@# transformers 4.56 still imports numpy.core
+test-floor: $(FLOOR_VENV)/.installed ## run the core tests with the oldest supported versions
+	@# transformers 4.56 imports numpy.core, which is deprecated
 	$(FLOOR_VENV)/bin/python -m pytest -m core -W 'ignore:numpy.core:DeprecationWarning' tests
 
-faults: install ## all fault campaigns; stopped, it goes on (WORK=build/faults HOURS=4 SEED=... ONLY="kills fuzz")
+faults: install ## run all fault campaigns; a stopped run continues (WORK=build/faults HOURS=4 SEED=... ONLY="kills fuzz")
 	$(BIN)/python -m tests.campaigns.faults --seed $(SEED) --work $(or $(WORK),build/faults) \
 		--hours $(or $(HOURS),4) $(if $(ONLY),--only $(ONLY))
 
-faults-quick: install ## a seeded part of each fault campaign, about a minute
+faults-quick: install ## run a seeded part of each fault campaign (about a minute)
 	$(BIN)/python -m tests.campaigns.faults --quick --seed $(SEED) $(if $(ONLY),--only $(ONLY))
 
-matrix: install ## run the tests that provoke faults, and write the matrix of RELIABILITY.md
+matrix: install ## run the tests that provoke faults and update the matrix in RELIABILITY.md
 	$(BIN)/python -m tests.campaigns.matrix
 
-memory: install ## stream up to ten million lines through a stub model and compare peak memory (about 25 minutes)
+memory: install ## compare peak memory for up to ten million lines with a stub model (about 25 minutes)
 	$(BIN)/python -m tests.campaigns.memory
 
-scale: install ## what commits cost, and the time to go on from 100, 10,000 and 100,000 parts
+scale: install ## measure the cost of a commit and the time to resume from 100, 10,000 and 100,000 parts
 	$(BIN)/python -m tests.campaigns.scale
 
-draining: install ## what it costs to drain each part, by the size of the parts
+draining: install ## measure the cost of draining each part, for several part sizes
 	$(BIN)/python -m tests.campaigns.draining
 
-overhead: install ## what the job costs around the model
+overhead: install ## measure the time that the job spends outside the model
 	$(BIN)/python -m tests.campaigns.overhead
 
-against-engine: install ## what the job loses against the bare engine on the same rows
+against-engine: install ## compare the job's speed with that of the bare engine on the same rows
 	$(BIN)/python -m tests.campaigns.against_engine
 
-full-size: install ## load the real 1.8B shape with made-up weights on the CPU, beside from_pretrained (SCALE=7b)
+full-size: install ## load the 1.8B shape with random weights on the CPU, and compare with from_pretrained (SCALE=7b)
 	$(BIN)/python -m tests.campaigns.full_size --scale $(or $(SCALE),1.8b)
 
-integrity: install ## twelve corruptions of a model folder, beside from_pretrained
+integrity: install ## test twelve corruptions of a model folder, and compare with from_pretrained
 	$(BIN)/python -m tests.campaigns.integrity
 
-troubleshooting: install ## write docs/troubleshooting.md from the catalogue of failures
+troubleshooting: install ## generate docs/troubleshooting.md from the catalogue of failures
 	$(BIN)/python -m hymt_batch.doctor.catalogue > docs/troubleshooting.md
 
-retrain: install ## train the demo model anew (about 18 minutes on 2 idle cores) into build/demo
+retrain: install ## train the demo model into build/demo (about 18 minutes on 2 idle cores)
 	$(BIN)/python -m hymt_batch.demo train --out build/demo
 
-clean: ## remove the environments and caches, never outputs/
+clean: ## remove the environments and caches, but not outputs/
 	rm -rf $(VENV) $(FLOOR_VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

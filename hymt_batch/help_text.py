@@ -17,13 +17,13 @@ from hymt_batch.errors import EXIT_CODE_MEANINGS
 _LINE = re.compile(r"(?P<indent> *)(?P<key>\w+):(?: +(?P<value>.*?))??(?: +# +(?P<comment>.*))?")
 
 FLAGS = {
-    "-h, --help": "this page; after a job: its settings",
-    "-m, --multirun": "run one job for each combination of listed values: tgt_lang=fr,de decode.top_k=range(10,31,10)",
-    "--cfg job": "print the composed settings as YAML and run nothing",
-    "--package STAGE": "with --cfg job: print one part, such as decode",
-    "--info": "print which files the settings come from and run nothing",
+    "-h, --help": "show this page; after a job, show the settings of that job",
+    "-m, --multirun": "run one job for each combination of values, such as tgt_lang=fr,de decode.top_k=range(10,31,10)",
+    "--cfg job": "print the resolved settings as YAML; run nothing",
+    "--package STAGE": "with --cfg job: print only one stage, such as decode",
+    "--info": "print the files that the settings come from; run nothing",
     "--version": "print the version",
-    "--completion bash": 'print the completion script: eval "$(hymt-batch --completion bash)"',
+    "--completion bash": 'print the bash completion script; to enable it: eval "$(hymt-batch --completion bash)"',
 }
 """Flags by their spelling; they may stand anywhere among the overrides."""
 
@@ -47,7 +47,7 @@ def _docstring_summary(file: Path) -> str:
     try:
         return (ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or "").partition("\n")[0]
     except SyntaxError:
-        return "(cannot be read)"
+        return "(syntax error in this file)"
 
 
 def read_settings(file: Path) -> dict[str, SettingLine]:
@@ -82,13 +82,13 @@ def overview_page(jobs: Mapping[str, str]) -> str:
     """The page of `hymt-batch --help`."""
     return "\n".join(
         [
-            "Translate a corpus with Tencent's Hunyuan translation models; stopped jobs continue where they were.",
+            "Translate a corpus with Tencent's Hunyuan translation models. Run a stopped job again to continue it.",
             "",
             "    hymt-batch JOB [KEY=VALUE ...] [flags]",
             "    hymt-batch translate preset=demo",
             "    hymt-batch translate source.path=corpus.txt tgt_lang=fr",
             "",
-            "Jobs (hymt-batch JOB --help lists the settings of each):",
+            "Jobs (`hymt-batch JOB --help` lists the settings of a job):",
             *_table(jobs),
             "",
             *_footer(),
@@ -113,7 +113,7 @@ def job_page(
     page += _settings_table("", conf / f"{job}.yaml")
     for group, names in choices.items():
         choice = used.get(group, "null")
-        page += ["", f"{group}={choice}  choices:"]
+        page += ["", f"{group}={choice}, one of:"]
         page += _table({name: first_comment(conf / group / f"{name}.yaml") for name in names}, indent=6)
         if choice != "null" and group != "preset":
             page += _settings_table(f"{group}.", conf / group / f"{choice}.yaml")

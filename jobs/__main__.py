@@ -1,4 +1,4 @@
-"""The front of `hymt-batch`: finds the job, reads flags, runs it, and turns what went wrong into an exit code.
+"""Entry point of `hymt-batch`: parses the command line, runs the job and maps errors to exit codes.
 
 Does not know what a job does. Imports torch, transformers or Hydra nowhere: they come with the job that needs them.
 """

@@ -1,4 +1,4 @@
-"""Measure decoding engines against one another on a made-up network: `hymt-batch bench shape=mid`.
+"""Compare the speed and tokens of decoding engines on random weights: `hymt-batch bench shape=mid`.
 
 Ours, generate over sorted batches and in the corpus's order, and transformers' pipeline, interleaved in one process;
 where they are named, transformers' continuous batching, llama.cpp and CTranslate2 with the same weights;

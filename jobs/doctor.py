@@ -1,4 +1,4 @@
-"""Look for every known cause of a failed or wrong load, and say the fix: `hymt-batch doctor model=... source.path=...`.
+"""Check for the known causes of failure and show the fix: `hymt-batch doctor model=... source.path=...`.
 
 Reads no weights but to hash pinned ones; `load=true` loads the model and compares its answers. Leaves nothing behind.
 """

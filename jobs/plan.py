@@ -1,4 +1,4 @@
-"""Tell where every layer would go, what it costs and how long a corpus would take: `hymt-batch plan model=...`.
+"""Show where each layer would go, the memory it takes and the time a corpus would take: `hymt-batch plan model=...`.
 
 Reads config, headers and text (of weights only an lm_head that should be tied), and imports no torch; `probe=true`
 alone loads the model and measures.

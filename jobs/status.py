@@ -1,4 +1,4 @@
-"""Tell from disk alone how far a job is: `hymt-batch status name=NAME`.
+"""Show the progress of a job from its files: `hymt-batch status name=NAME`.
 
 Reads headers, not payloads, and changes nothing. Imports nothing heavy.
 """

@@ -1,4 +1,4 @@
-"""Translate a corpus: stream, translate, commit, resume.
+"""Translate a corpus; run the same command again to continue a stopped job.
 
 The whole job, in the order of the flow: source -> segment -> prompt -> batch -> decode -> check -> write.
 """

@@ -1,4 +1,4 @@
-"""Check every checksum and every count of a job's output: `hymt-batch verify name=NAME`. Changes nothing."""
+"""Check all checksums and row counts of a job's output: `hymt-batch verify name=NAME`. Changes nothing."""
 
 from __future__ import annotations
 

@@ -102,7 +102,7 @@ def test_an_error_that_is_unknown_stays_unknown(text: str) -> None:
 def test_an_id_is_found_however_it_is_written_and_a_wrong_one_is_refused() -> None:
     assert catalogue.get("c15B").id == "C15b"
     assert catalogue.get(" b1 ").id == "B1"
-    with pytest.raises(UsageError, match="near it: C2"):
+    with pytest.raises(UsageError, match="Similar ids: C2"):
         catalogue.get("C2x")
 
 
@@ -110,7 +110,7 @@ def test_a_page_for_the_terminal_has_all_of_a_failure() -> None:
     text = catalogue.explain(catalogue.get("E21"))
     assert "cause" in text
     assert "fix" in text
-    assert "Not shown here" in text
+    assert "Not reproduced here" in text
     assert max(map(len, text.splitlines())) <= 110
 
 

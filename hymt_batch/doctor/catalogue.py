@@ -1,6 +1,7 @@
-"""The catalogue of known failures: data in catalogue.toml, read, matched with exceptions, and printed.
+"""The catalogue of known failures: reads catalogue.toml, matches exceptions against it and prints it.
 
-`python -m hymt_batch.doctor.catalogue` prints docs/troubleshooting.md. Knows no check; standard library only.
+`python -m hymt_batch.doctor.catalogue` prints docs/troubleshooting.md. Contains no checks; uses only the standard
+library.
 """
 
 from __future__ import annotations
@@ -19,45 +20,45 @@ from hymt_batch.errors import UsageError
 FILE = Path(__file__).parent / "catalogue.toml"
 
 DETECTED_BY = {
-    "doctor": "The doctor, before anything loads",
-    "load": "The load, before any output",
+    "doctor": "By doctor, before anything loads",
+    "load": "During loading, before any output is written",
     "run": "While translating",
-    "design": "It cannot occur",
-    "reasoned": "Not shown here: only a GPU, a network or the real weights show it",
+    "design": "Cannot occur",
+    "reasoned": "Not reproduced here: needs a GPU, a network or the real weights",
 }
-"""How hymt-batch meets a failure."""
+"""How hymt-batch detects a failure."""
 
 GROUPS = {
     "A": "Environment",
-    "B": "Files of the model",
+    "B": "Model files",
     "C": "Device map and memory",
     "D": "Launchers",
     "E": "Tokenizing and generating",
     "F": "Quantised models",
-    "G": "Machine and store",
+    "G": "Machine and storage",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """One known way to fail."""
+    """One known failure."""
 
     id: str
     title: str
-    symptoms: tuple[str, ...]  # texts as libraries print them
-    pattern: tuple[str, ...]  # regular expressions that recognise them
+    symptoms: tuple[str, ...]  # messages as the libraries print them
+    pattern: tuple[str, ...]  # regular expressions that match these messages
     cause: str
     fix: str
     versions: str
     found: str  # a key of FOUND
-    silent: str = ""  # what is seen where nothing is printed
-    because: str = ""  # how it was reasoned, or why it cannot occur
+    silent: str = ""  # what you see if no message is printed
+    because: str = ""  # why it cannot occur, or how it is known without being reproduced
     source: str = ""
 
 
 @lru_cache(maxsize=1)
 def load() -> dict[str, Failure]:
-    """Every failure by its id, in the order of the file."""
+    """Return all failures by id, in the order of the file."""
     content = tomllib.loads(FILE.read_text(encoding="utf-8"))
     found = {}
     for id, entry in content.items():
@@ -69,10 +70,10 @@ def load() -> dict[str, Failure]:
 
 
 def get(id: str) -> Failure:
-    """The failure of an id, however its letters are written.
+    """Return the failure with this id; upper and lower case are equal.
 
     Raises:
-        UsageError: There is none; the message names the nearest.
+        UsageError: The id is unknown; the message lists similar ids.
     """
     known = {name.casefold(): failure for name, failure in load().items()}
     wanted = id.strip().casefold()
@@ -80,13 +81,13 @@ def get(id: str) -> Failure:
         near = difflib.get_close_matches(wanted, known, n=3, cutoff=0.4) or list(known)[:3]
         listed = ", ".join(known[name].id for name in near)
         raise UsageError(
-            f"explain={id} is no failure mode; near it: {listed}. docs/troubleshooting.md lists all, from A1 to G12."
+            f"explain={id} is not a known failure. Similar ids: {listed}. docs/troubleshooting.md lists all, A1 to G12."
         )
     return known[wanted]
 
 
 def match(text: str) -> Failure | None:
-    """The failure that an exception's text shows: of all that fit, the one whose pattern covers most of it."""
+    """Return the failure whose pattern matches the longest part of an exception's text, or None."""
     best, length = None, 0
     for failure in load().values():
         for pattern in failure.pattern:
@@ -97,15 +98,15 @@ def match(text: str) -> Failure | None:
 
 
 def explain(failure: Failure) -> str:
-    """One failure as a page for the terminal."""
+    """Format one failure for the terminal."""
     lines = [f"{failure.id}: {failure.title}", ""]
-    lines += [f"  seen      {symptom}" for symptom in failure.symptoms]
+    lines += [f"  message   {symptom}" for symptom in failure.symptoms]
     for name, text in (
-        ("seen", failure.silent),
+        ("symptom", failure.silent),
         ("cause", failure.cause),
         ("fix", failure.fix),
         ("versions", failure.versions),
-        ("found by", DETECTED_BY[failure.found] + (f": {failure.because}" if failure.because else "")),
+        ("detected", DETECTED_BY[failure.found] + (f": {failure.because}" if failure.because else "")),
         ("reports", failure.source),
     ):
         if text:
@@ -117,35 +118,36 @@ def explain(failure: Failure) -> str:
 INTRO = """\
 # Troubleshooting
 
-What goes wrong when HY-MT1.5, Hunyuan-MT and Hy-MT2 models are loaded with `device_map="auto"`, and what to do. Find
-the text that you saw with your browser's search, or let `hymt-batch doctor` look: it finds most of these before the
-weights are read. `hymt-batch doctor explain=C23` prints one of them. This page is made from
+This page lists what can go wrong when you load HY-MT1.5, Hunyuan-MT or Hy-MT2 models, especially with
+`device_map="auto"`, and how to fix it. Search the page for the message that you saw, or run `hymt-batch doctor`: it
+finds most of these failures before the weights load. `hymt-batch doctor explain=C23` prints a single entry. Unless
+an entry says otherwise, it describes what you see with transformers alone. This page is generated from
 `hymt_batch/doctor/catalogue.toml`.
 
-## What is often written, and what is true
+## Common errors in articles
 
-Widely copied articles about `device_map="auto"` and HY-MT1.5-1.8B have some of it wrong. Two error messages that they
-quote, "Unable to find suitable device for linear layer" and "device_map='auto' requires accelerate>=0.20.0 and torch
-distributed environment setup", stand in no version of transformers or accelerate that was searched (transformers 4.56.0
-and 5.23.0, accelerate up to 1.15 with its whole history).
+Widely copied articles about `device_map="auto"` and HY-MT1.5-1.8B contain errors. They quote two error messages:
+"Unable to find suitable device for linear layer" and "device_map='auto' requires accelerate>=0.20.0 and torch
+distributed environment setup". Neither exists in transformers 4.56.0 or 5.23.0, nor in the history of accelerate up to
+1.15.
 
-| often written | true |
+| articles say | correct is |
 |---|---|
-| 24 layers of some 80 MB | 32 layers of 96.5 MB in bfloat16 |
-| an embedding of 1.2 GB | 0.495 GB in bfloat16, shared with the output layer and so counted once |
-| 38 languages | 33 languages and 5 minority languages or dialects |
-| each layer goes to the device with the most free memory | devices are filled front to back, never going back |
-| torch.distributed must be set up | it is not used; accelerate 1.1 or newer is enough |
-| auto makes several GPUs work at once | it splits one model over them, and they wait for one another: see C27 |
-| auto needs a GPU | without one it runs on the CPU, in silence: see A6 |
-| control tokens `<|hy_User|>` with plain bars | the bars are full-width (U+FF5C); plain ones are ordinary text |
+| 24 layers of about 80 MB | 32 layers of 96.5 MB in bfloat16 |
+| an embedding of 1.2 GB | 0.495 GB in bfloat16; the output layer shares it, so it counts once |
+| 38 languages | 33 languages plus 5 minority languages and dialects |
+| each layer goes to the device with the most free memory | devices are filled one after another, in order |
+| torch.distributed must be set up | torch.distributed is not used; accelerate 1.1 or newer is enough |
+| auto makes several GPUs work in parallel | auto splits one model over the GPUs, which wait for each other (C27) |
+| auto needs a GPU | without a GPU, it runs on the CPU without a message (A6) |
+| control tokens `<|hy_User|>` with plain bars | the bars are full-width (U+FF5C); plain bars are ordinary text |
 
 """
 
 
 def troubleshooting_page() -> str:
-    """docs/troubleshooting.md."""
-    lines = [INTRO + "## All of them\n", "| id | what | found |", "|---|---|---|"]
+    """Return the text of docs/troubleshooting.md."""
+    lines = [INTRO + "## All failures\n", "| id | failure | detected |", "|---|---|---|"]
     for failure in load().values():
         found = DETECTED_BY[failure.found].partition(":")[0].partition(",")[0]
         lines.append(f"| [{failure.id}](#{failure.id.lower()}) | {failure.title} | {found} |")
@@ -165,7 +167,7 @@ def _section(failure: Failure) -> list[str]:
     if failure.silent:
         lines += [failure.silent, ""]
     lines += [f"**Cause.** {failure.cause}", "", f"**Fix.** {failure.fix}", ""]
-    lines.append(f"**Versions.** {failure.versions}. **Found.** {DETECTED_BY[failure.found]}.")
+    lines.append(f"**Versions.** {failure.versions}. **Detected.** {DETECTED_BY[failure.found]}.")
     if failure.because:
         lines[-1] += f" {failure.because}"
     if failure.source:

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# The start of a container: the doctor looks first, then this process becomes the job.
+# Entry point of the container: runs doctor, then replaces itself with the job.
 #
 #   entrypoint.sh translate KEY=VALUE ...    hymt-batch doctor KEY=VALUE ..., and if it exits 0, hymt-batch translate ...
 #   entrypoint.sh ANYTHING ELSE              hymt-batch ANYTHING ELSE
 #
-# Any other exit code of the doctor is that of the container, and the job is not started. HYMT_DOCTOR=off leaves the
-# doctor out. HYMT_BATCH names another executable. Knows no setting of the job.
+# If doctor exits with another code, the container exits with that code and the job does not start. HYMT_DOCTOR=off
+# skips doctor. HYMT_BATCH sets another executable. This script does not interpret the job's settings.
 set -euo pipefail
 
 HYMT_BATCH=${HYMT_BATCH:-hymt-batch}
@@ -14,21 +14,21 @@ HYMT_DOCTOR=${HYMT_DOCTOR:-on}
 case $HYMT_DOCTOR in
 on | off) ;;
 *)
-    echo "hymt-batch: HYMT_DOCTOR=$HYMT_DOCTOR is neither on nor off. Write HYMT_DOCTOR=off to leave the doctor out." >&2
+    echo "hymt-batch: HYMT_DOCTOR=$HYMT_DOCTOR is neither on nor off. Set HYMT_DOCTOR=off to skip the doctor." >&2
     exit 2
     ;;
 esac
 
-# The command line as jobs/__main__.py reads it: flags anywhere; the job is the first word without a "=".
+# Parse the command line like jobs/__main__.py: flags may be anywhere; the job is the first word without a "=".
 words=("$@")
 job=-1 runs=yes
 for ((i = 0; i < ${#words[@]}; i++)); do
     case ${words[i]} in
     -h | --help | --version | --info | -c | -c=* | --cfg | --cfg=* | --completion | --completion=* | --complete)
-        runs=no # it only prints
+        runs=no # only prints
         ;;
     -m | --multirun)
-        runs=no # a point that cannot run must not keep the others from running, so each one finds out by itself
+        runs=no # one point that fails the checks must not stop the others; translate checks each point itself
         ;;
     -p | --package) i=$((i + 1)) ;; # the next word is its value
     -?* | *=*) ;;
@@ -45,20 +45,20 @@ if [[ $HYMT_DOCTOR == on && $runs == yes && $job -ge 0 && ${words[job]} == trans
         echo "hymt-batch: SIG$1: stopped before the job began; run the same command again to continue" >&2
         exit 75
     }
-    # The four of hymt_batch/signals.py. They stay until exec, which gives them back to the job.
+    # The same four signals as in hymt_batch/signals.py. exec resets the traps, so the job handles them itself.
     trap 'stop TERM' TERM
     trap 'stop INT' INT
     trap 'stop USR1' USR1
     trap 'stop USR2' USR2
     words[job]=doctor
-    # In the background, because bash handles a signal only after the command in the foreground has ended.
-    # stdin is the job's (source.path=-), and so is stdout.
-    # strict=false, the last word on it: a doubt of the doctor's is no reason not to start; the job counts its own.
+    # In the background, because bash handles a signal only after the foreground command has ended.
+    # stdin and stdout belong to the job (source.path=-), so doctor gets neither.
+    # strict=false comes last and wins: a warning of doctor must not stop the job, which counts its own warnings.
     "$HYMT_BATCH" "${words[@]}" strict=false </dev/null >&2 &
     code=0
     wait "$!" || code=$?
     if ((code != 0)); then
-        echo "hymt-batch: the doctor ended with exit code $code and the job was not started. Mend what it names;" \
+        echo "hymt-batch: doctor ended with exit code $code and the job was not started. Fix what it reports;" \
             "HYMT_DOCTOR=off starts the job without it." >&2
         exit "$code"
     fi

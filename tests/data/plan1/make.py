@@ -1,10 +1,10 @@
-"""Make the folders of tests/data/plan1: run at commit a3f0e6e, whose folders have no version of their plan.
+"""Create the folders in tests/data/plan1. Run it at commit a3f0e6e, which writes no plan version.
 
     git worktree add --detach ../old a3f0e6e; cp tests/data/plan1/make.py ../old/tests/make.py
     cd ../old; PYTHONPATH=. python tests/make.py OUT
 
-OUT/in holds the inputs, OUT/done-FORMAT a finished folder and OUT/half-FORMAT one whose job broke on the way.
-OUT/decoded.json has the number of texts of which each folder's committed parts and files were made.
+OUT/in holds the inputs, OUT/done-FORMAT a finished job and OUT/half-FORMAT a job that failed partway.
+OUT/decoded.json holds, for each folder, the number of texts decoded for its committed parts and files.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ TEXTS = [" ".join(WORDS[(row * k) % len(WORDS)] for k in range(1, 3 + row % 9)) 
 ODD = [
     "",  # blank
     " \t ",
-    "\u200b",  # invisible: sent by this version
+    "\u200b",  # invisible characters: this version sends them
     "\ufeff\u00ad",
     "\u200e \u2060",
     "twin",
     "twin",
-    " twin ",  # sent as the same prompt: decoded on its own by this version
-    "a sentence. " * 9 + "The end.",  # cut
+    " twin ",  # same prompt as its twin: this version decodes it separately
+    "a sentence. " * 9 + "The end.",  # split into segments
     "?" * 150,
     "x" * 150,
     "e\u0301" * 60,
@@ -86,7 +86,7 @@ def inputs(folder: Path) -> None:
         b'{"id": 108, "text": null}',
         b'{"id": 109, "text": "a\\ud800b"}',
     ]
-    taken = [  # behind the first 100 rows, where such a file is refused
+    taken = [  # after the first 100 rows, in which a name collision rejects the file
         b'{"id": 102, "text": "taken", "hymt": 1}',
         b'{"id": 103, "text": "taken", "translation": "mine"}',
     ]
@@ -115,7 +115,7 @@ def inputs(folder: Path) -> None:
 
 
 def run(name: str, *settings: str, stop_at: int | None = None) -> int:
-    """Run the job; the number of texts that were decoded until its last commit."""
+    """Run the job and return the number of texts decoded up to its last commit."""
     decoded = committed = 0
     commit = Output.commit
 
