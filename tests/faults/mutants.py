@@ -120,7 +120,7 @@ def _() -> Any:
     return changed((PartStore, "_publish", publish))
 
 
-@mutant("a part that is found is taken as lasting")
+@mutant("a part that is found is taken as durable")
 def _() -> Any:
     right = PartReader.load
 
@@ -214,7 +214,7 @@ def _() -> Any:
     return changed((Output, "finish_skipped_shard", finish_record))
 
 
-@mutant("a manifest stays while its files are made anew")
+@mutant("a manifest stays while its files are rebuilt")
 def _() -> Any:
     def remove(fs: Any, path: Path) -> None:
         if path.name != "manifest.json":
@@ -256,7 +256,7 @@ def _() -> Any:
     return changed((PartStore, "has", has))
 
 
-@mutant("the plan depends on what is there")
+@mutant("the plan depends on the parts that exist")
 def _() -> Any:
     right = World.parts
 
@@ -293,7 +293,7 @@ def _() -> Any:
     return changed((set_aside, "preserve_foreign", lambda *_: None))
 
 
-@mutant("a changed file is replaced before its copy lasts")
+@mutant("a changed file is replaced before its copy is durable")
 def _() -> Any:
     right = set_aside._preserve
 
@@ -309,23 +309,23 @@ SEEN_BY = {
     "a folder is not synced": "power loss",
     "a new folder is not synced in the one above": "power loss",
     "a part counts before its folder is synced": "power loss",
-    "a part that is found is taken as lasting": "kill, then power loss",
+    "a part that is found is taken as durable": "kill, then power loss",
     "the names of published files are not synced before the manifest": "kill, then power loss",
     "a part is trusted without its checksum": "damage",
     "a done flag is trusted": "kill",
     "a published file is trusted by its record": "damage",
     "parts are collected before the manifest": "kill",
     "the manifest is written first": "kill",
-    "a manifest stays while its files are made anew": "redo",
+    "a manifest stays while its files are rebuilt": "redo",
     "a file is written in place": "kill",
     "a temporary name is used again": "take-over",
     "every temporary file is deleted at the start": "take-over",
     "a job resumes by counting its parts": "damage",
-    "the plan depends on what is there": "power loss",
+    "the plan depends on the parts that exist": "power loss",
     "identity is ignored": "another job",
-    "a failed sync is tried again on the same file": "store errors",
+    "a failed sync is tried again on the same file": "storage errors",
     "a changed file is replaced without a copy": "edited file",
-    "a changed file is replaced before its copy lasts": "edited file",
+    "a changed file is replaced before its copy is durable": "edited file",
 }
 HARMLESS = "the lease is never checked"
 
@@ -348,7 +348,7 @@ def explore(make_world: worlds.Make, kind: type[Explorer], *, power: bool = True
 HARNESSES["kill"] = explore(worlds.one_file, Explorer, power=False)
 HARNESSES["power loss"] = explore(worlds.one_file, Explorer)
 HARNESSES["edited file"] = explore(worlds.an_edited_file, Explorer)
-HARNESSES["store errors"] = explore(worlds.one_file, Erring)
+HARNESSES["storage errors"] = explore(worlds.one_file, Erring)
 
 
 @harness("kill, then power loss")
