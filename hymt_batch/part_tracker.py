@@ -73,7 +73,7 @@ class PartTracker:
             self._output.commit(shard, part, rows, degraded=tuple(dict.fromkeys(task.marks)))
             self.nothing_committed = False
             if len(self._reporter.sample_pairs) < self._job.launch.samples:
-                texts = {document.row: document.text for document in shard.documents}
+                texts = {document.row_index: document.text for document in shard.documents}
                 self._reporter.sample_pairs += sample_pairs(
                     texts, rows, self._job.launch.samples - len(self._reporter.sample_pairs)
                 )

@@ -90,7 +90,7 @@ class Replica:
         """What may change a low-precision text by rounding, as it was settled."""
         placement = self.decode.hymt.placement
         return {
-            **(self._model.environment_of(placement) if placement else self._model.environment),
+            **(self._model.environment_for(placement) if placement else self._model.environment),
             "engine": self.decode.engine.value,
             "stages": self.decode.stages,
             "capture": self.decode.graph_runner is not None,

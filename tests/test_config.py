@@ -418,10 +418,10 @@ def test_the_generation_prompt_and_the_licence_are_those_of_the_models_card(mode
         asked = config.load("plan", [f"model={model}", f"prompt.add_generation_prompt={word}"])
         assert asked.add_generation_prompt is (word == "true")
     if model.startswith(("hy_mt2", "demo")):
-        assert job.model.licence_told == "Apache-2.0"
+        assert job.model.licence_text == "Apache-2.0"
     else:
-        assert "does not apply in the EU, the UK and South Korea" in job.model.licence_told
-        assert "outputs may not improve other AI models" in job.model.licence_told
+        assert "does not apply in the EU, the UK and South Korea" in job.model.licence_text
+        assert "outputs may not improve other AI models" in job.model.licence_text
         assert "Tencent" in job.model.licence
 
 

@@ -90,7 +90,7 @@ def _attention_finding(hymt: LoadedModel) -> Finding:
 
 def _comparisons(placement: Any, inventory: DeviceInventory) -> list[tuple[str, str]]:
     """What to compare with: the main device alone for a split model, each other replica's device for a whole one."""
-    if placement.splits:
+    if placement.is_split:
         return [(placement.device.name, f"canary: split against single on {placement.device.name}")]
     return [
         (group[0], f"canary: replica on {group[0]} against {placement.device.name}")

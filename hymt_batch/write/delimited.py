@@ -156,7 +156,7 @@ class DelimitedWriter:
     def _long_row_chunks(self, document: Document, row: Row) -> Iterator[bytes]:
         """One record that is not held."""
         long, mark = document.long_row, self._delimiter.encode()
-        if long.scan.num_cells == len(self._columns) and (long.scan.sound or not (self._is_csv or self._escape)):
+        if long.scan.num_cells == len(self._columns) and (long.scan.is_well_formed or not (self._is_csv or self._escape)):
             yield from repair_utf8(long.pieces())
         else:
             yield from (text.encode() for text in self._repair(decode_utf8(long.pieces())))
@@ -171,7 +171,7 @@ class DelimitedWriter:
         """The text of a record that is not held, or the record as it came where its text is not known, as one cell."""
         long = document.long_row
         whole = long.scan.num_cells == len(self._columns) and not long.scan.is_open
-        place = long.scan.cell(long.size) if whole else None
+        place = long.scan.cell_span(long.size) if whole else None
         if place is not None:
             pieces = decode_utf8(long.pieces(*place, purpose="text"))
             yield from self._repair(pieces, 1) if self._is_csv else map(to_one_line, pieces)

@@ -96,7 +96,7 @@ class JsonlWriter:
             yield f"{', ' if scan.num_pairs else ''}{self._keys[0]}: ".encode()
             yield from self._long_text_chunks(document, row)
             yield f", {self._keys[1]}: {dump_json(meta_value(document, row))}".encode()
-        yield from long.pieces(scan.end) if scan.whole else [b"}"]
+        yield from long.pieces(scan.end) if scan.is_complete else [b"}"]
         yield end
 
     def _long_text_chunks(self, document: Document, row: Row) -> Iterator[bytes]:
@@ -104,7 +104,7 @@ class JsonlWriter:
         long = document.long_row
         if row.status not in ERROR_STATUSES or self._on_error != "source":
             yield dump_json(row.text if row.status not in ERROR_STATUSES else "").encode()
-        elif long.scan.whole and long.scan.text:
+        elif long.scan.is_complete and long.scan.text:
             yield from repair_utf8(long.pieces(*long.scan.text, purpose="text"))
         else:
             yield b'"'

@@ -59,7 +59,7 @@ def source_text(document: Document) -> str:
     if document.text is not None:
         return document.text
     if document.long_row is not None:
-        text: str = document.long_row.fields()[1] or document.long_row.whole()
+        text: str = document.long_row.fields()[1] or document.long_row.read_text()
         return text
     return document.raw[: len(document.raw) - len(line_ending(document.raw))].decode("utf-8", "replace")
 
