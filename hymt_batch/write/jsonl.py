@@ -90,13 +90,13 @@ class JsonlWriter:
         """`_spliced` of a row that is not held."""
         long, end = document.long_row, line_ending(document.raw)
         scan = long.scan
-        has_ours = not scan.names.isdisjoint(self._names)
-        yield from repair_utf8(long.pieces(0, scan.end)) if scan.end else [b"{"]
+        has_ours = not scan.present_names.isdisjoint(self._names)
+        yield from repair_utf8(long.pieces(0, scan.pairs_end)) if scan.pairs_end else [b"{"]
         if not has_ours:
             yield f"{', ' if scan.num_pairs else ''}{self._keys[0]}: ".encode()
             yield from self._long_text_chunks(document, row)
             yield f", {self._keys[1]}: {dump_json(meta_value(document, row))}".encode()
-        yield from long.pieces(scan.end) if scan.is_complete else [b"}"]
+        yield from long.pieces(scan.pairs_end) if scan.is_complete else [b"}"]
         yield end
 
     def _long_text_chunks(self, document: Document, row: Row) -> Iterator[bytes]:
@@ -104,8 +104,8 @@ class JsonlWriter:
         long = document.long_row
         if row.status not in ERROR_STATUSES or self._on_error != "source":
             yield dump_json(row.text if row.status not in ERROR_STATUSES else "").encode()
-        elif long.scan.is_complete and long.scan.text:
-            yield from repair_utf8(long.pieces(*long.scan.text, purpose="text"))
+        elif long.scan.is_complete and long.scan.text_span:
+            yield from repair_utf8(long.pieces(*long.scan.text_span, purpose="text"))
         else:
             yield b'"'
             yield from (dump_json(text)[1:-1].encode() for text in decode_utf8(long.pieces(purpose="text")))
