@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_seam import CUTS, HEADS, PIECES, seam_of
+from test_incremental_encode import CUTS, HEADS, PIECES, seam_of
 
 from hymt_batch import prompt
 from hymt_batch.errors import PreflightError, TextError
