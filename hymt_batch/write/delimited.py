@@ -156,7 +156,9 @@ class DelimitedWriter:
     def _long_row_chunks(self, document: Document, row: Row) -> Iterator[bytes]:
         """One record that is not held."""
         long, mark = document.long_row, self._delimiter.encode()
-        if long.scan.num_cells == len(self._columns) and (long.scan.is_well_formed or not (self._is_csv or self._escape)):
+        if long.scan.num_cells == len(self._columns) and (
+            long.scan.is_well_formed or not (self._is_csv or self._escape)
+        ):
             yield from repair_utf8(long.pieces())
         else:
             yield from (text.encode() for text in self._repair(decode_utf8(long.pieces())))

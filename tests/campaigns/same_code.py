@@ -279,6 +279,9 @@ def mapping(name: str, modules: dict[str, str], renamed: set[tuple[str, str]], a
     """An imported name as it must be after the renames."""
     if name in modules:
         return modules[name]
+    if f"tests.{name.partition('.')[0]}" in modules:  # tests import one another without their package
+        name = f"tests.{name}"
+        return mapping(name, modules, renamed, {f"tests.{other}" for other in after}).removeprefix("tests.")
     if "." not in name:
         return name
     level = name[: len(name) - len(name.lstrip("."))]
