@@ -1,1 +1,1 @@
-"""Tokenizer and network: verified files, dtype, pad side, stop ids. Start at `prepare.py` (ModelConfig is there)."""
+"""Tokenizer and network: verified files, dtype, stop ids. Start at `prepare.py`; ModelConfig is in `settings.py`."""

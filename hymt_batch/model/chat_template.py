@@ -1,8 +1,9 @@
-"""Try out a chat template and a tokenizer in a process of its own, within limits of time and memory, before this one.
+"""Run a chat template and a tokenizer in a subprocess with time and memory limits before using them in this process.
 
-Both are programs of whoever made the model. jinja2's sandbox keeps a template from files and from Python, and not from
-working for ever: `10 ** 10 ** 10`, or one loop in another. The patterns of a tokenizer.json may take for ever too, or
-end in an error that its library does not expect. Does not judge what a template says, nor how a text is cut.
+Both are programs written by the model's author. jinja2's sandbox keeps a template away from files and from Python, but
+does not stop a template that never ends, such as `10 ** 10 ** 10` or nested loops. The regular expressions of a
+tokenizer.json may also run forever, or end in an error that the tokenizers library does not handle. This module does
+not judge what a template renders or how the tokenizer splits a text.
 """
 
 from __future__ import annotations
@@ -19,14 +20,14 @@ from hymt_batch.errors import PreflightError
 from hymt_batch.records import MAX_CHUNK_CHARS
 
 TEMPLATE_CPU_S = 10
-"""Processor time that a template may take; those of the family take a thousandth of a second."""
+"""CPU time limit for rendering a template; the templates of the Hunyuan family take about a millisecond."""
 
 TOKENIZER_CPU_S = 30
-"""Processor time in which a tokenizer must be read and take all of `hostile_texts`; known ones need about a second."""
+"""CPU time limit for loading a tokenizer and encoding all `hostile_texts`; known tokenizers need about a second."""
 
 TEMPLATE_MEMORY_BYTES = 1 << 30
 TOKENIZER_MEMORY_BYTES = 4 << 30  # of address space
-TIMEOUT_S = 300.0  # on a machine that is busy with other things
+TIMEOUT_S = 300.0  # wall clock; long, because the machine may be busy with other work
 _TOO_LARGE, _FAILED = 3, 4
 _RENDERED = "rendered"
 
@@ -70,7 +71,7 @@ _SHORT_RUN_UNITS = (
     *("e\u0301", "12,", "aA", "<|", "https://a.b/"),
 )
 _ASCII = "".join(map(chr, range(0x20, 0x7F)))
-_TAILS = ("", "b", "!", " ", "\n", "0", f"\u00a7{_ASCII}")  # a library looks first for a letter that a pattern needs
+_TAILS = ("", "b", "!", " ", "\n", "0", f"\u00a7{_ASCII}")  # regex libraries first search for a required character
 _LONG_RUN_UNITS = (
     "a",
     "A",
@@ -93,7 +94,10 @@ _NUM_REPEATS = 40
 
 
 def hostile_texts() -> Iterator[list[str]]:
-    """Texts that are hard for patterns, some at a time: runs that end otherwise than they began, up to MAX_CHARS."""
+    """Yield batches of texts that are hard for regular expressions: long runs of one unit with a different ending.
+
+    The longest have MAX_CHUNK_CHARS characters.
+    """
     for unit in _SHORT_RUN_UNITS:
         yield [unit * _NUM_REPEATS + tail for tail in _TAILS]
     for unit in _LONG_RUN_UNITS:
@@ -103,54 +107,57 @@ def hostile_texts() -> Iterator[list[str]]:
 def check_in_subprocess(
     template: str, values: Sequence[dict[str, Any]], where: str, tokenizer: Path | None = None
 ) -> None:
-    """Render `template` in another process, once with each of `values`, and encode `hostile_texts` there.
+    """Render a chat template in a subprocess, once for each of `values`, then encode `hostile_texts` there.
 
     Args:
         template: The template's text.
-        values: What it is given each time: messages, add_generation_prompt, special tokens.
-        where: Whose it is, for the message.
-        tokenizer: Its tokenizer.json; None: the template alone.
+        values: Variables of each rendering: messages, add_generation_prompt, special tokens.
+        where: The model's folder, for the message.
+        tokenizer: Path of the model's tokenizer.json; None checks the template only.
 
     Raises:
-        PreflightError: It does not end, or takes more memory than it may, or the tokenizer cannot take a text. An
-            error of the template itself is not raised: this process will meet the same one.
+        PreflightError: The template or the tokenizer does not end or exceeds its memory limit, or the tokenizer fails
+            on a text. An error that the template itself raises is ignored here: rendering it in this process raises
+            the same error.
     """
     command = [sys.executable, "-P", "-m", "hymt_batch.model.chat_template"]
     task = json.dumps(
         {"template": template, "values": list(values), "tokenizer": tokenizer and str(tokenizer.absolute())}
     )
-    alone = {**os.environ, "TOKENIZERS_PARALLELISM": "false", "RAYON_NUM_THREADS": "1", "RUST_BACKTRACE": "0"}
-    said = ""
+    environment = {**os.environ, "TOKENIZERS_PARALLELISM": "false", "RAYON_NUM_THREADS": "1", "RUST_BACKTRACE": "0"}
+    output = ""
     try:
-        ran = subprocess.run(command, input=task, capture_output=True, text=True, timeout=TIMEOUT_S, env=alone)
-        said = ran.stdout
-        what = {_TOO_LARGE: "takes too much memory", _FAILED: "fails"}.get(ran.returncode, "")
-        what = what or ("does not end" if ran.returncode < 0 else "")
+        completed = subprocess.run(
+            command, input=task, capture_output=True, text=True, timeout=TIMEOUT_S, env=environment
+        )
+        output = completed.stdout
+        problem = {_TOO_LARGE: "takes too much memory", _FAILED: "fails"}.get(completed.returncode, "")
+        problem = problem or ("does not end" if completed.returncode < 0 else "")
     except subprocess.TimeoutExpired as error:
-        said = (error.stdout or b"").decode() if isinstance(error.stdout, bytes) else error.stdout or ""
-        what = "does not end"
-    if what and _RENDERED in said:
+        output = (error.stdout or b"").decode() if isinstance(error.stdout, bytes) else error.stdout or ""
+        problem = "does not end"
+    if problem and _RENDERED in output:
         raise PreflightError(
-            f"{where}: its tokenizer {what} on a text that is hard for its patterns, so rows could be lost to it. "
+            f"{where}: its tokenizer {problem} on a text that is hard for its regular expressions, so rows could be lost. "
             "Do not use this copy; download the model again from its publisher.",
             id="B6",
         )
-    if what:
-        what = "takes more than 1 GiB of memory" if what == "takes too much memory" else what
+    if problem:
+        problem = "takes more than 1 GiB of memory" if problem == "takes too much memory" else problem
         raise PreflightError(
-            f"{where}: rendering its chat template {what}: no model needs that. Do not use this copy; download the "
-            "model again from its publisher.",
+            f"{where}: rendering its chat template {problem}; no valid template does that. Do not use this copy; download "
+            "the model again from its publisher.",
             id="B20",
         )
 
 
 def main() -> int:
-    """Render what stands on stdin, within the limits; then encode."""
+    """Read a task from stdin, render its template and encode the hostile texts, each within its limits."""
     import resource
 
-    def limit(what: int, most: int) -> None:
-        _, hard = resource.getrlimit(what)
-        resource.setrlimit(what, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
+    def limit(limit_id: int, max_value: int) -> None:
+        _, hard = resource.getrlimit(limit_id)
+        resource.setrlimit(limit_id, (max_value if hard == resource.RLIM_INFINITY else min(max_value, hard), hard))
 
     task = json.load(sys.stdin)
     limit(resource.RLIMIT_CPU, TEMPLATE_CPU_S)
@@ -169,7 +176,7 @@ def main() -> int:
 
 
 def jinja_environment() -> Any:
-    """What renders a chat template, with all that transformers gives to one, as far as it may be called."""
+    """Return a sandboxed jinja2 environment with the extensions, filters and functions that transformers provides."""
     import jinja2
     import jinja2.ext
     from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -177,11 +184,13 @@ def jinja_environment() -> Any:
     def raise_exception(message: str) -> None:
         raise jinja2.TemplateError(message)
 
-    made = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[jinja2.ext.loopcontrols])
-    made.filters["tojson"] = lambda value, **options: json.dumps(value, ensure_ascii=False)
-    made.globals["raise_exception"] = raise_exception
-    made.globals["strftime_now"] = lambda form: "2026"
-    return made
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[jinja2.ext.loopcontrols]
+    )
+    environment.filters["tojson"] = lambda value, **options: json.dumps(value, ensure_ascii=False)
+    environment.globals["raise_exception"] = raise_exception
+    environment.globals["strftime_now"] = lambda form: "2026"
+    return environment
 
 
 def _render(template: str, variables: Sequence[dict[str, Any]]) -> None:
@@ -191,7 +200,7 @@ def _render(template: str, variables: Sequence[dict[str, Any]]) -> None:
             compiled.render(**values)
     except MemoryError:
         raise
-    except Exception:  # the template's own error: whoever renders it in earnest tells it
+    except Exception:  # the template's own error: the parent process reports it when it renders the template
         return
 
 
@@ -200,14 +209,14 @@ def _encode_hostile_texts(path: Path) -> int:
     from hymt_batch.model import chunked_encode
 
     try:
-        bare = chunked_encode.plain_backend(json.loads(path.read_text(encoding="utf-8")))
+        backend = chunked_encode.plain_backend(json.loads(path.read_text(encoding="utf-8")))
     except MemoryError:
         raise
-    except Exception:  # whoever reads it in earnest tells it
+    except Exception:  # the parent process reports it when it loads the tokenizer
         return 0
     try:
         for texts in hostile_texts():
-            chunked_encode.encode(bare, texts)
+            chunked_encode.encode(backend, texts)
     except TextError:
         return _FAILED
     return 0

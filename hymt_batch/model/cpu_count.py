@@ -1,4 +1,4 @@
-"""How many processors this process may use: those it is bound to, within the CPU quota of its cgroups."""
+"""Number of CPUs that this process may use: its CPU affinity, limited by the CPU quota of its cgroups."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from hymt_batch.model.memory import cgroup_ancestors, read_text
 
 
 def usable_cpus(root: Path = Path("/sys/fs/cgroup"), membership: Path = Path("/proc/self/cgroup")) -> int:
-    """Processors this process may use, at least 1; a quota of a part of one counts as that one.
+    """Return the number of CPUs that this process may use, at least 1; a fractional quota is rounded up.
 
     Args:
-        root: Where cgroups are mounted.
-        membership: The process's own line of each hierarchy.
+        root: Where the cgroup file system is mounted.
+        membership: File that lists the process's cgroup in each hierarchy.
     """
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min([allowed, *_cpu_quotas(root, membership)]))
@@ -22,19 +22,19 @@ def usable_cpus(root: Path = Path("/sys/fs/cgroup"), membership: Path = Path("/p
 
 def _cpu_quotas(root: Path, membership: Path) -> Iterator[int]:
     for line in read_text(membership).splitlines():
-        _, _, rest = line.partition(":")
-        controllers, _, own = rest.partition(":")
+        _, _, fields = line.partition(":")
+        controllers, _, cgroup_path = fields.partition(":")
         if not controllers:
-            for place in cgroup_ancestors(root, own):
-                yield from _whole_cpus(*read_text(place / "cpu.max").split()[:2])
+            for cgroup in cgroup_ancestors(root, cgroup_path):
+                yield from _whole_cpus(*read_text(cgroup / "cpu.max").split()[:2])
         elif "cpu" in controllers.split(","):
-            for place in cgroup_ancestors(root / "cpu", own):
+            for cgroup in cgroup_ancestors(root / "cpu", cgroup_path):
                 yield from _whole_cpus(
-                    read_text(place / "cpu.cfs_quota_us").strip(), read_text(place / "cpu.cfs_period_us").strip()
+                    read_text(cgroup / "cpu.cfs_quota_us").strip(), read_text(cgroup / "cpu.cfs_period_us").strip()
                 )
 
 
 def _whole_cpus(quota: str = "", period: str = "") -> Iterator[int]:
-    """Microseconds that may be used within each period of so many; "max" and -1 are no limit."""
+    """Yield the CPUs of a quota in microseconds per period, rounded up; nothing if it is "max" or -1 (no limit)."""
     if quota.isdecimal() and period.isdecimal() and int(period):
         yield -(-int(quota) // int(period))

@@ -1,4 +1,4 @@
-"""Devices of this machine: as torch sees them, as nvidia-smi does, or pretend ones for a plan. Loads nothing."""
+"""Devices of this machine as torch or nvidia-smi reports them, or simulated devices for a plan. Loads no model."""
 
 from __future__ import annotations
 
@@ -19,50 +19,50 @@ log = logging.getLogger(__name__)
 
 
 def torch_devices() -> DeviceInventory:
-    """Devices of this machine as torch sees them, the CPU last."""
+    """Return the devices that torch sees, the CPU last."""
     cudnn.deprioritise()
     import torch
 
     devices = []
-    broken = broken_id = ""
+    gpu_error = gpu_error_id = ""
     if torch.cuda.is_available():
-        for number in range(torch.cuda.device_count()):
+        for index in range(torch.cuda.device_count()):
             try:
-                free, _ = torch.cuda.mem_get_info(number)
-            except RuntimeError as error:  # full, or in exclusive mode and taken: the others may serve
+                free, _ = torch.cuda.mem_get_info(index)
+            except RuntimeError as error:  # full, or in exclusive mode and in use; the other GPUs may still work
                 free = 0
-                log.warning("cuda:%d cannot be used: %s", number, str(error).splitlines()[0])
-            native = torch.cuda.get_device_capability(number) >= (8, 0)
-            devices.append(Device(f"cuda:{number}", torch.cuda.get_device_name(number), free, native))
+                log.warning("cuda:%d cannot be used: %s", index, str(error).splitlines()[0])
+            native_bfloat16 = torch.cuda.get_device_capability(index) >= (8, 0)
+            devices.append(Device(f"cuda:{index}", torch.cuda.get_device_name(index), free, native_bfloat16))
     elif Path("/dev/nvidia0").exists() or Path("/proc/driver/nvidia/version").exists() or nvidia.query():
         if torch.version.cuda is None:
-            broken = f"torch {torch.__version__} is built without CUDA."
-            broken_id = "A16"
+            gpu_error = f"torch {torch.__version__} is built without CUDA."
+            gpu_error_id = "A16"
         elif nvidia.hides_all_gpus(os.environ.get("CUDA_VISIBLE_DEVICES")):
-            broken = f"CUDA_VISIBLE_DEVICES is {os.environ['CUDA_VISIBLE_DEVICES']!r}, which hides it."
-            broken_id = "A13" if os.environ["CUDA_VISIBLE_DEVICES"] else "D6"
+            gpu_error = f"CUDA_VISIBLE_DEVICES is {os.environ['CUDA_VISIBLE_DEVICES']!r}, which hides it."
+            gpu_error_id = "A13" if os.environ["CUDA_VISIBLE_DEVICES"] else "D6"
         else:
-            broken = f"torch {torch.__version__} (CUDA {torch.version.cuda}) does not work with the driver."
-            broken_id = "A3"
-    return DeviceInventory((*devices, cpu_device()), broken, broken_id)
+            gpu_error = f"torch {torch.__version__} (CUDA {torch.version.cuda}) does not work with the driver."
+            gpu_error_id = "A3"
+    return DeviceInventory((*devices, cpu_device()), gpu_error, gpu_error_id)
 
 
 @dataclass(frozen=True, slots=True)
 class TorchInfo:
-    """What torch says of itself; nothing where it cannot be imported."""
+    """torch's version and its view of the GPUs; all fields are empty if torch cannot be imported."""
 
     version: str = ""
-    cuda: str | None = None  # the CUDA it is built for
+    cuda: str | None = None  # CUDA version that torch was built for
     num_gpus: int = 0
-    peer_access: Callable[[int, int], bool] | None = None  # whether one GPU reads another's memory
+    peer_access: Callable[[int, int], bool] | None = None  # returns whether one GPU can read another's memory
 
 
 def torch_info() -> TorchInfo:
-    """Ask torch, which takes its seconds to be imported."""
+    """Return torch's version and GPUs; importing torch takes seconds."""
     cudnn.deprioritise()
     try:
         import torch
-    except Exception:  # a broken installation is what the doctor is asked about; its check of versions says more
+    except Exception:  # a broken installation; the doctor's check of versions reports the cause
         return TorchInfo()
     available = torch.cuda.is_available()
     return TorchInfo(
@@ -74,42 +74,42 @@ def torch_info() -> TorchInfo:
 
 
 def nvidia_smi_devices() -> DeviceInventory:
-    """The same as nvidia-smi tells it, in the order of CUDA_VISIBLE_DEVICES; for plans, which need no torch."""
-    found = nvidia.query()
-    gpus, _ = nvidia.visible_gpus(found.gpus, os.environ.get("CUDA_VISIBLE_DEVICES")) if found else ([], "")
+    """Return the devices that nvidia-smi reports, in the order of CUDA_VISIBLE_DEVICES; for plans, without torch."""
+    info = nvidia.query()
+    gpus, _ = nvidia.visible_gpus(info.gpus, os.environ.get("CUDA_VISIBLE_DEVICES")) if info else ([], "")
     devices = [
-        Device(f"cuda:{number}", gpu.name, gpu.free_bytes, bfloat16=gpu.capability is None or gpu.capability >= (8, 0))
-        for number, gpu in enumerate(gpus)
+        Device(f"cuda:{index}", gpu.name, gpu.free_bytes, bfloat16=gpu.capability is None or gpu.capability >= (8, 0))
+        for index, gpu in enumerate(gpus)
     ]
     return DeviceInventory((*devices, cpu_device()))
 
 
 def simulated_devices(value: Any) -> DeviceInventory:
-    """Devices that a plan pretends to have.
+    """Return the simulated devices of a plan.
 
     Args:
-        value: Free memory of each GPU, such as [24GiB, 24GiB] or [8x80GiB]; cpu:64GiB among them is the main memory.
+        value: Free memory of each GPU, such as [24GiB, 24GiB] or [8x80GiB]; an entry cpu:64GiB sets the main memory.
 
     Raises:
-        ConfigError: Not such a list.
+        ConfigError: The value is not such a list.
     """
-    words = value if isinstance(value, (list, tuple)) else [value]
+    entries = value if isinstance(value, (list, tuple)) else [value]
     devices: list[Device] = []
-    main = cpu_device()
-    for word in words:
-        match = re.fullmatch(r"\s*(?:(cpu)\s*:|([0-9]{1,3})\s*x)?\s*([^:x]+)", str(word))
+    main_memory = cpu_device()
+    for entry in entries:
+        match = re.fullmatch(r"\s*(?:(cpu)\s*:|([0-9]{1,3})\s*x)?\s*([^:x]+)", str(entry))
         if match is None:
-            raise ConfigError(f"devices: {word!r} is no size. Write for example devices=[24GiB,24GiB,cpu:64GiB].")
+            raise ConfigError(f"devices: {entry!r} is not a size. Write for example devices=[24GiB,24GiB,cpu:64GiB].")
         free = parse_bytes("devices", match[3])
         if match[1]:
-            main = Device("cpu", "pretended", free, bfloat16=False)
+            main_memory = Device("cpu", "pretended", free, bfloat16=False)
         for _ in range(0 if match[1] else int(match[2] or 1)):
             devices.append(Device(f"cuda:{len(devices)}", "pretended", free, bfloat16=True))
-    return DeviceInventory((*devices, main))
+    return DeviceInventory((*devices, main_memory))
 
 
 def cpu_device() -> Device:
-    """The processor and the main memory that is left."""
+    """Return the CPU as a device, with the main memory that is free."""
     return Device("cpu", _cpu_label(), available_bytes(), bfloat16=False)
 
 

@@ -1,7 +1,9 @@
-"""The files of a model: where they are, whether they are whole, what they say. No torch, no weights in memory.
+"""Find the files of a model, verify that they are complete and safe, and read their headers.
 
-Source: safetensors' format (8 bytes little-endian header length, JSON header, data); the failures that
-transformers loads in silence (a missing shard entry, a path that leaves the folder, a pickle) are refused here.
+Does not import torch and does not read weights into memory. Faults that transformers accepts silently (a missing shard
+entry, a path that leaves the folder, a pickle) are refused here.
+
+Source: the safetensors format (8 bytes of header length, little-endian; JSON header; data).
 """
 
 from __future__ import annotations
@@ -20,12 +22,12 @@ from hymt_batch.errors import ConfigError, PreflightError, first_line
 from hymt_batch.model import safe_json, tensor_check
 
 MODEL_TYPES = {"hunyuan_v1_dense": "4.56.0", "hy_v3": "5.6.0"}
-"""Allowed model types, with the first version of transformers that knows each."""
+"""Supported model types, with the first version of transformers that supports each."""
 
 FILE_NAME = re.compile(r"[A-Za-z0-9._-]+")
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 MAX_HEADER_BYTES = 100_000_000
-MAX_LAYERS = 1024  # of a network whose modules are worth counting; the models have 32 to 80
+MAX_LAYERS = 1024  # the family's models have 32 to 80 layers
 _PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 _DTYPE_BYTES = {"F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "BF16": 2, "F16": 2, "I16": 2, "U16": 2}
 _IDENTITY_FILES = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json")
@@ -38,29 +40,33 @@ class ModelFiles:
 
     folder: Path
     config: dict[str, Any]
-    weight_files: tuple[str, ...]  # safetensors files, in the order of their names
-    file_names: tuple[str, ...]  # every file that decides the text, weights included
+    weight_files: tuple[str, ...]  # names of the safetensors files, sorted
+    file_names: tuple[str, ...]  # names of all files that affect the translations, weights included
     num_parameters: int
     num_bytes: int  # of the weights as stored
-    network: NetworkSpec  # that the config describes
-    tensors: dict[str, tuple[str, list[int]]]  # name -> (number format, shape), of all files
+    network: NetworkSpec  # as config.json describes it
+    tensors: dict[str, tuple[str, list[int]]]  # name -> (number format, shape), from all weight files
     commit: str = ""  # resolved commit of a hub model
 
     @property
     def quantisation(self) -> str:
-        """The method of a quantised checkpoint, such as "compressed-tensors" or "gptq"; "" for a plain one."""
-        found = self.config.get("quantization_config")
-        return "" if not found else str(found.get("quant_method", "?")) if isinstance(found, dict) else repr(found)
+        """Quantisation method of the checkpoint, such as "compressed-tensors" or "gptq"; "" if it is not quantised."""
+        section = self.config.get("quantization_config")
+        return (
+            "" if not section else str(section.get("quant_method", "?")) if isinstance(section, dict) else repr(section)
+        )
 
 
 def resolve(path: str, revision: str, download: bool) -> tuple[Path, str]:
-    """Find the model's folder: an embedded one, a local one, or a complete copy in the hub cache.
+    """Find the model's folder: the embedded demo model, a local folder, or a complete copy in the hub cache.
 
     Returns:
-        The folder and, for a hub model, the commit it holds.
+        The folder and, for a hub model, its commit; "" for a local folder.
 
     Raises:
-        PreflightError: No such folder, or the hub model is not in the cache and model.download=false.
+        ConfigError: model.path is a file.
+        PreflightError: The path is neither a folder nor a hub id, the hub model is not in the cache and
+            model.download=false, or the download fails.
     """
     if path == "demo:model":
         return Path(__file__).parent.parent / "demo" / "model", ""
@@ -94,28 +100,33 @@ def _resolve_hub(repo: str, revision: str, download: bool) -> tuple[Path, str]:
     except LocalEntryNotFoundError as error:
         if download:
             raise PreflightError(
-                f"{repo} (revision {revision}) is not in the hub cache, and the hub was not asked or not reached "
-                f"({first_line(error)}). Unset HF_HUB_OFFLINE if it is set, or run where there is a network: "
+                f"{repo} (revision {revision}) is not in the hub cache, and the hub is offline or could not be reached "
+                f"({first_line(error)}). Unset HF_HUB_OFFLINE if it is set, or run this on a machine with a network: "
                 f"{command}",
                 id="B8",
             ) from error
         raise PreflightError(
             f"{repo} (revision {revision}) is not in the hub cache of this machine. Download it first:\n"
-            f"    {command}\nor let the job do it with model.download=true, or name a folder: model.path=FOLDER.",
+            f"    {command}\nor let the job download it with model.download=true, or set model.path=FOLDER.",
             id="B8",
         ) from error
     except (HfHubHTTPError, OSError) as error:
         raise PreflightError(
-            f"The hub did not give {repo}: {first_line(error)}. Try by hand: {command}", id="B8"
+            f"{repo} could not be downloaded from the hub: {first_line(error)}. Try it by hand: {command}", id="B8"
         ) from error
     return folder, folder.name
 
 
 def verify(folder: Path, commit: str = "") -> ModelFiles:
-    """Check that a model folder is whole and safe to load, reading headers only.
+    """Verify that a model folder is complete and safe to load; reads the headers of the weight files only.
+
+    Args:
+        folder: The model's folder.
+        commit: Resolved commit of a hub model.
 
     Raises:
-        PreflightError: A file is missing, cut off, a Git-LFS pointer, a pickle, or of a type that is not allowed.
+        PreflightError: A file is missing, truncated, a Git-LFS pointer or a pickle, the model type is not supported, or
+            config and weights do not match.
     """
     config = safe_json.read_object(folder / "config.json", "it is not a model folder, or the download is incomplete")
     model_type = config.get("model_type")
@@ -128,20 +139,20 @@ def verify(folder: Path, commit: str = "") -> ModelFiles:
         )
     if "auto_map" in config:
         raise PreflightError(
-            f"{folder / 'config.json'} asks to run code of its own (auto_map); it is never run. Download the model "
-            "from its publisher, or remove auto_map if it needs none.",
+            f"{folder / 'config.json'} asks for custom code (auto_map), which hymt-batch never runs. Download the "
+            "model from its publisher, or remove auto_map if the model works without it.",
             id="B16",
         )
-    safe_json.read_object(folder / "tokenizer.json", "without it no text becomes tokens", missing_id="B6")
+    safe_json.read_object(folder / "tokenizer.json", "without it no text can be encoded", missing_id="B6")
     _check_readable(folder, config)
     network = network_spec.from_config(config, str(folder / "config.json"))
     weights = _weight_files(folder)
     num_parameters = num_bytes = 0
     tensors: dict[str, tuple[str, list[int]]] = {}
-    places: dict[str, str] = {}
+    weight_map: dict[str, str] = {}
     for name in weights:
         for tensor, (dtype, shape) in _read_header(folder / name).items():
-            places[tensor] = name
+            weight_map[tensor] = name
             if tensor in tensors:
                 raise PreflightError(
                     f"{folder / name} holds {tensor} a second time; download the model again.", id="B22"
@@ -151,7 +162,7 @@ def verify(folder: Path, commit: str = "") -> ModelFiles:
             num_bytes += math.prod(shape) * element_bytes(dtype)
     if not num_parameters:
         raise PreflightError(f"{folder} holds no weights at all; download the model again.", id="B4")
-    _check_index(folder, places)
+    _check_index(folder, weight_map)
     tensor_check.check(folder, config, network, tensors)
     tensor_check.check_tied(folder, weights, network)
     names = [name for name in (*_IDENTITY_FILES, *_OPTIONAL_FILES) if (folder / name).is_file()]
@@ -171,71 +182,70 @@ def verify(folder: Path, commit: str = "") -> ModelFiles:
 
 
 def element_bytes(dtype: str) -> int:
-    """Bytes of one element of a number format of safetensors; those below a byte count as one."""
+    """Return the bytes of one element of a safetensors number format; formats below one byte count as one."""
     return _DTYPE_BYTES.get(dtype, 1)
 
 
 def _weight_files(folder: Path) -> list[str]:
     index = folder / "model.safetensors.index.json"
-    found = sorted(path.name for path in folder.glob("*.safetensors"))
+    file_names = sorted(path.name for path in folder.glob("*.safetensors"))
     if index.is_file():
-        if "model.safetensors" in found:
+        if "model.safetensors" in file_names:
             raise PreflightError(
-                f"{folder} has both {index.name} and model.safetensors; only one of them would be loaded. Remove the "
-                "one that does not belong to the model.",
+                f"{folder} has both {index.name} and model.safetensors, and only one of them would be loaded. Remove "
+                "the one that does not belong to the model.",
                 id="B18",
             )
         weight_map = safe_json.read_object(index, "").get("weight_map")
         if not isinstance(weight_map, dict) or not weight_map:
-            raise PreflightError(f"{index} names no weights (weight_map); download the model again.", id="B4")
+            raise PreflightError(f"{index} lists no weights (weight_map); download the model again.", id="B4")
         named = set(map(str, weight_map.values()))
         for name in sorted(named):
             if not FILE_NAME.fullmatch(name):
                 raise PreflightError(
-                    f"{index} names {name!r}, which would leave the folder; the model is refused. Download it from its "
-                    "publisher.",
+                    f"{index} names {name!r}, which is outside the folder, so the model is refused. Download it from "
+                    "its publisher.",
                     id="B15",
                 )
-            if name not in found:
+            if name not in file_names:
                 raise PreflightError(
-                    f"{folder / name} is missing though the index names it; download it again.", id="B3"
+                    f"{folder / name} is missing although the index names it; download it again.", id="B3"
                 )
         return sorted(named)
-    if "model.safetensors" in found:
+    if "model.safetensors" in file_names:
         return ["model.safetensors"]
-    if found:
+    if file_names:
         raise PreflightError(
-            f"{folder} holds {found[0]} but neither model.safetensors nor {index.name}; download the model again.",
+            f"{folder} holds {file_names[0]} but neither model.safetensors nor {index.name}; download the model again.",
             id="B4",
         )
     pickles = sorted(path.name for path in folder.iterdir() if path.suffix in _PICKLE_SUFFIXES)
     if pickles:
         raise PreflightError(
-            f"{folder} holds {pickles[0]} but no *.safetensors; pickled weights are never loaded, as they can run "
-            "code. Download the safetensors files.",
+            f"{folder} holds {pickles[0]} but no *.safetensors; pickled weights are never loaded, because they can "
+            "run code. Download the safetensors files.",
             id="B14",
         )
     raise PreflightError(f"{folder} has no *.safetensors; download the model again.", id="B4")
 
 
 def _check_index(folder: Path, weight_map: dict[str, str]) -> None:
-    """The index must say of each tensor in which file it is; the libraries look there and nowhere else."""
+    """Check that the index names the file of each tensor correctly; the libraries rely on the index alone."""
     index = folder / "model.safetensors.index.json"
     if not index.is_file():
         return
-    said = {str(tensor): str(name) for tensor, name in safe_json.read_object(index, "")["weight_map"].items()}
-    for tensor in sorted({*said, *weight_map}):
-        if said.get(tensor) != weight_map.get(tensor):
+    declared = {str(tensor): str(name) for tensor, name in safe_json.read_object(index, "")["weight_map"].items()}
+    for tensor in sorted({*declared, *weight_map}):
+        if declared.get(tensor) != weight_map.get(tensor):
             raise PreflightError(
-                f"{index} has {tensor} in {said.get(tensor, 'no file')}, but it is in "
-                f"{weight_map.get(tensor, 'no file')}. "
-                "Download the model again.",
+                f"{index} has {tensor} in {declared.get(tensor, 'no file')}, but it is in "
+                f"{weight_map.get(tensor, 'no file')}. Download the model again.",
                 id="B9",
             )
 
 
 def _read_header(path: Path) -> dict[str, tuple[str, list[int]]]:
-    """Tensor name -> (dtype, shape), after comparing the header with the file's size."""
+    """Return tensor name -> (dtype, shape) of a safetensors file after checking its header against the file's size."""
     size = safe_json.check_regular_file(path, None)
     with path.open("rb") as file:
         start = file.read(8)
@@ -244,11 +254,11 @@ def _read_header(path: Path) -> dict[str, tuple[str, list[int]]]:
                 f"{path} is a Git-LFS pointer, not weights. Run `git lfs pull` in its folder.", id="B1"
             )
         if not size:
-            raise PreflightError(f"{path} is empty (0 bytes): it is cut off; download it again.", id="B23")
+            raise PreflightError(f"{path} is empty (0 bytes), so it is truncated; download it again.", id="B23")
         length = int.from_bytes(start, "little")
         if len(start) < 8 or not 2 <= length <= min(MAX_HEADER_BYTES, size - 8):
             raise PreflightError(
-                f"{path} ({size} bytes) is no safetensors file or is cut off; download it again.", id="B2"
+                f"{path} ({size} bytes) is not a safetensors file or is truncated; download it again.", id="B2"
             )
         try:
             header = json.loads(file.read(length))
@@ -267,13 +277,13 @@ def _read_header(path: Path) -> dict[str, tuple[str, list[int]]]:
     end = 8 + length + max((end for _, _, end in tensors.values()), default=0)
     if end != size:
         raise PreflightError(
-            f"{path} has {size} bytes but its header says {end}: it is cut off; download it again.", id="B2"
+            f"{path} has {size} bytes but its header declares {end}, so it is truncated; download it again.", id="B2"
         )
     return {name: (dtype, shape) for name, (dtype, shape, _) in tensors.items()}
 
 
 def _check_readable(folder: Path, config: dict[str, Any]) -> None:
-    """What the libraries will read must have an end, before anything is written."""
+    """Refuse files that the libraries could not read to an end: pipes, huge files, an absurd number of layers."""
     for path in (folder / name for name in (*_IDENTITY_FILES, *_OPTIONAL_FILES)):
         if path.exists():
             safe_json.check_regular_file(path)

@@ -1,8 +1,8 @@
-"""Sha256 of the files of a model, read once and remembered while the file stays what it was.
+"""Sha256 of a model's files, computed once and cached as long as the files do not change.
 
-A file is taken for unchanged while device, inode, size, and the times of content and of status are: nobody but the
-kernel sets the last. Where the weights are pinned, every file is read anew. The cache is a help alone: whatever is
-wrong with it, the files are read.
+A file counts as unchanged as long as its device, inode, size, mtime and ctime are the same; only the kernel can set the
+ctime. If the weights are pinned (model.sha256), every file is read again. The cache is optional: if it is missing or
+damaged, the files are read.
 """
 
 from __future__ import annotations
@@ -18,28 +18,31 @@ from pathlib import Path
 
 MAX_ENTRIES = 2000
 SMALL_BYTES = 1 << 20
-"""Files below are always read: that takes no longer than asking."""
+"""Smaller files are not cached: reading them is as fast as looking them up."""
 
 
 def cache_file() -> Path:
-    """Where hashes are remembered: HYMT_BATCH_CACHE, else the user's cache folder; nowhere without a home."""
+    """Return the path of the hash cache: in HYMT_BATCH_CACHE, else in the user's cache folder.
+
+    Without a home folder, the path is below /dev/null, so that nothing is cached.
+    """
     root = os.environ.get("HYMT_BATCH_CACHE")
     if root is None:
-        above = os.path.expanduser(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
-        root = os.devnull if above.startswith("~") else os.path.join(above, "hymt_batch")
+        user_cache = os.path.expanduser(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
+        root = os.devnull if user_cache.startswith("~") else os.path.join(user_cache, "hymt_batch")
     return Path(root) / "sha256.json"
 
 
 def compute(
     folder: Path, names: Sequence[str], *, ignore_cache: bool = False, cache: Path | None = None
 ) -> dict[str, str]:
-    """Sha256 of files.
+    """Return the sha256 of files.
 
     Args:
-        folder: Where they are.
-        names: Their names.
-        anew: Read every file, whatever is remembered.
-        cache: Where hashes are remembered; None for the user's cache folder.
+        folder: The folder of the files.
+        names: Names of the files.
+        ignore_cache: Read every file, even if its hash is cached.
+        cache: Path of the hash cache; None for the user's cache folder.
 
     Returns:
         Name -> hexadecimal digest, in the order of the names.
@@ -47,22 +50,22 @@ def compute(
     cache = cache or cache_file()
     known = {} if ignore_cache else _load_cache(cache)
     keys = {name: _cache_key(folder / name) for name in names}
-    found = {name: known[key] for name, key in keys.items() if key and key in known}
-    unknown = [name for name in names if name not in found]
+    digests = {name: known[key] for name, key in keys.items() if key and key in known}
+    uncached = [name for name in names if name not in digests]
     with ThreadPoolExecutor(4) as pool:
-        found.update(zip(unknown, pool.map(lambda name: _sha256(folder / name), unknown), strict=True))
-    fresh = {key: found[name] for name in unknown if (key := keys[name]) and key == _cache_key(folder / name)}
-    if fresh:
-        _save_cache(cache, {**_load_cache(cache), **fresh})
-    return {name: found[name] for name in names}
+        digests.update(zip(uncached, pool.map(lambda name: _sha256(folder / name), uncached), strict=True))
+    new_entries = {key: digests[name] for name in uncached if (key := keys[name]) and key == _cache_key(folder / name)}
+    if new_entries:
+        _save_cache(cache, {**_load_cache(cache), **new_entries})
+    return {name: digests[name] for name in names}
 
 
 def _cache_key(path: Path) -> str | None:
-    """What a file is known by; None where it is small."""
-    at = path.stat()
-    if at.st_size < SMALL_BYTES:
+    """Return the cache key of a file; None if the file is too small to be cached."""
+    status = path.stat()
+    if status.st_size < SMALL_BYTES:
         return None
-    return f"{at.st_dev}:{at.st_ino}:{at.st_size}:{at.st_mtime_ns}:{at.st_ctime_ns}"
+    return f"{status.st_dev}:{status.st_ino}:{status.st_size}:{status.st_mtime_ns}:{status.st_ctime_ns}"
 
 
 def _load_cache(cache: Path) -> dict[str, str]:
@@ -76,7 +79,7 @@ def _load_cache(cache: Path) -> dict[str, str]:
 
 
 def _save_cache(cache: Path, digests: dict[str, str]) -> None:
-    """Replace the cache in one step; a full or read-only disk costs nothing but the memory of it."""
+    """Replace the cache atomically; if the disk is full or read-only, the cache is just not updated."""
     newest = dict(list(digests.items())[-MAX_ENTRIES:])
     with contextlib.suppress(OSError):
         cache.parent.mkdir(parents=True, exist_ok=True)

@@ -1,8 +1,9 @@
-"""Reads the weights of a prepared model, and refuses whatever transformers would mend or hide in silence.
+"""Load the weights of a prepared model, and refuse every fault that transformers would repair or hide silently.
 
-After it, every weight is there, where it was planned, in the dtype that was asked for, and finite; the canaries agree,
-and on GPUs the attention with torch's plainest. Source: transformers fills missing weights with random numbers and says
-so in a report that nobody sees.
+After loading, every weight is present, finite, on the planned device and in the requested dtype. The canary prompts
+give the same logits in a batch as alone, and on GPUs the attention agrees with torch's math backend.
+
+Source: transformers fills missing weights with random numbers and mentions it only in a log line that is easily missed.
 """
 
 from __future__ import annotations
@@ -26,25 +27,32 @@ log = logging.getLogger(__name__)
 
 
 def load_model(prepared: PreparedModel, tokenizer: Tokenizer) -> LoadedModel:
-    """Read the weights onto the placed devices, look at every one, and run the canaries.
+    """Load the weights onto the planned devices, check every weight, and run the canary prompts.
+
+    Args:
+        prepared: The verified and placed model.
+        tokenizer: The model's tokenizer.
+
+    Returns:
+        The loaded model, on the first placement that did not run out of memory.
 
     Raises:
-        PreflightError: A weight is missing, left over, misplaced, of another shape or dtype, or not finite; the
-            canaries disagree; no placement has the memory.
+        PreflightError: A weight is missing, unexpected, misplaced, of the wrong shape or dtype, or not finite; the
+            canary prompts disagree; or every placement runs out of memory.
     """
-    began, refused = time.monotonic(), list[str]()
+    start_time, failed_strategies = time.monotonic(), list[str]()
     for placement in prepared.placements:
         attempt = _try_placement(prepared, placement, tokenizer)
         if attempt is None:
-            refused.append(placement.strategy.value)
+            failed_strategies.append(placement.strategy.value)
             log.warning("out of memory while loading with device_map=%s", placement.strategy.value)
             continue
         network, difference, agreement = attempt
         if placement is not prepared.placement:
             for warning in placement.warnings:
                 log.warning("%s", warning)
-        _log_loaded(prepared, placement, time.monotonic() - began, difference)
-        free = {device.name: device.free_bytes for device in torch_devices().devices}
+        _log_loaded(prepared, placement, time.monotonic() - start_time, difference)
+        free_bytes = {device.name: device.free_bytes for device in torch_devices().devices}
         return LoadedModel(
             network=network,
             tokenizer=tokenizer,
@@ -53,14 +61,14 @@ def load_model(prepared: PreparedModel, tokenizer: Tokenizer) -> LoadedModel:
             max_context=prepared.max_context,
             cache_bytes_per_token=prepared.network.cache_bytes_per_token(prepared.dtype_bytes),
             vocab_size=network.config.vocab_size,
-            free_bytes=placement.free_cache_bytes(free),
+            free_bytes=placement.free_cache_bytes(free_bytes),
             placement=placement,
             canary_difference=difference,
             attention_check=agreement,
         )
     raise PreflightError(
-        f"{prepared.placement.device.name} has not enough memory for {prepared.files.folder} (tried: "
-        f"{', '.join(refused)}). Free it, choose a smaller model, or model.dtype=bfloat16.",
+        f"{prepared.placement.device.name} does not have enough memory for {prepared.files.folder} (tried "
+        f"device_map={', '.join(failed_strategies)}). Free memory, choose a smaller model, or set model.dtype=bfloat16.",
         id="C21" if prepared.on_gpu else "C22",
     )
 
@@ -68,7 +76,12 @@ def load_model(prepared: PreparedModel, tokenizer: Tokenizer) -> LoadedModel:
 def _try_placement(
     prepared: PreparedModel, placement: Placement, tokenizer: Tokenizer
 ) -> tuple[Any, float, attention.AttentionComparison | None] | None:
-    """The loaded and checked network with what its checks found, or None where memory ran out."""
+    """Load and check the network on one placement.
+
+    Returns:
+        The network, the canary difference and the attention comparison (None if it was not made); None if memory ran
+        out.
+    """
     try:
         network = _load_checkpoint(prepared, placement)
         _check_weights(prepared, placement, network)
@@ -76,7 +89,7 @@ def _try_placement(
         _set_generation_config(network, tokenizer)
         if prepared.packs_weights(placement):
             weight_packing.pack(network)
-        cudnn.disable_attention(placement.devices)  # CUDA runs by now
+        cudnn.disable_attention(placement.devices)  # not earlier: CUDA is initialised by now
         strict = prepared.files.config["model_type"] == "hunyuan_v1_dense" and not prepared.files.quantisation
         device, dtype, agreement = placement.device.name, prepared.dtype, None
         difference = canary.check(network, tokenizer, device, dtype, strict=strict)
@@ -86,14 +99,14 @@ def _try_placement(
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-    # outside of the except block: the traceback would keep the tensors alive
+    # outside the except block, because the traceback would keep the tensors alive
     network = None
     empty_cache(placement.device.name)
     return None
 
 
 def _load_checkpoint(prepared: PreparedModel, placement: Placement) -> Any:
-    """What the library loads, refused where it says that something is missing or left over."""
+    """Load the checkpoint with transformers, and refuse it if transformers reports missing or unexpected weights."""
     folder = prepared.files.folder
     try:
         network, info = transformers_compat.from_pretrained(
@@ -105,54 +118,56 @@ def _load_checkpoint(prepared: PreparedModel, placement: Placement) -> Any:
         first = next(iter(str(error).strip().splitlines()), "")
         fix = "" if isinstance(error, (OSError, ImportError)) else " Download the model again."
         raise PreflightError(f"{folder} cannot be loaded ({type(error).__name__}: {first}).{fix}") from error
-    wrong = {key: sorted(map(str, value)) for key, value in info.items()}
-    if prepared.files.config["model_type"] == "hy_v3" and "unexpected_keys" in wrong:
-        beyond = f"model.layers.{prepared.network.num_layers}."  # a layer for another use, which some checkpoints add
-        wrong["unexpected_keys"] = [name for name in wrong["unexpected_keys"] if not name.startswith(beyond)]
-    wrong = {key: names for key, names in wrong.items() if names}
-    if wrong:
-        what = "; ".join(f"{key}: {', '.join(names[:3])}" for key, names in wrong.items())
+    problems = {key: sorted(map(str, value)) for key, value in info.items()}
+    if prepared.files.config["model_type"] == "hy_v3" and "unexpected_keys" in problems:
+        extra_layer = (
+            f"model.layers.{prepared.network.num_layers}."  # extra layer, not used for translation, in some checkpoints
+        )
+        problems["unexpected_keys"] = [name for name in problems["unexpected_keys"] if not name.startswith(extra_layer)]
+    problems = {key: names for key, names in problems.items() if names}
+    if problems:
+        details = "; ".join(f"{key}: {', '.join(names[:3])}" for key, names in problems.items())
         raise PreflightError(
-            f"{folder}: the weights do not fit the network ({what}). Download the model again.", id="B9"
+            f"{folder}: the weights do not match the network ({details}). Download the model again.", id="B9"
         )
     return network
 
 
 def _check_weights(prepared: PreparedModel, placement: Placement, network: Any) -> None:
-    """Every weight is where it was planned, in the dtype that was asked for, and finite."""
+    """Check that every weight is on its planned device, in the requested dtype, and finite."""
     import torch
 
     folder = prepared.files.folder
-    said = transformers_compat.loaded_device_map(network)
-    if said is not None and said != placement.map:
+    actual_map = transformers_compat.loaded_device_map(network)
+    if actual_map is not None and actual_map != placement.map:
         raise PreflightError(
-            f"The libraries placed the model otherwise than planned: {_describe_differences(said, placement.map)}. "
-            "Report this "
-            "with the versions that `hymt-batch doctor` prints.",
+            f"The libraries did not place the model as planned: {_describe_differences(actual_map, placement.map)}. "
+            "Report this with the versions that `hymt-batch doctor` prints.",
             id="C19",
         )
     for name, device, weight in transformers_compat.iter_weights(network, placement.map):
-        held = weight
+        data = weight
         if weight.is_meta:
-            found = transformers_compat.offloaded_weight(network, name) if device in ("cpu", "disk") else None
-            if found is None:
+            offloaded = transformers_compat.offloaded_weight(network, name) if device in ("cpu", "disk") else None
+            if offloaded is None:
                 raise PreflightError(
-                    f"{folder}: {name} was not loaded though it belongs on {device}. Free memory there.", id="C3"
+                    f"{folder}: {name} was not loaded, although it is planned on {device}. Free memory there.", id="C3"
                 )
-            held = found
+            data = offloaded
         elif str(weight.device) != device:
-            raise PreflightError(f"{name} is on {weight.device}, planned was {device}.", id="C19")
+            raise PreflightError(f"{name} is on {weight.device}, but was planned on {device}.", id="C19")
         elif not prepared.files.quantisation and str(weight.dtype) != f"torch.{prepared.dtype}":
-            raise PreflightError(f"{name} is {weight.dtype}, asked was {prepared.dtype}.", id="C28")
-        if held.is_floating_point() and held.element_size() > 1 and not _is_finite(torch, held.detach()):
+            raise PreflightError(f"{name} is {weight.dtype}, but model.dtype is {prepared.dtype}.", id="C28")
+        if data.is_floating_point() and data.element_size() > 1 and not _is_finite(torch, data.detach()):
             raise PreflightError(
-                f"{folder}: {name} holds NaN or infinity; every text would be wrong. Download the model again.",
+                f"{folder}: {name} contains NaN or infinity, so every translation would be wrong. Download the model "
+                "again.",
                 id="B21",
             )
 
 
 def _is_finite(torch: Any, weight: Any) -> bool:
-    # a sum is the cheap question; it may overflow where every number is finite
+    # the sum is a cheap test; it may overflow although every element is finite
     return bool(torch.isfinite(weight.sum(dtype=torch.float32))) or bool(torch.isfinite(weight).all())
 
 
@@ -176,7 +191,7 @@ def _log_loaded(prepared: PreparedModel, placement: Placement, seconds: float, d
 
 
 def _set_generation_config(network: Any, tokenizer: Tokenizer) -> None:
-    """Replace the checkpoint's generation settings: what they ask for is not ours (sampling, lengths, beams)."""
+    """Replace the checkpoint's generation settings (sampling, lengths, beams), which must not affect our decoding."""
     from transformers import GenerationConfig
 
     network.generation_config = GenerationConfig(

@@ -1,4 +1,4 @@
-"""Memory: how much main memory is left, also in a cgroup, and what running out of it looks like. Sizes in bytes."""
+"""Free main memory, within the limits of cgroups, and detection of out-of-memory errors. Sizes are in bytes."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-UNLIMITED = 1 << 60  # version 1 spells "no limit" as a number near 2**63
+UNLIMITED = 1 << 60  # cgroup v1 writes "no limit" as a number near 2**63
 
 
 @dataclass(frozen=True, slots=True)
 class CgroupLimit:
-    """The cgroup that leaves this process the least memory."""
+    """The cgroup with the tightest memory limit on this process."""
 
     path: str
     limit_bytes: int
@@ -22,48 +22,48 @@ class CgroupLimit:
 def cgroup_limit(
     root: Path = Path("/sys/fs/cgroup"), membership: Path = Path("/proc/self/cgroup")
 ) -> CgroupLimit | None:
-    """The binding memory limit of this process, of its own cgroup or of one above it; None without a limit.
+    """Return the tightest memory limit on this process, of its cgroup or of an ancestor; None without a limit.
 
     Args:
-        root: Where cgroups are mounted.
-        membership: The process's own line of each hierarchy.
+        root: Where the cgroup file system is mounted.
+        membership: File that lists the process's cgroup in each hierarchy.
     """
     limits = []
     for line in read_text(membership).splitlines():
-        _, _, rest = line.partition(":")
-        controllers, _, own = rest.partition(":")
+        _, _, fields = line.partition(":")
+        controllers, _, cgroup_path = fields.partition(":")
         if not controllers:
-            places, limit, used = cgroup_ancestors(root, own), "memory.max", "memory.current"
+            cgroups, limit_file, usage_file = cgroup_ancestors(root, cgroup_path), "memory.max", "memory.current"
         elif "memory" in controllers.split(","):
-            places = cgroup_ancestors(root / "memory", own)
-            limit, used = "memory.limit_in_bytes", "memory.usage_in_bytes"
+            cgroups = cgroup_ancestors(root / "memory", cgroup_path)
+            limit_file, usage_file = "memory.limit_in_bytes", "memory.usage_in_bytes"
         else:
             continue
-        for place in places:
-            most, now = read_text(place / limit).strip(), read_text(place / used).strip()
-            if most.isdecimal() and now.isdecimal() and int(most) < UNLIMITED:
-                limits.append(CgroupLimit(str(place), int(most), max(0, int(most) - int(now))))
-    return min(limits, key=lambda one: one.left_bytes, default=None)
+        for cgroup in cgroups:
+            max_bytes, used_bytes = read_text(cgroup / limit_file).strip(), read_text(cgroup / usage_file).strip()
+            if max_bytes.isdecimal() and used_bytes.isdecimal() and int(max_bytes) < UNLIMITED:
+                limits.append(CgroupLimit(str(cgroup), int(max_bytes), max(0, int(max_bytes) - int(used_bytes))))
+    return min(limits, key=lambda candidate: candidate.left_bytes, default=None)
 
 
 def available_bytes() -> int:
-    """What the kernel calls available, within the limits of this process's cgroups."""
-    found = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    """Return the main memory that the kernel reports as available, within the limits of this process's cgroups."""
+    available = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     for line in read_text(Path("/proc/meminfo")).splitlines():
         if line.startswith("MemAvailable:"):
-            found = int(line.split()[1]) * 1024
+            available = int(line.split()[1]) * 1024
     limit = cgroup_limit()
-    return min(found, limit.left_bytes) if limit else found
+    return min(available, limit.left_bytes) if limit else available
 
 
 def cgroup_ancestors(root: Path, cgroup_path: str) -> Iterator[Path]:
-    """The process's cgroup and all above it; a path of the host, seen from inside a container, ends at the root."""
-    place = root / cgroup_path.strip().lstrip("/")
-    if ".." in place.parts:
-        place = root
-    while place != root:
-        yield place
-        place = place.parent
+    """Yield the process's cgroup and its ancestors; only the root if the path leads outside the container."""
+    path = root / cgroup_path.strip().lstrip("/")
+    if ".." in path.parts:
+        path = root
+    while path != root:
+        yield path
+        path = path.parent
     yield root
 
 
@@ -75,7 +75,7 @@ def read_text(path: Path) -> str:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out, on a GPU or on the CPU."""
+    """Return whether an error means that a GPU or the main memory is full."""
     import torch
 
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
@@ -84,7 +84,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def empty_cache(device: str) -> None:
-    """Give cached memory back before the next try."""
+    """Release cached memory before the next attempt."""
     import gc
 
     import torch

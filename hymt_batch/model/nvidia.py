@@ -1,8 +1,10 @@
-"""What `nvidia-smi` says of this machine, and what CUDA_VISIBLE_DEVICES leaves of it. Neither torch nor a library.
+"""The GPUs that `nvidia-smi` reports, and which of them CUDA_VISIBLE_DEVICES leaves visible. Standard library only.
 
-Knows nothing of what torch can use: that is the census. Source: CUDA's programming guide (environment variables) and
-torch.cuda's own reading of CUDA_VISIBLE_DEVICES: the list ends at its first invalid entry; a device named twice leaves
-none; a UUID may be cut off as long as it names one device.
+Does not know which GPUs torch can use; see `detect_devices.py`.
+
+Source: CUDA's programming guide (environment variables) and the way torch.cuda parses CUDA_VISIBLE_DEVICES: the list
+ends at its first invalid entry; a device that is named twice hides all devices; a UUID may be shortened to a unique
+prefix.
 """
 
 from __future__ import annotations
@@ -17,14 +19,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 FIELDS = ("index", "uuid", "name", "memory.total", "memory.free", "compute_cap", "driver_version")
-OPTIONAL_FIELD = "compute_cap"  # older drivers refuse the whole query for it
+OPTIONAL_FIELD = "compute_cap"  # older drivers reject the whole query because of it
 
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """One card. A number that the driver does not tell is 0 or None."""
+    """One GPU; a number that the driver does not report is 0 or None."""
 
-    index: int  # in the order of the bus, which need not be CUDA's
+    index: int  # in PCI bus order, which may differ from CUDA's order
     uuid: str
     name: str
     total_bytes: int
@@ -35,33 +37,33 @@ class Gpu:
 
 @dataclass(frozen=True, slots=True)
 class NvidiaInfo:
-    """The driver and its cards."""
+    """The NVIDIA driver and its GPUs."""
 
     driver: str
-    cuda: str  # newest CUDA that the driver runs, such as "12.4"; "" where it is not told
+    cuda: str  # newest CUDA version that the driver supports, such as "12.4"; "" if not reported
     gpus: tuple[Gpu, ...]
 
 
 def query(timeout_s: float = 10) -> NvidiaInfo | None:
-    """Ask `nvidia-smi`; None where there is none, or where it fails or does not answer.
+    """Query `nvidia-smi`; return None if it is not installed, fails or does not answer in time.
 
     Args:
-        timeout_s: For all questions together, in seconds: a hanging driver must not hang us.
+        timeout_s: Time limit in seconds for all calls together, so that a hung driver does not block this process.
     """
     program = shutil.which("nvidia-smi")
     if program is None:
         return None
-    until = time.monotonic() + timeout_s
+    deadline = time.monotonic() + timeout_s
     fields = list(FIELDS)
-    code, rows = _run(program, [f"--query-gpu={','.join(fields)}", "--format=csv,noheader,nounits"], until)
+    code, rows = _run(program, [f"--query-gpu={','.join(fields)}", "--format=csv,noheader,nounits"], deadline)
     if code and OPTIONAL_FIELD in rows:
         fields.remove(OPTIONAL_FIELD)
-        code, rows = _run(program, [f"--query-gpu={','.join(fields)}", "--format=csv,noheader,nounits"], until)
+        code, rows = _run(program, [f"--query-gpu={','.join(fields)}", "--format=csv,noheader,nounits"], deadline)
     if code != 0:
         return None
-    _, page = _run(program, [], until)
-    cuda = re.search(r"CUDA (?:UMD )?Version:\s*([0-9]+\.[0-9]+)", page)
-    slices = _parse_mig_uuids(_run(program, ["-L"], until)[1]) if "MIG devices" in page else {}
+    _, summary = _run(program, [], deadline)
+    cuda = re.search(r"CUDA (?:UMD )?Version:\s*([0-9]+\.[0-9]+)", summary)
+    mig_uuids = _parse_mig_uuids(_run(program, ["-L"], deadline)[1]) if "MIG devices" in summary else {}
     gpus, driver = [], ""
     for line in rows.splitlines():
         values = _parse_row(line, fields)
@@ -76,81 +78,84 @@ def query(timeout_s: float = 10) -> NvidiaInfo | None:
                 total_bytes=_mib_to_bytes(values["memory.total"]),
                 free_bytes=_mib_to_bytes(values["memory.free"]),
                 capability=_parse_capability(values.get(OPTIONAL_FIELD, "")),
-                mig_uuids=slices.get(values["uuid"], ()),
+                mig_uuids=mig_uuids.get(values["uuid"], ()),
             )
         )
     return NvidiaInfo(driver, cuda[1] if cuda else "", tuple(gpus))
 
 
 def visible_gpus(gpus: Sequence[Gpu], value: str | None) -> tuple[list[Gpu], str]:
-    """The GPUs that a CUDA_VISIBLE_DEVICES leaves, in its order.
+    """Return the GPUs that a value of CUDA_VISIBLE_DEVICES leaves visible, in its order.
 
     Args:
-        gpus: All GPUs, as `query` gives them.
-        value: The variable's value, None where it is not set.
+        gpus: All GPUs, as returned by `query`.
+        value: The variable's value; None if it is not set.
 
     Returns:
-        What is left, and what is wrong with the value; "" where nothing is.
+        The visible GPUs, and what is wrong with the value; "" if nothing is wrong.
     """
     if value is None:
         return list(gpus), ""
     if not value.strip():
         return [], "it is empty, which hides every GPU"
-    found, seen = list[Gpu](), set[str]()
-    odd, form = "", _entry_kind(value.strip())
+    visible, seen = list[Gpu](), set[str]()
+    remark, kind = "", _entry_kind(value.strip())
     for text in value.split(","):
         entry = text.strip()
-        if form == "MIG-" and found:
-            return found, "CUDA uses one MIG slice a process: only the first counts"
-        gpu, key, wrong = _find_gpu(gpus, entry, form)
+        if kind == "MIG-" and visible:
+            return visible, "CUDA uses only one MIG slice per process, so only the first entry is used"
+        gpu, key, problem = _find_gpu(gpus, entry, kind)
         if gpu is None:
-            rest = "no GPU is left" if not found else "it and what follows is ignored"
-            return found, f"{entry!r} {wrong}: {rest}"
+            consequence = "no GPU is left" if not visible else "it and the entries after it are ignored"
+            return visible, f"{entry!r} {problem}: {consequence}"
         if key in seen:
-            return [], f"{entry!r} names a GPU a second time, and CUDA then shows none"
-        odd = odd or wrong
+            return [], f"{entry!r} names a GPU a second time, and CUDA then hides all GPUs"
+        remark = remark or problem
         seen.add(key)
-        found.append(gpu)
-    return found, odd
+        visible.append(gpu)
+    return visible, remark
 
 
 def hides_all_gpus(value: str | None) -> bool:
-    """Whether a value hides every GPU by its form alone, whatever the machine has."""
+    """Return whether a value of CUDA_VISIBLE_DEVICES hides every GPU on any machine."""
     return value is not None and not re.match(r"\s*(\+?[0-9]|GPU-|MIG-)", value)
 
 
 def _entry_kind(value: str) -> str:
-    """The first entry decides how all are read."""
-    return next((form for form in ("GPU-", "MIG-") if value.startswith(form)), "number")
+    """Return the kind of all entries, which the first entry decides: "GPU-", "MIG-" or "number"."""
+    return next((kind for kind in ("GPU-", "MIG-") if value.startswith(kind)), "number")
 
 
 def _find_gpu(gpus: Sequence[Gpu], entry: str, kind: str) -> tuple[Gpu | None, str, str]:
-    """The GPU that an entry names, the key by which a second mention is known, and what is wrong or odd."""
+    """Return the GPU that an entry names, a key to detect duplicates, and what is wrong or unusual about the entry."""
     if kind == "number":
-        number = re.match(r"[+-]?[0-9]+", entry)
+        match = re.match(r"[+-]?[0-9]+", entry)
         if entry == "NoDevFiles":
             return None, "", "is what SLURM sets for a job without a GPU"
-        if number is None:
-            return None, "", "is no number of a GPU" if entry else "is an empty entry"
-        if int(number[0]) < 0:
+        if match is None:
+            return None, "", "is not a GPU number" if entry else "is an empty entry"
+        if int(match[0]) < 0:
             return None, "", "ends the list"
-        gpu = next((gpu for gpu in gpus if gpu.index == int(number[0])), None)
-        odd = "" if number[0] == entry else f"{entry!r} is read as {int(number[0])}"
-        return gpu, str(int(number[0])), odd if gpu else f"is no GPU of this machine, which has {len(gpus)}"
+        gpu = next((gpu for gpu in gpus if gpu.index == int(match[0])), None)
+        remark = "" if match[0] == entry else f"{entry!r} is read as {int(match[0])}"
+        return gpu, str(int(match[0])), remark if gpu else f"is not a GPU of this machine, which has {len(gpus)}"
     if not entry.startswith(kind):
-        return None, "", f"does not begin with {kind} as the first entry does"
+        return None, "", f"does not start with {kind} like the first entry"
     if kind == "GPU-":
-        named = [gpu for gpu in gpus if gpu.uuid.startswith(entry)]
-        if len(named) > 1:
-            return None, "", f"begins the UUIDs of {len(named)} GPUs"
-        return (named[0], named[0].uuid, "") if named else (None, "", "begins no UUID of a GPU of this machine")
-    parent = entry.removeprefix("MIG-").partition("/")[0]  # MIG-GPU-<uuid>/<instance>/<instance>, of older drivers
-    owners = [gpu for gpu in gpus if gpu.uuid == parent or any(one.startswith(entry) for one in gpu.mig_uuids)]
-    return (owners[0], entry, "") if owners else (None, "", "is no MIG slice of this machine")
+        matching = [gpu for gpu in gpus if gpu.uuid.startswith(entry)]
+        if len(matching) > 1:
+            return None, "", f"is a prefix of the UUIDs of {len(matching)} GPUs"
+        return (matching[0], matching[0].uuid, "") if matching else (None, "", "matches no GPU UUID of this machine")
+    parent = entry.removeprefix("MIG-").partition("/")[0]  # older drivers: MIG-GPU-<uuid>/<instance>/<instance>
+    owners = [gpu for gpu in gpus if gpu.uuid == parent or any(uuid.startswith(entry) for uuid in gpu.mig_uuids)]
+    return (owners[0], entry, "") if owners else (None, "", "is not a MIG slice of this machine")
 
 
 def _run(program: str, arguments: Sequence[str], deadline: float) -> tuple[int | None, str]:
-    """Exit code (None: no answer in time) and what was said. A process that cannot be killed is not waited for."""
+    """Return the exit code (None: it did not start or did not end in time) and the output of a program.
+
+    Does not wait for a process that cannot be killed.
+    """
     try:
         process = subprocess.Popen(
             [program, *arguments],
@@ -162,8 +167,8 @@ def _run(program: str, arguments: Sequence[str], deadline: float) -> tuple[int |
     except OSError:
         return None, ""
     try:
-        said, _ = process.communicate(timeout=max(0.1, deadline - time.monotonic()))
-        return process.returncode, said.decode("utf-8", "replace")
+        output, _ = process.communicate(timeout=max(0.1, deadline - time.monotonic()))
+        return process.returncode, output.decode("utf-8", "replace")
     except subprocess.TimeoutExpired:
         process.kill()
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -174,13 +179,13 @@ def _run(program: str, arguments: Sequence[str], deadline: float) -> tuple[int |
 
 
 def _parse_row(line: str, fields: Sequence[str]) -> dict[str, str] | None:
-    """The values of one line by field; None for a line that describes no card. A name may hold commas."""
+    """Return the values of one line by field; None if the line does not describe a GPU. A name may contain commas."""
     values = [value.strip() for value in line.split(",")]
     extra = len(values) - len(fields)
-    at = fields.index("name")
+    name_index = fields.index("name")
     if extra < 0 or not values[0].isdecimal():
         return None
-    values[at : at + extra + 1] = [", ".join(values[at : at + extra + 1])]
+    values[name_index : name_index + extra + 1] = [", ".join(values[name_index : name_index + extra + 1])]
     return dict(zip(fields, values, strict=True))
 
 
@@ -189,17 +194,17 @@ def _mib_to_bytes(value: str) -> int:
 
 
 def _parse_capability(value: str) -> tuple[int, int] | None:
-    found = re.fullmatch(r"([0-9]+)\.([0-9]+)", value)
-    return (int(found[1]), int(found[2])) if found else None
+    match = re.fullmatch(r"([0-9]+)\.([0-9]+)", value)
+    return (int(match[1]), int(match[2])) if match else None
 
 
 def _parse_mig_uuids(listing: str) -> dict[str, tuple[str, ...]]:
-    """UUID of a card -> UUIDs of its MIG devices, from `nvidia-smi -L`."""
-    found: dict[str, tuple[str, ...]] = {}
-    card = ""
+    """Return UUID of a GPU -> UUIDs of its MIG devices, from the output of `nvidia-smi -L`."""
+    mig_uuids: dict[str, tuple[str, ...]] = {}
+    gpu_uuid = ""
     for uuid in re.findall(r"\(UUID: ((?:GPU|MIG)-[^)\s]+)\)", listing):
         if uuid.startswith("GPU-"):
-            card = uuid
+            gpu_uuid = uuid
         else:
-            found[card] = (*found.get(card, ()), uuid)
-    return found
+            mig_uuids[gpu_uuid] = (*mig_uuids.get(gpu_uuid, ()), uuid)
+    return mig_uuids

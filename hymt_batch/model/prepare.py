@@ -1,7 +1,7 @@
-"""The network: which model, on which device, in which dtype; prepared without weights, then loaded.
+"""Prepare a model without reading its weights (files, device, dtype), then load it.
 
-Everything that can fail cheaply fails in `prepare`. Loading passes an explicit device map and refuses whatever
-transformers would mend in silence. Does not know prompts or decoding.
+Every check that is cheap runs in `prepare_model`. Loading passes an explicit device map and refuses every fault that
+transformers would repair silently. Does not know prompts or decoding.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 CPU_FLOPS = 4e10
-"""Guess of the useful operations a second on a CPU, two a parameter and token; 40 tokens a row."""
+"""Rough useful operations per second on a CPU, to predict rows per hour (2 per parameter and token, 40 tokens a row)."""
 
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
-    """A loaded model: what the engine needs."""
+    """A loaded model with everything that the engine needs."""
 
     network: Any  # transformers' HunYuanDenseV1ForCausalLM, in evaluation mode
     tokenizer: Tokenizer
-    device: str  # where tokens enter
+    device: str  # device of the input tokens
     dtype: str
     max_context: int  # tokens of prompt and translation together
     cache_bytes_per_token: int  # keys and values of one token over all layers
@@ -51,16 +51,16 @@ class LoadedModel:
     free_bytes: int  # for keys and values of the whole network, after loading
     placement: Placement | None = None
     canary_difference: float = 0.0  # batched against single, as a share of the logits' spread
-    attention_check: AttentionComparison | None = None  # its own against the math back end, where that was compared
+    attention_check: AttentionComparison | None = None  # its attention against the math backend; None if not compared
 
 
 @dataclass(frozen=True, slots=True)
 class PreparedModel:
-    """A model that is verified and placed, its weights not yet read."""
+    """A model that is verified and placed but whose weights are not loaded yet."""
 
     config: ModelConfig
     files: ModelFiles
-    placements: tuple[Placement, ...]  # to try in order; more than one with device_map=fallback alone
+    placements: tuple[Placement, ...]  # to try in order; more than one only with device_map=fallback
     dtype: str
     network: NetworkSpec  # as it will be in memory
     identity: dict[str, Any]
@@ -91,7 +91,7 @@ class PreparedModel:
         return self.environment_for(self.placement)
 
     def environment_for(self, placement: Placement) -> dict[str, Any]:
-        """What of the machine may change a low-precision text by rounding."""
+        """Return the facts about machine and libraries that can change a translation through rounding."""
         return {
             "device": " + ".join(dict.fromkeys(use.label for use in placement.usage)),
             "device_map": {"strategy": placement.strategy.value, **table.compact_map(placement.map, self.network)},
@@ -104,11 +104,11 @@ class PreparedModel:
         }
 
     def packs_weights(self, placement: Placement) -> bool:
-        """Whether weights are kept in the order in which they are multiplied: on the CPU alone, where that is known."""
+        """Return whether weights are repacked for faster matrix products: only if the whole model is on the CPU."""
         return self.config.packed and placement.devices == ("cpu",) and not self.files.quantisation
 
     def _packages(self) -> list[str]:
-        """Packages whose versions may change a low-precision text."""
+        """Return the packages whose versions can change a translation through rounding."""
         quantised = [package.partition(">=")[0] for package in QUANTISATION_PACKAGES.get(self.files.quantisation, ())]
         flash = ["flash-attn"] if self.config.attention is Attention.flash_attention_2 else []
         return ["torch", "transformers", "tokenizers", "accelerate", *quantised, *flash]
@@ -123,15 +123,15 @@ class PreparedModel:
 
 
 def prepare_model(config: ModelConfig, device_map: DeviceMapConfig, num_threads: int | None = None) -> PreparedModel:
-    """Verify the files, count the devices, choose dtype and placement. Reads no weights but to hash them.
+    """Verify the files, detect the devices, choose dtype and placement. Reads weights only to hash them.
 
     Args:
-        config: Which model.
-        device_map: Where it goes.
-        num_threads: Threads of the CPU's arithmetic; None leaves the choice to torch.
+        config: The model's settings.
+        device_map: Settings of the placement.
+        num_threads: CPU threads for torch; None leaves the choice to torch.
 
     Raises:
-        PreflightError: The model is not there, not whole, not allowed, or fits no device.
+        PreflightError: The model is missing, incomplete or not supported, or fits no device.
     """
     folder, commit = model_files.resolve(config.path, config.revision, config.download)
     files = model_files.verify(folder, commit)
@@ -156,7 +156,7 @@ def prepare_model(config: ModelConfig, device_map: DeviceMapConfig, num_threads:
         tuple(placements),
         dtype,
         network,
-        # last, since it reads every byte: what is known from headers has been refused by now
+        # last, because it reads every byte: faults that the headers show have been refused by now
         identity={
             "files": _file_digests(config, files),
             "commit": commit,
@@ -170,44 +170,53 @@ def prepare_model(config: ModelConfig, device_map: DeviceMapConfig, num_threads:
 def plan_placement(
     config: ModelConfig, device_map: DeviceMapConfig, inventory: DeviceInventory, files: ModelFiles
 ) -> tuple[str, NetworkSpec, list[Placement]]:
-    """The dtype, the network as it will be in memory, and the placements to try; what is ignored is told.
+    """Choose the dtype and the placements to try; warns about settings that are ignored.
+
+    Args:
+        config: The model's settings.
+        device_map: Settings of the placement.
+        inventory: Devices to place the model on.
+        files: The verified model.
+
+    Returns:
+        The dtype, the network as it will be in memory, and the placements in the order to try.
 
     Raises:
-        PreflightError: Nothing fits.
-        ConfigError: A device map or an accelerate file is wrong.
+        PreflightError: No placement fits.
+        ConfigError: The device map or the accelerate file is invalid.
     """
-    wishes = accelerate_file.AccelerateOptions()
+    accelerate = accelerate_file.AccelerateOptions()
     if device_map.accelerate_config is not None:
-        wishes = accelerate_file.read(device_map.accelerate_config)
-        inventory = wishes.restrict(inventory)
-        for one in wishes.ignored:
-            log.warning("%s", with_explain_hint(f"device_map.accelerate_config: {one} is ignored", "C25"))
-        if wishes.dtype and config.dtype is not Dtype.auto and config.dtype.value != wishes.dtype:
+        accelerate = accelerate_file.read(device_map.accelerate_config)
+        inventory = accelerate.restrict(inventory)
+        for setting in accelerate.ignored:
+            log.warning("%s", with_explain_hint(f"device_map.accelerate_config: {setting} is ignored", "C25"))
+        if accelerate.dtype and config.dtype is not Dtype.auto and config.dtype.value != accelerate.dtype:
             log.warning(
                 "%s",
                 with_explain_hint(
-                    f"device_map.accelerate_config: mixed_precision asks for {wishes.dtype}, model.dtype for "
-                    f"{config.dtype.value}, which is used",
+                    f"device_map.accelerate_config: mixed_precision asks for {accelerate.dtype}, but model.dtype="
+                    f"{config.dtype.value} is used",
                     "C25",
                 ),
             )
-    dtype = resolve_dtype(config, device_map, inventory, files, wishes)
+    dtype = resolve_dtype(config, device_map, inventory, files, accelerate)
     network = network_in_memory(files)
     placements = placing.candidates(
         device_map,
         inventory,
         network,
         dtype_bytes(dtype),
-        # what is not used as it is stored is written anew where it is offloaded to disk
+        # weights that are converted on loading are written to the offload folder if they are offloaded to disk
         resaved=bool(files.quantisation) or files.config["model_type"] == "hy_v3",
     )
     for device in placements[0].devices:
-        found = next((one for one in inventory.devices if one.name == device), None)
-        if found and dtype == "bfloat16" and device != "cpu" and not found.bfloat16:
+        known_device = next((setting for setting in inventory.devices if setting.name == device), None)
+        if known_device and dtype == "bfloat16" and device != "cpu" and not known_device.bfloat16:
             log.warning(
                 "%s",
                 with_explain_hint(
-                    f"{found.label} has no native bfloat16; it is emulated, slowly. Set model.dtype=float16", "A12"
+                    f"{known_device.label} has no native bfloat16; emulating it is slow. Set model.dtype=float16", "A12"
                 ),
             )
         if device == "cpu" and dtype == "float16":
@@ -218,7 +227,7 @@ def plan_placement(
 
 
 def network_in_memory(files: ModelFiles) -> NetworkSpec:
-    """The network as it lies in memory: packed integers stay packed, FP8 is unpacked in the first step.
+    """Return the network as it will be in memory: packed integers stay packed, FP8 weights are decompressed.
 
     Source: compressed-tensors decompresses to bfloat16 at the first forward (sokuji#275: 1.9 GiB became 4.26 GiB).
     """
@@ -229,34 +238,34 @@ def network_in_memory(files: ModelFiles) -> NetworkSpec:
 
 
 def _file_digests(config: ModelConfig, files: ModelFiles) -> dict[str, str]:
-    """Sha256 of every file that decides the text; those of the weights are the pinned ones, if any are."""
-    found = hashes.compute(files.folder, files.file_names, ignore_cache=config.sha256 is not None)
-    check_pins(config, files, found)
-    return found
+    """Return the sha256 of every file that affects the translations, after checking the pinned ones."""
+    digests = hashes.compute(files.folder, files.file_names, ignore_cache=config.sha256 is not None)
+    check_pins(config, files, digests)
+    return digests
 
 
 def check_pins(config: ModelConfig, files: ModelFiles, digests: Mapping[str, str]) -> None:
-    """Compare the weights with model.sha256.
+    """Compare the weight files with model.sha256.
 
     Raises:
-        PreflightError: A weight file has another hash, or a pinned hash has no file (B13).
+        PreflightError: A weight file has a hash that is not pinned, or a pinned hash has no file (B13).
     """
     if config.sha256 is None:
         return
-    have = {name: digests[name] for name in files.weight_files}
-    wrong = [name for name, digest in have.items() if digest not in config.sha256]
-    lacking = [pin for pin in config.sha256 if pin not in have.values()]
-    if wrong or lacking:
-        what = f"{wrong[0]} has {have[wrong[0]]}" if wrong else f"no weight file has {lacking[0]}"
+    actual = {name: digests[name] for name in files.weight_files}
+    wrong = [name for name, digest in actual.items() if digest not in config.sha256]
+    missing = [pin for pin in config.sha256 if pin not in actual.values()]
+    if wrong or missing:
+        detail = f"{wrong[0]} has {actual[wrong[0]]}" if wrong else f"no weight file has {missing[0]}"
         raise PreflightError(
-            f"{files.folder}: the weights are not those pinned by model.sha256: {what}. Download the model again, "
+            f"{files.folder}: the weights are not those pinned by model.sha256: {detail}. Download the model again, "
             "correct model.sha256 (one for each weight file), or set model.sha256=null.",
             id="B13",
         )
 
 
 def dtype_bytes(dtype: str) -> int:
-    """Bytes of one element."""
+    """Return the bytes of one element of a dtype."""
     return 4 if dtype == "float32" else 2
 
 
@@ -267,13 +276,13 @@ def resolve_dtype(
     files: ModelFiles,
     accelerate: accelerate_file.AccelerateOptions | None = None,
 ) -> str:
-    """The dtype that `auto` stands for on these devices."""
+    """Return the dtype of the model; model.dtype=auto is resolved for the given devices."""
     if config.dtype is not Dtype.auto:
         return str(config.dtype.value)
     if accelerate is not None and accelerate.dtype is not None:
         return accelerate.dtype
     if files.quantisation:
-        return "bfloat16"  # what both formats are unpacked to
+        return "bfloat16"  # both supported quantisation formats decompress to it
     gpus = () if device_map.strategy is Strategy.cpu else inventory.gpus
     if device_map.strategy is Strategy.manual:
         named = set(manual.read(device_map.map).values())

@@ -1,4 +1,4 @@
-"""What must be installed to load a model."""
+"""Check that the packages needed to load a model are installed."""
 
 from __future__ import annotations
 
@@ -12,21 +12,25 @@ from hymt_batch.model.files import ModelFiles
 from hymt_batch.model.settings import Attention
 
 QUANTISATION_PACKAGES = {"compressed-tensors": ("compressed-tensors>=0.15.0",), "gptq": ("optimum", "gptqmodel")}
-"""Quantisation method -> what loads it, as pip takes it."""
+"""Quantisation method -> requirements (in pip's syntax) of the packages that load it."""
 
 
 def check_libraries(files: ModelFiles, attention: Attention) -> None:
-    """Whether what is installed can load the model.
+    """Check that the installed packages can load the model.
+
+    Args:
+        files: The verified model.
+        attention: model.attention.
 
     Raises:
         PreflightError: transformers is too old (A2), or a package is missing (A7, F1, F5).
     """
     model_type = files.config["model_type"]
-    needed = model_files.MODEL_TYPES[model_type]
-    if transformers_compat.installed_version("transformers") < tuple(map(int, needed.split("."))):
+    min_version = model_files.MODEL_TYPES[model_type]
+    if transformers_compat.installed_version("transformers") < tuple(map(int, min_version.split("."))):
         raise PreflightError(
-            f"{model_type} needs transformers {needed} or newer; {importlib.metadata.version('transformers')} is "
-            f"installed. Run: pip install 'transformers>={needed}'",
+            f"{model_type} needs transformers {min_version} or newer; {importlib.metadata.version('transformers')} is "
+            f"installed. Run: pip install 'transformers>={min_version}'",
             id="A2",
         )
     if attention is Attention.flash_attention_2 and importlib.util.find_spec("flash_attn") is None:
@@ -46,7 +50,7 @@ def check_libraries(files: ModelFiles, attention: Attention) -> None:
         )
     missing = [package for package in QUANTISATION_PACKAGES[method] if not transformers_compat.is_satisfied(package)]
     if missing:
-        quoted = " ".join(f"'{one}'" if ">" in one else one for one in missing)
+        quoted = " ".join(f"'{requirement}'" if ">" in requirement else requirement for requirement in missing)
         raise PreflightError(
             f"{files.folder} is quantised with {method}. Run: pip install {quoted}",
             id="F1" if method == "compressed-tensors" else "F5",

@@ -1,6 +1,6 @@
-"""Read the small files of a model folder that a stranger may have made: whole, of a sane size, never a pipe.
+"""Read the small files of an untrusted model folder: only regular files of a limited size.
 
-Does not know what stands in them.
+Does not know what the files mean.
 """
 
 from __future__ import annotations
@@ -12,11 +12,20 @@ from typing import Any
 
 from hymt_batch.errors import PreflightError, first_line
 
-MAX_JSON_BYTES = 100_000_000  # as safetensors has for its headers
+MAX_JSON_BYTES = 100_000_000  # safetensors has the same limit for its headers
 
 
 def read_object(path: Path, missing_hint: str, *, missing_id: str = "B5") -> dict[str, Any]:
-    """The object of a JSON file; `why` says what is wrong where it is missing."""
+    """Read a JSON file that must contain an object.
+
+    Args:
+        path: The file.
+        missing_hint: What it means if the file is missing, for the message.
+        missing_id: Failure id if the file is missing.
+
+    Raises:
+        PreflightError: The file is missing, unreadable, not a regular file, too large, or not a JSON object.
+    """
     try:
         check_regular_file(path)
         with path.open(encoding="utf-8") as file:
@@ -31,16 +40,22 @@ def read_object(path: Path, missing_hint: str, *, missing_id: str = "B5") -> dic
         ) from error
     if not isinstance(value, dict):
         raise PreflightError(
-            f"{path} holds a {type(value).__name__}, not an object; download the model again.", id="B24"
+            f"{path} contains a {type(value).__name__}, not an object; download the model again.", id="B24"
         )
     return value
 
 
 def check_regular_file(path: Path, max_bytes: int | None = MAX_JSON_BYTES) -> int:
-    """Size of a file that can be read to its end; opening a pipe would wait for ever."""
-    found = path.stat()
-    if not stat.S_ISREG(found.st_mode):
-        raise PreflightError(f"{path} is no regular file; download the model again.", id="B23")
-    if max_bytes is not None and found.st_size > max_bytes:
-        raise PreflightError(f"{path} has {found.st_size} bytes, too many; download the model again.", id="B24")
-    return found.st_size
+    """Return the size of a regular file in bytes, without opening it: opening a pipe would block forever.
+
+    Raises:
+        PreflightError: It is not a regular file, or has more than `max_bytes`.
+    """
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise PreflightError(f"{path} is not a regular file; download the model again.", id="B23")
+    if max_bytes is not None and status.st_size > max_bytes:
+        raise PreflightError(
+            f"{path} has {status.st_size} bytes, which is too many; download the model again.", id="B24"
+        )
+    return status.st_size

@@ -1,4 +1,4 @@
-"""Settings of the model: which one, in which number format, how it samples."""
+"""Settings of the model: its files, number format, attention and recommended sampling."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hymt_batch.errors import ConfigError
 
 
 class Dtype(Enum):
-    """Number format of the weights and of the arithmetic."""
+    """Number format of weights and computation."""
 
     auto = "auto"
     bfloat16 = "bfloat16"
@@ -20,16 +20,16 @@ class Dtype(Enum):
 
 
 class ModelFamily(Enum):
-    """Which model card the model belongs to; selects the wording of prompts."""
+    """Model card that the model belongs to; selects the wording of prompts."""
 
     hunyuan_mt = "hunyuan_mt"
-    hunyuan_mt_chimera = "hunyuan_mt_chimera"  # its prompt takes several translations of a text, and makes one of them
+    hunyuan_mt_chimera = "hunyuan_mt_chimera"  # combines several candidate translations of a text into one
     hy_mt1_5 = "hy_mt1_5"
     hy_mt2 = "hy_mt2"
 
 
 class Attention(Enum):
-    """Attention implementation asked of transformers."""
+    """Attention implementation of transformers."""
 
     sdpa = "sdpa"
     eager = "eager"
@@ -38,7 +38,7 @@ class Attention(Enum):
 
 @dataclass(kw_only=True, slots=True)
 class RecommendedSampling:
-    """The model card's own decoding settings, used by decode=recommended."""
+    """Decoding settings that the model card recommends, used by decode=recommended."""
 
     temperature: float = 0.7
     top_p: float = 0.6
@@ -51,16 +51,16 @@ class RecommendedSampling:
         if not 0 < self.top_p <= 1:
             raise ConfigError(f"model.sampling.top_p={self.top_p} must be above 0 and at most 1.")
         if self.top_k < -1:
-            raise ConfigError(f"model.sampling.top_k={self.top_k} must be a number of tokens; 0 or -1 mean no limit.")
+            raise ConfigError(f"model.sampling.top_k={self.top_k} must be a number of tokens, or 0 or -1 for no limit.")
 
 
 TENCENT_RESTRICTIONS = "does not apply in the EU, the UK and South Korea; outputs may not improve other AI models"
-"""Of HY-MT1.5 and Hunyuan-MT. Source: License.txt of both repositories, line 3 and 5b, 5c."""
+"""Restrictions of the licence of HY-MT1.5 and Hunyuan-MT. Source: License.txt of both repositories, line 3, 5b, 5c."""
 
 
 @dataclass(kw_only=True, slots=True)
 class ModelConfig:
-    """Which model; every field is explained in conf/model/."""
+    """Settings of the model; conf/model/ explains every field."""
 
     path: str
     family: ModelFamily = ModelFamily.hy_mt1_5
@@ -78,20 +78,19 @@ class ModelConfig:
 
     @property
     def licence_text(self) -> str:
-        """The licence of the weights with what it limits."""
+        """The licence of the weights and its restrictions, in one line."""
         return f"{self.licence}: {self.licence_limits}" if self.licence_limits else self.licence
 
     def check_translates(self) -> None:
-        """Refuse a model that does not translate a text by itself.
+        """Refuse a model that cannot translate a text directly.
 
         Raises:
-            ConfigError: Its prompt takes candidates.
+            ConfigError: The model's prompt needs candidate translations.
         """
         if self.family is ModelFamily.hunyuan_mt_chimera:
             raise ConfigError(
-                "model.family=hunyuan_mt_chimera makes one translation out of several candidates, which its prompt "
-                "takes; it cannot translate a text by itself, and nothing here gives it candidates yet. Set "
-                "model=hunyuan_mt_7b."
+                "model.family=hunyuan_mt_chimera combines several candidate translations into one; it cannot translate "
+                "a text directly, and hymt-batch does not produce candidates for it. Set model=hunyuan_mt_7b."
             )
 
     def __post_init__(self) -> None:
@@ -101,5 +100,6 @@ class ModelConfig:
         self.sha256 = [str(pin).lower() for pin in pins]
         if not pins or not all(re.fullmatch(r"[0-9a-f]{64}", pin) for pin in self.sha256):
             raise ConfigError(
-                f"model.sha256={pins} is not a sha256 of 64 hexadecimal digits, nor a list of one for each weight file."
+                f"model.sha256={pins} is neither a sha256 of 64 hexadecimal digits nor a list of them, one for each "
+                "weight file."
             )

@@ -1,8 +1,9 @@
-"""The published shapes of the family, for plans on a machine that does not hold the files. Never loaded from.
+"""Published shapes of the family's models, for plans on a machine without the files; never used to load a model.
 
-What a plan says of them is marked as read from here; with the files at hand, their own config and headers are used.
-Source: HY-MT1.5, Hunyuan-MT and Hy-MT2 (model cards, configs in ports of them, Hy-MT2's training script); the numbers
-of parameters they give, 1,791,080,448 and 7,504,568,320, are those of the networks on the meta device.
+A plan states when it uses these shapes; if the files are present, their config and headers are used instead.
+
+Source: HY-MT1.5, Hunyuan-MT and Hy-MT2 (model cards, configs of ports, Hy-MT2's training script). The resulting numbers
+of parameters, 1,791,080,448 and 7,504,568,320, equal those of the networks on the meta device.
 """
 
 from __future__ import annotations
@@ -86,11 +87,14 @@ PUBLISHED: dict[str, dict[str, Any]] = {
     "tencent/Hy-MT2-30B-A3B": SPARSE,
     "tencent/Hy-MT2-30B-A3B-FP8": {**SPARSE, **_FP8},
 }
-"""Hub id -> what its config.json says of the network's shape; of FP8 forms but HY-MT1.5's, the format is assumed."""
+"""Hub id -> the fields of its config.json that define the network's shape.
+
+The quantisation format of the FP8 models is known for HY-MT1.5 and assumed for the others.
+"""
 
 
 def published_model(path: str) -> ModelFiles | None:
-    """A model known by its hub id, without files; None for another."""
+    """Return the published shape of a hub model, without files; None if the hub id is unknown."""
     config = PUBLISHED.get(path)
     if config is None:
         return None
@@ -113,17 +117,17 @@ def published_model(path: str) -> ModelFiles | None:
 
 
 def _gptq_tensors(tensors: dict[str, tuple[str, list[int]]]) -> dict[str, tuple[str, list[int]]]:
-    """The tensors of a GPTQ checkpoint with 4 bits and groups of 128: eight weights an integer, a scale a group."""
-    found: dict[str, tuple[str, list[int]]] = {}
+    """Return the tensors of a 4-bit GPTQ checkpoint with group size 128: 8 weights per integer, one scale per group."""
+    gptq_tensors: dict[str, tuple[str, list[int]]] = {}
     for name, (dtype, shape) in tensors.items():
         module = name.removesuffix(".weight")
         if ".layers." not in name or not name.endswith("_proj.weight"):
-            found[name] = (dtype, shape)
+            gptq_tensors[name] = (dtype, shape)
             continue
         rows, columns = shape[1], shape[0]
         groups = math.ceil(rows / 128)
-        found[f"{module}.qweight"] = ("I32", [rows // 8, columns])
-        found[f"{module}.qzeros"] = ("I32", [groups, columns // 8])
-        found[f"{module}.scales"] = ("BF16", [groups, columns])
-        found[f"{module}.g_idx"] = ("I32", [rows])
-    return found
+        gptq_tensors[f"{module}.qweight"] = ("I32", [rows // 8, columns])
+        gptq_tensors[f"{module}.qzeros"] = ("I32", [groups, columns // 8])
+        gptq_tensors[f"{module}.scales"] = ("BF16", [groups, columns])
+        gptq_tensors[f"{module}.g_idx"] = ("I32", [rows])
+    return gptq_tensors

@@ -1,10 +1,10 @@
-"""Whether the tensors that the files hold are those that the config's network needs; names, shapes and number formats.
+"""Check that the weight files hold exactly the tensors that config.json's network needs: names, shapes, number formats.
 
-Transformers loads a checkpoint that lacks a tensor and fills the gap with random numbers, which nobody sees. This is
-known from the headers alone, before a byte of the weights is read.
+Transformers fills a missing tensor of a checkpoint with random numbers, which is easy to miss. The headers show such a
+fault before any weight is read.
 
-Source: names as HunYuanDenseV1ForCausalLM and HYV3ForCausalLM of transformers 5.23 read them, the latter through its
-renamings (conversion_mapping.py).
+Source: names as read by HunYuanDenseV1ForCausalLM and HYV3ForCausalLM of transformers 5.23, the latter after its renames
+(conversion_mapping.py).
 """
 
 from __future__ import annotations
@@ -34,36 +34,43 @@ _BUFFER = re.compile(r".*rotary_emb\.(original_)?inv_freq")
 
 
 def check(folder: Path, config: Mapping[str, Any], network: NetworkSpec, tensors: TensorHeaders) -> None:
-    """Compare what is stored with what the network needs.
+    """Compare the stored tensors with those that the network needs.
 
     Args:
-        folder: For messages.
+        folder: The model's folder, for messages.
         config: Content of config.json.
-        network: What it describes.
-        tensors: Of all weight files together.
+        network: The network that config.json describes.
+        tensors: Headers of all weight files together.
 
     Raises:
-        PreflightError: A tensor is missing or left over (B9), of another shape (B10), or of no float format (B24).
+        PreflightError: A tensor is missing or unexpected (B9), has the wrong shape (B10) or is not in a floating-point
+            format (B24).
     """
     if config.get("quantization_config"):
         _check_modules(folder, network, tensors)
         return
-    needed = {
+    needed_shapes = {
         tensor.name: tensor.shape for tensor in network.weights() if tensor.stored and tensor.name not in network.tied
     }
-    found = {name: tuple(shape) for name, (_, shape) in tensors.items() if not _BUFFER.fullmatch(name)}
+    stored_shapes = {name: tuple(shape) for name, (_, shape) in tensors.items() if not _BUFFER.fullmatch(name)}
     sparse = config.get("model_type") == "hy_v3"
     if sparse:
-        found = _fuse_experts({_canonical_name(name): shape for name, shape in found.items()}, needed)
-    found = {name: shape for name, shape in found.items() if name not in network.tied}
+        stored_shapes = _fuse_experts(
+            {_canonical_name(name): shape for name, shape in stored_shapes.items()}, needed_shapes
+        )
+    stored_shapes = {name: shape for name, shape in stored_shapes.items() if name not in network.tied}
     where = f"{folder / 'config.json'} describes a network"
-    missing = [name for name in needed if name not in found]
-    beyond = f"model.layers.{network.num_layers}."  # a layer for another use, which some checkpoints of hy_v3 add
-    extra = [name for name in found if name not in needed and not (sparse and name.startswith(beyond))]
+    missing = [name for name in needed_shapes if name not in stored_shapes]
+    extra_layer = (
+        f"model.layers.{network.num_layers}."  # extra layer, not used for translation, in some hy_v3 checkpoints
+    )
+    extra = [
+        name for name in stored_shapes if name not in needed_shapes and not (sparse and name.startswith(extra_layer))
+    ]
     if missing:
         raise PreflightError(
-            f"{where} that needs {_join_names(missing)}, which no weight file holds; transformers would fill "
-            f"{'it' if len(missing) == 1 else 'them'} with random numbers in silence. Download the model again.",
+            f"{where} that needs {_join_names(missing)}, which no weight file holds; transformers would silently fill "
+            f"{'it' if len(missing) == 1 else 'them'} with random numbers. Download the model again.",
             id="B9",
         )
     if extra:
@@ -72,24 +79,24 @@ def check(folder: Path, config: Mapping[str, Any], network: NetworkSpec, tensors
             "Download the model again.",
             id="B9",
         )
-    for name, shape in needed.items():
-        if found[name] != shape:
+    for name, shape in needed_shapes.items():
+        if stored_shapes[name] != shape:
             raise PreflightError(
-                f"{where} in which {name} has the shape {list(shape)}, but the file has {list(found[name])}: they "
-                "belong to different models. Download the model again.",
+                f"{where} in which {name} has the shape {list(shape)}, but the file has {list(stored_shapes[name])}; weights "
+                "and config belong to different models. Download the model again.",
                 id="B10",
             )
     for name, (dtype, _) in tensors.items():
         if dtype not in FLOAT_DTYPES:
             raise PreflightError(
-                f"{folder}: {name} is stored as {dtype}, though config.json names no quantisation. Download the model "
-                "again.",
+                f"{folder}: {name} is stored as {dtype}, although config.json names no quantisation. Download the "
+                "model again.",
                 id="B24",
             )
 
 
 def _check_modules(folder: Path, network: NetworkSpec, tensors: TensorHeaders) -> None:
-    """A quantised checkpoint has tensors of its own for each module; here each module must have some."""
+    """Check that a quantised checkpoint has at least one tensor for each module; their names depend on the method."""
     holders = {name.rpartition(".")[0] for name in tensors}
     experts = {match[1] for name in tensors if (match := _EXPERT.match(_canonical_name(name)))}
     tied = {name.rpartition(".")[0] for name in network.tied}
@@ -101,56 +108,58 @@ def _check_modules(folder: Path, network: NetworkSpec, tensors: TensorHeaders) -
     if missing:
         raise PreflightError(
             f"{folder / 'config.json'} describes a network that needs weights for {_join_names(missing)}, which no "
-            "file "
-            "holds. Download the model again.",
+            "file holds. Download the model again.",
             id="B9",
         )
 
 
 def _canonical_name(name: str) -> str:
-    for pattern, right in _RENAMES:
-        name = pattern.sub(right, name)
+    for pattern, replacement in _RENAMES:
+        name = pattern.sub(replacement, name)
     return name
 
 
 def _fuse_experts(
     shapes: dict[str, tuple[int, ...]], needed: Mapping[str, tuple[int, ...]]
 ) -> dict[str, tuple[int, ...]]:
-    """Experts stored one by one, as the fused tensors that they are loaded into."""
+    """Return the shapes with separately stored experts replaced by the fused tensors that transformers loads."""
     fused: dict[str, tuple[int, ...]] = {}
-    counts: dict[str, dict[str, list[tuple[int, ...]]]] = {}
+    expert_shapes: dict[str, dict[str, list[tuple[int, ...]]]] = {}
     for name, shape in shapes.items():
         if match := _EXPERT.fullmatch(name):
-            counts.setdefault(match[1], {}).setdefault(match[3], []).append(shape)
+            expert_shapes.setdefault(match[1], {}).setdefault(match[3], []).append(shape)
         else:
             fused[name] = shape
-    for experts, kinds in counts.items():
-        whole = needed.get(f"{experts}.down_proj", (0,))[0]
-        gate, up, down = (kinds.get(kind, []) for kind in ("gate", "up", "down"))
-        if len(gate) == len(up) == whole and len({*gate, *up}) == 1:
-            fused[f"{experts}.gate_up_proj"] = (whole, 2 * gate[0][0], *gate[0][1:])
-        if len(down) == whole and len(set(down)) == 1:
-            fused[f"{experts}.down_proj"] = (whole, *down[0])
+    for experts, shapes_by_kind in expert_shapes.items():
+        num_experts = needed.get(f"{experts}.down_proj", (0,))[0]
+        gate, up, down = (shapes_by_kind.get(kind, []) for kind in ("gate", "up", "down"))
+        if len(gate) == len(up) == num_experts and len({*gate, *up}) == 1:
+            fused[f"{experts}.gate_up_proj"] = (num_experts, 2 * gate[0][0], *gate[0][1:])
+        if len(down) == num_experts and len(set(down)) == 1:
+            fused[f"{experts}.down_proj"] = (num_experts, *down[0])
     return fused
 
 
 def check_tied(folder: Path, weights: Sequence[str], network: NetworkSpec) -> None:
-    """A weight that is tied and stored all the same must equal the one it is tied to.
+    """Check that a tied weight that is stored nevertheless equals the weight it is tied to.
 
-    Transformers 5 keeps both where they differ, and 4 keeps one: the text would depend on the version.
+    If they differ, transformers 5 keeps both and transformers 4 keeps one, so translations would depend on the version.
+
+    Raises:
+        PreflightError: The two differ (B11).
     """
     for tied, weight in network.tied.items():
-        one, other = (_tensor_digest(folder, weights, name) for name in (tied, weight))
-        if one is not None and one != other:
+        tied_digest, weight_digest = (_tensor_digest(folder, weights, name) for name in (tied, weight))
+        if tied_digest is not None and tied_digest != weight_digest:
             raise PreflightError(
-                f"{folder}: {tied} is stored beside {weight}, to which config.json ties it (tie_word_embeddings), and "
-                "differs from it. Download the model again.",
+                f"{folder}: {tied} is stored and differs from {weight}, to which config.json ties it "
+                "(tie_word_embeddings). Download the model again.",
                 id="B11",
             )
 
 
 def _tensor_digest(folder: Path, weights: Sequence[str], name: str) -> bytes | None:
-    """Digest of a stored tensor's bytes; None where no file holds it."""
+    """Return a digest of a stored tensor's format, shape and bytes; None if no file holds it."""
     for file_name in weights:
         with (folder / file_name).open("rb") as file:
             length = int.from_bytes(file.read(8), "little")

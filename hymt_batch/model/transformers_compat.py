@@ -1,8 +1,9 @@
-"""The one place that knows how versions of transformers and accelerate differ. Loads a network; judges nothing.
+"""Hide the differences between versions of transformers and accelerate. Loads a network but does not check it.
 
-What differs, between transformers 4.56 and 5.23: the number format is `torch_dtype`, then `dtype`; `hf_device_map` is
-always set, then only where several devices or disk serve one model; a checkpoint of compressed-tensors calls its
-exceptions `ignored_layers` and newer libraries `ignore`. A network is never moved after loading: hooks would be lost.
+Differences between transformers 4.56 and 5.23: the argument for the number format was renamed from `torch_dtype` to
+`dtype`; `hf_device_map` was always set, and is now set only if the model uses several devices or the disk; the layers
+that a compressed-tensors checkpoint does not quantise are called `ignored_layers` in some checkpoints and `ignore` in
+newer libraries. A network is never moved after loading, because it would lose its hooks.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def installed_version(package: str) -> tuple[int, ...]:
-    """The installed version as numbers, without what follows them; () where it is not installed."""
+    """Return the release numbers of an installed package, without suffixes; () if it is not installed."""
     try:
         text = importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
@@ -35,10 +36,10 @@ def installed_version(package: str) -> tuple[int, ...]:
 
 
 def is_satisfied(requirement: str) -> bool:
-    """Whether a package is installed, and new enough where the requirement says `>=`."""
-    package, _, least = requirement.partition(">=")
-    have = installed_version(package)
-    return bool(have) and have >= tuple(map(int, least.split("."))) if least else bool(have)
+    """Return whether a package is installed and, if the requirement has `>=`, new enough."""
+    package, _, min_version = requirement.partition(">=")
+    version = installed_version(package)
+    return bool(version) and version >= tuple(map(int, min_version.split("."))) if min_version else bool(version)
 
 
 def from_pretrained(
@@ -48,15 +49,22 @@ def from_pretrained(
     attention: str,
     offload_folder: str | None,
 ) -> tuple[Any, dict[str, Any]]:
-    """Load a network under an explicit map, from safetensors alone, without code of the checkpoint and without a hub.
+    """Load a network with an explicit device map, from safetensors only, without remote code and without the hub.
+
+    Args:
+        folder: Verified model folder.
+        device_map: Module name -> device.
+        dtype: Name of a torch dtype.
+        attention: Attention implementation of transformers.
+        offload_folder: Folder for weights on disk; None if no weight is on disk.
 
     Returns:
-        The network, and what the library says of missing, unexpected and mismatched weights.
+        The network, and transformers' loading info: missing, unexpected and mismatched weights.
     """
     import torch
     import transformers
 
-    # its warnings are about what is checked by us, and its bar would stand between our lines
+    # its warnings concern faults that we check ourselves, and its progress bar would break our log
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     config = transformers.AutoConfig.from_pretrained(str(folder), trust_remote_code=False, local_files_only=True)
@@ -67,7 +75,7 @@ def from_pretrained(
     network, info = transformers.AutoModelForCausalLM.from_pretrained(
         str(folder),
         config=config,
-        # GPUs as numbers: accelerate refuses "cuda:0" in some places
+        # GPUs as integers, because accelerate rejects "cuda:0" in some places
         device_map={name: _to_library_device(device) for name, device in device_map.items()},
         attn_implementation=attention,
         use_safetensors=True,
@@ -85,9 +93,9 @@ def _to_library_device(device: str) -> int | str:
 
 
 def loaded_device_map(network: Any) -> dict[str, str] | None:
-    """Where the library says that modules are; None where it does not say."""
-    found = getattr(network, "hf_device_map", None)
-    return None if not found else {name: _from_library_device(device) for name, device in found.items()}
+    """Return module -> device as reported by the library; None if it reports nothing."""
+    device_map = getattr(network, "hf_device_map", None)
+    return None if not device_map else {name: _from_library_device(device) for name, device in device_map.items()}
 
 
 def _from_library_device(device: Any) -> str:
@@ -96,28 +104,28 @@ def _from_library_device(device: Any) -> str:
 
 
 def iter_weights(network: Any, device_map: Mapping[str, str]) -> Iterator[tuple[str, str, Tensor]]:
-    """Every weight: name, device that the map gives it, tensor. Of an offloaded weight, the tensor is on meta."""
+    """Yield name, planned device and tensor of every weight; the tensor of an offloaded weight is on meta."""
     for name, weight in network.named_parameters():
         yield name, device_of(device_map, name) or "cpu", weight
 
 
 def offloaded_weight(network: Any, name: str) -> Tensor | None:
-    """An offloaded weight from where its hook finds it; None where no hook holds it.
+    """Return an offloaded weight from its hook; None if no hook holds it.
 
-    Source: accelerate keeps a `weights_map` at the nearest hooked module at or above the weight.
+    Source: accelerate keeps a `weights_map` in the hook of the nearest hooked module at or above the weight.
     """
     pieces = name.split(".")
     for length in range(len(pieces) - 1, -1, -1):
         hook = getattr(network.get_submodule(".".join(pieces[:length])), "_hf_hook", None)
-        for one in getattr(hook, "hooks", [hook]):
-            held = getattr(one, "weights_map", None)
-            if held is not None:
-                found: Tensor = held[".".join(pieces[length:])]
-                return found
+        for single_hook in getattr(hook, "hooks", [hook]):
+            weights_map = getattr(single_hook, "weights_map", None)
+            if weights_map is not None:
+                weight: Tensor = weights_map[".".join(pieces[length:])]
+                return weight
     return None
 
 
 def cache_argument(network: Any) -> str:
-    """What a network's `forward` calls its keys and values: another word since transformers 5.24."""
+    """Return the argument name of the KV cache in a network's `forward`, which changed in transformers 5.24."""
     forward = getattr(type(network), "forward", None)
     return "cache" if forward and "cache" in inspect.signature(forward).parameters else "past_key_values"
