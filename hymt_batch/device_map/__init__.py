@@ -1,1 +1,1 @@
-"""Strategy -> placement: which device holds which layer, predicted in plain Python. Start at `select_placement.py`."""
+"""Strategy -> placement: decide which device holds which layer, without torch. Start at `select_placement.py`."""

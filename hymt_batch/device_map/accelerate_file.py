@@ -1,6 +1,6 @@
-"""What an `accelerate config` file asks for that a translation can follow, and what of it is ignored.
+"""Read a file of `accelerate config`: the settings that a translation can use, and those that are ignored.
 
-The file is made for training: most of it describes how processes are started, which is not how this job runs.
+The file is meant for training: most of its settings describe how to launch processes, which does not apply to this job.
 """
 
 from __future__ import annotations
@@ -29,34 +29,34 @@ _NO_EFFECT = {
     "tpu_use_sudo": (False,),
     "main_training_function": ("main",),
 }
-"""Fields whose usual values ask for nothing; `accelerate config` writes them all."""
+"""Fields whose default values have no effect; `accelerate config` always writes them."""
 
 _IGNORED_REASONS = {
-    "num_processes": "one process works on one replica; see device_map=replicate",
-    "distributed_type": "no training strategy is used to translate",
+    "num_processes": "one process runs one replica; see device_map=replicate",
+    "distributed_type": "translation uses no training strategy",
     "fsdp_config": "weights are not sharded by FSDP",
     "deepspeed_config": "DeepSpeed is not used",
     "megatron_lm_config": "Megatron-LM is not used",
-    "dynamo_config": "the network is not compiled by this setting",
-    "num_machines": "machines are the scheduler's business",
-    "mixed_precision": "model.dtype says in which format the model runs",
+    "dynamo_config": "this setting does not compile the network",
+    "num_machines": "the cluster's scheduler decides on machines",
+    "mixed_precision": "model.dtype sets the number format",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class AccelerateOptions:
-    """What the file asks for."""
+    """The settings of the file that apply to a translation."""
 
     gpus: tuple[str, ...] | None = None  # the only GPUs to use; None: all
     use_cpu: bool = False
-    dtype: str | None = None  # used where model.dtype=auto
+    dtype: str | None = None  # used if model.dtype=auto
     ignored: tuple[str, ...] = ()  # "key=value (why)"
 
     def restrict(self, inventory: DeviceInventory) -> DeviceInventory:
-        """The census with the GPUs that the file names alone.
+        """Return the inventory with only the GPUs that the file names.
 
         Raises:
-            ConfigError: It names one that this process does not see.
+            ConfigError: The file names a GPU that this process does not see.
         """
         if self.use_cpu:
             return replace(inventory, devices=inventory.devices[-1:], gpu_error="")
@@ -73,23 +73,23 @@ class AccelerateOptions:
 
 
 def read(path: str) -> AccelerateOptions:
-    """Read a `default_config.yaml` as accelerate writes it.
+    """Read a `default_config.yaml` that accelerate wrote.
 
     Raises:
-        ConfigError: It cannot be read, or a field that we follow has no usable value.
+        ConfigError: The file cannot be read, or a setting that applies has an invalid value.
     """
     import yaml
 
     try:
         content = yaml.safe_load(Path(os.path.expanduser(path)).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        what = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
         raise ConfigError(
-            f"device_map.accelerate_config={path} cannot be read ({what}). Give the file that `accelerate config` "
-            "wrote, or set it to null."
+            f"device_map.accelerate_config={path} cannot be read ({reason}). Set it to the file that `accelerate config` "
+            "wrote, or to null."
         ) from error
     if not isinstance(content, Mapping):
-        raise ConfigError(f"device_map.accelerate_config={path} holds no settings. Set it to null.")
+        raise ConfigError(f"device_map.accelerate_config={path} contains no settings. Set it to null.")
     fields: dict[str, Any] = {str(key): value for key, value in content.items()}
     gpus = _parse_gpu_ids(fields.pop("gpu_ids", None))
     cpu = bool(fields.pop("use_cpu", False))
@@ -98,7 +98,7 @@ def read(path: str) -> AccelerateOptions:
     if dtype or precision == "no":
         fields.pop("mixed_precision", None)
     ignored = [
-        f"{key}={_truncate(value)} ({_IGNORED_REASONS.get(key, 'it says how processes of a training are started')})"
+        f"{key}={_truncate(value)} ({_IGNORED_REASONS.get(key, 'it describes how to launch training processes')})"
         for key, value in sorted(fields.items())
         if value not in (None, {}, "")
         and value not in _NO_EFFECT.get(key, ())

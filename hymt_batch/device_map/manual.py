@@ -1,7 +1,7 @@
-"""A device map that a person wrote: ranges and patterns of module names -> devices, checked before anything loads.
+"""Resolve a device map that the user wrote (ranges and patterns of module names -> devices) before anything is loaded.
 
-Transformers takes a map that forgets a module and puts it on the CPU in silence, or fails in the first step when tied
-weights or the halves of a layer lie apart; here each is refused with the module's name.
+If a map omits a module, transformers silently puts it on the CPU; if tied weights or the parts of a layer are on
+different devices, it fails in the first step. Here each of these is refused, naming the module.
 """
 
 from __future__ import annotations
@@ -25,15 +25,18 @@ _EXAMPLE = "{model.embed_tokens: 0, model.layers.0-15: 0, model.layers.16-31: 1,
 
 
 def read(value: str | Mapping[Any, Any]) -> dict[str, str]:
-    """The lines of a map, from a YAML file or as they are: pattern -> device.
+    """Return the entries of a map: pattern -> device.
+
+    Args:
+        value: The map itself, or the path of a YAML file that contains it.
 
     Raises:
-        ConfigError: The file is not there or is no map, or a line names no device.
+        ConfigError: The file is missing or does not contain a map, or an entry does not name a device.
     """
     if isinstance(value, str):
         value = _read_yaml(Path(os.path.expanduser(value)))
     if not value:
-        raise ConfigError(f"device_map.map is empty. Write for example {_EXAMPLE}.")
+        raise ConfigError(f"device_map.map is empty. Set it to, for example, {_EXAMPLE}.")
     return {str(key).strip(): parse_device(f"device_map.map.{key}", device) for key, device in value.items()}
 
 
@@ -44,111 +47,122 @@ def _read_yaml(path: Path) -> Mapping[Any, Any]:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(
-            f"device_map.map={path} cannot be read ({error.strerror}). Give a YAML file, or the map itself: {_EXAMPLE}."
+            f"device_map.map={path} cannot be read ({error.strerror}). Set it to a YAML file or to a map: {_EXAMPLE}."
         ) from error
     except (UnicodeDecodeError, yaml.YAMLError) as error:
-        what = str(error).splitlines()[0]
-        raise ConfigError(f"device_map.map={path} is not YAML ({what}). Write lines such as model.norm: 0.") from error
+        reason = str(error).splitlines()[0]
+        raise ConfigError(
+            f"device_map.map={path} is not YAML ({reason}). Write lines such as model.norm: 0."
+        ) from error
     if not isinstance(content, Mapping):
-        raise ConfigError(f"device_map.map={path} holds no map. Write lines such as `model.layers.0-15: 0`.")
+        raise ConfigError(f"device_map.map={path} does not contain a map. Write lines such as `model.layers.0-15: 0`.")
     return content
 
 
 def resolve(entries: Mapping[str, str], network: NetworkSpec) -> dict[str, str]:
-    """Module -> device, grouped, from patterns.
+    """Resolve patterns to a grouped map of module -> device.
 
     Args:
-        lines: Module names, ranges (`model.layers.0-15`) or globs (`model.layers.*`) -> device. A more exact line
-            wins over a wider one: a name over a range, a range over a glob, a glob over one that matches more.
-        network: What is to be placed. Modules without weights, such as the rotary embedding, go with the norm.
+        entries: Module names, ranges (`model.layers.0-15`) or globs (`model.layers.*`) -> device. The most specific
+            entry wins: a name over a range, a range over a glob, a glob over one that matches more modules.
+        network: The network to place. Modules without weights, such as the rotary embedding, go with the final norm.
 
     Raises:
-        ConfigError: A line matches nothing, two lines disagree, a layer is cut, tied weights lie apart (C13-C16, C24).
+        ConfigError: An entry matches nothing, two entries disagree, a module has no device, or a layer or tied weights
+            are split over devices (C13-C17, C24).
     """
-    units = _placeable_modules(network)
-    chosen: dict[str, tuple[tuple[int, int], str, str]] = {}  # unit -> (exactness, pattern, device)
+    modules = _placeable_modules(network)
+    chosen: dict[str, tuple[tuple[int, int], str, str]] = {}  # module -> (specificity, pattern, device)
     for pattern, device in entries.items():
-        kind, found = _match(pattern, units, network)
-        exactness = (kind, 0 if kind == RANGE_SPECIFICITY else -len(found))
-        for unit in found:
-            held = chosen.get(unit)
-            if held and held[0] == exactness and held[2] != device:
+        level, matched = _match(pattern, modules, network)
+        specificity = (level, 0 if level == RANGE_SPECIFICITY else -len(matched))
+        for module in matched:
+            current = chosen.get(module)
+            if current and current[0] == specificity and current[2] != device:
                 raise ConfigError(
-                    f"device_map.map puts {unit} on {held[2]} ({held[1]}) and on {device} ({pattern}). Keep one."
+                    f"device_map.map puts {module} on {current[2]} ({current[1]}) and on {device} ({pattern}). Remove one of "
+                    "the two entries."
                 )
-            if held is None or exactness > held[0]:
-                chosen[unit] = (exactness, pattern, device)
-    placed = {unit: device for unit, (_, _, device) in chosen.items()}
-    missing = [unit for unit in units if unit not in placed and units[unit]]
+            if current is None or specificity > current[0]:
+                chosen[module] = (specificity, pattern, device)
+    device_map = {module: device for module, (_, _, device) in chosen.items()}
+    missing = [module for module in modules if module not in device_map and modules[module]]
     if missing:
         raise ConfigError(
-            f"device_map.map gives no device for {_join_names(missing)}; transformers would put "
-            f"{'it' if len(missing) == 1 else 'them'} on the CPU in silence. Add a line, or one for "
-            "all, such as '*: cpu'.",
+            f"device_map.map gives no device for {_join_names(missing)}; transformers would silently put "
+            f"{'it' if len(missing) == 1 else 'them'} on the CPU. Add an entry for each, or one for all modules, such "
+            "as '*: cpu'.",
             id="C13",
         )
-    for unit in units:
-        placed.setdefault(unit, placed.get("model.norm", next(iter(placed.values()))))
+    for module in modules:
+        device_map.setdefault(module, device_map.get("model.norm", next(iter(device_map.values()))))
     for tied, weight in network.tied.items():
-        one, other = tied.rpartition(".")[0], weight.rpartition(".")[0]
-        if placed[one] != placed[other]:
+        tied_module, source_module = tied.rpartition(".")[0], weight.rpartition(".")[0]
+        if device_map[tied_module] != device_map[source_module]:
             raise ConfigError(
-                f"device_map.map puts {one} on {placed[one]} and {other} on {placed[other]}, but they are one weight "
-                f"(tied). Put both on one device.",
+                f"device_map.map puts {tied_module} on {device_map[tied_module]} and {source_module} on {device_map[source_module]}, but they share one weight "
+                f"(tied). Put both on the same device.",
                 id="C16",
             )
-    if set(placed.values()) == {"disk"}:
+    if set(device_map.values()) == {"disk"}:
         raise ConfigError(
-            "device_map.map puts the whole model on disk, where it cannot work. Use device_map=cpu.", id="C17"
+            "device_map.map puts the whole model on disk, where it cannot run. Set device_map=cpu.", id="C17"
         )
-    return group_modules({unit: placed[unit] for unit in units})
+    return group_modules({module: device_map[module] for module in modules})
 
 
 def _placeable_modules(network: NetworkSpec) -> dict[str, bool]:
-    """What a map may place, in the network's order: decoder layers and modules outside of them; with weights or not."""
-    found: dict[str, bool] = {}
+    """Return the modules that a map can place -> whether they have weights, in the network's order.
+
+    These are the decoder layers and the modules outside of them.
+    """
+    modules: dict[str, bool] = {}
     inside = {module.name for layer in network.layers for module in layer.walk()} - {m.name for m in network.layers}
     for module in network.root.walk():
         if module.name in inside or not (module.no_split or module.tensors):
             continue
-        found[module.name] = any(tensor.stored for tensor in module.all_tensors())
-    return found
+        modules[module.name] = any(tensor.stored for tensor in module.all_tensors())
+    return modules
 
 
 def _match(pattern: str, modules: Mapping[str, bool], network: NetworkSpec) -> tuple[int, list[str]]:
-    """How exact a line is, and the units it places."""
+    """Return how specific an entry is (higher wins) and the modules that it places."""
     if pattern in ("", "*"):
         return 0, list(modules)
     if pattern in modules:
         return 4, [pattern]
-    below = [unit for unit in modules if unit.startswith(f"{pattern}.")]
-    if below:  # a module above, such as model or model.layers
-        return 1, below
+    children = [name for name in modules if name.startswith(f"{pattern}.")]
+    if children:  # a parent module, such as model or model.layers
+        return 1, children
     if match := _RANGE_PATTERN.fullmatch(pattern):
         first, last = int(match[2]), int(match[3])
-        wanted = [f"{match[1]}{number}" for number in range(first, last + 1)] if last - first < 10_000 else []
-        if first <= last and wanted and all(name in modules for name in wanted):
-            return RANGE_SPECIFICITY, wanted
+        layer_names = [f"{match[1]}{index}" for index in range(first, last + 1)] if last - first < 10_000 else []
+        if first <= last and layer_names and all(name in modules for name in layer_names):
+            return RANGE_SPECIFICITY, layer_names
         layers = len(network.layers)
         raise ConfigError(
-            f"device_map.map: {pattern} is no range of this network, whose layers are model.layers.0-{layers - 1}."
+            f"device_map.map: {pattern} is not a range of this network, whose layers are model.layers.0-{layers - 1}. "
+            "Correct the range."
         )
-    inside = [m.name for layer in network.layers for m in layer.walk() if m.name == pattern or _has_tensor(m, pattern)]
-    if inside:
+    layer_parts = [
+        m.name for layer in network.layers for m in layer.walk() if m.name == pattern or _has_tensor(m, pattern)
+    ]
+    if layer_parts:
         layer = next(layer.name for layer in network.layers if pattern.startswith(f"{layer.name}."))
         raise ConfigError(
-            f"device_map.map: {pattern} would cut {layer}, whose parts must be on one device. Place {layer}.",
+            f"device_map.map: {pattern} would split {layer}, whose parts must be on one device. Place {layer} instead.",
             id="C24",
         )
-    found = fnmatch.filter(modules, pattern)
-    if not found:
-        near = difflib.get_close_matches(pattern, modules, n=3, cutoff=0.3)
+    matched = fnmatch.filter(modules, pattern)
+    if not matched:
+        similar = difflib.get_close_matches(pattern, modules, n=3, cutoff=0.3)
         raise ConfigError(
-            f"device_map.map: {pattern} matches nothing in this network. Near it: {', '.join(near) or 'nothing'}. "
-            f"Modules are model.embed_tokens, model.layers.0-{len(network.layers) - 1}, model.norm, lm_head.",
+            f"device_map.map: {pattern} matches no module of this network. Similar names: "
+            f"{', '.join(similar) or 'none'}. "
+            f"The modules are model.embed_tokens, model.layers.0-{len(network.layers) - 1}, model.norm, lm_head.",
             id="C15",
         )
-    return 2, found
+    return 2, matched
 
 
 def _has_tensor(module: Any, name: str) -> bool:

@@ -1,10 +1,10 @@
-"""A network as a tree of modules with the shapes of their tensors, from config.json alone.
+"""Describe a network as a tree of modules with the shapes of their tensors, from config.json, without torch.
 
-Order and grouping are those of transformers' own classes, since its planner walks them; that both agree is tested on
-the meta device. Does not know devices. No torch.
+Order and grouping of the modules are those of transformers' classes, because its planner walks them; tests compare both
+on the meta device. Does not know devices.
 
-Source: HunYuanDenseV1ForCausalLM and HYV3ForCausalLM of transformers 5.23 (modeling files); the 4.56 dense network has
-the same parameters and one buffer more in name only.
+Source: HunYuanDenseV1ForCausalLM and HYV3ForCausalLM of transformers 5.23 (modeling files). The dense network of 4.56
+has the same parameters and differs only in the name of one buffer.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from typing import Any
 from hymt_batch.errors import PreflightError
 
 FLOAT32_BYTES = 4
-"""Bytes an element; rope frequencies stay in float32 whatever the dtype."""
+"""Bytes per element; RoPE frequencies stay in float32 for every model dtype."""
 
 
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
     """One weight or buffer."""
 
-    name: str  # whole, such as model.norm.weight
+    name: str  # full name, such as model.norm.weight
     shape: tuple[int, ...]
-    stored: bool = True  # False: a buffer that no file holds
-    element_bytes: int | None = None  # None: that of the model's dtype
+    stored: bool = True  # False: a buffer that no file contains
+    element_bytes: int | None = None  # None: as the model's dtype
 
     @property
     def num_elements(self) -> int:
@@ -39,12 +39,12 @@ class TensorSpec:
 
 @dataclass(frozen=True, slots=True)
 class ModuleSpec:
-    """One module: its own tensors and the modules below it, in the network's order."""
+    """One module: its direct tensors and its child modules, in the network's order."""
 
     name: str  # "" for the root
     tensors: tuple[TensorSpec, ...] = ()
     children: tuple[ModuleSpec, ...] = ()
-    no_split: bool = False  # a decoder layer: its parts work on one device
+    no_split: bool = False  # True for a decoder layer, which must be on one device
 
     def walk(self) -> Iterator[ModuleSpec]:
         yield self
@@ -63,7 +63,7 @@ class NetworkSpec:
     root: ModuleSpec
     tied: Mapping[str, str] = field(default_factory=dict)  # weight that is not stored -> the weight it equals
     num_layers: int = 0
-    cache_elements: int = 0  # of keys and values: of one token in one layer
+    cache_elements: int = 0  # elements of keys and values per token and layer
     vocab_size: int = 0
 
     @property
@@ -71,7 +71,7 @@ class NetworkSpec:
         return tuple(module for module in self.root.walk() if module.no_split)
 
     def weights(self) -> Iterator[TensorSpec]:
-        """Every tensor that counts once: tied weights are left out."""
+        """Return all tensors except tied weights, so that each is counted once."""
         return (tensor for tensor in self.root.all_tensors() if tensor.name not in self.tied)
 
     @property
@@ -82,20 +82,20 @@ class NetworkSpec:
         return sum(tensor.num_bytes(dtype_bytes) for tensor in self.weights())
 
     def module_bytes(self, dtype_bytes: int) -> dict[str, int]:
-        """Bytes by name, of every module and of every tensor; tied weights count nothing."""
-        found: dict[str, int] = {}
+        """Return name -> bytes of every module and every tensor; tied weights count as 0."""
+        sizes: dict[str, int] = {}
         for tensor in self.weights():
-            pieces = tensor.name.split(".")
-            for length in range(len(pieces) + 1):
-                name = ".".join(pieces[:length])
-                found[name] = found.get(name, 0) + tensor.num_bytes(dtype_bytes)
-        return found
+            parts = tensor.name.split(".")
+            for length in range(len(parts) + 1):
+                name = ".".join(parts[:length])
+                sizes[name] = sizes.get(name, 0) + tensor.num_bytes(dtype_bytes)
+        return sizes
 
     def with_stored_tensors(self, headers: Mapping[str, tuple[int, Sequence[int]]]) -> NetworkSpec:
-        """The same modules with the tensors that a checkpoint stores for them, such as packed integers.
+        """Return the same modules with the tensors that a checkpoint stores for them, such as packed integers.
 
         Args:
-            headers: Tensor name -> (bytes an element, shape), from the safetensors headers.
+            headers: Tensor name -> (bytes per element, shape), from the safetensors headers.
         """
         by_module: dict[str, list[TensorSpec]] = {}
         for name, (element_bytes, shape) in headers.items():
@@ -120,22 +120,22 @@ class NetworkSpec:
 
 
 def from_config(config: Mapping[str, Any], where: str = "config.json") -> NetworkSpec:
-    """The network that a config describes.
+    """Build the network that a config describes.
 
     Args:
         config: Content of config.json.
-        where: Its path, for messages.
+        where: Path of the config, for messages.
 
     Raises:
-        PreflightError: A field is missing or is no size (B12, B24).
+        PreflightError: A field is missing or is not a valid size (B12, B24).
     """
     field = _ConfigFields(config, where)
     layers, hidden, vocab = field("num_hidden_layers"), field("hidden_size"), field("vocab_size")
     heads, kv_heads, head_dim = field("num_attention_heads"), field("num_key_value_heads"), field("head_dim")
     if heads % kv_heads:
         raise PreflightError(
-            f"{where}: num_attention_heads={heads} is no multiple of num_key_value_heads={kv_heads}; download it "
-            "again.",
+            f"{where}: num_attention_heads={heads} is not a multiple of num_key_value_heads={kv_heads}. Download the "
+            "model again.",
             id="B24",
         )
     build = _sparse_layer if config.get("model_type") == "hy_v3" else _dense_layer
@@ -167,7 +167,7 @@ def from_config(config: Mapping[str, Any], where: str = "config.json") -> Networ
 
 
 class _ConfigFields:
-    """Reads sizes of a config, and says which is wrong."""
+    """Reads sizes from a config; an invalid one raises an error that names the field."""
 
     def __init__(self, config: Mapping[str, Any], where: str) -> None:
         self.config, self.where = config, where
@@ -175,9 +175,9 @@ class _ConfigFields:
     def __call__(self, name: str, default: int | None = None) -> int:
         value = self.config.get(name, default)
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            what = "is missing" if value is None else f"is {value!r}, which is no size"
+            problem = "is missing" if value is None else f"is {value!r}, which is not a size"
             raise PreflightError(
-                f"{self.where}: {name} {what}; the network cannot be built. Download the model again.",
+                f"{self.where}: {name} {problem}; the network cannot be built. Download the model again.",
                 id="B12" if name == "head_dim" and value is None else "B24",
             )
         return value
@@ -241,7 +241,7 @@ def _dense_layer(field: _ConfigFields, name: str, index: int) -> ModuleSpec:
 
 
 def _sparse_layer(field: _ConfigFields, name: str, index: int) -> ModuleSpec:
-    """A layer of hy_v3: the first is dense, the others are a mixture of experts."""
+    """Build a layer of hy_v3; by default the first is dense and the others are a mixture of experts."""
     attention = _attention(field, f"{name}.self_attn", ("q_norm", "k_norm"))
     kinds, bias = field.config.get("mlp_layer_types"), field.flag("mlp_bias")
     sparse = kinds[index] == "sparse" if isinstance(kinds, list) and len(kinds) > index else index > 0

@@ -1,4 +1,4 @@
-"""What a strategy decided: which device holds which layer, why, and what it costs. Records only."""
+"""Records of a placement: which device holds which layer, why, and how many bytes."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ class DeviceUsage:
 
     device: str
     weight_bytes: int
-    num_layers: int  # whose keys and values it holds: its own, and on the main device those offloaded to it
-    label: str = ""  # the hardware\'s own name
+    num_layers: int  # layers whose keys and values it holds: its own and, on the main device, the offloaded ones
+    label: str = ""  # the hardware's name
 
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """Where the model goes, and why."""
+    """The devices of a model's modules, and the reasons for them."""
 
-    strategy: Strategy  # the one taken; never fallback
-    map: dict[str, str]  # module name -> device; passed to the load
-    device: Device  # where tokens enter, and where offloaded layers work
-    usage: tuple[DeviceUsage, ...]  # of every device in the map
-    replicas: tuple[tuple[str, ...], ...]  # devices of each whole model that would fit beside one another
+    strategy: Strategy  # the strategy used; never fallback
+    map: dict[str, str]  # module name -> device; passed to transformers
+    device: Device  # main device: gets the input tokens and runs offloaded layers
+    usage: tuple[DeviceUsage, ...]  # one for every device in the map
+    replicas: tuple[tuple[str, ...], ...]  # devices of each whole replica that would fit at the same time
     reasons: tuple[str, ...]
     warnings: tuple[str, ...] = ()
     offload_folder: str | None = None
@@ -37,16 +37,20 @@ class Placement:
 
     @property
     def is_split(self) -> bool:
-        """Whether the model lies on more than one device, main memory and disk included."""
+        """Whether the model is on more than one device; main memory and disk count as devices."""
         return len(self.usage) > 1
 
     def free_cache_bytes(self, free: Mapping[str, int]) -> int:
-        """Bytes of keys and values of the whole network that fit what is free on each device."""
+        """Return how many bytes of keys and values of the whole network fit.
+
+        Args:
+            free: Free bytes by device.
+        """
         layers = sum(use.num_layers for use in self.usage)
         rooms = [free[use.device] * layers // use.num_layers for use in self.usage if use.num_layers]
         return max(0, min(rooms, default=0))
 
     def predicted_cache_bytes(self, inventory: DeviceInventory) -> int:
-        """The same before loading: what is free now less the weights."""
+        """Return `free_cache_bytes` predicted before loading: free memory now, minus the weights."""
         weights = {use.device: use.weight_bytes for use in self.usage}
         return self.free_cache_bytes({d.name: d.free_bytes - weights.get(d.name, 0) for d in inventory.devices})

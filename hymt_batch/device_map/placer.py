@@ -1,6 +1,6 @@
-"""One network laid over the devices of one machine, by any strategy; each refusal with what would fit instead.
+"""Place one network on the devices of one machine with any strategy; an error suggests what would fit instead.
 
-Knows no torch and loads nothing. `select_placement.py` is the stage's face.
+Does not import torch and loads nothing. The public functions are in `select_placement.py`.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from hymt_batch.device_map.settings import (
 from hymt_batch.errors import HymtError, PreflightError, with_explain_hint
 
 CPU_MEMORY_SHARE = 0.9
-"""Of the main memory that is free, what an offloaded model may take; transformers 5.23 takes the same."""
+"""Share of the free main memory that an offloaded model may use; transformers 5.23 uses the same share."""
 
 BUS_BYTES_PER_S, DISK_BYTES_PER_S = 20e9, 2e9
-"""Optimistic speeds at which offloaded weights reach a GPU (PCIe 4.0, an NVMe disk); for the warning alone."""
+"""Optimistic transfer speeds of offloaded weights to a GPU (PCIe 4.0, an NVMe disk); only for the warning."""
 
 
 class Placer:
-    """One network on one machine, laid by any strategy."""
+    """Places one network on one machine, with any strategy."""
 
     def __init__(
         self, config: DeviceMapConfig, inventory: DeviceInventory, network: NetworkSpec, dtype_bytes: int, resaved: bool
@@ -47,7 +47,7 @@ class Placer:
 
     def place(self, strategy: Strategy) -> Placement:
         if strategy is Strategy.cpu:
-            return self._place_on_cpu("device_map=cpu asks for it")
+            return self._place_on_cpu("device_map=cpu is set")
         if strategy is Strategy.manual:
             return self._place_manually()
         if strategy is Strategy.single and self.config.device is not None:
@@ -55,24 +55,24 @@ class Placer:
         if strategy is Strategy.offload:
             return self._place_offloaded()
         if not self.inventory.gpus:
-            return self._place_on_cpu("no GPU in this machine")
+            return self._place_on_cpu("this machine has no GPU")
         return self._place_split(strategy) if strategy in SPLIT_STRATEGIES else self._place_whole(strategy)
 
     def _place_whole(self, strategy: Strategy) -> Placement:
-        """A whole model on the first GPU that holds it."""
+        """Place the whole model on the first GPU that has room for it."""
         fitting = [device for device in self.inventory.gpus if self._spare_bytes(device.name, self.total_bytes) >= 0]
         if not fitting:
             best = max(self.inventory.gpus, key=lambda device: device.free_bytes)
             raise self._too_large_error(best, f"device_map={strategy.value}")
-        first = fitting[0]
-        reasons = [f"{gib(self.total_bytes)} of weights fit {first.name}, so the model is not split"]
+        device = fitting[0]
+        reasons = [f"{gib(self.total_bytes)} of weights fit {device.name}, so the model is not split"]
         if len(fitting) > 1 and strategy is Strategy.replicate:
             reasons.append(
-                f"{len(fitting)} devices could hold a replica each; this process works on one, "
-                f"{len(fitting) - 1} stay idle"
+                f"{len(fitting)} devices could hold a replica each; this process uses one and leaves "
+                f"{len(fitting) - 1} idle"
             )
         return self._build_placement(
-            strategy, {"": first.name}, reasons, replicas=tuple((device.name,) for device in fitting)
+            strategy, {"": device.name}, reasons, replicas=tuple((device.name,) for device in fitting)
         )
 
     def _place_on_device(self, name: str) -> Placement:
@@ -80,75 +80,73 @@ class Placer:
             raise self._unknown_device_error(f"device_map.device={self.config.device}")
         if self._spare_bytes(name, self.total_bytes) < 0:
             raise self._too_large_error(self.devices_by_name[name], "device_map=single")
-        return self._build_placement(
-            Strategy.single, {"": name}, [f"device_map.device={self.config.device} asks for it"]
-        )
+        return self._build_placement(Strategy.single, {"": name}, [f"device_map.device={self.config.device} is set"])
 
     def _place_split(self, strategy: Strategy) -> Placement:
-        """Over the GPUs; what does not fit goes only where device_map.max_memory names it."""
+        """Split the model over the GPUs; it goes to main memory or disk only if device_map.max_memory names them."""
         limits = self._max_memory(cpu=False)
-        placed = planner.infer_device_map(self.network, strategy, limits, self.dtype_bytes)
-        beyond = [device for device in ("cpu", "disk") if device in placed.values() and device not in limits]
-        if beyond:
-            raise self._overflow_error(strategy, placed, limits)
+        device_map = planner.infer_device_map(self.network, strategy, limits, self.dtype_bytes)
+        overflow_devices = [
+            device for device in ("cpu", "disk") if device in device_map.values() and device not in limits
+        ]
+        if overflow_devices:
+            raise self._overflow_error(strategy, device_map, limits)
         reasons = [f"{strategy.value} over {len(_gpus(limits))} GPU(s), {gib(self.total_bytes)} of weights"]
         warnings = []
-        fits = [device for device in self.inventory.gpus if self._spare_bytes(device.name, self.total_bytes) >= 0]
-        if len(set(placed.values())) > 1 and fits:
-            times = f"{len(fits)} times the throughput" if len(fits) > 1 else "the same speed with the others left free"
+        fitting = [device for device in self.inventory.gpus if self._spare_bytes(device.name, self.total_bytes) >= 0]
+        if len(set(device_map.values())) > 1 and fitting:
+            gain = f"{len(fitting)} times the throughput" if len(fitting) > 1 else "the same speed with the others idle"
             warnings.append(
                 with_explain_hint(
-                    f"the model fits {fits[0].name} alone: device_map=replicate gives about {times} of this split, in "
-                    "which the devices wait for one another",
+                    f"the model fits {fitting[0].name} alone: device_map=replicate gives about {gain}, because the "
+                    "devices of a split wait for one another",
                     "C27",
                 )
             )
-        return self._build_placement(strategy, placed, reasons, warnings=warnings)
+        return self._build_placement(strategy, device_map, reasons, warnings=warnings)
 
     def _place_offloaded(self) -> Placement:
         limits = self._max_memory(cpu=True)
         if self.config.offload_folder is not None:
             limits.setdefault("disk", 1 << 62)
-        placed = planner.infer_device_map(self.network, Strategy.auto, limits, self.dtype_bytes)
-        if "disk" in placed.values() and "disk" not in limits:
+        device_map = planner.infer_device_map(self.network, Strategy.auto, limits, self.dtype_bytes)
+        if "disk" in device_map.values() and "disk" not in limits:
             raise PreflightError(
                 f"GPUs and main memory hold {gib(sum(v for k, v in limits.items() if k != 'disk'))} of the "
                 f"{gib(self.total_bytes)} of weights. Set device_map.offload_folder=FOLDER to put the rest on disk "
-                "(very "
-                "slow), free memory, or choose a smaller model.",
+                "(very slow), free memory, or choose a smaller model.",
                 id="C8",
             )
-        if set(placed.values()) == {"disk"}:
+        if set(device_map.values()) == {"disk"}:
             raise PreflightError(
-                "device_map=offload would put the whole model on disk, where it cannot work. Give main memory or a GPU "
-                "more room in device_map.max_memory.",
+                "device_map=offload would put the whole model on disk, where it cannot run. Raise the limit of main "
+                "memory (cpu) or of a GPU in device_map.max_memory.",
                 id="C17",
             )
         return self._build_placement(
-            Strategy.offload, placed, ["device_map=offload: GPUs first, then main memory, then disk"]
+            Strategy.offload, device_map, ["device_map=offload: GPUs first, then main memory, then disk"]
         )
 
     def _place_manually(self) -> Placement:
-        placed = manual.resolve(manual.read(self.config.map), self.network)
-        for name in sorted(set(placed.values()) - {"disk"}, key=fill_order):
+        device_map = manual.resolve(manual.read(self.config.map), self.network)
+        for name in sorted(set(device_map.values()) - {"disk"}, key=fill_order):
             if name not in self.devices_by_name:
                 raise self._unknown_device_error(f"device_map.map names {name}")
-        return self._build_placement(Strategy.manual, placed, ["device_map.map says so"])
+        return self._build_placement(Strategy.manual, device_map, ["device_map.map is set"])
 
     def _place_on_cpu(self, reason: str) -> Placement:
         cpu = self.inventory.cpu
-        most = min(cpu.free_bytes, (self.config.max_memory or {}).get("cpu", cpu.free_bytes))
-        if self.total_bytes > most:
+        available = min(cpu.free_bytes, (self.config.max_memory or {}).get("cpu", cpu.free_bytes))
+        if self.total_bytes > available:
             raise PreflightError(
-                f"The weights take {gib(self.total_bytes)}, but this machine has {gib(most)} of memory left for "
-                "them. Free "
-                "some, choose model.dtype=bfloat16 or a smaller model.",
+                f"The weights take {gib(self.total_bytes)}, but this machine has {gib(available)} of memory left for "
+                "them. Free memory, set model.dtype=bfloat16, or choose a smaller model.",
                 id="G1",
             )
         return self._build_placement(Strategy.cpu, {"": "cpu"}, [reason])
 
     def _max_memory(self, *, cpu: bool) -> dict[str, int]:
-        """Bytes of weights that each device may take: as asked for, else what is free less the margin."""
+        """Return the limit of weights in bytes by device: max_memory if set, else free memory minus the margin."""
         if self.config.max_memory is not None:
             limits = dict(self.config.max_memory)
         else:
@@ -158,7 +156,7 @@ class Placer:
         return {name: limits[name] for name in sorted(limits, key=fill_order)}
 
     def _spare_bytes(self, name: str, weight_bytes: int) -> int:
-        """Bytes left on a device beside weights and margin; negative where they do not fit."""
+        """Return the bytes left on a device after weights and margin; negative if they do not fit."""
         free = self.devices_by_name[name].free_bytes - (self.config.margin_bytes if name != "cpu" else 0)
         limit = (self.config.max_memory or {}).get(name, free if self.config.max_memory is None else 0)
         return int(min(free, limit) - weight_bytes)
@@ -172,52 +170,53 @@ class Placer:
         warnings: Sequence[str] = (),
         replicas: tuple[tuple[str, ...], ...] | None = None,
     ) -> Placement:
-        """The placement, after comparing what each device holds with what it has.
+        """Build the placement after checking that the weights fit on each device.
 
         Raises:
-            PreflightError: A device, the main memory or the offload folder has too little room.
+            PreflightError: A GPU, the main memory or the offload folder has too little room.
         """
         weights = dict.fromkeys(sorted(set(device_map.values()), key=fill_order), 0)
         for tensor in self.network.weights():
             weights[planner.device_of(device_map, tensor.name) or "cpu"] += tensor.num_bytes(self.dtype_bytes)
         gpus = _gpus(weights)
-        main = self.devices_by_name[gpus[0] if gpus else "cpu"]
-        away = [name for name in weights if name == "disk" or (name == "cpu" and gpus)]
-        layers = dict.fromkeys(weights, 0)
-        layers.setdefault(main.name, 0)
+        main_device = self.devices_by_name[gpus[0] if gpus else "cpu"]
+        offloaded = [name for name in weights if name == "disk" or (name == "cpu" and gpus)]
+        num_layers = dict.fromkeys(weights, 0)
+        num_layers.setdefault(main_device.name, 0)
         for layer in self.network.layers:
             device = planner.device_of(device_map, layer.name) or "cpu"
-            layers[main.name if device in away else device] += 1
+            num_layers[main_device.name if device in offloaded else device] += 1
         for name in gpus:
             margin = gib(self.config.margin_bytes)
-            need = weights[name] + (self.largest_layer if away and name == main.name else 0)
+            needed = weights[name] + (self.largest_layer if offloaded and name == main_device.name else 0)
             free = self.devices_by_name[name].free_bytes - self.config.margin_bytes
-            if need > free:
+            if needed > free:
                 raise PreflightError(
-                    f"{name} ({self.devices_by_name[name].label}) would hold {gib(need)} of weights, but has "
+                    f"{name} ({self.devices_by_name[name].label}) would hold {gib(needed)} of weights, but has "
                     f"{gib(self.devices_by_name[name].free_bytes)} free, of which device_map.margin={margin} "
-                    "is kept for keys, values and the libraries. Lower its share in device_map.max_memory, free it "
-                    "(nvidia-smi shows who holds it), or choose model.dtype=bfloat16 or a smaller model.",
+                    "is kept for keys, values and the libraries. Lower its share in device_map.max_memory, free its "
+                    "memory (nvidia-smi shows which processes use it), set model.dtype=bfloat16, or choose a smaller "
+                    "model.",
                     id="C15c" if self.config.max_memory else "C21",
                 )
         if weights.get("cpu", 0) > self.inventory.cpu.free_bytes:
             raise PreflightError(
                 f"Main memory would hold {gib(weights['cpu'])} of weights, but has "
-                f"{gib(self.inventory.cpu.free_bytes)} "
-                "free. Lower device_map.max_memory.cpu, free some, or choose a smaller model.",
+                f"{gib(self.inventory.cpu.free_bytes)} free. Lower device_map.max_memory.cpu, free memory, or choose a "
+                "smaller model.",
                 id="G1",
             )
         if weights.get("disk", 0):
-            allowed = (self.config.max_memory or {}).get("disk")
-            disk.check(self.config.offload_folder, weights["disk"], allowed, resaved=self.resaved)
-        if away:
-            warnings = [*warnings, self._offload_warning(weights, away, main)]
+            max_disk_bytes = (self.config.max_memory or {}).get("disk")
+            disk.check(self.config.offload_folder, weights["disk"], max_disk_bytes, resaved=self.resaved)
+        if offloaded:
+            warnings = [*warnings, self._offload_warning(weights, offloaded, main_device)]
         labels = {name: device.label for name, device in self.devices_by_name.items()}
         return Placement(
             strategy=strategy,
             map=dict(device_map),
-            device=main,
-            usage=tuple(DeviceUsage(name, weights[name], layers[name], labels.get(name, name)) for name in weights),
+            device=main_device,
+            usage=tuple(DeviceUsage(name, weights[name], num_layers[name], labels.get(name, name)) for name in weights),
             replicas=replicas or (tuple(weights),),
             reasons=tuple(reasons),
             warnings=tuple(warnings),
@@ -225,33 +224,32 @@ class Placer:
         )
 
     def _offload_warning(self, weights: Mapping[str, int], offloaded: Sequence[str], main_device: Device) -> str:
-        moved = sum(weights[name] for name in offloaded)
+        offloaded_bytes = sum(weights[name] for name in offloaded)
         seconds = weights.get("disk", 0) / DISK_BYTES_PER_S
         if main_device.name != "cpu":
-            seconds += moved / BUS_BYTES_PER_S
+            seconds += offloaded_bytes / BUS_BYTES_PER_S
         where = " and ".join({"cpu": "in main memory", "disk": "on disk"}[name] for name in offloaded)
         return with_explain_hint(
-            f"offloaded: {gib(moved)} of {gib(self.total_bytes)} of weights lie {where} and are brought to "
-            f"{main_device.name} at "
-            f"every step; at best {seconds:.2g} s a step, whatever the batch",
+            f"offloaded: {gib(offloaded_bytes)} of {gib(self.total_bytes)} of weights are {where} and are copied to "
+            f"{main_device.name} at every step; a step takes at least {seconds:.2g} s for any batch size",
             "C9",
         )
 
-    def _unknown_device_error(self, what: str) -> PreflightError:
+    def _unknown_device_error(self, subject: str) -> PreflightError:
         names = ", ".join(device.name for device in self.inventory.gpus)
         return PreflightError(
-            f"{what}: this process sees no such GPU (it sees: {names or 'none'}). Number them from 0 as "
-            "CUDA_VISIBLE_DEVICES leaves them, or choose device_map=cpu.",
+            f"{subject}: this process sees no such GPU (it sees: {names or 'none'}). Number the GPUs from 0 in the order "
+            "of CUDA_VISIBLE_DEVICES, or set device_map=cpu.",
             id="C26" if names else "A5",
         )
 
     def _too_large_error(self, device: Device, setting: str) -> PreflightError:
         limit = (self.config.max_memory or {}).get(device.name)
-        capped = f", of which device_map.max_memory gives {gib(limit)}" if limit is not None else ""
+        capped = f", of which device_map.max_memory allows {gib(limit)}" if limit is not None else ""
         return PreflightError(
-            f"The weights take {gib(self.total_bytes)} and need {gib(self.config.margin_bytes)} beside them "
+            f"The weights take {gib(self.total_bytes)} and need {gib(self.config.margin_bytes)} more "
             f"(device_map.margin), but {device.name} ({device.label}) has {gib(device.free_bytes)} free{capped}; "
-            f"{setting} wants the whole model on one device. {self._suggest_fixes()}",
+            f"{setting} needs the whole model on one device. {self._suggest_fixes()}",
             id="C23",
         )
 
@@ -261,34 +259,33 @@ class Placer:
         room = sum(amount for name, amount in max_memory.items() if name.startswith("cuda"))
         outside = sum(planner.device_of(device_map, layer.name) in ("cpu", "disk") for layer in self.network.layers)
         return PreflightError(
-            f"The weights take {gib(self.total_bytes)}, and device_map={strategy.value} has room for {gib(room)} on "
-            f"{len(_gpus(max_memory))} GPU(s): {outside} of {len(self.network.layers)} layers would go to main "
-            "memory or "
-            f"disk in silence. {self._suggest_fixes(exclude=strategy)}",
+            f"The weights take {gib(self.total_bytes)}, but device_map={strategy.value} has room for {gib(room)} on "
+            f"{len(_gpus(max_memory))} GPU(s): {outside} of {len(self.network.layers)} layers would silently go to "
+            f"main memory or disk. {self._suggest_fixes(exclude=strategy)}",
             id="C8" if self.config.max_memory else "C23",
         )
 
     def _suggest_fixes(self, exclude: Strategy | None = None) -> str:
-        """What would fit, tried."""
-        ways = []
+        """Return a sentence with the alternatives; placements are suggested only if they were tried and fit."""
+        suggestions = []
         plain = replace(self.config, strategy=Strategy.auto, device=None, map=None, order=None, max_memory=None)
-        for strategy, words in (
-            (Strategy.balanced, "lay it over the GPUs with device_map=balanced"),
-            (Strategy.offload, "let main memory hold the rest with device_map=offload (slow)"),
+        for strategy, suggestion in (
+            (Strategy.balanced, "split the model over the GPUs with device_map=balanced"),
+            (Strategy.offload, "put the rest into main memory with device_map=offload (slow)"),
         ):
-            one_gpu = strategy is Strategy.balanced and len(self.inventory.gpus) < 2
-            if strategy is exclude or one_gpu or self.config.strategy is Strategy.fallback:
+            too_few_gpus = strategy is Strategy.balanced and len(self.inventory.gpus) < 2
+            if strategy is exclude or too_few_gpus or self.config.strategy is Strategy.fallback:
                 continue
             try:
                 Placer(plain, self.inventory, self.network, self.dtype_bytes, self.resaved).place(strategy)
-                ways.append(words)
+                suggestions.append(suggestion)
             except HymtError:
                 continue
-        ways.append("free the GPU (nvidia-smi shows who holds it)")
+        suggestions.append("free memory of the GPU (nvidia-smi shows which processes use it)")
         if self.dtype_bytes > 2:
-            ways.append("choose model.dtype=bfloat16")
-        ways += ["choose a smaller model", "run on the CPU with device_map=cpu"]
-        first, *others = ways
+            suggestions.append("set model.dtype=bfloat16")
+        suggestions += ["choose a smaller model", "run on the CPU with device_map=cpu"]
+        first, *others = suggestions
         return f"{first[0].upper()}{first[1:]}; or {', or '.join(others)}."
 
 

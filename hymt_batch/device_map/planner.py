@@ -1,13 +1,14 @@
-"""The strategies of transformers' device_map as a plan of our own: the same map, without torch, weights or devices.
+"""Compute the device maps of transformers' strategies without torch, weights or devices.
 
-`spread` gives what `device_map="auto"`, "balanced", "balanced_low_0" and "sequential" of transformers 5.23 give for the
-same limits of memory; tests compare the two over random networks and limits. Each load then passes the map explicitly,
-so that every version of the libraries places alike. Does not judge whether a placement is wise.
+`infer_device_map` returns the maps that transformers 5.23 infers for `device_map="auto"`, "balanced", "balanced_low_0"
+and "sequential" with the same memory limits; tests compare both on random networks and limits. Loading passes the map
+explicitly, so that all versions of the libraries place the model in the same way. Does not judge whether a placement
+is a good one.
 
-How it fills: modules in the network's order; a module that does not fit is replaced by its children, a decoder layer
-never; what does not fit at all opens the next device, and a device that was left is never filled again. The first GPU
-and main memory keep room for the largest layer still to come, as an offloaded layer is brought there to work. A tied
-weight goes with the first of its group.
+The algorithm places modules in the network's order. A module that does not fit is replaced by its children, except for
+a decoder layer, which is never split. If a module cannot be split, the next device is opened; earlier devices are never
+filled again. The first GPU and main memory reserve room for the largest layer not yet placed, because offloaded layers
+are copied there to run. Tied weights go to the device of the first one in their group.
 
 Source: behaviour of `get_balanced_memory` and `infer_auto_device_map` in transformers 5.23, integrations/accelerate.py.
 """
@@ -21,22 +22,22 @@ from hymt_batch.device_map.network_spec import ModuleSpec, NetworkSpec
 from hymt_batch.device_map.settings import Strategy
 
 SHARE_BUFFER = 1.25
-"""Room on a balanced GPU beyond its even share, in largest layers."""
+"""Extra room on a balanced GPU beyond its even share, as a multiple of the largest layer."""
 
 
 def infer_device_map(
     network: NetworkSpec, strategy: Strategy, max_memory: Mapping[str, int], dtype_bytes: int
 ) -> dict[str, str]:
-    """Lay a network over devices.
+    """Assign the modules of a network to devices.
 
     Args:
-        network: Its shape.
+        network: The network to place.
         strategy: auto, balanced, balanced_low_0 or sequential.
-        limits: Bytes of weights by device: GPUs in order, then "cpu", then "disk". What fits none goes to disk.
-        dtype_bytes: Bytes of one element of the weights.
+        max_memory: Bytes of weights by device: GPUs in order, then "cpu", then "disk". What fits nowhere goes to disk.
+        dtype_bytes: Bytes per element of the weights.
 
     Returns:
-        Module name -> device, modules on one device grouped; {"": device} where all of it is on one.
+        Module name -> device, with modules on the same device grouped; {"": device} if all are on one device.
     """
     sizes = network.module_bytes(dtype_bytes)
     if strategy is not Strategy.sequential:
@@ -47,7 +48,7 @@ def infer_device_map(
 def _balance_max_memory(
     network: NetworkSpec, max_memory: Mapping[str, int], sizes: Mapping[str, int], *, low_first: bool
 ) -> dict[str, int]:
-    """The limits cut to even shares; the last GPU keeps its own, in case the shares are too small."""
+    """Reduce the limits to even shares; the last GPU keeps its limit, in case the shares are too small."""
     balanced = dict(max_memory)
     gpus = [device for device in max_memory if device.startswith("cuda") and max_memory[device] > 0]
     if not gpus:
@@ -62,30 +63,30 @@ def _balance_max_memory(
         if not (low_first and device == gpus[0]):
             balanced[device] = min(share, max_memory[device])
     if low_first:
-        others = sum(balanced[device] for device in gpus[1:])
-        balanced[gpus[0]] = min(max(0, sizes[""] - others), max_memory[gpus[0]])
+        others_bytes = sum(balanced[device] for device in gpus[1:])
+        balanced[gpus[0]] = min(max(0, sizes[""] - others_bytes), max_memory[gpus[0]])
     return balanced
 
 
 def _direct_tensor_bytes(network: NetworkSpec, sizes: Mapping[str, int]) -> Iterable[int]:
-    """Bytes of the tensors that each module holds itself."""
+    """Yield, for each module with direct tensors, their bytes."""
     for module in network.root.walk():
         if module.tensors:
             yield sum(sizes.get(tensor.name, 0) for tensor in module.tensors)
 
 
 class _Node:
-    """A module or a single tensor on the way to a device."""
+    """A module or a single tensor that is to be placed."""
 
     def __init__(self, name: str, module: ModuleSpec | None) -> None:
         self.name, self.module = name, module
 
     @property
     def children(self) -> list[_Node]:
-        """What it may be replaced by; nothing for a tensor, a leaf or a decoder layer."""
+        """The nodes that may replace it; none for a tensor, a leaf or a decoder layer."""
         if self.module is None or self.module.no_split or not self.module.children:
             return []
-        # buffers of a module that is cut have no line of their own
+        # the buffers of a split module get no entry in the map
         tensors = [_Node(tensor.name, None) for tensor in self.module.tensors if tensor.stored]
         return tensors + [_Node(child.name, child) for child in self.module.children]
 
@@ -96,33 +97,35 @@ class _Node:
 def _assign(network: NetworkSpec, max_memory: Mapping[str, int], sizes: Mapping[str, int]) -> dict[str, str]:
     devices = [device for device in max_memory if device != "disk"] + ["disk"]
     gpus = [device for device in devices if device.startswith("cuda")]
-    roomy = {*gpus[:1], "cpu"}
+    reserving = {*gpus[:1], "cpu"}
     used = dict.fromkeys(devices, 0)
     ties = list(network.tied.items())
     queue = deque(_Node(child.name, child) for child in network.root.children)
     largest, names = _largest_layers(queue, sizes)
     placed: dict[str, str] = {}
-    current = 0
+    device_index = 0
     while queue:
         node = queue.popleft()
         names = [name for name in names if name != node.name and not name.startswith(f"{node.name}.")]
         if not names:
             largest, names = _largest_layers(queue, sizes)
-        split = [group for group in ties if 0 < sum(map(node.contains, group)) < len(group)]
-        partners = _tied_nodes([tensor for group in split for tensor in group if not node.contains(tensor)], queue)
+        split_groups = [group for group in ties if 0 < sum(map(node.contains, group)) < len(group)]
+        partners = _tied_nodes(
+            [tensor for group in split_groups for tensor in group if not node.contains(tensor)], queue
+        )
         need = sizes.get(node.name, 0)
-        together = need + sum(sizes.get(partner.name, 0) for partner in partners)
-        device = devices[current]
-        room = largest if device in roomy else 0
-        left = None if device == "disk" else max_memory[device] - room - used[device]
-        if left is None or together <= left:
-            used[device] += together
-            for one in (node, *partners):
-                placed[one.name] = device
+        group_bytes = need + sum(sizes.get(partner.name, 0) for partner in partners)
+        device = devices[device_index]
+        reserved = largest if device in reserving else 0
+        available = None if device == "disk" else max_memory[device] - reserved - used[device]
+        if available is None or group_bytes <= available:
+            used[device] += group_bytes
+            for member in (node, *partners):
+                placed[member.name] = device
             for partner in partners:
                 queue.remove(partner)
             continue
-        if need <= left and _split_tied_node(partners, queue):
+        if need <= available and _split_tied_node(partners, queue):
             queue.appendleft(node)
             largest, names = _largest_layers(queue, sizes)
             continue
@@ -130,73 +133,73 @@ def _assign(network: NetworkSpec, max_memory: Mapping[str, int], sizes: Mapping[
             queue.extendleft(reversed(parts))
             largest, names = _largest_layers(queue, sizes)
             continue
-        used[device] += room
-        current += 1
+        used[device] += reserved
+        device_index += 1
         queue.appendleft(node)
     return placed
 
 
 def _tied_nodes(tensors: Iterable[str], queue: Iterable[_Node]) -> list[_Node]:
-    """The waiting nodes that hold weights tied to the current one."""
-    found: list[_Node] = []
+    """Return the queued nodes that contain the given tensors, which are tied to the current node."""
+    nodes: list[_Node] = []
     for tensor in tensors:
         partner = next(node for node in queue if node.contains(tensor))
-        if partner not in found:
-            found.append(partner)
-    return found
+        if partner not in nodes:
+            nodes.append(partner)
+    return nodes
 
 
 def _split_tied_node(tied_nodes: Iterable[_Node], queue: deque[_Node]) -> bool:
-    """Replace the first tied module that can be cut by its children, where it stands."""
+    """Replace the first tied node that can be split by its children, at the same position; return False if none can."""
     for partner in tied_nodes:
         if parts := partner.children:
-            place = queue.index(partner)
+            position = queue.index(partner)
             queue.remove(partner)
             for offset, part in enumerate(parts):
-                queue.insert(place + offset, part)
+                queue.insert(position + offset, part)
             return True
     return False
 
 
 def _largest_layers(nodes: Iterable[_Node], sizes: Mapping[str, int]) -> tuple[int, list[str]]:
-    """Bytes of the largest layer among what is left, and the names of all that are as large."""
-    most, names = 0, list[str]()
-    waiting = [node for node in nodes if node.module][::-1]
-    while waiting:
-        node = waiting.pop()
-        inner = [_Node(child.name, child) for child in node.module.children] if node.module else []
-        if inner and not (node.module and node.module.no_split):
-            waiting += inner[::-1]
+    """Return the bytes of the largest remaining layer, and the names of all layers of that size."""
+    largest, names = 0, list[str]()
+    stack = [node for node in nodes if node.module][::-1]
+    while stack:
+        node = stack.pop()
+        children = [_Node(child.name, child) for child in node.module.children] if node.module else []
+        if children and not (node.module and node.module.no_split):
+            stack += children[::-1]
             continue
         size = sizes.get(node.name, 0)
-        if size > most:
-            most, names = size, [node.name]
-        elif size == most:
+        if size > largest:
+            largest, names = size, [node.name]
+        elif size == largest:
             names.append(node.name)
-    return most, names
+    return largest, names
 
 
 def group_modules(device_map: Mapping[str, str]) -> dict[str, str]:
-    """Write modules that are on one device as the module above them, from the root down."""
-    found: dict[str, str] = {}
+    """Replace modules that are on one device by their parent module, from the root down."""
+    grouped: dict[str, str] = {}
 
-    def group(name: str, below: dict[str, str]) -> None:
-        if len(set(below.values())) == 1 and (len(below) > 1 or name in below):
-            found[name] = next(iter(below.values()))
+    def group(name: str, entries: dict[str, str]) -> None:
+        if len(set(entries.values())) == 1 and (len(entries) > 1 or name in entries):
+            grouped[name] = next(iter(entries.values()))
             return
         depth = name.count(".") + 1 if name else 0
         children: dict[str, dict[str, str]] = {}
-        for key, device in below.items():
+        for key, device in entries.items():
             children.setdefault(".".join(key.split(".")[: depth + 1]), {})[key] = device
-        for child, inside in children.items():
-            group(child, inside)
+        for child, child_entries in children.items():
+            group(child, child_entries)
 
     group("", dict(device_map))
-    return found
+    return grouped
 
 
 def device_of(device_map: Mapping[str, str], name: str) -> str | None:
-    """The device of a module or tensor: that of the nearest name at or above it; None where the map has none."""
+    """Return the device of a module or tensor: that of its nearest ancestor in the map; None if there is none."""
     while name not in device_map:
         if not name:
             return None

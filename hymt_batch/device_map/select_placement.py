@@ -1,8 +1,8 @@
-"""Strategy -> placement: which device holds which layer, why, and what it costs. Plain Python; plans without torch.
+"""Strategy -> placement: decide which device holds which layer, without torch and without loading anything.
 
-Does not load anything. Facts: a model that fits one device is never split by default, because splitting it over cards
-gains nothing; on a machine without a GPU, transformers would put every layer on the CPU in silence; what does not fit
-would go to main memory or disk in silence. Here each is said, or refused with the override that allows it.
+By default a model that fits one device is never split, because splitting it over GPUs gains nothing. Without a GPU,
+transformers silently puts every layer on the CPU, and layers that do not fit silently go to main memory or disk. Here
+each of these is reported, or refused with the override that allows it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from hymt_batch.errors import PreflightError
 def first_candidate(
     config: DeviceMapConfig, inventory: DeviceInventory, network: NetworkSpec, dtype_bytes: int
 ) -> Placement:
-    """The placement of a network: the first of `candidates`."""
+    """Return the placement of a network: the first of `candidates`."""
     return candidates(config, inventory, network, dtype_bytes)[0]
 
 
@@ -31,37 +31,40 @@ def candidates(
     *,
     resaved: bool = False,
 ) -> list[Placement]:
-    """The placements to try, in order; more than one with device_map=fallback only.
+    """Return the placements to try, in order; more than one only with device_map=fallback.
 
     Args:
-        config: The strategy asked for.
-        census: Devices of this machine, or pretend ones.
-        network: What is placed.
-        dtype_bytes: Bytes of an element of the weights as they will be loaded.
-        resaved: Whether weights on disk must be written there anew, because they are converted as they load.
+        config: Settings of the placement.
+        inventory: Devices of this machine, or simulated ones.
+        network: The network to place.
+        dtype_bytes: Bytes per element of the weights as they will be loaded.
+        resaved: Weights on disk must be written to the offload folder, because they are converted on loading.
 
     Raises:
-        PreflightError: A GPU is there but unusable, missing, or too small; nothing fits.
-        ConfigError: A manual map is wrong.
+        PreflightError: A GPU is unusable, missing or too small, or no strategy fits.
+        ConfigError: A manual map is invalid.
     """
     if inventory.gpu_error and config.strategy is not Strategy.cpu:
         raise PreflightError(
-            f"This machine has a GPU that torch cannot use: {inventory.gpu_error} Mend that, or run on the CPU with "
+            f"This machine has a GPU that torch cannot use: {inventory.gpu_error} Fix that, or run on the CPU with "
             "device_map=cpu (many times slower).",
             id=inventory.gpu_error_id,
         )
-    plan = Placer(config, inventory, network, dtype_bytes, resaved)
+    placer = Placer(config, inventory, network, dtype_bytes, resaved)
     if config.strategy is not Strategy.fallback:
-        return [plan.place(config.strategy)]
-    found, refused = [], []
+        return [placer.place(config.strategy)]
+    placements, refused = [], []
     for strategy in config.order:
         try:
-            placement = plan.place(strategy)
+            placement = placer.place(strategy)
         except PreflightError as error:
             refused.append(f"{strategy.value}: {error.message}")
             continue
-        said = (f"first of device_map.order that fits ({', '.join(one.value for one in config.order)})", *refused)
-        found.append(replace(placement, reasons=(*placement.reasons, *said)))
-    if not found:
+        reasons = (
+            f"first of device_map.order that fits ({', '.join(listed.value for listed in config.order)})",
+            *refused,
+        )
+        placements.append(replace(placement, reasons=(*placement.reasons, *reasons)))
+    if not placements:
         raise PreflightError("No strategy of device_map.order fits.\n  " + "\n  ".join(refused), id="C23")
-    return found
+    return placements

@@ -1,4 +1,4 @@
-"""Settings of the placement: strategies, device names, sizes of memory. Does not know a network or this machine."""
+"""Settings of the placement: strategies, device names, memory sizes. Knows neither the network nor this machine."""
 
 from __future__ import annotations
 
@@ -20,27 +20,27 @@ _UNITS = {
 
 
 class Strategy(Enum):
-    """How the model is laid over the devices."""
+    """How the model is distributed over the devices."""
 
-    replicate = "replicate"  # a whole model on a device
-    single = "single"  # one device, named by device_map.device
-    auto = "auto"  # the layers evenly over the GPUs, as transformers' device_map="auto"
+    replicate = "replicate"  # the whole model on one device
+    single = "single"  # one device, selected by device_map.device
+    auto = "auto"  # layers spread evenly over the GPUs, as transformers' device_map="auto"
     balanced = "balanced"  # another name for auto
     balanced_low_0 = "balanced_low_0"  # evenly, but as little as possible on the first GPU
-    sequential = "sequential"  # the first GPU filled before the second is touched
+    sequential = "sequential"  # fill the first GPU before using the second
     cpu = "cpu"
-    manual = "manual"  # as device_map.map says
+    manual = "manual"  # as device_map.map defines it
     offload = "offload"  # GPUs first, then main memory, then disk
     fallback = "fallback"  # the first of device_map.order that fits
 
 
 SPLIT_STRATEGIES = frozenset({Strategy.auto, Strategy.balanced, Strategy.balanced_low_0, Strategy.sequential})
-"""Strategies that lay one model over several GPUs."""
+"""Strategies that split one model over several GPUs."""
 
 
 @dataclass(kw_only=True, slots=True)
 class DeviceMapConfig:
-    """Where the model goes; every field is explained in conf/device_map/."""
+    """Settings of the placement; conf/device_map/ explains every field."""
 
     strategy: Strategy = Strategy.replicate
     device: Any = None
@@ -70,7 +70,7 @@ class DeviceMapConfig:
             self._require_strategy("map", Strategy.manual)
             if not isinstance(self.map, (str, Mapping)):
                 raise ConfigError(
-                    f"device_map.map={self.map!r} is neither the path of a YAML file nor a map such as "
+                    f"device_map.map={self.map!r} is neither the path of a YAML file nor a map. Set it to one, such as "
                     "'{model.embed_tokens: 0, model.layers.0-15: 0, ...}'."
                 )
         elif self.strategy is Strategy.manual:
@@ -100,32 +100,36 @@ class DeviceMapConfig:
             return
         self._require_strategy("order", Strategy.fallback)
         names = self.order if isinstance(self.order, (list, tuple)) else [self.order]
-        usable = [one.value for one in Strategy if one not in (Strategy.fallback, Strategy.manual)]
-        found = [getattr(name, "value", name) for name in names]
-        wrong = [name for name in found if name not in usable]
-        if wrong or not found or len(set(found)) < len(found):
-            what = f"lists {wrong[0]!r}" if wrong else "lists nothing" if not found else "lists a strategy twice"
-            raise ConfigError(f"device_map.order={found} {what}. List some of {', '.join(usable)}, each once.")
-        self.order = [Strategy(name) for name in found]
+        usable = [strategy.value for strategy in Strategy if strategy not in (Strategy.fallback, Strategy.manual)]
+        listed = [getattr(name, "value", name) for name in names]
+        unusable = [name for name in listed if name not in usable]
+        if unusable or not listed or len(set(listed)) < len(listed):
+            problem = (
+                f"lists {unusable[0]!r}" if unusable else "lists nothing" if not listed else "lists a strategy twice"
+            )
+            raise ConfigError(
+                f"device_map.order={listed} {problem}. List one or more of {', '.join(usable)}, each once."
+            )
+        self.order = [Strategy(name) for name in listed]
 
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """One device as the census found it."""
+    """One detected device."""
 
     name: str  # "cuda:0" or "cpu"
-    label: str  # the hardware's own name
+    label: str  # the hardware's name
     free_bytes: int
-    bfloat16: bool  # has it natively
+    bfloat16: bool  # native support
 
 
 @dataclass(frozen=True, slots=True)
 class DeviceInventory:
-    """What the machine has and what torch can use of it."""
+    """The devices of a machine that torch can use, and why it cannot use a GPU that is present."""
 
     devices: tuple[Device, ...]  # GPUs in order, then the CPU last
-    gpu_error: str = ""  # a GPU is in the machine but torch cannot use it: the cause
-    gpu_error_id: str = ""  # its failure mode, in doctor/catalogue.toml
+    gpu_error: str = ""  # why torch cannot use a GPU that the machine has
+    gpu_error_id: str = ""  # id of that failure in doctor/catalogue.toml
 
     @property
     def gpus(self) -> tuple[Device, ...]:
@@ -137,15 +141,19 @@ class DeviceInventory:
 
 
 def parse_device(key: str, value: Any) -> str:
-    """A device as we spell it: "cuda:0", "cpu" or "disk", from 0, "0", "cuda:0", "cuda", "cpu" or "disk".
+    """Normalise a device to "cuda:0", "cpu" or "disk", from 0, "0", "cuda:0", "cuda", "cpu" or "disk".
+
+    Args:
+        key: Name of the setting, for the message.
+        value: The device as the user wrote it.
 
     Raises:
-        ConfigError: None of these.
+        ConfigError: The value is none of these.
     """
     text = str(value).strip().lower()
     if isinstance(value, bool) or not re.fullmatch(r"[0-9]{1,3}|cuda|cuda:[0-9]{1,3}|cpu|disk", text):
         raise ConfigError(
-            f"{key}: {value!r} is not a device. Devices are the numbers of GPUs (0, 1, ... or cuda:0), cpu and disk.",
+            f"{key}: {value!r} is not a device. Use the number of a GPU (0, 1, ... or cuda:0), cpu or disk.",
             id="C5" if "max_memory" in key else "C1",
         )
     if text.isdecimal():
@@ -154,10 +162,17 @@ def parse_device(key: str, value: Any) -> str:
 
 
 def parse_bytes(key: str, value: Any) -> int:
-    """Bytes of a size in human units: 10GiB, 10GB, 500MiB, 1.5 GB, or a plain number of bytes.
+    """Parse a memory size such as 10GiB, 10GB, 500MiB, 1.5 GB, or a plain number of bytes.
+
+    Args:
+        key: Name of the setting, for the message.
+        value: The size as the user wrote it.
+
+    Returns:
+        The size in bytes.
 
     Raises:
-        ConfigError: Not a size.
+        ConfigError: The value is not a size.
     """
     match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]*)?)\s*([A-Za-z]*)\s*", str(value))
     unit = match[2].upper() if match else ""
@@ -169,16 +184,16 @@ def parse_bytes(key: str, value: Any) -> int:
 
 
 def parse_max_memory(value: Any) -> dict[str, int] | None:
-    """max_memory as bytes by device, GPUs in order, then cpu, then disk; None where it is not set.
+    """Parse max_memory to bytes by device: GPUs in order, then cpu, then disk; None if it is not set.
+
+    Transformers rejects string keys ("0", "cuda:0"), which YAML and the command line produce; here they mean the same
+    device as the number.
 
     Args:
         value: A map such as {0: 10GiB, cpu: 30GiB}, or a list with a size for each GPU.
 
     Raises:
-        ConfigError: Not such a map.
-
-    Transformers refuses keys that are texts ("0", "cuda:0"), as YAML and the command line give them; here both are
-    one device.
+        ConfigError: The value is not such a map.
     """
     if value is None:
         return None
@@ -186,27 +201,27 @@ def parse_max_memory(value: Any) -> dict[str, int] | None:
         value = dict(enumerate(value))
     if not isinstance(value, Mapping) or not value:
         raise ConfigError(
-            f"device_map.max_memory={value!r} is not a map. Set it to null (all that is free) or for example to "
+            f"device_map.max_memory={value!r} is not a map. Set it to null (use all free memory) or, for example, to "
             "'{0: 10GiB, cpu: 30GiB}'.",
             id="C8",
         )
-    found: dict[str, int] = {}
+    max_memory: dict[str, int] = {}
     for key, amount in value.items():
         name = parse_device("device_map.max_memory", key)
-        if name in found:
-            raise ConfigError(f"device_map.max_memory names {name} twice.")
-        found[name] = parse_bytes(f"device_map.max_memory.{key}", amount)
-    return {name: found[name] for name in sorted(found, key=fill_order)}
+        if name in max_memory:
+            raise ConfigError(f"device_map.max_memory names {name} twice. Remove one of the two entries.")
+        max_memory[name] = parse_bytes(f"device_map.max_memory.{key}", amount)
+    return {name: max_memory[name] for name in sorted(max_memory, key=fill_order)}
 
 
 def fill_order(device: str) -> tuple[int, int]:
-    """Sorts devices as they are filled: GPUs by number, then main memory, then disk."""
+    """Return a sort key for the order in which devices are filled: GPUs by number, then main memory, then disk."""
     kind, _, number = device.partition(":")
     return ("cuda", "cpu", "disk").index(kind), int(number or 0)
 
 
 def gib(num_bytes: float) -> str:
-    """Bytes as people read them."""
+    """Format bytes in MiB or GiB."""
     if not num_bytes:
         return "0"
     return f"{num_bytes / 2**30:.2f} GiB" if num_bytes >= 100 << 20 else f"{num_bytes / 2**20:.2f} MiB"

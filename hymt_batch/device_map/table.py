@@ -1,4 +1,4 @@
-"""A placement as people read it: runs of layers, bytes, shares. Does not plan."""
+"""Format a placement as a table: ranges of layers, bytes, shares. Does not plan."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _NUMBERED = re.compile(r"(.*\.)(\d+)")
 
 @dataclass(frozen=True, slots=True)
 class LayerGroup:
-    """Modules that stand together on one device."""
+    """Consecutive modules on one device."""
 
     modules: str  # "model.layers.0-17" or "model.embed_tokens, lm_head"
     device: str
@@ -24,24 +24,32 @@ class LayerGroup:
 
 
 def layer_groups(device_map: Mapping[str, str], network: NetworkSpec, dtype_bytes: int) -> list[LayerGroup]:
-    """The network's modules in order, neighbouring layers of one device as one line; tied modules on one line."""
+    """Return the network's modules in order, as groups.
+
+    Consecutive layers on one device are one group; so are tied modules.
+
+    Args:
+        device_map: Module name -> device.
+        network: The placed network.
+        dtype_bytes: Bytes per element of the weights.
+    """
     sizes = network.module_bytes(dtype_bytes)
     layers = {layer.name for layer in network.layers}
     tied = {weight.rpartition(".")[0]: name.rpartition(".")[0] for name, weight in network.tied.items()}
-    found: list[tuple[list[str], str]] = []
-    inside: str | None = None
+    groups: list[tuple[list[str], str]] = []
+    layer_prefix: str | None = None
     for module in network.root.walk():
-        if inside and module.name.startswith(inside):
+        if layer_prefix and module.name.startswith(layer_prefix):
             continue
-        inside = f"{module.name}." if module.name in layers else None
+        layer_prefix = f"{module.name}." if module.name in layers else None
         if not (module.name in layers or module.tensors) or module.name in tied.values():
             continue
         device = device_of(device_map, module.name) or "cpu"
-        beside = found and found[-1][1] == device and (found[-1][0][-1] in layers) == (module.name in layers)
-        if beside and (module.name in layers or not any(tensor.stored for tensor in module.tensors)):
-            found[-1][0].append(module.name)
+        same_device = groups and groups[-1][1] == device and (groups[-1][0][-1] in layers) == (module.name in layers)
+        if same_device and (module.name in layers or not any(tensor.stored for tensor in module.tensors)):
+            groups[-1][0].append(module.name)
         else:
-            found.append(([module.name], device))
+            groups.append(([module.name], device))
     return [
         LayerGroup(
             _label(names) + (f", {tied[names[0]]}" if names[0] in tied else ""),
@@ -49,7 +57,7 @@ def layer_groups(device_map: Mapping[str, str], network: NetworkSpec, dtype_byte
             sum(name in layers for name in names),
             sum(sizes.get(name, 0) for name in names),
         )
-        for names, device in found
+        for names, device in groups
     ]
 
 
@@ -61,41 +69,41 @@ def _label(names: list[str]) -> str:
 
 
 def compact_map(device_map: Mapping[str, str], network: NetworkSpec) -> dict[str, str]:
-    """The map with neighbouring layers as ranges, for manifests and logs; {"": device} where all is on one."""
+    """Return the map with consecutive layers as ranges, for manifests and logs; {"": device} if all are on one device."""
     if set(device_map) == {""}:
         return dict(device_map)
-    return {run.modules: run.device for run in layer_groups(device_map, network, 2)}
+    return {group.modules: group.device for group in layer_groups(device_map, network, 2)}
 
 
 def rows(placement: Placement, network: NetworkSpec, dtype_bytes: int, cache_bytes: int) -> list[tuple[str, ...]]:
-    """Cells of the placement's table, the header first: modules, device, weights, keys and values, share.
+    """Return the rows of the placement's table, header first: modules, device, weights, keys and values, share.
 
     Args:
-        placement: What is shown.
-        network: Its network.
-        dtype_bytes: Bytes of an element.
-        cache_bytes: Keys and values of the configured slots, over all layers.
+        placement: The placement to show.
+        network: The placed network.
+        dtype_bytes: Bytes per element of the weights.
+        cache_bytes: Bytes of keys and values of the configured slots, over all layers.
     """
-    lines = layer_groups(placement.map, network, dtype_bytes)
-    total = network.num_bytes(dtype_bytes) or 1
-    layers = network.num_layers or 1
+    groups = layer_groups(placement.map, network, dtype_bytes)
+    total_bytes = network.num_bytes(dtype_bytes) or 1
+    num_layers = network.num_layers or 1
     table: list[tuple[str, ...]] = [("modules", "device", "GiB", "KV GiB", "share")]
-    for run in lines:
-        cache = cache_bytes * run.num_layers / layers
+    for group in groups:
+        group_cache_bytes = cache_bytes * group.num_layers / num_layers
         table.append(
             (
-                run.modules,
-                run.device,
-                f"{run.weight_bytes / 2**30:.3f}",
-                f"{cache / 2**30:.3f}" if run.num_layers else "-",
-                f"{100 * run.weight_bytes / total:.1f} %",
+                group.modules,
+                group.device,
+                f"{group.weight_bytes / 2**30:.3f}",
+                f"{group_cache_bytes / 2**30:.3f}" if group.num_layers else "-",
+                f"{100 * group.weight_bytes / total_bytes:.1f} %",
             )
         )
     return table
 
 
 def render(table: list[tuple[str, ...]], indent: str = "  ") -> str:
-    """A table as text: the first two columns to the left, numbers to the right."""
+    """Render a table as text, with the first two columns left-aligned and the numbers right-aligned."""
     widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]
     return "\n".join(
         indent

@@ -3,8 +3,8 @@
 Transformers fills a missing tensor of a checkpoint with random numbers, which is easy to miss. The headers show such a
 fault before any weight is read.
 
-Source: names as read by HunYuanDenseV1ForCausalLM and HYV3ForCausalLM of transformers 5.23, the latter after its renames
-(conversion_mapping.py).
+Source: names as read by HunYuanDenseV1ForCausalLM and HYV3ForCausalLM of transformers 5.23, the latter after its
+renames (conversion_mapping.py).
 """
 
 from __future__ import annotations
@@ -82,8 +82,8 @@ def check(folder: Path, config: Mapping[str, Any], network: NetworkSpec, tensors
     for name, shape in needed_shapes.items():
         if stored_shapes[name] != shape:
             raise PreflightError(
-                f"{where} in which {name} has the shape {list(shape)}, but the file has {list(stored_shapes[name])}; weights "
-                "and config belong to different models. Download the model again.",
+                f"{where} in which {name} has the shape {list(shape)}, but the file has {list(stored_shapes[name])}; "
+                "weights and config belong to different models. Download the model again.",
                 id="B10",
             )
     for name, (dtype, _) in tensors.items():

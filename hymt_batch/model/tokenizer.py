@@ -1,8 +1,8 @@
 """Convert text to token ids and back, with the chat format of the checkpoint.
 
-The user turn is encoded by a copy of the tokenizer without added tokens, so that no text can become a control token. The
-ids before and after the user turn come from the checkpoint's chat template, rendered once with a sentinel as the user's
-text. Does not know the prompts' wording.
+The user turn is encoded by a copy of the tokenizer without added tokens, so that no text can become a control token.
+The ids before and after the user turn come from the checkpoint's chat template, rendered once with a sentinel as the
+user's text. Does not know the prompts' wording.
 """
 
 from __future__ import annotations
@@ -236,8 +236,8 @@ def _check_framing(
         problem = f"writes the bos token {bos} {list(prefix).count(bos)} times instead of once"
     if problem:
         raise PreflightError(
-            f"{folder}: the chat template {problem}; it belongs to another model, so prompts would be wrong. Download the "
-            "model again.",
+            f"{folder}: the chat template {problem}; it belongs to another model, so prompts would be wrong. Download "
+            "the model again.",
             id="B20",
         )
 
