@@ -85,8 +85,8 @@ def read(path: str) -> AccelerateOptions:
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
         raise ConfigError(
-            f"device_map.accelerate_config={path} cannot be read ({reason}). Set it to the file that `accelerate config` "
-            "wrote, or to null."
+            f"device_map.accelerate_config={path} cannot be read ({reason}). Set it to a file that `accelerate "
+            "config` wrote, or to null."
         ) from error
     if not isinstance(content, Mapping):
         raise ConfigError(f"device_map.accelerate_config={path} contains no settings. Set it to null.")

@@ -80,8 +80,8 @@ def resolve(entries: Mapping[str, str], network: NetworkSpec) -> dict[str, str]:
             current = chosen.get(module)
             if current and current[0] == specificity and current[2] != device:
                 raise ConfigError(
-                    f"device_map.map puts {module} on {current[2]} ({current[1]}) and on {device} ({pattern}). Remove one of "
-                    "the two entries."
+                    f"device_map.map puts {module} on {current[2]} ({current[1]}) and on {device} ({pattern}). Remove "
+                    "one of the two entries."
                 )
             if current is None or specificity > current[0]:
                 chosen[module] = (specificity, pattern, device)
@@ -100,8 +100,8 @@ def resolve(entries: Mapping[str, str], network: NetworkSpec) -> dict[str, str]:
         tied_module, source_module = tied.rpartition(".")[0], weight.rpartition(".")[0]
         if device_map[tied_module] != device_map[source_module]:
             raise ConfigError(
-                f"device_map.map puts {tied_module} on {device_map[tied_module]} and {source_module} on {device_map[source_module]}, but they share one weight "
-                f"(tied). Put both on the same device.",
+                f"device_map.map puts {tied_module} on {device_map[tied_module]} and {source_module} on "
+                f"{device_map[source_module]}, but they share one weight (tied). Put both on the same device.",
                 id="C16",
             )
     if set(device_map.values()) == {"disk"}:
@@ -131,7 +131,7 @@ def _match(pattern: str, modules: Mapping[str, bool], network: NetworkSpec) -> t
         return 0, list(modules)
     if pattern in modules:
         return 4, [pattern]
-    children = [name for name in modules if name.startswith(f"{pattern}.")]
+    children = [module for module in modules if module.startswith(f"{pattern}.")]
     if children:  # a parent module, such as model or model.layers
         return 1, children
     if match := _RANGE_PATTERN.fullmatch(pattern):
@@ -157,8 +157,8 @@ def _match(pattern: str, modules: Mapping[str, bool], network: NetworkSpec) -> t
     if not matched:
         similar = difflib.get_close_matches(pattern, modules, n=3, cutoff=0.3)
         raise ConfigError(
-            f"device_map.map: {pattern} matches no module of this network. Similar names: "
-            f"{', '.join(similar) or 'none'}. "
+            f"device_map.map: {pattern} matches no module of this network. Most similar: "
+            f"{', '.join(similar) or 'nothing'}. "
             f"The modules are model.embed_tokens, model.layers.0-{len(network.layers) - 1}, model.norm, lm_head.",
             id="C15",
         )

@@ -64,15 +64,15 @@ class Placer:
         if not fitting:
             best = max(self.inventory.gpus, key=lambda device: device.free_bytes)
             raise self._too_large_error(best, f"device_map={strategy.value}")
-        device = fitting[0]
-        reasons = [f"{gib(self.total_bytes)} of weights fit {device.name}, so the model is not split"]
+        first = fitting[0]
+        reasons = [f"{gib(self.total_bytes)} of weights fit on {first.name}, so the model is not split"]
         if len(fitting) > 1 and strategy is Strategy.replicate:
             reasons.append(
                 f"{len(fitting)} devices could hold a replica each; this process uses one and leaves "
                 f"{len(fitting) - 1} idle"
             )
         return self._build_placement(
-            strategy, {"": device.name}, reasons, replicas=tuple((device.name,) for device in fitting)
+            strategy, {"": first.name}, reasons, replicas=tuple((device.name,) for device in fitting)
         )
 
     def _place_on_device(self, name: str) -> Placement:
@@ -238,8 +238,8 @@ class Placer:
     def _unknown_device_error(self, subject: str) -> PreflightError:
         names = ", ".join(device.name for device in self.inventory.gpus)
         return PreflightError(
-            f"{subject}: this process sees no such GPU (it sees: {names or 'none'}). Number the GPUs from 0 in the order "
-            "of CUDA_VISIBLE_DEVICES, or set device_map=cpu.",
+            f"{subject}: this process sees no such GPU (it sees: {names or 'none'}). Number the GPUs from 0 in the "
+            "order of CUDA_VISIBLE_DEVICES, or set device_map=cpu.",
             id="C26" if names else "A5",
         )
 

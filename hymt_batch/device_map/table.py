@@ -69,7 +69,7 @@ def _label(names: list[str]) -> str:
 
 
 def compact_map(device_map: Mapping[str, str], network: NetworkSpec) -> dict[str, str]:
-    """Return the map with consecutive layers as ranges, for manifests and logs; {"": device} if all are on one device."""
+    """Return the map with consecutive layers as ranges, for manifests and logs; {"": device} for a single device."""
     if set(device_map) == {""}:
         return dict(device_map)
     return {group.modules: group.device for group in layer_groups(device_map, network, 2)}

@@ -67,8 +67,8 @@ def load_model(prepared: PreparedModel, tokenizer: Tokenizer) -> LoadedModel:
             attention_check=agreement,
         )
     raise PreflightError(
-        f"{prepared.placement.device.name} does not have enough memory for {prepared.files.folder} (tried "
-        f"device_map={', '.join(failed_strategies)}). Free memory, choose a smaller model, or set model.dtype=bfloat16.",
+        f"{prepared.placement.device.name} does not have enough memory for {prepared.files.folder} (tried: "
+        f"{', '.join(failed_strategies)}). Free memory, choose a smaller model, or set model.dtype=bfloat16.",
         id="C21" if prepared.on_gpu else "C22",
     )
 

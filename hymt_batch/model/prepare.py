@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 CPU_FLOPS = 4e10
-"""Rough useful operations per second on a CPU, to predict rows per hour (2 per parameter and token, 40 tokens a row)."""
+"""Rough operations per second of a CPU, to predict rows per hour: 2 per parameter and token, 40 tokens a row."""
 
 
 @dataclass(frozen=True, slots=True)
