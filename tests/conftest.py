@@ -1,4 +1,4 @@
-"""Small real things that many tests share."""
+"""Small working stand-ins and helpers that many tests share."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import pytest
 
 from hymt_batch.records import Document, Segment, Status
 
-# two test processes with two threads each would wait for one another on two cores; set before torch is imported
+# two test processes with two threads each would compete for two cores; set before torch is imported
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 class Bytes:
-    """An encoder whose tokens are bytes; framed by 1000 and 1001, and 0xFF stands for a control token."""
+    """An encoder whose tokens are bytes; the prompt is framed by 1000 and 1001, and byte 0x1D is a control token."""
 
     prefix: tuple[int, ...] = (1000,)
     suffix: tuple[int, ...] = (1001,)
@@ -38,7 +38,7 @@ def encoder() -> Bytes:
 
 
 def documents(texts: Sequence[str | None], **fields: str) -> list[Document]:
-    """Rows of a file `in.txt`; None is a row that could not be read."""
+    """Return the rows of a file `in.txt`; None stands for a row that could not be read."""
     return [
         Document(
             id=f"in.txt#{row + 1}",

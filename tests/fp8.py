@@ -1,4 +1,4 @@
-"""Make an FP8 checkpoint in the format of compressed-tensors from the demo model, as the family's FP8 forms are."""
+"""Convert the demo model to an FP8 checkpoint in the compressed-tensors format, like the family's FP8 models."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from tests.corruptions import edit, weights
 
 
 def quantise(folder: Path) -> None:
-    """Store the decoder's linear layers as float8 with a scale each; everything else stays bfloat16."""
+    """Store each of the decoder's linear layers as float8 with one scale; everything else stays bfloat16."""
     import torch
     from safetensors.torch import load_file, save
 
-    found = {}
+    tensors = {}
     for name, weight in load_file(weights(folder)).items():
         if not name.endswith("_proj.weight"):
-            found[name] = weight
+            tensors[name] = weight
             continue
         scale = weight.float().abs().max() / torch.finfo(torch.float8_e4m3fn).max
-        found[name] = (weight.float() / scale).to(torch.float8_e4m3fn)
-        found[f"{name}_scale"] = scale.to(torch.bfloat16).reshape(1)
-    weights(folder).write_bytes(save(found, metadata={"format": "pt"}))
+        tensors[name] = (weight.float() / scale).to(torch.float8_e4m3fn)
+        tensors[f"{name}_scale"] = scale.to(torch.bfloat16).reshape(1)
+    weights(folder).write_bytes(save(tensors, metadata={"format": "pt"}))
     edit(
         folder / "config.json",
         quantization_config={

@@ -291,7 +291,7 @@ def test_in_a_slurm_job_a_gpu_is_to_be_asked_for() -> None:
 def test_a_variable_that_is_read_in_part_is_told_with_what_is_left() -> None:
     found = build(H100, H100_TOO, torch_gpus=1, CUDA_VISIBLE_DEVICES="1,2")
     assert wrong(found) == [("A13", Level.WARN, "CUDA_VISIBLE_DEVICES")]
-    assert "'2' is no GPU of this machine, which has 2" in told(found, "A13").seen
+    assert "'2' is not a GPU of this machine, which has 2" in told(found, "A13").seen
     assert told(found, "A13").fix == "CUDA_VISIBLE_DEVICES=1"
 
 

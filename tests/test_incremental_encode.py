@@ -1,4 +1,4 @@
-"""Encoding a text apart from its instruction, and by its words, gives the ids of the whole; else it is not done."""
+"""Encoding a text separately from its instruction, and word by word, gives the ids of the whole, or is disabled."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ BYTES = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "
 GPT2 = {**BYTES, "use_regex": True}
 
 
-def split(pattern: str, **other: Any) -> dict[str, Any]:
-    return {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False, **other}
+def split(pattern: str, **options: Any) -> dict[str, Any]:
+    return {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False, **options}
 
 
-def steps(*some: dict[str, Any]) -> dict[str, Any]:
-    return {"type": "Sequence", "pretokenizers": list(some)}
+def steps(*entries: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "Sequence", "pretokenizers": list(entries)}
 
 
-CUTS = {
+PRE_TOKENIZERS = {
     "demo": steps(split(DIGITS), GPT2),
     "gpt2": GPT2,
     "hunyuan_dense": steps(
@@ -50,7 +50,7 @@ CUTS = {
     "hunyuan": steps(split(QWEN), BYTES),
     "llama3": steps(split(QWEN.replace(r"\p{N}|", r"\p{N}{1,3}|")), BYTES),
 }
-"""Pre-tokenizers, as tokenizer.json has them."""
+"""Pre-tokenizers in the form of tokenizer.json."""
 
 HEADS = [
     prompt.resolve_template(prompt.PromptConfig(), family, "en", code).instruction(None, None)[0]
@@ -60,24 +60,28 @@ HEADS = [
 
 @cache
 def merged() -> dict[str, Any]:
-    """A tokenizer.json whose merges run across everything, so that an end at another place gives other ids."""
-    whole = Backend(models.BPE())
-    whole.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    """Train a tokenizer.json whose merges cross every boundary, so that a wrong boundary gives different ids."""
+    backend = Backend(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     bulletins = grammar.sample(3, 400)
-    texts = [f"{HEADS[n % 4]}{text}" for n, one in enumerate(bulletins) for text in (one.en, one.zh, one.fr)]
-    odd = ["".join(random.Random(seed).choices(PIECES, k=40)) for seed in range(2000)]
+    texts = [
+        f"{HEADS[index % 4]}{text}"
+        for index, bulletin in enumerate(bulletins)
+        for text in (bulletin.en, bulletin.zh, bulletin.fr)
+    ]
+    random_texts = ["".join(random.Random(seed).choices(PIECES, k=40)) for seed in range(2000)]
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(vocab_size=4000, initial_alphabet=alphabet, show_progress=False)
-    whole.train_from_iterator([*texts, *odd], trainer)
-    made: dict[str, Any] = json.loads(whole.to_str())
-    return made
+    backend.train_from_iterator([*texts, *random_texts], trainer)
+    content: dict[str, Any] = json.loads(backend.to_str())
+    return content
 
 
-def seam_of(cut: dict[str, Any], **other: Any) -> tuple[IncrementalEncoder, Backend]:
-    content = {**merged(), "pre_tokenizer": cut}
-    content["model"] = {**content["model"], **other}
-    bare = Backend.from_str(json.dumps(content))
-    return IncrementalEncoder(bare, lambda texts: _encode(bare, texts), content), bare
+def encoder_of(pre_tokenizer: dict[str, Any], **model_options: Any) -> tuple[IncrementalEncoder, Backend]:
+    content = {**merged(), "pre_tokenizer": pre_tokenizer}
+    content["model"] = {**content["model"], **model_options}
+    backend = Backend.from_str(json.dumps(content))
+    return IncrementalEncoder(backend, lambda texts: _encode(backend, texts), content), backend
 
 
 PIECES = [
@@ -101,52 +105,52 @@ PIECES = [
 ]
 
 
-def source(rng: random.Random) -> str:
-    """A text as segments are: without white space around it. One in ten keeps it."""
+def random_text(rng: random.Random) -> str:
+    """Return a random text without white space around it, like a segment; one in ten keeps the white space."""
     text = "".join(rng.choices(PIECES, k=rng.randint(0, 24)))
     return text if rng.random() < 0.1 else text.strip()
 
 
-@pytest.mark.parametrize("name", CUTS)
+@pytest.mark.parametrize("name", PRE_TOKENIZERS)
 def test_20000_hostile_sources_get_the_ids_of_the_whole(name: str) -> None:
-    found, bare = seam_of(CUTS[name])
-    assert found.enabled
+    encoder, backend = encoder_of(PRE_TOKENIZERS[name])
+    assert encoder.enabled
     rng = random.Random(name)
     for head in HEADS:
         for _ in range(5):
-            texts = [source(rng) for _ in range(1000)]
-            assert found.encode(head, texts) == _encode(bare, [head + text for text in texts])
-    assert found.enabled
-    assert len(found._word_ids) > 1000
-    assert None in found._word_ids.values()
+            texts = [random_text(rng) for _ in range(1000)]
+            assert encoder.encode(head, texts) == _encode(backend, [head + text for text in texts])
+    assert encoder.enabled
+    assert len(encoder._word_ids) > 1000
+    assert None in encoder._word_ids.values()
 
 
-@pytest.mark.parametrize("name", CUTS)
+@pytest.mark.parametrize("name", PRE_TOKENIZERS)
 @settings(max_examples=60, deadline=None)
 @given(texts=st.lists(st.one_of(st.text(), st.lists(st.sampled_from(PIECES)).map("".join)), max_size=8))
 def test_any_text_gets_the_ids_of_the_whole(name: str, texts: list[str]) -> None:
-    found, bare = made(name)
-    assert found.encode(HEADS[0], texts) == _encode(bare, [HEADS[0] + text for text in texts])
+    encoder, backend = cached_encoder_of(name)
+    assert encoder.encode(HEADS[0], texts) == _encode(backend, [HEADS[0] + text for text in texts])
 
 
 @cache
-def made(name: str) -> tuple[IncrementalEncoder, Backend]:
-    return seam_of(CUTS[name])
+def cached_encoder_of(name: str) -> tuple[IncrementalEncoder, Backend]:
+    return encoder_of(PRE_TOKENIZERS[name])
 
 
 def test_every_first_character_gets_the_ids_of_the_whole() -> None:
-    found, bare = made("hunyuan_dense")
+    encoder, backend = cached_encoder_of("hunyuan_dense")
     texts = [chr(code) + tail for code in range(0x3100) for tail in ("", "1 x")]
-    assert found.encode(HEADS[1], texts) == _encode(bare, [HEADS[1] + text for text in texts])
+    assert encoder.encode(HEADS[1], texts) == _encode(backend, [HEADS[1] + text for text in texts])
 
 
 @pytest.mark.parametrize(
     ("cut", "other"),
     [
-        (steps(split(DIGITS), BYTES), {}),  # a piece may run over the end of the head
+        (steps(split(DIGITS), BYTES), {}),  # a pre-token may cross the end of the head
         (steps(split(r"(?<=\n)x|\s+"), BYTES), {}),
         (steps(split(r"\b\w+|\s+"), BYTES), {}),
-        (steps(split(r"'s"), GPT2), {}),  # whether it cuts after the head, its first character does not tell
+        (steps(split(r"'s"), GPT2), {}),  # the first character does not decide whether it splits after the head
         (steps(split(r" ?\p{L}+"), GPT2), {}),
         (steps(split(QWEN, behavior="MergedWithNext"), BYTES), {}),
         (steps(split(QWEN, invert=True), BYTES), {}),
@@ -157,16 +161,16 @@ def test_every_first_character_gets_the_ids_of_the_whole() -> None:
         (GPT2, {"dropout": 0.1}),
     ],
 )
-def test_a_tokenizer_of_another_kind_encodes_the_whole(cut: dict[str, Any], other: dict[str, Any]) -> None:
-    found, _ = seam_of(cut, **other)
-    assert not found.enabled
-    asked: list[str] = []
-    found._encode = lambda texts: [asked.append(text) or [] for text in texts]  # type: ignore[func-returns-value]
-    found.encode("head\n", ["a text"])
-    assert asked == ["head\na text"]
+def test_an_unsupported_tokenizer_encodes_the_whole(cut: dict[str, Any], other: dict[str, Any]) -> None:
+    encoder, _ = encoder_of(cut, **other)
+    assert not encoder.enabled
+    encoded: list[str] = []
+    encoder._encode = lambda texts: [encoded.append(text) or [] for text in texts]  # type: ignore[func-returns-value]
+    encoder.encode("head\n", ["a text"])
+    assert encoded == ["head\na text"]
 
 
-def test_a_normalizer_and_another_model_encode_the_whole() -> None:
+def test_a_normalizer_or_an_unsupported_model_disables_incremental_encoding() -> None:
     assert incremental_encode.supports_incremental({"model": {"type": "BPE"}, "pre_tokenizer": GPT2})
     assert not incremental_encode.supports_incremental(
         {"model": {"type": "BPE"}, "pre_tokenizer": GPT2, "normalizer": {"type": "NFC"}}
@@ -176,53 +180,53 @@ def test_a_normalizer_and_another_model_encode_the_whole() -> None:
 
 
 @pytest.mark.parametrize("head", ["", "Translate: ", "In 2026:\n", "½\n", "no end"])
-def test_a_head_without_a_sure_end_is_encoded_with_the_text(head: str) -> None:
-    found, bare = made("demo")
+def test_a_head_without_a_guaranteed_boundary_is_encoded_with_the_text(head: str) -> None:
+    encoder, backend = cached_encoder_of("demo")
     texts = ["123 4", "a", "\n", "x y"]
-    assert found.encode(head, texts) == _encode(bare, [head + text for text in texts])
-    assert head not in found._heads
+    assert encoder.encode(head, texts) == _encode(backend, [head + text for text in texts])
+    assert head not in encoder._heads
 
 
-def test_a_tokenizer_that_breaks_its_promise_is_found_out(caplog: pytest.LogCaptureFixture) -> None:
-    """A file that tells of other cuts than those that are made; the canaries tell."""
-    bare = Backend.from_str(json.dumps({**merged(), "pre_tokenizer": BYTES}))
-    found = IncrementalEncoder(bare, lambda texts: _encode(bare, texts), {**merged(), "pre_tokenizer": GPT2})
+def test_a_tokenizer_that_does_not_follow_its_file_is_detected(caplog: pytest.LogCaptureFixture) -> None:
+    """The file declares a different pre-tokenizer from the one used; the hostile texts reveal it."""
+    backend = Backend.from_str(json.dumps({**merged(), "pre_tokenizer": BYTES}))
+    encoder = IncrementalEncoder(backend, lambda texts: _encode(backend, texts), {**merged(), "pre_tokenizer": GPT2})
     texts = ["Rain in Lyon.", "2026"]
     with caplog.at_level(logging.WARNING):
-        assert found.encode(HEADS[0], texts) == _encode(bare, [HEADS[0] + text for text in texts])
-    assert not found.enabled
-    assert "other pieces" in caplog.text
+        assert encoder.encode(HEADS[0], texts) == _encode(backend, [HEADS[0] + text for text in texts])
+    assert not encoder.enabled
+    assert "does not split text as tokenizer.json declares" in caplog.text
 
 
-def test_a_row_that_breaks_the_promise_is_found_out_by_its_first_character(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_row_that_is_split_differently_is_detected_by_its_first_character(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(incremental_encode, "_HOSTILE_TEXTS", "a")
-    bare = Backend.from_str(json.dumps({**merged(), "pre_tokenizer": BYTES}))
-    found = IncrementalEncoder(bare, lambda texts: _encode(bare, texts), {**merged(), "pre_tokenizer": GPT2})
+    backend = Backend.from_str(json.dumps({**merged(), "pre_tokenizer": BYTES}))
+    encoder = IncrementalEncoder(backend, lambda texts: _encode(backend, texts), {**merged(), "pre_tokenizer": GPT2})
     texts = ["Rain in Lyon.", "2026", "Les averses"]
-    assert found.encode(HEADS[0], texts) == _encode(bare, [HEADS[0] + text for text in texts])
-    assert not found.enabled
+    assert encoder.encode(HEADS[0], texts) == _encode(backend, [HEADS[0] + text for text in texts])
+    assert not encoder.enabled
 
 
-def test_words_are_forgotten_before_they_fill_the_memory_unless_they_come_again(
+def test_the_word_cache_is_limited_and_keeps_words_that_repeat(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(incremental_encode, "_MAX_WORDS", 40)
-    found, bare = seam_of(CUTS["demo"])
-    for number in range(100):
-        texts = [f"word{number}-{row} and w{number}, {row} more" for row in range(10)]
-        assert found.encode(HEADS[0], texts) == _encode(bare, [HEADS[0] + text for text in texts])
-    assert len(found._word_ids) + len(found._word_ids.older) < 200
-    assert " and" in {**found._word_ids, **found._word_ids.older}
-    assert "word3-1" not in {**found._word_ids, **found._word_ids.older}
+    encoder, backend = encoder_of(PRE_TOKENIZERS["demo"])
+    for index in range(100):
+        texts = [f"word{index}-{row} and w{index}, {row} more" for row in range(10)]
+        assert encoder.encode(HEADS[0], texts) == _encode(backend, [HEADS[0] + text for text in texts])
+    assert len(encoder._word_ids) + len(encoder._word_ids.older) < 200
+    assert " and" in {**encoder._word_ids, **encoder._word_ids.older}
+    assert "word3-1" not in {**encoder._word_ids, **encoder._word_ids.older}
 
 
-def test_a_very_long_word_is_not_kept() -> None:
-    found, bare = seam_of(CUTS["demo"])
+def test_a_very_long_word_is_not_cached() -> None:
+    encoder, backend = encoder_of(PRE_TOKENIZERS["demo"])
     texts = ["a b c d e f g " + "rain" * 20]
-    assert found.encode(HEADS[0], texts) == _encode(bare, [HEADS[0] + text for text in texts])
-    assert max(map(len, found._word_ids)) <= 64
+    assert encoder.encode(HEADS[0], texts) == _encode(backend, [HEADS[0] + text for text in texts])
+    assert max(map(len, encoder._word_ids)) <= 64
 
 
-def test_the_demo_tokenizer_encodes_by_words() -> None:
+def test_the_demo_tokenizer_supports_incremental_encoding() -> None:
     content = json.loads((DEMO / "tokenizer.json").read_text(encoding="utf-8"))
-    assert content["pre_tokenizer"] == CUTS["demo"]
+    assert content["pre_tokenizer"] == PRE_TOKENIZERS["demo"]

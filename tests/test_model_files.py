@@ -1,4 +1,4 @@
-"""A model folder that is not whole is refused before any weight is read, with the file's name."""
+"""An incomplete or unsafe model folder is refused before any weight is read, and the message names the file."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ def folder(tmp_path: Path) -> Path:
     return Path(shutil.copytree(DEMO, tmp_path / "model"))
 
 
-def test_the_demo_model_is_whole(folder: Path) -> None:
-    found = files.verify(folder)
-    assert 500_000 < found.num_parameters < 1_500_000
-    assert found.num_bytes == 2 * found.num_parameters
-    assert {"config.json", "tokenizer.json", "model.safetensors"} <= set(hashes.compute(folder, found.file_names))
+def test_the_demo_model_is_complete(folder: Path) -> None:
+    model = files.verify(folder)
+    assert 500_000 < model.num_parameters < 1_500_000
+    assert model.num_bytes == 2 * model.num_parameters
+    assert {"config.json", "tokenizer.json", "model.safetensors"} <= set(hashes.compute(folder, model.file_names))
 
 
 def edit(path: Path, **changes: object) -> None:
@@ -35,16 +35,16 @@ def edit(path: Path, **changes: object) -> None:
 
 
 @pytest.mark.fault(66, 67)
-def test_each_damage_is_named(folder: Path) -> None:
+def test_each_kind_of_damage_is_named(folder: Path) -> None:
     weights = folder / "model.safetensors"
-    whole = weights.read_bytes()
+    original = weights.read_bytes()
     damages = [
-        (whole[:-1], "cut off"),
-        (whole[:100], "cut off"),
-        (b"", "cut off"),
+        (original[:-1], "is truncated"),
+        (original[:100], "is truncated"),
+        (b"", "is truncated"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "Git-LFS pointer"),
-        (whole[:8] + b"{" * 50 + whole[58:], "damaged header"),
-        (whole + b"x", "its header says"),
+        (original[:8] + b"{" * 50 + original[58:], "damaged header"),
+        (original + b"x", "its header declares"),
         (b"\x02" + bytes(7) + b"[]", "describes no tensors"),
         (b"\x02" + bytes(7) + b"{}", "no weights at all"),
         (b"\x09" + bytes(7) + b'{"a": {}}', "describes no tensors"),
@@ -56,7 +56,7 @@ def test_each_damage_is_named(folder: Path) -> None:
 
 
 @pytest.mark.fault(75, 76)
-def test_foreign_types_own_code_and_pickles_are_refused(folder: Path) -> None:
+def test_unsupported_model_types_custom_code_and_pickles_are_refused(folder: Path) -> None:
     config = folder / "config.json"
     edit(config, auto_map={"AutoModel": "evil.Model"})
     with pytest.raises(PreflightError, match="auto_map"):
@@ -77,7 +77,7 @@ def test_foreign_types_own_code_and_pickles_are_refused(folder: Path) -> None:
 
 
 @pytest.mark.fault(66, 77)
-def test_an_index_may_not_leave_the_folder_nor_name_what_is_missing(folder: Path) -> None:
+def test_an_index_that_names_missing_files_or_files_outside_the_folder_is_refused(folder: Path) -> None:
     index = folder / "model.safetensors.index.json"
     index.write_text(json.dumps({"weight_map": {"x": "model.safetensors"}}), encoding="utf-8")
     with pytest.raises(PreflightError, match="only one of them would be loaded"):
@@ -85,10 +85,10 @@ def test_an_index_may_not_leave_the_folder_nor_name_what_is_missing(folder: Path
     (folder / "model.safetensors").rename(folder / "weights.safetensors")
     for empty in ({}, [], None):
         index.write_text(json.dumps({"weight_map": empty}), encoding="utf-8")
-        with pytest.raises(PreflightError, match="names no weights"):
+        with pytest.raises(PreflightError, match="lists no weights"):
             files.verify(folder)
     index.write_text(json.dumps({"weight_map": {"x": "../evil.safetensors"}}), encoding="utf-8")
-    with pytest.raises(PreflightError, match="leave the folder"):
+    with pytest.raises(PreflightError, match="is outside the folder"):
         files.verify(folder)
     index.write_text(json.dumps({"weight_map": {"x": "other.safetensors"}}), encoding="utf-8")
     with pytest.raises(PreflightError, match=r"other\.safetensors is missing"):
@@ -103,7 +103,7 @@ def test_a_hub_model_that_is_not_in_the_cache_names_the_download_command(
         files.resolve("tencent/HY-MT1.5-1.8B", "main", download=False)
 
 
-def test_a_path_that_is_no_model_is_refused(tmp_path: Path) -> None:
+def test_a_path_that_is_not_a_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(PreflightError, match="neither a folder nor a hub id"):
         files.resolve("/nowhere/at/all", "main", download=False)
     (tmp_path / "file").touch()
@@ -123,7 +123,7 @@ def test_weights_under_another_name_are_refused(folder: Path) -> None:
         ("tokenizer.json", "{}", "tokenizer cannot be used"),
         ("tokenizer_config.json", "[", "tokenizer cannot be used"),
         ("generation_config.json", "[]", "not an object"),
-        ("generation_config.json", '{"eos_token_id": "x"}', "not token ids"),
+        ("generation_config.json", '{"eos_token_id": "x"}', "not a list of token ids"),
     ],
 )
 @pytest.mark.fault(67)
@@ -133,22 +133,22 @@ def test_a_damaged_tokenizer_is_named(folder: Path, name: str, content: str, wor
         tokenizer.load(folder, files.verify(folder).config, add_generation_prompt=True)
 
 
-def test_a_config_that_no_network_fits_is_refused(folder: Path) -> None:
+def test_a_config_that_does_not_match_the_weights_is_refused(folder: Path) -> None:
     prepared = prepare.prepare_model(ModelConfig(path=str(folder)), DeviceMapConfig(strategy=Strategy.cpu))
-    loaded = prepared.load_tokenizer(add_generation_prompt=True)
+    loaded_tokenizer = prepared.load_tokenizer(add_generation_prompt=True)
     for changes in ({"num_hidden_layers": "x"}, {"num_hidden_layers": 5}, {"hidden_size": 64}):
         shutil.copy(DEMO / "config.json", folder / "config.json")
         edit(folder / "config.json", **changes)
-        with pytest.raises(PreflightError, match=r"cannot be loaded|do not fit"):
-            prepared.load(loaded)
+        with pytest.raises(PreflightError, match=r"cannot be loaded|do not match"):
+            prepared.load(loaded_tokenizer)
 
 
 @pytest.mark.fault(68)
 def test_a_weight_that_is_not_finite_is_refused(folder: Path) -> None:
     path = folder / "model.safetensors"
-    whole = bytearray(path.read_bytes())
-    whole[-2:] = b"\xc0\x7f"  # the last weight becomes NaN
-    path.write_bytes(whole)
+    content = bytearray(path.read_bytes())
+    content[-2:] = b"\xc0\x7f"  # the last weight becomes NaN
+    path.write_bytes(content)
     prepared = prepare.prepare_model(ModelConfig(path=str(folder)), DeviceMapConfig(strategy=Strategy.cpu))
     with pytest.raises(PreflightError, match="NaN or infinity"):
         prepared.load(prepared.load_tokenizer(add_generation_prompt=True))
@@ -156,11 +156,11 @@ def test_a_weight_that_is_not_finite_is_refused(folder: Path) -> None:
 
 @pytest.mark.fault(67)
 def test_the_weights_can_be_pinned_by_their_sha256(folder: Path) -> None:
-    found = hashes.compute(folder, files.verify(folder).file_names)
+    digests = hashes.compute(folder, files.verify(folder).file_names)
     cpu = DeviceMapConfig(strategy=Strategy.cpu)
-    prepare.prepare_model(ModelConfig(path=str(folder), sha256=found["model.safetensors"]), cpu)
+    prepare.prepare_model(ModelConfig(path=str(folder), sha256=digests["model.safetensors"]), cpu)
     with pytest.raises(PreflightError, match=r"model\.sha256=null"):
-        prepare.prepare_model(ModelConfig(path=str(folder), sha256=found["config.json"]), cpu)
+        prepare.prepare_model(ModelConfig(path=str(folder), sha256=digests["config.json"]), cpu)
 
 
 def test_a_missing_package_for_attention_is_named(folder: Path) -> None:

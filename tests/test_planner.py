@@ -1,4 +1,4 @@
-"""Our planner places as transformers 5.23 does, and knows a network's size without building it."""
+"""Our planner gives the placements of transformers 5.23, and knows a network's size without building it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ GIB = 1 << 30
 SMALL, LARGE = network_spec.from_config(shapes.SMALL), network_spec.from_config(shapes.LARGE)
 OF_5 = int(importlib.metadata.version("transformers").split(".")[0]) >= 5
 needs_5 = pytest.mark.skipif(
-    not OF_5, reason="the planner of transformers 5 is what ours equals; 4.56 splits otherwise"
+    not OF_5, reason="our planner equals that of transformers 5; transformers 4.56 splits differently"
 )
 
 TINY = {
@@ -59,7 +59,7 @@ CONFIGS = {
 
 
 def on_meta(config: dict[str, Any]) -> Any:
-    """The real network, without memory."""
+    """Return the real network on the meta device, without memory for its weights."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, logging
 
@@ -69,18 +69,18 @@ def on_meta(config: dict[str, Any]) -> Any:
 
 
 def gibs(**limits: float) -> dict[str, int]:
-    """Limits from GiB: g0=24 is cuda:0."""
+    """Return limits in bytes from GiB; g0=24 is the limit of cuda:0."""
     return {key.replace("g", "cuda:") if key[0] == "g" else key: int(value * GIB) for key, value in limits.items()}
 
 
-def layers(network: NetworkSpec, placed: dict[str, str]) -> list[tuple[str, int]]:
-    """Decoder layers on each device, in the order of the devices."""
-    found: dict[str, int] = {}
+def layers(network: NetworkSpec, device_map: dict[str, str]) -> list[tuple[str, int]]:
+    """Return the number of decoder layers on each device, in the order of the devices."""
+    counts: dict[str, int] = {}
     for layer in network.layers:
-        device = planner.device_of(placed, layer.name)
+        device = planner.device_of(device_map, layer.name)
         assert device
-        found[device] = found.get(device, 0) + 1
-    return list(found.items())
+        counts[device] = counts.get(device, 0) + 1
+    return list(counts.items())
 
 
 GOLDEN: list[tuple[str, NetworkSpec, str, dict[str, int], list[tuple[str, int]]]] = [
@@ -170,15 +170,15 @@ GOLDEN: list[tuple[str, NetworkSpec, str, dict[str, int], list[tuple[str, int]]]
 def test_golden_placements_are_reproduced(
     network: NetworkSpec, strategy: str, limits: dict[str, int], expected: list[tuple[str, int]]
 ) -> None:
-    placed = planner.infer_device_map(network, Strategy(strategy), limits, 2)
-    assert layers(network, placed) == expected
-    if len(set(placed.values())) > 1:
-        first = planner.device_of(placed, "model.embed_tokens")
-        assert planner.device_of(placed, "lm_head") == first, "tied weights lie together"
-        assert planner.device_of(placed, "model.norm") == expected[-1][0]
+    device_map = planner.infer_device_map(network, Strategy(strategy), limits, 2)
+    assert layers(network, device_map) == expected
+    if len(set(device_map.values())) > 1:
+        first = planner.device_of(device_map, "model.embed_tokens")
+        assert planner.device_of(device_map, "lm_head") == first, "tied weights are on one device"
+        assert planner.device_of(device_map, "model.norm") == expected[-1][0]
 
 
-def test_parameters_and_bytes_are_those_that_the_model_cards_give() -> None:
+def test_parameters_and_bytes_match_the_model_cards() -> None:
     assert SMALL.num_parameters == 1_791_080_448
     assert LARGE.num_parameters == 7_504_568_320
     assert SMALL.module_bytes(2)["model.layers.0"] == 96_477_696
@@ -215,18 +215,20 @@ def test_every_strategy_places_as_transformers_does(name: str) -> None:
     real, ours = on_meta(CONFIGS[name]), network_spec.from_config(CONFIGS[name])
     rng, total, differing, compared = random.Random(20261124), ours.num_bytes(2), [], 0
     for _ in range(40):
-        cards = rng.choice([0, 1, 1, 2, 3, 4])
+        num_gpus = rng.choice([0, 1, 1, 2, 3, 4])
         limits: dict[int | str, int] = {
-            card: int(total * rng.choice([rng.random() * 1.5, rng.random() * 0.2, 3])) for card in range(cards)
+            gpu: int(total * rng.choice([rng.random() * 1.5, rng.random() * 0.2, 3])) for gpu in range(num_gpus)
         }
-        if rng.random() < 0.7 or not cards:
+        if rng.random() < 0.7 or not num_gpus:
             limits["cpu"] = int(total * rng.choice([rng.random(), 5, rng.random() * 0.2]))
         for strategy in ("auto", "balanced", "balanced_low_0", "sequential"):
-            theirs = _get_device_map(real, strategy, dict(limits), None)
-            named = {f"cuda:{key}" if isinstance(key, int) else key: value for key, value in limits.items()}
-            placed = planner.infer_device_map(ours, Strategy(strategy), named, 2)
+            reference = _get_device_map(real, strategy, dict(limits), None)
+            max_memory = {f"cuda:{key}" if isinstance(key, int) else key: value for key, value in limits.items()}
+            device_map = planner.infer_device_map(ours, Strategy(strategy), max_memory, 2)
             compared += 1
-            if placed != {key: f"cuda:{value}" if isinstance(value, int) else value for key, value in theirs.items()}:
+            if device_map != {
+                key: f"cuda:{value}" if isinstance(value, int) else value for key, value in reference.items()
+            }:
                 differing.append((strategy, limits))
     assert compared == 160
     assert not differing
@@ -234,34 +236,34 @@ def test_every_strategy_places_as_transformers_does(name: str) -> None:
 
 def test_gpus_that_are_not_numbered_from_0_are_placed_where_transformers_fails() -> None:
     # C15b: balanced_low_0 of transformers raises a bare KeyError for max_memory={1: ..., 2: ...}
-    placed = planner.infer_device_map(SMALL, Strategy.balanced_low_0, gibs(g1=24, g2=24), 2)
-    assert layers(SMALL, placed) == [("cuda:2", 32)]
+    device_map = planner.infer_device_map(SMALL, Strategy.balanced_low_0, gibs(g1=24, g2=24), 2)
+    assert layers(SMALL, device_map) == [("cuda:2", 32)]
 
 
 @pytest.mark.parametrize("missing", ["num_hidden_layers", "hidden_size", "head_dim", "vocab_size"])
-def test_a_config_that_lacks_a_size_is_refused_by_the_name_of_the_field(missing: str) -> None:
+def test_a_config_without_a_size_is_refused_naming_the_field(missing: str) -> None:
     config = {key: value for key, value in shapes.SMALL.items() if key != missing}
     with pytest.raises(PreflightError, match=f"{missing} is missing") as raised:
         network_spec.from_config(config)
     assert raised.value.id == ("B12" if missing == "head_dim" else "B24")
     with pytest.raises(PreflightError, match=f"{missing} is 'x'"):
         network_spec.from_config({**config, missing: "x"})
-    with pytest.raises(PreflightError, match="no multiple"):
+    with pytest.raises(PreflightError, match="is not a multiple"):
         network_spec.from_config({**shapes.SMALL, "num_key_value_heads": 3})
 
 
-def test_a_split_is_told_in_runs_of_layers() -> None:
-    placed = planner.infer_device_map(SMALL, Strategy.auto, gibs(g0=24, g1=24), 2)
-    runs = table.layer_groups(placed, SMALL, 2)
-    assert [(run.modules, run.device) for run in runs] == [
+def test_a_split_is_shown_as_ranges_of_layers() -> None:
+    device_map = planner.infer_device_map(SMALL, Strategy.auto, gibs(g0=24, g1=24), 2)
+    groups = table.layer_groups(device_map, SMALL, 2)
+    assert [(group.modules, group.device) for group in groups] == [
         ("model.embed_tokens, lm_head", "cuda:0"),
         ("model.layers.0-17", "cuda:0"),
         ("model.layers.18-31", "cuda:1"),
         ("model.norm, model.rotary_emb", "cuda:1"),
     ]
-    assert sum(run.weight_bytes for run in runs) == SMALL.num_bytes(2)
+    assert sum(group.weight_bytes for group in groups) == SMALL.num_bytes(2)
     assert table.compact_map({"": "cuda:1"}, SMALL) == {"": "cuda:1"}
-    assert table.compact_map(placed, SMALL)["model.layers.18-31"] == "cuda:1"
+    assert table.compact_map(device_map, SMALL)["model.layers.18-31"] == "cuda:1"
 
 
 def test_packed_weights_count_as_they_are_stored() -> None:
@@ -270,7 +272,7 @@ def test_packed_weights_count_as_they_are_stored() -> None:
     stored = packed.network.with_stored_tensors(
         {name: (files.element_bytes(dtype), shape) for name, (dtype, shape) in packed.tensors.items()}
     )
-    assert abs(stored.num_bytes(2) - packed.num_bytes) < 1024  # rope buffers aside
+    assert abs(stored.num_bytes(2) - packed.num_bytes) < 1024  # apart from the RoPE buffers
     assert stored.num_bytes(2) < 0.4 * SMALL.num_bytes(2)
     assert len(stored.layers) == 32
 
@@ -285,15 +287,15 @@ def test_a_7b_plan_takes_seconds_less_than_1_gib_and_no_torch() -> None:
         "resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,"
         "[name for name in ('torch', 'transformers', 'accelerate') if name in sys.modules]]))"
     )
-    ran = subprocess.run(
+    completed = subprocess.run(
         [sys.executable, "-c", program],
         cwd=Path(__file__).parent.parent,
         capture_output=True,
         text=True,
         check=True,
     )
-    parameters, seconds, peak_bytes, heavy = json.loads(ran.stdout)
+    parameters, seconds, peak_bytes, imported = json.loads(completed.stdout)
     assert parameters == 7_504_568_320
     assert seconds < 10
     assert peak_bytes < GIB
-    assert heavy == []
+    assert imported == []

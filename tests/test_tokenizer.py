@@ -1,4 +1,4 @@
-"""The chat format comes from the checkpoint; no text becomes a control token, whatever the tokenizer's flags."""
+"""The chat format comes from the checkpoint; no text becomes a control token, for any flags of the tokenizer."""
 
 from __future__ import annotations
 
@@ -26,23 +26,23 @@ TEMPLATE_7B = (
 
 
 def edited(folder: Path, added: dict[str, bool], template: str | None = None, bos: str = "") -> Tokenizer:
-    """The demo tokenizer with more added tokens (text -> special), perhaps another template and first token."""
+    """Return the demo tokenizer with more added tokens (text -> special) and optionally another template and bos token."""
     shutil.copytree(DEMO, folder)
     path = folder / "tokenizer.json"
     content = json.loads(path.read_text(encoding="utf-8"))
-    first = max(token["id"] for token in content["added_tokens"]) + 1
+    first_id = max(token["id"] for token in content["added_tokens"]) + 1
     flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
     content["added_tokens"] += [
-        {"id": first + number, "content": text, "special": special, **flags}
-        for number, (text, special) in enumerate(added.items())
+        {"id": first_id + index, "content": text, "special": special, **flags}
+        for index, (text, special) in enumerate(added.items())
     ]
     path.write_text(json.dumps(content), encoding="utf-8")
     if template:
         path = folder / "tokenizer_config.json"
         path.write_text(json.dumps({**json.loads(path.read_text(encoding="utf-8")), "chat_template": template}))
-    settings = {**config(), "vocab_size": first + len(added)}
+    settings = {**config(), "vocab_size": first_id + len(added)}
     if bos:
-        settings["bos_token_id"] = first + list(added).index(bos)
+        settings["bos_token_id"] = first_id + list(added).index(bos)
     return tokenizer.load(folder, settings, add_generation_prompt=True)
 
 
@@ -58,24 +58,33 @@ def extended(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
 
 
 def test_the_framing_is_that_of_the_1_8b_model() -> None:
-    made = tokenizer.load(DEMO, config(), add_generation_prompt=True)
-    assert [made.backend.id_to_token(one) for one in made.prefix] == ["<｜hy_begin▁of▁sentence｜>", "<｜hy_User｜>"]
-    assert [made.backend.id_to_token(one) for one in made.suffix] == ["<｜hy_Assistant｜>"]
-    assert [made.backend.id_to_token(one) for one in made.stop_ids] == ["<｜hy_place▁holder▁no▁2｜>"]
-    other = tokenizer.load(DEMO, config(), add_generation_prompt=False)
-    assert [other.backend.id_to_token(one) for one in other.suffix] == ["<｜hy_place▁holder▁no▁8｜>"]
+    with_prompt = tokenizer.load(DEMO, config(), add_generation_prompt=True)
+    assert [with_prompt.backend.id_to_token(token_id) for token_id in with_prompt.prefix] == [
+        "<｜hy_begin▁of▁sentence｜>",
+        "<｜hy_User｜>",
+    ]
+    assert [with_prompt.backend.id_to_token(token_id) for token_id in with_prompt.suffix] == ["<｜hy_Assistant｜>"]
+    assert [with_prompt.backend.id_to_token(token_id) for token_id in with_prompt.stop_ids] == [
+        "<｜hy_place▁holder▁no▁2｜>"
+    ]
+    without_prompt = tokenizer.load(DEMO, config(), add_generation_prompt=False)
+    assert [without_prompt.backend.id_to_token(token_id) for token_id in without_prompt.suffix] == [
+        "<｜hy_place▁holder▁no▁8｜>"
+    ]
 
 
 def test_the_framing_of_the_7b_model_is_found_the_same_way(tmp_path: Path) -> None:
-    made = edited(tmp_path / "7b", {"<|startoftext|>": True, "<|extra_0|>": True}, TEMPLATE_7B, "<|startoftext|>")
-    assert [made.backend.id_to_token(one) for one in made.prefix] == ["<|startoftext|>"]
-    assert [made.backend.id_to_token(one) for one in made.suffix] == ["<|extra_0|>"]
+    loaded = edited(tmp_path / "7b", {"<|startoftext|>": True, "<|extra_0|>": True}, TEMPLATE_7B, "<|startoftext|>")
+    assert [loaded.backend.id_to_token(token_id) for token_id in loaded.prefix] == ["<|startoftext|>"]
+    assert [loaded.backend.id_to_token(token_id) for token_id in loaded.suffix] == ["<|extra_0|>"]
 
 
 @settings(max_examples=300, deadline=None)
 @given(st.lists(st.one_of(st.text(max_size=8), st.sampled_from(CONTROL), st.sampled_from("<｜|_▁>")), max_size=12))
 @pytest.mark.fault(58, 59, 73)
-def test_no_text_becomes_a_control_token_and_every_text_comes_back(extended: Tokenizer, pieces: list[str]) -> None:
+def test_no_text_becomes_a_control_token_and_every_text_is_decoded_unchanged(
+    extended: Tokenizer, pieces: list[str]
+) -> None:
     text = "".join(pieces)
     (body,) = extended.encode([text])
     assert not extended.has_control_ids(body)
@@ -83,7 +92,7 @@ def test_no_text_becomes_a_control_token_and_every_text_comes_back(extended: Tok
 
 
 @pytest.mark.fault(73)
-def test_the_librarys_own_way_would_leak_them(extended: Tokenizer) -> None:
+def test_the_unmodified_tokenizer_would_turn_text_into_control_tokens(extended: Tokenizer) -> None:
     leaked = [
         text
         for text in CONTROL
@@ -117,14 +126,14 @@ def test_a_tokenizer_of_another_model_is_refused() -> None:
 
 @settings(max_examples=60)
 @given(st.lists(st.text(), max_size=8))
-def test_quick_encoding_gives_the_ids_of_the_slow_one(extended: Tokenizer, texts: list[str]) -> None:
+def test_batch_encoding_gives_the_ids_of_single_encoding(extended: Tokenizer, texts: list[str]) -> None:
     texts += [*CONTROL, "l'été 12 345 678,90 €\u2028日本語 e\u0301 \U0001f600", " \n\n x", ""]
     slow = [extended.plain_backend.encode(text, add_special_tokens=False).ids for text in texts]
     assert extended.encode(texts) == slow
 
 
-def test_no_text_is_lost_between_two_slices(extended: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
-    texts = [f"{number} " + "rain " * (number % 7) for number in range(50)]
+def test_no_text_is_lost_between_two_batches(extended: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = [f"{index} " + "rain " * (index % 7) for index in range(50)]
     whole = extended.encode(texts)
     monkeypatch.setattr(chunked_encode, "BATCH_CHARS", 40)
     monkeypatch.setattr(chunked_encode, "BATCH_TEXTS", 3)
@@ -134,7 +143,7 @@ def test_no_text_is_lost_between_two_slices(extended: Tokenizer, monkeypatch: py
 
 
 @pytest.mark.fault(74)
-def test_control_tokens_of_an_answer_are_left_out_and_the_rest_kept(extended: Tokenizer) -> None:
+def test_control_tokens_anywhere_in_a_translation_are_left_out_and_the_rest_is_kept(extended: Tokenizer) -> None:
     ids = extended.encode(["Rain in Lyon."])[0]
     assert extended.decode([ids, [extended.stop_ids[0], *ids[:2], extended.prefix[0], *ids[2:]], []]) == [
         "Rain in Lyon.",
@@ -148,7 +157,7 @@ NAMED = [{"name": "tool_use", "template": "no"}, {"name": "default", "template":
 
 @pytest.mark.parametrize("add", [True, False])
 @pytest.mark.parametrize("where", ["as it is", "list", "file"])
-def test_a_plan_reads_the_last_token_that_a_load_finds(tmp_path: Path, add: bool, where: str) -> None:
+def test_a_plan_finds_the_same_last_prompt_token_as_a_load(tmp_path: Path, add: bool, where: str) -> None:
     folder = shutil.copytree(DEMO, tmp_path / "model")
     template = TEMPLATE_7B.replace("<|startoftext|>", "<｜hy_begin▁of▁sentence｜>").replace(
         "<|extra_0|>", "<｜hy_User｜>"
@@ -156,21 +165,21 @@ def test_a_plan_reads_the_last_token_that_a_load_finds(tmp_path: Path, add: bool
     path = folder / "tokenizer_config.json"
     settings = json.loads(path.read_text(encoding="utf-8"))
     if where == "list":
-        named = [{**one, "template": one["template"].replace(TEMPLATE_7B, template)} for one in NAMED]
-        path.write_text(json.dumps({**settings, "chat_template": named}), encoding="utf-8")
+        templates = [{**entry, "template": entry["template"].replace(TEMPLATE_7B, template)} for entry in NAMED]
+        path.write_text(json.dumps({**settings, "chat_template": templates}), encoding="utf-8")
     if where == "file":
         (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
-    found = tokenizer.load(folder, config(), add_generation_prompt=add)
-    assert prompt_end.last_token(folder, add_generation_prompt=add) == found.last_prompt_token
+    loaded = tokenizer.load(folder, config(), add_generation_prompt=add)
+    assert prompt_end.last_token(folder, add_generation_prompt=add) == loaded.last_prompt_token
     if where == "as it is":
-        assert found.last_prompt_token == (
+        assert loaded.last_prompt_token == (
             ("<｜hy_Assistant｜>", 1397) if add else ("<｜hy_place▁holder▁no▁8｜>", 1399)
         )
     else:
-        assert found.last_prompt_token[0] == "<｜hy_User｜>"
+        assert loaded.last_prompt_token[0] == "<｜hy_User｜>"
 
 
-def test_an_end_that_cannot_be_read_is_none(tmp_path: Path) -> None:
+def test_a_prompt_end_that_cannot_be_determined_is_none(tmp_path: Path) -> None:
     folder = shutil.copytree(DEMO, tmp_path / "model")
     for template in ("{{ messages[0].content }}", "{% for x in %}", "{{ 'x' * 2 ** 33 }}"):
         (folder / "chat_template.jinja").write_text(template, encoding="utf-8")

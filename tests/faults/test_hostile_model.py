@@ -1,4 +1,4 @@
-"""Model folders made to hurt: refused with exit 6 before any output, or used without running what they bring."""
+"""Malicious model folders are refused with exit code 6 before any output, or used without running their code."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ DEEP = '{"a": ' + "[" * 100_000 + "]" * 100_000 + "}"
 
 
 class Evil:
-    """Unpickled, it leaves a mark."""
+    """An object that creates a folder when it is unpickled."""
 
     def __init__(self, mark: Path) -> None:
         self.mark = mark
@@ -35,11 +35,11 @@ def folder(tmp_path: Path) -> Path:
     return Path(shutil.copytree(DEMO, tmp_path / "model"))
 
 
-def run(job: str, folder: Path, *words: str) -> int:
+def run(job: str, folder: Path, *more: str) -> int:
     source = folder.parent / "in.txt"
     source.write_text("It is raining in Lyon.\n", encoding="utf-8")
-    place = [f"source.path={source}", f"output_dir={folder.parent}", "name=out", "tgt_lang=fr", "device_map=cpu"]
-    return main([job, *place, "model=demo", f"model.path={folder}", *words])
+    overrides = [f"source.path={source}", f"output_dir={folder.parent}", "name=out", "tgt_lang=fr", "device_map=cpu"]
+    return main([job, *overrides, "model=demo", f"model.path={folder}", *more])
 
 
 def replaced(folder: Path, name: str, make: Callable[[Path], object]) -> None:
@@ -80,14 +80,14 @@ NESTED = [
     ("name", "make"),
     [pytest.param(name, make, id=f"{make.__name__}-{name}") for name, make in (*ENDLESS, *LARGE, *NESTED)],
 )
-def test_a_file_without_an_end_or_with_too_much_in_it_is_refused_before_any_output(
+def test_an_endless_or_oversized_file_is_refused_before_any_output(
     folder: Path, capsys: pytest.CaptureFixture[str], name: str, make: Callable[[Path], object]
 ) -> None:
     replaced(folder, name, make)
     assert run("translate", folder) == 6
-    told = capsys.readouterr().err.splitlines()
-    assert len(told) == 1
-    assert name in told[0]
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert name in lines[0]
     assert not (folder.parent / "out").exists()
 
 
@@ -102,7 +102,7 @@ def test_a_file_without_an_end_or_with_too_much_in_it_is_refused_before_any_outp
         ("hidden_size", 10**30),
     ],
 )
-def test_a_network_that_nobody_could_build_is_refused_at_once(
+def test_a_network_of_absurd_size_is_refused_at_once(
     folder: Path, capsys: pytest.CaptureFixture[str], field: str, value: Any
 ) -> None:
     edit(folder / "config.json", **{field: value})
@@ -112,7 +112,7 @@ def test_a_network_that_nobody_could_build_is_refused_at_once(
 
 
 @pytest.mark.fault(75, 76, 77)
-def test_a_dangerous_folder_fails_the_doctor_and_the_job_alike(
+def test_a_folder_with_custom_code_fails_both_the_doctor_and_the_job(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     mark = folder.parent / "mark"
@@ -126,10 +126,10 @@ def test_a_dangerous_folder_fails_the_doctor_and_the_job_alike(
 
 
 @pytest.mark.fault(75, 76, 78)
-def test_what_a_folder_brings_beside_the_model_is_neither_run_nor_obeyed(
+def test_extra_files_and_settings_in_a_model_folder_are_ignored(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    mark, store = folder.parent / "mark", folder.parent / "store"
+    mark, blobs = folder.parent / "mark", folder.parent / "store"
     assert run("translate", folder, "name=plain") == 0
     code = f"import os\nos.mkdir({str(mark)!r})\n"
     for name in ("modeling_hunyuan.py", "tokenization_hy.py", "sitecustomize.py", "__init__.py", "evil.py"):
@@ -150,12 +150,12 @@ def test_what_a_folder_brings_beside_the_model_is_neither_run_nor_obeyed(
         trust_remote_code=True,
         custom_generate="evil",
     )
-    store.mkdir()
-    shutil.move(folder / "model.safetensors", store / "blob")  # a link to a regular file, as in the hub's cache
-    (folder / "model.safetensors").symlink_to(store / "blob")
+    blobs.mkdir()
+    shutil.move(folder / "model.safetensors", blobs / "blob")  # a link to a regular file, as in the hub's cache
+    (folder / "model.safetensors").symlink_to(blobs / "blob")
     assert run("translate", folder) == 0
-    made, plain = (folder.parent / name / "translated" / "in.txt" for name in ("out", "plain"))
-    assert made.read_bytes() == plain.read_bytes() != b"\n"
+    output, expected = (folder.parent / name / "translated" / "in.txt" for name in ("out", "plain"))
+    assert output.read_bytes() == expected.read_bytes() != b"\n"
     assert not mark.exists()
     assert sorted(path.name for path in folder.parent.iterdir()) == ["in.txt", "model", "out", "plain", "store"]
     assert not list(folder.rglob("__pycache__"))
@@ -178,7 +178,7 @@ def test_what_a_folder_brings_beside_the_model_is_neither_run_nor_obeyed(
         "{{ messages[0]['content'] }}<｜hy_begin▁of▁sentence｜>",
     ],
 )
-def test_a_template_that_reaches_out_or_changes_the_turn_is_refused(
+def test_a_template_that_accesses_the_system_or_changes_the_user_turn_is_refused(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, template: str
 ) -> None:
     monkeypatch.chdir(folder.parent)
@@ -193,13 +193,13 @@ def test_a_template_that_reaches_out_or_changes_the_turn_is_refused(
 @pytest.mark.parametrize(
     "name", ["../out.safetensors", "/etc/out.safetensors", "a/b.safetensors", "..", "", "a\n.safetensors"]
 )
-def test_an_index_that_names_a_place_elsewhere_is_refused(
+def test_an_index_that_names_a_path_outside_the_folder_is_refused(
     folder: Path, capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
     (folder / "model.safetensors").rename(folder / "model-1.safetensors")
     index = {"metadata": {}, "weight_map": {"model.embed_tokens.weight": name}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
     assert run("translate", folder) == 6
-    told = capsys.readouterr().err
-    assert "would leave the folder" in told or ".. is missing" in told
+    error = capsys.readouterr().err
+    assert "is outside the folder" in error or ".. is missing" in error
     assert not (folder.parent / "out").exists()
