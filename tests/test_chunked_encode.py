@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_incremental_encode import PRE_TOKENIZERS, HEADS, PIECES, encoder_of
+from test_incremental_encode import HEADS, PIECES, PRE_TOKENIZERS, encoder_of
 
 from hymt_batch import prompt
 from hymt_batch.errors import PreflightError, TextError

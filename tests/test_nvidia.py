@@ -158,7 +158,7 @@ def test_a_valid_value_leaves_its_gpus_visible_in_its_order(value: str | None, l
 
 
 @pytest.mark.parametrize(
-    ("value", "left", "odd"),
+    ("value", "left", "expected"),
     [
         ("", [], "it is empty"),
         ("  ", [], "it is empty"),

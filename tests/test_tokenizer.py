@@ -26,7 +26,7 @@ TEMPLATE_7B = (
 
 
 def edited(folder: Path, added: dict[str, bool], template: str | None = None, bos: str = "") -> Tokenizer:
-    """Return the demo tokenizer with more added tokens (text -> special) and optionally another template and bos token."""
+    """Return the demo tokenizer with more added tokens (text -> special), optionally another template and bos token."""
     shutil.copytree(DEMO, folder)
     path = folder / "tokenizer.json"
     content = json.loads(path.read_text(encoding="utf-8"))
