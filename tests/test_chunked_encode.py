@@ -38,7 +38,7 @@ class Watched:
     """A tokenizer's library that records the texts it gets."""
 
     def __init__(self, backend: Any) -> None:
-        self._bare, self.calls, self.largest, self.texts = backend, 0, 0, 0
+        self._backend, self.calls, self.largest, self.texts = backend, 0, 0, 0
 
     def _noted(self, texts: Sequence[str]) -> None:
         self.calls += 1
@@ -47,11 +47,11 @@ class Watched:
 
     def encode_batch(self, texts: Sequence[str], **options: Any) -> Any:
         self._noted(texts)
-        return self._bare.encode_batch(texts, **options)
+        return self._backend.encode_batch(texts, **options)
 
     def encode_batch_fast(self, texts: Sequence[str], **options: Any) -> Any:
         self._noted(texts)
-        return self._bare.encode_batch_fast(texts, **options)
+        return self._backend.encode_batch_fast(texts, **options)
 
 
 @pytest.mark.parametrize("name", PRE_TOKENIZERS)

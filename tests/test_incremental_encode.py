@@ -145,7 +145,7 @@ def test_every_first_character_gets_the_ids_of_the_whole() -> None:
 
 
 @pytest.mark.parametrize(
-    ("cut", "other"),
+    ("pre_tokenizer", "model_options"),
     [
         (steps(split(DIGITS), BYTES), {}),  # a pre-token may cross the end of the head
         (steps(split(r"(?<=\n)x|\s+"), BYTES), {}),
@@ -161,8 +161,10 @@ def test_every_first_character_gets_the_ids_of_the_whole() -> None:
         (GPT2, {"dropout": 0.1}),
     ],
 )
-def test_an_unsupported_tokenizer_encodes_the_whole(cut: dict[str, Any], other: dict[str, Any]) -> None:
-    encoder, _ = encoder_of(cut, **other)
+def test_an_unsupported_tokenizer_encodes_the_whole(
+    pre_tokenizer: dict[str, Any], model_options: dict[str, Any]
+) -> None:
+    encoder, _ = encoder_of(pre_tokenizer, **model_options)
     assert not encoder.enabled
     encoded: list[str] = []
     encoder._encode = lambda texts: [encoded.append(text) or [] for text in texts]  # type: ignore[func-returns-value]

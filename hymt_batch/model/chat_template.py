@@ -94,9 +94,9 @@ _NUM_REPEATS = 40
 
 
 def hostile_texts() -> Iterator[list[str]]:
-    """Yield batches of texts that are hard for regular expressions: long runs of one unit with a different ending.
+    """Yield batches of texts that are hard for regular expressions: a repeated unit with a different ending.
 
-    The longest have MAX_CHUNK_CHARS characters.
+    No text has more than MAX_CHUNK_CHARS characters.
     """
     for unit in _SHORT_RUN_UNITS:
         yield [unit * _NUM_REPEATS + tail for tail in _TAILS]

@@ -230,7 +230,7 @@ def _weight_files(folder: Path) -> list[str]:
 
 
 def _check_index(folder: Path, weight_map: dict[str, str]) -> None:
-    """Check that the index names the file of each tensor correctly; the libraries rely on the index alone."""
+    """Check that the index names the right file for each tensor; the libraries use only the index to find tensors."""
     index = folder / "model.safetensors.index.json"
     if not index.is_file():
         return

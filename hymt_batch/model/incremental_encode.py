@@ -42,7 +42,7 @@ _MAX_MEAN_WORD_CHARS = 16
 """Texts whose words are longer on average are not split into words."""
 
 _SEPARATOR = " \n"
-"""A pre-token ends before it, as before any space, and after it, as after any head."""
+"""Put between words to encode many in one call: a pre-token ends before its space and after its line feed."""
 
 _WORDS_PER_CALL = 64  # words
 

@@ -157,7 +157,7 @@ def _check_weights(prepared: PreparedModel, placement: Placement, network: Any) 
         elif str(weight.device) != device:
             raise PreflightError(f"{name} is on {weight.device}, but was planned on {device}.", id="C19")
         elif not prepared.files.quantisation and str(weight.dtype) != f"torch.{prepared.dtype}":
-            raise PreflightError(f"{name} is {weight.dtype}, but model.dtype is {prepared.dtype}.", id="C28")
+            raise PreflightError(f"{name} was loaded as {weight.dtype} instead of {prepared.dtype}.", id="C28")
         if data.is_floating_point() and data.element_size() > 1 and not _is_finite(torch, data.detach()):
             raise PreflightError(
                 f"{folder}: {name} contains NaN or infinity, so every translation would be wrong. Download the model "

@@ -1,4 +1,4 @@
-"""Free main memory, within the limits of cgroups, and detection of out-of-memory errors. Sizes are in bytes."""
+"""How much main memory is available, within the limits of cgroups; detects out-of-memory errors. Sizes in bytes."""
 
 from __future__ import annotations
 
