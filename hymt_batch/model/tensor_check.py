@@ -96,7 +96,7 @@ def check(folder: Path, config: Mapping[str, Any], network: NetworkSpec, tensors
 
 
 def _check_modules(folder: Path, network: NetworkSpec, tensors: TensorHeaders) -> None:
-    """Check that a quantised checkpoint has a tensor for each module; tensor names depend on the quantisation method."""
+    """Check that a quantised checkpoint has a tensor for each module; tensor names depend on the method."""
     holders = {name.rpartition(".")[0] for name in tensors}
     experts = {match[1] for name in tensors if (match := _EXPERT.match(_canonical_name(name)))}
     tied = {name.rpartition(".")[0] for name in network.tied}
