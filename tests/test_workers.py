@@ -370,7 +370,7 @@ from hymt_batch import replica
 def load(*_):
     print("loading", flush=True)
     time.sleep(60)
-sys.exit(replica.main(sys.argv[1:], partial(replica.serve, prepare=load)))
+sys.exit(replica.main(sys.argv[1:], partial(replica.serve, prepare_model=load)))
 """
 
 
