@@ -77,7 +77,13 @@ class Frozen(EmulatedGraphs):
         if own.sampling_params.repetition_penalty != 1.0:
             tensors.append(own.seen)
         rope = [getattr(module, "rope_type", None) for module in own.hymt.network.modules()]
-        return (*((one.data_ptr(), one.shape) for one in tensors), own.sampling_params, own.logprobs, own.read_every, rope)
+        return (
+            *((one.data_ptr(), one.shape) for one in tensors),
+            own.sampling_params,
+            own.logprobs,
+            own.read_every,
+            rope,
+        )
 
     def capture(self, step: Step) -> Step:
         held, forgotten = self._held(), self.forgotten

@@ -380,7 +380,9 @@ def test_what_is_shown_to_a_reader_that_left_is_no_error(
 
 
 def test_a_warning_of_a_library_is_shown_and_never_raised(tmp_path: Path) -> None:
-    program = "import warnings; from hymt_batch import streams; streams.disable_warning_errors(); warnings.warn('mind this')"
+    program = (
+        "import warnings; from hymt_batch import streams; streams.disable_warning_errors(); warnings.warn('mind this')"
+    )
     done = run([sys.executable, "-c", program], tmp_path, PYTHONWARNINGS="error")
     assert done.returncode == 0
     assert b"mind this" in done.stderr

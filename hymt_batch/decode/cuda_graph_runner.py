@@ -208,7 +208,9 @@ class CudaGraphRunner(ModelRunner):
         logits, finite = self._logits(
             self._hidden_states(last[:num_slots, None], visible, at[:, None], self.cache)[:, -1]
         )
-        seen = self.seen[:num_slots] if self.seen is not None and self.sampling_params.repetition_penalty != 1.0 else None
+        seen = (
+            self.seen[:num_slots] if self.seen is not None and self.sampling_params.repetition_penalty != 1.0 else None
+        )
         noise = rng_keys(state[SEED, :num_slots], state[STEP, :num_slots]) if self.sampling_params.do_sample else None
         chosen = sample_on_device(logits, seen, self.sampling_params, noise)
         logprobs = (
