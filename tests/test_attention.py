@@ -339,7 +339,7 @@ def test_the_slot_engine_compares_its_own_attention_on_gpus(
     monkeypatch.setattr(self_check, "check_attention", compared.append)
     monkeypatch.setattr(self_check, "matches_generate", lambda *a: True)
     assert hymt.placement
-    there = replace(hymt, placement=replace(hymt.placement, uses=(DeviceUsage(device, 1, 4),)))
+    there = replace(hymt, placement=replace(hymt.placement, usage=(DeviceUsage(device, 1, 4),)))
     Decoder(there, DecodeConfig(engine=engine), lambda widths: [], seed=0, check_stop=lambda: None).self_check()
     assert compared == ([there] if engine is Engine.slots and device != "cpu" else [])
 
@@ -375,11 +375,11 @@ sys.meta_path.insert(0, Finder())
 PREPARE = """
 import os, subprocess, sys
 from hymt_batch.device_map.settings import DeviceMapConfig, Strategy
-from hymt_batch.model import network
+from hymt_batch.model import prepare
 from hymt_batch.model.settings import ModelConfig
 
 assert "torch" not in sys.modules
-network.prepare(ModelConfig(path="demo:model"), DeviceMapConfig(strategy=Strategy.cpu))
+prepare.prepare_model(ModelConfig(path="demo:model"), DeviceMapConfig(strategy=Strategy.cpu))
 print("torch" in sys.modules)
 """
 

@@ -57,7 +57,7 @@ def test_rows_are_equal_when_the_same_is_sent_and_each_keeps_its_own_white_space
     texts = ["Hi.", " Hi.\t", "Hi.", "Hi!", "one two three four five", "one two three  four five "]
     made = documents(texts)
     made[2] = replace(made[2], tgt_lang="fr", src_lang="en")  # as the job's own
-    made += [replace(documents(["Hi."], tgt_lang="de")[0], row=6)]
+    made += [replace(documents(["Hi."], tgt_lang="de")[0], row_index=6)]
     segments, _ = segment.split(made, Bytes().count, SegmentConfig(max_tokens=16))
     words = prompt.resolve_template(PromptConfig(), "hy_mt1_5", None, "fr")
     prompts, _ = prompt.render(segments, made, Bytes(), words, 8192)

@@ -74,10 +74,16 @@ class Frozen(EmulatedGraphs):
     def _held(self) -> tuple[Any, ...]:
         own = self.owner
         tensors = [*(one for pair in own.cache.layers.values() for one in pair), own.last_tokens, own.state, own.ring]
-        if own.choice.repetition_penalty != 1.0:
+        if own.sampling_params.repetition_penalty != 1.0:
             tensors.append(own.seen)
         rope = [getattr(module, "rope_type", None) for module in own.hymt.network.modules()]
-        return (*((one.data_ptr(), one.shape) for one in tensors), own.choice, own.logprobs, own.read_every, rope)
+        return (
+            *((one.data_ptr(), one.shape) for one in tensors),
+            own.sampling_params,
+            own.logprobs,
+            own.read_every,
+            rope,
+        )
 
     def capture(self, step: Step) -> Step:
         held, forgotten = self._held(), self.forgotten
@@ -89,7 +95,7 @@ class Frozen(EmulatedGraphs):
 
         return again
 
-    def forget(self) -> None:
+    def release(self) -> None:
         self.forgotten += 1
 
 

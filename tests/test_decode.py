@@ -175,9 +175,9 @@ def test_a_lost_gpu_stops_the_job_and_other_errors_are_ours(hymt: LoadedModel) -
 
     prompts = prompts_of(hymt, ["It will rain."], "fr")
     with pytest.raises(StoppedError, match="illegal memory access"):
-        decoder(hymt, decode=lost).run(prompts)
+        decoder(hymt, decode_fn=lost).run(prompts)
     with pytest.raises(RuntimeError, match="shape mismatch"):
-        decoder(hymt, decode=bug).run(prompts)
+        decoder(hymt, decode_fn=bug).run(prompts)
 
 
 @pytest.mark.fault(58, 73)

@@ -81,7 +81,7 @@ def test_floors_are_known_in_a_checkout_that_is_not_installed(tmp_path: Path) ->
         (tmp_path / name).symlink_to(root / name)
     program = (
         "import sys; sys.path.insert(0, sys.argv[1]); from hymt_batch.doctor import environment;"
-        "print(environment.installed('hymt-batch'), *environment.requirements('hymt-batch'))"
+        "print(environment.installed_version('hymt-batch'), *environment.requirements('hymt-batch'))"
     )
     command = [sys.executable, "-I", "-S", "-c", program, str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)

@@ -335,7 +335,7 @@ def test_a_log_that_is_full_is_said_once(tmp_path: Path, capsys: pytest.CaptureF
 def test_streams_that_do_not_block_are_waited_for(tmp_path: Path) -> None:
     program = (
         "import sys; from hymt_batch import streams; streams.prepare();"
-        "streams.show('x' * 300_000); print('y' * 300_000, file=sys.stderr)"
+        "streams.print_result('x' * 300_000); print('y' * 300_000, file=sys.stderr)"
     )
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
@@ -380,7 +380,9 @@ def test_what_is_shown_to_a_reader_that_left_is_no_error(
 
 
 def test_a_warning_of_a_library_is_shown_and_never_raised(tmp_path: Path) -> None:
-    program = "import warnings; from hymt_batch import streams; streams.calm_warnings(); warnings.warn('mind this')"
+    program = (
+        "import warnings; from hymt_batch import streams; streams.disable_warning_errors(); warnings.warn('mind this')"
+    )
     done = run([sys.executable, "-c", program], tmp_path, PYTHONWARNINGS="error")
     assert done.returncode == 0
     assert b"mind this" in done.stderr
@@ -395,6 +397,6 @@ def test_in_a_checkout_python_m_ends_alike(module: list[str], finished: Path) ->
 
 
 def test_docstrings_are_there_whatever_pythonoptimize_says(tmp_path: Path) -> None:
-    program = "import sys; from hymt_batch import streams; streams.restart(); print(sys.flags.optimize)"
+    program = "import sys; from hymt_batch import streams; streams.restart_if_needed(); print(sys.flags.optimize)"
     for given, left in (("2", b"0\n"), ("1", b"1\n")):
         assert run([sys.executable, "-c", program], tmp_path, PYTHONOPTIMIZE=given).stdout == left

@@ -215,7 +215,7 @@ def test_a_stop_ends_the_sweep(stop: int | BaseException, fake: Fake, capsys: py
 def test_a_stop_asked_for_in_a_finished_point_keeps_the_next_from_starting() -> None:
     job = config.load("translate", BASE)
     ran: list[object] = []
-    code = front.sweep(
+    code = front.run_sweep(
         [SweepPoint("a", job), SweepPoint("b", job)], lambda one: ran.append(one) or 0, lambda: bool(ran)
     )
     assert (code, len(ran)) == (ExitCode.STOPPED, 1)
@@ -317,7 +317,7 @@ def _wrapper() -> Path:
     ],
 )
 def test_bash_completes(line: str, answers: list[str], tmp_path: Path) -> None:
-    if "status" in line and "status" not in front.pages.jobs(Path(front.__file__).parent):
+    if "status" in line and "status" not in front.pages.find_jobs(Path(front.__file__).parent):
         pytest.skip("this checkout has no status job")
     (tmp_path / "data").mkdir()
     if "runs" in line:

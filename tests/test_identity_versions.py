@@ -240,7 +240,7 @@ def test_the_folder_decides_what_auto_means_even_if_job_json_is_lost(tmp_path: P
         "config": Any,
         "read": Any,
         "preamble": Any,
-        "own": ["batch.part_rows"],
+        "auto_keys": ["batch.part_rows"],
         "aliases": [here, there],
         "lease_ttl_s": 0.0,
     }

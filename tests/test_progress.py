@@ -101,7 +101,7 @@ def test_the_log_says_once_how_long_the_first_rows_took(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc")
 def test_a_process_knows_how_long_it_has_run() -> None:
-    script = "import time; time.sleep(0.5); from hymt_batch.progress import alive_s; print(alive_s())"
+    script = "import time; time.sleep(0.5); from hymt_batch.progress import process_age_s; print(process_age_s())"
     began = time.monotonic()
     alive = float(subprocess.run([sys.executable, "-c", script], capture_output=True, check=True, text=True).stdout)
     assert 0.45 < alive < time.monotonic() - began + 0.1

@@ -21,10 +21,10 @@ from pathlib import Path
 from hymt_batch.source import stream
 from hymt_batch.source.stream import SourceConfig
 spool = stream.Spool(Path(sys.argv[1]), replace="replace" in sys.argv)
-(found,) = stream.find(SourceConfig(path="-"), spool)
+(found,) = stream.find_inputs(SourceConfig(path="-"), spool)
 if "look" not in sys.argv:
-    spool.settle(Path(sys.argv[1]))
-print([document.text for document, _ in stream.documents(found, SourceConfig(path="-"))])
+    spool.link_into(Path(sys.argv[1]))
+print([document.text for document, _ in stream.read_documents(found, SourceConfig(path="-"))])
 """
 
 
@@ -196,7 +196,7 @@ def test_finding_files_imports_no_heavy_library(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes(b"a\n")
     code = (
         "import sys; from hymt_batch.source import stream; from hymt_batch.source.stream import SourceConfig;"
-        f"c = SourceConfig(path={str(tmp_path)!r}); i = stream.find(c); list(stream.documents(i[0], c));"
+        f"c = SourceConfig(path={str(tmp_path)!r}); i = stream.find_inputs(c); list(stream.read_documents(i[0], c));"
         "assert not {'torch', 'transformers', 'datasets', 'pyarrow', 'accelerate'} & set(sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

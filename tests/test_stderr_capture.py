@@ -19,8 +19,8 @@ ROOT = Path(__file__).parent.parent
 
 BLOCK = """
 import logging, os, sys, time
-from hymt_batch import foreign_output
-from hymt_batch.progress import Telling
+from hymt_batch import stderr_capture
+from hymt_batch.progress import Reporter
 from pathlib import Path
 """
 
@@ -41,9 +41,9 @@ def logged(folder: Path) -> str:
 def test_foreign_lines_go_to_the_log_file_and_ours_to_the_terminal(tmp_path: Path) -> None:
     ran = script(
         """
-with Telling("log") as telling, foreign_output.caught():
+with Reporter("log") as reporter, stderr_capture.capture():
     os.write(2, b"before there is a file\\n")
-    telling.log_to(Path(os.environ["LOGS"]))
+    reporter.log_to(Path(os.environ["LOGS"]))
     os.write(2, b"OMP: Warning #96\\r\\n\\nno end of line, and \\x1b[31m red")
     print("python's own", file=sys.stderr)
     logging.getLogger("hymt_batch.x").info("ours")
@@ -62,7 +62,7 @@ os.write(2, b"after\\n")
 def test_lines_without_a_log_file_are_told_at_the_end(tmp_path: Path) -> None:
     ran = script(
         """
-with Telling("off"), foreign_output.caught():
+with Reporter("off"), stderr_capture.capture():
     os.write(2, b"CUDA says no\\n")
     print("refused", file=sys.stderr)
 """,
@@ -74,8 +74,8 @@ with Telling("off"), foreign_output.caught():
 def test_no_message_says_panicked(tmp_path: Path) -> None:
     ran = script(
         f"""
-with Telling("log") as telling, foreign_output.caught():
-    telling.log_to(Path(os.environ["LOGS"]))
+with Reporter("log") as reporter, stderr_capture.capture():
+    reporter.log_to(Path(os.environ["LOGS"]))
     os.write(2, {PANIC!r})
     os.write(2, {PANIC!r})
 """,
@@ -105,8 +105,8 @@ def test_a_panic_is_told_without_the_text_it_may_hold(line: str, told: str) -> N
 def test_a_flood_neither_blocks_nor_fills_the_log(tmp_path: Path) -> None:
     ran = script(
         """
-with Telling("off") as telling, foreign_output.caught():
-    telling.log_to(Path(os.environ["LOGS"]))
+with Reporter("off") as reporter, stderr_capture.capture():
+    reporter.log_to(Path(os.environ["LOGS"]))
     for _ in range(200):
         os.write(2, b"x" * 70 + b"\\n" + b"y" * 60000)
     os.write(2, b"line\\n" * 20000)
@@ -121,16 +121,16 @@ with Telling("off") as telling, foreign_output.caught():
 
 
 def test_nothing_is_lost_where_the_process_ends_without_unwinding(tmp_path: Path) -> None:
-    for lines in ("telling.log_to(Path(os.environ['LOGS']))", "pass"):
+    for lines in ("reporter.log_to(Path(os.environ['LOGS']))", "pass"):
         ran = script(
             f"""
 from hymt_batch import signals
 stop = signals.install()
-stop.settle = foreign_output.settle
-with Telling("off") as telling, foreign_output.caught():
+stop.flush_output = stderr_capture.flush
+with Reporter("off") as reporter, stderr_capture.capture():
     {lines}
     os.write(2, b"the last words\\n")
-    stop.leave("stopped")
+    stop.exit_now("stopped")
 """,
             tmp_path,
         )
@@ -141,10 +141,10 @@ with Telling("off") as telling, foreign_output.caught():
 
 
 def test_a_crash_and_an_error_that_nobody_catches_reach_the_terminal(tmp_path: Path) -> None:
-    crashed = script("with foreign_output.caught():\n    os.abort()\n", tmp_path)
+    crashed = script("with stderr_capture.capture():\n    os.abort()\n", tmp_path)
     assert crashed.returncode == -signal.SIGABRT
     assert "Fatal Python error: Aborted" in crashed.stderr
-    raised = script("with foreign_output.caught():\n    raise KeyError('nobody catches it')\n", tmp_path)
+    raised = script("with stderr_capture.capture():\n    raise KeyError('nobody catches it')\n", tmp_path)
     assert raised.returncode == 1
     assert raised.stderr.endswith("KeyError: 'nobody catches it'\n")
 
@@ -152,7 +152,7 @@ def test_a_crash_and_an_error_that_nobody_catches_reach_the_terminal(tmp_path: P
 def test_descriptor_2_that_was_closed_is_nobody_elses_afterwards(tmp_path: Path) -> None:
     ran = script(
         """
-with foreign_output.caught():
+with stderr_capture.capture():
     os.write(2, b"into the void\\n")
     file = open(Path(os.environ["LOGS"]) / "file", "w")
     assert file.fileno() > 2
@@ -170,7 +170,7 @@ def test_a_terminal_stays_a_terminal_and_a_second_block_finds_it(tmp_path: Path)
     ours, theirs = pty.openpty()
     text = """
 for _ in range(2):
-    with foreign_output.caught(), foreign_output.caught():
+    with stderr_capture.capture(), stderr_capture.capture():
         print(sys.stderr.isatty(), sys.__stderr__.isatty(), os.isatty(2), flush=True)
 print(os.isatty(2), sys.stderr.fileno(), len(os.listdir("/proc/self/fd")), flush=True)
 """
@@ -185,7 +185,7 @@ print(os.isatty(2), sys.stderr.fileno(), len(os.listdir("/proc/self/fd")), flush
 
 def test_a_process_that_holds_the_pipe_longer_keeps_nobody_waiting(tmp_path: Path) -> None:
     began = time.monotonic()
-    ran = script("with foreign_output.caught():\n    os.system('sleep 8 >/dev/null &')\n", tmp_path)
+    ran = script("with stderr_capture.capture():\n    os.system('sleep 8 >/dev/null &')\n", tmp_path)
     assert ran.returncode == 0
     assert time.monotonic() - began < 6
 
@@ -198,7 +198,7 @@ import resource
 held = len(os.listdir("/proc/self/fd")) - 1
 resource.setrlimit(resource.RLIMIT_NOFILE, (held + {spare}, held + {spare}))
 for _ in range(3):
-    with foreign_output.caught():
+    with stderr_capture.capture():
         print("python's own", file=sys.stderr)
         os.write(2, b"raw, or told at the end\\n")
 print(len(os.listdir("/proc/self/fd")) - 1 - held) if {spare} > 1 else None

@@ -320,12 +320,12 @@ def test_processors_are_those_of_the_quota(tmp_path: Path) -> None:
 
 PARENT = """
 import sys
-from hymt_batch.launch.pool import Pool, Task
+from hymt_batch.launch.pool import ProcessPool, Task
 importing = (sys.executable, "-c", "import time; time.sleep(60)")
-none = dict(begin=lambda task: 1, give_up=None, check_ready=None, on_batch=None, check_stop=lambda: None)
-with Pool(importing, [{}, {}], "hello", **none, stopping=lambda: False, hang_s=60.0) as workers:
+none = dict(begin_attempt=lambda task: 1, quarantine=None, check_ready=None, on_batch=None, check_stop=lambda: None)
+with ProcessPool(importing, [{}, {}], "hello", **none, stop_requested=lambda: False, hang_s=60.0) as workers:
     for number in range(4):
-        list(workers.give(Task(number, [number])))
+        list(workers.submit(Task(number, [number])))
     list(workers.drain())
 """
 
@@ -370,7 +370,7 @@ from hymt_batch import replica
 def load(*_):
     print("loading", flush=True)
     time.sleep(60)
-sys.exit(replica.main(sys.argv[1:], partial(replica.serve, prepare=load)))
+sys.exit(replica.main(sys.argv[1:], partial(replica.serve, prepare_model=load)))
 """
 
 

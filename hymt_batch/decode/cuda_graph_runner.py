@@ -87,7 +87,7 @@ class CudaGraphRunner(ModelRunner):
             read_every: Steps in the ring.
             logprobs: Whether the logarithms of probabilities are kept.
         """
-        self.choice, self.counters, self.logprobs, self.prefix = sampling_params, counters, logprobs, None
+        self.sampling_params, self.counters, self.logprobs, self.prefix = sampling_params, counters, logprobs, None
         self._num_synced = 0
         if read_every != self.read_every:
             self.drop_graphs()
@@ -157,7 +157,7 @@ class CudaGraphRunner(ModelRunner):
         told, self._num_synced = self._num_synced, 0  # a step that fails leaves the device's state unknown
         if told != len(sequences):
             self._sync_state(sequences)
-        key = (number, length, self.choice, self.logprobs)
+        key = (number, length, self.sampling_params, self.logprobs)
         if key in self.graphs:
             self.graphs[key]()
             self.counters.replays += 1
@@ -208,9 +208,11 @@ class CudaGraphRunner(ModelRunner):
         logits, finite = self._logits(
             self._hidden_states(last[:num_slots, None], visible, at[:, None], self.cache)[:, -1]
         )
-        seen = self.seen[:num_slots] if self.seen is not None and self.choice.repetition_penalty != 1.0 else None
-        noise = rng_keys(state[SEED, :num_slots], state[STEP, :num_slots]) if self.choice.do_sample else None
-        chosen = sample_on_device(logits, seen, self.choice, noise)
+        seen = (
+            self.seen[:num_slots] if self.seen is not None and self.sampling_params.repetition_penalty != 1.0 else None
+        )
+        noise = rng_keys(state[SEED, :num_slots], state[STEP, :num_slots]) if self.sampling_params.do_sample else None
+        chosen = sample_on_device(logits, seen, self.sampling_params, noise)
         logprobs = (
             token_logprobs(logits, chosen).double().view(torch.int64) if self.logprobs else torch.zeros_like(chosen)
         )

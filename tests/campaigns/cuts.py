@@ -148,7 +148,9 @@ def compare(seed: int, rows: int, counters: list[tuple[str, Any]], seconds: floa
         if time.perf_counter() - began > seconds:
             found["slow"] += 1
             continue
-        today = cut(segment.split, text, counter.count, SegmentConfig(max_tokens=limit), 1, starts=counter.starts)
+        today = cut(
+            segment.split, text, counter.count, SegmentConfig(max_tokens=limit), 1, find_token_starts=counter.starts
+        )
         found["rows"] += 1
         found["cut"] += len(earlier) > 1
         found["segments"] += len(earlier)

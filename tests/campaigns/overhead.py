@@ -143,23 +143,23 @@ def stages(source: Path, name: str) -> dict[str, float]:
 
 FIRST_TOKEN = """
 import sys, time
-from hymt_batch.progress import Telling, alive_s
-steps = {"python": alive_s()}
+from hymt_batch.progress import Reporter, process_age_s
+steps = {"python": process_age_s()}
 from hymt_batch import config
 from jobs import translate
-steps["our modules, Hydra"] = alive_s()
+steps["our modules, Hydra"] = process_age_s()
 job = config.load("translate", sys.argv[1:])
-steps["configuration"] = alive_s()
+steps["configuration"] = process_age_s()
 import torch, transformers
-steps["torch, transformers"] = alive_s()
+steps["torch, transformers"] = process_age_s()
 from hymt_batch.decode import generate
 def decode(*arguments):
-    steps.setdefault("model, tokenizer, folder, first shard", alive_s())
+    steps.setdefault("model, tokenizer, folder, first shard", process_age_s())
     def one_token():
-        steps.setdefault("first token", alive_s())
+        steps.setdefault("first token", process_age_s())
     return generate.decode_batch(*arguments[:-1], one_token)
-with Telling("off") as telling:
-    translate.translate(job, telling, decode_batch=decode)
+with Reporter("off") as reporter:
+    translate.translate(job, reporter, decode_batch=decode)
 names = list(steps)
 import json
 print(json.dumps({name: steps[name] - (steps[names[n - 1]] if n else 0) for n, name in enumerate(names)}))

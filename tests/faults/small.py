@@ -100,7 +100,7 @@ def simulated() -> Iterator[None]:
     changes: list[tuple[Any, str, Any]] = [
         (uuid, "uuid4", _Id),
         (manifest, "datetime", SimpleNamespace(now=lambda zone: SimpleNamespace(isoformat=lambda timespec: "today"))),
-        (lease, "myself", holder),
+        (lease, "current_process", holder),
         (lease, "acquire", functools.partial(lease.acquire, clock=clock, sleep=clock.sleep)),
         (lease, "threading", SimpleNamespace(Thread=_NoThread, Event=threading.Event, Lock=threading.Lock)),
         (files, "RETRY_DELAYS_S", (0.0, 0.0)),

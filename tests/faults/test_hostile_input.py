@@ -35,12 +35,12 @@ import resource, sys
 from collections import Counter
 from hymt_batch.source import stream
 config = stream.SourceConfig(path=sys.argv[1])
-(found,) = stream.find(config)
+(found,) = stream.find_inputs(config)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 if sys.argv[2] == "bare":
     import pyarrow.parquet
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-seen = Counter(document.status.value for document, _ in stream.full(found, config, [found]))
+seen = Counter(document.status.value for document, _ in stream.read_full_documents(found, config, [found]))
 grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
 print(*(f"{status}={number}" for status, number in sorted(seen.items())), grown // 1024)
 """

@@ -198,7 +198,7 @@ class Broken(io.RawIOBase):
 def test_a_standard_input_that_breaks_is_no_traceback(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: int, wanted: type[HymtError]
 ) -> None:
-    monkeypatch.setattr("hymt_batch.source.spool._gives", lambda *_: True)
+    monkeypatch.setattr("hymt_batch.source.spool._has_data", lambda *_: True)
     with pytest.raises(wanted, match=r"[Ss]tandard input"):
         Spool(tmp_path / "out").store_stdin(".txt", Broken(error))  # type: ignore[arg-type]
 
