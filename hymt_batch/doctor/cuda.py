@@ -83,7 +83,7 @@ def _check_driver(
     nvidia: NvidiaInfo | None, torch_cuda: str | None, torch_gpus: int, all_hidden: bool, usable: Sequence[Gpu]
 ) -> Finding:
     check = "torch and driver"
-    driver = f"driver {nvidia.driver} (CUDA {nvidia.cuda or 'unknown'})" if nvidia else "driver unknown"
+    driver = f"driver {nvidia.driver} (CUDA {nvidia.cuda or 'not known'})" if nvidia else "driver not known"
     build = f"torch built for CUDA {torch_cuda}" if torch_cuda else "torch built without CUDA"
     if torch_gpus and torch_gpus < len(usable):
         fix = "run nvidia-smi and fix what it reports about the other GPUs"

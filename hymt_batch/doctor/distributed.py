@@ -59,7 +59,7 @@ def _check_variables(env: Mapping[str, str]) -> Iterator[Finding]:
             yield Finding(check, Level.WARN, seen, f"unset {rank} {size}", "D2")
     world = _parse_count(env, "WORLD_SIZE") or 1
     if world > 1 and not env.get("MASTER_ADDR"):
-        seen = f"WORLD_SIZE={world} without MASTER_ADDR is left over: every launcher sets both"
+        seen = f"WORLD_SIZE={world} without MASTER_ADDR: launchers set both, so it was left over"
         yield Finding(check, Level.WARN, seen, "unset WORLD_SIZE RANK LOCAL_RANK", "D2")
 
 
@@ -92,7 +92,7 @@ def _duplicate_job(
             f"same {gpus}: {num_local} copies would share every GPU"
         )
         return Finding(
-            "processes", Level.FAIL, seen, f"{SINGLE_PROCESS_FIX} (with device_map=replicate to use all GPUs)", "D1"
+            "processes", Level.FAIL, seen, f"{SINGLE_PROCESS_FIX} (optionally with device_map=replicate)", "D1"
         )
     if launcher != "torchrun":  # each may have its own name= and source.path=; if not, the lease protects the folder
         seen = (
@@ -110,11 +110,11 @@ def _duplicate_job(
 
 
 def _check_slurm_gpus(env: Mapping[str, str], strategy: str, num_gpus: int | None) -> Iterator[Finding]:
-    name = next((name for name in SLURM_GPU_VARIABLES if env.get(name, "") not in ("", "0")), None)
-    if "SLURM_JOB_ID" not in env or name is None or num_gpus != 0 or strategy == "cpu":
+    variable = next((name for name in SLURM_GPU_VARIABLES if env.get(name, "") not in ("", "0")), None)
+    if "SLURM_JOB_ID" not in env or variable is None or num_gpus != 0 or strategy == "cpu":
         return
     value = env.get("CUDA_VISIBLE_DEVICES")
-    seen = f"{name}={env[name]}, but no GPU is visible"
+    seen = f"{variable}={env[variable]}, but no GPU is visible"
     if value is not None and not value.strip():
         seen += ": CUDA_VISIBLE_DEVICES is empty, as in a job step without a GPU"
         yield Finding("GPUs of the job", Level.FAIL, seen, "srun --gres=gpu:1, or set device_map=cpu", "D6")
@@ -175,7 +175,7 @@ def check_interconnect(
     )
     if consumer_names:
         seen = (
-            f"{', '.join(consumer_names)} does not support P2P; drivers that reported it produced wrong text silently"
+            f"{', '.join(consumer_names)} does not support P2P; drivers that reported support gave silently wrong text"
         )
         findings.append(Finding(check, Level.WARN, seen, canary, "C20"))
     return findings

@@ -139,7 +139,7 @@ def _check_model_type(model_type: str | None, installed: str | None) -> Iterator
             seen = f"{model_type} needs {needed}; installed: {installed or 'none'}"
             yield Finding(check, Level.FAIL, seen, f"pip install '{needed}'", "A2")
         else:
-            yield Finding(check, Level.OK, f"transformers {installed} supports {model_type}")
+            yield Finding(check, Level.OK, f"{model_type} is supported by transformers {installed}")
 
 
 def _check_dependencies(
@@ -156,9 +156,9 @@ def _check_dependencies(
             seen = f"{package} {version(package)} needs {requirement}; installed: {installed or 'none'}"
             # transformers checks its own requirements when it is imported; the others do not
             level = Level.FAIL if package == "transformers" or installed is None else Level.WARN
-            yield Finding("packages together", level, seen, _pip_install(requirement), "A15")
+            yield Finding("package compatibility", level, seen, _pip_install(requirement), "A15")
     if compatible:
-        yield Finding("packages together", Level.OK, f"the requirements of {', '.join(STACK)} are installed")
+        yield Finding("package compatibility", Level.OK, f"the requirements of {', '.join(STACK)} are installed")
 
 
 def _parse_requirements(texts: Sequence[str] | None) -> list[Requirement]:

@@ -47,7 +47,7 @@ def run(job: DoctorJob) -> list[Finding]:
         Finding(
             "canary: batched against single",
             Level.OK,
-            f"difference: {hymt.canary_difference:.1e} of the logits' spread; allowed: {canary.TOLERANCE[hymt.dtype]:g}",
+            f"difference: {hymt.canary_difference:.1e} of the logits' spread; limit: {canary.TOLERANCE[hymt.dtype]:g}",
         ),
     ]
     findings.append(_attention_finding(hymt))

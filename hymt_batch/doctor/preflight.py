@@ -185,8 +185,8 @@ def _check_placement(
             kv_cache_bytes = budget.max_tokens * cache_bytes * use.num_layers // max(1, network.num_layers)
             needed_bytes = use.weight_bytes + kv_cache_bytes
             seen = (
-                f"{gib(free[use.device])} free; {gib(use.weight_bytes)} of weights and {gib(kv_cache_bytes)} of KV cache "
-                f"for {budget.max_rows} rows"
+                f"{gib(free[use.device])} free; {gib(use.weight_bytes)} of weights and {gib(kv_cache_bytes)} of "
+                f"KV cache for {budget.max_rows} rows"
             )
             check = f"memory of {use.device}"
             if needed_bytes <= free[use.device]:
@@ -226,12 +226,9 @@ def _warnings_as_findings(findings: list[Finding], check: str) -> Iterator[None]
 
 def _check_tokenizer(job: DoctorJob, files: ModelFiles | None, findings: list[Finding]) -> None:
     """Check the tokenizer and the chat template, and report the last token of every prompt."""
-    check, describe_end = (
-        "last token of the prompt",
-        partial(prompt.describe_end, job.prompt, job.model.add_generation_prompt),
-    )
+    check, end = "last token of the prompt", partial(prompt.describe_end, job.prompt, job.model.add_generation_prompt)
     if files is None:
-        findings.append(Finding(check, Level.SKIP, str(describe_end(None))))
+        findings.append(Finding(check, Level.SKIP, str(end(None))))
         return
     with _errors_as_findings("tokenizer and chat template", findings):
         tokenizer = tokenizing.load(files.folder, files.config, add_generation_prompt=job.add_generation_prompt)
@@ -245,7 +242,7 @@ def _check_tokenizer(job: DoctorJob, files: ModelFiles | None, findings: list[Fi
             f"{list(tokenizer.prefix)}, suffix {list(tokenizer.suffix)}, stop tokens {list(tokenizer.stop_ids)}"
         )
         findings.append(Finding("tokenizer and chat template", Level.OK, seen))
-        findings.append(Finding(check, Level.OK, str(describe_end(tokenizer.last_prompt_token))))
+        findings.append(Finding(check, Level.OK, str(end(tokenizer.last_prompt_token))))
 
 
 def _check_licence(job: DoctorJob, findings: list[Finding]) -> None:
@@ -254,7 +251,7 @@ def _check_licence(job: DoctorJob, findings: list[Finding]) -> None:
         job.model.check_translates()
     seen = job.model.licence_text
     if job.model.licence_limits:
-        seen += "; Hy-MT2 has the licence Apache-2.0 (model=hy_mt2_1.8b or hy_mt2_7b, with the same shapes)"
+        seen += "; Hy-MT2 is licensed under Apache-2.0 (model=hy_mt2_1.8b or hy_mt2_7b, with the same shapes)"
     findings.append(Finding("licence of the weights", Level.OK, seen))
 
 

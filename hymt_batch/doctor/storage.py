@@ -165,10 +165,10 @@ def _operation_findings(features: StorageFeatures) -> Iterator[Finding]:
         seen = "not supported: parts are published by rename, which is correct as long as one process runs"
         yield Finding("hard links", Level.WARN, seen, OTHER_STORAGE_FIX, "G6")
     if features.dir_fsync:
-        yield Finding("sync of folders", Level.OK, "supported: a new file name survives a power loss")
+        yield Finding("directory sync", Level.OK, "supported: a new file name survives a power loss")
     else:
         seen = "not supported: a power loss may cost more than one part, but cannot make the output wrong"
-        yield Finding("sync of folders", Level.WARN, seen, OTHER_STORAGE_FIX, "G7")
+        yield Finding("directory sync", Level.WARN, seen, OTHER_STORAGE_FIX, "G7")
 
 
 def _lock_finding(excludes_others: Callable[[Path], bool | None], file: Path) -> Finding:
@@ -260,7 +260,7 @@ def check_lease(folder: Path, fs: Fs = OS_FS, this_process: LeaseHolder | None =
             if stat_or_none(fs, path) is not None:
                 seen = "the lease cannot be read: the job waits launch.lease_ttl_s before it takes the lease over"
                 return [Finding("lease", Level.WARN, seen, f"rm '{path}', if no other process works there", "G12")]
-        return [Finding("lease", Level.OK, "free")]
+        return [Finding("lease", Level.OK, "no process holds it")]
     holder_text = f"process {holder.pid} on {holder.host}, since {holder.since}"
     alive = holders.is_alive(holder, this_process or holders.current_process())
     if alive is False:
