@@ -243,8 +243,8 @@ def render(
         if free_tokens < num_source_tokens:
             rejected[segment.document_index] = Rejection(
                 Status.TOO_LONG,
-                f"a segment of {num_source_tokens} tokens leaves {max(0, free_tokens)} of model.max_context={max_context} for "
-                "its translation; set a smaller segment.max_tokens to split it",
+                f"a segment of {num_source_tokens} tokens leaves {max(0, free_tokens)} of model.max_context="
+                f"{max_context} for its translation; set a smaller segment.max_tokens to split it",
             )
             continue
         prompts.append(

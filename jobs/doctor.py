@@ -54,12 +54,13 @@ def render(findings: Sequence[Finding], width: int = 120) -> str:
         )
 
     for finding in findings:
-        add_wrapped(f"{finding.level.value:<5} {one.check:<{column}}  ", finding.seen or "-")
+        add_wrapped(f"{finding.level.value:<5} {finding.check:<{column}}  ", finding.seen or "-")
         if finding.fix:
             add_wrapped(f"{'fix:':>{len(indent) - 1}} ", finding.fix)
         if finding.id:
             lines.append(
-                f"{indent}{finding.id}: hymt-batch doctor explain={finding.id}, or {TROUBLESHOOTING_PAGE}#{finding.id.lower()}"
+                f"{indent}{finding.id}: hymt-batch doctor explain={finding.id}, "
+                f"or {TROUBLESHOOTING_PAGE}#{finding.id.lower()}"
             )
     counts = Counter(finding.level for finding in findings)
     summary = ", ".join(f"{counts[level]} {level.value}" for level in Level if counts[level])

@@ -62,28 +62,25 @@ def plan(job: PlanJob) -> PlanReport:
     plan_placements = partial(prepare.plan_placement, job.model, inventory=devices, files=files)
     refused, placement = "", None
     try:
-        dtype, network, placements = plan_placements(device_map=job.device_map)
+        dtype, net, placements = plan_placements(device_map=job.device_map)
         placement = placements[0]
     except PreflightError as error:
         refused = str(error)
-        dtype, network = (
-            prepare.resolve_dtype(job.model, job.device_map, devices, files),
-            prepare.network_in_memory(files),
-        )
+        dtype, net = prepare.resolve_dtype(job.model, job.device_map, devices, files), prepare.network_in_memory(files)
     dtype_bytes = prepare.dtype_bytes(dtype)
     report = PlanReport(
         model=job.model.path,
         read_from=read_from,
         dtype=dtype,
         parameters=files.network.num_parameters,
-        weight_bytes=network.num_bytes(dtype_bytes),
-        cache_bytes_per_token=network.cache_bytes_per_token(dtype_bytes),
+        weight_bytes=net.num_bytes(dtype_bytes),
+        cache_bytes_per_token=net.cache_bytes_per_token(dtype_bytes),
         devices=[{"name": d.name, "label": d.label, "free_bytes": d.free_bytes} for d in devices.devices],
         strategy=(placement.strategy if placement else job.device_map.strategy).value,
         refused=refused,
     )
     if placement:
-        describe_placement(report, job, placement, network, dtype_bytes, devices)
+        describe_placement(report, job, placement, net, dtype_bytes, devices)
     last_token = None
     if read_from == "files":
         last_token = prompt_end.last_token(files.folder, add_generation_prompt=job.add_generation_prompt)
@@ -123,7 +120,7 @@ def describe_placement(
 ) -> None:
     """Add to the report where the layers go and the memory that each device needs."""
     budget = resolve_batch_budget(job, placement, net, dtype_bytes, devices)
-    kv_cache_bytes = budget.max_tokens * report.cache_bytes_per_token
+    kv_cache = budget.max_tokens * report.cache_bytes_per_token
     num_layers = max(1, net.num_layers)
     report.max_rows, report.max_tokens = budget.max_rows, budget.max_tokens
     report.logits_bytes = batch.logits_bytes(budget.max_rows, net.vocab_size)
@@ -133,31 +130,26 @@ def describe_placement(
             "modules": group.modules,
             "device": group.device,
             "weight_bytes": group.weight_bytes,
-            "cache_bytes": kv_cache_bytes * group.num_layers // num_layers,
+            "cache_bytes": kv_cache * group.num_layers // num_layers,
             "share": group.weight_bytes / max(1, report.weight_bytes),
         }
         for group in table.layer_groups(placement.map, net, dtype_bytes)
     ]
-    free_bytes = {device.name: device.free_bytes for device in devices.devices}
-    lm_head_device = next(
-        (group.device for group in table.layer_groups(placement.map, net, dtype_bytes) if "lm_head" in group.modules),
-        "cpu",
+    free = {device.name: device.free_bytes for device in devices.devices}
+    head = next(
+        (run.device for run in table.layer_groups(placement.map, net, dtype_bytes) if "lm_head" in run.modules), "cpu"
     )
     for use in placement.usage:
-        logits_bytes = (
-            report.logits_bytes
-            if use.device == (lm_head_device if lm_head_device in free_bytes else placement.device.name)
-            else 0
-        )
-        used_bytes = use.weight_bytes + kv_cache_bytes * use.num_layers // num_layers + logits_bytes
-        left_bytes = free_bytes[use.device] - used_bytes if use.device in free_bytes else None
+        logits = report.logits_bytes if use.device == (head if head in free else placement.device.name) else 0
+        used = use.weight_bytes + kv_cache * use.num_layers // num_layers + logits
+        left = free[use.device] - used if use.device in free else None
         report.per_device.append(
             {
                 "device": use.device,
                 "weight_bytes": use.weight_bytes,
-                "cache_bytes": kv_cache_bytes * use.num_layers // num_layers,
-                "logits_bytes": logits_bytes,
-                "left_bytes": left_bytes,
+                "cache_bytes": kv_cache * use.num_layers // num_layers,
+                "logits_bytes": logits,
+                "left_bytes": left,
             }
         )
 
@@ -171,13 +163,13 @@ def evaluate_strategy(
         changes["max_memory"] = None
     config = replace(job.device_map, strategy=strategy, **changes)
     try:
-        dtype, network, placements = plan_placements(device_map=config)
+        dtype, net, placements = plan_placements(device_map=config)
     except HymtError as error:
         return StrategyOption(
             strategy.value, False, remark=escape_line(error.message.partition(". ")[0].partition(";")[0], 110)
         )
     placement = placements[0]
-    budget = resolve_batch_budget(job, placement, network, prepare.dtype_bytes(dtype), devices)
+    budget = resolve_batch_budget(job, placement, net, prepare.dtype_bytes(dtype), devices)
     remark = placement_remark(placement)
     return StrategyOption(
         strategy.value,
@@ -193,18 +185,14 @@ def evaluate_strategy(
 def placement_remark(placement: Placement) -> str:
     """Return a short remark about a placement for the table of strategies."""
     weights = {use.device: use.weight_bytes for use in placement.usage}
-    off_gpu_bytes = sum(
-        num_bytes
-        for name, num_bytes in weights.items()
-        if name != placement.device.name and not name.startswith("cuda")
+    off_gpu = sum(
+        size for name, size in weights.items() if name != placement.device.name and not name.startswith("cuda")
     )
-    if off_gpu_bytes:
-        return f"{gib(off_gpu_bytes)} cross the bus in every step"
+    if off_gpu:
+        return f"{gib(off_gpu)} cross the bus in every step"
     if not placement.is_split:
         return f"whole model on {placement.device.name}"
-    slower = (
-        ", slower than whole replicas" if any("replicate gives" in warning for warning in placement.warnings) else ""
-    )
+    slower = ", slower than whole replicas" if any("replicate gives" in text for text in placement.warnings) else ""
     return f"split over {len(placement.usage)} devices{slower}"
 
 
@@ -260,9 +248,7 @@ def run_probe(job: PlanJob, corpus_stats: CorpusStats) -> ProbeResult:
         PreflightError: There is no row to translate, or the model cannot be loaded.
     """
     if not corpus_stats.sample or not corpus_stats.tokens or job.tgt_lang is None:
-        raise PreflightError(
-            "The corpus does not have a row to translate, so the speed cannot be measured. Check source.path."
-        )
+        raise PreflightError("The corpus has no row to translate, so the speed cannot be measured. Check source.path.")
     template = prompt.resolve_template(job.prompt, job.model.family.value, job.src_lang, job.tgt_lang)
     prepared = prepare.prepare_model(job.model, job.device_map, job.launch.num_threads)
     tokenizer = prepared.load_tokenizer(add_generation_prompt=job.add_generation_prompt)
@@ -272,9 +258,7 @@ def run_probe(job: PlanJob, corpus_stats: CorpusStats) -> ProbeResult:
     )
     prompts, _ = prompt.render(segments, corpus_stats.sample, tokenizer, template, prepared.max_context)
     if not prompts:
-        raise PreflightError(
-            "The model cannot translate any row of the sample, so the speed cannot be measured. Check source.path."
-        )
+        raise PreflightError("No row of the sample can be translated; the speed is unknown. Check source.path.")
     order = sorted(range(len(prompts)), key=lambda index: (-len(prompts[index].ids), index))
     limits = batch.resolve_part_limits(job.batch, prepared.num_parameters, prepared.on_gpu)
     rows = max(1, min(limits.part_rows, len(order) // (2 * probe.MIN_BATCHES) or 1))
@@ -282,21 +266,18 @@ def run_probe(job: PlanJob, corpus_stats: CorpusStats) -> ProbeResult:
     random.Random(job.seed).shuffle(batches)
     started_at = time.monotonic()
     timings = list(probe.time_batches(decode, prompts, batches, job.probe_s))
-    counted_timings = timings[1:] if len(timings) > probe.MIN_BATCHES else timings
-    speeds = probe.throughput_interval(counted_timings, job.seed)
+    counted = timings[1:] if len(timings) > probe.MIN_BATCHES else timings
+    speeds = probe.throughput_interval(counted, job.seed)
     token_error = 1.645 * corpus_stats.tokens_error
     low, middle, high = (corpus_stats.tokens / speed for speed in (speeds[2], speeds[1], speeds[0]))
     eta = (low * (1 - token_error), middle, high * (1 + token_error))
     num_devices = len([use for use in prepared.placement.usage if use.device.startswith("cuda")]) or 1
-    source_tokens, new_tokens = (
-        sum(timing.source_tokens for timing in counted_timings),
-        sum(timing.new_tokens for timing in counted_timings),
-    )
+    source, new = sum(timing.source_tokens for timing in counted), sum(timing.new_tokens for timing in counted)
     return ProbeResult(
         seconds=time.monotonic() - started_at,
         rows=sum(timing.rows for timing in timings),
         batches=len(timings),
-        output_per_source_token=new_tokens / max(1, source_tokens),
+        output_per_source_token=new / max(1, source),
         source_tokens_per_s=speeds[1],
         eta_s=eta,
         device_hours=(eta[0] * num_devices / 3600, eta[1] * num_devices / 3600, eta[2] * num_devices / 3600),
