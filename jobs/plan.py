@@ -52,8 +52,7 @@ def plan(job: PlanJob) -> PlanReport:
     """Plan the placement and the strategies; the corpus and the measured run are not part of it.
 
     Raises:
-        HymtError: The model is missing or a setting is wrong. A strategy that does not fit is not an error: the report
-            shows it.
+        HymtError: The model is missing or a setting is wrong. A strategy that does not fit is shown in the report.
     """
     devices = (
         detect_devices.nvidia_smi_devices() if job.devices is None else detect_devices.simulated_devices(job.devices)
@@ -241,8 +240,7 @@ def scan_corpus(job: PlanJob, files: ModelFiles) -> tuple[CorpusStats, list[Any]
 def run_probe(job: PlanJob, corpus_stats: CorpusStats) -> ProbeResult:
     """Translate a sample for `job.probe_s` seconds and extrapolate to the whole corpus.
 
-    The sample is sorted by length and cut into batches, like a shard into parts; they run in random order. The first
-    one, a warm-up, is not counted.
+    Batches of the sample, sorted by length like the parts of a shard, run in random order; the first is not counted.
 
     Raises:
         PreflightError: There is no row to translate, or the model cannot be loaded.

@@ -27,11 +27,11 @@ STAGES = sorted(path.name for path in (ROOT / "conf").iterdir() if path.is_dir()
 CHECKS = "(hymt-batch|device_map|model|batch|source|decode|output_dir|name|prompt)[.=]?"
 
 
-def test_the_page_is_what_the_catalogue_says() -> None:
+def test_the_troubleshooting_page_matches_the_catalogue() -> None:
     assert (ROOT / "docs/troubleshooting.md").read_text(encoding="utf-8") == catalogue.troubleshooting_page()
 
 
-def test_every_failure_is_whole() -> None:
+def test_every_failure_is_complete() -> None:
     known = catalogue.load()
     assert len(known) >= 110
     for failure in known.values():
@@ -61,7 +61,7 @@ TOO_COMMON = {
 """Texts of which one cannot tell where they come from."""
 
 
-def test_every_symptom_is_recognised_as_its_own_unless_too_common() -> None:
+def test_every_symptom_matches_its_own_failure_unless_too_common() -> None:
     for failure in catalogue.load().values():
         for symptom in failure.symptoms:
             if catalogue.match(symptom) is not failure:
@@ -95,18 +95,18 @@ def test_every_override_of_a_fix_exists() -> None:
         "RuntimeError: The size of tensor a (3) must match the size of tensor b (4)",
     ],
 )
-def test_an_error_that_is_unknown_stays_unknown(text: str) -> None:
+def test_an_unknown_error_does_not_match(text: str) -> None:
     assert catalogue.match(text) is None
 
 
-def test_an_id_is_found_however_it_is_written_and_a_wrong_one_is_refused() -> None:
+def test_an_id_is_found_in_any_case_and_an_unknown_one_is_rejected() -> None:
     assert catalogue.get("c15B").id == "C15b"
     assert catalogue.get(" b1 ").id == "B1"
     with pytest.raises(UsageError, match="Similar ids: C2"):
         catalogue.get("C2x")
 
 
-def test_a_page_for_the_terminal_has_all_of_a_failure() -> None:
+def test_explain_shows_all_fields_of_a_failure() -> None:
     text = catalogue.explain(catalogue.get("E21"))
     assert "cause" in text
     assert "fix" in text
@@ -310,7 +310,7 @@ REAL: list[tuple[str, Damage, Damage]] = [
 
 
 @pytest.mark.parametrize(("id", "damage", "use"), REAL, ids=[row[0] for row in REAL])
-def test_a_real_exception_of_the_libraries_is_recognised(id: str, damage: Damage, use: Damage, tmp_path: Path) -> None:
+def test_a_real_library_exception_is_recognised(id: str, damage: Damage, use: Damage, tmp_path: Path) -> None:
     if transformers_compat.installed_version("transformers") < (5,):
         pytest.skip("texts of transformers 5")
     folder = Path(shutil.copytree(DEMO, tmp_path / "model"))
@@ -337,7 +337,7 @@ WARNINGS: list[tuple[str, Damage, Damage]] = [
 
 
 @pytest.mark.parametrize(("id", "damage", "use"), WARNINGS, ids=[row[0] for row in WARNINGS])
-def test_a_real_warning_of_the_libraries_is_recognised(id: str, damage: Damage, use: Damage, tmp_path: Path) -> None:
+def test_a_real_library_warning_is_recognised(id: str, damage: Damage, use: Damage, tmp_path: Path) -> None:
     if transformers_compat.installed_version("transformers") < (5,):
         pytest.skip("texts of transformers 5")
     folder = Path(shutil.copytree(DEMO, tmp_path / "model"))

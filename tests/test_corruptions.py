@@ -23,7 +23,7 @@ WHOLE = hashes.compute(DEMO, ["model.safetensors"])["model.safetensors"]
 
 @pytest.mark.parametrize("corruption", ALL, ids=[one.name for one in ALL])
 @pytest.mark.fault(66, 67, 77)
-def test_a_corruption_is_refused_by_name_before_any_output(corruption: Corruption, tmp_path: Path) -> None:
+def test_a_corruption_is_rejected_with_its_id_before_any_output(corruption: Corruption, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(DEMO, tmp_path / "model"))
     corruption.damage(folder)
     (tmp_path / "in.txt").write_text("It is raining in Lyon.\n", encoding="utf-8")
@@ -38,7 +38,7 @@ def test_a_corruption_is_refused_by_name_before_any_output(corruption: Corruptio
     assert corruption.id in {one.id for one in found if one.level is Level.FAIL}
 
 
-def test_a_model_in_two_shards_is_whole(tmp_path: Path) -> None:
+def test_a_model_in_two_shards_is_complete(tmp_path: Path) -> None:
     folder = Path(shutil.copytree(DEMO, tmp_path / "model"))
     corruptions.shards(folder)
     found = files.verify(folder)
@@ -48,7 +48,7 @@ def test_a_model_in_two_shards_is_whole(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("change", ["moved", "forgotten", "invented"])
 @pytest.mark.fault(77)
-def test_an_index_that_does_not_say_where_tensors_are_is_refused(change: str, tmp_path: Path) -> None:
+def test_an_index_with_wrong_locations_of_tensors_is_rejected(change: str, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(DEMO, tmp_path / "model"))
     corruptions.shards(folder)
     path = folder / "model.safetensors.index.json"

@@ -28,7 +28,7 @@ def planned(*words: str) -> plan_report.PlanReport:
     return plan.plan(config.load("plan", list(words)))
 
 
-def test_the_command_of_the_issue_prints_where_each_layer_goes(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_plan_shows_where_each_layer_goes(capsys: pytest.CaptureFixture[str]) -> None:
     job = config.load("plan", ["model=hy_mt1.5_1.8b", "device_map=auto", "devices=[24GiB,24GiB]"])
     assert plan.run(job) is ExitCode.COMPLETE
     out = capsys.readouterr().out
@@ -39,7 +39,7 @@ def test_the_command_of_the_issue_prints_where_each_layer_goes(capsys: pytest.Ca
     assert "recommended  device_map=replicate: fits one 24.00 GiB card: replicate gives 2x the throughput" in out
 
 
-def test_a_plan_is_json_for_machines(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_plan_can_be_printed_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     job = config.load(
         "plan", ["model=hy_mt1.5_7b", "device_map=balanced", "devices=[2x12GiB,cpu:16GiB]", "format=json"]
     )
@@ -61,7 +61,7 @@ def test_a_plan_is_json_for_machines(capsys: pytest.CaptureFixture[str]) -> None
     }
 
 
-def test_a_strategy_that_does_not_fit_is_told_with_those_that_do() -> None:
+def test_a_strategy_that_does_not_fit_is_reported_with_those_that_do() -> None:
     job = config.load("plan", ["model=hy_mt1.5_7b", "devices=[12GiB,12GiB]"])
     report = plan.plan(job)
     assert "[C23" in report.refused
@@ -88,13 +88,13 @@ def test_the_recommendation_follows_the_devices(model: str, devices: str, recomm
     assert recommended in planned(f"model={model}", f"devices={devices}").recommended
 
 
-def test_slots_follow_the_settings() -> None:
+def test_batch_limits_follow_the_settings() -> None:
     report = planned("model=hy_mt1.5_1.8b", "devices=[24GiB]", "batch.max_rows=32", "batch.max_tokens=10000")
     assert (report.max_rows, report.max_tokens) == (32, 10_000)
     assert report.per_device[0]["cache_bytes"] == 10_000 * (64 << 10)
 
 
-def test_pretended_devices_are_read_or_refused() -> None:
+def test_simulated_devices_are_parsed_or_rejected() -> None:
     found = detect_devices.simulated_devices(["2x24GiB", "cpu:64GiB", "8GB"])
     assert [(device.name, device.free_bytes) for device in found.devices] == [
         ("cuda:0", 24 * GIB),
@@ -115,7 +115,7 @@ def fake_smi(folder: Path, rows: str) -> str:
     return str(folder)
 
 
-def test_the_devices_of_this_machine_are_asked_of_the_driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_devices_of_this_machine_come_from_nvidia_smi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = "0, GPU-a, NVIDIA L4, 23034, 22500, 8.9, 570.1\\n1, GPU-b, Tesla T4, 15360, 15000, 7.5, 570.1\\n"
     monkeypatch.setenv("PATH", fake_smi(tmp_path, rows), prepend=":")
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
@@ -128,7 +128,7 @@ def test_the_devices_of_this_machine_are_asked_of_the_driver(tmp_path: Path, mon
     assert report.dtype == "bfloat16"
 
 
-def test_a_model_folder_is_read_and_a_wrong_one_refused(tmp_path: Path) -> None:
+def test_a_model_folder_is_read_and_a_missing_one_is_rejected(tmp_path: Path) -> None:
     report = planned("model=demo")
     assert report.read_from == "files"
     assert report.parameters == 917_888
@@ -153,7 +153,7 @@ def shard(texts: list[str]) -> Shard:
     return Shard(Input("in", "in", "in", "text"), 0, 0, rows, 0, 0, "", last=True)
 
 
-def test_the_tokens_of_a_large_corpus_are_reckoned_and_their_error_is_told() -> None:
+def test_the_tokens_of_a_large_corpus_are_estimated_with_an_error() -> None:
     shards = [shard([f"{'word ' * (1 + (row * 7 + part) % 13)}{row}" for row in range(5000)]) for part in range(4)]
     exact = corpus_stats.compute_corpus_stats(shards, lambda text: len(text.split()), count_rows=10**9)
     reckoned = corpus_stats.compute_corpus_stats(shards, lambda text: len(text.split()), count_rows=1000)
@@ -170,7 +170,7 @@ def test_the_tokens_of_a_large_corpus_are_reckoned_and_their_error_is_told() -> 
     assert corpus_stats.compute_corpus_stats(shards, None, count_rows=10).tokens is None
 
 
-def test_a_text_that_the_tokenizer_fails_on_does_not_end_the_survey() -> None:
+def test_a_text_that_the_tokenizer_cannot_encode_does_not_stop_the_statistics() -> None:
     def count(text: str) -> int:
         raise TextError("the tokenizer failed")
 
@@ -191,14 +191,14 @@ def test_a_sample_is_drawn_evenly_and_by_its_seed() -> None:
     )
 
 
-def test_speeds_have_an_interval_around_what_was_measured() -> None:
+def test_speeds_have_an_interval_around_the_measured_value() -> None:
     batches = [BatchTiming(10, 1000, 900, 1.0 + 0.1 * (number % 3)) for number in range(12)]
     low, middle, high = probe.throughput_interval(batches, 0)
     assert low < middle < high
     assert abs(middle - 12_000 / sum(one.seconds for one in batches)) < 1e-6
 
 
-def test_a_probe_measures_and_tells_how_long_the_corpus_takes(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_probe_measures_and_estimates_the_time_for_the_corpus(capsys: pytest.CaptureFixture[str]) -> None:
     job = config.load("plan", ["preset=demo", "probe=true", "probe_s=0.1", "format=json", "batch.max_rows=8"])
     assert plan.run(job) is ExitCode.COMPLETE
     report = json.loads(capsys.readouterr().out)
@@ -222,12 +222,12 @@ def test_a_probe_measures_and_tells_how_long_the_corpus_takes(capsys: pytest.Cap
         (["sample_rows=0"], "sample_rows=50000"),
     ],
 )
-def test_settings_that_cannot_be_planned_are_refused(words: list[str], needle: str) -> None:
+def test_invalid_settings_of_a_plan_are_rejected(words: list[str], needle: str) -> None:
     with pytest.raises(ConfigError, match=needle):
         config.load("plan", words)
 
 
-def test_a_plan_without_a_probe_imports_no_torch(tmp_path: Path) -> None:
+def test_a_plan_without_a_probe_does_not_import_torch(tmp_path: Path) -> None:
     (tmp_path / "in.txt").write_text("It rains.\n", encoding="utf-8")
     program = (
         "import sys; from jobs import plan; from hymt_batch import config;"
@@ -244,7 +244,7 @@ def test_a_plan_without_a_probe_imports_no_torch(tmp_path: Path) -> None:
     assert "corpus   1 rows in 1 file(s): 1 to decode" in ran.stdout
 
 
-def test_a_plan_shows_how_prompts_end_and_who_decided_it(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_plan_shows_how_prompts_end_and_why(capsys: pytest.CaptureFixture[str]) -> None:
     def line(*words: str) -> str:
         (found,) = [one for one in plan_report.render(planned(*words)).splitlines() if one.startswith("prompt ")]
         return found
@@ -266,7 +266,7 @@ def test_a_plan_shows_how_prompts_end_and_who_decided_it(capsys: pytest.CaptureF
     }
 
 
-def test_a_template_that_cannot_be_read_leaves_the_plan_as_it_is(tmp_path: Path) -> None:
+def test_an_unreadable_template_does_not_stop_the_plan(tmp_path: Path) -> None:
     folder = shutil.copytree(plan.find_model(config.load("plan", ["model=demo"]))[0].folder, tmp_path / "model")
     (folder / "chat_template.jinja").write_text("{{ 'x' * 2 ** 33 }}", encoding="utf-8")
     report = planned("model=demo", f"model.path={folder}")
@@ -276,7 +276,7 @@ def test_a_template_that_cannot_be_read_leaves_the_plan_as_it_is(tmp_path: Path)
 
 
 @pytest.mark.parametrize("model", ["hy_mt2_7b_fp8", "hunyuan_mt_7b_fp8", "hunyuan_mt_chimera_7b_fp8"])
-def test_the_fp8_forms_are_planned_as_they_will_lie_in_memory(model: str) -> None:
+def test_fp8_models_are_planned_with_their_size_in_memory(model: str) -> None:
     found, plain = planned(f"model={model}", "devices=[24GiB]"), planned("model=hy_mt2_7b", "devices=[24GiB]")
     assert found.weight_bytes == plain.weight_bytes
     assert found.recommended.startswith("device_map=replicate")

@@ -59,7 +59,7 @@ def test_the_language_of_the_prompt_and_its_family_can_be_chosen() -> None:
     )
 
 
-def test_rows_may_bring_their_own_languages() -> None:
+def test_rows_may_have_their_own_languages() -> None:
     words = prompt.resolve_template(PromptConfig(), "hy_mt1_5", None, "fr")
     rows = [*documents(["a"], tgt_lang="de"), *documents(["a"], src_lang="zh")]
     made, _ = prompt.render([Segment(0, 0, "a"), Segment(1, 0, "a")], rows, Bytes(), words, 8192)
@@ -69,7 +69,7 @@ def test_rows_may_bring_their_own_languages() -> None:
 
 
 @pytest.mark.fault(58, 73)
-def test_a_text_that_would_become_a_control_token_is_an_error_row_and_all_its_segments_are_left_out() -> None:
+def test_a_text_that_encodes_to_a_control_token_is_rejected_with_all_its_segments() -> None:
     words = prompt.resolve_template(PromptConfig(), "hy_mt1_5", None, "fr")
     segments = [Segment(0, 0, "fine"), Segment(0, 1, "bad \x1d"), Segment(1, 0, "good")]
     made, refused = prompt.render(segments, documents(["fine bad", "good"]), Bytes(), words, 8192)
@@ -86,7 +86,7 @@ def test_a_segment_without_room_for_its_translation_is_too_long() -> None:
 
 
 @pytest.mark.fault(78)
-def test_a_tokenizer_whose_instruction_holds_control_tokens_is_refused() -> None:
+def test_a_tokenizer_that_encodes_the_instruction_to_control_tokens_is_rejected() -> None:
     class Bad(Bytes):
         def has_control_ids(self, body: object) -> bool:
             return True
@@ -123,7 +123,7 @@ def test_the_demo_model_learns_the_prompts_and_names_that_a_job_sends() -> None:
         ("false", False, False, "without the generation prompt, as prompt.add_generation_prompt=false says, like the"),
     ],
 )
-def test_the_generation_prompt_follows_the_card_unless_it_is_asked_for(
+def test_the_generation_prompt_follows_the_card_unless_it_is_set(
     asked: str, card: bool, added: bool, words: str
 ) -> None:
     config = PromptConfig(add_generation_prompt=GenerationPrompt[asked])
