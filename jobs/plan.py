@@ -39,13 +39,8 @@ log = logging.getLogger("hymt_batch.jobs.plan")
 
 PROBE_SAMPLE_ROWS = 4096  # rows sampled for the measured run
 STRATEGIES = (
-    Strategy.replicate,
-    Strategy.balanced,
-    Strategy.balanced_low_0,
-    Strategy.sequential,
-    Strategy.offload,
-    Strategy.cpu,
-)
+    Strategy.replicate, Strategy.balanced, Strategy.balanced_low_0, Strategy.sequential, Strategy.offload, Strategy.cpu,
+)  # fmt: skip
 
 
 def plan(job: PlanJob) -> PlanReport:
@@ -169,7 +164,7 @@ def evaluate_strategy(
         )
     placement = placements[0]
     budget = resolve_batch_budget(job, placement, net, prepare.dtype_bytes(dtype), devices)
-    remark = placement_remark(placement)
+    note = placement_remark(placement)
     return StrategyOption(
         strategy.value,
         True,
@@ -177,7 +172,7 @@ def evaluate_strategy(
         len(placement.replicas),
         budget.max_rows,
         budget.max_tokens,
-        remark,
+        note,
     )
 
 

@@ -1,4 +1,4 @@
-"""The demo model translates bulletins it never saw; its bulletins, corpus and checkpoint are what they claim."""
+"""The demo model translates bulletins it was not trained on; its bulletins, corpus and checkpoint are as documented."""
 
 import hashlib
 import itertools
@@ -50,11 +50,11 @@ def test_the_same_seed_always_gives_the_same_bulletins() -> None:
 
 
 def test_sampled_bulletins_were_never_trained_on() -> None:
-    given = {bulletin.en for bulletin in grammar.sample(3, 2000)}
+    sampled = {bulletin.en for bulletin in grammar.sample(3, 2000)}
     trained = {bulletin.en for bulletin in itertools.islice(grammar.stream(3, held_out=False), 20_000)}
-    assert all(grammar.is_held_out(text) for text in given)
+    assert all(grammar.is_held_out(text) for text in sampled)
     assert not any(grammar.is_held_out(text) for text in trained)
-    assert not given & trained
+    assert not sampled & trained
 
 
 def test_an_english_bulletin_has_one_translation() -> None:
@@ -72,7 +72,7 @@ def test_bulletins_are_short_and_long_and_mostly_different() -> None:
 
 
 def test_an_unknown_language_is_rejected() -> None:
-    with pytest.raises(ValueError, match=r"no language 'es'\. Use one of fr, de, zh"):
+    with pytest.raises(ValueError, match=r"does not have the language 'es'\. Use one of fr, de, zh"):
         grammar.reference(grammar.sample(0, 1)[0], "es")
 
 
@@ -106,18 +106,18 @@ def test_a_usage_error_is_reported_in_one_line(
     with pytest.raises(SystemExit) as caught:
         demo.main(arguments)
     assert caught.value.code == 2
-    told = capsys.readouterr().err
-    assert told.count("\n") == 1
+    stderr = capsys.readouterr().err
+    assert stderr.count("\n") == 1
     with pytest.raises(AssertionError, match=message):
-        raise AssertionError(told)
+        raise AssertionError(stderr)
 
 
 def test_an_unwritable_folder_is_reported_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "taken").write_text("a file")
     assert demo.main(["sample", "--num", "1", "--tgt-lang", "fr", "--out", str(tmp_path / "taken")]) == 2
-    told = capsys.readouterr().err
-    assert told.count("\n") == 1
-    assert "taken" in told
+    stderr = capsys.readouterr().err
+    assert stderr.count("\n") == 1
+    assert "taken" in stderr
     assert demo.main(["check", "--model", str(tmp_path)]) == 2
     assert "has no config.json" in capsys.readouterr().err
 
@@ -137,9 +137,9 @@ def test_the_corpus_has_blank_and_repeated_lines() -> None:
 
 
 def test_the_model_files_match_their_checksums() -> None:
-    listed = dict(reversed(line.split("  ")) for line in (train.MODEL_DIR / "SHA256SUMS").read_text().splitlines())
+    checksums = dict(reversed(line.split("  ")) for line in (train.MODEL_DIR / "SHA256SUMS").read_text().splitlines())
     files = [path for path in train.MODEL_DIR.iterdir() if path.name != "SHA256SUMS"]
-    assert listed == {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    assert checksums == {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
     assert sum(path.stat().st_size for path in files) < 4_000_000
 
 

@@ -198,7 +198,7 @@ PROVOKED: list[tuple[str, str, Do]] = [
     ("C13", "incomplete map", words("device_map=manual", "device_map.map={model.norm: cpu}")),
     ("C15", "a module that does not exist", words("device_map=manual", "device_map.map={transformer.h.0: cpu}")),
     ("C15c", "limit above what is free", words("device_map=auto", "device_map.max_memory={0: 9GiB}", "devices=[1GiB]")),
-    ("C16", "tied weights on two devices", words("device_map=manual", "device_map.map={*: 0, lm_head: cpu}", "devices=[9GiB]")),
+    ("C16", "tied weights apart", words("device_map=manual", "device_map.map={*: 0, lm_head: cpu}", "devices=[9GiB]")),
     ("C17", "all of it on disk", words("device_map=manual", "device_map.map={*: disk}")),
     ("C21", "no memory besides the weights", words("device_map=manual", "device_map.map={*: 0}", "devices=[1GiB]")),
     ("C23", "does not fit any GPU", words("devices=[1GiB]")),

@@ -192,7 +192,7 @@ FAULTS: dict[str, tuple[FaultyFs, str]] = {
 }
 
 
-@pytest.mark.parametrize("lie", FAULTS)
+@pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.fault(27, 30)
 def test_a_file_system_on_which_a_job_could_not_resume_is_rejected(tmp_path: Path, fault: str) -> None:
     fs, seen = FAULTS[fault]
@@ -203,7 +203,7 @@ def test_a_file_system_on_which_a_job_could_not_resume_is_rejected(tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    "lie", ["creates an existing file", "does not rename over a file", "does not read its own writes"]
+    "fault", ["creates an existing file", "does not rename over a file", "does not read its own writes"]
 )
 def test_what_the_doctor_rejects_the_job_rejects_too(tmp_path: Path, fault: str) -> None:
     from hymt_batch.errors import PreflightError
@@ -214,7 +214,7 @@ def test_what_the_doctor_rejects_the_job_rejects_too(tmp_path: Path, fault: str)
     assert tree(tmp_path) == [".hymt"]
 
 
-@pytest.mark.parametrize("number", sorted(LINK_UNSUPPORTED_ERRNOS))
+@pytest.mark.parametrize("errno_value", sorted(LINK_UNSUPPORTED_ERRNOS))
 @pytest.mark.fault(28)
 def test_a_file_system_without_hard_links_is_a_warning(tmp_path: Path, errno_value: int) -> None:
     assert wrong(storage.check(tmp_path, None, FaultyFs(link=fails(errno_value)))) == [("G6", Level.WARN, "hard links")]
@@ -272,7 +272,7 @@ def test_a_read_only_file_system_is_reported(mount: Mount) -> None:
     assert findings[0].fix == "Set output_dir= to a folder that can be written"
 
 
-@pytest.mark.parametrize("number", [errno.EACCES, errno.EPERM, errno.EROFS])
+@pytest.mark.parametrize("errno_value", [errno.EACCES, errno.EPERM, errno.EROFS])
 def test_a_folder_of_another_user_is_reported(tmp_path: Path, errno_value: int) -> None:
     findings = storage.check(tmp_path / "demo", None, FaultyFs(mkdir=fails(errno_value)))
     assert wrong(findings) == [("G9", Level.FAIL, "output folder")]
