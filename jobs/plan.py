@@ -166,13 +166,7 @@ def evaluate_strategy(
     budget = resolve_batch_budget(job, placement, net, prepare.dtype_bytes(dtype), devices)
     note = placement_remark(placement)
     return StrategyOption(
-        strategy.value,
-        True,
-        list(placement.devices),
-        len(placement.replicas),
-        budget.max_rows,
-        budget.max_tokens,
-        note,
+        strategy.value, True, list(placement.devices), len(placement.replicas), budget.max_rows, budget.max_tokens, note
     )
 
 

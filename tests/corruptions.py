@@ -134,13 +134,13 @@ def wrong_tokenizer(folder: Path) -> None:
     path = folder / "tokenizer.json"
     content = json.loads(path.read_text(encoding="utf-8"))
     first_id = min(token["id"] for token in content["added_tokens"]) - 200
-    vocab = {text: id for text, id in content["model"]["vocab"].items() if id < first_id}
+    vocab = {text: token_id for text, token_id in content["model"]["vocab"].items() if token_id < first_id}
     pairs = [merge.split(" ") if isinstance(merge, str) else merge for merge in content["model"]["merges"]]
     content["model"]["vocab"] = vocab
     content["model"]["merges"] = [pair for pair in pairs if {*pair, "".join(pair)} <= set(vocab)]
     names = ["<|startoftext|>", "<|eos|>", "<|pad|>", "<|extra_0|>"]
     content["added_tokens"] = [
-        {**content["added_tokens"][0], "id": first_id + id, "content": name} for id, name in enumerate(names)
+        {**content["added_tokens"][0], "id": first_id + index, "content": name} for index, name in enumerate(names)
     ]
     path.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
     edit(

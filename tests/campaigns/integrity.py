@@ -40,19 +40,19 @@ def plain(folder: Path) -> str:
     return f"rejects: {last_line[0][:90]}"
 
 
-def ours(folder: Path, folder_of_job: Path, pin: str | None) -> tuple[str, bool]:
-    source = folder_of_job / "in.txt"
+def ours(folder: Path, job_folder: Path, pin: str | None) -> tuple[str, bool]:
+    source = job_folder / "in.txt"
     source.write_text("It is raining in Lyon.\n", encoding="utf-8")
     overrides = [
         f"source.path={source}",
         f"model.path={folder}",
-        f"output_dir={folder_of_job}",
+        f"output_dir={job_folder}",
         "name=out",
         "model=demo",
     ]
     overrides += ["tgt_lang=fr", "device_map=cpu", *([f"model.sha256={pin}"] if pin else [])]
     process = subprocess.run([sys.executable, "-m", "jobs", "translate", *overrides], capture_output=True, text=True)
-    wrote = bool(list((folder_of_job / "out").glob("translated/*")))
+    wrote = bool(list((job_folder / "out").glob("translated/*")))
     last_line = process.stderr.strip().splitlines()[-1:] or ["?"]
     return (
         f"exit {process.returncode}: {last_line[0].removeprefix('hymt-batch: ').replace(str(folder), 'FOLDER')}",
@@ -76,7 +76,7 @@ def main() -> int:
         num_rejected += rejected
         num_plain_rejected += plain_result != "loads"
         print(
-            f"{corruption.name}\n  ours   {'num_rejected' if rejected else 'NOT REFUSED'}: {our_result}\n  plain  {plain_result}"
+            f"{corruption.name}\n  ours   {'refused' if rejected else 'NOT REFUSED'}: {our_result}\n  plain  {plain_result}"
         )
     figures = {"corruptions": len(ALL), "refused": num_rejected, "plain_refused": num_plain_rejected}
     print(json.dumps(figures))
