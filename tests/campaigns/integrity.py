@@ -76,7 +76,8 @@ def main() -> int:
         num_rejected += rejected
         num_plain_rejected += plain_result != "loads"
         print(
-            f"{corruption.name}\n  ours   {'refused' if rejected else 'NOT REFUSED'}: {our_result}\n  plain  {plain_result}"
+            f"{corruption.name}\n  ours   {'refused' if rejected else 'NOT REFUSED'}: {our_result}\n"
+            f"  plain  {plain_result}"
         )
     figures = {"corruptions": len(ALL), "refused": num_rejected, "plain_refused": num_plain_rejected}
     print(json.dumps(figures))
