@@ -45,7 +45,7 @@ class Case:
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.folder, self.monkeypatch = folder, monkeypatch
         self.model = Path(shutil.copytree(DEMO, folder / "model"))
-        self.words = ["model=demo", f"model.path={self.model}", f"output_dir={folder}", "name=job"]
+        self.overrides = ["model=demo", f"model.path={self.model}", f"output_dir={folder}", "name=job"]
 
     def version(self, package: str, text: str | None) -> None:
         """Simulate that a package has this version, or is missing."""
@@ -111,18 +111,18 @@ def tmpfs(case: Case, options: str) -> None:
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(mount_point)], capture_output=True)
     if mounted.returncode:
         pytest.skip(f"tmpfs cannot be mounted here: {mounted.stderr.decode().strip()}")
-    case.words.append(f"output_dir={mount_point}")
+    case.overrides.append(f"output_dir={mount_point}")
 
 
 def source(case: Case, size: int) -> None:
     path = case.folder / "in.txt"
     path.write_text("A row of text.\n" * (size // 15), encoding="utf-8")
-    case.words += [f"source.path={path}", "tgt_lang=fr"]
+    case.overrides += [f"source.path={path}", "tgt_lang=fr"]
 
 
 def accelerate(case: Case) -> None:
     (case.folder / "accelerate.yaml").write_text("num_processes: 4\nmixed_precision: bf16\n", encoding="utf-8")
-    case.words.append(f"device_map.accelerate_config={case.folder / 'accelerate.yaml'}")
+    case.overrides.append(f"device_map.accelerate_config={case.folder / 'accelerate.yaml'}")
 
 
 def little_shared_memory(case: Case) -> None:
@@ -134,8 +134,8 @@ SPLIT = ("device_map=auto", "devices=[9GiB,9GiB]", "device_map.max_memory={0: 5M
 ON_DISK = ("device_map=offload", "devices=[cpu:9GiB]", "device_map.max_memory={cpu: 2.2MiB, disk: 1GiB}")
 
 
-def words(*more: str) -> Do:
-    return lambda case: case.words.extend(more)
+def add_overrides(*overrides: str) -> Do:
+    return lambda case: case.overrides.extend(overrides)
 
 
 def damaged(change: Callable[[Path], Any]) -> Do:
@@ -154,10 +154,10 @@ PROVOKED: list[tuple[str, str, Do]] = [
     ("A1", "accelerate is missing", lambda case: case.version("accelerate", None)),
     ("A2", "transformers is too old", lambda case: case.version("transformers", "4.55.4")),
     ("A3", "driver older than torch's CUDA", lambda case: case.cards("L4", cuda="11.8", seen=0)),
-    ("A5", "GPU 0 requested, but none present", words("device_map=single", "devices=[cpu:16GiB]")),
+    ("A5", "GPU 0 requested, but none present", add_overrides("device_map=single", "devices=[cpu:16GiB]")),
     ("A6", "no GPU, the CPU used silently", lambda case: case.monkeypatch.setattr(nvidia, "query", lambda: None)),
-    ("A7", "flash-attn is missing", words("model.attention=flash_attention_2")),
-    ("A12", "bfloat16 on a T4", lambda case: (case.cards("T4"), case.words.append("model.dtype=bfloat16"))),
+    ("A7", "flash-attn is missing", add_overrides("model.attention=flash_attention_2")),
+    ("A12", "bfloat16 on a T4", lambda case: (case.cards("T4"), case.overrides.append("model.dtype=bfloat16"))),
     ("A13", "a GPU that is hidden", lambda case: (case.cards("L4", seen=0), case.env(CUDA_VISIBLE_DEVICES="-1"))),
     ("A14", "datasets too old", lambda case: case.version("datasets", "2.0.0")),
     ("A15", "tokenizers that do not fit", lambda case: case.version("tokenizers", "0.10.0")),
@@ -168,8 +168,8 @@ PROVOKED: list[tuple[str, str, Do]] = [
     ("B4", "no weights", damaged(lambda folder: weights(folder).unlink())),
     ("B5", "no config", damaged(lambda folder: (folder / "config.json").unlink())),
     ("B6", "no tokenizer", damaged(lambda folder: (folder / "tokenizer.json").unlink())),
-    ("B7", "a path that does not exist", words("model.path=/no/such/folder")),
-    ("B8", "not in the cache", lambda case: case.words.append("model.path=tencent/HY-MT1.5-1.8B")),
+    ("B7", "a path that does not exist", add_overrides("model.path=/no/such/folder")),
+    ("B8", "not in the cache", lambda case: case.overrides.append("model.path=tencent/HY-MT1.5-1.8B")),
     ("B9", "absent tensor", damaged(corruptions.absent_tensor)),
     ("B9", "one layer more than stored", damaged(lambda folder: edit(folder / "config.json", num_hidden_layers=5))),
     ("B9", "one layer less", damaged(lambda folder: edit(folder / "config.json", num_hidden_layers=3))),
@@ -177,7 +177,7 @@ PROVOKED: list[tuple[str, str, Do]] = [
     ("B10", "shapes of another model", damaged(lambda folder: edit(folder / "config.json", hidden_size=64))),
     ("B11", "tied, stored and different", lm_head),
     ("B12", "head_dim is missing", damaged(lambda folder: edit(folder / "config.json", head_dim=None))),
-    ("B13", "not the pinned weights", words("model.sha256=" + 64 * "0")),
+    ("B13", "not the pinned weights", add_overrides("model.sha256=" + 64 * "0")),
     ("B14", "pickled only", damaged(corruptions.pickles_only)),
     ("B15", "'../' in the index", damaged(corruptions.index_leaves_the_folder)),
     ("B16", "remote code", damaged(lambda folder: edit(folder / "config.json", auto_map={"AutoModel": "x.Y"}))),
@@ -192,48 +192,48 @@ PROVOKED: list[tuple[str, str, Do]] = [
     ("B22", "a tensor in two files", second_copy),
     ("B23", "zero length", damaged(corruptions.empty)),
     ("B24", "a size that is not a number", damaged(lambda folder: edit(folder / "config.json", vocab_size="many"))),
-    ("C1", "unknown device name", words("device_map=manual", "device_map.map={*: gpu}")),
-    ("C8", "disk used silently", words("device_map=auto", "device_map.max_memory={0: 1MiB}", "devices=[9GiB]")),
-    ("C9", "offload", words("device_map=offload", "devices=[9GiB]", "device_map.max_memory={0: 1.2MiB, cpu: 1GiB}")),
-    ("C13", "incomplete map", words("device_map=manual", "device_map.map={model.norm: cpu}")),
-    ("C15", "a module that does not exist", words("device_map=manual", "device_map.map={transformer.h.0: cpu}")),
-    ("C15c", "limit above what is free", words("device_map=auto", "device_map.max_memory={0: 9GiB}", "devices=[1GiB]")),
-    ("C16", "tied weights apart", words("device_map=manual", "device_map.map={*: 0, lm_head: cpu}", "devices=[9GiB]")),
-    ("C17", "all of it on disk", words("device_map=manual", "device_map.map={*: disk}")),
-    ("C21", "no memory besides the weights", words("device_map=manual", "device_map.map={*: 0}", "devices=[1GiB]")),
-    ("C23", "does not fit any GPU", words("devices=[1GiB]")),
-    ("C24", "a split layer", words("device_map=manual", "device_map.map={model.layers.0.mlp: cpu}")),
+    ("C1", "unknown device name", add_overrides("device_map=manual", "device_map.map={*: gpu}")),
+    ("C8", "disk used silently", add_overrides("device_map=auto", "device_map.max_memory={0: 1MiB}", "devices=[9GiB]")),
+    ("C9", "offload", add_overrides("device_map=offload", "devices=[9GiB]", "device_map.max_memory={0: 1.2MiB, cpu: 1GiB}")),
+    ("C13", "incomplete map", add_overrides("device_map=manual", "device_map.map={model.norm: cpu}")),
+    ("C15", "a module that does not exist", add_overrides("device_map=manual", "device_map.map={transformer.h.0: cpu}")),
+    ("C15c", "limit above what is free", add_overrides("device_map=auto", "device_map.max_memory={0: 9GiB}", "devices=[1GiB]")),
+    ("C16", "tied weights apart", add_overrides("device_map=manual", "device_map.map={*: 0, lm_head: cpu}", "devices=[9GiB]")),
+    ("C17", "all of it on disk", add_overrides("device_map=manual", "device_map.map={*: disk}")),
+    ("C21", "no memory besides the weights", add_overrides("device_map=manual", "device_map.map={*: 0}", "devices=[1GiB]")),
+    ("C23", "does not fit any GPU", add_overrides("devices=[1GiB]")),
+    ("C24", "a split layer", add_overrides("device_map=manual", "device_map.map={model.layers.0.mlp: cpu}")),
     ("C25", "accelerate settings ignored", accelerate),
-    ("C26", "a GPU that does not exist", words("device_map=single", "device_map.device=4", "devices=[9GiB]")),
-    ("C27", "a needless split", words(*SPLIT)),
-    ("C28", "float16 on the CPU", words("model.dtype=float16")),
+    ("C26", "a GPU that does not exist", add_overrides("device_map=single", "device_map.device=4", "devices=[9GiB]")),
+    ("C27", "a needless split", add_overrides(*SPLIT)),
+    ("C28", "float16 on the CPU", add_overrides("model.dtype=float16")),
     ("D1", "torchrun", lambda case: case.env(WORLD_SIZE="4", RANK="0", LOCAL_RANK="0", MASTER_ADDR="localhost")),
     ("D2", "WORLD_SIZE is not a number", lambda case: case.env(WORLD_SIZE="two")),
     ("D5", "DeepSpeed enabled", lambda case: case.env(ACCELERATE_USE_DEEPSPEED="true")),
     ("D6", "every GPU hidden", lambda case: (case.cards("L4", seen=0), case.env(CUDA_VISIBLE_DEVICES=""))),
-    ("E23", "more keys and values than memory", words("batch.max_tokens=900000000000")),
+    ("E23", "KV cache larger than memory", add_overrides("batch.max_tokens=900000000000")),
     ("F1", "FP8 without its library", quantised("compressed-tensors")),
     ("F5", "GPTQ without its libraries", quantised("gptq")),
-    ("G1", "memory too small", words("devices=[cpu:2MiB]")),
+    ("G1", "memory too small", add_overrides("devices=[cpu:2MiB]")),
     ("G2", "small /dev/shm", little_shared_memory),
     ("G3", "no space", lambda case: (tmpfs(case, "size=1m"), source(case, 3_000_000))),
     ("G4", "no inodes", lambda case: (tmpfs(case, "size=9m,nr_inodes=20"), source(case, 1500))),
     ("G9", "read-only", lambda case: tmpfs(case, "size=1m,ro")),
-    ("G11", "offload folder is a file", words(*ON_DISK, "device_map.offload_folder=/dev/null")),
+    ("G11", "offload folder is a file", add_overrides(*ON_DISK, "device_map.offload_folder=/dev/null")),
     ("G12", "another process holds the lease", lease),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("id", "what", "do"), PROVOKED, ids=[f"{row[0]}-{row[1]}" for row in PROVOKED])
+@pytest.mark.parametrize(("id", "description", "do"), PROVOKED, ids=[f"{row[0]}-{row[1]}" for row in PROVOKED])
 def test_the_doctor_reports_a_failure_before_anything_loads(
-    id: str, what: str, do: Do, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    id: str, description: str, do: Do, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     case = Case(tmp_path, monkeypatch)
     try:
         do(case)
         before = sorted(path for path in tmp_path.rglob("*"))
-        findings = preflight.run_all(config.load("doctor", case.words))
+        findings = preflight.run_all(config.load("doctor", case.overrides))
         after = sorted(path for path in tmp_path.rglob("*"))
     finally:
         if (tmp_path / "small").is_dir():
@@ -379,8 +379,10 @@ def test_the_quick_checks_stop_a_job_with_the_id_or_return_warnings(monkeypatch:
     assert [finding.id for finding in preflight.run_quick(job, {"ACCELERATE_USE_FSDP": "true"})] == ["D5"]
 
 
-def findings_by_check(*words: str) -> dict[str, Finding]:
-    return {finding.check: finding for finding in preflight.run_all(config.load("doctor", ["device_map=cpu", *words]))}
+def findings_by_check(*overrides: str) -> dict[str, Finding]:
+    return {
+        finding.check: finding for finding in preflight.run_all(config.load("doctor", ["device_map=cpu", *overrides]))
+    }
 
 
 def test_the_doctor_shows_the_licence_and_its_limits() -> None:

@@ -139,7 +139,7 @@ def test_a_file_system_without_inodes_is_reported_as_such_not_as_full(mount: Mou
     assert tree(none) == []
 
 
-def test_a_file_system_without_an_inode_limit_is_ok(tmp_path: Path) -> None:
+def test_a_file_system_that_does_not_count_inodes_is_ok(tmp_path: Path) -> None:
     class FsWithoutInodes(OsFs):
         def statvfs(self, path: Path) -> tuple[int, int | None]:
             return super().statvfs(path)[0], None

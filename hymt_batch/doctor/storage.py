@@ -37,7 +37,7 @@ from hymt_batch.write.storage import (
 
 TRIAL_PREFIX = ".hymt-doctor-"
 DISK_FULL_ERRNOS = (errno.ENOSPC, errno.EDQUOT)
-OTHER_STORAGE_FIX = "set output_dir=FOLDER to a folder on a local disk or a POSIX network file system"
+OTHER_STORAGE_FIX = "set output_dir= to a folder on a local disk or a POSIX network file system"
 LOCK_ACQUIRED, LOCK_DENIED = 10, 11
 LOCK_PROGRAM = f"""
 import fcntl, os, sys
@@ -224,7 +224,7 @@ def _space_findings(fs: Fs, path: Path, need_bytes: int | None, need_inodes: int
     else:
         yield Finding("free space", Level.OK, seen)
     if free_inodes is None:
-        yield Finding("free inodes", Level.OK, "this file system does not limit inodes")
+        yield Finding("free inodes", Level.OK, "this file system does not count inodes")
         return
     need = (need_bytes or 0) // (64 << 10) + MIN_FREE_INODES if need_inodes is None else need_inodes
     seen = f"{free_inodes} free, the job needs about {need}"
