@@ -1,4 +1,4 @@
-"""What decides the text of a job, and which rows form a part; and what may change it by rounding."""
+"""The identity of a job (the settings that decide its text and parts) and its environment (what affects rounding)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def build_identity(
     job: TranslateJob, model: Mapping[str, Any], template: prompt.PromptTemplate, part_limits: batch.PartLimits
 ) -> Any:
-    """Every setting that changes the text, or which rows form a part, with its resolved value."""
+    """Return the resolved value of every setting that changes the text or the rows of a part."""
     return {
         "version": identity_versions.VERSION,
         "source": {
@@ -63,8 +63,13 @@ def build_identity(
 
 
 def build_environment(job: TranslateJob, resolved: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """What of the settings may change a low-precision text by rounding: as asked for, or as it was settled."""
-    asked = {
+    """Return the settings that may change a low-precision text by rounding.
+
+    Args:
+        job: The job's settings.
+        resolved: Values that the job resolved; they replace those of the settings.
+    """
+    settings = {
         "engine": job.decode.engine.value,
         "stages": job.decode.stages,
         "read_every": job.decode.read_every,
@@ -72,11 +77,11 @@ def build_environment(job: TranslateJob, resolved: Mapping[str, Any] | None = No
         "max_rows": job.batch.max_rows,
         "max_tokens": job.batch.max_tokens,
     }
-    return {"hymt_batch": importlib.metadata.version("hymt-batch"), **asked, **(resolved or {})}
+    return {"hymt_batch": importlib.metadata.version("hymt-batch"), **settings, **(resolved or {})}
 
 
 def auto_keys(job: TranslateJob) -> frozenset[str]:
-    """Keys of the identity whose value in a folder's job stands: `auto` resolves them once, when a folder is made."""
+    """Return the identity keys that are set to `auto`: resolved when a folder is created, and kept when resuming it."""
     auto = {
         "batch.part_rows": job.batch.part_rows == "auto",
         "batch.part_tokens": job.batch.part_tokens == "auto",
@@ -88,34 +93,34 @@ def auto_keys(job: TranslateJob) -> frozenset[str]:
 def alias_identities(
     job: TranslateJob, model: Mapping[str, Any], template: prompt.PromptTemplate, num_parameters: int
 ) -> list[Any]:
-    """The identities that this job would have had if `auto` had come to something else when it began.
+    """Return the identities that this job would have if `auto` had resolved differently when the job was created.
 
-    On a CPU or a GPU part sizes differ; earlier versions always added the generation prompt.
+    Part sizes differ between CPU and GPU; earlier versions always added the generation prompt.
     """
     jobs = [job]
     if job.prompt.add_generation_prompt is GenerationPrompt.auto:
         jobs = [with_generation_prompt(job, added) for added in (True, False)]
-    places = [batch.resolve_part_limits(job.batch, num_parameters, on_gpu) for on_gpu in (False, True)]
-    return [build_identity(one, model, template, limits) for one in jobs for limits in places]
+    all_limits = [batch.resolve_part_limits(job.batch, num_parameters, on_gpu) for on_gpu in (False, True)]
+    return [build_identity(alias, model, template, limits) for alias in jobs for limits in all_limits]
 
 
 def with_generation_prompt(job: TranslateJob, add: bool) -> TranslateJob:
-    """The job with `prompt.add_generation_prompt` as its folder's job has it."""
-    asked = GenerationPrompt.true if add else GenerationPrompt.false
-    return replace(job, prompt=replace(job.prompt, add_generation_prompt=asked))
+    """Return the job with `prompt.add_generation_prompt` set to `add`."""
+    setting = GenerationPrompt.true if add else GenerationPrompt.false
+    return replace(job, prompt=replace(job.prompt, add_generation_prompt=setting))
 
 
 def part_limits_of(identity: Mapping[str, Any]) -> batch.PartLimits:
-    """Which rows form a part in the job of that identity."""
+    """Return the part limits in an identity."""
     limits: Mapping[str, Any] = identity["batch"]
     return batch.PartLimits(**limits)
 
 
 def stored_plan_version(folder: Path) -> int:
-    """Version of the plan of a folder's job; the newest where there is none, or none that can be read."""
+    """Return the plan version of the job in a folder; the newest version if no job can be read."""
     try:
         stored = manifest.read_job(fs.OS_FS, folder).identity
     except manifest.StateDamagedError:
         return PLAN_VERSION
-    plan = stored.get("batch", {}).get("plan", 1)
-    return plan if type(plan) is int else PLAN_VERSION
+    version = stored.get("batch", {}).get("plan", 1)
+    return version if type(version) is int else PLAN_VERSION

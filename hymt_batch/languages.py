@@ -1,4 +1,4 @@
-"""The 38 languages of the models' table: code, English and Chinese name. No I/O, no settings.
+"""The 38 languages that the models translate: code, English name and Chinese name. No I/O, no settings.
 
 Source: language table of the HY-MT1.5 model card (33 languages and 5 minority languages or dialects).
 """
@@ -13,13 +13,13 @@ from hymt_batch.errors import ConfigError
 
 @dataclass(frozen=True, slots=True)
 class Language:
-    """One language: its code, its names as the prompts need them, and how its text is written."""
+    """One language: its code, its names in the prompts, and properties of its text."""
 
     code: str
     english: str
     chinese: str
     spaced: bool = True  # words are separated by spaces
-    expansion: float = 1.0  # how many more tokens than most a text takes, for max_new_tokens
+    expansion: float = 1.0  # tokens per text relative to most languages, for max_new_tokens
 
 
 _TABLE = """
@@ -63,7 +63,7 @@ ug|Uyghur|维吾尔语
 yue|Cantonese|粤语
 """
 _UNSPACED = frozenset({"zh", "zh-Hant", "yue", "ja", "th", "km", "my", "bo"})
-# scripts that the tokenizer cuts into many byte-level pieces: their texts need more new tokens for the same meaning
+# the tokenizer splits these scripts into many byte-level pieces, so the same meaning needs more new tokens
 _EXPANSION = {"bo": 4.0, "my": 4.0, "km": 4.0, "ug": 2.5, "gu": 3.0, "te": 3.0, "ta": 3.0, "mr": 2.5, "bn": 2.5}
 _EXPANSION |= {"hi": 2.0, "mn": 2.0, "kk": 2.0, "th": 2.0, "he": 2.0, "fa": 2.0, "ur": 2.0, "ar": 1.5, "uk": 1.5}
 
@@ -75,7 +75,7 @@ LANGUAGES: dict[str, Language] = {
 """Code -> language, in the order of the model card."""
 
 CHINESE_CODES = frozenset({"zh", "zh-Hant", "yue"})
-"""Codes whose presence on either side selects the Chinese prompt."""
+"""A source or target language with one of these codes selects the Chinese prompt."""
 
 
 _SUGGESTIONS = {
@@ -94,26 +94,29 @@ _SUGGESTIONS = {
 
 
 def get(code: str, key: str = "tgt_lang") -> Language:
-    """Look a language up by its code.
+    """Return the language with this code.
 
     Args:
-        code: A code of the table, in any case, `_` for `-`.
-        key: Name of the setting it came from, for the message.
+        code: A code in upper or lower case, with `-` or `_`.
+        key: Name of the setting that holds the code, for the message.
 
     Raises:
-        ConfigError: Not one of the 38; the message names the nearest.
+        ConfigError: The code is unknown; the message lists the nearest ones.
     """
     if code in LANGUAGES:
         return LANGUAGES[code]
-    folded = {known.casefold(): language for known, language in LANGUAGES.items()}
-    wanted = str(code).strip().replace("_", "-").casefold()
-    if wanted in folded:
-        return folded[wanted]
-    names = {language.english.casefold(): language.code for language in LANGUAGES.values()}
-    names |= {language.chinese: language.code for language in LANGUAGES.values()}
-    near = [names[name] for name in get_close_matches(wanted, names, n=2, cutoff=0.75)]
-    near += [folded[known].code for known in get_close_matches(wanted.split("-")[0], folded, n=3, cutoff=0.5)]
-    near = [*_SUGGESTIONS.get(wanted, ())] or near
+    by_folded_code = {known.casefold(): language for known, language in LANGUAGES.items()}
+    normalized = str(code).strip().replace("_", "-").casefold()
+    if normalized in by_folded_code:
+        return by_folded_code[normalized]
+    code_by_name = {language.english.casefold(): language.code for language in LANGUAGES.values()}
+    code_by_name |= {language.chinese: language.code for language in LANGUAGES.values()}
+    near = [code_by_name[name] for name in get_close_matches(normalized, code_by_name, n=2, cutoff=0.75)]
+    near += [
+        by_folded_code[known].code
+        for known in get_close_matches(normalized.split("-")[0], by_folded_code, n=3, cutoff=0.5)
+    ]
+    near = [*_SUGGESTIONS.get(normalized, ())] or near
     hint = f"Nearest: {', '.join(dict.fromkeys(near))}. " if near else ""
     raise ConfigError(
         f"{key}={code} is not a language of the models. {hint}All {len(LANGUAGES)}: {', '.join(LANGUAGES)}."

@@ -1,4 +1,4 @@
-"""What a plan tells: its figures as records, and as lines for people. Computes nothing; jobs/plan.py does."""
+"""The report of `hymt-batch plan`: its records, and how they are printed. jobs/plan.py computes them."""
 
 from __future__ import annotations
 
@@ -14,33 +14,33 @@ from hymt_batch.prompt import PromptEnd
 
 @dataclass(slots=True)
 class StrategyOption:
-    """One strategy on these devices."""
+    """The result of one strategy on these devices."""
 
     strategy: str
     fits: bool
     devices: list[str] = field(default_factory=list)  # of one replica
     replicas: int = 0
-    max_rows: int = 0  # slots: rows decoded at once
-    max_tokens: int = 0  # of keys and values
+    max_rows: int = 0  # rows decoded at once
+    max_tokens: int = 0  # tokens in the KV cache
     remark: str = ""
 
 
 @dataclass(slots=True)
 class ProbeResult:
-    """A short measured run, and what follows from it for the corpus. Intervals hold the middle 90 %."""
+    """A short measured run, extrapolated to the corpus. Intervals are 90 % intervals."""
 
     seconds: float
     rows: int
     batches: int
     output_per_source_token: float
     source_tokens_per_s: float
-    eta_s: tuple[float, float, float]  # low, middle, high, with one process
+    eta_s: tuple[float, float, float]  # low, middle, high; seconds for the corpus with one process
     device_hours: tuple[float, float, float]
 
 
 @dataclass(slots=True)
 class PlanReport:
-    """All that a plan tells."""
+    """The whole report; its fields are the keys of `format=json`."""
 
     model: str
     read_from: str  # "files" or "published shape"
@@ -50,7 +50,7 @@ class PlanReport:
     cache_bytes_per_token: int
     devices: list[dict[str, Any]]
     strategy: str
-    prompt: PromptEnd | None = None  # how every prompt ends
+    prompt: PromptEnd | None = None
     placement: list[dict[str, Any]] = field(default_factory=list)
     per_device: list[dict[str, Any]] = field(default_factory=list)
     max_rows: int = 0
@@ -58,7 +58,7 @@ class PlanReport:
     logits_bytes: int = 0
     reasons: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
-    refused: str = ""  # why the strategy that was asked for does not fit
+    refused: str = ""  # why the requested strategy does not fit; "" if it fits
     choices: list[StrategyOption] = field(default_factory=list)
     recommended: str = ""
     corpus: dict[str, Any] | None = None
@@ -66,13 +66,13 @@ class PlanReport:
 
 
 def render(report: PlanReport) -> str:
-    """The plan as lines for people."""
+    """Format the report as text."""
     lines = [
         f"{report.model}: {report.parameters:,} parameters, {gib(report.weight_bytes)} in {report.dtype}, "
-        f"{report.cache_bytes_per_token / 1024:g} KiB of keys and values a token"
+        f"{report.cache_bytes_per_token / 1024:g} KiB of KV cache per token"
     ]
     if report.read_from != "files":
-        lines.append("  (from the published shape: the model's files are not on this machine)")
+        lines.append("  (computed from the published shape; the model's files are not on this machine)")
     if report.prompt is not None:
         lines.append(f"prompt   last token {escape_line(str(report.prompt), 300)}")
     lines.append("devices  " + ", ".join(f"{d['name']} {gib(d['free_bytes'])} free" for d in report.devices))
@@ -81,11 +81,13 @@ def render(report: PlanReport) -> str:
         lines += [f"device_map={report.strategy} does not fit: {report.refused}", ""]
     else:
         lines += placement_lines(report)
-    lines.append("what fits here")
+    lines.append("strategies on these devices")
     rows = [("strategy", "fits", "replicas", "rows at once", "tokens at once", "remark")]
-    for one in report.choices:
-        numbers = (str(one.replicas), f"{one.max_rows:,}", f"{one.max_tokens:,}") if one.fits else ("-", "-", "-")
-        rows.append((one.strategy, "yes" if one.fits else "no", *numbers, one.remark))
+    for option in report.choices:
+        counts = (
+            (str(option.replicas), f"{option.max_rows:,}", f"{option.max_tokens:,}") if option.fits else ("-", "-", "-")
+        )
+        rows.append((option.strategy, "yes" if option.fits else "no", *counts, option.remark))
     lines += [align_left(rows), "", f"recommended  {report.recommended}"]
     if report.corpus is not None:
         lines += ["", *corpus_lines(report.corpus, report.probe)]
@@ -94,16 +96,16 @@ def render(report: PlanReport) -> str:
 
 def placement_lines(report: PlanReport) -> list[str]:
     rows: list[tuple[str, ...]] = [("modules", "device", "GiB", "KV GiB", "share")]
-    for one in report.placement:
-        cache = f"{one['cache_bytes'] / 2**30:.3f}" if one["cache_bytes"] else "-"
-        weights = f"{one['weight_bytes'] / 2**30:.3f}"
-        rows.append((one["modules"], one["device"], weights, cache, f"{100 * one['share']:.1f} %"))
+    for group in report.placement:
+        cache = f"{group['cache_bytes'] / 2**30:.3f}" if group["cache_bytes"] else "-"
+        weights = f"{group['weight_bytes'] / 2**30:.3f}"
+        rows.append((group["modules"], group["device"], weights, cache, f"{100 * group['share']:.1f} %"))
     lines = [f"device_map={report.strategy}", table.render(rows), ""]
     totals: list[tuple[str, ...]] = [("device", "", "weights", "KV", "logits", "left")]
-    for one in report.per_device:
-        left = "-" if one["left_bytes"] is None else gib(one["left_bytes"]) if one["left_bytes"] >= 0 else "none"
-        held = (gib(one[key]) for key in ("weight_bytes", "cache_bytes", "logits_bytes"))
-        totals.append((one["device"], "", *held, left))
+    for use in report.per_device:
+        left = "-" if use["left_bytes"] is None else gib(use["left_bytes"]) if use["left_bytes"] >= 0 else "none"
+        sizes = (gib(use[key]) for key in ("weight_bytes", "cache_bytes", "logits_bytes"))
+        totals.append((use["device"], "", *sizes, left))
     lines += [table.render(totals), ""]
     lines.append(f"  up to {report.max_rows:,} rows and {report.max_tokens:,} tokens at once")
     lines += [f"  {reason}" for reason in report.reasons]
@@ -114,14 +116,17 @@ def placement_lines(report: PlanReport) -> list[str]:
 def corpus_lines(corpus: dict[str, Any], probe: ProbeResult | None) -> list[str]:
     lines = [
         f"corpus   {corpus['rows']:,} rows in {corpus['files']:,} file(s): {corpus['decoded_rows']:,} to decode, "
-        f"{corpus['duplicate_rows']:,} duplicates, {corpus['blank_rows']:,} blank, {corpus['refused_rows']:,} refused"
+        f"{corpus['duplicate_rows']:,} duplicates, {corpus['blank_rows']:,} blank, {corpus['refused_rows']:,} rejected"
     ]
     if corpus["tokens"] is None:
-        return [*lines, f"         {corpus['characters']:,} characters; tokens are not counted without the tokenizer"]
-    about = "" if not corpus["tokens_error"] else f" ± {100 * 1.645 * corpus['tokens_error']:.1f} %"
-    lines.append(f"         {corpus['tokens']:,} source tokens{about}, {corpus['characters']:,} characters")
-    how = "as measured" if probe else "if as many as the source has; probe=true measures it"
-    lines.append(f"         {corpus['expected_output_tokens']:,} output tokens expected ({how})")
+        return [
+            *lines,
+            f"         {corpus['characters']:,} characters; the tokens cannot be counted without the tokenizer",
+        ]
+    margin = "" if not corpus["tokens_error"] else f" ± {100 * 1.645 * corpus['tokens_error']:.1f} %"
+    lines.append(f"         {corpus['tokens']:,} source tokens{margin}, {corpus['characters']:,} characters")
+    basis = "as measured" if probe else "assuming as many as source tokens; set probe=true to measure"
+    lines.append(f"         {corpus['expected_output_tokens']:,} output tokens expected ({basis})")
     if probe is None:
         return lines
     low, middle, high = probe.eta_s

@@ -1,7 +1,7 @@
-"""The model cards' templates as token ids; nothing in a source text can act as a control token.
+"""Renders the model cards' prompt templates to token ids; no source text can act as a control token.
 
-The whole user turn (instruction and text) is encoded without control tokens, and the checkpoint's framing ids are put
-around it by number. Texts are joined by concatenation, never by a format string: braces in a source mean nothing.
+The whole user turn (instruction and text) is encoded without control tokens, then the ids of the checkpoint's prefix
+and suffix are added. Texts are joined by concatenation, never with a format string: braces in a text have no meaning.
 
 Source: README files of HY-MT (1.5), Hunyuan-MT (1.0) and Hy-MT2; `\\n` are real line breaks.
 """
@@ -27,24 +27,24 @@ _SAMPLE_TEXT = "Text."
 class PromptLanguage(Enum):
     """Language of the instruction around the text."""
 
-    auto = "auto"  # Chinese when Chinese is on either side, else English: the model card's rule
+    auto = "auto"  # Chinese if the source or target is Chinese, else English, as in the model card
     zh = "zh"
     en = "en"
 
 
 class PromptFamily(Enum):
-    """Which model card's wording is used."""
+    """The model card whose template is used."""
 
-    auto = "auto"  # the model's own
+    auto = "auto"  # that of the model
     hunyuan_mt = "hunyuan_mt"
     hy_mt1_5 = "hy_mt1_5"
     hy_mt2 = "hy_mt2"
 
 
 class GenerationPrompt(Enum):
-    """Whether a prompt ends with the assistant's token, as `apply_chat_template(add_generation_prompt=...)` has it."""
+    """Whether a prompt ends with the assistant token (`add_generation_prompt` of `apply_chat_template`)."""
 
-    auto = "auto"  # as the model's own card does
+    auto = "auto"  # as in the model card
     true = "true"
     false = "false"
 
@@ -58,19 +58,19 @@ class PromptConfig:
     add_generation_prompt: GenerationPrompt = GenerationPrompt.auto
 
     def adds_generation_prompt(self, card_default: bool) -> bool:
-        """What `add_generation_prompt` comes to for a model whose card says `card`."""
-        asked = self.add_generation_prompt
-        return card_default if asked is GenerationPrompt.auto else asked is GenerationPrompt.true
+        """Return whether prompts get the generation prompt; `card_default` is what the model card does."""
+        setting = self.add_generation_prompt
+        return card_default if setting is GenerationPrompt.auto else setting is GenerationPrompt.true
 
 
 @dataclass(frozen=True, slots=True)
 class PromptEnd:
-    """How every prompt ends, for people: its last token, and who decided it."""
+    """How every prompt ends, for reports: its last token and the reason."""
 
-    token: str  # "" where it is not known
-    id: int | None
-    added: bool  # the generation prompt
-    by: str  # the setting that decided it
+    token: str  # "" if unknown
+    id: int | None  # None if unknown
+    added: bool  # True if the generation prompt is added
+    by: str  # what decided that
 
     def __str__(self) -> str:
         last = "not known without the model's files" if self.id is None else f"{self.token} (id {self.id})"
@@ -78,19 +78,19 @@ class PromptEnd:
 
 
 def describe_end(config: PromptConfig, card_default: bool, last_token: tuple[str, int] | None) -> PromptEnd:
-    """Say how prompts end.
+    """Describe how prompts end.
 
     Args:
         config: The prompt settings.
-        card: What the model's own card does.
-        last: Text and id of the last token; None where it is not known.
+        card_default: True if the model card adds the generation prompt.
+        last_token: Text and id of the last token; None if unknown.
     """
     added = config.adds_generation_prompt(card_default)
     if config.add_generation_prompt is GenerationPrompt.auto:
-        by = "as the model's own card does"
+        by = "as in the model card"
     else:
         agrees = "like" if added is card_default else "unlike"
-        by = f"as prompt.add_generation_prompt={config.add_generation_prompt.value} says, {agrees} the model's own card"
+        by = f"set by prompt.add_generation_prompt={config.add_generation_prompt.value}, {agrees} the model card"
     token, id = last_token or ("", None)
     return PromptEnd(token, id, added, by)
 
@@ -108,11 +108,11 @@ TEMPLATES: dict[PromptFamily, dict[str, str]] = {
         ),
     },
 }
-"""Family -> language of the instruction -> template; {target} and {text} occur once each."""
+"""Template by family and language of the instruction; {target} and {text} occur once each."""
 
 
 class Encoder(Protocol):
-    """What a tokenizer must offer to compose prompts (model/tokenizer.py does)."""
+    """The interface of a tokenizer that prompts need; model/tokenizer.py implements it."""
 
     @property
     def prefix(self) -> tuple[int, ...]: ...
@@ -125,7 +125,7 @@ class Encoder(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class PromptTemplate:
-    """Everything a run needs to compose prompts: settings resolved, nothing about tokens."""
+    """The resolved prompt settings of a run; does not know tokens."""
 
     family: PromptFamily
     language: PromptLanguage
@@ -133,7 +133,7 @@ class PromptTemplate:
     tgt_lang: str
 
     def instruction(self, src_lang: str | None, tgt_lang: str | None) -> tuple[str, str]:
-        """Text before and after the segment for one language pair."""
+        """Return the text before and the text after a segment of one language pair."""
         source, target = src_lang or self.src_lang, languages.get(tgt_lang or self.tgt_lang)
         language = self.language.value
         if self.language is PromptLanguage.auto:
@@ -147,7 +147,7 @@ class PromptTemplate:
 
     @property
     def identity(self) -> dict[str, str | None]:
-        """What of it decides the text, for the job's identity."""
+        """The settings that decide the text, for the job's identity."""
         before, after = self.instruction(None, None)
         return {
             "family": self.family.value,
@@ -159,17 +159,17 @@ class PromptTemplate:
 
 
 def resolve_template(config: PromptConfig, model_family: str, src_lang: str | None, tgt_lang: str) -> PromptTemplate:
-    """Resolve the settings of a run.
+    """Resolve the prompt settings of a run.
 
     Args:
         config: The prompt settings.
-        model_family: The family the model belongs to, used for family=auto.
-        src_lang: Language code of the source, or None: only whether Chinese is involved matters.
-        tgt_lang: Language code of the target.
+        model_family: Family of the model, used if prompt.family=auto.
+        src_lang: Source language code, or None; it matters only whether it is Chinese.
+        tgt_lang: Target language code.
     """
     family = PromptFamily[model_family] if config.family is PromptFamily.auto else config.family
     if family.value != model_family:
-        log.warning("prompt.family=%s is not the wording of the model's own card (%s)", family.value, model_family)
+        log.warning("prompt.family=%s differs from the template of the model card (%s)", family.value, model_family)
     source = languages.get(src_lang, "src_lang").code if src_lang else None
     return PromptTemplate(family, config.language, source, languages.get(tgt_lang).code)
 
@@ -184,68 +184,67 @@ def render(
     *,
     check_stop: Callable[[], None] = lambda: None,
 ) -> tuple[list[Prompt], dict[int, Rejection]]:
-    """Compose the token ids of every segment.
+    """Render each segment to the token ids of its prompt.
 
     Args:
-        segments: Of all documents of a shard.
-        documents: The shard's documents.
-        encoder: Text to token ids.
-        words: The prompt's wording.
-        max_context: Tokens of prompt and translation together; a translation needs about as many as its source.
-        plan: Version of the job's plan; see records.PLAN.
-        step: Called again and again; what it raises ends the work.
+        segments: Segments of all documents of a shard.
+        documents: The documents of the shard.
+        encoder: The tokenizer.
+        template: The prompt template.
+        max_context: Limit of prompt plus translation, in tokens; a translation is assumed as long as its source.
+        plan_version: Version of the job's plan; see records.PLAN_VERSION.
+        check_stop: Called repeatedly; an exception that it raises ends the function.
 
     Returns:
-        One prompt a segment, in order; and the documents that cannot be sent, by index, with the reason.
+        One prompt per segment, in order, and the rejected documents: document index -> reason.
 
-    Source: the ids are those of the user turn encoded as a whole, so that token boundaries are those of the
-    checkpoint's template.
+    The user turn is encoded as a whole, so that the token boundaries are those of the checkpoint's template.
     """
     pairs = [
         (documents[segment.document_index].src_lang, documents[segment.document_index].tgt_lang) for segment in segments
     ]
     instructions = {pair: template.instruction(*pair) for pair in dict.fromkeys(pairs)}
     overhead = {pair: _count_instruction_tokens(encoder, *text, plan_version) for pair, text in instructions.items()}
-    places: dict[tuple[str | None, str | None], list[int]] = {pair: [] for pair in instructions}
-    for place, pair in enumerate(pairs):
-        places[pair].append(place)
+    indices_of_pair: dict[tuple[str | None, str | None], list[int]] = {pair: [] for pair in instructions}
+    for index, pair in enumerate(pairs):
+        indices_of_pair[pair].append(index)
     bodies: list[list[int]] = [[]] * len(segments)
     prompts: list[Prompt] = []
-    refused: dict[int, Rejection] = {}
-    for pair, all_places in places.items():
+    rejected: dict[int, Rejection] = {}
+    for pair, indices in indices_of_pair.items():
         before, after = instructions[pair]
-        for some in _chunks(segments, all_places):
+        for chunk in _chunks(segments, indices):
             check_stop()
             try:
-                found = encoder.encode_with_head(before, [f"{segments[place].text}{after}" for place in some])
-            except TextError:  # of one of them
-                found = []
-                for place in some:
+                chunk_bodies = encoder.encode_with_head(before, [f"{segments[index].text}{after}" for index in chunk])
+            except TextError:  # one text failed: encode them one by one
+                chunk_bodies = []
+                for index in chunk:
                     check_stop()
                     try:
-                        found += encoder.encode_with_head(before, [f"{segments[place].text}{after}"])
+                        chunk_bodies += encoder.encode_with_head(before, [f"{segments[index].text}{after}"])
                     except TextError as error:
-                        found.append([])
-                        refused[segments[place].document_index] = Rejection(Status.GENERATION_ERROR, error.message)
-            for place, body in zip(some, found, strict=True):
-                bodies[place] = body
-    prefix, suffix, leaks = encoder.prefix, encoder.suffix, encoder.has_control_ids
-    longest = max_context - len(prefix) - len(suffix)
+                        chunk_bodies.append([])
+                        rejected[segments[index].document_index] = Rejection(Status.GENERATION_ERROR, error.message)
+            for index, body in zip(chunk, chunk_bodies, strict=True):
+                bodies[index] = body
+    prefix, suffix, has_control_ids = encoder.prefix, encoder.suffix, encoder.has_control_ids
+    max_body = max_context - len(prefix) - len(suffix)
     for segment, pair, body in zip(segments, pairs, bodies, strict=True):
         if not body:
             continue
-        if leaks(body):
-            refused[segment.document_index] = Rejection(
-                Status.GENERATION_ERROR, "its text would become a control token of the model; it was not sent"
+        if has_control_ids(body):
+            rejected[segment.document_index] = Rejection(
+                Status.GENERATION_ERROR, "its text encodes to a control token of the model; it was not sent"
             )
             continue
         num_source_tokens = max(1, len(body) - overhead[pair])
-        room = longest - len(body)
-        if room < num_source_tokens:
-            refused[segment.document_index] = Rejection(
+        free_tokens = max_body - len(body)
+        if free_tokens < num_source_tokens:
+            rejected[segment.document_index] = Rejection(
                 Status.TOO_LONG,
-                f"a segment of {num_source_tokens} tokens leaves {max(0, room)} of model.max_context={max_context} for "
-                "its translation; a smaller segment.max_tokens would cut it",
+                f"a segment of {num_source_tokens} tokens leaves {max(0, free_tokens)} of model.max_context="
+                f"{max_context} for its translation; set a smaller segment.max_tokens to split it",
             )
             continue
         prompts.append(
@@ -257,41 +256,44 @@ def render(
                 tgt_lang=pair[1] or template.tgt_lang,
             )
         )
-    if refused:
-        prompts = [prompt for prompt in prompts if prompt.segment.document_index not in refused]
-    return prompts, refused
+    if rejected:
+        prompts = [prompt for prompt in prompts if prompt.segment.document_index not in rejected]
+    return prompts, rejected
 
 
 _CHUNK_ROWS, _CHUNK_CHARS = 4096, 250_000  # about a second of work
 
 
 def _chunks(segments: Sequence[Segment], indices: Sequence[int]) -> Iterator[list[int]]:
-    """The places of segments that are encoded together."""
-    some: list[int] = []
+    """Group segment indices into chunks that are encoded together."""
+    chunk: list[int] = []
     chars = 0
-    for place in indices:
-        some.append(place)
-        chars += len(segments[place].text)
-        if chars >= _CHUNK_CHARS or len(some) >= _CHUNK_ROWS:
-            yield some
-            some, chars = [], 0
-    if some:
-        yield some
+    for index in indices:
+        chunk.append(index)
+        chars += len(segments[index].text)
+        if chars >= _CHUNK_CHARS or len(chunk) >= _CHUNK_ROWS:
+            yield chunk
+            chunk, chars = [], 0
+    if chunk:
+        yield chunk
 
 
 def _count_instruction_tokens(encoder: Encoder, before: str, after: str, plan_version: int) -> int:
-    """Tokens of an instruction around a text: of white space at its end, what follows decides. Plan 1: of it alone."""
+    """Count the tokens that the instruction adds to a text; plan version 1 encoded the instruction alone."""
     if plan_version == 1:
         return len(encoder.encode([f"{before}{after}"])[0])
+    # with a sample text, because the tokens of white space depend on what follows it
     whole, text = encoder.encode([f"{before}{_SAMPLE_TEXT}{after}", _SAMPLE_TEXT])
     return len(whole) - len(text)
 
 
 def check_template(encoder: Encoder, template: PromptTemplate) -> None:
-    """Refuse a tokenizer whose own instruction would hold a control token.
+    """Reject a tokenizer that encodes the instruction of the prompt to a control token.
 
     Raises:
-        PreflightError: The checkpoint's tokenizer cannot encode the model card's wording as plain text.
+        PreflightError: The checkpoint's tokenizer cannot encode the prompt template as plain text.
     """
     if encoder.has_control_ids(encoder.encode(["".join(template.instruction(None, None))])[0]):
-        raise PreflightError("The tokenizer turns the prompt's own words into control tokens; the model is refused.")
+        raise PreflightError(
+            "The tokenizer encodes the prompt's instruction to control tokens. Set model.path to another model."
+        )

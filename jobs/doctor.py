@@ -1,6 +1,7 @@
-"""Check for the known causes of failure and show the fix: `hymt-batch doctor model=... source.path=...`.
+"""Check for known causes of failure and show how to fix them: `hymt-batch doctor model=... source.path=...`.
 
-Reads no weights but to hash pinned ones; `load=true` loads the model and compares its answers. Leaves nothing behind.
+Reads the weights only to hash them if model.sha256 is set; `load=true` loads the model and compares its logits. Leaves
+no files behind.
 """
 
 from __future__ import annotations
@@ -27,67 +28,70 @@ TROUBLESHOOTING_PAGE = "docs/troubleshooting.md"
 
 
 def doctor(job: DoctorJob) -> list[Finding]:
-    """Every check that applies; with load=true also those that need the weights, unless something failed before."""
-    found = preflight.run_all(job)
+    """Run every check that applies; with load=true and no failure so far, also those that need the weights."""
+    findings = preflight.run_all(job)
     if not job.load:
-        return found
-    if any(one.level is Level.FAIL for one in found):
-        return [*found, Finding("load", Level.SKIP, "not tried: what failed above comes first")]
+        return findings
+    if any(finding.level is Level.FAIL for finding in findings):
+        return [*findings, Finding("load", Level.SKIP, "not tried because a check above failed")]
     try:
         with explain_errors("loading the model"):
-            return found + load_checks.run(job)
+            return findings + load_checks.run(job)
     except HymtError as error:
-        return [*found, Finding("load", Level.FAIL, error.message, "see what is said", error.id)]
+        return [*findings, Finding("load", Level.FAIL, error.message, "see the message", error.id)]
 
 
 def render(findings: Sequence[Finding], width: int = 120) -> str:
-    """The table: check, verdict, what was seen, the fix and the id of the failure mode below it."""
-    column = min(34, max(len(one.check) for one in findings))
+    """Format the findings as a table; the fix and the id of the failure are below each result."""
+    column = min(34, max(len(finding.check) for finding in findings))
     indent = " " * (column + 8)
     lines: list[str] = []
 
-    def wrapped(lead: str, text: str) -> None:
-        plain = escape_line(" ".join(text.split()), 2000)
-        lines.extend(textwrap.wrap(plain, width, initial_indent=lead, subsequent_indent=indent, break_on_hyphens=False))
+    def add_wrapped(initial_indent: str, text: str) -> None:
+        line = escape_line(" ".join(text.split()), 2000)
+        lines.extend(
+            textwrap.wrap(line, width, initial_indent=initial_indent, subsequent_indent=indent, break_on_hyphens=False)
+        )
 
-    for one in findings:
-        wrapped(f"{one.level.value:<5} {one.check:<{column}}  ", one.seen or "-")
-        if one.fix:
-            wrapped(f"{'fix:':>{len(indent) - 1}} ", one.fix)
-        if one.id:
+    for finding in findings:
+        add_wrapped(f"{finding.level.value:<5} {finding.check:<{column}}  ", finding.seen or "-")
+        if finding.fix:
+            add_wrapped(f"{'fix:':>{len(indent) - 1}} ", finding.fix)
+        if finding.id:
             lines.append(
-                f"{indent}{one.id}: hymt-batch doctor explain={one.id}, or {TROUBLESHOOTING_PAGE}#{one.id.lower()}"
+                f"{indent}{finding.id}: hymt-batch doctor explain={finding.id}, "
+                f"or {TROUBLESHOOTING_PAGE}#{finding.id.lower()}"
             )
-    counts = Counter(one.level for one in findings)
-    said = ", ".join(f"{counts[level]} {level.value}" for level in Level if counts[level])
-    return "\n".join([*lines, "", said])
+    counts = Counter(finding.level for finding in findings)
+    summary = ", ".join(f"{counts[level]} {level.value}" for level in Level if counts[level])
+    return "\n".join([*lines, "", summary])
 
 
 def run(job: DoctorJob) -> ExitCode:
-    """Print the table, or the page of one failure mode.
+    """Print the table of findings or, with explain=, one entry of the catalogue.
 
     Returns:
-        PREFLIGHT where something failed, LEASE_HELD where that alone keeps the job from running, WARNINGS under
-        strict=true where something is doubtful, else COMPLETE.
+        LEASE_HELD if the only failure is a lease that another process holds, PREFLIGHT if any other check failed,
+        WARNINGS if strict=true and there is a warning, else COMPLETE.
 
     Raises:
-        UsageError: explain= names no failure mode.
+        UsageError: explain= is not a known failure.
     """
     if job.explain is not None:
         streams.print_result(catalogue.explain(catalogue.get(job.explain)))
         return ExitCode.COMPLETE
     with Reporter("off"):
-        found = doctor(job)
+        findings = doctor(job)
     if job.format.value == "json":
-        streams.print_result(sanitize.sanitize_text(json.dumps([asdict(one) for one in found])))
+        streams.print_result(sanitize.sanitize_text(json.dumps([asdict(finding) for finding in findings])))
     else:
         streams.print_result(
-            sanitize.sanitize_text(render(found, max(80, min(140, get_terminal_size((120, 24)).columns))))
+            sanitize.sanitize_text(render(findings, max(80, min(140, get_terminal_size((120, 24)).columns))))
         )
-    levels = {one.level for one in found}
+    levels = {finding.level for finding in findings}
     if Level.FAIL in levels:
-        held = all(one.id == "G12" for one in found if one.level is Level.FAIL)
-        return ExitCode.LEASE_HELD if held else ExitCode.PREFLIGHT
+        only_lease = all(finding.id == "G12" for finding in findings if finding.level is Level.FAIL)
+        return ExitCode.LEASE_HELD if only_lease else ExitCode.PREFLIGHT
     return ExitCode.WARNINGS if job.strict and Level.WARN in levels else ExitCode.COMPLETE
 
 

@@ -1,7 +1,7 @@
-"""Show where each layer would go, the memory it takes and the time a corpus would take: `hymt-batch plan model=...`.
+"""Show where each layer would go, the memory it needs and the time for a corpus: `hymt-batch plan model=...`.
 
-Reads config, headers and text (of weights only an lm_head that should be tied), and imports no torch; `probe=true`
-alone loads the model and measures.
+Reads the config, the headers of the weight files and the corpus; of the weights, only an lm_head that should be tied.
+Does not import torch. Only `probe=true` loads the model, to measure its speed.
 """
 
 from __future__ import annotations
@@ -37,32 +37,26 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("hymt_batch.jobs.plan")
 
-PROBE_SAMPLE_ROWS = 4096  # rows drawn for the measured run
+PROBE_SAMPLE_ROWS = 4096  # rows sampled for the measured run
 STRATEGIES = (
-    Strategy.replicate,
-    Strategy.balanced,
-    Strategy.balanced_low_0,
-    Strategy.sequential,
-    Strategy.offload,
-    Strategy.cpu,
-)
+    Strategy.replicate, Strategy.balanced, Strategy.balanced_low_0, Strategy.sequential, Strategy.offload, Strategy.cpu,
+)  # fmt: skip
 
 
 def plan(job: PlanJob) -> PlanReport:
-    """Everything but the measured run.
+    """Plan the placement and the strategies; the corpus and the measured run are not part of it.
 
     Raises:
-        HymtError: The model or the input is not there, or a setting is wrong. A strategy that does not fit is told in
-            the report instead.
+        HymtError: The model is missing or a setting is wrong. A strategy that does not fit is shown in the report.
     """
     devices = (
         detect_devices.nvidia_smi_devices() if job.devices is None else detect_devices.simulated_devices(job.devices)
     )
     files, read_from = find_model(job)
-    laid = partial(prepare.plan_placement, job.model, inventory=devices, files=files)
+    plan_placements = partial(prepare.plan_placement, job.model, inventory=devices, files=files)
     refused, placement = "", None
     try:
-        dtype, net, placements = laid(device_map=job.device_map)
+        dtype, net, placements = plan_placements(device_map=job.device_map)
         placement = placements[0]
     except PreflightError as error:
         refused = str(error)
@@ -81,31 +75,31 @@ def plan(job: PlanJob) -> PlanReport:
     )
     if placement:
         describe_placement(report, job, placement, net, dtype_bytes, devices)
-    last = None
+    last_token = None
     if read_from == "files":
-        last = prompt_end.last_token(files.folder, add_generation_prompt=job.add_generation_prompt)
-    report.prompt = prompt.describe_end(job.prompt, job.model.add_generation_prompt, last)
-    report.choices = [evaluate_strategy(job, one, laid, devices) for one in STRATEGIES]
+        last_token = prompt_end.last_token(files.folder, add_generation_prompt=job.add_generation_prompt)
+    report.prompt = prompt.describe_end(job.prompt, job.model.add_generation_prompt, last_token)
+    report.choices = [evaluate_strategy(job, strategy, plan_placements, devices) for strategy in STRATEGIES]
     report.recommended = recommend(report.choices, devices)
     return report
 
 
 def find_model(job: PlanJob) -> tuple[ModelFiles, str]:
-    """The model's files, or its published shape where they are not on this machine."""
+    """Return the model's files, or its published shape if they are not on this machine, and which of the two."""
     try:
         folder, commit = model_files.resolve(job.model.path, job.model.revision, job.model.download)
         return model_files.verify(folder, commit), "files"
     except PreflightError as error:
-        known = shapes.published_model(job.model.path)
-        if known is None or error.id != "B8":
+        published = shapes.published_model(job.model.path)
+        if published is None or error.id != "B8":
             raise
-        return known, "published shape"
+        return published, "published shape"
 
 
 def resolve_batch_budget(
     job: PlanJob, placement: Placement, net: NetworkSpec, dtype_bytes: int, devices: DeviceInventory
 ) -> batch.BatchBudget:
-    """Rows and tokens at once, as translate would resolve them."""
+    """Return the limits of rows and tokens decoded at once, as translate would resolve them."""
     return batch.resolve_batch_budget(
         job.batch,
         net.cache_bytes_per_token(dtype_bytes),
@@ -118,22 +112,22 @@ def resolve_batch_budget(
 def describe_placement(
     report: PlanReport, job: PlanJob, placement: Placement, net: NetworkSpec, dtype_bytes: int, devices: DeviceInventory
 ) -> None:
-    """Fill in where the layers go and what lies beside them."""
-    size = resolve_batch_budget(job, placement, net, dtype_bytes, devices)
-    cache = size.max_tokens * report.cache_bytes_per_token
-    layers = max(1, net.num_layers)
-    report.max_rows, report.max_tokens = size.max_rows, size.max_tokens
-    report.logits_bytes = batch.logits_bytes(size.max_rows, net.vocab_size)
+    """Add to the report where the layers go and the memory that each device needs."""
+    budget = resolve_batch_budget(job, placement, net, dtype_bytes, devices)
+    kv_cache = budget.max_tokens * report.cache_bytes_per_token
+    num_layers = max(1, net.num_layers)
+    report.max_rows, report.max_tokens = budget.max_rows, budget.max_tokens
+    report.logits_bytes = batch.logits_bytes(budget.max_rows, net.vocab_size)
     report.reasons, report.warnings = list(placement.reasons), list(placement.warnings)
     report.placement = [
         {
-            "modules": run.modules,
-            "device": run.device,
-            "weight_bytes": run.weight_bytes,
-            "cache_bytes": cache * run.num_layers // layers,
-            "share": run.weight_bytes / max(1, report.weight_bytes),
+            "modules": group.modules,
+            "device": group.device,
+            "weight_bytes": group.weight_bytes,
+            "cache_bytes": kv_cache * group.num_layers // num_layers,
+            "share": group.weight_bytes / max(1, report.weight_bytes),
         }
-        for run in table.layer_groups(placement.map, net, dtype_bytes)
+        for group in table.layer_groups(placement.map, net, dtype_bytes)
     ]
     free = {device.name: device.free_bytes for device in devices.devices}
     head = next(
@@ -141,13 +135,13 @@ def describe_placement(
     )
     for use in placement.usage:
         logits = report.logits_bytes if use.device == (head if head in free else placement.device.name) else 0
-        held = use.weight_bytes + cache * use.num_layers // layers + logits
-        left = free[use.device] - held if use.device in free else None
+        used = use.weight_bytes + kv_cache * use.num_layers // num_layers + logits
+        left = free[use.device] - used if use.device in free else None
         report.per_device.append(
             {
                 "device": use.device,
                 "weight_bytes": use.weight_bytes,
-                "cache_bytes": cache * use.num_layers // layers,
+                "cache_bytes": kv_cache * use.num_layers // num_layers,
                 "logits_bytes": logits,
                 "left_bytes": left,
             }
@@ -157,11 +151,11 @@ def describe_placement(
 def evaluate_strategy(
     job: PlanJob, strategy: Strategy, plan_placements: Callable[..., Any], devices: DeviceInventory
 ) -> StrategyOption:
-    """One strategy with the other settings as they are."""
-    others = {"device": None, "map": None, "order": None}
+    """Plan with one strategy and otherwise unchanged settings."""
+    changes = {"device": None, "map": None, "order": None}
     if strategy is Strategy.cpu:
-        others["max_memory"] = None
-    config = replace(job.device_map, strategy=strategy, **others)
+        changes["max_memory"] = None
+    config = replace(job.device_map, strategy=strategy, **changes)
     try:
         dtype, net, placements = plan_placements(device_map=config)
     except HymtError as error:
@@ -169,54 +163,50 @@ def evaluate_strategy(
             strategy.value, False, remark=escape_line(error.message.partition(". ")[0].partition(";")[0], 110)
         )
     placement = placements[0]
-    size = resolve_batch_budget(job, placement, net, prepare.dtype_bytes(dtype), devices)
-    remark = placement_remark(placement)
+    budget = resolve_batch_budget(job, placement, net, prepare.dtype_bytes(dtype), devices)
+    note = placement_remark(placement)
     return StrategyOption(
-        strategy.value,
-        True,
-        list(placement.devices),
-        len(placement.replicas),
-        size.max_rows,
-        size.max_tokens,
-        remark,
+        strategy.value, True, list(placement.devices), len(placement.replicas), budget.max_rows, budget.max_tokens, note
     )
 
 
 def placement_remark(placement: Placement) -> str:
-    """What is to be said of a strategy in a few words."""
+    """Return a short remark about a placement for the table of strategies."""
     weights = {use.device: use.weight_bytes for use in placement.usage}
-    away = sum(held for name, held in weights.items() if name != placement.device.name and not name.startswith("cuda"))
-    if away:
-        return f"{gib(away)} cross the bus at every step"
+    off_gpu = sum(
+        size for name, size in weights.items() if name != placement.device.name and not name.startswith("cuda")
+    )
+    if off_gpu:
+        return f"{gib(off_gpu)} cross the bus in every step"
     if not placement.is_split:
-        return f"all of it on {placement.device.name}"
-    slower = ", slower than whole replicas" if any("replicate gives" in one for one in placement.warnings) else ""
+        return f"whole model on {placement.device.name}"
+    slower = ", slower than whole replicas" if any("replicate gives" in text for text in placement.warnings) else ""
     return f"split over {len(placement.usage)} devices{slower}"
 
 
 def recommend(choices: Sequence[StrategyOption], devices: DeviceInventory) -> str:
-    """The strategy to take, with the reason."""
-    by_name = {one.strategy: one for one in choices}
-    whole, cards = by_name["replicate"], len(devices.gpus)
-    if not cards:
+    """Return the recommended strategy with the reason."""
+    by_name = {option.strategy: option for option in choices}
+    replicate, num_gpus = by_name["replicate"], len(devices.gpus)
+    if not num_gpus:
         return "device_map=cpu: no GPU" if by_name["cpu"].fits else "nothing: the memory is too small for this model"
-    if whole.fits:
-        times = f": replicate gives {whole.replicas}x the throughput of a split" if whole.replicas > 1 else ""
-        return f"device_map=replicate: fits one {gib(max(d.free_bytes for d in devices.gpus))} card{times}"
+    if replicate.fits:
+        speedup = f": replicate gives {replicate.replicas}x the throughput of a split" if replicate.replicas > 1 else ""
+        return f"device_map=replicate: fits one {gib(max(d.free_bytes for d in devices.gpus))} card{speedup}"
     if by_name["balanced"].fits:
-        return f"device_map=balanced: fits {len(by_name['balanced'].devices)} cards together, and no single one"
+        return f"device_map=balanced: fits {len(by_name['balanced'].devices)} cards together, but no single card"
     if by_name["offload"].fits:
-        return "device_map=offload: does not fit the cards; slow, as layers cross the bus at every step"
+        return "device_map=offload: does not fit the cards; slow, because layers cross the bus in every step"
     return "device_map=cpu: does not fit the cards" if by_name["cpu"].fits else "nothing: the model is too large"
 
 
 def scan_corpus(job: PlanJob, files: ModelFiles) -> tuple[CorpusStats, list[Any]]:
-    """Read the corpus once."""
-    heads = stream.PreambleCache(job.source)
-    inputs = stream.apply_limit(stream.find_inputs(job.source), job.source, heads)
-    stream.check_fields(inputs, job.source, (), heads)
-    stream.check_escapes(inputs, job.source, heads)
-    count = tokenizing.token_counter(files.folder) if (files.folder / "tokenizer.json").is_file() else None
+    """Read the corpus once; return its statistics and its input files."""
+    preambles = stream.PreambleCache(job.source)
+    inputs = stream.apply_limit(stream.find_inputs(job.source), job.source, preambles)
+    stream.check_fields(inputs, job.source, (), preambles)
+    stream.check_escapes(inputs, job.source, preambles)
+    count_tokens = tokenizing.token_counter(files.folder) if (files.folder / "tokenizer.json").is_file() else None
     shards = stream.cut_shards(
         inputs,
         job.source,
@@ -225,55 +215,55 @@ def scan_corpus(job: PlanJob, files: ModelFiles) -> tuple[CorpusStats, list[Any]
         get_record=lambda input, shard: None,
         reserved=(),
     )
-    wanted = PROBE_SAMPLE_ROWS if job.probe else 0
-    found = compute_corpus_stats(
+    num_sample = PROBE_SAMPLE_ROWS if job.probe else 0
+    corpus_stats = compute_corpus_stats(
         (shard for shard in shards if not isinstance(shard, stream.SkippedShard)),
-        count,
+        count_tokens,
         count_rows=job.sample_rows,
-        num_sample=wanted,
+        num_sample=num_sample,
         seed=job.seed,
     )
-    return found, inputs
+    return corpus_stats, inputs
 
 
 def run_probe(job: PlanJob, corpus_stats: CorpusStats) -> ProbeResult:
-    """Translate a sample for a while, and reckon the corpus from it.
+    """Translate a sample for `job.probe_s` seconds and extrapolate to the whole corpus.
 
-    Parts are drawn at random from the sample in the order of lengths, as a shard's are; the first is not counted.
+    Batches of the sample, sorted by length like the parts of a shard, run in random order; the first is not counted.
 
     Raises:
-        PreflightError: Nothing to translate, or the model cannot be loaded.
+        PreflightError: There is no row to translate, or the model cannot be loaded.
     """
     if not corpus_stats.sample or not corpus_stats.tokens or job.tgt_lang is None:
-        raise PreflightError("The corpus has no row to translate, so there is nothing to measure. Check source.path.")
-    words = prompt.resolve_template(job.prompt, job.model.family.value, job.src_lang, job.tgt_lang)
+        raise PreflightError("The corpus has no row to translate, so the speed cannot be measured. Check source.path.")
+    template = prompt.resolve_template(job.prompt, job.model.family.value, job.src_lang, job.tgt_lang)
     prepared = prepare.prepare_model(job.model, job.device_map, job.launch.num_threads)
     tokenizer = prepared.load_tokenizer(add_generation_prompt=job.add_generation_prompt)
     decode = Replica(job, prepared, tokenizer, check_stop=lambda: None, on_batch=lambda rows, tokens: None).decode
     segments, _ = segment.split(
         corpus_stats.sample, tokenizer.count, job.segment, find_token_starts=tokenizer.token_starts
     )
-    prompts, _ = prompt.render(segments, corpus_stats.sample, tokenizer, words, prepared.max_context)
+    prompts, _ = prompt.render(segments, corpus_stats.sample, tokenizer, template, prepared.max_context)
     if not prompts:
-        raise PreflightError("No row of the sample can be sent to the model, so there is nothing to measure.")
-    order = sorted(range(len(prompts)), key=lambda n: (-len(prompts[n].ids), n))
+        raise PreflightError("No row of the sample can be translated; the speed is unknown. Check source.path.")
+    order = sorted(range(len(prompts)), key=lambda index: (-len(prompts[index].ids), index))
     limits = batch.resolve_part_limits(job.batch, prepared.num_parameters, prepared.on_gpu)
     rows = max(1, min(limits.part_rows, len(order) // (2 * probe.MIN_BATCHES) or 1))
     batches = [order[start : start + rows] for start in range(0, len(order), rows)]  # like the parts of a shard
     random.Random(job.seed).shuffle(batches)
-    began = time.monotonic()
-    times = list(probe.time_batches(decode, prompts, batches, job.probe_s))
-    counted = times[1:] if len(times) > probe.MIN_BATCHES else times
+    started_at = time.monotonic()
+    timings = list(probe.time_batches(decode, prompts, batches, job.probe_s))
+    counted = timings[1:] if len(timings) > probe.MIN_BATCHES else timings
     speeds = probe.throughput_interval(counted, job.seed)
-    error = 1.645 * corpus_stats.tokens_error
+    token_error = 1.645 * corpus_stats.tokens_error
     low, middle, high = (corpus_stats.tokens / speed for speed in (speeds[2], speeds[1], speeds[0]))
-    eta = (low * (1 - error), middle, high * (1 + error))
+    eta = (low * (1 - token_error), middle, high * (1 + token_error))
     num_devices = len([use for use in prepared.placement.usage if use.device.startswith("cuda")]) or 1
-    source, new = sum(one.source_tokens for one in counted), sum(one.new_tokens for one in counted)
+    source, new = sum(timing.source_tokens for timing in counted), sum(timing.new_tokens for timing in counted)
     return ProbeResult(
-        seconds=time.monotonic() - began,
-        rows=sum(one.rows for one in times),
-        batches=len(times),
+        seconds=time.monotonic() - started_at,
+        rows=sum(timing.rows for timing in timings),
+        batches=len(timings),
         output_per_source_token=new / max(1, source),
         source_tokens_per_s=speeds[1],
         eta_s=eta,
@@ -285,19 +275,19 @@ def run(job: PlanJob) -> ExitCode:
     """Print the plan.
 
     Returns:
-        COMPLETE, or PREFLIGHT where the strategy that was asked for does not fit.
+        COMPLETE, or PREFLIGHT if the requested strategy does not fit.
     """
     with Reporter("log" if job.probe else "off"):
         report = plan(job)
         if job.source.path is not None:
             files, _ = find_model(job)
-            found, _ = scan_corpus(job, files)
-            report.corpus = {key: value for key, value in asdict(found).items() if key != "sample"}
-            report.corpus["expected_output_tokens"] = found.tokens
+            stats, _ = scan_corpus(job, files)
+            report.corpus = {key: value for key, value in asdict(stats).items() if key != "sample"}
+            report.corpus["expected_output_tokens"] = stats.tokens
             if job.probe:
-                report.probe = run_probe(job, found)
-                expected = (found.tokens or 0) * report.probe.output_per_source_token
-                report.corpus["expected_output_tokens"] = round(expected)
+                report.probe = run_probe(job, stats)
+                expected_tokens = (stats.tokens or 0) * report.probe.output_per_source_token
+                report.corpus["expected_output_tokens"] = round(expected_tokens)
     text = json.dumps(asdict(report), sort_keys=True) if job.format.value == "json" else plan_report.render(report)
     streams.print_result(sanitize.sanitize_text(text))
     return ExitCode.PREFLIGHT if report.refused else ExitCode.COMPLETE

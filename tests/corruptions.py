@@ -1,5 +1,7 @@
-"""Twelve ways in which the folder of a model goes wrong. Each changes a copy of the demo model; tests and a campaign
-hold hymt-batch and plain `from_pretrained` against them."""
+"""Twelve corruptions of a model folder, each applied to a copy of the demo model.
+
+Tests and a campaign run hymt-batch and plain `from_pretrained` on them.
+"""
 
 from __future__ import annotations
 
@@ -17,17 +19,17 @@ TEMPLATE_7B = (
 
 @dataclass(frozen=True, slots=True)
 class Corruption:
-    """One way to go wrong."""
+    """One corruption."""
 
     name: str
-    id: str  # failure mode
+    id: str  # id in catalogue.toml
     damage: Callable[[Path], None]
-    pinned: bool = False  # whether model.sha256 holds the hash of the whole model
-    at_load: bool = False  # found as the weights are read, before any output
+    pinned: bool = False  # True if model.sha256 must be set to the hash of the intact file
+    at_load: bool = False  # True if it is detected while the weights load, still before any output
 
 
 def edit(path: Path, **changes: Any) -> None:
-    """Change fields of a JSON file; None removes one."""
+    """Change fields of a JSON file; the value None removes a field."""
     content = {**json.loads(path.read_text(encoding="utf-8")), **changes}
     path.write_text(json.dumps({key: value for key, value in content.items() if value is not None}), encoding="utf-8")
 
@@ -37,7 +39,7 @@ def weights(folder: Path) -> Path:
 
 
 def read(path: Path) -> tuple[dict[str, Any], bytearray]:
-    """Header and data of a safetensors file."""
+    """Return the header and the data of a safetensors file."""
     data = path.read_bytes()
     length = int.from_bytes(data[:8], "little")
     return json.loads(data[8 : 8 + length]), bytearray(data[8 + length :])
@@ -49,18 +51,18 @@ def write(path: Path, header: dict[str, Any], data: bytes) -> None:
 
 
 def shards(folder: Path, leave_out: str = "") -> None:
-    """Cut the weights into two files and an index."""
+    """Split the weights into two files with an index."""
     header, data = read(weights(folder))
     names = [name for name in header if name != "__metadata__" and name != leave_out]
     index = {}
-    for number, part in enumerate((names[::2], names[1::2]), 1):
-        file, entries, pieces = f"model-0000{number}-of-00002.safetensors", {}, bytearray()
-        for name in part:
+    for file_number, part_names in enumerate((names[::2], names[1::2]), 1):
+        file, entries, part_data = f"model-0000{file_number}-of-00002.safetensors", {}, bytearray()
+        for name in part_names:
             start, end = header[name]["data_offsets"]
-            entries[name] = {**header[name], "data_offsets": [len(pieces), len(pieces) + end - start]}
-            pieces += data[start:end]
+            entries[name] = {**header[name], "data_offsets": [len(part_data), len(part_data) + end - start]}
+            part_data += data[start:end]
             index[name] = file
-        write(folder / file, {"__metadata__": {"format": "pt"}, **entries}, bytes(pieces))
+        write(folder / file, {"__metadata__": {"format": "pt"}, **entries}, bytes(part_data))
     (folder / "model.safetensors.index.json").write_text(
         json.dumps({"metadata": {}, "weight_map": index}), encoding="utf-8"
     )
@@ -128,17 +130,17 @@ def index_leaves_the_folder(folder: Path) -> None:
 
 
 def wrong_tokenizer(folder: Path) -> None:
-    """The tokens of another member of the family: a smaller vocabulary, other control tokens at other ids."""
+    """Install the tokenizer of another model of the family: a smaller vocabulary, other control tokens and ids."""
     path = folder / "tokenizer.json"
     content = json.loads(path.read_text(encoding="utf-8"))
-    first = min(token["id"] for token in content["added_tokens"]) - 200
-    vocab = {text: number for text, number in content["model"]["vocab"].items() if number < first}
+    first_id = min(token["id"] for token in content["added_tokens"]) - 200
+    vocab = {text: token_id for text, token_id in content["model"]["vocab"].items() if token_id < first_id}
     pairs = [merge.split(" ") if isinstance(merge, str) else merge for merge in content["model"]["merges"]]
     content["model"]["vocab"] = vocab
     content["model"]["merges"] = [pair for pair in pairs if {*pair, "".join(pair)} <= set(vocab)]
     names = ["<|startoftext|>", "<|eos|>", "<|pad|>", "<|extra_0|>"]
     content["added_tokens"] = [
-        {**content["added_tokens"][0], "id": first + number, "content": name} for number, name in enumerate(names)
+        {**content["added_tokens"][0], "id": first_id + index, "content": name} for index, name in enumerate(names)
     ]
     path.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
     edit(

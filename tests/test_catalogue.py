@@ -1,4 +1,4 @@
-"""The catalogue of failures is whole, its page is current, and it knows the libraries' exceptions by their text."""
+"""The catalogue of failures is complete, its page is current, and it recognises real exceptions of the libraries."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ STAGES = sorted(path.name for path in (ROOT / "conf").iterdir() if path.is_dir()
 CHECKS = "(hymt-batch|device_map|model|batch|source|decode|output_dir|name|prompt)[.=]?"
 
 
-def test_the_page_is_what_the_catalogue_says() -> None:
+def test_the_troubleshooting_page_matches_the_catalogue() -> None:
     assert (ROOT / "docs/troubleshooting.md").read_text(encoding="utf-8") == catalogue.troubleshooting_page()
 
 
-def test_every_failure_is_whole() -> None:
+def test_every_failure_is_complete() -> None:
     known = catalogue.load()
     assert len(known) >= 110
     for failure in known.values():
@@ -42,7 +42,7 @@ def test_every_failure_is_whole() -> None:
         assert bool(failure.because) == (failure.found in ("design", "reasoned")), failure.id
         for pattern in failure.pattern:
             re.compile(pattern)
-            assert ".*" not in pattern, f"{failure.id}: it would reach across lines, and win by its length"
+            assert ".*" not in pattern, f"{failure.id}: it would match across lines, and the longest match wins"
         if failure.found == "doctor":
             command = r"(pip|hf|git|unset|docker|sbatch|output_dir|nvidia-smi|python3)\b"
             assert re.search(rf"{CHECKS}|{command}|Install|Remove|Wait|Start|Add", failure.fix), failure.id
@@ -54,14 +54,14 @@ TOO_COMMON = {
     "oom-kill",
     "Permission denied",
     "Bus error",
-    "LOAD REPORT",  # its lines tell B9 from B10
+    "LOAD REPORT",  # the lines below it distinguish B9 from B10
     "invalid literal for int()",
     "No space left on device, though",
 }
-"""Texts of which one cannot tell where they come from."""
+"""Symptoms that do not identify one failure."""
 
 
-def test_every_symptom_is_recognised_as_its_own_unless_too_common() -> None:
+def test_every_symptom_matches_its_own_failure_unless_too_common() -> None:
     for failure in catalogue.load().values():
         for symptom in failure.symptoms:
             if catalogue.match(symptom) is not failure:
@@ -72,9 +72,9 @@ def test_every_symptom_is_recognised_as_its_own_unless_too_common() -> None:
 def test_every_override_of_a_fix_exists() -> None:
     known = {key for job in schema.JOBS.values() for key in collect_settings(job)}
     for failure in catalogue.load().values():
-        for stage, rest, value in re.findall(rf"\b({'|'.join(STAGES)})((?:\.\w+)*)=([\w.]*)", failure.fix):
-            if rest:
-                assert stage + rest in known, failure.id
+        for stage, field, value in re.findall(rf"\b({'|'.join(STAGES)})((?:\.\w+)*)=([\w.]*)", failure.fix):
+            if field:
+                assert stage + field in known, failure.id
             else:
                 assert (ROOT / "conf" / stage / f"{value}.yaml").is_file(), (failure.id, stage, value)
 
@@ -95,18 +95,18 @@ def test_every_override_of_a_fix_exists() -> None:
         "RuntimeError: The size of tensor a (3) must match the size of tensor b (4)",
     ],
 )
-def test_an_error_that_is_unknown_stays_unknown(text: str) -> None:
+def test_an_unknown_error_does_not_match(text: str) -> None:
     assert catalogue.match(text) is None
 
 
-def test_an_id_is_found_however_it_is_written_and_a_wrong_one_is_refused() -> None:
+def test_an_id_is_found_in_any_case_and_an_unknown_one_is_rejected() -> None:
     assert catalogue.get("c15B").id == "C15b"
     assert catalogue.get(" b1 ").id == "B1"
     with pytest.raises(UsageError, match="Similar ids: C2"):
         catalogue.get("C2x")
 
 
-def test_a_page_for_the_terminal_has_all_of_a_failure() -> None:
+def test_explain_shows_all_fields_of_a_failure() -> None:
     text = catalogue.explain(catalogue.get("E21"))
     assert "cause" in text
     assert "fix" in text
@@ -122,12 +122,12 @@ def load(folder: Path, **settings: Any) -> Any:
 
 @contextmanager
 def logged() -> Iterator[list[str]]:
-    """Warnings that the libraries log."""
+    """Collect the warnings that the libraries log."""
     from transformers.utils import logging as library_logging
 
-    before = library_logging.get_verbosity()
+    verbosity = library_logging.get_verbosity()
     library_logging.set_verbosity_warning()
-    library_logging.warning_once.cache_clear()  # what an earlier test made it say, it would not say again
+    library_logging.warning_once.cache_clear()  # it would not repeat a warning that an earlier test caused
     lines: list[str] = []
     handler = logging.Handler(logging.WARNING)
     handler.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]
@@ -137,7 +137,7 @@ def logged() -> Iterator[list[str]]:
     try:
         yield lines
     finally:
-        library_logging.set_verbosity(before)
+        library_logging.set_verbosity(verbosity)
         for logger in loggers:
             logger.removeHandler(handler)
 
@@ -158,10 +158,10 @@ def step(network: Any, **settings: Any) -> Any:
     return network.generate(torch.tensor([[1390, 5]]), max_new_tokens=2, **settings)
 
 
-def spread(**modules: str) -> dict[str, str]:
-    """A map of all modules, on the CPU where nothing else is said."""
+def spread(**devices: str) -> dict[str, str]:
+    """Return a device map of all modules: the given devices, else the CPU."""
     names = ("model.embed_tokens", "model.layers", "model.norm", "model.rotary_emb", "lm_head")
-    return {name: modules.get(name.split(".")[-1], "cpu") for name in names}
+    return {name: devices.get(name.split(".")[-1], "cpu") for name in names}
 
 
 def inside_a_meta_context(folder: Path) -> Any:
@@ -184,9 +184,9 @@ def with_tokenized_chat(folder: Path) -> Any:
 
 
 def without_pad_token(folder: Path) -> Any:
-    words = tokenizer(folder)
-    words.pad_token = None
-    return words(["a", "b c"], padding=True)
+    loaded = tokenizer(folder)
+    loaded.pad_token = None
+    return loaded(["a", "b c"], padding=True)
 
 
 def with_a_weight_of_nan(folder: Path) -> Any:
@@ -233,18 +233,18 @@ def as_a_script(folder: Path) -> Any:
 def untied(folder: Path) -> None:
     from safetensors.torch import load_file, save
 
-    found = load_file(weights(folder))
-    found["lm_head.weight"] = found["model.embed_tokens.weight"] + 1
-    weights(folder).write_bytes(save(found, metadata={"format": "pt"}))
+    tensors = load_file(weights(folder))
+    tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"] + 1
+    weights(folder).write_bytes(save(tensors, metadata={"format": "pt"}))
 
 
 def padded_on_the_right(folder: Path) -> Any:
-    words = tokenizer(folder)(["a", "a b c d"], return_tensors="pt", padding=True, padding_side="right")
-    return load(folder).generate(words.input_ids, attention_mask=words.attention_mask, max_new_tokens=1)
+    batch = tokenizer(folder)(["a", "a b c d"], return_tensors="pt", padding=True, padding_side="right")
+    return load(folder).generate(batch.input_ids, attention_mask=batch.attention_mask, max_new_tokens=1)
 
 
 def nothing(folder: Path) -> None:
-    """No damage: the call is wrong."""
+    """Do not damage the folder: the call itself is wrong."""
 
 
 def without_tokenizer(folder: Path) -> None:
@@ -310,17 +310,17 @@ REAL: list[tuple[str, Damage, Damage]] = [
 
 
 @pytest.mark.parametrize(("id", "damage", "use"), REAL, ids=[row[0] for row in REAL])
-def test_a_real_exception_of_the_libraries_is_recognised(id: str, damage: Damage, use: Damage, tmp_path: Path) -> None:
+def test_a_real_library_exception_is_recognised(id: str, damage: Damage, use: Damage, tmp_path: Path) -> None:
     if transformers_compat.installed_version("transformers") < (5,):
-        pytest.skip("texts of transformers 5")
+        pytest.skip("the messages are those of transformers 5")
     folder = Path(shutil.copytree(DEMO, tmp_path / "model"))
     damage(folder)
     with warnings.catch_warnings(), logged(), pytest.raises(Exception) as raised:
         warnings.simplefilter("ignore")
         use(folder)
-    found = catalogue.match(f"{type(raised.value).__name__}: {raised.value}")
-    assert found is not None, f"{type(raised.value).__name__}: {raised.value}"
-    assert found.id == id, f"{type(raised.value).__name__}: {raised.value}"
+    failure = catalogue.match(f"{type(raised.value).__name__}: {raised.value}")
+    assert failure is not None, f"{type(raised.value).__name__}: {raised.value}"
+    assert failure.id == id, f"{type(raised.value).__name__}: {raised.value}"
 
 
 WARNINGS: list[tuple[str, Damage, Damage]] = [
@@ -337,13 +337,13 @@ WARNINGS: list[tuple[str, Damage, Damage]] = [
 
 
 @pytest.mark.parametrize(("id", "damage", "use"), WARNINGS, ids=[row[0] for row in WARNINGS])
-def test_a_real_warning_of_the_libraries_is_recognised(id: str, damage: Damage, use: Damage, tmp_path: Path) -> None:
+def test_a_real_library_warning_is_recognised(id: str, damage: Damage, use: Damage, tmp_path: Path) -> None:
     if transformers_compat.installed_version("transformers") < (5,):
-        pytest.skip("texts of transformers 5")
+        pytest.skip("the messages are those of transformers 5")
     folder = Path(shutil.copytree(DEMO, tmp_path / "model"))
     damage(folder)
     with warnings.catch_warnings(record=True) as warned, logged() as lines:
         warnings.simplefilter("always")
         use(folder)
     texts = [*lines, *(str(warning.message) for warning in warned)]
-    assert id in {found.id for text in texts if (found := catalogue.match(text))}, texts
+    assert id in {failure.id for text in texts if (failure := catalogue.match(text))}, texts

@@ -1,4 +1,4 @@
-"""Twelve corruptions of a model's folder: each is refused with its name before any output."""
+"""Twelve corruptions of a model folder: each is rejected with its id before any output."""
 
 from __future__ import annotations
 
@@ -21,47 +21,52 @@ DEMO, _ = files.resolve("demo:model", "main", download=False)
 WHOLE = hashes.compute(DEMO, ["model.safetensors"])["model.safetensors"]
 
 
-@pytest.mark.parametrize("corruption", ALL, ids=[one.name for one in ALL])
+@pytest.mark.parametrize("corruption", ALL, ids=[finding.name for finding in ALL])
 @pytest.mark.fault(66, 67, 77)
-def test_a_corruption_is_refused_by_name_before_any_output(corruption: Corruption, tmp_path: Path) -> None:
+def test_a_corruption_is_rejected_with_its_id_before_any_output(corruption: Corruption, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(DEMO, tmp_path / "model"))
     corruption.damage(folder)
     (tmp_path / "in.txt").write_text("It is raining in Lyon.\n", encoding="utf-8")
-    words = [f"source.path={tmp_path / 'in.txt'}", f"model.path={folder}", f"output_dir={tmp_path}", "name=out"]
-    words += ["model=demo", "tgt_lang=fr", "device_map=cpu", *([f"model.sha256={WHOLE}"] if corruption.pinned else [])]
-    with Reporter("off") as telling, pytest.raises(PreflightError) as raised:
-        translate.translate(config.load("translate", words), telling)
+    overrides = [f"source.path={tmp_path / 'in.txt'}", f"model.path={folder}", f"output_dir={tmp_path}", "name=out"]
+    overrides += [
+        "model=demo",
+        "tgt_lang=fr",
+        "device_map=cpu",
+        *([f"model.sha256={WHOLE}"] if corruption.pinned else []),
+    ]
+    with Reporter("off") as reporter, pytest.raises(PreflightError) as raised:
+        translate.translate(config.load("translate", overrides), reporter)
     assert raised.value.id == corruption.id
     assert f"explain={corruption.id}]" in str(raised.value)
     assert not list((tmp_path / "out").glob("translated/*"))
-    found = doctor.doctor(config.load("doctor", [*words, *(["load=true"] if corruption.at_load else [])]))
-    assert corruption.id in {one.id for one in found if one.level is Level.FAIL}
+    findings = doctor.doctor(config.load("doctor", [*overrides, *(["load=true"] if corruption.at_load else [])]))
+    assert corruption.id in {finding.id for finding in findings if finding.level is Level.FAIL}
 
 
-def test_a_model_in_two_shards_is_whole(tmp_path: Path) -> None:
+def test_a_model_in_two_shards_is_complete(tmp_path: Path) -> None:
     folder = Path(shutil.copytree(DEMO, tmp_path / "model"))
     corruptions.shards(folder)
-    found = files.verify(folder)
-    assert len(found.weight_files) == 2
-    assert found.num_parameters == files.verify(DEMO).num_parameters
+    model = files.verify(folder)
+    assert len(model.weight_files) == 2
+    assert model.num_parameters == files.verify(DEMO).num_parameters
 
 
 @pytest.mark.parametrize("change", ["moved", "forgotten", "invented"])
 @pytest.mark.fault(77)
-def test_an_index_that_does_not_say_where_tensors_are_is_refused(change: str, tmp_path: Path) -> None:
+def test_an_index_with_wrong_locations_of_tensors_is_rejected(change: str, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(DEMO, tmp_path / "model"))
     corruptions.shards(folder)
     path = folder / "model.safetensors.index.json"
     content = json.loads(path.read_text(encoding="utf-8"))
-    files_named = sorted(set(content["weight_map"].values()))
+    file_names = sorted(set(content["weight_map"].values()))
     if change == "moved":
-        content["weight_map"] = dict.fromkeys(content["weight_map"], files_named[0]) | {
-            "model.norm.weight": files_named[1]
+        content["weight_map"] = dict.fromkeys(content["weight_map"], file_names[0]) | {
+            "model.norm.weight": file_names[1]
         }
     elif change == "forgotten":
         del content["weight_map"]["model.norm.weight"]
     else:
-        content["weight_map"]["model.extra.weight"] = files_named[0]
+        content["weight_map"]["model.extra.weight"] = file_names[0]
     path.write_text(json.dumps(content), encoding="utf-8")
     with pytest.raises(PreflightError) as raised:
         files.verify(folder)
@@ -78,7 +83,7 @@ def test_a_pin_of_several_files_is_a_list(tmp_path: Path) -> None:
     pins = [hashes.compute(folder, [name])[name] for name in files.verify(folder).weight_files]
     cpu = DeviceMapConfig(strategy=Strategy.cpu)
     prepare.prepare_model(ModelConfig(path=str(folder), sha256=pins), cpu)
-    for wrong in (pins[:1], [*pins, WHOLE]):
+    for invalid in (pins[:1], [*pins, WHOLE]):
         with pytest.raises(PreflightError) as raised:
-            prepare.prepare_model(ModelConfig(path=str(folder), sha256=wrong), cpu)
+            prepare.prepare_model(ModelConfig(path=str(folder), sha256=invalid), cpu)
         assert raised.value.id == "B13"

@@ -1,4 +1,4 @@
-"""The demo model translates bulletins it never saw; its bulletins, corpus and checkpoint are what they claim."""
+"""The demo model translates bulletins it was not trained on; its bulletins, corpus and checkpoint are as documented."""
 
 import hashlib
 import itertools
@@ -43,18 +43,18 @@ def tokenizer() -> Any:
     return AutoTokenizer.from_pretrained(train.MODEL_DIR)
 
 
-def test_the_same_seed_gives_the_same_bulletins_for_ever() -> None:
+def test_the_same_seed_always_gives_the_same_bulletins() -> None:
     assert grammar.sample(7, 2) == GOLDEN
     digest = hashlib.sha256("\n".join(f"{b.en}|{b.fr}|{b.de}|{b.zh}" for b in grammar.sample(0, 2000)).encode())
     assert digest.hexdigest() == GOLDEN_DIGEST
 
 
-def test_bulletins_given_to_users_were_never_trained_on() -> None:
-    given = {bulletin.en for bulletin in grammar.sample(3, 2000)}
+def test_sampled_bulletins_were_never_trained_on() -> None:
+    sampled = {bulletin.en for bulletin in grammar.sample(3, 2000)}
     trained = {bulletin.en for bulletin in itertools.islice(grammar.stream(3, held_out=False), 20_000)}
-    assert all(grammar.is_held_out(text) for text in given)
+    assert all(grammar.is_held_out(text) for text in sampled)
     assert not any(grammar.is_held_out(text) for text in trained)
-    assert not given & trained
+    assert not sampled & trained
 
 
 def test_an_english_bulletin_has_one_translation() -> None:
@@ -71,8 +71,8 @@ def test_bulletins_are_short_and_long_and_mostly_different() -> None:
     assert len({bulletin.en for bulletin in bulletins}) > 1900
 
 
-def test_an_unknown_language_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"no language 'es'\. Use one of fr, de, zh"):
+def test_an_unknown_language_is_rejected() -> None:
+    with pytest.raises(ValueError, match=r"does not have the language 'es'\. Use one of fr, de, zh"):
         grammar.reference(grammar.sample(0, 1)[0], "es")
 
 
@@ -100,26 +100,24 @@ def test_sample_writes_matching_lines_without_torch(tmp_path: Path) -> None:
         ([], "required: COMMAND"),
     ],
 )
-def test_a_wrong_use_is_told_in_one_line(
+def test_a_usage_error_is_reported_in_one_line(
     arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as caught:
         demo.main(arguments)
     assert caught.value.code == 2
-    told = capsys.readouterr().err
-    assert told.count("\n") == 1
+    stderr = capsys.readouterr().err
+    assert stderr.count("\n") == 1
     with pytest.raises(AssertionError, match=message):
-        raise AssertionError(told)
+        raise AssertionError(stderr)
 
 
-def test_a_folder_that_cannot_be_written_is_told_in_one_line(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_unwritable_folder_is_reported_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "taken").write_text("a file")
     assert demo.main(["sample", "--num", "1", "--tgt-lang", "fr", "--out", str(tmp_path / "taken")]) == 2
-    told = capsys.readouterr().err
-    assert told.count("\n") == 1
-    assert "taken" in told
+    stderr = capsys.readouterr().err
+    assert stderr.count("\n") == 1
+    assert "taken" in stderr
     assert demo.main(["check", "--model", str(tmp_path)]) == 2
     assert "has no config.json" in capsys.readouterr().err
 
@@ -138,14 +136,14 @@ def test_the_corpus_has_blank_and_repeated_lines() -> None:
     assert all(grammar.is_held_out(text) for text in texts)
 
 
-def test_the_model_files_are_the_ones_listed() -> None:
-    listed = dict(reversed(line.split("  ")) for line in (train.MODEL_DIR / "SHA256SUMS").read_text().splitlines())
+def test_the_model_files_match_their_checksums() -> None:
+    checksums = dict(reversed(line.split("  ")) for line in (train.MODEL_DIR / "SHA256SUMS").read_text().splitlines())
     files = [path for path in train.MODEL_DIR.iterdir() if path.name != "SHA256SUMS"]
-    assert listed == {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    assert checksums == {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
     assert sum(path.stat().st_size for path in files) < 4_000_000
 
 
-def test_the_weights_fit_the_config_to_the_last_key() -> None:
+def test_the_weights_match_the_config_exactly() -> None:
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -169,7 +167,7 @@ def test_the_weights_fit_the_config_to_the_last_key() -> None:
         "मौसम الطقس อากาศ བོད་ᠮᠣᠩᠭᠣᠯ",
     ],
 )
-def test_the_tokenizer_loses_nothing(tokenizer: Any, text: str) -> None:
+def test_the_tokenizer_is_lossless(tokenizer: Any, text: str) -> None:
     assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
     ids = tokenizer(text)["input_ids"]
     assert not set(ids) & set(tokenizer.all_special_ids)
@@ -186,7 +184,7 @@ def test_control_tokens_are_one_id_each_at_the_end_of_the_vocabulary(tokenizer: 
     assert len(tokenizer) == config["vocab_size"]
 
 
-def test_the_chat_template_is_the_1_8b_one(tokenizer: Any) -> None:
+def test_the_chat_template_is_that_of_the_1_8b_model(tokenizer: Any) -> None:
     user = {"role": "user", "content": "A {{ b }}\n\n'c'"}
     system = {"role": "system", "content": "S"}
     answer = {"role": "assistant", "content": "D"}
@@ -202,18 +200,18 @@ def test_the_chat_template_is_the_1_8b_one(tokenizer: Any) -> None:
     assert render([user, answer, user], True) == f"{begin}{text}{turn}{text}<｜hy_Assistant｜>"
 
 
-def test_held_out_bulletins_come_out_exactly_right() -> None:
+def test_held_out_bulletins_are_translated_exactly() -> None:
     for result in train.measure(train.MODEL_DIR, num_rows=NUM_ROWS, seed=2, dtypes=["float32"]):
         assert result.share >= 0.97, result
 
 
-def test_chinese_can_be_asked_for_in_english() -> None:
+def test_an_english_prompt_can_request_chinese() -> None:
     bulletins = grammar.sample(6, 20)
     outputs = train.translate(train.MODEL_DIR, [bulletin.en for bulletin in bulletins], "zh", in_chinese=False)
     assert sum(output == bulletin.zh for output, bulletin in zip(outputs, bulletins, strict=True)) >= 19
 
 
-def test_the_batch_a_bulletin_is_in_does_not_change_its_translation() -> None:
+def test_the_batch_does_not_change_a_translation() -> None:
     texts = [bulletin.en for bulletin in grammar.sample(9, 12)]
     together = train.translate(train.MODEL_DIR, texts, "fr")
     assert train.translate(train.MODEL_DIR, texts, "fr", batch_size=1) == together
@@ -221,6 +219,6 @@ def test_the_batch_a_bulletin_is_in_does_not_change_its_translation() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "Hello, world!", "The cat sat on the mat. " * 5, "天气 " * 40, "😀"])
-def test_text_of_another_kind_still_ends(text: str) -> None:
+def test_decoding_other_kinds_of_text_ends(text: str) -> None:
     (output,) = train.translate(train.MODEL_DIR, [text], "de")
     assert len(output) < 1000

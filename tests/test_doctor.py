@@ -1,4 +1,4 @@
-"""Known failures are provoked for real, and the doctor names each before the weights load."""
+"""The doctor reports each known failure, caused on purpose, before the weights load."""
 
 from __future__ import annotations
 
@@ -31,24 +31,24 @@ SHAPED = "model=hy_mt1.5_1.8b"
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The class of the model is imported in a process of its own, which takes seconds: in its own test alone."""
+    """Skip the import of the model class, which takes seconds; test_doctor_environment.py tests it."""
     monkeypatch.setattr(
-        environment, "check_model_class", lambda model_type: [Finding("model class", Level.OK, "not asked")]
+        environment, "check_model_class", lambda model_type: [Finding("model class", Level.OK, "not checked")]
     )
     for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK", "CUDA_VISIBLE_DEVICES", "SLURM_JOB_ID"):
         monkeypatch.delenv(name, raising=False)
 
 
 class Case:
-    """One failure mode: what is done to a copy of the demo model and to the machine, and what is asked then."""
+    """One failure: a copy of the demo model, changes to it and to the machine, and the doctor's overrides."""
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.folder, self.monkeypatch = folder, monkeypatch
         self.model = Path(shutil.copytree(DEMO, folder / "model"))
-        self.words = ["model=demo", f"model.path={self.model}", f"output_dir={folder}", "name=job"]
+        self.overrides = ["model=demo", f"model.path={self.model}", f"output_dir={folder}", "name=job"]
 
     def version(self, package: str, text: str | None) -> None:
-        """Pretend that a package has a version, or is missing."""
+        """Simulate that a package has this version, or is missing."""
         real = importlib.metadata.version
 
         def version(name: str) -> str:
@@ -65,14 +65,15 @@ class Case:
             self.monkeypatch.setenv(name, value)
 
     def cards(self, *names: str, cuda: str = "12.8", torch_cuda: str | None = "12.4", seen: int | None = None) -> None:
-        """Pretend cards and a torch that sees them."""
+        """Simulate GPUs and a torch that sees them."""
         capability = {"T4": (7, 5), "P40": (6, 1)}
         gpus = tuple(
-            Gpu(n, f"GPU-{n}", name, 24 * GIB, 24 * GIB, capability.get(name, (8, 9))) for n, name in enumerate(names)
+            Gpu(index, f"GPU-{index}", name, 24 * GIB, 24 * GIB, capability.get(name, (8, 9)))
+            for index, name in enumerate(names)
         )
         self.monkeypatch.setattr(nvidia, "query", lambda: NvidiaInfo("570.1", cuda, gpus))
-        facts = TorchInfo("2.13.0", torch_cuda, len(names) if seen is None else seen, lambda one, other: False)
-        self.monkeypatch.setattr(detect_devices, "torch_info", lambda: facts)
+        torch_info = TorchInfo("2.13.0", torch_cuda, len(names) if seen is None else seen, lambda source, target: False)
+        self.monkeypatch.setattr(detect_devices, "torch_info", lambda: torch_info)
 
     def header(self, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
         entries, data = read(weights(self.model))
@@ -105,23 +106,23 @@ def lease(case: Case) -> None:
 def tmpfs(case: Case, options: str) -> None:
     if os.geteuid() != 0:
         pytest.skip("mounting needs root")
-    place = case.folder / "small"
-    place.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(place)], capture_output=True)
+    mount_point = case.folder / "small"
+    mount_point.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(mount_point)], capture_output=True)
     if mounted.returncode:
         pytest.skip(f"tmpfs cannot be mounted here: {mounted.stderr.decode().strip()}")
-    case.words.append(f"output_dir={place}")
+    case.overrides.append(f"output_dir={mount_point}")
 
 
 def source(case: Case, size: int) -> None:
     path = case.folder / "in.txt"
     path.write_text("A row of text.\n" * (size // 15), encoding="utf-8")
-    case.words += [f"source.path={path}", "tgt_lang=fr"]
+    case.overrides += [f"source.path={path}", "tgt_lang=fr"]
 
 
 def accelerate(case: Case) -> None:
     (case.folder / "accelerate.yaml").write_text("num_processes: 4\nmixed_precision: bf16\n", encoding="utf-8")
-    case.words.append(f"device_map.accelerate_config={case.folder / 'accelerate.yaml'}")
+    case.overrides.append(f"device_map.accelerate_config={case.folder / 'accelerate.yaml'}")
 
 
 def little_shared_memory(case: Case) -> None:
@@ -133,8 +134,8 @@ SPLIT = ("device_map=auto", "devices=[9GiB,9GiB]", "device_map.max_memory={0: 5M
 ON_DISK = ("device_map=offload", "devices=[cpu:9GiB]", "device_map.max_memory={cpu: 2.2MiB, disk: 1GiB}")
 
 
-def words(*more: str) -> Do:
-    return lambda case: case.words.extend(more)
+def override(*overrides: str) -> Do:
+    return lambda case: case.overrides.extend(overrides)
 
 
 def damaged(change: Callable[[Path], Any]) -> Do:
@@ -153,33 +154,33 @@ PROVOKED: list[tuple[str, str, Do]] = [
     ("A1", "accelerate is missing", lambda case: case.version("accelerate", None)),
     ("A2", "transformers is too old", lambda case: case.version("transformers", "4.55.4")),
     ("A3", "driver older than torch's CUDA", lambda case: case.cards("L4", cuda="11.8", seen=0)),
-    ("A5", "GPU 0 asked, none there", words("device_map=single", "devices=[cpu:16GiB]")),
-    ("A6", "no GPU, the CPU in silence", lambda case: case.monkeypatch.setattr(nvidia, "query", lambda: None)),
-    ("A7", "flash-attn is missing", words("model.attention=flash_attention_2")),
-    ("A12", "bfloat16 on a T4", lambda case: (case.cards("T4"), case.words.append("model.dtype=bfloat16"))),
+    ("A5", "GPU 0 requested, but none present", override("device_map=single", "devices=[cpu:16GiB]")),
+    ("A6", "no GPU, the CPU used silently", lambda case: case.monkeypatch.setattr(nvidia, "query", lambda: None)),
+    ("A7", "flash-attn is missing", override("model.attention=flash_attention_2")),
+    ("A12", "bfloat16 on a T4", lambda case: (case.cards("T4"), case.overrides.append("model.dtype=bfloat16"))),
     ("A13", "a GPU that is hidden", lambda case: (case.cards("L4", seen=0), case.env(CUDA_VISIBLE_DEVICES="-1"))),
-    ("A14", "datasets below the floor", lambda case: case.version("datasets", "2.0.0")),
+    ("A14", "datasets too old", lambda case: case.version("datasets", "2.0.0")),
     ("A15", "tokenizers that do not fit", lambda case: case.version("tokenizers", "0.10.0")),
-    ("A16", "torch without CUDA beside a GPU", lambda case: case.cards("L4", torch_cuda=None, seen=0)),
+    ("A16", "torch without CUDA next to a GPU", lambda case: case.cards("L4", torch_cuda=None, seen=0)),
     ("B1", "Git-LFS pointer", damaged(corruptions.lfs_pointer)),
     ("B2", "truncated", damaged(corruptions.truncated)),
     ("B3", "missing shard", damaged(corruptions.missing_shard)),
     ("B4", "no weights", damaged(lambda folder: weights(folder).unlink())),
     ("B5", "no config", damaged(lambda folder: (folder / "config.json").unlink())),
     ("B6", "no tokenizer", damaged(lambda folder: (folder / "tokenizer.json").unlink())),
-    ("B7", "a path that is not there", words("model.path=/no/such/folder")),
-    ("B8", "not in the cache", lambda case: case.words.append("model.path=tencent/HY-MT1.5-1.8B")),
+    ("B7", "a path that does not exist", override("model.path=/no/such/folder")),
+    ("B8", "not in the cache", lambda case: case.overrides.append("model.path=tencent/HY-MT1.5-1.8B")),
     ("B9", "absent tensor", damaged(corruptions.absent_tensor)),
-    ("B9", "a layer more than stored", damaged(lambda folder: edit(folder / "config.json", num_hidden_layers=5))),
-    ("B9", "a layer less", damaged(lambda folder: edit(folder / "config.json", num_hidden_layers=3))),
+    ("B9", "one layer more than stored", damaged(lambda folder: edit(folder / "config.json", num_hidden_layers=5))),
+    ("B9", "one layer less", damaged(lambda folder: edit(folder / "config.json", num_hidden_layers=3))),
     ("B9", "untied without a head", damaged(lambda folder: edit(folder / "config.json", tie_word_embeddings=False))),
     ("B10", "shapes of another model", damaged(lambda folder: edit(folder / "config.json", hidden_size=64))),
     ("B11", "tied, stored and different", lm_head),
     ("B12", "head_dim is missing", damaged(lambda folder: edit(folder / "config.json", head_dim=None))),
-    ("B13", "not the pinned weights", words("model.sha256=" + 64 * "0")),
+    ("B13", "not the pinned weights", override("model.sha256=" + 64 * "0")),
     ("B14", "pickled only", damaged(corruptions.pickles_only)),
     ("B15", "'../' in the index", damaged(corruptions.index_leaves_the_folder)),
-    ("B16", "code of its own", damaged(lambda folder: edit(folder / "config.json", auto_map={"AutoModel": "x.Y"}))),
+    ("B16", "remote code", damaged(lambda folder: edit(folder / "config.json", auto_map={"AutoModel": "x.Y"}))),
     ("B17", "another family", damaged(lambda folder: edit(folder / "config.json", model_type="llama"))),
     (
         "B18",
@@ -190,59 +191,59 @@ PROVOKED: list[tuple[str, str, Do]] = [
     ("B20", "another template", damaged(corruptions.wrong_template)),
     ("B22", "a tensor in two files", second_copy),
     ("B23", "zero length", damaged(corruptions.empty)),
-    ("B24", "a size that is none", damaged(lambda folder: edit(folder / "config.json", vocab_size="many"))),
-    ("C1", "no device of that name", words("device_map=manual", "device_map.map={*: gpu}")),
-    ("C8", "disk in silence", words("device_map=auto", "device_map.max_memory={0: 1MiB}", "devices=[9GiB]")),
-    ("C9", "offload", words("device_map=offload", "devices=[9GiB]", "device_map.max_memory={0: 1.2MiB, cpu: 1GiB}")),
-    ("C13", "incomplete map", words("device_map=manual", "device_map.map={model.norm: cpu}")),
-    ("C15", "a module that is not there", words("device_map=manual", "device_map.map={transformer.h.0: cpu}")),
-    ("C15c", "limit above what is free", words("device_map=auto", "device_map.max_memory={0: 9GiB}", "devices=[1GiB]")),
-    ("C16", "tied weights apart", words("device_map=manual", "device_map.map={*: 0, lm_head: cpu}", "devices=[9GiB]")),
-    ("C17", "all of it on disk", words("device_map=manual", "device_map.map={*: disk}")),
-    ("C21", "no room beside the weights", words("device_map=manual", "device_map.map={*: 0}", "devices=[1GiB]")),
-    ("C23", "fits no card", words("devices=[1GiB]")),
-    ("C24", "a layer cut", words("device_map=manual", "device_map.map={model.layers.0.mlp: cpu}")),
+    ("B24", "a size that is not a number", damaged(lambda folder: edit(folder / "config.json", vocab_size="many"))),
+    ("C1", "unknown device name", override("device_map=manual", "device_map.map={*: gpu}")),
+    ("C8", "disk used silently", override("device_map=auto", "device_map.max_memory={0: 1MiB}", "devices=[9GiB]")),
+    ("C9", "offload", override("device_map=offload", "devices=[9GiB]", "device_map.max_memory={0: 1.2MiB, cpu: 1GiB}")),
+    ("C13", "incomplete map", override("device_map=manual", "device_map.map={model.norm: cpu}")),
+    ("C15", "a module that does not exist", override("device_map=manual", "device_map.map={transformer.h.0: cpu}")),
+    ("C15c", "limit too high", override("device_map=auto", "device_map.max_memory={0: 9GiB}", "devices=[1GiB]")),
+    ("C16", "split tied pair", override("device_map=manual", "device_map.map={*: 0, lm_head: cpu}", "devices=[9GiB]")),
+    ("C17", "all of it on disk", override("device_map=manual", "device_map.map={*: disk}")),
+    ("C21", "no memory besides the weights", override("device_map=manual", "device_map.map={*: 0}", "devices=[1GiB]")),
+    ("C23", "does not fit any GPU", override("devices=[1GiB]")),
+    ("C24", "a split layer", override("device_map=manual", "device_map.map={model.layers.0.mlp: cpu}")),
     ("C25", "accelerate settings ignored", accelerate),
-    ("C26", "a GPU that is not there", words("device_map=single", "device_map.device=4", "devices=[9GiB]")),
-    ("C27", "split for nothing", words(*SPLIT)),
-    ("C28", "float16 on the CPU", words("model.dtype=float16")),
+    ("C26", "a GPU that does not exist", override("device_map=single", "device_map.device=4", "devices=[9GiB]")),
+    ("C27", "a needless split", override(*SPLIT)),
+    ("C28", "float16 on the CPU", override("model.dtype=float16")),
     ("D1", "torchrun", lambda case: case.env(WORLD_SIZE="4", RANK="0", LOCAL_RANK="0", MASTER_ADDR="localhost")),
-    ("D2", "WORLD_SIZE is no number", lambda case: case.env(WORLD_SIZE="two")),
-    ("D5", "DeepSpeed switched on", lambda case: case.env(ACCELERATE_USE_DEEPSPEED="true")),
+    ("D2", "WORLD_SIZE is not a number", lambda case: case.env(WORLD_SIZE="two")),
+    ("D5", "DeepSpeed enabled", lambda case: case.env(ACCELERATE_USE_DEEPSPEED="true")),
     ("D6", "every GPU hidden", lambda case: (case.cards("L4", seen=0), case.env(CUDA_VISIBLE_DEVICES=""))),
-    ("E23", "more keys and values than memory", words("batch.max_tokens=900000000000")),
+    ("E23", "KV cache larger than memory", override("batch.max_tokens=900000000000")),
     ("F1", "FP8 without its library", quantised("compressed-tensors")),
     ("F5", "GPTQ without its libraries", quantised("gptq")),
-    ("G1", "memory too small", words("devices=[cpu:2MiB]")),
+    ("G1", "memory too small", override("devices=[cpu:2MiB]")),
     ("G2", "small /dev/shm", little_shared_memory),
     ("G3", "no space", lambda case: (tmpfs(case, "size=1m"), source(case, 3_000_000))),
     ("G4", "no inodes", lambda case: (tmpfs(case, "size=9m,nr_inodes=20"), source(case, 1500))),
     ("G9", "read-only", lambda case: tmpfs(case, "size=1m,ro")),
-    ("G11", "offload folder is a file", words(*ON_DISK, "device_map.offload_folder=/dev/null")),
-    ("G12", "somebody works there", lease),
+    ("G11", "offload folder is a file", override(*ON_DISK, "device_map.offload_folder=/dev/null")),
+    ("G12", "another process holds the lease", lease),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("id", "what", "do"), PROVOKED, ids=[f"{row[0]}-{row[1]}" for row in PROVOKED])
-def test_the_doctor_names_a_failure_before_anything_loads(
-    id: str, what: str, do: Do, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("id", "description", "do"), PROVOKED, ids=[f"{row[0]}-{row[1]}" for row in PROVOKED])
+def test_the_doctor_reports_a_failure_before_anything_loads(
+    id: str, description: str, do: Do, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     case = Case(tmp_path, monkeypatch)
     try:
         do(case)
         before = sorted(path for path in tmp_path.rglob("*"))
-        found = preflight.run_all(config.load("doctor", case.words))
+        findings = preflight.run_all(config.load("doctor", case.overrides))
         after = sorted(path for path in tmp_path.rglob("*"))
     finally:
         if (tmp_path / "small").is_dir():
             subprocess.run(["umount", str(tmp_path / "small")], capture_output=True, check=False)
-    wrong = {one.id: one for one in found if one.level in (Level.WARN, Level.FAIL)}
-    assert id in wrong, [f"{one.level} {one.check}: {one.seen} [{one.id}]" for one in found]
+    wrong = {finding.id: finding for finding in findings if finding.level in (Level.WARN, Level.FAIL)}
+    assert id in wrong, [f"{finding.level} {finding.check}: {finding.seen} [{finding.id}]" for finding in findings]
     assert wrong[id].seen
     assert wrong[id].fix or wrong[id].level is Level.WARN
     assert catalogue.get(id).id == id
-    assert before == after, "the doctor leaves nothing behind"
+    assert before == after, "the doctor left files behind"
 
 
 REFUSED_BY_CONFIG = [
@@ -254,14 +255,14 @@ REFUSED_BY_CONFIG = [
 
 
 @pytest.mark.parametrize(("id", "more"), REFUSED_BY_CONFIG, ids=[row[0] for row in REFUSED_BY_CONFIG])
-def test_settings_that_transformers_would_take_are_refused_with_their_id(id: str, more: list[str]) -> None:
+def test_settings_that_transformers_would_accept_are_rejected_with_their_id(id: str, more: list[str]) -> None:
     with pytest.raises(ConfigError) as raised:
         preflight.run_all(config.load("doctor", ["model=demo", *more]))
         pytest.fail("composed")
     assert f"explain={id}]" in str(raised.value)
 
 
-def test_at_least_60_failures_are_known_and_40_of_them_provoked() -> None:
+def test_at_least_60_failures_are_known_and_40_of_them_are_provoked() -> None:
     known = catalogue.load()
     provoked = {row[0] for row in [*PROVOKED, *REFUSED_BY_CONFIG]}
     assert len(known) >= 60
@@ -271,7 +272,7 @@ def test_at_least_60_failures_are_known_and_40_of_them_provoked() -> None:
         if failure.found == "doctor":
             assert failure.fix
         if failure.found in ("design", "reasoned"):
-            assert failure.because, f"{failure.id} is not provoked: say why"
+            assert failure.because, f"{failure.id} is not provoked: give the reason"
 
 
 def test_a_healthy_job_has_no_failure_and_exit_0(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -293,7 +294,7 @@ def test_a_healthy_job_has_no_failure_and_exit_0(tmp_path: Path, capsys: pytest.
     assert [path.name for path in tmp_path.iterdir()] == ["in.txt"]
 
 
-def test_doubts_are_exit_1_under_strict_and_failures_exit_6(tmp_path: Path) -> None:
+def test_warnings_exit_1_under_strict_and_failures_exit_6(tmp_path: Path) -> None:
     more = ["model=demo", f"output_dir={tmp_path}", *SPLIT]
     assert doctor.run(config.load("doctor", more)) is ExitCode.COMPLETE
     assert doctor.run(config.load("doctor", [*more, "strict=true"])) is ExitCode.WARNINGS
@@ -307,33 +308,34 @@ def test_a_failure_mode_is_explained_by_its_id(capsys: pytest.CaptureFixture[str
         doctor.run(config.load("doctor", ["explain=Z99"]))
 
 
-def test_with_load_the_model_is_loaded_and_its_answers_compared(tmp_path: Path) -> None:
-    more = ["model=demo", f"output_dir={tmp_path}", "load=true", "device_map=manual"]
-    lines = "{*: cpu, model.layers.1: disk, model.layers.3: disk}"
-    more += [f"device_map.map={lines}", f"device_map.offload_folder={tmp_path / 'offload'}"]
-    found = {one.check: one for one in doctor.doctor(config.load("doctor", more))}
-    assert found["load"].level is Level.OK
-    assert found["canary: batched against single"].level is Level.OK
-    assert found["canary: split against single on cpu"].level is Level.OK
+def test_load_true_loads_the_model_and_compares_its_logits(tmp_path: Path) -> None:
+    overrides = ["model=demo", f"output_dir={tmp_path}", "load=true", "device_map=manual"]
+    device_map = "{*: cpu, model.layers.1: disk, model.layers.3: disk}"
+    overrides += [f"device_map.map={device_map}", f"device_map.offload_folder={tmp_path / 'offload'}"]
+    split = {finding.check: finding for finding in doctor.doctor(config.load("doctor", overrides))}
+    assert split["load"].level is Level.OK
+    assert split["canary: batched against single"].level is Level.OK
+    assert split["canary: split against single on cpu"].level is Level.OK
     whole = {
-        one.check: one for one in doctor.doctor(config.load("doctor", ["model=demo", "load=true", "device_map=cpu"]))
+        finding.check: finding
+        for finding in doctor.doctor(config.load("doctor", ["model=demo", "load=true", "device_map=cpu"]))
     }
     assert whole["canary: replica against replica"].level is Level.SKIP
     assert whole["attention against the math back end"].level is Level.SKIP
 
 
-def test_with_load_nothing_is_loaded_after_a_failure(tmp_path: Path) -> None:
+def test_load_true_loads_nothing_after_a_failure(tmp_path: Path) -> None:
     corruptions.truncated(Path(shutil.copytree(DEMO, tmp_path / "model")))
-    found = doctor.doctor(config.load("doctor", [f"model.path={tmp_path / 'model'}", "load=true", "device_map=cpu"]))
-    assert [one.level for one in found if one.check == "load"] == [Level.SKIP]
+    findings = doctor.doctor(config.load("doctor", [f"model.path={tmp_path / 'model'}", "load=true", "device_map=cpu"]))
+    assert [finding.level for finding in findings if finding.check == "load"] == [Level.SKIP]
 
 
-def test_a_model_that_translate_would_download_is_no_failure_and_is_not_downloaded(
+def test_a_model_that_translate_would_download_is_skipped_and_not_downloaded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
-    found = preflight.run_all(config.load("doctor", [SHAPED, "model.download=true", "device_map=cpu"]))
-    assert [one.level for one in found if one.check == "model files"] == [Level.SKIP]
+    findings = preflight.run_all(config.load("doctor", [SHAPED, "model.download=true", "device_map=cpu"]))
+    assert [finding.level for finding in findings if finding.check == "model files"] == [Level.SKIP]
     assert not (tmp_path / "hub").exists()
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(PreflightError, match="HF_HUB_OFFLINE") as raised:
@@ -341,7 +343,7 @@ def test_a_model_that_translate_would_download_is_no_failure_and_is_not_download
     assert raised.value.id == "B8"
 
 
-def test_an_error_of_the_library_keeps_its_text_and_gains_cause_and_fix() -> None:
+def test_a_library_error_keeps_its_message_and_gains_a_cause_and_a_fix() -> None:
     text = "Expected all tensors to be on the same device, but found at least two devices, cuda:0 and cuda:1!"
     with pytest.raises(PreflightError) as raised, explain.explain_errors("loading the model"):
         raise RuntimeError(text)
@@ -361,47 +363,49 @@ def test_an_error_of_the_library_keeps_its_text_and_gains_cause_and_fix() -> Non
     assert raised.value.id == "C19"
 
 
-def test_a_warning_of_a_stage_keeps_its_id_and_its_fix() -> None:
-    found = preflight._warning_finding(
+def test_a_logged_warning_keeps_its_id_and_its_fix() -> None:
+    finding = preflight._warning_finding(
         "device map", "slow: device_map=replicate is faster [C27: hymt-batch doctor explain=C27]"
     )
-    assert (found.level, found.id, found.fix) == (Level.WARN, "C27", "device_map=replicate")
+    assert (finding.level, finding.id, finding.fix) == (Level.WARN, "C27", "device_map=replicate")
 
 
-def test_the_cheap_checks_stop_a_job_with_the_id_and_warn_of_doubts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_quick_checks_stop_a_job_with_the_id_or_return_warnings(monkeypatch: pytest.MonkeyPatch) -> None:
     job = config.load("translate", ["preset=demo"])
     assert preflight.run_quick(job, {}) == []
     with pytest.raises(PreflightError) as raised:
         preflight.run_quick(job, {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0", "MASTER_ADDR": "localhost"})
     assert raised.value.id == "D1"
-    assert [one.id for one in preflight.run_quick(job, {"ACCELERATE_USE_FSDP": "true"})] == ["D5"]
+    assert [finding.id for finding in preflight.run_quick(job, {"ACCELERATE_USE_FSDP": "true"})] == ["D5"]
 
 
-def told(*words: str) -> dict[str, Finding]:
-    return {one.check: one for one in preflight.run_all(config.load("doctor", ["device_map=cpu", *words]))}
+def findings_by_check(*overrides: str) -> dict[str, Finding]:
+    return {
+        finding.check: finding for finding in preflight.run_all(config.load("doctor", ["device_map=cpu", *overrides]))
+    }
 
 
-def test_the_doctor_tells_the_licence_and_where_it_does_not_apply() -> None:
+def test_the_doctor_shows_the_licence_and_its_limits() -> None:
     for model in ("hy_mt1.5_1.8b", "hunyuan_mt_7b"):
-        found = told(f"model={model}")["licence of the weights"]
-        assert found.level is Level.OK, "nothing is refused"
-        for words in ("the EU, the UK and South Korea", "may not improve other AI models", "model=hy_mt2_1.8b"):
-            assert words in found.seen
-    assert told("model=hy_mt2_1.8b")["licence of the weights"].seen == "Apache-2.0"
+        finding = findings_by_check(f"model={model}")["licence of the weights"]
+        assert finding.level is Level.OK, "a licence is not a failure"
+        for text in ("the EU, the UK and South Korea", "may not improve other AI models", "model=hy_mt2_1.8b"):
+            assert text in finding.seen
+    assert findings_by_check("model=hy_mt2_1.8b")["licence of the weights"].seen == "Apache-2.0"
 
 
 def test_the_doctor_shows_how_prompts_end() -> None:
-    found = told("model=demo")["last token of the prompt"]
-    assert found.seen == "<｜hy_Assistant｜> (id 1397): with the generation prompt, as the model's own card does"
-    found = told("model=demo", "prompt.add_generation_prompt=false")["last token of the prompt"]
-    assert "<｜hy_place▁holder▁no▁8｜> (id 1399): without the generation prompt" in found.seen
-    found = told("model=hy_mt1.5_1.8b")["last token of the prompt"]
-    assert found.level is Level.SKIP
-    assert "without the generation prompt, as the model's own card does" in found.seen
+    finding = findings_by_check("model=demo")["last token of the prompt"]
+    assert finding.seen == "<｜hy_Assistant｜> (id 1397): with the generation prompt, as in the model card"
+    finding = findings_by_check("model=demo", "prompt.add_generation_prompt=false")["last token of the prompt"]
+    assert "<｜hy_place▁holder▁no▁8｜> (id 1399): without the generation prompt" in finding.seen
+    finding = findings_by_check("model=hy_mt1.5_1.8b")["last token of the prompt"]
+    assert finding.level is Level.SKIP
+    assert "without the generation prompt, as in the model card" in finding.seen
 
 
-def test_the_doctor_looks_at_a_model_that_cannot_translate_by_itself() -> None:
-    found = told("model=hunyuan_mt_chimera_7b", f"model.path={DEMO}")
-    assert found["use of the model"].level is Level.FAIL
-    assert "model=hunyuan_mt_7b" in found["use of the model"].fix
-    assert found["tokenizer and chat template"].level is Level.OK
+def test_the_doctor_rejects_a_model_that_cannot_translate_on_its_own() -> None:
+    findings = findings_by_check("model=hunyuan_mt_chimera_7b", f"model.path={DEMO}")
+    assert findings["use of the model"].level is Level.FAIL
+    assert "model=hunyuan_mt_7b" in findings["use of the model"].fix
+    assert findings["tokenizer and chat template"].level is Level.OK

@@ -1,4 +1,4 @@
-"""Main memory, shared memory, and the limits of cgroups of both versions."""
+"""The checks of main memory and shared memory, and the limits of cgroups version 1 and 2."""
 
 from __future__ import annotations
 
@@ -17,35 +17,35 @@ from hymt_batch.model.memory import CgroupLimit
 GIB = 1 << 30
 
 
-def wrong(found: list[Finding]) -> list[tuple[str, Level]]:
-    for one in found:
-        bad = one.level in (Level.WARN, Level.FAIL)
-        assert bad == bool(one.id) == bool(one.fix), one
-    return [(one.id, one.level) for one in found if one.id]
+def wrong(findings: list[Finding]) -> list[tuple[str, Level]]:
+    for finding in findings:
+        is_problem = finding.level in (Level.WARN, Level.FAIL)
+        assert is_problem == bool(finding.id) == bool(finding.fix), finding
+    return [(finding.id, finding.level) for finding in findings if finding.id]
 
 
 @pytest.mark.parametrize(
     ("needed", "level"), [(GIB, None), (8 * GIB, None), (9 * GIB, Level.WARN), (10 * GIB + 1, Level.FAIL)]
 )
 def test_memory_needs_a_fifth_more_than_the_weights(needed: int, level: Level | None) -> None:
-    found = machine.check_memory(10 * GIB, needed, "weights on the CPU")
-    assert wrong(found) == ([("G1", level)] if level else [])
-    assert found[0].seen.startswith(f"10.00 GiB left, weights on the CPU: {needed / GIB:.2f} GiB")
+    findings = machine.check_memory(10 * GIB, needed, "weights on the CPU")
+    assert wrong(findings) == ([("G1", level)] if level else [])
+    assert findings[0].seen.startswith(f"10.00 GiB left, weights on the CPU: {needed / GIB:.2f} GiB")
 
 
 @pytest.mark.fault(10)
-def test_a_cgroup_that_binds_is_named() -> None:
+def test_a_cgroup_limit_that_applies_is_named() -> None:
     limit = CgroupLimit("/sys/fs/cgroup/job", 4 * GIB, 3 * GIB)
-    found = machine.check_memory(10 * GIB, 3 * GIB + 1, "weights", limit)
-    assert wrong(found) == [("G1", Level.FAIL)]
-    assert "3.00 GiB left" in found[0].seen
-    assert "(limit of the cgroup /sys/fs/cgroup/job: 4.00 GiB)" in found[0].seen
-    assert "sbatch --mem" in found[0].fix
+    findings = machine.check_memory(10 * GIB, 3 * GIB + 1, "weights", limit)
+    assert wrong(findings) == [("G1", Level.FAIL)]
+    assert "3.00 GiB left" in findings[0].seen
+    assert "(limit of the cgroup /sys/fs/cgroup/job: 4.00 GiB)" in findings[0].seen
+    assert "sbatch --mem" in findings[0].fix
 
 
 def test_a_cgroup_that_allows_more_than_the_machine_has_is_not_named() -> None:
-    found = machine.check_memory(10 * GIB, GIB, "weights", CgroupLimit("/x", 99 * GIB, 98 * GIB))
-    assert "cgroup" not in found[0].seen
+    findings = machine.check_memory(10 * GIB, GIB, "weights", CgroupLimit("/x", 99 * GIB, 98 * GIB))
+    assert "cgroup" not in findings[0].seen
 
 
 def hierarchy(root: Path, files: dict[str, str]) -> Path:
@@ -55,7 +55,7 @@ def hierarchy(root: Path, files: dict[str, str]) -> Path:
     return root
 
 
-def test_the_tightest_limit_above_a_process_binds(tmp_path: Path) -> None:
+def test_the_tightest_limit_above_a_process_applies(tmp_path: Path) -> None:
     files = {
         "root/job/memory.max": f"{8 * GIB}",
         "root/job/memory.current": f"{7 * GIB}",
@@ -71,7 +71,7 @@ def test_the_tightest_limit_above_a_process_binds(tmp_path: Path) -> None:
     assert memory.cgroup_limit(root, tmp_path / "self") == CgroupLimit(str(root / "job"), 8 * GIB, GIB)
 
 
-def test_limits_of_version_1_are_found_and_its_way_to_say_none_is_known(tmp_path: Path) -> None:
+def test_limits_of_cgroup_version_1_are_read_and_its_value_for_unlimited_is_known(tmp_path: Path) -> None:
     files = {
         "root/memory/slurm/job/memory.limit_in_bytes": f"{2 * GIB}",
         "root/memory/slurm/job/memory.usage_in_bytes": f"{3 * GIB}",
@@ -84,7 +84,7 @@ def test_limits_of_version_1_are_found_and_its_way_to_say_none_is_known(tmp_path
 
 
 @pytest.mark.parametrize("own", ["0::/docker/of/the/host", "0::/../outside"])
-def test_in_a_container_the_limit_is_that_of_the_root(tmp_path: Path, own: str) -> None:
+def test_in_a_container_the_limit_of_the_root_applies(tmp_path: Path, own: str) -> None:
     files = {"root/memory.max": f"{GIB}", "root/memory.current": "0", "self": own}
     files |= {"outside/memory.max": "1", "outside/memory.current": "0"}
     root = hierarchy(tmp_path, files) / "root"
@@ -92,48 +92,48 @@ def test_in_a_container_the_limit_is_that_of_the_root(tmp_path: Path, own: str) 
 
 
 @pytest.mark.parametrize("text", ["", "nonsense", "0::/", "::", "4:memory"])
-def test_without_a_limit_there_is_none(tmp_path: Path, text: str) -> None:
+def test_a_missing_limit_is_none(tmp_path: Path, text: str) -> None:
     (tmp_path / "self").write_text(text)
     assert memory.cgroup_limit(tmp_path, tmp_path / "self") is None
     assert memory.cgroup_limit(tmp_path, tmp_path / "missing") is None
 
 
-def test_the_number_by_which_version_1_means_no_limit_is_none(tmp_path: Path) -> None:
+def test_the_value_for_unlimited_in_cgroup_version_1_is_none(tmp_path: Path) -> None:
     files = {"memory.limit_in_bytes": "9223372036854771712", "memory.usage_in_bytes": "5"}
     hierarchy(tmp_path / "memory", files)
     (tmp_path / "self").write_text("4:memory:/")
     assert memory.cgroup_limit(tmp_path, tmp_path / "self") is None
 
 
-def test_this_machine_can_be_asked() -> None:
-    found = memory.cgroup_limit()
-    assert found is None or 0 <= found.left_bytes <= found.limit_bytes
+def test_the_limit_of_this_machine_can_be_read() -> None:
+    limit = memory.cgroup_limit()
+    assert limit is None or 0 <= limit.left_bytes <= limit.limit_bytes
 
 
 @pytest.fixture
 def small(tmp_path: Path) -> Iterator[Path]:
-    """A memory file system of 1 MiB, as a container's /dev/shm has 64."""
+    """A tmpfs of 1 MiB, like the /dev/shm of a container, which has 64 MiB."""
     if shutil.which("mount") is None:
-        pytest.skip("there is no program `mount` here")
-    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(tmp_path)], capture_output=True)
-    if done.returncode:
-        pytest.skip(f"may not mount here: {done.stderr.decode().strip()}")
+        pytest.skip("the program `mount` is missing")
+    process = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(tmp_path)], capture_output=True)
+    if process.returncode:
+        pytest.skip(f"cannot mount here: {process.stderr.decode().strip()}")
     yield tmp_path
     subprocess.run(["umount", "--lazy", str(tmp_path)], check=True)
 
 
-def test_small_shared_memory_is_told_with_whom_it_concerns(small: Path) -> None:
-    found = machine.check_shared_memory(small)
-    assert wrong(found) == [("G2", Level.WARN)]
-    assert "matters only with several workers or NCCL" in found[0].seen
-    assert "--shm-size" in found[0].fix
+def test_small_shared_memory_is_reported_with_the_jobs_it_affects(small: Path) -> None:
+    findings = machine.check_shared_memory(small)
+    assert wrong(findings) == [("G2", Level.WARN)]
+    assert "this matters only with several workers or NCCL" in findings[0].seen
+    assert "--shm-size" in findings[0].fix
     assert wrong(machine.check_shared_memory(small, needed=1 << 19)) == []
 
 
-def test_shared_memory_below_the_need_is_told(tmp_path: Path) -> None:
+def test_too_little_shared_memory_is_reported(tmp_path: Path) -> None:
     assert wrong(machine.check_shared_memory(tmp_path, needed=1 << 62)) == [("G2", Level.WARN)]
     assert wrong(machine.check_shared_memory(tmp_path, needed=0)) == []
 
 
-def test_where_there_is_no_shared_memory_nothing_is_said_of_it(tmp_path: Path) -> None:
+def test_missing_shared_memory_is_skipped(tmp_path: Path) -> None:
     assert machine.check_shared_memory(tmp_path / "missing")[0].level is Level.SKIP

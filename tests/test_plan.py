@@ -1,4 +1,4 @@
-"""A plan tells where layers go and what a corpus holds, without weights, GPUs or torch."""
+"""A plan shows where the layers go and what a corpus contains, without weights, GPUs or torch."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from jobs import plan
 GIB = 1 << 30
 
 
-def planned(*words: str) -> plan_report.PlanReport:
-    return plan.plan(config.load("plan", list(words)))
+def plan_with(*overrides: str) -> plan_report.PlanReport:
+    return plan.plan(config.load("plan", list(overrides)))
 
 
-def test_the_command_of_the_issue_prints_where_each_layer_goes(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_plan_shows_where_each_layer_goes(capsys: pytest.CaptureFixture[str]) -> None:
     job = config.load("plan", ["model=hy_mt1.5_1.8b", "device_map=auto", "devices=[24GiB,24GiB]"])
     assert plan.run(job) is ExitCode.COMPLETE
     out = capsys.readouterr().out
@@ -39,19 +39,19 @@ def test_the_command_of_the_issue_prints_where_each_layer_goes(capsys: pytest.Ca
     assert "recommended  device_map=replicate: fits one 24.00 GiB card: replicate gives 2x the throughput" in out
 
 
-def test_a_plan_is_json_for_machines(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_plan_can_be_printed_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     job = config.load(
         "plan", ["model=hy_mt1.5_7b", "device_map=balanced", "devices=[2x12GiB,cpu:16GiB]", "format=json"]
     )
     assert plan.run(job) is ExitCode.COMPLETE
     report = json.loads(capsys.readouterr().out)
     assert report["strategy"] == "balanced"
-    assert sum(run["weight_bytes"] for run in report["placement"]) == report["weight_bytes"]
-    assert abs(sum(run["share"] for run in report["placement"]) - 1) < 1e-9
-    cached = sum(one["cache_bytes"] for one in report["per_device"])
-    assert abs(cached - report["max_tokens"] * report["cache_bytes_per_token"]) < 64
-    assert all(one["left_bytes"] > 0 for one in report["per_device"])
-    assert {one["strategy"]: one["fits"] for one in report["choices"]} == {
+    assert sum(group["weight_bytes"] for group in report["placement"]) == report["weight_bytes"]
+    assert abs(sum(group["share"] for group in report["placement"]) - 1) < 1e-9
+    cache_bytes = sum(entry["cache_bytes"] for entry in report["per_device"])
+    assert abs(cache_bytes - report["max_tokens"] * report["cache_bytes_per_token"]) < 64
+    assert all(entry["left_bytes"] > 0 for entry in report["per_device"])
+    assert {entry["strategy"]: entry["fits"] for entry in report["choices"]} == {
         "replicate": False,
         "balanced": True,
         "balanced_low_0": False,
@@ -61,7 +61,7 @@ def test_a_plan_is_json_for_machines(capsys: pytest.CaptureFixture[str]) -> None
     }
 
 
-def test_a_strategy_that_does_not_fit_is_told_with_those_that_do() -> None:
+def test_a_strategy_that_does_not_fit_is_reported_with_those_that_do() -> None:
     job = config.load("plan", ["model=hy_mt1.5_7b", "devices=[12GiB,12GiB]"])
     report = plan.plan(job)
     assert "[C23" in report.refused
@@ -85,26 +85,26 @@ def test_a_strategy_that_does_not_fit_is_told_with_those_that_do() -> None:
     ],
 )
 def test_the_recommendation_follows_the_devices(model: str, devices: str, recommended: str) -> None:
-    assert recommended in planned(f"model={model}", f"devices={devices}").recommended
+    assert recommended in plan_with(f"model={model}", f"devices={devices}").recommended
 
 
-def test_slots_follow_the_settings() -> None:
-    report = planned("model=hy_mt1.5_1.8b", "devices=[24GiB]", "batch.max_rows=32", "batch.max_tokens=10000")
+def test_batch_limits_follow_the_settings() -> None:
+    report = plan_with("model=hy_mt1.5_1.8b", "devices=[24GiB]", "batch.max_rows=32", "batch.max_tokens=10000")
     assert (report.max_rows, report.max_tokens) == (32, 10_000)
     assert report.per_device[0]["cache_bytes"] == 10_000 * (64 << 10)
 
 
-def test_pretended_devices_are_read_or_refused() -> None:
-    found = detect_devices.simulated_devices(["2x24GiB", "cpu:64GiB", "8GB"])
-    assert [(device.name, device.free_bytes) for device in found.devices] == [
+def test_simulated_devices_are_parsed_or_rejected() -> None:
+    inventory = detect_devices.simulated_devices(["2x24GiB", "cpu:64GiB", "8GB"])
+    assert [(device.name, device.free_bytes) for device in inventory.devices] == [
         ("cuda:0", 24 * GIB),
         ("cuda:1", 24 * GIB),
         ("cuda:2", 8_000_000_000),
         ("cpu", 64 * GIB),
     ]
-    for wrong in ("gpu", "24 gigs", "tpu:8GiB", ""):
+    for invalid in ("gpu", "24 gigs", "tpu:8GiB", ""):
         with pytest.raises(ConfigError):
-            detect_devices.simulated_devices([wrong])
+            detect_devices.simulated_devices([invalid])
 
 
 def fake_smi(folder: Path, rows: str) -> str:
@@ -115,25 +115,25 @@ def fake_smi(folder: Path, rows: str) -> str:
     return str(folder)
 
 
-def test_the_devices_of_this_machine_are_asked_of_the_driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_devices_of_this_machine_come_from_nvidia_smi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = "0, GPU-a, NVIDIA L4, 23034, 22500, 8.9, 570.1\\n1, GPU-b, Tesla T4, 15360, 15000, 7.5, 570.1\\n"
     monkeypatch.setenv("PATH", fake_smi(tmp_path, rows), prepend=":")
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    report = planned("model=hy_mt1.5_1.8b")
+    report = plan_with("model=hy_mt1.5_1.8b")
     assert [device["name"] for device in report.devices] == ["cuda:0", "cuda:1", "cpu"]
-    assert report.dtype == "float32", "one card has no native bfloat16"
+    assert report.dtype == "float32", "one GPU does not support bfloat16 natively"
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
-    report = planned("model=hy_mt1.5_1.8b")
+    report = plan_with("model=hy_mt1.5_1.8b")
     assert [device["label"] for device in report.devices[:-1]] == ["NVIDIA L4"]
     assert report.dtype == "bfloat16"
 
 
-def test_a_model_folder_is_read_and_a_wrong_one_refused(tmp_path: Path) -> None:
-    report = planned("model=demo")
+def test_a_model_folder_is_read_and_a_missing_one_is_rejected(tmp_path: Path) -> None:
+    report = plan_with("model=demo")
     assert report.read_from == "files"
     assert report.parameters == 917_888
     with pytest.raises(PreflightError, match="neither a folder nor a hub id"):
-        planned("model.path=/no/such/folder")
+        plan_with("model.path=/no/such/folder")
 
 
 def test_a_corpus_is_counted_by_rows_tokens_and_duplicates(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -153,67 +153,67 @@ def shard(texts: list[str]) -> Shard:
     return Shard(Input("in", "in", "in", "text"), 0, 0, rows, 0, 0, "", last=True)
 
 
-def test_the_tokens_of_a_large_corpus_are_reckoned_and_their_error_is_told() -> None:
+def test_the_tokens_of_a_large_corpus_are_estimated_with_an_error() -> None:
     shards = [shard([f"{'word ' * (1 + (row * 7 + part) % 13)}{row}" for row in range(5000)]) for part in range(4)]
     exact = corpus_stats.compute_corpus_stats(shards, lambda text: len(text.split()), count_rows=10**9)
-    reckoned = corpus_stats.compute_corpus_stats(shards, lambda text: len(text.split()), count_rows=1000)
+    estimated = corpus_stats.compute_corpus_stats(shards, lambda text: len(text.split()), count_rows=1000)
     assert exact.tokens_error == 0
     assert exact.counted_rows == exact.decoded_rows
-    assert reckoned.counted_rows < exact.counted_rows / 10
-    assert exact.tokens and reckoned.tokens
-    assert 0 < reckoned.tokens_error < 0.05
-    assert abs(reckoned.tokens / exact.tokens - 1) < 4 * reckoned.tokens_error
-    nothing = corpus_stats.compute_corpus_stats([shard(["", " ", "\u200b", "\ufeff"])], len, count_rows=10)
-    assert (nothing.tokens, nothing.decoded_rows, nothing.blank_rows) == (0, 0, 4)
-    alike = corpus_stats.compute_corpus_stats([shard(["one", " one\t", "two"])], len, count_rows=10)
-    assert (alike.decoded_rows, alike.duplicate_rows) == (2, 1)
+    assert estimated.counted_rows < exact.counted_rows / 10
+    assert exact.tokens and estimated.tokens
+    assert 0 < estimated.tokens_error < 0.05
+    assert abs(estimated.tokens / exact.tokens - 1) < 4 * estimated.tokens_error
+    blank = corpus_stats.compute_corpus_stats([shard(["", " ", "\u200b", "\ufeff"])], len, count_rows=10)
+    assert (blank.tokens, blank.decoded_rows, blank.blank_rows) == (0, 0, 4)
+    duplicates = corpus_stats.compute_corpus_stats([shard(["one", " one\t", "two"])], len, count_rows=10)
+    assert (duplicates.decoded_rows, duplicates.duplicate_rows) == (2, 1)
     assert corpus_stats.compute_corpus_stats(shards, None, count_rows=10).tokens is None
 
 
-def test_a_text_that_the_tokenizer_fails_on_does_not_end_the_survey() -> None:
+def test_a_text_that_the_tokenizer_cannot_encode_does_not_stop_the_statistics() -> None:
     def count(text: str) -> int:
         raise TextError("the tokenizer failed")
 
-    found = corpus_stats.compute_corpus_stats([shard(["one", "two"])], count, count_rows=10)
-    assert (found.tokens, found.tokens_error, found.decoded_rows) == (0, 1.0, 2)
+    stats = corpus_stats.compute_corpus_stats([shard(["one", "two"])], count, count_rows=10)
+    assert (stats.tokens, stats.tokens_error, stats.decoded_rows) == (0, 1.0, 2)
 
 
 def test_a_sample_is_drawn_evenly_and_by_its_seed() -> None:
-    texts = [f"row {number}" for number in range(10_000)]
-    first = corpus_stats.compute_corpus_stats([shard(texts)], None, count_rows=1, num_sample=1000, seed=1).sample
-    assert len({document.row_index for document in first}) == 1000
-    assert 4500 < sum(document.row_index for document in first) / 1000 < 5500
+    texts = [f"row {row}" for row in range(10_000)]
+    sample = corpus_stats.compute_corpus_stats([shard(texts)], None, count_rows=1, num_sample=1000, seed=1).sample
+    assert len({document.row_index for document in sample}) == 1000
+    assert 4500 < sum(document.row_index for document in sample) / 1000 < 5500
     assert (
-        first == corpus_stats.compute_corpus_stats([shard(texts)], None, count_rows=1, num_sample=1000, seed=1).sample
+        sample == corpus_stats.compute_corpus_stats([shard(texts)], None, count_rows=1, num_sample=1000, seed=1).sample
     )
     assert (
-        first != corpus_stats.compute_corpus_stats([shard(texts)], None, count_rows=1, num_sample=1000, seed=2).sample
+        sample != corpus_stats.compute_corpus_stats([shard(texts)], None, count_rows=1, num_sample=1000, seed=2).sample
     )
 
 
-def test_speeds_have_an_interval_around_what_was_measured() -> None:
-    batches = [BatchTiming(10, 1000, 900, 1.0 + 0.1 * (number % 3)) for number in range(12)]
+def test_speeds_have_an_interval_around_the_measured_value() -> None:
+    batches = [BatchTiming(10, 1000, 900, 1.0 + 0.1 * (index % 3)) for index in range(12)]
     low, middle, high = probe.throughput_interval(batches, 0)
     assert low < middle < high
-    assert abs(middle - 12_000 / sum(one.seconds for one in batches)) < 1e-6
+    assert abs(middle - 12_000 / sum(timing.seconds for timing in batches)) < 1e-6
 
 
-def test_a_probe_measures_and_tells_how_long_the_corpus_takes(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_probe_measures_and_estimates_the_time_for_the_corpus(capsys: pytest.CaptureFixture[str]) -> None:
     job = config.load("plan", ["preset=demo", "probe=true", "probe_s=0.1", "format=json", "batch.max_rows=8"])
     assert plan.run(job) is ExitCode.COMPLETE
     report = json.loads(capsys.readouterr().out)
-    measured = report["probe"]
-    assert measured["batches"] >= 4
-    low, middle, high = measured["eta_s"]
+    result = report["probe"]
+    assert result["batches"] >= 4
+    low, middle, high = result["eta_s"]
     assert 0 < low <= middle <= high
-    assert abs(measured["device_hours"][1] * 3600 - middle) < 1e-6
-    assert 1 < measured["output_per_source_token"] < 2
-    expected = report["corpus"]["tokens"] * measured["output_per_source_token"]
+    assert abs(result["device_hours"][1] * 3600 - middle) < 1e-6
+    assert 1 < result["output_per_source_token"] < 2
+    expected = report["corpus"]["tokens"] * result["output_per_source_token"]
     assert abs(report["corpus"]["expected_output_tokens"] - expected) <= 1
 
 
 @pytest.mark.parametrize(
-    ("words", "needle"),
+    ("overrides", "fix"),
     [
         (["probe=true"], "source.path=FILE"),
         (["probe=true", "source.path=x.txt"], "tgt_lang=fr"),
@@ -222,63 +222,69 @@ def test_a_probe_measures_and_tells_how_long_the_corpus_takes(capsys: pytest.Cap
         (["sample_rows=0"], "sample_rows=50000"),
     ],
 )
-def test_settings_that_cannot_be_planned_are_refused(words: list[str], needle: str) -> None:
-    with pytest.raises(ConfigError, match=needle):
-        config.load("plan", words)
+def test_invalid_settings_of_a_plan_are_rejected(overrides: list[str], fix: str) -> None:
+    with pytest.raises(ConfigError, match=fix):
+        config.load("plan", overrides)
 
 
-def test_a_plan_without_a_probe_imports_no_torch(tmp_path: Path) -> None:
+def test_a_plan_without_a_probe_does_not_import_torch(tmp_path: Path) -> None:
     (tmp_path / "in.txt").write_text("It rains.\n", encoding="utf-8")
     program = (
         "import sys; from jobs import plan; from hymt_batch import config;"
         "plan.run(config.load('plan', ['model=demo', 'tgt_lang=fr', f'source.path={sys.argv[1]}']));"
         "sys.exit(','.join(name for name in ('torch', 'transformers', 'accelerate') if name in sys.modules))"
     )
-    ran: Any = subprocess.run(
+    process: Any = subprocess.run(
         [sys.executable, "-c", program, str(tmp_path / "in.txt")],
         cwd=Path(__file__).parent.parent,
         capture_output=True,
         text=True,
     )
-    assert ran.stderr.strip() == "", ran.stderr
-    assert "corpus   1 rows in 1 file(s): 1 to decode" in ran.stdout
+    assert process.stderr.strip() == "", process.stderr
+    assert "corpus   1 rows in 1 file(s): 1 to decode" in process.stdout
 
 
-def test_a_plan_shows_how_prompts_end_and_who_decided_it(capsys: pytest.CaptureFixture[str]) -> None:
-    def line(*words: str) -> str:
-        (found,) = [one for one in plan_report.render(planned(*words)).splitlines() if one.startswith("prompt ")]
-        return found
+def test_a_plan_shows_how_prompts_end_and_why(capsys: pytest.CaptureFixture[str]) -> None:
+    def prompt_line_of(*overrides: str) -> str:
+        (prompt_line,) = [
+            text for text in plan_report.render(plan_with(*overrides)).splitlines() if text.startswith("prompt ")
+        ]
+        return prompt_line
 
-    assert "last token <｜hy_Assistant｜> (id 1397): with the generation prompt, as the model's own" in line(
-        "model=demo"
+    assert (
+        "last token <｜hy_Assistant｜> (id 1397): with the generation prompt, as in the model card"
+        in prompt_line_of("model=demo")
     )
-    other = line("model=demo", "prompt.add_generation_prompt=false")
-    assert "<｜hy_place▁holder▁no▁8｜> (id 1399): without" in other
-    assert "unlike the model's own card" in other
-    far = line("model=hy_mt1.5_1.8b", "devices=[24GiB]")
-    assert "not known without the model's files: without the generation prompt, as the model's own card does" in far
+    without = prompt_line_of("model=demo", "prompt.add_generation_prompt=false")
+    assert "<｜hy_place▁holder▁no▁8｜> (id 1399): without" in without
+    assert "unlike the model card" in without
+    without_files = prompt_line_of("model=hy_mt1.5_1.8b", "devices=[24GiB]")
+    assert "not known without the model's files: without the generation prompt, as in the model card" in without_files
     assert plan.run(config.load("plan", ["model=demo", "format=json"])) is ExitCode.COMPLETE
     assert json.loads(capsys.readouterr().out)["prompt"] == {
         "token": "<｜hy_Assistant｜>",
         "id": 1397,
         "added": True,
-        "by": "as the model's own card does",
+        "by": "as in the model card",
     }
 
 
-def test_a_template_that_cannot_be_read_leaves_the_plan_as_it_is(tmp_path: Path) -> None:
+def test_an_unreadable_template_does_not_stop_the_plan(tmp_path: Path) -> None:
     folder = shutil.copytree(plan.find_model(config.load("plan", ["model=demo"]))[0].folder, tmp_path / "model")
     (folder / "chat_template.jinja").write_text("{{ 'x' * 2 ** 33 }}", encoding="utf-8")
-    report = planned("model=demo", f"model.path={folder}")
+    report = plan_with("model=demo", f"model.path={folder}")
     assert report.prompt is not None
     assert report.prompt.id is None
     assert report.parameters == 917_888
 
 
 @pytest.mark.parametrize("model", ["hy_mt2_7b_fp8", "hunyuan_mt_7b_fp8", "hunyuan_mt_chimera_7b_fp8"])
-def test_the_fp8_forms_are_planned_as_they_will_lie_in_memory(model: str) -> None:
-    found, plain = planned(f"model={model}", "devices=[24GiB]"), planned("model=hy_mt2_7b", "devices=[24GiB]")
-    assert found.weight_bytes == plain.weight_bytes
-    assert found.recommended.startswith("device_map=replicate")
-    sparse = planned("model=hy_mt2_30b_a3b_fp8", "devices=[80GiB]")
-    assert sparse.weight_bytes == planned("model=hy_mt2_30b_a3b", "devices=[80GiB]").weight_bytes
+def test_fp8_models_are_planned_with_their_size_in_memory(model: str) -> None:
+    report, unquantised = (
+        plan_with(f"model={model}", "devices=[24GiB]"),
+        plan_with("model=hy_mt2_7b", "devices=[24GiB]"),
+    )
+    assert report.weight_bytes == unquantised.weight_bytes
+    assert report.recommended.startswith("device_map=replicate")
+    mixture = plan_with("model=hy_mt2_30b_a3b_fp8", "devices=[80GiB]")
+    assert mixture.weight_bytes == plan_with("model=hy_mt2_30b_a3b", "devices=[80GiB]").weight_bytes

@@ -1,4 +1,4 @@
-"""Prompts are the model cards' own, and no source text becomes a control token."""
+"""Prompts are those of the model cards, and no source text becomes a control token."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ def text_of(ids: tuple[int, ...]) -> str:
 def test_templates_are_those_of_the_model_cards(
     family: str, src_lang: str | None, tgt_lang: str, expected: str
 ) -> None:
-    words = prompt.resolve_template(PromptConfig(), family, src_lang, tgt_lang)
-    (made,), refused = prompt.render([Segment(0, 0, "Hi {x}")], documents(["Hi {x}"]), Bytes(), words, 8192)
-    assert text_of(made.ids) == expected
-    assert made.num_source_tokens == len("Hi {x}")
-    assert not refused
+    template = prompt.resolve_template(PromptConfig(), family, src_lang, tgt_lang)
+    (rendered,), rejected = prompt.render([Segment(0, 0, "Hi {x}")], documents(["Hi {x}"]), Bytes(), template, 8192)
+    assert text_of(rendered.ids) == expected
+    assert rendered.num_source_tokens == len("Hi {x}")
+    assert not rejected
 
 
 def test_the_language_of_the_prompt_and_its_family_can_be_chosen() -> None:
@@ -59,40 +59,40 @@ def test_the_language_of_the_prompt_and_its_family_can_be_chosen() -> None:
     )
 
 
-def test_rows_may_bring_their_own_languages() -> None:
-    words = prompt.resolve_template(PromptConfig(), "hy_mt1_5", None, "fr")
+def test_rows_may_have_their_own_languages() -> None:
+    template = prompt.resolve_template(PromptConfig(), "hy_mt1_5", None, "fr")
     rows = [*documents(["a"], tgt_lang="de"), *documents(["a"], src_lang="zh")]
-    made, _ = prompt.render([Segment(0, 0, "a"), Segment(1, 0, "a")], rows, Bytes(), words, 8192)
-    assert "German" in text_of(made[0].ids)
-    assert "法语" in text_of(made[1].ids)
-    assert [one.tgt_lang for one in made] == ["de", "fr"]
+    prompts, _ = prompt.render([Segment(0, 0, "a"), Segment(1, 0, "a")], rows, Bytes(), template, 8192)
+    assert "German" in text_of(prompts[0].ids)
+    assert "法语" in text_of(prompts[1].ids)
+    assert [rendered.tgt_lang for rendered in prompts] == ["de", "fr"]
 
 
 @pytest.mark.fault(58, 73)
-def test_a_text_that_would_become_a_control_token_is_an_error_row_and_all_its_segments_are_left_out() -> None:
-    words = prompt.resolve_template(PromptConfig(), "hy_mt1_5", None, "fr")
+def test_a_text_that_encodes_to_a_control_token_is_rejected_with_all_its_segments() -> None:
+    template = prompt.resolve_template(PromptConfig(), "hy_mt1_5", None, "fr")
     segments = [Segment(0, 0, "fine"), Segment(0, 1, "bad \x1d"), Segment(1, 0, "good")]
-    made, refused = prompt.render(segments, documents(["fine bad", "good"]), Bytes(), words, 8192)
-    assert [one.segment.document_index for one in made] == [1]
-    assert refused[0].status is Status.GENERATION_ERROR
+    prompts, rejected = prompt.render(segments, documents(["fine bad", "good"]), Bytes(), template, 8192)
+    assert [rendered.segment.document_index for rendered in prompts] == [1]
+    assert rejected[0].status is Status.GENERATION_ERROR
 
 
 def test_a_segment_without_room_for_its_translation_is_too_long() -> None:
-    words = prompt.resolve_template(PromptConfig(), "hy_mt1_5", None, "fr")
-    made, refused = prompt.render([Segment(0, 0, "x" * 50)], documents(["x" * 50]), Bytes(), words, 150)
-    assert made == []
-    assert refused[0].status is Status.TOO_LONG
-    assert "segment.max_tokens" in refused[0].message
+    template = prompt.resolve_template(PromptConfig(), "hy_mt1_5", None, "fr")
+    prompts, rejected = prompt.render([Segment(0, 0, "x" * 50)], documents(["x" * 50]), Bytes(), template, 150)
+    assert prompts == []
+    assert rejected[0].status is Status.TOO_LONG
+    assert "segment.max_tokens" in rejected[0].message
 
 
 @pytest.mark.fault(78)
-def test_a_tokenizer_whose_instruction_holds_control_tokens_is_refused() -> None:
-    class Bad(Bytes):
+def test_a_tokenizer_that_encodes_the_instruction_to_control_tokens_is_rejected() -> None:
+    class LeakyTokenizer(Bytes):
         def has_control_ids(self, body: object) -> bool:
             return True
 
     with pytest.raises(PreflightError):
-        prompt.check_template(Bad(), prompt.resolve_template(PromptConfig(), "hy_mt1_5", None, "fr"))
+        prompt.check_template(LeakyTokenizer(), prompt.resolve_template(PromptConfig(), "hy_mt1_5", None, "fr"))
 
 
 def test_there_are_38_languages_and_a_wrong_code_names_the_nearest() -> None:
@@ -105,30 +105,30 @@ def test_there_are_38_languages_and_a_wrong_code_names_the_nearest() -> None:
 
 
 def test_the_demo_model_learns_the_prompts_and_names_that_a_job_sends() -> None:
-    for known, key in ((train.ENGLISH_PROMPT, "en"), (train.CHINESE_PROMPT, "zh")):
-        assert known.format("{target}", "{text}") == prompt.TEMPLATES[prompt.PromptFamily.hy_mt1_5][key]
+    for template, key in ((train.ENGLISH_PROMPT, "en"), (train.CHINESE_PROMPT, "zh")):
+        assert template.format("{target}", "{text}") == prompt.TEMPLATES[prompt.PromptFamily.hy_mt1_5][key]
     for code, name in train.ENGLISH_NAMES.items():
-        found = languages.get(code)
-        assert (name, train.CHINESE_NAMES[code]) == (found.english, found.chinese)
+        language = languages.get(code)
+        assert (name, train.CHINESE_NAMES[code]) == (language.english, language.chinese)
 
 
 @pytest.mark.parametrize(
-    ("asked", "card", "added", "words"),
+    ("setting", "card", "added", "text"),
     [
-        ("auto", True, True, "with the generation prompt, as the model's own card does"),
-        ("auto", False, False, "without the generation prompt, as the model's own card does"),
-        ("true", True, True, "with the generation prompt, as prompt.add_generation_prompt=true says, like the model's"),
-        ("true", False, True, "with the generation prompt, as prompt.add_generation_prompt=true says, unlike the"),
-        ("false", True, False, "without the generation prompt, as prompt.add_generation_prompt=false says, unlike the"),
-        ("false", False, False, "without the generation prompt, as prompt.add_generation_prompt=false says, like the"),
+        ("auto", True, True, "with the generation prompt, as in the model card"),
+        ("auto", False, False, "without the generation prompt, as in the model card"),
+        ("true", True, True, "with the generation prompt, set by prompt.add_generation_prompt=true, like the"),
+        ("true", False, True, "with the generation prompt, set by prompt.add_generation_prompt=true, unlike the"),
+        ("false", True, False, "without the generation prompt, set by prompt.add_generation_prompt=false, unlike the"),
+        ("false", False, False, "without the generation prompt, set by prompt.add_generation_prompt=false, like the"),
     ],
 )
-def test_the_generation_prompt_follows_the_card_unless_it_is_asked_for(
-    asked: str, card: bool, added: bool, words: str
+def test_the_generation_prompt_follows_the_card_unless_it_is_set(
+    setting: str, card: bool, added: bool, text: str
 ) -> None:
-    config = PromptConfig(add_generation_prompt=GenerationPrompt[asked])
+    config = PromptConfig(add_generation_prompt=GenerationPrompt[setting])
     assert config.adds_generation_prompt(card) is added
-    found = prompt.describe_end(config, card, ("<end>", 7))
-    assert found.added is added
-    assert str(found).startswith(f"<end> (id 7): {words}")
-    assert str(prompt.describe_end(config, card, None)).startswith(f"not known without the model's files: {words}")
+    end = prompt.describe_end(config, card, ("<end>", 7))
+    assert end.added is added
+    assert str(end).startswith(f"<end> (id 7): {text}")
+    assert str(prompt.describe_end(config, card, None)).startswith(f"not known without the model's files: {text}")

@@ -1,1 +1,1 @@
-"""A small real HunYuan model that translates weather bulletins, and the bulletins with their right translations."""
+"""A small HunYuan model that translates weather bulletins, and the bulletins with their correct translations."""

@@ -1,13 +1,13 @@
-"""Commands around the demo model: draw bulletins, write the corpus, train the weights, check the shipped ones.
+"""Commands for the demo model: sample bulletins, write the corpus, train the model, check the shipped one.
 
     python -m hymt_batch.demo sample --seed 1 --num 100 --tgt-lang fr --out DIR
     python -m hymt_batch.demo corpus [--out DIR]
     python -m hymt_batch.demo train --out DIR [--steps N]
     python -m hymt_batch.demo check [--num N] [--seed S] [--model DIR]
 
-Exit codes: 0 done, 1 the model is less exact than promised, 2 wrong use or a file that cannot be written.
+Exit codes: 0 success, 1 the model translates too few bulletins exactly, 2 usage error or an unwritable file.
 
-`sample` and `corpus` need the standard library only.
+`sample` and `corpus` need only the standard library.
 """
 
 import argparse
@@ -26,7 +26,7 @@ NUM_CORPUS_BULLETINS = 400
 
 
 class _Parser(argparse.ArgumentParser):
-    """Tells a wrong use in one line."""
+    """An argument parser that reports a usage error in one line."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {message}. See {self.prog} --help.\n")
@@ -49,13 +49,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         return _fail(f"cannot write {error.filename or args.out}: {error.strerror}. Set --out to another folder.")
     if not (args.model / "config.json").is_file():
-        return _fail(f"{args.model} has no config.json, so it is no model. Set --model to a folder made by train.")
+        return _fail(f"{args.model} has no config.json, so it is not a model. Set --model to a folder made by train.")
     _silence_transformers()
     return _report(train.measure(args.model, num_rows=args.num, seed=args.seed))
 
 
 def write_sample(out: Path, *, seed: int, num: int, tgt_lang: str) -> None:
-    """Write `num` held-out bulletins to src.txt and their translations to ref.txt, one a line."""
+    """Write `num` held-out bulletins to src.txt and their translations to ref.txt, one per line."""
     bulletins = grammar.sample(seed, num)
     out.mkdir(parents=True, exist_ok=True)
     _write_lines(out / "src.txt", [bulletin.en for bulletin in bulletins])
@@ -63,7 +63,7 @@ def write_sample(out: Path, *, seed: int, num: int, tgt_lang: str) -> None:
 
 
 def write_corpus(out: Path) -> None:
-    """Write the corpus and its three translations; a blank line stays blank in all of them."""
+    """Write the corpus and its three translations; a blank line of the corpus is blank in all of them."""
     lines = corpus_lines()
     out.mkdir(parents=True, exist_ok=True)
     _write_lines(out / "bulletins.txt", [line.en if line else "" for line in lines])
@@ -73,39 +73,37 @@ def write_corpus(out: Path) -> None:
 
 
 def corpus_lines() -> list[grammar.Text | None]:
-    """The lines of the corpus: held-out bulletins, some said twice, and None for a blank line between groups."""
+    """Return the lines of the corpus: held-out bulletins, a few of them repeated, and None for a blank line."""
     rng = Random(CORPUS_SEED)
     lines: list[grammar.Text | None] = []
     for index, bulletin in enumerate(grammar.sample(CORPUS_SEED, NUM_CORPUS_BULLETINS)):
         if index and index % 25 == 0:
             lines.append(None)
         lines.append(bulletin)
-        # as in real corpora, where a headline comes back now and then
+        # real corpora repeat some lines too
         if rng.random() < 0.03:
             lines.append(lines[int(rng.random() * len(lines))] or bulletin)
     return lines
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="python -m hymt_batch.demo", description="Commands around the demo model.")
+    parser = _Parser(prog="python -m hymt_batch.demo", description="Commands for the demo model.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     sample = commands.add_parser(
         "sample",
-        help="draw held-out weather bulletins and their translations",
-        description="Write src.txt and ref.txt: bulletins the demo model was never trained on, and their right "
-        "translations, one a line. The same seed gives the same lines.",
+        help="sample held-out weather bulletins and their translations",
+        description="Write src.txt and ref.txt: bulletins the demo model was never trained on, and their correct "
+        "translations, one per line. The same seed gives the same lines.",
     )
-    sample.add_argument(
-        "--seed", type=_non_negative_int, default=0, metavar="S", help="where to draw from (default: 0)"
-    )
-    sample.add_argument("--num", type=_positive_int, required=True, metavar="N", help="how many bulletins")
+    sample.add_argument("--seed", type=_non_negative_int, default=0, metavar="S", help="random seed (default: 0)")
+    sample.add_argument("--num", type=_positive_int, required=True, metavar="N", help="number of bulletins")
     sample.add_argument("--tgt-lang", choices=grammar.TARGETS, required=True, help="language of ref.txt")
-    sample.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write to, made if missing")
+    sample.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write to, created if missing")
 
     corpus_command = commands.add_parser(
         "corpus",
-        help="write the corpus of `make demo` again",
+        help="write the corpus that `make demo` translates",
         description="Write bulletins.txt and its translations bulletins.fr.txt, .de.txt and .zh.txt.",
     )
     corpus_command.add_argument(
@@ -118,31 +116,31 @@ def _parser() -> argparse.ArgumentParser:
 
     train_command = commands.add_parser(
         "train",
-        help="train the demo model from nothing (about 20 minutes on two cores)",
+        help="train the demo model from scratch (about 20 minutes on two cores)",
         description="Train the demo model into a folder, then measure it. Exits with 1 if fewer than 99 % of the "
-        "held-out bulletins come out exactly right.",
+        "held-out bulletins are translated exactly.",
     )
     train_command.add_argument(
-        "--out", type=Path, required=True, metavar="DIR", help="folder to write to, made if missing"
+        "--out", type=Path, required=True, metavar="DIR", help="folder to write to, created if missing"
     )
     train_command.add_argument(
         "--steps",
         type=_positive_int,
         default=train.NUM_STEPS,
         metavar="N",
-        help="training steps; fewer than the default are for trials (default: %(default)s)",
+        help="training steps; use fewer only for a trial (default: %(default)s)",
     )
 
     check = commands.add_parser(
         "check",
-        help="measure how many held-out bulletins come out exactly right",
-        description="Translate held-out bulletins and print, for each language and dtype, how many come out exactly "
-        "right. Exits with 1 if any of them is under 99 %.",
+        help="measure how many held-out bulletins are translated exactly",
+        description="Translate held-out bulletins and print, for each language and dtype, how many translations are "
+        "exact. Exits with 1 if any share is under 99 %.",
     )
     check.add_argument(
         "--num", type=_positive_int, default=100, metavar="N", help="bulletins per language (default: 100)"
     )
-    check.add_argument("--seed", type=_non_negative_int, default=1, metavar="S", help="where to draw from (default: 1)")
+    check.add_argument("--seed", type=_non_negative_int, default=1, metavar="S", help="random seed (default: 1)")
     check.add_argument(
         "--model", type=Path, default=train.MODEL_DIR, metavar="DIR", help="model folder (default: the shipped one)"
     )
@@ -169,7 +167,7 @@ def _positive_int(text: str) -> int:
 def _silence_transformers() -> None:
     from transformers.utils import logging as transformers_logging
 
-    # it warns of rope_scaling keys that the 1.8B's config has too, and draws a bar for 46 tensors
+    # it warns about rope_scaling keys that the 1.8B model's config has too, and shows a progress bar for 46 tensors
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
 

@@ -1,11 +1,11 @@
 """Write weather bulletins in English with their French, German and Chinese translations.
 
-A bulletin has one to three sentences about one place and season. Every English text has exactly one right translation
+A bulletin has one to three sentences about one place and season. Every English text has exactly one correct translation
 in each language, so the output of a translation job can be compared with `==`. One bulletin in sixteen, chosen by a
-hash of its English text, is held out: the demo model was never trained on it, and only those are given to users.
+hash of its English text, is held out: the demo model is not trained on such bulletins, and users get only such.
 
-This file does not know the model, its prompts or its tokenizer. It needs the standard library only, and draws with
-`Random.random()` alone, whose sequence is the same in every version of Python.
+This file does not know the model, its prompts or its tokenizer. It needs only the standard library. Its only source of
+randomness is `Random.random()`, whose sequence is the same in every version of Python.
 """
 
 import hashlib
@@ -23,7 +23,7 @@ NO_BREAK_SPACE = "\u00a0"  # German: before the percent sign
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """The same words in four languages; a clause starts in lower case, a bulletin is whole sentences."""
+    """The same text in four languages: a clause, which starts in lower case, or a bulletin of whole sentences."""
 
     en: str
     fr: str
@@ -36,7 +36,7 @@ class Text:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A place, as the answer to "where?"."""
+    """A place as an adverbial: "in Lyon", "along the coast"."""
 
     en: str
     fr: str
@@ -46,7 +46,7 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class City:
-    """A city; `fr_from` is French "from X", `is_hot` keeps it to summer bulletins."""
+    """A city; `fr_from` is French for "from X", `is_hot` limits it to summer bulletins."""
 
     en: str
     fr: str
@@ -68,7 +68,7 @@ class City:
 
 @dataclass(frozen=True, slots=True)
 class Phenomenon:
-    """Weather as a noun; `agreement` is the French participle ending, `is_plural` counts (English, French, German)."""
+    """Weather as a noun; `agreement` is the French participle ending, `is_plural` is for English, French, German."""
 
     en: str
     fr: str
@@ -84,7 +84,7 @@ class Phenomenon:
 
 @dataclass(frozen=True, slots=True)
 class Adjective:
-    """Weather as an adjective; `fr_f` is feminine, `de_en` the German form after "einer" or "einem"."""
+    """Weather as an adjective; `fr_f` is the feminine form, `de_en` the German form after "einer" or "einem"."""
 
     en: str
     fr: str
@@ -97,7 +97,7 @@ class Adjective:
 
 @dataclass(frozen=True, slots=True)
 class WeatherSubject:
-    """Weather already spoken of ("the rain") with its verbs: English, French, German, German particle, Chinese."""
+    """Weather that is already known ("the rain"); `changes`: English, French, German verb, German particle, Chinese."""
 
     en: str
     fr: str
@@ -107,7 +107,7 @@ class WeatherSubject:
     seasons: str
 
 
-# cities of one group are near enough for rain to move from one to the other
+# the cities of a group are near each other: rain can move from one to another
 CITY_GROUPS = (
     (
         City("Paris", "Paris", "Paris", "巴黎"),
@@ -473,19 +473,19 @@ TEMPERATURES = {"w": (-24, -4, 9), "m": (-1, 9, 21), "s": (14, 23, 38)}
 
 
 def reference(bulletin: Text, tgt_lang: str) -> str:
-    """The right translation of a bulletin into "fr", "de" or "zh"."""
+    """Return the correct translation of a bulletin into "fr", "de" or "zh"."""
     if tgt_lang not in TARGETS:
-        raise ValueError(f"The demo has no language {tgt_lang!r}. Use one of {', '.join(TARGETS)}.")
+        raise ValueError(f"The demo does not have the language {tgt_lang!r}. Use one of {', '.join(TARGETS)}.")
     return bulletin.in_language(tgt_lang)
 
 
 def is_held_out(text: str) -> bool:
-    """Whether the demo model was kept from seeing this English text, by the sha256 of its UTF-8 bytes."""
+    """Return whether this English text is excluded from training, by the sha256 of its UTF-8 bytes."""
     return int.from_bytes(hashlib.sha256(text.encode()).digest(), "big") % 16 == 0
 
 
 def stream(seed: int, *, held_out: bool) -> Iterator[Text]:
-    """Yield bulletins without end, all of them held out or none."""
+    """Yield an endless stream of bulletins: only held-out ones, or only others."""
     rng = Random(seed)
     while True:
         bulletin = write(rng)
@@ -494,7 +494,7 @@ def stream(seed: int, *, held_out: bool) -> Iterator[Text]:
 
 
 def sample(seed: int, num: int) -> list[Text]:
-    """Draw `num` held-out bulletins; the same ones for the same seed."""
+    """Draw `num` held-out bulletins; the same seed gives the same ones."""
     bulletins = stream(seed, held_out=True)
     return [next(bulletins) for _ in range(num)]
 
@@ -512,7 +512,7 @@ def write(rng: Random) -> Text:
 
 
 class _Scene:
-    """The season, place and time one bulletin is about, and the clauses that can be said of them."""
+    """The season and place of one bulletin, and the clauses that can be written about them."""
 
     def __init__(self, rng: Random) -> None:
         self.rng = rng
@@ -520,7 +520,7 @@ class _Scene:
         self.city = self.pick_city()
         self.used: set[str] = set()
 
-    # drawing
+    # random choices
 
     def pick(self, items: Sequence[T]) -> T:
         return items[int(self.rng.random() * len(items))]
@@ -554,7 +554,7 @@ class _Scene:
         return [a for a in pool if self.season in a.seasons]
 
     def degrees(self, part: int) -> int:
-        """A temperature from the cooler (0) or warmer (1) part of the season."""
+        """Draw a temperature from the cooler (0) or warmer (1) part of the season's range."""
         low, middle, high = TEMPERATURES[self.season]
         return self.between(middle, high) if part else self.between(low, middle)
 
@@ -586,7 +586,7 @@ class _Scene:
         return self.pick(NEAR_TIMES + TOMORROW)
 
     def limit(self) -> Text:
-        """A time as the end of something: "until Sunday evening", "by tomorrow"."""
+        """Draw a time that ends something, as in "until Sunday evening" or "by tomorrow"."""
         draw = self.rng.random()
         day, part = self.pick(DAYS), self.pick(DAY_PARTS)
         if draw < 0.4:
@@ -621,7 +621,7 @@ class _Scene:
         return clause
 
     def addition(self) -> Text:
-        """A second clause about the same place and time."""
+        """Write a second clause about the same place and time."""
         frame = self.pick([f for f in (self.temperature, self.wind, self.gusts) if f.__name__ not in self.used])
         self.used.add(frame.__name__)
         return frame(None, None)
@@ -706,12 +706,12 @@ class _Scene:
         french_place_first: bool = False,
         zh_first: str = "",
     ) -> Text:
-        """Add a place and a time where each language wants them.
+        """Add a place and a time at the position where each language puts them.
 
         Args:
-            de: Subject that follows the verb, verb, subject that follows place and time, end of the clause.
-            french_place_first: Keep the place away from a complement that itself starts with "à".
-            zh_first: What Chinese says before the time.
+            de: A subject directly after the verb, the verb, a subject after place and time, the end of the clause.
+            french_place_first: Put the place first, because the clause has a complement that starts with "à" itself.
+            zh_first: Chinese text before the time.
         """
         time_leads = time is not None and self.chance(0.35)
         where_en, where_fr = (place.en, place.fr) if place else ("", "")
@@ -979,7 +979,7 @@ class _Scene:
         )
 
     def turning(self, place: Place | None, time: Text | None) -> Text:
-        """Weather that eases or grows at an hour of the day."""
+        """Write that the weather eases or grows at an hour of the day."""
         what = self.pick([named for named in WEATHER_SUBJECTS if self.season in named.seasons])
         verb_en, verb_fr, verb_de, particle_de, verb_zh = self.pick(what.changes)
         hour = self.between(1, 23)

@@ -1,11 +1,11 @@
-"""Make the demo model from nothing and measure it: tokenizer, weights, the files of a checkpoint, exactness.
+"""Train the demo model from scratch and measure it: tokenizer, weights, checkpoint files, exact translations.
 
 The model is a `HunYuanDenseV1ForCausalLM` with the 1.8B model's chat format, rope and prompts, at 1/2000 of its size.
-It learns `grammar` and nothing else. Every seed is fixed; two runs on one machine give the same bytes, while another
-processor may round differently, so a new run is judged by exactness on held-out bulletins and not by checksum.
+It learns only the bulletins of `grammar`. All seeds are fixed, so two runs on one machine give the same bytes. Another
+processor may round differently; a new run is therefore judged by its exact translations, not by a checksum.
 
-This file does not know jobs, configuration or devices. Training takes about 18 minutes on two idle CPU cores and torch
-2.9 or later, which has Muon; measuring needs no more than the package does.
+This file does not know jobs, configuration or devices. Training takes about 18 minutes on two idle CPU cores. It needs
+torch 2.9 or later, for Muon; measuring needs only the requirements of the package.
 
 Source: prompts from Tencent-Hunyuan/HY-MT (README at 3b33173), control tokens and template from the 1.8B checkpoint.
 """
@@ -54,30 +54,30 @@ ENGLISH_PROMPT = "Translate the following segment into {}, without additional ex
 CHINESE_PROMPT = "将以下文本翻译为{}，注意只需要输出翻译后的结果，不要额外解释：\n\n{}"
 ENGLISH_NAMES = {"fr": "French", "de": "German", "zh": "Chinese"}
 CHINESE_NAMES = {"fr": "法语", "de": "德语", "zh": "中文"}
-# share of rows with the Chinese prompt; the model card wants it where one side is Chinese
+# share of rows with the Chinese prompt, which the model card asks for if one side is Chinese
 CHINESE_PROMPT_SHARE = {"fr": 0.1, "de": 0.1, "zh": 0.8}
 
-# share of the rows of each target: Chinese shares the fewest words with the others, and learns the slowest
+# share of rows per target; Chinese shares the fewest words with the others and is learned most slowly
 TARGET_SHARE = {"fr": 0.3, "de": 0.3, "zh": 0.4}
 
 VOCAB_SIZE = 1400
 NUM_STEPS = 9_000
-MAX_BATCH_TOKENS = 1536  # with padding
+MAX_BATCH_TOKENS = 1536  # including padding
 WARMUP_STEPS = 200
 MUON_LR = 0.02  # matrices of the layers
 ADAMW_LR = 3e-3  # embedding and norms
-MIN_LR_FACTOR = 0.005  # of the learning rate, at the last step
-# training starts with bulletins of this many characters; longer ones join until, at this share, all are in
+MIN_LR_FACTOR = 0.005  # last learning rate as a share of the highest
+# the longest bulletin grows from MIN_CHARS to MAX_CHARS during the first CURRICULUM_SHARE of the steps, then no limit
 MIN_CHARS, MAX_CHARS, CURRICULUM_SHARE = 50, 400, 0.3
 MIN_EXACT_SHARE = 0.99
 MAX_NEW_TOKENS = 256
 SEED = 20260101
-IGNORE_INDEX = -100  # label of a token without a loss; torch's own default
+IGNORE_INDEX = -100  # label of a token without a loss; torch's default
 
 
 @dataclass(frozen=True, slots=True)
 class Exactness:
-    """How many of `num_rows` held-out bulletins came out equal to their reference."""
+    """How many of `num_rows` held-out bulletins were translated exactly as their reference."""
 
     tgt_lang: str
     dtype: str
@@ -90,7 +90,7 @@ class Exactness:
 
 
 def prompt(text: str, tgt_lang: str, *, in_chinese: bool | None = None) -> str:
-    """The model card's prompt; the Chinese one for a Chinese target unless `in_chinese` says otherwise."""
+    """Return the model card's prompt; `in_chinese` overrides the choice of the Chinese one for a Chinese target."""
     if in_chinese is None:
         in_chinese = tgt_lang == "zh"
     if in_chinese:
@@ -105,7 +105,7 @@ def build(out: Path, *, num_steps: int = NUM_STEPS) -> list[Exactness]:
     torch.use_deterministic_algorithms(True)
     torch.set_flush_denormal(True)
     torch.manual_seed(SEED)
-    torch.set_num_threads(2)  # the order of sums, and so the weights, depends on it
+    torch.set_num_threads(2)  # it changes the order of sums, and so the weights
     out.mkdir(parents=True, exist_ok=True)
     _write_tokenizer(out)
     _write_configs(out)
@@ -138,7 +138,7 @@ def translate(
     batch_size: int = 50,
     in_chinese: bool | None = None,
 ) -> list[str]:
-    """Translate on the CPU, greedily; the plain way, to measure other ways against."""
+    """Translate greedily on the CPU with transformers alone; the reference for other implementations."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
@@ -164,13 +164,13 @@ def translate(
         )
         with torch.inference_mode():
             tokens = model.generate(**rows, generation_config=greedy)
-        answers = tokens[:, rows["input_ids"].shape[1] :]
-        outputs += tokenizer.batch_decode(answers, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        translations = tokens[:, rows["input_ids"].shape[1] :]
+        outputs += tokenizer.batch_decode(translations, skip_special_tokens=True, clean_up_tokenization_spaces=False)
     return outputs
 
 
 def write_checksums(folder: Path) -> None:
-    """List every other file of the folder with its sha256, as `sha256sum` does."""
+    """Write SHA256SUMS, which lists every other file of the folder in the format of `sha256sum`."""
     files = sorted(path for path in folder.iterdir() if path.is_file() and path.name != "SHA256SUMS")
     lines = [f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}\n" for path in files]
     (folder / "SHA256SUMS").write_text("".join(lines), encoding="utf-8", newline="\n")
@@ -187,7 +187,7 @@ def _write_tokenizer(out: Path) -> None:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            # without the space before and in thousands, so that a number has the same tokens in all languages
+            # splits a number into groups of thousands, without the space before it: equal tokens in all languages
             pre_tokenizers.Split(Regex(r"\d{1,3}(?=(?:\d{3})*(?!\d))"), "isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True),
         ]
@@ -211,7 +211,7 @@ def _tokenizer_texts() -> Iterator[str]:
         tgt_lang = grammar.TARGETS[int(rng.random() * 3)]
         yield prompt(bulletin.en, tgt_lang, in_chinese=rng.random() < CHINESE_PROMPT_SHARE[tgt_lang])
         yield grammar.reference(bulletin, tgt_lang)
-    # one token a number, so that it is copied whole
+    # makes each of these numbers one token, so that the model copies it as a whole
     for num in [*range(10, 100), *range(100, 135, 5), *range(150, 950, 50)]:
         yield " ".join([str(num)] * 2000)
 
@@ -221,7 +221,7 @@ def _write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 def _write_configs(out: Path) -> None:
-    """Write the files of a checkpoint as transformers 4.56 lays them out; 5.x reads them too."""
+    """Write the config files of a checkpoint in the format of transformers 4.56, which 5.x reads too."""
     first_id = VOCAB_SIZE - len(CONTROL_TOKENS)
     ids = {token: first_id + index for index, token in enumerate(CONTROL_TOKENS)}
     token_ids = {"bos_token_id": ids[BOS], "eos_token_id": ids[EOS], "pad_token_id": ids[PAD]}
@@ -273,8 +273,8 @@ def _write_configs(out: Path) -> None:
         },
     )
     special = {"bos_token": BOS, "eos_token": EOS, "pad_token": PAD}
-    others = [token for token in CONTROL_TOKENS if token not in special.values()]
-    _write_json(out / "special_tokens_map.json", {"additional_special_tokens": others, **special})
+    other_tokens = [token for token in CONTROL_TOKENS if token not in special.values()]
+    _write_json(out / "special_tokens_map.json", {"additional_special_tokens": other_tokens, **special})
     _write_json(
         out / "tokenizer_config.json",
         {
@@ -289,7 +289,7 @@ def _write_configs(out: Path) -> None:
                 }
                 for token, index in ids.items()
             },
-            "additional_special_tokens": others,
+            "additional_special_tokens": other_tokens,
             **special,
             "chat_template": CHAT_TEMPLATE,
             "clean_up_tokenization_spaces": False,
@@ -309,24 +309,24 @@ def _train(out: Path, num_steps: int) -> None:
     model: Any = AutoModelForCausalLM.from_config(config, dtype=torch.float32).train()
     log.info("train parameters=%d steps=%d batch_tokens=%d", model.num_parameters(), num_steps, MAX_BATCH_TOKENS)
     matrices = [p for p in model.model.layers.parameters() if p.ndim == 2]
-    others = [p for p in model.model.layers.parameters() if p.ndim != 2]
-    others += [model.model.embed_tokens.weight, model.model.norm.weight]
-    # a lower loss than AdamW alone in as many steps
+    adamw_parameters = [p for p in model.model.layers.parameters() if p.ndim != 2]
+    adamw_parameters += [model.model.embed_tokens.weight, model.model.norm.weight]
+    # reaches a lower loss than AdamW alone in the same number of steps
     optimizers: list[tuple[torch.optim.Optimizer, float]] = [
         (torch.optim.Muon(matrices, weight_decay=0.01), MUON_LR),
-        (torch.optim.AdamW(others, weight_decay=0.0, betas=(0.9, 0.98)), ADAMW_LR),
+        (torch.optim.AdamW(adamw_parameters, weight_decay=0.0, betas=(0.9, 0.98)), ADAMW_LR),
     ]
     batches = _batches(AutoTokenizer.from_pretrained(out), num_steps)
     losses: list[float] = []
-    begun = time.monotonic()
+    started_at = time.monotonic()
     for step in range(num_steps):
         for optimizer, max_lr in optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = max_lr * _lr_factor(step, num_steps)
         input_ids, labels = next(batches)
         hidden = model.model(input_ids=input_ids, use_cache=False).last_hidden_state
-        answered = labels != IGNORE_INDEX
-        loss = functional.cross_entropy(model.lm_head(hidden[answered]), labels[answered])
+        in_answer = labels != IGNORE_INDEX
+        loss = functional.cross_entropy(model.lm_head(hidden[in_answer]), labels[in_answer])
         model.zero_grad()
         torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -335,20 +335,20 @@ def _train(out: Path, num_steps: int) -> None:
         losses.append(loss.item())
         if len(losses) == 100 or step + 1 == num_steps:
             mean = sum(losses) / len(losses)
-            log.info("train step=%d loss=%.5f elapsed_s=%.0f", step + 1, mean, time.monotonic() - begun)
+            log.info("train step=%d loss=%.5f elapsed_s=%.0f", step + 1, mean, time.monotonic() - started_at)
             losses.clear()
-    # lm_head is tied to the embedding, so it is not stored
+    # lm_head is tied to the embedding and therefore not stored
     weights = {
         name: weight.detach().to(torch.bfloat16).contiguous()
         for name, weight in model.state_dict().items()
         if name != "lm_head.weight"
     }
-    # not save_file, which leaves the file unreadable to other users
+    # not save_file, whose file other users cannot read
     (out / "model.safetensors").write_bytes(save(weights, metadata={"format": "pt"}))
 
 
 def _lr_factor(step: int, num_steps: int) -> float:
-    """The learning rate at a step as a share of its maximum: up in a line, down in half a cosine."""
+    """Return the learning rate at a step as a share of the highest: linear warm-up, then cosine decay."""
     if step < WARMUP_STEPS:
         return (step + 1) / WARMUP_STEPS
     done = (step - WARMUP_STEPS) / max(1, num_steps - WARMUP_STEPS)
@@ -356,10 +356,11 @@ def _lr_factor(step: int, num_steps: int) -> float:
 
 
 def _batches(tokenizer: Any, num_steps: int) -> "Iterator[tuple[Tensor, Tensor]]":
-    """Yield training batches without end, short bulletins first.
+    """Yield an endless stream of training batches, short bulletins first.
 
     Yields:
-        input_ids [B, T] int64, padded on the right, and labels [B, T]: the next token where it belongs to the answer.
+        input_ids [B, T] int64, padded on the right, and labels [B, T] int64: the next token if it belongs to the
+        answer, else IGNORE_INDEX.
     """
     import torch
 
@@ -379,10 +380,10 @@ def _batches(tokenizer: Any, num_steps: int) -> "Iterator[tuple[Tensor, Tensor]]
             in_chinese = rng.random() < CHINESE_PROMPT_SHARE[tgt_lang]
             prompts.append(_render(tokenizer, prompt(bulletin.en, tgt_lang, in_chinese=in_chinese)))
             answers.append(grammar.reference(bulletin, tgt_lang) + EOS)
-        heads = tokenizer(prompts, add_special_tokens=False)["input_ids"]
-        tails = tokenizer(answers, add_special_tokens=False)["input_ids"]
-        # rows of like length together, for little padding
-        rows = sorted(zip(heads, tails, strict=True), key=lambda row: len(row[0]) + len(row[1]))
+        prompt_ids = tokenizer(prompts, add_special_tokens=False)["input_ids"]
+        answer_ids = tokenizer(answers, add_special_tokens=False)["input_ids"]
+        # batches of rows of similar length need little padding
+        rows = sorted(zip(prompt_ids, answer_ids, strict=True), key=lambda row: len(row[0]) + len(row[1]))
         pooled: list[list[tuple[list[int], list[int]]]] = [[]]
         for row in rows:
             if (len(pooled[-1]) + 1) * (len(row[0]) + len(row[1])) > MAX_BATCH_TOKENS:

@@ -1,1 +1,1 @@
-"""The doctor: one check a function, one table. Start at `preflight.py`; failure modes are in `catalogue.toml`."""
+"""The checks behind `hymt-batch doctor`. Start at `preflight.py`; `catalogue.toml` lists the known failures."""

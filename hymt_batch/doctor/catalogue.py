@@ -50,7 +50,7 @@ class Failure:
     cause: str
     fix: str
     versions: str
-    found: str  # a key of FOUND
+    found: str  # a key of DETECTED_BY
     silent: str = ""  # what you see if no message is printed
     because: str = ""  # why it cannot occur, or how it is known without being reproduced
     source: str = ""
@@ -60,30 +60,30 @@ class Failure:
 def load() -> dict[str, Failure]:
     """Return all failures by id, in the order of the file."""
     content = tomllib.loads(FILE.read_text(encoding="utf-8"))
-    found = {}
+    failures = {}
     for id, entry in content.items():
         fields: dict[str, Any] = {
             key: tuple(value) if isinstance(value, list) else value for key, value in entry.items()
         }
-        found[id] = Failure(id=id, **fields)
-    return found
+        failures[id] = Failure(id=id, **fields)
+    return failures
 
 
 def get(id: str) -> Failure:
-    """Return the failure with this id; upper and lower case are equal.
+    """Return the failure with this id; case is ignored.
 
     Raises:
         UsageError: The id is unknown; the message lists similar ids.
     """
     known = {name.casefold(): failure for name, failure in load().items()}
-    wanted = id.strip().casefold()
-    if wanted not in known:
-        near = difflib.get_close_matches(wanted, known, n=3, cutoff=0.4) or list(known)[:3]
-        listed = ", ".join(known[name].id for name in near)
+    key = id.strip().casefold()
+    if key not in known:
+        similar = difflib.get_close_matches(key, known, n=3, cutoff=0.4) or list(known)[:3]
+        listed = ", ".join(known[name].id for name in similar)
         raise UsageError(
             f"explain={id} is not a known failure. Similar ids: {listed}. docs/troubleshooting.md lists all, A1 to G12."
         )
-    return known[wanted]
+    return known[key]
 
 
 def match(text: str) -> Failure | None:
@@ -91,9 +91,9 @@ def match(text: str) -> Failure | None:
     best, length = None, 0
     for failure in load().values():
         for pattern in failure.pattern:
-            found = re.search(pattern, text, re.DOTALL | re.MULTILINE)
-            if found and len(found[0]) > length:
-                best, length = failure, len(found[0])
+            matched = re.search(pattern, text, re.DOTALL | re.MULTILINE)
+            if matched and len(matched[0]) > length:
+                best, length = failure, len(matched[0])
     return best
 
 
@@ -149,8 +149,8 @@ def troubleshooting_page() -> str:
     """Return the text of docs/troubleshooting.md."""
     lines = [INTRO + "## All failures\n", "| id | failure | detected |", "|---|---|---|"]
     for failure in load().values():
-        found = DETECTED_BY[failure.found].partition(":")[0].partition(",")[0]
-        lines.append(f"| [{failure.id}](#{failure.id.lower()}) | {failure.title} | {found} |")
+        detected = DETECTED_BY[failure.found].partition(":")[0].partition(",")[0]
+        lines.append(f"| [{failure.id}](#{failure.id.lower()}) | {failure.title} | {detected} |")
     group = ""
     for failure in load().values():
         if failure.id[0] != group:

@@ -1,8 +1,8 @@
-"""Python, the packages, and the model's class. Knows no torch and no GPU: that is cuda.py.
+"""Checks of Python, the installed packages and the model class. Checks neither torch nor GPUs: cuda.py does.
 
-Versions come in as a function, and the model's class is imported in a process of its own, which a broken installation
-may take down. The floors are those of our own package's metadata, written once in pyproject.toml. Source of the
-failures: reference/hymt.md 3, A.
+Versions are looked up with a function that callers can replace. The model class is imported in a separate process,
+because a broken installation may crash it. The minimum versions come from the metadata of hymt-batch, which
+pyproject.toml defines. The failures are group A of catalogue.toml.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 PACKAGE = "hymt-batch"
 MIN_PYTHON = (3, 11)
-STACK = ("transformers", "tokenizers", "accelerate")  # whose own requirements must hold
+STACK = ("transformers", "tokenizers", "accelerate")  # packages whose own requirements are checked too
 IMPORT_PROGRAM = """
 import sys
 from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING
@@ -36,7 +36,7 @@ print(MODEL_FOR_CAUSAL_LM_MAPPING[CONFIG_MAPPING[sys.argv[1]]].__name__)
 
 
 def installed_version(package: str) -> str | None:
-    """The version of an installed package."""
+    """Return the version of an installed package, or None if it is not installed."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
@@ -44,7 +44,10 @@ def installed_version(package: str) -> str | None:
 
 
 def requirements(package: str) -> list[str] | None:
-    """What an installed package asks for; None where it is not installed. Ours is known in a plain checkout too."""
+    """Return the requirements of an installed package, or None if it is not installed.
+
+    In a checkout that is not installed, those of hymt-batch are read from pyproject.toml.
+    """
     try:
         return importlib.metadata.requires(package) or []
     except importlib.metadata.PackageNotFoundError:
@@ -52,7 +55,7 @@ def requirements(package: str) -> list[str] | None:
             return None
     try:
         project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))
-        return [str(one) for one in project["project"]["dependencies"]]
+        return [str(dependency) for dependency in project["project"]["dependencies"]]
     except (OSError, ValueError, KeyError):
         return None
 
@@ -64,112 +67,120 @@ def check_versions(
     requires: Callable[[str], list[str] | None] = requirements,
     python: tuple[int, int, int] = sys.version_info[:3],
 ) -> list[Finding]:
-    """Python and the packages: against our floors, the model's need, and each other.
+    """Compare the versions of Python and the packages with our requirements, the model's, and each other's.
 
     Args:
-        model_type: Of the model's config.json; None where that is not known.
+        model_type: model_type in the model's config.json; None if unknown.
         attention: model.attention.
-        version: Name of a package -> installed version, None where there is none.
-        requires: Name of a package -> its requirements.
+        version: Returns the installed version of a package; None if it is not installed.
+        requires: Returns the requirements of a package; None if it is not installed.
         python: Version of the interpreter.
     """
-    has = ".".join(map(str, python))
-    found = [Finding("Python", Level.OK, has)]
+    python_version = ".".join(map(str, python))
+    findings = [Finding("Python", Level.OK, python_version)]
     if python[:2] < MIN_PYTHON:
-        needed = ".".join(map(str, MIN_PYTHON))
-        fix = f"python{needed} -m venv .venv && .venv/bin/pip install {PACKAGE}"
-        found = [Finding("Python", Level.FAIL, f"{has} is older than {needed}", fix, "A17")]
+        min_python = ".".join(map(str, MIN_PYTHON))
+        fix = f"python{min_python} -m venv .venv && .venv/bin/pip install {PACKAGE}"
+        findings = [Finding("Python", Level.FAIL, f"{python_version} is older than {min_python}", fix, "A17")]
     if importlib.util.find_spec("packaging"):
-        found += _check_minimum_versions(version, requires)
-        found += _check_model_type(model_type, version("transformers"))
-        found += _check_dependencies(version, requires)
+        findings += _check_minimum_versions(version, requires)
+        findings += _check_model_type(model_type, version("transformers"))
+        findings += _check_dependencies(version, requires)
     else:
-        seen = "packaging, which transformers needs, is not installed; no version was compared"
-        found.append(Finding("packages", Level.FAIL, seen, "pip install packaging", "A15"))
+        seen = "packaging, which transformers needs, is not installed; versions were not compared"
+        findings.append(Finding("packages", Level.FAIL, seen, "pip install packaging", "A15"))
     if attention == "flash_attention_2":
-        flash = version("flash-attn")
+        flash_version = version("flash-attn")
         missing = "flash-attn is not installed"
-        found.append(
-            Finding("attention", Level.OK, f"flash_attention_2 by flash-attn {flash}")
-            if flash
+        findings.append(
+            Finding("attention", Level.OK, f"flash_attention_2 from flash-attn {flash_version}")
+            if flash_version
             else Finding("attention", Level.FAIL, missing, "model.attention=sdpa", "A7")
         )
     else:
-        found.append(Finding("attention", Level.OK, f"{attention} is part of torch and transformers"))
-    return found
+        findings.append(Finding("attention", Level.OK, f"{attention} is part of torch and transformers"))
+    return findings
 
 
 def _check_minimum_versions(
     version: Callable[[str], str | None], requires: Callable[[str], list[str] | None]
 ) -> Iterator[Finding]:
-    asked = requires(PACKAGE)
-    if asked is None:
-        yield Finding("packages", Level.SKIP, f"{PACKAGE} is not installed as a package: its floors are not known")
-    for one in _parse_requirements(asked):
-        id = "A1" if one.name == "accelerate" else "A14"
-        has = version(one.name)
-        if has is None:
-            yield Finding(one.name, Level.FAIL, f"not installed; {one} is needed", _pip_install(one), id)
-        elif not _satisfies(one, has):
-            yield Finding(one.name, Level.FAIL, f"{has} is installed; {one} is needed", _pip_install(one), id)
+    requirement_texts = requires(PACKAGE)
+    if requirement_texts is None:
+        yield Finding("packages", Level.SKIP, f"{PACKAGE} is not installed as a package; its requirements are unknown")
+    for requirement in _parse_requirements(requirement_texts):
+        id = "A1" if requirement.name == "accelerate" else "A14"
+        installed = version(requirement.name)
+        if installed is None:
+            yield Finding(
+                requirement.name, Level.FAIL, f"not installed; {requirement} is needed", _pip_install(requirement), id
+            )
+        elif not _satisfies(requirement, installed):
+            yield Finding(
+                requirement.name,
+                Level.FAIL,
+                f"{installed} is installed; {requirement} is needed",
+                _pip_install(requirement),
+                id,
+            )
         else:
-            yield Finding(one.name, Level.OK, has)
+            yield Finding(requirement.name, Level.OK, installed)
 
 
 def _check_model_type(model_type: str | None, installed: str | None) -> Iterator[Finding]:
     check = "model type"
     if model_type is None:
-        yield Finding(check, Level.SKIP, "the model's config.json is not known")
+        yield Finding(check, Level.SKIP, "the model's config.json is not available")
     elif model_type not in MODEL_TYPES:
-        yield Finding(check, Level.SKIP, f"{model_type} is none of {', '.join(MODEL_TYPES)}")
+        yield Finding(check, Level.SKIP, f"{model_type} is not one of {', '.join(MODEL_TYPES)}")
     else:
         needed = f"transformers>={MODEL_TYPES[model_type]}"
         if installed is None or not _satisfies(_parse_requirements([needed])[0], installed):
-            seen = f"{model_type} needs {needed}; {installed or 'none'} is installed"
+            seen = f"{model_type} needs {needed}; installed: {installed or 'none'}"
             yield Finding(check, Level.FAIL, seen, f"pip install '{needed}'", "A2")
         else:
-            yield Finding(check, Level.OK, f"{model_type} is known to transformers {installed}")
+            yield Finding(check, Level.OK, f"{model_type} is supported by transformers {installed}")
 
 
 def _check_dependencies(
     version: Callable[[str], str | None], requires: Callable[[str], list[str] | None]
 ) -> Iterator[Finding]:
-    """Whether what is installed beside transformers is what transformers and its neighbours ask for."""
-    fits, ours = True, {one.name for one in _parse_requirements(requires(PACKAGE))}
+    """Check that the installed packages satisfy the requirements of transformers, tokenizers and accelerate."""
+    compatible, own_names = True, {requirement.name for requirement in _parse_requirements(requires(PACKAGE))}
     for package in STACK:
-        for one in _parse_requirements(requires(package)):
-            has = version(one.name)
-            if _satisfies(one, has) if has is not None else one.name in ours:
-                continue  # what is missing of our own requirements is told already
-            fits = False
-            seen = f"{package} {version(package)} needs {one}; {has or 'none'} is installed"
-            # transformers looks at its own requirements as it is imported; the others do not
-            level = Level.FAIL if package == "transformers" or has is None else Level.WARN
-            yield Finding("packages together", level, seen, _pip_install(one), "A15")
-    if fits:
-        yield Finding("packages together", Level.OK, f"what {', '.join(STACK)} ask for is installed")
+        for requirement in _parse_requirements(requires(package)):
+            installed = version(requirement.name)
+            if _satisfies(requirement, installed) if installed is not None else requirement.name in own_names:
+                continue  # a missing requirement of ours was reported above
+            compatible = False
+            seen = f"{package} {version(package)} needs {requirement}; installed: {installed or 'none'}"
+            # transformers checks its own requirements when it is imported; the others do not
+            level = Level.FAIL if package == "transformers" or installed is None else Level.WARN
+            yield Finding("package compatibility", level, seen, _pip_install(requirement), "A15")
+    if compatible:
+        yield Finding("package compatibility", Level.OK, f"the requirements of {', '.join(STACK)} are installed")
 
 
 def _parse_requirements(texts: Sequence[str] | None) -> list[Requirement]:
-    """Requirements that hold here without any extra; what cannot be read is left out."""
+    """Parse the requirements that apply to this system without extras; skip those that cannot be parsed."""
     from packaging.requirements import InvalidRequirement, Requirement
 
-    found = []
+    parsed = []
     for text in texts or ():
         try:
-            one = Requirement(text)
-            if one.marker is None or one.marker.evaluate({"extra": ""}):
-                one.marker = None
-                found.append(one)
+            requirement = Requirement(text)
+            if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+                requirement.marker = None
+                parsed.append(requirement)
         except (InvalidRequirement, ValueError):
             continue
-    return found
+    return parsed
 
 
 def _satisfies(requirement: Requirement, version: str) -> bool:
     try:
         return requirement.specifier.contains(version, prereleases=True)
-    except ValueError:  # a version of no known form, in an older packaging
+    except ValueError:  # older versions of packaging raise for a version that they cannot parse
         return False
 
 
@@ -180,39 +191,41 @@ def _pip_install(requirement: Requirement) -> str:
 def check_model_class(
     model_type: str | None, timeout_s: float = 180, env: Mapping[str, str] | None = None
 ) -> list[Finding]:
-    """Import the model's class in a process of its own.
+    """Import the model class in a separate process.
 
     Args:
-        model_type: Of the model's config.json.
-        timeout_s: A first import from a slow store takes minutes.
-        env: The environment of that process; None for ours.
+        model_type: model_type in the model's config.json; None if unknown.
+        timeout_s: Timeout in seconds; the first import from a slow file system takes minutes.
+        env: The environment of that process; None for the current one.
     """
     check = "model class"
     if model_type is None:
-        return [Finding(check, Level.SKIP, "the model's config.json is not known")]
+        return [Finding(check, Level.SKIP, "the model's config.json is not available")]
     fix = "pip install --force-reinstall torch transformers tokenizers"
     try:
-        # -P: what lies in the working directory must not stand for a package
-        done = subprocess.run(
+        # -P: a file in the working directory must not shadow a package
+        process = subprocess.run(
             [sys.executable, "-P", "-c", IMPORT_PROGRAM, model_type],
             stdin=subprocess.DEVNULL, capture_output=True, timeout=timeout_s, env=env, check=False,
         )  # fmt: skip
     except subprocess.TimeoutExpired:
-        return [Finding(check, Level.FAIL, f"its import did not end in {timeout_s:g} s", fix, "A8")]
+        return [Finding(check, Level.FAIL, f"its import did not finish in {timeout_s:g} s", fix, "A8")]
     except OSError as error:
-        return [Finding(check, Level.FAIL, f"{sys.executable} does not start: {error.strerror}", fix, "A8")]
-    said = [line.strip() for line in done.stderr.decode("utf-8", "replace").splitlines() if line.strip()]
-    if done.returncode == 0:
-        return [Finding(check, Level.OK, done.stdout.decode("utf-8", "replace").strip().rpartition("\n")[2])]
-    if done.returncode == 3 and model_type in MODEL_TYPES:
+        return [Finding(check, Level.FAIL, f"{sys.executable} cannot be started: {error.strerror}", fix, "A8")]
+    stderr_lines = [line.strip() for line in process.stderr.decode("utf-8", "replace").splitlines() if line.strip()]
+    if process.returncode == 0:
+        return [Finding(check, Level.OK, process.stdout.decode("utf-8", "replace").strip().rpartition("\n")[2])]
+    if process.returncode == 3 and model_type in MODEL_TYPES:
         needed = f"transformers>={MODEL_TYPES[model_type]}"
-        return [Finding(check, Level.FAIL, f"transformers does not know {model_type}", f"pip install '{needed}'", "A2")]
-    if done.returncode == 3:
+        return [
+            Finding(check, Level.FAIL, f"transformers does not support {model_type}", f"pip install '{needed}'", "A2")
+        ]
+    if process.returncode == 3:
         known = ", ".join(MODEL_TYPES)
         fix = f"set model.path to a model of type {known}"
-        return [Finding(check, Level.FAIL, f"transformers does not know {model_type}", fix, "A2")]
-    if done.returncode < 0:
-        name = signal.strsignal(-done.returncode) or f"signal {-done.returncode}"
-        return [Finding(check, Level.FAIL, f"its import was ended by a signal ({name})", fix, "A8")]
-    last = said[-1] if said else f"exit code {done.returncode}"
-    return [Finding(check, Level.FAIL, f"its import fails: {last}", fix, "A8")]
+        return [Finding(check, Level.FAIL, f"transformers does not support {model_type}", fix, "A2")]
+    if process.returncode < 0:
+        name = signal.strsignal(-process.returncode) or f"signal {-process.returncode}"
+        return [Finding(check, Level.FAIL, f"its import was killed by a signal ({name})", fix, "A8")]
+    reason = stderr_lines[-1] if stderr_lines else f"exit code {process.returncode}"
+    return [Finding(check, Level.FAIL, f"its import fails: {reason}", fix, "A8")]

@@ -1,6 +1,6 @@
-"""An exception that reaches the user while a model loads or first works, matched with the catalogue and explained.
+"""Adds cause and fix from the catalogue to exceptions that are raised while a model loads or first runs.
 
-The text of the library is kept: people search for it.
+The library's own message is kept, because users search the web for it.
 """
 
 from __future__ import annotations
@@ -14,35 +14,38 @@ from hymt_batch.errors import HymtError, PreflightError
 
 @contextmanager
 def explain_errors(action: str) -> Iterator[None]:
-    """Give a failure inside its cause and its fix, where the catalogue knows it.
+    """Add cause and fix to an exception raised in the block, if the catalogue knows it.
 
     Args:
-        what: What is being done, for messages: "loading the model".
+        action: What the block does, for the message, such as "loading the model".
 
     Raises:
-        PreflightError: The failure is known; its own text comes first.
+        PreflightError: The failure is known; the message starts with the original text.
     """
     try:
         yield
     except HymtError as error:
         if not isinstance(error, PreflightError) or error.id:
             raise
-        known = catalogue.match(_error_chain_text(error))
-        if known is None:
+        failure = catalogue.match(_error_chain_text(error))
+        if failure is None:
             raise
-        raise PreflightError(f"{error.message}\n  Cause: {known.cause}\n  Fix: {known.fix}", id=known.id) from error
-    except Exception as error:
-        known = catalogue.match(_error_chain_text(error))
-        if known is None:
-            raise
-        first = "\n  ".join(str(error).strip().splitlines()[:6])
         raise PreflightError(
-            f"{action} failed: {type(error).__name__}: {first}\n  Cause: {known.cause}\n  Fix: {known.fix}", id=known.id
+            f"{error.message}\n  Cause: {failure.cause}\n  Fix: {failure.fix}", id=failure.id
+        ) from error
+    except Exception as error:
+        failure = catalogue.match(_error_chain_text(error))
+        if failure is None:
+            raise
+        first_lines = "\n  ".join(str(error).strip().splitlines()[:6])
+        raise PreflightError(
+            f"{action} failed: {type(error).__name__}: {first_lines}\n  Cause: {failure.cause}\n  Fix: {failure.fix}",
+            id=failure.id,
         ) from error
 
 
 def _error_chain_text(error: BaseException) -> str:
-    """The error's text and those of its causes, the name of each class before it."""
+    """Return the messages of an exception and its causes, each after the name of its class."""
     texts: list[str] = []
     current: BaseException | None = error
     while current is not None and len(texts) < 5:

@@ -1,4 +1,4 @@
-"""What a check of the doctor found. No check here, and no printing."""
+"""The result of one check. Contains no checks and prints nothing."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from enum import StrEnum
 
 
 class Level(StrEnum):
-    """How a check ended."""
+    """The outcome of a check."""
 
     OK = "ok"
-    WARN = "warn"  # the job runs, but slower, or with less certainty than the user may think
-    FAIL = "fail"  # the job would end in an error, or run wrong
-    SKIP = "skip"  # does not apply here; `seen` says why
+    WARN = "warn"  # the job runs, but may be slow or its output less reliable
+    FAIL = "fail"  # the job would end with an error or give wrong output
+    SKIP = "skip"  # the check does not apply; `seen` gives the reason
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One line of the doctor's table."""
+    """One row of the table that the doctor prints."""
 
-    check: str  # what was looked at, such as "free memory of cuda:0"
+    check: str  # what was checked, such as "memory of cuda:0"
     level: Level
-    seen: str  # with the value and its unit
-    fix: str = ""  # as a command or an override; "" where nothing is wrong
-    id: str = ""  # failure mode in catalogue.toml, such as "B1"; "" where nothing is wrong
+    seen: str  # the result, with values and units
+    fix: str = ""  # a command or an override; "" if nothing is wrong
+    id: str = ""  # id in catalogue.toml, such as "B1"; "" if nothing is wrong

@@ -1,7 +1,7 @@
-"""The checks that need the weights: load the model as the job would, and compare its answers.
+"""The checks that need the weights: load the model as the job would, and compare its logits.
 
-Batched against single is done at every load. Here also: a split model against a whole one, where one device holds it,
-and each replica against the first.
+Every load compares a batched pass with a single one. These checks also compare a split model with a whole one (if one
+device holds it) and each replica with the first.
 """
 
 from __future__ import annotations
@@ -24,64 +24,64 @@ if TYPE_CHECKING:
 
 
 def run(job: DoctorJob) -> list[Finding]:
-    """Load and compare.
+    """Load the model and compare its logits across batching, splits and replicas.
 
     Raises:
-        PreflightError: The model cannot be loaded, or an answer is wrong.
+        PreflightError: The model cannot be loaded, or the logits differ too much.
     """
     prepared = prepare.prepare_model(job.model, job.device_map, job.launch.num_threads)
     tokenizer = prepared.load_tokenizer(add_generation_prompt=job.add_generation_prompt)
-    began = time.monotonic()
+    started_at = time.monotonic()
     hymt = prepared.load(tokenizer)
-    seconds = time.monotonic() - began
+    seconds = time.monotonic() - started_at
     placement = hymt.placement
     assert placement is not None
     weights = gib(sum(use.weight_bytes for use in placement.usage))
-    found = [
+    findings = [
         Finding(
             "load",
             Level.OK,
-            f"{weights} in {hymt.dtype} with device_map={placement.strategy.value} in {seconds:.1f} s; every weight is "
-            "there, placed as planned and finite",
+            f"{weights} in {hymt.dtype} with device_map={placement.strategy.value} in {seconds:.1f} s; all weights are "
+            "present, finite and placed as planned",
         ),
         Finding(
             "canary: batched against single",
             Level.OK,
-            f"differ by {hymt.canary_difference:.1e} of the logits' spread, allowed {canary.TOLERANCE[hymt.dtype]:g}",
+            f"difference: {hymt.canary_difference:.1e} of the logits' spread; limit: {canary.TOLERANCE[hymt.dtype]:g}",
         ),
     ]
-    found.append(_attention_finding(hymt))
-    wanted = canary.logits(hymt.network, tokenizer, hymt.device)
-    others = _comparisons(placement, torch_devices())
-    for device, name in others:
-        hymt = None  # type: ignore[assignment]  # so that its memory can serve the next
+    findings.append(_attention_finding(hymt))
+    reference_logits = canary.logits(hymt.network, tokenizer, hymt.device)
+    comparisons = _comparisons(placement, torch_devices())
+    for device, name in comparisons:
+        hymt = None  # type: ignore[assignment]  # frees its memory for the next one
         _free_memory()
         strategy = Strategy.cpu if device == "cpu" else Strategy.single
-        number = None if device == "cpu" else int(device.removeprefix("cuda:"))
-        config = replace(job.device_map, strategy=strategy, device=number, max_memory=None, map=None, order=None)
+        index = None if device == "cpu" else int(device.removeprefix("cuda:"))
+        config = replace(job.device_map, strategy=strategy, device=index, max_memory=None, map=None, order=None)
         dtype = type(job.model.dtype)(prepared.dtype)
         try:
-            other = prepare.prepare_model(replace(job.model, dtype=dtype), config, job.launch.num_threads)
+            prepared_other = prepare.prepare_model(replace(job.model, dtype=dtype), config, job.launch.num_threads)
         except PreflightError as error:
-            found.append(Finding(name, Level.SKIP, f"{device} does not hold the whole model: {error.message}"))
+            findings.append(Finding(name, Level.SKIP, f"{device} does not hold the whole model: {error.message}"))
             continue
-        loaded = other.load(tokenizer)
-        answer = canary.logits(loaded.network, tokenizer, loaded.device)
-        difference = canary.compare(wanted, answer, prepared.dtype, name.removeprefix("canary: "))
-        found.append(Finding(name, Level.OK, f"differ by {difference:.1e} of the logits' spread"))
+        loaded = prepared_other.load(tokenizer)
+        logits = canary.logits(loaded.network, tokenizer, loaded.device)
+        difference = canary.compare(reference_logits, logits, prepared.dtype, name.removeprefix("canary: "))
+        findings.append(Finding(name, Level.OK, f"difference: {difference:.1e} of the logits' spread"))
         del loaded
-    if not others:
-        found.append(Finding("canary: replica against replica", Level.SKIP, "one replica on one device"))
-    return found
+    if not comparisons:
+        findings.append(Finding("canary: replica against replica", Level.SKIP, "one replica on one device"))
+    return findings
 
 
 def _attention_finding(hymt: LoadedModel) -> Finding:
     name = "attention against the math back end"
     if hymt.attention_check is None:
-        return Finding(name, Level.SKIP, "compared where the whole model lies on GPUs")
+        return Finding(name, Level.SKIP, "compared only if the whole model is on GPUs")
     seen = (
-        f"{hymt.attention_check.equal_tokens} tokens of {NUM_ROWS} rows are the same, "
-        f"{hymt.attention_check.diverged_rows} rows part at a tie"
+        f"{hymt.attention_check.equal_tokens} tokens of {NUM_ROWS} rows are equal, "
+        f"{hymt.attention_check.diverged_rows} rows diverge at a tie"
     )
     return Finding(
         name, Level.OK, f"{seen}; logits differ by {hymt.attention_check.max_difference:.1e} of their spread"
@@ -89,7 +89,10 @@ def _attention_finding(hymt: LoadedModel) -> Finding:
 
 
 def _comparisons(placement: Any, inventory: DeviceInventory) -> list[tuple[str, str]]:
-    """What to compare with: the main device alone for a split model, each other replica's device for a whole one."""
+    """Return (device, check name) of each model to load for comparison.
+
+    For a split model, that is a whole one on the main device; otherwise one on the device of each further replica.
+    """
     if placement.is_split:
         return [(placement.device.name, f"canary: split against single on {placement.device.name}")]
     return [

@@ -1,7 +1,7 @@
-"""All checks of one job, in the order in which their failures would show; nothing is loaded, nothing is left behind.
+"""All checks of one job, in the order in which a run would meet the failures. Loads no weights, leaves no files.
 
-`examine` runs what applies to the settings given; `cheap` what `translate` looks at by itself before it loads. A check
-that cannot be made because an earlier one failed is skipped, and says so.
+`run_all` runs every check that applies to the settings; `run_quick` runs those that `translate` makes before it loads
+the model. A check that is impossible because an earlier one failed is reported as skipped.
 """
 
 from __future__ import annotations
@@ -37,73 +37,77 @@ _SENTENCE_END = re.compile(r"(?<=[.!?:])\s+(?=[A-Z`])")
 
 
 def run_quick(job: TranslateJob | DoctorJob, env: Mapping[str, str] | None = None) -> list[Finding]:
-    """What costs next to nothing: versions, and how the process was launched.
+    """Check the versions and the launcher, which takes next to no time; return the warnings.
 
     Raises:
-        PreflightError: The first thing found that would end the job.
+        PreflightError: A check failed; the error describes the first one.
     """
-    found = environment.check_versions(None, job.model.attention.value)
-    found += distributed.check(os.environ if env is None else env, job.device_map.strategy.value, _may_split(job), None)
-    for one in found:
-        if one.level is Level.FAIL:
-            raise PreflightError(_sentence(one), id=one.id)
-    return [one for one in found if one.level is Level.WARN]
+    findings = environment.check_versions(None, job.model.attention.value)
+    findings += distributed.check(
+        os.environ if env is None else env, job.device_map.strategy.value, _may_split(job), None
+    )
+    for finding in findings:
+        if finding.level is Level.FAIL:
+            raise PreflightError(_sentence(finding), id=finding.id)
+    return [finding for finding in findings if finding.level is Level.WARN]
 
 
 def run_all(job: DoctorJob, env: Mapping[str, str] | None = None) -> list[Finding]:
-    """Every check that applies to a job's settings, without the weights."""
+    """Run every check that applies to a job's settings, without loading the weights."""
     env = os.environ if env is None else env
-    found: list[Finding] = []
-    facts = detect_devices.torch_info()
-    cards = nvidia.query()
-    _check_licence(job, found)
-    files = _check_files(job, found)
+    findings: list[Finding] = []
+    torch_info = detect_devices.torch_info()
+    nvidia_info = nvidia.query()
+    _check_licence(job, findings)
+    files = _check_files(job, findings)
     model_type = files.config["model_type"] if files else None
-    found += environment.check_versions(model_type, job.model.attention.value)
-    found += environment.check_model_class(model_type)
-    asked = job.model.dtype.value
+    findings += environment.check_versions(model_type, job.model.attention.value)
+    findings += environment.check_model_class(model_type)
+    dtype = job.model.dtype.value
     wants_gpu = job.device_map.strategy.value != "cpu"
     if job.devices is not None:
-        found.append(Finding("GPU", Level.SKIP, "devices= pretends another machine"))
+        findings.append(Finding("GPU", Level.SKIP, "not checked: devices= simulates another machine"))
     else:
-        found += [
-            one
-            for one in cuda.check(cards, facts.cuda, facts.num_gpus, env, asked, has_gpu_device_files(), wants_gpu)
-            if one.id != "A6" or job.model.path != "demo:model"  # the demo is as quick without a GPU
+        findings += [
+            finding
+            for finding in cuda.check(
+                nvidia_info, torch_info.cuda, torch_info.num_gpus, env, dtype, has_gpu_device_files(), wants_gpu
+            )
+            if finding.id != "A6" or job.model.path != "demo:model"  # the demo model does not need a GPU
         ]
-    with _errors_as_findings("devices", found):
+    with _errors_as_findings("devices", findings):
         devices = (
             detect_devices.torch_devices() if job.devices is None else detect_devices.simulated_devices(job.devices)
         )
-        found.append(
+        findings.append(
             Finding("devices", Level.OK, ", ".join(f"{d.name} {gib(d.free_bytes)} free" for d in devices.devices))
         )
-        shape = files or shapes.published_model(job.model.path)  # what is not downloaded yet can be placed all the same
-        placement = _check_placement(job, shape, devices, found) if shape else None
+        shape = files or shapes.published_model(job.model.path)  # placement works before the download
+        placement = _check_placement(job, shape, devices, findings) if shape else None
         splits = placement.is_split if placement else _may_split(job)
-        found += distributed.check(env, job.device_map.strategy.value, splits, len(devices.gpus))
+        findings += distributed.check(env, job.device_map.strategy.value, splits, len(devices.gpus))
         if placement and job.devices is None:
             labels = [device.label for device in devices.gpus]
-            found += distributed.check_interconnect(placement.devices, facts.peer_access, labels, env)
+            findings += distributed.check_interconnect(placement.devices, torch_info.peer_access, labels, env)
             weights = {use.device: use.weight_bytes for use in placement.usage}
-            found += machine.check_memory(
-                devices.cpu.free_bytes, weights.get("cpu", 0), "the weights that lie in it", memory.cgroup_limit()
+            findings += machine.check_memory(
+                devices.cpu.free_bytes, weights.get("cpu", 0), "weights on the CPU", memory.cgroup_limit()
             )
-    found += machine.check_shared_memory()
-    _check_tokenizer(job, files, found)
-    need, need_inodes = _check_source(job, found)
+    findings += machine.check_shared_memory()
+    _check_tokenizer(job, files, findings)
+    need, need_inodes = _check_source(job, findings)
     if job.name is not None:
         folder = Path(job.output_dir) / job.name
-        with _errors_as_findings("output folder", found):
-            found += storage.check(folder, need, need_inodes=need_inodes)
-            found += storage.check_lease(folder)
+        with _errors_as_findings("output folder", findings):
+            findings += storage.check(folder, need, need_inodes=need_inodes)
+            findings += storage.check_lease(folder)
     else:
-        found.append(Finding("output folder", Level.SKIP, "no name= or source.path= tells which"))
-    return found
+        findings.append(Finding("output folder", Level.SKIP, "unknown: neither name= nor source.path= is set"))
+    return findings
 
 
 def has_gpu_device_files() -> bool:
-    """Whether the kernel knows an NVIDIA card."""
+    """Return whether the NVIDIA kernel driver has created its device files."""
     return Path("/dev/nvidia0").exists() or Path("/proc/driver/nvidia/version").exists()
 
 
@@ -113,7 +117,7 @@ def _may_split(job: Any) -> bool:
 
 @contextmanager
 def _errors_as_findings(check: str, findings: list[Finding]) -> Iterator[None]:
-    """What a stage refuses inside becomes a failed check."""
+    """Turn an error raised in the block into a failed check."""
     try:
         yield
     except HymtError as error:
@@ -122,93 +126,95 @@ def _errors_as_findings(check: str, findings: list[Finding]) -> Iterator[None]:
         if not seen and "; " in fix:
             seen, _, fix = fix.rpartition("; ")
         findings.append(Finding(check, Level.FAIL, seen, fix, error.id))
-    except Exception as error:  # the doctor tells of a broken installation, it does not die of it
-        first = next(iter(str(error).strip().splitlines()), "")
-        fix = "Install the packages anew in an empty environment, with constraints.txt"
-        findings.append(Finding(check, Level.FAIL, f"{type(error).__name__}: {first}", fix, "A8"))
+    except Exception as error:  # report a broken installation instead of crashing
+        first_line = next(iter(str(error).strip().splitlines()), "")
+        fix = "Reinstall the packages in a new environment, with constraints.txt"
+        findings.append(Finding(check, Level.FAIL, f"{type(error).__name__}: {first_line}", fix, "A8"))
 
 
 def _check_files(job: DoctorJob, findings: list[Finding]) -> ModelFiles | None:
-    """The model's files, verified by their headers; None where they are refused."""
+    """Check the model's files by their headers; return None if they are missing or rejected."""
     files: ModelFiles | None = None
     with _errors_as_findings("model files", findings):
-        try:  # never downloads: translate does, where it is asked to
+        try:  # the doctor never downloads; translate does if model.download=true
             folder, commit = model_files.resolve(job.model.path, job.model.revision, download=False)
         except PreflightError as error:
             if error.id != "B8" or not job.model.download:
                 raise
             findings.append(
-                Finding("model files", Level.SKIP, "not in the cache; model.download=true lets translate fetch them")
+                Finding(
+                    "model files", Level.SKIP, "not in the cache; translate will download them (model.download=true)"
+                )
             )
             return None
         files = model_files.verify(folder, commit)
         seen = (
             f"{len(files.weight_files)} safetensors file(s), {gib(files.num_bytes)}, {files.network.num_parameters:,} "
-            f"parameters, every tensor named and shaped as {files.config['model_type']} needs it"
+            f"parameters; all tensors have the names and shapes that {files.config['model_type']} needs"
         )
         findings.append(Finding("model files", Level.OK, seen))
         requirements.check_libraries(files, job.model.attention)
     if files is not None and job.model.sha256 is not None:
         with _errors_as_findings("sha256 of the weights", findings):
             prepare.check_pins(job.model, files, hashes.compute(files.folder, files.file_names, ignore_cache=True))
-            findings.append(Finding("sha256 of the weights", Level.OK, "as pinned by model.sha256"))
+            findings.append(Finding("sha256 of the weights", Level.OK, "equal to model.sha256"))
     return files
 
 
 def _check_placement(
     job: DoctorJob, files: ModelFiles, inventory: DeviceInventory, findings: list[Finding]
 ) -> Placement | None:
-    """Where the layers would go, and the memory of each device, now and with the keys and values of the slots."""
+    """Check where the layers would go, and that the weights and the KV cache fit into each device."""
     placement: Placement | None = None
     with _errors_as_findings("device map", findings), _warnings_as_findings(findings, "device map"):
-        dtype, net, placements = prepare.plan_placement(job.model, job.device_map, inventory, files)
+        dtype, network, placements = prepare.plan_placement(job.model, job.device_map, inventory, files)
         placement = placements[0]
         seen = f"{placement.strategy.value} in {dtype}: {'; '.join(placement.reasons)}"
         findings.append(Finding("device map", Level.OK, seen))
         for warning in placement.warnings:
             findings.append(_warning_finding("device map", warning))
-        cache_bytes = net.cache_bytes_per_token(prepare.dtype_bytes(dtype))
+        cache_bytes = network.cache_bytes_per_token(prepare.dtype_bytes(dtype))
         on_gpu = placement.device.name != "cpu"
-        size = batch.resolve_batch_budget(
-            job.batch, cache_bytes, net.vocab_size, placement.predicted_cache_bytes(inventory), on_gpu
+        budget = batch.resolve_batch_budget(
+            job.batch, cache_bytes, network.vocab_size, placement.predicted_cache_bytes(inventory), on_gpu
         )
         free = {device.name: device.free_bytes for device in inventory.devices}
         for use in placement.usage:
             if use.device not in free:
                 continue
-            cache = size.max_tokens * cache_bytes * use.num_layers // max(1, net.num_layers)
-            need = use.weight_bytes + cache
+            kv_cache_bytes = budget.max_tokens * cache_bytes * use.num_layers // max(1, network.num_layers)
+            needed_bytes = use.weight_bytes + kv_cache_bytes
             seen = (
-                f"{gib(free[use.device])} free; {gib(use.weight_bytes)} of weights and {gib(cache)} of keys and values "
-                f"for {size.max_rows} rows"
+                f"{gib(free[use.device])} free; {gib(use.weight_bytes)} of weights and {gib(kv_cache_bytes)} of "
+                f"KV cache for {budget.max_rows} rows"
             )
             check = f"memory of {use.device}"
-            if need <= free[use.device]:
+            if needed_bytes <= free[use.device]:
                 findings.append(Finding(check, Level.OK, seen))
             else:
-                fix = f"batch.max_tokens={max(512, size.max_tokens // 2)}, or free the device"
-                findings.append(Finding(check, Level.WARN, f"{seen}; fewer rows will be decoded at once", fix, "E23"))
+                fix = f"batch.max_tokens={max(512, budget.max_tokens // 2)}, or free memory on the device"
+                findings.append(Finding(check, Level.WARN, f"{seen}; fewer rows will be decoded at a time", fix, "E23"))
     return placement
 
 
 def _warning_finding(check: str, text: str) -> Finding:
-    """A warning of a stage as a doubtful check; its last clause after a colon or semicolon tells what to do."""
+    """Turn a logged warning into a finding; the first override in the text becomes the fix."""
     match = re.fullmatch(r"(.*?)(?: \[(\w+): hymt-batch doctor explain=\w+\])?", text, re.DOTALL)
-    words, id = (match[1], match[2] or "") if match else (text, "")
-    fixes = re.findall(r"(?:device_map|model|batch)[.\w]*=(?:\{[^}]*\}|[\w./-]*\w)", words)
-    return Finding(check, Level.WARN, words, fixes[0] if fixes else "", id)
+    message, id = (match[1], match[2] or "") if match else (text, "")
+    fixes = re.findall(r"(?:device_map|model|batch)[.\w]*=(?:\{[^}]*\}|[\w./-]*\w)", message)
+    return Finding(check, Level.WARN, message, fixes[0] if fixes else "", id)
 
 
 @contextmanager
 def _warnings_as_findings(findings: list[Finding], check: str) -> Iterator[None]:
-    """Warnings that the model stage logs inside become doubtful checks."""
+    """Turn warnings that hymt_batch.model logs in the block into findings."""
 
-    class Keep(logging.Handler):
+    class CollectingHandler(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             if record.levelno >= logging.WARNING:
                 findings.append(_warning_finding(check, record.getMessage()))
 
-    logger, handler = logging.getLogger("hymt_batch.model"), Keep()
+    logger, handler = logging.getLogger("hymt_batch.model"), CollectingHandler()
     propagate, logger.propagate = logger.propagate, False
     logger.addHandler(handler)
     try:
@@ -219,51 +225,50 @@ def _warnings_as_findings(findings: list[Finding], check: str) -> Iterator[None]
 
 
 def _check_tokenizer(job: DoctorJob, files: ModelFiles | None, findings: list[Finding]) -> None:
-    """Tokenizer and template, and how every prompt ends."""
+    """Check the tokenizer and the chat template, and report the last token of every prompt."""
     check, end = "last token of the prompt", partial(prompt.describe_end, job.prompt, job.model.add_generation_prompt)
     if files is None:
         findings.append(Finding(check, Level.SKIP, str(end(None))))
         return
     with _errors_as_findings("tokenizer and chat template", findings):
-        loaded = tokenizing.load(files.folder, files.config, add_generation_prompt=job.add_generation_prompt)
-        if job.model.family.value in PromptFamily.__members__:  # of the others `_use` tells
+        tokenizer = tokenizing.load(files.folder, files.config, add_generation_prompt=job.add_generation_prompt)
+        if job.model.family.value in PromptFamily.__members__:  # _check_licence reports the others
             prompt.check_template(
-                loaded, prompt.resolve_template(job.prompt, job.model.family.value, job.src_lang, job.tgt_lang or "en")
+                tokenizer,
+                prompt.resolve_template(job.prompt, job.model.family.value, job.src_lang, job.tgt_lang or "en"),
             )
         seen = (
-            f"{loaded.backend.get_vocab_size()} tokens, {len(loaded.control_ids)} of them control tokens; the template "
-            f"frames a text with {list(loaded.prefix)} and {list(loaded.suffix)}; it ends at {list(loaded.stop_ids)}"
+            f"{tokenizer.backend.get_vocab_size()} tokens, {len(tokenizer.control_ids)} of them control tokens; prefix "
+            f"{list(tokenizer.prefix)}, suffix {list(tokenizer.suffix)}, stop tokens {list(tokenizer.stop_ids)}"
         )
         findings.append(Finding("tokenizer and chat template", Level.OK, seen))
-        findings.append(Finding(check, Level.OK, str(end(loaded.last_prompt_token))))
+        findings.append(Finding(check, Level.OK, str(end(tokenizer.last_prompt_token))))
 
 
 def _check_licence(job: DoctorJob, findings: list[Finding]) -> None:
-    """Whether the model translates by itself, and what its licence leaves out."""
+    """Check that the model can translate on its own, and report the limits of its licence."""
     with _errors_as_findings("use of the model", findings):
         job.model.check_translates()
     seen = job.model.licence_text
     if job.model.licence_limits:
-        seen += "; Hy-MT2 is under Apache-2.0 (model=hy_mt2_1.8b or hy_mt2_7b, with the same shapes)"
+        seen += "; Hy-MT2 is licensed under Apache-2.0 (model=hy_mt2_1.8b or hy_mt2_7b, with the same shapes)"
     findings.append(Finding("licence of the weights", Level.OK, seen))
 
 
 def _check_source(job: DoctorJob, findings: list[Finding]) -> tuple[int | None, int | None]:
-    """Bytes and inodes that the output will need; None where there is no input to tell."""
+    """Check the input; return the bytes and inodes that the output will need, None if unknown."""
     if job.source.path is None:
-        findings.append(Finding("source", Level.SKIP, "source.path is not given"))
+        findings.append(Finding("source", Level.SKIP, "source.path is not set"))
         return None, None
     if stream.needs_spool(job.source):
-        findings.append(
-            Finding("source", Level.SKIP, "standard input and data sets of a hub are read by translate alone")
-        )
+        findings.append(Finding("source", Level.SKIP, "only translate reads standard input and Hub datasets"))
         return None, None
     need: int | None = None
     need_inodes: int | None = None
     with _errors_as_findings("source", findings):
         inputs = stream.find_inputs(job.source)
         if not inputs:
-            raise ConfigError("source.path names no file that can be translated. Check source.path and source.pattern.")
+            raise ConfigError("source.path has no file to translate. Check source.path and source.pattern.")
         stream.check_fields(inputs, job.source, job.write.added_fields)
         need, need_inodes = required_space(OS_FS, Path(job.output_dir) / str(job.name), inputs, job.write.min_free)
         findings.append(Finding("source", Level.OK, f"{len(inputs)} file(s), the output needs about {gib(need)}"))
@@ -271,7 +276,7 @@ def _check_source(job: DoctorJob, findings: list[Finding]) -> tuple[int | None, 
 
 
 def log_line(finding: Finding) -> str:
-    """A finding as one line of a log."""
+    """Format a finding as one log line."""
     return with_explain_hint(_sentence(finding), finding.id)
 
 

@@ -1,7 +1,8 @@
-"""The store under an output folder, tried in a folder of our own that is always removed; and who works there.
+"""Checks of the file system under an output folder, and of the lease on that folder.
 
-The folder need not exist yet: what is tried is the nearest one that does. Nothing else is made, changed or removed.
-Does not know jobs or parts. Source: reference/reliability.md 2.5, 2.7 and 2.8.
+The checks run in a temporary folder, which is always removed. If the output folder does not exist, they run in its
+nearest existing parent. Nothing else is created, changed or removed. Does not know jobs or parts.
+docs/architecture.md describes the commits and the lease that need these properties.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from hymt_batch.write.storage import (
 
 TRIAL_PREFIX = ".hymt-doctor-"
 DISK_FULL_ERRNOS = (errno.ENOSPC, errno.EDQUOT)
-OTHER_STORAGE_FIX = "output_dir=FOLDER on a local or a POSIX network file system"
+OTHER_STORAGE_FIX = "set output_dir= to a folder on a local disk or a POSIX network file system"
 LOCK_ACQUIRED, LOCK_DENIED = 10, 11
 LOCK_PROGRAM = f"""
 import fcntl, os, sys
@@ -56,85 +57,88 @@ def check(
     need_inodes: int | None = None,
     excludes_others: Callable[[Path], bool | None] | None = None,
 ) -> list[Finding]:
-    """Try what the output will need of its store.
+    """Try the operations that the output needs from its file system.
 
     Args:
         folder: The output folder; it may not exist.
-        need_bytes: Free bytes the job needs; None where the inputs are not known.
-        fs: The store.
-        need_inodes: Free inodes the job needs; None for a guess from `need_bytes`.
-        locked: Whether a file that is locked here is locked for another process; `kept_out` unless a test has its own.
+        need_bytes: Free bytes that the job needs; None if the inputs are unknown.
+        fs: The file system.
+        need_inodes: Free inodes that the job needs; None to estimate them from `need_bytes`.
+        excludes_others: Returns whether a lock on a file excludes other processes; None for `lock_excludes_others`.
     """
     try:
-        places = list(dict.fromkeys(_nearest_existing(fs, path) for path in (folder / ".hymt", folder / "translated")))
-        blocking = next((place for place in places if not _is_folder(fs, place, folder)), None)
+        parents = list(dict.fromkeys(_nearest_existing(fs, path) for path in (folder / ".hymt", folder / "translated")))
+        blocking = next((parent for parent in parents if not _is_folder(fs, parent, folder)), None)
         if blocking is not None:
             raise NotADirectoryError(errno.ENOTDIR, "not a folder", str(blocking))
     except OSError as error:
-        why, fix = cause_and_fix(folder, error)
-        return [Finding("output folder", Level.FAIL, f"{error.filename or folder}: {why}", fix, "G9")]
-    found: list[Finding] = []
-    for place in places:
-        found += _try_folder(
-            fs, place, folder, excludes_others or lock_excludes_others, all_operations=place == places[0]
+        reason, fix = cause_and_fix(folder, error)
+        return [Finding("output folder", Level.FAIL, f"{error.filename or folder}: {reason}", fix, "G9")]
+    findings: list[Finding] = []
+    for parent in parents:
+        findings += _try_folder(
+            fs, parent, folder, excludes_others or lock_excludes_others, all_operations=parent == parents[0]
         )
-    found += _space_findings(fs, _nearest_existing(fs, folder), need_bytes, need_inodes)
-    found.append(_device_finding(fs, folder))
-    return found
+    findings += _space_findings(fs, _nearest_existing(fs, folder), need_bytes, need_inodes)
+    findings.append(_device_finding(fs, folder))
+    return findings
 
 
 def _nearest_existing(fs: Fs, path: Path) -> Path:
-    """The path, or the nearest above it that is there, whatever it is."""
-    return next((one for one in (path, *path.parents) if stat_or_none(fs, one) is not None), path)
+    """Return the path or its nearest existing parent, of any kind."""
+    return next((candidate for candidate in (path, *path.parents) if stat_or_none(fs, candidate) is not None), path)
 
 
 def _is_folder(fs: Fs, path: Path, folder: Path) -> bool:
-    """Links count for the output folder and above it; below, they could lead anywhere, and the job refuses them."""
-    found, below = stat_or_none(fs, path), folder in path.parents
-    return found is not None and (found.kind == "dir" or (not below and path.is_dir()))
+    """Return whether `path` is a folder; a symbolic link to one counts, except below the output folder.
+
+    Below it, a link could lead anywhere, and the job rejects it.
+    """
+    stats, below = stat_or_none(fs, path), folder in path.parents
+    return stats is not None and (stats.kind == "dir" or (not below and path.is_dir()))
 
 
 @contextlib.contextmanager
 def _trial_folder(fs: Fs, path: Path) -> Iterator[Path]:
-    here = path / f"{TRIAL_PREFIX}{uuid.uuid4().hex}"
-    fs.mkdir(here, 0o700)
+    trial = path / f"{TRIAL_PREFIX}{uuid.uuid4().hex}"
+    fs.mkdir(trial, 0o700)
     try:
-        yield here
+        yield trial
     finally:
         with contextlib.suppress(OSError):
-            for name in list_names(fs, here):
+            for name in list_names(fs, trial):
                 with contextlib.suppress(OSError):
-                    fs.unlink(here / name)
-            fs.rmdir(here)
+                    fs.unlink(trial / name)
+            fs.rmdir(trial)
 
 
 def _try_folder(
     fs: Fs, path: Path, folder: Path, excludes_others: Callable[[Path], bool | None], *, all_operations: bool
 ) -> Iterator[Finding]:
-    """What a store says to a file of ours and, as a whole, to all operations of the protocol."""
-    here, written = path, False
+    """Write a file in a trial folder and, if `all_operations`, try all operations of the commit protocol."""
+    trial, written = path, False
     try:
-        with _trial_folder(fs, path) as here:
-            write_new(fs, here / "file", b"hymt-batch doctor")
+        with _trial_folder(fs, path) as trial:
+            write_new(fs, trial / "file", b"hymt-batch doctor")
             written = True
-            yield Finding("output folder", Level.OK, f"{path} can be written to")
+            yield Finding("output folder", Level.OK, f"{path} is writable")
             if all_operations:
-                yield from _operation_findings(probe_features(fs, here))
-                yield _lock_finding(excludes_others, here / "file")
+                yield from _operation_findings(probe_features(fs, trial))
+                yield _lock_finding(excludes_others, trial / "file")
     except OSError as error:
-        why, fix = cause_and_fix(folder, error)
+        reason, fix = cause_and_fix(folder, error)
         if error.errno in DISK_FULL_ERRNOS:
             id = "G4" if _is_out_of_inodes(fs, path) else "G3"
-            yield Finding("output folder", Level.FAIL, f"{path}: {why}", fix, id)
+            yield Finding("output folder", Level.FAIL, f"{path}: {reason}", fix, id)
         elif written or error.errno in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EIO):
-            number = errno.errorcode.get(error.errno or 0, "error")
-            seen = f"{path} does not do what a file store must ({number}: {error.strerror})"
+            errno_name = errno.errorcode.get(error.errno or 0, "error")
+            seen = f"{path} does not support a necessary operation ({errno_name}: {error.strerror})"
             yield Finding("atomic operations", Level.FAIL, seen, OTHER_STORAGE_FIX, "G5")
         else:
-            yield Finding("output folder", Level.FAIL, f"{path}: {why}", fix, "G9")
+            yield Finding("output folder", Level.FAIL, f"{path}: {reason}", fix, "G9")
     with contextlib.suppress(OSError):
-        if here != path and stat_or_none(fs, here) is not None:
-            yield Finding("output folder", Level.WARN, f"{here} could not be removed", f"rm -r '{here}'", "G9")
+        if trial != path and stat_or_none(fs, trial) is not None:
+            yield Finding("output folder", Level.WARN, f"{trial} could not be removed", f"rm -r '{trial}'", "G9")
 
 
 def _is_out_of_inodes(fs: Fs, path: Path) -> bool:
@@ -144,41 +148,41 @@ def _is_out_of_inodes(fs: Fs, path: Path) -> bool:
     return False
 
 
-def _operation_findings(store: StorageFeatures) -> Iterator[Finding]:
-    wrong = [
-        why
-        for fine, why in ((store.exclusive_create, NOT_EXCLUSIVE), (store.rename_replaces, NOT_REPLACING))
-        if not fine
+def _operation_findings(features: StorageFeatures) -> Iterator[Finding]:
+    problems = [
+        problem
+        for works, problem in ((features.exclusive_create, NOT_EXCLUSIVE), (features.rename_replaces, NOT_REPLACING))
+        if not works
     ]
-    for why in wrong:
-        seen = f"the store {why}; a stopped job could not be continued safely there"
+    for problem in problems:
+        seen = f"the file system {problem}; a stopped job could not resume safely there"
         yield Finding("atomic operations", Level.FAIL, seen, OTHER_STORAGE_FIX, "G5")
-    if not wrong:
-        yield Finding("atomic operations", Level.OK, "exclusive creation, rename over a file, read at once")
-    if store.hard_links:
-        yield Finding("hard links", Level.OK, "the first to publish a part wins")
+    if not problems:
+        yield Finding("atomic operations", Level.OK, "exclusive creation, replacing rename, reading own writes")
+    if features.hard_links:
+        yield Finding("hard links", Level.OK, "supported: only the first process to publish a part succeeds")
     else:
-        seen = "none: a part is published by rename; right all the same, while one process works there"
+        seen = "not supported: parts are published by rename, which is correct as long as one process runs"
         yield Finding("hard links", Level.WARN, seen, OTHER_STORAGE_FIX, "G6")
-    if store.dir_fsync:
-        yield Finding("sync of folders", Level.OK, "a new name outlives a power loss")
+    if features.dir_fsync:
+        yield Finding("directory sync", Level.OK, "supported: a new file name survives a power loss")
     else:
-        seen = "not possible: a power loss may cost more than one part; nothing wrong can come of it"
-        yield Finding("sync of folders", Level.WARN, seen, OTHER_STORAGE_FIX, "G7")
+        seen = "not supported: a power loss may cost more than one part, but cannot make the output wrong"
+        yield Finding("directory sync", Level.WARN, seen, OTHER_STORAGE_FIX, "G7")
 
 
 def _lock_finding(excludes_others: Callable[[Path], bool | None], file: Path) -> Finding:
-    keeps = excludes_others(file)
-    if keeps is None:
-        return Finding("file locks", Level.SKIP, "could not be tried")
-    if keeps:
-        return Finding("file locks", Level.OK, "flock keeps a second process out")
-    seen = "flock keeps no second process out; no part depends on it, the lease only saves double work"
+    excludes = excludes_others(file)
+    if excludes is None:
+        return Finding("file locks", Level.SKIP, "could not be tested")
+    if excludes:
+        return Finding("file locks", Level.OK, "flock excludes a second process")
+    seen = "flock does not exclude a second process; the output stays correct, but work may be done twice"
     return Finding("file locks", Level.WARN, seen, OTHER_STORAGE_FIX, "G8")
 
 
 def lock_excludes_others(file: Path) -> bool | None:
-    """Whether another process fails to lock a file that we hold locked; None where that could not be tried."""
+    """Return whether another process cannot lock a file that this one has locked; None if that cannot be tested."""
     try:
         fd = os.open(file, os.O_RDWR | os.O_CLOEXEC)
     except OSError:
@@ -187,13 +191,13 @@ def lock_excludes_others(file: Path) -> bool | None:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return is_locked_for_others(file)
     except OSError:
-        return False  # ENOLCK, ENOSYS: the store has no such lock
+        return False  # ENOLCK, ENOSYS: the file system does not support flock
     finally:
         os.close(fd)
 
 
 def is_locked_for_others(file: Path) -> bool | None:
-    """Whether another process finds a file locked."""
+    """Return whether another process finds the file locked; None if that process cannot be run."""
     try:
         code = subprocess.run(
             [sys.executable, "-I", "-S", "-c", LOCK_PROGRAM, os.fspath(file)],
@@ -206,26 +210,26 @@ def is_locked_for_others(file: Path) -> bool | None:
 
 def _space_findings(fs: Fs, path: Path, need_bytes: int | None, need_inodes: int | None) -> Iterator[Finding]:
     try:
-        free, inodes = fs.statvfs(path)
+        free, free_inodes = fs.statvfs(path)
     except OSError as error:
-        yield Finding("free space", Level.SKIP, f"the store does not tell ({error.strerror})")
+        yield Finding("free space", Level.SKIP, f"cannot be read ({error.strerror})")
         return
     need = MIN_FREE_BYTES if need_bytes is None else need_bytes
     seen = f"{gib(free)} free (quotas not counted), the job needs about {gib(need)}"
     if need_bytes is None:
-        seen = f"{gib(free)} free (quotas not counted); the inputs are not known"
-    fix = "free some, or set output_dir= to another store, or write.min_free=0 to start all the same"
+        seen = f"{gib(free)} free (quotas not counted); the inputs are unknown"
+    fix = "free some space, or set output_dir= to another file system, or write.min_free=0 to start anyway"
     if free < need:
         yield Finding("free space", Level.FAIL, seen, fix, "G3")
     else:
         yield Finding("free space", Level.OK, seen)
-    if inodes is None:
-        yield Finding("free inodes", Level.OK, "the store counts none")
+    if free_inodes is None:
+        yield Finding("free inodes", Level.OK, "this file system does not count inodes")
         return
     need = (need_bytes or 0) // (64 << 10) + MIN_FREE_INODES if need_inodes is None else need_inodes
-    seen = f"{inodes} free, the job needs about {need}"
-    if inodes < need:
-        fix = "remove some files, or set output_dir= to another store, or write.min_free=0 to start all the same"
+    seen = f"{free_inodes} free, the job needs about {need}"
+    if free_inodes < need:
+        fix = "remove some files, or set output_dir= to another file system, or write.min_free=0 to start anyway"
         yield Finding("free inodes", Level.FAIL, seen, fix, "G4")
     else:
         yield Finding("free inodes", Level.OK, seen)
@@ -235,34 +239,34 @@ def _device_finding(fs: Fs, folder: Path) -> Finding:
     try:
         num = num_devices(fs, folder)
     except OSError as error:
-        return Finding("one device", Level.SKIP, f"cannot be asked ({error.strerror})")
+        return Finding("one device", Level.SKIP, f"cannot be read ({error.strerror})")
     if num > 1:
-        seen = f"the store under {folder} {TWO_DEVICES}; no rename crosses them"
-        return Finding("one device", Level.FAIL, seen, "put both on one device, or set name=ANOTHER", "G10")
+        seen = f"the storage under {folder} {TWO_DEVICES}; files cannot be renamed from one to the other"
+        return Finding("one device", Level.FAIL, seen, "move both to one device, or set name=ANOTHER", "G10")
     return Finding("one device", Level.OK, ".hymt and translated" if num else ".hymt and translated do not exist yet")
 
 
 def check_lease(folder: Path, fs: Fs = OS_FS, this_process: LeaseHolder | None = None) -> list[Finding]:
-    """Whether another process works in the folder; reads only.
+    """Check whether another process is working in the folder; changes nothing.
 
     Args:
         folder: The output folder; it may not exist.
-        fs: The store.
-        me: For tests: another process than this one.
+        fs: The file system.
+        this_process: For tests: the process to compare the holder with; None for the current one.
     """
     path, holder = leases.lease_path(folder), leases.read(fs, folder)
     if holder is None:
         with contextlib.suppress(OSError):
             if stat_or_none(fs, path) is not None:
-                seen = "a lease that cannot be read: the job waits launch.lease_ttl_s before it takes it over"
+                seen = "the lease cannot be read: the job waits launch.lease_ttl_s before it takes the lease over"
                 return [Finding("lease", Level.WARN, seen, f"rm '{path}', if no other process works there", "G12")]
-        return [Finding("lease", Level.OK, "nobody holds it")]
-    who = f"process {holder.pid} on {holder.host}, since {holder.since}"
-    living = holders.is_alive(holder, this_process or holders.current_process())
-    if living is False:
-        return [Finding("lease", Level.OK, f"left by {who}, which is gone; it is taken over")]
+        return [Finding("lease", Level.OK, "no process holds it")]
+    holder_text = f"process {holder.pid} on {holder.host}, since {holder.since}"
+    alive = holders.is_alive(holder, this_process or holders.current_process())
+    if alive is False:
+        return [Finding("lease", Level.OK, f"left by {holder_text}, which has ended; the job takes it over")]
     fix = f"wait for it, or kill {holder.pid} on {holder.host}, or set name=ANOTHER"
-    if living:
-        return [Finding("lease", Level.FAIL, f"held by {who}", fix, "G12")]
-    seen = f"held by {who}, if that still runs: the job watches it for up to launch.lease_ttl_s"
+    if alive:
+        return [Finding("lease", Level.FAIL, f"held by {holder_text}", fix, "G12")]
+    seen = f"held by {holder_text}, which may have ended: the job watches the lease for up to launch.lease_ttl_s"
     return [Finding("lease", Level.WARN, seen, fix, "G12")]

@@ -1,9 +1,9 @@
-"""Control tokens in source texts: what prompt.render makes of hostile strings, beside the library's own ways.
+"""Control tokens in source texts: renders hostile strings with prompt.render and, for comparison, with transformers.
 
-A leak is a control id between the framing and the text's end. Which ids are control tokens is read here from
-tokenizer.json and config.json, not taken from the code under test. `library` is `apply_chat_template`, `sanitized` the
-same with `sanitize_control_tokens=True`, both on every 50th string; `_of_special` counts only tokens flagged special.
-Benign strings must give the template's own ids. Ends with one JSON line.
+A leak is a control token id in the body of a prompt, between its prefix and suffix. The campaign reads the ids of the
+control tokens from tokenizer.json and config.json, not from the code under test. `library` is `apply_chat_template`,
+`sanitized` the same with `sanitize_control_tokens=True`, both on every 50th string; `_of_special` counts only tokens
+that are flagged as special. Benign strings must give the same ids as the template. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from tests.corruptions import TEMPLATE_7B
 
 BATCH = 1000
 SAMPLE = 50
-BENIGN = 100  # of a batch
+BENIGN = 100  # benign strings per batch
 WAYS = {"library": {}, "sanitized": {"sanitize_control_tokens": True}}
 FRAGMENTS = (
     "<", ">", "|", "｜", "▁", "<|", "|>", "<｜", "｜>", "hy_", "User", "Assistant", "im_start", "endoftext", "\n", " ",
@@ -52,21 +52,21 @@ BENIGN_WORDS = (
 
 
 @dataclass(frozen=True, slots=True)
-class Made:
-    """One tokenizer, ours and the library's, with its control ids as its files name them."""
+class TokenizerVariant:
+    """A tokenizer, loaded by hymt-batch and by transformers, with the control token ids in its files."""
 
     name: str
     ours: Tokenizer
     library: Any
     control: frozenset[int]
-    special: frozenset[int]  # those of them that are flagged so; the library's sanitizing is for these
-    texts: tuple[str, ...]  # of the control tokens
-    words: PromptTemplate
-    exact: bool  # the text comes back character for character
+    special: frozenset[int]  # control tokens flagged as special; transformers sanitizes only these
+    texts: tuple[str, ...]  # texts of the control tokens
+    template: PromptTemplate
+    exact: bool  # True if decoding gives back each character
 
 
-def make(folder: Path, name: str) -> Made:
-    """One of VARIANTS, made from the demo model's tokenizer."""
+def make(folder: Path, name: str) -> TokenizerVariant:
+    """Create one of VARIANTS from the tokenizer of the demo model."""
     demo, _ = files.resolve("demo:model", "main", download=False)
     shutil.copytree(demo, folder, ignore=shutil.ignore_patterns("*.safetensors"))
     path = folder / "tokenizer.json"
@@ -77,7 +77,7 @@ def make(folder: Path, name: str) -> Made:
     VARIANTS[name](content, config, folder)
     for token in added:
         if "id" not in token:
-            token["id"] = 1 + max(one.get("id", 0) for one in added)
+            token["id"] = 1 + max(other_token.get("id", 0) for other_token in added)
         token.update({key: token.get(key, value) for key, value in flags.items()})
     config["vocab_size"] = 1 + max(token["id"] for token in added)
     if bos := content.pop("bos", ""):
@@ -86,17 +86,17 @@ def make(folder: Path, name: str) -> Made:
     from transformers import PreTrainedTokenizerFast
 
     ours = tokenizer.load(folder, config, add_generation_prompt=True)
-    words = prompt.resolve_template(PromptConfig(), "hy_mt1_5", "en", "fr")
-    prompt.check_template(ours, words)
+    template = prompt.resolve_template(PromptConfig(), "hy_mt1_5", "en", "fr")
+    prompt.check_template(ours, template)
     eos = config["eos_token_id"]
-    return Made(
+    return TokenizerVariant(
         name,
         ours,
         PreTrainedTokenizerFast.from_pretrained(str(folder)),
         frozenset({token["id"] for token in added} | set(eos if isinstance(eos, list) else [eos])),
         frozenset(token["id"] for token in added if token["special"]),
         tuple(token["content"] for token in added),
-        words,
+        template,
         content["normalizer"] is None,
     )
 
@@ -112,7 +112,7 @@ def _unflagged(content: dict[str, Any], *_: Any) -> None:
 
 
 def _of_7b(content: dict[str, Any], config: dict[str, Any], folder: Path) -> None:
-    _add(content, ("<|startoftext|>", *(f"<|extra_{number}|>" for number in range(8)), "<|eos|>"), special=True)
+    _add(content, ("<|startoftext|>", *(f"<|extra_{index}|>" for index in range(8)), "<|eos|>"), special=True)
     _add(content, ("<|endoftext|>",), special=False)
     path = folder / "tokenizer_config.json"
     path.write_text(json.dumps({**json.loads(path.read_text(encoding="utf-8")), "chat_template": TEMPLATE_7B}))
@@ -126,14 +126,16 @@ def _normalised(content: dict[str, Any], *_: Any) -> None:
 
 
 def _in_vocabulary(content: dict[str, Any], *_: Any) -> None:
-    """Some ordinary tokens are control tokens: only the last check can catch them."""
-    vocab, plain = (
+    """Make some ordinary tokens control tokens, which only the last check of prompt.render can detect."""
+    vocab, instruction = (
         content["model"]["vocab"],
         "Translate the following segment into French without additional explanation",
     )
-    picked = [text for text in vocab if len(text) > 2 and text.isascii() and text.isalpha() and text not in plain][:3]
+    picked = [
+        text for text in vocab if len(text) > 2 and text.isascii() and text.isalpha() and text not in instruction
+    ][:3]
     content["added_tokens"] += [
-        {"id": vocab[text], "content": text, "special": number == 0} for number, text in enumerate(picked)
+        {"id": vocab[text], "content": text, "special": index == 0} for index, text in enumerate(picked)
     ]
 
 
@@ -147,7 +149,7 @@ VARIANTS = {
 
 
 def hostile(rng: random.Random, texts: Sequence[str]) -> str:
-    """A text of control tokens, pieces of them, and near misses."""
+    """Return a text of control tokens, pieces of them, and similar strings."""
     pieces = []
     for _ in range(rng.randint(1, 6)):
         kind = rng.random()
@@ -155,12 +157,14 @@ def hostile(rng: random.Random, texts: Sequence[str]) -> str:
         if kind < 0.3:
             pieces.append(token)
         elif kind < 0.5:
-            at = rng.randrange(len(token) + 1)
-            pieces += [token[:at], rng.choice(("", "", rng.choice(FRAGMENTS))), token[at:]]
+            position = rng.randrange(len(token) + 1)
+            pieces += [token[:position], rng.choice(("", "", rng.choice(FRAGMENTS))), token[position:]]
         elif kind < 0.7:
-            at = rng.randrange(len(token))
-            other = rng.choice((token.swapcase(), token.replace("｜", "|"), token[:at] + token[at + 1 :], token * 2))
-            pieces.append(other)
+            position = rng.randrange(len(token))
+            similar = rng.choice(
+                (token.swapcase(), token.replace("｜", "|"), token[:position] + token[position + 1 :], token * 2)
+            )
+            pieces.append(similar)
         else:
             pieces.append(
                 rng.choice((token, rng.choice(FRAGMENTS), rng.choice(BENIGN_WORDS), chr(rng.randrange(32, 0xD7FF))))
@@ -168,85 +172,85 @@ def hostile(rng: random.Random, texts: Sequence[str]) -> str:
     return rng.choice(("", " ", "\n")).join(pieces).strip() or "<"
 
 
-def rendered(made: Made, texts: Sequence[str]) -> dict[int, tuple[int, ...]]:
-    """Ids of each text that was not refused."""
+def rendered(variant: TokenizerVariant, texts: Sequence[str]) -> dict[int, tuple[int, ...]]:
+    """Return the prompt ids of each text that was not rejected, by its index."""
     documents = [Document(f"in.txt#{row + 1}", row, text, b"") for row, text in enumerate(texts)]
     segments = [Segment(row, 0, text) for row, text in enumerate(texts)]
-    prompts, _ = prompt.render(segments, documents, made.ours, made.words, 1 << 20)
-    return {one.segment.document_index: one.ids for one in prompts}
+    prompts, _ = prompt.render(segments, documents, variant.ours, variant.template, 1 << 20)
+    return {rendered_prompt.segment.document_index: rendered_prompt.ids for rendered_prompt in prompts}
 
 
-def body(made: Made, ids: Sequence[int]) -> Sequence[int]:
-    return ids[len(made.ours.prefix) : len(ids) - len(made.ours.suffix)]
+def body(variant: TokenizerVariant, ids: Sequence[int]) -> Sequence[int]:
+    return ids[len(variant.ours.prefix) : len(ids) - len(variant.ours.suffix)]
 
 
-def library_ids(made: Made, text: str, **settings: bool) -> list[int]:
-    """What the library makes of the whole turn."""
-    before, after = made.words.instruction(None, None)
+def library_ids(variant: TokenizerVariant, text: str, **settings: bool) -> list[int]:
+    """Return the ids that transformers gives for the whole user turn."""
+    before, after = variant.template.instruction(None, None)
     turn = [{"role": "user", "content": f"{before}{text}{after}"}]
-    ids = made.library.apply_chat_template(turn, add_generation_prompt=True, return_dict=False, **settings)
+    ids = variant.library.apply_chat_template(turn, add_generation_prompt=True, return_dict=False, **settings)
     return list(ids)
 
 
-def more(made: Made, ids: Sequence[int], control: frozenset[int]) -> bool:
-    """Whether a whole prompt holds more control ids than its framing."""
-    framing = (*made.ours.prefix, *made.ours.suffix)
-    return sum(one in control for one in ids) > sum(one in control for one in framing)
+def has_more_control_ids(variant: TokenizerVariant, ids: Sequence[int], control: frozenset[int]) -> bool:
+    """Return whether a prompt has more control ids than its prefix and suffix."""
+    framing = (*variant.ours.prefix, *variant.ours.suffix)
+    return sum(token_id in control for token_id in ids) > sum(token_id in control for token_id in framing)
 
 
 def run(seed: int, size: int, work: Path) -> dict[str, Any]:
-    """Render `size` hostile strings."""
+    """Render `size` hostile strings and return the figures."""
     rng = random.Random(seed)
-    all_made = [make(work / f"{seed}-{name}", name) for name in VARIANTS]
-    sanitizes = "sanitize_control_tokens" in inspect.signature(all_made[0].library.apply_chat_template).parameters
+    variants = [make(work / f"{seed}-{name}", name) for name in VARIANTS]
+    can_sanitize = "sanitize_control_tokens" in inspect.signature(variants[0].library.apply_chat_template).parameters
     counts: Counter[str] = Counter()
     by_tokenizer: Counter[str] = Counter()
     failures: list[str] = []
     while counts["strings"] < size and len(failures) < 20:
-        made = all_made[counts["batches"] % len(all_made)]
+        variant = variants[counts["batches"] % len(variants)]
         counts["batches"] += 1
-        texts = [hostile(rng, made.texts) for _ in range(min(BATCH, size - counts["strings"]))]
-        ids = rendered(made, texts)
+        texts = [hostile(rng, variant.texts) for _ in range(min(BATCH, size - counts["strings"]))]
+        prompts = rendered(variant, texts)
         counts["strings"] += len(texts)
-        counts["refused"] += len(texts) - len(ids)
-        if len(ids) != len(texts) and made.name != "in_vocabulary":
-            failures.append(f"seed={seed} {made.name}: {len(texts) - len(ids)} texts are refused")
-        by_tokenizer[made.name] += len(texts)
-        for row, one in ids.items():
-            if not made.control.isdisjoint(body(made, one)):
+        counts["refused"] += len(texts) - len(prompts)
+        if len(prompts) != len(texts) and variant.name != "in_vocabulary":
+            failures.append(f"seed={seed} {variant.name}: {len(texts) - len(prompts)} texts are rejected")
+        by_tokenizer[variant.name] += len(texts)
+        for row, prompt_ids in prompts.items():
+            if not variant.control.isdisjoint(body(variant, prompt_ids)):
                 counts["leaks"] += 1
-                failures.append(f"seed={seed} {made.name}: {texts[row]!a} leaks")
-        if made.exact:
-            before, after = made.words.instruction(None, None)
-            back = made.ours.plain_backend.decode_batch(
-                [body(made, one) for one in ids.values()], skip_special_tokens=False
+                failures.append(f"seed={seed} {variant.name}: {texts[row]!a} leaks")
+        if variant.exact:
+            before, after = variant.template.instruction(None, None)
+            decoded = variant.ours.plain_backend.decode_batch(
+                [body(variant, prompt_ids) for prompt_ids in prompts.values()], skip_special_tokens=False
             )
-            for row, text in zip(ids, back, strict=True):
+            for row, text in zip(prompts, decoded, strict=True):
                 if text != f"{before}{texts[row]}{after}":
-                    failures.append(f"seed={seed} {made.name}: {texts[row]!a} came back as {text!a}")
+                    failures.append(f"seed={seed} {variant.name}: {texts[row]!a} is decoded to {text!a}")
         for text in texts[::SAMPLE]:
             counts["sampled"] += 1
             for name, settings in WAYS.items():
-                if settings and not sanitizes:
+                if settings and not can_sanitize:
                     continue
                 try:
-                    ids_of_library = library_ids(made, text, **settings)
-                except ValueError:  # it refuses tokenizers whose plain text gives control tokens
+                    reference_ids = library_ids(variant, text, **settings)
+                except ValueError:  # it rejects tokenizers that encode plain text to control tokens
                     counts[f"{name}_refused"] += 1
                     continue
-                counts[f"{name}_leaks"] += more(made, ids_of_library, made.control)
-                counts[f"{name}_leaks_of_special"] += more(made, ids_of_library, made.special)
+                counts[f"{name}_leaks"] += has_more_control_ids(variant, reference_ids, variant.control)
+                counts[f"{name}_leaks_of_special"] += has_more_control_ids(variant, reference_ids, variant.special)
         benign = [" ".join(rng.choice(BENIGN_WORDS) for _ in range(rng.randint(1, 8))).strip() for _ in range(BENIGN)]
-        for row, one in rendered(made, benign).items():
+        for row, prompt_ids in rendered(variant, benign).items():
             counts["benign"] += 1
-            if list(one) != library_ids(made, benign[row]):
-                failures.append(f"seed={seed} {made.name}: benign {benign[row]!a} is not as the template gives it")
+            if list(prompt_ids) != library_ids(variant, benign[row]):
+                failures.append(f"seed={seed} {variant.name}: benign {benign[row]!a} differs from the template")
     return {
         "passed": not failures,
         "failures": failures[:20],
         **dict.fromkeys(("leaks", "library_leaks", "sanitized_leaks"), 0),
         **counts,
-        "sanitizes": int(sanitizes),
+        "sanitizes": int(can_sanitize),
         "tokenizers": dict(by_tokenizer),
     }
 

@@ -1,7 +1,7 @@
-"""Twelve corruptions of a model's folder: what hymt-batch does with each, beside plain from_pretrained.
+"""Compares hymt-batch with plain from_pretrained on twelve corruptions of a model folder.
 
-Each side is a process of its own. Plain means AutoModelForCausalLM and AutoTokenizer.from_pretrained with
-device_map="auto" and eight new tokens; "loads" means that it ended without an error. Ends with one JSON line.
+Each side runs in its own process. "plain" is AutoModelForCausalLM and AutoTokenizer.from_pretrained with
+device_map="auto" and eight new tokens; "loads" means that it ended without an error. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -33,43 +33,55 @@ print("loads")
 
 
 def plain(folder: Path) -> str:
-    ran = subprocess.run([sys.executable, "-c", PLAIN, str(folder)], capture_output=True, text=True)
-    if ran.returncode == 0 and ran.stdout.strip().endswith("loads"):
+    process = subprocess.run([sys.executable, "-c", PLAIN, str(folder)], capture_output=True, text=True)
+    if process.returncode == 0 and process.stdout.strip().endswith("loads"):
         return "loads"
-    last = [line for line in ran.stderr.strip().splitlines() if line.strip()][-1:] or ["?"]
-    return f"refuses: {last[0][:90]}"
+    last_line = [line for line in process.stderr.strip().splitlines() if line.strip()][-1:] or ["?"]
+    return f"rejects: {last_line[0][:90]}"
 
 
-def ours(folder: Path, place: Path, pin: str | None) -> tuple[str, bool]:
-    source = place / "in.txt"
+def ours(folder: Path, job_folder: Path, pin: str | None) -> tuple[str, bool]:
+    source = job_folder / "in.txt"
     source.write_text("It is raining in Lyon.\n", encoding="utf-8")
-    words = [f"source.path={source}", f"model.path={folder}", f"output_dir={place}", "name=out", "model=demo"]
-    words += ["tgt_lang=fr", "device_map=cpu", *([f"model.sha256={pin}"] if pin else [])]
-    ran = subprocess.run([sys.executable, "-m", "jobs", "translate", *words], capture_output=True, text=True)
-    wrote = bool(list((place / "out").glob("translated/*")))
-    last = ran.stderr.strip().splitlines()[-1:] or ["?"]
-    return f"exit {ran.returncode}: {last[0].removeprefix('hymt-batch: ').replace(str(folder), 'FOLDER')}", wrote
+    overrides = [
+        f"source.path={source}",
+        f"model.path={folder}",
+        f"output_dir={job_folder}",
+        "name=out",
+        "model=demo",
+    ]
+    overrides += ["tgt_lang=fr", "device_map=cpu", *([f"model.sha256={pin}"] if pin else [])]
+    process = subprocess.run([sys.executable, "-m", "jobs", "translate", *overrides], capture_output=True, text=True)
+    wrote = bool(list((job_folder / "out").glob("translated/*")))
+    last_line = process.stderr.strip().splitlines()[-1:] or ["?"]
+    return (
+        f"exit {process.returncode}: {last_line[0].removeprefix('hymt-batch: ').replace(str(folder), 'FOLDER')}",
+        wrote,
+    )
 
 
 def main() -> int:
     argparse.ArgumentParser(description=__doc__).parse_args()
     demo, _ = files.resolve("demo:model", "main", download=False)
-    whole = hashes.compute(demo, ["model.safetensors"])["model.safetensors"]
-    refused = plain_refused = 0
+    whole_sha256 = hashes.compute(demo, ["model.safetensors"])["model.safetensors"]
+    num_rejected = num_plain_rejected = 0
     for corruption in ALL:
         with tempfile.TemporaryDirectory() as name:
-            place = Path(name)
-            folder = Path(shutil.copytree(demo, place / "model"))
+            work = Path(name)
+            folder = Path(shutil.copytree(demo, work / "model"))
             corruption.damage(folder)
-            said, wrote = ours(folder, place, whole if corruption.pinned else None)
-            theirs = plain(folder)
-        right = said.startswith("exit 6") and f"[{corruption.id}:" in said and not wrote
-        refused += right
-        plain_refused += theirs != "loads"
-        print(f"{corruption.name}\n  ours   {'refused' if right else 'NOT REFUSED'}: {said}\n  plain  {theirs}")
-    figures = {"corruptions": len(ALL), "refused": refused, "plain_refused": plain_refused}
+            our_result, wrote = ours(folder, work, whole_sha256 if corruption.pinned else None)
+            plain_result = plain(folder)
+        rejected = our_result.startswith("exit 6") and f"[{corruption.id}:" in our_result and not wrote
+        num_rejected += rejected
+        num_plain_rejected += plain_result != "loads"
+        print(
+            f"{corruption.name}\n  ours   {'refused' if rejected else 'NOT REFUSED'}: {our_result}\n"
+            f"  plain  {plain_result}"
+        )
+    figures = {"corruptions": len(ALL), "refused": num_rejected, "plain_refused": num_plain_rejected}
     print(json.dumps(figures))
-    return 0 if refused == len(ALL) else 1
+    return 0 if num_rejected == len(ALL) else 1
 
 
 if __name__ == "__main__":
