@@ -306,7 +306,7 @@ def test_in_a_slurm_job_the_fix_is_to_request_a_gpu() -> None:
 def test_a_partly_valid_variable_is_reported_with_its_valid_part() -> None:
     findings = build(H100, SECOND_H100, torch_gpus=1, CUDA_VISIBLE_DEVICES="1,2")
     assert wrong(findings) == [("A13", Level.WARN, "CUDA_VISIBLE_DEVICES")]
-    assert "'2' is no GPU of this machine, which has 2" in with_id(findings, "A13").seen
+    assert "'2' is not a GPU of this machine, which has 2" in with_id(findings, "A13").seen
     assert with_id(findings, "A13").fix == "CUDA_VISIBLE_DEVICES=1"
 
 
