@@ -145,8 +145,8 @@ def read_error(input: Input, error: BaseException) -> HymtError:
         cause = (isinstance(error, OSError) and error.strerror) or first_line(error)
         return PreflightError(f"{input.path} cannot be read: {cause}. Make the file readable, then run again.")
     return PreflightError(
-        f"{input.path} is a truncated or damaged .{input.compression} file ({first_line(error)}), so rows would be"
-        " lost silently. Copy or download it again, then run again."
+        f"{input.path} is truncated or damaged as a .{input.compression} file ({first_line(error)}), so rows would"
+        " be lost silently. Copy or download it again, then run again."
     )
 
 

@@ -86,7 +86,9 @@ def read_record(
                 text, row_error = _decode(content)
                 problem = "opens a quote that is not closed correctly. Close it, or double the quotes inside the field."
                 if is_open == UNQUOTED:
-                    problem = "ends with an escaped line break, but its next line is invalid. Fix or remove the row."
+                    problem = (
+                        "ends with an escaped line break, but the next lines do not complete it. Fix or remove it."
+                    )
                 if check_escapes and any(b'\\"' in line for line in (raw, *lines)):
                     problem = (
                         f"opens a quote that is not closed correctly, and has quotes after backslashes. {ESCAPE_HINT}"

@@ -119,7 +119,8 @@ def refuse_collisions(inputs: Sequence[Input]) -> None:
                 "" if earlier.out_rel == input.out_rel else f" ({earlier.out_rel!r} differs only by case or accents)"
             )
             raise ConfigError(
-                f"{earlier.path!r} and {input.path!r} would both be written to translated/{input.out_rel}{difference}. {fix}."
+                f"{earlier.path!r} and {input.path!r} would both be written to translated/{input.out_rel}{difference}."
+                f" {fix}."
             )
         seen[key] = input
         parts = key.split("/")

@@ -92,8 +92,8 @@ def check_escapes(inputs: Sequence[Input], config: SourceConfig, preambles: Prea
         ]
         if sum(flagged) >= max(3, len(flagged) / 2):
             raise ConfigError(
-                f"{input.path}: {sum(flagged)} of the first {len(flagged)} rows have quotes after backslashes inside quoted"
-                f" fields, so the end of these fields is ambiguous. {ESCAPE_HINT}"
+                f"{input.path}: {sum(flagged)} of the first {len(flagged)} rows have quotes after backslashes inside"
+                f" quoted fields, so the end of these fields is ambiguous. {ESCAPE_HINT}"
             )
 
 
