@@ -21,11 +21,11 @@ rows = st.lists(st.one_of(st.none(), st.text("ab \n", max_size=40)), max_size=40
 
 
 def planned(texts: list[str | None], limits: PartLimits) -> list[Part]:
-    rows = documents(texts)
-    segments, _ = segment.split(rows, Bytes().count, SegmentConfig(max_tokens=16), limits.plan)
+    source_rows = documents(texts)
+    segments, _ = segment.split(source_rows, Bytes().count, SegmentConfig(max_tokens=16), limits.plan)
     template = prompt.resolve_template(PromptConfig(), "hy_mt1_5", None, "fr")
-    prompts, _ = prompt.render(segments, rows, Bytes(), template, 8192, limits.plan)
-    return batch.plan_parts(rows, prompts, limits)
+    prompts, _ = prompt.render(segments, source_rows, Bytes(), template, 8192, limits.plan)
+    return batch.plan_parts(source_rows, prompts, limits)
 
 
 def sent_texts(text: str) -> tuple[str, ...]:
@@ -41,7 +41,7 @@ def test_every_row_is_in_exactly_one_part_and_equal_rows_are_decoded_once(
     assert sorted(row for part in parts for row in part.document_indices) == list(range(len(texts)))
     assert [part.index for part in parts] == list(range(len(parts)))
     assert {part.num_parts for part in parts} == {len(parts)}
-    decoded = [prompt.segment.document_index for part in parts for prompt in part.prompts]
+    decoded = [part_prompt.segment.document_index for part in parts for part_prompt in part.prompts]
     key: Callable[[str], object] = (lambda text: text) if plan == 1 else sent_texts
     expected = {key(text) for text in texts if text is not None and not segment.is_blank(text)}
     assert {key(text) for row in decoded if (text := texts[row])} == expected
@@ -50,7 +50,7 @@ def test_every_row_is_in_exactly_one_part_and_equal_rows_are_decoded_once(
         assert all(key(texts[copy] or "") == key(texts[first] or "") for copy, first in part.copies.items())
         assert set(part.copy_segments) == {copy for copy, first in part.copies.items() if texts[copy] != texts[first]}
         assert set(part.copies) | set(part.copies.values()) <= set(part.document_indices)
-        assert len({prompt.segment.document_index for prompt in part.prompts}) <= part_rows
+        assert len({part_prompt.segment.document_index for part_prompt in part.prompts}) <= part_rows
 
 
 def test_rows_with_equal_prompts_are_equal_and_each_keeps_its_own_white_space() -> None:

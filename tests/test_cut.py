@@ -54,7 +54,7 @@ def test_the_work_of_cutting_is_linear_over_hostile_alphabets() -> None:
 @pytest.mark.parametrize("alphabet", [".", "?!", "e\u0301", "\U0001f468\u200d", "1", "\u200b", "a.\u0f0d", "\n ", '."'])
 def test_a_run_of_one_kind_of_character_is_scanned_a_few_times(alphabet: str) -> None:
     """With quadratic work each of these would take hours. No call gets more than MAX_CHUNK_CHARS characters."""
-    work = growth.work(growth.row(alphabet, 200_000), cuts.Bytes, 2048)
+    work = growth.measure(growth.row(alphabet, 200_000), cuts.Bytes, 2048)
     assert work.by_patterns <= 8 * 200_000
     assert work.by_tokenizer <= 8 * 200_000
     assert work.largest <= MAX_CHUNK_CHARS
