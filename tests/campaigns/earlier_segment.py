@@ -109,7 +109,7 @@ def _counter(count_tokens: Callable[[str], int], limit: int) -> Callable[[str], 
 
 
 def _cut(text: str, fits: Callable[[str], bool], level: int = 0) -> Iterator[str]:
-    """Yield greedily packed pieces that fit; their concatenation is the text. White space stays with the text before it."""
+    """Yield greedily packed pieces that fit; joined they are the text. White space stays with the text before it."""
     if fits(text):
         yield text
         return
