@@ -154,7 +154,7 @@ def test_null_and_empty_values_mean_what_they_say() -> None:
     assert load(*BASE, "source.subset=").source.subset == ""
     assert load(*BASE, "source.limit=NULL").source.limit is None
     assert "cannot be null" in refusal(*BASE, "write.meta_field=null")
-    assert "names nothing" in refusal("source.path=", "tgt_lang=fr")
+    assert "is empty" in refusal("source.path=", "tgt_lang=fr")
 
 
 @pytest.mark.parametrize(
