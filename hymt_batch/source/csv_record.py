@@ -87,7 +87,7 @@ def read_record(
                 problem = "opens a quote that is not closed correctly. Close it, or double the quotes inside the field."
                 if is_open == UNQUOTED:
                     problem = (
-                        "ends with an escaped line break, but the next lines do not complete it. Fix or remove it."
+                        "ends with an escaped line break, but the next lines do not complete the row. Fix the row."
                     )
                 if check_escapes and any(b'\\"' in line for line in (raw, *lines)):
                     problem = (

@@ -51,9 +51,9 @@ class ShardHasher:
         duplicate._base, duplicate._sha, duplicate.num_bytes = self._base, self._sha.copy(), self.num_bytes
         return duplicate
 
-    def assign(self, other: ShardHasher) -> None:
+    def assign(self, hasher: ShardHasher) -> None:
         """Set the state to that of another hasher."""
-        self._sha, self.num_bytes = other._sha, other.num_bytes
+        self._sha, self.num_bytes = hasher._sha, hasher.num_bytes
 
     def take_hash(self) -> str:
         """Return the hash so far as hex, and start a new one."""

@@ -36,12 +36,12 @@ from collections import Counter
 from hymt_batch.source import stream
 config = stream.SourceConfig(path=sys.argv[1])
 (input,) = stream.find_inputs(config)
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 if sys.argv[2] == "bare":
     import pyarrow.parquet
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 statuses = Counter(document.status.value for document, _ in stream.read_full_documents(input, config, [input]))
-grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - start
 print(*(f"{status}={count}" for status, count in sorted(statuses.items())), grown // 1024)
 """
 
