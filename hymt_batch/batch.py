@@ -1,7 +1,7 @@
-"""plan(shard): parts as a pure function of the lengths and the settings; batches as a function of the budget.
+"""Plan the parts of a shard from its lengths and the settings, and group rows into batches under a budget.
 
-Rows are sorted by length inside a shard, the longest first, so that running out of memory shows early; equal texts
-are decoded once. A part never depends on where a run was resumed, on the device or on the token budget.
+Rows are sorted by length within a shard, longest first, so that an out-of-memory error comes early. Equal texts are
+decoded once. A part never depends on where a run was resumed, on the device or on the token budget.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from hymt_batch.records import PLAN_VERSION, Document, Part, Prompt
 
 @dataclass(kw_only=True, slots=True)
 class BatchConfig:
-    """How rows are grouped; every field is explained in conf/batch/."""
+    """Settings for grouping rows; conf/batch/ explains every field."""
 
     shard_rows: int = 32768
     shard_bytes: int = 64 << 20
@@ -40,33 +40,34 @@ class BatchConfig:
 
 @dataclass(frozen=True, slots=True)
 class PartLimits:
-    """What decides which rows form a part; belongs to the job's identity."""
+    """The limits that decide which rows form a part; they belong to the job's identity."""
 
     shard_rows: int
     shard_bytes: int
     part_rows: int
     part_tokens: int  # source tokens
-    plan: int = PLAN_VERSION  # version of the plan; see records.PLAN
+    plan: int = PLAN_VERSION  # version of the plan; see records.PLAN_VERSION
 
 
 @dataclass(frozen=True, slots=True)
 class BatchBudget:
-    """What one batch may hold; belongs to the environment, so that a job may go on with less."""
+    """The most that one batch may hold; not part of the job's identity, so a job can resume with a smaller budget."""
 
-    max_tokens: int  # rows x (longest prompt + its longest translation)
+    max_tokens: int  # rows x (tokens of the longest prompt + of its longest translation)
     max_rows: int
 
 
 def resolve_part_limits(config: BatchConfig, num_parameters: int, on_gpu: bool) -> PartLimits:
     """Resolve `auto` part sizes of a new job to about 20 s of work on the device.
 
+    The estimate: a CPU does about 4e10 and a GPU about 4e13 useful operations per second on this work, with two
+    operations per parameter and token. The rate is at most 2,000 tokens/s on a CPU and 8,000 on a GPU, because other
+    costs dominate beyond that.
+
     Args:
         config: The settings.
-        num_parameters: Of the network.
-        on_gpu: Whether it runs on a GPU.
-
-    The guess: a processor does some 4e10, a GPU some 4e13 useful operations a second on this work, two a parameter
-    and token; never more than 2,000 or 8,000 tokens a second, where other costs rule.
+        num_parameters: Number of parameters of the model.
+        on_gpu: True if the model runs on a GPU.
     """
     rate = min(8000, 4e13 / (2 * num_parameters)) if on_gpu else min(2000, 4e10 / (2 * num_parameters))
     tokens = max(64, 1 << (int(20 * rate).bit_length() - 1))
@@ -82,7 +83,15 @@ def resolve_part_limits(config: BatchConfig, num_parameters: int, on_gpu: bool) 
 def resolve_batch_budget(
     config: BatchConfig, cache_bytes_per_token: int, vocab_size: int, free_bytes: int, on_gpu: bool
 ) -> BatchBudget:
-    """Resolve `auto` batch sizes from the memory left beside the weights."""
+    """Resolve `auto` batch sizes from the memory that the weights leave free.
+
+    Args:
+        config: The settings.
+        cache_bytes_per_token: Bytes of key-value cache per token.
+        vocab_size: Number of logits per row.
+        free_bytes: Free memory of the device after the weights are loaded.
+        on_gpu: True if the model runs on a GPU.
+    """
     max_rows = config.max_rows if config.max_rows != "auto" else 256 if on_gpu else 64
     if config.max_tokens != "auto":
         return BatchBudget(config.max_tokens, max_rows)
@@ -92,7 +101,7 @@ def resolve_batch_budget(
 
 
 def logits_bytes(max_rows: int, vocab_size: int) -> int:
-    """What the rows' logits take in float32, with the copies made while a token is chosen."""
+    """Return the bytes of the rows' float32 logits, including the copies made during sampling."""
     return max_rows * vocab_size * 4 * 4
 
 
@@ -100,51 +109,62 @@ def plan_parts(documents: Sequence[Document], prompts: Sequence[Prompt], part_li
     """Cut a shard into parts.
 
     Args:
-        documents: All rows of the shard; each comes to stand in exactly one part.
+        documents: All rows of the shard; each belongs to exactly one part.
         prompts: Prompts of the rows to decode, in the order of their documents.
-        limits: Largest number of rows and of source tokens a part (a single row may exceed the latter).
+        part_limits: Most rows and most source tokens of a part; a single row may exceed the latter.
 
     Returns:
-        Parts in the order of decoding: longest rows first, rows without prompts last.
+        Parts in decoding order: longest rows first, rows without prompts last.
     """
     by_document: dict[int, list[Prompt]] = defaultdict(list)
     for prompt in prompts:
         by_document[prompt.segment.document_index].append(prompt)
-    first: dict[object, int] = {}
-    twins: dict[int, list[int]] = defaultdict(list)
-    for number in by_document:
-        twins[first.setdefault(_decode_key(documents[number], by_document[number], part_limits.plan), number)].append(
-            number
-        )
-    width = {number: max([len(prompt.ids) for prompt in by_document[number]]) for number in twins}
-    order = sorted(sorted(twins), key=width.__getitem__, reverse=True)  # reverse keeps the order of equals
-    groups: list[tuple[list[int], list[int]]] = []  # decoded documents, all rows
+    representatives: dict[object, int] = {}
+    duplicates: dict[int, list[int]] = defaultdict(list)
+    for document_index in by_document:
+        duplicates[
+            representatives.setdefault(
+                _decode_key(documents[document_index], by_document[document_index], part_limits.plan), document_index
+            )
+        ].append(document_index)
+    width = {
+        document_index: max([len(prompt.ids) for prompt in by_document[document_index]])
+        for document_index in duplicates
+    }
+    order = sorted(sorted(duplicates), key=width.__getitem__, reverse=True)  # reverse keeps the order of equals
+    groups: list[tuple[list[int], list[int]]] = []  # of each part: the decoded documents, and all its documents
     tokens = 0
-    for number in order:
-        cost = sum([prompt.num_source_tokens for prompt in by_document[number]])
+    for document_index in order:
+        cost = sum([prompt.num_source_tokens for prompt in by_document[document_index]])
         if not groups or len(groups[-1][0]) >= part_limits.part_rows or tokens + cost > part_limits.part_tokens:
             groups.append(([], []))
             tokens = 0
-        groups[-1][0].append(number)
-        groups[-1][1].extend(twins[number])
+        groups[-1][0].append(document_index)
+        groups[-1][1].extend(duplicates[document_index])
         tokens += cost
-    silent = [number for number in range(len(documents)) if number not in by_document]
+    without_prompts = [document_index for document_index in range(len(documents)) if document_index not in by_document]
     groups += [
-        ([], silent[start : start + part_limits.part_rows]) for start in range(0, len(silent), part_limits.part_rows)
+        ([], without_prompts[start : start + part_limits.part_rows])
+        for start in range(0, len(without_prompts), part_limits.part_rows)
     ]
-    groups = groups or [([], [])]  # an empty file still has one part, which says so
+    groups = groups or [([], [])]  # an empty file still has one part, which records that it is empty
     return [
         Part(
             index=index,
             num_parts=len(groups),
             document_indices=tuple(sorted(rows)),
-            prompts=tuple(prompt for number in decoded for prompt in by_document[number]),
-            copies={twin: number for number in decoded for twin in twins[number] if twin != number},
+            prompts=tuple(prompt for document_index in decoded for prompt in by_document[document_index]),
+            copies={
+                duplicate: document_index
+                for document_index in decoded
+                for duplicate in duplicates[document_index]
+                if duplicate != document_index
+            },
             copy_segments={
-                twin: tuple(prompt.segment for prompt in by_document[twin])
-                for number in decoded
-                for twin in twins[number]
-                if twin != number and documents[twin].text != documents[number].text
+                duplicate: tuple(prompt.segment for prompt in by_document[duplicate])
+                for document_index in decoded
+                for duplicate in duplicates[document_index]
+                if duplicate != document_index and documents[duplicate].text != documents[document_index].text
             },
         )
         for index, (decoded, rows) in enumerate(groups)
@@ -152,9 +172,9 @@ def plan_parts(documents: Sequence[Document], prompts: Sequence[Prompt], part_li
 
 
 def _decode_key(document: Document, prompts: Sequence[Prompt], plan_version: int) -> object:
-    """What of a row decides its translation: rows for which it is equal are decoded once.
+    """Return a key of what decides a row's translation: rows with equal keys are decoded once.
 
-    Under plan 1 rows are equal by their text and languages as they stand in the source.
+    In plan 1 the key is the row's text and languages exactly as in the source.
     """
     if plan_version == 1:
         return document.text, document.src_lang, document.tgt_lang
@@ -165,7 +185,7 @@ def _decode_key(document: Document, prompts: Sequence[Prompt], plan_version: int
 
 
 def longest_row(part: Part) -> tuple[str, int, int]:
-    """The row of a part with most segments: its id, its segments, and those of the whole part."""
+    """Return the row with the most segments: its id, its number of segments, and that of the whole part."""
     segments = Counter(prompt.row_id for prompt in part.prompts)
     (row, most), *_ = segments.most_common(1) or [("", 0)]
     return row, most, len(part.prompts)
@@ -175,15 +195,15 @@ def group(widths: Sequence[int], batch_budget: BatchBudget) -> Iterator[list[int
     """Group rows into batches under a budget of padded tokens.
 
     Args:
-        widths: Of each row, prompt tokens and largest number of new tokens together.
-        size: What a batch may hold.
+        widths: For each row, its prompt tokens plus its most new tokens.
+        batch_budget: The most that a batch may hold.
 
     Yields:
-        Indices into `widths`, the widest rows first; a row over the budget is a batch alone.
+        Indices into `widths`, widest rows first; a row over the budget is a batch of one.
     """
     batch: list[int] = []
     for i in sorted(range(len(widths)), key=lambda i: (-widths[i], i)):
-        # the first row is the widest, so its width is the batch's
+        # the first row of a batch is the widest, so every row is padded to its width
         if batch and (
             (len(batch) + 1) * widths[batch[0]] > batch_budget.max_tokens or len(batch) >= batch_budget.max_rows
         ):

@@ -1,4 +1,4 @@
-"""Which rows have nothing that can be seen: they are copied as they are and never sent to the model."""
+"""Decide which rows have no visible character: they are copied unchanged and never sent to the model."""
 
 from __future__ import annotations
 
@@ -23,16 +23,17 @@ _FILLERS = frozenset(
     )
     for code in range(first, last + 1)
 )
-"""Characters without a shape that are neither white space nor of a category of such (DefaultIgnorableCodePoint)."""
+"""Invisible characters that are neither white space nor in the categories Cc and Cf (DefaultIgnorableCodePoint)."""
 
 _NUMBER_SIGNS = frozenset("\u0600\u0601\u0602\u0603\u0604\u0605\u06dd\u070f\u0890\u0891\u08e2\U000110bd\U000110cd")
-"""Format characters that are seen (PrependedConcatenationMark)."""
+"""Format characters that are visible (PrependedConcatenationMark)."""
 
 
 def is_blank(text: str, plan_version: int = PLAN_VERSION) -> bool:
-    """Whether a row has nothing that can be seen: it is copied as it is and never sent to the model.
+    """Return whether a row has no visible character, so that it is copied unchanged and never sent to the model.
 
-    White space, control and format characters and fillers are not seen. Under plan 1 white space alone is blank.
+    White space, control characters, format characters and fillers are invisible. In plan 1 only rows of white space
+    are blank.
     """
     if plan_version == 1:
         return not text or text.isspace()

@@ -1,13 +1,13 @@
-r"""csv and tsv whose quotes, delimiters and line breaks are escaped (`source.escape`), and how to tell such a file.
+r"""Read csv and tsv with escaped quotes, delimiters and line breaks (`source.escape`), and detect such files.
 
-The escape makes the next character a part of its field, inside of quotes and outside, where that character is the
-escape itself, the delimiter, a line break or (csv) a quote; before any other it is a character as others are, so that
-`C:\new` stays what it is. Doubled quotes mean a quote too. So write MySQL, Spark, Hive and Python's csv.
+The escape character makes the next character part of its field, inside and outside quotes, if that character is the
+escape itself, the delimiter, a line break or (csv) a quote. Before any other character it is an ordinary character, so
+`C:\new` is unchanged. A doubled quote also means a quote. MySQL, Spark, Hive and Python's csv write such files.
 
-Without the setting, quotes are doubled (RFC 4180), and `"C:\dir\",next` are two fields. That one and `"say \"hi\""`
-cannot both be right; a record that is in order by doubled quotes is read so. One that is not is taken for escaped where
-a quote behind a backslash closes a field in the middle of its text, or where the record is in order with backslashes
-and one of its quoted fields has an escaped quote.
+Without the setting, quotes are doubled (RFC 4180), and `"C:\dir\",next` is two fields. No single rule reads both that
+record and `"say \"hi\""` correctly, so a record that is valid with doubled quotes is read that way. An invalid record
+is reported as escaped if a quote after a backslash closes a field in the middle of its text, or if the record is valid
+with backslash escapes and one of its quoted fields has an escaped quote.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ import re
 from functools import cache
 
 CLOSED, QUOTED, UNQUOTED = 0, 1, 2
-"""What a line leaves open: nothing, a quoted field, or an unquoted one, whose line break is escaped."""
+"""What is open at the end of a line: nothing, a quoted field, or an unquoted field whose line break is escaped."""
 
 ESCAPE_HINT = (
-    "If backslashes escape quotes in this file, set source.escape=backslash; else double the quotes inside of fields."
+    "If backslashes escape quotes in this file, set source.escape=backslash; otherwise double the quotes inside fields."
 )
 
 
 class EscapeParser:
-    """How fields are told apart where an escape may stand before their delimiters.
+    """Splits records into fields where an escape character may precede quotes, delimiters and line breaks.
 
     Args:
-        delimiter: Between two fields.
+        delimiter: The character between two fields.
         quoted: Fields may be quoted (csv).
-        escape: One character.
+        escape: The escape character.
     """
 
     def __init__(self, delimiter: str, quoted: bool, escape: str) -> None:
@@ -52,7 +52,15 @@ class EscapeParser:
         self._escaped_inside = re.compile(rf'{text_sign}(\r\n|[\r\n"{text_sign}]|{text_mark})|"(")')
 
     def scan_line(self, line: bytes, open_field: int) -> tuple[int, bool]:
-        """Follow the fields through one line: what is open at its end, and did each quote close before a delimiter?"""
+        """Scan one line.
+
+        Args:
+            line: The line with its ending.
+            open_field: What the line before left open: CLOSED, QUOTED or UNQUOTED.
+
+        Returns:
+            What is open at the end of the line, and whether each closing quote is followed by a delimiter or the end.
+        """
         at, clean, begins = 0, True, not open_field
         while True:
             if open_field == QUOTED or (begins and self._quoted and line.startswith(b'"', at)):
@@ -68,17 +76,17 @@ class EscapeParser:
             at += len(self._delimiter_bytes)
 
     def split_cells(self, text: str) -> list[str]:
-        """Cells of one record, without the escapes."""
+        """Split one record into cells and remove the escapes."""
         cells: list[str] = []
         at = 0
         while True:
             cell = ""
             if self._quoted and text.startswith('"', at):
                 stop = _match_end(self._text_inside, text, at + 1)
-                cell = self._escaped_inside.sub(lambda found: found[1] or found[2], text[at + 1 : stop])
+                cell = self._escaped_inside.sub(lambda match: match[1] or match[2], text[at + 1 : stop])
                 at = min(stop + 1, len(text))
             stop = _match_end(self._text_outside, text, at)
-            cells.append(cell + self._escaped.sub(lambda found: found[1], text[at:stop]))
+            cells.append(cell + self._escaped.sub(lambda match: match[1], text[at:stop]))
             if stop >= len(text):
                 return cells
             at = stop + len(self._delimiter)
@@ -86,17 +94,17 @@ class EscapeParser:
 
 @cache
 def get_escape_parser(delimiter: str, quoted: bool, escape: str | None) -> EscapeParser | None:
-    """How a file with these settings escapes; None where it does not."""
+    """Return the parser for files with these settings; None if they have no escape character."""
     return EscapeParser(delimiter, quoted, escape) if escape else None
 
 
 def needs_escape(record: bytes, delimiter: str, first_line: bytes = b"") -> bool:
-    """Whether a csv record, read with doubled quotes, is out of order because a backslash escapes its quotes.
+    """Return whether a csv record is invalid with doubled quotes because backslashes escape its quotes.
 
     Args:
-        record: Without its line ending.
-        delimiter: Between two fields.
-        first_line: Of a record that its quotes make several lines.
+        record: The record without its line ending.
+        delimiter: The character between two fields.
+        first_line: First line of a record whose quotes span several lines.
     """
     if b'\\"' not in record:
         return False
@@ -114,7 +122,7 @@ _DOUBLED = re.compile(rb'(?:[^"]|"")*+')
 
 @cache
 def _field_patterns(delimiter: bytes) -> tuple[re.Pattern[bytes], re.Pattern[bytes]]:
-    """A field in order with doubled quotes, and one with backslashes."""
+    """Return the patterns of a valid field with doubled quotes and of one with backslash escapes."""
     stop = re.escape(delimiter)
     doubled = rb'"(?:[^"]|"")*+"|(?:(?!%s)[^"])*+' % stop
     escaped = rb'"(?:[^"\\]|\\[\s\S]|"")*+"|(?:\\[\s\S]|(?!%s)[^"\\])*+' % stop
@@ -122,20 +130,20 @@ def _field_patterns(delimiter: bytes) -> tuple[re.Pattern[bytes], re.Pattern[byt
 
 
 def _split_fields(field: re.Pattern[bytes], record: bytes, delimiter: bytes) -> list[bytes] | None:
-    """The fields of a record; None where one of them is not in order."""
-    found, at = [], 0
+    """Return the fields of a record; None if one of them does not match the pattern `field`."""
+    fields, at = [], 0
     while True:
         end = _match_end(field, record, at)
-        found.append(record[at:end])
+        fields.append(record[at:end])
         if end == len(record):
-            return found
+            return fields
         if not record.startswith(delimiter, end):
             return None
         at = end + len(delimiter)
 
 
 def _closes_early(record: bytes, delimiter: bytes) -> bool:
-    """Whether a quote behind a backslash closes a field in the middle of its text."""
+    """Return whether a quote after a backslash closes a field in the middle of its text."""
     at = 0
     while True:
         if record.startswith(b'"', at):
@@ -151,6 +159,6 @@ def _closes_early(record: bytes, delimiter: bytes) -> bool:
 
 
 def _match_end(pattern: re.Pattern[bytes] | re.Pattern[str], text: bytes | str, at: int) -> int:
-    found = pattern.match(text, at)  # type: ignore[arg-type]
-    assert found is not None  # it may match nothing
-    return found.end()
+    match = pattern.match(text, at)  # type: ignore[arg-type]
+    assert match is not None  # every pattern also matches the empty string
+    return match.end()

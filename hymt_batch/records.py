@@ -1,6 +1,6 @@
-"""What flows from stage to stage. Standard library only; no behaviour beyond what a name promises.
+"""The records that flow from stage to stage: plain data, standard library only.
 
-Legend, used in every docstring: B rows of a batch, T prompt tokens, N new tokens.
+Symbols used in every docstring: B rows in a batch, T prompt tokens, N new tokens.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ from typing import Any
 
 
 class Status(StrEnum):
-    """What became of a row. Every input row ends with exactly one."""
+    """The outcome of a row. Every input row ends with exactly one status."""
 
     OK = "ok"
     EMPTY = "empty"  # the model returned nothing
     COPIED = "copied"  # the translation equals its source; kept
-    TRUNCATED = "truncated"  # no end token within the row's max_new_tokens; text kept
+    TRUNCATED = "truncated"  # no end token within the row's max_new_tokens; the text is kept
     TOO_LONG = "too_long"  # the row exceeds a limit; not translated
     BAD_ENCODING = "bad_encoding"  # its bytes are not UTF-8; not translated
-    BAD_ROW = "bad_row"  # it is not a row of its format, lacks the text, or cannot take the added fields
-    BAD_LANGUAGE = "bad_language"  # its language field holds no language of the model; not translated
+    BAD_ROW = "bad_row"  # it is not a valid row of its format, has no text field, or cannot take the added fields
+    BAD_LANGUAGE = "bad_language"  # its language field is not a language that the model supports; not translated
     GENERATION_ERROR = "generation_error"  # decoding failed for this row
     NON_FINITE = "non_finite"  # the network returned NaN or infinity for this row
     CRASH_QUARANTINED = "crash_quarantined"  # the row killed the process repeatedly
@@ -43,41 +43,41 @@ ERROR_STATUSES = frozenset(
 
 
 PLAN_VERSION = 2
-"""Version of the plan: which rows are sent, which are equal, how they are cut and what their digests cover.
+"""Version of the plan: which rows are sent, which rows are equal, how they are cut and what their digests cover.
 
-A job keeps the version it was created with, so that its committed parts stay valid. Version 1 is that of folders
-without `batch.plan` in their identity.
+A job keeps the version it was created with, so that its committed parts stay valid. Output folders without
+`batch.plan` in their identity use version 1.
 """
 
 MAX_CHUNK_CHARS = 8192
-"""Most characters of one text that a call of a regular expression or of the tokenizer gets, so that it is short."""
+"""Most characters that one call of a regular expression or of the tokenizer gets, so that the call is short."""
 
 COMPRESSIONS = {".gz": "gz", ".zst": "zst", ".xz": "xz", ".bz2": "bz2"}
 """Extension of a compressed file -> name of the compression."""
 
 LINE_BREAKS = r"\n\r\v\f\x1c-\x1e\x85\u2028\u2029"
-"""Characters that str.splitlines takes for the end of a line, as they stand inside of a regular expression's []."""
+"""Characters that str.splitlines treats as the end of a line, written for use inside [] in a regular expression."""
 
 
 def line_ending(line: bytes) -> bytes:
-    r"""The line's own ending: b"\r\n", b"\n", or b"" for a torn last line."""
+    r"""Return the ending of a line: b"\r\n", b"\n", or b"" for a last line without one."""
     if line.endswith(b"\r\n"):
         return b"\r\n"
     return b"\n" if line.endswith(b"\n") else b""
 
 
 def has_line_break(text: str) -> bool:
-    """Whether a text holds one of LINE_BREAKS anywhere, its end included."""
+    """Return whether a text contains one of LINE_BREAKS anywhere, including at its end."""
     return bool(text) and text.splitlines() != [text]  # several times faster than a regular expression
 
 
 @dataclass(frozen=True, slots=True)
 class Input:
-    """One input file of the job, as found before anything is read."""
+    """One input file of the job, as listed before any of it is read."""
 
-    rel: str  # path relative to the source's root, `/`-separated; what row ids begin with
-    out_rel: str  # path below translated/
-    path: str  # where the bytes are
+    rel: str  # path relative to the source's root, `/`-separated; row ids begin with it
+    out_rel: str  # path of the output below translated/
+    path: str  # path of the file itself
     format: str  # text, jsonl, csv, tsv or parquet (a saved dataset is read as parquet: see `dataset`)
     compression: str = ""  # "", gz, zst, xz or bz2
     file_id: str = ""  # 16 hex digits of sha256(rel): the name of its state folder
@@ -86,14 +86,14 @@ class Input:
 
 @dataclass(frozen=True, slots=True)
 class Preamble:
-    """What stands before the first row of a file and belongs to no row."""
+    """The bytes before the first row of a file, which belong to no row, and what follows from them."""
 
     bom: bytes = b""  # UTF-8 byte order mark, if the file has one
     header: bytes = b""  # csv/tsv: the header record as found, with its line ending
     fields: tuple[str, ...] = ()  # csv/tsv/parquet: column names; with source.header=false "1", "2", ...
-    newline: bytes = b"\n"  # line ending of the first line, used where one must be made up
-    delimiter: str = ""  # csv/tsv: between two fields; "" means the format's own
-    escape: str = ""  # csv/tsv: what makes the next quote, delimiter or line break a part of its field; "" means none
+    newline: bytes = b"\n"  # line ending of the first line, used where the output needs one that the input lacks
+    delimiter: str = ""  # csv/tsv: between two fields; "" means the format's default
+    escape: str = ""  # csv/tsv: character that makes the next quote, delimiter or line break literal; "" means none
     schema: Any = None  # parquet and saved datasets: the pyarrow schema
 
     @property
@@ -108,20 +108,20 @@ class Document:
 
     id: str  # "<rel>#<line from 1>"
     row_index: int  # index within its file, from 0
-    text: str | None  # None when the row could not be read; of an error row, known in the finishing pass alone
+    text: str | None  # None if the row could not be read; the text of an error row is known only in the finishing pass
     digest: bytes  # 8 bytes of blake2b over the raw row (bytes with line ending, or the row's canonical form)
-    raw: bytes = b""  # the row as found, with its line ending; of a parquet error row its text, else b""
-    src_lang: str | None = None  # None: the job's
+    raw: bytes = b""  # the row as read, with its line ending; for parquet the text of an error row, else b""
+    src_lang: str | None = None  # None: the job's language
     tgt_lang: str | None = None
-    status: Status = Status.OK  # anything else: not decoded
-    message: str = ""  # why, for the errors file
-    values: Any = None  # format's own parsed form, kept for the writer of the same format
-    long_row: Any = field(default=None, compare=False)  # a row over the byte limit, as source/rows.py: LongRow gives it
+    status: Status = Status.OK  # with any other status the row is not decoded
+    message: str = ""  # the reason, for the errors file
+    values: Any = None  # the format's parsed form, kept for the writer of the same format
+    long_row: Any = field(default=None, compare=False)  # source.long_rows.LongRow of a row over the byte limit
 
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """A run of consecutive documents of one file: unit of planning and of length sorting."""
+    """A run of consecutive documents of one file: the unit of planning and of sorting by length."""
 
     input: Input
     index: int  # from 0 within the file
@@ -130,7 +130,7 @@ class Shard:
     start: int  # cursor of the first row: byte offset in the (decompressed) stream, or row number for parquet
     end: int  # cursor after the last row
     sha256: str  # of the raw bytes [start, end), or of the row digests for parquet
-    last: bool  # the file ends here
+    last: bool  # it is the last shard of its file
 
     @property
     def name(self) -> str:
@@ -139,7 +139,7 @@ class Shard:
 
 @dataclass(frozen=True, slots=True)
 class ShardRecord:
-    """What a finished shard's parts say of it; lets a resumed run skip the shard after hashing its bytes."""
+    """A finished shard as its committed parts record it; a resumed run skips the shard if its bytes hash the same."""
 
     index: int
     first_row: int
@@ -152,18 +152,18 @@ class ShardRecord:
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """A piece of a document that is sent to the model alone. `lead + text + trail` are its characters."""
+    """A piece of a document that gets its own prompt. `lead + text + trail` is the piece, character for character."""
 
     document_index: int  # index into the shard's documents
     index: int  # from 0 within the document
-    text: str  # what the model sees: no surrounding white space
+    text: str  # what the model gets: no surrounding white space
     lead: str = ""  # white space before it, kept verbatim
     trail: str = ""  # white space after it, kept verbatim
 
 
 @dataclass(frozen=True, slots=True)
 class Rejection:
-    """A document that is not sent to the model, and why."""
+    """The reason why a document is not sent to the model."""
 
     status: Status
     message: str
@@ -171,32 +171,32 @@ class Rejection:
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """A segment under the template, as token ids."""
+    """A segment inside the prompt template, as token ids."""
 
     segment: Segment
     row_id: str
-    ids: tuple[int, ...]  # T tokens, framing included
-    num_source_tokens: int  # tokens of the segment's text alone, for limits and speed
+    ids: tuple[int, ...]  # T tokens, template included
+    num_source_tokens: int  # tokens of the segment's text alone, for limits and throughput
     tgt_lang: str
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A slice of a shard's plan: unit of commit; what a kill can cost."""
+    """A slice of a shard's plan: the unit of commit, and the most work that a kill can lose."""
 
     index: int  # from 0 within the shard
-    num_parts: int  # parts of the shard
+    num_parts: int  # number of parts in the shard
     document_indices: tuple[int, ...]  # indices into the shard's documents, ascending; every row of the part
     prompts: tuple[Prompt, ...] = ()  # in decoding order; equal rows appear once
-    copies: dict[int, int] = field(default_factory=dict)  # document -> the equal document that is decoded for it
+    copies: dict[int, int] = field(default_factory=dict)  # document -> the equal document that is decoded instead
     copy_segments: dict[int, tuple[Segment, ...]] = field(
         default_factory=dict
-    )  # of copies with other white space around
+    )  # for copies whose surrounding white space differs
 
 
 @dataclass(frozen=True, slots=True)
 class Translation:
-    """Model text for one segment."""
+    """The model's text for one segment."""
 
     prompt: Prompt
     text: str
@@ -205,15 +205,15 @@ class Translation:
     flags: tuple[str, ...] = ()
     message: str = ""
     attempt: int = 0
-    mean_logprob: float | None = None  # of the chosen tokens, end token included; None where it was not kept
+    mean_logprob: float | None = None  # over the chosen tokens, end token included; None where it was not recorded
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One row of a part: what will be written for one document."""
+    """One row of a part: what is written for one document."""
 
     row_index: int  # index within the file
-    digest: bytes  # of the document it was made from
+    digest: bytes  # digest of the document
     status: Status
     text: str  # the translation; "" where there is none
     flags: tuple[str, ...] = ()

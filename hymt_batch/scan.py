@@ -1,6 +1,6 @@
-"""Where the fields of one row lie, found in one forward pass over its bytes, without holding them.
+"""Find the byte spans of the fields of one row in one forward pass, without holding the row in memory.
 
-For rows that no parser can take: too long, cut off, nested too deep. Offsets count bytes from the row's beginning.
+For rows that no parser can read: too long, cut off, or nested too deep. Offsets are bytes from the start of the row.
 Does not know files, statuses or settings.
 """
 
@@ -11,55 +11,55 @@ import json
 import re
 from collections.abc import Iterable
 
-MAX_STACK = 1 << 20  # containers in each other; deeper is taken for no JSON
-MAX_SPANS = 10_000  # fields of a row whose places are kept
-MAX_TOKEN_BYTES = 1 << 16  # bytes of a number or of a name; longer is taken for no JSON, or for another name
+MAX_STACK = 1 << 20  # nested containers; a deeper row is treated as invalid JSON
+MAX_SPANS = 10_000  # fields of a row whose spans are kept
+MAX_TOKEN_BYTES = 1 << 16  # bytes of a number or a name; a longer number is invalid JSON, a longer name matches none
 
 _SPACE = re.compile(rb"[ \t\r\n]*+")
 _STRING = re.compile(rb'(?:[^"\\\x00-\x1f]++|\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4}))*+')
 _NUMBER = rb"-?(?:0|[1-9][0-9]*+)(?:\.[0-9]++)?+(?:[eE][-+]?[0-9]++)?+"
 _SCALAR = re.compile(rb"(?:" + _NUMBER + rb"|true|false|null|NaN|-?Infinity)")
 _WORD = re.compile(rb"[-+.0-9A-Za-z]*+")
-# many plain items of an array at once: a row may hold millions
+# matches many plain items of an array at once: a row may hold millions
 _ITEMS = re.compile(rb'(?:[ \t\r\n]*+(?:"[^"\\\x00-\x1f]*+"|' + _SCALAR.pattern + rb")[ \t\r\n]*+,)++")
 _ESCAPE_BYTES = 6
 
 
 class JsonScan:
-    """The pairs of one JSON object.
+    """Scan the name-value pairs of one JSON object.
 
-    NaN and Infinity count as values, and bytes that are no UTF-8 as characters of a string.
+    NaN and Infinity count as values. Bytes that are not UTF-8 count as characters of a string.
 
     Args:
-        text_field: A name whose value's place is wanted.
-        names: More names that are looked for.
+        text_field: The field whose value's span is needed.
+        names: Further field names whose presence is recorded.
     """
 
     def __init__(self, text_field: str = "", names: Iterable[str] = ()) -> None:
         self.pairs_end = (
-            0  # after the last complete pair, or after the opening brace; 0: it does not begin as an object
+            0  # offset after the last complete pair, or after the opening brace; 0: the row does not start an object
         )
         self.num_pairs = 0
-        self.is_complete = False  # one object, and nothing but white space behind it
-        self.present_names: set[str] = set()  # which of the names the object has
-        self.spans: dict[str, tuple[int, int]] = {}  # name -> where its value stands, of the first MAX_PLACES
+        self.is_complete = False  # one object, followed by white space only
+        self.present_names: set[str] = set()  # those of `names` and `text_field` that the object has
+        self.spans: dict[str, tuple[int, int]] = {}  # name -> span of its value, for the first MAX_SPANS names
         self._text_field, self._wanted_names = text_field, frozenset((*names, text_field))
-        self._text_spans: list[tuple[int, int]] = []  # places of the text's values; (0, 0) for one that is no string
-        self._offset, self._pending = 0, b""  # bytes that are done with, and the incomplete token behind them
+        self._text_spans: list[tuple[int, int]] = []  # spans of the text field's values; (0, 0) if not a string
+        self._offset, self._pending = 0, b""  # number of scanned bytes, and the incomplete token after them
         self._state = "object"
         self._stack = bytearray()
         self._key, self._in_key = bytearray(), False
         self._name: str | None = None
-        self._string_start = 0  # of the string that is being read
-        self._value_start = 0  # of the value of the pair that is being read
+        self._string_start = 0  # offset of the string being read
+        self._value_start = 0  # offset of the value of the pair being read
 
     @property
     def text_span(self) -> tuple[int, int] | None:
-        """The place of the text's JSON string, quotes included; None where there is not exactly one."""
+        """Span of the text field's JSON string, quotes included; None unless there is exactly one."""
         return self._text_spans[0] if len(self._text_spans) == 1 and self._text_spans[0][1] else None
 
     def feed(self, piece: bytes, final: bool = False) -> None:
-        """Take the next bytes."""
+        """Scan the next bytes of the row."""
         if self._state == "failed":
             return
         data, at = self._pending + piece, 0
@@ -68,7 +68,7 @@ class JsonScan:
                 after = self._scan_string(data, at, final)
             else:
                 after = self._scan_token(data, _SPACE.match(data, at).end(), final)  # type: ignore[union-attr]
-            if after < 0:  # more is needed to go on from here
+            if after < 0:  # more bytes are needed to continue from here
                 at = -after - 1
                 break
             at = after
@@ -77,7 +77,7 @@ class JsonScan:
             self._state = "failed"
 
     def finish(self) -> None:
-        """Say that nothing follows."""
+        """Mark the end of the row."""
         self.feed(b"", final=True)
         self.is_complete = self._state == "end" and not self._pending
 
@@ -98,7 +98,7 @@ class JsonScan:
         return self._fail(stop)
 
     def _end_string(self, at: int) -> int:
-        """A string ends here: a name or a value."""
+        """Handle the end of a string: a name or a value."""
         if self._state == "string" and self._in_key:
             self._in_key, self._state = False, "colon"
             if len(self._stack) == 1:
@@ -109,7 +109,7 @@ class JsonScan:
         return self._end_value(at, (self._string_start, self._offset + at))
 
     def _end_value(self, at: int, span: tuple[int, int] = (0, 0)) -> int:
-        """A value ends here."""
+        """Handle the end of a value."""
         if not self._stack:
             self._state = "end"
             return at
@@ -124,7 +124,7 @@ class JsonScan:
         return at
 
     def _scan_token(self, data: bytes, at: int, final: bool) -> int:
-        """One token behind white space."""
+        """Scan one token, from its first byte after white space."""
         if at == len(data):
             return -at - 1
         byte, state = data[at : at + 1], self._state
@@ -164,7 +164,7 @@ class JsonScan:
             return at + 1
         stop = _WORD.match(data, at).end()  # type: ignore[union-attr]
         if stop == len(data) and not final:
-            return -at - 1  # it may go on
+            return -at - 1  # the token may continue
         return self._end_value(stop) if _SCALAR.fullmatch(data, at, stop) else self._fail(at)
 
     def _can_close(self, byte: bytes, state: str) -> bool:
@@ -180,7 +180,7 @@ def _unescape(key: bytes) -> str:
 
 
 def scan_json_object(raw: bytes, text_field: str = "", names: Iterable[str] = ()) -> JsonScan:
-    """Scan a whole row."""
+    """Scan a whole row at once."""
     scan = JsonScan(text_field, names)
     scan.feed(raw)
     scan.finish()
@@ -188,71 +188,71 @@ def scan_json_object(raw: bytes, text_field: str = "", names: Iterable[str] = ()
 
 
 class RecordScan:
-    """The cells of one csv or tsv record, fed line by line; a quote counts at the start of a cell only.
+    """Scan the cells of one csv or tsv record, line by line; a quote is special only at the start of a cell.
 
     Args:
-        mark: Delimiter.
-        column: Index of the cell whose place is wanted.
-        quoted: Quotes count; without, only the delimiter does (tsv).
-        escape: Makes what follows it a part of its cell; b"" for none.
+        delimiter: Bytes between two cells.
+        column: Index of the cell whose span is needed.
+        quoted: Cells may be quoted (csv); if False, only the delimiter is special (tsv).
+        escape: Makes the character after it part of its cell; b"" for none.
     """
 
     def __init__(self, delimiter: bytes, column: int, quoted: bool = True, escape: bytes = b"") -> None:
-        self.well_quoted = True  # each quote that closed did so before a delimiter or the record's end
+        self.well_quoted = True  # each closing quote is followed by a delimiter or by the end of the record
         self.num_cells = 1
         self._delimiter, self._column, self._quoted, self._escape = delimiter, column, quoted, escape
         self._offset, self._pending = 0, b""
         self._state = "start"
-        self._wanted_span = (0, -1)  # the wanted cell; its end is -1 while it is the last
-        self._spans: list[tuple[int, int]] = []  # of the cells that ended, the first MAX_PLACES
-        self._cell_start = 0  # where the last cell begins
+        self._wanted_span = (0, -1)  # span of the cell in `column`; its end is -1 while it is the last cell
+        self._spans: list[tuple[int, int]] = []  # spans of the complete cells, at most MAX_SPANS
+        self._cell_start = 0  # offset of the last cell
         self._has_bare_return = self._has_dangling_escape = self._line_continues = False
 
     @property
     def is_open(self) -> bool:
-        """Whether a quote is open where the last line ended, or its line break was escaped."""
+        """True if a quote is open at the end of the last line, or the line break itself is escaped."""
         return self._state == "quoted" or self._line_continues
 
     @property
     def is_well_formed(self) -> bool:
-        """Whether nothing is left open, and no carriage return stands bare outside of quotes."""
+        """True if no quote or escape is open and no lone carriage return is outside quotes."""
         return not (self.is_open or self._has_bare_return or self._has_dangling_escape)
 
     def copy(self) -> RecordScan:
-        other = copy.copy(self)
-        other._spans = [*self._spans]
-        return other
+        duplicate = copy.copy(self)
+        duplicate._spans = [*self._spans]
+        return duplicate
 
     def spans(self, size: int) -> list[tuple[int, int]]:
-        """The places of the cells in a record of so many bytes."""
+        """Return the spans of the cells of a record of `size` bytes."""
         return [*self._spans, (self._cell_start, size)]
 
     def feed(self, piece: bytes, final: bool = False) -> None:
-        """Take the next bytes: a line, or a piece of one."""
+        """Scan the next bytes: a line, or a piece of one."""
         data, at = self._pending + piece, 0
         size, done = len(data), final or piece.endswith(b"\n")
-        need = 1 if done else max(2, len(self._delimiter))  # bytes behind a quote that say what it is
+        need = 1 if done else max(2, len(self._delimiter))  # bytes after a quote that decide whether it closes the cell
         self._line_continues = self._line_continues and not piece
         while at < size:
             if self._state == "start":
                 is_quote = self._quoted and data.startswith(b'"', at)
                 self._state, at = ("quoted", at + 1) if is_quote else ("plain", at)
                 continue
-            inside = self._state == "quoted"
-            found = data.find(b'"' if inside else self._delimiter, at)
-            sign = data.find(self._escape, at, size if found < 0 else found) if self._escape else -1
-            if sign >= 0:
-                if not inside:
-                    self._has_bare_return |= b"\r" in data[at:sign]
-                after = self._skip_escaped(data, sign + len(self._escape), done)
+            in_quotes = self._state == "quoted"
+            next_mark = data.find(b'"' if in_quotes else self._delimiter, at)
+            escape_at = data.find(self._escape, at, size if next_mark < 0 else next_mark) if self._escape else -1
+            if escape_at >= 0:
+                if not in_quotes:
+                    self._has_bare_return |= b"\r" in data[at:escape_at]
+                after = self._skip_escaped(data, escape_at + len(self._escape), done)
                 if after < 0:
-                    at = sign
+                    at = escape_at
                     break
-                self._line_continues = not inside and after == size and data.endswith(b"\n")
+                self._line_continues = not in_quotes and after == size and data.endswith(b"\n")
                 at = after
-            elif inside:
-                at = size if found < 0 else found
-                if found < 0 or (size - at - 1 < need and not done):
+            elif in_quotes:
+                at = size if next_mark < 0 else next_mark
+                if next_mark < 0 or (size - at - 1 < need and not done):
                     break
                 if data.startswith(b'"', at + 1):
                     at += 2
@@ -263,18 +263,18 @@ class RecordScan:
                 self._state = "plain"
             else:
                 held = size if done else max(at, size - max(2, len(self._delimiter), len(self._escape)) + 1)
-                stop = held if found < 0 else found
-                if b"\r" in data[at:stop].removesuffix(b"\r\n" if found < 0 and done else b""):
+                stop = held if next_mark < 0 else next_mark
+                if b"\r" in data[at:stop].removesuffix(b"\r\n" if next_mark < 0 and done else b""):
                     self._has_bare_return = True
-                if found < 0:
+                if next_mark < 0:
                     at = stop
                     break
-                self._end_cell(self._offset + found)
-                at, self._state = found + len(self._delimiter), "start"
+                self._end_cell(self._offset + next_mark)
+                at, self._state = next_mark + len(self._delimiter), "start"
         self._offset, self._pending = self._offset + at, data[at:]
 
     def _skip_escaped(self, data: bytes, at: int, done: bool) -> int:
-        """The place behind what is escaped at `at`; -1 where more is needed to tell."""
+        """Return the offset after the character escaped at `at`; -1 if more bytes are needed to decide."""
         if data.startswith(b"\r\n", at):
             return at + 2
         if at < len(data) and (done or not data.startswith(b"\r", at) or at + 1 < len(data)):
@@ -285,11 +285,11 @@ class RecordScan:
         return len(data)
 
     def finish(self) -> None:
-        """Say that nothing follows."""
+        """Mark the end of the record."""
         self.feed(b"", final=True)
 
     def _end_cell(self, at: int) -> None:
-        """A cell ends here, and another begins."""
+        """Handle the end of a cell and the start of the next."""
         if len(self._spans) < MAX_SPANS:
             self._spans.append((self._cell_start, at))
             self._cell_start = at + len(self._delimiter)
@@ -300,7 +300,7 @@ class RecordScan:
             self._wanted_span = (at + len(self._delimiter), -1)
 
     def cell_span(self, size: int) -> tuple[int, int] | None:
-        """The place of the wanted cell in a record of so many bytes; None where it has no such cell."""
+        """Return the span of the cell in `column` of a record of `size` bytes; None if it has no such cell."""
         if self._column >= self.num_cells:
             return None
         first, end = self._wanted_span

@@ -1,8 +1,8 @@
-"""Split documents into segments the model can take, and join their translations again.
+"""Split documents into segments that fit the model, and join the translations of the segments.
 
-join(split(d)) == d, character for character. A document that fits is one segment, because context helps; a longer one
-is cut (`cut.py` says where). Nothing is ever cut off. Several segments never share a prompt: a model that is asked for
-ten answers gives nine.
+join(split(d)) == d, character for character. A document that fits is one segment, because context helps the model. A
+longer one is split; `cut.py` decides where. No text is ever dropped. Each segment has its own prompt, because a model
+that is asked for ten answers in one prompt may give nine.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from hymt_batch.records import PLAN_VERSION, Document, Rejection, Segment, Statu
 
 
 class OnTooLong(Enum):
-    """What happens to a document over the limit."""
+    """How to treat a document over the limit."""
 
     split = "split"
     error = "error"
@@ -27,7 +27,7 @@ class OnTooLong(Enum):
 
 @dataclass(kw_only=True, slots=True)
 class SegmentConfig:
-    """How documents are cut; every field is explained in conf/segment/."""
+    """Settings for splitting documents; conf/segment/ explains every field."""
 
     max_tokens: int = 2048
     on_too_long: OnTooLong = OnTooLong.split
@@ -51,64 +51,68 @@ def split(
     find_token_starts: FindTokenStarts | None = None,
     check_stop: Callable[[], None] = lambda: None,
 ) -> tuple[list[Segment], dict[int, Rejection]]:
-    """Cut the documents of a shard into segments.
+    """Split the documents of a shard into segments.
 
     Args:
-        documents: Rows of a shard; those with an error or without text give no segment.
-        count_tokens: Tokens of a text alone. A token holds at least one byte, so short texts are not counted.
-        config: The limits, and what happens to a document over them.
-        plan: Version of the job's plan; see records.PLAN.
-        starts: Where the tokens of a text begin: a long text is then looked at once, and only near the limit again.
-        step: Called again and again, within a long row too; what it raises ends the cutting.
+        documents: Rows of a shard; rows with an error or without text give no segment.
+        count_tokens: Returns the number of tokens of a text. A token has at least one byte, so texts that are short
+            enough are not counted.
+        config: The limits, and how to treat a document over them.
+        plan_version: Version of the job's plan; see records.PLAN_VERSION.
+        find_token_starts: Yields the offsets at which the tokens of a text begin. With it, a long text is tokenized
+            once, and again only in ranges whose size is near the limit.
+        check_stop: Called often, also within a long row; an exception from it stops the splitting.
 
     Returns:
-        Segments in the order of their documents, and the documents refused, by index.
+        Segments in the order of their documents, and the rejected documents by index.
     """
     segments: list[Segment] = []
-    refused: dict[int, Rejection] = {}
+    rejections: dict[int, Rejection] = {}
     limit = config.max_tokens
-    for number, document in enumerate(documents):
-        if not number & 255:
+    for index, document in enumerate(documents):
+        if not index & 255:
             check_stop()
         text = document.text
         if document.status is not Status.OK or text is None or is_blank(text, plan_version):
             continue
         if len(text) * 4 <= limit or (len(text) <= limit and len(text.encode("utf-8", "surrogatepass")) <= limit):
-            segments.append(_make_segment(number, 0, text))
+            segments.append(_make_segment(index, 0, text))
             continue
         cutter = Cutter(text, count_tokens, limit, find_token_starts, check_stop, keep_clusters=plan_version == 1)
         try:
             if cutter.fits():
-                segments.append(_make_segment(number, 0, text))
+                segments.append(_make_segment(index, 0, text))
             elif config.on_too_long is OnTooLong.error:
-                refused[number] = Rejection(
+                rejections[index] = Rejection(
                     Status.TOO_LONG,
                     f"{count_tokens(text)} tokens, more than segment.max_tokens={limit}; "
                     "segment.on_too_long=split would translate it in pieces",
                 )
             else:
-                pieces = _make_segments(number, cutter.pieces(), plan_version)
-                some = list(islice(pieces, None if config.max_segments is None else config.max_segments + 1))
-                if config.max_segments is not None and len(some) > config.max_segments:
-                    refused[number] = Rejection(
+                pieces = _make_segments(index, cutter.pieces(), plan_version)
+                document_segments = list(
+                    islice(pieces, None if config.max_segments is None else config.max_segments + 1)
+                )
+                if config.max_segments is not None and len(document_segments) > config.max_segments:
+                    rejections[index] = Rejection(
                         Status.TOO_LONG,
-                        f"it is cut in more than segment.max_segments={config.max_segments} segments of at most "
+                        f"the row needs more than segment.max_segments={config.max_segments} segments of at most "
                         f"{limit} tokens; segment.max_segments=null would translate all of them",
                     )
                 else:
-                    segments += some
+                    segments += document_segments
         except TextError as error:
-            refused[number] = Rejection(Status.GENERATION_ERROR, error.message)
-    return segments, refused
+            rejections[index] = Rejection(Status.GENERATION_ERROR, error.message)
+    return segments, rejections
 
 
 def _make_segments(document_index: int, pieces: Iterable[str], plan_version: int) -> Iterator[Segment]:
-    """Segments of a document's pieces; a piece that would be blank alone stays verbatim beside its neighbour."""
+    """Yield one segment for each piece; a blank piece is kept verbatim as white space of its neighbour."""
     if plan_version == 1:
         yield from (_make_segment(document_index, index, piece) for index, piece in enumerate(pieces))
         return
     last: Segment | None = None
-    blank: list[str] = []  # behind the last piece that is seen; before the first one
+    blank: list[str] = []  # blank pieces after the last piece that is not blank, or before the first one
     for piece in pieces:
         if is_blank(piece, plan_version):
             blank.append(piece)
@@ -125,29 +129,29 @@ def _make_segments(document_index: int, pieces: Iterable[str], plan_version: int
 
 
 def join(segments: Sequence[Segment], texts: Sequence[str], *, spaced: bool | None = None) -> str:
-    """Put the translations of one document's segments together again.
+    """Join the translations of one document's segments.
 
     Args:
         segments: The document's segments, in order.
-        texts: One text a segment.
-        spaced: Whether the target language writes spaces between words: where a cut left none, one is inserted, and
-            in a language without them a single ASCII space at a cut is dropped. None keeps every character.
+        texts: One text per segment.
+        spaced: True if the target language puts spaces between words: a space is inserted where a cut left none.
+            False if it does not: a single ASCII space at a cut is dropped. None keeps the white space as it is.
     """
     if len(segments) == 1 == len(texts):
         return f"{segments[0].lead}{texts[0]}{segments[0].trail}"
-    out: list[str] = []
-    for number, (segment, text) in enumerate(zip(segments, texts, strict=True)):
+    joined: list[str] = []
+    for index, (segment, text) in enumerate(zip(segments, texts, strict=True)):
         lead = segment.lead
-        if number and spaced is not None:
-            gap = segments[number - 1].trail + lead
+        if index and spaced is not None:
+            gap = segments[index - 1].trail + lead
             if gap == "" and spaced:
                 lead = " "
             elif gap == " " and not spaced:
                 lead = ""
-                if segments[number - 1].trail:
-                    out.pop()
-        out += (lead, text, segment.trail)
-    return "".join(out)
+                if segments[index - 1].trail:
+                    joined.pop()
+        joined += (lead, text, segment.trail)
+    return "".join(joined)
 
 
 def _make_segment(document_index: int, index: int, piece: str) -> Segment:

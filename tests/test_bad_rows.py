@@ -1,4 +1,4 @@
-"""Rows that cannot be used, through the whole job: each keeps its place, its id and its fields, in every format."""
+"""Unusable rows through the whole job: each keeps its position, its id and its fields, in every format."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ LONG = "x" * 400
 
 
 class Bad(NamedTuple):
-    """One broken row and what must become of it."""
+    """One broken row and its expected result."""
 
     raw: bytes
     status: str
-    fields: dict[str, Any]  # that the output keeps
-    source: str | None = None  # write.on_error=source; None: the row as it came
+    fields: dict[str, Any]  # the fields that the output keeps
+    source: str | None = None  # the translation with write.on_error=source; None: the raw row
 
 
-def long_json(rest: str, close: str = "}") -> bytes:
-    return f'{{"id": 7, "text": "{LONG}"{rest}{close}'.encode()
+def long_json(extra: str, close: str = "}") -> bytes:
+    return f'{{"id": 7, "text": "{LONG}"{extra}{close}'.encode()
 
 
 JSONL = [
@@ -120,14 +120,14 @@ UNPACK: dict[str, Callable[[bytes], bytes]] = {
 }
 
 
-def run(folder: Path, *words: str) -> Any:
-    words = ("tgt_lang=fr", "model=demo", f"output_dir={folder}", "name=out", "check.max_error_rate=1", *words)
-    with Reporter("off") as telling:
-        return translate.translate(settings.load("translate", words), telling, stub.prepare, stub.decode_batch)
+def run(folder: Path, *overrides: str) -> Any:
+    overrides = ("tgt_lang=fr", "model=demo", f"output_dir={folder}", "name=out", "check.max_error_rate=1", *overrides)
+    with Reporter("off") as reporter:
+        return translate.translate(settings.load("translate", overrides), reporter, stub.prepare, stub.decode_batch)
 
 
 def rows_of(data: bytes, kind: str) -> list[dict[str, Any]]:
-    """Rows of an output by readers that are not ours."""
+    """Read the rows of an output without the readers of this project."""
     if kind == "csv":
         return list(csv.DictReader(io.StringIO(data.decode(), newline=""), strict=True))
     lines = data.split(b"\n")[:-1]
@@ -143,56 +143,56 @@ def rows_of(data: bytes, kind: str) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("packing", PACK)
 @pytest.mark.parametrize("kind", ["text", "jsonl", "csv", "tsv"])
 @pytest.mark.fault(56, 57, 61)
-def test_a_row_that_cannot_be_used_keeps_all_but_its_translation(
+def test_an_unusable_row_keeps_everything_but_its_translation(
     tmp_path: Path, kind: str, packing: str, on_error: str
 ) -> None:
     cases = {"text": TEXT, "jsonl": JSONL, "csv": CSV, "tsv": TSV}[kind]
     head = {"csv": b"id,text,to\n", "tsv": b"id\ttext\tto\n"}.get(kind, b"")
     good = {"text": b"ok %d", "jsonl": b'{"id": %d, "text": "ok"}', "csv": b"%d,ok,", "tsv": b"%d\tok\t"}[kind]
     lines: list[bytes] = []
-    for number, one in enumerate(cases):
-        lines += [good % number, one.raw]
+    for index, bad in enumerate(cases):
+        lines += [good % index, bad.raw]
     name = f"in.{'txt' if kind == 'text' else kind}{packing}"
     (tmp_path / name).write_bytes(PACK[packing](head + b"".join(line + b"\n" for line in [*lines, good % 99])))
-    words = [] if kind == "text" else ["source.tgt_lang_field=to"]
-    done = run(
+    overrides = [] if kind == "text" else ["source.tgt_lang_field=to"]
+    summary = run(
         tmp_path,
         f"source.path={tmp_path / name}",
         f"source.max_row_bytes={LIMIT}",
         f"write.on_error={on_error}",
         "batch.shard_rows=5",
-        *words,
+        *overrides,
     )
     data = UNPACK[packing]((tmp_path / "out/translated" / name).read_bytes())
-    found = rows_of(data, kind)
-    assert len(found) == done.rows == 2 * len(cases) + 1
+    output_rows = rows_of(data, kind)
+    assert len(output_rows) == summary.rows == 2 * len(cases) + 1
     errors = [json.loads(line) for line in (tmp_path / f"out/errors/{name}.errors.jsonl").read_text().splitlines()]
     assert [line["row"] for line in errors] == list(range(2, 2 * len(cases) + 1, 2))
-    for number, (one, error) in enumerate(zip(cases, errors, strict=True)):
-        before, row = found[2 * number], found[2 * number + 1]
-        assert before["translation"] in ("OK", f"OK {number}".encode())
-        assert before.get("id") in (None, number, str(number))
-        assert (error["id"], error["status"]) == (f"{name}#{2 * number + 2}", one.status), one
-        shown = one.raw.decode("utf-8", "backslashreplace")
+    for index, (bad, error) in enumerate(zip(cases, errors, strict=True)):
+        good_row, row = output_rows[2 * index], output_rows[2 * index + 1]
+        assert good_row["translation"] in ("OK", f"OK {index}".encode())
+        assert good_row.get("id") in (None, index, str(index))
+        assert (error["id"], error["status"]) == (f"{name}#{2 * index + 2}", bad.status), bad
+        shown = bad.raw.decode("utf-8", "backslashreplace")
         assert error["raw"] == shown and "raw_cut" not in error
-        assert error["message"].startswith(f"{name}:{2 * number + 2} ")
+        assert error["message"].startswith(f"{name}:{2 * index + 2} ")
         if kind != "text":
-            told = row["hymt"] if kind == "jsonl" else json.loads(row["hymt"])
-            assert told == {"id": error["id"], "status": one.status, "flags": []}
-            kept = {name: row.get(name) for name in one.fields}
-            assert kept == one.fields, one
-            source = one.source if one.source is not None else one.raw.decode("utf-8", "replace")
+            metadata = row["hymt"] if kind == "jsonl" else json.loads(row["hymt"])
+            assert metadata == {"id": error["id"], "status": bad.status, "flags": []}
+            kept_fields = {name: row.get(name) for name in bad.fields}
+            assert kept_fields == bad.fields, bad
+            source = bad.source if bad.source is not None else bad.raw.decode("utf-8", "replace")
             source = source.replace("\t", " ") if kind == "tsv" else source
-            assert row["translation"] == (source if on_error == "source" else ""), one
+            assert row["translation"] == (source if on_error == "source" else ""), bad
         else:
-            assert row["translation"] == (one.raw if on_error == "source" else b"")
-    assert found[-1]["translation"] in ("OK", b"OK 99")
-    assert sum(done.counts.values()) == done.rows and done.counts["ok"] == len(cases) + 1
+            assert row["translation"] == (bad.raw if on_error == "source" else b"")
+    assert output_rows[-1]["translation"] in ("OK", b"OK 99")
+    assert sum(summary.counts.values()) == summary.rows and summary.counts["ok"] == len(cases) + 1
 
 
 @pytest.mark.parametrize("on_error", ["empty", "source"])
-def test_a_parquet_row_that_cannot_be_used_keeps_all_but_its_translation(tmp_path: Path, on_error: str) -> None:
-    texts = pa.array([b"ok", *(one.raw for one in PARQUET)], pa.binary()).view(pa.string())
+def test_an_unusable_parquet_row_keeps_everything_but_its_translation(tmp_path: Path, on_error: str) -> None:
+    texts = pa.array([b"ok", *(bad.raw for bad in PARQUET)], pa.binary()).view(pa.string())
     table = pa.table({"id": [0, 7, 7, 7], "text": texts, "to": ["", "", "", "tlh"]})
     parquet.write_table(table, tmp_path / "in.parquet")
     run(
@@ -202,17 +202,17 @@ def test_a_parquet_row_that_cannot_be_used_keeps_all_but_its_translation(tmp_pat
         f"write.on_error={on_error}",
         "source.tgt_lang_field=to",
     )
-    found = parquet.read_table(tmp_path / "out/translated/in.parquet", columns=["id", "translation", "hymt"])
+    output_rows = parquet.read_table(tmp_path / "out/translated/in.parquet", columns=["id", "translation", "hymt"])
     errors = [json.loads(line) for line in (tmp_path / "out/errors/in.parquet.errors.jsonl").read_text().splitlines()]
-    assert len(found) == 4 and len(errors) == 3
-    for one, row, error in zip(PARQUET, found.to_pylist()[1:], errors, strict=True):
-        assert (row["id"], row["hymt"]["status"], error["status"]) == (7, one.status, one.status)
-        assert row["translation"] == (one.source if on_error == "source" else "")
-        assert error["raw"] == one.raw.decode("utf-8", "backslashreplace")
+    assert len(output_rows) == 4 and len(errors) == 3
+    for bad, row, error in zip(PARQUET, output_rows.to_pylist()[1:], errors, strict=True):
+        assert (row["id"], row["hymt"]["status"], error["status"]) == (7, bad.status, bad.status)
+        assert row["translation"] == (bad.source if on_error == "source" else "")
+        assert error["raw"] == bad.raw.decode("utf-8", "backslashreplace")
 
 
 @pytest.mark.fault(61)
-def test_a_row_nested_too_deeply_keeps_its_fields_byte_for_byte(tmp_path: Path) -> None:
+def test_a_too_deeply_nested_row_keeps_its_fields_byte_for_byte(tmp_path: Path) -> None:
     (tmp_path / "in.jsonl").write_bytes(b'{"text": "ok"}\n' + DEEP.raw + b"\n")
     run(tmp_path, f"source.path={tmp_path / 'in.jsonl'}", "write.on_error=source")
     line = (tmp_path / "out/translated/in.jsonl").read_bytes().splitlines()[1]
@@ -220,29 +220,29 @@ def test_a_row_nested_too_deeply_keeps_its_fields_byte_for_byte(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("value", ["NaN", "Infinity", "-Infinity", "1e999", "9" * 5000, "-" + "9" * 5000, "[NaN]"])
-def test_a_number_that_nobody_reads_costs_nothing(tmp_path: Path, value: str) -> None:
+def test_an_unreadable_number_in_an_unused_field_is_harmless(tmp_path: Path, value: str) -> None:
     raw = f'{{"id": 1, "n": {value}, "text": "ab"}}'.encode()
     (tmp_path / "in.jsonl").write_bytes(raw + b"\n")
-    done = run(tmp_path, f"source.path={tmp_path / 'in.jsonl'}")
-    assert done.counts == {"ok": 1}
+    summary = run(tmp_path, f"source.path={tmp_path / 'in.jsonl'}")
+    assert summary.counts == {"ok": 1}
     assert (tmp_path / "out/translated/in.jsonl").read_bytes().startswith(raw[:-1] + b', "translation": "AB"')
-    (found,) = stream.find_inputs(config := stream.SourceConfig(path=str(tmp_path / "in.jsonl")))
-    sent = [document.status.value for document, _ in stream.read_documents(found, config, plan_version=1)]
-    assert sent == ["ok" if value == "1e999" else "bad_row"]  # what an earlier version's job did not send
+    (input,) = stream.find_inputs(config := stream.SourceConfig(path=str(tmp_path / "in.jsonl")))
+    plan_1_statuses = [document.status.value for document, _ in stream.read_documents(input, config, plan_version=1)]
+    assert plan_1_statuses == ["ok" if value == "1e999" else "bad_row"]  # plan 1 does not translate these rows
 
 
 @pytest.mark.parametrize("name", ["translation", "hymt"])
-def test_a_row_with_an_added_field_is_translated_and_becomes_a_bad_row_as_it_is_written(
+def test_a_row_with_a_reserved_field_is_translated_and_becomes_a_bad_row_when_written(
     tmp_path: Path, name: str
 ) -> None:
     row = f'{{"text": "cd", "{name}": [1]}}'
     lines = [*['{"text": "ab"}'] * 120, row, '{"text": ""}'.replace("}", f', "{name}": 2}}'), '{"text": "ef"}']
     (tmp_path / "in.jsonl").write_text("\n".join(lines) + "\n")
-    words = [f"source.path={tmp_path / 'in.jsonl'}", "batch.shard_rows=50"]
-    done = run(tmp_path, *words)
-    found = (tmp_path / "out/translated/in.jsonl").read_text().splitlines()
-    assert found[120:122] == lines[120:122] and json.loads(found[122])["translation"] == "EF"
-    assert done.counts == {"ok": 121, "bad_row": 2}
+    overrides = [f"source.path={tmp_path / 'in.jsonl'}", "batch.shard_rows=50"]
+    summary = run(tmp_path, *overrides)
+    output_lines = (tmp_path / "out/translated/in.jsonl").read_text().splitlines()
+    assert output_lines[120:122] == lines[120:122] and json.loads(output_lines[122])["translation"] == "EF"
+    assert summary.counts == {"ok": 121, "bad_row": 2}
     errors = [json.loads(line) for line in (tmp_path / "out/errors/in.jsonl.errors.jsonl").read_text().splitlines()]
     assert [(line["row"], line["status"], line["raw"]) for line in errors] == [
         (121, "bad_row", lines[120]),
@@ -251,9 +251,11 @@ def test_a_row_with_an_added_field_is_translated_and_becomes_a_bad_row_as_it_is_
     assert f"already has a field '{name}'" in errors[0]["message"]
     manifest = json.loads((tmp_path / "out/manifest.json").read_text())
     assert manifest["counts"] == {"bad_row": 2, "ok": 121}
-    assert run(tmp_path, *words).num_rows_decoded == 0  # and stays so
-    other = run(tmp_path, words[0], "write=text", "name=text")  # no field is added, so nothing is in the way
-    assert other.counts == {"ok": 123}
+    assert run(tmp_path, *overrides).num_rows_decoded == 0  # a second run keeps the result
+    text_summary = run(
+        tmp_path, overrides[0], "write=text", "name=text"
+    )  # text output adds no field, so there is no conflict
+    assert text_summary.counts == {"ok": 123}
     assert (tmp_path / "text/translated").is_dir()
 
 
@@ -298,30 +300,30 @@ def test_a_row_of_any_size_is_copied_in_bounded_memory(tmp_path: Path, kind: str
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 8 << 20
-    copies = 2 if kind == "txt" else 4  # the field, and the source in the translation's place
+    copies = 2 if kind == "txt" else 4  # the field itself, and the source text as the translation
     assert copies * size < out.size < copies * size + 2000
 
 
-def test_an_earlier_version_cuts_a_record_over_the_limit_at_its_lines(tmp_path: Path) -> None:
+def test_plan_1_splits_a_record_over_the_limit_at_its_lines(tmp_path: Path) -> None:
     (tmp_path / "in.csv").write_bytes(b'id,text\n1,"%s\nb"\n2,ok\n' % LONG.encode())
-    (found,) = stream.find_inputs(config := stream.SourceConfig(path=str(tmp_path / "in.csv"), max_row_bytes=LIMIT))
-    for plan, wanted in ((1, ["too_long", "bad_row", "ok"]), (2, ["too_long", "ok"])):
+    (input,) = stream.find_inputs(config := stream.SourceConfig(path=str(tmp_path / "in.csv"), max_row_bytes=LIMIT))
+    for plan, expected in ((1, ["too_long", "bad_row", "ok"]), (2, ["too_long", "ok"])):
         for full in (False, True):
-            rows = [d.status.value for d, _ in stream.read_documents(found, config, plan_version=plan, full=full)]
-            assert rows == wanted
+            rows = [d.status.value for d, _ in stream.read_documents(input, config, plan_version=plan, full=full)]
+            assert rows == expected
         shards = list(
             stream.cut_shards(
-                [found], config, shard_rows=1, shard_bytes=9, get_record=lambda *_: None, plan_version=plan
+                [input], config, shard_rows=1, shard_bytes=9, get_record=lambda *_: None, plan_version=plan
             )
         )
-        assert [len(shard.documents) for shard in shards] == [1] * len(wanted)  # type: ignore[union-attr]
+        assert [len(shard.documents) for shard in shards] == [1] * len(expected)  # type: ignore[union-attr]
         assert shards[-1].end == (tmp_path / "in.csv").stat().st_size  # type: ignore[union-attr]
 
 
-def test_a_quote_over_the_limit_that_does_not_close_in_order_costs_one_row(tmp_path: Path) -> None:
+def test_an_unclosed_quote_in_a_row_over_the_limit_costs_one_row(tmp_path: Path) -> None:
     for packing, pack in PACK.items():
         name = f"in.csv{packing}"
         (tmp_path / name).write_bytes(pack(b'id,text\n1,"%s\n2,a\n3,"b"\n' % LONG.encode()))
-        (found,) = stream.find_inputs(config := stream.SourceConfig(path=str(tmp_path / name), max_row_bytes=LIMIT))
-        rows = [(d.status.value, d.text) for d, _ in stream.read_documents(found, config)]
+        (input,) = stream.find_inputs(config := stream.SourceConfig(path=str(tmp_path / name), max_row_bytes=LIMIT))
+        rows = [(d.status.value, d.text) for d, _ in stream.read_documents(input, config)]
         assert rows == [("too_long", None), ("ok", "a"), ("ok", "b")]

@@ -1,4 +1,4 @@
-"""The plan is a pure function of the lengths; every row stands in exactly one part."""
+"""The plan is a pure function of the lengths, and every row is in exactly one part."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ rows = st.lists(st.one_of(st.none(), st.text("ab \n", max_size=40)), max_size=40
 
 
 def planned(texts: list[str | None], limits: PartLimits) -> list[Part]:
-    made = documents(texts)
-    segments, _ = segment.split(made, Bytes().count, SegmentConfig(max_tokens=16), limits.plan)
-    words = prompt.resolve_template(PromptConfig(), "hy_mt1_5", None, "fr")
-    prompts, _ = prompt.render(segments, made, Bytes(), words, 8192, limits.plan)
-    return batch.plan_parts(made, prompts, limits)
+    source_rows = documents(texts)
+    segments, _ = segment.split(source_rows, Bytes().count, SegmentConfig(max_tokens=16), limits.plan)
+    template = prompt.resolve_template(PromptConfig(), "hy_mt1_5", None, "fr")
+    prompts, _ = prompt.render(segments, source_rows, Bytes(), template, 8192, limits.plan)
+    return batch.plan_parts(source_rows, prompts, limits)
 
 
-def sent(text: str) -> tuple[str, ...]:
+def sent_texts(text: str) -> tuple[str, ...]:
     segments, _ = segment.split(documents([text]), Bytes().count, SegmentConfig(max_tokens=16))
-    return tuple(one.text for one in segments)
+    return tuple(piece.text for piece in segments)
 
 
 @given(rows, st.integers(1, 10), st.integers(1, 100), st.sampled_from([1, PLAN_VERSION]))
@@ -41,37 +41,40 @@ def test_every_row_is_in_exactly_one_part_and_equal_rows_are_decoded_once(
     assert sorted(row for part in parts for row in part.document_indices) == list(range(len(texts)))
     assert [part.index for part in parts] == list(range(len(parts)))
     assert {part.num_parts for part in parts} == {len(parts)}
-    decoded = [one.segment.document_index for part in parts for one in part.prompts]
-    what: Callable[[str], object] = (lambda text: text) if plan == 1 else sent
-    wanted = {what(text) for text in texts if text is not None and not segment.is_blank(text)}
-    assert {what(text) for row in decoded if (text := texts[row])} == wanted
-    assert len(set(decoded)) == len(wanted)
+    decoded = [part_prompt.segment.document_index for part in parts for part_prompt in part.prompts]
+    key: Callable[[str], object] = (lambda text: text) if plan == 1 else sent_texts
+    expected = {key(text) for text in texts if text is not None and not segment.is_blank(text)}
+    assert {key(text) for row in decoded if (text := texts[row])} == expected
+    assert len(set(decoded)) == len(expected)
     for part in parts:
-        assert all(what(texts[twin] or "") == what(texts[first] or "") for twin, first in part.copies.items())
-        assert set(part.copy_segments) == {twin for twin, first in part.copies.items() if texts[twin] != texts[first]}
+        assert all(key(texts[copy] or "") == key(texts[first] or "") for copy, first in part.copies.items())
+        assert set(part.copy_segments) == {copy for copy, first in part.copies.items() if texts[copy] != texts[first]}
         assert set(part.copies) | set(part.copies.values()) <= set(part.document_indices)
-        assert len({one.segment.document_index for one in part.prompts}) <= part_rows
+        assert len({part_prompt.segment.document_index for part_prompt in part.prompts}) <= part_rows
 
 
-def test_rows_are_equal_when_the_same_is_sent_and_each_keeps_its_own_white_space() -> None:
+def test_rows_with_equal_prompts_are_equal_and_each_keeps_its_own_white_space() -> None:
     texts = ["Hi.", " Hi.\t", "Hi.", "Hi!", "one two three four five", "one two three  four five "]
-    made = documents(texts)
-    made[2] = replace(made[2], tgt_lang="fr", src_lang="en")  # as the job's own
-    made += [replace(documents(["Hi."], tgt_lang="de")[0], row_index=6)]
-    segments, _ = segment.split(made, Bytes().count, SegmentConfig(max_tokens=16))
-    words = prompt.resolve_template(PromptConfig(), "hy_mt1_5", None, "fr")
-    prompts, _ = prompt.render(segments, made, Bytes(), words, 8192)
-    (part,) = batch.plan_parts(made, prompts, PartLimits(1000, 1 << 20, 100, 10_000))
+    source_rows = documents(texts)
+    source_rows[2] = replace(source_rows[2], tgt_lang="fr", src_lang="en")  # the same languages as the job
+    source_rows += [replace(documents(["Hi."], tgt_lang="de")[0], row_index=6)]
+    segments, _ = segment.split(source_rows, Bytes().count, SegmentConfig(max_tokens=16))
+    template = prompt.resolve_template(PromptConfig(), "hy_mt1_5", None, "fr")
+    prompts, _ = prompt.render(segments, source_rows, Bytes(), template, 8192)
+    (part,) = batch.plan_parts(source_rows, prompts, PartLimits(1000, 1 << 20, 100, 10_000))
     assert part.copies == {1: 0, 2: 0, 5: 4}
-    answers = [Translation(one, one.segment.text.upper(), "stop", num_new_tokens=3) for one in part.prompts]
-    rows = check.assemble_rows(part, made, answers, {}, part_tracker.join, one_line=True)
+    translations = [
+        Translation(part_prompt, part_prompt.segment.text.upper(), "stop", num_new_tokens=3)
+        for part_prompt in part.prompts
+    ]
+    rows = check.assemble_rows(part, source_rows, translations, {}, part_tracker.join, one_line=True)
     assert [row.text for row in rows] == [text.upper() for text in texts] + ["HI."]
     assert [row.num_new_tokens for row in rows] == [3, 0, 0, 3, 6, 0, 3]
-    (part,) = batch.plan_parts(made, prompts, PartLimits(1000, 1 << 20, 100, 10_000, plan=1))
+    (part,) = batch.plan_parts(source_rows, prompts, PartLimits(1000, 1 << 20, 100, 10_000, plan=1))
     assert part.copies == {}
 
 
-def test_the_row_with_most_segments_of_a_part_is_known() -> None:
+def test_longest_row_gives_the_row_with_the_most_segments() -> None:
     (part,) = planned(["a", "one two three four five", "aaaa"], PartLimits(1000, 1 << 20, 100, 1000))
     assert batch.longest_row(part) == ("in.txt#2", 2, 4)
     assert batch.longest_row(planned([], PartLimits(1000, 1 << 20, 2, 8))[0]) == ("", 0, 0)
@@ -83,12 +86,12 @@ def test_the_longest_rows_come_first_and_rows_without_prompts_last() -> None:
     assert parts[2].prompts == ()
 
 
-def test_rows_of_one_length_keep_their_order() -> None:
+def test_rows_of_equal_length_keep_their_order() -> None:
     parts = planned(["bb", "aaa", "dd", "c", "ccc", "aa", "bb"], PartLimits(1000, 1 << 20, 100, 1000))
-    assert [one.segment.document_index for part in parts for one in part.prompts] == [1, 4, 0, 2, 5, 3]
+    assert [part_prompt.segment.document_index for part in parts for part_prompt in part.prompts] == [1, 4, 0, 2, 5, 3]
 
 
-def test_a_part_ends_at_its_tokens() -> None:
+def test_a_part_ends_at_its_token_limit() -> None:
     parts = planned(["aaaa", "bbbb", "cccc"], PartLimits(1000, 1 << 20, 100, 8))
     assert [len(part.document_indices) for part in parts] == [2, 1]
 
@@ -97,13 +100,13 @@ def test_an_empty_shard_has_one_empty_part() -> None:
     assert [part.document_indices for part in planned([], PartLimits(1000, 1 << 20, 2, 8))] == [()]
 
 
-def test_a_batch_never_exceeds_its_budget_unless_a_row_does_alone() -> None:
+def test_a_batch_exceeds_its_budget_only_if_a_single_row_does() -> None:
     widths = [5, 100, 30, 30, 7, 6]
     groups = list(batch.group(widths, BatchBudget(max_tokens=60, max_rows=3)))
     assert groups == [[1], [2, 3], [4, 5, 0]]
 
 
-def test_auto_part_sizes_are_larger_on_a_gpu_and_a_set_size_stands() -> None:
+def test_auto_part_sizes_are_larger_on_a_gpu_and_an_explicit_size_is_kept() -> None:
     small = batch.resolve_part_limits(BatchConfig(), 1_800_000_000, on_gpu=False)
     large = batch.resolve_part_limits(BatchConfig(), 1_800_000_000, on_gpu=True)
     assert small.part_tokens < large.part_tokens
@@ -111,6 +114,6 @@ def test_auto_part_sizes_are_larger_on_a_gpu_and_a_set_size_stands() -> None:
 
 
 @pytest.mark.parametrize("value", [0, -1, "many", True, 1.5])
-def test_a_size_that_is_no_positive_number_is_refused(value: object) -> None:
+def test_a_size_that_is_not_a_positive_number_is_refused(value: object) -> None:
     with pytest.raises(ConfigError, match=r"batch\.part_rows="):
         BatchConfig(part_rows=value)

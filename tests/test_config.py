@@ -154,7 +154,7 @@ def test_null_and_empty_values_mean_what_they_say() -> None:
     assert load(*BASE, "source.subset=").source.subset == ""
     assert load(*BASE, "source.limit=NULL").source.limit is None
     assert "cannot be null" in refusal(*BASE, "write.meta_field=null")
-    assert "names nothing" in refusal("source.path=", "tgt_lang=fr")
+    assert "is empty" in refusal("source.path=", "tgt_lang=fr")
 
 
 @pytest.mark.parametrize(
@@ -354,7 +354,7 @@ def test_a_preset_may_bring_its_own_sweep_and_the_command_line_replaces_it() -> 
 def test_stdin_cannot_be_swept() -> None:
     for path in ("-", "[-]", "a.txt,-", "[-],a.txt"):
         assert "only once" in refusal(f"source.path={path}", "tgt_lang=fr,de", "name=n", points=True)
-    assert "beside other inputs" in refusal("source.path=[-,a.txt]", "tgt_lang=fr")
+    assert "with other inputs" in refusal("source.path=[-,a.txt]", "tgt_lang=fr")
 
 
 def test_a_preset_without_a_name_leaves_the_inputs() -> None:

@@ -1,4 +1,4 @@
-"""Cutting is linear in the row, cuts where it always did, and keeps to the limit whatever the row is made of."""
+"""Cutting is linear in the length of the row, cuts where earlier versions did, and keeps the limit for any row."""
 
 from __future__ import annotations
 
@@ -15,53 +15,53 @@ from hymt_batch.segment import OnTooLong, SegmentConfig
 from tests.campaigns import cuts, growth
 
 
-def split(text: str, max_tokens: int = 64, plan: int = 2, **named: int) -> list[str]:
-    segments, refused = segment.split(
+def split(text: str, max_tokens: int = 64, plan: int = 2, **settings: int) -> list[str]:
+    segments, rejections = segment.split(
         documents([text]),
         cuts.Bytes.count,
-        SegmentConfig(max_tokens=max_tokens, **named),
+        SegmentConfig(max_tokens=max_tokens, **settings),
         plan,
-        find_token_starts=cuts.Bytes.starts,
+        find_token_starts=cuts.Bytes.token_starts,
     )
-    assert not refused
+    assert not rejections
     assert "".join(map(whole, segments)) == text
-    return [one.text for one in segments]
+    return [piece.text for piece in segments]
 
 
 @pytest.mark.core
 def test_rows_are_cut_where_the_earlier_version_cut_them() -> None:
-    """100,000 rows: python -m tests.campaigns.cuts."""
-    found = cuts.compare(3, 250, cuts.counters())
-    assert found["different"] == []
-    assert found["rows"] > 200
-    assert found["segments"] > 5 * found["rows"]
+    """With 100,000 rows: python -m tests.campaigns.cuts."""
+    comparison = cuts.compare(3, 250, cuts.counters())
+    assert comparison["different"] == []
+    assert comparison["rows"] > 200
+    assert comparison["segments"] > 5 * comparison["rows"]
 
 
-def test_without_the_places_of_tokens_rows_are_cut_the_same() -> None:
+def test_rows_are_cut_the_same_without_token_starts() -> None:
     stream = cuts.documents()
     text = "".join(next(stream) for _ in range(40))
     segments, _ = segment.split(documents([text]), cuts.Bytes.count, SegmentConfig(max_tokens=100))
-    assert [one.text for one in segments] == split(text, 100)
+    assert [piece.text for piece in segments] == split(text, 100)
 
 
 def test_the_work_of_cutting_is_linear_over_hostile_alphabets() -> None:
-    """To 1,000,000 characters: python -m tests.campaigns.growth."""
-    told: list[str] = []
-    assert growth.growth(growth.ALPHABETS, [1000, 10_000], cuts.Bytes, 64, told.append) <= 1.2
-    assert len(told) == 2 * len(growth.ALPHABETS) >= 60
+    """Up to 1,000,000 characters: python -m tests.campaigns.growth."""
+    lines: list[str] = []
+    assert growth.growth(growth.ALPHABETS, [1000, 10_000], cuts.Bytes, 64, lines.append) <= 1.2
+    assert len(lines) == 2 * len(growth.ALPHABETS) >= 60
 
 
 @pytest.mark.parametrize("alphabet", [".", "?!", "e\u0301", "\U0001f468\u200d", "1", "\u200b", "a.\u0f0d", "\n ", '."'])
-def test_a_run_of_one_kind_is_scanned_a_few_times(alphabet: str) -> None:
-    """Quadratic, each of these takes hours; no call sees more than its share."""
-    seen = growth.work(growth.row(alphabet, 200_000), cuts.Bytes, 2048)
-    assert seen.by_patterns <= 8 * 200_000
-    assert seen.by_tokenizer <= 8 * 200_000
-    assert seen.largest <= MAX_CHUNK_CHARS
+def test_a_run_of_one_kind_of_character_is_scanned_a_few_times(alphabet: str) -> None:
+    """With quadratic work each of these would take hours. No call gets more than MAX_CHUNK_CHARS characters."""
+    work = growth.measure(growth.row(alphabet, 200_000), cuts.Bytes, 2048)
+    assert work.by_patterns <= 8 * 200_000
+    assert work.by_tokenizer <= 8 * 200_000
+    assert work.largest <= MAX_CHUNK_CHARS
 
 
-def test_where_the_places_of_tokens_mislead_every_segment_still_fits() -> None:
-    """A tokenizer whose tokens of a part are others than those of the whole."""
+def test_every_segment_fits_even_with_wrong_token_starts() -> None:
+    """For a tokenizer that splits a part of a text differently from the whole text."""
 
     def starts(text: str) -> Iterator[list[int]]:
         yield list(range(0, len(text), 3))
@@ -69,30 +69,30 @@ def test_where_the_places_of_tokens_mislead_every_segment_still_fits() -> None:
     segments, _ = segment.split(
         documents(["ab " * 300]), cuts.Bytes.count, SegmentConfig(max_tokens=64), find_token_starts=starts
     )
-    assert max(len(one.text) for one in segments) <= 64
+    assert max(len(piece.text) for piece in segments) <= 64
     assert "".join(map(whole, segments)) == "ab " * 300
 
 
 @pytest.mark.parametrize(
     "text", ["e" + "\u0301" * 3000, "\U0001f468\u200d" * 900, "a" + "\ufe0f" * 500 + "b", "x\u200c" * 400]
 )
-def test_one_character_with_its_marks_is_cut_where_the_limit_asks_for_it(text: str) -> None:
-    assert max(len(one.encode()) for one in split(text)) <= 64
+def test_a_character_with_combining_marks_is_cut_only_if_it_exceeds_the_limit(text: str) -> None:
+    assert max(len(piece.encode()) for piece in split(text)) <= 64
     short = "e\u0301\u0301" * 40
-    assert all(one.startswith("e") for one in split(short))  # a short one never is
+    assert all(piece.startswith("e") for piece in split(short))  # a short one is never cut
     if text.startswith("e"):
-        assert len(split(text, plan=1)) == 1  # a job of an earlier version keeps its cuts
+        assert len(split(text, plan=1)) == 1  # a job with plan 1 keeps its cuts
 
 
-def test_nothing_that_is_sent_is_invisible() -> None:
+def test_no_segment_is_invisible() -> None:
     text = "\u200b" * 500 + "seen. " + "\u2060" * 500 + " seen too."
-    assert all(not segment.is_blank(one) for one in split(text))
-    assert any(segment.is_blank(one) for one in split(text, plan=1))
+    assert all(not segment.is_blank(piece) for piece in split(text))
+    assert any(segment.is_blank(piece) for piece in split(text, plan=1))
     segments, _ = segment.split(
         documents([text]), cuts.Bytes.count, SegmentConfig(max_tokens=64), find_token_starts=None
     )
-    assert [one.index for one in segments] == list(range(len(segments)))
-    assert segment.join(segments, [one.text for one in segments], spaced=False).replace(" ", "") == text.replace(
+    assert [piece.index for piece in segments] == list(range(len(segments)))
+    assert segment.join(segments, [piece.text for piece in segments], spaced=False).replace(" ", "") == text.replace(
         " ", ""
     )
 
@@ -112,7 +112,7 @@ INVISIBLE += [
 
 
 @pytest.mark.parametrize("text", INVISIBLE)
-def test_a_row_with_nothing_to_see_is_blank_but_not_to_an_earlier_plan(text: str) -> None:
+def test_an_invisible_row_is_blank_except_in_plan_1(text: str) -> None:
     for row in (text, f" {text}\t", text * 3):
         assert segment.is_blank(row)
         assert not segment.is_blank(row, 1)
@@ -124,25 +124,25 @@ def test_a_row_with_nothing_to_see_is_blank_but_not_to_an_earlier_plan(text: str
 @pytest.mark.parametrize(
     "text", ["a", "\u0301", "\u0600", "\u06dd", "\ue000", "\u0378", "\U0001f600", "-", "\u093f", "\u1100"]
 )
-def test_what_can_be_seen_is_no_blank_row(text: str) -> None:
+def test_a_row_with_a_visible_character_is_not_blank(text: str) -> None:
     assert not segment.is_blank(text)
 
 
-def test_a_row_of_too_many_segments_is_too_long() -> None:
+def test_a_row_with_too_many_segments_is_too_long() -> None:
     text = "One sentence is here. " * 100
     assert len(split(text)) > 10
     config = SegmentConfig(max_tokens=64, max_segments=10)
-    segments, refused = segment.split(documents([text, "short"]), cuts.Bytes.count, config)
-    assert [one.document_index for one in segments] == [1]
-    assert refused[0].status is Status.TOO_LONG
-    assert "segment.max_segments=10" in refused[0].message
-    exactly = SegmentConfig(max_tokens=64, max_segments=len(split(text)))
-    assert segment.split(documents([text]), cuts.Bytes.count, exactly)[1] == {}
+    segments, rejections = segment.split(documents([text, "short"]), cuts.Bytes.count, config)
+    assert [piece.document_index for piece in segments] == [1]
+    assert rejections[0].status is Status.TOO_LONG
+    assert "segment.max_segments=10" in rejections[0].message
+    exact_limit = SegmentConfig(max_tokens=64, max_segments=len(split(text)))
+    assert segment.split(documents([text]), cuts.Bytes.count, exact_limit)[1] == {}
     with pytest.raises(ConfigError, match=r"segment\.max_segments=0"):
         SegmentConfig(max_segments=0)
 
 
-def test_a_text_that_the_tokenizer_fails_on_costs_its_row_alone() -> None:
+def test_a_tokenizer_failure_costs_only_the_row() -> None:
     def count(text: str) -> int:
         if "bad" in text:
             raise TextError("the tokenizer failed")
@@ -150,31 +150,35 @@ def test_a_text_that_the_tokenizer_fails_on_costs_its_row_alone() -> None:
 
     texts = ["bad " * 50, "good " * 50, "fine"]
     for mode in OnTooLong:
-        segments, refused = segment.split(documents(texts), count, SegmentConfig(max_tokens=64, on_too_long=mode))
-        assert refused[0].status is Status.GENERATION_ERROR
-        assert "tokenizer failed" in refused[0].message
-        assert {one.document_index for one in segments} == ({1, 2} if mode is OnTooLong.split else {2})
+        segments, rejections = segment.split(documents(texts), count, SegmentConfig(max_tokens=64, on_too_long=mode))
+        assert rejections[0].status is Status.GENERATION_ERROR
+        assert "tokenizer failed" in rejections[0].message
+        assert {piece.document_index for piece in segments} == ({1, 2} if mode is OnTooLong.split else {2})
 
 
-class Asked(Exception):
-    """A stop request."""
+class StopRequested(Exception):
+    """Raised for a stop request."""
 
 
 @pytest.mark.parametrize(
     "text", ["." * 100_000, "a. " * 30_000, "e" + "\u0301" * 100_000, "\n" * 100_000 + "a b " * 20_000]
 )
-def test_a_stop_request_is_heard_within_a_row(text: str) -> None:
-    steps = 0
+def test_a_stop_request_takes_effect_within_a_row(text: str) -> None:
+    num_calls = 0
 
-    def step() -> None:
-        nonlocal steps
-        steps += 1
-        if steps == 20:
-            raise Asked
+    def check_stop() -> None:
+        nonlocal num_calls
+        num_calls += 1
+        if num_calls == 20:
+            raise StopRequested
 
-    with pytest.raises(Asked):
+    with pytest.raises(StopRequested):
         segment.split(
-            documents([text]), cuts.Bytes.count, SegmentConfig(), find_token_starts=cuts.Bytes.starts, check_stop=step
+            documents([text]),
+            cuts.Bytes.count,
+            SegmentConfig(),
+            find_token_starts=cuts.Bytes.token_starts,
+            check_stop=check_stop,
         )
-    cutter = Cutter(text, cuts.Bytes.count, 64, cuts.Bytes.starts, lambda: None)
+    cutter = Cutter(text, cuts.Bytes.count, 64, cuts.Bytes.token_starts, lambda: None)
     assert not cutter.fits()

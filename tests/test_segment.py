@@ -1,4 +1,4 @@
-"""Splitting loses no character, keeps to the limit, and joins as the target language writes."""
+"""Splitting loses no character and keeps the limit; joining follows the spacing of the target language."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ texts = st.text(st.sampled_from("ab .。!?\n\t,，ñ́é漢字🙂\u200d\u3000")
 
 @given(texts, st.integers(16, 64))
 def test_join_of_split_is_the_document_and_no_segment_is_over_the_limit(text: str, limit: int) -> None:
-    segments, refused = segment.split(documents([text]), Bytes().count, SegmentConfig(max_tokens=limit))
-    assert not refused
+    segments, rejections = segment.split(documents([text]), Bytes().count, SegmentConfig(max_tokens=limit))
+    assert not rejections
     if segment.is_blank(text):
         assert segments == []
         return
     assert "".join(map(whole, segments)) == text
-    assert segment.join(segments, [one.text for one in segments]) == text
-    assert all(one.text for one in segments)
-    assert all(len(one.text.encode()) <= limit or len(one.text) <= 6 for one in segments)
+    assert segment.join(segments, [piece.text for piece in segments]) == text
+    assert all(piece.text for piece in segments)
+    assert all(len(piece.text.encode()) <= limit or len(piece.text) <= 6 for piece in segments)
 
 
-def test_a_document_that_fits_is_one_segment_with_its_white_space_kept_aside() -> None:
+def test_a_document_that_fits_is_one_segment_with_its_white_space_kept_separately() -> None:
     segments, _ = segment.split(documents(["  One. Two.\t"]), Bytes().count, SegmentConfig())
     assert segments == [Segment(0, 0, "One. Two.", "  ", "\t")]
 
@@ -38,24 +38,24 @@ def test_a_document_that_fits_is_one_segment_with_its_white_space_kept_aside() -
 def test_cuts_fall_on_paragraphs_then_sentences() -> None:
     text = "First one. Second one.\n\nThird one is here. Fourth."
     segments, _ = segment.split(documents([text]), Bytes().count, SegmentConfig(max_tokens=30))
-    assert [one.text for one in segments] == ["First one. Second one.", "Third one is here. Fourth."]
+    assert [piece.text for piece in segments] == ["First one. Second one.", "Third one is here. Fourth."]
     segments, _ = segment.split(documents([text]), Bytes().count, SegmentConfig(max_tokens=18))
-    assert [one.text for one in segments] == ["First one.", "Second one.", "Third one is here.", "Fourth."]
+    assert [piece.text for piece in segments] == ["First one.", "Second one.", "Third one is here.", "Fourth."]
 
 
-def test_a_long_document_is_an_error_row_when_asked() -> None:
+def test_a_long_document_is_an_error_row_with_on_too_long_error() -> None:
     config = SegmentConfig(max_tokens=16, on_too_long=OnTooLong.error)
-    segments, refused = segment.split(documents(["short", "much longer than sixteen"]), Bytes().count, config)
-    assert [one.document_index for one in segments] == [0]
-    assert refused[1].status is Status.TOO_LONG
-    assert "24 tokens" in refused[1].message
+    segments, rejections = segment.split(documents(["short", "much longer than sixteen"]), Bytes().count, config)
+    assert [piece.document_index for piece in segments] == [0]
+    assert rejections[1].status is Status.TOO_LONG
+    assert "24 tokens" in rejections[1].message
 
 
 def test_blank_rows_and_error_rows_give_no_segment() -> None:
     assert segment.split(documents(["", " \t", None, "\u3000"]), Bytes().count, SegmentConfig()) == ([], {})
 
 
-def test_joins_follow_the_target_language() -> None:
+def test_joins_follow_the_spacing_of_the_target_language() -> None:
     spaced = [Segment(0, 0, "一。"), Segment(0, 1, "二。")]
     assert segment.join(spaced, ["One.", "Two."], spaced=True) == "One. Two."
     unspaced = [Segment(0, 0, "One.", "", " "), Segment(0, 1, "Two.")]
@@ -69,7 +69,7 @@ def test_a_limit_too_small_for_a_sentence_is_refused() -> None:
         SegmentConfig(max_tokens=3)
 
 
-def test_a_line_break_is_what_splitlines_takes_for_one() -> None:
+def test_line_breaks_are_those_of_splitlines() -> None:
     known = re.compile(f"[{LINE_BREAKS}]")
     for code in range(0x10000):
         character = chr(code)

@@ -1,4 +1,4 @@
-"""Which inputs a job has: names taken literally, collisions and unusable names refused before anything is read."""
+"""Finding inputs: existing names are used literally, and collisions and unusable names are refused before reading."""
 
 from __future__ import annotations
 
@@ -28,42 +28,42 @@ def write(path: Path, text: str = "a\n") -> str:
 @pytest.mark.parametrize(
     "name", ["a[1].txt", "x y.txt", "a::b.txt", "a=b, (1).txt", "语料 *.txt", "-.txt", "demo:x.txt"]
 )
-def test_a_name_that_exists_is_taken_literally(tmp_path: Path, name: str) -> None:
+def test_an_existing_name_is_used_literally(tmp_path: Path, name: str) -> None:
     path = write(tmp_path / name)
     write(tmp_path / "a1.txt")
-    (found,) = find(path)
-    assert (found.rel, found.out_rel, found.path, found.format) == (name, name, path, "text")
+    (input,) = find(path)
+    assert (input.rel, input.out_rel, input.path, input.format) == (name, name, path, "text")
 
 
 def test_a_folder_gives_its_files_sorted_with_relative_paths(tmp_path: Path) -> None:
     for name in ("b.jsonl", "a/z.txt.gz", "a/c.TSV", ".hidden.txt", ".git/x.txt", "a/.x/y.txt"):
         write(tmp_path / name)
-    found = find(str(tmp_path))
-    assert [(one.rel, one.format, one.compression) for one in found] == [
+    inputs = find(str(tmp_path))
+    assert [(input.rel, input.format, input.compression) for input in inputs] == [
         ("a/c.TSV", "tsv", ""),
         ("a/z.txt.gz", "text", "gz"),
         ("b.jsonl", "jsonl", ""),
     ]
-    assert len({one.file_id for one in found}) == 3
-    assert all(len(one.file_id) == 16 for one in found)
+    assert len({input.file_id for input in inputs}) == 3
+    assert all(len(input.file_id) == 16 for input in inputs)
 
 
 def test_several_sources_keep_their_order_and_globs_their_folders(tmp_path: Path) -> None:
     write(tmp_path / "z.txt")
     write(tmp_path / "g/1/a.txt")
     write(tmp_path / "g/2/a.txt")
-    found = find([str(tmp_path / "z.txt"), str(tmp_path / "g" / "**" / "*.txt")])
-    assert [one.rel for one in found] == ["z.txt", "1/a.txt", "2/a.txt"]
+    inputs = find([str(tmp_path / "z.txt"), str(tmp_path / "g" / "**" / "*.txt")])
+    assert [input.rel for input in inputs] == ["z.txt", "1/a.txt", "2/a.txt"]
 
 
-def test_a_folder_that_cannot_be_listed_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_cannot_be_listed_is_named_in_the_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path / "closed/a.txt")
-    right = os.scandir
+    real_scandir = os.scandir
 
     def scandir(path: str) -> Any:
-        if str(path).endswith("closed"):  # the tests may run as root, who may list everything
+        if str(path).endswith("closed"):  # simulated, because the tests may run as root, which can list every folder
             raise PermissionError(errno.EACCES, "Permission denied", path)
-        return right(path)
+        return real_scandir(path)
 
     monkeypatch.setattr(os, "scandir", scandir)
     with pytest.raises(ConfigError, match=r"closed' cannot be listed \(Permission denied\)"):
@@ -74,28 +74,28 @@ def test_output_names_follow_the_format(tmp_path: Path) -> None:
     for name in ("a.txt.gz", "b.ndjson", "c.parquet", "chapter.1", "chapter.2"):
         write(tmp_path / name)
     paths = [str(tmp_path / name) for name in sorted(os.listdir(tmp_path))]
-    assert [one.out_rel for one in find(paths, "jsonl")] == [
+    assert [input.out_rel for input in find(paths, "jsonl")] == [
         "a.jsonl.gz",
         "b.ndjson",
         "c.jsonl",
         "chapter.1.jsonl",
         "chapter.2.jsonl",
     ]
-    assert [one.out_rel for one in find(paths[:2], "parquet")] == ["a.parquet", "b.parquet"]
-    assert [one.out_rel for one in find(paths)] == [one.rel for one in find(paths)]
+    assert [input.out_rel for input in find(paths[:2], "parquet")] == ["a.parquet", "b.parquet"]
+    assert [input.out_rel for input in find(paths)] == [input.rel for input in find(paths)]
 
 
-def test_unknown_extensions_are_skipped_in_folders_with_one_warning_and_taken_when_named(
+def test_unknown_extensions_are_skipped_in_folders_with_one_warning_but_read_when_named(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     for name in ("a.txt", "b.log", "c.md"):
         write(tmp_path / name)
     with caplog.at_level(logging.WARNING):
-        assert [one.rel for one in find(str(tmp_path))] == ["a.txt"]
+        assert [input.rel for input in find(str(tmp_path))] == ["a.txt"]
     (record,) = caplog.records
     assert "b.log" in record.getMessage() and "source.format=text" in record.getMessage()
-    assert [one.rel for one in find(str(tmp_path), format=SourceFormat.text)] == ["a.txt", "b.log", "c.md"]
-    assert [one.rel for one in find(str(tmp_path), pattern="*.log")] == ["b.log"]
+    assert [input.rel for input in find(str(tmp_path), format=SourceFormat.text)] == ["a.txt", "b.log", "c.md"]
+    assert [input.rel for input in find(str(tmp_path), pattern="*.log")] == ["b.log"]
     assert find(str(tmp_path / "b.log"))[0].format == "text"
     assert find(str(tmp_path / "*.md"))[0].format == "text"
 
@@ -125,7 +125,7 @@ def test_an_output_that_must_be_a_folder_is_refused(tmp_path: Path) -> None:
 
 def test_the_same_file_twice_is_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "a.txt")
-    with pytest.raises(ConfigError, match="Name it once"):
+    with pytest.raises(ConfigError, match="List it once"):
         find([path, path])
 
 
@@ -138,9 +138,9 @@ def test_names_that_cannot_be_written_are_refused(tmp_path: Path, name: str) -> 
         find(str(path))
 
 
-def test_missing_paths_name_the_nearest(tmp_path: Path) -> None:
+def test_the_error_for_a_missing_path_suggests_similar_names(tmp_path: Path) -> None:
     write(tmp_path / "corpus.txt")
-    with pytest.raises(ConfigError, match=r"does not exist\. Near it: '.*corpus\.txt'"):
+    with pytest.raises(ConfigError, match=r"does not exist\. Similar names: '.*corpus\.txt'"):
         find(str(tmp_path / "corpsu.txt"))
     with pytest.raises(ConfigError, match="matches no file"):
         find(str(tmp_path / "*.csv"))
@@ -155,7 +155,7 @@ def test_a_mistyped_relative_path_is_not_looked_up_on_the_hub(tmp_path: Path, mo
 
 
 def test_folders_without_anything_to_translate_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="holds no file to translate"):
+    with pytest.raises(ConfigError, match="has no file to translate"):
         find(str(tmp_path))
     write(tmp_path / "b.log")
     with pytest.raises(ConfigError, match=r"b\.log.*source\.format=text"):
@@ -165,21 +165,21 @@ def test_folders_without_anything_to_translate_are_refused(tmp_path: Path) -> No
 
 
 @pytest.mark.fault(80)
-def test_links_out_of_the_folder_need_consent(tmp_path: Path) -> None:
+def test_links_out_of_the_folder_need_follow_symlinks(tmp_path: Path) -> None:
     outside = write(tmp_path / "outside/a.txt")
     write(tmp_path / "in/b.txt")
     (tmp_path / "in/link.txt").symlink_to(outside)
     with pytest.raises(ConfigError, match=r"source\.follow_symlinks=true"):
         find(str(tmp_path / "in"))
-    assert [one.rel for one in find(str(tmp_path / "in"), follow_symlinks=True)] == ["b.txt", "link.txt"]
+    assert [input.rel for input in find(str(tmp_path / "in"), follow_symlinks=True)] == ["b.txt", "link.txt"]
 
 
 @pytest.mark.fault(80)
-def test_folders_that_link_to_each_other_end(tmp_path: Path) -> None:
+def test_a_cycle_of_links_between_folders_is_read_once(tmp_path: Path) -> None:
     write(tmp_path / "in/a/b.txt")
     (tmp_path / "in/a/up").symlink_to(tmp_path / "in")
-    assert [one.rel for one in find(str(tmp_path / "in"), follow_symlinks=True)] == ["a/b.txt"]
-    assert [one.rel for one in find(str(tmp_path / "in"))] == ["a/b.txt"]
+    assert [input.rel for input in find(str(tmp_path / "in"), follow_symlinks=True)] == ["a/b.txt"]
+    assert [input.rel for input in find(str(tmp_path / "in"))] == ["a/b.txt"]
 
 
 @pytest.mark.fault(80)
@@ -193,53 +193,59 @@ def test_fifos_and_broken_links_are_refused(tmp_path: Path) -> None:
         find(str(tmp_path))
 
 
-def test_outputs_of_jobs_below_the_folder_are_no_input(tmp_path: Path) -> None:
+def test_output_folders_of_jobs_below_the_folder_are_not_inputs(tmp_path: Path) -> None:
     write(tmp_path / "a.txt")
     write(tmp_path / "outputs/night/translated/a.txt")
     (tmp_path / "outputs/night/.hymt").mkdir()
-    assert [one.rel for one in find(str(tmp_path))] == ["a.txt"]
+    assert [input.rel for input in find(str(tmp_path))] == ["a.txt"]
 
 
-def test_files_that_hold_no_rows_say_what_to_do(tmp_path: Path) -> None:
+def test_the_error_for_an_unsupported_format_shows_the_conversion(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="jq -c"):
         find(write(tmp_path / "a.json"))
     assert find(str(tmp_path / "a.json"), format=SourceFormat.text)[0].format == "text"
 
 
-def test_saved_datasets_become_one_parquet_a_split(tmp_path: Path) -> None:
+def test_a_saved_dataset_is_one_parquet_input_per_split(tmp_path: Path) -> None:
     import datasets
 
     datasets.Dataset.from_dict({"text": ["a", "b"]}).save_to_disk(str(tmp_path / "one"))
     both = {"train": datasets.Dataset.from_dict({"text": ["a"]}), "test": datasets.Dataset.from_dict({"text": []})}
     datasets.DatasetDict(both).save_to_disk(str(tmp_path / "two"))
-    assert [(one.rel, one.format, one.dataset) for one in find(str(tmp_path / "one"))] == [
+    assert [(input.rel, input.format, input.dataset) for input in find(str(tmp_path / "one"))] == [
         ("one.parquet", "parquet", "arrow")
     ]
-    assert [one.rel for one in find(str(tmp_path / "two"))] == ["two/test.parquet", "two/train.parquet"]
-    assert [one.rel for one in find(str(tmp_path / "two"), split="train")] == ["two/train.parquet"]
-    assert [one.out_rel for one in find(str(tmp_path), "jsonl")] == ["one.jsonl", "two/test.jsonl", "two/train.jsonl"]
+    assert [input.rel for input in find(str(tmp_path / "two"))] == ["two/test.parquet", "two/train.parquet"]
+    assert [input.rel for input in find(str(tmp_path / "two"), split="train")] == ["two/train.parquet"]
+    assert [input.out_rel for input in find(str(tmp_path), "jsonl")] == [
+        "one.jsonl",
+        "two/test.jsonl",
+        "two/train.jsonl",
+    ]
     with pytest.raises(ConfigError, match="Its splits are"):
         find(str(tmp_path / "two"), split="dev")
 
 
-def test_ignored_settings_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_ignored_settings_are_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     find(write(tmp_path / "a.txt"), split="train", pattern="*.txt")
     assert [record.getMessage().split("=")[0] for record in caplog.records] == ["source.pattern", "source.split"]
 
 
-def test_fields_and_columns_of_text_are_told_to_be_ignored(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_field_and_column_settings_are_logged_as_ignored_for_text(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     settings = {"text_field": "body", "tgt_lang_field": "to", "delimiter": ";", "header": False}
     path = write(tmp_path / "a.txt")
     find(path, **settings)
-    told = [record.getMessage().split(" ")[0] for record in caplog.records]
-    assert told == ["source.text_field=body", "source.tgt_lang_field=to", "source.header=false", "source.delimiter=;"]
+    logged = [record.getMessage().split(" ")[0] for record in caplog.records]
+    assert logged == ["source.text_field=body", "source.tgt_lang_field=to", "source.header=false", "source.delimiter=;"]
     caplog.clear()
     find([path, write(tmp_path / "b.csv")], **settings)
     assert not caplog.records
 
 
-def test_an_unknown_corpus_names_the_known(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="no embedded corpus"):
+def test_the_error_for_an_unknown_corpus_lists_the_known_ones(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="not an embedded corpus"):
         find("demo:nothing")
 
 

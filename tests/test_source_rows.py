@@ -1,4 +1,4 @@
-"""Rows of every format: bad rows keep their place, the file goes on, nothing is lost or shifted."""
+"""Rows of every format: a bad row keeps its index, reading continues after it, and nothing is lost or shifted."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ def source(tmp_path: Path, name: str, data: bytes, **settings: Any) -> tuple[Inp
     path = tmp_path / name
     path.write_bytes(data)
     config = SourceConfig(path=str(path), **settings)
-    (found,) = stream.find_inputs(config)
-    return found, config
+    (input,) = stream.find_inputs(config)
+    return input, config
 
 
 def read(tmp_path: Path, name: str, data: bytes, *, full: bool = False, **settings: Any) -> list[Document]:
-    found, config = source(tmp_path, name, data, **settings)
-    return [document for document, _ in stream.read_documents(found, config, full=full)]
+    input, config = source(tmp_path, name, data, **settings)
+    return [document for document, _ in stream.read_documents(input, config, full=full)]
 
 
 def texts(documents: list[Document]) -> list[str | None]:
@@ -67,27 +67,27 @@ def bad(documents: list[Document]) -> dict[int, str]:
     ],
 )
 @pytest.mark.fault(53, 54)
-def test_text_is_split_on_line_feeds_alone(tmp_path: Path, data: bytes, expected: list[str]) -> None:
+def test_text_is_split_only_at_line_feeds(tmp_path: Path, data: bytes, expected: list[str]) -> None:
     assert texts(read(tmp_path, "a.txt", data)) == expected
 
 
 def test_rows_have_ids_cursors_raw_bytes_and_digests(tmp_path: Path) -> None:
-    found, config = source(tmp_path, "a.txt", b"\xef\xbb\xbfone\r\ntwo\nthree")
-    rows = list(stream.read_documents(found, config, full=True))
+    input, config = source(tmp_path, "a.txt", b"\xef\xbb\xbfone\r\ntwo\nthree")
+    rows = list(stream.read_documents(input, config, full=True))
     assert [document.id for document, _ in rows] == ["a.txt#1", "a.txt#2", "a.txt#3"]
     assert [cursor for _, cursor in rows] == [8, 12, 17]
     assert [document.raw for document, _ in rows] == [b"one\r\n", b"two\n", b"three"]
     assert rows[1][0].digest == blake2b(b"two\n", digest_size=8).digest()
-    again = list(stream.read_documents(found, config, cursor=8, first_row=1, full=True))
+    again = list(stream.read_documents(input, config, cursor=8, first_row=1, full=True))
     assert again == rows[1:]
-    assert list(stream.read_documents(found, config, max_rows=2, full=True)) == rows[:2]
-    assert list(stream.read_documents(found, config, max_rows=0)) == []
-    head = stream.read_preamble(found, config)
+    assert list(stream.read_documents(input, config, max_rows=2, full=True)) == rows[:2]
+    assert list(stream.read_documents(input, config, max_rows=0)) == []
+    head = stream.read_preamble(input, config)
     assert (head.bom, head.newline, head.num_bytes) == (b"\xef\xbb\xbf", b"\r\n", 3)
 
 
 @pytest.mark.fault(56)
-def test_a_row_that_is_no_utf8_is_an_error_row_and_the_file_goes_on(tmp_path: Path) -> None:
+def test_a_row_that_is_not_utf8_is_an_error_row_and_reading_continues(tmp_path: Path) -> None:
     rows = read(tmp_path, "a.txt", b"good\nab\xff\n\xed\xa0\x80\nlast\n")
     assert texts(rows) == ["good", None, None, "last"]
     assert rows[1].status is Status.BAD_ENCODING
@@ -97,7 +97,7 @@ def test_a_row_that_is_no_utf8_is_an_error_row_and_the_file_goes_on(tmp_path: Pa
 @pytest.mark.parametrize("end", [b"\n", b"\r\n", b""])
 @pytest.mark.parametrize("size", range(5, 14))
 @pytest.mark.fault(57)
-def test_a_row_is_too_long_exactly_beyond_the_limit(tmp_path: Path, end: bytes, size: int) -> None:
+def test_a_row_is_too_long_only_above_the_limit(tmp_path: Path, end: bytes, size: int) -> None:
     data = b"x" * size + end
     (row,) = read(tmp_path, "a.txt", data, max_row_bytes=9, full=True)
     assert row.digest == blake2b(data, digest_size=8).digest()
@@ -108,12 +108,12 @@ def test_a_row_is_too_long_exactly_beyond_the_limit(tmp_path: Path, end: bytes, 
 
 
 @pytest.mark.fault(57, 84)
-def test_a_row_without_end_is_read_in_bounded_memory(tmp_path: Path) -> None:
+def test_an_endless_row_is_read_in_bounded_memory(tmp_path: Path) -> None:
     import tracemalloc
 
-    found, config = source(tmp_path, "a.txt", b"a\n" + b"x" * (32 << 20) + b"\r\nb\n", max_row_bytes=1000)
+    input, config = source(tmp_path, "a.txt", b"a\n" + b"x" * (32 << 20) + b"\r\nb\n", max_row_bytes=1000)
     tracemalloc.start()
-    rows = [document for document, _ in stream.read_documents(found, config, full=True)]
+    rows = [document for document, _ in stream.read_documents(input, config, full=True)]
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert texts(rows) == ["a", None, "b"]
@@ -124,12 +124,12 @@ def test_a_row_without_end_is_read_in_bounded_memory(tmp_path: Path) -> None:
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.binary(max_size=60), st.integers(1, 12))
 @pytest.mark.fault(53, 54, 55)
-def test_raw_rows_join_to_the_file_whatever_it_holds(tmp_path: Path, data: bytes, limit: int) -> None:
+def test_the_raw_rows_of_any_file_join_to_the_file(tmp_path: Path, data: bytes, limit: int) -> None:
     if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
         return
-    found, config = source(tmp_path, "a.txt", data, max_row_bytes=limit)
-    rows = list(stream.read_documents(found, config, full=True))
-    bom = stream.read_preamble(found, config).bom
+    input, config = source(tmp_path, "a.txt", data, max_row_bytes=limit)
+    rows = list(stream.read_documents(input, config, full=True))
+    bom = stream.read_preamble(input, config).bom
     lines = data[len(bom) :].split(b"\n")
     lines = [line + b"\n" for line in lines[:-1]] + ([lines[-1]] if lines[-1] else [])
     assert [document.digest for document, _ in rows] == [blake2b(line, digest_size=8).digest() for line in lines]
@@ -138,14 +138,14 @@ def test_raw_rows_join_to_the_file_whatever_it_holds(tmp_path: Path, data: bytes
             assert line.endswith(document.raw) and document.raw in (b"", b"\n", b"\r\n")
         else:
             assert document.raw == line
-    for number, (_, cursor) in enumerate(rows):
+    for index, (_, cursor) in enumerate(rows):
         assert (
-            list(stream.read_documents(found, config, cursor=cursor, first_row=number + 1, full=True))
-            == rows[number + 1 :]
+            list(stream.read_documents(input, config, cursor=cursor, first_row=index + 1, full=True))
+            == rows[index + 1 :]
         )
 
 
-def test_utf16_is_refused_with_the_command_that_mends_it(tmp_path: Path) -> None:
+def test_utf16_is_refused_with_the_command_that_converts_it(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="iconv -f UTF-16"):
         read(tmp_path, "a.txt", "a\n".encode("utf-16"))
 
@@ -157,16 +157,16 @@ def test_utf16_is_refused_with_the_command_that_mends_it(tmp_path: Path) -> None
 @pytest.mark.fault(64)
 def test_concatenated_members_are_one_stream(tmp_path: Path, kind: str) -> None:
     data = PACK[kind](b"a\nb") + PACK[kind](b"") + PACK[kind](b"c\nd\n")
-    found, config = source(tmp_path, f"a.txt.{kind}", data)
-    rows = list(stream.read_documents(found, config))
+    input, config = source(tmp_path, f"a.txt.{kind}", data)
+    rows = list(stream.read_documents(input, config))
     assert [document.text for document, _ in rows] == ["a", "bc", "d"]
-    assert list(stream.read_documents(found, config, cursor=rows[0][1], first_row=1)) == rows[1:]
+    assert list(stream.read_documents(input, config, cursor=rows[0][1], first_row=1)) == rows[1:]
 
 
 @pytest.mark.parametrize("kind", PACK)
 @pytest.mark.fault(64)
-def test_truncated_or_damaged_compressed_files_are_errors_that_name_the_file(tmp_path: Path, kind: str) -> None:
-    body = b"".join(b"row %d of some length\n" % number for number in range(5000))
+def test_the_error_for_a_truncated_or_damaged_compressed_file_names_it(tmp_path: Path, kind: str) -> None:
+    body = b"".join(b"row %d of some length\n" % index for index in range(5000))
     packed = PACK[kind](body)
     second = PACK[kind](b"more\n")
     broken = [packed[: len(packed) // 2], packed[:-1], packed + second[:-1], packed + second[:3], b"", packed + b"junk"]
@@ -189,10 +189,10 @@ def lines(*rows: Any) -> bytes:
 
 
 @pytest.mark.fault(56, 61)
-def test_jsonl_rows_that_cannot_be_read_are_error_rows_and_the_file_goes_on(tmp_path: Path) -> None:
+def test_jsonl_rows_that_cannot_be_read_are_error_rows_and_reading_continues(tmp_path: Path) -> None:
     good = {"id": 1, "text": "2024-01-01"}
     odd = [
-        b'{"text": "a"',  # torn
+        b'{"text": "a"',  # cut off
         b"[1]",
         b'{"id": 2}',
         b'{"text": 5}',
@@ -213,7 +213,12 @@ def test_jsonl_rows_that_cannot_be_read_are_error_rows_and_the_file_goes_on(tmp_
     assert [row.status for row in rows] == [row.status for row in first]
     assert [row.row_index for row in rows if row.status is Status.BAD_ENCODING] == [9, 10, 11]
     assert [row.row_index for row in rows if row.status is Status.BAD_ROW] == [1, 2, 3, 4, 5, 6, 8, 13, 14]
-    assert texts(rows)[8:12] == ["a", "\ufffd", "\ufffd", "\ufffd\ufffd\ufffd"]  # known all the same
+    assert texts(rows)[8:12] == [
+        "a",
+        "\ufffd",
+        "\ufffd",
+        "\ufffd\ufffd\ufffd",
+    ]  # the text is known although the rows are rejected
     rows = [row for row in rows if row.status is not Status.OK or row.values == good]
     assert all(row.message.startswith(f"in.jsonl:{row.row_index + 1} ") for row in rows[1:-1])
     assert (
@@ -241,17 +246,17 @@ def test_dotted_fields_reach_into_objects_but_a_plain_name_wins(tmp_path: Path) 
 
 
 @pytest.mark.fault(61)
-def test_a_jsonl_file_that_lacks_the_field_is_refused_before_it_is_read(tmp_path: Path) -> None:
+def test_a_jsonl_file_without_the_text_field_is_refused_before_it_is_read(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         read(tmp_path, "in.jsonl", lines({"id": 1, "body": "x"}, {"id": 2}))
     assert "in.jsonl:1 has no field 'text'" in str(caught.value)
     assert "Its fields are ['id', 'body']. Set source.text_field to one of them." in str(caught.value)
     assert texts(read(tmp_path, "in.jsonl", lines(*[{"id": 1}] * 99, {"text": "a"}))) == [None] * 99 + ["a"]
-    with pytest.raises(ConfigError, match="no JSON lines file"):
+    with pytest.raises(ConfigError, match="not a JSON lines file"):
         read(tmp_path, "in.jsonl", b"prose\n" * 100)
 
 
-def test_languages_of_rows_are_checked_one_by_one(tmp_path: Path) -> None:
+def test_the_language_of_each_row_is_checked(tmp_path: Path) -> None:
     data = lines(
         {"text": "a", "to": "fr"},
         {"text": "b", "to": "ZH_hant"},
@@ -267,47 +272,47 @@ def test_languages_of_rows_are_checked_one_by_one(tmp_path: Path) -> None:
 
 
 def test_fields_that_the_output_adds_are_refused(tmp_path: Path) -> None:
-    taken = ("translation", "hymt")
-    found, config = source(tmp_path, "in.jsonl", lines({"text": "a", "hymt": 1}))
+    reserved = ("translation", "hymt")
+    input, config = source(tmp_path, "in.jsonl", lines({"text": "a", "hymt": 1}))
     with pytest.raises(ConfigError, match="already has a field 'hymt'"):
-        stream.check_fields([found], config, taken)
+        stream.check_fields([input], config, reserved)
     late = lines(*[{"text": "a"}] * 150, {"text": "b", "translation": "c"}, {"text": "d"})
-    found, config = source(tmp_path, "in.jsonl", late)
-    stream.check_fields([found], config, taken)
-    rows = [document for document, _ in stream.read_documents(found, config, reserved=taken)]
-    assert not bad(rows)  # no setting of the output decides what is translated
+    input, config = source(tmp_path, "in.jsonl", late)
+    stream.check_fields([input], config, reserved)
+    rows = [document for document, _ in stream.read_documents(input, config, reserved=reserved)]
+    assert not bad(rows)  # settings of the output do not decide which rows are translated
     for plan, full in ((1, False), (1, True), (2, True)):
-        rows = [d for d, _ in stream.read_documents(found, config, reserved=taken, plan_version=plan, full=full)]
+        rows = [d for d, _ in stream.read_documents(input, config, reserved=reserved, plan_version=plan, full=full)]
         assert list(bad(rows)) == [150] and rows[150].status is Status.BAD_ROW
     assert (rows[150].text, rows[150].values) == ("b", {"text": "b", "translation": "c"})
     for name, data in (("in.csv", b"text,hymt\na,b\n"), ("in.tsv", b"text\thymt\na\tb\n")):
-        found, config = source(tmp_path, name, data)
+        input, config = source(tmp_path, name, data)
         with pytest.raises(ConfigError, match="already has a field 'hymt'"):
-            stream.check_fields([found], config, taken)
+            stream.check_fields([input], config, reserved)
 
 
 # csv and tsv
 
 
-def test_csv_records_may_hold_line_breaks_delimiters_and_quotes(tmp_path: Path) -> None:
+def test_csv_records_may_contain_line_breaks_delimiters_and_quotes(tmp_path: Path) -> None:
     data = b'id,text\r\n1,"a\nb, ""c"""\r\n2,plain "quoted" word\n3,\n\n4,"x"y\n5,last'
-    found, config = source(tmp_path, "in.csv", data)
-    rows = list(stream.read_documents(found, config, full=True))
+    input, config = source(tmp_path, "in.csv", data)
+    rows = list(stream.read_documents(input, config, full=True))
     assert [document.text for document, _ in rows] == ['a\nb, "c"', 'plain "quoted" word', "", "", "xy", "last"]
     assert rows[0][0].values == {"id": "1", "text": 'a\nb, "c"'}
-    head = stream.read_preamble(found, config)
+    head = stream.read_preamble(input, config)
     assert (head.header, head.fields, head.newline) == (b"id,text\r\n", ("id", "text"), b"\r\n")
     assert head.header + b"".join(document.raw for document, _ in rows) == data
-    for number, (_, cursor) in enumerate(rows):
+    for index, (_, cursor) in enumerate(rows):
         assert (
-            list(stream.read_documents(found, config, cursor=cursor, first_row=number + 1, full=True))
-            == rows[number + 1 :]
+            list(stream.read_documents(input, config, cursor=cursor, first_row=index + 1, full=True))
+            == rows[index + 1 :]
         )
 
 
 @pytest.mark.fault(61)
-def test_a_quote_that_does_not_close_costs_one_row(tmp_path: Path) -> None:
-    data = b'id,text\n1,"open\n' + b"".join(b"%d,row\n" % number for number in range(2, 3000))
+def test_an_unclosed_quote_costs_one_row(tmp_path: Path) -> None:
+    data = b'id,text\n1,"open\n' + b"".join(b"%d,row\n" % index for index in range(2, 3000))
     rows = read(tmp_path, "in.csv", data, max_row_bytes=500)
     assert list(bad(rows)) == [0]
     assert len(rows) == 2999
@@ -317,19 +322,19 @@ def test_a_quote_that_does_not_close_costs_one_row(tmp_path: Path) -> None:
         assert texts(rows)[-1] == "c"
 
 
-def test_a_quote_that_closes_into_another_number_of_fields_costs_one_row(tmp_path: Path) -> None:
+def test_a_quote_that_closes_with_a_wrong_number_of_fields_costs_one_row(tmp_path: Path) -> None:
     rows = read(tmp_path, "in.csv", b'id,text\n1,"open\n2,b",x\n3,c\n', full=True)
     assert [row.raw for row in rows] == [b'1,"open\n', b'2,b",x\n', b"3,c\n"]
     assert list(bad(rows)) == [0, 1]
 
 
-def test_records_with_another_number_of_fields_are_error_rows(tmp_path: Path) -> None:
+def test_records_with_a_wrong_number_of_fields_are_error_rows(tmp_path: Path) -> None:
     rows = read(tmp_path, "in.csv", b"id,text\n1,a\n2,b,c\n3\n4,d\n")
     assert texts(rows) == ["a", None, None, "d"]
-    assert "in.csv:2 has 3 fields where the file has 2 columns" in rows[1].message
+    assert "in.csv:2 has 3 fields, but the file has 2 columns" in rows[1].message
 
 
-def test_tsv_knows_no_quotes(tmp_path: Path) -> None:
+def test_tsv_has_no_quotes(tmp_path: Path) -> None:
     rows = read(tmp_path, "in.tsv", b'id\ttext\n1\t"\n2\t5" disk\n3\tNA\n')
     assert texts(rows) == ['"', '5" disk', "NA"]
 
@@ -338,7 +343,7 @@ def test_columns_by_number_without_a_header_and_by_another_delimiter(tmp_path: P
     rows = read(tmp_path, "in.csv", b"x;a\ny;b\n", header=False, delimiter=";", text_field="2", full=True)
     assert texts(rows) == ["a", "b"]
     assert rows[0].values == {"1": "x", "2": "a"}
-    with pytest.raises(ConfigError, match=r"source\.text_field=text is no column number"):
+    with pytest.raises(ConfigError, match=r"source\.text_field=text is not a column number"):
         read(tmp_path, "in.csv", b"x,a\n", header=False)
     with pytest.raises(ConfigError, match=r"has no column 'text'.*source\.delimiter=';'"):
         read(tmp_path, "in.csv", b"id;text\n1;a\n")
@@ -346,10 +351,10 @@ def test_columns_by_number_without_a_header_and_by_another_delimiter(tmp_path: P
         read(tmp_path, "in.csv", b"id,body\n1,a\n")
 
 
-def test_another_header_changes_every_digest(tmp_path: Path) -> None:
-    one = read(tmp_path, "in.csv", b"text,note\na,b\n")
-    two = read(tmp_path, "in.csv", b"note,text\na,b\n")
-    assert one[0].digest != two[0].digest
+def test_a_changed_header_changes_every_digest(tmp_path: Path) -> None:
+    original = read(tmp_path, "in.csv", b"text,note\na,b\n")
+    changed = read(tmp_path, "in.csv", b"note,text\na,b\n")
+    assert original[0].digest != changed[0].digest
 
 
 @pytest.mark.fault(53)
@@ -360,16 +365,16 @@ def test_empty_csv_files_have_no_rows(tmp_path: Path) -> None:
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.sampled_from(['"', ",", "a", "\n", "\r\n", "é"]), max_size=24), st.integers(4, 40))
-def test_csv_loses_and_shifts_no_byte_whatever_the_quotes(tmp_path: Path, pieces: list[str], limit: int) -> None:
+def test_csv_loses_and_shifts_no_byte_with_any_quotes(tmp_path: Path, pieces: list[str], limit: int) -> None:
     body = "".join(pieces).encode()
-    found, config = source(tmp_path, "in.csv", b"t,u\n" + body, max_row_bytes=limit, text_field="t")
-    rows = list(stream.read_documents(found, config, full=True))
+    input, config = source(tmp_path, "in.csv", b"t,u\n" + body, max_row_bytes=limit, text_field="t")
+    rows = list(stream.read_documents(input, config, full=True))
     if all(document.status is not Status.TOO_LONG for document, _ in rows):
         assert b"".join(document.raw for document, _ in rows) == body
-    for number, (_, cursor) in enumerate(rows):
+    for index, (_, cursor) in enumerate(rows):
         assert (
-            list(stream.read_documents(found, config, cursor=cursor, first_row=number + 1, full=True))
-            == rows[number + 1 :]
+            list(stream.read_documents(input, config, cursor=cursor, first_row=index + 1, full=True))
+            == rows[index + 1 :]
         )
 
 
@@ -379,11 +384,11 @@ def test_what_the_csv_module_writes_is_read_back(tmp_path: Path, records: list[t
     import csv
 
     records = [tuple(cell.encode("utf-8", "replace").decode() for cell in record) for record in records]  # type: ignore[misc]
-    sink = io.StringIO()
-    writer = csv.writer(sink, quoting=csv.QUOTE_ALL)
+    file = io.StringIO()
+    writer = csv.writer(file, quoting=csv.QUOTE_ALL)
     writer.writerow(["id", "text"])
     writer.writerows(records)
-    rows = read(tmp_path, "in.csv", sink.getvalue().encode())
+    rows = read(tmp_path, "in.csv", file.getvalue().encode())
     assert texts(rows) == [text for _, text in records]
 
 
@@ -393,8 +398,8 @@ def test_what_the_csv_module_writes_is_read_back(tmp_path: Path, records: list[t
 def table(tmp_path: Path, columns: dict[str, Any], **options: Any) -> Input:
     path = tmp_path / "in.parquet"
     parquet.write_table(pa.table(columns), path, **options)
-    (found,) = stream.find_inputs(SourceConfig(path=str(path)))
-    return found
+    (input,) = stream.find_inputs(SourceConfig(path=str(path)))
+    return input
 
 
 @pytest.mark.parametrize(
@@ -409,98 +414,98 @@ def table(tmp_path: Path, columns: dict[str, Any], **options: Any) -> Input:
     ],
     ids=str,
 )
-def test_parquet_text_of_every_arrow_type_reads_alike(tmp_path: Path, kind: Any) -> None:
+def test_parquet_text_of_every_arrow_type_reads_the_same(tmp_path: Path, kind: Any) -> None:
     values = ["a", None, "", "é"] * 10
     column = pa.array(values, pa.string())
     column = column.dictionary_encode() if pa.types.is_dictionary(kind) else column.cast(kind)
-    found = table(tmp_path, {"id": range(40), "text": column}, row_group_size=7)
+    input = table(tmp_path, {"id": range(40), "text": column}, row_group_size=7)
     config = SourceConfig(path="x")
-    rows = list(stream.read_documents(found, config))
+    rows = list(stream.read_documents(input, config))
     assert [document.text for document, _ in rows] == ["a", "", "", "é"] * 10
     assert [cursor for _, cursor in rows] == list(range(1, 41))
     assert rows[1][0].digest != rows[2][0].digest
     for cursor in (0, 1, 6, 7, 8, 39, 40):
-        assert list(stream.read_documents(found, config, cursor=cursor, first_row=cursor)) == rows[cursor:]
+        assert list(stream.read_documents(input, config, cursor=cursor, first_row=cursor)) == rows[cursor:]
 
 
 def test_parquet_rows_carry_their_whole_batch_for_the_writer(tmp_path: Path) -> None:
-    found = table(tmp_path, {"id": range(10), "text": [f"t{n}" for n in range(10)]}, row_group_size=4)
+    input = table(tmp_path, {"id": range(10), "text": [f"t{n}" for n in range(10)]}, row_group_size=4)
     config = SourceConfig(path="x")
     for cursor in (0, 5):
-        for document, _ in stream.read_documents(found, config, cursor=cursor, first_row=cursor, full=True):
+        for document, _ in stream.read_documents(input, config, cursor=cursor, first_row=cursor, full=True):
             batch, index = document.values
             assert batch.schema.names == ["id", "text"]
             assert batch.slice(index, 1).to_pylist() == [{"id": document.row_index, "text": document.text}]
-    head = stream.read_preamble(found, config)
+    head = stream.read_preamble(input, config)
     assert head.fields == ("id", "text") and head.schema.names == ["id", "text"]
 
 
-def test_parquet_is_read_on_from_within_a_large_row_group(tmp_path: Path) -> None:
-    found = table(tmp_path, {"text": [f"t{n}" for n in range(5000)]})
-    rows = list(stream.read_documents(found, SourceConfig(path="x")))
+def test_parquet_can_be_read_from_the_middle_of_a_large_row_group(tmp_path: Path) -> None:
+    input = table(tmp_path, {"text": [f"t{n}" for n in range(5000)]})
+    rows = list(stream.read_documents(input, SourceConfig(path="x")))
     for cursor in (1023, 1024, 2500, 4999):
         assert (
-            list(stream.read_documents(found, SourceConfig(path="x"), cursor=cursor, first_row=cursor)) == rows[cursor:]
+            list(stream.read_documents(input, SourceConfig(path="x"), cursor=cursor, first_row=cursor)) == rows[cursor:]
         )
 
 
-def test_parquet_digests_tell_null_from_the_neighbouring_column(tmp_path: Path) -> None:
-    nothing = pa.array([None, "fr"])
-    found = table(tmp_path, {"text": pa.array(["fr", None]), "to": nothing})
-    one, two = stream.read_documents(found, SourceConfig(path="x", tgt_lang_field="to"))
-    assert one[0].digest != two[0].digest
+def test_parquet_digests_differ_when_a_null_moves_to_the_next_column(tmp_path: Path) -> None:
+    languages = pa.array([None, "fr"])
+    input = table(tmp_path, {"text": pa.array(["fr", None]), "to": languages})
+    first, second = stream.read_documents(input, SourceConfig(path="x", tgt_lang_field="to"))
+    assert first[0].digest != second[0].digest
 
 
 @pytest.mark.fault(56, 65)
-def test_parquet_bad_bytes_and_long_rows_are_error_rows(tmp_path: Path) -> None:
-    found = table(tmp_path, {"text": pa.array([b"a", b"\xff", b"x" * 20, b"b"], pa.binary())})
-    rows = [document for document, _ in stream.read_documents(found, SourceConfig(path="x", max_row_bytes=10))]
+def test_parquet_rows_with_bad_bytes_or_too_long_are_error_rows(tmp_path: Path) -> None:
+    input = table(tmp_path, {"text": pa.array([b"a", b"\xff", b"x" * 20, b"b"], pa.binary())})
+    rows = [document for document, _ in stream.read_documents(input, SourceConfig(path="x", max_row_bytes=10))]
     assert [row.status for row in rows] == [Status.OK, Status.BAD_ENCODING, Status.TOO_LONG, Status.OK]
     assert "in.parquet:2" in rows[1].message
 
 
 @pytest.mark.fault(65)
-def test_parquet_nested_and_language_columns(tmp_path: Path) -> None:
+def test_parquet_nested_and_language_columns_are_read(tmp_path: Path) -> None:
     docs = pa.array([{"body": "a", "n": 1}, None, {"body": "c", "n": 3}])
-    found = table(tmp_path, {"doc": docs, "to": ["fr", "de", "tlh"]})
+    input = table(tmp_path, {"doc": docs, "to": ["fr", "de", "tlh"]})
     config = SourceConfig(path="x", text_field="doc.body", tgt_lang_field="to")
     for full in (False, True):
-        rows = [document for document, _ in stream.read_documents(found, config, full=full)]
+        rows = [document for document, _ in stream.read_documents(input, config, full=full)]
         assert texts(rows) == ["a", "", "c" if full else None]
         assert rows[2].status is Status.BAD_LANGUAGE
         assert [row.tgt_lang for row in rows] == ["fr", "de", None]
 
 
-def test_parquet_columns_that_do_not_fit_are_refused(tmp_path: Path) -> None:
-    found = table(tmp_path, {"n": [1], "body": ["a"]})
+def test_missing_or_non_text_parquet_columns_are_refused(tmp_path: Path) -> None:
+    input = table(tmp_path, {"n": [1], "body": ["a"]})
     with pytest.raises(ConfigError, match=r"no column 'text'\. Its text columns are \['body'\]"):
-        list(stream.read_documents(found, SourceConfig(path="x")))
+        list(stream.read_documents(input, SourceConfig(path="x")))
     with pytest.raises(ConfigError, match="is int64, not text"):
-        list(stream.read_documents(found, SourceConfig(path="x", text_field="n")))
+        list(stream.read_documents(input, SourceConfig(path="x", text_field="n")))
 
 
 @pytest.mark.fault(65)
-def test_truncated_parquet_names_the_file(tmp_path: Path) -> None:
-    found = table(tmp_path, {"text": ["a"] * 100})
-    data = Path(found.path).read_bytes()
+def test_the_error_for_truncated_parquet_names_the_file(tmp_path: Path) -> None:
+    input = table(tmp_path, {"text": ["a"] * 100})
+    data = Path(input.path).read_bytes()
     for piece in (data[:-10], b"", b"nonsense"):
-        Path(found.path).write_bytes(piece)
+        Path(input.path).write_bytes(piece)
         with pytest.raises(PreflightError, match=r"in\.parquet cannot be read as a parquet file"):
-            list(stream.read_documents(found, SourceConfig(path="x")))
+            list(stream.read_documents(input, SourceConfig(path="x")))
 
 
-def test_saved_datasets_are_read_as_they_were_selected(tmp_path: Path) -> None:
+def test_saved_datasets_are_read_in_the_selected_order(tmp_path: Path) -> None:
     import datasets
 
     rows = datasets.Dataset.from_dict({"text": [f"t{n}" for n in range(3000)], "n": list(range(3000))})
     rows.select(range(2999, -1, -1)).save_to_disk(str(tmp_path / "saved"), num_shards=3)
     config = SourceConfig(path=str(tmp_path / "saved"))
-    (found,) = stream.find_inputs(config)
-    read_all = list(stream.read_documents(found, config))
+    (input,) = stream.find_inputs(config)
+    read_all = list(stream.read_documents(input, config))
     assert [document.text for document, _ in read_all] == [f"t{n}" for n in range(2999, -1, -1)]
     for cursor in (1, 999, 1000, 1001, 2500, 3000):
-        assert list(stream.read_documents(found, config, cursor=cursor, first_row=cursor)) == read_all[cursor:]
-    document, _ = next(stream.read_documents(found, config, cursor=1500, first_row=1500, full=True))
+        assert list(stream.read_documents(input, config, cursor=cursor, first_row=cursor)) == read_all[cursor:]
+    document, _ = next(stream.read_documents(input, config, cursor=1500, first_row=1500, full=True))
     batch, index = document.values
     assert batch.slice(index, 1).to_pylist() == [{"text": "t1499", "n": 1499}]
 
@@ -508,12 +513,12 @@ def test_saved_datasets_are_read_as_they_were_selected(tmp_path: Path) -> None:
 def test_empty_tables_have_no_rows_but_a_schema(tmp_path: Path) -> None:
     import datasets
 
-    found = table(tmp_path, {"text": pa.array([], pa.string())})
-    assert list(stream.read_documents(found, SourceConfig(path="x"))) == []
+    input = table(tmp_path, {"text": pa.array([], pa.string())})
+    assert list(stream.read_documents(input, SourceConfig(path="x"))) == []
     datasets.Dataset.from_dict({"text": []}, features=datasets.Features(text=datasets.Value("string"))).save_to_disk(
         str(tmp_path / "none")
     )
     config = SourceConfig(path=str(tmp_path / "none"))
-    (found,) = stream.find_inputs(config)
-    assert list(stream.read_documents(found, config)) == []
-    assert stream.read_preamble(found, config).schema.names == ["text"]
+    (input,) = stream.find_inputs(config)
+    assert list(stream.read_documents(input, config)) == []
+    assert stream.read_preamble(input, config).schema.names == ["text"]

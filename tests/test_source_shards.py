@@ -1,4 +1,4 @@
-"""Shards: the cut depends on the content alone, finished bytes are not parsed again, changed ones are."""
+"""Shards: the cut depends only on the content; unchanged finished shards are not parsed again, changed ones are."""
 
 from __future__ import annotations
 
@@ -36,7 +36,11 @@ def cut(
     known = records or {}
     return list(
         stream.cut_shards(
-            inputs, config, shard_rows=rows, shard_bytes=size, get_record=lambda one, index: known.get((one.rel, index))
+            inputs,
+            config,
+            shard_rows=rows,
+            shard_bytes=size,
+            get_record=lambda input, index: known.get((input.rel, index)),
         )
     )
 
@@ -50,7 +54,7 @@ def records_of(shards: list[Shard]) -> dict[tuple[str, int], ShardRecord]:
 
 
 def body(name: str) -> bytes:
-    rows = [b"x" * (number * 37 % 90) for number in range(100)]
+    rows = [b"x" * (index * 37 % 90) for index in range(100)]
     if name.endswith("jsonl"):
         rows = [b'{"text": "%s"}' % row for row in rows]
     if ".csv" in name:
@@ -61,7 +65,7 @@ def body(name: str) -> bytes:
 def inputs_of(tmp_path: Path, name: str) -> tuple[list[Input], SourceConfig]:
     path = tmp_path / name
     if name.endswith("parquet"):
-        values = ["x" * (number * 37 % 90) for number in range(100)]
+        values = ["x" * (index * 37 % 90) for index in range(100)]
         parquet.write_table(pa.table({"text": values}), path, row_group_size=30)
     else:
         data = body(name.removesuffix(".gz"))
@@ -74,20 +78,20 @@ NAMES = ["a.txt", "a.txt.gz", "a.jsonl", "a.csv", "a.csv.gz", "a.parquet"]
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_shards_cover_every_row_once_within_their_bounds(tmp_path: Path, name: str) -> None:
+def test_shards_contain_every_row_once_within_their_limits(tmp_path: Path, name: str) -> None:
     inputs, config = inputs_of(tmp_path, name)
     shards = parsed(inputs, config)
     rows = [document.row_index for shard in shards for document in shard.documents]
     assert rows == list(range(100))
     assert [shard.index for shard in shards] == list(range(len(shards)))
     assert all(1 <= len(shard.documents) <= 7 for shard in shards)
-    assert len({len(shard.documents) for shard in shards}) > 2  # both bounds cut
+    assert len({len(shard.documents) for shard in shards}) > 2  # both limits end shards
     assert [shard.start for shard in shards[1:]] == [shard.end for shard in shards[:-1]]
     assert [shard.last for shard in shards] == [False] * (len(shards) - 1) + [True]
     assert [shard.first_row for shard in shards] == [shard.documents[0].row_index for shard in shards]
 
 
-def test_the_hash_of_a_shard_is_that_of_its_bytes(tmp_path: Path) -> None:
+def test_the_hash_of_a_shard_is_the_hash_of_its_bytes(tmp_path: Path) -> None:
     inputs, config = inputs_of(tmp_path, "a.txt")
     for shard in parsed(inputs, config):
         assert shard.sha256 == hashlib.sha256(body("a.txt")[shard.start : shard.end]).hexdigest()
@@ -98,34 +102,34 @@ def test_finished_shards_are_skipped_in_any_combination(tmp_path: Path, name: st
     inputs, config = inputs_of(tmp_path, name)
     shards = parsed(inputs, config)
     for keep in (lambda n: True, lambda n: n % 2 == 0, lambda n: n % 2, lambda n: n < 3, lambda n: n > 3):
-        known = {key: one for key, one in records_of(shards).items() if keep(key[1])}
+        known = {key: shard_record for key, shard_record in records_of(shards).items() if keep(key[1])}
         again = cut(inputs, config, known)
         assert len(again) == len(shards)
-        for shard, other in zip(shards, again, strict=True):
+        for shard, second in zip(shards, again, strict=True):
             if keep(shard.index):
-                assert other == SkippedShard(inputs[0], record(shard))
+                assert second == SkippedShard(inputs[0], record(shard))
             else:
-                assert other == shard
+                assert second == shard
 
 
-def test_skipping_does_not_parse(tmp_path: Path) -> None:
+def test_skipped_shards_are_not_parsed(tmp_path: Path) -> None:
     inputs, config = inputs_of(tmp_path, "a.jsonl")
-    asked: list[int] = []
+    indices: list[int] = []
     shards = parsed(inputs, config)
     known = records_of(shards)
 
-    def done(_: Input, index: int) -> ShardRecord | None:
-        asked.append(index)
+    def get_record(_: Input, index: int) -> ShardRecord | None:
+        indices.append(index)
         return known["a.jsonl", index]
 
-    found = list(stream.cut_shards(inputs, config, shard_rows=7, shard_bytes=200, get_record=done))
-    assert all(isinstance(one, SkippedShard) for one in found)
-    assert asked == list(range(len(shards)))
+    results = list(stream.cut_shards(inputs, config, shard_rows=7, shard_bytes=200, get_record=get_record))
+    assert all(isinstance(result, SkippedShard) for result in results)
+    assert indices == list(range(len(shards)))
 
 
 @pytest.mark.parametrize("name", ["a.txt", "a.txt.gz", "a.jsonl"])
 @pytest.mark.fault(63)
-def test_a_changed_byte_gives_the_parsed_shard_and_the_others_are_still_skipped(tmp_path: Path, name: str) -> None:
+def test_only_the_shard_with_a_changed_byte_is_parsed_again(tmp_path: Path, name: str) -> None:
     inputs, config = inputs_of(tmp_path, name)
     shards = parsed(inputs, config)
     data = bytearray(body(name.removesuffix(".gz")))
@@ -133,8 +137,8 @@ def test_a_changed_byte_gives_the_parsed_shard_and_the_others_are_still_skipped(
     data[at] = ord("y")
     Path(inputs[0].path).write_bytes(gzip.compress(data) if name.endswith("gz") else data)
     again = cut(inputs, config, records_of(shards))
-    assert [one.index for one in again if isinstance(one, Shard)] == [5]
-    changed = next(one for one in again if isinstance(one, Shard))
+    assert [shard.index for shard in again if isinstance(shard, Shard)] == [5]
+    changed = next(shard for shard in again if isinstance(shard, Shard))
     differing = [
         a.row_index for a, b in zip(shards[5].documents, changed.documents, strict=True) if a.digest != b.digest
     ]
@@ -142,13 +146,13 @@ def test_a_changed_byte_gives_the_parsed_shard_and_the_others_are_still_skipped(
 
 
 @pytest.mark.fault(63)
-def test_appended_and_cut_off_rows_are_noticed(tmp_path: Path) -> None:
+def test_appended_and_removed_rows_are_detected(tmp_path: Path) -> None:
     inputs, config = inputs_of(tmp_path, "a.txt")
     shards = parsed(inputs, config)
     path, data = Path(inputs[0].path), body("a.txt")
     path.write_bytes(data + b"\nmore\n")
     again = cut(inputs, config, records_of(shards))
-    assert next(one.index for one in again if isinstance(one, Shard)) == len(shards) - 1
+    assert next(shard.index for shard in again if isinstance(shard, Shard)) == len(shards) - 1
     last = again[-1]
     assert isinstance(last, Shard) and last.last
     path.write_bytes(data[: shards[-1].start])
@@ -159,23 +163,23 @@ def test_appended_and_cut_off_rows_are_noticed(tmp_path: Path) -> None:
     assert isinstance(cut(inputs, config, records_of(shards))[3], Shard)
 
 
-def test_another_csv_header_undoes_every_shard(tmp_path: Path) -> None:
+def test_a_changed_csv_header_invalidates_every_shard(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_bytes(b"text,note\n" + b"a,b\n" * 20)
     config = SourceConfig(path=str(path))
     inputs = stream.find_inputs(config)
     known = records_of(parsed(inputs, config))
     path.write_bytes(b"note,text\n" + b"a,b\n" * 20)
-    assert all(isinstance(one, Shard) for one in cut(inputs, config, known))
+    assert all(isinstance(shard, Shard) for shard in cut(inputs, config, known))
 
 
-def test_changed_parquet_rows_are_noticed(tmp_path: Path) -> None:
+def test_changed_parquet_rows_are_detected(tmp_path: Path) -> None:
     inputs, config = inputs_of(tmp_path, "a.parquet")
     shards = parsed(inputs, config)
-    values = ["x" * (number * 37 % 90) for number in range(100)]
+    values = ["x" * (index * 37 % 90) for index in range(100)]
     values[50] = "y" * len(values[50])
     parquet.write_table(pa.table({"text": values}), inputs[0].path, row_group_size=10)
-    changed = [one for one in cut(inputs, config, records_of(shards)) if isinstance(one, Shard)]
+    changed = [shard for shard in cut(inputs, config, records_of(shards)) if isinstance(shard, Shard)]
     assert len(changed) == 1
     assert 50 in [document.row_index for document in changed[0].documents]
 
@@ -218,51 +222,51 @@ def test_units_add_up_to_the_total(tmp_path: Path) -> None:
 
 
 @pytest.mark.fault(64)
-def test_damage_after_good_shards_stops_the_job_with_the_good_ones_given(tmp_path: Path) -> None:
+def test_damage_stops_the_job_only_after_the_shards_before_it(tmp_path: Path) -> None:
     path = tmp_path / "a.txt.gz"
     rows = b"".join(hashlib.sha256(b"%d" % number).hexdigest().encode() + b"\n" for number in range(200_000))
     path.write_bytes(gzip.compress(rows)[:-1000])
     config = SourceConfig(path=str(path))
     shards = stream.cut_shards(
-        stream.find_inputs(config), config, shard_rows=10_000, shard_bytes=1 << 30, get_record=lambda one, index: None
+        stream.find_inputs(config), config, shard_rows=10_000, shard_bytes=1 << 30, get_record=lambda input, index: None
     )
-    found = []
+    good_shards = []
     with pytest.raises(PreflightError, match="truncated"):
         for shard in stream.prefetch(shards, 2):
-            found.append(shard)
-    assert len(found) == 19
+            good_shards.append(shard)
+    assert len(good_shards) == 19
 
 
-def test_prefetch_keeps_order_and_carries_errors() -> None:
+def test_prefetch_keeps_the_order_and_raises_errors_of_the_items() -> None:
     def items() -> Iterator[int]:
         yield from range(5)
         raise ConfigError("broken")
 
     for depth in (0, 1, 3):
-        found = []
+        received = []
         with pytest.raises(ConfigError, match="broken"):
             for item in stream.prefetch(items(), depth):
-                found.append(item)
-        assert found == list(range(5))
+                received.append(item)
+        assert received == list(range(5))
 
 
-def test_prefetch_makes_no_more_than_its_depth_ahead() -> None:
-    made: list[int] = []
+def test_prefetch_produces_no_more_than_its_depth_ahead() -> None:
+    produced: list[int] = []
 
     def items() -> Iterator[int]:
-        for number in range(100):
-            made.append(number)
-            yield number
+        for index in range(100):
+            produced.append(index)
+            yield index
 
     ahead = stream.prefetch(items(), 2)
     next(ahead)
     time.sleep(0.2)
-    assert len(made) <= 4
+    assert len(produced) <= 4
     ahead.close()  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize("taken", [1, 5])
-def test_closing_prefetch_ends_its_thread_and_closes_the_items(taken: int) -> None:
+@pytest.mark.parametrize("num_taken", [1, 5])
+def test_closing_prefetch_stops_its_thread_and_closes_the_items(num_taken: int) -> None:
     closed = threading.Event()
 
     def items() -> Iterator[int]:
@@ -271,9 +275,9 @@ def test_closing_prefetch_ends_its_thread_and_closes_the_items(taken: int) -> No
         finally:
             closed.set()
 
-    source = items()  # held here, so that nothing but prefetch closes it
+    source = items()  # referenced here, so that only prefetch can close it
     ahead: Any = stream.prefetch(source, 2)
-    for _ in range(taken):
+    for _ in range(num_taken):
         next(ahead)
     started = time.monotonic()
     ahead.close()
@@ -282,28 +286,28 @@ def test_closing_prefetch_ends_its_thread_and_closes_the_items(taken: int) -> No
     assert not [thread for thread in threading.enumerate() if thread.name == "prefetch"]
 
 
-@pytest.mark.parametrize("asked", [True, False])
-def test_whoever_waits_for_prefetch_is_asked_whether_to_go_on(asked: bool) -> None:
-    let_go = threading.Event()
+@pytest.mark.parametrize("stops", [True, False])
+def test_a_wait_for_prefetch_can_be_stopped(stops: bool) -> None:
+    released = threading.Event()
 
     def items() -> Iterator[int]:
         yield 1
-        let_go.wait(10)
+        released.wait(10)
         yield 2
 
-    times = 0
+    num_calls = 0
 
-    def check() -> None:
-        nonlocal times
-        times += 1
-        if times == 3:
-            let_go.set()
-            if asked:
+    def on_wait() -> None:
+        nonlocal num_calls
+        num_calls += 1
+        if num_calls == 3:
+            released.set()
+            if stops:
                 raise StoppedError("asked")
 
-    ahead = stream.prefetch(items(), 1, check)
+    ahead = stream.prefetch(items(), 1, on_wait)
     assert next(ahead) == 1
-    if asked:
+    if stops:
         with pytest.raises(StoppedError):
             next(ahead)
     else:
@@ -311,31 +315,31 @@ def test_whoever_waits_for_prefetch_is_asked_whether_to_go_on(asked: bool) -> No
 
 
 @pytest.mark.parametrize("depth", [0, 2])
-def test_prefetch_rests_after_every_item_and_at_its_end(depth: int) -> None:
-    told: list[str] = []
+def test_prefetch_calls_pause_after_every_item_and_at_the_end(depth: int) -> None:
+    events: list[str] = []
 
     def items() -> Iterator[int]:
-        for number in range(3):
-            told.append("make")
-            yield number
+        for index in range(3):
+            events.append("make")
+            yield index
 
-    assert list(stream.prefetch(items(), depth, pause=lambda: told.append("rest"))) == [0, 1, 2]
-    assert told == ["make", "rest"] * 3 + ["rest"]
+    assert list(stream.prefetch(items(), depth, pause=lambda: events.append("rest"))) == [0, 1, 2]
+    assert events == ["make", "rest"] * 3 + ["rest"]
 
 
-def test_prefetch_rests_while_the_end_waits_to_be_taken() -> None:
-    """A watch of the reader must not blame it for the time that the last items take elsewhere."""
+def test_prefetch_calls_pause_before_it_waits_for_the_consumer() -> None:
+    """A watchdog of the reader must not count the time that the consumer needs for the last items."""
     busy = threading.Event()
 
     def items() -> Iterator[int]:
-        for number in range(2):
+        for index in range(2):
             busy.set()
-            yield number
+            yield index
             busy.set()
 
     ahead = stream.prefetch(items(), 1, pause=busy.clear)
     assert next(ahead) == 0
-    time.sleep(0.3)  # the end, or the item before it, waits for room
+    time.sleep(0.3)  # the end, or the item before it, waits for space in the queue
     assert not busy.is_set()
     assert list(ahead) == [1]
     assert not busy.is_set()

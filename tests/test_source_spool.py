@@ -1,4 +1,4 @@
-"""Standard input and hub data are stored once, whole, and read again from there."""
+"""Standard input and hub datasets are stored once, completely, and later read from the stored files."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from pathlib import Path
 from hymt_batch.source import stream
 from hymt_batch.source.stream import SourceConfig
 spool = stream.Spool(Path(sys.argv[1]), replace="replace" in sys.argv)
-(found,) = stream.find_inputs(SourceConfig(path="-"), spool)
+(input,) = stream.find_inputs(SourceConfig(path="-"), spool)
 if "look" not in sys.argv:
     spool.link_into(Path(sys.argv[1]))
-print([document.text for document, _ in stream.read_documents(found, SourceConfig(path="-"))])
+print([document.text for document, _ in stream.read_documents(input, SourceConfig(path="-"))])
 """
 
 
-def pipe(folder: Path, given: bytes | None, *how: str) -> subprocess.CompletedProcess[bytes]:
-    stdin = {"input": given} if given is not None else {"stdin": subprocess.DEVNULL}
-    command = [sys.executable, "-c", FIND, str(folder), *how]
+def pipe(folder: Path, data: bytes | None, *flags: str) -> subprocess.CompletedProcess[bytes]:
+    stdin = {"input": data} if data is not None else {"stdin": subprocess.DEVNULL}
+    command = [sys.executable, "-c", FIND, str(folder), *flags]
     return subprocess.run(command, capture_output=True, check=False, **stdin)  # type: ignore[call-overload,no-any-return]
 
 
@@ -43,19 +43,19 @@ def test_standard_input_is_stored_and_used_again(tmp_path: Path) -> None:
     assert pipe(folder, b"one\ntwo").stdout == b"['one', 'two']\n"
     assert os.listdir(stored(folder)) == ["stdin.txt"]
     assert (stored(folder) / "stdin.txt").read_bytes() == b"one\ntwo"
-    assert pipe(folder, None).stdout == b"['one', 'two']\n"  # nothing given: continue
+    assert pipe(folder, None).stdout == b"['one', 'two']\n"  # no input: the job continues
     assert pipe(folder, b"").stdout == b"['one', 'two']\n"
-    assert pipe(folder, b"one\ntwo").stdout == b"['one', 'two']\n"  # the same given again
+    assert pipe(folder, b"one\ntwo").stdout == b"['one', 'two']\n"  # the same input again
     changed = pipe(folder, b"one\nthree")
     assert changed.returncode and b"InputChangedError" in changed.stderr
     assert os.listdir(stored(folder)) == ["stdin.txt"]
     assert (stored(folder) / "stdin.txt").read_bytes() == b"one\ntwo"
     assert pipe(folder, b"one\nthree", "replace").stdout == b"['one', 'three']\n"
     assert (stored(folder) / "stdin.txt").read_bytes() == b"one\nthree"
-    assert pipe(folder, None, "replace").stdout == b"['one', 'three']\n"  # nothing given, nothing replaced
+    assert pipe(folder, None, "replace").stdout == b"['one', 'three']\n"  # no input: nothing is replaced
 
 
-def test_before_the_folder_is_settled_only_a_hidden_folder_beside_it_is_written(tmp_path: Path) -> None:
+def test_before_link_into_only_a_hidden_folder_beside_the_job_folder_is_written(tmp_path: Path) -> None:
     folder = tmp_path / "job"
     stored(folder).mkdir(parents=True)
     (stored(folder) / "stdin.txt").write_bytes(b"another's\n")
@@ -65,7 +65,7 @@ def test_before_the_folder_is_settled_only_a_hidden_folder_beside_it_is_written(
     assert beside.name.startswith(".spool-") and beside.stat().st_mode & 0o777 == 0o700
 
 
-def test_a_closed_standard_input_continues_and_is_refused_where_nothing_is_stored(
+def test_a_closed_standard_input_uses_the_stored_one_and_is_refused_without_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "stdin", None)
@@ -76,22 +76,22 @@ def test_a_closed_standard_input_continues_and_is_refused_where_nothing_is_store
     assert Spool(tmp_path).store_stdin(".txt") == (stored(tmp_path) / "stdin.txt", "stdin.txt")
 
 
-def test_a_terminal_continues_from_what_is_stored(tmp_path: Path) -> None:
+def test_a_terminal_uses_the_stored_standard_input(tmp_path: Path) -> None:
     stored(tmp_path).mkdir(parents=True)
     (stored(tmp_path) / "stdin.txt").write_bytes(b"one\n")
-    ours, theirs = os.openpty()
-    with os.fdopen(theirs, "rb") as source:
+    controller, terminal = os.openpty()
+    with os.fdopen(terminal, "rb") as source:
         assert Spool(tmp_path, replace=True).store_stdin(".txt", source)[0] == stored(tmp_path) / "stdin.txt"
-    os.close(ours)
+    os.close(controller)
 
 
-def test_a_store_that_refuses_standard_input_says_which_setting_to_change(tmp_path: Path) -> None:
+def test_the_error_for_an_unusable_output_folder_names_output_dir(tmp_path: Path) -> None:
     (tmp_path / "f.txt").touch()
     with pytest.raises(PreflightError, match=r"f\.txt is not a folder\. Set output_dir="):
         Spool(tmp_path / "f.txt" / "job").store_stdin(".txt", io.BytesIO(b"one\n"))
 
 
-def test_a_redirected_file_is_compared_too(tmp_path: Path) -> None:
+def test_a_redirected_file_is_compared_with_the_stored_one(tmp_path: Path) -> None:
     (tmp_path / "in").write_bytes(b"one\n")
     for text, ok in ((b"one\n", True), (b"two\n", False)):
         (tmp_path / "in").write_bytes(text)
@@ -102,7 +102,7 @@ def test_a_redirected_file_is_compared_too(tmp_path: Path) -> None:
         assert (run.returncode == 0) is ok
 
 
-def test_a_silent_pipe_does_not_hold_a_resumed_job(
+def test_a_silent_pipe_does_not_block_a_resumed_job(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(spool, "STDIN_WAIT_S", 0.1)
@@ -112,19 +112,19 @@ def test_a_silent_pipe_does_not_hold_a_resumed_job(
     with os.fdopen(reader, "rb") as source:
         assert Spool(tmp_path).store_stdin(".txt", source) == (stored(tmp_path) / "stdin.txt", "stdin.txt")
     os.close(writer)
-    assert "gave nothing for 0.1 s" in caplog.text
+    assert "had no data for wait_s=0.1" in caplog.text
 
 
 @pytest.mark.fault(1)
-def test_a_broken_read_leaves_nothing_that_looks_stored(tmp_path: Path) -> None:
+def test_a_failed_read_leaves_no_stored_file(tmp_path: Path) -> None:
     class Broken(io.BytesIO):
         def read(self, size: int | None = -1, /) -> bytes:
-            found = super().read(3)
-            if not found:
+            data = super().read(3)
+            if not data:
                 raise OSError("gone")
-            return found
+            return data
 
-    with pytest.raises(StoppedError, match="standard input broke off: gone"):
+    with pytest.raises(StoppedError, match="standard input ended with an error: gone"):
         Spool(tmp_path / "job").store_stdin(".txt", Broken(b"one\ntwo\n"))
     assert not (tmp_path / "job").exists()
 
@@ -132,17 +132,17 @@ def test_a_broken_read_leaves_nothing_that_looks_stored(tmp_path: Path) -> None:
 def test_standard_input_has_the_extension_of_its_format(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b'{"text": "a"}\n')))
     config = SourceConfig(path="-", format=SourceFormat.jsonl)
-    (found,) = stream.find_inputs(config, Spool(tmp_path / "job"))
-    assert (found.rel, found.format) == ("stdin.jsonl", "jsonl")
+    (input,) = stream.find_inputs(config, Spool(tmp_path / "job"))
+    assert (input.rel, input.format) == ("stdin.jsonl", "jsonl")
 
 
-def test_standard_input_is_a_source_of_its_own() -> None:
+def test_standard_input_must_be_the_only_source() -> None:
     assert SourceConfig(path=["-"]).path == "-" and stream.is_stdin("-")
-    with pytest.raises(ConfigError, match="beside other inputs"):
+    with pytest.raises(ConfigError, match="with other inputs"):
         SourceConfig(path=["a", "-"])
 
 
-def test_without_a_place_to_store_standard_input_is_refused() -> None:
+def test_standard_input_is_refused_without_a_spool() -> None:
     with pytest.raises(ConfigError, match="must be stored"):
         stream.find_inputs(SourceConfig(path="-"))
 
@@ -155,33 +155,33 @@ def make_local(tmp_path: Path) -> Path:
     return folder
 
 
-def test_hub_data_become_parquet_one_file_a_split(tmp_path: Path) -> None:
+def test_a_hub_dataset_is_stored_as_one_parquet_file_per_split(tmp_path: Path) -> None:
     folder, out = make_local(tmp_path), tmp_path / "out"
     out.mkdir()
     hub.fetch_in_subprocess(str(folder), None, None, None, out)
     assert sorted(os.listdir(out)) == ["test.parquet", "train.parquet"]
     config = SourceConfig(path=str(out / "train.parquet"))
-    (found,) = stream.find_inputs(config)
-    texts = [document.text for document, _ in stream.read_documents(found, config)]
+    (input,) = stream.find_inputs(config)
+    texts = [document.text for document, _ in stream.read_documents(input, config)]
     assert texts == [f"row {n}" for n in range(2500)]
 
 
-def test_stored_hub_data_are_used_again_without_the_hub(tmp_path: Path) -> None:
+def test_a_stored_hub_dataset_is_used_without_the_hub(tmp_path: Path) -> None:
     import pyarrow as pa
     from pyarrow import parquet
 
-    place = stored(tmp_path / "job") / "hub" / "org--corpus" / "all"
-    place.mkdir(parents=True)
+    dataset_folder = stored(tmp_path / "job") / "hub" / "org--corpus" / "all"
+    dataset_folder.mkdir(parents=True)
     for split in ("train", "test"):
-        parquet.write_table(pa.table({"text": [split]}), place / f"{split}.parquet")
-    given = Spool(tmp_path / "job")
-    found = stream.find_inputs(SourceConfig(path="org/corpus"), given)
-    assert [one.rel for one in found] == ["corpus/test.parquet", "corpus/train.parquet"]
-    given.link_into(tmp_path / "job-2")  # a fork has its own
+        parquet.write_table(pa.table({"text": [split]}), dataset_folder / f"{split}.parquet")
+    job_spool = Spool(tmp_path / "job")
+    inputs = stream.find_inputs(SourceConfig(path="org/corpus"), job_spool)
+    assert [input.rel for input in inputs] == ["corpus/test.parquet", "corpus/train.parquet"]
+    job_spool.link_into(tmp_path / "job-2")  # a fork gets its own copy
     copied = stored(tmp_path / "job-2") / "hub" / "org--corpus" / "all"
     assert sorted(os.listdir(copied)) == ["test.parquet", "train.parquet"]
     assert os.listdir(copied.parent) == ["all"]
-    assert [one.dataset for one in found] == ["", ""]
+    assert [input.dataset for input in inputs] == ["", ""]
 
 
 def test_a_missing_hub_is_one_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,1 +1,1 @@
-"""Rows of many formats as one stream of documents, cut into shards. Start at `stream.py`."""
+"""The source stage: rows of many formats as one stream of documents, cut into shards. Start at `stream.py`."""

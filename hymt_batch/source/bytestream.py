@@ -1,8 +1,8 @@
-"""One input file as a forward stream of decompressed bytes that knows its position.
+"""Read one input file as a forward stream of decompressed bytes with a position.
 
-Does not know rows' formats. Facts measured: `pyarrow.CompressedInputStream` raises on a truncated .zst where
-zstandard's readers do not; the standard library's `lzma.open` and `bz2.open` silently drop whatever follows the
-first member if its header is damaged, so members are decompressed one by one here.
+Does not know row formats. Measured: `pyarrow.CompressedInputStream` raises on a truncated .zst file, the readers of
+the package zstandard do not. The standard library's `lzma.open` and `bz2.open` silently drop all data after the first
+member if the next member's header is damaged, so this module decompresses the members one by one.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from hymt_batch.records import Input
 
 BLOCK_BYTES = 1 << 18
 READ_ERRORS = (EOFError, OSError, ValueError, zlib.error, lzma.LZMAError)
-"""What damaged data or a failing disk raise, over all readers; pyarrow's own errors are among them."""
+"""The errors that any reader raises for damaged data or a failing disk; pyarrow's errors are subclasses of these."""
 
 
 class ByteStream:
-    """Reads lines and blocks; moves to any cursor (compressed: decompresses up to it).
+    """Reads lines and blocks of a file, and seeks to any cursor; a compressed file is decompressed up to the cursor.
 
     Raises:
-        PreflightError: The file cannot be opened, is truncated or damaged; the message names it.
-        StoppedError: Its disk fails.
+        PreflightError: The file cannot be opened, is truncated or is damaged; the message names it.
+        StoppedError: The disk fails.
     """
 
     def __init__(self, input: Input, cursor: int = 0) -> None:
@@ -42,7 +42,7 @@ class ByteStream:
             self.seek(cursor)
 
     def readline(self, limit: int) -> bytes:
-        """The next bytes up to and including a line feed, at most `limit`; b"" at the end."""
+        """Read up to and including the next line feed, at most `limit` bytes; b"" at the end."""
         if self._pending:
             line = self._pending.popleft()
             if not line.endswith(b"\n") and not self._pending:
@@ -59,7 +59,7 @@ class ByteStream:
         return line
 
     def read(self, size: int) -> bytes:
-        """At most `size` bytes; fewer only at the end."""
+        """Read `size` bytes; fewer only at the end."""
         pieces: list[bytes] = []
         while size > 0:
             piece = self._pending.popleft() if self._pending else self._call(self._file.read, min(size, 1 << 20))
@@ -74,7 +74,7 @@ class ByteStream:
         return b"".join(pieces)
 
     def push_back(self, lines: Iterable[bytes]) -> None:
-        """Give lines back, in the order in which they were read."""
+        """Return lines to the stream; `lines` is in the order in which they were read."""
         for line in reversed([line for line in lines if line]):
             self._pending.appendleft(line)
             self.position -= len(line)
@@ -83,7 +83,10 @@ class ByteStream:
         return not self._pending and not self._call(self._file.peek, 1)
 
     def seek(self, cursor: int) -> None:
-        """Go to a cursor. Backwards in a compressed file starts over. Past the end stays at the end."""
+        """Move to a cursor: moving back in a compressed file reads it again from the start.
+
+        In a compressed file, a cursor past the end moves to the end.
+        """
         if cursor == self.position:
             return
         if not self.input.compression:
@@ -100,7 +103,7 @@ class ByteStream:
             pass
 
     def close(self) -> None:
-        with contextlib.suppress(OSError):  # what was read is checked otherwise
+        with contextlib.suppress(OSError):  # the data that was read is checked by digests, so this error is harmless
             self._file.close()
 
     def __enter__(self) -> ByteStream:
@@ -113,7 +116,7 @@ class ByteStream:
         path, compression = self.input.path, self.input.compression
         try:
             if compression and os.path.getsize(path) == 0:
-                raise EOFError("0 bytes are no complete file of this compression")
+                raise EOFError("0 bytes are not a complete file of this compression")
             if compression == "zst":
                 import pyarrow
 
@@ -135,15 +138,15 @@ class ByteStream:
 
 
 def read_error(input: Input, error: BaseException) -> HymtError:
-    """Why an input that is no table cannot be read: its disk fails, it may not be read, or its data are damaged."""
+    """Return the error for an input that is not a table and cannot be read: failing disk, permissions or damage."""
     if isinstance(error, OSError) and is_transient(error):
         return disk_read_error(input.path, error)
     if not input.compression or (isinstance(error, OSError) and error.errno is not None):
         cause = (isinstance(error, OSError) and error.strerror) or first_line(error)
-        return PreflightError(f"{input.path} cannot be read: {cause}. Make it readable, then run again.")
+        return PreflightError(f"{input.path} cannot be read: {cause}. Make the file readable, then run again.")
     return PreflightError(
-        f"{input.path} is truncated or damaged as .{input.compression} ({first_line(error)}), so that rows would be"
-        " lost silently. Copy or download it again, then run again."
+        f"{input.path} is truncated or damaged as a .{input.compression} file ({first_line(error)}), so rows would"
+        " be lost silently. Copy or download it again, then run again."
     )
 
 
@@ -155,13 +158,13 @@ _DECOMPRESSORS: dict[str, Callable[[], Any]] = {
 
 
 class _MemberReader(io.RawIOBase):
-    """Concatenated compressed members as one raw stream; anything but members and zero padding is an error."""
+    """Reads concatenated compressed members as one raw stream; only members and zero padding are allowed."""
 
     def __init__(self, path: str, new_decompressor: Callable[[], Any]) -> None:
         self._file = io.FileIO(path)
         self._new_decompressor = new_decompressor
         self._decompressor: Any = None  # None between members
-        self._has_read_member = False  # padding may follow a member, never stand alone
+        self._has_read_member = False  # padding may follow a member, but a file of padding alone is invalid
         self._data = b""
 
     def readable(self) -> bool:
@@ -173,20 +176,20 @@ class _MemberReader(io.RawIOBase):
         super().close()
 
     def readinto(self, buffer: Any) -> int:
-        wanted = len(buffer)
+        size = len(buffer)
         while True:
             if not self._data and getattr(self._decompressor, "needs_input", True):
                 self._data = self._file.read(BLOCK_BYTES)
                 if not self._data:
                     if self._decompressor is not None:
-                        raise EOFError("the data end in the middle of a member")
+                        raise EOFError("the data ends in the middle of a member")
                     return 0
             if self._decompressor is None:
                 self._data = self._data.lstrip(b"\0") if self._has_read_member else self._data
                 if not self._data:
                     continue
                 self._decompressor, self._has_read_member = self._new_decompressor(), True
-            output = bytes(self._decompressor.decompress(self._data, wanted))
+            output = bytes(self._decompressor.decompress(self._data, size))
             if self._decompressor.eof:
                 self._data, self._decompressor = self._decompressor.unused_data, None
             else:

@@ -1,9 +1,9 @@
-"""One csv or tsv record: where it ends, its cells, and what is wrong with it.
+"""Read one csv or tsv record: its end, its cells and its errors.
 
-A quote that does not close must not swallow the file: a record of several lines counts only if its quotes are in
-order and it has the header's number of fields; else its first line alone is an error row. One that exceeds
-source.max_row_bytes is an error row as a whole (plan 1: its first line). Escaped quotes are read with source.escape
-alone; without it, a record that needs it is an error row: see `escape`.
+A quote that is never closed must not swallow the rest of the file. A record of several lines is accepted only if its
+quotes are valid and it has as many fields as the header; otherwise its first line alone becomes an error row. A record
+over source.max_row_bytes is one error row (plan 1: only its first line is). Escaped quotes are read only with
+source.escape; without that setting, a record that needs it is an error row (see csv_escape.py).
 """
 
 from __future__ import annotations
@@ -37,50 +37,63 @@ def read_record(
 ) -> tuple[bytes, bytes, list[str], RowError | None, LongRow | None]:
     """Read one record.
 
+    Args:
+        stream: The input, positioned at the start of the record.
+        config: The settings.
+        context: Digest and hasher of the row.
+        delimiter: The character between two cells.
+        quoted: Cells may be quoted (csv).
+        num_fields: Number of columns of the file; None if it is not yet known.
+        scan: Creates a scan for a record over the limit; None if its fields are not needed.
+
     Returns:
-        Its bytes, digest, cells ([] for a blank line, and where it is too long), what is wrong with it, and the row
-        itself where it is too long.
+        The record's bytes, its digest, its cells ([] for a blank line or a record over the limit), its error, and a
+        LongRow if it is over the limit.
     """
     limit = config.max_row_bytes
-    mark, start = delimiter.encode(), stream.position
-    marks = get_escape_parser(delimiter, quoted, config.escape)
-    over_lines = (quoted or marks is not None) and context.plan_version > 1 and scan is not None
-    wrong: RowError | None
+    delimiter_bytes, start = delimiter.encode(), stream.position
+    escape_parser = get_escape_parser(delimiter, quoted, config.escape)
+    can_continue = (quoted or escape_parser is not None) and context.plan_version > 1 and scan is not None
+    row_error: RowError | None
     raw, digest, long = read_line(stream, limit, context, scan)
     if long is not None:
-        if over_lines and isinstance(long.scan, RecordScan) and long.scan.is_open:
+        if can_continue and isinstance(long.scan, RecordScan) and long.scan.is_open:
             raw, digest = continue_long_record(stream, long, context, num_fields) or (raw, digest)
         return raw, digest, [], RowError(too_long_message(limit), Status.TOO_LONG), long
     content = raw[: len(raw) - len(line_ending(raw))]
     if not content:
         return raw, digest, [], None, None
-    # plan 1: such rows were sent as they are
-    doubts = quoted and marks is None and context.plan_version > 1 and num_fields is not None
-    if marks is not None or (quoted and b'"' in content):
-        is_open, _ = _scan_quotes(raw, CLOSED, mark, marks)
+    # plan 1 does not check for escaped quotes: such rows were translated as read
+    check_escapes = quoted and escape_parser is None and context.plan_version > 1 and num_fields is not None
+    if escape_parser is not None or (quoted and b'"' in content):
+        is_open, _ = _scan_quotes(raw, CLOSED, delimiter_bytes, escape_parser)
         if is_open:
             lines: list[bytes] = []
-            more, over = _read_continuation(stream, raw, limit, mark, lines, is_open, marks, context.plan_version)
-            cells = None if more is None else _decode_cells(raw + more, delimiter, marks)
-            if over and over_lines and scan is not None:
+            more, over_limit = _read_continuation(
+                stream, raw, limit, delimiter_bytes, lines, is_open, escape_parser, context.plan_version
+            )
+            cells = None if more is None else _decode_cells(raw + more, delimiter, escape_parser)
+            if over_limit and can_continue and scan is not None:
                 hashed = context.digest.copy()
                 hashed.update(raw)
                 long = LongRow(context.rereader, start, raw, scan(), hashed)
-                if found := continue_long_record(stream, long, context, num_fields):
-                    return *found, [], RowError(too_long_message(limit), Status.TOO_LONG), long
+                if ending_and_digest := continue_long_record(stream, long, context, num_fields):
+                    return *ending_and_digest, [], RowError(too_long_message(limit), Status.TOO_LONG), long
             ragged = cells is not None and num_fields is not None and len(cells) != num_fields
-            if more is None or ragged or (doubts and needs_escape(raw + more, delimiter, content)):
+            if more is None or ragged or (check_escapes and needs_escape(raw + more, delimiter, content)):
                 if more is not None:
                     stream.push_back(_split_lines(more))
-                text, wrong = _decode(content)
-                problem = "opens a quote that does not close in order. Close it, or double quotes inside a field."
+                text, row_error = _decode(content)
+                problem = "opens a quote that is not closed correctly. Close it, or double the quotes inside the field."
                 if is_open == UNQUOTED:
-                    problem = "ends with an escaped line break, and does not go on in order. Fix or remove the row."
-                if doubts and any(b'\\"' in line for line in (raw, *lines)):
                     problem = (
-                        f"opens a quote that does not close in order, and has quotes behind backslashes. {ESCAPE_HINT}"
+                        "ends with an escaped line break, but the next lines do not complete the row. Fix the row."
                     )
-                return raw, digest, split_cells(text, delimiter, marks), wrong or RowError(problem), None
+                if check_escapes and any(b'\\"' in line for line in (raw, *lines)):
+                    problem = (
+                        f"opens a quote that is not closed correctly, and has quotes after backslashes. {ESCAPE_HINT}"
+                    )
+                return raw, digest, split_cells(text, delimiter, escape_parser), row_error or RowError(problem), None
             if context.hasher is not None:
                 context.hasher.add(more)
             raw += more
@@ -88,19 +101,19 @@ def read_record(
             hashed.update(raw)
             digest = hashed.digest()
             content = raw[: len(raw) - len(line_ending(raw))]
-        elif doubts and needs_escape(content, delimiter):
-            text, wrong = _decode(content)
-            escaped = RowError(f"has quotes behind backslashes inside of a quoted field. {ESCAPE_HINT}")
-            return raw, digest, split_cells(text, delimiter, marks), wrong or escaped, None
-    text, wrong = _decode(content)
-    cells = split_cells(text, delimiter, marks, quoted and '"' in text)
-    if wrong is None and num_fields is not None and len(cells) != num_fields:
-        wrong = RowError(f"has {len(cells)} fields where the file has {num_fields} columns. Fix or remove the row.")
-    return raw, digest, cells, wrong, None
+        elif check_escapes and needs_escape(content, delimiter):
+            text, row_error = _decode(content)
+            escaped = RowError(f"has quotes after backslashes inside a quoted field. {ESCAPE_HINT}")
+            return raw, digest, split_cells(text, delimiter, escape_parser), row_error or escaped, None
+    text, row_error = _decode(content)
+    cells = split_cells(text, delimiter, escape_parser, quoted and '"' in text)
+    if row_error is None and num_fields is not None and len(cells) != num_fields:
+        row_error = RowError(f"has {len(cells)} fields, but the file has {num_fields} columns. Fix or remove the row.")
+    return raw, digest, cells, row_error, None
 
 
 def _decode(content: bytes) -> tuple[str, RowError | None]:
-    """A record as text, with U+FFFD for bytes that are no UTF-8, and what is said of those."""
+    """Decode a record, with U+FFFD in place of invalid UTF-8, and return the error for such bytes."""
     try:
         return content.decode(), None
     except UnicodeDecodeError as error:
@@ -108,7 +121,7 @@ def _decode(content: bytes) -> tuple[str, RowError | None]:
 
 
 def _decode_cells(raw: bytes, delimiter: str, escape_parser: EscapeParser | None) -> list[str] | None:
-    """Cells of a record for counting; None if it is no UTF-8, which is reported elsewhere."""
+    """Split a record into cells to count them; None if it is not UTF-8, which is reported elsewhere."""
     try:
         return split_cells(raw[: len(raw) - len(line_ending(raw))].decode(), delimiter, escape_parser)
     except UnicodeDecodeError:
@@ -130,14 +143,21 @@ def _read_continuation(
     escape_parser: EscapeParser | None,
     plan_version: int,
 ) -> tuple[bytes | None, bool]:
-    """Read the lines up to where the open field ends.
+    """Read lines up to the end of the open field.
 
     Args:
-        lines: Takes the lines that are read, for messages.
+        stream: The input, positioned after the first line.
+        first_line: The line that leaves a field open.
+        limit: Most bytes of the record.
+        delimiter: The bytes between two cells.
+        lines: Filled with the lines that are read; used for error messages.
+        open_field: QUOTED or UNQUOTED.
+        escape_parser: Parser of files with source.escape, else None.
+        plan_version: Version of the job's plan.
 
     Returns:
-        The lines; or None, and they are given back, if the field does not end in order; and whether that is because
-        they exceed the limit.
+        The lines as one string of bytes, or None if the field does not end correctly; the lines are then pushed back.
+        Second, True if the reason is that the record exceeds the limit.
     """
     size, clean = len(first_line), True
     while open_field and clean:
@@ -146,7 +166,7 @@ def _read_continuation(
             lines.append(line)
             size += len(line)
         if not line and open_field == UNQUOTED and stream.at_end():
-            break  # the line break that was escaped is the file's last
+            break  # the escaped line break is the last byte of the file
         if not line or size - (len(line_ending(line)) if plan_version > 1 else 0) > limit:
             stream.push_back(lines)
             return None, size >= limit and not stream.at_end()
@@ -160,7 +180,7 @@ def _read_continuation(
 def _scan_quotes(
     line: bytes, open_field: int, delimiter: bytes, escape_parser: EscapeParser | None
 ) -> tuple[int, bool]:
-    """Follow the quotes through one line: is one open at its end, and did each close before a delimiter?"""
+    """Scan the quotes of one line; return what is open at its end, and whether each quote closes before a delimiter."""
     if escape_parser is not None:
         return escape_parser.scan_line(line, open_field)
     clean, at = True, 0
@@ -187,7 +207,7 @@ def _scan_quotes(
 
 
 def split_cells(text: str, delimiter: str, escape_parser: EscapeParser | None, quoted: bool = True) -> list[str]:
-    """Cells of one record; a quote counts at the start of a cell only, as in the standard library's csv."""
+    """Split one record into cells; a quote is special only at the start of a cell, as in the standard library's csv."""
     if escape_parser is not None:
         return escape_parser.split_cells(text)
     if not quoted:
@@ -195,7 +215,7 @@ def split_cells(text: str, delimiter: str, escape_parser: EscapeParser | None, q
     cells: list[str] = []
     at = 0
     while True:
-        inside = ""
+        quoted_text = ""
         if text.startswith('"', at):
             close = at + 1
             while True:
@@ -204,10 +224,10 @@ def split_cells(text: str, delimiter: str, escape_parser: EscapeParser | None, q
                     break
                 close += 2
             close = len(text) if close < 0 else close
-            inside = text[at + 1 : close].replace('""', '"')
+            quoted_text = text[at + 1 : close].replace('""', '"')
             at = min(close + 1, len(text))
         stop = text.find(delimiter, at)
-        cells.append(inside + (text[at:] if stop < 0 else text[at:stop]))
+        cells.append(quoted_text + (text[at:] if stop < 0 else text[at:stop]))
         if stop < 0:
             return cells
         at = stop + len(delimiter)

@@ -1,4 +1,4 @@
-"""csv and tsv: one row a record. csv knows quotes (and line breaks in them), tsv is split on tabs alone."""
+"""Read csv and tsv: one row per record. csv has quotes (and line breaks inside them); tsv is split at tabs only."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hymt_batch.source.row_reader import LanguageCodes, ReadContext, RowError, R
 from hymt_batch.source.settings import SourceConfig, SourceFormat
 
 HEAD_ROWS = 100
-"""Records in which the number of columns is looked for, where there is no header."""
+"""First records that are searched for the number of columns when the file has no header."""
 
 
 def resolve_delimiter(config: SourceConfig, format: str) -> str:
@@ -23,97 +23,102 @@ def resolve_delimiter(config: SourceConfig, format: str) -> str:
 
 
 def read_rows(stream: ByteStream, config: SourceConfig, context: ReadContext) -> Rows:
-    """Read records from the stream's position; with `context.full` a document's values are its cells by column.
+    """Read records from the stream's position; with `context.full` a document's values are its cells by column name.
 
-    A record with another number of cells keeps those it has: missing ones are empty, and the last column holds what is
+    A record with a wrong number of cells keeps its cells: missing cells are empty, and the last column gets the cells
     left over.
     """
     input, row, full, fields = stream.input, context.first_row, context.full, context.fields
-    split = resolve_delimiter(config, input.format)
+    delimiter = resolve_delimiter(config, input.format)
     quoted = input.format == SourceFormat.csv.value
     codes = LanguageCodes(config)
     column = _column_index(fields, config.text_field)
     source, target = (None if name is None else _column_index(fields, name) for name in codes.fields)
-    looks = full or ((quoted or config.escape) and context.plan_version > 1)
-    marks = get_escape_parser(split, quoted, config.escape)
-    sign = (config.escape or "").encode()
-    scan = partial(RecordScan, split.encode(), column, quoted, sign) if looks else None
+    needs_scan = full or ((quoted or config.escape) and context.plan_version > 1)
+    escape_parser = get_escape_parser(delimiter, quoted, config.escape)
+    escape = (config.escape or "").encode()
+    scan = partial(RecordScan, delimiter.encode(), column, quoted, escape) if needs_scan else None
     while True:
-        raw, digest, cells, wrong, long = csv_record.read_record(
-            stream, config, context, split, quoted, len(fields), scan
+        raw, digest, cells, row_error, long = csv_record.read_record(
+            stream, config, context, delimiter, quoted, len(fields), scan
         )
-        if not raw and wrong is None:
+        if not raw and row_error is None:
             return
         document = None
-        if wrong is None and cells:
+        if row_error is None and cells:
             try:
                 langs = codes.get((_cell(cells, source), _cell(cells, target))) if any(codes.fields) else (None, None)
                 kept = raw if full else b""
                 values = dict(zip(fields, cells, strict=True)) if full else None
                 document = Document(f"{input.rel}#{row + 1}", row, cells[column], digest, kept, *langs, values=values)
             except RowError as error:
-                wrong = error
-        elif wrong is None:  # a blank line
+                row_error = error
+        elif row_error is None:  # a blank line
             document = Document(f"{input.rel}#{row + 1}", row, "", digest, raw if full else b"")
-        if document is None and wrong is not None:
+        if document is None and row_error is not None:
             text, values = None, None
             if full and cells:
                 text = cells[column] if len(cells) == len(fields) else None
-                values = dict(zip(fields, fit_to_columns(cells, len(fields), split), strict=True))
+                values = dict(zip(fields, fit_to_columns(cells, len(fields), delimiter), strict=True))
             if long is not None:
                 long.parse = partial(
-                    _parse_long_row, fields=fields, column=column, delimiter=split, escape_parser=marks, quoted=quoted
+                    _parse_long_row,
+                    fields=fields,
+                    column=column,
+                    delimiter=delimiter,
+                    escape_parser=escape_parser,
+                    quoted=quoted,
                 )
             kept, long = (raw, long) if full else (b"", None)
-            document = error_document(input, row, digest, wrong, raw=kept, text=text, values=values, long_row=long)
+            document = error_document(input, row, digest, row_error, raw=kept, text=text, values=values, long_row=long)
         assert document is not None
         yield document, stream.position
         row += 1
 
 
 def read_header(stream: ByteStream, config: SourceConfig) -> tuple[bytes, tuple[str, ...]]:
-    """Read the header record, or without one count the first record's columns as "1", "2", ...
+    """Read the header record; with source.header=false name the columns of the first record "1", "2", ...
 
     Returns:
-        The header's bytes (b"" without one) and the column names; () for an empty file.
+        The header's bytes (b"" without a header) and the column names; () for an empty file.
 
     Raises:
-        ConfigError: The header cannot be read, or lacks a column that the settings name.
+        ConfigError: The header cannot be read, or has no column that a setting names.
     """
     input = stream.input
-    split = resolve_delimiter(config, input.format)
+    delimiter = resolve_delimiter(config, input.format)
     quoted = input.format == SourceFormat.csv.value
     if not config.header:
-        num_fields = _count_columns(stream, config, split, quoted)
+        num_fields = _count_columns(stream, config, delimiter, quoted)
         if num_fields is None:
             return b"", ()
-        fields = tuple(str(number + 1) for number in range(num_fields))
+        fields = tuple(str(index + 1) for index in range(num_fields))
         for key, name in _used_columns(config):
             if name not in fields:
                 raise ConfigError(
-                    f"{key}={name} is no column number of {input.path}: without a header its {len(fields)} columns are"
-                    f" 1 to {len(fields)}. Set {key}=1, or source.header=true."
+                    f"{key}={name} is not a column number of {input.path}: without a header its {len(fields)} columns"
+                    f" are named 1 to {len(fields)}. Set {key}=1, or source.header=true."
                 )
         return b"", fields
-    raw, _, cells, wrong, _ = csv_record.read_record(stream, config, ReadContext(), split, quoted, None)
-    if wrong is not None:
-        raise ConfigError(f"The header of {input.path} cannot be read: it {wrong}")
+    raw, _, cells, row_error, _ = csv_record.read_record(stream, config, ReadContext(), delimiter, quoted, None)
+    if row_error is not None:
+        raise ConfigError(f"The header of {input.path} cannot be read: it {row_error}")
     if not raw:
         return b"", ()
     fields = tuple(cells or [""])
-    check_columns(input.path, fields, config, _delimiter_hint(fields, split))
+    check_columns(input.path, fields, config, _delimiter_hint(fields, delimiter))
     return raw, fields
 
 
 def _count_columns(stream: ByteStream, config: SourceConfig, delimiter: str, quoted: bool) -> int | None:
-    """Columns of the first record that has any, blank lines before it aside; None where the file is empty."""
+    """Count the columns of the first record that is not blank; None if the file is empty."""
     scan = partial(RecordScan, delimiter.encode(), 0, quoted, (config.escape or "").encode())
-    for number in range(HEAD_ROWS):
-        raw, _, cells, wrong, long = csv_record.read_record(
+    for index in range(HEAD_ROWS):
+        raw, _, cells, row_error, long = csv_record.read_record(
             stream, config, ReadContext(), delimiter, quoted, None, scan
         )
-        if not raw and wrong is None:
-            return 1 if number else None
+        if not raw and row_error is None:
+            return 1 if index else None
         if long is not None and isinstance(long.scan, RecordScan):
             return long.scan.num_cells
         if cells:
@@ -122,7 +127,7 @@ def _count_columns(stream: ByteStream, config: SourceConfig, delimiter: str, quo
 
 
 def check_columns(path: str, fields: tuple[str, ...], config: SourceConfig, hint: str = "") -> None:
-    """Refuse a table that lacks a column which the settings name, or has it twice."""
+    """Raise ConfigError if a table has no column that a setting names, or has it twice."""
     for key, name in _used_columns(config):
         if name not in fields:
             shown = list(fields[:20])
@@ -140,16 +145,16 @@ def _used_columns(config: SourceConfig) -> list[tuple[str, str]]:
 
 
 def _delimiter_hint(fields: tuple[str, ...], delimiter: str) -> str:
-    """Suggest another delimiter for a header that was not split at all."""
+    """Suggest another delimiter for a header that is a single column."""
     if len(fields) == 1:
-        for other, name in ((";", "';'"), ("\t", "tab"), (",", "','"), ("|", "'|'")):
-            if other != delimiter and other in fields[0]:
-                return f" If {name} separates its columns: source.delimiter={name}."
+        for candidate, name in ((";", "';'"), ("\t", "tab"), (",", "','"), ("|", "'|'")):
+            if candidate != delimiter and candidate in fields[0]:
+                return f" If its columns are separated by {name}, set source.delimiter={name}."
     return ""
 
 
 def _column_index(fields: tuple[str, ...], name: str) -> int:
-    return fields.index(name) if name in fields else 0  # no fields: an empty file, which has no rows
+    return fields.index(name) if name in fields else 0  # without fields the file is empty and has no rows
 
 
 def _cell(cells: list[str], column: int | None) -> str | None:
@@ -157,7 +162,7 @@ def _cell(cells: list[str], column: int | None) -> str | None:
 
 
 def fit_to_columns(cells: list[str], num_columns: int, delimiter: str) -> list[str]:
-    """As many cells as there are columns."""
+    """Pad the cells to the number of columns, or join the cells left over into the last column."""
     if len(cells) > num_columns:
         return [*cells[: num_columns - 1], delimiter.join(cells[num_columns - 1 :])]
     return cells + [""] * (num_columns - len(cells))
@@ -166,7 +171,7 @@ def fit_to_columns(cells: list[str], num_columns: int, delimiter: str) -> list[s
 def _parse_long_row(
     row: LongRow, fields: tuple[str, ...], column: int, delimiter: str, escape_parser: EscapeParser | None, quoted: bool
 ) -> Fields:
-    """Fields of a record that is not held, but for those that are too long."""
+    """Parse the fields of a record over the limit; fields that are too long themselves are empty."""
     assert isinstance(row.scan, RecordScan)
     cells: list[str] = []
     for raw in row.read_spans(row.scan.spans(row.size)):

@@ -1,7 +1,7 @@
-"""Which inputs a job has: files, folders, globs, saved datasets, standard input, data sets of the hub.
+"""Find the inputs of a job: files, folders, globs, saved datasets, standard input, datasets of the Hugging Face hub.
 
-Nothing is read but folders. A name that exists is taken literally before it is taken as a pattern: `data_files` of
-`datasets` gives no rows and no error for a file named a[1].txt.
+Only folders are read. A name that exists is used literally before it is tried as a pattern, because `data_files` of
+the package datasets gives no rows and no error for a file named a[1].txt.
 """
 
 from __future__ import annotations
@@ -36,16 +36,16 @@ _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 def find_inputs(config: SourceConfig, spool: Spool | None = None, out_format: str = "input") -> list[Input]:
-    """Resolve source.path to inputs: the sources in the order given, the files of each sorted by name.
+    """Resolve source.path to inputs: the sources in the given order, the files of each source sorted by name.
 
     Args:
-        config: The source.
-        spool: Stores standard input and hub data.
-        out_format: write.format, which decides the extension of the outputs.
+        config: The settings.
+        spool: Stores standard input and hub datasets.
+        out_format: The setting write.format, which decides the extension of the outputs.
 
     Raises:
-        ConfigError: A path does not exist, holds nothing to translate, or may not be used; two inputs have one output.
-        PreflightError: The hub has no such data set, or cannot be reached.
+        ConfigError: A path does not exist, has nothing to translate or cannot be used; two inputs have one output.
+        PreflightError: The hub has no such dataset, or cannot be reached.
         StoppedError: The disk of a source fails.
     """
     finder = _Finder(config, out_format)
@@ -64,12 +64,12 @@ class _Finder:
         self.config, self.out_format = config, out_format
         self.format = None if config.format is SourceFormat.auto else config.format.value
         self.inputs: list[Input] = []
-        self.unknown_files: list[str] = []  # files of folders whose extension is not known
-        self.used_settings: set[str] = set()  # settings that some source heeded
+        self.unknown_files: list[str] = []  # files in folders that have an unknown extension
+        self.used_settings: set[str] = set()  # optional settings that a source has used
 
     def add_source(self, path: str, spool: Spool | None) -> None:
-        before = len(self.inputs)
-        unknown = len(self.unknown_files)
+        num_before = len(self.inputs)
+        num_unknown = len(self.unknown_files)
         expanded = os.path.expanduser(path)
         if path == STDIN:
             self._add_spooled(path, spool)
@@ -83,36 +83,38 @@ class _Finder:
             self._add_spooled(path, spool)
         else:
             raise ConfigError(missing_path_message(path))
-        if len(self.inputs) == before:
-            skipped = self.unknown_files[unknown:]
-            what = (
-                f"Its files, such as {skipped[:3]}, have no extension that is known: set source.format=text"
+        if len(self.inputs) == num_before:
+            skipped = self.unknown_files[num_unknown:]
+            fix = (
+                f"Its files, such as {skipped[:3]}, have unknown extensions: set source.format=text"
                 if skipped
                 else "Set source.path to files (.txt, .jsonl, .csv, .tsv, .parquet, also .gz, .zst, .xz, .bz2)"
             )
-            fits = f" that fits source.pattern={self.config.pattern}" if self.config.pattern else ""
-            raise ConfigError(f"source.path={path} holds no file to translate{fits}. {what}.")
+            condition = f" that matches source.pattern={self.config.pattern}" if self.config.pattern else ""
+            raise ConfigError(f"source.path={path} has no file to translate{condition}. {fix}.")
 
     def warn_ignored(self) -> None:
         if self.unknown_files:
             log.warning(
-                "skipped files=%d with unknown extensions, such as %s; source.format=text takes them as text",
+                "skipped files=%d with unknown extensions, such as %s; source.format=text reads them as text",
                 len(self.unknown_files),
                 self.unknown_files[:3],
             )
-        kinds = {one.format for one in self.inputs}
+        kinds = {input.format for input in self.inputs}
         fields = ("text_field", "src_lang_field", "tgt_lang_field")
-        for keys, heeded, by in (
-            (fields, kinds - {"text"}, "rows of text have no fields"),
-            (("header", "delimiter", "escape"), kinds & {"csv", "tsv"}, "only csv and tsv have one"),
+        for keys, applicable, reason in (
+            (fields, kinds - {"text"}, "rows of text files have no fields"),
+            (("header", "delimiter", "escape"), kinds & {"csv", "tsv"}, "it applies only to csv and tsv"),
         ):
-            for key in keys if self.inputs and not heeded else ():
+            for key in keys if self.inputs and not applicable else ():
                 if (value := getattr(self.config, key)) != getattr(DEFAULTS, key):
-                    log.warning("source.%s=%s is ignored: %s", key, str(value).lower() if value is False else value, by)
+                    log.warning(
+                        "source.%s=%s is ignored: %s", key, str(value).lower() if value is False else value, reason
+                    )
         for key in ("pattern", "subset", "split", "revision"):
             if getattr(self.config, key) and key not in self.used_settings:
                 kind = "folders" if key == "pattern" else "data sets"
-                log.warning("source.%s=%s is ignored: it selects from %s", key, getattr(self.config, key), kind)
+                log.warning("source.%s=%s is ignored: it applies only to %s", key, getattr(self.config, key), kind)
 
     def _add_path(self, path: str) -> None:
         if os.path.isdir(path):
@@ -129,12 +131,12 @@ class _Finder:
             return
         if not stat.S_ISREG(mode):
             raise ConfigError(
-                f"{path!r} is no regular file, so that it cannot be read twice. Pipe it in with source.path=-,"
+                f"{path!r} is not a regular file, so it cannot be read twice. Pipe it in with source.path=-,"
                 " or copy it to a file."
             )
-        why = input_names.UNSUPPORTED_EXTENSIONS.get(os.path.splitext(path)[1].lower())
-        if format is None and why:
-            raise ConfigError(f"{path!r} is {why}.")
+        unsupported = input_names.UNSUPPORTED_EXTENSIONS.get(os.path.splitext(path)[1].lower())
+        if format is None and unsupported:
+            raise ConfigError(f"{path!r} is {unsupported}.")
         self.inputs.append(input_names.make_input(rel, path, format or "text", self.out_format))
 
     def _add_folder(self, path: str) -> None:
@@ -152,27 +154,27 @@ class _Finder:
                     self._add_file(rel, full, explicit=bool(self.config.patterns))
 
     def _walk(self, root: str) -> Iterator[str]:
-        """Yield files and saved datasets below a folder, hidden ones and outputs of jobs left out."""
+        """Yield the files and saved datasets below a folder, except hidden ones and outputs of jobs."""
         real = os.path.realpath(root)
         waiting: list[tuple[str, str, tuple[str, ...]]] = [("", real, ())]
-        while waiting:  # no recursion: there may be more folders in each other than Python's stack holds
+        while waiting:  # no recursion: folders may be nested deeper than Python's recursion limit
             below, here, above = waiting.pop()
             folder = os.path.join(root, below)
-            with os.scandir(folder) as found:
-                entries = sorted(found, key=lambda entry: entry.name)
+            with os.scandir(folder) as scan:
+                entries = sorted(scan, key=lambda entry: entry.name)
             if any(entry.name == input_names.STATE_FOLDER for entry in entries):
-                log.info("skipped folder=%s: it is the output of a job", folder)
+                log.info("skipped folder=%s: it is the output folder of a job", folder)
                 continue
             for entry in entries:
                 if entry.name.startswith("."):
                     continue
                 rel = os.path.join(below, entry.name)
                 target = os.path.realpath(entry.path) if entry.is_symlink() else os.path.join(here, entry.name)
-                leaves = entry.is_symlink() and not f"{target}/".startswith(os.path.join(real, ""))
-                if leaves and not self.config.follow_symlinks:
+                leaves_root = entry.is_symlink() and not f"{target}/".startswith(os.path.join(real, ""))
+                if leaves_root and not self.config.follow_symlinks:
                     raise ConfigError(
-                        f"{entry.path!r} is a link to {target!r}, outside of the folder. Set"
-                        " source.follow_symlinks=true to read it, or remove it."
+                        f"{entry.path!r} is a link to {target!r}, outside the folder. Set"
+                        " source.follow_symlinks=true to read it, or remove the link."
                     )
                 if not entry.is_dir() or _is_dataset(entry.path):
                     yield rel
@@ -202,29 +204,29 @@ class _Finder:
         for split in sorted(splits):
             folder = os.path.join(path, split)
             if not tables.is_saved_split(folder):
-                raise ConfigError(f"{folder} is missing or no saved split. Save the dataset again.")
+                raise ConfigError(f"{folder} is missing or is not a saved split. Save the dataset again.")
             self._add_saved_split(f"{rel}/{split}.parquet", folder)
 
     def _add_saved_split(self, rel: str, path: str) -> None:
         self.inputs.append(input_names.make_input(rel, path, "parquet", self.out_format, "arrow"))
 
     def _add_glob(self, pattern: str) -> None:
-        found = sorted(glob.glob(pattern, recursive=True))
+        matches = sorted(glob.glob(pattern, recursive=True))
         parts = pattern.split("/")
-        fixed = next(number for number, part in enumerate(parts) if _WILDCARD.search(part))
-        root = "/".join(parts[:fixed]) or ("/" if pattern.startswith("/") else ".")
-        for path in found:
+        first_wildcard = next(index for index, part in enumerate(parts) if _WILDCARD.search(part))
+        root = "/".join(parts[:first_wildcard]) or ("/" if pattern.startswith("/") else ".")
+        for path in matches:
             rel = os.path.relpath(path, root)
             if not os.path.isdir(path):
                 self._add_file(rel, path, explicit=True)
             elif _is_dataset(path):
                 self._add_dataset(rel, path)
-        if found and not self.inputs and all(os.path.isdir(path) for path in found):
+        if matches and not self.inputs and all(os.path.isdir(path) for path in matches):
             raise ConfigError(
-                f"source.path={pattern} matches folders only, such as {found[0]!r}. Set source.path to a folder,"
+                f"source.path={pattern} matches only folders, such as {matches[0]!r}. Set source.path to a folder,"
                 " or match its files with /**/*.txt."
             )
-        if not found:
+        if not matches:
             raise ConfigError(missing_path_message(pattern))
 
     def _add_demo(self, path: str) -> None:
@@ -232,7 +234,7 @@ class _Finder:
         corpora = {file.stem: file for file in sorted(CORPUS_FOLDER.glob("*.txt"))}
         if name not in corpora:
             raise ConfigError(
-                f"source.path={path} is no embedded corpus. They are {[DEMO_PREFIX + known for known in corpora]}."
+                f"source.path={path} is not an embedded corpus. They are {[DEMO_PREFIX + known for known in corpora]}."
                 " Set source.path to one of them, or to a file."
             )
         self._add_file(f"{name}.txt", str(corpora[name]), explicit=True)
@@ -240,53 +242,55 @@ class _Finder:
     def _add_spooled(self, path: str, spool: Spool | None) -> None:
         if spool is None:
             raise ConfigError(
-                f"source.path={path} must be stored before it can be read, which only the job translate does."
+                f"source.path={path} must be stored before it is read, and only the job translate stores inputs."
                 " Set source.path to a file."
             )
         if path == STDIN:
-            found = [spool.store_stdin(input_names.OUTPUT_EXTENSIONS[self.format or "text"])]
+            stored = [spool.store_stdin(input_names.OUTPUT_EXTENSIONS[self.format or "text"])]
         else:
             self.used_settings |= {"subset", "split", "revision"}
-            found = spool.store_hub(path, self.config)
-        for file, rel in found:
+            stored = spool.store_hub(path, self.config)
+        for file, rel in stored:
             format = "parquet" if path != STDIN else self.format or "text"
             self.inputs.append(input_names.make_input(rel, str(file), format, self.out_format))
 
 
 def unusable_path_error(path: str, error: OSError) -> HymtError:
-    """The error of a source that cannot be listed or looked at, in one line."""
+    """Return a one-line error for a source that cannot be listed or read."""
     if is_transient(error):
         return disk_read_error(repr(path), error)
     shown = path if len(path) <= 200 else f"{path[:150]}...{path[-40:]}"
     if isinstance(error, PermissionError):
         return ConfigError(
-            f"{shown!r} cannot be listed ({error.strerror}). Ask for the right to read it, or leave it out."
+            f"{shown!r} cannot be listed ({error.strerror}). Make it readable, or leave it out of source.path."
         )
     fix = {
-        errno.ENAMETOOLONG: "Its name is longer than the system takes: move what lies in it up, or rename its folders",
-        errno.ELOOP: "It is a link that leads to itself: remove it",
-    }.get(error.errno or 0, "Mend or remove it")
+        errno.ENAMETOOLONG: "Its path is longer than the system allows: move its files up, or rename its folders",
+        errno.ELOOP: "It is a link that points to itself: remove it",
+    }.get(error.errno or 0, "Fix or remove it")
     return ConfigError(f"{shown!r} cannot be used: {error.strerror or error}. {fix}.")
 
 
 def missing_path_message(path: str) -> str:
-    """Say that a path matches nothing, and what is near."""
+    """Return the message for a path that matches nothing, with the closest names that exist."""
     if _WILDCARD.search(path):
-        return f"source.path={path} matches no file. Quote it so that the shell leaves it alone, or mend the pattern."
+        return f"source.path={path} matches no file. Quote it so that the shell does not expand it, or fix the pattern."
     parent, name = os.path.split(path.rstrip("/"))
     while parent and not os.path.isdir(parent):
         parent, name = os.path.split(parent)
     try:
-        there = sorted(entry for entry in os.listdir(parent or ".") if not entry.startswith("."))
+        entries = sorted(entry for entry in os.listdir(parent or ".") if not entry.startswith("."))
     except OSError:
-        there = []
-    near = difflib.get_close_matches(name, there, n=3, cutoff=0.5) or there[:3]
-    hint = ", ".join(repr(os.path.join(parent, entry)) for entry in near)
-    return f"source.path={path} does not exist. " + (f"Near it: {hint}." if near else f"{parent or '.'} is empty.")
+        entries = []
+    similar = difflib.get_close_matches(name, entries, n=3, cutoff=0.5) or entries[:3]
+    hint = ", ".join(repr(os.path.join(parent, entry)) for entry in similar)
+    return f"source.path={path} does not exist. " + (
+        f"Similar names: {hint}." if similar else f"{parent or '.'} is empty."
+    )
 
 
 def _is_dataset(folder: str) -> bool:
-    """Is this what `datasets.save_to_disk` writes: one split, or a folder of splits?"""
+    """Return whether a folder was written by `datasets.save_to_disk`: one split, or a folder of splits."""
     return tables.is_saved_split(folder) or os.path.isfile(os.path.join(folder, SPLITS_FILE))
 
 
@@ -295,7 +299,7 @@ def _matches(rel: str, pattern: str) -> bool:
 
 
 def is_hub_id(path: str) -> bool:
-    """Could it be the id of a data set, rather than a mistyped path?"""
+    """Return whether a path can be the id of a hub dataset, rather than a mistyped path."""
     return (
         bool(_HUB_ID.fullmatch(path))
         and input_names.parse_extension(path)[0] is None

@@ -1,7 +1,7 @@
-"""Read a data set of the hub into parquet files: the only module that imports `datasets`.
+"""Download a dataset of the Hugging Face hub as parquet files; the only module that imports `datasets`.
 
-`fetch` runs apart, in a process of its own that ends without unwinding: a streamed parquet data set that is not read to
-its end hangs the process at exit (apache/arrow#45214, reference: ecosystem.md, finding 1).
+`fetch` runs in a separate process that exits without cleanup, because a streamed parquet dataset that is not read to
+its end hangs the process at exit (apache/arrow#45214).
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ ROW_GROUP_ROWS = 16 * BATCH_ROWS
 
 
 def fetch_in_subprocess(name: str, subset: str | None, split: str | None, revision: str | None, folder: Path) -> None:
-    """Write one parquet file a split into the folder, from another process.
+    """Run `fetch` in a subprocess: write one parquet file per split into the folder.
 
     Raises:
-        PreflightError: There is no such data set here, or the hub cannot be reached.
-        StoppedError: The disk fails, or the network in a way that the system tells.
+        PreflightError: The hub has no such dataset, or cannot be reached.
+        StoppedError: The disk fails, or the network fails with a temporary error of the operating system.
     """
     request = json.dumps([name, subset, split, revision, str(folder)])
     run = subprocess.run(
@@ -36,22 +36,22 @@ def fetch_in_subprocess(name: str, subset: str | None, split: str | None, revisi
         check=False,
     )
     if run.returncode:
-        lines = run.stderr.decode(errors="replace").strip().splitlines() or ["no cause given"]
+        lines = run.stderr.decode(errors="replace").strip().splitlines() or ["no error message"]
         if run.returncode == ExitCode.STOPPED:
             raise StoppedError(f"{name} could not be stored ({lines[-1]}). Run the same command again.")
         raise PreflightError(
-            f"No file or folder is named {name}, and the hub gave no data set of that name ({lines[-1]})."
-            " Mend source.path, or store the data set where there is a network"
+            f"No file or folder is named {name}, and the hub returned no dataset of that name ({lines[-1]})."
+            " Fix source.path, or save the dataset on a machine with network access"
             f" (datasets.load_dataset({name!r}).save_to_disk('saved')) and set source.path=saved."
         )
 
 
 def fetch(name: str, subset: str | None, split: str | None, revision: str | None, folder: Path) -> list[Path]:
-    """Write one parquet file a split into the folder, a row group at a time."""
+    """Write one parquet file per split into the folder, one row group at a time."""
     import datasets
 
-    found: Any = datasets.load_dataset(name, subset, split=split, revision=revision, streaming=True)
-    splits = {split: found} if split is not None else dict(found)
+    dataset: Any = datasets.load_dataset(name, subset, split=split, revision=revision, streaming=True)
+    splits = {split: dataset} if split is not None else dict(dataset)
     files = []
     for key, rows in splits.items():
         files.append(folder / f"{re.sub(r'[^A-Za-z0-9_.-]', '_', str(key))}.parquet")
@@ -60,7 +60,7 @@ def fetch(name: str, subset: str | None, split: str | None, revision: str | None
 
 
 def saved_schema(folder: Path) -> Any:
-    """Arrow schema of a saved split, from its features: one without rows has no arrow file that would tell."""
+    """Return the Arrow schema of a saved split from its features; a split without rows has no arrow file to read."""
     import datasets
 
     return datasets.DatasetInfo.from_directory(str(folder)).features.arrow_schema
@@ -72,19 +72,19 @@ def _write_parquet(rows: Any, path: Path) -> None:
 
     schema = rows.features.arrow_schema if rows.features is not None else None
     writer: Any = None
-    waiting: list[Any] = []
+    pending: list[Any] = []
     with open(path, "xb") as file:
         for table in rows.with_format("arrow").iter(BATCH_ROWS):
             schema = table.schema if schema is None else schema
             writer = parquet.ParquetWriter(file, schema) if writer is None else writer
-            waiting.append(table.cast(schema))
-            if sum(len(one) for one in waiting) >= ROW_GROUP_ROWS:
-                writer.write_table(pa.concat_tables(waiting))
-                waiting.clear()
+            pending.append(table.cast(schema))
+            if sum(len(chunk) for chunk in pending) >= ROW_GROUP_ROWS:
+                writer.write_table(pa.concat_tables(pending))
+                pending.clear()
         if writer is None:
             writer = parquet.ParquetWriter(file, schema if schema is not None else pa.schema([]))
-        if waiting:
-            writer.write_table(pa.concat_tables(waiting))
+        if pending:
+            writer.write_table(pa.concat_tables(pending))
         writer.close()
         file.flush()
         os.fsync(file.fileno())
@@ -100,7 +100,7 @@ def main() -> None:
         print(f"{type(error).__name__}: {first}", file=sys.stderr)
         code = ExitCode.STOPPED.value if is_transient(error) else 1
     sys.stderr.flush()
-    os._exit(code)  # no unwinding: see the module's head
+    os._exit(code)  # no cleanup: see the module docstring
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What a file's name says: its format, its compression, what its output is called, and whether it may be used.
+"""Derive from a file's name its format, its compression, the name of its output, and whether the name is allowed.
 
 Does not read files.
 """
@@ -24,22 +24,22 @@ EXTENSIONS = {
 }
 OUTPUT_EXTENSIONS = {"text": ".txt", "jsonl": ".jsonl", "csv": ".csv", "tsv": ".tsv", "parquet": ".parquet"}
 UNSUPPORTED_EXTENSIONS = {
-    ".json": "one JSON document, not one object a line. Convert it: jq -c '.[]' in.json > out.jsonl",
-    ".arrow": "an arrow file. Give the folder that datasets.save_to_disk wrote, or a parquet file",
+    ".json": "one JSON document, not one object per line. Convert it: jq -c '.[]' in.json > out.jsonl",
+    ".arrow": "an arrow file. Set source.path to the folder that datasets.save_to_disk wrote, or to a parquet file",
     ".zip": "an archive. Unpack it, and set source.path to the folder",
     ".tar": "an archive. Unpack it, and set source.path to the folder",
     ".tgz": "an archive. Unpack it, and set source.path to the folder",
-    ".pdf": "no text file. Extract its text, one row a line",
-    ".docx": "no text file. Extract its text, one row a line",
-    ".xlsx": "no text file. Export it as csv",
+    ".pdf": "not a text file. Extract its text, one row per line",
+    ".docx": "not a text file. Extract its text, one row per line",
+    ".xlsx": "not a text file. Export it as csv",
 }
-MAX_NAME_BYTES = 255  # what file systems allow
-ERRORS_SUFFIX = ".errors.jsonl"  # the longest that is put behind a name in the output folder
+MAX_NAME_BYTES = 255  # the limit of common file systems
+ERRORS_SUFFIX = ".errors.jsonl"  # the longest suffix that is added to a name in the output folder
 STATE_FOLDER = ".hymt"
 
 
 def parse_extension(name: str) -> tuple[str | None, str]:
-    """Format (None: the extension is not known) and compression that a name ends with."""
+    """Return the format (None if the extension is unknown) and the compression of a file name."""
     stem, extension = os.path.splitext(name)
     compression = COMPRESSIONS.get(extension.lower(), "")
     if compression:
@@ -48,7 +48,14 @@ def parse_extension(name: str) -> tuple[str | None, str]:
 
 
 def make_input(rel: str, path: str, format: str, out_format: str, dataset: str = "") -> Input:
-    """An input with all its names.
+    """Create an input with all its names.
+
+    Args:
+        rel: Path relative to the source's root.
+        path: Path of the file or of the saved split.
+        format: Format of the input.
+        out_format: The setting write.format; "input" keeps the format.
+        dataset: "arrow" for a saved split, else "".
 
     Raises:
         ConfigError: The name cannot be used below the output folder.
@@ -56,14 +63,14 @@ def make_input(rel: str, path: str, format: str, out_format: str, dataset: str =
     known, compression = parse_extension(rel)
     compression = "" if dataset else compression
     if format == "parquet" and compression:
-        raise ConfigError(f"{path} is parquet inside .{compression}, which cannot be read by row. Decompress it first.")
+        raise ConfigError(f"{path} is parquet inside .{compression}, which cannot be read by rows. Decompress it.")
     out_rel = rel
     if out_format not in ("input", format):
         stem = os.path.splitext(rel)[0] if compression else rel
-        # an unknown extension may be all that tells two names apart (chapter.1, chapter.2)
+        # an unknown extension may be the only difference between two names (chapter.1, chapter.2)
         stem = os.path.splitext(stem)[0] if known or dataset else stem
-        kept = "" if out_format == "parquet" or not compression else rel[len(os.path.splitext(rel)[0]) :]
-        out_rel = stem + OUTPUT_EXTENSIONS[out_format] + kept
+        compression_suffix = "" if out_format == "parquet" or not compression else rel[len(os.path.splitext(rel)[0]) :]
+        out_rel = stem + OUTPUT_EXTENSIONS[out_format] + compression_suffix
     check_name(rel, path)
     check_name(out_rel, path)
     file_id = hashlib.sha256(rel.encode()).hexdigest()[:16]
@@ -71,22 +78,22 @@ def make_input(rel: str, path: str, format: str, out_format: str, dataset: str =
 
 
 def check_name(rel: str, path: str) -> None:
-    """Refuse a relative name that would leave the output folder, hide in it, or not fit its file system."""
+    """Raise ConfigError for a relative name that would leave the output folder, collide with its state, or not fit."""
     why = ""
     parts = rel.split("/")
     if rel.startswith("/") or any(part in ("", ".", "..") for part in parts):
         why = "would lead out of the output folder"
     elif STATE_FOLDER in (part.casefold() for part in parts):
-        why = f"holds {STATE_FOLDER}, the name of a job's state folder"
+        why = f"contains {STATE_FOLDER}, the name of a job's state folder"
     elif any(character in rel for character in "\0\n\r"):
-        why = "holds a line break or NUL, which would break row ids"
+        why = "contains a line break or NUL, which would break row ids"
     else:
         try:
             longest = max(len(part.encode()) for part in [*parts[:-1], parts[-1] + ERRORS_SUFFIX])
             if longest > MAX_NAME_BYTES:
                 why = (
-                    f"is too long: with {ERRORS_SUFFIX!r} behind it, it takes {longest} of at most "
-                    f"{MAX_NAME_BYTES} bytes"
+                    f"is too long: with {ERRORS_SUFFIX!r} added it has {longest} bytes, and at most "
+                    f"{MAX_NAME_BYTES} are allowed"
                 )
         except UnicodeEncodeError:
             why = "is not UTF-8"
@@ -95,22 +102,25 @@ def check_name(rel: str, path: str) -> None:
 
 
 def refuse_collisions(inputs: Sequence[Input]) -> None:
-    """Refuse inputs whose outputs are one name, also on file systems that ignore case or compose accents.
+    """Refuse inputs whose outputs would have the same name, also on file systems that ignore case or compose accents.
 
     Raises:
-        ConfigError: Names both inputs.
+        ConfigError: Two outputs have the same name; the message names both inputs.
     """
     seen: dict[str, Input] = {}
     folders: dict[str, Input] = {}
     for input in inputs:
         key = _collision_key(input.out_rel)
-        other = seen.get(key)
-        if other is not None:
-            same = os.path.realpath(other.path) == os.path.realpath(input.path)
-            fix = "Name it once in source.path" if same else "Rename one, or translate them in two jobs (name=...)"
-            near = "" if other.out_rel == input.out_rel else f" ({other.out_rel!r} differs by case or accents only)"
+        earlier = seen.get(key)
+        if earlier is not None:
+            same = os.path.realpath(earlier.path) == os.path.realpath(input.path)
+            fix = "List it once in source.path" if same else "Rename one, or translate them in two jobs (name=...)"
+            difference = (
+                "" if earlier.out_rel == input.out_rel else f" ({earlier.out_rel!r} differs only by case or accents)"
+            )
             raise ConfigError(
-                f"{other.path!r} and {input.path!r} would both be written to translated/{input.out_rel}{near}. {fix}."
+                f"{earlier.path!r} and {input.path!r} would both be written to translated/{input.out_rel}{difference}."
+                f" {fix}."
             )
         seen[key] = input
         parts = key.split("/")

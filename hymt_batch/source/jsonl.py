@@ -1,4 +1,4 @@
-"""JSON lines: one object a line. A row that is none, or lacks the field, is an error row; the file goes on."""
+"""Read JSON lines, one object per line. An invalid line or one without text is an error row; the next rows are read."""
 
 from __future__ import annotations
 
@@ -39,18 +39,18 @@ _MISSING = object()
 
 
 class _DuplicateField(RowError):
-    """A field that is used stands twice in a row; `in_doubt` where it is the text."""
+    """A row has a field twice that a setting names; `is_text` if it is the text field."""
 
     def __init__(self, name: str, is_text: bool) -> None:
-        super().__init__(f"has the field {name!r} twice, so that its value is in doubt. Remove one of them.")
+        super().__init__(f"has the field {name!r} twice, so its value is ambiguous. Remove one of them.")
         self.is_text = is_text
 
 
 def read_rows(stream: ByteStream, config: SourceConfig, context: ReadContext) -> Rows:
     """Read rows from the stream's position.
 
-    With `context.full` the document's values are the parsed object, of a row that is no object its leading pairs; None
-    where the line is blank or has neither.
+    With `context.full` the document's values are the parsed object. For a row that is not an object they are its
+    leading name-value pairs, and None if the row is blank or has no such pairs.
     """
     input, row, full, limit = stream.input, context.first_row, context.full, config.max_row_bytes
     codes = LanguageCodes(config)
@@ -58,7 +58,7 @@ def read_rows(stream: ByteStream, config: SourceConfig, context: ReadContext) ->
     source_field, target_field = codes.fields
     prefix = f"{input.rel}#"
     scan = partial(JsonScan, config.text_field, context.reserved) if full else None
-    taken = context.reserved if full and context.plan_version > 1 else ()
+    reserved = context.reserved if full and context.plan_version > 1 else ()
     while True:
         raw, digest, long = read_line(stream, limit, context, scan)
         if not raw and long is None:
@@ -78,11 +78,11 @@ def read_rows(stream: ByteStream, config: SourceConfig, context: ReadContext) ->
                     if source_field or target_field
                     else (None, None)
                 )
-                for name in taken:
+                for name in reserved:
                     if name in values:
                         raise RowError(_reserved_message(name))
-                kept = (raw, *langs, Status.OK, "", values) if full else (b"", *langs)
-                document = Document(f"{prefix}{row + 1}", row, text, digest, *kept)
+                extra_fields = (raw, *langs, Status.OK, "", values) if full else (b"", *langs)
+                document = Document(f"{prefix}{row + 1}", row, text, digest, *extra_fields)
         except RowError as error:
             if full:
                 shown, fields = parse_rejected_row(raw, config.text_field)
@@ -95,31 +95,31 @@ def read_rows(stream: ByteStream, config: SourceConfig, context: ReadContext) ->
 
 
 def _parse_long_row(row: LongRow, text_field: str) -> Fields:
-    """Fields of a row that is not held: each value that stands complete in it, but for those that are too long."""
+    """Parse the fields of a row over the limit: each value that is complete in the row and not too long itself."""
     assert isinstance(row.scan, JsonScan)
-    places = row.scan.spans
-    values: dict[str, Any] = dict.fromkeys(places)
-    order = sorted(places, key=places.__getitem__)
-    for name, raw in zip(order, row.read_spans(map(places.__getitem__, order)), strict=True):
+    spans = row.scan.spans
+    values: dict[str, Any] = dict.fromkeys(spans)
+    names = sorted(spans, key=spans.__getitem__)
+    for name, raw in zip(names, row.read_spans(map(spans.__getitem__, names)), strict=True):
         values[name] = None if raw is None else parse_value(raw)
-    found = look_up(values, text_field, None)
-    known = (
-        isinstance(found, str) and row.scan.is_complete and (text_field not in places or row.scan.text_span is not None)
+    text = look_up(values, text_field, None)
+    is_known = (
+        isinstance(text, str) and row.scan.is_complete and (text_field not in spans or row.scan.text_span is not None)
     )
-    return values, found if known else None
+    return values, text if is_known else None
 
 
 def check_head(stream: ByteStream, config: SourceConfig, reserved: tuple[str, ...] = ()) -> None:
-    """Refuse a file whose first rows all lack the field, or have a field that the output adds.
+    """Refuse a file whose first rows all lack a field that a setting names, or have a field that the output adds.
 
     Raises:
-        ConfigError: A setting does not fit the file; single odd rows become error rows later.
+        ConfigError: A setting does not fit the file. Single invalid rows become error rows later.
     """
     input, parse = stream.input, _Parser(config, ReadContext())
     required = [(config.text_field, "source.text_field")]
     required += [(name, f"source.{key}") for name, key in zip(config.lang_fields, _LANG_KEYS, strict=True) if name]
-    lacking: dict[str, tuple[int, dict[str, Any]]] = {}
-    found: set[str] = set()
+    missing: dict[str, tuple[int, dict[str, Any]]] = {}
+    present: set[str] = set()
     num_read = num_objects = 0
     for row in range(HEAD_ROWS):
         raw, _, long = read_line(stream, config.max_row_bytes, ReadContext())
@@ -138,20 +138,20 @@ def check_head(stream: ByteStream, config: SourceConfig, reserved: tuple[str, ..
                 refuse_reserved(f"{input.path}:{row + 1}", name)
         for name, _ in required:
             if look_up(values, name, _MISSING) is _MISSING:
-                lacking.setdefault(name, (row, values))
+                missing.setdefault(name, (row, values))
             else:
-                found.add(name)
+                present.add(name)
     for name, key in required:
-        if name in lacking and name not in found:
-            row, values = lacking[name]
+        if name in missing and name not in present:
+            row, values = missing[name]
             raise ConfigError(
-                f"{input.path}:{row + 1} has no field {name!r}, nor have the file's other first rows. Its fields are"
+                f"{input.path}:{row + 1} has no field {name!r}, nor do the other first rows of the file. Its fields are"
                 f" {_first_field_paths(values)}. Set {key} to one of them."
             )
     if num_read >= HEAD_ROWS // 2 and not num_objects:
         raise ConfigError(
-            f"{input.path} is no JSON lines file: not one of its first {num_read} rows is an object. Write one object"
-            " a line (jq -c '.[]' in.json > out.jsonl), or set source.format=text."
+            f"{input.path} is not a JSON lines file: none of its first {num_read} rows is an object. Write one object"
+            " per line (jq -c '.[]' in.json > out.jsonl), or set source.format=text."
         )
 
 
@@ -159,9 +159,9 @@ _LANG_KEYS = ("src_lang_field", "tgt_lang_field")
 
 
 def refuse_reserved(where: str, name: str) -> NoReturn:
-    """Say that the input has a field that the output would add."""
+    """Raise ConfigError for an input that has a field which the output adds."""
     raise ConfigError(
-        f"{where} already has a field {name!r}, which the output adds: one of the two would be lost. Set"
+        f"{where} already has a field {name!r}, which the output adds, so one of the two would be lost. Set"
         f" write.translation_field or write.meta_field, whichever is {name!r}, to another name, e.g."
         f" write.translation_field={name}_mt."
     )
@@ -177,7 +177,7 @@ def _get_text(values: dict[str, Any], field: str) -> str:
                 raise RowError(not_utf8_message(error, f"field {field!r}"), Status.BAD_ENCODING) from None
         return text
     if text is None:
-        return ""  # null is a row without text, as in parquet
+        return ""  # null means a row without text, as in parquet
     if text is _MISSING:
         raise RowError(
             f"has no field {field!r}. Its fields are {_first_field_paths(values)}. Set source.text_field to one of "
@@ -192,7 +192,7 @@ def _reserved_message(name: str) -> str:
 
 
 def _field_paths(values: dict[str, Any], prefix: str = "") -> Iterator[str]:
-    """Fields of a row; those within an object as source.text_field would name them."""
+    """Yield the names of a row's fields; nested fields as dotted paths, as source.text_field takes them."""
     for name, inner in values.items():
         if isinstance(inner, dict) and inner:
             yield from _field_paths(inner, f"{prefix}{name}.")
@@ -205,8 +205,10 @@ def _first_field_paths(values: dict[str, Any]) -> list[str]:
 
 
 class _Parser:
-    """JSON in UTF-8, no doubled key among the fields that are used. NaN and Infinity are values of fields (plan 1: no
-    JSON), and so are integers of any length."""
+    """Parses a row as a JSON object in UTF-8 without duplicate names among the fields in use.
+
+    NaN and Infinity are valid values (plan 1: invalid JSON), and so are integers of any length.
+    """
 
     def __init__(self, config: SourceConfig, context: ReadContext) -> None:
         used = [config.text_field, *(name for name in config.lang_fields if name)]
@@ -226,18 +228,18 @@ class _Parser:
         except UnicodeDecodeError as error:
             raise RowError(not_utf8_message(error), Status.BAD_ENCODING) from None
         if text.startswith("\ufeff"):
-            raise RowError("begins with a byte order mark, as where files were put together. Remove the mark.")
+            raise RowError("begins with a byte order mark, as after concatenating files. Remove the mark.")
         if is_too_deep(text):
-            raise RowError(f"is no usable JSON: nested more than {MAX_DEPTH} deep. Mend or remove the row.")
+            raise RowError(f"is not usable JSON: nested more than {MAX_DEPTH} deep. Fix or remove the row.")
         if self._duplicates or self._constants:
             self._duplicates.clear()
             self._constants.clear()
         try:
             values = self._parse_values(text)
         except json.JSONDecodeError as error:
-            raise RowError(f"is no JSON: {error.msg} at character {error.pos}. Mend or remove the row.") from None
+            raise RowError(f"is not JSON: {error.msg} at character {error.pos}. Fix or remove the row.") from None
         if self._constants:
-            raise RowError(f"holds {self._constants[0]}, which is no JSON. Write null instead.")
+            raise RowError(f"contains {self._constants[0]}, which is not JSON. Write null instead.")
         if self._duplicates:
             name = min(self._duplicates)
             raise _DuplicateField(name, bool(self._duplicates & self._text_names))
@@ -255,7 +257,7 @@ class _Parser:
             raise
         except ValueError:  # an integer of thousands of digits
             if self._is_plan_1:
-                raise RowError("is no usable JSON: a number too long to read. Mend or remove the row.") from None
+                raise RowError("is not usable JSON: a number is too long to read. Fix or remove the row.") from None
             self._duplicates.clear()
             return self._decode_long(text)
 

@@ -1,4 +1,4 @@
-"""What of a JSON row that is refused can still be read: its text, and the fields before its fault."""
+"""Read what is readable of a rejected JSON row: its text, and the fields before the error."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from typing import Any
 from hymt_batch.scan import scan_json_object
 
 MAX_DEPTH = 256
-"""Deepest nesting of a row. Python's own bound depends on the caller's stack: a row at it would be read in one pass
-and refused in the next."""
+"""Deepest nesting of a row. Python's own limit depends on the caller's stack, so a row near it could be accepted in one
+pass and rejected in the next."""
 BOM = b"\xef\xbb\xbf"
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _BRACKETS = re.compile(r'"(?:[^"\\]++|\\.?)*+"?|[\[{\]}]', re.DOTALL)
 
 
 class LongInteger:
-    """An integer of more digits than Python converts, as it stands in the row."""
+    """An integer with more digits than Python converts, kept as its text."""
 
     def __init__(self, digits: str) -> None:
         self.digits = digits
@@ -27,17 +27,17 @@ class LongInteger:
 
 
 def look_up(values: dict[str, Any], field: str | None, default: Any) -> Any:
-    """A field by its name, or by its dotted path where no field has that very name."""
+    """Return a field by its name, or by its dotted path if no field has exactly that name; `default` if missing."""
     if field is None:
         return default
     if field in values:
         return values[field]
-    found: Any = values
+    value: Any = values
     for name in field.split("."):
-        if not isinstance(found, dict) or name not in found:
+        if not isinstance(value, dict) or name not in value:
             return default
-        found = found[name]
-    return found
+        value = value[name]
+    return value
 
 
 def parse_int(digits: str) -> int | LongInteger:
@@ -51,22 +51,22 @@ _decode_lenient = json.JSONDecoder(parse_int=parse_int).decode
 
 
 def is_too_deep(text: str) -> bool:
-    """Whether a JSON text, valid or not, is nested deeper than MAX_DEPTH."""
+    """Return whether a JSON text, valid or not, is nested deeper than MAX_DEPTH."""
     if text.count("[") + text.count("{") <= MAX_DEPTH:
         return False
     depth = 0
-    for found in _BRACKETS.finditer(text):
-        if found[0] in ("[", "{"):
+    for match in _BRACKETS.finditer(text):
+        if match[0] in ("[", "{"):
             depth += 1
             if depth > MAX_DEPTH:
                 return True
-        elif found[0] in ("]", "}"):
+        elif match[0] in ("]", "}"):
             depth -= 1
     return False
 
 
 def parse_value(raw: bytes) -> Any:
-    """A JSON value from its bytes; what Python cannot hold, such as one nested too deep, as its JSON text."""
+    """Parse a JSON value; one that Python cannot hold, such as one nested too deep, is returned as its JSON text."""
     text = raw.decode("utf-8", "replace")
     if is_too_deep(text):
         return text
@@ -77,7 +77,16 @@ def parse_value(raw: bytes) -> Any:
 
 
 def parse_rejected_row(raw: bytes, field: str) -> tuple[str | None, dict[str, Any] | None]:
-    """The text of a refused row, where it is known, and the fields that can be split; both without odd characters."""
+    """Return what is readable of a rejected row.
+
+    Args:
+        raw: The bytes of the row.
+        field: Name of the text field.
+
+    Returns:
+        The text with U+FFFD for lone surrogates, or None if it is unknown; and the fields that can be separated, or
+        None if there are none.
+    """
     raw = raw.removeprefix(BOM)
     data = raw.decode("utf-8", "replace")
     if not is_too_deep(data):

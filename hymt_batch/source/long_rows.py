@@ -1,4 +1,7 @@
-"""Rows over source.max_row_bytes: never held, looked at while they pass, and copied from the input in pieces."""
+"""Handle rows over source.max_row_bytes: scan them in one pass, and copy them from the input in pieces.
+
+Such a row is never held in memory.
+"""
 
 from __future__ import annotations
 
@@ -13,17 +16,18 @@ from hymt_batch.source.bytestream import ByteStream
 HEAD_BYTES = 4096
 PIECE_BYTES = 1 << 16
 MAX_HELD_BYTES = 16 << 20
-"""Most bytes that a conversion takes over from a row that is not held: fields in order, but for those beyond."""
+"""Most bytes of fields that a conversion to another format keeps of such a row; fields that no longer fit are dropped.
+"""
 
 Fields = tuple[dict[str, Any], str | None]
 """Fields of a row by name, and its text."""
 
 
 class InputRereader:
-    """An input read once more beside the pass over it, for the rows that no pass holds.
+    """Reads an input a second time during the pass over it, for the rows that are too long to be held.
 
-    Each purpose has a stream of its own, opened by the first such row, which goes forward only: a compressed file is
-    not decompressed anew for each row. When the pass is over they are closed, and a row opens its own.
+    Each purpose has a separate stream, opened for the first such row. It only moves forward, so a compressed file is
+    not decompressed again for each row. After the pass the streams are closed, and each row opens a new one.
     """
 
     def __init__(self, input: Input) -> None:
@@ -32,7 +36,7 @@ class InputRereader:
 
     @contextlib.contextmanager
     def stream_at(self, cursor: int, purpose: str) -> Iterator[ByteStream]:
-        """The stream of a purpose, at a cursor."""
+        """Give the stream of a purpose, positioned at a cursor."""
         with contextlib.ExitStack() as stack:
             if self._closed:
                 stream = stack.enter_context(ByteStream(self._input))
@@ -49,14 +53,14 @@ class InputRereader:
 
 
 class LongRow:
-    """A row over source.max_row_bytes: where it lies in its input and where its fields lie in it. It is never held.
+    """A row over source.max_row_bytes: its position in the input and the spans of its fields, without its bytes.
 
     Attributes:
         size: Bytes of its content, without the line ending.
         head: Its first bytes, at most HEAD_BYTES.
-        scan: What was found of its fields while it passed; None for text.
+        scan: The scan of its fields; None for plain text.
         digest: Running hash of its bytes.
-        parse: Makes its fields and its text, as `fields` gives them.
+        parse: Returns its fields and its text; see `fields`.
     """
 
     __slots__ = ("_head", "_rereader", "_start", "digest", "parse", "scan", "size")
@@ -75,7 +79,7 @@ class LongRow:
         return self._head[: self.size]
 
     def feed(self, piece: bytes) -> None:
-        """Take the next bytes of the row."""
+        """Hash and scan the next bytes of the row."""
         if len(self._head) < HEAD_BYTES:
             self._head = (self._head + piece)[:HEAD_BYTES]
         self.digest.update(piece)
@@ -83,17 +87,17 @@ class LongRow:
             self.scan.feed(piece)
 
     def end_at(self, cursor: int) -> None:
-        """Say where its content ends."""
+        """Set the cursor at which the content of the row ends."""
         self.size = cursor - self._start
         if self.scan is not None:
             self.scan.finish()
 
     def fields(self) -> Fields:
-        """Its fields for a writer of another format, within MAX_HELD, and its text, None where it is not known."""
+        """Return the fields for a writer of another format, within MAX_HELD_BYTES, and the text (None if unknown)."""
         return self.parse(self)
 
     def read_spans(self, spans: Iterable[tuple[int, int]]) -> Iterator[bytes | None]:
-        """The bytes of each of some places, in ascending order; None for those that MAX_HELD has no room for."""
+        """Yield the bytes of each span, in ascending order; None for a span that exceeds the rest of MAX_HELD_BYTES."""
         left = MAX_HELD_BYTES
         for first, end in spans:
             if end - first > left:
@@ -103,12 +107,12 @@ class LongRow:
             yield b"".join(self.pieces(first, end))
 
     def read_text(self) -> str:
-        """The row as it came, without its line ending; "" where it is longer than MAX_HELD."""
+        """Return the row as read, without its line ending; "" if it is longer than MAX_HELD_BYTES."""
         (raw,) = self.read_spans([(0, self.size)])
         return "" if raw is None else raw.decode("utf-8", "replace")
 
     def pieces(self, start: int = 0, end: int | None = None, purpose: str = "fields") -> Iterator[bytes]:
-        """Its bytes from `first` to before `end`, read from the input. Calls of one purpose go forward only."""
+        """Yield the bytes from `start` up to `end`, read from the input; calls for one purpose only move forward."""
         assert self._rereader is not None, "rows of the first pass are not read again"
         left = (self.size if end is None else end) - start
         with self._rereader.stream_at(self._start + start, purpose) as stream:

@@ -1,4 +1,4 @@
-"""What stands before the rows of a file, and whether the file fits the settings; read once for each file of a job."""
+"""Read what precedes the rows of a file, and check that the file fits the settings; once for each file of a job."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hymt_batch.source.settings import SourceConfig
 
 BOM = b"\xef\xbb\xbf"
 UTF16 = (b"\xff\xfe", b"\xfe\xff")
-MAX_SCHEMAS = 256  # different ones that are kept; of more files, they are read again
+MAX_SCHEMAS = 256  # distinct preambles that are cached before new schemas are read again at each use
 
 
 def is_table(input: Input) -> bool:
@@ -21,18 +21,18 @@ def is_table(input: Input) -> bool:
 
 
 def read_preamble(input: Input, config: SourceConfig, reserved: tuple[str, ...] = ()) -> Preamble:
-    """Read what stands before the first row, and refuse a file that does not fit the settings.
+    """Read what precedes the first row, and refuse a file that does not fit the settings.
 
     Args:
         input: The file.
         config: The settings.
-        reserved: Fields that the output adds, so that the input must not have them.
+        reserved: Fields that the output adds; the input must not have them.
 
     Raises:
-        ConfigError: A named column is missing (jsonl: in all of the first rows), a reserved one is there, or the
-            file is no UTF-8 text at all.
+        ConfigError: A column that a setting names is missing (jsonl: in all of the first rows), the file has a reserved
+            column, or the file is UTF-16.
         PreflightError: The file cannot be read.
-        StoppedError: Its disk fails.
+        StoppedError: The disk fails.
     """
     if is_table(input):
         return read_table_preamble(tables.Table(input), config, reserved)
@@ -41,18 +41,18 @@ def read_preamble(input: Input, config: SourceConfig, reserved: tuple[str, ...] 
 
 
 def read_table_preamble(table: tables.Table, config: SourceConfig, reserved: tuple[str, ...]) -> Preamble:
-    """`preamble` of an open table."""
+    """Do the same as `read_preamble` for an open table."""
     tables.check_columns(table, config)
     return _check_reserved(table.input, Preamble(fields=tuple(table.schema.names), schema=table.schema), reserved)
 
 
 def read_stream_preamble(stream: ByteStream, config: SourceConfig, reserved: tuple[str, ...]) -> Preamble:
-    """`preamble` of a stream at its beginning, which is read on from there."""
+    """Do the same as `read_preamble` for a stream at its start; the stream does not return to the start."""
     input = stream.input
     start = stream.read(len(BOM))
     if start.startswith(UTF16):
         raise ConfigError(
-            f"{input.path} is UTF-16, and rows are read as UTF-8. Convert it:"
+            f"{input.path} is UTF-16, but input must be UTF-8. Convert it:"
             f" iconv -f UTF-16 -t UTF-8 {input.path!r} > utf8.txt, and set source.path=utf8.txt."
         )
     bom = start if start == BOM else b""
@@ -65,8 +65,8 @@ def read_stream_preamble(stream: ByteStream, config: SourceConfig, reserved: tup
         jsonl.check_head(stream, config, reserved)
     if input.format in ("csv", "tsv"):
         header, fields = delimited.read_header(stream, config)
-        split = delimited.resolve_delimiter(config, input.format)
-        head = Preamble(bom, header, fields, newline, split, config.escape or "")
+        delimiter = delimited.resolve_delimiter(config, input.format)
+        head = Preamble(bom, header, fields, newline, delimiter, config.escape or "")
         return _check_reserved(input, head, reserved if config.header else ())
     return Preamble(bom=bom, newline=newline)
 
@@ -79,41 +79,41 @@ def _check_reserved(input: Input, preamble: Preamble, reserved: tuple[str, ...])
 
 
 class PreambleCache:
-    """The preambles of a job's inputs, each read once, and how many of an input's rows `source.limit` takes.
+    """Caches the preambles of a job's inputs, and the number of rows that source.limit allows of the last input.
 
-    Equal ones are kept as one object: a job may have 100,000 files.
+    Equal preambles share one object, because a job may have 100,000 files.
 
     Args:
         config: The settings.
-        reserved: Fields that the output adds, so that no input must have them.
+        reserved: Fields that the output adds; the inputs must not have them.
 
     Raises:
-        ConfigError, PreflightError, StoppedError: From a call, as `preamble` says.
+        ConfigError, PreflightError, StoppedError: Raised by a call; see `read_preamble`.
     """
 
     def __init__(self, config: SourceConfig, reserved: tuple[str, ...] = ()) -> None:
         self.config, self._reserved = config, reserved
-        self._by_input: dict[str, Preamble] = {}  # by the input's relative name
+        self._by_input: dict[str, Preamble] = {}  # key: relative name of the input
         self._interned: dict[Any, Preamble] = {}
-        self.limited_rows: dict[str, int] = {}  # rows of the one input that is cut by source.limit
+        self.limited_rows: dict[str, int] = {}  # rows to read of the last input within source.limit
 
     def __call__(self, input: Input) -> Preamble:
-        if (known := self._by_input.get(input.rel)) is not None:
-            return known
+        if (preamble := self._by_input.get(input.rel)) is not None:
+            return preamble
         return self._remember(input, read_preamble(input, self.config, self._reserved))
 
     def of_stream(self, stream: ByteStream) -> Preamble:
-        """The preamble of an open input, whose stream ends up at the first row."""
-        head = self._by_input.get(stream.input.rel)
-        if head is None:
-            head = self._remember(stream.input, read_stream_preamble(stream, self.config, self._reserved))
-        stream.seek(head.num_bytes)
-        return head
+        """Return the preamble of an open input, and move its stream to the first row."""
+        preamble = self._by_input.get(stream.input.rel)
+        if preamble is None:
+            preamble = self._remember(stream.input, read_stream_preamble(stream, self.config, self._reserved))
+        stream.seek(preamble.num_bytes)
+        return preamble
 
     def of_table(self, table: tables.Table) -> Preamble:
-        """The preamble of an open table."""
-        head = self._by_input.get(table.input.rel)
-        return head or self._remember(table.input, read_table_preamble(table, self.config, self._reserved))
+        """Return the preamble of an open table."""
+        preamble = self._by_input.get(table.input.rel)
+        return preamble or self._remember(table.input, read_table_preamble(table, self.config, self._reserved))
 
     def _remember(self, input: Input, preamble: Preamble) -> Preamble:
         if preamble.schema is None:

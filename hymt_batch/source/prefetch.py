@@ -1,4 +1,4 @@
-"""Read ahead in a thread, so that the accelerator does not wait for files."""
+"""Read ahead in a thread, so that the accelerator does not wait for input files."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 POLL_S = 0.05
-JOIN_S = 5.0  # a thread that hangs in a read of a dead file system must not hold the exit: it is a daemon
+JOIN_S = 5.0  # bounded, because a daemon thread that hangs in a read of a dead file system must not block the exit
 
 
 def prefetch(
@@ -19,16 +19,16 @@ def prefetch(
     on_wait: Callable[[], None] = lambda: None,
     pause: Callable[[], None] = lambda: None,
 ) -> Iterator[T]:
-    """Yield the same items, made up to `depth` ahead in a thread; 0 makes them here.
+    """Yield the items of an iterable, produced up to `depth` ahead in a thread; with depth 0 in this thread.
 
-    An error of the items' own is raised where they are taken, after the items before it. Closing stops the thread
-    after the item that it is making.
+    An error raised while producing an item is raised here, after the items before it. Closing the generator stops the
+    thread after its current item.
 
     Args:
-        items: Made one by one.
-        depth: How many are made ahead.
-        check: Called every moment while an item is waited for; what it raises ends the waiting.
-        rest: Called where items are made, once one is, and at their end.
+        items: The items to produce.
+        depth: Most items that are produced ahead.
+        on_wait: Called every POLL_S seconds while waiting for an item; an exception from it ends the wait.
+        pause: Called in the producing thread after each item and at the end.
     """
     if depth < 1:
         try:
@@ -42,7 +42,7 @@ def prefetch(
     closed = threading.Event()
 
     def put(kind: str, value: Any) -> None:
-        pause()  # whoever takes it may take long
+        pause()  # the consumer may be slow to take the item
         while not closed.is_set():
             with contextlib.suppress(queue.Full):
                 ready.put((kind, value), timeout=POLL_S)
@@ -56,7 +56,7 @@ def prefetch(
                 if closed.is_set():
                     break
             put("end", None)
-        except BaseException as error:  # carried to the other side, whatever it is
+        except BaseException as error:  # any error is raised again in the consumer
             put("error", error)
         finally:
             close = getattr(source, "close", None)

@@ -1,6 +1,6 @@
-"""What the row readers share: a line with its digest, the running hash of a shard, per-row languages.
+"""Code shared by the row readers: lines with their digests, the running hash of a shard, and languages of rows.
 
-Does not know a format.
+Does not know any format.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from hymt_batch.source.bytestream import ByteStream
 from hymt_batch.source.long_rows import PIECE_BYTES, InputRereader, LongRow
 from hymt_batch.source.settings import MAX_ROW_BYTES, SourceConfig
 
-MAX_CODE_CHARS = 64  # characters; the nearest codes of a longer one are not looked for
+MAX_CODE_CHARS = 64  # characters of a language code; no similar codes are suggested for a longer value
 Rows = Generator[tuple[Document, int], None, None]
-"""Documents, each with the cursor after it."""
+"""Yields documents, each with the cursor after it."""
 
 
 class ShardHasher:
-    """sha256 and size of the row bytes that passed since the last cut.
+    """Hashes (sha256) and counts the bytes of the rows since the last call of `take_hash`.
 
     Args:
-        header: Record that decides what the rows mean (csv, tsv): every hash begins with it.
+        header: The header record (csv, tsv), which decides the meaning of the rows: every hash begins with it.
     """
 
     __slots__ = ("_base", "_sha", "num_bytes")
@@ -41,22 +41,22 @@ class ShardHasher:
         self.num_bytes += len(data)
 
     def add_digest(self, digest: bytes, num_bytes: int) -> None:
-        """Add a row whose bytes are not those of the file (tables)."""
+        """Add a row by its digest, for tables, whose rows are not byte ranges of the file."""
         self._sha.update(digest)
         self.num_bytes += num_bytes
 
     def copy(self) -> ShardHasher:
-        """The same count, which goes on by itself."""
-        other = ShardHasher()
-        other._base, other._sha, other.num_bytes = self._base, self._sha.copy(), self.num_bytes
-        return other
+        """Return an independent copy of the current state."""
+        duplicate = ShardHasher()
+        duplicate._base, duplicate._sha, duplicate.num_bytes = self._base, self._sha.copy(), self.num_bytes
+        return duplicate
 
-    def assign(self, other: ShardHasher) -> None:
-        """Take over what another has counted."""
-        self._sha, self.num_bytes = other._sha, other.num_bytes
+    def assign(self, hasher: ShardHasher) -> None:
+        """Set the state to that of another hasher."""
+        self._sha, self.num_bytes = hasher._sha, hasher.num_bytes
 
     def take_hash(self) -> str:
-        """The hash so far; what follows is counted anew."""
+        """Return the hash so far as hex, and start a new one."""
         sha = self._sha.hexdigest()
         self._sha = self._base.copy()
         self.num_bytes = 0
@@ -64,23 +64,24 @@ class ShardHasher:
 
 
 class RowReader(Protocol):
-    """How a format module reads rows: from the cursor on, never closing the stream."""
+    """Reads the rows of one format from the stream's position on; never closes the stream."""
 
     def __call__(self, stream: ByteStream, config: SourceConfig, context: ReadContext) -> Rows: ...
 
 
 class ReadContext:
-    """What a reader needs beside the bytes.
+    """What a row reader needs besides the bytes.
 
     Args:
-        row: Index of the row at the cursor.
+        first_row: Index of the row at the stream's position.
         full: Keep the raw bytes and the parsed fields, for the finishing pass.
-        tally: Counts the bytes of each row before the row is given out.
-        reserved: Fields that the output adds: a row that has one is not written with them (plan 1: not translated).
-        header: Header record; part of every digest, since it decides which column is the text.
+        hasher: Receives the bytes of each row before the row is yielded.
+        reserved: Fields that the output adds; a row that has one becomes an error row (plan 1: in the first pass,
+            later plans: in the finishing pass).
+        header: The header record; part of every digest, because it decides which column is the text.
         fields: Column names of csv and tsv.
-        plan: Version of the job's plan; see records.PLAN.
-        again: Reads rows over the limit once more, with `full`.
+        plan_version: Version of the job's plan; see records.PLAN_VERSION.
+        rereader: Reads rows over the limit a second time; needed with `full`.
     """
 
     __slots__ = ("digest", "fields", "first_row", "full", "hasher", "plan_version", "rereader", "reserved")
@@ -110,21 +111,21 @@ def read_line(
     """Read one line in bounded memory.
 
     Args:
-        stream: At the line's beginning.
-        max_bytes: Most bytes of its content.
-        context: What to hash it with.
-        scan: Makes what looks for the fields of a line that is longer.
+        stream: The input, positioned at the start of the line.
+        max_bytes: Most bytes of the line's content.
+        context: Digest and hasher of the line.
+        scan: Creates the scan for the fields of a longer line.
 
     Returns:
-        The line with its ending, its digest, and None; or for a line whose content exceeds max_bytes its ending
-        alone, the digest of the whole line, and what is known of it. The line is b"" at the end of the file.
+        The line with its ending, its digest, and None. For a line whose content exceeds max_bytes: its ending alone,
+        the digest of the whole line, and a LongRow. At the end of the file the line is b"".
     """
     start = stream.position
     line = stream.readline(max_bytes + 2)
-    digest, tally = context.digest.copy(), context.hasher
+    digest, hasher = context.digest.copy(), context.hasher
     digest.update(line)
-    if tally is not None:
-        tally.add(line)
+    if hasher is not None:
+        hasher.add(line)
     if len(line) <= max_bytes or len(line) - len(line_ending(line)) <= max_bytes:
         return line, digest.digest(), None
     row = LongRow(context.rereader, start, line, scan() if scan else None, digest)
@@ -134,8 +135,8 @@ def read_line(
         if not line:
             break
         row.feed(line)
-        if tally is not None:
-            tally.add(line)
+        if hasher is not None:
+            hasher.add(line)
         tail = (tail + line)[-2:]
     row.end_at(stream.position - len(line_ending(tail)))
     return line_ending(tail), digest.digest(), row
@@ -144,52 +145,58 @@ def read_line(
 def continue_long_record(
     stream: ByteStream, row: LongRow, context: ReadContext, num_fields: int | None
 ) -> tuple[bytes, bytes] | None:
-    """Go on with a csv record whose first line leaves a quote open and that exceeds the limit, without holding it.
+    """Read the rest of a csv record over the limit whose first line leaves a quote open, in bounded memory.
+
+    Args:
+        stream: The input, positioned after the first line.
+        row: The first line; extended to the whole record.
+        context: Digest and hasher of the record.
+        num_fields: Number of columns of the file.
 
     Returns:
-        Its line ending and digest; None, at the end of the first line, where its quotes do not close in order or where
-        it has another number of cells.
+        The line ending and the digest of the record. None if its quotes do not close correctly or it has a wrong number
+        of cells; the stream is then after the first line, and `row` is unchanged.
     """
-    place, size, before, digest = stream.position, row.size, row.scan, row.digest.copy()
-    assert isinstance(before, RecordScan)
-    row.scan = scan = before.copy()
+    position, size, first_scan, digest = stream.position, row.size, row.scan, row.digest.copy()
+    assert isinstance(first_scan, RecordScan)
+    row.scan = scan = first_scan.copy()
     scan.well_quoted = True
-    tally = context.hasher.copy() if context.hasher is not None else None
+    hasher = context.hasher.copy() if context.hasher is not None else None
     tail = b""
     while scan.well_quoted and (line := stream.readline(PIECE_BYTES)):
         row.feed(line)
-        if tally is not None:
-            tally.add(line)
+        if hasher is not None:
+            hasher.add(line)
         tail = (tail + line)[-2:]
         if line.endswith(b"\n") and not scan.is_open:
             break
     row.end_at(stream.position - len(line_ending(tail)))
     if scan.well_quoted and not scan.is_open and scan.num_cells == num_fields:
-        if tally is not None and context.hasher is not None:
-            context.hasher.assign(tally)
+        if hasher is not None and context.hasher is not None:
+            context.hasher.assign(hasher)
         return line_ending(tail), row.digest.digest()
-    stream.seek(place)
-    row.scan, row.digest, row.size = before, digest, size
+    stream.seek(position)
+    row.scan, row.digest, row.size = first_scan, digest, size
     return None
 
 
 def too_long_message(max_bytes: int) -> str:
-    """What is said of a row over the limit, behind its place."""
+    """Return the message for a row over the limit; it follows the row's location."""
     more = min(max_bytes * 16, MAX_ROW_BYTES)
     return f"is longer than source.max_row_bytes={max_bytes}. Split the row, or set source.max_row_bytes={more}."
 
 
 def not_utf8_message(error: UnicodeError, what: str = "row") -> str:
-    """What is said of a row that is no UTF-8, behind its place; `what` names the field."""
+    """Return the message for a row that is not UTF-8; it follows the row's location, and `what` names the field."""
     if isinstance(error, UnicodeDecodeError):
-        found = f"byte 0x{error.object[error.start]:02x} at offset {error.start} of the {what}"
+        cause = f"byte 0x{error.object[error.start]:02x} at offset {error.start} of the {what}"
     else:
-        found = f"a lone surrogate in the {what}"
-    return f"is not UTF-8: {found}. Convert the file to UTF-8."
+        cause = f"a lone surrogate in the {what}"
+    return f"is not UTF-8: {cause}. Convert the file to UTF-8."
 
 
 class RowError(ValueError):
-    """A row cannot be translated; the message says why, behind its place."""
+    """A row cannot be translated; the message gives the reason and follows the row's location."""
 
     def __init__(self, why: str, status: Status = Status.BAD_ROW) -> None:
         super().__init__(why)
@@ -207,17 +214,17 @@ def error_document(
     values: Any = None,
     long_row: LongRow | None = None,
 ) -> Document:
-    """A row that cannot be translated: it keeps its place and says why.
+    """Create the document of a row that cannot be translated; it keeps its index and carries the error message.
 
     Args:
-        input: Its file.
-        row: Its index.
-        digest: Of its bytes.
-        error: What is wrong with it.
-        raw: The row as found.
-        text: Its source, of the finishing pass, where it is known.
-        values: Its fields, likewise.
-        long: Itself, where it is too long to be held, likewise.
+        input: The file of the row.
+        row: Index of the row.
+        digest: Digest of the row's bytes.
+        error: The reason.
+        raw: The row as read.
+        text: The source text, if known; only in the finishing pass.
+        values: The fields; only in the finishing pass.
+        long_row: The row over the limit; only in the finishing pass.
     """
     where = f"{input.rel}:{row + 1}"
     return Document(
@@ -226,7 +233,7 @@ def error_document(
 
 
 def abbreviate(value: Any) -> str:
-    """A value for a message, at most 80 characters of it."""
+    """Format a value for a message, with at most 80 characters."""
     if isinstance(value, dict | list):
         return "an object" if isinstance(value, dict) else "a list"
     text = ascii(value) if isinstance(value, str) and not value.isprintable() else repr(value)
@@ -234,10 +241,10 @@ def abbreviate(value: Any) -> str:
 
 
 class LanguageCodes:
-    """Language codes of rows, checked once a value.
+    """Resolves the language values of rows, once for each distinct value.
 
     Raises:
-        RowError: From `get`, for a value that is no language; the caller makes it an error row.
+        RowError: Raised by `get` for a value that is not a language; the caller makes the row an error row.
     """
 
     def __init__(self, config: SourceConfig) -> None:
@@ -245,7 +252,7 @@ class LanguageCodes:
         self._cache: dict[tuple[str, str], str] = {}
 
     def get(self, values: tuple[Any, Any]) -> tuple[str | None, str | None]:
-        """Codes of a row's two language values; None or "" leaves the job's own."""
+        """Return the codes of a row's source and target values; None where the value is empty: the job's language."""
         source, target = (
             None if field is None or value is None or value == "" else self._look_up(field, value)
             for field, value in zip(self.fields, values, strict=True)
@@ -254,18 +261,18 @@ class LanguageCodes:
 
     def _look_up(self, field: str, value: Any) -> str:
         if not isinstance(value, str):
-            raise RowError(f"field {field!r} holds {abbreviate(value)}, which is no language code.", Status.BAD_ROW)
-        found = self._cache.get((field, value))
-        if found is None:
+            raise RowError(f"field {field!r} is {abbreviate(value)}, which is not a language code.", Status.BAD_ROW)
+        code = self._cache.get((field, value))
+        if code is None:
             try:
                 value.encode()  # raises on a lone surrogate
                 if len(value) > MAX_CODE_CHARS:
-                    raise ConfigError(f"field {field!r} holds {abbreviate(value)}, no language.")
-                found = languages.get(value, field).code
+                    raise ConfigError(f"field {field!r} is {abbreviate(value)}, which is not a language.")
+                code = languages.get(value, field).code
             except UnicodeEncodeError as error:
                 raise RowError(not_utf8_message(error, f"field {field!r}"), Status.BAD_ENCODING) from None
             except ConfigError as error:
                 raise RowError(str(error), Status.BAD_LANGUAGE) from None
-            if len(self._cache) < 1024:  # odd spellings are few; a hostile column must not fill the memory
-                self._cache[field, value] = found
-        return found
+            if len(self._cache) < 1024:  # real data has few spellings; a hostile column must not fill the memory
+                self._cache[field, value] = code
+        return code

@@ -14,7 +14,7 @@ _ESCAPE_CHARACTERS = frozenset(string.punctuation) - {'"', ","}
 
 
 class SourceFormat(Enum):
-    """How the bytes of the input are cut into rows."""
+    """Format of the input: how its bytes are split into rows."""
 
     auto = "auto"  # by extension
     text = "text"
@@ -26,7 +26,7 @@ class SourceFormat(Enum):
 
 @dataclass(kw_only=True, slots=True)
 class SourceConfig:
-    """What is translated; every field is explained in conf/source/."""
+    """Settings of the input; conf/source/ explains every field."""
 
     path: Any
     format: SourceFormat = SourceFormat.auto
@@ -46,12 +46,12 @@ class SourceConfig:
 
     def __post_init__(self) -> None:
         if self.path is None:
-            return self._check()  # a plan or a check of the machine, without an input
+            return self._check()  # jobs that plan or check the machine need no input
         self.path = _as_names("path", self.path)
         if "-" in self.paths:
             if len(self.paths) > 1:
                 raise ConfigError(
-                    f"source.path={self.path} lists standard input (-) beside other inputs. Set source.path=- alone,"
+                    f"source.path={self.path} lists standard input (-) with other inputs. Set source.path=- alone,"
                     " or write standard input to a file and list that."
                 )
             self.path = "-"
@@ -66,14 +66,14 @@ class SourceConfig:
             raise ConfigError(f"source.limit={self.limit} must be at least 1 row. Set source.limit=null for every row.")
         if not 1 <= self.max_row_bytes <= MAX_ROW_BYTES:
             raise ConfigError(
-                f"source.max_row_bytes={self.max_row_bytes} must lie between 1 and {MAX_ROW_BYTES} bytes, since rows"
+                f"source.max_row_bytes={self.max_row_bytes} must be between 1 and {MAX_ROW_BYTES} bytes, because rows"
                 " are held in memory. Set source.max_row_bytes=1048576 (the default)."
             )
         if self.delimiter is not None:
             self.delimiter = {"\\t": "\t", "tab": "\t"}.get(self.delimiter, self.delimiter)
             if len(self.delimiter) != 1 or self.delimiter in '"\r\n\0':
                 raise ConfigError(
-                    f"source.delimiter={self.delimiter!r} must be one character other than a quote or a line end."
+                    f"source.delimiter={self.delimiter!r} must be one character other than a quote or a line break."
                     " Set source.delimiter=';', source.delimiter=tab or source.delimiter=null (by format)."
                 )
 
@@ -86,7 +86,7 @@ class SourceConfig:
                 )
             if self.escape == self.delimiter:
                 raise ConfigError(
-                    f"source.escape and source.delimiter are both {self.escape!r}, so that no field would end."
+                    f"source.escape and source.delimiter are both {self.escape!r}, so no field would ever end."
                     " Set source.escape=backslash, or source.escape=null (quotes are doubled)."
                 )
 
@@ -104,16 +104,16 @@ class SourceConfig:
 
 
 def _as_names(key: str, value: Any) -> str | list[str]:
-    """One name or a list of names, as text: YAML reads a folder named 2024 as a number."""
+    """Convert one name or a list of names to strings, because YAML reads a folder named 2024 as a number."""
     names = value if isinstance(value, list | tuple) else [value]
     if not all(isinstance(name, str | int | float) and not isinstance(name, bool) for name in names):
         raise ConfigError(
-            f"source.{key}={value!r} is neither a text nor a list of texts."
+            f"source.{key}={value!r} is neither a string nor a list of strings."
             f" Set source.{key}=ONE or source.{key}=[ONE,TWO]."
         )
     texts = [str(name) for name in names]
     if not texts or not all(texts):
-        raise ConfigError(f"source.{key}={value!r} names nothing. Set source.{key}=ONE or source.{key}=[ONE,TWO].")
+        raise ConfigError(f"source.{key}={value!r} is empty. Set source.{key}=ONE or source.{key}=[ONE,TWO].")
     if any("\0" in text for text in texts):
-        raise ConfigError(f"source.{key}={texts!r} holds a NUL character, which no name can have. Remove it.")
+        raise ConfigError(f"source.{key}={texts!r} contains a NUL character, which no name can have. Remove it.")
     return texts if isinstance(value, list | tuple) else texts[0]

@@ -1,6 +1,6 @@
-"""Cut files into shards, and skip those whose bytes a finished run has already hashed.
+"""Cut files into shards, and skip finished shards whose bytes still have the recorded hash.
 
-The cut is a pure function of the rows and the two bounds: a shard ends after the row that reaches either of them.
+The cut is a pure function of the rows and of two limits: a shard ends after the row that reaches either limit.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ READERS: dict[str, RowReader] = {
 
 @dataclass(frozen=True, slots=True)
 class SkippedShard:
-    """A shard that is done: its bytes hash to what its record says, so that its rows were not parsed."""
+    """A finished shard whose bytes still have the recorded hash, so that its rows were not parsed."""
 
     input: Input
     record: ShardRecord
@@ -52,13 +52,13 @@ def read_documents(
     Args:
         input: The file.
         config: The settings.
-        cursor: Where to begin; 0 means the first row.
-        row: Index of the row at the cursor.
+        cursor: Where to start; 0 means the first row.
+        first_row: Index of the row at the cursor.
         full: Keep raw bytes and parsed fields.
-        max_rows: Stop after so many.
-        reserved: Fields that the output adds: a row that has one is not written with them (plan 1: not translated).
-        plan: Version of the job's plan; see records.PLAN.
-        heads: Of the job's inputs.
+        max_rows: Stop after this number of rows; None reads all.
+        reserved: Fields that the output adds; see row_reader.ReadContext.
+        plan_version: Version of the job's plan; see records.PLAN_VERSION.
+        preambles: Preambles of the job's inputs.
     """
     preambles = preambles or PreambleCache(config)
     if is_table(input):
@@ -68,11 +68,11 @@ def read_documents(
             tables.read_rows(table, config, ReadContext(first_row or cursor, full, plan_version=plan_version)), max_rows
         )
         return
-    with contextlib.closing(InputRereader(input)) as again, ByteStream(input) as stream:
-        head = preambles.of_stream(stream)
-        stream.seek(max(cursor, head.num_bytes))
+    with contextlib.closing(InputRereader(input)) as rereader, ByteStream(input) as stream:
+        preamble = preambles.of_stream(stream)
+        stream.seek(max(cursor, preamble.num_bytes))
         context = ReadContext(
-            first_row, full, None, reserved, head.header, head.fields, plan_version, again if full else None
+            first_row, full, None, reserved, preamble.header, preamble.fields, plan_version, rereader if full else None
         )
         yield from _take(READERS[input.format](stream, config, context), max_rows)
 
@@ -82,9 +82,9 @@ def _take(rows: Rows, max_rows: int | None) -> Rows:
         yield from rows
         return
     if max_rows > 0:
-        for number, item in enumerate(rows, 1):
+        for num_rows, item in enumerate(rows, 1):
             yield item
-            if number == max_rows:
+            if num_rows == max_rows:
                 return
 
 
@@ -99,17 +99,20 @@ def cut_shards(
     plan_version: int = PLAN_VERSION,
     preambles: PreambleCache | None = None,
 ) -> Iterator[Shard | SkippedShard]:
-    """Cut the inputs into shards, in order; `source.limit` counts rows over all inputs.
+    """Cut the inputs into shards, in order; source.limit counts rows over all inputs.
 
-    An empty file gives one empty shard, so that it is published too. Files beyond the limit give none.
+    An empty file gives one empty shard, so that its output is written too. Files beyond the limit give none.
 
     Args:
+        inputs: The inputs.
+        config: The settings.
         shard_rows: Most documents of a shard.
-        shard_bytes: A shard ends after the row that reaches so many raw bytes (tables: bytes of text).
-        done: Record of a finished shard of that index, if there is one. Where its bytes still hash alike the shard
-            is skipped; where they do not it is parsed, for the caller to compare the rows' digests.
-        plan: Version of the job's plan; see records.PLAN.
-        heads: Of the job's inputs.
+        shard_bytes: A shard ends after the row that reaches this many raw bytes (tables: bytes of text).
+        get_record: Returns the record of a finished shard by its index, or None. If the bytes still have the recorded
+            hash, the shard is skipped; if not, it is parsed, so that the caller can compare the digests of the rows.
+        reserved: Fields that the output adds; see row_reader.ReadContext.
+        plan_version: Version of the job's plan; see records.PLAN_VERSION.
+        preambles: Preambles of the job's inputs.
     """
     left, preambles = config.limit, preambles or PreambleCache(config)
     for input in inputs:
@@ -131,7 +134,7 @@ def cut_shards(
 
 
 class _FileCutter:
-    """A place in one file, from which the next shard is either skipped or taken."""
+    """A position in one file, from which the next shard is either skipped or read."""
 
     def __init__(
         self,
@@ -152,39 +155,41 @@ class _FileCutter:
             with contextlib.ExitStack() as opened:
                 self._stream = opened.enter_context(ByteStream(input))
                 self.preamble = preambles.of_stream(self._stream)
-                opened.pop_all()  # it stays open
+                opened.pop_all()  # without an error the stream stays open
         self.cursor, self.next_row, self.exhausted = self.preamble.num_bytes, 0, False
         self._hasher = ShardHasher(self.preamble.header)
         self._rows: Rows | None = None
 
     def read_shard(self, index: int, shard_rows: int, shard_bytes: int) -> Shard:
-        first, start = self.next_row, self.cursor
-        found: list[Document] = []
-        most = shard_rows if self.rows_left is None else min(shard_rows, self.rows_left)
+        first_row, start = self.next_row, self.cursor
+        documents: list[Document] = []
+        max_rows = shard_rows if self.rows_left is None else min(shard_rows, self.rows_left)
         for document, cursor in self._open_rows():
-            found.append(document)
+            documents.append(document)
             self.cursor = cursor
-            if len(found) >= most or self._hasher.num_bytes >= shard_bytes:
+            if len(documents) >= max_rows or self._hasher.num_bytes >= shard_bytes:
                 break
-        self._advance(len(found))
-        return Shard(self.input, index, first, found, start, self.cursor, self._hasher.take_hash(), self.exhausted)
+        self._advance(len(documents))
+        return Shard(
+            self.input, index, first_row, documents, start, self.cursor, self._hasher.take_hash(), self.exhausted
+        )
 
     def skip(self, record: ShardRecord) -> bool:
-        """Move past a finished shard if its bytes are still the same; else stay."""
+        """Move past a finished shard if its bytes are unchanged; return whether they are."""
         if record.start != self.cursor or record.first_row != self.next_row or record.end < record.start:
             return False
         if self.rows_left is not None and record.num_rows > self.rows_left:
             return False
-        row, left = self.next_row, self.rows_left
-        same = self._skip_bytes(record) if self._stream else self._skip_rows(record)
-        if same:
+        row, rows_left = self.next_row, self.rows_left
+        is_same = self._skip_bytes(record) if self._stream else self._skip_rows(record)
+        if is_same:
             self.cursor = record.end
             self._advance(record.num_rows)
-            same = self.exhausted == record.last
-        if not same:
-            self.cursor, self.next_row, self.rows_left, self.exhausted = record.start, row, left, False
+            is_same = self.exhausted == record.last
+        if not is_same:
+            self.cursor, self.next_row, self.rows_left, self.exhausted = record.start, row, rows_left, False
             self._close_rows()
-        return same
+        return is_same
 
     def close(self) -> None:
         self._close_rows()

@@ -1,7 +1,8 @@
-"""Store what cannot be read twice: standard input, and data sets of the hub.
+"""Store inputs that cannot be read twice: standard input and datasets of the Hugging Face hub.
 
-Both are stored aside first, because whose folder it is gets settled only after the inputs are known. Once the job holds
-its folder's lease, `settle` links them into `.hymt/spool`. A stored file has its name there only when it is whole.
+They are first stored in a staging folder, because the job gets its output folder only after its inputs are known. When
+the job holds the lease of the folder, `link_into` links them into `.hymt/spool`. A stored file gets its final name only
+when it is complete.
 """
 
 from __future__ import annotations
@@ -36,33 +37,37 @@ PERMANENT_ERRORS = (
     errno.EDQUOT,
     errno.EROFS,
     errno.EEXIST,
-)  # of a store, until somebody makes room or leaves way
-STDIN_WAIT_S = 2.0  # how long a resumed job waits for the first byte of a standard input that may be nobody's
+)  # storage errors that last until a user frees space or removes what is in the way
+STDIN_WAIT_S = 2.0  # how long a resumed job waits for the first byte of a standard input that may be unused
 
 
 class Spool:
     """The stored inputs of one job.
 
     Args:
-        folder: The output folder that was asked for; only read before `settle`.
-        replace: Standard input shall take the place of what is stored, and so is waited for.
+        folder: The requested output folder; only read before `link_into`.
+        replace: Standard input replaces the stored input, so the job waits for it without a time limit.
     """
 
     def __init__(self, folder: Path, *, replace: bool = False) -> None:
         self.staging_folder = folder.parent / f".spool-{uuid.uuid4().hex}"  # the caller removes it when the job ends
         self._spool_folder, self._replace = _spool_folder(folder), replace
-        self._fs = OS_FS.within(folder)  # of a fork beside it, too
-        self._stored_paths: dict[str, Path] = {}  # name below the home -> where it lies for this run
+        self._fs = OS_FS.within(folder)  # also used for a fork of the folder
+        self._stored_paths: dict[str, Path] = {}  # name below the spool folder -> path of the data in this run
 
     def store_stdin(self, extension: str, stream: BinaryIO | None = None) -> tuple[Path, str]:
-        """Store standard input, or find it stored by an earlier run where none is given.
+        """Store standard input; without one, use what an earlier run stored.
+
+        Args:
+            extension: Extension of the stored file, with its dot.
+            stream: Read instead of the process's standard input.
 
         Returns:
             The file and its relative name.
 
         Raises:
             ConfigError: There is no standard input.
-            PreflightError: The store refuses.
+            PreflightError: The file cannot be stored.
         """
         name = f"stdin{extension}"
         source = getattr(sys.stdin, "buffer", None) if stream is None else stream
@@ -70,33 +75,37 @@ class Spool:
         has_kept = _has_kind(self._fs, kept, "file")
         if source is None and not has_kept:
             raise ConfigError(
-                "source.path=- needs a standard input, and this process has none. Set source.path to a file."
+                "source.path=- needs standard input, but this process has none. Set source.path to a file."
             )
         if source is not None and (not has_kept or _has_data(source, None if self._replace else STDIN_WAIT_S)):
             if source.isatty():
-                log.info("reading standard input; end it with Ctrl-D")
-            given = self._staging_path(name)
-            if _store_stream(source, given) or not has_kept:
-                self._stored_paths[name] = given
-                return given, name
-        log.info("standard input is read from %s, as stored when the job began", kept)
+                log.info("reading standard input; press Ctrl-D to end it")
+            staged = self._staging_path(name)
+            if _store_stream(source, staged) or not has_kept:
+                self._stored_paths[name] = staged
+                return staged, name
+        log.info("using the standard input stored by an earlier run: file=%s", kept)
         self._stored_paths[name] = kept
         return kept, name
 
     def store_hub(self, name: str, config: SourceConfig) -> list[tuple[Path, str]]:
-        """Store a data set of the hub as parquet, one file a split, or find it stored.
+        """Store a dataset of the hub as parquet, one file per split, unless an earlier run stored it.
+
+        Args:
+            name: Id of the dataset on the hub.
+            config: The settings source.subset, source.split and source.revision.
 
         Returns:
-            Files and their relative names.
+            The files and their relative names.
 
         Raises:
-            PreflightError: The hub has no such data set, or cannot be reached; or the store refuses.
-        StoppedError: A disk fails.
+            PreflightError: The hub has no such dataset, cannot be reached, or the files cannot be stored.
+            StoppedError: A disk fails.
         """
         words = [name.replace("/", "--"), config.subset, config.revision]
-        place = re.sub(r"[^\w.-]", "_", "--".join(word for word in words if word))
+        dataset_folder = re.sub(r"[^\w.-]", "_", "--".join(word for word in words if word))
         marker = "all" if config.split is None else "only-" + re.sub(r"[^\w.-]", "_", config.split)
-        short, below = name.split("/")[1], f"hub/{place}/{marker}"
+        short, below = name.split("/")[1], f"hub/{dataset_folder}/{marker}"
         stored = self._spool_folder / below
         if not _has_kind(self._fs, stored, "dir"):
             stored = self._staging_path(below)
@@ -110,11 +119,11 @@ class Spool:
         return [(file, f"{short}/{file.name}") for file in files]
 
     def link_into(self, folder: Path) -> None:
-        """Link what is stored into the job's folder, whose lease the caller holds.
+        """Link the stored inputs into the job's folder, whose lease the caller holds.
 
         Raises:
-            InputChangedError: Standard input gives other bytes than at the job's beginning.
-            StoppedError: The store refuses.
+            InputChangedError: Standard input differs from the stored one.
+            StoppedError: The files cannot be stored.
         """
         for name, source in self._stored_paths.items():
             final = _spool_folder(folder) / name
@@ -140,8 +149,8 @@ class Spool:
             return
         if not self._replace:
             raise InputChangedError(
-                f"Standard input gives {source.stat().st_size} bytes that differ from the {final.stat().st_size} with"
-                " which the job began. Give the same input or none (< /dev/null) to continue, or set"
+                f"Standard input has {source.stat().st_size} bytes that differ from the {final.stat().st_size} bytes"
+                " with which the job started. Pass the same input or none (< /dev/null) to continue, or set"
                 " on_input_change=redo to translate what changed, or name=ANOTHER for a new job."
             )
         os.replace(tmp, final)
@@ -160,24 +169,24 @@ def _spool_folder(folder: Path) -> Path:
 
 
 def _has_kind(fs: Fs, path: Path, kind: str) -> bool:
-    """Whether a file or folder is there, and no link stands on the way."""
+    """Return whether the path exists, is of this kind, and has no link among its folders."""
     with contextlib.suppress(OSError):
         return fs.stat(path).kind == kind
     return False
 
 
 def _make_folders(fs: Fs, folder: Path, path: Path) -> None:
-    """Make the folders from an output folder down to a path; OSError where a link stands for one of them."""
+    """Create the folders from an output folder down to a path; raise OSError if one of them is a link."""
     folder.mkdir(parents=True, exist_ok=True)
-    for one in reversed([one for one in (path, *path.parents) if folder in one.parents]):
+    for parent in reversed([parent for parent in (path, *path.parents) if folder in parent.parents]):
         with contextlib.suppress(FileExistsError):
-            fs.mkdir(one, 0o777)
-        _require_kind(fs, one, "dir")
+            fs.mkdir(parent, 0o777)
+        _require_kind(fs, parent, "dir")
 
 
 def _require_kind(fs: Fs, path: Path, kind: str) -> None:
-    found = stat_or_none(fs, path)
-    if found is not None and found.kind != kind:
+    stat = stat_or_none(fs, path)
+    if stat is not None and stat.kind != kind:
         raise OSError(errno.ENOTDIR if kind == "dir" else errno.EISDIR, "of another kind", str(path))
 
 
@@ -187,18 +196,18 @@ def _storage_errors(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if is_transient(error) and error.errno not in PERMANENT_ERRORS:
-            raise write_error("what source.path gives", error) from error
+            raise write_error("the input of source.path", error) from error
         why = error.strerror or str(error)
         if error.errno in (errno.EEXIST, errno.ENOTDIR):
             why = f"{error.filename} is not a folder"
         raise PreflightError(
-            f"{path.parent} cannot hold what source.path gives: {why}. Set output_dir= to a folder that can be written"
-            " and has room."
+            f"{path.parent} cannot store the input of source.path: {why}. Set output_dir= to a writable folder with"
+            " free space."
         ) from error
 
 
 def _store_stream(source: BinaryIO, path: Path) -> int:
-    """Store a stream durably; its size in bytes."""
+    """Store a stream durably and return its size in bytes."""
     size = 0
     with _storage_errors(path):
         fd = OS_FS.open_exclusive(path)
@@ -215,11 +224,11 @@ def _store_stream(source: BinaryIO, path: Path) -> int:
 
 
 def _read_block(source: BinaryIO) -> bytes:
-    """The next bytes of standard input, waited for where it does not block; b"" at its end.
+    """Read the next bytes of standard input, waiting for them even if it is non-blocking; b"" at its end.
 
     Raises:
-        ConfigError: It cannot be read.
-        StoppedError: It broke off.
+        ConfigError: Standard input cannot be read.
+        StoppedError: Reading failed before the end.
     """
     try:
         while (block := source.read(BLOCK_BYTES)) is None:
@@ -228,14 +237,14 @@ def _read_block(source: BinaryIO) -> bytes:
     except OSError as error:
         why = error.strerror or str(error)
         if isinstance(error, io.UnsupportedOperation) or error.errno in (errno.EBADF, errno.EISDIR, errno.EINVAL):
-            raise ConfigError(f"standard input cannot be read: {why}. Give a file or a pipe (< FILE).") from error
+            raise ConfigError(f"standard input cannot be read: {why}. Pass a file or a pipe (< FILE).") from error
         raise StoppedError(
-            f"standard input broke off: {why}. Nothing of it is kept; run the same command again with all of it."
+            f"standard input ended with an error: {why}. Nothing was stored; run the same command with the full input."
         ) from error
 
 
 def _link_or_copy(source: Path, target: Path) -> None:
-    """Link a file, or copy it where the store has no links or is another one."""
+    """Hard-link a file, or copy it if the file system has no hard links or the target is on another one."""
     try:
         os.link(source, target)
     except OSError as error:
@@ -248,7 +257,7 @@ def _link_or_copy(source: Path, target: Path) -> None:
 
 def _link_folder(source: Path, tmp: Path, final: Path) -> None:
     if final.is_dir():
-        return  # stored meanwhile; what is stored stands
+        return  # already stored by now; the stored data stays unchanged
     tmp.mkdir()
     for file in source.iterdir():
         _link_or_copy(file, tmp / file.name)
@@ -262,7 +271,7 @@ def _digest(path: Path) -> bytes:
 
 
 def _has_data(source: BinaryIO, wait_s: float | None) -> bool:
-    """Is there a pipe or file on standard input that gives a byte, or its end, in time?"""
+    """Return whether standard input is a file or pipe with a byte, or its end, available within `wait_s` seconds."""
     try:
         mode = os.fstat(source.fileno()).st_mode
         if stat.S_ISREG(mode):
@@ -273,5 +282,5 @@ def _has_data(source: BinaryIO, wait_s: float | None) -> bool:
     except (OSError, ValueError):
         return False
     if not ready:
-        log.warning("standard input gave nothing for %g s: what an earlier run stored is used", wait_s)
+        log.warning("standard input had no data for wait_s=%g: using what an earlier run stored", wait_s)
     return bool(ready)

@@ -1,7 +1,7 @@
-"""The source of a job: which files, and their rows as one stream of shards.
+"""The public interface of the source stage: the input files of a job, and their rows as one stream of shards.
 
-Does not know the model, the output or Hydra. This is the stage's face; what it offers is made in the modules beside it:
-`find` resolves names, `shards` cuts, and each format has its own reader.
+Does not know the model, the output or Hydra. The other modules of this package do the work: `discovery` resolves names,
+`shards` cuts files into shards, and each format has its own reader.
 """
 
 from __future__ import annotations
@@ -49,23 +49,23 @@ __all__ = [
 
 
 def find_inputs(config: SourceConfig, spool: Spool | None = None, out_format: str = "input") -> list[Input]:
-    """Resolve source.path to inputs, without reading them; see `find.find`."""
+    """Resolve source.path to inputs without reading them; see `discovery.find_inputs`."""
     return _find.find_inputs(config, spool, out_format)
 
 
 def check_fields(
     inputs: Sequence[Input], config: SourceConfig, reserved: tuple[str, ...], preambles: PreambleCache | None = None
 ) -> None:
-    """Refuse inputs that do not fit the settings, before anything loads.
+    """Refuse inputs that do not fit the settings, before the model is loaded.
 
     Args:
         inputs: The inputs.
         config: The settings.
-        reserved: Fields that the output adds; () where it has no fields.
-        heads: Of the job's inputs, made with the same reserved fields.
+        reserved: Fields that the output adds; () if its format has no fields.
+        preambles: Preambles of the job's inputs, created with the same reserved fields.
 
     Raises:
-        ConfigError: An input lacks a named field, or has a reserved one.
+        ConfigError: An input lacks a field that a setting names, or has a reserved field.
     """
     preambles = preambles or PreambleCache(config, reserved)
     for input in inputs:
@@ -73,22 +73,27 @@ def check_fields(
 
 
 def check_escapes(inputs: Sequence[Input], config: SourceConfig, preambles: PreambleCache) -> None:
-    """Refuse a csv file whose first rows need source.escape. Not for a job of plan 1, which sent such rows.
+    """Refuse a csv file whose first rows need source.escape; not for jobs with plan 1, which translated such rows.
+
+    Args:
+        inputs: The inputs.
+        config: The settings.
+        preambles: Preambles of the job's inputs.
 
     Raises:
-        ConfigError: At least half of the first rows, and three, have quotes behind backslashes.
+        ConfigError: At least half of the first rows, and at least three, have quotes after backslashes.
     """
     for input in inputs if config.escape is None else ():
         if input.format != "csv":
             continue
-        rows = [
+        flagged = [
             ESCAPE_HINT in document.message
             for document, _ in read_documents(input, config, max_rows=HEAD_ROWS, preambles=preambles)
         ]
-        if sum(rows) >= max(3, len(rows) / 2):
+        if sum(flagged) >= max(3, len(flagged) / 2):
             raise ConfigError(
-                f"{input.path}: {sum(rows)} of the first {len(rows)} rows have quotes behind backslashes inside of"
-                f" quoted fields, which cannot be told apart. {ESCAPE_HINT}"
+                f"{input.path}: {sum(flagged)} of the first {len(flagged)} rows have quotes after backslashes inside"
+                f" quoted fields, so the end of these fields is ambiguous. {ESCAPE_HINT}"
             )
 
 
@@ -105,18 +110,18 @@ def read_full_documents(
     Args:
         input: The input.
         config: The settings.
-        inputs: All inputs of the job, as `limited` gave them: source.limit counts rows over them.
+        inputs: All inputs of the job, as `apply_limit` returned them: source.limit counts rows over all of them.
         reserved: Fields that the output adds.
-        plan: Version of the job's plan; see records.PLAN.
-        heads: Of the job's inputs; the same that `limited` was given.
+        plan_version: Version of the job's plan; see records.PLAN_VERSION.
+        preambles: Preambles of the job's inputs; the object that was passed to `apply_limit`.
     """
     if preambles is None:
         preambles = PreambleCache(config)
         if input not in apply_limit(inputs, config, preambles, plan_version):
             return
-    most = preambles.limited_rows.get(input.rel)
+    max_rows = preambles.limited_rows.get(input.rel)
     yield from read_documents(
-        input, config, full=True, max_rows=most, reserved=reserved, plan_version=plan_version, preambles=preambles
+        input, config, full=True, max_rows=max_rows, reserved=reserved, plan_version=plan_version, preambles=preambles
     )
 
 
@@ -126,41 +131,41 @@ def apply_limit(
     preambles: PreambleCache | None = None,
     plan_version: int = PLAN_VERSION,
 ) -> list[Input]:
-    """The inputs that have rows within source.limit; all of them where there is no limit.
+    """Return the inputs that have rows within source.limit; all of them without a limit.
 
     Args:
         inputs: The inputs.
         config: The settings.
-        heads: Of the job's inputs; remembers where the limit cuts.
-        plan: Version of the job's plan; see records.PLAN.
+        preambles: Preambles of the job's inputs; set to the number of rows within the limit of the last input.
+        plan_version: Version of the job's plan; see records.PLAN_VERSION.
     """
     if config.limit is None:
         return list(inputs)
     preambles = preambles or PreambleCache(config)
-    left, within = config.limit, []
+    rows_left, limited = config.limit, []
     for input in inputs:
-        if left <= 0:
+        if rows_left <= 0:
             break
-        within.append(input)
-        preambles.limited_rows = {input.rel: left}
-        left -= sum(
-            1 for _ in read_documents(input, config, max_rows=left, plan_version=plan_version, preambles=preambles)
+        limited.append(input)
+        preambles.limited_rows = {input.rel: rows_left}
+        rows_left -= sum(
+            1 for _ in read_documents(input, config, max_rows=rows_left, plan_version=plan_version, preambles=preambles)
         )
-    return within
+    return limited
 
 
 def is_stdin(path: Any) -> bool:
-    """Is standard input the one source?"""
+    """Return whether standard input is the only source."""
     return bool(path in (_find.STDIN, [_find.STDIN]))
 
 
 def needs_spool(config: SourceConfig) -> bool:
-    """Is a source among the paths that must be stored before it can be read: standard input, or a hub's data set?"""
+    """Return whether a source must be stored before it is read: standard input or a hub dataset."""
     return any(path == _find.STDIN or _find.is_hub_id(path) for path in config.paths)
 
 
 def total_units(inputs: Sequence[Input], config: SourceConfig) -> int | None:
-    """Sum of all shards' `end - start`, or None where it is not known before the input is read."""
+    """Return the sum of `end - start` over all shards, or None if it is unknown before the input is read."""
     if config.limit is not None or any(input.compression for input in inputs):
         return None
     kinds = {is_table(input) for input in inputs}
@@ -169,4 +174,4 @@ def total_units(inputs: Sequence[Input], config: SourceConfig) -> int | None:
     try:
         return sum(os.path.getsize(input.path) for input in inputs) if kinds == {False} else None
     except OSError:
-        return None  # it is for the progress bar alone; whoever opens the file says what is wrong
+        return None  # only the progress bar needs it; opening the file later raises the proper error

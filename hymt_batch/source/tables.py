@@ -1,8 +1,8 @@
-"""Parquet files and datasets saved with `save_to_disk`, read in bounded memory; the cursor is the row number.
+"""Read parquet files and datasets saved with `save_to_disk` in bounded memory; the cursor is the row index.
 
-Facts measured: streaming parquet through `datasets` hangs the process at exit unless it is read to its end
-(apache/arrow#45214), `pyarrow.parquet.ParquetFile(path)` on a path, never on a file object, does not.
-`save_to_disk` flattens a dataset's indices, so that its arrow files in the order of state.json are its rows.
+Measured: streaming parquet through `datasets` hangs the process at exit unless it is read to its end
+(apache/arrow#45214); `pyarrow.parquet.ParquetFile` with a path instead of a file object does not hang.
+`save_to_disk` flattens a dataset's indices, so the arrow files in the order of state.json are the rows in order.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from hymt_batch.source.settings import SourceConfig
 
 BATCH_ROWS = 1024
 BATCH_BYTES = 8 << 20
-PAGE_BYTES = 1 << 20  # read column chunks in pieces, so that a row group of any size fits
+PAGE_BYTES = 1 << 20  # column chunks are read in pieces of this size, so that a row group of any size fits in memory
 STATE_FILE = "state.json"
 
 
@@ -40,8 +40,8 @@ class Table:
     """One parquet file or saved split: its schema, its number of rows, and its batches from any row on.
 
     Raises:
-        PreflightError: It cannot be opened; the message names it.
-        StoppedError: Its disk fails.
+        PreflightError: The file cannot be opened or read; the message names it.
+        StoppedError: The disk fails.
     """
 
     def __init__(self, input: Input) -> None:
@@ -54,7 +54,12 @@ class Table:
             raise self._read_error(error) from error
 
     def batches(self, row: int, columns: list[str] | None) -> Generator[Any, None, None]:
-        """Yield record batches from the row on; `columns` None means all, else (dotted) names."""
+        """Yield record batches starting at a row.
+
+        Args:
+            row: Index of the first row.
+            columns: Column names, dotted for fields of a struct; None reads all columns.
+        """
         read = self._saved_batches if self.input.dataset else self._parquet_batches
         batches = read(row, columns)
         try:
@@ -76,8 +81,8 @@ class Table:
         folder = Path(self.input.path)
         state = json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))
         if state.get("_indices_data_files"):
-            raise ValueError("it keeps its row order in an indices file, as old versions of datasets wrote it")
-        self._files = [str(folder / one["filename"]) for one in state["_data_files"]]
+            raise ValueError("it has an indices file, as old versions of datasets wrote")
+        self._files = [str(folder / entry["filename"]) for entry in state["_data_files"]]
         self._file_num_rows = []
         for path in self._files:
             with pa.memory_map(path) as data, pa.ipc.open_stream(data) as batches:
@@ -94,11 +99,13 @@ class Table:
             self.input.path, buffer_size=PAGE_BYTES, pre_buffer=False, page_checksum_verification=True
         ) as file:
             for group in range(file.metadata.num_row_groups):
-                about = file.metadata.row_group(group)
-                if row >= about.num_rows:
-                    row -= about.num_rows
+                group_metadata = file.metadata.row_group(group)
+                if row >= group_metadata.num_rows:
+                    row -= group_metadata.num_rows
                     continue
-                size = max(1, min(BATCH_ROWS, BATCH_BYTES * about.num_rows // max(1, about.total_byte_size)))
+                size = max(
+                    1, min(BATCH_ROWS, BATCH_BYTES * group_metadata.num_rows // max(1, group_metadata.total_byte_size))
+                )
                 size = max(
                     1, min(size, BATCH_BYTES // max(1, self._dictionary_row_bytes(file.metadata, group, columns)))
                 )
@@ -108,18 +115,19 @@ class Table:
                     row = max(0, row - batch.num_rows)
 
     def _dictionary_row_bytes(self, metadata: Any, group: int, columns: list[str] | None) -> int:
-        """Bytes of a row made of the longest value of each dictionary: it is stored once, and may stand in every row.
+        """Return the bytes of a row with the longest value of each dictionary, which every row may repeat.
 
-        Measured: 2,000 rows of one text of a megabyte are a file of 47 KB, and took 3 GB as batches of 1024 rows.
+        A dictionary value is stored once per file. Measured: 2,000 rows with the same text of 1 MB are a file of 47 KB,
+        and needed 3 GB in batches of 1024 rows.
         """
         from pyarrow import parquet
 
         tops = None if columns is None else {_top_column(self.schema, name) for name in columns}
-        about = metadata.row_group(group)
+        group_metadata = metadata.row_group(group)
         chunks = [
-            about.column(number)
-            for number in range(about.num_columns)
-            if metadata.schema.column(number).logical_type.type != "DECIMAL"  # arrow has no dictionary of these
+            group_metadata.column(index)
+            for index in range(group_metadata.num_columns)
+            if metadata.schema.column(index).logical_type.type != "DECIMAL"  # arrow cannot read these as dictionaries
         ]
         names = [
             chunk.path_in_schema
@@ -158,12 +166,12 @@ class Table:
         kind = "a saved dataset" if self.input.dataset else "a parquet file"
         return PreflightError(
             f"{self.input.path} cannot be read as {kind} ({str(error).splitlines()[0] if str(error) else error!r})."
-            " It may be truncated or damaged: write it again, then run again."
+            " It may be truncated or damaged: create it again, then run again."
         )
 
 
 def is_saved_split(folder: str) -> bool:
-    """Is this the folder of one split saved by `datasets.save_to_disk`?"""
+    """Return whether a folder is one split saved by `datasets.save_to_disk`."""
     return all(os.path.isfile(os.path.join(folder, name)) for name in (STATE_FILE, "dataset_info.json"))
 
 
@@ -171,7 +179,7 @@ def check_columns(table: Table, config: SourceConfig) -> None:
     """Refuse a table whose columns do not fit the settings.
 
     Raises:
-        ConfigError: A named column is missing, doubled or no text.
+        ConfigError: A column that a setting names is missing, exists twice or is not text.
     """
     import pyarrow as pa
 
@@ -183,26 +191,26 @@ def check_columns(table: Table, config: SourceConfig) -> None:
             continue
         if schema.names.count(name) > 1:
             raise ConfigError(f"{path} has the column {name!r} twice. Rename one, or set source.{key} to another.")
-        found = _column_type(schema, name)
+        arrow_type = _column_type(schema, name)
         fix = f"Its text columns are {texts[:20]}. Set source.{key} to one of them."
-        if found is None:
+        if arrow_type is None:
             raise ConfigError(f"{path} has no column {name!r}. {fix}")
-        if not _is_text_type(found, pa):
-            raise ConfigError(f"Column {name!r} of {path} is {found}, not text. {fix}")
+        if not _is_text_type(arrow_type, pa):
+            raise ConfigError(f"Column {name!r} of {path} is {arrow_type}, not text. {fix}")
 
 
 def read_rows(table: Table, config: SourceConfig, context: ReadContext) -> Rows:
-    """Read rows from `context.row` on.
+    """Read rows from `context.first_row` on.
 
-    A row's digest is taken over its text and language columns. With `context.full` a document's values are
-    `(record_batch, index)` with every column.
+    A row's digest covers its text and language columns. With `context.full` a document's values are
+    `(record_batch, index)`, and the batch has every column.
     """
     input, row, limit = table.input, context.first_row, config.max_row_bytes
     codes = LanguageCodes(config)
     fields = [config.text_field, *(name for name in codes.fields if name)]
-    wanted = None if context.full else list(dict.fromkeys(fields))
+    column_names = None if context.full else list(dict.fromkeys(fields))
     prefix = f"{input.rel}#"
-    for batch in table.batches(row, wanted):
+    for batch in table.batches(row, column_names):
         columns = [_column_bytes(batch, name) for name in fields]
         for index, cells in enumerate(zip(*columns, strict=True)):
             digest = blake2b(_canonical(cells), digest_size=8).digest()
@@ -213,12 +221,12 @@ def read_rows(table: Table, config: SourceConfig, context: ReadContext) -> Rows:
             try:
                 if content is not None and len(content) > limit:
                     raise RowError(too_long_message(limit), Status.TOO_LONG)
-                text = "" if content is None else _decode(content, config.text_field)  # null is a row without text
+                text = "" if content is None else _decode(content, config.text_field)  # null means no text
                 langs = _row_languages(codes, cells)
                 document = Document(f"{prefix}{row + 1}", row, text, digest, b"", *langs, values=values)
             except RowError as error:
-                kept, seen = (content or b"", _decode_lossy(content)) if context.full else (b"", None)
-                document = error_document(input, row, digest, error, raw=kept, text=seen, values=values)
+                raw, shown = (content or b"", _decode_lossy(content)) if context.full else (b"", None)
+                document = error_document(input, row, digest, error, raw=raw, text=shown, values=values)
             row += 1
             yield document, row
 
@@ -226,8 +234,8 @@ def read_rows(table: Table, config: SourceConfig, context: ReadContext) -> Rows:
 def _row_languages(codes: LanguageCodes, cells: tuple[bytes | None, ...]) -> tuple[str | None, str | None]:
     if len(cells) == 1:
         return None, None
-    rest = iter(cells[1:])
-    named = [(name, next(rest) if name else None) for name in codes.fields]
+    language_cells = iter(cells[1:])
+    named = [(name, next(language_cells) if name else None) for name in codes.fields]
     source, target = (None if cell is None else _decode(cell, str(name)) for name, cell in named)
     return codes.get((source, target))
 
@@ -244,26 +252,26 @@ def _decode_lossy(content: bytes | None) -> str:
 
 
 def _canonical(cells: tuple[bytes | None, ...]) -> bytes:
-    """The cells as one byte string that no other cells have."""
+    """Encode the cells as bytes, so that different cells never have equal encodings."""
     return b"".join(b"\0" if cell is None else b"\1" + struct.pack("<Q", len(cell)) + cell for cell in cells)
 
 
 def _top_column(schema: Any, name: str) -> str:
-    """The top column that holds a (dotted) name."""
+    """Return the top-level column that contains a (dotted) name."""
     return name if name in schema.names else name.split(".")[0]
 
 
 def _column_type(schema: Any, name: str) -> Any:
-    """Arrow type of a (dotted) name; None where it is missing."""
+    """Return the Arrow type of a (dotted) name; None if it is missing."""
     top = _top_column(schema, name)
     if schema.names.count(top) != 1:
         return None
-    found = schema.field(top).type
+    arrow_type = schema.field(top).type
     for part in [] if top == name else name.split(".")[1:]:
-        if not hasattr(found, "get_field_index") or found.get_field_index(part) < 0:
+        if not hasattr(arrow_type, "get_field_index") or arrow_type.get_field_index(part) < 0:
             return None
-        found = found.field(part).type
-    return found
+        arrow_type = arrow_type.field(part).type
+    return arrow_type
 
 
 def _is_text_type(arrow_type: Any, pa: Any) -> bool:
@@ -276,21 +284,21 @@ def _is_text_type(arrow_type: Any, pa: Any) -> bool:
 
 
 def _longest_value_bytes(column: Any) -> int:
-    """Bytes of the longest value among the dictionaries of a column and of what it is made of."""
+    """Return the bytes of the longest dictionary value of a column; the sum over the fields of a nested column."""
     import pyarrow as pa
     from pyarrow import compute
 
     if pa.types.is_dictionary(column.type):
         return int(compute.max(compute.binary_length(column.dictionary)).as_py() or 0)
     if pa.types.is_struct(column.type):
-        return sum(_longest_value_bytes(column.field(number)) for number in range(column.type.num_fields))
+        return sum(_longest_value_bytes(column.field(index)) for index in range(column.type.num_fields))
     if pa.types.is_map(column.type):
         return _longest_value_bytes(column.keys) + _longest_value_bytes(column.items)
     return _longest_value_bytes(column.values) if hasattr(column, "values") else 0
 
 
 def _column_bytes(batch: Any, name: str) -> list[bytes | None]:
-    """A text column as bytes, whatever its arrow type: a string column may hold invalid UTF-8."""
+    """Return a text column of any Arrow type as bytes, because a string column may contain invalid UTF-8."""
     import pyarrow as pa
     from pyarrow import compute
 
@@ -301,10 +309,13 @@ def _column_bytes(batch: Any, name: str) -> list[bytes | None]:
     if isinstance(column.type, pa.BaseExtensionType):
         column = column.storage
     if pa.types.is_dictionary(column.type):
-        words = column.dictionary
-        if words.type in (pa.string_view(), pa.binary_view()):  # of which pyarrow can take none by index
-            words = words.cast(pa.large_binary())
-        column = words.take(column.indices)
+        dictionary = column.dictionary
+        if dictionary.type in (
+            pa.string_view(),
+            pa.binary_view(),
+        ):  # pyarrow cannot select values of these types by index
+            dictionary = dictionary.cast(pa.large_binary())
+        column = dictionary.take(column.indices)
     if pa.types.is_null(column.type):
         return [None] * len(column)
     views = (pa.string_view(), pa.binary_view(), pa.large_string(), pa.large_binary())

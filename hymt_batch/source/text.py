@@ -1,6 +1,6 @@
-"""Plain text: one row a line, split on line feeds alone.
+"""Read plain text: one row per line, split only at line feeds.
 
-Lone carriage returns, U+2028, form feeds and NUL belong to the row (reference: reliability.md, faults 53 to 57).
+Lone carriage returns, U+2028, form feeds and NUL belong to the row (RELIABILITY.md, faults 53 to 57).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from hymt_batch.source.settings import SourceConfig
 
 
 def read_rows(stream: ByteStream, config: SourceConfig, context: ReadContext) -> Rows:
-    """Read rows from the stream's position; the document's text has no line ending, its raw form does."""
+    """Read rows from the stream's position; a document's text has no line ending, its raw bytes do."""
     input, row, full, limit = stream.input, context.first_row, context.full, config.max_row_bytes
     prefix = f"{input.rel}#"
     while True:
@@ -36,8 +36,8 @@ def read_rows(stream: ByteStream, config: SourceConfig, context: ReadContext) ->
             content = raw[:-2] if raw.endswith(b"\r\n") else raw[:-1] if raw.endswith(b"\n") else raw
             try:
                 text = content.decode()
-            except UnicodeDecodeError as why:
-                error = RowError(not_utf8_message(why), Status.BAD_ENCODING)
+            except UnicodeDecodeError as decode_error:
+                error = RowError(not_utf8_message(decode_error), Status.BAD_ENCODING)
                 shown = content.decode("utf-8", "replace") if full else None
                 document = error_document(input, row, digest, error, raw=raw if full else b"", text=shown)
             else:
@@ -47,7 +47,7 @@ def read_rows(stream: ByteStream, config: SourceConfig, context: ReadContext) ->
 
 
 def _parse_long_row(row: LongRow) -> Fields:
-    """The one field of a row that is not held."""
+    """Return the only field of a row over the limit, and its text."""
     (raw,) = row.read_spans([(0, row.size)])
     text = None if raw is None else raw.decode("utf-8", "replace")
     return {"text": text}, text

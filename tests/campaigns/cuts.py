@@ -1,7 +1,7 @@
-"""Cuts of the cutter of commit a3f0e6e against those of today, on natural and hostile rows.
+"""Compare the cuts of the cutter of commit a3f0e6e with today's cuts, on natural and hostile rows.
 
-Rows that the earlier cutter does not cut within a second are left out: nobody has parts of them. Ends with one JSON
-line: rows compared, left out, and the first differences.
+Rows that the earlier cutter cannot cut within a second are skipped, because no job has committed parts of them. The
+last line is JSON: the number of rows compared and skipped, and the first differences.
 """
 
 from __future__ import annotations
@@ -77,24 +77,24 @@ PIECES = [
 
 
 def documents() -> Iterator[str]:
-    """Natural texts that never end."""
+    """Yield natural texts without end."""
     for bulletin in grammar.stream(11, held_out=False):
         yield from (f"{bulletin.en} ", f"{bulletin.fr} ", f"{bulletin.de} ", bulletin.zh)
 
 
 def row(rng: random.Random, natural: list[str], size: int) -> str:
-    """A row of about `size` characters."""
+    """Return a row of about `size` characters."""
     kind = rng.random()
     parts: list[str] = []
     chars = 0
-    few = rng.choices(PIECES, k=rng.randint(1, 6)) if kind < 0.7 else PIECES
+    pieces = rng.choices(PIECES, k=rng.randint(1, 6)) if kind < 0.7 else PIECES
     while chars < size:
         if kind < 0.35:
             part = rng.choice(natural) + rng.choice(SEPARATORS) * (rng.random() < 0.3)
         elif kind < 0.45 and rng.random() < 0.1:
-            part = rng.choice(few) * rng.randint(1, size)
+            part = rng.choice(pieces) * rng.randint(1, size)
         else:
-            part = rng.choice(few)
+            part = rng.choice(pieces)
         parts.append(part)
         chars += len(part)
     return "".join(parts)[: 2 * size]
@@ -108,56 +108,61 @@ class Bytes:
         return len(text.encode("utf-8"))
 
     @staticmethod
-    def starts(text: str) -> Iterator[list[int]]:
-        yield [place for place, one in enumerate(text) for _ in one.encode("utf-8")]
+    def token_starts(text: str) -> Iterator[list[int]]:
+        yield [position for position, character in enumerate(text) for _ in character.encode("utf-8")]
 
 
 class Slow(BaseException):
-    """The earlier cutter took more than a second."""
+    """Raised when the earlier cutter takes more than a second."""
 
 
-def cut(split: Callable[..., Any], text: str, *arguments: Any, **named: Any) -> list[str]:
+def cut(split: Callable[..., Any], text: str, *arguments: Any, **keywords: Any) -> list[str]:
     document = Document("x#1", 0, text, b"")
-    return [f"{one.lead}\0{one.text}\0{one.trail}" for one in split([document], *arguments, **named)[0]]
+    return [f"{piece.lead}\0{piece.text}\0{piece.trail}" for piece in split([document], *arguments, **keywords)[0]]
 
 
 def compare(seed: int, rows: int, counters: list[tuple[str, Any]], seconds: float = 1.0) -> dict[str, Any]:
-    """Compare some rows; what differs is told with its seed."""
+    """Compare the cuts of some rows; the result has the seed and the rows with different cuts."""
     rng = random.Random(seed)
     stream = documents()
     natural = [*NATURAL, *(next(stream) for _ in range(400))]
-    found: dict[str, Any] = {"seed": seed, "rows": 0, "cut": 0, "segments": 0, "slow": 0, "different": []}
+    result: dict[str, Any] = {"seed": seed, "rows": 0, "cut": 0, "segments": 0, "slow": 0, "different": []}
 
-    def late(*_: object) -> None:
+    def on_alarm(*_: object) -> None:
         raise Slow
 
-    before = signal.signal(signal.SIGALRM, late)
-    for number in range(rows):
-        limit = 2048 if number % 50 == 0 else rng.choice((16, 17, 24, 32, 64, 100, 256))
+    previous_handler = signal.signal(signal.SIGALRM, on_alarm)
+    for index in range(rows):
+        limit = 2048 if index % 50 == 0 else rng.choice((16, 17, 24, 32, 64, 100, 256))
         text = row(rng, natural, rng.randint(2000, 20_000) if limit == 2048 else rng.randint(1, 8 * limit))
-        name, counter = counters[number % len(counters)]
+        name, counter = counters[index % len(counters)]
         began = time.perf_counter()
         signal.setitimer(signal.ITIMER_REAL, seconds)
         try:
             earlier = cut(earlier_segment.split, text, counter.count, earlier_segment.SegmentConfig(max_tokens=limit))
         except Slow:
-            found["slow"] += 1
+            result["slow"] += 1
             continue
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
         if time.perf_counter() - began > seconds:
-            found["slow"] += 1
+            result["slow"] += 1
             continue
         today = cut(
-            segment.split, text, counter.count, SegmentConfig(max_tokens=limit), 1, find_token_starts=counter.starts
+            segment.split,
+            text,
+            counter.count,
+            SegmentConfig(max_tokens=limit),
+            1,
+            find_token_starts=counter.token_starts,
         )
-        found["rows"] += 1
-        found["cut"] += len(earlier) > 1
-        found["segments"] += len(earlier)
+        result["rows"] += 1
+        result["cut"] += len(earlier) > 1
+        result["segments"] += len(earlier)
         if earlier != today:
-            found["different"].append((number, name, limit, len(text), text[:60]))
-    signal.signal(signal.SIGALRM, before)
-    return found
+            result["different"].append((index, name, limit, len(text), text[:60]))
+    signal.signal(signal.SIGALRM, previous_handler)
+    return result
 
 
 def counters() -> list[tuple[str, Any]]:
@@ -171,9 +176,9 @@ def main() -> int:
     parser.add_argument("--rows", type=int, default=100_000)
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
-    found = compare(arguments.seed, arguments.rows, counters())
-    found["different"], different = found["different"][:20], len(found["different"])
-    print(json.dumps({**found, "num_different": different}, ensure_ascii=True))
+    result = compare(arguments.seed, arguments.rows, counters())
+    result["different"], different = result["different"][:20], len(result["different"])
+    print(json.dumps({**result, "num_different": different}, ensure_ascii=True))
     return different > 0
 
 

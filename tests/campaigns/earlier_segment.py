@@ -1,12 +1,13 @@
-"""The cutter of commit a3f0e6e, unchanged: what stands between a job's committed parts and new cuts.
+"""The cutter of commit a3f0e6e with unchanged code: the committed parts of older jobs have its cuts.
 
-Split documents into segments the model can take, and join their translations again.
+Split documents into segments that fit the model.
 
-join(split(d)) == d, character for character. A document that fits is one segment, because context helps; a longer one
-is cut at blank lines, then lines, sentences, clauses, white space, and only then between characters. Nothing is ever
-cut off. Several segments never share a prompt: a model that is asked for ten answers gives nine.
+join(split(d)) == d, character for character. A document that fits is one segment, because context helps the model. A
+longer one is cut at blank lines, then at lines, sentences, clauses and white space, and only then between characters.
+No text is ever dropped. Each segment has its own prompt, because a model that is asked for ten answers in one prompt
+may give nine.
 
-Source: sentence rule measured on NTREX documents in 38 languages (two regular expressions, no dependency).
+Source: the sentence rule was measured on NTREX documents in 38 languages (two regular expressions, no dependency).
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ _JOINERS = frozenset("\u200c\u200d\ufe0e\ufe0f")
 
 
 class OnTooLong(Enum):
-    """What happens to a document over the limit."""
+    """How to treat a document over the limit."""
 
     split = "split"
     error = "error"
@@ -40,7 +41,7 @@ class OnTooLong(Enum):
 
 @dataclass(kw_only=True, slots=True)
 class SegmentConfig:
-    """How documents are cut; every field is explained in conf/segment/."""
+    """Settings for splitting documents; conf/segment/ explains every field."""
 
     max_tokens: int = 2048
     on_too_long: OnTooLong = OnTooLong.split
@@ -51,22 +52,23 @@ class SegmentConfig:
 
 
 def is_blank(text: str) -> bool:
-    """Whether a row is empty or white: it is copied as it is and never sent to the model."""
+    """Return whether a row is empty or white space, so that it is copied unchanged and never sent to the model."""
     return not text or text.isspace()
 
 
 def split(
     documents: Sequence[Document], count_tokens: Callable[[str], int], config: SegmentConfig
 ) -> tuple[list[Segment], dict[int, Rejection]]:
-    """Cut the documents of a shard into segments.
+    """Split the documents of a shard into segments.
 
     Args:
-        documents: Rows of a shard; those with an error or without text give no segment.
-        count_tokens: Tokens of a text alone. A token holds at least one byte, so short texts are not counted.
-        config: The limit, and what happens to a document over it.
+        documents: Rows of a shard; rows with an error or without text give no segment.
+        count_tokens: Returns the number of tokens of a text. A token has at least one byte, so texts that are short
+            enough are not counted.
+        config: The limit, and how to treat a document over it.
 
     Returns:
-        Segments in the order of their documents, and the documents refused, by index.
+        Segments in the order of their documents, and the rejected documents by index.
     """
     segments: list[Segment] = []
     refused: dict[int, Rejection] = {}
@@ -107,7 +109,7 @@ def _counter(count_tokens: Callable[[str], int], limit: int) -> Callable[[str], 
 
 
 def _cut(text: str, fits: Callable[[str], bool], level: int = 0) -> Iterator[str]:
-    """Pieces that fit, greedily packed; their concatenation is the text. White pieces stay with what precedes them."""
+    """Yield greedily packed pieces that fit; joined they are the text. White space stays with the text before it."""
     if fits(text):
         yield text
         return
@@ -130,7 +132,7 @@ def _cut(text: str, fits: Callable[[str], bool], level: int = 0) -> Iterator[str
 
 
 def _units(text: str, boundary: re.Pattern[str]) -> Iterator[str]:
-    """Cut after each boundary; a unit that would be white alone joins its neighbour."""
+    """Cut after each boundary; a unit of white space only joins its neighbour."""
     start = 0
     for match in boundary.finditer(text):
         if not text[start : match.end()].isspace():
@@ -144,7 +146,7 @@ def _units(text: str, boundary: re.Pattern[str]) -> Iterator[str]:
 
 
 def _longest(units: Sequence[str], start: int, fits: Callable[[str], bool]) -> int:
-    """Largest end such that units[start:end] fit together; by doubling, then halving."""
+    """Return the largest end such that units[start:end] fit together, by doubling the step, then halving it."""
     low, step = start, 1
     while low + step <= len(units) and fits("".join(units[start : low + step])):
         low += step

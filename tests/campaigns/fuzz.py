@@ -1,8 +1,8 @@
-"""Hostile rows through every reader, and a share of them through the whole job with a stub model.
+"""Read hostile rows with every reader, and pass a share of them through the whole job with a stub model.
 
-Each file is read as shards, again as finished shards, and once more in full, and held against the simple reading of
-hostile.py: rows, order, status, text, bytes. Damaged compressed and parquet files are read in a process of their own,
-so that a crash of a library is counted, not suffered. Ends with one JSON line.
+Each file is read as shards, again as finished shards, and once in full, and compared with the simple readers of
+hostile.py: rows, order, status, text and bytes. Damaged compressed and parquet files are read in a subprocess, so that
+a crash of a library is counted as a failure and does not end the campaign. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ PACK = {"": bytes, ".gz": lambda data: gzip.compress(data, 1), ".bz2": bz2.compr
 
 
 class Campaign:
-    """One chunk: its figures and what went wrong."""
+    """One run with a seed: its figures and its failures."""
 
     def __init__(self, seed: int, work: Path) -> None:
         self.seed, self.work = seed, work
@@ -75,43 +75,43 @@ class Campaign:
         self.failures: list[str] = []
         self.damaged: list[dict[str, str]] = []
 
-    def fail(self, where: str, why: str) -> None:
-        self.failures.append(f"seed={self.seed} {where}: {why}"[:400])
+    def fail(self, where: str, reason: str) -> None:
+        self.failures.append(f"seed={self.seed} {where}: {reason}"[:400])
 
-    def round(self, number: int, num_rows: int) -> int:
-        """Some files, read one by one, then perhaps translated together; how many rows they had."""
-        folder = self.work / f"r{number}"
+    def round(self, index: int, num_rows: int) -> int:
+        """Check some files one by one, in some rounds translate them together, and return their number of rows."""
+        folder = self.work / f"r{index}"
         (folder / "in").mkdir(parents=True)
         limit = self.rng.choice(LIMITS)
-        joins = number % JOB_EVERY == 0
-        reserved = ("translation", "hymt") if joins else ()
+        runs_job = index % JOB_EVERY == 0
+        reserved = ("translation", "hymt") if runs_job else ()
         cases: list[tuple[Path, Case]] = []
-        done = 0
-        for place in range(FILES):
+        num_done = 0
+        for file_index in range(FILES):
             format = self.rng.choice(FORMATS)
-            one = self.case(f"f{place}", format, num_rows // FILES + self.rng.randrange(50), limit, reserved)
-            path = folder / "in" / one.name
-            path.write_bytes(self.packed(path, one))
-            if not self.check(path, one, limit, reserved):
+            case = self.case(f"f{file_index}", format, num_rows // FILES + self.rng.randrange(50), limit, reserved)
+            path = folder / "in" / case.name
+            path.write_bytes(self.pack(path, case))
+            if not self.check(path, case, limit, reserved):
                 path.unlink()
                 continue
-            cases.append((path, one))
-            self.formats[format] += len(one.rows)
-            self.statuses.update(status for status, _ in one.rows)
+            cases.append((path, case))
+            self.formats[format] += len(case.rows)
+            self.statuses.update(status for status, _ in case.rows)
             self.counts["files"] += 1
-            done += len(one.rows)
+            num_done += len(case.rows)
             for _ in range(self.rng.choice((0, 0, 1, 3))):
-                self.damage(path, one)
-        if joins:
+                self.damage(path, case)
+        if runs_job:
             self.job(folder, cases, limit)
         shutil.rmtree(folder)
-        return done
+        return num_done
 
     def case(self, name: str, format: str, num: int, limit: int, reserved: tuple[str, ...]) -> Case:
         if format != "parquet":
             packing = self.rng.choice(("", "", "", ".gz", ".bz2", ".xz", ".zst"))
-            made = hostile.case(self.rng, name, format, num, limit, reserved)
-            return Case(made.name + packing, made.data, made.rows, made.refused)
+            case = hostile.case(self.rng, name, format, num, limit, reserved)
+            return Case(case.name + packing, case.data, case.rows, case.refused)
         cells: list[bytes | None] = []
         for _ in range(num):
             cell = hostile.text(self.rng).encode()
@@ -128,15 +128,15 @@ class Campaign:
         rows = [(OK, "") if cell is None else (TOO_LONG, None) if len(cell) > limit else utf8(cell) for cell in cells]
         return Case(f"{name}.parquet", sink.getvalue().to_pybytes(), rows)
 
-    def packed(self, path: Path, one: Case) -> bytes:
-        pack = PACK.get(path.suffix, bytes)
-        if path.suffix in (".gz", ".bz2", ".xz", ".zst") and self.rng.random() < 0.5 and one.data:
-            at = self.rng.randrange(len(one.data))
-            return bytes(pack(one.data[:at]) + pack(one.data[at:]))  # two members, cut anywhere
-        return bytes(pack(one.data))
+    def pack(self, path: Path, case: Case) -> bytes:
+        compress = PACK.get(path.suffix, bytes)
+        if path.suffix in (".gz", ".bz2", ".xz", ".zst") and self.rng.random() < 0.5 and case.data:
+            at = self.rng.randrange(len(case.data))
+            return bytes(compress(case.data[:at]) + compress(case.data[at:]))  # two members, divided at a random byte
+        return bytes(compress(case.data))
 
-    def check(self, path: Path, one: Case, limit: int, reserved: tuple[str, ...]) -> bool:
-        """Read a file three times; whether it can be part of a job."""
+    def check(self, path: Path, case: Case, limit: int, reserved: tuple[str, ...]) -> bool:
+        """Read a file three times; return whether it can be part of a job."""
         where = f"{path.parent.parent.name}/{path.name} limit={limit}"
         config = SourceConfig(path=str(path), max_row_bytes=limit)
         try:
@@ -144,58 +144,58 @@ class Campaign:
             stream.check_fields([input], config, reserved)
         except ConfigError as error:
             self.counts["refused_files"] += 1
-            if not one.refused:
+            if not case.refused:
                 self.fail(where, f"refused: {error}")
             return False
-        if one.refused:
+        if case.refused:
             self.fail(where, "not refused")
             return False
         try:
-            self.read(where, input, config, one, reserved)
-        except Exception as error:  # the finding of this campaign, whatever it is
+            self.read(where, input, config, case, reserved)
+        except Exception as error:  # any exception is a failure that this campaign reports
             self.fail(where, f"{type(error).__name__}: {error}")
             return False
         return True
 
-    def read(self, where: str, input: Input, config: SourceConfig, one: Case, reserved: tuple[str, ...]) -> None:
-        bounds = {"shard_rows": self.rng.choice((1 << 15, 97, 400)), "shard_bytes": self.rng.choice((1 << 24, 9000))}
+    def read(self, where: str, input: Input, config: SourceConfig, case: Case, reserved: tuple[str, ...]) -> None:
+        limits = {"shard_rows": self.rng.choice((1 << 15, 97, 400)), "shard_bytes": self.rng.choice((1 << 24, 9000))}
         records: dict[int, ShardRecord] = {}
-        found: list[Any] = []
-        for shard in stream.cut_shards([input], config, **bounds, get_record=lambda *_: None, reserved=reserved):
+        documents: list[Any] = []
+        for shard in stream.cut_shards([input], config, **limits, get_record=lambda *_: None, reserved=reserved):
             assert not isinstance(shard, SkippedShard)
-            found += shard.documents
+            documents += shard.documents
             size = len(shard.documents)
             records[shard.index] = ShardRecord(
                 shard.index, shard.first_row, size, shard.start, shard.end, shard.sha256, shard.last
             )
-        seen = [(document.status.value, document.text) for document in found]
-        if seen != one.rows:
-            at = next((n for n, (a, b) in enumerate(zip(seen, one.rows, strict=False)) if a != b), -1)
-            pair = (seen[at], one.rows[at]) if at >= 0 else ""
-            self.fail(where, f"{len(seen)} rows for {len(one.rows)}; row {at + 1} differs: {pair!a:.200}")
+        rows = [(document.status.value, document.text) for document in documents]
+        if rows != case.rows:
+            differing = next((n for n, (a, b) in enumerate(zip(rows, case.rows, strict=False)) if a != b), -1)
+            pair = (rows[differing], case.rows[differing]) if differing >= 0 else ""
+            self.fail(where, f"{len(rows)} rows for {len(case.rows)}; row {differing + 1} differs: {pair!a:.200}")
             return
-        if [document.id for document in found] != [f"{input.rel}#{row + 1}" for row in range(len(found))]:
+        if [document.id for document in documents] != [f"{input.rel}#{row + 1}" for row in range(len(documents))]:
             self.fail(where, "ids are not in order")
         again = list(
-            stream.cut_shards([input], config, **bounds, get_record=lambda _, n: records.get(n), reserved=reserved)
+            stream.cut_shards([input], config, **limits, get_record=lambda _, n: records.get(n), reserved=reserved)
         )
         if len(again) != len(records) or not all(isinstance(shard, SkippedShard) for shard in again):
             self.fail(where, "finished shards are not skipped")
         full = [document for document, _ in stream.read_full_documents(input, config, [input], reserved)]
-        known = [(d.status, d.text if d.status.value == OK else None, d.digest) for d in full]
-        if known != [(d.status, d.text, d.digest) for d in found]:
-            self.fail(where, "the finishing pass reads other rows")
-        if input.format != "parquet" and not any(status == TOO_LONG for status, _ in one.rows):
+        outcomes = [(d.status, d.text if d.status.value == OK else None, d.digest) for d in full]
+        if outcomes != [(d.status, d.text, d.digest) for d in documents]:
+            self.fail(where, "the finishing pass reads different rows")
+        if input.format != "parquet" and not any(status == TOO_LONG for status, _ in case.rows):
             head = stream.read_preamble(input, config)
-            if head.bom + head.header + b"".join(document.raw for document in full) != one.data:
-                self.fail(where, "the rows' bytes are not the file")
+            if head.bom + head.header + b"".join(document.raw for document in full) != case.data:
+                self.fail(where, "the bytes of the rows do not add up to the file")
 
-    def damage(self, path: Path, one: Case) -> None:
-        """A damaged copy, for the other process to read."""
+    def damage(self, path: Path, case: Case) -> None:
+        """Write a damaged copy for the subprocess to read."""
         data = path.read_bytes()
         if path.suffix not in (".gz", ".bz2", ".xz", ".zst", ".parquet") or len(data) < 20:
             return
-        if path.suffix == ".zst" or self.rng.random() < 0.4:  # zst has no checksum here
+        if path.suffix == ".zst" or self.rng.random() < 0.4:  # without a checksum in zst, only truncation is noticed
             data = data[: self.rng.randrange(1, len(data))]
         else:
             data = bytearray(data)
@@ -205,7 +205,7 @@ class Campaign:
         folder.mkdir(exist_ok=True)
         copy = folder / f"d{len(self.damaged)}-{path.name}"
         copy.write_bytes(data)
-        exact = "" if path.suffix in (".parquet", ".zst") else str(zlib.crc32(one.data))
+        exact = "" if path.suffix in (".parquet", ".zst") else str(zlib.crc32(case.data))
         self.damaged.append({"path": str(copy), "crc": exact})
 
     def read_damaged(self) -> None:
@@ -215,40 +215,45 @@ class Campaign:
         listing.write_text(json.dumps(self.damaged))
         command = [sys.executable, "-m", "tests.campaigns.fuzz", "--damaged", str(listing)]
         try:
-            ran = subprocess.run(command, capture_output=True, text=True, timeout=ROUND_S)
-            lines = ran.stdout.splitlines()
+            result = subprocess.run(command, capture_output=True, text=True, timeout=ROUND_S)
+            lines = result.stdout.splitlines()
         except subprocess.TimeoutExpired as error:
             self.fail("damaged files", f"hang: {str(error.stdout)[-200:]}")
             return
-        if ran.returncode or not lines or not lines[-1].startswith("{"):
-            self.fail("damaged files", f"exit {ran.returncode}: {lines[-1:]} {ran.stderr[-300:]}")
+        if result.returncode or not lines or not lines[-1].startswith("{"):
+            self.fail("damaged files", f"exit {result.returncode}: {lines[-1:]} {result.stderr[-300:]}")
             return
         figures = json.loads(lines[-1])
-        self.failures += [f"seed={self.seed} {one}" for one in figures["failures"]]
+        self.failures += [f"seed={self.seed} {failure}" for failure in figures["failures"]]
         self.counts.update({"damaged_files": figures["files"], "damaged_refused": figures["refused"]})
         shutil.rmtree(self.work / "damaged")
 
     def job(self, folder: Path, cases: list[tuple[Path, Case]], limit: int) -> None:
-        """The whole job over a round's files: one output row each, with a status, in order."""
+        """Run the whole job over the files of a round; each row must have one output row with a status, in order."""
         if not cases:
             return
-        whole = self.rng.random() < 0.5
-        words = [f"source.path={folder / 'in'}", f"output_dir={folder}", "name=out", "tgt_lang=fr", "model=demo"]
-        words += [f"source.max_row_bytes={limit}", "check.max_error_rate=1", "batch.part_rows=300", "launch.samples=0"]
-        words += [] if whole else ["write.format=jsonl"]
+        keeps_format = self.rng.random() < 0.5
+        overrides = [f"source.path={folder / 'in'}", f"output_dir={folder}", "name=out", "tgt_lang=fr", "model=demo"]
+        overrides += [
+            f"source.max_row_bytes={limit}",
+            "check.max_error_rate=1",
+            "batch.part_rows=300",
+            "launch.samples=0",
+        ]
+        overrides += [] if keeps_format else ["write.format=jsonl"]
         try:
-            with Reporter("off") as telling:
-                job = settings.load("translate", words)
-                translate.translate(job, telling, stub.prepare, stub.decode_batch)
-        except Exception as error:  # likewise
+            with Reporter("off") as reporter:
+                job = settings.load("translate", overrides)
+                translate.translate(job, reporter, stub.prepare, stub.decode_batch)
+        except Exception as error:  # any exception is a failure here too
             self.fail(f"{folder.name} job", f"{type(error).__name__}: {error}")
             return
         self.counts["jobs"] += 1
-        for path, one in cases:
-            self.counts["job_rows"] += len(one.rows)
-            why = outputs.compare(folder / "out", path, one, keeps=whole)
-            if why:
-                self.fail(f"{folder.name} job {path.name} keeps={whole} limit={limit}", why)
+        for path, case in cases:
+            self.counts["job_rows"] += len(case.rows)
+            difference = outputs.compare(folder / "out", path, case, keeps=keeps_format)
+            if difference:
+                self.fail(f"{folder.name} job {path.name} keeps={keeps_format} limit={limit}", difference)
 
 
 def utf8(cell: bytes) -> tuple[str, str | None]:
@@ -259,11 +264,11 @@ def utf8(cell: bytes) -> tuple[str, str | None]:
 
 
 def damaged(listing: Path) -> int:
-    """Read damaged files: rows or a refusal, nothing else. Prints what it is at, then figures."""
+    """Read damaged files; each must give its rows or be refused. Prints each path, then the figures as JSON."""
     failures, refused, files = [], 0, json.loads(listing.read_text())
-    for one in files:
-        print(one["path"], flush=True)
-        config = SourceConfig(path=one["path"])
+    for entry in files:
+        print(entry["path"], flush=True)
+        config = SourceConfig(path=entry["path"])
         try:
             (input,) = stream.find_inputs(config)
             raw = [document.raw for document, _ in stream.read_full_documents(input, config, [input])]
@@ -271,43 +276,43 @@ def damaged(listing: Path) -> int:
         except HymtError:
             refused += 1
             continue
-        except Exception as error:  # the finding
-            failures.append(f"{one['path']}: {type(error).__name__}: {error}"[:300])
+        except Exception as error:  # any other exception is a failure
+            failures.append(f"{entry['path']}: {type(error).__name__}: {error}"[:300])
             continue
-        if one["crc"] and zlib.crc32(head.bom + head.header + b"".join(raw)) != int(one["crc"]):
-            failures.append(f"{one['path']}: read without an error as other bytes")
+        if entry["crc"] and zlib.crc32(head.bom + head.header + b"".join(raw)) != int(entry["crc"]):
+            failures.append(f"{entry['path']}: read without an error but with different bytes")
     print(json.dumps({"files": len(files), "refused": refused, "failures": failures}))
     return 0
 
 
 @contextmanager
-def at_most(seconds: int) -> Iterator[None]:
-    """A hang ends as an error."""
+def time_limit(seconds: int) -> Iterator[None]:
+    """Raise TimeoutError if the block takes longer, so that a hang ends as a failure."""
 
-    def ring(*_: object) -> None:
-        raise TimeoutError(f"no end within {seconds} s")
+    def on_alarm(*_: object) -> None:
+        raise TimeoutError(f"not finished within {seconds} s")
 
-    before = signal.signal(signal.SIGALRM, ring)
+    previous_handler = signal.signal(signal.SIGALRM, on_alarm)
     signal.alarm(seconds)
     try:
         yield
     finally:
         signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
+        signal.signal(signal.SIGALRM, previous_handler)
 
 
 def run(seed: int, size: int, work: Path) -> dict[str, Any]:
     """Read `size` hostile rows."""
     campaign = Campaign(seed, work)
-    number = rows = 0
+    index = rows = 0
     while rows < size:
         try:
-            with at_most(ROUND_S):
-                rows += campaign.round(number, min(6000, max(FILES * 20, size - rows)))
+            with time_limit(ROUND_S):
+                rows += campaign.round(index, min(6000, max(FILES * 20, size - rows)))
         except TimeoutError as error:
-            campaign.fail(f"r{number}", f"hang: {error}")
+            campaign.fail(f"r{index}", f"hang: {error}")
             break
-        number += 1
+        index += 1
         if len(campaign.failures) > 20:
             break
     campaign.read_damaged()

@@ -1,7 +1,7 @@
-"""Work of cutting and counting one row, of 1,000 to 1,000,000 characters, over hostile alphabets: it must be linear.
+"""Check that the work of cutting one row of 1,000 to 1,000,000 characters is linear, over hostile alphabets.
 
-Counted are the characters that regular expressions scan and those that the tokenizer is given. Ends with one JSON line:
-the largest growth of the work per character from the shortest row to any longer one.
+The work is the number of characters that regular expressions scan and that the tokenizer gets. The last line is JSON:
+the largest growth of the work per character from the shortest row to a longer one.
 """
 
 from __future__ import annotations
@@ -42,98 +42,100 @@ ALPHABETS = (
 
 
 class Counting:
-    """A pattern that counts what it scans."""
+    """A pattern that counts the characters that it scans."""
 
-    def __init__(self, pattern: re.Pattern[str], seen: Seen) -> None:
-        self._pattern, self._seen = pattern, seen
+    def __init__(self, pattern: re.Pattern[str], work: Work) -> None:
+        self._pattern, self._work = pattern, work
 
     def match(self, text: str, start: int, end: int) -> re.Match[str] | None:
-        found = self._pattern.match(text, start, end)
-        self._seen.scanned(found.end() - start + 1 if found else 1, end - start)
-        return found
+        match = self._pattern.match(text, start, end)
+        self._work.add_scanned(match.end() - start + 1 if match else 1, end - start)
+        return match
 
     def search(self, text: str, start: int, end: int) -> re.Match[str] | None:
-        found = self._pattern.search(text, start, end)
-        self._seen.scanned((found.start() if found else end) - start + 1, end - start)
-        return found
+        match = self._pattern.search(text, start, end)
+        self._work.add_scanned((match.start() if match else end) - start + 1, end - start)
+        return match
 
 
-class Seen:
-    """What was scanned and counted."""
+class Work:
+    """Counts the characters that were scanned by patterns and given to the tokenizer."""
 
     def __init__(self, counter: Any) -> None:
         self._counter = counter
         self.by_patterns = self.by_tokenizer = self.calls = self.largest = 0
 
-    def scanned(self, chars: int, given: int) -> None:
+    def add_scanned(self, chars: int, size: int) -> None:
         self.by_patterns += chars
-        self.largest = max(self.largest, given)
+        self.largest = max(self.largest, size)
 
     def count(self, text: str) -> int:
         self.by_tokenizer += len(text)
         self.calls += 1
         return int(self._counter.count(text))
 
-    def starts(self, text: str) -> Iterator[Sequence[int]]:
+    def token_starts(self, text: str) -> Iterator[Sequence[int]]:
         self.by_tokenizer += len(text)
         self.calls += 1
-        yield from self._counter.starts(text)
+        yield from self._counter.token_starts(text)
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """Count what the cutter's patterns scan within the block."""
-        kept = {name: value for name, value in vars(cut).items() if isinstance(value, re.Pattern)}
+        """Count what the cutter's patterns scan inside the `with` block."""
+        patterns = {name: value for name, value in vars(cut).items() if isinstance(value, re.Pattern)}
         try:
-            vars(cut).update({name: Counting(pattern, self) for name, pattern in kept.items()})
+            vars(cut).update({name: Counting(pattern, self) for name, pattern in patterns.items()})
             yield
         finally:
-            vars(cut).update(kept)
+            vars(cut).update(patterns)
 
 
-def work(text: str, counter: Any, max_tokens: int) -> Seen:
-    """Cut one row."""
-    seen = Seen(counter)
-    with seen.watching():
-        segments, refused = segment.split(
+def measure(text: str, counter: Any, max_tokens: int) -> Work:
+    """Cut one row and return the work."""
+    work = Work(counter)
+    with work.watching():
+        segments, rejections = segment.split(
             [Document("x#1", 0, text, b"")],
-            seen.count,
+            work.count,
             SegmentConfig(max_tokens=max_tokens),
-            find_token_starts=seen.starts,
+            find_token_starts=work.token_starts,
         )
-    assert not refused
-    assert not segments or segment.join(segments, [one.text for one in segments]) == text
-    assert seen.largest <= MAX_CHUNK_CHARS
-    return seen
+    assert not rejections
+    assert not segments or segment.join(segments, [piece.text for piece in segments]) == text
+    assert work.largest <= MAX_CHUNK_CHARS
+    return work
 
 
 def row(alphabet: str, size: int) -> str:
-    """A run that ends in words, so that it is not blank."""
+    """Return a run of the alphabet that ends with words, so that it is not blank."""
     return (alphabet * (size // len(alphabet) + 1))[: size - 8] + " the end"
 
 
 def growth(
-    alphabets: Sequence[str], sizes: Sequence[int], counter: Any, max_tokens: int, tell: Callable[[str], None]
+    alphabets: Sequence[str], sizes: Sequence[int], counter: Any, max_tokens: int, report: Callable[[str], None]
 ) -> float:
-    """The largest growth of work per character, from the first size to a later one, over all alphabets."""
+    """Return the largest growth of the work per character from the first size to a later one, over all alphabets."""
     worst = 0.0
     for alphabet in alphabets:
         per_char: list[tuple[float, float]] = []
         for size in sizes:
             began = time.process_time()
-            seen = work(row(alphabet, size), counter, max_tokens)
-            per_char.append((seen.by_patterns / size, seen.by_tokenizer / size))
-            spent = time.process_time() - began
+            work = measure(row(alphabet, size), counter, max_tokens)
+            per_char.append((work.by_patterns / size, work.by_tokenizer / size))
+            cpu_s = time.process_time() - began
             scanned, counted = per_char[-1]
-            tell(f"{alphabet!r:>12} {size:>9,} patterns={scanned:.2f} tokenizer={counted:.2f} {spent:.2f} s")
-        first = [max(one, 1.0) for one in per_char[0]]
-        worst = max([worst, *(one / base for some in per_char[1:] for one, base in zip(some, first, strict=True))])
+            report(f"{alphabet!r:>12} {size:>9,} patterns={scanned:.2f} tokenizer={counted:.2f} {cpu_s:.2f} s")
+        first = [max(cost, 1.0) for cost in per_char[0]]
+        worst = max([worst, *(cost / base for costs in per_char[1:] for cost, base in zip(costs, first, strict=True))])
     return worst
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--max-tokens", type=int, default=64)
-    parser.add_argument("--bytes", action="store_true", help="a tokenizer whose tokens are bytes, not the demo's")
+    parser.add_argument(
+        "--bytes", action="store_true", help="use a tokenizer whose tokens are bytes instead of the demo tokenizer"
+    )
     parser.add_argument("--sizes", type=int, nargs="+", default=[1000, 10_000, 100_000, 1_000_000])
     arguments = parser.parse_args()
     counter = dict(cuts.counters())["bytes" if arguments.bytes else "demo"]

@@ -1,7 +1,7 @@
-"""Hostile rows, and a second, simple reading of them to hold the readers against.
+"""Generate hostile rows, and read them a second, simple way that the readers are compared with.
 
-Nothing here imports a reader. Rows come from a seeded generator that knows the shape of each format, then from random
-mutations of the bytes; what a file must read as is found by loops over single characters.
+This module imports none of the readers. A seeded generator that knows each format creates the rows, and random
+mutations change their bytes. The expected rows come from loops over single characters.
 """
 
 from __future__ import annotations
@@ -47,17 +47,17 @@ BAD_JSON = (
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A file and what its rows must read as: status and text, in order."""
+    """A file and the expected status and text of each of its rows, in order."""
 
     name: str
-    data: bytes  # decompressed; of parquet, the file
+    data: bytes  # decompressed; for parquet the file itself
     rows: list[tuple[str, str | None]]
-    refused: bool = False  # the whole file must be refused as a wrong setting
+    refused: bool = False  # the whole file must be refused with a ConfigError
     table: Any = None
 
 
 def text(rng: random.Random, long: bool = True) -> str:
-    """A text of words of many scripts, with what should not be there."""
+    """Return a text of words in many scripts, with unusual characters between them."""
     kind = rng.random()
     if kind < 0.04:
         return rng.choice(("", " ", "\t", "\u3000", "\xa0 ", "\x1f"))
@@ -68,24 +68,24 @@ def text(rng: random.Random, long: bool = True) -> str:
 
 
 def mutated(rng: random.Random, data: bytes, times: int) -> bytes:
-    """The bytes with some flipped, cut out, doubled or put in."""
-    out = bytearray(data)
+    """Return the bytes with some of them flipped, removed, repeated or inserted."""
+    mutation = bytearray(data)
     for _ in range(times):
-        at = rng.randrange(len(out) + 1)
+        at = rng.randrange(len(mutation) + 1)
         kind = rng.randrange(6)
-        if kind == 0 and at < len(out):
-            out[at] ^= 1 << rng.randrange(8)
+        if kind == 0 and at < len(mutation):
+            mutation[at] ^= 1 << rng.randrange(8)
         elif kind == 1:
-            del out[at : at + rng.choice((1, 2, 40))]
+            del mutation[at : at + rng.choice((1, 2, 40))]
         elif kind == 2:
-            out[at:at] = out[at : at + rng.choice((1, 20, 90))]
+            mutation[at:at] = mutation[at : at + rng.choice((1, 20, 90))]
         elif kind == 3:
-            out[at:at] = rng.choice(RAW)
+            mutation[at:at] = rng.choice(RAW)
         elif kind == 4:
-            out[at:at] = rng.choice((b'"', b",", b"\n", b"\r\n", b"\t", b"{", b"}", b"[", b"\\"))
+            mutation[at:at] = rng.choice((b'"', b",", b"\n", b"\r\n", b"\t", b"{", b"}", b"[", b"\\"))
         elif rng.random() < 0.03:
-            del out[at:]  # a torn file
-    return bytes(out)
+            del mutation[at:]  # a truncated file
+    return bytes(mutation)
 
 
 def _line(rng: random.Random) -> bytes:
@@ -149,7 +149,7 @@ NAMES = {"text": ".txt", "jsonl": ".jsonl", "csv": ".csv", "tsv": ".tsv"}
 
 
 def case(rng: random.Random, name: str, format: str, num: int, limit: int, reserved: tuple[str, ...] = ()) -> Case:
-    """One file of about so many rows, and its rows by the simple reading."""
+    """Return a file of about `num` rows, with the rows that the simple readers find."""
     head = HEADERS.get(format, b"")
     body = _body(rng, num, format)
     if rng.random() < 0.5:
@@ -162,24 +162,24 @@ def case(rng: random.Random, name: str, format: str, num: int, limit: int, reser
         )
         body = first + body
     data = rng.choice((BOM, b"\xff\xfe") if rng.random() < 0.02 else (BOM, *[b""] * 9)) + head + body
-    start = data[len(BOM) :] if data.startswith(BOM) else data
+    without_bom = data[len(BOM) :] if data.startswith(BOM) else data
     refused = data.startswith((b"\xff\xfe", b"\xfe\xff"))
-    rest = start[len(head) :]
-    rows = read(format, rest, limit, reserved)
+    row_bytes = without_bom[len(head) :]
+    rows = read(format, row_bytes, limit, reserved)
     if format == "jsonl":
-        refused = refused or _refused(rest, limit, reserved)
+        refused = refused or _refused(row_bytes, limit, reserved)
     return Case(name + NAMES[format], data, [] if refused else rows, refused)
 
 
 def read(format: str, body: bytes, limit: int, reserved: tuple[str, ...] = ()) -> list[tuple[str, str | None]]:
-    """Status and text of each row, the slow and simple way."""
+    """Return the status and text of each row, the slow and simple way."""
     if format == "csv":
         return [row for row, _ in csv_rows(body, limit)]
     return [_READ[format](line, limit, reserved) for line in lines(body)]
 
 
 def lines(data: bytes) -> list[bytes]:
-    """Rows by line feeds alone, each with its own."""
+    """Split rows at line feeds only; each row keeps its line feed."""
     pieces = data.split(b"\n")
     return [piece + b"\n" for piece in pieces[:-1]] + ([pieces[-1]] if pieces[-1] else [])
 
@@ -216,13 +216,13 @@ def _tsv(line: bytes, limit: int, _: tuple[str, ...]) -> tuple[str, str | None]:
 
 def _depth(data: str) -> int:
     depth = deepest = 0
-    inside = escaped = False
+    in_string = escaped = False
     for character in data:
-        if inside:
-            inside = escaped or character != '"'
+        if in_string:
+            in_string = escaped or character != '"'
             escaped = character == "\\" and not escaped
         elif character == '"':
-            inside = True
+            in_string = True
         else:
             depth += (character in "[{") - (character in "]}")
             deepest = max(deepest, depth)
@@ -230,17 +230,17 @@ def _depth(data: str) -> int:
 
 
 def _value(line: bytes) -> Any:
-    """The object of a line, an integer as a tuple; raises ValueError for anything else."""
+    """Parse the JSON object of a line, with integers as tuples; raise ValueError for anything else."""
 
-    def pairs(found: list[tuple[str, Any]]) -> dict[str, Any]:
-        if [name for name, _ in found].count("text") > 1:
+    def on_object(items: list[tuple[str, Any]]) -> dict[str, Any]:
+        if [name for name, _ in items].count("text") > 1:
             raise ValueError
-        return dict(found)
+        return dict(items)
 
     data = content(line).decode("utf-8")
     if _depth(data) > MAX_DEPTH:
         raise ValueError
-    value = json.loads(data, object_pairs_hook=pairs, parse_int=lambda digits: (digits,))
+    value = json.loads(data, object_pairs_hook=on_object, parse_int=lambda digits: (digits,))
     if not isinstance(value, dict):
         raise ValueError
     return value
@@ -253,19 +253,19 @@ def _json(line: bytes, limit: int, reserved: tuple[str, ...]) -> tuple[str, str 
         return OK, ""
     try:
         value = _value(line)
-        found = value["text"]
-        if not isinstance(found, str | None):
+        text_value = value["text"]
+        if not isinstance(text_value, str | None):
             return BAD_ROW, None
-        (found or "").encode("utf-8")
+        (text_value or "").encode("utf-8")
     except (UnicodeDecodeError, UnicodeEncodeError):
         return BAD, None
     except (ValueError, KeyError):
         return BAD_ROW, None
-    return OK, found or ""
+    return OK, text_value or ""
 
 
 def _refused(body: bytes, limit: int, reserved: tuple[str, ...]) -> bool:
-    """Whether the first hundred rows say that the file has no such field, is no JSON lines, or has a field of ours."""
+    """Return whether the first hundred rows have no text field, are not JSON lines, or have a reserved field."""
     num_read, values = 0, []
     for line in lines(body)[:100]:
         if len(content(line)) <= limit and not line.isspace():
@@ -274,63 +274,70 @@ def _refused(body: bytes, limit: int, reserved: tuple[str, ...]) -> bool:
                 values.append(_value(line))
             except ValueError:
                 continue
-    lacking = bool(values) and not any("text" in value for value in values)
-    return lacking or (num_read >= 50 and not values) or any(name in value for value in values for name in reserved)
+    has_no_text = bool(values) and not any("text" in value for value in values)
+    return has_no_text or (num_read >= 50 and not values) or any(name in value for value in values for name in reserved)
 
 
 _READ = {"text": _text, "tsv": _tsv, "jsonl": _json}
 
 
 def csv_rows(body: bytes, limit: int, num_fields: int = 3) -> list[tuple[tuple[str, str | None], bytes]]:
-    """Rows of a csv and their bytes: a record of several lines counts only if its quotes close in order and it has the
-    number of fields; within the limit that is not asked of one that is no UTF-8."""
-    found: list[tuple[tuple[str, str | None], bytes]] = []
-    left = lines(body)
+    """Return the rows of a csv file and their bytes.
+
+    A record of several lines counts only if its quotes close correctly and it has the right number of fields; the
+    number is not checked for a record within the limit that is not UTF-8.
+    """
+    rows: list[tuple[tuple[str, str | None], bytes]] = []
+    remaining = lines(body)
     at = 0
-    while at < len(left):
-        line = left[at]
-        record, taken = line, 1
-        if _machine(line)[1]:
-            record, taken = _whole(left, at, limit, num_fields)
+    while at < len(remaining):
+        line = remaining[at]
+        record, num_lines = line, 1
+        if _parse_record(line)[1]:
+            record, num_lines = _multi_line_record(remaining, at, limit, num_fields)
         if not record and len(content(line)) > limit:
-            record, taken = line, 1
+            record, num_lines = line, 1
         if len(content(record)) > limit:
-            found.append(((TOO_LONG, None), record))
-            at += taken
+            rows.append(((TOO_LONG, None), record))
+            at += num_lines
             continue
         if not record:
-            found.append(((BAD_ROW if _decoded(content(line))[0] == OK else BAD, None), line))
+            rows.append(((BAD_ROW if _decoded(content(line))[0] == OK else BAD, None), line))
             at += 1
             continue
         status, decoded = _decoded(content(record))
-        cells = _machine(content(record))[0] if content(record) else [b""] * num_fields
-        good = status == OK and decoded is not None and len(cells) == num_fields
-        bad = BAD if status != OK else BAD_ROW
-        found.append(((OK, cells[1].decode()) if good else (bad, None), record))
-        at += taken
-    return found
+        cells = _parse_record(content(record))[0] if content(record) else [b""] * num_fields
+        is_good = status == OK and decoded is not None and len(cells) == num_fields
+        bad_status = BAD if status != OK else BAD_ROW
+        rows.append(((OK, cells[1].decode()) if is_good else (bad_status, None), record))
+        at += num_lines
+    return rows
 
 
-def _whole(left: list[bytes], at: int, limit: int, num_fields: int) -> tuple[bytes, int]:
-    """The record that begins at a line which leaves a quote open, and its lines; b"" if it is none."""
-    record = left[at]
-    for number in range(at + 1, len(left)):
-        record += left[number]
-        _, is_open, clean = _machine(left[number], is_open=True)
-        if not clean:
+def _multi_line_record(remaining: list[bytes], at: int, limit: int, num_fields: int) -> tuple[bytes, int]:
+    """Return the record that starts at a line with an open quote, and its number of lines; b"" if it is invalid."""
+    record = remaining[at]
+    for index in range(at + 1, len(remaining)):
+        record += remaining[index]
+        _, is_open, is_well_quoted = _parse_record(remaining[index], is_open=True)
+        if not is_well_quoted:
             return b"", 0
         if not is_open:
             undecodable = len(content(record)) <= limit and _decoded(content(record))[0] != OK
-            cells = _machine(content(record))[0]
-            return (record, number - at + 1) if undecodable or len(cells) == num_fields else (b"", 0)
+            cells = _parse_record(content(record))[0]
+            return (record, index - at + 1) if undecodable or len(cells) == num_fields else (b"", 0)
     return b"", 0
 
 
-def _machine(data: bytes, is_open: bool = False) -> tuple[list[bytes], bool, bool]:
-    """Cells of a record by single bytes; whether a quote is open at its end; whether each quote that closes is
-    followed by a comma or the line's end."""
+def _parse_record(data: bytes, is_open: bool = False) -> tuple[list[bytes], bool, bool]:
+    """Split a record into cells, one byte at a time.
+
+    Returns:
+        The cells; whether a quote is open at the end; whether each closing quote is followed by a comma or the end of
+        the line.
+    """
     cells: list[bytes] = []
-    cell, start, clean, at = bytearray(), True, True, 0
+    cell, at_start, is_well_quoted, at = bytearray(), True, True, 0
     while at < len(data):
         byte = data[at : at + 1]
         if is_open and byte == b'"' and data[at + 1 : at + 2] == b'"':
@@ -338,16 +345,18 @@ def _machine(data: bytes, is_open: bool = False) -> tuple[list[bytes], bool, boo
             at += 1
         elif is_open and byte == b'"':
             is_open = False
-            clean = clean and (data[at + 1 : at + 2] in (b"", b",") or data[at + 1 :] in (b"\n", b"\r\n"))
+            is_well_quoted = is_well_quoted and (
+                data[at + 1 : at + 2] in (b"", b",") or data[at + 1 :] in (b"\n", b"\r\n")
+            )
         elif is_open:
             cell += byte
-        elif byte == b'"' and start:
+        elif byte == b'"' and at_start:
             is_open = True
         elif byte == b",":
             cells.append(bytes(cell))
             cell.clear()
         else:
             cell += byte
-        start = byte == b"," and not is_open
+        at_start = byte == b"," and not is_open
         at += 1
-    return [*cells, bytes(cell)], is_open, clean
+    return [*cells, bytes(cell)], is_open, is_well_quoted

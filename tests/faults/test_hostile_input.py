@@ -1,4 +1,4 @@
-"""Inputs made to hurt: bombs, endless lines, odd tables, names that lead elsewhere. Memory keeps its bound."""
+"""Hostile inputs: decompression bombs, endless lines, unusual tables, names that lead elsewhere; in bounded memory."""
 
 from __future__ import annotations
 
@@ -35,40 +35,40 @@ import resource, sys
 from collections import Counter
 from hymt_batch.source import stream
 config = stream.SourceConfig(path=sys.argv[1])
-(found,) = stream.find_inputs(config)
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+(input,) = stream.find_inputs(config)
+start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 if sys.argv[2] == "bare":
     import pyarrow.parquet
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-seen = Counter(document.status.value for document, _ in stream.read_full_documents(found, config, [found]))
-grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-print(*(f"{status}={number}" for status, number in sorted(seen.items())), grown // 1024)
+    start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+statuses = Counter(document.status.value for document, _ in stream.read_full_documents(input, config, [input]))
+grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - start
+print(*(f"{status}={count}" for status, count in sorted(statuses.items())), grown // 1024)
 """
 
 
-def read_apart(path: Path) -> tuple[str, int]:
-    """Statuses of a file's rows, and by how many MiB the process grew to read them."""
+def read_in_subprocess(path: Path) -> tuple[str, int]:
+    """Read a file in a subprocess; return the statuses of its rows and the growth of the process in MiB."""
     kind = "bare" if path.suffix == ".parquet" else "plain"
-    ran = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", READ, str(path), kind], capture_output=True, text=True, timeout=120, cwd=ROOT, check=True
     )
-    statuses, _, grown = ran.stdout.strip().rpartition(" ")
+    statuses, _, grown = result.stdout.strip().rpartition(" ")
     return statuses, int(grown)
 
 
-def job(folder: Path, source: Path, *words: str) -> Any:
-    made = settings.load(
+def job(folder: Path, source: Path, *overrides: str) -> Any:
+    config = settings.load(
         "translate",
-        [f"source.path={source}", f"output_dir={folder}", "name=out", "tgt_lang=fr", "model=demo", *words],
+        [f"source.path={source}", f"output_dir={folder}", "name=out", "tgt_lang=fr", "model=demo", *overrides],
     )
-    with Reporter("off") as telling:
-        return translate.translate(made, telling, stub.prepare, stub.decode_batch)
+    with Reporter("off") as reporter:
+        return translate.translate(config, reporter, stub.prepare, stub.decode_batch)
 
 
-def rows(path: Path, **more: Any) -> list[tuple[str, str | None]]:
-    config = SourceConfig(path=str(path), **more)
-    (found,) = stream.find_inputs(config)
-    return [(document.status.value, document.text) for document, _ in stream.read_documents(found, config)]
+def rows(path: Path, **options: Any) -> list[tuple[str, str | None]]:
+    config = SourceConfig(path=str(path), **options)
+    (input,) = stream.find_inputs(config)
+    return [(document.status.value, document.text) for document, _ in stream.read_documents(input, config)]
 
 
 # size
@@ -76,35 +76,35 @@ def rows(path: Path, **more: Any) -> list[tuple[str, str | None]]:
 
 @pytest.mark.fault(64, 84)
 @pytest.mark.parametrize("kind", ["gz", "bz2", "xz"])
-def test_a_bomb_is_one_row_that_is_too_long_in_bounded_memory(tmp_path: Path, kind: str) -> None:
+def test_a_decompression_bomb_is_one_too_long_row_in_bounded_memory(tmp_path: Path, kind: str) -> None:
     pack = {"gz": gzip.compress, "bz2": bz2.compress, "xz": lzma.compress}[kind]
     zeros = 256 if kind == "gz" else 96  # MiB; bz2 is slow
     path = tmp_path / f"bomb.txt.{kind}"
     path.write_bytes(pack(b"first\n") + pack(bytes(16 * MIB)) * (zeros // 16) + pack(b"\nlast\n"))
     assert path.stat().st_size < zeros * MIB // 500
-    statuses, grown = read_apart(path)
+    statuses, grown = read_in_subprocess(path)
     assert statuses == "ok=2 too_long=1"
     assert grown < 48
 
 
 @pytest.mark.fault(57, 84)
-def test_a_line_without_end_is_one_row_that_is_too_long_in_bounded_memory(tmp_path: Path) -> None:
+def test_an_endless_line_is_one_too_long_row_in_bounded_memory(tmp_path: Path) -> None:
     path = tmp_path / "endless.txt"
     with path.open("wb") as file:
         file.write(b"first\n")
         file.truncate(256 * MIB)  # a sparse file
-    statuses, grown = read_apart(path)
+    statuses, grown = read_in_subprocess(path)
     assert statuses == "ok=1 too_long=1"
     assert grown < 32
 
 
 @pytest.mark.fault(64, 65, 84)
-def test_a_text_that_a_dictionary_repeats_does_not_fill_the_memory(tmp_path: Path) -> None:
+def test_a_long_repeated_dictionary_value_is_read_in_bounded_memory(tmp_path: Path) -> None:
     path = tmp_path / "repeated.parquet"
     repeated = pa.DictionaryArray.from_arrays(pa.array([0] * 600, pa.int32()), pa.array(["x" * 1_000_000]))
     parquet.write_table(pa.table({"text": repeated}), path, dictionary_pagesize_limit=16 * MIB)
     assert path.stat().st_size < MIB
-    statuses, grown = read_apart(path)
+    statuses, grown = read_in_subprocess(path)
     assert statuses == "ok=600"
     assert grown < 150
 
@@ -116,7 +116,7 @@ def test_a_huge_row_group_is_read_in_pieces(tmp_path: Path) -> None:
     parquet.write_table(pa.table({"text": texts}), path, row_group_size=100_000, use_dictionary=False)
     assert parquet.ParquetFile(path).metadata.num_row_groups == 1
     del texts
-    statuses, grown = read_apart(path)
+    statuses, grown = read_in_subprocess(path)
     assert statuses == "ok=100000"
     assert grown < 60
 
@@ -126,24 +126,24 @@ def test_a_huge_row_group_is_read_in_pieces(tmp_path: Path) -> None:
 
 @pytest.mark.fault(61, 84)
 @pytest.mark.parametrize("depth", [300, 900, 970, 100_000])
-def test_a_row_nested_too_deeply_is_an_error_row_however_deep_the_caller_is(tmp_path: Path, depth: int) -> None:
+def test_a_too_deeply_nested_row_is_an_error_row_at_any_depth_of_the_caller(tmp_path: Path, depth: int) -> None:
     path = tmp_path / "deep.jsonl"
     nested = '{"a":' * depth + "1" + "}" * depth
     path.write_text(f'{{"text": "a"}}\n{{"text": "b", "x": {nested}}}\n{{"text": "c", "x": "{"[" * 999}"}}\n')
     expected = [("ok", "a"), ("bad_row", None), ("ok", "c")]
 
-    def below(frames: int) -> list[tuple[str, str | None]]:
-        return rows(path) if not frames else below(frames - 1)
+    def rows_below(frames: int) -> list[tuple[str, str | None]]:
+        return rows(path) if not frames else rows_below(frames - 1)
 
-    found: list[Any] = []
-    apart = threading.Thread(target=lambda: found.append(rows(path)))
-    apart.start()
-    apart.join()
-    assert found[0] == rows(path) == below(150) == expected
+    results: list[Any] = []
+    thread = threading.Thread(target=lambda: results.append(rows(path)))
+    thread.start()
+    thread.join()
+    assert results[0] == rows(path) == rows_below(150) == expected
 
 
 @pytest.mark.fault(61)
-def test_a_row_at_the_bound_of_nesting_keeps_its_fields_in_the_output(tmp_path: Path) -> None:
+def test_a_row_at_the_nesting_limit_keeps_its_fields_in_the_output(tmp_path: Path) -> None:
     path = tmp_path / "deep.jsonl"
     path.write_text('{"text": "a", "x": ' + "[" * 255 + "]" * 255 + "}\n")
     job(tmp_path, path)
@@ -156,7 +156,7 @@ def test_a_row_at_the_bound_of_nesting_keeps_its_fields_in_the_output(tmp_path: 
 
 
 @pytest.mark.fault(65)
-def test_columns_of_odd_types_pass_through_a_job(tmp_path: Path) -> None:
+def test_columns_of_unusual_types_pass_through_a_job(tmp_path: Path) -> None:
     class Point(pa.ExtensionType):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__(pa.list_(pa.float64(), 2), "tests.point")
@@ -179,23 +179,23 @@ def test_columns_of_odd_types_pass_through_a_job(tmp_path: Path) -> None:
     path = tmp_path / "odd.parquet"
     parquet.write_table(table, path)
     job(tmp_path, path)
-    made = parquet.read_table(tmp_path / "out" / "translated" / "odd.parquet")
-    assert made.column("translation").to_pylist() == ["RAIN", "", "WIND"]
-    assert made.drop_columns(["translation", "hymt"]).equals(parquet.read_table(path))
+    output = parquet.read_table(tmp_path / "out" / "translated" / "odd.parquet")
+    assert output.column("translation").to_pylist() == ["RAIN", "", "WIND"]
+    assert output.drop_columns(["translation", "hymt"]).equals(parquet.read_table(path))
 
 
 @pytest.mark.fault(65)
-@pytest.mark.parametrize("kept", [0, 3, 4, 12, 200, -1, -4, -5, -9, -40])
-def test_a_table_cut_off_anywhere_is_refused_by_name(tmp_path: Path, kept: int) -> None:
+@pytest.mark.parametrize("end", [0, 3, 4, 12, 200, -1, -4, -5, -9, -40])
+def test_a_truncated_table_is_refused_by_name(tmp_path: Path, end: int) -> None:
     path = tmp_path / "cut.parquet"
     parquet.write_table(pa.table({"text": ["rain", "wind"] * 50}), path)
-    path.write_bytes(path.read_bytes()[:kept])
+    path.write_bytes(path.read_bytes()[:end])
     with pytest.raises(PreflightError, match=r"cut\.parquet cannot be read as a parquet file"):
         rows(path)
 
 
 @pytest.mark.fault(65)
-def test_a_footer_that_promises_gigabytes_is_refused(tmp_path: Path) -> None:
+def test_a_footer_that_declares_gigabytes_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "footer.parquet"
     path.write_bytes(b"PAR1" + b"\x15\x04" * 40 + (0x7FFFFFF0).to_bytes(4, "little") + b"PAR1")
     with pytest.raises(PreflightError, match=r"footer\.parquet"):
@@ -205,21 +205,21 @@ def test_a_footer_that_promises_gigabytes_is_refused(tmp_path: Path) -> None:
 # names
 
 
-def inside(folder: Path, leave_out: Path) -> dict[str, Any]:
-    """Everything below a folder but one: kind, size and time of change of each entry."""
-    found: dict[str, Any] = {}
+def entries_below(folder: Path, excluded: Path) -> dict[str, Any]:
+    """Return the mode, size and modification time of every entry below a folder, except those in `excluded`."""
+    entries: dict[str, Any] = {}
     for path in sorted(folder.rglob("*")):
-        if leave_out not in (path, *path.parents):
-            about = path.lstat()
-            found[str(path)] = (about.st_mode, about.st_size if path.is_file() else 0, about.st_mtime_ns)
-    return found
+        if excluded not in (path, *path.parents):
+            stat = path.lstat()
+            entries[str(path)] = (stat.st_mode, stat.st_size if path.is_file() else 0, stat.st_mtime_ns)
+    return entries
 
 
 @pytest.mark.fault(80, 58)
-def test_whatever_files_are_called_nothing_is_written_outside_of_the_output(tmp_path: Path) -> None:
+def test_no_file_name_makes_the_job_write_outside_the_output_folder(tmp_path: Path) -> None:
     around = tmp_path / "around"
     source = around / "in"
-    odd = [
+    names = [
         "a b.txt",
         "-rf.txt",
         "--help.txt",
@@ -229,7 +229,7 @@ def test_whatever_files_are_called_nothing_is_written_outside_of_the_output(tmp_
         "~.txt",
         "C:.txt",
     ]
-    odd += [
+    names += [
         "a\\..\\..\\up.txt",
         "a;rm.txt",
         "\u202etxt.exe.txt",
@@ -238,34 +238,34 @@ def test_whatever_files_are_called_nothing_is_written_outside_of_the_output(tmp_
         "x" * 230 + ".txt",
         "\ue000.txt",
     ]
-    for number, name in enumerate(odd):
-        folder = source / f"d{number}" / "e.."
+    for index, name in enumerate(names):
+        folder = source / f"d{index}" / "e.."
         folder.mkdir(parents=True)
-        (folder / name).write_text(f"rain {number}\n")
+        (folder / name).write_text(f"rain {index}\n")
     (around / "secret.txt").write_text("not for this job\n")
     out = around / "out"
-    before = inside(around, out)
-    done = job(out, source)
-    assert inside(around, out) == before
-    assert done.rows == len(odd)
-    made = {path.relative_to(out / "out" / "translated") for path in out.rglob("*.txt")}
-    assert made == {path.relative_to(source) for path in source.rglob("*.txt")}
+    before = entries_below(around, out)
+    summary = job(out, source)
+    assert entries_below(around, out) == before
+    assert summary.rows == len(names)
+    written = {path.relative_to(out / "out" / "translated") for path in out.rglob("*.txt")}
+    assert written == {path.relative_to(source) for path in source.rglob("*.txt")}
 
 
 @pytest.mark.fault(80)
 @pytest.mark.parametrize("pattern", ["in/*/../../secret.txt", "in/../*.txt", "./in/*/../../*.txt"])
-def test_a_pattern_that_climbs_out_writes_nothing_above_the_output(
+def test_a_pattern_with_parent_folders_writes_nothing_outside_the_output_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pattern: str
 ) -> None:
     (tmp_path / "in" / "sub").mkdir(parents=True)
     (tmp_path / "secret.txt").write_text("rain\n")
     monkeypatch.chdir(tmp_path)
     try:
-        done = job(tmp_path / "out", Path(pattern))
+        summary = job(tmp_path / "out", Path(pattern))
     except ConfigError as error:
-        assert "out of the output folder" in str(error)  # either is right; a third is not
+        assert "out of the output folder" in str(error)  # a refusal is as good as a job that stays inside
         return
-    assert done.rows == 1
+    assert summary.rows == 1
     assert [path.name for path in (tmp_path / "out" / "out" / "translated").rglob("*.txt")] == ["secret.txt"]
 
 
@@ -284,20 +284,20 @@ def test_a_pattern_that_climbs_out_writes_nothing_above_the_output(
         "a\udcff.txt",
     ],
 )
-def test_a_name_that_leaves_the_output_or_breaks_ids_is_refused(rel: str) -> None:
+def test_a_name_that_leaves_the_output_folder_or_breaks_ids_is_refused(rel: str) -> None:
     with pytest.raises(ConfigError, match="Rename the file"):
         input_names.check_name(rel, rel)
 
 
 @pytest.mark.fault(80)
 @pytest.mark.parametrize(
-    ("one", "two"),
+    ("first", "second"),
     [("e\u0301.txt", "\xe9.txt"), ("A.txt", "a.txt"), ("STRASSE.txt", "stra\xdfe.txt"), ("\u212b.txt", "\xc5.txt")],
 )
-def test_names_that_some_file_systems_take_for_one_are_refused(tmp_path: Path, one: str, two: str) -> None:
-    for name in (one, two):
+def test_names_that_are_equal_on_some_file_systems_are_refused(tmp_path: Path, first: str, second: str) -> None:
+    for name in (first, second):
         (tmp_path / name).write_text("rain\n")
-    with pytest.raises(ConfigError, match="differs by case or accents only"):
+    with pytest.raises(ConfigError, match="differs only by case or accents"):
         stream.find_inputs(SourceConfig(path=str(tmp_path)))
 
 
@@ -305,32 +305,32 @@ def test_names_that_some_file_systems_take_for_one_are_refused(tmp_path: Path, o
 @pytest.mark.parametrize(
     "make", [lambda path: os.mkfifo(path), lambda path: os.symlink("/dev/zero", path)], ids=["fifo", "device"]
 )
-def test_what_has_no_end_is_refused_before_it_is_opened(tmp_path: Path, make: Callable[[Path], None]) -> None:
+def test_a_fifo_or_device_is_refused_before_it_is_opened(tmp_path: Path, make: Callable[[Path], None]) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "good.txt").write_text("rain\n")
     make(tmp_path / "in" / "bad.txt")
     for path in (tmp_path / "in", tmp_path / "in" / "bad.txt"):
-        with pytest.raises(ConfigError, match=r"no regular file|outside of the folder"):
+        with pytest.raises(ConfigError, match=r"not a regular file|outside the folder"):
             stream.find_inputs(SourceConfig(path=str(path)))
-    with pytest.raises(ConfigError, match="no regular file"):
+    with pytest.raises(ConfigError, match="not a regular file"):
         stream.find_inputs(SourceConfig(path=str(tmp_path / "in"), follow_symlinks=True))
 
 
 @pytest.mark.fault(81, 80)
 @pytest.mark.parametrize("name", ["translated", "errors", "logs", ".hymt", "manifest.json", "translated/a.txt"])
-def test_a_link_that_waits_in_the_output_is_never_followed(tmp_path: Path, name: str) -> None:
+def test_a_link_in_the_output_folder_is_never_followed(tmp_path: Path, name: str) -> None:
     source, victim, out = tmp_path / "a.txt", tmp_path / "victim", tmp_path / "o" / "out"
     source.write_bytes(b"rain\n\xff\n")
     (victim / "sub").mkdir(parents=True)
     (victim / "file").write_text("precious")
     (out / name).parent.mkdir(parents=True)
     (out / name).symlink_to(victim / "file" if "." in name[1:] else victim)
-    before = inside(victim, out)
+    before = entries_below(victim, out)
     try:
         job(tmp_path / "o", source, "check.max_error_rate=1")
     except HymtError as error:
         assert error.exit_code in (3, 6, 75)
-    assert inside(victim, out) == before
+    assert entries_below(victim, out) == before
     assert (victim / "file").read_text() == "precious"
 
 
@@ -339,7 +339,7 @@ def test_a_link_that_waits_in_the_output_is_never_followed(tmp_path: Path, name:
 
 @pytest.mark.fault(79)
 @pytest.mark.parametrize(
-    "word",
+    "argument",
     [
         "model._target_=os.system",
         "+model._target_=os.system",
@@ -362,15 +362,15 @@ def test_a_link_that_waits_in_the_output_is_never_followed(tmp_path: Path, name:
         "--config-path=/tmp",
     ],
 )
-def test_no_word_of_the_command_line_runs_code_or_reads_the_environment(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, word: str
+def test_no_command_line_argument_runs_code_or_reads_the_environment(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, argument: str
 ) -> None:
     from jobs.__main__ import main
 
     monkeypatch.setenv("HOME", "/home/of-a-secret")
-    before = inside(tmp_path, tmp_path / "none")
-    assert main(["translate", f"output_dir={tmp_path}", "source.path=demo:bulletins", "tgt_lang=fr", word]) == 2
-    told = capsys.readouterr()
-    assert "of-a-secret" not in told.out + told.err
-    assert len(told.err.splitlines()) == 1
-    assert inside(tmp_path, tmp_path / "none") == before
+    before = entries_below(tmp_path, tmp_path / "none")
+    assert main(["translate", f"output_dir={tmp_path}", "source.path=demo:bulletins", "tgt_lang=fr", argument]) == 2
+    output = capsys.readouterr()
+    assert "of-a-secret" not in output.out + output.err
+    assert len(output.err.splitlines()) == 1
+    assert entries_below(tmp_path, tmp_path / "none") == before

@@ -1,4 +1,4 @@
-"""Disks that fail under an input, names that no system takes, and how often files are opened and kept in mind."""
+"""Failing disks under an input, names that no system accepts, and how often files are opened and held in memory."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ from hymt_batch.source.spool import Spool
 from hymt_batch.source.stream import SourceConfig
 from jobs import translate
 
-PASSING = [errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENODEV]
-LASTING = [errno.EACCES, errno.EISDIR, errno.ELOOP, errno.ENOENT]
+TRANSIENT = [errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENODEV]
+PERMANENT = [errno.EACCES, errno.EISDIR, errno.ELOOP, errno.ENOENT]
 
 
 class Failing(io.FileIO):
-    """A file whose disk fails after some bytes; the real one up to there."""
+    """A file whose disk fails after `good` bytes; before that, reads return the real data."""
 
     good, error = 0, 0
 
@@ -54,30 +54,30 @@ class Failing(io.FileIO):
 
 @pytest.fixture
 def failing(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Let the disk under files with "bad" in their names fail from a byte on."""
-    real = builtins.open
+    """Return a function that makes files with "bad" in their names fail from a given byte on."""
+    real_open = builtins.open
 
-    def opened(path: Any, mode: str = "r", *rest: Any, **more: Any) -> Any:
+    def open_or_fail(path: Any, mode: str = "r", *positionals: Any, **keywords: Any) -> Any:
         if mode == "rb" and "bad" in str(path):
             return io.BufferedReader(Failing(path), 1 << 12)
-        return real(path, mode, *rest, **more)
+        return real_open(path, mode, *positionals, **keywords)
 
     def fail(error: int, good: int = 0) -> None:
         Failing.good, Failing.error = good, error
-        monkeypatch.setattr(bytestream, "open", opened, raising=False)
+        monkeypatch.setattr(bytestream, "open", open_or_fail, raising=False)
         monkeypatch.setattr(bytestream.io, "FileIO", Failing)
         monkeypatch.setattr(pa, "OSFile", lambda path: pa.PythonFile(Failing(path), mode="r"))
 
     return fail
 
 
-def job(folder: Path, source: Path, *words: str) -> Any:
-    made = settings.load(
+def job(folder: Path, source: Path, *overrides: str) -> Any:
+    config = settings.load(
         "translate",
-        [f"source.path={source}", f"output_dir={folder}", "name=out", "tgt_lang=fr", "model=demo", *words],
+        [f"source.path={source}", f"output_dir={folder}", "name=out", "tgt_lang=fr", "model=demo", *overrides],
     )
-    with Reporter("off") as telling:
-        return translate.translate(made, telling, stub.prepare, stub.decode_batch)
+    with Reporter("off") as reporter:
+        return translate.translate(config, reporter, stub.prepare, stub.decode_batch)
 
 
 def body(num: int = 20_000) -> bytes:
@@ -88,27 +88,27 @@ def zst(data: bytes) -> bytes:
     return bytes(pa.Codec("zstd").compress(data, asbytes=True))
 
 
-@pytest.mark.parametrize("error", [*PASSING, *LASTING])
+@pytest.mark.parametrize("error", [*TRANSIENT, *PERMANENT])
 @pytest.mark.parametrize("packing", ["", ".gz", ".zst"])
 @pytest.mark.parametrize("good", [0, 60_000])
 @pytest.mark.fault(19)
-def test_an_error_of_the_disk_is_told_by_what_it_is_wherever_it_strikes(
+def test_a_disk_error_is_reported_by_its_cause_wherever_it_occurs(
     tmp_path: Path, failing: Any, error: int, packing: str, good: int
 ) -> None:
     path = tmp_path / f"bad.txt{packing}"
     path.write_bytes({"": bytes, ".gz": gzip.compress, ".zst": zst}[packing](body()))
     config = SourceConfig(path=str(path))
-    (found,) = stream.find_inputs(config)
+    (input,) = stream.find_inputs(config)
     failing(error, good)
     for read in (
-        lambda: list(stream.read_documents(found, config)),
-        lambda: list(stream.read_full_documents(found, config, [found])),
+        lambda: list(stream.read_documents(input, config)),
+        lambda: list(stream.read_full_documents(input, config, [input])),
         lambda: list(
-            stream.cut_shards([found], config, shard_rows=99, shard_bytes=1 << 20, get_record=lambda *_: None)
+            stream.cut_shards([input], config, shard_rows=99, shard_bytes=1 << 20, get_record=lambda *_: None)
         ),
-        lambda: [stream.read_preamble(found, config), list(stream.read_documents(found, config))],
+        lambda: [stream.read_preamble(input, config), list(stream.read_documents(input, config))],
     ):
-        with pytest.raises(StoppedError if error in PASSING else PreflightError, match=r"bad\.txt") as caught:
+        with pytest.raises(StoppedError if error in TRANSIENT else PreflightError, match=r"bad\.txt") as caught:
             read()
         assert os.strerror(error) in str(caught.value) and "truncated" not in str(caught.value)
 
@@ -120,49 +120,49 @@ def test_a_disk_that_fails_under_a_table_stops_the_job(
     path = tmp_path / "in.parquet"
     parquet.write_table(pa.table({"text": ["a"] * 9}), path)
     config = SourceConfig(path=str(path))
-    (found,) = stream.find_inputs(config)
-    whole = list(stream.read_documents(found, config))
-    real = parquet.ParquetFile.iter_batches
+    (input,) = stream.find_inputs(config)
+    documents = list(stream.read_documents(input, config))
+    real_iter_batches = parquet.ParquetFile.iter_batches
 
     def fails(*_: Any, **__: Any) -> Any:
         raise OSError(error, os.strerror(error))
 
-    wanted = StoppedError if error == errno.EIO else PreflightError
+    expected = StoppedError if error == errno.EIO else PreflightError
     monkeypatch.setattr(parquet.ParquetFile, "iter_batches", fails)
-    with pytest.raises(wanted, match=r"in\.parquet"):
-        list(stream.read_documents(found, config))
-    monkeypatch.setattr(parquet.ParquetFile, "iter_batches", real)
+    with pytest.raises(expected, match=r"in\.parquet"):
+        list(stream.read_documents(input, config))
+    monkeypatch.setattr(parquet.ParquetFile, "iter_batches", real_iter_batches)
     monkeypatch.setattr(parquet, "ParquetFile", fails)
-    with pytest.raises(wanted, match=r"in\.parquet"):
-        stream.total_units([found], config)
-    assert len(whole) == 9
+    with pytest.raises(expected, match=r"in\.parquet"):
+        stream.total_units([input], config)
+    assert len(documents) == 9
 
 
 @pytest.mark.fault(19)
-def test_a_disk_that_fails_in_either_pass_stops_the_job_which_goes_on_later(tmp_path: Path, failing: Any) -> None:
+def test_a_disk_failure_in_either_pass_stops_the_job_and_the_job_can_resume(tmp_path: Path, failing: Any) -> None:
     path = tmp_path / "bad.txt"
     path.write_bytes(body(9000))
-    words = ("batch.shard_rows=1000", "launch.prefetch_shards=0")
+    overrides = ("batch.shard_rows=1000", "launch.prefetch_shards=0")
     decoded = Counter[str]()
-    real = stub.decode_batch
+    real_decode_batch = stub.decode_batch
 
-    def struck(*arguments: Any) -> Any:
+    def decode_then_fail(*arguments: Any) -> Any:
         decoded["batches"] += 1
         if decoded["batches"] == 3:
             failing(errno.EIO, 200_000)
-        return real(*arguments)
+        return real_decode_batch(*arguments)
 
-    made = settings.load(
+    config = settings.load(
         "translate",
-        [f"source.path={path}", f"output_dir={tmp_path}", "name=out", "tgt_lang=fr", "model=demo", *words],
+        [f"source.path={path}", f"output_dir={tmp_path}", "name=out", "tgt_lang=fr", "model=demo", *overrides],
     )
-    with Reporter("off") as telling, pytest.raises(StoppedError, match=r"bad\.txt could not be read"):
-        translate.translate(made, telling, stub.prepare, struck)  # the first pass
+    with Reporter("off") as reporter, pytest.raises(StoppedError, match=r"bad\.txt could not be read"):
+        translate.translate(config, reporter, stub.prepare, decode_then_fail)  # fails in the first pass
     Failing.good = 1 << 40
     reads = Counter[str]()
     check = Failing._check
 
-    def second(self: Failing) -> None:
+    def fail_in_second_pass(self: Failing) -> None:
         if self.tell() == 0:
             reads["passes"] += 1
         if reads["passes"] > 2 and self.tell() > 100_000:
@@ -170,16 +170,16 @@ def test_a_disk_that_fails_in_either_pass_stops_the_job_which_goes_on_later(tmp_
         check(self)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Failing, "_check", second)
+        patch.setattr(Failing, "_check", fail_in_second_pass)
         with pytest.raises(StoppedError, match=r"bad\.txt could not be read"):
-            job(tmp_path, path, *words)  # the second pass: everything is decoded
-    done = job(tmp_path, path, *words)
-    assert done.num_rows_decoded == 0 and done.rows == 9000
+            job(tmp_path, path, *overrides)  # fails in the second pass, after everything is decoded
+    summary = job(tmp_path, path, *overrides)
+    assert summary.num_rows_decoded == 0 and summary.rows == 9000
     assert (tmp_path / "out/translated/bad.txt").read_bytes() == path.read_bytes().upper()
 
 
 class Broken(io.RawIOBase):
-    """A standard input that breaks after a block."""
+    """A standard input that fails after its first block."""
 
     def __init__(self, error: int) -> None:
         self.error, self.num = error, 0
@@ -194,12 +194,12 @@ class Broken(io.RawIOBase):
         return b"a\n"
 
 
-@pytest.mark.parametrize(("error", "wanted"), [(errno.EIO, StoppedError), (errno.EISDIR, ConfigError)])
-def test_a_standard_input_that_breaks_is_no_traceback(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: int, wanted: type[HymtError]
+@pytest.mark.parametrize(("error", "expected"), [(errno.EIO, StoppedError), (errno.EISDIR, ConfigError)])
+def test_a_failing_standard_input_is_an_error_without_a_traceback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: int, expected: type[HymtError]
 ) -> None:
     monkeypatch.setattr("hymt_batch.source.spool._has_data", lambda *_: True)
-    with pytest.raises(wanted, match=r"[Ss]tandard input"):
+    with pytest.raises(expected, match=r"[Ss]tandard input"):
         Spool(tmp_path / "out").store_stdin(".txt", Broken(error))  # type: ignore[arg-type]
 
 
@@ -208,43 +208,43 @@ def test_a_standard_input_that_breaks_is_no_traceback(
 
 @pytest.fixture
 def inside(tmp_path: Path) -> Iterator[Path]:
-    """A folder for more folders in each other than Python's own removal can take away."""
+    """A folder for nested folders that are too deep for Python's own removal."""
     (tmp_path / "in").mkdir()
     yield tmp_path / "in"
     subprocess.run(["rm", "-rf", str(tmp_path / "in")], check=True)
 
 
 def deep(root: Path, name: str, depth: int) -> None:
-    """Folders in each other, beyond what one path may name."""
-    here = os.open(root, os.O_RDONLY)
+    """Create nested folders, possibly deeper than the longest allowed path."""
+    parent = os.open(root, os.O_RDONLY)
     for _ in range(depth):
-        os.mkdir(name, dir_fd=here)
-        below = os.open(name, os.O_RDONLY, dir_fd=here)
-        os.close(here)
-        here = below
-    os.close(os.open("a.txt", os.O_WRONLY | os.O_CREAT, dir_fd=here))
-    os.close(here)
+        os.mkdir(name, dir_fd=parent)
+        child = os.open(name, os.O_RDONLY, dir_fd=parent)
+        os.close(parent)
+        parent = child
+    os.close(os.open("a.txt", os.O_WRONLY | os.O_CREAT, dir_fd=parent))
+    os.close(parent)
 
 
 @pytest.mark.parametrize(("name", "depth"), [("x" * 200, 30), ("y", 3000)])
 @pytest.mark.fault(80)
-def test_a_name_longer_than_the_system_takes_is_one_line(inside: Path, name: str, depth: int) -> None:
+def test_the_error_for_a_path_over_the_system_limit_is_one_line(inside: Path, name: str, depth: int) -> None:
     deep(inside, name, depth)
     with pytest.raises(ConfigError, match=r"cannot be used: File name too long\. ") as caught:
         stream.find_inputs(SourceConfig(path=str(inside)))
     assert len(str(caught.value)) < 500 and "\n" not in str(caught.value)
 
 
-def test_folders_in_each_other_as_deep_as_one_path_names_are_read(inside: Path) -> None:
+def test_folders_nested_up_to_the_longest_path_are_read(inside: Path) -> None:
     depth = (4000 - len(str(inside))) // 2
     assert depth > sys.getrecursionlimit()
     deep(inside, "y", depth)
-    (found,) = stream.find_inputs(SourceConfig(path=str(inside)))
-    assert found.rel.count("/") == depth
+    (input,) = stream.find_inputs(SourceConfig(path=str(inside)))
+    assert input.rel.count("/") == depth
 
 
 @pytest.mark.parametrize("kind", ["loop.txt", "loop", "gone.txt", "pipe.txt", "socket.txt"])
-def test_what_is_no_file_in_a_folder_is_refused_by_name(tmp_path: Path, kind: str) -> None:
+def test_an_entry_that_is_not_a_file_is_refused_by_name(tmp_path: Path, kind: str) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "good.txt").write_text("rain\n")
     path = tmp_path / "in" / kind
@@ -255,11 +255,11 @@ def test_what_is_no_file_in_a_folder_is_refused_by_name(tmp_path: Path, kind: st
     elif kind == "pipe.txt":
         os.mkfifo(path)
     else:
-        here = os.getcwd()
-        os.chdir(tmp_path / "in")  # a socket's name is short
-        with socket.socket(socket.AF_UNIX) as made:
-            made.bind(kind)
-        os.chdir(here)
+        working_folder = os.getcwd()
+        os.chdir(tmp_path / "in")  # the path of a socket must be short
+        with socket.socket(socket.AF_UNIX) as unix_socket:
+            unix_socket.bind(kind)
+        os.chdir(working_folder)
     for source in (tmp_path / "in", path, f"{tmp_path}/in/{kind[:3]}*"):
         with pytest.raises(ConfigError, match=kind) as caught:
             stream.find_inputs(SourceConfig(path=str(source)))
@@ -267,26 +267,26 @@ def test_what_is_no_file_in_a_folder_is_refused_by_name(tmp_path: Path, kind: st
 
 
 @pytest.mark.parametrize("error", [errno.ENOENT, errno.EIO, errno.ENOTDIR, errno.ESTALE, errno.EACCES])
-@pytest.mark.parametrize("what", ["scandir", "stat"])
-def test_a_folder_that_goes_away_or_fails_meanwhile_is_told_by_name(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: int, what: str
+@pytest.mark.parametrize("call", ["scandir", "stat"])
+def test_a_folder_that_vanishes_or_fails_while_listed_is_reported_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: int, call: str
 ) -> None:
     (tmp_path / "in" / "sub").mkdir(parents=True)
     (tmp_path / "in" / "sub" / "a.txt").write_text("rain\n")
-    real = getattr(os, what)
+    real_call = getattr(os, call)
 
-    def gone(path: Any, **more: Any) -> Any:
-        if str(path).endswith(("sub", "a.txt")) and (what == "scandir" or str(path).endswith("a.txt")):
+    def fail(path: Any, **keywords: Any) -> Any:
+        if str(path).endswith(("sub", "a.txt")) and (call == "scandir" or str(path).endswith("a.txt")):
             raise OSError(error, os.strerror(error), str(path))
-        return real(path, **more)
+        return real_call(path, **keywords)
 
-    monkeypatch.setattr(discovery.os, what, gone)
-    wanted = StoppedError if error in PASSING else ConfigError
-    with pytest.raises(wanted, match=r"in/sub"):
+    monkeypatch.setattr(discovery.os, call, fail)
+    expected = StoppedError if error in TRANSIENT else ConfigError
+    with pytest.raises(expected, match=r"in/sub"):
         stream.find_inputs(SourceConfig(path=str(tmp_path / "in")))
 
 
-# how often, and how much
+# how often files are opened, and how much memory they take
 
 OPENED: Counter[str] = Counter()
 _WATCHING: list[str] = []
@@ -302,63 +302,65 @@ sys.addaudithook(_audit)
 
 @pytest.mark.parametrize("limit", [None, 35])
 @pytest.mark.parametrize("kind", ["txt", "jsonl", "csv"])
-def test_each_file_is_opened_a_few_times_whatever_their_number(tmp_path: Path, kind: str, limit: int | None) -> None:
+def test_each_file_is_opened_a_few_times_however_many_there_are(tmp_path: Path, kind: str, limit: int | None) -> None:
     head = "id,text\n" if kind == "csv" else ""
     line = {"txt": "rain\n", "jsonl": '{"text": "rain"}\n', "csv": "1,rain\n"}[kind]
     (tmp_path / "in").mkdir()
-    for number in range(20):
-        (tmp_path / "in" / f"{number:02}.{kind}").write_text(head + line * 2)
+    for index in range(20):
+        (tmp_path / "in" / f"{index:02}.{kind}").write_text(head + line * 2)
     config = SourceConfig(path=str(tmp_path / "in"), limit=limit)
     OPENED.clear()
     _WATCHING[:] = [str(tmp_path / "in") + "/"]
     try:
         inputs = stream.find_inputs(config)
-        heads = stream.PreambleCache(config, ("translation", "hymt"))
-        within = stream.apply_limit(inputs, config, heads)
-        for one in within:
-            heads(one)
+        preambles = stream.PreambleCache(config, ("translation", "hymt"))
+        limited = stream.apply_limit(inputs, config, preambles)
+        for input in limited:
+            preambles(input)
         shards = list(
             stream.cut_shards(
-                within, config, shard_rows=9, shard_bytes=999, get_record=lambda *_: None, preambles=heads
+                limited, config, shard_rows=9, shard_bytes=999, get_record=lambda *_: None, preambles=preambles
             )
         )
-        rows = [sum(1 for _ in stream.read_full_documents(one, config, within, preambles=heads)) for one in within]
+        rows = [
+            sum(1 for _ in stream.read_full_documents(input, config, limited, preambles=preambles)) for input in limited
+        ]
     finally:
         _WATCHING.clear()
     assert sum(rows) == sum(len(shard.documents) for shard in shards) == (limit or 40)  # type: ignore[union-attr]
-    assert len(within) == (18 if limit else 20)
-    assert max(OPENED.values()) <= 3 and sum(OPENED.values()) <= 3 * len(within)
+    assert len(limited) == (18 if limit else 20)
+    assert max(OPENED.values()) <= 3 and sum(OPENED.values()) <= 3 * len(limited)
 
 
 def test_a_limited_job_over_many_files_opens_each_a_few_times(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
-    for number in range(12):
-        (tmp_path / "in" / f"{number:02}.jsonl").write_text('{"text": "rain"}\n' * 3)
+    for index in range(12):
+        (tmp_path / "in" / f"{index:02}.jsonl").write_text('{"text": "rain"}\n' * 3)
     OPENED.clear()
     _WATCHING[:] = [str(tmp_path / "in") + "/"]
     try:
-        done = job(tmp_path, tmp_path / "in", "source.limit=20")
+        summary = job(tmp_path, tmp_path / "in", "source.limit=20")
     finally:
         _WATCHING.clear()
-    assert done.rows == 20
+    assert summary.rows == 20
     last = json.loads((tmp_path / "out/manifest.json").read_text())["inputs"][-1]
     assert (last["rel"], last["rows"]) == ("06.jsonl", 2)
-    assert max(OPENED.values()) <= 4 and len(OPENED) == 7  # three, and once for its checksum
+    assert max(OPENED.values()) <= 4 and len(OPENED) == 7  # three times, and once for the checksum
 
 
-def test_a_file_takes_little_memory(tmp_path: Path) -> None:
+def test_each_file_takes_little_memory(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     num = 4000
-    for number in range(num):
-        (tmp_path / "in" / f"{number:05}.csv").write_bytes(b"id,text\n1,rain\n")
+    for index in range(num):
+        (tmp_path / "in" / f"{index:05}.csv").write_bytes(b"id,text\n1,rain\n")
     config = SourceConfig(path=str(tmp_path / "in"))
     tracemalloc.start()
     inputs = stream.find_inputs(config)
-    heads = stream.PreambleCache(config)
-    for one in inputs:
-        heads(one)
+    preambles = stream.PreambleCache(config)
+    for input in inputs:
+        preambles(input)
     held, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert len(inputs) == num and len(heads._interned) == 1
-    print("bytes a file:", held // num, "at most", peak // num)
+    assert len(inputs) == num and len(preambles._interned) == 1
+    print("bytes per file:", held // num, "at most", peak // num)
     assert held / num < 1500 and peak / num < 2048
