@@ -260,7 +260,9 @@ def run_boundaries(seed: int, size: int, work: Path) -> dict[str, Any]:
         points = syscalls.on_path(trace, out)
         for call, occurrence in points if not size else random.Random(seed).sample(points, min(size, len(points))):
             shutil.rmtree(out)
-            counts["kills"] += syscalls.under_strace(begin, trace, [call], f"{call}:signal=SIGKILL:when={occurrence}") < 0
+            counts["kills"] += (
+                syscalls.under_strace(begin, trace, [call], f"{call}:signal=SIGKILL:when={occurrence}") < 0
+            )
             counts["failed_restarts"] += begin_and_wait(begin) != 0
             judge(side, out, expected, counts)
     return {"passed": True, "failures": [], **{f"by_{side}": dict(sorted(c.items())) for side, c in sums.items()}}

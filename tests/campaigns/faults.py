@@ -218,7 +218,9 @@ def report(campaigns: list[Campaign], results: list[Any], seed: int, quick: bool
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seed", type=int, default=20261124)
-    parser.add_argument("--work", type=Path, help="folder of the results (default: build/faults; with --quick a new one)")
+    parser.add_argument(
+        "--work", type=Path, help="folder of the results (default: build/faults; with --quick a new one)"
+    )
     parser.add_argument("--hours", type=float, default=4.0, help="start no chunk after this many hours")
     parser.add_argument("--jobs", type=int, default=2, help="number of chunks that run at the same time")
     parser.add_argument("--quick", action="store_true", help="run one small chunk of each campaign")

@@ -70,7 +70,9 @@ def campaign(sizes: Sequence[int], shard_rows: int) -> dict[str, object]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sizes", type=int, nargs="*", default=[10_000, 100_000, 1_000_000, 10_000_000])
-    parser.add_argument("--shard-rows", type=int, default=2048, help="rows of a shard; the smallest size should be at least four shards")
+    parser.add_argument(
+        "--shard-rows", type=int, default=2048, help="rows of a shard; the smallest size should be at least four shards"
+    )
     arguments = parser.parse_args()
     figures = campaign(arguments.sizes, arguments.shard_rows)
     print(json.dumps(figures))

@@ -21,7 +21,11 @@ def run(seed: int, size: int, work: Path) -> dict[str, Any]:
     print("\n".join(lines))
     detected = [name for name in mutants.SEEN_BY if any(figures[name].values())]
     failures = [f"detected by no harness: {name}" for name in mutants.SEEN_BY if name not in detected]
-    failures += [f"{harness} reports a bug for: {name}" for name in ("none", mutants.HARMLESS) for harness in harnesses_that_detect(figures[name])]
+    failures += [
+        f"{harness} reports a bug for: {name}"
+        for name in ("none", mutants.HARMLESS)
+        for harness in harnesses_that_detect(figures[name])
+    ]
     return {
         "passed": not failures,
         "failures": failures,
