@@ -250,7 +250,7 @@ def run_boundaries(seed: int, size: int, work: Path) -> dict[str, Any]:
         counts, out = sums.setdefault(side, Counter()), folder / side
 
         def begin(hold: Callable[[], object], side: str = side, out: Path = out) -> int:
-            def held() -> int:
+            def run_when_traced() -> int:
                 hold()
                 return SIDES[side](source, out, log)
 

@@ -153,7 +153,7 @@ def run_all(campaigns: list[Campaign], seed: int, quick: bool, work: Path, hours
     done = {(r["campaign"], r["seed"], r["size"]): r for r in read(path)}
     todo = list(plan(campaigns, seed, quick))
 
-    def go(chunk: tuple[Campaign, int, int]) -> None:
+    def run_chunk(chunk: tuple[Campaign, int, int]) -> None:
         campaign, chunk_seed, size = chunk
         key = (campaign.name, chunk_seed, size)
         if key in done or time.monotonic() > deadline:

@@ -80,7 +80,7 @@ def resume(num_parts: int, folder: Path) -> dict[str, Any]:
         folder / "first",
     )
 
-    def until_the_last(job: Any, reporter: Reporter) -> Any:
+    def run_until_last_part(job: Any, reporter: Reporter) -> Any:
         num_left = [num_parts]
 
         def decode(*arguments: Any) -> Any:
@@ -93,7 +93,7 @@ def resume(num_parts: int, folder: Path) -> dict[str, Any]:
         fs.OsFs.fsync_dir = lambda self, path: True  # type: ignore[method-assign]
         return translate.translate(job, reporter, prepare_model=stub.prepare, decode_batch=decode)
 
-    def noted(job: Any, reporter: Reporter) -> Any:
+    def run_and_time(job: Any, reporter: Reporter) -> Any:
         began = time.monotonic()
 
         def decode(*arguments: Any) -> Any:

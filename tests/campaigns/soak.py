@@ -119,7 +119,7 @@ def preempted(rng: random.Random, victim: kills.Victim, until: float, tally: kil
             return
         if undisturbed and code:
             tally.fail(
-                f"{victim.source.name}: a run without errors of the file system ended with {code}: {stderr_path.read_text()[-500:]}"
+                f"{victim.source.name}: a run without injected errors ended with {code}: {stderr_path.read_text()[-500:]}"
             )
             return
     if last_code := warm.wait(

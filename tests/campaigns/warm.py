@@ -169,13 +169,13 @@ def prepare(serve: Callable[..., None] | None = None, *, sync: bool = False) -> 
     findings: dict[tuple[Any, ...], Any] = {}
     original, original_run = preflight.run_quick, engine.Decoder.run
 
-    def once(job: Any) -> Any:
+    def run_quick_once(job: Any) -> Any:
         key = (job.model.path, job.device_map.strategy)
         if key not in findings:
             findings[key] = original(job)
         return findings[key]
 
-    def counted(self: engine.Decoder, prompts: Sequence[Any], attempt: int = 0) -> Any:
+    def run_and_count(self: engine.Decoder, prompts: Sequence[Any], attempt: int = 0) -> Any:
         if not attempt:  # a second attempt of the retry ladder does not begin a new part
             MARKS.begun(len(prompts))
         return original_run(self, prompts, attempt)
@@ -214,7 +214,7 @@ STUB: Translate = partial(translate.translate, prepare_model=stub.prepare, decod
 
 
 def forked(work: Callable[[], int], stderr_path: Path | None = None) -> int:
-    """Run `work` in a forked process with a new process group; return its id. Appends stderr to a file, drops stdout."""
+    """Run `work` in a forked process with a new process group, stderr in a file and no stdout; return its id."""
     pid = os.fork()
     if pid:
         with contextlib.suppress(OSError):  # parent and child both do this, so the group exists from now on
