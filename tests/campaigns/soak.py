@@ -118,9 +118,7 @@ def preempted(rng: random.Random, victim: kills.Victim, until: float, tally: kil
             tally.fail(f"{victim.source.name}: exit {code}: {stderr_path.read_text()[-500:]}")
             return
         if undisturbed and code:
-            tally.fail(
-                f"{victim.source.name}: a run without injected errors ended with {code}: {stderr_path.read_text()[-500:]}"
-            )
+            tally.fail(f"{victim.source.name}: an undisturbed run ended with {code}: {stderr_path.read_text()[-500:]}")
             return
     if last_code := warm.wait(
         warm.start(victim.job, stderr_path=stderr_path)
