@@ -20,9 +20,8 @@ from pathlib import Path
 from hymt_batch.fs import Stat
 
 Change = tuple[str, int]  # name and inode; -1 if the name is removed
-DATA: dict[
-    str, Callable[[bytes, bytes], bytes]
-] = {  # function of the synced and the volatile bytes -> bytes after a power loss
+# from the synced and the volatile bytes of a file, its bytes after a power loss
+DATA: dict[str, Callable[[bytes, bytes], bytes]] = {
     "old": lambda old, new: old,
     "whole": lambda old, new: new,
     "empty": lambda old, new: b"",
@@ -47,9 +46,7 @@ class Node:
     clean: bool = False  # a sync failed and lost the dirty bytes: no later sync makes them durable
     names: dict[str, int] = field(default_factory=dict)
     synced: dict[str, int] | None = None  # None: equal to `names`
-    pending: list[tuple[int, tuple[Change, ...]]] = field(
-        default_factory=list
-    )  # (index of the change, its atomic steps)
+    pending: list[tuple[int, tuple[Change, ...]]] = field(default_factory=list)  # (index of the change, atomic steps)
     removed: set[str] = field(default_factory=set)
 
 
@@ -255,7 +252,7 @@ class SimFS:
     # after a crash
 
     def after_kill(self) -> SimFS:
-        """Return a copy as after the death of the process alone: unsynced changes stay pending, counters start again."""
+        """Return a copy as after a kill: unsynced changes stay pending; injected errors and stale listings are off."""
         copy = self._like()
         for inode, node in self.nodes.items():
             copy.nodes[inode] = Node(

@@ -50,9 +50,8 @@ def test_a_killed_job_resumes_to_the_same_bytes_and_repeats_at_most_one_part_per
     for _ in range(200):
         process = start(tmp_path / "job", source(tmp_path), log, 0.02)
         begun = time.monotonic()
-        while (
-            process.poll() is None and time.monotonic() - begun < 20
-        ):  # wait until the job decodes, then kill it at a random moment
+        # wait until the job decodes, then kill it at a random moment
+        while process.poll() is None and time.monotonic() - begun < 20:
             if log.exists() and len(log.read_bytes().splitlines()) > kills:
                 break
             time.sleep(0.005)
@@ -106,6 +105,5 @@ def test_a_second_run_under_a_lease_is_refused_and_names_the_first(tmp_path: Pat
     process.wait()
     if process.stderr:
         process.stderr.close()
-    upper.run(
-        tmp_path / "job", [upper.an_input(tmp_path / "in.txt")], lease_ttl_s=5.0
-    )  # the holder is dead, so the lease is taken over at once
+    # the holder is dead, so the lease is taken over at once
+    upper.run(tmp_path / "job", [upper.an_input(tmp_path / "in.txt")], lease_ttl_s=5.0)

@@ -50,12 +50,10 @@ def shards(input: Input, shard_rows: int = 8) -> Iterator[Shard]:
     documents, start = list(read(input)), 0
     count = max(1, -(-len(documents) // shard_rows))
     for index in range(count):
-        documents_of_shard = documents[index * shard_rows : (index + 1) * shard_rows]
-        raw = b"".join(d.raw for d in documents_of_shard)
+        chunk = documents[index * shard_rows : (index + 1) * shard_rows]
+        raw = b"".join(d.raw for d in chunk)
         sha = hashlib.sha256(raw).hexdigest()
-        yield Shard(
-            input, index, index * shard_rows, documents_of_shard, start, start + len(raw), sha, index == count - 1
-        )
+        yield Shard(input, index, index * shard_rows, chunk, start, start + len(raw), sha, index == count - 1)
         start += len(raw)
 
 

@@ -41,7 +41,7 @@ def no_dir_sync(folder: Path, rng: random.Random) -> World:
 
 
 def a_dead_lease(folder: Path, rng: random.Random) -> World:
-    """A lease of a dead process on this machine or another, or a damaged one; perhaps with the claim of a dead runner."""
+    """A lease of a dead process here or on another machine, or a damaged one; perhaps with a dead runner's claim."""
     world = make("a dead lease", folder, rng)
     part_way(world.start, world, 40)
     lease_bytes = manifest.canonical_json(asdict(holder(rng.choice(["here", "elsewhere"]))))
@@ -187,16 +187,14 @@ def corrupt(folder: Path, rng: random.Random, tally: Tally, limit: int) -> None:
             files = {path: data for path, data in sorted(fs.tree().items()) if data is not None}
             if not files:
                 break
-            path, damage_name = rng.choice(list(files)), rng.choice([*DAMAGES, "removed", "another's"])
-            damages.append(f"{path} {damage_name}")
-            if damage_name == "removed":
+            path, kind = rng.choice(list(files)), rng.choice([*DAMAGES, "removed", "another's"])
+            damages.append(f"{path} {kind}")
+            if kind == "removed":
                 fs.set(path, None)
             else:
                 fs.set(
                     path,
-                    files[rng.choice(list(files))]
-                    if damage_name == "another's"
-                    else DAMAGES[damage_name](rng, files[path]),
+                    files[rng.choice(list(files))] if kind == "another's" else DAMAGES[kind](rng, files[path]),
                 )
         tally.counts["damaged states"] += 1
         tally.fail(recover_damaged(fs, world, 20_000), f"damage at {copy.at}: {'; '.join(damages)}")
