@@ -102,7 +102,7 @@ def catches(process: subprocess.Popen[str]) -> bool:
 
 @pytest.mark.fault(6)
 @pytest.mark.parametrize(
-    ("number", "after_s"),
+    ("signal_sent", "after_s"),
     [(signal.SIGTERM, 0.0), (signal.SIGINT, 0.1), (signal.SIGUSR1, 0.2), (signal.SIGUSR2, 0.05)],
 )
 def test_a_signal_during_the_imports_ends_with_75_and_creates_nothing(
