@@ -33,7 +33,7 @@ DATATROVE = "DATATROVE_PYTHON"
 WRONG = ("lost_rows", "doubled_rows", "wrong_rows", "torn_lines", "wrong_jobs", "failed_restarts", "stuck_jobs")
 
 
-def computing(log: Path, texts: list[str]) -> list[str]:
+def compute(log: Path, texts: list[str]) -> list[str]:
     """The engine of the scripts: upper-case the texts; log one line for each text before computing it."""
     with log.open("a") as file:
         file.write("1\n" * len(texts))
@@ -81,7 +81,7 @@ def skip_seen(source: Path, out: Path, log: Path) -> int:
     with path.open("a", encoding="utf-8") as file:
         for start in range(0, len(todo), AT_ONCE):
             batch = todo[start : start + AT_ONCE]
-            for row, text in zip(batch, computing(log, [row["text"] for row in batch]), strict=True):
+            for row, text in zip(batch, compute(log, [row["text"] for row in batch]), strict=True):
                 file.write(json.dumps({**row, "translation": text}) + "\n")
     return 0
 
@@ -94,7 +94,7 @@ def count_rows(source: Path, out: Path, log: Path) -> int:
     with path.open("a", encoding="utf-8") as file:
         while done < len(rows):
             batch = rows[done : done + AT_ONCE]
-            for row, text in zip(batch, computing(log, [row["text"] for row in batch]), strict=True):
+            for row, text in zip(batch, compute(log, [row["text"] for row in batch]), strict=True):
                 file.write(json.dumps({**row, "translation": text}) + "\n")
             file.flush()
             done += len(batch)
@@ -132,7 +132,7 @@ def read(side: str, out: Path) -> tuple[list[tuple[str, str]], int]:
     return translations, unreadable
 
 
-def computed(log: Path) -> int:
+def num_computed(log: Path) -> int:
     return len(log.read_text().splitlines()) if log.exists() else 0
 
 
@@ -151,11 +151,11 @@ def judge(side: str, out: Path, expected: dict[str, str], counts: Counter[str]) 
 
 def one_job(side: str, schedule: list[float], source: Path, out: Path, expected: dict[str, str]) -> Counter[str]:
     """Kill a job after the given seconds of work, run it to its end, and return the counts."""
-    log, stderr_path, counts = out.with_suffix(".log"), out.with_suffix(".told"), Counter[str]()
-    start = partial(warm.forked, lambda: SIDES[side](source, out, log), stderr_path)
+    log, stderr_path, counts = out.with_suffix(".log"), out.with_suffix(".stderr"), Counter[str]()
+    start = partial(warm.fork, lambda: SIDES[side](source, out, log), stderr_path)
     for after_s in schedule:
-        num_before, pid, code = computed(log), start(), None
-        while computed(log) == num_before and (code := warm.ended(pid)) is None:
+        num_before, pid, code = num_computed(log), start(), None
+        while num_computed(log) == num_before and (code := warm.poll(pid)) is None:
             time.sleep(0.001)
         if code is None:
             time.sleep(after_s)
@@ -168,21 +168,21 @@ def one_job(side: str, schedule: list[float], source: Path, out: Path, expected:
             break
         counts["failed_restarts"] += 1
     counts["stuck_jobs"] += code != 0
-    counts["computed_again"] += computed(log) - len(expected)
+    counts["computed_again"] += num_computed(log) - len(expected)
     judge(side, out, expected, counts)
     return counts
 
 
-def whole_without_kills(side: str, work: Path) -> str:
+def problem_without_kills(side: str, work: Path) -> str:
     """Return why a design cannot be compared, that is, what is wrong without any kill; "" if nothing is."""
     (work / "source").mkdir(parents=True)
     source, out, counts = work / "source" / "in.jsonl", work / side, Counter[str]()
     expected = {str(row): f"ROW {row}" for row in range(6 * AT_ONCE)}
     source.write_text("".join(json.dumps({"id": k, "text": v.lower()}) + "\n" for k, v in expected.items()))
     warm.load(ours(source, work / "hymt_batch"))
-    code = warm.wait(warm.forked(lambda: SIDES[side](source, out, work / "log"), work / "told"))
+    code = warm.wait(warm.fork(lambda: SIDES[side](source, out, work / "log"), work / "stderr"))
     judge(side, out, expected, counts)
-    stderr_lines = (work / "told").read_text().strip().splitlines()
+    stderr_lines = (work / "stderr").read_text().strip().splitlines()
     shutil.rmtree(work)
     if code:
         return f"ends with {code} without any kill: {stderr_lines[-1] if stderr_lines else ''}"
@@ -193,7 +193,7 @@ def run(seed: int, size: int, work: Path) -> dict[str, Any]:
     """Run `size` jobs of each design and kill each several times; only `hymt_batch` decides whether it passed."""
     warm.prepare()
     candidates = [side for side in SIDES if side != "datatrove" or os.environ.get(DATATROVE)]
-    excluded = {side: why for side in candidates if (why := whole_without_kills(side, work / "tried"))}
+    excluded = {side: why for side in candidates if (why := problem_without_kills(side, work / "tried"))}
     sides = [side for side in candidates if side not in excluded]
     if "hymt_batch" in excluded:
         return {"passed": False, "failures": [f"hymt_batch {excluded['hymt_batch']}"]}
@@ -254,7 +254,7 @@ def run_boundaries(seed: int, size: int, work: Path) -> dict[str, Any]:
                 hold()
                 return SIDES[side](source, out, log)
 
-            return warm.forked(run_when_traced, folder / "told")
+            return warm.fork(run_when_traced, folder / "stderr")
 
         syscalls.under_strace(begin, trace, syscalls.CHANGING)
         points = syscalls.on_path(trace, out)

@@ -26,7 +26,7 @@ from hymt_batch.errors import ExitCode
 from hymt_batch.write.cleanup import read_part_header
 from tests.campaigns import command, sources, stub, warm
 
-MOST = 50  # kills of one job; then it runs to its end
+MAX_KILLS = 50  # kills of one job; then it runs to its end
 ENDS = ("finish", "finalize", "collect")
 WORKERS = (1, 1, 1, 2, 3, 4)
 HUNG_S = 60.0
@@ -114,15 +114,15 @@ class Victim:
         """Run the job once without a kill, measure its phases, and return the path of its output file."""
         job = warm.load(self.overrides("unbroken"))
         began, first, last = time.monotonic(), 0.0, 0.0
-        pid = warm.start(job, body=self.body, stderr_path=self.source.parent / "told")
-        while (code := warm.ended(pid)) is None:
+        pid = warm.start(job, body=self.body, stderr_path=self.source.parent / "stderr")
+        while (code := warm.poll(pid)) is None:
             now, phase = time.monotonic(), warm.MARKS.phase
             first = first or (now if warm.MARKS.parts else 0.0)
             last = last or (now if phase in ("finish", "finalize", "collect", "end") else 0.0)
             time.sleep(0.0003)
         ended = time.monotonic()
         if code or not first or not last:
-            raise RuntimeError(f"an unbroken run ended with {code}: {(self.source.parent / 'told').read_text()}")
+            raise RuntimeError(f"an unbroken run ended with {code}: {(self.source.parent / 'stderr').read_text()}")
         self.num_parts = warm.MARKS.parts
         self.spans = Spans(first - began, (last - first) / self.num_parts, ended - last)
         self.golden = warm.digest(self.source.parent / "unbroken")
@@ -151,21 +151,21 @@ def aim(rng: random.Random, victim: Victim) -> tuple[str, float]:
     return "part", rng.uniform(0.0, 4.5 * victim.spans.part)
 
 
-def reached(moment: str) -> bool:
+def is_reached(moment: str) -> bool:
     if moment in ENDS:
         return warm.PHASES.index(warm.MARKS.phase) >= warm.PHASES.index(moment)
     return moment == "start" or warm.MARKS.parts > 0
 
 
-def killed(rng: random.Random, victim: Victim, tally: Tally) -> int:
+def run_and_kill(rng: random.Random, victim: Victim, tally: Tally) -> int:
     """Run the job and kill it unless it ends first; return its exit code."""
-    stderr_path = victim.source.parent / "told"
+    stderr_path = victim.source.parent / "stderr"
     moment, after_s = aim(rng, victim)
     compose = victim.overrides(victim.name) if rng.random() < 0.05 else ()
     num_before = victim.committed()
     pid = warm.start(victim.job, compose=compose, body=victim.body, stderr_path=stderr_path)
     code, began = None, time.monotonic()
-    while not reached(moment) and (code := warm.ended(pid)) is None:
+    while not is_reached(moment) and (code := warm.poll(pid)) is None:
         time.sleep(0.0 if moment in ENDS else 0.0002)
         if time.monotonic() - began > HUNG_S:
             os.killpg(pid, signal.SIGKILL)
@@ -188,7 +188,7 @@ def killed(rng: random.Random, victim: Victim, tally: Tally) -> int:
     if code == -signal.SIGKILL:
         if phase in ("decode", "check", "commit", "read"):
             phase = f"{phase} {1 + 4 * len(victim.parts) // (victim.num_parts + 1)}/4"
-        note(tally, phase)
+        count_kill(tally, phase)
         tally.worst_rows_again = max(tally.worst_rows_again, again)
         tally.worst_parts_again = max(tally.worst_parts_again, parts_again)
         tally.parts_again += parts_again
@@ -201,22 +201,22 @@ def killed(rng: random.Random, victim: Victim, tally: Tally) -> int:
     return code
 
 
-def note(tally: Tally, phase: str) -> None:
+def count_kill(tally: Tally, phase: str) -> None:
     tally.kills += 1
     tally.phases[phase] += 1
 
 
-def killed_cold(rng: random.Random, victim: Victim, tally: Tally) -> None:
+def kill_cold_start(rng: random.Random, victim: Victim, tally: Tally) -> None:
     """Start a new interpreter and kill it while it imports."""
     command = [sys.executable, "-m", "tests.campaigns.stub", *victim.overrides(victim.name)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     time.sleep(rng.uniform(0.0, COLD_S))
     process.kill()
     if process.wait() == -signal.SIGKILL:
-        note(tally, "import")
+        count_kill(tally, "import")
 
 
-def left_over(output: Path) -> list[str]:
+def leftover_files(output: Path) -> list[str]:
     """Return the names of files that must not remain in the folder of a finished job."""
     allowed = {"job.json", "file.json", "inputs.json"}
     temporary = [*output.glob(".tmp*"), *output.glob("translated/.*"), *output.glob("errors/.*")]
@@ -235,11 +235,11 @@ def one_job(rng: random.Random, victim: Victim, tally: Tally, most: int) -> None
         tally.compare(f"{victim.name} unbroken", expected, sources.read(output_path))
     unbroken_rows, max_kills, code = warm.MARKS.rows, tally.kills + most, -signal.SIGKILL
     if victim.cold and most:
-        killed_cold(rng, victim, tally)
+        kill_cold_start(rng, victim, tally)
     while code in (-signal.SIGKILL, ExitCode.STOPPED) and tally.kills < max_kills:
-        code = killed(rng, victim, tally)
+        code = run_and_kill(rng, victim, tally)
     if code in (-signal.SIGKILL, ExitCode.STOPPED):
-        code = warm.wait(warm.start(victim.job, body=victim.body, stderr_path=victim.source.parent / "told"))
+        code = warm.wait(warm.start(victim.job, body=victim.body, stderr_path=victim.source.parent / "stderr"))
         victim.begun_rows += warm.MARKS.rows
     if code:
         tally.fail(f"{victim.name} {victim.source.name}: ended with {code}")
@@ -250,7 +250,7 @@ def one_job(rng: random.Random, victim: Victim, tally: Tally, most: int) -> None
     if warm.digest(victim.output) != victim.golden:
         tally.different_jobs += 1
         tally.fail(f"{victim.name} {victim.source.name}: the bytes differ from those of the unbroken run")
-    if names := left_over(victim.output):
+    if names := leftover_files(victim.output):
         tally.leftovers += len(names)
         tally.fail(f"{victim.name}: left over: {names[:5]}")
 
@@ -259,7 +259,7 @@ def campaign(size: int, victims: Iterator[tuple[random.Random, Victim]]) -> dict
     tally, began = Tally(), time.monotonic()
     while tally.kills < size:
         rng, victim = next(victims)
-        one_job(rng, victim, tally, min(MOST, size - tally.kills))
+        one_job(rng, victim, tally, min(MAX_KILLS, size - tally.kills))
         if not tally.failures:
             shutil.rmtree(victim.source.parent)
     return {

@@ -19,7 +19,7 @@ from tests.campaigns.fault_list import DOCUMENTED, FAULTS, GROUPS
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "RELIABILITY.md"
-BEGIN, END = "<!-- matrix: made by `make matrix` -->", "<!-- end of the matrix -->"
+BEGIN, END = "<!-- matrix: written by `make matrix` -->", "<!-- end of the matrix -->"
 MOST_NAMED = 3
 
 

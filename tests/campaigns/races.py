@@ -83,7 +83,7 @@ def append_and_checkpoint(source: Path, out: Path) -> int:
 Start = Callable[[int], int]
 
 
-def together(rng: random.Random, start: Start) -> list[int]:
+def run_together(rng: random.Random, start: Start) -> list[int]:
     """Start the writers, kill one, stop one for a while, both or neither; return the exit codes."""
     order = rng.sample(range(WRITERS), WRITERS)
     begin = [rng.uniform(0.0, 0.02) for _ in range(WRITERS)]
@@ -109,7 +109,7 @@ class Rounds:
 
     def __init__(self, seed: int, work: Path) -> None:
         work.mkdir(parents=True, exist_ok=True)
-        self.work, self.source, self.stderr_path, self.seed = work, work / "in.txt", work / "told", seed
+        self.work, self.source, self.stderr_path, self.seed = work, work / "in.txt", work / "stderr", seed
         self.texts = [f"row {row} of {seed}" for row in range(ROWS)]
         sources.write(self.source, self.texts)
         self.job = warm.load(
@@ -140,7 +140,7 @@ class Rounds:
         if leased:
             codes = self.zombie(rng, job)
         else:
-            codes = together(rng, lambda _: warm.start(job, body=unlocked, stderr_path=self.stderr_path))
+            codes = run_together(rng, lambda _: warm.start(job, body=unlocked, stderr_path=self.stderr_path))
         self.counts["leased_rounds" if leased else "unlocked_rounds"] += 1
         for code in codes:
             self.codes[str(code)] += 1
@@ -188,8 +188,8 @@ class Rounds:
     def baseline(self, index: int) -> None:
         """Apply the same kills and stops to the other design, run it to its end, and count lost and duplicated rows."""
         rng, out = random.Random(f"{self.seed} {index}"), self.work / "append.txt"
-        together(rng, lambda _: warm.forked(lambda: append_and_checkpoint(self.source, out)))
-        warm.wait(warm.forked(lambda: append_and_checkpoint(self.source, out)))
+        run_together(rng, lambda _: warm.fork(lambda: append_and_checkpoint(self.source, out)))
+        warm.wait(warm.fork(lambda: append_and_checkpoint(self.source, out)))
         expected = [text.upper() for text in self.texts]
         lines = out.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]
         missing, extra = Counter(expected) - Counter(lines), Counter(lines) - Counter(expected)

@@ -76,7 +76,7 @@ def resume(num_parts: int, folder: Path) -> dict[str, Any]:
     overrides += ["batch.shard_rows=4096", "launch.samples=0", f"source.path={source}", f"output_dir={folder}"]
     job, stderr_path, first_row_path = (
         warm.load([*overrides, f"name=job{num_parts}"]),
-        folder / "told",
+        folder / "stderr",
         folder / "first",
     )
 

@@ -40,4 +40,4 @@ def harnesses_that_detect(row: dict[str, int]) -> list[str]:
 
 
 if __name__ == "__main__":
-    sys.exit(command.main(__doc__, run, 400, "states for each pair of bug and harness, about"))
+    sys.exit(command.main(__doc__, run, 400, "approximate number of states for each pair of bug and harness"))

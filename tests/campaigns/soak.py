@@ -57,7 +57,7 @@ class FailingOs(fs.OsFs):
         return call
 
 
-def on_a_failing_store(seed: str) -> warm.Translate:
+def on_failing_fs(seed: str) -> warm.Translate:
     """Return the job with the stub model on a failing file system; the seed decides which calls fail."""
 
     def body(job: Any, reporter: Reporter) -> Any:
@@ -89,9 +89,11 @@ def victims(seed: int, work: Path) -> Any:
         index += 1
 
 
-def preempted(rng: random.Random, victim: kills.Victim, until: float, tally: kills.Tally, did: Counter[str]) -> None:
+def run_preempted(
+    rng: random.Random, victim: kills.Victim, until: float, tally: kills.Tally, did: Counter[str]
+) -> None:
     """Run one job to its end, preempt it every few seconds, and check its output."""
-    stderr_path = victim.source.parent / "told"
+    stderr_path = victim.source.parent / "stderr"
     stub.PAUSE_S = 0.0
     output_path = victim.unbroken()
     tally.compare(victim.name, [text.upper() for text in victim.texts], sources.read(output_path))
@@ -100,12 +102,12 @@ def preempted(rng: random.Random, victim: kills.Victim, until: float, tally: kil
     while code:
         run += 1
         undisturbed = time.monotonic() > until or run > 200  # then the job runs undisturbed to its end
-        body = warm.STUB if undisturbed else on_a_failing_store(f"{victim.source} {run}")
+        body = warm.STUB if undisturbed else on_failing_fs(f"{victim.source} {run}")
         if undisturbed:
             stub.PAUSE_S = 0.0
         began, pid = time.monotonic(), warm.start(victim.job, body=body, stderr_path=stderr_path)
         run_s = 600.0 if undisturbed else rng.uniform(SHORTEST_S, LONGEST_S)
-        while (ended_with := warm.ended(pid)) is None and time.monotonic() < began + run_s:
+        while (ended_with := warm.poll(pid)) is None and time.monotonic() < began + run_s:
             time.sleep(0.01)
         if ended_with is None:
             how = rng.choice(["killed", "stopped", "halted"])
@@ -131,7 +133,7 @@ def preempted(rng: random.Random, victim: kills.Victim, until: float, tally: kil
     if warm.digest(victim.output) != victim.golden:
         tally.different_jobs += 1
         tally.fail(f"{victim.source.name}: the bytes differ from those of the unbroken run")
-    if leftovers := kills.left_over(victim.output):
+    if leftovers := kills.leftover_files(victim.output):
         tally.leftovers += len(leftovers)
         tally.fail(f"{victim.source.name}: left over: {leftovers[:5]}")
 
@@ -145,9 +147,7 @@ def preempt(how: str, pid: int, victim: kills.Victim, stderr_path: Path, rng: ra
         os.kill(pid, rng.choice([signal.SIGTERM, signal.SIGUSR1, signal.SIGINT]))
         return warm.wait(pid)
     os.killpg(pid, signal.SIGSTOP)
-    other = warm.start(
-        victim.job, body=on_a_failing_store(f"{victim.source} other {rng.random()}"), stderr_path=stderr_path
-    )
+    other = warm.start(victim.job, body=on_failing_fs(f"{victim.source} other {rng.random()}"), stderr_path=stderr_path)
     time.sleep(3 * kills.TTL_S)
     os.killpg(pid, signal.SIGCONT)
     time.sleep(kills.TTL_S)
@@ -182,19 +182,19 @@ class Steady:
         self.job = warm.load([*overrides, f"output_dir={folder}"])
         self.folder, self.samples = folder, []  # type: ignore[var-annotated]
         stub.PAUSE_S = STEADY_PAUSE_S
-        self.pid = warm.forked(lambda: int(warm.translate.run(self.job, warm.STUB)), folder / "told")
+        self.pid = warm.fork(lambda: int(warm.translate.run(self.job, warm.STUB)), folder / "stderr")
 
     def sample(self) -> None:
         self.samples.append(resident_kib(self.pid))
 
     def finish(self) -> tuple[int, int]:
         """Stop the job, then run it to its end without pauses; return the exit codes of both runs."""
-        code = warm.ended(self.pid)
+        code = warm.poll(self.pid)
         if code is None:
             os.kill(self.pid, signal.SIGTERM)
             code = warm.wait(self.pid)
         stub.PAUSE_S = 0.0
-        pid = warm.forked(lambda: int(warm.translate.run(self.job, warm.STUB)), self.folder / "told")
+        pid = warm.fork(lambda: int(warm.translate.run(self.job, warm.STUB)), self.folder / "stderr")
         return code, warm.wait(pid, 3600.0)
 
 
@@ -215,7 +215,7 @@ def run(seed: int, size: int, work: Path) -> dict[str, Any]:
     watching = threading.Thread(target=watch, daemon=True)
     watching.start()
     for rng, victim in victims(seed, work):
-        preempted(rng, victim, until, tally, did)
+        run_preempted(rng, victim, until, tally, did)
         if not tally.failures:
             shutil.rmtree(victim.source.parent)
         if time.monotonic() > until or tally.failures:
@@ -226,7 +226,7 @@ def run(seed: int, size: int, work: Path) -> dict[str, Any]:
     first, last = steady.finish()
     expected = [f"row {row} of a long corpus".upper() for row in range(steady.rows)]
     if first not in (ExitCode.STOPPED, ExitCode.COMPLETE) or last != ExitCode.COMPLETE:
-        tally.fail(f"the steady job ended with {first}, then {last}: {(steady.folder / 'told').read_text()[-500:]}")
+        tally.fail(f"the steady job ended with {first}, then {last}: {(steady.folder / 'stderr').read_text()[-500:]}")
     elif sources.read(steady.folder / "job" / "translated" / "in.txt") != expected:
         tally.fail("the steady job has wrong rows")
     samples = [sample for sample in steady.samples if sample[0]]

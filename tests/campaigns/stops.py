@@ -29,11 +29,11 @@ def run(seed: int, size: int, work: Path) -> dict[str, Any]:
     # a stopped run first commits its current part, on a slow machine several; the job must not complete before the end
     _, victim = next(kills.stub_jobs(seed, work, parts=PARTS_A_STOP * size))
     victim.unbroken()
-    stderr_path = work / "told"
+    stderr_path = work / "stderr"
     for index in range(size):
         signal_sent = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGUSR2)[index % 4]
         pid = warm.start(victim.job, stderr_path=stderr_path)
-        while warm.MARKS.phase in ("import", "config") and warm.ended(pid) is None:
+        while warm.MARKS.phase in ("import", "config") and warm.poll(pid) is None:
             time.sleep(0.0005)
         time.sleep(rng.uniform(0.0, victim.spans.start + 0.5 * victim.spans.part))
         os.kill(pid, signal_sent)
@@ -41,7 +41,7 @@ def run(seed: int, size: int, work: Path) -> dict[str, Any]:
         stopped += code == ExitCode.STOPPED
         if code not in (ExitCode.STOPPED, ExitCode.COMPLETE):
             tally.fail(f"requeue {index}: {signal_sent.name} gave exit {code}: {stderr_path.read_text()[-300:]}")
-        extra = [name for name in kills.left_over(victim.output) if Path(name).name not in NAMES_OF_PARTS]
+        extra = [name for name in kills.leftover_files(victim.output) if Path(name).name not in NAMES_OF_PARTS]
         max_extra = max(max_extra, len(extra))
         if code == ExitCode.COMPLETE:
             tally.fail(f"the job was complete after {stopped} stops")
@@ -50,7 +50,7 @@ def run(seed: int, size: int, work: Path) -> dict[str, Any]:
         tally.fail(f"the last run ended with exit {code}")
     if warm.digest(victim.output) != victim.golden:
         tally.fail("the bytes differ from those of the unbroken run")
-    if leftovers := kills.left_over(victim.output):
+    if leftovers := kills.leftover_files(victim.output):
         tally.fail(f"left over: {leftovers[:5]}")
     if max_extra > 2:  # for example the lease of a job that got the signal before its handler was installed
         tally.fail(f"the state grew by {max_extra} files")
@@ -79,9 +79,9 @@ def run_goodput(seed: int, size: int, work: Path) -> dict[str, Any]:
             spans, code = victim.spans, -1
             unbroken_s += spans.start + spans.part * victim.num_parts + spans.end
             while code:
-                began, pid = time.monotonic(), warm.start(victim.job, stderr_path=work / "told")
+                began, pid = time.monotonic(), warm.start(victim.job, stderr_path=work / "stderr")
                 while (
-                    code_now := warm.ended(pid)
+                    code_now := warm.poll(pid)
                 ) is None and time.monotonic() < began + spans.start + spans.part * parts:
                     time.sleep(0.001)
                 if code_now is None:

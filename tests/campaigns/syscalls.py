@@ -88,12 +88,12 @@ def on_path(log: Path, path: Path) -> list[tuple[str, int]]:
     return calls
 
 
-class Stage:
+class TracedJob:
     """A job that can run under strace."""
 
     def __init__(self, work: Path) -> None:
         work.mkdir(parents=True, exist_ok=True)
-        self.work, self.source, self.log, self.stderr_path = work, work / "in.txt", work / "strace", work / "told"
+        self.work, self.source, self.log, self.stderr_path = work, work / "in.txt", work / "strace", work / "stderr"
         sources.write(self.source, TEXTS)
         overrides = ["tgt_lang=fr", "model=demo", f"source.path={self.source}", f"output_dir={work}", "name=job"]
         overrides += [f"batch.part_rows={PART_ROWS}", f"batch.max_rows={PART_ROWS}", "batch.shard_rows=6"]
@@ -144,13 +144,13 @@ class Stage:
         return any("killed by SIGKILL" in line for line in lines)
 
 
-def judge(stage: Stage, point: Point, counts: Counter[str], codes: Counter[str]) -> str:
+def judge(traced_job: TracedJob, point: Point, counts: Counter[str], codes: Counter[str]) -> str:
     """Inject one fault, run the job again, and return what was wrong, or ""."""
-    stage.clear()
-    code = stage.traced([point.call], point.inject)
-    stderr = stage.stderr_path.read_text() if stage.stderr_path.exists() else ""
+    traced_job.clear()
+    code = traced_job.traced([point.call], point.inject)
+    stderr = traced_job.stderr_path.read_text() if traced_job.stderr_path.exists() else ""
     num_decoded = warm.MARKS.rows
-    counts["injected" if stage.hit() else "missed"] += 1
+    counts["injected" if traced_job.hit() else "missed"] += 1
     codes[f"{point.what} exit {code}"] += 1
     if "Traceback" in stderr or "Logging error" in stderr:
         return f"{point}: a traceback: {stderr[-1500:]}"
@@ -165,29 +165,29 @@ def judge(stage: Stage, point: Point, counts: Counter[str], codes: Counter[str])
         and not re.search(r"^hymt-batch: .{20,}", stderr.splitlines()[-1] if stderr else "")
     ):
         return f"{point}: exit {code} without a cause: {stderr[-300:]}"
-    published = stage.output / "translated" / "in.txt"
-    if published.exists() and published.read_bytes() != stage.final:
+    published = traced_job.output / "translated" / "in.txt"
+    if published.exists() and published.read_bytes() != traced_job.final:
         return f"{point}: exit {code}, and an incomplete file was published"
-    if code == 0 and warm.digest(stage.output) != stage.golden:
+    if code == 0 and warm.digest(traced_job.output) != traced_job.golden:
         return f"{point}: exit 0, but the bytes differ"
-    if next_code := stage.run():
-        return f"{point}: exit {code}, and then {next_code}: {stage.stderr_path.read_text()[-500:]}"
-    if warm.digest(stage.output) != stage.golden:
+    if next_code := traced_job.run():
+        return f"{point}: exit {code}, and then {next_code}: {traced_job.stderr_path.read_text()[-500:]}"
+    if warm.digest(traced_job.output) != traced_job.golden:
         return f"{point}: exit {code}, and the bytes differ after the next run"
-    if point.what == KILL and num_decoded + warm.MARKS.rows - stage.rows > PART_ROWS:
-        return f"{point}: {num_decoded + warm.MARKS.rows - stage.rows} rows were decoded again"
-    leftovers = [name for name in kills.left_over(stage.output) if "/quarantine/" not in name]
+    if point.what == KILL and num_decoded + warm.MARKS.rows - traced_job.rows > PART_ROWS:
+        return f"{point}: {num_decoded + warm.MARKS.rows - traced_job.rows} rows were decoded again"
+    leftovers = [name for name in kills.leftover_files(traced_job.output) if "/quarantine/" not in name]
     return f"{point}: left over: {leftovers[:3]}" if leftovers else ""
 
 
-def sweep(points: list[Point], stage: Stage) -> dict[str, Any]:
+def sweep(points: list[Point], traced_job: TracedJob) -> dict[str, Any]:
     began, failures = time.monotonic(), []
     counts: Counter[str] = Counter()
     calls: Counter[str] = Counter()
     codes: Counter[str] = Counter()
     for point in points:
         calls[f"{point.call} {point.what}"] += 1
-        if failure := judge(stage, point, counts, codes):
+        if failure := judge(traced_job, point, counts, codes):
             failures.append(failure)
             print(f"syscalls: {failure}", file=sys.stderr, flush=True)
     return {
@@ -203,42 +203,46 @@ def sweep(points: list[Point], stage: Stage) -> dict[str, Any]:
     }
 
 
-def prepared(work: Path) -> Stage:
+def prepare_job(work: Path) -> TracedJob:
     warm.prepare(sync=True)
     stub.PAUSE_S = 0.0
-    return Stage(work)
+    return TracedJob(work)
 
 
-def chosen(points: list[Point], seed: int, size: int) -> list[Point]:
+def choose(points: list[Point], seed: int, size: int) -> list[Point]:
     """Return all points, or a seeded sample of `size` points."""
     return points if not size or size >= len(points) else random.Random(seed).sample(points, size)
 
 
 def run(seed: int, size: int, work: Path) -> dict[str, Any]:
     """Kill the job at `size` system calls, chosen by the seed; 0: at each of them."""
-    stage = prepared(work)
-    points = [Point(call, number, KILL) for call, number in stage.calls(CHANGING)]
-    return {**sweep(chosen(points, seed, size), stage), "max_boundaries": len(points)}
+    traced_job = prepare_job(work)
+    points = [Point(call, number, KILL) for call, number in traced_job.calls(CHANGING)]
+    return {**sweep(choose(points, seed, size), traced_job), "max_boundaries": len(points)}
 
 
 def run_errors(seed: int, size: int, work: Path) -> dict[str, Any]:
     """Inject `size` errors, chosen by the seed, for one call or from one call on; 0: each error at each call."""
-    stage = prepared(work)
-    calls = stage.calls([*CHANGING, *READING])
+    traced_job = prepare_job(work)
+    calls = traced_job.calls([*CHANGING, *READING])
     points = [Point(*call, error, stays) for call in calls for error in ERRORS for stays in (False, True)]
-    return {**sweep(chosen(points, seed, size), stage), "max_boundaries": len(calls)}
+    return {**sweep(choose(points, seed, size), traced_job), "max_boundaries": len(calls)}
 
 
 def run_slow(seed: int, size: int, work: Path) -> dict[str, Any]:
     """Delay each sync, link and rename by `size` milliseconds: the bytes must be the same, and no lease is lost."""
-    stage = prepared(work)
+    traced_job = prepare_job(work)
     calls, began = ["fsync", "linkat", "rename"], time.monotonic()
-    stage.clear()
-    code = stage.traced(calls, f"{','.join(calls)}:delay_exit={size * 1000}")
-    stderr = stage.stderr_path.read_text()
-    slowed = stage.log.read_text().count("(DELAYED)")
+    traced_job.clear()
+    code = traced_job.traced(calls, f"{','.join(calls)}:delay_exit={size * 1000}")
+    stderr = traced_job.stderr_path.read_text()
+    slowed = traced_job.log.read_text().count("(DELAYED)")
     failure = (
-        f"exit {code}: {stderr}" if code else "" if warm.digest(stage.output) == stage.golden else "the bytes differ"
+        f"exit {code}: {stderr}"
+        if code
+        else ""
+        if warm.digest(traced_job.output) == traced_job.golden
+        else "the bytes differ"
     )
     failure = failure or ("" if slowed > 20 else f"only {slowed} calls were delayed")
     milliseconds = round(1000 * (time.monotonic() - began))

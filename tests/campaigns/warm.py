@@ -96,7 +96,7 @@ class Marks:
 MARKS = Marks()
 
 
-def _marked(owner: Any, name: str, phase: str, after: str = "") -> None:
+def _record_phase(owner: Any, name: str, phase: str, after: str = "") -> None:
     """Wrap a function of the job so that it records its phase; functions inherited from a base class do not change."""
     original = getattr(owner, name)
 
@@ -135,7 +135,7 @@ class Worker:
 
     def poll(self) -> int | None:
         if self.returncode is None:
-            self.returncode = ended(self.pid)
+            self.returncode = poll(self.pid)
         return self.returncode
 
     def wait(self, timeout: float | None = None) -> int:
@@ -184,14 +184,14 @@ def prepare(serve: Callable[..., None] | None = None, *, sync: bool = False) -> 
     importlib.metadata.version = functools.cache(importlib.metadata.version)
     preflight.run_quick = run_quick_once
     engine.Decoder.run = run_and_count  # type: ignore[method-assign]
-    _marked(Output, "open", "open", "load")
-    _marked(lease, "acquire", "lease", "open")
-    _marked(engine.Decoder, "self_check", "load", "read")
-    _marked(check, "flag_and_retry", "check")
-    _marked(Output, "commit", "commit", "read")
-    _marked(published_file, "assemble", "finish", "read")
-    _marked(Output, "finalize", "finalize", "end")
-    _marked(cleanup, "try_remove_parts", "collect")
+    _record_phase(Output, "open", "open", "load")
+    _record_phase(lease, "acquire", "lease", "open")
+    _record_phase(engine.Decoder, "self_check", "load", "read")
+    _record_phase(check, "flag_and_retry", "check")
+    _record_phase(Output, "commit", "commit", "read")
+    _record_phase(published_file, "assemble", "finish", "read")
+    _record_phase(Output, "finalize", "finalize", "end")
+    _record_phase(cleanup, "try_remove_parts", "collect")
     if not sync:
         fs.OsFs.fsync = staticmethod(lambda fd: None)  # type: ignore[assignment]
         fs.OsFs.fsync_dir = lambda self, path: True  # type: ignore[method-assign]
@@ -213,7 +213,7 @@ Translate = Callable[[Any, Reporter], Any]
 STUB: Translate = partial(translate.translate, prepare_model=stub.prepare, decode_batch=stub.decode_batch)
 
 
-def forked(work: Callable[[], int], stderr_path: Path | None = None) -> int:
+def fork(work: Callable[[], int], stderr_path: Path | None = None) -> int:
     """Run `work` in a forked process with a new process group, stderr in a file and no stdout; return its id."""
     pid = os.fork()
     if pid:
@@ -239,12 +239,12 @@ def start(job: Any, *, compose: Sequence[str] = (), body: Translate = STUB, stde
     MARKS.clear()
     MARKS.phase = "config"
     Worker.started = 0
-    return forked(
+    return fork(
         lambda: int(translate.run(config.load("translate", list(compose)) if compose else job, body)), stderr_path
     )
 
 
-def ended(pid: int) -> int | None:
+def poll(pid: int) -> int | None:
     """Return the exit code of a process, negative for a signal; None while it runs."""
     ended_pid, status = os.waitpid(pid, os.WNOHANG)
     return os.waitstatus_to_exitcode(status) if ended_pid else None
@@ -257,7 +257,7 @@ def wait(pid: int, timeout_s: float = 120.0) -> int:
         TimeoutError: The process did not end in time.
     """
     deadline = time.monotonic() + timeout_s
-    while (code := ended(pid)) is None:
+    while (code := poll(pid)) is None:
         if time.monotonic() > deadline:
             raise TimeoutError(f"process {pid} did not end within {timeout_s:g} s")
         time.sleep(0.0005)
@@ -271,7 +271,7 @@ def within(work: Callable[[], object]) -> None:
         work()
         return 0
 
-    code = wait(forked(call))
+    code = wait(fork(call))
     if code:
         raise RuntimeError(f"a helper process ended with {code}")
 

@@ -61,13 +61,13 @@ class Copy:
     at: int
 
 
-def copying(fs: SimFS, seen: Seen, wanted: Callable[[int], bool]) -> list[Copy]:
+def copying(fs: SimFS, seen: Seen, is_selected: Callable[[int], bool]) -> list[Copy]:
     """Return a list to which each later change that `wanted` accepts adds a copy; counts changes from this call on."""
     copies: list[Copy] = []
     start = fs.count
 
     def before(now: SimFS) -> None:
-        if wanted(now.count - start):
+        if is_selected(now.count - start):
             copies.append(Copy(now.after_kill(), frozenset(seen.acknowledged), now.count - start))
 
     fs.before = before
@@ -110,7 +110,7 @@ def broken_after_crash(tree: dict[str, bytes | None], world: World, acknowledged
         broken.append("I18: a user's change in translated/ is lost")
     manifest_bytes = tree.get("/job/manifest.json")
     if manifest_bytes is not None and world.durable:
-        broken += unproved(manifest_bytes, tree, world)
+        broken += missing_outputs(manifest_bytes, tree, world)
     for path, data in tree.items():
         if PART.fullmatch(path) and data not in (None, world.damaged) and not whole_part(data or b""):
             broken.append(f"I2: {path} is visible and incomplete")
@@ -122,7 +122,7 @@ def broken_after_crash(tree: dict[str, bytes | None], world: World, acknowledged
     return broken
 
 
-def unproved(manifest_bytes: bytes, tree: dict[str, bytes | None], world: World) -> list[str]:
+def missing_outputs(manifest_bytes: bytes, tree: dict[str, bytes | None], world: World) -> list[str]:
     """Return the files that a manifest lists and the folder does not have."""
     try:
         record = manifest.unseal(manifest_bytes)
@@ -138,7 +138,7 @@ def unproved(manifest_bytes: bytes, tree: dict[str, bytes | None], world: World)
     return broken
 
 
-def finished(fs: SimFS, world: World) -> list[str]:
+def broken_when_complete(fs: SimFS, world: World) -> list[str]:
     """Return the invariants that a folder breaks after its job reported that it is complete."""
     published, broken = final_bytes(fs), []
     if published != world.golden:
@@ -186,7 +186,7 @@ def recover(fs: SimFS, world: World, seen: Seen, acknowledged: frozenset[str], i
         return [f"I14: ends with {error.exit_code}: {str(error).splitlines()[0]}"]
     except Exception as error:
         return [f"I9: {error!r}"]
-    broken = finished(fs, world) + leftovers(fs, world) + extra_set_aside(fs, world)
+    broken = broken_when_complete(fs, world) + leftovers(fs, world) + extra_set_aside(fs, world)
     if world.durable and not world.options.get("overwrite") and (decoded_again := seen.decoded & acknowledged_before):
         broken.append(f"I6: decoded again: {sorted(decoded_again)}")
     return broken
@@ -198,7 +198,7 @@ def recover_damaged(fs: SimFS, world: World, ids: int) -> list[str]:
     for overwrite in (False, True):
         try:
             run(fs, world, Seen(), overwrite=overwrite)
-            return [violation.replace("I7:", "I4:") for violation in finished(fs, world)]
+            return [violation.replace("I7:", "I4:") for violation in broken_when_complete(fs, world)]
         except HymtError as error:
             if overwrite or error.exit_code is not ExitCode.IDENTITY:
                 return [f"I14: ends with {error.exit_code}: {str(error).splitlines()[0]}"]
@@ -210,13 +210,13 @@ def recover_damaged(fs: SimFS, world: World, ids: int) -> list[str]:
 def no_op(fs: SimFS, world: World) -> list[str]:
     """Run a finished job once more: it must not change any published file."""
     ids_from(50_000)  # ids that no other run uses
-    seen, before = Seen(), {path: fs.stat_of(path) for path in world.golden}
+    seen, stats_before = Seen(), {path: fs.stat_of(path) for path in world.golden}
     try:
         run(fs, world, seen, overwrite=False)
     except Exception as error:
         return [f"I13: a finished job ends with {error!r}"]
     broken = [f"I13: a finished job decodes {sorted(seen.decoded)}"] if seen.decoded else []
-    if before != {path: fs.stat_of(path) for path in world.golden}:
+    if stats_before != {path: fs.stat_of(path) for path in world.golden}:
         broken.append("I13: a finished job is published again")
     return broken
 
@@ -253,7 +253,7 @@ class Explorer:
             return
         fs.before = None
         self.length = fs.count - self.world.start.count
-        self.tally.fail(finished(fs, self.world), f"{self.world.name}, unbroken")
+        self.tally.fail(broken_when_complete(fs, self.world), f"{self.world.name}, unbroken")
         copies.append(Copy(fs, frozenset(seen.acknowledged), self.length + 1))
         yield copies, self.world.name
 
@@ -290,8 +290,8 @@ class Explorer:
         seen = Seen(acknowledged=set(acknowledged))
         copies: list[Copy] = []
         if depth <= len(self.wide):
-            wanted = {self.rng.randint(1, self.length) for _ in range(self.wide[depth - 1])}
-            copies = copying(fs, seen, wanted.__contains__)
+            indexes = {self.rng.randint(1, self.length) for _ in range(self.wide[depth - 1])}
+            copies = copying(fs, seen, indexes.__contains__)
         if world.stale:
             fs.stale = random.Random(self.rng.random())
         tally.fail(recover(fs, world, seen, acknowledged, 1000 * depth), where)
@@ -323,12 +323,12 @@ class Erring(Explorer):
                 for _ in range(self.rng.choice([1, 1, 2]))
             }
             history = f"{self.world.name}, errors {fs.errors}"
-            wanted = {self.rng.randint(1, self.length) for _ in range(4)}
-            copies = copying(fs, seen, wanted.__contains__)
+            indexes = {self.rng.randint(1, self.length) for _ in range(4)}
+            copies = copying(fs, seen, indexes.__contains__)
             self.tally.counts["runs with errors"] += 1
             try:
                 run(fs, self.world, seen)
-                self.tally.fail(finished(fs, self.world), history)
+                self.tally.fail(broken_when_complete(fs, self.world), history)
             except HymtError as error:
                 self.tally.counts["stopped by an error"] += 1
                 if error.exit_code not in (ExitCode.STOPPED, ExitCode.PREFLIGHT, ExitCode.IDENTITY):
@@ -352,7 +352,7 @@ class Zombies(Explorer):
             fs, seen, second = self.begin(), Seen(), Seen()
             start = fs.count
             copies: list[Copy] = []
-            wanted = {self.rng.randint(at + 1, at + self.length) for _ in range(3)}
+            indexes = {self.rng.randint(at + 1, at + self.length) for _ in range(3)}
 
             def before(
                 now: SimFS,
@@ -362,11 +362,11 @@ class Zombies(Explorer):
                 seen: Seen = seen,
                 second: Seen = second,
                 copies: list[Copy] = copies,
-                wanted: set[int] = wanted,
+                indexes: set[int] = indexes,
                 history: str = history,
             ) -> None:
                 index = now.count - start
-                if index in wanted:
+                if index in indexes:
                     copies.append(Copy(now.after_kill(), frozenset(seen.acknowledged | second.acknowledged), index))
                 if index == at:
                     now.crash_at = now.count + dies_at if dies_at else None

@@ -36,7 +36,7 @@ HARNESSES: dict[str, Harness] = {}
 
 
 @contextlib.contextmanager
-def changed(*changes: tuple[Any, str, Any]) -> Iterator[None]:
+def patched(*changes: tuple[Any, str, Any]) -> Iterator[None]:
     originals = [owner.__dict__[name] for owner, name, _ in changes]
     for owner, name, new in changes:
         setattr(owner, name, new)
@@ -63,7 +63,7 @@ def harness(name: str) -> Callable[[Harness], Harness]:
     return add
 
 
-class Through:
+class PatchedFs:
     """A file system with some of its operations replaced."""
 
     def __init__(self, fs: Any, **replaced: Any) -> None:
@@ -84,12 +84,12 @@ def _() -> Any:
         self._synced = True
         return self._sha.hexdigest()
 
-    return changed((files.NewFile, "sync_and_close", settle))
+    return patched((files.NewFile, "sync_and_close", settle))
 
 
 @mutant("a folder is not synced")
 def _() -> Any:
-    return changed((SimFS, "fsync_dir", lambda self, path: True))
+    return patched((SimFS, "fsync_dir", lambda self, path: True))
 
 
 @mutant("a new folder is not synced in the one above")
@@ -97,13 +97,13 @@ def _() -> Any:
     original = DurableFolders.ensure
 
     def ensure(self: DurableFolders, path: Path) -> None:
-        store, self._fs = self._fs, Through(self._fs, fsync_dir=lambda path: True)
+        store, self._fs = self._fs, PatchedFs(self._fs, fsync_dir=lambda path: True)
         try:
             original(self, path)
         finally:
             self._fs = store
 
-    return changed((DurableFolders, "ensure", ensure))
+    return patched((DurableFolders, "ensure", ensure))
 
 
 @mutant("a part counts before its folder is synced")
@@ -111,13 +111,13 @@ def _() -> Any:
     original = PartStore._publish
 
     def publish(self: PartStore, *rest: Any) -> bool:
-        store, self._fs = self._fs, Through(self._fs, fsync_dir=lambda path: True)
+        store, self._fs = self._fs, PatchedFs(self._fs, fsync_dir=lambda path: True)
         try:
             return original(self, *rest)
         finally:
             self._fs = store
 
-    return changed((PartStore, "_publish", publish))
+    return patched((PartStore, "_publish", publish))
 
 
 @mutant("a part that is found is taken as durable")
@@ -132,12 +132,12 @@ def _() -> Any:
         self._synced_folders = All()
         return original(self, *rest)
 
-    return changed((PartReader, "load", load))
+    return patched((PartReader, "load", load))
 
 
 @mutant("the names of published files are not synced before the manifest")
 def _() -> Any:
-    return changed((Output, "_published_folders", lambda self, input: iter(())))
+    return patched((Output, "_published_folders", lambda self, input: iter(())))
 
 
 @mutant("a part is trusted without its checksum")
@@ -146,7 +146,7 @@ def _() -> Any:
         line, _, payload = data.partition(b"\n")
         return parts.decode_header(line), [parts._decode_row(row) for row in payload.split(b"\n")[:-1]]
 
-    return changed((parts, "decode", decode))
+    return patched((parts, "decode", decode))
 
 
 @mutant("a done flag is trusted")
@@ -170,12 +170,12 @@ def _() -> Any:
         self._mark_committed(shard, part)
         return True
 
-    return changed((PartStore, "commit", commit), (PartStore, "has", has))
+    return patched((PartStore, "commit", commit), (PartStore, "has", has))
 
 
 @mutant("a published file is trusted by its record")
 def _() -> Any:
-    return changed((published_file, "is_intact", lambda fs, folder, record: True))
+    return patched((published_file, "is_intact", lambda fs, folder, record: True))
 
 
 @mutant("parts are collected before the manifest")
@@ -187,7 +187,7 @@ def _() -> Any:
             cleanup.remove_parts(self._fs, manifest.file_state_folder(self.folder, input.file_id))
         return original(self)
 
-    return changed((Output, "finalize", finalize))
+    return patched((Output, "finalize", finalize))
 
 
 @mutant("the manifest is written first")
@@ -202,16 +202,16 @@ def _() -> Any:
                 hidden = target.parent.name in ("translated", "errors")
                 later.append((source, target)) if hidden else fs.rename(source, target)
 
-            published_record = assemble(Through(fs, rename=rename), folder, job)
+            published_record = assemble(PatchedFs(fs, rename=rename), folder, job)
             files.write_atomic(fs, folder / "manifest.json", manifest.build(self._job, [published_record]))
             for source, target in later:
                 fs.rename(source, target)
             return published_record
 
-        with changed((published_file, "assemble", assemble_after_manifest)):
+        with patched((published_file, "assemble", assemble_after_manifest)):
             original(self, input, record)
 
-    return changed((Output, "finish_skipped_shard", finish_record))
+    return patched((Output, "finish_skipped_shard", finish_record))
 
 
 @mutant("a manifest stays while its files are rebuilt")
@@ -220,18 +220,18 @@ def _() -> Any:
         if path.name != "manifest.json":
             files.remove(fs, path)
 
-    return changed((output, "remove", remove))
+    return patched((output, "remove", remove))
 
 
 @mutant("a file is written in place")
 def _() -> Any:
-    return changed((published_file, "tmp_path", lambda path: path))
+    return patched((published_file, "tmp_path", lambda path: path))
 
 
 @mutant("a temporary name is used again")
 def _() -> Any:
     same = SimpleNamespace(uuid4=lambda: SimpleNamespace(hex="0" * 32))
-    return changed((part_store, "uuid", same), (published_file, "uuid", same))
+    return patched((part_store, "uuid", same), (published_file, "uuid", same))
 
 
 @mutant("every temporary file is deleted at the start")
@@ -242,7 +242,7 @@ def _() -> Any:
         cleanup.remove_leftovers(options["fs"], folder, options["inputs"])
         return original(cls, folder, **options)
 
-    return changed((Output, "open", classmethod(open)))
+    return patched((Output, "open", classmethod(open)))
 
 
 @mutant("a job resumes by counting its parts")
@@ -253,7 +253,7 @@ def _() -> Any:
             self._mark_committed(shard, part)
         return found
 
-    return changed((PartStore, "has", has))
+    return patched((PartStore, "has", has))
 
 
 @mutant("the plan depends on the parts that exist")
@@ -265,12 +265,12 @@ def _() -> Any:
             return upper.plan(shard, self.part_rows + 1)
         return original(self, rel, shard, output)
 
-    return changed((World, "parts", planned))
+    return patched((World, "parts", planned))
 
 
 @mutant("identity is ignored")
 def _() -> Any:
-    return changed((manifest, "diff", lambda old, new: []))
+    return patched((manifest, "diff", lambda old, new: []))
 
 
 @mutant("a failed sync is tried again on the same file")
@@ -285,12 +285,12 @@ def _() -> Any:
         self._synced = True
         return self._sha.hexdigest()
 
-    return changed((files.NewFile, "sync_and_close", settle))
+    return patched((files.NewFile, "sync_and_close", settle))
 
 
 @mutant("a changed file is replaced without a copy")
 def _() -> Any:
-    return changed((set_aside, "preserve_foreign", lambda *_: None))
+    return patched((set_aside, "preserve_foreign", lambda *_: None))
 
 
 @mutant("a changed file is replaced before its copy is durable")
@@ -298,9 +298,9 @@ def _() -> Any:
     original = set_aside._preserve
 
     def keep(fs: Any, *arguments: Any) -> Path:
-        return original(Through(fs, fsync_dir=lambda path: True), *arguments)
+        return original(PatchedFs(fs, fsync_dir=lambda path: True), *arguments)
 
-    return changed((set_aside, "_preserve", keep))
+    return patched((set_aside, "_preserve", keep))
 
 
 # bug -> the harness that must detect it; others may detect it too
@@ -332,7 +332,7 @@ HARMLESS = "the lease is never checked"
 
 @mutant(HARMLESS)
 def _() -> Any:
-    return changed((lease.Lease, "check", lambda self: None))
+    return patched((lease.Lease, "check", lambda self: None))
 
 
 # harnesses: each explores about `size` states
