@@ -1,1 +1,1 @@
-"""Longer runs with a seed and a figure; each is a make target, of which the tests run a small part."""
+"""Long, seeded test runs that report figures; each has a make target, and the tests run a small part of each."""

@@ -1,4 +1,4 @@
-"""The command line that campaigns share: a seed, a size, a folder to work in; ends with one JSON line."""
+"""The command line that campaigns share: a seed, a size and a work folder. The last line of output is JSON."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 Run = Callable[[int, int, Path], dict[str, Any]]
-"""(seed, size, a folder to work in) -> figures, with "passed" and "failures"."""
+"""Takes the seed, the size and a work folder; returns the figures, among them "passed" and "failures"."""
 
 SEED = 20261124
 
@@ -23,25 +23,25 @@ def main(
     others: Mapping[str, tuple[Run, str]] | None = None,
     arguments: Sequence[str] | None = None,
 ) -> int:
-    """Run one campaign.
+    """Run one campaign and print its failures and figures.
 
     Args:
-        about: What it is.
+        about: The description that --help shows.
         run: The campaign.
         size: Default size.
         unit: What the size counts.
-        others: Flag -> another campaign that it takes instead, and what that is.
-        arguments: The command line; None takes the process's own.
+        others: Maps a flag to the campaign that runs instead, and to the help text of the flag.
+        arguments: Command-line arguments; None for those of this process.
 
     Returns:
-        The exit code: 0 if the campaign passed.
+        The exit code: 0 if the campaign passed, else 1.
     """
     parser = argparse.ArgumentParser(description=about)
     parser.add_argument("--seed", type=int, default=SEED)
     parser.add_argument("--size", type=int, default=size, help=f"{unit} (default: {size:,})")
-    parser.add_argument("--work", type=Path, help="an existing folder in which it may make its own")
-    for flag, (other, what) in (others or {}).items():
-        parser.add_argument(f"--{flag}", action="store_const", const=other, dest="run", help=what)
+    parser.add_argument("--work", type=Path, help="an existing folder in which to create the work folder")
+    for flag, (campaign, description) in (others or {}).items():
+        parser.add_argument(f"--{flag}", action="store_const", const=campaign, dest="run", help=description)
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory(dir=options.work) as folder:
         figures = (options.run if others and options.run else run)(options.seed, options.size, Path(folder))

@@ -1,9 +1,10 @@
-"""The same kills on four designs: rows lost, doubled and torn, rows computed again, restarts that failed.
+"""Apply the same kills to four designs and count lost, duplicated, torn and recomputed rows, and failed restarts.
 
-`hymt_batch` with the stub model, a script that appends and skips the ids it has, a script that appends and counts, and
-datatrove with its inference checkpoints (where $DATATROVE_PYTHON names an interpreter that has it). Each computes four
-rows at once, for as long as the others do; a kill falls after the same seconds of work, counted from the first row that
-a process computes. Then each is run on until it is done. SIGKILL only: the machine goes on. Ends with one JSON line.
+The designs are `hymt_batch` with the stub model, a script that appends and skips the ids it already has, a script that
+appends and counts, and datatrove with its inference checkpoints (if $DATATROVE_PYTHON is an interpreter that has
+datatrove). All compute batches of four rows and take the same time for each batch. A kill comes after the same seconds
+of work in all of them, counted from the first row that a process computes. Then each design runs until it is done. Only
+SIGKILL is used; the machine keeps running. Ends with one JSON line.
 """
 
 from __future__ import annotations
@@ -25,15 +26,15 @@ from hymt_batch.progress import Reporter
 from jobs import translate
 from tests.campaigns import command, stub, syscalls, warm
 
-ROWS, AT_ONCE, PAUSE_S = 240, 4, 0.002  # seconds a row takes
-KILLS = 6  # of each job
-RESTARTS = 3  # that may fail one after another before a job counts as stuck
+ROWS, AT_ONCE, PAUSE_S = 240, 4, 0.002  # PAUSE_S: seconds for each row
+KILLS = 6  # for each job
+RESTARTS = 3  # failed restarts in a row after which a job counts as stuck
 DATATROVE = "DATATROVE_PYTHON"
 WRONG = ("lost_rows", "doubled_rows", "wrong_rows", "torn_lines", "wrong_jobs", "failed_restarts", "stuck_jobs")
 
 
-def computing(log: Path, texts: list[str]) -> list[str]:
-    """The engine of the scripts: it notes what it computes before it does so."""
+def compute(log: Path, texts: list[str]) -> list[str]:
+    """The engine of the scripts: upper-case the texts; log one line for each text before computing it."""
     with log.open("a") as file:
         file.write("1\n" * len(texts))
     time.sleep(PAUSE_S * AT_ONCE)
@@ -41,24 +42,24 @@ def computing(log: Path, texts: list[str]) -> list[str]:
 
 
 def hymt_batch(source: Path, out: Path, log: Path) -> int:
-    """A row's pause is the stub's own; parts of four rows."""
+    """Run the real job with the stub model and parts of four rows; the pause is the stub's."""
 
     def decode(*arguments: Any) -> Any:
         with log.open("a") as file:
             file.write("1\n" * len(arguments[1]))
         return stub.decode_batch(*arguments)
 
-    def body(job: Any, telling: Reporter) -> Any:
+    def body(job: Any, reporter: Reporter) -> Any:
         stub.PAUSE_S = PAUSE_S * AT_ONCE
-        return translate.translate(job, telling, prepare_model=stub.prepare, decode_batch=decode)
+        return translate.translate(job, reporter, prepare_model=stub.prepare, decode_batch=decode)
 
     return int(translate.run(warm.load(ours(source, out)), body))
 
 
 def ours(source: Path, out: Path) -> list[str]:
-    fixed = ["tgt_lang=fr", "model=demo", "launch.progress=off", "launch.samples=0", f"source.path={source}"]
-    fixed += [f"output_dir={out}", "name=job", f"batch.part_rows={AT_ONCE}", f"batch.max_rows={AT_ONCE}"]
-    return [*fixed, "launch.lease_ttl_s=1.5", "launch.lease_beat_s=0.3"]
+    overrides = ["tgt_lang=fr", "model=demo", "launch.progress=off", "launch.samples=0", f"source.path={source}"]
+    overrides += [f"output_dir={out}", "name=job", f"batch.part_rows={AT_ONCE}", f"batch.max_rows={AT_ONCE}"]
+    return [*overrides, "launch.lease_ttl_s=1.5", "launch.lease_beat_s=0.3"]
 
 
 def rows_of(source: Path) -> list[dict[str, str]]:
@@ -66,7 +67,7 @@ def rows_of(source: Path) -> list[dict[str, str]]:
 
 
 def skip_seen(source: Path, out: Path, log: Path) -> int:
-    """The usual script: what has an id in the output is done; a line that cannot be read is not."""
+    """A common script: a row is done if its id is in the output; a line that cannot be parsed is not done."""
     out.mkdir(parents=True, exist_ok=True)
     path, seen = out / "out.jsonl", set()
     if path.exists():
@@ -76,35 +77,35 @@ def skip_seen(source: Path, out: Path, log: Path) -> int:
                     seen.add(json.loads(line)["id"])
                 except ValueError:
                     continue
-    left = [row for row in rows_of(source) if row["id"] not in seen]
+    todo = [row for row in rows_of(source) if row["id"] not in seen]
     with path.open("a", encoding="utf-8") as file:
-        for at in range(0, len(left), AT_ONCE):
-            some = left[at : at + AT_ONCE]
-            for row, text in zip(some, computing(log, [row["text"] for row in some]), strict=True):
+        for start in range(0, len(todo), AT_ONCE):
+            batch = todo[start : start + AT_ONCE]
+            for row, text in zip(batch, compute(log, [row["text"] for row in batch]), strict=True):
                 file.write(json.dumps({**row, "translation": text}) + "\n")
     return 0
 
 
 def count_rows(source: Path, out: Path, log: Path) -> int:
-    """Another usual script: rows are appended and flushed, then their number is noted beside them."""
+    """Another common script: append rows and flush, then write the number of rows to a second file."""
     out.mkdir(parents=True, exist_ok=True)
-    path, note, rows = out / "out.jsonl", out / "count", rows_of(source)
-    done = int(note.read_text() or "0") if note.exists() else 0
+    path, count_path, rows = out / "out.jsonl", out / "count", rows_of(source)
+    done = int(count_path.read_text() or "0") if count_path.exists() else 0
     with path.open("a", encoding="utf-8") as file:
         while done < len(rows):
-            some = rows[done : done + AT_ONCE]
-            for row, text in zip(some, computing(log, [row["text"] for row in some]), strict=True):
+            batch = rows[done : done + AT_ONCE]
+            for row, text in zip(batch, compute(log, [row["text"] for row in batch]), strict=True):
                 file.write(json.dumps({**row, "translation": text}) + "\n")
             file.flush()
-            done += len(some)
-            note.write_text(str(done))
+            done += len(batch)
+            count_path.write_text(str(done))
     return 0
 
 
 def datatrove(source: Path, out: Path, log: Path) -> int:
     program = str(Path(__file__).with_name("datatrove_job.py"))
-    words = [os.environ[DATATROVE], program, str(source.parent), str(out), str(log), str(PAUSE_S)]
-    os.execv(words[0], words)
+    command = [os.environ[DATATROVE], program, str(source.parent), str(out), str(log), str(PAUSE_S)]
+    os.execv(command[0], command)
 
 
 Side = Callable[[Path, Path, Path], int]
@@ -117,44 +118,44 @@ SIDES: dict[str, Side] = {
 
 
 def read(side: str, out: Path) -> tuple[list[tuple[str, str]], int]:
-    """Ids with their translations, as they can be read; lines that cannot."""
-    places = {"hymt_batch": "job/translated/*", "datatrove": "rows/*"}
-    found, unreadable = [], 0
-    for path in sorted(out.glob(places.get(side, "out.jsonl"))):
+    """Return the pairs of id and translation that can be parsed, and the number of lines that cannot."""
+    patterns = {"hymt_batch": "job/translated/*", "datatrove": "rows/*"}
+    translations, unreadable = [], 0
+    for path in sorted(out.glob(patterns.get(side, "out.jsonl"))):
         for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
                 row = json.loads(line)
                 text = row["metadata"]["rollout_results"][0]["text"] if side == "datatrove" else row["translation"]
-                found.append((row["id"], text))
+                translations.append((row["id"], text))
             except (ValueError, KeyError, IndexError):
                 unreadable += 1
-    return found, unreadable
+    return translations, unreadable
 
 
-def computed(log: Path) -> int:
+def num_computed(log: Path) -> int:
     return len(log.read_text().splitlines()) if log.exists() else 0
 
 
-def judge(side: str, out: Path, wanted: dict[str, str], counts: Counter[str]) -> None:
-    """Compare what can be read with what is wanted."""
-    found, unreadable = read(side, out)
-    times = Counter(id for id, _ in found)
+def judge(side: str, out: Path, expected: dict[str, str], counts: Counter[str]) -> None:
+    """Compare the rows that can be read with the expected ones, and add the differences to `counts`."""
+    translations, unreadable = read(side, out)
+    num_of_id = Counter(id for id, _ in translations)
     counts["jobs"] += 1
-    counts["rows"] += len(wanted)
-    counts["lost_rows"] += len(wanted.keys() - times.keys())
-    counts["doubled_rows"] += sum(count - 1 for count in times.values())
-    counts["wrong_rows"] += sum(wanted.get(id) != text for id, text in found)
+    counts["rows"] += len(expected)
+    counts["lost_rows"] += len(expected.keys() - num_of_id.keys())
+    counts["doubled_rows"] += sum(count - 1 for count in num_of_id.values())
+    counts["wrong_rows"] += sum(expected.get(id) != text for id, text in translations)
     counts["torn_lines"] += unreadable
-    counts["wrong_jobs"] += bool(unreadable or sorted(found) != sorted(wanted.items()))
+    counts["wrong_jobs"] += bool(unreadable or sorted(translations) != sorted(expected.items()))
 
 
-def one_job(side: str, schedule: list[float], source: Path, out: Path, wanted: dict[str, str]) -> Counter[str]:
-    """Kill a job as the schedule says, run it to its end, and count."""
-    log, told, counts = out.with_suffix(".log"), out.with_suffix(".told"), Counter[str]()
-    start = partial(warm.forked, lambda: SIDES[side](source, out, log), told)
+def one_job(side: str, schedule: list[float], source: Path, out: Path, expected: dict[str, str]) -> Counter[str]:
+    """Kill a job after the given seconds of work, run it to its end, and return the counts."""
+    log, stderr_path, counts = out.with_suffix(".log"), out.with_suffix(".stderr"), Counter[str]()
+    start = partial(warm.fork, lambda: SIDES[side](source, out, log), stderr_path)
     for after_s in schedule:
-        before, pid, code = computed(log), start(), None
-        while computed(log) == before and (code := warm.ended(pid)) is None:
+        num_before, pid, code = num_computed(log), start(), None
+        while num_computed(log) == num_before and (code := warm.poll(pid)) is None:
             time.sleep(0.001)
         if code is None:
             time.sleep(after_s)
@@ -167,53 +168,53 @@ def one_job(side: str, schedule: list[float], source: Path, out: Path, wanted: d
             break
         counts["failed_restarts"] += 1
     counts["stuck_jobs"] += code != 0
-    counts["computed_again"] += computed(log) - len(wanted)
-    judge(side, out, wanted, counts)
+    counts["computed_again"] += num_computed(log) - len(expected)
+    judge(side, out, expected, counts)
     return counts
 
 
-def whole_without_kills(side: str, work: Path) -> str:
-    """Why a design cannot be compared: what a job that nobody kills lacks; "" for nothing."""
+def problem_without_kills(side: str, work: Path) -> str:
+    """Return why a design cannot be compared, that is, what is wrong without any kill; "" if nothing is."""
     (work / "source").mkdir(parents=True)
     source, out, counts = work / "source" / "in.jsonl", work / side, Counter[str]()
-    wanted = {str(row): f"ROW {row}" for row in range(6 * AT_ONCE)}
-    source.write_text("".join(json.dumps({"id": k, "text": v.lower()}) + "\n" for k, v in wanted.items()))
+    expected = {str(row): f"ROW {row}" for row in range(6 * AT_ONCE)}
+    source.write_text("".join(json.dumps({"id": k, "text": v.lower()}) + "\n" for k, v in expected.items()))
     warm.load(ours(source, work / "hymt_batch"))
-    code = warm.wait(warm.forked(lambda: SIDES[side](source, out, work / "log"), work / "told"))
-    judge(side, out, wanted, counts)
-    told = (work / "told").read_text().strip().splitlines()
+    code = warm.wait(warm.fork(lambda: SIDES[side](source, out, work / "log"), work / "stderr"))
+    judge(side, out, expected, counts)
+    stderr_lines = (work / "stderr").read_text().strip().splitlines()
     shutil.rmtree(work)
     if code:
-        return f"ends with {code} where nobody kills it: {told[-1] if told else ''}"
-    return f"has not each row once where nobody kills it: {dict(counts)}" if counts["wrong_jobs"] else ""
+        return f"ends with {code} without any kill: {stderr_lines[-1] if stderr_lines else ''}"
+    return f"does not have each row exactly once without any kill: {dict(counts)}" if counts["wrong_jobs"] else ""
 
 
 def run(seed: int, size: int, work: Path) -> dict[str, Any]:
-    """`size` jobs of each design, each killed some times; only what ours does decides whether this passed."""
+    """Run `size` jobs of each design and kill each several times; only `hymt_batch` decides whether it passed."""
     warm.prepare()
-    asked = [side for side in SIDES if side != "datatrove" or os.environ.get(DATATROVE)]
-    left_out = {side: why for side in asked if (why := whole_without_kills(side, work / "tried"))}
-    sides = [side for side in asked if side not in left_out]
-    if "hymt_batch" in left_out:
-        return {"passed": False, "failures": [f"hymt_batch {left_out['hymt_batch']}"]}
+    candidates = [side for side in SIDES if side != "datatrove" or os.environ.get(DATATROVE)]
+    excluded = {side: why for side in candidates if (why := problem_without_kills(side, work / "tried"))}
+    sides = [side for side in candidates if side not in excluded]
+    if "hymt_batch" in excluded:
+        return {"passed": False, "failures": [f"hymt_batch {excluded['hymt_batch']}"]}
     whole_s, sums = ROWS * PAUSE_S, {side: Counter[str]() for side in sides}
-    for number in range(size):
-        rng = random.Random(f"{seed} {number}")
+    for index in range(size):
+        rng = random.Random(f"{seed} {index}")
         schedule = [rng.uniform(0.0, 2 * whole_s / (KILLS + 1)) for _ in range(KILLS)]
-        folder = work / f"job{number}"
+        folder = work / f"job{index}"
         folder.mkdir(parents=True)
         texts = {str(row): f"row {row} {'word ' * rng.randrange(12)}" for row in range(ROWS)}
         (folder / "source").mkdir()
         source = folder / "source" / "in.jsonl"
         source.write_text("".join(json.dumps({"id": k, "text": v}) + "\n" for k, v in texts.items()), encoding="utf-8")
         warm.load(ours(source, folder / "hymt_batch"))
-        wanted = {id: text.upper() for id, text in texts.items()}
+        expected = {id: text.upper() for id, text in texts.items()}
         for side in sides:
-            sums[side] += one_job(side, schedule, source, folder / side, wanted)
+            sums[side] += one_job(side, schedule, source, folder / side, expected)
         shutil.rmtree(folder)
     failures = [
-        f"hymt_batch: {sums['hymt_batch'][what]} {what}"
-        for what in (
+        f"hymt_batch: {sums['hymt_batch'][count]} {count}"
+        for count in (
             "lost_rows",
             "doubled_rows",
             "wrong_rows",
@@ -222,20 +223,20 @@ def run(seed: int, size: int, work: Path) -> dict[str, Any]:
             "failed_restarts",
             "stuck_jobs",
         )
-        if sums["hymt_batch"][what]
+        if sums["hymt_batch"][count]
     ]
     return {
         "passed": not failures,
         "failures": failures,
         **{f"by_{side}": dict(sorted(counts.items())) for side, counts in sums.items()},
-        **({"by_left_out": {f"{side} {why}": 1 for side, why in left_out.items()}} if left_out else {}),
+        **({"by_left_out": {f"{side} {why}": 1 for side, why in excluded.items()}} if excluded else {}),
     }
 
 
 def run_boundaries(seed: int, size: int, work: Path) -> dict[str, Any]:
     """Kill each script once at each of its system calls on the output (`size` of them; 0: all), and run it again.
 
-    The job itself goes through the same in syscalls.py.
+    syscalls.py does the same with the real job.
     """
     warm.prepare()
     folder = work / "boundaries"
@@ -243,25 +244,27 @@ def run_boundaries(seed: int, size: int, work: Path) -> dict[str, Any]:
     source, log, trace = folder / "in.jsonl", folder / "log", folder / "strace"
     texts = {str(row): f"row {row}" for row in range(6 * AT_ONCE)}
     source.write_text("".join(json.dumps({"id": k, "text": v}) + "\n" for k, v in texts.items()), encoding="utf-8")
-    wanted = {id: text.upper() for id, text in texts.items()}
+    expected = {id: text.upper() for id, text in texts.items()}
     sums: dict[str, Counter[str]] = {}
     for side in ("skip_seen", "count_rows"):
         counts, out = sums.setdefault(side, Counter()), folder / side
 
         def begin(hold: Callable[[], object], side: str = side, out: Path = out) -> int:
-            def held() -> int:
+            def run_when_traced() -> int:
                 hold()
                 return SIDES[side](source, out, log)
 
-            return warm.forked(held, folder / "told")
+            return warm.fork(run_when_traced, folder / "stderr")
 
         syscalls.under_strace(begin, trace, syscalls.CHANGING)
         points = syscalls.on_path(trace, out)
-        for call, number in points if not size else random.Random(seed).sample(points, min(size, len(points))):
+        for call, occurrence in points if not size else random.Random(seed).sample(points, min(size, len(points))):
             shutil.rmtree(out)
-            counts["kills"] += syscalls.under_strace(begin, trace, [call], f"{call}:signal=SIGKILL:when={number}") < 0
+            counts["kills"] += (
+                syscalls.under_strace(begin, trace, [call], f"{call}:signal=SIGKILL:when={occurrence}") < 0
+            )
             counts["failed_restarts"] += begin_and_wait(begin) != 0
-            judge(side, out, wanted, counts)
+            judge(side, out, expected, counts)
     return {"passed": True, "failures": [], **{f"by_{side}": dict(sorted(c.items())) for side, c in sums.items()}}
 
 
@@ -270,7 +273,7 @@ def begin_and_wait(begin: Callable[[Callable[[], object]], int]) -> int:
 
 
 OTHERS: dict[str, tuple[command.Run, str]] = {
-    "boundaries": (run_boundaries, "kill the scripts at each system call instead")
+    "boundaries": (run_boundaries, "kill the scripts at each of their system calls instead")
 }
 
 

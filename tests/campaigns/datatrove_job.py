@@ -1,6 +1,6 @@
-"""The comparison's job in datatrove, with its inference checkpoints: run by an interpreter that has datatrove.
+"""The job of comparison.py in datatrove, with datatrove's inference checkpoints. Needs an interpreter with datatrove.
 
-`python datatrove_job.py SOURCE_FOLDER OUT_FOLDER LOG PAUSE_S`. Only the engine is a stub: it upper-cases.
+`python datatrove_job.py SOURCE_FOLDER OUT_FOLDER LOG PAUSE_S`. Only the engine is a stub, which upper-cases.
 Source: datatrove 0.10.1, pipeline/inference.
 """
 
@@ -25,7 +25,7 @@ def main() -> None:
     fd = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 
     class Stub:
-        """What `InferenceServer` is to the runner."""
+        """Stands in for the runner's `InferenceServer`."""
 
         async def __aenter__(self) -> Stub:
             return self

@@ -1,4 +1,4 @@
-"""The 84 faults of the matrix: what goes wrong, and what must happen. The numbers are those of the marks `fault(N)`."""
+"""The 84 faults of the matrix in RELIABILITY.md: number (as in the mark `fault(N)`) -> what fails, what must happen."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""All fault campaigns, in chunks that are remembered: stopped at any moment, the same command goes on.
+"""Run all fault campaigns in chunks. Stop at any moment: the same command continues with the remaining chunks.
 
-Each chunk is a process of its own with a seed of its own (seed + number of the chunk); what it found is a line of
-WORK/results.jsonl, and a chunk that has one there is not run again. `--quick` runs one small chunk of each campaign.
-Prints a table of what was done and found, and ends with one JSON line; exit 0 when everything passed and is complete.
+Each chunk is a separate process with a separate seed (seed + index of the chunk). Its result is one line of
+WORK/results.jsonl, and a chunk that has a line there does not run again. `--quick` runs one small chunk of each
+campaign. Prints a table of the results and ends with one JSON line. Exits with 0 if all chunks ran and passed.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[2]
-CHUNK_S = 3600.0  # a chunk that takes longer hangs
-ALL = 0  # of a campaign that knows by itself how much there is
+CHUNK_S = 3600.0  # a chunk that takes longer counts as hung
+ALL = 0  # the size of a campaign that finds out for itself how many cases there are
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Campaign:
     unit: str
     full: int
     chunk: int
-    quick: int  # 0: not part of the quick run
+    quick: int  # 0: not in the quick run
     module: str = ""
     function: str = "run"
 
@@ -44,7 +44,7 @@ class Campaign:
         return f"tests.campaigns.{self.module or self.name}"
 
     def chunks(self, quick: bool) -> list[int]:
-        """Sizes, in the order in which they run."""
+        """Return the sizes of the chunks, in the order in which they run."""
         if quick:
             return [self.quick] if self.quick else []
         if self.full == ALL:
@@ -58,7 +58,7 @@ CAMPAIGNS = [
     Campaign("syscalls", "syscall boundaries", ALL, ALL, 12),
     Campaign("syscall_errors", "errors at syscalls", 2_000, 250, 8, module="syscalls", function="run_errors"),
     Campaign(
-        "slow_store", "ms more for each sync, link and rename", 100, 100, 5, module="syscalls", function="run_slow"
+        "slow_store", "ms added to each sync, link and rename", 100, 100, 5, module="syscalls", function="run_slow"
     ),
     Campaign("poison", "jobs with rows that kill or hang", 100, 20, 1),
     Campaign("demo_kills", "kills of the demo model", 200, 50, 2, module="kills", function="run_demo"),
@@ -66,8 +66,8 @@ CAMPAIGNS = [
     Campaign("goodput", "jobs killed at each of four intervals", 3, 3, 0, module="stops", function="run_goodput"),
     Campaign("comparison", "jobs of each design", 20, 20, 0),
     Campaign("boundaries", "designs killed at each of their system calls", ALL, ALL, 0, "comparison", "run_boundaries"),
-    Campaign("engine", "rows of 1 to 2,000 tokens, out of memory at random", 10_000, 10_000, 0),
-    Campaign("soak", "minutes of preemptions on a store that fails at random", 30, 30, 0),
+    Campaign("engine", "rows of 1 to 2,000 tokens, running out of memory at random", 10_000, 10_000, 0),
+    Campaign("soak", "minutes of preemptions on a file system that fails at random", 30, 30, 0),
     Campaign("races", "rounds of 4 writers", 1_000, 100, 4),
     Campaign("kills", "kills", 10_000, 1_000, 100),
     Campaign("injection", "hostile strings", 1_000_000, 100_000, 4_000),
@@ -77,8 +77,8 @@ CAMPAIGNS = [
 
 
 def commit() -> str:
-    said = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True)
-    return said.stdout.strip() or "unknown"
+    described = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True)
+    return described.stdout.strip() or "unknown"
 
 
 def hardware() -> str:
@@ -92,7 +92,7 @@ def hardware() -> str:
 
 
 def one_chunk(campaign: Campaign, seed: int, size: int, work: Path) -> dict[str, Any]:
-    """Run a chunk in a process of its own."""
+    """Run a chunk in a separate process and return its record."""
     command = [sys.executable, "-m", "tests.campaigns.faults", "--chunk", campaign.name]
     command += ["--seed", str(seed), "--size", str(size), "--work", str(work)]
     work.mkdir(parents=True, exist_ok=True)
@@ -117,7 +117,7 @@ def one_chunk(campaign: Campaign, seed: int, size: int, work: Path) -> dict[str,
 
 
 def added(sums: dict[str, Any], result: dict[str, Any]) -> dict[str, Any]:
-    """Sums over chunks: numbers and histograms add up, what is called worst or max is the largest."""
+    """Add the figures of a chunk to the sums; keys that begin with "worst" or "max" keep the largest value."""
     for key, value in result.items():
         if isinstance(value, bool) or key in ("passed", "failures"):
             continue
@@ -130,33 +130,33 @@ def added(sums: dict[str, Any], result: dict[str, Any]) -> dict[str, Any]:
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """Lines of the results that are whole; the last one may be torn."""
-    found = []
+    """Parse the results file and skip lines that are not valid JSON; the last line may be torn."""
+    records = []
     for line in path.read_bytes().splitlines() if path.exists() else []:
         try:
-            found.append(json.loads(line))
+            records.append(json.loads(line))
         except ValueError:
             continue
-    return found
+    return records
 
 
-def plan(wanted: list[Campaign], seed: int, quick: bool) -> Iterator[tuple[Campaign, int, int]]:
-    for campaign in wanted:
-        for number, size in enumerate(campaign.chunks(quick)):
-            yield campaign, seed + number, size
+def plan(campaigns: list[Campaign], seed: int, quick: bool) -> Iterator[tuple[Campaign, int, int]]:
+    for campaign in campaigns:
+        for index, size in enumerate(campaign.chunks(quick)):
+            yield campaign, seed + index, size
 
 
-def run_all(wanted: list[Campaign], seed: int, quick: bool, work: Path, hours: float, jobs: int) -> list[Any]:
-    """Run what is not done yet, until the time is over; all results, those of earlier runs included."""
-    path, lock, ends = work / "results.jsonl", threading.Lock(), time.monotonic() + 3600 * hours
+def run_all(campaigns: list[Campaign], seed: int, quick: bool, work: Path, hours: float, jobs: int) -> list[Any]:
+    """Run the remaining chunks until the time is up; return all results, including those of earlier runs."""
+    path, lock, deadline = work / "results.jsonl", threading.Lock(), time.monotonic() + 3600 * hours
     work.mkdir(parents=True, exist_ok=True)
     done = {(r["campaign"], r["seed"], r["size"]): r for r in read(path)}
-    todo = list(plan(wanted, seed, quick))
+    todo = list(plan(campaigns, seed, quick))
 
-    def go(one: tuple[Campaign, int, int]) -> None:
-        campaign, chunk_seed, size = one
+    def run_chunk(chunk: tuple[Campaign, int, int]) -> None:
+        campaign, chunk_seed, size = chunk
         key = (campaign.name, chunk_seed, size)
-        if key in done or time.monotonic() > ends:
+        if key in done or time.monotonic() > deadline:
             return
         record = one_chunk(campaign, chunk_seed, size, work / f"{campaign.name}-{chunk_seed}")
         with lock:
@@ -168,7 +168,7 @@ def run_all(wanted: list[Campaign], seed: int, quick: bool, work: Path, hours: f
             print(f"{campaign.name} seed={chunk_seed} size={size} {word} in {record['seconds']} s", flush=True)
 
     with ThreadPoolExecutor(jobs) as pool:
-        list(pool.map(go, todo))
+        list(pool.map(run_chunk, todo))
     return [
         done[campaign.name, chunk_seed, size]
         for campaign, chunk_seed, size in todo
@@ -181,36 +181,36 @@ def torn(path: Path) -> bool:
     return bool(data) and not data.endswith(b"\n")
 
 
-def report(wanted: list[Campaign], results: list[Any], seed: int, quick: bool) -> dict[str, Any]:
-    """A table on stdout; the figures."""
+def report(campaigns: list[Campaign], results: list[Any], seed: int, quick: bool) -> dict[str, Any]:
+    """Print a table and the failures, and return the figures of each campaign."""
     figures: dict[str, Any] = {}
     print("\n| campaign | done | of | violations | seconds | seeds |\n|---|---|---|---|---|---|")
-    for campaign in wanted:
-        mine = [one for one in results if one["campaign"] == campaign.name]
+    for campaign in campaigns:
+        records = [record for record in results if record["campaign"] == campaign.name]
         sizes = campaign.chunks(quick)
         if not sizes:
             continue
         sums: dict[str, Any] = {}
-        failures = [f"{campaign.name} seed {r['seed']}: {text}" for r in mine for text in r["result"]["failures"]]
-        for one in mine:
-            added(sums, one["result"])
+        failures = [f"{campaign.name} seed {r['seed']}: {text}" for r in records for text in r["result"]["failures"]]
+        for record in records:
+            added(sums, record["result"])
         figures[campaign.name] = {
-            "passed": all(one["result"]["passed"] for one in mine) and len(mine) == len(sizes),
-            "chunks": len(mine),
+            "passed": all(record["result"]["passed"] for record in records) and len(records) == len(sizes),
+            "chunks": len(records),
             "of": len(sizes),
             "failures": failures[:20],
-            "seconds": round(sum(one["seconds"] for one in mine), 1),
-            "commits": sorted({one["commit"] for one in mine}),
+            "seconds": round(sum(record["seconds"] for record in records), 1),
+            "commits": sorted({record["commit"] for record in records}),
             **sums,
         }
         size = "all" if sizes == [ALL] else f"{sum(sizes):,}"
-        done = "all" if mine and size == "all" else f"{sum(one['size'] for one in mine):,}"
+        done = "all" if records and size == "all" else f"{sum(record['size'] for record in records):,}"
         seeds = f"{seed}..{seed + len(sizes) - 1}" if len(sizes) > 1 else str(seed)
-        bad = len(failures) if len(mine) == len(sizes) else f"{len(failures)}, not complete"
+        bad = len(failures) if len(records) == len(sizes) else f"{len(failures)}, not complete"
         name, seconds = f"{campaign.name}: {campaign.unit}", figures[campaign.name]["seconds"]
         print(f"| {name} | {done} | {size} | {bad} | {seconds} | {seeds} |")
-    for one in figures.values():
-        for failure in one["failures"]:
+    for record in figures.values():
+        for failure in record["failures"]:
             print(failure)
     return figures
 
@@ -218,26 +218,28 @@ def report(wanted: list[Campaign], results: list[Any], seed: int, quick: bool) -
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seed", type=int, default=20261124)
-    parser.add_argument("--work", type=Path, help="remembers what is done (default: build/faults, or a new folder)")
-    parser.add_argument("--hours", type=float, default=4.0, help="no chunk begins after that")
-    parser.add_argument("--jobs", type=int, default=2, help="chunks at a time")
-    parser.add_argument("--quick", action="store_true", help="a small chunk of each campaign")
-    parser.add_argument("--only", nargs="*", choices=[one.name for one in CAMPAIGNS], help="these campaigns")
+    parser.add_argument(
+        "--work", type=Path, help="folder of the results (default: build/faults; with --quick a new one)"
+    )
+    parser.add_argument("--hours", type=float, default=4.0, help="start no chunk after this many hours")
+    parser.add_argument("--jobs", type=int, default=2, help="number of chunks that run at the same time")
+    parser.add_argument("--quick", action="store_true", help="run one small chunk of each campaign")
+    parser.add_argument("--only", nargs="*", choices=[item.name for item in CAMPAIGNS], help="run only these campaigns")
     parser.add_argument("--chunk", help=argparse.SUPPRESS)
     parser.add_argument("--size", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.chunk:
-        campaign = next(one for one in CAMPAIGNS if one.name == arguments.chunk)
+        campaign = next(item for item in CAMPAIGNS if item.name == arguments.chunk)
         run = getattr(importlib.import_module(campaign.home), campaign.function)
         print("\n" + json.dumps(run(arguments.seed, arguments.size, arguments.work)))
         return 0
-    wanted = [one for one in CAMPAIGNS if not arguments.only or one.name in arguments.only]
+    selected = [item for item in CAMPAIGNS if not arguments.only or item.name in arguments.only]
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         work = arguments.work or (Path(folder) if arguments.quick else ROOT / "build" / "faults")
-        results = run_all(wanted, arguments.seed, arguments.quick, work, arguments.hours, arguments.jobs)
-    figures = report(wanted, results, arguments.seed, arguments.quick)
-    passed = all(one["passed"] for one in figures.values())
+        results = run_all(selected, arguments.seed, arguments.quick, work, arguments.hours, arguments.jobs)
+    figures = report(selected, results, arguments.seed, arguments.quick)
+    passed = all(item["passed"] for item in figures.values())
     print(f"\n{hardware()}; commit {commit()}; seed {arguments.seed}; {time.monotonic() - began:.0f} s")
     print(json.dumps({"passed": passed, "seed": arguments.seed, "hardware": hardware(), "campaigns": figures}))
     return 0 if passed else 1

@@ -1,9 +1,9 @@
-"""Jobs killed with SIGKILL at seeded random moments and run again, until they end: the bytes of an unbroken run.
+"""Kill jobs with SIGKILL at seeded random moments and rerun them until they end; the bytes must be as without kills.
 
-The job is the real one with the stub model (`run`) or the demo model (`run_demo`), in a process of its own. A kill is
-aimed at a stretch of the job (its start, its parts, its end) and falls at a random moment of it; where it fell is
-counted, which proves that each window was hit. After each kill the parts on disk are compared with what was decoded:
-at most one part may have been lost. Ends with one JSON line.
+The job is the real one with the stub model (`run`) or the demo model (`run_demo`), in a separate process. A kill is
+aimed at a phase of the job (its start, its parts, its end) and comes at a random moment of that phase. The phase in
+which it came is counted, which shows that every phase was hit. After each kill the parts on disk are compared with the
+rows that were decoded: at most one part may be lost. Ends with one JSON line.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ from hymt_batch.errors import ExitCode
 from hymt_batch.write.cleanup import read_part_header
 from tests.campaigns import command, sources, stub, warm
 
-MOST = 50  # kills of one job; then it may end
+MAX_KILLS = 50  # kills of one job; then it runs to its end
 ENDS = ("finish", "finalize", "collect")
 WORKERS = (1, 1, 1, 2, 3, 4)
 HUNG_S = 60.0
-PAUSE_S = 0.002  # that a batch of the stub model takes
-TTL_S = 1.5  # of the lease; a kill within a takeover costs twice that, once
-COLD_S = 0.4  # a fresh interpreter imports for at least so long
+PAUSE_S = 0.002  # time of a batch of the stub model
+TTL_S = 1.5  # of the lease; after a kill during a takeover the next run waits twice as long, once
+COLD_S = 0.4  # a new interpreter spends at least this long on imports
 FORMATS = ("in.txt", "in.jsonl", "in.parquet", "in.txt.gz", "in.jsonl.xz", "in.txt.bz2")
 
 
 @dataclass
 class Tally:
-    """What a campaign counts."""
+    """The counts of a campaign."""
 
     kills: int = 0
     jobs: int = 0
@@ -52,31 +52,31 @@ class Tally:
     worst_parts_again: int = 0
     worst_rows_again: int = 0
     leftovers: int = 0
-    lease_stopped: int = 0  # the machine was so slow that a process thought its lease lost, and stopped
-    lease_waited: int = 0  # a kill within a takeover left a claim, which the next run waited for
+    lease_stopped: int = 0  # runs that stopped for a lost lease, because the machine was slow
+    lease_waited: int = 0  # runs that waited for a claim that a kill during a takeover left
     failures: list[str] = field(default_factory=list)
     phases: Counter[str] = field(default_factory=Counter)
     formats: Counter[str] = field(default_factory=Counter)
     workers: Counter[str] = field(default_factory=Counter)
 
-    def fail(self, what: str) -> None:
-        self.failures.append(what)
-        print(f"kills: {what}", file=sys.stderr, flush=True)
+    def fail(self, message: str) -> None:
+        self.failures.append(message)
+        print(f"kills: {message}", file=sys.stderr, flush=True)
 
-    def compare(self, name: str, wanted: Sequence[str], found: Sequence[str]) -> None:
-        """Count rows that are missing, twice there or not what they should be."""
-        missing, more = Counter(wanted) - Counter(found), Counter(found) - Counter(wanted)
-        torn = sum(count for text, count in more.items() if text not in set(wanted))
+    def compare(self, name: str, expected: Sequence[str], translations: Sequence[str]) -> None:
+        """Count rows that are missing, duplicated or wrong."""
+        missing, extra = Counter(expected) - Counter(translations), Counter(translations) - Counter(expected)
+        torn = sum(count for text, count in extra.items() if text not in set(expected))
         self.lost_rows += missing.total()
-        self.doubled_rows += more.total() - torn
+        self.doubled_rows += extra.total() - torn
         self.torn_rows += torn
-        if list(wanted) != list(found):
-            self.fail(f"{name}: {missing.total()} rows missing, {more.total()} too many, or another order")
+        if list(expected) != list(translations):
+            self.fail(f"{name}: {missing.total()} rows missing, {extra.total()} too many, or in a different order")
 
 
 @dataclass(frozen=True)
 class Spans:
-    """Seconds of an unbroken run: to its first part, a part, from the last part to its end."""
+    """Seconds of an unbroken run: until its first part, for each part, and from its last part to its end."""
 
     start: float
     part: float
@@ -85,7 +85,7 @@ class Spans:
 
 @dataclass
 class Victim:
-    """A job that is going to be killed."""
+    """A job to be killed."""
 
     name: str
     source: Path
@@ -111,28 +111,28 @@ class Victim:
         return [*self.settings, f"source.path={self.source}", f"output_dir={self.source.parent}", f"name={name}"]
 
     def unbroken(self) -> Path:
-        """Run it once without a kill, and see how long its stretches take."""
+        """Run the job once without a kill, measure its phases, and return the path of its output file."""
         job = warm.load(self.overrides("unbroken"))
         began, first, last = time.monotonic(), 0.0, 0.0
-        pid = warm.start(job, body=self.body, told=self.source.parent / "told")
-        while (code := warm.ended(pid)) is None:
+        pid = warm.start(job, body=self.body, stderr_path=self.source.parent / "stderr")
+        while (code := warm.poll(pid)) is None:
             now, phase = time.monotonic(), warm.MARKS.phase
             first = first or (now if warm.MARKS.parts else 0.0)
             last = last or (now if phase in ("finish", "finalize", "collect", "end") else 0.0)
             time.sleep(0.0003)
         ended = time.monotonic()
         if code or not first or not last:
-            raise RuntimeError(f"an unbroken run ended with {code}: {(self.source.parent / 'told').read_text()}")
+            raise RuntimeError(f"an unbroken run ended with {code}: {(self.source.parent / 'stderr').read_text()}")
         self.num_parts = warm.MARKS.parts
         self.spans = Spans(first - began, (last - first) / self.num_parts, ended - last)
         self.golden = warm.digest(self.source.parent / "unbroken")
         self.job = warm.load(self.overrides(self.name))
-        made = self.source.parent / "unbroken" / "translated" / self.source.name
-        self.final = made.read_bytes()
-        return made
+        output_path = self.source.parent / "unbroken" / "translated" / self.source.name
+        self.final = output_path.read_bytes()
+        return output_path
 
     def committed(self) -> int:
-        """Rows on disk; reads the headers of parts that are new."""
+        """Return the number of rows on disk; read the headers of new parts."""
         if warm.published(self.output):
             return len(self.texts)
         for key in warm.part_names(self.output) - self.parts.keys():
@@ -141,7 +141,7 @@ class Victim:
 
 
 def aim(rng: random.Random, victim: Victim) -> tuple[str, float]:
-    """From which moment on a kill is waited for, and seconds after it."""
+    """Choose the moment of a kill: the phase to wait for, and the seconds after it."""
     done = len(victim.parts) >= victim.num_parts or warm.published(victim.output)
     if done and rng.random() < 0.9:
         moment = rng.choice(ENDS)
@@ -151,106 +151,106 @@ def aim(rng: random.Random, victim: Victim) -> tuple[str, float]:
     return "part", rng.uniform(0.0, 4.5 * victim.spans.part)
 
 
-def reached(moment: str) -> bool:
+def is_reached(moment: str) -> bool:
     if moment in ENDS:
         return warm.PHASES.index(warm.MARKS.phase) >= warm.PHASES.index(moment)
     return moment == "start" or warm.MARKS.parts > 0
 
 
-def killed(rng: random.Random, victim: Victim, tally: Tally) -> int:
-    """Run the job and kill it, if it does not end before; its exit code."""
-    told = victim.source.parent / "told"
+def run_and_kill(rng: random.Random, victim: Victim, tally: Tally) -> int:
+    """Run the job and kill it unless it ends first; return its exit code."""
+    stderr_path = victim.source.parent / "stderr"
     moment, after_s = aim(rng, victim)
     compose = victim.overrides(victim.name) if rng.random() < 0.05 else ()
-    before = victim.committed()
-    pid = warm.start(victim.job, compose=compose, body=victim.body, told=told)
+    num_before = victim.committed()
+    pid = warm.start(victim.job, compose=compose, body=victim.body, stderr_path=stderr_path)
     code, began = None, time.monotonic()
-    while not reached(moment) and (code := warm.ended(pid)) is None:
+    while not is_reached(moment) and (code := warm.poll(pid)) is None:
         time.sleep(0.0 if moment in ENDS else 0.0002)
         if time.monotonic() - began > HUNG_S:
             os.killpg(pid, signal.SIGKILL)
-            raise TimeoutError(f"{victim.name} {victim.source.name} stands still in {warm.MARKS.phase}")
+            raise TimeoutError(f"{victim.name} {victim.source.name} hangs in {warm.MARKS.phase}")
     tally.lease_waited += time.monotonic() - began > TTL_S
     if code is None:
         time.sleep(after_s)
         if rng.random() < 0.5:
             os.killpg(pid, signal.SIGKILL)
         else:
-            os.kill(pid, signal.SIGKILL)  # the kernel ends its workers
+            os.kill(pid, signal.SIGKILL)  # the kernel ends the workers of the job
         code = warm.wait(pid)
     phase, begun = warm.MARKS.phase, warm.MARKS.rows
     victim.begun_rows += begun
-    after = victim.committed()
-    again, parts_again = begun - (after - before), -(-(begun - (after - before)) // victim.part_rows)
+    num_after = victim.committed()
+    again, parts_again = begun - (num_after - num_before), -(-(begun - (num_after - num_before)) // victim.part_rows)
     published = victim.output / "translated" / victim.source.name
     if published.exists() and published.read_bytes() != victim.final:
-        tally.fail(f"{victim.name} {victim.source.name}: a kill in {phase} left a file that is not whole")
+        tally.fail(f"{victim.name} {victim.source.name}: a kill in {phase} left an incomplete file")
     if code == -signal.SIGKILL:
         if phase in ("decode", "check", "commit", "read"):
             phase = f"{phase} {1 + 4 * len(victim.parts) // (victim.num_parts + 1)}/4"
-        note(tally, phase)
+        count_kill(tally, phase)
         tally.worst_rows_again = max(tally.worst_rows_again, again)
         tally.worst_parts_again = max(tally.worst_parts_again, parts_again)
         tally.parts_again += parts_again
         if again > victim.part_rows * victim.workers:
             tally.fail(f"{victim.name} {victim.source.name}: a kill in {phase} cost {again} rows")
-    elif code == ExitCode.STOPPED and "lease" in told.read_text():
+    elif code == ExitCode.STOPPED and "lease" in stderr_path.read_text():
         tally.lease_stopped += 1
     elif code:
-        tally.fail(f"{victim.name} {victim.source.name}: exit {code}: {told.read_text()[-500:]}")
+        tally.fail(f"{victim.name} {victim.source.name}: exit {code}: {stderr_path.read_text()[-500:]}")
     return code
 
 
-def note(tally: Tally, phase: str) -> None:
+def count_kill(tally: Tally, phase: str) -> None:
     tally.kills += 1
     tally.phases[phase] += 1
 
 
-def killed_cold(rng: random.Random, victim: Victim, tally: Tally) -> None:
-    """Kill a fresh interpreter while it imports."""
-    words = [sys.executable, "-m", "tests.campaigns.stub", *victim.overrides(victim.name)]
-    process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+def kill_cold_start(rng: random.Random, victim: Victim, tally: Tally) -> None:
+    """Start a new interpreter and kill it while it imports."""
+    command = [sys.executable, "-m", "tests.campaigns.stub", *victim.overrides(victim.name)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     time.sleep(rng.uniform(0.0, COLD_S))
     process.kill()
     if process.wait() == -signal.SIGKILL:
-        note(tally, "import")
+        count_kill(tally, "import")
 
 
-def left_over(output: Path) -> list[str]:
-    """Names in a finished folder that should not be there."""
-    kept = {"job.json", "file.json", "inputs.json"}
-    found = [*output.glob(".tmp*"), *output.glob("translated/.*"), *output.glob("errors/.*")]
-    return [str(p) for p in (*output.glob(".hymt/**/*"), *found) if p.is_file() and p.name not in kept]
+def leftover_files(output: Path) -> list[str]:
+    """Return the names of files that must not remain in the folder of a finished job."""
+    allowed = {"job.json", "file.json", "inputs.json"}
+    temporary = [*output.glob(".tmp*"), *output.glob("translated/.*"), *output.glob("errors/.*")]
+    return [str(p) for p in (*output.glob(".hymt/**/*"), *temporary) if p.is_file() and p.name not in allowed]
 
 
 def one_job(rng: random.Random, victim: Victim, tally: Tally, most: int) -> None:
-    """Kill one job until it ends, at most about `most` times; then judge what it left."""
+    """Kill one job until it ends, at most about `most` times, and check its output."""
     tally.jobs += 1
     tally.rows += len(victim.texts)
     tally.formats[victim.source.name] += 1
     tally.workers[str(victim.workers)] += 1
-    wanted = [text.upper() for text in victim.texts]
-    made = victim.unbroken()
+    expected = [text.upper() for text in victim.texts]
+    output_path = victim.unbroken()
     if victim.body is warm.STUB:
-        tally.compare(f"{victim.name} unbroken", wanted, sources.read(made))
-    unbroken_rows, until, code = warm.MARKS.rows, tally.kills + most, -signal.SIGKILL
+        tally.compare(f"{victim.name} unbroken", expected, sources.read(output_path))
+    unbroken_rows, max_kills, code = warm.MARKS.rows, tally.kills + most, -signal.SIGKILL
     if victim.cold and most:
-        killed_cold(rng, victim, tally)
-    while code in (-signal.SIGKILL, ExitCode.STOPPED) and tally.kills < until:
-        code = killed(rng, victim, tally)
+        kill_cold_start(rng, victim, tally)
+    while code in (-signal.SIGKILL, ExitCode.STOPPED) and tally.kills < max_kills:
+        code = run_and_kill(rng, victim, tally)
     if code in (-signal.SIGKILL, ExitCode.STOPPED):
-        code = warm.wait(warm.start(victim.job, body=victim.body, told=victim.source.parent / "told"))
+        code = warm.wait(warm.start(victim.job, body=victim.body, stderr_path=victim.source.parent / "stderr"))
         victim.begun_rows += warm.MARKS.rows
     if code:
         tally.fail(f"{victim.name} {victim.source.name}: ended with {code}")
         return
     tally.rows_again += victim.begun_rows - unbroken_rows
     if victim.body is warm.STUB:
-        tally.compare(victim.name, wanted, sources.read(victim.output / "translated" / victim.source.name))
+        tally.compare(victim.name, expected, sources.read(victim.output / "translated" / victim.source.name))
     if warm.digest(victim.output) != victim.golden:
         tally.different_jobs += 1
-        tally.fail(f"{victim.name} {victim.source.name}: other bytes than the unbroken run's")
-    if names := left_over(victim.output):
+        tally.fail(f"{victim.name} {victim.source.name}: the bytes differ from those of the unbroken run")
+    if names := leftover_files(victim.output):
         tally.leftovers += len(names)
         tally.fail(f"{victim.name}: left over: {names[:5]}")
 
@@ -259,7 +259,7 @@ def campaign(size: int, victims: Iterator[tuple[random.Random, Victim]]) -> dict
     tally, began = Tally(), time.monotonic()
     while tally.kills < size:
         rng, victim = next(victims)
-        one_job(rng, victim, tally, min(MOST, size - tally.kills))
+        one_job(rng, victim, tally, min(MAX_KILLS, size - tally.kills))
         if not tally.failures:
             shutil.rmtree(victim.source.parent)
     return {
@@ -274,15 +274,15 @@ def campaign(size: int, victims: Iterator[tuple[random.Random, Victim]]) -> dict
 
 
 def stub_jobs(seed: int, work: Path, parts: int = 40) -> Iterator[tuple[random.Random, Victim]]:
-    number = 0
+    index = 0
     while True:
-        rng = random.Random(f"{seed} {number}")
-        folder = work / f"job{number}"
+        rng = random.Random(f"{seed} {index}")
+        folder = work / f"job{index}"
         folder.mkdir(parents=True)
         part_rows, workers = rng.choice([2, 3, 4]), rng.choice(WORKERS)
         rows = part_rows * parts - rng.randrange(part_rows)
         texts = [f"row {row} {'word ' * rng.randrange(12)}{rng.randrange(10**9):x}" for row in range(rows)]
-        source = folder / FORMATS[number % len(FORMATS)]
+        source = folder / FORMATS[index % len(FORMATS)]
         sources.write(source, texts)
         overrides = [
             "tgt_lang=fr",
@@ -296,12 +296,12 @@ def stub_jobs(seed: int, work: Path, parts: int = 40) -> Iterator[tuple[random.R
             f"launch.lease_beat_s={TTL_S / 5}",
             f"launch.workers={workers}",
         ]
-        yield rng, Victim(f"job{number}", source, texts, part_rows, warm.STUB, overrides, True, workers)
-        number += 1
+        yield rng, Victim(f"job{index}", source, texts, part_rows, warm.STUB, overrides, True, workers)
+        index += 1
 
 
 def run(seed: int, size: int, work: Path) -> dict[str, Any]:
-    """Kill jobs of the stub model `size` times, about fifty times each; see the module's text."""
+    """Kill jobs with the stub model `size` times, about fifty times each."""
     warm.prepare()
     stub.PAUSE_S = PAUSE_S
     return campaign(size, stub_jobs(seed, work))
@@ -311,23 +311,23 @@ def demo_jobs(seed: int, work: Path) -> Iterator[tuple[random.Random, Victim]]:
     from hymt_batch.demo import grammar
     from jobs import translate
 
-    number, part_rows = 0, 4
+    index, part_rows = 0, 4
     while True:
-        rng = random.Random(f"demo {seed} {number}")
-        folder = work / f"demo{number}"
+        rng = random.Random(f"demo {seed} {index}")
+        folder = work / f"demo{index}"
         folder.mkdir(parents=True)
         source = folder / "in.txt"
-        texts = list(dict.fromkeys(one.en for one in grammar.sample(rng.randrange(1 << 30), 40)))
+        texts = list(dict.fromkeys(example.en for example in grammar.sample(rng.randrange(1 << 30), 40)))
         sources.write(source, texts)
         overrides = ["src_lang=en", "tgt_lang=fr", "model=demo", "launch.progress=off", "launch.samples=0"]
         overrides += [f"batch.part_rows={part_rows}", f"batch.max_rows={part_rows}", "launch.num_threads=1"]
-        yield rng, Victim(f"demo{number}", source, texts, part_rows, translate.translate, overrides, False)
-        number += 1
+        yield rng, Victim(f"demo{index}", source, texts, part_rows, translate.translate, overrides, False)
+        index += 1
 
 
 def run_demo(seed: int, size: int, work: Path) -> dict[str, Any]:
-    """`run` with the demo model, on its own engine."""
-    import torch  # noqa: F401  once, before the forks
+    """Do what `run` does, with the demo model and its engine."""
+    import torch  # noqa: F401  imported once, before the forks
     import transformers.models.hunyuan_v1_dense.modeling_hunyuan_v1_dense  # noqa: F401
 
     warm.prepare(replica.serve)

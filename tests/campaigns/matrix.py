@@ -1,7 +1,7 @@
-"""The matrix of faults in RELIABILITY.md, from the marks `@pytest.mark.fault(N)` of the tests that provoke them.
+"""Write the matrix of faults in RELIABILITY.md from the marks `@pytest.mark.fault(N)` of the tests.
 
-Runs the marked tests, and writes the matrix when each fault has a test that passed, or a documented reason. With
---check nothing runs: the matrix must be the one that the marks of today give. Ends with one JSON line.
+Runs the marked tests, and writes the matrix if each fault has a test that passed, or a documented reason. With --check,
+no test runs: the matrix must be the one that the current marks give. Ends with one JSON line.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from tests.campaigns.fault_list import DOCUMENTED, FAULTS, GROUPS
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "RELIABILITY.md"
-BEGIN, END = "<!-- matrix: made by `make matrix` -->", "<!-- end of the matrix -->"
+BEGIN, END = "<!-- matrix: written by `make matrix` -->", "<!-- end of the matrix -->"
 MOST_NAMED = 3
 
 
 class Collector:
-    """What pytest found: which tests carry which marks, and how they went."""
+    """A pytest plugin that collects the marks of the tests, and their outcomes."""
 
     def __init__(self) -> None:
         self.tests: dict[int, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))  # fault -> test -> outcomes
@@ -52,68 +52,68 @@ class Collector:
 
 
 def collected(*, run: bool) -> Collector:
-    found = Collector()
+    collector = Collector()
     arguments = ["-q", "--no-header", "-m", "fault", "-p", "no:cacheprovider", str(ROOT / "tests")]
-    code = pytest.main(arguments if run else [*arguments, "--collect-only", "-qq"], plugins=[found])
+    code = pytest.main(arguments if run else [*arguments, "--collect-only", "-qq"], plugins=[collector])
     if code not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
         raise SystemExit(f"pytest ended with {code}")
-    return found
+    return collector
 
 
-def matrix(found: Collector) -> list[str]:
-    """Markdown, one row a fault."""
+def matrix(collector: Collector) -> list[str]:
+    """Return the lines of the summary and of the Markdown table, which has one row for each fault."""
     lines = ["| # | fault | must hold | status | tests |", "|---|---|---|---|---|"]
     for number, (fault, expected) in FAULTS.items():
         if number in GROUPS:
             lines.append(f"| | **{GROUPS[number]}** | | | |")
-        names = sorted(found.tests.get(number, {}))
+        names = sorted(collector.tests.get(number, {}))
         cell = "<br>".join(f"`{name}`" for name in names[:MOST_NAMED]) or DOCUMENTED.get(number, "")
         cell += f"<br>and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
         status = "tested" if names else "documented" if number in DOCUMENTED else "open"
         lines.append(f"| {number} | {fault} | {expected} | {status} | {cell} |")
     counts = {kind: sum(f"| {kind} |" in line for line in lines) for kind in ("tested", "documented", "open")}
-    told = f"{counts['tested']} of {len(FAULTS)} faults are provoked by tests, {counts['documented']} are documented"
-    return [f"{told}, {counts['open']} are open.", "", *lines]
+    summary = f"{counts['tested']} of {len(FAULTS)} faults are provoked by tests, {counts['documented']} are documented"
+    return [f"{summary}, {counts['open']} are open.", "", *lines]
 
 
-def unproved(found: Collector) -> list[str]:
-    """Faults whose tests did not pass here: failed, or all of them skipped."""
-    wrong = []
+def unproved(collector: Collector) -> list[str]:
+    """Return the faults without proof: a test failed, all tests were skipped, or there is neither test nor reason."""
+    problems = []
     for number in FAULTS:
-        outcomes = set[str]().union(*found.tests.get(number, {}).values())
+        outcomes = set[str]().union(*collector.tests.get(number, {}).values())
         if "failed" in outcomes:
-            wrong.append(f"fault {number}: a test fails")
-        elif found.tests.get(number) and "passed" not in outcomes and number not in DOCUMENTED:
-            wrong.append(f"fault {number}: every test of it is skipped here")
-        elif not found.tests.get(number) and number not in DOCUMENTED:
-            wrong.append(f"fault {number}: no test and no reason")
-    return wrong
+            problems.append(f"fault {number}: a test fails")
+        elif collector.tests.get(number) and "passed" not in outcomes and number not in DOCUMENTED:
+            problems.append(f"fault {number}: all its tests are skipped on this machine")
+        elif not collector.tests.get(number) and number not in DOCUMENTED:
+            problems.append(f"fault {number}: no test and no reason")
+    return problems
 
 
 def put(text: str, lines: list[str]) -> str:
-    """The page with these lines between its two marks."""
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
+    """Return the page with these lines between its two markers."""
+    before, begin, remainder = text.partition(BEGIN)
+    _, end, after = remainder.partition(END)
     if not begin or not end:
-        raise SystemExit(f"{PAGE.name} lacks the marks of the matrix")
+        raise SystemExit(f"{PAGE.name} lacks the two markers of the matrix")
     return "\n".join([before + begin, "", *lines, "", end + after])
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="run nothing; exit 1 when RELIABILITY.md is out of date")
+    parser.add_argument("--check", action="store_true", help="run no test; exit 1 if RELIABILITY.md is out of date")
     arguments = parser.parse_args()
-    found = collected(run=not arguments.check)
-    lines = matrix(found)
+    collector = collected(run=not arguments.check)
+    lines = matrix(collector)
     page = PAGE.read_text(encoding="utf-8")
-    figures: dict[str, Any] = {"summary": lines[0], "problems": [] if arguments.check else unproved(found)}
-    unknown = sorted(set(found.tests) - set(FAULTS))
-    figures["problems"] += [f"fault {number} is not on the list" for number in unknown]
+    figures: dict[str, Any] = {"summary": lines[0], "problems": [] if arguments.check else unproved(collector)}
+    unknown = sorted(set(collector.tests) - set(FAULTS))
+    figures["problems"] += [f"fault {number} is not in fault_list.py" for number in unknown]
     if arguments.check:
         figures["up_to_date"] = put(page, lines) == page
     elif not figures["problems"]:
         PAGE.write_text(put(page, lines), encoding="utf-8")
-    for problem in [*figures["problems"], *found.failed]:
+    for problem in [*figures["problems"], *collector.failed]:
         print(problem)
     print("\n" + json.dumps(figures))
     return 0 if not figures["problems"] and figures.get("up_to_date", True) else 1

@@ -1,6 +1,6 @@
-"""Stream many short lines through the stub model: peak memory must not grow with the input.
+"""Stream many short lines through the stub model; peak memory must not grow with the input.
 
-The figure: the largest peak of resident memory over that of the first size. Ends with one JSON line.
+The result is the largest peak of resident memory, divided by the peak of the first size. Ends with one JSON line.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ TOLERANCE = 1.10
 
 
 def peak_mib(rows: int, folder: Path, shard_rows: int) -> tuple[float, float]:
-    """Peak resident memory in MiB and seconds of a job over `rows` lines."""
+    """Run a job over `rows` lines; return its peak resident memory in MiB and its time in seconds."""
     source = folder / f"{rows}.txt"
     with source.open("w", encoding="utf-8") as file:
         file.writelines(f"line {row} of a corpus\n" for row in range(rows))
@@ -47,12 +47,12 @@ def peak_mib(rows: int, folder: Path, shard_rows: int) -> tuple[float, float]:
         raise SystemExit(f"the job over {rows} rows ended with {process.returncode}")
     with (folder / f"rows{rows}" / "translated" / source.name).open("rb") as file:
         if sum(1 for _ in file) != rows:
-            raise SystemExit(f"the job over {rows} rows wrote another number of lines")
+            raise SystemExit(f"the job over {rows} rows wrote a different number of lines")
     return usage.ru_maxrss / 1024, time.monotonic() - began
 
 
 def campaign(sizes: Sequence[int], shard_rows: int) -> dict[str, object]:
-    """Compare sizes; see the module's text."""
+    """Measure each size and return the figures."""
     peaks, seconds = {}, {}
     with tempfile.TemporaryDirectory() as folder:
         for rows in sizes:
@@ -70,7 +70,9 @@ def campaign(sizes: Sequence[int], shard_rows: int) -> dict[str, object]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sizes", type=int, nargs="*", default=[10_000, 100_000, 1_000_000, 10_000_000])
-    parser.add_argument("--shard-rows", type=int, default=2048, help="the smallest size should be four shards or more")
+    parser.add_argument(
+        "--shard-rows", type=int, default=2048, help="rows of a shard; the smallest size should be at least four shards"
+    )
     arguments = parser.parse_args()
     figures = campaign(arguments.sizes, arguments.shard_rows)
     print(json.dumps(figures))

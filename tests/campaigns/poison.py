@@ -1,7 +1,7 @@
-"""Rows that kill, hang or break whatever decodes them, at random places: each is given up, and no other row suffers.
+"""Put rows that kill, hang or break the decoder at random positions: each is quarantined, all others are translated.
 
-Real jobs with the model that upper-cases, in 1 to 3 worker processes; a job with one worker begins in its own process
-and dies with it three times first. Ends with one JSON line.
+Runs real jobs with the stub model and 1 to 3 worker processes. A job with one worker starts by decoding in its main
+process, and dies three times before it uses a worker. Ends with one JSON line.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ ROOT = Path(__file__).parent.parent.parent
 
 
 def run(seed: int, size: int, work: Path) -> dict[str, Any]:
-    """`size` jobs."""
+    """Run `size` jobs."""
     rng = random.Random(seed)
     failures: list[str] = []
     deadly_rows: Counter[str] = Counter()
     runs = rows = 0
-    for number in range(size):
-        folder = work / f"{seed}-{number}"
+    for index in range(size):
+        folder = work / f"{seed}-{index}"
         folder.mkdir(parents=True)
         num_rows, workers = rng.randint(10, 60), rng.randint(1, 3)
-        lines = [f"row {place} of {num_rows}" for place in range(num_rows)]
-        places = rng.sample(range(num_rows), rng.randint(0, 3))
-        for place in places:
+        lines = [f"row {row} of {num_rows}" for row in range(num_rows)]
+        deadly = rng.sample(range(num_rows), rng.randint(0, 3))
+        for row in deadly:
             kind = rng.choice(DEADLY)
             deadly_rows[kind] += 1
-            lines[place] = f"{kind} {place}"
+            lines[row] = f"{kind} {row}"
         (folder / "in.txt").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-        settings = [
+        overrides = [
             f"source.path={folder / 'in.txt'}",
             "tgt_lang=fr",
             "name=job",
@@ -53,9 +53,9 @@ def run(seed: int, size: int, work: Path) -> dict[str, Any]:
             f"launch.workers={workers}",
         ]
         code = -1
-        for _ in range(4 * len(places) + 1):
+        for _ in range(4 * len(deadly) + 1):
             code = subprocess.run(
-                [*stub_worker.COMMAND, *settings],
+                [*stub_worker.COMMAND, *overrides],
                 cwd=ROOT,
                 capture_output=True,
                 env={**os.environ, "OMP_NUM_THREADS": "1"},
@@ -65,7 +65,7 @@ def run(seed: int, size: int, work: Path) -> dict[str, Any]:
             if code == 0:
                 break
         rows += num_rows
-        failures += _wrong(folder / "job", lines, places, code, f"seed {seed} job {number}")
+        failures += _wrong(folder / "job", lines, deadly, code, f"seed {seed} job {index}")
     return {
         "passed": not failures,
         "failures": failures[:20],
@@ -76,21 +76,21 @@ def run(seed: int, size: int, work: Path) -> dict[str, Any]:
     }
 
 
-def _wrong(job: Path, lines: list[str], places: list[int], code: int, name: str) -> list[str]:
+def _wrong(job: Path, lines: list[str], deadly: list[int], code: int, name: str) -> list[str]:
     if code != 0:
         return [f"{name}: not complete, exit code {code}"]
-    found = (job / "translated" / "in.txt").read_text(encoding="utf-8").split("\n")[:-1]
-    wanted = ["" if place in places else line.upper() for place, line in enumerate(lines)]
-    wrong = [] if found == wanted else [f"{name}: other lines"]
+    lines_found = (job / "translated" / "in.txt").read_text(encoding="utf-8").split("\n")[:-1]
+    expected = ["" if row in deadly else line.upper() for row, line in enumerate(lines)]
+    problems = [] if lines_found == expected else [f"{name}: the lines differ"]
     path = job / "errors" / "in.txt.errors.jsonl"
     errors = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
-    if [(one["id"], one["status"]) for one in errors] != [
-        (f"in.txt#{place + 1}", "crash_quarantined") for place in sorted(places)
+    if [(error["id"], error["status"]) for error in errors] != [
+        (f"in.txt#{row + 1}", "crash_quarantined") for row in sorted(deadly)
     ]:
-        wrong.append(f"{name}: other errors")
+        problems.append(f"{name}: the errors differ")
     if list((job / ".hymt").glob("attempts/*")):
-        wrong.append(f"{name}: marks are left")
-    return wrong
+        problems.append(f"{name}: attempt markers remain")
+    return problems
 
 
 if __name__ == "__main__":

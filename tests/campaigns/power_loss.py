@@ -1,7 +1,8 @@
-"""Power losses, kills, store errors, take-overs and damage in a simulated store, under the real write stage.
+"""Run the real write stage on a simulated file system with power losses, kills, errors, take-overs and damage.
 
-The figure: distinct states that a power loss may leave, each recovered by the real code, and how many broke an
-invariant. A state counts once in a world (job, seed); what was met again is told apart. Ends with one JSON line.
+The results are the number of distinct states that a power loss may leave, each recovered by the real code, and the
+number of states that broke an invariant. A state counts once in a world (a job and a seed); states that are reached
+again are counted as repeats. Ends with one JSON line.
 """
 
 from __future__ import annotations
@@ -20,12 +21,12 @@ from tests.faults import worlds
 from tests.faults.explore import Tally
 from tests.faults.small import simulated
 
-A_WORLD = 1500  # states of one job before the next one, at most
-DAMAGED = 0.05  # damaged states for each state of a power loss
+A_WORLD = 1500  # at most so many states of one job before the next job
+DAMAGED = 0.05  # number of damaged states, divided by that of power-loss states
 
 
 def run(seed: int, size: int, work: Path) -> dict[str, Any]:
-    """Explore `size` states that a power loss leaves, over all worlds alike."""
+    """Explore `size` states that a power loss leaves, divided equally between the worlds."""
     tally, rng, began = Tally(), random.Random(seed), time.monotonic()
     work.mkdir(parents=True, exist_ok=True)
     gc.freeze()

@@ -1,10 +1,10 @@
-"""Four runners at once on one folder without a working lease, and a lease that is lost: nothing wrong may come of it.
+"""Run four jobs on one folder at once, without a working lease or with a lost one; no output may be wrong.
 
-Each round starts four processes of the real job whose lease does nothing, so that each also sweeps away what the others
-are writing; one may be killed, one may be stopped and go on later. Every tenth round the lease works, and each runner
-stands for a machine of its own: one is stopped for longer than its lease and goes on as a zombie, while the others race
-to take over. Beside it, under the same kills and stops: an append file with a checkpoint of its length.
-Ends with one JSON line.
+Each round starts four processes of the real job whose lease has no effect, so each also removes the temporary files of
+the others; one may be killed, one may be stopped and continue later. In every tenth round the lease works, and each
+runner stands for a different machine: one is stopped for longer than its lease and continues as a zombie, while the
+others race to take over. For comparison, the same kills and stops hit a design that appends to a file and stores a
+checkpoint of its length. Ends with one JSON line.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ LEASED_EVERY = 10  # rounds
 
 
 class Nothing:
-    """A lease that anybody gets, at any time."""
+    """A lease that every runner gets at any time."""
 
     epoch = 1
 
@@ -45,71 +45,71 @@ class Nothing:
     def release(self) -> None: ...
 
 
-def unlocked(job: Any, telling: Reporter) -> Any:
+def unlocked(job: Any, reporter: Reporter) -> Any:
     lease.acquire = lambda *_, **__: Nothing()  # type: ignore[assignment]
-    return warm.STUB(job, telling)
+    return warm.STUB(job, reporter)
 
 
 def on_host(name: str, pause_s: float) -> warm.Translate:
-    """The job on a machine of its own, as far as the lease can tell."""
+    """Return a job that appears to the lease to run on the machine `name`."""
 
-    def body(job: Any, telling: Reporter) -> Any:
+    def body(job: Any, reporter: Reporter) -> Any:
         socket.gethostname = lambda: name
         stub.PAUSE_S = pause_s
-        return warm.STUB(job, telling)
+        return warm.STUB(job, reporter)
 
     return body
 
 
 def append_and_checkpoint(source: Path, out: Path) -> int:
-    """The usual other design: rows are appended, and how far the file is complete is noted after each few."""
+    """The other common design: append rows, and store the complete length of the file after every few rows."""
     lines = source.read_text(encoding="utf-8").splitlines(keepends=True)
-    note = out.with_suffix(".checkpoint")
-    done, size = json.loads(note.read_text()) if note.exists() else (0, 0)
+    checkpoint = out.with_suffix(".checkpoint")
+    done, size = json.loads(checkpoint.read_text()) if checkpoint.exists() else (0, 0)
     with out.open("ab") as file:
         file.truncate(size)
         while done < len(lines):
-            some = lines[done : done + PART_ROWS]
+            batch = lines[done : done + PART_ROWS]
             time.sleep(PAUSE_S)
-            file.write("".join(some).upper().encode())
+            file.write("".join(batch).upper().encode())
             file.flush()
-            done, size = done + len(some), file.tell()
-            aside = note.with_name(f"{note.name}.{os.getpid()}")
-            aside.write_text(json.dumps([done, size]))
-            aside.rename(note)
+            done, size = done + len(batch), file.tell()
+            temporary = checkpoint.with_name(f"{checkpoint.name}.{os.getpid()}")
+            temporary.write_text(json.dumps([done, size]))
+            temporary.rename(checkpoint)
     return 0
 
 
 Start = Callable[[int], int]
 
 
-def together(rng: random.Random, start: Start) -> list[int]:
-    """Start the writers, kill one or stop it for a while, or both, or neither; their exit codes."""
+def run_together(rng: random.Random, start: Start) -> list[int]:
+    """Start the writers, kill one, stop one for a while, both or neither; return the exit codes."""
     order = rng.sample(range(WRITERS), WRITERS)
     begin = [rng.uniform(0.0, 0.02) for _ in range(WRITERS)]
-    kill_s, stop_s, still_s = rng.uniform(0.0, 0.08), rng.uniform(0.0, 0.06), rng.uniform(0.0, 0.1)
+    kill_s, stop_s, stopped_s = rng.uniform(0.0, 0.08), rng.uniform(0.0, 0.06), rng.uniform(0.0, 0.1)
     kill, stop = rng.random() < 0.5, rng.random() < 0.5
     pids: dict[int, int] = {}
-    events = [(at, "start", number) for number, at in enumerate(begin)]
+    events = [(at_s, "start", index) for index, at_s in enumerate(begin)]
     events += [(kill_s, "kill", order[0])] if kill else []
-    events += [(stop_s, "stop", order[1]), (stop_s + still_s, "go on", order[1])] if stop else []
+    events += [(stop_s, "stop", order[1]), (stop_s + stopped_s, "go on", order[1])] if stop else []
     began = time.monotonic()
-    for at, what, number in sorted(events):
-        time.sleep(max(0.0, began + at - time.monotonic()))
-        if what == "start":
-            pids[number] = start(number)
-        elif number in pids:
-            with suppress(ProcessLookupError):  # a zombie until it is waited for, so only its group may be gone
-                os.kill(pids[number], {"kill": signal.SIGKILL, "stop": signal.SIGSTOP}.get(what, signal.SIGCONT))
+    for at_s, event, index in sorted(events):
+        time.sleep(max(0.0, began + at_s - time.monotonic()))
+        if event == "start":
+            pids[index] = start(index)
+        elif index in pids:
+            with suppress(ProcessLookupError):  # the process exists until it is waited for, but its group may be gone
+                os.kill(pids[index], {"kill": signal.SIGKILL, "stop": signal.SIGSTOP}.get(event, signal.SIGCONT))
     return [warm.wait(pid) for pid in pids.values()]
 
 
 class Rounds:
-    """A folder with a source, and what an unbroken run makes of it."""
+    """A folder with an input, and the digest of an unbroken run's output."""
 
     def __init__(self, seed: int, work: Path) -> None:
         work.mkdir(parents=True, exist_ok=True)
-        self.work, self.source, self.told, self.seed = work, work / "in.txt", work / "told", seed
+        self.work, self.source, self.stderr_path, self.seed = work, work / "in.txt", work / "stderr", seed
         self.texts = [f"row {row} of {seed}" for row in range(ROWS)]
         sources.write(self.source, self.texts)
         self.job = warm.load(
@@ -120,59 +120,61 @@ class Rounds:
                 *(f"launch.lease_beat_s={TTL_S / 4}", "launch.grace_s=1"),
             ]
         )
-        if code := warm.wait(warm.start(self.job, told=self.told)):
-            raise RuntimeError(f"the unbroken run ended with {code}: {self.told.read_text()}")
+        if code := warm.wait(warm.start(self.job, stderr_path=self.stderr_path)):
+            raise RuntimeError(f"the unbroken run ended with {code}: {self.stderr_path.read_text()}")
         self.golden = warm.digest(work / "golden")
         self.failures: list[str] = []
         self.counts: Counter[str] = Counter()
         self.codes: Counter[str] = Counter()
 
-    def fail(self, what: str) -> None:
-        self.failures.append(what)
-        told = self.told.read_text()[-1500:] if self.told.exists() else ""
-        print(f"races: {what}\n{told}", file=sys.stderr, flush=True)
+    def fail(self, message: str) -> None:
+        self.failures.append(message)
+        stderr = self.stderr_path.read_text()[-1500:] if self.stderr_path.exists() else ""
+        print(f"races: {message}\n{stderr}", file=sys.stderr, flush=True)
 
-    def one(self, number: int) -> None:
-        rng, name = random.Random(f"{self.seed} {number}"), f"round{number}"
-        self.told.unlink(missing_ok=True)
+    def run(self, index: int) -> None:
+        rng, name = random.Random(f"{self.seed} {index}"), f"round{index}"
+        self.stderr_path.unlink(missing_ok=True)
         job, folder = replace(self.job, name=name), self.work / name
-        leased = number % LEASED_EVERY == LEASED_EVERY - 1
+        leased = index % LEASED_EVERY == LEASED_EVERY - 1
         if leased:
             codes = self.zombie(rng, job)
         else:
-            codes = together(rng, lambda _: warm.start(job, body=unlocked, told=self.told))
+            codes = run_together(rng, lambda _: warm.start(job, body=unlocked, stderr_path=self.stderr_path))
         self.counts["leased_rounds" if leased else "unlocked_rounds"] += 1
         for code in codes:
             self.codes[str(code)] += 1
         expected = (-signal.SIGKILL, ExitCode.COMPLETE, ExitCode.STOPPED, ExitCode.LEASE_HELD)
-        if wrong := [code for code in codes if code not in expected]:
-            self.fail(f"round {number}: exit {wrong}")
-        if "Traceback" in self.told.read_text():
-            self.fail(f"round {number}: a traceback")
+        if unexpected := [code for code in codes if code not in expected]:
+            self.fail(f"round {index}: exit {unexpected}")
+        if "Traceback" in self.stderr_path.read_text():
+            self.fail(f"round {index}: a traceback")
         if 0 in codes and warm.digest(folder) != self.golden:
-            # one that was killed after the others had swept leaves what it was writing, until the next run
+            # a runner killed after the others removed leftovers leaves its temporary file until the next run
             self.counts["rounds_with_a_killed_ones_file"] += 1
             if -signal.SIGKILL not in codes or warm.digest(folder, leave_out=".tmp-") != self.golden:
                 self.counts["wrong_rounds"] += 1
-                self.fail(f"round {number}: other bytes than the unbroken run's; exits {codes}")
-        if again := warm.wait(warm.start(job, told=self.told)):
-            self.fail(f"round {number}: exits {codes}, and then {again}")
+                self.fail(f"round {index}: the bytes differ from those of the unbroken run; exits {codes}")
+        if last_code := warm.wait(warm.start(job, stderr_path=self.stderr_path)):
+            self.fail(f"round {index}: exits {codes}, and then {last_code}")
         elif warm.digest(folder) != self.golden:
             self.counts["wrong_at_last"] += 1
-            self.fail(f"round {number}: other bytes after a last run; exits {codes}")
+            self.fail(f"round {index}: the bytes differ after a last run; exits {codes}")
         shutil.rmtree(folder)
         if not leased:
-            self.baseline(number)
+            self.baseline(index)
 
     def zombie(self, rng: random.Random, job: Any) -> list[int]:
-        """One runner stands still for longer than its lease; three others race for the lease, one may be killed."""
-        owner = warm.start(job, body=on_host("node0", 0.05), told=self.told)
-        until = time.monotonic() + 30
-        while not warm.MARKS.parts and time.monotonic() < until:
+        """Stop one runner for longer than its lease; three others race for the lease, and one may be killed."""
+        owner = warm.start(job, body=on_host("node0", 0.05), stderr_path=self.stderr_path)
+        deadline = time.monotonic() + 30
+        while not warm.MARKS.parts and time.monotonic() < deadline:
             time.sleep(0.001)
         time.sleep(rng.uniform(0.0, 0.1))
         os.kill(owner, signal.SIGSTOP)
-        others = [warm.start(job, body=on_host(f"node{n}", 0.05), told=self.told) for n in range(1, WRITERS)]
+        others = [
+            warm.start(job, body=on_host(f"node{n}", 0.05), stderr_path=self.stderr_path) for n in range(1, WRITERS)
+        ]
         if rng.random() < 0.5:
             time.sleep(rng.uniform(0.0, 1.5 * TTL_S))
             os.kill(others[0], signal.SIGKILL)
@@ -183,29 +185,29 @@ class Rounds:
         self.counts["zombies_done"] += codes[0] == ExitCode.COMPLETE
         return codes
 
-    def baseline(self, number: int) -> None:
-        """The same kills and stops on the other design, run on until it is done; rows that it lost or doubled."""
-        rng, out = random.Random(f"{self.seed} {number}"), self.work / "append.txt"
-        together(rng, lambda _: warm.forked(lambda: append_and_checkpoint(self.source, out)))
-        warm.wait(warm.forked(lambda: append_and_checkpoint(self.source, out)))
-        wanted = [text.upper() for text in self.texts]
-        found = out.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]
-        missing, more = Counter(wanted) - Counter(found), Counter(found) - Counter(wanted)
+    def baseline(self, index: int) -> None:
+        """Apply the same kills and stops to the other design, run it to its end, and count lost and duplicated rows."""
+        rng, out = random.Random(f"{self.seed} {index}"), self.work / "append.txt"
+        run_together(rng, lambda _: warm.fork(lambda: append_and_checkpoint(self.source, out)))
+        warm.wait(warm.fork(lambda: append_and_checkpoint(self.source, out)))
+        expected = [text.upper() for text in self.texts]
+        lines = out.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]
+        missing, extra = Counter(expected) - Counter(lines), Counter(lines) - Counter(expected)
         self.counts["append_lost_rows"] += missing.total()
-        self.counts["append_doubled_rows"] += sum(count for text, count in more.items() if text in wanted)
-        self.counts["append_torn_rows"] += sum(count for text, count in more.items() if text not in wanted)
-        self.counts["append_wrong_rounds"] += found != wanted
+        self.counts["append_doubled_rows"] += sum(count for text, count in extra.items() if text in expected)
+        self.counts["append_torn_rows"] += sum(count for text, count in extra.items() if text not in expected)
+        self.counts["append_wrong_rounds"] += lines != expected
         out.unlink()
         out.with_suffix(".checkpoint").unlink(missing_ok=True)
 
 
 def run(seed: int, size: int, work: Path) -> dict[str, Any]:
-    """Play `size` rounds; see the module's text."""
+    """Run `size` rounds."""
     warm.prepare()
     stub.PAUSE_S = PAUSE_S
     rounds, began = Rounds(seed, work), time.monotonic()
-    for number in range(size):
-        rounds.one(number)
+    for index in range(size):
+        rounds.run(index)
     names = ("unlocked_rounds", "leased_rounds", "wrong_rounds", "wrong_at_last", "zombies_stopped", "zombies_done")
     names += (
         "rounds_with_a_killed_ones_file",

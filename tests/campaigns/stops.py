@@ -1,7 +1,7 @@
-"""What stops cost: one job stopped in an orderly way again and again, and jobs killed at regular intervals.
+"""Measure what stops cost: one job stopped cleanly again and again, and jobs killed at regular intervals.
 
-`run`: the state of the job may not grow, and its bytes are those of an unbroken run. `run_goodput`: the share of the
-unbroken run's time. Ends with one JSON line.
+`run`: the state of the job must not grow, and its bytes must be those of an unbroken run. `run_goodput`: the time of an
+unbroken run, divided by the time of all runs with kills. Ends with one JSON line.
 """
 
 from __future__ import annotations
@@ -22,61 +22,66 @@ NAMES_OF_PARTS = frozenset(f"p{number:05}" for number in range(1000))
 
 
 def run(seed: int, size: int, work: Path) -> dict[str, Any]:
-    """Stop one job in an orderly way `size` times, each at another moment; its state may not grow by that."""
+    """Stop one job cleanly `size` times, each time at a different moment; its state must not grow."""
     warm.prepare()
     stub.PAUSE_S = kills.PAUSE_S
-    rng, tally, stopped, most = random.Random(f"requeue {seed}"), kills.Tally(), 0, 0
-    # a run commits what it was at when it was stopped, on a slow machine some parts more: it may never be complete
+    rng, tally, stopped, max_extra = random.Random(f"requeue {seed}"), kills.Tally(), 0, 0
+    # a stopped run first commits its current part, on a slow machine several; the job must not complete before the end
     _, victim = next(kills.stub_jobs(seed, work, parts=PARTS_A_STOP * size))
     victim.unbroken()
-    told = work / "told"
-    for number in range(size):
-        named = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGUSR2)[number % 4]
-        pid = warm.start(victim.job, told=told)
-        while warm.MARKS.phase in ("import", "config") and warm.ended(pid) is None:
+    stderr_path = work / "stderr"
+    for index in range(size):
+        signal_sent = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGUSR2)[index % 4]
+        pid = warm.start(victim.job, stderr_path=stderr_path)
+        while warm.MARKS.phase in ("import", "config") and warm.poll(pid) is None:
             time.sleep(0.0005)
         time.sleep(rng.uniform(0.0, victim.spans.start + 0.5 * victim.spans.part))
-        os.kill(pid, named)
+        os.kill(pid, signal_sent)
         code = warm.wait(pid)
         stopped += code == ExitCode.STOPPED
         if code not in (ExitCode.STOPPED, ExitCode.COMPLETE):
-            tally.fail(f"requeue {number}: {named.name} gave exit {code}: {told.read_text()[-300:]}")
-        extra = [name for name in kills.left_over(victim.output) if Path(name).name not in NAMES_OF_PARTS]
-        most = max(most, len(extra))
+            tally.fail(f"requeue {index}: {signal_sent.name} gave exit {code}: {stderr_path.read_text()[-300:]}")
+        extra = [name for name in kills.leftover_files(victim.output) if Path(name).name not in NAMES_OF_PARTS]
+        max_extra = max(max_extra, len(extra))
         if code == ExitCode.COMPLETE:
             tally.fail(f"the job was complete after {stopped} stops")
             break
-    if code := warm.wait(warm.start(victim.job, told=told)):
-        tally.fail(f"the last run ended with {code}")
+    if code := warm.wait(warm.start(victim.job, stderr_path=stderr_path)):
+        tally.fail(f"the last run ended with exit {code}")
     if warm.digest(victim.output) != victim.golden:
-        tally.fail("other bytes than the unbroken run's")
-    if left := kills.left_over(victim.output):
-        tally.fail(f"left over: {left[:5]}")
-    if most > 2:  # such as the lease of a job that a signal met before its handler
-        tally.fail(f"the state grew by {most} files")
-    return {"passed": not tally.failures, "failures": tally.failures, "requeued": stopped, "worst_extra_files": most}
+        tally.fail("the bytes differ from those of the unbroken run")
+    if leftovers := kills.leftover_files(victim.output):
+        tally.fail(f"left over: {leftovers[:5]}")
+    if max_extra > 2:  # for example the lease of a job that got the signal before its handler was installed
+        tally.fail(f"the state grew by {max_extra} files")
+    return {
+        "passed": not tally.failures,
+        "failures": tally.failures,
+        "requeued": stopped,
+        "worst_extra_files": max_extra,
+    }
 
 
 def run_goodput(seed: int, size: int, work: Path) -> dict[str, Any]:
-    """Kill a job each time it worked for some parts' time, in `size` jobs of each interval, and compare its time.
+    """Kill `size` jobs for each interval, every time after the time of so many parts, and compare the total time.
 
-    The share is the time of the unbroken run over the time of all runs, start of each process included.
+    The result is the time of the unbroken run, divided by the time of all runs, which includes starting each process.
     """
     warm.prepare()
     stub.PAUSE_S = 0.01
     shares: dict[str, int] = {}
     tally = kills.Tally()
     for parts in (5, 10, 20, 30):
-        whole_s, spent_s, limit = 0.0, 0.0, tally.kills + 200 * size
-        for number in range(size):
-            _, victim = next(kills.stub_jobs(seed + 1000 * parts + number, work / f"{parts} {number}"))
+        unbroken_s, spent_s, limit = 0.0, 0.0, tally.kills + 200 * size
+        for index in range(size):
+            _, victim = next(kills.stub_jobs(seed + 1000 * parts + index, work / f"{parts} {index}"))
             victim.unbroken()
             spans, code = victim.spans, -1
-            whole_s += spans.start + spans.part * victim.num_parts + spans.end
+            unbroken_s += spans.start + spans.part * victim.num_parts + spans.end
             while code:
-                began, pid = time.monotonic(), warm.start(victim.job, told=work / "told")
+                began, pid = time.monotonic(), warm.start(victim.job, stderr_path=work / "stderr")
                 while (
-                    code_now := warm.ended(pid)
+                    code_now := warm.poll(pid)
                 ) is None and time.monotonic() < began + spans.start + spans.part * parts:
                     time.sleep(0.001)
                 if code_now is None:
@@ -89,8 +94,8 @@ def run_goodput(seed: int, size: int, work: Path) -> dict[str, Any]:
                     tally.fail(f"a kill every {parts} parts: exit {code} after {tally.kills} kills")
                     break
             if warm.digest(victim.output) != victim.golden:
-                tally.fail(f"a kill every {parts} parts: other bytes")
-        shares[f"a kill every {parts} parts"] = round(1000 * whole_s / spent_s) if spent_s else 0
+                tally.fail(f"a kill every {parts} parts: the bytes differ")
+        shares[f"a kill every {parts} parts"] = round(1000 * unbroken_s / spent_s) if spent_s else 0
     return {
         "passed": not tally.failures,
         "failures": tally.failures,
@@ -99,7 +104,9 @@ def run_goodput(seed: int, size: int, work: Path) -> dict[str, Any]:
     }
 
 
-OTHERS: dict[str, tuple[command.Run, str]] = {"goodput": (run_goodput, "what kills at regular intervals cost instead")}
+OTHERS: dict[str, tuple[command.Run, str]] = {
+    "goodput": (run_goodput, "measure the cost of kills at regular intervals instead")
+}
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""A model that upper-cases, without torch: the job around it is the real one.
+"""A model without torch that upper-cases its input, for tests of the real job.
 
-Run as a program it is `hymt-batch translate` with this model: python -m tests.campaigns.stub OVERRIDES
+Run as a program, it is `hymt-batch translate` with this model: python -m tests.campaigns.stub OVERRIDES
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from jobs import __main__ as front
 from jobs import translate
 
 PAUSE_S = float(os.environ.get("STUB_PAUSE_S", "0"))
-"""Seconds a batch takes, so that a kill finds the job at work."""
+"""Seconds that a batch takes, so that a kill can hit the job while it decodes."""
 
 COUNT_S = float(os.environ.get("STUB_COUNT_S", "0"))
-"""Seconds the tokenizer takes to count a text, so that a row is long in preparation."""
+"""Seconds that the tokenizer takes to count a text, so that the preparation of a row takes long."""
 
 
 @dataclass(frozen=True)
 class Bytes:
-    """A tokenizer whose tokens are bytes."""
+    """A tokenizer with one token for each byte."""
 
     prefix: tuple[int, ...] = (256,)
     suffix: tuple[int, ...] = (257,)
@@ -51,7 +51,7 @@ class Bytes:
 
 @dataclass(frozen=True)
 class Stub:
-    """What `network.prepare` and `network.load` would give."""
+    """Stands in for the results of `prepare.prepare_model` and of its `load`."""
 
     identity: dict[str, Any] = field(default_factory=lambda: {"files": {"stub": "upper"}})
     environment: dict[str, Any] = field(default_factory=lambda: {"device": "stub"})
@@ -81,10 +81,10 @@ def decode_batch(
     prompts: Sequence[Sequence[int]],
     max_new_tokens: Sequence[int],
     seeds: Sequence[int],
-    choice: object,
+    sampling_params: object,
     check_stop: Callable[[], None],
 ) -> list[Completion]:
-    """Upper-case what stands after the instruction."""
+    """Upper-case the text after the instruction of each prompt."""
     check_stop()
     time.sleep(PAUSE_S)
     rows = []
@@ -95,13 +95,13 @@ def decode_batch(
 
 
 def run(overrides: Sequence[str], **settings: Any) -> int:
-    """Run the job with this model, or what `settings` says otherwise; the exit code as the command line gives it."""
-    right, given = translate.run, {"prepare_model": prepare, "decode_batch": decode_batch, **settings}
-    translate.run = partial(right, translate=partial(translate.translate, **given))
+    """Run the job with this model, with `settings` as other arguments of `translate`; return the exit code."""
+    original, arguments = translate.run, {"prepare_model": prepare, "decode_batch": decode_batch, **settings}
+    translate.run = partial(original, translate=partial(translate.translate, **arguments))
     try:
         return front.main(["translate", *overrides])
     finally:
-        translate.run = right
+        translate.run = original
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""A worker with the model that upper-cases: what `launch/pool.py` starts, for tests.
+"""A worker process with the stub model, which tests let `launch/pool.py` start instead of a real one.
 
-Some texts are deadly to it: POISON kills the process, HANG never ends, BUG raises, and FRAIL kills the process as many
-times as $STUB_FRAIL says. Run as a program it is given the number of a socket; given overrides instead, it is
-`hymt-batch translate` that decodes so, itself or in workers.
+Some texts are deadly: POISON kills the process, HANG never ends, BUG raises an error, and FRAIL kills the process as
+often as $STUB_FRAIL sets. Run as a program with the number of a socket, it is a worker. Run with overrides, it is
+`hymt-batch translate` with this model, in the process itself or in workers.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ def decode_batch(
     prompts: Sequence[Sequence[int]],
     max_new_tokens: Sequence[int],
     seeds: Sequence[int],
-    choice: object,
+    sampling_params: object,
     check_stop: Callable[[], None],
 ) -> Any:
-    """As the stub does, unless a text says otherwise; writes its process id to $STUB_PIDS, a line a batch."""
+    """Decode like the stub, unless a text is deadly; append the process id to $STUB_PIDS for each batch."""
     if pids := os.environ.get("STUB_PIDS"):
         with Path(pids).open("a", encoding="ascii") as file:
             file.write(f"{os.getpid()} {len(prompts)}\n")
-    text = b"".join(bytes(one[1:-1]) for one in prompts)
+    text = b"".join(bytes(prompt[1:-1]) for prompt in prompts)
     if b"POISON" in text:
         os.kill(os.getpid(), signal.SIGKILL)
     if b"FRAIL" in text and innocent_death():
@@ -43,15 +43,15 @@ def decode_batch(
         raise ValueError("a bug")
     while b"HANG" in text:
         time.sleep(0.05)
-    return stub.decode_batch(hymt, prompts, max_new_tokens, seeds, choice, check_stop)
+    return stub.decode_batch(hymt, prompts, max_new_tokens, seeds, sampling_params, check_stop)
 
 
 def innocent_death() -> bool:
-    """Whether one more is due; $STUB_FRAIL is their number, and the file in which they are counted."""
-    most, _, path = os.environ["STUB_FRAIL"].partition(":")
+    """Return True if the process must die; $STUB_FRAIL is the number of deaths and the file that counts them."""
+    num_deaths, _, path = os.environ["STUB_FRAIL"].partition(":")
     with Path(path).open("a+", encoding="ascii") as file:
         file.write(".")
-        return file.tell() <= int(most)
+        return file.tell() <= int(num_deaths)
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -1,8 +1,9 @@
-"""A small job whose every system call on the output path is, one by one, its last (SIGKILL) or one that fails.
+"""Kill a small job at each of its system calls on the output path, or let that call fail.
 
-strace counts the calls of an unbroken run, and then kills or fails the N-th one, for each N. After a kill the next run
-must end with the bytes of an unbroken one, and repeat at most one part. After an error the job either ends with these
-bytes, or with a documented exit code and a one-line cause, and the next run ends with them. Ends with one JSON line.
+strace counts the calls of an unbroken run, then kills the process at the N-th call or fails that call, for each N.
+After a kill the next run must end with the bytes of an unbroken run, and decode at most one part again. After an error
+the job must end with these bytes, or with a documented exit code and a cause in one line; then the next run must end
+with these bytes. Ends with one JSON line.
 """
 
 from __future__ import annotations
@@ -36,12 +37,12 @@ KILL = "kill"
 
 @dataclass(frozen=True)
 class Point:
-    """What happens at which call of a job: the number-th of this name in its main thread."""
+    """A fault to inject at the `number`-th call of this name in the main thread of the job."""
 
     call: str
     number: int
-    what: str  # KILL, or the name of an error
-    stays: bool = False  # every call from this one on fails
+    what: str  # KILL, or the name of an errno
+    stays: bool = False  # True: every call from this one on fails
 
     @property
     def inject(self) -> str:
@@ -55,12 +56,12 @@ class Point:
 def under_strace(
     begin: Callable[[Callable[[], object]], int], log: Path, calls: Sequence[str], inject: str = ""
 ) -> int:
-    """Trace a process from the moment on in which it calls what it is given; its exit code."""
+    """Start a process, attach strace when it calls the function that `begin` gets, and return its exit code."""
     ready, go = os.pipe()
     pid = begin(lambda: os.read(ready, 1))
-    words = ["strace", "-f", "-y", "-s", "0", "-o", str(log), "-e", f"trace={','.join(calls)}"]
-    words += ["-e", f"inject={inject}"] if inject else []
-    with subprocess.Popen([*words, "-p", str(pid)], stderr=subprocess.PIPE, text=True) as strace:
+    command = ["strace", "-f", "-y", "-s", "0", "-o", str(log), "-e", f"trace={','.join(calls)}"]
+    command += ["-e", f"inject={inject}"] if inject else []
+    with subprocess.Popen([*command, "-p", str(pid)], stderr=subprocess.PIPE, text=True) as strace:
         assert strace.stderr is not None
         for line in strace.stderr:
             if "attached" in line:
@@ -73,122 +74,122 @@ def under_strace(
     return code
 
 
-def on_path(log: Path, place: Path) -> list[tuple[str, int]]:
-    """Traced calls of the main thread on a path, with their numbers among those of the same name."""
-    seen: Counter[tuple[str, str]] = Counter()
-    found, main = [], ""
+def on_path(log: Path, path: Path) -> list[tuple[str, int]]:
+    """Return the main thread's traced calls on a path, each with its index (from 1) among the calls of that name."""
+    num_of_call: Counter[tuple[str, str]] = Counter()
+    calls, main = [], ""
     for line in log.read_text(errors="replace").splitlines():
         if (match := re.match(r"(\d+) +(\w+)\(", line)) is None:
             continue
         main = main or match[1]
-        seen[match[1], match[2]] += 1
-        if match[1] == main and str(place) in line:
-            found.append((match[2], seen[match[1], match[2]]))
-    return found
+        num_of_call[match[1], match[2]] += 1
+        if match[1] == main and str(path) in line:
+            calls.append((match[2], num_of_call[match[1], match[2]]))
+    return calls
 
 
-class Stage:
-    """A job on a store, under strace."""
+class TracedJob:
+    """A job that can run under strace."""
 
     def __init__(self, work: Path) -> None:
         work.mkdir(parents=True, exist_ok=True)
-        self.work, self.source, self.log, self.told = work, work / "in.txt", work / "strace", work / "told"
+        self.work, self.source, self.log, self.stderr_path = work, work / "in.txt", work / "strace", work / "stderr"
         sources.write(self.source, TEXTS)
-        settings = ["tgt_lang=fr", "model=demo", f"source.path={self.source}", f"output_dir={work}", "name=job"]
-        settings += [f"batch.part_rows={PART_ROWS}", f"batch.max_rows={PART_ROWS}", "batch.shard_rows=6"]
-        settings += ["launch.progress=off", "launch.samples=1", "launch.lease_ttl_s=1.5", "launch.lease_beat_s=0.5"]
-        self.job = warm.load(settings)
+        overrides = ["tgt_lang=fr", "model=demo", f"source.path={self.source}", f"output_dir={work}", "name=job"]
+        overrides += [f"batch.part_rows={PART_ROWS}", f"batch.max_rows={PART_ROWS}", "batch.shard_rows=6"]
+        overrides += ["launch.progress=off", "launch.samples=1", "launch.lease_ttl_s=1.5", "launch.lease_beat_s=0.5"]
+        self.job = warm.load(overrides)
         self.output = work / "job"
         if code := self.run():
-            raise RuntimeError(f"the unbroken run ended with {code}: {self.told.read_text()}")
+            raise RuntimeError(f"the unbroken run ended with {code}: {self.stderr_path.read_text()}")
         self.rows = warm.MARKS.rows
         self.golden = warm.digest(self.output)
         self.final = (self.output / "translated" / "in.txt").read_bytes()
-        found = sources.read(self.output / "translated" / "in.txt")
-        if found != [text.upper() for text in TEXTS]:
-            raise RuntimeError(f"the unbroken run wrote {found}")
+        translations = sources.read(self.output / "translated" / "in.txt")
+        if translations != [text.upper() for text in TEXTS]:
+            raise RuntimeError(f"the unbroken run wrote {translations}")
 
     def run(self) -> int:
-        self.told.unlink(missing_ok=True)
-        return warm.wait(warm.start(self.job, told=self.told))
+        self.stderr_path.unlink(missing_ok=True)
+        return warm.wait(warm.start(self.job, stderr_path=self.stderr_path))
 
     def clear(self) -> None:
         shutil.rmtree(self.output, ignore_errors=True)
 
     def traced(self, calls: list[str], inject: str = "") -> int:
-        """Run the job under strace; its exit code. The log is one line a call."""
-        self.told.unlink(missing_ok=True)
+        """Run the job under strace and return its exit code; the log has one line for each call."""
+        self.stderr_path.unlink(missing_ok=True)
 
         def begin(hold: Callable[[], object]) -> int:
-            def body(job: Any, telling: Reporter) -> Any:
+            def body(job: Any, reporter: Reporter) -> Any:
                 hold()
-                return warm.STUB(job, telling)
+                return warm.STUB(job, reporter)
 
-            return warm.start(self.job, body=body, told=self.told)
+            return warm.start(self.job, body=body, stderr_path=self.stderr_path)
 
         return under_strace(begin, self.log, calls, inject)
 
     def calls(self, names: list[str]) -> list[tuple[str, int]]:
-        """Calls of the main thread on paths of the output, with their numbers among those of the same name."""
+        """Return the main thread's calls on output paths, each with its index (from 1) among the calls of that name."""
         self.clear()
         if code := self.traced(names):
-            raise RuntimeError(f"the traced run ended with {code}: {self.told.read_text()}")
+            raise RuntimeError(f"the traced run ended with {code}: {self.stderr_path.read_text()}")
         return on_path(self.log, self.output)
 
     def hit(self) -> bool:
-        """Whether the last injection fell on a path of the output."""
+        """Return whether the last injection hit a call on an output path."""
         lines = self.log.read_text(errors="replace").splitlines()
         if any("(INJECTED)" in line for line in lines):
             return any("(INJECTED)" in line and str(self.output) in line for line in lines)
         return any("killed by SIGKILL" in line for line in lines)
 
 
-def judge(stage: Stage, point: Point, counts: Counter[str], codes: Counter[str]) -> str:
-    """Do what a point says, and run again; what was wrong, or ""."""
-    stage.clear()
-    code = stage.traced([point.call], point.inject)
-    told = stage.told.read_text() if stage.told.exists() else ""
-    begun = warm.MARKS.rows
-    counts["injected" if stage.hit() else "missed"] += 1
+def judge(traced_job: TracedJob, point: Point, counts: Counter[str], codes: Counter[str]) -> str:
+    """Inject one fault, run the job again, and return what was wrong, or ""."""
+    traced_job.clear()
+    code = traced_job.traced([point.call], point.inject)
+    stderr = traced_job.stderr_path.read_text() if traced_job.stderr_path.exists() else ""
+    num_decoded = warm.MARKS.rows
+    counts["injected" if traced_job.hit() else "missed"] += 1
     codes[f"{point.what} exit {code}"] += 1
-    if "Traceback" in told or "Logging error" in told:
-        return f"{point}: a traceback: {told[-1500:]}"
+    if "Traceback" in stderr or "Logging error" in stderr:
+        return f"{point}: a traceback: {stderr[-1500:]}"
     if point.what == KILL:
         if code not in (-9, 0):
-            return f"{point}: exit {code}: {told[-300:]}"
+            return f"{point}: exit {code}: {stderr[-300:]}"
     elif code not in ALLOWED:
-        return f"{point}: exit {code}: {told[-300:]}"
+        return f"{point}: exit {code}: {stderr[-300:]}"
     elif (
         code
         and not (point.stays and point.call == "write")
-        and not re.search(r"^hymt-batch: .{20,}", told.splitlines()[-1] if told else "")
+        and not re.search(r"^hymt-batch: .{20,}", stderr.splitlines()[-1] if stderr else "")
     ):
-        return f"{point}: exit {code} without a cause: {told[-300:]}"
-    published = stage.output / "translated" / "in.txt"
-    if published.exists() and published.read_bytes() != stage.final:
-        return f"{point}: exit {code}, and a file is published that is not whole"
-    if code == 0 and warm.digest(stage.output) != stage.golden:
-        return f"{point}: exit 0 with other bytes"
-    if again := stage.run():
-        return f"{point}: exit {code}, and then {again}: {stage.told.read_text()[-500:]}"
-    if warm.digest(stage.output) != stage.golden:
-        return f"{point}: exit {code}, and then other bytes"
-    if point.what == KILL and begun + warm.MARKS.rows - stage.rows > PART_ROWS:
-        return f"{point}: {begun + warm.MARKS.rows - stage.rows} rows were decoded again"
-    left = [name for name in kills.left_over(stage.output) if "/quarantine/" not in name]
-    return f"{point}: left over: {left[:3]}" if left else ""
+        return f"{point}: exit {code} without a cause: {stderr[-300:]}"
+    published = traced_job.output / "translated" / "in.txt"
+    if published.exists() and published.read_bytes() != traced_job.final:
+        return f"{point}: exit {code}, and an incomplete file was published"
+    if code == 0 and warm.digest(traced_job.output) != traced_job.golden:
+        return f"{point}: exit 0, but the bytes differ"
+    if next_code := traced_job.run():
+        return f"{point}: exit {code}, and then {next_code}: {traced_job.stderr_path.read_text()[-500:]}"
+    if warm.digest(traced_job.output) != traced_job.golden:
+        return f"{point}: exit {code}, and the bytes differ after the next run"
+    if point.what == KILL and num_decoded + warm.MARKS.rows - traced_job.rows > PART_ROWS:
+        return f"{point}: {num_decoded + warm.MARKS.rows - traced_job.rows} rows were decoded again"
+    leftovers = [name for name in kills.leftover_files(traced_job.output) if "/quarantine/" not in name]
+    return f"{point}: left over: {leftovers[:3]}" if leftovers else ""
 
 
-def sweep(points: list[Point], stage: Stage) -> dict[str, Any]:
+def sweep(points: list[Point], traced_job: TracedJob) -> dict[str, Any]:
     began, failures = time.monotonic(), []
     counts: Counter[str] = Counter()
     calls: Counter[str] = Counter()
     codes: Counter[str] = Counter()
     for point in points:
         calls[f"{point.call} {point.what}"] += 1
-        if wrong := judge(stage, point, counts, codes):
-            failures.append(wrong)
-            print(f"syscalls: {wrong}", file=sys.stderr, flush=True)
+        if failure := judge(traced_job, point, counts, codes):
+            failures.append(failure)
+            print(f"syscalls: {failure}", file=sys.stderr, flush=True)
     return {
         "passed": not failures,
         "failures": failures[:20],
@@ -202,44 +203,55 @@ def sweep(points: list[Point], stage: Stage) -> dict[str, Any]:
     }
 
 
-def prepared(work: Path) -> Stage:
+def prepare_job(work: Path) -> TracedJob:
     warm.prepare(sync=True)
     stub.PAUSE_S = 0.0
-    return Stage(work)
+    return TracedJob(work)
 
 
-def chosen(points: list[Point], seed: int, size: int) -> list[Point]:
-    """All points, or a seeded sample of them."""
+def choose(points: list[Point], seed: int, size: int) -> list[Point]:
+    """Return all points, or a seeded sample of `size` points."""
     return points if not size or size >= len(points) else random.Random(seed).sample(points, size)
 
 
 def run(seed: int, size: int, work: Path) -> dict[str, Any]:
-    """SIGKILL at `size` seeded boundaries of the job's system calls; 0: at each."""
-    stage = prepared(work)
-    points = [Point(call, number, KILL) for call, number in stage.calls(CHANGING)]
-    return {**sweep(chosen(points, seed, size), stage), "max_boundaries": len(points)}
+    """Kill the job at `size` system calls, chosen by the seed; 0: at each of them."""
+    traced_job = prepare_job(work)
+    points = [Point(call, number, KILL) for call, number in traced_job.calls(CHANGING)]
+    return {**sweep(choose(points, seed, size), traced_job), "max_boundaries": len(points)}
 
 
 def run_errors(seed: int, size: int, work: Path) -> dict[str, Any]:
-    """`size` seeded errors of the store, each once or from one call on; 0: each error at each call."""
-    stage = prepared(work)
-    calls = stage.calls([*CHANGING, *READING])
+    """Inject `size` errors, chosen by the seed, for one call or from one call on; 0: each error at each call."""
+    traced_job = prepare_job(work)
+    calls = traced_job.calls([*CHANGING, *READING])
     points = [Point(*call, error, stays) for call in calls for error in ERRORS for stays in (False, True)]
-    return {**sweep(chosen(points, seed, size), stage), "max_boundaries": len(calls)}
+    return {**sweep(choose(points, seed, size), traced_job), "max_boundaries": len(calls)}
 
 
 def run_slow(seed: int, size: int, work: Path) -> dict[str, Any]:
-    """Each sync, link and rename takes `size` milliseconds longer: the same bytes, no lost lease."""
-    stage = prepared(work)
+    """Delay each sync, link and rename by `size` milliseconds: the bytes must be the same, and no lease is lost."""
+    traced_job = prepare_job(work)
     calls, began = ["fsync", "linkat", "rename"], time.monotonic()
-    stage.clear()
-    code = stage.traced(calls, f"{','.join(calls)}:delay_exit={size * 1000}")
-    told = stage.told.read_text()
-    slowed = stage.log.read_text().count("(DELAYED)")
-    wrong = f"exit {code}: {told}" if code else "" if warm.digest(stage.output) == stage.golden else "other bytes"
-    wrong = wrong or ("" if slowed > 20 else f"only {slowed} calls were slow")
-    took = round(1000 * (time.monotonic() - began))
-    return {"passed": not wrong, "failures": [wrong] if wrong else [], "slowed": slowed, "milliseconds": took}
+    traced_job.clear()
+    code = traced_job.traced(calls, f"{','.join(calls)}:delay_exit={size * 1000}")
+    stderr = traced_job.stderr_path.read_text()
+    slowed = traced_job.log.read_text().count("(DELAYED)")
+    failure = (
+        f"exit {code}: {stderr}"
+        if code
+        else ""
+        if warm.digest(traced_job.output) == traced_job.golden
+        else "the bytes differ"
+    )
+    failure = failure or ("" if slowed > 20 else f"only {slowed} calls were delayed")
+    milliseconds = round(1000 * (time.monotonic() - began))
+    return {
+        "passed": not failure,
+        "failures": [failure] if failure else [],
+        "slowed": slowed,
+        "milliseconds": milliseconds,
+    }
 
 
 if __name__ == "__main__":
@@ -248,10 +260,10 @@ if __name__ == "__main__":
             __doc__,
             run,
             0,
-            "points; 0: all",
+            "calls; 0: all",
             {
-                "errors": (run_errors, "errors of the store instead of kills"),
-                "slow": (run_slow, "delays of so many ms instead"),
+                "errors": (run_errors, "inject errors of the file system instead of kills"),
+                "slow": (run_slow, "delay calls by so many milliseconds instead"),
             },
         )
     )

@@ -1,9 +1,8 @@
-"""Jobs forked from a process that has everything imported, with marks in shared memory of how far they came.
+"""Fork jobs from a process that has imported everything; each job records its progress in shared memory.
 
-The job is the real one, in a process of its own; only this is otherwise than in production: the versions of the
-packages are examined once and not by each process, workers are forked too and as many as asked for, fsync does nothing
-(a process that ends leaves the machine running, so it would only cost time), and each stage of the job leaves a mark
-before it begins.
+The job is the real one, in a separate process. It differs from production only in this: package versions are checked
+once and not by each process; workers are forked as well, as many as the job asks for; fsync does nothing (the machine
+keeps running when a process dies, so a sync would only cost time); and each stage of the job records that it begins.
 Does not know why a job ends.
 """
 
@@ -43,28 +42,28 @@ from tests.campaigns import stub
 PHASES = (
     "import",  # the interpreter starts; nothing is forked
     "config",
-    "open",  # whose folder it is, probe, what is done
+    "open",  # identity of the folder, probe of the file system, completed parts
     "lease",
     "load",  # log file, model
     "decode",
     "check",
     "commit",
-    "read",  # the next rows, their plan, parts that are there
+    "read",  # the next rows, their plan, existing parts
     "finish",  # a file is assembled and published
     "finalize",  # the manifest
     "collect",  # parts are removed
-    "end",  # the result is told, the process leaves
+    "end",  # the result is reported, the process exits
 )
-_COUNTS = struct.Struct("=II")  # parts and rows begun, of each process of a job
+_COUNTS = struct.Struct("=II")  # number of parts and rows begun, for each process of a job
 _FIRST, _PROCESSES = 8, 256
 
 
 class Marks:
-    """What a job, and the workers it starts, tell whoever watches it; it outlives a SIGKILL."""
+    """The progress of a job and its workers in shared memory, which a SIGKILL does not lose."""
 
     def __init__(self) -> None:
         self._map = mmap.mmap(-1, _FIRST + _PROCESSES * _COUNTS.size)
-        self.process = 0  # whose counts this process adds to: the job's own 0, then its workers'
+        self.process = 0  # index of the counts of this process: 0 for the job, then its workers
 
     def clear(self) -> None:
         self._map[:] = bytes(len(self._map))
@@ -87,23 +86,23 @@ class Marks:
         return sum(rows for _, rows in _COUNTS.iter_unpack(self._map[_FIRST:]))
 
     def begun(self, rows: int) -> None:
-        """A part's rows are about to be decoded."""
+        """Record that the rows of a part are about to be decoded."""
         self.phase = "decode"
-        at = _FIRST + self.process * _COUNTS.size
-        parts, before = _COUNTS.unpack_from(self._map, at)
-        _COUNTS.pack_into(self._map, at, parts + 1, before + rows)
+        offset = _FIRST + self.process * _COUNTS.size
+        parts, num_rows = _COUNTS.unpack_from(self._map, offset)
+        _COUNTS.pack_into(self._map, offset, parts + 1, num_rows + rows)
 
 
 MARKS = Marks()
 
 
-def _marked(owner: Any, name: str, phase: str, after: str = "") -> None:
-    """Let a function of the job mark its phase; a method that is inherited or a class's is left what it is."""
-    right = getattr(owner, name)
+def _record_phase(owner: Any, name: str, phase: str, after: str = "") -> None:
+    """Wrap a function of the job so that it records its phase; functions inherited from a base class do not change."""
+    original = getattr(owner, name)
 
     def call(*arguments: Any, **options: Any) -> Any:
         MARKS.phase = phase
-        result = right(*arguments, **options)
+        result = original(*arguments, **options)
         if after:
             MARKS.phase = after
         return result
@@ -112,7 +111,7 @@ def _marked(owner: Any, name: str, phase: str, after: str = "") -> None:
 
 
 class Worker:
-    """What `subprocess.Popen` gives for a worker; forked, so that it need not import."""
+    """Stands in for `subprocess.Popen`: a worker that is forked and so need not import anything."""
 
     serve: Callable[..., None] = replica.serve
     started = 0
@@ -124,7 +123,7 @@ class Worker:
         if self.pid:
             return
         try:
-            logging.getLogger().handlers.clear()  # those of the job
+            logging.getLogger().handlers.clear()  # the handlers of the job
             os.closerange(3, pass_fds[0])
             os.closerange(pass_fds[0] + 1, 256)
             MARKS.process = Worker.started % _PROCESSES
@@ -136,13 +135,13 @@ class Worker:
 
     def poll(self) -> int | None:
         if self.returncode is None:
-            self.returncode = ended(self.pid)
+            self.returncode = poll(self.pid)
         return self.returncode
 
     def wait(self, timeout: float | None = None) -> int:
-        until = time.monotonic() + (timeout if timeout is not None else 1e9)
+        deadline = time.monotonic() + (timeout if timeout is not None else 1e9)
         while (code := self.poll()) is None:
-            if time.monotonic() > until:
+            if time.monotonic() > deadline:
                 raise subprocess.TimeoutExpired("worker", timeout or 0.0)
             time.sleep(0.001)
         return code
@@ -153,46 +152,46 @@ class Worker:
 
 
 def prepare(serve: Callable[..., None] | None = None, *, sync: bool = False) -> None:
-    """Do what is done once, before the first fork; ends with everything imported that the stub model's job needs.
+    """Import all that a job with the stub model needs, and wrap its functions; call this once, before the first fork.
 
     Args:
-        serve: What a worker does; None: it serves the stub model.
-        sync: Let fsync be what it is.
+        serve: What a worker runs; None: it serves the stub model.
+        sync: True to keep the real fsync.
     """
     import pyarrow.parquet  # noqa: F401
 
     with contextlib.suppress(ImportError):
-        import pandas  # noqa: F401  pyarrow imports it where it is installed
+        import pandas  # noqa: F401  pyarrow imports it if it is installed
 
     Worker.serve = staticmethod(
         serve or partial(replica.serve, prepare_model=stub.prepare, decode_batch=stub.decode_batch)
     )
     findings: dict[tuple[Any, ...], Any] = {}
-    cheap, decode_run = preflight.run_quick, engine.Decoder.run
+    original, original_run = preflight.run_quick, engine.Decoder.run
 
-    def once(job: Any) -> Any:
+    def run_quick_once(job: Any) -> Any:
         key = (job.model.path, job.device_map.strategy)
         if key not in findings:
-            findings[key] = cheap(job)
+            findings[key] = original(job)
         return findings[key]
 
-    def counted(self: engine.Decoder, prompts: Sequence[Any], attempt: int = 0) -> Any:
-        if not attempt:  # a second try of the ladder begins no part
+    def run_and_count(self: engine.Decoder, prompts: Sequence[Any], attempt: int = 0) -> Any:
+        if not attempt:  # a second attempt of the retry ladder does not begin a new part
             MARKS.begun(len(prompts))
-        return decode_run(self, prompts, attempt)
+        return original_run(self, prompts, attempt)
 
-    executor.usable_cpus = lambda: 8  # as many workers as a job asks for, on any machine
+    executor.usable_cpus = lambda: 8  # lets a job start as many workers as it asks for, on any machine
     importlib.metadata.version = functools.cache(importlib.metadata.version)
-    preflight.run_quick = once
-    engine.Decoder.run = counted  # type: ignore[method-assign]
-    _marked(Output, "open", "open", "load")
-    _marked(lease, "acquire", "lease", "open")
-    _marked(engine.Decoder, "self_check", "load", "read")
-    _marked(check, "flag_and_retry", "check")
-    _marked(Output, "commit", "commit", "read")
-    _marked(published_file, "assemble", "finish", "read")
-    _marked(Output, "finalize", "finalize", "end")
-    _marked(cleanup, "try_remove_parts", "collect")
+    preflight.run_quick = run_quick_once
+    engine.Decoder.run = run_and_count  # type: ignore[method-assign]
+    _record_phase(Output, "open", "open", "load")
+    _record_phase(lease, "acquire", "lease", "open")
+    _record_phase(engine.Decoder, "self_check", "load", "read")
+    _record_phase(check, "flag_and_retry", "check")
+    _record_phase(Output, "commit", "commit", "read")
+    _record_phase(published_file, "assemble", "finish", "read")
+    _record_phase(Output, "finalize", "finalize", "end")
+    _record_phase(cleanup, "try_remove_parts", "collect")
     if not sync:
         fs.OsFs.fsync = staticmethod(lambda fd: None)  # type: ignore[assignment]
         fs.OsFs.fsync_dir = lambda self, path: True  # type: ignore[method-assign]
@@ -200,11 +199,11 @@ def prepare(serve: Callable[..., None] | None = None, *, sync: bool = False) -> 
         Popen=Worker, DEVNULL=subprocess.DEVNULL, TimeoutExpired=subprocess.TimeoutExpired
     )
     gc.collect()
-    gc.freeze()  # a fork's collector need not touch, and so copy, what is here
+    gc.freeze()  # keeps the collector of a fork from touching, and so copying, these objects
 
 
 def load(overrides: Sequence[str]) -> Any:
-    """The settings of a job, composed in this process; what examining them once finds is kept for its forks."""
+    """Compose the settings of a job in this process and run its preflight checks, whose result the forks reuse."""
     job = config.load("translate", list(overrides))
     preflight.run_quick(job)
     return job
@@ -214,11 +213,11 @@ Translate = Callable[[Any, Reporter], Any]
 STUB: Translate = partial(translate.translate, prepare_model=stub.prepare, decode_batch=stub.decode_batch)
 
 
-def forked(work: Callable[[], int], told: Path | None = None) -> int:
-    """Run something in a forked process, in a group of its own; its id. stderr goes to `told`, stdout nowhere."""
+def fork(work: Callable[[], int], stderr_path: Path | None = None) -> int:
+    """Run `work` in a forked process with a new process group, stderr in a file and no stdout; return its id."""
     pid = os.fork()
     if pid:
-        with contextlib.suppress(OSError):  # here as well as there: whoever comes first, the group exists from now on
+        with contextlib.suppress(OSError):  # parent and child both do this, so the group exists from now on
             os.setpgid(pid, pid)
         return pid
     code = 70
@@ -226,8 +225,8 @@ def forked(work: Callable[[], int], told: Path | None = None) -> int:
         os.setpgid(0, 0)
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, 1)
-        os.dup2(os.open(told, os.O_WRONLY | os.O_CREAT | os.O_APPEND) if told else null, 2)
-        streams.prepare()  # as the front does first
+        os.dup2(os.open(stderr_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND) if stderr_path else null, 2)
+        streams.prepare()  # the command line does this first
         code = work()
     except Exception as error:
         code = int(report_error(error))
@@ -235,69 +234,71 @@ def forked(work: Callable[[], int], told: Path | None = None) -> int:
         os._exit(code)
 
 
-def start(job: Any, *, compose: Sequence[str] = (), body: Translate = STUB, told: Path | None = None) -> int:
-    """Fork a process that runs the job; its id. With `compose`, that process composes the settings itself."""
+def start(job: Any, *, compose: Sequence[str] = (), body: Translate = STUB, stderr_path: Path | None = None) -> int:
+    """Fork a process that runs the job, and return its id; with `compose`, that process composes the settings."""
     MARKS.clear()
     MARKS.phase = "config"
     Worker.started = 0
-    return forked(lambda: int(translate.run(config.load("translate", list(compose)) if compose else job, body)), told)
+    return fork(
+        lambda: int(translate.run(config.load("translate", list(compose)) if compose else job, body)), stderr_path
+    )
 
 
-def ended(pid: int) -> int | None:
-    """A process's exit code, negative for a signal; None while it runs."""
-    found, status = os.waitpid(pid, os.WNOHANG)
-    return os.waitstatus_to_exitcode(status) if found else None
+def poll(pid: int) -> int | None:
+    """Return the exit code of a process, negative for a signal; None while it runs."""
+    ended_pid, status = os.waitpid(pid, os.WNOHANG)
+    return os.waitstatus_to_exitcode(status) if ended_pid else None
 
 
 def wait(pid: int, timeout_s: float = 120.0) -> int:
-    """A process's exit code once it ends.
+    """Wait for a process to end and return its exit code.
 
     Raises:
-        TimeoutError: It did not.
+        TimeoutError: The process did not end in time.
     """
-    until = time.monotonic() + timeout_s
-    while (code := ended(pid)) is None:
-        if time.monotonic() > until:
+    deadline = time.monotonic() + timeout_s
+    while (code := poll(pid)) is None:
+        if time.monotonic() > deadline:
             raise TimeoutError(f"process {pid} did not end within {timeout_s:g} s")
         time.sleep(0.0005)
     return code
 
 
 def within(work: Callable[[], object]) -> None:
-    """Do something in a forked process, so that its threads are not in this one when it forks."""
+    """Run `work` in a forked process, so that this process has none of its threads when it forks again."""
 
     def call() -> int:
         work()
         return 0
 
-    code = wait(forked(call))
+    code = wait(fork(call))
     if code:
         raise RuntimeError(f"a helper process ended with {code}")
 
 
 def digest(output: Path, leave_out: str = "") -> str:
-    """Sha256 over all that is published: names and bytes; but not of files whose names begin with `leave_out`."""
-    whole = hashlib.sha256()
+    """Return the SHA-256 of the names and bytes of all published files; skip names that begin with `leave_out`."""
+    hasher = hashlib.sha256()
     for path in sorted([*output.glob("translated/**/*"), *output.glob("errors/**/*"), output / "manifest.json"]):
         if path.is_file() and not (leave_out and path.name.startswith(leave_out)):
-            whole.update(f"{path.relative_to(output)}\0".encode() + path.read_bytes())
-    return whole.hexdigest()
+            hasher.update(f"{path.relative_to(output)}\0".encode() + path.read_bytes())
+    return hasher.hexdigest()
 
 
 _PART = re.compile(r"p\d+")
 
 
 def part_names(output: Path) -> set[tuple[str, str, str]]:
-    """Committed parts: file, shard, part. Their names alone say so, which is what is tested."""
-    found = set()
+    """Return the committed parts as (file, shard, part), by their names alone: a name proves that a part is whole."""
+    names = set()
     for shard in output.glob(".hymt/f*/s*"):
         try:
-            found |= {(shard.parent.name, shard.name, name) for name in os.listdir(shard) if _PART.fullmatch(name)}
+            names |= {(shard.parent.name, shard.name, name) for name in os.listdir(shard) if _PART.fullmatch(name)}
         except FileNotFoundError:
             continue
-    return found
+    return names
 
 
 def published(output: Path) -> bool:
-    """Whether a file is published and recorded, so that its parts may be gone."""
+    """Return whether a file is published and recorded, so that its parts may have been removed."""
     return next(output.glob(".hymt/f*/file.json"), None) is not None

@@ -1,8 +1,8 @@
-"""Workers killed from outside at random moments, one after the other: the job ends with 0 and every row is there.
+"""Kill workers from outside at random moments, one at a time: the job must end with exit 0 and lose no row.
 
 Real processes: `hymt-batch translate` with two workers of the stub model (`run`) or the demo model (`run_demo`). Which
-worker is killed, and when, is chance; a worker that is loading is hit as one that decodes. No row is to blame, so none
-may be given up, and the bytes are those of a job that nobody disturbed. Ends with one JSON line.
+worker is killed, and when, is random, so a worker may also be hit while it loads. No row causes these deaths, so none
+may be quarantined, and the bytes must be those of an undisturbed job. Ends with one JSON line.
 """
 
 from __future__ import annotations
@@ -25,51 +25,56 @@ ENDED_S = 300.0
 
 
 def children(pid: int) -> list[int]:
-    """Processes that a process has started and that still run."""
+    """Return the ids of the running child processes of a process."""
     try:
-        found = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()
+        child_ids = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()
     except FileNotFoundError:
         return []
-    return [int(one) for one in found]
+    return [int(child_id) for child_id in child_ids]
 
 
-def disturbed(words: Sequence[str], rng: random.Random, kills: int, pause_s: float) -> tuple[int, str, int]:
-    """Run a job and kill one of its workers after the other; its exit code, its stderr, and how many were killed."""
+def disturbed(command: Sequence[str], rng: random.Random, kills: int, pause_s: float) -> tuple[int, str, int]:
+    """Run a job and kill its workers one at a time; return its exit code, its stderr and the number of kills."""
     process = subprocess.Popen(
-        words, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env={**os.environ, **ONE_THREAD}
+        command,
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **ONE_THREAD},
     )
-    done, until = 0, time.monotonic() + ENDED_S
-    while process.poll() is None and done < kills and time.monotonic() < until:
+    num_killed, deadline = 0, time.monotonic() + ENDED_S
+    while process.poll() is None and num_killed < kills and time.monotonic() < deadline:
         time.sleep(rng.uniform(0.0, 2 * pause_s))
         if workers := children(process.pid):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(rng.choice(workers), signal.SIGKILL)
-                done += 1
-    _, told = process.communicate(timeout=ENDED_S)
-    return process.returncode, told, done
+                num_killed += 1
+    _, stderr = process.communicate(timeout=ENDED_S)
+    return process.returncode, stderr, num_killed
 
 
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 
 
-def campaign(words: Sequence[str], seed: int, size: int, work: Path, pause_s: float) -> dict[str, Any]:
+def campaign(command: Sequence[str], seed: int, size: int, work: Path, pause_s: float) -> dict[str, Any]:
     rng = random.Random(seed)
-    settings = [f"output_dir={work}", "launch.progress=off", "check.max_error_rate=0"]
-    calm = subprocess.run([*words, *settings, "name=calm"], cwd=ROOT, capture_output=True, text=True, check=False)
+    overrides = [f"output_dir={work}", "launch.progress=off", "check.max_error_rate=0"]
+    calm = subprocess.run([*command, *overrides, "name=calm"], cwd=ROOT, capture_output=True, text=True, check=False)
     failures = [] if calm.returncode == 0 else [f"undisturbed: exit {calm.returncode}: {calm.stderr[-500:]}"]
     killed = jobs = 0
     while killed < size and not failures:
         name = f"job{jobs}"
         jobs += 1
-        more = [*words, *settings, f"name={name}", "launch.workers=2"]
-        code, told, done = disturbed(more, rng, size - killed, pause_s)
-        killed += done
+        arguments = [*command, *overrides, f"name={name}", "launch.workers=2"]
+        code, stderr, num_killed = disturbed(arguments, rng, size - killed, pause_s)
+        killed += num_killed
         if code != 0:
-            failures.append(f"{name}: exit {code} after {done} kills: {told[-500:]}")
+            failures.append(f"{name}: exit {code} after {num_killed} kills: {stderr[-500:]}")
         elif list((work / name).glob("errors/*")):
-            failures.append(f"{name}: rows without a translation after {done} kills")
+            failures.append(f"{name}: rows without a translation after {num_killed} kills")
         elif outputs(work / name) != outputs(work / "calm"):
-            failures.append(f"{name}: other bytes than the undisturbed job's")
+            failures.append(f"{name}: the bytes differ from those of the undisturbed job")
     return {"passed": not failures, "failures": failures, "kills": killed, "jobs": jobs}
 
 
@@ -78,24 +83,24 @@ def outputs(folder: Path) -> dict[str, bytes]:
 
 
 def run(seed: int, size: int, work: Path) -> dict[str, Any]:
-    """`size` kills of workers with the stub model."""
+    """Kill `size` workers with the stub model."""
     source = work / "in.txt"
     source.write_text("".join(f"row {row} of the corpus\n" for row in range(240)), encoding="utf-8")
     os.environ["STUB_PAUSE_S"] = "0.05"
-    words = [*stub_worker.COMMAND, f"source.path={source}", "src_lang=en", "tgt_lang=fr", "batch.part_rows=4"]
-    return campaign(words, seed, size, work, pause_s=0.5)
+    command = [*stub_worker.COMMAND, f"source.path={source}", "src_lang=en", "tgt_lang=fr", "batch.part_rows=4"]
+    return campaign(command, seed, size, work, pause_s=0.5)
 
 
 def run_demo(seed: int, size: int, work: Path) -> dict[str, Any]:
-    """`size` kills of workers with the demo model."""
+    """Kill `size` workers with the demo model."""
     from hymt_batch.demo import grammar
 
     source = work / "in.txt"
-    source.write_text("".join(f"{one.en}\n" for one in grammar.sample(seed, 1_500)), encoding="utf-8")
-    words = [sys.executable, "-m", "jobs", "translate", f"source.path={source}", "model=demo", "device_map=cpu"]
-    words += ["src_lang=en", "tgt_lang=fr", "batch.part_rows=24", "batch.max_rows=8", "launch.num_threads=1"]
-    return campaign(words, seed, size, work, pause_s=2.5)
+    source.write_text("".join(f"{example.en}\n" for example in grammar.sample(seed, 1_500)), encoding="utf-8")
+    command = [sys.executable, "-m", "jobs", "translate", f"source.path={source}", "model=demo", "device_map=cpu"]
+    command += ["src_lang=en", "tgt_lang=fr", "batch.part_rows=24", "batch.max_rows=8", "launch.num_threads=1"]
+    return campaign(command, seed, size, work, pause_s=2.5)
 
 
 if __name__ == "__main__":
-    sys.exit(command.main(__doc__, run, 30, "kills", {"demo": (run_demo, "the demo model instead of the stub")}))
+    sys.exit(command.main(__doc__, run, 30, "kills", {"demo": (run_demo, "use the demo model instead of the stub")}))

@@ -1,9 +1,9 @@
-"""Explores what crashes leave of small jobs, recovers it with the real code, and names the invariant that breaks.
+"""Explore the states that crashes leave of small jobs, recover each with the real code, and name broken invariants.
 
-A run is copied at each of its changes: the copies are where a process may have been killed, and `SimFS.survivors` of
-them what a power loss may have left. Each such state is judged as it lies there, then the job runs in it again; that
-run is copied in its turn (a second and a third crash). A state that was met before in the same exploration, with the
-same promises to keep, is counted as a repeat and not tried again: `states` are distinct.
+The file system of a run is copied before each of its changes. The copies are the states that a kill may leave, and
+`SimFS.survivors` of a copy are the states that a power loss may leave. Each state is checked first as it is, then the
+job runs in it again. That run is copied too, for a second and a third crash. A state that the same exploration reached
+before, with the same acknowledged parts, counts as a repeat and is not tried again: `states` are distinct.
 
 Invariants, by their numbers in RELIABILITY.md: I1 I2 I3 I4 I5 I6 I7 I8 I9 I11 I12 I13 I14 I17 I18.
 """
@@ -23,7 +23,7 @@ from hymt_batch.errors import ExitCode, HymtError
 from hymt_batch.write import part as parts
 
 from .simfs import Crash, SimFS
-from .small import HALF_MADE, PART, Seen, World, final_bytes, ids_from, run, run_again
+from .small import PART, TEMPORARY, Seen, World, final_bytes, ids_from, run, run_again
 
 ERRORS = (errno.EIO, errno.ENOSPC, errno.ESTALE, errno.EDQUOT, errno.ENOENT, errno.EEXIST, errno.EROFS)
 MOST_SHOWN = 20
@@ -32,20 +32,20 @@ THEIRS = ("/job/translated/", "/job/set_aside/")
 
 @dataclass
 class Tally:
-    """What was tried and what broke."""
+    """The numbers of states that were tried, and the invariants that broke."""
 
     counts: Counter[str] = field(default_factory=Counter)
-    phases: Counter[str] = field(default_factory=Counter)  # how far the job was at the crash
+    phases: Counter[str] = field(default_factory=Counter)  # crashes, by the phase of the job
     worlds: Counter[str] = field(default_factory=Counter)
     broken: list[str] = field(default_factory=list)
-    kinds: Counter[str] = field(default_factory=Counter)  # broken, by invariant
+    kinds: Counter[str] = field(default_factory=Counter)  # violations, by invariant
     met: set[int] = field(default_factory=set)
 
-    def fail(self, what: Iterable[str], where: str) -> None:
-        for one in what:
-            self.kinds[one.split(":")[0]] += 1
+    def fail(self, violations: Iterable[str], where: str) -> None:
+        for violation in violations:
+            self.kinds[violation.split(":")[0]] += 1
             if len(self.broken) < MOST_SHOWN:
-                self.broken.append(f"{one} [{where}]")
+                self.broken.append(f"{violation} [{where}]")
 
     @property
     def states(self) -> int:
@@ -54,20 +54,20 @@ class Tally:
 
 @dataclass
 class Copy:
-    """A run as it was before one of its changes."""
+    """The file system of a run before one of its changes."""
 
     fs: SimFS
     acknowledged: frozenset[str]
     at: int
 
 
-def copying(fs: SimFS, seen: Seen, wanted: Callable[[int], bool]) -> list[Copy]:
-    """Copies will be in the list once the store was used; their changes are counted from now on."""
+def copying(fs: SimFS, seen: Seen, is_selected: Callable[[int], bool]) -> list[Copy]:
+    """Return a list to which each later change that `wanted` accepts adds a copy; counts changes from this call on."""
     copies: list[Copy] = []
     start = fs.count
 
     def before(now: SimFS) -> None:
-        if wanted(now.count - start):
+        if is_selected(now.count - start):
             copies.append(Copy(now.after_kill(), frozenset(seen.acknowledged), now.count - start))
 
     fs.before = before
@@ -92,107 +92,115 @@ def whole_part(data: bytes) -> bool:
 def phase(tree: dict[str, bytes | None]) -> str:
     if "/job/manifest.json" in tree:
         return "5 collecting parts"
-    if any(path.startswith("/job/translated/") and not HALF_MADE.search(path) for path in tree):
+    if any(path.startswith("/job/translated/") and not TEMPORARY.search(path) for path in tree):
         return "4 file published"
     if any(map(PART.fullmatch, tree)):
         return "3 some parts"
     return "2 no part yet" if "/job/.hymt/job.json" in tree else "1 before the job's identity"
 
 
-def lying(tree: dict[str, bytes | None], world: World, acknowledged: Iterable[str]) -> list[str]:
-    """What a state breaks as it lies there after a crash."""
-    broken = [f"I11: {path} is outside of the folder" for path in tree if path != "/job" and path[:5] != "/job/"]
-    for path, wanted in world.golden.items():
+def broken_after_crash(tree: dict[str, bytes | None], world: World, acknowledged: Iterable[str]) -> list[str]:
+    """Return the invariants that a state breaks right after a crash, before any recovery."""
+    broken = [f"I11: {path} is outside the job folder" for path in tree if path != "/job" and path[:5] != "/job/"]
+    for path, expected in world.golden.items():
         data = tree.get(path)
-        if data is not None and data not in (wanted, world.older.get(path)):
+        if data is not None and data not in (expected, world.older.get(path)):
             broken.append(f"I1: {path} is visible and wrong")
     if world.edited is not None and world.edited not in (d for p, d in tree.items() if p.startswith(THEIRS)):
-        broken.append("I18: what somebody wrote into translated/ is gone")
-    complete = tree.get("/job/manifest.json")
-    if complete is not None and world.lasting:
-        broken += unproved(complete, tree, world)
+        broken.append("I18: a user's change in translated/ is lost")
+    manifest_bytes = tree.get("/job/manifest.json")
+    if manifest_bytes is not None and world.durable:
+        broken += missing_outputs(manifest_bytes, tree, world)
     for path, data in tree.items():
         if PART.fullmatch(path) and data not in (None, world.damaged) and not whole_part(data or b""):
-            broken.append(f"I2: {path} is visible and not whole")
-    if complete != world.golden["/job/manifest.json"]:
+            broken.append(f"I2: {path} is visible and incomplete")
+    if manifest_bytes != world.golden["/job/manifest.json"]:
         for name in acknowledged:
-            held = tree.get(world.places[name])
-            if held is None or not whole_part(held):
-                broken.append(f"I5: {name} was acknowledged and is gone")
+            part_bytes = tree.get(world.places[name])
+            if part_bytes is None or not whole_part(part_bytes):
+                broken.append(f"I5: {name} was acknowledged and is lost")
     return broken
 
 
-def unproved(complete: bytes, tree: dict[str, bytes | None], world: World) -> list[str]:
-    """What a manifest says and the folder does not show."""
+def missing_outputs(manifest_bytes: bytes, tree: dict[str, bytes | None], world: World) -> list[str]:
+    """Return the files that a manifest lists and the folder does not have."""
     try:
-        told = manifest.unseal(complete)
+        record = manifest.unseal(manifest_bytes)
     except manifest.StateDamagedError as damage:
         return [f"I12: a visible manifest is damaged: {damage}"]
     broken = []
-    for file in [*told["outputs"], *told["errors"]]:
+    for file in [*record["outputs"], *record["errors"]]:
         data = tree.get(f"/job/{file['path']}")
         if data is not None and data == world.edited:
-            continue  # it was changed after the manifest was written
+            continue  # a user changed it after the manifest was written
         if data is None or hashlib.sha256(data).hexdigest() != file["sha256"]:
-            broken.append(f"I12: the manifest is there before {file['path']}")
+            broken.append(f"I12: the manifest exists before {file['path']}")
     return broken
 
 
-def finished(fs: SimFS, world: World) -> list[str]:
-    """What a folder breaks after its job said that it is complete."""
-    found, broken = final_bytes(fs), []
-    if found != world.golden:
-        for path in sorted({*found, *world.golden}):
-            if found.get(path) != world.golden.get(path):
-                rows = json.loads(found[path]).get("rows") if path.endswith("manifest.json") and path in found else None
-                right = json.loads(world.golden["/job/manifest.json"])["rows"]
-                which = "I3: rows are counted twice or lost" if rows not in (None, right) else "I7: other bytes"
-                broken.append(f"{which}: {path}")
-    elif world.lasting and final_bytes(fs.after_power_loss("empty")) != found:
-        broken.append("I5: a power loss after the end takes what was published")
+def broken_when_complete(fs: SimFS, world: World) -> list[str]:
+    """Return the invariants that a folder breaks after its job reported that it is complete."""
+    published, broken = final_bytes(fs), []
+    if published != world.golden:
+        for path in sorted({*published, *world.golden}):
+            if published.get(path) != world.golden.get(path):
+                rows = (
+                    json.loads(published[path]).get("rows")
+                    if path.endswith("manifest.json") and path in published
+                    else None
+                )
+                expected_rows = json.loads(world.golden["/job/manifest.json"])["rows"]
+                violation = (
+                    "I3: rows are counted twice or lost"
+                    if rows not in (None, expected_rows)
+                    else "I7: the bytes differ"
+                )
+                broken.append(f"{violation}: {path}")
+    elif world.durable and final_bytes(fs.after_power_loss("empty")) != published:
+        broken.append("I5: a power loss after the end loses published files")
     return broken
 
 
-def astray(fs: SimFS, world: World) -> list[str]:
-    """What set_aside/ holds beyond what somebody wrote: a job's own files do not pile up there."""
-    kept = [path for path, data in fs.tree().items() if path.startswith("/job/set_aside/") and data is not None]
-    if world.edited is None or not world.lasting:
+def extra_set_aside(fs: SimFS, world: World) -> list[str]:
+    """Return a violation if set_aside/ has more than the user's file: the job's own files must not pile up there."""
+    set_aside = [path for path, data in fs.tree().items() if path.startswith("/job/set_aside/") and data is not None]
+    if world.edited is None or not world.durable:
         return []
-    return [] if len(kept) == 1 else [f"I18: {kept} are set aside"]
+    return [] if len(set_aside) == 1 else [f"I18: {set_aside} are set aside"]
 
 
-def untidy(fs: SimFS, world: World) -> list[str]:
-    """What a folder holds beyond what a finished job needs: it must not grow with every kill."""
-    return [f"I13: {path} was left behind" for path in fs.tree() if HALF_MADE.search(path)] if world.tidy else []
+def leftovers(fs: SimFS, world: World) -> list[str]:
+    """Return leftover files of a finished job: its folder must not grow with every kill."""
+    return [f"I13: {path} was left behind" for path in fs.tree() if TEMPORARY.search(path)] if world.tidy else []
 
 
 def recover(fs: SimFS, world: World, seen: Seen, acknowledged: frozenset[str], ids: int) -> list[str]:
-    """Run the job again in a state, and judge the end; `seen` is what this run does."""
-    kept = set(acknowledged)
+    """Run the job again in a state and return the invariants that break; `seen` records what this run does."""
+    acknowledged_before = set(acknowledged)
     ids_from(ids)
     try:
         run_again(fs, world, seen)
     except HymtError as error:
-        if not world.lasting and error.exit_code is ExitCode.IDENTITY:  # its state is gone, and its output is not
-            return mended(fs, world, 20_000 + ids)
+        if not world.durable and error.exit_code is ExitCode.IDENTITY:  # its state is lost and its output is not
+            return recover_damaged(fs, world, 20_000 + ids)
         return [f"I14: ends with {error.exit_code}: {str(error).splitlines()[0]}"]
     except Exception as error:
         return [f"I9: {error!r}"]
-    broken = finished(fs, world) + untidy(fs, world) + astray(fs, world)
-    if world.lasting and not world.options.get("overwrite") and (again := seen.decoded & kept):
-        broken.append(f"I6: made again: {sorted(again)}")
+    broken = broken_when_complete(fs, world) + leftovers(fs, world) + extra_set_aside(fs, world)
+    if world.durable and not world.options.get("overwrite") and (decoded_again := seen.decoded & acknowledged_before):
+        broken.append(f"I6: decoded again: {sorted(decoded_again)}")
     return broken
 
 
-def mended(fs: SimFS, world: World, ids: int) -> list[str]:
-    """A folder that was damaged gives the right bytes, or is refused (exit 3) and gives them under overwrite=true."""
+def recover_damaged(fs: SimFS, world: World, ids: int) -> list[str]:
+    """Run a job in a damaged folder: the bytes are right, or exit is 3 and they are right with overwrite=true."""
     ids_from(ids)
-    for overwrites in (False, True):
+    for overwrite in (False, True):
         try:
-            run(fs, world, Seen(), overwrite=overwrites)
-            return [one.replace("I7:", "I4:") for one in finished(fs, world)]
+            run(fs, world, Seen(), overwrite=overwrite)
+            return [violation.replace("I7:", "I4:") for violation in broken_when_complete(fs, world)]
         except HymtError as error:
-            if overwrites or error.exit_code is not ExitCode.IDENTITY:
+            if overwrite or error.exit_code is not ExitCode.IDENTITY:
                 return [f"I14: ends with {error.exit_code}: {str(error).splitlines()[0]}"]
         except Exception as error:
             return [f"I9: {error!r}"]
@@ -200,21 +208,21 @@ def mended(fs: SimFS, world: World, ids: int) -> list[str]:
 
 
 def no_op(fs: SimFS, world: World) -> list[str]:
-    """A finished job that runs once more must change nothing that is published."""
-    ids_from(50_000)  # of no other run
-    seen, before = Seen(), {path: fs.stat_of(path) for path in world.golden}
+    """Run a finished job once more: it must not change any published file."""
+    ids_from(50_000)  # ids that no other run uses
+    seen, stats_before = Seen(), {path: fs.stat_of(path) for path in world.golden}
     try:
         run(fs, world, seen, overwrite=False)
     except Exception as error:
         return [f"I13: a finished job ends with {error!r}"]
     broken = [f"I13: a finished job decodes {sorted(seen.decoded)}"] if seen.decoded else []
-    if before != {path: fs.stat_of(path) for path in world.golden}:
+    if stats_before != {path: fs.stat_of(path) for path in world.golden}:
         broken.append("I13: a finished job is published again")
     return broken
 
 
 class Explorer:
-    """Crashes of one world: at each change `most` states, at `wide` changes of each recovery two more, and so on."""
+    """Explores crashes of one world: up to `most` states at each change, two at `wide` changes of each recovery."""
 
     most = 12
     wide: tuple[int, ...] = (8, 2)
@@ -222,20 +230,20 @@ class Explorer:
     def __init__(self, world: World, rng: random.Random, tally: Tally) -> None:
         self.world, self.rng, self.tally = world, rng, tally
         tally.met.clear()
-        self.length = 120  # changes of a run, about; learned
+        self.length = 120  # approximate number of changes of a run; the first run sets it
 
     def explore(self, limit: int, *, power: bool = True) -> None:
-        """Every change of the job is a crash, by kill and (with `power`) by power loss; stops after `limit` states."""
+        """Crash the job at every change, by kill and (with `power`) by power loss; stop after `limit` states."""
         self.left, self.power = limit, power
-        for copies, told in self.histories():
+        for copies, history in self.histories():
             self.rng.shuffle(copies)
             for copy in copies:
-                self.crash(copy, told, 1, kills=not power or self.rng.random() < 0.2, power=power)
+                self.crash(copy, history, 1, kills=not power or self.rng.random() < 0.2, power=power)
                 if self.left <= 0:
                     return
 
     def histories(self) -> Iterable[tuple[list[Copy], str]]:
-        """Runs that end by themselves, with a copy of each change."""
+        """Yield the copies of runs that end by themselves, with a description of the run."""
         fs, seen = self.begin(), Seen()
         copies = copying(fs, seen, lambda at: True)
         try:
@@ -245,7 +253,7 @@ class Explorer:
             return
         fs.before = None
         self.length = fs.count - self.world.start.count
-        self.tally.fail(finished(fs, self.world), f"{self.world.name}, unbroken")
+        self.tally.fail(broken_when_complete(fs, self.world), f"{self.world.name}, unbroken")
         copies.append(Copy(fs, frozenset(seen.acknowledged), self.length + 1))
         yield copies, self.world.name
 
@@ -256,9 +264,9 @@ class Explorer:
             fs.stale = random.Random(self.rng.random())
         return fs
 
-    def crash(self, copy: Copy, told: str, depth: int, *, kills: bool = True, power: bool = True) -> None:
-        where = f"{told} | crash {depth} at {copy.at}"
-        acknowledged = copy.acknowledged if self.world.lasting else frozenset[str]()
+    def crash(self, copy: Copy, history: str, depth: int, *, kills: bool = True, power: bool = True) -> None:
+        where = f"{history} | crash {depth} at {copy.at}"
+        acknowledged = copy.acknowledged if self.world.durable else frozenset[str]()
         if kills:
             self.state(copy.fs.after_kill(), acknowledged, f"{where}: killed", depth, "kills")
         if power:
@@ -278,26 +286,26 @@ class Explorer:
         tally.counts[f"{kind} after crash {depth}"] += 1
         tally.phases[phase(tree)] += 1
         tally.worlds[world.name] += 1
-        tally.fail(lying(tree, world, acknowledged), where)
+        tally.fail(broken_after_crash(tree, world, acknowledged), where)
         seen = Seen(acknowledged=set(acknowledged))
         copies: list[Copy] = []
         if depth <= len(self.wide):
-            wanted = {self.rng.randint(1, self.length) for _ in range(self.wide[depth - 1])}
-            copies = copying(fs, seen, wanted.__contains__)
+            indexes = {self.rng.randint(1, self.length) for _ in range(self.wide[depth - 1])}
+            copies = copying(fs, seen, indexes.__contains__)
         if world.stale:
             fs.stale = random.Random(self.rng.random())
         tally.fail(recover(fs, world, seen, acknowledged, 1000 * depth), where)
         fs.before = None
         if self.rng.random() < 0.03:
             tally.counts["runs of a finished job"] += 1
-            tally.fail(no_op(fs.after_power_loss() if world.lasting else fs, world), where)
+            tally.fail(no_op(fs.after_power_loss() if world.durable else fs, world), where)
         for copy in copies:
             if self.left > 0:
                 self.crash(copy, where, depth + 1, kills=not self.power or self.rng.random() < 0.2, power=self.power)
 
 
 class Erring(Explorer):
-    """As above, where one or two calls fail on the way: some before they happen, some after."""
+    """Explorer of runs in which one or two calls fail, some before they take effect and some after."""
 
     most, wide = 3, (1, 1)
 
@@ -314,37 +322,37 @@ class Erring(Explorer):
                 )
                 for _ in range(self.rng.choice([1, 1, 2]))
             }
-            told = f"{self.world.name}, errors {fs.errors}"
-            wanted = {self.rng.randint(1, self.length) for _ in range(4)}
-            copies = copying(fs, seen, wanted.__contains__)
+            history = f"{self.world.name}, errors {fs.errors}"
+            indexes = {self.rng.randint(1, self.length) for _ in range(4)}
+            copies = copying(fs, seen, indexes.__contains__)
             self.tally.counts["runs with errors"] += 1
             try:
                 run(fs, self.world, seen)
-                self.tally.fail(finished(fs, self.world), told)
+                self.tally.fail(broken_when_complete(fs, self.world), history)
             except HymtError as error:
                 self.tally.counts["stopped by an error"] += 1
                 if error.exit_code not in (ExitCode.STOPPED, ExitCode.PREFLIGHT, ExitCode.IDENTITY):
-                    self.tally.fail([f"I14: ends with {error.exit_code}: {error}"], told)
+                    self.tally.fail([f"I14: ends with {error.exit_code}: {error}"], history)
             except Exception as error:
-                self.tally.fail([f"I9: {error!r}"], told)
+                self.tally.fail([f"I9: {error!r}"], history)
             fs.before = None
             copies.append(Copy(fs, frozenset(seen.acknowledged), fs.count))
-            yield copies, told
+            yield copies, history
 
 
 class Zombies(Explorer):
-    """As above, where a second run takes over at some change of the first, which then goes on: stopped, not dead."""
+    """Explorer of runs that another run takes over at some change; the first was only stopped, and continues later."""
 
     most, wide = 3, (1, 1)
 
     def histories(self) -> Iterable[tuple[list[Copy], str]]:
         for _ in range(10**9):
             at, dies_at = self.rng.randint(1, self.length), self.rng.choice([None, self.rng.randint(1, self.length)])
-            told = f"{self.world.name}, another runs at {at}" + (f" and dies after {dies_at}" if dies_at else "")
+            history = f"{self.world.name}, another runs at {at}" + (f" and dies after {dies_at}" if dies_at else "")
             fs, seen, second = self.begin(), Seen(), Seen()
             start = fs.count
             copies: list[Copy] = []
-            wanted = {self.rng.randint(at + 1, at + self.length) for _ in range(3)}
+            indexes = {self.rng.randint(at + 1, at + self.length) for _ in range(3)}
 
             def before(
                 now: SimFS,
@@ -354,48 +362,48 @@ class Zombies(Explorer):
                 seen: Seen = seen,
                 second: Seen = second,
                 copies: list[Copy] = copies,
-                wanted: set[int] = wanted,
-                told: str = told,
+                indexes: set[int] = indexes,
+                history: str = history,
             ) -> None:
-                number = now.count - start
-                if number in wanted:
-                    copies.append(Copy(now.after_kill(), frozenset(seen.acknowledged | second.acknowledged), number))
-                if number == at:
+                index = now.count - start
+                if index in indexes:
+                    copies.append(Copy(now.after_kill(), frozenset(seen.acknowledged | second.acknowledged), index))
+                if index == at:
                     now.crash_at = now.count + dies_at if dies_at else None
                     count = now.count
-                    self.other(now, second, told)
+                    self.run_second(now, second, history)
                     ids_from(700)
                     now.crash_at, now.dead, now.count = None, False, max(now.count, count)
 
             fs.before = before
-            ended = self.outcome(fs, seen, told)
+            ended = self.outcome(fs, seen, history)
             fs.before = None
             self.tally.counts["runs taken over"] += 1
             self.tally.counts[f"runs taken over that {ended}"] += 1
             copies.append(Copy(fs, frozenset(seen.acknowledged | second.acknowledged), fs.count - start))
-            yield copies, told
+            yield copies, history
 
-    def other(self, fs: SimFS, seen: Seen, told: str) -> None:
+    def run_second(self, fs: SimFS, seen: Seen, history: str) -> None:
         ids_from(500)
         try:
             run(fs, self.world, seen)
-            self.tally.fail(lying(fs.tree(), self.world, seen.acknowledged), told)
+            self.tally.fail(broken_after_crash(fs.tree(), self.world, seen.acknowledged), history)
         except Crash:
             pass
         except Exception as error:
-            self.tally.fail([f"I8: the second run ends with {error!r}"], told)
+            self.tally.fail([f"I8: the second run ends with {error!r}"], history)
 
-    def outcome(self, fs: SimFS, seen: Seen, told: str) -> str:
+    def outcome(self, fs: SimFS, seen: Seen, history: str) -> str:
         try:
             run(fs, self.world, seen)
         except HymtError as error:
             if error.exit_code is not ExitCode.STOPPED or self.world.ttl_s == 0:
-                self.tally.fail([f"I8: the first run ends with {error.exit_code}: {error}"], told)
+                self.tally.fail([f"I8: the first run ends with {error.exit_code}: {error}"], history)
             return "stopped"
         except Exception as error:
-            self.tally.fail([f"I8: the first run ends with {error!r}"], told)
+            self.tally.fail([f"I8: the first run ends with {error!r}"], history)
             return "failed"
-        found = final_bytes(fs)
-        if found != self.world.golden:
-            self.tally.fail(["I8: two runs make other bytes"], told)
+        published = final_bytes(fs)
+        if published != self.world.golden:
+            self.tally.fail(["I8: the bytes of two runs differ"], history)
         return "ended"

@@ -1,7 +1,7 @@
-"""Bugs of the protocol, each seeded into the real code for as long as a context lasts; and the harnesses to find them.
+"""Bugs that context managers seed into the real commit protocol, and the harnesses that must detect them.
 
-A harness that never fails proves nothing: each of these bugs must be seen by at least one. `HARMLESS` must be seen by
-none: the lease saves work and protects nothing.
+A harness that never fails proves nothing: at least one harness must detect each of these bugs. None may report
+`HARMLESS`: the lease saves work, and no output depends on it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from hymt_batch.write.part_store import PartStore
 from hymt_batch.write.storage import DurableFolders
 
 from . import upper, worlds
-from .explore import Erring, Explorer, Tally, Zombies, copying, lying, no_op
+from .explore import Erring, Explorer, Tally, Zombies, broken_after_crash, copying, no_op
 from .simfs import SimFS
 from .small import HOME, Seen, World, final_bytes, ids_from, make, part_way, run, simulated, solve
 
@@ -36,15 +36,15 @@ HARNESSES: dict[str, Harness] = {}
 
 
 @contextlib.contextmanager
-def changed(*changes: tuple[Any, str, Any]) -> Iterator[None]:
-    before = [where.__dict__[name] for where, name, _ in changes]
-    for where, name, new in changes:
-        setattr(where, name, new)
+def patched(*changes: tuple[Any, str, Any]) -> Iterator[None]:
+    originals = [owner.__dict__[name] for owner, name, _ in changes]
+    for owner, name, new in changes:
+        setattr(owner, name, new)
     try:
         yield
     finally:
-        for (where, name, _), old in zip(changes, before, strict=True):
-            setattr(where, name, old)
+        for (owner, name, _), old in zip(changes, originals, strict=True):
+            setattr(owner, name, old)
 
 
 def mutant(name: str) -> Callable[[Mutant], Mutant]:
@@ -56,15 +56,15 @@ def mutant(name: str) -> Callable[[Mutant], Mutant]:
 
 
 def harness(name: str) -> Callable[[Harness], Harness]:
-    def add(one: Harness) -> Harness:
-        HARNESSES[name] = one
-        return one
+    def add(function: Harness) -> Harness:
+        HARNESSES[name] = function
+        return function
 
     return add
 
 
-class Through:
-    """A store of which some operations are replaced."""
+class PatchedFs:
+    """A file system with some of its operations replaced."""
 
     def __init__(self, fs: Any, **replaced: Any) -> None:
         self.fs, self.replaced = fs, replaced
@@ -73,7 +73,7 @@ class Through:
         return self.replaced.get(name) or getattr(self.fs, name)
 
 
-# the bugs
+# bugs
 
 
 @mutant("a file is not synced")
@@ -84,45 +84,45 @@ def _() -> Any:
         self._synced = True
         return self._sha.hexdigest()
 
-    return changed((files.NewFile, "sync_and_close", settle))
+    return patched((files.NewFile, "sync_and_close", settle))
 
 
 @mutant("a folder is not synced")
 def _() -> Any:
-    return changed((SimFS, "fsync_dir", lambda self, path: True))
+    return patched((SimFS, "fsync_dir", lambda self, path: True))
 
 
 @mutant("a new folder is not synced in the one above")
 def _() -> Any:
-    right = DurableFolders.ensure
+    original = DurableFolders.ensure
 
     def ensure(self: DurableFolders, path: Path) -> None:
-        store, self._fs = self._fs, Through(self._fs, fsync_dir=lambda path: True)
+        store, self._fs = self._fs, PatchedFs(self._fs, fsync_dir=lambda path: True)
         try:
-            right(self, path)
+            original(self, path)
         finally:
             self._fs = store
 
-    return changed((DurableFolders, "ensure", ensure))
+    return patched((DurableFolders, "ensure", ensure))
 
 
 @mutant("a part counts before its folder is synced")
 def _() -> Any:
-    right = PartStore._publish
+    original = PartStore._publish
 
     def publish(self: PartStore, *rest: Any) -> bool:
-        store, self._fs = self._fs, Through(self._fs, fsync_dir=lambda path: True)
+        store, self._fs = self._fs, PatchedFs(self._fs, fsync_dir=lambda path: True)
         try:
-            return right(self, *rest)
+            return original(self, *rest)
         finally:
             self._fs = store
 
-    return changed((PartStore, "_publish", publish))
+    return patched((PartStore, "_publish", publish))
 
 
 @mutant("a part that is found is taken as durable")
 def _() -> Any:
-    right = PartReader.load
+    original = PartReader.load
 
     class All(set[Path]):
         def __contains__(self, path: object) -> bool:
@@ -130,28 +130,28 @@ def _() -> Any:
 
     def load(self: PartReader, *rest: Any) -> Any:
         self._synced_folders = All()
-        return right(self, *rest)
+        return original(self, *rest)
 
-    return changed((PartReader, "load", load))
+    return patched((PartReader, "load", load))
 
 
 @mutant("the names of published files are not synced before the manifest")
 def _() -> Any:
-    return changed((Output, "_published_folders", lambda self, one: iter(())))
+    return patched((Output, "_published_folders", lambda self, input: iter(())))
 
 
 @mutant("a part is trusted without its checksum")
 def _() -> Any:
     def decode(data: bytes) -> Any:
         line, _, payload = data.partition(b"\n")
-        return parts.decode_header(line), [parts._decode_row(one) for one in payload.split(b"\n")[:-1]]
+        return parts.decode_header(line), [parts._decode_row(row) for row in payload.split(b"\n")[:-1]]
 
-    return changed((parts, "decode", decode))
+    return patched((parts, "decode", decode))
 
 
 @mutant("a done flag is trusted")
 def _() -> Any:
-    right_commit, right_has = PartStore.commit, PartStore.has
+    original_commit, original_has = PartStore.commit, PartStore.has
 
     def flag(self: PartStore, shard: Shard, part: Part) -> Path:
         path = self._reader.path(shard.input.file_id, shard.index, part.index)
@@ -162,56 +162,56 @@ def _() -> Any:
         self._folders.ensure(path.parent)
         if files.stat_or_none(self._fs, path) is None:
             files.write_new(self._fs, path, b"done")
-        right_commit(self, shard, part, rows, degraded)
+        original_commit(self, shard, part, rows, degraded)
 
     def has(self: PartStore, shard: Shard, part: Part) -> bool:
         if files.stat_or_none(self._fs, flag(self, shard, part)) is None:
-            return right_has(self, shard, part)
+            return original_has(self, shard, part)
         self._mark_committed(shard, part)
         return True
 
-    return changed((PartStore, "commit", commit), (PartStore, "has", has))
+    return patched((PartStore, "commit", commit), (PartStore, "has", has))
 
 
 @mutant("a published file is trusted by its record")
 def _() -> Any:
-    return changed((published_file, "is_intact", lambda fs, folder, record: True))
+    return patched((published_file, "is_intact", lambda fs, folder, record: True))
 
 
 @mutant("parts are collected before the manifest")
 def _() -> Any:
-    right = Output.finalize
+    original = Output.finalize
 
     def finalize(self: Output) -> Any:
-        for one in self._inputs:
-            cleanup.remove_parts(self._fs, manifest.file_state_folder(self.folder, one.file_id))
-        return right(self)
+        for input in self._inputs:
+            cleanup.remove_parts(self._fs, manifest.file_state_folder(self.folder, input.file_id))
+        return original(self)
 
-    return changed((Output, "finalize", finalize))
+    return patched((Output, "finalize", finalize))
 
 
 @mutant("the manifest is written first")
 def _() -> Any:
-    right, assemble = Output.finish_skipped_shard, published_file.assemble
+    original, assemble = Output.finish_skipped_shard, published_file.assemble
 
-    def finish_record(self: Output, one: Input, record: ShardRecord) -> None:
-        def wrong(fs: Any, place: Path, job: Any) -> Any:
+    def finish_record(self: Output, input: Input, record: ShardRecord) -> None:
+        def assemble_after_manifest(fs: Any, folder: Path, job: Any) -> Any:
             later: list[tuple[Path, Path]] = []
 
             def rename(source: Path, target: Path) -> None:
                 hidden = target.parent.name in ("translated", "errors")
                 later.append((source, target)) if hidden else fs.rename(source, target)
 
-            made = assemble(Through(fs, rename=rename), place, job)
-            files.write_atomic(fs, place / "manifest.json", manifest.build(self._job, [made]))
+            published_record = assemble(PatchedFs(fs, rename=rename), folder, job)
+            files.write_atomic(fs, folder / "manifest.json", manifest.build(self._job, [published_record]))
             for source, target in later:
                 fs.rename(source, target)
-            return made
+            return published_record
 
-        with changed((published_file, "assemble", wrong)):
-            right(self, one, record)
+        with patched((published_file, "assemble", assemble_after_manifest)):
+            original(self, input, record)
 
-    return changed((Output, "finish_skipped_shard", finish_record))
+    return patched((Output, "finish_skipped_shard", finish_record))
 
 
 @mutant("a manifest stays while its files are rebuilt")
@@ -220,29 +220,29 @@ def _() -> Any:
         if path.name != "manifest.json":
             files.remove(fs, path)
 
-    return changed((output, "remove", remove))
+    return patched((output, "remove", remove))
 
 
 @mutant("a file is written in place")
 def _() -> Any:
-    return changed((published_file, "tmp_path", lambda path: path))
+    return patched((published_file, "tmp_path", lambda path: path))
 
 
 @mutant("a temporary name is used again")
 def _() -> Any:
     same = SimpleNamespace(uuid4=lambda: SimpleNamespace(hex="0" * 32))
-    return changed((part_store, "uuid", same), (published_file, "uuid", same))
+    return patched((part_store, "uuid", same), (published_file, "uuid", same))
 
 
 @mutant("every temporary file is deleted at the start")
 def _() -> Any:
-    right = Output.open.__func__  # type: ignore[attr-defined]
+    original = Output.open.__func__  # type: ignore[attr-defined]
 
-    def open(cls: Any, /, place: Path, **options: Any) -> Any:
-        cleanup.remove_leftovers(options["fs"], place, options["inputs"])
-        return right(cls, place, **options)
+    def open(cls: Any, /, folder: Path, **options: Any) -> Any:
+        cleanup.remove_leftovers(options["fs"], folder, options["inputs"])
+        return original(cls, folder, **options)
 
-    return changed((Output, "open", classmethod(open)))
+    return patched((Output, "open", classmethod(open)))
 
 
 @mutant("a job resumes by counting its parts")
@@ -253,24 +253,24 @@ def _() -> Any:
             self._mark_committed(shard, part)
         return found
 
-    return changed((PartStore, "has", has))
+    return patched((PartStore, "has", has))
 
 
 @mutant("the plan depends on the parts that exist")
 def _() -> Any:
-    right = World.parts
+    original = World.parts
 
     def planned(self: World, rel: str, shard: Shard, output: Output) -> list[Part]:
         if output._part_store._reader.has_any(shard.input.file_id):
             return upper.plan(shard, self.part_rows + 1)
-        return right(self, rel, shard, output)
+        return original(self, rel, shard, output)
 
-    return changed((World, "parts", planned))
+    return patched((World, "parts", planned))
 
 
 @mutant("identity is ignored")
 def _() -> Any:
-    return changed((manifest, "diff", lambda old, new: []))
+    return patched((manifest, "diff", lambda old, new: []))
 
 
 @mutant("a failed sync is tried again on the same file")
@@ -285,25 +285,25 @@ def _() -> Any:
         self._synced = True
         return self._sha.hexdigest()
 
-    return changed((files.NewFile, "sync_and_close", settle))
+    return patched((files.NewFile, "sync_and_close", settle))
 
 
 @mutant("a changed file is replaced without a copy")
 def _() -> Any:
-    return changed((set_aside, "preserve_foreign", lambda *_: None))
+    return patched((set_aside, "preserve_foreign", lambda *_: None))
 
 
 @mutant("a changed file is replaced before its copy is durable")
 def _() -> Any:
-    right = set_aside._preserve
+    original = set_aside._preserve
 
-    def keep(fs: Any, *rest: Any) -> Path:
-        return right(Through(fs, fsync_dir=lambda path: True), *rest)
+    def keep(fs: Any, *arguments: Any) -> Path:
+        return original(PatchedFs(fs, fsync_dir=lambda path: True), *arguments)
 
-    return changed((set_aside, "_preserve", keep))
+    return patched((set_aside, "_preserve", keep))
 
 
-# what must see which; the others may
+# bug -> the harness that must detect it; others may detect it too
 SEEN_BY = {
     "a file is not synced": "power loss",
     "a folder is not synced": "power loss",
@@ -332,17 +332,17 @@ HARMLESS = "the lease is never checked"
 
 @mutant(HARMLESS)
 def _() -> Any:
-    return changed((lease.Lease, "check", lambda self: None))
+    return patched((lease.Lease, "check", lambda self: None))
 
 
-# the harnesses: each explores about so many states
+# harnesses: each explores about `size` states
 
 
 def explore(make_world: worlds.Make, kind: type[Explorer], *, power: bool = True) -> Harness:
-    def one(place: Path, rng: random.Random, tally: Tally, size: int) -> None:
-        worlds.explore(place, rng, tally, make_world, kind, size, power=power)
+    def explore_world(folder: Path, rng: random.Random, tally: Tally, size: int) -> None:
+        worlds.explore(folder, rng, tally, make_world, kind, size, power=power)
 
-    return one
+    return explore_world
 
 
 HARNESSES["kill"] = explore(worlds.one_file, Explorer, power=False)
@@ -352,9 +352,9 @@ HARNESSES["storage errors"] = explore(worlds.one_file, Erring)
 
 
 @harness("kill, then power loss")
-def _(place: Path, rng: random.Random, tally: Tally, size: int) -> None:
-    """A job killed at any change, and run again: to its first promise, and to its end. Then the power goes."""
-    world = make("kill, then power loss", place, rng)
+def _(folder: Path, rng: random.Random, tally: Tally, size: int) -> None:
+    """Kill a job at any change, run it again until it acknowledges a part, or to its end, and then lose the power."""
+    world = make("kill, then power loss", folder, rng)
     solve(world)
     fs = SimFS()
     copies = copying(fs, Seen(), lambda at: True)
@@ -372,37 +372,40 @@ def _(place: Path, rng: random.Random, tally: Tally, size: int) -> None:
         fs.before = None
         for promise in promises[:1]:
             lost = promise.fs.after_power_loss().tree()
-            tally.fail(lying(lost, world, promise.acknowledged), f"killed at {copy.at}")
+            tally.fail(broken_after_crash(lost, world, promise.acknowledged), f"killed at {copy.at}")
         for name, left in fs.survivors(rng, 8):
-            tally.fail(lying(left.tree(), world, frozenset(seen.acknowledged)), f"killed at {copy.at}, ended: {name}")
+            tally.fail(
+                broken_after_crash(left.tree(), world, frozenset(seen.acknowledged)),
+                f"killed at {copy.at}, ended: {name}",
+            )
         tally.fail(no_op(fs.after_power_loss(), world), f"killed at {copy.at}, ended")
 
 
 @harness("take-over")
-def _(place: Path, rng: random.Random, tally: Tally, size: int) -> None:
-    worlds.explore(place, rng, tally, worlds.one_file, Zombies, size)
-    worlds.explore(place, rng, tally, worlds.without_lease, Zombies, 2 * size)
+def _(folder: Path, rng: random.Random, tally: Tally, size: int) -> None:
+    worlds.explore(folder, rng, tally, worlds.one_file, Zombies, size)
+    worlds.explore(folder, rng, tally, worlds.without_lease, Zombies, 2 * size)
 
 
 @harness("redo")
-def _(place: Path, rng: random.Random, tally: Tally, size: int) -> None:
-    for _ in range(4):  # the old job was finished, or at one of two moments before
-        worlds.explore(place, rng, tally, worlds.redo, Explorer, size // 4)
+def _(folder: Path, rng: random.Random, tally: Tally, size: int) -> None:
+    for _ in range(4):  # the old job was finished, or killed at one of two earlier moments
+        worlds.explore(folder, rng, tally, worlds.redo, Explorer, size // 4)
 
 
 @harness("damage")
-def _(place: Path, rng: random.Random, tally: Tally, size: int) -> None:
-    worlds.explore(place, rng, tally, worlds.a_damaged_part, Explorer, size // 4)
-    worlds.corrupt(place, rng, tally, size)
+def _(folder: Path, rng: random.Random, tally: Tally, size: int) -> None:
+    worlds.explore(folder, rng, tally, worlds.a_damaged_part, Explorer, size // 4)
+    worlds.corrupt(folder, rng, tally, size)
 
 
 @harness("another job")
-def _(place: Path, rng: random.Random, tally: Tally, size: int) -> None:
-    """A run with other settings in a folder at any moment is refused, and changes nothing."""
+def _(folder: Path, rng: random.Random, tally: Tally, size: int) -> None:
+    """Run a job with different settings in a folder at any moment: it is refused and changes no file."""
     seed = rng.random()
-    world = make("another job", place, random.Random(seed))
+    world = make("another job", folder, random.Random(seed))
     solve(world)
-    other = make("another job", place, random.Random(seed))
+    other = make("another job", folder, random.Random(seed))
     other.identity = {**world.identity, "decode": {"method": "other"}}
     for _ in range(max(1, size // 20)):
         fs = SimFS()
@@ -413,30 +416,34 @@ def _(place: Path, rng: random.Random, tally: Tally, size: int) -> None:
         before = final_bytes(fs)
         try:
             run(fs, other, Seen())
-            tally.fail(["I4: a job goes on in the folder of another"], str(HOME))
+            tally.fail(["I4: a job continues in the folder of a different job"], str(HOME))
         except IdentityError:
             if final_bytes(fs) != before:
-                tally.fail(["I4: a refused job changes what is published"], str(HOME))
+                tally.fail(["I4: a refused job changes published files"], str(HOME))
 
 
-def tried(name: str | None, harness: str, place: Path, seed: int, size: int) -> Tally:
-    """A harness with a bug (None: with none) in the code."""
+def run_harness(name: str | None, harness: str, folder: Path, seed: int, size: int) -> Tally:
+    """Run a harness with the seeded bug `name` (None: without a bug) and return its tally."""
     tally = Tally()
     with simulated(), MUTANTS[name]() if name else contextlib.nullcontext():
-        HARNESSES[harness](place, random.Random(seed), tally, size)
+        HARNESSES[harness](folder, random.Random(seed), tally, size)
     return tally
 
 
-def table(place: Path, seed: int, size: int) -> tuple[list[str], dict[str, dict[str, int]]]:
-    """Markdown of bugs against harnesses: violations, in brackets the invariants; and the same as numbers."""
+def table(folder: Path, seed: int, size: int) -> tuple[list[str], dict[str, dict[str, int]]]:
+    """Return a Markdown table of the violations of each harness for each bug, with the invariants, and the counts."""
     lines = [f"| seeded bug | {' | '.join(HARNESSES)} |", f"|---|{'---|' * len(HARNESSES)}"]
     figures: dict[str, dict[str, int]] = {}
     for name in (None, *MUTANTS):
         cells = []
-        for one in HARNESSES:
-            tally = tried(name, one, place, seed, size)
-            found = sum(tally.kinds.values())
-            figures.setdefault(name or "none", {})[one] = found
-            cells.append(f"{found} ({', '.join(sorted(tally.kinds, key=lambda i: int(i[1:])))})" if found else "0")
+        for harness in HARNESSES:
+            tally = run_harness(name, harness, folder, seed, size)
+            num_violations = sum(tally.kinds.values())
+            figures.setdefault(name or "none", {})[harness] = num_violations
+            cells.append(
+                f"{num_violations} ({', '.join(sorted(tally.kinds, key=lambda i: int(i[1:])))})"
+                if num_violations
+                else "0"
+            )
         lines.append(f"| {name or 'none'} | {' | '.join(cells)} |")
     return lines, figures

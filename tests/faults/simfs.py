@@ -1,10 +1,11 @@
-"""A store in memory with a volatile and a durable state: what a power loss, a kill or a lying network store may leave.
+"""A file system in memory with a volatile and a durable state; it gives the states that a kill or power loss may leave.
 
-Nothing is synced that was not asked for. Each change of a folder stays pending until its folder is synced, each write
-until its file is; a failed fsync forgets what it should have kept, as real kernels do (ATC'20). `survivors` gives the
-states that a power loss may leave: any subset of pending names, or a prefix of them a folder or overall, and of each
-unsynced file one of `DATA`. Rename within a folder is atomic, across folders it is not. It may also refuse links, hide
-names from listings, show removed ones, and report failure for what happened.
+Only an explicit sync makes anything durable. Each change of a folder is pending until the folder is synced, each write
+until the file is synced. After a failed fsync the dirty bytes are lost, as in real kernels (ATC'20). `survivors` gives
+the states that a power loss may leave: any subset of the pending changes of names, or a prefix of them (for each folder
+or overall), and one of `DATA` for each unsynced file. A rename within a folder is atomic; a rename across folders is
+not. The file system can also behave like a faulty network file system: refuse links, hide names from listings, show
+removed names, and report failure for a call that took effect.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ from pathlib import Path
 
 from hymt_batch.fs import Stat
 
-Change = tuple[str, int]  # name and inode, -1 where the name goes
-DATA: dict[str, Callable[[bytes, bytes], bytes]] = {  # synced and volatile bytes -> what is there after a power loss
+Change = tuple[str, int]  # name and inode; -1 if the name is removed
+# from the synced and the volatile bytes of a file, its bytes after a power loss
+DATA: dict[str, Callable[[bytes, bytes], bytes]] = {
     "old": lambda old, new: old,
     "whole": lambda old, new: new,
     "empty": lambda old, new: b"",
@@ -28,12 +30,12 @@ DATA: dict[str, Callable[[bytes, bytes], bytes]] = {  # synced and volatile byte
     "zeros": lambda old, new: bytes(len(new)),
     "zeros from half": lambda old, new: new[: len(new) // 2] + bytes(len(new) - len(new) // 2),
 }
-MOST_CALLS = 20_000  # of one run of a small job, which needs 200
+MOST_CALLS = 20_000  # limit for one run of a small job, which needs about 200
 NAMES = ("none", "all", "ordered", "prefix", "subset")
 
 
 class Crash(BaseException):
-    """The process is gone; nothing after it runs."""
+    """The process died; nothing runs after this."""
 
 
 @dataclass(slots=True)
@@ -41,15 +43,15 @@ class Node:
     kind: str
     data: bytes = b""
     durable: bytes | None = None  # None: never synced
-    clean: bool = False  # a failed sync threw the dirty bytes away: no later one makes them durable
+    clean: bool = False  # a sync failed and lost the dirty bytes: no later sync makes them durable
     names: dict[str, int] = field(default_factory=dict)
     synced: dict[str, int] | None = None  # None: equal to `names`
-    pending: list[tuple[int, tuple[Change, ...]]] = field(default_factory=list)  # (when, what is one whole)
+    pending: list[tuple[int, tuple[Change, ...]]] = field(default_factory=list)  # (index of the change, atomic steps)
     removed: set[str] = field(default_factory=set)
 
 
 class SimFS:
-    """The port. `count` is the number of changes so far, `calls` of everything asked."""
+    """Implements `hymt_batch.fs.Fs`. `count` is the number of changes so far, `calls` that of all calls."""
 
     def __init__(self, *, crash_at: int | None = None, links: bool = True, dir_sync: bool = True) -> None:
         self.nodes: dict[int, Node] = {0: Node("dir")}
@@ -57,16 +59,16 @@ class SimFS:
         self.count = self.calls = 0
         self.crash_at, self.dead = crash_at, False
         self.links, self.dir_sync = links, dir_sync
-        self.before: Callable[[SimFS], None] | None = None  # called before each change, counted already
-        self.errors: dict[int, tuple[int, bool]] = {}  # at which call -> (errno, whether it happens all the same)
-        self.syncs: list[int] = []  # the calls that synced a file
-        self.stale: random.Random | None = None  # decides what a listing hides, and which removed names it shows
+        self.before: Callable[[SimFS], None] | None = None  # called before each change, after `count` is increased
+        self.errors: dict[int, tuple[int, bool]] = {}  # index of a call -> (errno, whether it takes effect)
+        self.syncs: list[int] = []  # indexes of the calls that synced a file
+        self.stale: random.Random | None = None  # decides which names a listing hides, and which removed names it shows
         self._next = 1
 
-    # the port
+    # interface Fs
 
     def within(self, folder: Path) -> SimFS:
-        return self  # it has no links
+        return self  # there are no symbolic links
 
     def open_exclusive(self, path: Path) -> int:
         late = self._change()
@@ -82,7 +84,7 @@ class SimFS:
     def write_all(self, fd: int, data: bytes) -> None:
         node = self.nodes[self.open[fd]]
         whole = node.data + data
-        node.data += data[: len(data) // 2]  # what a crash in the middle finds
+        node.data += data[: len(data) // 2]  # a crash during the write leaves half of the data
         late = self._change()
         node.data, node.clean = whole, False
         self._fail(late)
@@ -117,7 +119,7 @@ class SimFS:
     def rename(self, source: Path, target: Path) -> None:
         late = self._change()
         inode, old, new = self._inode(source), self._dir(source.parent), self._dir(target.parent)
-        if new.names.get(target.name) != inode:  # two names of one file: POSIX does nothing
+        if new.names.get(target.name) != inode:  # POSIX: a rename between two names of one file has no effect
             if old is new:
                 self._rename(old, (source.name, -1), (target.name, inode))
             else:
@@ -185,19 +187,19 @@ class SimFS:
         self._call()
         return 1 << 40, None
 
-    # what is inside
+    # internals
 
     def _call(self) -> OSError | None:
-        """Count a call: raise the error that is due before it, give the one that is due after."""
+        """Count a call; raise an error that prevents it, or return an error to raise after it took effect."""
         if self.dead:
             raise Crash
         self.calls += 1
         if self.calls > MOST_CALLS:
             raise RuntimeError("the job does not end")
         if self.calls in self.errors:
-            number, happens = self.errors[self.calls]
-            error = OSError(number, f"simulated {errno.errorcode[number]}")
-            if not happens:
+            code, takes_effect = self.errors[self.calls]
+            error = OSError(code, f"simulated {errno.errorcode[code]}")
+            if not takes_effect:
                 raise error
             return error
         return None
@@ -250,36 +252,36 @@ class SimFS:
     # after a crash
 
     def after_kill(self) -> SimFS:
-        """The process died, the machine did not: what is unsynced stays so. Listings and calls are as in a new one."""
-        other = self._like()
+        """Return a copy as after a kill: unsynced changes stay pending; injected errors and stale listings are off."""
+        copy = self._like()
         for inode, node in self.nodes.items():
-            other.nodes[inode] = Node(
+            copy.nodes[inode] = Node(
                 node.kind, node.data, node.durable, node.clean, dict(node.names), node.synced, list(node.pending)
             )
-        return other
+        return copy
 
     def unsynced(self) -> list[int]:
-        """Files whose bytes a power loss may change."""
+        """Return the inodes of files whose bytes a power loss may change."""
         return [i for i, node in self.nodes.items() if node.kind == "file" and node.durable != node.data]
 
     def pending(self) -> list[tuple[int, int, tuple[Change, ...]]]:
-        """(when, folder, what) of changes that a power loss may undo, in order."""
+        """Return, in order, the changes that a power loss may undo, as (index, inode of the folder, steps)."""
         return sorted((when, i, what) for i, node in self.nodes.items() for when, what in node.pending)
 
     def survivors(self, rng: random.Random, most: int) -> Iterator[tuple[str, SimFS]]:
-        """States that a power loss may leave, each with its name: all of them where they are at most `most`."""
+        """Yield states that a power loss may leave, each with a description: all states if there are at most `most`."""
         pending, files = self.pending(), self.unsynced()
         if len(DATA) ** len(files) << len(pending) <= most:
             for kept in itertools.product((False, True), repeat=len(pending)):
                 for data in itertools.product(DATA, repeat=len(files)):
-                    name = f"names {''.join('01'[one] for one in kept)}, data {', '.join(data) or '-'}"
+                    name = f"names {''.join('01'[keep] for keep in kept)}, data {', '.join(data) or '-'}"
                     yield name, self.after_power_loss(dict(zip(files, data, strict=True)), kept)
             return
-        for number in range(most):
-            names = NAMES[number % len(NAMES)] if most >= len(NAMES) else rng.choice(NAMES)
+        for index in range(most):
+            names = NAMES[index % len(NAMES)] if most >= len(NAMES) else rng.choice(NAMES)
             kept = self._kept(names, pending, rng)
             chosen = {inode: rng.choice(list(DATA)) for inode in files}
-            name = f"names {names} {''.join('01'[one] for one in kept)}, data {', '.join(chosen.values()) or '-'}"
+            name = f"names {names} {''.join('01'[keep] for keep in kept)}, data {', '.join(chosen.values()) or '-'}"
             yield name, self.after_power_loss(chosen, kept)
 
     @staticmethod
@@ -288,54 +290,56 @@ class SimFS:
             return (names == "all",) * len(pending)
         if names == "ordered":
             last = rng.randint(0, len(pending))
-            return tuple(number < last for number in range(len(pending)))
+            return tuple(index < last for index in range(len(pending)))
         if names == "prefix":
             last_of = {folder: rng.choice([-1, *(w for w, f, _ in pending if f == folder)]) for _, folder, _ in pending}
             return tuple(when <= last_of[folder] for when, folder, _ in pending)
         return tuple(rng.random() < 0.5 for _ in pending)
 
     def after_power_loss(self, data: dict[int, str] | str = "old", kept: tuple[bool, ...] = ()) -> SimFS:
-        """What is left when of the pending changes the `kept` ones reached the disk, and of unsynced files `data`."""
-        other, held = self._like(), dict[int, dict[str, int]]()
+        """Return a copy as after a power loss: the `kept` changes and, of unsynced files, `data` reached the disk."""
+        copy, names_of = self._like(), dict[int, dict[str, int]]()
         for (_, folder, what), stays in zip(self.pending(), kept, strict=False):
             if stays:
-                _apply(what, held.setdefault(folder, dict(self.nodes[folder].synced or {})))
+                _apply(what, names_of.setdefault(folder, dict(self.nodes[folder].synced or {})))
         todo = [0]
-        while todo:  # what has no name any more is gone
+        while todo:  # files without a name are lost
             inode = todo.pop()
-            if inode in other.nodes and inode:
+            if inode in copy.nodes and inode:
                 continue
             node = self.nodes[inode]
             if node.kind == "dir":
-                names = held[inode] if inode in held else dict(node.names if node.synced is None else node.synced)
-                other.nodes[inode] = Node("dir", names=names)
+                names = (
+                    names_of[inode] if inode in names_of else dict(node.names if node.synced is None else node.synced)
+                )
+                copy.nodes[inode] = Node("dir", names=names)
                 todo += names.values()
             else:
-                how = data if isinstance(data, str) else data.get(inode, "old")
-                left = node.data if node.durable == node.data else DATA[how](node.durable or b"", node.data)
-                other.nodes[inode] = Node("file", left, left)
-        return other
+                choice = data if isinstance(data, str) else data.get(inode, "old")
+                survived = node.data if node.durable == node.data else DATA[choice](node.durable or b"", node.data)
+                copy.nodes[inode] = Node("file", survived, survived)
+        return copy
 
     def _like(self) -> SimFS:
-        other = SimFS(links=self.links, dir_sync=self.dir_sync)
-        other._next, other.count = self._next, self.count
-        return other
+        copy = SimFS(links=self.links, dir_sync=self.dir_sync)
+        copy._next, copy.count = self._next, self.count
+        return copy
 
     def tree(self) -> dict[str, bytes | None]:
-        """Path -> bytes of everything there is; None for a folder."""
-        found: dict[str, bytes | None] = {}
+        """Return the bytes of every file, and None for every folder, by path."""
+        tree: dict[str, bytes | None] = {}
         todo = [("", 0)]
         while todo:
             path, inode = todo.pop()
             for name, child in self.nodes[inode].names.items():
                 node = self.nodes[child]
-                found[f"{path}/{name}"] = node.data if node.kind == "file" else None
+                tree[f"{path}/{name}"] = node.data if node.kind == "file" else None
                 if node.kind == "dir":
                     todo.append((f"{path}/{name}", child))
-        return found
+        return tree
 
     def stat_of(self, path: str) -> tuple[int, int]:
-        """Inode and size, 0 and 0 where there is nothing."""
+        """Return inode and size; (0, 0) if the path does not exist."""
         try:
             inode = self._inode(Path(path))
         except OSError:
@@ -343,7 +347,7 @@ class SimFS:
         return inode, len(self.nodes[inode].data)
 
     def set(self, path: str, data: bytes | None) -> None:
-        """Change a file behind everybody's back; None removes it."""
+        """Change a file from outside the job; None removes it."""
         parent, name = self._dir(Path(path).parent), Path(path).name
         if data is None:
             del parent.names[name]

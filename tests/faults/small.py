@@ -1,7 +1,8 @@
-"""Small jobs for the simulated store: real commit, resume, lease, quarantine and finalize code over a few rows.
+"""Small jobs for the simulated file system: the real commit, resume, lease and finalize code over a few rows.
 
-`simulated` puts counters in the place of what differs from run to run (ids, process ids, clocks, the lease's thread):
-equal states are equal, and a seed says it all. The holder of a lease that another run left is never alive.
+`simulated` replaces what differs from run to run (ids, process ids, clocks, the thread of the lease) by counters.
+Equal states then have equal bytes, and a seed determines a whole run. The holder of a lease that another run left is
+never alive.
 """
 
 from __future__ import annotations
@@ -33,15 +34,15 @@ from .simfs import Crash, SimFS
 
 
 class _Known(type(Path())):  # type: ignore[misc]
-    """A path that remembers what was made of it: a third of the time of a small job goes into paths."""
+    """A path that caches the paths derived from it: a small job spends a third of its time on paths."""
 
     def __truediv__(self, key: Any) -> Any:
-        made = self.__dict__.setdefault("made", {})
-        if key not in made:
-            made[key] = super().__truediv__(key)
+        children = self.__dict__.setdefault("made", {})
+        if key not in children:
+            children[key] = super().__truediv__(key)
             if "/" not in str(key):
-                made[key].__dict__["above"] = self
-        return made[key]
+                children[key].__dict__["above"] = self
+        return children[key]
 
     @property
     def parent(self) -> Any:
@@ -55,8 +56,8 @@ class _Known(type(Path())):  # type: ignore[misc]
 
 HOME: Path = _Known("/job")
 PART = re.compile(r"/job/\.hymt/f(\w+)/s(\d{7})/p(\d{5})")
-HALF_MADE = re.compile(r"/(\.tmp-|probe-|stale-|s\d{7}$)")
-NO_SUCH_PID = 1 << 22  # Linux gives none from here on
+TEMPORARY = re.compile(r"/(\.tmp-|probe-|stale-|s\d{7}$)")
+NO_SUCH_PID = 1 << 22  # above the largest process id of Linux
 _ids = itertools.count(1)
 
 
@@ -79,7 +80,7 @@ class Clock:
 
 
 class _NoThread:
-    """The lease's thread; the small job calls its beat where it wants one."""
+    """Stands in for the lease's thread; the small job refreshes the lease itself."""
 
     def __init__(self, **_: object) -> None: ...
 
@@ -89,13 +90,13 @@ class _NoThread:
 
 
 def holder(host: str = "here") -> LeaseHolder:
-    number = next(_ids)
-    return LeaseHolder(f"owner{number}", host, "", "", NO_SUCH_PID + number, "1", "", 0, "long ago")
+    id_number = next(_ids)
+    return LeaseHolder(f"owner{id_number}", host, "", "", NO_SUCH_PID + id_number, "1", "", 0, "long ago")
 
 
 @contextlib.contextmanager
 def simulated() -> Iterator[None]:
-    """Ids, holders, clocks and pauses of the simulation; no log."""
+    """Replace ids, lease holders, clocks and pauses by simulated ones, and disable logging."""
     clock = Clock()
     changes: list[tuple[Any, str, Any]] = [
         (uuid, "uuid4", _Id),
@@ -106,28 +107,28 @@ def simulated() -> Iterator[None]:
         (files, "RETRY_DELAYS_S", (0.0, 0.0)),
         (files, "time", SimpleNamespace(sleep=clock.sleep)),
     ]
-    before = [getattr(where, name) for where, name, _ in changes]
+    originals = [getattr(owner, name) for owner, name, _ in changes]
     level = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
-    for where, name, new in changes:
-        setattr(where, name, new)
+    for owner, name, new in changes:
+        setattr(owner, name, new)
     try:
         yield
     finally:
-        for (where, name, _), old in zip(changes, before, strict=True):
-            setattr(where, name, old)
+        for (owner, name, _), old in zip(changes, originals, strict=True):
+            setattr(owner, name, old)
         logging.disable(level)
 
 
 def ids_from(number: int) -> None:
-    """Ids count on from a number: equal histories give equal bytes."""
+    """Restart the counter of ids at `number`, so that equal runs give equal bytes."""
     global _ids
     _ids = itertools.count(number)
 
 
 @dataclass
 class Seen:
-    """What a run did: parts decoded, and parts that it was told are safe."""
+    """What a run did: the parts that it decoded, and the parts that were acknowledged to it as durable."""
 
     decoded: set[str] = field(default_factory=set)
     acknowledged: set[str] = field(default_factory=set)
@@ -135,7 +136,7 @@ class Seen:
 
 @dataclass
 class World:
-    """A job, the store it begins in, and what must come of it."""
+    """A job, the file system in which it starts, and its expected output."""
 
     name: str
     inputs: list[Input]
@@ -148,16 +149,17 @@ class World:
     beats: bool = False
     start: SimFS = field(default_factory=SimFS)
     golden: dict[str, bytes] = field(default_factory=dict)  # path -> final bytes
-    older: dict[str, bytes] = field(default_factory=dict)  # what the folder may show until the new files are there
-    edited: bytes | None = None  # what somebody wrote into translated/: it is there for good, or in set_aside/
-    damaged: bytes | None = None  # a part that is there and no good
-    stale: bool = False  # listings hide and invent names
-    tidy: bool = True  # nothing half-made may be left at the end
-    lasting: bool = True  # folders can be synced: what is acknowledged stays
+    older: dict[str, bytes] = field(default_factory=dict)  # path -> bytes, allowed until the new files exist
+    edited: bytes | None = None  # a user's change in translated/: it must stay there or be in set_aside/
+    damaged: bytes | None = None  # bytes of a damaged part
+    stale: bool = False  # listings hide names and show removed ones
+    tidy: bool = True  # no temporary file may remain at the end
+    durable: bool = True  # folders can be synced: acknowledged parts survive a power loss
 
     def __post_init__(self) -> None:
         self.plans = {
-            one.rel: [(shard, upper.plan(shard, self.part_rows)) for shard in self._shards(one)] for one in self.inputs
+            input.rel: [(shard, upper.plan(shard, self.part_rows)) for shard in self._shards(input)]
+            for input in self.inputs
         }
         self.places = {
             f"{rel}/{shard.index}/{part.index}": f"/job/.hymt/f{shard.input.file_id}/s{shard.index:07}/p{part.index:05}"
@@ -166,20 +168,20 @@ class World:
             for part in parts
         }
 
-    def _shards(self, one: Input) -> list[Shard]:
-        found = upper.shards(one, self.shard_rows)
-        return list(found)
+    def _shards(self, input: Input) -> list[Shard]:
+        shards = upper.shards(input, self.shard_rows)
+        return list(shards)
 
-    def read(self, one: Input) -> Iterator[Document]:
-        return iter(self.documents[one.rel])
+    def read(self, input: Input) -> Iterator[Document]:
+        return iter(self.documents[input.rel])
 
     def parts(self, rel: str, shard: Shard, output: Output) -> list[Part]:
-        """The plan; it never asks what the output holds."""
+        """Return the planned parts of a shard; the plan never depends on the output folder."""
         return self.plans[rel][shard.index][1]
 
 
 def run(fs: SimFS, world: World, seen: Seen, **options: Any) -> None:
-    """The whole job, as jobs/translate.py goes through it, skipped shards included."""
+    """Run the whole job in the same steps as jobs/translate.py, skipped shards included."""
     with Output.open(
         HOME,
         identity=world.identity,
@@ -187,20 +189,20 @@ def run(fs: SimFS, world: World, seen: Seen, **options: Any) -> None:
         inputs=world.inputs,
         config=WriteConfig(),
         read=world.read,
-        preamble=lambda one: Preamble(),
+        preamble=lambda input: Preamble(),
         lease_ttl_s=world.ttl_s,
         fs=fs,
         **{**world.options, **options},
     ) as output:
         if not output.is_complete:
-            for one in world.inputs:
-                for shard, _ in world.plans[one.rel]:
-                    parts = world.parts(one.rel, shard, output)
-                    names = [f"{one.rel}/{shard.index}/{part.index}" for part in parts]
-                    record = output.shard_record(one, shard.index)
+            for input in world.inputs:
+                for shard, _ in world.plans[input.rel]:
+                    parts = world.parts(input.rel, shard, output)
+                    names = [f"{input.rel}/{shard.index}/{part.index}" for part in parts]
+                    record = output.shard_record(input, shard.index)
                     if record is not None and record.sha256 == shard.sha256:
                         seen.acknowledged.update(names)
-                        output.finish_skipped_shard(one, record)
+                        output.finish_skipped_shard(input, record)
                         continue
                     for name, part in zip(names, parts, strict=True):
                         if not output.has(shard, part):
@@ -214,7 +216,7 @@ def run(fs: SimFS, world: World, seen: Seen, **options: Any) -> None:
 
 
 def run_again(fs: SimFS, world: World, seen: Seen) -> None:
-    """As a user would after a crash: `overwrite` is not asked for again unless the old job is still there."""
+    """Run again as a user would after a crash: with `overwrite` only if the old job is still in the folder."""
     if not world.options.get("overwrite"):
         return run(fs, world, seen)
     try:
@@ -225,48 +227,48 @@ def run_again(fs: SimFS, world: World, seen: Seen) -> None:
 
 
 def final_bytes(fs: SimFS) -> dict[str, bytes]:
-    """All that is published."""
+    """Return the bytes of all published files, by path."""
     return {
         path: data
         for path, data in fs.tree().items()
         if data is not None
         and (path == "/job/manifest.json" or path.startswith(("/job/translated/", "/job/errors/")))
-        and not HALF_MADE.search(path)
+        and not TEMPORARY.search(path)
     }
 
 
 def make(name: str, folder: Path, rng: random.Random, *, files: int = 1, mark: str = "", **options: Any) -> World:
-    """A world of some files with rows by chance, one of which has no translation."""
+    """Create a world of `files` files with random rows; one row has an empty translation."""
     inputs, documents = [], {}
-    for number in range(files):
-        path = folder / f"{name.replace(' ', '_')}{mark}{number}"
-        num_rows = rng.choice([3, 4, 5]) if number == 0 else rng.choice([0, 1, 2])
-        lines = [f"line {rng.randrange(1000)} of {number}\n" for _ in range(num_rows)]
-        if number == 0:
+    for index in range(files):
+        path = folder / f"{name.replace(' ', '_')}{mark}{index}"
+        num_rows = rng.choice([3, 4, 5]) if index == 0 else rng.choice([0, 1, 2])
+        lines = [f"line {rng.randrange(1000)} of {index}\n" for _ in range(num_rows)]
+        if index == 0:
             lines[rng.randrange(num_rows)] = f"empty {rng.randrange(1000)}\n"
         path.write_text("".join(lines))
-        one = upper.an_input(path, ["in.txt", "sub/b.txt"][number])
-        inputs.append(one)
-        documents[one.rel] = list(upper.read(one))
+        input = upper.an_input(path, ["in.txt", "sub/b.txt"][index])
+        inputs.append(input)
+        documents[input.rel] = list(upper.read(input))
     shard_rows, part_rows = rng.choice([(3, 2), (4, 2), (2, 1)])
     identity = {"decode": {"method": "upper"}, "batch": {"shard_rows": shard_rows, "part_rows": part_rows}}
     return World(name, inputs, documents, shard_rows, part_rows, identity, **options)
 
 
 def solve(world: World) -> None:
-    """Fill in what must come of it, by an unbroken run in an empty store."""
+    """Set the expected output of a world by an unbroken run on an empty file system."""
     fs = SimFS()
-    with_options, world.options = world.options, {}
+    options, world.options = world.options, {}
     try:
         run(fs, world, Seen())
     finally:
-        world.options = with_options
+        world.options = options
     world.golden = final_bytes(fs)
     assert len(world.golden) == len(world.inputs) + 2
 
 
 def part_way(fs: SimFS, world: World, calls: int) -> None:
-    """Run until a number of changes, then be killed."""
+    """Run the job and kill it after a number of changes."""
     fs.crash_at = fs.count + calls
     with contextlib.suppress(Crash):
         run(fs, world, Seen())

@@ -1,4 +1,4 @@
-"""Real processes killed with SIGKILL at seeded random moments, and several of them at once without a lock."""
+"""Real processes that are killed with SIGKILL at seeded random moments, or run at once without a lease."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def source(folder: Path) -> Path:
 
 
 def start(folder: Path, path: Path, log: Path, pause_s: float, ttl_s: float = 5.0) -> subprocess.Popen[bytes]:
-    words = [sys.executable, PROGRAM, str(folder), str(path), str(log), str(pause_s), str(ttl_s)]
-    return subprocess.Popen(words, stderr=subprocess.PIPE)
+    command = [sys.executable, PROGRAM, str(folder), str(path), str(log), str(pause_s), str(ttl_s)]
+    return subprocess.Popen(command, stderr=subprocess.PIPE)
 
 
 def outputs(folder: Path) -> dict[str, bytes]:
@@ -43,14 +43,15 @@ def golden(tmp_path: Path) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("seed", range(2))
 @pytest.mark.fault(1)
-def test_a_killed_job_resumes_to_the_same_bytes_and_repeats_at_most_one_part_a_kill(
+def test_a_killed_job_resumes_to_the_same_bytes_and_repeats_at_most_one_part_per_kill(
     tmp_path: Path, golden: dict[str, bytes], seed: int
 ) -> None:
     rng, kills, log = random.Random(seed), 0, tmp_path / "log"
     for _ in range(200):
         process = start(tmp_path / "job", source(tmp_path), log, 0.02)
         begun = time.monotonic()
-        while process.poll() is None and time.monotonic() - begun < 20:  # wait until it works, then kill at random
+        # wait until the job decodes, then kill it at a random moment
+        while process.poll() is None and time.monotonic() - begun < 20:
             if log.exists() and len(log.read_bytes().splitlines()) > kills:
                 break
             time.sleep(0.005)
@@ -77,8 +78,8 @@ def test_a_killed_job_resumes_to_the_same_bytes_and_repeats_at_most_one_part_a_k
 @pytest.mark.fault(43)
 def test_concurrent_writers_without_a_lease_make_one_right_output(tmp_path: Path, golden: dict[str, bytes]) -> None:
     path = source(tmp_path)
-    for number in range(2):
-        folder = tmp_path / f"job{number}"
+    for index in range(2):
+        folder = tmp_path / f"job{index}"
         running = [start(folder, path, tmp_path / "log", 0.003, ttl_s=0.0) for _ in range(3)]
         time.sleep(0.35)
         running[0].kill()
@@ -104,4 +105,5 @@ def test_a_second_run_under_a_lease_is_refused_and_names_the_first(tmp_path: Pat
     process.wait()
     if process.stderr:
         process.stderr.close()
-    upper.run(tmp_path / "job", [upper.an_input(tmp_path / "in.txt")], lease_ttl_s=5.0)  # dead, so taken over at once
+    # the holder is dead, so the lease is taken over at once
+    upper.run(tmp_path / "job", [upper.an_input(tmp_path / "in.txt")], lease_ttl_s=5.0)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from faults import worlds
-from faults.explore import Explorer, Tally, copying, lying
+from faults.explore import Explorer, Tally, broken_after_crash, copying
 from faults.simfs import Crash, SimFS
 from faults.small import HOME, Seen, World, final_bytes, holder, ids_from, make, run, simulated, solve
 
@@ -263,7 +263,7 @@ def test_a_manifest_that_another_did_not_live_to_sync_is_synced_before_parts_are
             fs.before = before
             run(fs, world, seen)
             for _, left in fs.survivors(random.Random(1), 20):
-                assert not lying(left.tree(), world, frozenset(seen.acknowledged)), dies_at
+                assert not broken_after_crash(left.tree(), world, frozenset(seen.acknowledged)), dies_at
                 found += 1
     assert found > 100
 
@@ -278,7 +278,7 @@ def test_a_redone_job_has_no_manifest_that_proves_another_output(tmp_path: Path)
             run(fs, world, seen)
             for copy in copies:
                 for _, left in copy.fs.survivors(random.Random(seed), 6):
-                    assert not lying(left.tree(), world, copy.acknowledged)
+                    assert not broken_after_crash(left.tree(), world, copy.acknowledged)
 
 
 # the simulated store itself

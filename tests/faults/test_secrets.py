@@ -1,4 +1,4 @@
-"""Secrets stay out of messages, logs, tracebacks and files; nothing that a terminal obeys gets into any of them."""
+"""Secrets stay out of messages, logs, tracebacks and files, and so do terminal control characters."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from jobs.__main__ import main
 TOKEN = "hf_" + "AbCdEfGhIjKlMnOpQrStUvWxYz01234567"
 OTHER = "s3cr3t-value-of-another-kind"
 EVIL = "\x1b[31mX\x1b]0;title\x07\x9b2J\x85\u202e\u2066\u200f\x7f\u2028"
-OBEYED = frozenset(chr(code) for code in (*range(9), *range(11, 32), *range(127, 160))) | frozenset(
+CONTROL_CHARACTERS = frozenset(chr(code) for code in (*range(9), *range(11, 32), *range(127, 160))) | frozenset(
     "\u200e\u200f\u2028\u2029\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 )
 
@@ -30,9 +30,9 @@ OBEYED = frozenset(chr(code) for code in (*range(9), *range(11, 32), *range(127,
 def secrets(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     monkeypatch.setenv("HUGGING_FACE_HUB_TOKEN", OTHER)
-    before = logging.getLogRecordFactory()
+    factory = logging.getLogRecordFactory()
     yield
-    logging.setLogRecordFactory(before)
+    logging.setLogRecordFactory(factory)
 
 
 @pytest.fixture
@@ -42,20 +42,20 @@ def upper(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(translate, "run", partial(translate.run, translate=work))
 
 
-def obeyed(text: str) -> list[str]:
-    return sorted({hex(ord(character)) for character in text if character in OBEYED})
+def control_characters(text: str) -> list[str]:
+    return sorted({hex(ord(character)) for character in text if character in CONTROL_CHARACTERS})
 
 
-def holders(folder: Path, *secrets: str) -> list[str]:
-    """Files below a folder that hold a secret, in their names or their bytes."""
+def files_with_secret(folder: Path, *secrets: str) -> list[str]:
+    """Return the files below a folder that contain a secret in their name or their bytes."""
     return [
         str(path)
         for path in folder.rglob("*")
-        if any(one in path.name or (path.is_file() and one.encode() in path.read_bytes()) for one in secrets)
+        if any(secret in path.name or (path.is_file() and secret.encode() in path.read_bytes()) for secret in secrets)
     ]
 
 
-# what is shown
+# messages and logs
 
 
 @pytest.mark.fault(82)
@@ -73,21 +73,21 @@ def holders(folder: Path, *secrets: str) -> list[str]:
         ("source.path=in.txt", "source.path=in.txt"),
     ],
 )
-def test_secrets_are_blanked_and_nothing_else(text: str, expected: str) -> None:
+def test_secrets_are_redacted_and_nothing_else(text: str, expected: str) -> None:
     assert sanitize.redact(text) == expected
 
 
 @pytest.mark.fault(82)
-def test_an_empty_or_short_variable_blanks_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_empty_or_short_variable_redacts_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", "")
     monkeypatch.setenv("HUGGING_FACE_HUB_TOKEN", "a")
     assert sanitize.redact("a banana") == "a banana"
 
 
 @pytest.mark.fault(55, 83)
-def test_no_character_that_a_terminal_obeys_is_shown_and_scripts_stay() -> None:
+def test_no_terminal_control_character_is_shown_and_all_scripts_stay_readable() -> None:
     for code in (*range(0x3100), 0xFEFF, *range(0xFFF0, 0x10000), 0x1D173, *range(0xE0000, 0xE0080)):
-        assert not obeyed(sanitize.escape_control_chars(chr(code)).strip("\n\t")), hex(code)
+        assert not control_characters(sanitize.escape_control_chars(chr(code)).strip("\n\t")), hex(code)
     for text in ("é 中文 العربية हिन्दी", "tab\there\nline", "\u3000 \xa0"):
         assert sanitize.escape_control_chars(text) == text
     assert json.loads('"' + sanitize.escape_control_chars("\x9b\u202e") + '"') == "\x9b\u202e"
@@ -95,7 +95,7 @@ def test_no_character_that_a_terminal_obeys_is_shown_and_scripts_stay() -> None:
 
 
 @pytest.mark.fault(82, 83)
-def test_log_records_of_any_library_are_shown_so(caplog: pytest.LogCaptureFixture) -> None:
+def test_log_records_of_any_library_are_sanitized(caplog: pytest.LogCaptureFixture) -> None:
     sanitize.sanitize_logs()
     log = logging.getLogger("another.library")
     log.warning("loading %s with %s", EVIL, TOKEN)
@@ -103,7 +103,7 @@ def test_log_records_of_any_library_are_shown_so(caplog: pytest.LogCaptureFixtur
         raise RuntimeError(f"{EVIL} {OTHER}")
     except RuntimeError:
         log.exception("failed")
-    assert not obeyed(caplog.text)
+    assert not control_characters(caplog.text)
     assert TOKEN not in caplog.text
     assert OTHER not in caplog.text
     assert caplog.text.count("***") == 2
@@ -114,7 +114,7 @@ def test_log_records_of_any_library_are_shown_so(caplog: pytest.LogCaptureFixtur
 
 @pytest.mark.fault(82)
 @pytest.mark.parametrize(
-    ("job", "words"),
+    ("job", "arguments"),
     [
         ("translate", [f"source.path={TOKEN}.txt"]),
         ("translate", [f"source.path=https://me:{OTHER}@host/in.txt"]),
@@ -130,16 +130,16 @@ def test_log_records_of_any_library_are_shown_so(caplog: pytest.LogCaptureFixtur
     ],
 )
 def test_a_secret_on_the_command_line_is_in_no_message_and_no_file(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], job: str, words: list[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], job: str, arguments: list[str]
 ) -> None:
-    more = [f"output_dir={tmp_path}"] if job in ("translate", "plan", "status", "verify") else []
-    more += ["tgt_lang=fr", "model=demo"] if job in ("translate", "plan") else []
-    assert main([job, *more, *words]) in (2, 6)
-    told = "".join(capsys.readouterr())
-    assert told
-    assert TOKEN not in told
-    assert OTHER not in told
-    assert not holders(tmp_path, TOKEN, OTHER)
+    fixed = [f"output_dir={tmp_path}"] if job in ("translate", "plan", "status", "verify") else []
+    fixed += ["tgt_lang=fr", "model=demo"] if job in ("translate", "plan") else []
+    assert main([job, *fixed, *arguments]) in (2, 6)
+    printed = "".join(capsys.readouterr())
+    assert printed
+    assert TOKEN not in printed
+    assert OTHER not in printed
+    assert not files_with_secret(tmp_path, TOKEN, OTHER)
 
 
 @pytest.mark.fault(82)
@@ -147,21 +147,27 @@ def test_a_finished_job_has_its_arguments_in_the_log_without_secrets(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, upper: None
 ) -> None:
     (tmp_path / "in.txt").write_text("rain\n")
-    words = [f"source.path={tmp_path / 'in.txt'}", f"output_dir={tmp_path}", "name=out", "tgt_lang=fr", "model=demo"]
-    words += [f"source.revision={TOKEN}", f"source.subset={OTHER}", "launch.progress=log"]
-    monkeypatch.setattr("sys.argv", ["hymt-batch", "translate", *words])
+    arguments = [
+        f"source.path={tmp_path / 'in.txt'}",
+        f"output_dir={tmp_path}",
+        "name=out",
+        "tgt_lang=fr",
+        "model=demo",
+    ]
+    arguments += [f"source.revision={TOKEN}", f"source.subset={OTHER}", "launch.progress=log"]
+    monkeypatch.setattr("sys.argv", ["hymt-batch", "translate", *arguments])
     assert main() == 0
-    told = "".join(capsys.readouterr())
-    assert "source.revision=***" in told
-    assert TOKEN not in told
-    assert OTHER not in told
+    printed = "".join(capsys.readouterr())
+    assert "source.revision=***" in printed
+    assert TOKEN not in printed
+    assert OTHER not in printed
     (log,) = (tmp_path / "out" / "logs").iterdir()
     assert "source.revision=***" in log.read_text()
-    assert not holders(tmp_path, TOKEN, OTHER)
+    assert not files_with_secret(tmp_path, TOKEN, OTHER)
 
 
 @pytest.mark.fault(82)
-def test_a_bug_tells_its_traceback_without_secrets(
+def test_the_traceback_of_a_bug_has_no_secrets(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(*_: Any) -> Any:
@@ -171,11 +177,11 @@ def test_a_bug_tells_its_traceback_without_secrets(
     assert (
         main(["translate", f"output_dir={tmp_path}", "source.path=demo:bulletins", "tgt_lang=fr", "model=demo"]) == 70
     )
-    told = capsys.readouterr().err
-    assert "in broken" in told
-    assert TOKEN not in told
-    assert OTHER not in told
-    assert not obeyed(told)
+    printed = capsys.readouterr().err
+    assert "in broken" in printed
+    assert TOKEN not in printed
+    assert OTHER not in printed
+    assert not control_characters(printed)
 
 
 @pytest.mark.fault(82)
@@ -200,24 +206,31 @@ def test_hostile_names_reach_no_terminal_and_no_log(
     source.mkdir()
     (source / f"a{odd}.txt").write_bytes(b"rain \x1b[31m\xc2\x9b\n\xff\n")
     (source / f"b{odd}.jsonl").write_text(json.dumps({"text": "wind", f"f{odd}": 1}) + '\n{"x": 1}\n')
-    place = [f"output_dir={tmp_path}", "name=out"]
-    words = [f"source.path={source}", *place, "tgt_lang=fr", "model=demo", "launch.progress=log", "launch.samples=9"]
-    words += [f"write.translation_field=t{odd}", "check.max_error_rate=1"]
-    assert main(["translate", *words]) == 0
+    output = [f"output_dir={tmp_path}", "name=out"]
+    arguments = [
+        f"source.path={source}",
+        *output,
+        "tgt_lang=fr",
+        "model=demo",
+        "launch.progress=log",
+        "launch.samples=9",
+    ]
+    arguments += [f"write.translation_field=t{odd}", "check.max_error_rate=1"]
+    assert main(["translate", *arguments]) == 0
     (log,) = (tmp_path / "out" / "logs").iterdir()
-    told = "".join(capsys.readouterr())
-    assert "RAIN" in told
-    assert not obeyed(told + log.read_text(encoding="utf-8"))
-    (made,) = (tmp_path / "out" / "translated").glob("*.txt")
-    made.write_text("damaged")
-    assert main(["verify", *place]) == 7
-    assert main(["status", *place]) in (0, 7, 8)
-    assert not obeyed("".join(capsys.readouterr()))
+    printed = "".join(capsys.readouterr())
+    assert "RAIN" in printed
+    assert not control_characters(printed + log.read_text(encoding="utf-8"))
+    (translated,) = (tmp_path / "out" / "translated").glob("*.txt")
+    translated.write_text("damaged")
+    assert main(["verify", *output]) == 7
+    assert main(["status", *output]) in (0, 7, 8)
+    assert not control_characters("".join(capsys.readouterr()))
 
 
 @pytest.mark.fault(55, 83)
 @pytest.mark.parametrize(
-    "words",
+    "arguments",
     [
         [f"source.path=no{EVIL}"],
         ["source.path=demo:bulletins", f"model.path=m{EVIL}"],
@@ -232,13 +245,13 @@ def test_hostile_names_reach_no_terminal_and_no_log(
         [f"--flag{EVIL}"],
     ],
 )
-def test_hostile_words_are_told_back_harmless(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str]
+def test_hostile_arguments_are_shown_without_control_characters(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str]
 ) -> None:
-    assert main(["translate", f"output_dir={tmp_path}", "tgt_lang=fr", "model=demo", *words]) in (2, 6)
-    told = "".join(capsys.readouterr())
-    assert told
-    assert not obeyed(told)
+    assert main(["translate", f"output_dir={tmp_path}", "tgt_lang=fr", "model=demo", *arguments]) in (2, 6)
+    printed = "".join(capsys.readouterr())
+    assert printed
+    assert not control_characters(printed)
 
 
 @pytest.mark.fault(83)
@@ -246,9 +259,15 @@ def test_no_source_text_is_logged(tmp_path: Path, capsys: pytest.CaptureFixture[
     (tmp_path / "in.jsonl").write_text(
         '{"text": "private-words here"}\n{"text": 5, "x": "private-words"}\nprivate-words\n'
     )
-    words = [f"source.path={tmp_path / 'in.jsonl'}", f"output_dir={tmp_path}", "name=out", "tgt_lang=fr", "model=demo"]
-    words += ["write.raw_errors=false"]
-    assert main(["translate", *words, "launch.progress=log", "launch.samples=0", "check.max_error_rate=1"]) == 0
+    arguments = [
+        f"source.path={tmp_path / 'in.jsonl'}",
+        f"output_dir={tmp_path}",
+        "name=out",
+        "tgt_lang=fr",
+        "model=demo",
+    ]
+    arguments += ["write.raw_errors=false"]
+    assert main(["translate", *arguments, "launch.progress=log", "launch.samples=0", "check.max_error_rate=1"]) == 0
     (log,) = (tmp_path / "out" / "logs").iterdir()
     (errors,) = (tmp_path / "out" / "errors").iterdir()
     for text in (
@@ -261,8 +280,10 @@ def test_no_source_text_is_logged(tmp_path: Path, capsys: pytest.CaptureFixture[
 
 
 @pytest.mark.fault(83)
-def test_the_doctor_shows_hostile_names_harmless(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_doctor_shows_hostile_names_without_control_characters(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     from hymt_batch.doctor.finding import Finding, Level
 
     print(doctor.render([Finding("check", Level.WARN, f"seen {EVIL}", f"fix {EVIL}")]))
-    assert not obeyed(capsys.readouterr().out)
+    assert not control_characters(capsys.readouterr().out)

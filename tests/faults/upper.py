@@ -1,6 +1,6 @@
-"""A small real job: a text file, upper-cased, through the real protocol. Also a program, to be killed.
+"""A small job that upper-cases a text file with the real commit protocol; also a program that tests kill.
 
-`python upper.py FOLDER SOURCE LOG PAUSE_S TTL_S` writes a line to LOG before each decoding of a part.
+`python upper.py FOLDER SOURCE LOG PAUSE_S TTL_S` appends a line to LOG each time it is about to decode a part.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ IDENTITY: dict[str, Any] = {"decode": {"method": "upper"}, "batch": {"shard_rows
 
 
 class Fast(OsFs):
-    """Files as they are without fsync: a process that ends leaves the machine running."""
+    """The real file system without fsync: the machine keeps running when a process dies."""
 
     def fsync(self, fd: int) -> None: ...
 
@@ -50,15 +50,15 @@ def shards(input: Input, shard_rows: int = 8) -> Iterator[Shard]:
     documents, start = list(read(input)), 0
     count = max(1, -(-len(documents) // shard_rows))
     for index in range(count):
-        some = documents[index * shard_rows : (index + 1) * shard_rows]
-        raw = b"".join(d.raw for d in some)
+        chunk = documents[index * shard_rows : (index + 1) * shard_rows]
+        raw = b"".join(d.raw for d in chunk)
         sha = hashlib.sha256(raw).hexdigest()
-        yield Shard(input, index, index * shard_rows, some, start, start + len(raw), sha, index == count - 1)
+        yield Shard(input, index, index * shard_rows, chunk, start, start + len(raw), sha, index == count - 1)
         start += len(raw)
 
 
 def plan(shard: Shard, part_rows: int = 3) -> list[Part]:
-    """Parts that interleave, as a length sort makes them."""
+    """Plan parts whose rows interleave, as sorting by length does."""
     count = -(-len(shard.documents) // part_rows)
     return [Part(i, count, tuple(range(i, len(shard.documents), count))) for i in range(count)]
 
@@ -69,15 +69,15 @@ def upper(shard: Shard, part: Part) -> list[Row]:
         document = shard.documents[index]
         text = (document.text or "").upper()
         status = Status.EMPTY if text.startswith("EMPTY") else Status.OK
-        shown = "" if status is Status.EMPTY else text
+        translation = "" if status is Status.EMPTY else text
         rows.append(
-            Row(document.row_index, document.digest, status, shown, num_source_tokens=len(text), num_new_tokens=1)
+            Row(document.row_index, document.digest, status, translation, num_source_tokens=len(text), num_new_tokens=1)
         )
     return rows
 
 
 def open_output(folder: Path, inputs: list[Input], **options: Any) -> Output:
-    fixed: dict[str, Any] = {
+    defaults: dict[str, Any] = {
         "identity": IDENTITY,
         "environment": {"device": "none"},
         "inputs": inputs,
@@ -87,7 +87,7 @@ def open_output(folder: Path, inputs: list[Input], **options: Any) -> Output:
         "lease_ttl_s": 0.0,
         "fs": FAST,
     }
-    return Output.open(folder, **{**fixed, **options})
+    return Output.open(folder, **{**defaults, **options})
 
 
 def run(
@@ -100,7 +100,7 @@ def run(
     pause_s: float = 0.0,
     **options: Any,
 ) -> Summary:
-    """The whole job, as jobs/translate.py goes through it, skipped shards included."""
+    """Run the whole job in the same steps as jobs/translate.py, skipped shards included."""
     with open_output(folder, inputs, fs=fs, **options) as output:
         if not output.is_complete:
             for input in inputs:

@@ -1,4 +1,4 @@
-"""The small jobs that are explored, and damage that somebody else does to their folders."""
+"""The small jobs to explore, and the ways in which another process or a user damages their folders."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from hymt_batch import manifest
 
-from .explore import Copy, Erring, Explorer, Tally, Zombies, copying, mended
+from .explore import Copy, Erring, Explorer, Tally, Zombies, copying, recover_damaged
 from .simfs import SimFS
 from .small import HOME, PART, Seen, World, final_bytes, holder, ids_from, make, part_way, run, solve
 
@@ -37,17 +37,17 @@ def stale(folder: Path, rng: random.Random) -> World:
 
 
 def no_dir_sync(folder: Path, rng: random.Random) -> World:
-    return make("folders cannot be synced", folder, rng, start=SimFS(dir_sync=False), lasting=False, tidy=False)
+    return make("folders cannot be synced", folder, rng, start=SimFS(dir_sync=False), durable=False, tidy=False)
 
 
 def a_dead_lease(folder: Path, rng: random.Random) -> World:
-    """Of this machine, of another, or not to be read; perhaps a racer for it died too."""
+    """A lease of a dead process here or on another machine, or a damaged one; perhaps with a dead runner's claim."""
     world = make("a dead lease", folder, rng)
     part_way(world.start, world, 40)
-    left = manifest.canonical_json(asdict(holder(rng.choice(["here", "elsewhere"]))))
-    world.start.set(LEASE, rng.choice([left, left, left[:20], b"", bytes(50)]))
+    lease_bytes = manifest.canonical_json(asdict(holder(rng.choice(["here", "elsewhere"]))))
+    world.start.set(LEASE, rng.choice([lease_bytes, lease_bytes, lease_bytes[:20], b"", bytes(50)]))
     if rng.random() < 0.3:
-        world.start.set(f"{HOME}/.hymt/lease/stale-{'0' * 32}", left)
+        world.start.set(f"{HOME}/.hymt/lease/stale-{'0' * 32}", lease_bytes)
     world.start = world.start.after_power_loss("whole", (True,) * 99)
     return world
 
@@ -55,9 +55,9 @@ def a_dead_lease(folder: Path, rng: random.Random) -> World:
 def a_damaged_part(folder: Path, rng: random.Random) -> World:
     world = make("a damaged part", folder, rng)
     calls = 60
-    while not (held := sorted(filter(PART.fullmatch, world.start.tree()))):
+    while not (part_paths := sorted(filter(PART.fullmatch, world.start.tree()))):
         part_way(world.start, world, calls)
-    part = rng.choice(held)
+    part = rng.choice(part_paths)
     world.damaged = damage(rng, world.start.tree()[part] or b"")
     world.start.set(part, world.damaged)
     world.start = world.start.after_power_loss("whole", (True,) * 99)
@@ -65,7 +65,7 @@ def a_damaged_part(folder: Path, rng: random.Random) -> World:
 
 
 def overwrite(folder: Path, rng: random.Random) -> World:
-    """The folder of another job, finished or not, which is to be started over."""
+    """The folder of a different job, finished or not, in which the job starts with overwrite=true."""
     old = make("overwrite", folder, rng, mark="-old")
     old.identity = {**old.identity, "decode": {"method": "other"}}
     world = make("overwrite", folder, rng, start=old.start, options={"overwrite": True})
@@ -75,7 +75,7 @@ def overwrite(folder: Path, rng: random.Random) -> World:
 
 
 def redo(folder: Path, rng: random.Random) -> World:
-    """The folder of the same job over another input, finished or not, which is to be redone."""
+    """The folder of the same job with a different input, finished or not, in which the job starts with redo."""
     seed = rng.random()
     old = make("redo", folder, random.Random(seed), mark="-old")
     world = make("redo", folder, rng, start=old.start, options={"on_input_change": "redo"})
@@ -88,7 +88,7 @@ def redo(folder: Path, rng: random.Random) -> World:
 
 
 def an_edited_file(folder: Path, rng: random.Random) -> World:
-    """A finished job whose translation somebody changed; perhaps its record is lost too, or the store has no links."""
+    """A finished job whose output a user changed; perhaps without its record, or without hard links."""
     world = make("an edited file", folder, rng, start=SimFS(links=rng.random() < 0.7))
     part_way(world.start, world, 1000)
     published = "/job/translated/in.txt"
@@ -138,7 +138,7 @@ def explore(
     *,
     power: bool = True,
 ) -> None:
-    """States of one world, at most `limit`; without `power` those of kills alone."""
+    """Explore at most `limit` states of one world; without `power` only the states that kills leave."""
     ids_from(1)
     world = make_world(folder, rng)
     solve(world)
@@ -159,8 +159,8 @@ DAMAGES: dict[str, Callable[[random.Random, bytes], bytes]] = {
 
 
 def flipped(rng: random.Random, data: bytes) -> bytes:
-    at = rng.randrange(len(data)) if data else 0
-    return data[:at] + bytes([data[at] ^ 1 << rng.randrange(8)]) + data[at + 1 :] if data else b"\n"
+    position = rng.randrange(len(data)) if data else 0
+    return data[:position] + bytes([data[position] ^ 1 << rng.randrange(8)]) + data[position + 1 :] if data else b"\n"
 
 
 def damage(rng: random.Random, data: bytes) -> bytes:
@@ -168,9 +168,9 @@ def damage(rng: random.Random, data: bytes) -> bytes:
 
 
 def corrupt(folder: Path, rng: random.Random, tally: Tally, limit: int) -> None:
-    """Files of a job at any moment damaged, removed, or exchanged: it ends with the right bytes, or it is refused.
+    """Damage, remove or exchange files of a job at any moment: it must end with the right bytes, or be refused.
 
-    What is refused (exit 3: the job cannot be known) ends with the right bytes under overwrite=true.
+    A refused job (exit 3: its identity cannot be read) must end with the right bytes with overwrite=true.
     """
     world = make("damage", folder, rng)
     solve(world)
@@ -182,16 +182,19 @@ def corrupt(folder: Path, rng: random.Random, tally: Tally, limit: int) -> None:
     copies += [Copy(fs, frozenset(), 0)] * (len(copies) // 2)
     for _ in range(limit):
         copy = rng.choice(copies)
-        fs, done = copy.fs.after_kill(), []
+        fs, damages = copy.fs.after_kill(), []
         for _ in range(rng.choice([1, 1, 2])):
-            held = {path: data for path, data in sorted(fs.tree().items()) if data is not None}
-            if not held:
+            files = {path: data for path, data in sorted(fs.tree().items()) if data is not None}
+            if not files:
                 break
-            path, how = rng.choice(list(held)), rng.choice([*DAMAGES, "removed", "another's"])
-            done.append(f"{path} {how}")
-            if how == "removed":
+            path, kind = rng.choice(list(files)), rng.choice([*DAMAGES, "removed", "another's"])
+            damages.append(f"{path} {kind}")
+            if kind == "removed":
                 fs.set(path, None)
             else:
-                fs.set(path, held[rng.choice(list(held))] if how == "another's" else DAMAGES[how](rng, held[path]))
+                fs.set(
+                    path,
+                    files[rng.choice(list(files))] if kind == "another's" else DAMAGES[kind](rng, files[path]),
+                )
         tally.counts["damaged states"] += 1
-        tally.fail(mended(fs, world, 20_000), f"damage at {copy.at}: {'; '.join(done)}")
+        tally.fail(recover_damaged(fs, world, 20_000), f"damage at {copy.at}: {'; '.join(damages)}")
