@@ -1,8 +1,9 @@
 """Compare the speed and tokens of decoding engines on random weights: `hymt-batch bench shape=mid`.
 
 Runs our slot engine, generate on sorted batches and in corpus order, and transformers' pipeline, interleaved in one
-process. On request also runs transformers' continuous batching, llama.cpp and CTranslate2 with the same weights. Compares
-the tokens with decoding one row at a time, and measures the arithmetic lower bound. The last line of output is JSON.
+process. On request it also runs transformers' continuous batching, llama.cpp and CTranslate2 with the same weights. It
+compares the tokens with those of one row at a time, and measures the arithmetic lower bound. The last line of output
+is JSON.
 """
 
 from __future__ import annotations
@@ -141,7 +142,7 @@ def render(figures: dict[str, Any]) -> str:
                 if name not in (SLOTS, SLOTS_IN_PARTS)
             ),
             *(
-                f"  {100 * (figures[f'ratio_to_{name}'] - 1):.1f} % more time when each part is finished before the next starts"
+                f"  {100 * (figures[f'ratio_to_{name}'] - 1):.1f} % more time when parts are finished one by one"
                 for name in figures["seconds"]
                 if name == SLOTS_IN_PARTS
             ),

@@ -33,17 +33,17 @@ def ctranslate2_engine(hymt: LoadedModel, max_rows: int, num_threads: int) -> En
 
     with tempfile.TemporaryDirectory(prefix="hymt-bench-") as folder:
         _write_model(hymt.network, folder)
-        made = ctranslate2.Generator(
+        generator = ctranslate2.Generator(
             folder, device="cpu", compute_type="float32", inter_threads=1, intra_threads=num_threads
         )
-    generators = [made]
-    del made
+    generators = [generator]
+    del generator
 
     def run(work: Workload) -> list[list[int]]:
         common = shared_prefix(work.prompts)
         start = [str(token) for token in work.prompts[0][:common]]
         order = sorted(range(len(work.prompts)), key=lambda n: (-len(work.prompts[n]), n))
-        made: list[list[int]] = [[] for _ in order]
+        tokens: list[list[int]] = [[] for _ in order]
         for start_index in range(0, len(order), max_rows):
             group = order[start_index : start_index + max_rows]
             longest = max(work.output_lengths[n] for n in group)
@@ -59,8 +59,8 @@ def ctranslate2_engine(hymt: LoadedModel, max_rows: int, num_threads: int) -> En
             if [len(ids) for ids in batch_tokens] != [work.output_lengths[n] for n in group]:
                 raise RuntimeError("CTranslate2 generated rows of different lengths than requested")
             for index, ids in zip(group, batch_tokens, strict=True):
-                made[index] = ids
-        return made
+                tokens[index] = ids
+        return tokens
 
     weakref.finalize(run, generators.clear)  # its threads must end before the interpreter does
     return run
