@@ -32,7 +32,7 @@ from hymt_batch.model import synthetic
 from hymt_batch.model.prepare import LoadedModel
 from hymt_batch.model.synthetic import Shape
 from hymt_batch.records import Prompt
-from tests.test_slots import GREEDY, SAMPLED, with_memory_errors, loaded, prompts, stopping_after
+from tests.test_slots import GREEDY, SAMPLED, loaded, prompts, stopping_after, with_memory_errors
 
 pytestmark = pytest.mark.core
 
@@ -309,7 +309,7 @@ def test_networks_with_dynamic_rope_run_without_captured_steps(
 
 
 class NoHostSync(TorchDispatchMode):
-    """Fails on operations that make the host wait for a GPU: host tensors, values read by the host, shapes from data."""
+    """Fails on operations that make the host wait for a GPU: host tensors, values that it reads, shapes from data."""
 
     WAITS = ("_local_scalar_dense", "nonzero", "masked_select", "unique", "is_nonzero", "equal.default", "item")
 
