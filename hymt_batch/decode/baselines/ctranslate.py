@@ -103,7 +103,8 @@ def _write_model(network: Any, folder: str) -> None:
         if ".query_layernorm." in name or ".key_layernorm." in name:
             if not bool((weight == 1).all()):
                 raise ValueError(
-                    "the norms of queries and keys have weights other than 1, and Qwen3 applies them before the rotary embedding"
+                    "the norms of queries and keys have weights other than 1; Qwen3 applies them before the rotary "
+                    "embedding"
                 )
             name = name.replace("query_layernorm", "q_norm").replace("key_layernorm", "k_norm")
         weights[name] = weight
