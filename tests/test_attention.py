@@ -1,4 +1,4 @@
-"""cuDNN's attention is off where a GPU computes, and an attention that is wrong in a fewer_tokens rows or late is refused."""
+"""cuDNN's attention is disabled on GPUs, and attention that is wrong in a few rows or only later is refused."""
 
 from __future__ import annotations
 
@@ -160,7 +160,7 @@ def test_wrong_attention_is_refused_in_slots_too(models: dict[str, LoadedModel],
         self_check.check_attention(models[dtype], own_context=partial(patched_attention, one_row_zeroed))
     assert raised.value.id == "E26"
     assert "flash_attention_for_cpu" in raised.value.message
-    assert models[dtype].network.config._attn_implementation == "sdpa", "restored"
+    assert models[dtype].network.config._attn_implementation == "sdpa", "the original is restored"
 
 
 @pytest.mark.usefixtures("fewer_tokens")
@@ -200,7 +200,7 @@ def test_attention_can_be_compared_by_layer(
             wrong_heads: "token 2",
         }
         assert messages[change] in raised.value.message
-    assert modeling_utils.ALL_ATTENTION_FUNCTIONS["sdpa"] is original, "restored"
+    assert modeling_utils.ALL_ATTENTION_FUNCTIONS["sdpa"] is original, "the original is restored"
 
 
 @pytest.mark.usefixtures("fewer_tokens")

@@ -1,4 +1,4 @@
-"""Measure what a job costs compared with the bare engine on the same rows, and the time of a new process to its first rows.
+"""Measure the overhead of a job over the bare engine on the same rows, and the time of a new process to its first rows.
 
 The bare engine is `decode_prompts` on the parts that the job plans, one after the other, from ids to ids. The job is
 `translate` in this process with the same loaded model, from call to return (folder, lease, reader, tokenizer, plan,
@@ -192,17 +192,17 @@ def compared(shape: str, num_threads: int, source: Path, rounds: int) -> dict[st
                 (jobs if of_job else engine_runs).append(figures)
             equal = equal and completions[True] == completions[False]
     rows = sum(len(part.prompts) for part in planned)
-    lost = [1 - value["wall_s"] / job["wall_s"] for value, job in zip(engine_runs, jobs, strict=True)]
-    outside = [1 - value["inside_s"] / value["wall_s"] for value in jobs]
-    cpu = [value["cpu_s"] / engine_value["cpu_s"] - 1 for value, engine_value in zip(jobs, engine_runs, strict=True)]
-    outside_cpu = [1 - value["inside_cpu_s"] / value["cpu_s"] for value in jobs]
+    lost = [1 - bare_run["wall_s"] / job["wall_s"] for bare_run, job in zip(engine_runs, jobs, strict=True)]
+    outside = [1 - job_run["inside_s"] / job_run["wall_s"] for job_run in jobs]
+    cpu = [job_run["cpu_s"] / engine_run["cpu_s"] - 1 for job_run, engine_run in zip(jobs, engine_runs, strict=True)]
+    outside_cpu = [1 - job_run["inside_cpu_s"] / job_run["cpu_s"] for job_run in jobs]
     return {
         "shape": shape,
         "threads": num_threads,
         "prompts": rows,
         "parts": len(planned),
-        "engine_rows_per_s": round(rows / statistics.median(value["wall_s"] for value in engine_runs), 1),
-        "job_rows_per_s": round(rows / statistics.median(value["wall_s"] for value in jobs), 1),
+        "engine_rows_per_s": round(rows / statistics.median(bare_run["wall_s"] for bare_run in engine_runs), 1),
+        "job_rows_per_s": round(rows / statistics.median(job_run["wall_s"] for job_run in jobs), 1),
         "lost": round(statistics.median(lost), 4),
         "lost_all": [round(value, 4) for value in lost],
         "outside_of_engine": round(statistics.median(outside), 4),
@@ -246,8 +246,8 @@ def main() -> int:
                 results.append(result)
                 share = {key: f"{100 * result[key]:.1f} %" for key in result if isinstance(result[key], float)}
                 print(
-                    f"{shape} threads={num}: engine {result['engine_rows_per_s']} rows/s, job {result['job_rows_per_s']}, "
-                    f"lost {share['lost']}; outside the engine {share['outside_of_engine']} of the time and "
+                    f"{shape} threads={num}: engine {result['engine_rows_per_s']} rows/s, job {result['job_rows_per_s']} "
+                    f"rows/s, lost {share['lost']}; outside the engine {share['outside_of_engine']} of the time and "
                     f"{share['outside_of_engine_cpu']} of the CPU time; {share['more_cpu']} more CPU time; "
                     f"same ids: {result['equal']}",
                     flush=True,

@@ -115,7 +115,7 @@ def run(seed: int, size: int, work: Path) -> dict[str, Any]:
 
 
 def _tie(hymt: LoadedModel, prompt: list[int], first_ids: list[int], second_ids: list[int]) -> bool:
-    """Return whether two texts diverge where the two most likely tokens differ only by rounding (1e-6 of the spread)."""
+    """Return whether two texts diverge where the top two tokens differ only by rounding (1e-6 of the spread)."""
     import torch
 
     ends = zip([*first_ids, STOP], [*second_ids, STOP], strict=False)
