@@ -262,9 +262,7 @@ def test_a_row_may_diverge_at_a_tie_in_low_precision_and_is_not_compared_after_t
     own, reference = [[0.0, 9.0, 9.1], [9.0, 0.0, 0.0]], [[0.0, 9.1, 9.0], [0.0, 9.0, 0.0]]
     comparison = compare_steps("bfloat16", scripted(*own), scripted(*reference), 2)
     assert (comparison.equal_tokens, comparison.diverged_rows) == (0, 1)
-    with pytest.raises(
-        MismatchError, match="token 2 instead of 1"
-    ):  # within rounding, but float32 requires the same token
+    with pytest.raises(MismatchError, match="token 2 instead of 1"):  # within rounding, but float32 must be equal
         compare_steps("float32", scripted([0.0, 9.0, 9.001]), scripted([0.0, 9.001, 9.0]), 1)
     with pytest.raises(MismatchError, match="token 1 instead of 2"):  # no logit differs much, but it is not a tie
         compare_steps("bfloat16", scripted([0.0, 10.0, 9.1]), scripted([0.0, 9.0, 10.1]), 1)

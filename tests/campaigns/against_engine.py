@@ -246,8 +246,9 @@ def main() -> int:
                 results.append(result)
                 share = {key: f"{100 * result[key]:.1f} %" for key in result if isinstance(result[key], float)}
                 print(
-                    f"{shape} threads={num}: engine {result['engine_rows_per_s']} rows/s, job {result['job_rows_per_s']} "
-                    f"rows/s, lost {share['lost']}; outside the engine {share['outside_of_engine']} of the time and "
+                    f"{shape} threads={num}: engine {result['engine_rows_per_s']} rows/s, "
+                    f"job {result['job_rows_per_s']} rows/s, lost {share['lost']}; "
+                    f"outside the engine {share['outside_of_engine']} of the time and "
                     f"{share['outside_of_engine_cpu']} of the CPU time; {share['more_cpu']} more CPU time; "
                     f"same ids: {result['equal']}",
                     flush=True,

@@ -41,7 +41,7 @@ ANSWER = "De la pluie est attendue à Lyon dimanche soir, et les températures b
 
 
 def timed(source: Path, name: str, prepare: Callable[..., Any], decode: Callable[..., Any]) -> dict[str, float]:
-    """Run one job and return its seconds in total, from the first batch on, in the decoder, and of CPU time."""
+    """Run one job; return its rows and its seconds: total, from the first batch on, in the decoder, and CPU time."""
     spent = {"decode_s": 0.0, "began": 0.0}
 
     def measured(*arguments: Any) -> Any:
