@@ -486,13 +486,13 @@ def test_a_part_that_continued_without_captured_steps_is_marked(
     decoder, correct = make_decoder(hymt), make_decoder(hymt)
     segment: Any = SimpleNamespace(index=0)
     rows = [
-        Prompt(row_id=f"in.txt#{n}", segment=segment, ids=tuple(one), num_source_tokens=99, tgt_lang="fr")
-        for n, one in enumerate(ids[:9])
+        Prompt(row_id=f"in.txt#{n}", segment=segment, ids=tuple(prompt_ids), num_source_tokens=99, tgt_lang="fr")
+        for n, prompt_ids in enumerate(ids[:9])
     ]
     assert decoder.graph_runner is not None
     decoder.graph_runner.backend = FailingGraphs(1, RuntimeError("no"))
     decoder.graph_runner.backend.owner = decoder.graph_runner
-    assert [one.text for one in decoder.run(rows)] == [one.text for one in correct.run(rows)]
+    assert [row.text for row in decoder.run(rows)] == [row.text for row in correct.run(rows)]
     assert decoder.take_degraded() == (cuda_graph_runner.NOT_CAPTURED,)
     decoder.run(rows[:2])
     assert decoder.take_degraded() == (cuda_graph_runner.NOT_CAPTURED,), "every later part is marked too"

@@ -152,7 +152,7 @@ def test_prompts_are_padded_on_the_left() -> None:
 @pytest.mark.fault(68)
 def test_a_row_whose_logits_are_not_finite_is_an_error_and_its_neighbours_are_not(hymt: LoadedModel) -> None:
     prompts = prompts_of(hymt, [bulletin.en for bulletin in grammar.sample(5, 3)], "fr")
-    expected = [one.text for one in make_decoder(hymt).run(prompts)]
+    expected = [translation.text for translation in make_decoder(hymt).run(prompts)]
     longest = max(len(one.ids) for one in prompts)
     row = next(index for index, one in enumerate(prompts) if len(one.ids) == longest)
 
@@ -169,9 +169,9 @@ def test_a_row_whose_logits_are_not_finite_is_an_error_and_its_neighbours_are_no
         range(3), key=lambda n: len(prompts[n].ids) + engine.Decoder._max_new_tokens(make_decoder(hymt), prompts[n])
     )
     assert first == row
-    assert [one.finish_reason for one in translations].count("non_finite") == 1
+    assert [translation.finish_reason for translation in translations].count("non_finite") == 1
     assert translations[first].finish_reason == "non_finite"
-    assert [one.text for n, one in enumerate(translations) if n != first] == [
+    assert [translation.text for n, translation in enumerate(translations) if n != first] == [
         t for n, t in enumerate(expected) if n != first
     ]
 

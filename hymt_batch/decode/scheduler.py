@@ -177,21 +177,21 @@ class Scheduler:
         """
         for chosen in self._wait_for_tokens():
             self._append_tokens(chosen)
-        ended, number = [], 0
-        while number < len(self.running):
-            row = self.running[number]
+        finished, slot = [], 0
+        while slot < len(self.running):
+            row = self.running[slot]
             if row.index not in self.completions:
-                number += 1
+                slot += 1
                 continue
-            ended.append(row)
+            finished.append(row)
             if self.completions[row.index].finish_reason == "non_finite":
-                self.runner.cache.clear(number)  # zero times NaN is NaN: the next in this slot would suffer
+                self.runner.cache.clear(slot)  # zero times NaN is NaN: the next in this slot would suffer
             final = len(self.running) - 1
-            if number != final:
-                self.runner.move(final, number, self.running[final].position + 1)
-                self.running[number] = self.running[final]
+            if slot != final:
+                self.runner.move(final, slot, self.running[final].position + 1)
+                self.running[slot] = self.running[final]
             self.running.pop()
-        return ended
+        return finished
 
     def _wait_for_tokens(self) -> Sequence[SampledTokens]:
         """Wait for the unread tokens and return them on the host."""

@@ -81,7 +81,7 @@ def is_looping(ids: Sequence[int], prompt: Sequence[int]) -> bool:
 
     Args:
         ids: New tokens so far.
-        prompt: Prompt tokens; for example, the dots of a table of contents may repeat.
+        prompt: Prompt tokens; they may repeat too, for example as the dots of a table of contents.
     """
     if len(ids) % LOOP_CHECK_EVERY or not _ends_in_loop(ids):
         return False
