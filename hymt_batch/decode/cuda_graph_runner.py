@@ -52,7 +52,7 @@ def unsupported_reason(hymt: LoadedModel, stages: int) -> str:
 
 
 class CudaGraphRunner(ModelRunner):
-    """The network over one group of slots, at fixed addresses; one object serves all parts of a run."""
+    """Runs the network over one group of slots at fixed addresses; one object serves all parts of a run."""
 
     def __init__(self, hymt: LoadedModel, sampling_params: SamplingParams, backend: GraphBackend | None = None) -> None:
         super().__init__(hymt, sampling_params, 1, Counters(), logprobs=False)

@@ -24,7 +24,7 @@ PREFILL_CHUNK_TOKENS = 1024
 
 
 class ModelRunner:
-    """The network over one group of slots."""
+    """Runs the network over one group of slots."""
 
     def __init__(
         self, hymt: LoadedModel, sampling_params: SamplingParams, num_slots: int, counters: Counters, *, logprobs: bool
@@ -33,7 +33,7 @@ class ModelRunner:
         self.cache = SlotCache(num_slots)
         self.prefix: PrefixCache | None = None
         self.last_tokens: Tensor | None = None  # [slots] int64, the newest token of each
-        self.seen: Tensor | None = None  # [slots, V], for the repetition penalty
+        self.seen: Tensor | None = None  # [slots, V] bool, for the repetition penalty
         config = hymt.network.config
         self._group_size = config.num_attention_heads // config.num_key_value_heads
         self._cache_kwarg = transformers_compat.cache_argument(hymt.network.model)

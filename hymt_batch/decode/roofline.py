@@ -24,7 +24,7 @@ class Roofline:
     """Measured rates, and the seconds that a workload takes at these rates."""
 
     bytes_per_s: float  # read or written, in a copy on the device
-    flops_per_s: float  # of a large square product in the network's number format; a multiply-add counts twice
+    flops_per_s: float  # in a large square product in the network's number format; a multiply-add counts twice
     seconds: float
 
 

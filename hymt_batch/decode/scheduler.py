@@ -185,7 +185,9 @@ class Scheduler:
                 continue
             finished.append(row)
             if self.completions[row.index].finish_reason == "non_finite":
-                self.runner.cache.clear(slot)  # zero times NaN is NaN: the next in this slot would suffer
+                self.runner.cache.clear(
+                    slot
+                )  # masking does not help, as 0 * NaN is NaN: the next row in this slot would be affected
             final = len(self.running) - 1
             if slot != final:
                 self.runner.move(final, slot, self.running[final].position + 1)

@@ -20,7 +20,7 @@ class Method(Enum):
 
 
 class Engine(Enum):
-    """Which loop runs the network."""
+    """Which decoding loop runs the network."""
 
     auto = "auto"  # slots on the CPU; generate on a GPU, where slots has not been run yet
     slots = "slots"  # our own: finished rows are replaced while the others continue

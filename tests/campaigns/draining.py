@@ -21,7 +21,7 @@ from hymt_batch.model import synthetic
 from hymt_batch.model.prepare import LoadedModel
 from hymt_batch.model.weight_packing import PackedWeights
 
-CONTEXT = 55  # tokens of a prompt and half of its translation, as in the workload
+CONTEXT = 55  # typical tokens of a prompt plus half of its translation, as in the workload
 FEW, MANY, REPEATS = 3, 11, 3  # steps of the two runs whose time difference is measured, and repeats
 
 

@@ -79,9 +79,9 @@ def llama_cpp_engine(hymt: LoadedModel, max_rows: int, work: Workload, num_threa
 class _Sequence:
     """A row that is being decoded."""
 
-    index: int  # in the workload
+    index: int  # index of the row in the workload
     num_cached: int  # tokens whose keys and values are cached
-    new_ids: list[int]  # new tokens
+    new_ids: list[int]  # new tokens so far
 
 
 class _LlamaCppEngine:
