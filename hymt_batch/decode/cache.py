@@ -16,12 +16,12 @@ ATTENTION_NAME = "hymt_slots"
 BUCKET = 64
 """The capacity of the slots grows in multiples of this many tokens."""
 
-
 SPAN_ROWS = 8
 """Rows whose attention is computed together on the CPU; more rows if that wastes little computation."""
 
 MAX_SPAN_PADDING = 1.1
 """Neighbouring spans are merged if that costs at most this factor of the separate work."""
+
 Spans = tuple[tuple[int, int, int], ...]
 """Rows of a step that are computed together: first row, one past the last row, keys that the longest row sees."""
 
