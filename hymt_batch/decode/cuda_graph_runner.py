@@ -84,7 +84,7 @@ class CudaGraphRunner(ModelRunner):
             counters: Counters to update.
             num_slots: Minimum number of slots.
             max_length: Largest number of tokens that a slot may hold.
-            max_tokens: Limit over all slots together; within it, the buffers fit these prompts and the earlier ones.
+            max_tokens: Token limit over all slots; if it allows, buffers are sized for these and the earlier prompts.
             read_every: Steps in the ring.
             logprobs: True to keep the log-probabilities of chosen tokens.
         """

@@ -122,7 +122,7 @@ def _matches_plain(layers: list[Any]) -> bool:
                 )
                 error = (packed.float() - plain).abs().max() / plain.abs().max().clamp(min=1e-20)
                 if not bool(error <= TOLERANCE[str(weight.dtype)]):
-                    log.warning("packed weights differ from plain ones by %.1e: weights are not packed", float(error))
+                    log.warning("packed products differ from plain ones by %.1e: weights are not packed", float(error))
                     return False
     except (RuntimeError, NotImplementedError) as error:
         log.info("weights are not packed: %s", str(error).partition("\n")[0])
