@@ -1,8 +1,9 @@
 """Compare the speed and tokens of decoding engines on random weights: `hymt-batch bench shape=mid`.
 
-Ours, generate over sorted batches and in the corpus's order, and transformers' pipeline, interleaved in one process;
-where they are named, transformers' continuous batching, llama.cpp and CTranslate2 with the same weights;
-tokens compared with one row at a time; the arithmetic floor measured on the spot. The last line is JSON.
+Runs our slot engine, generate on sorted batches and in corpus order, and transformers' pipeline, interleaved in one
+process. On request it also runs transformers' continuous batching, llama.cpp and CTranslate2 with the same weights. It
+compares the tokens with those of one row at a time, and measures the arithmetic lower bound. The last line of output
+is JSON.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ SORTED_GENERATE, GENERATE_IN_ORDER, PIPELINE = "sorted_generate", "generate_in_o
 
 
 def report(message: str) -> None:
-    """How far it is, on stderr."""
+    """Print a progress line on stderr."""
     print(f"bench: {message}", file=sys.stderr, flush=True)
 
 
@@ -42,7 +43,7 @@ def bench(job: BenchJob) -> dict[str, Any]:
     """Run the benchmark.
 
     Returns:
-        All figures: times in seconds, ratios of best times, exact counters.
+        All results: times in seconds, ratios of best times, exact counters.
     """
     import torch
 
@@ -50,8 +51,8 @@ def bench(job: BenchJob) -> dict[str, Any]:
         torch.set_num_threads(job.num_threads)
     if job.device != "cpu" and int(job.device.partition(":")[2]) >= torch.cuda.device_count():
         raise PreflightError(
-            f"device={job.device}: torch sees {torch.cuda.device_count()} GPUs here. Set device=cpu, or see why with "
-            "hymt-batch doctor."
+            f"device={job.device}: torch finds {torch.cuda.device_count()} GPUs here. Set device=cpu, or run "
+            "`hymt-batch doctor` to see why."
         )
     hymt = synthetic.make_model(job.shape, job.dtype.value, job.seed, job.device)
     work = benchmark.make_workload(job.segments, hymt.vocab_size, job.seed)
@@ -65,26 +66,26 @@ def bench(job: BenchJob) -> dict[str, Any]:
     }
     chosen = set(job.engines or engines)
     engines = {name: engine for name, engine in engines.items() if name in chosen or name == SLOTS}
-    peers, left_out = make_baselines(chosen, hymt, job.max_rows, work)
-    engines.update(peers)
+    baselines, left_out = make_baselines(chosen, hymt, job.max_rows, work)
+    engines.update(baselines)
     if job.part_rows is not None:
-        # counters of its own: those that are reported are of the run that is never drained
+        # separate counters: the reported ones are those of the run over all rows at once
         drained = benchmark.slot_engine(hymt, job.max_rows, Counters(), products)
         engines[SLOTS_IN_PARTS] = benchmark.part_engine(drained, job.part_rows)
-    steps: CudaGraphRunner | None = None
+    graph_runner: CudaGraphRunner | None = None
     if SLOTS_CAPTURED in chosen and (reason := unsupported_reason(hymt, stages=1)):
         left_out[SLOTS_CAPTURED] = reason
     elif SLOTS_CAPTURED in chosen:
-        steps = CudaGraphRunner(hymt, benchmark.GREEDY)
+        graph_runner = CudaGraphRunner(hymt, benchmark.GREEDY)
         engines[SLOTS_CAPTURED] = benchmark.slot_engine(
-            hymt, job.max_rows, captured_counters, products, steps, job.read_every
+            hymt, job.max_rows, captured_counters, products, graph_runner, job.read_every
         )
-    results, made = benchmark.run_rounds(hymt, engines, work, job.rounds, report)
-    if steps is not None and steps.disabled_reason:  # plain steps ran in their place
-        left_out[SLOTS_CAPTURED] = steps.disabled_reason
-        del results[SLOTS_CAPTURED], made[SLOTS_CAPTURED], engines[SLOTS_CAPTURED]
-    report(f"comparing {job.compare_rows} rows with one row at a time, and measuring the floor")
-    benchmark.compare_tokens(hymt, work, made, results, job.compare_rows)
+    results, tokens = benchmark.run_rounds(hymt, engines, work, job.rounds, report)
+    if graph_runner is not None and graph_runner.disabled_reason:  # plain steps ran instead
+        left_out[SLOTS_CAPTURED] = graph_runner.disabled_reason
+        del results[SLOTS_CAPTURED], tokens[SLOTS_CAPTURED], engines[SLOTS_CAPTURED]
+    report(f"comparing {job.compare_rows} rows with one row at a time, and measuring the lower bound")
+    benchmark.compare_tokens(hymt, work, tokens, results, job.compare_rows)
     floor = benchmark.measure_gemm_bound(hymt, counters, min(job.max_rows, job.segments), products)
     roof = measure_roofline(hymt, work, counters)
     best = {name: min(result.seconds) for name, result in results.items()}
@@ -97,8 +98,8 @@ def bench(job: BenchJob) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "cores": os.cpu_count(),
         "torch": str(torch.__version__),
-        "seconds": {name: [round(one, 3) for one in result.seconds] for name, result in results.items()},
-        "tokens_per_s": {name: round(work.num_new_tokens / one, 1) for name, one in best.items()},
+        "seconds": {name: [round(value, 3) for value in result.seconds] for name, result in results.items()},
+        "tokens_per_s": {name: round(work.num_new_tokens / value, 1) for name, value in best.items()},
         "outputs_equal": all(result.equal_rows == result.compared_rows for result in results.values()),
         "left_out": left_out,
         "equal_rows": {name: f"{result.equal_rows}/{result.compared_rows}" for name, result in results.items()},
@@ -114,7 +115,7 @@ def bench(job: BenchJob) -> dict[str, Any]:
         "copy_gb_per_s": round(roof.bytes_per_s / 1e9, 1),
         "product_tflops_per_s": round(roof.flops_per_s / 1e12, 3),
         "roofline_s": round(roof.seconds, 4),
-        "fraction_of_roofline": {name: round(roof.seconds / one, 3) for name, one in best.items()},
+        "fraction_of_roofline": {name: round(roof.seconds / value, 3) for name, value in best.items()},
         "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         "peak_gpu_bytes": 0 if job.device == "cpu" else torch.cuda.max_memory_allocated(job.device),
         "counters": asdict(counters),
@@ -123,7 +124,7 @@ def bench(job: BenchJob) -> dict[str, Any]:
 
 
 def render(figures: dict[str, Any]) -> str:
-    """The figures as a table."""
+    """Format the results as a table."""
     rows: list[tuple[str, ...]] = [("engine", "", "best s", "median s", "tokens/s", "equal to one row at a time")]
     for name, seconds in figures["seconds"].items():
         best, median = min(seconds), statistics.median(seconds)
@@ -134,26 +135,26 @@ def render(figures: dict[str, Any]) -> str:
             f"{figures['shape']} in {figures['dtype']}, {figures['segments']} segments, "
             f"{figures['new_tokens']} new tokens, {figures['threads']} threads",
             table.render(rows),
-            *(f"  {name} is left out: {reason}" for name, reason in figures["left_out"].items()),
+            *(f"  {name} was left out: {reason}" for name, reason in figures["left_out"].items()),
             *(
-                f"  {figures[f'ratio_to_{name}']:.2f} times {name}"
+                f"  {figures[f'ratio_to_{name}']:.2f} times as fast as {name}"
                 for name in figures["seconds"]
                 if name not in (SLOTS, SLOTS_IN_PARTS)
             ),
             *(
-                f"  {100 * (figures[f'ratio_to_{name}'] - 1):.1f} % more time in parts that are drained"
+                f"  {100 * (figures[f'ratio_to_{name}'] - 1):.1f} % more time when parts are finished one by one"
                 for name in figures["seconds"]
                 if name == SLOTS_IN_PARTS
             ),
-            f"  {100 * figures['fraction_of_floor']:.0f} % of the speed of the matrix products, the fastest known; "
-            f"{100 * figures['fraction_of_plain_floor']:.0f} % of torch's plain ones; "
+            f"  {100 * figures['fraction_of_floor']:.0f} % of the speed that the fastest known matrix products allow; "
+            f"{100 * figures['fraction_of_plain_floor']:.0f} % with torch's plain products; "
             f"{100 * figures['fraction_of_full_floor']:.0f} % if every step were full",
         ]
     )
 
 
 def run(job: BenchJob) -> ExitCode:
-    """Print the table and the line of JSON."""
+    """Run the benchmark, then print the table and the line of JSON."""
     figures = bench(job)
     if job.format.value == "text":
         streams.print_result(render(figures))

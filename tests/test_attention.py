@@ -1,4 +1,4 @@
-"""cuDNN's attention is off where a GPU computes, and an attention that is wrong in a few rows or late is refused."""
+"""cuDNN's attention is disabled on GPUs, and attention that is wrong in a few rows or only later is refused."""
 
 from __future__ import annotations
 
@@ -50,17 +50,17 @@ def hymt(models: dict[str, LoadedModel]) -> LoadedModel:
 
 
 @pytest.fixture
-def few(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fewer tokens, where the first differences come early."""
+def fewer_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compare fewer tokens, for tests whose first difference comes early."""
     monkeypatch.setattr(attention, "NUM_TOKENS", 8)
 
 
 @contextmanager
-def changed(change: Callable[[Any, Any, Any], tuple[Any, Any]]) -> Iterator[None]:
-    """Inside, torch attends to what `change` makes of keys and values."""
+def patched_attention(change: Callable[[Any, Any, Any], tuple[Any, Any]]) -> Iterator[None]:
+    """Context in which torch's attention uses the keys and values that `change` returns."""
 
-    def wrong(query: Any, key: Any, value: Any, *rest: Any, **more: Any) -> Any:
-        return sdpa(query, *change(query, key, value), *rest, **more)
+    def wrong(query: Any, key: Any, value: Any, *arguments: Any, **options: Any) -> Any:
+        return sdpa(query, *change(query, key, value), *arguments, **options)
 
     torch.nn.functional.scaled_dot_product_attention = wrong
     try:
@@ -70,22 +70,22 @@ def changed(change: Callable[[Any, Any, Any], tuple[Any, Any]]) -> Iterator[None
 
 
 def decoding(query: Any, key: Any) -> bool:
-    """Whether it is a step of decoding: one position a row, perhaps of several heads."""
+    """Return whether this is a decoding step: one position per row, possibly of several heads."""
     return bool(query.shape[2] * query.shape[1] <= 4 and key.shape[2] > query.shape[2])
 
 
-def another_heads(query: Any, key: Any, value: Any) -> tuple[Any, Any]:
-    """Grouped key and value heads are taken for one another, after the prompt."""
+def wrong_heads(query: Any, key: Any, value: Any) -> tuple[Any, Any]:
+    """Swap the value heads of the groups, after the prompt."""
     return (key, value.roll(1, dims=1)) if decoding(query, key) else (key, value)
 
 
-def late(query: Any, key: Any, value: Any) -> tuple[Any, Any]:
-    """The same, beyond some length, which is reached at the fourth token."""
-    return another_heads(query, key, value) if key.shape[2] >= 246 else (key, value)
+def wrong_when_long(query: Any, key: Any, value: Any) -> tuple[Any, Any]:
+    """Do the same only beyond a length that is reached at the fourth token."""
+    return wrong_heads(query, key, value) if key.shape[2] >= 246 else (key, value)
 
 
-def one_row(query: Any, key: Any, value: Any) -> tuple[Any, Any]:
-    """One row attends to nothing."""
+def one_row_zeroed(query: Any, key: Any, value: Any) -> tuple[Any, Any]:
+    """Set the values of one row to zero."""
     value = value.clone()
     value[11] = 0
     return key, value
@@ -97,7 +97,7 @@ def not_finite(query: Any, key: Any, value: Any) -> tuple[Any, Any]:
     return key, value
 
 
-def test_the_rows_are_16_of_unequal_length_and_framed(hymt: LoadedModel) -> None:
+def test_there_are_16_rows_of_unequal_length_with_prefix_and_suffix(hymt: LoadedModel) -> None:
     rows = padded_batch.prompts(hymt.tokenizer)
     assert len(rows) == len({len(row) for row in rows}) == 16
     assert max(map(len, rows)) > 10 * min(map(len, rows))
@@ -106,111 +106,113 @@ def test_the_rows_are_16_of_unequal_length_and_framed(hymt: LoadedModel) -> None
         assert tuple(row[-len(hymt.tokenizer.suffix) :]) == hymt.tokenizer.suffix
 
 
-def test_a_sound_attention_gives_every_token_of_the_math_back_end_in_float32(hymt: LoadedModel) -> None:
-    found = attention.check(hymt.network, hymt.tokenizer, "cpu", "float32")
-    assert found is not None
-    assert (found.equal_tokens, found.diverged_rows) == (16 * 64, 0)
-    assert found.max_difference < canary.TOLERANCE["float32"] / 5
+def test_correct_attention_gives_the_tokens_of_the_math_back_end_in_float32(hymt: LoadedModel) -> None:
+    comparison = attention.check(hymt.network, hymt.tokenizer, "cpu", "float32")
+    assert comparison is not None
+    assert (comparison.equal_tokens, comparison.diverged_rows) == (16 * 64, 0)
+    assert comparison.max_difference < canary.TOLERANCE["float32"] / 5
 
 
-@pytest.mark.usefixtures("few")
-def test_a_sound_attention_agrees_in_bfloat16_and_in_slots(models: dict[str, LoadedModel]) -> None:
-    found = attention.check(models["bfloat16"].network, models["bfloat16"].tokenizer, "cpu", "bfloat16")
-    assert found is not None
-    assert found.equal_tokens > 8 * 8
-    assert 0 < found.max_difference < canary.TOLERANCE["bfloat16"] / 2
+@pytest.mark.usefixtures("fewer_tokens")
+def test_correct_attention_agrees_in_bfloat16_and_in_slots(models: dict[str, LoadedModel]) -> None:
+    comparison = attention.check(models["bfloat16"].network, models["bfloat16"].tokenizer, "cpu", "bfloat16")
+    assert comparison is not None
+    assert comparison.equal_tokens > 8 * 8
+    assert 0 < comparison.max_difference < canary.TOLERANCE["bfloat16"] / 2
     assert self_check.check_attention(models["float32"]).equal_tokens == 16 * 8
     assert self_check.check_attention(models["bfloat16"]).equal_tokens > 8 * 8
 
 
-@pytest.mark.parametrize("change", [another_heads, late, one_row, not_finite])
+@pytest.mark.parametrize("change", [wrong_heads, wrong_when_long, one_row_zeroed, not_finite])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.usefixtures("few")
-def test_a_broken_attention_is_refused_by_name(
+@pytest.mark.usefixtures("fewer_tokens")
+def test_wrong_attention_is_refused_and_the_message_names_the_kernel(
     models: dict[str, LoadedModel], dtype: str, change: Callable[[Any, Any, Any], tuple[Any, Any]]
 ) -> None:
     hymt = models[dtype]
     with pytest.raises(PreflightError, match="flash_attention_for_cpu") as raised:
-        attention.check(hymt.network, hymt.tokenizer, "cpu", dtype, own_context=partial(changed, change))
+        attention.check(hymt.network, hymt.tokenizer, "cpu", dtype, own_context=partial(patched_attention, change))
     assert raised.value.id == "E26"
     for part in (f"model.attention=sdpa on cpu, {dtype}", "first row", "Set model.attention=eager"):
         assert part in raised.value.message
-    if change is late:
+    if change is wrong_when_long:
         assert "at token 5" in raised.value.message or "at token 4" in raised.value.message
-    if change is one_row:
+    if change is one_row_zeroed:
         assert "1 of 16 rows, first row 12 at token 1" in raised.value.message
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.usefixtures("few")
-def test_what_is_wrong_after_the_prompt_is_not_seen_by_the_canaries(models: dict[str, LoadedModel], dtype: str) -> None:
+@pytest.mark.usefixtures("fewer_tokens")
+def test_attention_that_is_wrong_after_the_prompt_is_not_found_by_the_canaries(
+    models: dict[str, LoadedModel], dtype: str
+) -> None:
     hymt = models[dtype]
-    with changed(another_heads):
+    with patched_attention(wrong_heads):
         assert canary.check(hymt.network, hymt.tokenizer, "cpu", dtype) < canary.TOLERANCE[dtype] / 5
     with pytest.raises(PreflightError):
-        attention.check(hymt.network, hymt.tokenizer, "cpu", dtype, own_context=partial(changed, another_heads))
+        attention.check(hymt.network, hymt.tokenizer, "cpu", dtype, own_context=partial(patched_attention, wrong_heads))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.usefixtures("few")
-def test_a_broken_attention_is_refused_in_slots_too(models: dict[str, LoadedModel], dtype: str) -> None:
+@pytest.mark.usefixtures("fewer_tokens")
+def test_wrong_attention_is_refused_in_slots_too(models: dict[str, LoadedModel], dtype: str) -> None:
     with pytest.raises(PreflightError, match=f"decode.engine=slots on cpu, {dtype}") as raised:
-        self_check.check_attention(models[dtype], own_context=partial(changed, one_row))
+        self_check.check_attention(models[dtype], own_context=partial(patched_attention, one_row_zeroed))
     assert raised.value.id == "E26"
     assert "flash_attention_for_cpu" in raised.value.message
-    assert models[dtype].network.config._attn_implementation == "sdpa", "as it was"
+    assert models[dtype].network.config._attn_implementation == "sdpa", "the original is restored"
 
 
-@pytest.mark.usefixtures("few")
-def test_an_attention_of_another_kind_is_compared_with_math_too(hymt: LoadedModel) -> None:
+@pytest.mark.usefixtures("fewer_tokens")
+def test_eager_attention_is_compared_with_the_math_back_end_too(hymt: LoadedModel) -> None:
     prepared = prepare.prepare_model(ModelConfig(path="demo:model", attention=Attention.eager), CPU)
     eager = prepared.load(hymt.tokenizer)
-    found = attention.check(eager.network, hymt.tokenizer, "cpu", "float32")
-    assert found is not None
-    assert found.equal_tokens == 16 * 8
+    comparison = attention.check(eager.network, hymt.tokenizer, "cpu", "float32")
+    assert comparison is not None
+    assert comparison.equal_tokens == 16 * 8
     assert eager.network.config._attn_implementation == "eager"
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("change", [None, late, one_row, another_heads])
-@pytest.mark.usefixtures("few")
-def test_kinds_that_round_in_jumps_are_compared_by_layer(
+@pytest.mark.parametrize("change", [None, wrong_when_long, one_row_zeroed, wrong_heads])
+@pytest.mark.usefixtures("fewer_tokens")
+def test_attention_can_be_compared_by_layer(
     models: dict[str, LoadedModel], dtype: str, change: Callable[[Any, Any, Any], tuple[Any, Any]] | None
 ) -> None:
     hymt = models[dtype]
-    own = partial(changed, change) if change else nullcontext
+    own_context = partial(patched_attention, change) if change else nullcontext
 
     def check() -> AttentionComparison:
-        return attention.check(hymt.network, hymt.tokenizer, "cpu", dtype, by_layer=True, own_context=own)
+        return attention.check(hymt.network, hymt.tokenizer, "cpu", dtype, by_layer=True, own_context=own_context)
 
-    before = modeling_utils.ALL_ATTENTION_FUNCTIONS["sdpa"]
+    original = modeling_utils.ALL_ATTENTION_FUNCTIONS["sdpa"]
     if change is None:
-        found = check()
-        assert (found.equal_tokens, found.diverged_rows) == (16 * 8, 0)
-        assert 0 < found.max_difference < canary.TOLERANCE[dtype] / 3
+        comparison = check()
+        assert (comparison.equal_tokens, comparison.diverged_rows) == (16 * 8, 0)
+        assert 0 < comparison.max_difference < canary.TOLERANCE[dtype] / 3
     else:
         with pytest.raises(PreflightError, match="flash_attention_for_cpu") as raised:
             check()
         assert raised.value.id == "E26"
-        where = {
-            late: "at token",
-            one_row: "1 of 16 rows in layer 0, first row 12 at token 1",
-            another_heads: "token 2",
+        messages = {
+            wrong_when_long: "at token",
+            one_row_zeroed: "1 of 16 rows in layer 0, first row 12 at token 1",
+            wrong_heads: "token 2",
         }
-        assert where[change] in raised.value.message
-    assert modeling_utils.ALL_ATTENTION_FUNCTIONS["sdpa"] is before, "as it was"
+        assert messages[change] in raised.value.message
+    assert modeling_utils.ALL_ATTENTION_FUNCTIONS["sdpa"] is original, "the original is restored"
 
 
-@pytest.mark.usefixtures("few")
-def test_layers_that_attend_by_plain_products_are_not_compared() -> None:
+@pytest.mark.usefixtures("fewer_tokens")
+def test_layers_with_eager_attention_are_not_compared() -> None:
     prepared = prepare.prepare_model(ModelConfig(path="demo:model", attention=Attention.eager), CPU)
     eager = prepared.load(prepared.load_tokenizer(add_generation_prompt=True))
-    found = attention.check(eager.network, eager.tokenizer, "cpu", "float32", by_layer=True)
-    assert found == AttentionComparison(0, 0, 0.0)
+    comparison = attention.check(eager.network, eager.tokenizer, "cpu", "float32", by_layer=True)
+    assert comparison == AttentionComparison(0, 0, 0.0)
 
 
-@pytest.mark.usefixtures("few")
-def test_right_attentions_of_a_mixture_of_experts_agree_by_layer() -> None:
+@pytest.mark.usefixtures("fewer_tokens")
+def test_correct_attention_of_a_mixture_of_experts_agrees_by_layer() -> None:
     torch.manual_seed(1)
     config = modeling_moe.HunYuanMoEV1Config(
         vocab_size=500,
@@ -231,14 +233,14 @@ def test_right_attentions_of_a_mixture_of_experts_agree_by_layer() -> None:
     experts.to(torch.bfloat16)
     rows = [[5 + (row * 7 + n) % 400 for n in range(4 + 3 * row)] for row in range(16)]
 
-    def steps() -> padded_batch.PaddedBatch:
+    def make_batch() -> padded_batch.PaddedBatch:
         return padded_batch.PaddedBatch(experts, rows, 0, "cpu")
 
     with torch.inference_mode():
-        found = attention.compare_layers(steps(), "bfloat16", nullcontext)
+        comparison = attention.compare_layers(make_batch(), "bfloat16", nullcontext)
         with pytest.raises(MismatchError, match="in layer 0, first row 12"):
-            attention.compare_layers(steps(), "bfloat16", partial(changed, one_row))
-    assert found.max_difference < canary.TOLERANCE["bfloat16"] / 3
+            attention.compare_layers(make_batch(), "bfloat16", partial(patched_attention, one_row_zeroed))
+    assert comparison.max_difference < canary.TOLERANCE["bfloat16"] / 3
 
 
 def scripted(*logits: list[float]) -> Callable[[], Any]:
@@ -246,47 +248,49 @@ def scripted(*logits: list[float]) -> Callable[[], Any]:
     return lambda: torch.tensor([next(steps)])
 
 
-def side_by_side(dtype: str, one: Callable[[], Any], other: Callable[[], Any], num: int) -> AttentionComparison:
-    before, attention.NUM_TOKENS = attention.NUM_TOKENS, num
+def compare_steps(
+    dtype: str, step: Callable[[], Any], reference_step: Callable[[], Any], num: int
+) -> AttentionComparison:
+    original, attention.NUM_TOKENS = attention.NUM_TOKENS, num
     try:
-        return attention.compare_steps(one, other, dtype, nullcontext, nullcontext)
+        return attention.compare_steps(step, reference_step, dtype, nullcontext, nullcontext)
     finally:
-        attention.NUM_TOKENS = before
+        attention.NUM_TOKENS = original
 
 
-def test_a_row_may_part_at_a_tie_in_low_precision_and_is_not_compared_from_there() -> None:
-    mine, right = [[0.0, 9.0, 9.1], [9.0, 0.0, 0.0]], [[0.0, 9.1, 9.0], [0.0, 9.0, 0.0]]
-    found = side_by_side("bfloat16", scripted(*mine), scripted(*right), 2)
-    assert (found.equal_tokens, found.diverged_rows) == (0, 1)
-    with pytest.raises(MismatchError, match="token 2 instead of 1"):  # rounding explains it, and it is not the same
-        side_by_side("float32", scripted([0.0, 9.0, 9.001]), scripted([0.0, 9.001, 9.0]), 1)
-    with pytest.raises(MismatchError, match="token 1 instead of 2"):  # no logit is far off, and it is no tie
-        side_by_side("bfloat16", scripted([0.0, 10.0, 9.1]), scripted([0.0, 9.0, 10.1]), 1)
+def test_a_row_may_diverge_at_a_tie_in_low_precision_and_is_not_compared_after_that() -> None:
+    own, reference = [[0.0, 9.0, 9.1], [9.0, 0.0, 0.0]], [[0.0, 9.1, 9.0], [0.0, 9.0, 0.0]]
+    comparison = compare_steps("bfloat16", scripted(*own), scripted(*reference), 2)
+    assert (comparison.equal_tokens, comparison.diverged_rows) == (0, 1)
+    with pytest.raises(MismatchError, match="token 2 instead of 1"):  # within rounding, but float32 must be equal
+        compare_steps("float32", scripted([0.0, 9.0, 9.001]), scripted([0.0, 9.001, 9.0]), 1)
+    with pytest.raises(MismatchError, match="token 1 instead of 2"):  # no logit differs much, but it is not a tie
+        compare_steps("bfloat16", scripted([0.0, 10.0, 9.1]), scripted([0.0, 9.0, 10.1]), 1)
     same = [[0.0, 9.0, 9.1]]
     with pytest.raises(MismatchError, match="at token 2"):
-        side_by_side("bfloat16", scripted(*same, [9.0, 0.0, 0.0]), scripted(*same, [0.0, 9.0, 0.0]), 2)
+        compare_steps("bfloat16", scripted(*same, [9.0, 0.0, 0.0]), scripted(*same, [0.0, 9.0, 0.0]), 2)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_logits_that_are_off_are_refused_where_the_token_is_the_same(dtype: str) -> None:
-    off = 10 * 1.5 * canary.TOLERANCE[dtype]
+def test_logits_that_differ_too_much_are_refused_even_if_the_token_is_the_same(dtype: str) -> None:
+    deviation = 10 * 1.5 * canary.TOLERANCE[dtype]
     with pytest.raises(MismatchError, match="token 1 instead of 1"):
-        side_by_side(dtype, scripted([off, 10.0]), scripted([0.0, 10.0]), 1)
-    assert side_by_side(dtype, scripted([off / 3, 10.0]), scripted([0.0, 10.0]), 1).equal_tokens == 1
+        compare_steps(dtype, scripted([deviation, 10.0]), scripted([0.0, 10.0]), 1)
+    assert compare_steps(dtype, scripted([deviation / 3, 10.0]), scripted([0.0, 10.0]), 1).equal_tokens == 1
     with pytest.raises(MismatchError, match="nan"):
-        side_by_side(dtype, scripted([float("nan"), 10.0]), scripted([0.0, 10.0]), 1)
+        compare_steps(dtype, scripted([float("nan"), 10.0]), scripted([0.0, 10.0]), 1)
 
 
 @pytest.fixture
 def switch() -> Iterator[None]:
-    before = torch.backends.cuda.cudnn_sdp_enabled()
+    original = torch.backends.cuda.cudnn_sdp_enabled()
     torch.backends.cuda.enable_cudnn_sdp(True)
     yield
-    torch.backends.cuda.enable_cudnn_sdp(before)
+    torch.backends.cuda.enable_cudnn_sdp(original)
 
 
 @pytest.mark.usefixtures("switch")
-def test_cudnn_is_switched_off_where_a_gpu_computes_and_stays_off() -> None:
+def test_cudnn_attention_is_disabled_on_a_gpu_and_stays_disabled() -> None:
     cudnn.disable_attention(["cpu", "disk"])
     assert torch.backends.cuda.cudnn_sdp_enabled(), "nothing is changed on a CPU"
     cudnn.disable_attention(["cpu", "cuda:1"])
@@ -294,36 +298,36 @@ def test_cudnn_is_switched_off_where_a_gpu_computes_and_stays_off() -> None:
     with attention.use_math_kernel():
         assert torch.backends.cuda.cudnn_sdp_enabled() is False
     assert torch.backends.cuda.cudnn_sdp_enabled() is False
-    assert torch.backends.cuda.mem_efficient_sdp_enabled(), "the others are as they were"
+    assert torch.backends.cuda.mem_efficient_sdp_enabled(), "the other back ends are unchanged"
 
 
 @pytest.mark.usefixtures("switch")
-def test_a_switch_that_does_not_hold_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_switch_without_effect_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.backends.cuda, "enable_cudnn_sdp", lambda enabled: None)
-    with pytest.raises(PreflightError, match=r"keeps cuDNN's attention on.*Set model.attention=eager") as raised:
+    with pytest.raises(PreflightError, match=r"keeps cuDNN's attention enabled.*Set model.attention=eager") as raised:
         cudnn.disable_attention(["cuda:0"])
     assert raised.value.id == "E25"
 
 
-def test_at_a_load_cudnn_goes_before_the_canaries_and_the_comparison_comes_on_gpus_alone(
+def test_a_load_disables_cudnn_before_the_canaries_and_compares_attention_on_gpus_only(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    told: list[Any] = []
-    real = canary.check
-    monkeypatch.setattr(load.cudnn, "disable_attention", lambda devices: told.append(("cudnn", tuple(devices))))
-    monkeypatch.setattr(load.canary, "check", lambda *a, **k: told.append("canaries") or real(*a, **k))
+    calls: list[Any] = []
+    canary_check = canary.check
+    monkeypatch.setattr(load.cudnn, "disable_attention", lambda devices: calls.append(("cudnn", tuple(devices))))
+    monkeypatch.setattr(load.canary, "check", lambda *a, **k: calls.append("canaries") or canary_check(*a, **k))
     monkeypatch.setattr(
-        load.attention, "check", lambda *a, **k: told.append("attention") or AttentionComparison(1024, 0, 0.0)
+        load.attention, "check", lambda *a, **k: calls.append("attention") or AttentionComparison(1024, 0, 0.0)
     )
     assert loaded("float32").attention_check is None
-    assert told == [("cudnn", ("cpu",)), "canaries"]
-    told.clear()
+    assert calls == [("cudnn", ("cpu",)), "canaries"]
+    calls.clear()
     monkeypatch.setattr(load.attention, "all_on_gpu", lambda devices: True)
     assert loaded("float32").attention_check == AttentionComparison(1024, 0, 0.0)
-    assert told == [("cudnn", ("cpu",)), "canaries", "attention"]
+    assert calls == [("cudnn", ("cpu",)), "canaries", "attention"]
 
 
-def test_the_comparison_is_made_where_all_of_the_model_lies_on_gpus() -> None:
+def test_attention_is_compared_only_if_the_whole_model_is_on_gpus() -> None:
     assert attention.all_on_gpu(["cuda:0", "cuda:1"])
     assert not attention.all_on_gpu(["cuda:0", "cpu"])
     assert not attention.all_on_gpu(["cuda:0", "disk"])
@@ -332,27 +336,29 @@ def test_the_comparison_is_made_where_all_of_the_model_lies_on_gpus() -> None:
 
 @pytest.mark.parametrize("engine", [Engine.slots, Engine.generate])
 @pytest.mark.parametrize("device", ["cpu", "cuda:0"])
-def test_the_slot_engine_compares_its_own_attention_on_gpus(
+def test_the_slot_engine_checks_its_attention_on_gpus(
     hymt: LoadedModel, monkeypatch: pytest.MonkeyPatch, engine: Engine, device: str
 ) -> None:
     compared: list[LoadedModel] = []
     monkeypatch.setattr(self_check, "check_attention", compared.append)
     monkeypatch.setattr(self_check, "matches_generate", lambda *a: True)
     assert hymt.placement
-    there = replace(hymt, placement=replace(hymt.placement, usage=(DeviceUsage(device, 1, 4),)))
-    Decoder(there, DecodeConfig(engine=engine), lambda widths: [], seed=0, check_stop=lambda: None).self_check()
-    assert compared == ([there] if engine is Engine.slots and device != "cpu" else [])
+    placed = replace(hymt, placement=replace(hymt.placement, uses=(DeviceUsage(device, 1, 4),)))
+    Decoder(placed, DecodeConfig(engine=engine), lambda widths: [], seed=0, check_stop=lambda: None).self_check()
+    assert compared == ([placed] if engine is Engine.slots and device != "cpu" else [])
 
 
 def placements(*devices: str) -> tuple[prepare.PreparedModel, Placement]:
     folder, _ = files.resolve("demo:model", "main", download=False)
-    model, found = ModelConfig(path="demo:model"), files.verify(folder)
+    model, checkpoint = ModelConfig(path="demo:model"), files.verify(folder)
     strategy = DeviceMapConfig(strategy=Strategy.replicate if devices else Strategy.cpu)
-    dtype, net, placed = prepare.plan_placement(model, strategy, detect_devices.simulated_devices(list(devices)), found)
-    return prepare.PreparedModel(model, found, tuple(placed), dtype, net, {}), placed[0]
+    dtype, net, candidates = prepare.plan_placement(
+        model, strategy, detect_devices.simulated_devices(list(devices)), checkpoint
+    )
+    return prepare.PreparedModel(model, checkpoint, tuple(candidates), dtype, net, {}), candidates[0]
 
 
-def test_the_environment_of_a_job_on_a_gpu_says_that_cudnn_is_off_and_that_of_a_cpu_nothing() -> None:
+def test_the_environment_of_a_job_records_on_a_gpu_only_that_cudnn_attention_is_off() -> None:
     prepared, placement = placements("24GiB")
     assert placement.devices == ("cuda:0",)
     assert prepared.environment["cudnn_sdp"] is False
@@ -384,13 +390,13 @@ print("torch" in sys.modules)
 """
 
 
-def test_torch_is_told_before_it_is_imported_where_a_model_is_prepared_and_in_what_is_started_then(
+def test_the_variable_is_set_before_torch_is_imported_and_passed_to_child_processes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # this process and every worker prepare the model before anything else; a worker also has this process's variables
+    # this process and every worker prepare the model first; a worker also inherits the variables of this process
     (tmp_path / "sitecustomize.py").write_text(SITE, encoding="utf-8")
     seen = tmp_path / "seen"
-    ran = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", PREPARE],
         cwd=Path(__file__).parent.parent,
         env={
@@ -401,7 +407,7 @@ def test_torch_is_told_before_it_is_imported_where_a_model_is_prepared_and_in_wh
         capture_output=True,
         text=True,
     )
-    assert ran.stdout.split() == ["True"], ran.stderr
+    assert process.stdout.split() == ["True"], process.stderr
     assert seen.read_text(encoding="utf-8").split() == ["1"]
     monkeypatch.delenv(cudnn.ENV_VARIABLE, raising=False)
     detect_devices.torch_devices()

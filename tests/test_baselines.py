@@ -1,4 +1,4 @@
-"""Other programs' engines in the benchmark: the same tokens from the same weights, or left out with a reason."""
+"""Baseline engines give the same tokens from the same weights, or are left out with a reason."""
 
 from __future__ import annotations
 
@@ -30,45 +30,45 @@ def work(hymt: LoadedModel) -> Workload:
 
 
 @pytest.fixture(scope="module")
-def wanted(hymt: LoadedModel, work: Workload) -> list[list[int]]:
+def expected(hymt: LoadedModel, work: Workload) -> list[list[int]]:
     return benchmark.batch_engine(hymt, 1, by_length=False)(work)
 
 
 @pytest.mark.parametrize(("name", "module"), [("continuous", ""), ("llama_cpp", "gguf"), ("ctranslate2", "")])
-def test_a_peer_makes_the_tokens_of_one_row_at_a_time(
-    name: str, module: str, hymt: LoadedModel, work: Workload, wanted: list[list[int]]
+def test_a_baseline_gives_the_same_tokens_as_one_row_at_a_time(
+    name: str, module: str, hymt: LoadedModel, work: Workload, expected: list[list[int]]
 ) -> None:
-    for needed in {name, module} - {"", "continuous"}:
-        pytest.importorskip(needed, reason=EXTRA)
+    for package in {name, module} - {"", "continuous"}:
+        pytest.importorskip(package, reason=EXTRA)
     engines, left_out = factory.make_baselines([name], hymt, 6, work)
     assert (set(engines), left_out) == ({name}, {})
-    assert engines[name](work) == wanted
+    assert engines[name](work) == expected
     fewer = Workload(work.prompts[4:7], work.output_lengths[4:7])
-    assert engines[name](fewer) == wanted[4:7], "a second run, with fewer rows than slots"
+    assert engines[name](fewer) == expected[4:7], "a second run, with fewer rows than slots"
 
 
 def test_llama_cpp_runs_in_bfloat16() -> None:
-    for needed in ("llama_cpp", "gguf"):
-        pytest.importorskip(needed, reason=EXTRA)
+    for package in ("llama_cpp", "gguf"):
+        pytest.importorskip(package, reason=EXTRA)
     hymt = synthetic.make_model(Shape["demo"], "bfloat16", 3)
     work = benchmark.make_workload(8, hymt.vocab_size, 3)
     engines, left_out = factory.make_baselines(["llama_cpp"], hymt, 4, work)
     assert left_out == {}
-    made, wanted = engines["llama_cpp"](work), benchmark.batch_engine(hymt, 1, by_length=False)(work)
-    first = [(ids[0], ours[0]) for ids, ours in zip(made, wanted, strict=True)]
-    assert sum(a == b for a, b in first) >= 6, "rounding may turn a token, not most of them"
+    tokens, expected = engines["llama_cpp"](work), benchmark.batch_engine(hymt, 1, by_length=False)(work)
+    first = [(ids[0], expected_ids[0]) for ids, expected_ids in zip(tokens, expected, strict=True)]
+    assert sum(a == b for a, b in first) >= 6, "rounding may change a few tokens, but not most of them"
 
 
-def test_ctranslate2_refuses_a_network_that_is_no_qwen3(work: Workload) -> None:
+def test_ctranslate2_is_left_out_for_a_network_that_is_not_equivalent_to_qwen3(work: Workload) -> None:
     pytest.importorskip("ctranslate2", reason=EXTRA)
-    other = synthetic.make_model(Shape["demo"], "float32", 3)
-    other.network.model.layers[1].self_attn.key_layernorm.weight.mul_(1.5)
-    engines, left_out = factory.make_baselines(["ctranslate2"], other, 6, work)
+    scaled = synthetic.make_model(Shape["demo"], "float32", 3)
+    scaled.network.model.layers[1].self_attn.key_layernorm.weight.mul_(1.5)
+    engines, left_out = factory.make_baselines(["ctranslate2"], scaled, 6, work)
     assert engines == {}
     assert "norms" in left_out["ctranslate2"]
 
 
-def test_what_cannot_run_is_left_out_with_its_reason(
+def test_an_engine_that_cannot_run_is_left_out_with_the_reason(
     hymt: LoadedModel, work: Workload, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuses(*_: object) -> benchmark.Engine:
@@ -79,39 +79,39 @@ def test_what_cannot_run_is_left_out_with_its_reason(
 
     monkeypatch.setattr(factory, "llama_cpp_engine", refuses)
     monkeypatch.setattr(factory, "continuous_engine", shortens)
-    half = synthetic.make_model(Shape["demo"], "bfloat16", 3)
-    engines, left_out = factory.make_baselines(factory.BASELINES, half, 6, work)
+    bfloat16_model = synthetic.make_model(Shape["demo"], "bfloat16", 3)
+    engines, left_out = factory.make_baselines(factory.BASELINES, bfloat16_model, 6, work)
     assert engines == {}
     assert left_out["llama_cpp"] == "No module named 'peer'"
-    assert left_out["continuous"].startswith("made [1, 1, 1] tokens")
+    assert left_out["continuous"].startswith("it generated [1, 1, 1] tokens")
     assert "not in bfloat16" in left_out["ctranslate2"]
 
 
-def test_the_benchmark_names_peers_and_what_was_left_out(
+def test_the_benchmark_lists_baselines_and_the_engines_that_were_left_out(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuses(*_: object) -> benchmark.Engine:
         raise RuntimeError("has no such weights")
 
     monkeypatch.setattr(factory, "llama_cpp_engine", refuses)
-    words = ["preset=bench_quick", "rounds=1", "segments=12", "engines=[continuous,llama_cpp]"]
-    bench.run(config.load("bench", words))
+    overrides = ["preset=bench_quick", "rounds=1", "segments=12", "engines=[continuous,llama_cpp]"]
+    bench.run(config.load("bench", overrides))
     *lines, last = capsys.readouterr().out.splitlines()
     figures = json.loads(last)
     assert figures["equal_rows"] == {"slots": "12/12", "continuous": "12/12"}
     assert figures["left_out"] == {"llama_cpp": "has no such weights"}
     assert figures["ratio_to_continuous"] > 0
-    assert "  llama_cpp is left out: has no such weights" in lines
+    assert "  llama_cpp was left out: has no such weights" in lines
 
 
-def test_peers_are_known_by_name_and_run_only_then() -> None:
+def test_baselines_run_only_if_they_are_named() -> None:
     assert ("slots_captured", *factory.BASELINES) == schema.BENCH_OPTIONAL_ENGINES
     assert config.load("bench", ["engines=[llama_cpp]"]).engines == ["llama_cpp"]
     with pytest.raises(ConfigError, match=r"engines=vllm is not one of .*ctranslate2"):
         config.load("bench", ["engines=[vllm]"])
 
 
-def test_every_weight_has_its_name_in_llama_cpp(hymt: LoadedModel) -> None:
+def test_every_weight_has_a_name_in_llama_cpp(hymt: LoadedModel) -> None:
     names = {gguf_file.tensor_name(name) for name in hymt.network.state_dict()}
     assert len(names) == 4 * 11 + 3
     assert {"token_embd.weight", "output.weight", "blk.3.attn_q_norm.weight", "blk.0.ffn_gate.weight"} <= names
@@ -119,7 +119,7 @@ def test_every_weight_has_its_name_in_llama_cpp(hymt: LoadedModel) -> None:
         gguf_file.tensor_name("model.layers.0.mlp.gate.wg.weight")
 
 
-def test_the_base_of_the_rotation_is_the_networks_own(hymt: LoadedModel) -> None:
+def test_the_rope_base_equals_that_of_the_network(hymt: LoadedModel) -> None:
     frequencies = hymt.network.model.rotary_emb.inv_freq
     base = gguf_file.rope_base(hymt.network.config)
     dim = hymt.network.config.head_dim

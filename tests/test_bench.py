@@ -1,4 +1,4 @@
-"""The benchmark does the same work in every engine, compares what they say, and gates the exact counters."""
+"""The benchmark does the same work in every engine, compares the tokens, and reports exact counters."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from hymt_batch.model.weight_packing import PackedWeights
 from jobs import bench
 
 
-def test_a_workload_is_the_same_for_a_seed_and_looks_like_news() -> None:
+def test_a_workload_is_the_same_for_a_seed_and_has_lengths_like_news() -> None:
     work = benchmark.make_workload(2000, 1400, 1)
     assert work == benchmark.make_workload(2000, 1400, 1) != benchmark.make_workload(2000, 1400, 2)
     lengths = sorted(len(prompt) - benchmark.INSTRUCTION_TOKENS for prompt in work.prompts)
@@ -26,7 +26,7 @@ def test_a_workload_is_the_same_for_a_seed_and_looks_like_news() -> None:
     assert len({tuple(prompt[: benchmark.INSTRUCTION_TOKENS]) for prompt in work.prompts}) == 1
 
 
-def test_the_quick_benchmark_holds_its_gates(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_quick_benchmark_meets_its_limits(capsys: pytest.CaptureFixture[str]) -> None:
     job = config.load("bench", ["preset=bench_quick", "rounds=1"])
     assert bench.run(job) is ExitCode.COMPLETE
     lines = capsys.readouterr().out.splitlines()
@@ -37,34 +37,36 @@ def test_the_quick_benchmark_holds_its_gates(capsys: pytest.CaptureFixture[str])
     )
     assert figures["useful_row_steps_ratio"] >= 0.95
     assert 1 <= figures["prefill_pad_ratio"] <= 1.12
-    # forced lengths: one token of each row comes from its prompt, the others from a step each
+    # forced lengths: the first token of a row comes from the prefill, each other token from one step
     assert figures["counters"]["row_steps"] == figures["new_tokens"] - 64
-    assert figures["ratio_to_sorted_generate"] > 0.4, "the clock is no gate: other work may run beside"
+    assert figures["ratio_to_sorted_generate"] > 0.4, (
+        "a loose limit, because other processes may slow one of the engines"
+    )
     assert 0 < figures["fraction_of_floor"] < 1.5
     assert any(line.strip().startswith("slots") for line in lines)
 
 
 @pytest.mark.parametrize("shape", [Shape["demo"], Shape["mid"]])
-def test_the_made_up_shapes_have_the_size_they_say(shape: Shape) -> None:
+def test_the_synthetic_shapes_have_the_documented_size(shape: Shape) -> None:
     hymt = synthetic.make_model(shape, "float32", 0)
     millions = sum(weight.numel() for weight in hymt.network.parameters()) / 1e6
     assert round(millions, 1) == {"demo": 0.9, "mid": 66.5}[shape.value]
 
 
-def test_the_floor_is_that_of_the_counted_work() -> None:
+def test_the_lower_bound_follows_the_counted_work() -> None:
     hymt = synthetic.make_model(Shape["demo"], "float32", 0)
     products = PackedWeights(hymt.network)
     full = Counters(row_steps=1600, steps_of_rows={16: 100})
     alone = Counters(row_steps=1600, steps_of_rows={1: 1600})
-    much = Counters(row_steps=160_000, steps_of_rows={16: 10_000})
-    floor = benchmark.measure_gemm_bound(hymt, full, 16, products)
-    assert 0 < floor.best <= floor.plain
-    assert benchmark.measure_gemm_bound(hymt, much, 16, products).best > 10 * floor.best
+    hundredfold = Counters(row_steps=160_000, steps_of_rows={16: 10_000})
+    bound = benchmark.measure_gemm_bound(hymt, full, 16, products)
+    assert 0 < bound.best <= bound.plain
+    assert benchmark.measure_gemm_bound(hymt, hundredfold, 16, products).best > 10 * bound.best
     one_by_one = benchmark.measure_gemm_bound(hymt, alone, 16, products)
-    assert one_by_one.best > 2 * one_by_one.full, "a row alone costs more than a sixteenth of sixteen"
+    assert one_by_one.best > 2 * one_by_one.full, "one row alone costs more than a sixteenth of sixteen rows"
 
 
-def test_costs_between_two_measured_ones_lie_on_a_line() -> None:
+def test_costs_are_interpolated_linearly() -> None:
     costs = {1: 1.0, 4: 4.0, 64: 10.0}
     assert [benchmark.interpolate(costs, rows) for rows in (1, 2, 4, 34, 64)] == [1.0, 2.0, 4.0, 7.0, 10.0]
 
@@ -80,43 +82,45 @@ def test_settings_of_another_job_are_refused() -> None:
         config.load("translate", ["preset=bench_quick"])
 
 
-def test_captured_steps_run_where_they_are_asked_for() -> None:
-    words = ["preset=bench_quick", "rounds=2", "compare_rows=16", "engines=[slots_captured]", "read_every=2"]
-    figures = bench.bench(config.load("bench", words))
+def test_captured_steps_run_if_requested() -> None:
+    overrides = ["preset=bench_quick", "rounds=2", "compare_rows=16", "engines=[slots_captured]", "read_every=2"]
+    figures = bench.bench(config.load("bench", overrides))
     assert set(figures["seconds"]) == {"slots", "slots_captured"}
     assert figures["outputs_equal"] is True
     counters = figures["captured_counters"]
-    assert (counters["captures"], counters["replays"]) == (0, counters["steps"]), "the first round captured all"
+    assert (counters["captures"], counters["replays"]) == (0, counters["steps"]), (
+        "all steps were captured in the first round"
+    )
     assert counters["host_reads"] < figures["counters"]["host_reads"]
     assert 0 < figures["fraction_of_roofline"]["slots"] < 1
     assert figures["copy_gb_per_s"] > 0
     assert "slots_captured" in bench.render(figures)
 
 
-def test_captured_steps_that_are_refused_are_not_passed_off_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_captured_steps_that_fail_are_not_reported_as_captured(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(self: graph.EmulatedGraphs, step: object) -> None:
         raise RuntimeError("operation not permitted when stream is capturing")
 
     monkeypatch.setattr(graph.EmulatedGraphs, "capture", refuse)
-    words = ["shape=demo", "segments=24", "rounds=1", "compare_rows=4", "engines=[slots_captured]"]
-    figures = bench.bench(config.load("bench", words))
+    overrides = ["shape=demo", "segments=24", "rounds=1", "compare_rows=4", "engines=[slots_captured]"]
+    figures = bench.bench(config.load("bench", overrides))
     assert set(figures["seconds"]) == {"slots"}
     assert "not permitted" in figures["left_out"]["slots_captured"]
-    assert "slots_captured is left out" in bench.render(figures)
+    assert "slots_captured was left out" in bench.render(figures)
 
 
-def test_a_gpu_that_is_not_there_is_told() -> None:
-    with pytest.raises(PreflightError, match=r"device=cuda:99: torch sees \d+ GPUs here"):
+def test_a_missing_gpu_is_reported() -> None:
+    with pytest.raises(PreflightError, match=r"device=cuda:99: torch finds \d+ GPUs here"):
         bench.bench(config.load("bench", ["shape=demo", "device=cuda:99"]))
     with pytest.raises(ConfigError, match="num_threads=0 must be at least 1"):
         config.load("bench", ["num_threads=0"])
 
 
-def test_a_roofline_is_of_bytes_and_products() -> None:
+def test_the_roofline_covers_reading_the_weights() -> None:
     hymt = synthetic.make_model(Shape["demo"], "float32", 0)
     work = benchmark.Workload([[1, 2, 3]] * 4, [5] * 4)
-    little = roofline.measure_roofline(hymt, work, Counters(steps_of_rows={4: 10}))
-    assert little.bytes_per_s > 1e8
-    assert little.flops_per_s > 1e8
-    weights = 4 * (sum(one.numel() for one in hymt.network.parameters()))
-    assert little.seconds >= 10 * 0.9 * weights / little.bytes_per_s
+    result = roofline.measure_roofline(hymt, work, Counters(steps_of_rows={4: 10}))
+    assert result.bytes_per_s > 1e8
+    assert result.flops_per_s > 1e8
+    weight_bytes = 4 * (sum(weight.numel() for weight in hymt.network.parameters()))
+    assert result.seconds >= 10 * 0.9 * weight_bytes / result.bytes_per_s

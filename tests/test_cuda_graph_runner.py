@@ -1,4 +1,4 @@
-"""Captured steps, pretended on the CPU: the same text, addresses that stay, nothing asked of the host, a way back."""
+"""Captured steps, emulated on the CPU: same text, fixed addresses, no host synchronisation, fallback to plain steps."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from hymt_batch.model import synthetic
 from hymt_batch.model.prepare import LoadedModel
 from hymt_batch.model.synthetic import Shape
 from hymt_batch.records import Prompt
-from tests.test_slots import GREEDY, SAMPLED, forgetful, loaded, prompts, stopping_after
+from tests.test_slots import GREEDY, SAMPLED, loaded, prompts, stopping_after, with_memory_errors
 
 pytestmark = pytest.mark.core
 
@@ -51,7 +51,7 @@ def ids(hymt: LoadedModel) -> list[list[int]]:
 
 @pytest.fixture(scope="module")
 def plain(hymt: LoadedModel, ids: list[list[int]]) -> list[Completion]:
-    """What the engine's own steps give."""
+    """The completions of plain steps."""
     return decode_prompts(hymt, ids, [200] * 40, list(range(40)), GREEDY, lambda: None, max_rows=8, max_tokens=99_999)[
         0
     ]
@@ -59,144 +59,155 @@ def plain(hymt: LoadedModel, ids: list[list[int]]) -> list[Completion]:
 
 @pytest.fixture
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lengths that occur in a test fall into several buckets."""
+    """Make buckets so small that the lengths in a test fall into several of them."""
     monkeypatch.setattr(graph, "LENGTH_BUCKET", 32)
     monkeypatch.setattr(graph, "SLOT_BUCKETS", (1, 2, 4, 8))
 
 
-class Frozen(EmulatedGraphs):
-    """Like a graph: runs again over the tensors that there were, with the rule that there was, or not at all."""
+class CheckedGraphs(EmulatedGraphs):
+    """Emulates a graph strictly: a replay fails if the tensors or settings of the capture have changed."""
 
     def __init__(self) -> None:
         self.owner: CudaGraphRunner
-        self.forgotten = 0
+        self.num_released = 0
 
-    def _held(self) -> tuple[Any, ...]:
-        own = self.owner
-        tensors = [*(one for pair in own.cache.layers.values() for one in pair), own.last_tokens, own.state, own.ring]
-        if own.sampling_params.repetition_penalty != 1.0:
-            tensors.append(own.seen)
-        rope = [getattr(module, "rope_type", None) for module in own.hymt.network.modules()]
+    def _snapshot(self) -> tuple[Any, ...]:
+        owner = self.owner
+        tensors = [
+            *(tensor for pair in owner.cache.layers.values() for tensor in pair),
+            owner.last_tokens,
+            owner.state,
+            owner.ring,
+        ]
+        if owner.sampling_params.repetition_penalty != 1.0:
+            tensors.append(owner.seen)
+        rope = [getattr(module, "rope_type", None) for module in owner.hymt.network.modules()]
         return (
-            *((one.data_ptr(), one.shape) for one in tensors),
-            own.sampling_params,
-            own.logprobs,
-            own.read_every,
+            *((tensor.data_ptr(), tensor.shape) for tensor in tensors),
+            owner.sampling_params,
+            owner.logprobs,
+            owner.read_every,
             rope,
         )
 
     def capture(self, step: Step) -> Step:
-        held, forgotten = self._held(), self.forgotten
+        snapshot, num_released = self._snapshot(), self.num_released
 
-        def again() -> None:
-            assert held == self._held(), "a graph would run over what is not there any more"
-            assert forgotten == self.forgotten, "its memory was given back"
+        def replay() -> None:
+            assert snapshot == self._snapshot(), "a graph would read storage or settings that have changed"
+            assert num_released == self.num_released, "the memory of the graph was freed"
             step()
 
-        return again
+        return replay
 
     def release(self) -> None:
-        self.forgotten += 1
+        self.num_released += 1
 
 
-def frozen(hymt: Any, backend: Frozen | None = None) -> CudaGraphRunner:
-    backend = backend or Frozen()
+def checked_runner(hymt: Any, backend: CheckedGraphs | None = None) -> CudaGraphRunner:
+    backend = backend or CheckedGraphs()
     backend.owner = CudaGraphRunner(hymt, GREEDY, backend)
     return backend.owner
 
 
 def decode(
-    hymt: Any, ids: Sequence[Sequence[int]], steps: CudaGraphRunner | None, **options: Any
+    hymt: Any, ids: Sequence[Sequence[int]], runner: CudaGraphRunner | None, **options: Any
 ) -> tuple[list[Completion], Counters]:
     counters = Counters()
     settings: dict[str, Any] = {"max_rows": 8, "max_tokens": 99_999, "counters": counters, **options}
-    choice, limits = settings.pop("choice", GREEDY), settings.pop("limits", [200] * len(ids))
+    sampling_params, limits = settings.pop("sampling_params", GREEDY), settings.pop("limits", [200] * len(ids))
     stop = settings.pop("check_stop", lambda: None)
-    made, _ = decode_prompts(hymt, ids, limits, list(range(len(ids))), choice, stop, graph_runner=steps, **settings)
-    return made, counters
+    completions, _ = decode_prompts(
+        hymt, ids, limits, list(range(len(ids))), sampling_params, stop, graph_runner=runner, **settings
+    )
+    return completions, counters
 
 
 @pytest.mark.parametrize("read_every", [1, 4])
 @pytest.mark.parametrize("max_rows", [1, 3, 8, 64])
 @pytest.mark.usefixtures("short")
-def test_captured_steps_give_the_text_of_plain_ones(
+def test_captured_steps_give_the_text_of_plain_steps(
     hymt: LoadedModel, ids: list[list[int]], plain: list[Completion], max_rows: int, read_every: int
 ) -> None:
     order = random.Random(max_rows).sample(range(40), 40)
-    steps = frozen(hymt)
-    made, counters = decode(hymt, [ids[n] for n in order], steps, max_rows=max_rows, read_every=read_every)
-    assert made == [plain[n] for n in order]
+    runner = checked_runner(hymt)
+    completions, counters = decode(hymt, [ids[n] for n in order], runner, max_rows=max_rows, read_every=read_every)
+    assert completions == [plain[n] for n in order]
     assert counters.steps == counters.replays + counters.captures
-    assert counters.captures == len(steps.graphs) <= 9 * len({key[1] for key in steps.graphs})
+    assert counters.captures == len(runner.graphs) <= 9 * len({key[1] for key in runner.graphs})
     assert counters.replays > 0.6 * counters.steps
-    assert counters.host_reads <= (counters.steps + 40) / read_every + 1, "one for so many passes"
+    assert counters.host_reads <= (counters.steps + 40) / read_every + 1, "one read per `read_every` passes"
     assert counters.useful_row_steps == sum(len(row.ids) for row in plain)
 
 
 def test_captured_steps_give_the_text_of_generate(hymt: LoadedModel, ids: list[list[int]]) -> None:
-    wanted = [decode_batch(hymt, [one], [200], [0], GREEDY, lambda: None)[0] for one in ids[:6]]
-    assert decode(hymt, ids[:6], frozen(hymt), max_rows=4)[0] == wanted
+    expected = [decode_batch(hymt, [prompt], [200], [0], GREEDY, lambda: None)[0] for prompt in ids[:6]]
+    assert decode(hymt, ids[:6], checked_runner(hymt), max_rows=4)[0] == expected
 
 
 @pytest.mark.parametrize("read_every", [1, 4])
 @pytest.mark.parametrize(
-    "choice", [SAMPLED, SamplingParams(True, 0.7, 0.6, 20, 1.05), SamplingParams(False, 1.0, 1.0, 0, 1.3)]
+    "sampling_params", [SAMPLED, SamplingParams(True, 0.7, 0.6, 20, 1.05), SamplingParams(False, 1.0, 1.0, 0, 1.3)]
 )
 @pytest.mark.usefixtures("short")
-def test_every_rule_chooses_as_in_plain_steps(
-    hymt: LoadedModel, ids: list[list[int]], choice: SamplingParams, read_every: int
+def test_captured_and_plain_steps_sample_the_same_tokens(
+    hymt: LoadedModel, ids: list[list[int]], sampling_params: SamplingParams, read_every: int
 ) -> None:
     limits = [5 + 3 * (n % 9) for n in range(20)]
-    wanted, _ = decode(hymt, ids[:20], None, choice=choice, limits=limits, max_rows=1)
-    steps = frozen(hymt)
-    made, counters = decode(hymt, ids[:20], steps, choice=choice, limits=limits, max_rows=7, read_every=read_every)
-    assert made == wanted
+    expected, _ = decode(hymt, ids[:20], None, sampling_params=sampling_params, limits=limits, max_rows=1)
+    runner = checked_runner(hymt)
+    completions, counters = decode(
+        hymt, ids[:20], runner, sampling_params=sampling_params, limits=limits, max_rows=7, read_every=read_every
+    )
+    assert completions == expected
     assert counters.replays > 0
 
 
-def test_noise_on_the_device_is_that_of_the_host() -> None:
+def test_noise_on_the_device_equals_that_on_the_host() -> None:
     seeds = [random.Random(7).getrandbits(64) for _ in range(64)] + [0, 2**64 - 1, 2**63]
     for step in (0, 1, 4095):
-        wanted = [sampling._as_int64(sampling._rng_key(seed, step)) for seed in seeds]
-        own = torch.tensor([sampling.seed_as_int64(seed) for seed in seeds])
-        assert sampling.rng_keys(own, torch.full_like(own, step)).tolist() == wanted
+        expected = [sampling._as_int64(sampling._rng_key(seed, step)) for seed in seeds]
+        int64_seeds = torch.tensor([sampling.seed_as_int64(seed) for seed in seeds])
+        assert sampling.rng_keys(int64_seeds, torch.full_like(int64_seeds, step)).tolist() == expected
 
 
-def test_logarithms_of_probabilities_come_back(hymt: LoadedModel, ids: list[list[int]]) -> None:
-    wanted, _ = decode(hymt, ids[:9], None, logprobs=True)
-    made, _ = decode(hymt, ids[:9], frozen(hymt), logprobs=True, read_every=3)
-    assert [one.mean_logprob for one in made] == pytest.approx([one.mean_logprob for one in wanted], abs=1e-5)
+def test_captured_steps_return_logprobs(hymt: LoadedModel, ids: list[list[int]]) -> None:
+    expected, _ = decode(hymt, ids[:9], None, logprobs=True)
+    completions, _ = decode(hymt, ids[:9], checked_runner(hymt), logprobs=True, read_every=3)
+    assert [completion.mean_logprob for completion in completions] == pytest.approx(
+        [completion.mean_logprob for completion in expected], abs=1e-5
+    )
 
 
 @pytest.mark.usefixtures("short")
-def test_graphs_are_kept_from_part_to_part_and_given_up_when_the_storage_moves(
+def test_graphs_are_kept_between_parts_and_dropped_when_the_storage_moves(
     hymt: LoadedModel, ids: list[list[int]], plain: list[Completion]
 ) -> None:
-    backend = Frozen()
-    steps = frozen(hymt, backend)
-    by_width = sorted(range(40), key=lambda n: -len(ids[n]))
-    longer, shorter = by_width[:20], by_width[20:]
-    assert decode(hymt, [ids[n] for n in longer], steps)[0] == [plain[n] for n in longer]
-    _, counters = decode(hymt, [ids[n] for n in longer], steps)
-    assert (counters.captures, counters.replays) == (0, counters.steps), "all of it again"
-    assert decode(hymt, [ids[n] for n in shorter], steps)[0] == [plain[n] for n in shorter]
-    assert backend.forgotten == 0, "narrower rows have room"
-    made, counters = decode(hymt, [ids[n] for n in longer], steps, max_rows=16)
-    assert made == [plain[n] for n in longer]
-    assert backend.forgotten == 1
+    backend = CheckedGraphs()
+    runner = checked_runner(hymt, backend)
+    by_length = sorted(range(40), key=lambda n: -len(ids[n]))
+    longer, shorter = by_length[:20], by_length[20:]
+    assert decode(hymt, [ids[n] for n in longer], runner)[0] == [plain[n] for n in longer]
+    _, counters = decode(hymt, [ids[n] for n in longer], runner)
+    assert (counters.captures, counters.replays) == (0, counters.steps), "all steps were replays"
+    assert decode(hymt, [ids[n] for n in shorter], runner)[0] == [plain[n] for n in shorter]
+    assert backend.num_released == 0, "shorter rows fit in the storage"
+    completions, counters = decode(hymt, [ids[n] for n in longer], runner, max_rows=16)
+    assert completions == [plain[n] for n in longer]
+    assert backend.num_released == 1
     assert counters.captures > 0
-    decode(hymt, ids[:9], steps, read_every=2)
-    assert backend.forgotten == 2, "the ring is another"
+    decode(hymt, ids[:9], runner, read_every=2)
+    assert backend.num_released == 2, "the ring was reallocated"
 
 
 @pytest.mark.usefixtures("short")
-def test_more_slots_are_taken_when_the_widest_rows_are_done(
+def test_slots_are_added_when_the_longest_rows_are_finished(
     hymt: LoadedModel, ids: list[list[int]], plain: list[Completion]
 ) -> None:
     limits = [len(row.ids) + 1 for row in plain]
     limits[0] = 2000
-    made, counters = decode(hymt, ids, frozen(hymt), limits=limits, max_rows=16, max_tokens=4500)
-    assert [row.ids for row in made] == [row.ids for row in plain]
+    completions, counters = decode(hymt, ids, checked_runner(hymt), limits=limits, max_rows=16, max_tokens=4500)
+    assert [row.ids for row in completions] == [row.ids for row in plain]
     assert counters.row_steps / counters.steps > 4
 
 
@@ -206,19 +217,19 @@ def test_more_slots_are_taken_when_the_widest_rows_are_done(
 def test_running_out_of_memory_loses_no_row(
     hymt: LoadedModel, ids: list[list[int]], plain: list[Completion], seed: int, read_every: int
 ) -> None:
-    broken = forgetful(hymt, share=0.05, seed=seed)
-    made, counters = decode(broken, ids, frozen(broken), max_rows=16, read_every=read_every)
-    assert made == plain
-    assert counters.out_of_memory == broken.network.refusals > 0
-    few = forgetful(hymt, most=3)
-    assert decode(few, ids, frozen(few), max_rows=32, read_every=read_every)[0] == plain
+    broken = with_memory_errors(hymt, share=0.05, seed=seed)
+    completions, counters = decode(broken, ids, checked_runner(broken), max_rows=16, read_every=read_every)
+    assert completions == plain
+    assert counters.out_of_memory == broken.network.num_errors > 0
+    few_rows = with_memory_errors(hymt, max_rows=3)
+    assert decode(few_rows, ids, checked_runner(few_rows), max_rows=32, read_every=read_every)[0] == plain
 
 
 @pytest.mark.usefixtures("short")
-def test_numbers_that_are_not_finite_do_not_outlive_their_row(
+def test_non_finite_numbers_do_not_affect_later_rows_in_the_slot(
     hymt: LoadedModel, ids: list[list[int]], plain: list[Completion]
 ) -> None:
-    broken = forgetful(hymt)
+    broken = with_memory_errors(hymt)
     real, calls = broken.network.model, [0]
 
     def model(**inputs: Any) -> Any:
@@ -231,72 +242,74 @@ def test_numbers_that_are_not_finite_do_not_outlive_their_row(
         return output
 
     broken.network.model = model
-    made, _ = decode(broken, ids, frozen(broken), max_rows=4, read_every=3)
-    bad = [number for number, row in enumerate(made) if row.finish_reason == "non_finite"]
+    completions, _ = decode(broken, ids, checked_runner(broken), max_rows=4, read_every=3)
+    bad = [index for index, row in enumerate(completions) if row.finish_reason == "non_finite"]
     assert len(bad) == 1
-    assert [row for n, row in enumerate(made) if n not in bad] == [row for n, row in enumerate(plain) if n not in bad]
+    assert [row for n, row in enumerate(completions) if n not in bad] == [
+        row for n, row in enumerate(plain) if n not in bad
+    ]
 
 
-class Failing(Frozen):
-    """Captures a few steps, and then none."""
+class FailingGraphs(CheckedGraphs):
+    """Captures a few steps, then fails."""
 
-    def __init__(self, left: int, error: RuntimeError) -> None:
+    def __init__(self, num_captures: int, error: RuntimeError) -> None:
         super().__init__()
-        self.left, self.error = left, error
+        self.remaining, self.error = num_captures, error
 
     def capture(self, step: Step) -> Step:
-        self.left -= 1
-        if self.left < 0:
+        self.remaining -= 1
+        if self.remaining < 0:
             raise self.error
         return super().capture(step)
 
 
-@pytest.mark.parametrize("left", [0, 2])
+@pytest.mark.parametrize("num_captures", [0, 2])
 @pytest.mark.parametrize("error", [RuntimeError("not permitted while capturing"), torch.OutOfMemoryError("CUDA out")])
 @pytest.mark.usefixtures("short")
-def test_a_capture_that_fails_costs_no_row_and_is_not_tried_again(
+def test_a_failed_capture_loses_no_row_and_is_not_retried(
     hymt: LoadedModel,
     ids: list[list[int]],
     plain: list[Completion],
     caplog: pytest.LogCaptureFixture,
-    left: int,
+    num_captures: int,
     error: Any,
 ) -> None:
-    backend = Failing(left, error)
-    steps = frozen(hymt, backend)
-    made, counters = decode(hymt, ids, steps, read_every=2)
-    assert made == plain
-    assert (counters.captures, counters.out_of_memory) == (left, 0)
-    assert steps.disabled_reason == str(error)
-    assert decode(hymt, ids, steps)[0] == plain
-    assert backend.left == -1
-    assert caplog.text.count("are not captured any more") == 1
+    backend = FailingGraphs(num_captures, error)
+    runner = checked_runner(hymt, backend)
+    completions, counters = decode(hymt, ids, runner, read_every=2)
+    assert completions == plain
+    assert (counters.captures, counters.out_of_memory) == (num_captures, 0)
+    assert runner.disabled_reason == str(error)
+    assert decode(hymt, ids, runner)[0] == plain
+    assert backend.remaining == -1
+    assert caplog.text.count("capture is now off") == 1
 
 
-def test_a_call_that_is_given_up_leaves_nothing_behind(
+def test_an_aborted_call_leaves_no_graphs_or_storage_behind(
     hymt: LoadedModel, ids: list[list[int]], plain: list[Completion]
 ) -> None:
-    steps = frozen(hymt)
+    runner = checked_runner(hymt)
     with pytest.raises(StoppedError):
-        decode(hymt, ids, steps, check_stop=stopping_after(9))
-    assert not steps.graphs
-    assert not steps.cache.layers
-    assert decode(hymt, ids, steps)[0] == plain
+        decode(hymt, ids, runner, check_stop=stopping_after(9))
+    assert not runner.graphs
+    assert not runner.cache.layers
+    assert decode(hymt, ids, runner)[0] == plain
 
 
-def test_positions_that_change_the_network_are_decoded_without(
+def test_networks_with_dynamic_rope_run_without_captured_steps(
     hymt: LoadedModel, ids: list[list[int]], plain: list[Completion], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    steps = frozen(hymt)
+    runner = checked_runner(hymt)
     monkeypatch.setattr(slots, "_has_dynamic_rope", lambda network: True)
-    made, counters = decode(hymt, ids, steps)
-    assert made == plain
+    completions, counters = decode(hymt, ids, runner)
+    assert completions == plain
     assert counters.captures == counters.replays == 0
-    assert decode(hymt, ids, steps, stages=2)[0] == plain
+    assert decode(hymt, ids, runner, stages=2)[0] == plain
 
 
-class OnDevice(TorchDispatchMode):
-    """Refuses whatever makes the host wait for a GPU: tensors of the host, numbers that it reads, shapes from data."""
+class NoHostSync(TorchDispatchMode):
+    """Fails on operations that make the host wait for a GPU: host tensors, values that it reads, shapes from data."""
 
     WAITS = ("_local_scalar_dense", "nonzero", "masked_select", "unique", "is_nonzero", "equal.default", "item")
 
@@ -309,17 +322,17 @@ class OnDevice(TorchDispatchMode):
         assert not any(part in name for part in self.WAITS), f"{name} waits"
         for tensor in torch.utils._pytree.tree_leaves((args, kwargs or {})):
             if isinstance(tensor, torch.Tensor):
-                assert tensor.device.type == "meta", f"{name} takes a tensor of the host"
+                assert tensor.device.type == "meta", f"{name} takes a host tensor"
                 if name.startswith("aten.index"):
-                    # on a GPU, torch puts a number that is written by indices on the host first
-                    assert tensor.ndim > 0, f"{name} writes a number"
-                    assert tensor.dtype is not torch.bool or tensor is args[0], f"{name} by a mask"
+                    # on a GPU, torch first creates a scalar that is written by index on the host
+                    assert tensor.ndim > 0, f"{name} writes a scalar"
+                    assert tensor.dtype is not torch.bool or tensor is args[0], f"{name} indexes by a mask"
         self.seen.add(name)
         return func(*args, **(kwargs or {}))
 
 
 @pytest.mark.parametrize(
-    "choice",
+    "sampling_params",
     [
         GREEDY,
         SamplingParams(False, 1.0, 1.0, 0, 1.05),
@@ -328,40 +341,42 @@ class OnDevice(TorchDispatchMode):
     ],
 )
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_a_step_asks_the_host_for_nothing(choice: SamplingParams, dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a device that has shapes and no numbers, as it is for the host while a GPU is at work."""
-    # transformers 4.56 turns it off around its positions, which torch refuses for such a device
+def test_a_step_never_synchronises_with_the_host(
+    sampling_params: SamplingParams, dtype: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Run steps on the meta device, which has shapes but no values, like a busy GPU seen from the host."""
+    # transformers 4.56 disables autocast around its RoPE computation, which torch does not support on the meta device
     monkeypatch.setattr(torch, "autocast", lambda **settings: nullcontext())
-    made = synthetic.make_model(Shape["demo"], dtype, 0)
-    made.network.to("meta")
-    hymt = replace(made, device="meta")
-    steps = CudaGraphRunner(hymt, choice, EmulatedGraphs())
+    cpu_model = synthetic.make_model(Shape["demo"], dtype, 0)
+    cpu_model.network.to("meta")
+    hymt = replace(cpu_model, device="meta")
+    runner = CudaGraphRunner(hymt, sampling_params, EmulatedGraphs())
     with torch.inference_mode(), slots.patch_network(hymt.network, 300):
         assert not slots._has_dynamic_rope(hymt.network)
-        steps.start(choice, Counters(), 8, 40, max_tokens=9999, read_every=4, logprobs=True)
-        steps._allocate_state()
-        steps.run_step(8, 256)  # the storage is there from now on
-        with OnDevice() as watched:
-            steps.run_step(8, 256)
-            steps.run_step(4, 256)
-    assert (steps.seen is None) == (choice.repetition_penalty == 1.0)
+        runner.start(sampling_params, Counters(), 8, 40, max_tokens=9999, read_every=4, logprobs=True)
+        runner._allocate_state()
+        runner.run_step(8, 256)  # allocates the storage
+        with NoHostSync() as watched:
+            runner.run_step(8, 256)
+            runner.run_step(4, 256)
+    assert (runner.seen is None) == (sampling_params.repetition_penalty == 1.0)
     assert {"aten.index_put_.default", "aten.index_copy_.default", "aten.argmax.default"} <= watched.seen
 
 
-def test_what_makes_the_host_wait_is_found() -> None:
-    held = torch.zeros(4, 4, dtype=torch.bool, device="meta")
-    at = torch.zeros(4, dtype=torch.int64, device="meta")
-    with OnDevice(), pytest.raises(AssertionError, match="writes a number"):
-        held[at, at] = True
-    with OnDevice(), pytest.raises(AssertionError, match="of the host"):
-        at + torch.zeros(4)
-    with OnDevice(), pytest.raises(AssertionError, match="waits"):
-        at.sum().item()
-    with OnDevice(), pytest.raises(AssertionError, match=r"by a mask|nonzero"):
-        at[held[0]]
+def test_operations_that_make_the_host_wait_are_detected() -> None:
+    mask = torch.zeros(4, 4, dtype=torch.bool, device="meta")
+    indices = torch.zeros(4, dtype=torch.int64, device="meta")
+    with NoHostSync(), pytest.raises(AssertionError, match="writes a scalar"):
+        mask[indices, indices] = True
+    with NoHostSync(), pytest.raises(AssertionError, match="a host tensor"):
+        indices + torch.zeros(4)
+    with NoHostSync(), pytest.raises(AssertionError, match="waits"):
+        indices.sum().item()
+    with NoHostSync(), pytest.raises(AssertionError, match=r"by a mask|nonzero"):
+        indices[mask[0]]
 
 
-def test_numbers_of_slots_and_lengths_are_few() -> None:
+def test_slots_and_lengths_fall_into_few_buckets() -> None:
     assert [graph.bucket_slots(num, 64) for num in (1, 3, 9, 33, 64)] == [1, 4, 16, 48, 64]
     assert [graph.bucket_slots(num, 200) for num in (65, 97, 129, 200)] == [96, 128, 160, 200]
     assert graph.bucket_slots(5, 6) == 6
@@ -369,77 +384,77 @@ def test_numbers_of_slots_and_lengths_are_few() -> None:
     assert [graph.bucket_length(num) for num in (1, 256, 257)] == [256, 256, 512]
 
 
-def test_a_reading_is_of_the_time_when_it_began() -> None:
+def test_a_copy_has_the_values_of_the_time_when_it_started() -> None:
     row = SequenceState(0, [1], 1, 0)
     ring = torch.zeros(2, 3, 4, dtype=torch.int64)
     ring[1, TOKEN], ring[1, FINITE] = 7, 1
-    own = SampledTokens((row,), torch.tensor([5]), torch.tensor([True]), None)
-    reading = AsyncCopy([own, from_ring([row], ring, 1, logprobs=True)])
+    sampled = SampledTokens((row,), torch.tensor([5]), torch.tensor([True]), None)
+    copy = AsyncCopy([sampled, from_ring([row], ring, 1, logprobs=True)])
     ring.zero_()
-    first, second = reading.wait()
+    first, second = copy.wait()
     assert (first.tokens.tolist(), first.finite.tolist()) == ([5], [True])
     assert (second.tokens.tolist(), second.finite.tolist()) == ([7], [1])
     assert second.logprobs is not None
 
 
-def decoder(hymt: LoadedModel, **settings: Any) -> Decoder:
+def make_decoder(hymt: LoadedModel, **settings: Any) -> Decoder:
     group = partial(batch.group, batch_budget=BatchBudget(99_999, 8))
     config = DecodeConfig(engine=settings.pop("engine", Engine.slots), capture=True, **settings)
     return Decoder(hymt, config, group, seed=0, check_stop=lambda: None, max_rows=8, max_tokens=99_999)
 
 
 @pytest.mark.parametrize("method", list(Method))
-def test_the_gate_lets_right_steps_through(hymt: LoadedModel, method: Method) -> None:
-    own = decoder(hymt, method=method, read_every=2)
-    own.self_check()
-    assert own.graph_runner is not None
-    assert own.graph_runner.graphs
-    assert own.take_degraded() == ()
+def test_the_self_check_accepts_correct_captured_steps(hymt: LoadedModel, method: Method) -> None:
+    decoder = make_decoder(hymt, method=method, read_every=2)
+    decoder.self_check()
+    assert decoder.graph_runner is not None
+    assert decoder.graph_runner.graphs
+    assert decoder.take_degraded() == ()
 
 
-@pytest.mark.parametrize("spoiled", ["wrong tokens", "a lost position", "cannot be captured", "breaks"])
-def test_the_gate_takes_the_plain_steps_where_captured_ones_are_wrong(
-    hymt: LoadedModel, caplog: pytest.LogCaptureFixture, spoiled: str
+@pytest.mark.parametrize("fault", ["wrong tokens", "a lost position", "cannot be captured", "breaks"])
+def test_the_self_check_falls_back_to_plain_steps_if_captured_ones_are_wrong(
+    hymt: LoadedModel, caplog: pytest.LogCaptureFixture, fault: str
 ) -> None:
-    own = decoder(hymt)
-    assert own.graph_runner is not None
-    steps, real = own.graph_runner, own.graph_runner.run_step
+    decoder = make_decoder(hymt)
+    assert decoder.graph_runner is not None
+    runner, run_step = decoder.graph_runner, decoder.graph_runner.run_step
 
-    def run(number: int, length: int) -> None:
-        if spoiled == "breaks":
+    def run(num_slots: int, length: int) -> None:
+        if fault == "breaks":
             raise RuntimeError("shape mismatch")
-        real(number, length)
-        assert steps.ring is not None
-        assert steps.state is not None
-        if spoiled == "wrong tokens":
-            steps.ring[:, TOKEN] += 1
+        run_step(num_slots, length)
+        assert runner.ring is not None
+        assert runner.state is not None
+        if fault == "wrong tokens":
+            runner.ring[:, TOKEN] += 1
         else:
-            steps.state[cuda_graph_runner.POSITION] -= 1
+            runner.state[cuda_graph_runner.POSITION] -= 1
 
-    if spoiled == "cannot be captured":
-        steps.backend = Failing(0, RuntimeError("operation not permitted when stream is capturing"))
+    if fault == "cannot be captured":
+        runner.backend = FailingGraphs(0, RuntimeError("operation not permitted when stream is capturing"))
     else:
-        steps.run_step = run  # type: ignore[method-assign]
-    own.self_check()
-    assert own.graph_runner is None
-    assert own.take_degraded() == (cuda_graph_runner.NOT_CAPTURED,)
-    assert "decode.capture: steps are not captured any more" in caplog.text
-    assert not own.by_batch, "the engine goes on with its own steps"
+        runner.run_step = run  # type: ignore[method-assign]
+    decoder.self_check()
+    assert decoder.graph_runner is None
+    assert decoder.take_degraded() == (cuda_graph_runner.NOT_CAPTURED,)
+    assert "decode.capture: capture is now off" in caplog.text
+    assert not decoder.by_batch, "the engine continues with plain steps"
 
 
-def test_a_gpu_that_is_lost_in_the_gate_ends_the_process(hymt: LoadedModel) -> None:
-    own = decoder(hymt)
-    assert own.graph_runner is not None
+def test_a_gpu_error_in_the_self_check_ends_the_process(hymt: LoadedModel) -> None:
+    decoder = make_decoder(hymt)
+    assert decoder.graph_runner is not None
 
-    def run(number: int, length: int) -> None:
+    def run(num_slots: int, length: int) -> None:
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
-    own.graph_runner.run_step = run  # type: ignore[method-assign]
+    decoder.graph_runner.run_step = run  # type: ignore[method-assign]
     with pytest.raises(DeviceError, match=r"decode\.capture=false"):
-        own.self_check()
+        decoder.self_check()
 
 
-def test_in_low_precision_near_ties_pass_and_other_answers_do_not() -> None:
+def test_in_low_precision_near_ties_pass_and_other_differences_do_not() -> None:
     agree = partial(self_check._row_matches, exact=False, tolerance=0.5)
     assert agree([(1, -0.1), (2, -0.7), (3, -0.1)], [(1, -0.2), (4, -0.8), (9, -5.0)])
     assert not agree([(1, -0.1), (2, -0.1)], [(1, -0.2), (4, -3.0)])
@@ -447,7 +462,9 @@ def test_in_low_precision_near_ties_pass_and_other_answers_do_not() -> None:
     assert not self_check._row_matches([(1, -0.1)], [(2, -0.1)], exact=True, tolerance=1.0)
 
 
-def test_what_cannot_be_captured_is_told(hymt: LoadedModel, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_reason_why_steps_cannot_be_captured_is_reported(
+    hymt: LoadedModel, caplog: pytest.LogCaptureFixture
+) -> None:
     config = SimpleNamespace(model_type="hunyuan_v1_dense")
     fake: Any = SimpleNamespace(network=SimpleNamespace(config=config), placement=None, device="cuda:0")
     assert cuda_graph_runner.unsupported_reason(fake, 1) == ""
@@ -458,60 +475,60 @@ def test_what_cannot_be_captured_is_told(hymt: LoadedModel, caplog: pytest.LogCa
     assert "quantised" in cuda_graph_runner.unsupported_reason(fake, 1)
     config.model_type = "hy_v3"
     assert "experts" in cuda_graph_runner.unsupported_reason(fake, 1)
-    assert decoder(hymt, engine=Engine.generate).graph_runner is None
-    assert decoder(hymt, stages=2).take_degraded() == (cuda_graph_runner.NOT_CAPTURED,)
-    assert "decode.capture=true has no effect: it is for decode.engine=slots" in caplog.text
+    assert make_decoder(hymt, engine=Engine.generate).graph_runner is None
+    assert make_decoder(hymt, stages=2).take_degraded() == (cuda_graph_runner.NOT_CAPTURED,)
+    assert "decode.capture=true has no effect: it requires decode.engine=slots" in caplog.text
 
 
-def test_a_part_that_went_on_without_is_marked(
+def test_a_part_that_continued_without_captured_steps_is_marked(
     hymt: LoadedModel, ids: list[list[int]], plain: list[Completion]
 ) -> None:
-    own, right = decoder(hymt), decoder(hymt)
+    decoder, correct = make_decoder(hymt), make_decoder(hymt)
     segment: Any = SimpleNamespace(index=0)
-    asked = [
-        Prompt(row_id=f"in.txt#{n}", segment=segment, ids=tuple(one), num_source_tokens=99, tgt_lang="fr")
-        for n, one in enumerate(ids[:9])
+    rows = [
+        Prompt(row_id=f"in.txt#{n}", segment=segment, ids=tuple(prompt_ids), num_source_tokens=99, tgt_lang="fr")
+        for n, prompt_ids in enumerate(ids[:9])
     ]
-    assert own.graph_runner is not None
-    own.graph_runner.backend = Failing(1, RuntimeError("no"))
-    own.graph_runner.backend.owner = own.graph_runner
-    assert [one.text for one in own.run(asked)] == [one.text for one in right.run(asked)]
-    assert own.take_degraded() == (cuda_graph_runner.NOT_CAPTURED,)
-    own.run(asked[:2])
-    assert own.take_degraded() == (cuda_graph_runner.NOT_CAPTURED,), "and every later part"
-    assert right.take_degraded() == ()
-    assert own.graph_runner is None
+    assert decoder.graph_runner is not None
+    decoder.graph_runner.backend = FailingGraphs(1, RuntimeError("no"))
+    decoder.graph_runner.backend.owner = decoder.graph_runner
+    assert [row.text for row in decoder.run(rows)] == [row.text for row in correct.run(rows)]
+    assert decoder.take_degraded() == (cuda_graph_runner.NOT_CAPTURED,)
+    decoder.run(rows[:2])
+    assert decoder.take_degraded() == (cuda_graph_runner.NOT_CAPTURED,), "every later part is marked too"
+    assert correct.take_degraded() == ()
+    assert decoder.graph_runner is None
 
 
 @pytest.mark.usefixtures("short")
-def test_storage_moves_only_when_no_graph_points_to_it(
+def test_graphs_are_dropped_before_the_storage_moves(
     hymt: LoadedModel, ids: list[list[int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    backend = Frozen()
-    steps = frozen(hymt, backend)
+    backend = CheckedGraphs()
+    runner = checked_runner(hymt, backend)
     row = SequenceState(0, ids[0], 200, 0)
     with torch.inference_mode(), slots.patch_network(hymt.network, 400):
-        steps.start(GREEDY, Counters(), 1, len(row.prompt_ids) + 2, max_tokens=9999)
-        steps.prefill([row], 0)
-        capacity = steps.cache.capacity
-        while row.position < capacity:  # longer than was said
-            steps.step([row])
-        assert backend.forgotten == 0
-        steps.step([row])
-        assert (backend.forgotten, len(steps.graphs)) == (1, 1)
-        assert steps.cache.capacity > capacity
+        runner.start(GREEDY, Counters(), 1, len(row.prompt_ids) + 2, max_tokens=9999)
+        runner.prefill([row], 0)
+        capacity = runner.cache.capacity
+        while row.position < capacity:  # longer than the announced length
+            runner.step([row])
+        assert backend.num_released == 0
+        runner.step([row])
+        assert (backend.num_released, len(runner.graphs)) == (1, 1)
+        assert runner.cache.capacity > capacity
 
-        real = steps.cache.resize
+        real_resize = runner.cache.resize
 
         def resize(*arguments: Any) -> None:
-            assert not steps.graphs
-            real(*arguments)
+            assert not runner.graphs
+            real_resize(*arguments)
 
-        monkeypatch.setattr(steps.cache, "resize", resize)
-        steps.resize(3, row.position + 1, 300)
-        assert backend.forgotten == 2
-        steps.resize(2, row.position + 1, 300)
-        assert steps.cache.num_slots == 3, "more slots than two are there"
-        steps.step([row])
-        steps.resize(1)
-        assert (steps.cache.num_slots, backend.forgotten) == (1, 3)
+        monkeypatch.setattr(runner.cache, "resize", resize)
+        runner.resize(3, row.position + 1, 300)
+        assert backend.num_released == 2
+        runner.resize(2, row.position + 1, 300)
+        assert runner.cache.num_slots == 3, "there are already more than two slots"
+        runner.step([row])
+        runner.resize(1)
+        assert (runner.cache.num_slots, backend.num_released) == (1, 3)

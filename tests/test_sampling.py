@@ -1,4 +1,4 @@
-"""A row's draws are its own: neighbours, batch size and order do not change them."""
+"""The draws of a row do not depend on its neighbours, the batch size or the order of rows."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ CARD = SamplingParams(True, 0.7, 0.6, 20, 1.05)
 
 
 def noise(seed: int, step: int, tokens: list[int]) -> list[float]:
-    counter = sampling._as_int64(sampling._rng_key(seed, step))
-    drawn: list[float] = sampling._uniform(torch.tensor([[counter]]), torch.tensor([tokens]))[0].tolist()
-    return drawn
+    key = sampling._as_int64(sampling._rng_key(seed, step))
+    draws: list[float] = sampling._uniform(torch.tensor([[key]]), torch.tensor([tokens]))[0].tolist()
+    return draws
 
 
-def test_the_noise_is_spread_evenly_and_fixed_for_ever() -> None:
+def test_the_noise_is_uniform_and_never_changes_between_versions() -> None:
     assert row_seed(0, "a.txt#1", 0, 0) == 985316587521258211
     assert noise(985316587521258211, 1, [7]) == [0.9921708770543871]
     draws = [
@@ -37,17 +37,17 @@ def test_the_noise_is_spread_evenly_and_fixed_for_ever() -> None:
     assert len(set(draws)) == len(draws)
 
 
-def test_a_rounding_difference_of_the_scores_does_not_change_what_is_drawn() -> None:
+def test_a_rounding_difference_in_the_scores_does_not_change_the_sampled_token() -> None:
     generator = torch.Generator().manual_seed(3)
-    logits = torch.randn(400, 1400, generator=generator) * 0.3  # nearly flat: many scores are close to one another
-    shaken = logits + torch.randn(logits.shape, generator=generator) * 1e-6
+    logits = torch.randn(400, 1400, generator=generator) * 0.3  # nearly flat: many scores are close together
+    perturbed = logits + torch.randn(logits.shape, generator=generator) * 1e-6
     flat = SamplingParams(True, 3.0, 1.0, 0, 1.0)
     seeds = [row_seed(0, str(row), 0, 0) for row in range(400)]
-    same = (sample(logits, None, flat, seeds, 0) == sample(shaken, None, flat, seeds, 0)).sum()
-    assert same == 400
+    num_equal = (sample(logits, None, flat, seeds, 0) == sample(perturbed, None, flat, seeds, 0)).sum()
+    assert num_equal == 400
 
 
-def test_a_row_draws_the_same_alone_and_among_others() -> None:
+def test_a_row_samples_the_same_tokens_alone_and_in_a_batch() -> None:
     generator = torch.Generator().manual_seed(1)
     logits = torch.randn(16, 300, generator=generator) * 3
     seeds = [row_seed(0, f"r{row}", 0, 0) for row in range(16)]
@@ -61,9 +61,9 @@ def test_a_row_draws_the_same_alone_and_among_others() -> None:
 
 def test_draws_follow_the_probabilities_within_top_k_and_top_p() -> None:
     logits = torch.log(torch.tensor([[0.5, 0.25, 0.15, 0.1]]))
-    choice = SamplingParams(True, 1.0, 0.8, 0, 1.0)  # keeps 0.5, 0.25 and 0.15, which crosses 0.8
+    params = SamplingParams(True, 1.0, 0.8, 0, 1.0)  # keeps 0.5, 0.25 and 0.15, which is the one that crosses 0.8
     rows = logits.expand(6000, 4)
-    counts = Counter(sample(rows, None, choice, [row_seed(0, str(row), 0, 0) for row in range(6000)], 0).tolist())
+    counts = Counter(sample(rows, None, params, [row_seed(0, str(row), 0, 0) for row in range(6000)], 0).tolist())
     assert counts[3] == 0
     assert counts[0] / 6000 == pytest.approx(0.5 / 0.9, abs=0.02)
     assert counts[1] / 6000 == pytest.approx(0.25 / 0.9, abs=0.02)
@@ -71,22 +71,22 @@ def test_draws_follow_the_probabilities_within_top_k_and_top_p() -> None:
     assert set(sample(rows, None, top_1, [row_seed(0, str(row), 0, 0) for row in range(6000)], 0).tolist()) == {0}
 
 
-def test_greedy_takes_the_likeliest_and_the_penalty_lowers_what_was_seen() -> None:
+def test_greedy_takes_the_most_likely_token_and_the_penalty_lowers_seen_tokens() -> None:
     logits = torch.tensor([[2.0, 1.95, -1.0]])
     greedy = SamplingParams(False, 1.0, 1.0, 0, 1.1)
     assert sample(logits, None, greedy, [0], 0).item() == 0
     assert sample(logits, torch.tensor([[True, False, False]]), greedy, [0], 0).item() == 1
 
 
-def test_another_attempt_segment_or_job_seed_draws_differently() -> None:
+def test_another_attempt_segment_row_or_job_seed_gives_another_row_seed() -> None:
     seeds = {row_seed(0, "a", 0, 0), row_seed(1, "a", 0, 0), row_seed(0, "b", 0, 0), row_seed(0, "a", 1, 0)}
     assert len(seeds | {row_seed(0, "a", 0, 1)}) == 5
 
 
 @pytest.mark.parametrize("width", [1, 300, 2048, 5000, 6017])
-def test_the_largest_is_found_where_argmax_finds_it_the_first_of_equal_ones(width: int) -> None:
+def test_argmax_equals_that_of_torch_and_takes_the_first_of_equal_values(width: int) -> None:
     generator = torch.Generator().manual_seed(width)
-    for spread in (2, 5, 1000, 10**6):  # few values: many equal ones
+    for spread in (2, 5, 1000, 10**6):  # few distinct values: many are equal
         logits = torch.randint(0, spread, (9, width), generator=generator).float()
         logits[1] = 0.0
         logits[2, -1] = spread + 1.0
@@ -94,7 +94,7 @@ def test_the_largest_is_found_where_argmax_finds_it_the_first_of_equal_ones(widt
         assert torch.equal(sampling.argmax(logits), logits.argmax(dim=-1))
 
 
-def test_the_largest_of_a_row_with_nan_is_still_a_token() -> None:
+def test_argmax_of_a_row_with_nan_is_still_a_valid_token() -> None:
     logits = torch.zeros(2, 5000)
     logits[0, 4321] = float("nan")
     assert sampling.argmax(logits).tolist() == [4321, 0]

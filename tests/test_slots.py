@@ -1,4 +1,4 @@
-"""The slot engine: the text of one row at a time, no step for a row that ended, no row lost when memory runs out."""
+"""The slot engine gives the text of one row at a time, wastes no steps, and loses no row when memory runs out."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ def hymt() -> LoadedModel:
 
 def prompts(hymt: LoadedModel, num: int, tgt_langs: Sequence[str] = ("fr",)) -> list[list[int]]:
     texts = [
-        train.prompt(bulletin.en, tgt_langs[number % len(tgt_langs)])
-        for number, bulletin in enumerate(grammar.sample(21, num))
+        train.prompt(bulletin.en, tgt_langs[index % len(tgt_langs)])
+        for index, bulletin in enumerate(grammar.sample(21, num))
     ]
     return [[*hymt.tokenizer.prefix, *ids, *hymt.tokenizer.suffix] for ids in hymt.tokenizer.encode(texts)]
 
@@ -50,116 +50,116 @@ def prompts(hymt: LoadedModel, num: int, tgt_langs: Sequence[str] = ("fr",)) -> 
 def decode(hymt: LoadedModel, ids: Sequence[Sequence[int]], **options: Any) -> tuple[list[Completion], Counters]:
     counters = Counters()
     settings: dict[str, Any] = {"max_rows": 8, "max_tokens": 100_000, "counters": counters, **options}
-    choice = settings.pop("choice", GREEDY)
+    sampling_params = settings.pop("sampling_params", GREEDY)
     limits = settings.pop("limits", [200] * len(ids))
     stop = settings.pop("check_stop", lambda: None)
-    made, _ = decode_prompts(hymt, ids, limits, list(range(len(ids))), choice, stop, **settings)
-    return made, counters
+    completions, _ = decode_prompts(hymt, ids, limits, list(range(len(ids))), sampling_params, stop, **settings)
+    return completions, counters
 
 
 @pytest.fixture(scope="module")
 def alone(hymt: LoadedModel) -> list[Completion]:
-    """Each of 40 prompts by itself."""
-    return [decode(hymt, [one], max_rows=1)[0][0] for one in prompts(hymt, 40, ("fr", "de", "zh"))]
+    """The completions of 40 prompts, decoded one at a time."""
+    return [decode(hymt, [prompt], max_rows=1)[0][0] for prompt in prompts(hymt, 40, ("fr", "de", "zh"))]
 
 
 @pytest.mark.parametrize("max_rows", [1, 3, 8, 64])
-def test_rows_give_what_they_give_alone(hymt: LoadedModel, alone: list[Completion], max_rows: int) -> None:
-    made, counters = decode(hymt, prompts(hymt, 40, ("fr", "de", "zh")), max_rows=max_rows)
-    assert made == alone
+def test_rows_give_the_same_text_as_alone(hymt: LoadedModel, alone: list[Completion], max_rows: int) -> None:
+    completions, counters = decode(hymt, prompts(hymt, 40, ("fr", "de", "zh")), max_rows=max_rows)
+    assert completions == alone
     assert counters.row_steps == sum(len(row.ids) for row in alone)
-    assert {row.finish_reason for row in made} == {"stop"}
+    assert {row.finish_reason for row in completions} == {"stop"}
 
 
-def test_no_step_is_spent_on_a_row_that_ended(hymt: LoadedModel) -> None:
-    made, counters = decode(hymt, prompts(hymt, 40), max_rows=8)
-    assert counters.useful_row_steps == counters.row_steps == sum(len(row.ids) for row in made)
+def test_no_step_is_spent_on_a_finished_row(hymt: LoadedModel) -> None:
+    completions, counters = decode(hymt, prompts(hymt, 40), max_rows=8)
+    assert counters.useful_row_steps == counters.row_steps == sum(len(row.ids) for row in completions)
     assert counters.first_tokens == 40
     assert counters.steps >= counters.row_steps / 8
-    assert counters.steps <= 1.35 * counters.row_steps / 8, "slots are refilled while others go on"
+    assert counters.steps <= 1.35 * counters.row_steps / 8, "slots are refilled while other rows continue"
     assert counters.prefill_padded <= 1.12 * counters.prefill_tokens
 
 
-def test_what_prompts_have_in_common_is_computed_once(hymt: LoadedModel) -> None:
+def test_the_common_prefix_of_prompts_is_computed_once(hymt: LoadedModel) -> None:
     ids = prompts(hymt, 12)
     _, counters = decode(hymt, ids)
     assert counters.prefix_tokens > 5
     assert counters.prefill_tokens == sum(map(len, ids)) - 12 * counters.prefix_tokens
-    assert sequence.shared_prefix([[1, 2, 3], [1, 2], [1, 2, 9]]) == 1, "each keeps a token of its own"
+    assert sequence.shared_prefix([[1, 2, 3], [1, 2], [1, 2, 9]]) == 1, "at least one token of each prompt is left over"
     assert sequence.shared_prefix([[1, 2, 3], [4]]) == 0
 
 
-def test_limits_are_each_rows_own(hymt: LoadedModel) -> None:
-    made, _ = decode(hymt, prompts(hymt, 5), limits=[1, 200, 3, 200, 2])
-    assert [row.finish_reason for row in made] == ["length", "stop", "length", "stop", "length"]
-    assert [len(row.ids) for row in made][::2] == [1, 3, 2]
+def test_each_row_has_its_own_limit(hymt: LoadedModel) -> None:
+    completions, _ = decode(hymt, prompts(hymt, 5), limits=[1, 200, 3, 200, 2])
+    assert [row.finish_reason for row in completions] == ["length", "stop", "length", "stop", "length"]
+    assert [len(row.ids) for row in completions][::2] == [1, 3, 2]
 
 
 def test_sampled_rows_do_not_depend_on_their_neighbours(hymt: LoadedModel) -> None:
     ids = prompts(hymt, 20)
-    wanted, _ = decode(hymt, ids, choice=SAMPLED, max_rows=1, limits=[30] * 20)
-    assert decode(hymt, ids, choice=SAMPLED, max_rows=7, limits=[30] * 20)[0] == wanted
-    assert decode(hymt, ids, choice=GREEDY, limits=[30] * 20)[0] != wanted
+    expected, _ = decode(hymt, ids, sampling_params=SAMPLED, max_rows=1, limits=[30] * 20)
+    assert decode(hymt, ids, sampling_params=SAMPLED, max_rows=7, limits=[30] * 20)[0] == expected
+    assert decode(hymt, ids, sampling_params=GREEDY, limits=[30] * 20)[0] != expected
 
 
 def test_a_split_model_gives_the_text_of_a_whole_one(
     hymt: LoadedModel, alone: list[Completion], tmp_path: Path
 ) -> None:
-    lines = {"*": "cpu", "model.layers.1": "disk", "model.layers.3": "disk"}
-    config = DeviceMapConfig(strategy=Strategy.manual, map=lines, offload_folder=str(tmp_path))
-    made, _ = decode(loaded(config), prompts(hymt, 40, ("fr", "de", "zh"))[:6])
-    assert made == alone[:6]
+    device_map = {"*": "cpu", "model.layers.1": "disk", "model.layers.3": "disk"}
+    config = DeviceMapConfig(strategy=Strategy.manual, map=device_map, offload_folder=str(tmp_path))
+    completions, _ = decode(loaded(config), prompts(hymt, 40, ("fr", "de", "zh"))[:6])
+    assert completions == alone[:6]
 
 
-def test_the_models_own_attention_comes_back(hymt: LoadedModel) -> None:
-    before = hymt.network.config._attn_implementation
+def test_the_models_own_attention_is_restored(hymt: LoadedModel) -> None:
+    original = hymt.network.config._attn_implementation
     with pytest.raises(StoppedError):
         decode(hymt, prompts(hymt, 2), check_stop=stopping_after(2))
-    assert hymt.network.config._attn_implementation == before != cache.ATTENTION_NAME
+    assert hymt.network.config._attn_implementation == original != cache.ATTENTION_NAME
 
 
-def stopping_after(number: int) -> Callable[[], None]:
-    left = [number]
+def stopping_after(num_calls: int) -> Callable[[], None]:
+    remaining = [num_calls]
 
     def check() -> None:
-        left[0] -= 1
-        if left[0] < 0:
+        remaining[0] -= 1
+        if remaining[0] < 0:
             raise StoppedError("stop")
 
     return check
 
 
-class Forgetful:
-    """A network whose forward passes run out of memory at random, or whenever they are over more than `most` rows."""
+class OutOfMemoryNetwork:
+    """A network whose forward passes run out of memory at random, or always with more than `max_rows` rows."""
 
-    def __init__(self, network: Any, *, share: float = 0.0, most: int = 10**9, seed: int = 0) -> None:
-        self.network, self.share, self.most, self.rng = network, share, most, random.Random(seed)
+    def __init__(self, network: Any, *, share: float = 0.0, max_rows: int = 10**9, seed: int = 0) -> None:
+        self.network, self.share, self.max_rows, self.rng = network, share, max_rows, random.Random(seed)
         self.config = network.config
-        self.refusals = 0
+        self.num_errors = 0
 
     def modules(self) -> Any:
         return self.network.modules()
 
     def model(self, **inputs: Any) -> Any:
-        self._perhaps_refuse(len(inputs["input_ids"]))
+        self._maybe_fail(len(inputs["input_ids"]))
         return self.network.model(**inputs)
 
     def lm_head(self, hidden: Any) -> Any:
-        self._perhaps_refuse(len(hidden))
+        self._maybe_fail(len(hidden))
         return self.network.lm_head(hidden)
 
-    def _perhaps_refuse(self, rows: int) -> None:
+    def _maybe_fail(self, rows: int) -> None:
         import torch
 
-        if rows > self.most or (rows > 1 and self.rng.random() < self.share):
-            self.refusals += 1
+        if rows > self.max_rows or (rows > 1 and self.rng.random() < self.share):
+            self.num_errors += 1
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate")
 
 
-def forgetful(hymt: LoadedModel, **settings: Any) -> Any:
+def with_memory_errors(hymt: LoadedModel, **settings: Any) -> Any:
     fields = ("tokenizer", "device", "dtype", "vocab_size", "max_context")
     return SimpleNamespace(
-        network=Forgetful(hymt.network, **settings), **{name: getattr(hymt, name) for name in fields}
+        network=OutOfMemoryNetwork(hymt.network, **settings), **{name: getattr(hymt, name) for name in fields}
     )
 
 
@@ -168,56 +168,58 @@ def forgetful(hymt: LoadedModel, **settings: Any) -> Any:
 def test_running_out_of_memory_at_random_loses_no_row_and_changes_no_text(
     hymt: LoadedModel, alone: list[Completion], seed: int
 ) -> None:
-    broken = forgetful(hymt, share=0.05, seed=seed)
-    made, counters = decode(broken, prompts(hymt, 40, ("fr", "de", "zh")), max_rows=16)
-    assert made == alone
-    assert counters.out_of_memory == broken.network.refusals > 0
+    broken = with_memory_errors(hymt, share=0.05, seed=seed)
+    completions, counters = decode(broken, prompts(hymt, 40, ("fr", "de", "zh")), max_rows=16)
+    assert completions == alone
+    assert counters.out_of_memory == broken.network.num_errors > 0
     assert counters.useful_row_steps == sum(len(row.ids) for row in alone)
-    assert counters.row_steps > counters.useful_row_steps, "rows that start over cost steps"
+    assert counters.row_steps > counters.useful_row_steps, "rows that start over cost extra steps"
 
 
-def test_memory_that_ran_out_marks_its_own_part_alone(hymt: LoadedModel) -> None:
-    counters, ids, broken = Counters(), prompts(hymt, 6), forgetful(hymt, most=3)
-    told = []
-    for most in (3, 10**9, 3):
-        broken.network.most = most
+def test_running_out_of_memory_is_reported_only_for_the_call_in_which_it_happened(hymt: LoadedModel) -> None:
+    counters, ids, broken = Counters(), prompts(hymt, 6), with_memory_errors(hymt, max_rows=3)
+    reported = []
+    for max_rows in (3, 10**9, 3):
+        broken.network.max_rows = max_rows
         _, ran_out = decode_prompts(
             broken, ids, [20] * 6, [0] * 6, GREEDY, lambda: None, max_rows=8, max_tokens=100_000, counters=counters
         )
-        told.append(ran_out)
-    assert told == [True, False, True]
+        reported.append(ran_out)
+    assert reported == [True, False, True]
 
 
-def test_a_device_with_room_for_few_rows_decodes_them_all(hymt: LoadedModel, alone: list[Completion]) -> None:
-    made, counters = decode(forgetful(hymt, most=3), prompts(hymt, 40, ("fr", "de", "zh")), max_rows=32)
-    assert made == alone
+def test_a_device_with_memory_for_few_rows_decodes_all_rows(hymt: LoadedModel, alone: list[Completion]) -> None:
+    completions, counters = decode(
+        with_memory_errors(hymt, max_rows=3), prompts(hymt, 40, ("fr", "de", "zh")), max_rows=32
+    )
+    assert completions == alone
     assert counters.out_of_memory > 0
 
 
 @pytest.mark.fault(69)
-def test_a_row_that_does_not_fit_alone_is_given_up_and_the_others_are_not(hymt: LoadedModel) -> None:
+def test_a_row_that_does_not_fit_alone_fails_and_the_others_do_not(hymt: LoadedModel) -> None:
     import torch
 
     ids = prompts(hymt, 6)
-    widest = max(map(len, ids))
-    broken = forgetful(hymt)
-    real = broken.network.model
+    longest = max(map(len, ids))
+    broken = with_memory_errors(hymt)
+    real_model = broken.network.model
 
     def model(**inputs: Any) -> Any:
-        if inputs["attention_mask"].shape[-1] >= widest:
+        if inputs["attention_mask"].shape[-1] >= longest:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return real(**inputs)
+        return real_model(**inputs)
 
     broken.network.model = model
-    made, _ = decode(broken, ids, limits=[1] * 6)
-    assert [row.finish_reason == "memory" for row in made] == [len(one) == widest for one in ids]
+    completions, _ = decode(broken, ids, limits=[1] * 6)
+    assert [row.finish_reason == "memory" for row in completions] == [len(prompt) == longest for prompt in ids]
 
 
 @pytest.mark.fault(68)
 def test_a_row_whose_logits_are_not_finite_ends_and_its_neighbours_do_not(hymt: LoadedModel) -> None:
     ids = prompts(hymt, 4)
-    wanted, _ = decode(hymt, ids)
-    broken = forgetful(hymt)
+    expected, _ = decode(hymt, ids)
+    broken = with_memory_errors(hymt)
     head, calls = hymt.network.lm_head, [0]
 
     def lm_head(hidden: Any) -> Any:
@@ -228,54 +230,58 @@ def test_a_row_whose_logits_are_not_finite_ends_and_its_neighbours_do_not(hymt: 
         return logits
 
     broken.network.lm_head = lm_head
-    made, _ = decode(broken, ids)
-    bad = [number for number, row in enumerate(made) if row.finish_reason == "non_finite"]
+    completions, _ = decode(broken, ids)
+    bad = [index for index, row in enumerate(completions) if row.finish_reason == "non_finite"]
     assert len(bad) == 1
-    assert [row for n, row in enumerate(made) if n not in bad] == [row for n, row in enumerate(wanted) if n not in bad]
+    assert [row for n, row in enumerate(completions) if n not in bad] == [
+        row for n, row in enumerate(expected) if n not in bad
+    ]
 
 
-def test_numbers_that_are_not_finite_do_not_outlive_their_row(hymt: LoadedModel, alone: list[Completion]) -> None:
-    broken = forgetful(hymt)
+def test_non_finite_numbers_do_not_affect_later_rows_in_the_slot(hymt: LoadedModel, alone: list[Completion]) -> None:
+    broken = with_memory_errors(hymt)
     real, calls = broken.network.model, [0]
 
     def model(**inputs: Any) -> Any:
         output = real(**inputs)
         calls[0] += 1
-        if calls[0] == 2:  # the first prompts, after what they have in common: row 0 is spoiled, in the cache too
+        if calls[0] == 2:  # the first prompts, after the common prefix: make row 0 non-finite, also in the cache
             output.last_hidden_state[0] = float("nan")
             for keys, values in inputs["past_key_values"].layers.values():
                 keys[0], values[0] = float("nan"), float("inf")
         return output
 
     broken.network.model = model
-    made, _ = decode(broken, prompts(hymt, 40, ("fr", "de", "zh")), max_rows=4)
-    bad = [number for number, row in enumerate(made) if row.finish_reason == "non_finite"]
+    completions, _ = decode(broken, prompts(hymt, 40, ("fr", "de", "zh")), max_rows=4)
+    bad = [index for index, row in enumerate(completions) if row.finish_reason == "non_finite"]
     assert len(bad) == 1
-    assert [row for n, row in enumerate(made) if n not in bad] == [row for n, row in enumerate(alone) if n not in bad]
+    assert [row for n, row in enumerate(completions) if n not in bad] == [
+        row for n, row in enumerate(alone) if n not in bad
+    ]
 
 
-def test_more_slots_are_taken_when_the_widest_rows_are_done(hymt: LoadedModel, alone: list[Completion]) -> None:
+def test_slots_are_added_when_the_longest_rows_are_finished(hymt: LoadedModel, alone: list[Completion]) -> None:
     ids = prompts(hymt, 40, ("fr", "de", "zh"))
     limits = [len(row.ids) + 1 for row in alone]
-    limits[0] = 2000  # one row may come to be very wide
-    made, counters = decode(hymt, ids, limits=limits, max_rows=16, max_tokens=4000)
-    assert [row.ids for row in made] == [row.ids for row in alone]
-    assert counters.row_steps / counters.steps > 4, "not two at a time to the end"
+    limits[0] = 2000  # one row may become very long
+    completions, counters = decode(hymt, ids, limits=limits, max_rows=16, max_tokens=4000)
+    assert [row.ids for row in completions] == [row.ids for row in alone]
+    assert counters.row_steps / counters.steps > 4, "not only two rows at a time until the end"
 
 
-def test_it_is_told_how_many_rows_ended_with_how_many_tokens(hymt: LoadedModel) -> None:
-    told = [0, 0]
+def test_the_callback_gets_the_number_of_finished_rows_and_of_their_tokens(hymt: LoadedModel) -> None:
+    totals = [0, 0]
 
-    def on_rows(rows: int, tokens: int) -> None:
-        told[0] += rows
-        told[1] += tokens
+    def on_finished(rows: int, tokens: int) -> None:
+        totals[0] += rows
+        totals[1] += tokens
 
-    made, _ = decode(hymt, prompts(hymt, 9), on_rows=on_rows)
-    assert told == [9, sum(len(row.ids) for row in made)]
+    completions, _ = decode(hymt, prompts(hymt, 9), on_finished=on_finished)
+    assert totals == [9, sum(len(row.ids) for row in completions)]
 
 
-def test_another_error_is_not_hidden(hymt: LoadedModel) -> None:
-    broken = forgetful(hymt)
+def test_other_errors_are_raised(hymt: LoadedModel) -> None:
+    broken = with_memory_errors(hymt)
 
     def model(**inputs: Any) -> Any:
         raise RuntimeError("shape mismatch")
@@ -285,16 +291,14 @@ def test_another_error_is_not_hidden(hymt: LoadedModel) -> None:
         decode(broken, prompts(hymt, 2))
 
 
-def test_nothing_is_decoded_of_nothing(hymt: LoadedModel) -> None:
+def test_no_prompts_give_no_completions(hymt: LoadedModel) -> None:
     assert decode(hymt, [])[0] == []
 
 
 @pytest.mark.parametrize("stages", [2, 3])
-def test_groups_of_slots_under_way_at_once_give_the_same_text(
-    hymt: LoadedModel, alone: list[Completion], stages: int
-) -> None:
-    made, counters = decode(hymt, prompts(hymt, 40, ("fr", "de", "zh")), max_rows=12, stages=stages)
-    assert made == alone
+def test_several_groups_of_slots_give_the_same_text(hymt: LoadedModel, alone: list[Completion], stages: int) -> None:
+    completions, counters = decode(hymt, prompts(hymt, 40, ("fr", "de", "zh")), max_rows=12, stages=stages)
+    assert completions == alone
     assert counters.steps > counters.row_steps / 12, "each group has its own steps"
 
 
@@ -302,35 +306,35 @@ def test_groups_of_slots_under_way_at_once_give_the_same_text(
 def test_tokens_that_are_read_late_give_the_same_text(
     hymt: LoadedModel, alone: list[Completion], read_every: int
 ) -> None:
-    made, counters = decode(hymt, prompts(hymt, 40, ("fr", "de", "zh")), max_rows=8, read_every=read_every)
-    assert made == alone
+    completions, counters = decode(hymt, prompts(hymt, 40, ("fr", "de", "zh")), max_rows=8, read_every=read_every)
+    assert completions == alone
     assert counters.useful_row_steps == sum(len(row.ids) for row in alone)
     assert counters.useful_row_steps < counters.row_steps < 1.3 * counters.useful_row_steps
 
 
 @pytest.mark.parametrize("options", [{"stages": 2}, {"read_every": 3}])
-def test_late_readers_lose_no_row_when_memory_runs_out(
+def test_reading_tokens_late_loses_no_row_when_memory_runs_out(
     hymt: LoadedModel, alone: list[Completion], options: dict[str, int]
 ) -> None:
-    broken = forgetful(hymt, share=0.05, seed=3)
-    made, counters = decode(broken, prompts(hymt, 40, ("fr", "de", "zh")), max_rows=16, **options)
-    assert made == alone
+    broken = with_memory_errors(hymt, share=0.05, seed=3)
+    completions, counters = decode(broken, prompts(hymt, 40, ("fr", "de", "zh")), max_rows=16, **options)
+    assert completions == alone
     assert counters.out_of_memory > 0
 
 
-def test_late_readers_sample_as_one_row_alone(hymt: LoadedModel) -> None:
+def test_reading_tokens_late_samples_the_same_as_one_row_alone(hymt: LoadedModel) -> None:
     ids = prompts(hymt, 12)
-    wanted, _ = decode(hymt, ids, choice=SAMPLED, max_rows=1, limits=[30] * 12)
-    assert decode(hymt, ids, choice=SAMPLED, max_rows=5, limits=[30] * 12, stages=2)[0] == wanted
-    assert decode(hymt, ids, choice=SAMPLED, max_rows=5, limits=[30] * 12, read_every=4)[0] == wanted
+    expected, _ = decode(hymt, ids, sampling_params=SAMPLED, max_rows=1, limits=[30] * 12)
+    assert decode(hymt, ids, sampling_params=SAMPLED, max_rows=5, limits=[30] * 12, stages=2)[0] == expected
+    assert decode(hymt, ids, sampling_params=SAMPLED, max_rows=5, limits=[30] * 12, read_every=4)[0] == expected
 
 
-def test_a_long_prompt_is_taken_in_piece_by_piece(hymt: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_long_prompt_is_prefilled_in_chunks(hymt: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
     ids = prompts(hymt, 6)
-    long = [[*one[:-1], *(one[3:-1] * 9), one[-1]] for one in ids]
-    wanted, _ = decode(hymt, long, limits=[20] * 6)
+    long_prompts = [[*prompt[:-1], *(prompt[3:-1] * 9), prompt[-1]] for prompt in ids]
+    expected, _ = decode(hymt, long_prompts, limits=[20] * 6)
     widths: list[int] = []
-    watched = forgetful(hymt)
+    watched = with_memory_errors(hymt)
     real = watched.network.model
 
     def model(**inputs: Any) -> Any:
@@ -339,67 +343,67 @@ def test_a_long_prompt_is_taken_in_piece_by_piece(hymt: LoadedModel, monkeypatch
 
     watched.network.model = model
     monkeypatch.setattr(model_runner, "PREFILL_CHUNK_TOKENS", 32)
-    made, _ = decode(watched, long, limits=[20] * 6)
-    assert made == wanted
-    assert max(widths[1:]) == 32 < max(map(len, long))
+    completions, _ = decode(watched, long_prompts, limits=[20] * 6)
+    assert completions == expected
+    assert max(widths[1:]) == 32 < max(map(len, long_prompts))
 
 
-def test_a_row_that_loops_is_ended_and_its_neighbours_are_not(hymt: LoadedModel, alone: list[Completion]) -> None:
+def test_a_looping_row_is_stopped_and_its_neighbours_are_not(hymt: LoadedModel, alone: list[Completion]) -> None:
     import torch
 
     ids = prompts(hymt, 40, ("fr", "de", "zh"))
     stop = hymt.tokenizer.stop_ids[0]
-    broken = forgetful(hymt)
+    broken = with_memory_errors(hymt)
     head = hymt.network.lm_head
 
     def lm_head(hidden: Any) -> Any:
         logits = head(hidden)
-        logits[:, stop] = float("-1e9")  # no row ends
+        logits[:, stop] = float("-1e9")  # no row samples an end token
         return logits
 
     broken.network.lm_head = lm_head
     watching = SamplingParams(False, 1.0, 1.0, 0, 1.0, stop_loops=True)
-    free, _ = decode(broken, ids[:8], limits=[400] * 8)
-    made, _ = decode(broken, ids[:8], limits=[400] * 8, choice=watching)
-    looping = [row for row in made if row.finish_reason == "loop"]
-    assert looping, "without an end, the demo model repeats itself"
-    for row, whole, prompt in zip(made, free, ids, strict=False):
-        end = sequence.find_loop(whole.ids, prompt)
-        assert row.ids == whole.ids[:end]
+    unstopped, _ = decode(broken, ids[:8], limits=[400] * 8)
+    completions, _ = decode(broken, ids[:8], limits=[400] * 8, sampling_params=watching)
+    looping = [row for row in completions if row.finish_reason == "loop"]
+    assert looping, "without an end token, the demo model repeats itself"
+    for row, unstopped_row, prompt in zip(completions, unstopped, ids, strict=False):
+        end = sequence.find_loop(unstopped_row.ids, prompt)
+        assert row.ids == unstopped_row.ids[:end]
         assert row.finish_reason == ("length" if end is None else "loop")
-    assert decode(hymt, ids, choice=watching)[0] == alone, "sound rows are not touched"
+    assert decode(hymt, ids, sampling_params=watching)[0] == alone, "rows without a loop are unchanged"
     assert torch.is_inference_mode_enabled() is False
 
 
-def test_a_loop_is_one_only_where_the_source_has_none() -> None:
+def test_a_loop_is_ignored_if_the_source_has_one_too() -> None:
     dots = [7] * 48
     assert sequence.is_looping(dots, [1, 2, 3])
     assert not sequence.is_looping(dots, [1, *[9] * 60, 2]), "dots of a table of contents"
-    assert not sequence.is_looping(dots[:-1], [1, 2, 3]), "looked at every 16 tokens only"
+    assert not sequence.is_looping(dots[:-1], [1, 2, 3]), "checked only every 16 tokens"
     assert sequence.is_looping(list(range(64)) * 4, [1])
     assert not sequence.is_looping([*range(65)] * 4, [1])
     assert not sequence.is_looping(list(range(480)), [1])
 
 
-def test_the_mean_logarithm_of_the_probabilities_is_that_of_the_chosen_tokens(hymt: LoadedModel) -> None:
+def test_the_mean_logprob_is_that_of_the_chosen_tokens(hymt: LoadedModel) -> None:
     import torch
 
     ids = prompts(hymt, 3)
-    made, _ = decode(hymt, ids, logprobs=True)
-    for prompt, row in zip(ids, made, strict=True):
-        whole = torch.tensor([[*prompt, *row.ids, hymt.tokenizer.stop_ids[0]]])
+    completions, _ = decode(hymt, ids, logprobs=True)
+    for prompt, row in zip(ids, completions, strict=True):
+        input_ids = torch.tensor([[*prompt, *row.ids, hymt.tokenizer.stop_ids[0]]])
         with torch.inference_mode():
-            chances = torch.log_softmax(hymt.network(input_ids=whole).logits[0].float(), dim=-1)
-        places = range(len(prompt), whole.shape[1])
-        own = [float(chances[place - 1, whole[0, place]]) for place in places]
-        if row.ids and max(own[:-1]) > -20:
-            stop = max(float(chances[whole.shape[1] - 2, one]) for one in hymt.tokenizer.stop_ids)
-            wanted = (sum(own[:-1]) + stop) / len(own)
-            assert row.mean_logprob == pytest.approx(wanted, abs=2e-3)
+            all_logprobs = torch.log_softmax(hymt.network(input_ids=input_ids).logits[0].float(), dim=-1)
+        positions = range(len(prompt), input_ids.shape[1])
+        logprobs = [float(all_logprobs[position - 1, input_ids[0, position]]) for position in positions]
+        if row.ids and max(logprobs[:-1]) > -20:
+            stop = max(float(all_logprobs[input_ids.shape[1] - 2, stop_id]) for stop_id in hymt.tokenizer.stop_ids)
+            expected = (sum(logprobs[:-1]) + stop) / len(logprobs)
+            assert row.mean_logprob == pytest.approx(expected, abs=2e-3)
     assert decode(hymt, ids)[0][0].mean_logprob is None
 
 
-def test_the_look_for_longer_positions_is_spared_where_it_cannot_matter() -> None:
+def test_the_rope_update_is_skipped_only_where_it_has_no_effect() -> None:
     class Module:
         rope_type, original_max_seq_len, max_seq_len_cached = "dynamic", 100, 100
 
@@ -412,18 +416,18 @@ def test_the_look_for_longer_positions_is_spared_where_it_cannot_matter() -> Non
         assert module.rope_type == "dynamic"
 
 
-def test_neighbours_with_much_the_same_number_of_keys_go_together() -> None:
+def test_neighbours_with_similar_numbers_of_keys_form_one_span() -> None:
     assert cache.make_spans([]) == ()
     assert cache.make_spans([7]) == ((0, 1, 7),)
     assert cache.make_spans([100] * 64) == ((0, 64, 100),)
     assert cache.make_spans([200] * 8 + [195] * 8 + [20] * 5) == ((0, 16, 200), (16, 21, 20))
     rows = [random.Random(n).randrange(1, 300) for n in range(61)]
-    together = cache.make_spans(rows)
-    assert [first for first, _, _ in together] == [0, *(end for _, end, _ in together[:-1])]
-    assert all(length == max(rows[first:end]) for first, end, length in together)
+    spans = cache.make_spans(rows)
+    assert [first for first, _, _ in spans] == [0, *(end for _, end, _ in spans[:-1])]
+    assert all(length == max(rows[first:end]) for first, end, length in spans)
 
 
-def test_attention_over_spans_is_attention_over_all_rows_at_once() -> None:
+def test_attention_over_spans_equals_attention_over_all_rows() -> None:
     lengths = [90, 80, 70, 60, 50, 40, 30, 20, 19, 18, 17, 16, 15, 14, 13, 12, 11]
     query, key, value = torch.randn(17, 8, 1, 16), torch.randn(17, 2, 90, 16), torch.randn(17, 2, 90, 16)
     visible = torch.arange(90)[None, None, :] < torch.tensor(lengths)[:, None, None]
@@ -431,5 +435,5 @@ def test_attention_over_spans_is_attention_over_all_rows_at_once() -> None:
     whole, _ = cache.attend(None, query, key, value, mask, 0.25)
     key.spans = cache.make_spans(lengths)  # type: ignore[attr-defined]
     assert len(cache.make_spans(lengths)) > 1
-    parts, _ = cache.attend(None, query, key, value, mask, 0.25)
-    torch.testing.assert_close(parts, whole)
+    by_span, _ = cache.attend(None, query, key, value, mask, 0.25)
+    torch.testing.assert_close(by_span, whole)

@@ -139,7 +139,7 @@ def test_out_of_memory_splits_a_batch_and_a_row_that_never_fits_is_an_error_row(
     assert dict(done.counts) == {"ok": 19, "generation_error": 1}
     (error,) = (tmp_path / "out/n/errors/in.txt.errors.jsonl").read_text().splitlines()
     assert json.loads(error)["id"] == "in.txt#8"
-    assert "do not fit the memory" in json.loads(error)["message"]
+    assert "do not fit in the memory" in json.loads(error)["message"]
 
 
 def test_equal_lines_are_decoded_once_and_blank_lines_never(tmp_path: Path, job: Job) -> None:

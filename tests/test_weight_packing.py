@@ -1,4 +1,4 @@
-"""Packed weights: the same text, less copying, no plain copy kept but where another module needs it."""
+"""Packed weights give the same text, and the plain copy is kept only where another module needs it."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ def loaded(config: ModelConfig) -> prepare.LoadedModel:
 
 
 @pytest.mark.core
-def test_a_model_on_the_cpu_is_packed_and_gives_up_its_plain_weights() -> None:
+def test_a_model_on_the_cpu_is_packed_and_frees_its_plain_weights() -> None:
     hymt = loaded(ModelConfig(path="demo:model"))
     layers = [module for name, module in hymt.network.named_modules() if name.endswith("_proj")]
     assert layers
     assert all(layer.weight.is_meta for layer in layers)
-    assert not hymt.network.lm_head.weight.is_meta, "it is the embedding too"
+    assert not hymt.network.lm_head.weight.is_meta, "it is also the embedding"
     plain = loaded(ModelConfig(path="demo:model", packed=False))
     assert not any(weight.is_meta for weight in plain.network.parameters())
     assert hymt.placement is not None
@@ -40,7 +40,7 @@ def test_a_model_on_the_cpu_is_packed_and_gives_up_its_plain_weights() -> None:
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_packed_products_are_the_plain_ones_but_for_rounding(dtype: str) -> None:
+def test_packed_products_equal_plain_ones_within_rounding(dtype: str) -> None:
     import torch
 
     hymt = synthetic.make_model(Shape["demo"], dtype, 0)
@@ -48,32 +48,36 @@ def test_packed_products_are_the_plain_ones_but_for_rounding(dtype: str) -> None
     products = weight_packing.PackedWeights(hymt.network)
     with torch.inference_mode():
         plain = hymt.network.lm_head(rows)
-        with products as number:
-            assert number == 4 * 7 + 1
-            found = hymt.network.lm_head(rows)
-        again = hymt.network.lm_head(rows)
-    assert torch.equal(plain, again)
-    torch.testing.assert_close(found, plain, rtol=2e-2 if dtype == "bfloat16" else 1e-4, atol=1e-2)
+        with products as num_packed:
+            assert num_packed == 4 * 7 + 1
+            packed = hymt.network.lm_head(rows)
+        plain_again = hymt.network.lm_head(rows)
+    assert torch.equal(plain, plain_again)
+    torch.testing.assert_close(packed, plain, rtol=2e-2 if dtype == "bfloat16" else 1e-4, atol=1e-2)
 
 
-def test_the_text_is_that_of_plain_products() -> None:
+def test_the_text_equals_that_of_plain_products() -> None:
     hymt = synthetic.make_model(Shape["demo"], "float32", 0)
     work = benchmark.make_workload(24, hymt.vocab_size, 5)
     products = weight_packing.PackedWeights(hymt.network)
-    wanted = benchmark.batch_engine(hymt, 8, by_length=True)(work)
-    assert benchmark.slot_engine(hymt, 8, Counters(), products)(work) == wanted
+    expected = benchmark.batch_engine(hymt, 8, by_length=True)(work)
+    assert benchmark.slot_engine(hymt, 8, Counters(), products)(work) == expected
 
 
-def test_products_that_differ_are_not_used(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+def test_packed_products_that_differ_are_not_used(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     hymt = synthetic.make_model(Shape["demo"], "float32", 0)
-    real = weight_packing._packed_linear
-    monkeypatch.setattr(weight_packing, "_packed_linear", lambda rows, blocks, bias: real(rows, blocks, bias) * 1.01)
+    packed_linear = weight_packing._packed_linear
+    monkeypatch.setattr(
+        weight_packing, "_packed_linear", lambda rows, blocks, bias: packed_linear(rows, blocks, bias) * 1.01
+    )
     assert weight_packing.pack(hymt.network) == 0
-    assert "not used" in caplog.text
+    assert "are not packed" in caplog.text
     assert not any(weight.is_meta for weight in hymt.network.parameters())
 
 
-def test_a_vocabulary_is_not_held_twice_where_memory_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_vocabulary_matrix_is_not_stored_twice_if_memory_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
     hymt = synthetic.make_model(Shape["demo"], "float32", 0)
     hymt.network.lm_head.weight = hymt.network.get_input_embeddings().weight
     monkeypatch.setattr(weight_packing, "available_bytes", lambda: 1000)
@@ -81,7 +85,7 @@ def test_a_vocabulary_is_not_held_twice_where_memory_is_short(monkeypatch: pytes
     assert "forward" not in vars(hymt.network.lm_head)
 
 
-def test_small_matrices_stay_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_small_matrices_are_not_packed(monkeypatch: pytest.MonkeyPatch) -> None:
     hymt = synthetic.make_model(Shape["demo"], "float32", 0)
     monkeypatch.setattr(weight_packing, "MIN_ELEMENTS", 1 << 17)
     assert weight_packing.pack(hymt.network) == 1, "the vocabulary"

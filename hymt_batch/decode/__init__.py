@@ -1,1 +1,1 @@
-"""The engine: prompts in, translations out. Start at `engine.py`."""
+"""The decoding engine: turns prompts into translations. Start at `engine.py`."""

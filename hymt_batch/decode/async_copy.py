@@ -1,6 +1,6 @@
-"""Copies between the host and a GPU for which neither waits longer than it must: by pinned memory, begun at once.
+"""Asynchronous copies between host and GPU through pinned memory: a copy starts at once and is awaited when read.
 
-On the CPU these are plain copies. Never run on a GPU yet.
+On the CPU these are plain copies. Not yet run on a GPU.
 """
 
 from __future__ import annotations
@@ -15,58 +15,58 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 TOKEN, FINITE, LOGPROB = range(3)
-"""Places in the second dimension of a ring; a logarithm stands there as the bits of a float64."""
+"""Indices into the second dimension of a ring; a log-probability is stored as the bits of a float64."""
 
 
 @dataclass(frozen=True, slots=True)
 class SampledTokens:
-    """Tokens of one pass, not read yet: of each row [B]."""
+    """The tokens that one forward pass chose, possibly still on the device; each tensor is [B]."""
 
     sequences: tuple[SequenceState, ...]
     tokens: Tensor  # int64
     finite: Tensor  # bool, or int64 of 0 and 1
     logprobs: Tensor | None  # float32 or float64
-    ring: Tensor | None = None  # [steps, 3, slots] int64, of which these are slices; None where they stand alone
-    ring_index: int = 0  # in the ring
+    ring: Tensor | None = None  # [steps, 3, slots] int64 whose slices the tensors are; None: separate tensors
+    ring_index: int = 0  # index of the step in the ring
 
 
 def from_ring(sequences: Sequence[SequenceState], ring: Tensor, ring_index: int, *, logprobs: bool) -> SampledTokens:
-    """What a step wrote at a place of its ring."""
+    """Return the tokens that a step wrote at index `ring_index` of its ring."""
     import torch
 
-    here = ring[ring_index, :, : len(sequences)]
-    own = here[LOGPROB].view(torch.float64) if logprobs else None
-    return SampledTokens(tuple(sequences), here[TOKEN], here[FINITE], own, ring, ring_index)
+    entry = ring[ring_index, :, : len(sequences)]
+    logprobs_of_step = entry[LOGPROB].view(torch.float64) if logprobs else None
+    return SampledTokens(tuple(sequences), entry[TOKEN], entry[FINITE], logprobs_of_step, ring, ring_index)
 
 
 class AsyncCopy:
-    """Tokens on their way to the host: the copies begin as this is made, behind what the GPU was given before."""
+    """Tokens being copied to the host; the copies start in the constructor, queued behind earlier GPU work."""
 
     def __init__(self, sampled: Sequence[SampledTokens]) -> None:
         self.sampled = tuple(sampled)
-        self._copies: dict[int, Tensor] = {}  # of each tensor, a ring once for all that stand in it
+        self._copies: dict[int, Tensor] = {}  # by id of the source tensor; a ring is copied once
         self._events: dict[Any, Any] = {}
-        for one in self.sampled:
-            alone = [one.tokens, one.finite, *([] if one.logprobs is None else [one.logprobs])]
-            for tensor in alone if one.ring is None else [one.ring]:
+        for step in self.sampled:
+            tensors = [step.tokens, step.finite, *([] if step.logprobs is None else [step.logprobs])]
+            for tensor in tensors if step.ring is None else [step.ring]:
                 if id(tensor) not in self._copies:
                     self._copies[id(tensor)] = self._start_copy(tensor)
         for device in self._events:
             self._events[device] = _record_event(device)
 
     def wait(self) -> list[SampledTokens]:
-        """The same on the host. Waits for the copies, and for nothing that the GPU was given after them."""
+        """Return the same tokens on the host; waits for the copies, not for GPU work queued after them."""
         for event in self._events.values():
             event.synchronize()
         arrived = []
-        for one in self.sampled:
-            if one.ring is not None:
-                copied = self._copies[id(one.ring)]
-                arrived.append(from_ring(one.sequences, copied, one.ring_index, logprobs=one.logprobs is not None))
+        for step in self.sampled:
+            if step.ring is not None:
+                ring = self._copies[id(step.ring)]
+                arrived.append(from_ring(step.sequences, ring, step.ring_index, logprobs=step.logprobs is not None))
                 continue
-            logprobs = None if one.logprobs is None else self._copies[id(one.logprobs)]
+            logprobs = None if step.logprobs is None else self._copies[id(step.logprobs)]
             arrived.append(
-                SampledTokens(one.sequences, self._copies[id(one.tokens)], self._copies[id(one.finite)], logprobs)
+                SampledTokens(step.sequences, self._copies[id(step.tokens)], self._copies[id(step.finite)], logprobs)
             )
         return arrived
 
@@ -76,8 +76,8 @@ class AsyncCopy:
         if tensor.device.type != "cuda":
             return tensor.clone()
         self._events.setdefault(tensor.device)
-        room = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
-        return room.copy_(tensor, non_blocking=True)
+        target = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+        return target.copy_(tensor, non_blocking=True)
 
 
 def _record_event(device: Any) -> Any:
@@ -89,9 +89,9 @@ def _record_event(device: Any) -> Any:
 
 
 def to_device(tensor: Tensor, device: Any) -> Tensor:
-    """A tensor on a device; from the host to a GPU without a wait.
+    """Copy a tensor to a device; a copy from the host to a GPU does not block.
 
-    Source: torch's allocator of pinned memory gives a block to nobody before the copy out of it is done.
+    Source: torch's pinned-memory allocator does not reuse a block before the copy out of it has finished.
     """
     if tensor.device.type == "cpu" and str(device).startswith("cuda"):
         return tensor.pin_memory().to(device, non_blocking=True)

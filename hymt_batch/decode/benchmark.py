@@ -1,7 +1,8 @@
-"""Engines against one another: a fixed workload, interleaved rounds, exact counters, and the arithmetic floor.
+"""Compare decoding engines: a fixed workload, interleaved rounds, exact counters, and the arithmetic lower bound.
 
-Lengths are those of news sentences (log-normal, median 28 source tokens) behind a common instruction, and each row ends
-at a length of its own, forced, so that every engine makes the same tokens. Knows no file and no tokenizer.
+Prompt lengths follow news sentences (log-normal, median 28 source tokens) after a common instruction. Each row is
+forced to end at its own length, so that every engine generates the same number of tokens. Does not know files or
+tokenizers.
 """
 
 from __future__ import annotations
@@ -24,14 +25,14 @@ from hymt_batch.model.prepare import LoadedModel
 GREEDY = SamplingParams(False, 1.0, 1.0, 0, 1.0)
 INSTRUCTION_TOKENS = 13
 PREFILL_ROWS = 512
-GEMM_ROWS = (1, 2, 4, 8, 16, 24, 32, 48)  # rows at which products are timed, besides those of a full step
+GEMM_ROWS = (1, 2, 4, 8, 16, 24, 32, 48)  # row counts at which matrix products are timed, besides that of a full step
 REPEATS = 3
 MEDIAN_LENGTH, LENGTH_SIGMA, MIN_LENGTH, MAX_LENGTH = 28, 0.55, 4, 120
 
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """What is decoded."""
+    """The rows that every engine decodes."""
 
     prompts: list[list[int]]
     output_lengths: list[int]  # new tokens of each row, exactly
@@ -42,7 +43,7 @@ class Workload:
 
 
 def make_workload(num: int, vocab_size: int, seed: int) -> Workload:
-    """Rows of `num` segments in the order of a corpus, which is no order of lengths."""
+    """Make `num` rows in corpus order, that is, not sorted by length."""
     rng = random.Random(seed)
     instruction = [rng.randrange(1, vocab_size) for _ in range(INSTRUCTION_TOKENS)]
     prompts, limits = [], []
@@ -64,13 +65,16 @@ def slot_engine(
     graph_runner: CudaGraphRunner | None = None,
     read_every: int = 1,
 ) -> Engine:
-    """Ours, with the products of `packed`, and with captured steps if asked for; the counters are of the last run."""
+    """Our slot engine with the matrix products of `packed`, with captured steps if `graph_runner` is given.
+
+    `counters` holds the counts of the last run.
+    """
 
     def run(work: Workload) -> list[list[int]]:
-        fresh = Counters()
+        run_counters = Counters()
         seeds = [0] * len(work.prompts)
         with packed:
-            made, _ = decode_prompts(
+            completions, _ = decode_prompts(
                 hymt,
                 work.prompts,
                 work.output_lengths,
@@ -79,43 +83,43 @@ def slot_engine(
                 lambda: None,
                 max_rows=max_rows,
                 max_tokens=1 << 30,
-                counters=fresh,
+                counters=run_counters,
                 graph_runner=graph_runner,
                 read_every=read_every,
             )
         for name in Counters.__dataclass_fields__:
-            setattr(counters, name, getattr(fresh, name))
-        return [row.ids for row in made]
+            setattr(counters, name, getattr(run_counters, name))
+        return [row.ids for row in completions]
 
     return run
 
 
 def part_engine(engine: Engine, part_rows: int) -> Engine:
-    """An engine over one part after another, as a job runs it: rows sorted by length, each part drained to its end."""
+    """Run an engine on one part after another, as a job does: rows sorted by length, each part finished first."""
 
     def run(work: Workload) -> list[list[int]]:
         order = sorted(range(len(work.prompts)), key=lambda n: (-len(work.prompts[n]), n))
-        made: dict[int, list[int]] = {}
+        tokens: dict[int, list[int]] = {}
         for start in range(0, len(order), part_rows):
-            some = order[start : start + part_rows]
-            part = Workload([work.prompts[n] for n in some], [work.output_lengths[n] for n in some])
-            made.update(zip(some, engine(part), strict=True))
-        return [made[n] for n in range(len(order))]
+            indices = order[start : start + part_rows]
+            part = Workload([work.prompts[n] for n in indices], [work.output_lengths[n] for n in indices])
+            tokens.update(zip(indices, engine(part), strict=True))
+        return [tokens[n] for n in range(len(order))]
 
     return run
 
 
 def batch_engine(hymt: LoadedModel, max_rows: int, *, by_length: bool) -> Engine:
-    """`model.generate` over batches: in the order of lengths, or in the corpus's order, as a pipeline does it.
+    """`model.generate` on batches of rows, sorted by length or in corpus order (as a pipeline does).
 
-    Each batch runs until its longest row has ended. Tokenizing is left out, which favours the pipeline.
+    Each batch runs until its longest row has ended. Tokenization time is not included; this favours the pipeline.
     """
 
     def run(work: Workload) -> list[list[int]]:
         order = list(range(len(work.prompts)))
         if by_length:
             order.sort(key=lambda n: (-len(work.prompts[n]), n))
-        made: dict[int, list[int]] = {}
+        tokens: dict[int, list[int]] = {}
         for start in range(0, len(order), max_rows):
             group = order[start : start + max_rows]
             rows = decode_batch(
@@ -126,14 +130,14 @@ def batch_engine(hymt: LoadedModel, max_rows: int, *, by_length: bool) -> Engine
                 GREEDY,
                 lambda: None,
             )
-            made.update(zip(group, (row.ids for row in rows), strict=True))
-        return [made[n] for n in range(len(order))]
+            tokens.update(zip(group, (row.ids for row in rows), strict=True))
+        return [tokens[n] for n in range(len(order))]
 
     return run
 
 
 def pipeline_engine(hymt: LoadedModel, max_rows: int) -> Engine:
-    """transformers' own text-generation pipeline, with a tokenizer of one word a token and texts of such words."""
+    """transformers' text-generation pipeline, with a tokenizer that has one word per token and matching texts."""
     import torch
     import transformers
     from tokenizers import Tokenizer, models, pre_tokenizers
@@ -149,8 +153,8 @@ def pipeline_engine(hymt: LoadedModel, max_rows: int) -> Engine:
         limits = [
             work.output_lengths[start : start + max_rows] for start in range(0, len(work.output_lengths), max_rows)
         ]
-        lengths: list[int] = []  # of the batches' padded prompts
-        over = [True]  # the batch that the pipeline is at
+        lengths: list[int] = []  # padded prompt length of each batch
+        over = [True]  # True once the current batch has ended
 
         def ended(ids: Any, scores: Any, **kwargs: Any) -> Any:
             if over[0]:
@@ -160,7 +164,7 @@ def pipeline_engine(hymt: LoadedModel, max_rows: int) -> Engine:
             return rows
 
         texts = (" ".join(f"w{token}" for token in prompt) for prompt in work.prompts)
-        made = pipe(
+        outputs = pipe(
             list(texts),
             batch_size=max_rows,
             return_tensors=True,
@@ -169,9 +173,9 @@ def pipeline_engine(hymt: LoadedModel, max_rows: int) -> Engine:
             stopping_criteria=transformers.StoppingCriteriaList([ended]),
         )
         rows = []
-        for number, one in enumerate(made):
-            padded = lengths[number // max_rows]
-            rows.append(list(one[0]["generated_token_ids"])[padded : padded + work.output_lengths[number]])
+        for index, output in enumerate(outputs):
+            padded = lengths[index // max_rows]
+            rows.append(list(output[0]["generated_token_ids"])[padded : padded + work.output_lengths[index]])
         return rows
 
     return run
@@ -179,20 +183,20 @@ def pipeline_engine(hymt: LoadedModel, max_rows: int) -> Engine:
 
 @dataclass(slots=True)
 class Result:
-    """One engine's runs."""
+    """Times and compared rows of one engine."""
 
     name: str
     seconds: list[float] = field(default_factory=list)
-    equal_rows: int = 0  # to batch-1 generate
+    equal_rows: int = 0  # rows equal to generate of one row at a time
     compared_rows: int = 0
 
 
 TokensByEngine = dict[str, list[list[int]]]
-"""Engine -> tokens of each row."""
+"""Engine name -> tokens of each row."""
 
 
 def synchronize(hymt: LoadedModel) -> None:
-    """Wait for what a GPU is still at."""
+    """Wait until a GPU has finished its queued work."""
     import torch
 
     if hymt.device.startswith("cuda"):
@@ -202,100 +206,100 @@ def synchronize(hymt: LoadedModel) -> None:
 def run_rounds(
     hymt: LoadedModel, engines: dict[str, Engine], work: Workload, rounds: int, report: Callable[[str], object] = str
 ) -> tuple[dict[str, Result], TokensByEngine]:
-    """Run all engines in turn, round after round; the first round warms up as well as it counts.
+    """Run all engines in turn, round after round; the first round is also the warm-up and counts too.
 
     Args:
         hymt: The network.
-        engines: What to run, by name.
+        engines: Engines to run, by name.
         work: The rows.
-        rounds: How often each runs.
-        tell: Called with a line after each run.
+        rounds: Number of runs of each engine.
+        report: Called with a progress line after each run.
 
     Returns:
-        Results and the tokens of the last round, by engine.
+        The results, and the tokens of the last round, both by engine name.
     """
     results = {name: Result(name) for name in engines}
-    made: TokensByEngine = {}
-    for number in range(1, rounds + 1):
+    tokens: TokensByEngine = {}
+    for round_number in range(1, rounds + 1):
         for name, engine in engines.items():
             began = time.perf_counter()
-            made[name] = engine(work)
+            tokens[name] = engine(work)
             synchronize(hymt)
             results[name].seconds.append(time.perf_counter() - began)
-            report(f"round {number} of {rounds}: {name} {results[name].seconds[-1]:.2f} s")
-    return results, made
+            report(f"round {round_number} of {rounds}: {name} {results[name].seconds[-1]:.2f} s")
+    return results, tokens
 
 
 def compare_tokens(
     hymt: LoadedModel, work: Workload, tokens: TokensByEngine, results: dict[str, Result], num_rows: int
 ) -> None:
-    """Compare each engine's tokens with `generate` of one row at a time, over `rows` rows spread evenly."""
+    """Compare each engine's tokens with `generate` of one row at a time, for about `num_rows` evenly spread rows."""
     step = max(1, len(work.prompts) // num_rows)
     alone = batch_engine(hymt, 1, by_length=False)
-    for number in range(0, len(work.prompts), step):
-        (wanted,) = alone(Workload([work.prompts[number]], [work.output_lengths[number]]))
-        for name, rows_made in tokens.items():
+    for index in range(0, len(work.prompts), step):
+        (expected,) = alone(Workload([work.prompts[index]], [work.output_lengths[index]]))
+        for name, tokens_by_row in tokens.items():
             results[name].compared_rows += 1
-            results[name].equal_rows += rows_made[number] == wanted
+            results[name].equal_rows += tokens_by_row[index] == expected
 
 
 @dataclass(frozen=True, slots=True)
 class GemmBound:
-    """Seconds that the matrix products of a run take alone, all else for nothing."""
+    """Seconds that the matrix products of a run take if everything else is free."""
 
-    plain: float  # torch's plain products, at the very rows of each step
-    best: float  # the faster of plain and packed ones
-    full: float  # the faster ones, as if every step's rows cost what they cost in a full one
+    plain: float  # torch's plain products, at the exact row count of each step
+    best: float  # the faster of plain and packed products
+    full: float  # the faster products, if each row cost as much as it does in a full step
 
 
 def measure_gemm_bound(
     hymt: LoadedModel, counters: Counters, num_slots: int, packed: AbstractContextManager[object]
 ) -> GemmBound:
-    """Measure now what the products of a run cost at their very shapes; the best of `REPEATS`.
+    """Time the matrix products of a run at their exact shapes; each time is the best of `REPEATS`.
 
     Args:
         hymt: The network.
-        counters: Of the run whose work is meant.
+        counters: Counters of the run whose work is measured.
         num_slots: Rows of a full step.
-        packed: The fastest products that are known.
+        packed: Context in which the network uses the fastest known products.
     """
     import torch
 
     head = hymt.network.lm_head
-    layers = [one for one in hymt.network.model.modules() if isinstance(one, torch.nn.Linear)]
-    most = max([num_slots, *counters.steps_of_rows])
-    grid = sorted({*(rows for rows in GEMM_ROWS if rows < most), most})
+    layers = [module for module in hymt.network.model.modules() if isinstance(module, torch.nn.Linear)]
+    largest = max([num_slots, *counters.steps_of_rows])
+    grid = sorted({*(rows for rows in GEMM_ROWS if rows < largest), largest})
 
     def timed(modules: Sequence[Any], rows: int) -> float:
-        widths = {one.in_features for one in modules}
+        widths = {module.in_features for module in modules}
         inputs = {width: torch.randn(rows, width).to(head.weight.device, head.weight.dtype) for width in widths}
         best = math.inf
         for _ in range(REPEATS):
             began = time.perf_counter()
-            for one in modules:
-                one(inputs[one.in_features])
+            for module in modules:
+                module(inputs[module.in_features])
             synchronize(hymt)
             best = min(best, time.perf_counter() - began)
         return best
 
-    def whole() -> tuple[float, float]:
+    def total_seconds() -> tuple[float, float]:
         costs = {rows: timed([*layers, head], rows) for rows in grid}
         prompts = (counters.prefill_tokens + counters.prefix_tokens) * timed(layers, PREFILL_ROWS) / PREFILL_ROWS
         first = counters.first_tokens * timed([head], num_slots) / num_slots
-        steps = sum(number * interpolate(costs, rows) for rows, number in counters.steps_of_rows.items())
-        return prompts + first + steps, prompts + first + counters.row_steps * costs[most] / most
+        steps = sum(num_steps * interpolate(costs, rows) for rows, num_steps in counters.steps_of_rows.items())
+        return prompts + first + steps, prompts + first + counters.row_steps * costs[largest] / largest
 
     with torch.inference_mode():
-        plain, plain_full = whole()
+        plain, plain_full = total_seconds()
         with packed:
-            fast, fast_full = whole()
+            fast, fast_full = total_seconds()
     return GemmBound(plain, min(plain, fast), min(plain_full, fast_full))
 
 
 def interpolate(costs: dict[int, float], num_rows: int) -> float:
-    """Cost of so many rows, in a straight line between those that were measured."""
-    above = min(one for one in costs if one >= num_rows)
-    below = max((one for one in costs if one <= num_rows), default=above)
+    """Cost of `num_rows` rows, linearly interpolated between the measured row counts."""
+    above = min(measured for measured in costs if measured >= num_rows)
+    below = max((measured for measured in costs if measured <= num_rows), default=above)
     if above == below:
         return costs[above]
     return costs[below] + (costs[above] - costs[below]) * (num_rows - below) / (above - below)

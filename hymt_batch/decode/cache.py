@@ -1,7 +1,7 @@
-"""Keys and values of the running slots, layer by layer on the device where the layer works, and attention over them.
+"""The keys and values of the running slots, stored per layer on that layer's device, and attention over them.
 
-Grouped-query attention without copying keys: the heads that share a key stand as further queries. Speaks the part of
-transformers' cache interface that its decoder layers use, in 4.56 and 5.x. Does not know rows or tokens.
+Grouped-query attention without copied keys: the query heads that share a key head become extra queries. Implements the
+part of transformers' cache interface that its decoder layers use, in 4.56 and 5.x. Does not know rows or tokens.
 """
 
 from __future__ import annotations
@@ -14,36 +14,37 @@ if TYPE_CHECKING:
 
 ATTENTION_NAME = "hymt_slots"
 BUCKET = 64
-"""Slots grow by so many tokens at a time."""
-
+"""The capacity of the slots grows in multiples of this many tokens."""
 
 SPAN_ROWS = 8
-"""On the CPU, a step's attention goes over so many rows at a time, or more where that computes little for nothing."""
+"""Rows whose attention is computed together on the CPU; more rows if that wastes little computation."""
 
 MAX_SPAN_PADDING = 1.1
+"""Neighbouring spans are merged if that costs at most this factor of the separate work."""
+
 Spans = tuple[tuple[int, int, int], ...]
-"""Rows of a step that are computed together: first, one past the last, keys that the longest of them sees."""
+"""Rows of a step that are computed together: first row, one past the last row, keys that the longest row sees."""
 
 
 def make_spans(lengths: Sequence[int]) -> Spans:
-    """Neighbours whose numbers of keys are much the same, so that a short row does not wait for the longest of all."""
-    found: list[tuple[int, int, int]] = []
+    """Group neighbouring rows with similar numbers of keys, so that a short row does not pay for the longest one."""
+    spans: list[tuple[int, int, int]] = []
     for first in range(0, len(lengths), SPAN_ROWS):
         rows = lengths[first : first + SPAN_ROWS]
         end, longest = first + len(rows), max(rows)
-        if found:
-            before, middle, length = found[-1]
-            apart = (middle - before) * length + len(rows) * longest
-            together = (end - before) * max(length, longest)
-            if together <= MAX_SPAN_PADDING * apart:
-                found[-1] = (before, end, max(length, longest))
+        if spans:
+            span_start, span_end, length = spans[-1]
+            separate_cost = (span_end - span_start) * length + len(rows) * longest
+            merged_cost = (end - span_start) * max(length, longest)
+            if merged_cost <= MAX_SPAN_PADDING * separate_cost:
+                spans[-1] = (span_start, end, max(length, longest))
                 continue
-        found.append((first, end, longest))
-    return tuple(found)
+        spans.append((first, end, longest))
+    return tuple(spans)
 
 
 def register_attention() -> None:
-    """Make our attention known to transformers, once a process."""
+    """Register our attention with transformers, once per process."""
     from transformers import AttentionInterface
 
     AttentionInterface.register(ATTENTION_NAME, attend)
@@ -59,18 +60,18 @@ def attend(
     dropout: float = 0.0,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """Attention of grouped queries.
+    """Compute grouped-query attention.
 
     Args:
         module: The attention layer; not used.
         query: [B, H, T, D].
-        key: [B, K, L, D] with H a multiple of K. Its attribute `spans`, if it has one, says which rows go together.
-        value: Likewise.
-        attention_mask: [B, 1, T, L], or with T stretched to (H / K) * T (see `grouped`): added to the scores. None
-            where every query sees every key.
+        key: [B, K, L, D] with H a multiple of K. Its optional attribute `spans` lists rows to compute together.
+        value: [B, K, L, D].
+        attention_mask: [B, 1, T, L], or with T expanded to (H / K) * T (see `grouped_mask`): added to the scores. None
+            if every query sees every key.
         scaling: Factor of the scores.
         dropout: Not used: there is no training.
-        kwargs: What else transformers passes.
+        kwargs: Other arguments that transformers passes; not used.
 
     Returns:
         [B, T, H, D], and None for the weights.
@@ -81,8 +82,8 @@ def attend(
     rows, heads, width, size = query.shape
     queries = query.reshape(rows, key.shape[1], heads // key.shape[1] * width, size)
     mask = attention_mask if attention_mask is None else attention_mask.to(query.dtype)
-    together: Spans = getattr(key, "spans", ())
-    if len(together) > 1 and mask is not None:
+    spans: Spans = getattr(key, "spans", ())
+    if len(spans) > 1 and mask is not None:
         out = torch.cat(
             [
                 scaled_dot_product_attention(
@@ -92,7 +93,7 @@ def attend(
                     attn_mask=mask[first:end, ..., :length],
                     scale=scaling,
                 )
-                for first, end, length in together
+                for first, end, length in spans
             ]
         )
     else:
@@ -101,12 +102,12 @@ def attend(
 
 
 def grouped_mask(visible: Tensor, group_size: int, dtype: Any) -> Tensor:
-    """What is added to the scores, made once for all layers.
+    """Build the mask that is added to the attention scores, once for all layers.
 
     Args:
         visible: [B, T, L] bool, True where a query sees a key.
-        groups: Query heads that share a key head.
-        dtype: Of the scores.
+        group_size: Query heads that share a key head.
+        dtype: Data type of the scores.
 
     Returns:
         [B, 1, groups * T, L], or [B, 1, 1, L] for T = 1: 0 where visible, else minus infinity.
@@ -122,13 +123,13 @@ def grouped_mask(visible: Tensor, group_size: int, dtype: Any) -> Tensor:
 
 
 class _BaseCache:
-    """What transformers asks of a cache."""
+    """The cache interface that transformers calls."""
 
     is_compileable = False
     is_sliding: tuple[bool, ...] = ()
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
-        return 0  # positions and mask are given with each call
+        return 0  # each call passes its positions and mask
 
     def get_mask_sizes(self, *arguments: Any) -> tuple[int, int]:
         return 0, 0
@@ -136,12 +137,14 @@ class _BaseCache:
     def get_max_cache_shape(self, layer_idx: int = 0) -> int:
         return -1
 
-    def update(self, keys: Tensor, values: Tensor, layer_idx: int, *rest: Any, **more: Any) -> tuple[Tensor, Tensor]:
+    def update(
+        self, keys: Tensor, values: Tensor, layer_idx: int, *arguments: Any, **options: Any
+    ) -> tuple[Tensor, Tensor]:
         raise NotImplementedError
 
 
 class PrefixCache(_BaseCache):
-    """Keys and values of what all prompts begin with: of each layer [1, K, P, D]."""
+    """Keys and values of the common prefix of all prompts; per layer [1, K, P, D]."""
 
     def __init__(self) -> None:
         self.layers: dict[int, tuple[Tensor, Tensor]] = {}
@@ -150,41 +153,43 @@ class PrefixCache(_BaseCache):
     def length(self) -> int:
         return self.layers[0][0].shape[2]
 
-    def update(self, keys: Tensor, values: Tensor, layer_idx: int, *rest: Any, **more: Any) -> tuple[Tensor, Tensor]:
+    def update(
+        self, keys: Tensor, values: Tensor, layer_idx: int, *arguments: Any, **options: Any
+    ) -> tuple[Tensor, Tensor]:
         self.layers[layer_idx] = (keys, values)
         return keys, values
 
 
 class SlotCache(_BaseCache):
-    """Keys and values of the slots: of each layer [slots, K, length, D], allocated as the layer is first used."""
+    """Keys and values of the slots; per layer [slots, K, length, D], allocated when the layer is first used."""
 
     def __init__(self, num_slots: int) -> None:
         self.num_slots = num_slots
         self.capacity = 0
-        self.allocations = 0  # of a layer's room; another number, another address
+        self.allocations = 0  # of layer storage; a change means that addresses changed
         self.layers: dict[int, tuple[Tensor, Tensor]] = {}
         self._first_slot = self._num_prompts = self._start = (
-            0  # slots of the prompts that are taken in, and tokens before them
+            0  # during prefill: first slot, number of prompts, tokens already in their slots
         )
         self._prefix: PrefixCache | None = None
-        self._positions: Tensor | None = None  # of a step: where each row writes; None while prompts are taken in
+        self._positions: Tensor | None = None  # in a step: where each row writes; None during prefill
         self._indices_by_device: dict[
             Any, tuple[Tensor, Tensor]
-        ] = {}  # rows and positions on each device, made once a step
+        ] = {}  # row indices and positions per device, built once per step
         self._max_length = 0
         self._spans: Spans = ()
 
     def start_prefill(
         self, first_slot: int, num_prompts: int, prefix: PrefixCache | None, start: int, end: int
     ) -> None:
-        """The next forward pass is over a piece of `count` prompts, for the slots from `first` on.
+        """Prepare for a forward pass over one chunk of `num_prompts` prompts, in the slots from `first_slot` on.
 
         Args:
-            first: Slot of the first prompt.
-            count: Number of prompts.
-            prefix: What stands before them.
-            start: Tokens of these prompts that are in their slots already, `prefix` included.
-            end: Tokens that will be.
+            first_slot: Slot of the first prompt.
+            num_prompts: Number of prompts.
+            prefix: Keys and values of their common prefix, if any.
+            start: Tokens of these prompts already in their slots, `prefix` included.
+            end: Tokens in their slots after the pass.
         """
         self._first_slot, self._num_prompts, self._prefix, self._start, self._positions = (
             first_slot,
@@ -197,18 +202,20 @@ class SlotCache(_BaseCache):
         self.reserve(end)
 
     def start_step(self, positions: Tensor, max_length: int, spans: Spans = ()) -> None:
-        """The next forward pass is a step over the first slots.
+        """Prepare for a forward pass that is a step over the first B slots.
 
         Args:
             positions: [B] int64, where each row writes.
-            longest: Keys that the longest row sees, its new one included.
-            together: Which rows' attention is computed at once, on the CPU; none: that of all.
+            max_length: Keys that the longest row sees, its new one included.
+            spans: Rows whose attention is computed together on the CPU; empty: all rows at once.
         """
         self._positions, self._max_length, self._spans = positions, max_length, spans
         self._indices_by_device.clear()
         self.reserve(max_length)
 
-    def update(self, keys: Tensor, values: Tensor, layer_idx: int, *rest: Any, **more: Any) -> tuple[Tensor, Tensor]:
+    def update(
+        self, keys: Tensor, values: Tensor, layer_idx: int, *arguments: Any, **options: Any
+    ) -> tuple[Tensor, Tensor]:
         import torch
 
         stored = self.layers.get(layer_idx)
@@ -221,38 +228,38 @@ class SlotCache(_BaseCache):
                     torch.arange(count, device=keys.device),
                     self._positions.to(keys.device),
                 )
-            rows, at = self._indices_by_device[keys.device]
+            rows, positions = self._indices_by_device[keys.device]
             for store, new in zip(stored, (keys, values), strict=True):
-                store[rows, :, at] = new[:, :, 0]
+                store[rows, :, positions] = new[:, :, 0]
             seen = stored[0][:count, :, : self._max_length], stored[1][:count, :, : self._max_length]
             if self._spans and keys.device.type == "cpu":
-                seen[0].spans = self._spans  # type: ignore[attr-defined]  # `attend` gets this very tensor
+                seen[0].spans = self._spans  # type: ignore[attr-defined]  # `attend` receives this tensor object
             return seen
         slots = slice(self._first_slot, self._first_slot + self._num_prompts)
-        for number, (store, new) in enumerate(zip(stored, (keys, values), strict=True)):
+        for index, (store, new) in enumerate(zip(stored, (keys, values), strict=True)):
             if self._prefix is not None and self._start == self._prefix.length:
-                store[slots, :, : self._start] = self._prefix.layers[layer_idx][number]
+                store[slots, :, : self._start] = self._prefix.layers[layer_idx][index]
             store[slots, :, self._start : self._max_length] = new
         return stored[0][slots, :, : self._max_length], stored[1][slots, :, : self._max_length]
 
     def move(self, source: int, target: int, length: int) -> None:
-        """Copy the first `length` tokens of a slot over another's."""
+        """Copy the first `length` tokens of slot `source` to slot `target`."""
         for keys, values in self.layers.values():
             keys[target, :, :length] = keys[source, :, :length]
             values[target, :, :length] = values[source, :, :length]
 
     def clear(self, slot: int) -> None:
-        """Forget what a slot holds, numbers that are not finite too."""
+        """Zero a slot, which also removes non-finite numbers."""
         for keys, values in self.layers.values():
             keys[slot] = 0
             values[slot] = 0
 
     def resize(self, num_slots: int, length: int | None = None) -> None:
-        """Another number of slots, the first ones kept; layer by layer, so that little is held twice.
+        """Change the number of slots and keep the first ones; works layer by layer to limit peak memory.
 
         Args:
-            num_slots: How many from now on.
-            length: Tokens that the longest of the kept slots holds; None keeps the room that there is.
+            num_slots: The new number of slots.
+            length: Tokens in the longest kept slot; None keeps the current capacity.
         """
         self.num_slots = num_slots
         if length is not None:
@@ -261,17 +268,17 @@ class SlotCache(_BaseCache):
             self.layers[layer_idx] = self._reallocate(stored, stored[0])
 
     def reserve(self, length: int) -> None:
-        """Have room for so many tokens from the next forward pass on."""
+        """Raise the capacity to at least `length` tokens per slot, from the next forward pass on."""
         if length > self.capacity:
             self.capacity = -(-length // BUCKET) * BUCKET
 
     def _reallocate(self, stored: tuple[Tensor, Tensor] | None, like: Tensor) -> tuple[Tensor, Tensor]:
-        """Room for the present capacity, with what was stored. Zeros: masked keys must still be finite numbers."""
+        """Allocate storage of the current capacity and copy the old contents. Zeros: masked keys must be finite too."""
         import torch
 
         self.allocations += 1
         shape = (self.num_slots, like.shape[1], self.capacity, like.shape[3])
         new = tuple(torch.zeros(shape, dtype=like.dtype, device=like.device) for _ in range(2))
-        for old, room in zip(stored or (), new, strict=False):
-            room[: len(old), :, : old.shape[2]] = old[: self.num_slots, :, : self.capacity]
+        for old, storage in zip(stored or (), new, strict=False):
+            storage[: len(old), :, : old.shape[2]] = old[: self.num_slots, :, : self.capacity]
         return new[0], new[1]

@@ -1,12 +1,13 @@
-"""Steps whose every address and shape stays as it is, so that a GPU can run them again without Python.
+"""Decoding steps with fixed addresses and shapes, so that a GPU can replay them as CUDA graphs without Python.
 
-All that a step reads stands in tensors made once: the newest token of each slot, where it writes, its seed. It chooses
-its tokens on the device, moves its own positions on, and writes into a ring that the host reads every few steps. The
-host says anew where rows stand only when rows came, went or moved. There is a graph for each number of slots and
-length of keys that occurs, out of few; slots without a row take part: they write into themselves, and nobody reads it.
+Everything that a step reads is in tensors allocated once: the newest token of each slot, its write position, its seed.
+A step samples its tokens on the device, advances its own positions, and writes into a ring that the host reads every
+few steps. The host uploads the rows' state again only after a row was added, removed or moved. There is one graph per
+bucket of slots and bucket of keys. Slots without a row take part: they write into themselves, and their output is
+ignored.
 
-Kept from one part to the next, graphs too. What moves the storage gives the graphs up first. Whatever cannot be
-captured runs as in `model_runner.py`, and says so once. Never run on a GPU yet; on the CPU graphs are pretended.
+Storage and graphs are kept from one part to the next; before the storage moves, the graphs are dropped. A step that
+cannot be captured runs as in `model_runner.py`, with one warning. Not yet run on a GPU; on the CPU graphs are emulated.
 """
 
 from __future__ import annotations
@@ -29,41 +30,41 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 NOT_CAPTURED = "not_captured"
-"""How a part is marked that was begun with captured steps, and went on without."""
+"""Mark of a part that was to run with captured steps and ran, or continued, without them."""
 
 POSITION, ACTIVE, SEED, STEP, RING_INDEX = range(5)
-"""Rows of the state: where a slot writes, whether it has a row, its seed, its tokens so far, and the ring's place."""
+"""Rows of the state tensor: write position, 1 if the slot has a row, seed, tokens so far, and the index in the ring."""
 
 DENSE_MODEL_TYPE = "hunyuan_v1_dense"
 
 
 def unsupported_reason(hymt: LoadedModel, stages: int) -> str:
-    """Why steps of a loaded network cannot be captured; empty where they can, by all that is known."""
+    """Return why steps of a loaded network cannot be captured; empty if nothing known prevents it."""
     config = hymt.network.config
     devices = hymt.placement.devices if hymt.placement else (hymt.device,)
     if stages > 1 or len(devices) > 1:
-        return "a graph is of one device, and here are several, or several groups of slots"
+        return "a CUDA graph covers one device, and this run uses several devices or several groups of slots"
     if str(getattr(config, "model_type", "")) != DENSE_MODEL_TYPE:
-        return f"a network of type {config.model_type} chooses its experts by what the host is told"
+        return f"a network of type {config.model_type} selects its experts from values that the host must read"
     if getattr(config, "quantization_config", None):
-        return "quantised weights are unpacked in ways that were not looked at"
+        return "capture of quantised weights has not been verified"
     return ""
 
 
 class CudaGraphRunner(ModelRunner):
-    """The network over one group of slots, at addresses that stay. One for all parts of a run."""
+    """Runs the network over one group of slots at fixed addresses; one object serves all parts of a run."""
 
     def __init__(self, hymt: LoadedModel, sampling_params: SamplingParams, backend: GraphBackend | None = None) -> None:
         super().__init__(hymt, sampling_params, 1, Counters(), logprobs=False)
         self.backend = make_backend(hymt.device) if backend is None else backend
-        self.disabled_reason = ""  # why nothing is captured any more
+        self.disabled_reason = ""  # why capture is off; empty: it is on
         self.read_every = 1
         self.graphs: dict[tuple[int, int, SamplingParams, bool], Step] = {}
         self.state: Tensor | None = None  # [5, slots] int64
         self.ring: Tensor | None = None  # [read_every, 3, slots] int64
-        self._captured_allocations = 0  # of the cache, when its graphs were captured
-        self._ring_index = 0  # of the next step in the ring
-        self._num_synced = 0  # rows that the device knows the places of; 0: it must be told anew
+        self._captured_allocations = 0  # cache.allocations when the graphs were captured
+        self._ring_index = 0  # index of the next step in the ring
+        self._num_synced = 0  # rows whose state the device has; 0: it must be uploaded again
 
     def start(
         self,
@@ -76,16 +77,16 @@ class CudaGraphRunner(ModelRunner):
         read_every: int = 1,
         logprobs: bool = False,
     ) -> None:
-        """Take other prompts on. What is there is kept where it has the room; nothing is allocated yet.
+        """Prepare for a new set of prompts, reusing buffers that are large enough; allocates nothing yet.
 
         Args:
-            choice: How a token is chosen.
-            counters: Where to count.
-            num_slots: Slots, at least.
-            width: Tokens that a slot may come to hold.
-            max_tokens: Of all slots together; to have room for these prompts and for those before, if both fit.
+            sampling_params: How a token is chosen.
+            counters: Counters to update.
+            num_slots: Minimum number of slots.
+            max_length: Largest number of tokens that a slot may hold.
+            max_tokens: Token limit over all slots; if it allows, buffers are sized for these and the earlier prompts.
             read_every: Steps in the ring.
-            logprobs: Whether the logarithms of probabilities are kept.
+            logprobs: True to keep the log-probabilities of chosen tokens.
         """
         self.sampling_params, self.counters, self.logprobs, self.prefix = sampling_params, counters, logprobs, None
         self._num_synced = 0
@@ -93,17 +94,17 @@ class CudaGraphRunner(ModelRunner):
             self.drop_graphs()
             self.read_every, self.ring = read_every, None
         slots, length = self.cache.num_slots, self.cache.capacity
-        wanted = self.slot_tokens(max_length)
-        if slots >= num_slots and length >= wanted:
+        needed = self.slot_tokens(max_length)
+        if slots >= num_slots and length >= needed:
             return
         self.release()
-        if max(slots, num_slots) * max(length, wanted) <= max_tokens:
-            num_slots, wanted = max(slots, num_slots), max(length, wanted)
+        if max(slots, num_slots) * max(length, needed) <= max_tokens:
+            num_slots, needed = max(slots, num_slots), max(length, needed)
         self.cache = SlotCache(num_slots)
-        self.cache.reserve(wanted)
+        self.cache.reserve(needed)
 
     def slot_tokens(self, max_length: int) -> int:
-        """Tokens of storage that a row of so many takes: steps go on until the host knows of its end."""
+        """Tokens of storage for a row of `max_length`: steps continue until the host has read that the row ended."""
         return bucket_length(max_length + self.read_every)
 
     def recreate(self, num_slots: int) -> ModelRunner:
@@ -112,21 +113,21 @@ class CudaGraphRunner(ModelRunner):
         return self
 
     def drop_graphs(self) -> None:
-        """Give the graphs up, before what they point to moves."""
+        """Drop the graphs, before the storage that they point to moves."""
         if self.graphs:
             self.backend.release()
             self.graphs.clear()
         self._num_synced = 0
 
     def release(self) -> None:
-        """Give graphs and storage up."""
+        """Drop the graphs and free the storage."""
         self.drop_graphs()
         self.cache = SlotCache(1)
         self.last_tokens = self.seen = self.state = self.ring = None
 
     def disable(self, reason: str) -> None:
-        """Capture nothing any more; steps go on as in `model_runner.py`."""
-        log.warning("decode.capture: steps are not captured any more, but run one by one: %s", reason)
+        """Turn capture off; steps continue to run as in `model_runner.py`."""
+        log.warning("decode.capture: capture is now off, and steps run one by one: %s", reason)
         self.disabled_reason = reason
         self.drop_graphs()
 
@@ -139,43 +140,43 @@ class CudaGraphRunner(ModelRunner):
         super().move(source, target, length)
 
     def resize(self, num_slots: int, length: int | None = None, max_length: int = 0) -> None:
-        wanted = self.slot_tokens(max_length)
-        if length is not None and self.cache.num_slots >= num_slots and self.cache.capacity >= wanted:
-            return  # more slots are wanted, and are there
+        needed = self.slot_tokens(max_length)
+        if length is not None and self.cache.num_slots >= num_slots and self.cache.capacity >= needed:
+            return  # the storage already has enough slots
         self.drop_graphs()
-        super().resize(num_slots, None if length is None else max(length, wanted))
+        super().resize(num_slots, None if length is None else max(length, needed))
 
     def step(self, sequences: Sequence[SequenceState]) -> SampledTokens:
-        """Give every row one more token, by a graph if there is one for so many rows of such lengths."""
+        """Generate one more token for every row, by graph replay if a graph for these buckets exists."""
         if self.disabled_reason:
             return super().step(sequences)
-        number = bucket_slots(len(sequences), self.cache.num_slots)
+        num_slots = bucket_slots(len(sequences), self.cache.num_slots)
         length = bucket_length(max(row.position for row in sequences) + 1)
         if length > self.cache.capacity or self.cache.allocations != self._captured_allocations:
             self.drop_graphs()
             self.cache.reserve(length)
-        told, self._num_synced = self._num_synced, 0  # a step that fails leaves the device's state unknown
-        if told != len(sequences):
+        num_synced, self._num_synced = self._num_synced, 0  # after a failed step the device's state is unknown
+        if num_synced != len(sequences):
             self._sync_state(sequences)
-        key = (number, length, self.sampling_params, self.logprobs)
+        key = (num_slots, length, self.sampling_params, self.logprobs)
         if key in self.graphs:
             self.graphs[key]()
             self.counters.replays += 1
         else:
             self._capture(key)
         assert self.ring is not None
-        chosen = from_ring(sequences, self.ring, self._ring_index, logprobs=self.logprobs)
+        sampled = from_ring(sequences, self.ring, self._ring_index, logprobs=self.logprobs)
         self._num_synced, self._ring_index = len(sequences), (self._ring_index + 1) % self.read_every
         for row in sequences:
             row.num_unread += 1
         self.count_step(len(sequences))
-        return chosen
+        return sampled
 
     def _capture(self, key: tuple[int, int, SamplingParams, bool]) -> None:
-        """Run a step that is to be captured, which is a step like any; then capture it for the next ones.
+        """Run one normal step as the warm-up, then capture it for later replays.
 
         Raises:
-            torch.OutOfMemoryError: The step did not fit. What the capture lacks only ends the capturing.
+            torch.OutOfMemoryError: The step did not fit. If only the capture fails, capture is turned off instead.
         """
 
         def step() -> None:
@@ -190,11 +191,11 @@ class CudaGraphRunner(ModelRunner):
             self.disable(str(error).splitlines()[0] if str(error) else type(error).__name__)
 
     def run_step(self, num_slots: int, length: int) -> None:
-        """The step itself. Every tensor that it takes or leaves has its place, and the host is asked for nothing.
+        """Run one step. All its inputs and outputs are at fixed addresses, and it never synchronises with the host.
 
         Args:
-            number: Slots that take part, the first ones.
-            length: Keys of each, of which a row sees those up to its own.
+            num_slots: Number of slots that take part, from the first one on.
+            length: Keys per slot; a row sees those up to its own position.
         """
         import torch
 
@@ -202,11 +203,11 @@ class CudaGraphRunner(ModelRunner):
         assert state is not None
         assert last is not None
         assert ring is not None
-        at = state[POSITION, :num_slots]
-        self.cache.start_step(at, length)
-        visible = torch.arange(length, device=at.device)[None, None, :] <= at[:, None, None]
+        positions = state[POSITION, :num_slots]
+        self.cache.start_step(positions, length)
+        visible = torch.arange(length, device=positions.device)[None, None, :] <= positions[:, None, None]
         logits, finite = self._logits(
-            self._hidden_states(last[:num_slots, None], visible, at[:, None], self.cache)[:, -1]
+            self._hidden_states(last[:num_slots, None], visible, positions[:, None], self.cache)[:, -1]
         )
         seen = (
             self.seen[:num_slots] if self.seen is not None and self.sampling_params.repetition_penalty != 1.0 else None
@@ -217,7 +218,7 @@ class CudaGraphRunner(ModelRunner):
             token_logprobs(logits, chosen).double().view(torch.int64) if self.logprobs else torch.zeros_like(chosen)
         )
         written = torch.stack([chosen, finite.long(), logprobs])[None]
-        # below nothing is allocated: a step that runs out of memory has changed nothing that is read
+        # nothing below allocates: a step that runs out of memory leaves all state unchanged
         if seen is not None:
             seen.scatter_(1, chosen[:, None], True)
         last[:num_slots].copy_(chosen)
@@ -227,7 +228,7 @@ class CudaGraphRunner(ModelRunner):
         state[RING_INDEX, :1].add_(1).remainder_(self.read_every)
 
     def _sync_state(self, sequences: Sequence[SequenceState]) -> None:
-        """Tell the device which rows stand in the first slots, and how far each is."""
+        """Upload the state of the rows in the first slots: position, seed, number of tokens."""
         import torch
 
         assert self.state is not None
@@ -240,7 +241,7 @@ class CudaGraphRunner(ModelRunner):
         self.state.copy_(to_device(state, self.state.device))
 
     def _allocate_state(self) -> None:
-        """Likewise for the state of the slots, and for the ring. Called before any step over so many slots."""
+        """Also allocate the state of the slots and the ring. Called before any step over this many slots."""
         import torch
 
         super()._allocate_state()

@@ -1,7 +1,7 @@
-"""Decode the prompts of a part: batches in, one translation a prompt out.
+"""Decode the prompts of a part: batches in, one translation per prompt out.
 
-Out of memory splits a batch in halves and goes on; a row that does not fit alone becomes an error row. Nothing here
-depends on the time or on what was decoded before, so a part's text is the same wherever it is decoded.
+When memory runs out, a batch is split in half and decoded again; a row that does not fit alone becomes an error row.
+Nothing here depends on time or on what was decoded earlier, so a part's text is the same wherever it is decoded.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 
 class Decoder:
-    """The engine with everything a run has settled; `run` decodes one part."""
+    """The engine with all settings of a run resolved; `run` decodes one part."""
 
     def __init__(
         self,
@@ -47,20 +47,20 @@ class Decoder:
         max_tokens: int = 16_384,
         logprobs: bool = False,
     ) -> None:
-        """Settle a run.
+        """Resolve the settings of a run.
 
         Args:
             hymt: The loaded model.
             settings: How text is generated.
-            group: Widths of rows -> batches of their indices, the widest first.
+            make_batches: Maps row lengths in tokens to batches of row indices, the longest rows first.
             seed: The job's seed.
             check_stop: Raises when the job must end at once.
-            on_batch: Told of rows that were decoded, and of their new tokens.
-            decode: Decodes one batch instead of the engine; tests put a small real thing here.
+            on_batch: Called with the number of rows and of new tokens after each batch.
+            decode_fn: Decodes one batch in place of the engine; tests pass a small real decoder.
             card: The model card's sampling, for fields that `settings` leaves open.
-            max_rows: Slots at most.
-            max_tokens: Tokens of keys and values at most, over all slots.
-            logprobs: Whether each translation has the mean logarithm of its tokens' probabilities; slots only.
+            max_rows: Maximum number of slots.
+            max_tokens: Maximum number of tokens of keys and values, over all slots.
+            logprobs: True to give each translation the mean log-probability of its tokens; slots engine only.
         """
         self.hymt, self.settings, self.make_batches, self.seed = hymt, settings, make_batches, seed
         self.check_stop, self.on_batch = check_stop, on_batch
@@ -78,23 +78,24 @@ class Decoder:
         self.graph_runner = self._make_graph_runner() if settings.capture else None
 
     def _make_graph_runner(self) -> CudaGraphRunner | None:
-        """What captured steps need, or a warning why there are none."""
+        """Make the runner of captured steps; if they cannot be captured, warn and return None."""
         reason = cuda_graph_runner.unsupported_reason(self.hymt, self.stages)
         if self.by_batch:
-            reason = f"it is for decode.engine=slots, and this is {self.engine.value}"
+            reason = f"it requires decode.engine=slots, and this run uses {self.engine.value}"
         if not reason:
             return CudaGraphRunner(self.hymt, self.sampling_params)
         log.warning("decode.capture=true has no effect: %s", reason)
         return None
 
     def self_check(self) -> None:
-        """Compare the slot engine with `generate` on the canaries, one at a time, and fall back where they differ.
+        """Compare the slot engine with `generate` on the canary prompts, and fall back to `generate` if they differ.
 
-        In float32 only: in the others, rounding alone may change a token of an undecided network. Captured steps are
-        compared with the engine's own in every number format, and so is its attention on GPUs with torch's plainest.
+        Only in float32: in other formats rounding alone may change a token when two are about equally likely. Captured
+        steps are compared with plain steps in every number format, and on GPUs the engine's attention is compared with
+        torch's math back end.
 
         Raises:
-            PreflightError: Its attention gives other tokens (E26).
+            PreflightError: The attention gives different tokens (E26).
         """
         if self.by_batch:
             return
@@ -103,7 +104,7 @@ class Decoder:
         if self.hymt.dtype == "float32" and not self_check.matches_generate(
             self.hymt, self.max_rows, self.max_tokens, self.check_stop
         ):
-            log.warning("decode.engine=slots answers the canaries otherwise than generate does, which is used instead")
+            log.warning("decode.engine=slots and generate disagree on the canary prompts; using generate")
             self.engine, self.by_batch, self.graph_runner = Engine.generate, True, None
         if self.graph_runner is not None:
             self._self_check_graphs(self.graph_runner)
@@ -115,14 +116,16 @@ class Decoder:
                 graph_runner, self.sampling_params, self.settings.read_every, self.check_stop
             )
             if not agrees and not graph_runner.disabled_reason:
-                graph_runner.disable("they answer the canaries otherwise than the engine's own steps do")
-        except RuntimeError as error:  # whatever it is: without them there is an engine that was asked for
+                graph_runner.disable("captured and plain steps disagree on the canary prompts")
+        except RuntimeError as error:  # any capture error: the requested engine also works without capture
             if "CUDA error" in str(error):
-                raise DeviceError(f"The GPU failed ({str(error).splitlines()[0]}); set decode.capture=false") from error
+                raise DeviceError(
+                    f"The GPU failed ({str(error).splitlines()[0]}). Set decode.capture=false."
+                ) from error
             graph_runner.disable(str(error).splitlines()[0] if str(error) else type(error).__name__)
 
     def _drop_disabled_runner(self) -> None:
-        """Captured steps that were given up are not tried again."""
+        """Drop a runner whose capture was turned off; it is not tried again."""
         if self.graph_runner is not None and self.graph_runner.disabled_reason:
             self.graph_runner.release()
             self.graph_runner = None
@@ -132,49 +135,49 @@ class Decoder:
 
         Args:
             prompts: Prompts of a part.
-            attempt: 0 at first; later tries draw with the card's sampling and a seed of their own.
+            attempt: 0 for the first try; later tries use the model card's sampling and a different seed.
 
         Returns:
-            One translation a prompt, in the order of the prompts.
+            One translation per prompt, in the order of the prompts.
 
         Raises:
-            StoppedError: The job must end at once; nothing of these prompts is kept.
+            StoppedError: The job must end at once; the results of these prompts are discarded.
         """
-        rule = (
+        sampling_params = (
             self.sampling_params
             if attempt == 0
             else replace(card_sampling_params(self.card), stop_loops=self.settings.stop_loops)
         )
         limits = [self._max_new_tokens(prompt) for prompt in prompts]
         if not self.by_batch:
-            return self._decode_in_slots(prompts, limits, rule, attempt)
-        done: dict[int, Translation] = {}
+            return self._decode_in_slots(prompts, limits, sampling_params, attempt)
+        translations: dict[int, Translation] = {}
         waiting = list(self.make_batches([len(p.ids) + n for p, n in zip(prompts, limits, strict=True)]))[::-1]
         while waiting:
             self.check_stop()
             indices = waiting.pop()
-            generated = self._try_batch(prompts, limits, indices, rule, attempt)
-            if generated is None and len(indices) > 1:
+            completions = self._try_batch(prompts, limits, indices, sampling_params, attempt)
+            if completions is None and len(indices) > 1:
                 half = (len(indices) + 1) // 2
                 waiting += [indices[half:], indices[:half]]
                 self._degraded.append("oom_split")
-                log.warning("out of memory rows=%d: split in halves", len(indices))
-            elif generated is None:
-                done[indices[0]] = self._out_of_memory_translation(prompts[indices[0]], attempt)
+                log.warning("out of memory rows=%d: splitting the batch in half", len(indices))
+            elif completions is None:
+                translations[indices[0]] = self._out_of_memory_translation(prompts[indices[0]], attempt)
             else:
                 for index, translation in zip(
-                    indices, self._to_translations(prompts, indices, generated, attempt), strict=True
+                    indices, self._to_translations(prompts, indices, completions, attempt), strict=True
                 ):
-                    done[index] = translation
-                self.on_batch(len(indices), sum(len(row.ids) for row in generated))
-        return [done[index] for index in range(len(prompts))]
+                    translations[index] = translation
+                self.on_batch(len(indices), sum(len(row.ids) for row in completions))
+        return [translations[index] for index in range(len(prompts))]
 
     def _decode_in_slots(
         self, prompts: Sequence[Prompt], limits: Sequence[int], sampling_params: SamplingParams, attempt: int
     ) -> list[Translation]:
         seeds = self._seeds(prompts, sampling_params, attempt)
         with _raise_device_errors():
-            generated, degraded = decode_prompts(
+            completions, degraded = decode_prompts(
                 self.hymt,
                 [prompt.ids for prompt in prompts],
                 limits,
@@ -193,35 +196,37 @@ class Decoder:
         self._drop_disabled_runner()
         if degraded:
             self._degraded.append("oom_split")
-            log.warning("out of memory: went on with fewer rows at once")
-        made = self._to_translations(prompts, range(len(prompts)), generated, attempt)
+            log.warning("out of memory: continued with fewer rows at a time")
+        translations = self._to_translations(prompts, range(len(prompts)), completions, attempt)
         return [
-            self._out_of_memory_translation(prompt, attempt) if row.finish_reason == "memory" else one
-            for prompt, row, one in zip(prompts, generated, made, strict=True)
+            self._out_of_memory_translation(prompt, attempt) if completion.finish_reason == "memory" else translation
+            for prompt, completion, translation in zip(prompts, completions, translations, strict=True)
         ]
 
     def _out_of_memory_translation(self, prompt: Prompt, attempt: int) -> Translation:
-        message = f"{len(prompt.ids)} prompt tokens do not fit the memory of {self.hymt.device} alone"
+        message = (
+            f"{len(prompt.ids)} prompt tokens do not fit in the memory of {self.hymt.device}, even as the only row"
+        )
         return Translation(prompt, "", "error", message=message, attempt=attempt)
 
     def take_degraded(self) -> tuple[str, ...]:
-        """What went otherwise than planned since the last call, for the part's header."""
+        """Return and clear the deviations from the plan since the last call, for the part's header."""
         uncaptured = [cuda_graph_runner.NOT_CAPTURED] if self.settings.capture and self.graph_runner is None else []
-        taken, self._degraded = tuple(dict.fromkeys(self._degraded + uncaptured)), []
-        return taken
+        degraded, self._degraded = tuple(dict.fromkeys(self._degraded + uncaptured)), []
+        return degraded
 
     def _seeds(self, prompts: Sequence[Prompt], sampling_params: SamplingParams, attempt: int) -> list[int]:
-        """Of each row; nothing is drawn without sampling."""
+        """Return the seed of each row; all 0 without sampling, where nothing is drawn."""
         if not sampling_params.do_sample:
             return [0] * len(prompts)
         return [row_seed(self.seed, prompt.row_id, prompt.segment.index, attempt) for prompt in prompts]
 
     def _max_new_tokens(self, prompt: Prompt) -> int:
-        """Largest number of new tokens of a row, from its source length, language and the model's context."""
+        """Limit of new tokens of a row, from its source length, its target language and the model's context."""
         expansion = languages.get(prompt.tgt_lang).expansion
-        wanted = int(prompt.num_source_tokens * self.settings.new_tokens_ratio * expansion)
-        wanted = min(wanted + self.settings.new_tokens_extra, self.settings.max_new_tokens)
-        return max(1, min(wanted, self.hymt.max_context - len(prompt.ids)))
+        limit = int(prompt.num_source_tokens * self.settings.new_tokens_ratio * expansion)
+        limit = min(limit + self.settings.new_tokens_extra, self.settings.max_new_tokens)
+        return max(1, min(limit, self.hymt.max_context - len(prompt.ids)))
 
     def _try_batch(
         self,
@@ -231,7 +236,7 @@ class Decoder:
         sampling_params: SamplingParams,
         attempt: int,
     ) -> list[Completion] | None:
-        """Decode one batch; None when it did not fit the memory."""
+        """Decode one batch; None if it did not fit in memory."""
         chosen = [prompts[index] for index in indices]
         seeds = self._seeds(chosen, sampling_params, attempt)
         try:
@@ -247,7 +252,7 @@ class Decoder:
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
-        # outside of the except block: the traceback would keep the tensors alive
+        # outside the except block, where the traceback would keep the tensors alive
         empty_cache(self.hymt.device)
         return None
 
@@ -272,10 +277,12 @@ class Decoder:
 
 @contextmanager
 def _raise_device_errors() -> Iterator[None]:
-    """An error that leaves the GPU's context unusable ends the process, to be run again."""
+    """Raise DeviceError for an error that leaves the GPU's context unusable; the process must be restarted."""
     try:
         yield
     except RuntimeError as error:
         if "CUDA error" not in str(error) or is_out_of_memory(error):
             raise
-        raise DeviceError(f"The GPU failed ({str(error).splitlines()[0]}); run again to continue") from error
+        raise DeviceError(
+            f"The GPU failed ({str(error).splitlines()[0]}). Run the same command again to continue."
+        ) from error

@@ -1,6 +1,6 @@
-"""The reference engine: `model.generate` over one padded batch, with our own choice of tokens and per-row limits.
+"""The reference engine: `model.generate` on one padded batch, with our own sampling and a limit per row.
 
-Slow and plain; the fast engine is compared with it. Does not know parts, documents or retries.
+Slow and simple; the slot engine is checked against it. Does not know parts, documents or retries.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Completion:
 
     ids: list[int]  # without the end token
     finish_reason: str  # "stop", "length", "loop", "memory" or "non_finite"
-    mean_logprob: float | None = field(default=None, compare=False)  # of the chosen tokens, where it was kept
+    mean_logprob: float | None = field(default=None, compare=False)  # mean log-probability of the tokens, if kept
 
 
 def pad_left(prompts: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor, Tensor]:
@@ -43,9 +43,9 @@ def pad_left(prompts: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor, Ten
     width = max(map(len, prompts))
     input_ids = torch.full((len(prompts), width), pad_id, dtype=torch.int64)
     mask = torch.zeros((len(prompts), width), dtype=torch.int64)
-    for number, ids in enumerate(prompts):
-        input_ids[number, width - len(ids) :] = torch.tensor(ids, dtype=torch.int64)
-        mask[number, width - len(ids) :] = 1
+    for index, ids in enumerate(prompts):
+        input_ids[index, width - len(ids) :] = torch.tensor(ids, dtype=torch.int64)
+        mask[index, width - len(ids) :] = 1
     return input_ids, mask
 
 
@@ -64,8 +64,11 @@ def decode_batch(
         prompts: Token ids of B prompts.
         max_new_tokens: Limit of each row, at least 1.
         seeds: Seed of each row's draws; unused when greedy.
-        choice: How a token is chosen.
-        check_stop: Called at every step; raises to give the batch up.
+        sampling_params: How a token is chosen.
+        check_stop: Called at every step; raises to abort the batch.
+
+    Returns:
+        One completion per prompt, in the order of the prompts.
 
     Raises:
         torch.OutOfMemoryError: The batch does not fit; split it.
@@ -77,7 +80,7 @@ def decode_batch(
 
     input_ids, mask = (tensor.to(hymt.device) for tensor in pad_left(prompts, hymt.tokenizer.pad_id))
     width = input_ids.shape[1]
-    rule = _SamplingProcessor(sampling_params, list(seeds), mask, width, hymt.tokenizer.stop_ids[0])
+    processor = _SamplingProcessor(sampling_params, list(seeds), mask, width, hymt.tokenizer.stop_ids[0])
     limits = torch.tensor(list(max_new_tokens), device=hymt.device)
 
     def ended(ids: Tensor, scores: Tensor, **kwargs: Any) -> Tensor:
@@ -89,22 +92,22 @@ def decode_batch(
             input_ids=input_ids,
             attention_mask=mask,
             max_new_tokens=max(max_new_tokens),
-            logits_processor=LogitsProcessorList([rule]),
+            logits_processor=LogitsProcessorList([processor]),
             stopping_criteria=StoppingCriteriaList([ended]),
         )
     rows = output[:, width:].tolist()
-    bad = set(rule.non_finite_rows())
+    non_finite = set(processor.non_finite_rows())
     return [
         _truncate(row[:limit], hymt.tokenizer.stop_ids, prompt if sampling_params.stop_loops else None)
-        if number not in bad
+        if index not in non_finite
         else Completion([], "non_finite")
-        for number, (row, limit, prompt) in enumerate(zip(rows, max_new_tokens, prompts, strict=True))
+        for index, (row, limit, prompt) in enumerate(zip(rows, max_new_tokens, prompts, strict=True))
     ]
 
 
 def _truncate(ids: list[int], stop_ids: Sequence[int], prompt: Sequence[int] | None) -> Completion:
-    """The row up to its end; with the prompt of a row that is watched for loops, at most up to a loop."""
-    end = next((place for place, token in enumerate(ids) if token in stop_ids), None)
+    """Cut the row at its end token, and at a loop if `prompt` is given (None: loops are not stopped)."""
+    end = next((index for index, token in enumerate(ids) if token in stop_ids), None)
     text = ids if end is None else ids[:end]
     loop = None if prompt is None else find_loop(text, prompt)
     if loop is not None:
@@ -113,7 +116,7 @@ def _truncate(ids: list[int], stop_ids: Sequence[int], prompt: Sequence[int] | N
 
 
 class _SamplingProcessor:
-    """A logits processor that leaves only the token we choose; generate's argmax then takes it."""
+    """A logits processor that masks all tokens but the one we sampled, so that generate's argmax selects it."""
 
     def __init__(
         self, sampling_params: SamplingParams, seeds: list[int], attention_mask: Tensor, prompt_width: int, stop_id: int
@@ -132,15 +135,15 @@ class _SamplingProcessor:
         import torch
 
         logits = scores.float()
-        broken = ~torch.isfinite(logits).all(dim=-1)
-        self.is_non_finite = broken if self.is_non_finite is None else self.is_non_finite | broken
-        logits = torch.where(broken.unsqueeze(1), torch.zeros_like(logits), logits)
+        is_bad = ~torch.isfinite(logits).all(dim=-1)
+        self.is_non_finite = is_bad if self.is_non_finite is None else self.is_non_finite | is_bad
+        logits = torch.where(is_bad.unsqueeze(1), torch.zeros_like(logits), logits)
         if self.sampling_params.repetition_penalty != 1.0:
             self._update_seen(input_ids, logits)
         chosen = sample(logits, self.seen, self.sampling_params, self.seeds, input_ids.shape[1] - self.prompt_width)
         chosen = torch.where(self.is_non_finite, torch.full_like(chosen, self.stop_id), chosen)
-        only = torch.full_like(scores, float("-inf"))
-        return only.scatter_(1, chosen.unsqueeze(1), 0.0)
+        masked = torch.full_like(scores, float("-inf"))
+        return masked.scatter_(1, chosen.unsqueeze(1), 0.0)
 
     def _update_seen(self, input_ids: Tensor, logits: Tensor) -> None:
         import torch
@@ -153,5 +156,5 @@ class _SamplingProcessor:
             self.seen.scatter_(1, input_ids[:, -1:], True)
 
     def non_finite_rows(self) -> list[int]:
-        """Rows whose logits held NaN or infinity at any step."""
+        """Return the rows whose logits contained NaN or infinity at any step."""
         return [] if self.is_non_finite is None else self.is_non_finite.nonzero().flatten().tolist()

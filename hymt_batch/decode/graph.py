@@ -1,7 +1,7 @@
-"""How a step is run again without its Python: captured in a CUDA graph, or, on the CPU, only pretended.
+"""Replay a step without its Python code: as a captured CUDA graph or, on the CPU, as an emulated one.
 
-Never run on a GPU yet. Knows no rows: a step is a function without arguments and without a result, which reads and
-writes tensors that stay where they are, and asks the host for nothing.
+Not yet run on a GPU. Does not know rows: a step is a function without arguments or result that reads and writes
+tensors at fixed addresses and never synchronises with the host.
 
 Source: torch's notes on CUDA graphs (side stream, private pool, no synchronisation while capturing).
 """
@@ -14,26 +14,26 @@ from typing import Any, Protocol
 Step = Callable[[], None]
 
 SLOT_BUCKETS = (1, 2, 4, 8, 16, 32, 48, 64)
-"""Numbers of slots of a step; above the last, its multiples by a half."""
+"""Numbers of slots that a step may have; above the last, multiples of half of it."""
 
 LENGTH_BUCKET = 256
-"""Keys of a step are a multiple of so many: fewer graphs, and attention over some keys that are masked."""
+"""The keys of a step are padded to a multiple of this: fewer graphs, but attention over some masked keys."""
 
 
 def bucket_slots(num: int, max_slots: int) -> int:
-    """The smallest number of slots that holds `num` rows, out of few; at most `most`."""
+    """Return the smallest bucket of slots that holds `num` rows, at most `max_slots`."""
     last = SLOT_BUCKETS[-1]
-    wanted = next((one for one in SLOT_BUCKETS if one >= num), -(-num // (last // 2)) * (last // 2))
-    return max(num, min(wanted, max_slots))
+    smallest = next((bucket for bucket in SLOT_BUCKETS if bucket >= num), -(-num // (last // 2)) * (last // 2))
+    return max(num, min(smallest, max_slots))
 
 
 def bucket_length(num: int) -> int:
-    """The smallest length that holds `num` keys, out of few."""
+    """Return the smallest bucket length that holds `num` keys."""
     return -(-num // LENGTH_BUCKET) * LENGTH_BUCKET
 
 
 class GraphBackend(Protocol):
-    """Runs a step for the first time, and makes of it what runs it again."""
+    """Runs a step once, then captures it for replay."""
 
     def warm_up(self, step: Step) -> None: ...
 
@@ -43,7 +43,7 @@ class GraphBackend(Protocol):
 
 
 class EmulatedGraphs:
-    """Runs the same function again; what it costs is what it cost before."""
+    """Emulates a graph: replay calls the function again, at its full cost."""
 
     def warm_up(self, step: Step) -> None:
         step()
@@ -56,7 +56,7 @@ class EmulatedGraphs:
 
 
 class CudaGraphs:
-    """CUDA graphs that share one pool of memory, since never two of them run at once."""
+    """CUDA graphs that share one memory pool, since no two of them run at once."""
 
     def __init__(self, device: str) -> None:
         import torch
@@ -66,42 +66,42 @@ class CudaGraphs:
         self._pool: Any = None
 
     def warm_up(self, step: Step) -> None:
-        """Run a step in the stream of the captures: libraries make their plans and workspaces now, outside of one."""
+        """Run a step on the capture stream, so that libraries create plans and workspaces before the capture."""
         import torch
 
-        before = torch.cuda.current_stream(self._device)
-        self._stream.wait_stream(before)
+        current = torch.cuda.current_stream(self._device)
+        self._stream.wait_stream(current)
         with torch.cuda.stream(self._stream):
             step()
-        before.wait_stream(self._stream)
+        current.wait_stream(self._stream)
 
     def capture(self, step: Step) -> Step:
         """Record a step without running it.
 
         Raises:
-            RuntimeError: Something in it cannot be captured, or there is no memory for it.
+            RuntimeError: An operation in it cannot be captured, or memory ran out.
         """
         import torch
 
-        before = torch.cuda.current_stream(self._device)
+        current = torch.cuda.current_stream(self._device)
         if self._pool is None:
             self._pool = torch.cuda.graph_pool_handle()
         graph = torch.cuda.CUDAGraph()
         try:
             with (
                 torch.cuda.device(self._device),
-                # other threads, which read and write files, may do as they like
+                # other threads read and write files and must not invalidate the capture
                 torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"),
             ):
                 step()
         finally:
-            # a capture that fails as it ends leaves its stream the current one (torch.cuda.graph.__exit__)
-            torch.cuda.set_stream(before)
+            # a capture that fails in torch.cuda.graph.__exit__ leaves its stream as the current one
+            torch.cuda.set_stream(current)
         replay: Step = graph.replay
         return replay
 
     def release(self) -> None:
-        """Before graphs are given up: wait for them; the next ones have another pool, since this one's memory goes."""
+        """Wait for running graphs before they are dropped; later graphs use a new pool, and this one is freed."""
         import torch
 
         torch.cuda.synchronize(self._device)
@@ -109,5 +109,5 @@ class CudaGraphs:
 
 
 def make_backend(device: str) -> GraphBackend:
-    """For a device of the network: graphs on a GPU, else pretended ones."""
+    """Make CUDA graphs for a GPU, emulated ones for any other device."""
     return CudaGraphs(device) if device.startswith("cuda") else EmulatedGraphs()

@@ -1,7 +1,7 @@
-"""Passes of the network over the slots: prompts in pieces, steps, and the choice of tokens. Start at `slots.py`.
+"""Forward passes of the network over the slots: chunked prefill, steps, and sampling. Start at `slots.py`.
 
-Tokens stay on the device that takes them; what the host must know is read when the caller asks. Knows which rows
-stand in which slots, and nothing of who comes next.
+Sampled tokens stay on the device; the host reads them when the caller asks. Knows which rows are in which slots, but
+not which prompts come next.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 PREFILL_CHUNK_TOKENS = 1024
-"""Tokens of each prompt in one pass: attention over a long prompt takes memory by its square."""
+"""Tokens of each prompt in one pass; the memory of attention grows with the square of the length."""
 
 
 class ModelRunner:
-    """The network over one group of slots."""
+    """Runs the network over one group of slots."""
 
     def __init__(
         self, hymt: LoadedModel, sampling_params: SamplingParams, num_slots: int, counters: Counters, *, logprobs: bool
@@ -32,14 +32,14 @@ class ModelRunner:
         self.hymt, self.sampling_params, self.counters, self.logprobs = hymt, sampling_params, counters, logprobs
         self.cache = SlotCache(num_slots)
         self.prefix: PrefixCache | None = None
-        self.last_tokens: Tensor | None = None  # [slots], the newest token of each
-        self.seen: Tensor | None = None  # [slots, V], for the repetition penalty
+        self.last_tokens: Tensor | None = None  # [slots] int64, the newest token of each
+        self.seen: Tensor | None = None  # [slots, V] bool, for the repetition penalty
         config = hymt.network.config
         self._group_size = config.num_attention_heads // config.num_key_value_heads
         self._cache_kwarg = transformers_compat.cache_argument(hymt.network.model)
 
     def recreate(self, num_slots: int) -> ModelRunner:
-        """Another one with empty slots, in which nothing of this one is held but what all prompts begin with."""
+        """Make a runner with empty slots; it keeps only the common prefix of this one."""
         fresh = ModelRunner(self.hymt, self.sampling_params, num_slots, self.counters, logprobs=self.logprobs)
         fresh.prefix = self.prefix
         return fresh
@@ -49,7 +49,7 @@ class ModelRunner:
         return self.prefix.length if self.prefix else 0
 
     def compute_prefix(self, ids: Sequence[int]) -> PrefixCache:
-        """Compute what all prompts begin with."""
+        """Compute keys and values of the common prefix `ids`."""
         import torch
 
         prefix, num = PrefixCache(), len(ids)
@@ -58,76 +58,78 @@ class ModelRunner:
         return prefix
 
     def prefill(self, sequences: Sequence[SequenceState], first_slot: int) -> SampledTokens:
-        """Run prompts through the network into the slots from `first` on, piece by piece; choose their first tokens."""
+        """Run prompts through the network in chunks, into the slots from `first_slot` on; sample their first tokens."""
         import torch
 
         common, count = self.prefix_length, len(sequences)
         lengths = torch.tensor([len(row.prompt_ids) - common for row in sequences])
         width = int(lengths.max())
         ids = torch.full((count, width), self.hymt.tokenizer.pad_id, dtype=torch.int64)
-        for number, row in enumerate(sequences):
-            ids[number, : len(row.prompt_ids) - common] = torch.tensor(row.prompt_ids[common:])
+        for index, row in enumerate(sequences):
+            ids[index, : len(row.prompt_ids) - common] = torch.tensor(row.prompt_ids[common:])
         self.cache.reserve(common + width + 1)
-        places = torch.arange(width)
+        positions = torch.arange(width)
         last = None
         for start in range(0, width, PREFILL_CHUNK_TOKENS):
-            here = places[start : start + PREFILL_CHUNK_TOKENS]
-            before = places[: start + len(here)]
-            own = before[None, None, :] <= here[None, :, None]
-            # a query behind the end of its prompt still sees itself: no row of the scores is empty
-            own = own & ((before[None, None, :] < lengths[:, None, None]) | (before[None, :] == here[:, None])[None])
-            visible = torch.cat([torch.ones(count, len(here), common, dtype=torch.bool), own], dim=-1)
-            self.cache.start_prefill(first_slot, count, self.prefix, common + start, common + start + len(here))
-            hidden = self._hidden_states(ids[:, here], visible, (common + here)[None].expand(count, -1), self.cache)
-            at = to_device(lengths - 1 - start, hidden.device)
-            found = hidden[torch.arange(count, device=hidden.device), at.clamp(0, len(here) - 1)]
-            inside = ((at >= 0) & (at < len(here)))[:, None]
-            last = found if last is None else torch.where(inside, found, last)
+            chunk = positions[start : start + PREFILL_CHUNK_TOKENS]
+            keys = positions[: start + len(chunk)]
+            sees_own = keys[None, None, :] <= chunk[None, :, None]
+            # a query past the end of its prompt still sees itself, so that no row of scores is fully masked
+            sees_own = sees_own & (
+                (keys[None, None, :] < lengths[:, None, None]) | (keys[None, :] == chunk[:, None])[None]
+            )
+            visible = torch.cat([torch.ones(count, len(chunk), common, dtype=torch.bool), sees_own], dim=-1)
+            self.cache.start_prefill(first_slot, count, self.prefix, common + start, common + start + len(chunk))
+            hidden = self._hidden_states(ids[:, chunk], visible, (common + chunk)[None].expand(count, -1), self.cache)
+            last_index = to_device(lengths - 1 - start, hidden.device)
+            last_hidden = hidden[torch.arange(count, device=hidden.device), last_index.clamp(0, len(chunk) - 1)]
+            inside = ((last_index >= 0) & (last_index < len(chunk)))[:, None]
+            last = last_hidden if last is None else torch.where(inside, last_hidden, last)
         assert last is not None
         self._allocate_state()
         if self.sampling_params.repetition_penalty != 1.0:
             self._mark_prompts_seen(first_slot, sequences)
-        chosen = self._sample(last, first_slot, sequences)
+        sampled = self._sample(last, first_slot, sequences)
         self.counters.prefill_tokens += int(lengths.sum())
         self.counters.prefill_padded += count * width
         self.counters.first_tokens += count
-        return chosen
+        return sampled
 
     def step(self, sequences: Sequence[SequenceState]) -> SampledTokens:
-        """Give every row, in the slots from the first on, one more token."""
+        """Generate one more token for every row; the rows are in the first slots, in this order."""
         import torch
 
         lengths = [row.position + 1 for row in sequences]
-        at, longest = torch.tensor(lengths) - 1, max(lengths)
-        self.cache.start_step(at, longest, make_spans(lengths))
+        positions, longest = torch.tensor(lengths) - 1, max(lengths)
+        self.cache.start_step(positions, longest, make_spans(lengths))
         assert self.last_tokens is not None
         ids = self.last_tokens[: len(sequences), None]
-        visible = torch.arange(longest)[None, None, :] <= at[:, None, None]
-        hidden = self._hidden_states(ids, visible, at[:, None], self.cache)
-        chosen = self._sample(hidden[:, -1], 0, sequences)
+        visible = torch.arange(longest)[None, None, :] <= positions[:, None, None]
+        hidden = self._hidden_states(ids, visible, positions[:, None], self.cache)
+        sampled = self._sample(hidden[:, -1], 0, sequences)
         self.count_step(len(sequences))
-        return chosen
+        return sampled
 
     def count_step(self, num_sequences: int) -> None:
-        """Count a step over so many rows."""
+        """Count one step over `num_sequences` rows."""
         self.counters.steps += 1
         self.counters.row_steps += num_sequences
         self.counters.steps_of_rows[num_sequences] = self.counters.steps_of_rows.get(num_sequences, 0) + 1
 
     def move(self, source: int, target: int, length: int) -> None:
-        """Take a row to another slot."""
+        """Move a row of `length` tokens from slot `source` to slot `target`."""
         self.cache.move(source, target, length)
-        for held in (self.last_tokens, self.seen):
-            if held is not None:
-                held[target] = held[source]
+        for state in (self.last_tokens, self.seen):
+            if state is not None:
+                state[target] = state[source]
 
     def resize(self, num_slots: int, length: int | None = None, max_length: int = 0) -> None:
-        """Another number of slots; see `SlotCache.resize`. `widest`: tokens that a slot may come to hold."""
+        """Change the number of slots, see `SlotCache.resize`; `max_length`: tokens that a slot may come to hold."""
         self.cache.resize(num_slots, length)
         self._allocate_state()
 
     def _allocate_state(self) -> None:
-        """Room for the newest token of every slot, and for what each has seen."""
+        """Allocate the newest token of every slot and, for the repetition penalty, the tokens seen so far."""
         import torch
 
         num, device = self.cache.num_slots, self.hymt.device
@@ -141,12 +143,12 @@ class ModelRunner:
         import torch
 
         assert self.seen is not None
-        for number, row in enumerate(sequences, first_slot):
+        for slot, row in enumerate(sequences, first_slot):
             ids = to_device(torch.tensor(row.prompt_ids), self.seen.device)
-            self.seen[number].fill_(False).index_fill_(0, ids, True)
+            self.seen[slot].fill_(False).index_fill_(0, ids, True)
 
     def _sample(self, hidden: Tensor, first_slot: int, sequences: Sequence[SequenceState]) -> SampledTokens:
-        """Choose a token for each of `rows`, which stand in the slots from `first` on."""
+        """Sample a token for each of `sequences`, which are in the slots from `first_slot` on."""
 
         logits, finite = self._logits(hidden)
         seen = None if self.seen is None else self.seen[first_slot : first_slot + len(sequences)].to(logits.device)
@@ -154,26 +156,26 @@ class ModelRunner:
         chosen = sample(logits, seen, self.sampling_params, [row.seed for row in sequences], steps)
         logprobs = token_logprobs(logits, chosen) if self.logprobs else None
         assert self.last_tokens is not None
-        here = chosen.to(self.last_tokens.device)
-        self.last_tokens[first_slot : first_slot + len(sequences)] = here
+        newest = chosen.to(self.last_tokens.device)
+        self.last_tokens[first_slot : first_slot + len(sequences)] = newest
         if self.seen is not None:
-            self.seen[first_slot : first_slot + len(sequences)].scatter_(1, here[:, None], True)
+            self.seen[first_slot : first_slot + len(sequences)].scatter_(1, newest[:, None], True)
         for row in sequences:
             row.num_unread += 1
         return SampledTokens(tuple(sequences), chosen, finite, logprobs)
 
     def _logits(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits [B, V] in float32 of hidden states [B, H], and whether they are finite [B]."""
+        """Return float32 logits [B, V] of hidden states [B, H], and a bool [B]: True if a row's logits are finite."""
         import torch
 
         logits = self.hymt.network.lm_head(hidden).float()
-        finite = torch.isfinite(logits.sum(dim=-1))  # as one number that is not is enough
+        finite = torch.isfinite(logits.sum(dim=-1))  # one non-finite number makes the sum non-finite
         if self.sampling_params.do_sample:
             logits = torch.where(finite[:, None], logits, torch.zeros_like(logits))
         return logits, finite
 
     def _hidden_states(self, ids: Tensor, visible: Tensor, positions: Tensor, cache: Any) -> Tensor:
-        """Hidden states [B, T, H] of the last layer."""
+        """Return the hidden states [B, T, H] of the last layer."""
         import torch
 
         device = self.hymt.device
@@ -190,14 +192,14 @@ class ModelRunner:
 
 
 def token_logprobs(logits: Tensor, tokens: Tensor) -> Tensor:
-    """Logarithms of the chosen tokens' probabilities: [B] from logits [B, V] and tokens [B]."""
+    """Return the log-probabilities [B] of chosen tokens [B], from logits [B, V]."""
     import torch
 
     return logits.gather(1, tokens[:, None]).squeeze(1) - torch.logsumexp(logits, dim=-1)
 
 
 def _copy_into(old: Tensor | None, fresh: Tensor) -> Tensor:
-    """`fresh`, beginning with what `old` holds."""
+    """Copy `old` into the start of `fresh`, and return `fresh`."""
     if old is not None:
         fresh[: len(old)] = old
     return fresh

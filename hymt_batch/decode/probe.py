@@ -1,4 +1,4 @@
-"""A short measured run: how fast batches decode, and how sure that is. Does not know a corpus."""
+"""A short measured run: how fast batches decode, with a confidence interval. Does not know a corpus."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hymt_batch.decode.engine import Decoder
 from hymt_batch.records import Prompt
 
 MIN_BATCHES = 3
-"""Fewest that are measured, however long they take: two tell nothing of their spread."""
+"""Minimum number of measured batches, however long they take; two do not show a spread."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,34 +28,37 @@ class BatchTiming:
 def time_batches(
     decode: Decoder, prompts: Sequence[Prompt], batches: Sequence[Sequence[int]], seconds: float
 ) -> Iterator[BatchTiming]:
-    """Decode batches in their order until the time is over.
+    """Decode batches in the given order until the time is up.
 
     Args:
         decode: The engine of a loaded model.
-        prompts: All of the sample.
-        batches: Indices into `prompts`, drawn at random from the sample in the order of lengths.
-        seconds: How long; one batch more than MIN_BATCHES is decoded in any case, as far as there are so many.
+        prompts: All prompts of the sample.
+        batches: Indices into `prompts`; batches of the length-sorted sample, in random order.
+        seconds: Time to run, in seconds; MIN_BATCHES + 1 batches are decoded in any case, if there are that many.
+
+    Yields:
+        The timing of each decoded batch.
     """
     began = time.monotonic()
-    for number, indices in enumerate(batches, 1):
+    for num_batches, indices in enumerate(batches, 1):
         start = time.monotonic()
-        made = decode.run([prompts[index] for index in indices])
+        translations = decode.run([prompts[index] for index in indices])
         yield BatchTiming(
             len(indices),
             sum(prompts[index].num_source_tokens for index in indices),
-            sum(one.num_new_tokens for one in made),
+            sum(translation.num_new_tokens for translation in translations),
             time.monotonic() - start,
         )
-        if time.monotonic() - began > seconds and number > MIN_BATCHES:
+        if time.monotonic() - began > seconds and num_batches > MIN_BATCHES:
             return
 
 
 def throughput_interval(batches: Sequence[BatchTiming], seed: int) -> tuple[float, float, float]:
-    """Source tokens a second: 5th percentile, the measured one, 95th, over batches drawn again with replacement."""
+    """Return source tokens per second: 5th percentile, measured value, 95th percentile, by bootstrap over batches."""
     rng = random.Random(seed)
 
     def rate(drawn: Sequence[BatchTiming]) -> float:
-        return sum(one.source_tokens for one in drawn) / max(1e-9, sum(one.seconds for one in drawn))
+        return sum(batch.source_tokens for batch in drawn) / max(1e-9, sum(batch.seconds for batch in drawn))
 
     cuts = statistics.quantiles([rate(rng.choices(batches, k=len(batches))) for _ in range(1000)], n=20)
     return cuts[0], rate(batches), cuts[-1]

@@ -1,7 +1,7 @@
-"""What a device could do at best: the bytes that steps must read at its measured bandwidth, products at their rate.
+"""Roofline of a device: the bytes that steps must read at its measured bandwidth, and products at its measured rate.
 
-Measured on the spot, on the device of the network. Nobody reaches it: it knows no launches, no waits, no attention but
-its bytes. On a GPU never run yet.
+Measured at run time on the network's device. No engine reaches it: kernel launches and waits are not included, and
+attention only as the bytes that it reads. Not yet run on a GPU.
 """
 
 from __future__ import annotations
@@ -21,40 +21,40 @@ REPEATS = 3
 
 @dataclass(frozen=True, slots=True)
 class Roofline:
-    """Measured rates, and the seconds that a workload takes at them."""
+    """Measured rates, and the seconds that a workload takes at these rates."""
 
     bytes_per_s: float  # read or written, in a copy on the device
-    flops_per_s: float  # of a large square product in the network's number format; a multiply-add counts twice
+    flops_per_s: float  # in a large square product in the network's number format; a multiply-add counts twice
     seconds: float
 
 
 def measure_roofline(hymt: LoadedModel, work: Workload, counters: Counters) -> Roofline:
-    """Measure the device, and add up a run's work.
+    """Measure the device, and sum the time of a run's work.
 
     Args:
         hymt: The network.
         work: Rows with their exact numbers of new tokens.
-        counters: Of the run.
+        counters: Counters of the run.
 
     Returns:
-        A step takes the longer of its bytes (all weights, once) and of its products; keys and values are read besides,
-        of each row as long as it is at each token. Prompts take their products.
+        The rates and the summed time. A step takes the longer of reading all weights once and of its products, plus
+        reading each row's keys and values at its current length. Prompts take the time of their products.
     """
     bandwidth, rate = _measure_bandwidth(hymt), _measure_flops(hymt)
     head = hymt.network.lm_head.weight
-    layers = [one for name, one in hymt.network.model.named_parameters() if "embed_tokens" not in name]
-    numbers = sum(one.numel() for one in layers)
-    weights = sum(one.nbytes for one in layers) + head.nbytes
+    layers = [weight for name, weight in hymt.network.model.named_parameters() if "embed_tokens" not in name]
+    num_weights = sum(weight.numel() for weight in layers)
+    weights = sum(weight.nbytes for weight in layers) + head.nbytes
     steps = sum(
-        number * max(weights / bandwidth, rows * 2 * (numbers + head.numel()) / rate)
-        for rows, number in counters.steps_of_rows.items()
+        num_steps * max(weights / bandwidth, rows * 2 * (num_weights + head.numel()) / rate)
+        for rows, num_steps in counters.steps_of_rows.items()
     )
     # a row of p prompt tokens sees p + 1, p + 2, ... keys in the steps after its first token
     keys = sum(
         (new - 1) * len(prompt) + new * (new - 1) // 2
         for prompt, new in zip(work.prompts, work.output_lengths, strict=True)
     )
-    prompts = 2 * (counters.prefill_tokens + counters.prefix_tokens) * numbers
+    prompts = 2 * (counters.prefill_tokens + counters.prefix_tokens) * num_weights
     firsts = 2 * counters.first_tokens * head.numel()
     seconds = steps + keys * hymt.cache_bytes_per_token / bandwidth + (prompts + firsts) / rate
     return Roofline(bandwidth, rate, seconds)
@@ -73,18 +73,18 @@ def _measure_flops(hymt: LoadedModel) -> float:
     import torch
 
     size = GEMM_SIZE[torch.device(hymt.device).type]
-    one = torch.randn(size, size).to(hymt.device, getattr(torch, hymt.dtype))
-    out = torch.empty_like(one)
-    return 2 * size**3 / _best_seconds(hymt, lambda: torch.mm(one, one, out=out))
+    matrix = torch.randn(size, size).to(hymt.device, getattr(torch, hymt.dtype))
+    out = torch.empty_like(matrix)
+    return 2 * size**3 / _best_seconds(hymt, lambda: torch.mm(matrix, matrix, out=out))
 
 
 def _best_seconds(hymt: LoadedModel, work: Callable[[], object]) -> float:
-    """The best of a few times, after one that warms up."""
-    found = []
+    """Return the best of `REPEATS` times, after a warm-up run."""
+    times = []
     for _ in range(REPEATS + 1):
         synchronize(hymt)
         began = time.perf_counter()
         work()
         synchronize(hymt)
-        found.append(time.perf_counter() - began)
-    return min(found[1:])
+        times.append(time.perf_counter() - began)
+    return min(times[1:])

@@ -1,11 +1,12 @@
-"""Choice of the next token by our own rule, with a seed a row.
+"""Sampling of the next token, with one seed per row.
 
-A row's noise is a function of (job seed, row id, segment, attempt, step, token) alone: neighbours, batch size, process
-and resume do not enter. Works on logits [B, V] in float32; knows nothing of models.
+A row's noise depends only on (job seed, row id, segment, attempt, step, token), not on neighbouring rows, batch size,
+process or resume. Works on logits [B, V] in float32; does not know models.
 
 Source: repetition penalty as in CTRL (positive scores divided, negative multiplied), over prompt and new tokens
-without padding; then temperature, top-k, top-p; of the tokens that are left, the one whose logarithm of probability
-plus Gumbel noise is largest, which draws by the probabilities; the noise is a counter-based splitmix64.
+without padding; then temperature, top-k, top-p; then the Gumbel-max trick: of the remaining tokens, the one with the
+largest sum of log-probability and Gumbel noise is chosen, which samples from the probabilities. The noise comes from a
+counter-based splitmix64 generator.
 """
 
 from __future__ import annotations
@@ -31,11 +32,11 @@ class SamplingParams:
     top_p: float
     top_k: int  # 0: no limit
     repetition_penalty: float
-    stop_loops: bool = False  # end a row whose tokens repeat
+    stop_loops: bool = False  # end a row whose tokens repeat in a loop
 
 
 def row_seed(job_seed: int, row_id: str, segment: int, attempt: int) -> int:
-    """64-bit seed of one row's draws."""
+    """Return the 64-bit seed of one row's draws."""
     key = f"{job_seed}\0{row_id}\0{segment}\0{attempt}".encode("utf-8", "surrogatepass")
     return int.from_bytes(hashlib.sha256(key).digest()[:8], "big")
 
@@ -47,14 +48,14 @@ def sample(
     seeds: Sequence[int],
     step: int | Sequence[int],
 ) -> Tensor:
-    """Choose one token a row.
+    """Choose one token per row.
 
     Args:
         logits: [B, V] float32, finite.
-        seen: [B, V] bool, tokens of prompt and translation so far; None when there is no penalty.
-        choice: The rule.
+        seen: [B, V] bool, tokens of prompt and translation so far; None without a repetition penalty.
+        sampling_params: How a token is chosen.
         seeds: B row seeds.
-        step: Index of the new token, from 0; of all rows, or of each.
+        step: Index of the new token, from 0; one for all rows, or one per row.
 
     Returns:
         [B] int64 token ids.
@@ -64,20 +65,20 @@ def sample(
     if not sampling_params.do_sample:
         return sample_on_device(logits, seen, sampling_params, None)
     steps = [step] * len(seeds) if isinstance(step, int) else step
-    numbers = [_as_int64(_rng_key(seed, at)) for seed, at in zip(seeds, steps, strict=True)]
-    return sample_on_device(logits, seen, sampling_params, torch.tensor(numbers, device=logits.device))
+    keys = [_as_int64(_rng_key(seed, row_step)) for seed, row_step in zip(seeds, steps, strict=True)]
+    return sample_on_device(logits, seen, sampling_params, torch.tensor(keys, device=logits.device))
 
 
 def sample_on_device(
     logits: Tensor, seen: Tensor | None, sampling_params: SamplingParams, keys: Tensor | None
 ) -> Tensor:
-    """`choose`, with all that it needs on the logits' device, where the host never waits.
+    """Like `sample`, with all inputs on the logits' device, so that the host never waits.
 
     Args:
         logits: [B, V] float32, finite.
         seen: [B, V] bool, or None.
-        choice: The rule.
-        counters: [B] int64 of `counters_of`; None when greedy.
+        sampling_params: How a token is chosen.
+        keys: [B] int64 from `rng_keys`; None when greedy.
 
     Returns:
         [B] int64 token ids.
@@ -92,23 +93,23 @@ def sample_on_device(
     if keys is None:
         return argmax(logits)
     k = min(sampling_params.top_k or logits.shape[-1], logits.shape[-1])
-    # equal scores stand in the order of their ids in every batch: what is added is less than a float32 can tell apart
+    # equal scores are ordered by token id in every batch: the offset is below the resolution of float32
     order = torch.arange(logits.shape[-1], device=logits.device, dtype=torch.float64) * 2.0**-34
     ids = torch.topk((logits / sampling_params.temperature).double() - order, k, dim=-1).indices
     probabilities = torch.softmax(logits.gather(1, ids) / sampling_params.temperature, dim=-1)
     cumulative = probabilities.cumsum(dim=-1)
-    nucleus = cumulative - probabilities < sampling_params.top_p  # always holds the first token
-    # the largest of score plus noise: where two scores differ by rounding alone, only a tie of both sums could flip
+    nucleus = cumulative - probabilities < sampling_params.top_p  # always contains the first token
+    # argmax of score plus noise: if two scores differ by rounding only, just a tie of both sums could change the token
     draws = _uniform(keys[:, None], ids)
     noisy = torch.log(probabilities.double()) - torch.log(-torch.log(draws))
-    place = torch.where(nucleus, noisy, float("-inf")).argmax(dim=-1, keepdim=True)
-    return ids.gather(1, place).squeeze(1)
+    rank = torch.where(nucleus, noisy, float("-inf")).argmax(dim=-1, keepdim=True)
+    return ids.gather(1, rank).squeeze(1)
 
 
 def argmax(logits: Tensor) -> Tensor:
-    """Where each row of [B, V] has its largest number, the first of equal ones; [B] int64.
+    """Return the index [B] int64 of the largest number in each row of [B, V]; the first one if several are equal.
 
-    On the CPU the largest of each block is found first: torch has a fast loop for that, and none for the place.
+    On the CPU the maximum of each block is computed first: torch has a fast loop for amax, but not for argmax.
     """
     import torch
 
@@ -116,22 +117,22 @@ def argmax(logits: Tensor) -> Tensor:
     blocks = width // ARGMAX_BLOCK
     if logits.device.type != "cpu" or blocks < 16:
         return logits.argmax(dim=-1)
-    tops = logits[:, : blocks * ARGMAX_BLOCK].reshape(len(logits), blocks, ARGMAX_BLOCK).amax(dim=-1)
+    maxima = logits[:, : blocks * ARGMAX_BLOCK].reshape(len(logits), blocks, ARGMAX_BLOCK).amax(dim=-1)
     if width > blocks * ARGMAX_BLOCK:
-        tops = torch.cat([tops, logits[:, blocks * ARGMAX_BLOCK :].amax(dim=-1, keepdim=True)], dim=-1)
-    start = (tops.argmax(dim=-1) * ARGMAX_BLOCK).clamp(
+        maxima = torch.cat([maxima, logits[:, blocks * ARGMAX_BLOCK :].amax(dim=-1, keepdim=True)], dim=-1)
+    start = (maxima.argmax(dim=-1) * ARGMAX_BLOCK).clamp(
         max=width - ARGMAX_BLOCK
-    )  # a block in the end may begin in the one before
+    )  # the last block may overlap the previous one
     inside = logits.gather(1, start[:, None] + torch.arange(ARGMAX_BLOCK))
-    found: Tensor = start + inside.argmax(dim=-1)
-    return found
+    indices: Tensor = start + inside.argmax(dim=-1)
+    return indices
 
 
 ARGMAX_BLOCK = 128
 
 
 def _rng_key(seed: int, step: int) -> int:
-    """64 bits for one row and step. Source: splitmix64."""
+    """Return the 64-bit key of one row and step. Source: splitmix64."""
     z = (seed + (step + 1) * _GOLDEN) & _MASK
     z = ((z ^ (z >> 30)) * _MIX[0]) & _MASK
     z = ((z ^ (z >> 27)) * _MIX[1]) & _MASK
@@ -139,12 +140,12 @@ def _rng_key(seed: int, step: int) -> int:
 
 
 def rng_keys(seeds: Tensor, steps: Tensor) -> Tensor:
-    """`_counter` of each row: [B] int64 from seeds (see `signed_seed`) and steps, [B] int64, which wrap around."""
+    """Return `_rng_key` of each row: [B] int64 from seeds (see `seed_as_int64`) and steps [B] int64; wraps around."""
     return _mix64(seeds + (steps + 1) * _as_int64(_GOLDEN))
 
 
 def seed_as_int64(seed: int) -> int:
-    """A row's seed as an int64 holds it."""
+    """Return a row's unsigned 64-bit seed reinterpreted as int64."""
     return _as_int64(seed & _MASK)
 
 
@@ -153,7 +154,7 @@ def _as_int64(value: int) -> int:
 
 
 def _uniform(keys: Tensor, tokens: Tensor) -> Tensor:
-    """A number in (0, 1) for each row and token: [B, K] float64 from [B, 1] and [B, K] int64, which wrap around."""
+    """Return a number in (0, 1) per row and token: [B, K] float64 from int64 [B, 1] and [B, K]; wraps around."""
     z = _mix64(keys + (tokens + 1) * _as_int64(_GOLDEN))
     return (_logical_shift_right(z, 11).double() + 0.5) / float(1 << 53)
 
@@ -165,5 +166,5 @@ def _mix64(z: Tensor) -> Tensor:
 
 
 def _logical_shift_right(z: Tensor, bits: int) -> Tensor:
-    """Shift to the right as without a sign."""
+    """Shift right as an unsigned number."""
     return (z >> bits) & ((1 << (64 - bits)) - 1)

@@ -1,4 +1,4 @@
-"""One group of slots: prompts into slots, a step for all, rows out. Start at `slots.py`."""
+"""Schedule one group of slots: admit prompts, run a step for all rows, remove finished rows. Start at `slots.py`."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from hymt_batch.model.memory import empty_cache, is_out_of_memory
 from hymt_batch.model.prepare import LoadedModel
 
 REFILL_DIVISOR = 8
-"""Prompts are taken in when one slot of so many is free: fewer forward passes over few prompts, little idle room."""
+"""Prompts are admitted once 1/REFILL_DIVISOR of the slots is free: fewer small prefills, few idle slots."""
 
 MAX_PREFILL_TOKENS = 8192
-"""Padded tokens of one forward pass over prompts, so that it takes no more memory than the steps do."""
+"""Maximum number of padded tokens in one prefill pass, so that it takes no more memory than the steps."""
 
 MAX_LENGTH_RATIO = 1.15
-"""The longest prompt of a group is at most so many times as long as its shortest."""
+"""The longest prompt of a prefill group is at most this many times as long as its shortest."""
 
 
 class Scheduler:
-    """The rows in slots, those that wait, and those that are done."""
+    """The running rows in their slots, the waiting rows, and the completed ones."""
 
     def __init__(
         self,
@@ -46,7 +46,7 @@ class Scheduler:
         self.graph_runner = graph_runner
         self.num_slots = max(1, min(max_rows, max_tokens // self._slot_tokens(sequences[0].max_length), len(sequences)))
         self.waiting = deque(sequences)
-        self.running: list[SequenceState] = []  # in the order of their slots
+        self.running: list[SequenceState] = []  # in slot order
         self.completions: dict[int, Completion] = {}
         self.runner: ModelRunner
         if graph_runner is None:
@@ -57,18 +57,18 @@ class Scheduler:
             self.runner = graph_runner
         self.stop_ids = frozenset(hymt.tokenizer.stop_ids)
         self._unread: list[SampledTokens] = []
-        self._pending_copy: AsyncCopy | None = None  # with captured steps: what is read while a further step runs
+        self._pending_copy: AsyncCopy | None = None  # captured steps only: read while the next step runs
 
     @property
     def busy(self) -> bool:
         return bool(self.waiting or self.running)
 
     def _slot_tokens(self, max_length: int) -> int:
-        """Tokens of storage that a row of so many takes."""
+        """Return the tokens of storage that a row of `max_length` tokens takes."""
         return max_length if self.graph_runner is None else self.graph_runner.slot_tokens(max_length)
 
     def admit(self) -> None:
-        """Take prompts in, if enough slots are free."""
+        """Move waiting prompts into slots, if enough slots are free."""
         if self.waiting:
             self._grow()
         free = self.num_slots - len(self.running)
@@ -84,7 +84,7 @@ class Scheduler:
         self.running += group
 
     def _next_prefill_group(self, max_size: int) -> list[SequenceState]:
-        """The next prompts of like length, within the room for one forward pass."""
+        """Take the next prompts of similar length that fit in one prefill pass."""
         common = self.runner.prefix_length
         group = [self.waiting.popleft()]
         longest = shortest = len(group[0].prompt_ids) - common
@@ -97,7 +97,7 @@ class Scheduler:
         return group
 
     def _requeue(self, group: list[SequenceState]) -> None:
-        """Memory ran out over a group of prompts: fewer at once from now on, and a prompt alone is given up."""
+        """After a prefill ran out of memory: requeue the group and use fewer slots; fail a prompt that was alone."""
         if len(group) == 1 and not self.running:
             self.completions[group[0].index] = Completion([], "memory")
             return
@@ -107,7 +107,7 @@ class Scheduler:
         self._shrink(max(1, len(self.running) + len(group) // 2, self.num_slots // 2))
 
     def _shrink(self, num: int) -> None:
-        """Take fewer slots from now on; if even that needs more memory than there is, all running rows start over."""
+        """Reduce the number of slots; if even that runs out of memory, all running rows start over."""
         self.num_slots = self.max_rows = min(num, self.num_slots)
         if not self._run_within_memory(lambda: self.runner.resize(self.num_slots)):
             self._preempt(self.running)
@@ -115,28 +115,28 @@ class Scheduler:
             self.runner = self.runner.recreate(self.num_slots)
 
     def _preempt(self, sequences: Sequence[SequenceState]) -> None:
-        """These rows wait again, in their order, the first of all."""
-        gone = {row.index for row in sequences}
-        self._unread = [_drop_sequences(chosen, gone) for chosen in self._unread]
+        """Put these rows back at the front of the queue, in their order; they start over."""
+        preempted = {row.index for row in sequences}
+        self._unread = [_drop_sequences(sampled, preempted) for sampled in self._unread]
         for row in reversed(sequences):
             row.reset()
             self.waiting.appendleft(row)
 
     def _grow(self) -> None:
-        """Rows come the widest first: when the widest are done, more of the narrower ones fit."""
+        """Add slots: rows are sorted longest first, so more rows fit once the longest have finished."""
         widest = max(row.max_length for row in (*self.running, self.waiting[0]))
-        wanted = max(
+        new_num_slots = max(
             1, min(self.max_rows, self.max_tokens // self._slot_tokens(widest), len(self.running) + len(self.waiting))
         )
-        if wanted > self.num_slots + self.num_slots // REFILL_DIVISOR:
+        if new_num_slots > self.num_slots + self.num_slots // REFILL_DIVISOR:
             longest = max((row.position + 1 for row in self.running), default=0)
-            if self._run_within_memory(lambda: self.runner.resize(wanted, longest, widest)):
-                self.num_slots = wanted
+            if self._run_within_memory(lambda: self.runner.resize(new_num_slots, longest, widest)):
+                self.num_slots = new_num_slots
             else:
                 self.max_rows = self.num_slots
 
     def step(self) -> None:
-        """Begin a step for every running row. What it chose is not known before `harvest`."""
+        """Start a step for every running row. Its tokens are known after `collect`."""
         if self.graph_runner is not None and len(self._unread) >= self.read_every:
             self._pending_copy, self._unread = AsyncCopy(self._unread), []
         if self.running and not self._run_within_memory(lambda: self._unread.append(self.runner.step(self.running))):
@@ -146,10 +146,10 @@ class Scheduler:
 
     @property
     def must_collect(self) -> bool:
-        """Whether what was chosen must be read now: enough steps were launched, or a row came to its limit.
+        """True if tokens must be read now: enough steps were launched, or a row reached its limit.
 
-        A captured step costs the GPU little and the host nothing: one more runs while those before it are read, and a
-        row at its limit takes part in a few that nobody reads.
+        A captured step costs the GPU little and the host nothing: one more runs while the earlier ones are read, and a
+        row at its limit takes part in a few steps whose tokens are ignored.
         """
         if self.graph_runner is not None:
             return self._pending_copy is not None
@@ -158,63 +158,65 @@ class Scheduler:
         )
 
     def _preempt_half(self) -> None:
-        """Memory ran out in a step: the younger half of the rows starts over later, with fewer slots."""
+        """After running out of memory in a step: the newer half of the rows starts over later, with fewer slots."""
         keep = len(self.running) // 2
         if keep == 0:
             row = self.running.pop()
             self._unread = []
             self.completions[row.index] = Completion([], "memory")
             return
-        later, self.running = self.running[keep:], self.running[:keep]
-        self._preempt(later)
+        preempted, self.running = self.running[keep:], self.running[:keep]
+        self._preempt(preempted)
         self._shrink(keep)
 
     def collect(self) -> list[SequenceState]:
-        """Read what was chosen; rows that ended leave their slots, and the last slot's row moves into each gap.
+        """Read the sampled tokens; finished rows leave their slots, and the row of the last slot fills each gap.
 
         Returns:
-            The rows that ended.
+            The rows that finished.
         """
         for chosen in self._wait_for_tokens():
             self._append_tokens(chosen)
-        ended, number = [], 0
-        while number < len(self.running):
-            row = self.running[number]
+        finished, slot = [], 0
+        while slot < len(self.running):
+            row = self.running[slot]
             if row.index not in self.completions:
-                number += 1
+                slot += 1
                 continue
-            ended.append(row)
+            finished.append(row)
             if self.completions[row.index].finish_reason == "non_finite":
-                self.runner.cache.clear(number)  # zero times NaN is NaN: the next in this slot would suffer
+                self.runner.cache.clear(
+                    slot
+                )  # masking does not help, as 0 * NaN is NaN: the next row in this slot would be affected
             final = len(self.running) - 1
-            if number != final:
-                self.runner.move(final, number, self.running[final].position + 1)
-                self.running[number] = self.running[final]
+            if slot != final:
+                self.runner.move(final, slot, self.running[final].position + 1)
+                self.running[slot] = self.running[final]
             self.running.pop()
-        return ended
+        return finished
 
     def _wait_for_tokens(self) -> Sequence[SampledTokens]:
-        """What is to be read, on the host; waits for it."""
+        """Wait for the unread tokens and return them on the host."""
         if self.graph_runner is not None:
-            coming, self._pending_copy = self._pending_copy, None
+            copy, self._pending_copy = self._pending_copy, None
         else:
             unread, self._unread = self._unread, []
             if not self.hymt.device.startswith("cuda"):
                 self.counters.host_reads += bool(unread)
                 return unread
-            coming = AsyncCopy(unread) if unread else None
-        self.counters.host_reads += coming is not None
-        return coming.wait() if coming else []
+            copy = AsyncCopy(unread) if unread else None
+        self.counters.host_reads += copy is not None
+        return copy.wait() if copy else []
 
     def _append_tokens(self, sampled: SampledTokens) -> None:
         tokens, finite = sampled.tokens.tolist(), sampled.finite.tolist()
         logprobs = [0.0] * len(tokens) if sampled.logprobs is None else sampled.logprobs.tolist()
-        for row, token, good, logprob in zip(sampled.sequences, tokens, finite, logprobs, strict=True):
+        for row, token, is_finite, logprob in zip(sampled.sequences, tokens, finite, logprobs, strict=True):
             row.num_unread -= 1
             if row.index in self.completions:
-                continue  # chosen before its end was known
+                continue  # sampled before the end of the row was known
             row.sum_logprob += logprob
-            if not good:
+            if not is_finite:
                 self.completions[row.index] = Completion([], "non_finite")
             elif token in self.stop_ids:
                 self._finish(row, "stop", len(row.new_ids))
@@ -231,30 +233,30 @@ class Scheduler:
         self.completions[sequence.index] = Completion(sequence.new_ids, reason, mean)
 
     def _run_within_memory(self, work: Callable[[], object]) -> bool:
-        """Whether the work was done; False where memory ran out, which is then given back."""
+        """Run `work`; return False if memory ran out, after freeing what can be freed."""
         return run_within_memory(work, self.hymt, self.counters)
 
 
 def run_within_memory(work: Callable[[], object], hymt: LoadedModel, counters: Counters) -> bool:
-    """Whether the work was done; False where memory ran out, which is then given back."""
+    """Run `work`; return False if memory ran out, after freeing what can be freed."""
     try:
         work()
         return True
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-    # outside of the except block: the traceback would keep the tensors alive
+    # outside the except block, where the traceback would keep the tensors alive
     counters.out_of_memory += 1
     empty_cache(hymt.device)
     return False
 
 
 def _drop_sequences(sampled: SampledTokens, dropped: set[int]) -> SampledTokens:
-    """What was chosen, without the rows that start over."""
-    kept = [number for number, row in enumerate(sampled.sequences) if row.index not in dropped]
+    """Return the sampled tokens without those of rows that start over."""
+    kept = [index for index, row in enumerate(sampled.sequences) if row.index not in dropped]
     if len(kept) == len(sampled.sequences):
         return sampled
     logprobs = None if sampled.logprobs is None else sampled.logprobs[kept]
     return SampledTokens(
-        tuple(sampled.sequences[number] for number in kept), sampled.tokens[kept], sampled.finite[kept], logprobs
+        tuple(sampled.sequences[index] for index in kept), sampled.tokens[kept], sampled.finite[kept], logprobs
     )

@@ -1,6 +1,7 @@
-"""Whether the slot engine answers a loaded model's canaries as `generate` does, and captured steps as steps do.
+"""Self-checks of the slot engine on a loaded model, with the canary prompts.
 
-And whether its attention on a GPU gives the tokens of torch's plainest.
+Compares the engine with `generate`, captured steps with plain steps, and the engine's attention on a GPU with torch's
+math back end.
 """
 
 from __future__ import annotations
@@ -24,67 +25,73 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 NUM_TOKENS = 4
-"""New tokens of each canary that both must agree on."""
+"""New tokens per canary prompt on which both sides must agree."""
 
 TOLERANCE = {"float32": 1e-3, "float16": 0.1, "bfloat16": 0.5}
-"""Largest difference of a chosen token's logarithm of probability that rounding explains. A guess, not measured yet."""
+"""Largest difference in a chosen token's log-probability that rounding explains. An estimate, not measured yet."""
 
 GREEDY = SamplingParams(False, 1.0, 1.0, 0, 1.0)
 
 
 def matches_generate(hymt: LoadedModel, max_rows: int, max_tokens: int, check_stop: Callable[[], None]) -> bool:
-    """Decode the canaries both ways; all of them at once in slots, so that padding, prefix and cache take part."""
+    """Return whether slots and `generate` agree on the canaries.
+
+    The slots decode all of them at once, so that padding, prefix and cache are exercised.
+    """
     prompts = _canary_prompts(hymt)
     limits, seeds = [NUM_TOKENS] * len(prompts), [0] * len(prompts)
-    made, _ = decode_prompts(hymt, prompts, limits, seeds, GREEDY, check_stop, max_rows=max_rows, max_tokens=max_tokens)
-    return made == [decode_batch(hymt, [one], [NUM_TOKENS], [0], GREEDY, check_stop)[0] for one in prompts]
+    completions, _ = decode_prompts(
+        hymt, prompts, limits, seeds, GREEDY, check_stop, max_rows=max_rows, max_tokens=max_tokens
+    )
+    return completions == [decode_batch(hymt, [prompt], [NUM_TOKENS], [0], GREEDY, check_stop)[0] for prompt in prompts]
 
 
 def graphs_match_steps(
     graph_runner: CudaGraphRunner, sampling_params: SamplingParams, read_every: int, check_stop: Callable[[], None]
 ) -> bool:
-    """Give the canaries a few tokens by captured steps, of which all but the first are replays, and by steps as such.
+    """Decode a few tokens of the canaries with captured steps (all but the first are replays) and with plain steps.
 
-    In float32 all tokens must be the same, by the run's own rule. In the others, the likeliest tokens are taken, and
-    those up to the first difference must be about as likely: there, two tokens are.
+    In float32 all tokens must be the same, with the run's own sampling. In other formats the check is greedy, and up to
+    and including the first token that differs, both must have about the same log-probability.
 
     Returns:
-        Whether they agree; False too where a step cannot be captured.
+        True if they agree; False also if a step cannot be captured.
     """
     import torch
 
     hymt = graph_runner.hymt
     prompts, exact = _canary_prompts(hymt), hymt.dtype == "float32"
-    rule = sampling_params if exact else GREEDY
+    check_params = sampling_params if exact else GREEDY
     width = max(map(len, prompts)) + NUM_TOKENS + 1
-    made: list[list[SampledTokens]] = []
+    steps_by_runner: list[list[SampledTokens]] = []
     with torch.inference_mode(), patch_network(hymt.network, width + read_every):
         graph_runner.start(
-            rule, Counters(), len(prompts), width, max_tokens=1 << 30, read_every=read_every, logprobs=True
+            check_params, Counters(), len(prompts), width, max_tokens=1 << 30, read_every=read_every, logprobs=True
         )
-        for forward in (ModelRunner(hymt, rule, len(prompts), Counters(), logprobs=True), graph_runner):
-            rows = [SequenceState(number, ids, NUM_TOKENS + 1, number) for number, ids in enumerate(prompts)]
-            steps = AsyncCopy([forward.prefill(rows, 0)]).wait()
+        for runner in (ModelRunner(hymt, check_params, len(prompts), Counters(), logprobs=True), graph_runner):
+            rows = [SequenceState(index, ids, NUM_TOKENS + 1, index) for index, ids in enumerate(prompts)]
+            steps = AsyncCopy([runner.prefill(rows, 0)]).wait()
             for _ in range(NUM_TOKENS):
                 check_stop()
-                steps += AsyncCopy([forward.step(rows)]).wait()
-            made.append(steps)
+                steps += AsyncCopy([runner.step(rows)]).wait()
+            steps_by_runner.append(steps)
     if graph_runner.disabled_reason:
         return False
-    plain, fixed = (
-        [[_token_and_logprob(one, number) for one in steps] for number in range(len(prompts))] for steps in made
+    plain, captured = (
+        [[_token_and_logprob(step, index) for step in steps] for index in range(len(prompts))]
+        for steps in steps_by_runner
     )
     tolerance = TOLERANCE[hymt.dtype]
-    return all(_row_matches(*rows, exact=exact, tolerance=tolerance) for rows in zip(plain, fixed, strict=True))
+    return all(_row_matches(*rows, exact=exact, tolerance=tolerance) for rows in zip(plain, captured, strict=True))
 
 
 class _SlotEngineSteps(ModelRunner):
-    """Steps of the slot engine over rows of unequal length, for `attention.compare`."""
+    """Slot engine steps over rows of unequal length, for `attention.compare`."""
 
     def __init__(self, hymt: LoadedModel, prompts: Sequence[Sequence[int]]) -> None:
         super().__init__(hymt, GREEDY, len(prompts), Counters(), logprobs=False)
         self._sequences = [
-            SequenceState(number, ids, attention.NUM_TOKENS + 1, number) for number, ids in enumerate(prompts)
+            SequenceState(index, ids, attention.NUM_TOKENS + 1, index) for index, ids in enumerate(prompts)
         ]
         self._last_logits: Tensor | None = None
 
@@ -109,8 +116,11 @@ def check_attention(
 
     Args:
         hymt: The loaded model.
-        own: What the engine runs in.
-        reference: What it runs in to be compared with.
+        own_context: Context in which the engine's attention runs.
+        reference_context: Context in which the reference attention runs.
+
+    Returns:
+        The measured agreement.
 
     Raises:
         PreflightError: They disagree (E26); the message names the back end.
@@ -118,9 +128,9 @@ def check_attention(
     prompts = padded_batch.prompts(hymt.tokenizer)
     width = max(map(len, prompts)) + attention.NUM_TOKENS + 1
     with patch_network(hymt.network, width):
-        what = f"decode.engine=slots on {hymt.device}"
+        label = f"decode.engine=slots on {hymt.device}"
         return attention.compare(
-            lambda: _SlotEngineSteps(hymt, prompts).next_logits, hymt.dtype, own_context, reference_context, what
+            lambda: _SlotEngineSteps(hymt, prompts).next_logits, hymt.dtype, own_context, reference_context, label
         )
 
 
@@ -137,10 +147,10 @@ def _token_and_logprob(sampled: SampledTokens, row: int) -> tuple[int, float]:
 def _row_matches(
     expected: list[tuple[int, float]], actual: list[tuple[int, float]], *, exact: bool, tolerance: float
 ) -> bool:
-    """Compare a row's tokens and their logarithms of probability."""
-    for (token, logprob), (other_token, other_logprob) in zip(expected, actual, strict=True):
-        if not abs(logprob - other_logprob) <= tolerance or (exact and token != other_token):
+    """Return whether a row's tokens and log-probabilities agree."""
+    for (expected_token, expected_logprob), (actual_token, actual_logprob) in zip(expected, actual, strict=True):
+        if not abs(expected_logprob - actual_logprob) <= tolerance or (exact and expected_token != actual_token):
             return False
-        if token != other_token:
+        if expected_token != actual_token:
             break
     return True

@@ -1,4 +1,4 @@
-"""How text is generated: the settings, and what they come to with a model card's own. No torch."""
+"""Decoding settings, and how they are resolved with the model card's defaults. No torch."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ class Method(Enum):
 
 
 class Engine(Enum):
-    """Which loop runs the network."""
+    """Which decoding loop runs the network."""
 
-    auto = "auto"  # slots on the CPU; generate on a GPU, where slots was never run
-    slots = "slots"  # our own: rows that end are replaced while the others go on
-    generate = "generate"  # that of transformers, the reference
+    auto = "auto"  # slots on the CPU; generate on a GPU, where slots has not been run yet
+    slots = "slots"  # our own: finished rows are replaced while the others continue
+    generate = "generate"  # the one of transformers, our reference
 
 
 @dataclass(kw_only=True, slots=True)
@@ -49,23 +49,35 @@ class DecodeConfig:
         positive = {"temperature": self.temperature, "repetition_penalty": self.repetition_penalty}
         for key, value in positive.items():
             if value is not None and value <= 0:
-                raise ConfigError(f"decode.{key}={value} must be above 0. For the likeliest token use decode=greedy.")
+                raise ConfigError(
+                    f"decode.{key}={value} must be above 0. To always choose the most likely token, set decode=greedy."
+                )
         if self.top_p is not None and not 0 < self.top_p <= 1:
-            raise ConfigError(f"decode.top_p={self.top_p} must be above 0 and at most 1.")
+            raise ConfigError(
+                f"decode.top_p={self.top_p} must be above 0 and at most 1. Set decode.top_p=1 for no limit."
+            )
         if self.top_k is not None and self.top_k < -1:
-            raise ConfigError(f"decode.top_k={self.top_k} must be a number of tokens; 0 or -1 mean no limit.")
+            raise ConfigError(f"decode.top_k={self.top_k} is not a number of tokens. Set decode.top_k=0 for no limit.")
         if self.max_new_tokens < 1 or self.new_tokens_ratio < 0 or self.new_tokens_extra < 0:
-            raise ConfigError("decode.max_new_tokens must be at least 1, new_tokens_ratio and _extra at least 0.")
+            raise ConfigError(
+                "decode.max_new_tokens must be at least 1; decode.new_tokens_ratio and decode.new_tokens_extra at "
+                "least 0."
+            )
         if self.new_tokens_ratio == 0 and self.new_tokens_extra == 0:
-            raise ConfigError("decode.new_tokens_ratio and decode.new_tokens_extra are both 0: no row could have text.")
+            raise ConfigError(
+                "decode.new_tokens_ratio and decode.new_tokens_extra are both 0, so translations would be cut. Set "
+                "decode.new_tokens_extra=32."
+            )
         if self.stages != "auto" and (type(self.stages) is not int or self.stages < 1):
-            raise ConfigError(f"decode.stages={self.stages} is not a number of groups from 1 on. Set auto.")
+            raise ConfigError(
+                f"decode.stages={self.stages} is not a number of groups of at least 1. Set decode.stages=auto."
+            )
         if self.read_every < 1:
             raise ConfigError(f"decode.read_every={self.read_every} must be at least 1 step. Set decode.read_every=1.")
 
 
 def resolve_sampling_params(settings: DecodeConfig, card: RecommendedSampling) -> SamplingParams:
-    """Resolve the token rule: what `settings` leaves open comes from the model card when sampling."""
+    """Resolve the sampling parameters; when sampling, fields that `settings` leaves open come from the model card."""
     if settings.method is Method.greedy:
         return SamplingParams(False, 1.0, 1.0, 0, settings.repetition_penalty or 1.0, settings.stop_loops)
     default = card_sampling_params(card)
@@ -80,26 +92,26 @@ def resolve_sampling_params(settings: DecodeConfig, card: RecommendedSampling) -
 
 
 def num_stages(settings: DecodeConfig, hymt: LoadedModel) -> int:
-    """Groups of slots under way: as many as GPUs hold layers, so that each has work; 1 on one device and on the CPU."""
+    """Return the number of slot groups: one per GPU that has layers, so that each is busy; else 1."""
     if settings.stages != "auto":
         return int(settings.stages)
     return max(1, sum(device.startswith("cuda") for device in hymt.placement.devices) if hymt.placement else 1)
 
 
 def card_sampling_params(card: RecommendedSampling) -> SamplingParams:
-    """The model card's own sampling."""
+    """Return the sampling parameters that the model card recommends."""
     return SamplingParams(True, card.temperature, card.top_p, max(0, card.top_k), card.repetition_penalty)
 
 
 def resolved_settings(settings: DecodeConfig, card: RecommendedSampling) -> dict[str, Any]:
-    """What of the settings decides the text, resolved, for the job's identity."""
-    rule = resolve_sampling_params(settings, card)
+    """Return the resolved settings that affect the text, for the job's identity."""
+    params = resolve_sampling_params(settings, card)
     return {
         "method": settings.method.value,
-        "temperature": rule.temperature if rule.do_sample else None,
-        "top_p": rule.top_p if rule.do_sample else None,
-        "top_k": rule.top_k if rule.do_sample else None,
-        "repetition_penalty": rule.repetition_penalty,
+        "temperature": params.temperature if params.do_sample else None,
+        "top_p": params.top_p if params.do_sample else None,
+        "top_k": params.top_k if params.do_sample else None,
+        "repetition_penalty": params.repetition_penalty,
         "max_new_tokens": settings.max_new_tokens,
         "new_tokens_ratio": settings.new_tokens_ratio,
         "new_tokens_extra": settings.new_tokens_extra,

@@ -1,15 +1,15 @@
-"""The slot engine: rows that end are replaced while the others go on, over transformers' own modules.
+"""The slot engine: continuous batching with transformers' own modules; finished rows are replaced at once.
 
-A slot is one row of the running batch. Slots in use are always the first ones, so that a step costs no more than the
-rows that still run: a row that ends gives its slot to the last one, and prompts are taken in behind it, several of like
-length at once. What all prompts of a call have in common at their start, the instruction, is computed once. Scheduling
-depends on lengths and end tokens alone, never on time, so the same prompts decode the same wherever and whenever.
+A slot is one row of the running batch. The used slots are always the first ones, so that a step costs no more than its
+running rows: when a row finishes, the row of the last slot moves into its slot, and new prompts are added after the
+last row, several of similar length at once. The common prefix of all prompts of a call, the instruction, is computed
+once. Scheduling depends only on lengths and end tokens, never on time, so the same prompts always decode the same way.
 
-Where the network lies on several devices, as many independent groups of slots as devices are under way: while one
-group's step is on a device, another's is on the next.
+If the network is split over several devices, there is one independent group of slots per device: while one group's
+step runs on one device, another group's step runs on the next.
 
-Out of memory takes fewer rows: a group of prompts is halved, or the younger half of the running rows starts over later.
-Nothing of a finished row is lost. Does not know parts, documents or retries.
+When memory runs out, fewer rows run at once: a group of prompts is halved, or the newer half of the running rows starts
+over later. Finished rows are never lost. Does not know parts, documents or retries.
 """
 
 from __future__ import annotations
@@ -47,29 +47,29 @@ def decode_prompts(
     on_finished: Callable[[int, int], None] = lambda rows, tokens: None,
     counters: Counters | None = None,
 ) -> tuple[list[Completion], bool]:
-    """Decode prompts of any number.
+    """Decode any number of prompts.
 
     Args:
         hymt: The loaded model.
-        prompts: Token ids; taken in in the order of their widths, the widest first.
+        prompts: Token ids; admitted in order of maximum length, the longest first.
         max_new_tokens: Limit of each row, at least 1.
         seeds: Seed of each row's draws; unused when greedy.
-        choice: How a token is chosen.
-        check_stop: Called at every step; raises to give everything up.
-        max_rows: Slots at most.
-        max_tokens: Tokens of keys and values at most, over all slots; a row over it runs alone.
-        stages: Groups of slots under way; rows are dealt to them in turn.
-        read_every: Steps whose tokens are read at once; more than 1 spares waits for a GPU, and wastes steps of rows
+        sampling_params: How a token is chosen.
+        check_stop: Called at every step; raises to abort the call.
+        max_rows: Maximum number of slots.
+        max_tokens: Maximum number of tokens of keys and values, over all slots; a row that needs more runs alone.
+        stages: Number of groups of slots; rows are assigned to them round robin.
+        read_every: Steps whose tokens are read together; more than 1 saves waits for a GPU, but wastes steps on rows
             whose end is not known yet. With several stages a step is read when its group's turn comes again.
-        logprobs: Whether to keep the mean logarithm of the chosen tokens' probabilities.
-        captured: Storage and graphs of steps that are run again without Python, for `stages` of 1; what an earlier
-            call left there is used. Not used where positions may change the network's own numbers.
-        on_rows: Told of rows that ended, and of their tokens.
-        counters: Where to count.
+        logprobs: True to keep the mean log-probability of the chosen tokens.
+        graph_runner: Runs captured steps, for `stages` of 1; reuses storage and graphs of earlier calls. Not used if
+            positions may change the network's own numbers (dynamic RoPE).
+        on_finished: Called with the number of finished rows and of their new tokens.
+        counters: Counters to update.
 
     Returns:
-        One result a prompt in the caller's order, and whether memory ran out on the way. A row that does not fit alone
-        has the finish reason "memory".
+        One completion per prompt in the caller's order, and True if memory ran out on the way. A row that does not fit
+        even alone has the finish reason "memory".
 
     Raises:
         StoppedError: From check_stop.
@@ -79,7 +79,7 @@ def decode_prompts(
     if not prompts:
         return [], False
     counters = Counters() if counters is None else counters
-    refusals = counters.out_of_memory  # of earlier calls
+    earlier_out_of_memory = counters.out_of_memory
     rows = [
         SequenceState(n, ids, limit, seed)
         for n, (ids, limit, seed) in enumerate(zip(prompts, max_new_tokens, seeds, strict=True))
@@ -97,7 +97,7 @@ def decode_prompts(
         groups = [
             Scheduler(
                 hymt,
-                rows[number::stages],
+                rows[i::stages],
                 sampling_params,
                 max_rows // stages,
                 max_tokens // stages,
@@ -106,47 +106,47 @@ def decode_prompts(
                 logprobs=logprobs,
                 graph_runner=graph_runner,
             )
-            for number in range(stages)
+            for i in range(stages)
         ]
         _compute_prefix(groups, prompts, counters)
         while any(group.busy for group in groups):
             for group in groups:
                 check_stop()
-                ended = [] if stages == 1 else group.collect()
+                finished = [] if stages == 1 else group.collect()
                 group.admit()
-                ended += group.collect() if stages == 1 and group.must_collect else []
+                finished += group.collect() if stages == 1 and group.must_collect else []
                 group.step()
-                ended += group.collect() if stages == 1 and group.must_collect else []
-                if ended:
-                    on_finished(len(ended), sum(len(group.completions[row.index].ids) for row in ended))
-    done = {index: one for group in groups for index, one in group.completions.items()}
-    return [done[number] for number in range(len(prompts))], counters.out_of_memory > refusals
+                finished += group.collect() if stages == 1 and group.must_collect else []
+                if finished:
+                    on_finished(len(finished), sum(len(group.completions[row.index].ids) for row in finished))
+    completions = {index: completion for group in groups for index, completion in group.completions.items()}
+    return [completions[i] for i in range(len(prompts))], counters.out_of_memory > earlier_out_of_memory
 
 
 def _compute_prefix(groups: Sequence[Scheduler], prompts: Sequence[Sequence[int]], counters: Counters) -> None:
-    """Compute what all prompts begin with, once; each keeps at least one token of its own."""
+    """Compute the common prefix of all prompts once; at least one token of each prompt is left over."""
     common = shared_prefix(prompts)
     if common < 2 or len(prompts) < 2:
         return
-    made: list[PrefixCache] = []
+    prefixes: list[PrefixCache] = []
     if run_within_memory(
-        lambda: made.append(groups[0].runner.compute_prefix(prompts[0][:common])), groups[0].hymt, counters
+        lambda: prefixes.append(groups[0].runner.compute_prefix(prompts[0][:common])), groups[0].hymt, counters
     ):
         counters.prefix_tokens += common
         for group in groups:
-            group.runner.prefix = made[0]
+            group.runner.prefix = prefixes[0]
 
 
 @contextmanager
 def patch_network(network: Any, max_length: int) -> Iterator[None]:
-    """Inside, the network attends our way and looks for no positions beyond `longest`, where that is safe."""
+    """Context in which the network uses our attention and, where safe, skips its RoPE update up to `max_length`."""
     with _use_slot_attention(network), _skip_rope_update(network, max_length):
         yield
 
 
 @contextmanager
 def _release_on_error(graph_runner: CudaGraphRunner | None) -> Iterator[None]:
-    """A call that is given up leaves nothing to the next: what stands in its slots may not be finite."""
+    """Release the runner if the call fails: its slots may contain non-finite numbers."""
     try:
         yield
     except BaseException:
@@ -156,37 +156,39 @@ def _release_on_error(graph_runner: CudaGraphRunner | None) -> Iterator[None]:
 
 
 def _skip_graphs(graph_runner: CudaGraphRunner) -> None:
-    """These rows are decoded without captured steps; what was kept would take memory, or be changed by them."""
+    """Warn that these rows run without captured steps, and free the runner's storage, which they would not use."""
     if not graph_runner.disabled_reason:
-        log.warning("decode.capture: not used for these rows, whose positions may change the network's own numbers")
+        log.warning(
+            "decode.capture: not used for these rows, because their positions may change the network's own numbers"
+        )
     graph_runner.release()
 
 
 def _has_dynamic_rope(network: Any) -> bool:
-    """Whether the host looks at the positions of each step."""
+    """Return whether the network has dynamic RoPE, for which the host reads the positions of each step."""
     return any("dynamic" in str(getattr(module, "rope_type", "")) for module in network.modules())
 
 
 @contextmanager
 def _use_slot_attention(network: Any) -> Iterator[None]:
-    """Our attention inside, the model's own again after; every module reads it from the one config."""
+    """Context with our attention instead of the model's own; every module reads the setting from one shared config."""
     register_attention()
-    before = network.config._attn_implementation
+    original = network.config._attn_implementation
     network.config._attn_implementation = ATTENTION_NAME
     try:
         yield
     finally:
-        network.config._attn_implementation = before
+        network.config._attn_implementation = original
 
 
 @contextmanager
 def _skip_rope_update(network: Any, max_length: int) -> Iterator[None]:
-    """Spare the look for longer positions than ever, which makes the host wait for the GPU in every step.
+    """Context without dynamic RoPE's check for a new longest position, which makes the host wait for the GPU each step.
 
-    Only where no row can be so long that it would matter: then what is looked for is never found.
+    Only for modules where no row can reach a length at which the check has an effect.
 
-    Source: transformers 4.56, modeling_rope_utils.dynamic_rope_update; later versions know these checkpoints' scaling
-    as one that never changes.
+    Source: transformers 4.56, modeling_rope_utils.dynamic_rope_update; later versions treat the scaling of these
+    checkpoints as static.
     """
     paused = [
         (module, module.rope_type)
@@ -199,5 +201,5 @@ def _skip_rope_update(network: Any, max_length: int) -> Iterator[None]:
     try:
         yield
     finally:
-        for module, kind in paused:
-            module.rope_type = kind
+        for module, rope_type in paused:
+            module.rope_type = rope_type

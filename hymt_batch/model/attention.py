@@ -1,11 +1,12 @@
-"""One attention against another in the same batch: 64 greedy tokens of 16 left-padded rows of unequal length.
+"""Compare an attention back end with torch's math back end: 64 greedy tokens of 16 left-padded rows of unequal length.
 
-The canaries look at one token, and a kernel that is wrong in a few rows or behind some length shows later: here the
-engine's own attention and torch's math back end, the plainest, decode side by side, each with keys and values of its
-own. Run at every load where the whole model lies on GPUs; never run on one yet.
+The canaries check one token only, but a kernel that is wrong in a few rows or beyond some length fails later. Here the
+engine's attention and torch's math back end, the simplest one, decode side by side, each with its own keys and values.
+Runs at every load where the whole model is on GPUs. Not yet run on a GPU.
 
-Mixtures of experts and FP8 round in jumps: a last bit sends a token to another expert, and the logits differ by up to
-half of their spread though the attention is right. There the two are compared where they compute, layer by layer.
+Mixtures of experts and FP8 amplify rounding: one last bit can send a token to another expert, and the logits then
+differ by up to half of their spread although the attention is correct. For these models, the outputs of the attention
+are compared layer by layer instead.
 
 Source: pytorch#193893, "invisible to any check that does not generate more than a few tokens".
 """
@@ -30,26 +31,26 @@ NUM_TOKENS = 64
 
 @dataclass(frozen=True, slots=True)
 class AttentionComparison:
-    """What two attentions have in common."""
+    """Agreement of two attention implementations."""
 
-    equal_tokens: int  # that both gave, over all rows
-    diverged_rows: int  # rows that went apart at a near tie of two tokens
-    max_difference: float  # largest of a logit, as a share of the spread of its row's logits
+    equal_tokens: int  # tokens that both chose, over all rows
+    diverged_rows: int  # rows that diverged at a near tie of two tokens
+    max_difference: float  # largest difference of a logit, as a share of the spread of its row's logits
 
 
 class MismatchError(Exception):
-    """Two attentions disagree by more than rounding explains; the text says where."""
+    """Two attention implementations differ by more than rounding explains; the message names the place."""
 
 
 GreedyStep = Callable[[], "Tensor"]
-"""Greedy decoding of B rows: each call takes in the tokens of the last one, and gives the logits [B, V] of the next."""
+"""Greedy decoding of B rows: each call feeds the tokens of the previous call and returns the next logits [B, V]."""
 
 ContextFactory = Callable[[], AbstractContextManager[Any]]
 
 
 @contextmanager
 def use_math_kernel() -> Iterator[None]:
-    """Inside, torch computes its scaled dot products by plain matrix products."""
+    """Context in which torch computes scaled dot-product attention with plain matrix products."""
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
     with sdpa_kernel(SDPBackend.MATH):
@@ -58,18 +59,18 @@ def use_math_kernel() -> Iterator[None]:
 
 @contextmanager
 def use_math_attention(network: Any) -> Iterator[None]:
-    """Inside, the network attends by torch's math back end, whatever `model.attention` is."""
-    before = network.config._attn_implementation
+    """Context in which the network uses torch's math back end, regardless of `model.attention`."""
+    original = network.config._attn_implementation
     network.config._attn_implementation = "sdpa"
     try:
         with use_math_kernel():
             yield
     finally:
-        network.config._attn_implementation = before
+        network.config._attn_implementation = original
 
 
 def all_on_gpu(devices: Iterable[str]) -> bool:
-    """Whether the comparison is made at a load: where the whole model lies on GPUs."""
+    """Return whether the whole model is on GPUs; only then is the comparison run at load."""
     return all(device.startswith("cuda") for device in devices)
 
 
@@ -88,28 +89,39 @@ def check(
     Args:
         network: A loaded causal language model.
         tokenizer: Its tokenizer.
-        device: Where tokens enter.
-        dtype: Of the weights.
-        by_layer: Compare what each layer's attention gives instead of tokens and logits: for kinds that round in jumps.
-        own: What the network's own attention runs in.
-        reference: What it runs in to be compared with; None: the math back end.
+        device: Device of the input tokens.
+        dtype: Number format of the weights.
+        by_layer: Compare the output of each layer's attention instead of tokens and logits; for experts and FP8.
+        own_context: Context in which the network's own attention runs.
+        reference_context: Context in which the reference attention runs; None: the math back end.
+
+    Returns:
+        The measured agreement.
 
     Raises:
         PreflightError: They disagree (E26); the message names the back end.
     """
     rows = prompts(tokenizer)
 
-    def make() -> PaddedBatch:
+    def make_batch() -> PaddedBatch:
         return PaddedBatch(network, rows, tokenizer.pad_id, device)
 
     name = f"model.attention={network.config._attn_implementation}"
-    what = f"{name} on {device}"
+    label = f"{name} on {device}"
     if by_layer:
         return _run_comparison(
-            lambda: compare_layers(make(), dtype, own_context), lambda: make().next_logits, dtype, own_context, what
+            lambda: compare_layers(make_batch(), dtype, own_context),
+            lambda: make_batch().next_logits,
+            dtype,
+            own_context,
+            label,
         )
     return compare(
-        lambda: make().next_logits, dtype, own_context, reference_context or (lambda: use_math_attention(network)), what
+        lambda: make_batch().next_logits,
+        dtype,
+        own_context,
+        reference_context or (lambda: use_math_attention(network)),
+        label,
     )
 
 
@@ -123,11 +135,14 @@ def compare(
     """Decode the same rows twice, side by side.
 
     Args:
-        make: Steps over these rows, from their beginning.
-        dtype: Of the weights.
-        own: What the attention in question runs in.
-        reference: What it is compared with.
-        what: Whose attention it is, for the message.
+        make_step: Makes the steps over these rows, from their start.
+        dtype: Number format of the weights.
+        own_context: Context in which the attention under test runs.
+        reference_context: Context in which the reference attention runs.
+        label: Name of the attention under test, for the message.
+
+    Returns:
+        The measured agreement.
 
     Raises:
         PreflightError: They disagree (E26).
@@ -148,7 +163,7 @@ def _run_comparison(
     own_context: ContextFactory,
     label: str,
 ) -> AttentionComparison:
-    """What `judge` finds; its disagreement as the error that names the kernel."""
+    """Run `comparison`, and turn its MismatchError into the error that names the kernel."""
     import torch
 
     try:
@@ -171,59 +186,66 @@ def compare_steps(
     own_context: ContextFactory,
     reference_context: ContextFactory,
 ) -> AttentionComparison:
-    """Compare NUM_TOKENS steps; a row is compared up to the first token that is not the same.
+    """Compare NUM_TOKENS steps; each row is compared up to its first differing token.
 
-    In float32 all tokens must be the same. In the others a row may go apart where both find the two tokens as likely
-    as rounding explains. In all of them no logit may differ by more than that.
+    In float32 all tokens must be the same. In other formats a row may diverge if both sides rate the two tokens equally
+    likely, within rounding. In every format no logit may differ by more than rounding explains.
+
+    Returns:
+        The measured agreement.
 
     Raises:
-        DifferentError: They disagree.
+        MismatchError: They disagree.
     """
     import torch
 
     allowed, exact = TOLERANCE[dtype], dtype == "float32"
-    together: Tensor | None = None
-    tokens, largest = 0, 0.0
-    for number in range(NUM_TOKENS):
+    agreeing: Tensor | None = None
+    num_equal, largest = 0, 0.0
+    for step_index in range(NUM_TOKENS):
         with own_context():
-            found = step().cpu()
+            own_logits = step().cpu()
         with reference_context():
-            wanted = reference_step().cpu()
-        if together is None:
-            together = torch.ones(len(found), dtype=torch.bool)
-        spread = (wanted.max(-1).values - wanted.min(-1).values).clamp(min=1e-6)
-        share = (found - wanted).abs().max(-1).values / spread
-        one, other = found.argmax(-1, keepdim=True), wanted.argmax(-1, keepdim=True)
+            reference_logits = reference_step().cpu()
+        if agreeing is None:
+            agreeing = torch.ones(len(own_logits), dtype=torch.bool)
+        spread = (reference_logits.max(-1).values - reference_logits.min(-1).values).clamp(min=1e-6)
+        share = (own_logits - reference_logits).abs().max(-1).values / spread
+        own_tokens, reference_tokens = own_logits.argmax(-1, keepdim=True), reference_logits.argmax(-1, keepdim=True)
         gap = torch.maximum(
-            found.gather(1, one) - found.gather(1, other), wanted.gather(1, other) - wanted.gather(1, one)
+            own_logits.gather(1, own_tokens) - own_logits.gather(1, reference_tokens),
+            reference_logits.gather(1, reference_tokens) - reference_logits.gather(1, own_tokens),
         )[:, 0]
-        same = (one == other)[:, 0]
-        tie = same if exact else same | (gap <= allowed * spread)
-        wrong = together & ~((share <= allowed) & tie)  # written so that NaN is wrong
+        same = (own_tokens == reference_tokens)[:, 0]
+        acceptable = same if exact else same | (gap <= allowed * spread)
+        wrong = agreeing & ~((share <= allowed) & acceptable)  # written so that NaN counts as wrong
         if bool(wrong.any()):
             row = int(wrong.nonzero()[0, 0])
             raise MismatchError(
-                f"{int(wrong.sum())} of {len(found)} rows, first row {row + 1} at token {number + 1} (token "
-                f"{int(one[row, 0])} instead of {int(other[row, 0])}; logits differ by {float(share[row]):.2g} of "
-                f"their spread, and rounding explains {allowed:g})"
+                f"{int(wrong.sum())} of {len(own_logits)} rows, first row {row + 1} at token {step_index + 1} (token "
+                f"{int(own_tokens[row, 0])} instead of {int(reference_tokens[row, 0])}; logits differ by "
+                f"{float(share[row]):.2g} of their spread, and rounding explains at most {allowed:g})"
             )
-        largest = max(largest, float(share[together].max())) if bool(together.any()) else largest
-        together &= same
-        tokens += int(together.sum())
-        if not bool(together.any()):
+        largest = max(largest, float(share[agreeing].max())) if bool(agreeing.any()) else largest
+        agreeing &= same
+        num_equal += int(agreeing.sum())
+        if not bool(agreeing.any()):
             break
-    assert together is not None
-    return AttentionComparison(tokens, int((~together).sum()), largest)
+    assert agreeing is not None
+    return AttentionComparison(num_equal, int((~agreeing).sum()), largest)
 
 
 def compare_layers(batch: PaddedBatch, dtype: str, own_context: ContextFactory) -> AttentionComparison:
-    """Compare what every layer's attention gives in NUM_TOKENS steps with what the math back end makes of its input.
+    """Compare the output of every layer's attention, in NUM_TOKENS steps, with the math back end on the same inputs.
 
-    A head's output of a token may differ by what rounding explains, as a share of its largest number. With
-    model.attention=eager, which is plain matrix products itself, there is nothing to compare.
+    The output of a head for a token may differ by what rounding explains, as a share of its largest number. With
+    model.attention=eager, which already uses plain matrix products, there is nothing to compare.
+
+    Returns:
+        The measured agreement.
 
     Raises:
-        DifferentError: They disagree.
+        MismatchError: They disagree.
     """
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
@@ -233,46 +255,51 @@ def compare_layers(batch: PaddedBatch, dtype: str, own_context: ContextFactory) 
     attend = ALL_ATTENTION_FUNCTIONS[name]
     largest, token, calls = 0.0, 0, 0
 
-    def watched(module: Any, query: Tensor, key: Tensor, value: Tensor, *rest: Any, **more: Any) -> Any:
+    def checked_attention(
+        module: Any, query: Tensor, key: Tensor, value: Tensor, *arguments: Any, **options: Any
+    ) -> Any:
         nonlocal largest, calls
         with own_context():
-            output, weights = attend(module, query, key, value, *rest, **more)
-        scale = more.get("scaling", query.shape[-1] ** -0.5)
+            output, weights = attend(module, query, key, value, *arguments, **options)
+        scale = options.get("scaling", query.shape[-1] ** -0.5)
         share, seen = _layer_difference(output, query, key, value, batch.mask, scale)
-        wrong = seen & ~(share <= allowed)  # written so that NaN is wrong
+        wrong = seen & ~(share <= allowed)  # written so that NaN counts as wrong
         if bool(wrong.any()):
-            row, place = (int(n) for n in wrong.nonzero()[0])
+            row, position = (int(n) for n in wrong.nonzero()[0])
             raise MismatchError(
                 f"{int(wrong.any(-1).sum())} of {len(wrong)} rows in layer {getattr(module, 'layer_idx', calls)}, "
-                f"first row {row + 1} at token {token + 1} (its output differs by {float(share[row, place]):.2g} of "
-                f"its largest number, and rounding explains {allowed:g})"
+                f"first row {row + 1} at token {token + 1} (its output differs by {float(share[row, position]):.2g} of "
+                f"its largest number, and rounding explains at most {allowed:g})"
             )
         largest, calls = max(largest, float(share[seen].max())), calls + 1
         return output, weights
 
-    ALL_ATTENTION_FUNCTIONS[name] = watched
+    ALL_ATTENTION_FUNCTIONS[name] = checked_attention
     try:
-        for token in range(NUM_TOKENS):  # noqa: B007 (the message names it)
+        for token in range(NUM_TOKENS):  # noqa: B007 (the message uses it)
             batch.next_logits()
     finally:
         ALL_ATTENTION_FUNCTIONS[name] = attend
     if not calls:
-        raise MismatchError("the network did not call it")
+        raise MismatchError("the network did not call this back end")
     return AttentionComparison(NUM_TOKENS * len(batch.ids), 0, largest)
 
 
 def _layer_difference(
     output: Tensor, query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scale: float
 ) -> tuple[Tensor, Tensor]:
-    """How far one layer's output [B, Q, H, D] is from torch's plain products, and which of the Q positions are read.
+    """Compare the output of one layer's attention with torch's plain matrix products.
 
     Args:
-        output: Of the attention in question.
+        output: [B, Q, H, D], of the attention under test.
         query: [B, H, Q, D], the newest Q positions.
-        key: [B, G, K, D], with G a divisor of H.
+        key: [B, G, K, D], with G a divisor of H; its K positions end with the newest.
         value: As `key`.
-        mask: [B, >= K], 1 where a position is a token; of the K positions that end with the newest.
-        scale: What the products are multiplied by.
+        mask: [B, >= K], 1 where a position is a token.
+        scale: Factor of the scores.
+
+    Returns:
+        The relative difference [B, Q], and a bool mask [B, Q] of the positions that are tokens.
     """
     import torch
 
@@ -281,33 +308,33 @@ def _layer_difference(
     causal = torch.ones(num, length, dtype=torch.bool, device=query.device).tril(length - num)
     groups = query.shape[1] // key.shape[1]
     with use_math_kernel():
-        right = torch.nn.functional.scaled_dot_product_attention(
+        expected = torch.nn.functional.scaled_dot_product_attention(
             query,
             key.repeat_interleave(groups, 1),
             value.repeat_interleave(groups, 1),
             attn_mask=causal & mask[:, None, None, :],
             scale=scale,
         ).transpose(1, 2)
-    difference = (output.float() - right.float()).abs().amax(-1) / right.float().abs().amax(-1).clamp(min=1e-6)
+    difference = (output.float() - expected.float()).abs().amax(-1) / expected.float().abs().amax(-1).clamp(min=1e-6)
     return difference.amax(-1), mask[:, length - num :]
 
 
 def sdpa_kernels(step: GreedyStep, own_context: ContextFactory) -> str:
-    """The kernels of torch that two steps take for scaled dot products."""
+    """Return the names of the torch kernels that two steps use for scaled dot-product attention."""
     import torch
     from torch.utils._python_dispatch import TorchDispatchMode
 
-    seen: dict[str, None] = {}
+    kernels: dict[str, None] = {}
 
-    class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    class KernelRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             name = str(func).removeprefix("aten.").partition(".")[0]
             if "scaled_dot_product" in name:
-                seen[name.removeprefix("_scaled_dot_product_")] = None
+                kernels[name.removeprefix("_scaled_dot_product_")] = None
             return func(*args, **(kwargs or {}))
 
-    # not inference mode: there the operator is seen whole, and not the kernel that it takes
-    with torch.no_grad(), own_context(), Watch():  # type: ignore[no-untyped-call]
+    # not inference mode: it would show only the composite operator, not the kernel that it selects
+    with torch.no_grad(), own_context(), KernelRecorder():  # type: ignore[no-untyped-call]
         step()
         step()
-    return " and ".join(seen) or "of plain matrix products"
+    return " and ".join(kernels) or "of plain matrix products"

@@ -1,10 +1,10 @@
-"""Canaries: a few short prompts through the loaded network, whose answers must be finite and agree with one another.
+"""Canaries: a few short prompts through the loaded network, whose logits must be finite and consistent.
 
-A row of a left-padded batch must give what it gives alone; two copies, or a split and a whole model, must give the
-same. Caught so far in the field: attention kernels that return NaN for fully masked rows, cards whose peer-to-peer
-copies return garbage, weights that never arrived. Does not judge a translation.
+A row must give the same logits in a left-padded batch as alone; two copies of a model, or a split and a whole model,
+must agree too. This finds failures reported by users: attention kernels that return NaN for fully masked rows, GPUs
+whose peer-to-peer copies return garbage, weights that were never loaded. Does not judge translations.
 
-Source: transformers#21720, #24056, #47942 (garbage between cards), unsloth#9848 (NaN in left padding).
+Source: transformers#21720, #24056, #47942 (garbage between GPUs), unsloth#9848 (NaN in left padding).
 """
 
 from __future__ import annotations
@@ -29,35 +29,35 @@ TEXTS = (
 TOLERANCE = {"float32": 2e-3, "float16": 3e-2, "bfloat16": 1e-1}
 """Largest difference of a logit that rounding explains, as a share of the spread of the row's logits.
 
-Measured on random networks with 2 to 32 layers, batch against single: below a fifth of these.
+Measured on random networks with 2 to 32 layers, batched against single: less than a fifth of these values.
 """
 
 
 def logits(network: Any, tokenizer: Tokenizer, device: str, *, batched: bool = True) -> Tensor:
-    """The network's answer to each canary's last token.
+    """Return the network's logits after the last token of each canary.
 
     Args:
         network: A loaded causal language model.
         tokenizer: Its tokenizer.
-        device: Where tokens enter.
-        batched: All in one left-padded batch, or each alone.
+        device: Device of the input tokens.
+        batched: True: all in one left-padded batch; False: each alone.
 
     Returns:
-        Logits [B, vocabulary] in float32 on the CPU.
+        Logits [B, V] in float32 on the CPU.
     """
     import torch
 
     rows = [[*tokenizer.prefix, *ids, *tokenizer.suffix] for ids in tokenizer.encode(TEXTS)]
     groups = [rows] if batched else [[row] for row in rows]
-    found = []
+    results = []
     with torch.inference_mode():
         for group in groups:
             width = max(map(len, group))
             ids = torch.full((len(group), width), tokenizer.pad_id, dtype=torch.int64)
             mask = torch.zeros((len(group), width), dtype=torch.int64)
-            for number, row in enumerate(group):
-                ids[number, width - len(row) :] = torch.tensor(row)
-                mask[number, width - len(row) :] = 1
+            for index, row in enumerate(group):
+                ids[index, width - len(row) :] = torch.tensor(row)
+                mask[index, width - len(row) :] = 1
             positions = (mask.cumsum(-1) - 1).clamp(min=0)
             output = network(
                 input_ids=ids.to(device),
@@ -65,12 +65,12 @@ def logits(network: Any, tokenizer: Tokenizer, device: str, *, batched: bool = T
                 position_ids=positions.to(device),
                 use_cache=False,
             )
-            found.append(output.logits[:, -1].float().cpu())
-    return torch.cat(found)
+            results.append(output.logits[:, -1].float().cpu())
+    return torch.cat(results)
 
 
 def relative_difference(first: Tensor, second: Tensor) -> float:
-    """Largest difference of two sets of logits, as a share of the spread of the row; NaN counts as infinite."""
+    """Return the largest difference of two sets of logits, as a share of the row's spread; infinite if not finite."""
     import torch
 
     spread = (first.max(dim=-1).values - first.min(dim=-1).values).clamp(min=1e-6)
@@ -79,51 +79,54 @@ def relative_difference(first: Tensor, second: Tensor) -> float:
 
 
 def check(network: Any, tokenizer: Tokenizer, device: str, dtype: str, *, strict: bool = True) -> float:
-    """Run the canaries of one loaded network.
+    """Run the canaries on one loaded network.
 
     Args:
         network: A loaded causal language model.
         tokenizer: Its tokenizer.
-        device: Where tokens enter.
-        dtype: Of the weights.
-        strict: Refuse a difference; False only warns, for kinds whose rounding was never measured (experts, FP8).
+        device: Device of the input tokens.
+        dtype: Number format of the weights.
+        strict: Fail on a difference; False only warns, for models whose rounding was not measured (experts, FP8).
 
     Returns:
         The difference between batched and single, as a share of the logits' spread.
 
     Raises:
-        PreflightError: A logit is not finite (E20), or padding changes the answer (C20).
+        PreflightError: A logit is not finite (E20 in a padded batch, E22 alone), or padding changes the logits (C20).
     """
     import torch
 
-    single, batched = (logits(network, tokenizer, device, batched=one) for one in (False, True))
-    for found, how in ((single, "a prompt alone"), (batched, "a left-padded batch")):
-        if not bool(torch.isfinite(found).all()):
+    single, batched = (logits(network, tokenizer, device, batched=is_batched) for is_batched in (False, True))
+    for canary_logits, description in ((single, "a prompt alone"), (batched, "a left-padded batch")):
+        if not bool(torch.isfinite(canary_logits).all()):
             raise PreflightError(
-                f"The loaded model answers {how} with NaN or infinity in {dtype} on {device}. Set model.dtype="
+                f"The loaded model returns NaN or infinity for {description} in {dtype} on {device}. Set model.dtype="
                 "bfloat16 or float32, or model.attention=eager.",
-                id="E20" if found is batched else "E22",
+                id="E20" if canary_logits is batched else "E22",
             )
-    what = f"a prompt alone and in a left-padded batch on {device}"
-    if not strict and (found_difference := relative_difference(single, batched)) > TOLERANCE[dtype]:
-        log.warning("canaries differ by %.2g of the logits' spread for %s", found_difference, what)
-        return found_difference
-    return compare(single, batched, dtype, what)
+    label = f"a prompt alone and in a left-padded batch on {device}"
+    if not strict and (difference := relative_difference(single, batched)) > TOLERANCE[dtype]:
+        log.warning("canaries differ by %.2g of the logits' spread for %s", difference, label)
+        return difference
+    return compare(single, batched, dtype, label)
 
 
 def compare(first: Tensor, second: Tensor, dtype: str, label: str) -> float:
-    """Compare two answers to the canaries.
+    """Compare two sets of canary logits.
+
+    Returns:
+        The largest difference, as a share of the logits' spread.
 
     Raises:
         PreflightError: They differ by more than rounding explains (C20).
     """
-    found = relative_difference(first, second)
-    if found > TOLERANCE[dtype]:
+    difference = relative_difference(first, second)
+    if difference > TOLERANCE[dtype]:
         raise PreflightError(
-            f"The loaded model gives different answers for {label}: they differ by {found:.2g} of the logits' spread, "
-            f"and rounding in {dtype} explains {TOLERANCE[dtype]:g}. Set decode.engine=generate and model.attention="
-            "eager; with several GPUs "
-            "choose device_map=single and check their peer-to-peer copies (NCCL_P2P_DISABLE=1, IOMMU and ACS off).",
+            f"The loaded model gives different answers for {label}: they differ by {difference:.2g} of the logits' "
+            f"spread, and rounding in {dtype} explains at most {TOLERANCE[dtype]:g}. Set decode.engine=generate and "
+            "model.attention=eager; with several GPUs "
+            "set device_map=single and check their peer-to-peer copies (NCCL_P2P_DISABLE=1, IOMMU and ACS off).",
             id="C20",
         )
-    return found
+    return difference

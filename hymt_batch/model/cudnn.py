@@ -1,12 +1,13 @@
-"""Keeps torch from computing attention with cuDNN on a GPU, where it was seen to give wrong text without an error.
+"""Disable cuDNN's attention in torch on GPUs, because it has been reported to give wrong text without an error.
 
-Twice, since either alone may be lost: a variable that torch reads at its first attention, and a switch set once CUDA
-runs. Nothing else of cuDNN is touched. Without a GPU both change nothing. Never run on a GPU yet.
+Uses two ways, since either one may fail: an environment variable that torch reads at its first attention call, and a
+switch set after CUDA has started. No other part of cuDNN is affected. Without a GPU both have no effect. Not yet run on
+a GPU.
 
 Source: pytorch#193893 (B200, fewer than 8 key/value heads, 92 % of the outputs wrong with torch 2.11 and 2.13);
 sdp_utils.cpp of torch 2.13: cuDNN comes first on compute capability 9 and 10 with cuDNN above 9.15, unless
-TORCH_CUDNN_SDPA_DEPRIORITIZED=1, with which it comes behind a back end that takes everything. The older
-TORCH_CUDNN_SDPA_ENABLED went with torch 2.5 and is read by no supported version.
+TORCH_CUDNN_SDPA_DEPRIORITIZED=1, which puts it after a back end that accepts every input. The older
+TORCH_CUDNN_SDPA_ENABLED was removed with torch 2.5; no supported version reads it.
 """
 
 from __future__ import annotations
@@ -18,11 +19,11 @@ from hymt_batch.errors import PreflightError
 
 ENV_VARIABLE = "TORCH_CUDNN_SDPA_DEPRIORITIZED"
 ENVIRONMENT_KEY = "cudnn_sdp"
-"""How the environment of a job on a GPU records it; torch's own name of the switch."""
+"""Key in the recorded environment of a job on a GPU; torch's name of the switch."""
 
 
 def deprioritise() -> None:
-    """Set the variable, for this process and those that it starts; call before torch is imported."""
+    """Set the variable for this process and its child processes; call before torch is imported."""
     os.environ[ENV_VARIABLE] = "1"
 
 
@@ -31,10 +32,10 @@ def uses_gpu(devices: Iterable[str]) -> bool:
 
 
 def disable_attention(devices: Iterable[str]) -> None:
-    """Switch cuDNN's attention off, where a model lies on a GPU; call when CUDA has started, as weights lie there.
+    """Disable cuDNN's attention if a device is a GPU; call after the weights are there, when CUDA has started.
 
     Raises:
-        PreflightError: It is still on (E25).
+        PreflightError: It is still enabled (E25).
     """
     if not uses_gpu(devices):
         return
@@ -43,7 +44,7 @@ def disable_attention(devices: Iterable[str]) -> None:
     torch.backends.cuda.enable_cudnn_sdp(False)
     if torch.backends.cuda.cudnn_sdp_enabled():  # type: ignore[no-untyped-call]
         raise PreflightError(
-            f"torch {torch.__version__} keeps cuDNN's attention on, which may give wrong text without an error. Set "
-            "model.attention=eager and decode.engine=generate, or install the torch of constraints.txt.",
+            f"torch {torch.__version__} keeps cuDNN's attention enabled, which may give wrong text without an error. "
+            "Set model.attention=eager and decode.engine=generate, or install the torch of constraints.txt.",
             id="E25",
         )

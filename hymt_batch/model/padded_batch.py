@@ -1,6 +1,6 @@
-"""16 fixed prompts of unequal length, and one left-padded batch of prompts, greedily decoded step by step.
+"""16 fixed prompts of unequal length, and a left-padded batch that is decoded greedily step by step.
 
-For the comparison of two attentions; what is compared is not known here.
+Used to compare two attention implementations. Does not know what is compared.
 """
 
 from __future__ import annotations
@@ -38,19 +38,19 @@ _SENTENCES = (
 
 
 def texts() -> list[str]:
-    """NUM_ROWS texts of 1 to 6 sentences."""
+    """Return NUM_ROWS texts of 1 to 6 sentences."""
     num = len(_SENTENCES)
     return [" ".join(_SENTENCES[(row + n) % num] for n in range(1 + row * 5 % 6)) for row in range(NUM_ROWS)]
 
 
 def prompts(tokenizer: Tokenizer) -> list[list[int]]:
-    """Token ids of the rows, framed as every prompt is."""
+    """Return the token ids of the rows, with the same prefix and suffix as every prompt."""
     bodies = tokenizer.encode([_INSTRUCTION + text for text in texts()])
     return [[*tokenizer.prefix, *ids, *tokenizer.suffix] for ids in bodies]
 
 
 class PaddedBatch:
-    """One left-padded batch through the network, as `generate` runs it: its attention, its masks, its cache."""
+    """A left-padded batch that runs through the network as in `generate`: same attention, masks and cache."""
 
     def __init__(self, network: Any, rows: Sequence[Sequence[int]], pad: int, device: str) -> None:
         import torch

@@ -1,4 +1,4 @@
-"""Networks of a real shape with made-up weights, for benchmarks: nothing is read, and the text means nothing."""
+"""Networks of a real shape with random weights, for benchmarks. Reads no files; the output has no meaning."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from hymt_batch.model.shapes import SMALL
 from hymt_batch.model.tokenizer import Tokenizer
 
 NO_STOP_TOKEN = -1
-"""An end token that no network gives: rows end at their limit alone, so that every engine has the same work."""
+"""An end token that no network outputs: rows end only at their limit, so that every engine does the same work."""
 
 
 Shape = Enum("Shape", {"demo": "demo", "mid": "mid", "1.8b_slice": "1.8b_slice", "1.8b": "1.8b"})
-"""What is measured: the embedded model's shape, 66 million parameters, the 1.8B's widths in four layers, the 1.8B."""
+"""Shapes: of the bundled demo model, of 66 million parameters, four layers of the 1.8B model, the 1.8B model."""
 
 
 def config(shape: Shape) -> dict[str, Any]:
-    """config.json of a shape."""
+    """Return the contents of config.json for a shape."""
     small = {**SMALL, "pad_token_id": 0, "bos_token_id": None, "eos_token_id": None}
     return {
         "demo": {
@@ -48,7 +48,7 @@ def config(shape: Shape) -> dict[str, Any]:
 
 
 def make_model(shape: Shape, dtype: str, seed: int, device: str = "cpu") -> LoadedModel:
-    """A network of a shape with random weights; larger than usual, so that logits differ clearly."""
+    """Make a network with random weights; they are larger than usual, so that logits differ clearly."""
     cudnn.deprioritise()
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, logging
@@ -56,22 +56,22 @@ def make_model(shape: Shape, dtype: str, seed: int, device: str = "cpu") -> Load
     logging.set_verbosity_error()
     torch.manual_seed(seed)
     settings = config(shape)
-    made: Any = AutoModelForCausalLM.from_config(
+    network: Any = AutoModelForCausalLM.from_config(
         AutoConfig.for_model(**settings), dtype=getattr(torch, dtype), attn_implementation="sdpa"
     )
     with torch.no_grad():
-        for weight in made.parameters():
+        for weight in network.parameters():
             if weight.ndim == 2:
                 weight.normal_(0.0, 1.5 / weight.shape[1] ** 0.5)
-    made.eval().requires_grad_(False).to(device)
+    network.eval().requires_grad_(False).to(device)
     cudnn.disable_attention([device])
-    made.generation_config = GenerationConfig(do_sample=False, pad_token_id=0, use_cache=True)
+    network.generation_config = GenerationConfig(do_sample=False, pad_token_id=0, use_cache=True)
     size = 4 if dtype == "float32" else 2
     cache = 2 * settings["num_hidden_layers"] * settings["num_key_value_heads"] * settings["head_dim"] * size
-    nothing = Tokenizer(None, None, (), (), frozenset(), (NO_STOP_TOKEN,), 0)
+    tokenizer = Tokenizer(None, None, (), (), frozenset(), (NO_STOP_TOKEN,), 0)
     return LoadedModel(
-        network=made,
-        tokenizer=nothing,
+        network=network,
+        tokenizer=tokenizer,
         device=device,
         dtype=dtype,
         max_context=settings["max_position_embeddings"],

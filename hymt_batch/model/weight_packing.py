@@ -1,11 +1,11 @@
-"""Weight matrices of a network on the CPU, kept in the order in which oneDNN multiplies them.
+"""Pack a network's weight matrices on the CPU into the blocked layout in which oneDNN multiplies them.
 
-A product with a matrix in its plain order copies it into blocks first, at every step; here that is done once. A matrix
-that nothing else reads gives its plain copy up, so that memory grows by a vocabulary tied to the embedding at most.
+A product with a plain matrix first copies it into blocks, at every step; packing does this once. The plain copy is
+freed unless something else reads it, so that memory grows at most by a vocabulary matrix tied to the embedding.
 Results may differ from the plain product by rounding. Does not know engines.
 
-Source: torch's own inductor packs weights with these operators when it freezes a graph. Measured on one core, 16 to 64
-rows, float32: 1.15 to 2.2 times the plain product; bfloat16: 1.05 to 1.8 times.
+Source: torch's inductor packs weights with these operators when it freezes a graph. Measured on one core, 16 to 64
+rows: 1.15 to 2.2 times as fast as the plain product in float32, 1.05 to 1.8 times in bfloat16.
 """
 
 from __future__ import annotations
@@ -22,33 +22,36 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 PACKING_ROWS = 64
-"""Rows of the product for which blocks are chosen; any number of rows may be multiplied, at the same speed."""
+"""Rows for which the block layout is chosen; products of any number of rows run at the same speed."""
 
 MIN_ELEMENTS = 1 << 17
-"""Smaller matrices are faster as they are: measured on one core, 256 x 256 loses, 512 x 512 gains."""
+"""Smaller matrices are faster unpacked; measured on one core: 256 x 256 is slower packed, 512 x 512 is faster."""
 
 TOLERANCE = {"torch.float32": 1e-5, "torch.bfloat16": 1e-2}
 """Largest difference from the plain product that rounding explains, as a share of its largest element."""
 
 
 def pack(network: Any) -> int:
-    """Pack every large plain linear layer of a network that lies on the CPU as a whole.
+    """Pack every large plain linear layer of a network that is entirely on the CPU.
 
     Args:
         network: Loaded, in evaluation mode, without hooks that move its weights.
 
     Returns:
-        Number of packed layers; 0 where this machine's torch cannot.
+        Number of packed layers; 0 if torch on this machine does not support it.
     """
     layers = list(_packable_layers(network))
     if not layers or not _matches_plain(layers):
         return 0
-    others = {id(weight) for weight in _weights_outside(network, layers)}
+    outside_ids = {id(weight) for weight in _weights_outside(network, layers)}
     packed = 0
     for layer in layers:
-        shared = id(layer.weight) in others
+        shared = id(layer.weight) in outside_ids
         if shared and available_bytes() < 3 * layer.weight.nbytes:
-            log.info("a matrix of %d bytes is not packed: its plain copy is needed too", layer.weight.nbytes)
+            log.info(
+                "weight matrix not packed bytes=%d: not enough memory for a packed copy beside the plain one",
+                layer.weight.nbytes,
+            )
             continue
         layer.forward = _packed_forward(layer)
         packed += 1
@@ -58,7 +61,7 @@ def pack(network: Any) -> int:
 
 
 class PackedWeights:
-    """Packed products inside of `with`, plain ones outside: both are kept, to measure one against the other."""
+    """Context manager with packed products inside `with` and plain ones outside; keeps both, to compare their speed."""
 
     def __init__(self, network: Any) -> None:
         layers = list(_packable_layers(network))
@@ -95,7 +98,7 @@ def _packable_layers(network: Any) -> Iterator[Any]:
 
 
 def _weights_outside(network: Any, layers: list[Any]) -> Iterator[Any]:
-    """Parameters that a module other than `layers` holds too, such as an embedding."""
+    """Yield the parameters of modules other than `layers`, for example of an embedding."""
     inside = {id(layer) for layer in layers}
     for module in network.modules():
         if id(module) not in inside:
@@ -103,7 +106,7 @@ def _weights_outside(network: Any, layers: list[Any]) -> Iterator[Any]:
 
 
 def _matches_plain(layers: list[Any]) -> bool:
-    """Whether a packed product is the plain one but for rounding, for one layer of each shape."""
+    """Return whether packed products equal plain ones within rounding, for one layer of each shape."""
     import torch
 
     shapes = {(*layer.weight.shape, layer.weight.dtype): layer for layer in layers}
@@ -111,15 +114,15 @@ def _matches_plain(layers: list[Any]) -> bool:
     try:
         with torch.inference_mode():
             for layer in shapes.values():
-                weight = layer.weight[:256]  # of a vocabulary, some rows tell enough
+                weight = layer.weight[:256]  # a part of a vocabulary matrix is enough
                 rows = torch.randn(3, weight.shape[1], generator=generator).to(weight.dtype)
                 plain = torch.nn.functional.linear(rows, weight).float()
-                found = _packed_linear(
+                packed = _packed_linear(
                     rows, torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), PACKING_ROWS), None
                 )
-                error = (found.float() - plain).abs().max() / plain.abs().max().clamp(min=1e-20)
+                error = (packed.float() - plain).abs().max() / plain.abs().max().clamp(min=1e-20)
                 if not bool(error <= TOLERANCE[str(weight.dtype)]):
-                    log.warning("packed products differ from plain ones by %.1e: not used", float(error))
+                    log.warning("packed products differ from plain ones by %.1e: weights are not packed", float(error))
                     return False
     except (RuntimeError, NotImplementedError) as error:
         log.info("weights are not packed: %s", str(error).partition("\n")[0])
@@ -128,7 +131,7 @@ def _matches_plain(layers: list[Any]) -> bool:
 
 
 def _packed_forward(layer: Any) -> Callable[[Tensor], Tensor]:
-    """What the layer's own forward gives, from a packed copy of its weights."""
+    """Make a forward function that computes the same as the layer's own, from a packed copy of its weights."""
     import torch
 
     with torch.inference_mode():
@@ -145,7 +148,7 @@ def _packed_linear(rows: Tensor, blocks: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def _free_weight(layer: Any) -> None:
-    """Drop the plain weights; their shape and dtype stay for whoever asks."""
+    """Free the plain weights; a tensor on the meta device keeps their shape and dtype."""
     import torch
 
     layer.weight = torch.nn.Parameter(torch.empty_like(layer.weight, device="meta"), requires_grad=False)

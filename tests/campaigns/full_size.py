@@ -1,8 +1,9 @@
-"""The real shape with made-up weights: load it and translate a few rows on the CPU, beside plain from_pretrained.
+"""Load a model of the real shape with random weights on the CPU, translate a few rows, compare with from_pretrained.
 
-Writes a folder with the 1.8B shape (or the 7B's), random weights and a tokenizer whose control tokens have the real
-ids, and keeps it for the next time. Each side is a process of its own, so that its peak memory is its own. The text
-means nothing: what is shown is that the shape loads, where, how fast and at what peak. Ends with one JSON line.
+Writes a model folder of the 1.8B (or 7B) shape with random weights and a tokenizer whose control tokens have the real
+ids, and keeps it for later runs. Each side runs in a separate process, so that peak memory is measured separately. The
+text is meaningless; the campaign shows that the shape loads, on which devices, how fast and with what peak memory. Ends
+with one JSON line.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ imported = time.monotonic()
 model = AutoModelForCausalLM.from_pretrained(sys.argv[1], dtype=getattr(torch, sys.argv[2]), device_map="auto")
 print("load_s", time.monotonic() - imported, {str(weight.device) for weight in model.parameters()})
 ids = torch.arange(1000, 1032)[None]
-with torch.inference_mode():  # touches every weight, which a load alone does not
+with torch.inference_mode():  # reads every weight, which loading alone does not
     model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=2, do_sample=False)
 """
 
@@ -56,7 +57,7 @@ def config(scale: str) -> dict[str, Any]:
 
 
 def write_model(folder: Path, scale: str) -> None:
-    """Write config, tokenizer and weights; one tensor in memory at a time."""
+    """Write config, tokenizer and weights, with one tensor in memory at a time."""
     import torch
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -87,12 +88,12 @@ def write_model(folder: Path, scale: str) -> None:
 
 
 def write_tokenizer(folder: Path, vocab_size: int) -> None:
-    """The demo's tokenizer, filled up to the real size, its control tokens at the real ids."""
+    """Write the demo's tokenizer, padded to the real vocabulary size, with control tokens at the real ids."""
     content = json.loads((train.MODEL_DIR / "tokenizer.json").read_text(encoding="utf-8"))
-    vocab = {text: number for text, number in content["model"]["vocab"].items() if text not in CONTROL_IDS}
+    vocab = {text: token_id for text, token_id in content["model"]["vocab"].items() if text not in CONTROL_IDS}
     content["model"]["vocab"] = vocab | {f"<unused {n}>": n for n in range(len(vocab), 120000)}
     flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
-    names = {number: text for text, number in CONTROL_IDS.items()}
+    names = {token_id: text for text, token_id in CONTROL_IDS.items()}
     content["added_tokens"] = [
         {"id": n, "content": names.get(n, f"<｜hy_place▁holder▁no▁{n}｜>"), **flags} for n in range(120000, vocab_size)
     ]
@@ -103,7 +104,7 @@ def write_tokenizer(folder: Path, vocab_size: int) -> None:
 
 
 def measured(command: list[str], **settings: Any) -> tuple[float, float, str]:
-    """Seconds, peak memory in GiB and the output of a process."""
+    """Run a command and return its seconds, its peak memory in GiB and its output."""
     began = time.monotonic()
     with tempfile.TemporaryFile("w+") as out:
         process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, **settings)
@@ -112,17 +113,17 @@ def measured(command: list[str], **settings: Any) -> tuple[float, float, str]:
         out.seek(0)
         text = out.read()
     if process.returncode:
-        raise SystemExit(f"{command[:4]} ended with {process.returncode}:\n{text}")
+        raise SystemExit(f"{command[:4]} exited with code {process.returncode}:\n{text}")
     return time.monotonic() - began, usage.ru_maxrss / 2**20, text
 
 
 def sides(folder: Path, rows: int, dtype: str, tokens: int) -> Iterator[tuple[str, list[str]]]:
-    with tempfile.TemporaryDirectory() as place:
-        source = Path(place) / "in.txt"
+    with tempfile.TemporaryDirectory() as work_folder:
+        source = Path(work_folder) / "in.txt"
         source.write_text("".join(f"{bulletin.en}\n" for bulletin in grammar.sample(1, rows)), encoding="utf-8")
         overrides = [
             f"source.path={source}",
-            f"output_dir={place}",
+            f"output_dir={work_folder}",
             f"model.path={folder}",
             f"model.dtype={dtype}",
             "name=full",
@@ -133,16 +134,18 @@ def sides(folder: Path, rows: int, dtype: str, tokens: int) -> Iterator[tuple[st
             "check.max_error_rate=1",
         ]
         yield "ours", [sys.executable, "-m", "jobs", "translate", *overrides]
-        assert len((Path(place) / "full/translated/in.txt").read_text(encoding="utf-8").splitlines()) == rows
+        assert len((Path(work_folder) / "full/translated/in.txt").read_text(encoding="utf-8").splitlines()) == rows
     yield "plain", [sys.executable, "-c", PLAIN, str(folder), dtype]
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--scale", choices=["1.8b", "7b", "tiny"], default="1.8b")
-    parser.add_argument("--folder", type=Path, default=None, help="where the model is written; build/full_size/SCALE")
+    parser.add_argument(
+        "--folder", type=Path, default=None, help="folder for the model (default: build/full_size/SCALE)"
+    )
     parser.add_argument("--rows", type=int, default=8)
-    parser.add_argument("--tokens", type=int, default=24, help="most new tokens a row")
+    parser.add_argument("--tokens", type=int, default=24, help="maximum number of new tokens per row")
     parser.add_argument("--dtype", default="bfloat16")
     arguments = parser.parse_args()
     folder = (arguments.folder or Path("build/full_size") / arguments.scale).resolve()

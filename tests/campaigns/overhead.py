@@ -1,11 +1,12 @@
-"""What the job costs around the model: reader, planner, tokenizer, checks, writer.
+"""Measure what a job costs around the model: reader, planner, tokenizer, checks, writer.
 
-Four figures: rows a second with a model that costs nothing; where they go, stage by stage, one after the other; the
-share of a job's time that is not decoding with the demo model; and the seconds from the start of a process to its first
-decoded token. Imports and the loading of weights are not counted in the third. Ends with one JSON line.
+Four results: rows per second with a model that takes no time; the CPU time of each stage, run one after the other; the
+share of a job's time that is not decoding, with the demo model; and the seconds from the start of a process to its
+first decoded token. The third one excludes imports and loading of weights. Ends with one JSON line.
 
-Stages are told in CPU time over all threads, so that other work on the machine matters less; waiting for the disk is
-not in it, and collections of garbage fall where they like. TOKENIZERS_PARALLELISM=false: one thread for the tokenizer.
+Stages are reported in CPU time over all threads, so that other load on the machine matters less. This excludes waiting
+for the disk, and garbage collection counts for the stage in which it happens. Set TOKENIZERS_PARALLELISM=false for one
+tokenizer thread.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ ANSWER = "De la pluie est attendue à Lyon dimanche soir, et les températures b
 
 
 def timed(source: Path, name: str, prepare: Callable[..., Any], decode: Callable[..., Any]) -> dict[str, float]:
-    """Run one job; seconds from the loaded model to the end, and of these in the decoder; and of both processors."""
+    """Run one job; return its rows and its seconds: total, from the first batch on, in the decoder, and CPU time."""
     spent = {"decode_s": 0.0, "began": 0.0}
 
     def measured(*arguments: Any) -> Any:
@@ -52,11 +53,11 @@ def timed(source: Path, name: str, prepare: Callable[..., Any], decode: Callable
 
     job = config.load("translate", [*SETTINGS, f"source.path={source}", f"name={name}", f"output_dir={source.parent}"])
     began, cpu = time.perf_counter(), time.process_time()
-    with Reporter("off") as telling:
-        done = translate.translate(job, telling, prepare, measured)
+    with Reporter("off") as reporter:
+        summary = translate.translate(job, reporter, prepare, measured)
     ended = time.perf_counter()
     return {
-        "rows": done.rows,
+        "rows": summary.rows,
         "whole_s": ended - began,
         "cpu_s": time.process_time() - cpu,
         "job_s": ended - spent["began"],
@@ -65,13 +66,13 @@ def timed(source: Path, name: str, prepare: Callable[..., Any], decode: Callable
 
 
 def free(hymt: prepare.LoadedModel, prompts: Any, *_: Any) -> list[generate.Completion]:
-    """A model that costs nothing: it answers with one text of the usual length."""
+    """Decode with a model that takes no time: it always returns the same text of typical length."""
     ids = hymt.tokenizer.encode([ANSWER])[0]
     return [generate.Completion(ids, "stop")] * len(prompts)
 
 
 def stages(source: Path, name: str) -> dict[str, float]:
-    """CPU microseconds a row of each stage, called one after the other as the job does, with no thread beside."""
+    """Return the CPU microseconds per row of each stage, called in the order of a job but in a single thread."""
     spent: Counter[str] = Counter()
     num_rows = 0
 
@@ -83,7 +84,7 @@ def stages(source: Path, name: str) -> dict[str, float]:
 
     job = config.load("translate", [*SETTINGS, f"source.path={source}", f"name={name}", f"output_dir={source.parent}"])
     inputs = stream.find_inputs(job.source, None, "input")
-    words = prompt.resolve_template(job.prompt, job.model.family.value, job.src_lang, job.tgt_lang)
+    template = prompt.resolve_template(job.prompt, job.model.family.value, job.src_lang, job.tgt_lang)
     model = prepare.prepare_model(job.model, job.device_map, job.launch.num_threads)
     limits = batch.resolve_part_limits(job.batch, model.num_parameters, model.on_gpu)
     tokenizer = model.load_tokenizer(add_generation_prompt=job.add_generation_prompt)
@@ -99,11 +100,13 @@ def stages(source: Path, name: str) -> dict[str, float]:
     )
     with Output.open(
         source.parent / name,
-        identity=build_identity(job, model.identity, words, limits),
+        identity=build_identity(job, model.identity, template, limits),
         environment={},
         inputs=inputs,
         config=job.write,
-        read=lambda one: (document for document, _ in stream.read_full_documents(one, job.source, inputs)),
+        read=lambda source_file: (
+            document for document, _ in stream.read_full_documents(source_file, job.source, inputs)
+        ),
         preamble=partial(stream.read_preamble, config=job.source),
     ) as output:
         rows_of = {"shard_rows": limits.shard_rows, "shard_bytes": limits.shard_bytes}
@@ -118,19 +121,19 @@ def stages(source: Path, name: str) -> dict[str, float]:
             with clock("segment"):
                 segments, refused = segment.split(shard.documents, tokenizer.count, job.segment)
             with clock("encode"):
-                prompts, leaking = prompt.render(segments, shard.documents, tokenizer, words, hymt.max_context)
+                prompts, leaking = prompt.render(segments, shard.documents, tokenizer, template, hymt.max_context)
             with clock("plan"):
                 planned = batch.plan_parts(shard.documents, prompts, limits)
             for part in planned:
                 with clock("plan"):
                     output.has(shard, part)
                 with clock("around decode"):
-                    answers = decode.run(part.prompts)
+                    translations = decode.run(part.prompts)
                 with clock("check"):
-                    answers = check.flag_and_retry(answers, decode.run, job.check)
+                    translations = check.flag_and_retry(translations, decode.run, job.check)
                 with clock("rows"):
                     rows = check.assemble_rows(
-                        part, shard.documents, answers, {**refused, **leaking}, part_tracker.join, one_line=True
+                        part, shard.documents, translations, {**refused, **leaking}, part_tracker.join, one_line=True
                     )
                 with clock("commit"):
                     output.commit(shard, part, rows)
@@ -167,25 +170,25 @@ print(json.dumps({name: steps[name] - (steps[names[n - 1]] if n else 0) for n, n
 
 
 def first_token(source: Path, name: str) -> dict[str, float]:
-    """Seconds of a new process up to its first decoded token, step by step."""
+    """Return the seconds of each step of a new process up to its first decoded token."""
     settings = [*SETTINGS, f"source.path={source}", f"name={name}", f"output_dir={source.parent}"]
     root = str(Path(__file__).parents[2])
     environment = {**os.environ, "PYTHONPATH": root}
-    ran = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", FIRST_TOKEN, *settings], env=environment, capture_output=True, text=True, check=True
     )
-    steps: dict[str, float] = json.loads(ran.stdout.splitlines()[-1])
+    steps: dict[str, float] = json.loads(process.stdout.splitlines()[-1])
     return steps
 
 
 def middle(rounds: list[dict[str, float]], digits: int) -> dict[str, float]:
-    """The median of each figure."""
-    return {key: round(statistics.median(one[key] for one in rounds), digits) for key in rounds[0]}
+    """Return the median of each value."""
+    return {key: round(statistics.median(figures[key] for figures in rounds), digits) for key in rounds[0]}
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rows", type=int, default=100_000, help="rows with the model that costs nothing")
+    parser.add_argument("--rows", type=int, default=100_000, help="rows with the model that takes no time")
     parser.add_argument("--demo-rows", type=int, default=400, help="rows with the demo model")
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
@@ -199,16 +202,16 @@ def main() -> int:
         small.write_text("".join(f"{text}\n" for text in bulletins), encoding="utf-8")
         with large.open("w", encoding="utf-8") as file:
             file.writelines(f"{row} {bulletins[row % len(bulletins)]}\n" for row in range(arguments.rows))
-        timed(small, "warm-up", prepare.prepare_model, free)  # imports are not the job's
-        for number in range(arguments.rounds):
-            bare.append(timed(large, f"bare{number}", prepare.prepare_model, free))
-            by_stage.append(stages(large, f"stages{number}"))
-            real = timed(small, f"demo{number}", prepare.prepare_model, generate.decode_batch)
-            shares.append(1 - real["decode_s"] / real["job_s"])
-            starts.append(first_token(small, f"start{number}"))
-    speeds = [one["rows"] / (one["whole_s"] - one["decode_s"]) for one in bare]
+        timed(small, "warm-up", prepare.prepare_model, free)  # imports are not counted
+        for index in range(arguments.rounds):
+            bare.append(timed(large, f"bare{index}", prepare.prepare_model, free))
+            by_stage.append(stages(large, f"stages{index}"))
+            demo_run = timed(small, f"demo{index}", prepare.prepare_model, generate.decode_batch)
+            shares.append(1 - demo_run["decode_s"] / demo_run["job_s"])
+            starts.append(first_token(small, f"start{index}"))
+    speeds = [figures["rows"] / (figures["whole_s"] - figures["decode_s"]) for figures in bare]
     costs, start = middle(by_stage, 1), middle(starts, 2)
-    print("".join(f"{stage:>40} {cost:6.1f} CPU us a row\n" for stage, cost in costs.items()), end="")
+    print("".join(f"{stage:>40} {cost:6.1f} CPU us per row\n" for stage, cost in costs.items()), end="")
     print("".join(f"{step:>40} {seconds:6.2f} s\n" for step, seconds in start.items()), end="")
     print(
         json.dumps(
@@ -216,7 +219,9 @@ def main() -> int:
                 "rows": arguments.rows,
                 "overhead_rows_per_s": round(statistics.median(speeds)),
                 "overhead_rows_per_s_all": [round(speed) for speed in speeds],
-                "cpu_us_per_row": [round(1e6 * (one["cpu_s"] - one["decode_s"]) / one["rows"], 1) for one in bare],
+                "cpu_us_per_row": [
+                    round(1e6 * (figures["cpu_s"] - figures["decode_s"]) / figures["rows"], 1) for figures in bare
+                ],
                 "stage_cpu_us_per_row": costs,
                 "stages_cpu_us_per_row": round(sum(costs.values()), 1),
                 "demo_rows": arguments.demo_rows,

@@ -1,1 +1,1 @@
-"""Engines of other programs, for benchmarks; each runs the workload of `hymt_batch.decode.benchmark`."""
+"""Engines of other projects, for benchmarks; each runs the workload of `hymt_batch.decode.benchmark`."""

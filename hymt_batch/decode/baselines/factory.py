@@ -1,4 +1,4 @@
-"""Which peers can run here: each is made and tried on a few rows; one that is missing or refuses is left out."""
+"""Make the baseline engines that can run here; each is tried on a few rows, and one that fails is left out."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ TRIAL_ROWS = 3
 def make_baselines(
     names: Collection[str], hymt: LoadedModel, max_rows: int, work: Workload
 ) -> tuple[dict[str, Engine], dict[str, str]]:
-    """Make those of `names` that are peers, with as many threads as torch has.
+    """Make the engines of `names` that are baselines, with as many threads as torch uses.
 
     Args:
-        names: Engines that are asked for; others than `PEERS` are passed over.
+        names: Requested engines; names that are not in `BASELINES` are ignored.
         hymt: The network that they run.
-        max_rows: Rows that they decode at once, at most.
-        work: The longest workload that they will be given; its first rows are tried.
+        max_rows: Maximum number of rows decoded at once.
+        work: The longest workload that they will run; its first rows are used for the trial.
 
     Returns:
-        Engines by name, and by name why one was left out.
+        Engines by name, and the reason for each engine that was left out, by name.
     """
     import torch
 
@@ -40,7 +40,7 @@ def make_baselines(
         LLAMA_CPP: lambda: llama_cpp_engine(hymt, max_rows, work, num_threads),
         CTRANSLATE2: lambda: ctranslate2_engine(hymt, max_rows, num_threads),
     }
-    few = Workload(work.prompts[:TRIAL_ROWS], work.output_lengths[:TRIAL_ROWS])
+    trial = Workload(work.prompts[:TRIAL_ROWS], work.output_lengths[:TRIAL_ROWS])
     engines: dict[str, Engine] = {}
     left_out: dict[str, str] = {}
     for name in BASELINES:
@@ -48,17 +48,17 @@ def make_baselines(
             continue
         try:
             if name != CONTINUOUS and hymt.device != "cpu":
-                raise RuntimeError(f"runs on the CPU here, not on {hymt.device}")
+                raise RuntimeError(f"this benchmark runs it on the CPU only, not on {hymt.device}")
             if name == CTRANSLATE2 and hymt.dtype != "float32":
-                raise RuntimeError(f"runs in float32 here, not in {hymt.dtype}")
+                raise RuntimeError(f"this benchmark runs it in float32 only, not in {hymt.dtype}")
             engine = makers[name]()
-            lengths = [len(ids) for ids in engine(few)]
-            if lengths != few.output_lengths:
-                raise RuntimeError(f"made {lengths} tokens where {few.output_lengths} were asked for")
+            lengths = [len(ids) for ids in engine(trial)]
+            if lengths != trial.output_lengths:
+                raise RuntimeError(f"it generated {lengths} tokens, but {trial.output_lengths} were requested")
         except ModuleNotFoundError as error:
             left_out[name] = f"{error.name} is not installed: pip install 'hymt-batch[peers]'"
-        except Exception as error:  # whatever another program raises, it is left out
-            log.debug("peer %s", name, exc_info=True)
+        except Exception as error:  # another project may raise anything; the engine is then left out
+            log.debug("baseline %s failed", name, exc_info=True)
             left_out[name] = str(error).partition("\n")[0] or type(error).__name__
         else:
             engines[name] = engine

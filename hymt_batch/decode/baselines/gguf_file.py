@@ -1,8 +1,9 @@
-"""A network's weights in llama.cpp's file format, unchanged: for the peer of that name. Knows no engine.
+"""Write a network's unchanged weights in llama.cpp's file format, for the llama.cpp baseline. Does not know engines.
 
-llama.cpp's graph of `hunyuan-dense` turns halves of a head (neox), as transformers does, so that queries and keys stay
-as they are; it norms them after the turn, and reads the vocabulary's matrix from the embedding where none is given.
-Source: llama.cpp's converter, which puts a fixed alpha into the base of the rotation as transformers does.
+llama.cpp's graph of `hunyuan-dense` rotates the halves of a head (neox style), as transformers does, so queries and
+keys need no reordering. It normalises them after the rotation, and uses the embedding as output matrix if there is
+none in the file.
+Source: llama.cpp's converter, which folds a fixed alpha into the base of the rotation, as transformers does.
 """
 
 from __future__ import annotations
@@ -29,18 +30,18 @@ TENSOR_NAMES = {
     "mlp.up_proj": "ffn_up",
     "mlp.down_proj": "ffn_down",
 }
-"""Module of transformers' network, within its layer -> tensor of llama.cpp's."""
+"""Module name in transformers, without the layer -> tensor name in llama.cpp."""
 
 
 def write(network: Any, path: Path) -> None:
-    """Write a Hunyuan network: matrices in its own dtype, float32 or bfloat16, and vectors in float32.
+    """Write a Hunyuan network: matrices in the network's dtype, float32 or bfloat16, and vectors in float32.
 
     Args:
         network: transformers' HunYuanDenseV1ForCausalLM on the CPU.
-        path: File to make; as large as the weights.
+        path: File to create; as large as the weights.
 
     Raises:
-        KeyError: The network has a tensor that llama.cpp's has not.
+        KeyError: The network has a tensor that llama.cpp does not know.
     """
     import gguf
 
@@ -71,23 +72,23 @@ def write(network: Any, path: Path) -> None:
 
 
 def rope_base(config: Any) -> float:
-    """Base of the rotation, with the fixed alpha of the configuration in it."""
+    """Return the base of the rotary embedding, including the fixed alpha of the configuration."""
     rope = getattr(config, "rope_parameters", None) or {"rope_theta": config.rope_theta, **(config.rope_scaling or {})}
     base, dim = float(rope["rope_theta"]), config.head_dim
     return float(base * float(rope.get("alpha") or 1.0) ** (dim / (dim - 2)))
 
 
 def tensor_name(name: str) -> str:
-    """llama.cpp's name of a weight of transformers' network.
+    """Return llama.cpp's name of a weight of the transformers network.
 
     Raises:
-        KeyError: It has none.
+        KeyError: llama.cpp has no such weight.
     """
     module, _, kind = name.rpartition(".")
     block = ""
     if module.startswith("model.layers."):
-        number, _, module = module.removeprefix("model.layers.").partition(".")
-        block = f"blk.{number}."
+        layer, _, module = module.removeprefix("model.layers.").partition(".")
+        block = f"blk.{layer}."
     return f"{block}{TENSOR_NAMES[module]}.{kind}"
 
 

@@ -1,11 +1,11 @@
-"""llama.cpp with a network's own weights, over its low-level interface: rows side by side, ended ones replaced.
+"""Baseline: llama.cpp with the same weights, through its low-level interface; finished rows are replaced at once.
 
-Each row is a sequence with keys and values of its own; the common start of the prompts is decoded once and copied.
-A row's first pass goes with the others' next step, as llama.cpp's own server does it. The CPU only.
+Each row is a sequence with its own keys and values; the common prefix of the prompts is decoded once and copied. A
+row's prefill runs together with the next step of the other rows, as in llama.cpp's own server. CPU only.
 
-Measured (0.3.36, one core, 96 rows of `mid`): keys and values apart take 0.5 to 0.6 of the time of a unified cache. Its
-flash attention rounds more: in float32 scores differ by 1e-2 from transformers', without it by 1e-5. So it is off in
-float32, with a float32 cache, and on in bfloat16, with llama.cpp's own half precision.
+Measured (0.3.36, one core, 96 rows of `mid`): separate caches per sequence take 0.5 to 0.6 of the time of a unified
+cache. Flash attention rounds more: in float32 scores differ from those of transformers by 1e-2 with it, and by 1e-5
+without it. So it is off in float32, with a float32 cache, and on in bfloat16, with llama.cpp's default half precision.
 """
 
 from __future__ import annotations
@@ -26,21 +26,27 @@ from hymt_batch.model.prepare import LoadedModel
 
 log = logging.getLogger(__name__)
 
-_LOG_CALLBACKS: list[Any] = []  # what llama.cpp calls; must outlive it
+_LOG_CALLBACKS: list[Any] = []  # callbacks of llama.cpp; must stay alive as long as it runs
 
 UBATCH = 512
-"""Tokens of one pass; llama.cpp's own default."""
+"""Tokens per forward pass; the default of llama.cpp."""
 
 ALIGNMENT = 256
-"""llama.cpp rounds the cells of a sequence up to a multiple of this."""
+"""llama.cpp rounds the number of cache cells of a sequence up to a multiple of this."""
 
 
 def llama_cpp_engine(hymt: LoadedModel, max_rows: int, work: Workload, num_threads: int) -> Engine:
-    """llama.cpp's engine for workloads no longer than `work`; its weights are written and read here, once.
+    """Make a llama.cpp engine for workloads no longer than `work`; writes and loads the weights once, here.
+
+    Args:
+        hymt: The network.
+        max_rows: Maximum number of rows decoded at once.
+        work: The longest workload that the engine will run.
+        num_threads: CPU threads.
 
     Raises:
         ImportError: llama-cpp-python or gguf is not installed.
-        RuntimeError: llama.cpp refuses the file or the size.
+        RuntimeError: llama.cpp rejects the file or the context size.
     """
     import llama_cpp
 
@@ -63,7 +69,7 @@ def llama_cpp_engine(hymt: LoadedModel, max_rows: int, work: Workload, num_threa
     context = llama_cpp.llama_init_from_model(model, settings)
     if not context:
         llama_cpp.llama_model_free(model)
-        raise RuntimeError(f"llama.cpp makes no context of {rows} rows")
+        raise RuntimeError(f"llama.cpp cannot create a context of {rows} rows")
     run = _LlamaCppEngine(context, rows, settings.n_batch, hymt.vocab_size)
     weakref.finalize(run, _free, context, model)
     return run
@@ -71,15 +77,15 @@ def llama_cpp_engine(hymt: LoadedModel, max_rows: int, work: Workload, num_threa
 
 @dataclass(slots=True)
 class _Sequence:
-    """A row under way."""
+    """A row that is being decoded."""
 
-    index: int  # in the workload
-    num_cached: int  # tokens whose keys and values are there
-    new_ids: list[int]  # new tokens
+    index: int  # index of the row in the workload
+    num_cached: int  # tokens whose keys and values are cached
+    new_ids: list[int]  # new tokens so far
 
 
 class _LlamaCppEngine:
-    """One context and the loop over it; called with a workload."""
+    """One llama.cpp context and its decoding loop; call it with a workload."""
 
     def __init__(self, context: Any, max_rows: int, max_tokens: int, vocab_size: int) -> None:
         import llama_cpp
@@ -96,50 +102,50 @@ class _LlamaCppEngine:
         common = shared_prefix(work.prompts)
         if common:
             self._decode([(work.prompts[0][:common], 0, self.max_rows)])
-        waiting = sorted(range(len(work.prompts)), key=lambda n: len(work.prompts[n]))  # the longest comes first
-        rows: list[_Sequence] = []  # a row's place is its sequence: llama.cpp is fast where these have no gaps
-        made: list[list[int]] = [[] for _ in work.prompts]
+        waiting = sorted(range(len(work.prompts)), key=lambda n: len(work.prompts[n]))  # pop() takes the longest first
+        rows: list[_Sequence] = []  # the index of a row is its sequence id: llama.cpp is fast if these have no gaps
+        outputs: list[list[int]] = [[] for _ in work.prompts]
 
-        def begin(place: int) -> _Sequence:
-            llama_cpp.llama_memory_seq_rm(memory, place, -1, -1)
+        def begin(sequence_id: int) -> _Sequence:
+            llama_cpp.llama_memory_seq_rm(memory, sequence_id, -1, -1)
             if common:
-                llama_cpp.llama_memory_seq_cp(memory, self.max_rows, place, -1, -1)
+                llama_cpp.llama_memory_seq_cp(memory, self.max_rows, sequence_id, -1, -1)
             return _Sequence(waiting.pop(), common, [])
 
         while waiting and len(rows) < self.max_rows:
             rows.append(begin(len(rows)))
         while rows:
-            feeds = [
+            inputs = [
                 (row.new_ids[-1:] or work.prompts[row.index][common:], row.num_cached, n) for n, row in enumerate(rows)
             ]
-            for row, (tokens, _, _), token in zip(rows, feeds, self._decode(feeds), strict=True):
+            for row, (tokens, _, _), token in zip(rows, inputs, self._decode(inputs), strict=True):
                 row.num_cached += len(tokens)
                 row.new_ids.append(token)
-            for place in reversed(range(len(rows))):
-                row = rows[place]
+            for sequence_id in reversed(range(len(rows))):
+                row = rows[sequence_id]
                 if len(row.new_ids) < work.output_lengths[row.index]:
                     continue
-                made[row.index] = row.new_ids
+                outputs[row.index] = row.new_ids
                 if waiting:
-                    rows[place] = begin(place)
+                    rows[sequence_id] = begin(sequence_id)
                     continue
                 last = len(rows) - 1
-                if place != last:
-                    llama_cpp.llama_memory_seq_rm(memory, place, -1, -1)
-                    llama_cpp.llama_memory_seq_cp(memory, last, place, -1, -1)
-                    rows[place] = rows[last]
+                if sequence_id != last:
+                    llama_cpp.llama_memory_seq_rm(memory, sequence_id, -1, -1)
+                    llama_cpp.llama_memory_seq_cp(memory, last, sequence_id, -1, -1)
+                    rows[sequence_id] = rows[last]
                 llama_cpp.llama_memory_seq_rm(memory, last, -1, -1)
                 rows.pop()
-        return made
+        return outputs
 
     def _decode(self, inputs: Sequence[tuple[Sequence[int], int, int]]) -> list[int]:
-        """Decode (tokens, first position, sequence) side by side.
+        """Decode several inputs in one batch, each (tokens, first position, sequence id).
 
         Returns:
-            The likeliest token after each feed's last one.
+            The most likely token after the last token of each input.
 
         Raises:
-            RuntimeError: llama.cpp refuses.
+            RuntimeError: llama.cpp returned an error status.
         """
         import llama_cpp
         import numpy as np
@@ -157,12 +163,12 @@ class _LlamaCppEngine:
         if status := llama_cpp.llama_decode(self.context, batch):
             raise RuntimeError(f"llama_decode returned {status} for {count} tokens of {len(inputs)} rows")
         logits = llama_cpp.llama_get_logits(self.context)
-        found = np.ctypeslib.as_array(logits, shape=(len(inputs), self.vocab_size)).argmax(axis=1)
-        return [int(token) for token in found]
+        likeliest = np.ctypeslib.as_array(logits, shape=(len(inputs), self.vocab_size)).argmax(axis=1)
+        return [int(token) for token in likeliest]
 
 
 def _load(network: Any) -> Any:
-    """Write the weights to a temporary file and read them into memory; the file is gone then."""
+    """Write the weights to a temporary file, load them into memory, and remove the file."""
     import llama_cpp
 
     settings = llama_cpp.llama_model_default_params()
@@ -173,7 +179,7 @@ def _load(network: Any) -> Any:
         gguf_file.write(network, path)
         model = llama_cpp.llama_model_load_from_file(str(path).encode(), settings)
     if not model:
-        raise RuntimeError("llama.cpp does not read the network's file")
+        raise RuntimeError("llama.cpp cannot read the network's file")
     return model
 
 
@@ -185,12 +191,12 @@ def _free(context: Any, model: Any) -> None:
 
 
 def _redirect_log() -> None:
-    """Send llama.cpp's messages to our log; it prints them otherwise."""
+    """Send llama.cpp's messages to our log; by default it prints them."""
     import llama_cpp
 
-    def tell(level: int, text: bytes, _: Any) -> None:
+    def write_log(level: int, text: bytes, _: Any) -> None:
         log.debug("%s", text.decode(errors="replace").rstrip())
 
     if not _LOG_CALLBACKS:
-        _LOG_CALLBACKS.append(llama_cpp.llama_log_callback(tell))
+        _LOG_CALLBACKS.append(llama_cpp.llama_log_callback(write_log))
     llama_cpp.llama_log_set(_LOG_CALLBACKS[0], ctypes.c_void_p(0))
