@@ -263,7 +263,7 @@ class OverrideParser:
         for slashes, inner in _INTERPOLATION.findall(value):
             if len(slashes) % 2 == 0 and inner.removesuffix("}") not in self.settings:
                 raise UsageError(
-                    f"{key}={text}: ${{{inner.removesuffix('}')}}} is not available: ${{...}} can only insert the value "
+                    f"{key}={text}: ${{{inner.removesuffix('}')}}} is not available: ${{...}} inserts only the value "
                     f"of another setting, such as ${{tgt_lang}}. To write these characters literally, write \\${{."
                 )
         return value
@@ -276,9 +276,9 @@ class OverrideParser:
                 return text
             matches = close_matches(text, names)
             meant = f" Did you mean {key}={matches[0]}?" if len(matches) == 1 else ""
-            sweep_hint = " Add -m to run one job for each." if len(split_list(text)) > 1 else ""
+            add_m = " Add -m to run one job for each." if len(split_list(text)) > 1 else ""
             raise UsageError(
-                f"{key}={text} is not a choice.{meant}{sweep_hint} Choices: {', '.join(sort_by_similarity(text, names))}."
+                f"{key}={text} is not a choice.{meant}{add_m} Choices: {', '.join(sort_by_similarity(text, names))}."
             )
         name = {int: "a whole number", float: "a number", bool: "true or false"}[value_type]
         try:
@@ -289,8 +289,8 @@ class OverrideParser:
                 return number
         except (KeyError, ValueError):
             pass
-        sweep_hint = (
+        add_m = (
             " Add -m to run one job for each." if len(split_list(text)) > 1 or SWEEP_FUNCTION.fullmatch(text) else ""
         )
         or_null = " or null" if setting.optional else ""
-        raise UsageError(f"{key}={text} is not {name}.{sweep_hint} Set {key} to {name}{or_null}.")
+        raise UsageError(f"{key}={text} is not {name}.{add_m} Set {key} to {name}{or_null}.")
