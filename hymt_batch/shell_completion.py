@@ -103,7 +103,7 @@ def complete(
         output_dir = next(
             (word.partition("=")[2] for word in previous_words[::-1] if word.startswith("output_dir=")), "outputs"
         )
-        return [f"{key}={name}" for name in _with_prefix(start, _job_names(output_dir))]
+        return [f"{key}={job_name}" for job_name in _with_prefix(start, _job_names(output_dir))]
     return [
         f"{key}={head}{ending}" for ending in _complete_value(key, start, settings.get(job, {}), choices.get(job, {}))
     ]

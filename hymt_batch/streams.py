@@ -50,10 +50,10 @@ def restart_if_needed() -> None:
     another locale must decode them to the same text, and in practice file names are UTF-8. Transformers reads its own
     docstrings, which PYTHONOPTIMIZE=2 removes.
     """
-    is_program = sys.argv[:1] not in ([""], ["-"])
+    started_from_a_file = sys.argv[:1] not in ([""], ["-"])
     no_docstrings = sys.flags.optimize > 1 and os.environ.pop("PYTHONOPTIMIZE", None) is not None
     not_utf8 = sys.getfilesystemencoding().lower() != "utf-8" and not sys.flags.utf8_mode
-    if not is_program or not (no_docstrings or not_utf8):
+    if not started_from_a_file or not (no_docstrings or not_utf8):
         return
     options = []
     if not_utf8:
