@@ -227,7 +227,7 @@ def wrap_exception(error: BaseException) -> HymtError | None:
         )
     if isinstance(error, OSError) and error.errno is not None:
         return wrap_os_error(error)
-    if os.strerror(errno.EMFILE) in str(error):  # an import that fails this way has no errno
+    if os.strerror(errno.EMFILE) in str(error):  # a library whose import fails this way sets no errno
         return PreflightError(f"{first_line(error)}. {REMEDIES[errno.EMFILE]}")
     return None
 

@@ -295,12 +295,10 @@ class Progress:
         if eta_s is not None:
             parts.append(f"{format_duration(eta_s)} left")
         if self._long_row is not None:
-            row, segments, part_segments = self._long_row
-            num_done = min(self.uncommitted_segments, part_segments)
+            row, segments, total = self._long_row
+            num_done = min(self.uncommitted_segments, total)
             row_label = f"{escape_line(row, 60)} ({segments:,} segments)"
-            parts.append(
-                f"{row_label}: {num_done:,} of the part's {part_segments:,} segments done, {part_segments - num_done:,} left"
-            )
+            parts.append(f"{row_label}: {num_done:,} of the part's {total:,} segments done, {total - num_done:,} left")
         if self.flags:
             parts.append(" ".join(f"{flag} {count}" for flag, count in sorted(self.flags.items())))
         return " · ".join(parts)
