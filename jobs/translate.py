@@ -150,14 +150,14 @@ def _translate(
             opening = executor.open_executor(job, model, tokenizer, tracker, stop, decode_batch, worker_command)
             with opening as pool, contextlib.ExitStack() as stack:
 
-                def leave_if_asked(where: str) -> None:
+                def stop_if_requested(where: str) -> None:
                     if stop.requested:
                         tracker.commit(pool.drain())  # the parts that workers are decoding
                         raise StoppedError(
                             f"{stop.signal_name}: stopped {where}; run the same command again to continue"
                         )
 
-                def waiting() -> None:
+                def on_wait() -> None:
                     stop_if_requested("while rows were prepared")
                     progress.refresh()
 
@@ -170,7 +170,7 @@ def _translate(
                             f"{stop.signal_name}: stopped while rows were prepared; run again to continue"
                         )
 
-                def unread(reason: str) -> None:
+                def on_hang(reason: str) -> None:
                     output.close()
                     stop.exit_now(
                         f"{reason}; run the same command again to continue, with a larger value if the storage is slow"

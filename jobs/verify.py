@@ -90,9 +90,7 @@ def verify(folder: Path, fs: Fs = OS_FS, inputs: bool | Sequence[str] = False) -
             if inputs is not False:
                 _verify_inputs(fs, folder, hashes, [] if inputs is True else list(inputs), report)
     for handled, lines in ((report.obstacles, report.foreign), (report.obstacles + report.foreign, report.damage)):
-        handled_paths = {
-            line.partition(": ")[0] for line in handled
-        }  # other problems of these paths follow from this one
+        handled_paths = {line.partition(": ")[0] for line in handled}  # their other problems have the same cause
         lines[:] = [line for line in lines if line.partition(": ")[0] not in handled_paths]
     report.damage += report.obstacles + report.foreign
     return report
@@ -145,7 +143,7 @@ def _verify_by_manifest(fs: Fs, folder: Path, job: JobRecord, report: VerifyRepo
         for file in value["outputs"]:
             _verify_row_count(folder / file["path"], str(file["path"]), file, file["format"], report, ("", ""))
         report.notes.append(manifest_only.STATE_LOST_NOTE)
-    return {input["rel"]: {"bytes": input["bytes"], "sha256": input["sha256"]} for input in value["inputs"]}
+    return {entry["rel"]: {"bytes": entry["bytes"], "sha256": entry["sha256"]} for entry in value["inputs"]}
 
 
 def _verify_by_records(fs: Fs, folder: Path, job: JobRecord, report: VerifyReport) -> dict[str, Any]:
@@ -208,7 +206,7 @@ def _verify_parts(part_reader: PartReader, input: Input, report: VerifyReport) -
     has_last_shard = False
     shards = sorted(part_reader.shard_indexes(input.file_id))
     for shard in shards:
-        parts_per_shard: dict[int, int] = {}  # part index -> number of parts of its shard
+        valid_parts: dict[int, int] = {}  # part index -> number of parts of its shard
         for part in part_reader.part_indexes(input.file_id, shard):
             path = part_reader.path(input.file_id, shard, part)
             try:
@@ -218,13 +216,13 @@ def _verify_parts(part_reader: PartReader, input: Input, report: VerifyReport) -
                 continue
             if contents is not None:
                 report.parts += 1
-                parts_per_shard[part] = contents[0].num_parts
+                valid_parts[part] = contents[0].num_parts
                 has_last_shard = has_last_shard or contents[0].shard.last
-        num_parts = max(parts_per_shard.values(), default=1)
-        if len(parts_per_shard) < num_parts:
-            first = next(part for part in itertools.count() if part not in parts_per_shard)
+        num_parts = max(valid_parts.values(), default=1)
+        if len(valid_parts) < num_parts:
+            first = next(part for part in itertools.count() if part not in valid_parts)
             report.missing.append(
-                f"{input.rel} shard {shard}: {num_parts - len(parts_per_shard)} of {num_parts} parts, first {first}"
+                f"{input.rel} shard {shard}: {num_parts - len(valid_parts)} of {num_parts} parts, first {first}"
             )
     end = max(shards, default=-1) + 1
     for previous, next_shard in zip([-1, *shards], [*shards, end], strict=True):
@@ -298,7 +296,7 @@ def _advice(report: VerifyReport) -> Iterator[str]:
         yield "The job is running: verify it after it has ended."
         return
     if report.obstacles:
-        yield "Move the files or folders named above elsewhere, then run the job again."
+        yield "Move what blocks the path of an expected file or folder elsewhere, then run the job again."
     elif report.foreign:
         yield "Move the files that do not belong to this job elsewhere."
     if report.unreadable:
