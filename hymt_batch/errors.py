@@ -44,12 +44,12 @@ class ExitCode(IntEnum):
 
 EXIT_CODE_MEANINGS: dict[ExitCode, str] = {
     ExitCode.COMPLETE: "complete",
-    ExitCode.WARNINGS: "complete, but with warnings, and strict=true is set",
-    ExitCode.USAGE: "usage or configuration error",
-    ExitCode.IDENTITY: "the output folder belongs to a job with other settings (its identity differs)",
+    ExitCode.WARNINGS: "complete, with warnings, under strict=true",
+    ExitCode.USAGE: "wrong usage or configuration",
+    ExitCode.IDENTITY: "the folder holds a job with other settings (its identity differs)",
     ExitCode.INPUT_CHANGED: "the input changed since the job began",
-    ExitCode.LEASE_HELD: "another process holds the lease of the output folder",
-    ExitCode.PREFLIGHT: "a preflight check failed, or the model was refused",
+    ExitCode.LEASE_HELD: "another process holds the folder's lease",
+    ExitCode.PREFLIGHT: "a check before the job failed, or the model was refused",
     ExitCode.DAMAGE: "verify found damage",
     ExitCode.MISSING: "shards are missing",
     ExitCode.TOO_MANY_ERRORS: "complete, but more error rows than check.max_error_rate",

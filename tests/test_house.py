@@ -1,4 +1,4 @@
-"""The house's rules, read from the files: who imports whom, one name in four places, every setting explained."""
+"""Rules that the files of the repository must follow: allowed imports, stage names, a comment for every setting."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def unit(file: Path) -> str:
 
 
 def imports(file: Path) -> Iterator[tuple[str, bool]]:
-    """Every imported module of a file, and whether it is imported as the file is loaded."""
+    """Yield every module that a file imports, and whether it is imported when the file is loaded."""
 
     def walk(node: ast.AST, loaded: bool) -> Iterator[tuple[str, bool]]:
         for child in ast.iter_child_nodes(node):
@@ -103,7 +103,7 @@ def imports(file: Path) -> Iterator[tuple[str, bool]]:
 
 
 def inner(file: Path) -> set[str]:
-    """Units of hymt_batch that a file imports, for types too."""
+    """Return the top-level modules of hymt_batch that a file imports, also those only for types."""
     names = [name.split(".") for name, _ in imports(file)]
     return {parts[1] for parts in names if parts[0] == "hymt_batch" and len(parts) > 1} - {"jobs"}
 
@@ -113,7 +113,7 @@ def test_imports_go_downwards_only(file: Path) -> None:
     name = unit(file)
     if name == "__init__":
         return
-    assert name in ALLOWED, f"{file.name}: say in test_house.py what {name} may import"
+    assert name in ALLOWED, f"{file.name}: add to ALLOWED in test_house.py what {name} may import"
     assert inner(file) - {name} <= ALLOWED[name]
 
 
@@ -132,8 +132,8 @@ def test_nothing_imports_in_a_circle() -> None:
 
     def reach(name: str, path: tuple[str, ...]) -> None:
         assert name not in path, " -> ".join([*path, name])
-        for other in edges[name] - {name}:
-            reach(other, (*path, name))
+        for imported in edges[name] - {name}:
+            reach(imported, (*path, name))
 
     for name in list(edges):
         reach(name, ())
@@ -205,7 +205,7 @@ def test_every_choice_lists_every_setting_of_its_stage(stage: str) -> None:
     expected = set(collect_settings(stages()[stage]))
     for file in (ROOT / "conf" / stage).glob("*.yaml"):
         lines = help_text.read_settings(file)
-        listed = {key for key in lines if not any(other.startswith(f"{key}.") for other in lines)}
+        listed = {key for key in lines if not any(longer.startswith(f"{key}.") for longer in lines)}
         assert listed == expected, file.name
 
 
@@ -241,10 +241,10 @@ CONFIRMED = {
     *("Hy-MT2-1.8B", "Hy-MT2-1.8B-FP8", "Hy-MT2-7B", "Hy-MT2-7B-FP8", "Hy-MT2-30B-A3B", "Hy-MT2-30B-A3B-FP8"),
     *("Hunyuan-MT-7B", "Hunyuan-MT-7B-fp8", "Hunyuan-MT-Chimera-7B", "Hunyuan-MT-Chimera-7B-fp8"),
 }
-"""Hub ids in the tables of the READMEs of HY-MT, Hy-MT2 and Hunyuan-MT."""
+"""Names of the models in the README tables of HY-MT, Hy-MT2 and Hunyuan-MT."""
 
 
-def test_hub_ids_are_confirmed_or_marked_and_their_licences_told() -> None:
+def test_hub_ids_are_confirmed_or_marked_and_their_licences_are_shown() -> None:
     for file in (ROOT / "conf" / "model").glob("*.yaml"):
         listed, text = yaml.safe_load(file.read_text(encoding="utf-8")), file.read_text(encoding="utf-8")
         known = listed["path"] == "demo:model" or listed["path"].removeprefix("tencent/") in CONFIRMED
@@ -253,8 +253,8 @@ def test_hub_ids_are_confirmed_or_marked_and_their_licences_told() -> None:
         assert bool(listed["licence_limits"]) == ("# It does not apply in the EU, the UK and South Korea" in text)
         assert bool(listed["licence_limits"]) == (not file.stem.startswith(("hy_mt2", "demo")))
         assert (listed["revision"], listed["sha256"]) == ("main", None)
-        for other in re.findall(r"with the same shape: model=(\S+)", text):
-            assert (file.parent / f"{other}.yaml").is_file()
+        for choice in re.findall(r"with the same shape: model=(\S+)", text):
+            assert (file.parent / f"{choice}.yaml").is_file()
 
 
 def test_a_long_module_has_its_reason_in_the_decisions() -> None:
@@ -262,7 +262,7 @@ def test_a_long_module_has_its_reason_in_the_decisions() -> None:
     for file in MODULES:
         name = str(file.relative_to(ROOT))
         if len(file.read_text(encoding="utf-8").splitlines()) > 300:
-            assert f"`{name}` (" in decisions, f"{name} has more than 300 lines: split it, or give the reason"
+            assert f"`{name}` (" in decisions, f"{name} has more than 300 lines: split it, or give the reason there"
 
 
 def test_the_wheel_holds_every_package() -> None:
