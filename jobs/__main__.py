@@ -163,11 +163,7 @@ FLAG_SPELLINGS = [spelling.partition(" ")[0] if "," not in spelling else spellin
 
 
 def find_job(name: str, jobs: Sequence[str]) -> str:
-    """Return `name` if it is a job.
-
-    Raises:
-        UsageError: There is no such job; the message suggests the most similar one.
-    """
+    """Return `name` if it is a job; else raise UsageError with the most similar one."""
     if name in jobs:
         return name
     from hymt_batch.override_syntax import close_matches, path_exists, sort_by_similarity
@@ -220,7 +216,7 @@ def run_job(command_line: CommandLine, job: str, summary: str) -> ExitCode:
 def run_sweep(
     points: Sequence[SweepPoint], run_one: Callable[[Any], int], stop_requested: Callable[[], bool]
 ) -> ExitCode:
-    """Run the points of a sweep in order; a failed point does not prevent the next ones, a stop does.
+    """Run the points of a sweep in order; after a failed point the next one runs, after a stop request none.
 
     Args:
         points: The points to run.

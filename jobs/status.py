@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 MAX_MESSAGE_CHARS = 300  # length at which a message is shortened
 MIN_PAUSE_S, PAUSE_FACTOR = 60.0, 10
-"""The job did not run between two parts if the gap is longer than MIN_PAUSE_S and PAUSE_FACTOR times the median gap."""
+"""A gap between two parts is a pause of the job if it exceeds MIN_PAUSE_S and PAUSE_FACTOR times the median gap."""
 
 
 @dataclass(slots=True)
@@ -61,12 +61,9 @@ class JobStatus:
 
 
 def status(folder: Path, fs: Fs = OS_FS, num_errors: int = 0) -> JobStatus:
-    """Return the status of an output folder; damaged files are listed in the status and never raise.
+    """Return the status of an output folder; problems with its files are part of the status and never raise.
 
-    Args:
-        folder: The output folder.
-        fs: The file system.
-        num_errors: How many rows without a translation to list.
+    `num_errors` is how many rows without a translation the status lists.
     """
     job_status, fs = JobStatus(str(folder)), fs.within(folder)
     try:
@@ -119,11 +116,7 @@ def _inspect(fs: Fs, folder: Path, job_status: JobStatus, num_errors: int) -> No
 
 
 def _add_from_manifest(fs: Fs, folder: Path, job_status: JobStatus, num_errors: int) -> bool:
-    """Fill in the status of a finished folder that lost its .hymt state.
-
-    Returns:
-        False if the folder still has its state, or has no valid manifest; the status is then unchanged.
-    """
+    """Fill in the status of a finished folder without .hymt state; return False if it has one, or no valid manifest."""
     try:
         value = manifest.read(fs, folder)
     except StateDamagedError:
@@ -206,11 +199,9 @@ def _add_counts(job_status: JobStatus, counts: dict[str, int]) -> None:
 
 
 def _rows_per_s(rates: list[tuple[int, int]]) -> float | None:
-    """Return the rows per second over the newest 100 parts, without pauses; None for fewer than two parts.
+    """Return the rows per second over the newest 100 parts, of which the first only marks the start; pauses excluded.
 
-    Args:
-        rates: Per part its modification time in ns and its rows. The rows of the first of the 100 do not count, because
-            only the time since the previous part is known.
+    `rates` has the modification time in ns and the number of rows of each part.
     """
     newest = sorted(rates)[-100:]
     gaps = [((mtime_ns - previous) / 1e9, rows) for (previous, _), (mtime_ns, rows) in itertools.pairwise(newest)]
@@ -286,25 +277,18 @@ def render_line(job_status: JobStatus) -> str:
 
 
 def run(job: StatusJob) -> ExitCode:
-    """Print the status of a job, or one line per point of a sweep.
-
-    Returns:
-        COMPLETE, whatever the status is.
+    """Print the status of a job, or one line per point of a sweep; the exit code is COMPLETE whatever the status is.
 
     Raises:
         UsageError: There is no such folder.
     """
     folders = job_folders.find(OS_FS, Path(job.output_dir) / job.name)
     for folder in folders:
-        job_status = status(folder, num_errors=job.errors)
+        report = status(folder, num_errors=job.errors)
         if job.format.value == "json":
-            streams.print_result(
-                sanitize.sanitize_text(json.dumps(asdict(job_status), sort_keys=True))
-            )  # one line a point
+            streams.print_result(sanitize.sanitize_text(json.dumps(asdict(report), sort_keys=True)))  # one line a point
         else:
-            streams.print_result(
-                sanitize.sanitize_text(render(job_status) if len(folders) == 1 else render_line(job_status))
-            )
+            streams.print_result(sanitize.sanitize_text(render(report) if len(folders) == 1 else render_line(report)))
     return ExitCode.COMPLETE
 
 

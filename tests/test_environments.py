@@ -167,7 +167,7 @@ def test_a_job_under_a_locale_that_is_not_utf8_writes_the_same_files(
     assert (tmp_path / "outputs/语料/translated/语料.txt").read_text(encoding="utf-8") == "ONE\n\nTWO → 2\n"
     again = run([*STUB, "source.path=语料.txt"], tmp_path)
     assert (again.returncode, "nothing was left to do" in again.stdout.decode()) == (0, True)
-    piped = run([*STUB, "source.path=-"], tmp_path, given="→ ü\n".encode(), **locale)
+    piped = run([*STUB, "source.path=-"], tmp_path, stdin="→ ü\n".encode(), **locale)
     assert (piped.returncode, piped.stdout) == (0, "→ Ü\n".encode())
 
 
@@ -213,7 +213,7 @@ def test_translations_are_kept_if_standard_output_cannot_be_written(
 def test_translations_stay_in_the_temporary_folder_if_the_output_folder_cannot_be_created(tmp_path: Path) -> None:
     (tmp_path / "outputs").touch()
     done = run(
-        [*STUB, "source.path=-"], tmp_path, "> /dev/full", before="mkdir t; export TMPDIR=$PWD/t", given=b"one\n"
+        [*STUB, "source.path=-"], tmp_path, "> /dev/full", before="mkdir t; export TMPDIR=$PWD/t", stdin=b"one\n"
     )
     assert done.returncode == ExitCode.STOPPED
     kept = Path(lines(done)[-1].rpartition(" ")[2])
@@ -222,7 +222,7 @@ def test_translations_stay_in_the_temporary_folder_if_the_output_folder_cannot_b
 
 
 def test_a_closed_standard_output_is_reported_before_standard_input_is_read(tmp_path: Path) -> None:
-    done = run([*STUB, "source.path=-"], tmp_path, ">&-", given=b"one\n")
+    done = run([*STUB, "source.path=-"], tmp_path, ">&-", stdin=b"one\n")
     assert (done.returncode, len(lines(done))) == (ExitCode.PREFLIGHT, 1)
     assert list(tmp_path.iterdir()) == []
 
@@ -277,7 +277,7 @@ def test_a_job_in_a_working_directory_that_was_removed(finished: Path, tmp_path:
     ],
 )
 def test_a_job_under_limits(before: str, codes: set[int], tmp_path: Path) -> None:
-    done = run([*STUB, "source.path=-"], tmp_path, before=f"{before}\nexport TMPDIR", given=b"one\n")
+    done = run([*STUB, "source.path=-"], tmp_path, before=f"{before}\nexport TMPDIR", stdin=b"one\n")
     assert done.returncode in codes, done.stderr
     assert done.stdout == (b"ONE\n" if done.returncode == 0 else b"")
 
@@ -297,10 +297,10 @@ def test_a_user_without_a_passwd_entry_and_without_a_home_can_run_jobs(finished:
     if shutil.which("unshare") is None or subprocess.run([*unshare, "true"], capture_output=True).returncode:
         pytest.skip("no user namespaces here")
     program = "from hymt_batch.model import hashes; print(hashes.cache_file())"
-    assert run([sys.executable, "-c", program], tmp_path, around=unshare).stdout == b"/dev/null/sha256.json\n"
-    absent = run([*COMMAND, *JOBS["plan"], "model.path=~/none"], finished, around=unshare)
+    assert run([sys.executable, "-c", program], tmp_path, prefix=unshare).stdout == b"/dev/null/sha256.json\n"
+    absent = run([*COMMAND, *JOBS["plan"], "model.path=~/none"], finished, prefix=unshare)
     assert (absent.returncode, len(lines(absent))) == (ExitCode.PREFLIGHT, 1)
-    assert run([*STUB, f"source.path={finished}/语料.txt"], tmp_path, around=unshare).returncode == 0
+    assert run([*STUB, f"source.path={finished}/语料.txt"], tmp_path, prefix=unshare).returncode == 0
 
 
 @pytest.mark.parametrize(

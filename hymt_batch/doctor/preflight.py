@@ -98,7 +98,7 @@ def run_all(job: DoctorJob, env: Mapping[str, str] | None = None) -> list[Findin
             found += storage.check(folder, need, need_inodes=need_inodes)
             found += storage.check_lease(folder)
     else:
-        found.append(Finding("output folder", Level.SKIP, "no name= or source.path= tells which"))
+        found.append(Finding("output folder", Level.SKIP, "not checked: set name= or source.path= to select it"))
     return found
 
 

@@ -265,7 +265,7 @@ def unusable_path_error(path: str, error: OSError) -> HymtError:
     fix = {
         errno.ENAMETOOLONG: "Its name is longer than the system takes: move what lies in it up, or rename its folders",
         errno.ELOOP: "It is a link that leads to itself: remove it",
-    }.get(error.errno or 0, "Mend or remove it")
+    }.get(error.errno or 0, "Fix or remove it")
     return ConfigError(f"{shown!r} cannot be used: {error.strerror or error}. {fix}.")
 
 

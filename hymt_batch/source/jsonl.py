@@ -150,8 +150,8 @@ def check_head(stream: ByteStream, config: SourceConfig, reserved: tuple[str, ..
             )
     if num_read >= HEAD_ROWS // 2 and not num_objects:
         raise ConfigError(
-            f"{input.path} is no JSON lines file: not one of its first {num_read} rows is an object. Write one object"
-            " a line (jq -c '.[]' in.json > out.jsonl), or set source.format=text."
+            f"{input.path} is not a JSON lines file: none of its first {num_read} rows is an object. Write one object"
+            " per line (jq -c '.[]' in.json > out.jsonl), or set source.format=text."
         )
 
 
@@ -228,16 +228,16 @@ class _Parser:
         if text.startswith("\ufeff"):
             raise RowError("begins with a byte order mark, as where files were put together. Remove the mark.")
         if is_too_deep(text):
-            raise RowError(f"is no usable JSON: nested more than {MAX_DEPTH} deep. Mend or remove the row.")
+            raise RowError(f"cannot be read as JSON: nested more than {MAX_DEPTH} deep. Fix or remove the row.")
         if self._duplicates or self._constants:
             self._duplicates.clear()
             self._constants.clear()
         try:
             values = self._parse_values(text)
         except json.JSONDecodeError as error:
-            raise RowError(f"is no JSON: {error.msg} at character {error.pos}. Mend or remove the row.") from None
+            raise RowError(f"is not JSON: {error.msg} at character {error.pos}. Fix or remove the row.") from None
         if self._constants:
-            raise RowError(f"holds {self._constants[0]}, which is no JSON. Write null instead.")
+            raise RowError(f"contains {self._constants[0]}, which is not JSON. Write null instead.")
         if self._duplicates:
             name = min(self._duplicates)
             raise _DuplicateField(name, bool(self._duplicates & self._text_names))
@@ -255,7 +255,7 @@ class _Parser:
             raise
         except ValueError:  # an integer of thousands of digits
             if self._is_plan_1:
-                raise RowError("is no usable JSON: a number too long to read. Mend or remove the row.") from None
+                raise RowError("cannot be read as JSON: a number has too many digits. Fix or remove the row.") from None
             self._duplicates.clear()
             return self._decode_long(text)
 

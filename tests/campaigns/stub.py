@@ -96,7 +96,7 @@ def decode_batch(
 
 def run(overrides: Sequence[str], **settings: Any) -> int:
     """Run the job with this model, or what `settings` says otherwise; the exit code as the command line gives it."""
-    right, given = translate.run, {"prepare": prepare, "decode_batch": decode_batch, **settings}
+    right, given = translate.run, {"prepare_model": prepare, "decode_batch": decode_batch, **settings}
     translate.run = partial(right, translate=partial(translate.translate, **given))
     try:
         return front.main(["translate", *overrides])

@@ -57,7 +57,7 @@ def innocent_death() -> bool:
 def main(arguments: Sequence[str]) -> int:
     if arguments[0].isdecimal():
         return replica.main(arguments, partial(replica.serve, prepare_model=stub.prepare, decode_batch=decode_batch))
-    return stub.run(arguments, decode_batch=decode_batch, worker=COMMAND)
+    return stub.run(arguments, decode_batch=decode_batch, worker_command=COMMAND)
 
 
 if __name__ == "__main__":
