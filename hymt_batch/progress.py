@@ -226,7 +226,7 @@ class Progress:
     def add_batch(self, segments: int, new_tokens: int) -> None:
         """Count a decoded batch; its rows are not committed yet."""
         if not self.new_tokens and new_tokens:
-            log.info("first rows decoded first_rows_s=%.2f", process_age_s())
+            log.info("first rows decoded: first_rows_s=%.2f since process start", process_age_s())
         self.uncommitted_segments += segments
         self.new_tokens += new_tokens
         self._show()

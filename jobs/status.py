@@ -256,7 +256,7 @@ def render(job_status: JobStatus) -> str:
     if len(job_status.problems) > 20:
         lines.append(f"  problem   and {len(job_status.problems) - 20} more")
     if job_status.obstacles:
-        lines.append("  Move what blocks the path of an expected file or folder elsewhere, then run the job again.")
+        lines.append("  Move away what blocks the path of an expected file or folder, then run the job again.")
     elif job_status.state == "damaged":
         lines.append("  Run the job again to rebuild what is damaged.")
     elif job_status.state == "stopped":

@@ -258,7 +258,7 @@ def _verify_inputs(fs: Fs, folder: Path, hashes: dict[str, Any], paths: Sequence
     locations = input_locations.find(fs, folder, list(hashes), paths)
     for rel, recorded in hashes.items():
         if rel not in locations:
-            report.changed.append(f"{rel}: is not at the path where the job read it. Set inputs=PATH like source.path=")
+            report.changed.append(f"{rel}: is not where the job read it. Set inputs=PATH as you set source.path=")
             continue
         report.inputs += 1
         try:
@@ -296,9 +296,9 @@ def _advice(report: VerifyReport) -> Iterator[str]:
         yield "The job is running: verify it after it has ended."
         return
     if report.obstacles:
-        yield "Move what blocks the path of an expected file or folder elsewhere, then run the job again."
+        yield "Move away what blocks the path of an expected file or folder, then run the job again."
     elif report.foreign:
-        yield "Move the files that do not belong to this job elsewhere."
+        yield "Move away the files that do not belong to this job."
     if report.unreadable:
         yield "Run verify as the user who ran the job, or give this user read permission (chmod, chown)."
     elif report.obstacles:

@@ -156,7 +156,9 @@ def test_every_damage_of_a_finished_job_is_found_and_named(
     report = verify.verify(tmp_path / "job")
     assert report.exit_code is ExitCode.DAMAGE
     assert [d for d in report.damage if d.startswith(file) and message in d], report.damage
-    advice = "Move the files that do not belong to this job" if "not of this job" in message else "Run the job again"
+    advice = (
+        "Move away the files that do not belong to this job" if "not of this job" in message else "Run the job again"
+    )
     assert advice in verify.render(report)
     status.render(status.status(tmp_path / "job"))  # never a traceback
 
