@@ -204,7 +204,7 @@ class VerifyJob(InspectJob):
         paths = self.inputs if isinstance(self.inputs, list) else [self.inputs]
         if not isinstance(self.inputs, bool) and not all(isinstance(path, str) and path for path in paths):
             raise ConfigError(
-                f"inputs={self.inputs} is not a path. Set inputs=true, or inputs=PATH like the job's source.path=."
+                f"inputs={self.inputs} is not a path. Set inputs=true, or inputs=PATH as you set source.path=."
             )
 
 

@@ -109,7 +109,7 @@ def inner(file: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("file", [f for f in MODULES if LIBRARY in f.parents], ids=lambda f: str(f.relative_to(ROOT)))
-def test_imports_go_downwards_only(file: Path) -> None:
+def test_modules_import_only_what_is_allowed(file: Path) -> None:
     name = unit(file)
     if name == "__init__":
         return
@@ -124,7 +124,7 @@ def test_jobs_do_not_import_each_other() -> None:
             assert not own or name.split(".")[-2:] == ["__main__", "main_as"], f"{file.name} imports {name}"
 
 
-def test_nothing_imports_in_a_circle() -> None:
+def test_there_are_no_import_cycles() -> None:
     edges: dict[str, set[str]] = defaultdict(set)
     for file in LIBRARY.rglob("*.py"):
         loaded = [name.split(".") for name, loaded in imports(file) if loaded]
@@ -142,7 +142,7 @@ def test_nothing_imports_in_a_circle() -> None:
 @pytest.mark.parametrize(
     "file", [f for f in MODULES if f.name == "__init__.py"], ids=lambda f: str(f.relative_to(ROOT))
 )
-def test_an_init_file_holds_a_docstring_only(file: Path) -> None:
+def test_an_init_file_has_only_a_docstring(file: Path) -> None:
     body = ast.parse(file.read_text(encoding="utf-8")).body
     assert len(body) == 1
     assert isinstance(body[0], ast.Expr)
@@ -150,7 +150,7 @@ def test_an_init_file_holds_a_docstring_only(file: Path) -> None:
 
 
 @pytest.mark.parametrize("file", MODULES, ids=relative(MODULES))
-def test_no_module_imports_a_heavy_library_as_it_is_loaded(file: Path) -> None:
+def test_no_module_imports_a_heavy_library_at_import_time(file: Path) -> None:
     loaded = {name.split(".")[0] for name, loaded in imports(file) if loaded}
     assert loaded.isdisjoint(HEAVY)
     if file.name != "config.py":
@@ -210,7 +210,7 @@ def test_every_choice_lists_every_setting_of_its_stage(stage: str) -> None:
 
 
 @pytest.mark.parametrize("job", schema.JOBS)
-def test_a_job_lists_every_setting_of_its_own(job: str) -> None:
+def test_the_yaml_file_of_a_job_lists_all_its_top_level_settings(job: str) -> None:
     expected = {key for key in collect_settings(schema.JOBS[job]) if "." not in key}
     assert set(help_text.read_settings(ROOT / "conf" / f"{job}.yaml")) == expected
 
