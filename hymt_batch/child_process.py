@@ -1,9 +1,9 @@
-"""Processes of ours that end with this one, at any moment of their life.
+"""Start child processes that end when this process ends, even if it is killed.
 
-Linux sends a process a signal when its parent dies, if it asked for that. A program that asks after its imports asks
-seconds too late, so a few lines ask first and then become the program: what was asked for outlives an exec. A parent
-that died still earlier is known by its id. Without prctl (macOS) whoever needs it watches a pipe as well. Does not know
-what is started. Standard library only.
+Linux sends a process a signal when its parent dies, if the process requested that with prctl. A program that requests
+it after its imports does so seconds too late. So a short launcher makes the request and then replaces itself with the
+program by exec, which keeps the request. The launcher exits if its parent has already died. Where prctl is missing
+(macOS), callers must also watch a pipe to the parent. Does not know which programs are started. Standard library only.
 
 Source: prctl(2), PR_SET_PDEATHSIG: "the signal is sent when the thread that created the process ends".
 """
@@ -28,18 +28,18 @@ if os.getppid() != int(parent):
     os._exit(1)
 os.execvp(command[0], command)
 """
-"""Asks for the signal, looks whether the parent still lives, and becomes the program. 1 is PR_SET_PDEATHSIG."""
+"""Requests the signal, checks that the parent is alive, and executes the program. 1 is PR_SET_PDEATHSIG."""
 
 
 def die_with_parent_command(command: Sequence[str], *, ignored_signals: Sequence[int] = ()) -> list[str]:
-    """The command of a process that ends with this one.
+    """Wrap a command so that its process ends when this process ends.
 
-    Start it from the main thread: the kernel takes the end of the thread that started a process for its parent's death.
+    Start it from the main thread: the kernel sends the signal when the thread that started the process ends.
 
     Args:
-        command: The program, its path first, and its arguments.
-        ignoring: Signals that it ignores from its first moment on.
+        command: Path of the program, then its arguments.
+        ignored_signals: Signals that the process ignores from its start.
     """
-    # -I -S: a few milliseconds, and nothing of the user's environment is run
-    first = [sys.executable, "-I", "-S", "-c", _LAUNCHER]
-    return [*first, str(os.getpid()), ",".join(str(int(number)) for number in ignored_signals), *command]
+    # -I -S: starts in a few milliseconds and runs no code from the user's environment
+    launcher = [sys.executable, "-I", "-S", "-c", _LAUNCHER]
+    return [*launcher, str(os.getpid()), ",".join(str(int(number)) for number in ignored_signals), *command]

@@ -1,8 +1,8 @@
-"""All settings of a job: the stages' dataclasses composed from conf/ and the command line.
+"""Compose and check the settings of a job from the YAML files in conf/ and the command line.
 
-The only module that knows Hydra and OmegaConf, both imported inside functions. Config is data: no `_target_`, no
-resolver, no plugin, no folder but our own conf/. Hydra picks the files; each value of the command line is read by the
-type of its setting (override.py), so that no text reaches Hydra's grammar unquoted.
+The only module that uses Hydra and OmegaConf; both are imported inside functions. Config is data: no `_target_`, no
+resolver, no plugin, no config folder other than conf/. Hydra only selects the files. override.py parses each value of
+the command line by the type of its setting, so that no unquoted text reaches Hydra's grammar.
 """
 
 from __future__ import annotations
@@ -24,102 +24,108 @@ from hymt_batch.schema import JOBS, OPTIONAL_SETTINGS, BenchJob, DoctorJob, Insp
 from hymt_batch.sweep import expand_sweep
 
 EXAMPLE_OVERRIDES = {"tgt_lang": "tgt_lang=fr", "source.path": "source.path=corpus.txt", "name": "name=demo"}
-"""What a message proposes for a setting that is missing."""
+"""The example that an error message gives for a missing setting."""
 
 
 @dataclass(frozen=True, slots=True)
 class SweepPoint:
     """One job of a sweep."""
 
-    label: str  # folder below outputs/NAME; "" when nothing is swept
+    label: str  # folder name below outputs/NAME; "" if no setting is swept
     job: Any
 
 
 def conf_folder() -> Path:
-    """Where the YAML files are: inside the package in a wheel, beside it in a checkout."""
+    """Return the folder of the YAML files: inside the package in a wheel, next to it in a checkout."""
     package = Path(__file__).resolve().parent
     return package / "conf" if (package / "conf" / "translate.yaml").exists() else package.parent / "conf"
 
 
 def group_choices(job: str) -> dict[str, list[str]]:
-    """The choices of each group of a job, in the order of the flow."""
+    """Return the choices of each config group of a job, in pipeline order."""
     hints = get_type_hints(JOBS[job])
-    groups = [one.name for one in fields(JOBS[job]) if is_dataclass(hints[one.name])]
-    found = {
+    groups = [field.name for field in fields(JOBS[job]) if is_dataclass(hints[field.name])]
+    choices = {
         group: sorted(file.stem for file in (conf_folder() / group).glob("*.yaml")) for group in [*groups, "preset"]
     }
-    found["preset"] = [one for one in found["preset"] if one.startswith("bench_") == (job == "bench")]
-    return found if groups or job == "bench" else {}
+    choices["preset"] = [preset for preset in choices["preset"] if preset.startswith("bench_") == (job == "bench")]
+    return choices if groups or job == "bench" else {}
 
 
 def override_parser(job: str) -> OverrideParser:
-    """What reads the command line of a job."""
+    """Return the parser for a job's overrides."""
     return OverrideParser(job, collect_settings(JOBS[job]), group_choices(job), _expand_sweep_function)
 
 
 @single_line_errors()
 def load(job: str, overrides: Sequence[str]) -> Any:
-    """Compose and check one job.
+    """Compose and check the settings of one job.
 
     Args:
         job: One of JOBS.
-        overrides: Words of the command line, KEY=VALUE.
+        overrides: Words of the command line, each KEY=VALUE.
 
     Returns:
-        The job's dataclass: TranslateJob for translate.
+        An instance of the job's dataclass, such as TranslateJob for translate.
 
     Raises:
-        UsageError: A wrong key or value.
-        ConfigError: Settings that are missing or cannot work together.
+        UsageError: A key or value is invalid.
+        ConfigError: A setting is missing, or settings cannot be combined.
+        PreflightError: A path is relative, and the working directory was removed.
     """
     return _build(job, override_parser(job).parse(overrides))
 
 
 @single_line_errors()
 def load_sweep(job: str, overrides: Sequence[str]) -> list[SweepPoint]:
-    """Compose and check every job of a sweep (-m); all of them before the first runs.
+    """Compose and check all points of a sweep (-m), before the first one runs.
 
     Raises:
-        UsageError: A wrong key or value.
-        ConfigError: As from `load`, for any point.
+        UsageError: A key or value is invalid.
+        ConfigError: `load` refuses a point, or several points read stdin.
+        PreflightError: A path is relative, and the working directory was removed.
     """
-    found = [(label, point, _build(job, point)) for label, point in expand_sweep(_parse_sweep(job, overrides))]
-    if len(found) > 1 and any(getattr(getattr(one, "source", None), "path", None) == "-" for _, _, one in found):
+    jobs = [(label, point, _build(job, point)) for label, point in expand_sweep(_parse_sweep(job, overrides))]
+    if len(jobs) > 1 and any(getattr(getattr(config, "source", None), "path", None) == "-" for _, _, config in jobs):
         raise ConfigError("source.path=- can be read only once. Write stdin to a file and set source.path=FILE.")
-    first = found[0][2].name
-    for label, point, one in found:
-        if label:  # one folder above all points, also where the input is swept and names each differently
-            own = any(override.key == "name" for override in point)
-            one.output_dir, one.name = os.path.join(one.output_dir, one.name if own else first), label
-    return [SweepPoint(label, one) for label, _, one in found]
+    first = jobs[0][2].name
+    for label, point, config in jobs:
+        if label:  # all points share one parent folder, even if the input is swept and gives each another name
+            is_named = any(override.key == "name" for override in point)
+            config.output_dir, config.name = os.path.join(config.output_dir, config.name if is_named else first), label
+    return [SweepPoint(label, config) for label, _, config in jobs]
 
 
 @single_line_errors()
 def to_yaml(job: str, overrides: Sequence[str], stage: str | None = None) -> str:
-    """The composed settings as YAML, before they are checked; `stage` selects a part of them."""
+    """Return the composed settings as YAML, before they are checked; `stage` selects one top-level key.
+
+    Raises:
+        UsageError: A key or value is invalid, or the job has no such stage.
+    """
     from omegaconf import OmegaConf
 
     config, _ = _compose(job, override_parser(job).parse(overrides))
     if stage is not None and stage not in config:
-        raise UsageError(f"--package {stage} is not a part of {job}. Parts: {', '.join(map(str, config))}.")
+        raise UsageError(f"--package {stage} is not a stage of {job}. Stages: {', '.join(map(str, config))}.")
     node = config if stage is None else config[stage]
     return OmegaConf.to_yaml(node) if OmegaConf.is_config(node) else f"{node}\n"
 
 
 def list_sources(job: str, overrides: Sequence[str]) -> str:
-    """Which file each group's settings come from, one line each."""
+    """Return the paths of the YAML files that the settings come from, one per line."""
     chosen = _compose(job, override_parser(job).parse(overrides))[1].choices
     files = [f"{job}.yaml", *(f"{group}/{chosen[group]}.yaml" for group in group_choices(job) if chosen[group])]
     return "\n".join(str(conf_folder() / file) for file in files)
 
 
 def _parse_sweep(job: str, overrides: Sequence[str]) -> list[Override]:
-    """The words of a sweep, after what the chosen preset sweeps by itself (its hydra.sweeper.params)."""
-    read = override_parser(job).parse(overrides, sweep=True)
-    _, chosen = _compose(job, [override.expand()[0] for override in read if override.is_group])
-    given = {override.key for override in read}
-    params = [f"{key}={text}" for key, text in chosen.sweep_params.items() if key not in given]
-    return [*override_parser(job).parse(params, sweep=True), *read]
+    """Parse the overrides of a sweep, preceded by those that the chosen preset sweeps (its hydra.sweeper.params)."""
+    parsed = override_parser(job).parse(overrides, sweep=True)
+    _, chosen = _compose(job, [override.expand()[0] for override in parsed if override.is_group])
+    parsed_keys = {override.key for override in parsed}
+    params = [f"{key}={text}" for key, text in chosen.sweep_params.items() if key not in parsed_keys]
+    return [*override_parser(job).parse(params, sweep=True), *parsed]
 
 
 def _build(job: str, overrides: Sequence[Override]) -> Any:
@@ -144,7 +150,7 @@ def _build(job: str, overrides: Sequence[Override]) -> Any:
     if not isinstance(built, BenchJob):
         built.output_dir = os.path.expanduser(built.output_dir)
     if isinstance(built, TranslateJob) and built.source.path is None:
-        raise ConfigError("source.path is null. Set source.path=FILE, a folder, a glob, a hub id, or - for stdin.")
+        raise ConfigError("source.path is null. Set source.path to a file, a folder, a glob, a hub id, or - for stdin.")
     if isinstance(built, TranslateJob | PlanJob | DoctorJob):
         validate.validate_job(built)
     elif not isinstance(built, BenchJob):
@@ -155,50 +161,49 @@ def _build(job: str, overrides: Sequence[Override]) -> Any:
 
 
 def _check_relative_paths(job: Any) -> None:
-    """Refuse what is relative to a working directory that was removed."""
-    places: list[tuple[str, str]] = []
+    """Refuse paths that are relative to a removed working directory."""
+    settings: list[tuple[str, str]] = []
     if isinstance(job, TranslateJob | InspectJob) and job.name is not None:
-        places.append(("output_dir", job.output_dir))
+        settings.append(("output_dir", job.output_dir))
     if isinstance(job, TranslateJob | PlanJob | DoctorJob) and job.source.path is not None:
         paths = [job.source.path] if isinstance(job.source.path, str) else job.source.path
-        places += [("source.path", path) for path in paths if path != "-" and not path.startswith("demo:")]
+        settings += [("source.path", path) for path in paths if path != "-" and not path.startswith("demo:")]
     if isinstance(job, VerifyJob) and not isinstance(job.inputs, bool):
-        places += [("inputs", path) for path in ([job.inputs] if isinstance(job.inputs, str) else job.inputs)]
-    for key, path in places:
+        settings += [("inputs", path) for path in ([job.inputs] if isinstance(job.inputs, str) else job.inputs)]
+    for key, path in settings:
         if not os.path.isabs(os.path.expanduser(path)):
             raise PreflightError(
-                f"The working directory of this process was removed, and {key}={path} is below it. Change to a folder "
-                f"that is there (cd), or set an absolute {key}."
+                f"The working directory of this process was removed, and {key}={path} is relative to it. Change to an "
+                f"existing folder (cd), or set {key} to an absolute path."
             )
 
 
 def leave_removed_cwd() -> None:
-    """Go to / where the working directory was removed: libraries (oneMKL) end the process that has none."""
+    """Change to / if the working directory was removed: without one, oneMKL ends the process."""
     if _is_cwd_removed():
         os.chdir("/")
 
 
 @contextmanager
 def _initialize_hydra() -> Iterator[None]:
-    """Hydra on our own folder: no plugin and no search path of the machine it runs on."""
+    """Initialize Hydra with conf/ alone: no plugin and no search path of the machine it runs on."""
     from hydra import initialize_config_dir
     from hydra.core.config_store import ConfigStore
 
     for job, schema in JOBS.items():
         ConfigStore.instance().store(name=f"{job}_schema", node=schema)
-    before = sys.modules.get("hydra_plugins")
-    sys.modules["hydra_plugins"] = None  # type: ignore[assignment]  # its import then fails as if none were installed
+    plugins = sys.modules.get("hydra_plugins")
+    sys.modules["hydra_plugins"] = None  # type: ignore[assignment]  # its import fails as if no plugin were installed
     try:
         with _in_existing_cwd(), initialize_config_dir(str(conf_folder()), job_name="hymt_batch", version_base="1.3"):
             yield
     finally:
         del sys.modules["hydra_plugins"]
-        if before is not None:
-            sys.modules["hydra_plugins"] = before
+        if plugins is not None:
+            sys.modules["hydra_plugins"] = plugins
 
 
 def _is_cwd_removed() -> bool:
-    """Whether the working directory was removed."""
     try:
         os.getcwd()
     except OSError:
@@ -208,34 +213,34 @@ def _is_cwd_removed() -> bool:
 
 @contextmanager
 def _in_existing_cwd() -> Iterator[None]:
-    """Hydra asks for the working directory: where it was removed, be in conf/ meanwhile."""
+    """Work in conf/ while Hydra runs if the working directory was removed: Hydra needs one."""
     if not _is_cwd_removed():
         yield
         return
-    before = os.open(".", os.O_PATH | os.O_DIRECTORY)
+    removed_cwd = os.open(".", os.O_PATH | os.O_DIRECTORY)
     try:
         os.chdir(conf_folder())
         yield
     finally:
-        os.fchdir(before)
-        os.close(before)
+        os.fchdir(removed_cwd)
+        os.close(removed_cwd)
 
 
 @dataclass(frozen=True, slots=True)
 class _Composition:
-    """What the files of a job say."""
+    """The settings of a job as its YAML files give them."""
 
     config: Any  # DictConfig
-    choices: dict[str, str | None]  # of each group
-    sweep_params: dict[str, str]  # what a preset sweeps by itself, by key
+    choices: dict[str, str | None]  # group -> its choice
+    sweep_params: dict[str, str]  # what the preset sweeps: key -> text
 
 
 def _compose(job: str, overrides: Sequence[Override]) -> tuple[Any, _Composition]:
-    """The settings as a DictConfig of their own, and the files that they came from."""
+    """Return the settings as a new DictConfig, and the composition of files that they are based on."""
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    groups = (f"{one.key}='{one.values[0]}'" for one in overrides if one.is_group and one.values[0])
+    groups = (f"{group.key}='{group.values[0]}'" for group in overrides if group.is_group and group.values[0])
     chosen = _compose_groups(job, tuple(groups))
     config = copy.deepcopy(chosen.config)
     for override in overrides:
@@ -250,7 +255,7 @@ def _compose(job: str, overrides: Sequence[Override]) -> tuple[Any, _Composition
 
 @lru_cache(maxsize=64)
 def _compose_groups(job: str, groups: tuple[str, ...]) -> _Composition:
-    """What Hydra composes from conf/ alone; the points of a sweep share it."""
+    """Compose the YAML files with Hydra; cached, because the points of a sweep share the result."""
     from hydra import compose
     from omegaconf import open_dict
 
@@ -262,7 +267,7 @@ def _compose_groups(job: str, groups: tuple[str, ...]) -> _Composition:
 
 
 def _expand_sweep_function(key: str, text: str, options: Sequence[str]) -> list[str]:
-    """The values of one function of Hydra's sweep grammar, as texts."""
+    """Return the values of a function of Hydra's sweep grammar, such as range(1,4), as strings."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.core.override_parser.types import Glob, Transformer
     from hydra.errors import HydraException
@@ -270,14 +275,14 @@ def _expand_sweep_function(key: str, text: str, options: Sequence[str]) -> list[
     try:
         parsed = OverridesParser.create().parse_override(f"key={text}")
         if isinstance(parsed._value, Glob):
-            found = parsed._value.filter(list(options))
+            values = parsed._value.filter(list(options))
         elif parsed.is_discrete_sweep():
-            found = [str(one) for one in parsed.sweep_iterator(Transformer.str)]
+            values = [str(value) for value in parsed.sweep_iterator(Transformer.str)]
         else:
-            raise UsageError(f"{key}={text} is no list of values. Write {key}=A,B or {key}=range(START,STOP,STEP).")
+            raise UsageError(f"{key}={text} is not a list of values. Write {key}=A,B or {key}=range(START,STOP,STEP).")
     except (HydraException, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise UsageError(f"{key}={text}: {reason}. Quote it to take it literally: {key}=\"'...'\".") from None
-    if not found:
+    if not values:
         raise UsageError(f"{key}={text} matches no value. Choices: {', '.join(options) or 'none, it is not a group'}.")
-    return found
+    return values

@@ -1,19 +1,20 @@
-"""Every error a user can meet, and the exit code of each.
+"""The errors that users see, with their exit codes.
 
     HymtError (70)
-    ├── UsageError (2)            wrong command line, key or value
-    │   └── ConfigError (2)       settings that cannot work together, or with the input
+    ├── UsageError (2)            the command line has an invalid word, key or value
+    │   └── ConfigError (2)       settings cannot be combined, or do not fit the input
     ├── IdentityError (3)         the folder belongs to a job with other settings
     ├── InputChangedError (4)     rows that were already translated have changed
-    ├── LeaseError (5)            another process works in the folder
-    ├── PreflightError (6)        the machine, the store or the model cannot do this job
-    │   └── TextError (6)         the tokenizer cannot take a text; in a job it costs the row alone
+    ├── LeaseError (5)            another process is working in the folder
+    ├── PreflightError (6)        the machine, the storage or the model cannot do this job
+    │   └── TextError (6)         the tokenizer failed on a text; in a job only that row is lost
     ├── DamageError (7)           verify found damage
     ├── MissingError (8)          shards are missing
-    └── StoppedError (75)         stopped on request or by the store; run again to continue
-        └── DeviceError (75)      the GPU failed, or a step did not end; it may be a row's doing
+    └── StoppedError (75)         stopped on request or by a storage error; run again to continue
+        └── DeviceError (75)      the GPU failed or a decoding step hung; a row may be the cause
 
-A message says what is wrong with the value, why it matters if that is not plain, and the fix as the exact override.
+A message states what is wrong with the value, why it matters unless that is obvious, and the exact override that fixes
+it.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from importlib.metadata import PackageNotFoundError
 
 
 class ExitCode(IntEnum):
-    """Exit codes of every job; the meaning of each is printed by `hymt-batch --help`."""
+    """Exit codes of all jobs; `hymt-batch --help` prints their meanings."""
 
     COMPLETE = 0
     WARNINGS = 1
@@ -44,28 +45,29 @@ class ExitCode(IntEnum):
 EXIT_CODE_MEANINGS: dict[ExitCode, str] = {
     ExitCode.COMPLETE: "complete",
     ExitCode.WARNINGS: "complete, with warnings, under strict=true",
-    ExitCode.USAGE: "usage or configuration",
-    ExitCode.IDENTITY: "the folder holds a job with other settings (identity differs)",
+    ExitCode.USAGE: "wrong usage or configuration",
+    ExitCode.IDENTITY: "the folder holds a job with other settings (its identity differs)",
     ExitCode.INPUT_CHANGED: "the input changed since the job began",
     ExitCode.LEASE_HELD: "another process holds the folder's lease",
-    ExitCode.PREFLIGHT: "preflight failed or the model was refused",
+    ExitCode.PREFLIGHT: "a check before the job failed, or the model was refused",
     ExitCode.DAMAGE: "verify found damage",
     ExitCode.MISSING: "shards are missing",
     ExitCode.TOO_MANY_ERRORS: "complete, but more error rows than check.max_error_rate",
-    ExitCode.BUG: "a bug of hymt-batch",
+    ExitCode.BUG: "a bug in hymt-batch",
     ExitCode.STOPPED: "stopped; run the same command again to continue",
 }
 
 
 def with_explain_hint(message: str, id: str) -> str:
-    """A message with the pointer to its failure mode."""
+    """Append the command that explains failure mode `id`; "" appends nothing."""
     return f"{message} [{id}: hymt-batch doctor explain={id}]" if id else message
 
 
 class HymtError(Exception):
-    """Root of the tree; raised itself only for our own mistakes.
+    """Base class of all errors; raised directly only for bugs in hymt-batch.
 
-    `id` names the failure mode, where doctor/catalogue.toml has one: `hymt-batch doctor explain=B1` explains it.
+    `id` is the failure mode in doctor/catalogue.toml, or "" if there is none; `hymt-batch doctor explain=B1` explains
+    the failure mode B1.
     """
 
     exit_code: ExitCode = ExitCode.BUG
@@ -76,63 +78,63 @@ class HymtError(Exception):
 
 
 class UsageError(HymtError):
-    """The command line is wrong: job, key or value."""
+    """The command line has an invalid job, key or value."""
 
     exit_code = ExitCode.USAGE
 
 
 class ConfigError(UsageError):
-    """Settings that cannot work together, or not with this input."""
+    """Settings cannot be combined, or do not fit the input."""
 
 
 class IdentityError(HymtError):
-    """The output folder belongs to a job whose settings differ."""
+    """The output folder belongs to a job with other settings."""
 
     exit_code = ExitCode.IDENTITY
 
 
 class InputChangedError(HymtError):
-    """Rows that were already translated are no longer what they were."""
+    """Rows that were already translated have changed in the input."""
 
     exit_code = ExitCode.INPUT_CHANGED
 
 
 class LeaseError(HymtError):
-    """Another process works in the output folder."""
+    """Another process is working in the output folder."""
 
     exit_code = ExitCode.LEASE_HELD
 
 
 class PreflightError(HymtError):
-    """The machine, the store or the model cannot do this job."""
+    """The machine, the storage or the model cannot do this job."""
 
     exit_code = ExitCode.PREFLIGHT
 
 
 class TextError(PreflightError):
-    """The tokenizer cannot take a text. In a job it costs the row alone."""
+    """The tokenizer failed on a text. In a job only that row is lost."""
 
 
 class DamageError(HymtError):
-    """A finished output is not what its manifest says."""
+    """A finished output does not match its manifest."""
 
     exit_code = ExitCode.DAMAGE
 
 
 class MissingError(HymtError):
-    """Shards that should be there are not."""
+    """Shards are missing."""
 
     exit_code = ExitCode.MISSING
 
 
 class StoppedError(HymtError):
-    """Stopped on request, or by the store; everything committed is kept."""
+    """The job stopped on request or because of a storage error; everything committed is kept."""
 
     exit_code = ExitCode.STOPPED
 
 
 class DeviceError(StoppedError):
-    """The GPU's context is unusable, or a step did not end. A row that does this again and again is found out."""
+    """The GPU failed or a decoding step hung. A row that causes this repeatedly is identified and quarantined."""
 
 
 PERMANENT_ERRNOS = (
@@ -156,20 +158,21 @@ PERMANENT_ERRNOS = (
     errno.ENOSYS,
     errno.EXDEV,
     errno.EMLINK,
-    None,  # what a decompressor or a parser says of the data
+    None,  # raised by a decompressor or a parser about the data, not by the system
 )
-"""Errors of a call that stay until somebody acts. All others are the disk's or the network's, and may pass."""
+"""errno values of failures that persist until a user fixes the cause. All others come from the disk or the network and
+may be temporary."""
 
 
 def is_transient(error: BaseException) -> bool:
-    """Whether a call that failed may succeed when the same command runs again."""
+    """Return whether a failed call may succeed if the same command runs again."""
     return isinstance(error, OSError) and error.errno not in PERMANENT_ERRNOS
 
 
 def disk_read_error(name: str, error: OSError) -> StoppedError:
-    """The error of an input whose disk fails."""
+    """Return the error for an input that could not be read because of a disk failure."""
     return StoppedError(
-        f"{name} could not be read ({error.strerror or error}); check the disk that it lies on. Everything committed "
+        f"{name} could not be read ({error.strerror or error}); check the disk that it is on. Everything committed "
         "is kept; run the same command again to continue."
     )
 
@@ -181,60 +184,64 @@ OUT_OF_MEMORY_MESSAGES = (
 )
 REMEDIES = {
     errno.ENOSPC: "Free some space (bytes or inodes).",
-    errno.EDQUOT: "Free some of the disk quota.",
+    errno.EDQUOT: "Free some of your disk quota.",
     errno.EFBIG: "Raise the limit for the size of a file (ulimit -f).",
-    errno.EMFILE: "This process may open too few files at once: raise the limit (ulimit -n 1024).",
-    errno.EACCES: "Give this user access to it, or choose another place.",
-    errno.EPERM: "Give this user access to it, or choose another place.",
-    errno.EROFS: "Its file system can only be read: choose another place.",
+    errno.EMFILE: "The limit of open files is too low for this process: raise it (ulimit -n 1024).",
+    errno.EACCES: "Give this user access to it, or choose another location.",
+    errno.EPERM: "Give this user access to it, or choose another location.",
+    errno.EROFS: "Its file system is read-only: choose another location.",
     errno.ENAMETOOLONG: "Choose a shorter name or path.",
-    errno.ELOOP: "Remove the link that leads to itself.",
-    errno.ENOTDIR: "A file stands where a folder must be: move it, or choose another place.",
-    errno.EISDIR: "A folder stands where a file must be: move it, or choose another place.",
-    errno.ENOENT: "It was removed, or never was there: check the path.",
-    errno.EEXIST: "Something else has this name: move it, or choose another place.",
+    errno.ELOOP: "Remove the symbolic link that points to itself.",
+    errno.ENOTDIR: "A file is where a folder must be: move it, or choose another location.",
+    errno.EISDIR: "A folder is where a file must be: move it, or choose another location.",
+    errno.ENOENT: "It was removed or never existed: check the path.",
+    errno.EEXIST: "Another file or folder has this name: move it, or choose another location.",
 }
 
 RESOURCE_LIMIT_ERRNOS = frozenset(
     {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EMFILE}
-)  # whose remedy needs no name of a file
+)  # the remedy helps even if the error does not name a file
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's message, or its kind where it has none."""
+    """Return the first line of an error's message, or the name of its class if the message is empty."""
     return next(iter(str(error).strip().splitlines()), "") or type(error).__name__
 
 
 def wrap_exception(error: BaseException) -> HymtError | None:
-    """An error of the machine, which no stage could tell better, in our words; None for a bug of ours."""
-    full = isinstance(error, OSError) and error.errno == errno.ENOMEM
-    if full or isinstance(error, MemoryError) or any(what in str(error) for what in OUT_OF_MEMORY_MESSAGES):
+    """Convert an error of the machine that no stage handled into one for users.
+
+    Returns:
+        The converted error, or None if `error` is a bug in hymt-batch.
+    """
+    no_memory = isinstance(error, OSError) and error.errno == errno.ENOMEM
+    if no_memory or isinstance(error, MemoryError) or any(message in str(error) for message in OUT_OF_MEMORY_MESSAGES):
         return StoppedError(
-            f"this process may have no more memory ({first_line(error)}). Give the job more (ulimit -v, the "
-            "container's or the scheduler's limit; hymt-batch plan says how much), and run the same command again"
+            f"this process cannot get more memory ({first_line(error)}). Give the job more (ulimit -v, or the limit of "
+            "the container or scheduler; hymt-batch plan shows how much it needs), and run the same command again"
         )
     if isinstance(error, PackageNotFoundError):
         return PreflightError(
-            f"the installation is damaged: of {error.name} the version cannot be read. Install hymt-batch again in an "
-            "empty environment."
+            f"the installation is damaged: the version of {error.name} cannot be read. Install hymt-batch again in a "
+            "new environment."
         )
     if isinstance(error, OSError) and error.errno is not None:
         return wrap_os_error(error)
-    if os.strerror(errno.EMFILE) in str(error):  # as the import of a library tells it
+    if os.strerror(errno.EMFILE) in str(error):  # a library whose import fails this way sets no errno
         return PreflightError(f"{first_line(error)}. {REMEDIES[errno.EMFILE]}")
     return None
 
 
 def wrap_os_error(error: OSError) -> HymtError:
-    """An error of a call of the system: what was called for, why it failed, and what helps.
+    """Convert a failed system call into an error that names the file, the reason and the remedy.
 
     Returns:
-        StoppedError for what may pass by itself, PreflightError for what never does.
+        StoppedError if the failure may be temporary, PreflightError if it is permanent.
     """
     why = error.strerror or first_line(error)
     names = [os.fsdecode(name) for name in (error.filename, error.filename2) if isinstance(name, str | bytes)]
-    what = f"{' and '.join(names)}: {why}." if names else f"the system refuses: {why}."
+    failure = f"{' and '.join(names)}: {why}." if names else f"the operating system reports: {why}."
     remedy = REMEDIES.get(error.errno or 0, "") if names or error.errno in RESOURCE_LIMIT_ERRNOS else ""
     if is_transient(error):
-        return StoppedError(" ".join(filter(None, [what, remedy, "Run the same command again to continue."])))
-    return PreflightError(" ".join(filter(None, [what, remedy])))
+        return StoppedError(" ".join(filter(None, [failure, remedy, "Run the same command again to continue."])))
+    return PreflightError(" ".join(filter(None, [failure, remedy])))

@@ -1,7 +1,7 @@
-"""What `--help` prints: jobs, settings with their comments, choices, exit codes.
+"""The pages that `--help` prints: jobs, settings with their comments, choices, exit codes.
 
-The words come from where they are kept: job docstrings, comments in conf/, errors.MEANING. Imports neither jobs nor
-Hydra, so that help is quick and works where an installation is broken.
+The texts come from the docstrings of the jobs, the comments in conf/ and errors.EXIT_CODE_MEANINGS. Imports neither
+the jobs nor Hydra, so that help is fast and works even if the installation is broken.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ FLAGS = {
     "--version": "print the version",
     "--completion bash": 'print the bash completion script; to enable it: eval "$(hymt-batch --completion bash)"',
 }
-"""Flags by their spelling; they may stand anywhere among the overrides."""
+"""Flag as written -> its description. Flags may be anywhere among the overrides."""
 
 
 @dataclass(frozen=True, slots=True)
 class SettingLine:
-    """One setting as a YAML file lists it."""
+    """The value and the comment of one setting in a YAML file."""
 
     value: str
     comment: str
 
 
 def find_jobs(folder: Path) -> dict[str, str]:
-    """Each job of a folder with the first line of its docstring, read without importing it; translate comes first."""
+    """Map each job of a folder to the first line of its docstring, without importing it; translate comes first."""
     files = [file for file in sorted(folder.glob("*.py")) if not file.name.startswith("_")]
     files.sort(key=lambda file: file.stem != "translate")
     return {file.stem: _docstring_summary(file) for file in files}
@@ -51,8 +51,8 @@ def _docstring_summary(file: Path) -> str:
 
 
 def read_settings(file: Path) -> dict[str, SettingLine]:
-    """The settings of a YAML file by dotted key, with the comment behind each; `defaults` and `hydra` are left out."""
-    found: dict[str, SettingLine] = {}
+    """Return the settings of a YAML file by dotted key, each with its comment; `defaults` and `hydra` are left out."""
+    settings: dict[str, SettingLine] = {}
     path: list[tuple[int, str]] = []
     for text in file.read_text(encoding="utf-8").splitlines():
         match = _LINE.fullmatch(text)
@@ -61,12 +61,12 @@ def read_settings(file: Path) -> dict[str, SettingLine]:
         indent = len(match["indent"])
         path = [(depth, key) for depth, key in path if depth < indent] + [(indent, match["key"])]
         if path[0][1] not in ("defaults", "hydra"):
-            found[".".join(key for _, key in path)] = SettingLine(match["value"] or "", match["comment"] or "")
-    return found
+            settings[".".join(key for _, key in path)] = SettingLine(match["value"] or "", match["comment"] or "")
+    return settings
 
 
 def first_comment(file: Path) -> str:
-    """What a YAML file says of itself in its first comment."""
+    """Return the first comment line of a YAML file, which describes the file; "" if it has none."""
     for text in file.read_text(encoding="utf-8").splitlines():
         if text.startswith("# ") and not text.startswith("# @"):
             return text[2:]
@@ -74,12 +74,12 @@ def first_comment(file: Path) -> str:
 
 
 def default_choices(file: Path) -> dict[str, str]:
-    """The choice of each group in a job's defaults list, in its order."""
+    """Return the choice of each group in a job's defaults list, in the order of the list."""
     return dict(re.findall(r"^  - (\w+): ([^\s#]+)", file.read_text(encoding="utf-8"), re.MULTILINE))
 
 
 def overview_page(jobs: Mapping[str, str]) -> str:
-    """The page of `hymt-batch --help`."""
+    """Return the text of `hymt-batch --help`."""
     return "\n".join(
         [
             "Translate a corpus with Tencent's Hunyuan translation models. Run a stopped job again to continue it.",
@@ -99,20 +99,20 @@ def overview_page(jobs: Mapping[str, str]) -> str:
 def job_page(
     job: str, summary: str, conf: Path, choices: Mapping[str, Sequence[str]], selected_choices: Mapping[str, str]
 ) -> str:
-    """The page of `hymt-batch JOB --help`.
+    """Return the text of `hymt-batch JOB --help`.
 
     Args:
-        job: Its name.
-        about: What it does, in one line.
+        job: Name of the job.
+        summary: One line that describes the job.
         conf: Folder of the YAML files.
-        choices: Of each group.
-        chosen: Group -> choice whose values are shown instead of the default's.
+        choices: Group -> all its choices.
+        selected_choices: Group -> the choice whose values are shown instead of those of the default.
     """
-    used = default_choices(conf / f"{job}.yaml") | dict(selected_choices)
+    shown = default_choices(conf / f"{job}.yaml") | dict(selected_choices)
     page = [summary, "", f"    hymt-batch {job} [KEY=VALUE ...] [flags]", "", "Settings (with their defaults):"]
     page += _settings_table("", conf / f"{job}.yaml")
     for group, names in choices.items():
-        choice = used.get(group, "null")
+        choice = shown.get(group, "null")
         page += ["", f"{group}={choice}, one of:"]
         page += _table({name: first_comment(conf / group / f"{name}.yaml") for name in names}, indent=6)
         if choice != "null" and group != "preset":
@@ -125,7 +125,7 @@ def _settings_table(prefix: str, file: Path) -> list[str]:
         {
             f"{prefix}{key}={'' if line.value == '???' else line.value}": line.comment
             for key, line in read_settings(file).items()
-            if line.value  # a heading such as model.sampling has none
+            if line.value  # a key that only holds other keys, such as model.sampling, has no value
         }
     )
 

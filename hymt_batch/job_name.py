@@ -1,6 +1,6 @@
-"""The name of a job: which characters it may have, and where it comes from when nobody gives one.
+"""The name of a job: which characters it may have, and its default if you do not set one.
 
-A name is one folder below output_dir, so it can neither leave it nor hide in it.
+The name is that of a folder directly below output_dir, so it must not lead elsewhere or be hidden.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ import unicodedata
 from hymt_batch.errors import ConfigError
 
 MAX_BYTES = 200
-"""Of a folder's name: file systems take 255, and the files beside it need some."""
+"""Maximum length of a job's name: file systems allow 255 bytes, and files next to the folder have longer names."""
 
 
 def default(path: str | list[str]) -> str | None:
-    """The job's name from its (first) input: its base name without extension; None for stdin, which is temporary.
+    """Return the default name of a job: the base name of its first input without extension, or None for stdin.
 
     Raises:
         ConfigError: The input has no usable name.
@@ -26,7 +26,7 @@ def default(path: str | list[str]) -> str | None:
         return None
     base = first
     while "*" in os.path.basename(base) or "?" in os.path.basename(base):
-        base = os.path.dirname(base)  # of a glob the folder names the job
+        base = os.path.dirname(base)  # the name of a glob is that of its folder
     if first.startswith("demo:"):
         base = first.removeprefix("demo:")
     elif not os.path.exists(base):
@@ -35,16 +35,16 @@ def default(path: str | list[str]) -> str | None:
     if not os.path.isdir(first):
         base = re.sub(r"(?<=.)\.(gz|zst|xz|bz2)$", "", base)
         base = os.path.splitext(base)[0]
-    found = to_folder_name(base).strip("_")
-    if not any(character not in "._-" for character in found):
-        raise ConfigError(f"source.path={first} gives no name for the job's folder. Add name=NAME.")
-    while len(found.encode()) > MAX_BYTES:
-        found = found[:-1]
-    return found
+    name = to_folder_name(base).strip("_")
+    if not any(character not in "._-" for character in name):
+        raise ConfigError(f"source.path={first} has no usable name for the job's folder. Add name=NAME.")
+    while len(name.encode()) > MAX_BYTES:
+        name = name[:-1]
+    return name
 
 
 def _base_name(path: str) -> str:
-    """The last component of a path, of `.` and `..` too; "" where the working directory was removed."""
+    """Return the last component of a path, with `.` and `..` resolved; "" if the working directory was removed."""
     last = os.path.basename(os.path.normpath(path))
     if last not in ("", ".", ".."):
         return last
@@ -55,20 +55,20 @@ def _base_name(path: str) -> str:
 
 
 def check(name: str, allow_sweep_point: bool = False) -> None:
-    """Refuse a name that is no plain folder name; `inside` also takes NAME/POINT, a point of a sweep.
+    """Refuse a name that is not a plain folder name; `allow_sweep_point` also allows NAME/POINT, a point of a sweep.
 
     Raises:
-        ConfigError: What is wrong with it, and a name that would do.
+        ConfigError: The name is invalid; the message proposes a valid one.
     """
     extra = "/=," if allow_sweep_point else ""
     wrong = sorted({character for character in name if not (is_allowed(character) or character in extra)})
     proposal = to_folder_name(name).strip("._")[:60] or "NAME"
     if not name or name.strip(".") == "":
-        raise ConfigError(f"name={name} names no folder. Set name={proposal}.")
+        raise ConfigError(f"name={name} is not the name of a folder. Set name={proposal}.")
     if wrong or ".." in name or name.startswith("/") or (allow_sweep_point and "//" in name):
-        what = f"holds {' '.join(map(repr, wrong))}" if wrong else "would leave output_dir"
+        what = f"contains {' '.join(map(repr, wrong))}" if wrong else "would lead outside output_dir"
         raise ConfigError(
-            f"name={name} {what}; a name has letters, digits, '.', '_' and '-', no '/' and no '..'. "
+            f"name={name} {what}; a name may have letters, digits, '.', '_' and '-', but no '/' and no '..'. "
             f"Set name={proposal}."
         )
     if len(name.encode()) > MAX_BYTES and not allow_sweep_point:
@@ -76,10 +76,10 @@ def check(name: str, allow_sweep_point: bool = False) -> None:
 
 
 def to_folder_name(text: str) -> str:
-    """A text with `_` for every character that a folder's name may not have."""
+    """Replace every character that a folder name may not have by `_`."""
     return "".join(character if is_allowed(character) else "_" for character in text).replace("..", "__")
 
 
 def is_allowed(character: str) -> bool:
-    """Whether a name may have this character: letters and digits of any script, `.`, `_` and `-`."""
+    """Return whether a name may have this character: a letter or digit of any script, `.`, `_` or `-`."""
     return character in "._-" or unicodedata.category(character)[0] in "LMN"

@@ -1,7 +1,8 @@
-"""Words of the command line as settings: `KEY=VALUE` in, typed values out.
+"""Parse the overrides of a command line: words of the form `KEY=VALUE` in, typed values out.
 
-What Hydra's grammar would refuse (spaces, brackets, `=`, quotes, any script) is read here by the type of the setting,
-so that a path needs no quoting beyond the shell's. Knows neither Hydra nor what a setting means; config.py has both.
+Each value is parsed by the type of its setting. So values that Hydra's grammar would refuse (spaces, brackets, `=`,
+quotes, letters of any script) work, and a path needs no quoting beyond the shell's. Does not use Hydra and does not
+know what a setting means; config.py does both.
 """
 
 from __future__ import annotations
@@ -47,12 +48,12 @@ class Setting:
 
     key: str  # dotted
     type: Any  # str, int, float, bool, an Enum, or Any
-    optional: bool  # null is a value
+    optional: bool  # True if null is a valid value
     required: bool
 
     @property
     def is_path(self) -> bool:
-        """Whether a value that names an existing file is that file, whatever its characters."""
+        """True if a value that is the name of an existing file is taken literally, whatever its characters."""
         return self.key.endswith(("path", "_dir", "_file"))
 
     @property
@@ -62,11 +63,11 @@ class Setting:
 
 @dataclass(frozen=True, slots=True)
 class Override:
-    """One word of the command line: a choice of a group, or the value of a setting; several values are a sweep."""
+    """One word of the command line: the choice for a group or the value of a setting; several values make a sweep."""
 
     key: str
     is_group: bool
-    texts: tuple[str, ...]  # as written, for the names of sweep folders
+    texts: tuple[str, ...]  # values as written, for the names of sweep folders
     values: tuple[Any, ...]
 
     @property
@@ -78,26 +79,26 @@ class Override:
 
 
 def collect_settings(job: type, prefix: str = "") -> dict[str, Setting]:
-    """Every setting of a job's dataclass by its dotted key, in order."""
-    found: dict[str, Setting] = {}
+    """Return every setting of a job's dataclass by its dotted key, in field order."""
+    settings: dict[str, Setting] = {}
     hints = get_type_hints(job)
     for field in fields(job):
-        key, kind = prefix + field.name, hints[field.name]
-        if is_dataclass(kind):
-            assert isinstance(kind, type)
-            found |= collect_settings(kind, f"{key}.")
+        key, field_type = prefix + field.name, hints[field.name]
+        if is_dataclass(field_type):
+            assert isinstance(field_type, type)
+            settings |= collect_settings(field_type, f"{key}.")
             continue
-        options = set(get_args(kind)) if get_origin(kind) in (Union, UnionType) else {kind}
+        members = set(get_args(field_type)) if get_origin(field_type) in (Union, UnionType) else {field_type}
         required = field.default is MISSING and field.default_factory is MISSING
-        plain = options - {NoneType}
-        single = plain.pop() if len(plain) == 1 else Any
-        found[key] = Setting(key, single, NoneType in options or kind is Any, required)
-    return found
+        types = members - {NoneType}
+        setting_type = types.pop() if len(types) == 1 else Any
+        settings[key] = Setting(key, setting_type, NoneType in members or field_type is Any, required)
+    return settings
 
 
 @contextmanager
 def single_line_errors() -> Iterator[None]:
-    """Keep a message in one line where it quotes a value of several."""
+    """Keep an error message on one line if it quotes a value that has several lines."""
     try:
         yield
     except UsageError as error:
@@ -106,7 +107,7 @@ def single_line_errors() -> Iterator[None]:
 
 
 class OverrideParser:
-    """Reads the words of one job's command line."""
+    """Parses the overrides of one job."""
 
     def __init__(
         self,
@@ -115,32 +116,33 @@ class OverrideParser:
         groups: Mapping[str, Sequence[str]],
         expand_function: Callable[[str, str, Sequence[str]], list[str]],
     ) -> None:
-        """Say what may be set.
+        """Set which keys and values are valid.
 
         Args:
-            job: Its name, for messages.
-            settings: By key.
-            groups: Choices by group.
-            functions: Values of a sweep function such as range(1,4), from its key, its text and the group's choices.
+            job: Name of the job, for messages.
+            settings: Dotted key -> setting.
+            groups: Config group -> its choices.
+            expand_function: Returns the values of a sweep function such as range(1,4), given the key, the function's
+                text and the choices of the group.
         """
         self.job, self.settings, self.groups, self.expand_function = job, settings, groups, expand_function
 
     def parse(self, overrides: Iterable[str], *, sweep: bool = False) -> list[Override]:
-        """Read words in order; of two with the same key the later one holds.
+        """Parse overrides in order; of two with the same key the later one wins.
 
         Args:
-            words: Each KEY=VALUE.
-            sweep: Whether commas and functions list several values (-m).
+            overrides: Words of the command line, each KEY=VALUE.
+            sweep: True if commas and functions list several values (-m).
 
         Raises:
-            UsageError: A wrong key or value, in one line with what is valid.
+            UsageError: A key or value is invalid; the message lists the valid ones.
         """
-        found: dict[str, Override] = {}
+        parsed: dict[str, Override] = {}
         for word in overrides:
             override = self._parse_override(word, sweep)
-            found.pop(override.key, None)
-            found[override.key] = override
-        return list(found.values())
+            parsed.pop(override.key, None)
+            parsed[override.key] = override
+        return list(parsed.values())
 
     def _parse_override(self, word: str, sweep: bool) -> Override:
         key, equals, text = word.partition("=")
@@ -157,51 +159,53 @@ class OverrideParser:
             else:
                 texts = split_list(text)
         if group:
-            return Override(key, True, tuple(texts), tuple(self._parse_choice(key, one) for one in texts))
+            return Override(key, True, tuple(texts), tuple(self._parse_choice(key, value) for value in texts))
         assert setting is not None
-        return Override(key, False, tuple(texts), tuple(self.parse_value(setting, one) for one in texts))
+        return Override(key, False, tuple(texts), tuple(self.parse_value(setting, value) for value in texts))
 
     def _check_key(self, key: str, word: str, has_value: bool) -> None:
         if key.startswith(("+", "~")):
             plain = key.lstrip("+~")
             if plain not in self.settings and plain not in self.groups:
                 raise UsageError(
-                    f"{word} begins with '{key[0]}' to add or remove a setting, but those of {self.job} are fixed, and "
-                    f"{plain} is none of them.{self._suggest(plain)}"
+                    f"{word} begins with '{key[0]}' to add or remove a setting, but the settings of {self.job} are "
+                    f"fixed, and {plain} is not one of them.{self._suggest(plain)}"
                 )
             raise UsageError(
-                f"{word} begins with '{key[0]}' to add or remove a setting, but those of {self.job} are fixed. "
-                f"Write {plain}=VALUE, or leave {plain} out for its default."
+                f"{word} begins with '{key[0]}' to add or remove a setting, but the settings of {self.job} are fixed. "
+                f"Write {plain}=VALUE, or drop {plain} to use the default."
             )
         if not has_value:
-            hint = f" To translate it write source.path={word}" if path_exists(word) and self.job == "translate" else ""
-            near = close_matches(word, [*self.settings, *self.groups])[:1]
-            hint = hint or (f" Write {near[0]}=VALUE." if near else f" See hymt-batch {self.job} --help.")
-            raise UsageError(f"{word} is not KEY=VALUE.{hint}")
+            advice = (
+                f" To translate this file, write source.path={word}"
+                if path_exists(word) and self.job == "translate"
+                else ""
+            )
+            matches = close_matches(word, [*self.settings, *self.groups])[:1]
+            advice = advice or (f" Write {matches[0]}=VALUE." if matches else f" See hymt-batch {self.job} --help.")
+            raise UsageError(f"{word} is not KEY=VALUE.{advice}")
         if key.startswith(("hydra.", "hydra/")) or key == "hydra":
             raise UsageError(
-                f"{key} is not available: hymt-batch writes to output_dir/name alone and sweeps with -m. "
-                "Leave it out; for more lines while it runs set launch.progress=log."
+                f"{key} is not available: hymt-batch writes only to output_dir/name and sweeps with -m. "
+                "Drop it; to see more log lines during a run, set launch.progress=log."
             )
         if key in self.groups or key in self.settings:
             return
         if any(part.startswith("_") for part in key.split(".")):
-            raise UsageError(
-                f"{key} is not a setting of {self.job}: keys that begin with _ would run code. Leave it out."
-            )
-        inside = [known for known in self.settings if known.startswith(f"{key}.")]
-        if inside:
-            raise UsageError(f"{key} holds several settings. Set one of them: {', '.join(inside)}.")
+            raise UsageError(f"{key} is not a setting of {self.job}: keys that begin with _ would run code. Drop it.")
+        nested = [known for known in self.settings if known.startswith(f"{key}.")]
+        if nested:
+            raise UsageError(f"{key} holds several settings. Set one of them: {', '.join(nested)}.")
         raise UsageError(f"{key or word} is not a setting of {self.job}.{self._suggest(key)}")
 
     def _suggest(self, key: str) -> str:
-        """What a key that is no setting was probably meant for, and which there are."""
+        """Return the most similar key for an unknown one, and the list of valid keys."""
         stage = key.partition(".")[0].partition("@")[0].partition("/")[0]
-        same = [known for known in self.settings if known.startswith(f"{stage}.")]
-        near = close_matches(key, [*self.settings, *self.groups])
-        meant = f" Did you mean {near[0]}?" if near else ""
-        if same:
-            listed = f"Settings of {stage}: {', '.join(sort_by_similarity(key, same))}."
+        of_stage = [known for known in self.settings if known.startswith(f"{stage}.")]
+        matches = close_matches(key, [*self.settings, *self.groups])
+        meant = f" Did you mean {matches[0]}?" if matches else ""
+        if of_stage:
+            listed = f"Settings of {stage}: {', '.join(sort_by_similarity(key, of_stage))}."
         else:
             top = [*self.groups, *(known for known in self.settings if "." not in known)]
             listed = f"Settings of {self.job}: {', '.join(sort_by_similarity(key, dict.fromkeys(top)))}."
@@ -209,26 +213,26 @@ class OverrideParser:
 
     def _parse_choice(self, group: str, text: str) -> str | None:
         choices = self.groups[group]
-        wanted = unquote(text.strip())
-        wanted = text.strip() if wanted is None else wanted
-        if wanted.removesuffix(".yaml") in choices:
-            return wanted.removesuffix(".yaml")
-        if group == "preset" and wanted.lower() == "null":
+        choice = unquote(text.strip())
+        choice = text.strip() if choice is None else choice
+        if choice.removesuffix(".yaml") in choices:
+            return choice.removesuffix(".yaml")
+        if group == "preset" and choice.lower() == "null":
             return None
-        if len(split_list(wanted)) > 1 or SWEEP_FUNCTION.fullmatch(wanted):
+        if len(split_list(choice)) > 1 or SWEEP_FUNCTION.fullmatch(choice):
             raise UsageError(f"{group}={text} lists several choices. Add -m to run one job for each.")
-        inside = [key for key in self.settings if key.startswith(f"{group}.")]
-        near = close_matches(wanted.rpartition("/")[2].replace("-", "_"), choices)
-        meant = f" Did you mean {group}={near[0]}?" if len(near) == 1 else ""
-        path = f" For a path write {group}.path={text}." if f"{group}.path" in inside and text and not meant else ""
-        listed = ", ".join(sort_by_similarity(wanted, choices))
+        nested = [key for key in self.settings if key.startswith(f"{group}.")]
+        matches = close_matches(choice.rpartition("/")[2].replace("-", "_"), choices)
+        meant = f" Did you mean {group}={matches[0]}?" if len(matches) == 1 else ""
+        path = f" For a path, write {group}.path={text}." if f"{group}.path" in nested and text and not meant else ""
+        listed = ", ".join(sort_by_similarity(choice, choices))
         raise UsageError(f"{group}={text} is not a choice.{meant}{path} Choices: {listed}.")
 
     def parse_value(self, setting: Setting, text: str) -> Any:
-        """Read one value by the type of its setting; interpolations stay texts.
+        """Parse one value by the type of its setting; interpolations stay strings.
 
         Raises:
-            UsageError: Not a value of that type.
+            UsageError: The text is not a value of that type.
         """
         key = setting.key
         if setting.is_path and path_exists(text):
@@ -236,7 +240,7 @@ class OverrideParser:
         quoted = unquote(text.strip())
         if quoted is None and text.strip().lower() == "null":
             if not setting.optional:
-                raise UsageError(f"{key} cannot be null. Set {key}=VALUE, or leave it out for its default.")
+                raise UsageError(f"{key} cannot be null. Set {key}=VALUE, or drop it to use the default.")
             return None
         if setting.is_text:
             if setting.type is Any and quoted is None and re.fullmatch(r"\[.*\]", text.strip(), re.DOTALL):
@@ -259,34 +263,34 @@ class OverrideParser:
         for slashes, inner in _INTERPOLATION.findall(value):
             if len(slashes) % 2 == 0 and inner.removesuffix("}") not in self.settings:
                 raise UsageError(
-                    f"{key}={text}: ${{{inner.removesuffix('}')}}} is not available: ${{...}} takes the value "
-                    f"of another setting, such as ${{tgt_lang}}, nothing else. Write \\${{ for the characters."
+                    f"{key}={text}: ${{{inner.removesuffix('}')}}} is not available: ${{...}} inserts only the value "
+                    f"of another setting, such as ${{tgt_lang}}. To write these characters literally, write \\${{."
                 )
         return value
 
     def _parse_typed(self, setting: Setting, text: str) -> Any:
-        key, kind = setting.key, setting.type
-        if isinstance(kind, type) and issubclass(kind, Enum):
-            names = [member.name for member in kind]
+        key, value_type = setting.key, setting.type
+        if isinstance(value_type, type) and issubclass(value_type, Enum):
+            names = [member.name for member in value_type]
             if text in names:
                 return text
-            near = close_matches(text, names)
-            meant = f" Did you mean {key}={near[0]}?" if len(near) == 1 else ""
-            several = " Add -m to run one job for each." if len(split_list(text)) > 1 else ""
+            matches = close_matches(text, names)
+            meant = f" Did you mean {key}={matches[0]}?" if len(matches) == 1 else ""
+            add_m = " Add -m to run one job for each." if len(split_list(text)) > 1 else ""
             raise UsageError(
-                f"{key}={text} is not a choice.{meant}{several} Choices: {', '.join(sort_by_similarity(text, names))}."
+                f"{key}={text} is not a choice.{meant}{add_m} Choices: {', '.join(sort_by_similarity(text, names))}."
             )
-        name = {int: "a whole number", float: "a number", bool: "true or false"}[kind]
+        name = {int: "a whole number", float: "a number", bool: "true or false"}[value_type]
         try:
-            if kind is bool:
+            if value_type is bool:
                 return _BOOL_WORDS[text.lower()]
-            number: int | float = kind(text)
+            number: int | float = value_type(text)
             if math.isfinite(number):
                 return number
         except (KeyError, ValueError):
             pass
-        several = (
+        add_m = (
             " Add -m to run one job for each." if len(split_list(text)) > 1 or SWEEP_FUNCTION.fullmatch(text) else ""
         )
-        null = " or null" if setting.optional else ""
-        raise UsageError(f"{key}={text} is not {name}.{several} Set {key} to {name}{null}.")
+        or_null = " or null" if setting.optional else ""
+        raise UsageError(f"{key}={text} is not {name}.{add_m} Set {key} to {name}{or_null}.")

@@ -1,6 +1,6 @@
-"""How values are spelt on a command line: quotes, lists, escapes; and which name a slip probably meant.
+"""The syntax of values on the command line: quotes, lists, escapes; and suggestions for mistyped names.
 
-Pure functions over texts. Knows neither settings nor Hydra.
+Pure functions on strings. Does not know settings or Hydra.
 """
 
 from __future__ import annotations
@@ -13,30 +13,30 @@ from difflib import SequenceMatcher
 from typing import Any
 
 SWEEP_FUNCTION = re.compile(r"(choice|range|glob|shuffle|sort|tag|extend_list|interval)\s*\(.*\)", re.DOTALL)
-"""A function of Hydra's sweep grammar."""
+"""Matches a call of a function of Hydra's sweep grammar, such as range(1,4)."""
 
 
 def path_exists(text: str) -> bool:
-    """Whether a file, folder or link has exactly this name."""
+    """Return whether a file, folder or link (broken or not) has exactly this name."""
     return bool(text) and "\0" not in text and os.path.lexists(text)
 
 
 def escape_interpolation(text: str) -> str:
-    """Write a text so that OmegaConf reads it back as it is."""
+    """Escape a text so that OmegaConf returns it unchanged, without interpolation."""
     return re.sub(r"(\\*)\$\{", lambda match: match[1] * 2 + r"\${", text)
 
 
 def unquote(text: str) -> str | None:
-    """What a quoted value holds; None where the quotes do not enclose all of it."""
+    """Return the content of a quoted value, or None if no quotes enclose the whole text."""
     match = re.fullmatch(r"""(['"])((?:(?!\1)[^\\]|\\.)*)\1""", text, re.DOTALL)
     if match is None:
         return None
     quote = match[1]
-    return re.sub(rf"(\\+)({quote}|$)", lambda found: "\\" * (len(found[1]) // 2) + found[2], match[2])
+    return re.sub(rf"(\\+)({quote}|$)", lambda escape: "\\" * (len(escape[1]) // 2) + escape[2], match[2])
 
 
 def split_list(text: str, brackets: bool = True) -> list[str]:
-    r"""Split at commas that stand outside of quotes and brackets; `\,` is a comma that does not split."""
+    r"""Split at commas that are outside quotes and brackets; `\,` is a literal comma."""
     parts, start, depth, quote, index = [], 0, 0, "", 0
     while index < len(text):
         character = text[index]
@@ -61,16 +61,16 @@ def split_list(text: str, brackets: bool = True) -> list[str]:
 
 
 def parse_literal(text: str) -> Any:
-    """A number or truth value where the text is one, a list or a map of them, else the text."""
+    """Parse a number, boolean, null, list or map; return any other text unchanged, without enclosing quotes."""
     if re.fullmatch(r"\{.*\}", text, re.DOTALL):
         return parse_mapping(text)
     if re.fullmatch(r"\[.*\]", text, re.DOTALL):
         return [parse_literal(part) for part in split_list(text[1:-1])] if text[1:-1].strip() else []
     if text.lower() in ("true", "false", "null"):
         return {"true": True, "false": False, "null": None}[text.lower()]
-    for kind in (int, float):
+    for number_type in (int, float):
         try:
-            number = kind(text)
+            number = number_type(text)
         except ValueError:
             continue
         return number if math.isfinite(number) else text
@@ -78,17 +78,17 @@ def parse_literal(text: str) -> Any:
 
 
 def parse_mapping(text: str) -> dict[Any, Any] | str:
-    """`{0: 10GiB, cpu: 30GiB}` as a map; the text itself where a part of it has no colon."""
-    found: dict[Any, Any] = {}
+    """Parse a map such as `{0: 10GiB, cpu: 30GiB}`; return the text itself if an entry has no colon."""
+    mapping: dict[Any, Any] = {}
     for part in split_list(text[1:-1]) if text[1:-1].strip() else []:
         match = re.fullmatch(r"""\s*("[^"]*"|'[^']*'|cuda:\d+|.*?)\s*:(?:\s+|(?=\S))(.+?)\s*""", part, re.DOTALL)
         if match is None:
             return text
         key, value = parse_literal(match[1]), parse_literal(match[2])
-        if not isinstance(key, (str, int)) or key in found:
+        if not isinstance(key, (str, int)) or key in mapping:
             return text
-        found[key] = value
-    return found
+        mapping[key] = value
+    return mapping
 
 
 def _similarity(word: str, candidate: str) -> float:
@@ -98,17 +98,17 @@ def _similarity(word: str, candidate: str) -> float:
     if not re.fullmatch(r"[a-z_]+(\.[a-z_]+)+", candidate):  # a choice, such as hy_mt1.5_1.8b
         return SequenceMatcher(None, word.replace(".", "_"), candidate.replace(".", "_")).ratio()
     whole = SequenceMatcher(None, word, candidate).ratio()
-    # a setting is also asked for by its last word alone, or with another stage's name before it
+    # users also write the last word of a key alone, or put the name of another stage before it
     last = SequenceMatcher(None, word.rpartition(".")[2], candidate.rpartition(".")[2]).ratio()
     return max(whole, 0.95 * last)
 
 
 def sort_by_similarity(word: str, candidates: Iterable[str]) -> list[str]:
-    """All of `known`, the most alike first."""
-    return sorted(candidates, key=lambda one: (-_similarity(word, one), one.count("."), one))
+    """Return all candidates, the most similar to `word` first."""
+    return sorted(candidates, key=lambda candidate: (-_similarity(word, candidate), candidate.count("."), candidate))
 
 
 def close_matches(word: str, candidates: Iterable[str]) -> list[str]:
-    """Those that `wanted` is probably a slip for: one, or several that are about equally near."""
-    near = sort_by_similarity(word, (one for one in candidates if _similarity(word, one) >= 0.75))
-    return [one for one in near if _similarity(word, one) >= _similarity(word, near[0]) - 0.02]
+    """Return the candidates that `word` is probably a typo of: none, one, or several that are about equally similar."""
+    matches = sort_by_similarity(word, (candidate for candidate in candidates if _similarity(word, candidate) >= 0.75))
+    return [candidate for candidate in matches if _similarity(word, candidate) >= _similarity(word, matches[0]) - 0.02]

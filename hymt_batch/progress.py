@@ -1,8 +1,8 @@
-"""What a user is told while a job runs: a bar on a terminal, plain log lines elsewhere, warnings, a log file.
+"""Show the progress of a job: a bar on a terminal, log lines elsewhere; warnings; and the log file of a run.
 
-Tells on stderr; knows no stage. No source text is logged; the pairs shown at the end are escaped.
+Writes to stderr; does not know the stages. Source text is never logged; the sample pairs of the summary are escaped.
 
-The time left is reckoned from source tokens, not rows, because shards begin with their longest rows.
+The time left is estimated from source tokens, not rows, because a shard begins with its longest rows.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ log = logging.getLogger(__name__)
 
 
 LONG_ROW_SEGMENTS = 10
-"""Segments of a row above which it is named while it is decoded."""
+"""The status line names a row while it is decoded if it has more segments than this."""
 
 
 class JobSummary(Protocol):
-    """Figures of a finished job; write/output.py's Summary has them."""
+    """The result of a finished job; Summary in write/output.py implements it."""
 
     @property
     def folder(self) -> Path: ...
@@ -60,10 +60,10 @@ class JobSummary(Protocol):
 
 
 class Reporter:
-    """Where a run's messages go: the console, a log file, and a count of the warnings."""
+    """Sends the messages of a run to the console and to a log file, and counts the warnings."""
 
     def __init__(self, mode: str = "auto") -> None:
-        """Prepare to tell: "auto" (a bar on a terminal, log lines elsewhere), "bar", "log" or "off" (warnings only)."""
+        """Set the mode: "auto" (a bar on a terminal, log lines elsewhere), "bar", "log" or "off" (warnings only)."""
         self.mode = ("bar" if sys.stderr.isatty() else "log") if mode == "auto" else mode
         self.num_warnings = 0
         self.sample_pairs: list[tuple[str, str]] = []
@@ -83,12 +83,12 @@ class Reporter:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self, error_type: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if error is not None and self._file is not None:
-            # to the file alone: the front tells the user
-            what = f"ended: {type(error).__name__}: {error}"
-            self._file.handle(self._root.makeRecord(log.name, logging.ERROR, __file__, 0, what, (), None))
+            # only to the file: the entry point prints the error
+            message = f"ended: {type(error).__name__}: {error}"
+            self._file.handle(self._root.makeRecord(log.name, logging.ERROR, __file__, 0, message, (), None))
         logging.captureWarnings(False)
         for logger in (self._root, logging.getLogger("py.warnings")):
             logger.removeHandler(self._console)
@@ -97,32 +97,32 @@ class Reporter:
             logger.propagate = True
         self._root.setLevel(self._previous_level)
         if self._file is not None:
-            with contextlib.suppress(OSError):  # a full disk: the job's own end is what counts
+            with contextlib.suppress(OSError):  # a full disk must not change the result of the job
                 self._file.close()
 
     def log_to(self, folder: Path) -> None:
-        """Write everything also to `folder/<utc>-<pid>.log`.
+        """Also write all messages to `folder/<utc>-<pid>.log`.
 
         Raises:
-            PreflightError: The folder is a link: nothing is ever written outside of the job's own.
+            PreflightError: The folder is a symbolic link; logs are never written outside the job's folder.
         """
         name = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{os.getpid()}.log"
         try:
             if folder.is_symlink():
-                raise PreflightError(f"{folder} is a link, and logs stay in the job's folder. Remove the link.")
+                raise PreflightError(f"{folder} is a link, but logs must stay in the job's folder. Remove the link.")
             folder.mkdir(parents=True, exist_ok=True)
             self._file = _LogFileHandler(folder / name, encoding="utf-8")
         except OSError as error:
-            found = describe_type(folder)
-            why = f"it is {found}; move it away" if found not in ("", "a folder") else error.strerror
-            log.warning("no log is kept in %s: %s", folder, why)
+            file_type = describe_type(folder)
+            reason = f"it is {file_type}; move it elsewhere" if file_type not in ("", "a folder") else error.strerror
+            log.warning("no log is kept in %s: %s", folder, reason)
             return
         self._file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
         for logger in (self._root, logging.getLogger("py.warnings")):
             logger.addHandler(self._file)
 
     def print_result(self, text: str, *, to_stderr: bool = False) -> None:
-        """Print the result of a job whose output is files: that it could not be printed is no failure of the job."""
+        """Print the result of a job that writes files; if it cannot be printed, that is a warning, not an error."""
         if to_stderr:
             print(text, file=sys.stderr, flush=True)
             return
@@ -133,7 +133,7 @@ class Reporter:
 
 
 class _ConsoleHandler(logging.Handler):
-    """Lines on stderr that leave the bar whole, and the count of warnings."""
+    """Writes lines to stderr without damaging the progress bar, and counts warnings."""
 
     def __init__(self, reporter: Reporter) -> None:
         super().__init__()
@@ -142,14 +142,14 @@ class _ConsoleHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         if record.levelno == logging.WARNING:
             self.reporter.num_warnings += 1
-        with contextlib.suppress(OSError, ValueError):  # nobody reads it
+        with contextlib.suppress(OSError, ValueError):  # stderr cannot be written
             tqdm.write(self.format(record), file=sys.stderr)
 
 
 class _LogFileHandler(logging.FileHandler):
-    """A log file, never a link to one; a store that takes no more of it is no failure of the job, and told once."""
+    """Writes a log file and never follows a link; if writing fails, warns once and the job continues."""
 
-    def _open(self) -> TextIOWrapper:  # logging's own name
+    def _open(self) -> TextIOWrapper:  # the method that logging calls
         flags = os.O_NOFOLLOW | os.O_NONBLOCK
         return open(
             self.baseFilename, "a", encoding=self.encoding, opener=lambda path, mode: os.open(path, mode | flags, 0o666)
@@ -159,27 +159,27 @@ class _LogFileHandler(logging.FileHandler):
 
     def handleError(self, record: logging.LogRecord) -> None:
         if not self.failed:
-            self.failed = True  # first: the warning comes here too
-            log.warning("the log %s lacks lines: %s", self.baseFilename, first_line(sys.exception() or OSError()))
+            self.failed = True  # set before the warning, which may fail here too
+            log.warning("the log %s is incomplete: %s", self.baseFilename, first_line(sys.exception() or OSError()))
 
 
 class Progress:
-    """Counts of one run, and how they are shown."""
+    """Counts the rows and tokens of one run and displays them."""
 
     def __init__(self, reporter: Reporter, every_s: float = 30.0, total_units: int | None = None) -> None:
-        """Start to count.
+        """Start the clock.
 
         Args:
-            telling: Where messages go.
-            every_s: Seconds between two log lines.
-            total_units: Size of the whole input in the units given to `shard`, or None when not known.
+            reporter: Sets the display mode.
+            every_s: Time between two log lines, in seconds.
+            total_units: Size of the whole input in the units of `add_shard`, or None if unknown.
         """
         self.mode = reporter.mode
         self.every_s = every_s
         self.total_units, self.seen_units, self.seen_tokens = total_units, 0, 0
         self.rows = self.kept_rows = self.uncommitted_segments = self.new_tokens = 0
         self.planned_rows = self.planned_segments = 0
-        self.source_tokens_done = self.decoded_source_tokens = 0  # source tokens: in all, and decoded in this run
+        self.source_tokens_done = self.decoded_source_tokens = 0  # of all runs; of this run
         self.flags: Counter[str] = Counter()
         self.start_time = self._last_shown = time.monotonic()
         self._has_more_input = total_units is None
@@ -188,7 +188,7 @@ class Progress:
 
     def __enter__(self) -> Progress:
         if self.mode == "bar":
-            # on a terminal that tells no size (0 columns) tqdm would show nothing at all
+            # tqdm would show nothing on a terminal that reports no size (0 columns)
             size = shutil.get_terminal_size((100, 24))
             self._bar = tqdm(bar_format="{desc}", ncols=size.columns - 1, nrows=size.lines, file=sys.stderr)
         return self
@@ -199,7 +199,15 @@ class Progress:
             self._bar.close()
 
     def add_shard(self, units: int, source_tokens: int, *, last: bool, rows: int = 0, segments: int = 0) -> None:
-        """A shard was read: its size, the source tokens its rows hold, rows to decode, and segments they are cut in."""
+        """Count a shard that was read.
+
+        Args:
+            units: Size of the shard, in the units of `total_units`.
+            source_tokens: Source tokens of its rows.
+            last: True if no more input follows.
+            rows: Rows to decode.
+            segments: Segments of these rows.
+        """
         self.seen_units += units
         self.seen_tokens += source_tokens
         self.planned_rows += rows
@@ -208,7 +216,7 @@ class Progress:
             self._has_more_input = not last
 
     def add_kept_rows(self, rows: int, units: int = 0, source_tokens: int = 0) -> None:
-        """Rows that an earlier run committed."""
+        """Count rows that an earlier run committed."""
         self.kept_rows += rows
         self.source_tokens_done += source_tokens
         if self.total_units is not None:
@@ -216,23 +224,29 @@ class Progress:
         self._show()
 
     def add_batch(self, segments: int, new_tokens: int) -> None:
-        """A batch was decoded; its rows are not committed yet."""
+        """Count a decoded batch; its rows are not committed yet."""
         if not self.new_tokens and new_tokens:
-            log.info("first rows decoded: first_rows_s=%.2f since the process began", process_age_s())
+            log.info("first rows decoded: first_rows_s=%.2f since process start", process_age_s())
         self.uncommitted_segments += segments
         self.new_tokens += new_tokens
         self._show()
 
     def refresh(self) -> None:
-        """Nothing new: rows are still being prepared."""
+        """Update the display while rows are being prepared."""
         self._show()
 
     def begin_part(self, row: str, segments: int, part_segments: int) -> None:
-        """A part begins, with its longest row: its id, its segments, and those of the whole part."""
+        """Record that a part begins.
+
+        Args:
+            row: Id of the longest row of the part.
+            segments: Segments of this row.
+            part_segments: Segments of the whole part.
+        """
         self._long_row = (row, segments, part_segments) if segments > LONG_ROW_SEGMENTS else None
 
     def add_part(self, rows: int, source_tokens: int, flags: Counter[str]) -> None:
-        """A part was committed."""
+        """Count a committed part."""
         self.rows += rows
         self.uncommitted_segments, self._long_row = 0, None
         self.source_tokens_done += source_tokens
@@ -252,7 +266,7 @@ class Progress:
         bar.set_description_str(self.status_line())
 
     def total_tokens(self) -> int | None:
-        """Source tokens of the whole input, or None while they cannot be told."""
+        """Return the source tokens of the whole input (estimated until all is read), or None if not yet known."""
         if self._has_more_input or not self.seen_units:
             return None
         if self.total_units is not None and self.seen_units < self.total_units:
@@ -260,31 +274,31 @@ class Progress:
         return self.seen_tokens
 
     def eta_s(self) -> float | None:
-        """Seconds left, or None while they cannot be told."""
+        """Return the estimated time left in seconds, or None if not yet known."""
         total = self.total_tokens()
         if total is None or not self.decoded_source_tokens:
             return None
         return max(0, total - self.source_tokens_done) * self.seconds / self.decoded_source_tokens
 
     def status_line(self) -> str:
-        """One line: rows, speed, time left, flags."""
-        running = self.uncommitted_segments
-        if self.planned_segments > self.planned_rows:  # long rows are cut: about as many rows as that
-            running = running * self.planned_rows // self.planned_segments
-        decoded = self.rows + running
+        """Return one line with rows, speed, time left and flags."""
+        decoding = self.uncommitted_segments
+        if self.planned_segments > self.planned_rows:  # long rows have several segments: estimate the rows
+            decoding = decoding * self.planned_rows // self.planned_segments
+        decoded = self.rows + decoding
         parts = [f"{decoded + self.kept_rows:,} rows"]
         if self.kept_rows:
             parts[0] += f" ({self.kept_rows:,} kept)"
         parts.append(f"{decoded / self.seconds:,.1f} rows/s")
         parts.append(f"{self.new_tokens / self.seconds:,.0f} tokens/s")
-        left = self.eta_s()
-        if left is not None:
-            parts.append(f"{format_duration(left)} left")
+        eta_s = self.eta_s()
+        if eta_s is not None:
+            parts.append(f"{format_duration(eta_s)} left")
         if self._long_row is not None:
-            row, segments, of_part = self._long_row
-            done = min(self.uncommitted_segments, of_part)
-            where = f"{escape_line(row, 60)} ({segments:,} segments)"
-            parts.append(f"{where}: {done:,} of the part's {of_part:,} segments done, {of_part - done:,} left")
+            row, segments, total = self._long_row
+            num_done = min(self.uncommitted_segments, total)
+            row_label = f"{escape_line(row, 60)} ({segments:,} segments)"
+            parts.append(f"{row_label}: {num_done:,} of the part's {total:,} segments done, {total - num_done:,} left")
         if self.flags:
             parts.append(" ".join(f"{flag} {count}" for flag, count in sorted(self.flags.items())))
         return " · ".join(parts)
@@ -300,18 +314,18 @@ class Progress:
 
 
 def process_age_s() -> float:
-    """Seconds since this process began; nan where the system does not tell."""
+    """Return the seconds since this process started; nan if the system does not report it."""
     try:
-        began = int(
+        start_ticks = int(
             Path("/proc/self/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[19]
         )
-        return time.clock_gettime(time.CLOCK_BOOTTIME) - began / os.sysconf("SC_CLK_TCK")
+        return time.clock_gettime(time.CLOCK_BOOTTIME) - start_ticks / os.sysconf("SC_CLK_TCK")
     except (OSError, ValueError, AttributeError, IndexError):
         return math.nan
 
 
 def format_duration(seconds: float) -> str:
-    """Seconds as people read them: 42 s, 3 min 5 s, 2 h 10 min."""
+    """Format a duration for display: 42 s, 3 min 5 s, 2 h 10 min."""
     whole = int(seconds + 0.5)
     if whole < 60:
         return f"{whole} s"
@@ -319,22 +333,22 @@ def format_duration(seconds: float) -> str:
 
 
 def escape_line(text: str, width: int = 100) -> str:
-    """A text on one line, without control characters, cut to `width` for show."""
-    shown = "".join(
+    """Escape control characters and line breaks for display, and shorten to `width` characters."""
+    escaped = "".join(
         c if c.isprintable() or unicodedata.category(c) == "Zs" else c.encode("unicode_escape").decode("ascii")
         for c in text
     )
-    return shown if len(shown) <= width else shown[: width - 1] + "…"
+    return escaped if len(escaped) <= width else escaped[: width - 1] + "…"
 
 
 def sample_pairs(texts: Mapping[int, str | None], rows: Sequence[Row], limit: int) -> list[tuple[str, str]]:
-    """The first few (source, translation) pairs of a part; `texts` by row number."""
+    """Return the first `limit` (source, translation) pairs of a part; `texts` maps a row index to its source."""
     pairs = ((texts[row.row_index] or "", row.text) for row in rows if row.status is Status.OK and row.text)
     return list(islice(pairs, limit))
 
 
 def render_summary(summary: JobSummary, pairs: Sequence[tuple[str, str]]) -> str:
-    """The summary of a finished job: what was written, where, how fast; and a few (source, translation) pairs."""
+    """Return the summary of a finished job: what was written, where, how fast; and the (source, translation) pairs."""
     folder, seconds = summary.folder, summary.seconds
     rows, files = ("row" if summary.rows == 1 else "rows"), ("file" if summary.files == 1 else "files")
     lines = [f"{summary.rows:,} {rows} in {summary.files:,} {files} → {folder / 'translated'}"]
@@ -348,10 +362,10 @@ def render_summary(summary: JobSummary, pairs: Sequence[tuple[str, str]]) -> str
         lines.append(f"  flags: {flags}")
     if summary.num_rows_decoded:
         speed = f"{summary.num_rows_decoded / seconds:,.1f} rows/s"
-        kept = f", {summary.num_rows_kept:,} kept from before" if summary.num_rows_kept else ""
+        kept = f", {summary.num_rows_kept:,} from earlier runs" if summary.num_rows_kept else ""
         lines.append(f"  {summary.num_rows_decoded:,} rows in {format_duration(seconds)} ({speed}){kept}")
     else:
         lines.append("  nothing was left to do" if summary.rows else "  the input has no rows")
-    for source, text in pairs:
-        lines += ["", f"  {escape_line(source)}", f"→ {escape_line(text)}"]
+    for source, translation in pairs:
+        lines += ["", f"  {escape_line(source)}", f"→ {escape_line(translation)}"]
     return "\n".join(lines)

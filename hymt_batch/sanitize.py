@@ -1,7 +1,7 @@
-"""What may be shown of a text: nothing that a terminal obeys, and no secret.
+"""Make a text safe to print: no characters that control a terminal, and no secrets.
 
-Names of files, fields and models, and words of a command line, come from strangers; they end up in messages, log lines
-and tracebacks. Imports nothing but the standard library, so that the front can use it before anything else.
+Names of files, fields and models and words of the command line are untrusted, and they appear in messages, log lines
+and tracebacks. Imports only the standard library, so that the entry point can use it before anything else.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ import unicodedata
 from typing import Any
 
 SECRET_VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HUGGINGFACEHUB_API_TOKEN")
-"""Variables of the environment whose values are never shown."""
+"""Environment variables whose values are never shown."""
 
-MIN_SECRET_CHARS = 8  # characters; a shorter value would blank out ordinary words
+MIN_SECRET_CHARS = 8  # masking a shorter value would mask ordinary words
 _SECRET = re.compile(
-    r"\bhf_[A-Za-z0-9]{16,}"  # a token of the hub
-    r"|(?<=://)[^\s/@:]+:[^\s/@]+(?=@)"  # name and password in an address
+    r"\bhf_[A-Za-z0-9]{16,}"  # a Hugging Face token
+    r"|(?<=://)[^\s/@:]+:[^\s/@]+(?=@)"  # user name and password in a URL
     r"|(?i:(?<=bearer ))[A-Za-z0-9._~+/=-]{16,}"
 )
 _MASK = "***"
@@ -26,7 +26,7 @@ _ALLOWED_CONTROLS = frozenset("\n\t")
 
 
 def redact(text: str) -> str:
-    """The text without the secrets of the environment, tokens of the hub, and passwords in addresses."""
+    """Mask the secrets of the environment, Hugging Face tokens, and passwords in URLs."""
     for name in SECRET_VARIABLES:
         value = os.environ.get(name, "").strip()
         if len(value) >= MIN_SECRET_CHARS:
@@ -35,7 +35,7 @@ def redact(text: str) -> str:
 
 
 def escape_control_chars(text: str) -> str:
-    r"""The text with control characters, C1 and bidirectional ones too, as \uXXXX; line feeds and tabs stay."""
+    r"""Replace control characters, including C1 and bidirectional ones, by \uXXXX; line feeds and tabs stay."""
     if text.isprintable():
         return text
     return "".join(
@@ -45,26 +45,26 @@ def escape_control_chars(text: str) -> str:
 
 
 def sanitize_text(text: str) -> str:
-    """The text as a terminal or a log may have it."""
+    """Return the text masked and escaped for a terminal or a log."""
     return escape_control_chars(redact(text))
 
 
 def sanitize_logs() -> None:
-    """Let every log record of this process, whoever makes it, show its message so; one line a record.
+    """Sanitize the message of every log record of this process, also those of libraries.
 
-    A log that cannot be written is no error of a job, and no traceback either.
+    A log that cannot be written causes neither an error of the job nor a traceback.
     """
     logging.setLogRecordFactory(_SanitizedRecord)
     logging.raiseExceptions = False
 
 
 class _SanitizedRecord(logging.LogRecord):
-    def getMessage(self) -> str:  # logging's own name
+    def getMessage(self) -> str:  # the method that logging calls
         return sanitize_text(super().getMessage())
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        if self.exc_info and self.exc_info[1] is not None:  # the formatter prints this text as it stands
+        if self.exc_info and self.exc_info[1] is not None:  # the formatter prints exc_text unchanged
             self.exc_text = sanitize_text(logging.Formatter().formatException(self.exc_info))
 
 

@@ -1,6 +1,6 @@
-"""What each job may be told: the stages' dataclasses put together. Plain dataclasses; knows no Hydra and reads no file.
+"""The settings of each job, as dataclasses composed of those of the stages. Does not use Hydra and reads no file.
 
-conf/<job>.yaml explains every field and has its default.
+conf/<job>.yaml documents every field and its default.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from hymt_batch.write.output import WriteConfig
 
 
 class OnMismatch(Enum):
-    """What happens when the folder's job has other settings."""
+    """What to do if the folder's job was started with other settings."""
 
     refuse = "refuse"
     fork = "fork"
 
 
 class OnInputChange(Enum):
-    """What happens when rows that are already translated have changed."""
+    """What to do if rows that are already translated have changed."""
 
     refuse = "refuse"
     redo = "redo"
@@ -40,21 +40,21 @@ class OnInputChange(Enum):
 
 
 class BenchDtype(Enum):
-    """Number formats that a benchmark measures."""
+    """Dtypes that a benchmark can measure."""
 
     float32 = "float32"
     bfloat16 = "bfloat16"
 
 
 BENCH_DEFAULT_ENGINES = ("slots", "sorted_generate", "generate_in_order", "pipeline")
-"""What a benchmark runs unless told otherwise; ours always does."""
+"""Engines that a benchmark runs by default; it always runs slots, this project's own."""
 
 BENCH_OPTIONAL_ENGINES = ("slots_captured", "continuous", "llama_cpp", "ctranslate2")
-"""What it runs only where it is named: our own captured steps, and other programs."""
+"""Engines that a benchmark runs only if `engines` names them: slots with captured steps, and other programs."""
 
 
 class ReportFormat(Enum):
-    """How a report is printed."""
+    """Format of a printed report."""
 
     text = "text"
     json = "json"
@@ -62,7 +62,7 @@ class ReportFormat(Enum):
 
 @dataclass(kw_only=True, slots=True)
 class PipelineJob:
-    """What the jobs have in common that translate, or look at what a translation would do."""
+    """Settings shared by the jobs that translate or that examine what a translation would do."""
 
     name: str | None = None
     src_lang: str | None = None
@@ -85,13 +85,13 @@ class PipelineJob:
 
     @property
     def add_generation_prompt(self) -> bool:
-        """Whether prompts end with the assistant's token: the one place where this is decided."""
+        """True if prompts end with the assistant's token; the only place that decides this."""
         return self.prompt.adds_generation_prompt(self.model.add_generation_prompt)
 
 
 @dataclass(kw_only=True, slots=True)
 class TranslateJob(PipelineJob):
-    """Everything that `hymt-batch translate` may be told; explained in conf/translate.yaml."""
+    """Settings of `hymt-batch translate`; documented in conf/translate.yaml."""
 
     tgt_lang: str
 
@@ -101,7 +101,7 @@ class TranslateJob(PipelineJob):
 
 @dataclass(kw_only=True, slots=True)
 class PlanJob(PipelineJob):
-    """Everything that `hymt-batch plan` may be told; explained in conf/plan.yaml."""
+    """Settings of `hymt-batch plan`; documented in conf/plan.yaml."""
 
     tgt_lang: str | None = None
     devices: Any = None
@@ -116,17 +116,17 @@ class PlanJob(PipelineJob):
         if self.sample_rows < 1:
             raise ConfigError(f"sample_rows={self.sample_rows} must be at least 1 row. Set sample_rows=50000.")
         if self.probe and self.devices is not None:
-            raise ConfigError("probe=true measures this machine, and devices= pretends another. Leave one of them out.")
+            raise ConfigError("probe=true measures this machine, but devices= simulates another. Drop one of the two.")
         if self.probe:
             self.model.check_translates()
         if self.probe and (self.source.path is None or self.tgt_lang is None):
             missing = "source.path=FILE" if self.source.path is None else "tgt_lang=fr"
-            raise ConfigError(f"probe=true translates a sample, and needs to know what. Add {missing}.")
+            raise ConfigError(f"probe=true translates a sample and needs an input and a language. Add {missing}.")
 
 
 @dataclass(kw_only=True, slots=True)
 class DoctorJob(PipelineJob):
-    """Everything that `hymt-batch doctor` may be told; explained in conf/doctor.yaml."""
+    """Settings of `hymt-batch doctor`; documented in conf/doctor.yaml."""
 
     tgt_lang: str | None = None
     devices: Any = None
@@ -136,12 +136,12 @@ class DoctorJob(PipelineJob):
 
     def __post_init__(self) -> None:
         if self.load and self.devices is not None:
-            raise ConfigError("load=true loads on this machine, and devices= pretends another. Leave one of them out.")
+            raise ConfigError("load=true loads on this machine, but devices= simulates another. Drop one of the two.")
 
 
 @dataclass(kw_only=True, slots=True)
 class BenchJob:
-    """Everything that `hymt-batch bench` may be told; explained in conf/bench.yaml."""
+    """Settings of `hymt-batch bench`; documented in conf/bench.yaml."""
 
     shape: Shape = Shape.mid
     dtype: BenchDtype = BenchDtype.float32
@@ -162,19 +162,21 @@ class BenchJob:
         counts = ("segments", "rounds", "max_rows", "generate_rows", "compare_rows", "part_rows", "read_every")
         for key in (*counts, "num_threads"):
             if getattr(self, key) is not None and getattr(self, key) < 1:
-                raise ConfigError(f"{key}={getattr(self, key)} must be at least 1. Leave it out for its default.")
+                raise ConfigError(f"{key}={getattr(self, key)} must be at least 1. Drop it to use the default.")
         if not re.fullmatch(r"cpu|cuda:[0-9]+", self.device):
             raise ConfigError(f"device={self.device} is not a device. Set device=cpu or device=cuda:0.")
         if self.engines is not None:
-            self.engines = [self.engines] if isinstance(self.engines, str) else [str(one) for one in self.engines]
-            if unknown := [one for one in self.engines if one not in BENCH_DEFAULT_ENGINES + BENCH_OPTIONAL_ENGINES]:
+            self.engines = [self.engines] if isinstance(self.engines, str) else [str(engine) for engine in self.engines]
+            if unknown := [
+                engine for engine in self.engines if engine not in BENCH_DEFAULT_ENGINES + BENCH_OPTIONAL_ENGINES
+            ]:
                 known = ", ".join(BENCH_DEFAULT_ENGINES + BENCH_OPTIONAL_ENGINES)
                 raise ConfigError(f"engines={unknown[0]} is not one of {known}.")
 
 
 @dataclass(kw_only=True, slots=True)
 class InspectJob:
-    """What the jobs have in common that look at the folder of a job."""
+    """Settings shared by the jobs that examine the folder of a job."""
 
     name: str
     output_dir: str = "outputs"
@@ -183,7 +185,7 @@ class InspectJob:
 
 @dataclass(kw_only=True, slots=True)
 class StatusJob(InspectJob):
-    """Everything that `hymt-batch status` may be told; explained in conf/status.yaml."""
+    """Settings of `hymt-batch status`; documented in conf/status.yaml."""
 
     errors: int = 0
 
@@ -194,14 +196,16 @@ class StatusJob(InspectJob):
 
 @dataclass(kw_only=True, slots=True)
 class VerifyJob(InspectJob):
-    """Everything that `hymt-batch verify` may be told; explained in conf/verify.yaml."""
+    """Settings of `hymt-batch verify`; documented in conf/verify.yaml."""
 
     inputs: Any = False
 
     def __post_init__(self) -> None:
         paths = self.inputs if isinstance(self.inputs, list) else [self.inputs]
         if not isinstance(self.inputs, bool) and not all(isinstance(path, str) and path for path in paths):
-            raise ConfigError(f"inputs={self.inputs} is no path. Set inputs=true, or inputs=PATH as source.path= was.")
+            raise ConfigError(
+                f"inputs={self.inputs} is not a path. Set inputs=true, or inputs=PATH as you set source.path=."
+            )
 
 
 JOBS: dict[str, type] = {
@@ -215,4 +219,4 @@ JOBS: dict[str, type] = {
 """Job name -> its dataclass; conf/<name>.yaml has its defaults."""
 
 OPTIONAL_SETTINGS = {"plan": ("source.path",), "doctor": ("source.path",)}
-"""Settings that a stage requires and a job can do without: None where they are not given."""
+"""Settings that a stage requires but that these jobs do not need: None if not set."""

@@ -1,7 +1,7 @@
 """Completion of the command line in bash: `eval "$(hymt-batch --completion bash)"`.
 
-Bash hands over its line and the cursor; the answer is one completion a line. Bash replaces only what follows the last
-of its word breaks (`=`, `:`), and so each answer leaves out what stands before it. Imports neither torch nor Hydra.
+Bash passes the command line and the cursor position; the reply is one completion per line. Bash replaces only the text
+after the last word break (`=` or `:`), so each reply omits the text before it. Imports neither torch nor Hydra.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ _SHELL_SPECIAL = re.compile(r"""([ \t!"#$&'()*;<>?\[\\\]^`{|}~])""")
 
 
 def split_command_line(line: str, cursor: int) -> tuple[list[str], str, str, str]:
-    """Cut a command line at the cursor as a shell would.
+    """Split a command line into words as a shell does, up to the cursor.
 
     Args:
         line: The whole line.
-        point: Cursor, in characters (since bash 4.3); what stands right of it does not matter.
+        cursor: Cursor position in characters (bash 4.3 and newer); the text after it is ignored.
 
     Returns:
-        The finished words, the current word without its quotes, the same as it was typed, and the open quote.
+        The finished words; the current word without its quotes; the current word as typed; the open quote, or "".
     """
     text = line[:cursor]
-    found: list[str] = []
+    words: list[str] = []
     current, raw, quote, index = "", "", "", 0
     while index < len(text):
         character = text[index]
@@ -53,12 +53,12 @@ def split_command_line(line: str, cursor: int) -> tuple[list[str], str, str, str
             quote, raw = character, raw + character
         elif character.isspace():
             if raw:
-                found.append(current)
+                words.append(current)
             current, raw = "", ""
         else:
             current, raw = current + character, raw + character
         index += 1
-    return found, current, raw, quote
+    return words, current, raw, quote
 
 
 def complete(
@@ -69,15 +69,15 @@ def complete(
     settings: Mapping[str, Mapping[str, Setting]],
     choices: Mapping[str, Mapping[str, Sequence[str]]],
 ) -> list[str]:
-    """Every way to go on with the current word; one that ends a word has a space behind it.
+    """Return all completions of the current word; a completion that finishes the word ends with a space.
 
     Args:
-        done: Words before it, without the program.
-        current: The word as typed so far.
+        previous_words: Words before the current one, without the program.
+        current: The current word as typed so far, without its quotes.
         jobs: Names of all jobs.
-        flags: Spellings of all flags.
-        settings: Of each job, by key.
-        choices: Of each job, by group.
+        flags: All spellings of all flags.
+        settings: Job -> key -> setting.
+        choices: Job -> group -> choices.
     """
     if previous_words and previous_words[-1] == "--completion":
         return _with_prefix(current, ["bash "])
@@ -100,15 +100,17 @@ def complete(
         if not head and value.startswith("["):
             head, start = "[", value[1:]
     if key == "name" and job in ("status", "verify"):
-        place = next(
+        output_dir = next(
             (word.partition("=")[2] for word in previous_words[::-1] if word.startswith("output_dir=")), "outputs"
         )
-        return [f"{key}={one}" for one in _with_prefix(start, _job_names(place))]
-    return [f"{key}={head}{end}" for end in _complete_value(key, start, settings.get(job, {}), choices.get(job, {}))]
+        return [f"{key}={job_name}" for job_name in _with_prefix(start, _job_names(output_dir))]
+    return [
+        f"{key}={head}{ending}" for ending in _complete_value(key, start, settings.get(job, {}), choices.get(job, {}))
+    ]
 
 
 def _job_names(output_dir: str) -> list[str]:
-    """Names of the jobs, and of the sweeps, whose folders are in a folder."""
+    """Return the names of the jobs and sweeps that have a folder in output_dir, each with a space at the end."""
     root = os.path.expanduser(output_dir)
     try:
         names = sorted(os.listdir(root))
@@ -118,11 +120,11 @@ def _job_names(output_dir: str) -> list[str]:
 
 
 def _complete_key(current: str, settings: Mapping[str, Setting], choices: Mapping[str, Sequence[str]]) -> list[str]:
-    found = [*(f"{group}=" for group in choices), *(f"{key}=" for key in settings if "." not in key)]
-    found += [f"{group}." for group in choices if group != "preset"]
+    candidates = [*(f"{group}=" for group in choices), *(f"{key}=" for key in settings if "." not in key)]
+    candidates += [f"{group}." for group in choices if group != "preset"]
     if "." in current:
-        found = [f"{key}=" for key in settings]
-    return _with_prefix(current, found)
+        candidates = [f"{key}=" for key in settings]
+    return _with_prefix(current, candidates)
 
 
 def _complete_value(
@@ -135,55 +137,58 @@ def _complete_value(
     setting = settings[key]
     if setting.is_path:
         return _complete_path(prefix, folders_only=key.endswith("_dir"))
-    found: list[str] = []
+    candidates: list[str] = []
     if key.rpartition(".")[2] in ("src_lang", "tgt_lang"):
-        found = list(LANGUAGES)
+        candidates = list(LANGUAGES)
     elif isinstance(setting.type, type) and issubclass(setting.type, Enum):
-        found = [member.name for member in setting.type]
+        candidates = [member.name for member in setting.type]
     elif setting.type is bool:
-        found = ["true", "false"]
+        candidates = ["true", "false"]
     if setting.optional:
-        found.append("null")
-    return _with_prefix(prefix, [f"{one} " for one in found])
+        candidates.append("null")
+    return _with_prefix(prefix, [f"{candidate} " for candidate in candidates])
 
 
 def _complete_path(prefix: str, folders_only: bool) -> list[str]:
-    above, _, beginning = prefix.rpartition("/")
-    folder = os.path.expanduser(f"{above}/" if "/" in prefix else ".")
-    found = []
+    parent, _, start = prefix.rpartition("/")
+    folder = os.path.expanduser(f"{parent}/" if "/" in prefix else ".")
+    paths = []
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
-                hidden = entry.name.startswith(".") and not beginning.startswith(".")
-                if not hidden and entry.name.startswith(beginning) and (entry.is_dir() or not folders_only):
-                    path = f"{above}/{entry.name}" if "/" in prefix else entry.name
-                    found.append(f"{path}/" if entry.is_dir() else f"{path} ")
+                hidden = entry.name.startswith(".") and not start.startswith(".")
+                if not hidden and entry.name.startswith(start) and (entry.is_dir() or not folders_only):
+                    path = f"{parent}/{entry.name}" if "/" in prefix else entry.name
+                    paths.append(f"{path}/" if entry.is_dir() else f"{path} ")
     except OSError:
         return []
-    return sorted(found)
+    return sorted(paths)
 
 
 def _with_prefix(prefix: str, candidates: Sequence[str]) -> list[str]:
-    return [one for one in candidates if one.startswith(prefix)]
+    return [candidate for candidate in candidates if candidate.startswith(prefix)]
 
 
 def bash_replies(completions: Sequence[str], current: str, raw: str, quote: str, word_breaks: str) -> list[str]:
-    """Completions as bash wants them: quoted like the word, without what stands before its last word break.
+    """Format completions for bash: quoted like the typed word, without the text before its last word break.
 
     Args:
-        found: Completions of the whole word.
+        completions: Completions of the whole word.
         current: The word without its quotes.
         raw: The word as typed.
-        quote: The quote that is open, or "".
-        breaks: COMP_WORDBREAKS.
+        quote: The open quote, or "".
+        word_breaks: The value of COMP_WORDBREAKS.
     """
     if quote:
-        typed = raw.rpartition(quote)[2]  # bash completes what follows the quote
-        before = len(current) - len(typed)
-        return [one[before:].rstrip(" ") if one.endswith(" ") else one[before:] for one in completions]
+        typed = raw.rpartition(quote)[2]  # bash completes only the text after the quote
+        num_dropped = len(current) - len(typed)
+        return [
+            completion[num_dropped:].rstrip(" ") if completion.endswith(" ") else completion[num_dropped:]
+            for completion in completions
+        ]
     cut = max((current.rfind(character) for character in "=:" if character in word_breaks), default=-1) + 1
-    answers = []
-    for one in completions:
-        end = " " if one.endswith(" ") else ""
-        answers.append(_SHELL_SPECIAL.sub(r"\\\1", one[cut:].removesuffix(" ")) + end)
-    return answers
+    replies = []
+    for completion in completions:
+        space = " " if completion.endswith(" ") else ""
+        replies.append(_SHELL_SPECIAL.sub(r"\\\1", completion[cut:].removesuffix(" ")) + space)
+    return replies

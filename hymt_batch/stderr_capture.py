@@ -1,9 +1,9 @@
-"""What libraries write to descriptor 2, past Python: read from a pipe and kept in the job's log file.
+"""Capture what libraries write directly to descriptor 2, bypassing sys.stderr, and keep it in the job's log file.
 
-CUDA, OpenMP, NCCL and Rust write there whenever they like, in the middle of a bar or between two of our lines. While a
-run lasts, descriptor 2 is a pipe, of this process and of every worker; a thread reads it. sys.stderr, and so all that
-Python itself says, goes where descriptor 2 went before. Lines from before there is a log file are held; where none
-comes, they are told on stderr at the end. Knows no job.
+CUDA, OpenMP, NCCL and Rust write there at any time, also in the middle of a progress bar. During a run, descriptor 2 of
+this process and of every worker is a pipe, which a thread reads. sys.stderr, and so all output of Python itself, goes
+to the original target of descriptor 2. Lines that arrive before the log file exists are held; if no log file is ever
+opened, they are printed to stderr at the end. Does not know jobs.
 """
 
 from __future__ import annotations
@@ -26,29 +26,29 @@ from hymt_batch.sanitize import sanitize_text
 log = logging.getLogger(__name__)
 
 LOGGER_NAME = "stderr"
-"""The name under which foreign lines stand in the log file."""
+"""The logger name of captured lines in the log file."""
 
-MAX_LINES = 10_000  # of one run; a library that complains of every row must not fill the store
-MAX_CHARS = 1000  # of one line
-PIPE_BYTES = 1 << 20  # what a library may write while this process runs no Python
-LOG_FILE_POLL_S = 0.5  # between two looks whether there is a log file by now
+MAX_LINES = 10_000  # per run; a library that warns about every row must not fill the disk
+MAX_CHARS = 1000  # per line
+PIPE_BYTES = 1 << 20  # what libraries can write before the reading thread has to run
+LOG_FILE_POLL_S = 0.5  # time between two checks whether the log file exists
 _CHUNK = 1 << 16
 
 _PANIC = re.compile(r"panicked at ")
 _RUST_LOCATION = re.compile(r"[\w.@/+-]+\.rs:\d+(?::\d+)?")
 
 _original_streams: list[TextIO] = []
-"""The stream of the descriptor that 2 was; libraries may hold it longer than a run, so it is never closed."""
+"""Streams to the original target of descriptor 2; never closed, because libraries may use one after a run."""
 
 _active_capture: StderrCapture | None = None
 
 
 @contextlib.contextmanager
 def capture() -> Iterator[None]:
-    """Read what is written to descriptor 2 within the block.
+    """Capture what is written to descriptor 2 within the block.
 
-    Inside of another such block this does nothing, nor where the process may have no more descriptors or threads:
-    raw lines are better than no run.
+    Does nothing inside another such block, or if the process cannot get more descriptors or threads: unfiltered lines
+    are better than a failed run.
     """
     global _active_capture
     if _active_capture is not None or not _can_capture():
@@ -65,18 +65,22 @@ def capture() -> Iterator[None]:
 
 
 def flush(timeout_s: float = 0.2) -> None:
-    """Wait until what was written is read: call it before a process ends without unwinding, in a handler too."""
+    """Wait until the pipe is read; call this before the process ends without unwinding, also in a signal handler.
+
+    Args:
+        timeout_s: Maximum time to wait, in seconds.
+    """
     if _active_capture is not None:
         _active_capture.flush(timeout_s)
 
 
 class StderrCapture:
-    """Descriptor 2 as a pipe, and the thread that reads it."""
+    """Replaces descriptor 2 by a pipe, and reads the pipe in a thread."""
 
     def __init__(self) -> None:
         self._pending_lines: list[str] = []
         self._num_lines = 0
-        self._panic_reported = False  # that a library failed
+        self._panic_reported = False
         self._partial_line = b""
         self._read_fd = self._wake_write_fd = self._wake_read_fd = -1
         self._busy = threading.Event()
@@ -85,8 +89,8 @@ class StderrCapture:
 
     def __enter__(self) -> StderrCapture:
         with contextlib.ExitStack() as undo:
-            num_kept, real = len(_original_streams), _original_stderr()
-            if len(_original_streams) > num_kept:
+            num_streams, original = len(_original_streams), _original_stderr()
+            if len(_original_streams) > num_streams:
                 undo.callback(lambda: _original_streams.pop().close())
             self._read_fd, write = os.pipe()
             undo.callback(os.close, self._read_fd)
@@ -104,11 +108,11 @@ class StderrCapture:
             if stream is not None and _fileno(stream) == 2:
                 with contextlib.suppress(OSError):
                     stream.flush()
-                setattr(sys, name, real)
+                setattr(sys, name, original)
                 self._restore.callback(setattr, sys, name, stream)
-        if sys.stderr is real:  # else somebody else has taken care of it: a test runner
+        if sys.stderr is original:  # otherwise a test runner has replaced sys.stderr
             enabled = faulthandler.is_enabled()
-            faulthandler.enable(real.fileno())  # a crash ends the thread that would read what it says
+            faulthandler.enable(original.fileno())  # a crash ends the thread that reads the pipe
             self._restore.callback(faulthandler.enable if enabled else faulthandler.disable)
         os.dup2(write, 2)
         os.close(write)
@@ -116,22 +120,22 @@ class StderrCapture:
 
     def __exit__(self, *_: object) -> None:
         os.dup2(_original_streams[-1].fileno(), 2)
-        os.close(self._wake_write_fd)  # its other end becomes ready; a write could fail
+        os.close(self._wake_write_fd)  # this wakes the thread; unlike a write, it cannot fail
         self._thread.join(timeout=5.0)
         self._restore.close()
         if not self._thread.is_alive():
             for descriptor in (self._read_fd, self._wake_read_fd):
                 os.close(descriptor)
-        for line in self._pending_lines:  # no log file came
+        for line in self._pending_lines:  # no log file was opened
             with contextlib.suppress(OSError, ValueError, AttributeError):
                 print(f"hymt-batch: stderr: {line}", file=sys.stderr, flush=True)
 
     def flush(self, timeout_s: float) -> None:
-        """See the function of this name."""
-        until = time.monotonic() + timeout_s
+        """Wait until the pipe is read; see the module's `flush`."""
+        deadline = time.monotonic() + timeout_s
         poll = select.poll()
         poll.register(self._read_fd, select.POLLIN)
-        while (poll.poll(0) or self._busy.is_set()) and time.monotonic() < until:
+        while (poll.poll(0) or self._busy.is_set()) and time.monotonic() < deadline:
             time.sleep(0.002)
         if self._pending_lines and _log_file() is None:
             for line in list(self._pending_lines):
@@ -175,7 +179,7 @@ class StderrCapture:
             return
         self._num_lines += 1
         if self._num_lines > MAX_LINES:
-            text = f"more than {MAX_LINES:,} lines: no more are kept"
+            text = f"more than {MAX_LINES:,} lines: the rest is dropped"
         if _PANIC.search(text):
             text = panic_message(text)
             if not self._panic_reported:
@@ -184,20 +188,20 @@ class StderrCapture:
         self._pending_lines.append(sanitize_text(text)[:MAX_CHARS])
 
     def _write_to_log(self) -> None:
-        """Give what is held to the log file, where there is one."""
-        if self._pending_lines and (file := _log_file()) is not None:
-            held, self._pending_lines = self._pending_lines, []
-            for line in held:
-                file.handle(
+        """Write the held lines to the log file, if it is open."""
+        if self._pending_lines and (handler := _log_file()) is not None:
+            lines, self._pending_lines = self._pending_lines, []
+            for line in lines:
+                handler.handle(
                     logging.getLogger(LOGGER_NAME).makeRecord(LOGGER_NAME, logging.INFO, "", 0, "%s", (line,), None)
                 )
 
 
 def panic_message(line: str) -> str:
-    """A failure inside of a library written in Rust, from its line: such a line may hold the text it failed on."""
-    place = _RUST_LOCATION.search(line)
-    library = "safetensors" if place and "safetensors" in place[0] else "tokenizers"
-    return f"the {library} library failed on a text" + (f" ({place[0]})" if place else "")
+    """Return a message for a panic of a Rust library, without the rest of its line, which may contain source text."""
+    location = _RUST_LOCATION.search(line)
+    library = "safetensors" if location and "safetensors" in location[0] else "tokenizers"
+    return f"the {library} library failed on a text" + (f" ({location[0]})" if location else "")
 
 
 def _log_file() -> logging.FileHandler | None:
@@ -213,7 +217,7 @@ def _fileno(stream: TextIO) -> int:
 
 
 def _can_capture() -> bool:
-    """Whether descriptor 2 is free to be taken: not where it was closed, and a file of this process got its number."""
+    """Return whether descriptor 2 can be replaced: not if it was closed and another file got its number."""
     try:
         os.fstat(2)
     except OSError:
@@ -222,10 +226,10 @@ def _can_capture() -> bool:
 
 
 def _original_stderr() -> TextIO:
-    """A stream to where descriptor 2 leads; opened again where it leads elsewhere than the last time."""
+    """Return a stream to the target of descriptor 2; a new one if the target has changed since the last call."""
     try:
         os.fstat(2)
-    except OSError:  # closed: from now on its number belongs to nobody else
+    except OSError:  # closed: reserve its number, so that no other file gets it
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, 2)
         if null > 2:
@@ -235,7 +239,7 @@ def _original_stderr() -> TextIO:
         or _original_streams[-1].closed
         or not os.path.sameopenfile(_original_streams[-1].fileno(), 2)
     ):
-        like = sys.__stderr__
-        encoding, errors = (like.encoding, like.errors) if like is not None else ("utf-8", "backslashreplace")
+        stderr = sys.__stderr__
+        encoding, errors = (stderr.encoding, stderr.errors) if stderr is not None else ("utf-8", "backslashreplace")
         _original_streams.append(open(os.dup(2), "w", buffering=1, encoding=encoding, errors=errors))  # noqa: SIM115  kept
     return _original_streams[-1]

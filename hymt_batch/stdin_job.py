@@ -1,6 +1,6 @@
-"""Standard input translated to standard output: the temporary folder of such a job, and what is kept of it.
+"""Jobs that translate standard input to standard output: their temporary folder, and which results are kept.
 
-Knows finished files and the standard streams; not how a job is run.
+Works with finished files and the standard streams; does not know how a job runs.
 """
 
 from __future__ import annotations
@@ -18,50 +18,54 @@ from hymt_batch.signals import StopRequest
 
 
 def create_temporary_folder() -> Path:
-    """A new folder for a job without a name.
+    """Create a temporary folder for a job without a name.
 
     Raises:
-        PreflightError: No place takes one.
+        PreflightError: No temporary folder can be created.
     """
     try:
         return Path(tempfile.mkdtemp(prefix="hymt-batch-"))
     except OSError as error:
         why = error.strerror or str(error)
         raise PreflightError(
-            f"source.path=- without a name needs a temporary folder, and none can be made: {why}. Set TMPDIR to a "
-            "folder that can be written, or add name=NAME to keep the job in output_dir."
+            f"source.path=- without a name needs a temporary folder, and none can be created: {why}. Set TMPDIR to a "
+            "writable folder, or add name=NAME to keep the job in output_dir."
         ) from None
 
 
 def write_to_stdout(
     folder: Path, outputs: Sequence[Path], stop: StopRequest, output_dir: Path, temporary_folder: Path | None
 ) -> None:
-    """Copy the translations of standard input to standard output.
+    """Copy the translations of a finished job to standard output.
 
     Args:
-        folder: Of the finished job.
-        outputs: Its translations.
-        stop: Who removes the temporary folder.
-        wanted: output_dir, where what standard output does not take is kept.
-        place: The temporary folder of a job without a name, or None.
+        folder: Folder of the finished job.
+        outputs: Paths of its translations.
+        stop: The stop request that would remove the temporary folder.
+        output_dir: Where the translations are kept if standard output cannot be written.
+        temporary_folder: The temporary folder of a job without a name, or None.
 
     Raises:
-        HymtError: Standard output takes no more; the message names where the translations are.
+        HymtError: Standard output cannot be written; the message names the files with the translations.
     """
     if temporary_folder is not None:
         stop.keep_folder(temporary_folder)
     try:
         streams.copy_to_stdout(outputs)
     except HymtError as error:
-        home = folder if temporary_folder is None else move_to_output_dir(folder, output_dir)
-        files = ", ".join(str(home / path.relative_to(folder)) for path in outputs)
+        final_folder = folder if temporary_folder is None else move_to_output_dir(folder, output_dir)
+        files = ", ".join(str(final_folder / path.relative_to(folder)) for path in outputs)
         raise type(error)(f"{error.message} The job is complete, and its translations are kept in {files}") from error
     if temporary_folder is not None:
         shutil.rmtree(temporary_folder, ignore_errors=True)
 
 
 def move_to_output_dir(folder: Path, output_dir: Path) -> Path:
-    """Move a finished job out of the temporary folder, if output_dir takes it; where it is then."""
+    """Move a finished job from the temporary folder to output_dir.
+
+    Returns:
+        The new folder, or `folder` if output_dir cannot be written.
+    """
     target = output_dir / f"stdin-{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{os.getpid()}"
     try:
         output_dir.mkdir(parents=True, exist_ok=True)

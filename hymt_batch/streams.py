@@ -1,8 +1,8 @@
-"""Standard input, output and error of this process, and the names that it is given, whatever the environment is.
+"""Make the standard streams of this process work in any environment: any locale, closed, full or broken streams.
 
-A character that a stream cannot show is escaped. Standard error that takes no more loses its lines and nothing else.
-Standard output that takes no more is an error with an exit code. Knows no job; imports nothing but the standard library
-and errors.py, because the front calls it before anything else.
+A character that a stream cannot encode is escaped. If standard error cannot be written, its lines are lost and the job
+continues. If standard output cannot be written, that is an error with an exit code. Does not know jobs. Imports only
+the standard library and errors.py, because the entry point calls it before anything else.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from typing import IO, Any, TextIO
 
 from hymt_batch.errors import HymtError, PreflightError, StoppedError
 
-ENCODING_OPTION = "hymt_batch_encoding"  # an option of our own (-X): how standard output was encoded before the restart
+ENCODING_OPTION = "hymt_batch_encoding"  # our -X option: the encoding of standard output before the restart
 
-_closed_descriptors: set[int] = set()  # descriptors that this process was started without
+_closed_descriptors: set[int] = set()  # descriptors 0 to 2 that were closed when this process started
 
 
 class _BlockingFile(io.FileIO):
-    """A descriptor; where it does not block, a full one is waited for."""
+    """A raw file that waits for a full non-blocking descriptor."""
 
     def write(self, data: Any) -> int:
         while (size := super().write(data)) is None:
@@ -35,7 +35,7 @@ class _BlockingFile(io.FileIO):
 
 
 class _LossyFile(_BlockingFile):
-    """A descriptor that nobody may read: what it does not take is lost."""
+    """A raw file that drops what cannot be written."""
 
     def write(self, data: Any) -> int:
         with contextlib.suppress(OSError):
@@ -44,29 +44,29 @@ class _LossyFile(_BlockingFile):
 
 
 def restart_if_needed() -> None:
-    """Start this program again where Python was told what no job can work with: a locale without UTF-8, no docstrings.
+    """Restart this program if Python runs in a mode that jobs cannot use: a locale without UTF-8, or no docstrings.
 
-    Names of files are bytes to the system; Python turns them into texts by the locale. A job that is continued under
-    another locale must find the same texts, and a file's name is UTF-8 in practice. Transformers reads its docstrings,
-    which PYTHONOPTIMIZE=2 takes away.
+    File names are bytes to the operating system; Python decodes them by the locale. A job that is continued under
+    another locale must decode them to the same text, and in practice file names are UTF-8. Transformers reads its own
+    docstrings, which PYTHONOPTIMIZE=2 removes.
     """
     started_from_a_file = sys.argv[:1] not in ([""], ["-"])
-    stripped = sys.flags.optimize > 1 and os.environ.pop("PYTHONOPTIMIZE", None) is not None
-    foreign = sys.getfilesystemencoding().lower() != "utf-8" and not sys.flags.utf8_mode
-    if not started_from_a_file or not (stripped or foreign):
+    no_docstrings = sys.flags.optimize > 1 and os.environ.pop("PYTHONOPTIMIZE", None) is not None
+    not_utf8 = sys.getfilesystemencoding().lower() != "utf-8" and not sys.flags.utf8_mode
+    if not started_from_a_file or not (no_docstrings or not_utf8):
         return
-    words = []
-    if foreign:
+    options = []
+    if not_utf8:
         os.environ["PYTHONUTF8"] = "1"  # for worker processes
-        words += ["-X", "utf8"]
+        options += ["-X", "utf8"]
         if sys.stdout is not None:
-            words += ["-X", f"{ENCODING_OPTION}={sys.stdout.encoding}"]
-    with contextlib.suppress(OSError):  # then names stay as the locale has them
-        os.execv(sys.executable, [sys.executable, *words, *sys.orig_argv[1:]])
+            options += ["-X", f"{ENCODING_OPTION}={sys.stdout.encoding}"]
+    with contextlib.suppress(OSError):  # without the restart, file names are decoded by the locale
+        os.execv(sys.executable, [sys.executable, *options, *sys.orig_argv[1:]])
 
 
 def prepare() -> None:
-    """Make the standard streams safe to write to; call it before any file is opened."""
+    """Make the standard streams safe to write to; call this before any file is opened."""
     _open_closed_descriptors()
     if sys.stdout is None or sys.stdout is sys.__stdout__:
         encoding = sys._xoptions.get(ENCODING_OPTION)
@@ -76,15 +76,15 @@ def prepare() -> None:
 
 
 def disable_warning_errors() -> None:
-    """Show a warning of a library where PYTHONWARNINGS or -W would raise it: it must not end a job."""
-    for index, (action, *rest) in enumerate(warnings.filters):
+    """Print warnings of libraries even if PYTHONWARNINGS or -W turns them into errors: they must not end a job."""
+    for index, (action, *conditions) in enumerate(warnings.filters):
         if action == "error":
-            warnings.filters[index] = ("default", *rest)  # type: ignore[index]
+            warnings.filters[index] = ("default", *conditions)  # type: ignore[index]
     warnings._filters_mutated()  # type: ignore[attr-defined]
 
 
 def _open_closed_descriptors() -> None:
-    """Open what is closed of descriptors 0 to 2 on nothing, so that no file of a job gets their numbers."""
+    """Open the closed ones of descriptors 0 to 2 on /dev/null, so that no file of a job gets their numbers."""
     for descriptor, stream in ((0, sys.__stdin__), (1, sys.__stdout__), (2, sys.__stderr__)):
         with contextlib.suppress(OSError):
             os.fstat(descriptor)
@@ -93,8 +93,8 @@ def _open_closed_descriptors() -> None:
             continue
         _closed_descriptors.add(descriptor)
         with contextlib.suppress(OSError):
-            opened = os.open(os.devnull, os.O_RDWR)  # takes the lowest number, which is this one
-            os.set_inheritable(opened, True)
+            null = os.open(os.devnull, os.O_RDWR)  # the kernel gives the lowest free number, which is this one
+            os.set_inheritable(null, True)
 
 
 def _wrap_stream(
@@ -104,7 +104,9 @@ def _wrap_stream(
         with contextlib.suppress(OSError, ValueError):
             stream.flush()
     try:
-        target = os.open(os.devnull, os.O_WRONLY) if is_closed(descriptor) else descriptor  # its number may be taken
+        target = (
+            os.open(os.devnull, os.O_WRONLY) if is_closed(descriptor) else descriptor
+        )  # another file may have its number
         writer = io.BufferedWriter(raw_class(target, "wb", closefd=False))
     except OSError:  # not even /dev/null could be opened
         return io.StringIO()
@@ -117,19 +119,19 @@ def _wrap_stream(
 
 
 def is_closed(descriptor: int) -> bool:
-    """Whether this process was started without this one of its standard streams."""
+    """Return whether this standard stream was closed when the process started."""
     return descriptor in _closed_descriptors
 
 
 def require_stdout() -> None:
-    """Refuse to work for a result that cannot be printed.
+    """Check that a result can be printed, before the work for it begins.
 
     Raises:
-        PreflightError: Standard output is closed, or open for reading only.
+        PreflightError: Standard output is closed or open for reading only.
     """
     if is_closed(1):
         raise _stdout_error(OSError(errno.EBADF, "it is closed"))
-    with contextlib.suppress(OSError, ValueError, ImportError):  # a stream of a test has no descriptor
+    with contextlib.suppress(OSError, ValueError, ImportError):  # a test's stream has no descriptor
         import fcntl
 
         if fcntl.fcntl(sys.stdout.fileno(), fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
@@ -137,11 +139,11 @@ def require_stdout() -> None:
 
 
 def print_result(text: str, end: str = "\n") -> None:
-    """Print a result; that its reader left is no error.
+    """Print a result; a reader that closed the pipe is not an error.
 
     Raises:
-        StoppedError: Standard output takes no more.
-        PreflightError: It is closed.
+        StoppedError: Standard output cannot be written any more.
+        PreflightError: Standard output is closed.
     """
     require_stdout()
     _print(text, end)
@@ -158,17 +160,22 @@ def _print(text: str, end: str) -> None:
 
 
 def print_names(names: Sequence[str]) -> None:
-    """Print names one a line as the system has them, for a program that reads them; errors are those of `copy`."""
+    """Print file names, one per line, as the bytes that the operating system uses, for another program.
+
+    Raises:
+        StoppedError: Standard output cannot be written any more, or its reader closed the pipe.
+        PreflightError: Standard output is closed.
+    """
     require_stdout()
     _write(sys.stdout.buffer, b"".join(os.fsencode(f"{name}\n") for name in names))
 
 
 def copy_to_stdout(paths: Sequence[Path]) -> None:
-    """Copy files to standard output, byte for byte, whatever the locale is.
+    """Copy files to standard output byte by byte, independent of the locale.
 
     Raises:
-        StoppedError: Standard output takes no more, or its reader left.
-        PreflightError: It is closed.
+        StoppedError: Standard output cannot be written any more, or its reader closed the pipe.
+        PreflightError: Standard output is closed.
     """
     require_stdout()
     output: IO[bytes] = sys.stdout.buffer
@@ -192,24 +199,24 @@ def _stdout_error(error: OSError) -> HymtError:
     if error.errno == errno.EBADF:
         why = error.strerror if error.strerror != os.strerror(errno.EBADF) else "it is not open for writing"
         return PreflightError(f"standard output cannot be written: {why}. Redirect it to a file (> FILE).")
-    why = "its reader left" if isinstance(error, BrokenPipeError) else error.strerror or str(error)
+    why = "its reader closed the pipe" if isinstance(error, BrokenPipeError) else error.strerror or str(error)
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        why = f"the store is full ({why})"
-    return StoppedError(f"standard output takes no more: {why}.")
+        why = f"the disk is full ({why})"
+    return StoppedError(f"standard output cannot be written any more: {why}.")
 
 
 def discard_stdout() -> None:
-    """Let what is left in the buffer of standard output go to nothing, or it would fail as the interpreter ends."""
+    """Redirect standard output to /dev/null, so that flushing its buffer at exit does not fail."""
     with contextlib.suppress(OSError, ValueError):
-        opened = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(opened, sys.stdout.fileno())
-        os.close(opened)
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, sys.stdout.fileno())
+        os.close(null)
 
 
 def flush() -> None:
-    """Write out what is buffered.
+    """Write out the buffer of standard output.
 
     Raises:
-        HymtError: See `show`.
+        HymtError: See `print_result`.
     """
     _print("", "")

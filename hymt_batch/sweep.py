@@ -1,6 +1,6 @@
-"""The points of a sweep: every combination of the listed values, and the name of each one's folder.
+"""The points of a sweep: every combination of the listed values, and the folder name of each point.
 
-A point's name depends on its own values alone, so that the same sweep finds its finished points again.
+The name of a point depends only on the values of this point, so that a repeated sweep finds its finished points.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from hymt_batch.job_name import MAX_BYTES, to_folder_name
 from hymt_batch.override import Override
 
 MAX_LABEL_CHARS = 100
-"""Of a point's name; a longer one becomes a hash."""
+"""Maximum length of a point's name; a longer name is replaced by a hash."""
 
 
 def expand_sweep(overrides: Sequence[Override]) -> list[tuple[str, list[Override]]]:
-    """Every point of a sweep, the last key varying fastest.
+    """Return every point of a sweep; the last key varies fastest.
 
     Args:
-        overrides: As read with sweep=True.
+        overrides: Parsed with sweep=True.
 
     Returns:
-        The point's name and its settings, one value each. The name is "" where nothing is swept; a swept `name` is
-        not part of it, because it names the folder above.
+        Per point its label and its overrides, each with one value. The label is "" if no setting is swept. A swept
+        `name` is not part of the label, because it names the parent folder.
     """
     swept = {override.key for override in overrides if override.is_swept and override.key != "name"}
     return [
@@ -34,9 +34,9 @@ def expand_sweep(overrides: Sequence[Override]) -> list[tuple[str, list[Override
 
 
 def point_label(point: Sequence[Override]) -> str:
-    """The folder of a point: its keys and values in the order of the alphabet.
+    """Return the folder name of a point: its keys and values in alphabetical order.
 
-    A hash follows where a character had to be replaced, and stands alone where the name would be too long, so that two
+    A hash is appended if a character had to be replaced, and is the whole name if that would be too long, so that two
     points never share a folder.
     """
     if not point:
@@ -45,5 +45,5 @@ def point_label(point: Sequence[Override]) -> str:
     whole = ",".join(f"{key}={text}" for key, text in pairs)
     plain = ",".join(f"{key}={to_folder_name(text)}" for key, text in pairs)
     digest = hashlib.sha256(whole.encode("utf-8", "surrogateescape")).hexdigest()
-    named = plain if plain == whole else f"{plain}-{digest[:8]}"
-    return named if len(named) <= MAX_LABEL_CHARS and len(named.encode()) <= MAX_BYTES else digest[:16]
+    label = plain if plain == whole else f"{plain}-{digest[:8]}"
+    return label if len(label) <= MAX_LABEL_CHARS and len(label.encode()) <= MAX_BYTES else digest[:16]

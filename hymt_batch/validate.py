@@ -1,6 +1,6 @@
-"""Checks across stages: settings that are right each by itself, but not together. Part of config.load.
+"""Check settings that depend on one another across stages; config.load calls it.
 
-Reads settings only; touches no file and no model.
+Reads settings only; opens no file and no model.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
 
 PROMPT_OVERHEAD_TOKENS = 64
-"""Room for the instruction and the chat format around a segment."""
+"""Tokens reserved for the instruction and the chat format around a segment."""
 
 
 def validate_job(job: TranslateJob | PlanJob | DoctorJob) -> None:
-    """Check what no stage can check alone, and settle the job's name and languages.
+    """Check settings across stages, and set the job's default name and the codes of its languages.
 
     Raises:
-        ConfigError: Settings that cannot work together.
+        ConfigError: Settings cannot be combined.
     """
     source, write, decode = job.source, job.write, job.decode
     if job.tgt_lang is not None:
@@ -49,22 +49,24 @@ def validate_job(job: TranslateJob | PlanJob | DoctorJob) -> None:
                     f"decode.{key}={value} has no effect with decode.method=greedy. Add decode=recommended to sample, "
                     f"or set decode.{key}=null."
                 )
-    most = (job.model.max_context - PROMPT_OVERHEAD_TOKENS) // 2
-    if most < 16:
-        raise ConfigError(f"model.max_context={job.model.max_context} is too small for a prompt. Set 8192.")
-    if job.segment.max_tokens > most:
+    max_tokens = (job.model.max_context - PROMPT_OVERHEAD_TOKENS) // 2
+    if max_tokens < 16:
         raise ConfigError(
-            f"segment.max_tokens={job.segment.max_tokens} leaves too little of model.max_context="
-            f"{job.model.max_context} for a translation of that length. Set segment.max_tokens={most} or less."
+            f"model.max_context={job.model.max_context} is too small for a prompt. Set model.max_context=8192."
         )
-    read = {"text_field": source.text_field, "src_lang_field": source.src_lang_field}
-    read["tgt_lang_field"] = source.tgt_lang_field
+    if job.segment.max_tokens > max_tokens:
+        raise ConfigError(
+            f"segment.max_tokens={job.segment.max_tokens} leaves too little room in model.max_context="
+            f"{job.model.max_context} for a translation of that length. Set segment.max_tokens={max_tokens} or less."
+        )
+    source_fields = {"text_field": source.text_field, "src_lang_field": source.src_lang_field}
+    source_fields["tgt_lang_field"] = source.tgt_lang_field
     for key in ("translation_field", "meta_field"):
-        for other, used in read.items():
-            if source.format.value != "text" and getattr(write, key) == used:
+        for source_key, field in source_fields.items():
+            if source.format.value != "text" and getattr(write, key) == field:
                 raise ConfigError(
-                    f"write.{key} and source.{other} are both {used}; the output keeps the input's "
-                    f"fields, so that one would replace the other. Set write.{key}={used}_{job.tgt_lang}."
+                    f"write.{key} and source.{source_key} are both {field}; the output keeps the input's "
+                    f"fields, so one would overwrite the other. Set write.{key}={field}_{job.tgt_lang}."
                 )
     if job.name is None and source.path is not None:
         job.name = job_name.default(source.path)

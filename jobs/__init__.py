@@ -1,1 +1,1 @@
-"""What a user runs: one module a job, `hymt-batch JOB` = `python -m jobs.JOB`."""
+"""The jobs that users run, one module per job: `hymt-batch JOB` is the same as `python -m jobs.JOB`."""

@@ -1,6 +1,6 @@
 """Entry point of `hymt-batch`: parses the command line, runs the job and maps errors to exit codes.
 
-Does not know what a job does. Imports torch, transformers or Hydra nowhere: they come with the job that needs them.
+Does not know what a job does. Never imports torch, transformers or Hydra itself; the job that needs them does.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ SEVERITY = (
     ExitCode.BUG,
     ExitCode.STOPPED,
 )
-"""Exit codes from good to bad; a sweep returns the worst of its points."""
+"""Exit codes from best to worst; a sweep returns the worst code of its points."""
 
 
 @dataclass(slots=True)
 class CommandLine:
-    """What stands on the command line, sorted."""
+    """The parsed command line."""
 
     job: str | None = None
-    overrides: list[str] = field(default_factory=list)  # KEY=VALUE, in order
+    overrides: list[str] = field(default_factory=list)  # words KEY=VALUE, in order
     help: bool = False
     version: bool = False
     info: bool = False
@@ -56,10 +56,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line.
 
     Args:
-        argv: Its words without the program; None: those of this process.
+        argv: Words without the program, or None for the command line of this process.
 
     Returns:
-        The exit code; errors.MEANING says what each means.
+        The exit code; errors.EXIT_CODE_MEANINGS has the meaning of each.
     """
     if argv is None:
         streams.restart_if_needed()
@@ -68,117 +68,115 @@ def main(argv: Sequence[str] | None = None) -> int:
     sanitize.sanitize_logs()
     words = list(sys.argv[1:] if argv is None else argv)
     try:
-        code = dispatch(words)
-    except Exception as error:  # the last stop of every error
-        code = report_error(error)
+        exit_code = dispatch(words)
+    except Exception as error:  # every error ends here
+        exit_code = report_error(error)
     except KeyboardInterrupt:
-        code = report_interrupt()
+        exit_code = report_interrupt()
     try:
         streams.flush()
     except HymtError as error:
-        code = max(code, report_error(error), key=SEVERITY.index)
-    return int(code)
+        exit_code = max(exit_code, report_error(error), key=SEVERITY.index)
+    return int(exit_code)
 
 
 def main_as(job: str) -> NoReturn:
-    """Run this process's command line as one job: what `python -m jobs.JOB` does."""
+    """Run the command line of this process as one job, for `python -m jobs.JOB`."""
     sys.argv.insert(1, job)
     sys.exit(main())
 
 
 def dispatch(arguments: Sequence[str]) -> ExitCode:
-    """Do what a command line asks for."""
+    """Run the job of a command line, or print what its flags ask for."""
     jobs = pages.find_jobs(Path(__file__).parent)
     if arguments[:1] == ["--complete"]:
         print_completions(arguments[1:], list(jobs))
         return ExitCode.COMPLETE
-    line = parse_arguments(arguments, list(jobs))
-    if line.version:
+    command_line = parse_arguments(arguments, list(jobs))
+    if command_line.version:
         from importlib.metadata import version
 
         streams.print_result(f"hymt-batch {version('hymt-batch')}")
-    elif line.completion is not None:
-        if line.completion != "bash":
-            raise UsageError(f"--completion {line.completion} is not available. Write --completion bash.")
+    elif command_line.completion is not None:
+        if command_line.completion != "bash":
+            raise UsageError(f"--completion {command_line.completion} is not available. Write --completion bash.")
         from hymt_batch.shell_completion import SCRIPT
 
         streams.print_result(SCRIPT, end="")
-    elif line.job is None:
-        if line.overrides:
-            raise UsageError(f"No job is named. Write hymt-batch {next(iter(jobs))} {line.overrides[0]} ...")
+    elif command_line.job is None:
+        if command_line.overrides:
+            raise UsageError(
+                f"The command line names no job. Write hymt-batch {next(iter(jobs))} {command_line.overrides[0]} ..."
+            )
         streams.print_result(pages.overview_page(jobs))
     else:
-        return run_job(line, line.job, jobs[line.job])
+        return run_job(command_line, command_line.job, jobs[command_line.job])
     return ExitCode.COMPLETE
 
 
 def parse_arguments(arguments: Sequence[str], jobs: Sequence[str]) -> CommandLine:
-    """Sort the words of a command line; flags may stand anywhere.
+    """Parse the words of a command line; flags may be anywhere.
 
     Raises:
-        UsageError: An unknown flag or job.
+        UsageError: A flag or the job is unknown.
     """
-    line = CommandLine()
+    command_line = CommandLine()
     queue = list(arguments)
     while queue:
         word = queue.pop(0)
         flag, equals, value = word.partition("=")
         if not word.startswith("-") or word == "-":
-            if line.job is None and "=" not in word:
-                line.job = find_job(word, jobs)
+            if command_line.job is None and "=" not in word:
+                command_line.job = find_job(word, jobs)
             else:
-                line.overrides.append(word)
+                command_line.overrides.append(word)
             continue
         if flag in ("--cfg", "-c", "--package", "-p", "--completion"):
             if not equals:
                 value = queue.pop(0) if queue else ""
             if flag == "--completion":
-                line.completion = value
+                command_line.completion = value
             elif flag in ("--package", "-p"):
-                line.package = value
+                command_line.package = value
             elif value != "job":
                 raise UsageError(f"{flag} {value} is not available. Write --cfg job to print the job's settings.")
             else:
-                line.cfg = True
+                command_line.cfg = True
         elif word in ("-h", "--help"):
-            line.help = True
+            command_line.help = True
         elif word in ("-m", "--multirun"):
-            line.multirun = True
+            command_line.multirun = True
         elif word in ("--version", "--info"):
-            setattr(line, word[2:], True)
+            setattr(command_line, word[2:], True)
         elif word in ("--run", "-r", "--resolve"):
-            continue  # Hydra's words for what is done anyway
+            continue  # Hydra's flags for what is the default here
         else:
             from hymt_batch.override_syntax import sort_by_similarity
 
             flags = sort_by_similarity(flag, [spelling.split(" ")[-1] for spelling in FLAG_SPELLINGS])
             raise UsageError(f"{word} is not a flag of hymt-batch. Flags: {', '.join(flags)}.")
-    return line
+    return command_line
 
 
 FLAG_SPELLINGS = [spelling.partition(" ")[0] if "," not in spelling else spelling for spelling in pages.FLAGS]
-"""Each flag's spellings, without its value."""
+"""The flags without their values; the spellings of one flag are separated by commas."""
 
 
 def find_job(name: str, jobs: Sequence[str]) -> str:
-    """The job of this name.
-
-    Raises:
-        UsageError: There is none; the message names the nearest.
-    """
+    """Return `name` if it is a job; else raise UsageError with the most similar one."""
     if name in jobs:
         return name
     from hymt_batch.override_syntax import close_matches, path_exists, sort_by_similarity
 
-    near = close_matches(name, jobs)
-    meant = f" Did you mean {near[0]}?" if near else ""
-    if path_exists(name) and not near:
-        meant = f" To translate this file write hymt-batch translate source.path={name} tgt_lang=fr."
-    raise UsageError(f"{name} is not a job.{meant} Jobs: {', '.join(sort_by_similarity(name, jobs))}.")
+    matches = close_matches(name, jobs)
+    hint = f" Did you mean {matches[0]}?" if matches else ""
+    if path_exists(name) and not matches:
+        hint = f" To translate this file, write hymt-batch translate source.path={name} tgt_lang=fr."
+    raise UsageError(f"{name} is not a job.{hint} Jobs: {', '.join(sort_by_similarity(name, jobs))}.")
 
 
 def run_job(command_line: CommandLine, job: str, summary: str) -> ExitCode:
-    """Run a job, or print what its command line asks to print."""
+    """Run a job, or print its help or settings."""
     stop = None
     if job == "translate" and not (command_line.help or command_line.cfg or command_line.info):
         from hymt_batch import signals  # before heavy imports: a signal without a handler would kill the process
@@ -190,7 +188,7 @@ def run_job(command_line: CommandLine, job: str, summary: str) -> ExitCode:
         raise UsageError(f"{job} has no settings in conf/ and cannot be run. Jobs: {', '.join(schema.JOBS)}.")
     if command_line.help:
         overrides = config.override_parser(job).parse(command_line.overrides, sweep=command_line.multirun)
-        chosen = {one.key: str(one.values[0] or "null") for one in overrides if one.is_group}
+        chosen = {override.key: str(override.values[0] or "null") for override in overrides if override.is_group}
         streams.print_result(pages.job_page(job, summary, config.conf_folder(), config.group_choices(job), chosen))
         return ExitCode.COMPLETE
     if command_line.info:
@@ -200,15 +198,15 @@ def run_job(command_line: CommandLine, job: str, summary: str) -> ExitCode:
         streams.print_result(config.to_yaml(job, command_line.overrides, command_line.package), end="")
         return ExitCode.COMPLETE
     if command_line.package is not None:
-        raise UsageError(f"--package {command_line.package} needs --cfg job. Add --cfg job, or leave --package out.")
+        raise UsageError(f"--package {command_line.package} needs --cfg job. Add --cfg job, or drop --package.")
     points = (
         config.load_sweep(job, command_line.overrides)
         if command_line.multirun
         else [config.SweepPoint("", config.load(job, command_line.overrides))]
     )
-    if job != "translate":  # whose result is files
+    if job != "translate":  # translate writes its result to files
         streams.require_stdout()
-    config.leave_removed_cwd()  # every path that was given is absolute then
+    config.leave_removed_cwd()  # if the directory was removed, config.load has checked that all paths are absolute
     module = importlib.import_module(f"{__package__}.{job}")
     if len(points) == 1 and not points[0].label:
         return ExitCode(module.run(points[0].job))
@@ -218,44 +216,44 @@ def run_job(command_line: CommandLine, job: str, summary: str) -> ExitCode:
 def run_sweep(
     points: Sequence[SweepPoint], run_one: Callable[[Any], int], stop_requested: Callable[[], bool]
 ) -> ExitCode:
-    """Run the points of a sweep in order; one that fails does not keep the others from running.
+    """Run the points of a sweep in order; after a failed point the next one runs, after a stop request none.
 
     Args:
-        points: What to run.
-        run_one: Runs one job; one that is finished already returns at once.
-        stopping: Whether a stop was requested.
+        points: The points to run.
+        run_one: Runs the job of one point; returns at once if that job is already complete.
+        stop_requested: Returns whether a stop was requested.
 
     Returns:
-        The worst exit code; a stop ends the sweep.
+        The worst exit code of the points, or STOPPED if some did not run.
     """
     codes: list[ExitCode | None] = [None] * len(points)
-    for number, point in enumerate(points):
+    for index, point in enumerate(points):
         print(
-            sanitize.sanitize_text(f"hymt-batch: point {number + 1} of {len(points)}: {point.label or point.job.name}"),
+            sanitize.sanitize_text(f"hymt-batch: point {index + 1} of {len(points)}: {point.label or point.job.name}"),
             file=sys.stderr,
             flush=True,
         )
         try:
-            codes[number] = ExitCode(run_one(point.job))
-        except Exception as error:  # told, counted, and the next point runs
-            codes[number] = report_error(error)
+            codes[index] = ExitCode(run_one(point.job))
+        except Exception as error:  # the next point runs all the same
+            codes[index] = report_error(error)
         except KeyboardInterrupt:
-            codes[number] = report_interrupt()
-        if codes[number] is ExitCode.STOPPED:
+            codes[index] = report_interrupt()
+        if codes[index] is ExitCode.STOPPED:
             break
-        if stop_requested() and number + 1 < len(points):
+        if stop_requested() and index + 1 < len(points):
             break
-    left = [code for code in codes if code is None]
+    not_run = [code for code in codes if code is None]
     print("exit  point", file=sys.stderr)
     for point, code in zip(points, codes, strict=True):
-        where = os.path.join(point.job.output_dir, str(point.job.name))
-        print(sanitize.sanitize_text(f"{'-' if code is None else int(code):>4}  {where}"), file=sys.stderr)
-    ran = [code for code in codes if code is not None]
-    return ExitCode.STOPPED if left else max(ran, key=SEVERITY.index)
+        folder = os.path.join(point.job.output_dir, str(point.job.name))
+        print(sanitize.sanitize_text(f"{'-' if code is None else int(code):>4}  {folder}"), file=sys.stderr)
+    finished = [code for code in codes if code is not None]
+    return ExitCode.STOPPED if not_run else max(finished, key=SEVERITY.index)
 
 
 def report_error(error: Exception) -> ExitCode:
-    """Say on stderr what went wrong."""
+    """Print an error to stderr and return its exit code."""
     error = error if isinstance(error, HymtError) else wrap_exception(error) or error
     if isinstance(error, HymtError):
         print(sanitize.sanitize_text(f"hymt-batch: {error}"), file=sys.stderr, flush=True)
@@ -264,38 +262,38 @@ def report_error(error: Exception) -> ExitCode:
 
     print(sanitize.sanitize_text("".join(traceback.format_exception(error))), end="", file=sys.stderr)
     print(
-        f"hymt-batch: this is a bug of hymt-batch ({type(error).__name__}). What a job committed is kept: run the same "
-        "command again to continue it. Please report the lines above.",
+        f"hymt-batch: this is a bug in hymt-batch ({type(error).__name__}). Everything committed is kept: run the same "
+        "command again to continue. Please report the lines above.",
         file=sys.stderr,
     )
     return ExitCode.BUG
 
 
 def report_interrupt() -> ExitCode:
-    """Say on stderr that Ctrl-C ended the job."""
+    """Print to stderr that Ctrl-C ended the job, and return the exit code."""
     print("hymt-batch: stopped; run the same command again to continue", file=sys.stderr)
     return ExitCode.STOPPED
 
 
 def print_completions(arguments: Sequence[str], jobs: Sequence[str]) -> None:
-    """Print completions for bash: its line, the cursor and its word breaks."""
+    """Print completions for bash; the arguments are its command line, the cursor and its word breaks."""
     from hymt_batch import config, schema, shell_completion
     from hymt_batch.override import collect_settings
 
     if len(arguments) != 3 or not arguments[1].isdigit():
-        raise UsageError("--complete is what the completion of bash calls. Write --completion bash.")
-    line, point, breaks = arguments
-    done, current, raw, quote = shell_completion.split_command_line(line, int(point))
+        raise UsageError("--complete is only for the completion script. Write --completion bash to print that script.")
+    line, cursor, word_breaks = arguments
+    words, current, raw, quote = shell_completion.split_command_line(line, int(cursor))
     flags = [spelling for spellings in FLAG_SPELLINGS for spelling in spellings.split(", ")]
-    found = shell_completion.complete(
-        done[1:],
+    completions = shell_completion.complete(
+        words[1:],
         current,
         jobs,
         flags,
         {job: collect_settings(fields) for job, fields in schema.JOBS.items()},
         {job: config.group_choices(job) for job in schema.JOBS},
     )
-    streams.print_names(shell_completion.bash_replies(found, current, raw, quote, breaks))
+    streams.print_names(shell_completion.bash_replies(completions, current, raw, quote, word_breaks))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Show the progress of a job from its files: `hymt-batch status name=NAME`.
 
-Reads headers, not payloads, and changes nothing. Imports nothing heavy.
+Reads only the headers of parts and changes nothing. Imports no heavy library.
 """
 
 from __future__ import annotations
@@ -29,54 +29,51 @@ if TYPE_CHECKING:
     from hymt_batch.schema import StatusJob
 
 
-MAX_MESSAGE_CHARS = 300  # characters of a message
+MAX_MESSAGE_CHARS = 300  # length at which a message is shortened
 MIN_PAUSE_S, PAUSE_FACTOR = 60.0, 10
-"""A gap between two parts that is longer than both, in seconds and in usual gaps, is a job that did not run."""
+"""A gap between two parts is a pause of the job if it exceeds MIN_PAUSE_S and PAUSE_FACTOR times the median gap."""
 
 
 @dataclass(slots=True)
 class JobStatus:
-    """How far a job is."""
+    """The progress and the state of a job."""
 
     folder: str
-    state: str = "not started"  # not started, running, stopped, complete, damaged or unreadable (by this user)
+    state: str = "not started"  # not started, running, stopped, complete, damaged or unreadable (no permission)
     problems: list[str] = field(default_factory=list)
     created: str = ""
     files: int = 0
     files_published: int = 0
-    shards: int = 0  # begun
+    shards: int = 0  # shards that were begun
     shards_complete: int = 0
-    parts: int = 0  # committed and still needed; none are left of a complete job
-    rows: int = 0  # committed
+    parts: int = 0  # committed parts of files that are not yet published; 0 for a complete job
+    rows: int = 0  # committed rows
     error_rows: int = 0
-    rows_per_s: float | None = None  # over the last 100 parts
-    counts: dict[str, int] = field(default_factory=dict)
-    holder: dict[str, Any] | None = None  # of the lease
-    holder_alive: bool | None = None  # None: this machine cannot tell
-    log: str = ""  # the newest
+    rows_per_s: float | None = None  # rows per second over the newest 100 parts
+    counts: dict[str, int] = field(default_factory=dict)  # row status -> committed rows
+    holder: dict[str, Any] | None = None  # the process that holds the lease
+    holder_alive: bool | None = None  # None if this machine cannot know
+    log: str = ""  # path of the newest log file
     ended: dict[str, Any] | None = None  # why the last run stopped: exit_code, why, at (UTC)
     errors: list[dict[str, str]] = field(default_factory=list)  # first rows without a translation: id, status, message
     notes: list[str] = field(default_factory=list)
-    obstacles: list[str] = field(default_factory=list)  # of `problems`: what stands in the place of a file or folder
+    obstacles: list[str] = field(default_factory=list)  # the `problems` with a path that is not the expected kind
 
 
 def status(folder: Path, fs: Fs = OS_FS, num_errors: int = 0) -> JobStatus:
-    """The state of an output folder. Never raises for what is in it.
+    """Return the status of an output folder; problems with its files are part of the status and never raise.
 
-    Args:
-        folder: The output folder.
-        fs: The store.
-        num_errors: Rows without a translation to tell.
+    `num_errors` is how many rows without a translation the status lists.
     """
-    found, fs = JobStatus(str(folder)), fs.within(folder)
+    job_status, fs = JobStatus(str(folder)), fs.within(folder)
     try:
-        _inspect(fs, folder, found, num_errors)
+        _inspect(fs, folder, job_status, num_errors)
     except OSError as error:
         denied = isinstance(error, PermissionError)
-        found.state = "unreadable" if denied else "damaged"
+        job_status.state = "unreadable" if denied else "damaged"
         why = "this user may not read it" if denied else error.strerror or str(error)
-        found.problems.append(f"{os.fsdecode(error.filename or folder)}: {why}")
-    return found
+        job_status.problems.append(f"{os.fsdecode(error.filename or folder)}: {why}")
+    return job_status
 
 
 def _inspect(fs: Fs, folder: Path, job_status: JobStatus, num_errors: int) -> None:
@@ -87,8 +84,8 @@ def _inspect(fs: Fs, folder: Path, job_status: JobStatus, num_errors: int) -> No
         f"{path.relative_to(folder)}: {what}" for path, what in path_check.state_obstacles(fs, folder)
     ]
     job_status.problems += job_status.obstacles
-    last = stop_reason.read(fs, folder)
-    job_status.ended = asdict(last) if last else None
+    stop_record = stop_reason.read(fs, folder)
+    job_status.ended = asdict(stop_record) if stop_record else None
     try:
         job = manifest.read_job(fs, folder)
     except StateDamagedError as damage:
@@ -112,14 +109,14 @@ def _inspect(fs: Fs, folder: Path, job_status: JobStatus, num_errors: int) -> No
     job_status.rows_per_s = _rows_per_s(rates)
     job_status.errors = list(itertools.islice(error_rows.read_all(fs, folder, job), num_errors))
     complete = _is_complete(fs, folder, job, job_status)
-    held = job_status.holder is not None and job_status.holder_alive is not False
-    job_status.state = "damaged" if job_status.problems else "running" if held and not complete else "stopped"
+    is_held = job_status.holder is not None and job_status.holder_alive is not False
+    job_status.state = "damaged" if job_status.problems else "running" if is_held and not complete else "stopped"
     if complete and not job_status.problems:
         job_status.state = "complete"
 
 
 def _add_from_manifest(fs: Fs, folder: Path, job_status: JobStatus, num_errors: int) -> bool:
-    """Tell of a finished folder that lost its state; False where it has one, or no manifest."""
+    """Fill in the status of a finished folder without .hymt state; return False if it has one, or no valid manifest."""
     try:
         value = manifest.read(fs, folder)
     except StateDamagedError:
@@ -130,9 +127,9 @@ def _add_from_manifest(fs: Fs, folder: Path, job_status: JobStatus, num_errors: 
     job_status.rows, job_status.counts = value["rows"], dict(value["counts"])
     job_status.error_rows = sum(n for name, n in job_status.counts.items() if name in ERROR_STATUSES)
     for file in (*value["outputs"], *value["errors"]):
-        at = stat_or_none(fs, folder / file["path"])
-        if (at.size if at else None) != file["bytes"]:
-            job_status.problems.append(f"{file['path']}: is not what was published")
+        file_stat = stat_or_none(fs, folder / file["path"])
+        if (file_stat.size if file_stat else None) != file["bytes"]:
+            job_status.problems.append(f"{file['path']}: is missing or not the published version")
     rows = (row for file in value["errors"] for row in error_rows.read_errors_file(fs, folder / file["path"]))
     job_status.errors = list(itertools.islice(rows, num_errors))
     job_status.state, job_status.notes = (
@@ -146,9 +143,9 @@ def _add_holder(fs: Fs, folder: Path, job_status: JobStatus) -> None:
     holder = lease.read(fs, folder)
     if holder is None:
         return
-    at = stat_or_none(fs, lease.lease_path(folder))
+    file_stat = stat_or_none(fs, lease.lease_path(folder))
     job_status.holder = {name: getattr(holder, name) for name in ("host", "pid", "since", "epoch", "slurm_job")}
-    job_status.holder["beat_age_s"] = max(0.0, round(time.time() - at.mtime_ns / 1e9, 1)) if at else None
+    job_status.holder["beat_age_s"] = max(0.0, round(time.time() - file_stat.mtime_ns / 1e9, 1)) if file_stat else None
     job_status.holder_alive = holders.is_alive(holder, holders.current_process())
 
 
@@ -162,59 +159,62 @@ def _add_file(
         job_status.shards += num_shards
         job_status.shards_complete += num_shards
         _add_counts(job_status, record["counts"])
-        for path, wanted in (
+        for path, recorded in (
             (manifest.translated_path(folder, input.out_rel), record["output"]),
             (manifest.errors_path(folder, input.rel), record["errors"]),
         ):
-            at = stat_or_none(fs, path)
-            if (at.size if at else None) != (wanted["bytes"] if wanted else None):
-                job_status.problems.append(f"{path.relative_to(folder)}: is not what was published")
+            file_stat = stat_or_none(fs, path)
+            if (file_stat.size if file_stat else None) != (recorded["bytes"] if recorded else None):
+                job_status.problems.append(f"{path.relative_to(folder)}: is missing or not the published version")
         return
-    home = manifest.file_state_folder(folder, input.file_id)
-    for shard in list_names(fs, home):
+    state_folder = manifest.file_state_folder(folder, input.file_id)
+    for shard in list_names(fs, state_folder):
         if not parts.SHARD_NAME.fullmatch(shard):
             continue
-        here, num_parts = 0, -1
-        for name in list_names(fs, home / shard):
+        num_committed, num_parts = 0, -1
+        for name in list_names(fs, state_folder / shard):
             if not parts.PART_NAME.fullmatch(name):
                 continue
             try:
-                header = read_part_header(fs, home / shard / name)
-                at = fs.stat(home / shard / name)
+                header = read_part_header(fs, state_folder / shard / name)
+                file_stat = fs.stat(state_folder / shard / name)
             except FileNotFoundError:
-                continue  # collected while we look
+                continue  # another process removed it after the listing
             except PermissionError:
                 raise
             except (OSError, parts.PartDamagedError) as error:
-                job_status.problems.append(f"{(home / shard / name).relative_to(folder)}: {error}")
+                job_status.problems.append(f"{(state_folder / shard / name).relative_to(folder)}: {error}")
                 continue
-            here, num_parts = here + 1, header.num_parts
+            num_committed, num_parts = num_committed + 1, header.num_parts
             _add_counts(job_status, header.counts)
-            rates.append((at.mtime_ns, header.num_rows))
-        job_status.shards += here > 0
-        job_status.shards_complete += here == num_parts
-        job_status.parts += here
+            rates.append((file_stat.mtime_ns, header.num_rows))
+        job_status.shards += num_committed > 0
+        job_status.shards_complete += num_committed == num_parts
+        job_status.parts += num_committed
 
 
 def _add_counts(job_status: JobStatus, counts: dict[str, int]) -> None:
-    for name, number in counts.items():
-        job_status.counts[name] = job_status.counts.get(name, 0) + number
+    for name, count in counts.items():
+        job_status.counts[name] = job_status.counts.get(name, 0) + count
 
 
 def _rows_per_s(rates: list[tuple[int, int]]) -> float | None:
-    """Rows a second over the newest 100 parts; the first of them only marks the start, and a pause is left out."""
+    """Return the rows per second over the newest 100 parts, of which the first only marks the start; pauses excluded.
+
+    `rates` has the modification time in ns and the number of rows of each part.
+    """
     newest = sorted(rates)[-100:]
-    steps = [((at - before) / 1e9, rows) for (before, _), (at, rows) in itertools.pairwise(newest)]
-    usual = statistics.median(seconds for seconds, _ in steps) if steps else 0.0
-    steps = [(seconds, rows) for seconds, rows in steps if seconds <= max(MIN_PAUSE_S, PAUSE_FACTOR * usual)]
-    seconds = sum(step for step, _ in steps)
-    return round(sum(rows for _, rows in steps) / seconds, 2) if seconds > 0 else None
+    gaps = [((mtime_ns - previous) / 1e9, rows) for (previous, _), (mtime_ns, rows) in itertools.pairwise(newest)]
+    median_s = statistics.median(seconds for seconds, _ in gaps) if gaps else 0.0
+    gaps = [(seconds, rows) for seconds, rows in gaps if seconds <= max(MIN_PAUSE_S, PAUSE_FACTOR * median_s)]
+    seconds = sum(gap_s for gap_s, _ in gaps)
+    return round(sum(rows for _, rows in gaps) / seconds, 2) if seconds > 0 else None
 
 
 def _is_complete(fs: Fs, folder: Path, job: JobRecord, job_status: JobStatus) -> bool:
-    """Whether the manifest is this job's; it is written last of all."""
+    """Return whether the manifest, which is written last, belongs to this job and all files are published."""
     try:
-        whole = manifest.read(fs, folder)
+        value = manifest.read(fs, folder)
     except StateMissingError:
         return False
     except StatePermissionError:
@@ -222,11 +222,11 @@ def _is_complete(fs: Fs, folder: Path, job: JobRecord, job_status: JobStatus) ->
     except StateDamagedError as damage:
         job_status.problems.append(f"manifest.json: {damage}")
         return False
-    return whole["identity"] == job.identity and job_status.files_published == job_status.files
+    return value["identity"] == job.identity and job_status.files_published == job_status.files
 
 
 def render(job_status: JobStatus) -> str:
-    """The status as lines for people."""
+    """Return the status as text."""
     lines = [f"{job_status.folder}: {job_status.state}"]
     if job_status.files:
         lines += [
@@ -239,15 +239,15 @@ def render(job_status: JobStatus) -> str:
     if job_status.rows_per_s is not None:
         lines.append(f"  speed     {job_status.rows_per_s:g} rows/s over the newest parts")
     if job_status.holder is not None:
-        living = {True: "alive", False: "dead", None: f"last sign of life {job_status.holder['beat_age_s']} s ago"}
+        liveness = {True: "alive", False: "dead", None: f"last heartbeat {job_status.holder['beat_age_s']} s ago"}
         lines.append(
             f"  held by   process {job_status.holder['pid']} on {job_status.holder['host']} since "
             f"{job_status.holder['since']}, "
-            f"{living[job_status.holder_alive]}"
+            f"{liveness[job_status.holder_alive]}"
         )
     if job_status.ended is not None and job_status.state not in ("running", "complete"):
-        last = job_status.ended
-        lines.append(f"  ended     {last['at']} with exit code {last['exit_code']}: {last['why']}")
+        stop_record = job_status.ended
+        lines.append(f"  ended     {stop_record['at']} with exit code {stop_record['exit_code']}: {stop_record['why']}")
     if job_status.log:
         lines.append(f"  log       {job_status.log}")
     lines += [f"  error     {row['id']} {row['status']}: {escape_line(row['message'])}" for row in job_status.errors]
@@ -256,39 +256,39 @@ def render(job_status: JobStatus) -> str:
     if len(job_status.problems) > 20:
         lines.append(f"  problem   and {len(job_status.problems) - 20} more")
     if job_status.obstacles:
-        lines.append("  Move away what stands in the place of a file or folder, then run the same command again.")
+        lines.append("  Move away what blocks the path of an expected file or folder, then run the job again.")
     elif job_status.state == "damaged":
-        lines.append("  Run the job again: what is damaged is made anew.")
+        lines.append("  Run the job again to rebuild what is damaged.")
     elif job_status.state == "stopped":
         lines.append("  Run the same command again to continue.")
     return "\n".join(lines)
 
 
 def escape_line(message: str) -> str:
-    """The one line of a message that is shown; a line break in it is spelled."""
+    """Escape line breaks and tabs of a message, and shorten it to one line of MAX_MESSAGE_CHARS."""
     line = message.replace("\n", "\\n").replace("\t", "\\t")
     return line if len(line) <= MAX_MESSAGE_CHARS else line[: MAX_MESSAGE_CHARS - 1] + "…"
 
 
 def render_line(job_status: JobStatus) -> str:
-    """The status of a point of a sweep, on one line."""
-    done = f"{job_status.files_published} of {job_status.files} files published, {job_status.rows} rows committed"
-    return f"{job_status.folder}: {job_status.state}, {done}, {job_status.error_rows} of them without a translation"
+    """Return the status of a point of a sweep, on one line."""
+    counts = f"{job_status.files_published} of {job_status.files} files published, {job_status.rows} rows committed"
+    return f"{job_status.folder}: {job_status.state}, {counts}, {job_status.error_rows} of them without a translation"
 
 
 def run(job: StatusJob) -> ExitCode:
-    """Print the status, of a sweep one line a point; whatever it is, telling it succeeded.
+    """Print the status of a job, or one line per point of a sweep; the exit code is COMPLETE whatever the status is.
 
     Raises:
         UsageError: There is no such folder.
     """
     folders = job_folders.find(OS_FS, Path(job.output_dir) / job.name)
     for folder in folders:
-        found = status(folder, num_errors=job.errors)
+        report = status(folder, num_errors=job.errors)
         if job.format.value == "json":
-            streams.print_result(sanitize.sanitize_text(json.dumps(asdict(found), sort_keys=True)))  # one line a point
+            streams.print_result(sanitize.sanitize_text(json.dumps(asdict(report), sort_keys=True)))  # one line a point
         else:
-            streams.print_result(sanitize.sanitize_text(render(found) if len(folders) == 1 else render_line(found)))
+            streams.print_result(sanitize.sanitize_text(render(report) if len(folders) == 1 else render_line(report)))
     return ExitCode.COMPLETE
 
 

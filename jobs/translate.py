@@ -1,6 +1,6 @@
 """Translate a corpus; run the same command again to continue a stopped job.
 
-The whole job, in the order of the flow: source -> segment -> prompt -> batch -> decode -> check -> write.
+The whole job, in pipeline order: source -> segment -> prompt -> batch -> decode -> check -> write.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-log = logging.getLogger("hymt_batch.jobs.translate")  # under this name also as `python -m jobs.translate`
+log = logging.getLogger("hymt_batch.jobs.translate")  # the same name when run as `python -m jobs.translate`
 
 
 def translate(
@@ -53,17 +53,17 @@ def translate(
     decode_batch: Callable[..., Any] | None = None,
     worker_command: Sequence[str] = executor.WORKER_COMMAND,
 ) -> Summary:
-    """Run one job to its end, or to the next stop request.
+    """Run one job until it is complete or a stop is requested.
 
     Args:
         job: All settings.
-        telling: Where progress goes, and what was told.
-        prepare: Verifies and places a model without reading weights; tests put a small real thing here.
-        decode_batch: Decodes one batch instead of the engine; likewise.
-        worker: Starts a worker process; likewise.
+        reporter: Receives progress and warnings.
+        prepare_model: Verifies and places a model without reading its weights; tests pass a small real model.
+        decode_batch: Decodes one batch in place of the engine, in tests.
+        worker_command: Command that starts a worker process; tests pass another.
 
     Raises:
-        HymtError: Each with its exit code; whatever was committed is kept.
+        HymtError: The job cannot run or was stopped; everything committed is kept.
     """
     stop = signals.install()
     stop.flush_output = stderr_capture.flush
@@ -83,38 +83,43 @@ def _translate(
     folder: Path,
     spool: stream.Spool,
 ) -> Summary:
-    found = stream.find_inputs(job.source, spool, job.write.format.value)
-    plan = PLAN_VERSION if job.overwrite else stored_plan_version(folder)
-    heads = stream.PreambleCache(job.source, job.write.added_fields)
-    inputs = stream.apply_limit(found, job.source, heads, plan)
-    for one in inputs:
-        rows = partial(_read_documents, one, job, inputs, heads, plan)
-        formats.check(one, published_file.out_format(one, job.write), heads(one), job.write, rows)
-    if plan > 1:
-        stream.check_escapes(inputs, job.source, heads)
+    all_inputs = stream.find_inputs(job.source, spool, job.write.format.value)
+    plan_version = PLAN_VERSION if job.overwrite else stored_plan_version(folder)
+    preambles = stream.PreambleCache(job.source, job.write.added_fields)
+    inputs = stream.apply_limit(all_inputs, job.source, preambles, plan_version)
+    for input_file in inputs:
+        rows = partial(_read_documents, input_file, job, inputs, preambles, plan_version)
+        formats.check(
+            input_file, published_file.out_format(input_file, job.write), preambles(input_file), job.write, rows
+        )
+    if plan_version > 1:
+        stream.check_escapes(inputs, job.source, preambles)
     for finding in preflight.run_quick(job):
         log.warning("%s", preflight.log_line(finding))
-    words = prompt.resolve_template(job.prompt, job.model.family.value, job.src_lang, job.tgt_lang)
-    if job.model.path == "demo:model" and words.tgt_lang not in ("fr", "de", "zh"):
-        log.warning("the demo model knows weather in fr, de and zh only; tgt_lang=%s gives nonsense", words.tgt_lang)
+    template = prompt.resolve_template(job.prompt, job.model.family.value, job.src_lang, job.tgt_lang)
+    if job.model.path == "demo:model" and template.tgt_lang not in ("fr", "de", "zh"):
+        log.warning(
+            "the demo model translates weather reports to fr, de and zh only; tgt_lang=%s gives meaningless output",
+            template.tgt_lang,
+        )
     model = prepare_model(job.model, job.device_map, job.launch.num_threads)
     limits = batch.resolve_part_limits(job.batch, model.num_parameters, model.on_gpu)
-    # identity first: a wrong folder costs nothing
+    # before the weights are loaded: a folder of another job is refused at no cost
     with Output.open(
         folder,
-        identity=build_identity(job, model.identity, words, limits),
+        identity=build_identity(job, model.identity, template, limits),
         environment={**model.environment, **build_environment(job)},
         inputs=inputs,
         config=job.write,
-        read=lambda one: _read_documents(
-            one, job, inputs, heads, limits.plan
-        ),  # as the folder's job has it, once it is open
-        preamble=heads,
+        read=lambda input_file: _read_documents(
+            input_file, job, inputs, preambles, limits.plan
+        ),  # limits are read when called: those of the folder's job
+        preamble=preambles,
         overwrite=job.overwrite,
         on_mismatch=job.on_mismatch.value,
         on_input_change=job.on_input_change.value,
         auto_keys=auto_keys(job),
-        aliases=alias_identities(job, model.identity, words, model.num_parameters),
+        aliases=alias_identities(job, model.identity, template, model.num_parameters),
         lease_ttl_s=job.launch.lease_ttl_s,
         lease_beat_s=job.launch.lease_beat_s,
     ) as output:
@@ -122,14 +127,14 @@ def _translate(
         if output.is_complete:
             log.info("already complete: nothing to do")
             return output.finalize()
-        # a job that goes on keeps the plan, and what `auto` came to, with which it was created
+        # a continued job keeps the plan version and the resolved `auto` values that it was created with
         limits = part_limits_of(output.identity)
         job = with_generation_prompt(job, output.identity["prompt"]["add_generation_prompt"])
         stop.on_exit(output.close)
         reporter.log_to(output.folder / "logs")
         log.info("arguments=%s", escape_line(shlex.join(sys.argv[1:]), 4000))
         tokenizer = model.load_tokenizer(add_generation_prompt=job.add_generation_prompt)
-        prompt.check_template(tokenizer, words)
+        prompt.check_template(tokenizer, template)
         shards = stream.cut_shards(
             inputs,
             job.source,
@@ -138,50 +143,50 @@ def _translate(
             get_record=output.shard_record,
             reserved=job.write.added_fields,
             plan_version=limits.plan,
-            preambles=heads,
+            preambles=preambles,
         )
         with Progress(reporter, job.launch.log_every_s, stream.total_units(inputs, job.source)) as progress:
-            desk = PartTracker(job, output, reporter, progress)
-            hands_of = executor.open_executor(job, model, tokenizer, desk, stop, decode_batch, worker_command)
-            with hands_of as hands, contextlib.ExitStack() as ends:
+            tracker = PartTracker(job, output, reporter, progress)
+            opening = executor.open_executor(job, model, tokenizer, tracker, stop, decode_batch, worker_command)
+            with opening as pool, contextlib.ExitStack() as stack:
 
-                def leave_if_asked(where: str) -> None:
+                def stop_if_requested(where: str) -> None:
                     if stop.requested:
-                        desk.commit(hands.drain())  # what workers are at
+                        tracker.commit(pool.drain())  # the parts that workers are decoding
                         raise StoppedError(
                             f"{stop.signal_name}: stopped {where}; run the same command again to continue"
                         )
 
-                def waiting() -> None:
-                    leave_if_asked("while rows were prepared")
+                def on_wait() -> None:
+                    stop_if_requested("while rows were prepared")
                     progress.refresh()
 
                 def step() -> None:
                     reader.reset()
                     if job.launch.prefetch_shards == 0:
-                        waiting()
-                    elif stop.requested:  # the thread's own end; the job leaves where it waits for the thread
+                        on_wait()
+                    elif stop.requested:  # ends the reader's thread; the job stops in on_wait
                         raise StoppedError(
                             f"{stop.signal_name}: stopped while rows were prepared; run again to continue"
                         )
 
-                def unread(why: str) -> None:
+                def on_hang(reason: str) -> None:
                     output.close()
                     stop.exit_now(
-                        f"{why}; run the same command again to continue, with a larger one if the store is slow"
+                        f"{reason}; run the same command again to continue, with a larger value if the storage is slow"
                     )
 
-                reader = Watchdog(job.launch.hang_s, unread, "reading, cutting or encoding rows")
+                reader = Watchdog(job.launch.hang_s, on_hang, "reading, splitting or encoding rows")
                 stop.allow_drain(job.launch.grace_s, output.close)
-                ready = map(
-                    partial(prepare_shard, job, tokenizer, words, model.max_context, limits.plan, step),
+                prepared = map(
+                    partial(prepare_shard, job, tokenizer, template, model.max_context, limits.plan, step),
                     reset_before_each(shards, reader.reset),
                 )
-                ends.enter_context(reader)
-                for shard, prompts, refused in stream.prefetch(
-                    ready, job.launch.prefetch_shards, waiting, reader.pause
+                stack.enter_context(reader)
+                for shard, prompts, rejections in stream.prefetch(
+                    prepared, job.launch.prefetch_shards, on_wait, reader.pause
                 ):
-                    leave_if_asked("between two shards")
+                    stop_if_requested("between two shards")
                     if isinstance(shard, stream.SkippedShard):
                         progress.add_kept_rows(shard.record.num_rows, shard.record.end - shard.record.start)
                         output.finish_skipped_shard(shard.input, shard.record)
@@ -196,31 +201,33 @@ def _translate(
                     for part in batch.plan_parts(shard.documents, prompts, limits):
                         if output.has(shard, part):
                             progress.add_kept_rows(
-                                len(part.document_indices), source_tokens=desk.num_source_tokens(part)
+                                len(part.document_indices), source_tokens=tracker.num_source_tokens(part)
                             )
                             continue
-                        leave_if_asked("after a finished part")
+                        stop_if_requested("after a finished part")
                         progress.begin_part(*batch.longest_row(part))
                         with (
                             explain_errors("translating the first part")
-                            if desk.nothing_committed
+                            if tracker.nothing_committed
                             else contextlib.nullcontext()
                         ):
-                            desk.commit(hands.submit(desk.open_task(shard, part, refused)))
-                    desk.mark_submitted(shard)
-                desk.commit(hands.drain())
-                if desk.has_open_parts:
-                    leave_if_asked("after the running parts")
+                            tracker.commit(pool.submit(tracker.open_task(shard, part, rejections)))
+                    tracker.mark_submitted(shard)
+                tracker.commit(pool.drain())
+                if tracker.has_open_parts:
+                    stop_if_requested("after the running parts")
         return output.finalize()
 
 
 def _read_documents(
-    input: Input, job: TranslateJob, inputs: Sequence[Input], heads: stream.PreambleCache, plan: int
+    input: Input, job: TranslateJob, inputs: Sequence[Input], preambles: stream.PreambleCache, plan_version: int
 ) -> Iterator[Document]:
-    """A fresh pass over an input's rows, with their fields."""
+    """Read an input from its beginning, and return its rows with all their fields."""
     return (
         document
-        for document, _ in stream.read_full_documents(input, job.source, inputs, job.write.added_fields, plan, heads)
+        for document, _ in stream.read_full_documents(
+            input, job.source, inputs, job.write.added_fields, plan_version, preambles
+        )
     )
 
 
@@ -233,10 +240,19 @@ def prepare_shard(
     step: Callable[[], None],
     shard: Shard | stream.SkippedShard,
 ) -> tuple[Shard | stream.SkippedShard, list[Prompt], dict[int, Rejection]]:
-    """A shard with its prompts, made in the reader's thread beside the decoding, and what is not sent to the model.
+    """Split and encode the rows of a shard; runs in the reader's thread while other parts are decoded.
 
     Args:
-        step: Called again and again, within a long row too; what it raises ends the preparation.
+        job: All settings.
+        tokenizer: The model's tokenizer.
+        template: Prompt template and languages.
+        max_context: Maximum length of prompt and translation, in tokens.
+        plan: Plan version of the job.
+        step: Called repeatedly, also within a long row; an exception it raises ends the preparation.
+        shard: The shard to prepare; a skipped one is returned unchanged.
+
+    Returns:
+        The shard, its prompts, and per document index the rejection of a row that is not sent to the model.
     """
     if isinstance(shard, stream.SkippedShard):
         return shard, [], {}
@@ -253,7 +269,7 @@ def prepare_shard(
 
 
 def reset_before_each(shards: Iterable[T], reset: Callable[[], None]) -> Iterator[T]:
-    """The same shards; `beat` is called as the next one is begun."""
+    """Yield the same shards; `reset` is called each time before the next one is read."""
     reset()
     for shard in shards:
         yield shard
@@ -261,61 +277,67 @@ def reset_before_each(shards: Iterable[T], reset: Callable[[], None]) -> Iterato
 
 
 def run(job: TranslateJob, translate: Callable[[TranslateJob, Reporter], Summary] = translate) -> ExitCode:
-    """Run the job and tell how it went.
+    """Run the job and print its result.
 
     Returns:
-        The exit code: complete, with too many error rows, or with warnings under strict=true.
+        COMPLETE; TOO_MANY_ERRORS if the share of error rows is above check.max_error_rate; WARNINGS if there were
+        warnings and strict=true is set.
+
+    Raises:
+        HymtError: See `translate`.
     """
     from_stdin = stream.is_stdin(job.source.path)
     unnamed = from_stdin and job.name is None
-    wanted, stop = Path(job.output_dir), signals.install()
+    output_dir, stop = Path(job.output_dir), signals.install()
     if from_stdin:
         streams.require_stdout()
-    with Reporter(job.launch.progress.value) as telling, stderr_capture.capture(), contextlib.ExitStack() as ends:
+    with Reporter(job.launch.progress.value) as reporter, stderr_capture.capture(), contextlib.ExitStack() as stack:
         if unnamed:
-            place = ends.enter_context(stop.remove_on_exit(stdin_job.create_temporary_folder()))
-            job = replace(job, name="stdin", output_dir=str(place))
-        done = translate(job, telling)
-        error_rate = sum(done.counts.get(status, 0) for status in ERROR_STATUSES) / max(1, done.rows)
-        told = render_summary(done, telling.sample_pairs)
-        telling.print_result(
-            render_temporary_result(told, done) if unnamed else f"{told}\n\n{next_command(job, done)}",
+            temporary_folder = stack.enter_context(stop.remove_on_exit(stdin_job.create_temporary_folder()))
+            job = replace(job, name="stdin", output_dir=str(temporary_folder))
+        summary = translate(job, reporter)
+        error_rate = sum(summary.counts.get(status, 0) for status in ERROR_STATUSES) / max(1, summary.rows)
+        text = render_summary(summary, reporter.sample_pairs)
+        reporter.print_result(
+            render_temporary_result(text, summary) if unnamed else f"{text}\n\n{next_command(job, summary)}",
             to_stderr=from_stdin,
         )
         if from_stdin:
             stdin_job.write_to_stdout(
-                done.folder, done.outputs, stop, wanted, Path(job.output_dir) if unnamed else None
+                summary.folder, summary.outputs, stop, output_dir, Path(job.output_dir) if unnamed else None
             )
         if error_rate > job.check.max_error_rate:
             log.error(
                 "%.2f %% of the rows have no translation, more than check.max_error_rate=%g: see %s",
                 100 * error_rate,
                 job.check.max_error_rate,
-                "above" if unnamed else done.folder / "errors",
+                "above" if unnamed else summary.folder / "errors",
             )
             return ExitCode.TOO_MANY_ERRORS
-    return ExitCode.WARNINGS if job.strict and telling.num_warnings else ExitCode.COMPLETE
+    return ExitCode.WARNINGS if job.strict and reporter.num_warnings else ExitCode.COMPLETE
 
 
 def next_command(job: TranslateJob, summary: Summary) -> str:
-    """The command to try next."""
+    """Return the command to run next."""
     name = summary.folder.relative_to(job.output_dir)
-    place = "" if job.output_dir == "outputs" else f" output_dir={shlex.quote(job.output_dir)}"
-    lines = [f"Next: hymt-batch verify name={shlex.quote(str(name))}{place}"]
+    output_option = "" if job.output_dir == "outputs" else f" output_dir={shlex.quote(job.output_dir)}"
+    lines = [f"Next: hymt-batch verify name={shlex.quote(str(name))}{output_option}"]
     if job.source.path == "demo:bulletins":
-        lines.append("Your own file, with the real model: hymt-batch translate source.path=FILE tgt_lang=fr")
+        lines.append(
+            "To translate your own file with the real model: hymt-batch translate source.path=FILE tgt_lang=fr"
+        )
     return "\n".join(lines)
 
 
 def render_temporary_result(text: str, summary: Summary) -> str:
-    """The result of a job whose folder goes away: its first errors, not where they were."""
-    first = []
+    """Return the summary of a job whose folder will be removed: with its first errors in place of their paths."""
+    errors = []
     for path in summary.errors:
         with path.open(encoding="utf-8") as file:
-            first += [f"  {escape_line(line.rstrip(), 300)}" for line in islice(file, 3)]
-    first += ["  add name=NAME to keep the errors and to be able to continue"]
+            errors += [f"  {escape_line(line.rstrip(), 300)}" for line in islice(file, 3)]
+    errors += ["  add name=NAME to keep the errors and to be able to continue"]
     text = text.replace(str(summary.folder / "translated"), "standard output")
-    return text.replace(f"  listed in {summary.folder / 'errors'}", "\n".join(first))
+    return text.replace(f"  listed in {summary.folder / 'errors'}", "\n".join(errors))
 
 
 if __name__ == "__main__":

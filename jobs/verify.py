@@ -1,4 +1,4 @@
-"""Check all checksums and row counts of a job's output: `hymt-batch verify name=NAME`. Changes nothing."""
+"""Verify all checksums and row counts of a job's output: `hymt-batch verify name=NAME`. Changes nothing."""
 
 from __future__ import annotations
 
@@ -41,21 +41,21 @@ SEVERITY = (ExitCode.COMPLETE, ExitCode.MISSING, ExitCode.INPUT_CHANGED, ExitCod
 
 @dataclass(slots=True)
 class VerifyReport:
-    """What was checked, and what was found."""
+    """The counts of checked files, parts and inputs, and the problems that were found."""
 
     folder: str
-    files: int = 0  # published and checked
-    parts: int = 0  # checked
-    rows: int = 0  # in published files
-    inputs: int = 0  # checked
+    files: int = 0  # published files that were checked
+    parts: int = 0  # parts that were checked
+    rows: int = 0  # rows of the published files
+    inputs: int = 0  # inputs that were checked
     damage: list[str] = field(default_factory=list)
-    unreadable: list[str] = field(default_factory=list)  # by this user: they may be whole
-    changed: list[str] = field(default_factory=list)  # inputs that are not what was translated, or are not found
+    unreadable: list[str] = field(default_factory=list)  # no permission to read; may be intact
+    changed: list[str] = field(default_factory=list)  # inputs that have changed or are missing
     missing: list[str] = field(default_factory=list)
-    foreign: list[str] = field(default_factory=list)  # of `damage`: what is not of this job
-    obstacles: list[str] = field(default_factory=list)  # of `damage`: what stands in the place of a file or folder
+    foreign: list[str] = field(default_factory=list)  # the `damage` lines of files that do not belong to this job
+    obstacles: list[str] = field(default_factory=list)  # the `damage` lines of paths that are not the expected kind
     notes: list[str] = field(default_factory=list)
-    running: bool = False  # a living process holds the lease
+    running: bool = False  # True if the process that holds the lease is, or may be, alive
 
     @property
     def exit_code(self) -> ExitCode:
@@ -64,12 +64,12 @@ class VerifyReport:
 
 
 def verify(folder: Path, fs: Fs = OS_FS, inputs: bool | Sequence[str] = False) -> VerifyReport:
-    """Read everything a job published or committed.
+    """Read and check everything that a job published or committed.
 
     Args:
         folder: The output folder.
-        fs: The store.
-        inputs: Whether to check the inputs too, or where they are now.
+        fs: The file system.
+        inputs: True to check the inputs too, or their current paths if they were moved.
     """
     report, fs = VerifyReport(str(folder)), fs.within(folder)
     holder = lease.read(fs, folder)
@@ -84,21 +84,21 @@ def verify(folder: Path, fs: Fs = OS_FS, inputs: bool | Sequence[str] = False) -
             if hashes is None:
                 hashes = _verify_by_records(fs, folder, job, report)
             with _collect_unreadable(report, folder):
-                found = path_check.input_obstacles(fs, folder, job.inputs if job.created else ())
-                report.obstacles += [f"{path.relative_to(folder)}: {what}" for path, what in found]
+                obstacles = path_check.input_obstacles(fs, folder, job.inputs if job.created else ())
+                report.obstacles += [f"{path.relative_to(folder)}: {what}" for path, what in obstacles]
                 report.foreign += foreign_files.find(fs, folder, job.inputs, include_leftovers=not report.missing)
             if inputs is not False:
                 _verify_inputs(fs, folder, hashes, [] if inputs is True else list(inputs), report)
-    for worse, lines in ((report.obstacles, report.foreign), (report.obstacles + report.foreign, report.damage)):
-        names = {one.partition(": ")[0] for one in worse}  # what else is said of these comes of it
-        lines[:] = [one for one in lines if one.partition(": ")[0] not in names]
+    for handled, lines in ((report.obstacles, report.foreign), (report.obstacles + report.foreign, report.damage)):
+        handled_paths = {line.partition(": ")[0] for line in handled}  # their other problems have the same cause
+        lines[:] = [line for line in lines if line.partition(": ")[0] not in handled_paths]
     report.damage += report.obstacles + report.foreign
     return report
 
 
 @contextlib.contextmanager
 def _collect_unreadable(report: VerifyReport, folder: Path) -> Iterator[None]:
-    """What this user may not read is told as that, and is neither damaged nor missing."""
+    """Record a path that this user may not read as unreadable, instead of damaged or missing."""
     try:
         yield
     except PermissionError as error:
@@ -109,7 +109,7 @@ def _collect_unreadable(report: VerifyReport, folder: Path) -> Iterator[None]:
 
 
 def _read_job(fs: Fs, folder: Path, report: VerifyReport) -> JobRecord | None:
-    """The folder's job, by the manifest where all state is gone; None where nothing tells it."""
+    """Return the folder's job, from the manifest if the .hymt state is lost; None if neither is readable."""
     try:
         return manifest.read_job(fs, folder)
     except StatePermissionError:
@@ -125,7 +125,11 @@ def _read_job(fs: Fs, folder: Path, report: VerifyReport) -> JobRecord | None:
 
 
 def _verify_by_manifest(fs: Fs, folder: Path, job: JobRecord, report: VerifyReport) -> dict[str, Any] | None:
-    """Check a folder that lost its state against its manifest; None where it has a state, or no manifest."""
+    """Check a folder that lost its .hymt state against its manifest.
+
+    Returns:
+        The recorded size and hash of each input, or None if the folder has its state or has no valid manifest.
+    """
     try:
         value = manifest.read(fs, folder)
     except StateDamagedError:
@@ -139,12 +143,16 @@ def _verify_by_manifest(fs: Fs, folder: Path, job: JobRecord, report: VerifyRepo
         for file in value["outputs"]:
             _verify_row_count(folder / file["path"], str(file["path"]), file, file["format"], report, ("", ""))
         report.notes.append(manifest_only.STATE_LOST_NOTE)
-    return {one["rel"]: {"bytes": one["bytes"], "sha256": one["sha256"]} for one in value["inputs"]}
+    return {entry["rel"]: {"bytes": entry["bytes"], "sha256": entry["sha256"]} for entry in value["inputs"]}
 
 
 def _verify_by_records(fs: Fs, folder: Path, job: JobRecord, report: VerifyReport) -> dict[str, Any]:
-    """Check every file of a job against its record, or its parts; what is recorded of the published ones' inputs."""
-    kept, records = PartReader(fs, folder, job.identity_sha256), []
+    """Check every published file of a job against its record, and the parts of every other file.
+
+    Returns:
+        The recorded size and hash of the inputs of the published files.
+    """
+    part_reader, records = PartReader(fs, folder, job.identity_sha256), []
     for input in job.inputs:
         with _collect_unreadable(report, folder):
             record = published_file.read_record(fs, folder, input)
@@ -152,14 +160,14 @@ def _verify_by_records(fs: Fs, folder: Path, job: JobRecord, report: VerifyRepor
                 records.append(record)
                 _verify_published_file(fs, folder, record, report, _csv_dialect(job, input, record["format"]))
             else:
-                _verify_parts(kept, input, report)
+                _verify_parts(part_reader, input, report)
     if not report.unreadable:
         _verify_manifest(fs, folder, job, records, report)
     return {record["rel"]: record["input"] for record in records}
 
 
 def _csv_dialect(job: JobRecord, input: Input, kind: str) -> tuple[str, str]:
-    """Delimiter and escape of an output; "" where they are the format's own."""
+    """Return the delimiter and the escape of an output; "" for the default of the format."""
     source = job.identity.get("source") or {} if input.format == kind else {}
     return source.get("delimiter") or "", source.get("escape") or ""
 
@@ -170,15 +178,15 @@ def _verify_published_file(
     report.files += 1
     report.rows += record["rows"]
     output, errors = manifest.translated_path(folder, record["out_rel"]), manifest.errors_path(folder, record["rel"])
-    for path, wanted, kind in ((output, record["output"], record["format"]), (errors, record["errors"], "jsonl")):
+    for path, recorded, kind in ((output, record["output"], record["format"]), (errors, record["errors"], "jsonl")):
         name = str(path.relative_to(folder))
         with _collect_unreadable(report, folder):
-            if what := published_file.describe_damage(fs, path, wanted):
-                report.damage.append(f"{name}: {what}")
-            elif wanted is not None:
-                _verify_row_count(path, name, wanted, kind, report, dialect)
+            if damage := published_file.describe_damage(fs, path, recorded):
+                report.damage.append(f"{name}: {damage}")
+            elif recorded is not None:
+                _verify_row_count(path, name, recorded, kind, report, dialect)
     if sum(record["counts"].values()) != record["rows"]:
-        report.damage.append(f"{record['rel']}: its statuses do not add up to its {record['rows']} rows")
+        report.damage.append(f"{record['rel']}: the counts of its statuses do not add up to its {record['rows']} rows")
 
 
 def _verify_row_count(
@@ -190,37 +198,39 @@ def _verify_row_count(
         report.damage.append(f"{name}: cannot be read as {kind} ({error})")
         return
     if recorded["rows"] not in rows:
-        report.damage.append(f"{name}: has {rows[0]} rows, recorded are {recorded['rows']}")
+        report.damage.append(f"{name}: has {rows[0]} rows, but its record has {recorded['rows']}")
 
 
 def _verify_parts(part_reader: PartReader, input: Input, report: VerifyReport) -> None:
-    """The parts of a file that is not published: each one whole, and which are missing."""
-    ends = False
+    """Check the parts of a file that is not published, and list the missing ones."""
+    has_last_shard = False
     shards = sorted(part_reader.shard_indexes(input.file_id))
     for shard in shards:
-        here: dict[int, int] = {}  # part -> parts of the shard
+        valid_parts: dict[int, int] = {}  # part index -> number of parts of its shard
         for part in part_reader.part_indexes(input.file_id, shard):
             path = part_reader.path(input.file_id, shard, part)
             try:
-                found = part_reader.read(path, input.file_id, shard, part)
+                contents = part_reader.read(path, input.file_id, shard, part)
             except PartDamagedError as damage:
                 report.damage.append(f"{input.rel} shard {shard} part {part}: {damage}")
                 continue
-            if found is not None:
+            if contents is not None:
                 report.parts += 1
-                here[part] = found[0].num_parts
-                ends = ends or found[0].shard.last
-        num_parts = max(here.values(), default=1)
-        if len(here) < num_parts:
-            first = next(part for part in itertools.count() if part not in here)
+                valid_parts[part] = contents[0].num_parts
+                has_last_shard = has_last_shard or contents[0].shard.last
+        num_parts = max(valid_parts.values(), default=1)
+        if len(valid_parts) < num_parts:
+            first = next(part for part in itertools.count() if part not in valid_parts)
             report.missing.append(
-                f"{input.rel} shard {shard}: {num_parts - len(here)} of {num_parts} parts, first {first}"
+                f"{input.rel} shard {shard}: {num_parts - len(valid_parts)} of {num_parts} parts, first {first}"
             )
     end = max(shards, default=-1) + 1
-    for gap, after in zip([-1, *shards], [*shards, end], strict=True):
-        if after - gap > 1:  # a foreign folder may have any number in its name
-            report.missing.append(f"{input.rel} shard {gap + 1}" + (f" to {after - 1}" if after - gap > 2 else ""))
-    if not ends:
+    for previous, next_shard in zip([-1, *shards], [*shards, end], strict=True):
+        if next_shard - previous > 1:  # reported as a range: a foreign folder may have any number in its name
+            report.missing.append(
+                f"{input.rel} shard {previous + 1}" + (f" to {next_shard - 1}" if next_shard - previous > 2 else "")
+            )
+    if not has_last_shard:
         report.missing.append(f"{input.rel} from shard {end} on")
     report.missing.append(f"{input.rel}: not published")
 
@@ -229,9 +239,9 @@ def _verify_manifest(fs: Fs, folder: Path, job: JobRecord, records: list[dict[st
     try:
         manifest.read(fs, folder)
         if len(records) < len(job.inputs):
-            report.damage.append("manifest.json: is there, though not every file is published")
+            report.damage.append("manifest.json: exists, although not every file is published")
         elif not has_content(fs, folder / "manifest.json", manifest.build(job, records)):
-            report.damage.append("manifest.json: does not say what the published files say")
+            report.damage.append("manifest.json: does not match the records of the published files")
     except StateMissingError:
         report.missing.append("manifest.json")
     except StatePermissionError:
@@ -241,23 +251,26 @@ def _verify_manifest(fs: Fs, folder: Path, job: JobRecord, records: list[dict[st
 
 
 def _verify_inputs(fs: Fs, folder: Path, hashes: dict[str, Any], paths: Sequence[str], report: VerifyReport) -> None:
-    """Compare the inputs of published files with what was translated; those of others are compared row by row later."""
-    found = input_locations.find(fs, folder, list(hashes), paths)
-    for rel, wanted in hashes.items():
-        if rel not in found:
-            report.changed.append(f"{rel}: is not found where the job read it. Set inputs=PATH, as source.path= was")
+    """Compare the inputs of published files with their recorded hashes.
+
+    The inputs of other files are not compared: when the job continues, it compares them row by row.
+    """
+    locations = input_locations.find(fs, folder, list(hashes), paths)
+    for rel, recorded in hashes.items():
+        if rel not in locations:
+            report.changed.append(f"{rel}: is not where the job read it. Set inputs=PATH as you set source.path=")
             continue
         report.inputs += 1
         try:
-            if hash_input(Input(rel, rel, found[rel], "")) != wanted:
-                report.changed.append(f"{found[rel]}: is not the file that was translated as {rel}")
+            if hash_input(Input(rel, rel, locations[rel], "")) != recorded:
+                report.changed.append(f"{locations[rel]}: is not the file that was translated as {rel}")
         except HymtError as error:
             denied = isinstance(error.__context__, PermissionError)
-            (report.unreadable if denied else report.changed).append(f"{found[rel]}: {error.message}")
+            (report.unreadable if denied else report.changed).append(f"{locations[rel]}: {error.message}")
 
 
 def render(report: VerifyReport) -> str:
-    """The report as lines for people."""
+    """Return the report as text."""
     state = {
         ExitCode.COMPLETE: "complete and undamaged",
         ExitCode.DAMAGE: "damaged",
@@ -269,50 +282,53 @@ def render(report: VerifyReport) -> str:
     checked = f"{report.files} files with {report.rows} rows, {report.parts} parts"
     lines.append(f"  checked   {checked}" + (f", {report.inputs} inputs" if report.inputs else ""))
     for name in ("damage", "unreadable", "changed", "missing"):
-        found = getattr(report, name)
-        lines += [f"  {name:9} {one}" for one in found[:50]]
-        if len(found) > 50:
-            lines.append(f"  {name:9} and {len(found) - 50} more")
-    lines += [f"  note      {one}" for one in report.notes]
-    return "\n".join([*lines, *(f"  {one}" for one in _advice(report))])
+        problems = getattr(report, name)
+        lines += [f"  {name:9} {line}" for line in problems[:50]]
+        if len(problems) > 50:
+            lines.append(f"  {name:9} and {len(problems) - 50} more")
+    lines += [f"  note      {line}" for line in report.notes]
+    return "\n".join([*lines, *(f"  {line}" for line in _advice(report))])
 
 
 def _advice(report: VerifyReport) -> Iterator[str]:
-    """What helps, and nothing else."""
+    """Yield the steps that fix the reported problems."""
     if report.running and report.exit_code is ExitCode.MISSING:
-        yield "The job is running: verify it when it has ended."
+        yield "The job is running: verify it after it has ended."
         return
     if report.obstacles:
-        yield "Move away what stands in the place of a file or folder, then run the job again."
+        yield "Move away what blocks the path of an expected file or folder, then run the job again."
     elif report.foreign:
-        yield "Move away what is not of this job."
+        yield "Move away the files that do not belong to this job."
     if report.unreadable:
-        yield "Run verify as the user who ran the job, or give this one the right to read (chmod, chown)."
+        yield "Run verify as the user who ran the job, or give this user read permission (chmod, chown)."
     elif report.obstacles:
         return
-    elif (damaged := [one for one in report.damage if one not in report.foreign]) or report.missing:
-        yield "Run the job again: what is damaged or missing is made anew."
-        if any(one.startswith("translated/") for one in damaged):
-            yield "A file of translated/ that somebody changed is kept in set_aside/ then."
+    elif (damaged := [line for line in report.damage if line not in report.foreign]) or report.missing:
+        yield "Run the job again to rebuild what is damaged or missing."
+        if any(line.startswith("translated/") for line in damaged):
+            yield "The job then keeps changed files of translated/ in set_aside/."
     if report.changed:
-        yield "Put the old inputs back, or translate what changed with on_input_change=redo."
+        yield "Restore the old inputs, or set on_input_change=redo to translate the changed rows."
 
 
 def run(job: VerifyJob) -> ExitCode:
-    """Print the report, of a sweep one a point; the worst verdict is the exit code.
+    """Print the report of a job, or of each point of a sweep.
+
+    Returns:
+        The worst exit code of the reports.
 
     Raises:
         UsageError: There is no such folder.
-        PreflightError: This user may not look into it.
+        PreflightError: This user may not read the folder.
     """
-    codes = []
-    paths = job.inputs if isinstance(job.inputs, bool) else [job.inputs] if isinstance(job.inputs, str) else job.inputs
+    exit_codes = []
+    inputs = job.inputs if isinstance(job.inputs, bool) else [job.inputs] if isinstance(job.inputs, str) else job.inputs
     for folder in job_folders.find(OS_FS, Path(job.output_dir) / job.name):
-        report = verify(folder, inputs=paths)
+        report = verify(folder, inputs=inputs)
         text = json.dumps(asdict(report), sort_keys=True) if job.format.value == "json" else render(report)
         streams.print_result(sanitize.sanitize_text(text))
-        codes.append(report.exit_code)
-    return max(codes, key=SEVERITY.index)
+        exit_codes.append(report.exit_code)
+    return max(exit_codes, key=SEVERITY.index)
 
 
 if __name__ == "__main__":

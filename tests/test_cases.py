@@ -1,6 +1,6 @@
-"""Whole commands that once failed, as a user gives them: the demo model, real processes, one test a case.
+"""Complete commands that failed in the past, run as a user runs them: the demo model, real processes, one test each.
 
-Each kind has closer tests beside its stage; here stands what a user saw.
+The tests of the stages check each failure in detail; these check what the user sees.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ TO_FRENCH = [*TO_GERMAN[:3], "tgt_lang=fr", "launch.progress=off", "check.max_er
 
 
 class Command:
-    """Runs `hymt-batch` in a folder of the test's own."""
+    """Runs `hymt-batch` in the folder of the test."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -54,19 +54,19 @@ def hymt(tmp_path: Path) -> Command:
     return Command(tmp_path)
 
 
-def test_a_row_of_dots_is_cut_and_costs_nothing(hymt: Command) -> None:
+def test_a_long_row_of_dots_is_refused_quickly_and_other_rows_are_translated(hymt: Command) -> None:
     dots = "." * 300_000
     (hymt.folder / "dots.txt").write_text(f"{RAIN}\n{dots}\n{RAIN}\n")
     began = time.monotonic()
     done = hymt.translate("source.path=dots.txt", "segment.max_segments=100")
-    assert done.returncode in (0, 10), done.stderr  # 10: one row in three is an error row
+    assert done.returncode in (0, 10), done.stderr  # 10 (TOO_MANY_ERRORS): one of three rows is an error row
     assert time.monotonic() - began < 60
     lines = hymt.output("dots/translated/dots.txt").decode().split("\n")
     assert lines[0] == lines[2] != ""
     assert "too_long" in hymt.output("dots/errors/dots.txt.errors.jsonl").decode()
 
 
-def test_a_row_of_dots_does_not_keep_a_job_from_stopping(hymt: Command) -> None:
+def test_a_long_row_of_punctuation_does_not_prevent_a_stop(hymt: Command) -> None:
     (hymt.folder / "dots.txt").write_text(f"{RAIN}\n{'?!' * 400_000}\n{RAIN}\n")
     words = [*COMMAND, "translate", *TO_GERMAN, "source.path=dots.txt", "launch.grace_s=2", "batch.part_rows=1"]
     running = subprocess.Popen(words, cwd=hymt.folder, stderr=subprocess.PIPE, text=True)
@@ -85,7 +85,7 @@ def test_a_row_of_dots_does_not_keep_a_job_from_stopping(hymt: Command) -> None:
         running.communicate()
 
 
-def test_not_a_number_costs_neither_the_translation_nor_the_row(hymt: Command) -> None:
+def test_a_row_with_nan_is_kept_and_translated(hymt: Command) -> None:
     rows = [f'{{"id": {i}, "score": {"NaN" if i == 5 else 0.5}, "text": "{RAIN}"}}' for i in range(10)]
     (hymt.folder / "x.jsonl").write_text("\n".join(rows) + "\n")
     assert hymt.translate("source.path=x.jsonl", "strict=true").returncode == 0
@@ -106,13 +106,13 @@ def test_a_row_that_is_too_long_keeps_its_fields_and_its_source(hymt: Command) -
     assert hymt.output("x/translated/x.txt").decode().split("\n")[1] == long
 
 
-def test_rows_with_nothing_to_see_are_copied(hymt: Command) -> None:
+def test_invisible_rows_are_copied(hymt: Command) -> None:
     text = f"{RAIN}\n\u200b\n\ufeff\n\u00ad\n\u2060\n\u200e\n{RAIN}\n"
     (hymt.folder / "x.txt").write_text(text, encoding="utf-8")
     assert hymt.translate("source.path=x.txt").returncode == 0
-    made = hymt.output("x/translated/x.txt").decode().split("\n")
-    assert made[1:6] == text.split("\n")[1:6]
-    assert made[0] == made[6] != RAIN
+    lines = hymt.output("x/translated/x.txt").decode().split("\n")
+    assert lines[1:6] == text.split("\n")[1:6]
+    assert lines[0] == lines[6] != RAIN
 
 
 def test_conversions_keep_the_columns(hymt: Command) -> None:
@@ -131,10 +131,10 @@ def test_conversions_keep_the_columns(hymt: Command) -> None:
 
 
 def test_backslash_before_a_quote_is_a_bad_row_or_an_escape(hymt: Command) -> None:
-    odd = '"Heavy rain \\"is expected\\" in Athens."'
-    (hymt.folder / "x.csv").write_text(f"id,text\n1,{odd}\n2,{SUN}\n")
-    told = hymt.translate("source.path=x.csv", "write=jsonl", "name=told")
-    assert told.returncode == 10
+    escaped = '"Heavy rain \\"is expected\\" in Athens."'
+    (hymt.folder / "x.csv").write_text(f"id,text\n1,{escaped}\n2,{SUN}\n")
+    result = hymt.translate("source.path=x.csv", "write=jsonl", "name=told")
+    assert result.returncode == 10
     first, second = [json.loads(line) for line in hymt.output("told/translated/x.jsonl").splitlines()]
     assert (first["id"], first["hymt"]["status"], first["translation"]) == ("1", "bad_row", "")
     assert second["translation"]
@@ -142,14 +142,14 @@ def test_backslash_before_a_quote_is_a_bad_row_or_an_escape(hymt: Command) -> No
     assert hymt.translate("source.path=x.csv", "write=jsonl", "source.escape=backslash").returncode == 0
     rows = [json.loads(line) for line in hymt.output("x/translated/x.jsonl").splitlines()]
     assert [row["text"] for row in rows] == ['Heavy rain "is expected" in Athens.', SUN]
-    (hymt.folder / "full.csv").write_text("id,text\n" + f"1,{odd}\n" * 5)
+    (hymt.folder / "full.csv").write_text("id,text\n" + f"1,{escaped}\n" * 5)
     refused = hymt.translate("source.path=full.csv")
     assert refused.returncode == 2
     assert "source.escape=backslash" in refused.stderr
     assert not (hymt.folder / "outputs/full").exists()
 
 
-def test_far_dates_become_text(hymt: Command) -> None:
+def test_dates_out_of_range_become_text(hymt: Command) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -190,7 +190,7 @@ def test_nothing_is_removed_behind_a_link(hymt: Command) -> None:
     assert {path.read_text() for path in mine.iterdir()} == {"precious\n"}
 
 
-def test_a_damaged_job_json_is_made_again(hymt: Command) -> None:
+def test_a_damaged_job_json_is_rebuilt(hymt: Command) -> None:
     (hymt.folder / "in").mkdir()
     for name in ("a.txt", "b.txt"):
         (hymt.folder / "in" / name).write_text("High 1.\nHigh 2.\n")
@@ -211,7 +211,7 @@ def test_a_finished_folder_without_its_state_is_complete(hymt: Command) -> None:
     assert hymt("verify", "name=x").returncode == 0
     assert hymt.translate(*words, to=TO_FRENCH).returncode == 0
     assert {path: path.stat().st_mtime_ns for path in before} == before
-    (hymt.folder / "outputs/x/translated/a.txt").write_text("edited\nby somebody\n")
+    (hymt.folder / "outputs/x/translated/a.txt").write_text("edited\nby a user\n")
     assert hymt("verify", "name=x").returncode == 7
 
 
@@ -252,7 +252,7 @@ def alive(pid: int) -> bool:
         return False
 
 
-def test_a_name_that_the_system_cannot_hold_is_told(hymt: Command) -> None:
+def test_a_path_that_is_too_long_is_reported(hymt: Command) -> None:
     (hymt.folder / "in").mkdir()
     here = os.open(hymt.folder / "in", os.O_RDONLY)
     for _ in range(30):
@@ -267,7 +267,7 @@ def test_a_name_that_the_system_cannot_hold_is_told(hymt: Command) -> None:
         assert done.returncode in (2, 6)
         assert "xxx" in done.stderr
     finally:
-        subprocess.run(["rm", "-r", str(hymt.folder / "in")], check=True)  # shutil follows whole paths
+        subprocess.run(["rm", "-r", str(hymt.folder / "in")], check=True)  # shutil.rmtree cannot delete such long paths
 
 
 def test_a_panic_of_the_tokenizer_refuses_the_model_or_costs_the_row(hymt: Command) -> None:
@@ -288,7 +288,7 @@ def test_a_panic_of_the_tokenizer_refuses_the_model_or_costs_the_row(hymt: Comma
     [{"PYTHONUTF8": "0", "LC_ALL": "C"}, {"PYTHONIOENCODING": "ascii"}, {"PYTHONUTF8": "0", "LC_ALL": "POSIX"}],
     ids=lambda environment: " ".join(f"{name}={value}" for name, value in environment.items()),
 )
-def test_a_terminal_that_shows_no_arrow_is_no_bug(hymt: Command, environment: dict[str, str]) -> None:
+def test_a_terminal_without_unicode_is_not_a_bug(hymt: Command, environment: dict[str, str]) -> None:
     (hymt.folder / "x.txt").write_text(f"{RAIN}\n")
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("LC_", "LANG", "PYTHONUTF8"))}
     for _ in range(2):
@@ -297,7 +297,7 @@ def test_a_terminal_that_shows_no_arrow_is_no_bug(hymt: Command, environment: di
     assert hymt.output("x/translated/x.txt")
 
 
-def test_translations_are_kept_where_stdout_takes_no_more(hymt: Command) -> None:
+def test_translations_are_kept_if_stdout_cannot_be_written(hymt: Command) -> None:
     with open("/dev/full", "w") as full:
         done = hymt.translate("source.path=-", input=f"{RAIN}\n", stdout=full)
     assert done.returncode == 75
@@ -307,7 +307,7 @@ def test_translations_are_kept_where_stdout_takes_no_more(hymt: Command) -> None
     assert kept[0].parents[1].name in done.stderr
 
 
-def test_a_closed_stdout_is_told_before_anything_is_translated(hymt: Command) -> None:
+def test_a_closed_stdout_is_reported_before_anything_is_translated(hymt: Command) -> None:
     words = ["bash", "-c", '"$@" >&-', "bash", *COMMAND, "translate", *TO_GERMAN, "source.path=-"]
     done = subprocess.run(words, cwd=hymt.folder, input=f"{RAIN}\n", capture_output=True, text=True, timeout=120)
     assert done.returncode == 6
@@ -315,7 +315,7 @@ def test_a_closed_stdout_is_told_before_anything_is_translated(hymt: Command) ->
     assert "standard output" in done.stderr
 
 
-def test_a_deleted_working_directory_is_no_bug(hymt: Command) -> None:
+def test_a_deleted_working_directory_is_not_a_bug(hymt: Command) -> None:
     (hymt.folder / "x.txt").write_text(f"{RAIN}\n")
     program = 'mkdir gone; cd gone; rmdir "$PWD"; exec "$@"'
     paths = [f"source.path={hymt.folder / 'x.txt'}", f"output_dir={hymt.folder / 'out'}"]

@@ -1,4 +1,4 @@
-"""Settings: what is composed, what is refused, and in which words."""
+"""Settings: composition, refusals and their messages."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from hymt_batch.errors import ConfigError, UsageError
 from hymt_batch.schema import OnMismatch, StatusJob, TranslateJob
 
 BASE = ["source.path=in.txt", "tgt_lang=fr"]
-CHOICES = [(group, choice) for group, found in config.group_choices("translate").items() for choice in found]
+CHOICES = [(group, choice) for group, choices in config.group_choices("translate").items() for choice in choices]
 
 
 def load(*words: str) -> TranslateJob:
@@ -42,7 +42,7 @@ def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 @pytest.mark.parametrize(("group", "choice"), CHOICES, ids=["-".join(pair) for pair in CHOICES])
 def test_every_choice_of_every_group_composes(group: str, choice: str) -> None:
     needed = ["device_map.map={'*': 0}"] if choice == "manual" else []
-    if "chimera" in choice:  # translate refuses it
+    if "chimera" in choice:  # translate refuses this model, plan does not
         assert config.load("plan", [f"{group}={choice}"]).model.path
         return
     job = load(*BASE, f"{group}={choice}", *needed)
@@ -50,7 +50,7 @@ def test_every_choice_of_every_group_composes(group: str, choice: str) -> None:
         assert job.model.path
 
 
-def test_defaults_are_those_the_page_promises() -> None:
+def test_defaults_are_the_documented_ones() -> None:
     job = load(*BASE)
     assert job.model.path == "tencent/HY-MT1.5-1.8B"
     assert (job.model.revision, job.model.download) == ("main", False)
@@ -60,18 +60,18 @@ def test_defaults_are_those_the_page_promises() -> None:
     assert job.name == "in"
 
 
-def test_the_demo_preset_is_a_whole_job() -> None:
+def test_the_demo_preset_is_a_complete_job() -> None:
     job = load("preset=demo")
     assert (job.model.path, job.source.path) == ("demo:model", "demo:bulletins")
     assert (job.src_lang, job.tgt_lang, job.name) == ("en", "fr", "demo")
 
 
-def test_the_command_line_has_the_last_word_over_a_preset() -> None:
+def test_the_command_line_overrides_a_preset() -> None:
     job = load("tgt_lang=de", "preset=demo", "model=hy_mt2_7b", "name=mine")
     assert (job.tgt_lang, job.model.path, job.name) == ("de", "tencent/Hy-MT2-7B", "mine")
 
 
-def test_a_choice_with_dots_is_found_and_a_yaml_ending_is_taken() -> None:
+def test_a_choice_with_dots_is_found_and_a_yaml_suffix_is_accepted() -> None:
     assert load(*BASE, "model=hy_mt1.5_1.8b_gptq_int4").model.path == "tencent/HY-MT1.5-1.8B-GPTQ-Int4"
     assert load(*BASE, "model=hy_mt1.5_7b.yaml").model.path == "tencent/HY-MT1.5-7B"
 
@@ -101,19 +101,19 @@ AWKWARD = [
 
 
 @pytest.mark.parametrize("path", AWKWARD)
-def test_a_path_is_taken_as_it_is_whatever_its_characters(path: str) -> None:
+def test_a_path_may_have_any_characters(path: str) -> None:
     assert load("tgt_lang=fr", "name=n", f"source.path={path}").source.path == path
 
 
 @pytest.mark.parametrize(
     "file", ["[x].txt", "[a,b]", "null", "'q'", "${x}.txt", "a\\${y}\\", "choice(1,2)", "a,b", "x${oc.env:HOME}"]
 )
-def test_a_file_that_exists_is_taken_literally_first(file: str) -> None:
+def test_the_name_of_an_existing_file_is_taken_literally(file: str) -> None:
     Path(file).write_text("x")
     assert load("tgt_lang=fr", "name=n", f"source.path={file}").source.path == file
-    assert [one.job.source.path for one in config.load_sweep("translate", ["tgt_lang=fr", f"source.path={file}"])] == [
-        file
-    ]
+    assert [
+        point.job.source.path for point in config.load_sweep("translate", ["tgt_lang=fr", f"source.path={file}"])
+    ] == [file]
 
 
 @pytest.mark.parametrize(
@@ -134,13 +134,13 @@ def test_lists_quotes_and_globs_stay_usable(text: str, paths: str | list[str]) -
 
 @settings(max_examples=150, deadline=None)
 @given(st.lists(st.sampled_from(["\\", "${", "}", "'", '"', "a", ":", " "]), max_size=8).map("".join))
-def test_an_escaped_text_comes_back_from_omegaconf_as_it_was(text: str) -> None:
+def test_omegaconf_returns_an_escaped_text_unchanged(text: str) -> None:
     assert OmegaConf.create({"k": override_syntax.escape_interpolation(text)}).k == text
 
 
 @settings(max_examples=150, deadline=None)
 @given(st.text(st.sampled_from("\\'\"a, "), max_size=10), st.sampled_from("'\""))
-def test_a_quoted_text_reads_back_like_hydra_reads_it(text: str, quote: str) -> None:
+def test_quoted_texts_are_parsed_as_hydra_parses_them(text: str, quote: str) -> None:
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.core.override_parser.types import Quote, QuotedString
 
@@ -149,7 +149,7 @@ def test_a_quoted_text_reads_back_like_hydra_reads_it(text: str, quote: str) -> 
     assert override_syntax.unquote(written) == text
 
 
-def test_null_and_empty_values_mean_what_they_say() -> None:
+def test_null_is_none_and_an_empty_value_is_an_empty_text() -> None:
     assert load(*BASE, "src_lang=null").src_lang is None
     assert load(*BASE, "source.subset=").source.subset == ""
     assert load(*BASE, "source.limit=NULL").source.limit is None
@@ -184,7 +184,7 @@ def test_null_and_empty_values_mean_what_they_say() -> None:
         ("tgt_lang=fr,de", ["Add -m"]),
         ("src_lang=french", ["src_lang=french", "fr"]),
         ("+model.path=x", ["Write model.path=VALUE"]),
-        ("++a.b=x", ["are fixed", "a.b is none of them", "Settings of translate: "]),
+        ("++a.b=x", ["are fixed", "a.b is not one of them", "Settings of translate: "]),
         ("+modle=x", ["are fixed", "Did you mean model?"]),
         ("launch.samples=1001", ["launch.samples=1001", "Set launch.samples=3"]),
         ("~model", ["are fixed"]),
@@ -204,9 +204,9 @@ def test_null_and_empty_values_mean_what_they_say() -> None:
         ("in.txt", ["is not KEY=VALUE"]),
         ("=x", ["is not a setting"]),
         ("name=a/b", ["Set name=a_b"]),
-        ("name=..", ["names no folder"]),
+        ("name=..", ["is not the name of a folder"]),
         ("name=a..b", ["no '..'"]),
-        ("name=", ["names no folder"]),
+        ("name=", ["is not the name of a folder"]),
         ("name=" + "x" * 300, ["bytes"]),
         ("output_dir=", ["output_dir=outputs"]),
         ("write.meta_field=translation", ["write.meta_field="]),
@@ -216,13 +216,13 @@ def test_null_and_empty_values_mean_what_they_say() -> None:
     ],
 )
 @pytest.mark.fault(79)
-def test_a_wrong_key_or_value_is_one_line_that_says_what_is_valid(word: str, needles: list[str]) -> None:
+def test_a_wrong_key_or_value_is_refused_in_one_line_with_what_is_valid(word: str, needles: list[str]) -> None:
     message = refusal(*BASE, word)
     for needle in needles:
         assert needle in message, message
 
 
-def test_what_is_missing_is_named_with_an_example() -> None:
+def test_missing_settings_are_named_with_an_example() -> None:
     message = refusal()
     assert "tgt_lang" in message
     assert "source.path=corpus.txt" in message
@@ -236,7 +236,7 @@ def test_a_value_of_another_setting_may_be_used() -> None:
     assert load(*BASE, "name=run_${tgt_lang}").name == "run_fr"
 
 
-def test_languages_are_settled_to_their_codes() -> None:
+def test_languages_are_normalized_to_their_codes() -> None:
     job = load("source.path=x", "src_lang=EN", "tgt_lang=ZH_hant")
     assert (job.src_lang, job.tgt_lang) == ("en", "zh-Hant")
     assert "both fr" in refusal(*BASE, "src_lang=fr")
@@ -261,7 +261,7 @@ def test_the_name_comes_from_the_input(path: str | list[str], expected: str | No
     assert job_name.default(path) == expected
 
 
-def test_names_of_any_script_are_taken() -> None:
+def test_names_of_any_script_are_accepted() -> None:
     for good in ("a-b_c.1", "语料", "हिन्दी", "été"):
         assert load(*BASE, f"name={good}").name == good
 
@@ -275,7 +275,7 @@ def test_a_folder_of_a_dataset_keeps_its_dots_in_the_name(tmp_path: Path) -> Non
     assert job_name.default("set-v1.5") == "set-v1.5"
 
 
-def test_status_takes_a_point_of_a_sweep_but_nothing_outside() -> None:
+def test_status_accepts_a_point_of_a_sweep_but_no_path_outside_output_dir() -> None:
     job = config.load("status", ["name=demo/tgt_lang=fr", "format=json"])
     assert isinstance(job, StatusJob)
     assert job.name == "demo/tgt_lang=fr"
@@ -289,15 +289,15 @@ def points(*words: str) -> list[config.SweepPoint]:
 
 
 def test_a_sweep_runs_every_combination_in_its_own_folder() -> None:
-    found = points("tgt_lang=fr,de", "decode.top_k=choice(10,20)", "decode=recommended", "name=s")
-    assert [(point.job.tgt_lang, point.job.decode.top_k) for point in found] == [
+    swept = points("tgt_lang=fr,de", "decode.top_k=choice(10,20)", "decode=recommended", "name=s")
+    assert [(point.job.tgt_lang, point.job.decode.top_k) for point in swept] == [
         ("fr", 10),
         ("fr", 20),
         ("de", 10),
         ("de", 20),
     ]
-    assert found[0].label == "decode.top_k=10,tgt_lang=fr"
-    assert (found[0].job.output_dir, found[0].job.name) == ("outputs/s", found[0].label)
+    assert swept[0].label == "decode.top_k=10,tgt_lang=fr"
+    assert (swept[0].job.output_dir, swept[0].job.name) == ("outputs/s", swept[0].label)
 
 
 def test_ranges_and_globs_of_hydra_sweep() -> None:
@@ -307,19 +307,19 @@ def test_ranges_and_globs_of_hydra_sweep() -> None:
     assert "matches no value" in refusal(*BASE, "model=glob(x*)", points=True)
     assert "must not be zero" in refusal(*BASE, "seed=range(0,5,0)", points=True)
     assert len(points("preset=null")) == 1
-    assert "no list of values" in refusal(*BASE, "seed=interval(1,2)", points=True)
+    assert "not a list of values" in refusal(*BASE, "seed=interval(1,2)", points=True)
 
 
-def test_swept_inputs_share_one_folder_above_and_never_a_point() -> None:
-    found = points("source.path=a/b.txt,a_b.txt,[c.txt,d.txt]")
-    assert {point.job.output_dir for point in found} == {"outputs/b"}
-    assert len({point.label for point in found}) == 3
-    assert found[2].job.source.path == ["c.txt", "d.txt"]
+def test_swept_inputs_share_a_parent_folder_but_never_a_point() -> None:
+    swept = points("source.path=a/b.txt,a_b.txt,[c.txt,d.txt]")
+    assert {point.job.output_dir for point in swept} == {"outputs/b"}
+    assert len({point.label for point in swept}) == 3
+    assert swept[2].job.source.path == ["c.txt", "d.txt"]
 
 
-def test_a_swept_name_is_the_folder_above() -> None:
-    found = points("name=x,y", "tgt_lang=fr,de")
-    assert [(point.job.output_dir, point.label) for point in found][::3] == [
+def test_a_swept_name_is_the_parent_folder() -> None:
+    swept = points("name=x,y", "tgt_lang=fr,de")
+    assert [(point.job.output_dir, point.label) for point in swept][::3] == [
         ("outputs/x", "tgt_lang=fr"),
         ("outputs/y", "tgt_lang=de"),
     ]
@@ -330,9 +330,9 @@ def test_a_swept_name_is_the_folder_above() -> None:
 
 
 def test_a_long_point_is_named_by_a_hash() -> None:
-    found = points("source.path=" + ",".join(letter * 120 for letter in "ab"))
-    assert all(len(point.label) == 16 for point in found)
-    assert len({point.label for point in found}) == 2
+    swept = points("source.path=" + ",".join(letter * 120 for letter in "ab"))
+    assert all(len(point.label) == 16 for point in swept)
+    assert len({point.label for point in swept}) == 2
 
 
 @settings(max_examples=50, deadline=None)
@@ -342,13 +342,13 @@ def test_two_points_never_share_a_folder(texts: list[str]) -> None:
 
     labels = {sweep.point_label([Override("source.path", False, (text,), (text,))]) for text in texts}
     assert len(labels) == 2
-    assert all(len(one) <= sweep.MAX_LABEL_CHARS and "/" not in one and one.strip(".") for one in labels)
+    assert all(len(label) <= sweep.MAX_LABEL_CHARS and "/" not in label and label.strip(".") for label in labels)
 
 
-def test_a_preset_may_bring_its_own_sweep_and_the_command_line_replaces_it() -> None:
+def test_a_preset_may_define_a_sweep_that_the_command_line_overrides() -> None:
     assert len(points("preset=sweep_decode")) == 6
-    found = points("preset=sweep_decode", "decode.temperature=0.5")
-    assert [point.label for point in found] == ["decode.top_p=0.6", "decode.top_p=0.9"]
+    swept = points("preset=sweep_decode", "decode.temperature=0.5")
+    assert [point.label for point in swept] == ["decode.top_p=0.6", "decode.top_p=0.9"]
 
 
 def test_stdin_cannot_be_swept() -> None:
@@ -357,7 +357,7 @@ def test_stdin_cannot_be_swept() -> None:
     assert "with other inputs" in refusal("source.path=[-,a.txt]", "tgt_lang=fr")
 
 
-def test_a_preset_without_a_name_leaves_the_inputs() -> None:
+def test_a_preset_without_a_name_keeps_the_name_of_the_input() -> None:
     job = load("preset=nightly", "source.path=2026-01-02.txt", "tgt_lang=fr")
     assert (job.name, job.on_input_change, job.strict) == ("2026-01-02", schema.OnInputChange.refuse, True)
 
@@ -373,7 +373,7 @@ def test_a_wrong_point_is_found_before_any_runs() -> None:
 
 
 @pytest.mark.fault(79)
-def test_no_plugin_of_the_machine_is_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_installed_hydra_plugin_is_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from hydra.core.plugins import Plugins
     from hydra.core.singleton import Singleton
 
@@ -403,10 +403,10 @@ CARDS = {
     "hy_mt2_7b": True,
     "hy_mt2_7b_fp8": True,
 }
-"""Whether each card's translation snippet asks for the generation prompt."""
+"""Model -> True if the translation example of its card sets add_generation_prompt."""
 
 
-def test_every_model_is_listed_with_what_its_card_does() -> None:
+def test_this_file_lists_every_model() -> None:
     assert sorted(CARDS) == config.group_choices("translate")["model"]
 
 
@@ -415,8 +415,8 @@ def test_the_generation_prompt_and_the_licence_are_those_of_the_models_card(mode
     job = config.load("plan", [f"model={model}"])
     assert job.add_generation_prompt is CARDS[model]
     for word in ("true", "false"):
-        asked = config.load("plan", [f"model={model}", f"prompt.add_generation_prompt={word}"])
-        assert asked.add_generation_prompt is (word == "true")
+        overridden = config.load("plan", [f"model={model}", f"prompt.add_generation_prompt={word}"])
+        assert overridden.add_generation_prompt is (word == "true")
     if model.startswith(("hy_mt2", "demo")):
         assert job.model.licence_text == "Apache-2.0"
     else:
@@ -425,7 +425,7 @@ def test_the_generation_prompt_and_the_licence_are_those_of_the_models_card(mode
         assert "Tencent" in job.model.licence
 
 
-def test_a_generation_prompt_that_is_neither_is_refused_with_the_choices() -> None:
+def test_an_invalid_generation_prompt_is_refused_with_the_choices() -> None:
     message = refusal(*BASE, "prompt.add_generation_prompt=maybe")
     assert "Choices: " in message
     for choice in ("auto", "true", "false"):
@@ -454,7 +454,7 @@ def identity_of(*words: str) -> Any:
     )
 
 
-def test_a_job_is_identified_by_what_the_generation_prompt_comes_to_and_not_by_the_licence() -> None:
+def test_the_identity_has_the_resolved_generation_prompt_but_not_the_licence() -> None:
     first = identity_of()
     assert first["prompt"]["add_generation_prompt"] is True
     assert identity_of("prompt.add_generation_prompt=true") == first

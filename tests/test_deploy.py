@@ -1,4 +1,4 @@
-"""The container: its entrypoint runs with stand-ins for hymt-batch, and its files are checked; no image is built."""
+"""The container: its entry point runs with a stub for hymt-batch, and its files are checked; no image is built."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ sys.exit(number("JOB_EXITS"))
 
 @dataclass(frozen=True, slots=True)
 class Container:
-    """The entrypoint with a stand-in for hymt-batch that notes how it was called."""
+    """The entry point with a stub for hymt-batch that records its calls."""
 
     folder: Path
 
@@ -67,17 +67,17 @@ class Container:
         program.write_text(STUB, encoding="utf-8")
         stub.write_text(f'#!/usr/bin/env bash\nexec {shlex.quote(sys.executable)} -ISB {program} "$@"\n')
         stub.chmod(0o755)
-        given = {key: value for key, value in os.environ.items() if not key.startswith("HYMT_")}
+        environment = {key: value for key, value in os.environ.items() if not key.startswith("HYMT_")}
         return subprocess.Popen(
             [str(ENTRYPOINT), *words],
-            env={**given, "HYMT_BATCH": str(stub), "RECORDS": str(self.folder / "records"), **variables},
+            env={**environment, "HYMT_BATCH": str(stub), "RECORDS": str(self.folder / "records"), **variables},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
         )
 
     def run(self, *words: str, stdin: bytes = b"", **variables: str) -> tuple[int, bytes, bytes, int]:
-        """Exit code, stdout, stderr, and the process id that was started."""
+        """Return the exit code, stdout, stderr and the id of the started process."""
         with self.start(*words, **variables) as process:
             out, err = process.communicate(stdin, timeout=30)
         return process.returncode, out, err, process.pid
@@ -103,12 +103,12 @@ def wait_until_gone(pid: int) -> None:
             return
         stat = Path(f"/proc/{pid}/stat")
         if stat.exists() and stat.read_text().rpartition(")")[2].split()[0] == "Z":
-            return  # it has ended, and nobody here waits for it
+            return  # a zombie: it has ended, but its parent has not waited for it
         time.sleep(0.05)
     raise AssertionError(f"process {pid} still runs")
 
 
-# The entrypoint, run.
+# Tests that run the entry point.
 
 WORDS = [
     "source.path=/data/a b (1), c=d.txt",
@@ -128,11 +128,9 @@ def test_the_doctor_gets_the_same_settings_and_then_the_started_process_becomes_
 
 
 @pytest.mark.parametrize("code", [1, 2, 6, 70])
-def test_whatever_code_the_doctor_ends_with_is_that_of_the_container_and_no_job_starts(
-    code: int, container: Container
-) -> None:
-    ended, out, err, _ = container.run("translate", *WORDS, DOCTOR_EXITS=str(code))
-    assert (ended, out) == (code, b"")
+def test_if_the_doctor_fails_the_container_has_its_exit_code_and_no_job_starts(code: int, container: Container) -> None:
+    returned, out, err, _ = container.run("translate", *WORDS, DOCTOR_EXITS=str(code))
+    assert (returned, out) == (code, b"")
     assert container.calls() == [["doctor", *WORDS, "strict=false"]]
     assert f"exit code {code} and the job was not started" in err.decode()
     assert b"HYMT_DOCTOR=off" in err
@@ -156,12 +154,12 @@ def test_stdin_reaches_the_job_intact_and_stdout_holds_only_what_the_job_writes(
     assert container.records()[0]["stdin"] == ""
 
 
-def test_the_doctor_can_be_left_out(container: Container) -> None:
+def test_the_doctor_can_be_skipped(container: Container) -> None:
     assert container.run("translate", *WORDS, HYMT_DOCTOR="off", DOCTOR_EXITS="6")[0] == 0
     assert container.calls() == [["translate", *WORDS]]
 
 
-def test_an_empty_variable_leaves_the_doctor_in(container: Container) -> None:
+def test_an_empty_variable_does_not_skip_the_doctor(container: Container) -> None:
     assert container.run("translate", *WORDS, HYMT_DOCTOR="", DOCTOR_EXITS="6")[0] == 6
 
 
@@ -232,67 +230,67 @@ def test_sigterm_to_the_container_reaches_the_job(container: Container) -> None:
     assert len(container.calls()) == 2
 
 
-@pytest.mark.parametrize("number", signals.SIGNALS)
+@pytest.mark.parametrize("signum", signals.SIGNALS)
 @pytest.mark.fault(6)
 def test_a_signal_while_the_doctor_works_ends_both_at_once_and_no_job_starts(
-    number: signal.Signals, container: Container
+    signum: signal.Signals, container: Container
 ) -> None:
     with container.start("translate", *WORDS, DOCTOR_WAITS="1") as process:
         while not container.records():
             assert process.poll() is None
             time.sleep(0.02)
-        process.send_signal(number)
+        process.send_signal(signum)
         _, err = process.communicate(timeout=30)
     assert process.returncode == ExitCode.STOPPED
-    assert f"{number.name}: stopped before the job began" in err.decode()
+    assert f"{signum.name}: stopped before the job began" in err.decode()
     assert container.calls() == [["doctor", *WORDS, "strict=false"]]
     wait_until_gone(container.records()[0]["pid"])
 
 
-# The files, read.
+# Tests that read the files.
 
 
 def tool(name: str, *words: str | Path, stdin: str = "") -> subprocess.CompletedProcess[str]:
-    """A checker of the dev extra, run as the program beside this Python."""
+    """Run a checker of the dev extra that is installed next to this Python."""
     program = Path(sys.executable).parent / name
     assert program.exists(), f"{program} is missing: install the extra dev (pip install --editable '.[dev]')"
     return subprocess.run([program, *words], input=stdin, capture_output=True, text=True, timeout=60, check=False)
 
 
 def test_hadolint_finds_nothing_in_the_dockerfile() -> None:
-    ran = tool("hadolint", "--no-color", DOCKERFILE)
-    assert ran.returncode == 0, ran.stdout + ran.stderr
+    result = tool("hadolint", "--no-color", DOCKERFILE)
+    assert result.returncode == 0, result.stdout + result.stderr
     assert tool("hadolint", "-", stdin="FROM ubuntu:latest\nRUN cd /tmp\n").returncode != 0
 
 
 def test_shellcheck_finds_nothing_in_the_entrypoint() -> None:
-    ran = tool("shellcheck", ENTRYPOINT)
-    assert ran.returncode == 0, ran.stdout + ran.stderr
+    result = tool("shellcheck", ENTRYPOINT)
+    assert result.returncode == 0, result.stdout + result.stderr
     assert tool("shellcheck", "-", stdin="#!/bin/bash\ncd $1\n").returncode != 0
 
 
 def test_the_compose_file_follows_the_specification(tmp_path: Path) -> None:
-    ran = tool("check-jsonschema", "--builtin-schema", "vendor.compose-spec", COMPOSE)
-    assert ran.returncode == 0, ran.stdout + ran.stderr
+    result = tool("check-jsonschema", "--builtin-schema", "vendor.compose-spec", COMPOSE)
+    assert result.returncode == 0, result.stdout + result.stderr
     wrong = tmp_path / "compose.yaml"
     wrong.write_text(COMPOSE.read_text(encoding="utf-8").replace("shm_size:", "shm:"), encoding="utf-8")
     assert tool("check-jsonschema", "--builtin-schema", "vendor.compose-spec", wrong).returncode != 0
 
 
 def instructions() -> Iterator[tuple[str, str]]:
-    """Each instruction of the Dockerfile and what follows it, continued lines joined."""
+    """Yield each instruction of the Dockerfile with its arguments, continued lines joined."""
     lines = [line for line in DOCKERFILE.read_text(encoding="utf-8").splitlines() if not line.lstrip().startswith("#")]
     for line in "\n".join(lines).replace("\\\n", " ").splitlines():
         if line.strip():
-            word, _, rest = line.strip().partition(" ")
-            yield word.upper(), rest.strip()
+            word, _, arguments = line.strip().partition(" ")
+            yield word.upper(), arguments.strip()
 
 
 def test_every_base_is_pinned_by_a_tag_with_a_version() -> None:
     stages: set[str] = set()
-    for word, rest in instructions():
+    for word, arguments in instructions():
         if word == "FROM":
-            image, _, stage = rest.partition(" AS ")
+            image, _, stage = arguments.partition(" AS ")
             assert image in stages or re.fullmatch(r"[a-z/]+:\d+\.\d+\.\d+-[a-z0-9.-]+", image), image
             stages.add(stage)
     assert stages == {"python", "wheel", "runtime"}
@@ -306,30 +304,32 @@ def test_the_base_was_chosen_for_the_torch_of_the_constraints() -> None:
 
 
 def test_nothing_is_fetched_but_through_package_managers() -> None:
-    for word, rest in instructions():
+    for word, arguments in instructions():
         assert word != "ADD"
-        assert not re.search(r"https?://|\b(curl|wget)\b", rest), rest
+        assert not re.search(r"https?://|\b(curl|wget)\b", arguments), arguments
 
 
 def test_the_image_ends_as_a_user_without_rights_with_tini_before_the_entrypoint() -> None:
-    last = dict(instructions())  # the last of each
+    last = dict(instructions())  # the last instruction of each kind
     user, group = last["USER"].split(":")
     assert int(user) == int(group) == 10001
     assert last["STOPSIGNAL"] == "SIGTERM"
     tini, dashes, script = json.loads(last["ENTRYPOINT"])
     assert (tini, dashes) == ("/usr/bin/tini", "--")
-    copied = [rest for word, rest in instructions() if word == "COPY"][-1]
+    copied = [arguments for word, arguments in instructions() if word == "COPY"][-1]
     assert copied == f"--chmod=0755 {ENTRYPOINT.relative_to(ROOT)} {script}"
     assert "CMD" not in last
     assert "HEALTHCHECK" not in last
 
 
-def test_the_image_looks_for_models_and_writes_where_the_page_says() -> None:
-    variables = dict(pair.split("=", 1) for word, rest in instructions() if word == "ENV" for pair in shlex.split(rest))
+def test_the_image_reads_models_and_writes_outputs_where_the_page_says() -> None:
+    variables = dict(
+        pair.split("=", 1) for word, arguments in instructions() if word == "ENV" for pair in shlex.split(arguments)
+    )
     assert (variables["HF_HOME"], variables["HF_HUB_OFFLINE"]) == ("/cache/hf", "1")
-    made = next(rest for word, rest in instructions() if "install --directory" in rest)
-    assert {"/outputs", "/data", "/cache/hf"} <= set(made.split())
-    workdir = [rest for word, rest in instructions() if word == "WORKDIR"][-1]
+    folders = next(arguments for word, arguments in instructions() if "install --directory" in arguments)
+    assert {"/outputs", "/data", "/cache/hf"} <= set(folders.split())
+    workdir = [arguments for word, arguments in instructions() if word == "WORKDIR"][-1]
     composed = config.load("translate", ["preset=demo"])
     assert PurePosixPath(workdir) / composed.output_dir == PurePosixPath("/outputs")
 
@@ -342,16 +342,16 @@ def test_the_version_is_the_same_everywhere() -> None:
 
 
 def visible(path: str) -> bool:
-    """Whether a build sees this file: .dockerignore as Docker reads it, where the last pattern that fits decides."""
-    names = PurePosixPath(path)
-    seen = True
+    """Return whether a build sees this file: in .dockerignore the last pattern that matches decides, as in Docker."""
+    name = PurePosixPath(path)
+    is_visible = True
     for line in (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines():
         if not line or line.startswith("#"):
             continue
         pattern = re.escape(line.removeprefix("!")).replace(r"\*\*/", "(.*/)?").replace(r"\*", "[^/]*")
-        if any(re.fullmatch(pattern, str(one)) for one in (names, *names.parents)):
-            seen = line.startswith("!")
-    return seen
+        if any(re.fullmatch(pattern, str(parent)) for parent in (name, *name.parents)):
+            is_visible = line.startswith("!")
+    return is_visible
 
 
 def in_repository(folder: str) -> list[str]:
@@ -360,12 +360,12 @@ def in_repository(folder: str) -> list[str]:
 
 
 def sources() -> Iterator[str]:
-    """What the Dockerfile takes from the repository."""
-    for word, rest in instructions():
-        if word == "COPY" and "--from=" not in rest:
-            yield from [one for one in rest.split() if not one.startswith("--")][:-1]
-        mounts = re.findall(r"--mount=(\S+)", rest)
-        for mount in (dict(field.partition("=")[::2] for field in one.split(",")) for one in mounts):
+    """Yield the paths of the repository that the Dockerfile copies or mounts."""
+    for word, arguments in instructions():
+        if word == "COPY" and "--from=" not in arguments:
+            yield from [path for path in arguments.split() if not path.startswith("--")][:-1]
+        mounts = re.findall(r"--mount=(\S+)", arguments)
+        for mount in (dict(field.partition("=")[::2] for field in path.split(",")) for path in mounts):
             if mount["type"] == "bind" and "from" not in mount:
                 yield mount["source"]
 
@@ -379,7 +379,7 @@ def test_everything_the_dockerfile_copies_exists_and_is_visible_to_the_build() -
             assert visible(file), file
 
 
-def test_a_build_sees_what_the_wheel_is_made_of() -> None:
+def test_a_build_sees_all_sources_of_the_wheel() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     copied = set(sources())
     assert {project["project"]["readme"], *project["project"]["license-files"]} <= copied
@@ -420,7 +420,7 @@ def test_no_weights_but_those_of_the_demo_model_are_visible_to_a_build() -> None
     assert seen == ["hymt_batch/demo/model/model.safetensors"]
 
 
-# Compose, and the page.
+# Tests of compose.yaml and of the page.
 
 
 def service() -> dict[str, Any]:
@@ -439,7 +439,7 @@ def test_compose_builds_this_dockerfile_from_the_root() -> None:
     assert (context, (context / build["dockerfile"]).resolve()) == (ROOT.resolve(), DOCKERFILE.resolve())
 
 
-def test_compose_mounts_inputs_and_models_read_only_and_makes_no_folder() -> None:
+def test_compose_mounts_inputs_and_models_read_only_and_creates_no_folder() -> None:
     volumes = {volume["target"]: volume for volume in service()["volumes"]}
     assert {target: volume.get("read_only", False) for target, volume in volumes.items()} == {
         "/data": True,
@@ -452,11 +452,11 @@ def test_compose_mounts_inputs_and_models_read_only_and_makes_no_folder() -> Non
 def test_a_stop_leaves_more_time_than_the_running_part_may_take() -> None:
     grace_s = config.load("translate", ["preset=demo"]).launch.grace_s
     assert int(service()["stop_grace_period"].removesuffix("s")) > grace_s + 10
-    (given,) = re.findall(r"docker stop -t (\d+)", PAGE.read_text(encoding="utf-8"))
-    assert int(given) > grace_s + 10
+    (timeout_s,) = re.findall(r"docker stop -t (\d+)", PAGE.read_text(encoding="utf-8"))
+    assert int(timeout_s) > grace_s + 10
 
 
-def test_compose_does_not_repeat_a_failing_job_for_ever_nor_adds_a_second_init() -> None:
+def test_compose_limits_restarts_and_adds_no_second_init() -> None:
     assert re.fullmatch(r"on-failure:\d", service()["restart"])
     assert service()["init"] is False
 
@@ -484,7 +484,7 @@ def test_the_page_explains_every_exit_code() -> None:
         assert re.search(rf"^\| {int(code)} \| .+ \|", text, re.MULTILINE), code
 
 
-def test_links_of_the_page_lead_somewhere() -> None:
+def test_links_of_the_page_have_targets() -> None:
     text = PAGE.read_text(encoding="utf-8")
     for target in re.findall(r"\]\((?!http)([^)#]+)\)", text):
         assert (PAGE.parent / target).exists(), target

@@ -1,6 +1,6 @@
-"""Every job where the environment is odd: streams that are closed or full, locales, limits, folders that are gone.
+"""Every job in unusual environments: closed or full streams, locales, resource limits, removed folders.
 
-Each cell is a process of its own. No cell may end in a traceback, or with an exit code that is not the documented one.
+Each case runs its own process. No case may end in a traceback or with an undocumented exit code.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ NEVER = ("Traceback", "Exception ignored", "Logging error", "this is a bug")
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with an input and a job that is complete."""
+    """A folder with an input and a complete job."""
     folder = tmp_path_factory.mktemp("finished")
     (folder / "语料.txt").write_text("one\n\ntwo → 2\n", encoding="utf-8")
     assert run([*STUB, "source.path=语料.txt"], folder).returncode == 0
@@ -54,15 +54,15 @@ def run(
     redirect: str = "",
     *,
     before: str = "",
-    around: Sequence[str] = (),
-    given: bytes | None = b"",
+    prefix: Sequence[str] = (),
+    stdin: bytes | None = b"",
     **variables: str,
 ) -> subprocess.CompletedProcess[bytes]:
-    """Run a program by a shell, with its redirections, after commands that change the surroundings."""
+    """Run a program in a shell with redirections, after the commands `before` have changed the environment."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **variables}
     script = f"{before}\nexec {shlex.join(words)} {redirect}"
     done = subprocess.run(
-        [*around, "sh", "-c", script], cwd=folder, env=environment, input=given, capture_output=True, timeout=60
+        [*prefix, "sh", "-c", script], cwd=folder, env=environment, input=stdin, capture_output=True, timeout=60
     )
     for word in NEVER:
         assert word not in (done.stdout + done.stderr).decode(errors="replace")
@@ -80,9 +80,9 @@ def test_the_matrix_has_every_job() -> None:
 
 
 @pytest.mark.parametrize(
-    ("redirect", "code", "told"),
+    ("redirect", "code", "message"),
     [
-        ("> /dev/full", 75, "standard output takes no more: the store is full"),
+        ("> /dev/full", 75, "standard output cannot be written any more: the disk is full"),
         (">&-", 6, "standard output cannot be written: it is closed"),
         ("1< /dev/null", 6, "standard output cannot be written: it is open for reading only"),
         ("<&- >&- 2>&-", 6, ""),
@@ -90,16 +90,16 @@ def test_the_matrix_has_every_job() -> None:
     ],
 )
 @pytest.mark.parametrize("job", LIGHT)
-def test_a_page_that_cannot_be_printed_is_one_line(
-    job: str, redirect: str, code: int, told: str, tmp_path: Path
+def test_a_page_that_cannot_be_printed_is_one_error_line(
+    job: str, redirect: str, code: int, message: str, tmp_path: Path
 ) -> None:
     done = run([*COMMAND, *LIGHT[job]], tmp_path, redirect)
     assert (done.returncode, done.stdout) == (code, b"")
-    assert [told in line for line in lines(done)] == [True] * bool(told)
+    assert [message in line for line in lines(done)] == [True] * bool(message)
 
 
 @pytest.mark.parametrize("job", JOBS)
-def test_a_report_that_cannot_be_printed_is_one_line(job: str, finished: Path) -> None:
+def test_a_report_that_cannot_be_printed_is_one_error_line(job: str, finished: Path) -> None:
     full = run([*COMMAND, *JOBS[job]], finished, "> /dev/full")
     assert (full.returncode, len(lines(full))) == (ExitCode.STOPPED, 1), full.stderr
     closed = run([*COMMAND, *JOBS[job]], finished, "<&- >&- 2>&-")
@@ -114,7 +114,7 @@ def test_neither_standard_input_nor_standard_error_is_needed(job: str, finished:
 
 
 @pytest.mark.parametrize("redirect", ["2> /dev/full", "2>&-", "<&- >&- 2>&-"])
-def test_an_error_that_nobody_reads_keeps_its_exit_code(redirect: str, finished: Path) -> None:
+def test_an_error_that_cannot_be_printed_keeps_its_exit_code(redirect: str, finished: Path) -> None:
     assert run([*COMMAND, "status", "name=none"], finished, redirect).returncode == (6 if ">&- 2" in redirect else 2)
     assert run([*COMMAND, "none"], finished, redirect).returncode == ExitCode.USAGE
 
@@ -142,7 +142,9 @@ ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 def test_odd_variables_change_nothing(job: str, finished: Path) -> None:
     done = run([*COMMAND, *JOBS[job]], finished, **ODD)
     assert (done.returncode, done.stderr) == (0, b"")
-    assert done.stdout == run([*COMMAND, *JOBS[job]], finished).stdout or job == "plan"  # which tells the free memory
+    assert (
+        done.stdout == run([*COMMAND, *JOBS[job]], finished).stdout or job == "plan"
+    )  # plan shows the free memory, which changes
 
 
 @pytest.mark.parametrize("job", JOBS)
@@ -165,7 +167,7 @@ def test_a_job_under_a_locale_that_is_not_utf8_writes_the_same_files(
     assert (tmp_path / "outputs/语料/translated/语料.txt").read_text(encoding="utf-8") == "ONE\n\nTWO → 2\n"
     again = run([*STUB, "source.path=语料.txt"], tmp_path)
     assert (again.returncode, "nothing was left to do" in again.stdout.decode()) == (0, True)
-    piped = run([*STUB, "source.path=-"], tmp_path, given="→ ü\n".encode(), **locale)
+    piped = run([*STUB, "source.path=-"], tmp_path, stdin="→ ü\n".encode(), **locale)
     assert (piped.returncode, piped.stdout) == (0, "→ Ü\n".encode())
 
 
@@ -175,8 +177,8 @@ def test_completions_are_bytes_of_names_under_any_locale(finished: Path) -> None
     assert done.stdout == "语料.txt \n".encode()
 
 
-def left() -> int:
-    """The writing end of a pipe whose reader left."""
+def broken_pipe() -> int:
+    """Return the write end of a pipe whose reader is closed."""
     reader, writer = os.pipe()
     os.close(reader)
     return writer
@@ -184,12 +186,12 @@ def left() -> int:
 
 @pytest.mark.parametrize("named", [False, True])
 @pytest.mark.parametrize(
-    ("target", "told"),
-    [(lambda: "/dev/full", "the store is full"), (left, "its reader left")],
+    ("target", "message"),
+    [(lambda: "/dev/full", "the disk is full"), (broken_pipe, "its reader closed the pipe")],
     ids=["full", "pipe"],
 )
-def test_translations_that_standard_output_does_not_take_are_kept(
-    target: Callable[[], str | int], told: str, named: bool, tmp_path: Path
+def test_translations_are_kept_if_standard_output_cannot_be_written(
+    target: Callable[[], str | int], message: str, named: bool, tmp_path: Path
 ) -> None:
     words = [*STUB, "source.path=-", *(["name=n"] if named else [])]
     (tmp_path / "t").mkdir()
@@ -202,16 +204,16 @@ def test_translations_that_standard_output_does_not_take_are_kept(
     assert "Traceback" not in done.stderr.decode()
     assert list((tmp_path / "t").iterdir()) == []
     assert code == ExitCode.STOPPED
-    assert told in last and "its translations are kept in outputs/" in last
+    assert message in last and "its translations are kept in outputs/" in last
     kept = tmp_path / last.rpartition(" ")[2]
     assert kept.read_bytes() == b"ONE\n"
     assert run([*COMMAND, "verify", f"name={kept.parts[-3]}"], tmp_path).returncode == 0
 
 
-def test_translations_stay_in_the_temporary_folder_where_the_output_folder_cannot_be_made(tmp_path: Path) -> None:
+def test_translations_stay_in_the_temporary_folder_if_the_output_folder_cannot_be_created(tmp_path: Path) -> None:
     (tmp_path / "outputs").touch()
     done = run(
-        [*STUB, "source.path=-"], tmp_path, "> /dev/full", before="mkdir t; export TMPDIR=$PWD/t", given=b"one\n"
+        [*STUB, "source.path=-"], tmp_path, "> /dev/full", before="mkdir t; export TMPDIR=$PWD/t", stdin=b"one\n"
     )
     assert done.returncode == ExitCode.STOPPED
     kept = Path(lines(done)[-1].rpartition(" ")[2])
@@ -219,8 +221,8 @@ def test_translations_stay_in_the_temporary_folder_where_the_output_folder_canno
     assert kept.read_bytes() == b"ONE\n"
 
 
-def test_a_closed_standard_output_is_told_before_standard_input_is_read(tmp_path: Path) -> None:
-    done = run([*STUB, "source.path=-"], tmp_path, ">&-", given=b"one\n")
+def test_a_closed_standard_output_is_reported_before_standard_input_is_read(tmp_path: Path) -> None:
+    done = run([*STUB, "source.path=-"], tmp_path, ">&-", stdin=b"one\n")
     assert (done.returncode, len(lines(done))) == (ExitCode.PREFLIGHT, 1)
     assert list(tmp_path.iterdir()) == []
 
@@ -247,9 +249,9 @@ GONE = "mkdir gone; cd gone; rmdir ../gone"
 @pytest.mark.parametrize("job", JOBS)
 def test_a_working_directory_that_was_removed(job: str, finished: Path, tmp_path: Path) -> None:
     words = [word.replace("path=", f"path={finished}/") if word.startswith("source") else word for word in JOBS[job]]
-    place = [f"output_dir={finished}/outputs"] if job in ("status", "verify") else []
-    assert run([*COMMAND, *words, *place], tmp_path, before=GONE).returncode == 0
-    if place:
+    output_dir = [f"output_dir={finished}/outputs"] if job in ("status", "verify") else []
+    assert run([*COMMAND, *words, *output_dir], tmp_path, before=GONE).returncode == 0
+    if output_dir:
         refused = run([*COMMAND, *words], tmp_path, before=GONE)
         assert (refused.returncode, len(lines(refused))) == (ExitCode.PREFLIGHT, 1)
         assert "working directory of this process was removed" in lines(refused)[0]
@@ -275,20 +277,30 @@ def test_a_job_in_a_working_directory_that_was_removed(finished: Path, tmp_path:
     ],
 )
 def test_a_job_under_limits(before: str, codes: set[int], tmp_path: Path) -> None:
-    done = run([*STUB, "source.path=-"], tmp_path, before=f"{before}\nexport TMPDIR", given=b"one\n")
+    done = run([*STUB, "source.path=-"], tmp_path, before=f"{before}\nexport TMPDIR", stdin=b"one\n")
     assert done.returncode in codes, done.stderr
     assert done.stdout == (b"ONE\n" if done.returncode == 0 else b"")
 
 
-def test_a_user_without_an_entry_and_without_a_home(finished: Path, tmp_path: Path) -> None:
-    alone = ["unshare", "--user", "--map-user=12345", "--map-group=12345", "env", "-u", "HOME", "-u", "XDG_CACHE_HOME"]
-    if shutil.which("unshare") is None or subprocess.run([*alone, "true"], capture_output=True).returncode:
+def test_a_user_without_a_passwd_entry_and_without_a_home_can_run_jobs(finished: Path, tmp_path: Path) -> None:
+    unshare = [
+        "unshare",
+        "--user",
+        "--map-user=12345",
+        "--map-group=12345",
+        "env",
+        "-u",
+        "HOME",
+        "-u",
+        "XDG_CACHE_HOME",
+    ]
+    if shutil.which("unshare") is None or subprocess.run([*unshare, "true"], capture_output=True).returncode:
         pytest.skip("no user namespaces here")
     program = "from hymt_batch.model import hashes; print(hashes.cache_file())"
-    assert run([sys.executable, "-c", program], tmp_path, around=alone).stdout == b"/dev/null/sha256.json\n"
-    absent = run([*COMMAND, *JOBS["plan"], "model.path=~/none"], finished, around=alone)
+    assert run([sys.executable, "-c", program], tmp_path, prefix=unshare).stdout == b"/dev/null/sha256.json\n"
+    absent = run([*COMMAND, *JOBS["plan"], "model.path=~/none"], finished, prefix=unshare)
     assert (absent.returncode, len(lines(absent))) == (ExitCode.PREFLIGHT, 1)
-    assert run([*STUB, f"source.path={finished}/语料.txt"], tmp_path, around=alone).returncode == 0
+    assert run([*STUB, f"source.path={finished}/语料.txt"], tmp_path, prefix=unshare).returncode == 0
 
 
 @pytest.mark.parametrize(
@@ -301,38 +313,38 @@ def test_a_user_without_an_entry_and_without_a_home(finished: Path, tmp_path: Pa
         *((n, 6) for n in (errno.ENOENT, errno.EEXIST, errno.EROFS, errno.EMFILE, errno.EINVAL, errno.ENOTEMPTY)),
     ],
 )
-def test_an_error_of_the_system_that_reaches_the_front_has_a_code_and_names_the_file(number: int, code: int) -> None:
-    told = wrap_exception(OSError(number, os.strerror(number), "folder/file"))
-    assert told is not None
-    assert told.exit_code == code
-    assert os.strerror(number) in str(told)
-    assert number == errno.ENOMEM or str(told).startswith("folder/file: ")
+def test_an_operating_system_error_has_an_exit_code_and_names_the_file(number: int, code: int) -> None:
+    error = wrap_exception(OSError(number, os.strerror(number), "folder/file"))
+    assert error is not None
+    assert error.exit_code == code
+    assert os.strerror(number) in str(error)
+    assert number == errno.ENOMEM or str(error).startswith("folder/file: ")
 
 
-def test_an_error_without_a_number_stays_a_bug() -> None:
+def test_an_error_without_an_errno_stays_a_bug() -> None:
     assert wrap_exception(OSError("no number")) is None
     assert wrap_exception(ValueError("x")) is None
 
 
-def test_a_log_that_is_full_is_said_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_full_log_is_reported_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     log = logging.getLogger("hymt_batch.some_stage")
-    with Reporter("off") as telling:
-        telling.log_to(tmp_path)
+    with Reporter("off") as reporter:
+        reporter.log_to(tmp_path)
         (path,) = tmp_path.iterdir()
-        old = resource.getrlimit(resource.RLIMIT_FSIZE)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (0, old[1]))
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))
         try:
             for _ in range(3):
                 log.info("a line")
         finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, old)
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         log.info("the last line")
     err = capsys.readouterr().err
     assert err.count("\n") == 1
-    assert f"the log {path} lacks lines" in err
+    assert f"the log {path} is incomplete" in err
 
 
-def test_streams_that_do_not_block_are_waited_for(tmp_path: Path) -> None:
+def test_non_blocking_streams_are_written_completely(tmp_path: Path) -> None:
     program = (
         "import sys; from hymt_batch import streams; streams.prepare();"
         "streams.print_result('x' * 300_000); print('y' * 300_000, file=sys.stderr)"
@@ -346,7 +358,7 @@ def test_streams_that_do_not_block_are_waited_for(tmp_path: Path) -> None:
     assert process.wait(30) == 0
 
 
-def test_standard_input_that_does_not_block_is_read_to_its_end(tmp_path: Path) -> None:
+def test_non_blocking_standard_input_is_read_to_its_end(tmp_path: Path) -> None:
     reader, writer = os.pipe()
     os.set_blocking(reader, False)
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -360,13 +372,13 @@ def test_standard_input_that_does_not_block_is_read_to_its_end(tmp_path: Path) -
     while not any(path.stat().st_size for path in tmp_path.glob("outputs/.spool-*/stdin.txt")):
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    time.sleep(0.2)  # it waits for more
+    time.sleep(0.2)  # the job waits for more input
     os.write(writer, b"two\n")
     os.close(writer)
     assert process.communicate(timeout=60)[0] == b"ONE\nTWO\n"
 
 
-def test_what_is_shown_to_a_reader_that_left_is_no_error(
+def test_printing_to_a_closed_pipe_is_not_an_error(
     capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(*_: object, **__: object) -> None:
@@ -389,14 +401,14 @@ def test_a_warning_of_a_library_is_shown_and_never_raised(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("module", [["jobs", "status"], ["jobs.status"], ["hymt_batch.jobs.status"]])
-def test_in_a_checkout_python_m_ends_alike(module: list[str], finished: Path) -> None:
+def test_python_m_in_a_checkout_has_the_same_exit_codes(module: list[str], finished: Path) -> None:
     words = [sys.executable, "-m", *module, "name=语料", f"output_dir={finished}/outputs"]
     for redirect, code in (("> /dev/full", 75), ("<&- >&- 2>&-", 6)):
         assert run(words, ROOT, redirect).returncode == code
     assert "语料" in json.loads(run([*words, "format=json"], ROOT, **ASCII).stdout)["folder"]
 
 
-def test_docstrings_are_there_whatever_pythonoptimize_says(tmp_path: Path) -> None:
+def test_docstrings_are_kept_under_pythonoptimize(tmp_path: Path) -> None:
     program = "import sys; from hymt_batch import streams; streams.restart_if_needed(); print(sys.flags.optimize)"
-    for given, left in (("2", b"0\n"), ("1", b"1\n")):
-        assert run([sys.executable, "-c", program], tmp_path, PYTHONOPTIMIZE=given).stdout == left
+    for level, expected in (("2", b"0\n"), ("1", b"1\n")):
+        assert run([sys.executable, "-c", program], tmp_path, PYTHONOPTIMIZE=level).stdout == expected

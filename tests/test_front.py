@@ -1,4 +1,4 @@
-"""The front of `hymt-batch`: flags anywhere, exit codes, sweeps, completion; driven as a user drives it."""
+"""The command line of `hymt-batch`: flags, exit codes, sweeps and completion, run as a user runs them."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ SCRIPT = Path(sys.executable).parent / "hymt-batch"
 RUN = "import sys; from hymt_batch.jobs.__main__ import main; sys.exit(main())"
 COMMAND = [str(SCRIPT)] if SCRIPT.exists() else [sys.executable, "-P", "-c", RUN]
 BASE = ["source.path=in.txt", "tgt_lang=fr"]
-needs_bash = pytest.mark.skipif(shutil.which("bash") is None, reason="no bash on this machine")
+needs_bash = pytest.mark.skipif(shutil.which("bash") is None, reason="bash is not installed")
 
 
 def hymt_batch(*words: str, cwd: Path, timeout: float = 60) -> subprocess.CompletedProcess[str]:
     return subprocess.run([*COMMAND, *words], cwd=cwd, capture_output=True, text=True, timeout=timeout, check=False)
 
 
-def said(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
+def invoke(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
     code = front.main(words)
     caught = capsys.readouterr()
     return code, caught.out, caught.err
@@ -43,7 +43,7 @@ def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 @pytest.mark.parametrize("words", [[], ["--help"], ["-h"]])
 def test_without_a_job_it_lists_jobs_and_exit_codes(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    code, out, err = said(capsys, *words)
+    code, out, err = invoke(capsys, *words)
     assert (code, err) == (0, "")
     assert "  translate  Translate a corpus" in out
     assert "75  stopped; run the same command again to continue" in out
@@ -69,7 +69,7 @@ def test_help_is_quick_and_imports_neither_hydra_nor_torch(tmp_path: Path) -> No
 
 
 def test_job_help_explains_every_setting_choice_and_exit_code(capsys: pytest.CaptureFixture[str]) -> None:
-    code, out, _ = said(capsys, "translate", "--help")
+    code, out, _ = invoke(capsys, "translate", "--help")
     assert code == 0
     for key in config.override_parser("translate").settings:
         assert any(line.strip().startswith(f"{key}=") for line in out.splitlines()), key
@@ -77,8 +77,8 @@ def test_job_help_explains_every_setting_choice_and_exit_code(capsys: pytest.Cap
         assert f"{group}=" in out
         for choice in found:
             assert f"      {choice} " in out
-    assert "  2   usage or configuration" in out
-    assert "decode.method=sampling" in said(capsys, "translate", "decode=recommended", "-h")[1]
+    assert "  2   wrong usage or configuration" in out
+    assert "decode.method=sampling" in invoke(capsys, "translate", "decode=recommended", "-h")[1]
 
 
 @pytest.mark.parametrize(
@@ -91,21 +91,21 @@ def test_job_help_explains_every_setting_choice_and_exit_code(capsys: pytest.Cap
     ],
 )
 def test_flags_may_stand_anywhere(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    code, out, _ = said(capsys, *words)
+    code, out, _ = invoke(capsys, *words)
     assert code == 0
     assert out.startswith("name: null\n")
     assert "  path: in.txt\n" in out
 
 
 def test_one_stage_can_be_printed(capsys: pytest.CaptureFixture[str]) -> None:
-    printed = said(capsys, "translate", "--cfg", "job", "-p", "device_map")[1]
+    printed = invoke(capsys, "translate", "--cfg", "job", "-p", "device_map")[1]
     assert printed.startswith("strategy: replicate\ndevice: null\n")
     assert "model:" not in printed
-    assert said(capsys, "translate", "--cfg", "job", "-p", "devices")[0] == 2
+    assert invoke(capsys, "translate", "--cfg", "job", "-p", "devices")[0] == 2
 
 
 def test_info_names_the_files_in_use(capsys: pytest.CaptureFixture[str]) -> None:
-    out = said(capsys, "translate", "--info", "model=demo")[1]
+    out = invoke(capsys, "translate", "--info", "model=demo")[1]
     assert all(Path(line).exists() for line in out.splitlines())
     assert any(line.endswith(os.path.join("model", "demo.yaml")) for line in out.splitlines())
 
@@ -115,7 +115,7 @@ def test_info_names_the_files_in_use(capsys: pytest.CaptureFixture[str]) -> None
     [
         (["translat"], "Did you mean translate?"),
         (["in.txt"], "is not a job"),
-        (BASE, "No job is named. Write hymt-batch translate source.path=in.txt"),
+        (BASE, "The command line names no job. Write hymt-batch translate source.path=in.txt"),
         (["translate", "--cgf"], "--cgf is not a flag of hymt-batch. Flags: --cfg"),
         (["translate", "--cfg", "all"], "Write --cfg job"),
         (["translate", "--package", "decode"], "needs --cfg job"),
@@ -130,21 +130,21 @@ def test_info_names_the_files_in_use(capsys: pytest.CaptureFixture[str]) -> None
 def test_a_wrong_command_line_is_one_line_and_exit_2(
     words: list[str], needle: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    code, out, err = said(capsys, *words)
+    code, out, err = invoke(capsys, *words)
     assert (code, out) == (2, "")
     assert err.startswith("hymt-batch: ")
     assert err.count("\n") == 1
     assert needle in err
 
 
-def test_a_file_in_place_of_a_job_is_told_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_file_name_instead_of_a_job_suggests_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "in.txt").write_text("x")
-    assert "hymt-batch translate source.path=in.txt tgt_lang=fr" in said(capsys, "in.txt")[2]
-    assert "write source.path=in.txt" in said(capsys, "translate", "in.txt", "tgt_lang=fr")[2]
+    assert "hymt-batch translate source.path=in.txt tgt_lang=fr" in invoke(capsys, "in.txt")[2]
+    assert "To translate this file, write source.path=in.txt" in invoke(capsys, "translate", "in.txt", "tgt_lang=fr")[2]
 
 
 class Fake(ModuleType):
-    """A job module that keeps what it was given and answers with prepared codes."""
+    """A job module that records its jobs and returns or raises the prepared results."""
 
     def __init__(self, answers: Sequence[int | BaseException] = (0,)) -> None:
         super().__init__("fake")
@@ -174,7 +174,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Fake:
         (UsageError("wrong"), 2, "hymt-batch: wrong\n"),
         (IdentityError("a\nb"), 3, "hymt-batch: a\nb\n"),
         (KeyboardInterrupt(), 75, "run the same command again"),
-        (ZeroDivisionError("x"), 70, "this is a bug of hymt-batch (ZeroDivisionError)"),
+        (ZeroDivisionError("x"), 70, "this is a bug in hymt-batch (ZeroDivisionError)"),
         (MemoryError(), 75, "memory"),
     ],
 )
@@ -182,7 +182,7 @@ def test_every_outcome_has_its_exit_code(
     answer: int | BaseException, code: int, needle: str, fake: Fake, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fake.answers = [answer]
-    returned, _, err = said(capsys, "translate", *BASE)
+    returned, _, err = invoke(capsys, "translate", *BASE)
     assert returned == code
     assert needle in err
     assert ("Traceback" in err) == (code == 70)
@@ -192,13 +192,13 @@ def test_a_failed_point_does_not_stop_the_others_and_the_worst_code_is_returned(
     fake: Fake, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fake.answers = [10, IdentityError("mixed"), 0]
-    code, _, err = said(capsys, "translate", "-m", *BASE[:1], "tgt_lang=fr,de,it")
+    code, _, err = invoke(capsys, "translate", "-m", *BASE[:1], "tgt_lang=fr,de,it")
     assert (code, len(fake.seen)) == (3, 3)
     assert "  10  outputs/in/tgt_lang=fr\n   3  outputs/in/tgt_lang=de\n   0  outputs/in/tgt_lang=it\n" in err
 
 
 def test_swept_names_are_the_folders_of_the_table(fake: Fake, capsys: pytest.CaptureFixture[str]) -> None:
-    code, _, err = said(capsys, "translate", "-m", *BASE, "name=aa,bb")
+    code, _, err = invoke(capsys, "translate", "-m", *BASE, "name=aa,bb")
     assert code == 0
     assert "   0  outputs/aa\n   0  outputs/bb\n" in err
     assert "point 2 of 2: bb\n" in err
@@ -207,16 +207,16 @@ def test_swept_names_are_the_folders_of_the_table(fake: Fake, capsys: pytest.Cap
 @pytest.mark.parametrize("stop", [75, KeyboardInterrupt()])
 def test_a_stop_ends_the_sweep(stop: int | BaseException, fake: Fake, capsys: pytest.CaptureFixture[str]) -> None:
     fake.answers = [ZeroDivisionError("x"), stop]
-    code, _, err = said(capsys, "translate", "-m", *BASE[:1], "tgt_lang=fr,de,it")
+    code, _, err = invoke(capsys, "translate", "-m", *BASE[:1], "tgt_lang=fr,de,it")
     assert (code, len(fake.seen)) == (75, 2)
     assert "   -  outputs/in/tgt_lang=it\n" in err
 
 
-def test_a_stop_asked_for_in_a_finished_point_keeps_the_next_from_starting() -> None:
+def test_after_a_stop_request_no_further_point_starts() -> None:
     job = config.load("translate", BASE)
     ran: list[object] = []
     code = front.run_sweep(
-        [SweepPoint("a", job), SweepPoint("b", job)], lambda one: ran.append(one) or 0, lambda: bool(ran)
+        [SweepPoint("a", job), SweepPoint("b", job)], lambda job: ran.append(job) or 0, lambda: bool(ran)
     )
     assert (code, len(ran)) == (ExitCode.STOPPED, 1)
 
@@ -227,7 +227,7 @@ def test_every_exit_code_has_a_severity() -> None:
 
 @needs_bash
 @pytest.mark.fault(8)
-def test_a_reader_that_leaves_is_no_error(tmp_path: Path) -> None:
+def test_a_reader_that_closes_the_pipe_is_not_an_error(tmp_path: Path) -> None:
     words = " ".join(map(_shell, [*COMMAND, "translate", "--help"]))
     program = ["bash", "-c", f"{words} | true; echo ${{PIPESTATUS[0]}}"]
     done = subprocess.run(program, cwd=tmp_path, capture_output=True, text=True, check=True)
@@ -252,7 +252,7 @@ def test_composing_writes_no_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("module", [["jobs", "translate"], ["jobs.translate"], ["hymt_batch.jobs.translate"]])
-def test_in_a_checkout_python_m_serves_the_same(module: list[str]) -> None:
+def test_python_m_works_in_a_checkout(module: list[str]) -> None:
     root = Path(__file__).parent.parent
     done = subprocess.run(
         [sys.executable, "-W", "error", "-m", *module, "--cfg", "job", "-p", "write"],
@@ -263,7 +263,7 @@ def test_in_a_checkout_python_m_serves_the_same(module: list[str]) -> None:
 
 
 def complete(line: str, breaks: str = " \t\n\"'@><=;|&(:") -> list[str]:
-    """Completions of a line, given by real bash with the real script."""
+    """Return the completions of a line from real bash with the real script."""
     program = f"""
         hymt-batch() {{ "$@"; }}
         {shell_completion.SCRIPT}

@@ -1,4 +1,4 @@
-"""The house's rules, read from the files: who imports whom, one name in four places, every setting explained."""
+"""Rules that the files of the repository must follow: allowed imports, stage names, a comment for every setting."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def unit(file: Path) -> str:
 
 
 def imports(file: Path) -> Iterator[tuple[str, bool]]:
-    """Every imported module of a file, and whether it is imported as the file is loaded."""
+    """Yield every module that a file imports, and whether it is imported when the file is loaded."""
 
     def walk(node: ast.AST, loaded: bool) -> Iterator[tuple[str, bool]]:
         for child in ast.iter_child_nodes(node):
@@ -103,17 +103,17 @@ def imports(file: Path) -> Iterator[tuple[str, bool]]:
 
 
 def inner(file: Path) -> set[str]:
-    """Units of hymt_batch that a file imports, for types too."""
+    """Return the top-level modules of hymt_batch that a file imports, also those only for types."""
     names = [name.split(".") for name, _ in imports(file)]
     return {parts[1] for parts in names if parts[0] == "hymt_batch" and len(parts) > 1} - {"jobs"}
 
 
 @pytest.mark.parametrize("file", [f for f in MODULES if LIBRARY in f.parents], ids=lambda f: str(f.relative_to(ROOT)))
-def test_imports_go_downwards_only(file: Path) -> None:
+def test_modules_import_only_what_is_allowed(file: Path) -> None:
     name = unit(file)
     if name == "__init__":
         return
-    assert name in ALLOWED, f"{file.name}: say in test_house.py what {name} may import"
+    assert name in ALLOWED, f"{file.name}: add to ALLOWED in test_house.py what {name} may import"
     assert inner(file) - {name} <= ALLOWED[name]
 
 
@@ -124,7 +124,7 @@ def test_jobs_do_not_import_each_other() -> None:
             assert not own or name.split(".")[-2:] == ["__main__", "main_as"], f"{file.name} imports {name}"
 
 
-def test_nothing_imports_in_a_circle() -> None:
+def test_there_are_no_import_cycles() -> None:
     edges: dict[str, set[str]] = defaultdict(set)
     for file in LIBRARY.rglob("*.py"):
         loaded = [name.split(".") for name, loaded in imports(file) if loaded]
@@ -132,8 +132,8 @@ def test_nothing_imports_in_a_circle() -> None:
 
     def reach(name: str, path: tuple[str, ...]) -> None:
         assert name not in path, " -> ".join([*path, name])
-        for other in edges[name] - {name}:
-            reach(other, (*path, name))
+        for imported in edges[name] - {name}:
+            reach(imported, (*path, name))
 
     for name in list(edges):
         reach(name, ())
@@ -142,7 +142,7 @@ def test_nothing_imports_in_a_circle() -> None:
 @pytest.mark.parametrize(
     "file", [f for f in MODULES if f.name == "__init__.py"], ids=lambda f: str(f.relative_to(ROOT))
 )
-def test_an_init_file_holds_a_docstring_only(file: Path) -> None:
+def test_an_init_file_has_only_a_docstring(file: Path) -> None:
     body = ast.parse(file.read_text(encoding="utf-8")).body
     assert len(body) == 1
     assert isinstance(body[0], ast.Expr)
@@ -150,7 +150,7 @@ def test_an_init_file_holds_a_docstring_only(file: Path) -> None:
 
 
 @pytest.mark.parametrize("file", MODULES, ids=relative(MODULES))
-def test_no_module_imports_a_heavy_library_as_it_is_loaded(file: Path) -> None:
+def test_no_module_imports_a_heavy_library_at_import_time(file: Path) -> None:
     loaded = {name.split(".")[0] for name, loaded in imports(file) if loaded}
     assert loaded.isdisjoint(HEAVY)
     if file.name != "config.py":
@@ -205,12 +205,12 @@ def test_every_choice_lists_every_setting_of_its_stage(stage: str) -> None:
     expected = set(collect_settings(stages()[stage]))
     for file in (ROOT / "conf" / stage).glob("*.yaml"):
         lines = help_text.read_settings(file)
-        listed = {key for key in lines if not any(other.startswith(f"{key}.") for other in lines)}
+        listed = {key for key in lines if not any(longer.startswith(f"{key}.") for longer in lines)}
         assert listed == expected, file.name
 
 
 @pytest.mark.parametrize("job", schema.JOBS)
-def test_a_job_lists_every_setting_of_its_own(job: str) -> None:
+def test_the_yaml_file_of_a_job_lists_all_its_top_level_settings(job: str) -> None:
     expected = {key for key in collect_settings(schema.JOBS[job]) if "." not in key}
     assert set(help_text.read_settings(ROOT / "conf" / f"{job}.yaml")) == expected
 
@@ -241,10 +241,10 @@ CONFIRMED = {
     *("Hy-MT2-1.8B", "Hy-MT2-1.8B-FP8", "Hy-MT2-7B", "Hy-MT2-7B-FP8", "Hy-MT2-30B-A3B", "Hy-MT2-30B-A3B-FP8"),
     *("Hunyuan-MT-7B", "Hunyuan-MT-7B-fp8", "Hunyuan-MT-Chimera-7B", "Hunyuan-MT-Chimera-7B-fp8"),
 }
-"""Hub ids in the tables of the READMEs of HY-MT, Hy-MT2 and Hunyuan-MT."""
+"""Names of the models in the README tables of HY-MT, Hy-MT2 and Hunyuan-MT."""
 
 
-def test_hub_ids_are_confirmed_or_marked_and_their_licences_told() -> None:
+def test_hub_ids_are_confirmed_or_marked_and_their_licences_are_shown() -> None:
     for file in (ROOT / "conf" / "model").glob("*.yaml"):
         listed, text = yaml.safe_load(file.read_text(encoding="utf-8")), file.read_text(encoding="utf-8")
         known = listed["path"] == "demo:model" or listed["path"].removeprefix("tencent/") in CONFIRMED
@@ -253,8 +253,8 @@ def test_hub_ids_are_confirmed_or_marked_and_their_licences_told() -> None:
         assert bool(listed["licence_limits"]) == ("# It does not apply in the EU, the UK and South Korea" in text)
         assert bool(listed["licence_limits"]) == (not file.stem.startswith(("hy_mt2", "demo")))
         assert (listed["revision"], listed["sha256"]) == ("main", None)
-        for other in re.findall(r"with the same shape: model=(\S+)", text):
-            assert (file.parent / f"{other}.yaml").is_file()
+        for choice in re.findall(r"with the same shape: model=(\S+)", text):
+            assert (file.parent / f"{choice}.yaml").is_file()
 
 
 def test_a_long_module_has_its_reason_in_the_decisions() -> None:
@@ -262,7 +262,7 @@ def test_a_long_module_has_its_reason_in_the_decisions() -> None:
     for file in MODULES:
         name = str(file.relative_to(ROOT))
         if len(file.read_text(encoding="utf-8").splitlines()) > 300:
-            assert f"`{name}` (" in decisions, f"{name} has more than 300 lines: split it, or give the reason"
+            assert f"`{name}` (" in decisions, f"{name} has more than 300 lines: split it, or give the reason there"
 
 
 def test_the_wheel_holds_every_package() -> None:

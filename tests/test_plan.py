@@ -217,7 +217,7 @@ def test_a_probe_measures_and_estimates_the_time_for_the_corpus(capsys: pytest.C
     [
         (["probe=true"], "source.path=FILE"),
         (["probe=true", "source.path=x.txt"], "tgt_lang=fr"),
-        (["preset=demo", "probe=true", "devices=[24GiB]"], "Leave one of them out"),
+        (["preset=demo", "probe=true", "devices=[24GiB]"], "Drop one of the two"),
         (["probe_s=0"], "probe_s=60"),
         (["sample_rows=0"], "sample_rows=50000"),
     ],

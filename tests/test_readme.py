@@ -1,4 +1,4 @@
-"""The commands of the README run as they stand there, in order, in an empty folder."""
+"""The commands of the README run unchanged, in order, in an empty folder."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ def shell(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
 def test_every_command_of_the_readme_works(tmp_path: Path) -> None:
     assert len(blocks("README.md", "bash")) >= 8
     for block in blocks("README.md", "bash"):
-        ran = shell(block, tmp_path)
-        assert ran.returncode == 0, f"{block}\n{ran.stdout}\n{ran.stderr}"
-        assert "Traceback" not in ran.stderr
-        kept = re.search(r"rows/s\), (\d+) kept from before", ran.stdout)
-        assert ("kill -9" in block) == (kept is not None), ran.stdout
+        result = shell(block, tmp_path)
+        assert result.returncode == 0, f"{block}\n{result.stdout}\n{result.stderr}"
+        assert "Traceback" not in result.stderr
+        kept = re.search(r"rows/s\), (\d+) from earlier runs", result.stdout)
+        assert ("kill -9" in block) == (kept is not None), result.stdout
     assert len(list((tmp_path / "outputs").glob("*/manifest.json"))) >= 5
     assert (tmp_path / "outputs/parts/translated/src.txt").read_text() != ""
 
@@ -53,12 +53,12 @@ def test_commands_that_need_the_real_model_compose(tmp_path: Path) -> None:
     commands = [line for line in lines if line.startswith("hymt-batch")]
     assert commands
     for command in commands:
-        ran = shell(f"{command} --cfg job", tmp_path)
-        assert ran.returncode == 0, ran.stderr
+        result = shell(f"{command} --cfg job", tmp_path)
+        assert result.returncode == 0, result.stderr
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_the_exit_codes_are_all_there(page: str) -> None:
+def test_all_exit_codes_are_listed(page: str) -> None:
     from hymt_batch.errors import ExitCode
 
     text = (ROOT / page).read_text(encoding="utf-8")
@@ -67,7 +67,7 @@ def test_the_exit_codes_are_all_there(page: str) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_links_to_files_lead_somewhere(page: str) -> None:
+def test_links_to_files_have_targets(page: str) -> None:
     text = (ROOT / page).read_text(encoding="utf-8")
     for target in re.findall(r"\]\((?!http)([^)#]+)\)", text):
         assert (ROOT / target).exists(), target

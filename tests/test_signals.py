@@ -1,4 +1,4 @@
-"""A stop request ends a job so that it can be continued, from the first import on."""
+"""A stop request ends a job so that it can be continued, at any time after the first import."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ def child(setup: str, *arguments: str) -> subprocess.Popen[str]:
     return process
 
 
-@pytest.mark.parametrize("number", signals.SIGNALS)
+@pytest.mark.parametrize("signum", signals.SIGNALS)
 @pytest.mark.fault(3, 5, 6)
-def test_before_work_begins_a_signal_ends_at_once_with_75_and_no_traceback(number: signal.Signals) -> None:
+def test_before_work_begins_a_signal_ends_at_once_with_75_and_no_traceback(signum: signal.Signals) -> None:
     process = child("stop.on_exit(lambda: print('released', flush=True))")
-    process.send_signal(number)
+    process.send_signal(signum)
     out, err = process.communicate(timeout=10)
     assert process.returncode == 75
     assert out == "released\n"
@@ -62,7 +62,7 @@ def test_while_working_the_first_signal_is_a_request_and_the_second_ends_at_once
 
 
 @pytest.mark.fault(3)
-def test_a_part_may_end_within_the_grace() -> None:
+def test_a_part_may_finish_within_the_grace() -> None:
     process = child("stop.allow_drain(60)", "leave")
     process.send_signal(signal.SIGUSR1)
     _, err = process.communicate(timeout=10)
@@ -80,7 +80,7 @@ def test_after_the_grace_the_part_is_dropped() -> None:
 
 
 @pytest.mark.fault(3, 13)
-def test_work_that_never_looks_at_the_request_ends_after_the_grace_all_the_same() -> None:
+def test_work_that_never_checks_for_a_stop_ends_after_the_grace() -> None:
     process = child("stop.allow_drain(0.2, lambda: print('released', flush=True)); stop.check = lambda: None")
     process.send_signal(signal.SIGTERM)
     out, err = process.communicate(timeout=8)

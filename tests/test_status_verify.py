@@ -1,4 +1,4 @@
-"""status and verify tell the truth in every state of a folder."""
+"""status and verify report every state of a folder correctly."""
 
 from __future__ import annotations
 
@@ -35,57 +35,63 @@ def begin(folder: Path, inputs: list[Input], num_shards: int = 2) -> None:
                 output.commit(shard, part, upper(shard, part))
 
 
-def asked(folder: Path, style: str = "text") -> Any:
-    place = {"name": folder.name, "output_dir": str(folder.parent)}
-    return SimpleNamespace(**place, format=SimpleNamespace(value=style), errors=0, inputs=False)
+def job_config(folder: Path, style: str = "text") -> Any:
+    location = {"name": folder.name, "output_dir": str(folder.parent)}
+    return SimpleNamespace(**location, format=SimpleNamespace(value=style), errors=0, inputs=False)
 
 
-def test_a_folder_that_is_not_there_was_not_started(tmp_path: Path) -> None:
+def test_a_missing_folder_is_a_job_that_was_not_started(tmp_path: Path) -> None:
     assert status.status(tmp_path / "job").state == "not started"
-    for ask in (status.run, verify.run):
+    for run_job in (status.run, verify.run):
         with pytest.raises(UsageError, match=r"there is no job 'job' in .* Set name="):
-            ask(asked(tmp_path / "job"))
+            run_job(job_config(tmp_path / "job"))
 
 
-def test_a_mistyped_name_is_refused_with_the_nearest(tmp_path: Path, inputs: list[Input]) -> None:
+def test_a_mistyped_name_is_refused_with_a_suggestion(tmp_path: Path, inputs: list[Input]) -> None:
     run(tmp_path / "nightly", inputs)
     run(tmp_path / "demo", inputs)
-    for ask in (status.run, verify.run):
+    for run_job in (status.run, verify.run):
         with pytest.raises(UsageError, match=r"no job 'nigthly' in .*Near it: nightly\. Set name="):
-            ask(asked(tmp_path / "nigthly"))
+            run_job(job_config(tmp_path / "nigthly"))
 
 
-def test_the_points_of_a_sweep_are_told_one_by_one(
+def test_the_points_of_a_sweep_are_shown_one_by_one(
     tmp_path: Path, inputs: list[Input], capsys: pytest.CaptureFixture[str]
 ) -> None:
     run(tmp_path / "sweep" / "seed=1", inputs)
     begin(tmp_path / "sweep" / "seed=2", inputs)
-    assert status.run(asked(tmp_path / "sweep")) is ExitCode.COMPLETE
+    assert status.run(job_config(tmp_path / "sweep")) is ExitCode.COMPLETE
     first, second = capsys.readouterr().out.splitlines()
     assert "seed=1: complete, 1 of 1 files published, 20 rows" in first
     assert "seed=2: stopped" in second
-    assert verify.run(asked(tmp_path / "sweep")) is ExitCode.MISSING
+    assert verify.run(job_config(tmp_path / "sweep")) is ExitCode.MISSING
     assert "complete and undamaged" in capsys.readouterr().out
     (tmp_path / "sweep" / "seed=1" / "translated" / "in.txt").unlink()
-    assert verify.run(asked(tmp_path / "sweep", "json")) is ExitCode.DAMAGE
+    assert verify.run(job_config(tmp_path / "sweep", "json")) is ExitCode.DAMAGE
     assert [bool(json.loads(line)["damage"]) for line in capsys.readouterr().out.splitlines()] == [True, False]
 
 
 def test_a_complete_job_counts_the_shards_of_its_published_files(tmp_path: Path, inputs: list[Input]) -> None:
     num_shards = len(list(shards(inputs[0])))
     run(tmp_path / "job", inputs)
-    found = status.status(tmp_path / "job")
-    assert (found.state, found.files_published, found.rows) == ("complete", 1, 20)
-    assert (found.shards, found.shards_complete) == (num_shards, num_shards)
+    job_status = status.status(tmp_path / "job")
+    assert (job_status.state, job_status.files_published, job_status.rows) == ("complete", 1, 20)
+    assert (job_status.shards, job_status.shards_complete) == (num_shards, num_shards)
     assert num_shards > 1
 
 
 @pytest.mark.fault(48)
-def test_a_stopped_job_says_what_is_committed_and_what_is_missing(tmp_path: Path, inputs: list[Input]) -> None:
+def test_a_stopped_job_shows_what_is_committed_and_what_is_missing(tmp_path: Path, inputs: list[Input]) -> None:
     begin(tmp_path / "job", inputs)
-    found = status.status(tmp_path / "job")
-    assert (found.state, found.files, found.files_published) == ("stopped", 1, 0)
-    assert (found.shards, found.shards_complete, found.parts, found.rows, found.error_rows) == (2, 1, 4, 11, 0)
+    job_status = status.status(tmp_path / "job")
+    assert (job_status.state, job_status.files, job_status.files_published) == ("stopped", 1, 0)
+    assert (
+        job_status.shards,
+        job_status.shards_complete,
+        job_status.parts,
+        job_status.rows,
+        job_status.error_rows,
+    ) == (2, 1, 4, 11, 0)
     report = verify.verify(tmp_path / "job")
     assert report.exit_code is ExitCode.MISSING
     assert report.missing == [
@@ -99,27 +105,32 @@ def test_a_stopped_job_says_what_is_committed_and_what_is_missing(tmp_path: Path
 
 def test_a_complete_job_is_complete(tmp_path: Path, inputs: list[Input], capsys: pytest.CaptureFixture[str]) -> None:
     run(tmp_path / "job", inputs)
-    found = status.status(tmp_path / "job")
-    assert (found.state, found.rows, found.error_rows, found.counts) == ("complete", 20, 1, {"empty": 1, "ok": 19})
+    job_status = status.status(tmp_path / "job")
+    assert (job_status.state, job_status.rows, job_status.error_rows, job_status.counts) == (
+        "complete",
+        20,
+        1,
+        {"empty": 1, "ok": 19},
+    )
     assert verify.verify(tmp_path / "job").exit_code is ExitCode.COMPLETE
-    assert status.run(asked(tmp_path / "job", "json")) is ExitCode.COMPLETE
-    assert json.loads(capsys.readouterr().out) == asdict(found)
-    assert verify.run(asked(tmp_path / "job")) is ExitCode.COMPLETE
+    assert status.run(job_config(tmp_path / "job", "json")) is ExitCode.COMPLETE
+    assert json.loads(capsys.readouterr().out) == asdict(job_status)
+    assert verify.run(job_config(tmp_path / "job")) is ExitCode.COMPLETE
     assert "complete and undamaged" in capsys.readouterr().out
 
 
 def test_a_running_job_names_its_process(tmp_path: Path, inputs: list[Input]) -> None:
     with open_output(tmp_path / "job", inputs, lease_ttl_s=10.0):
-        found = status.status(tmp_path / "job")
-        assert (found.state, found.holder_alive) == ("running", True)
-        assert found.holder is not None
-        assert found.holder["pid"] == os.getpid()
-        assert f"process {os.getpid()} on" in status.render(found)
+        job_status = status.status(tmp_path / "job")
+        assert (job_status.state, job_status.holder_alive) == ("running", True)
+        assert job_status.holder is not None
+        assert job_status.holder["pid"] == os.getpid()
+        assert f"process {os.getpid()} on" in status.render(job_status)
     assert status.status(tmp_path / "job").state == "stopped"
 
 
 @pytest.mark.parametrize(
-    ("file", "change", "says"),
+    ("file", "change", "message"),
     [
         ("translated/in.txt", lambda d: d[:-1], "has 142 bytes, recorded are 143"),
         ("translated/in.txt", lambda d: d.replace(b"LINE 3", b"LINF 3"), "does not match its checksum"),
@@ -134,7 +145,7 @@ def test_a_running_job_names_its_process(tmp_path: Path, inputs: list[Input]) ->
 )
 @pytest.mark.fault(39)
 def test_every_damage_of_a_finished_job_is_found_and_named(
-    tmp_path: Path, inputs: list[Input], file: str, change: Any, says: str
+    tmp_path: Path, inputs: list[Input], file: str, change: Any, message: str
 ) -> None:
     run(tmp_path / "job", inputs)
     path = tmp_path / "job" / file
@@ -144,9 +155,11 @@ def test_every_damage_of_a_finished_job_is_found_and_named(
         path.write_bytes(change(path.read_bytes() if path.exists() else b""))
     report = verify.verify(tmp_path / "job")
     assert report.exit_code is ExitCode.DAMAGE
-    assert [d for d in report.damage if d.startswith(file) and says in d], report.damage
-    helps = "Move away what is not of this job" if "not of this job" in says else "Run the job again"
-    assert helps in verify.render(report)
+    assert [d for d in report.damage if d.startswith(file) and message in d], report.damage
+    advice = (
+        "Move away the files that do not belong to this job" if "not of this job" in message else "Run the job again"
+    )
+    assert advice in verify.render(report)
     status.render(status.status(tmp_path / "job"))  # never a traceback
 
 
@@ -191,12 +204,12 @@ def test_rows_are_counted_as_the_format_counts_them(
         assert rows in count_rows(tmp_path / (name + suffix), kind)
 
 
-def test_thousands_of_parts_are_told_in_a_second(tmp_path: Path, inputs: list[Input]) -> None:
+def test_the_status_of_thousands_of_parts_takes_less_than_a_second(tmp_path: Path, inputs: list[Input]) -> None:
     begin(tmp_path / "job", inputs, 0)
-    home = tmp_path / "job" / ".hymt" / f"f{inputs[0].file_id}"
+    state_folder = tmp_path / "job" / ".hymt" / f"f{inputs[0].file_id}"
     for shard in range(150):
         record = ShardRecord(shard, shard * 20, 20, 0, 0, "0" * 64, False)
-        folder = home / parts.shard_name(shard)
+        folder = state_folder / parts.shard_name(shard)
         folder.mkdir(parents=True)
         for part in range(20):
             rows = [Row(shard * 20 + part, bytes(8), Status.OK, "x" * 2000)]
@@ -205,21 +218,21 @@ def test_thousands_of_parts_are_told_in_a_second(tmp_path: Path, inputs: list[In
             )
             (folder / parts.part_name(part)).write_bytes(data)
     began = time.process_time()
-    found = status.status(tmp_path / "job")
-    assert (found.parts, found.shards_complete) == (3000, 150)
+    job_status = status.status(tmp_path / "job")
+    assert (job_status.parts, job_status.shards_complete) == (3000, 150)
     assert time.process_time() - began < 1.0
 
 
-def test_the_speed_of_a_stopped_job_leaves_its_pause_out() -> None:
-    second = 10**9
-    steady = [(number * 20 * second, 40) for number in range(20)]
-    stopped = steady + [(at + 86_400 * second, rows) for at, rows in steady]
+def test_the_speed_of_a_stopped_job_excludes_its_pause() -> None:
+    second_ns = 10**9
+    steady = [(index * 20 * second_ns, 40) for index in range(20)]
+    stopped = steady + [(mtime_ns + 86_400 * second_ns, rows) for mtime_ns, rows in steady]
     assert status._rows_per_s(steady) == status._rows_per_s(stopped) == 2.0
     assert status._rows_per_s([]) is None
     assert status._rows_per_s([(0, 5)]) is None
 
 
-def test_verify_of_a_running_job_says_to_wait(tmp_path: Path, inputs: list[Input]) -> None:
+def test_verify_of_a_running_job_advises_to_wait(tmp_path: Path, inputs: list[Input]) -> None:
     begin(tmp_path / "job", inputs)
     assert "Run the job again" in verify.render(verify.verify(tmp_path / "job"))
     with open_output(tmp_path / "job", inputs, lease_ttl_s=180.0, lease_beat_s=20.0):
@@ -235,8 +248,8 @@ def test_status_and_verify_import_nothing_heavy() -> None:
         "print([m for m in ('torch', 'transformers', 'pyarrow', 'datasets', 'hydra') if m in sys.modules])"
     )
     root = Path(status.__file__).parents[1]
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root)
-    assert told.stdout.strip() == "[]"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root)
+    assert result.stdout.strip() == "[]"
 
 
 def test_verify_changes_nothing(tmp_path: Path, inputs: list[Input]) -> None:

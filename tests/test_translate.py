@@ -348,7 +348,7 @@ def test_a_language_that_the_demo_model_does_not_know_is_a_warning(tmp_path: Pat
     (tmp_path / "in.txt").write_text("rain\n")
     ran = run(tmp_path, "source.path=in.txt", "name=n", "tgt_lang=ja", "strict=true")
     assert ran.returncode == ExitCode.WARNINGS
-    assert b"tgt_lang=ja gives nonsense" in ran.stderr
+    assert b"tgt_lang=ja gives meaningless output" in ran.stderr
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
@@ -413,7 +413,7 @@ def test_a_row_that_the_tokenizer_never_gives_back_ends_the_job_after_hang_s(tmp
     process = preparing(tmp_path, f"launch.prefetch_shards={ahead}", "launch.hang_s=2", count_s=100.0)
     _, err = process.communicate(timeout=60)
     assert process.returncode == ExitCode.STOPPED
-    assert b"a step of reading, cutting or encoding rows did not end within launch.hang_s=2 s" in err
+    assert b"a step of reading, splitting or encoding rows did not end within launch.hang_s=2 s" in err
     assert not (tmp_path / "outputs/n/.hymt/lease/job.json").exists()
 
 

@@ -134,7 +134,7 @@ def stop(folder: Path, inputs: list[Input], error: BaseException | None) -> None
         (StoppedError("SIGTERM: stopped between two shards\nmore"), 75, "SIGTERM: stopped between two shards"),
         (KeyboardInterrupt(), 75, "Ctrl-C"),
         (ValueError("odd"), 70, "ValueError: odd"),
-        (MemoryError(), 75, "this process may have no more memory (MemoryError)"),
+        (MemoryError(), 75, "this process cannot get more memory (MemoryError)"),
         (StoppedError("a\x1b[2J hf_" + "a" * 30 + "x" * 10_000), 75, "a\\u001b[2J ***"),
     ],
 )

@@ -180,8 +180,8 @@ def test_another_kind_of_thing_in_place_of_a_file_is_named_with_the_way_out(
     report = verify.verify(folder)
     assert report.exit_code is ExitCode.DAMAGE
     assert f"{name}: is {kind}, and a file should be there" in report.damage
-    assert "Move away what stands in the place" in verify.render(report)
-    assert "what is damaged or missing is made anew" not in verify.render(report)
+    assert "Move away what blocks the path of an expected file or folder" in verify.render(report)
+    assert "rebuild what is damaged or missing" not in verify.render(report)
     status.render(status.status(folder))
 
 

@@ -178,7 +178,7 @@ def _describe_differences(actual: Mapping[str, str], planned: Mapping[str, str])
 
 def _log_loaded(prepared: PreparedModel, placement: Placement, seconds: float, difference: float) -> None:
     log.info(
-        "model loaded device_map=%s dtype=%s weights=%s load_s=%.1f canary_difference=%.1e",
+        "model loaded device_map=%s dtype=%s weights=%s load_s=%.1f canary_relative_difference=%.1e",
         placement.strategy.value,
         prepared.dtype,
         gib(sum(use.weight_bytes for use in placement.usage)),

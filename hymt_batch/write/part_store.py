@@ -138,7 +138,8 @@ class PartStore:
         self._mark_committed(shard, part)
         self.num_rows_committed += len(rows) if mine else 0
         log.info(
-            "committed file=%r shard=%d part=%d/%d rows=%d errors=%d new_tokens=%d bytes=%d mine=%s store_ms=%.1f",
+            "committed file=%r shard=%d part=%d/%d rows=%d errors=%d new_tokens=%d bytes=%d published_here=%s "
+            "commit_ms=%.1f",
             shard.input.rel,
             shard.index,
             part.index + 1,
