@@ -1,7 +1,8 @@
 """Which job an output folder belongs to: choose a job's folder, check its identity, recover a lost `job.json`.
 
-`choose_folder` only reads: nothing is written before the identity is checked. `create_or_open_job` runs under the lease.
-A folder keeps its own identity, even one of an earlier version; the requested identity is compared with the upgraded one.
+`choose_folder` only reads: nothing is written before the identity is checked. `create_or_open_job` runs under the
+lease. A folder keeps the identity it was created with. If an earlier version created it, its identity is upgraded
+before it is compared with the requested one.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ class RequestedJob:
     aliases: tuple[JsonDict, ...] = ()  # other identities under which this same job may have been created
 
     def with_identity_sha256(self, identity_sha256: str) -> JobRecord | None:
-        """Return the requested job under the identity that has this digest; None if no version gives it that identity."""
+        """Return the requested job under the identity with this digest; None if no version gives it such an identity."""
         current = (self.job.identity, *self.aliases)
         for identity in chain(current, chain.from_iterable(map(identity_versions.earlier_identities, current))):
             if manifest.digest(identity) == identity_sha256:
@@ -158,8 +159,8 @@ def inputs_differ_error(job: JobRecord, requested: JobRecord) -> InputChangedErr
         changes[20:] = [f"  and {len(changes) - 20} more"]
     return InputChangedError(
         "the list of inputs changed since this job began:\n" + "\n".join(changes) + "\nIf this is another job, set "
-        "name=ANOTHER. Otherwise restore the old files, or set on_input_change=redo to translate the new files and drop "
-        "the removed ones, or on_input_change=fork to start a separate job."
+        "name=ANOTHER. Otherwise restore the old files, or set on_input_change=redo to translate the new files and "
+        "drop the removed ones, or on_input_change=fork to start a separate job."
     )
 
 
