@@ -221,7 +221,7 @@ def acquire(
         if holder and alive is not False and (alive or (seen is not None and raw != seen)):
             raise LeaseError(
                 f"{folder} is in use by process {holder.pid} on {holder.host}, since {holder.since}; two runs of one "
-                f"job would do the same work twice. Wait for it, or stop it (kill {holder.pid} on {holder.host}), or set "
+                f"job would do the same work twice. Wait for it, stop it (kill {holder.pid} on {holder.host}), or set "
                 "name=ANOTHER for a second job."
             )
         if raw != seen:

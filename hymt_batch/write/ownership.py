@@ -42,7 +42,7 @@ class RequestedJob:
     aliases: tuple[JsonDict, ...] = ()  # other identities under which this same job may have been created
 
     def with_identity_sha256(self, identity_sha256: str) -> JobRecord | None:
-        """Return the requested job under the identity with this digest; None if no version gives it such an identity."""
+        """Return the requested job under the identity with this digest; None if no version gives it that identity."""
         current = (self.job.identity, *self.aliases)
         for identity in chain(current, chain.from_iterable(map(identity_versions.earlier_identities, current))):
             if manifest.digest(identity) == identity_sha256:
