@@ -42,7 +42,7 @@ def _encode_locations(folder: Path, inputs: Sequence[Input]) -> JsonDict:
 
 
 def _spooled_path(folder: Path, path: str) -> str:
-    """Return the final path of an input: stdin is spooled outside the job's folder first, and moved into it later."""
+    """Return an input's final path: stdin and hub data are staged beside the job's folder, then moved into it."""
     spool_prefix = f"{os.path.abspath(folder.parent)}/.spool-"
     if not path.startswith(spool_prefix):
         return path

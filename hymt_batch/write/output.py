@@ -31,7 +31,6 @@ from hymt_batch.write import (
     set_aside,
     stop_reason,
 )
-
 from hymt_batch.write.attempts import AttemptMarkers
 from hymt_batch.write.input_changes import describe_changed_shards, hash_input, input_changed_error
 from hymt_batch.write.lease import Lease

@@ -27,7 +27,7 @@ MIN_FREE_BYTES, MIN_FREE_INODES = 1 << 20, 64  # required for a job of any size
 
 NOT_EXCLUSIVE = "creates a file that already exists (O_EXCL has no effect)"
 NOT_REPLACING = "does not replace a file on rename"
-TWO_DEVICES = "spans two devices: .hymt and translated are not on the same one"
+TWO_DEVICES = "is split over two devices: .hymt and translated are not on the same one"
 
 
 @dataclass(frozen=True, slots=True)
