@@ -205,7 +205,7 @@ def test_what_the_doctor_refuses_the_job_refuses_too(tmp_path: Path, lie: str) -
     from hymt_batch.errors import PreflightError
 
     (tmp_path / ".hymt").mkdir()
-    with pytest.raises(PreflightError, match="could not be continued safely"):
+    with pytest.raises(PreflightError, match="could not be resumed safely"):
         check_storage(LIES[lie][0], tmp_path)
     assert tree(tmp_path) == [".hymt"]
 
@@ -264,8 +264,8 @@ def test_a_lock_that_cannot_be_tried_is_skipped(tmp_path: Path) -> None:
 def test_a_read_only_store_is_told(mount: Mount) -> None:
     found = storage.check(mount("size=1m,ro") / "demo", None)
     assert wrong(found) == [("G9", Level.FAIL, "output folder")]
-    assert "the store is read-only" in found[0].seen
-    assert found[0].fix == "Set output_dir= to a folder that can be written"
+    assert "the file system is read-only" in found[0].seen
+    assert found[0].fix == "Set output_dir= to a writable folder"
 
 
 @pytest.mark.parametrize("number", [errno.EACCES, errno.EPERM, errno.EROFS])

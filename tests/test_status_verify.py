@@ -51,7 +51,7 @@ def test_a_mistyped_name_is_refused_with_the_nearest(tmp_path: Path, inputs: lis
     run(tmp_path / "nightly", inputs)
     run(tmp_path / "demo", inputs)
     for ask in (status.run, verify.run):
-        with pytest.raises(UsageError, match=r"no job 'nigthly' in .*Near it: nightly\. Set name="):
+        with pytest.raises(UsageError, match=r"no job 'nigthly' in .*Similar names: nightly\. Set name="):
             ask(asked(tmp_path / "nigthly"))
 
 
@@ -121,12 +121,12 @@ def test_a_running_job_names_its_process(tmp_path: Path, inputs: list[Input]) ->
 @pytest.mark.parametrize(
     ("file", "change", "says"),
     [
-        ("translated/in.txt", lambda d: d[:-1], "has 142 bytes, recorded are 143"),
+        ("translated/in.txt", lambda d: d[:-1], "has 142 bytes, but its record has 143"),
         ("translated/in.txt", lambda d: d.replace(b"LINE 3", b"LINF 3"), "does not match its checksum"),
         ("translated/in.txt", None, "is missing"),
-        ("errors/in.txt.errors.jsonl", lambda d: d + b"{}\n", "recorded are"),
+        ("errors/in.txt.errors.jsonl", lambda d: d + b"{}\n", "but its record has"),
         ("errors/in.txt.errors.jsonl", None, "is missing"),
-        ("translated/more.txt", lambda d: b"x", "is not of this job"),
+        ("translated/more.txt", lambda d: b"x", "does not belong to this job"),
         ("manifest.json", lambda d: d.replace(b'"rows": 20', b'"rows": 21'), "do not match its checksum"),
         ("manifest.json", lambda d: b"", "it is empty"),
         (".hymt/job.json", lambda d: bytes(len(d)), "zero bytes"),
@@ -145,7 +145,7 @@ def test_every_damage_of_a_finished_job_is_found_and_named(
     report = verify.verify(tmp_path / "job")
     assert report.exit_code is ExitCode.DAMAGE
     assert [d for d in report.damage if d.startswith(file) and says in d], report.damage
-    helps = "Move away what is not of this job" if "not of this job" in says else "Run the job again"
+    helps = "Move away what is not of this job" if "not belong to this job" in says else "Run the job again"
     assert helps in verify.render(report)
     status.render(status.status(tmp_path / "job"))  # never a traceback
 
