@@ -233,7 +233,7 @@ def test_an_invalid_version_counts_as_a_newer_one(version: object) -> None:
 
 def test_auto_keeps_the_values_of_the_folder_even_without_job_json(tmp_path: Path) -> None:
     """Created where auto gave other sizes than here: the parts name that identity, and `aliases` contains it."""
-    identity_here, identity_there = ({"batch": {"part_rows": rows}, "seed": 0} for rows in (64, 2048))
+    here, there = ({"batch": {"part_rows": rows}, "seed": 0} for rows in (64, 2048))
     options: dict[str, Any] = {
         "environment": {},
         "inputs": [],
@@ -241,12 +241,12 @@ def test_auto_keeps_the_values_of_the_folder_even_without_job_json(tmp_path: Pat
         "read": Any,
         "preamble": Any,
         "auto_keys": ["batch.part_rows"],
-        "aliases": [identity_here, identity_there],
+        "aliases": [here, there],
         "lease_ttl_s": 0.0,
     }
-    with Output.open(tmp_path / "job", identity=identity_there, **options) as output:
+    with Output.open(tmp_path / "job", identity=there, **options) as output:
         output.finalize()
     (tmp_path / "job/.hymt/job.json").unlink()
-    with Output.open(tmp_path / "job", identity=identity_here, **options) as output:
+    with Output.open(tmp_path / "job", identity=here, **options) as output:
         assert output.identity["batch"] == {"part_rows": 2048}
         assert output.is_complete
