@@ -1,10 +1,11 @@
-"""The dozen file operations that everything durable goes through, and the few sequences made of them.
+"""The file operations behind everything durable, and the few sequences composed of them.
 
-`Fs` is the port, `Os` the real one; tests put a simulated store under it that crashes at every operation. Does not know
-what is stored. Order of a durable write: new file, write, fsync, close, link or rename, fsync of the folder.
+`Fs` is the protocol, `OsFs` the real implementation; tests replace it with a simulated file system that crashes at
+every operation. Does not know what is stored. Order of a durable write: new file, write, fsync, close, link or rename,
+fsync of the folder.
 
-Source: reference/reliability.md 2.5 and 2.8; a failed fsync marks pages clean, so that a second fsync on the same file
-would claim what is not so (ATC'20): a failed write is always done again from memory, in a new file.
+After a failed fsync the kernel marks the pages as clean, so that a second fsync on the same file would succeed without
+the data being on disk (Rebello et al., USENIX ATC 2020): a failed write is always repeated from memory, in a new file.
 """
 
 from __future__ import annotations
@@ -40,52 +41,52 @@ DIR_FSYNC_UNSUPPORTED_ERRNOS = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EOP
 
 
 class OsFs:
-    """The operating system's files; `within` makes those of one output folder, below which no link is followed."""
+    """The operating system's files; `within` returns a copy that follows no links below one output folder."""
 
     _trusted_root: Path | None = None  # the folder that holds the output folder
 
     def within(self, folder: Path) -> OsFs:
-        other = copy.copy(self)
-        other._trusted_root = folder.parent
-        return other
+        bound_fs = copy.copy(self)
+        bound_fs._trusted_root = folder.parent
+        return bound_fs
 
     def _open_parent(self, path: Path) -> AbstractContextManager[tuple[str, int | None]]:
         return open_parent(path, self._trusted_root)
 
     def open_exclusive(self, path: Path) -> int:
-        with self._open_parent(path) as (name, at):
+        with self._open_parent(path) as (name, dir_fd):
             flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW
-            return os.open(name, flags, 0o666, dir_fd=at)
+            return os.open(name, flags, 0o666, dir_fd=dir_fd)
 
     write_some = staticmethod(os.write)
 
     def write_all(self, fd: int, data: bytes) -> None:
-        rest = memoryview(data)
-        while rest:  # a write may be short: full disk, signal, network file system
-            rest = rest[self.write_some(fd, rest[:READ_BYTES]) :]
+        remaining = memoryview(data)
+        while remaining:  # a write may be partial: full disk, signal, network file system
+            remaining = remaining[self.write_some(fd, remaining[:READ_BYTES]) :]
 
     fsync = staticmethod(os.fsync)
     close = staticmethod(os.close)  # NFS reports a full disk here
 
     def link(self, source: Path, target: Path) -> None:
-        with self._open_parent(source) as (old, old_at), self._open_parent(target) as (new, new_at):
-            os.link(old, new, src_dir_fd=old_at, dst_dir_fd=new_at, follow_symlinks=False)
+        with self._open_parent(source) as (old_name, old_dir_fd), self._open_parent(target) as (new_name, new_dir_fd):
+            os.link(old_name, new_name, src_dir_fd=old_dir_fd, dst_dir_fd=new_dir_fd, follow_symlinks=False)
 
     def rename(self, source: Path, target: Path) -> None:
-        with self._open_parent(source) as (old, old_at), self._open_parent(target) as (new, new_at):
-            os.rename(old, new, src_dir_fd=old_at, dst_dir_fd=new_at)
+        with self._open_parent(source) as (old_name, old_dir_fd), self._open_parent(target) as (new_name, new_dir_fd):
+            os.rename(old_name, new_name, src_dir_fd=old_dir_fd, dst_dir_fd=new_dir_fd)
 
     def unlink(self, path: Path) -> None:
-        with self._open_parent(path) as (name, at):
-            os.unlink(name, dir_fd=at)
+        with self._open_parent(path) as (name, dir_fd):
+            os.unlink(name, dir_fd=dir_fd)
 
     def mkdir(self, path: Path, mode: int) -> None:
-        with self._open_parent(path) as (name, at):
-            os.mkdir(name, mode, dir_fd=at)
+        with self._open_parent(path) as (name, dir_fd):
+            os.mkdir(name, mode, dir_fd=dir_fd)
 
     def rmdir(self, path: Path) -> None:
-        with self._open_parent(path) as (name, at):
-            os.rmdir(name, dir_fd=at)
+        with self._open_parent(path) as (name, dir_fd):
+            os.rmdir(name, dir_fd=dir_fd)
 
     def fsync_dir(self, path: Path) -> bool:
         try:
@@ -98,31 +99,44 @@ class OsFs:
         return True
 
     def read(self, path: Path, start: int = 0, size: int | None = None) -> bytes:
-        # O_NONBLOCK: a fifo put in our place must not hang the job
-        with self._open_parent(path) as (name, at):
-            fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=at)
+        # O_NONBLOCK: a FIFO in place of our file must not block the job
+        with self._open_parent(path) as (name, dir_fd):
+            fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=dir_fd)
         try:
-            found = os.fstat(fd)
-            if not stat_bits.S_ISREG(found.st_mode):
+            stat_result = os.fstat(fd)
+            if not stat_bits.S_ISREG(stat_result.st_mode):
                 raise OSError(errno.EINVAL, "not a regular file", str(path))
-            left = max(0, found.st_size - start) if size is None else size
-            pieces = []
-            while left > 0:
-                piece = os.pread(fd, min(left, READ_BYTES), start)
-                if not piece:
+            remaining = max(0, stat_result.st_size - start) if size is None else size
+            chunks = []
+            while remaining > 0:
+                chunk = os.pread(fd, min(remaining, READ_BYTES), start)
+                if not chunk:
                     break
-                pieces.append(piece)
-                start += len(piece)
-                left -= len(piece)
-            return b"".join(pieces)
+                chunks.append(chunk)
+                start += len(chunk)
+                remaining -= len(chunk)
+            return b"".join(chunks)
         finally:
             os.close(fd)
 
     def stat(self, path: Path) -> Stat:
-        with self._open_parent(path) as (name, at):
-            s = os.stat(name, dir_fd=at, follow_symlinks=False)
-        kind = "file" if stat_bits.S_ISREG(s.st_mode) else "dir" if stat_bits.S_ISDIR(s.st_mode) else "other"
-        return Stat(kind, s.st_size, s.st_mtime_ns, s.st_ino, s.st_dev, s.st_nlink)
+        with self._open_parent(path) as (name, dir_fd):
+            stat_result = os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
+        kind = (
+            "file"
+            if stat_bits.S_ISREG(stat_result.st_mode)
+            else "dir"
+            if stat_bits.S_ISDIR(stat_result.st_mode)
+            else "other"
+        )
+        return Stat(
+            kind,
+            stat_result.st_size,
+            stat_result.st_mtime_ns,
+            stat_result.st_ino,
+            stat_result.st_dev,
+            stat_result.st_nlink,
+        )
 
     def listdir(self, path: Path) -> list[str]:
         with open_folder(path, self._trusted_root) as fd:
@@ -133,8 +147,8 @@ class OsFs:
             return os.access(".", os.W_OK | os.X_OK, dir_fd=fd, effective_ids=os.access in os.supports_effective_ids)
 
     def statvfs(self, path: Path) -> tuple[int, int | None]:
-        s = os.statvfs(path)
-        return s.f_bavail * s.f_frsize, s.f_favail if s.f_files else None
+        stats = os.statvfs(path)
+        return stats.f_bavail * stats.f_frsize, stats.f_favail if stats.f_files else None
 
 
 OS_FS = OsFs()
@@ -148,7 +162,7 @@ def stat_or_none(fs: Fs, path: Path) -> Stat | None:
 
 
 def list_names(fs: Fs, path: Path) -> list[str]:
-    """Names in a folder; none where it does not exist."""
+    """Return the names in a folder; empty if it does not exist."""
     try:
         return fs.listdir(path)
     except (FileNotFoundError, NotADirectoryError):
@@ -156,7 +170,7 @@ def list_names(fs: Fs, path: Path) -> list[str]:
 
 
 def has_content(fs: Fs, path: Path, data: bytes) -> bool:
-    """Whether a file holds these bytes; what is longer is not read."""
+    """Return whether a file holds exactly these bytes; of a longer file, only one byte more is read."""
     return fs.read(path, 0, len(data) + 1) == data
 
 
@@ -166,54 +180,58 @@ def remove(fs: Fs, path: Path) -> None:
 
 
 def hash_file(fs: Fs, path: Path) -> tuple[int, str]:
-    """Size and sha256 of a file, in bounded memory."""
-    sha, at = hashlib.sha256(), 0
-    while piece := fs.read(path, at, READ_BYTES):
-        sha.update(piece)
-        at += len(piece)
-    return at, sha.hexdigest()
+    """Return size in bytes and sha256 of a file, in bounded memory."""
+    sha, size = hashlib.sha256(), 0
+    while chunk := fs.read(path, size, READ_BYTES):
+        sha.update(chunk)
+        size += len(chunk)
+    return size, sha.hexdigest()
 
 
 def with_retries(what: str, operation: Callable[[], T]) -> T:
-    """Call `make`, which starts from a new file, at most three times; then, or at once for what stays, StoppedError."""
+    """Call `operation`, which must start from a new file, up to three times.
+
+    Raises:
+        HymtError: The error that `write_error` returns, after three failures, or at once if retrying cannot help.
+    """
     for pause in (*RETRY_DELAYS_S, None):
         try:
             return operation()
         except OSError as error:
             if pause is None or error.errno not in RETRYABLE_ERRNOS:
                 raise write_error(what, error) from error
-            log.warning("store what=%s error=%s again_in_s=%.2f", what, errno.errorcode.get(error.errno or 0), pause)
+            log.warning("storage what=%s error=%s again_in_s=%.2f", what, errno.errorcode.get(error.errno or 0), pause)
             time.sleep(pause)
     raise AssertionError("unreachable")
 
 
 def write_new(fs: Fs, path: Path, data: bytes) -> None:
-    """Write and sync a new file; on any error it is gone and the error raised."""
+    """Write and sync a new file; on an error, remove it and raise the error."""
     with NewFile(fs, path) as file:
         file.write(data)
         file.sync_and_close()
 
 
 def write_atomic(fs: Fs, path: Path, data: bytes) -> None:
-    """Replace a file as a whole: after a crash it holds the old bytes or the new ones."""
+    """Replace a file atomically: after a crash it holds either the old bytes or the new ones."""
 
-    def once() -> None:
+    def attempt() -> None:
         tmp = path.with_name(f".tmp-{path.name}-{uuid.uuid4().hex}")
         write_new(fs, tmp, data)
         replace(fs, tmp, path)
         fs.fsync_dir(path.parent)
 
-    with_retries(path.name, once)
+    with_retries(path.name, attempt)
 
 
 def replace(fs: Fs, tmp: Path, final: Path) -> None:
-    """Rename over; a network file system may report failure for a rename that happened, so look before failing."""
-    wrote = fs.stat(tmp)
+    """Rename `tmp` over `final`. A network file system may report failure for a rename that happened: check first."""
+    tmp_stat = fs.stat(tmp)
     try:
         fs.rename(tmp, final)
     except OSError:
-        found = stat_or_none(fs, final)
-        if stat_or_none(fs, tmp) is None and found is not None and found.ino == wrote.ino:
+        final_stat = stat_or_none(fs, final)
+        if stat_or_none(fs, tmp) is None and final_stat is not None and final_stat.ino == tmp_stat.ino:
             return
         with contextlib.suppress(OSError):
             fs.unlink(tmp)
@@ -221,22 +239,24 @@ def replace(fs: Fs, tmp: Path, final: Path) -> None:
 
 
 def publish(fs: Fs, tmp: Path, final: Path) -> bool:
-    """Give a synced file its final name, unless it is taken: then False, and what is there is the caller's to judge."""
+    """Give a synced file its final name; False if the name is taken, and the caller must check the file there."""
     try:
         fs.link(tmp, final)
         return True
     except OSError as error:
-        ours, found = stat_or_none(fs, tmp), stat_or_none(fs, final)
-        if ours is not None and found is not None:
-            return ours.ino == found.ino and ours.dev == found.dev  # reported as failed, but it happened
-        if found is None and ours is not None and error.errno in LINK_UNSUPPORTED_ERRNOS:
-            replace(fs, tmp, final)  # no exclusivity here; equal identities make equal bytes
+        tmp_stat, final_stat = stat_or_none(fs, tmp), stat_or_none(fs, final)
+        if tmp_stat is not None and final_stat is not None:
+            return (
+                tmp_stat.ino == final_stat.ino and tmp_stat.dev == final_stat.dev
+            )  # the link was reported as failed, but it exists
+        if final_stat is None and tmp_stat is not None and error.errno in LINK_UNSUPPORTED_ERRNOS:
+            replace(fs, tmp, final)  # not exclusive, but jobs with equal identities write equal bytes
             return True
         raise
 
 
 class NewFile:
-    """A file that is written once, with its size and sha256; gone on the way out unless it was settled."""
+    """A file that is written once, with its size and sha256; `__exit__` removes it unless it was synced and closed."""
 
     def __init__(self, fs: Fs, path: Path) -> None:
         self.path, self.size = path, 0
@@ -260,9 +280,9 @@ class NewFile:
         return self._fd
 
     def sync_and_close(self) -> str:
-        """Write out, sync, close; the sha256 of the whole."""
+        """Flush, sync and close the file; return the sha256 of its contents."""
         fd = self._flush()
-        self._fd = None  # whatever happens now, this descriptor is not synced again
+        self._fd = None  # whatever happens next, never sync this descriptor again
         try:
             self._fs.fsync(fd)
         except BaseException:
@@ -277,7 +297,7 @@ class NewFile:
 
     def __exit__(self, failure: object, *_: object) -> None:
         if self._synced and failure is None:
-            return  # the caller gave it its name, or will
+            return  # the caller renames it
         fd, self._fd = self._fd, None
         if fd is not None:
             self._close_quietly(fd)

@@ -1,6 +1,6 @@
-"""The dozen file operations that everything durable goes through. Import `Fs` and `Stat` from `fs.py`.
+"""The protocol of the file operations behind everything durable. Import `Fs` and `Stat` from `fs.py`.
 
-`fs.py` has the real ones; tests put a simulated store in their place that crashes at every operation.
+`fs.py` implements it with real files; tests use a simulated file system that crashes at every operation.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Protocol
 
 @dataclass(frozen=True, slots=True)
 class Stat:
-    """What we ask of a name; links are never followed."""
+    """What `Fs.stat` returns; links are never followed."""
 
     kind: str  # "file", "dir" or "other" (link, fifo, device)
     size: int
@@ -23,9 +23,9 @@ class Stat:
 
 
 class Fs(Protocol):
-    """The port. Every method raises OSError; none follows a link in the last component of a path."""
+    """File operations. Every method may raise OSError; none follows a link in the last component of a path."""
 
-    def within(self, folder: Path) -> Fs: ...  # the same, which follows no link below an output folder or its forks
+    def within(self, folder: Path) -> Fs: ...  # a copy that follows no links below an output folder or its forks
 
     def open_exclusive(self, path: Path) -> int: ...
     def write_all(self, fd: int, data: bytes) -> None: ...
@@ -36,9 +36,9 @@ class Fs(Protocol):
     def unlink(self, path: Path) -> None: ...
     def mkdir(self, path: Path, mode: int) -> None: ...
     def rmdir(self, path: Path) -> None: ...
-    def fsync_dir(self, path: Path) -> bool: ...  # False: the store cannot, tolerated
+    def fsync_dir(self, path: Path) -> bool: ...  # False: not supported, which is tolerated
     def read(self, path: Path, start: int = 0, size: int | None = None) -> bytes: ...
     def stat(self, path: Path) -> Stat: ...
     def listdir(self, path: Path) -> list[str]: ...
-    def writable(self, path: Path) -> bool: ...  # whether this user may make names in a folder
-    def statvfs(self, path: Path) -> tuple[int, int | None]: ...  # free bytes; free inodes, None where not counted
+    def writable(self, path: Path) -> bool: ...  # whether this user may create files in a folder
+    def statvfs(self, path: Path) -> tuple[int, int | None]: ...  # free bytes; free inodes, None if not counted

@@ -1,8 +1,8 @@
-"""Who owns an output folder (identity), and what a finished output proves.
+"""The two records of a job: `job.json` (which job owns the output folder), `manifest.json` (what a finished job wrote).
 
-`job.json` is made once, before the first part; `manifest.json` is written last. Neither is trusted over the parts: both
-carry a checksum of themselves, and both may be missing, empty, short, full of zeros or from a newer version with no
-more than a clear error. Does not know the stages' settings: an identity is a nested dict of plain values.
+`job.json` is created before the first part, `manifest.json` is written last. Parts take precedence over both. Both
+carry their own checksum; if one is missing, empty, cut short, full of zeros or from a newer version, the result is a
+clear error. Does not know the settings of the stages: an identity is a nested dict of plain values.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from typing import Any
 from hymt_batch.fs import Fs, publish, remove, stat_or_none, with_retries, write_atomic, write_new
 from hymt_batch.records import Input
 
-VERSION = 1  # of the files in .hymt and of manifest.json; a newer one is refused, never guessed at
+VERSION = 1  # of the files in .hymt and of manifest.json; files of a newer version are rejected
 PROTOCOL = "parts-1"
-MAX_BYTES = 1 << 30  # of a state file: a million and more of inputs
+MAX_BYTES = 1 << 30  # of a state file: enough for more than a million inputs
 MISSING = "(not set)"
 INPUT_FIELDS = ("rel", "format", "compression", "out_rel", "file_id", "dataset")
 
@@ -30,11 +30,11 @@ JsonDict = dict[str, Any]
 
 
 class StateDamagedError(Exception):
-    """A state file is not what was written; the text says in what way. Never reaches the user as it is."""
+    """A state file is damaged; the message is the reason. Callers turn it into an error for the user."""
 
 
 class StateMissingError(StateDamagedError):
-    """There is no such file."""
+    """The state file does not exist."""
 
 
 class StatePermissionError(StateDamagedError):
@@ -46,7 +46,7 @@ class StateVersionError(StateDamagedError):
 
 
 def canonical_json(value: Any) -> bytes:
-    """One spelling for each value: sorted keys, no spaces, ASCII. NaN and infinity are refused."""
+    """Encode a value as canonical JSON: sorted keys, no spaces, ASCII. Raises ValueError for NaN and infinity."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode("ascii")
 
 
@@ -55,7 +55,7 @@ def digest(value: Any) -> str:
 
 
 def pretty_json(value: Any) -> bytes:
-    """JSON for people, still one spelling for each value; a name that is not UTF-8 is escaped."""
+    """Encode a value as indented JSON, always in the same form; a file name that is not UTF-8 is escaped."""
     for ascii_only in (False, True):
         try:
             text = json.dumps(value, sort_keys=True, indent=1, ensure_ascii=ascii_only, allow_nan=False)
@@ -70,10 +70,10 @@ def seal(value: JsonDict) -> bytes:
 
 
 def unseal(data: bytes) -> JsonDict:
-    """What `seal` was given.
+    """Inverse of `seal`.
 
     Raises:
-        StateDamage: Anything else than that, with the way in which it differs.
+        StateDamagedError: The data does not come from `seal`; the message is the reason.
     """
     if not data:
         raise StateDamagedError("it is empty")
@@ -82,76 +82,84 @@ def unseal(data: bytes) -> JsonDict:
     try:
         value = json.loads(data)
     except (ValueError, RecursionError):
-        raise StateDamagedError("it is not whole JSON") from None
+        raise StateDamagedError("it is not complete JSON") from None
     if not isinstance(value, dict):
         raise StateDamagedError("it is not a JSON object")
     version = value.get("version")
     if isinstance(version, int) and version > VERSION:
-        raise StateVersionError(f"it is of version {version}, and this hymt-batch reads up to {VERSION}")
+        raise StateVersionError(f"it has version {version}, and this hymt-batch reads versions up to {VERSION}")
     check = value.pop("check", None)
     try:
-        right = digest(value)
+        expected = digest(value)
     except (ValueError, RecursionError):
-        right = ""
-    if check != right or version != VERSION:
+        expected = ""
+    if check != expected or version != VERSION:
         raise StateDamagedError("its contents do not match its checksum")
     del value["version"]
     return value
 
 
 def load(fs: Fs, path: Path, max_bytes: int = MAX_BYTES) -> JsonDict:
-    """A sealed file of at most so many bytes; StateMissing or StateDamage where there is none to be had."""
+    """Read a sealed file of at most `max_bytes` bytes.
+
+    Raises:
+        StateMissingError: There is no such file.
+        StatePermissionError: This user may not read it.
+        StateDamagedError: It is not a valid sealed file; the message is the reason.
+    """
     try:
-        found = stat_or_none(fs, path)
-        if found is None:
+        stat = stat_or_none(fs, path)
+        if stat is None:
             raise StateMissingError("it is missing")
-        if found.kind != "file":
-            raise StateDamagedError("it is a folder" if found.kind == "dir" else "it is a link or no file")
-        head = fs.read(path, 0, 4096)
-        if found.size > max_bytes or (found.size > len(head) and head[:1] != b"{"):
-            zeros = "zero bytes, as after a power loss" if not head.strip(b"\0") else "no JSON object"
-            raise StateDamagedError(f"it has {found.size} bytes and begins with {zeros}")
-        return unseal(fs.read(path, 0, found.size))
+        if stat.kind != "file":
+            raise StateDamagedError("it is a folder" if stat.kind == "dir" else "it is a link or a special file")
+        start = fs.read(path, 0, 4096)
+        if stat.size > max_bytes or (stat.size > len(start) and start[:1] != b"{"):
+            zeros = (
+                "zero bytes, as after a power loss" if not start.strip(b"\0") else "something other than a JSON object"
+            )
+            raise StateDamagedError(f"it has {stat.size} bytes and begins with {zeros}")
+        return unseal(fs.read(path, 0, stat.size))
     except FileNotFoundError:
         raise StateMissingError("it is missing") from None
     except PermissionError as error:
-        raise StatePermissionError(f"this user may not read it ({error.strerror})") from None
+        raise StatePermissionError(f"you have no permission to read it ({error.strerror})") from None
     except OSError as error:
         raise StateDamagedError(f"it cannot be read ({error.strerror})") from None
 
 
 def diff(old: Any, new: Any, key: str = "") -> list[tuple[str, Any, Any]]:
-    """Every leaf that differs, as (dotted key, old value, new value), in the order of the keys."""
+    """List every leaf that differs, as (dotted key, old value, new value), in the order of the keys."""
     if isinstance(old, Mapping) and isinstance(new, Mapping):
-        found = []
+        differences = []
         for name in sorted({*old, *new}, key=str):
-            inner = f"{key}.{name}" if key else str(name)
-            found += diff(old.get(name, MISSING), new.get(name, MISSING), inner)
-        return found
+            inner_key = f"{key}.{name}" if key else str(name)
+            differences += diff(old.get(name, MISSING), new.get(name, MISSING), inner_key)
+        return differences
     if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
         return [item for i, (a, b) in enumerate(zip(old, new, strict=True)) for item in diff(a, b, f"{key}[{i}]")]
     return [] if type(old) is type(new) and old == new else [(key, old, new)]
 
 
 def format_diff(differences: Sequence[tuple[str, Any, Any]], max_lines: int = 20) -> str:
-    """One line a difference: `key: was -> now`."""
+    """Format differences, one per line, as `key: old -> new`."""
 
-    def short(value: Any) -> str:
+    def shorten(value: Any) -> str:
         text = value if value == MISSING else json.dumps(value, ensure_ascii=False, default=str)
         return text if len(text) <= 80 else text[:77] + "..."
 
-    lines = [f"  {key}: {short(old)} -> {short(new)}" for key, old, new in differences[:max_lines]]
+    lines = [f"  {key}: {shorten(old)} -> {shorten(new)}" for key, old, new in differences[:max_lines]]
     if len(differences) > max_lines:
         lines.append(f"  and {len(differences) - max_lines} more")
     return "\n".join(lines)
 
 
 def json_roundtrip(value: Any) -> Any:
-    """The value as JSON gives it back: tuples become lists, keys become strings."""
+    """Encode and decode a value as JSON: tuples become lists, keys become strings."""
     return json.loads(canonical_json(value))
 
 
-# The layout of an output folder. One place, so that no stage spells a name of its own.
+# The layout of an output folder. All its paths are built here.
 
 
 def state_folder(folder: Path) -> Path:
@@ -172,10 +180,10 @@ def errors_path(folder: Path, rel: str) -> Path:
 
 @dataclass(frozen=True, slots=True)
 class JobRecord:
-    """What `job.json` says."""
+    """The contents of `job.json`."""
 
     identity: JsonDict
-    inputs: tuple[Input, ...]  # without their paths: the same files may lie elsewhere tomorrow
+    inputs: tuple[Input, ...]  # without their paths: the same files may be elsewhere next time
     environment: JsonDict
     created: str
 
@@ -203,10 +211,15 @@ def _encode_job(job: JobRecord) -> bytes:
 
 
 def read_job(fs: Fs, folder: Path) -> JobRecord:
-    """The job a folder belongs to; StateMissing where it belongs to none, StateDamage where that cannot be known."""
+    """Read `job.json`.
+
+    Raises:
+        StateMissingError: The folder has none.
+        StateDamagedError: It is damaged, may not be read, or was written by a newer version.
+    """
     value = load(fs, state_folder(folder) / "job.json")
     if value.get("protocol") != PROTOCOL:
-        raise StateVersionError(f"it speaks protocol {value.get('protocol')!r}, and this hymt-batch {PROTOCOL!r}")
+        raise StateVersionError(f"it has protocol {value.get('protocol')!r}, and this hymt-batch uses {PROTOCOL!r}")
     try:
         inputs = tuple(Input(**{name: str(i[name]) for name in INPUT_FIELDS}, path="") for i in value["inputs"])
         return JobRecord(dict(value["identity"]), inputs, dict(value["environment"]), str(value["created"]))
@@ -215,38 +228,38 @@ def read_job(fs: Fs, folder: Path) -> JobRecord:
 
 
 def create_job(fs: Fs, folder: Path, job: JobRecord) -> bool:
-    """Make `job.json`, unless another process was first: then False, and its file stands."""
+    """Create `job.json`; False if another process created it first."""
 
-    def once() -> bool:
+    def attempt() -> bool:
         path = state_folder(folder) / "job.json"
         tmp = path.with_name(f".tmp-job.json-{uuid.uuid4().hex}")
         write_new(fs, tmp, _encode_job(job))
-        mine = publish(fs, tmp, path)
+        is_ours = publish(fs, tmp, path)
         fs.fsync_dir(path.parent)
         remove(fs, tmp)
-        return mine
+        return is_ours
 
-    return with_retries("job.json", once)
+    return with_retries("job.json", attempt)
 
 
 def replace_job(fs: Fs, folder: Path, job: JobRecord) -> None:
-    """The one rewrite of `job.json`: another list of inputs, at the user's request and under the lease."""
+    """Rewrite `job.json` with another list of inputs: only at the user's request, and under the lease."""
     write_atomic(fs, state_folder(folder) / "job.json", _encode_job(job))
 
 
 def sum_counts(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
     sums: Counter[str] = Counter()
-    for one in counts:
-        sums.update(one)
+    for item_counts in counts:
+        sums.update(item_counts)
     return dict(sorted(sums.items()))
 
 
 def build(job: JobRecord, file_records: Sequence[JsonDict]) -> bytes:
-    """`manifest.json` from the files' own records, in the order of the inputs; no time in it.
+    """Build `manifest.json`; equal jobs give equal bytes, because it has no timestamps.
 
     Args:
-        job: Its identity and inputs.
-        files: One record a file, as `write/final.py` makes them.
+        job: The job; only its identity is used.
+        file_records: One record per file, as written by `write/published_file.py`, in the order of the inputs.
     """
     environments = {canonical_json(e): e for f in file_records for e in f["environments"]}
     return seal(
@@ -270,7 +283,12 @@ def build(job: JobRecord, file_records: Sequence[JsonDict]) -> bytes:
 
 
 def read(fs: Fs, folder: Path) -> JsonDict:
-    """The manifest of a finished job; StateMissing or StateDamage otherwise."""
+    """Read the manifest of a finished job.
+
+    Raises:
+        StateMissingError: There is none.
+        StateDamagedError: It is damaged, or may not be read.
+    """
     value = load(fs, folder / "manifest.json")
     for field in ("identity", "inputs", "outputs", "errors", "rows", "counts", "flags", "tokens"):
         if field not in value:

@@ -1,6 +1,6 @@
-"""Reach a path below an output folder without following a link: folder by folder, each opened in the one above.
+"""Open a path below an output folder without following links: each folder is opened relative to the one above.
 
-The output folder itself, and what is above it, may be a link; below, one could lead anywhere. Source: openat(2).
+The output folder itself and the folders above it may be links; a link below could lead anywhere. Source: openat(2).
 """
 
 from __future__ import annotations
@@ -11,44 +11,48 @@ from collections.abc import Iterator
 from pathlib import Path
 
 FOLDER_FLAGS = os.O_DIRECTORY | os.O_CLOEXEC
-TRAVERSE_FLAGS = FOLDER_FLAGS | getattr(os, "O_PATH", os.O_RDONLY)  # to pass through: a folder need not be readable
+TRAVERSE_FLAGS = FOLDER_FLAGS | getattr(os, "O_PATH", os.O_RDONLY)  # traversing a folder needs no read permission
 
 
 @contextlib.contextmanager
 def open_parent(path: Path, trusted_root: Path | None) -> Iterator[tuple[str, int | None]]:
-    """A path as a name in an open folder; where it is not deep below `above`, as it stands, and None.
+    """Open the parent folder of a path, for calls that take `dir_fd`.
 
     Args:
-        path: Of any file or folder; its last component is not opened.
-        above: The folder that holds output folders, or None: no path lies below one.
+        path: Any file or folder; its last component is not opened.
+        trusted_root: The folder that holds output folders, or None if links may be followed everywhere.
+
+    Yields:
+        The last component and the descriptor of the open parent. If `path` is not inside an output folder, the whole
+        path and None.
 
     Raises:
-        NotADirectoryError: A link or a file stands where a folder should be; its `filename` is that place.
+        NotADirectoryError: A link or a file is where a folder should be; `filename` is its path.
     """
-    below = (
+    parts = (
         path.relative_to(trusted_root).parts if trusted_root is not None and path.is_relative_to(trusted_root) else ()
     )
-    if trusted_root is None or len(below) < 2:
+    if trusted_root is None or len(parts) < 2:
         yield os.fspath(path), None
         return
-    fd = os.open(trusted_root / below[0], TRAVERSE_FLAGS)
+    fd = os.open(trusted_root / parts[0], TRAVERSE_FLAGS)
     try:
-        for depth, name in enumerate(below[1:-1], 2):
-            with _full_path_in_errors(trusted_root.joinpath(*below[:depth]), name):
-                inner = os.open(name, TRAVERSE_FLAGS | os.O_NOFOLLOW, dir_fd=fd)
-            outer, fd = fd, inner
-            os.close(outer)
-        with _full_path_in_errors(path, below[-1]):
-            yield below[-1], fd
+        for depth, name in enumerate(parts[1:-1], 2):
+            with _full_path_in_errors(trusted_root.joinpath(*parts[:depth]), name):
+                inner_fd = os.open(name, TRAVERSE_FLAGS | os.O_NOFOLLOW, dir_fd=fd)
+            outer_fd, fd = fd, inner_fd
+            os.close(outer_fd)
+        with _full_path_in_errors(path, parts[-1]):
+            yield parts[-1], fd
     finally:
         os.close(fd)
 
 
 @contextlib.contextmanager
 def open_folder(path: Path, trusted_root: Path | None) -> Iterator[int]:
-    """A folder, open to be listed or synced; arguments as of `reached`."""
-    with open_parent(path, trusted_root) as (name, at):
-        fd = os.open(name, FOLDER_FLAGS | (0 if at is None else os.O_NOFOLLOW), dir_fd=at)
+    """Open a folder for listing or syncing; arguments as for `open_parent`."""
+    with open_parent(path, trusted_root) as (name, dir_fd):
+        fd = os.open(name, FOLDER_FLAGS | (0 if dir_fd is None else os.O_NOFOLLOW), dir_fd=dir_fd)
         try:
             yield fd
         except OSError as error:
@@ -61,7 +65,7 @@ def open_folder(path: Path, trusted_root: Path | None) -> Iterator[int]:
 
 @contextlib.contextmanager
 def _full_path_in_errors(path: Path, name: str) -> Iterator[None]:
-    """Errors about a name in an open folder tell the whole path."""
+    """Put the full path into errors about a name in an open folder."""
     try:
         yield
     except OSError as error:

@@ -16,13 +16,13 @@ def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fs, "RETRY_DELAYS_S", (0.0, 0.0))
 
 
-def new(path: Path, data: bytes = b"new") -> Path:
+def write_file(path: Path, data: bytes = b"new") -> Path:
     fs.write_new(OS_FS, path, data)
     return path
 
 
 @pytest.mark.fault(23, 24)
-def test_short_writes_are_continued_to_the_last_byte(tmp_path: Path) -> None:
+def test_partial_writes_are_continued_to_the_last_byte(tmp_path: Path) -> None:
     class Short(OsFs):
         @staticmethod
         def write_some(fd: int, data: memoryview) -> int:  # type: ignore[override]
@@ -33,9 +33,9 @@ def test_short_writes_are_continued_to_the_last_byte(tmp_path: Path) -> None:
 
 
 @pytest.mark.fault(80, 81)
-def test_a_new_file_is_never_opened_over_another_nor_through_a_link(tmp_path: Path) -> None:
+def test_a_new_file_never_replaces_another_or_follows_a_link(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "target")
-    new(tmp_path / "a")
+    write_file(tmp_path / "a")
     for name in ("a", "link"):
         with pytest.raises(FileExistsError):
             OS_FS.open_exclusive(tmp_path / name)
@@ -58,7 +58,7 @@ def test_a_file_that_fails_to_sync_is_removed_and_never_synced_again(tmp_path: P
 
 
 @pytest.mark.fault(17)
-def test_an_error_of_close_is_an_error_of_the_file(tmp_path: Path) -> None:
+def test_an_error_on_close_fails_the_write(tmp_path: Path) -> None:
     class Failing(OsFs):
         def close(self, fd: int) -> None:  # type: ignore[override]
             os.close(fd)
@@ -69,27 +69,29 @@ def test_an_error_of_close_is_an_error_of_the_file(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_write_atomic_replaces_the_whole_and_leaves_nothing_beside_it(tmp_path: Path) -> None:
+def test_write_atomic_replaces_the_file_and_leaves_no_other_file(tmp_path: Path) -> None:
     fs.write_atomic(OS_FS, tmp_path / "a", b"one")
     fs.write_atomic(OS_FS, tmp_path / "a", b"two")
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == {"a": b"two"}
 
 
 @pytest.mark.fault(16, 18)
-def test_a_store_that_stays_full_is_tried_three_times_then_stops_the_job() -> None:
+def test_a_full_disk_is_tried_three_times_then_stops_the_job() -> None:
     calls: list[int] = []
 
     def full() -> None:
         calls.append(1)
         raise OSError(errno.ENOSPC, "full")
 
-    with pytest.raises(StoppedError, match=r"part 3 could not be stored: ENOSPC, the store is full .* same command"):
+    with pytest.raises(
+        StoppedError, match=r"part 3 could not be written: ENOSPC, the file system is full .* same command"
+    ):
         fs.with_retries("part 3", full)
     assert len(calls) == 3
 
 
 @pytest.mark.fault(31)
-def test_a_store_that_became_read_only_is_not_tried_again() -> None:
+def test_a_read_only_file_system_is_not_retried() -> None:
     calls: list[int] = []
 
     def read_only() -> None:
@@ -103,48 +105,48 @@ def test_a_store_that_became_read_only_is_not_tried_again() -> None:
 
 @pytest.mark.fault(43)
 def test_the_first_to_publish_wins(tmp_path: Path) -> None:
-    assert fs.publish(OS_FS, new(tmp_path / "t1", b"one"), tmp_path / "final")
-    assert not fs.publish(OS_FS, new(tmp_path / "t2", b"two"), tmp_path / "final")
+    assert fs.publish(OS_FS, write_file(tmp_path / "t1", b"one"), tmp_path / "final")
+    assert not fs.publish(OS_FS, write_file(tmp_path / "t2", b"two"), tmp_path / "final")
     assert (tmp_path / "final").read_bytes() == b"one"
 
 
 @pytest.mark.parametrize("number", [errno.EEXIST, errno.EIO, errno.ESTALE])
 @pytest.mark.fault(26)
-def test_a_link_that_is_reported_failed_but_happened_counts(tmp_path: Path, number: int) -> None:
+def test_a_link_that_succeeded_but_was_reported_as_failed_counts(tmp_path: Path, number: int) -> None:
     class Lying(OsFs):
         def link(self, source: Path, target: Path) -> None:
             super().link(source, target)
-            raise OSError(number, "said to have failed")
+            raise OSError(number, "reported as failed")
 
-    assert fs.publish(Lying(), new(tmp_path / "t1"), tmp_path / "final")
+    assert fs.publish(Lying(), write_file(tmp_path / "t1"), tmp_path / "final")
 
 
 @pytest.mark.fault(26)
-def test_a_rename_that_is_reported_failed_but_happened_counts(tmp_path: Path) -> None:
+def test_a_rename_that_succeeded_but_was_reported_as_failed_counts(tmp_path: Path) -> None:
     class Lying(OsFs):
         def rename(self, source: Path, target: Path) -> None:  # type: ignore[override]
             os.rename(source, target)
-            raise OSError(errno.EIO, "said to have failed")
+            raise OSError(errno.EIO, "reported as failed")
 
-    fs.replace(Lying(), new(tmp_path / "t1"), tmp_path / "final")
+    fs.replace(Lying(), write_file(tmp_path / "t1"), tmp_path / "final")
     assert (tmp_path / "final").read_bytes() == b"new"
 
 
 @pytest.mark.parametrize("number", sorted(fs.LINK_UNSUPPORTED_ERRNOS))
 @pytest.mark.fault(28)
-def test_a_store_without_links_publishes_by_rename(tmp_path: Path, number: int) -> None:
+def test_without_hard_links_a_file_is_published_by_rename(tmp_path: Path, number: int) -> None:
     class NoLinks(OsFs):
         def link(self, source: Path, target: Path) -> None:
             raise OSError(number, "no links")
 
-    assert fs.publish(NoLinks(), new(tmp_path / "t1", b"one"), tmp_path / "final")
-    assert not fs.publish(NoLinks(), new(tmp_path / "t2", b"two"), tmp_path / "final")
+    assert fs.publish(NoLinks(), write_file(tmp_path / "t1", b"one"), tmp_path / "final")
+    assert not fs.publish(NoLinks(), write_file(tmp_path / "t2", b"two"), tmp_path / "final")
     assert (tmp_path / "final").read_bytes() == b"one"
 
 
 @pytest.mark.fault(41)
 def test_links_and_fifos_are_not_read(tmp_path: Path) -> None:
-    new(tmp_path / "a")
+    write_file(tmp_path / "a")
     (tmp_path / "link").symlink_to(tmp_path / "a")
     os.mkfifo(tmp_path / "fifo")
     for name in ("link", "fifo"):
@@ -154,7 +156,7 @@ def test_links_and_fifos_are_not_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.fault(29)
-def test_a_store_that_cannot_sync_a_folder_is_tolerated_and_says_so(
+def test_a_file_system_that_cannot_sync_folders_is_tolerated_and_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def cannot(fd: int) -> None:
@@ -176,11 +178,11 @@ def test_size_and_hash_of_a_file_are_those_of_its_bytes(tmp_path: Path) -> None:
     assert (file.size, sha) == fs.hash_file(OS_FS, tmp_path / "a") == (len(data), hashlib.sha256(data).hexdigest())
 
 
-def test_a_file_whose_making_fails_is_gone(tmp_path: Path) -> None:
-    for settled in (False, True):
+def test_a_new_file_is_removed_after_an_error(tmp_path: Path) -> None:
+    for synced in (False, True):
         with pytest.raises(ValueError, match="mine"), NewFile(OS_FS, tmp_path / "a") as file:
             file.write(b"x")
-            if settled:
+            if synced:
                 file.sync_and_close()
             raise ValueError("mine")
         assert not list(tmp_path.iterdir())

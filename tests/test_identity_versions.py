@@ -1,6 +1,6 @@
-"""Folders of earlier versions go on: finished ones are not touched, unfinished ones keep their plan and their parts.
+"""Folders of earlier versions still work: finished ones stay unchanged, unfinished ones keep their plan and parts.
 
-tests/data/plan1 was made by its make.py at commit a3f0e6e.
+tests/data/plan1 was created by its make.py at commit a3f0e6e.
 """
 
 from __future__ import annotations
@@ -52,28 +52,28 @@ Run = Callable[..., Summary]
 
 
 class Folders:
-    """A copy of the old folders, and the job that continues one of them with this version."""
+    """A copy of the old folders; `run` continues one of them with this version."""
 
-    def __init__(self, here: Path) -> None:
-        shutil.copytree(PLAN1, here, dirs_exist_ok=True)
-        self.here, self.decoded = here, 0
+    def __init__(self, root: Path) -> None:
+        shutil.copytree(PLAN1, root, dirs_exist_ok=True)
+        self.root, self.decoded = root, 0
 
-    def run(self, name: str, *more: str) -> Summary:
+    def run(self, name: str, *overrides: str) -> Summary:
         from hymt_batch import config
 
         kind = name.partition("-")[2]
-        job = config.load("translate", ["output_dir=.", f"name={name}", *CUT, *SETTINGS[kind], *more])
-        with Reporter("off") as telling:
-            return translate.translate(job, telling, stub.prepare, self._decode)
+        job = config.load("translate", ["output_dir=.", f"name={name}", *CUT, *SETTINGS[kind], *overrides])
+        with Reporter("off") as reporter:
+            return translate.translate(job, reporter, stub.prepare, self._decode)
 
     def _decode(self, hymt: stub.Stub, prompts: Sequence[Sequence[int]], *rest: Any) -> list[Completion]:
         self.decoded += len(prompts)
         return stub.decode_batch(hymt, prompts, *rest)
 
     def files(self, name: str) -> dict[str, tuple[bytes, int]]:
-        root = self.here / name
-        there = [path for path in root.rglob("*") if path.is_file()]
-        return {str(path.relative_to(root)): (path.read_bytes(), path.stat().st_mtime_ns) for path in there}
+        root = self.root / name
+        paths = [path for path in root.rglob("*") if path.is_file()]
+        return {str(path.relative_to(root)): (path.read_bytes(), path.stat().st_mtime_ns) for path in paths}
 
 
 @pytest.fixture
@@ -83,9 +83,9 @@ def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Folders:
 
 
 @pytest.mark.parametrize("kind", FORMATS)
-def test_a_finished_folder_of_an_earlier_version_is_complete_and_not_touched(folders: Folders, kind: str) -> None:
+def test_a_finished_folder_of_an_earlier_version_is_complete_and_unchanged(folders: Folders, kind: str) -> None:
     before = folders.files(f"done-{kind}")
-    assert verify.verify(folders.here / f"done-{kind}").exit_code is ExitCode.COMPLETE
+    assert verify.verify(folders.root / f"done-{kind}").exit_code is ExitCode.COMPLETE
     done = folders.run(f"done-{kind}")
     assert (folders.decoded, done.num_rows_decoded) == (0, 0)
     assert folders.files(f"done-{kind}") == before
@@ -96,14 +96,14 @@ def test_an_unfinished_folder_of_an_earlier_version_keeps_its_parts(folders: Fol
     name = f"half-{kind}"
     done = folders.run(name)
     assert folders.decoded == DECODED[f"done-{kind}"] - DECODED[name]
-    assert not list((folders.here / name / ".hymt/quarantine").iterdir())
-    assert verify.verify(folders.here / name).exit_code is ExitCode.COMPLETE
-    assert done.rows == manifest.read(OS_FS, folders.here / f"done-{kind}")["rows"]
-    before = manifest.read(OS_FS, folders.here / f"done-{kind}")["counts"]
+    assert not list((folders.root / name / ".hymt/quarantine").iterdir())
+    assert verify.verify(folders.root / name).exit_code is ExitCode.COMPLETE
+    assert done.rows == manifest.read(OS_FS, folders.root / f"done-{kind}")["rows"]
+    before = manifest.read(OS_FS, folders.root / f"done-{kind}")["counts"]
     assert {status: done.counts[status] for status in ("ok", "too_long") if status in before} == {
         status: before[status] for status in ("ok", "too_long") if status in before
     }
-    # parts of this version tell rows that are none from bytes that are no UTF-8
+    # this version distinguishes invalid rows, invalid UTF-8 and unknown languages; the earlier one did not
     assert done.counts.get("bad_row", 0) + done.counts.get("bad_encoding", 0) + done.counts.get(
         "bad_language", 0
     ) == before.get("bad_encoding", 0)
@@ -114,49 +114,49 @@ def test_an_unfinished_folder_of_an_earlier_version_ends_with_the_texts_of_that_
     folders: Folders, kind: str
 ) -> None:
     folders.run(f"half-{kind}")
-    made, wanted = folders.here / f"half-{kind}" / "translated", folders.here / f"done-{kind}" / "translated"
-    for path in wanted.rglob("*.txt"):
-        assert (made / path.relative_to(wanted)).read_bytes() == path.read_bytes()
+    translated, expected = folders.root / f"half-{kind}" / "translated", folders.root / f"done-{kind}" / "translated"
+    for path in expected.rglob("*.txt"):
+        assert (translated / path.relative_to(expected)).read_bytes() == path.read_bytes()
 
 
 @pytest.mark.parametrize("damage", ["gone", "empty", "half", "zeros"])
 @pytest.mark.parametrize("name", ["half-text", "half-files", "done-jsonl"])
-def test_a_lost_job_json_of_an_earlier_version_is_made_again(folders: Folders, name: str, damage: str) -> None:
-    path = folders.here / name / ".hymt/job.json"
-    right = path.read_bytes()
+def test_a_lost_job_json_of_an_earlier_version_is_rebuilt(folders: Folders, name: str, damage: str) -> None:
+    path = folders.root / name / ".hymt/job.json"
+    original = path.read_bytes()
     if damage == "gone":
         path.unlink()
     else:
-        path.write_bytes({"empty": b"", "half": right[: len(right) // 2], "zeros": bytes(len(right))}[damage])
+        path.write_bytes({"empty": b"", "half": original[: len(original) // 2], "zeros": bytes(len(original))}[damage])
     folders.run(name)
     kind = name.partition("-")[2]
     assert folders.decoded == DECODED[f"done-{kind}"] - DECODED[name]
-    identity = manifest.read_job(OS_FS, folders.here / name).identity
-    assert identity == json.loads(right)["identity"]
+    identity = manifest.read_job(OS_FS, folders.root / name).identity
+    assert identity == json.loads(original)["identity"]
     assert "version" not in identity
 
 
-def test_the_digest_that_parts_carry_stays_that_of_the_earlier_version(folders: Folders) -> None:
-    key = manifest.read_job(OS_FS, folders.here / "half-text").identity_sha256
-    path = folders.here / "half-text/.hymt/f18b7cb099a9ea3f5/s0000000/p00000"
-    assert parts.decode(path.read_bytes())[0].identity == key
+def test_parts_keep_the_identity_digest_of_the_earlier_version(folders: Folders) -> None:
+    identity_sha256 = manifest.read_job(OS_FS, folders.root / "half-text").identity_sha256
+    path = folders.root / "half-text/.hymt/f18b7cb099a9ea3f5/s0000000/p00000"
+    assert parts.decode(path.read_bytes())[0].identity == identity_sha256
     folders.run("half-text")
-    assert manifest.read(OS_FS, folders.here / "half-text")["identity_sha256"] == key
+    assert manifest.read(OS_FS, folders.root / "half-text")["identity_sha256"] == identity_sha256
 
 
-def test_another_setting_is_still_another_job(folders: Folders) -> None:
+def test_a_folder_of_an_earlier_version_still_refuses_other_settings(folders: Folders) -> None:
     with pytest.raises(IdentityError, match=r"segment\.max_tokens: 64 -> 65"):
         folders.run("half-text", "segment.max_tokens=65")
     with pytest.raises(IdentityError, match=r"batch\.part_rows: 6 -> 7"):
         folders.run("done-text", "batch.part_rows=7")
 
 
-def test_what_was_not_recorded_is_taken_from_the_command(folders: Folders) -> None:
+def test_a_setting_that_was_not_recorded_is_taken_from_the_command(folders: Folders) -> None:
     folders.run("half-text", "check.min_logprob=-1.5")
     assert folders.decoded == DECODED["done-text"] - DECODED["half-text"]
 
 
-def test_min_logprob_is_of_the_identity_of_a_new_job(folders: Folders) -> None:
+def test_min_logprob_is_part_of_the_identity_of_a_new_job(folders: Folders) -> None:
     folders.run("new-text", "check.min_logprob=-1.5")
     with pytest.raises(IdentityError, match=r"check\.min_logprob: -1\.5 -> -2\.0"):
         folders.run("new-text", "check.min_logprob=-2.0")
@@ -164,77 +164,77 @@ def test_min_logprob_is_of_the_identity_of_a_new_job(folders: Folders) -> None:
 
 def test_a_new_folder_records_the_version_of_its_identity_and_of_its_plan(folders: Folders) -> None:
     folders.run("new-text")
-    identity = manifest.read_job(OS_FS, folders.here / "new-text").identity
+    identity = manifest.read_job(OS_FS, folders.root / "new-text").identity
     assert (identity["version"], identity["batch"]["plan"]) == (identity_versions.VERSION, 2)
 
 
 def test_a_folder_of_a_newer_version_is_refused(folders: Folders) -> None:
-    job = manifest.read_job(OS_FS, folders.here / "half-text")
+    job = manifest.read_job(OS_FS, folders.root / "half-text")
     newer = manifest.JobRecord(
         {**job.identity, "version": identity_versions.VERSION + 1}, job.inputs, job.environment, job.created
     )
-    manifest.replace_job(OS_FS, folders.here / "half-text", newer)
+    manifest.replace_job(OS_FS, folders.root / "half-text", newer)
     with pytest.raises(IdentityError, match="newer hymt-batch"):
         folders.run("half-text")
 
 
-def test_starting_over_makes_a_job_of_this_version(folders: Folders) -> None:
+def test_overwrite_creates_a_job_of_this_version(folders: Folders) -> None:
     folders.run("half-text", "overwrite=true")
-    assert manifest.read_job(OS_FS, folders.here / "half-text").identity["batch"]["plan"] == 2
+    assert manifest.read_job(OS_FS, folders.root / "half-text").identity["batch"]["plan"] == 2
 
 
-def test_a_fork_of_another_setting_is_a_new_job_and_goes_on_as_one(folders: Folders) -> None:
+def test_a_fork_for_another_setting_creates_a_job_that_resumes(folders: Folders) -> None:
     for _ in range(2):
         done = folders.run("half-text", "segment.max_tokens=65", "on_mismatch=fork")
         assert done.folder.name == "half-text-2"
     assert manifest.read_job(OS_FS, done.folder).identity["batch"]["plan"] == 2
 
 
-def test_part_sizes_that_auto_chose_are_those_of_the_folder(folders: Folders, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_keeps_the_part_sizes_of_the_folder(folders: Folders, monkeypatch: pytest.MonkeyPatch) -> None:
     auto = ["batch.part_rows=auto", "batch.part_tokens=auto"]
-    folders.run("half-text", *auto)  # begun with 6 rows a part, wherever it goes on
+    folders.run("half-text", *auto)  # created with 6 rows per part; resuming keeps that
     assert folders.decoded == DECODED["done-text"] - DECODED["half-text"]
 
 
 @pytest.mark.parametrize("lost", [False, True])
-def test_a_folder_that_was_begun_with_the_generation_prompt_keeps_it(folders: Folders, lost: bool) -> None:
-    card = "model.add_generation_prompt=false"  # what the card of another model says
+def test_a_folder_created_with_the_generation_prompt_keeps_it(folders: Folders, lost: bool) -> None:
+    card = "model.add_generation_prompt=false"  # as the model card of another model requires
     if lost:
-        (folders.here / "half-text/.hymt/job.json").unlink()
+        (folders.root / "half-text/.hymt/job.json").unlink()
     folders.run("half-text", card)
     assert folders.decoded == DECODED["done-text"] - DECODED["half-text"]
-    assert manifest.read_job(OS_FS, folders.here / "half-text").identity["prompt"]["add_generation_prompt"] is True
+    assert manifest.read_job(OS_FS, folders.root / "half-text").identity["prompt"]["add_generation_prompt"] is True
     folders.run("new-text", card)
-    assert manifest.read_job(OS_FS, folders.here / "new-text").identity["prompt"]["add_generation_prompt"] is False
+    assert manifest.read_job(OS_FS, folders.root / "new-text").identity["prompt"]["add_generation_prompt"] is False
     with pytest.raises(IdentityError, match=r"prompt\.add_generation_prompt: true -> false"):
         folders.run("done-text", "prompt.add_generation_prompt=false")
 
 
-def test_keys_that_came_left_or_were_renamed_are_understood() -> None:
+def test_added_removed_and_renamed_keys_are_upgraded() -> None:
     changes = Changes(
         added={"a.new": (2, "as before"), "a.unknown": (2, NOT_RECORDED)},
         removed={"a.gone": (2, True)},
         renamed={"a.old_name": (2, "b.name")},
     )
-    wanted = {"version": 2, "a": {"new": "as before", "unknown": 7, "same": 1}, "b": {"name": 3}}
+    requested = {"version": 2, "a": {"new": "as before", "unknown": 7, "same": 1}, "b": {"name": 3}}
     stored = {"a": {"gone": True, "old_name": 3, "same": 1}}
-    assert identity_versions.upgrade(stored, wanted, changes) == wanted
-    assert identity_versions.differences(stored, wanted, changes=changes) == []
-    assert list(identity_versions.earlier_identities(wanted, changes)) == [{**stored, "b": {}}]
-    other = {**wanted, "a": {**wanted["a"], "new": "otherwise"}}
-    assert identity_versions.differences(stored, other, changes=changes) == [("a.new", "as before", "otherwise")]
-    assert list(identity_versions.earlier_identities(other, changes)) == []
+    assert identity_versions.upgrade(stored, requested, changes) == requested
+    assert identity_versions.differences(stored, requested, changes=changes) == []
+    assert list(identity_versions.earlier_identities(requested, changes)) == [{**stored, "b": {}}]
+    changed = {**requested, "a": {**requested["a"], "new": "otherwise"}}
+    assert identity_versions.differences(stored, changed, changes=changes) == [("a.new", "as before", "otherwise")]
+    assert list(identity_versions.earlier_identities(changed, changes)) == []
 
 
 @pytest.mark.parametrize("version", [0, -1, "2", 2.0, True, None])
-def test_a_version_that_no_version_writes_counts_as_a_newer_one(version: object) -> None:
+def test_an_invalid_version_counts_as_a_newer_one(version: object) -> None:
     assert identity_versions.version_of({"version": version}) > identity_versions.VERSION
 
 
-def test_the_folder_decides_what_auto_means_even_if_job_json_is_lost(tmp_path: Path) -> None:
-    """Begun where auto gave other sizes than here: the parts name that identity, and `aliases` has it."""
+def test_auto_keeps_the_values_of_the_folder_even_without_job_json(tmp_path: Path) -> None:
+    """Created where auto gave other sizes than here: the parts name that identity, and `aliases` contains it."""
     here, there = ({"batch": {"part_rows": rows}, "seed": 0} for rows in (64, 2048))
-    fixed: dict[str, Any] = {
+    options: dict[str, Any] = {
         "environment": {},
         "inputs": [],
         "config": Any,
@@ -244,9 +244,9 @@ def test_the_folder_decides_what_auto_means_even_if_job_json_is_lost(tmp_path: P
         "aliases": [here, there],
         "lease_ttl_s": 0.0,
     }
-    with Output.open(tmp_path / "job", identity=there, **fixed) as output:
+    with Output.open(tmp_path / "job", identity=there, **options) as output:
         output.finalize()
     (tmp_path / "job/.hymt/job.json").unlink()
-    with Output.open(tmp_path / "job", identity=here, **fixed) as output:
+    with Output.open(tmp_path / "job", identity=here, **options) as output:
         assert output.identity["batch"] == {"part_rows": 2048}
         assert output.is_complete

@@ -25,12 +25,12 @@ def a_job(**identity: object) -> JobRecord:
 
 
 @given(st.dictionaries(st.text(), PLAIN, max_size=4))
-def test_what_is_sealed_comes_back(value: dict[str, object]) -> None:
+def test_unseal_returns_what_was_sealed(value: dict[str, object]) -> None:
     value = {k: v for k, v in value.items() if k not in ("version", "check")}
     assert manifest.unseal(manifest.seal(value)) == manifest.json_roundtrip(value)
 
 
-def test_equal_values_have_one_spelling_whatever_their_order() -> None:
+def test_equal_values_have_equal_canonical_json() -> None:
     assert manifest.canonical_json({"b": 1, "a": [1.5, "é"]}) == manifest.canonical_json({"a": [1.5, "é"], "b": 1})
     assert manifest.digest({"a": 1}) != manifest.digest({"a": 1.0})
 
@@ -40,26 +40,26 @@ def test_equal_values_have_one_spelling_whatever_their_order() -> None:
     [
         (b"", "empty"),
         (bytes(50), "zero bytes"),
-        (b'{"a": 1', "not whole JSON"),
+        (b'{"a": 1', "not complete JSON"),
         (b"[1]", "not a JSON object"),
         (b'{"a": 1, "version": 1}', "do not match its checksum"),
         (b'{"a": 1}', "not match"),
-        (b"[" * 100_000, "not whole JSON"),
-        (b"\xff\xfe", "not whole JSON"),
+        (b"[" * 100_000, "not complete JSON"),
+        (b"\xff\xfe", "not complete JSON"),
     ],
 )
 @pytest.mark.fault(35)
-def test_a_damaged_file_says_how_it_is_damaged(data: bytes, why: str) -> None:
+def test_the_error_of_a_damaged_file_names_the_damage(data: bytes, why: str) -> None:
     with pytest.raises(StateDamagedError, match=why):
         manifest.unseal(data)
 
 
 @pytest.mark.fault(36)
-def test_every_flipped_byte_of_a_sealed_file_is_found_or_means_the_same() -> None:
+def test_every_flipped_byte_of_a_sealed_file_is_detected_or_harmless() -> None:
     data = manifest.seal({"identity": {"a": 1.5}, "created": "2026"})
     value = manifest.unseal(data)
-    for at in range(len(data)):
-        flipped = data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
+    for position in range(len(data)):
+        flipped = data[:position] + bytes([data[position] ^ 1]) + data[position + 1 :]
         try:
             assert manifest.unseal(flipped) == value  # white space between two tokens
         except StateDamagedError:
@@ -68,7 +68,7 @@ def test_every_flipped_byte_of_a_sealed_file_is_found_or_means_the_same() -> Non
 
 def test_a_newer_version_is_refused_and_named() -> None:
     data = json.dumps({"version": 2, "anything": "else"}).encode()
-    with pytest.raises(StateVersionError, match="version 2, and this hymt-batch reads up to 1"):
+    with pytest.raises(StateVersionError, match="version 2, and this hymt-batch reads versions up to 1"):
         manifest.unseal(data)
 
 
@@ -91,23 +91,23 @@ def test_a_long_difference_is_cut_after_twenty_lines() -> None:
     assert lines[-1] == "  and 5 more"
 
 
-def test_a_job_is_read_back_and_made_only_once(tmp_path: Path) -> None:
+def test_a_job_is_created_only_once_and_read_back(tmp_path: Path) -> None:
     (tmp_path / ".hymt").mkdir()
     job = a_job()
     assert manifest.create_job(OS_FS, tmp_path, job)
     assert not manifest.create_job(OS_FS, tmp_path, a_job(seed=1))
-    found = manifest.read_job(OS_FS, tmp_path)
-    assert (found.identity, found.identity_sha256, found.created, found.environment) == (
+    job_read = manifest.read_job(OS_FS, tmp_path)
+    assert (job_read.identity, job_read.identity_sha256, job_read.created, job_read.environment) == (
         job.identity,
         job.identity_sha256,
         job.created,
         job.environment,
     )
-    assert [i.rel for i in found.inputs] == [INPUT.rel]
+    assert [i.rel for i in job_read.inputs] == [INPUT.rel]
     assert [p.name for p in (tmp_path / ".hymt").iterdir()] == ["job.json"]
 
 
-def test_a_missing_job_is_told_from_a_damaged_one(tmp_path: Path) -> None:
+def test_missing_and_damaged_job_files_raise_different_errors(tmp_path: Path) -> None:
     with pytest.raises(StateMissingError):
         manifest.read_job(OS_FS, tmp_path)
     (tmp_path / ".hymt" / "job.json").parent.mkdir()

@@ -132,12 +132,12 @@ def test_a_running_job_names_its_process(tmp_path: Path, inputs: list[Input]) ->
 @pytest.mark.parametrize(
     ("file", "change", "message"),
     [
-        ("translated/in.txt", lambda d: d[:-1], "has 142 bytes, recorded are 143"),
+        ("translated/in.txt", lambda d: d[:-1], "has 142 bytes, but its record has 143"),
         ("translated/in.txt", lambda d: d.replace(b"LINE 3", b"LINF 3"), "does not match its checksum"),
         ("translated/in.txt", None, "is missing"),
-        ("errors/in.txt.errors.jsonl", lambda d: d + b"{}\n", "recorded are"),
+        ("errors/in.txt.errors.jsonl", lambda d: d + b"{}\n", "but its record has"),
         ("errors/in.txt.errors.jsonl", None, "is missing"),
-        ("translated/more.txt", lambda d: b"x", "is not of this job"),
+        ("translated/more.txt", lambda d: b"x", "does not belong to this job"),
         ("manifest.json", lambda d: d.replace(b'"rows": 20', b'"rows": 21'), "do not match its checksum"),
         ("manifest.json", lambda d: b"", "it is empty"),
         (".hymt/job.json", lambda d: bytes(len(d)), "zero bytes"),

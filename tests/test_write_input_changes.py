@@ -17,24 +17,24 @@ def an_input(path: Path) -> Input:
 
 @pytest.mark.fault(22)
 @pytest.mark.parametrize("cause", [errno.EIO, errno.ESTALE, errno.EDQUOT, errno.ENFILE, errno.ETIMEDOUT])
-def test_an_input_whose_disk_fails_is_no_changed_input(tmp_path: Path, cause: int) -> None:
+def test_an_input_whose_disk_fails_is_not_a_changed_input(tmp_path: Path, cause: int) -> None:
     error = input_changes.input_unreadable_error(an_input(tmp_path / "in.txt"), OSError(cause, os.strerror(cause)))
     assert isinstance(error, StoppedError)
     assert os.strerror(cause) in str(error) and "run the same command again" in str(error)
 
 
 @pytest.mark.parametrize("cause", [errno.ENOENT, errno.EACCES, errno.EISDIR])
-def test_an_input_that_is_gone_or_closed_is_another_one(tmp_path: Path, cause: int) -> None:
+def test_a_missing_or_unreadable_input_counts_as_changed(tmp_path: Path, cause: int) -> None:
     error = input_changes.input_unreadable_error(an_input(tmp_path / "in.txt"), OSError(cause, os.strerror(cause)))
     assert isinstance(error, InputChangedError)
 
 
-def test_an_input_that_no_longer_unpacks_is_another_one(tmp_path: Path) -> None:
+def test_an_input_that_cannot_be_decompressed_counts_as_changed(tmp_path: Path) -> None:
     error = input_changes.input_unreadable_error(an_input(tmp_path / "in.txt.bz2"), OSError("Invalid data stream"))
     assert isinstance(error, InputChangedError)
     assert "Invalid data stream" in str(error)
 
 
-def test_an_input_that_vanished_is_told_when_it_is_hashed(tmp_path: Path) -> None:
+def test_hashing_a_missing_input_reports_it(tmp_path: Path) -> None:
     with pytest.raises(InputChangedError, match=r"in\.txt can no longer be read"):
         input_changes.hash_input(an_input(tmp_path / "in.txt"))

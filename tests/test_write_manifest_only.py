@@ -1,4 +1,4 @@
-"""A finished folder without its state, why a run stopped, and where its inputs lay."""
+"""A finished folder without its state, stop reasons, error rows, and the locations of inputs."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def inputs(tmp_path: Path) -> list[Input]:
 
 @pytest.fixture
 def copied(tmp_path: Path, inputs: list[Input]) -> Path:
-    """As `cp -r outputs/job/* elsewhere/` makes it."""
+    """A finished folder copied with `cp -r outputs/job/* elsewhere/`, so without `.hymt`."""
     run(tmp_path / "job", inputs)
     shutil.copytree(tmp_path / "job", tmp_path / "copy", ignore=shutil.ignore_patterns(".hymt"))
     return tmp_path / "copy"
@@ -38,25 +38,30 @@ def copied(tmp_path: Path, inputs: list[Input]) -> Path:
 
 
 @pytest.mark.fault(38)
-def test_a_finished_folder_without_its_state_is_proved_by_its_manifest(copied: Path) -> None:
+def test_a_finished_folder_without_state_is_verified_by_its_manifest(copied: Path) -> None:
     report = verify.verify(copied)
     assert (report.exit_code, report.files, report.rows) == (ExitCode.COMPLETE, 2, 20)
     assert "the records in .hymt are gone" in verify.render(report)
-    found = status.status(copied, num_errors=5)
-    assert (found.state, found.files_published, found.rows, found.error_rows) == ("complete", 2, 20, 2)
-    assert [row["id"] for row in found.errors] == ["a.txt#10", "sub/b.txt#10"]
-    assert "the records in .hymt are gone" in status.render(found)
+    job_status = status.status(copied, num_errors=5)
+    assert (job_status.state, job_status.files_published, job_status.rows, job_status.error_rows) == (
+        "complete",
+        2,
+        20,
+        2,
+    )
+    assert [row["id"] for row in job_status.errors] == ["a.txt#10", "sub/b.txt#10"]
+    assert "the records in .hymt are gone" in status.render(job_status)
 
 
 @pytest.mark.parametrize("file", ["translated/a.txt", "errors/a.txt.errors.jsonl"])
 @pytest.mark.parametrize("how", ["changed", "removed"])
 @pytest.mark.fault(38, 39)
-def test_without_its_state_each_file_must_be_what_the_manifest_says(copied: Path, file: str, how: str) -> None:
+def test_without_state_each_file_must_match_the_manifest(copied: Path, file: str, how: str) -> None:
     data = (copied / file).read_bytes()
     (copied / file).write_bytes(data.replace(b"1", b"2", 1)) if how == "changed" else (copied / file).unlink()
     report = verify.verify(copied)
     assert report.exit_code is ExitCode.DAMAGE
-    assert [one for one in report.damage if one.startswith(file)]
+    assert [line for line in report.damage if line.startswith(file)]
     assert manifest_only.find_problems(OS_FS, copied, manifest.read(OS_FS, copied))
 
 
@@ -67,8 +72,8 @@ def test_a_manifest_never_leads_out_of_its_folder(copied: Path) -> None:
         assert manifest_only.find_problems(OS_FS, copied, value) == [f"manifest.json: names {path!r}"]
 
 
-def healed(folder: Path, inputs: list[Input]) -> None:
-    """What a run makes again where `job.json` alone is lost."""
+def recreate_job_json(folder: Path, inputs: list[Input]) -> None:
+    """Create `job.json`, as a run does in a folder that lost it."""
     (folder / ".hymt").mkdir()
     assert manifest.create_job(OS_FS, folder, manifest.new_job(IDENTITY, inputs, {"device": "none"}))
 
@@ -77,7 +82,7 @@ def healed(folder: Path, inputs: list[Input]) -> None:
 def test_a_run_in_a_folder_without_records_is_complete_and_decodes_nothing(
     copied: Path, inputs: list[Input], caplog: pytest.LogCaptureFixture
 ) -> None:
-    healed(copied, inputs)
+    recreate_job_json(copied, inputs)
     decoded: list[str] = []
     before = {path: path.stat().st_mtime_ns for path in copied.rglob("*") if path.is_file()}
     summary = run(copied, inputs, decoded=decoded.append)
@@ -94,25 +99,25 @@ def test_a_run_in_a_folder_without_records_is_complete_and_decodes_nothing(
 
 
 @pytest.mark.fault(38)
-def test_a_run_without_records_finds_another_input_by_its_hash(copied: Path, inputs: list[Input]) -> None:
-    healed(copied, inputs)
+def test_a_run_without_records_detects_a_changed_input_by_its_hash(copied: Path, inputs: list[Input]) -> None:
+    recreate_job_json(copied, inputs)
     Path(inputs[1].path).write_text("other\n")
     with pytest.raises(InputChangedError, match=r"sub/b\.txt has another sha256"):
         run(copied, inputs)
     decoded: list[str] = []
     run(copied, inputs, decoded=decoded.append, on_input_change="redo")
-    assert {one[:5] for one in decoded} == {"a.txt", "sub/b"}
+    assert {part_name[:5] for part_name in decoded} == {"a.txt", "sub/b"}
     assert verify.verify(copied).exit_code is ExitCode.COMPLETE
-    assert not (copied / "set_aside").exists()  # the manifest proved them the job's own
+    assert not (copied / "set_aside").exists()  # the manifest shows that the job wrote them
 
 
 @pytest.mark.fault(38)
-def test_a_run_without_records_makes_a_damaged_file_again(copied: Path, inputs: list[Input]) -> None:
-    healed(copied, inputs)
-    right = (copied / "translated" / "a.txt").read_bytes()
+def test_a_run_without_records_rebuilds_a_damaged_file(copied: Path, inputs: list[Input]) -> None:
+    recreate_job_json(copied, inputs)
+    original = (copied / "translated" / "a.txt").read_bytes()
     (copied / "translated" / "a.txt").write_bytes(b"edited\n")
     run(copied, inputs)
-    assert (copied / "translated" / "a.txt").read_bytes() == right
+    assert (copied / "translated" / "a.txt").read_bytes() == original
     assert [path.read_bytes() for path in (copied / "set_aside").iterdir()] == [b"edited\n"]
 
 
@@ -139,21 +144,21 @@ def stop(folder: Path, inputs: list[Input], error: BaseException | None) -> None
     ],
 )
 @pytest.mark.fault(48)
-def test_status_tells_why_a_run_stopped_until_the_next_one_starts(
+def test_status_shows_why_a_run_stopped_until_the_next_one_starts(
     tmp_path: Path, inputs: list[Input], error: BaseException, code: int, why: str
 ) -> None:
     folder = tmp_path / "job"
     with pytest.raises(type(error)):
         stop(folder, inputs, error)
-    found = status.status(folder)
-    assert found.ended is not None
-    assert (found.state, found.ended["exit_code"]) == ("stopped", code)
-    assert found.ended["why"].startswith(why)
-    assert len(found.ended["why"]) <= 500
+    job_status = status.status(folder)
+    assert job_status.ended is not None
+    assert (job_status.state, job_status.ended["exit_code"]) == ("stopped", code)
+    assert job_status.ended["why"].startswith(why)
+    assert len(job_status.ended["why"]) <= 500
     assert b"hf_" not in stop_reason.path(folder).read_bytes()
     assert stop_reason.path(folder).stat().st_size < 2000
-    assert found.ended["at"].endswith("+00:00")
-    (line,) = [line for line in status.render(found).splitlines() if "  ended " in line]
+    assert job_status.ended["at"].endswith("+00:00")
+    (line,) = [line for line in status.render(job_status).splitlines() if "  ended " in line]
     assert f"with exit code {code}: {why}" in line
     with open_output(folder, inputs, lease_ttl_s=10.0):
         assert status.status(folder).ended is None
@@ -162,13 +167,13 @@ def test_status_tells_why_a_run_stopped_until_the_next_one_starts(
 
 
 @pytest.mark.fault(48)
-def test_a_run_that_a_signal_ends_at_once_says_so(tmp_path: Path, inputs: list[Input]) -> None:
+def test_a_run_that_a_signal_ends_at_once_records_it(tmp_path: Path, inputs: list[Input]) -> None:
     output = open_output(tmp_path / "job", inputs, lease_ttl_s=10.0)
-    output.close()  # what the signal's handler calls
+    output.close()  # as the signal handler does
     assert (status.status(tmp_path / "job").ended or {})["why"] == "a signal stopped it at once"
 
 
-def test_a_run_that_lost_its_lease_says_nothing_in_the_folder_of_another(tmp_path: Path, inputs: list[Input]) -> None:
+def test_a_run_that_lost_its_lease_records_no_stop_reason(tmp_path: Path, inputs: list[Input]) -> None:
     with pytest.raises(StoppedError), open_output(tmp_path / "job", inputs, lease_ttl_s=10.0):
         (tmp_path / "job" / ".hymt" / "lease" / "job.json").unlink()
         raise StoppedError("the lease is lost")
@@ -176,7 +181,7 @@ def test_a_run_that_lost_its_lease_says_nothing_in_the_folder_of_another(tmp_pat
 
 
 @pytest.mark.parametrize("data", [b"", b"{", b"[]", bytes(100), b"x" * 100_000, b'{"why": 1}'])
-def test_a_damaged_reason_is_no_reason(tmp_path: Path, inputs: list[Input], data: bytes) -> None:
+def test_a_damaged_stop_reason_is_ignored(tmp_path: Path, inputs: list[Input], data: bytes) -> None:
     stop(tmp_path / "job", inputs, None)
     stop_reason.path(tmp_path / "job").write_bytes(data)
     assert status.status(tmp_path / "job").ended is None
@@ -186,7 +191,7 @@ def test_a_damaged_reason_is_no_reason(tmp_path: Path, inputs: list[Input], data
 
 
 @pytest.mark.fault(48)
-def test_error_rows_are_told_before_their_file_is_published_and_after(tmp_path: Path, inputs: list[Input]) -> None:
+def test_error_rows_are_listed_before_and_after_their_file_is_published(tmp_path: Path, inputs: list[Input]) -> None:
     folder = tmp_path / "job"
     with open_output(folder, inputs) as output:
         for shard in shards(inputs[0]):
@@ -210,17 +215,17 @@ def test_the_message_of_an_error_row_is_one_line_without_escapes(tmp_path: Path,
     from hymt_batch.sanitize import sanitize_text
 
     text = sanitize_text(status.render(status.status(tmp_path / "job", num_errors=3)))
-    (told,) = [one for one in text.splitlines() if "a.txt#10" in one and "b.txt" not in one]
-    assert "first\\nsecond" in told
+    (row_line,) = [text_line for text_line in text.splitlines() if "a.txt#10" in text_line and "b.txt" not in text_line]
+    assert "first\\nsecond" in row_line
     assert "\x1b" not in text
-    assert len(told) < 500
+    assert len(row_line) < 500
 
 
 # inputs
 
 
 @pytest.mark.fault(38)
-def test_verify_checks_the_inputs_where_they_lay_or_where_they_are_now(tmp_path: Path, inputs: list[Input]) -> None:
+def test_verify_checks_the_inputs_at_their_old_or_new_location(tmp_path: Path, inputs: list[Input]) -> None:
     folder = tmp_path / "job"
     run(folder, inputs)
     report = verify.verify(folder, inputs=True)
@@ -244,12 +249,12 @@ def test_verify_finds_one_input_by_its_own_path(tmp_path: Path, inputs: list[Inp
     assert verify.verify(tmp_path / "job", inputs=[str(tmp_path / "in" / "a.txt")]).inputs == 1
 
 
-def test_an_input_that_was_stored_aside_is_found_in_the_folder(tmp_path: Path, inputs: list[Input]) -> None:
+def test_a_spooled_input_is_found_in_the_job_folder(tmp_path: Path, inputs: list[Input]) -> None:
     folder = tmp_path / "job"
     (folder / ".hymt" / "spool").mkdir(parents=True)
-    at = tmp_path / f".spool-{os.getpid()}" / "stdin.txt"
-    at.parent.mkdir()
-    shutil.copyfile(inputs[0].path, at)
-    input_locations.save(OS_FS, folder, [an_input(at, "stdin.txt")])
-    shutil.move(at, folder / ".hymt" / "spool" / "stdin.txt")
+    staged = tmp_path / f".spool-{os.getpid()}" / "stdin.txt"
+    staged.parent.mkdir()
+    shutil.copyfile(inputs[0].path, staged)
+    input_locations.save(OS_FS, folder, [an_input(staged, "stdin.txt")])
+    shutil.move(staged, folder / ".hymt" / "spool" / "stdin.txt")
     assert input_locations.find(OS_FS, folder, ["stdin.txt"], []) == {"stdin.txt": f"{folder}/.hymt/spool/stdin.txt"}

@@ -1,4 +1,4 @@
-"""Whose folder it is, what may be continued in it, and what a changed input does."""
+"""An output folder accepts only its own job, resumes it, and detects changed inputs."""
 
 from __future__ import annotations
 
@@ -60,21 +60,21 @@ def everything(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
-def test_a_finished_job_is_not_done_again(tmp_path: Path, source: Path) -> None:
+def test_a_finished_job_decodes_nothing_and_changes_no_file(tmp_path: Path, source: Path) -> None:
     first = run(tmp_path / "job", [an_input(source)])
     before = everything(tmp_path / "job")
     decoded: list[str] = []
     with open_output(tmp_path / "job", [an_input(source)]) as output:
         assert output.is_complete
-    again = run(tmp_path / "job", [an_input(source)], decoded=decoded.append)
+    second = run(tmp_path / "job", [an_input(source)], decoded=decoded.append)
     assert not decoded
     assert everything(tmp_path / "job") == before
     assert (first.num_rows_decoded, first.num_rows_kept) == (20, 0)
-    assert (again.num_rows_decoded, again.num_rows_kept, again.counts) == (0, 20, {"ok": 20})
-    assert again.outputs == (tmp_path / "job" / "translated" / "in.txt",)
+    assert (second.num_rows_decoded, second.num_rows_kept, second.counts) == (0, 20, {"ok": 20})
+    assert second.outputs == (tmp_path / "job" / "translated" / "in.txt",)
 
 
-def test_parts_are_removed_only_when_the_manifest_is_there(tmp_path: Path, source: Path) -> None:
+def test_parts_are_removed_only_after_the_manifest_is_written(tmp_path: Path, source: Path) -> None:
     begin(tmp_path / "job", [an_input(source)], 3)
     assert (tmp_path / "job" / "translated" / "in.txt").exists()
     assert list((tmp_path / "job" / ".hymt").rglob("p0*"))
@@ -91,10 +91,10 @@ def test_a_resumed_job_skips_what_is_committed(tmp_path: Path, source: Path) -> 
     assert (tmp_path / "job/translated/in.txt").read_text() == lines(20).upper()
 
 
-def test_nothing_of_a_complete_shards_parts_is_remembered(tmp_path: Path, source: Path) -> None:
+def test_parts_of_a_complete_shard_are_dropped_from_memory(tmp_path: Path, source: Path) -> None:
     def remembered(output: Output) -> int:
-        commits, kept = output._part_store, output._part_store._reader
-        return len(commits._committed) + len(commits._num_parts) + len(kept._verified)
+        store, reader = output._part_store, output._part_store._reader
+        return len(store._committed) + len(store._num_parts) + len(reader._verified)
 
     with open_output(tmp_path / "job", [an_input(source)]) as output:
         for shard in list(shards(an_input(source)))[:2]:
@@ -103,7 +103,7 @@ def test_nothing_of_a_complete_shards_parts_is_remembered(tmp_path: Path, source
             assert remembered(output) == 2
             output.finish_shard(shard)
             assert remembered(output) == 0
-            output.finish_shard(shard)  # idempotent still
+            output.finish_shard(shard)  # still idempotent
     with open_output(tmp_path / "job", [an_input(source)]) as output:
         record = output.shard_record(an_input(source), 0)
         assert record is not None
@@ -114,8 +114,8 @@ def test_nothing_of_a_complete_shards_parts_is_remembered(tmp_path: Path, source
         assert not output.has(last, plan(last)[0])
 
 
-def test_a_record_of_an_earlier_reading_does_not_stop_every_run(tmp_path: Path) -> None:
-    """Two runs without a lease, and the input changes between their readings: one publishes the other's rows."""
+def test_a_record_of_an_older_input_does_not_stop_every_run(tmp_path: Path) -> None:
+    """Two runs without a lease read the input before and after a change; one publishes the rows of the other."""
     source, job = tmp_path / "in.txt", tmp_path / "job"
 
     def work(text: str) -> tuple[Output, Shard]:
@@ -127,9 +127,9 @@ def test_a_record_of_an_earlier_reading_does_not_stop_every_run(tmp_path: Path) 
                 output.commit(shard, part, upper(shard, part))
         return output, shard
 
-    first, early = work("line 1\nline 2\n")
+    first, first_shard = work("line 1\nline 2\n")
     second, _ = work("lime 1\nline 2\n")
-    first.finish_shard(early)
+    first.finish_shard(first_shard)
     first.close()
     second.close()
     assert (job / "translated/in.txt").read_text() == "LIME 1\nLINE 2\n"
@@ -139,7 +139,7 @@ def test_a_record_of_an_earlier_reading_does_not_stop_every_run(tmp_path: Path) 
     assert (job / "translated/in.txt").read_text() == "LIME 1\nLINE 2\n"
 
 
-def test_a_file_without_rows_gives_a_file_without_rows(tmp_path: Path) -> None:
+def test_an_input_without_rows_gives_an_output_without_rows(tmp_path: Path) -> None:
     (tmp_path / "in.txt").write_bytes(b"")
     summary = run(tmp_path / "job", [an_input(tmp_path / "in.txt")])
     assert (summary.rows, summary.files) == (0, 1)
@@ -154,16 +154,16 @@ def test_a_job_without_files_is_complete(tmp_path: Path) -> None:
 
 def test_finalizing_an_unfinished_job_names_what_is_missing(tmp_path: Path, source: Path) -> None:
     with open_output(tmp_path / "job", [an_input(source)]) as output:
-        one, two, three = shards(an_input(source))
-        for shard in (one, three):
+        shard_0, shard_1, shard_2 = shards(an_input(source))
+        for shard in (shard_0, shard_2):
             for part in plan(shard):
                 output.commit(shard, part, upper(shard, part))
             output.finish_shard(shard)
         with pytest.raises(MissingError, match=r"in.txt: shards 1"):
             output.finalize()
-        output.commit(two, plan(two)[0], upper(two, plan(two)[0]))
+        output.commit(shard_1, plan(shard_1)[0], upper(shard_1, plan(shard_1)[0]))
         with pytest.raises(MissingError, match=re.escape("shard 1 is not complete: its parts [1, 2]")):
-            output.finish_shard(two)
+            output.finish_shard(shard_1)
     assert not (tmp_path / "job" / "manifest.json").exists()
 
 
@@ -178,14 +178,14 @@ def test_rows_that_are_not_the_parts_are_a_bug_and_are_not_committed(tmp_path: P
         assert not output.has(shard, first)
 
 
-def test_another_identity_is_refused_field_by_field_and_nothing_is_touched(tmp_path: Path, source: Path) -> None:
+def test_another_identity_is_refused_with_each_difference_and_nothing_is_changed(tmp_path: Path, source: Path) -> None:
     begin(tmp_path / "job", [an_input(source)])
     before = everything(tmp_path / "job")
     with pytest.raises(IdentityError) as refused:
         open_output(tmp_path / "job", [an_input(source)], identity=OTHER)
     assert '  decode.method: "upper" -> "other"' in str(refused.value).splitlines()
-    for way in ("name=ANOTHER", "overwrite=true", "on_mismatch=fork"):
-        assert way in str(refused.value)
+    for fix in ("name=ANOTHER", "overwrite=true", "on_mismatch=fork"):
+        assert fix in str(refused.value)
     assert refused.value.exit_code is ExitCode.IDENTITY
     assert everything(tmp_path / "job") == before
 
@@ -214,15 +214,13 @@ def test_overwrite_starts_over_and_leaves_nothing_of_the_old_job(tmp_path: Path,
     ]
 
 
-def test_overwrite_without_a_job_is_no_error(tmp_path: Path, source: Path) -> None:
+def test_overwrite_in_an_empty_folder_is_not_an_error(tmp_path: Path, source: Path) -> None:
     assert run(tmp_path / "job", [an_input(source)], overwrite=True).rows == 20
 
 
-def test_an_overwrite_that_was_killed_leaves_the_folder_to_its_old_job_or_to_nobody(
-    tmp_path: Path, source: Path
-) -> None:
+def test_a_killed_overwrite_leaves_the_folder_to_the_old_job_or_to_no_job(tmp_path: Path, source: Path) -> None:
     class Killed(Fast):
-        left = 0
+        num_unlinks = 0
 
         def unlink(self, path: Path) -> None:  # type: ignore[override]
             if self.left == 0 and "probe-" not in path.name and not path.name.startswith(".tmp-"):
@@ -230,18 +228,18 @@ def test_an_overwrite_that_was_killed_leaves_the_folder_to_its_old_job_or_to_nob
             self.left -= "probe-" not in path.name and not path.name.startswith(".tmp-")
             super().unlink(path)
 
-    for left in range(6):
-        folder, fs = tmp_path / f"job{left}", Killed()
+    for num_unlinks in range(6):
+        folder, fs = tmp_path / f"job{num_unlinks}", Killed()
         run(folder, [an_input(source)])
-        fs.left = left
+        fs.left = num_unlinks
         with pytest.raises(KeyError):
             run(folder, [an_input(source)], identity=OTHER, overwrite=True, fs=fs)
-            raise KeyError("nothing was left to remove")
+            raise KeyError("there was nothing more to remove")
         run(folder, [an_input(source)], identity=OTHER, overwrite=True)
         assert manifest.read(FAST, folder)["identity"] == OTHER
 
 
-def test_files_that_no_job_claims_are_not_written_over(tmp_path: Path, source: Path) -> None:
+def test_output_files_of_no_known_job_are_not_overwritten(tmp_path: Path, source: Path) -> None:
     (tmp_path / "job" / "translated").mkdir(parents=True)
     (tmp_path / "job" / "translated" / "in.txt").write_text("mine")
     with pytest.raises(IdentityError, match=r"already holds translated/in.txt.*overwrite=true"):
@@ -250,10 +248,10 @@ def test_files_that_no_job_claims_are_not_written_over(tmp_path: Path, source: P
 
 
 @pytest.mark.fault(39)
-def test_a_job_file_that_is_gone_does_not_hand_its_parts_to_another_job(tmp_path: Path, source: Path) -> None:
+def test_a_missing_job_json_does_not_give_its_parts_to_another_job(tmp_path: Path, source: Path) -> None:
     begin(tmp_path / "job", [an_input(source)])
     (tmp_path / "job" / ".hymt" / "job.json").unlink()
-    with pytest.raises(IdentityError, match=r"cannot be known: of .hymt/job.json, it is missing"):
+    with pytest.raises(IdentityError, match=r"cannot determine which job .* \.hymt/job\.json: it is missing"):
         run(tmp_path / "job", [an_input(source)], identity=OTHER)
     decoded: list[str] = []
     run(tmp_path / "job", [an_input(source)], decoded=decoded.append)
@@ -296,7 +294,7 @@ def test_a_changed_input_of_a_finished_job_is_named_by_its_shards(tmp_path: Path
     with pytest.raises(InputChangedError, match=r"in.txt rows 9-16\."):
         run(tmp_path / "job", [an_input(source)])
     source.write_text(lines(25))
-    with pytest.raises(InputChangedError, match=r"in.txt goes on after row 20"):
+    with pytest.raises(InputChangedError, match=r"in.txt has more rows after row 20"):
         run(tmp_path / "job", [an_input(source)])
     assert everything(tmp_path / "job") == before
     run(tmp_path / "job", [an_input(source)], on_input_change="redo")
@@ -304,7 +302,7 @@ def test_a_changed_input_of_a_finished_job_is_named_by_its_shards(tmp_path: Path
 
 
 @pytest.mark.parametrize("finished", [True, False])
-def test_a_changed_input_may_fork_into_a_folder_of_its_own(tmp_path: Path, source: Path, finished: bool) -> None:
+def test_a_changed_input_can_fork_into_a_separate_folder(tmp_path: Path, source: Path, finished: bool) -> None:
     begin(tmp_path / "job", [an_input(source)], 2)
     if finished:
         run(tmp_path / "job", [an_input(source)])
@@ -331,18 +329,18 @@ def test_an_input_that_changes_between_the_two_passes_is_named_and_not_published
     assert not list((tmp_path / "job" / "translated").iterdir())
 
 
-@pytest.mark.parametrize(("text", "what"), [(lines(30), "goes on after row 20"), (lines(18), "rows 19-20")])
+@pytest.mark.parametrize(("text", "what"), [(lines(30), "has more rows after row 20"), (lines(18), "rows 19-20")])
 @pytest.mark.fault(63)
 def test_an_input_that_grows_or_shrinks_before_the_second_pass_is_not_published(
     tmp_path: Path, source: Path, text: str, what: str
 ) -> None:
     begin(tmp_path / "job", [an_input(source)], 2)
     with open_output(tmp_path / "job", [an_input(source)]) as output:
-        *_, shard = whole = list(shards(an_input(source)))
+        *_, shard = all_shards = list(shards(an_input(source)))
         for part in plan(shard):
             output.commit(shard, part, upper(shard, part))
-        for one in whole[:2]:
-            record = output.shard_record(an_input(source), one.index)
+        for earlier in all_shards[:2]:
+            record = output.shard_record(an_input(source), earlier.index)
             assert record is not None
             output.finish_skipped_shard(an_input(source), record)
         source.write_text(text)
@@ -367,13 +365,15 @@ def test_a_changed_list_of_inputs_is_named_redone_or_forked(tmp_path: Path, sour
 @pytest.mark.parametrize("rel", ["../in.txt", "/in.txt", "a//in.txt", "a/./in.txt", "a\0b"])
 @pytest.mark.fault(80)
 def test_no_name_leads_out_of_the_folder(tmp_path: Path, source: Path, rel: str) -> None:
-    with pytest.raises(ConfigError, match="outside of the output folder"):
+    with pytest.raises(ConfigError, match="outside the output folder"):
         run(tmp_path / "job", [an_input(source, rel)])
     assert not (tmp_path / "job").exists()
 
 
 @pytest.mark.fault(80)
-def test_a_name_that_the_store_cannot_hold_is_refused_before_anything_is_made(tmp_path: Path, source: Path) -> None:
+def test_a_name_too_long_for_the_file_system_is_refused_before_anything_is_created(
+    tmp_path: Path, source: Path
+) -> None:
     with pytest.raises(ConfigError, match="longer than 255 bytes"):
         run(tmp_path / "job", [an_input(source, "x" * 250)])
     assert not (tmp_path / "job").exists()
@@ -392,25 +392,25 @@ def test_a_link_in_place_of_a_folder_is_not_followed(tmp_path: Path, source: Pat
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "job" / "translated").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(
-        PreflightError, match=r"job/translated is a link, and a folder should be there; .*\. Move it away or remove it"
+        PreflightError, match=r"job/translated is a link, but a folder should be there; .*\. Move it away or remove it"
     ):
         run(tmp_path / "job", [an_input(source)])
     assert not list((tmp_path / "elsewhere").iterdir())
 
 
 @pytest.mark.fault(30)
-def test_a_folder_that_may_not_be_written_is_a_preflight_error(tmp_path: Path, source: Path) -> None:
+def test_a_folder_without_write_permission_is_a_preflight_error(tmp_path: Path, source: Path) -> None:
     class Denied(Fast):
         def mkdir(self, path: Path, mode: int) -> None:  # type: ignore[override]
             raise OSError(errno.EACCES, "denied")
 
     with pytest.raises(
-        PreflightError, match=r"may not write there\. Give this user the right to .* or set output_dir="
+        PreflightError, match=r"no permission to write there\. Give your user permission .* or set output_dir="
     ):
         run(tmp_path / "job", [an_input(source)], fs=Denied())
 
 
-def test_an_errors_file_of_an_earlier_run_goes_when_no_row_is_wrong_any_more(tmp_path: Path, source: Path) -> None:
+def test_an_old_errors_file_is_removed_when_no_row_has_an_error(tmp_path: Path, source: Path) -> None:
     source.write_text("empty\n")
     run(tmp_path / "job", [an_input(source)])
     assert (tmp_path / "job/errors/in.txt.errors.jsonl").read_text().count("\n") == 1
@@ -420,20 +420,20 @@ def test_an_errors_file_of_an_earlier_run_goes_when_no_row_is_wrong_any_more(tmp
 
 
 @pytest.mark.fault(49)
-def test_half_made_files_of_a_killed_run_are_swept_under_the_lease(tmp_path: Path, source: Path) -> None:
+def test_temporary_files_of_a_killed_run_are_removed_under_the_lease(tmp_path: Path, source: Path) -> None:
     begin(tmp_path / "job", [an_input(source)])
-    litter = [
+    leftovers = [
         tmp_path / "job/translated/.tmp-final-0",
         tmp_path / "job/.hymt/.tmp-job.json-0",
         tmp_path / f"job/.hymt/f{an_input(source).file_id}/s0000000/.tmp-p00000-0",
     ]
-    for path in litter:
+    for path in leftovers:
         path.write_bytes(b"half")
     run(tmp_path / "job", [an_input(source)], lease_ttl_s=10.0)
-    assert not any(path.exists() for path in litter)
+    assert not any(path.exists() for path in leftovers)
 
 
-def test_an_error_row_may_hold_its_source(tmp_path: Path, source: Path) -> None:
+def test_an_error_row_can_contain_its_source(tmp_path: Path, source: Path) -> None:
     source.write_text("empty one\n")
     run(tmp_path / "job", [an_input(source)], config=WriteConfig(on_error=OnError.source))
     assert (tmp_path / "job/translated/in.txt").read_text() == "empty one\n"
@@ -450,21 +450,21 @@ def test_the_manifest_adds_up_statuses_flags_and_tokens_of_every_row(tmp_path: P
         for shard in shards(an_input(source)):
             for part in plan(shard):
                 rows = upper(shard, part)
-                told = [
+                flagged = [
                     replace(row, flags=("loop", "retried")[: row.row_index % 3], num_source_tokens=3) for row in rows
                 ]
-                output.commit(shard, part, [replace(row, num_new_tokens=row.row_index) for row in told])
+                output.commit(shard, part, [replace(row, num_new_tokens=row.row_index) for row in flagged])
             output.finish_shard(shard)
         output.finalize()
-    found = json.loads((tmp_path / "job" / "manifest.json").read_bytes())
-    assert (found["rows"], found["counts"]) == (20, {"ok": 20})
-    assert found["flags"] == {"loop": 7 + 6, "retried": 6}
-    assert found["tokens"] == {"source": 60, "new": sum(range(20))}
+    value = json.loads((tmp_path / "job" / "manifest.json").read_bytes())
+    assert (value["rows"], value["counts"]) == (20, {"ok": 20})
+    assert value["flags"] == {"loop": 7 + 6, "retried": 6}
+    assert value["tokens"] == {"source": 60, "new": sum(range(20))}
 
 
 @pytest.mark.fault(46)
 def test_a_lost_lease_stops_every_step_that_publishes(tmp_path: Path, source: Path) -> None:
-    """Committing, publishing a file and writing the manifest each ask first."""
+    """Committing, publishing a file and writing the manifest each check the lease first."""
     for step in ("commit", "finish", "finalize"):
         folder = tmp_path / step
         with (
@@ -487,18 +487,18 @@ def test_a_lost_lease_stops_every_step_that_publishes(tmp_path: Path, source: Pa
 
 
 @pytest.mark.fault(63)
-def test_an_input_that_is_written_to_during_the_second_pass_is_not_published(tmp_path: Path, source: Path) -> None:
-    def while_written(input: Input) -> Iterator[Document]:
+def test_an_input_modified_during_the_second_pass_is_not_published(tmp_path: Path, source: Path) -> None:
+    def read_and_modify(input: Input) -> Iterator[Document]:
         yield from read(input)
         os.utime(source, (1, 1))
 
-    with pytest.raises(InputChangedError, match="was written to while it was read"):
-        run(tmp_path / "job", [an_input(source)], read=while_written)
+    with pytest.raises(InputChangedError, match="was modified while it was being read"):
+        run(tmp_path / "job", [an_input(source)], read=read_and_modify)
     assert not list((tmp_path / "job" / "translated").iterdir())
 
 
 @pytest.mark.fault(38)
-def test_a_shard_folder_that_another_process_removed_is_made_again(
+def test_a_shard_folder_that_another_process_removed_is_recreated(
     tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(files, "RETRY_DELAYS_S", (0.0, 0.0))
@@ -513,7 +513,7 @@ def test_a_shard_folder_that_another_process_removed_is_made_again(
 
 
 @pytest.mark.fault(37)
-def test_a_whole_part_of_another_job_is_not_counted(tmp_path: Path, source: Path) -> None:
+def test_an_intact_part_of_another_job_is_not_used(tmp_path: Path, source: Path) -> None:
     begin(tmp_path / "job", [an_input(source)])
     begin(tmp_path / "other", [an_input(source)], identity=OTHER)
     name = f".hymt/f{an_input(source).file_id}/s0000000/p00001"
@@ -526,7 +526,7 @@ def test_a_whole_part_of_another_job_is_not_counted(tmp_path: Path, source: Path
 
 
 @pytest.mark.fault(39)
-def test_the_record_of_another_job_does_not_make_a_file_published(tmp_path: Path, source: Path) -> None:
+def test_a_file_record_of_another_job_does_not_count(tmp_path: Path, source: Path) -> None:
     run(tmp_path / "job", [an_input(source)])
     run(tmp_path / "other", [an_input(source)], identity=OTHER)
     name = f".hymt/f{an_input(source).file_id}/file.json"
@@ -537,7 +537,7 @@ def test_the_record_of_another_job_does_not_make_a_file_published(tmp_path: Path
 
 
 @pytest.mark.fault(43, 46)
-def test_a_writer_that_comes_after_another_finished_the_job_finds_it_done(tmp_path: Path, source: Path) -> None:
+def test_a_writer_that_finishes_second_finds_the_job_complete(tmp_path: Path, source: Path) -> None:
     with open_output(tmp_path / "job", [an_input(source)]) as late:
         for shard in shards(an_input(source)):
             for part in plan(shard):
@@ -551,30 +551,30 @@ def test_a_writer_that_comes_after_another_finished_the_job_finds_it_done(tmp_pa
 
 
 @pytest.mark.fault(43)
-def test_a_job_that_begins_and_ends_while_we_look_is_not_taken_for_files_of_nobody(
+def test_a_job_that_another_process_finishes_during_open_is_recognised(
     tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    right, looked = ownership.read_or_recover_job, []
+    original, results = ownership.read_or_recover_job, []
 
-    def first_nothing(*arguments: Any) -> Any:
-        found = right(*arguments)
-        looked.append(found)
-        if len(looked) == 1:
+    def run_job_after_first_call(*arguments: Any) -> Any:
+        result = original(*arguments)
+        results.append(result)
+        if len(results) == 1:
             run(tmp_path / "job", [an_input(source)])
-        return found
+        return result
 
-    monkeypatch.setattr(ownership, "read_or_recover_job", first_nothing)
+    monkeypatch.setattr(ownership, "read_or_recover_job", run_job_after_first_call)
     with open_output(tmp_path / "job", [an_input(source)]) as late:
         assert late.is_complete
-    assert looked[0] is None
+    assert results[0] is None
 
 
-def kept_with(folder: Path, source: Path, *given: tuple[int, int, ShardRecord, list[int]]) -> PartReader:
-    """A folder with parts made by hand: (name, part, record, rows)."""
+def reader_with(folder: Path, source: Path, *part_specs: tuple[int, int, ShardRecord, list[int]]) -> PartReader:
+    """Return a reader of a folder with handmade parts: (index in the name, index in the header, record, rows)."""
     input = an_input(source)
-    kept = PartReader(FAST, folder, "id")
-    for name, part, record, rows in given:
-        path = kept.path(input.file_id, 0, name)
+    reader = PartReader(FAST, folder, "id")
+    for file_index, header_index, record, rows in part_specs:
+        path = reader.path(input.file_id, 0, file_index)
         path.parent.mkdir(parents=True, exist_ok=True)
         data = parts.encode(
             [Row(row, bytes(8), Status.OK, "x") for row in rows],
@@ -582,40 +582,40 @@ def kept_with(folder: Path, source: Path, *given: tuple[int, int, ShardRecord, l
             environment={},
             file_id=input.file_id,
             shard=record,
-            part_index=part,
+            part_index=header_index,
             num_parts=2,
             uuid="u",
         )
         path.write_bytes(data)
     (folder / ".hymt" / "quarantine").mkdir()
-    return kept
+    return reader
 
 
 def test_a_shard_is_complete_only_when_its_parts_hold_each_row_once(tmp_path: Path, source: Path) -> None:
-    record, other = ShardRecord(0, 0, 4, 0, 9, "a" * 64, False), ShardRecord(0, 0, 4, 0, 9, "b" * 64, False)
+    record, other_record = ShardRecord(0, 0, 4, 0, 9, "a" * 64, False), ShardRecord(0, 0, 4, 0, 9, "b" * 64, False)
     cases: list[tuple[list[tuple[int, int, ShardRecord, list[int]]], bool]] = [
         ([(0, 0, record, [0, 2]), (1, 1, record, [1, 3])], True),
         ([(0, 0, record, [0, 2]), (1, 1, record, [1, 2, 3])], False),  # a row twice
         ([(0, 0, record, [0, 2]), (1, 1, record, [3])], False),  # a row is missing
-        ([(0, 0, record, [0, 2]), (1, 1, other, [1, 3])], False),  # of two inputs
+        ([(0, 0, record, [0, 2]), (1, 1, other_record, [1, 3])], False),  # parts of two versions of the input
         ([(0, 0, record, [0, 2])], False),
         ([(0, 0, record, [0, 2]), (1, 1, record, [1, 4])], False),  # a row of another shard
     ]
-    for number, (given, complete) in enumerate(cases):
-        kept = kept_with(tmp_path / str(number), source, *given)
-        assert kept.shard_record(an_input(source).file_id, 0) == (record if complete else None), number
+    for index, (part_specs, complete) in enumerate(cases):
+        reader = reader_with(tmp_path / str(index), source, *part_specs)
+        assert reader.shard_record(an_input(source).file_id, 0) == (record if complete else None), index
 
 
 @pytest.mark.fault(37)
-def test_a_part_under_another_parts_name_is_not_that_part(tmp_path: Path, source: Path) -> None:
+def test_a_part_under_the_name_of_another_part_is_rejected(tmp_path: Path, source: Path) -> None:
     record = ShardRecord(0, 0, 4, 0, 9, "a" * 64, False)
-    kept = kept_with(tmp_path / "job", source, (1, 0, record, [0, 2]))
+    reader = reader_with(tmp_path / "job", source, (1, 0, record, [0, 2]))
     input = an_input(source)
-    with pytest.raises(parts.PartDamagedError, match="another place"):
-        kept.read(kept.path(input.file_id, 0, 1), input.file_id, 0, 1)
+    with pytest.raises(parts.PartDamagedError, match="another file, shard or part"):
+        reader.read(reader.path(input.file_id, 0, 1), input.file_id, 0, 1)
 
 
-def test_an_environment_that_changed_is_warned_of_and_allowed(
+def test_a_changed_environment_is_allowed_with_a_warning(
     tmp_path: Path, source: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     begin(tmp_path / "job", [an_input(source)], environment={"device": "a"})
@@ -623,27 +623,29 @@ def test_an_environment_that_changed_is_warned_of_and_allowed(
         assert 'device: "a" -> "b"' in caplog.text
 
 
-def test_what_an_earlier_version_did_not_record_is_told_and_no_warning(
+def test_newly_recorded_environment_keys_are_logged_without_a_warning(
     tmp_path: Path, source: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
     begin(tmp_path / "job", [an_input(source)], environment={"device": "a", "gone": 1, "map": {"strategy": "cpu"}})
     caplog.clear()
-    now = {"device": "a", "gone": 1, "cudnn_sdp": False, "map": {"strategy": "cpu", "more": 2}}
-    with open_output(tmp_path / "job", [an_input(source)], environment=now):
-        (told,) = [record for record in caplog.records if "environment" in record.getMessage()]
-    assert told.levelname == "INFO"
-    assert "cudnn_sdp: (not set) -> false" in told.getMessage()
-    assert "map.more: (not set) -> 2" in told.getMessage()
+    environment = {"device": "a", "gone": 1, "cudnn_sdp": False, "map": {"strategy": "cpu", "more": 2}}
+    with open_output(tmp_path / "job", [an_input(source)], environment=environment):
+        (info,) = [record for record in caplog.records if "environment" in record.getMessage()]
+    assert info.levelname == "INFO"
+    assert "cudnn_sdp: (not set) -> false" in info.getMessage()
+    assert "map.more: (not set) -> 2" in info.getMessage()
     caplog.clear()
-    with open_output(tmp_path / "job", [an_input(source)], environment={**now, "device": "b", "gone": "(not set)"}):
-        (warned,) = [record for record in caplog.records if record.levelname == "WARNING"]
-    assert 'device: "a" -> "b"' in warned.getMessage()
-    assert "gone" in warned.getMessage()
-    assert "cudnn_sdp" not in warned.getMessage()
+    with open_output(
+        tmp_path / "job", [an_input(source)], environment={**environment, "device": "b", "gone": "(not set)"}
+    ):
+        (warning,) = [record for record in caplog.records if record.levelname == "WARNING"]
+    assert 'device: "a" -> "b"' in warning.getMessage()
+    assert "gone" in warning.getMessage()
+    assert "cudnn_sdp" not in warning.getMessage()
 
 
-def test_a_finished_folder_is_not_touched_when_more_is_recorded(tmp_path: Path, source: Path) -> None:
+def test_newly_recorded_environment_keys_do_not_change_a_finished_folder(tmp_path: Path, source: Path) -> None:
     run(tmp_path / "job", [an_input(source)], environment={"device": "a"})
     before = everything(tmp_path / "job")
     with open_output(tmp_path / "job", [an_input(source)], environment={"device": "a", "licence": "L"}) as output:

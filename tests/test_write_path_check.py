@@ -1,4 +1,4 @@
-"""Nothing outside of an output folder is read, written or removed; what never passes is exit 6 and names the file."""
+"""Nothing outside an output folder is read, written or removed; permanent errors exit with 6 and name the file."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ def inputs(tmp_path: Path) -> list[Input]:
     return [an_input(tmp_path / "in.txt", rel) for rel in RELS]
 
 
-def home(rel: str) -> str:
+def file_state(rel: str) -> str:
     return f".hymt/f{an_input(Path(rel), rel).file_id}"
 
 
 def begin(folder: Path, inputs: list[Input]) -> None:
-    """One file published, some parts of the other."""
+    """Publish one file and commit some parts of the other."""
     with open_output(folder, inputs) as output:
         for input in inputs:
             for shard in list(shards(input))[: 2 if input is inputs[0] else 1]:
@@ -59,7 +59,8 @@ def tree(folder: Path) -> dict[str, bytes | None]:
 
 FOLDERS = [
     "translated", "translated/sub", "errors", "errors/sub", ".hymt", ".hymt/lease", ".hymt/attempts",
-    ".hymt/quarantine", ".hymt/spool", home("a.txt"), home("sub/b.txt"), f"{home('sub/b.txt')}/s0000000", "set_aside",
+    ".hymt/quarantine", ".hymt/spool", file_state("a.txt"), file_state("sub/b.txt"),
+    f"{file_state('sub/b.txt')}/s0000000", "set_aside",
 ]  # fmt: skip
 
 
@@ -67,17 +68,27 @@ FOLDERS = [
 @pytest.mark.parametrize("finished", [False, True])
 @pytest.mark.parametrize("name", FOLDERS)
 @pytest.mark.fault(80, 81)
-def test_a_link_in_place_of_any_folder_leads_nowhere(
+def test_a_link_in_place_of_any_folder_is_never_followed(
     tmp_path: Path, inputs: list[Input], name: str, finished: bool, overwrite: bool
 ) -> None:
     folder, victim = tmp_path / "o" / "job", tmp_path / "victim"
     (run if finished else begin)(folder, inputs)
     path = folder / name
     if path.is_dir():
-        shutil.copytree(path, victim)  # so that each name that could be opened is there
+        shutil.copytree(path, victim)  # so that every name that could be opened exists
     victim.mkdir(exist_ok=True)
-    for own in ("p00000", ".tmp-final-x", ".tmp-x", "a.txt", "b.txt", "stale-x", "probe-x", "file.json", "job.json"):
-        (victim / own).write_text("precious")
+    for own_name in (
+        "p00000",
+        ".tmp-final-x",
+        ".tmp-x",
+        "a.txt",
+        "b.txt",
+        "stale-x",
+        "probe-x",
+        "file.json",
+        "job.json",
+    ):
+        (victim / own_name).write_text("precious")
     shutil.rmtree(path, ignore_errors=True)
     path.symlink_to(victim)
     before = tree(victim)
@@ -85,18 +96,18 @@ def test_a_link_in_place_of_any_folder_leads_nowhere(
     status.status(folder)
     try:
         run(folder, inputs, overwrite=overwrite, lease_ttl_s=10.0)
-        unused = finished and name.startswith((".hymt/f", "set_aside"))  # its parts are gone: nothing looks there
+        unused = finished and name.startswith((".hymt/f", "set_aside"))  # its parts are gone: the folder is not used
         assert unused or (overwrite and "s0000000" in name)
     except HymtError as error:
         assert error.exit_code in (ExitCode.PREFLIGHT, ExitCode.IDENTITY)
         if error.exit_code is ExitCode.PREFLIGHT:
-            assert f"{path} is a link, and a folder should be there" in str(error)
+            assert f"{path} is a link, but a folder should be there" in str(error)
             assert "Move it away or remove it" in str(error)
     assert tree(victim) == before
     assert path.is_symlink()
 
 
-def test_the_output_folder_and_what_is_above_it_may_be_links(tmp_path: Path, inputs: list[Input]) -> None:
+def test_the_output_folder_and_its_parents_may_be_links(tmp_path: Path, inputs: list[Input]) -> None:
     for name in ("large", "large/real"):
         (tmp_path / name).mkdir()
     (tmp_path / "outputs").symlink_to(tmp_path / "large")
@@ -106,48 +117,48 @@ def test_the_output_folder_and_what_is_above_it_may_be_links(tmp_path: Path, inp
     assert verify.verify(tmp_path / "outputs" / "job").exit_code is ExitCode.COMPLETE
 
 
-def test_each_operation_of_the_store_refuses_a_link_on_the_way(tmp_path: Path) -> None:
+def test_every_file_operation_refuses_a_link_in_the_path(tmp_path: Path) -> None:
     folder, victim = tmp_path / "job", tmp_path / "victim"
     for path in (folder / "real", victim):
         path.mkdir(parents=True)
     for path in (victim / "file", folder / "real" / "file"):
         path.write_text("precious")
     (folder / "link").symlink_to(victim)
-    here, link = OS_FS.within(folder), folder / "link"
+    bound_fs, link = OS_FS.within(folder), folder / "link"
     operations: list[Callable[[], object]] = [
-        lambda: here.open_exclusive(link / "new"),
-        lambda: here.link(folder / "real" / "file", link / "new"),
-        lambda: here.link(link / "file", folder / "real" / "new"),
-        lambda: here.rename(folder / "real" / "file", link / "file"),
-        lambda: here.rename(link / "file", folder / "real" / "file"),
-        lambda: here.unlink(link / "file"),
-        lambda: here.mkdir(link / "new", 0o777),
-        lambda: here.rmdir(link / "file"),
-        lambda: here.fsync_dir(link),
-        lambda: here.read(link / "file"),
-        lambda: here.stat(link / "file"),
-        lambda: here.listdir(link),
+        lambda: bound_fs.open_exclusive(link / "new"),
+        lambda: bound_fs.link(folder / "real" / "file", link / "new"),
+        lambda: bound_fs.link(link / "file", folder / "real" / "new"),
+        lambda: bound_fs.rename(folder / "real" / "file", link / "file"),
+        lambda: bound_fs.rename(link / "file", folder / "real" / "file"),
+        lambda: bound_fs.unlink(link / "file"),
+        lambda: bound_fs.mkdir(link / "new", 0o777),
+        lambda: bound_fs.rmdir(link / "file"),
+        lambda: bound_fs.fsync_dir(link),
+        lambda: bound_fs.read(link / "file"),
+        lambda: bound_fs.stat(link / "file"),
+        lambda: bound_fs.listdir(link),
     ]
-    for number, operation in enumerate(operations):
+    for index, operation in enumerate(operations):
         with pytest.raises(NotADirectoryError) as refused:
             operation()
-        assert str(link) in (refused.value.filename, refused.value.filename2), number
+        assert str(link) in (refused.value.filename, refused.value.filename2), index
     assert tree(victim) == {"file": b"precious"}
-    assert here.read(folder / "real" / "file") == b"precious"  # and where there is none, it works
-    assert here.listdir(folder / "real") == ["file"]
-    assert OS_FS.read(link / "file") == b"precious"  # a store of no folder follows what is above the last component
+    assert bound_fs.read(folder / "real" / "file") == b"precious"  # without a link, it works
+    assert bound_fs.listdir(folder / "real") == ["file"]
+    assert OS_FS.read(link / "file") == b"precious"  # without `within`, only the last component must not be a link
 
 
-# what stands where a file should be
+# something else where a file should be
 
 
 def _socket(path: Path) -> None:
-    here = os.open(path.parent, os.O_RDONLY)  # a socket's path may have 107 bytes
+    parent_fd = os.open(path.parent, os.O_RDONLY)  # the path of a socket has at most 107 bytes
     try:
-        with socket.socket(socket.AF_UNIX) as made:
-            made.bind(f"/proc/self/fd/{here}/{path.name}")
+        with socket.socket(socket.AF_UNIX) as bound_socket:
+            bound_socket.bind(f"/proc/self/fd/{parent_fd}/{path.name}")
     finally:
-        os.close(here)
+        os.close(parent_fd)
 
 
 KINDS: dict[str, Callable[[Path], object]] = {
@@ -158,14 +169,14 @@ KINDS: dict[str, Callable[[Path], object]] = {
 }
 FILES = [
     "manifest.json", ".hymt/job.json", ".hymt/lease/job.json", "translated/a.txt", "translated/sub/b.txt",
-    "errors/a.txt.errors.jsonl", f"{home('a.txt')}/file.json",
+    "errors/a.txt.errors.jsonl", f"{file_state('a.txt')}/file.json",
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.fault(80)
-def test_another_kind_of_thing_in_place_of_a_file_is_named_with_the_way_out(
+def test_anything_else_in_place_of_a_file_is_reported_with_a_fix(
     tmp_path: Path, inputs: list[Input], name: str, kind: str
 ) -> None:
     folder = tmp_path / "job"
@@ -175,40 +186,40 @@ def test_another_kind_of_thing_in_place_of_a_file_is_named_with_the_way_out(
     for overwrite in (False, True):
         with pytest.raises(PreflightError) as refused:
             run(folder, inputs, overwrite=overwrite, lease_ttl_s=10.0)
-        assert f"{folder / name} is {kind}, and a file should be there" in str(refused.value)
+        assert f"{folder / name} is {kind}, but a file should be there" in str(refused.value)
     assert storage_error.describe_type(folder / name) == kind
     report = verify.verify(folder)
     assert report.exit_code is ExitCode.DAMAGE
-    assert f"{name}: is {kind}, and a file should be there" in report.damage
-    assert "Move away what blocks the path of an expected file or folder" in verify.render(report)
-    assert "rebuild what is damaged or missing" not in verify.render(report)
+    assert f"{name}: is {kind}, but a file should be there" in report.damage
+    assert "Move away what stands in the place" in verify.render(report)
+    assert "what is damaged or missing is made anew" not in verify.render(report)
     status.render(status.status(folder))
 
 
 @pytest.mark.parametrize("name", FOLDERS)
 @pytest.mark.fault(80)
-def test_a_file_in_place_of_a_folder_is_named_with_the_way_out(tmp_path: Path, inputs: list[Input], name: str) -> None:
+def test_a_file_in_place_of_a_folder_is_reported_with_a_fix(tmp_path: Path, inputs: list[Input], name: str) -> None:
     folder = tmp_path / "job"
     begin(folder, inputs)
     shutil.rmtree(folder / name, ignore_errors=True)
     (folder / name).write_text("x")
-    with pytest.raises(PreflightError, match=f"{name} is a file, and a folder should be there"):
+    with pytest.raises(PreflightError, match=f"{name} is a file, but a folder should be there"):
         run(folder, inputs)
     if "s0000000" not in name:
-        assert f"{name}: is a file, and a folder should be there" in verify.verify(folder).damage
+        assert f"{name}: is a file, but a folder should be there" in verify.verify(folder).damage
 
 
-# the translator of errors
+# errors of the file system
 
-PASSES = [errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.EROFS, errno.ETIMEDOUT, errno.ENFILE]
-NEVER = [errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EXDEV,
+TEMPORARY = [errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.EROFS, errno.ETIMEDOUT, errno.ENFILE]
+PERMANENT = [errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EXDEV,
          errno.EFBIG, errno.EMFILE]  # fmt: skip
 
 
-@pytest.mark.parametrize("number", PASSES + NEVER)
+@pytest.mark.parametrize("number", TEMPORARY + PERMANENT)
 @pytest.mark.parametrize("method", ["open_exclusive", "link", "rename", "mkdir"])
 @pytest.mark.fault(16, 30)
-def test_what_may_pass_is_75_and_what_never_does_is_6(
+def test_temporary_errors_exit_with_75_and_permanent_ones_with_6(
     tmp_path: Path, inputs: list[Input], method: str, number: int
 ) -> None:
     class Refusing(Fast):
@@ -221,26 +232,26 @@ def test_what_may_pass_is_75_and_what_never_does_is_6(
         return getattr(FAST, method)(first, *rest)
 
     if (method, number) == ("link", errno.EPERM):
-        pytest.skip("a store without links: a rename serves")
-    store = Refusing()
-    setattr(store, method, refuse)
-    wanted: type[HymtError] = StoppedError if number in PASSES else PreflightError
-    with pytest.raises(wanted) as told, open_output(tmp_path / "job", inputs, fs=store) as output:
+        pytest.skip("without hard links, a rename is used instead")
+    fs = Refusing()
+    setattr(fs, method, refuse)
+    error_type: type[HymtError] = StoppedError if number in TEMPORARY else PreflightError
+    with pytest.raises(error_type) as error_info, open_output(tmp_path / "job", inputs, fs=fs) as output:
         Refusing.refuses = True
         for shard in shards(inputs[0]):
             for part in plan(shard):
                 output.commit(shard, part, upper(shard, part))
             output.finish_shard(shard)
-    assert type(told.value) is wanted
-    assert errno.errorcode[number] in str(told.value)
-    assert "run the same command again" in str(told.value)
-    if wanted is PreflightError:
-        assert str(tmp_path / "job") in str(told.value)  # the file
+    assert type(error_info.value) is error_type
+    assert errno.errorcode[number] in str(error_info.value)
+    assert "run the same command again" in str(error_info.value)
+    if error_type is PreflightError:
+        assert str(tmp_path / "job") in str(error_info.value)  # the file
     assert not list((tmp_path / "job" / "translated").iterdir())
 
 
 @pytest.mark.parametrize(
-    ("number", "wanted"),
+    ("number", "error_type"),
     [
         *((number, StoppedError) for number in (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENODEV)),
         *((number, PreflightError) for number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)),
@@ -248,23 +259,25 @@ def test_what_may_pass_is_75_and_what_never_does_is_6(
 )
 @pytest.mark.parametrize("method", ["open_exclusive", "mkdir", "rename", "fsync_dir"])
 @pytest.mark.fault(16, 30)
-def test_a_store_that_fails_while_a_job_is_opened_is_75_if_it_may_pass(
-    tmp_path: Path, inputs: list[Input], method: str, number: int, wanted: type[HymtError]
+def test_errors_while_a_job_is_opened_exit_with_75_if_temporary(
+    tmp_path: Path, inputs: list[Input], method: str, number: int, error_type: type[HymtError]
 ) -> None:
     def refuse(*_: object) -> None:
         raise OSError(number, os.strerror(number))
 
-    store = Fast()
-    setattr(store, method, refuse)
-    with pytest.raises(HymtError) as told:
-        open_output(tmp_path / "job", inputs, fs=store)
-    assert type(told.value) is wanted
-    assert str(tmp_path / "job") in str(told.value)
+    fs = Fast()
+    setattr(fs, method, refuse)
+    with pytest.raises(HymtError) as error_info:
+        open_output(tmp_path / "job", inputs, fs=fs)
+    assert type(error_info.value) is error_type
+    assert str(tmp_path / "job") in str(error_info.value)
 
 
-@pytest.mark.parametrize("name", ["", "translated", "errors", home("sub/b.txt"), f"{home('sub/b.txt')}/s0000000"])
+@pytest.mark.parametrize(
+    "name", ["", "translated", "errors", file_state("sub/b.txt"), f"{file_state('sub/b.txt')}/s0000000"]
+)
 @pytest.mark.fault(30)
-def test_a_folder_that_this_user_may_not_write_in_is_told_before_anything_is_decoded(
+def test_a_missing_write_permission_is_reported_before_anything_is_decoded(
     tmp_path: Path, inputs: list[Input], name: str
 ) -> None:
     folder = tmp_path / "job"
@@ -276,32 +289,32 @@ def test_a_folder_that_this_user_may_not_write_in_is_told_before_anything_is_dec
             return path != folder / name and super().writable(path)
 
     decoded: list[str] = []
-    with pytest.raises(PreflightError, match="this user may not write in") as told:
+    with pytest.raises(PreflightError, match="no permission to write in") as error_info:
         run(folder, inputs, fs=Guarded(), decoded=decoded.append)
-    assert str(folder / name) in str(told.value)
+    assert str(folder / name) in str(error_info.value)
     assert not decoded
     run(folder, inputs)
-    run(folder, inputs, fs=Guarded())  # a finished job needs to write nothing
+    run(folder, inputs, fs=Guarded())  # a finished job does not need to write
 
 
 # names and permissions
 
 
 @pytest.mark.fault(80)
-def test_a_path_that_no_program_could_open_is_refused_before_anything_is_made(
-    tmp_path: Path, inputs: list[Input]
-) -> None:
+def test_a_path_too_long_to_open_is_refused_before_anything_is_created(tmp_path: Path, inputs: list[Input]) -> None:
     deep = Path(str(tmp_path) + "/" + "/".join(["d" * 200] * 30)[: 3900 - len(str(tmp_path))])
     with pytest.raises(ConfigError, match=r"longer than 4095 bytes\. Set output_dir= to a shorter path, or rename"):
         open_output(deep / "job", [replace(inputs[0], rel="x" * 230, out_rel="x" * 230)])
-    with pytest.raises(ConfigError, match=r"the path of the output folder takes 4\d+ bytes"):
+    with pytest.raises(ConfigError, match=r"the path of the output folder has 4\d+ bytes"):
         open_output(deep / ("d" * 200) / "job", inputs)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.txt"]
 
 
-@pytest.mark.parametrize("name", ["manifest.json", ".hymt/job.json", f"{home('a.txt')}/file.json", "translated/a.txt"])
+@pytest.mark.parametrize(
+    "name", ["manifest.json", ".hymt/job.json", f"{file_state('a.txt')}/file.json", "translated/a.txt"]
+)
 @pytest.mark.fault(30)
-def test_a_file_that_this_user_may_not_read_is_neither_damaged_nor_made_again(
+def test_a_file_without_read_permission_is_neither_damaged_nor_rebuilt(
     tmp_path: Path, inputs: list[Input], name: str
 ) -> None:
     class Denied(Fast):
@@ -318,30 +331,30 @@ def test_a_file_that_this_user_may_not_read_is_neither_damaged_nor_made_again(
     assert "chmod" in verify.render(report)
     assert "Run the job again" not in verify.render(report)
     assert status.status(folder, Denied()).state in ("unreadable", "complete")
-    with pytest.raises(PreflightError, match="this user may not"):
+    with pytest.raises(PreflightError, match="you have no permission"):
         run(folder, inputs, fs=Denied())
     assert {path: data for path, data in tree(folder).items() if "stopped.json" not in path} == before
 
 
 @pytest.mark.fault(30)
-def test_a_folder_of_another_user_is_exit_6(tmp_path: Path, inputs: list[Input]) -> None:
+def test_a_folder_of_another_user_exits_with_6(tmp_path: Path, inputs: list[Input]) -> None:
     if os.geteuid() != 0:
         pytest.skip("only root can become another user")
     folder = tmp_path / "job"
     run(folder, inputs)
-    for above in (tmp_path, *tmp_path.parents):
-        if above.stat().st_uid == 0 and above.stat().st_mode & 0o055 != 0o055:
-            above.chmod(above.stat().st_mode | 0o055)
+    for parent in (tmp_path, *tmp_path.parents):
+        if parent.stat().st_uid == 0 and parent.stat().st_mode & 0o055 != 0o055:
+            parent.chmod(parent.stat().st_mode | 0o055)
     (folder / ".hymt").chmod(0o700)
     os.seteuid(65534)
     try:
         report = verify.verify(folder)
-        found = status.status(folder)
+        job_status = status.status(folder)
     finally:
         os.seteuid(0)
     assert report.exit_code is ExitCode.PREFLIGHT
     assert report.unreadable[0].startswith(".hymt")
-    assert found.state == "unreadable"
+    assert job_status.state == "unreadable"
 
 
 def test_an_error_about_an_open_folder_names_its_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -350,9 +363,9 @@ def test_an_error_about_an_open_folder_names_its_path(tmp_path: Path, monkeypatc
 
     (tmp_path / "job" / "sub").mkdir(parents=True)
     monkeypatch.setattr(os, "listdir", fails)
-    with pytest.raises(OSError, match="input/output") as told:
+    with pytest.raises(OSError, match="input/output") as error_info:
         OS_FS.within(tmp_path / "job").listdir(tmp_path / "job" / "sub")
-    assert told.value.filename == str(tmp_path / "job" / "sub")
-    for error in (told.value, OSError(errno.EACCES, "denied", 5)):
+    assert error_info.value.filename == str(tmp_path / "job" / "sub")
+    for error in (error_info.value, OSError(errno.EACCES, "denied", 5)):
         assert isinstance(storage_error.output_folder_error(tmp_path, error), HymtError)
         assert str(storage_error.write_error("what", error))

@@ -1,4 +1,4 @@
-"""State files of absurd size or content cost no memory, no traceback and no signal to a stranger."""
+"""State files of absurd size or content never use much memory, raise a traceback or signal a foreign process."""
 
 from __future__ import annotations
 
@@ -39,16 +39,16 @@ def inputs(tmp_path: Path) -> list[Input]:
 
 @pytest.fixture
 def little_memory() -> Iterator[None]:
-    """At most 1 GiB more of memory than now: whoever reads a huge file fails."""
-    now = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    before = resource.getrlimit(resource.RLIMIT_AS)
-    resource.setrlimit(resource.RLIMIT_AS, (now + (1 << 30), before[1]))
+    """Limit memory to 1 GiB more than now, so that reading a huge file fails."""
+    used_bytes = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    old_limits = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (used_bytes + (1 << 30), old_limits[1]))
     yield
-    resource.setrlimit(resource.RLIMIT_AS, before)
+    resource.setrlimit(resource.RLIMIT_AS, old_limits)
 
 
 def begin(folder: Path, inputs: list[Input]) -> Path:
-    """Commit the first shards; the second part."""
+    """Commit the first shards and return the path of the second part."""
     with open_output(folder, inputs) as output:
         for shard in list(shards(inputs[0]))[:2]:
             for part in plan(shard):
@@ -56,9 +56,11 @@ def begin(folder: Path, inputs: list[Input]) -> Path:
     return sorted(path for path in (folder / ".hymt").rglob("p0*") if path.is_file())[1]
 
 
-@pytest.mark.parametrize("keep", [0, 40, 10_000], ids=["zeros", "a torn header", "a whole part, and zeros"])
+@pytest.mark.parametrize("keep", [0, 40, 10_000], ids=["zeros", "a torn header", "a complete part, and zeros"])
 @pytest.mark.fault(35, 36)
-def test_a_huge_part_is_set_aside_unread(tmp_path: Path, inputs: list[Input], little_memory: None, keep: int) -> None:
+def test_a_huge_part_is_quarantined_without_reading_it(
+    tmp_path: Path, inputs: list[Input], little_memory: None, keep: int
+) -> None:
     folder = tmp_path / "job"
     victim = begin(folder, inputs)
     os.truncate(victim, min(keep, victim.stat().st_size))
@@ -71,11 +73,11 @@ def test_a_huge_part_is_set_aside_unread(tmp_path: Path, inputs: list[Input], li
     run(folder, inputs, decoded=decoded.append)
     assert decoded[0] == "in.txt/0/1"
     assert verify.verify(folder).exit_code is ExitCode.COMPLETE
-    (aside, _) = sorted((folder / ".hymt" / "quarantine").iterdir())
-    assert aside.stat().st_size == HUGE
+    (quarantined, _) = sorted((folder / ".hymt" / "quarantine").iterdir())
+    assert quarantined.stat().st_size == HUGE
 
 
-def test_a_header_without_an_end_is_read_no_further_than_a_header_may_be(tmp_path: Path) -> None:
+def test_an_endless_header_is_read_only_up_to_the_limit(tmp_path: Path) -> None:
     (tmp_path / "p").write_bytes(b"x")
     os.truncate(tmp_path / "p", HUGE)
     with pytest.raises(parts.PartDamagedError):
@@ -85,7 +87,7 @@ def test_a_header_without_an_end_is_read_no_further_than_a_header_may_be(tmp_pat
 @pytest.mark.parametrize("begins", [b"", b"x", b"{"], ids=["zeros", "no JSON", "JSON"])
 @pytest.mark.parametrize("name", ["manifest.json", "file.json", "stopped.json", "inputs.json"])
 @pytest.mark.fault(35, 39)
-def test_a_huge_state_file_is_damaged_unread(
+def test_a_huge_state_file_counts_as_damaged_without_reading_it(
     tmp_path: Path, inputs: list[Input], little_memory: None, name: str, begins: bytes
 ) -> None:
     folder = tmp_path / "job"
@@ -101,7 +103,9 @@ def test_a_huge_state_file_is_damaged_unread(
 
 
 @pytest.mark.fault(35)
-def test_a_huge_job_file_is_damaged_unread(tmp_path: Path, inputs: list[Input], little_memory: None) -> None:
+def test_a_huge_job_file_counts_as_damaged_without_reading_it(
+    tmp_path: Path, inputs: list[Input], little_memory: None
+) -> None:
     run(tmp_path / "job", inputs)
     os.truncate(tmp_path / "job" / ".hymt" / "job.json", HUGE)
     report = verify.verify(tmp_path / "job")
@@ -109,8 +113,8 @@ def test_a_huge_job_file_is_damaged_unread(tmp_path: Path, inputs: list[Input], 
     assert f"it has {HUGE} bytes" in report.damage[0]
 
 
-def test_shards_that_no_file_has_take_no_memory(tmp_path: Path, inputs: list[Input], little_memory: None) -> None:
-    """Not in the list of a record of an earlier version, and not as the name of a folder."""
+def test_impossible_shards_take_no_memory(tmp_path: Path, inputs: list[Input], little_memory: None) -> None:
+    """Neither in the list in a record of an earlier version, nor as the name of a folder."""
     folder = tmp_path / "job"
     run(folder, inputs)
     path = published_file.record_path(folder, inputs[0])
@@ -126,14 +130,14 @@ def test_shards_that_no_file_has_take_no_memory(tmp_path: Path, inputs: list[Inp
 # leases
 
 
-def taken_over_s(folder: Path) -> float:
-    """Seconds of waiting, on a clock of ours, after which a lease is taken over."""
+def takeover_delay_s(folder: Path) -> float:
+    """Return after how many seconds, on a simulated clock, a lease is taken over."""
     slept = [0.0]
-    held = lease.acquire(
+    acquired = lease.acquire(
         OS_FS, folder, ttl_s=180.0, beat_s=20.0, clock=lambda: slept[0], sleep=lambda s: slept.append(slept.pop() + s)
     )
-    held.check()
-    held.release()
+    acquired.check()
+    acquired.release()
     return slept[0]
 
 
@@ -147,29 +151,29 @@ FIELDS: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("fields", FIELDS, ids=lambda fields: str(fields)[:40])
 @pytest.mark.fault(44)
-def test_a_lease_that_no_process_could_hold_counts_as_unreadable(
+def test_an_impossible_lease_holder_counts_as_unreadable(
     tmp_path: Path, inputs: list[Input], monkeypatch: pytest.MonkeyPatch, fields: dict[str, Any]
 ) -> None:
     signalled: list[int] = []
-    monkeypatch.setattr(os, "kill", lambda pid, number: signalled.append(pid))
+    monkeypatch.setattr(os, "kill", lambda pid, signal_number: signalled.append(pid))
     folder = tmp_path / "job"
     begin(folder, inputs)
     lease.lease_path(folder).write_text(json.dumps({**asdict(lease_holder.current_process()), **fields}))
     assert lease.read(OS_FS, folder) is None
-    found = status.status(folder)
-    assert (found.state, found.holder) == ("stopped", None)
+    job_status = status.status(folder)
+    assert (job_status.state, job_status.holder) == ("stopped", None)
     assert not verify.verify(folder).running
-    assert taken_over_s(folder) >= 180.0
+    assert takeover_delay_s(folder) >= 180.0
     assert not signalled
 
 
 @pytest.mark.parametrize("pid", [0, -1, -7, 2**31, 2**80])
-def test_no_group_of_processes_is_asked_whether_it_lives(monkeypatch: pytest.MonkeyPatch, pid: int) -> None:
+def test_process_groups_are_never_signalled(monkeypatch: pytest.MonkeyPatch, pid: int) -> None:
     monkeypatch.setattr(os, "kill", lambda *_: pytest.fail("a signal"))
     assert lease_holder.process_start_time(pid) is None
 
 
-def test_this_process_can_always_be_understood(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_lease_of_this_process_can_always_be_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("socket.gethostname", lambda: "höst\n" + "x" * 1000)
     monkeypatch.setenv("SLURM_JOB_ID", "äö" * 500)
     monkeypatch.setenv("SLURM_RESTART_COUNT", "9" * 30)
@@ -182,14 +186,14 @@ def test_this_process_can_always_be_understood(monkeypatch: pytest.MonkeyPatch) 
     [b"\0" * (10 << 20), b"[" * 100_000, b'{"pid": ' + b"9" * 10_000 + b"}", b"x" * (10 << 20)],
     ids=["zeros", "nested", "digits", "long"],
 )
-def test_a_lease_of_any_bytes_is_unreadable(tmp_path: Path, inputs: list[Input], data: bytes) -> None:
+def test_a_lease_of_arbitrary_bytes_counts_as_unreadable(tmp_path: Path, inputs: list[Input], data: bytes) -> None:
     begin(tmp_path / "job", inputs)
     lease.lease_path(tmp_path / "job").write_bytes(data)
     assert lease.read(OS_FS, tmp_path / "job") is None
-    assert taken_over_s(tmp_path / "job") >= 180.0
+    assert takeover_delay_s(tmp_path / "job") >= 180.0
 
 
-def test_a_pipe_in_place_of_the_lease_hangs_nobody(tmp_path: Path, inputs: list[Input]) -> None:
+def test_a_pipe_in_place_of_the_lease_does_not_hang_a_run(tmp_path: Path, inputs: list[Input]) -> None:
     begin(tmp_path / "job", inputs)
     os.mkfifo(lease.lease_path(tmp_path / "job"))
     with pytest.raises(PreflightError, match=r"lease/job\.json is a pipe"):

@@ -1,9 +1,8 @@
-"""Attempt markers: a part that kills its process again and again is known by the marks it left before.
+"""Attempt markers: they show which part kills its process again and again.
 
-A mark is an empty file made before a part is decoded, and removed when the part is committed or the job is stopped in
-an orderly way. It survives what kills a process. Losing one costs nothing but one more try: nothing is synced.
-
-Source: reference/reliability.md 2.8, poison.
+A marker is an empty file, created before a part is decoded and removed when the part is committed or the job stops in
+an orderly way. It survives the death of the process. Markers are not synced: losing one only allows one more attempt.
+Explained in docs/architecture.md.
 """
 
 from __future__ import annotations
@@ -18,73 +17,73 @@ from hymt_batch.records import Part, Shard
 from hymt_batch.write.part import part_name, shard_name
 
 MAX_ATTEMPTS = 3
-"""Times that a part may take its process down before it is taken to pieces."""
+"""Times that a part may kill its process before it is decoded in smaller pieces in a separate process."""
 
 _MARKER_NAME = re.compile(r"([0-9a-f]{16}-s\d{7,}-p\d{5,})\.(\d{1,4})")
 
 
 class AttemptMarkers:
-    """The marks of one output folder."""
+    """The attempt markers of one output folder."""
 
     def __init__(self, fs: Fs, folder: Path) -> None:
         self._fs, self._folder = fs, manifest.state_folder(folder) / "attempts"
-        self._markers: dict[str, set[int]] = {}  # of earlier runs, and of this one
+        self._markers: dict[str, set[int]] = {}  # part key -> attempts, of earlier runs and of this one
         self._own_markers: dict[str, set[int]] = {}
-        self._folder_created = False  # the folder
+        self._folder_created = False
         for name in list_names(fs, self._folder):
-            if found := _MARKER_NAME.fullmatch(name):
-                self._markers.setdefault(found[1], set()).add(int(found[2]))
+            if match := _MARKER_NAME.fullmatch(name):
+                self._markers.setdefault(match[1], set()).add(int(match[2]))
 
     @property
     def needs_isolation(self) -> bool:
-        """Whether a part took its process down so often that it must be decoded in a process of its own."""
-        return any(len(numbers) >= MAX_ATTEMPTS for numbers in self._markers.values())
+        """True if a part killed its process so often that it must be decoded in a separate process."""
+        return any(len(attempts) >= MAX_ATTEMPTS for attempts in self._markers.values())
 
     def begin(self, shard: Shard, part: Part) -> int:
-        """Mark that a part is about to be decoded.
+        """Create a marker for a part that is about to be decoded.
 
         Returns:
-            The number of tries, this one included, that were not given back.
+            The number of attempts at this part whose markers remain, this one included.
         """
         key = _key(shard, part)
-        numbers = self._markers.setdefault(key, set())
-        number = max(numbers, default=0) + 1
-        with contextlib.suppress(OSError):  # a store that takes no mark takes no part either, and says so then
+        attempts = self._markers.setdefault(key, set())
+        attempt = max(attempts, default=0) + 1
+        with contextlib.suppress(OSError):  # if this fails, committing the part fails too and reports the cause
             if not self._folder_created:
                 self._folder_created = True
                 with contextlib.suppress(FileExistsError):
                     self._fs.mkdir(self._folder, 0o777)
-            self._fs.close(self._fs.open_exclusive(self._folder / f"{key}.{number}"))
-        numbers.add(number)
-        self._own_markers.setdefault(key, set()).add(number)
-        return len(numbers)
+            self._fs.close(self._fs.open_exclusive(self._folder / f"{key}.{attempt}"))
+        attempts.add(attempt)
+        self._own_markers.setdefault(key, set()).add(attempt)
+        return len(attempts)
 
     def end(self, shard: Shard, part: Part) -> None:
-        """The part is committed: its marks mean nothing any more."""
+        """Remove all markers of a part; call it when the part is committed."""
         key = _key(shard, part)
         self._own_markers.pop(key, None)
-        for number in self._markers.pop(key, ()):
-            self._remove(key, number)
+        for attempt in self._markers.pop(key, ()):
+            self._remove(key, attempt)
 
     def remove_own(self) -> None:
-        """The job is stopped in an orderly way: what was under way is not to blame."""
-        for key, numbers in self._own_markers.items():
-            for number in numbers:
-                self._remove(key, number)
-                self._markers.get(key, set()).discard(number)
+        """Remove this run's markers; call it on an orderly stop, which no part caused."""
+        for key, attempts in self._own_markers.items():
+            for attempt in attempts:
+                self._remove(key, attempt)
+                self._markers.get(key, set()).discard(attempt)
         self._own_markers.clear()
 
     def clear(self) -> None:
-        """The job is complete."""
-        for key, numbers in self._markers.items():
-            for number in numbers:
-                self._remove(key, number)
+        """Remove all markers; call it when the job is complete."""
+        for key, attempts in self._markers.items():
+            for attempt in attempts:
+                self._remove(key, attempt)
         self._markers.clear()
         self._own_markers.clear()
 
-    def _remove(self, key: str, number: int) -> None:
+    def _remove(self, key: str, attempt: int) -> None:
         with contextlib.suppress(OSError):
-            self._fs.unlink(self._folder / f"{key}.{number}")
+            self._fs.unlink(self._folder / f"{key}.{attempt}")
 
 
 def _key(shard: Shard, part: Part) -> str:

@@ -1,6 +1,6 @@
-"""The state of a job's folder: what its names may be, what lies there, and the wiping of it.
+"""Find and remove the state that a job keeps in its folder: parts, records, leftovers of killed runs.
 
-What changes anything is called under the lease. Does not know parts beyond their names.
+Everything that changes files is called under the lease. Of parts it knows only names and headers.
 """
 
 from __future__ import annotations
@@ -24,7 +24,12 @@ log = logging.getLogger(__name__)
 
 
 def read_part_header(fs: Fs, path: Path) -> parts.PartHeader:
-    """The header of a part, its payload unread. Raises OSError or PartDamage."""
+    """Read the header of a part without its payload.
+
+    Raises:
+        OSError: The file cannot be read.
+        PartDamagedError: It has no valid header.
+    """
     data = fs.read(path, 0, 4096)
     if b"\n" not in data:
         data = fs.read(path, 0, parts.MAX_HEADER_BYTES)
@@ -37,17 +42,17 @@ def file_state_folders(fs: Fs, folder: Path) -> list[Path]:
 
 
 def discard_inputs(fs: Fs, folder: Path, inputs: Sequence[Input]) -> None:
-    """Remove what a job knows and made of some inputs: first what calls it finished, then outputs, then state.
+    """Remove outputs and state of some inputs: first the manifest, then the outputs, then the state.
 
-    The state tells which bytes are the job's own: what differs is kept in set_aside/.
+    The state shows which bytes the job wrote itself; any other output file is kept in set_aside/.
     """
-    made = set_aside.recorded_sha256s(fs, folder)
+    recorded_sha256s = set_aside.recorded_sha256s(fs, folder)
     remove(fs, folder / "manifest.json")
     fs.fsync_dir(folder)
     for input in inputs:
         record = published_file.read_record(fs, folder, input)
-        ours = (made.get(input.out_rel), record["output"]["sha256"] if record else None)
-        set_aside.preserve_foreign(fs, folder, input.out_rel, ours, DurableFolders(fs, folder).ensure)
+        own_sha256s = (recorded_sha256s.get(input.out_rel), record["output"]["sha256"] if record else None)
+        set_aside.preserve_foreign(fs, folder, input.out_rel, own_sha256s, DurableFolders(fs, folder).ensure)
         for path in (manifest.translated_path(folder, input.out_rel), manifest.errors_path(folder, input.rel)):
             remove(fs, path)
             _remove_empty_folders(fs, folder, path.parent)
@@ -56,7 +61,7 @@ def discard_inputs(fs: Fs, folder: Path, inputs: Sequence[Input]) -> None:
 
 
 def _remove_empty_folders(fs: Fs, folder: Path, path: Path) -> None:
-    """Remove the folders of an output that hold nothing any more; a folder that is not of a job counts as damage."""
+    """Remove the folders of an output that are now empty: `verify` reports a folder the job does not need as damage."""
     with contextlib.suppress(OSError):
         while path.parent != folder and not list_names(fs, path):
             fs.rmdir(path)
@@ -64,15 +69,15 @@ def _remove_empty_folders(fs: Fs, folder: Path, path: Path) -> None:
 
 
 def wipe(fs: Fs, folder: Path, inputs: Sequence[Input]) -> None:
-    """Start over: what a killed wipe leaves still belongs to the old job, whose `job.json` goes last."""
+    """Remove a job from its folder; `job.json` goes last, so that what a kill leaves still belongs to the old job."""
     job: Any = None
     with contextlib.suppress(StateDamagedError):
         job = manifest.read_job(fs, folder)
     if stat_or_none(fs, folder / "manifest.json") or job is not None or file_state_folders(fs, folder):
         log.warning("overwrite folder=%s", folder.name)
     discard_inputs(fs, folder, [*(job.inputs if job else ()), *inputs])
-    for home in file_state_folders(fs, folder):
-        _remove_file_state(fs, home)
+    for file_state in file_state_folders(fs, folder):
+        _remove_file_state(fs, file_state)
     remove(fs, manifest.state_folder(folder) / "job.json")
     fs.fsync_dir(manifest.state_folder(folder))
 
@@ -88,7 +93,7 @@ def _remove_file_state(fs: Fs, file_state: Path) -> None:
 
 
 def remove_parts(fs: Fs, file_state: Path) -> None:
-    """Remove the parts of a file, and what a kill left beside them; its `file.json` stays."""
+    """Remove the parts of a file and leftovers of a kill beside them; its `file.json` stays."""
     for shard in list_names(fs, file_state):
         if parts.SHARD_NAME.fullmatch(shard):
             for name in list_names(fs, file_state / shard):
@@ -99,17 +104,17 @@ def remove_parts(fs: Fs, file_state: Path) -> None:
 
 
 def try_remove_parts(fs: Fs, file_state: Path) -> None:
-    """`collect` for a file that is finished: what the store refuses to remove is in nobody's way."""
+    """Do what `remove_parts` does for a published file; a failure is only logged, since leftover parts do no harm."""
     try:
         remove_parts(fs, file_state)
     except OSError as error:
-        log.warning("parts of %s are left: %s", file_state.name, error.strerror)
+        log.warning("parts of %s were not removed: %s", file_state.name, error.strerror)
 
 
 def remove_leftovers(fs: Fs, folder: Path, inputs: Sequence[Input]) -> None:
-    """Remove what killed processes left half-made. Under the lease; a writer without one notices and tries again."""
+    """Remove temporary files of killed processes. Called under the lease; a writer without a lease retries."""
     root = manifest.state_folder(folder)
-    half = [
+    leftovers = [
         (folder, ".tmp-"),
         (root, ".tmp-"),
         (root, PROBE_PREFIX),
@@ -117,12 +122,15 @@ def remove_leftovers(fs: Fs, folder: Path, inputs: Sequence[Input]) -> None:
         (root / "lease", ".tmp-"),
     ]
     for input in inputs:
-        half += [(path.parent, TMP_PREFIX) for path in (manifest.translated_path(folder, input.out_rel),)]
-        half += [(manifest.errors_path(folder, input.rel).parent, TMP_PREFIX)]
-        home = manifest.file_state_folder(folder, input.file_id)
-        half += [(home, ".tmp-"), *((home / shard, ".tmp-") for shard in list_names(fs, home) if shard.startswith("s"))]
-    for place, prefix in dict.fromkeys(half):
-        for name in list_names(fs, place):
+        leftovers += [(path.parent, TMP_PREFIX) for path in (manifest.translated_path(folder, input.out_rel),)]
+        leftovers += [(manifest.errors_path(folder, input.rel).parent, TMP_PREFIX)]
+        file_state = manifest.file_state_folder(folder, input.file_id)
+        leftovers += [
+            (file_state, ".tmp-"),
+            *((file_state / shard, ".tmp-") for shard in list_names(fs, file_state) if shard.startswith("s")),
+        ]
+    for parent, prefix in dict.fromkeys(leftovers):
+        for name in list_names(fs, parent):
             if name.startswith(prefix):
                 with contextlib.suppress(OSError):
-                    fs.unlink(place / name)
+                    fs.unlink(parent / name)

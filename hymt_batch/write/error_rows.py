@@ -1,4 +1,4 @@
-"""The rows of a job that have no translation, as they are known so far: id, status, message. Changes nothing."""
+"""Read the rows of a job that have no translation so far: id, status, message. Changes nothing."""
 
 from __future__ import annotations
 
@@ -16,31 +16,35 @@ from hymt_batch.write import published_file
 from hymt_batch.write.cleanup import read_part_header
 from hymt_batch.write.part_reader import PartReader
 
-MAX_LINE_BYTES = 64 << 20  # bytes of a line in errors/
+MAX_LINE_BYTES = 64 << 20  # of a line in errors/
 
 
 def read_all(fs: Fs, folder: Path, job: JobRecord) -> Iterator[dict[str, str]]:
-    """Rows without a translation: of published files from errors/, of others from their committed parts."""
-    kept = PartReader(fs, folder, job.identity_sha256)
+    """Yield the rows without a translation: from errors/ for published files, from committed parts for the others."""
+    reader = PartReader(fs, folder, job.identity_sha256)
     for input in job.inputs:
         record = published_file.read_record(fs, folder, input)
         if record is not None and record["identity"] == job.identity_sha256:
             yield from read_errors_file(fs, manifest.errors_path(folder, input.rel))
             continue
-        for shard in sorted(kept.shard_indexes(input.file_id)):
+        for shard_index in sorted(reader.shard_indexes(input.file_id)):
             rows: list[Row] = []
-            for part in kept.part_indexes(input.file_id, shard):
-                path = kept.path(input.file_id, shard, part)
+            for part_index in reader.part_indexes(input.file_id, shard_index):
+                path = reader.path(input.file_id, shard_index, part_index)
                 with contextlib.suppress(FileNotFoundError, parts.PartDamagedError):
                     if any(name in ERROR_STATUSES for name in read_part_header(fs, path).counts):
-                        whole = kept.read(path, input.file_id, shard, part)
-                        rows += [row for row in (whole[1] if whole else ()) if row.status in ERROR_STATUSES]
+                        header_and_rows = reader.read(path, input.file_id, shard_index, part_index)
+                        rows += [
+                            row
+                            for row in (header_and_rows[1] if header_and_rows else ())
+                            if row.status in ERROR_STATUSES
+                        ]
             for row in sorted(rows, key=lambda row: row.row_index):
                 yield {"id": f"{input.rel}#{row.row_index + 1}", "status": row.status.value, "message": row.message}
 
 
 def read_errors_file(fs: Fs, path: Path) -> Iterator[dict[str, str]]:
-    """Rows without a translation of an errors file; nothing of one that cannot be read as such."""
+    """Yield the rows of an errors file; lines that cannot be parsed are skipped."""
     for line in _read_lines(fs, path):
         try:
             value = json.loads(line)
@@ -52,11 +56,11 @@ def read_errors_file(fs: Fs, path: Path) -> Iterator[dict[str, str]]:
 
 
 def _read_lines(fs: Fs, path: Path) -> Iterator[bytes]:
-    at, rest = 0, b""
+    offset, partial_line = 0, b""
     with contextlib.suppress(FileNotFoundError):
-        while piece := fs.read(path, at, 1 << 20):
-            at += len(piece)
-            *lines, rest = (rest + piece).split(b"\n")
+        while chunk := fs.read(path, offset, 1 << 20):
+            offset += len(chunk)
+            *lines, partial_line = (partial_line + chunk).split(b"\n")
             yield from lines
-            if len(rest) > MAX_LINE_BYTES:
+            if len(partial_line) > MAX_LINE_BYTES:
                 return

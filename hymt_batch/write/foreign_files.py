@@ -1,4 +1,4 @@
-"""What lies in translated/ and errors/ and is not of the job: files, links, pipes, and folders, empty ones too."""
+"""Find what is in translated/ and errors/ but does not belong to the job: files, links, pipes and folders."""
 
 from __future__ import annotations
 
@@ -13,24 +13,30 @@ from hymt_batch.write.published_file import TMP_PREFIX
 
 
 def find(fs: Fs, folder: Path, inputs: Sequence[Input], *, include_leftovers: bool) -> Iterator[str]:
-    """A line for each of them, and none for what is in it; `half_made` counts what a killed run left.
+    """Yield one line per foreign entry; nothing inside a foreign folder is listed.
+
+    Args:
+        fs: The file system.
+        folder: The output folder.
+        inputs: The inputs of the job.
+        include_leftovers: Also list temporary files of killed runs.
 
     Raises:
-        PermissionError: This user may not look.
+        PermissionError: This user may not list a folder.
     """
-    wanted = {manifest.translated_path(folder, input.out_rel) for input in inputs}
-    wanted |= {manifest.errors_path(folder, input.rel) for input in inputs}
-    ways = {above for path in wanted for above in path.parents}
-    todo = [folder / "errors", folder / "translated"]
-    while todo:
-        path = todo.pop()
-        found = stat_or_none(fs, path)
-        if found is None or (
-            found.kind == "file" and (path in wanted or (path.name.startswith(TMP_PREFIX) and not include_leftovers))
+    job_files = {manifest.translated_path(folder, input.out_rel) for input in inputs}
+    job_files |= {manifest.errors_path(folder, input.rel) for input in inputs}
+    job_folders = {parent for path in job_files for parent in path.parents}
+    pending = [folder / "errors", folder / "translated"]
+    while pending:
+        path = pending.pop()
+        stat = stat_or_none(fs, path)
+        if stat is None or (
+            stat.kind == "file" and (path in job_files or (path.name.startswith(TMP_PREFIX) and not include_leftovers))
         ):
             continue
-        if found.kind == "dir" and (path in ways or path.parent == folder):
-            todo += [path / name for name in reversed(list_names(fs, path))]
+        if stat.kind == "dir" and (path in job_folders or path.parent == folder):
+            pending += [path / name for name in reversed(list_names(fs, path))]
         else:
-            what = "" if found.kind == "file" else f" ({describe_type(path) or 'no file'})"
-            yield f"{path.relative_to(folder)}: is not of this job{what}"
+            type_note = "" if stat.kind == "file" else f" ({describe_type(path) or 'not a file'})"
+            yield f"{path.relative_to(folder)}: does not belong to this job{type_note}"

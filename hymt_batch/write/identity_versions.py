@@ -1,7 +1,7 @@
-"""Versions of a job's identity: what the identity of an older folder means today, and what this one was called before.
+"""Versions of a job's identity: upgrade the identity of an older folder, and derive those that earlier versions wrote.
 
-A folder keeps the identity with which it was made, for its parts carry the digest of it. What differs between versions
-stands in one table. Knows keys and values; not what the settings do.
+A folder keeps the identity it was created with, because its parts carry the digest of it. One table lists what changed
+between versions. Knows keys and values, not what the settings do.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from hymt_batch import manifest
 from hymt_batch.manifest import JsonDict
 
 VERSION = 2
-"""Of the identity. It stands in the identity itself, but for version 1, which knew none."""
+"""Version of the identity, stored in the identity itself; version 1 did not store it."""
 
 NOT_RECORDED = "(not recorded)"
-"""What an older version did not record: a command may say it as it likes."""
+"""Marks a setting that an older version did not record: any requested value is accepted."""
 
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """How identities differ between versions. Keys are dotted; each stands with the version that brought the change."""
+    """How identities differ between versions. Keys are dotted; each has the version that introduced the change."""
 
     added: Mapping[str, tuple[int, Any]] = field(default_factory=dict)  # key -> how earlier versions behaved
     removed: Mapping[str, tuple[int, Any]] = field(default_factory=dict)  # key -> the value that all folders had
@@ -41,66 +41,66 @@ CHANGES = Changes(
 
 
 def version_of(identity: JsonDict) -> int:
-    """The version that made an identity; a value that no version writes counts as one from the future."""
+    """Return the version that wrote an identity; an invalid version counts as a future one."""
     version = identity.get("version", 1)
     return version if type(version) is int and version >= 1 else VERSION + 1
 
 
 def upgrade(stored: JsonDict, requested: JsonDict, changes: Changes = CHANGES) -> JsonDict:
-    """The identity of a folder, of this version or an earlier one, in the words of this version.
+    """Convert the identity of a folder, written by this version or an earlier one, to this version's keys.
 
     Args:
-        stored: The folder's.
-        wanted: What this run asks for; it fills in what an earlier version did not record.
+        stored: The folder's identity.
+        requested: The identity of this run; it fills in what an earlier version did not record.
         changes: For tests.
     """
-    found, version = copy.deepcopy(stored), version_of(stored)
+    identity, version = copy.deepcopy(stored), version_of(stored)
     for old, (since, new) in changes.renamed.items():
-        if version < since and _has(found, old):
-            _set(found, new, _pop(found, old))
+        if version < since and _has(identity, old):
+            _set(identity, new, _pop(identity, old))
     for key, (since, _) in changes.removed.items():
-        if version < since and _has(found, key):
-            _pop(found, key)
-    for key, (since, before) in changes.added.items():
-        if version < since and not _has(found, key) and _has(requested, key):
-            _set(found, key, _get(requested, key) if before == NOT_RECORDED else before)
-    found["version"] = max(version, VERSION)
-    return found
+        if version < since and _has(identity, key):
+            _pop(identity, key)
+    for key, (since, default) in changes.added.items():
+        if version < since and not _has(identity, key) and _has(requested, key):
+            _set(identity, key, _get(requested, key) if default == NOT_RECORDED else default)
+    identity["version"] = max(version, VERSION)
+    return identity
 
 
 def differences(
     stored: JsonDict, requested: JsonDict, auto_keys: Collection[str] = (), changes: Changes = CHANGES
 ) -> list[tuple[str, Any, Any]]:
-    """What keeps a folder's job from being the wanted one, as of `manifest.diff`.
+    """Return how a folder's identity differs from the requested one, in the form of `manifest.diff`.
 
     Args:
-        stored, wanted, changes: See `current`.
-        own: Keys that a folder decides for itself when it is made; the wanted value is that of a new folder.
+        stored, requested, changes: See `upgrade`.
+        auto_keys: Keys whose values are fixed when a folder is created, and therefore not compared.
     """
-    found = manifest.diff(upgrade(stored, requested, changes), requested)
-    return [difference for difference in found if difference[0] not in {"version", "batch.plan", *auto_keys}]
+    all_differences = manifest.diff(upgrade(stored, requested, changes), requested)
+    return [difference for difference in all_differences if difference[0] not in {"version", "batch.plan", *auto_keys}]
 
 
 def earlier_identities(requested: JsonDict, changes: Changes = CHANGES) -> Iterator[JsonDict]:
-    """The identities that earlier versions would have given the wanted job, newest first; none where they could not."""
+    """Yield the identities that earlier versions would give the requested job, newest first, where they support it."""
     for version in range(VERSION - 1, 0, -1):
-        found = copy.deepcopy(requested)
+        identity = copy.deepcopy(requested)
         possible = True
-        for key, (since, before) in changes.added.items():
-            if version < since and _has(found, key):
-                value = _pop(found, key)
-                possible = possible and (key == "batch.plan" or before in (NOT_RECORDED, value))
+        for key, (since, default) in changes.added.items():
+            if version < since and _has(identity, key):
+                value = _pop(identity, key)
+                possible = possible and (key == "batch.plan" or default in (NOT_RECORDED, value))
         for key, (since, value) in changes.removed.items():
             if version < since:
-                _set(found, key, value)
+                _set(identity, key, value)
         for old, (since, new) in changes.renamed.items():
-            if version < since and _has(found, new):
-                _set(found, old, _pop(found, new))
-        found.pop("version", None)
+            if version < since and _has(identity, new):
+                _set(identity, old, _pop(identity, new))
+        identity.pop("version", None)
         if version > 1:
-            found["version"] = version
+            identity["version"] = version
         if possible:
-            yield found
+            yield identity
 
 
 def _get(identity: JsonDict, key: str) -> Any:
@@ -120,14 +120,14 @@ def _has(identity: JsonDict, key: str) -> bool:
 
 
 def _set(identity: JsonDict, key: str, value: Any) -> None:
-    *above, last = key.split(".")
-    for name in above:
+    *parents, last = key.split(".")
+    for name in parents:
         identity = identity.setdefault(name, {})
     identity[last] = value
 
 
 def _pop(identity: JsonDict, key: str) -> Any:
-    *above, last = key.split(".")
-    for name in above:
+    *parents, last = key.split(".")
+    for name in parents:
         identity = identity[name]
     return identity.pop(last)

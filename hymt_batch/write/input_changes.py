@@ -1,4 +1,4 @@
-"""The inputs of a job as they lie on disk later: what they hold, where they changed, why they cannot be read.
+"""Find out how the inputs of a job changed after it began: their hash, their changed rows, why they cannot be read.
 
 Does not know how rows are read from them.
 """
@@ -17,10 +17,10 @@ from hymt_batch.records import Input, ShardRecord
 
 
 class RowRanges:
-    """A set of row numbers, given in ascending order, kept and named as ranges: `rows 17, 90-93`, counted from 1."""
+    """A set of row indices, added in ascending order and printed as ranges counted from 1: `rows 17, 90-93`."""
 
     def __init__(self) -> None:
-        self.ranges: list[tuple[int, int]] = []  # first, one past the last
+        self.ranges: list[tuple[int, int]] = []  # first row index, one past the last
 
     def add(self, first: int, end: int | None = None) -> None:
         end = first + 1 if end is None else end
@@ -29,30 +29,30 @@ class RowRanges:
         self.ranges.append((first, end))
 
     def __str__(self) -> str:
-        most = 20
-        names = [str(end) if end == first + 1 else f"{first + 1}-{end}" for first, end in self.ranges[:most]]
-        more = f" and {len(self.ranges) - most} more ranges" if len(self.ranges) > most else ""
-        single = len(self.ranges) == 1 and self.ranges[0][1] == self.ranges[0][0] + 1
-        return ("row " if single else "rows ") + ", ".join(names) + more
+        max_ranges = 20
+        names = [str(end) if end == first + 1 else f"{first + 1}-{end}" for first, end in self.ranges[:max_ranges]]
+        more = f" and {len(self.ranges) - max_ranges} more ranges" if len(self.ranges) > max_ranges else ""
+        is_single = len(self.ranges) == 1 and self.ranges[0][1] == self.ranges[0][0] + 1
+        return ("row " if is_single else "rows ") + ", ".join(names) + more
 
 
 def input_changed_error(what: str, fix: str = "") -> InputChangedError:
-    fix = fix or "put the old input back, or set on_input_change=redo to translate what changed again"
+    fix = fix or "restore the old input, or set on_input_change=redo to translate the changed rows again"
     return InputChangedError(
-        f"the input changed since this job began: {what}. One output would mix two inputs. To go on, {fix}, "
-        "or on_input_change=fork to start a job of its own."
+        f"the input changed since this job began: {what}. The output would mix two versions of it. To continue, {fix}, "
+        "or on_input_change=fork to start a separate job."
     )
 
 
 def input_unreadable_error(input: Input, error: OSError) -> HymtError:
-    """Why an input that was read before cannot be read now: it changed, or its disk fails."""
+    """Return the error of an input that could be read before and cannot be read now: it changed, or its disk fails."""
     if not is_transient(error):
         return input_changed_error(f"{input.rel} can no longer be read ({error.strerror or error})")
     return disk_read_error(input.rel, error)
 
 
 def hash_input(input: Input) -> JsonDict:
-    """Size and sha256 of an input as it lies on disk; of every file in turn for a saved dataset's folder."""
+    """Return size and sha256 of an input's bytes on disk; for the folder of a saved dataset, over all its files."""
     sha, size, root = hashlib.sha256(), 0, Path(input.path)
     try:
         paths = sorted(p for p in root.rglob("*") if p.is_file()) if root.is_dir() else [root]
@@ -60,16 +60,16 @@ def hash_input(input: Input) -> JsonDict:
             if root.is_dir():
                 sha.update(os.fsencode(path.relative_to(root)) + b"\0" + str(path.stat().st_size).encode() + b"\0")
             with open(path, "rb") as file:
-                while piece := file.read(1 << 20):
-                    sha.update(piece)
-                    size += len(piece)
+                while chunk := file.read(1 << 20):
+                    sha.update(chunk)
+                    size += len(chunk)
     except OSError as error:
         raise input_unreadable_error(input, error) from None
     return {"bytes": size, "sha256": sha.hexdigest()}
 
 
 def stat_files(input: Input) -> list[tuple[str, int, int]]:
-    """Size and time of every file of an input: equal before and after a pass, or the pass is worth nothing."""
+    """Return path, size and mtime (ns) of every file of an input. If they change during a pass, the pass is invalid."""
     root = Path(input.path)
     try:
         paths = sorted(p for p in root.rglob("*") if p.is_file()) if root.is_dir() else [root]
@@ -79,10 +79,10 @@ def stat_files(input: Input) -> list[tuple[str, int, int]]:
 
 
 def describe_changed_shards(input: Input, records: Sequence[ShardRecord]) -> str:
-    """Which shards of a changed input differ, named by their rows, as far as its bytes can be addressed."""
-    rows, addressed = RowRanges(), not input.compression and input.format != "parquet"
+    """Return the rows of a changed input whose shards differ, as text; of an input without byte offsets, all rows."""
+    rows, is_seekable = RowRanges(), not input.compression and input.format != "parquet"
     try:
-        with open(input.path, "rb") if addressed else contextlib.nullcontext() as file:
+        with open(input.path, "rb") if is_seekable else contextlib.nullcontext() as file:
             for record in records:
                 if file:
                     file.seek(record.start)
@@ -91,7 +91,7 @@ def describe_changed_shards(input: Input, records: Sequence[ShardRecord]) -> str
                 if record.num_rows:
                     rows.add(record.first_row, record.first_row + record.num_rows)
             if file and records and not rows.ranges and file.seek(0, os.SEEK_END) > records[-1].end:
-                return f"{input.rel} goes on after row {records[-1].first_row + records[-1].num_rows}"
+                return f"{input.rel} has more rows after row {records[-1].first_row + records[-1].num_rows}"
     except OSError as error:
         return f"{input.rel} can no longer be read ({error.strerror})"
     return f"{input.rel} {rows}" if rows.ranges else input.rel

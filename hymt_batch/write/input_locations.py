@@ -1,6 +1,6 @@
-"""Where the inputs of a job lay when it last ran, so that `verify inputs=true` finds them.
+"""Store where the inputs of a job were when it last ran, so that `verify inputs=true` finds them.
 
-A hint beside the job: no part of its identity, since the same files may lie elsewhere tomorrow. Best effort.
+This is only a hint, not part of the job's identity: the same files may be elsewhere next time. Best effort.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def path(folder: Path) -> Path:
 
 
 def save(fs: Fs, folder: Path, inputs: Sequence[Input]) -> None:
-    """Keep where the inputs lie: the one folder that most of them share, and the others' paths."""
+    """Write the paths of the inputs: the folder that most of them share, and the full paths of the others."""
     with contextlib.suppress(OSError, ValueError):
         value = _encode_locations(folder, inputs)
         with contextlib.suppress(manifest.StateDamagedError):
@@ -36,38 +36,47 @@ def save(fs: Fs, folder: Path, inputs: Sequence[Input]) -> None:
 
 def _encode_locations(folder: Path, inputs: Sequence[Input]) -> JsonDict:
     paths = {input.rel: _spooled_path(folder, os.path.abspath(input.path)) for input in inputs}
-    roots = Counter(at[: -len(rel) - 1] for rel, at in paths.items() if at.endswith(f"/{rel}"))
+    roots = Counter(path[: -len(rel) - 1] for rel, path in paths.items() if path.endswith(f"/{rel}"))
     root = roots.most_common(1)[0][0] if roots else ""
-    return {"root": root, "others": {rel: at for rel, at in paths.items() if at != f"{root}/{rel}"}}
+    return {"root": root, "others": {rel: path for rel, path in paths.items() if path != f"{root}/{rel}"}}
 
 
 def _spooled_path(folder: Path, path: str) -> str:
-    """A path; of an input that is stored aside while a job begins, the one in the job's own folder."""
-    above = f"{os.path.abspath(folder.parent)}/.spool-"
-    if not path.startswith(above):
+    """Return an input's final path: stdin and hub data are staged beside the job's folder, then moved into it."""
+    spool_prefix = f"{os.path.abspath(folder.parent)}/.spool-"
+    if not path.startswith(spool_prefix):
         return path
-    return str(manifest.state_folder(folder) / "spool" / path.removeprefix(above).partition("/")[2])
+    return str(manifest.state_folder(folder) / "spool" / path.removeprefix(spool_prefix).partition("/")[2])
 
 
 def find(fs: Fs, folder: Path, rels: Sequence[str], search_paths: Sequence[str]) -> dict[str, str]:
-    """Where inputs lie: below or at one of the `given` paths, or where the last run found them.
+    """Find inputs below or at one of the `search_paths`, or, without any, where the last run found them.
 
     Returns:
-        Relative name -> path, of those that are there.
+        Relative name -> path, for the inputs that exist.
     """
     if search_paths:
-        short = {rel: rel.removesuffix(".parquet") for rel in rels}  # a saved dataset is a folder without it
-        ways = [(f"{root}/{name}", rel) for root in search_paths for rel in rels for name in (rel, short[rel])]
-        ways += [(root, rel) for root in search_paths for rel in rels if Path(root).name in (rel, short[rel])]
+        names_without_suffix = {
+            rel: rel.removesuffix(".parquet") for rel in rels
+        }  # the folder of a saved dataset has no suffix
+        candidates = [
+            (f"{root}/{name}", rel)
+            for root in search_paths
+            for rel in rels
+            for name in (rel, names_without_suffix[rel])
+        ]
+        candidates += [
+            (root, rel) for root in search_paths for rel in rels if Path(root).name in (rel, names_without_suffix[rel])
+        ]
     else:
         try:
             value = manifest.load(fs, path(folder))
             root, others = str(value["root"]), dict(value["others"])
         except (manifest.StateDamagedError, KeyError, TypeError, ValueError):
             return {}
-        ways = [(str(others.get(rel, f"{root}/{rel}")), rel) for rel in rels]
+        candidates = [(str(others.get(rel, f"{root}/{rel}")), rel) for rel in rels]
     found: dict[str, str] = {}
-    for at, rel in ways:
-        if rel not in found and os.path.exists(at) and (os.path.isfile(at) or rel.endswith(".parquet")):
-            found[rel] = at
+    for candidate, rel in candidates:
+        if rel not in found and os.path.exists(candidate) and (os.path.isfile(candidate) or rel.endswith(".parquet")):
+            found[rel] = candidate
     return found

@@ -1,4 +1,4 @@
-"""The folders of jobs below `output_dir`, by the name that a user gives. Reads only."""
+"""Find the folders of a job below `output_dir` by the job's name. Reads only."""
 
 from __future__ import annotations
 
@@ -13,34 +13,38 @@ from hymt_batch.fs import Fs, list_names, stat_or_none
 
 
 def find(fs: Fs, folder: Path) -> list[Path]:
-    """The folder of a job; where it is the folder above a sweep's points, theirs.
+    """Return the folder of a job; for a sweep, the folders of all its points.
 
     Raises:
         UsageError: There is no such folder.
-        PreflightError: This user may not look into it.
+        PreflightError: This user may not read it.
     """
     try:
         return _find(fs, folder)
     except OSError as error:
-        why = error.strerror or str(error)
+        reason = error.strerror or str(error)
         if error.errno == errno.ENAMETOOLONG:
-            raise UsageError(f"{folder}: {why}. Set name= or output_dir= to a shorter one.") from None
+            raise UsageError(f"{folder}: {reason}. Set name= or output_dir= to a shorter one.") from None
         raise PreflightError(
-            f"{os.fsdecode(error.filename or folder)} cannot be read: {why}. Run this as the user who ran the job, or "
-            "give this one the right to read (chmod, chown)."
+            f"{os.fsdecode(error.filename or folder)} cannot be read: {reason}. Run this as the user who ran the "
+            "job, or give your user permission to read it (chmod, chown)."
         ) from None
 
 
 def _find(fs: Fs, folder: Path) -> list[Path]:
     if stat_or_none(fs, folder) is None:
-        others = [
+        job_names = [
             name
             for name in list_names(fs, folder.parent)
             if stat_or_none(fs, manifest.state_folder(folder.parent / name))
         ]
-        near = difflib.get_close_matches(folder.name, others, n=3, cutoff=0.5) or others[:20]
-        known = f"Near it: {', '.join(near)}. Set name= to one of them" if near else "Set name= or output_dir="
-        raise UsageError(f"there is no job {folder.name!r} in {folder.parent}. {known}.")
+        similar_names = difflib.get_close_matches(folder.name, job_names, n=3, cutoff=0.5) or job_names[:20]
+        hint = (
+            f"Similar names: {', '.join(similar_names)}. Set name= to one of them"
+            if similar_names
+            else "Set name= or output_dir="
+        )
+        raise UsageError(f"there is no job {folder.name!r} in {folder.parent}. {hint}.")
     if stat_or_none(fs, manifest.state_folder(folder)) is None:
         points = [
             folder / name

@@ -1,10 +1,11 @@
-"""The lease: one process works in an output folder at a time. It saves work; it never protects data.
+"""The lease: one process works in an output folder at a time. It saves work; it does not protect data.
 
-Parts are published first-writer-wins, so a broken lease costs double work and nothing else. There is no file lock: on
-cluster file systems those are missing, local to a node, or silently without effect. Staleness is judged by the
-observer's own monotonic clock, so that no wall clock matters. Does not know what is done under the lease.
+Parts are published first-writer-wins, so a broken lease only causes work to be done twice. File locks are not used: on
+cluster file systems they may be missing, local to one node, or silently without effect. A process decides whether a
+lease is stale by its own monotonic clock; wall clocks do not matter. Does not know what is done under the lease.
 
-Source: reference/reliability.md 2.7. NFS caches attributes for up to 60 s: hence 180 s to live, and beats of 20 s.
+NFS caches attributes for up to 60 s: hence a time to live of 180 s and heartbeats of 20 s. Explained in
+docs/architecture.md.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from hymt_batch.write.lease_holder import LeaseHolder, current_process, is_alive
 
 log = logging.getLogger(__name__)
 
-MAX_BYTES = 1 << 16  # read of a lease; ours has a few hundred
+MAX_BYTES = 1 << 16  # most bytes read of a lease file; ours has a few hundred
 
 
 def lease_path(folder: Path) -> Path:
@@ -35,12 +36,12 @@ def lease_path(folder: Path) -> Path:
 
 
 def read(fs: Fs, folder: Path) -> LeaseHolder | None:
-    """The holder, or None where there is no lease or no readable one (a broken lease protects nobody)."""
+    """Return the holder; None if there is no lease or it cannot be read (an unreadable lease has no effect)."""
     return parse_holder(_read_lease_bytes(fs, folder) or b"")
 
 
 def _read_lease_bytes(fs: Fs, folder: Path) -> bytes | None:
-    """The lease as it lies there; None where there is none, b"" where it cannot be read."""
+    """Return the raw lease file; None if there is none, b"" if it cannot be read."""
     return _read_bytes(fs, lease_path(folder))
 
 
@@ -60,11 +61,11 @@ def _write_tmp(fs: Fs, folder: Path, holder: LeaseHolder) -> Path:
 
 
 class Lease:
-    """Held from `acquire` until `release`; a thread of its own keeps it fresh."""
+    """A lease held from `acquire` until `release`; a background thread renews it."""
 
-    def __init__(self, fs: Fs, folder: Path, me: LeaseHolder, ttl_s: float, beat_s: float) -> None:
-        self.epoch = me.epoch
-        self._fs, self._folder, self._holder, self._ttl_s = fs, folder, me, ttl_s
+    def __init__(self, fs: Fs, folder: Path, holder: LeaseHolder, ttl_s: float, beat_s: float) -> None:
+        self.epoch = holder.epoch
+        self._fs, self._folder, self._holder, self._ttl_s = fs, folder, holder, ttl_s
         self._refreshed_at, self._lost_reason, self._stop, self._lock = (
             time.monotonic(),
             "",
@@ -79,7 +80,7 @@ class Lease:
             self.refresh()
 
     def refresh(self) -> None:
-        """Write the next beat if the lease is still ours; a failing store is tolerated for half the time to live."""
+        """Write the next heartbeat if the lease is still ours. File system errors are only logged: see `check`."""
         with self._lock:
             try:
                 if not self._is_mine():
@@ -91,20 +92,20 @@ class Lease:
                 log.warning("lease beat=%d error=%s", self._holder.beat, error.strerror)
 
     def _is_mine(self) -> bool:
-        found = read(self._fs, self._folder)
-        if found is None and files.stat_or_none(self._fs, lease_path(self._folder)) is not None:
-            return True  # unreadable at this moment; the next beat mends it
-        if found is None:
+        holder = read(self._fs, self._folder)
+        if holder is None and files.stat_or_none(self._fs, lease_path(self._folder)) is not None:
+            return True  # cannot be read at the moment; the next heartbeat overwrites it
+        if holder is None:
             self._lost_reason = "its file was removed"
-        elif found.owner != self._holder.owner:
-            self._lost_reason = f"process {found.pid} on {found.host} took it over"
+        elif holder.owner != self._holder.owner:
+            self._lost_reason = f"process {holder.pid} on {holder.host} took it over"
         return not self._lost_reason
 
     def check(self) -> None:
-        """Call before each commit.
+        """Check that the lease is still ours; call it before each commit.
 
         Raises:
-            StoppedError: The lease is lost, or could not be refreshed for half its time to live.
+            StoppedError: The lease is lost, or could not be renewed for half its time to live.
         """
         with self._lock:
             try:
@@ -113,28 +114,31 @@ class Lease:
                 log.warning("lease check error=%s", error.strerror)
             stale_s = time.monotonic() - self._refreshed_at
         if not self._lost_reason and stale_s > self._ttl_s / 2:
-            self._lost_reason = f"it could not be refreshed for {stale_s:.0f} s (the process or the store stood still)"
+            self._lost_reason = (
+                f"it could not be renewed for {stale_s:.0f} s (the process or the file system was not responding)"
+            )
         if self._lost_reason:
             raise StoppedError(
-                f"the lease on {self._folder} is lost: {self._lost_reason}. Nothing more is committed here; what was "
+                f"the lease on {self._folder} is lost: {self._lost_reason}. This run commits nothing more; everything "
                 "committed is kept. Run the same command again to continue."
             )
 
     def release(self) -> None:
-        """Give the lease back. A signal handler may call it while its thread holds the lock: never wait for ever."""
+        """Release the lease. Never blocks forever: a signal handler may call it while the thread holds the lock."""
         self._stop.set()
         self._thread.join(timeout=2.0)
         with contextlib.suppress(OSError):
-            found = read(self._fs, self._folder)
-            if found is not None and found.owner == self._holder.owner:
+            holder = read(self._fs, self._folder)
+            if holder is not None and holder.owner == self._holder.owner:
                 self._fs.unlink(lease_path(self._folder))
 
 
 def _take_over(fs: Fs, folder: Path, stale: bytes, me: LeaseHolder) -> bool:
-    """Replace a dead lease by ours, unless another process is at it or was first.
+    """Replace a stale lease with ours; False if another process is doing so or already did.
 
-    Our lease under a second name, made of the dead one's contents, is the claim; one of several racers gets it. It
-    replaces the lease by rename, if that is still the dead one, so that the folder is never without a lease.
+    A claim decides which of several racing processes may do it: a hard link to our lease file, named after the digest
+    of the stale lease. The winner renames its file over the lease if that is still the stale one, so the folder always
+    has a lease.
     """
     claim = lease_path(folder).with_name(f"stale-{hashlib.sha256(stale).hexdigest()[:32]}")
     tmp = _write_tmp(fs, folder, me)
@@ -142,7 +146,7 @@ def _take_over(fs: Fs, folder: Path, stale: bytes, me: LeaseHolder) -> bool:
         files.remove(fs, tmp)
         return False
     try:
-        with contextlib.suppress(FileNotFoundError):  # a racer holds the lease, and swept our file away
+        with contextlib.suppress(FileNotFoundError):  # another process got the lease and removed our file
             if _read_lease_bytes(fs, folder) == stale:
                 fs.rename(tmp, lease_path(folder))
                 return True
@@ -153,7 +157,7 @@ def _take_over(fs: Fs, folder: Path, stale: bytes, me: LeaseHolder) -> bool:
 
 
 def _claim(fs: Fs, tmp: Path, claim: Path, me: LeaseHolder) -> bool:
-    """Claim a dead lease; the claim of a racer that was killed with it does not stand in the way."""
+    """Claim a stale lease. A claim left by a process that was killed is removed first."""
     for _ in range(2):
         try:
             fs.link(tmp, claim)
@@ -161,18 +165,18 @@ def _claim(fs: Fs, tmp: Path, claim: Path, me: LeaseHolder) -> bool:
         except OSError as error:
             if error.errno in files.LINK_UNSUPPORTED_ERRNOS:
                 return True
-        other = parse_holder(_read_bytes(fs, claim) or b"")
-        if other is None or is_alive(other, me) is not False:
-            return other is not None and other.owner == me.owner  # reported as failed, but it happened
+        claimant = parse_holder(_read_bytes(fs, claim) or b"")
+        if claimant is None or is_alive(claimant, me) is not False:
+            return claimant is not None and claimant.owner == me.owner  # reported as failed, but it happened
         files.remove(fs, claim)
     return False
 
 
 def _remove_claims(fs: Fs, folder: Path) -> None:
-    home = lease_path(folder).parent
-    for name in files.list_names(fs, home):
+    lease_folder = lease_path(folder).parent
+    for name in files.list_names(fs, lease_folder):
         if name.startswith("stale-"):
-            files.remove(fs, home / name)
+            files.remove(fs, lease_folder / name)
 
 
 def acquire(
@@ -185,18 +189,18 @@ def acquire(
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Lease:
-    """Take the folder's lease, waiting at most `ttl_s` for the sign of life of a holder that cannot be asked.
+    """Take the folder's lease; if this machine cannot check whether the holder is alive, wait up to `ttl_s` first.
 
     Args:
-        fs: The store.
+        fs: The file system.
         folder: The output folder; its `.hymt/lease` exists.
-        ttl_s: A lease whose beat stood still for so long is taken over, in seconds.
-        beat_s: Seconds between two beats of ours.
-        me: For tests: another process than this one.
-        clock, sleep: For tests: the observer's monotonic clock, in seconds.
+        ttl_s: Seconds without a heartbeat after which the lease of another process is taken over.
+        beat_s: Seconds between two heartbeats of our lease.
+        me: For tests: a process other than this one.
+        clock, sleep: For tests: replace the monotonic clock and the sleep, both in seconds.
 
     Raises:
-        LeaseError: Another process holds it and lives.
+        LeaseError: Another process holds the lease and is alive.
     """
     me = me or current_process()
     seen: bytes | None = None
@@ -205,40 +209,40 @@ def acquire(
         raw = _read_lease_bytes(fs, folder)
         if raw is None:
             tmp = _write_tmp(fs, folder, me)
-            with contextlib.suppress(FileNotFoundError):  # a racer holds the lease, and swept our file away
+            with contextlib.suppress(FileNotFoundError):  # another process got the lease and removed our file
                 if files.publish(fs, tmp, lease_path(folder)):
                     files.remove(fs, tmp)
                     fs.fsync_dir(lease_path(folder).parent)
                     return Lease(fs, folder, me, ttl_s, beat_s)
             files.remove(fs, tmp)
             continue
-        found = parse_holder(raw)
-        living = is_alive(found, me) if found else None
-        if found and living is not False and (living or (seen is not None and raw != seen)):
+        holder = parse_holder(raw)
+        alive = is_alive(holder, me) if holder else None
+        if holder and alive is not False and (alive or (seen is not None and raw != seen)):
             raise LeaseError(
-                f"{folder} is in use by process {found.pid} on {found.host}, since {found.since}; two runs of one job "
-                f"would do the same work twice. Wait for it, or stop it (kill {found.pid} on {found.host}), or set "
-                "name=ANOTHER for another job."
+                f"{folder} is in use by process {holder.pid} on {holder.host}, since {holder.since}; two runs of one "
+                f"job would do the same work twice. Wait for it, stop it (kill {holder.pid} on {holder.host}), or set "
+                "name=ANOTHER for a second job."
             )
         if raw != seen:
             seen, since = raw, clock()
-        if living is False or clock() - since >= ttl_s:
-            successor = replace(me, epoch=found.epoch + 1 if found else 1)
+        if alive is False or clock() - since >= ttl_s:
+            successor = replace(me, epoch=holder.epoch + 1 if holder else 1)
             if _take_over(fs, folder, raw, successor):
-                if found:
-                    log.warning("lease taken_over_from_pid=%d host=%s", found.pid, found.host)
+                if holder:
+                    log.warning("lease taken_over_from_pid=%d host=%s", holder.pid, holder.host)
                 else:
-                    log.warning("lease taken over: it could not be read, and nobody renewed it")
+                    log.warning("lease taken over: it could not be read, and no process renewed it")
                 return Lease(fs, folder, successor, ttl_s, beat_s)
-            if clock() - since >= 2 * ttl_s:  # a racer was killed with its claim on the lease
+            if clock() - since >= 2 * ttl_s:  # a process was killed while it held a claim on the lease
                 _remove_claims(fs, folder)
         if not waiting:
-            if found:
-                log.warning("lease held_by_pid=%d host=%s watching_for_s=%.0f", found.pid, found.host, ttl_s)
+            if holder:
+                log.warning("lease held_by_pid=%d host=%s watching_for_s=%.0f", holder.pid, holder.host, ttl_s)
             else:
                 log.warning(
-                    "%s cannot be read, so that nothing tells whether its holder lives: watching it for %.0f s. If no "
-                    "other run works here, stop this one, remove the file and run again",
+                    "%s cannot be read, so this run cannot tell whether its holder is alive: watching it for %.0f s. "
+                    "If no other run uses this folder, stop this run, remove the file and run again",
                     lease_path(folder),
                     ttl_s,
                 )

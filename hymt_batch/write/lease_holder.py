@@ -1,6 +1,6 @@
-"""Who holds a lease, and whether that process still lives, as far as this machine can tell.
+"""Identify the process that holds a lease, and find out whether it is still alive, as far as this machine can tell.
 
-Does not know leases. Source: proc(5); a process id is used again, so that its start time belongs to it.
+Does not know leases. Source: proc(5). Process ids are reused, so a process is identified by its id and start time.
 """
 
 from __future__ import annotations
@@ -15,22 +15,22 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 MAX_PID, MAX_COUNT = (1 << 31) - 1, (1 << 63) - 1
-MAX_FIELD_CHARS = 256  # characters of a field
+MAX_FIELD_CHARS = 256
 
 
 @dataclass(frozen=True, slots=True)
 class LeaseHolder:
-    """Who holds a lease, in enough detail to tell whether it still lives."""
+    """The process that holds a lease, in enough detail to tell whether it is still alive."""
 
     owner: str
     host: str
-    boot: str  # of the kernel: another one means that every process of before is gone
-    pids: str  # process id namespace: ids of another container say nothing here
+    boot: str  # boot id of the kernel: if it changed, the machine was restarted and the process is gone
+    pids: str  # process id namespace: ids of another container mean nothing here
     pid: int
-    started: str  # of the process, in clock ticks since boot: process ids are used again
+    started: str  # start time of the process in clock ticks since boot, because process ids are reused
     slurm_job: str
     slurm_restart: int
-    since: str  # for people only
+    since: str  # for messages only
     epoch: int = 1
     beat: int = 0
 
@@ -43,9 +43,9 @@ def _read_text(path: str) -> str:
 
 
 def process_start_time(pid: int) -> str | None:
-    """Start time of a process in this machine's ticks; "" where that cannot be told, None when there is none."""
+    """Return the start time of a process in clock ticks since boot; "" if unknown, None if there is no such process."""
     if not 0 < pid <= MAX_PID:
-        return None  # 0 and below name groups of processes
+        return None  # 0 and below stand for process groups
     try:
         stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
         after_name = stat.rpartition(")")[2].split()
@@ -85,7 +85,7 @@ def current_process() -> LeaseHolder:
 
 
 def is_alive(holder: LeaseHolder, me: LeaseHolder) -> bool | None:
-    """Whether a holder lives, as far as this machine can tell at once; None: only its beat can."""
+    """Return whether a holder is alive; None if this machine cannot tell, and only its heartbeats can show it."""
     if holder.slurm_job and holder.slurm_job == me.slurm_job and holder.slurm_restart < me.slurm_restart:
         return False
     if holder.host != me.host:
@@ -99,19 +99,19 @@ def is_alive(holder: LeaseHolder, me: LeaseHolder) -> bool | None:
 
 
 def parse_holder(data: bytes) -> LeaseHolder | None:
-    """A holder as it lies on disk; None where it cannot be understood, or no process could be it."""
+    """Parse the contents of a lease file; None if they are invalid or cannot belong to any process."""
     try:
         value = json.loads(data)
-        wanted = {field.name: type(getattr(_EXAMPLE, field.name)) for field in fields(LeaseHolder)}
-        if any(type(value[name]) is not kind for name, kind in wanted.items()):
+        field_types = {field.name: type(getattr(_EXAMPLE, field.name)) for field in fields(LeaseHolder)}
+        if any(type(value[name]) is not kind for name, kind in field_types.items()):
             return None
-        texts = [value[name] for name, kind in wanted.items() if kind is str]
+        texts = [value[name] for name, kind in field_types.items() if kind is str]
         counts = [value[name] for name in ("slurm_restart", "epoch", "beat")]
         if any(len(text) > MAX_FIELD_CHARS or not text.isascii() or not text.isprintable() for text in texts):
             return None
         if not 0 < value["pid"] <= MAX_PID or any(not 0 <= count < MAX_COUNT for count in counts):
             return None
-        return LeaseHolder(**{name: value[name] for name in wanted})
+        return LeaseHolder(**{name: value[name] for name in field_types})
     except (ValueError, KeyError, TypeError, RecursionError):
         return None
 

@@ -1,7 +1,7 @@
-"""A finished folder that lost all of its state, as `cp -r outputs/NAME/*` leaves one: what its manifest proves.
+"""Use the manifest of a finished folder that lost its `.hymt` state, for example after `cp -r outputs/NAME/*`.
 
-The manifest holds the identity, and size and sha256 of every input and output. What is gone are the digests of rows and
-shards. Does not know how a job is made again.
+The manifest has the identity, and the size and sha256 of every input and output. The digests of rows and shards are
+lost. Does not know how a job is rebuilt.
 """
 
 from __future__ import annotations
@@ -21,26 +21,29 @@ from hymt_batch.write.summary import Summary
 log = logging.getLogger(__name__)
 
 STATE_LOST_NOTE = (
-    "the records in .hymt are gone, and the manifest alone proves this job complete: a changed input is found by its "
-    "file's hash, its rows cannot be named, and all of them would be translated again"
+    "the records in .hymt are gone, and only the manifest shows that this job is complete: if an input changes, its "
+    "changed rows cannot be identified, and all its rows are translated again"
 )
 
 
 def has_no_state(fs: Fs, folder: Path) -> bool:
-    """Whether the state of a folder holds nothing of any file: no record, no part."""
+    """True if the state of a folder has no record and no part of any file."""
     state = manifest.state_folder(folder)
-    homes = [state / name for name in list_names(fs, state) if name.startswith("f") and len(name) > 1]
-    inside = ((home, name) for home in homes for name in list_names(fs, home))
-    return not any(name == "file.json" or list_names(fs, home / name) for home, name in inside)
+    file_states = [state / name for name in list_names(fs, state) if name.startswith("f") and len(name) > 1]
+    entries = ((file_state, name) for file_state in file_states for name in list_names(fs, file_state))
+    return not any(name == "file.json" or list_names(fs, file_state / name) for file_state, name in entries)
 
 
 def find_problems(fs: Fs, folder: Path, value: JsonDict) -> list[str]:
-    """How the files of a folder differ from its manifest; nothing where every size and checksum holds.
+    """Compare the files of a folder with its manifest.
 
     Args:
-        fs: The store.
+        fs: The file system.
         folder: The output folder.
-        value: What `manifest.read` gave.
+        value: The manifest, as returned by `manifest.read`.
+
+    Returns:
+        One line per file whose size or checksum differs; empty if all match.
 
     Raises:
         PermissionError: This user may not read one of them.
@@ -51,16 +54,17 @@ def find_problems(fs: Fs, folder: Path, value: JsonDict) -> list[str]:
             name = str(file["path"])
             if name.split("/")[0] != ("translated" if root == "outputs" else root) or ".." in name.split("/"):
                 problems.append(f"manifest.json: names {name!r}")
-            elif what := describe_damage(fs, folder / name, file):
-                problems.append(f"{name}: {what}")
+            elif damage := describe_damage(fs, folder / name, file):
+                problems.append(f"{name}: {damage}")
     return problems
 
 
 def job_from_manifest(value: JsonDict) -> JobRecord:
-    """The job that a manifest tells of. Of its inputs the names are known, not how they were read."""
+    """Return the job that a manifest describes. Its inputs have their names, but not how they were read."""
     pairs = zip(value["inputs"], value["outputs"], strict=True)
     inputs = [
-        Input(one["rel"], str(file["path"]).removeprefix("translated/"), "", str(file["format"])) for one, file in pairs
+        Input(input_record["rel"], str(file["path"]).removeprefix("translated/"), "", str(file["format"]))
+        for input_record, file in pairs
     ]
     return JobRecord(dict(value["identity"]), tuple(inputs), {}, "")
 
@@ -68,10 +72,10 @@ def job_from_manifest(value: JsonDict) -> JobRecord:
 def read_if_complete(
     fs: Fs, folder: Path, identity: JsonDict, inputs: Sequence[Input], *, redo: bool
 ) -> JsonDict | None:
-    """The manifest of a folder without state, where it proves the job of this identity and these inputs complete.
+    """Return the manifest of a folder without state, if it shows that this very job is complete; else None.
 
     Raises:
-        InputChangedError: It does, for other bytes of an input, and that is not to be redone.
+        InputChangedError: It does, but an input has other bytes now, and `redo` is false.
     """
     try:
         value = manifest.read(fs, folder)
@@ -80,15 +84,17 @@ def read_if_complete(
     if value["identity"] != identity or not has_no_state(fs, folder):
         return None
     if not has_content(fs, folder / "manifest.json", manifest.seal(value)):
-        return None  # it says what it said, in other bytes: it is made again with the rest
-    wanted = [(one.rel, f"translated/{one.out_rel}") for one in inputs]
-    if wanted != [(one["rel"], file["path"]) for one, file in zip(value["inputs"], value["outputs"], strict=False)]:
+        return None  # same contents in other bytes: it is rewritten with everything else
+    requested_paths = [(item.rel, f"translated/{item.out_rel}") for item in inputs]
+    if requested_paths != [
+        (item["rel"], file["path"]) for item, file in zip(value["inputs"], value["outputs"], strict=False)
+    ]:
         return None
     if problems := find_problems(fs, folder, value):
-        log.warning("manifest.json does not prove this job complete: %s", "; ".join(problems[:20]))
+        log.warning("manifest.json does not show that this job is complete: %s", "; ".join(problems[:20]))
         return None
-    for input, was in zip(inputs, value["inputs"], strict=True):
-        if hash_input(input) != {"bytes": was["bytes"], "sha256": was["sha256"]}:
+    for input, recorded in zip(inputs, value["inputs"], strict=True):
+        if hash_input(input) != {"bytes": recorded["bytes"], "sha256": recorded["sha256"]}:
             if not redo:
                 raise input_changed_error(
                     f"{input.rel} has another sha256 (its rows cannot be compared: .hymt is gone)"
@@ -98,7 +104,7 @@ def read_if_complete(
 
 
 def summarize(folder: Path, value: JsonDict, seconds: float) -> Summary:
-    """What a manifest tells of a finished job."""
+    """Build the summary of a finished job from its manifest."""
     tokens = value["tokens"]
     return Summary(
         folder=folder,

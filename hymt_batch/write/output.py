@@ -1,7 +1,7 @@
 """The output folder of one job: open it, commit parts, finish files, finalize.
 
-What a part is, how it is committed, who may write and how a file is assembled have modules of their own beside this
-one. Does not know the model, nor how parts are planned.
+The part format, the commit of a part, the lease and the assembly of a file are in the modules beside this one.
+Does not know the model or how parts are planned.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from hymt_batch.write import (
     lease,
     manifest_only,
     ownership,
+    path_check,
     published_file,
     set_aside,
     stop_reason,
 )
-from hymt_batch.write import path_check as places
 from hymt_batch.write.attempts import AttemptMarkers
 from hymt_batch.write.input_changes import describe_changed_shards, hash_input, input_changed_error
 from hymt_batch.write.lease import Lease
@@ -49,12 +49,12 @@ __all__ = ["OnError", "Output", "Summary", "WriteConfig", "WriteFormat"]
 
 @dataclass(frozen=True, slots=True)
 class _Published:
-    record: JsonDict  # without its shards
+    record: JsonDict  # without its "shards" field
     shards: ShardTable
 
 
 class Output:
-    """An output folder, held by this process until the end of the `with` block."""
+    """An output folder, leased by this process until the end of the `with` block."""
 
     def __init__(
         self,
@@ -73,7 +73,7 @@ class Output:
     ) -> None:
         """Use `open`."""
         self.folder, self.is_complete, self._exited = job_folder, False, False
-        self.identity = identity  # of the folder's job, in the words of this version
+        self.identity = identity  # of the folder's job, upgraded to this version's keys
         self._job, self._inputs, self._config, self._read_documents, self._preamble = (
             job,
             tuple(inputs),
@@ -89,8 +89,8 @@ class Output:
         self.attempts = AttemptMarkers(fs, job_folder)
         self._published: dict[str, _Published] = {}  # file_id -> its finished file
         self._complete_shards: dict[str, ShardTable] = {}  # file_id -> its complete shards
-        self._bare_manifest: JsonDict | None = None  # the manifest of a finished job whose state is gone
-        self._own_sha256s: dict[str, str] = {}  # file_id -> sha256 of a file that this job made, and that is made again
+        self._bare_manifest: JsonDict | None = None  # the manifest of a finished job whose .hymt state is gone
+        self._own_sha256s: dict[str, str] = {}  # file_id -> sha256 of a file that this job wrote and will write again
 
     @classmethod
     def open(
@@ -112,110 +112,115 @@ class Output:
         lease_beat_s: float = 20.0,
         fs: Fs = OS_FS,
     ) -> Output:
-        """Settle whose folder it is, take the lease, and see what is done. Before that, nothing is touched.
+        """Check that the folder belongs to this job, take the lease and load what is already committed.
+
+        Nothing is written before the folder's identity is checked.
 
         Args:
-            place: The folder asked for; with fork, `folder` tells the one that was found.
+            job_folder: The requested folder. With fork, the folder in use may be another one: see `self.folder`.
             identity: Every setting that changes the text; a nested dict of plain values.
-            environment: What may change a text by rounding; recorded in each part.
+            environment: What may change a text through rounding; recorded in each part.
             inputs: In the order of the manifest.
             config: How translations are stored.
-            read: A fresh pass over an input's documents, in row order.
-            preamble: What stands before an input's first row.
+            read: Starts a new pass over an input's documents, in row order.
+            preamble: Returns what precedes an input's first row.
             overwrite: Start over, whatever the folder holds.
             on_mismatch: "refuse" or "fork".
             on_input_change: "refuse", "redo" or "fork".
-            own: Keys of the identity that the folder's job decided when it was made, such as "batch.part_rows";
-                `identity` has what a new folder gets. `self.identity` tells what holds.
-            aliases: Other identities with which this very job may have been made, for a folder that lost its job.json.
-            lease_ttl_s: A holder silent for so long is taken for dead; 0 takes no lease (safe, but work is done twice).
-            lease_beat_s: Seconds between two signs of life.
-            fs: The store.
+            auto_keys: Keys of the identity whose values are fixed when the folder is created, such as
+                "batch.part_rows". `identity` has the values for a new folder, `self.identity` those in effect.
+            aliases: Other identities under which this same job may have been created; used if job.json is lost.
+            lease_ttl_s: Seconds without a heartbeat after which a holder is considered dead; 0 disables the lease
+                (safe, but two runs may do the same work).
+            lease_beat_s: Seconds between two heartbeats.
+            fs: The file system.
 
         Raises:
             IdentityError: The folder belongs to a job with other settings.
             InputChangedError: Files were added, removed or changed.
-            LeaseError: Another process works there.
-            PreflightError: The store cannot hold the output.
+            LeaseError: Another process uses the folder.
+            PreflightError: The file system cannot hold the output.
         """
         fs = fs.within(job_folder)
-        places.check_names(inputs, job_folder)
-        wanted = ownership.RequestedJob(
+        path_check.check_names(inputs, job_folder)
+        requested = ownership.RequestedJob(
             manifest.new_job(identity, inputs, environment),
             frozenset(auto_keys),
             tuple(map(manifest.json_roundtrip, aliases)),
         )
-        held: Lease | None = None
+        held_lease: Lease | None = None
         try:
-            places.check_state(fs, job_folder)
+            path_check.check_state(fs, job_folder)
             job_folder = ownership.choose_folder(
                 fs,
                 job_folder,
-                wanted,
+                requested,
                 overwrite=overwrite,
                 on_mismatch=on_mismatch,
                 on_input_change=on_input_change,
-                describe_changes=lambda other, job: describe_changes(
-                    fs, other, wanted.with_identity(job.identity), read
+                describe_changes=lambda candidate, job: describe_changes(
+                    fs, candidate, requested.with_identity(job.identity), read
                 ),
             )
-            places.check_state(fs, job_folder)
-            places.check_inputs(fs, job_folder, inputs)
+            path_check.check_state(fs, job_folder)
+            path_check.check_inputs(fs, job_folder, inputs)
             folders = DurableFolders(fs, job_folder)
             for name in (".hymt/lease", ".hymt/quarantine", "translated"):
                 folders.ensure(job_folder / name)
             if lease_ttl_s > 0:
-                held = lease.acquire(fs, job_folder, ttl_s=lease_ttl_s, beat_s=lease_beat_s)
+                held_lease = lease.acquire(fs, job_folder, ttl_s=lease_ttl_s, beat_s=lease_beat_s)
             stop_reason.clear(fs, job_folder)
-            if held:
+            if held_lease:
                 cleanup.remove_leftovers(fs, job_folder, inputs)
             check_storage(fs, job_folder)
             job = ownership.create_or_open_job(
-                fs, job_folder, wanted, overwrite=overwrite, on_input_change=on_input_change
+                fs, job_folder, requested, overwrite=overwrite, on_input_change=on_input_change
             )
-            differences = manifest.diff(job.environment, wanted.job.environment)
-            # what an earlier version did not record is no change that anybody made
-            if added := [one for one in differences if one[1] is manifest.MISSING]:
-                log.info("environment is now recorded with:\n%s", manifest.format_diff(added))
-            if others := [one for one in differences if one[1] is not manifest.MISSING]:
-                log.warning("environment differs from the job's first run:\n%s", manifest.format_diff(others))
+            differences = manifest.diff(job.environment, requested.job.environment)
+            # a key that an earlier version did not record has not changed
+            if newly_recorded := [difference for difference in differences if difference[1] is manifest.MISSING]:
+                log.info("environment now also records:\n%s", manifest.format_diff(newly_recorded))
+            if changed := [difference for difference in differences if difference[1] is not manifest.MISSING]:
+                log.warning("environment differs from the job's first run:\n%s", manifest.format_diff(changed))
             output = cls(
                 job_folder,
                 job,
-                identity=identity_versions.upgrade(job.identity, wanted.job.identity),
-                environment=wanted.job.environment,
+                identity=identity_versions.upgrade(job.identity, requested.job.identity),
+                environment=requested.job.environment,
                 inputs=inputs,
                 config=config,
                 read=read,
                 preamble=preamble,
                 redo=on_input_change == "redo",
-                held_lease=held,
+                held_lease=held_lease,
                 fs=fs,
             )
             output._load_published()
             open_inputs = [i for i in inputs if i.file_id not in output._published]
             if open_inputs:
                 check_space(fs, job_folder, open_inputs, config.min_free)
-                places.check_writable(fs, job_folder, open_inputs)
+                path_check.check_writable(fs, job_folder, open_inputs)
             if not output.is_complete:
                 input_locations.save(fs, job_folder, inputs)
             return output
         except BaseException as error:
-            told: BaseException = output_folder_error(job_folder, error) if isinstance(error, OSError) else error
+            reported_error: BaseException = (
+                output_folder_error(job_folder, error) if isinstance(error, OSError) else error
+            )
             try:
-                if held and isinstance(error, (OSError, PreflightError)):
-                    held.check()  # whoever took over swept away what we were trying out: that is the cause
-                if held and isinstance(error, Exception):
-                    stop_reason.write(fs, job_folder, *stop_reason.describe(told))
+                if held_lease and isinstance(error, (OSError, PreflightError)):
+                    held_lease.check()  # if another process took over and removed our probe files, report that instead
+                if held_lease and isinstance(error, Exception):
+                    stop_reason.write(fs, job_folder, *stop_reason.describe(reported_error))
             finally:
-                if held:
-                    held.release()
-            if told is not error:
-                raise told from error
+                if held_lease:
+                    held_lease.release()
+            if reported_error is not error:
+                raise reported_error from error
             raise
 
     def set_environment(self, environment: JsonDict) -> None:
-        """Record another environment in the parts to come, once it is settled."""
+        """Set the environment that is recorded in all parts committed from now on."""
         self._part_store.set_environment(environment)
 
     def __enter__(self) -> Output:
@@ -229,14 +234,18 @@ class Output:
         self.close(orderly=orderly and not isinstance(error, DeviceError))
 
     def _save_stop_reason(self, code: ExitCode, reason: str) -> None:
-        """Keep why this run stops, unless another one goes on in the folder."""
+        """Write why this run stops, unless another run took over the folder."""
         with contextlib.suppress(StoppedError):
             self._part_store.check_lease()
             stop_reason.write(self._fs, self.folder, code, reason)
 
     def close(self, *, orderly: bool = True) -> None:
-        """Give the lease back; what is committed stays. Unless `orderly`, the parts under way are to blame."""
-        if not self._exited:  # within the `with` block: the process ends at once
+        """Release the lease; everything committed stays.
+
+        Args:
+            orderly: Remove this run's attempt markers. False keeps them: a part in progress may have caused the stop.
+        """
+        if not self._exited:  # called inside the `with` block: the process is about to exit
             self._exited = True
             self._save_stop_reason(ExitCode.STOPPED, "a signal stopped it at once" if orderly else "a step did not end")
         if orderly:
@@ -246,7 +255,7 @@ class Output:
             self._lease = None
 
     def _load_published(self) -> None:
-        """Which files are published and whole, of inputs that are what they were."""
+        """Find the files that are published and intact, and whose inputs did not change."""
         self._bare_manifest = manifest_only.read_if_complete(
             self._fs, self.folder, self._job.identity, self._inputs, redo=self._redo
         )
@@ -254,11 +263,13 @@ class Output:
             log.warning("%s: %s", self.folder.name, manifest_only.STATE_LOST_NOTE)
             self.is_complete = True
             return
-        made = set_aside.recorded_sha256s(self._fs, self.folder)
+        recorded_sha256s = set_aside.recorded_sha256s(self._fs, self.folder)
         for input in self._inputs:
             record = published_file.read_record(self._fs, self.folder, input)
             if record is None or record["identity"] != self._job.identity_sha256:
-                self._own_sha256s.update({input.file_id: made[input.out_rel]} if input.out_rel in made else {})
+                self._own_sha256s.update(
+                    {input.file_id: recorded_sha256s[input.out_rel]} if input.out_rel in recorded_sha256s else {}
+                )
                 continue
             unchanged = hash_input(input) == record["input"]
             if not unchanged and not self._reader.has_any(input.file_id):
@@ -276,9 +287,9 @@ class Output:
             return
         if len(self._published) == len(self._inputs):
             self.is_complete = has_content(self._fs, path, manifest.build(self._job, self._file_records()))
-        else:  # it proves files that are about to be replaced
+        else:  # it describes files that are about to be replaced
             remove(self._fs, path)
-        self._fs.fsync_dir(self.folder)  # whoever wrote it may have been killed before it did so
+        self._fs.fsync_dir(self.folder)  # its writer may have been killed before it synced the folder
 
     def _set_published(self, input: Input, record: JsonDict) -> None:
         shards = published_file.shard_table_of(record)
@@ -289,46 +300,46 @@ class Output:
         return [self._published[i.file_id].record for i in self._inputs]
 
     def is_one_line(self, input: Input) -> bool:
-        """Whether the output of an input cannot hold a line break inside a translation."""
+        """True if the output format of an input cannot hold a line break inside a translation."""
         return published_file.out_format(input, self._config) in ("text", "tsv")
 
     def shard_record(self, input: Input, shard_index: int) -> ShardRecord | None:
-        """What a complete shard was made of, so that a run can skip it; None while any of its parts is missing."""
+        """Return the record of a complete shard, so that a run can skip it; None while any of its parts is missing."""
         published = self._published.get(input.file_id)
         return published.shards.get(shard_index) if published else self._part_store.shard_record(input, shard_index)
 
     def has(self, shard: Shard, part: Part) -> bool:
-        """Whether a part is committed, whole, and made of these very rows.
+        """True if a part is committed, intact, and made from exactly these rows.
 
         Raises:
-            InputChangedError: It was made of other rows, and on_input_change is not redo.
+            InputChangedError: It was made from other rows, and on_input_change is not redo.
         """
         if (published := self._published.get(shard.input.file_id)) is None:
             return self._part_store.has(shard, part)
         record = published.shards.get(shard.index)
         if record is None or (record.sha256, record.first_row) != (shard.sha256, shard.first_row):
             if self._redo:
-                # two runs without a lease, while the input changed: the rows are right, but the record names the
-                # shards of an earlier reading, and so would stop every run; without it the file is assembled anew
+                # Two runs without a lease while the input changed: the rows are right, but the record has the shards of
+                # the old input, so every later run would stop here. Without the record the file is assembled again.
                 with wrap_os_errors(f"the record of {shard.input.rel}"):
                     self._own_sha256s[shard.input.file_id] = published.record["output"]["sha256"]
                     remove(self._fs, published_file.record_path(self.folder, shard.input))
                     self._fs.fsync_dir(published_file.record_path(self.folder, shard.input).parent)
-            again = "run the same command again; if it says this again, set on_input_change=redo"
-            raise input_changed_error(f"{shard.name} is not what it was when this run began", again)
+            fix = "run the same command again; if you see this error again, set on_input_change=redo"
+            raise input_changed_error(f"{shard.name} changed after this run began", fix)
         return True
 
     def commit(self, shard: Shard, part: Part, rows: Sequence[Row], degraded: Sequence[str] = ()) -> None:
-        """Publish a part: the one commit point. When this returns, a power loss does not undo it.
+        """Commit a part: the only commit point of a job. After it returns, the part survives a power loss.
 
         Raises:
-            StoppedError: The lease is lost, or the store refused three times.
+            StoppedError: The lease is lost, or the file system failed three times.
         """
         self._part_store.commit(shard, part, rows, degraded)
         self.attempts.end(shard, part)
 
     def finish_shard(self, shard: Shard) -> None:
-        """Call when all parts of a shard are committed; the last one of a file publishes the file. Idempotent."""
+        """Mark a shard whose parts are all committed as complete; the last shard of a file publishes it. Idempotent."""
         if shard.input.file_id in self._published or shard.index in self._complete_shards.get(shard.input.file_id, ()):
             return
         if missing := self._part_store.missing_parts(shard):
@@ -336,7 +347,7 @@ class Output:
         self.finish_skipped_shard(shard.input, make_shard_record(shard))
 
     def finish_skipped_shard(self, input: Input, record: ShardRecord) -> None:
-        """`finish` for a shard that was skipped on the word of `record()`."""
+        """Do what `finish_shard` does, for a shard that was skipped because `shard_record` returned its record."""
         if input.file_id in self._published:
             return
         complete = self._complete_shards.setdefault(input.file_id, ShardTable())
@@ -347,7 +358,7 @@ class Output:
         assembly = Assembly(
             input=input,
             shards=complete,
-            load_shard=lambda one: self._reader.load_shard(input.file_id, one),
+            load_shard=lambda shard_record: self._reader.load_shard(input.file_id, shard_record),
             read_documents=self._read_documents,
             preamble=self._preamble,
             config=self._config,
@@ -359,28 +370,28 @@ class Output:
         try:
             with wrap_os_errors(f"translated/{input.out_rel}"):
                 self._folders.ensure(manifest.translated_path(self.folder, input.out_rel).parent)
-                made = published_file.assemble(self._fs, self.folder, assembly)
+                file_record = published_file.assemble(self._fs, self.folder, assembly)
         except StoppedError:
-            # another process may have published the file, and removed its parts, before we came to it
-            found = published_file.read_record(self._fs, self.folder, input)
+            # another process may have published the file, and removed its parts, before this one got to it
+            other_record = published_file.read_record(self._fs, self.folder, input)
             if (
-                found is None
-                or found["identity"] != self._job.identity_sha256
-                or not published_file.is_intact(self._fs, self.folder, found)
+                other_record is None
+                or other_record["identity"] != self._job.identity_sha256
+                or not published_file.is_intact(self._fs, self.folder, other_record)
             ):
                 raise
-            made = found
-        self._set_published(input, made)
+            file_record = other_record
+        self._set_published(input, file_record)
 
     def _preserve_foreign(self, input: Input, sha256: str) -> None:
         ours = (sha256, self._own_sha256s.pop(input.file_id, None))
         set_aside.preserve_foreign(self._fs, self.folder, input.out_rel, ours, self._folders.ensure)
 
     def finalize(self) -> Summary:
-        """Write the manifest, when every file is published, and then remove the parts. Killed anywhere: run again.
+        """Write the manifest once every file is published, then remove the parts. Can be repeated after a kill.
 
         Raises:
-            MissingError: A file is not complete; names what is missing.
+            MissingError: A file is not complete; the message lists the missing shards.
         """
         if self._bare_manifest is not None:
             return manifest_only.summarize(self.folder, self._bare_manifest, time.monotonic() - self._opened_at)
@@ -388,25 +399,28 @@ class Output:
         if missing:
             more = [f"  and {len(missing) - 20} more files"] if len(missing) > 20 else []
             lines = "\n".join(missing[:20] + more)
-            raise MissingError(f"{self.folder.name} is not complete. Run the same command again to make:\n{lines}")
+            raise MissingError(f"{self.folder.name} is not complete. Run the same command again to translate:\n{lines}")
         if not self.is_complete:
             with wrap_os_errors("manifest.json"):
-                # published by a run that was killed before it synced the names? The manifest must not be there first
-                for place in dict.fromkeys(place for i in self._inputs for place in self._published_folders(i)):
-                    self._fs.fsync_dir(place)
+                # A run may have been killed after it published a file and before it synced the folder. Sync all these
+                # folders first, so that the manifest never survives a power loss which a published file does not.
+                for published_folder in dict.fromkeys(
+                    published_folder for i in self._inputs for published_folder in self._published_folders(i)
+                ):
+                    self._fs.fsync_dir(published_folder)
                 self._part_store.check_lease()
                 write_atomic(self._fs, self.folder / "manifest.json", manifest.build(self._job, self._file_records()))
             self.is_complete = True
         self.attempts.clear()
         stop_reason.clear(self._fs, self.folder)
-        for input in self._inputs:  # last of all: nothing needs the parts any more
+        for input in self._inputs:  # last, when nothing needs the parts any more
             cleanup.try_remove_parts(self._fs, manifest.file_state_folder(self.folder, input.file_id))
         return summarize(
             self.folder, self._file_records(), time.monotonic() - self._opened_at, self._part_store.num_rows_committed
         )
 
     def _published_folders(self, input: Input) -> Iterator[Path]:
-        """Folders of a published file and of what is known of it."""
+        """Folders of a published file, its record and its errors file."""
         yield manifest.translated_path(self.folder, input.out_rel).parent
         yield manifest.file_state_folder(self.folder, input.file_id)
         if self._published[input.file_id].record["errors"]:

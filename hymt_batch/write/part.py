@@ -1,8 +1,8 @@
-"""A part file: one header line, then one JSON line a row. Its publication is the one commit point of a job.
+"""A part file: one header line, then one JSON line per row. Publishing a part is the only commit point of a job.
 
-Self-describing: whose it is (identity), where it belongs (file, shard, part), of which rows it was made (digests) and
-that it is whole (checksums of header and payload). `decode` takes nothing on trust: a flip of any byte is found. Does
-not know where parts are kept or when they are made.
+A part describes itself: its job (identity), its position (file, shard, part), its rows (digests), and checksums of
+header and payload. `decode` verifies everything, so it detects any flipped byte. Does not know where parts are stored
+or when they are written.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ SHARD_NAME = re.compile(r"s(\d{7,})")
 MAX_HEADER_BYTES = 1 << 20
 _pack_row_key = struct.Struct(">QB").pack
 _STATUSES = {status.value: status for status in Status}
-_encode_string = json.encoder.encode_basestring  # what json.dumps(ensure_ascii=False) makes of a string
+_encode_string = json.encoder.encode_basestring  # a string as json.dumps(ensure_ascii=False) writes it
 _JSON_DECODER = json.JSONDecoder()
 SHARD_FIELDS = ("index", "first_row", "num_rows", "start", "end", "sha256", "last")
 
 
 class PartDamagedError(Exception):
-    """A part file cannot be used; the text says why. It is set aside and its rows are made again."""
+    """A part file cannot be used; the message is the reason. It is quarantined and its rows are translated again."""
 
 
 @dataclass(frozen=True, slots=True)
 class PartHeader:
-    """What a part says of itself."""
+    """The header of a part."""
 
     identity: str  # sha256 of the job's identity
-    environment: dict[str, Any]  # of the machine that made it
+    environment: dict[str, Any]  # of the machine that translated it
     file_id: str
     shard: ShardRecord
     part_index: int
@@ -48,11 +48,11 @@ class PartHeader:
     num_rows: int
     rows_digest: str  # over row numbers and source digests; see `rows_digest`
     counts: dict[str, int]  # rows by status
-    payload_bytes: int  # bytes of the payload
-    payload_sha256: str  # of the payload
+    payload_bytes: int
+    payload_sha256: str
     uuid: str
-    epoch: int  # of the lease under which it was made
-    degraded: tuple[str, ...]  # why its text may differ from an undisturbed run, such as "oom_split"
+    epoch: int  # of the lease under which it was committed
+    degraded: tuple[str, ...]  # why its text may differ from that of an undisturbed run, such as "oom_split"
 
 
 def shard_name(index: int) -> str:
@@ -64,7 +64,7 @@ def part_name(index: int) -> str:
 
 
 def rows_digest(rows: Iterable[tuple[int, bytes]]) -> str:
-    """One sha256 over (row number, source digest), in ascending order of the rows."""
+    """Return the sha256 over all (row number, source digest) pairs, given in ascending order of the rows."""
     return hashlib.sha256(b"".join([_pack_row_key(row, len(source)) + source for row, source in rows])).hexdigest()
 
 
@@ -73,12 +73,16 @@ def encode_shard_record(record: ShardRecord) -> list[Any]:
 
 
 def decode_shard_record(fields: Sequence[Any]) -> ShardRecord:
-    """The inverse of `record_fields`; TypeError or ValueError where the fields are none."""
+    """Inverse of `encode_shard_record`.
+
+    Raises:
+        TypeError, ValueError: The fields are not those of a shard record.
+    """
     index, first_row, num_rows, start, end, sha256, last = fields
     numbers = (index, first_row, num_rows, start, end)
     if any(type(n) is not int or not 0 <= n < 1 << 63 for n in numbers) or type(last) is not bool:
         raise ValueError("not a shard record")
-    if len(bytes.fromhex(sha256)) != hashlib.sha256().digest_size:  # TypeError for anything but a text
+    if len(bytes.fromhex(sha256)) != hashlib.sha256().digest_size:  # TypeError for anything but a string
         raise ValueError("not a sha256")
     return ShardRecord(index, first_row, num_rows, start, end, sha256, last)
 
@@ -99,7 +103,7 @@ def _encode_rows(rows: Sequence[Row]) -> bytes:
 
 
 def _encode_row_fast(row: Row) -> str:
-    """What `_row_line` gives, in a fifth of the time, for a row without lone surrogates."""
+    """Like `_encode_row` in a fifth of the time, for a row without lone surrogates."""
     return (
         f'{{"row":{row.row_index},"digest":"{row.digest.hex()}","status":"{row.status}",'
         f'"flags":[{",".join(map(_encode_string, row.flags))}],"text":{_encode_string(row.text)},'
@@ -137,7 +141,7 @@ def encode(
     epoch: int = 0,
     degraded: Sequence[str] = (),
 ) -> bytes:
-    """The bytes of a part file. Rows are in ascending order."""
+    """Return the bytes of a part file; `rows` must be in ascending order."""
     payload = _encode_rows(rows)
     header = {
         "v": VERSION,
@@ -166,10 +170,10 @@ def _count_statuses(rows: Sequence[Row]) -> dict[str, int]:
 
 
 def decode_header(line: bytes) -> PartHeader:
-    """The header of a part from its first line, without the line break.
+    """Decode the header of a part from its first line, given without the line break.
 
     Raises:
-        PartDamage: It is not what `encode` wrote.
+        PartDamagedError: It is not what `encode` wrote.
     """
     if not line.strip(b"\0"):
         raise PartDamagedError("the file is empty or holds only zero bytes")
@@ -178,14 +182,14 @@ def decode_header(line: bytes) -> PartHeader:
         if type(value) is not dict:
             raise PartDamagedError("the header is not a JSON object")
         if type(value.get("v")) is int and value["v"] > VERSION:
-            raise PartDamagedError(f"a newer hymt-batch made it (part version {value['v']}, this one reads {VERSION})")
+            raise PartDamagedError(f"a newer hymt-batch wrote it (part version {value['v']}, this one reads {VERSION})")
         if manifest.canonical_json(value) != line:
-            raise PartDamagedError("the header is not spelled as it was written")
+            raise PartDamagedError("the header is not in its canonical form")
         check = value.pop("check")
         if check != manifest.digest(value):
             raise PartDamagedError("the header does not match its checksum")
         if value["v"] != VERSION or value["protocol"] != manifest.PROTOCOL:
-            raise PartDamagedError("the header is of another protocol")
+            raise PartDamagedError("the header belongs to another protocol")
         if value["environment_sha256"] != manifest.digest(value["environment"]):
             raise PartDamagedError("the header's environment does not match its digest")
         return PartHeader(
@@ -205,7 +209,7 @@ def decode_header(line: bytes) -> PartHeader:
             degraded=tuple(str(d) for d in value["degraded"]),
         )
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
-        raise PartDamagedError("the header is not whole") from None
+        raise PartDamagedError("the header is incomplete") from None
 
 
 def _decode_row(line: bytes) -> Row:
@@ -227,26 +231,29 @@ def _decode_row(line: bytes) -> Row:
 
 
 def decode(data: bytes) -> tuple[PartHeader, list[Row]]:
-    """Header and rows of a part file, every checksum and count verified.
+    """Decode a part file and verify every checksum and count in it.
+
+    Returns:
+        The header, and the rows in ascending order.
 
     Raises:
-        PartDamage: Anything is off; the text says what.
+        PartDamagedError: A check failed; the message is the reason.
     """
     line, newline, payload = data.partition(b"\n")
     header = decode_header(line)
     if not newline or len(payload) != header.payload_bytes:
-        raise PartDamagedError(f"the payload has {len(payload)} bytes, and the header says {header.payload_bytes}")
+        raise PartDamagedError(f"the payload has {len(payload)} bytes, but the header records {header.payload_bytes}")
     if hashlib.sha256(payload).hexdigest() != header.payload_sha256:
         raise PartDamagedError("the payload does not match its checksum")
     try:
-        rows = [_decode_row(one) for one in payload.split(b"\n")[:-1]]
+        rows = [_decode_row(row_line) for row_line in payload.split(b"\n")[:-1]]
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
-        raise PartDamagedError("a row is not whole") from None
+        raise PartDamagedError("a row is incomplete") from None
     numbers = [row.row_index for row in rows]
     if len(rows) != header.num_rows or any(a >= b for a, b in pairwise((-1, *numbers, 1 << 63))):
-        raise PartDamagedError("its rows are not those that the header counts, in order")
+        raise PartDamagedError("the number or the order of its rows does not match the header")
     if rows_digest((row.row_index, row.digest) for row in rows) != header.rows_digest:
-        raise PartDamagedError("its rows do not match the header's digest of them")
+        raise PartDamagedError("its rows do not match the digest in the header")
     if _count_statuses(rows) != header.counts:
-        raise PartDamagedError("its rows do not match the header's counts")
+        raise PartDamagedError("its rows do not match the counts in the header")
     return header, rows

@@ -1,6 +1,7 @@
-"""The commit of a part: write aside, sync, publish, sync the folder; only then it counts. The first writer wins.
+"""Commit parts: write a temporary file, sync it, publish it under its final name, sync the folder. First writer wins.
 
-Does not know what a file or a job is made of beyond its parts. Source: reference/reliability.md 2.5.
+A part is committed only after the last of these steps. Does not know how files and jobs are composed of parts.
+Explained in docs/architecture.md.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ def make_shard_record(shard: Shard) -> ShardRecord:
 
 
 class PartStore:
-    """The parts of one run: which are there, and the making of new ones."""
+    """Knows which parts of a job are committed, and commits new ones."""
 
     def __init__(
         self,
@@ -45,7 +46,7 @@ class PartStore:
     ) -> None:
         self._fs, self._reader, self._folders, self._identity = fs, reader, folders, identity
         self._environment, self._redo, self._lease = environment, redo, lease
-        self._committed: dict[tuple[str, int], set[int]] = {}  # (file_id, shard) -> its committed parts
+        self._committed: dict[tuple[str, int], set[int]] = {}  # (file_id, shard index) -> indices of committed parts
         self._num_parts: dict[tuple[str, int], int] = {}
         self.num_rows_committed = 0  # committed by this run
 
@@ -57,52 +58,52 @@ class PartStore:
             self._lease.check()
 
     def shard_record(self, input: Input, shard_index: int) -> ShardRecord | None:
-        """The record of a shard whose parts are all there, each verified."""
+        """Return the record of a shard if all its parts are committed and intact, else None."""
         with wrap_os_errors(f"the state of {input.rel}"):
             return self._reader.shard_record(input.file_id, shard_index)
 
     def has(self, shard: Shard, part: Part) -> bool:
-        """Whether a part is there, whole, and made of these very rows; anything else in its place is set aside.
+        """True if a part is committed, intact, and made from exactly these rows; any other part there is quarantined.
 
         Raises:
-            InputChangedError: It was made of other rows, and they are not to be redone.
+            InputChangedError: It was made from other rows, and on_input_change is not "redo".
         """
         key = (shard.input.file_id, shard.index, part.index)
         with wrap_os_errors(shard.name):
-            if (known := self._reader.verified_part(*key)) is None:
+            if (committed_part := self._reader.verified_part(*key)) is None:
                 return False
             digest = parts.rows_digest((shard.first_row + d, shard.documents[d].digest) for d in part.document_indices)
-            if (known.rows_digest, known.num_parts) == (digest, part.num_parts):
+            if (committed_part.rows_digest, committed_part.num_parts) == (digest, part.num_parts):
                 self._mark_committed(shard, part)
                 return True
-            other_rows = known.shard.sha256 != shard.sha256
-            if other_rows and not self._redo:
+            rows_changed = committed_part.shard.sha256 != shard.sha256
+            if rows_changed and not self._redo:
                 raise self._rows_changed_error(shard)
-            why = "its rows were others" if other_rows else "it was planned in another way"
+            reason = "it was made from other rows" if rows_changed else "it was planned differently"
             self._reader.invalidate(*key)
-            self._reader.quarantine(self._reader.path(*key), why)
+            self._reader.quarantine(self._reader.path(*key), reason)
             return False
 
     def _rows_changed_error(self, shard: Shard) -> InputChangedError:
-        """The rows of a shard that are not what its parts were made of."""
-        wrong, made_of = RowRanges(), self._reader.source_digests(shard.input, shard.index)
+        """Return the error that names the rows of a shard which differ from those its parts were made from."""
+        changed_rows, committed_digests = RowRanges(), self._reader.source_digests(shard.input, shard.index)
         first, num_rows = shard.first_row, len(shard.documents)
-        for row, digest in sorted(made_of.items()):
+        for row, digest in sorted(committed_digests.items()):
             if not first <= row < first + num_rows or shard.documents[row - first].digest != digest:
-                wrong.add(row)
-        if wrong.ranges:
-            return input_changed_error(f"{shard.input.rel} {wrong}")
-        wrong.add(max(made_of) + 1 if made_of else first, first + num_rows)
-        return input_changed_error(f"{shard.input.rel} {wrong} are new")
+                changed_rows.add(row)
+        if changed_rows.ranges:
+            return input_changed_error(f"{shard.input.rel} {changed_rows}")
+        changed_rows.add(max(committed_digests) + 1 if committed_digests else first, first + num_rows)
+        return input_changed_error(f"{shard.input.rel} {changed_rows} are new")
 
     def missing_parts(self, shard: Shard) -> list[int]:
-        """Parts of a shard that are not committed, as far as its plan is known."""
+        """Return the indices of the uncommitted parts of a shard, as far as its plan is known."""
         key = (shard.input.file_id, shard.index)
         num_parts = self._num_parts.get(key, 1 if shard.documents else 0)
         return sorted(set(range(num_parts)) - self._committed.get(key, set()))
 
     def forget_shard(self, file_id: str, shard_index: int) -> None:
-        """A shard is complete: what is remembered of its parts is not needed again, and a job may have many."""
+        """Drop what is cached about a complete shard: it is not needed again, and a job may have many shards."""
         self._committed.pop((file_id, shard_index), None)
         self._num_parts.pop((file_id, shard_index), None)
         self._reader.invalidate_shard(file_id, shard_index)
@@ -114,9 +115,9 @@ class PartStore:
 
     def commit(self, shard: Shard, part: Part, rows: Sequence[Row], degraded: Sequence[str] = ()) -> None:
         """See `Output.commit`."""
-        began, rows = time.monotonic(), sorted(rows, key=lambda row: row.row_index)
-        made_of = [(shard.first_row + d, shard.documents[d].digest) for d in part.document_indices]
-        if [(row.row_index, row.digest) for row in rows] != made_of:
+        started, rows = time.monotonic(), sorted(rows, key=lambda row: row.row_index)
+        expected_rows = [(shard.first_row + d, shard.documents[d].digest) for d in part.document_indices]
+        if [(row.row_index, row.digest) for row in rows] != expected_rows:
             raise HymtError(
                 f"the rows to commit are not those of part {part.index} of {shard.name}: please report this."
             )
@@ -134,9 +135,9 @@ class PartStore:
             degraded=degraded,
         )
         path = self._reader.path(file_id, shard.index, part.index)
-        mine = with_retries(f"part {part.index} of {shard.name}", lambda: self._publish(shard, part, path, data))
+        is_ours = with_retries(f"part {part.index} of {shard.name}", lambda: self._publish(shard, part, path, data))
         self._mark_committed(shard, part)
-        self.num_rows_committed += len(rows) if mine else 0
+        self.num_rows_committed += len(rows) if is_ours else 0
         log.info(
             "committed file=%r shard=%d part=%d/%d rows=%d errors=%d new_tokens=%d bytes=%d published_here=%s "
             "commit_ms=%.1f",
@@ -148,23 +149,23 @@ class PartStore:
             sum(row.status in ERROR_STATUSES for row in rows),
             sum(row.num_new_tokens for row in rows),
             len(data),
-            "yes" if mine else "no",
-            1000 * (time.monotonic() - began),
+            "yes" if is_ours else "no",
+            1000 * (time.monotonic() - started),
         )
 
     def _publish(self, shard: Shard, part: Part, path: Path, data: bytes) -> bool:
-        """One try; False when another process was first with the same rows."""
+        """Try once to publish a part; False if another process published the same rows first."""
         tmp = path.with_name(f".tmp-{path.name}-{uuid.uuid4().hex}")
         try:
             self._folders.ensure(path.parent)
             write_new(self._fs, tmp, data)
             self.check_lease()
-            while not (mine := publish(self._fs, tmp, path)):
+            while not (is_ours := publish(self._fs, tmp, path)):
                 self._reader.invalidate(shard.input.file_id, shard.index, part.index)
                 if self.has(shard, part):
-                    break  # what is there is whole; otherwise it was set aside, and the name is free
+                    break  # the part there is valid; otherwise `has` quarantined it, and the name is free
             self._fs.fsync_dir(path.parent)
-            return mine
+            return is_ours
         except FileNotFoundError:
             self._folders.forget_all()
             raise

@@ -1,8 +1,8 @@
-"""Assemble one translated file from its parts, prove it, and record what was proved.
+"""Assemble one translated file from its parts, verify it, and write its record.
 
-The source is read a second time, and each row's digest compared with the one its translation was made from, so that a
-file that changed meanwhile is never mixed. Memory is bounded by one shard. A file appears as a whole, by rename, and is
-followed by `.hymt/f<id>/file.json`, which outlives the parts. Does not know the job around it.
+The source is read a second time, and the digest of each row is compared with that of the row that was translated, so
+that the output never mixes two versions of a file. Memory is bounded by one shard. A file is published complete, by
+rename; its record `.hymt/f<id>/file.json` is written next, and is kept when the parts are removed. Does not know jobs.
 """
 
 from __future__ import annotations
@@ -54,60 +54,66 @@ def out_format(input: Input, config: WriteConfig) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Assembly:
-    """What a file is assembled from."""
+    """Everything needed to assemble one translated file."""
 
     input: Input
     shards: ShardTable  # of every shard
-    load_shard: Callable[[ShardRecord], LoadedShard]  # headers and rows of a shard, verified
+    load_shard: Callable[[ShardRecord], LoadedShard]  # returns the verified headers and rows of a shard
     read_documents: Callable[[Input], Iterator[Document]]
     preamble: Callable[[Input], Preamble]
     config: WriteConfig
     identity: str
-    check_lease: Callable[[], None]  # raises when nothing may be published any more
-    make_folder: Callable[[Path], None]  # makes a folder that lasts
-    preserve_foreign: Callable[
-        [str], None
-    ]  # keeps what stands in the file's place, unless its sha256 is this or the job's own
+    check_lease: Callable[[], None]  # raises if nothing may be published any more
+    make_folder: Callable[[Path], None]  # creates a folder that survives a power loss
+    # keeps a copy of the file at the output path, unless its sha256 is this one or that of the job's own file
+    preserve_foreign: Callable[[str], None]
 
 
 def assemble(fs: Fs, folder: Path, assembly: Assembly) -> JsonDict:
-    """Write and publish one translated file and its errors file; the record of both.
+    """Write and publish one translated file and its errors file.
+
+    Returns:
+        The record of both files, as written to `file.json`.
 
     Raises:
-        InputChangedError: A row is not what its translation was made from.
-        StoppedError: The store refused.
+        InputChangedError: A row differs from the one that was translated.
+        StoppedError: The file system failed.
     """
-    input, before = assembly.input, stat_files(assembly.input)
+    input, files_before = assembly.input, stat_files(assembly.input)
     final, errors = manifest.translated_path(folder, input.out_rel), manifest.errors_path(folder, input.rel)
     tally = _Tally()
     try:
         with contextlib.ExitStack() as stack:
             out = stack.enter_context(NewFile(fs, tmp_path(final)))
-            bad: NewFile | None = None
-            num_bad = 0
-            kind = out_format(input, assembly.config)
-            head, rows = assembly.preamble(input), partial(_read_documents, assembly)
-            writer = formats.open_writer(input, kind, head, assembly.config, cast(BinaryIO, out), rows)
+            errors_file: NewFile | None = None
+            num_errors = 0
+            output_format = out_format(input, assembly.config)
+            preamble, rows = assembly.preamble(input), partial(_read_documents, assembly)
+            writer = formats.open_writer(input, output_format, preamble, assembly.config, cast(BinaryIO, out), rows)
             for document, row in _documents_and_rows(assembly, tally):
                 writer.write(document, row)
                 if row.status is not Status.OK:
-                    if bad is None:
+                    if errors_file is None:
                         assembly.make_folder(errors.parent)
-                        bad = stack.enter_context(NewFile(fs, tmp_path(errors)))
-                    bad.write(formats.error_line(document, row, assembly.config.raw_errors))
-                    num_bad += 1
+                        errors_file = stack.enter_context(NewFile(fs, tmp_path(errors)))
+                    errors_file.write(formats.error_line(document, row, assembly.config.raw_errors))
+                    num_errors += 1
             writer.close()
-            source = hash_input(input)
-            if stat_files(input) != before:
-                raise input_changed_error(f"{input.rel} was written to while it was read")
+            input_record = hash_input(input)
+            if stat_files(input) != files_before:
+                raise input_changed_error(f"{input.rel} was modified while it was being read")
             output: JsonDict = {"rows": tally.num_rows, "bytes": out.size, "sha256": out.sync_and_close()}
-            problems = {"rows": num_bad, "bytes": bad.size, "sha256": bad.sync_and_close()} if bad else None
+            errors_record = (
+                {"rows": num_errors, "bytes": errors_file.size, "sha256": errors_file.sync_and_close()}
+                if errors_file
+                else None
+            )
             assembly.preserve_foreign(output["sha256"])
             assembly.check_lease()
-            if bad:
-                replace(fs, bad.path, errors)
+            if errors_file:
+                replace(fs, errors_file.path, errors)
                 fs.fsync_dir(errors.parent)
-            elif stat_or_none(fs, errors):  # of an earlier, worse run
+            elif stat_or_none(fs, errors):  # left by an earlier run that had errors
                 remove(fs, errors)
                 fs.fsync_dir(errors.parent)
             replace(fs, out.path, final)
@@ -118,11 +124,11 @@ def assemble(fs: Fs, folder: Path, assembly: Assembly) -> JsonDict:
         "identity": assembly.identity,
         "rel": input.rel,
         "out_rel": input.out_rel,
-        "format": kind,
+        "format": output_format,
         "rows": tally.num_rows,
-        "input": source,
+        "input": input_record,
         "output": output,
-        "errors": problems,
+        "errors": errors_record,
         "counts": +tally.counts,
         "flags": tally.flags,
         "tokens": tally.tokens,
@@ -133,7 +139,7 @@ def assemble(fs: Fs, folder: Path, assembly: Assembly) -> JsonDict:
     record["shards"] = assembly.shards.pack()
     assembly.make_folder(record_path(folder, input).parent)
     write_atomic(fs, record_path(folder, input), manifest.seal(record))
-    log.info("published file=%r rows=%d errors=%d bytes=%d", input.out_rel, tally.num_rows, num_bad, out.size)
+    log.info("published file=%r rows=%d errors=%d bytes=%d", input.out_rel, tally.num_rows, num_errors, out.size)
     return record
 
 
@@ -151,38 +157,42 @@ class _Tally:
         self.environments[manifest.canonical_json(header.environment)] = header.environment
 
     def add_rows(self, rows: Mapping[int, Row]) -> None:
-        """Of a shard. Where one of them is not written in the end, nothing is published."""
-        found = rows.values()
-        for status, count in Counter([row.status for row in found]).items():
+        """Add all rows of a shard. If one of them is not written in the end, the whole file is not published."""
+        shard_rows = rows.values()
+        for status, count in Counter([row.status for row in shard_rows]).items():
             self.counts[status.value] += count
-        self.flags.update(chain.from_iterable([row.flags for row in found if row.flags]))
-        self.tokens["source"] += sum([row.num_source_tokens for row in found])
-        self.tokens["new"] += sum([row.num_new_tokens for row in found])
+        self.flags.update(chain.from_iterable([row.flags for row in shard_rows if row.flags]))
+        self.tokens["source"] += sum([row.num_source_tokens for row in shard_rows])
+        self.tokens["new"] += sum([row.num_new_tokens for row in shard_rows])
 
 
 def _documents_and_rows(assembly: Assembly, tally: _Tally) -> Iterator[tuple[Document, Row]]:
-    """Every document with its row, in order; nothing more and nothing less than the shards hold."""
-    name, wrong, documents = assembly.input.rel, RowRanges(), _read_documents(assembly)
+    """Yield every document with its translated row, in order.
+
+    Raises:
+        InputChangedError: The documents are not exactly those of the shards.
+    """
+    name, changed_rows, documents = assembly.input.rel, RowRanges(), _read_documents(assembly)
     for record in assembly.shards:
         headers, rows = assembly.load_shard(record)
         for header in headers:
             tally.add_part(header)
         tally.add_rows(rows)
-        for number in range(record.first_row, record.first_row + record.num_rows):
-            document, row = next(documents, None), rows.pop(number)
-            if document is None or document.row_index != number or document.digest != row.digest:
-                wrong.add(number)
-            elif not wrong.ranges:  # after a changed row we read on, to name them all, but write nothing
+        for row_index in range(record.first_row, record.first_row + record.num_rows):
+            document, row = next(documents, None), rows.pop(row_index)
+            if document is None or document.row_index != row_index or document.digest != row.digest:
+                changed_rows.add(row_index)
+            elif not changed_rows.ranges:  # after a changed row keep reading, to name all of them, but write nothing
                 tally.num_rows += 1
                 yield document, _output_row(document, row, tally)
-    if wrong.ranges:
-        raise input_changed_error(f"{name} {wrong}")
+    if changed_rows.ranges:
+        raise input_changed_error(f"{name} {changed_rows}")
     if (extra := next(documents, None)) is not None:
-        raise input_changed_error(f"{name} goes on after row {extra.row_index}")
+        raise input_changed_error(f"{name} has more rows after row {extra.row_index}")
 
 
 def _output_row(document: Document, row: Row, tally: _Tally) -> Row:
-    """The row as it is written: one that cannot take the added fields is a bad row, whatever its translation is."""
+    """Return the row to write. A row that cannot take the added fields becomes a bad row, even if it was translated."""
     if document.status is not Status.BAD_ROW or row.status in NOT_SENT_STATUSES:
         return row
     tally.counts[row.status.value] -= 1
@@ -206,7 +216,7 @@ def record_path(folder: Path, input: Input) -> Path:
 
 
 def read_record(fs: Fs, folder: Path, input: Input) -> JsonDict | None:
-    """The record of a published file, or None where there is none or a broken one (it is made again from the parts).
+    """Return the record of a published file; None if it is missing or damaged (it is rebuilt from the parts).
 
     Raises:
         PermissionError: This user may not read it.
@@ -215,7 +225,7 @@ def read_record(fs: Fs, folder: Path, input: Input) -> JsonDict | None:
         record = manifest.load(fs, record_path(folder, input))
         shard_table_of(record)
         if (record["rel"], record["out_rel"]) != (input.rel, input.out_rel):
-            raise manifest.StateDamagedError("it is of another file")
+            raise manifest.StateDamagedError("it belongs to another file")
         return record
     except manifest.StateMissingError:
         return None
@@ -227,44 +237,49 @@ def read_record(fs: Fs, folder: Path, input: Input) -> JsonDict | None:
 
 
 def shard_table_of(record: JsonDict) -> ShardTable:
-    """Of a file's record; a list of them in the folders of earlier versions."""
-    found = record["shards"]
-    if isinstance(found, str):
-        return ShardTable.unpack(found)
-    records = [decode_shard_record(fields) for fields in found]
-    if any(one.index >= len(records) for one in records):
+    """Return the shard table of a file's record; earlier versions stored it as a list of shard records."""
+    shards = record["shards"]
+    if isinstance(shards, str):
+        return ShardTable.unpack(shards)
+    records = [decode_shard_record(fields) for fields in shards]
+    if any(shard_record.index >= len(records) for shard_record in records):
         raise ValueError("not the shards of one file")
     return ShardTable(records)
 
 
 def describe_damage(fs: Fs, path: Path, expected: JsonDict | None) -> str:
-    """How a published file differs from its record; "" when it does not. `wanted` None: it should not be there.
+    """Return how a published file differs from its record, "" if it does not.
+
+    Args:
+        fs: The file system.
+        path: The published file.
+        expected: Its "bytes" and "sha256"; None if the file should not exist.
 
     Raises:
         PermissionError: This user may not read it.
     """
-    found = stat_or_none(fs, path)
+    stat = stat_or_none(fs, path)
     if expected is None:
-        return "" if found is None else "should not be there"
-    if found is None:
+        return "" if stat is None else "should not be there"
+    if stat is None:
         return "is missing"
-    if found.kind != "file":
-        return "is a folder" if found.kind == "dir" else "is a link or no file"
-    if found.size != expected["bytes"]:
-        return f"has {found.size} bytes, recorded are {expected['bytes']}"
+    if stat.kind != "file":
+        return "is a folder" if stat.kind == "dir" else "is a link or a special file"
+    if stat.size != expected["bytes"]:
+        return f"has {stat.size} bytes, but its record has {expected['bytes']}"
     try:
         return "" if hash_file(fs, path)[1] == expected["sha256"] else "does not match its checksum"
     except PermissionError:
-        raise  # it may be whole
+        raise  # it may be intact
     except OSError as error:
         return f"cannot be read ({error.strerror})"
 
 
 def is_intact(fs: Fs, folder: Path, record: JsonDict) -> bool:
-    """Whether the published file and its errors file are whole."""
+    """Return whether the published file and its errors file are intact; log the damage if not."""
     output = describe_damage(fs, manifest.translated_path(folder, record["out_rel"]), record["output"])
     errors = describe_damage(fs, manifest.errors_path(folder, record["rel"]), record["errors"])
-    for name, what in ((record["out_rel"], output), (f"{record['rel']}.errors.jsonl", errors)):
-        if what:
-            log.warning("published file=%r damage=%r", name, what)
+    for name, damage in ((record["out_rel"], output), (f"{record['rel']}.errors.jsonl", errors)):
+        if damage:
+            log.warning("published file=%r damage=%r", name, damage)
     return not output and not errors

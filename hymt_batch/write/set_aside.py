@@ -1,8 +1,8 @@
-"""What somebody put into translated/, kept in set_aside/ before it is replaced or removed.
+"""Keep edited files of translated/ in set_aside/ before they are replaced or removed.
 
-A file of translated/ is the job's own where its bytes are what a record or the manifest says, or what is about to
-replace it. Anything else may be somebody's work. It gets a second name that lasts before its own name goes, so that
-a kill or a power loss at any moment leaves one of them. Nothing reads, verifies or removes set_aside/.
+A file in translated/ is the job's own if its bytes match a record, the manifest, or the file that is about to replace
+it. Any other file may be a user's work. It gets a second, durable name before its own name is removed, so that a kill
+or a power loss at any moment leaves at least one of them. The job never reads, verifies or removes set_aside/.
 """
 
 from __future__ import annotations
@@ -20,49 +20,56 @@ from hymt_batch.fs import LINK_UNSUPPORTED_ERRNOS, READ_BYTES, Fs, NewFile, hash
 
 log = logging.getLogger(__name__)
 
-DIGEST_LENGTHS = (8, 16, 32, 64)  # of the sha256 in a name; more where another file has the shorter one
-MAX_NAME_BYTES = 255  # bytes
+DIGEST_LENGTHS = (
+    8,
+    16,
+    32,
+    64,
+)  # hex digits of the sha256 in a name; longer ones are used if another file has the shorter name
+MAX_NAME_BYTES = 255
 
 
 def preserved_path(folder: Path, out_rel: str, digits: str) -> Path:
-    """Where a changed file of translated/ is kept."""
+    """Return the path in set_aside/ of a changed file of translated/."""
     path, ending = folder / "set_aside" / out_rel, f".{digits}"
-    short = os.fsencode(path.name)[: MAX_NAME_BYTES - len(ending)].decode("utf-8", "ignore")
-    return path.with_name(short + ending)
+    shortened = os.fsencode(path.name)[: MAX_NAME_BYTES - len(ending)].decode("utf-8", "ignore")
+    return path.with_name(shortened + ending)
 
 
 def preserve_foreign(
     fs: Fs, folder: Path, out_rel: str, own_sha256s: Collection[str | None], make_folder: Callable[[Path], None]
 ) -> None:
-    """Keep a file of translated/ that is about to be replaced or removed, unless the job made it.
+    """Keep a file of translated/ that is about to be replaced or removed, unless the job wrote it.
 
     Args:
-        fs: The store.
+        fs: The file system.
         folder: The output folder, whose lease the caller holds.
-        out_rel: The file below translated/.
-        ours: sha256 of what the job made, or is about to put there.
-        make_folder: Makes a folder that lasts.
+        out_rel: The file's path below translated/.
+        own_sha256s: sha256 of each file that the job wrote, or is about to write, at this path.
+        make_folder: Creates a folder that survives a power loss.
 
     Raises:
-        OSError: The store refuses; nothing was lost.
+        OSError: The file system failed; nothing was lost.
     """
     path = manifest.translated_path(folder, out_rel)
-    found = stat_or_none(fs, path)
-    if found is None and not _is_readable(fs, path):
+    stat = stat_or_none(fs, path)
+    if stat is None and not _is_readable(fs, path):
         return
-    if found is not None and found.kind != "file":
+    if stat is not None and stat.kind != "file":
         return
     sha256 = hash_file(fs, path)[1]
     if sha256 in own_sha256s:
         return
-    kept = _preserve(fs, folder, out_rel, sha256, make_folder)
+    preserved = _preserve(fs, folder, out_rel, sha256, make_folder)
     log.warning(
-        "translated/%s is not what this job made. It is kept as %s, and made again", out_rel, kept.relative_to(folder)
+        "translated/%s is not what this job wrote. It is kept as %s and written again",
+        out_rel,
+        preserved.relative_to(folder),
     )
 
 
 def _is_readable(fs: Fs, path: Path) -> bool:
-    """Whether a file is there after all: a store that failed once to find it must not cost somebody's work."""
+    """Return whether a file exists after all: one wrong answer of the file system must not cost a user's work."""
     with contextlib.suppress(FileNotFoundError):
         fs.read(path, 0, 1)
         return True
@@ -77,23 +84,23 @@ def _preserve(fs: Fs, folder: Path, out_rel: str, sha256: str, make_folder: Call
         if _link_or_copy(fs, folder, path, target) or _has_sha256(fs, target, sha256):
             fs.fsync_dir(target.parent)
             return target
-    raise FileExistsError(errno.EEXIST, "another file has every name", str(target))
+    raise FileExistsError(errno.EEXIST, "other files already use all possible names", str(target))
 
 
 def _link_or_copy(fs: Fs, folder: Path, path: Path, target: Path) -> bool:
-    """Give a file a second name, or a copy where the store has no links; False where the name is taken."""
+    """Hard link a file to `target`, or copy it if the file system has no hard links; False if the name is taken."""
     try:
         fs.link(path, target)
         return True
     except OSError as error:
-        ours, there = stat_or_none(fs, path), stat_or_none(fs, target)
-        if there is not None:
-            return ours is not None and (ours.ino, ours.dev) == (there.ino, there.dev)
+        source_stat, target_stat = stat_or_none(fs, path), stat_or_none(fs, target)
+        if target_stat is not None:
+            return source_stat is not None and (source_stat.ino, source_stat.dev) == (target_stat.ino, target_stat.dev)
         if error.errno not in LINK_UNSUPPORTED_ERRNOS:
             raise
     with NewFile(fs, manifest.state_folder(folder) / f".tmp-aside-{uuid.uuid4().hex}") as copy:
-        for piece in _read_chunks(fs, path):
-            copy.write(piece)
+        for chunk in _read_chunks(fs, path):
+            copy.write(chunk)
         copy.sync_and_close()
     try:
         return publish(fs, copy.path, target)
@@ -102,19 +109,22 @@ def _link_or_copy(fs: Fs, folder: Path, path: Path, target: Path) -> bool:
 
 
 def _read_chunks(fs: Fs, path: Path) -> Iterator[bytes]:
-    at = 0
-    while piece := fs.read(path, at, READ_BYTES):
-        yield piece
-        at += len(piece)
+    offset = 0
+    while chunk := fs.read(path, offset, READ_BYTES):
+        yield chunk
+        offset += len(chunk)
 
 
 def _has_sha256(fs: Fs, path: Path, sha256: str) -> bool:
-    found = stat_or_none(fs, path)
-    return found is not None and found.kind == "file" and hash_file(fs, path)[1] == sha256
+    stat = stat_or_none(fs, path)
+    return stat is not None and stat.kind == "file" and hash_file(fs, path)[1] == sha256
 
 
 def recorded_sha256s(fs: Fs, folder: Path) -> dict[str, str]:
-    """Files of translated/ and their sha256 as the manifest has them; none where it cannot be read."""
+    """Return path below translated/ -> sha256, as recorded in the manifest; empty if it cannot be read."""
     with contextlib.suppress(manifest.StateDamagedError, KeyError, TypeError):
-        return {one["path"].removeprefix("translated/"): one["sha256"] for one in manifest.read(fs, folder)["outputs"]}
+        return {
+            output["path"].removeprefix("translated/"): output["sha256"]
+            for output in manifest.read(fs, folder)["outputs"]
+        }
     return {}

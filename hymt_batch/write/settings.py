@@ -22,7 +22,7 @@ class WriteFormat(Enum):
 
 
 class OnError(Enum):
-    """What a row without a translation holds in the output."""
+    """What the output holds for a row without a translation."""
 
     empty = "empty"
     source = "source"
@@ -30,7 +30,7 @@ class OnError(Enum):
 
 @dataclass(kw_only=True, slots=True)
 class WriteConfig:
-    """How translations are stored; every field is explained in conf/write/."""
+    """How translations are written; every field is explained in conf/write/."""
 
     format: WriteFormat = WriteFormat.input
     on_error: OnError = OnError.empty
@@ -68,5 +68,5 @@ class WriteConfig:
 
     @property
     def added_fields(self) -> tuple[str, ...]:
-        """Fields that every row of the output gets; a row of the input must not have them."""
+        """Fields added to every row of the output; a row of the input must not have them."""
         return () if self.format is WriteFormat.text else (self.translation_field, self.meta_field)

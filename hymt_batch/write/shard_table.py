@@ -1,6 +1,6 @@
-"""Records of the complete shards of a file, in a few bytes each: a job over years of text has a hundred thousand.
+"""The records of a file's complete shards, packed into a few bytes each: a large job has a hundred thousand shards.
 
-Objects that stay while others come and go would also keep the memory around them from being given back.
+Separate long-lived objects would also fragment the heap and keep freed memory from returning to the system.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from collections.abc import Iterable, Iterator
 
 from hymt_batch.records import ShardRecord
 
-_RECORD = struct.Struct("<?qqqq32s?")  # whether it is here, then a record's fields but its index
+_RECORD = struct.Struct("<?qqqq32s?")  # is it present, then all fields of a record except its index
 
 
 class ShardTable:
-    """Shard records of one file by their index."""
+    """The shard records of one file, by shard index."""
 
     def __init__(self, records: Iterable[ShardRecord] = ()) -> None:
         self._packed, self._count = bytearray(), 0
@@ -24,29 +24,33 @@ class ShardTable:
 
     @classmethod
     def unpack(cls, text: str) -> ShardTable:
-        """The inverse of `pack`; ValueError where the text is none of its."""
+        """Inverse of `pack`.
+
+        Raises:
+            ValueError: The text does not come from `pack`.
+        """
         table, data = cls(), base64.b64decode(text, validate=True)
         if len(data) % _RECORD.size:
             raise ValueError("not a table of shard records")
         table._packed[:] = data
-        for here, *places, _, _ in _RECORD.iter_unpack(data):
-            if min(places) < 0:
+        for is_present, *cursors, _, _ in _RECORD.iter_unpack(data):
+            if min(cursors) < 0:
                 raise ValueError("not a table of shard records")
-            table._count += here
+            table._count += is_present
         return table
 
     def pack(self) -> str:
-        """One text of all records, for a file's own record: a list of so many would take much memory to write."""
+        """Return all records as one string, for `file.json`: writing them as a long list would take much memory."""
         return base64.b64encode(self._packed).decode("ascii")
 
     def add(self, record: ShardRecord) -> None:
-        """Take a record in, in place of an earlier one of its shard."""
-        at, size = record.index * _RECORD.size, len(self._packed)
-        if at >= size:
-            self._packed.extend(bytes(at + _RECORD.size - size))
+        """Add a record, or replace the one with the same shard index."""
+        offset, size = record.index * _RECORD.size, len(self._packed)
+        if offset >= size:
+            self._packed.extend(bytes(offset + _RECORD.size - size))
         self._count += record.index not in self
-        places = (record.first_row, record.num_rows, record.start, record.end)
-        _RECORD.pack_into(self._packed, at, True, *places, bytes.fromhex(record.sha256), record.last)
+        cursors = (record.first_row, record.num_rows, record.start, record.end)
+        _RECORD.pack_into(self._packed, offset, True, *cursors, bytes.fromhex(record.sha256), record.last)
 
     def get(self, index: int) -> ShardRecord | None:
         if index not in self:
@@ -55,14 +59,14 @@ class ShardTable:
         return ShardRecord(index, first_row, num_rows, start, end, digest.hex(), last)
 
     def __contains__(self, index: int) -> bool:
-        at = index * _RECORD.size
-        return at < len(self._packed) and bool(self._packed[at])
+        offset = index * _RECORD.size
+        return offset < len(self._packed) and bool(self._packed[offset])
 
     def __len__(self) -> int:
         return self._count
 
     def __iter__(self) -> Iterator[ShardRecord]:
-        """Records in the order of their shards."""
+        """Yield the records in the order of their shards."""
         for index in range(self.end):
             if (record := self.get(index)) is not None:
                 yield record
@@ -74,11 +78,11 @@ class ShardTable:
 
     @property
     def last_index(self) -> int | None:
-        """Index of the file's last shard; None until it is here."""
-        found = self.get(self.end - 1) if self.end else None
-        return found.index if found and found.last else None
+        """Index of the file's last shard; None until its record is added."""
+        record = self.get(self.end - 1) if self.end else None
+        return record.index if record and record.last else None
 
     @property
     def is_complete(self) -> bool:
-        """Whether every shard up to the last is here."""
+        """True if the table has every shard of the file."""
         return len(self) == self.end and self.last_index is not None

@@ -1,6 +1,6 @@
-"""Why the last run of a job stopped: one small file in `.hymt`, for `status`, until the next run starts or ends well.
+"""Why the last run of a job stopped: a small file in `.hymt`, read by `status`, removed when a run starts or succeeds.
 
-Best effort: a run that is killed writes none, and a store that refuses it costs nothing else.
+Best effort: a killed run does not write it, and a failure to write it is ignored.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ MAX_BYTES = 1 << 14
 
 @dataclass(frozen=True, slots=True)
 class StopReason:
-    """How a run ended that did not complete its job."""
+    """Why a run ended without completing its job."""
 
     exit_code: int
     why: str  # one printable line
@@ -33,17 +33,17 @@ def path(folder: Path) -> Path:
 
 
 def describe(error: BaseException) -> tuple[ExitCode, str]:
-    """The exit code that an error gives, and its first line."""
+    """Return the exit code of an error and the first line of its message."""
     if isinstance(error, KeyboardInterrupt):
         return ExitCode.STOPPED, "Ctrl-C"
-    known = error if isinstance(error, HymtError) else wrap_exception(error)
-    if known is not None:
-        return known.exit_code, first_line(known)
+    error_of_ours = error if isinstance(error, HymtError) else wrap_exception(error)
+    if error_of_ours is not None:
+        return error_of_ours.exit_code, first_line(error_of_ours)
     return ExitCode.BUG, f"{type(error).__name__}: {first_line(error)}"
 
 
 def write(fs: Fs, folder: Path, code: ExitCode, reason: str) -> None:
-    """Keep why a run stopped. The caller holds the lease, where there is one."""
+    """Write why a run stopped. The caller holds the lease, if leases are enabled."""
     line = sanitize.sanitize_text(" ".join(reason.split()))
     line = line if len(line) <= MAX_CHARACTERS else line[: MAX_CHARACTERS - 1] + "…"
     value = {"exit_code": int(code), "why": line, "at": datetime.now(UTC).isoformat(timespec="seconds")}
@@ -54,7 +54,7 @@ def write(fs: Fs, folder: Path, code: ExitCode, reason: str) -> None:
 
 
 def read(fs: Fs, folder: Path) -> StopReason | None:
-    """Why the last run stopped; None where nothing tells."""
+    """Return why the last run stopped; None if that is not recorded."""
     with contextlib.suppress(manifest.StateDamagedError, OSError, KeyError, TypeError, ValueError):
         value = manifest.load(fs, path(folder), MAX_BYTES)
         line = sanitize.sanitize_text(" ".join(str(value["why"]).split()))[:MAX_CHARACTERS]
@@ -63,7 +63,7 @@ def read(fs: Fs, folder: Path) -> StopReason | None:
 
 
 def clear(fs: Fs, folder: Path) -> None:
-    """A run starts, or the job is complete."""
+    """Remove the file; call it when a run starts or the job is complete."""
     with contextlib.suppress(OSError):
         if stat_or_none(fs, path(folder)) is not None:
             remove(fs, path(folder))

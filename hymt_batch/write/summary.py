@@ -1,4 +1,4 @@
-"""What a finished job made. Import `Summary` from `output.py`."""
+"""Totals of a finished job. Import `Summary` from `output.py`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hymt_batch.manifest import JsonDict, sum_counts
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """What a finished job made, and what of it in this run."""
+    """Totals of a finished job, and of this run."""
 
     folder: Path
     files: int
@@ -21,7 +21,7 @@ class Summary:
     flags: Mapping[str, int]
     num_source_tokens: int
     num_new_tokens: int
-    seconds: float  # since the folder was opened
+    seconds: float  # since the output folder was opened
     num_rows_decoded: int  # committed by this run
     num_rows_kept: int  # committed by earlier runs, or by others
     outputs: tuple[Path, ...]
@@ -29,7 +29,7 @@ class Summary:
 
 
 def summarize(folder: Path, records: Sequence[JsonDict], seconds: float, num_rows_decoded: int) -> Summary:
-    """Add up the records of all files of a job."""
+    """Add up the records of a job's files."""
     rows, tokens = sum(r["rows"] for r in records), sum_counts(r["tokens"] for r in records)
     return Summary(
         folder=folder,

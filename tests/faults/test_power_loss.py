@@ -1,6 +1,7 @@
-"""Small jobs in a simulated store: every change is a crash, and every state it may leave is recovered by the real code.
+"""Small jobs on a simulated file system: crash at every change, and recover every possible state with the real code.
 
-The whole of it is `make faults`; here is a seeded part of each world. What the harness can see is in test_mutants.py.
+`make faults` explores everything; these tests run a seeded sample of each world. test_mutants.py shows which bugs the
+harness detects.
 """
 
 from __future__ import annotations
@@ -32,9 +33,9 @@ FAULTS = {
 @pytest.fixture
 def world(tmp_path: Path) -> World:
     with simulated():
-        made = make("here", tmp_path, random.Random(7))
-        solve(made)
-    return made
+        small_world = make("here", tmp_path, random.Random(7))
+        solve(small_world)
+    return small_world
 
 
 @pytest.mark.parametrize(
@@ -48,17 +49,19 @@ def world(tmp_path: Path) -> World:
     ],
 )
 @pytest.mark.fault(33, 34)
-def test_a_crash_at_any_change_breaks_no_promise(tmp_path: Path, make_world: worlds.Make, kind: type[Explorer]) -> None:
+def test_a_crash_at_any_change_breaks_no_invariant(
+    tmp_path: Path, make_world: worlds.Make, kind: type[Explorer]
+) -> None:
     tally = Tally()
     with simulated():
         worlds.explore(tmp_path, random.Random(5), tally, make_world, kind, 100)
     assert not tally.broken
     assert tally.states >= 100
-    assert tally.counts["states after crash 2"] > 10  # the recovery crashed in its turn
+    assert tally.counts["states after crash 2"] > 10  # the recovery itself crashed too
 
 
 @pytest.mark.fault(35, 36, 37, 39)
-def test_a_job_whose_files_are_damaged_at_any_moment_ends_right_or_is_refused(tmp_path: Path) -> None:
+def test_a_job_whose_files_are_damaged_at_any_moment_ends_correctly_or_is_refused(tmp_path: Path) -> None:
     tally = Tally()
     with simulated():
         worlds.corrupt(tmp_path, random.Random(5), tally, 400)
@@ -69,17 +72,19 @@ def test_a_job_whose_files_are_damaged_at_any_moment_ends_right_or_is_refused(tm
 @pytest.mark.fault(26)
 @pytest.mark.parametrize("number", [errno.EEXIST, errno.ENOENT, errno.EIO])
 @pytest.mark.parametrize("operation", ["link", "rename"])
-def test_what_happened_though_it_was_reported_as_failed_counts_once(world: World, operation: str, number: int) -> None:
+def test_an_operation_that_succeeded_but_was_reported_as_failed_counts_once(
+    world: World, operation: str, number: int
+) -> None:
     class Liar(SimFS):
         def link(self, source: Path, target: Path) -> None:
             super().link(source, target)
             if operation == "link":
-                raise OSError(number, "it happened all the same", str(target))
+                raise OSError(number, "reported as failed, but done", str(target))
 
         def rename(self, source: Path, target: Path) -> None:
             super().rename(source, target)
             if operation == "rename" and ".hymt/lease" not in str(target) and "probe-" not in str(target):
-                raise OSError(number, "it happened all the same", str(target))
+                raise OSError(number, "reported as failed, but done", str(target))
 
     class Probed(Liar):
         def link(self, source: Path, target: Path) -> None:
@@ -96,8 +101,8 @@ def test_what_happened_though_it_was_reported_as_failed_counts_once(world: World
 
 
 @pytest.mark.fault(46)
-def test_a_runner_that_was_taken_over_publishes_nothing_more(world: World) -> None:
-    """At each change of a first run a second one takes over and ends; then the first one wakes."""
+def test_a_run_whose_lease_was_taken_over_publishes_nothing_more(world: World) -> None:
+    """At each change of a first run, a second run takes over and finishes; then the first one continues."""
     ended, stopped = 0, 0
     with simulated():
         for at in range(1, 90):
@@ -124,15 +129,15 @@ def test_a_runner_that_was_taken_over_publishes_nothing_more(world: World) -> No
 
 
 @pytest.mark.fault(45)
-def test_of_two_that_take_over_a_dead_lease_one_holds_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The second one tries at each change of the first one's take-over; whoever lost it learns so before a commit."""
+def test_only_one_of_two_processes_takes_over_a_stale_lease(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second process tries at each step of the first one's takeover; the one that lost the lease cannot commit."""
     refused = lost = 0
     with simulated():
         for at in range(1, 12):
             fs, dead, held = SimFS(), holder(), list[lease.Lease]()
             for path in ("/job", "/job/.hymt", "/job/.hymt/lease"):
                 fs.mkdir(Path(path), 0o777)
-            monkeypatch.setattr(lease, "is_alive", lambda other, me, dead=dead: other.owner != dead.owner)
+            monkeypatch.setattr(lease, "is_alive", lambda holder_seen, me, dead=dead: holder_seen.owner != dead.owner)
             lease.acquire(fs, HOME, ttl_s=100.0, beat_s=20.0, me=dead)
             start = fs.count
 
@@ -148,9 +153,9 @@ def test_of_two_that_take_over_a_dead_lease_one_holds_it(monkeypatch: pytest.Mon
             except LeaseError:
                 refused += 1
             holding = 0
-            for one in held:
+            for acquired in held:
                 try:
-                    one.check()
+                    acquired.check()
                     holding += 1
                 except StoppedError:
                     lost += 1
@@ -160,13 +165,13 @@ def test_of_two_that_take_over_a_dead_lease_one_holds_it(monkeypatch: pytest.Mon
 
 
 @pytest.mark.fault(49)
-def test_a_killed_run_leaves_nothing_that_the_next_one_does_not_sweep(world: World) -> None:
-    """Half-made lease files too: a job that is requeued fifty times must not grow."""
+def test_leftovers_of_killed_runs_are_removed_by_the_next_run(world: World) -> None:
+    """Including temporary lease files: a job that is requeued fifty times must not use more space."""
     with simulated():
         fs = SimFS()
-        for number in range(50):
-            ids_from(1000 * (number + 1))
-            fs.crash_at = fs.count + 12  # in the midst of taking the lease
+        for run_index in range(50):
+            ids_from(1000 * (run_index + 1))
+            fs.crash_at = fs.count + 12  # while it acquires the lease
             with pytest.raises(Crash):
                 run(fs, world, Seen())
             fs = fs.after_kill()
@@ -177,7 +182,7 @@ def test_a_killed_run_leaves_nothing_that_the_next_one_does_not_sweep(world: Wor
     assert not [path for path in fs.tree() if ".tmp-" in path]
 
 
-def test_a_store_that_cannot_list_its_folders_at_the_end_still_has_a_complete_job(world: World) -> None:
+def test_a_failing_folder_listing_at_the_end_does_not_fail_a_complete_job(world: World) -> None:
     class Unlisted(SimFS):
         def listdir(self, path: Path) -> list[str]:
             if "/job/manifest.json" in self.tree():
@@ -192,7 +197,7 @@ def test_a_store_that_cannot_list_its_folders_at_the_end_still_has_a_complete_jo
 
 @pytest.mark.fault(22)
 @pytest.mark.parametrize("times", [2, 1000])
-def test_a_part_that_cannot_be_read_is_tried_again_before_it_is_set_aside(world: World, times: int) -> None:
+def test_a_part_that_cannot_be_read_is_retried_before_it_is_quarantined(world: World, times: int) -> None:
     class Unreadable(SimFS):
         left = times
 
@@ -220,7 +225,7 @@ def test_a_part_that_cannot_be_read_is_tried_again_before_it_is_set_aside(world:
     assert (first in seen.decoded) is (times > 2)
 
 
-def test_a_store_is_not_blamed_when_another_runner_sweeps_what_is_tried_out(world: World) -> None:
+def test_probe_files_removed_by_a_takeover_are_reported_as_a_lost_lease(world: World) -> None:
     with simulated():
         for at in range(12, 40):
             fs = SimFS()
@@ -242,13 +247,13 @@ def test_a_store_is_not_blamed_when_another_runner_sweeps_what_is_tried_out(worl
             assert final_bytes(fs) == world.golden
 
 
-def test_a_manifest_that_another_did_not_live_to_sync_is_synced_before_parts_are_removed(world: World) -> None:
-    """Two runs without a lease: one is killed around its manifest, the other finds the job complete."""
+def test_a_manifest_left_unsynced_by_a_killed_run_is_synced_before_parts_are_removed(world: World) -> None:
+    """Two runs without a lease: one is killed while it writes the manifest, the other finds the job complete."""
     world.ttl_s = 0.0
-    found = 0
+    num_survivors = 0
     with simulated():
         for dies_at in range(85, 150):
-            fs, seen, start = SimFS(), Seen(), 28  # of the first run: its folders are synced, nothing is looked at yet
+            fs, seen, start = SimFS(), Seen(), 28  # first run: folders are synced, nothing is read yet
 
             def before(now: SimFS, dies_at: int = dies_at, seen: Seen = seen, start: int = start) -> None:
                 if now.count == start:
@@ -263,12 +268,12 @@ def test_a_manifest_that_another_did_not_live_to_sync_is_synced_before_parts_are
             fs.before = before
             run(fs, world, seen)
             for _, left in fs.survivors(random.Random(1), 20):
-                assert not broken_after_crash(left.tree(), world, frozenset(seen.acknowledged)), dies_at
-                found += 1
-    assert found > 100
+                assert not lying(left.tree(), world, frozenset(seen.acknowledged)), dies_at
+                num_survivors += 1
+    assert num_survivors > 100
 
 
-def test_a_redone_job_has_no_manifest_that_proves_another_output(tmp_path: Path) -> None:
+def test_a_redone_job_never_has_a_manifest_of_other_output(tmp_path: Path) -> None:
     with simulated():
         for seed in range(6):
             world = worlds.redo(tmp_path, random.Random(seed))
@@ -281,7 +286,7 @@ def test_a_redone_job_has_no_manifest_that_proves_another_output(tmp_path: Path)
                     assert not broken_after_crash(left.tree(), world, copy.acknowledged)
 
 
-# the simulated store itself
+# the simulated file system itself
 
 
 def _write(fs: SimFS, path: str, data: bytes, *, sync: bool) -> None:
@@ -292,7 +297,7 @@ def _write(fs: SimFS, path: str, data: bytes, *, sync: bool) -> None:
     fs.close(fd)
 
 
-def test_a_power_loss_takes_what_was_not_synced_and_nothing_else() -> None:
+def test_a_simulated_power_loss_removes_exactly_what_was_not_synced() -> None:
     fs = SimFS()
     _write(fs, "/synced", b"data", sync=True)
     fs.fsync_dir(Path("/"))
@@ -306,22 +311,22 @@ def test_a_power_loss_takes_what_was_not_synced_and_nothing_else() -> None:
     }
     assert fs.after_kill().tree() == fs.tree()
     states = {tuple(sorted(left.tree().items())) for _, left in fs.survivors(random.Random(0), 10**6)}
-    assert len(states) == 2 * (1 + 6)  # `nameless` or not; `empty` not, or with one of six contents ("old" is empty)
+    assert len(states) == 2 * (1 + 6)  # `nameless` or not; `empty` missing or with one of six contents ("old" is empty)
 
 
-def test_a_failed_sync_forgets_its_bytes() -> None:
+def test_a_failed_sync_loses_the_bytes() -> None:
     fs = SimFS()
     fd = fs.open_exclusive(Path("/file"))
     fs.write_all(fd, b"data")
     fs.errors = {fs.calls + 1: (errno.EIO, False)}
     with pytest.raises(OSError, match="EIO"):
         fs.fsync(fd)
-    fs.fsync(fd)  # the kernel says that all is well
+    fs.fsync(fd)  # the kernel reports success
     fs.fsync_dir(Path("/"))
     assert fs.after_power_loss().tree() == {"/file": b""}
 
 
-def test_a_rename_in_a_folder_is_whole_and_across_folders_it_is_not() -> None:
+def test_a_rename_is_atomic_within_a_folder_and_not_across_folders() -> None:
     fs = SimFS()
     fs.mkdir(Path("/a"), 0o777)
     fs.mkdir(Path("/b"), 0o777)

@@ -299,8 +299,8 @@ cat "$STORE/job/translated/in.txt"
 @pytest.mark.parametrize(
     ("options", "cause"),
     [
-        pytest.param("size=24k", "the store is full (bytes or inodes)", marks=pytest.mark.fault(16)),
-        pytest.param("nr_inodes=18", "the store is full (bytes or inodes)", marks=pytest.mark.fault(19)),
+        pytest.param("size=24k", "the file system is full (bytes or inodes)", marks=pytest.mark.fault(16)),
+        pytest.param("nr_inodes=18", "the file system is full (bytes or inodes)", marks=pytest.mark.fault(19)),
     ],
 )
 def test_a_full_file_system_stops_the_job_and_it_continues_when_there_is_space(

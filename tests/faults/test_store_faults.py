@@ -1,4 +1,4 @@
-"""A store that refuses: full, failing, read-only, lying; and parts that were damaged on it."""
+"""Faults of the file system: full, failing, read-only or wrong results; and damaged files."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from hymt_batch.write import part as parts
 
 
 class Failing(Fast):
-    """Fails some operations on paths (or descriptors) that a test chooses."""
+    """A file system that fails one operation on the paths (or their descriptors) that a test chooses."""
 
     def __init__(self, number: int, on: str, where: str, times: int = 10**9) -> None:
         self.number, self.on, self.where, self.times, self.paths = number, on, where, times, dict[int, str]()
@@ -32,15 +32,15 @@ class Failing(Fast):
         self.paths[fd] = str(path)
         return fd
 
-    def _wrapped(self, name: str, right: Callable[..., Any]) -> Callable[..., Any]:
+    def _wrapped(self, name: str, original: Callable[..., Any]) -> Callable[..., Any]:
         def call(first: Any, *rest: Any, **options: Any) -> Any:
-            at = self.paths.get(first, "") if isinstance(first, int) else str(first)
-            if name == self.on and self.where in at and self.times > 0:
+            path = self.paths.get(first, "") if isinstance(first, int) else str(first)
+            if name == self.on and self.where in path and self.times > 0:
                 self.times -= 1
                 if name == "close":
-                    right(first)
+                    original(first)
                 raise OSError(self.number, os.strerror(self.number))
-            return right(first, *rest, **options)
+            return original(first, *rest, **options)
 
         return call
 
@@ -69,13 +69,13 @@ def golden(tmp_path: Path, inputs: list[Input]) -> list[bytes]:
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ESTALE, errno.EROFS])
 @pytest.mark.parametrize("on", ["write_all", "fsync", "close", "link"])
 @pytest.mark.fault(16, 17, 18, 20, 21, 25)
-def test_a_store_that_refuses_a_part_stops_the_job_which_then_resumes(
+def test_a_storage_error_in_a_part_stops_the_job_which_then_resumes(
     tmp_path: Path, inputs: list[Input], golden: list[bytes], on: str, number: int
 ) -> None:
-    lasting = number == errno.EFBIG  # a limit of the process; nothing but another limit helps
-    with pytest.raises(PreflightError if lasting else StoppedError, match=errno.errorcode[number]) as stopped:
+    permanent = number == errno.EFBIG  # a limit of the process: running again does not help
+    with pytest.raises(PreflightError if permanent else StoppedError, match=errno.errorcode[number]) as stopped:
         run(tmp_path / "job", inputs, fs=Failing(number, on, "s0000001/.tmp-p00001"))
-    assert stopped.value.exit_code is (ExitCode.PREFLIGHT if lasting else ExitCode.STOPPED)
+    assert stopped.value.exit_code is (ExitCode.PREFLIGHT if permanent else ExitCode.STOPPED)
     assert not list((tmp_path / "job").rglob(".tmp-*"))
     decoded: list[str] = []
     run(tmp_path / "job", inputs, decoded=decoded.append)
@@ -85,7 +85,7 @@ def test_a_store_that_refuses_a_part_stops_the_job_which_then_resumes(
 
 @pytest.mark.parametrize("on", ["write_all", "fsync", "close", "link"])
 @pytest.mark.fault(20, 21)
-def test_an_error_that_passes_costs_a_new_file_and_nothing_else(
+def test_a_temporary_error_only_costs_a_new_file(
     tmp_path: Path, inputs: list[Input], golden: list[bytes], on: str
 ) -> None:
     run(tmp_path / "job", inputs, fs=Failing(errno.EIO, on, ".tmp-p00001", times=2))
@@ -94,10 +94,10 @@ def test_an_error_that_passes_costs_a_new_file_and_nothing_else(
 
 @pytest.mark.parametrize("on", ["write_all", "fsync", "rename"])
 @pytest.mark.fault(16)
-def test_a_store_that_refuses_the_final_file_stops_the_job_which_then_resumes(
+def test_a_storage_error_in_the_final_file_stops_the_job_which_then_resumes(
     tmp_path: Path, inputs: list[Input], golden: list[bytes], on: str
 ) -> None:
-    with pytest.raises(StoppedError, match=r"translated/in.txt could not be stored: ENOSPC"):
+    with pytest.raises(StoppedError, match=r"translated/in.txt could not be written: ENOSPC"):
         run(tmp_path / "job", inputs, fs=Failing(errno.ENOSPC, on, "translated/.tmp-final"))
     assert not list((tmp_path / "job" / "translated").iterdir())
     decoded: list[str] = []
@@ -107,13 +107,15 @@ def test_a_store_that_refuses_the_final_file_stops_the_job_which_then_resumes(
 
 
 @pytest.mark.fault(28)
-def test_a_store_without_hard_links_is_good_enough(tmp_path: Path, inputs: list[Input], golden: list[bytes]) -> None:
+def test_hard_links_are_not_required(tmp_path: Path, inputs: list[Input], golden: list[bytes]) -> None:
     run(tmp_path / "job", inputs, fs=Failing(errno.EPERM, "link", ""))
     assert outputs(tmp_path / "job") == golden
 
 
 @pytest.mark.fault(25)
-def test_a_folder_that_vanishes_is_made_again(tmp_path: Path, inputs: list[Input], golden: list[bytes]) -> None:
+def test_a_folder_that_vanishes_for_a_moment_does_no_harm(
+    tmp_path: Path, inputs: list[Input], golden: list[bytes]
+) -> None:
     with open_output(tmp_path / "job", inputs) as output:
         for shard in shards(inputs[0]):
             for part in plan(shard):
@@ -127,7 +129,7 @@ def test_a_folder_that_vanishes_is_made_again(tmp_path: Path, inputs: list[Input
 
 
 @pytest.mark.fault(38)
-def test_the_state_removed_while_the_job_runs_ends_it_without_a_wrong_file(tmp_path: Path, inputs: list[Input]) -> None:
+def test_removing_the_state_while_a_job_runs_yields_no_wrong_file(tmp_path: Path, inputs: list[Input]) -> None:
     import shutil
 
     with pytest.raises(StoppedError), open_output(tmp_path / "job", inputs) as output:
@@ -141,7 +143,7 @@ def test_the_state_removed_while_the_job_runs_ends_it_without_a_wrong_file(tmp_p
 
 
 def begin(folder: Path, inputs: list[Input], num_shards: int = 2) -> list[Path]:
-    """Commit the first shards; the parts."""
+    """Commit the first shards and return the paths of their parts."""
     with open_output(folder, inputs) as output:
         for shard in list(shards(inputs[0]))[:num_shards]:
             for part in plan(shard):
@@ -167,7 +169,7 @@ DAMAGES: dict[str, Callable[[bytes], bytes]] = {
 
 @pytest.mark.parametrize("name", DAMAGES)
 @pytest.mark.fault(35, 36)
-def test_a_damaged_part_is_set_aside_and_made_again(
+def test_a_damaged_part_is_quarantined_and_translated_again(
     tmp_path: Path, inputs: list[Input], golden: list[bytes], name: str
 ) -> None:
     victim = begin(tmp_path / "job", inputs)[1]
@@ -177,12 +179,12 @@ def test_a_damaged_part_is_set_aside_and_made_again(
     assert decoded[0] == "in.txt/0/1"
     assert not any(d.startswith(("in.txt/0/0", "in.txt/1")) for d in decoded)
     assert outputs(tmp_path / "job") == golden
-    aside = sorted((tmp_path / "job" / ".hymt" / "quarantine").iterdir())
-    assert len(aside) == 2
-    assert aside[1].read_text().strip()
+    quarantined = sorted((tmp_path / "job" / ".hymt" / "quarantine").iterdir())
+    assert len(quarantined) == 2
+    assert quarantined[1].read_text().strip()
 
 
-def test_the_harness_sees_parts_trusted_without_their_checksums(
+def test_the_harness_detects_parts_read_without_checksums(
     tmp_path: Path, inputs: list[Input], golden: list[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     victim = begin(tmp_path / "job", inputs)[1]
@@ -190,7 +192,7 @@ def test_the_harness_sees_parts_trusted_without_their_checksums(
 
     def trusting(data: bytes) -> Any:
         line, _, payload = data.partition(b"\n")
-        return parts.decode_header(line), [parts._decode_row(one) for one in payload.split(b"\n")[:-1]]
+        return parts.decode_header(line), [parts._decode_row(row_line) for row_line in payload.split(b"\n")[:-1]]
 
     monkeypatch.setattr(parts, "decode", trusting)
     run(tmp_path / "job", inputs)
@@ -198,7 +200,7 @@ def test_the_harness_sees_parts_trusted_without_their_checksums(
 
 
 @pytest.mark.fault(37)
-def test_a_part_of_another_place_is_not_counted(tmp_path: Path, inputs: list[Input], golden: list[bytes]) -> None:
+def test_a_part_copied_over_another_one_is_rejected(tmp_path: Path, inputs: list[Input], golden: list[bytes]) -> None:
     first, second, *_ = begin(tmp_path / "job", inputs)
     second.write_bytes(first.read_bytes())
     run(tmp_path / "job", inputs)
@@ -207,13 +209,13 @@ def test_a_part_of_another_place_is_not_counted(tmp_path: Path, inputs: list[Inp
 
 @pytest.mark.parametrize("kind", ["symlink", "fifo", "folder"])
 @pytest.mark.fault(41)
-def test_strange_things_in_the_state_are_never_opened(
+def test_links_pipes_and_foreign_files_in_the_state_are_never_opened(
     tmp_path: Path, inputs: list[Input], golden: list[bytes], kind: str
 ) -> None:
     victim = begin(tmp_path / "job", inputs)[1]
-    whole = victim.read_bytes()
+    data = victim.read_bytes()
     victim.unlink()
-    (tmp_path / "elsewhere").write_bytes(whole)
+    (tmp_path / "elsewhere").write_bytes(data)
     if kind == "symlink":
         victim.symlink_to(tmp_path / "elsewhere")
     elif kind == "fifo":
@@ -226,11 +228,11 @@ def test_strange_things_in_the_state_are_never_opened(
     run(tmp_path / "job", inputs, decoded=decoded.append)
     assert "in.txt/0/1" in decoded
     assert outputs(tmp_path / "job") == golden
-    assert (tmp_path / "elsewhere").read_bytes() == whole
+    assert (tmp_path / "elsewhere").read_bytes() == data
 
 
 @pytest.mark.fault(22)
-def test_an_unreadable_part_is_made_again(tmp_path: Path, inputs: list[Input], golden: list[bytes]) -> None:
+def test_a_part_that_cannot_be_read_once_does_no_harm(tmp_path: Path, inputs: list[Input], golden: list[bytes]) -> None:
     begin(tmp_path / "job", inputs)
     run(tmp_path / "job", inputs, fs=Failing(errno.EIO, "read", "s0000000/p00001", times=1))
     assert outputs(tmp_path / "job") == golden
@@ -238,7 +240,7 @@ def test_an_unreadable_part_is_made_again(tmp_path: Path, inputs: list[Input], g
 
 @pytest.mark.parametrize("name", ["empty", "half", "zeros", "not text"])
 @pytest.mark.fault(35)
-def test_a_damaged_job_file_is_made_again_when_all_parts_are_of_this_job(
+def test_a_damaged_job_file_is_rebuilt_when_all_parts_belong_to_this_job(
     tmp_path: Path, inputs: list[Input], golden: list[bytes], name: str
 ) -> None:
     begin(tmp_path / "job", inputs)
@@ -253,7 +255,7 @@ def test_a_damaged_job_file_is_made_again_when_all_parts_are_of_this_job(
 @pytest.mark.parametrize("name", ["empty", "half", "zeros", "not text"])
 @pytest.mark.parametrize("file", ["manifest.json", "file.json"])
 @pytest.mark.fault(39)
-def test_a_damaged_record_of_a_finished_job_is_made_again(
+def test_a_damaged_record_of_a_finished_job_is_rebuilt(
     tmp_path: Path, inputs: list[Input], golden: list[bytes], name: str, file: str
 ) -> None:
     run(tmp_path / "job", inputs)
@@ -266,7 +268,7 @@ def test_a_damaged_record_of_a_finished_job_is_made_again(
 @pytest.mark.parametrize("file", ["translated/in.txt", "errors/in.txt.errors.jsonl"])
 @pytest.mark.parametrize("name", ["empty", "one byte long", "removed"])
 @pytest.mark.fault(39)
-def test_a_damaged_output_of_a_finished_job_is_made_again(
+def test_a_damaged_output_of_a_finished_job_is_rebuilt(
     tmp_path: Path, inputs: list[Input], golden: list[bytes], file: str, name: str
 ) -> None:
     run(tmp_path / "job", inputs)
@@ -280,7 +282,7 @@ def test_a_damaged_output_of_a_finished_job_is_made_again(
 
 
 @pytest.mark.fault(30)
-def test_a_read_only_store_fails_before_anything_is_made(tmp_path: Path, inputs: list[Input]) -> None:
+def test_a_read_only_file_system_fails_before_anything_is_created(tmp_path: Path, inputs: list[Input]) -> None:
     class ReadOnly(Fast):
         def open_exclusive(self, path: Path) -> int:
             raise OSError(errno.EROFS, "Read-only file system", str(path))
@@ -289,7 +291,7 @@ def test_a_read_only_store_fails_before_anything_is_made(tmp_path: Path, inputs:
         run(tmp_path / "job", inputs, fs=ReadOnly())
 
 
-def test_a_store_without_exclusive_creation_is_refused(tmp_path: Path, inputs: list[Input]) -> None:
+def test_a_file_system_without_exclusive_create_is_refused(tmp_path: Path, inputs: list[Input]) -> None:
     class Sloppy(Fast):
         def open_exclusive(self, path: Path) -> int:
             return os.open(path, os.O_CREAT | os.O_WRONLY, 0o666)
@@ -300,35 +302,35 @@ def test_a_store_without_exclusive_creation_is_refused(tmp_path: Path, inputs: l
 
 @pytest.mark.fault(16)
 @pytest.mark.fault(43)
-def test_a_runner_that_sweeps_beside_us_does_not_make_the_store_look_unfit(
+def test_probe_files_removed_by_another_run_do_not_fail_the_storage_check(
     tmp_path: Path, inputs: list[Input], golden: list[bytes]
 ) -> None:
-    class Swept(Fast):
-        """Another runner removes what the probe has just made, once after each of its operations."""
+    class RemovesProbes(Fast):
+        """Removes the probe files, as another run may do: once each after two of the probe's operations."""
 
         def __init__(self) -> None:
             self.swept = set[str]()
             for name in ("close", "link", "rename"):
                 setattr(self, name, self._then_swept(name, getattr(FAST, name)))
 
-        def _then_swept(self, name: str, right: Callable[..., Any]) -> Callable[..., Any]:
+        def _then_swept(self, name: str, original: Callable[..., Any]) -> Callable[..., Any]:
             def call(*arguments: Any) -> Any:
-                result, made = right(*arguments), list((tmp_path / "job" / ".hymt").glob("probe-*"))
-                if made and name not in self.swept and len(self.swept) < 2:
+                result, probe_files = original(*arguments), list((tmp_path / "job" / ".hymt").glob("probe-*"))
+                if probe_files and name not in self.swept and len(self.swept) < 2:
                     self.swept.add(name)
-                    for path in made:
+                    for path in probe_files:
                         path.unlink()
                 return result
 
             return call
 
-    store = Swept()
-    run(tmp_path / "job", inputs, fs=store)
-    assert store.swept
+    fs = RemovesProbes()
+    run(tmp_path / "job", inputs, fs=fs)
+    assert fs.swept
     assert outputs(tmp_path / "job") == golden
 
 
-def test_too_little_space_names_need_and_have(tmp_path: Path, inputs: list[Input]) -> None:
+def test_too_little_space_is_reported_with_needed_and_free_bytes(tmp_path: Path, inputs: list[Input]) -> None:
     class Small(Fast):
         def statvfs(self, path: Path) -> tuple[int, int | None]:
             return 1000, 5
@@ -338,7 +340,7 @@ def test_too_little_space_names_need_and_have(tmp_path: Path, inputs: list[Input
 
 
 @pytest.mark.fault(19)
-def test_too_few_inodes_name_need_and_have(tmp_path: Path, inputs: list[Input]) -> None:
+def test_too_few_inodes_are_reported_with_needed_and_free_inodes(tmp_path: Path, inputs: list[Input]) -> None:
     class Small(Fast):
         def statvfs(self, path: Path) -> tuple[int, int | None]:
             return 1 << 40, 5
@@ -348,16 +350,16 @@ def test_too_few_inodes_name_need_and_have(tmp_path: Path, inputs: list[Input]) 
 
 
 def test_state_and_outputs_have_the_modes_a_user_expects(tmp_path: Path, inputs: list[Input]) -> None:
-    old = os.umask(0o027)
+    old_umask = os.umask(0o027)
     try:
         run(tmp_path / "job", inputs)
     finally:
-        os.umask(old)
+        os.umask(old_umask)
     assert (tmp_path / "job" / ".hymt").stat().st_mode & 0o777 == 0o700
     assert (tmp_path / "job" / "translated" / "in.txt").stat().st_mode & 0o777 == 0o640
 
 
-def test_a_manifest_has_no_time_in_it_and_a_job_has_one(tmp_path: Path, inputs: list[Input]) -> None:
+def test_job_json_has_a_timestamp_and_the_manifest_has_none(tmp_path: Path, inputs: list[Input]) -> None:
     run(tmp_path / "a", inputs)
     run(tmp_path / "b", inputs)
     assert outputs(tmp_path / "a") == outputs(tmp_path / "b")
