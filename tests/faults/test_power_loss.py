@@ -268,7 +268,7 @@ def test_a_manifest_left_unsynced_by_a_killed_run_is_synced_before_parts_are_rem
             fs.before = before
             run(fs, world, seen)
             for _, left in fs.survivors(random.Random(1), 20):
-                assert not lying(left.tree(), world, frozenset(seen.acknowledged)), dies_at
+                assert not broken_after_crash(left.tree(), world, frozenset(seen.acknowledged)), dies_at
                 num_survivors += 1
     assert num_survivors > 100
 

@@ -225,7 +225,7 @@ def test_too_few_file_descriptors_end_the_job_and_are_named_as_the_cause(source:
 def test_too_little_memory_ends_the_job_and_the_next_run_completes_it(source: Path) -> None:
     code, stderr = run(source, preexec_fn=limited(resource.RLIMIT_AS, 60 << 20))
     assert code == 75, stderr
-    assert_one_line(stderr, "this process may have no more memory")
+    assert_one_line(stderr, "this process cannot get more memory")
     assert run(source)[0] == 0
     assert_complete(source)
 
