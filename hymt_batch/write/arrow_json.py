@@ -22,7 +22,7 @@ _OFFSET = re.compile(r"([+-])(\d{2}):?(\d{2})?")
 
 
 def json_number(value: float) -> float | str:
-    """Replace NaN and infinity, which JSON lacks, by "NaN", "Infinity" or "-Infinity", which float() and pandas read."""
+    """Replace a number that JSON lacks by "NaN", "Infinity" or "-Infinity", which float() and pandas read."""
     if math.isfinite(value):
         return value
     return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"

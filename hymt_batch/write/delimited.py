@@ -226,7 +226,7 @@ def _split_line_ending(raw: bytes) -> tuple[bytes, bytes]:
 
 
 def _valid_record_pattern(delimiter: str, escape: str) -> re.Pattern[str]:
-    """Match a csv record whose quotes are all closed; as in Python's csv, a quote counts only at the start of a field."""
+    """Match a csv record without an open quote; as in Python's csv, a quote counts only at the start of a field."""
     delimiter_pattern, escape = re.escape(delimiter), re.escape(escape)
     pair = rf"|{escape}(?:\r\n|[\s\S])" if escape else ""
     tail = rf"(?:[^{delimiter_pattern}{escape}\r\n]{pair})*+"

@@ -11,8 +11,8 @@ does not know where rows come from or how the file is published: the caller open
 
 The table shows the columns taken over from the input: `text` is one column of that name, `-` none. Every output but
 text also has `write.translation_field` and `write.meta_field`. Values that an output format cannot hold become text:
-see `arrow_json.to_json_values`, `row_values.to_cell` and `columns`. An output of the input's own format keeps the user's
-bytes; a conversion is UTF-8 without BOM, with the line ending of the input's first line.
+see `arrow_json.to_json_values`, `row_values.to_cell` and `columns`. An output of the input's own format keeps the
+user's bytes; a conversion is UTF-8 without BOM, with the line ending of the input's first line.
 """
 
 from __future__ import annotations
@@ -130,7 +130,8 @@ def check(
     """Refuse an output that cannot be written, before the job starts.
 
     Reads all rows where jsonl becomes columns, may read all rows of a saved dataset that becomes parquet, and otherwise
-    reads at most the first row. A jsonl row that already has one of the added fields is found later, when it is written: see `jsonl`.
+    reads at most the first row. A jsonl row that already has one of the added fields is found only when it
+    is written: see `jsonl`.
 
     Raises:
         ConfigError: An added name is taken, several columns have the same name, the fields are too many to be columns,
@@ -230,7 +231,8 @@ def _check_delimiter(input: Input, out_format: str, delimiter: str, added: dict[
         if len(delimiter) != 1 or delimiter in '"\r\n':
             raise ConfigError(
                 f"{input.rel} is read with source.delimiter={delimiter!r}, which csv cannot use: it must be one"
-                " character, but not a quote or a line break. Set source.delimiter=',', or the character between two fields."
+                " character, but not a quote or a line break. Set source.delimiter=',' or the character between two"
+                " fields."
             )
         return
     if len(delimiter) != 1 or delimiter in _AMBIGUOUS_TSV_DELIMITERS or to_one_line(delimiter) != delimiter:

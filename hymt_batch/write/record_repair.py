@@ -1,7 +1,8 @@
 """Repair a csv or tsv record that does not fit its file's columns, piece by piece, without holding it in memory.
 
 Cells keep their values. Missing cells are added as empty ones. Surplus cells go into the last cell, together with their
-delimiters (in tsv, which has no quoting, with spaces instead). Open quotes are closed, and cells are quoted where needed.
+delimiters (in tsv, which has no quoting, with spaces instead). Open quotes are closed, and quotes are added where
+needed.
 """
 
 from __future__ import annotations
