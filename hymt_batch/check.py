@@ -38,7 +38,7 @@ HARD_FLAGS = frozenset({"empty", "truncated", "loop"})
 
 _LINE_BREAK = re.compile(rf"\r\n|[{LINE_BREAKS}]")  # "\r\n" is one line break
 _LOOP_MIN, _LOOP_MAX, _LOOP_SCAN_CHARS = 3, 100, 20_000
-_MIN_BULK_CHARS, _MAX_BULK_CHARS = 4_000, 250_000  # fewer are searched one by one; more are split, to bound memory
+_MIN_BULK_CHARS, _MAX_BULK_CHARS = 4_000, 250_000  # fewer: not worth it; more: in steps, to bound memory
 _HASH_MULTIPLIER = 0x9E3779B1  # must be odd
 
 
@@ -162,7 +162,7 @@ def _suspects(texts: Sequence[str]) -> set[int]:
     for width, shift in ((2, 1), (4, 2), (5, 1), (8, 4), (16, 8)):
         left, right = runs[width - shift], runs[shift][width - shift :]
         runs[width] = left[: len(right)] * np.uint32(_HASH_MULTIPLIER + 2 * width) + right
-    ends = np.cumsum([len(first_text) for first_text in texts])
+    ends = np.cumsum([len(text) for text in texts])
     suspects: set[int] = set()
     for period in range(_LOOP_MIN, _LOOP_MAX + 1):
         width = 4 if period < 5 else 5 if period < 12 else 8 if period < 30 else 16
@@ -273,9 +273,8 @@ def _assemble_row(
         if "empty" in flags and all("empty" in translation.flags for translation in translations):
             status, message = Status.EMPTY, "the model returned no text"
         else:
-            own_segments = segments or [
-                translation.prompt.segment for translation in translations
-            ]  # a copy's own segments have its own white space
+            # a copy has its own segments, with its own white space
+            own_segments = segments or [translation.prompt.segment for translation in translations]
             text = join(own_segments, [translation.text for translation in translations], first.prompt.tgt_lang)
             if "truncated" in flags or "empty" in flags:  # empty: only some of several segments
                 status, message = Status.TRUNCATED, "a segment's translation did not end within its max_new_tokens"

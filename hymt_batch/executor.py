@@ -1,4 +1,4 @@
-"""Choose the executor: this process, or worker processes with one replica each. Both take tasks and yield them finished.
+"""Choose the executor: this process, or worker processes with one replica each. Both take tasks and yield results.
 
 Knows how a replica is loaded and how a worker is started, but not where the results go.
 """

@@ -140,10 +140,10 @@ def serve(
         pipe.send(
             (
                 "done",
-                [replace(translation, prompt=None) for translation in translations],
+                [replace(translation, prompt=None) for translation in translations],  # type: ignore[arg-type]
                 list(replica.decode.take_degraded()),
             )
-        )  # type: ignore[arg-type]
+        )
 
 
 class _PipeHandler(logging.Handler):

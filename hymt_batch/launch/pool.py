@@ -249,9 +249,8 @@ class ProcessPool:
         task, indices = piece.task, piece.indices
         if len(indices) == 1:
             if piece.deaths < MAX_ITEM_TRIES:
-                self._queue.append(
-                    piece
-                )  # at the end of the queue: a short problem of the machine must not use up all attempts
+                # at the end of the queue: a short problem of the machine must not use up all attempts
+                self._queue.append(piece)
                 return None
             task.marks.append("bisected")
             task.results[indices[0]] = self._quarantine(task.items[indices[0]], reason)

@@ -59,7 +59,8 @@ class LaunchConfig:
             )
         if self.workers != "auto" and (type(self.workers) is not int or self.workers < 1):
             raise ConfigError(
-                f"launch.workers={self.workers} is not auto or a number of processes from 1. Set launch.workers=auto."
+                f"launch.workers={self.workers} is neither auto nor a number of processes from 1. "
+                "Set launch.workers=auto."
             )
         if self.hang_s <= 0:
             raise ConfigError(f"launch.hang_s={self.hang_s} must be above 0 seconds. Set launch.hang_s=1800.")
