@@ -126,15 +126,15 @@ def test_ordinary_text_is_not_a_loop(text: str) -> None:
     assert not check.has_loop(text, 3)
 
 
-def looping(dice: random.Random, human_texts: list[str]) -> str:
+def looping(rng: random.Random, human_texts: list[str]) -> str:
     """Return a piece repeated a few times between human texts, sometimes without its last white space or letter."""
-    letters = dice.choice(["ab ", "abc", "xy \t\n", "été 日本\U0001f600", "  a", "\ud800b"])
+    letters = rng.choice(["ab ", "abc", "xy \t\n", "été 日本\U0001f600", "  a", "\ud800b"])
     piece = "".join(
-        dice.choice(letters) for _ in range(dice.choice([1, 2, 3, 4, 5, 7, 11, 12, 29, 30, 50, 99, 100, 101]))
+        rng.choice(letters) for _ in range(rng.choice([1, 2, 3, 4, 5, 7, 11, 12, 29, 30, 50, 99, 100, 101]))
     )
-    loop = (piece * dice.choice([2, 3, 4, 6])).rstrip()
-    start, end = (dice.choice(["", dice.choice(human_texts)[: dice.randrange(60)]]) for _ in "12")
-    return start + loop[: dice.choice([None, -1])] + end
+    loop = (piece * rng.choice([2, 3, 4, 6])).rstrip()
+    start, end = (rng.choice(["", rng.choice(human_texts)[: rng.randrange(60)]]) for _ in "12")
+    return start + loop[: rng.choice([None, -1])] + end
 
 
 @pytest.mark.parametrize("repeats", [2, 3, 4])

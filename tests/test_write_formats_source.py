@@ -127,9 +127,8 @@ def test_an_output_has_the_rows_of_its_input_each_with_its_translation(kind: str
             assert (meta if kind == "jsonl" else json.loads(meta))["id"] == document.id
         if document.values is not None and kind not in ("text", "parquet"):
             assert {name: read_document.values[name] for name in document.values} == document.values
-            is_valid = (
-                document.status is Status.OK and document.text != "lone\rcr"
-            )  # otherwise requoted, to hold the added columns
+            # the lone CR is requoted, to hold the added columns
+            is_valid = document.status is Status.OK and document.text != "lone\rcr"
             assert not is_valid or document.raw.rstrip(b"}\r\n") in data
 
 

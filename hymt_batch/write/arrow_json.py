@@ -1,4 +1,4 @@
-"""Convert Arrow values of every type to values that JSON can hold. No value that its Arrow type allows makes this fail.
+"""Convert Arrow values of every type to values that JSON can hold; this succeeds for every value of the type.
 
 Python's own classes are not used where their range is smaller than Arrow's: a year may be 0 or 10000, a second may have
 nine decimals, and a time zone may be unknown on this machine. Does not know rows or files.
