@@ -1,4 +1,4 @@
-"""The circuit breaker: a job whose model cannot be right stops early, with all that is done kept."""
+"""The circuit breaker: a job whose model cannot be right stops early and keeps its committed parts."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ from hymt_batch.errors import PreflightError
 from hymt_batch.records import Row, Status
 
 MAX_NON_FINITE_RATE = 0.001
-"""Share of rows with NaN or infinity that no sound model has. Source: reference/reliability.md, fault 68."""
+"""Share of rows with NaN or infinity that a working model never exceeds. Source: RELIABILITY.md, fault 68."""
 
 _BAD_STATUSES = frozenset({*FAILURE_STATUSES.values(), Status.EMPTY})
 
 
 MAX_EXAMPLES = 10
-"""Rows that the message names."""
+"""Rows that the error message names at most."""
 
 
 class CircuitBreaker:
-    """Stops a job whose model cannot be right, with all that is done kept.
+    """Stops a job whose model cannot be right; committed parts are kept.
 
-    Counts the rows of this run as they are committed. Rows that never reached the model do not count: they cost
-    nothing, say nothing of the model, and check.max_error_rate judges them at the end.
+    Counts the rows of this run as they are committed. Rows that never reached the model do not count: they took no
+    decoding time and are no evidence about the model, and check.max_error_rate covers them at the end of the job.
     """
 
     def __init__(self, config: CheckConfig) -> None:
         self._config = config
         self._num_rows = self._num_bad = self._num_non_finite = 0
-        self._bad_examples: list[tuple[str, Row]] = []  # the first bad rows, by their ids
+        self._bad_examples: list[tuple[str, Row]] = []  # the first bad rows, with their ids
         self._non_finite_examples: list[tuple[str, Row]] = []
 
     def observe(self, rel: str, rows: Sequence[Row]) -> None:
@@ -39,49 +39,48 @@ class CircuitBreaker:
             rows: All rows of the part.
 
         Raises:
-            PreflightError: Of at least check.stop_rows rows, more than check.stop_rate have no text or a hard flag, or
-                more than a thousandth came out as NaN or infinity.
+            PreflightError: Of at least check.stop_rows rows, a share above check.stop_rate has no text or a hard flag,
+                or a share above MAX_NON_FINITE_RATE came out as NaN or infinity.
         """
         decoded = [row for row in rows if row.num_source_tokens or row.status in _BAD_STATUSES]
         bad = [row for row in decoded if row.status in _BAD_STATUSES or not HARD_FLAGS.isdisjoint(row.flags)]
-        broken = [row for row in decoded if row.status is Status.NON_FINITE]
+        non_finite = [row for row in decoded if row.status is Status.NON_FINITE]
         self._num_rows += len(decoded)
         self._num_bad += len(bad)
-        self._num_non_finite += len(broken)
+        self._num_non_finite += len(non_finite)
         self._bad_examples += [
             (f"{rel}#{row.row_index + 1}", row) for row in bad[: MAX_EXAMPLES - len(self._bad_examples)]
         ]
         self._non_finite_examples += [
-            (f"{rel}#{row.row_index + 1}", row) for row in broken[: MAX_EXAMPLES - len(self._non_finite_examples)]
+            (f"{rel}#{row.row_index + 1}", row) for row in non_finite[: MAX_EXAMPLES - len(self._non_finite_examples)]
         ]
         if self._num_rows < self._config.stop_rows or self._config.stop_rate == 1:
             return
-        what, num, limit, named = (
-            "have no text, or one without an end",
+        problem, num_problems, limit, examples = (
+            "have no translation, or one that is truncated or loops",
             self._num_bad,
             self._config.stop_rate,
             self._bad_examples,
         )
         if self._num_non_finite / self._num_rows > MAX_NON_FINITE_RATE:
-            what, num, limit, named = (
+            problem, num_problems, limit, examples = (
                 "came out as NaN or infinity",
                 self._num_non_finite,
                 MAX_NON_FINITE_RATE,
                 self._non_finite_examples,
             )
-        if num / self._num_rows > limit:
+        if num_problems / self._num_rows > limit:
             raise PreflightError(
-                f"{100 * num / self._num_rows:.1f} % of the first {self._num_rows:,} rows that were decoded and "
-                "committed "
-                f"{what} (limit {100 * limit:g} %): the model, its dtype or the languages are wrong. "
-                f"{'The first of them' if num > len(named) else 'They are'}: {', '.join(map(_describe, named))}. "
-                "What is "
-                "done is kept. See `hymt-batch doctor load=true`; to go on all the same, set check.stop_rate=1."
+                f"{100 * num_problems / self._num_rows:.1f} % of the first {self._num_rows:,} rows that were decoded "
+                f"and committed {problem} (limit {100 * limit:g} %): the model, its dtype or the languages are wrong. "
+                f"{'The first of them' if num_problems > len(examples) else 'They are'}: "
+                f"{', '.join(map(_describe, examples))}. Committed parts are kept. Run `hymt-batch doctor load=true` "
+                "to check the model; to continue anyway, set check.stop_rate=1."
             )
 
 
 def _describe(example: tuple[str, Row]) -> str:
-    """A row's id, and what is wrong with it: its status, or the flag where it has a translation."""
+    """Return a row's id and its problem: its status, or its hard flag where it has a translation."""
     id, row = example
     return (
         f"{id} {row.status if row.status in _BAD_STATUSES else next(flag for flag in row.flags if flag in HARD_FLAGS)}"

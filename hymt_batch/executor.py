@@ -1,6 +1,6 @@
-"""Who decodes: this process, or workers with a replica each. Both take tasks and give them back done.
+"""Choose the executor: this process, or worker processes with one replica each. Both take tasks and yield results.
 
-Knows how a replica is loaded and how a worker is started; not where the results go.
+Knows how a replica is loaded and how a worker is started, but not where the results go.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 WORKER_COMMAND = (sys.executable, "-P", "-m", "hymt_batch.replica")
-"""Starts a worker; -P: a folder of the user's that is named like a package of ours is not taken for it."""
+"""Starts a worker; with -P, a user's folder that has the name of one of our packages is not imported instead."""
 
 
 def open_executor(
@@ -42,19 +42,19 @@ def open_executor(
     decode_batch: Callable[..., Any] | None,
     worker_command: Sequence[str],
 ) -> InProcessExecutor | ProcessPool:
-    """This process with a model of its own, or workers: at most as many as asked for.
+    """Open an executor: this process with its own model, or at most as many workers as requested.
 
-    More than one are worker processes, be it one that this machine has the processors for; so is one where a part
-    ended its process again and again.
+    More than one requested worker means worker processes, even if this machine has CPU cores for only one. Worker
+    processes are also used where a part ended its process too often.
     """
     if tracker.needs_isolation:
-        log.warning("a part ended its process %d times: parts are decoded in a process of their own", MAX_ATTEMPTS)
-    wanted = requested_workers(job, model)
-    if wanted > 1 or tracker.needs_isolation:
+        log.warning("a part ended its process %d times: parts are decoded in a separate worker process", MAX_ATTEMPTS)
+    num_requested = requested_workers(job, model)
+    if num_requested > 1 or tracker.needs_isolation:
         return open_worker_pool(
             job,
             model,
-            max_workers(wanted, model),
+            max_workers(num_requested, model),
             begin_attempt=tracker.begin_attempt,
             set_environment=tracker.set_environment,
             on_batch=tracker.progress.add_batch,
@@ -62,29 +62,29 @@ def open_executor(
             worker_command=worker_command,
         )
 
-    def hung(why: str) -> None:
+    def on_hang(reason: str) -> None:
         tracker.on_hang()
-        stop.exit_now(f"{why}; run the same command again to continue")
+        stop.exit_now(f"{reason}; run the same command again to continue")
 
-    watch = Watchdog(job.launch.hang_s, hung)
+    watchdog = Watchdog(job.launch.hang_s, on_hang)
 
-    def step() -> None:
-        watch.reset()
+    def on_step() -> None:
+        watchdog.reset()
         stop.check()
 
     with explain_errors("loading the model"):
         replica = Replica(
-            job, model, tokenizer, check_stop=step, on_batch=tracker.progress.add_batch, decode_batch=decode_batch
+            job, model, tokenizer, check_stop=on_step, on_batch=tracker.progress.add_batch, decode_batch=decode_batch
         )
-    watch.pause()
-    gc.freeze()  # the libraries' objects stay: looking through them again and again took a fifth of a fast job's time
+    watchdog.pause()
+    gc.freeze()  # the libraries' objects are never freed: scanning them again and again took a fifth of a fast job
     gc.set_threshold(100_000, 20, 20)
     tracker.set_environment(replica.environment)
-    return InProcessExecutor(replica, tracker.begin_attempt, watch)
+    return InProcessExecutor(replica, tracker.begin_attempt, watchdog)
 
 
 class InProcessExecutor:
-    """This process decodes."""
+    """Decodes in this process."""
 
     def __init__(self, replica: Replica, begin_attempt: Callable[[Task], int], watchdog: Watchdog) -> None:
         self._replica, self._begin_attempt, self._watchdog = replica, begin_attempt, watchdog
@@ -97,7 +97,7 @@ class InProcessExecutor:
         self._watchdog.__exit__()
 
     def submit(self, task: Task) -> Iterator[Task]:
-        """Decode a task and give it back."""
+        """Decode a task and yield it."""
         task.tries = self._begin_attempt(task)
         self._watchdog.reset()
         try:
@@ -108,7 +108,7 @@ class InProcessExecutor:
         yield task
 
     def drain(self) -> Iterator[Task]:
-        """Nothing is ever under way."""
+        """Return no tasks: each one is finished in `submit`."""
         return iter(())
 
 
@@ -123,24 +123,24 @@ def open_worker_pool(
     stop: StopRequest,
     worker_command: Sequence[str] = WORKER_COMMAND,
 ) -> ProcessPool:
-    """A pool of workers that hold the prepared model's replicas.
+    """Open a pool of workers, each with one replica of the prepared model.
 
     Args:
         job: All settings; sent to each worker.
-        model: What `network.prepare` gave here; each worker must come to the same identity.
-        num: How many there may be at once.
-        begin: See `Pool`.
-        made_in: Told the settled environment of each worker.
-        on_batch: Told of rows that were decoded, and of their tokens.
+        model: The result of `prepare.prepare_model` in this process; each worker must get the same identity.
+        num: Maximum number of workers.
+        begin_attempt: See `ProcessPool`.
+        set_environment: Called with the resolved environment of each worker.
+        on_batch: Called with the number of rows and tokens after each batch.
         stop: Stop requests.
-        command: Starts a worker.
+        worker_command: Starts a worker.
     """
 
-    def check_ready(said: tuple[Any, dict[str, Any]]) -> None:
-        identity, environment = said
+    def check_ready(ready_message: tuple[Any, dict[str, Any]]) -> None:
+        identity, environment = ready_message
         if identity != model.identity:
             raise PreflightError(
-                "A worker loaded another model than this process looked at: its files changed. Run again."
+                "A worker loaded a different model from the one that was checked: its files changed. Run the job again."
             )
         set_environment(environment)
 
@@ -159,51 +159,56 @@ def open_worker_pool(
 
 
 def requested_workers(job: TranslateJob, model: Any) -> int:
-    """How many workers are asked for.
+    """Return the number of workers that the settings request.
 
     Raises:
-        ConfigError: More than replicas fit the GPUs.
+        ConfigError: The settings request more workers than replicas fit the GPUs.
     """
-    wanted, fit = job.launch.workers, len(model.placement.replicas) if model.on_gpu else None
-    if wanted == "auto":
-        return fit or 1
-    if fit is not None and wanted > fit:
+    workers, num_fitting = job.launch.workers, len(model.placement.replicas) if model.on_gpu else None
+    if workers == "auto":
+        return num_fitting or 1
+    if num_fitting is not None and workers > num_fitting:
         raise ConfigError(
-            f"launch.workers={wanted}, but {fit} replicas of the model fit the GPUs with device_map="
+            f"launch.workers={workers}, but only {num_fitting} replicas of the model fit the GPUs with device_map="
             f"{job.device_map.strategy.value}. Set launch.workers=auto."
         )
-    return int(wanted)
+    return int(workers)
 
 
 def max_workers(requested: int, model: Any) -> int:
-    """How many workers there may be: on a CPU, not more than processors that this process may use."""
-    most = requested if model.on_gpu else min(requested, usable_cpus())
-    if most < requested:
+    """Return the maximum number of workers: on a CPU, at most the number of CPU cores that this process may use."""
+    num_allowed = requested if model.on_gpu else min(requested, usable_cpus())
+    if num_allowed < requested:
         log.warning(
-            "launch.workers=%d, but this process may use %d of the machine's processors: at most %d worker%s at a time",
+            "launch.workers=%d, but this process may use only %d CPU cores: at most %d worker%s at a time",
             requested,
-            most,
-            most,
-            "" if most == 1 else "s",
+            num_allowed,
+            num_allowed,
+            "" if num_allowed == 1 else "s",
         )
-    return most
+    return num_allowed
 
 
 def worker_environments(job: TranslateJob, model: Any, num: int) -> list[Mapping[str, str]]:
-    """What each worker's environment has beyond this process's own: its GPUs, or its share of the CPU's threads."""
-    here = str(Path(__file__).parent.parent)
-    path = {"PYTHONPATH": os.pathsep.join([here, *filter(None, [os.environ.get("PYTHONPATH")])])}
+    """Return the environment variables to add for each worker: its GPUs, or its share of the CPU threads."""
+    package_root = str(Path(__file__).parent.parent)
+    python_path = {"PYTHONPATH": os.pathsep.join([package_root, *filter(None, [os.environ.get("PYTHONPATH")])])}
     if not model.on_gpu:
         threads = job.launch.num_threads or max(1, usable_cpus() // num)
-        return [{**path, "OMP_NUM_THREADS": str(threads)}] * num
-    shown = [one for one in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if one]
-    made: list[Mapping[str, str]] = []
+        return [{**python_path, "OMP_NUM_THREADS": str(threads)}] * num
+    visible_devices = [entry for entry in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if entry]
+    environments: list[Mapping[str, str]] = []
     for devices in model.placement.replicas[:num]:
         indices = [int(device.partition(":")[2] or 0) for device in devices if device.startswith("cuda")]
-        made.append({**path, "CUDA_VISIBLE_DEVICES": ",".join(shown[i] if shown else str(i) for i in indices)})
-    return made
+        environments.append(
+            {
+                **python_path,
+                "CUDA_VISIBLE_DEVICES": ",".join(visible_devices[i] if visible_devices else str(i) for i in indices),
+            }
+        )
+    return environments
 
 
 def quarantined_translation(prompt: Prompt, reason: str) -> Translation:
-    """What becomes of a segment that takes its worker down, alone."""
+    """Return the result of a segment that killed its worker on its own."""
     return Translation(prompt, "", "crash", message=f"decoding this row alone ended the process ({reason})")

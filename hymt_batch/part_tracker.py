@@ -1,6 +1,6 @@
-"""Parts that are under way: from the plan to the commit, and shards that are complete by it.
+"""Track open parts from the plan to the commit, and finish a shard when its last part is committed.
 
-Does not know who decodes.
+Does not know how parts are decoded.
 """
 
 from __future__ import annotations
@@ -23,52 +23,52 @@ if TYPE_CHECKING:
 
 
 class PartTracker:
-    """Parts that are under way: from the plan to the commit."""
+    """Tracks the open parts of a job: those that are planned but not committed."""
 
     def __init__(self, job: TranslateJob, output: Output, reporter: Reporter, progress: Progress) -> None:
         self._job, self._output, self._reporter, self.progress = job, output, reporter, progress
         self._breaker = CircuitBreaker(job.check)
-        self._num_open_parts: Counter[tuple[str, int]] = Counter()  # parts of a shard that are under way
-        self._submitted_shards: dict[tuple[str, int], Shard] = {}  # shards without further parts
-        self.nothing_committed = True  # nothing is committed yet
+        self._num_open_parts: Counter[tuple[str, int]] = Counter()  # open parts by shard
+        self._submitted_shards: dict[tuple[str, int], Shard] = {}  # shards whose parts are all submitted
+        self.nothing_committed = True
 
     @property
     def needs_isolation(self) -> bool:
-        """Whether a part took its process down too often."""
+        """True if a part ended its process too often."""
         return self._output.attempts.needs_isolation
 
     @property
     def has_open_parts(self) -> bool:
-        """Whether parts are not committed yet."""
+        """True while some parts are not committed."""
         return any(self._num_open_parts.values())
 
     def on_hang(self) -> None:
-        """Let the folder go, with the mark of the part that hangs."""
+        """Release the lease but keep the attempt marker of the hung part."""
         self._output.close(orderly=False)
 
     @staticmethod
     def num_source_tokens(part: Part) -> int:
-        return sum(one.num_source_tokens for one in part.prompts)
+        return sum(prompt.num_source_tokens for prompt in part.prompts)
 
     def open_task(self, shard: Shard, part: Part, rejected: Mapping[int, Rejection]) -> Task:
-        """A part, on its way."""
+        """Count a part as open and return its task."""
         self._num_open_parts[shard.input.file_id, shard.index] += 1
         return Task((shard, part, rejected), part.prompts)
 
     def begin_attempt(self, task: Task) -> int:
-        """Mark a try; see `Attempts.begin`."""
+        """Write an attempt marker; see `AttemptMarkers.begin`."""
         return self._output.attempts.begin(task.key[0], task.key[1])
 
     def set_environment(self, replica_environment: Mapping[str, Any]) -> None:
         self._output.set_environment(build_environment(self._job, replica_environment))
 
     def commit(self, tasks: Iterable[Task]) -> None:
-        """Commit what is done, and finish the shards that are complete by it."""
+        """Commit finished tasks, and finish the shards that this completes."""
         for task in tasks:
-            shard, part, refused = task.key
-            made = [_with_prompt(one, task.results[place]) for place, one in enumerate(part.prompts)]
+            shard, part, rejected = task.key
+            translations = [_with_prompt(prompt, task.results[index]) for index, prompt in enumerate(part.prompts)]
             rows = check.assemble_rows(
-                part, shard.documents, made, refused, join, one_line=self._output.is_one_line(shard.input)
+                part, shard.documents, translations, rejected, join, one_line=self._output.is_one_line(shard.input)
             )
             self._output.commit(shard, part, rows, degraded=tuple(dict.fromkeys(task.marks)))
             self.nothing_committed = False
@@ -85,7 +85,7 @@ class PartTracker:
             self._finish_if_complete(shard.input.file_id, shard.index)
 
     def mark_submitted(self, shard: Shard) -> None:
-        """All parts of a shard are committed or under way."""
+        """Record that all parts of a shard are committed or open, and finish the shard if none is open."""
         self._submitted_shards[shard.input.file_id, shard.index] = shard
         self._finish_if_complete(shard.input.file_id, shard.index)
 
@@ -99,10 +99,10 @@ class PartTracker:
 
 
 def join(segments: Sequence[Segment], texts: Sequence[str], tgt_lang: str) -> str:
-    """Join the texts of one document as its target language writes them."""
+    """Join the texts of one document by the rules of its target language."""
     return segment.join(segments, texts, spaced=languages.get(tgt_lang).spaced)
 
 
 def _with_prompt(prompt: Prompt, translation: Translation) -> Translation:
-    """A translation with its prompt, which workers leave out."""
+    """Add the prompt to a translation, which workers send without it."""
     return translation if translation.prompt is prompt else replace(translation, prompt=prompt)

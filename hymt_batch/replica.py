@@ -1,7 +1,8 @@
-"""One whole model with the engine around it: loaded in this process, or in a process of its own that is handed parts.
+"""One complete model with its engine, in this process or in a worker process.
 
-Run as a program, with the number of a socket, it is such a process: `launch/pool.py` starts it. What it says there:
-"ready" with what it is, "batch" at every sign of life, "log", and "done" with the translations of what it was given.
+Run as a program, with the file descriptor of a socket, this module is a worker that `launch/pool.py` starts. It sends
+these messages: "ready" with its identity and environment, or "refused" with an error; "batch" after each batch and as a
+heartbeat; "log" with a log record; and "done" with the translations of the prompts that it received.
 """
 
 from __future__ import annotations
@@ -54,11 +55,11 @@ class Replica:
 
         Args:
             job: All settings.
-            model: What `network.prepare` gave.
-            tokenizer: The model's own.
+            model: The result of `prepare.prepare_model`.
+            tokenizer: The model's tokenizer.
             check_stop: Called at every step; raises when the job must end at once.
-            on_batch: Told of rows that were decoded, and of their new tokens.
-            decode: Decodes one batch instead of the engine; tests put a small real thing here.
+            on_batch: Called with the number of rows and new tokens after each batch.
+            decode_batch: Decodes one batch in place of the engine; tests pass a small implementation here.
         """
         self._check_config, self._model = job.check, model
         hymt = model.load(tokenizer)
@@ -81,13 +82,13 @@ class Replica:
         self.decode.self_check()
         if self.decode.engine is Engine.slots and job.model.attention.value != "sdpa":
             log.warning(
-                "model.attention=%s has no effect with decode.engine=slots, which has an attention of its own",
+                "model.attention=%s has no effect with decode.engine=slots, which has its own attention",
                 job.model.attention.value,
             )
 
     @property
     def environment(self) -> dict[str, Any]:
-        """What may change a low-precision text by rounding, as it was settled."""
+        """The resolved settings that may change a low-precision text by rounding."""
         placement = self.decode.hymt.placement
         return {
             **(self._model.environment_for(placement) if placement else self._model.environment),
@@ -99,7 +100,7 @@ class Replica:
         }
 
     def translate(self, prompts: Sequence[Prompt]) -> list[Translation]:
-        """Decode the prompts of a part, and look at what came out."""
+        """Decode the prompts of a part; flag the translations and retry those with a hard flag."""
         return check.flag_and_retry(self.decode.run(prompts), self.decode.run, self._check_config)
 
 
@@ -108,37 +109,45 @@ def serve(
     prepare_model: Callable[..., Any] = prepare.prepare_model,
     decode_batch: Callable[..., Any] | None = None,
 ) -> None:
-    """Be a worker until the other end closes."""
+    """Serve requests until the parent closes the socket."""
     job = pipe.recv()
     root = logging.getLogger()
     root.addHandler(_PipeHandler(pipe))
     root.setLevel(logging.INFO)
-    spoken = [time.monotonic()]
+    last_sent = [time.monotonic()]
 
-    def alive() -> None:
-        if time.monotonic() - spoken[0] >= HEARTBEAT_S:
-            spoke(0, 0)
+    def send_heartbeat() -> None:
+        if time.monotonic() - last_sent[0] >= HEARTBEAT_S:
+            send_batch(0, 0)
 
-    def spoke(rows: int, tokens: int) -> None:
+    def send_batch(rows: int, tokens: int) -> None:
         pipe.send(("batch", rows, tokens))
-        spoken[0] = time.monotonic()
+        last_sent[0] = time.monotonic()
 
     try:
         model = prepare_model(job.model, job.device_map, job.launch.num_threads)
         tokenizer = model.load_tokenizer(add_generation_prompt=job.add_generation_prompt)
-        replica = Replica(job, model, tokenizer, check_stop=alive, on_batch=spoke, decode_batch=decode_batch)
+        replica = Replica(
+            job, model, tokenizer, check_stop=send_heartbeat, on_batch=send_batch, decode_batch=decode_batch
+        )
     except HymtError as error:
         pipe.send(("refused", picklable_error(error)))
         return
     pipe.send(("ready", (model.identity, replica.environment)))
     while True:
-        made = replica.translate(pipe.recv())
-        # without the prompts, which the other side has
-        pipe.send(("done", [replace(one, prompt=None) for one in made], list(replica.decode.take_degraded())))  # type: ignore[arg-type]
+        translations = replica.translate(pipe.recv())
+        # without the prompts, which the parent has
+        pipe.send(
+            (
+                "done",
+                [replace(translation, prompt=None) for translation in translations],  # type: ignore[arg-type]
+                list(replica.decode.take_degraded()),
+            )
+        )
 
 
 class _PipeHandler(logging.Handler):
-    """Log records over the pipe: the parent writes them where they belong."""
+    """Sends log records over the pipe; the parent logs them."""
 
     def __init__(self, pipe: Connection) -> None:
         super().__init__(logging.INFO)
@@ -150,9 +159,9 @@ class _PipeHandler(logging.Handler):
 
 
 def main(arguments: Sequence[str], serve: Callable[[Connection], None] = serve) -> int:
-    """Serve on the socket that was handed over; the parent's end, or its death, ends this process."""
-    for number in IGNORED_SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
+    """Serve on the given socket; this process ends when the parent closes its end or dies."""
+    for signal_number in IGNORED_SIGNALS:
+        signal.signal(signal_number, signal.SIG_IGN)
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError), Connection(int(arguments[0])) as pipe:
         exit_with_parent(pipe)
         try:
@@ -167,12 +176,12 @@ def main(arguments: Sequence[str], serve: Callable[[Connection], None] = serve) 
 
 
 def exit_with_parent(pipe: Connection) -> None:
-    """End this process once the other end is closed, also while it loads a model for minutes.
+    """End this process once the other end is closed, even during the minutes of loading a model.
 
-    `child.tied` does the same where the system has such a signal; this does it everywhere.
+    `child_process.die_with_parent_command` does the same where the system has a signal for it; this works everywhere.
     """
     poll = select.poll()
-    poll.register(pipe.fileno(), getattr(select, "POLLRDHUP", 0))  # an end that is closed is told in any case
+    poll.register(pipe.fileno(), getattr(select, "POLLRDHUP", 0))  # a closed end is reported in any case
 
     def watch() -> None:
         poll.poll()

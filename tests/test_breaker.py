@@ -1,4 +1,4 @@
-"""The circuit breaker stops a job whose model cannot be right, and keeps what is done."""
+"""The circuit breaker stops a job whose model cannot be right and keeps the committed parts."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def rows(status: Status, num: int, flags: tuple[str, ...] = (), source_tokens: i
         rows(Status.CRASH_QUARANTINED, 60),
     ],
 )
-def test_more_bad_rows_than_the_share_stop_the_job(bad: Sequence[Row]) -> None:
+def test_more_bad_rows_than_the_stop_rate_stop_the_job(bad: Sequence[Row]) -> None:
     breaker = CircuitBreaker(CheckConfig(stop_rate=0.5, stop_rows=100))
     breaker.observe("in.txt", rows(Status.OK, 39))
     breaker.observe("in.txt", bad[:59])  # 59 of 98: too few rows to judge
@@ -40,7 +40,7 @@ def test_more_bad_rows_than_the_share_stop_the_job(bad: Sequence[Row]) -> None:
 
 
 @pytest.mark.fault(68)
-def test_a_thousandth_of_rows_that_are_not_finite_is_too_much() -> None:
+def test_more_than_a_thousandth_of_non_finite_rows_stops_the_job() -> None:
     breaker = CircuitBreaker(CheckConfig())
     breaker.observe("in.txt", rows(Status.OK, 999))
     breaker.observe("in.txt", rows(Status.NON_FINITE, 1))
@@ -48,7 +48,7 @@ def test_a_thousandth_of_rows_that_are_not_finite_is_too_much() -> None:
         breaker.observe("in.txt", rows(Status.NON_FINITE, 1))
 
 
-def test_ten_of_the_rows_are_named_with_what_is_wrong_with_them() -> None:
+def test_the_message_names_ten_bad_rows_with_their_problems() -> None:
     breaker = CircuitBreaker(CheckConfig(stop_rows=20))
     breaker.observe(
         "a.txt", [*rows(Status.OK, 9), Row(9, b"", Status.TRUNCATED, "text", ("truncated",), num_source_tokens=9)]
@@ -56,14 +56,14 @@ def test_ten_of_the_rows_are_named_with_what_is_wrong_with_them() -> None:
     bad = [Row(n, b"", Status.OK, "text", ("retried", "loop"), num_source_tokens=1) for n in range(4)]
     with pytest.raises(PreflightError) as stopped:
         breaker.observe("b.txt", [*bad, *(Row(4 + n, b"", Status.EMPTY, "") for n in range(10))])
-    told = str(stopped.value)
-    assert "The first of them: a.txt#10 truncated, b.txt#1 loop, b.txt#2 loop, " in told
-    assert "b.txt#5 empty, b.txt#6 empty, b.txt#7 empty, b.txt#8 empty, b.txt#9 empty. What" in told
+    message = str(stopped.value)
+    assert "The first of them: a.txt#10 truncated, b.txt#1 loop, b.txt#2 loop, " in message
+    assert "b.txt#5 empty, b.txt#6 empty, b.txt#7 empty, b.txt#8 empty, b.txt#9 empty. Committed" in message
 
 
-def test_rows_that_are_not_finite_are_the_ones_named() -> None:
+def test_only_the_non_finite_rows_are_named() -> None:
     breaker = CircuitBreaker(CheckConfig(stop_rows=10))
-    with pytest.raises(PreflightError, match=r"NaN or infinity .* They are: in\.txt#1 non_finite\. What"):
+    with pytest.raises(PreflightError, match=r"NaN or infinity .* They are: in\.txt#1 non_finite\. Committed"):
         breaker.observe("in.txt", [*rows(Status.NON_FINITE, 1), *rows(Status.EMPTY, 3), *rows(Status.OK, 20)])
 
 
@@ -74,13 +74,13 @@ def test_rows_that_never_reached_the_model_do_not_count() -> None:
     breaker.observe("in.txt", rows(Status.OK, 20))
 
 
-def test_the_whole_share_means_never() -> None:
+def test_a_stop_rate_of_1_never_stops_the_job() -> None:
     CircuitBreaker(CheckConfig(stop_rate=1, stop_rows=1)).observe("in.txt", rows(Status.NON_FINITE, 100))
     with pytest.raises(ConfigError, match="stop_rate"):
         CheckConfig(stop_rate=0)
 
 
-def test_a_model_that_says_nothing_stops_the_job_and_what_is_done_is_kept(tmp_path: Path) -> None:
+def test_a_model_without_output_stops_the_job_and_committed_parts_are_kept(tmp_path: Path) -> None:
     corpus(tmp_path)
 
     def silent(hymt: Any, prompts: Sequence[Any], *rest: Any) -> list[Completion]:

@@ -1,4 +1,4 @@
-"""Flags and statuses say what became of a row, and never drop it."""
+"""Flags and statuses describe the result of a row and never drop it."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def joined(segments: object, texts: object, tgt_lang: str) -> str:
 
 
 def row_of(translation: Translation, source: str = "Hello there", *, one_line: bool = True) -> Row:
-    made = check.flag_and_retry([translation], lambda prompts, attempt: [], CheckConfig())
-    (row,) = check.assemble_rows(Part(0, 1, (0,)), documents([source]), made, {}, joined, one_line=one_line)
+    flagged = check.flag_and_retry([translation], lambda prompts, attempt: [], CheckConfig())
+    (row,) = check.assemble_rows(Part(0, 1, (0,)), documents([source]), flagged, {}, joined, one_line=one_line)
     return row
 
 
@@ -54,19 +54,19 @@ def test_each_kind_of_translation_has_its_status_and_flag(
     assert (row.status, row.text, row.flags) == (status, text, (flag,) if flag else ())
 
 
-def test_a_row_that_was_ended_in_a_loop_says_so() -> None:
+def test_a_row_that_was_stopped_in_a_loop_is_flagged() -> None:
     row = row_of(translated("non, non", reason="loop"))
     assert (row.status, row.flags) == (Status.TRUNCATED, ("truncated", "loop"))
 
 
-def test_a_segment_that_the_model_was_unsure_of_is_flagged_where_that_is_asked_for() -> None:
+def test_a_segment_with_a_low_log_probability_is_flagged_if_min_logprob_is_set() -> None:
     unsure, sure = (replace(translated("Bonjour"), mean_logprob=mean) for mean in (-2.0, -1.0))
-    asked = CheckConfig(min_logprob=-1.5)
-    assert check.flag_translation(unsure, asked).flags == ("low_logprob",)
-    assert check.flag_translation(sure, asked).flags == check.flag_translation(unsure, CheckConfig()).flags == ()
+    config = CheckConfig(min_logprob=-1.5)
+    assert check.flag_translation(unsure, config).flags == ("low_logprob",)
+    assert check.flag_translation(sure, config).flags == check.flag_translation(unsure, CheckConfig()).flags == ()
 
 
-def test_a_number_that_stays_the_same_is_no_copy() -> None:
+def test_an_unchanged_number_is_not_a_copy() -> None:
     assert row_of(translated("12:30", source="12:30"), "12:30").status is Status.OK
 
 
@@ -78,11 +78,11 @@ def test_line_breaks_stay_where_the_output_can_hold_them() -> None:
     ("source", "translation", "differ"),
     [
         ("one\ntwo\nthree", "un\ndeux\ntrois", False),
-        ("one\ntwo\nthree", "un deux\ntrois", True),  # one was dropped
-        ("one\ntwo", "un\n\ndeux", True),  # one was added
+        ("one\ntwo\nthree", "un deux\ntrois", True),  # a line break was dropped
+        ("one\ntwo", "un\n\ndeux", True),  # a line break was added
         ("one two", "un\ndeux", True),
         ("one\ntwo", "un deux", True),
-        ("one\r\ntwo", "un\ndeux", False),  # spelled otherwise
+        ("one\r\ntwo", "un\ndeux", False),  # another kind of line break
         ("one\r\n\r\ntwo", "un\ndeux", True),
         ("one\u2028two", "un\ndeux", False),
         ("one two", "un deux", False),
@@ -94,15 +94,17 @@ def test_line_breaks_that_were_dropped_or_added_are_flagged(source: str, transla
     assert "line_breaks" not in row_of(translated(translation, source), source).flags, "one line: see line_break"
 
 
-def test_line_breaks_around_a_text_and_at_its_cuts_are_no_difference() -> None:
+def test_line_breaks_around_a_text_and_between_segments_are_not_a_difference() -> None:
     source = f"\n {'first ' * 12}here.\n\n{'second ' * 12}there. \r\n"
     for max_tokens in (16, 20, 100):
         rows = documents([source])
         config = segment.SegmentConfig(max_tokens=max_tokens, on_too_long=segment.OnTooLong.split)
-        cut, refused = segment.split(rows, lambda text: len(text.split()), config)
-        made = [Translation(Prompt(one, "in#1", (1,), 1, "fr"), one.text.upper(), "stop") for one in cut]
-        assert len(cut) == (2 if max_tokens < 100 else 1)
-        (row,) = check.assemble_rows(Part(0, 1, (0,)), rows, made, refused, part_tracker.join, one_line=False)
+        segments, rejected = segment.split(rows, lambda text: len(text.split()), config)
+        translations = [
+            Translation(Prompt(part, "in#1", (1,), 1, "fr"), part.text.upper(), "stop") for part in segments
+        ]
+        assert len(segments) == (2 if max_tokens < 100 else 1)
+        (row,) = check.assemble_rows(Part(0, 1, (0,)), rows, translations, rejected, part_tracker.join, one_line=False)
         assert (row.text, row.flags) == (source.upper(), ())
 
 
@@ -113,73 +115,73 @@ def test_a_row_without_a_translation_has_no_line_breaks_to_compare() -> None:
 
 @pytest.mark.parametrize("text", ["Hmm, hmm, hmm, hmm.", "abcabcabc", "!!!!!!!!!!", "la la la", "x" * 9])
 @pytest.mark.fault(71)
-def test_loops_are_seen(text: str) -> None:
+def test_loops_are_detected(text: str) -> None:
     assert check.has_loop(text, 3)
 
 
 @pytest.mark.parametrize(
     "text", ["", "ab", "He said that that was it.", "2020 2021 2022", "a   b", "...", "wait... what"]
 )
-def test_ordinary_text_is_no_loop(text: str) -> None:
+def test_ordinary_text_is_not_a_loop(text: str) -> None:
     assert not check.has_loop(text, 3)
 
 
-def looping(dice: random.Random, human: list[str]) -> str:
-    """A piece some times in a row, at times with its last white space or letter gone, between human words."""
-    letters = dice.choice(["ab ", "abc", "xy \t\n", "été 日本\U0001f600", "  a", "\ud800b"])
+def looping(rng: random.Random, human_texts: list[str]) -> str:
+    """Return a piece repeated a few times between human texts, sometimes without its last white space or letter."""
+    letters = rng.choice(["ab ", "abc", "xy \t\n", "été 日本\U0001f600", "  a", "\ud800b"])
     piece = "".join(
-        dice.choice(letters) for _ in range(dice.choice([1, 2, 3, 4, 5, 7, 11, 12, 29, 30, 50, 99, 100, 101]))
+        rng.choice(letters) for _ in range(rng.choice([1, 2, 3, 4, 5, 7, 11, 12, 29, 30, 50, 99, 100, 101]))
     )
-    loop = (piece * dice.choice([2, 3, 4, 6])).rstrip()
-    start, end = (dice.choice(["", dice.choice(human)[: dice.randrange(60)]]) for _ in "12")
-    return start + loop[: dice.choice([None, -1])] + end
+    loop = (piece * rng.choice([2, 3, 4, 6])).rstrip()
+    start, end = (rng.choice(["", rng.choice(human_texts)[: rng.randrange(60)]]) for _ in "12")
+    return start + loop[: rng.choice([None, -1])] + end
 
 
 @pytest.mark.parametrize("repeats", [2, 3, 4])
-def test_the_quick_look_misses_no_loop(repeats: int) -> None:
-    dice, num_loops = random.Random(11), 0
+def test_the_fast_scan_misses_no_loop(repeats: int) -> None:
+    rng, num_loops = random.Random(11), 0
     human = [bulletin.fr for bulletin in grammar.sample(11, 300)]
     for _ in range(20):
-        texts = [looping(dice, human) if dice.random() < 0.5 else dice.choice(human) for _ in range(200)]
-        loops = {number for number, text in enumerate(texts) if check.has_loop(text, repeats)}
+        texts = [looping(rng, human) if rng.random() < 0.5 else rng.choice(human) for _ in range(200)]
+        loops = {index for index, text in enumerate(texts) if check.has_loop(text, repeats)}
         assert loops <= check.loop_suspects(texts, repeats)
         num_loops += len(loops)
     assert num_loops > 300
 
 
-def test_the_quick_look_clears_human_texts_and_copies_of_one_text() -> None:
+def test_the_fast_scan_clears_human_texts_and_copies_of_one_text() -> None:
     human = [bulletin.fr for bulletin in grammar.sample(12, 1000)]
     assert len(check.loop_suspects(human, 3)) < 50
     assert not check.loop_suspects([human[0]] * 1000, 3)
 
 
-def test_a_long_part_is_looked_at_piece_by_piece(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_long_part_is_scanned_in_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(check, "_MAX_BULK_CHARS", 5000)
-    texts = [f"{number} {bulletin.de}" for number, bulletin in enumerate(grammar.sample(13, 400))]
+    texts = [f"{index} {bulletin.de}" for index, bulletin in enumerate(grammar.sample(13, 400))]
     texts[3] = texts[399] = "nein, nein, nein, nein, "
-    made = check.flag_and_retry([translated(text) for text in texts], lambda prompts, attempt: [], CheckConfig())
-    assert [number for number, one in enumerate(made) if "loop" in one.flags] == [3, 399]
+    flagged = check.flag_and_retry([translated(text) for text in texts], lambda prompts, attempt: [], CheckConfig())
+    assert [index for index, translation in enumerate(flagged) if "loop" in translation.flags] == [3, 399]
 
 
-def test_a_loop_of_the_source_is_not_held_against_its_translation() -> None:
+def test_a_loop_that_the_source_also_has_is_not_flagged() -> None:
     assert row_of(translated("ha ha ha ha", source="he he he he"), "he he he he").flags == ()
 
 
 @pytest.mark.fault(71)
-def test_hard_flags_are_tried_again_with_a_new_seed_and_the_first_good_try_is_kept() -> None:
-    asked: list[int] = []
+def test_hard_flags_are_retried_with_a_new_seed_and_the_first_good_attempt_is_kept() -> None:
+    attempts: list[int] = []
 
-    def again(prompts: object, attempt: int) -> list[Translation]:
-        asked.append(attempt)
+    def decode_again(prompts: object, attempt: int) -> list[Translation]:
+        attempts.append(attempt)
         text = "" if attempt == 1 else "Bonjour"
         return [Translation(translated("").prompt, text, "stop", attempt=attempt)]
 
-    (kept,) = check.flag_and_retry([translated("")], again, CheckConfig(max_attempts=4))
-    assert asked == [1, 2]
+    (kept,) = check.flag_and_retry([translated("")], decode_again, CheckConfig(max_attempts=4))
+    assert attempts == [1, 2]
     assert (kept.text, kept.attempt, kept.flags) == ("Bonjour", 2, ("retried",))
 
 
-def test_rows_that_never_met_the_model_have_their_reason() -> None:
+def test_rows_that_were_not_sent_to_the_model_have_their_reason() -> None:
     rows = check.assemble_rows(
         Part(0, 1, (0, 1, 2)),
         documents(["   ", None, "long"]),
@@ -203,7 +205,7 @@ def test_equal_texts_share_one_translation() -> None:
     assert [row.num_new_tokens for row in rows] == [3, 0]
 
 
-def test_a_row_of_several_segments_adds_up_what_is_told_of_them() -> None:
+def test_a_row_of_several_segments_combines_their_flags_and_adds_their_counts() -> None:
     segments = [
         replace(translated("un"), flags=("control_token",), attempt=2),
         replace(translated("deux"), flags=("loop", "control_token")),
@@ -222,8 +224,8 @@ def test_line_breaks_with_the_white_space_around_them_become_one_space(text: str
     assert check.join_lines(text) == BREAKS.sub(" ", text)
 
 
-def test_a_translation_of_white_space_is_put_on_one_line_at_once() -> None:
+def test_lines_of_white_space_are_joined_in_linear_time() -> None:
     """A regular expression took quadratic time."""
-    began = time.process_time()
+    start = time.process_time()
     assert check.join_lines(" " * 1_000_000 + "a\n" + " " * 1_000_000 + "b") == " " * 1_000_000 + "a b"
-    assert time.process_time() - began < 1
+    assert time.process_time() - start < 1

@@ -1,4 +1,4 @@
-"""Conversions between formats: every pair keeps the columns and the rows; what a format cannot hold is text there."""
+"""Conversions between formats: every pair keeps columns and rows; values that a format cannot hold become text."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ ROWS: list[dict[str, Any]] = [
 
 
 def save(folder: Path, table: Any) -> Path:
-    """A split as `datasets` saves it."""
+    """Save a table like `datasets` saves a split."""
     folder.mkdir()
     with pa.OSFile(str(folder / "data.arrow"), "wb") as file, pa.ipc.new_stream(file, table.schema) as writer:
         writer.write_table(table)
@@ -51,18 +51,18 @@ def as_text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
-def delimited(rows: list[dict[str, Any]], mark: str) -> str:
+def delimited(rows: list[dict[str, Any]], delimiter: str) -> str:
     file = io.StringIO(newline="")
-    quoting: Any = csv.QUOTE_NONE if mark == "\t" else csv.QUOTE_MINIMAL
-    quote = None if mark == "\t" else '"'
-    writer = csv.writer(file, delimiter=mark, lineterminator="\n", quoting=quoting, quotechar=quote)
+    quoting: Any = csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL
+    quotechar = None if delimiter == "\t" else '"'
+    writer = csv.writer(file, delimiter=delimiter, lineterminator="\n", quoting=quoting, quotechar=quotechar)
     writer.writerow(rows[0])
     writer.writerows([as_text(value) for value in row.values()] for row in rows)
     return file.getvalue()
 
 
 def write(kind: str, folder: Path) -> Path:
-    """ROWS as an input of one kind."""
+    """Write ROWS as an input of one kind."""
     if kind == "dataset":
         return save(folder / "in", pa.Table.from_pylist(ROWS))
     path = folder / f"in.{EXTENSION[kind]}"
@@ -78,7 +78,7 @@ def write(kind: str, folder: Path) -> Path:
 
 
 def read(path: Path, kind: str) -> list[dict[str, Any]]:
-    """Rows of an output, by readers that are not ours."""
+    """Read the rows of an output with independent readers."""
     if kind == "parquet":
         return list(parquet.read_table(path).to_pylist())
     text = path.read_text(encoding="utf-8")
@@ -87,41 +87,41 @@ def read(path: Path, kind: str) -> list[dict[str, Any]]:
     if kind == "text":
         return [{"translation": line} for line in text.split("\n")[:-1]]
     quoting: Any = csv.QUOTE_NONE if kind == "tsv" else csv.QUOTE_MINIMAL
-    mark = "\t" if kind == "tsv" else ","
+    delimiter = "\t" if kind == "tsv" else ","
     file = io.StringIO(text, newline="")
-    found = list(csv.DictReader(file, delimiter=mark, quoting=quoting, strict=True))
-    return [{**row, "hymt": json.loads(row["hymt"])} for row in found]
+    records = list(csv.DictReader(file, delimiter=delimiter, quoting=quoting, strict=True))
+    return [{**row, "hymt": json.loads(row["hymt"])} for row in records]
 
 
 def run(folder: Path, *overrides: str) -> Any:
-    """The job with the stub model, and verify after it."""
+    """Run the job with the stub model, then verify."""
     job = settings.load("translate", [f"output_dir={folder}", "tgt_lang=fr", "model=demo", "name=n", *overrides])
-    with Reporter("off") as telling:
-        done = translate.translate(job, telling, stub.prepare, stub.decode_batch)
+    with Reporter("off") as reporter:
+        result = translate.translate(job, reporter, stub.prepare, stub.decode_batch)
     report = verify.verify(folder / "n")
-    assert (report.exit_code, report.damage, report.rows) == (ExitCode.COMPLETE, [], done.rows)
-    return done
+    assert (report.exit_code, report.damage, report.rows) == (ExitCode.COMPLETE, [], result.rows)
+    return result
 
 
 @pytest.mark.parametrize("out_format", EXTENSION)
 @pytest.mark.parametrize("kind", [*EXTENSION, "dataset"])
 def test_every_pair_of_formats_keeps_all_columns_values_and_rows(kind: str, out_format: str, tmp_path: Path) -> None:
-    done = run(tmp_path / "out", f"source.path={write(kind, tmp_path)}", f"write={out_format}")
-    assert done.rows == len(ROWS)
-    found = read(tmp_path / f"out/n/translated/in.{EXTENSION[out_format]}", out_format)
-    assert [row["translation"] for row in found] == [str(row["text"]).upper() for row in ROWS]
+    result = run(tmp_path / "out", f"source.path={write(kind, tmp_path)}", f"write={out_format}")
+    assert result.rows == len(ROWS)
+    rows = read(tmp_path / f"out/n/translated/in.{EXTENSION[out_format]}", out_format)
+    assert [row["translation"] for row in rows] == [str(row["text"]).upper() for row in ROWS]
     if out_format == "text":
         return
-    typed = kind in ("parquet", "dataset", "jsonl") and out_format in ("parquet", "jsonl")
-    for number, (row, source) in enumerate(zip(found, ROWS, strict=True), 1):
-        wanted: dict[str, Any] = {"text": source["text"]} if kind == "text" else dict(source)
-        if not typed:
-            wanted = {name: as_text(value) for name, value in wanted.items()}
-        elif (kind, out_format) == ("jsonl", "parquet"):  # a column has one type, and an object has none
-            wanted["deep"] = None if wanted["deep"] is None else as_text(wanted["deep"])
-        assert {name: value for name, value in row.items() if name not in ("translation", "hymt")} == wanted
-        assert list(row) == [*wanted, "translation", "hymt"]
-        assert (row["hymt"]["status"], row["hymt"]["id"].endswith(f"#{number}")) == ("ok", True)
+    keeps_types = kind in ("parquet", "dataset", "jsonl") and out_format in ("parquet", "jsonl")
+    for row_number, (row, source) in enumerate(zip(rows, ROWS, strict=True), 1):
+        expected: dict[str, Any] = {"text": source["text"]} if kind == "text" else dict(source)
+        if not keeps_types:
+            expected = {name: as_text(value) for name, value in expected.items()}
+        elif (kind, out_format) == ("jsonl", "parquet"):  # a column has one type; objects become text
+            expected["deep"] = None if expected["deep"] is None else as_text(expected["deep"])
+        assert {name: value for name, value in row.items() if name not in ("translation", "hymt")} == expected
+        assert list(row) == [*expected, "translation", "hymt"]
+        assert (row["hymt"]["status"], row["hymt"]["id"].endswith(f"#{row_number}")) == ("ok", True)
 
 
 def test_fields_that_only_some_rows_of_jsonl_have_become_columns(tmp_path: Path) -> None:
@@ -130,18 +130,18 @@ def test_fields_that_only_some_rows_of_jsonl_have_become_columns(tmp_path: Path)
     source.write_text("\n".join(lines).replace("NaN", "0.5") + "\n")
     for out_format in ("csv", "tsv", "parquet"):
         run(tmp_path / out_format, f"source.path={source}", f"write={out_format}")
-        found = read(tmp_path / out_format / f"n/translated/in.{out_format}", out_format)
-        assert [list(row) for row in found] == [["text", "n", "b", "late", "translation", "hymt"]] * 4
+        rows = read(tmp_path / out_format / f"n/translated/in.{out_format}", out_format)
+        assert [list(row) for row in rows] == [["text", "n", "b", "late", "translation", "hymt"]] * 4
         null = None if out_format == "parquet" else ""
-        assert [row["n"] for row in found] == [1 if out_format == "parquet" else "1", null, null, null]
-        assert [row["b"] for row in found] == [null, null, "[0.5]", null]
+        assert [row["n"] for row in rows] == [1 if out_format == "parquet" else "1", null, null, null]
+        assert [row["b"] for row in rows] == [null, null, "[0.5]", null]
         late = "x y\\ud800" if out_format == "tsv" else "x\ty\\ud800"
-        assert [row["late"] for row in found] == [null, null, null, late]
-        assert [row["text"] for row in found] == ["a", null, "b", "c"]
+        assert [row["late"] for row in rows] == [null, null, null, late]
+        assert [row["text"] for row in rows] == ["a", null, "b", "c"]
 
 
 @pytest.mark.parametrize(
-    ("values", "wanted", "kind"),
+    ("values", "expected", "kind"),
     [
         ([True, None, False], [True, None, False], "bool"),
         ([1, LOW, HIGH], [1, LOW, HIGH], "int64"),
@@ -156,19 +156,19 @@ def test_fields_that_only_some_rows_of_jsonl_have_become_columns(tmp_path: Path)
     ],
 )
 def test_jsonl_fields_get_the_narrowest_type_that_holds_them_all(
-    values: list[Any], wanted: list[Any], kind: str, tmp_path: Path
+    values: list[Any], expected: list[Any], kind: str, tmp_path: Path
 ) -> None:
     source = tmp_path / "in.jsonl"
     lines = (json.dumps({"text": "a", "v": value}).replace("Infinity", "1e400") for value in values)
     source.write_text("".join(f"{line}\n" for line in lines))
     data, _ = converted(source, "parquet")
-    found = parquet.read_table(io.BytesIO(data)).column("v")
-    assert (str(found.type), found.to_pylist()) == (kind, wanted)
+    column = parquet.read_table(io.BytesIO(data)).column("v")
+    assert (str(column.type), column.to_pylist()) == (kind, expected)
     texts = [row["v"] for row in csv.DictReader(io.StringIO(converted(source, "csv")[0].decode(), newline=""))]
     assert texts == [as_text(arrow_json.json_number(value) if isinstance(value, float) else value) for value in values]
 
 
-def test_more_fields_than_columns_may_be_are_refused_before_anything_is_decoded(tmp_path: Path) -> None:
+def test_more_fields_than_the_column_limit_are_refused_before_decoding(tmp_path: Path) -> None:
     source = tmp_path / "in.jsonl"
     source.write_text("".join(json.dumps({"text": "a", f"k{n}": 1}) + "\n" for n in range(columns.MAX_COLUMNS)))
     with pytest.raises(ConfigError, match=r"rows up to 1000 have more than 1000 different.*Set write\.format=jsonl"):
@@ -186,7 +186,7 @@ def test_names_that_an_output_cannot_tell_apart_are_refused(tmp_path: Path) -> N
 
 
 def converted(path: Path, out_format: str, **options: Any) -> tuple[bytes, int]:
-    """Output of a file by the real readers and writers, and its number of rows; refused as before a job."""
+    """Convert a file with the real readers and writers, after the checks before a job; return output and row count."""
     config = stream.SourceConfig(path=str(path), **options)
     (input,) = stream.find_inputs(config, out_format=out_format)
 
@@ -194,9 +194,9 @@ def converted(path: Path, out_format: str, **options: Any) -> tuple[bytes, int]:
         return (document for document, _ in stream.read_full_documents(input, config, [input], ("translation", "hymt")))
 
     kind = input.format if out_format == "input" else out_format
-    head, file = stream.read_preamble(input, config), io.BytesIO()
-    formats.check(input, kind, head, WriteConfig(), documents)
-    writer = formats.open_writer(input, kind, head, WriteConfig(), file, documents)
+    preamble, file = stream.read_preamble(input, config), io.BytesIO()
+    formats.check(input, kind, preamble, WriteConfig(), documents)
+    writer = formats.open_writer(input, kind, preamble, WriteConfig(), file, documents)
     num_rows = 0
     for document in documents():
         writer.write(document, Row(document.row_index, document.digest, document.status, f"T{document.row_index}"))
@@ -205,7 +205,7 @@ def converted(path: Path, out_format: str, **options: Any) -> tuple[bytes, int]:
     return file.getvalue(), num_rows
 
 
-def test_a_rows_own_field_of_an_added_name_stands_in_a_column_beside_it(tmp_path: Path) -> None:
+def test_a_field_that_has_the_name_of_an_added_column_gets_a_prefixed_column(tmp_path: Path) -> None:
     (tmp_path / "in.jsonl").write_text('{"text": "a"}\n')
     config = stream.SourceConfig(path=str(tmp_path / "in.jsonl"))
     (input,) = stream.find_inputs(config, out_format="csv")
@@ -214,7 +214,7 @@ def test_a_rows_own_field_of_an_added_name_stands_in_a_column_beside_it(tmp_path
         Document("in.jsonl#2", 1, "b", b"", values={"text": "b", "translation": [1]}),
     ]
     rows = [Row(0, b"", Status.OK, "A"), Row(1, b"", Status.BAD_ROW, "")]
-    for out_format, own in (("csv", "[1]"), ("parquet", "[1]")):
+    for out_format, own_value in (("csv", "[1]"), ("parquet", "[1]")):
         file = io.BytesIO()
         writer = formats.open_writer(
             input, out_format, stream.read_preamble(input, config), WriteConfig(), file, lambda: iter(documents)
@@ -224,14 +224,14 @@ def test_a_rows_own_field_of_an_added_name_stands_in_a_column_beside_it(tmp_path
         writer.close()
         path = tmp_path / f"out.{out_format}"
         path.write_bytes(file.getvalue())
-        found = read(path, out_format)
-        assert [list(row) for row in found] == [["text", "source.translation", "translation", "hymt"]] * 2
-        assert [row["translation"] for row in found] == ["A", ""]
-        assert [row["source.translation"] or "" for row in found] == ["", own]
-        assert [row["hymt"]["status"] for row in found] == ["ok", "bad_row"]
+        output_rows = read(path, out_format)
+        assert [list(row) for row in output_rows] == [["text", "source.translation", "translation", "hymt"]] * 2
+        assert [row["translation"] for row in output_rows] == ["A", ""]
+        assert [row["source.translation"] or "" for row in output_rows] == ["", own_value]
+        assert [row["hymt"]["status"] for row in output_rows] == ["ok", "bad_row"]
 
 
-def test_rows_that_cannot_be_used_are_rows_of_every_conversion(tmp_path: Path) -> None:
+def test_unusable_rows_are_kept_in_every_conversion(tmp_path: Path) -> None:
     (tmp_path / "in.csv").write_bytes(b'id,text\n1,one\n\n2\n3,a,b\n4,"open\n5,\xff\n6,last')
     (tmp_path / "in.tsv").write_bytes(b"id\ttext\n1\tone\n\n2\n3\ta\tb\n4\tfour\n5\t\xff\n6\tlast")
     (tmp_path / "in.jsonl").write_bytes(
@@ -242,18 +242,20 @@ def test_rows_that_cannot_be_used_are_rows_of_every_conversion(tmp_path: Path) -
         for out_format in EXTENSION:
             if out_format == kind:
                 continue
-            out = tmp_path / f"{kind}-{out_format}"
-            done = run(out, f"source.path={tmp_path}/in.{kind}", f"write={out_format}", "check.max_error_rate=1")
-            found = read(out / f"n/translated/in.{EXTENSION[out_format]}", out_format)
-            assert done.rows == len(found) == 7
-            assert (found[0]["translation"], found[-1]["translation"]) == ("ONE", "LAST")
+            out_folder = tmp_path / f"{kind}-{out_format}"
+            result = run(
+                out_folder, f"source.path={tmp_path}/in.{kind}", f"write={out_format}", "check.max_error_rate=1"
+            )
+            rows = read(out_folder / f"n/translated/in.{EXTENSION[out_format]}", out_format)
+            assert result.rows == len(rows) == 7
+            assert (rows[0]["translation"], rows[-1]["translation"]) == ("ONE", "LAST")
             if out_format != "text":
-                assert [row["hymt"]["id"] for row in found] == [f"in.{kind}#{row}" for row in range(1, 8)]
-                assert (str(found[0]["id"]), str(found[-1]["id"])) == ("1", "6")
-                assert found[1]["hymt"]["flags"] == ["blank"]
+                assert [row["hymt"]["id"] for row in rows] == [f"in.{kind}#{row}" for row in range(1, 8)]
+                assert (str(rows[0]["id"]), str(rows[-1]["id"])) == ("1", "6")
+                assert rows[1]["hymt"]["flags"] == ["blank"]
 
 
-def test_tabs_and_line_breaks_of_fields_become_spaces_in_tsv_and_are_told(
+def test_tabs_and_line_breaks_of_fields_become_spaces_in_tsv_with_a_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "in.csv").write_text('id,text\n"a\tb","two\nlines"\n1,plain\n')
@@ -268,15 +270,15 @@ def test_tabs_and_line_breaks_of_fields_become_spaces_in_tsv_and_are_told(
 
 @pytest.mark.parametrize("out_format", ["parquet", "tsv"])
 def test_the_demo_model_keeps_the_columns_too(out_format: str, tmp_path: Path) -> None:
-    said = "Heavy rain is expected in Athens on Saturday."
-    rows = [{"id": "7", "text": said}]
+    text = "Heavy rain is expected in Athens on Saturday."
+    rows = [{"id": "7", "text": text}]
     (tmp_path / "a.csv").write_text(delimited(rows, ","))
     (tmp_path / "b.jsonl").write_text(json.dumps(rows[0]) + "\n")
     command = [sys.executable, "-m", "jobs.translate", f"source.path=[{tmp_path}/a.csv,{tmp_path}/b.jsonl]"]
     command += ["preset=demo", "name=n", f"write={out_format}", "strict=true", "tgt_lang=de", f"output_dir={tmp_path}"]
-    ran = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=Path(__file__).parent.parent)
-    assert ran.returncode == 0, ran.stderr
+    process = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=Path(__file__).parent.parent)
+    assert process.returncode == 0, process.stderr
     for name in "ab":
         (row,) = read(tmp_path / f"n/translated/{name}.{out_format}", out_format)
-        assert (row["id"], row["text"]) == ("7", said)
+        assert (row["id"], row["text"]) == ("7", text)
         assert row["translation"] == "In Athen wird am Samstag starker Regen erwartet."

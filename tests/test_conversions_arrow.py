@@ -1,4 +1,4 @@
-"""Every arrow type, with its smallest and largest values, from files and saved datasets to every format."""
+"""Every Arrow type, with its smallest and largest values, from files and saved datasets to every format."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ def dictionary(values: Any) -> Any:
 
 
 def columns() -> dict[str, Any]:
-    """An array of every type: its bounds, a null, what numbers and text can be at their worst."""
-    found: dict[str, Any] = {}
+    """Return an array of every type, with its bounds, a null, and the most difficult numbers and texts."""
+    arrays: dict[str, Any] = {}
 
     def add(array: Any, name: str = "") -> None:
         name = name or str(array.type)
-        assert name not in found
-        found[name] = array
+        assert name not in arrays
+        arrays[name] = array
 
     extremes, small = pa.array([LOW, HIGH, 1, None], pa.int64()), pa.array([-(2**31), 2**31 - 1, 1, None], pa.int32())
     for unit in arrow_json.TICKS_PER_SECOND:
@@ -99,19 +99,19 @@ def columns() -> dict[str, Any]:
     add(compute.run_end_encode(pa.array(["a", "a", None, "b"])))
     children = [pa.array([1, 2, 3]), pa.array(["a", "b", None])]
     add(pa.UnionArray.from_sparse(pa.array([0, 1, 0], pa.int8()), children))
-    codes, places = pa.array([5, 7, 5], pa.int8()), pa.array([0, 0, 1], pa.int32())
-    add(pa.UnionArray.from_dense(codes, places, children, ["x", "y"], [5, 7]))
+    codes, offsets = pa.array([5, 7, 5], pa.int8()), pa.array([0, 0, 1], pa.int32())
+    add(pa.UnionArray.from_dense(codes, offsets, children, ["x", "y"], [5, 7]))
     add(pa.array([True, None, False]))
     add(pa.nulls(3))
-    for kind, stored in (
+    for kind, storage in (
         (pa.uuid(), pa.array([b"\0" * 16, None], pa.binary(16))),
         (pa.bool8(), pa.array([1, None, 0], pa.int8())),
         (pa.json_(), pa.array(['{"a":1}', None])),
         (pa.fixed_shape_tensor(pa.int8(), (2,)), pa.array([[1, 2], None], pa.list_(pa.int8(), 2))),
         (pa.opaque(pa.binary(), "x", "y"), pa.array([b"\xff", None])),
     ):
-        add(pa.ExtensionArray.from_storage(kind, stored))
-    return found
+        add(pa.ExtensionArray.from_storage(kind, storage))
+    return arrays
 
 
 COLUMNS = columns()
@@ -128,19 +128,19 @@ UNSTORED = (
     "sparse_union<0: int64=0, 1: string=1>",
     "dense_union<x: int64=5, y: string=7>",
 )
-"""What parquet cannot hold."""
+"""Columns that parquet cannot store."""
 
 
 def wrong(constant: str) -> Any:
-    raise AssertionError(f"{constant} is no JSON")
+    raise AssertionError(f"{constant} is not JSON")
 
 
 def rows_of(data: bytes, kind: str) -> list[dict[str, Any]]:
     if kind == "jsonl":
         return [json.loads(line, parse_constant=wrong) for line in data.decode().splitlines()]
     quoting: Any = csv.QUOTE_NONE if kind == "tsv" else csv.QUOTE_MINIMAL
-    mark, file = "\t" if kind == "tsv" else ",", io.StringIO(data.decode(), newline="")
-    return list(csv.DictReader(file, delimiter=mark, quoting=quoting, strict=True))
+    delimiter, file = "\t" if kind == "tsv" else ",", io.StringIO(data.decode(), newline="")
+    return list(csv.DictReader(file, delimiter=delimiter, quoting=quoting, strict=True))
 
 
 @pytest.mark.parametrize(
@@ -157,29 +157,29 @@ def test_a_column_of_every_type_is_written_to_every_format_or_refused_before_the
     else:
         path = tmp_path / "in.parquet"
         parquet.write_table(table, path)
-    wanted = arrow_json.to_json_values(array)
+    expected = arrow_json.to_json_values(array)
     for out_format in ("jsonl", "csv", "tsv"):
         data, num_rows = converted(path, out_format)
-        found = rows_of(data, out_format)
-        assert num_rows == len(found) == len(array)
-        assert [list(row) for row in found] == [["text", "c", "translation", "hymt"]] * num_rows
-        # of these, which pyarrow stores as other units, parquet keeps 32 bits
+        rows = rows_of(data, out_format)
+        assert num_rows == len(rows) == len(array)
+        assert [list(row) for row in rows] == [["text", "c", "translation", "hymt"]] * num_rows
+        # pyarrow stores these two in other units, and parquet keeps only 32 bits of them
         if out_format == "jsonl" and (kind == "dataset" or name not in ("date64[ms]", "time32[s]")):
-            assert [row["c"] for row in found] == wanted
-        assert [row["c"] == "" for row in found if out_format != "jsonl"] == [
-            value is None or value == "" for value in wanted if out_format != "jsonl"
+            assert [row["c"] for row in rows] == expected
+        assert [row["c"] == "" for row in rows if out_format != "jsonl"] == [
+            value is None or value == "" for value in expected if out_format != "jsonl"
         ]
     if name in UNSTORED:
         with pytest.raises(ConfigError, match=r"that parquet cannot store.* Set write\.format=jsonl"):
             converted(path, "parquet")
         return
     data, num_rows = converted(path, "parquet")
-    kept = parquet.read_table(io.BytesIO(data))
-    assert (kept.num_rows, kept.column_names) == (num_rows, ["text", "c", "translation", "hymt"])
+    output = parquet.read_table(io.BytesIO(data))
+    assert (output.num_rows, output.column_names) == (num_rows, ["text", "c", "translation", "hymt"])
 
 
 @pytest.mark.parametrize(
-    ("array", "wanted"),
+    ("array", "expected"),
     [
         (pa.array([-62135596800, 253402300799]).view(pa.timestamp("s", "America/New_York")), None),
         (pa.array([-62135596800, 253402300800]).view(pa.timestamp("s")), "0001-01-01T00:00:00 10000-01-01T00:00:00"),
@@ -194,26 +194,26 @@ def test_a_column_of_every_type_is_written_to_every_format_or_refused_before_the
         (pa.array([float("nan"), float("-inf")]), "NaN -Infinity"),
     ],
 )
-def test_what_python_and_json_lack_is_text(array: Any, wanted: str | None) -> None:
-    if wanted is None:  # in year 0 there: the same instant, as UTC; 9999 is within what Python knows
-        wanted = "0001-01-01T00:00:00+00:00 9999-12-31T18:59:59-05:00"
-    assert arrow_json.to_json_values(array) == wanted.split()
+def test_values_that_python_or_json_lacks_become_text(array: Any, expected: str | None) -> None:
+    if expected is None:  # year 0 in New York is shown in UTC; Python supports the year 9999
+        expected = "0001-01-01T00:00:00+00:00 9999-12-31T18:59:59-05:00"
+    assert arrow_json.to_json_values(array) == expected.split()
 
 
 @given(
     st.datetimes(min_value=datetime(2, 1, 1), max_value=datetime(9998, 1, 1)),
     st.sampled_from(["UTC", "Asia/Tokyo", "America/New_York", "Europe/Berlin", None]),
 )
-def test_what_python_knows_reads_as_python_writes_it(when: datetime, zone: str | None) -> None:
+def test_dates_times_and_durations_match_those_of_python(when: datetime, zone: str | None) -> None:
     ticks = (when.replace(tzinfo=UTC) - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
-    known = when.replace(tzinfo=UTC).astimezone(ZoneInfo(zone)) if zone else when
-    assert arrow_json.to_json_values(pa.array([ticks]).view(pa.timestamp("us", zone))) == [known.isoformat()]
+    local_time = when.replace(tzinfo=UTC).astimezone(ZoneInfo(zone)) if zone else when
+    assert arrow_json.to_json_values(pa.array([ticks]).view(pa.timestamp("us", zone))) == [local_time.isoformat()]
     assert arrow_json.to_json_values(pa.array([when.date()])) == [when.date().isoformat()]
     assert arrow_json.to_json_values(pa.array([when.time()])) == [when.time().isoformat()]
     length = when - datetime(1970, 1, 1)
-    (found,) = arrow_json.to_json_values(pa.array([length]))
+    (duration,) = arrow_json.to_json_values(pa.array([length]))
     exact = Decimal(length // timedelta(microseconds=1)) / 1_000_000
-    assert found == length.total_seconds() if isinstance(found, float) else Decimal(found) == exact
+    assert duration == length.total_seconds() if isinstance(duration, float) else Decimal(duration) == exact
 
 
 @pytest.mark.parametrize("name", COLUMNS)
@@ -225,7 +225,7 @@ def test_a_slice_has_the_values_of_its_rows(name: str) -> None:
             assert arrow_json.to_json_values(array.slice(first, length)) == whole[first : first + length]
 
 
-def test_ordinary_values_read_as_they_did() -> None:
+def test_common_values_have_their_documented_form() -> None:
     cells = {
         "d": [date(2024, 1, 2)],
         "t": [time(3, 4, 5, 6)],
@@ -237,8 +237,8 @@ def test_ordinary_values_read_as_they_did() -> None:
         "m": pa.array([[("k", 1)]], pa.map_(pa.string(), pa.int8())),
     }
     table = pa.table(cells)
-    found = {name: arrow_json.to_json_values(table.column(name).chunk(0))[0] for name in table.column_names}
-    assert found == {
+    values = {name: arrow_json.to_json_values(table.column(name).chunk(0))[0] for name in table.column_names}
+    assert values == {
         "d": "2024-01-02",
         "t": "03:04:05.000006",
         "dt": "2024-01-02T03:04:05.000006+00:00",

@@ -1,4 +1,4 @@
-"""The whole job: complete, in order, resumable; with the stub model where only the job matters."""
+"""The whole job is complete, in order and resumable; with the stub model where the translations do not matter."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ WORDS = ["the", "quick", "brown", "fox", "jumps", "over", "lazy", "dogs", "while
 
 
 def lines(num: int, seed: int = 0) -> list[str]:
-    """Different lines of different lengths, the same for a seed."""
+    """Return distinct lines of different lengths, the same for the same seed."""
     texts = (" ".join(WORDS[(seed + row * k) % len(WORDS)] for k in range(1, 3 + row % 9)) for row in range(num))
     return [f"{text} {row}" for row, text in enumerate(texts)]
 
 
 class Job:
-    """Runs the job in this process and counts what is decoded."""
+    """Runs the job in this process and counts the decoded rows."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.decoded = folder, 0
@@ -44,8 +44,8 @@ class Job:
         from hymt_batch import config
 
         job = config.load("translate", [f"output_dir={self.folder / 'out'}", "tgt_lang=fr", "model=demo", *overrides])
-        with Reporter("off") as telling:
-            return translate.translate(job, telling, stub.prepare, self._decode)
+        with Reporter("off") as reporter:
+            return translate.translate(job, reporter, stub.prepare, self._decode)
 
     def _decode(self, hymt: stub.Stub, prompts: Sequence[Sequence[int]], *rest: Any) -> list[Completion]:
         self.calls += 1
@@ -59,14 +59,14 @@ def job(tmp_path: Path) -> Job:
     return Job(tmp_path)
 
 
-def test_a_folder_becomes_a_folder_of_the_same_names_and_lines(tmp_path: Path, job: Job) -> None:
+def test_a_translated_folder_has_the_same_file_names_and_lines(tmp_path: Path, job: Job) -> None:
     source = tmp_path / "news"
     (source / "deep").mkdir(parents=True)
-    for number, name in enumerate(["a.txt", "b.txt", "deep/c.txt", "语料 (1), a=b.txt"]):
-        (source / name).write_bytes("".join(f"{line}\r\n" for line in lines(50, number)).encode())
+    for index, name in enumerate(["a.txt", "b.txt", "deep/c.txt", "语料 (1), a=b.txt"]):
+        (source / name).write_bytes("".join(f"{line}\r\n" for line in lines(50, index)).encode())
     (source / "empty.txt").touch()
-    done = job(f"source.path={source}", "name=n", "batch.part_rows=7")
-    assert (done.files, done.rows, done.num_rows_decoded) == (5, 200, 200)
+    result = job(f"source.path={source}", "name=n", "batch.part_rows=7")
+    assert (result.files, result.rows, result.num_rows_decoded) == (5, 200, 200)
     for path in sorted(source.rglob("*.txt")):
         translated = tmp_path / "out" / "n" / "translated" / path.relative_to(source)
         assert translated.read_bytes() == path.read_bytes().upper()
@@ -75,45 +75,45 @@ def test_a_folder_becomes_a_folder_of_the_same_names_and_lines(tmp_path: Path, j
 def test_a_finished_job_run_again_does_nothing(tmp_path: Path, job: Job) -> None:
     (tmp_path / "in.txt").write_text("\n".join(lines(30)))
     job(f"source.path={tmp_path / 'in.txt'}", "name=n")
-    before = job.decoded
+    num_decoded = job.decoded
     path = tmp_path / "out/n/translated/in.txt"
     published = (path.stat().st_ino, path.stat().st_mtime_ns)
-    done = job(f"source.path={tmp_path / 'in.txt'}", "name=n")
-    assert job.decoded == before == 30
-    assert done.num_rows_decoded == 0
+    result = job(f"source.path={tmp_path / 'in.txt'}", "name=n")
+    assert job.decoded == num_decoded == 30
+    assert result.num_rows_decoded == 0
     assert (path.stat().st_ino, path.stat().st_mtime_ns) == published
 
 
-def test_a_job_that_breaks_resumes_to_the_same_bytes_and_keeps_its_parts(tmp_path: Path, job: Job) -> None:
+def test_a_failed_job_keeps_its_parts_and_resumes_to_the_same_bytes(tmp_path: Path, job: Job) -> None:
     (tmp_path / "in.txt").write_text("\n".join(lines(100)))
     settings = (f"source.path={tmp_path / 'in.txt'}", "batch.part_rows=10", "batch.max_rows=5", "batch.shard_rows=40")
 
-    def broken(calls: int) -> None:
+    def fail(calls: int) -> None:
         if calls == 13:
             raise RuntimeError("the machine is on fire")
 
-    job.fail = broken
+    job.fail = fail
     with pytest.raises(RuntimeError, match="on fire"):
         job(*settings, "name=n")
-    before = job.decoded
+    num_decoded = job.decoded
     job.fail = lambda calls: None
-    done = job(*settings, "name=n")
-    assert before == 60  # twelve batches of five
-    assert (done.num_rows_decoded, done.num_rows_kept) == (40, 60)
+    result = job(*settings, "name=n")
+    assert num_decoded == 60  # twelve batches of five
+    assert (result.num_rows_decoded, result.num_rows_kept) == (40, 60)
     job(*settings, "name=unbroken")
     for name in ("translated/in.txt", "manifest.json"):
         assert (tmp_path / "out/n" / name).read_bytes() == (tmp_path / "out/unbroken" / name).read_bytes()
 
 
-def test_a_job_may_go_on_with_smaller_batches(tmp_path: Path, job: Job) -> None:
+def test_a_job_may_resume_with_smaller_batches(tmp_path: Path, job: Job) -> None:
     (tmp_path / "in.txt").write_text("\n".join(lines(40)))
     settings = (f"source.path={tmp_path / 'in.txt'}", "name=n", "batch.part_rows=10")
 
-    def broken(calls: int) -> None:
+    def fail(calls: int) -> None:
         if calls > 2:
             raise RuntimeError("no")
 
-    job.fail = broken
+    job.fail = fail
     with pytest.raises(RuntimeError):
         job(*settings, "batch.max_rows=10")
     job.fail = lambda calls: None
@@ -124,19 +124,19 @@ def test_a_job_may_go_on_with_smaller_batches(tmp_path: Path, job: Job) -> None:
 def test_out_of_memory_splits_a_batch_and_a_row_that_never_fits_is_an_error_row(tmp_path: Path, job: Job) -> None:
     texts = lines(20)
     (tmp_path / "in.txt").write_text("\n".join(texts))
-    plain = job._decode
+    decode = job._decode
 
-    def small(hymt: stub.Stub, prompts: Sequence[Sequence[int]], *rest: Any) -> list[Completion]:
+    def decode_small_batches(hymt: stub.Stub, prompts: Sequence[Sequence[int]], *rest: Any) -> list[Completion]:
         if len(prompts) > 3 or any(bytes(ids[1:-1]).endswith(texts[7].encode()) for ids in prompts):
             raise MemoryError
-        return plain(hymt, prompts, *rest)
+        return decode(hymt, prompts, *rest)
 
-    job._decode = small  # type: ignore[method-assign]
-    done = job(f"source.path={tmp_path / 'in.txt'}", "name=n")
-    wanted = [text.upper() for text in texts]
-    wanted[7] = ""
-    assert (tmp_path / "out/n/translated/in.txt").read_text() == "\n".join(wanted)
-    assert dict(done.counts) == {"ok": 19, "generation_error": 1}
+    job._decode = decode_small_batches  # type: ignore[method-assign]
+    result = job(f"source.path={tmp_path / 'in.txt'}", "name=n")
+    expected = [text.upper() for text in texts]
+    expected[7] = ""
+    assert (tmp_path / "out/n/translated/in.txt").read_text() == "\n".join(expected)
+    assert dict(result.counts) == {"ok": 19, "generation_error": 1}
     (error,) = (tmp_path / "out/n/errors/in.txt.errors.jsonl").read_text().splitlines()
     assert json.loads(error)["id"] == "in.txt#8"
     assert "do not fit in the memory" in json.loads(error)["message"]
@@ -155,10 +155,10 @@ def test_other_settings_in_the_same_folder_are_refused_with_the_difference(tmp_p
     job(f"source.path={tmp_path / 'in.txt'}", "name=n")
     with pytest.raises(IdentityError, match=r"tgt_lang.*fr.*de"):
         job(f"source.path={tmp_path / 'in.txt'}", "name=n", "tgt_lang=de")
-    done = job(f"source.path={tmp_path / 'in.txt'}", "name=n", "tgt_lang=de", "on_mismatch=fork")
-    assert done.folder.name == "n-2"
-    done = job(f"source.path={tmp_path / 'in.txt'}", "name=n", "tgt_lang=de", "overwrite=true")
-    assert done.folder.name == "n"
+    result = job(f"source.path={tmp_path / 'in.txt'}", "name=n", "tgt_lang=de", "on_mismatch=fork")
+    assert result.folder.name == "n-2"
+    result = job(f"source.path={tmp_path / 'in.txt'}", "name=n", "tgt_lang=de", "overwrite=true")
+    assert result.folder.name == "n"
 
 
 @pytest.mark.fault(63)
@@ -168,11 +168,11 @@ def test_a_changed_input_is_refused_naming_its_rows_and_redone_on_request(tmp_pa
     source.write_text("\n".join(texts))
     settings = (f"source.path={source}", "name=n", "batch.part_rows=10", "batch.max_rows=10")
 
-    def broken(calls: int) -> None:
+    def fail(calls: int) -> None:
         if calls == 4:
             raise RuntimeError("no")
 
-    job.fail = broken
+    job.fail = fail
     with pytest.raises(RuntimeError):
         job(*settings)
     job.fail = lambda calls: None
@@ -181,17 +181,17 @@ def test_a_changed_input_is_refused_naming_its_rows_and_redone_on_request(tmp_pa
     source.write_text("\n".join(texts))
     with pytest.raises(InputChangedError, match=rf"in\.txt row {longest + 1}\b"):
         job(*settings)
-    done = job(*settings, "on_input_change=redo")
-    assert done.num_rows_kept == 20
+    result = job(*settings, "on_input_change=redo")
+    assert result.num_rows_kept == 20
     assert (tmp_path / "out/n/translated/in.txt").read_text() == "\n".join(texts).upper()
 
 
 @pytest.mark.parametrize("name", ["in.jsonl.gz", "in.csv", "in.tsv", "in.parquet", "saved"])
-def test_each_format_comes_back_as_itself_with_the_translation_added(tmp_path: Path, job: Job, name: str) -> None:
+def test_each_format_is_kept_with_the_translation_added(tmp_path: Path, job: Job, name: str) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    rows = [{"id": number, "text": text} for number, text in enumerate(lines(30))]
+    rows = [{"id": index, "text": text} for index, text in enumerate(lines(30))]
     source = tmp_path / name
     if name == "in.jsonl.gz":
         source.write_bytes(gzip.compress("".join(json.dumps(row) + "\n" for row in rows).encode()))
@@ -202,29 +202,29 @@ def test_each_format_comes_back_as_itself_with_the_translation_added(tmp_path: P
 
         datasets.Dataset.from_list(rows).save_to_disk(str(source))
     else:
-        mark = "," if name == "in.csv" else "\t"
-        source.write_text(f"id{mark}text\n" + "".join(f"{row['id']}{mark}{row['text']}\n" for row in rows))
+        delimiter = "," if name == "in.csv" else "\t"
+        source.write_text(f"id{delimiter}text\n" + "".join(f"{row['id']}{delimiter}{row['text']}\n" for row in rows))
     job(f"source.path={source}", "name=n", "batch.part_rows=7")
     folder = tmp_path / "out/n/translated"
     if name == "in.jsonl.gz":
-        got = [json.loads(line) for line in gzip.decompress((folder / name).read_bytes()).splitlines()]
+        output_rows = [json.loads(line) for line in gzip.decompress((folder / name).read_bytes()).splitlines()]
     elif name in ("in.parquet", "saved"):
-        got = pq.read_table(folder / name.replace("saved", "saved.parquet")).to_pylist()
+        output_rows = pq.read_table(folder / name.replace("saved", "saved.parquet")).to_pylist()
     else:
         import csv
 
         with (folder / name).open(newline="") as file:
-            got = list(csv.DictReader(file, delimiter=mark))
-    assert [str(row["id"]) for row in got] == [str(row["id"]) for row in rows]
-    assert [row["translation"] for row in got] == [str(row["text"]).upper() for row in rows]
+            output_rows = list(csv.DictReader(file, delimiter=delimiter))
+    assert [str(row["id"]) for row in output_rows] == [str(row["id"]) for row in rows]
+    assert [row["translation"] for row in output_rows] == [str(row["text"]).upper() for row in rows]
 
 
 def test_the_first_rows_alone_can_be_translated(tmp_path: Path, job: Job) -> None:
     for name in "abc":
         (tmp_path / f"{name}.txt").write_text("\n".join(lines(10)) + "\n")
     paths = ",".join(str(tmp_path / f"{name}.txt") for name in "abc")
-    done = job(f"source.path=[{paths}]", "name=n", "source.limit=14")
-    assert (done.rows, done.files) == (14, 2)
+    result = job(f"source.path=[{paths}]", "name=n", "source.limit=14")
+    assert (result.rows, result.files) == (14, 2)
     assert len((tmp_path / "out/n/translated/b.txt").read_text().splitlines()) == 4
 
 
@@ -240,52 +240,52 @@ def run(folder: Path, *overrides: str, **options: Any) -> subprocess.CompletedPr
 
 
 def test_stdin_goes_to_stdout_and_everything_else_to_stderr(tmp_path: Path) -> None:
-    ran = run(tmp_path, "source.path=-", input=b"one\n\ntwo")
-    assert (ran.returncode, ran.stdout) == (0, b"ONE\n\nTWO")
-    assert b"3 rows" in ran.stderr
+    process = run(tmp_path, "source.path=-", input=b"one\n\ntwo")
+    assert (process.returncode, process.stdout) == (0, b"ONE\n\nTWO")
+    assert b"3 rows" in process.stderr
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_named_pipe_job_keeps_its_folder(tmp_path: Path) -> None:
-    ran = run(tmp_path, "source.path=-", "name=n", input=b"one\n")
-    assert (ran.returncode, ran.stdout) == (0, b"ONE\n")
+    process = run(tmp_path, "source.path=-", "name=n", input=b"one\n")
+    assert (process.returncode, process.stdout) == (0, b"ONE\n")
     assert (tmp_path / "outputs/n/translated/stdin.txt").read_bytes() == b"ONE\n"
 
 
 def test_another_standard_input_is_refused_replaced_or_forked_as_a_changed_file_is(tmp_path: Path) -> None:
-    kept = tmp_path / "outputs/n/.hymt/spool/stdin.txt"
+    stored = tmp_path / "outputs/n/.hymt/spool/stdin.txt"
     assert run(tmp_path, "source.path=-", "name=n", input=b"one\n").returncode == 0
     refused = run(tmp_path, "source.path=-", "name=n", input=b"two\n")
-    assert (refused.returncode, kept.read_bytes()) == (ExitCode.INPUT_CHANGED, b"one\n")
+    assert (refused.returncode, stored.read_bytes()) == (ExitCode.INPUT_CHANGED, b"one\n")
     forked = run(tmp_path, "source.path=-", "name=n", "on_input_change=fork", input=b"two\n")
-    assert (forked.stdout, kept.read_bytes()) == (b"TWO\n", b"one\n")
-    for how, text in (("on_input_change=redo", "three"), ("overwrite=true", "four")):
-        ran = run(tmp_path, "source.path=-", "name=n", how, input=f"{text}\n".encode())
-        assert (ran.returncode, ran.stdout) == (0, f"{text}\n".upper().encode()), ran.stderr
-        again = run(tmp_path, "source.path=-", "name=n", stdin=subprocess.DEVNULL)
-        assert again.stdout == ran.stdout
+    assert (forked.stdout, stored.read_bytes()) == (b"TWO\n", b"one\n")
+    for override, text in (("on_input_change=redo", "three"), ("overwrite=true", "four")):
+        process = run(tmp_path, "source.path=-", "name=n", override, input=f"{text}\n".encode())
+        assert (process.returncode, process.stdout) == (0, f"{text}\n".upper().encode()), process.stderr
+        rerun = run(tmp_path, "source.path=-", "name=n", stdin=subprocess.DEVNULL)
+        assert rerun.stdout == process.stdout
     assert sorted(os.listdir(tmp_path / "outputs")) == ["n", "n-2"]
 
 
-def test_a_job_that_is_refused_leaves_the_stored_input_of_another_as_it_was(tmp_path: Path) -> None:
+def test_a_refused_job_leaves_the_stored_input_of_another_unchanged(tmp_path: Path) -> None:
     run(tmp_path, "source.path=-", "name=n", input=b"one\n")
     before = {path: path.read_bytes() for path in (tmp_path / "outputs").rglob("*") if path.is_file()}
-    ran = run(tmp_path, "source.path=-", "name=n", "tgt_lang=de", input=b"two\n")
-    assert ran.returncode == ExitCode.IDENTITY
+    process = run(tmp_path, "source.path=-", "name=n", "tgt_lang=de", input=b"two\n")
+    assert process.returncode == ExitCode.IDENTITY
     assert {path: path.read_bytes() for path in (tmp_path / "outputs").rglob("*") if path.is_file()} == before
     assert os.listdir(tmp_path / "outputs") == ["n"]
 
 
-def test_without_a_name_the_first_errors_are_printed_and_no_path_that_goes_away(tmp_path: Path) -> None:
-    ran = run(tmp_path, "source.path=-", input=b"good\n\xff\xfe bad\n")
-    assert (ran.returncode, ran.stdout) == (ExitCode.TOO_MANY_ERRORS, b"GOOD\n\n")
-    assert b"stdin.txt#2" in ran.stderr
-    assert b"add name=NAME to keep the errors" in ran.stderr
-    assert b"/tmp" not in ran.stderr
-    assert b"errors\n" not in ran.stderr.replace(b"keep the errors", b"")
+def test_without_a_name_the_first_errors_are_printed_but_no_temporary_path(tmp_path: Path) -> None:
+    process = run(tmp_path, "source.path=-", input=b"good\n\xff\xfe bad\n")
+    assert (process.returncode, process.stdout) == (ExitCode.TOO_MANY_ERRORS, b"GOOD\n\n")
+    assert b"stdin.txt#2" in process.stderr
+    assert b"add name=NAME to keep the errors" in process.stderr
+    assert b"/tmp" not in process.stderr
+    assert b"errors\n" not in process.stderr.replace(b"keep the errors", b"")
 
 
-def test_a_signal_removes_what_was_stored_of_an_unnamed_standard_input(tmp_path: Path) -> None:
+def test_a_signal_removes_the_stored_standard_input_of_an_unnamed_job(tmp_path: Path) -> None:
     temporary = tmp_path / "temporary"
     temporary.mkdir()
     command = [sys.executable, "-m", "tests.campaigns.stub", "tgt_lang=fr", "model=demo", "source.path=-"]
@@ -307,40 +307,40 @@ def test_a_signal_removes_what_was_stored_of_an_unnamed_standard_input(tmp_path:
     assert list(temporary.iterdir()) == []
 
 
-def test_an_input_that_is_gone_is_named_as_its_translation_is_removed(tmp_path: Path) -> None:
+def test_a_missing_input_is_named_when_its_translation_is_removed(tmp_path: Path) -> None:
     for name in ("a.txt", "b.txt"):
         (tmp_path / name).write_text("one\n")
     run(tmp_path, "source.path=a.txt", "name=n")
-    ran = run(tmp_path, "source.path=b.txt", "name=n", "on_input_change=redo", "strict=true")
-    assert ran.returncode == ExitCode.WARNINGS
-    assert b"translated/a.txt" in ran.stderr
+    process = run(tmp_path, "source.path=b.txt", "name=n", "on_input_change=redo", "strict=true")
+    assert process.returncode == ExitCode.WARNINGS
+    assert b"translated/a.txt" in process.stderr
     assert not (tmp_path / "outputs/n/translated/a.txt").exists()
 
 
 @pytest.mark.parametrize(
-    ("words", "says"),
+    ("overrides", "message"),
     [
         (["output_dir=f.txt", "name=n"], "f.txt is not a folder. Set output_dir= to a folder"),
         (["name=taken"], "taken is not a folder. Set name="),
     ],
 )
-def test_a_file_where_a_folder_should_be_is_named_and_never_to_be_removed(
-    tmp_path: Path, words: list[str], says: str
+def test_a_file_in_place_of_a_folder_is_named_without_advice_to_remove_it(
+    tmp_path: Path, overrides: list[str], message: str
 ) -> None:
     (tmp_path / "outputs").mkdir()
     for name in ("f.txt", "outputs/taken", "in.txt"):
         (tmp_path / name).write_text("one\n")
-    ran = run(tmp_path, "source.path=in.txt", *words)
-    assert ran.returncode == ExitCode.PREFLIGHT
-    assert says.encode() in ran.stderr
-    assert b"emove" not in ran.stderr
+    process = run(tmp_path, "source.path=in.txt", *overrides)
+    assert process.returncode == ExitCode.PREFLIGHT
+    assert message.encode() in process.stderr
+    assert b"emove" not in process.stderr
 
 
 def test_too_many_error_rows_and_warnings_have_their_exit_codes(tmp_path: Path) -> None:
     (tmp_path / "in.txt").write_bytes(b"good\n\xff\xfe bad\n")
-    ran = run(tmp_path, "source.path=in.txt", "name=n")
-    assert ran.returncode == ExitCode.TOO_MANY_ERRORS
-    assert b"check.max_error_rate=0.01" in ran.stderr
+    process = run(tmp_path, "source.path=in.txt", "name=n")
+    assert process.returncode == ExitCode.TOO_MANY_ERRORS
+    assert b"check.max_error_rate=0.01" in process.stderr
     assert run(tmp_path, "source.path=in.txt", "name=n", "check.max_error_rate=0.5").returncode == 0
 
 
@@ -351,10 +351,10 @@ def test_a_language_that_the_demo_model_does_not_know_is_a_warning(tmp_path: Pat
     assert b"tgt_lang=ja gives meaningless output" in ran.stderr
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+@pytest.mark.parametrize("signal_number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
 @pytest.mark.fault(3, 5)
-def test_a_stop_request_ends_with_75_after_the_running_part_and_the_job_goes_on(
-    tmp_path: Path, number: signal.Signals
+def test_a_stop_request_ends_with_75_after_the_running_part_and_the_job_resumes(
+    tmp_path: Path, signal_number: signal.Signals
 ) -> None:
     (tmp_path / "in.txt").write_text("\n".join(lines(60)))
     command = [sys.executable, "-m", "tests.campaigns.stub", "tgt_lang=fr", "model=demo", "source.path=in.txt"]
@@ -368,20 +368,20 @@ def test_a_stop_request_ends_with_75_after_the_running_part_and_the_job_goes_on(
     deadline = time.monotonic() + 30
     while not list(tmp_path.glob("outputs/n/.hymt/f*/s*/p*")) and time.monotonic() < deadline:
         time.sleep(0.02)
-    process.send_signal(number)
+    process.send_signal(signal_number)
     _, err = process.communicate(timeout=30)
     assert process.returncode == ExitCode.STOPPED
     assert b"Traceback" not in err
     parts = len(list(tmp_path.glob("outputs/n/.hymt/f*/s*/p*")))
     assert 0 < parts < 15
-    ran = run(tmp_path, "source.path=in.txt", "name=n", "batch.part_rows=4")
-    assert ran.returncode == 0
-    assert f"{4 * parts} kept".encode() in ran.stderr + ran.stdout
+    resumed = run(tmp_path, "source.path=in.txt", "name=n", "batch.part_rows=4")
+    assert resumed.returncode == 0
+    assert f"{4 * parts} kept".encode() in resumed.stderr + resumed.stdout
     assert (tmp_path / "outputs/n/translated/in.txt").read_text() == "\n".join(lines(60)).upper()
 
 
 def preparing(folder: Path, *overrides: str, count_s: float) -> subprocess.Popen[bytes]:
-    """A job that is at the second row, which takes long to cut."""
+    """Start a job whose second row takes long to split into segments."""
     (folder / "in.txt").write_text("one\n" + "two " * 5000 + "\nthree\n")
     command = [sys.executable, "-m", "tests.campaigns.stub", "tgt_lang=fr", "model=demo", "source.path=in.txt"]
     command += ["name=n", "segment.max_tokens=16", "launch.progress=off", *overrides]
@@ -391,7 +391,7 @@ def preparing(folder: Path, *overrides: str, count_s: float) -> subprocess.Popen
 
 @pytest.mark.parametrize("ahead", [0, 1])
 @pytest.mark.fault(3, 5)
-def test_a_stop_request_while_a_long_row_is_cut_ends_at_once_with_75(tmp_path: Path, ahead: int) -> None:
+def test_a_stop_request_while_a_long_row_is_split_ends_at_once_with_75(tmp_path: Path, ahead: int) -> None:
     process = preparing(tmp_path, f"launch.prefetch_shards={ahead}", "launch.grace_s=600", count_s=0.02)
     lease = tmp_path / "outputs/n/.hymt/lease/job.json"
     deadline = time.monotonic() + 60
@@ -409,7 +409,7 @@ def test_a_stop_request_while_a_long_row_is_cut_ends_at_once_with_75(tmp_path: P
 
 @pytest.mark.parametrize("ahead", [0, 1])
 @pytest.mark.fault(13)
-def test_a_row_that_the_tokenizer_never_gives_back_ends_the_job_after_hang_s(tmp_path: Path, ahead: int) -> None:
+def test_a_row_that_hangs_the_tokenizer_ends_the_job_after_hang_s(tmp_path: Path, ahead: int) -> None:
     process = preparing(tmp_path, f"launch.prefetch_shards={ahead}", "launch.hang_s=2", count_s=100.0)
     _, err = process.communicate(timeout=60)
     assert process.returncode == ExitCode.STOPPED
@@ -418,15 +418,15 @@ def test_a_row_that_the_tokenizer_never_gives_back_ends_the_job_after_hang_s(tmp
 
 
 @pytest.mark.fault(42)
-def test_a_second_runner_is_told_who_holds_the_folder(tmp_path: Path, job: Job) -> None:
+def test_a_second_run_is_refused_and_names_the_owner_of_the_folder(tmp_path: Path, job: Job) -> None:
     (tmp_path / "in.txt").write_text("one\ntwo\n")
-    other = Job(tmp_path)
+    second_job = Job(tmp_path)
 
-    def meanwhile(calls: int) -> None:
+    def run_second_job(calls: int) -> None:
         with pytest.raises(LeaseError, match=str(os.getpid())):
-            other(f"source.path={tmp_path / 'in.txt'}", "name=n")
+            second_job(f"source.path={tmp_path / 'in.txt'}", "name=n")
 
-    job.fail = meanwhile
+    job.fail = run_second_job
     job(f"source.path={tmp_path / 'in.txt'}", "name=n")
     assert job.calls == 1
-    assert other.calls == 0
+    assert second_job.calls == 0

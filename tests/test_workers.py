@@ -1,4 +1,4 @@
-"""Workers: the text of one process, no part lost with a worker that dies; a row that kills is found and given up."""
+"""Workers: same text as one process, no part lost when a worker dies, and a row that kills workers is quarantined."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ ROWS = 60
 
 
 def corpus(folder: Path, special: dict[int, str] | None = None) -> Path:
-    lines = [f"line {number} of the corpus" for number in range(ROWS)]
-    for number, text in (special or {}).items():
-        lines[number] = text
+    lines = [f"line {index} of the corpus" for index in range(ROWS)]
+    for index, text in (special or {}).items():
+        lines[index] = text
     source = folder / "in.txt"
     source.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     return source
@@ -77,10 +77,10 @@ def errors(folder: Path) -> list[dict[str, Any]]:
 
 def expected(source: Path, without: Sequence[int] = ()) -> list[str]:
     lines = source.read_text(encoding="utf-8").splitlines()
-    return ["" if number in without else line.upper() for number, line in enumerate(lines)]
+    return ["" if index in without else line.upper() for index, line in enumerate(lines)]
 
 
-def test_workers_give_the_bytes_of_one_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_workers_produce_the_same_bytes_as_one_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "one").mkdir()
     (tmp_path / "many").mkdir()
     corpus(tmp_path / "one")
@@ -90,11 +90,11 @@ def test_workers_give_the_bytes_of_one_process(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setenv("STUB_PAUSE_S", "0.02")
     assert run(tmp_path / "many", "launch.workers=2") == ExitCode.COMPLETE
     for name in ("translated/in.txt", "manifest.json"):
-        one, many = ((tmp_path / side / "job" / name).read_bytes() for side in ("one", "many"))
-        if name == "manifest.json":  # the source's path and the workers' share of threads are not the text
-            assert json.loads(one)["identity"] == json.loads(many)["identity"]
+        one_data, many_data = ((tmp_path / side / "job" / name).read_bytes() for side in ("one", "many"))
+        if name == "manifest.json":  # the source path and the workers' share of threads differ
+            assert json.loads(one_data)["identity"] == json.loads(many_data)["identity"]
         else:
-            assert one == many
+            assert one_data == many_data
     assert texts(tmp_path / "many") == expected(source)
     pids = [line.split()[0] for line in (tmp_path / "pids").read_text().splitlines()]
     assert len(set(pids)) == 2
@@ -109,7 +109,7 @@ def test_a_worker_that_dies_costs_no_row(tmp_path: Path, monkeypatch: pytest.Mon
     killed = []
 
     def begin_and_kill(real: Any = translate.PartTracker.begin_attempt) -> Any:
-        def begin(self: Any, task: Any) -> int:
+        def begin_attempt(self: Any, task: Any) -> int:
             busy = pids.read_text().splitlines() if pids.exists() else []
             if busy and len(killed) < 3:
                 pid = int(busy[-1].split()[0])
@@ -120,7 +120,7 @@ def test_a_worker_that_dies_costs_no_row(tmp_path: Path, monkeypatch: pytest.Mon
                     pass
             return int(real(self, task))
 
-        return begin
+        return begin_attempt
 
     monkeypatch.setattr(translate.PartTracker, "begin_attempt", begin_and_kill())
     assert run(tmp_path, "launch.workers=2") == ExitCode.COMPLETE
@@ -135,7 +135,7 @@ def test_a_row_that_kills_its_worker_is_found_and_its_neighbours_are_translated(
     source = corpus(tmp_path, {7: f"this is {deadly}", 41: f"and {deadly} again"})
     assert run(tmp_path, "launch.workers=2") == ExitCode.COMPLETE
     assert texts(tmp_path) == expected(source, without=[7, 41])
-    assert [(one["id"], one["status"]) for one in errors(tmp_path)] == [
+    assert [(error["id"], error["status"]) for error in errors(tmp_path)] == [
         ("in.txt#8", "crash_quarantined"),
         ("in.txt#42", "crash_quarantined"),
     ]
@@ -151,57 +151,57 @@ def test_a_row_that_hangs_its_worker_is_found(tmp_path: Path) -> None:
 
 
 @pytest.mark.fault(12)
-@pytest.mark.parametrize(("deaths", "given_up"), [(4, False), (7, False), (8, True)])
-def test_only_a_row_that_ends_its_worker_alone_three_times_is_given_up(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, deaths: int, given_up: bool
+@pytest.mark.parametrize(("deaths", "quarantined"), [(4, False), (7, False), (8, True)])
+def test_only_a_row_that_kills_its_worker_alone_three_times_is_quarantined(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, deaths: int, quarantined: bool
 ) -> None:
-    """Three deaths of the part of six, one of its half, one of two rows, and then the row is alone."""
+    """Three deaths with the part of six rows, one with its half, one with two rows; then the row is alone."""
     source = corpus(tmp_path, {6: "FRAIL as a row can be"})
     monkeypatch.setenv("STUB_FRAIL", f"{deaths}:{tmp_path / 'deaths'}")
     assert run(tmp_path, "launch.workers=2") == ExitCode.COMPLETE
-    assert texts(tmp_path) == expected(source, without=[6] if given_up else [])
-    assert [one["status"] for one in errors(tmp_path)] == ["crash_quarantined"] * given_up
-    assert len((tmp_path / "deaths").read_text()) == deaths + (not given_up)
+    assert texts(tmp_path) == expected(source, without=[6] if quarantined else [])
+    assert [error["status"] for error in errors(tmp_path)] == ["crash_quarantined"] * quarantined
+    assert len((tmp_path / "deaths").read_text()) == deaths + (not quarantined)
 
 
-def test_what_a_worker_writes_goes_to_the_log(tmp_path: Path) -> None:
+def test_the_output_of_a_worker_goes_to_the_log(tmp_path: Path) -> None:
     corpus(tmp_path, {7: "BUG"})
-    done = alone(tmp_path, "launch.workers=2", "batch.part_rows=1")
-    assert done.returncode == ExitCode.COMPLETE
-    assert "Traceback" not in done.stderr
-    assert "ended by ValueError: a bug" in done.stderr
-    assert "died: exit code 1" in done.stderr
+    result = alone(tmp_path, "launch.workers=2", "batch.part_rows=1")
+    assert result.returncode == ExitCode.COMPLETE
+    assert "Traceback" not in result.stderr
+    assert "ended by ValueError: a bug" in result.stderr
+    assert "died: exit code 1" in result.stderr
     log = next((tmp_path / "job" / "logs").iterdir()).read_text(encoding="utf-8")
     assert "INFO stderr ValueError: a bug" in log
 
 
 def alone(folder: Path, *more: str) -> subprocess.CompletedProcess[str]:
-    """The job in a process of its own, decoding itself."""
+    """Run the job in a separate process that decodes by itself."""
     return subprocess.run(
         [*stub_worker.COMMAND, *overrides(folder, *more)], cwd=ROOT, capture_output=True, text=True, timeout=60
     )
 
 
 @pytest.mark.fault(10, 11, 49)
-def test_a_row_that_kills_the_job_three_times_is_given_up_in_the_fourth_run(tmp_path: Path) -> None:
+def test_a_row_that_kills_the_job_three_times_is_quarantined_in_the_fourth_run(tmp_path: Path) -> None:
     source = corpus(tmp_path, {30: "POISON"})
     codes = [alone(tmp_path).returncode for _ in range(4)]
     assert codes == [-signal.SIGKILL] * 3 + [0]
     assert texts(tmp_path) == expected(source, without=[30])
-    assert [one["status"] for one in errors(tmp_path)] == ["crash_quarantined"]
+    assert [error["status"] for error in errors(tmp_path)] == ["crash_quarantined"]
     assert not list((tmp_path / "job" / ".hymt").glob("attempts/*"))
 
 
 @pytest.mark.fault(13)
 def test_a_step_that_hangs_ends_the_job_so_that_it_can_be_run_again(tmp_path: Path) -> None:
     corpus(tmp_path, {30: "HANG"})
-    done = alone(tmp_path, "launch.hang_s=0.5")
-    assert done.returncode == ExitCode.STOPPED
-    assert "launch.hang_s=0.5" in done.stderr
+    result = alone(tmp_path, "launch.hang_s=0.5")
+    assert result.returncode == ExitCode.STOPPED
+    assert "launch.hang_s=0.5" in result.stderr
     assert len(list((tmp_path / "job" / ".hymt" / "attempts").iterdir())) == 1, "the part is remembered"
 
 
-def test_a_stopped_job_blames_no_part(tmp_path: Path) -> None:
+def test_a_stop_request_leaves_no_attempt_marker(tmp_path: Path) -> None:
     corpus(tmp_path)
     process = subprocess.Popen(
         [*stub_worker.COMMAND, *overrides(tmp_path, "launch.workers=2")],
@@ -215,24 +215,24 @@ def test_a_stopped_job_blames_no_part(tmp_path: Path) -> None:
     while not list(parts.glob("f*/s*/p*")) and time.monotonic() < deadline:
         time.sleep(0.02)
     process.send_signal(signal.SIGTERM)
-    _, told = process.communicate(timeout=30)
-    assert process.returncode == ExitCode.STOPPED, told
+    _, stderr = process.communicate(timeout=30)
+    assert process.returncode == ExitCode.STOPPED, stderr
     assert not list(parts.glob("attempts/*"))
     assert run(tmp_path) == ExitCode.COMPLETE
     assert texts(tmp_path) == expected(tmp_path / "in.txt")
 
 
-def test_a_worker_that_hangs_while_it_loads_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_that_hangs_while_it_loads_stops_the_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     corpus(tmp_path)
     monkeypatch.setattr(pool, "MIN_LOAD_TIMEOUT_S", 0.3)
     sleeping = (sys.executable, "-S", "-c", "import time; time.sleep(60)")
-    with pytest.raises(StoppedError, match=r"no sign of life for 0\.3 s \(launch\.hang_s\)"):
+    with pytest.raises(StoppedError, match=r"sent no message for 0\.3 s \(launch\.hang_s\)"):
         run(tmp_path, "launch.workers=2", "launch.hang_s=0.2", command=sleeping)
 
 
 def test_a_worker_that_never_becomes_ready_stops_the_job(tmp_path: Path) -> None:
     corpus(tmp_path)
-    with pytest.raises(StoppedError, match=r"worker [01] died 5 times .* before it had loaded the model .*exit code 3"):
+    with pytest.raises(StoppedError, match=r"worker [01] died 5 times .* before it loaded the model .*exit code 3"):
         run(tmp_path, "launch.workers=2", command=(sys.executable, "-c", "raise SystemExit(3)"))
     assert not list((tmp_path / "job" / ".hymt").glob("attempts/*"))
 
@@ -240,8 +240,8 @@ def test_a_worker_that_never_becomes_ready_stops_the_job(tmp_path: Path) -> None
 KILLED = (sys.executable, "-S", "-c", "import os; os.kill(os.getpid(), 9)")
 
 
-@pytest.mark.parametrize("counts", [count(), repeat(None)], ids=["counted", "not told"])
-def test_memory_that_runs_out_while_workers_load_is_told(
+@pytest.mark.parametrize("counts", [count(), repeat(None)], ids=["counted", "not reported"])
+def test_running_out_of_memory_while_workers_load_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, counts: Iterator[int | None]
 ) -> None:
     corpus(tmp_path)
@@ -250,26 +250,26 @@ def test_memory_that_runs_out_while_workers_load_is_told(
         run(tmp_path, "launch.workers=2", command=KILLED)
 
 
-def test_kills_from_outside_are_borne_longer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kills_from_outside_are_tolerated_longer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     corpus(tmp_path)
     monkeypatch.setattr(pool, "read_oom_kills", lambda: 7)
-    with pytest.raises(StoppedError, match=r"died 20 times .* Something outside of the job kills it"):
+    with pytest.raises(StoppedError, match=r"died 20 times .* Something outside the job kills it"):
         run(tmp_path, "launch.workers=2", command=KILLED)
 
 
-def test_the_kernels_count_is_read_where_there_is_one(tmp_path: Path) -> None:
+def test_the_oom_kill_count_of_the_kernel_is_read_if_there_is_one(tmp_path: Path) -> None:
     (tmp_path / "vmstat").write_text("pgfault 3\noom_kill 12\n")
     assert oom.read_oom_kills(tmp_path / "vmstat") == 12
     assert oom.read_oom_kills(tmp_path / "none") is None
 
 
 def starts(monkeypatch: pytest.MonkeyPatch, num_processors: int) -> list[int]:
-    """The numbers of the workers that will be started, on a machine of so many processors."""
+    """Collect the indices of the workers that are started, on a machine with this many processors."""
     started: list[int] = []
-    right = pool.ProcessPool._spawn_worker
+    spawn_worker = pool.ProcessPool._spawn_worker
     monkeypatch.setattr(executor, "usable_cpus", lambda: num_processors)
     monkeypatch.setattr(
-        pool.ProcessPool, "_spawn_worker", lambda self, number: started.append(number) or right(self, number)
+        pool.ProcessPool, "_spawn_worker", lambda self, index: started.append(index) or spawn_worker(self, index)
     )  # type: ignore[func-returns-value]
     return started
 
@@ -293,27 +293,29 @@ def test_there_are_no_more_workers_than_processors(
     assert run(tmp_path, "launch.workers=64") == ExitCode.COMPLETE
     assert texts(tmp_path) == expected(source)
     assert set(started) == set(range(most))
-    told = capsys.readouterr().err
-    assert told.count("launch.workers=64, but this process may use") == 1
-    assert f"at most {most} worker" in told
-    assert str(os.getpid()) not in (tmp_path / "pids").read_text().split(), "above 1 is in worker processes, be it one"
+    stderr = capsys.readouterr().err
+    assert stderr.count("launch.workers=64, but this process may use only") == 1
+    assert f"at most {most} worker" in stderr
+    assert str(os.getpid()) not in (tmp_path / "pids").read_text().split(), (
+        "more than one requested worker means worker processes, even for one"
+    )
 
 
-def test_processors_are_those_of_the_quota(tmp_path: Path) -> None:
-    here = len(os.sched_getaffinity(0))
+def test_the_cpu_quota_limits_the_processors(tmp_path: Path) -> None:
+    num_allowed = len(os.sched_getaffinity(0))
     membership = tmp_path / "cgroup"
     (tmp_path / "a" / "b").mkdir(parents=True)
     (tmp_path / "cpu" / "a").mkdir(parents=True)
     membership.write_text("4:cpu,cpuacct:/a\n0::/a/b\n")
-    assert cpu_count.usable_cpus(tmp_path, membership) == here
+    assert cpu_count.usable_cpus(tmp_path, membership) == num_allowed
     (tmp_path / "a" / "b" / "cpu.max").write_text("max 100000\n")
     (tmp_path / "cpu" / "a" / "cpu.cfs_quota_us").write_text("-1\n")
     (tmp_path / "cpu" / "a" / "cpu.cfs_period_us").write_text("100000\n")
-    assert cpu_count.usable_cpus(tmp_path, membership) == here
+    assert cpu_count.usable_cpus(tmp_path, membership) == num_allowed
     (tmp_path / "a" / "cpu.max").write_text("50000 100000\n")
     assert cpu_count.usable_cpus(tmp_path, membership) == 1
     (tmp_path / "a" / "cpu.max").write_text("100001 100000\n")
-    assert cpu_count.usable_cpus(tmp_path, membership) == min(2, here)
+    assert cpu_count.usable_cpus(tmp_path, membership) == min(2, num_allowed)
     (tmp_path / "cpu" / "a" / "cpu.cfs_quota_us").write_text("1000\n")
     assert cpu_count.usable_cpus(tmp_path, membership) == 1
 
@@ -324,27 +326,30 @@ from hymt_batch.launch.pool import ProcessPool, Task
 importing = (sys.executable, "-c", "import time; time.sleep(60)")
 none = dict(begin_attempt=lambda task: 1, quarantine=None, check_ready=None, on_batch=None, check_stop=lambda: None)
 with ProcessPool(importing, [{}, {}], "hello", **none, stop_requested=lambda: False, hang_s=60.0) as workers:
-    for number in range(4):
-        list(workers.submit(Task(number, [number])))
+    for index in range(4):
+        list(workers.submit(Task(index, [index])))
     list(workers.drain())
 """
 
 
 def alive(mark: str) -> list[str]:
-    """Processes that have this mark in their environment, and what they are."""
-    found = []
-    for place in Path("/proc").glob("[0-9]*"):
+    """Return the command lines of running processes that have this marker in their environment."""
+    commands = []
+    for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            if mark.encode() in (place / "environ").read_bytes() and "State:\tZ" not in (place / "status").read_text():
-                found.append((place / "cmdline").read_text().replace("\0", " ")[-80:])
-    return found
+            if (
+                mark.encode() in (folder / "environ").read_bytes()
+                and "State:\tZ" not in (folder / "status").read_text()
+            ):
+                commands.append((folder / "cmdline").read_text().replace("\0", " ")[-80:])
+    return commands
 
 
 @pytest.mark.fault(12)
-def test_workers_end_with_their_parent_at_any_moment_of_their_start() -> None:
-    rng, due = random.Random(11), []
-    for number in range(20):
-        mark = f"PARENT_OF_WORKERS={os.getpid()}-{number}-"
+def test_workers_end_if_their_parent_dies_at_any_moment_of_their_start() -> None:
+    rng, deadlines = random.Random(11), []
+    for index in range(20):
+        mark = f"PARENT_OF_WORKERS={os.getpid()}-{index}-"
         name, _, value = mark.partition("=")
         parent = subprocess.Popen(
             [sys.executable, "-c", PARENT], cwd=ROOT, env={**os.environ, name: value}, stderr=subprocess.DEVNULL
@@ -356,9 +361,9 @@ def test_workers_end_with_their_parent_at_any_moment_of_their_start() -> None:
         time.sleep(rng.uniform(0.0, 0.5))
         parent.kill()
         parent.wait()
-        due.append((time.monotonic() + 1.0, mark))
-    for when, mark in due:
-        time.sleep(max(0.0, when - time.monotonic()))
+        deadlines.append((time.monotonic() + 1.0, mark))
+    for deadline, mark in deadlines:
+        time.sleep(max(0.0, deadline - time.monotonic()))
         assert alive(mark) == []
 
 
@@ -376,8 +381,8 @@ sys.exit(replica.main(sys.argv[1:], partial(replica.serve, prepare_model=load)))
 
 def test_a_worker_that_loads_ends_with_its_parent_where_the_system_sends_no_signal() -> None:
     ours, theirs = socket.socketpair()
-    words = [sys.executable, "-c", LOADING, str(theirs.fileno())]
-    process = subprocess.Popen(words, cwd=ROOT, pass_fds=[theirs.fileno()], stdout=subprocess.PIPE, text=True)
+    command = [sys.executable, "-c", LOADING, str(theirs.fileno())]
+    process = subprocess.Popen(command, cwd=ROOT, pass_fds=[theirs.fileno()], stdout=subprocess.PIPE, text=True)
     theirs.close()
     with process, Connection(ours.detach()) as pipe:
         pipe.send(SimpleNamespace(model=None, device_map=None, launch=SimpleNamespace(num_threads=None)))
@@ -387,17 +392,19 @@ def test_a_worker_that_loads_ends_with_its_parent_where_the_system_sends_no_sign
         assert process.wait(2) == 0
 
 
-def test_a_parent_that_died_before_its_worker_asked_is_noticed() -> None:
+def test_a_worker_whose_parent_died_before_it_started_exits() -> None:
     command = child_process.die_with_parent_command([sys.executable, "-S", "-c", "print('still here')"])
     assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "still here\n"
-    command[command.index(str(os.getpid()))] = "1"  # as if it had been another process
-    ran = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert (ran.returncode, ran.stdout) == (1, "")
+    command[command.index(str(os.getpid()))] = "1"  # as if another process had started it
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stdout) == (1, "")
 
 
-def test_a_worker_ignores_what_its_parent_is_told_from_its_first_moment() -> None:
-    shown = "import signal; print(*(int(signal.getsignal(n) is signal.SIG_IGN) for n in (2, 10, 15)))"
-    command = child_process.die_with_parent_command([sys.executable, "-c", shown], ignored_signals=pool.IGNORED_SIGNALS)
+def test_a_worker_ignores_stop_signals_from_its_start() -> None:
+    program = "import signal; print(*(int(signal.getsignal(n) is signal.SIG_IGN) for n in (2, 10, 15)))"
+    command = child_process.die_with_parent_command(
+        [sys.executable, "-c", program], ignored_signals=pool.IGNORED_SIGNALS
+    )
     assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "1 1 1\n"
 
 

@@ -1,4 +1,4 @@
-"""Every input format to every output format, read back with the standard library and pyarrow."""
+"""Every input format to every output format, read with the standard library and pyarrow."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ FORMATS = ("text", "jsonl", "csv", "tsv", "parquet")
 EXTENSION = {"text": "txt", "jsonl": "jsonl", "csv": "csv", "tsv": "tsv", "parquet": "parquet"}
 
 OK, LONG, BAD = Status.OK, Status.TOO_LONG, Status.BAD_ENCODING
-# source text, what the model said, status, flags
+# source text, translation, status, flags
 NASTY: list[tuple[str, str, Status, tuple[str, ...]]] = [
     ("plain", "schlicht", OK, ()),
     ("", "", OK, ("blank",)),
@@ -50,10 +50,10 @@ def flat(text: str) -> str:
     return "".join(" " if char in BREAKS else char for char in text)
 
 
-def expected(text: str, said: str, status: Status, flags: Sequence[str]) -> str:
+def expected(text: str, translation: str, status: Status, flags: Sequence[str]) -> str:
     if "blank" in flags:
         return text
-    return said if status in (OK, Status.COPIED, Status.TRUNCATED) else ""
+    return translation if status in (OK, Status.COPIED, Status.TRUNCATED) else ""
 
 
 def document(rel: str, row: int, text: str | None, raw: bytes, values: Any = None, status: Status = OK) -> Document:
@@ -75,8 +75,8 @@ def case(kind: str, folder: Path, newline: str = "\n", bom: bytes = b"") -> tupl
         table = pa.table({"n": list(range(len(texts))), "text": texts})
         parquet.write_table(table, input.path)
         batches = table.to_batches(max_chunksize=4)
-        places = [(batch, index) for batch in batches for index in range(batch.num_rows)]
-        documents = [document(rel, row, texts[row], b"", values) for row, values in enumerate(places)]
+        positions = [(batch, index) for batch in batches for index in range(batch.num_rows)]
+        documents = [document(rel, row, texts[row], b"", values) for row, values in enumerate(positions)]
         return input, Preamble(fields=("n", "text"), schema=table.schema), documents
     rows = [{"n": str(row), "text": text} for row, text in enumerate(texts)]
     header = b""
@@ -99,7 +99,9 @@ def case(kind: str, folder: Path, newline: str = "\n", bom: bytes = b"") -> tupl
 
 
 def results() -> list[Row]:
-    return [Row(row, b"%08d" % row, status, said, flags) for row, (_, said, status, flags) in enumerate(NASTY)]
+    return [
+        Row(row, b"%08d" % row, status, translation, flags) for row, (_, translation, status, flags) in enumerate(NASTY)
+    ]
 
 
 def written(
@@ -112,14 +114,14 @@ def written(
 ) -> bytes:
     file = io.BytesIO()
     writer = formats.open_writer(input, out_format, preamble, config or WriteConfig(), file, lambda: documents)
-    for one, row in zip(documents, rows, strict=True):
-        writer.write(one, row)
+    for doc, row in zip(documents, rows, strict=True):
+        writer.write(doc, row)
     writer.close()
     return file.getvalue()
 
 
 def read_back(data: bytes, kind: str) -> list[dict[str, Any]]:
-    """Records of an output, by readers that are not ours."""
+    """Read the records of an output with independent readers."""
     if kind == "parquet":
         from pyarrow import parquet
 
@@ -142,37 +144,40 @@ def read_back(data: bytes, kind: str) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("out_format", FORMATS)
 @pytest.mark.parametrize("in_format", FORMATS)
 @pytest.mark.parametrize(("newline", "bom"), [("\n", b""), ("\r\n", b"\xef\xbb\xbf")])
-def test_every_format_becomes_every_format_row_by_row(
+def test_every_format_converts_to_every_format_row_by_row(
     in_format: str, out_format: str, newline: str, bom: bytes, tmp_path: Path
 ) -> None:
     input, preamble, documents = case(in_format, tmp_path, newline, bom)
     data = written(input, out_format, preamble, documents, results())
-    assert data == written(input, out_format, preamble, documents, results())  # the same bytes again
-    keeps = in_format == out_format
+    assert data == written(input, out_format, preamble, documents, results())  # reproducible
+    same_format = in_format == out_format
     if out_format != "parquet":
-        assert data.startswith(b"\xef\xbb\xbf") == (keeps and bool(bom))
+        assert data.startswith(b"\xef\xbb\xbf") == (same_format and bool(bom))
         assert in_format == "parquet" or data.endswith(newline.encode())
-        lone = data.replace(b"\r\n", b"") if newline == "\r\n" and in_format != "parquet" else b""
-        assert b"\n" not in lone
+        without_crlf = data.replace(b"\r\n", b"") if newline == "\r\n" and in_format != "parquet" else b""
+        assert b"\n" not in without_crlf
     records = read_back(data, out_format)
     assert len(records) == len(NASTY)
-    for record, one, nasty in zip(records, documents, NASTY, strict=True):
-        text, said, status, flags = nasty
+    for record, doc, nasty in zip(records, documents, NASTY, strict=True):
+        text, translation, status, flags = nasty
         if in_format == "tsv":
             text = text.replace("\t", " ")
-        wanted = expected(text, said, status, flags)
+        expected_text = expected(text, translation, status, flags)
         if out_format == "text" and "blank" not in flags:
-            wanted = flat(wanted)
+            expected_text = flat(expected_text)
         if out_format == "tsv":
-            wanted, text = flat(wanted).replace("\t", " "), text if keeps else flat(text).replace("\t", " ")
-        assert record["translation"] == wanted
+            expected_text, text = (
+                flat(expected_text).replace("\t", " "),
+                text if same_format else flat(text).replace("\t", " "),
+            )
+        assert record["translation"] == expected_text
         if out_format == "text":
             continue
-        assert record["hymt"] == {"id": one.id, "status": status.value, "flags": list(flags)}
+        assert record["hymt"] == {"id": doc.id, "status": status.value, "flags": list(flags)}
         assert record["text"] == text
         names = ["text"] if in_format == "text" else ["n", "text"]
         assert list(record) == [*names, "translation", "hymt"]
-        assert in_format == "text" or str(record["n"]) == str(one.row_index)
+        assert in_format == "text" or str(record["n"]) == str(doc.row_index)
 
 
 @pytest.mark.parametrize("kind", FORMATS)
@@ -219,9 +224,9 @@ def test_an_empty_last_line_without_a_line_ending_is_still_a_line() -> None:
 
 @pytest.mark.parametrize("out_format", ["text", "tsv"])
 @pytest.mark.fault(54)
-def test_no_line_break_of_any_script_gets_into_a_line(out_format: str) -> None:
-    one, row = document("a.txt", 0, "a", b"a\n"), Row(0, b"", OK, f"<{BREAKS}\r\n\t>")
-    data = written(text_input(), out_format, Preamble(), [one], [row]).decode()
+def test_a_line_of_text_or_tsv_never_contains_a_line_break(out_format: str) -> None:
+    doc, row = document("a.txt", 0, "a", b"a\n"), Row(0, b"", OK, f"<{BREAKS}\r\n\t>")
+    data = written(text_input(), out_format, Preamble(), [doc], [row]).decode()
     assert len(data.splitlines()) == data.count("\n") == (1 if out_format == "text" else 2)
     assert "<" + " " * (len(BREAKS) + 1) in data
 
@@ -245,7 +250,7 @@ def jsonl(*raws: bytes) -> tuple[Input, list[Document]]:
     return Input("a.jsonl", "a.jsonl", "a.jsonl", "jsonl"), documents
 
 
-def test_jsonl_bytes_before_and_after_the_new_fields_are_the_users() -> None:
+def test_jsonl_bytes_around_the_added_fields_are_unchanged() -> None:
     input, documents = jsonl(
         b'{"text":"a","x":1.0,"y":"\\u00e9"}\r\n', b'  { "text" : "b" } \t\n', b"{}\n", b"{ }\n", b'{"text":"}"}'
     )
@@ -261,28 +266,28 @@ def test_jsonl_bytes_before_and_after_the_new_fields_are_the_users() -> None:
     ]
 
 
-def test_jsonl_rows_that_are_no_objects_hold_the_new_fields_alone_and_blank_lines_and_taken_names_stay() -> None:
+def test_jsonl_rows_that_are_not_objects_get_the_added_fields_and_blank_lines_and_taken_names_stay() -> None:
     bad = [b"{broken\r\n", b"[1, 2]\n", b'"text"\n', b"\xff\xfe\n", b"[" * 100_000 + b"\n", b"\r\n", b'{"a": NaN}\n']
-    taken = [b'{"text": "a", "hymt": 1}\n', b'{"translation": "a"}\n']
-    input, documents = jsonl(*taken, b" \n")
+    conflicting = [b'{"text": "a", "hymt": 1}\n', b'{"translation": "a"}\n']
+    input, documents = jsonl(*conflicting, b" \n")
     documents += [document("a.jsonl", row + 3, None, raw, None, BAD) for row, raw in enumerate(bad)]
     rows = [Row(row, b"", BAD, "", ("x",)) for row in range(10)]
     rows[2] = Row(2, b"", OK, "", ("blank",))
     lines = written(input, "jsonl", Preamble(), documents, rows).split(b"\n")
     assert lines[2] == b" " and lines.pop() == b""
-    assert lines[:2] == [raw.rstrip() for raw in taken]
+    assert lines[:2] == [raw.rstrip() for raw in conflicting]
     for row in range(3, 10):
         meta = {"id": f"a.jsonl#{row + 1}", "status": "bad_encoding", "flags": ["x"]}
-        found = json.loads(lines[row])
-        assert str(found.pop("a", "nan")) == "nan" and found == {"translation": "", "hymt": meta}
+        record = json.loads(lines[row])
+        assert str(record.pop("a", "nan")) == "nan" and record == {"translation": "", "hymt": meta}
     assert lines[9].startswith(b'{"a": NaN, "translation"')
     assert lines[3].endswith(b"\r") and lines[8].endswith(b"\r")
 
 
-def test_an_error_row_that_is_a_good_object_keeps_its_fields() -> None:
+def test_an_error_row_that_is_a_valid_object_keeps_its_fields() -> None:
     input, _ = jsonl()
-    one = document("a.jsonl", 0, None, b'{"id": 7, "text": 3}\n', None, BAD)
-    data = written(input, "jsonl", Preamble(), [one], [Row(0, b"", BAD, "")])
+    doc = document("a.jsonl", 0, None, b'{"id": 7, "text": 3}\n', None, BAD)
+    data = written(input, "jsonl", Preamble(), [doc], [Row(0, b"", BAD, "")])
     assert json.loads(data) == {
         "id": 7,
         "text": 3,
@@ -310,7 +315,7 @@ def test_csv_records_keep_their_bytes_and_bad_ones_become_empty_fields() -> None
     assert [record[:3] for record in records if record][3:] == [["", "", ""]] * 3
 
 
-def test_a_csv_field_that_would_swallow_the_new_columns_is_quoted_anew() -> None:
+def test_a_csv_field_that_would_swallow_the_added_columns_is_requoted() -> None:
     raws = [b"1,a\r\r\n", b'2,"open\n', b'"3"x,"y"\n']
     values = [{"n": "1", "text": "a\r"}, {"n": "2", "text": "open"}, {"n": "3x", "text": "y"}]
     documents = [document("a.csv", row, "a", raws[row], values[row]) for row in range(3)]
@@ -322,29 +327,29 @@ def test_a_csv_field_that_would_swallow_the_new_columns_is_quoted_anew() -> None
     assert [record["text"] for record in records] == ["a\r", "open", "y"]
 
 
-def test_csv_columns_of_one_name_keep_their_bytes() -> None:
-    one = document("a.csv", 0, "c", b'a,"b",c\n', {"n": "b", "text": "c"})
+def test_csv_columns_with_the_same_name_keep_their_bytes() -> None:
+    doc = document("a.csv", 0, "c", b'a,"b",c\n', {"n": "b", "text": "c"})
     preamble = Preamble(header=b"n,n,text\n", fields=("n", "n", "text"))
-    data = written(csv_input(), "csv", preamble, [one], [Row(0, b"", OK, "T")])
+    data = written(csv_input(), "csv", preamble, [doc], [Row(0, b"", OK, "T")])
     assert data.split(b"\n")[1].startswith(b'a,"b",c,T,')
     with pytest.raises(ConfigError, match=r"more than one column 'n'.*write.format=input"):
         formats.check(csv_input(), "jsonl", preamble, WriteConfig())
 
 
-def test_without_a_header_none_is_written_and_the_delimiter_is_the_inputs() -> None:
-    one = document("a.csv", 0, "b", b"a;b\n", {"1": "a", "2": "b"})
+def test_without_an_input_header_none_is_written_and_csv_keeps_the_delimiter() -> None:
+    doc = document("a.csv", 0, "b", b"a;b\n", {"1": "a", "2": "b"})
     bad = document("a.csv", 1, None, b"a\n", None, BAD)
     rows = [Row(0, b"", OK, "T;1"), Row(1, b"", BAD, "")]
     preamble = Preamble(fields=("1", "2"), delimiter=";")
-    data = written(csv_input(), "csv", preamble, [one, bad], rows).decode()
+    data = written(csv_input(), "csv", preamble, [doc, bad], rows).decode()
     assert data.startswith('a;b;"T;1";"{""id"":""a.csv#1"",""status"":""ok"",""flags"":[]}"\na;;;"{')
-    assert written(csv_input(), "tsv", preamble, [one], rows[:1]).startswith(b"a\tb\tT;1\t{")
+    assert written(csv_input(), "tsv", preamble, [doc], rows[:1]).startswith(b"a\tb\tT;1\t{")
 
 
-def test_a_tsv_delimiter_of_ones_own_stays_out_of_the_added_columns() -> None:
-    one = document("a|b.tsv", 0, "b", b"a|b\n", {"n": "a", "text": "b"})
+def test_a_custom_tsv_delimiter_never_occurs_in_the_added_columns() -> None:
+    doc = document("a|b.tsv", 0, "b", b"a|b\n", {"n": "a", "text": "b"})
     preamble = Preamble(header=b"n|text\n", fields=("n", "text"), delimiter="|")
-    data = written(csv_input("tsv"), "tsv", preamble, [one], [Row(0, b"", OK, "T|1")]).decode()
+    data = written(csv_input("tsv"), "tsv", preamble, [doc], [Row(0, b"", OK, "T|1")]).decode()
     cells = data.splitlines()[1].split("|")
     assert cells[:3] == ["a", "b", "T 1"] and json.loads(cells[3])["id"] == "a|b.tsv#1"
 
@@ -361,11 +366,11 @@ def test_a_tsv_delimiter_that_json_needs_is_refused(delimiter: str) -> None:
     [
         ("csv", ("text", "hymt"), WriteConfig(), r"a.csv already has a field 'hymt'.*Set write.meta_field"),
         ("tsv", ("text", "translation"), WriteConfig(), r"already has a field.*Set write.translation_field"),
-        ("tsv", ("text",), WriteConfig(meta_field="a\tb"), r"holds a delimiter.*Set write.meta_field"),
+        ("tsv", ("text",), WriteConfig(meta_field="a\tb"), r"contains a delimiter.*Set write.meta_field"),
         ("text", (), WriteConfig(translation_field="text"), r"Set write.translation_field"),
     ],
 )
-def test_names_that_are_taken_are_refused(
+def test_added_names_that_are_taken_or_not_allowed_are_refused(
     kind: str, fields: tuple[str, ...], config: WriteConfig, message: str
 ) -> None:
     out_format = "jsonl" if kind == "text" else kind
@@ -383,8 +388,8 @@ def test_compressed_outputs_are_reproducible_and_leave_the_file_open(extension: 
     assert len(plain) > 1 << 20  # more than one buffer
     file = io.BytesIO()
     writer = formats.open_writer(text_input(f"a.txt.{extension}"), "text", Preamble(), WriteConfig(), file)
-    for one, row in zip(documents, rows, strict=True):
-        writer.write(one, row)
+    for doc, row in zip(documents, rows, strict=True):
+        writer.write(doc, row)
     assert file.tell() > 0  # streamed
     writer.close()
     assert not file.closed
@@ -408,12 +413,12 @@ def test_a_writer_dropped_after_a_failure_writes_nothing_more(extension: str, cl
     before = file.getvalue()
     if closed:
         file.close()
-    del writer  # warnings are errors: a write to the closed file would be seen here
+    del writer  # warnings are errors, so a write to the closed file would fail the test
     assert closed or file.getvalue() == before
 
 
 class Dribble(io.RawIOBase):
-    """A raw file that takes a few bytes at a time."""
+    """A raw file that writes at most 7 bytes at a time."""
 
     def __init__(self) -> None:
         self.data = b""
@@ -432,22 +437,22 @@ def test_short_writes_lose_nothing(out_format: str, tmp_path: Path) -> None:
     input, preamble, documents = case("csv", tmp_path)
     file = Dribble()
     writer = formats.open_writer(input, out_format, preamble, WriteConfig(), file)  # type: ignore[arg-type]
-    for one, row in zip(documents, results(), strict=True):
-        writer.write(one, row)
+    for doc, row in zip(documents, results(), strict=True):
+        writer.write(doc, row)
     writer.close()
     assert file.data == written(input, out_format, preamble, documents, results())
 
 
 @pytest.mark.fault(83)
-def test_an_error_line_says_where_and_why_and_holds_the_row_unless_it_must_not() -> None:
-    one = Document("a\u2028.txt#3", 2, "secret", b"", b"secret\n", status=BAD, message="byte 4 is no UTF-8")
-    line = formats.error_line(one, Row(2, b"", BAD, "", ("f",)), raw=False)
+def test_an_error_line_has_the_id_the_reason_and_unless_disabled_the_row() -> None:
+    doc = Document("a\u2028.txt#3", 2, "secret", b"", b"secret\n", status=BAD, message="byte 4 is not UTF-8")
+    line = formats.error_line(doc, Row(2, b"", BAD, "", ("f",)), raw=False)
     assert line.endswith(b"\n") and len(line.decode().splitlines()) == 1 and b"secret" not in line
-    wanted = {"id": one.id, "row": 3, "status": "bad_encoding", "message": "byte 4 is no UTF-8", "flags": ["f"]}
-    assert json.loads(line) == wanted
-    assert json.loads(formats.error_line(one, Row(2, b"", BAD, "", ("f",)))) == {**wanted, "raw": "secret"}
-    assert b"secret" not in formats.error_line(one, Row(2, b"", Status.TRUNCATED, "T"))  # it has a translation
-    assert json.loads(formats.error_line(one, Row(2, b"", BAD, "", (), "later")))["message"] == "later"
+    expected_line = {"id": doc.id, "row": 3, "status": "bad_encoding", "message": "byte 4 is not UTF-8", "flags": ["f"]}
+    assert json.loads(line) == expected_line
+    assert json.loads(formats.error_line(doc, Row(2, b"", BAD, "", ("f",)))) == {**expected_line, "raw": "secret"}
+    assert b"secret" not in formats.error_line(doc, Row(2, b"", Status.TRUNCATED, "T"))  # the row has a translation
+    assert json.loads(formats.error_line(doc, Row(2, b"", BAD, "", (), "later")))["message"] == "later"
 
 
 @pytest.mark.parametrize(
@@ -458,25 +463,25 @@ def test_an_error_line_says_where_and_why_and_holds_the_row_unless_it_must_not()
         (b'"\\\t', '"\\"\\\\\\t"'),
     ],
 )
-def test_the_raw_form_of_a_row_is_escaped(raw: bytes, shown: str) -> None:
-    one = Document("a.txt#1", 0, None, b"", raw, status=BAD, message="m")
-    line = formats.error_line(one, Row(0, b"", BAD, "")).decode()
+def test_the_raw_row_in_an_error_line_is_escaped(raw: bytes, shown: str) -> None:
+    doc = Document("a.txt#1", 0, None, b"", raw, status=BAD, message="m")
+    line = formats.error_line(doc, Row(0, b"", BAD, "")).decode()
     assert line.endswith(f', "raw": {shown}}}\n')
 
 
 @pytest.mark.parametrize("unit", [b"x", "雨".encode(), b"\xff", b"\x00", b'"', "é".encode()])
 @pytest.mark.parametrize("more", [-1, 0, 1, 9000])
-def test_the_raw_form_of_a_row_is_cut_at_4_kib_and_says_so(unit: bytes, more: int) -> None:
+def test_the_raw_row_in_an_error_line_is_cut_at_4_kib_and_marked_as_cut(unit: bytes, more: int) -> None:
     for size in (4096 + more, 4094 + more):
         raw = (unit * (size // len(unit) + 1))[:size]
         line = formats.error_line(Document("a.txt#1", 0, None, b"", raw, status=BAD), Row(0, b"", BAD, ""))
-        found = json.loads(line)
+        record = json.loads(line)
         written = line[line.index(b'"raw": ') + 7 :].partition(b', "raw_cut"')[0].removesuffix(b"}\n")
         assert len(written) <= 4096
         whole = raw.decode("utf-8", "backslashreplace")
-        assert whole.startswith(found["raw"])
-        assert found.get("raw_cut", False) == (found["raw"] != whole)
-        if found.get("raw_cut"):
+        assert whole.startswith(record["raw"])
+        assert record.get("raw_cut", False) == (record["raw"] != whole)
+        if record.get("raw_cut"):
             assert len(written) > 4080
 
 
@@ -522,14 +527,18 @@ def test_user_fields_of_jsonl_come_back_equal(
     fields = [json.loads(raw) for raw in raws]
     input, documents = jsonl(*raws)
     data = written(
-        input, "jsonl", Preamble(), documents, [Row(row, b"", OK, said) for row, (_, said) in enumerate(rows)]
+        input,
+        "jsonl",
+        Preamble(),
+        documents,
+        [Row(row, b"", OK, translation) for row, (_, translation) in enumerate(rows)],
     )
     lines = data.split(b"\n")[:-1]
     assert len(lines) == len(rows)
-    for line, raw, field, (_, said) in zip(lines, raws, fields, rows, strict=True):
-        found = json.loads(line)
-        assert found.pop("translation") == said and found.pop("hymt")["status"] == "ok"
-        assert found == field and list(found) == list(field)
+    for line, raw, field, (_, translation) in zip(lines, raws, fields, rows, strict=True):
+        record = json.loads(line)
+        assert record.pop("translation") == translation and record.pop("hymt")["status"] == "ok"
+        assert record == field and list(record) == list(field)
         assert line.startswith(raw.rstrip()[:-1])
 
 
@@ -546,7 +555,7 @@ def test_user_fields_of_csv_come_back_equal(
     documents = []
     for row, cells in enumerate(rows):
         file = io.StringIO(newline="")
-        if "\r" in cells[0] + cells[1]:  # the standard library's writer leaves it bare, its reader refuses that
+        if "\r" in cells[0] + cells[1]:  # the csv module writes these unquoted, but its reader rejects that
             quoting = csv.QUOTE_ALL
         csv.writer(file, delimiter=delimiter, quoting=quoting, lineterminator=newline).writerow(cells[:2])  # type: ignore[arg-type]
         values = dict(zip(("a", "b"), cells[:2], strict=True))
@@ -556,15 +565,15 @@ def test_user_fields_of_csv_come_back_equal(
     data = written(
         csv_input(), "csv", preamble, documents, [Row(row, b"", OK, cells[2]) for row, cells in enumerate(rows)]
     )
-    found = list(csv.reader(io.StringIO(data.decode(), newline=""), delimiter=delimiter, strict=True))
-    assert [tuple(record[:3]) for record in found[1:]] == rows
-    assert all(len(record) == 4 for record in found)
-    for one in documents:
-        assert one.raw.rstrip(b"\r\n") in data
+    records = list(csv.reader(io.StringIO(data.decode(), newline=""), delimiter=delimiter, strict=True))
+    assert [tuple(record[:3]) for record in records[1:]] == rows
+    assert all(len(record) == 4 for record in records)
+    for doc in documents:
+        assert doc.raw.rstrip(b"\r\n") in data
 
 
 class Full(io.RawIOBase):
-    """A file on a store that has no space left."""
+    """A file on a full disk."""
 
     def writable(self) -> bool:
         return True
@@ -574,12 +583,12 @@ class Full(io.RawIOBase):
 
 
 @pytest.mark.parametrize("out_rel", ["a.txt", "a.txt.gz", "a.txt.zst", "a.txt.xz", "a.txt.bz2", "a.parquet"])
-def test_a_full_store_is_told_to_the_caller_as_it_is(out_rel: str) -> None:
+def test_a_full_disk_raises_the_original_error(out_rel: str) -> None:
     out_format = "parquet" if out_rel.endswith("parquet") else "text"
     documents = [document("a.txt", row, "x", b"x\n") for row in range(10_000)]
     with pytest.raises(OSError) as caught:
         writer = formats.open_writer(text_input(out_rel), out_format, Preamble(), WriteConfig(), Full())  # type: ignore[arg-type]
-        for row, one in enumerate(documents):
-            writer.write(one, Row(row, b"", OK, f"translation {row}"))
+        for row, doc in enumerate(documents):
+            writer.write(doc, Row(row, b"", OK, f"translation {row}"))
         writer.close()
     assert caught.value.errno == errno.ENOSPC

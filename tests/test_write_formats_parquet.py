@@ -1,4 +1,4 @@
-"""parquet output: schema and metadata kept, row groups bounded, saved datasets, values that JSON does not know."""
+"""parquet output: schema and metadata kept, row groups bounded, saved datasets, values that JSON lacks."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ def input_of(table: Any, folder: Path, **options: Any) -> Input:
 
 
 def documents_of(batches: list[Any], column: str = "text") -> list[Document]:
-    places = [(batch, index) for batch in batches for index in range(batch.num_rows)]
+    positions = [(batch, index) for batch in batches for index in range(batch.num_rows)]
     return [
         Document(f"in.parquet#{row + 1}", row, batch.column(column)[index].as_py(), b"", values=(batch, index))
-        for row, (batch, index) in enumerate(places)
+        for row, (batch, index) in enumerate(positions)
     ]
 
 
@@ -40,8 +40,8 @@ def written(input: Input, out_format: str, documents: list[Document], **config: 
     file = io.BytesIO()
     schema = documents[0].values[0].schema
     writer = formats.open_writer(input, out_format, Preamble(schema=schema), WriteConfig(**config), file)
-    for one in documents:
-        writer.write(one, Row(one.row_index, b"", Status.OK, f"T{one.row_index}", ("f",)))
+    for document in documents:
+        writer.write(document, Row(document.row_index, b"", Status.OK, f"T{document.row_index}", ("f",)))
     writer.close()
     return file.getvalue()
 
@@ -64,17 +64,17 @@ def test_columns_schema_metadata_and_codec_of_the_input_are_kept(codec: str, kep
     input = input_of(table, tmp_path, compression=codec)
     batches = list(parquet.ParquetFile(input.path).iter_batches(2))
     data = written(input, "parquet", documents_of(batches))
-    found = parquet.read_table(io.BytesIO(data))
-    assert found.select(table.column_names).equals(parquet.read_table(input.path))
-    assert found.schema.metadata == parquet.read_schema(input.path).metadata
-    assert found.schema.field("label").metadata[b"note"] == b"kept"
-    assert found.column("translation").to_pylist() == ["T0", "T1", "T2"]
-    assert found.column("hymt")[1].as_py() == {"id": "in.parquet#2", "status": "ok", "flags": ["f"]}
+    output = parquet.read_table(io.BytesIO(data))
+    assert output.select(table.column_names).equals(parquet.read_table(input.path))
+    assert output.schema.metadata == parquet.read_schema(input.path).metadata
+    assert output.schema.field("label").metadata[b"note"] == b"kept"
+    assert output.column("translation").to_pylist() == ["T0", "T1", "T2"]
+    assert output.column("hymt")[1].as_py() == {"id": "in.parquet#2", "status": "ok", "flags": ["f"]}
     assert parquet.ParquetFile(io.BytesIO(data)).metadata.row_group(0).column(0).compression == kept
     assert data == written(input, "parquet", documents_of(batches))
 
 
-def test_row_groups_have_the_rows_that_were_asked_for_whatever_the_batches(tmp_path: Path) -> None:
+def test_row_groups_have_the_configured_number_of_rows_for_any_batch_size(tmp_path: Path) -> None:
     table = pa.table({"text": [str(row) for row in range(23)]})
     input = input_of(table, tmp_path)
     data = written(input, "parquet", documents_of(table.to_batches(max_chunksize=3)), row_group_rows=5)
@@ -84,7 +84,7 @@ def test_row_groups_have_the_rows_that_were_asked_for_whatever_the_batches(tmp_p
     assert data == written(input, "parquet", documents_of(table.to_batches(max_chunksize=7)), row_group_rows=5)
 
 
-def test_a_row_group_ends_early_when_its_bytes_are_many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_row_group_ends_early_at_its_byte_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "ROW_GROUP_BYTES", 1000)
     table = pa.table({"text": ["x" * 400] * 12})
     input = input_of(table, tmp_path)
@@ -99,8 +99,8 @@ def test_long_texts_of_a_conversion_end_a_row_group_too(monkeypatch: pytest.Monk
     documents = [Document(f"a.txt#{row + 1}", row, "x" * 400, b"") for row in range(12)]
     file = io.BytesIO()
     writer = formats.open_writer(Input("a.txt", "a.parquet", "", "text"), "parquet", Preamble(), WriteConfig(), file)
-    for one in documents:
-        writer.write(one, Row(one.row_index, b"", Status.OK, f"T{one.row_index}"))
+    for document in documents:
+        writer.write(document, Row(document.row_index, b"", Status.OK, f"T{document.row_index}"))
     writer.close()
     assert parquet.ParquetFile(io.BytesIO(file.getvalue())).metadata.num_row_groups == 4
 
@@ -132,17 +132,19 @@ def test_a_saved_dataset_keeps_its_features(tmp_path: Path) -> None:
     assert all(meta["flags"] == ["f"] for meta in loaded["hymt"])
 
 
-def test_a_fingerprint_of_the_input_is_not_passed_on(tmp_path: Path) -> None:
+def test_the_dataset_fingerprint_of_the_input_is_dropped(tmp_path: Path) -> None:
     huggingface = {"info": {"features": {"text": {"dtype": "string", "_type": "Value"}}}, "fingerprint": "1234"}
     table = pa.table({"text": ["a"]}).replace_schema_metadata({"huggingface": json.dumps(huggingface)})
     input = input_of(table, tmp_path)
     data = written(input, "parquet", documents_of(table.to_batches()))
-    found = json.loads(parquet.read_schema(io.BytesIO(data)).metadata[b"huggingface"])
-    assert list(found["info"]["features"]) == ["text", "translation", "hymt"] and "fingerprint" not in found
+    dataset_info = json.loads(parquet.read_schema(io.BytesIO(data)).metadata[b"huggingface"])
+    assert (
+        list(dataset_info["info"]["features"]) == ["text", "translation", "hymt"] and "fingerprint" not in dataset_info
+    )
 
 
 @pytest.mark.parametrize("value", [b"no json", b"[]", b'{"info": 1}', b'{"info": {"features": []}}'])
-def test_odd_features_are_left_as_they_are(value: bytes, tmp_path: Path) -> None:
+def test_malformed_features_are_kept_unchanged(value: bytes, tmp_path: Path) -> None:
     table = pa.table({"text": ["a"]}).replace_schema_metadata({"huggingface": value})
     input = input_of(table, tmp_path)
     data = written(input, "parquet", documents_of(table.to_batches()))
@@ -162,7 +164,7 @@ def test_taken_names_and_types_that_parquet_lacks_are_refused_before_the_job(tmp
         formats.check(input, "parquet", Preamble(schema=union), WriteConfig())
 
 
-def test_values_that_json_lacks_follow_the_rule(tmp_path: Path) -> None:
+def test_values_that_json_lacks_become_text_or_numbers(tmp_path: Path) -> None:
     columns: dict[str, Any] = {
         "text": ["a"],
         "b": [b"\xff\0"],
@@ -179,8 +181,8 @@ def test_values_that_json_lacks_follow_the_rule(tmp_path: Path) -> None:
     }
     input = input_of(pa.table(columns), tmp_path)
     batches = list(parquet.ParquetFile(input.path).iter_batches())
-    found = json.loads(written(input, "jsonl", documents_of(batches)))
-    wanted = {
+    row = json.loads(written(input, "jsonl", documents_of(batches)))
+    expected = {
         "text": "a",
         "b": base64.b64encode(b"\xff\0").decode(),
         "d": "2024-01-02",
@@ -194,12 +196,12 @@ def test_values_that_json_lacks_follow_the_rule(tmp_path: Path) -> None:
         "z": None,
         "y": True,
     }
-    assert list(found)[:-2] == list(wanted) and found == {**found, **wanted}
+    assert list(row)[:-2] == list(expected) and row == {**row, **expected}
     record = next(csv.DictReader(io.StringIO(written(input, "csv", documents_of(batches)).decode(), newline="")))
     assert (record["f"], record["z"]) == ("NaN", "") and record["y"] == "true" and record["i"] == str(2**60)
 
 
-def test_nested_columns_go_into_jsonl_and_as_json_into_csv(tmp_path: Path) -> None:
+def test_nested_columns_become_objects_in_jsonl_and_json_text_in_csv(tmp_path: Path) -> None:
     table = pa.table({"text": ["a", "b"], "deep": [{"x": [b"1"]}, None]})
     input = input_of(table, tmp_path)
     documents = documents_of(table.to_batches())
@@ -211,7 +213,7 @@ def test_nested_columns_go_into_jsonl_and_as_json_into_csv(tmp_path: Path) -> No
     assert [record["text"] for record in records] == ["a", "b"]
 
 
-def test_a_string_column_that_is_no_utf_8_does_not_stop_a_conversion(tmp_path: Path) -> None:
+def test_a_string_column_with_invalid_utf_8_is_converted(tmp_path: Path) -> None:
     broken = pa.array([b"ok", b"\xff!"]).view(pa.string())
     nested = pa.StructArray.from_arrays([broken], ["s"])
     table = pa.table({"text": ["a", "b"], "broken": broken, "nested": nested})
@@ -232,7 +234,7 @@ def test_converting_in_windows_pairs_every_row_with_its_own_fields(tmp_path: Pat
     assert [(line["text"], line["translation"]) for line in lines] == [(str(row), f"T{row}") for row in range(300)]
 
 
-def test_two_columns_of_one_name_stay_in_parquet_and_are_refused_in_jsonl(tmp_path: Path) -> None:
+def test_two_columns_with_the_same_name_are_kept_in_parquet_and_refused_in_jsonl(tmp_path: Path) -> None:
     table = pa.Table.from_arrays([pa.array(["a"]), pa.array([1]), pa.array([2])], names=["text", "n", "n"])
     input = input_of(table, tmp_path)
     data = written(input, "parquet", documents_of(table.to_batches()))

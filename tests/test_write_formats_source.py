@@ -1,4 +1,4 @@
-"""From real files through the real readers to outputs that the readers take back."""
+"""Real files through the real readers to outputs that the same readers can read again."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ WORDS = ["one", "", "  ", 'two "quoted", and more', "tab\tand\u2028sep\x85", "=3
 
 
 def row_of(document: Document) -> Row:
-    """What a job would commit for a document: upper case for a model."""
+    """Return the row that a job would commit for a document; the model upper-cases."""
     if document.status is not Status.OK:
         return Row(document.row_index, document.digest, document.status, "", (), document.message)
     text = document.text or ""
@@ -34,23 +34,23 @@ def row_of(document: Document) -> Row:
 def translate(path: Path, out_format: str = "input", **settings: Any) -> tuple[bytes, list[Document]]:
     config = stream.SourceConfig(path=str(path), **settings)
     [input] = stream.find_inputs(config, out_format=out_format)
-    documents = [one for one, _ in stream.read_documents(input, config, full=True, reserved=RESERVED)]
+    documents = [document for document, _ in stream.read_documents(input, config, full=True, reserved=RESERVED)]
     file = io.BytesIO()
     kind = input.format if out_format == "input" else out_format
     writer = formats.open_writer(input, kind, stream.read_preamble(input, config), WriteConfig(), file)
-    for one in documents:
-        writer.write(one, row_of(one))
+    for document in documents:
+        writer.write(document, row_of(document))
     writer.close()
     return file.getvalue(), documents
 
 
-def again(data: bytes, input: Input, folder: Path, **settings: Any) -> list[Document]:
-    """Rows of an output, as our own readers see them."""
+def read_again(data: bytes, input: Input, folder: Path, **settings: Any) -> list[Document]:
+    """Read the rows of an output with our own readers."""
     path = folder / f"again-{Path(input.rel).name}"
     path.write_bytes(data)
     config = stream.SourceConfig(path=str(path), **settings)
-    [found] = stream.find_inputs(config)
-    return [one for one, _ in stream.read_documents(found, config, full=True)]
+    [input_again] = stream.find_inputs(config)
+    return [document for document, _ in stream.read_documents(input_again, config, full=True)]
 
 
 def write_text(folder: Path) -> Path:
@@ -104,31 +104,32 @@ WRITERS = {"text": write_text, "jsonl": write_jsonl, "csv": write_csv, "tsv": wr
 @pytest.mark.parametrize("kind", WRITERS)
 def test_an_output_has_the_rows_of_its_input_each_with_its_translation(kind: str, tmp_path: Path) -> None:
     data, documents = translate(WRITERS[kind](tmp_path), max_row_bytes=80)
-    assert len({one.status for one in documents}) == {"parquet": 1, "tsv": 2, "text": 3}.get(kind, 4)
+    assert len({document.status for document in documents}) == {"parquet": 1, "tsv": 2, "text": 3}.get(kind, 4)
     input = Input(f"a.{kind}", "", "", kind)
     field = {} if kind == "text" else {"text_field": "translation"}
     if kind == "text":
         input = Input("a.txt", "", "", "text")
-    found = again(data, input, tmp_path, **field)
-    assert len(found) == len(documents)
-    assert all(one.status is Status.OK or b'"hymt": 1' in one.raw for one in found)
-    for one, back in zip(documents, found, strict=True):
-        row = row_of(one)
-        if b'"hymt": 1' in one.raw:
-            assert back.raw == one.raw
+    read_documents = read_again(data, input, tmp_path, **field)
+    assert len(read_documents) == len(documents)
+    assert all(document.status is Status.OK or b'"hymt": 1' in document.raw for document in read_documents)
+    for document, read_document in zip(documents, read_documents, strict=True):
+        row = row_of(document)
+        if b'"hymt": 1' in document.raw:
+            assert read_document.raw == document.raw
             continue
         blank = "blank" in row.flags
-        wanted = (one.text or "") if blank else row.text
+        expected = (document.text or "") if blank else row.text
         if kind in ("text", "tsv") and not blank:
-            wanted = wanted.replace("\u2028", " ").replace("\x85", " ")
-        assert back.text == wanted
-        if kind != "text" and back.values is not None and kind != "parquet":
-            meta = back.values["hymt"]
-            assert (meta if kind == "jsonl" else json.loads(meta))["id"] == one.id
-        if one.values is not None and kind not in ("text", "parquet"):
-            assert {name: back.values[name] for name in one.values} == one.values
-            sound = one.status is Status.OK and one.text != "lone\rcr"  # else quoted, to hold the new columns
-            assert not sound or one.raw.rstrip(b"}\r\n") in data
+            expected = expected.replace("\u2028", " ").replace("\x85", " ")
+        assert read_document.text == expected
+        if kind != "text" and read_document.values is not None and kind != "parquet":
+            meta = read_document.values["hymt"]
+            assert (meta if kind == "jsonl" else json.loads(meta))["id"] == document.id
+        if document.values is not None and kind not in ("text", "parquet"):
+            assert {name: read_document.values[name] for name in document.values} == document.values
+            # the lone CR is requoted, to hold the added columns
+            is_valid = document.status is Status.OK and document.text != "lone\rcr"
+            assert not is_valid or document.raw.rstrip(b"}\r\n") in data
 
 
 @pytest.mark.parametrize("out_format", WRITERS)
@@ -137,9 +138,9 @@ def test_a_conversion_has_the_rows_of_its_input(kind: str, out_format: str, tmp_
     data, documents = translate(WRITERS[kind](tmp_path), out_format, max_row_bytes=80)
     name = {"text": "txt"}.get(out_format, out_format)
     field = {} if out_format == "text" else {"text_field": "translation"}
-    found = again(data, Input(f"a.{name}", "", "", out_format), tmp_path, **field)
-    assert len(found) == len(documents)
-    assert all(one.status is Status.OK or b'"hymt": 1' in one.raw for one in found)
+    read_documents = read_again(data, Input(f"a.{name}", "", "", out_format), tmp_path, **field)
+    assert len(read_documents) == len(documents)
+    assert all(document.status is Status.OK or b'"hymt": 1' in document.raw for document in read_documents)
 
 
 def test_a_compressed_csv_without_header_keeps_its_name_and_its_delimiter(tmp_path: Path) -> None:
@@ -160,9 +161,9 @@ def test_a_saved_dataset_becomes_parquet(rows: int, tmp_path: Path) -> None:
     datasets.Dataset.from_dict(columns, features=features).save_to_disk(tmp_path / "saved")
     data, documents = translate(tmp_path / "saved")
     assert len(documents) == rows
-    found = parquet.read_table(io.BytesIO(data))
-    assert found.column("translation").to_pylist() == [f"ROW {row}" for row in range(rows)]
-    kept = datasets.Features.from_arrow_schema(found.schema)
+    output = parquet.read_table(io.BytesIO(data))
+    assert output.column("translation").to_pylist() == [f"ROW {row}" for row in range(rows)]
+    kept = datasets.Features.from_arrow_schema(output.schema)
     assert kept["kind"] == features["kind"] and list(kept) == ["text", "kind", "translation", "hymt"]
 
 

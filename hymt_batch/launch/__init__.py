@@ -1,1 +1,1 @@
-"""How processes of a job are started and stopped. Start at `pool.py`."""
+"""Start and stop the processes of a job. Read `pool.py` first."""

@@ -1,6 +1,6 @@
-"""Whether the kernel ended a process because memory ran out; somebody's kill looks the same otherwise.
+"""Tell the kernel's out-of-memory kills from other SIGKILLs, which look the same to the parent process.
 
-Source: proc_vmstat(5), oom_kill: counted for the machine and for cgroups alike, since Linux 4.13.
+Source: proc_vmstat(5), oom_kill: since Linux 4.13, it counts kills in cgroups as well as those of the whole machine.
 """
 
 from __future__ import annotations
@@ -9,10 +9,10 @@ from pathlib import Path
 
 
 def read_oom_kills(path: Path = Path("/proc/vmstat")) -> int | None:
-    """How often this machine's kernel did so since it started; None where it does not tell."""
+    """Return the number of out-of-memory kills on this machine since boot; None where the kernel does not report it."""
     try:
         lines = path.read_text(encoding="ascii").splitlines()
     except (OSError, ValueError):
         return None
-    found = [line.split()[1] for line in lines if line.startswith("oom_kill ")]
-    return int(found[0]) if found else None
+    counts = [line.split()[1] for line in lines if line.startswith("oom_kill ")]
+    return int(counts[0]) if counts else None

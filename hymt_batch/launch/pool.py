@@ -1,10 +1,11 @@
-"""Worker processes: each holds one replica and is handed parts; one that dies is replaced, and no part is lost with it.
+"""A pool of worker processes with one replica each. A worker that dies is replaced and its part is decoded again.
 
-The parent alone reads the source and writes the output, so that all that holds of one process holds of many. A worker
-is started when a part waits and none is free. A part that takes its worker down three times is cut in halves until the
-row that does it stands alone; a row that took three workers down alone is given up. Workers also die of what no row
-did (a full memory, somebody's kill): that costs tries, never a row. Which worker decodes what depends on time, and the
-text does not: a part decodes the same in every worker. Knows processes and pieces of parts; not what decoding is.
+The parent alone reads the source and writes the output, so one process and many give the same guarantees. A worker is
+started when a part waits and no worker is free. A part that kills its worker three times is split in halves until the
+row that causes it is alone; a row that kills three workers on its own is quarantined. Workers also die for reasons
+outside their rows (out of memory, a kill from outside): that costs attempts, never a row. Timing decides which worker
+decodes a part, but not its text: a part decodes the same in every worker. Knows processes and pieces of parts, but not
+how they are decoded.
 """
 
 from __future__ import annotations
@@ -29,44 +30,44 @@ from hymt_batch.launch.oom import read_oom_kills
 log = logging.getLogger(__name__)
 
 MAX_TASK_TRIES = 3
-"""Times that a whole part may take its worker down before it is cut in halves."""
+"""Times that a whole part may kill its worker before it is split in halves."""
 
 MAX_ITEM_TRIES = 3
-"""Times that an item may take its worker down alone before it is given up."""
+"""Times that an item may kill its worker on its own before it is quarantined."""
 
 MAX_IDLE_DEATHS = 5
 """Times in a row that a worker may die without a part before the job stops."""
 
 MAX_EXTERNAL_KILLS = 20
-"""The same where something outside killed it, and not because memory ran out: that passes, or it is no chance."""
+"""The same limit for kills from outside that were not for lack of memory: higher, since the cause may go away."""
 
 IGNORED_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP)
-"""Signals that a worker ignores: the parent was told too, and lets the running part finish."""
+"""Signals that a worker ignores: the parent receives them too, and lets the running part finish."""
 
 MIN_LOAD_TIMEOUT_S = 600.0
-"""Seconds that a worker may at least take until it has loaded its model, however short launch.hang_s is."""
+"""Seconds that a worker always has to load its model, however short launch.hang_s is."""
 
 POLL_S = 0.5
 EXIT_TIMEOUT_S = 1.0
-"""Seconds that a worker may take to end by itself."""
+"""Seconds that a worker has to exit by itself after it closed its socket."""
 
 
 @dataclass(eq=False, slots=True)
 class Task:
-    """A part on its way through the workers."""
+    """A part that waits for a worker or is being decoded."""
 
-    key: Any  # the caller's own
-    items: Sequence[Any]  # what is decoded, one by one or together
-    tries: int = 0  # in this run and before it
-    results: dict[int, Any] = field(default_factory=dict)  # by the item's place
-    marks: list[str] = field(default_factory=list)  # what went otherwise than planned
+    key: Any  # opaque; for the caller
+    items: Sequence[Any]  # to decode, together or one by one
+    tries: int = 0  # attempts to decode the whole task, in this run and before
+    results: dict[int, Any] = field(default_factory=dict)  # by the item's index
+    marks: list[str] = field(default_factory=list)  # degradations, such as "bisected" or "oom_split"
 
 
 @dataclass(eq=False, slots=True)
 class _Piece:
     task: Task
-    indices: Sequence[int]  # of its items
-    deaths: int = 0  # workers that died with it in this run
+    indices: Sequence[int]  # into the items of the task
+    deaths: int = 0  # workers that died while they decoded it, in this run
 
 
 @dataclass(eq=False, slots=True)
@@ -74,14 +75,14 @@ class _Worker:
     index: int
     process: subprocess.Popen[bytes]
     pipe: Connection
-    last_heard: float  # monotonic seconds of its last sign of life
-    oom_kills: int | None  # of the machine when it was started
+    last_heard: float  # monotonic time in seconds of its last message
+    oom_kills: int | None  # of the machine, when the worker was started
     ready: bool = False
     piece: _Piece | None = None
 
 
 class ProcessPool:
-    """Workers, started as parts wait for them and ended with the block."""
+    """Worker processes, started when parts wait for them and stopped when the `with` block ends."""
 
     def __init__(
         self,
@@ -97,19 +98,20 @@ class ProcessPool:
         stop_requested: Callable[[], bool],
         hang_s: float,
     ) -> None:
-        """Start nothing yet.
+        """Store the settings; no worker is started yet.
 
         Args:
-            command: Starts a worker; the number of its end of a socket is appended.
-            environments: Of each worker there may be, what it has beyond this process's own.
-            hello: Sent to each worker first.
-            begin: Called as a whole task is handed out; tells how often that was done, this time included.
-            give_up: The result of an item that takes its worker down alone, from the item and the reason.
-            check_ready: Looks at what a worker says of itself; raises to refuse it.
-            on_batch: Told of rows that were decoded, and of their tokens.
+            command: Starts a worker; the file descriptor of its end of a socket is appended.
+            environments: Environment variables to add for each worker; their number is the maximum number of workers.
+            init_message: The first message to each worker.
+            begin_attempt: Called when a whole task is sent to a worker; returns the number of attempts so far, this one
+                included.
+            quarantine: Returns the result of an item that kills its worker on its own, given the item and the reason.
+            check_ready: Called with a worker's description of itself; raises to reject the worker.
+            on_batch: Called with the number of rows and tokens after each batch.
             check_stop: Raises when the job must end at once.
-            stopping: Whether nothing more is to be handed out.
-            hang_s: Seconds without a sign of life after which a worker that decodes is killed.
+            stop_requested: Returns True once no more pieces may be sent.
+            hang_s: Seconds without a message after which a worker that decodes is killed.
         """
         self._command, self._environments, self._init_message = command, environments, init_message
         self._begin_attempt, self._quarantine, self._check_ready = begin_attempt, quarantine, check_ready
@@ -120,8 +122,8 @@ class ProcessPool:
             hang_s,
         )
         self._queue: deque[_Piece] = deque()
-        self._workers: dict[int, _Worker] = {}  # by their number
-        # of each number, in a row and without a part: whether something outside killed it
+        self._workers: dict[int, _Worker] = {}  # by index
+        # by index, the deaths in a row without a part: True where something outside killed the worker
         self._deaths: defaultdict[int, list[bool]] = defaultdict(list)
 
     def __enter__(self) -> ProcessPool:
@@ -129,7 +131,7 @@ class ProcessPool:
 
     def __exit__(self, *_: object) -> None:
         for worker in self._workers.values():
-            worker.pipe.close()  # a worker whose parent is gone ends
+            worker.pipe.close()  # a worker exits when its parent closes the socket
         deadline = time.monotonic() + 2.0
         for worker in self._workers.values():
             try:
@@ -141,28 +143,28 @@ class ProcessPool:
 
     @property
     def backlog(self) -> int:
-        """Pieces that wait for a worker, or are with one."""
+        """Number of pieces that wait for a worker or are being decoded."""
         return len(self._queue) + sum(worker.piece is not None for worker in self._workers.values())
 
     def submit(self, task: Task) -> Iterator[Task]:
-        """Take a task; yields tasks that are done, waiting for some while every worker has one and another waits."""
+        """Queue a task and yield finished ones; blocks while every worker has a piece and as many more wait."""
         self._queue.append(_Piece(task, range(len(task.items))))
         while self.backlog >= 2 * len(self._environments) and not self._is_idle:
             yield from self._poll()
         yield from self._poll(0.0)
 
     def drain(self) -> Iterator[Task]:
-        """Yield all tasks that are still under way; after a stop request, those that a worker has already."""
+        """Yield all remaining tasks as they finish; after a stop request, only those that a worker has already."""
         while self.backlog and not self._is_idle:
             yield from self._poll()
 
     @property
     def _is_idle(self) -> bool:
-        """Whether nothing more happens: a stop was requested, and the workers have nothing."""
+        """True once a stop was requested and all workers are idle."""
         return self._stop_requested() and all(worker.piece is None for worker in self._workers.values())
 
     def _poll(self, timeout_s: float = POLL_S) -> Iterator[Task]:
-        """Hand out what waits, start workers for the rest, and hear what they say or that they died."""
+        """Send waiting pieces, start workers if needed, and handle messages and deaths; yields finished tasks."""
         self._check_stop()
         self._dispatch()
         self._start_workers()
@@ -178,7 +180,7 @@ class ProcessPool:
         for worker in list(self._workers.values()):
             limit = self._hang_s if worker.ready else max(self._hang_s, MIN_LOAD_TIMEOUT_S)
             if (worker.piece or not worker.ready) and time.monotonic() - worker.last_heard > limit:
-                task = self._handle_death(worker, f"it gave no sign of life for {limit:g} s (launch.hang_s)")
+                task = self._handle_death(worker, f"it sent no message for {limit:g} s (launch.hang_s)")
                 if task is not None:
                     yield task
 
@@ -192,8 +194,8 @@ class ProcessPool:
                     piece.task.tries = self._begin_attempt(piece.task)
                 worker.piece, worker.last_heard = piece, time.monotonic()
                 self._deaths[worker.index].clear()
-                with contextlib.suppress(OSError):  # it died: its pipe says so in a moment
-                    worker.pipe.send([piece.task.items[place] for place in piece.indices])
+                with contextlib.suppress(OSError):  # it died: the next poll sees that its pipe is closed
+                    worker.pipe.send([piece.task.items[index] for index in piece.indices])
 
     def _handle_message(self, worker: _Worker, message: tuple[Any, ...]) -> Task | None:
         worker.last_heard = time.monotonic()
@@ -210,11 +212,11 @@ class ProcessPool:
             (error,) = values
             raise error
         elif kind == "done":
-            results, notes = values
+            results, marks = values
             assert worker.piece is not None
             piece, worker.piece = worker.piece, None
             piece.task.results.update(zip(piece.indices, results, strict=True))
-            piece.task.marks += notes
+            piece.task.marks += marks
             return self._if_complete(piece.task)
         return None
 
@@ -223,8 +225,8 @@ class ProcessPool:
         return task if len(task.results) == len(task.items) else None
 
     def _handle_death(self, worker: _Worker, reason: str) -> Task | None:
-        """Let a dead worker go, and decide about the piece it had; a task that is thereby done."""
-        if not reason:  # it closed its end: let it say by itself how it ends
+        """Remove a dead worker; requeue, split or quarantine its piece; return the task if this completes it."""
+        if not reason:  # it closed its socket: wait for its own exit code
             with contextlib.suppress(subprocess.TimeoutExpired):
                 worker.process.wait(EXIT_TIMEOUT_S)
         worker.process.kill()
@@ -235,52 +237,55 @@ class ProcessPool:
         log.warning("worker=%d died: %s", worker.index, reason)
         piece = worker.piece
         if piece is None:
-            killed = code == -signal.SIGKILL and worker.oom_kills is not None and worker.oom_kills == read_oom_kills()
+            killed_from_outside = (
+                code == -signal.SIGKILL and worker.oom_kills is not None and worker.oom_kills == read_oom_kills()
+            )
             deaths = self._deaths[worker.index]
-            deaths.append(killed)
+            deaths.append(killed_from_outside)
             if deaths.count(False) >= MAX_IDLE_DEATHS or len(deaths) >= MAX_EXTERNAL_KILLS:
-                raise self._worker_death_error(worker, killed, reason)
+                raise self._worker_death_error(worker, killed_from_outside, reason)
             return None
         piece.deaths += 1
-        task, places = piece.task, piece.indices
-        if len(places) == 1:
+        task, indices = piece.task, piece.indices
+        if len(indices) == 1:
             if piece.deaths < MAX_ITEM_TRIES:
-                self._queue.append(piece)  # last: a bad minute of the machine is not three tries
+                # at the end of the queue: a short problem of the machine must not use up all attempts
+                self._queue.append(piece)
                 return None
             task.marks.append("bisected")
-            task.results[places[0]] = self._quarantine(task.items[places[0]], reason)
+            task.results[indices[0]] = self._quarantine(task.items[indices[0]], reason)
             return self._if_complete(task)
-        if len(places) == len(task.items) and task.tries < MAX_TASK_TRIES:
+        if len(indices) == len(task.items) and task.tries < MAX_TASK_TRIES:
             self._queue.appendleft(piece)
             return None
         task.marks.append("bisected")
-        half = (len(places) + 1) // 2
-        self._queue.extendleft([_Piece(task, places[half:]), _Piece(task, places[:half])])
+        half = (len(indices) + 1) // 2
+        self._queue.extendleft([_Piece(task, indices[half:]), _Piece(task, indices[:half])])
         return None
 
-    def _worker_death_error(self, worker: _Worker, killed: bool, reason: str) -> StoppedError:
-        """A worker that never comes to its work."""
-        num = len(self._environments)
-        when = "before it was given a part" if worker.ready else "before it had loaded the model"
-        fix = "The log says what it wrote. Set launch.workers=1 to decode in this process"
-        if killed:
-            fix = "Something outside of the job kills it: ask who administers the machine"
+    def _worker_death_error(self, worker: _Worker, killed_from_outside: bool, reason: str) -> StoppedError:
+        """Return the error for a worker that dies again and again without a part."""
+        num_workers = len(self._environments)
+        when = "before it received a part" if worker.ready else "before it loaded the model"
+        fix = "The log shows its output. Set launch.workers=1 to decode in this process"
+        if killed_from_outside:
+            fix = "Something outside the job kills it: ask the administrator of the machine"
         elif reason == "signal SIGKILL":
-            fewer = f"set launch.workers={num // 2}" if num > 1 else "give the job more memory"
-            fix = f"SIGKILL mostly means that memory ran out: {fewer}"
+            remedy = f"set launch.workers={num_workers // 2}" if num_workers > 1 else "give the job more memory"
+            fix = f"SIGKILL usually means that memory ran out: {remedy}"
         return StoppedError(
             f"worker {worker.index} died {len(self._deaths[worker.index])} times in a row {when} (the last time: "
             f"{reason}). {fix}, and run the same command again to continue"
         )
 
     def _start_workers(self) -> None:
-        """One worker for each piece that waits, while there may be more of them. Called where no worker is free."""
+        """Start a worker for each waiting piece, up to the maximum; called after `_dispatch`, so no worker is free."""
         starting = sum(not worker.ready for worker in self._workers.values())
-        for number in range(len(self._environments)):
+        for index in range(len(self._environments)):
             if len(self._queue) <= starting or self._stop_requested():
                 return
-            if number not in self._workers:
-                self._workers[number] = self._spawn_worker(number)
+            if index not in self._workers:
+                self._workers[index] = self._spawn_worker(index)
                 starting += 1
 
     def _spawn_worker(self, index: int) -> _Worker:
@@ -295,11 +300,11 @@ class ProcessPool:
                 stdin=subprocess.DEVNULL,
             )
         pipe = Connection(ours.detach())
-        with contextlib.suppress(OSError):  # it died at once: its pipe says so in a moment
+        with contextlib.suppress(OSError):  # it died at once: the next poll sees that its pipe is closed
             pipe.send(self._init_message)
         return _Worker(index, process, pipe, time.monotonic(), read_oom_kills())
 
 
 def picklable_error(error: HymtError) -> HymtError:
-    """An error as it can be sent: its own class, message and id."""
+    """Copy an error so that it can be pickled: its class, message and id."""
     return type(error)(error.message, error.id)

@@ -1,4 +1,4 @@
-"""How processes of a job are started and stopped."""
+"""Settings of the processes of a job."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ MAX_SAMPLES = 1000
 
 
 class ProgressMode(Enum):
-    """How progress is told on stderr."""
+    """How progress is shown on stderr."""
 
     auto = "auto"  # a bar on a terminal, log lines elsewhere
     bar = "bar"
@@ -22,7 +22,7 @@ class ProgressMode(Enum):
 
 @dataclass(kw_only=True, slots=True)
 class LaunchConfig:
-    """How the job runs; operation only, no field changes the text. Explained in conf/launch/."""
+    """How the job runs; no field changes the translations. Every field is explained in conf/launch/."""
 
     grace_s: float = 25.0
     lease_ttl_s: float = 180.0
@@ -46,19 +46,22 @@ class LaunchConfig:
                 raise ConfigError(f"launch.{name}={getattr(self, name)} is negative. Set launch.{name}=0 or more.")
         if self.samples > MAX_SAMPLES:
             raise ConfigError(
-                f"launch.samples={self.samples} is more than {MAX_SAMPLES} pairs to print. Set launch.samples=3 (the"
+                f"launch.samples={self.samples} is more than {MAX_SAMPLES}, the limit. Set launch.samples=3 (the"
                 " default); every translation is in the output."
             )
         if not 0 < self.lease_beat_s <= self.lease_ttl_s / 3:
             raise ConfigError(
                 f"launch.lease_beat_s={self.lease_beat_s} must be above 0 and at most a third of "
-                f"launch.lease_ttl_s={self.lease_ttl_s}: a lease must survive a late beat. "
+                f"launch.lease_ttl_s={self.lease_ttl_s}: a late heartbeat must not end the lease. "
                 f"Set launch.lease_beat_s={self.lease_ttl_s / 9:g}."
                 if self.lease_ttl_s > 0
                 else f"launch.lease_ttl_s={self.lease_ttl_s} must be above 0. Set launch.lease_ttl_s=180 (the default)."
             )
         if self.workers != "auto" and (type(self.workers) is not int or self.workers < 1):
-            raise ConfigError(f"launch.workers={self.workers} is not a number of processes from 1 on. Set auto, or 1.")
+            raise ConfigError(
+                f"launch.workers={self.workers} is neither auto nor a number of processes from 1. "
+                "Set launch.workers=auto."
+            )
         if self.hang_s <= 0:
             raise ConfigError(f"launch.hang_s={self.hang_s} must be above 0 seconds. Set launch.hang_s=1800.")
         if self.num_threads is not None and self.num_threads < 1:

@@ -1,6 +1,6 @@
-"""A deadline for every step of some work in this process: a step that does not end ends the process.
+"""A deadline for every step of some work in this process: a step that hangs ends the process.
 
-Only a thread beside it can tell; nothing can be raised into a call that hangs in a driver or in a library.
+A separate thread checks the deadline, because no exception can be raised in a call that hangs in a driver or a library.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from collections.abc import Callable
 
 
 class Watchdog:
-    """Watches while it is busy: `beat` must be called within every `hang_s` seconds."""
+    """Calls `on_hang`, once, with a message when a step takes more than `hang_s` seconds; `reset` starts a step."""
 
     def __init__(self, hang_s: float, on_hang: Callable[[str], None], work: str = "decoding") -> None:
         self._hang_s, self._on_hang, self._work = hang_s, on_hang, work
-        self._last_reset: float | None = None  # monotonic seconds; None while nothing is done
+        self._last_reset: float | None = None  # monotonic time in seconds; None while paused
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
 
@@ -28,16 +28,16 @@ class Watchdog:
         self._thread.join(timeout=1.0)
 
     def reset(self) -> None:
-        """A step begins."""
+        """Start the deadline of a new step."""
         self._last_reset = time.monotonic()
 
     def pause(self) -> None:
-        """Nothing is done any more."""
+        """Set no deadline until the next `reset`."""
         self._last_reset = None
 
     def _run(self) -> None:
         while not self._stopped.wait(min(1.0, self._hang_s / 4)):
-            beat = self._last_reset
-            if beat is not None and time.monotonic() - beat > self._hang_s:
+            last_reset = self._last_reset
+            if last_reset is not None and time.monotonic() - last_reset > self._hang_s:
                 self._on_hang(f"a step of {self._work} did not end within launch.hang_s={self._hang_s:g} s")
                 return

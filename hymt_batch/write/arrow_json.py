@@ -1,7 +1,7 @@
-"""Arrow values, of every type, as JSON can hold them. Nothing here fails on a value, whatever its type allows.
+"""Convert Arrow values of every type to values that JSON can hold; this succeeds for every value of the type.
 
-Python's own classes are not used where they are narrower than arrow: a year may be 0 or 10000, a second may have nine
-decimals, a zone may be unknown here. Does not know rows nor files.
+Python's own classes are not used where their range is smaller than Arrow's: a year may be 0 or 10000, a second may have
+nine decimals, and a time zone may be unknown on this machine. Does not know rows or files.
 """
 
 from __future__ import annotations
@@ -17,55 +17,58 @@ from typing import Any
 SECONDS_PER_DAY = 86_400
 TICKS_PER_SECOND = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
 _EPOCH = date(1970, 1, 1).toordinal()
-_ERA_DAYS = 146_097  # of 400 years, after which the calendar repeats
+_ERA_DAYS = 146_097  # days in 400 years, after which the Gregorian calendar repeats
 _OFFSET = re.compile(r"([+-])(\d{2}):?(\d{2})?")
 
 
 def json_number(value: float) -> float | str:
-    """A number that JSON lacks becomes "NaN", "Infinity" or "-Infinity", which float() and pandas read."""
+    """Replace a number that JSON lacks by "NaN", "Infinity" or "-Infinity", which float() and pandas read."""
     if math.isfinite(value):
         return value
     return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
 
 
 def to_json_values(column: Any) -> list[Any]:
-    """Values of an array: None, bool, int, finite float, str, and lists and dicts of these.
+    """Convert the values of an Arrow array to values that JSON can hold.
 
-    Dates, times and timestamps are ISO 8601 text, durations seconds (text where a double cannot hold them), decimals
-    text, bytes base64. Maps, and structs with two fields of one name, are lists of pairs; intervals lists of months,
-    days and nanoseconds; of a union the value alone, of an extension type what it stores. Text that is no UTF-8, which
-    parquet lets pass, is mended with U+FFFD.
+    Dates, times and timestamps become ISO 8601 text; durations become seconds, as text where a double cannot hold them;
+    decimals become text and bytes base64. Maps, and structs with two fields of the same name, become lists of pairs.
+    Intervals become lists of months, days and nanoseconds. A union becomes its value, an extension type its storage
+    value. Text that is not valid UTF-8, which parquet does not check, gets U+FFFD in place of the invalid bytes.
+
+    Returns:
+        One value per element: None, bool, int, finite float, str, or lists and dicts of these.
     """
     import pyarrow as pa
 
-    found, types = column.type, pa.types
-    if isinstance(found, pa.BaseExtensionType):
+    arrow_type, types = column.type, pa.types
+    if isinstance(arrow_type, pa.BaseExtensionType):
         return _extension(column)
-    if types.is_dictionary(found):
+    if types.is_dictionary(arrow_type):
         return _dictionary(column)
-    if types.is_run_end_encoded(found):
+    if types.is_run_end_encoded(arrow_type):
         from pyarrow import compute
 
         return to_json_values(compute.run_end_decode(column))
-    if types.is_union(found):
+    if types.is_union(arrow_type):
         return _union(column)
-    if types.is_struct(found):
+    if types.is_struct(arrow_type):
         return _struct(column)
-    if types.is_nested(found):
+    if types.is_nested(arrow_type):
         return _lists(column)
-    if types.is_temporal(found):
+    if types.is_temporal(arrow_type):
         return _temporal(column)
-    if types.is_floating(found):
-        column = column.cast(pa.float32()) if types.is_float16(found) else column
+    if types.is_floating(arrow_type):
+        column = column.cast(pa.float32()) if types.is_float16(arrow_type) else column
         return [None if value is None else json_number(value) for value in column.to_pylist()]
-    if any(getattr(types, f"is_{kind}")(found) for kind in ("string", "large_string", "string_view")):
+    if any(getattr(types, f"is_{kind}")(arrow_type) for kind in ("string", "large_string", "string_view")):
         return _text(column)
-    plain = column.to_pylist()
-    if types.is_boolean(found) or types.is_integer(found) or types.is_null(found):
-        return list(plain)
-    if types.is_decimal(found):
-        return [None if value is None else str(value) for value in plain]
-    return [None if value is None else base64.b64encode(value).decode("ascii") for value in plain]
+    values = column.to_pylist()
+    if types.is_boolean(arrow_type) or types.is_integer(arrow_type) or types.is_null(arrow_type):
+        return list(values)
+    if types.is_decimal(arrow_type):
+        return [None if value is None else str(value) for value in values]
+    return [None if value is None else base64.b64encode(value).decode("ascii") for value in values]
 
 
 def _dictionary(column: Any) -> list[Any]:
@@ -73,9 +76,9 @@ def _dictionary(column: Any) -> list[Any]:
 
     try:
         return to_json_values(column.dictionary.take(column.indices))
-    except pa.ArrowNotImplementedError:  # views
-        words = to_json_values(column.dictionary)
-        return [None if index is None else words[index] for index in column.indices.to_pylist()]
+    except pa.ArrowNotImplementedError:  # string and binary views
+        values = to_json_values(column.dictionary)
+        return [None if index is None else values[index] for index in column.indices.to_pylist()]
 
 
 def _text(column: Any) -> list[str | None]:
@@ -102,15 +105,15 @@ def _extension(column: Any) -> list[Any]:
 def _union(column: Any) -> list[Any]:
     import pyarrow as pa
 
-    def numbers(kind: Any, buffer: Any) -> list[int]:  # pyarrow 26's own attributes of them forget the slice
+    def read_ints(kind: Any, buffer: Any) -> list[int]:  # pyarrow 26's own accessors ignore the slice
         return list(pa.Array.from_buffers(kind, len(column), [None, buffer], offset=column.offset).to_pylist())
 
-    found, buffers = column.type, column.buffers()
-    children = [to_json_values(column.field(index)) for index in range(found.num_fields)]
-    index_of = {code: index for index, code in enumerate(found.type_codes)}
-    places = numbers(pa.int32(), buffers[2]) if found.mode == "dense" else range(len(column))
-    codes = numbers(pa.int8(), buffers[1])
-    return [children[index_of[code]][place] for code, place in zip(codes, places, strict=True)]
+    union_type, buffers = column.type, column.buffers()
+    children = [to_json_values(column.field(index)) for index in range(union_type.num_fields)]
+    index_of = {code: index for index, code in enumerate(union_type.type_codes)}
+    offsets = read_ints(pa.int32(), buffers[2]) if union_type.mode == "dense" else range(len(column))
+    codes = read_ints(pa.int8(), buffers[1])
+    return [children[index_of[code]][offset] for code, offset in zip(codes, offsets, strict=True)]
 
 
 def _struct(column: Any) -> list[Any]:
@@ -127,12 +130,12 @@ def _struct(column: Any) -> list[Any]:
 
 
 def _lists(column: Any) -> list[Any]:
-    """Lists and maps of every kind."""
+    """Convert lists and maps of every kind."""
     import pyarrow as pa
 
-    found, num = column.type, len(column)
-    if pa.types.is_fixed_size_list(found):
-        size = found.list_size
+    list_type, num = column.type, len(column)
+    if pa.types.is_fixed_size_list(list_type):
+        size = list_type.list_size
         bounds = [((column.offset + index) * size, (column.offset + index + 1) * size) for index in range(num)]
     else:
         offsets = column.offsets.to_pylist()
@@ -142,52 +145,52 @@ def _lists(column: Any) -> list[Any]:
         else:
             bounds = list(pairwise(offsets))
     valid = column.is_valid().to_pylist()
-    used = [bound for bound, good in zip(bounds, valid, strict=True) if good and bound[0] < bound[1]]
+    used = [bound for bound, is_valid in zip(bounds, valid, strict=True) if is_valid and bound[0] < bound[1]]
     first = min((low for low, _ in used), default=0)
     child = column.values.slice(first, max((high for _, high in used), default=0) - first)
-    if pa.types.is_map(found):
-        # not by `values`, which would make a dict of them: a key may be there twice
+    if pa.types.is_map(list_type):
+        # as pairs, not as a dict: an Arrow map may hold a key twice
         items: list[Any] = [
             list(pair) for pair in zip(to_json_values(child.field(0)), to_json_values(child.field(1)), strict=True)
         ]
     else:
         items = to_json_values(child)
     return [
-        items[low - first : high - first] if good and low < high else [] if good else None
-        for (low, high), good in zip(bounds, valid, strict=True)
+        items[low - first : high - first] if is_valid and low < high else [] if is_valid else None
+        for (low, high), is_valid in zip(bounds, valid, strict=True)
     ]
 
 
 def _temporal(column: Any) -> list[Any]:
     import pyarrow as pa
 
-    found, types = column.type, pa.types
-    if types.is_interval(found):
+    arrow_type, types = column.type, pa.types
+    if types.is_interval(arrow_type):
         return [None if value is None else list(value) for value in column.to_pylist()]
-    ticks = column.view(pa.int32() if found.bit_width == 32 else pa.int64()).to_pylist()
-    if types.is_date32(found):
+    ticks = column.view(pa.int32() if arrow_type.bit_width == 32 else pa.int64()).to_pylist()
+    if types.is_date32(arrow_type):
         return [None if tick is None else _date(tick) for tick in ticks]
-    if types.is_date64(found):
+    if types.is_date64(arrow_type):
         return [None if tick is None else _date(tick // (SECONDS_PER_DAY * 1000)) for tick in ticks]
-    unit = TICKS_PER_SECOND[found.unit]
-    if types.is_time(found):
+    unit = TICKS_PER_SECOND[arrow_type.unit]
+    if types.is_time(arrow_type):
         return [None if tick is None else _time_of_day(tick, unit) for tick in ticks]
-    if types.is_duration(found):
+    if types.is_duration(arrow_type):
         return [None if tick is None else _duration(tick, unit) for tick in ticks]
-    return [None if tick is None else _timestamp(tick, unit, found.tz) for tick in ticks]
+    return [None if tick is None else _timestamp(tick, unit, arrow_type.tz) for tick in ticks]
 
 
 def _date(days: int) -> str:
     era, day = divmod(days + _EPOCH - 1, _ERA_DAYS)
-    found = date.fromordinal(day + 1)
-    year = found.year + 400 * era
-    return f"{'-' if year < 0 else ''}{abs(year):04d}-{found.month:02d}-{found.day:02d}"
+    date_in_era = date.fromordinal(day + 1)
+    year = date_in_era.year + 400 * era
+    return f"{'-' if year < 0 else ''}{abs(year):04d}-{date_in_era.month:02d}-{date_in_era.day:02d}"
 
 
 def _time_of_day(ticks: int, unit: int) -> str:
-    """Time of day; like Python's, with no decimals, with six, or with nine where six are too few."""
-    seconds, rest = divmod(abs(ticks), unit)
-    nanos = rest * (1_000_000_000 // unit)
+    """Format a time of day: like Python, with no decimals or six; with nine where six are not enough."""
+    seconds, remainder = divmod(abs(ticks), unit)
+    nanos = remainder * (1_000_000_000 // unit)
     decimals = "" if not nanos else f".{nanos:09d}" if nanos % 1000 else f".{nanos // 1000:06d}"
     sign = "-" if ticks < 0 else ""
     return f"{sign}{seconds // 3600:02d}:{seconds // 60 % 60:02d}:{seconds % 60:02d}{decimals}"
@@ -196,47 +199,47 @@ def _time_of_day(ticks: int, unit: int) -> str:
 def _duration(ticks: int, unit: int) -> float | str:
     seconds = ticks / unit
     numerator, denominator = seconds.as_integer_ratio()
-    if (2 * numerator * unit + denominator) // (2 * denominator) == ticks:  # the nearest tick is this one
+    if (2 * numerator * unit + denominator) // (2 * denominator) == ticks:  # the double rounds back to the same tick
         return seconds
-    whole, rest = divmod(abs(ticks), unit)
-    decimals = f".{rest * (1_000_000_000 // unit):09d}".rstrip("0") if rest else ""
+    whole, remainder = divmod(abs(ticks), unit)
+    decimals = f".{remainder * (1_000_000_000 // unit):09d}".rstrip("0") if remainder else ""
     return f"{'-' if ticks < 0 else ''}{whole}{decimals}"
 
 
 def _timestamp(ticks: int, unit: int, zone: str | None) -> str:
-    offset, shown = 0, ""
+    offset, offset_text = 0, ""
     if zone is not None:
-        offset, shown = _offset(ticks // unit, zone)
-    days, rest = divmod(ticks + offset * unit, SECONDS_PER_DAY * unit)
-    return f"{_date(days)}T{_time_of_day(rest, unit)}{shown}"
+        offset, offset_text = _offset(ticks // unit, zone)
+    days, ticks_of_day = divmod(ticks + offset * unit, SECONDS_PER_DAY * unit)
+    return f"{_date(days)}T{_time_of_day(ticks_of_day, unit)}{offset_text}"
 
 
 def _offset(seconds: int, zone: str) -> tuple[int, str]:
-    """Seconds that a zone is ahead of UTC at an instant, and as text; 0 where the zone or its clock is not known."""
-    known = _zone(zone)
+    """Return a zone's offset from UTC at an instant, in seconds and as text; 0 where it is unknown."""
+    zone_info = _zone(zone)
     offset = timedelta(0)
-    if isinstance(known, timezone):
-        offset = known.utcoffset(None)
-    elif known is not None:
+    if isinstance(zone_info, timezone):
+        offset = zone_info.utcoffset(None)
+    elif zone_info is not None:
         try:
-            local = (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=seconds)).astimezone(known)
+            local = (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=seconds)).astimezone(zone_info)
             offset = local.utcoffset() or timedelta(0)
         except (OverflowError, ValueError):
-            pass  # beyond the years that Python knows: the same instant, as UTC
-    ahead = round(offset.total_seconds())
-    hours, minutes = divmod(abs(ahead) // 60, 60)
-    rest = f":{abs(ahead) % 60:02d}" if ahead % 60 else ""
-    return ahead, f"{'-' if ahead < 0 else '+'}{hours:02d}:{minutes:02d}{rest}"
+            pass  # outside the years that Python supports: show the same instant in UTC
+    offset_s = round(offset.total_seconds())
+    hours, minutes = divmod(abs(offset_s) // 60, 60)
+    seconds_text = f":{abs(offset_s) % 60:02d}" if offset_s % 60 else ""
+    return offset_s, f"{'-' if offset_s < 0 else '+'}{hours:02d}:{minutes:02d}{seconds_text}"
 
 
 @cache
 def _zone(name: str) -> tzinfo | None:
-    if (found := _OFFSET.fullmatch(name)) and int(found[2]) < 24 and int(found[3] or 0) < 60:
-        ahead = timedelta(hours=int(found[2]), minutes=int(found[3] or 0))
-        return timezone(-ahead if found[1] == "-" else ahead)
+    if (match := _OFFSET.fullmatch(name)) and int(match[2]) < 24 and int(match[3] or 0) < 60:
+        offset = timedelta(hours=int(match[2]), minutes=int(match[3] or 0))
+        return timezone(-offset if match[1] == "-" else offset)
     import zoneinfo
 
     try:
         return zoneinfo.ZoneInfo(name)
-    except (KeyError, ValueError, OSError):  # no such zone, or no name of one
+    except (KeyError, ValueError, OSError):  # unknown zone, or not a valid zone name
         return None

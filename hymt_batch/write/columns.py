@@ -1,7 +1,8 @@
-"""The columns of an output: which fields of the input stand in it, under which names and of which types.
+"""The columns that an output takes over from its input: their names and types.
 
-csv, tsv and tables name their fields before the first row. jsonl does not, and its rows may differ: where they become
-columns, all rows are read once for their fields, before anything is translated and again when the file is assembled.
+csv, tsv and parquet name their fields before the first row. jsonl does not, and its rows may have different fields.
+When jsonl becomes columns, an extra pass over all rows collects the fields: once before anything is translated, and
+again when the file is assembled.
 """
 
 from __future__ import annotations
@@ -14,29 +15,29 @@ from hymt_batch.errors import ConfigError
 from hymt_batch.records import Document, Input, Preamble
 from hymt_batch.write.row_values import escape_surrogates, to_cell
 
-MAX_COLUMNS = 1000  # of jsonl rows; more are data in the place of names
+MAX_COLUMNS = 1000  # of jsonl rows; beyond this, the keys are probably data, not field names
 SOURCE_PREFIX = "source."
-_MAX_EXACT_INT = 1 << 53  # integers up to here are doubles too
+_MAX_EXACT_INT = 1 << 53  # a double holds every integer up to this one exactly
 _INT64 = 1 << 63
 
 ReadDocuments = Callable[[], Iterable[Document]]
-"""A fresh pass over an input's rows, with their fields."""
+"""Starts a new pass over an input's rows, with their fields."""
 
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A field of the input as a column of the output."""
+    """A field of the input that becomes a column of the output."""
 
     field: str
-    type: str = "string"  # string, bool, int64 or double; of parquet, the others are text
-    prefix: str = ""  # TAKEN, where the output adds a column of the field's own name
+    type: str = "string"  # string, bool, int64 or double; used by parquet output alone
+    prefix: str = ""  # SOURCE_PREFIX where the output adds a column of the same name
 
     @property
     def name(self) -> str:
         return self.prefix + escape_surrogates(self.field)
 
     def convert(self, value: Any) -> Any:
-        """The value as the type holds it; None too for what cannot be there: the input changes while it is read."""
+        """Convert a value to the column's type; None if it does not fit: the input changed while it was read."""
         if self.type == "string":
             return to_cell(value)
         return value if value is not None and _KINDS_BY_TYPE[self.type] >= {_value_kind(value)} else None
@@ -52,15 +53,15 @@ _KINDS_BY_TYPE = {
 def output_columns(
     input: Input, out_format: str, preamble: Preamble, documents: ReadDocuments, added: tuple[str, ...]
 ) -> list[Column]:
-    """Columns that an output takes over from its input, in order; those of a jsonl or text output are not asked for.
+    """Return the columns that an output takes over from its input, in order; none from jsonl to jsonl or text.
 
     Args:
-        documents: Read for the fields of jsonl rows alone.
-        added: Names of the added columns; a row of jsonl that has one of them is `bad_row` when it is written, and its
-            own value stands in a column of the name behind TAKEN.
+        documents: Starts a pass over the rows; called for jsonl input alone, to collect its fields.
+        added: Names of the added columns. A jsonl row that already has one of them gets the status `bad_row` when it is
+            written, and its own value goes into a column named SOURCE_PREFIX plus the name.
 
     Raises:
-        ConfigError: The rows have more than MAX_COLUMNS different fields.
+        ConfigError: The jsonl rows have more than MAX_COLUMNS different fields.
     """
     if input.format == "text":
         return [Column("text")]
@@ -72,26 +73,27 @@ def output_columns(
 
 
 def _jsonl_columns(input: Input, documents: Iterable[Document], added: tuple[str, ...]) -> list[Column]:
-    """Every field of the rows, in the order in which they appear, with the narrowest type that holds its values."""
+    """Collect every field of the rows, in order of appearance, with the narrowest type that holds all its values."""
     kinds: dict[str, set[str]] = {}
     for document in documents:
         values = document.long_row.fields()[0] if document.long_row is not None else document.values
         if not isinstance(values, dict):
             continue
         for name, value in values.items():
-            found = kinds.get(name)
-            if found is None:
-                found = kinds[name] = set()
+            field_kinds = kinds.get(name)
+            if field_kinds is None:
+                field_kinds = kinds[name] = set()
                 if len(kinds) > MAX_COLUMNS:
                     raise ConfigError(
                         f"{input.rel}: the rows up to {document.row_index + 1} have more than {MAX_COLUMNS} "
                         "different fields,"
-                        " too many to be columns. Set write.format=jsonl, which keeps each row's own."
+                        " too many to be columns. Set write.format=jsonl, which keeps the fields of each row."
                     )
             if value is not None:
-                found.add(_value_kind(value))
+                field_kinds.add(_value_kind(value))
     return [
-        Column(name, _narrowest_type(found), SOURCE_PREFIX if name in added else "") for name, found in kinds.items()
+        Column(name, _narrowest_type(field_kinds), SOURCE_PREFIX if name in added else "")
+        for name, field_kinds in kinds.items()
     ]
 
 

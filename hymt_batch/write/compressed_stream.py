@@ -1,7 +1,7 @@
-"""Where a format writer puts its bytes: an opened file, compressed on the way.
+"""Compress a format writer's bytes on their way to an open file.
 
-Knows neither rows nor formats. The file belongs to the caller, who opens, fsyncs, closes and renames it. Compressed
-bytes are reproducible: fixed levels, and no time and no name in a gzip header.
+Does not know rows or formats. The caller owns the file: it opens, fsyncs, closes and renames it. Compressed bytes are
+reproducible: the levels are fixed, and a gzip header has no time and no name.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ BUFFER_BYTES = 1 << 20
 
 
 def compression_of(rel: str) -> str:
-    """Compression that an output's name promises, or "" for none."""
+    """Return the compression for an output's file extension, or "" for none."""
     _, dot, extension = rel.rpartition(".")
     return COMPRESSIONS.get(f"{dot}{extension}".lower(), "")
 
 
 class NonClosingFile(io.RawIOBase):
-    """The caller's file as the compressors and pyarrow see it: whole writes, and a close that leaves it open."""
+    """Wraps the caller's file for compressors and pyarrow: each write is complete, and close leaves the file open."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -35,15 +35,15 @@ class NonClosingFile(io.RawIOBase):
         view = memoryview(data).cast("B")
         if self.abandoned:
             return len(view)
-        done = 0
-        while done < len(view):  # a raw file may take less than it is given
-            written = self._file.write(view[done:])
-            done = len(view) if written is None else done + written
+        num_written = 0
+        while num_written < len(view):  # a raw file may write fewer bytes than requested
+            written = self._file.write(view[num_written:])
+            num_written = len(view) if written is None else num_written + written
         return len(view)
 
 
 class CompressedStream:
-    """Bytes in, compressed bytes out to the caller's file."""
+    """Compresses bytes into the caller's file."""
 
     def __init__(self, file: BinaryIO, compression: str) -> None:
         self.file = NonClosingFile(file)
@@ -56,7 +56,7 @@ class CompressedStream:
             self._flush()
 
     def close(self) -> None:
-        """Write what is left and the compressor's end; the caller's file stays open."""
+        """Flush the buffer and finish the compressed stream; the caller's file stays open."""
         self._flush()
         if self._compressor is not self.file:
             self._compressor.close()
@@ -67,10 +67,10 @@ class CompressedStream:
             self._compressor.write(data)
 
     def __del__(self) -> None:
-        # after a failure nobody calls close: the compressor must not write its end into a file that is gone
-        port = getattr(self, "file", None)
-        if port is not None:
-            port.abandoned = True
+        # after a failure `close` is not called: the compressor must not write its trailer to the closed file
+        file = getattr(self, "file", None)
+        if file is not None:
+            file.abandoned = True
 
 
 def _gz(file: NonClosingFile) -> Any:

@@ -1,15 +1,16 @@
-"""csv and tsv output: the user's records, byte for byte, with two columns more.
+"""csv and tsv output: the user's records, byte for byte, with two columns added.
 
-From the same format, the new columns are put before the record's line ending and nothing else of it changes. A record
-that is not sound, or that has the wrong number of fields, keeps what it has in the right number of columns, so that
-every reader sees one record a row: see `refit`. Bytes that are no UTF-8 become U+FFFD. Blank lines stay as they are.
-Without a header none is written. A record over the byte limit is copied from the input in pieces.
-From other formats, all columns: see `columns.columns`. A value that is no text becomes its JSON, null an empty field.
+From the same format, the new columns go before the record's line ending and nothing else in the record changes. A
+malformed record, or one with the wrong number of fields, is rewritten with the right number, so that every reader sees
+one record per row: see `record_repair`. Invalid UTF-8 becomes U+FFFD. Blank lines stay as they are. Without an input
+header no header is written. A record over the byte limit is copied from the input in pieces.
+From other formats, all columns are written: see `columns.output_columns`. A value that is not text becomes its JSON,
+null an empty field.
 
-csv quotes what needs it and may hold line breaks. tsv has no quoting: tabs and line breaks in a translation, and in
-converted fields, become spaces; of the latter, one warning a file tells. With source.escape, the columns that are added
-to the input's own format are escaped as the input is. A translation that begins like a spreadsheet formula (`=`, `+`,
-`-`, `@`) is written as it is: this is data, and a guard would change it; import the column as text.
+csv quotes cells that need it, so cells may hold line breaks. tsv has no quoting: tabs and line breaks in a translation,
+and in converted fields, become spaces; one warning per file counts the converted fields that changed. With
+source.escape, columns added to the input's own format are escaped as the input is. A translation that begins like a
+spreadsheet formula (`=`, `+`, `-`, `@`) is written unchanged, because it is data: import the column as text.
 """
 
 from __future__ import annotations
@@ -40,22 +41,22 @@ DELIMITERS = {"csv": ",", "tsv": "\t"}
 
 
 def delimiter_of(input: Input, out_format: str, preamble: Preamble) -> str:
-    """What stands between two fields of the output; only an output of the input's own format keeps the input's."""
+    """Return the delimiter of the output; only an output of the input's own format keeps the input's."""
     return (input.format == out_format and preamble.delimiter) or DELIMITERS[out_format]
 
 
 class DelimitedWriter:
-    """One record a row.
+    """Writes one record per row.
 
     Args:
         input: The input file.
         out_format: csv or tsv.
-        preamble: The input's.
-        sink: Where the bytes go.
-        columns: Of the output but the added two.
+        preamble: The input's preamble.
+        stream: Receives the bytes.
+        columns: The output's columns without the two added ones.
         translation_field: Name of the first added column.
-        meta_field: Name of the second: compact JSON of id, status and flags.
-        on_error: "empty" or "source".
+        meta_field: Name of the second added column: compact JSON of id, status and flags.
+        on_error: Text of an error row, "empty" or "source".
     """
 
     def __init__(
@@ -81,8 +82,8 @@ class DelimitedWriter:
         self._valid_record = _valid_record_pattern(self._delimiter, self._escape)
         self._rel = input.rel
         self._fields, self._columns = FieldReader(input.format), columns
-        self._num_values = len({column.field for column in columns})  # two columns of one name are one value
-        self._num_flattened = 0  # fields that lost a tab or a line break
+        self._num_values = len({column.field for column in columns})  # two columns of the same name share one value
+        self._num_flattened = 0  # fields in which a tab or a line break became a space
         added = self._encode([translation_field, meta_field])
         if self._same_format:
             header, end = _split_line_ending(preamble.header)
@@ -113,7 +114,7 @@ class DelimitedWriter:
             )
 
     def _splice(self, document: Document, row: Row) -> tuple[bytes, ...]:
-        """The user's fields as found, or written anew, or empty ones; and the added ones."""
+        """Return the user's fields (original, re-encoded or empty) and the added ones."""
         return self._original_cells(document), self._translation_cell(document, row), self._meta_cell(document, row)
 
     def _original_cells(self, document: Document) -> bytes:
@@ -124,7 +125,7 @@ class DelimitedWriter:
             return self._encode([""] * width)
         body, _ = _split_line_ending(document.raw)
         if self._escape and (len(body) - len(body.rstrip(self._escape.encode()))) % 2:
-            body += self._escape.encode()  # the file's last byte: it would escape the delimiter that follows
+            body += self._escape.encode()  # an escape as the file's last byte would escape the delimiter that follows
         # a lone CR outside of quotes, or an open quote, would take the added columns out of the record
         if not self._is_csv or (b'"' not in body and b"\r" not in body):
             return body
@@ -135,7 +136,7 @@ class DelimitedWriter:
         )
 
     def _convert(self, document: Document, row: Row) -> Iterator[bytes]:
-        """All columns, each with the row's own value where it has one."""
+        """Return all columns, each with the row's value where it has one."""
         values = self._fields.read(document) or {}
         texts = [to_cell(values.get(column.field)) or "" for column in self._columns]
         if not self._is_csv:
@@ -154,59 +155,61 @@ class DelimitedWriter:
         )
 
     def _long_row_chunks(self, document: Document, row: Row) -> Iterator[bytes]:
-        """One record that is not held."""
-        long, mark = document.long_row, self._delimiter.encode()
-        if long.scan.num_cells == len(self._columns) and (
-            long.scan.is_well_formed or not (self._is_csv or self._escape)
+        """Yield a record over the byte limit in pieces."""
+        long_row, delimiter = document.long_row, self._delimiter.encode()
+        if long_row.scan.num_cells == len(self._columns) and (
+            long_row.scan.is_well_formed or not (self._is_csv or self._escape)
         ):
-            yield from repair_utf8(long.pieces())
+            yield from repair_utf8(long_row.pieces())
         else:
-            yield from (text.encode() for text in self._repair(decode_utf8(long.pieces())))
-        yield mark
+            yield from (text.encode() for text in self._repair(decode_utf8(long_row.pieces())))
+        yield delimiter
         if row.status in ERROR_STATUSES and self._on_error == "source":
             yield from (text.encode() for text in self._long_text_chunks(document))
         else:
             yield self._encode(["" if row.status in ERROR_STATUSES else row.text])
-        yield mark + self._meta_cell(document, row) + line_ending(document.raw)
+        yield delimiter + self._meta_cell(document, row) + line_ending(document.raw)
 
     def _long_text_chunks(self, document: Document) -> Iterator[str]:
-        """The text of a record that is not held, or the record as it came where its text is not known, as one cell."""
-        long = document.long_row
-        whole = long.scan.num_cells == len(self._columns) and not long.scan.is_open
-        place = long.scan.cell_span(long.size) if whole else None
-        if place is not None:
-            pieces = decode_utf8(long.pieces(*place, purpose="text"))
+        """Yield the text of a record over the byte limit as one cell; the whole record where its text is unknown."""
+        long_row = document.long_row
+        is_well_formed = long_row.scan.num_cells == len(self._columns) and not long_row.scan.is_open
+        span = long_row.scan.cell_span(long_row.size) if is_well_formed else None
+        if span is not None:
+            pieces = decode_utf8(long_row.pieces(*span, purpose="text"))
             yield from self._repair(pieces, 1) if self._is_csv else map(to_one_line, pieces)
         elif self._is_csv:
             yield '"'
-            yield from (self._escape_quoted(text) for text in decode_utf8(long.pieces(purpose="text")))
+            yield from (self._escape_quoted(text) for text in decode_utf8(long_row.pieces(purpose="text")))
             yield '"'
         else:
-            yield from (self._escape_unquoted(text) for text in decode_utf8(long.pieces(purpose="text")))
+            yield from (self._escape_unquoted(text) for text in decode_utf8(long_row.pieces(purpose="text")))
 
     def _meta_cell(self, document: Document, row: Row) -> bytes:
         text = dump_json(meta_value(document, row), compact=True)
         if self._is_csv:
             return self._encode([text])
-        # in this JSON the delimiter can stand only inside strings, where an escape reads the same; see formats.check
+        # the delimiter occurs only inside strings of this JSON, where its escape means the same: see formats.check
         text = text.replace(self._delimiter, f"\\u{ord(self._delimiter):04x}")
         return (text.replace(self._escape, self._escape * 2) if self._escape else text).encode()
 
     def _encode(self, cells: Sequence[str]) -> bytes:
         if self._is_csv:
-            done = [f'"{self._escape_quoted(text)}"' if self._needs_quoting.search(text) else text for text in cells]
+            encoded_cells = [
+                f'"{self._escape_quoted(text)}"' if self._needs_quoting.search(text) else text for text in cells
+            ]
         else:
-            done = [self._escape_unquoted(text) for text in cells]
-        return self._delimiter.join(done).encode("utf-8", "replace")
+            encoded_cells = [self._escape_unquoted(text) for text in cells]
+        return self._delimiter.join(encoded_cells).encode("utf-8", "replace")
 
     def _escape_quoted(self, text: str) -> str:
-        """A text as it stands within quotes."""
+        """Escape text for use within quotes."""
         if self._escape:
             text = text.replace(self._escape, self._escape * 2)
         return text.replace('"', (self._escape or '"') + '"')
 
     def _escape_unquoted(self, text: str) -> str:
-        """A text where there are no quotes."""
+        """Escape text for use without quotes."""
         return self._flatten(text.replace(self._escape, self._escape * 2) if self._escape else text)
 
     def _flatten(self, text: str) -> str:
@@ -217,15 +220,15 @@ class DelimitedWriter:
 
 
 def _split_line_ending(raw: bytes) -> tuple[bytes, bytes]:
-    """A record and its line ending."""
+    """Split a record into its body and its line ending."""
     end = line_ending(raw)
     return raw[: len(raw) - len(end)], end
 
 
 def _valid_record_pattern(delimiter: str, escape: str) -> re.Pattern[str]:
-    """A csv record whose quotes are all closed; a quote counts at the start of a field only, as in Python's csv."""
-    mark, escape = re.escape(delimiter), re.escape(escape)
+    """Match a csv record without an open quote; as in Python's csv, a quote counts only at the start of a field."""
+    delimiter_pattern, escape = re.escape(delimiter), re.escape(escape)
     pair = rf"|{escape}(?:\r\n|[\s\S])" if escape else ""
-    tail = rf"(?:[^{mark}{escape}\r\n]{pair})*+"
+    tail = rf"(?:[^{delimiter_pattern}{escape}\r\n]{pair})*+"
     field = rf'(?:"(?:[^"{escape}]|""{pair})*+"{tail}|(?!"){tail})'
-    return re.compile(rf"{field}(?:{mark}{field})*+")
+    return re.compile(rf"{field}(?:{delimiter_pattern}{field})*+")

@@ -1,8 +1,7 @@
 """Output formats: one writer for each pair of input and output format, and the lines of the errors file.
 
-A writer turns (document, row) pairs, in row order, into the bytes of one file, and gives exactly one row for each pair.
-It does not know where rows come from, nor how the file becomes final: the caller opens a temporary file and publishes
-it.
+A writer turns (document, row) pairs, in row order, into the bytes of one file, and writes exactly one row per pair. It
+does not know where rows come from or how the file is published: the caller opens a temporary file and renames it.
 
     input \\ output   text   jsonl              csv, tsv             parquet
     text             text   text               text                 text
@@ -10,10 +9,10 @@ it.
     csv, tsv         -      columns            columns (same: raw)  columns, as strings
     parquet          -      columns            columns              columns, types kept
 
-`text` is one column of that name, `-` none; every output but text also has `write.translation_field` and
-`write.meta_field`. What an output cannot hold is text there: see `arrow.values`, `cell.cell` and `columns`. An output
-of the input's own format keeps the user's bytes; a conversion is UTF-8 without BOM, with the line ending of the input's
-first line.
+The table shows the columns taken over from the input: `text` is one column of that name, `-` none. Every output but
+text also has `write.translation_field` and `write.meta_field`. Values that an output format cannot hold become text:
+see `arrow_json.to_json_values`, `row_values.to_cell` and `columns`. An output of the input's own format keeps the
+user's bytes; a conversion is UTF-8 without BOM, with the line ending of the input's first line.
 """
 
 from __future__ import annotations
@@ -36,27 +35,32 @@ from hymt_batch.write.row_values import BLANK_FLAG, FieldReader, dump_json, outp
 if TYPE_CHECKING:
     from hymt_batch.write.settings import WriteConfig
 
-# in the JSON of the meta column these can stand outside strings, or are part of an escape
+# in the JSON of the meta column these occur outside strings or in escapes
 _AMBIGUOUS_TSV_DELIMITERS = frozenset('{}[]:,"\\ 0123456789abcdefABCDEFu')
 
 
 MAX_RAW_BYTES = 4096
-# controls, marks of direction, and what else is not seen: a terminal or a viewer might act on it
+# control, direction and other invisible characters, which a terminal or a viewer might interpret
 _INVISIBLE = re.compile("[\x7f-\x9f\xad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb]")
 
 
 class Writer(Protocol):
-    """What every format offers. After a failure a writer is dropped without close; it writes nothing more then."""
+    """The interface of all formats. After a failure a writer is discarded without close and writes nothing more."""
 
     def write(self, document: Document, row: Row) -> None:
-        """Write one row; the document comes from the second pass over the source, with its raw bytes and values."""
+        """Write one row.
+
+        Args:
+            document: From the second pass over the source, with its raw bytes and values.
+            row: The committed row.
+        """
 
     def close(self) -> None:
-        """Write what is left and the format's end. The caller's file stays open."""
+        """Flush the buffers and write the end of the format. The caller's file stays open."""
 
 
 class TextWriter:
-    """One line a row, with the row's own line ending where the input is text."""
+    """Writes one line per row, with the row's own line ending where the input is text."""
 
     def __init__(self, input: Input, preamble: Preamble, stream: CompressedStream, *, on_error: str) -> None:
         self._stream = stream
@@ -78,7 +82,7 @@ class TextWriter:
             body = document.raw[: len(document.raw) - len(end)]
         else:
             body = to_one_line(output_text(document, row, self._on_error)).encode("utf-8", "replace")
-        # an empty last line without a line ending would be no line at all
+        # without a line ending, an empty last line would not be a line
         self._stream.write(body + (end or (b"" if body else self._newline)))
 
     def close(self) -> None:
@@ -96,47 +100,48 @@ def open_writer(
     """Open the writer of one output file.
 
     Args:
-        input: The input file; the extension of `out_rel` names the compression (.gz .zst .xz .bz2), but for parquet.
+        input: The input file; except for parquet, the extension of `out_rel` (.gz .zst .xz .bz2) sets the compression.
         out_format: text, jsonl, csv, tsv or parquet; not "input".
-        preamble: What stands before the input's first row; of parquet, its schema.
+        preamble: The part of the input before its first row; for parquet, the schema.
         config: How translations are stored.
-        file: Opened for writing bytes, at its start. It needs `write` alone, and is never closed here.
-        documents: A fresh pass over the rows; read where jsonl becomes columns.
+        file: Open for writing bytes, at its start. Only its `write` is used; it is never closed here.
+        documents: Starts a pass over the rows; called where jsonl becomes columns.
 
     Raises:
         ConfigError: See `check`.
     """
-    taken = _checked_columns(input, out_format, preamble, config, documents)
+    columns = _checked_columns(input, out_format, preamble, config, documents)
     on_error = str(config.on_error.value)
     added = {"translation_field": config.translation_field, "meta_field": config.meta_field, "on_error": on_error}
     if out_format == "parquet":
         rows = config.row_group_rows
-        return ParquetWriter(input, preamble, NonClosingFile(file), columns=taken, row_group_rows=rows, **added)
-    sink = CompressedStream(file, compression_of(input.out_rel))
+        return ParquetWriter(input, preamble, NonClosingFile(file), columns=columns, row_group_rows=rows, **added)
+    stream = CompressedStream(file, compression_of(input.out_rel))
     if out_format == "text":
-        return TextWriter(input, preamble, sink, on_error=on_error)
+        return TextWriter(input, preamble, stream, on_error=on_error)
     if out_format == "jsonl":
-        return JsonlWriter(input, preamble, sink, **added)
-    return DelimitedWriter(input, out_format, preamble, sink, columns=taken, **added)
+        return JsonlWriter(input, preamble, stream, **added)
+    return DelimitedWriter(input, out_format, preamble, stream, columns=columns, **added)
 
 
 def check(
     input: Input, out_format: str, preamble: Preamble, config: WriteConfig, documents: ReadDocuments = tuple
 ) -> None:
-    """Refuse an output that could not be written: for before the job starts.
+    """Refuse an output that cannot be written, before the job starts.
 
-    All rows are read where jsonl becomes columns, else the first at most. Whether a jsonl row has one of the added
-    fields is seen row by row: see `jsonl`.
+    Reads all rows where jsonl becomes columns, may read all rows of a saved dataset that becomes parquet, and otherwise
+    reads at most the first row. A jsonl row that already has one of the added fields is found only when it
+    is written: see `jsonl`.
 
     Raises:
-        ConfigError: Taken names, columns of one name, too many fields to be columns, a delimiter that tsv cannot keep
-            apart from text, or a column type that the output cannot store.
+        ConfigError: An added name is taken, several columns have the same name, the fields are too many to be columns,
+            the delimiter cannot be told apart from text in tsv, or the output cannot store a column's type.
     """
     _checked_columns(input, out_format, preamble, config, documents)
     if input.dataset and out_format == "parquet":
         check_values(input.rel, documents)
     if input.format == "parquet" and out_format != "text":
-        first = next(iter(documents()), None)  # its batch shows whether every column can be read
+        first = next(iter(documents()), None)  # its batch shows whether every column is readable
         if first is not None and input.format != out_format:
             FieldReader(input.format).read(first)
 
@@ -144,41 +149,43 @@ def check(
 def _checked_columns(
     input: Input, out_format: str, preamble: Preamble, config: WriteConfig, documents: ReadDocuments
 ) -> list[Column]:
-    """The columns that the output takes over from its input."""
+    """Check the output and return the columns that it takes over from its input."""
     if out_format == "text":
         return []
     added = {"write.translation_field": config.translation_field, "write.meta_field": config.meta_field}
-    keeps = input.format == out_format
-    taken = output_columns(input, out_format, preamble, documents, tuple(added.values()))
-    names = [column.name for column in taken]
+    same_format = input.format == out_format
+    columns = output_columns(input, out_format, preamble, documents, tuple(added.values()))
+    names = [column.name for column in columns]
     for key, name in added.items():
         if name in names:
             raise ConfigError(
                 f"{input.rel} already has a field {name!r}. Its fields are {names[:20]}. "
                 f"Set {key} to a name that is not among them."
             )
-    shown = [to_one_line(name).replace(DELIMITERS["tsv"], " ") for name in names] if out_format == "tsv" else names
-    twice = sorted(name for name, count in Counter(shown).items() if count > 1)
-    if twice and not keeps:
+    written_names = (
+        [to_one_line(name).replace(DELIMITERS["tsv"], " ") for name in names] if out_format == "tsv" else names
+    )
+    duplicates = sorted(name for name, count in Counter(written_names).items() if count > 1)
+    if duplicates and not same_format:
         raise ConfigError(
-            f"{input.rel} has more than one column {twice[0]!r}: {out_format} output could keep only one of them. "
+            f"{input.rel} has more than one column {duplicates[0]!r}: {out_format} output can keep only one of them. "
             "Set write.format=input."
         )
     if out_format in DELIMITERS:
         _check_delimiter(input, out_format, delimiter_of(input, out_format, preamble), added)
     if out_format == "parquet":
-        check_schema(input.rel, extend_schema(preamble.schema if keeps else None, taken, *added.values()))
-    return taken
+        check_schema(input.rel, extend_schema(preamble.schema if same_format else None, columns, *added.values()))
+    return columns
 
 
 def error_line(document: Document, row: Row, raw: bool = True) -> bytes:
-    """Line of the errors file for a row whose status is not ok: where and why.
+    """Return the line of the errors file for a row whose status is not ok.
 
     Args:
-        document: The row.
-        row: What became of it.
-        raw: Where it has no translation, add it as it came: `raw`, at most RAW_BYTES in the file, with bytes that are
-            no UTF-8 as \\xHH and everything that is not printed as an escape of JSON; `raw_cut` where it is longer.
+        document: The row as it was read.
+        row: The row as it was committed.
+        raw: Add the original row where it has no translation: the key `raw`, at most MAX_RAW_BYTES in the file, with
+            invalid UTF-8 as \\xHH and invisible characters as JSON escapes; and the key `raw_cut` where it was cut.
     """
     message = row.message or document.message
     status = row.status.value
@@ -191,32 +198,32 @@ def error_line(document: Document, row: Row, raw: bool = True) -> bytes:
     }
     if not raw or row.status not in ERROR_STATUSES:
         return dump_json(line).encode() + b"\n"
-    shown, is_cut = _raw_json(document)
+    raw_json, is_cut = _raw_json(document)
     cut = ', "raw_cut": true' if is_cut else ""
-    return f'{dump_json(line)[:-1]}, "raw": {shown}{cut}}}\n'.encode()
+    return f'{dump_json(line)[:-1]}, "raw": {raw_json}{cut}}}\n'.encode()
 
 
 def _raw_json(document: Document) -> tuple[str, bool]:
-    """A row as it came, as a JSON string of at most RAW_BYTES; and whether it is longer."""
+    """Return the original row as a JSON string of at most MAX_RAW_BYTES, and whether it was cut."""
     if document.long_row is not None:
-        found, is_cut = document.long_row.head, document.long_row.size > len(document.long_row.head)
+        raw, is_cut = document.long_row.head, document.long_row.size > len(document.long_row.head)
     else:
-        found, is_cut = document.raw[: len(document.raw) - len(line_ending(document.raw))], False
-    is_cut = is_cut or len(found) > MAX_RAW_BYTES
+        raw, is_cut = document.raw[: len(document.raw) - len(line_ending(document.raw))], False
+    is_cut = is_cut or len(raw) > MAX_RAW_BYTES
     decoder = codecs.getincrementaldecoder("utf-8")("backslashreplace")
-    text = decoder.decode(found[:MAX_RAW_BYTES], final=not is_cut)  # a character that is cut in two is left out
-    shown = _escape_invisible(text)
-    if len(shown.encode()) <= MAX_RAW_BYTES:
-        return shown, is_cut
-    fits = (
+    text = decoder.decode(raw[:MAX_RAW_BYTES], final=not is_cut)  # drops a character that is cut in two
+    escaped = _escape_invisible(text)
+    if len(escaped.encode()) <= MAX_RAW_BYTES:
+        return escaped, is_cut
+    num_fitting_chars = (
         bisect_right(range(len(text) + 1), MAX_RAW_BYTES, key=lambda size: len(_escape_invisible(text[:size]).encode()))
         - 1
     )
-    return _escape_invisible(text[:fits]), True
+    return _escape_invisible(text[:num_fitting_chars]), True
 
 
 def _escape_invisible(text: str) -> str:
-    return _INVISIBLE.sub(lambda found: f"\\u{ord(found[0]):04x}", dump_json(text))
+    return _INVISIBLE.sub(lambda match: f"\\u{ord(match[0]):04x}", dump_json(text))
 
 
 def _check_delimiter(input: Input, out_format: str, delimiter: str, added: dict[str, str]) -> None:
@@ -224,18 +231,19 @@ def _check_delimiter(input: Input, out_format: str, delimiter: str, added: dict[
         if len(delimiter) != 1 or delimiter in '"\r\n':
             raise ConfigError(
                 f"{input.rel} is read with source.delimiter={delimiter!r}, which csv cannot use: it must be one"
-                " character, no quote and no line break. Set source.delimiter=',', or the character between two fields."
+                " character, but not a quote or a line break. Set source.delimiter=',' or the character between two"
+                " fields."
             )
         return
     if len(delimiter) != 1 or delimiter in _AMBIGUOUS_TSV_DELIMITERS or to_one_line(delimiter) != delimiter:
         raise ConfigError(
             f"{input.rel} is read as tsv with source.delimiter={delimiter!r}. tsv has no quoting, and this delimiter"
-            f" also stands in translations or in the added column {added['write.meta_field']!r}, which is JSON. Set"
+            f" also occurs in translations or in the added column {added['write.meta_field']!r}, which is JSON. Set"
             " source.format=csv, or write.format=jsonl."
         )
     for key, name in added.items():
         if delimiter in name or to_one_line(name) != name:
             raise ConfigError(
-                f"{key}={name!r} holds a delimiter or a line break, which a tsv header cannot quote. "
-                f"Set {key} to a name without."
+                f"{key}={name!r} contains a delimiter or a line break, which a tsv header cannot quote. "
+                f"Set {key} to a name without them."
             )

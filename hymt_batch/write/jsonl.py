@@ -1,11 +1,11 @@
-"""jsonl output: the user's objects, byte for byte, with two fields more.
+"""jsonl output: the user's objects, byte for byte, with two fields added.
 
-From jsonl, the new fields are put before the closing brace and nothing else of the line changes. A row that is no
-object keeps the pairs before its fault. One that already has one of the two fields stays as it came: they would be
-there twice. Bytes that are no UTF-8 become U+FFFD, so that the file can be read. Blank lines stay as they are. A row
-over the byte limit is copied from the input in pieces.
-From other formats, each row is an object of the input's columns in order, or of the one field `text`; see
-`arrow.values` for parquet values that JSON does not know.
+From jsonl, the new fields go before the closing brace and nothing else in the line changes. A row that is not a
+valid object keeps the pairs before its first error. A row that already has one of the two fields stays as it is, so
+that no key occurs twice. Invalid UTF-8 becomes U+FFFD, so that the file can be read. Blank lines stay as they are. A
+row over the byte limit is copied from the input in pieces.
+From other formats, each row is an object of the input's columns in order, or of the single field `text`; see
+`arrow_json.to_json_values` for parquet values that JSON does not have.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from hymt_batch.write.row_values import (
     repair_utf8,
 )
 
-_JSON_WHITESPACE = b" \t\r\n"  # white space of JSON
+_JSON_WHITESPACE = b" \t\r\n"
 
 
 class JsonlWriter:
-    """One object a row."""
+    """Writes one object per row."""
 
     def __init__(
         self,
@@ -78,7 +78,7 @@ class JsonlWriter:
             body = inside.rstrip(_JSON_WHITESPACE)
             comma = b"" if body.lstrip(_JSON_WHITESPACE) == b"{" else b", "
             return body + comma + self._added_pairs(document, row) + raw[len(body) :]
-        raw = raw.removeprefix(b"\xef\xbb\xbf")  # in the midst of a file, where files were put together
+        raw = raw.removeprefix(b"\xef\xbb\xbf")  # a BOM inside a file, from files that were concatenated
         scan = scan_json_object(raw, names=self._names)
         body, tail = raw[: scan.pairs_end], raw[scan.pairs_end :] if scan.is_complete else b"}" + line_ending(raw)
         if not scan.present_names.isdisjoint(self._names):
@@ -87,28 +87,28 @@ class JsonlWriter:
         return b"".join([*repair_utf8([body or b"{"]), comma, self._added_pairs(document, row), tail])
 
     def _long_row_chunks(self, document: Document, row: Row) -> Iterator[bytes]:
-        """`_spliced` of a row that is not held."""
-        long, end = document.long_row, line_ending(document.raw)
-        scan = long.scan
-        has_ours = not scan.present_names.isdisjoint(self._names)
-        yield from repair_utf8(long.pieces(0, scan.pairs_end)) if scan.pairs_end else [b"{"]
-        if not has_ours:
+        """Do what `_splice` does for a row over the byte limit, in pieces."""
+        long_row, end = document.long_row, line_ending(document.raw)
+        scan = long_row.scan
+        has_added_field = not scan.present_names.isdisjoint(self._names)
+        yield from repair_utf8(long_row.pieces(0, scan.pairs_end)) if scan.pairs_end else [b"{"]
+        if not has_added_field:
             yield f"{', ' if scan.num_pairs else ''}{self._keys[0]}: ".encode()
             yield from self._long_text_chunks(document, row)
             yield f", {self._keys[1]}: {dump_json(meta_value(document, row))}".encode()
-        yield from long.pieces(scan.pairs_end) if scan.is_complete else [b"}"]
+        yield from long_row.pieces(scan.pairs_end) if scan.is_complete else [b"}"]
         yield end
 
     def _long_text_chunks(self, document: Document, row: Row) -> Iterator[bytes]:
-        """The translation of a row that is not held, as JSON."""
-        long = document.long_row
+        """Yield the translation of a row over the byte limit, as JSON."""
+        long_row = document.long_row
         if row.status not in ERROR_STATUSES or self._on_error != "source":
             yield dump_json(row.text if row.status not in ERROR_STATUSES else "").encode()
-        elif long.scan.is_complete and long.scan.text_span:
-            yield from repair_utf8(long.pieces(*long.scan.text_span, purpose="text"))
+        elif long_row.scan.is_complete and long_row.scan.text_span:
+            yield from repair_utf8(long_row.pieces(*long_row.scan.text_span, purpose="text"))
         else:
             yield b'"'
-            yield from (dump_json(text)[1:-1].encode() for text in decode_utf8(long.pieces(purpose="text")))
+            yield from (dump_json(text)[1:-1].encode() for text in decode_utf8(long_row.pieces(purpose="text")))
             yield b'"'
 
     def _convert(self, document: Document, row: Row) -> bytes:

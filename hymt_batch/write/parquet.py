@@ -1,11 +1,11 @@
-"""parquet output: the input's record batches with two columns more; schema, metadata and codec otherwise kept.
+"""parquet output: the input's record batches with two columns added; schema, metadata and codec are otherwise kept.
 
 `translation` is a string ("" for an error row, as in jsonl); `hymt` is a struct of id, status and flags. The features
-that `datasets` keeps in the schema's metadata are extended, so that images, labels and the like are loaded as before.
-From text, csv and tsv the columns are strings; from jsonl they are bool, int64, double or string, whichever holds all
-values of a field, and what none of these holds (objects, lists, fields of several types) is JSON text.
-A row group ends after `row_group_rows` rows or about ROW_GROUP_BYTES: at most one is held in memory. Equal input gives
-equal bytes with one version of pyarrow.
+that `datasets` stores in the schema's metadata are extended, so that images, labels and other types load as before.
+From text, csv and tsv the columns are strings. From jsonl they are bool, int64, double or string, whichever holds all
+values of a field; values of no such type (objects, lists, fields of mixed types) become JSON text.
+A row group ends after `row_group_rows` rows or about ROW_GROUP_BYTES; at most one is held in memory. Equal input gives
+equal bytes with the same version of pyarrow.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from hymt_batch.write.compressed_stream import NonClosingFile
 from hymt_batch.write.row_values import FieldReader, meta_value, output_text
 
 ROW_GROUP_BYTES = 128 << 20
-_RUN_CHARS = 16 << 20  # values held as Python objects before they become columns
-_CELL_CHARS = 16  # what a value counts beside its characters
+_RUN_CHARS = 16 << 20  # values held as Python objects before they are converted to columns
+_CELL_CHARS = 16  # overhead counted per value, besides its characters
 _CODECS = {"UNCOMPRESSED": "none", "SNAPPY": "snappy", "GZIP": "gzip", "BROTLI": "brotli", "ZSTD": "zstd", "LZ4": "lz4"}
 
 
@@ -48,10 +48,10 @@ def check_schema(rel: str, schema: Any) -> None:
 def check_values(rel: str, documents: ReadDocuments) -> None:
     """Refuse values of a saved dataset that parquet cannot store, before anything is translated.
 
-    Arrow has seconds beyond the milliseconds that parquet stores, and dictionaries of everything, nulls too.
+    Arrow has timestamps in seconds that overflow parquet's milliseconds, and dictionaries of types that parquet lacks.
 
     Raises:
-        ConfigError: pyarrow cannot write one of them.
+        ConfigError: pyarrow cannot write one of the values.
     """
     import io
 
@@ -70,7 +70,7 @@ def check_values(rel: str, documents: ReadDocuments) -> None:
             pq.write_table(pa.Table.from_batches([batch]).select(risky), io.BytesIO())
         except pa.ArrowException as error:
             raise ConfigError(
-                f"{rel} has a value, in or behind row {document.row_index + 1}, that parquet cannot store:"
+                f"{rel} has a value that parquet cannot store, in row {document.row_index + 1} or later:"
                 f" {first_line(error)}. Set write.format=jsonl."
             ) from error
 
@@ -88,17 +88,17 @@ def _may_be_unsupported(arrow_type: Any) -> bool:
 
 
 class ParquetWriter:
-    """Record batches of the input, or of the columns of its rows, each with two columns more.
+    """Writes the input's record batches, or batches built from its rows, each with two columns added.
 
     Args:
         input: The input file.
-        preamble: The input's, with its schema.
-        port: Where the bytes go.
-        columns: Of the output but the added two; not used where the input is parquet.
+        preamble: The input's preamble, with its schema.
+        file: Receives the bytes.
+        columns: The output's columns without the two added ones; not used for parquet input.
         translation_field: Name of the first added column.
-        meta_field: Name of the second.
-        on_error: "empty" or "source".
-        row_group_rows: Rows of a row group.
+        meta_field: Name of the second added column.
+        on_error: Text of an error row, "empty" or "source".
+        row_group_rows: Maximum rows of a row group.
     """
 
     def __init__(
@@ -210,7 +210,7 @@ class ParquetWriter:
         self._writer = pq.ParquetWriter(self._file, self._schema, compression=self._codec())
 
     def _codec(self) -> str:
-        """The input's codec, as its readers know it; zstd where there is none to keep."""
+        """Return the name of the input's compression codec; zstd where the input has none."""
         import pyarrow.parquet as pq
 
         if not self._same_format or self._input.dataset:
@@ -221,14 +221,14 @@ class ParquetWriter:
             return _CODECS.get(file.metadata.row_group(0).column(0).compression, "zstd")
 
     def __del__(self) -> None:
-        # after a failure nobody calls close: the footer must not be written into a file that is gone
-        port = getattr(self, "_file", None)
-        if port is not None:
-            port.abandoned = True
+        # after a failure `close` is not called: pyarrow must not write its footer to the closed file
+        file = getattr(self, "_file", None)
+        if file is not None:
+            file.abandoned = True
 
 
 def extend_schema(schema: Any, columns: Sequence[Column], translation_field: str, meta_field: str) -> Any:
-    """A schema, or where it is None that of the columns, with the two columns at its end."""
+    """Append the two added columns to a schema; None stands for the schema of `columns`."""
     import pyarrow as pa
 
     if schema is None:
@@ -240,19 +240,19 @@ def extend_schema(schema: Any, columns: Sequence[Column], translation_field: str
 
 
 def _extend_features(metadata: dict[bytes, bytes] | None, translation_field: str, meta_field: str) -> Any:
-    """Schema metadata whose features, if `datasets` left some, name the two columns too."""
+    """Add the two columns to the features that `datasets` stores in the schema's metadata, if there are any."""
     key = b"huggingface"
     if metadata is None or key not in metadata:
         return metadata
     try:
-        known = json.loads(metadata[key])
-        features = known["info"]["features"]
+        dataset_info = json.loads(metadata[key])
+        features = dataset_info["info"]["features"]
     except (ValueError, KeyError, TypeError):
         return metadata
     if not isinstance(features, dict):
         return metadata
     string = {"dtype": "string", "_type": "Value"}
-    # a list in brackets is read by every version of datasets; its own name for it changed in 4.0
+    # every version of datasets reads a list in brackets; the class name for lists changed in datasets 4.0
     features |= {translation_field: string, meta_field: {"id": string, "status": string, "flags": [string]}}
-    known.pop("fingerprint", None)  # of the input's content
-    return {**metadata, key: json.dumps(known).encode()}
+    dataset_info.pop("fingerprint", None)  # it describes the input's content
+    return {**metadata, key: json.dumps(dataset_info).encode()}

@@ -1,7 +1,8 @@
-"""A csv or tsv record that does not fit its file's columns, written so that it does: in pieces, never held.
+"""Repair a csv or tsv record that does not fit its file's columns, piece by piece, without holding it in memory.
 
-Cells keep their values. Missing cells are empty; what is left over stands in the last one, with its delimiters (in tsv,
-which cannot quote them, with spaces). Quotes are closed, and quoted anew where a cell needs it.
+Cells keep their values. Missing cells are added as empty ones. Surplus cells go into the last cell, together with their
+delimiters (in tsv, which has no quoting, with spaces instead). Open quotes are closed, and quotes are added where
+needed.
 """
 
 from __future__ import annotations
@@ -9,20 +10,23 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 
-MAX_BUFFERED_CHARS = 1 << 16  # characters of a cell that are looked at before it is written; a longer one is quoted
+MAX_BUFFERED_CHARS = 1 << 16  # of a cell, before deciding on quotes; a longer cell is always quoted
 
 
 def repair_record(
     pieces: Iterable[str], delimiter: str, num_cells: int, *, is_csv: bool, escape: str = ""
 ) -> Iterator[str]:
-    """A record without its line ending, with `width` cells.
+    """Rewrite a record so that it has exactly `num_cells` cells.
 
     Args:
-        pieces: The record as it came, without its line ending.
+        pieces: The original record, without its line ending.
         delimiter: One character.
-        width: Cells of the result, at least 1.
-        quotes: Whether it is csv, where a quote at the start of a cell counts.
-        escape: The character that makes what follows it a part of its cell; "" for none.
+        num_cells: Cells of the result, at least 1.
+        is_csv: True for csv, where a quote at the start of a cell opens a quoted cell.
+        escape: Character that makes the next character part of the cell; "" for none.
+
+    Yields:
+        The pieces of the repaired record, without its line ending.
     """
     record = _CsvRepair(delimiter, num_cells, escape) if is_csv else _TsvRepair(delimiter, num_cells, escape)
     for piece in pieces:
@@ -31,7 +35,7 @@ def repair_record(
 
 
 class _TsvRepair:
-    """tsv."""
+    """Repairs a tsv record."""
 
     def __init__(self, delimiter: str, num_cells: int, escape: str) -> None:
         self._delimiter, self._num_cells_left, self._escape, self._pending = delimiter, num_cells - 1, escape, ""
@@ -39,30 +43,30 @@ class _TsvRepair:
         self._cell = re.compile(rf"(?:[^{re.escape(delimiter + escape)}]{pair})*+")
 
     def feed(self, piece: str, final: bool = False) -> str:
-        data, at = self._pending + piece, 0
+        data, start = self._pending + piece, 0
         self._pending = ""
         cells: list[str] = []
         while True:
-            stop = self._cell.match(data, at).end()  # type: ignore[union-attr]
-            if data[stop:] == self._escape != "":  # it stands last: what it escapes comes, or nothing does
-                cells.append(data[at:stop] + self._escape * 2 if final else data[at:stop])
+            end = self._cell.match(data, start).end()  # type: ignore[union-attr]
+            if data[end:] == self._escape != "":  # an escape at the end of the piece
+                cells.append(data[start:end] + self._escape * 2 if final else data[start:end])
                 self._pending = "" if final else self._escape
                 break
-            cells.append(data[at:stop])
-            if stop == len(data):
+            cells.append(data[start:end])
+            if end == len(data):
                 break
-            at = stop + 1
-        fit = cells[: self._num_cells_left + 1]
-        self._num_cells_left -= len(fit) - 1
-        rest = cells[len(fit) :]
-        return " ".join([self._delimiter.join(fit), *rest])
+            start = end + 1
+        fitting_cells = cells[: self._num_cells_left + 1]
+        self._num_cells_left -= len(fitting_cells) - 1
+        surplus_cells = cells[len(fitting_cells) :]
+        return " ".join([self._delimiter.join(fitting_cells), *surplus_cells])
 
     def finish(self) -> str:
         return self.feed("", final=True) + self._delimiter * self._num_cells_left
 
 
 class _CsvRepair:
-    """csv. A cell is kept as it stands within quotes: its own are doubled, what is escaped stays so."""
+    """Repairs a csv record. Cells are kept in their quoted form: inner quotes doubled, escapes unchanged."""
 
     def __init__(self, delimiter: str, num_cells: int, escape: str) -> None:
         self._delimiter, self._num_cells_left, self._escape = delimiter, num_cells - 1, escape
@@ -70,7 +74,7 @@ class _CsvRepair:
         self._state, self._pending = "start", ""
         self._out: list[str] = []
         self._cell: list[str] = []
-        self._cell_chars, self._cell_started = 0, False  # of the cell; whether its beginning is written
+        self._cell_chars, self._cell_started = 0, False  # length of the cell; True once its first part is written
 
     def feed(self, piece: str, final: bool = False) -> str:
         data, at = self._pending + piece, 0
@@ -80,38 +84,40 @@ class _CsvRepair:
                 is_quote = data.startswith('"', at)
                 self._state, at = ("quoted", at + 1) if is_quote else ("plain", at)
                 continue
-            inside = self._state == "quoted"
-            found = data.find('"' if inside else self._delimiter, at)
-            stop = len(data) if found < 0 else found
-            sign = data.find(self._escape, at, stop) if self._escape else -1
-            if sign >= 0:
-                self._add(data[at:sign])
-                if sign + 1 == len(data) and not final:
+            is_quoted = self._state == "quoted"
+            end_mark = data.find('"' if is_quoted else self._delimiter, at)
+            stop = len(data) if end_mark < 0 else end_mark
+            escape_at = data.find(self._escape, at, stop) if self._escape else -1
+            if escape_at >= 0:
+                self._add(data[at:escape_at])
+                if escape_at + 1 == len(data) and not final:
                     self._pending = self._escape
                     break
-                self._add(data[sign : sign + 2] if sign + 1 < len(data) else self._escape * 2, encoded=True)
-                at = sign + 2
-            elif found < 0:
+                self._add(
+                    data[escape_at : escape_at + 2] if escape_at + 1 < len(data) else self._escape * 2, encoded=True
+                )
+                at = escape_at + 2
+            elif end_mark < 0:
                 self._add(data[at:])
                 break
-            elif inside:
-                self._add(data[at:found])
-                if found + 1 == len(data) and not final:
+            elif is_quoted:
+                self._add(data[at:end_mark])
+                if end_mark + 1 == len(data) and not final:
                     self._pending = '"'
                     break
-                doubled = data.startswith('"', found + 1)
+                doubled = data.startswith('"', end_mark + 1)
                 if doubled:
                     self._add('"')
-                self._state, at = ("quoted", found + 2) if doubled else ("plain", found + 1)
+                self._state, at = ("quoted", end_mark + 2) if doubled else ("plain", end_mark + 1)
             else:
-                self._add(data[at:found])
+                self._add(data[at:end_mark])
                 if self._num_cells_left:
                     self._end_cell()
                     self._out.append(self._delimiter)
                     self._num_cells_left -= 1
                 else:
                     self._add(self._delimiter)
-                self._state, at = "start", found + len(self._delimiter)
+                self._state, at = "start", end_mark + len(self._delimiter)
         out, self._out = "".join(self._out), []
         return out
 

@@ -1,4 +1,4 @@
-"""Rows of a published file, counted as its format counts them. Does not know what a row holds."""
+"""Count the rows of a published file by the rules of its format. Does not know what a row holds."""
 
 from __future__ import annotations
 
@@ -15,22 +15,26 @@ BOM = b"\xef\xbb\xbf"
 
 
 def count_rows(path: Path, file_format: str, delimiter: str = "", escape: str = "") -> set[int]:
-    """Rows of a file as its format counts them: one number, or for csv and tsv with and without a header."""
+    """Count the rows of a file.
+
+    Returns:
+        The possible counts: one, or for csv and tsv two, without and with a header.
+    """
     if file_format == "parquet":
         import pyarrow.parquet as pq
 
         with pq.ParquetFile(path) as file:
             return {int(file.metadata.num_rows)}
-    marks = (
+    escape_parser = (
         get_escape_parser(delimiter or DELIMITERS[file_format], file_format == "csv", escape)
         if file_format in DELIMITERS
         else None
     )
     with _open_decompressed(path) as stream:
-        if marks is not None:
+        if escape_parser is not None:
             rows, is_open = 0, 0
             for line in stream:
-                is_open, _ = marks.scan_line(line, is_open)
+                is_open, _ = escape_parser.scan_line(line, is_open)
                 rows += not is_open
             rows += bool(is_open)
             return {rows, max(0, rows - 1)}
@@ -39,11 +43,13 @@ def count_rows(path: Path, file_format: str, delimiter: str = "", escape: str = 
             text = io.TextIOWrapper(stream, encoding="utf-8", errors="replace", newline="")
             rows = sum(1 for _ in csv.reader(text, delimiter=delimiter or DELIMITERS["csv"]))
             return {rows, max(0, rows - 1)}
-        lines, last = 0, b"\n"
-        while piece := stream.read(1 << 20):
-            lines += piece.count(b"\n")
-            last = b"\n" if piece == BOM and not lines and last == b"\n" else piece  # a mark alone is no row
-        rows = lines + (not last.endswith(b"\n"))
+        num_line_breaks, last_chunk = 0, b"\n"
+        while chunk := stream.read(1 << 20):
+            num_line_breaks += chunk.count(b"\n")
+            last_chunk = (
+                b"\n" if chunk == BOM and not num_line_breaks and last_chunk == b"\n" else chunk
+            )  # a BOM alone is not a row
+        rows = num_line_breaks + (not last_chunk.endswith(b"\n"))
         return {rows, max(0, rows - 1)} if file_format == "tsv" else {rows}
 
 

@@ -1,6 +1,6 @@
-"""What one row says in the output, whatever the format: its translation, its metadata, its fields.
+"""The values of one output row, in any format: its translation, its metadata and the user's fields.
 
-Knows neither files nor bytes of a format.
+Does not know files or the bytes of a format.
 """
 
 from __future__ import annotations
@@ -15,35 +15,35 @@ from hymt_batch.records import ERROR_STATUSES, LINE_BREAKS, Document, Row, has_l
 from hymt_batch.write import arrow_json
 
 BLANK_FLAG = "blank"
-"""Flag of a row that holds white space only: it is copied and never sent to the model."""
+"""Flag of a row of white space only: the row is copied, not sent to the model."""
 
 _LINE_BREAK = re.compile(f"\r\n|[{LINE_BREAKS}]")
 # legal in JSON, but the first three end a line for some readers, and a lone surrogate has no UTF-8 bytes
 _MUST_ESCAPE = re.compile("[\x85\u2028\u2029\ud800-\udfff]")
 _SURROGATE = re.compile("[\ud800-\udfff]")
-# json.dumps makes a new encoder for every call that sets anything: half of the time of a row
+# json.dumps builds a new encoder for each call with options, which took half the time of a row
 _encode_readable = json.JSONEncoder(ensure_ascii=False).encode
 _encode_compact = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
 def to_one_line(text: str) -> str:
-    """Replace every line break, of any script, by one space."""
+    """Replace every line break, Unicode ones included, by one space."""
     return _LINE_BREAK.sub(" ", text) if has_line_break(text) else text
 
 
 def dump_json(value: Any, *, compact: bool = False) -> str:
-    """JSON on one line for every reader, readable (not ASCII only), and always encodable."""
+    """Dump a value as JSON that is one line for every reader, keeps non-ASCII text readable, and encodes as UTF-8."""
     text = _encode_compact(value) if compact else _encode_readable(value)
     if text.isascii():
         return text
-    return _MUST_ESCAPE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+    return _MUST_ESCAPE.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
 def output_text(document: Document, row: Row, on_error: str) -> str:
-    """Text that the output holds for a row.
+    """Return the text that the output holds for a row.
 
-    Blank rows keep their white space. An error row holds "" (`on_error` "empty") or its source ("source"; where that is
-    not known, the row as it came). Bytes that are no UTF-8 are U+FFFD.
+    A blank row keeps its white space. An error row becomes "" (`on_error` "empty") or its source text ("source"), or
+    the whole original row where the source text is unknown. Invalid UTF-8 becomes U+FFFD.
     """
     text = row.text
     failed = row.status in ERROR_STATUSES
@@ -55,7 +55,7 @@ def output_text(document: Document, row: Row, on_error: str) -> str:
 
 
 def source_text(document: Document) -> str:
-    """The text of a row; where it is not known, the row as it came."""
+    """Return the text of a row; where it is unknown, the whole original row."""
     if document.text is not None:
         return document.text
     if document.long_row is not None:
@@ -65,7 +65,7 @@ def source_text(document: Document) -> str:
 
 
 def decode_utf8(pieces: Iterable[bytes]) -> Iterator[str]:
-    """UTF-8 in pieces as text; bytes that are none are U+FFFD."""
+    """Decode UTF-8 piece by piece; invalid bytes become U+FFFD."""
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     for piece in pieces:
         yield decoder.decode(piece)
@@ -73,17 +73,17 @@ def decode_utf8(pieces: Iterable[bytes]) -> Iterator[str]:
 
 
 def repair_utf8(pieces: Iterable[bytes]) -> Iterator[bytes]:
-    """UTF-8 in pieces, made sound: bytes that are none become those of U+FFFD."""
+    """Make UTF-8 valid piece by piece: invalid bytes become those of U+FFFD."""
     return (text.encode() for text in decode_utf8(pieces))
 
 
 def meta_value(document: Document, row: Row) -> dict[str, Any]:
-    """Value of `write.meta_field`."""
+    """Return the value of the column `write.meta_field`."""
     return {"id": document.id, "status": row.status.value, "flags": list(row.flags)}
 
 
 def to_portable_json(value: Any) -> Any:
-    """A value of a jsonl row as any JSON reader takes it: NaN, infinity and integers of any length become text."""
+    """Convert a jsonl value so that any JSON reader accepts it: NaN, infinity and over-long integers become text."""
     match value:
         case float():
             return arrow_json.json_number(value)
@@ -97,10 +97,10 @@ def to_portable_json(value: Any) -> Any:
 
 
 def to_cell(value: Any) -> str | None:
-    """A value as text, for a csv or tsv field or a column of strings; None for null, which has none.
+    """Convert a value to text for a csv or tsv field or a string column; null stays None.
 
-    A string is itself, anything else its JSON. A lone surrogate, which JSON can spell and UTF-8 cannot hold, becomes
-    its escape.
+    A string stays itself; any other value becomes its JSON. A lone surrogate, which JSON can write and UTF-8 cannot
+    encode, becomes its escape.
     """
     if value is None:
         return None
@@ -109,14 +109,14 @@ def to_cell(value: Any) -> str | None:
 
 
 def escape_surrogates(text: str) -> str:
-    """Text that UTF-8 can hold: a lone surrogate becomes its escape, such as `\\ud83d`."""
+    """Make text encodable as UTF-8: a lone surrogate becomes its escape, such as `\\ud83d`."""
     return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
 
 
 class FieldReader:
-    """The user's fields of a document, in order, for a writer of another format."""
+    """Reads the user's fields of a document, in order, for a writer of another format."""
 
-    WINDOW_ROWS = 64  # rows turned into Python objects at a time
+    WINDOW_ROWS = 64  # rows converted to Python objects at a time
 
     def __init__(self, in_format: str) -> None:
         self._is_text = in_format == "text"
@@ -125,11 +125,11 @@ class FieldReader:
         self._rows: list[dict[str, Any]] = []
 
     def read(self, document: Document) -> dict[str, Any] | None:
-        """Field -> value as JSON knows it; None for rows that have none: blank ones and such as could not be split."""
+        """Return the JSON values by field; None for a row without fields: blank, or impossible to split."""
         values: dict[str, Any] | tuple[Any, int] | None = document.values
         if values is None and document.long_row is not None:
-            found: dict[str, Any] = document.long_row.fields()[0]
-            return found
+            fields: dict[str, Any] = document.long_row.fields()[0]
+            return fields
         if self._is_text:
             return {"text": document.text}
         if values is None or isinstance(values, dict):
