@@ -376,7 +376,7 @@ def test_a_stop_request_ends_with_75_after_the_running_part_and_the_job_resumes(
     assert 0 < parts < 15
     resumed = run(tmp_path, "source.path=in.txt", "name=n", "batch.part_rows=4")
     assert resumed.returncode == 0
-    assert f"{4 * parts} kept".encode() in resumed.stderr + resumed.stdout
+    assert f"{4 * parts} from earlier runs".encode() in resumed.stderr + resumed.stdout
     assert (tmp_path / "outputs/n/translated/in.txt").read_text() == "\n".join(lines(60)).upper()
 
 
