@@ -194,10 +194,10 @@ def recommend(choices: Sequence[StrategyOption], devices: DeviceInventory) -> st
         speedup = f": replicate gives {replicate.replicas}x the throughput of a split" if replicate.replicas > 1 else ""
         return f"device_map=replicate: fits one {gib(max(d.free_bytes for d in devices.gpus))} card{speedup}"
     if by_name["balanced"].fits:
-        return f"device_map=balanced: fits {len(by_name['balanced'].devices)} cards together, but no single card"
+        return f"device_map=balanced: fits {len(by_name['balanced'].devices)} GPUs together, but no single GPU"
     if by_name["offload"].fits:
-        return "device_map=offload: does not fit the cards; slow, because layers cross the bus in every step"
-    return "device_map=cpu: does not fit the cards" if by_name["cpu"].fits else "nothing: the model is too large"
+        return "device_map=offload: does not fit the GPUs; slow, because layers cross the bus in every step"
+    return "device_map=cpu: does not fit the GPUs" if by_name["cpu"].fits else "nothing: the model is too large"
 
 
 def scan_corpus(job: PlanJob, files: ModelFiles) -> tuple[CorpusStats, list[Any]]:

@@ -76,7 +76,7 @@ def test_a_strategy_that_does_not_fit_is_reported_with_those_that_do() -> None:
         ("hy_mt1.5_1.8b", "[8GiB]", "device_map=replicate: fits one 8.00 GiB card"),
         ("hy_mt1.5_7b", "[80GiB,80GiB,80GiB]", "replicate gives 3x"),
         ("hy_mt1.5_7b", "[8GiB,cpu:64GiB]", "device_map=offload"),
-        ("hy_mt2_30b_a3b", "[4x24GiB]", "device_map=balanced: fits 4 cards together"),
+        ("hy_mt2_30b_a3b", "[4x24GiB]", "device_map=balanced: fits 4 GPUs together"),
         ("hy_mt2_30b_a3b", "[8GiB,cpu:16GiB]", "nothing: the model is too large"),
         ("hy_mt1.5_1.8b", "[cpu:16GiB]", "device_map=cpu: no GPU"),
         ("hy_mt1.5_1.8b", "[cpu:2GiB]", "nothing: the memory is too small"),

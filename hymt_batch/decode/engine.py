@@ -92,7 +92,7 @@ class Decoder:
 
         Only in float32: in other formats rounding alone may change a token when two are about equally likely. Captured
         steps are compared with plain steps in every number format, and on GPUs the engine's attention is compared with
-        torch's math back end.
+        torch's math backend.
 
         Raises:
             PreflightError: The attention gives different tokens (E26).

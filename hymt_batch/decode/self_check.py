@@ -1,7 +1,7 @@
 """Self-checks of the slot engine on a loaded model, with the canary prompts.
 
 Compares the engine with `generate`, captured steps with plain steps, and the engine's attention on a GPU with torch's
-math back end.
+math backend.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ def check_attention(
     own_context: attention.ContextFactory = nullcontext,
     reference_context: attention.ContextFactory = attention.use_math_kernel,
 ) -> attention.AttentionComparison:
-    """Compare the slot engine's attention with torch's math back end.
+    """Compare the slot engine's attention with torch's math backend.
 
     Args:
         hymt: The loaded model.
@@ -123,7 +123,7 @@ def check_attention(
         The measured agreement.
 
     Raises:
-        PreflightError: They disagree (E26); the message names the back end.
+        PreflightError: They disagree (E26); the message names the backend.
     """
     prompts = padded_batch.prompts(hymt.tokenizer)
     width = max(map(len, prompts)) + attention.NUM_TOKENS + 1

@@ -76,7 +76,7 @@ def run(job: DoctorJob) -> list[Finding]:
 
 
 def _attention_finding(hymt: LoadedModel) -> Finding:
-    name = "attention against the math back end"
+    name = "attention against the math backend"
     if hymt.attention_check is None:
         return Finding(name, Level.SKIP, "compared only if the whole model is on GPUs")
     seen = (

@@ -6,7 +6,7 @@ a GPU.
 
 Source: pytorch#193893 (B200, fewer than 8 key/value heads, 92 % of the outputs wrong with torch 2.11 and 2.13);
 sdp_utils.cpp of torch 2.13: cuDNN comes first on compute capability 9 and 10 with cuDNN above 9.15, unless
-TORCH_CUDNN_SDPA_DEPRIORITIZED=1, which puts it after a back end that accepts every input. The older
+TORCH_CUDNN_SDPA_DEPRIORITIZED=1, which puts it after a backend that accepts every input. The older
 TORCH_CUDNN_SDPA_ENABLED was removed with torch 2.5; no supported version reads it.
 """
 

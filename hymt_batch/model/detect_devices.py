@@ -102,9 +102,9 @@ def simulated_devices(value: Any) -> DeviceInventory:
             raise ConfigError(f"devices: {entry!r} is not a size. Write for example devices=[24GiB,24GiB,cpu:64GiB].")
         free = parse_bytes("devices", match[3])
         if match[1]:
-            main_memory = Device("cpu", "pretended", free, bfloat16=False)
+            main_memory = Device("cpu", "simulated", free, bfloat16=False)
         for _ in range(0 if match[1] else int(match[2] or 1)):
-            devices.append(Device(f"cuda:{len(devices)}", "pretended", free, bfloat16=True))
+            devices.append(Device(f"cuda:{len(devices)}", "simulated", free, bfloat16=True))
     return DeviceInventory((*devices, main_memory))
 
 
