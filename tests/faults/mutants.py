@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import random
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -389,8 +390,8 @@ def _(folder: Path, rng: random.Random, tally: Tally, size: int) -> None:
 
 @harness("redo")
 def _(folder: Path, rng: random.Random, tally: Tally, size: int) -> None:
-    for _ in range(4):  # the old job was finished, or killed at one of two earlier moments
-        worlds.explore(folder, rng, tally, worlds.redo, Explorer, size // 4)
+    for num_steps in (*worlds.REDO_STEPS, worlds.REDO_STEPS[0]):
+        worlds.explore(folder, rng, tally, partial(worlds.redo, num_steps=num_steps), Explorer, size // 4)
 
 
 @harness("damage")
