@@ -9,7 +9,7 @@ If the network is split over several devices, there is one independent group of 
 step runs on one device, another group's step runs on the next.
 
 When memory runs out, fewer rows run at once: a group of prompts is halved, or the newer half of the running rows starts
-over later. Finished rows are never lost. Does not know parts, documents or retries.
+over later. Finished rows are never lost. Does not know about parts, documents or retries.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def decode_prompts(
     Args:
         hymt: The loaded model.
         prompts: Token ids; admitted in order of maximum length, the longest first.
-        max_new_tokens: Limit of each row, at least 1.
+        max_new_tokens: Limit of new tokens of each row, at least 1.
         seeds: Seed of each row's draws; unused when greedy.
         sampling_params: How a token is chosen.
         check_stop: Called at every step; raises to abort the call.
@@ -68,7 +68,7 @@ def decode_prompts(
         counters: Counters to update.
 
     Returns:
-        One completion per prompt in the caller's order, and True if memory ran out on the way. A row that does not fit
+        One completion per prompt in the caller's order, and True if memory ran out at any time. A row that does not fit
         even alone has the finish reason "memory".
 
     Raises:
@@ -124,7 +124,7 @@ def decode_prompts(
 
 
 def _compute_prefix(groups: Sequence[Scheduler], prompts: Sequence[Sequence[int]], counters: Counters) -> None:
-    """Compute the common prefix of all prompts once; at least one token of each prompt is left over."""
+    """Compute the common prefix of all prompts once; it never includes the last token of a prompt."""
     common = shared_prefix(prompts)
     if common < 2 or len(prompts) < 2:
         return

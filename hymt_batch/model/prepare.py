@@ -1,7 +1,7 @@
 """Prepare a model without reading its weights (files, device, dtype), then load it.
 
 Every check that is cheap runs in `prepare_model`. Loading passes an explicit device map and refuses every fault that
-transformers would repair silently. Does not know prompts or decoding.
+transformers would repair silently. Does not know about prompts or decoding.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 CPU_FLOPS = 4e10
-"""Rough operations per second of a CPU, to predict rows per hour: 2 per parameter and token, 40 tokens a row."""
+"""Rough speed of a CPU in operations per second; a row is predicted to take 40 tokens of 2 operations per parameter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +50,8 @@ class LoadedModel:
     vocab_size: int
     free_bytes: int  # for keys and values of the whole network, after loading
     placement: Placement | None = None
-    canary_difference: float = 0.0  # batched against single, as a share of the logits' spread
-    attention_check: AttentionComparison | None = None  # its attention against the math backend; None if not compared
+    canary_difference: float = 0.0  # between batched and single canaries, as a share of the logits' spread
+    attention_check: AttentionComparison | None = None  # with torch's math backend; None if not compared
 
 
 @dataclass(frozen=True, slots=True)
