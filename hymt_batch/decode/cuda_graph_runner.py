@@ -40,7 +40,7 @@ DENSE_MODEL_TYPE = "hunyuan_v1_dense"
 
 
 def unsupported_reason(hymt: LoadedModel, stages: int) -> str:
-    """Return why steps of a loaded network cannot be captured; empty if nothing known prevents it."""
+    """Return why steps of a loaded network cannot be captured; empty if no reason is known."""
     config = hymt.network.config
     devices = hymt.placement.devices if hymt.placement else (hymt.device,)
     if stages > 1 or len(devices) > 1:
@@ -85,7 +85,7 @@ class CudaGraphRunner(ModelRunner):
             counters: Counters to update.
             num_slots: Minimum number of slots.
             max_length: Largest number of tokens that a slot may hold.
-            max_tokens: Token limit over all slots; within it, new buffers also fit the prompts of earlier calls.
+            max_tokens: Token limit over all slots; new buffers also fit earlier prompts if the limit allows it.
             read_every: Number of steps in the ring buffer.
             logprobs: True to keep the log-probabilities of chosen tokens.
         """

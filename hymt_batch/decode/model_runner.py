@@ -129,7 +129,7 @@ class ModelRunner:
         self._allocate_state()
 
     def _allocate_state(self) -> None:
-        """Allocate the newest token of every slot and, for the repetition penalty, the tokens seen so far."""
+        """Allocate storage for each slot's newest token and, for the repetition penalty, all tokens seen so far."""
         import torch
 
         num, device = self.cache.num_slots, self.hymt.device

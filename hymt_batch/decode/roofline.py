@@ -38,7 +38,7 @@ def measure_roofline(hymt: LoadedModel, work: Workload, counters: Counters) -> R
 
     Returns:
         The rates and the summed time. A step takes the time to read all weights or the time of its products, whichever
-        is longer, plus the time to read each row's keys and values. Prompts take the time of their products.
+        is longer, plus the time to read each row's keys and values. Prefill takes the time of its products.
     """
     bandwidth, rate = _measure_bandwidth(hymt), _measure_flops(hymt)
     head = hymt.network.lm_head.weight

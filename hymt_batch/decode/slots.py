@@ -1,7 +1,7 @@
 """The slot engine: continuous batching with transformers' own modules; finished rows are replaced at once.
 
 A slot is one row of the running batch. The used slots are always the first ones, so that a step costs no more than its
-running rows: when a row finishes, the row of the last slot moves into its slot, and new prompts are added after the
+running rows. When a row finishes, the row of the last slot moves into its slot, and new prompts are added after the
 last row, several of similar length at once. The common prefix of all prompts of a call, the instruction, is computed
 once. Scheduling depends only on lengths and end tokens, never on time, so the same prompts always decode the same way.
 
@@ -63,7 +63,7 @@ def decode_prompts(
             whose end is not known yet. With several stages a step is read when its group's turn comes again.
         logprobs: True to keep the mean log-probability of the chosen tokens.
         graph_runner: Runs captured steps, for `stages` of 1; reuses storage and graphs of earlier calls. Not used if
-            positions may change the network's own numbers (dynamic RoPE).
+            positions may change the RoPE frequencies (dynamic RoPE).
         on_finished: Called with the number of finished rows and of their new tokens.
         counters: Counters to update.
 
@@ -156,11 +156,9 @@ def _release_on_error(graph_runner: CudaGraphRunner | None) -> Iterator[None]:
 
 
 def _skip_graphs(graph_runner: CudaGraphRunner) -> None:
-    """Warn that these rows run without captured steps, and free the runner's storage, which they would not use."""
+    """Warn that these rows run without captured steps, and free the runner's storage, which they do not need."""
     if not graph_runner.disabled_reason:
-        log.warning(
-            "decode.capture: not used for these rows, because their positions may change the network's own numbers"
-        )
+        log.warning("decode.capture: not used for these rows, because their positions may change the RoPE frequencies")
     graph_runner.release()
 
 

@@ -91,7 +91,7 @@ class Exactness:
 
 
 def prompt(text: str, tgt_lang: str, *, in_chinese: bool | None = None) -> str:
-    """Return the model card's prompt; `in_chinese` overrides the choice of the Chinese one for a Chinese target."""
+    """Return the model card's prompt, in Chinese if the target is Chinese; `in_chinese` overrides this choice."""
     if in_chinese is None:
         in_chinese = tgt_lang == "zh"
     if in_chinese:
@@ -106,7 +106,7 @@ def build(out: Path, *, num_steps: int = NUM_STEPS) -> list[Exactness]:
     torch.use_deterministic_algorithms(True)
     torch.set_flush_denormal(True)
     torch.manual_seed(SEED)
-    torch.set_num_threads(2)  # it changes the order of sums, and so the weights
+    torch.set_num_threads(2)  # the number of threads changes the order of sums, and so the weights
     out.mkdir(parents=True, exist_ok=True)
     _write_tokenizer(out)
     _write_configs(out)

@@ -26,8 +26,8 @@ class TensorSpec:
 
     name: str  # full name, such as model.norm.weight
     shape: tuple[int, ...]
-    stored: bool = True  # False: a buffer that no file contains
-    element_bytes: int | None = None  # None: as the model's dtype
+    stored: bool = True  # False for a buffer that no file contains
+    element_bytes: int | None = None  # None if they have the model's dtype
 
     @property
     def num_elements(self) -> int:

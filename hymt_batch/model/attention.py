@@ -4,9 +4,9 @@ The canaries check one token only, but a kernel that is wrong in a few rows or b
 engine's attention and torch's math backend, the simplest one, decode side by side, each with its own keys and values.
 Runs at every load where the whole model is on GPUs. Not yet run on a GPU.
 
-Mixtures of experts and FP8 amplify rounding: one last bit can send a token to another expert, and the logits then
-differ by up to half of their spread although the attention is correct. For these models, the outputs of the attention
-are compared layer by layer instead.
+Mixtures of experts and FP8 amplify rounding: a difference in the last bit can send a token to another expert, and the
+logits then differ by up to half of their spread although the attention is correct. For these models, the outputs of the
+attention are compared layer by layer instead.
 
 Source: pytorch#193893, "invisible to any check that does not generate more than a few tokens".
 """

@@ -12,8 +12,8 @@ holds for every text under the following conditions, which are read from tokeniz
   earlier step has split it off as a digit or as a Chinese or Japanese run. So the head's ids are cached per first
   character of the text.
 - In the same way, a pre-token ends before a single space between two such characters, because no alternative matches a
-  character that is not white space followed by a space. For the characters before it, the space has the same effect as
-  the end of the text. So the ids of a text are the concatenated ids of its words, where each word but the first
+  character that is not white space followed by a space. The space affects the characters before it just as the end of
+  the text would. So the ids of a text are the concatenated ids of its words, where each word but the first
   includes the space before it. The ids of words are cached, since words repeat.
 
 In all other cases head + text is encoded as a whole. As a check, the first text of each first character is encoded in

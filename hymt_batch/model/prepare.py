@@ -48,7 +48,7 @@ class LoadedModel:
     max_context: int  # tokens of prompt and translation together
     cache_bytes_per_token: int  # keys and values of one token over all layers
     vocab_size: int
-    free_bytes: int  # for keys and values of the whole network, after loading
+    free_bytes: int  # memory left for keys and values of the whole network, after loading
     placement: Placement | None = None
     canary_difference: float = 0.0  # between batched and single canaries, as a share of the logits' spread
     attention_check: AttentionComparison | None = None  # with torch's math backend; None if not compared
@@ -62,7 +62,7 @@ class PreparedModel:
     files: ModelFiles
     placements: tuple[Placement, ...]  # to try in order; more than one only with device_map=fallback
     dtype: str
-    network: NetworkSpec  # as it will be in memory
+    network: NetworkSpec  # shapes and formats as they will be in memory
     identity: dict[str, Any]
     num_threads: int | None = None
 

@@ -34,13 +34,13 @@ class Tokenizer:
     """The tokenizer of a checkpoint, with its chat format."""
 
     backend: Any  # tokenizers.Tokenizer as shipped; decodes
-    plain_backend: Any  # the same without added tokens; encodes user texts
+    plain_backend: Any  # the same without added tokens; encodes the user's texts
     prefix: tuple[int, ...]  # ids before the user turn
-    suffix: tuple[int, ...]  # ids after it
+    suffix: tuple[int, ...]  # ids after the user turn
     control_ids: frozenset[int]  # ids that must never come from a text
     stop_ids: tuple[int, ...]  # ids that end a translation
     pad_id: int
-    incremental_encoder: IncrementalEncoder | None = None  # encodes texts after a common instruction
+    incremental_encoder: IncrementalEncoder | None = None  # encodes many texts that follow the same instruction
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the token ids of each text without the chat format; to be checked with `has_control_ids`.
