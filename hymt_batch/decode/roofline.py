@@ -29,7 +29,7 @@ class Roofline:
 
 
 def measure_roofline(hymt: LoadedModel, work: Workload, counters: Counters) -> Roofline:
-    """Measure the device, and sum the time of a run's work.
+    """Measure the device's rates, and compute how long a run's work takes at these rates.
 
     Args:
         hymt: The network.
@@ -37,7 +37,7 @@ def measure_roofline(hymt: LoadedModel, work: Workload, counters: Counters) -> R
         counters: Counters of the run.
 
     Returns:
-        The rates and the summed time. A step takes the time to read all weights or the time of its products, whichever
+        The rates and the total time. A step takes the time to read all weights or the time of its products, whichever
         is longer, plus the time to read each row's keys and values. Prefill takes the time of its products.
     """
     bandwidth, rate = _measure_bandwidth(hymt), _measure_flops(hymt)

@@ -213,7 +213,7 @@ def _encode_hostile_texts(path: Path) -> int:
         backend = chunked_encode.plain_backend(json.loads(path.read_text(encoding="utf-8")))
     except MemoryError:
         raise
-    except Exception:  # the parent process reports it when it loads the tokenizer
+    except Exception:  # the parent process reports this error when it loads the tokenizer
         return 0
     try:
         for texts in hostile_texts():

@@ -16,7 +16,7 @@ holds for every text under the following conditions, which are read from tokeniz
   the text would. So the ids of a text are the concatenated ids of its words, where each word but the first
   includes the space before it. The ids of words are cached, since words repeat.
 
-In all other cases head + text is encoded as a whole. As a check, the first text of each first character is encoded in
+In all other cases head + text is encoded as a whole. As a check, one text for each first character is encoded in
 both ways, and so are hostile texts before the first real one; if the results ever differ, everything is encoded as a
 whole from then on. Does not depend on the prompt template.
 """
