@@ -210,7 +210,7 @@ class Decoder:
         return Translation(prompt, "", "error", message=message, attempt=attempt)
 
     def take_degraded(self) -> tuple[str, ...]:
-        """Return and clear the list of deviations, such as split batches, since the last call, for the part's header."""
+        """Return and clear deviations, such as split batches, since the last call, for the part's header."""
         uncaptured = [cuda_graph_runner.NOT_CAPTURED] if self.settings.capture and self.graph_runner is None else []
         degraded, self._degraded = tuple(dict.fromkeys(self._degraded + uncaptured)), []
         return degraded
