@@ -298,7 +298,7 @@ def test_cudnn_attention_is_disabled_on_a_gpu_and_stays_disabled() -> None:
     with attention.use_math_kernel():
         assert torch.backends.cuda.cudnn_sdp_enabled() is False
     assert torch.backends.cuda.cudnn_sdp_enabled() is False
-    assert torch.backends.cuda.mem_efficient_sdp_enabled(), "the other back ends are unchanged"
+    assert torch.backends.cuda.mem_efficient_sdp_enabled(), "the other backends are unchanged"
 
 
 @pytest.mark.usefixtures("switch")

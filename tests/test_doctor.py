@@ -321,7 +321,7 @@ def test_load_true_loads_the_model_and_compares_its_logits(tmp_path: Path) -> No
         for finding in doctor.doctor(config.load("doctor", ["model=demo", "load=true", "device_map=cpu"]))
     }
     assert whole["canary: replica against replica"].level is Level.SKIP
-    assert whole["attention against the math back end"].level is Level.SKIP
+    assert whole["attention against the math backend"].level is Level.SKIP
 
 
 def test_load_true_loads_nothing_after_a_failure(tmp_path: Path) -> None:

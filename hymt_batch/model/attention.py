@@ -1,12 +1,12 @@
-"""Compare an attention back end with torch's math back end: 64 greedy tokens of 16 left-padded rows of unequal length.
+"""Compare an attention backend with torch's math backend: 64 greedy tokens of 16 left-padded rows of unequal length.
 
 The canaries check one token only, but a kernel that is wrong in a few rows or beyond some length fails later. Here the
-engine's attention and torch's math back end, the simplest one, decode side by side, each with its own keys and values.
+engine's attention and torch's math backend, the simplest one, decode side by side, each with its own keys and values.
 Runs at every load where the whole model is on GPUs. Not yet run on a GPU.
 
-Mixtures of experts and FP8 amplify rounding: one last bit can send a token to another expert, and the logits then
-differ by up to half of their spread although the attention is correct. For these models, the outputs of the attention
-are compared layer by layer instead.
+Mixtures of experts and FP8 amplify rounding: a difference in the last bit can send a token to another expert, and the
+logits then differ by up to half of their spread although the attention is correct. For these models, the outputs of the
+attention are compared layer by layer instead.
 
 Source: pytorch#193893, "invisible to any check that does not generate more than a few tokens".
 """
@@ -33,13 +33,13 @@ NUM_TOKENS = 64
 class AttentionComparison:
     """Agreement of two attention implementations."""
 
-    equal_tokens: int  # tokens that both chose, over all rows
-    diverged_rows: int  # rows that diverged at a near tie of two tokens
-    max_difference: float  # largest difference of a logit, as a share of the spread of its row's logits
+    equal_tokens: int  # number of tokens on which both agree, over all rows
+    diverged_rows: int  # number of rows that diverged where two tokens were almost equally likely
+    max_difference: float  # largest difference between two logits, as a share of the spread of the row's logits
 
 
 class MismatchError(Exception):
-    """Two attention implementations differ by more than rounding explains; the message names the place."""
+    """Two attention implementations differ by more than rounding explains; the message gives the row and token."""
 
 
 GreedyStep = Callable[[], "Tensor"]
@@ -59,7 +59,7 @@ def use_math_kernel() -> Iterator[None]:
 
 @contextmanager
 def use_math_attention(network: Any) -> Iterator[None]:
-    """Context in which the network uses torch's math back end, regardless of `model.attention`."""
+    """Context in which the network uses torch's math backend, regardless of `model.attention`."""
     original = network.config._attn_implementation
     network.config._attn_implementation = "sdpa"
     try:
@@ -84,7 +84,7 @@ def check(
     own_context: ContextFactory = nullcontext,
     reference_context: ContextFactory | None = None,
 ) -> AttentionComparison:
-    """Compare a loaded network's attention, as `generate` uses it, with the math back end.
+    """Compare a loaded network's attention, as `generate` uses it, with the math backend.
 
     Args:
         network: A loaded causal language model.
@@ -93,13 +93,13 @@ def check(
         dtype: Number format of the weights.
         by_layer: Compare the output of each layer's attention instead of tokens and logits; for experts and FP8.
         own_context: Context in which the network's own attention runs.
-        reference_context: Context in which the reference attention runs; None: the math back end.
+        reference_context: Context in which the reference attention runs; None: the math backend.
 
     Returns:
         The measured agreement.
 
     Raises:
-        PreflightError: They disagree (E26); the message names the back end.
+        PreflightError: They disagree (E26); the message names the backend.
     """
     rows = prompts(tokenizer)
 
@@ -135,7 +135,7 @@ def compare(
     """Decode the same rows twice, side by side.
 
     Args:
-        make_step: Makes the steps over these rows, from their start.
+        make_step: Returns a new step function, which starts again from the rows' prompts.
         dtype: Number format of the weights.
         own_context: Context in which the attention under test runs.
         reference_context: Context in which the reference attention runs.
@@ -172,7 +172,7 @@ def _run_comparison(
     except MismatchError as error:
         kernels = sdpa_kernels(make_step(), own_context)
         raise PreflightError(
-            f"The attention back end {kernels} ({label}, {dtype}) does not agree with torch's math back end: "
+            f"The attention backend {kernels} ({label}, {dtype}) does not agree with torch's math backend: "
             f"{error}. Every translation could be wrong. Set model.attention=eager and decode.engine=generate, and "
             "report this with the versions that `hymt-batch doctor` prints.",
             id="E26",
@@ -236,9 +236,9 @@ def compare_steps(
 
 
 def compare_layers(batch: PaddedBatch, dtype: str, own_context: ContextFactory) -> AttentionComparison:
-    """Compare the output of every layer's attention, in NUM_TOKENS steps, with the math back end on the same inputs.
+    """Compare the output of every layer's attention, in NUM_TOKENS steps, with the math backend on the same inputs.
 
-    The output of a head for a token may differ by what rounding explains, as a share of its largest number. With
+    The difference, as a share of a head's largest output for a token, may be at most what rounding explains. With
     model.attention=eager, which already uses plain matrix products, there is nothing to compare.
 
     Returns:
@@ -281,7 +281,7 @@ def compare_layers(batch: PaddedBatch, dtype: str, own_context: ContextFactory) 
     finally:
         ALL_ATTENTION_FUNCTIONS[name] = attend
     if not calls:
-        raise MismatchError("the network did not call this back end")
+        raise MismatchError("the network did not call this backend")
     return AttentionComparison(NUM_TOKENS * len(batch.ids), 0, largest)
 
 
@@ -333,7 +333,7 @@ def sdpa_kernels(step: GreedyStep, own_context: ContextFactory) -> str:
                 kernels[name.removeprefix("_scaled_dot_product_")] = None
             return func(*args, **(kwargs or {}))
 
-    # not inference mode: it would show only the composite operator, not the kernel that it selects
+    # not inference mode, in which only the composite operator is visible, not the kernel that it selects
     with torch.no_grad(), own_context(), KernelRecorder():  # type: ignore[no-untyped-call]
         step()
         step()
