@@ -38,7 +38,7 @@ HARD_FLAGS = frozenset({"empty", "truncated", "loop"})
 
 _LINE_BREAK = re.compile(rf"\r\n|[{LINE_BREAKS}]")  # "\r\n" is one line break
 _LOOP_MIN, _LOOP_MAX, _LOOP_SCAN_CHARS = 3, 100, 20_000
-_MIN_BULK_CHARS, _MAX_BULK_CHARS = 4_000, 250_000  # fewer: not worth it; more: in steps, to bound memory
+_MIN_BULK_CHARS, _MAX_BULK_CHARS = 4_000, 250_000  # below: not worth it; above: in chunks, to bound memory
 _HASH_MULTIPLIER = 0x9E3779B1  # must be odd
 
 
@@ -276,7 +276,7 @@ def _assemble_row(
             # a copy has its own segments, with its own white space
             own_segments = segments or [translation.prompt.segment for translation in translations]
             text = join(own_segments, [translation.text for translation in translations], first.prompt.tgt_lang)
-            if "truncated" in flags or "empty" in flags:  # empty: only some of several segments
+            if "truncated" in flags or "empty" in flags:  # empty here: some, not all, of several segments
                 status, message = Status.TRUNCATED, "a segment's translation did not end within its max_new_tokens"
                 if "truncated" not in flags:
                     message = "a segment's translation is empty"

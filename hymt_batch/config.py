@@ -82,7 +82,7 @@ def load_sweep(job: str, overrides: Sequence[str]) -> list[SweepPoint]:
 
     Raises:
         UsageError: A key or value is invalid.
-        ConfigError: `load` refuses a point, or several points read stdin.
+        ConfigError: `load` rejects a point, or several points read stdin.
         PreflightError: A path is relative, and the working directory was removed.
     """
     jobs = [(label, point, _build(job, point)) for label, point in expand_sweep(_parse_sweep(job, overrides))]
@@ -90,7 +90,7 @@ def load_sweep(job: str, overrides: Sequence[str]) -> list[SweepPoint]:
         raise ConfigError("source.path=- can be read only once. Write stdin to a file and set source.path=FILE.")
     first = jobs[0][2].name
     for label, point, config in jobs:
-        if label:  # all points share one parent folder, even if the input is swept and gives each another name
+        if label:  # all points share one parent folder, even if the input is swept, which changes the default name
             is_named = any(override.key == "name" for override in point)
             config.output_dir, config.name = os.path.join(config.output_dir, config.name if is_named else first), label
     return [SweepPoint(label, config) for label, _, config in jobs]

@@ -56,7 +56,7 @@ class EscapeParser:
 
         Args:
             line: The line with its ending.
-            open_field: What the line before left open: CLOSED, QUOTED or UNQUOTED.
+            open_field: What was open at the end of the previous line: CLOSED, QUOTED or UNQUOTED.
 
         Returns:
             What is open at the end of the line, and whether each closing quote is followed by a delimiter or the end.

@@ -37,7 +37,7 @@ _CLAUSES = re.compile(r"[,;:，；：、،؛—–]*")
 _ANY_STOP = re.compile(r"[。！？｡.!?…؟۔।॥།༎༏༐༑။៕᠃᠉‼⁇⁈⁉]")
 _ANY_CLAUSE = re.compile(r"[,;:，；：、،؛—–]")
 _ANY_WHITESPACE = re.compile(r"\s")
-_UNSPACED_STOPS = "།။"  # end a sentence without white space after them
+_UNSPACED_STOPS = "།။"  # these end a sentence without a following space
 _JOINERS = frozenset("\u200c\u200d\ufe0e\ufe0f")
 
 

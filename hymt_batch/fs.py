@@ -1,4 +1,4 @@
-"""The file operations behind everything durable, and the few sequences composed of them.
+"""The file operations behind all durable writes, and the few sequences composed of them.
 
 `Fs` is the protocol, `OsFs` the real implementation; tests replace it with a simulated file system that crashes at
 every operation. Does not know what is stored. Order of a durable write: new file, write, fsync, close, link or rename,
@@ -239,7 +239,7 @@ def replace(fs: Fs, tmp: Path, final: Path) -> None:
 
 
 def publish(fs: Fs, tmp: Path, final: Path) -> bool:
-    """Give a synced file its final name; False if the name is taken, and the caller must check the file there."""
+    """Give a synced file its final name; False if the name is taken: then the caller must check the existing file."""
     try:
         fs.link(tmp, final)
         return True

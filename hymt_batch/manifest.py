@@ -22,7 +22,7 @@ from hymt_batch.records import Input
 
 VERSION = 1  # of the files in .hymt and of manifest.json; files of a newer version are rejected
 PROTOCOL = "parts-1"
-MAX_BYTES = 1 << 30  # of a state file: enough for more than a million inputs
+MAX_BYTES = 1 << 30  # of a state file; this is enough for over a million inputs
 MISSING = "(not set)"
 INPUT_FIELDS = ("rel", "format", "compression", "out_rel", "file_id", "dataset")
 

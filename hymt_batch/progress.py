@@ -115,7 +115,7 @@ class Reporter:
         except OSError as error:
             file_type = describe_type(folder)
             reason = f"it is {file_type}; move it elsewhere" if file_type not in ("", "a folder") else error.strerror
-            log.warning("no log is kept in %s: %s", folder, reason)
+            log.warning("cannot write a log file in %s: %s", folder, reason)
             return
         self._file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
         for logger in (self._root, logging.getLogger("py.warnings")):
@@ -179,7 +179,7 @@ class Progress:
         self.total_units, self.seen_units, self.seen_tokens = total_units, 0, 0
         self.rows = self.kept_rows = self.uncommitted_segments = self.new_tokens = 0
         self.planned_rows = self.planned_segments = 0
-        self.source_tokens_done = self.decoded_source_tokens = 0  # of all runs; of this run
+        self.source_tokens_done = self.decoded_source_tokens = 0  # in all runs; in this run
         self.flags: Counter[str] = Counter()
         self.start_time = self._last_shown = time.monotonic()
         self._has_more_input = total_units is None

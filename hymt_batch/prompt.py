@@ -35,14 +35,14 @@ class PromptLanguage(Enum):
 class PromptFamily(Enum):
     """The model card whose template is used."""
 
-    auto = "auto"  # that of the model
+    auto = "auto"  # the family of the model
     hunyuan_mt = "hunyuan_mt"
     hy_mt1_5 = "hy_mt1_5"
     hy_mt2 = "hy_mt2"
 
 
 class GenerationPrompt(Enum):
-    """Whether a prompt ends with the assistant token (`add_generation_prompt` of `apply_chat_template`)."""
+    """Whether prompts end with the assistant token, like `add_generation_prompt` of `apply_chat_template`."""
 
     auto = "auto"  # as in the model card
     true = "true"
@@ -58,7 +58,7 @@ class PromptConfig:
     add_generation_prompt: GenerationPrompt = GenerationPrompt.auto
 
     def adds_generation_prompt(self, card_default: bool) -> bool:
-        """Return whether prompts get the generation prompt; `card_default` is what the model card does."""
+        """Return whether prompts get the generation prompt; `card_default` is the model card's choice."""
         setting = self.add_generation_prompt
         return card_default if setting is GenerationPrompt.auto else setting is GenerationPrompt.true
 
@@ -70,7 +70,7 @@ class PromptEnd:
     token: str  # "" if unknown
     id: int | None  # None if unknown
     added: bool  # True if the generation prompt is added
-    by: str  # what decided that
+    by: str  # what decided `added`: a setting or the model card
 
     def __str__(self) -> str:
         last = "not known without the model's files" if self.id is None else f"{self.token} (id {self.id})"

@@ -11,9 +11,9 @@ import json
 import re
 from collections.abc import Iterable
 
-MAX_STACK = 1 << 20  # nested containers; a deeper row is treated as invalid JSON
-MAX_SPANS = 10_000  # fields of a row whose spans are kept
-MAX_TOKEN_BYTES = 1 << 16  # bytes of a number or a name; a longer number is invalid JSON, a longer name matches none
+MAX_STACK = 1 << 20  # maximum nesting; a row nested deeper is treated as invalid JSON
+MAX_SPANS = 10_000  # maximum number of fields of a row whose spans are kept
+MAX_TOKEN_BYTES = 1 << 16  # bytes of a number or a name; a longer number is invalid, a longer name ignored
 
 _SPACE = re.compile(rb"[ \t\r\n]*+")
 _STRING = re.compile(rb'(?:[^"\\\x00-\x1f]++|\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4}))*+')
@@ -41,7 +41,7 @@ class JsonScan:
         )
         self.num_pairs = 0
         self.is_complete = False  # one object, followed by white space only
-        self.present_names: set[str] = set()  # those of `names` and `text_field` that the object has
+        self.present_names: set[str] = set()  # which of `names` and `text_field` exist
         self.spans: dict[str, tuple[int, int]] = {}  # name -> span of its value, for the first MAX_SPANS names
         self._text_field, self._wanted_names = text_field, frozenset((*names, text_field))
         self._text_spans: list[tuple[int, int]] = []  # spans of the text field's values; (0, 0) if not a string

@@ -30,7 +30,7 @@ LOGGER_NAME = "stderr"
 
 MAX_LINES = 10_000  # per run; a library that warns about every row must not fill the disk
 MAX_CHARS = 1000  # per line
-PIPE_BYTES = 1 << 20  # what libraries can write before the reading thread has to run
+PIPE_BYTES = 1 << 20  # libraries can write this much before they wait for the reading thread
 LOG_FILE_POLL_S = 0.5  # time between two checks whether the log file exists
 _CHUNK = 1 << 16
 

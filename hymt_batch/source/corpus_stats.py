@@ -30,7 +30,7 @@ class CorpusStats:
     rows: int = 0
     blank_rows: int = 0  # copied, not translated
     refused_rows: int = 0  # too long, or not readable as text
-    duplicate_rows: int = 0  # equal to an earlier row of their shard, and decoded once with it
+    duplicate_rows: int = 0  # equal to an earlier row of the same shard, so not decoded again
     decoded_rows: int = 0
     characters: int = 0  # of the decoded rows
     tokens: int | None = None  # of the decoded rows; None if no tokenizer is available

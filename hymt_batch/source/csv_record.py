@@ -40,7 +40,7 @@ def read_record(
     Args:
         stream: The input, positioned at the start of the record.
         config: The settings.
-        context: Digest and hasher of the row.
+        context: Provides the initial digest of a row, and the hasher that gets the bytes.
         delimiter: The character between two cells.
         quoted: Cells may be quoted (csv).
         num_fields: Number of columns of the file; None if it is not yet known.

@@ -37,15 +37,15 @@ PERMANENT_ERRORS = (
     errno.EDQUOT,
     errno.EROFS,
     errno.EEXIST,
-)  # storage errors that last until a user frees space or removes what is in the way
-STDIN_WAIT_S = 2.0  # how long a resumed job waits for the first byte of a standard input that may be unused
+)  # errors that persist until a user frees space or removes an obstacle
+STDIN_WAIT_S = 2.0  # how long a resumed job waits for the first byte of standard input
 
 
 class Spool:
     """The stored inputs of one job.
 
     Args:
-        folder: The requested output folder; only read before `link_into`.
+        folder: The requested output folder; not written to before `link_into`.
         replace: Standard input replaces the stored input, so the job waits for it without a time limit.
     """
 

@@ -105,7 +105,7 @@ def read_full_documents(
     plan_version: int = PLAN_VERSION,
     preambles: PreambleCache | None = None,
 ) -> Iterator[tuple[Document, int]]:
-    """Yield an input's documents with raw bytes and parsed fields, for the finishing pass.
+    """Yield an input's documents with raw bytes and parsed fields, for the second pass, which writes the output.
 
     Args:
         input: The input.
@@ -136,7 +136,8 @@ def apply_limit(
     Args:
         inputs: The inputs.
         config: The settings.
-        preambles: Preambles of the job's inputs; set to the number of rows within the limit of the last input.
+        preambles: Preambles of the job's inputs; receives the number of rows of the last input that are within the
+            limit.
         plan_version: Version of the job's plan; see records.PLAN_VERSION.
     """
     if config.limit is None:

@@ -81,7 +81,7 @@ class Table:
         folder = Path(self.input.path)
         state = json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))
         if state.get("_indices_data_files"):
-            raise ValueError("it has an indices file, as old versions of datasets wrote")
+            raise ValueError("it has an indices file, which only old versions of datasets write")
         self._files = [str(folder / entry["filename"]) for entry in state["_data_files"]]
         self._file_num_rows = []
         for path in self._files:

@@ -1,8 +1,8 @@
 """The columns that an output takes over from its input: their names and types.
 
 csv, tsv and parquet name their fields before the first row. jsonl does not, and its rows may have different fields.
-When jsonl becomes columns, an extra pass over all rows collects the fields: once before anything is translated, and
-again when the file is assembled.
+When jsonl becomes columns, an extra pass over all rows collects the fields: once before translation starts, and again
+when the file is assembled.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _MAX_EXACT_INT = 1 << 53  # a double holds every integer up to this one exactly
 _INT64 = 1 << 63
 
 ReadDocuments = Callable[[], Iterable[Document]]
-"""Starts a new pass over an input's rows, with their fields."""
+"""Starts a new pass over the rows of an input; the rows have their parsed fields."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ class Column:
     """A field of the input that becomes a column of the output."""
 
     field: str
-    type: str = "string"  # string, bool, int64 or double; used by parquet output alone
+    type: str = "string"  # string, bool, int64 or double; used only by parquet output
     prefix: str = ""  # SOURCE_PREFIX where the output adds a column of the same name
 
     @property
@@ -56,7 +56,7 @@ def output_columns(
     """Return the columns that an output takes over from its input, in order; none from jsonl to jsonl or text.
 
     Args:
-        documents: Starts a pass over the rows; called for jsonl input alone, to collect its fields.
+        documents: Starts a pass over the rows; called only for jsonl input, to collect its fields.
         added: Names of the added columns. A jsonl row that already has one of them gets the status `bad_row` when it is
             written, and its own value goes into a column named SOURCE_PREFIX plus the name.
 

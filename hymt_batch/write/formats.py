@@ -35,7 +35,7 @@ from hymt_batch.write.row_values import BLANK_FLAG, FieldReader, dump_json, outp
 if TYPE_CHECKING:
     from hymt_batch.write.settings import WriteConfig
 
-# in the JSON of the meta column these occur outside strings or in escapes
+# the JSON of the meta column has these characters outside strings or in escapes
 _AMBIGUOUS_TSV_DELIMITERS = frozenset('{}[]:,"\\ 0123456789abcdefABCDEFu')
 
 

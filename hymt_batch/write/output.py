@@ -49,7 +49,7 @@ __all__ = ["OnError", "Output", "Summary", "WriteConfig", "WriteFormat"]
 
 @dataclass(frozen=True, slots=True)
 class _Published:
-    record: JsonDict  # without its "shards" field
+    record: JsonDict  # the record without its "shards" field
     shards: ShardTable
 
 
@@ -73,7 +73,7 @@ class Output:
     ) -> None:
         """Use `open`."""
         self.folder, self.is_complete, self._exited = job_folder, False, False
-        self.identity = identity  # of the folder's job, upgraded to this version's keys
+        self.identity = identity  # identity of the folder's job, upgraded to this version's keys
         self._job, self._inputs, self._config, self._read_documents, self._preamble = (
             job,
             tuple(inputs),
@@ -87,10 +87,10 @@ class Output:
             fs, self._reader, self._folders, job.identity_sha256, environment, redo=redo, lease=held_lease
         )
         self.attempts = AttemptMarkers(fs, job_folder)
-        self._published: dict[str, _Published] = {}  # file_id -> its finished file
+        self._published: dict[str, _Published] = {}  # file_id -> the published file
         self._complete_shards: dict[str, ShardTable] = {}  # file_id -> its complete shards
-        self._bare_manifest: JsonDict | None = None  # the manifest of a finished job whose .hymt state is gone
-        self._own_sha256s: dict[str, str] = {}  # file_id -> sha256 of a file that this job wrote and will write again
+        self._bare_manifest: JsonDict | None = None  # manifest of a finished job without .hymt state
+        self._own_sha256s: dict[str, str] = {}  # file_id -> sha256 of a file that this job will replace
 
     @classmethod
     def open(
@@ -129,7 +129,7 @@ class Output:
             on_input_change: "refuse", "redo" or "fork".
             auto_keys: Keys of the identity whose values are fixed when the folder is created, such as
                 "batch.part_rows". `identity` has the values for a new folder, `self.identity` those in effect.
-            aliases: Other identities under which this same job may have been created; used if job.json is lost.
+            aliases: Other identities with which this same job may have been created; used if job.json is lost.
             lease_ttl_s: Seconds without a heartbeat after which a holder is considered dead; 0 disables the lease
                 (safe, but two runs may do the same work).
             lease_beat_s: Seconds between two heartbeats.
@@ -209,7 +209,7 @@ class Output:
             )
             try:
                 if held_lease and isinstance(error, (OSError, PreflightError)):
-                    held_lease.check()  # if another process took over and removed our probe files, report that instead
+                    held_lease.check()  # report instead if another process took over (and so removed our probe files)
                 if held_lease and isinstance(error, Exception):
                     stop_reason.write(fs, job_folder, *stop_reason.describe(reported_error))
             finally:
@@ -287,9 +287,9 @@ class Output:
             return
         if len(self._published) == len(self._inputs):
             self.is_complete = has_content(self._fs, path, manifest.build(self._job, self._file_records()))
-        else:  # it describes files that are about to be replaced
+        else:  # some of the files that it describes will be replaced
             remove(self._fs, path)
-        self._fs.fsync_dir(self.folder)  # its writer may have been killed before it synced the folder
+        self._fs.fsync_dir(self.folder)  # the process that wrote it may have been killed before this sync
 
     def _set_published(self, input: Input, record: JsonDict) -> None:
         shards = published_file.shard_table_of(record)
@@ -309,10 +309,10 @@ class Output:
         return published.shards.get(shard_index) if published else self._part_store.shard_record(input, shard_index)
 
     def has(self, shard: Shard, part: Part) -> bool:
-        """True if a part is committed, intact, and made from exactly these rows.
+        """True if a part is committed, intact, and was decoded from exactly these rows.
 
         Raises:
-            InputChangedError: It was made from other rows, and on_input_change is not redo.
+            InputChangedError: The part was decoded from other rows, and on_input_change is not "redo".
         """
         if (published := self._published.get(shard.input.file_id)) is None:
             return self._part_store.has(shard, part)

@@ -1,11 +1,11 @@
-"""parquet output: the input's record batches with two columns added; schema, metadata and codec are otherwise kept.
+"""parquet output: the input's record batches, schema, metadata and codec, with two columns added.
 
 `translation` is a string ("" for an error row, as in jsonl); `hymt` is a struct of id, status and flags. The features
 that `datasets` stores in the schema's metadata are extended, so that images, labels and other types load as before.
 From text, csv and tsv the columns are strings. From jsonl they are bool, int64, double or string, whichever holds all
 values of a field; values of no such type (objects, lists, fields of mixed types) become JSON text.
-A row group ends after `row_group_rows` rows or about ROW_GROUP_BYTES; at most one is held in memory. Equal input gives
-equal bytes with the same version of pyarrow.
+A row group ends after `row_group_rows` rows or about ROW_GROUP_BYTES; at most one is held in memory. The same input and
+the same version of pyarrow give the same bytes.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from hymt_batch.write.compressed_stream import NonClosingFile
 from hymt_batch.write.row_values import FieldReader, meta_value, output_text
 
 ROW_GROUP_BYTES = 128 << 20
-_RUN_CHARS = 16 << 20  # values held as Python objects before they are converted to columns
-_CELL_CHARS = 16  # overhead counted per value, besides its characters
+_RUN_CHARS = 16 << 20  # characters held as Python objects before they are converted to columns
+_CELL_CHARS = 16  # overhead of a Python object, counted as this many characters per value
 _CODECS = {"UNCOMPRESSED": "none", "SNAPPY": "snappy", "GZIP": "gzip", "BROTLI": "brotli", "ZSTD": "zstd", "LZ4": "lz4"}
 
 
@@ -254,5 +254,5 @@ def _extend_features(metadata: dict[bytes, bytes] | None, translation_field: str
     string = {"dtype": "string", "_type": "Value"}
     # every version of datasets reads a list in brackets; the class name for lists changed in datasets 4.0
     features |= {translation_field: string, meta_field: {"id": string, "status": string, "flags": [string]}}
-    dataset_info.pop("fingerprint", None)  # it describes the input's content
+    dataset_info.pop("fingerprint", None)  # the fingerprint is that of the input
     return {**metadata, key: json.dumps(dataset_info).encode()}

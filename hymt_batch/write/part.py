@@ -40,18 +40,18 @@ class PartHeader:
     """The header of a part."""
 
     identity: str  # sha256 of the job's identity
-    environment: dict[str, Any]  # of the machine that translated it
+    environment: dict[str, Any]  # environment in which it was translated; see identity.py
     file_id: str
     shard: ShardRecord
     part_index: int
     num_parts: int
     num_rows: int
-    rows_digest: str  # over row numbers and source digests; see `rows_digest`
+    rows_digest: str  # digest of row numbers and source digests; see `rows_digest`
     counts: dict[str, int]  # rows by status
     payload_bytes: int
     payload_sha256: str
     uuid: str
-    epoch: int  # of the lease under which it was committed
+    epoch: int  # epoch of the lease under which it was committed
     degraded: tuple[str, ...]  # why its text may differ from that of an undisturbed run, such as "oom_split"
 
 

@@ -55,7 +55,8 @@ class PartReader:
         )
 
     def load(self, file_id: str, shard_index: int, part_index: int) -> tuple[PartHeader, list[Row]] | None:
-        """Return the header and rows of an intact part of this job, or None. Any other part there is quarantined."""
+        """Return the header and rows of an intact part of this job, or None; a part that cannot be used is
+        quarantined."""
         path = self.path(file_id, shard_index, part_index)
         try:
             header_and_rows = self.read(path, file_id, shard_index, part_index)
@@ -64,7 +65,7 @@ class PartReader:
             self.quarantine(path, str(damage))
             return None
         if header_and_rows is not None:
-            if path.parent not in self._synced_folders:  # its writer may have been killed before this fsync
+            if path.parent not in self._synced_folders:  # its writer may have died before this fsync
                 self._fs.fsync_dir(path.parent)
                 self._synced_folders.add(path.parent)
             header = header_and_rows[0]
@@ -119,7 +120,7 @@ class PartReader:
         return header, rows
 
     def shard_record(self, file_id: str, shard_index: int) -> ShardRecord | None:
-        """Return the shard's record if all its parts are there and intact, and together hold each row exactly once."""
+        """Return the shard's record if all its parts exist, are intact, and together hold each row exactly once."""
         first_part = self.load(file_id, shard_index, 0)
         if first_part is None:
             return None
@@ -201,7 +202,7 @@ class PartReader:
         return rows
 
     def changed_rows(self, input: Input, documents: Iterator[Document]) -> RowRanges:
-        """Return the rows whose parts were made from another source; `documents` is a full pass over the input."""
+        """Return the rows whose source differs from that in their parts; `documents` is a full pass over the input."""
         changed = RowRanges()
         digests: dict[int, bytes] = {}
         for shard_index in self.shard_indexes(input.file_id):

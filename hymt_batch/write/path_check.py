@@ -141,7 +141,7 @@ class _PathChecker:
         self.obstacles: list[tuple[Path, str]] = []
 
     def check_folder(self, path: Path) -> bool:
-        """Return whether a folder and all folders above it exist; add an obstacle if another type is in the way."""
+        """Return whether a folder and all folders above it exist; record an obstacle if one of them is not a folder."""
         if path not in self._is_folder:
             self._is_folder[path] = self.check_folder(path.parent) and self._check_type(path, "dir", "a folder")
         return self._is_folder[path]

@@ -57,15 +57,15 @@ class Assembly:
     """Everything needed to assemble one translated file."""
 
     input: Input
-    shards: ShardTable  # of every shard
+    shards: ShardTable  # the records of all shards
     load_shard: Callable[[ShardRecord], LoadedShard]  # returns the verified headers and rows of a shard
     read_documents: Callable[[Input], Iterator[Document]]
     preamble: Callable[[Input], Preamble]
     config: WriteConfig
     identity: str
-    check_lease: Callable[[], None]  # raises if nothing may be published any more
+    check_lease: Callable[[], None]  # raises if the lease is lost, so that nothing may be published
     make_folder: Callable[[Path], None]  # creates a folder that survives a power loss
-    # keeps a copy of the file at the output path, unless its sha256 is this one or that of the job's own file
+    # keeps the file at the output path in set_aside/, unless its sha256 is this one or that of the job's own file
     preserve_foreign: Callable[[str], None]
 
 

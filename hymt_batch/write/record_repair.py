@@ -74,7 +74,7 @@ class _CsvRepair:
         self._state, self._pending = "start", ""
         self._out: list[str] = []
         self._cell: list[str] = []
-        self._cell_chars, self._cell_started = 0, False  # length of the cell; True once its first part is written
+        self._cell_chars, self._cell_started = 0, False  # length so far; True once partly written
 
     def feed(self, piece: str, final: bool = False) -> str:
         data, at = self._pending + piece, 0
