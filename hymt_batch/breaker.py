@@ -80,7 +80,7 @@ class CircuitBreaker:
 
 
 def _describe(example: tuple[str, Row]) -> str:
-    """Return a row's id and its problem: its status, or its hard flag where it has a translation."""
+    """Return a row's id and its problem: its status, or its hard flag if it has a translation."""
     id, row = example
     return (
         f"{id} {row.status if row.status in _BAD_STATUSES else next(flag for flag in row.flags if flag in HARD_FLAGS)}"

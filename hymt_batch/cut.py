@@ -280,7 +280,7 @@ class Cutter:
         return [*ends, end]
 
     def _cut_cluster(self, start: int, end: int) -> Iterator[tuple[int, int]]:
-        """Cut inside one character with combining marks that does not fit."""
+        """Cut a single character with combining marks that does not fit, between its code points."""
         if self._keep_clusters or end - start == 1:
             yield start, end
         else:

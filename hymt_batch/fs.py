@@ -170,7 +170,7 @@ def list_names(fs: Fs, path: Path) -> list[str]:
 
 
 def has_content(fs: Fs, path: Path, data: bytes) -> bool:
-    """Return whether a file holds exactly these bytes; of a longer file, only one byte more is read."""
+    """Return whether a file holds exactly these bytes; a longer file is read only one byte past the expected size."""
     return fs.read(path, 0, len(data) + 1) == data
 
 
@@ -282,7 +282,7 @@ class NewFile:
     def sync_and_close(self) -> str:
         """Flush, sync and close the file; return the sha256 of its contents."""
         fd = self._flush()
-        self._fd = None  # whatever happens next, never sync this descriptor again
+        self._fd = None  # never sync this descriptor again, even after an error
         try:
             self._fs.fsync(fd)
         except BaseException:

@@ -63,7 +63,7 @@ def build_identity(
 
 
 def build_environment(job: TranslateJob, resolved: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Return the settings that may change a low-precision text by rounding.
+    """Return the settings that may change a translation through rounding errors in low precision.
 
     Args:
         job: The job's settings.

@@ -112,7 +112,7 @@ TEMPLATES: dict[PromptFamily, dict[str, str]] = {
 
 
 class Encoder(Protocol):
-    """The interface of a tokenizer that prompts need; model/tokenizer.py implements it."""
+    """The methods of a tokenizer that prompts need; model/tokenizer.py implements them."""
 
     @property
     def prefix(self) -> tuple[int, ...]: ...
@@ -125,7 +125,7 @@ class Encoder(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class PromptTemplate:
-    """The resolved prompt settings of a run; does not know tokens."""
+    """The resolved prompt settings of a run, independent of the tokenizer."""
 
     family: PromptFamily
     language: PromptLanguage
@@ -147,7 +147,7 @@ class PromptTemplate:
 
     @property
     def identity(self) -> dict[str, str | None]:
-        """The settings that decide the text, for the job's identity."""
+        """The settings that decide the text of a prompt, for the job's identity."""
         before, after = self.instruction(None, None)
         return {
             "family": self.family.value,

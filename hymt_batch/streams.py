@@ -84,7 +84,7 @@ def disable_warning_errors() -> None:
 
 
 def _open_closed_descriptors() -> None:
-    """Open the closed ones of descriptors 0 to 2 on /dev/null, so that no file of a job gets their numbers."""
+    """Open /dev/null for each closed descriptor from 0 to 2, so that no file of a job gets its number."""
     for descriptor, stream in ((0, sys.__stdin__), (1, sys.__stdout__), (2, sys.__stderr__)):
         with contextlib.suppress(OSError):
             os.fstat(descriptor)

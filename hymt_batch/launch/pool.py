@@ -5,8 +5,8 @@ The parent alone reads the source and writes the output, so one process and many
 started when a part waits and no worker is free. A part that kills its worker three times is split in halves until the
 row that causes it is alone; a row that kills three workers on its own is quarantined. Workers also die for reasons
 outside their rows (out of memory, a kill from outside): that costs attempts, never a row. Timing decides which worker
-decodes a part, but not its text: a part decodes the same in every worker. Knows processes and pieces of parts, but not
-how they are decoded.
+decodes a part, but not its text: a part decodes the same in every worker. Manages processes and pieces of parts; does
+not know how parts are decoded.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ MAX_ITEM_TRIES = 3
 """Times that an item may kill its worker on its own before it is quarantined."""
 
 MAX_IDLE_DEATHS = 5
-"""Times in a row that a worker may die before it receives a part; after that the job stops."""
+"""Times in a row that a worker may die while it has no part; after that the job stops."""
 
 MAX_EXTERNAL_KILLS = 20
 """The same limit for kills from outside, other than out-of-memory kills: higher, because the cause may disappear."""
@@ -124,7 +124,7 @@ class ProcessPool:
         )
         self._queue: deque[_Piece] = deque()
         self._workers: dict[int, _Worker] = {}  # by index
-        # worker index -> deaths in a row before it received a part; True if it was killed from outside
+        # worker index -> its deaths in a row while it had no part; True if it was killed from outside
         self._deaths: defaultdict[int, list[bool]] = defaultdict(list)
 
     def __enter__(self) -> ProcessPool:
@@ -265,7 +265,7 @@ class ProcessPool:
         return None
 
     def _worker_death_error(self, worker: _Worker, killed_from_outside: bool, reason: str) -> StoppedError:
-        """Return the error for a worker that dies repeatedly before it receives a part."""
+        """Return the error for a worker that dies repeatedly while it has no part."""
         num_workers = len(self._environments)
         when = "before it received a part" if worker.ready else "before it loaded the model"
         fix = "The log shows its output. Set launch.workers=1 to decode in this process"

@@ -15,7 +15,7 @@ from hymt_batch.source.row_reader import LanguageCodes, ReadContext, RowError, R
 from hymt_batch.source.settings import SourceConfig, SourceFormat
 
 HEAD_ROWS = 100
-"""First records that are searched for the number of columns when the file has no header."""
+"""Number of records at the start of a file without a header that are searched for the number of columns."""
 
 
 def resolve_delimiter(config: SourceConfig, format: str) -> str:
@@ -25,8 +25,8 @@ def resolve_delimiter(config: SourceConfig, format: str) -> str:
 def read_rows(stream: ByteStream, config: SourceConfig, context: ReadContext) -> Rows:
     """Read records from the stream's position; with `context.full` a document's values are its cells by column name.
 
-    A record with a wrong number of cells keeps its cells: missing cells are empty, and the last column gets the cells
-    left over.
+    A record with a wrong number of cells keeps its cells: missing cells are empty, and surplus cells are joined into
+    the last column.
     """
     input, row, full, fields = stream.input, context.first_row, context.full, context.fields
     delimiter = resolve_delimiter(config, input.format)
@@ -162,7 +162,7 @@ def _cell(cells: list[str], column: int | None) -> str | None:
 
 
 def fit_to_columns(cells: list[str], num_columns: int, delimiter: str) -> list[str]:
-    """Pad the cells to the number of columns, or join the cells left over into the last column."""
+    """Pad the cells to the number of columns, or join surplus cells into the last column."""
     if len(cells) > num_columns:
         return [*cells[: num_columns - 1], delimiter.join(cells[num_columns - 1 :])]
     return cells + [""] * (num_columns - len(cells))

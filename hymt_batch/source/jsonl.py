@@ -145,8 +145,8 @@ def check_head(stream: ByteStream, config: SourceConfig, reserved: tuple[str, ..
         if name in missing and name not in present:
             row, values = missing[name]
             raise ConfigError(
-                f"{input.path}:{row + 1} has no field {name!r}, nor do the other rows at the start of the file. Its fields"
-                f" are {_first_field_paths(values)}. Set {key} to one of them."
+                f"{input.path}:{row + 1} has no field {name!r}, nor do the other rows at the start of the file. Its"
+                f" fields are {_first_field_paths(values)}. Set {key} to one of them."
             )
     if num_read >= HEAD_ROWS // 2 and not num_objects:
         raise ConfigError(

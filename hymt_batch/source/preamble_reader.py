@@ -47,7 +47,7 @@ def read_table_preamble(table: tables.Table, config: SourceConfig, reserved: tup
 
 
 def read_stream_preamble(stream: ByteStream, config: SourceConfig, reserved: tuple[str, ...]) -> Preamble:
-    """Do the same as `read_preamble` for a stream at its start; the stream does not return to the start."""
+    """Do the same as `read_preamble` for a stream at its start; the stream is not moved back to it."""
     input = stream.input
     start = stream.read(len(BOM))
     if start.startswith(UTF16):

@@ -257,7 +257,7 @@ def _link_or_copy(source: Path, target: Path) -> None:
 
 def _link_folder(source: Path, tmp: Path, final: Path) -> None:
     if final.is_dir():
-        return  # already stored by now; the stored data stays unchanged
+        return  # stored in the meantime; the stored data stays unchanged
     tmp.mkdir()
     for file in source.iterdir():
         _link_or_copy(file, tmp / file.name)
@@ -271,7 +271,7 @@ def _digest(path: Path) -> bytes:
 
 
 def _has_data(source: BinaryIO, wait_s: float | None) -> bool:
-    """Return whether standard input is a file or pipe with a byte, or its end, available within `wait_s` seconds."""
+    """Return whether standard input is a file or pipe that has data, or ends, within `wait_s` seconds."""
     try:
         mode = os.fstat(source.fileno()).st_mode
         if stat.S_ISREG(mode):

@@ -115,10 +115,10 @@ class Table:
                     row = max(0, row - batch.num_rows)
 
     def _dictionary_row_bytes(self, metadata: Any, group: int, columns: list[str] | None) -> int:
-        """Return the bytes of a row with the longest value of each dictionary, which every row may repeat.
+        """Return the size in bytes of a row with the longest value of each dictionary; any row may have this size.
 
-        A dictionary value is stored once per file. Measured: 2,000 rows with the same text of 1 MB are a file of 47 KB,
-        and needed 3 GB in batches of 1024 rows.
+        A dictionary value is stored once per file. Measured: 2,000 rows with the same text of 1 MB take 47 KB in the
+        file, but took 3 GB of memory in batches of 1024 rows.
         """
         from pyarrow import parquet
 

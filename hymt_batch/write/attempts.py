@@ -66,7 +66,7 @@ class AttemptMarkers:
             self._remove(key, attempt)
 
     def remove_own(self) -> None:
-        """Remove this run's markers; call it on an orderly stop, which no part caused."""
+        """Remove this run's markers; call it on an orderly stop, because no part caused such a stop."""
         for key, attempts in self._own_markers.items():
             for attempt in attempts:
                 self._remove(key, attempt)

@@ -37,7 +37,7 @@ class Column:
         return self.prefix + escape_surrogates(self.field)
 
     def convert(self, value: Any) -> Any:
-        """Convert a value to the column's type; None if it does not fit: the input changed while it was read."""
+        """Convert a value to the column's type; None if it does not fit (the input changed while it was read)."""
         if self.type == "string":
             return to_cell(value)
         return value if value is not None and _KINDS_BY_TYPE[self.type] >= {_value_kind(value)} else None

@@ -3,9 +3,9 @@
 If the input has the same format, the new columns go before the record's line ending and nothing else in the record
 changes. A malformed record, or one with the wrong number of fields, is rewritten with the right number, so that every
 reader sees one record per row: see `record_repair`. Invalid UTF-8 becomes U+FFFD. Blank lines stay as they are. If the
-input has no header, the output has none. A record over the byte limit is copied from the input in pieces. If the input
-has another format, all columns are written: see `columns.output_columns`. A value that is not text is written as JSON,
-and null as an empty field.
+input has no header, the output has none. A record over the byte limit is copied from the input in pieces.
+If the input has another format, all columns are written: see `columns.output_columns`. A value that is not text is
+written as JSON, and null as an empty field.
 
 csv quotes cells that need it, so cells may hold line breaks. tsv has no quoting: tabs and line breaks in a translation,
 and in converted fields, become spaces; one warning per file counts the converted fields that changed. With

@@ -119,7 +119,7 @@ class Output:
         Args:
             job_folder: The requested folder. With fork, the folder in use may be another one: see `self.folder`.
             identity: Every setting that changes the text; a nested dict of plain values.
-            environment: What may change a text through rounding; recorded in each part.
+            environment: Settings that may change a translation through rounding errors; recorded in each part.
             inputs: In the order of the manifest.
             config: How translations are stored.
             read: Starts a new pass over an input's documents, in row order.

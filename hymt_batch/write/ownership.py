@@ -202,7 +202,7 @@ def read_or_recover_job(fs: Fs, folder: Path, requested: RequestedJob) -> JobRec
 
 
 def _recorded_identities(fs: Fs, folder: Path) -> Iterator[tuple[str, JsonDict | None]]:
-    """Yield the identity digests that records other than `job.json` name, and the identity itself if it is known."""
+    """Yield the identity digest in each record except `job.json`, with the identity itself if it is known."""
     identities: dict[str, JsonDict] = {}
     with contextlib.suppress(StateDamagedError, ValueError):
         value = manifest.read(fs, folder)

@@ -52,7 +52,7 @@ class PartHeader:
     payload_sha256: str
     uuid: str
     epoch: int  # epoch of the lease under which it was committed
-    degraded: tuple[str, ...]  # why its text may differ from that of an undisturbed run, such as "oom_split"
+    degraded: tuple[str, ...]  # why its text may differ from that of a run without failures, such as "oom_split"
 
 
 def shard_name(index: int) -> str:
@@ -103,7 +103,7 @@ def _encode_rows(rows: Sequence[Row]) -> bytes:
 
 
 def _encode_row_fast(row: Row) -> str:
-    """Like `_encode_row` in a fifth of the time, for a row without lone surrogates."""
+    """Do what `_encode_row` does, five times as fast, for a row without lone surrogates."""
     return (
         f'{{"row":{row.row_index},"digest":"{row.digest.hex()}","status":"{row.status}",'
         f'"flags":[{",".join(map(_encode_string, row.flags))}],"text":{_encode_string(row.text)},'

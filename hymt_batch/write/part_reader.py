@@ -55,8 +55,7 @@ class PartReader:
         )
 
     def load(self, file_id: str, shard_index: int, part_index: int) -> tuple[PartHeader, list[Row]] | None:
-        """Return the header and rows of an intact part of this job, or None; a part that cannot be used is
-        quarantined."""
+        """Return the header and rows of an intact part of this job, or None. Quarantines a part that cannot be used."""
         path = self.path(file_id, shard_index, part_index)
         try:
             header_and_rows = self.read(path, file_id, shard_index, part_index)

@@ -72,7 +72,7 @@ def check_state(fs: Fs, folder: Path) -> None:
         try:
             fs.read(folder / name, 0, 1)
         except PermissionError:
-            raise  # a job without read permission is not a damaged one
+            raise  # a missing read permission does not mean that the job is damaged
         except OSError:
             continue
 
@@ -93,7 +93,7 @@ def check_writable(fs: Fs, folder: Path, inputs: Iterable[Input]) -> None:
         state = manifest.file_state_folder(folder, input.file_id)
         translated, errors = manifest.translated_path(folder, input.out_rel), manifest.errors_path(folder, input.rel)
         folders.update((translated.parent, errors.parent, state, *(state / shard for shard in list_names(fs, state))))
-    is_folder: dict[Path, bool] = {folder: True}  # path -> it exists and is a folder
+    is_folder: dict[Path, bool] = {folder: True}  # path -> whether it exists and is a folder
     for path in sorted(folders):
         while not is_folder.setdefault(path, (stat := stat_or_none(fs, path)) is not None and stat.kind == "dir"):
             path = path.parent  # the folder it will be created in

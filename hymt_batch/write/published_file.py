@@ -167,7 +167,7 @@ class _Tally:
 
 
 def _documents_and_rows(assembly: Assembly, tally: _Tally) -> Iterator[tuple[Document, Row]]:
-    """Yield every document with its translated row, in order.
+    """Yield each document with its committed row, in order.
 
     Raises:
         InputChangedError: The documents are not exactly those of the shards.

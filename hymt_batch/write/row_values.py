@@ -99,7 +99,7 @@ def to_portable_json(value: Any) -> Any:
 def to_cell(value: Any) -> str | None:
     """Convert a value to text for a csv or tsv field or a string column; null stays None.
 
-    A string stays itself; any other value becomes its JSON. A lone surrogate, which JSON can write and UTF-8 cannot
+    A string is unchanged; any other value becomes JSON. A lone surrogate, which JSON can write and UTF-8 cannot
     encode, becomes its escape.
     """
     if value is None:

@@ -121,11 +121,11 @@ def probe_features(fs: Fs, folder: Path) -> StorageFeatures:
                 fs.unlink(path)
 
 
-MAX_PROBES = 5  # other runs may remove our probe files this often before a failure counts
+MAX_PROBES = 5  # other runs may remove our probe files this often
 
 
 def _probe_with_retries(fs: Fs, folder: Path) -> StorageFeatures:
-    """Like `probe_features`, with retries: a run that considers this one dead may remove our probe files."""
+    """Do what `probe_features` does, with retries, because another run may remove our probe files as leftovers."""
     for _ in range(MAX_PROBES):
         with contextlib.suppress(FileNotFoundError):
             features = probe_features(fs, folder)
