@@ -140,7 +140,7 @@ def loop_suspects(texts: Sequence[str], repeats: int) -> set[int]:
     Fifteen times as fast as `has_loop` on human texts. Where a piece of d characters (d >= 3) occurs three times in a
     row, apart from white space at the end, at least d + 1 consecutive characters equal those d positions later. So for
     windows of w characters (w <= d + 1), it is enough to compare one in every d + 2 - w start positions with the window
-    d positions later. Hashes are compared, so a match only makes a suspect, which `has_loop` then checks.
+    d positions later. Hashes are compared, so a match only makes a text a candidate, which `has_loop` then checks.
     """
     chars = sum(map(len, texts))
     if repeats < 3 or chars < _MIN_BULK_CHARS:

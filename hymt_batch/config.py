@@ -1,8 +1,8 @@
 """Compose and check the settings of a job from the YAML files in conf/ and the command line.
 
-The only module that uses Hydra and OmegaConf; both are imported inside functions. Config is data: no `_target_`, no
-resolver, no plugin, no config folder other than conf/. Hydra only selects the files. override.py parses each value of
-the command line by the type of its setting, so that no unquoted text reaches Hydra's grammar.
+The only module that uses Hydra and OmegaConf; both are imported inside functions. The YAML files are pure data: no
+`_target_`, no resolver, no plugin, no config folder other than conf/. Hydra only selects the files. override.py parses
+each value of the command line by the type of its setting, so that no unquoted text reaches Hydra's grammar.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from hymt_batch.schema import JOBS, OPTIONAL_SETTINGS, BenchJob, DoctorJob, Insp
 from hymt_batch.sweep import expand_sweep
 
 EXAMPLE_OVERRIDES = {"tgt_lang": "tgt_lang=fr", "source.path": "source.path=corpus.txt", "name": "name=demo"}
-"""The example that an error message gives for a missing setting."""
+"""Missing setting -> the example override that the error message shows."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,8 +44,8 @@ def open_executor(
 ) -> InProcessExecutor | ProcessPool:
     """Open an executor: this process with its own model, or at most as many workers as requested.
 
-    More than one requested worker means worker processes, even if this machine has CPU cores for only one. Worker
-    processes are also used if decoding a part has ended its process too often.
+    If more than one worker is requested, worker processes are used, even if this machine has CPU cores for only one.
+    They are also used if decoding a part has ended its process too often.
     """
     if tracker.needs_isolation:
         log.warning(

@@ -26,7 +26,7 @@ def default(path: str | list[str]) -> str | None:
         return None
     base = first
     while "*" in os.path.basename(base) or "?" in os.path.basename(base):
-        base = os.path.dirname(base)  # the name of a glob is that of its folder
+        base = os.path.dirname(base)  # a glob is named after its folder
     if first.startswith("demo:"):
         base = first.removeprefix("demo:")
     elif not os.path.exists(base):

@@ -20,9 +20,9 @@ from typing import Any
 from hymt_batch.fs import Fs, publish, remove, stat_or_none, with_retries, write_atomic, write_new
 from hymt_batch.records import Input
 
-VERSION = 1  # of the files in .hymt and of manifest.json; files of a newer version are rejected
+VERSION = 1  # version of the files in .hymt and of manifest.json; newer files are rejected
 PROTOCOL = "parts-1"
-MAX_BYTES = 1 << 30  # of a state file; this is enough for over a million inputs
+MAX_BYTES = 1 << 30  # limit for a state file; enough for over a million inputs
 MISSING = "(not set)"
 INPUT_FIELDS = ("rel", "format", "compression", "out_rel", "file_id", "dataset")
 
@@ -183,7 +183,7 @@ class JobRecord:
     """The contents of `job.json`."""
 
     identity: JsonDict
-    inputs: tuple[Input, ...]  # without their paths: the same files may be elsewhere next time
+    inputs: tuple[Input, ...]  # paths left out: the same files may be elsewhere next time
     environment: JsonDict
     created: str
 

@@ -282,7 +282,7 @@ def _count_instruction_tokens(encoder: Encoder, before: str, after: str, plan_ve
     """Count the tokens that the instruction adds to a text; plan version 1 encoded the instruction alone."""
     if plan_version == 1:
         return len(encoder.encode([f"{before}{after}"])[0])
-    # with a sample text, because the tokens of white space depend on what follows it
+    # encode a sample text after it, because the tokens of white space depend on the next character
     whole, text = encoder.encode([f"{before}{_SAMPLE_TEXT}{after}", _SAMPLE_TEXT])
     return len(whole) - len(text)
 

@@ -129,8 +129,8 @@ class Shard:
     documents: Sequence[Document]
     start: int  # cursor of the first row: byte offset in the (decompressed) stream, or row number for parquet
     end: int  # cursor after the last row
-    sha256: str  # of the raw bytes [start, end), or of the row digests for parquet
-    last: bool  # it is the last shard of its file
+    sha256: str  # hash of the raw bytes [start, end); for parquet, of the row digests
+    last: bool  # True for the last shard of its file
 
     @property
     def name(self) -> str:
@@ -205,7 +205,7 @@ class Translation:
     flags: tuple[str, ...] = ()
     message: str = ""
     attempt: int = 0
-    mean_logprob: float | None = None  # over the chosen tokens, end token included; None where it was not recorded
+    mean_logprob: float | None = None  # over the chosen tokens and the end token; None if not recorded
 
 
 @dataclass(frozen=True, slots=True)

@@ -136,7 +136,7 @@ def serve(
     pipe.send(("ready", (model.identity, replica.environment)))
     while True:
         translations = replica.translate(pipe.recv())
-        # without the prompts, which the parent has
+        # leave out the prompts, which the parent already has
         pipe.send(
             (
                 "done",

@@ -37,7 +37,7 @@ class JsonScan:
 
     def __init__(self, text_field: str = "", names: Iterable[str] = ()) -> None:
         self.pairs_end = (
-            0  # offset after the last complete pair, or after the opening brace; 0: the row does not start an object
+            0  # offset after the last complete pair, or after the opening brace; 0: the row is not an object
         )
         self.num_pairs = 0
         self.is_complete = False  # one object, followed by white space only

@@ -112,7 +112,7 @@ class StderrCapture:
                 self._restore.callback(setattr, sys, name, stream)
         if sys.stderr is original:  # otherwise a test runner has replaced sys.stderr
             enabled = faulthandler.is_enabled()
-            faulthandler.enable(original.fileno())  # a crash ends the thread that reads the pipe
+            faulthandler.enable(original.fileno())  # in a crash no thread would read the pipe
             self._restore.callback(faulthandler.enable if enabled else faulthandler.disable)
         os.dup2(write, 2)
         os.close(write)

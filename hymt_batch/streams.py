@@ -57,7 +57,7 @@ def restart_if_needed() -> None:
         return
     options = []
     if not_utf8:
-        os.environ["PYTHONUTF8"] = "1"  # for worker processes
+        os.environ["PYTHONUTF8"] = "1"  # inherited by worker processes
         options += ["-X", "utf8"]
         if sys.stdout is not None:
             options += ["-X", f"{ENCODING_OPTION}={sys.stdout.encoding}"]

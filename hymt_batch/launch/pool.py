@@ -1,12 +1,11 @@
-"""A pool of worker processes, each with one replica of the model. A worker that dies is replaced and its part is
-decoded again.
+"""A pool of worker processes, each with one replica of the model.
 
-The parent alone reads the source and writes the output, so one process and many give the same guarantees. A worker is
-started when a part waits and no worker is free. A part that kills its worker three times is split in halves until the
-row that causes it is alone; a row that kills three workers on its own is quarantined. Workers also die for reasons
-outside their rows (out of memory, a kill from outside): that costs attempts, never a row. Timing decides which worker
-decodes a part, but not its text: a part decodes the same in every worker. Manages processes and pieces of parts; does
-not know how parts are decoded.
+A worker that dies is replaced, and its part is decoded again. The parent alone reads the source and writes the output,
+so one process and many give the same guarantees. A worker is started when a part waits and no worker is free. A part
+that kills its worker three times is split in halves until the row that causes it is alone; a row that kills three
+workers on its own is quarantined. Workers also die for reasons outside their rows (out of memory, a kill from outside):
+that costs attempts, never a row. Timing decides which worker decodes a part, but the text is the same in every worker.
+Manages processes and pieces of parts; does not know how parts are decoded.
 """
 
 from __future__ import annotations

@@ -154,7 +154,7 @@ def _delimiter_hint(fields: tuple[str, ...], delimiter: str) -> str:
 
 
 def _column_index(fields: tuple[str, ...], name: str) -> int:
-    return fields.index(name) if name in fields else 0  # without fields the file is empty and has no rows
+    return fields.index(name) if name in fields else 0  # if there are no fields, the file is empty
 
 
 def _cell(cells: list[str], column: int | None) -> str | None:

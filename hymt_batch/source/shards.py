@@ -155,7 +155,7 @@ class _FileCutter:
             with contextlib.ExitStack() as opened:
                 self._stream = opened.enter_context(ByteStream(input))
                 self.preamble = preambles.of_stream(self._stream)
-                opened.pop_all()  # without an error the stream stays open
+                opened.pop_all()  # no error: keep the stream open
         self.cursor, self.next_row, self.exhausted = self.preamble.num_bytes, 0, False
         self._hasher = ShardHasher(self.preamble.header)
         self._rows: Rows | None = None

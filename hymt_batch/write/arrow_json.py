@@ -149,7 +149,7 @@ def _lists(column: Any) -> list[Any]:
     first = min((low for low, _ in used), default=0)
     child = column.values.slice(first, max((high for _, high in used), default=0) - first)
     if pa.types.is_map(list_type):
-        # as pairs, not as a dict: an Arrow map may hold a key twice
+        # a list of pairs, because an Arrow map may hold a key twice
         items: list[Any] = [
             list(pair) for pair in zip(to_json_values(child.field(0)), to_json_values(child.field(1)), strict=True)
         ]
@@ -241,5 +241,5 @@ def _zone(name: str) -> tzinfo | None:
 
     try:
         return zoneinfo.ZoneInfo(name)
-    except (KeyError, ValueError, OSError):  # unknown zone, or not a valid zone name
+    except (KeyError, ValueError, OSError):  # the zone is unknown, or its name is invalid
         return None

@@ -15,7 +15,7 @@ from hymt_batch.errors import ConfigError
 from hymt_batch.records import Document, Input, Preamble
 from hymt_batch.write.row_values import escape_surrogates, to_cell
 
-MAX_COLUMNS = 1000  # of jsonl rows; beyond this, the keys are probably data, not field names
+MAX_COLUMNS = 1000  # limit for jsonl input; with more, the keys are probably data, not field names
 SOURCE_PREFIX = "source."
 _MAX_EXACT_INT = 1 << 53  # a double holds every integer up to this one exactly
 _INT64 = 1 << 63

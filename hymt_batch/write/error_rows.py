@@ -16,7 +16,7 @@ from hymt_batch.write import published_file
 from hymt_batch.write.cleanup import read_part_header
 from hymt_batch.write.part_reader import PartReader
 
-MAX_LINE_BYTES = 64 << 20  # of a line in errors/
+MAX_LINE_BYTES = 64 << 20  # limit for a line in errors/
 
 
 def read_all(fs: Fs, folder: Path, job: JobRecord) -> Iterator[dict[str, str]]:

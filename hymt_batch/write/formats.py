@@ -82,7 +82,7 @@ class TextWriter:
             body = document.raw[: len(document.raw) - len(end)]
         else:
             body = to_one_line(output_text(document, row, self._on_error)).encode("utf-8", "replace")
-        # without a line ending, an empty last line would not be a line
+        # an empty last line needs a line ending to be a line
         self._stream.write(body + (end or (b"" if body else self._newline)))
 
     def close(self) -> None:

@@ -30,7 +30,7 @@ class LeaseHolder:
     started: str  # start time of the process in clock ticks since boot, because process ids are reused
     slurm_job: str
     slurm_restart: int
-    since: str  # for messages only
+    since: str  # used only in messages
     epoch: int = 1
     beat: int = 0
 

@@ -84,7 +84,7 @@ def read_if_complete(
     if value["identity"] != identity or not has_no_state(fs, folder):
         return None
     if not has_content(fs, folder / "manifest.json", manifest.seal(value)):
-        return None  # same contents in other bytes: the manifest is rewritten with all else
+        return None  # the same contents in other bytes: rebuild everything, this file too
     requested_paths = [(item.rel, f"translated/{item.out_rel}") for item in inputs]
     if requested_paths != [
         (item["rel"], file["path"]) for item, file in zip(value["inputs"], value["outputs"], strict=False)

@@ -177,7 +177,7 @@ class Output:
                 fs, job_folder, requested, overwrite=overwrite, on_input_change=on_input_change
             )
             differences = manifest.diff(job.environment, requested.job.environment)
-            # a key that an earlier version did not record has not changed
+            # keys that an earlier version did not record are new, not changed
             if newly_recorded := [difference for difference in differences if difference[1] is manifest.MISSING]:
                 log.info("environment now also records:\n%s", manifest.format_diff(newly_recorded))
             if changed := [difference for difference in differences if difference[1] is not manifest.MISSING]:
@@ -319,8 +319,9 @@ class Output:
         record = published.shards.get(shard.index)
         if record is None or (record.sha256, record.first_row) != (shard.sha256, shard.first_row):
             if self._redo:
-                # Two runs without a lease while the input changed: the rows are right, but the record has the shards of
-                # the old input, so every later run would stop here. Without the record the file is assembled again.
+                # If two runs without a lease work while the input changes, the committed rows may be those of the new
+                # input, but the file's record lists the shards of the old one, and every later run would stop here.
+                # Remove the record, so that the file is assembled again.
                 with wrap_os_errors(f"the record of {shard.input.rel}"):
                     self._own_sha256s[shard.input.file_id] = published.record["output"]["sha256"]
                     remove(self._fs, published_file.record_path(self.folder, shard.input))
@@ -372,7 +373,7 @@ class Output:
                 self._folders.ensure(manifest.translated_path(self.folder, input.out_rel).parent)
                 file_record = published_file.assemble(self._fs, self.folder, assembly)
         except StoppedError:
-            # another process may have published the file, and removed its parts, before this one got to it
+            # another process may have published the file in the meantime, and removed its parts
             other_record = published_file.read_record(self._fs, self.folder, input)
             if (
                 other_record is None
@@ -402,8 +403,8 @@ class Output:
             raise MissingError(f"{self.folder.name} is not complete. Run the same command again to translate:\n{lines}")
         if not self.is_complete:
             with wrap_os_errors("manifest.json"):
-                # A run may have been killed after it published a file and before it synced the folder. Sync all these
-                # folders first, so that the manifest never survives a power loss which a published file does not.
+                # A run may have been killed after it published a file and before it synced the folder. Sync the folders
+                # first: after a power loss the manifest must not exist without the published files.
                 for published_folder in dict.fromkeys(
                     published_folder for i in self._inputs for published_folder in self._published_folders(i)
                 ):
@@ -413,7 +414,7 @@ class Output:
             self.is_complete = True
         self.attempts.clear()
         stop_reason.clear(self._fs, self.folder)
-        for input in self._inputs:  # last, when nothing needs the parts any more
+        for input in self._inputs:  # last, because nothing needs the parts from here on
             cleanup.try_remove_parts(self._fs, manifest.file_state_folder(self.folder, input.file_id))
         return summarize(
             self.folder, self._file_records(), time.monotonic() - self._opened_at, self._part_store.num_rows_committed

@@ -123,14 +123,14 @@ class ParquetWriter:
         self._fields, self._columns = FieldReader(input.format), columns
         self._writer: Any = None
         self._schema: Any = None
-        # the run: consecutive rows of one batch
+        # the current run: consecutive rows of one batch
         self._batch: Any = None
         self._run_start = 0
         self._cells: list[list[Any]] = [[] for _ in columns]
         self._texts: list[str] = []
         self._metas: list[dict[str, Any]] = []
         self._chars = 0
-        # the row group: finished runs
+        # the current row group: finished runs
         self._runs: list[Any] = []
         self._num_rows = 0
         self._num_bytes = 0

@@ -112,7 +112,7 @@ class PartReader:
         if (header.file_id, header.shard.index, header.part_index) != (file_id, shard_index, part_index):
             raise PartDamagedError("it belongs to another file, shard or part")
         if not 0 <= part_index < header.num_parts:
-            raise PartDamagedError("its number of parts is too small for its index")
+            raise PartDamagedError("its index is not below its number of parts")
         first, end = header.shard.first_row, header.shard.first_row + header.shard.num_rows
         if rows and not first <= rows[0].row_index <= rows[-1].row_index < end:
             raise PartDamagedError("its rows are outside its shard")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 
-MAX_BUFFERED_CHARS = 1 << 16  # of a cell, before deciding on quotes; a longer cell is always quoted
+MAX_BUFFERED_CHARS = 1 << 16  # buffered to decide whether a cell needs quotes; a longer cell gets quotes
 
 
 def repair_record(
