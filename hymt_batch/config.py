@@ -161,7 +161,7 @@ def _build(job: str, overrides: Sequence[Override]) -> Any:
 
 
 def _check_relative_paths(job: Any) -> None:
-    """Refuse paths that are relative to a removed working directory."""
+    """Reject paths that are relative to a removed working directory."""
     settings: list[tuple[str, str]] = []
     if isinstance(job, TranslateJob | InspectJob) and job.name is not None:
         settings.append(("output_dir", job.output_dir))

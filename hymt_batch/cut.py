@@ -2,8 +2,8 @@
 
 A text is cut at blank lines, then at lines, sentences, clauses and white space, and only then between characters.
 Units are packed greedily, and white space stays with the unit before it. No regular expression call gets more than
-MAX_CHUNK_CHARS characters, so that it never delays other threads or a stop request for long. Does not know documents
-or the model.
+MAX_CHUNK_CHARS characters, so that it never delays other threads or a stop request for long. Independent of documents
+and the model.
 
 Source: the sentence rule was measured on NTREX documents in 38 languages.
 """
@@ -126,7 +126,7 @@ class Cutter:
     Args:
         text: The whole text.
         count_tokens: Returns the number of tokens of a text.
-        limit: Most tokens of a piece without the white space around it.
+        limit: Maximum number of tokens of a piece, without the white space around it.
         find_token_starts: Yields where the tokens of the text begin; called at most once, it saves most calls of
             `count_tokens`. None: every range is counted.
         check_stop: Called often; may raise.

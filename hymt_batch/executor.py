@@ -1,6 +1,6 @@
 """Choose the executor: this process, or worker processes with one replica each. Both take tasks and yield results.
 
-Loads replicas and starts workers; does not know where the results go.
+Loads replicas and starts workers; independent of where the results go.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The file operations behind all durable writes, and the few sequences composed of them.
 
 `Fs` is the protocol, `OsFs` the real implementation; tests replace it with a simulated file system that crashes at
-every operation. Does not know what is stored. Order of a durable write: new file, write, fsync, close, link or rename,
+every operation. Independent of what is stored. Order of a durable write: new file, write, fsync, close, link or rename,
 fsync of the folder.
 
 After a failed fsync the kernel marks the pages as clean, so that a second fsync on the same file would succeed without

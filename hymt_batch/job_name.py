@@ -55,7 +55,7 @@ def _base_name(path: str) -> str:
 
 
 def check(name: str, allow_sweep_point: bool = False) -> None:
-    """Refuse a name that is not a plain folder name; `allow_sweep_point` also allows NAME/POINT, a point of a sweep.
+    """Reject a name that is not a plain folder name; `allow_sweep_point` also allows NAME/POINT, a point of a sweep.
 
     Raises:
         ConfigError: The name is invalid; the message proposes a valid one.

@@ -2,7 +2,7 @@
 
 `job.json` is created before the first part, `manifest.json` is written last. Parts take precedence over both. Both
 carry their own checksum; if one is missing, empty, cut short, full of zeros or from a newer version, the result is a
-clear error. Does not know the settings of the stages: an identity is a nested dict of plain values.
+clear error. Independent of the stages' settings: an identity is a nested dict of plain values.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Track open parts from the plan to the commit, and finish a shard when its last part is committed.
 
-Does not know how parts are decoded.
+Independent of how parts are decoded.
 """
 
 from __future__ import annotations

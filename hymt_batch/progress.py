@@ -1,6 +1,6 @@
 """Show the progress of a job: a bar on a terminal, log lines elsewhere; warnings; and the log file of a run.
 
-Writes to stderr; does not know the stages. Source text is never logged; the sample pairs of the summary are escaped.
+Writes to stderr; independent of the stages. Source text is never logged; the sample pairs of the summary are escaped.
 
 The time left is estimated from source tokens, not rows, because a shard begins with its longest rows.
 """

@@ -50,7 +50,7 @@ A job keeps the version it was created with, so that its committed parts stay va
 """
 
 MAX_CHUNK_CHARS = 8192
-"""Most characters that one call of a regular expression or of the tokenizer gets, so that the call is short."""
+"""Maximum number of characters that one call of a regular expression or of the tokenizer gets, so that it is short."""
 
 COMPRESSIONS = {".gz": "gz", ".zst": "zst", ".xz": "xz", ".bz2": "bz2"}
 """Extension of a compressed file -> name of the compression."""

@@ -1,7 +1,7 @@
 """Find the byte spans of the fields of one row in one forward pass, without holding the row in memory.
 
 For rows that no parser can read: too long, cut off, or nested too deep. Offsets are bytes from the start of the row.
-Does not know files, statuses or settings.
+Independent of files, statuses and settings.
 """
 
 from __future__ import annotations

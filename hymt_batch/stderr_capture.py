@@ -3,7 +3,7 @@
 CUDA, OpenMP, NCCL and Rust write there at any time, also in the middle of a progress bar. During a run, descriptor 2 of
 this process and of every worker is a pipe, which a thread reads. sys.stderr, and so all output of Python itself, goes
 to the original target of descriptor 2. Lines that arrive before the log file exists are held; if no log file is ever
-opened, they are printed to stderr at the end. Does not know jobs.
+opened, they are printed to stderr at the end. Independent of jobs.
 """
 
 from __future__ import annotations

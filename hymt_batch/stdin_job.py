@@ -1,6 +1,6 @@
 """Jobs that translate standard input to standard output: their temporary folder, and which results are kept.
 
-Works with finished files and the standard streams; does not know how a job runs.
+Works with finished files and the standard streams; independent of how a job runs.
 """
 
 from __future__ import annotations

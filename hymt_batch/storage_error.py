@@ -1,7 +1,7 @@
 """Turn an error of the file system into an error for the user: the cause, the fix, and whether a retry may help.
 
 A failure that may be temporary (a full or failing disk) stops a job with exit code 75. A permanent one (a link where a
-folder should be, a missing permission) gives exit code 6; the message names the file and the fix. Does not know what
+folder should be, a missing permission) gives exit code 6; the message names the file and the fix. Independent of what
 was being stored.
 """
 
@@ -23,7 +23,7 @@ CAUSES = {
     errno.ENOENT: "the folder of the job's state was removed while the job ran",
 }
 WRONG_TYPE_ERRNOS = (errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EEXIST, errno.EINVAL, errno.ENOTEMPTY)
-"""Errors that can mean that something else is where a file or a folder should be."""
+"""Errors that can mean that a path exists but has the wrong type, such as a file in place of a folder."""
 
 PROCESS_LIMITS = {
     errno.EFBIG: ("a file grew beyond the limit for files", "Raise the limit (ulimit -f)"),

@@ -1,7 +1,7 @@
 """Make the standard streams of this process work in any environment: any locale, closed, full or broken streams.
 
 A character that a stream cannot encode is escaped. If standard error cannot be written, its lines are lost and the job
-continues. If standard output cannot be written, that is an error with an exit code. Does not know jobs. Imports only
+continues. If standard output cannot be written, that is an error with an exit code. Independent of jobs. Imports only
 the standard library and errors.py, because the entry point calls it before anything else.
 """
 

@@ -5,7 +5,7 @@ so one process and many give the same guarantees. A worker is started when a par
 that kills its worker three times is split in halves until the row that causes it is alone; a row that kills three
 workers on its own is quarantined. Workers also die for reasons outside their rows (out of memory, a kill from outside):
 that costs attempts, never a row. Timing decides which worker decodes a part, but the text is the same in every worker.
-Manages processes and pieces of parts; does not know how parts are decoded.
+Manages processes and pieces of parts; independent of how parts are decoded.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from hymt_batch.launch.oom import read_oom_kills
 log = logging.getLogger(__name__)
 
 MAX_TASK_TRIES = 3
-"""Times that a whole part may kill its worker before it is split in halves."""
+"""How often a whole part may kill its worker before it is split in halves."""
 
 MAX_ITEM_TRIES = 3
-"""Times that an item may kill its worker on its own before it is quarantined."""
+"""How often an item may kill its worker on its own before it is quarantined."""
 
 MAX_IDLE_DEATHS = 5
-"""Times in a row that a worker may die while it has no part; after that the job stops."""
+"""How often in a row a worker may die while it has no part; after that the job stops."""
 
 MAX_EXTERNAL_KILLS = 20
 """The same limit for kills from outside, other than out-of-memory kills: higher, because the cause may disappear."""

@@ -148,7 +148,7 @@ def _read_continuation(
     Args:
         stream: The input, positioned after the first line.
         first_line: The line that leaves a field open.
-        limit: Most bytes of the record.
+        limit: Maximum size of the record in bytes.
         delimiter: The bytes between two cells.
         lines: Filled with the lines that are read; used for error messages.
         open_field: QUOTED or UNQUOTED.

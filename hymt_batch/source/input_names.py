@@ -102,7 +102,7 @@ def check_name(rel: str, path: str) -> None:
 
 
 def refuse_collisions(inputs: Sequence[Input]) -> None:
-    """Refuse inputs whose outputs would have the same name, also on file systems that ignore case or compose accents.
+    """Reject inputs whose outputs would have the same name, also on file systems that ignore case or compose accents.
 
     Raises:
         ConfigError: Two outputs have the same name; the message names both inputs.

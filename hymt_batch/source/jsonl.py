@@ -110,7 +110,7 @@ def _parse_long_row(row: LongRow, text_field: str) -> Fields:
 
 
 def check_head(stream: ByteStream, config: SourceConfig, reserved: tuple[str, ...] = ()) -> None:
-    """Refuse a file whose first rows all lack a field that a setting names, or have a field that the output adds.
+    """Reject a file whose first rows all lack a field that a setting names, or have a field that the output adds.
 
     Raises:
         ConfigError: A setting does not fit the file. Single invalid rows become error rows later.

@@ -16,7 +16,8 @@ from hymt_batch.source.bytestream import ByteStream
 HEAD_BYTES = 4096
 PIECE_BYTES = 1 << 16
 MAX_HELD_BYTES = 16 << 20
-"""Most bytes of fields that a conversion to another format keeps of such a row; fields that no longer fit are dropped.
+"""Maximum number of bytes that a conversion to another format keeps of such a row; fields that no longer fit are
+dropped.
 """
 
 Fields = tuple[dict[str, Any], str | None]

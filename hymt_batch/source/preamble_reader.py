@@ -21,7 +21,7 @@ def is_table(input: Input) -> bool:
 
 
 def read_preamble(input: Input, config: SourceConfig, reserved: tuple[str, ...] = ()) -> Preamble:
-    """Read what precedes the first row, and refuse a file that does not fit the settings.
+    """Read what precedes the first row, and reject a file that does not fit the settings.
 
     Args:
         input: The file.

@@ -1,6 +1,6 @@
 """Code shared by the row readers: lines with their digests, the running hash of a shard, and languages of rows.
 
-Does not know any format.
+Independent of any format.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class ShardHasher:
         return duplicate
 
     def assign(self, hasher: ShardHasher) -> None:
-        """Set the state to that of another hasher."""
+        """Copy the state of another hasher."""
         self._sha, self.num_bytes = hasher._sha, hasher.num_bytes
 
     def take_hash(self) -> str:
@@ -112,7 +112,7 @@ def read_line(
 
     Args:
         stream: The input, positioned at the start of the line.
-        max_bytes: Most bytes of the line's content.
+        max_bytes: Maximum size of the line's content in bytes.
         context: Provides the initial digest of a row, and the hasher that gets the bytes.
         scan: Creates the scan for the fields of a longer line.
 
@@ -252,7 +252,7 @@ class LanguageCodes:
         self._cache: dict[tuple[str, str], str] = {}
 
     def get(self, values: tuple[Any, Any]) -> tuple[str | None, str | None]:
-        """Return the codes of a row's source and target values; None where the value is empty (the job's language)."""
+        """Return the codes of a row's source and target values; None if the value is empty (the job's language)."""
         source, target = (
             None if field is None or value is None or value == "" else self._look_up(field, value)
             for field, value in zip(self.fields, values, strict=True)

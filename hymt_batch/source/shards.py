@@ -106,7 +106,7 @@ def cut_shards(
     Args:
         inputs: The inputs.
         config: The settings.
-        shard_rows: Most documents of a shard.
+        shard_rows: Maximum number of documents of a shard.
         shard_bytes: A shard ends after the row that reaches this many raw bytes (tables: bytes of text).
         get_record: Returns the record of a finished shard by its index, or None. If the bytes still have the recorded
             hash, the shard is skipped; if not, it is parsed, so that the caller can compare the digests of the rows.

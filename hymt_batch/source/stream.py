@@ -1,7 +1,7 @@
 """The public interface of the source stage: the input files of a job, and their rows as one stream of shards.
 
-Does not know the model, the output or Hydra. The other modules of this package do the work: `discovery` resolves names,
-`shards` cuts files into shards, and each format has its own reader.
+Independent of the model, the output and Hydra. The other modules of this package do the work: `discovery` resolves
+names, `shards` cuts files into shards, and each format has its own reader.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def find_inputs(config: SourceConfig, spool: Spool | None = None, out_format: st
 def check_fields(
     inputs: Sequence[Input], config: SourceConfig, reserved: tuple[str, ...], preambles: PreambleCache | None = None
 ) -> None:
-    """Refuse inputs that do not fit the settings, before the model is loaded.
+    """Reject inputs that do not fit the settings, before the model is loaded.
 
     Args:
         inputs: The inputs.
@@ -73,7 +73,7 @@ def check_fields(
 
 
 def check_escapes(inputs: Sequence[Input], config: SourceConfig, preambles: PreambleCache) -> None:
-    """Refuse a csv file whose first rows need source.escape; not for jobs with plan 1, which translated such rows.
+    """Reject a csv file whose first rows need source.escape; not for jobs with plan 1, which translated such rows.
 
     Args:
         inputs: The inputs.

@@ -176,7 +176,7 @@ def is_saved_split(folder: str) -> bool:
 
 
 def check_columns(table: Table, config: SourceConfig) -> None:
-    """Refuse a table whose columns do not fit the settings.
+    """Reject a table whose columns do not fit the settings.
 
     Raises:
         ConfigError: A column that a setting names is missing, exists twice or is not text.

@@ -1,7 +1,7 @@
 """Convert Arrow values of every type to values that JSON can hold; no value makes the conversion fail.
 
 Python's own classes are not used where their range is smaller than Arrow's: a year may be 0 or 10000, a second may have
-nine decimals, and a time zone may be unknown on this machine. Does not know rows or files.
+nine decimals, and a time zone may be unknown on this machine. Independent of rows and files.
 """
 
 from __future__ import annotations

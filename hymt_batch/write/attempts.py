@@ -17,7 +17,7 @@ from hymt_batch.records import Part, Shard
 from hymt_batch.write.part import part_name, shard_name
 
 MAX_ATTEMPTS = 3
-"""Times that decoding a part may end its process before it is decoded in smaller pieces in a separate process."""
+"""How often decoding a part may end its process before it is decoded in smaller pieces in a separate process."""
 
 _MARKER_NAME = re.compile(r"([0-9a-f]{16}-s\d{7,}-p\d{5,})\.(\d{1,4})")
 

@@ -1,7 +1,7 @@
 """Output formats: one writer for each pair of input and output format, and the lines of the errors file.
 
 A writer turns (document, row) pairs, in row order, into the bytes of one file, and writes exactly one row per pair. It
-does not know where rows come from or how the file is published: the caller opens a temporary file and renames it.
+is independent of where rows come from and how the file is published: the caller opens a temporary file and renames it.
 
     input \\ output   text   jsonl              csv, tsv             parquet
     text             text   text               text                 text
@@ -127,7 +127,7 @@ def open_writer(
 def check(
     input: Input, out_format: str, preamble: Preamble, config: WriteConfig, documents: ReadDocuments = tuple
 ) -> None:
-    """Refuse an output that cannot be written, before the job starts.
+    """Reject an output that cannot be written, before the job starts.
 
     Reads all rows where jsonl becomes columns, may read all rows of a saved dataset that becomes parquet, and otherwise
     reads at most the first row. A jsonl row that already has one of the added fields is found only when it

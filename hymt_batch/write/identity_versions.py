@@ -1,7 +1,7 @@
 """Versions of a job's identity: upgrade the identity of an older folder, and derive those that earlier versions wrote.
 
 A folder keeps the identity it was created with, because its parts carry the digest of it. One table lists what changed
-between versions. Knows keys and values, not what the settings do.
+between versions. Compares keys and values; independent of what the settings do.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Parts are published first-writer-wins, so a broken lease only causes work to be done twice. File locks are not used: on
 cluster file systems they may be missing, local to one node, or silently without effect. A process decides whether a
-lease is stale by its own monotonic clock; wall clocks do not matter. Does not know what is done under the lease.
+lease is stale by its own monotonic clock; wall clocks do not matter. Independent of what is done under the lease.
 
 NFS caches attributes for up to 60 s: hence a time to live of 180 s and heartbeats of 20 s. Explained in
 docs/architecture.md.

@@ -1,7 +1,7 @@
 """Use the manifest of a finished folder that lost its `.hymt` state, for example after `cp -r outputs/NAME/*`.
 
 The manifest has the identity, and the size and sha256 of every input and output. The digests of rows and shards are
-lost. Does not know how a job is rebuilt.
+lost. Does not rebuild the job.
 """
 
 from __future__ import annotations

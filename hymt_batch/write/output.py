@@ -1,7 +1,7 @@
 """The output folder of one job: open it, commit parts, finish files, finalize.
 
 The part format, the commit of a part, the lease and the assembly of a file are in the modules beside this one.
-Does not know the model or how parts are planned.
+Independent of the model and of how parts are planned.
 """
 
 from __future__ import annotations

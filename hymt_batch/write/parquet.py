@@ -27,7 +27,7 @@ _CODECS = {"UNCOMPRESSED": "none", "SNAPPY": "snappy", "GZIP": "gzip", "BROTLI":
 
 
 def check_schema(rel: str, schema: Any) -> None:
-    """Refuse a column that parquet cannot store, before anything is translated.
+    """Reject a column that parquet cannot store, before anything is translated.
 
     Raises:
         ConfigError: pyarrow cannot write the schema.
@@ -46,7 +46,7 @@ def check_schema(rel: str, schema: Any) -> None:
 
 
 def check_values(rel: str, documents: ReadDocuments) -> None:
-    """Refuse values of a saved dataset that parquet cannot store, before anything is translated.
+    """Reject values of a saved dataset that parquet cannot store, before anything is translated.
 
     Arrow has timestamps in seconds that overflow parquet's milliseconds, and dictionaries of types that parquet lacks.
 
@@ -210,7 +210,7 @@ class ParquetWriter:
         self._writer = pq.ParquetWriter(self._file, self._schema, compression=self._codec())
 
     def _codec(self) -> str:
-        """Return the name of the input's compression codec; zstd where the input has none."""
+        """Return the name of the input's compression codec; zstd if the input has none."""
         import pyarrow.parquet as pq
 
         if not self._same_format or self._input.dataset:

@@ -1,8 +1,8 @@
 """A part file: one header line, then one JSON line per row. Publishing a part is the only commit point of a job.
 
 A part describes itself: its job (identity), its position (file, shard, part), its rows (digests), and checksums of
-header and payload. `decode` verifies everything, so it detects any flipped byte. Does not know where parts are stored
-or when they are written.
+header and payload. `decode` verifies everything, so it detects any flipped byte. Independent of where parts are stored
+and when they are written.
 """
 
 from __future__ import annotations

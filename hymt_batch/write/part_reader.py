@@ -1,7 +1,7 @@
 """Read and verify the parts that a folder already holds, and quarantine those that cannot be used.
 
 Whether a part is committed is decided by opening its planned name, never by listing a folder: on a network file system
-a listing may be stale. Does not know how parts are produced or assembled.
+a listing may be stale. Independent of how parts are produced and assembled.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Commit parts: write a temporary file, sync it, publish it under its final name, sync the folder. First writer wins.
 
-A part is committed only after the last of these steps. Does not know how files and jobs are composed of parts.
+A part is committed only after the last of these steps. Independent of how files and jobs are composed of parts.
 Explained in docs/architecture.md.
 """
 
@@ -31,7 +31,7 @@ def make_shard_record(shard: Shard) -> ShardRecord:
 
 
 class PartStore:
-    """Knows which parts of a job are committed, and commits new ones."""
+    """Tracks which parts of a job are committed, and commits new ones."""
 
     def __init__(
         self,

@@ -1,7 +1,7 @@
 """Check the paths that a job needs in its output folder, before anything is created there.
 
-A path must be free or already have the right type. A link counts as an obstacle, because it could lead anywhere. Does
-not know what is written to the paths.
+A path must be free or already have the right type. A link counts as an obstacle, because it could lead anywhere.
+Independent of what is written to the paths.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from hymt_batch.storage_error import describe_type
 from hymt_batch.write.published_file import record_path
 
 MAX_NAME_BYTES, MAX_PATH_BYTES = 255, 4095
-"""Most bytes of a name and of a path on common systems; programs that read the output cannot open a longer path."""
+"""Maximum bytes of a name and of a path on common systems; programs that read the output cannot open a longer path."""
 
 MAX_STATE_PATH_BYTES = len("/.hymt/f0123456789abcdef/s0000000/.tmp-p00000-") + 32
-"""Most bytes that a path in `.hymt` adds to that of the output folder."""
+"""Maximum number of bytes that a path in `.hymt` adds to the path of the output folder."""
 
 STATE_FOLDERS = (".hymt", ".hymt/lease", ".hymt/quarantine", ".hymt/attempts", ".hymt/spool")
 FOLDERS = (*STATE_FOLDERS, "translated", "errors", "set_aside")

@@ -2,7 +2,7 @@
 
 The source is read a second time, and the digest of each row is compared with that of the row that was translated, so
 that the output never mixes two versions of a file. Memory is bounded by one shard. A file is published complete, by
-rename; its record `.hymt/f<id>/file.json` is written next, and is kept when the parts are removed. Does not know jobs.
+rename; its record `.hymt/f<id>/file.json` is written next, and is kept when the parts are removed. Independent of jobs.
 """
 
 from __future__ import annotations

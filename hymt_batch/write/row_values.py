@@ -1,6 +1,6 @@
 """The values of one output row, in any format: its translation, its metadata and the user's fields.
 
-Does not know files or how a format encodes the values.
+Independent of files and of how a format encodes the values.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def output_text(document: Document, row: Row, on_error: str) -> str:
 
 
 def source_text(document: Document) -> str:
-    """Return the text of a row; where it is unknown, the whole original row."""
+    """Return the text of a row; if it is unknown, the whole original row."""
     if document.text is not None:
         return document.text
     if document.long_row is not None:

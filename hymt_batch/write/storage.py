@@ -1,6 +1,6 @@
 """Check that the file system of an output folder supports the commit protocol and has enough space; create folders.
 
-All checks run before a model is loaded. Does not know jobs or parts.
+All checks run before a model is loaded. Independent of jobs and parts.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ TWO_DEVICES = "is split over two devices: .hymt and translated are not on the sa
 class StorageFeatures:
     """Features of a file system: the first two are required, the last two are optional."""
 
-    exclusive_create: bool  # O_EXCL refuses a name that exists
+    exclusive_create: bool  # O_EXCL rejects a name that exists
     rename_replaces: bool  # after a rename over a file, a read returns the new contents
     hard_links: bool
     dir_fsync: bool
