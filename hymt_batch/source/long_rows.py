@@ -16,8 +16,7 @@ from hymt_batch.source.bytestream import ByteStream
 HEAD_BYTES = 4096
 PIECE_BYTES = 1 << 16
 MAX_HELD_BYTES = 16 << 20
-"""Maximum number of bytes that a conversion to another format keeps of such a row; fields that no longer fit are
-dropped.
+"""Maximum number of bytes that a conversion to another format keeps of such a row; the fields beyond it are dropped.
 """
 
 Fields = tuple[dict[str, Any], str | None]
@@ -26,6 +25,7 @@ Fields = tuple[dict[str, Any], str | None]
 
 class InputRereader:
     """Reads the rows of an input that are too long to be held in memory, while another stream passes over the input.
+
     Each purpose (such as "text") has its own stream, opened for the first such row. It only moves forward, so a
     compressed file is not decompressed again for each row. After the pass the streams are closed, and each row opens a
     new one.
