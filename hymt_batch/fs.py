@@ -248,9 +248,9 @@ def publish(fs: Fs, tmp: Path, final: Path) -> bool:
         if tmp_stat is not None and final_stat is not None:
             return (
                 tmp_stat.ino == final_stat.ino and tmp_stat.dev == final_stat.dev
-            )  # the link was reported as failed, but it exists
+            )  # the call failed, but the link exists
         if final_stat is None and tmp_stat is not None and error.errno in LINK_UNSUPPORTED_ERRNOS:
-            replace(fs, tmp, final)  # not exclusive, but jobs with equal identities write equal bytes
+            replace(fs, tmp, final)  # may replace a file, but equal identities write equal bytes
             return True
         raise
 

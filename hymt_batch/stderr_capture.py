@@ -110,7 +110,7 @@ class StderrCapture:
                     stream.flush()
                 setattr(sys, name, original)
                 self._restore.callback(setattr, sys, name, stream)
-        if sys.stderr is original:  # otherwise a test runner has replaced sys.stderr
+        if sys.stderr is original:  # if not, a test runner has replaced sys.stderr
             enabled = faulthandler.is_enabled()
             faulthandler.enable(original.fileno())  # in a crash no thread would read the pipe
             self._restore.callback(faulthandler.enable if enabled else faulthandler.disable)

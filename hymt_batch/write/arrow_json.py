@@ -215,7 +215,7 @@ def _timestamp(ticks: int, unit: int, zone: str | None) -> str:
 
 
 def _offset(seconds: int, zone: str) -> tuple[int, str]:
-    """Return a zone's offset from UTC at an instant, in seconds and as text; 0 where it is unknown."""
+    """Return a zone's offset from UTC at an instant, in seconds and as text; 0 if it is unknown."""
     zone_info = _zone(zone)
     offset = timedelta(0)
     if isinstance(zone_info, timezone):

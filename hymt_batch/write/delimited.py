@@ -126,7 +126,7 @@ class DelimitedWriter:
         body, _ = _split_line_ending(document.raw)
         if self._escape and (len(body) - len(body.rstrip(self._escape.encode()))) % 2:
             body += self._escape.encode()  # a trailing escape would escape the added delimiter
-        # with a lone CR outside quotes, or an open quote, readers would not see the added columns in this record
+        # readers would not see the added columns after a lone CR outside quotes, or after an open quote
         if not self._is_csv or (b'"' not in body and b"\r" not in body):
             return body
         if self._valid_record.fullmatch(body.decode("utf-8", "surrogateescape")):

@@ -141,7 +141,7 @@ def check(
     if input.dataset and out_format == "parquet":
         check_values(input.rel, documents)
     if input.format == "parquet" and out_format != "text":
-        first = next(iter(documents()), None)  # its batch shows whether every column is readable
+        first = next(iter(documents()), None)  # reading one row shows whether every column can be read
         if first is not None and input.format != out_format:
             FieldReader(input.format).read(first)
 

@@ -1,7 +1,7 @@
 """Identify the process that holds a lease, and find out whether it is still alive, as far as this machine can tell.
 
-Independent of the lease file's handling. Source: proc(5). Process ids are reused, so a process is identified by its id
-and start time.
+Independent of how leases are taken and renewed. Source: proc(5). Process ids are reused, so a process is identified by
+its id and start time.
 """
 
 from __future__ import annotations

@@ -209,7 +209,7 @@ class Output:
             )
             try:
                 if held_lease and isinstance(error, (OSError, PreflightError)):
-                    held_lease.check()  # report instead if another process took over (and so removed our probe files)
+                    held_lease.check()  # if another process took over and removed our probes, report that
                 if held_lease and isinstance(error, Exception):
                     stop_reason.write(fs, job_folder, *stop_reason.describe(reported_error))
             finally:

@@ -254,5 +254,5 @@ def _extend_features(metadata: dict[bytes, bytes] | None, translation_field: str
     string = {"dtype": "string", "_type": "Value"}
     # every version of datasets reads a list in brackets; the class name for lists changed in datasets 4.0
     features |= {translation_field: string, meta_field: {"id": string, "status": string, "flags": [string]}}
-    dataset_info.pop("fingerprint", None)  # the fingerprint is that of the input
+    dataset_info.pop("fingerprint", None)  # it identifies the input's content
     return {**metadata, key: json.dumps(dataset_info).encode()}

@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class VerifiedPart:
-    """What is kept in memory about a verified part. It is small because a job may have 500,000 parts."""
+    """The fields of a verified part that are kept in memory. It is small because a job may have 500,000 parts."""
 
     shard: ShardRecord
     num_parts: int

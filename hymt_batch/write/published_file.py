@@ -44,7 +44,7 @@ log = logging.getLogger(__name__)
 TMP_PREFIX = ".tmp-final-"
 NOT_SENT_STATUSES = frozenset(
     {Status.BAD_ROW, Status.BAD_ENCODING, Status.BAD_LANGUAGE, Status.TOO_LONG}
-)  # not sent to the model
+)  # statuses of rows that were not sent to the model
 LoadedShard = tuple[list[PartHeader], dict[int, Row]]
 
 
