@@ -93,16 +93,16 @@ def flag_and_retry(
     Returns:
         One translation per prompt, in order: the first attempt without a hard flag, or attempt 0 if all have one.
     """
-    kept = _flag_all(translations, config)
+    results = _flag_all(translations, config)
     for attempt in range(1, config.max_attempts):
-        retry_indices = [index for index, translation in enumerate(kept) if HARD_FLAGS & set(translation.flags)]
+        retry_indices = [index for index, translation in enumerate(results) if HARD_FLAGS & set(translation.flags)]
         if not retry_indices:
             break
-        retries = _flag_all(decode_again([kept[n].prompt for n in retry_indices], attempt), config)
+        retries = _flag_all(decode_again([results[n].prompt for n in retry_indices], attempt), config)
         for index, retry in zip(retry_indices, retries, strict=True):
             if retry.finish_reason == "stop" and not HARD_FLAGS & set(retry.flags):
-                kept[index] = replace(retry, flags=(*retry.flags, "retried"))
-    return kept
+                results[index] = replace(retry, flags=(*retry.flags, "retried"))
+    return results
 
 
 def _flag_all(translations: Sequence[Translation], config: CheckConfig) -> list[Translation]:

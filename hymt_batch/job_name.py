@@ -66,9 +66,9 @@ def check(name: str, allow_sweep_point: bool = False) -> None:
     if not name or name.strip(".") == "":
         raise ConfigError(f"name={name} is not the name of a folder. Set name={proposal}.")
     if wrong or ".." in name or name.startswith("/") or (allow_sweep_point and "//" in name):
-        what = f"contains {' '.join(map(repr, wrong))}" if wrong else "would lead outside output_dir"
+        problem = f"contains {' '.join(map(repr, wrong))}" if wrong else "would lead outside output_dir"
         raise ConfigError(
-            f"name={name} {what}; a name may have letters, digits, '.', '_' and '-', but no '/' and no '..'. "
+            f"name={name} {problem}; a name may have letters, digits, '.', '_' and '-', but no '/' and no '..'. "
             f"Set name={proposal}."
         )
     if len(name.encode()) > MAX_BYTES and not allow_sweep_point:

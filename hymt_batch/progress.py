@@ -362,8 +362,8 @@ def render_summary(summary: JobSummary, pairs: Sequence[tuple[str, str]]) -> str
         lines.append(f"  flags: {flags}")
     if summary.num_rows_decoded:
         speed = f"{summary.num_rows_decoded / seconds:,.1f} rows/s"
-        kept = f", {summary.num_rows_kept:,} from earlier runs" if summary.num_rows_kept else ""
-        lines.append(f"  {summary.num_rows_decoded:,} rows in {format_duration(seconds)} ({speed}){kept}")
+        from_earlier_runs = f", {summary.num_rows_kept:,} from earlier runs" if summary.num_rows_kept else ""
+        lines.append(f"  {summary.num_rows_decoded:,} rows in {format_duration(seconds)} ({speed}){from_earlier_runs}")
     else:
         lines.append("  nothing was left to do" if summary.rows else "  the input has no rows")
     for source, translation in pairs:

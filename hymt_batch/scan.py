@@ -262,8 +262,8 @@ class RecordScan:
                     self.well_quoted = False
                 self._state = "plain"
             else:
-                held = size if done else max(at, size - max(2, len(self._delimiter), len(self._escape)) + 1)
-                stop = held if next_mark < 0 else next_mark
+                safe_end = size if done else max(at, size - max(2, len(self._delimiter), len(self._escape)) + 1)
+                stop = safe_end if next_mark < 0 else next_mark
                 if b"\r" in data[at:stop].removesuffix(b"\r\n" if next_mark < 0 and done else b""):
                     self._has_bare_return = True
                 if next_mark < 0:

@@ -48,9 +48,11 @@ def read_rows(stream: ByteStream, config: SourceConfig, context: ReadContext) ->
         if row_error is None and cells:
             try:
                 langs = codes.get((_cell(cells, source), _cell(cells, target))) if any(codes.fields) else (None, None)
-                kept = raw if full else b""
+                kept_raw = raw if full else b""
                 values = dict(zip(fields, cells, strict=True)) if full else None
-                document = Document(f"{input.rel}#{row + 1}", row, cells[column], digest, kept, *langs, values=values)
+                document = Document(
+                    f"{input.rel}#{row + 1}", row, cells[column], digest, kept_raw, *langs, values=values
+                )
             except RowError as error:
                 row_error = error
         elif row_error is None:  # a blank line
@@ -69,8 +71,10 @@ def read_rows(stream: ByteStream, config: SourceConfig, context: ReadContext) ->
                     escape_parser=escape_parser,
                     quoted=quoted,
                 )
-            kept, long = (raw, long) if full else (b"", None)
-            document = error_document(input, row, digest, row_error, raw=kept, text=text, values=values, long_row=long)
+            kept_raw, long = (raw, long) if full else (b"", None)
+            document = error_document(
+                input, row, digest, row_error, raw=kept_raw, text=text, values=values, long_row=long
+            )
         assert document is not None
         yield document, stream.position
         row += 1

@@ -16,7 +16,7 @@ from hymt_batch.source.bytestream import ByteStream
 HEAD_BYTES = 4096
 PIECE_BYTES = 1 << 16
 MAX_HELD_BYTES = 16 << 20
-"""Maximum number of bytes that a conversion to another format keeps of such a row; the fields beyond it are dropped.
+"""Maximum number of bytes that a conversion to another format keeps of such a row; fields that do not fit are dropped.
 """
 
 Fields = tuple[dict[str, Any], str | None]
@@ -98,7 +98,7 @@ class LongRow:
         return self.parse(self)
 
     def read_spans(self, spans: Iterable[tuple[int, int]]) -> Iterator[bytes | None]:
-        """Yield the bytes of each span, in ascending order; None once MAX_HELD_BYTES would be exceeded."""
+        """Yield the bytes of each span, in ascending order; None for a span that does not fit in MAX_HELD_BYTES."""
         left = MAX_HELD_BYTES
         for first, end in spans:
             if end - first > left:

@@ -71,22 +71,22 @@ class Spool:
         """
         name = f"stdin{extension}"
         source = getattr(sys.stdin, "buffer", None) if stream is None else stream
-        kept = self._spool_folder / name
-        has_kept = _has_kind(self._fs, kept, "file")
-        if source is None and not has_kept:
+        stored_path = self._spool_folder / name
+        is_stored = _has_kind(self._fs, stored_path, "file")
+        if source is None and not is_stored:
             raise ConfigError(
                 "source.path=- needs standard input, but this process has none. Set source.path to a file."
             )
-        if source is not None and (not has_kept or _has_data(source, None if self._replace else STDIN_WAIT_S)):
+        if source is not None and (not is_stored or _has_data(source, None if self._replace else STDIN_WAIT_S)):
             if source.isatty():
                 log.info("reading standard input; press Ctrl-D to end it")
             staged = self._staging_path(name)
-            if _store_stream(source, staged) or not has_kept:
+            if _store_stream(source, staged) or not is_stored:
                 self._stored_paths[name] = staged
                 return staged, name
-        log.info("using the standard input stored by an earlier run: file=%s", kept)
-        self._stored_paths[name] = kept
-        return kept, name
+        log.info("using the standard input stored by an earlier run: file=%s", stored_path)
+        self._stored_paths[name] = stored_path
+        return stored_path, name
 
     def store_hub(self, name: str, config: SourceConfig) -> list[tuple[Path, str]]:
         """Store a dataset of the hub as parquet, one file per split, unless an earlier run stored it.

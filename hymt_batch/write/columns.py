@@ -106,4 +106,4 @@ def _value_kind(value: Any) -> str:
 
 
 def _narrowest_type(kinds: set[str]) -> str:
-    return next((name for name, held in _KINDS_BY_TYPE.items() if kinds and kinds <= held), "string")
+    return next((name for name, type_kinds in _KINDS_BY_TYPE.items() if kinds and kinds <= type_kinds), "string")

@@ -135,7 +135,7 @@ def check(
 
     Raises:
         ConfigError: An added name is taken, several columns have the same name, the fields are too many to be columns,
-            the delimiter cannot be told apart from text in tsv, or the output cannot store a column's type.
+            the delimiter cannot be distinguished from text in tsv, or the output cannot store a column's type.
     """
     _checked_columns(input, out_format, preamble, config, documents)
     if input.dataset and out_format == "parquet":
