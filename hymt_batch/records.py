@@ -217,7 +217,7 @@ class Row:
     status: Status
     text: str  # the translation; "" where there is none
     flags: tuple[str, ...] = ()
-    message: str = ""  # for the errors file
+    message: str = ""  # the reason, for the errors file
     attempts: int = 1
     num_source_tokens: int = 0
     num_new_tokens: int = 0

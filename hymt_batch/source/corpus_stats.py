@@ -32,7 +32,7 @@ class CorpusStats:
     refused_rows: int = 0  # too long, or not readable as text
     duplicate_rows: int = 0  # equal to an earlier row of the same shard, so not decoded again
     decoded_rows: int = 0
-    characters: int = 0  # of the decoded rows
+    characters: int = 0  # in the decoded rows
     tokens: int | None = None  # in the decoded rows; None if no tokenizer is available
     tokens_error: float = 0.0  # standard error of `tokens`, as a share of it; 0 if every row was counted
     counted_rows: int = 0  # rows whose tokens were counted
