@@ -116,7 +116,7 @@ def _inspect(fs: Fs, folder: Path, job_status: JobStatus, num_errors: int) -> No
 
 
 def _add_from_manifest(fs: Fs, folder: Path, job_status: JobStatus, num_errors: int) -> bool:
-    """Fill in the status of a finished folder that lost its state; return False if it has state, or no valid manifest."""
+    """Fill in the status of a finished folder without state; return False if it has state, or no valid manifest."""
     try:
         value = manifest.read(fs, folder)
     except StateDamagedError:

@@ -144,7 +144,7 @@ def test_a_file_name_instead_of_a_job_suggests_the_command(tmp_path: Path, capsy
 
 
 class Fake(ModuleType):
-    """A job module that records its jobs and returns or raises the prepared results."""
+    """A job module that records its jobs, and returns or raises the results that a test sets."""
 
     def __init__(self, answers: Sequence[int | BaseException] = (0,)) -> None:
         super().__init__("fake")
