@@ -269,7 +269,7 @@ def test_a_read_only_file_system_is_reported(mount: Mount) -> None:
     findings = storage.check(mount("size=1m,ro") / "demo", None)
     assert wrong(findings) == [("G9", Level.FAIL, "output folder")]
     assert "the file system is read-only" in findings[0].seen
-    assert findings[0].fix == "Set output_dir= to a folder that can be written"
+    assert findings[0].fix == "Set output_dir= to a writable folder"
 
 
 @pytest.mark.parametrize("errno_value", [errno.EACCES, errno.EPERM, errno.EROFS])
