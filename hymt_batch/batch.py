@@ -51,9 +51,9 @@ class PartLimits:
 
 @dataclass(frozen=True, slots=True)
 class BatchBudget:
-    """The most that one batch may hold; not part of the job's identity, so a job can resume with a smaller budget."""
+    """The limits of one batch; not part of the job's identity, so a job can resume with a smaller budget."""
 
-    max_tokens: int  # rows x (tokens of the longest prompt + of its longest translation)
+    max_tokens: int  # rows x (longest prompt + maximum new tokens)
     max_rows: int
 
 
@@ -111,7 +111,7 @@ def plan_parts(documents: Sequence[Document], prompts: Sequence[Prompt], part_li
     Args:
         documents: All rows of the shard; each belongs to exactly one part.
         prompts: Prompts of the rows to decode, in the order of their documents.
-        part_limits: Most rows and most source tokens of a part; a single row may exceed the latter.
+        part_limits: Maximum rows and source tokens of a part; a part of one row may exceed the token limit.
 
     Returns:
         Parts in decoding order: longest rows first, rows without prompts last.
@@ -131,8 +131,8 @@ def plan_parts(documents: Sequence[Document], prompts: Sequence[Prompt], part_li
         document_index: max([len(prompt.ids) for prompt in by_document[document_index]])
         for document_index in duplicates
     }
-    order = sorted(sorted(duplicates), key=width.__getitem__, reverse=True)  # reverse keeps the order of equals
-    groups: list[tuple[list[int], list[int]]] = []  # of each part: the decoded documents, and all its documents
+    order = sorted(sorted(duplicates), key=width.__getitem__, reverse=True)  # stable, also with reverse=True
+    groups: list[tuple[list[int], list[int]]] = []  # per part: documents to decode, all documents
     tokens = 0
     for document_index in order:
         cost = sum([prompt.num_source_tokens for prompt in by_document[document_index]])
@@ -172,7 +172,7 @@ def plan_parts(documents: Sequence[Document], prompts: Sequence[Prompt], part_li
 
 
 def _decode_key(document: Document, prompts: Sequence[Prompt], plan_version: int) -> object:
-    """Return a key of what decides a row's translation: rows with equal keys are decoded once.
+    """Return the key for deduplication: rows with equal keys have the same translation and are decoded once.
 
     In plan 1 the key is the row's text and languages exactly as in the source.
     """
@@ -185,7 +185,7 @@ def _decode_key(document: Document, prompts: Sequence[Prompt], plan_version: int
 
 
 def longest_row(part: Part) -> tuple[str, int, int]:
-    """Return the row with the most segments: its id, its number of segments, and that of the whole part."""
+    """Return id and number of segments of the row with the most segments, and the segments of the whole part."""
     segments = Counter(prompt.row_id for prompt in part.prompts)
     (row, most), *_ = segments.most_common(1) or [("", 0)]
     return row, most, len(part.prompts)
@@ -195,11 +195,11 @@ def group(widths: Sequence[int], batch_budget: BatchBudget) -> Iterator[list[int
     """Group rows into batches under a budget of padded tokens.
 
     Args:
-        widths: For each row, its prompt tokens plus its most new tokens.
-        batch_budget: The most that a batch may hold.
+        widths: For each row, its prompt tokens plus its maximum number of new tokens.
+        batch_budget: The limits of a batch.
 
     Yields:
-        Indices into `widths`, widest rows first; a row over the budget is a batch of one.
+        Indices into `widths`, widest rows first; a row over the budget is a batch by itself.
     """
     batch: list[int] = []
     for i in sorted(range(len(widths)), key=lambda i: (-widths[i], i)):

@@ -1,4 +1,4 @@
-"""The circuit breaker: a job whose model cannot be right stops early and keeps its committed parts."""
+"""The circuit breaker: a job stops early if most of its translations are unusable; committed parts are kept."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ _BAD_STATUSES = frozenset({*FAILURE_STATUSES.values(), Status.EMPTY})
 
 
 MAX_EXAMPLES = 10
-"""Rows that the error message names at most."""
+"""Maximum number of rows that the error message names."""
 
 
 class CircuitBreaker:
-    """Stops a job whose model cannot be right; committed parts are kept.
+    """Stops a job if too many of its translations are unusable; committed parts are kept.
 
     Counts the rows of this run as they are committed. Rows that never reached the model do not count: they took no
-    decoding time and are no evidence about the model, and check.max_error_rate covers them at the end of the job.
+    decoding time and do not show whether the model works; check.max_error_rate covers them at the end of the job.
     """
 
     def __init__(self, config: CheckConfig) -> None:
@@ -80,7 +80,7 @@ class CircuitBreaker:
 
 
 def _describe(example: tuple[str, Row]) -> str:
-    """Return a row's id and its problem: its status, or its hard flag where it has a translation."""
+    """Return a row's id and its problem: its status, or its hard flag if it has a translation."""
     id, row = example
     return (
         f"{id} {row.status if row.status in _BAD_STATUSES else next(flag for flag in row.flags if flag in HARD_FLAGS)}"

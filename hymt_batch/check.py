@@ -38,7 +38,7 @@ HARD_FLAGS = frozenset({"empty", "truncated", "loop"})
 
 _LINE_BREAK = re.compile(rf"\r\n|[{LINE_BREAKS}]")  # "\r\n" is one line break
 _LOOP_MIN, _LOOP_MAX, _LOOP_SCAN_CHARS = 3, 100, 20_000
-_MIN_BULK_CHARS, _MAX_BULK_CHARS = 4_000, 250_000  # fewer: not worth it; more: in steps, to bound memory
+_MIN_BULK_CHARS, _MAX_BULK_CHARS = 4_000, 250_000  # below: not worth it; above: in chunks, to bound memory
 _HASH_MULTIPLIER = 0x9E3779B1  # must be odd
 
 
@@ -93,16 +93,16 @@ def flag_and_retry(
     Returns:
         One translation per prompt, in order: the first attempt without a hard flag, or attempt 0 if all have one.
     """
-    kept = _flag_all(translations, config)
+    results = _flag_all(translations, config)
     for attempt in range(1, config.max_attempts):
-        retry_indices = [index for index, translation in enumerate(kept) if HARD_FLAGS & set(translation.flags)]
+        retry_indices = [index for index, translation in enumerate(results) if HARD_FLAGS & set(translation.flags)]
         if not retry_indices:
             break
-        retries = _flag_all(decode_again([kept[n].prompt for n in retry_indices], attempt), config)
+        retries = _flag_all(decode_again([results[n].prompt for n in retry_indices], attempt), config)
         for index, retry in zip(retry_indices, retries, strict=True):
             if retry.finish_reason == "stop" and not HARD_FLAGS & set(retry.flags):
-                kept[index] = replace(retry, flags=(*retry.flags, "retried"))
-    return kept
+                results[index] = replace(retry, flags=(*retry.flags, "retried"))
+    return results
 
 
 def _flag_all(translations: Sequence[Translation], config: CheckConfig) -> list[Translation]:
@@ -140,7 +140,7 @@ def loop_suspects(texts: Sequence[str], repeats: int) -> set[int]:
     Fifteen times as fast as `has_loop` on human texts. Where a piece of d characters (d >= 3) occurs three times in a
     row, apart from white space at the end, at least d + 1 consecutive characters equal those d positions later. So for
     windows of w characters (w <= d + 1), it is enough to compare one in every d + 2 - w start positions with the window
-    d positions later. Hashes are compared, so a match only makes a suspect, which `has_loop` then checks.
+    d positions later. Hashes are compared, so a match only makes a text a candidate, which `has_loop` then checks.
     """
     chars = sum(map(len, texts))
     if repeats < 3 or chars < _MIN_BULK_CHARS:
@@ -276,7 +276,7 @@ def _assemble_row(
             # a copy has its own segments, with its own white space
             own_segments = segments or [translation.prompt.segment for translation in translations]
             text = join(own_segments, [translation.text for translation in translations], first.prompt.tgt_lang)
-            if "truncated" in flags or "empty" in flags:  # empty: only some of several segments
+            if "truncated" in flags or "empty" in flags:  # empty here: some, not all, of several segments
                 status, message = Status.TRUNCATED, "a segment's translation did not end within its max_new_tokens"
                 if "truncated" not in flags:
                     message = "a segment's translation is empty"

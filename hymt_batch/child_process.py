@@ -1,9 +1,10 @@
 """Start child processes that end when this process ends, even if it is killed.
 
 Linux sends a process a signal when its parent dies, if the process requested that with prctl. A program that requests
-it after its imports does so seconds too late. So a short launcher makes the request and then replaces itself with the
+it only after its imports is seconds too late. So a short launcher makes the request and then replaces itself with the
 program by exec, which keeps the request. The launcher exits if its parent has already died. Where prctl is missing
-(macOS), callers must also watch a pipe to the parent. Does not know which programs are started. Standard library only.
+(macOS), callers must also watch a pipe to the parent. Independent of the programs that are started. Standard library
+only.
 
 Source: prctl(2), PR_SET_PDEATHSIG: "the signal is sent when the thread that created the process ends".
 """

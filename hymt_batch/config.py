@@ -1,8 +1,8 @@
 """Compose and check the settings of a job from the YAML files in conf/ and the command line.
 
-The only module that uses Hydra and OmegaConf; both are imported inside functions. Config is data: no `_target_`, no
-resolver, no plugin, no config folder other than conf/. Hydra only selects the files. override.py parses each value of
-the command line by the type of its setting, so that no unquoted text reaches Hydra's grammar.
+The only module that uses Hydra and OmegaConf; both are imported inside functions. The YAML files are pure data: no
+`_target_`, no resolver, no plugin, no config folder other than conf/. Hydra only selects the files. override.py parses
+each value of the command line by the type of its setting, so that no unquoted text reaches Hydra's grammar.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from hymt_batch.schema import JOBS, OPTIONAL_SETTINGS, BenchJob, DoctorJob, Insp
 from hymt_batch.sweep import expand_sweep
 
 EXAMPLE_OVERRIDES = {"tgt_lang": "tgt_lang=fr", "source.path": "source.path=corpus.txt", "name": "name=demo"}
-"""The example that an error message gives for a missing setting."""
+"""Missing setting -> the example override that the error message shows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +82,7 @@ def load_sweep(job: str, overrides: Sequence[str]) -> list[SweepPoint]:
 
     Raises:
         UsageError: A key or value is invalid.
-        ConfigError: `load` refuses a point, or several points read stdin.
+        ConfigError: `load` rejects a point, or several points read stdin.
         PreflightError: A path is relative, and the working directory was removed.
     """
     jobs = [(label, point, _build(job, point)) for label, point in expand_sweep(_parse_sweep(job, overrides))]
@@ -90,7 +90,7 @@ def load_sweep(job: str, overrides: Sequence[str]) -> list[SweepPoint]:
         raise ConfigError("source.path=- can be read only once. Write stdin to a file and set source.path=FILE.")
     first = jobs[0][2].name
     for label, point, config in jobs:
-        if label:  # all points share one parent folder, even if the input is swept and gives each another name
+        if label:  # all points share one parent folder, even if the input is swept, which changes the default name
             is_named = any(override.key == "name" for override in point)
             config.output_dir, config.name = os.path.join(config.output_dir, config.name if is_named else first), label
     return [SweepPoint(label, config) for label, _, config in jobs]
@@ -161,7 +161,7 @@ def _build(job: str, overrides: Sequence[Override]) -> Any:
 
 
 def _check_relative_paths(job: Any) -> None:
-    """Refuse paths that are relative to a removed working directory."""
+    """Reject paths that are relative to a removed working directory."""
     settings: list[tuple[str, str]] = []
     if isinstance(job, TranslateJob | InspectJob) and job.name is not None:
         settings.append(("output_dir", job.output_dir))

@@ -2,7 +2,7 @@ r"""Read csv and tsv with escaped quotes, delimiters and line breaks (`source.es
 
 The escape character makes the next character part of its field, inside and outside quotes, if that character is the
 escape itself, the delimiter, a line break or (csv) a quote. Before any other character it is an ordinary character, so
-`C:\new` is unchanged. A doubled quote also means a quote. MySQL, Spark, Hive and Python's csv write such files.
+`C:\new` is unchanged. A doubled quote also stands for one quote. MySQL, Spark, Hive and Python's csv write such files.
 
 Without the setting, quotes are doubled (RFC 4180), and `"C:\dir\",next` is two fields. No single rule reads both that
 record and `"say \"hi\""` correctly, so a record that is valid with doubled quotes is read that way. An invalid record
@@ -56,7 +56,7 @@ class EscapeParser:
 
         Args:
             line: The line with its ending.
-            open_field: What the line before left open: CLOSED, QUOTED or UNQUOTED.
+            open_field: What was open at the end of the previous line: CLOSED, QUOTED or UNQUOTED.
 
         Returns:
             What is open at the end of the line, and whether each closing quote is followed by a delimiter or the end.

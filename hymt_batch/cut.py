@@ -2,8 +2,8 @@
 
 A text is cut at blank lines, then at lines, sentences, clauses and white space, and only then between characters.
 Units are packed greedily, and white space stays with the unit before it. No regular expression call gets more than
-MAX_CHUNK_CHARS characters, so that it never delays other threads or a stop request for long. Does not know documents
-or the model.
+MAX_CHUNK_CHARS characters, so that it never delays other threads or a stop request for long. Independent of documents
+and the model.
 
 Source: the sentence rule was measured on NTREX documents in 38 languages.
 """
@@ -37,7 +37,7 @@ _CLAUSES = re.compile(r"[,;:，；：、،؛—–]*")
 _ANY_STOP = re.compile(r"[。！？｡.!?…؟۔।॥།༎༏༐༑။៕᠃᠉‼⁇⁈⁉]")
 _ANY_CLAUSE = re.compile(r"[,;:，；：、،؛—–]")
 _ANY_WHITESPACE = re.compile(r"\s")
-_UNSPACED_STOPS = "།။"  # end a sentence without white space after them
+_UNSPACED_STOPS = "།။"  # these end a sentence without a following space
 _JOINERS = frozenset("\u200c\u200d\ufe0e\ufe0f")
 
 
@@ -126,7 +126,7 @@ class Cutter:
     Args:
         text: The whole text.
         count_tokens: Returns the number of tokens of a text.
-        limit: Most tokens of a piece without the white space around it.
+        limit: Maximum number of tokens of a piece, without the white space around it.
         find_token_starts: Yields where the tokens of the text begin; called at most once, it saves most calls of
             `count_tokens`. None: every range is counted.
         check_stop: Called often; may raise.
@@ -280,7 +280,7 @@ class Cutter:
         return [*ends, end]
 
     def _cut_cluster(self, start: int, end: int) -> Iterator[tuple[int, int]]:
-        """Cut inside one character with combining marks that does not fit."""
+        """Cut a single character with combining marks that does not fit, between its code points."""
         if self._keep_clusters or end - start == 1:
             yield start, end
         else:

@@ -200,7 +200,7 @@ REMEDIES = {
 
 RESOURCE_LIMIT_ERRNOS = frozenset(
     {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EMFILE}
-)  # the remedy helps even if the error does not name a file
+)  # the remedy is clear even if the error does not name a file
 
 
 def first_line(error: BaseException) -> str:

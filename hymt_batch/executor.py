@@ -1,6 +1,6 @@
 """Choose the executor: this process, or worker processes with one replica each. Both take tasks and yield results.
 
-Knows how a replica is loaded and how a worker is started, but not where the results go.
+Loads replicas and starts workers; independent of where the results go.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 WORKER_COMMAND = (sys.executable, "-P", "-m", "hymt_batch.replica")
-"""Starts a worker; with -P, a user's folder that has the name of one of our packages is not imported instead."""
+"""Starts a worker; -P prevents the import of a user's folder that has the name of one of our packages."""
 
 
 def open_executor(
@@ -44,11 +44,14 @@ def open_executor(
 ) -> InProcessExecutor | ProcessPool:
     """Open an executor: this process with its own model, or at most as many workers as requested.
 
-    More than one requested worker means worker processes, even if this machine has CPU cores for only one. Worker
-    processes are also used where a part ended its process too often.
+    If more than one worker is requested, worker processes are used, even if this machine has CPU cores for only one.
+    They are also used if decoding a part has ended its process too often.
     """
     if tracker.needs_isolation:
-        log.warning("a part ended its process %d times: parts are decoded in a separate worker process", MAX_ATTEMPTS)
+        log.warning(
+            "decoding one part ended its process %d times: parts are now decoded in a separate worker process",
+            MAX_ATTEMPTS,
+        )
     num_requested = requested_workers(job, model)
     if num_requested > 1 or tracker.needs_isolation:
         return open_worker_pool(
@@ -77,7 +80,7 @@ def open_executor(
             job, model, tokenizer, check_stop=on_step, on_batch=tracker.progress.add_batch, decode_batch=decode_batch
         )
     watchdog.pause()
-    gc.freeze()  # the libraries' objects are never freed: scanning them again and again took a fifth of a fast job
+    gc.freeze()  # the libraries' objects stay: collecting garbage among them took a fifth of the time of a fast job
     gc.set_threshold(100_000, 20, 20)
     tracker.set_environment(replica.environment)
     return InProcessExecutor(replica, tracker.begin_attempt, watchdog)

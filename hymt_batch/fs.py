@@ -1,7 +1,7 @@
-"""The file operations behind everything durable, and the few sequences composed of them.
+"""The file operations behind all durable writes, and the few sequences composed of them.
 
 `Fs` is the protocol, `OsFs` the real implementation; tests replace it with a simulated file system that crashes at
-every operation. Does not know what is stored. Order of a durable write: new file, write, fsync, close, link or rename,
+every operation. Independent of what is stored. Order of a durable write: new file, write, fsync, close, link or rename,
 fsync of the folder.
 
 After a failed fsync the kernel marks the pages as clean, so that a second fsync on the same file would succeed without
@@ -170,7 +170,7 @@ def list_names(fs: Fs, path: Path) -> list[str]:
 
 
 def has_content(fs: Fs, path: Path, data: bytes) -> bool:
-    """Return whether a file holds exactly these bytes; of a longer file, only one byte more is read."""
+    """Return whether a file holds exactly these bytes; a longer file is read only one byte past the expected size."""
     return fs.read(path, 0, len(data) + 1) == data
 
 
@@ -239,7 +239,7 @@ def replace(fs: Fs, tmp: Path, final: Path) -> None:
 
 
 def publish(fs: Fs, tmp: Path, final: Path) -> bool:
-    """Give a synced file its final name; False if the name is taken, and the caller must check the file there."""
+    """Give a synced file its final name; False if the name is taken: then the caller must check the existing file."""
     try:
         fs.link(tmp, final)
         return True
@@ -248,9 +248,9 @@ def publish(fs: Fs, tmp: Path, final: Path) -> bool:
         if tmp_stat is not None and final_stat is not None:
             return (
                 tmp_stat.ino == final_stat.ino and tmp_stat.dev == final_stat.dev
-            )  # the link was reported as failed, but it exists
+            )  # the call failed, but the link exists
         if final_stat is None and tmp_stat is not None and error.errno in LINK_UNSUPPORTED_ERRNOS:
-            replace(fs, tmp, final)  # not exclusive, but jobs with equal identities write equal bytes
+            replace(fs, tmp, final)  # may replace a file, but equal identities write equal bytes
             return True
         raise
 
@@ -282,7 +282,7 @@ class NewFile:
     def sync_and_close(self) -> str:
         """Flush, sync and close the file; return the sha256 of its contents."""
         fd = self._flush()
-        self._fd = None  # whatever happens next, never sync this descriptor again
+        self._fd = None  # never sync this descriptor again, even after an error
         try:
             self._fs.fsync(fd)
         except BaseException:

@@ -1,4 +1,4 @@
-"""The protocol of the file operations behind everything durable. Import `Fs` and `Stat` from `fs.py`.
+"""The protocol of the file operations behind all durable writes. Import `Fs` and `Stat` from `fs.py`.
 
 `fs.py` implements it with real files; tests use a simulated file system that crashes at every operation.
 """

@@ -63,7 +63,7 @@ def build_identity(
 
 
 def build_environment(job: TranslateJob, resolved: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Return the settings that may change a low-precision text by rounding.
+    """Return the settings that may change a translation through rounding errors in low precision.
 
     Args:
         job: The job's settings.
@@ -81,7 +81,7 @@ def build_environment(job: TranslateJob, resolved: Mapping[str, Any] | None = No
 
 
 def auto_keys(job: TranslateJob) -> frozenset[str]:
-    """Return the identity keys that are set to `auto`: resolved when a folder is created, and kept when resuming it."""
+    """Return the identity keys that are set to `auto`: resolved when the folder is created, then fixed."""
     auto = {
         "batch.part_rows": job.batch.part_rows == "auto",
         "batch.part_tokens": job.batch.part_tokens == "auto",

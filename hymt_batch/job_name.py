@@ -26,7 +26,7 @@ def default(path: str | list[str]) -> str | None:
         return None
     base = first
     while "*" in os.path.basename(base) or "?" in os.path.basename(base):
-        base = os.path.dirname(base)  # the name of a glob is that of its folder
+        base = os.path.dirname(base)  # a glob is named after its folder
     if first.startswith("demo:"):
         base = first.removeprefix("demo:")
     elif not os.path.exists(base):
@@ -55,7 +55,7 @@ def _base_name(path: str) -> str:
 
 
 def check(name: str, allow_sweep_point: bool = False) -> None:
-    """Refuse a name that is not a plain folder name; `allow_sweep_point` also allows NAME/POINT, a point of a sweep.
+    """Reject a name that is not a plain folder name; `allow_sweep_point` also allows NAME/POINT, a point of a sweep.
 
     Raises:
         ConfigError: The name is invalid; the message proposes a valid one.
@@ -66,9 +66,9 @@ def check(name: str, allow_sweep_point: bool = False) -> None:
     if not name or name.strip(".") == "":
         raise ConfigError(f"name={name} is not the name of a folder. Set name={proposal}.")
     if wrong or ".." in name or name.startswith("/") or (allow_sweep_point and "//" in name):
-        what = f"contains {' '.join(map(repr, wrong))}" if wrong else "would lead outside output_dir"
+        problem = f"contains {' '.join(map(repr, wrong))}" if wrong else "would lead outside output_dir"
         raise ConfigError(
-            f"name={name} {what}; a name may have letters, digits, '.', '_' and '-', but no '/' and no '..'. "
+            f"name={name} {problem}; a name may have letters, digits, '.', '_' and '-', but no '/' and no '..'. "
             f"Set name={proposal}."
         )
     if len(name.encode()) > MAX_BYTES and not allow_sweep_point:

@@ -2,7 +2,7 @@
 
 `job.json` is created before the first part, `manifest.json` is written last. Parts take precedence over both. Both
 carry their own checksum; if one is missing, empty, cut short, full of zeros or from a newer version, the result is a
-clear error. Does not know the settings of the stages: an identity is a nested dict of plain values.
+clear error. Independent of the stages' settings: an identity is a nested dict of plain values.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from typing import Any
 from hymt_batch.fs import Fs, publish, remove, stat_or_none, with_retries, write_atomic, write_new
 from hymt_batch.records import Input
 
-VERSION = 1  # of the files in .hymt and of manifest.json; files of a newer version are rejected
+VERSION = 1  # version of the files in .hymt and of manifest.json; newer files are rejected
 PROTOCOL = "parts-1"
-MAX_BYTES = 1 << 30  # of a state file: enough for more than a million inputs
+MAX_BYTES = 1 << 30  # limit for a state file; enough for over a million inputs
 MISSING = "(not set)"
 INPUT_FIELDS = ("rel", "format", "compression", "out_rel", "file_id", "dataset")
 
@@ -183,7 +183,7 @@ class JobRecord:
     """The contents of `job.json`."""
 
     identity: JsonDict
-    inputs: tuple[Input, ...]  # without their paths: the same files may be elsewhere next time
+    inputs: tuple[Input, ...]  # paths left out: the same files may be elsewhere next time
     environment: JsonDict
     created: str
 

@@ -56,7 +56,7 @@ def open_folder(path: Path, trusted_root: Path | None) -> Iterator[int]:
         try:
             yield fd
         except OSError as error:
-            if error.filename is None or isinstance(error.filename, int):  # os.listdir names the descriptor
+            if error.filename is None or isinstance(error.filename, int):  # a descriptor, from os.listdir
                 error.filename = str(path)
             raise
         finally:

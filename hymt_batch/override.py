@@ -1,8 +1,8 @@
 """Parse the overrides of a command line: words of the form `KEY=VALUE` in, typed values out.
 
-Each value is parsed by the type of its setting. So values that Hydra's grammar would refuse (spaces, brackets, `=`,
-quotes, letters of any script) work, and a path needs no quoting beyond the shell's. Does not use Hydra and does not
-know what a setting means; config.py does both.
+Each value is parsed by the type of its setting. So values that Hydra's grammar would reject (spaces, brackets, `=`,
+quotes, letters of any script) work, and a path needs no quoting beyond the shell's. Independent of Hydra and of the
+meaning of settings; config.py handles both.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The syntax of values on the command line: quotes, lists, escapes; and suggestions for mistyped names.
 
-Pure functions on strings. Does not know settings or Hydra.
+Pure functions on strings. Independent of settings and Hydra.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Track open parts from the plan to the commit, and finish a shard when its last part is committed.
 
-Does not know how parts are decoded.
+Independent of how parts are decoded.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class PartTracker:
 
     @property
     def needs_isolation(self) -> bool:
-        """True if a part ended its process too often."""
+        """True if decoding some part has ended its process too often."""
         return self._output.attempts.needs_isolation
 
     @property
@@ -104,5 +104,5 @@ def join(segments: Sequence[Segment], texts: Sequence[str], tgt_lang: str) -> st
 
 
 def _with_prompt(prompt: Prompt, translation: Translation) -> Translation:
-    """Add the prompt to a translation, which workers send without it."""
+    """Add the prompt to a translation; workers send translations without prompts."""
     return translation if translation.prompt is prompt else replace(translation, prompt=prompt)

@@ -18,7 +18,7 @@ class StrategyOption:
 
     strategy: str
     fits: bool
-    devices: list[str] = field(default_factory=list)  # of one replica
+    devices: list[str] = field(default_factory=list)  # devices of one replica
     replicas: int = 0
     max_rows: int = 0  # rows decoded at once
     max_tokens: int = 0  # tokens in the KV cache

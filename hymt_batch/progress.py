@@ -1,6 +1,6 @@
 """Show the progress of a job: a bar on a terminal, log lines elsewhere; warnings; and the log file of a run.
 
-Writes to stderr; does not know the stages. Source text is never logged; the sample pairs of the summary are escaped.
+Writes to stderr; independent of the stages. Source text is never logged; the sample pairs of the summary are escaped.
 
 The time left is estimated from source tokens, not rows, because a shard begins with its longest rows.
 """
@@ -115,7 +115,7 @@ class Reporter:
         except OSError as error:
             file_type = describe_type(folder)
             reason = f"it is {file_type}; move it elsewhere" if file_type not in ("", "a folder") else error.strerror
-            log.warning("no log is kept in %s: %s", folder, reason)
+            log.warning("cannot write a log file in %s: %s", folder, reason)
             return
         self._file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
         for logger in (self._root, logging.getLogger("py.warnings")):
@@ -179,7 +179,7 @@ class Progress:
         self.total_units, self.seen_units, self.seen_tokens = total_units, 0, 0
         self.rows = self.kept_rows = self.uncommitted_segments = self.new_tokens = 0
         self.planned_rows = self.planned_segments = 0
-        self.source_tokens_done = self.decoded_source_tokens = 0  # of all runs; of this run
+        self.source_tokens_done = self.decoded_source_tokens = 0  # in all runs; in this run
         self.flags: Counter[str] = Counter()
         self.start_time = self._last_shown = time.monotonic()
         self._has_more_input = total_units is None
@@ -362,8 +362,8 @@ def render_summary(summary: JobSummary, pairs: Sequence[tuple[str, str]]) -> str
         lines.append(f"  flags: {flags}")
     if summary.num_rows_decoded:
         speed = f"{summary.num_rows_decoded / seconds:,.1f} rows/s"
-        kept = f", {summary.num_rows_kept:,} from earlier runs" if summary.num_rows_kept else ""
-        lines.append(f"  {summary.num_rows_decoded:,} rows in {format_duration(seconds)} ({speed}){kept}")
+        from_earlier_runs = f", {summary.num_rows_kept:,} from earlier runs" if summary.num_rows_kept else ""
+        lines.append(f"  {summary.num_rows_decoded:,} rows in {format_duration(seconds)} ({speed}){from_earlier_runs}")
     else:
         lines.append("  nothing was left to do" if summary.rows else "  the input has no rows")
     for source, translation in pairs:

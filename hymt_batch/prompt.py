@@ -35,14 +35,14 @@ class PromptLanguage(Enum):
 class PromptFamily(Enum):
     """The model card whose template is used."""
 
-    auto = "auto"  # that of the model
+    auto = "auto"  # the family of the model
     hunyuan_mt = "hunyuan_mt"
     hy_mt1_5 = "hy_mt1_5"
     hy_mt2 = "hy_mt2"
 
 
 class GenerationPrompt(Enum):
-    """Whether a prompt ends with the assistant token (`add_generation_prompt` of `apply_chat_template`)."""
+    """Whether prompts end with the assistant token, like `add_generation_prompt` of `apply_chat_template`."""
 
     auto = "auto"  # as in the model card
     true = "true"
@@ -58,7 +58,7 @@ class PromptConfig:
     add_generation_prompt: GenerationPrompt = GenerationPrompt.auto
 
     def adds_generation_prompt(self, card_default: bool) -> bool:
-        """Return whether prompts get the generation prompt; `card_default` is what the model card does."""
+        """Return whether prompts get the generation prompt; `card_default` is the model card's choice."""
         setting = self.add_generation_prompt
         return card_default if setting is GenerationPrompt.auto else setting is GenerationPrompt.true
 
@@ -70,7 +70,7 @@ class PromptEnd:
     token: str  # "" if unknown
     id: int | None  # None if unknown
     added: bool  # True if the generation prompt is added
-    by: str  # what decided that
+    by: str  # what decided `added`: a setting or the model card
 
     def __str__(self) -> str:
         last = "not known without the model's files" if self.id is None else f"{self.token} (id {self.id})"
@@ -112,7 +112,7 @@ TEMPLATES: dict[PromptFamily, dict[str, str]] = {
 
 
 class Encoder(Protocol):
-    """The interface of a tokenizer that prompts need; model/tokenizer.py implements it."""
+    """The methods of a tokenizer that prompts need; model/tokenizer.py implements them."""
 
     @property
     def prefix(self) -> tuple[int, ...]: ...
@@ -125,7 +125,7 @@ class Encoder(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class PromptTemplate:
-    """The resolved prompt settings of a run; does not know tokens."""
+    """The resolved prompt settings of a run, independent of the tokenizer."""
 
     family: PromptFamily
     language: PromptLanguage
@@ -147,7 +147,7 @@ class PromptTemplate:
 
     @property
     def identity(self) -> dict[str, str | None]:
-        """The settings that decide the text, for the job's identity."""
+        """The settings that decide the text of a prompt, for the job's identity."""
         before, after = self.instruction(None, None)
         return {
             "family": self.family.value,
@@ -282,7 +282,7 @@ def _count_instruction_tokens(encoder: Encoder, before: str, after: str, plan_ve
     """Count the tokens that the instruction adds to a text; plan version 1 encoded the instruction alone."""
     if plan_version == 1:
         return len(encoder.encode([f"{before}{after}"])[0])
-    # with a sample text, because the tokens of white space depend on what follows it
+    # encode a sample text after it, because the tokens of white space depend on the next character
     whole, text = encoder.encode([f"{before}{_SAMPLE_TEXT}{after}", _SAMPLE_TEXT])
     return len(whole) - len(text)
 

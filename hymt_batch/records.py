@@ -50,7 +50,7 @@ A job keeps the version it was created with, so that its committed parts stay va
 """
 
 MAX_CHUNK_CHARS = 8192
-"""Most characters that one call of a regular expression or of the tokenizer gets, so that the call is short."""
+"""Maximum number of characters that one call of a regular expression or of the tokenizer gets, so that it is short."""
 
 COMPRESSIONS = {".gz": "gz", ".zst": "zst", ".xz": "xz", ".bz2": "bz2"}
 """Extension of a compressed file -> name of the compression."""
@@ -86,13 +86,13 @@ class Input:
 
 @dataclass(frozen=True, slots=True)
 class Preamble:
-    """The bytes before the first row of a file, which belong to no row, and what follows from them."""
+    """What precedes the first row of a file, and the properties of the file that are derived from it."""
 
     bom: bytes = b""  # UTF-8 byte order mark, if the file has one
     header: bytes = b""  # csv/tsv: the header record as found, with its line ending
     fields: tuple[str, ...] = ()  # csv/tsv/parquet: column names; with source.header=false "1", "2", ...
     newline: bytes = b"\n"  # line ending of the first line, used where the output needs one that the input lacks
-    delimiter: str = ""  # csv/tsv: between two fields; "" means the format's default
+    delimiter: str = ""  # csv/tsv: character between two fields; "" means the format's default
     escape: str = ""  # csv/tsv: character that makes the next quote, delimiter or line break literal; "" means none
     schema: Any = None  # parquet and saved datasets: the pyarrow schema
 
@@ -108,14 +108,14 @@ class Document:
 
     id: str  # "<rel>#<line from 1>"
     row_index: int  # index within its file, from 0
-    text: str | None  # None if the row could not be read; the text of an error row is known only in the finishing pass
+    text: str | None  # None if unreadable; for an error row, set only in the second pass
     digest: bytes  # 8 bytes of blake2b over the raw row (bytes with line ending, or the row's canonical form)
-    raw: bytes = b""  # the row as read, with its line ending; for parquet the text of an error row, else b""
+    raw: bytes = b""  # the row with its line ending; parquet: the text of an error row, otherwise b""
     src_lang: str | None = None  # None: the job's language
     tgt_lang: str | None = None
     status: Status = Status.OK  # with any other status the row is not decoded
     message: str = ""  # the reason, for the errors file
-    values: Any = None  # the format's parsed form, kept for the writer of the same format
+    values: Any = None  # the parsed row, kept for the writer of the output
     long_row: Any = field(default=None, compare=False)  # source.long_rows.LongRow of a row over the byte limit
 
 
@@ -129,8 +129,8 @@ class Shard:
     documents: Sequence[Document]
     start: int  # cursor of the first row: byte offset in the (decompressed) stream, or row number for parquet
     end: int  # cursor after the last row
-    sha256: str  # of the raw bytes [start, end), or of the row digests for parquet
-    last: bool  # it is the last shard of its file
+    sha256: str  # hash of the raw bytes [start, end); for parquet, of the row digests
+    last: bool  # True for the last shard of its file
 
     @property
     def name(self) -> str:
@@ -139,7 +139,7 @@ class Shard:
 
 @dataclass(frozen=True, slots=True)
 class ShardRecord:
-    """A finished shard as its committed parts record it; a resumed run skips the shard if its bytes hash the same."""
+    """A finished shard as its committed parts record it; a resumed run skips the shard if its hash is unchanged."""
 
     index: int
     first_row: int
@@ -182,7 +182,7 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A slice of a shard's plan: the unit of commit, and the most work that a kill can lose."""
+    """A slice of a shard's plan: the unit of commit. A kill loses at most the parts that are being decoded."""
 
     index: int  # from 0 within the shard
     num_parts: int  # number of parts in the shard
@@ -191,7 +191,7 @@ class Part:
     copies: dict[int, int] = field(default_factory=dict)  # document -> the equal document that is decoded instead
     copy_segments: dict[int, tuple[Segment, ...]] = field(
         default_factory=dict
-    )  # for copies whose surrounding white space differs
+    )  # own segments of copies with other surrounding white space
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,7 +205,7 @@ class Translation:
     flags: tuple[str, ...] = ()
     message: str = ""
     attempt: int = 0
-    mean_logprob: float | None = None  # over the chosen tokens, end token included; None where it was not recorded
+    mean_logprob: float | None = None  # over the chosen tokens and the end token; None if not recorded
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,7 +217,7 @@ class Row:
     status: Status
     text: str  # the translation; "" where there is none
     flags: tuple[str, ...] = ()
-    message: str = ""  # for the errors file
+    message: str = ""  # the reason, for the errors file
     attempts: int = 1
     num_source_tokens: int = 0
     num_new_tokens: int = 0

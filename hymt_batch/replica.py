@@ -88,7 +88,7 @@ class Replica:
 
     @property
     def environment(self) -> dict[str, Any]:
-        """The resolved settings that may change a low-precision text by rounding."""
+        """The resolved settings that may change a translation through rounding errors in low precision."""
         placement = self.decode.hymt.placement
         return {
             **(self._model.environment_for(placement) if placement else self._model.environment),
@@ -136,7 +136,7 @@ def serve(
     pipe.send(("ready", (model.identity, replica.environment)))
     while True:
         translations = replica.translate(pipe.recv())
-        # without the prompts, which the parent has
+        # leave out the prompts, which the parent already has
         pipe.send(
             (
                 "done",
@@ -181,7 +181,7 @@ def exit_with_parent(pipe: Connection) -> None:
     `child_process.die_with_parent_command` does the same where the system has a signal for it; this works everywhere.
     """
     poll = select.poll()
-    poll.register(pipe.fileno(), getattr(select, "POLLRDHUP", 0))  # a closed end is reported in any case
+    poll.register(pipe.fileno(), getattr(select, "POLLRDHUP", 0))  # poll always reports a closed end
 
     def watch() -> None:
         poll.poll()

@@ -1,7 +1,7 @@
 """Find the byte spans of the fields of one row in one forward pass, without holding the row in memory.
 
 For rows that no parser can read: too long, cut off, or nested too deep. Offsets are bytes from the start of the row.
-Does not know files, statuses or settings.
+Independent of files, statuses and settings.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ import json
 import re
 from collections.abc import Iterable
 
-MAX_STACK = 1 << 20  # nested containers; a deeper row is treated as invalid JSON
-MAX_SPANS = 10_000  # fields of a row whose spans are kept
-MAX_TOKEN_BYTES = 1 << 16  # bytes of a number or a name; a longer number is invalid JSON, a longer name matches none
+MAX_STACK = 1 << 20  # maximum nesting; a row nested deeper is treated as invalid JSON
+MAX_SPANS = 10_000  # maximum number of fields of a row whose spans are kept
+MAX_TOKEN_BYTES = 1 << 16  # bytes of a number or a name; a longer number is invalid, a longer name ignored
 
 _SPACE = re.compile(rb"[ \t\r\n]*+")
 _STRING = re.compile(rb'(?:[^"\\\x00-\x1f]++|\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4}))*+')
@@ -37,11 +37,11 @@ class JsonScan:
 
     def __init__(self, text_field: str = "", names: Iterable[str] = ()) -> None:
         self.pairs_end = (
-            0  # offset after the last complete pair, or after the opening brace; 0: the row does not start an object
+            0  # offset after the last complete pair, or after the opening brace; 0: the row is not an object
         )
         self.num_pairs = 0
         self.is_complete = False  # one object, followed by white space only
-        self.present_names: set[str] = set()  # those of `names` and `text_field` that the object has
+        self.present_names: set[str] = set()  # which of `names` and `text_field` exist
         self.spans: dict[str, tuple[int, int]] = {}  # name -> span of its value, for the first MAX_SPANS names
         self._text_field, self._wanted_names = text_field, frozenset((*names, text_field))
         self._text_spans: list[tuple[int, int]] = []  # spans of the text field's values; (0, 0) if not a string
@@ -262,8 +262,8 @@ class RecordScan:
                     self.well_quoted = False
                 self._state = "plain"
             else:
-                held = size if done else max(at, size - max(2, len(self._delimiter), len(self._escape)) + 1)
-                stop = held if next_mark < 0 else next_mark
+                safe_end = size if done else max(at, size - max(2, len(self._delimiter), len(self._escape)) + 1)
+                stop = safe_end if next_mark < 0 else next_mark
                 if b"\r" in data[at:stop].removesuffix(b"\r\n" if next_mark < 0 and done else b""):
                     self._has_bare_return = True
                 if next_mark < 0:

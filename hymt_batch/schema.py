@@ -50,7 +50,7 @@ BENCH_DEFAULT_ENGINES = ("slots", "sorted_generate", "generate_in_order", "pipel
 """Engines that a benchmark runs by default; it always runs slots, this project's own."""
 
 BENCH_OPTIONAL_ENGINES = ("slots_captured", "continuous", "llama_cpp", "ctranslate2")
-"""Engines that a benchmark runs only if `engines` names them: slots with captured steps, and other programs."""
+"""Engines that a benchmark runs only if `engines` names them: slots with CUDA graphs, and other programs."""
 
 
 class ReportFormat(Enum):

@@ -1,7 +1,7 @@
 """Stop requests: SIGTERM, SIGINT, SIGUSR1 and SIGUSR2 end a job so that it can be continued.
 
 The handlers are installed before any heavy import, because importing torch takes seconds and a signal without a handler
-kills the process. Does not know the job. Before `allow_drain` is called, a signal ends the process at once with exit
+kills the process. Independent of jobs. Before `allow_drain` is called, a signal ends the process at once with exit
 code 75, because no part is running. Afterwards the first signal lets the running part finish within `grace_s`, and a
 second signal ends the process at once. SIGHUP (the terminal was closed) does not end a job.
 """

@@ -3,7 +3,7 @@
 CUDA, OpenMP, NCCL and Rust write there at any time, also in the middle of a progress bar. During a run, descriptor 2 of
 this process and of every worker is a pipe, which a thread reads. sys.stderr, and so all output of Python itself, goes
 to the original target of descriptor 2. Lines that arrive before the log file exists are held; if no log file is ever
-opened, they are printed to stderr at the end. Does not know jobs.
+opened, they are printed to stderr at the end. Independent of jobs.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ LOGGER_NAME = "stderr"
 
 MAX_LINES = 10_000  # per run; a library that warns about every row must not fill the disk
 MAX_CHARS = 1000  # per line
-PIPE_BYTES = 1 << 20  # what libraries can write before the reading thread has to run
+PIPE_BYTES = 1 << 20  # libraries can write this much before they wait for the reading thread
 LOG_FILE_POLL_S = 0.5  # time between two checks whether the log file exists
 _CHUNK = 1 << 16
 
@@ -110,9 +110,9 @@ class StderrCapture:
                     stream.flush()
                 setattr(sys, name, original)
                 self._restore.callback(setattr, sys, name, stream)
-        if sys.stderr is original:  # otherwise a test runner has replaced sys.stderr
+        if sys.stderr is original:  # if not, a test runner has replaced sys.stderr
             enabled = faulthandler.is_enabled()
-            faulthandler.enable(original.fileno())  # a crash ends the thread that reads the pipe
+            faulthandler.enable(original.fileno())  # in a crash no thread would read the pipe
             self._restore.callback(faulthandler.enable if enabled else faulthandler.disable)
         os.dup2(write, 2)
         os.close(write)

@@ -1,6 +1,6 @@
 """Jobs that translate standard input to standard output: their temporary folder, and which results are kept.
 
-Works with finished files and the standard streams; does not know how a job runs.
+Works with finished files and the standard streams; independent of how a job runs.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ def write_to_stdout(
     Args:
         folder: Folder of the finished job.
         outputs: Paths of its translations.
-        stop: The stop request that would remove the temporary folder.
+        stop: The stop request of the process; from now on it keeps the temporary folder.
         output_dir: Where the translations are kept if standard output cannot be written.
-        temporary_folder: The temporary folder of a job without a name, or None.
+        temporary_folder: The temporary folder of a job without a name; None if the job has a name.
 
     Raises:
         HymtError: Standard output cannot be written; the message names the files with the translations.

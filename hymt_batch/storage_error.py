@@ -1,8 +1,8 @@
 """Turn an error of the file system into an error for the user: the cause, the fix, and whether a retry may help.
 
-What may be temporary (a full or failing disk) stops a job with exit code 75. What is permanent (a link where a folder
-should be, a missing permission) gives exit code 6; the message names the file and the fix. Does not know what was being
-stored.
+A failure that may be temporary (a full or failing disk) stops a job with exit code 75. A permanent one (a link where a
+folder should be, a missing permission) gives exit code 6; the message names the file and the fix. Independent of what
+was being stored.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ CAUSES = {
     errno.ENOENT: "the folder of the job's state was removed while the job ran",
 }
 WRONG_TYPE_ERRNOS = (errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EEXIST, errno.EINVAL, errno.ENOTEMPTY)
-"""Errors that can mean that something else is where a file or a folder should be."""
+"""Errors that can mean that a path exists but has the wrong type, such as a file in place of a folder."""
 
 PROCESS_LIMITS = {
     errno.EFBIG: ("a file grew beyond the limit for files", "Raise the limit (ulimit -f)"),
@@ -62,7 +62,7 @@ def _error_path(error: OSError) -> str:
 
 
 def describe_obstacle(error: OSError) -> str:
-    """Return "PATH is a link, but a folder should be there" if something is in the way of `error`; else ""."""
+    """Return "PATH is a link, but a folder should be there" if such an obstacle caused the error; else ""."""
     if error.errno not in WRONG_TYPE_ERRNOS:
         return ""
     for path in (error.filename2, error.filename):

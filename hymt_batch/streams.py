@@ -1,7 +1,7 @@
 """Make the standard streams of this process work in any environment: any locale, closed, full or broken streams.
 
 A character that a stream cannot encode is escaped. If standard error cannot be written, its lines are lost and the job
-continues. If standard output cannot be written, that is an error with an exit code. Does not know jobs. Imports only
+continues. If standard output cannot be written, that is an error with an exit code. Independent of jobs. Imports only
 the standard library and errors.py, because the entry point calls it before anything else.
 """
 
@@ -57,7 +57,7 @@ def restart_if_needed() -> None:
         return
     options = []
     if not_utf8:
-        os.environ["PYTHONUTF8"] = "1"  # for worker processes
+        os.environ["PYTHONUTF8"] = "1"  # inherited by worker processes
         options += ["-X", "utf8"]
         if sys.stdout is not None:
             options += ["-X", f"{ENCODING_OPTION}={sys.stdout.encoding}"]
@@ -84,7 +84,7 @@ def disable_warning_errors() -> None:
 
 
 def _open_closed_descriptors() -> None:
-    """Open the closed ones of descriptors 0 to 2 on /dev/null, so that no file of a job gets their numbers."""
+    """Open /dev/null for each closed descriptor from 0 to 2, so that no file of a job gets its number."""
     for descriptor, stream in ((0, sys.__stdin__), (1, sys.__stdout__), (2, sys.__stderr__)):
         with contextlib.suppress(OSError):
             os.fstat(descriptor)

@@ -36,8 +36,8 @@ def expand_sweep(overrides: Sequence[Override]) -> list[tuple[str, list[Override
 def point_label(point: Sequence[Override]) -> str:
     """Return the folder name of a point: its keys and values in alphabetical order.
 
-    A hash is appended if a character had to be replaced, and is the whole name if that would be too long, so that two
-    points never share a folder.
+    If a character had to be replaced, a hash is appended; if the name would be too long, the hash alone is the name. So
+    two points never share a folder.
     """
     if not point:
         return ""

@@ -42,7 +42,7 @@ class CommandLine:
     """The parsed command line."""
 
     job: str | None = None
-    overrides: list[str] = field(default_factory=list)  # words KEY=VALUE, in order
+    overrides: list[str] = field(default_factory=list)  # KEY=VALUE arguments, in order
     help: bool = False
     version: bool = False
     info: bool = False
@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line.
 
     Args:
-        argv: Words without the program, or None for the command line of this process.
+        argv: The arguments without the program name; None: those of this process.
 
     Returns:
         The exit code; errors.EXIT_CODE_MEANINGS has the meaning of each.
@@ -149,7 +149,7 @@ def parse_arguments(arguments: Sequence[str], jobs: Sequence[str]) -> CommandLin
         elif word in ("--version", "--info"):
             setattr(command_line, word[2:], True)
         elif word in ("--run", "-r", "--resolve"):
-            continue  # Hydra's flags for what is the default here
+            continue  # Hydra's flags for what hymt-batch does by default
         else:
             from hymt_batch.override_syntax import sort_by_similarity
 
@@ -235,7 +235,7 @@ def run_sweep(
         )
         try:
             codes[index] = ExitCode(run_one(point.job))
-        except Exception as error:  # the next point runs all the same
+        except Exception as error:  # the next point still runs
             codes[index] = report_error(error)
         except KeyboardInterrupt:
             codes[index] = report_interrupt()

@@ -2,8 +2,8 @@
 
 Runs our slot engine, generate on sorted batches and in corpus order, and transformers' pipeline, interleaved in one
 process. On request it also runs transformers' continuous batching, llama.cpp and CTranslate2 with the same weights. It
-compares the tokens with those of one row at a time, and measures the arithmetic lower bound. The last line of output
-is JSON.
+compares the tokens with those of decoding one row at a time, and measures the arithmetic lower bound. The last line of
+output is JSON.
 """
 
 from __future__ import annotations

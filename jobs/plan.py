@@ -1,7 +1,7 @@
 """Show where each layer would go, the memory it needs and the time for a corpus: `hymt-batch plan model=...`.
 
-Reads the config, the headers of the weight files and the corpus; of the weights, only an lm_head that should be tied.
-Does not import torch. Only `probe=true` loads the model, to measure its speed.
+Reads the config, the headers of the weight files and the corpus, but no weights, except an lm_head that should be tied
+to the embeddings. Does not import torch. Only `probe=true` loads the model, to measure its speed.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ STRATEGIES = (
 
 
 def plan(job: PlanJob) -> PlanReport:
-    """Plan the placement and the strategies; the corpus and the measured run are not part of it.
+    """Plan the placement and evaluate every strategy; does not read the corpus or measure the speed.
 
     Raises:
         HymtError: The model is missing or a setting is wrong. A strategy that does not fit is shown in the report.
@@ -85,7 +85,7 @@ def plan(job: PlanJob) -> PlanReport:
 
 
 def find_model(job: PlanJob) -> tuple[ModelFiles, str]:
-    """Return the model's files, or its published shape if they are not on this machine, and which of the two."""
+    """Return the model's files and "files"; if they are missing, its published shape and "published shape"."""
     try:
         folder, commit = model_files.resolve(job.model.path, job.model.revision, job.model.download)
         return model_files.verify(folder, commit), "files"
@@ -151,7 +151,7 @@ def describe_placement(
 def evaluate_strategy(
     job: PlanJob, strategy: Strategy, plan_placements: Callable[..., Any], devices: DeviceInventory
 ) -> StrategyOption:
-    """Plan with one strategy and otherwise unchanged settings."""
+    """Plan with one strategy; all other settings stay unchanged."""
     changes = {"device": None, "map": None, "order": None}
     if strategy is Strategy.cpu:
         changes["max_memory"] = None
@@ -177,7 +177,7 @@ def placement_remark(placement: Placement) -> str:
         size for name, size in weights.items() if name != placement.device.name and not name.startswith("cuda")
     )
     if off_gpu:
-        return f"{gib(off_gpu)} cross the bus in every step"
+        return f"{gib(off_gpu)} are copied to the device in every step"
     if not placement.is_split:
         return f"whole model on {placement.device.name}"
     slower = ", slower than whole replicas" if any("replicate gives" in text for text in placement.warnings) else ""
@@ -196,7 +196,7 @@ def recommend(choices: Sequence[StrategyOption], devices: DeviceInventory) -> st
     if by_name["balanced"].fits:
         return f"device_map=balanced: fits {len(by_name['balanced'].devices)} GPUs together, but no single GPU"
     if by_name["offload"].fits:
-        return "device_map=offload: does not fit the GPUs; slow, because layers cross the bus in every step"
+        return "device_map=offload: does not fit the GPUs; slow, because layers are copied to a GPU in every step"
     return "device_map=cpu: does not fit the GPUs" if by_name["cpu"].fits else "nothing: the model is too large"
 
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from hymt_batch.schema import StatusJob
 
 
-MAX_MESSAGE_CHARS = 300  # length at which a message is shortened
+MAX_MESSAGE_CHARS = 300  # longer messages are shortened to this length
 MIN_PAUSE_S, PAUSE_FACTOR = 60.0, 10
 """A gap between two parts is a pause of the job if it exceeds MIN_PAUSE_S and PAUSE_FACTOR times the median gap."""
 
@@ -52,7 +52,7 @@ class JobStatus:
     rows_per_s: float | None = None  # rows per second over the newest 100 parts
     counts: dict[str, int] = field(default_factory=dict)  # row status -> committed rows
     holder: dict[str, Any] | None = None  # the process that holds the lease
-    holder_alive: bool | None = None  # None if this machine cannot know
+    holder_alive: bool | None = None  # None if this machine cannot determine it
     log: str = ""  # path of the newest log file
     ended: dict[str, Any] | None = None  # why the last run stopped: exit_code, why, at (UTC)
     errors: list[dict[str, str]] = field(default_factory=list)  # first rows without a translation: id, status, message
@@ -116,7 +116,7 @@ def _inspect(fs: Fs, folder: Path, job_status: JobStatus, num_errors: int) -> No
 
 
 def _add_from_manifest(fs: Fs, folder: Path, job_status: JobStatus, num_errors: int) -> bool:
-    """Fill in the status of a finished folder without .hymt state; return False if it has one, or no valid manifest."""
+    """Fill in the status of a finished folder without state; return False if it has state, or no valid manifest."""
     try:
         value = manifest.read(fs, folder)
     except StateDamagedError:
@@ -199,7 +199,7 @@ def _add_counts(job_status: JobStatus, counts: dict[str, int]) -> None:
 
 
 def _rows_per_s(rates: list[tuple[int, int]]) -> float | None:
-    """Return the rows per second over the newest 100 parts, of which the first only marks the start; pauses excluded.
+    """Return the rows per second over the newest 100 parts, without pauses; the first part only marks the start.
 
     `rates` has the modification time in ns and the number of rows of each part.
     """
@@ -280,7 +280,7 @@ def run(job: StatusJob) -> ExitCode:
     """Print the status of a job, or one line per point of a sweep; the exit code is COMPLETE whatever the status is.
 
     Raises:
-        UsageError: There is no such folder.
+        UsageError: The folder does not exist.
     """
     folders = job_folders.find(OS_FS, Path(job.output_dir) / job.name)
     for folder in folders:

@@ -113,7 +113,7 @@ def _translate(
         config=job.write,
         read=lambda input_file: _read_documents(
             input_file, job, inputs, preambles, limits.plan
-        ),  # limits are read when called: those of the folder's job
+        ),  # when this is called, `limits` is already that of the folder's job
         preamble=preambles,
         overwrite=job.overwrite,
         on_mismatch=job.on_mismatch.value,
@@ -248,7 +248,7 @@ def prepare_shard(
         template: Prompt template and languages.
         max_context: Maximum length of prompt and translation, in tokens.
         plan: Plan version of the job.
-        step: Called repeatedly, also within a long row; an exception it raises ends the preparation.
+        step: Called repeatedly, also while a long row is split; an exception that it raises ends the preparation.
         shard: The shard to prepare; a skipped one is returned unchanged.
 
     Returns:
@@ -269,7 +269,7 @@ def prepare_shard(
 
 
 def reset_before_each(shards: Iterable[T], reset: Callable[[], None]) -> Iterator[T]:
-    """Yield the same shards; `reset` is called each time before the next one is read."""
+    """Yield the shards unchanged, and call `reset` before each of them is read."""
     reset()
     for shard in shards:
         yield shard
@@ -330,7 +330,7 @@ def next_command(job: TranslateJob, summary: Summary) -> str:
 
 
 def render_temporary_result(text: str, summary: Summary) -> str:
-    """Return the summary of a job whose folder will be removed: with its first errors in place of their paths."""
+    """Return the summary of a job whose folder will be removed; it shows the first errors instead of their paths."""
     errors = []
     for path in summary.errors:
         with path.open(encoding="utf-8") as file:

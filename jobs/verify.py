@@ -90,7 +90,7 @@ def verify(folder: Path, fs: Fs = OS_FS, inputs: bool | Sequence[str] = False) -
             if inputs is not False:
                 _verify_inputs(fs, folder, hashes, [] if inputs is True else list(inputs), report)
     for handled, lines in ((report.obstacles, report.foreign), (report.obstacles + report.foreign, report.damage)):
-        handled_paths = {line.partition(": ")[0] for line in handled}  # their other problems have the same cause
+        handled_paths = {line.partition(": ")[0] for line in handled}  # one problem per path is enough
         lines[:] = [line for line in lines if line.partition(": ")[0] not in handled_paths]
     report.damage += report.obstacles + report.foreign
     return report
@@ -226,7 +226,7 @@ def _verify_parts(part_reader: PartReader, input: Input, report: VerifyReport) -
             )
     end = max(shards, default=-1) + 1
     for previous, next_shard in zip([-1, *shards], [*shards, end], strict=True):
-        if next_shard - previous > 1:  # reported as a range: a foreign folder may have any number in its name
+        if next_shard - previous > 1:  # reported as a range: a foreign folder may have any index in its name
             report.missing.append(
                 f"{input.rel} shard {previous + 1}" + (f" to {next_shard - 1}" if next_shard - previous > 2 else "")
             )
@@ -258,7 +258,9 @@ def _verify_inputs(fs: Fs, folder: Path, hashes: dict[str, Any], paths: Sequence
     locations = input_locations.find(fs, folder, list(hashes), paths)
     for rel, recorded in hashes.items():
         if rel not in locations:
-            report.changed.append(f"{rel}: is not where the job read it. Set inputs=PATH as you set source.path=")
+            report.changed.append(
+                f"{rel}: is not where the job read it. Set inputs=PATH to its new path, as in source.path="
+            )
             continue
         report.inputs += 1
         try:
@@ -318,7 +320,7 @@ def run(job: VerifyJob) -> ExitCode:
         The worst exit code of the reports.
 
     Raises:
-        UsageError: There is no such folder.
+        UsageError: The folder does not exist.
         PreflightError: This user may not read the folder.
     """
     exit_codes = []

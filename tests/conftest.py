@@ -1,4 +1,4 @@
-"""Small working stand-ins and helpers that many tests share."""
+"""Small stubs and helpers that many tests share."""
 
 from __future__ import annotations
 

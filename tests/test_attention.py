@@ -343,7 +343,7 @@ def test_the_slot_engine_checks_its_attention_on_gpus(
     monkeypatch.setattr(self_check, "check_attention", compared.append)
     monkeypatch.setattr(self_check, "matches_generate", lambda *a: True)
     assert hymt.placement
-    placed = replace(hymt, placement=replace(hymt.placement, uses=(DeviceUsage(device, 1, 4),)))
+    placed = replace(hymt, placement=replace(hymt.placement, usage=(DeviceUsage(device, 1, 4),)))
     Decoder(placed, DecodeConfig(engine=engine), lambda widths: [], seed=0, check_stop=lambda: None).self_check()
     assert compared == ([placed] if engine is Engine.slots and device != "cpu" else [])
 

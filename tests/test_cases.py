@@ -233,7 +233,7 @@ def test_workers_end_with_their_parent(hymt: Command) -> None:
 
 
 def children(parent: int) -> list[int]:
-    found = []
+    pids = []
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
             after_name = stat.read_text().rpartition(")")[2].split()
@@ -241,8 +241,8 @@ def children(parent: int) -> list[int]:
         except OSError:
             continue
         if int(after_name[1]) == parent and b"hymt_batch" in command:
-            found.append(int(stat.parent.name))
-    return found
+            pids.append(int(stat.parent.name))
+    return pids
 
 
 def alive(pid: int) -> bool:

@@ -127,7 +127,7 @@ def test_ordinary_text_is_not_a_loop(text: str) -> None:
 
 
 def looping(rng: random.Random, human_texts: list[str]) -> str:
-    """Return a piece repeated a few times between human texts, sometimes without its last white space or letter."""
+    """Return a piece repeated a few times between natural texts, sometimes without its last white space or letter."""
     letters = rng.choice(["ab ", "abc", "xy \t\n", "été 日本\U0001f600", "  a", "\ud800b"])
     piece = "".join(
         rng.choice(letters) for _ in range(rng.choice([1, 2, 3, 4, 5, 7, 11, 12, 29, 30, 50, 99, 100, 101]))

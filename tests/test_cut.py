@@ -30,7 +30,7 @@ def split(text: str, max_tokens: int = 64, plan: int = 2, **settings: int) -> li
 
 @pytest.mark.core
 def test_rows_are_cut_where_the_earlier_version_cut_them() -> None:
-    """With 100,000 rows: python -m tests.campaigns.cuts."""
+    """The campaign `python -m tests.campaigns.cuts` compares 100,000 rows."""
     comparison = cuts.compare(3, 250, cuts.counters())
     assert comparison["different"] == []
     assert comparison["rows"] > 200
@@ -45,7 +45,7 @@ def test_rows_are_cut_the_same_without_token_starts() -> None:
 
 
 def test_the_work_of_cutting_is_linear_over_hostile_alphabets() -> None:
-    """Up to 1,000,000 characters: python -m tests.campaigns.growth."""
+    """The campaign `python -m tests.campaigns.growth` cuts rows of up to 1,000,000 characters."""
     lines: list[str] = []
     assert growth.growth(growth.ALPHABETS, [1000, 10_000], cuts.Bytes, 64, lines.append) <= 1.2
     assert len(lines) == 2 * len(growth.ALPHABETS) >= 60

@@ -137,7 +137,7 @@ def test_greedy_equals_plain_generate_of_one_row(hymt: LoadedModel) -> None:
 def test_each_row_has_its_own_limit_and_reports_when_it_was_cut(hymt: LoadedModel) -> None:
     prompts = prompts_of(hymt, [bulletin.en for bulletin in grammar.sample(5, 3)], "fr")
     completions = generate.decode_batch(
-        hymt, [one.ids for one in prompts], [3, 400, 5], [0, 0, 0], GREEDY, lambda: None
+        hymt, [prompt.ids for prompt in prompts], [3, 400, 5], [0, 0, 0], GREEDY, lambda: None
     )
     assert [row.finish_reason for row in completions] == ["length", "stop", "length"]
     assert [len(row.ids) for row in completions][::2] == [3, 5]
@@ -153,8 +153,8 @@ def test_prompts_are_padded_on_the_left() -> None:
 def test_a_row_whose_logits_are_not_finite_is_an_error_and_its_neighbours_are_not(hymt: LoadedModel) -> None:
     prompts = prompts_of(hymt, [bulletin.en for bulletin in grammar.sample(5, 3)], "fr")
     expected = [translation.text for translation in make_decoder(hymt).run(prompts)]
-    longest = max(len(one.ids) for one in prompts)
-    row = next(index for index, one in enumerate(prompts) if len(one.ids) == longest)
+    longest = max(len(prompt.ids) for prompt in prompts)
+    row = next(index for index, prompt in enumerate(prompts) if len(prompt.ids) == longest)
 
     def broken(module: object, args: object, output: Any) -> Any:
         output.logits[0] = float("nan")  # the longest row comes first in its batch

@@ -303,7 +303,7 @@ def test_the_base_was_chosen_for_the_torch_of_the_constraints() -> None:
     assert ("FROM", "nvidia/cuda:13.0.3-base-ubuntu24.04 AS python") in list(instructions())
 
 
-def test_nothing_is_fetched_but_through_package_managers() -> None:
+def test_everything_is_fetched_through_package_managers() -> None:
     for word, arguments in instructions():
         assert word != "ADD"
         assert not re.search(r"https?://|\b(curl|wget)\b", arguments), arguments
@@ -322,7 +322,7 @@ def test_the_image_ends_as_a_user_without_rights_with_tini_before_the_entrypoint
     assert "HEALTHCHECK" not in last
 
 
-def test_the_image_reads_models_and_writes_outputs_where_the_page_says() -> None:
+def test_the_image_reads_models_and_writes_outputs_at_the_documented_paths() -> None:
     variables = dict(
         pair.split("=", 1) for word, arguments in instructions() if word == "ENV" for pair in shlex.split(arguments)
     )
@@ -389,7 +389,7 @@ def test_a_build_sees_all_sources_of_the_wheel() -> None:
         assert folders[package].split(".")[0] in copied, package
     for package, patterns in project["tool"]["setuptools"]["package-data"].items():
         folder = ROOT / folders[package].replace(".", "/")
-        for file in (found for pattern in patterns for found in folder.glob(pattern)):
+        for file in (path for pattern in patterns for path in folder.glob(pattern)):
             assert visible(str(file.relative_to(ROOT))), file
 
 
@@ -414,7 +414,7 @@ def test_a_build_does_not_see_data_secrets_or_weights(path: str) -> None:
     assert not visible(path)
 
 
-def test_no_weights_but_those_of_the_demo_model_are_visible_to_a_build() -> None:
+def test_no_weights_except_those_of_the_demo_model_are_visible_to_a_build() -> None:
     files = [file for source in sources() if (ROOT / source).is_dir() for file in in_repository(source)]
     seen = [file for file in files if file.endswith(WEIGHTS) and visible(file)]
     assert seen == ["hymt_batch/demo/model/model.safetensors"]

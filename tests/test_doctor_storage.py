@@ -182,9 +182,9 @@ def reads_old_data(path: Path, start: int = 0, size: int | None = None) -> bytes
 
 FAULTS: dict[str, tuple[FaultyFs, str]] = {
     "creates an existing file": (FaultyFs(open_exclusive=opens_existing_file), "O_EXCL"),
-    "does not rename over a file": (FaultyFs(rename=renames_only_to_free_names), "by rename"),
+    "does not rename over a file": (FaultyFs(rename=renames_only_to_free_names), "on rename"),
     "refuses to rename over a file": (FaultyFs(rename=fails(errno.EEXIST)), "EEXIST"),
-    "does not read its own writes": (FaultyFs(read=reads_old_data), "by rename"),
+    "does not read its own writes": (FaultyFs(read=reads_old_data), "on rename"),
     "cannot sync a file": (FaultyFs(fsync=fails(errno.EIO)), "EIO"),
     "does not support sync": (FaultyFs(fsync=fails(errno.EINVAL)), "EINVAL"),
     "cannot sync a folder": (FaultyFs(fsync_dir=fails(errno.EIO)), "EIO"),
@@ -209,7 +209,7 @@ def test_what_the_doctor_rejects_the_job_rejects_too(tmp_path: Path, fault: str)
     from hymt_batch.errors import PreflightError
 
     (tmp_path / ".hymt").mkdir()
-    with pytest.raises(PreflightError, match="could not be continued safely"):
+    with pytest.raises(PreflightError, match="could not be resumed safely"):
         check_storage(FAULTS[fault][0], tmp_path)
     assert tree(tmp_path) == [".hymt"]
 
@@ -268,8 +268,8 @@ def test_a_lock_that_cannot_be_tested_is_skipped(tmp_path: Path) -> None:
 def test_a_read_only_file_system_is_reported(mount: Mount) -> None:
     findings = storage.check(mount("size=1m,ro") / "demo", None)
     assert wrong(findings) == [("G9", Level.FAIL, "output folder")]
-    assert "the store is read-only" in findings[0].seen
-    assert findings[0].fix == "Set output_dir= to a folder that can be written"
+    assert "the file system is read-only" in findings[0].seen
+    assert findings[0].fix == "Set output_dir= to a writable folder"
 
 
 @pytest.mark.parametrize("errno_value", [errno.EACCES, errno.EPERM, errno.EROFS])

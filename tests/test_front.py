@@ -73,9 +73,9 @@ def test_job_help_explains_every_setting_choice_and_exit_code(capsys: pytest.Cap
     assert code == 0
     for key in config.override_parser("translate").settings:
         assert any(line.strip().startswith(f"{key}=") for line in out.splitlines()), key
-    for group, found in config.group_choices("translate").items():
+    for group, choices in config.group_choices("translate").items():
         assert f"{group}=" in out
-        for choice in found:
+        for choice in choices:
             assert f"      {choice} " in out
     assert "  2   wrong usage or configuration" in out
     assert "decode.method=sampling" in invoke(capsys, "translate", "decode=recommended", "-h")[1]
@@ -90,7 +90,7 @@ def test_job_help_explains_every_setting_choice_and_exit_code(capsys: pytest.Cap
         ["translate", "-c", "job", *BASE],
     ],
 )
-def test_flags_may_stand_anywhere(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_flags_may_be_anywhere(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = invoke(capsys, *words)
     assert code == 0
     assert out.startswith("name: null\n")
@@ -144,7 +144,7 @@ def test_a_file_name_instead_of_a_job_suggests_the_command(tmp_path: Path, capsy
 
 
 class Fake(ModuleType):
-    """A job module that records its jobs and returns or raises the prepared results."""
+    """A job module that records its jobs, and returns or raises the results that a test sets."""
 
     def __init__(self, answers: Sequence[int | BaseException] = (0,)) -> None:
         super().__init__("fake")

@@ -177,10 +177,10 @@ def stages() -> dict[str, type]:
 
 
 def test_a_stage_has_one_name_in_four_places() -> None:
-    found = set(stages())
+    names = set(stages())
     keys = set(help_text.default_choices(ROOT / "conf" / "translate.yaml")) - {"preset"}
     folders = {path.name for path in (ROOT / "conf").iterdir() if path.is_dir()} - {"preset", "__pycache__"}
-    assert found == keys == folders == STAGES
+    assert names == keys == folders == STAGES
     for stage, config_class in stages().items():
         assert config_class.__module__.split(".")[:2] == ["hymt_batch", stage]
 
@@ -267,5 +267,5 @@ def test_a_long_module_has_its_reason_in_the_decisions() -> None:
 
 def test_the_wheel_holds_every_package() -> None:
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
-    found = {".".join(path.parent.relative_to(ROOT).parts) for path in (ROOT / "hymt_batch").rglob("__init__.py")}
-    assert set(settings["packages"]) == found | {"hymt_batch.jobs", "hymt_batch.conf"}
+    packages = {".".join(path.parent.relative_to(ROOT).parts) for path in (ROOT / "hymt_batch").rglob("__init__.py")}
+    assert set(settings["packages"]) == packages | {"hymt_batch.jobs", "hymt_batch.conf"}

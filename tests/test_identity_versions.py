@@ -192,7 +192,7 @@ def test_a_fork_for_another_setting_creates_a_job_that_resumes(folders: Folders)
 
 def test_auto_keeps_the_part_sizes_of_the_folder(folders: Folders, monkeypatch: pytest.MonkeyPatch) -> None:
     auto = ["batch.part_rows=auto", "batch.part_tokens=auto"]
-    folders.run("half-text", *auto)  # created with 6 rows per part; resuming keeps that
+    folders.run("half-text", *auto)  # created with 6 rows per part, which resuming keeps
     assert folders.decoded == DECODED["done-text"] - DECODED["half-text"]
 
 

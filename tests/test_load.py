@@ -107,7 +107,7 @@ def test_the_weights_have_the_requested_dtype() -> None:
         assert hymt.canary_difference < canary.TOLERANCE[dtype.value] / 5
 
 
-def test_a_placement_that_runs_out_of_memory_gives_way_to_the_next(
+def test_a_placement_that_runs_out_of_memory_is_replaced_by_the_next(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     import torch

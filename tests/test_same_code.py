@@ -1,4 +1,4 @@
-"""The check that a change of names and wording changed no code: it accepts both, and sees everything else."""
+"""The check that a change of names and wording changed no code: it accepts both, and detects everything else."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ def compared(old: str, new: str) -> Comparison:
 
 def test_names_docstrings_and_wording_may_change() -> None:
     new = OLD.replace("one", "first").replace("other", "second").replace("The sum.", "Add two counts.")
-    found = compared(OLD, new.replace("is no count of rows, beside", "is not a count of rows; the other is"))
-    assert found.errors == []
-    assert found.names[("one", "first")] == 4
-    assert len(found.texts) == 1
+    comparison = compared(OLD, new.replace("is no count of rows, beside", "is not a count of rows; the other is"))
+    assert comparison.errors == []
+    assert comparison.names[("one", "first")] == 4
+    assert len(comparison.texts) == 1
 
 
 @pytest.mark.parametrize(
@@ -44,7 +44,7 @@ def test_names_docstrings_and_wording_may_change() -> None:
         ("return one + other", "return [one + other]", "BinOp became List"),
     ],
 )
-def test_any_other_change_is_seen(old: str, new: str, error: str) -> None:
+def test_any_other_change_is_detected(old: str, new: str, error: str) -> None:
     assert OLD.count(old) == 1
     assert any(error in line for line in compared(OLD, OLD.replace(old, new)).errors)
 

@@ -339,7 +339,7 @@ def test_prefetch_calls_pause_before_it_waits_for_the_consumer() -> None:
 
     ahead = stream.prefetch(items(), 1, pause=busy.clear)
     assert next(ahead) == 0
-    time.sleep(0.3)  # the end, or the item before it, waits for space in the queue
+    time.sleep(0.3)  # the producer waits for space in the queue, for the last item or the end marker
     assert not busy.is_set()
     assert list(ahead) == [1]
     assert not busy.is_set()

@@ -51,7 +51,7 @@ def test_a_mistyped_name_is_refused_with_a_suggestion(tmp_path: Path, inputs: li
     run(tmp_path / "nightly", inputs)
     run(tmp_path / "demo", inputs)
     for run_job in (status.run, verify.run):
-        with pytest.raises(UsageError, match=r"no job 'nigthly' in .*Near it: nightly\. Set name="):
+        with pytest.raises(UsageError, match=r"no job 'nigthly' in .*Similar names: nightly\. Set name="):
             run_job(job_config(tmp_path / "nigthly"))
 
 
@@ -157,7 +157,7 @@ def test_every_damage_of_a_finished_job_is_found_and_named(
     assert report.exit_code is ExitCode.DAMAGE
     assert [d for d in report.damage if d.startswith(file) and message in d], report.damage
     advice = (
-        "Move away the files that do not belong to this job" if "not of this job" in message else "Run the job again"
+        "Move away the files that do not belong to this job" if "does not belong" in message else "Run the job again"
     )
     assert advice in verify.render(report)
     status.render(status.status(tmp_path / "job"))  # never a traceback

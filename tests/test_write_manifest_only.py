@@ -41,7 +41,7 @@ def copied(tmp_path: Path, inputs: list[Input]) -> Path:
 def test_a_finished_folder_without_state_is_verified_by_its_manifest(copied: Path) -> None:
     report = verify.verify(copied)
     assert (report.exit_code, report.files, report.rows) == (ExitCode.COMPLETE, 2, 20)
-    assert "the records in .hymt are gone" in verify.render(report)
+    assert "the records in .hymt are missing" in verify.render(report)
     job_status = status.status(copied, num_errors=5)
     assert (job_status.state, job_status.files_published, job_status.rows, job_status.error_rows) == (
         "complete",
@@ -50,7 +50,7 @@ def test_a_finished_folder_without_state_is_verified_by_its_manifest(copied: Pat
         2,
     )
     assert [row["id"] for row in job_status.errors] == ["a.txt#10", "sub/b.txt#10"]
-    assert "the records in .hymt are gone" in status.render(job_status)
+    assert "the records in .hymt are missing" in status.render(job_status)
 
 
 @pytest.mark.parametrize("file", ["translated/a.txt", "errors/a.txt.errors.jsonl"])
@@ -93,7 +93,7 @@ def test_a_run_in_a_folder_without_records_is_complete_and_decodes_nothing(
         "a.txt", "b.txt", "a.txt.errors.jsonl", "b.txt.errors.jsonl",
     ]  # fmt: skip
     assert not decoded
-    assert caplog.text.count("the records in .hymt are gone") == 1
+    assert caplog.text.count("the records in .hymt are missing") == 1
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert verify.verify(copied).exit_code is ExitCode.COMPLETE
 

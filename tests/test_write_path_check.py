@@ -191,8 +191,8 @@ def test_anything_else_in_place_of_a_file_is_reported_with_a_fix(
     report = verify.verify(folder)
     assert report.exit_code is ExitCode.DAMAGE
     assert f"{name}: is {kind}, but a file should be there" in report.damage
-    assert "Move away what stands in the place" in verify.render(report)
-    assert "what is damaged or missing is made anew" not in verify.render(report)
+    assert "Move away what blocks the path" in verify.render(report)
+    assert "Run the job again to rebuild what is damaged or missing" not in verify.render(report)
     status.render(status.status(folder))
 
 

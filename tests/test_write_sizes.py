@@ -114,7 +114,7 @@ def test_a_huge_job_file_counts_as_damaged_without_reading_it(
 
 
 def test_impossible_shards_take_no_memory(tmp_path: Path, inputs: list[Input], little_memory: None) -> None:
-    """Neither in the list in a record of an earlier version, nor as the name of a folder."""
+    """The shards are in a record of an earlier version, or in the name of a folder."""
     folder = tmp_path / "job"
     run(folder, inputs)
     path = published_file.record_path(folder, inputs[0])

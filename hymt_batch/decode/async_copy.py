@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 TOKEN, FINITE, LOGPROB = range(3)
-"""Indices into the second dimension of a ring; a log-probability is stored as the bits of a float64."""
+"""Indices into the second dimension of a ring buffer; a log-probability is stored as the bits of a float64."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,12 +26,12 @@ class SampledTokens:
     tokens: Tensor  # int64
     finite: Tensor  # bool, or int64 of 0 and 1
     logprobs: Tensor | None  # float32 or float64
-    ring: Tensor | None = None  # [steps, 3, slots] int64 whose slices the tensors are; None: separate tensors
-    ring_index: int = 0  # index of the step in the ring
+    ring: Tensor | None = None  # [steps, 3, slots] int64: the tensors are slices of it; None if they are separate
+    ring_index: int = 0  # index of the step in the ring buffer
 
 
 def from_ring(sequences: Sequence[SequenceState], ring: Tensor, ring_index: int, *, logprobs: bool) -> SampledTokens:
-    """Return the tokens that a step wrote at index `ring_index` of its ring."""
+    """Return the tokens that a step wrote at index `ring_index` of the ring buffer."""
     import torch
 
     entry = ring[ring_index, :, : len(sequences)]
@@ -44,7 +44,7 @@ class AsyncCopy:
 
     def __init__(self, sampled: Sequence[SampledTokens]) -> None:
         self.sampled = tuple(sampled)
-        self._copies: dict[int, Tensor] = {}  # by id of the source tensor; a ring is copied once
+        self._copies: dict[int, Tensor] = {}  # by id of the source tensor; a ring buffer is copied once
         self._events: dict[Any, Any] = {}
         for step in self.sampled:
             tensors = [step.tokens, step.finite, *([] if step.logprobs is None else [step.logprobs])]
@@ -58,17 +58,17 @@ class AsyncCopy:
         """Return the same tokens on the host; waits for the copies, not for GPU work queued after them."""
         for event in self._events.values():
             event.synchronize()
-        arrived = []
+        host_tokens = []
         for step in self.sampled:
             if step.ring is not None:
                 ring = self._copies[id(step.ring)]
-                arrived.append(from_ring(step.sequences, ring, step.ring_index, logprobs=step.logprobs is not None))
+                host_tokens.append(from_ring(step.sequences, ring, step.ring_index, logprobs=step.logprobs is not None))
                 continue
             logprobs = None if step.logprobs is None else self._copies[id(step.logprobs)]
-            arrived.append(
+            host_tokens.append(
                 SampledTokens(step.sequences, self._copies[id(step.tokens)], self._copies[id(step.finite)], logprobs)
             )
-        return arrived
+        return host_tokens
 
     def _start_copy(self, tensor: Tensor) -> Tensor:
         import torch

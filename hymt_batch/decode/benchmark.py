@@ -1,8 +1,8 @@
 """Compare decoding engines: a fixed workload, interleaved rounds, exact counters, and the arithmetic lower bound.
 
 Prompt lengths follow news sentences (log-normal, median 28 source tokens) after a common instruction. Each row is
-forced to end at its own length, so that every engine generates the same number of tokens. Does not know files or
-tokenizers.
+forced to end at its own length, so that every engine generates the same number of tokens. Uses no files and no
+tokenizer.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Workload:
     """The rows that every engine decodes."""
 
     prompts: list[list[int]]
-    output_lengths: list[int]  # new tokens of each row, exactly
+    output_lengths: list[int]  # exact number of new tokens of each row
 
     @property
     def num_new_tokens(self) -> int:
@@ -65,7 +65,7 @@ def slot_engine(
     graph_runner: CudaGraphRunner | None = None,
     read_every: int = 1,
 ) -> Engine:
-    """Our slot engine with the matrix products of `packed`, with captured steps if `graph_runner` is given.
+    """Make an engine that runs our slot engine inside `packed`, with captured steps if `graph_runner` is given.
 
     `counters` holds the counts of the last run.
     """
@@ -95,7 +95,7 @@ def slot_engine(
 
 
 def part_engine(engine: Engine, part_rows: int) -> Engine:
-    """Run an engine on one part after another, as a job does: rows sorted by length, each part finished first."""
+    """Make an engine that runs `engine` part by part, as a job does: rows sorted by length, parts one after another."""
 
     def run(work: Workload) -> list[list[int]]:
         order = sorted(range(len(work.prompts)), key=lambda n: (-len(work.prompts[n]), n))
@@ -110,7 +110,7 @@ def part_engine(engine: Engine, part_rows: int) -> Engine:
 
 
 def batch_engine(hymt: LoadedModel, max_rows: int, *, by_length: bool) -> Engine:
-    """`model.generate` on batches of rows, sorted by length or in corpus order (as a pipeline does).
+    """Make an engine that runs `model.generate` on batches, sorted by length or in corpus order (as a pipeline does).
 
     Each batch runs until its longest row has ended. Tokenization time is not included; this favours the pipeline.
     """
@@ -137,7 +137,7 @@ def batch_engine(hymt: LoadedModel, max_rows: int, *, by_length: bool) -> Engine
 
 
 def pipeline_engine(hymt: LoadedModel, max_rows: int) -> Engine:
-    """transformers' text-generation pipeline, with a tokenizer that has one word per token and matching texts."""
+    """Make an engine from transformers' text-generation pipeline; its tokenizer has one word for each token id."""
     import torch
     import transformers
     from tokenizers import Tokenizer, models, pre_tokenizers
@@ -183,11 +183,11 @@ def pipeline_engine(hymt: LoadedModel, max_rows: int) -> Engine:
 
 @dataclass(slots=True)
 class Result:
-    """Times and compared rows of one engine."""
+    """Times of one engine, and how many of the compared rows are correct."""
 
     name: str
     seconds: list[float] = field(default_factory=list)
-    equal_rows: int = 0  # rows equal to generate of one row at a time
+    equal_rows: int = 0  # compared rows whose tokens equal those of `generate`, run one row at a time
     compared_rows: int = 0
 
 
@@ -206,7 +206,7 @@ def synchronize(hymt: LoadedModel) -> None:
 def run_rounds(
     hymt: LoadedModel, engines: dict[str, Engine], work: Workload, rounds: int, report: Callable[[str], object] = str
 ) -> tuple[dict[str, Result], TokensByEngine]:
-    """Run all engines in turn, round after round; the first round is also the warm-up and counts too.
+    """Run all engines in turn, round after round; the first round is the warm-up, but its times are kept too.
 
     Args:
         hymt: The network.
@@ -233,7 +233,7 @@ def run_rounds(
 def compare_tokens(
     hymt: LoadedModel, work: Workload, tokens: TokensByEngine, results: dict[str, Result], num_rows: int
 ) -> None:
-    """Compare each engine's tokens with `generate` of one row at a time, for about `num_rows` evenly spread rows."""
+    """Compare each engine's tokens with `generate`, run one row at a time on about `num_rows` evenly spread rows."""
     step = max(1, len(work.prompts) // num_rows)
     alone = batch_engine(hymt, 1, by_length=False)
     for index in range(0, len(work.prompts), step):
@@ -245,7 +245,7 @@ def compare_tokens(
 
 @dataclass(frozen=True, slots=True)
 class GemmBound:
-    """Seconds that the matrix products of a run take if everything else is free."""
+    """Lower bounds on the seconds of a run: its matrix products alone, as if all other work took no time."""
 
     plain: float  # torch's plain products, at the exact row count of each step
     best: float  # the faster of plain and packed products
@@ -297,7 +297,7 @@ def measure_gemm_bound(
 
 
 def interpolate(costs: dict[int, float], num_rows: int) -> float:
-    """Cost of `num_rows` rows, linearly interpolated between the measured row counts."""
+    """Return the cost of `num_rows` rows, linearly interpolated between the measured row counts."""
     above = min(measured for measured in costs if measured >= num_rows)
     below = max((measured for measured in costs if measured <= num_rows), default=above)
     if above == below:

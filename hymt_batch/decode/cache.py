@@ -1,7 +1,7 @@
 """The keys and values of the running slots, stored per layer on that layer's device, and attention over them.
 
 Grouped-query attention without copied keys: the query heads that share a key head become extra queries. Implements the
-part of transformers' cache interface that its decoder layers use, in 4.56 and 5.x. Does not know rows or tokens.
+part of transformers' cache interface that its decoder layers use, in 4.56 and 5.x.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ BUCKET = 64
 """The capacity of the slots grows in multiples of this many tokens."""
 
 SPAN_ROWS = 8
-"""Rows whose attention is computed together on the CPU; more rows if that wastes little computation."""
+"""Number of neighbouring rows in a span, whose attention is computed together on the CPU; spans may be merged."""
 
 MAX_SPAN_PADDING = 1.1
-"""Neighbouring spans are merged if that costs at most this factor of the separate work."""
+"""Two neighbouring spans are merged if the merged work is at most this many times the separate work."""
 
 Spans = tuple[tuple[int, int, int], ...]
-"""Rows of a step that are computed together: first row, one past the last row, keys that the longest row sees."""
+"""Spans of rows of a step: (first row, one past the last row, number of keys that the longest row sees)."""
 
 
 def make_spans(lengths: Sequence[int]) -> Spans:
@@ -70,7 +70,7 @@ def attend(
         attention_mask: [B, 1, T, L], or with T expanded to (H / K) * T (see `grouped_mask`): added to the scores. None
             if every query sees every key.
         scaling: Factor of the scores.
-        dropout: Not used: there is no training.
+        dropout: Not used, since the network is not trained.
         kwargs: Other arguments that transformers passes; not used.
 
     Returns:
@@ -166,16 +166,14 @@ class SlotCache(_BaseCache):
     def __init__(self, num_slots: int) -> None:
         self.num_slots = num_slots
         self.capacity = 0
-        self.allocations = 0  # of layer storage; a change means that addresses changed
+        self.allocations = 0  # number of times that layer storage was allocated; each time its addresses change
         self.layers: dict[int, tuple[Tensor, Tensor]] = {}
-        self._first_slot = self._num_prompts = self._start = (
-            0  # during prefill: first slot, number of prompts, tokens already in their slots
-        )
+        # during prefill: first slot, number of prompts, tokens already in their slots
+        self._first_slot = self._num_prompts = self._start = 0
         self._prefix: PrefixCache | None = None
-        self._positions: Tensor | None = None  # in a step: where each row writes; None during prefill
-        self._indices_by_device: dict[
-            Any, tuple[Tensor, Tensor]
-        ] = {}  # row indices and positions per device, built once per step
+        self._positions: Tensor | None = None  # in a step: position at which each row writes; None during prefill
+        # row indices and positions per device, built once per step
+        self._indices_by_device: dict[Any, tuple[Tensor, Tensor]] = {}
         self._max_length = 0
         self._spans: Spans = ()
 
@@ -205,8 +203,8 @@ class SlotCache(_BaseCache):
         """Prepare for a forward pass that is a step over the first B slots.
 
         Args:
-            positions: [B] int64, where each row writes.
-            max_length: Keys that the longest row sees, its new one included.
+            positions: [B] int64, the position at which each row writes.
+            max_length: Number of keys that the longest row sees, including its new one.
             spans: Rows whose attention is computed together on the CPU; empty: all rows at once.
         """
         self._positions, self._max_length, self._spans = positions, max_length, spans
@@ -273,7 +271,7 @@ class SlotCache(_BaseCache):
             self.capacity = -(-length // BUCKET) * BUCKET
 
     def _reallocate(self, stored: tuple[Tensor, Tensor] | None, like: Tensor) -> tuple[Tensor, Tensor]:
-        """Allocate storage of the current capacity and copy the old contents. Zeros: masked keys must be finite too."""
+        """Allocate storage of the current capacity, zeroed since masked keys must be finite, and copy the old data."""
         import torch
 
         self.allocations += 1

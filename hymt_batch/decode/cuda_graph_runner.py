@@ -1,13 +1,14 @@
 """Decoding steps with fixed addresses and shapes, so that a GPU can replay them as CUDA graphs without Python.
 
 Everything that a step reads is in tensors allocated once: the newest token of each slot, its write position, its seed.
-A step samples its tokens on the device, advances its own positions, and writes into a ring that the host reads every
-few steps. The host uploads the rows' state again only after a row was added, removed or moved. There is one graph per
-bucket of slots and bucket of keys. Slots without a row take part: they write into themselves, and their output is
-ignored.
+A step samples its tokens on the device, advances its own positions, and writes into a ring buffer that the host reads
+every few steps. The host uploads the rows' state again only after a row was added, removed or moved. There is one graph
+per bucket of slots and bucket of keys. Slots without a row take part too: they write only into their own storage, and
+their output is ignored.
 
-Storage and graphs are kept from one part to the next; before the storage moves, the graphs are dropped. A step that
-cannot be captured runs as in `model_runner.py`, with one warning. Not yet run on a GPU; on the CPU graphs are emulated.
+Storage and graphs are kept from one part to the next; before storage is reallocated, the graphs are dropped. A step
+that cannot be captured runs as in `model_runner.py`, with one warning. Not yet run on a GPU; on the CPU graphs are
+emulated.
 """
 
 from __future__ import annotations
@@ -30,16 +31,16 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 NOT_CAPTURED = "not_captured"
-"""Mark of a part that was to run with captured steps and ran, or continued, without them."""
+"""Mark of a part that ran wholly or partly without captured steps although decode.capture=true."""
 
 POSITION, ACTIVE, SEED, STEP, RING_INDEX = range(5)
-"""Rows of the state tensor: write position, 1 if the slot has a row, seed, tokens so far, and the index in the ring."""
+"""Rows of the state tensor: write position, 1 if the slot has a row, seed, tokens so far, index in the ring buffer."""
 
 DENSE_MODEL_TYPE = "hunyuan_v1_dense"
 
 
 def unsupported_reason(hymt: LoadedModel, stages: int) -> str:
-    """Return why steps of a loaded network cannot be captured; empty if nothing known prevents it."""
+    """Return why steps of a loaded network cannot be captured; empty if no reason is known."""
     config = hymt.network.config
     devices = hymt.placement.devices if hymt.placement else (hymt.device,)
     if stages > 1 or len(devices) > 1:
@@ -57,14 +58,14 @@ class CudaGraphRunner(ModelRunner):
     def __init__(self, hymt: LoadedModel, sampling_params: SamplingParams, backend: GraphBackend | None = None) -> None:
         super().__init__(hymt, sampling_params, 1, Counters(), logprobs=False)
         self.backend = make_backend(hymt.device) if backend is None else backend
-        self.disabled_reason = ""  # why capture is off; empty: it is on
+        self.disabled_reason = ""  # why capture is off; empty if it is on
         self.read_every = 1
         self.graphs: dict[tuple[int, int, SamplingParams, bool], Step] = {}
         self.state: Tensor | None = None  # [5, slots] int64
         self.ring: Tensor | None = None  # [read_every, 3, slots] int64
         self._captured_allocations = 0  # cache.allocations when the graphs were captured
-        self._ring_index = 0  # index of the next step in the ring
-        self._num_synced = 0  # rows whose state the device has; 0: it must be uploaded again
+        self._ring_index = 0  # index of the next step in the ring buffer
+        self._num_synced = 0  # rows whose state is up to date on the device; 0 if it must be uploaded again
 
     def start(
         self,
@@ -84,8 +85,8 @@ class CudaGraphRunner(ModelRunner):
             counters: Counters to update.
             num_slots: Minimum number of slots.
             max_length: Largest number of tokens that a slot may hold.
-            max_tokens: Token limit over all slots; if it allows, buffers are sized for these and the earlier prompts.
-            read_every: Steps in the ring.
+            max_tokens: Token limit over all slots; new buffers also fit earlier prompts if the limit allows it.
+            read_every: Number of steps in the ring buffer.
             logprobs: True to keep the log-probabilities of chosen tokens.
         """
         self.sampling_params, self.counters, self.logprobs, self.prefix = sampling_params, counters, logprobs, None
@@ -104,7 +105,7 @@ class CudaGraphRunner(ModelRunner):
         self.cache.reserve(needed)
 
     def slot_tokens(self, max_length: int) -> int:
-        """Tokens of storage for a row of `max_length`: steps continue until the host has read that the row ended."""
+        """Return the tokens of storage for a row of `max_length`: it runs on until the host has read its end token."""
         return bucket_length(max_length + self.read_every)
 
     def recreate(self, num_slots: int) -> ModelRunner:
@@ -113,7 +114,7 @@ class CudaGraphRunner(ModelRunner):
         return self
 
     def drop_graphs(self) -> None:
-        """Drop the graphs, before the storage that they point to moves."""
+        """Drop the graphs; call this before the storage that they point to is reallocated."""
         if self.graphs:
             self.backend.release()
             self.graphs.clear()
@@ -213,15 +214,15 @@ class CudaGraphRunner(ModelRunner):
             self.seen[:num_slots] if self.seen is not None and self.sampling_params.repetition_penalty != 1.0 else None
         )
         noise = rng_keys(state[SEED, :num_slots], state[STEP, :num_slots]) if self.sampling_params.do_sample else None
-        chosen = sample_on_device(logits, seen, self.sampling_params, noise)
+        tokens = sample_on_device(logits, seen, self.sampling_params, noise)
         logprobs = (
-            token_logprobs(logits, chosen).double().view(torch.int64) if self.logprobs else torch.zeros_like(chosen)
+            token_logprobs(logits, tokens).double().view(torch.int64) if self.logprobs else torch.zeros_like(tokens)
         )
-        written = torch.stack([chosen, finite.long(), logprobs])[None]
+        written = torch.stack([tokens, finite.long(), logprobs])[None]
         # nothing below allocates: a step that runs out of memory leaves all state unchanged
         if seen is not None:
-            seen.scatter_(1, chosen[:, None], True)
-        last[:num_slots].copy_(chosen)
+            seen.scatter_(1, tokens[:, None], True)
+        last[:num_slots].copy_(tokens)
         ring[:, :, :num_slots].index_copy_(0, state[RING_INDEX, :1], written)
         state[POSITION, :num_slots].add_(state[ACTIVE, :num_slots])
         state[STEP, :num_slots].add_(state[ACTIVE, :num_slots])
@@ -241,7 +242,7 @@ class CudaGraphRunner(ModelRunner):
         self.state.copy_(to_device(state, self.state.device))
 
     def _allocate_state(self) -> None:
-        """Also allocate the state of the slots and the ring. Called before any step over this many slots."""
+        """Allocate the slots' state and the ring buffer too; called before the first step over this many slots."""
         import torch
 
         super()._allocate_state()

@@ -57,7 +57,7 @@ class Decoder:
             check_stop: Raises when the job must end at once.
             on_batch: Called with the number of rows and of new tokens after each batch.
             decode_fn: Decodes one batch in place of the engine; tests pass a small real decoder.
-            card: The model card's sampling, for fields that `settings` leaves open.
+            card: The model card's sampling parameters, used for fields that `settings` leaves unset.
             max_rows: Maximum number of slots.
             max_tokens: Maximum number of tokens of keys and values, over all slots.
             logprobs: True to give each translation the mean log-probability of its tokens; slots engine only.
@@ -117,7 +117,7 @@ class Decoder:
             )
             if not agrees and not graph_runner.disabled_reason:
                 graph_runner.disable("captured and plain steps disagree on the canary prompts")
-        except RuntimeError as error:  # any capture error: the requested engine also works without capture
+        except RuntimeError as error:  # capture fails with many kinds of errors; the engine works without it too
             if "CUDA error" in str(error):
                 raise DeviceError(
                     f"The GPU failed ({str(error).splitlines()[0]}). Set decode.capture=false."
@@ -125,7 +125,7 @@ class Decoder:
             graph_runner.disable(str(error).splitlines()[0] if str(error) else type(error).__name__)
 
     def _drop_disabled_runner(self) -> None:
-        """Drop a runner whose capture was turned off; it is not tried again."""
+        """Drop a runner whose capture was turned off; capture is not tried again."""
         if self.graph_runner is not None and self.graph_runner.disabled_reason:
             self.graph_runner.release()
             self.graph_runner = None
@@ -210,19 +210,19 @@ class Decoder:
         return Translation(prompt, "", "error", message=message, attempt=attempt)
 
     def take_degraded(self) -> tuple[str, ...]:
-        """Return and clear the deviations from the plan since the last call, for the part's header."""
+        """Return and clear deviations, such as split batches, since the last call, for the part's header."""
         uncaptured = [cuda_graph_runner.NOT_CAPTURED] if self.settings.capture and self.graph_runner is None else []
         degraded, self._degraded = tuple(dict.fromkeys(self._degraded + uncaptured)), []
         return degraded
 
     def _seeds(self, prompts: Sequence[Prompt], sampling_params: SamplingParams, attempt: int) -> list[int]:
-        """Return the seed of each row; all 0 without sampling, where nothing is drawn."""
+        """Return the seed of each row; all 0 for greedy decoding, which draws nothing."""
         if not sampling_params.do_sample:
             return [0] * len(prompts)
         return [row_seed(self.seed, prompt.row_id, prompt.segment.index, attempt) for prompt in prompts]
 
     def _max_new_tokens(self, prompt: Prompt) -> int:
-        """Limit of new tokens of a row, from its source length, its target language and the model's context."""
+        """Return a row's limit of new tokens, from its source length, its target language and the model's context."""
         expansion = languages.get(prompt.tgt_lang).expansion
         limit = int(prompt.num_source_tokens * self.settings.new_tokens_ratio * expansion)
         limit = min(limit + self.settings.new_tokens_extra, self.settings.max_new_tokens)
@@ -236,14 +236,14 @@ class Decoder:
         sampling_params: SamplingParams,
         attempt: int,
     ) -> list[Completion] | None:
-        """Decode one batch; None if it did not fit in memory."""
-        chosen = [prompts[index] for index in indices]
-        seeds = self._seeds(chosen, sampling_params, attempt)
+        """Decode one batch; return None if it does not fit in memory."""
+        batch = [prompts[index] for index in indices]
+        seeds = self._seeds(batch, sampling_params, attempt)
         try:
             with _raise_device_errors():
                 return self.decode_fn(
                     self.hymt,
-                    [prompt.ids for prompt in chosen],
+                    [prompt.ids for prompt in batch],
                     [limits[index] for index in indices],
                     seeds,
                     sampling_params,
@@ -252,7 +252,7 @@ class Decoder:
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
-        # outside the except block, where the traceback would keep the tensors alive
+        # outside the except block, because the traceback would keep the tensors alive
         empty_cache(self.hymt.device)
         return None
 

@@ -1,6 +1,6 @@
 """The reference engine: `model.generate` on one padded batch, with our own sampling and a limit per row.
 
-Slow and simple; the slot engine is checked against it. Does not know parts, documents or retries.
+Slow and simple; the slot engine is checked against it. Does not know about parts, documents or retries.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ class Completion:
 
     ids: list[int]  # without the end token
     finish_reason: str  # "stop", "length", "loop", "memory" or "non_finite"
-    mean_logprob: float | None = field(default=None, compare=False)  # mean log-probability of the tokens, if kept
+    # mean log-probability of the tokens, if it was kept
+    mean_logprob: float | None = field(default=None, compare=False)
 
 
 def pad_left(prompts: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor, Tensor]:
@@ -31,12 +32,12 @@ def pad_left(prompts: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor, Ten
 
     Args:
         prompts: Token ids of B prompts; the longest has T tokens.
-        pad_id: Token id used left of the text.
+        pad_id: Token id to pad with.
 
     Returns:
         input_ids [B, T] int64 and attention_mask [B, T] int64, 0 where padded.
 
-    Source: a decoder-only model continues from the last position.
+    Decoding needs this because a decoder-only model continues from the last position.
     """
     import torch
 
@@ -62,7 +63,7 @@ def decode_batch(
     Args:
         hymt: The loaded model.
         prompts: Token ids of B prompts.
-        max_new_tokens: Limit of each row, at least 1.
+        max_new_tokens: Limit of new tokens of each row, at least 1.
         seeds: Seed of each row's draws; unused when greedy.
         sampling_params: How a token is chosen.
         check_stop: Called at every step; raises to abort the batch.
@@ -140,10 +141,10 @@ class _SamplingProcessor:
         logits = torch.where(is_bad.unsqueeze(1), torch.zeros_like(logits), logits)
         if self.sampling_params.repetition_penalty != 1.0:
             self._update_seen(input_ids, logits)
-        chosen = sample(logits, self.seen, self.sampling_params, self.seeds, input_ids.shape[1] - self.prompt_width)
-        chosen = torch.where(self.is_non_finite, torch.full_like(chosen, self.stop_id), chosen)
+        tokens = sample(logits, self.seen, self.sampling_params, self.seeds, input_ids.shape[1] - self.prompt_width)
+        tokens = torch.where(self.is_non_finite, torch.full_like(tokens, self.stop_id), tokens)
         masked = torch.full_like(scores, float("-inf"))
-        return masked.scatter_(1, chosen.unsqueeze(1), 0.0)
+        return masked.scatter_(1, tokens.unsqueeze(1), 0.0)
 
     def _update_seen(self, input_ids: Tensor, logits: Tensor) -> None:
         import torch

@@ -1,6 +1,6 @@
 """Replay a step without its Python code: as a captured CUDA graph or, on the CPU, as an emulated one.
 
-Not yet run on a GPU. Does not know rows: a step is a function without arguments or result that reads and writes
+Not yet run on a GPU. Independent of rows: a step is a function without arguments or result that reads and writes
 tensors at fixed addresses and never synchronises with the host.
 
 Source: torch's notes on CUDA graphs (side stream, private pool, no synchronisation while capturing).
@@ -14,7 +14,7 @@ from typing import Any, Protocol
 Step = Callable[[], None]
 
 SLOT_BUCKETS = (1, 2, 4, 8, 16, 32, 48, 64)
-"""Numbers of slots that a step may have; above the last, multiples of half of it."""
+"""Bucket sizes for the number of slots in a step; above the last one, buckets are multiples of half of it."""
 
 LENGTH_BUCKET = 256
 """The keys of a step are padded to a multiple of this: fewer graphs, but attention over some masked keys."""

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 PREFILL_CHUNK_TOKENS = 1024
-"""Tokens of each prompt in one pass; the memory of attention grows with the square of the length."""
+"""Maximum tokens of each prompt in one pass, because the memory of attention grows with the square of this."""
 
 
 class ModelRunner:
@@ -39,7 +39,7 @@ class ModelRunner:
         self._cache_kwarg = transformers_compat.cache_argument(hymt.network.model)
 
     def recreate(self, num_slots: int) -> ModelRunner:
-        """Make a runner with empty slots; it keeps only the common prefix of this one."""
+        """Make a runner with empty slots and with the common prefix of this runner."""
         fresh = ModelRunner(self.hymt, self.sampling_params, num_slots, self.counters, logprobs=self.logprobs)
         fresh.prefix = self.prefix
         return fresh
@@ -58,7 +58,7 @@ class ModelRunner:
         return prefix
 
     def prefill(self, sequences: Sequence[SequenceState], first_slot: int) -> SampledTokens:
-        """Run prompts through the network in chunks, into the slots from `first_slot` on; sample their first tokens."""
+        """Prefill the slots from `first_slot` on with prompts, in chunks, and sample the first new token of each."""
         import torch
 
         common, count = self.prefix_length, len(sequences)
@@ -124,12 +124,12 @@ class ModelRunner:
                 state[target] = state[source]
 
     def resize(self, num_slots: int, length: int | None = None, max_length: int = 0) -> None:
-        """Change the number of slots, see `SlotCache.resize`; `max_length`: tokens that a slot may come to hold."""
+        """Change the number of slots (see `SlotCache.resize`); `max_length` is the most tokens that a slot may hold."""
         self.cache.resize(num_slots, length)
         self._allocate_state()
 
     def _allocate_state(self) -> None:
-        """Allocate the newest token of every slot and, for the repetition penalty, the tokens seen so far."""
+        """Allocate storage for each slot's newest token and, for the repetition penalty, all tokens seen so far."""
         import torch
 
         num, device = self.cache.num_slots, self.hymt.device
@@ -153,16 +153,16 @@ class ModelRunner:
         logits, finite = self._logits(hidden)
         seen = None if self.seen is None else self.seen[first_slot : first_slot + len(sequences)].to(logits.device)
         steps = [row.num_new_tokens for row in sequences]
-        chosen = sample(logits, seen, self.sampling_params, [row.seed for row in sequences], steps)
-        logprobs = token_logprobs(logits, chosen) if self.logprobs else None
+        tokens = sample(logits, seen, self.sampling_params, [row.seed for row in sequences], steps)
+        logprobs = token_logprobs(logits, tokens) if self.logprobs else None
         assert self.last_tokens is not None
-        newest = chosen.to(self.last_tokens.device)
+        newest = tokens.to(self.last_tokens.device)
         self.last_tokens[first_slot : first_slot + len(sequences)] = newest
         if self.seen is not None:
             self.seen[first_slot : first_slot + len(sequences)].scatter_(1, newest[:, None], True)
         for row in sequences:
             row.num_unread += 1
-        return SampledTokens(tuple(sequences), chosen, finite, logprobs)
+        return SampledTokens(tuple(sequences), tokens, finite, logprobs)
 
     def _logits(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """Return float32 logits [B, V] of hidden states [B, H], and a bool [B]: True if a row's logits are finite."""

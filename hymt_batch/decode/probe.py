@@ -1,4 +1,4 @@
-"""A short measured run: how fast batches decode, with a confidence interval. Does not know a corpus."""
+"""A short measured run: how fast batches decode, with a confidence interval."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hymt_batch.decode.engine import Decoder
 from hymt_batch.records import Prompt
 
 MIN_BATCHES = 3
-"""Minimum number of measured batches, however long they take; two do not show a spread."""
+"""Minimum number of measured batches, however long they take; two are too few to estimate the spread."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ def time_batches(
     Args:
         decode: The engine of a loaded model.
         prompts: All prompts of the sample.
-        batches: Indices into `prompts`; batches of the length-sorted sample, in random order.
+        batches: Batches of indices into `prompts`, built from prompts sorted by length, then shuffled.
         seconds: Time to run, in seconds; MIN_BATCHES + 1 batches are decoded in any case, if there are that many.
 
     Yields:
@@ -54,7 +54,7 @@ def time_batches(
 
 
 def throughput_interval(batches: Sequence[BatchTiming], seed: int) -> tuple[float, float, float]:
-    """Return source tokens per second: 5th percentile, measured value, 95th percentile, by bootstrap over batches."""
+    """Return source tokens per second (5th percentile, measured value, 95th percentile), by bootstrap over batches."""
     rng = random.Random(seed)
 
     def rate(drawn: Sequence[BatchTiming]) -> float:

@@ -1,7 +1,7 @@
-"""Roofline of a device: the bytes that steps must read at its measured bandwidth, and products at its measured rate.
+"""Roofline of a device: the least time for a workload, from the measured memory bandwidth and arithmetic rate.
 
-Measured at run time on the network's device. No engine reaches it: kernel launches and waits are not included, and
-attention only as the bytes that it reads. Not yet run on a GPU.
+Both are measured at run time on the network's device. No engine is as fast: kernel launches and waits are not included,
+and attention counts only as the bytes that it reads. Not yet run on a GPU.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ REPEATS = 3
 class Roofline:
     """Measured rates, and the seconds that a workload takes at these rates."""
 
-    bytes_per_s: float  # read or written, in a copy on the device
-    flops_per_s: float  # in a large square product in the network's number format; a multiply-add counts twice
+    bytes_per_s: float  # bytes read plus bytes written, during a copy on the device
+    flops_per_s: float  # in a large square product in the network's number format; a multiply-add is 2
     seconds: float
 
 
 def measure_roofline(hymt: LoadedModel, work: Workload, counters: Counters) -> Roofline:
-    """Measure the device, and sum the time of a run's work.
+    """Measure the device's rates, and compute how long a run's work takes at these rates.
 
     Args:
         hymt: The network.
@@ -37,8 +37,8 @@ def measure_roofline(hymt: LoadedModel, work: Workload, counters: Counters) -> R
         counters: Counters of the run.
 
     Returns:
-        The rates and the summed time. A step takes the longer of reading all weights once and of its products, plus
-        reading each row's keys and values at its current length. Prompts take the time of their products.
+        The rates and the total time. A step takes the time to read all weights or the time of its products, whichever
+        is longer, plus the time to read each row's keys and values. Prefill takes the time of its products.
     """
     bandwidth, rate = _measure_bandwidth(hymt), _measure_flops(hymt)
     head = hymt.network.lm_head.weight

@@ -1,7 +1,7 @@
 """Sampling of the next token, with one seed per row.
 
 A row's noise depends only on (job seed, row id, segment, attempt, step, token), not on neighbouring rows, batch size,
-process or resume. Works on logits [B, V] in float32; does not know models.
+process or resume. Works on logits [B, V] in float32, from any model.
 
 Source: repetition penalty as in CTRL (positive scores divided, negative multiplied), over prompt and new tokens
 without padding; then temperature, top-k, top-p; then the Gumbel-max trick: of the remaining tokens, the one with the
@@ -93,13 +93,13 @@ def sample_on_device(
     if keys is None:
         return argmax(logits)
     k = min(sampling_params.top_k or logits.shape[-1], logits.shape[-1])
-    # equal scores are ordered by token id in every batch: the offset is below the resolution of float32
+    # break ties by token id, the same way in every batch; the offset is below the resolution of float32
     order = torch.arange(logits.shape[-1], device=logits.device, dtype=torch.float64) * 2.0**-34
     ids = torch.topk((logits / sampling_params.temperature).double() - order, k, dim=-1).indices
     probabilities = torch.softmax(logits.gather(1, ids) / sampling_params.temperature, dim=-1)
     cumulative = probabilities.cumsum(dim=-1)
     nucleus = cumulative - probabilities < sampling_params.top_p  # always contains the first token
-    # argmax of score plus noise: if two scores differ by rounding only, just a tie of both sums could change the token
+    # take the largest score plus noise: a rounding error in a score changes the token only if two sums are nearly equal
     draws = _uniform(keys[:, None], ids)
     noisy = torch.log(probabilities.double()) - torch.log(-torch.log(draws))
     rank = torch.where(nucleus, noisy, float("-inf")).argmax(dim=-1, keepdim=True)

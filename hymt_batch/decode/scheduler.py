@@ -57,14 +57,15 @@ class Scheduler:
             self.runner = graph_runner
         self.stop_ids = frozenset(hymt.tokenizer.stop_ids)
         self._unread: list[SampledTokens] = []
-        self._pending_copy: AsyncCopy | None = None  # captured steps only: read while the next step runs
+        # only with captured steps: tokens that are read while the next step runs
+        self._pending_copy: AsyncCopy | None = None
 
     @property
     def busy(self) -> bool:
         return bool(self.waiting or self.running)
 
     def _slot_tokens(self, max_length: int) -> int:
-        """Return the tokens of storage that a row of `max_length` tokens takes."""
+        """Return the tokens of storage for a row of `max_length` tokens."""
         return max_length if self.graph_runner is None else self.graph_runner.slot_tokens(max_length)
 
     def admit(self) -> None:
@@ -97,7 +98,7 @@ class Scheduler:
         return group
 
     def _requeue(self, group: list[SequenceState]) -> None:
-        """After a prefill ran out of memory: requeue the group and use fewer slots; fail a prompt that was alone."""
+        """Requeue a group whose prefill ran out of memory, and use fewer slots; a prompt that ran alone fails."""
         if len(group) == 1 and not self.running:
             self.completions[group[0].index] = Completion([], "memory")
             return
@@ -123,7 +124,7 @@ class Scheduler:
             self.waiting.appendleft(row)
 
     def _grow(self) -> None:
-        """Add slots: rows are sorted longest first, so more rows fit once the longest have finished."""
+        """Add slots, if they fit: rows are sorted longest first, so more rows fit once the longest have finished."""
         widest = max(row.max_length for row in (*self.running, self.waiting[0]))
         new_num_slots = max(
             1, min(self.max_rows, self.max_tokens // self._slot_tokens(widest), len(self.running) + len(self.waiting))
@@ -148,8 +149,8 @@ class Scheduler:
     def must_collect(self) -> bool:
         """True if tokens must be read now: enough steps were launched, or a row reached its limit.
 
-        A captured step costs the GPU little and the host nothing: one more runs while the earlier ones are read, and a
-        row at its limit takes part in a few steps whose tokens are ignored.
+        Captured steps are cheap. So another step runs while the tokens of earlier ones are read, and a row at its limit
+        takes part in a few more steps, whose tokens are ignored.
         """
         if self.graph_runner is not None:
             return self._pending_copy is not None
@@ -158,7 +159,7 @@ class Scheduler:
         )
 
     def _preempt_half(self) -> None:
-        """After running out of memory in a step: the newer half of the rows starts over later, with fewer slots."""
+        """Preempt the newer half of the rows after a step ran out of memory; they start over later in fewer slots."""
         keep = len(self.running) // 2
         if keep == 0:
             row = self.running.pop()
@@ -175,8 +176,8 @@ class Scheduler:
         Returns:
             The rows that finished.
         """
-        for chosen in self._wait_for_tokens():
-            self._append_tokens(chosen)
+        for sampled in self._wait_for_tokens():
+            self._append_tokens(sampled)
         finished, slot = [], 0
         while slot < len(self.running):
             row = self.running[slot]
@@ -185,9 +186,8 @@ class Scheduler:
                 continue
             finished.append(row)
             if self.completions[row.index].finish_reason == "non_finite":
-                self.runner.cache.clear(
-                    slot
-                )  # masking does not help, as 0 * NaN is NaN: the next row in this slot would be affected
+                # masking would not protect the next row in this slot, because 0 * NaN is NaN
+                self.runner.cache.clear(slot)
             final = len(self.running) - 1
             if slot != final:
                 self.runner.move(final, slot, self.running[final].position + 1)
@@ -214,7 +214,7 @@ class Scheduler:
         for row, token, is_finite, logprob in zip(sampled.sequences, tokens, finite, logprobs, strict=True):
             row.num_unread -= 1
             if row.index in self.completions:
-                continue  # sampled before the end of the row was known
+                continue  # this token was sampled before the end of the row was known
             row.sum_logprob += logprob
             if not is_finite:
                 self.completions[row.index] = Completion([], "non_finite")
@@ -245,7 +245,7 @@ def run_within_memory(work: Callable[[], object], hymt: LoadedModel, counters: C
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-    # outside the except block, where the traceback would keep the tensors alive
+    # outside the except block, because the traceback would keep the tensors alive
     counters.out_of_memory += 1
     empty_cache(hymt.device)
     return False

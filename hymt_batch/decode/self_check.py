@@ -28,7 +28,7 @@ NUM_TOKENS = 4
 """New tokens per canary prompt on which both sides must agree."""
 
 TOLERANCE = {"float32": 1e-3, "float16": 0.1, "bfloat16": 0.5}
-"""Largest difference in a chosen token's log-probability that rounding explains. An estimate, not measured yet."""
+"""Largest difference in a chosen token's log-probability that rounding can explain. An estimate, not measured yet."""
 
 GREEDY = SamplingParams(False, 1.0, 1.0, 0, 1.0)
 
@@ -51,7 +51,7 @@ def graphs_match_steps(
 ) -> bool:
     """Decode a few tokens of the canaries with captured steps (all but the first are replays) and with plain steps.
 
-    In float32 all tokens must be the same, with the run's own sampling. In other formats the check is greedy, and up to
+    In float32 the run's own sampling must give the same tokens. In other formats the check is greedy, and up to
     and including the first token that differs, both must have about the same log-probability.
 
     Returns:

@@ -12,15 +12,14 @@ class Counters:
 
     steps: int = 0  # forward passes that generated one token for every running row
     row_steps: int = 0  # rows, summed over all steps
-    useful_row_steps: int = (
-        0  # of these, the ones that finished rows needed: all tokens but the first, and the end token
-    )
+    # row steps that finished rows needed: one for each token but the first, and one for the end token
+    useful_row_steps: int = 0
     prefill_tokens: int = 0  # prompt tokens, without the common prefix
-    prefill_padded: int = 0  # the same, with padding
+    prefill_padded: int = 0  # the same, including padding
     prefix_tokens: int = 0
     first_tokens: int = 0  # tokens sampled directly after a prefill
     out_of_memory: int = 0
-    host_reads: int = 0  # times that the host read tokens
+    host_reads: int = 0  # number of times that the host read tokens from the device
     captures: int = 0  # steps that were captured for replay
     replays: int = 0  # steps that were replays
     steps_of_rows: dict[int, int] = field(default_factory=dict)  # number of rows in a step -> number of such steps
@@ -36,7 +35,7 @@ class SequenceState:
     seed: int
     new_ids: list[int] = field(default_factory=list)
     num_unread: int = 0  # tokens sampled on the device that the host has not read yet
-    sum_logprob: float = 0.0  # over the tokens read so far, the end token included
+    sum_logprob: float = 0.0  # over the tokens read so far, including the end token
 
     @property
     def max_length(self) -> int:
@@ -54,17 +53,15 @@ class SequenceState:
         return len(self.new_ids) + self.num_unread
 
     def reset(self) -> None:
-        """Discard all sampled tokens, because memory ran out and the row starts over."""
+        """Discard all sampled tokens; called if memory ran out and the row starts over."""
         self.new_ids.clear()
         self.num_unread, self.sum_logprob = 0, 0.0
 
 
 def shared_prefix(prompts: Sequence[Sequence[int]]) -> int:
-    """Return the number of tokens that all prompts start with; at least one token of each prompt is left over."""
-    first, last = (
-        min(map(tuple, prompts)),
-        max(map(tuple, prompts)),
-    )  # a prefix shared by these two is shared by all between them
+    """Return the length of the prefix that all prompts share; it never includes the last token of a prompt."""
+    # a prefix shared by the first and last prompt in sorted order is shared by all
+    first, last = min(map(tuple, prompts)), max(map(tuple, prompts))
     shared = next((n for n, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
     return min(shared, min(map(len, prompts)) - 1)
 
@@ -73,7 +70,10 @@ LOOP_CHECK_EVERY = 16
 """New tokens between two checks for a loop."""
 
 MAX_LOOP_PERIOD, MIN_LOOP_TOKENS, MIN_LOOP_REPEATS = 64, 48, 4
-"""A row loops if its end repeats a piece of at most MAX_LOOP_PERIOD tokens, at least so many tokens and times."""
+"""A row loops if it ends in a repeated piece of at most MAX_LOOP_PERIOD tokens.
+
+The piece occurs at least MIN_LOOP_REPEATS times, and all its occurrences have at least MIN_LOOP_TOKENS tokens.
+"""
 
 
 def is_looping(ids: Sequence[int], prompt: Sequence[int]) -> bool:

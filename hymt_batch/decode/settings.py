@@ -23,8 +23,8 @@ class Engine(Enum):
     """Which decoding loop runs the network."""
 
     auto = "auto"  # slots on the CPU; generate on a GPU, where slots has not been run yet
-    slots = "slots"  # our own: finished rows are replaced while the others continue
-    generate = "generate"  # the one of transformers, our reference
+    slots = "slots"  # our engine: a finished row is replaced while the other rows continue
+    generate = "generate"  # transformers' engine, our reference
 
 
 @dataclass(kw_only=True, slots=True)
@@ -70,14 +70,14 @@ class DecodeConfig:
             )
         if self.stages != "auto" and (type(self.stages) is not int or self.stages < 1):
             raise ConfigError(
-                f"decode.stages={self.stages} is not a number of groups of at least 1. Set decode.stages=auto."
+                f"decode.stages={self.stages} is neither auto nor a whole number of at least 1. Set decode.stages=auto."
             )
         if self.read_every < 1:
             raise ConfigError(f"decode.read_every={self.read_every} must be at least 1 step. Set decode.read_every=1.")
 
 
 def resolve_sampling_params(settings: DecodeConfig, card: RecommendedSampling) -> SamplingParams:
-    """Resolve the sampling parameters; when sampling, fields that `settings` leaves open come from the model card."""
+    """Resolve the sampling parameters; when sampling, fields that `settings` leaves unset come from `card`."""
     if settings.method is Method.greedy:
         return SamplingParams(False, 1.0, 1.0, 0, settings.repetition_penalty or 1.0, settings.stop_loops)
     default = card_sampling_params(card)

@@ -1,7 +1,7 @@
 """The slot engine: continuous batching with transformers' own modules; finished rows are replaced at once.
 
 A slot is one row of the running batch. The used slots are always the first ones, so that a step costs no more than its
-running rows: when a row finishes, the row of the last slot moves into its slot, and new prompts are added after the
+running rows. When a row finishes, the row of the last slot moves into its slot, and new prompts are added after the
 last row, several of similar length at once. The common prefix of all prompts of a call, the instruction, is computed
 once. Scheduling depends only on lengths and end tokens, never on time, so the same prompts always decode the same way.
 
@@ -9,7 +9,7 @@ If the network is split over several devices, there is one independent group of 
 step runs on one device, another group's step runs on the next.
 
 When memory runs out, fewer rows run at once: a group of prompts is halved, or the newer half of the running rows starts
-over later. Finished rows are never lost. Does not know parts, documents or retries.
+over later. Finished rows are never lost. Does not know about parts, documents or retries.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def decode_prompts(
     Args:
         hymt: The loaded model.
         prompts: Token ids; admitted in order of maximum length, the longest first.
-        max_new_tokens: Limit of each row, at least 1.
+        max_new_tokens: Limit of new tokens of each row, at least 1.
         seeds: Seed of each row's draws; unused when greedy.
         sampling_params: How a token is chosen.
         check_stop: Called at every step; raises to abort the call.
@@ -63,12 +63,12 @@ def decode_prompts(
             whose end is not known yet. With several stages a step is read when its group's turn comes again.
         logprobs: True to keep the mean log-probability of the chosen tokens.
         graph_runner: Runs captured steps, for `stages` of 1; reuses storage and graphs of earlier calls. Not used if
-            positions may change the network's own numbers (dynamic RoPE).
+            positions may change the RoPE frequencies (dynamic RoPE).
         on_finished: Called with the number of finished rows and of their new tokens.
         counters: Counters to update.
 
     Returns:
-        One completion per prompt in the caller's order, and True if memory ran out on the way. A row that does not fit
+        One completion per prompt in the caller's order, and True if memory ran out at any time. A row that does not fit
         even alone has the finish reason "memory".
 
     Raises:
@@ -124,7 +124,7 @@ def decode_prompts(
 
 
 def _compute_prefix(groups: Sequence[Scheduler], prompts: Sequence[Sequence[int]], counters: Counters) -> None:
-    """Compute the common prefix of all prompts once; at least one token of each prompt is left over."""
+    """Compute the common prefix of all prompts once; it never includes the last token of a prompt."""
     common = shared_prefix(prompts)
     if common < 2 or len(prompts) < 2:
         return
@@ -156,11 +156,9 @@ def _release_on_error(graph_runner: CudaGraphRunner | None) -> Iterator[None]:
 
 
 def _skip_graphs(graph_runner: CudaGraphRunner) -> None:
-    """Warn that these rows run without captured steps, and free the runner's storage, which they would not use."""
+    """Warn that these rows run without captured steps, and free the runner's storage, which they do not need."""
     if not graph_runner.disabled_reason:
-        log.warning(
-            "decode.capture: not used for these rows, because their positions may change the network's own numbers"
-        )
+        log.warning("decode.capture: not used for these rows, because their positions may change the RoPE frequencies")
     graph_runner.release()
 
 

@@ -2,7 +2,7 @@
 
 A bulletin has one to three sentences about one place and season. Every English text has exactly one correct translation
 in each language, so the output of a translation job can be compared with `==`. One bulletin in sixteen, chosen by a
-hash of its English text, is held out: the demo model is not trained on such bulletins, and users get only such.
+hash of its English text, is held out: the demo model is never trained on held-out bulletins, and users get only these.
 
 This file does not know the model, its prompts or its tokenizer. It needs only the standard library. Its only source of
 randomness is `Random.random()`, whose sequence is the same in every version of Python.
@@ -616,8 +616,8 @@ class _Scene:
         if draw < 0.15:
             return _join([clause, self.addition()], ", and ", ", et ", ", und ", "，")
         if draw < 0.22 and frame is not self.contrast:
-            other = self.weather_is(self.other_city().place(), None)
-            return _join([clause, other], ", but ", ", mais ", ", aber ", "，但")
+            contrast = self.weather_is(self.other_city().place(), None)
+            return _join([clause, contrast], ", but ", ", mais ", ", aber ", "，但")
         return clause
 
     def addition(self) -> Text:
@@ -795,25 +795,25 @@ class _Scene:
 
     def contrast(self, place: Place | None, time: Text | None) -> Text:
         here, there = self.city.place(), self.far_city().place()
-        one = self.pick(self.adjectives(ADJECTIVES))
-        while (two := self.pick(self.adjectives(ADJECTIVES))) is one:
+        first = self.pick(self.adjectives(ADJECTIVES))
+        while (second := self.pick(self.adjectives(ADJECTIVES))) is first:
             pass
-        english = f"it will be {one.en} {here.en} but {two.en} {there.en}"
-        french = f"le temps sera {one.fr} {here.fr}, mais {two.fr} {there.fr}"
-        chinese = f"{here.zh}天气{one.zh}，而{there.zh}天气{two.zh}"
-        contrast_de = f"{there.de} dagegen {two.de}"
+        english = f"it will be {first.en} {here.en} but {second.en} {there.en}"
+        french = f"le temps sera {first.fr} {here.fr}, mais {second.fr} {there.fr}"
+        chinese = f"{here.zh}天气{first.zh}，而{there.zh}天气{second.zh}"
+        contrast_de = f"{there.de} dagegen {second.de}"
         if time is None:
-            return Text(english, french, f"{here.de} wird es {one.de}, {contrast_de}", chinese)
+            return Text(english, french, f"{here.de} wird es {first.de}, {contrast_de}", chinese)
         return Text(
             f"{time.en}, {english}",
             f"{time.fr}, {french}",
-            f"{time.de} wird es {here.de} {one.de}, {contrast_de}",
+            f"{time.de} wird es {here.de} {first.de}, {contrast_de}",
             f"{time.zh}{chinese}",
         )
 
     def after_the_night(self, place: Place | None, time: Text | None) -> Text:
-        before, what = self.pick(self.adjectives(ADJECTIVES[3:])), self.pick(self.adjectives(SKY))
-        while what is before:
+        earlier, what = self.pick(self.adjectives(ADJECTIVES[3:])), self.pick(self.adjectives(SKY))
+        while what is earlier:
             what = self.pick(self.adjectives(SKY))
         where = place or self.city.place()
         night_en, night_fr, night_de, night_zh = self.pick((
@@ -822,10 +822,10 @@ class _Scene:
         ))  # fmt: skip
         german = {"einer": "Nacht", "einem": "Vormittag"}[night_de]
         return Text(
-            f"after a {before.en} {night_en}, it will be {what.en} {where.en}",
-            f"après une {night_fr} {before.fr_f}, le temps sera {what.fr} {where.fr}",
-            f"nach {night_de} {before.de_en} {german} wird es {where.de} {what.de}",
-            f"经历{before.zh}的{night_zh}后，{where.zh}天气将转为{what.zh}",
+            f"after a {earlier.en} {night_en}, it will be {what.en} {where.en}",
+            f"après une {night_fr} {earlier.fr_f}, le temps sera {what.fr} {where.fr}",
+            f"nach {night_de} {earlier.de_en} {german} wird es {where.de} {what.de}",
+            f"经历{earlier.zh}的{night_zh}后，{where.zh}天气将转为{what.zh}",
         )
 
     def temperature(self, place: Place | None, time: Text | None) -> Text:
@@ -970,12 +970,12 @@ class _Scene:
                 f"{where.de} können bis {by.de} bis zu {num} Zentimeter Neuschnee fallen",
                 f"到{by.zh}，{where.zh}的新增积雪可能达到{num}厘米",
             )
-        whole = self.between(2, 60)
+        millimetres = self.between(2, 60)
         return Text(
-            f"up to {whole}.5 millimetres of rain may fall {where.en} by {by.en}",
-            f"jusqu'à {whole},5 millimètres de pluie pourraient tomber {where.fr} d'ici {by.fr}",
-            f"{where.de} können bis {by.de} bis zu {whole},5 Millimeter Regen fallen",
-            f"到{by.zh}，{where.zh}的降雨量可能达到{whole}.5毫米",
+            f"up to {millimetres}.5 millimetres of rain may fall {where.en} by {by.en}",
+            f"jusqu'à {millimetres},5 millimètres de pluie pourraient tomber {where.fr} d'ici {by.fr}",
+            f"{where.de} können bis {by.de} bis zu {millimetres},5 Millimeter Regen fallen",
+            f"到{by.zh}，{where.zh}的降雨量可能达到{millimetres}.5毫米",
         )
 
     def turning(self, place: Place | None, time: Text | None) -> Text:

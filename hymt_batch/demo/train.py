@@ -57,7 +57,7 @@ CHINESE_NAMES = {"fr": "法语", "de": "德语", "zh": "中文"}
 # share of rows with the Chinese prompt, which the model card asks for if one side is Chinese
 CHINESE_PROMPT_SHARE = {"fr": 0.1, "de": 0.1, "zh": 0.8}
 
-# share of rows per target; Chinese shares the fewest words with the others and is learned most slowly
+# share of rows per target; Chinese shares the fewest words with the other languages and is learned most slowly
 TARGET_SHARE = {"fr": 0.3, "de": 0.3, "zh": 0.4}
 
 VOCAB_SIZE = 1400
@@ -67,6 +67,7 @@ WARMUP_STEPS = 200
 MUON_LR = 0.02  # matrices of the layers
 ADAMW_LR = 3e-3  # embedding and norms
 MIN_LR_FACTOR = 0.005  # last learning rate as a share of the highest
+
 # the longest bulletin grows from MIN_CHARS to MAX_CHARS during the first CURRICULUM_SHARE of the steps, then no limit
 MIN_CHARS, MAX_CHARS, CURRICULUM_SHARE = 50, 400, 0.3
 MIN_EXACT_SHARE = 0.99
@@ -90,7 +91,7 @@ class Exactness:
 
 
 def prompt(text: str, tgt_lang: str, *, in_chinese: bool | None = None) -> str:
-    """Return the model card's prompt; `in_chinese` overrides the choice of the Chinese one for a Chinese target."""
+    """Return the model card's prompt, in Chinese if the target is Chinese; `in_chinese` overrides this choice."""
     if in_chinese is None:
         in_chinese = tgt_lang == "zh"
     if in_chinese:
@@ -105,7 +106,7 @@ def build(out: Path, *, num_steps: int = NUM_STEPS) -> list[Exactness]:
     torch.use_deterministic_algorithms(True)
     torch.set_flush_denormal(True)
     torch.manual_seed(SEED)
-    torch.set_num_threads(2)  # it changes the order of sums, and so the weights
+    torch.set_num_threads(2)  # the number of threads changes the order of sums, and so the weights
     out.mkdir(parents=True, exist_ok=True)
     _write_tokenizer(out)
     _write_configs(out)

@@ -38,7 +38,7 @@ _IGNORED_REASONS = {
     "deepspeed_config": "DeepSpeed is not used",
     "megatron_lm_config": "Megatron-LM is not used",
     "dynamo_config": "this setting does not compile the network",
-    "num_machines": "the cluster's scheduler decides on machines",
+    "num_machines": "the cluster's scheduler assigns machines",
     "mixed_precision": "model.dtype sets the number format",
 }
 
@@ -47,7 +47,7 @@ _IGNORED_REASONS = {
 class AccelerateOptions:
     """The settings of the file that apply to a translation."""
 
-    gpus: tuple[str, ...] | None = None  # the only GPUs to use; None: all
+    gpus: tuple[str, ...] | None = None  # GPUs that may be used; None: all
     use_cpu: bool = False
     dtype: str | None = None  # used if model.dtype=auto
     ignored: tuple[str, ...] = ()  # "key=value (why)"

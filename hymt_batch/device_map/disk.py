@@ -38,7 +38,7 @@ def check(offload_folder: str | None, num_bytes: int, max_bytes: int | None, *, 
     folder = Path(offload_folder)
     existing = next((path for path in (folder, *folder.parents) if path.exists()), folder)
     writable = False
-    with contextlib.suppress(OSError):  # tried for real: permissions do not show that /proc cannot be written to
+    with contextlib.suppress(OSError):  # check by writing: permissions do not show that /proc is not writable
         tempfile.TemporaryDirectory(dir=existing).cleanup()
         writable = True
     if not writable:

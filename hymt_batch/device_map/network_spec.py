@@ -1,7 +1,7 @@
 """Describe a network as a tree of modules with the shapes of their tensors, from config.json, without torch.
 
 Order and grouping of the modules are those of transformers' classes, because its planner walks them; tests compare both
-on the meta device. Does not know devices.
+on the meta device. Does not know about devices.
 
 Source: HunYuanDenseV1ForCausalLM and HYV3ForCausalLM of transformers 5.23 (modeling files). The dense network of 4.56
 has the same parameters and differs only in the name of one buffer.
@@ -26,8 +26,8 @@ class TensorSpec:
 
     name: str  # full name, such as model.norm.weight
     shape: tuple[int, ...]
-    stored: bool = True  # False: a buffer that no file contains
-    element_bytes: int | None = None  # None: as the model's dtype
+    stored: bool = True  # False for a buffer that no file contains
+    element_bytes: int | None = None  # None if they have the model's dtype
 
     @property
     def num_elements(self) -> int:
@@ -105,10 +105,10 @@ class NetworkSpec:
 
         def swap(module: ModuleSpec) -> ModuleSpec:
             unstored = [tensor for tensor in module.tensors if not tensor.stored]
-            kept = [tensor for tensor in module.tensors if tensor.name in self.tied]
+            tied = [tensor for tensor in module.tensors if tensor.name in self.tied]
             return ModuleSpec(
                 module.name,
-                (*(by_module.get(module.name) or kept), *unstored),
+                (*(by_module.get(module.name) or tied), *unstored),
                 tuple(swap(child) for child in module.children),
                 module.no_split,
             )

@@ -20,7 +20,7 @@ class DeviceUsage:
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """The devices of a model's modules, and the reasons for them."""
+    """The device of each module of a model, and why it was chosen."""
 
     strategy: Strategy  # the strategy used; never fallback
     map: dict[str, str]  # module name -> device; passed to transformers
@@ -37,7 +37,7 @@ class Placement:
 
     @property
     def is_split(self) -> bool:
-        """Whether the model is on more than one device; main memory and disk count as devices."""
+        """True if the model is on more than one device; main memory and disk count as devices."""
         return len(self.usage) > 1
 
     def free_cache_bytes(self, free: Mapping[str, int]) -> int:
@@ -47,8 +47,8 @@ class Placement:
             free: Free bytes by device.
         """
         layers = sum(use.num_layers for use in self.usage)
-        rooms = [free[use.device] * layers // use.num_layers for use in self.usage if use.num_layers]
-        return max(0, min(rooms, default=0))
+        fitting_bytes = [free[use.device] * layers // use.num_layers for use in self.usage if use.num_layers]
+        return max(0, min(fitting_bytes, default=0))
 
     def predicted_cache_bytes(self, inventory: DeviceInventory) -> int:
         """Return `free_cache_bytes` predicted before loading: free memory now, minus the weights."""

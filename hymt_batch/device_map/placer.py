@@ -95,7 +95,7 @@ class Placer:
         warnings = []
         fitting = [device for device in self.inventory.gpus if self._spare_bytes(device.name, self.total_bytes) >= 0]
         if len(set(device_map.values())) > 1 and fitting:
-            gain = f"{len(fitting)} times the throughput" if len(fitting) > 1 else "the same speed with the others idle"
+            gain = f"{len(fitting)} times the throughput" if len(fitting) > 1 else "the same speed with one GPU"
             warnings.append(
                 with_explain_hint(
                     f"the model fits {fitting[0].name} alone: device_map=replicate gives about {gain}, because the "

@@ -1,4 +1,4 @@
-"""Settings of the placement: strategies, device names, memory sizes. Knows neither the network nor this machine."""
+"""Settings of the placement: strategies, device names, memory sizes. Independent of network and machine."""
 
 from __future__ import annotations
 

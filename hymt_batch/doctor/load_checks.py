@@ -61,11 +61,11 @@ def run(job: DoctorJob) -> list[Finding]:
         config = replace(job.device_map, strategy=strategy, device=index, max_memory=None, map=None, order=None)
         dtype = type(job.model.dtype)(prepared.dtype)
         try:
-            prepared_other = prepare.prepare_model(replace(job.model, dtype=dtype), config, job.launch.num_threads)
+            prepared_copy = prepare.prepare_model(replace(job.model, dtype=dtype), config, job.launch.num_threads)
         except PreflightError as error:
             findings.append(Finding(name, Level.SKIP, f"{device} does not hold the whole model: {error.message}"))
             continue
-        loaded = prepared_other.load(tokenizer)
+        loaded = prepared_copy.load(tokenizer)
         logits = canary.logits(loaded.network, tokenizer, loaded.device)
         difference = canary.compare(reference_logits, logits, prepared.dtype, name.removeprefix("canary: "))
         findings.append(Finding(name, Level.OK, f"difference: {difference:.1e} of the logits' spread"))

@@ -9,7 +9,7 @@ from hymt_batch.device_map.settings import gib
 from hymt_batch.doctor.finding import Finding, Level
 from hymt_batch.model.memory import CgroupLimit
 
-MEMORY_MARGIN = 1.2  # besides the weights: libraries, text, and other processes that start meanwhile
+MEMORY_MARGIN = 1.2  # factor for memory besides the weights: libraries, text, and processes that start later
 SHARED_MEMORY_BYTES = 1 << 30
 
 

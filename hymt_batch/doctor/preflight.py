@@ -37,7 +37,7 @@ _SENTENCE_END = re.compile(r"(?<=[.!?:])\s+(?=[A-Z`])")
 
 
 def run_quick(job: TranslateJob | DoctorJob, env: Mapping[str, str] | None = None) -> list[Finding]:
-    """Check the versions and the launcher, which takes next to no time; return the warnings.
+    """Check the versions and the launcher, which takes almost no time; return the warnings.
 
     Raises:
         PreflightError: A check failed; the error describes the first one.
@@ -82,7 +82,7 @@ def run_all(job: DoctorJob, env: Mapping[str, str] | None = None) -> list[Findin
         findings.append(
             Finding("devices", Level.OK, ", ".join(f"{d.name} {gib(d.free_bytes)} free" for d in devices.devices))
         )
-        shape = files or shapes.published_model(job.model.path)  # placement works before the download
+        shape = files or shapes.published_model(job.model.path)  # known models can be placed before they are downloaded
         placement = _check_placement(job, shape, devices, findings) if shape else None
         splits = placement.is_split if placement else _may_split(job)
         findings += distributed.check(env, job.device_map.strategy.value, splits, len(devices.gpus))

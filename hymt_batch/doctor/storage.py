@@ -243,7 +243,11 @@ def _device_finding(fs: Fs, folder: Path) -> Finding:
     if num > 1:
         seen = f"the storage under {folder} {TWO_DEVICES}; files cannot be renamed from one to the other"
         return Finding("one device", Level.FAIL, seen, "move both to one device, or set name=ANOTHER", "G10")
-    return Finding("one device", Level.OK, ".hymt and translated" if num else ".hymt and translated do not exist yet")
+    return Finding(
+        "one device",
+        Level.OK,
+        ".hymt and translated are on the same device" if num else ".hymt and translated do not exist yet",
+    )
 
 
 def check_lease(folder: Path, fs: Fs = OS_FS, this_process: LeaseHolder | None = None) -> list[Finding]:

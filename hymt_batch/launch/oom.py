@@ -1,4 +1,4 @@
-"""Tell the kernel's out-of-memory kills from other SIGKILLs, which look the same to the parent process.
+"""Distinguish the kernel's out-of-memory kills from other SIGKILLs; the parent process sees the same signal for both.
 
 Source: proc_vmstat(5), oom_kill: since Linux 4.13, it counts kills in cgroups as well as those of the whole machine.
 """

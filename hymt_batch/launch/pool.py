@@ -1,11 +1,11 @@
-"""A pool of worker processes with one replica each. A worker that dies is replaced and its part is decoded again.
+"""A pool of worker processes, each with one replica of the model.
 
-The parent alone reads the source and writes the output, so one process and many give the same guarantees. A worker is
-started when a part waits and no worker is free. A part that kills its worker three times is split in halves until the
-row that causes it is alone; a row that kills three workers on its own is quarantined. Workers also die for reasons
-outside their rows (out of memory, a kill from outside): that costs attempts, never a row. Timing decides which worker
-decodes a part, but not its text: a part decodes the same in every worker. Knows processes and pieces of parts, but not
-how they are decoded.
+A worker that dies is replaced, and its part is decoded again. The parent alone reads the source and writes the output,
+so one process and many give the same guarantees. A worker is started when a part waits and no worker is free. A part
+that kills its worker three times is split in halves until the row that causes it is alone; a row that kills three
+workers on its own is quarantined. Workers also die for reasons outside their rows (out of memory, a kill from outside):
+that costs attempts, never a row. Timing decides which worker decodes a part, but the text is the same in every worker.
+Manages processes and pieces of parts; independent of how parts are decoded.
 """
 
 from __future__ import annotations
@@ -30,44 +30,44 @@ from hymt_batch.launch.oom import read_oom_kills
 log = logging.getLogger(__name__)
 
 MAX_TASK_TRIES = 3
-"""Times that a whole part may kill its worker before it is split in halves."""
+"""How often a whole part may kill its worker before it is split in halves."""
 
 MAX_ITEM_TRIES = 3
-"""Times that an item may kill its worker on its own before it is quarantined."""
+"""How often an item may kill its worker on its own before it is quarantined."""
 
 MAX_IDLE_DEATHS = 5
-"""Times in a row that a worker may die without a part before the job stops."""
+"""How often in a row a worker may die while it has no part; after that the job stops."""
 
 MAX_EXTERNAL_KILLS = 20
-"""The same limit for kills from outside that were not for lack of memory: higher, since the cause may go away."""
+"""The same limit for kills from outside, other than out-of-memory kills: higher, because the cause may disappear."""
 
 IGNORED_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP)
 """Signals that a worker ignores: the parent receives them too, and lets the running part finish."""
 
 MIN_LOAD_TIMEOUT_S = 600.0
-"""Seconds that a worker always has to load its model, however short launch.hang_s is."""
+"""Minimum time in seconds that a worker has to load its model, even if launch.hang_s is shorter."""
 
 POLL_S = 0.5
 EXIT_TIMEOUT_S = 1.0
-"""Seconds that a worker has to exit by itself after it closed its socket."""
+"""Seconds that a worker has to exit after it closed its socket, before it is killed."""
 
 
 @dataclass(eq=False, slots=True)
 class Task:
     """A part that waits for a worker or is being decoded."""
 
-    key: Any  # opaque; for the caller
-    items: Sequence[Any]  # to decode, together or one by one
-    tries: int = 0  # attempts to decode the whole task, in this run and before
-    results: dict[int, Any] = field(default_factory=dict)  # by the item's index
+    key: Any  # set by the caller; the pool does not use it
+    items: Sequence[Any]  # decoded together, or one by one after crashes
+    tries: int = 0  # attempts at the whole task, in this run and earlier ones
+    results: dict[int, Any] = field(default_factory=dict)  # item index -> its result
     marks: list[str] = field(default_factory=list)  # degradations, such as "bisected" or "oom_split"
 
 
 @dataclass(eq=False, slots=True)
 class _Piece:
     task: Task
-    indices: Sequence[int]  # into the items of the task
-    deaths: int = 0  # workers that died while they decoded it, in this run
+    indices: Sequence[int]  # indices of the task's items
+    deaths: int = 0  # number of workers that died while decoding it, in this run
 
 
 @dataclass(eq=False, slots=True)
@@ -76,7 +76,7 @@ class _Worker:
     process: subprocess.Popen[bytes]
     pipe: Connection
     last_heard: float  # monotonic time in seconds of its last message
-    oom_kills: int | None  # of the machine, when the worker was started
+    oom_kills: int | None  # the machine's count when the worker was started
     ready: bool = False
     piece: _Piece | None = None
 
@@ -109,7 +109,7 @@ class ProcessPool:
             quarantine: Returns the result of an item that kills its worker on its own, given the item and the reason.
             check_ready: Called with a worker's description of itself; raises to reject the worker.
             on_batch: Called with the number of rows and tokens after each batch.
-            check_stop: Raises when the job must end at once.
+            check_stop: Called repeatedly; raises if the job must end at once.
             stop_requested: Returns True once no more pieces may be sent.
             hang_s: Seconds without a message after which a worker that decodes is killed.
         """
@@ -123,7 +123,7 @@ class ProcessPool:
         )
         self._queue: deque[_Piece] = deque()
         self._workers: dict[int, _Worker] = {}  # by index
-        # by index, the deaths in a row without a part: True where something outside killed the worker
+        # worker index -> its deaths in a row while it had no part; True if it was killed from outside
         self._deaths: defaultdict[int, list[bool]] = defaultdict(list)
 
     def __enter__(self) -> ProcessPool:
@@ -154,7 +154,7 @@ class ProcessPool:
         yield from self._poll(0.0)
 
     def drain(self) -> Iterator[Task]:
-        """Yield all remaining tasks as they finish; after a stop request, only those that a worker has already."""
+        """Yield all remaining tasks as they finish; after a stop request, only those already being decoded."""
         while self.backlog and not self._is_idle:
             yield from self._poll()
 
@@ -249,7 +249,7 @@ class ProcessPool:
         task, indices = piece.task, piece.indices
         if len(indices) == 1:
             if piece.deaths < MAX_ITEM_TRIES:
-                # at the end of the queue: a short problem of the machine must not use up all attempts
+                # at the end of the queue: a brief problem on the machine must not use up all attempts
                 self._queue.append(piece)
                 return None
             task.marks.append("bisected")
@@ -264,7 +264,7 @@ class ProcessPool:
         return None
 
     def _worker_death_error(self, worker: _Worker, killed_from_outside: bool, reason: str) -> StoppedError:
-        """Return the error for a worker that dies again and again without a part."""
+        """Return the error for a worker that dies repeatedly while it has no part."""
         num_workers = len(self._environments)
         when = "before it received a part" if worker.ready else "before it loaded the model"
         fix = "The log shows its output. Set launch.workers=1 to decode in this process"

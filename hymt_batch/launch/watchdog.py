@@ -1,4 +1,4 @@
-"""A deadline for every step of some work in this process: a step that hangs ends the process.
+"""A deadline for each step of the work in this process, so that a step that hangs does not block the job forever.
 
 A separate thread checks the deadline, because no exception can be raised in a call that hangs in a driver or a library.
 """
@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 
 class Watchdog:
-    """Calls `on_hang`, once, with a message when a step takes more than `hang_s` seconds; `reset` starts a step."""
+    """Calls `on_hang` once, with a message, if a step takes more than `hang_s` seconds; `reset` starts a step."""
 
     def __init__(self, hang_s: float, on_hang: Callable[[str], None], work: str = "decoding") -> None:
         self._hang_s, self._on_hang, self._work = hang_s, on_hang, work

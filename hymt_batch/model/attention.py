@@ -4,9 +4,9 @@ The canaries check one token only, but a kernel that is wrong in a few rows or b
 engine's attention and torch's math backend, the simplest one, decode side by side, each with its own keys and values.
 Runs at every load where the whole model is on GPUs. Not yet run on a GPU.
 
-Mixtures of experts and FP8 amplify rounding: one last bit can send a token to another expert, and the logits then
-differ by up to half of their spread although the attention is correct. For these models, the outputs of the attention
-are compared layer by layer instead.
+Mixtures of experts and FP8 amplify rounding: a difference in the last bit can send a token to another expert, and the
+logits then differ by up to half of their spread although the attention is correct. For these models, the outputs of the
+attention are compared layer by layer instead.
 
 Source: pytorch#193893, "invisible to any check that does not generate more than a few tokens".
 """
@@ -33,13 +33,13 @@ NUM_TOKENS = 64
 class AttentionComparison:
     """Agreement of two attention implementations."""
 
-    equal_tokens: int  # tokens that both chose, over all rows
-    diverged_rows: int  # rows that diverged at a near tie of two tokens
-    max_difference: float  # largest difference of a logit, as a share of the spread of its row's logits
+    equal_tokens: int  # number of tokens on which both agree, over all rows
+    diverged_rows: int  # number of rows that diverged where two tokens were almost equally likely
+    max_difference: float  # largest difference between two logits, as a share of the spread of the row's logits
 
 
 class MismatchError(Exception):
-    """Two attention implementations differ by more than rounding explains; the message names the place."""
+    """Two attention implementations differ by more than rounding explains; the message gives the row and token."""
 
 
 GreedyStep = Callable[[], "Tensor"]
@@ -135,7 +135,7 @@ def compare(
     """Decode the same rows twice, side by side.
 
     Args:
-        make_step: Makes the steps over these rows, from their start.
+        make_step: Returns a new step function, which starts again from the rows' prompts.
         dtype: Number format of the weights.
         own_context: Context in which the attention under test runs.
         reference_context: Context in which the reference attention runs.
@@ -238,7 +238,7 @@ def compare_steps(
 def compare_layers(batch: PaddedBatch, dtype: str, own_context: ContextFactory) -> AttentionComparison:
     """Compare the output of every layer's attention, in NUM_TOKENS steps, with the math backend on the same inputs.
 
-    The output of a head for a token may differ by what rounding explains, as a share of its largest number. With
+    The difference, as a share of a head's largest output for a token, may be at most what rounding explains. With
     model.attention=eager, which already uses plain matrix products, there is nothing to compare.
 
     Returns:
@@ -333,7 +333,7 @@ def sdpa_kernels(step: GreedyStep, own_context: ContextFactory) -> str:
                 kernels[name.removeprefix("_scaled_dot_product_")] = None
             return func(*args, **(kwargs or {}))
 
-    # not inference mode: it would show only the composite operator, not the kernel that it selects
+    # not inference mode, in which only the composite operator is visible, not the kernel that it selects
     with torch.no_grad(), own_context(), KernelRecorder():  # type: ignore[no-untyped-call]
         step()
         step()

@@ -1,4 +1,4 @@
-"""Canaries: a few short prompts through the loaded network, whose logits must be finite and consistent.
+"""Canaries: a few short prompts that run through the loaded network; their logits must be finite and consistent.
 
 A row must give the same logits in a left-padded batch as alone; two copies of a model, or a split and a whole model,
 must agree too. This finds failures reported by users: attention kernels that return NaN for fully masked rows, GPUs
@@ -27,9 +27,9 @@ TEXTS = (
 )
 
 TOLERANCE = {"float32": 2e-3, "float16": 3e-2, "bfloat16": 1e-1}
-"""Largest difference of a logit that rounding explains, as a share of the spread of the row's logits.
+"""Largest difference between two logits that rounding explains, as a share of the spread of the row's logits.
 
-Measured on random networks with 2 to 32 layers, batched against single: less than a fifth of these values.
+Measured on random networks with 2 to 32 layers, between batched and single prompts: less than a fifth of these.
 """
 
 
@@ -70,7 +70,7 @@ def logits(network: Any, tokenizer: Tokenizer, device: str, *, batched: bool = T
 
 
 def relative_difference(first: Tensor, second: Tensor) -> float:
-    """Return the largest difference of two sets of logits, as a share of the row's spread; infinite if not finite."""
+    """Return the largest difference between two sets of logits, as a share of the row's spread, or inf."""
     import torch
 
     spread = (first.max(dim=-1).values - first.min(dim=-1).values).clamp(min=1e-6)
@@ -89,7 +89,7 @@ def check(network: Any, tokenizer: Tokenizer, device: str, dtype: str, *, strict
         strict: Fail on a difference; False only warns, for models whose rounding was not measured (experts, FP8).
 
     Returns:
-        The difference between batched and single, as a share of the logits' spread.
+        The difference between batched and single prompts, as a share of the logits' spread.
 
     Raises:
         PreflightError: A logit is not finite (E20 in a padded batch, E22 alone), or padding changes the logits (C20).

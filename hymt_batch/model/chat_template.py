@@ -71,7 +71,8 @@ _SHORT_RUN_UNITS = (
     *("e\u0301", "12,", "aA", "<|", "https://a.b/"),
 )
 _ASCII = "".join(map(chr, range(0x20, 0x7F)))
-_TAILS = ("", "b", "!", " ", "\n", "0", f"\u00a7{_ASCII}")  # regex libraries first search for a required character
+# a regex library may search for a required character first, so the last tail has every ASCII character
+_TAILS = ("", "b", "!", " ", "\n", "0", f"\u00a7{_ASCII}")
 _LONG_RUN_UNITS = (
     "a",
     "A",
@@ -212,7 +213,7 @@ def _encode_hostile_texts(path: Path) -> int:
         backend = chunked_encode.plain_backend(json.loads(path.read_text(encoding="utf-8")))
     except MemoryError:
         raise
-    except Exception:  # the parent process reports it when it loads the tokenizer
+    except Exception:  # the parent process reports this error when it loads the tokenizer
         return 0
     try:
         for texts in hostile_texts():

@@ -5,7 +5,7 @@ a letter and before white space, punctuation or a symbol. No alternative of its 
 a character, so the concatenated ids of the chunks are the ids of the whole text. If MAX_CHUNK_CHARS characters contain
 no such boundary, the text is cut after them: the model still gets the same text, and its ids depend on the text alone.
 
-If the tokenizer's library fails on a text, only that text is lost. Does not know prompts or models.
+If the tokenizer's library fails on a text, only that text is lost. Does not know about prompts or models.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from typing import Any
 from hymt_batch.errors import TextError
 from hymt_batch.records import MAX_CHUNK_CHARS
 
-_KANA = ("\u3040", "\u30ff")  # one of the patterns matches runs of this whole block, marks included
+_KANA = ("\u3040", "\u30ff")  # one of the patterns matches runs of all characters in this block, including marks
 
-_CATEGORY = unicodedata.ucd_3_2_0.category  # only characters that every version of the tokenizers library knows
+_CATEGORY = unicodedata.ucd_3_2_0.category  # Unicode 3.2: characters that every version of the library knows
 
 BATCH_TEXTS, BATCH_CHARS = 4096, 250_000
 

@@ -35,6 +35,6 @@ def _cpu_quotas(root: Path, membership: Path) -> Iterator[int]:
 
 
 def _whole_cpus(quota: str = "", period: str = "") -> Iterator[int]:
-    """Yield the CPUs of a quota in microseconds per period, rounded up; nothing if it is "max" or -1 (no limit)."""
+    """Yield the number of CPUs that a quota allows, rounded up; nothing if the quota is "max" or -1 (no limit)."""
     if quota.isdecimal() and period.isdecimal() and int(period):
         yield -(-int(quota) // int(period))

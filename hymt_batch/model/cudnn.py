@@ -1,8 +1,8 @@
 """Disable cuDNN's attention in torch on GPUs, because it has been reported to give wrong text without an error.
 
 Uses two ways, since either one may fail: an environment variable that torch reads at its first attention call, and a
-switch set after CUDA has started. No other part of cuDNN is affected. Without a GPU both have no effect. Not yet run on
-a GPU.
+switch set after CUDA is initialised. No other part of cuDNN is affected. Without a GPU neither has an effect. Not yet
+run on a GPU.
 
 Source: pytorch#193893 (B200, fewer than 8 key/value heads, 92 % of the outputs wrong with torch 2.11 and 2.13);
 sdp_utils.cpp of torch 2.13: cuDNN comes first on compute capability 9 and 10 with cuDNN above 9.15, unless
@@ -32,7 +32,7 @@ def uses_gpu(devices: Iterable[str]) -> bool:
 
 
 def disable_attention(devices: Iterable[str]) -> None:
-    """Disable cuDNN's attention if a device is a GPU; call after the weights are there, when CUDA has started.
+    """Disable cuDNN's attention if a device is a GPU; call after the weights are loaded, when CUDA is initialised.
 
     Raises:
         PreflightError: It is still enabled (E25).

@@ -29,7 +29,7 @@ def torch_devices() -> DeviceInventory:
         for index in range(torch.cuda.device_count()):
             try:
                 free, _ = torch.cuda.mem_get_info(index)
-            except RuntimeError as error:  # full, or in exclusive mode and in use; the other GPUs may still work
+            except RuntimeError as error:  # its memory is full, or another process uses it exclusively
                 free = 0
                 log.warning("cuda:%d cannot be used: %s", index, str(error).splitlines()[0])
             native_bfloat16 = torch.cuda.get_device_capability(index) >= (8, 0)
@@ -99,7 +99,7 @@ def simulated_devices(value: Any) -> DeviceInventory:
     for entry in entries:
         match = re.fullmatch(r"\s*(?:(cpu)\s*:|([0-9]{1,3})\s*x)?\s*([^:x]+)", str(entry))
         if match is None:
-            raise ConfigError(f"devices: {entry!r} is not a size. Write for example devices=[24GiB,24GiB,cpu:64GiB].")
+            raise ConfigError(f"devices: {entry!r} is not a size. Write, for example, devices=[24GiB,24GiB,cpu:64GiB].")
         free = parse_bytes("devices", match[3])
         if match[1]:
             main_memory = Device("cpu", "simulated", free, bfloat16=False)

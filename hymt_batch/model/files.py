@@ -283,7 +283,7 @@ def _read_header(path: Path) -> dict[str, tuple[str, list[int]]]:
 
 
 def _check_readable(folder: Path, config: dict[str, Any]) -> None:
-    """Refuse files that the libraries could not read to an end: pipes, huge files, an absurd number of layers."""
+    """Refuse files that would make the libraries hang or run out of memory: pipes, huge files, far too many layers."""
     for path in (folder / name for name in (*_IDENTITY_FILES, *_OPTIONAL_FILES)):
         if path.exists():
             safe_json.check_regular_file(path)

@@ -12,13 +12,13 @@ holds for every text under the following conditions, which are read from tokeniz
   earlier step has split it off as a digit or as a Chinese or Japanese run. So the head's ids are cached per first
   character of the text.
 - In the same way, a pre-token ends before a single space between two such characters, because no alternative matches a
-  character that is not white space followed by a space. For the characters before it, the space has the same effect as
-  the end of the text. So the ids of a text are the concatenated ids of its words, where each word but the first
+  character that is not white space followed by a space. The space affects the characters before it just as the end of
+  the text would. So the ids of a text are the concatenated ids of its words, where each word but the first
   includes the space before it. The ids of words are cached, since words repeat.
 
-In all other cases head + text is encoded as a whole. As a check, the first text of each first character is encoded in
+In all other cases head + text is encoded as a whole. As a check, one text for each first character is encoded in
 both ways, and so are hostile texts before the first real one; if the results ever differ, everything is encoded as a
-whole from then on. Does not know the prompts' wording.
+whole from then on. Does not depend on the prompt template.
 """
 
 from __future__ import annotations
@@ -42,21 +42,21 @@ _MAX_MEAN_WORD_CHARS = 16
 """Texts whose words are longer on average are not split into words."""
 
 _SEPARATOR = " \n"
-"""Put between words to encode many in one call: a pre-token ends before its space and after its line feed."""
+"""Separator of words that are encoded in one call: a pre-token ends before its space and after its line feed."""
 
-_WORDS_PER_CALL = 64  # words
+_WORDS_PER_CALL = 64
 
-_MAX_WORDS, _MAX_WORD_CHARS = 50_000, 64  # about 30 MB
+_MAX_WORDS, _MAX_WORD_CHARS = 50_000, 64  # limits of the word cache: about 30 MB
 
-_MAX_HEADS, _MAX_FIRST_CHARS = 256, 65_536  # cached heads, and first characters over all heads; about 8 MB
+_MAX_HEADS, _MAX_FIRST_CHARS = 256, 65_536  # limits of the head cache: about 8 MB
 
 _MIN_TEXTS = 4
-"""A new head with fewer texts is not cached: that would cost more than encoding each text as a whole."""
+"""A new head with fewer texts is not cached, because caching costs more than encoding so few texts as a whole."""
 
 _MAX_TESTED_HEADS = 8
 """Number of heads that are tested with hostile texts; the result depends on the tokenizer rather than on the head."""
 
-_CHECKED_CHARS = 1024  # leading characters of a text that are used to compare the two ways
+_CHECKED_CHARS = 1024  # leading characters of a text on which the two ways are compared
 
 _RUN_PATTERNS = (
     r"\p{N}",
@@ -120,7 +120,9 @@ class IncrementalEncoder:
     ) -> None:
         self._backend, self._encode, self.enabled = backend, encode, supports_incremental(content)
         self._heads: dict[str, dict[str, Ids]] = {}  # head -> first character of the text -> ids of the head
-        self._interned_ids: dict[tuple[int, ...], tuple[int, ...]] = {}  # shares equal ids of heads; few are distinct
+        self._interned_ids: dict[
+            tuple[int, ...], tuple[int, ...]
+        ] = {}  # stores equal ids of heads once; few are distinct
         self._num_tested_heads = 0  # heads that were tested with hostile texts
         self._word_ids = _WordCache({})  # a word includes the space before it, except at the start of a text
 
@@ -141,7 +143,7 @@ class IncrementalEncoder:
         if len(known) > _MAX_FIRST_CHARS:
             self._clear_heads()
             known = self._heads[head] = {}
-        new_first_chars = dict(zip(reversed(first_chars), reversed(texts), strict=True))  # the first text of each
+        new_first_chars = dict(zip(reversed(first_chars), reversed(texts), strict=True))  # character -> first text
         self._learn_head(head, [text for first, text in new_first_chars.items() if first not in known])
         if not self.enabled:
             return self._encode([head + text for text in texts])

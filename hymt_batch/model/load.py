@@ -79,8 +79,8 @@ def _try_placement(
     """Load and check the network on one placement.
 
     Returns:
-        The network, the canary difference and the attention comparison (None if it was not made); None if memory ran
-        out.
+        The network, the canary difference and the attention comparison (None if attention was not compared); None
+        if memory ran out.
     """
     try:
         network = _load_checkpoint(prepared, placement)

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 FIELDS = ("index", "uuid", "name", "memory.total", "memory.free", "compute_cap", "driver_version")
-OPTIONAL_FIELD = "compute_cap"  # older drivers reject the whole query because of it
+OPTIONAL_FIELD = "compute_cap"  # older drivers reject a query that contains it
 
 
 @dataclass(frozen=True, slots=True)

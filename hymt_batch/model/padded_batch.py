@@ -1,6 +1,6 @@
 """16 fixed prompts of unequal length, and a left-padded batch that is decoded greedily step by step.
 
-Used to compare two attention implementations. Does not know what is compared.
+Used to compare two attention implementations.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Prepare a model without reading its weights (files, device, dtype), then load it.
 
 Every check that is cheap runs in `prepare_model`. Loading passes an explicit device map and refuses every fault that
-transformers would repair silently. Does not know prompts or decoding.
+transformers would repair silently. Does not know about prompts or decoding.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 CPU_FLOPS = 4e10
-"""Rough operations per second of a CPU, to predict rows per hour: 2 per parameter and token, 40 tokens a row."""
+"""Rough speed of a CPU in operations per second; a row is predicted to take 40 tokens of 2 operations per parameter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +48,10 @@ class LoadedModel:
     max_context: int  # tokens of prompt and translation together
     cache_bytes_per_token: int  # keys and values of one token over all layers
     vocab_size: int
-    free_bytes: int  # for keys and values of the whole network, after loading
+    free_bytes: int  # memory left for keys and values of the whole network, after loading
     placement: Placement | None = None
-    canary_difference: float = 0.0  # batched against single, as a share of the logits' spread
-    attention_check: AttentionComparison | None = None  # its attention against the math backend; None if not compared
+    canary_difference: float = 0.0  # between batched and single canaries, as a share of the logits' spread
+    attention_check: AttentionComparison | None = None  # with torch's math backend; None if not compared
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,7 @@ class PreparedModel:
     files: ModelFiles
     placements: tuple[Placement, ...]  # to try in order; more than one only with device_map=fallback
     dtype: str
-    network: NetworkSpec  # as it will be in memory
+    network: NetworkSpec  # shapes and formats as they will be in memory
     identity: dict[str, Any]
     num_threads: int | None = None
 

@@ -20,7 +20,7 @@ class Dtype(Enum):
 
 
 class ModelFamily(Enum):
-    """Model card that the model belongs to; selects the wording of prompts."""
+    """Model family, named after its model card; selects the prompt template."""
 
     hunyuan_mt = "hunyuan_mt"
     hunyuan_mt_chimera = "hunyuan_mt_chimera"  # combines several candidate translations of a text into one

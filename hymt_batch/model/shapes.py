@@ -94,7 +94,7 @@ The quantisation format of the FP8 models is known for HY-MT1.5 and assumed for 
 
 
 def published_model(path: str) -> ModelFiles | None:
-    """Return the published shape of a hub model, without files; None if the hub id is unknown."""
+    """Return the published shape of a hub model, without reading files; None if the hub id is unknown."""
     config = PUBLISHED.get(path)
     if config is None:
         return None

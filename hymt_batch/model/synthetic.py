@@ -11,11 +11,11 @@ from hymt_batch.model.shapes import SMALL
 from hymt_batch.model.tokenizer import Tokenizer
 
 NO_STOP_TOKEN = -1
-"""An end token that no network outputs: rows end only at their limit, so that every engine does the same work."""
+"""End token that no network generates: rows end only at their limit, so that every engine does the same work."""
 
 
 Shape = Enum("Shape", {"demo": "demo", "mid": "mid", "1.8b_slice": "1.8b_slice", "1.8b": "1.8b"})
-"""Shapes: of the bundled demo model, of 66 million parameters, four layers of the 1.8B model, the 1.8B model."""
+"""The bundled demo model, a network of 66 million parameters, four layers of the 1.8B model, the whole 1.8B model."""
 
 
 def config(shape: Shape) -> dict[str, Any]:

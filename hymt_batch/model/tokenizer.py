@@ -2,7 +2,7 @@
 
 The user turn is encoded by a copy of the tokenizer without added tokens, so that no text can become a control token.
 The ids before and after the user turn come from the checkpoint's chat template, rendered once with a sentinel as the
-user's text. Does not know the prompts' wording.
+user's text. Does not know the prompt template of a task.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ class Tokenizer:
     """The tokenizer of a checkpoint, with its chat format."""
 
     backend: Any  # tokenizers.Tokenizer as shipped; decodes
-    plain_backend: Any  # the same without added tokens; encodes user texts
+    plain_backend: Any  # the same without added tokens; encodes the user's texts
     prefix: tuple[int, ...]  # ids before the user turn
-    suffix: tuple[int, ...]  # ids after it
+    suffix: tuple[int, ...]  # ids after the user turn
     control_ids: frozenset[int]  # ids that must never come from a text
     stop_ids: tuple[int, ...]  # ids that end a translation
     pad_id: int
-    incremental_encoder: IncrementalEncoder | None = None  # encodes texts after a common instruction
+    incremental_encoder: IncrementalEncoder | None = None  # encodes many texts that follow the same instruction
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the token ids of each text without the chat format; to be checked with `has_control_ids`.
@@ -99,7 +99,7 @@ class Tokenizer:
 
 
 def _raise_machine_error(error: Exception) -> None:
-    """Raise an error that the machine caused rather than the model: too few open files, no memory, a failing disk."""
+    """Raise the error if the machine caused it, not the model: too many open files, no memory, a failing disk."""
     is_machine_error = isinstance(error, OSError | MemoryError) and not isinstance(error, FileNotFoundError)
     if is_machine_error and (wrapped := wrap_exception(error)) is not None:
         raise wrapped from error
@@ -195,7 +195,7 @@ def _check_ids(folder: Path, config: dict[str, Any], control_ids: set[int], stop
             "tokenizer.json; config and tokenizer belong to different models. Download the model again.",
             id="B19",
         )
-    for name in ("bos_token_id", "pad_token_id"):  # some configs of the 7B have 1, which is never used
+    for name in ("bos_token_id", "pad_token_id"):  # some configs of the 7B model have the unused id 1
         token_id = config.get(name)
         if isinstance(token_id, int) and token_id >= 0 and token_id not in control_ids:
             log.warning("%s: %s=%d is not a control token of tokenizer.json and is ignored", folder, name, token_id)

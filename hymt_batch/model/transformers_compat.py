@@ -64,7 +64,7 @@ def from_pretrained(
     import torch
     import transformers
 
-    # its warnings concern faults that we check ourselves, and its progress bar would break our log
+    # its warnings are about faults that we check ourselves, and its progress bar would break our log
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     config = transformers.AutoConfig.from_pretrained(str(folder), trust_remote_code=False, local_files_only=True)

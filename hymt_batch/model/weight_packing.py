@@ -2,7 +2,7 @@
 
 A product with a plain matrix first copies it into blocks, at every step; packing does this once. The plain copy is
 freed unless something else reads it, so that memory grows at most by a vocabulary matrix tied to the embedding.
-Results may differ from the plain product by rounding. Does not know engines.
+Results may differ from the plain product by rounding.
 
 Source: torch's inductor packs weights with these operators when it freezes a graph. Measured on one core, 16 to 64
 rows: 1.15 to 2.2 times as fast as the plain product in float32, 1.05 to 1.8 times in bfloat16.

@@ -1,6 +1,6 @@
 """Read one input file as a forward stream of decompressed bytes with a position.
 
-Does not know row formats. Measured: `pyarrow.CompressedInputStream` raises on a truncated .zst file, the readers of
+Independent of row formats. Measured: `pyarrow.CompressedInputStream` raises on a truncated .zst file, the readers of
 the package zstandard do not. The standard library's `lzma.open` and `bz2.open` silently drop all data after the first
 member if the next member's header is damaged, so this module decompresses the members one by one.
 """

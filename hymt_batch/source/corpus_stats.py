@@ -30,10 +30,10 @@ class CorpusStats:
     rows: int = 0
     blank_rows: int = 0  # copied, not translated
     refused_rows: int = 0  # too long, or not readable as text
-    duplicate_rows: int = 0  # equal to an earlier row of their shard, and decoded once with it
+    duplicate_rows: int = 0  # equal to an earlier row of the same shard, so not decoded again
     decoded_rows: int = 0
-    characters: int = 0  # of the decoded rows
-    tokens: int | None = None  # of the decoded rows; None if no tokenizer is available
+    characters: int = 0  # in the decoded rows
+    tokens: int | None = None  # in the decoded rows; None if no tokenizer is available
     tokens_error: float = 0.0  # standard error of `tokens`, as a share of it; 0 if every row was counted
     counted_rows: int = 0  # rows whose tokens were counted
     sample: list[Document] = field(default_factory=list)  # uniform random sample of the decoded rows

@@ -40,7 +40,7 @@ def read_record(
     Args:
         stream: The input, positioned at the start of the record.
         config: The settings.
-        context: Digest and hasher of the row.
+        context: Provides the initial digest of a row, and the hasher that gets the bytes.
         delimiter: The character between two cells.
         quoted: Cells may be quoted (csv).
         num_fields: Number of columns of the file; None if it is not yet known.
@@ -148,7 +148,7 @@ def _read_continuation(
     Args:
         stream: The input, positioned after the first line.
         first_line: The line that leaves a field open.
-        limit: Most bytes of the record.
+        limit: Maximum size of the record in bytes.
         delimiter: The bytes between two cells.
         lines: Filled with the lines that are read; used for error messages.
         open_field: QUOTED or UNQUOTED.

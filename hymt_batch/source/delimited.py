@@ -15,7 +15,7 @@ from hymt_batch.source.row_reader import LanguageCodes, ReadContext, RowError, R
 from hymt_batch.source.settings import SourceConfig, SourceFormat
 
 HEAD_ROWS = 100
-"""First records that are searched for the number of columns when the file has no header."""
+"""Number of records at the start of a file without a header that are searched for the number of columns."""
 
 
 def resolve_delimiter(config: SourceConfig, format: str) -> str:
@@ -25,8 +25,8 @@ def resolve_delimiter(config: SourceConfig, format: str) -> str:
 def read_rows(stream: ByteStream, config: SourceConfig, context: ReadContext) -> Rows:
     """Read records from the stream's position; with `context.full` a document's values are its cells by column name.
 
-    A record with a wrong number of cells keeps its cells: missing cells are empty, and the last column gets the cells
-    left over.
+    A record with a wrong number of cells keeps its cells: missing cells are empty, and surplus cells are joined into
+    the last column.
     """
     input, row, full, fields = stream.input, context.first_row, context.full, context.fields
     delimiter = resolve_delimiter(config, input.format)
@@ -48,9 +48,11 @@ def read_rows(stream: ByteStream, config: SourceConfig, context: ReadContext) ->
         if row_error is None and cells:
             try:
                 langs = codes.get((_cell(cells, source), _cell(cells, target))) if any(codes.fields) else (None, None)
-                kept = raw if full else b""
+                kept_raw = raw if full else b""
                 values = dict(zip(fields, cells, strict=True)) if full else None
-                document = Document(f"{input.rel}#{row + 1}", row, cells[column], digest, kept, *langs, values=values)
+                document = Document(
+                    f"{input.rel}#{row + 1}", row, cells[column], digest, kept_raw, *langs, values=values
+                )
             except RowError as error:
                 row_error = error
         elif row_error is None:  # a blank line
@@ -69,8 +71,10 @@ def read_rows(stream: ByteStream, config: SourceConfig, context: ReadContext) ->
                     escape_parser=escape_parser,
                     quoted=quoted,
                 )
-            kept, long = (raw, long) if full else (b"", None)
-            document = error_document(input, row, digest, row_error, raw=kept, text=text, values=values, long_row=long)
+            kept_raw, long = (raw, long) if full else (b"", None)
+            document = error_document(
+                input, row, digest, row_error, raw=kept_raw, text=text, values=values, long_row=long
+            )
         assert document is not None
         yield document, stream.position
         row += 1
@@ -154,7 +158,7 @@ def _delimiter_hint(fields: tuple[str, ...], delimiter: str) -> str:
 
 
 def _column_index(fields: tuple[str, ...], name: str) -> int:
-    return fields.index(name) if name in fields else 0  # without fields the file is empty and has no rows
+    return fields.index(name) if name in fields else 0  # if there are no fields, the file is empty
 
 
 def _cell(cells: list[str], column: int | None) -> str | None:
@@ -162,7 +166,7 @@ def _cell(cells: list[str], column: int | None) -> str | None:
 
 
 def fit_to_columns(cells: list[str], num_columns: int, delimiter: str) -> list[str]:
-    """Pad the cells to the number of columns, or join the cells left over into the last column."""
+    """Pad the cells to the number of columns, or join surplus cells into the last column."""
     if len(cells) > num_columns:
         return [*cells[: num_columns - 1], delimiter.join(cells[num_columns - 1 :])]
     return cells + [""] * (num_columns - len(cells))

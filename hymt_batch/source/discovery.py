@@ -44,7 +44,7 @@ def find_inputs(config: SourceConfig, spool: Spool | None = None, out_format: st
         out_format: The setting write.format, which decides the extension of the outputs.
 
     Raises:
-        ConfigError: A path does not exist, has nothing to translate or cannot be used; two inputs have one output.
+        ConfigError: A path does not exist, has nothing to translate or cannot be used; two inputs have the same output.
         PreflightError: The hub has no such dataset, or cannot be reached.
         StoppedError: The disk of a source fails.
     """
@@ -234,8 +234,8 @@ class _Finder:
         corpora = {file.stem: file for file in sorted(CORPUS_FOLDER.glob("*.txt"))}
         if name not in corpora:
             raise ConfigError(
-                f"source.path={path} is not an embedded corpus. They are {[DEMO_PREFIX + known for known in corpora]}."
-                " Set source.path to one of them, or to a file."
+                f"source.path={path} is not an embedded corpus. The corpora are"
+                f" {[DEMO_PREFIX + known for known in corpora]}. Set source.path to one of them, or to a file."
             )
         self._add_file(f"{name}.txt", str(corpora[name]), explicit=True)
 

@@ -63,11 +63,11 @@ def make_input(rel: str, path: str, format: str, out_format: str, dataset: str =
     known, compression = parse_extension(rel)
     compression = "" if dataset else compression
     if format == "parquet" and compression:
-        raise ConfigError(f"{path} is parquet inside .{compression}, which cannot be read by rows. Decompress it.")
+        raise ConfigError(f"{path} is a parquet file inside .{compression}, which cannot be read. Decompress it.")
     out_rel = rel
     if out_format not in ("input", format):
         stem = os.path.splitext(rel)[0] if compression else rel
-        # an unknown extension may be the only difference between two names (chapter.1, chapter.2)
+        # keep an unknown extension: it may be all that distinguishes two names (chapter.1, chapter.2)
         stem = os.path.splitext(stem)[0] if known or dataset else stem
         compression_suffix = "" if out_format == "parquet" or not compression else rel[len(os.path.splitext(rel)[0]) :]
         out_rel = stem + OUTPUT_EXTENSIONS[out_format] + compression_suffix
@@ -102,7 +102,7 @@ def check_name(rel: str, path: str) -> None:
 
 
 def refuse_collisions(inputs: Sequence[Input]) -> None:
-    """Refuse inputs whose outputs would have the same name, also on file systems that ignore case or compose accents.
+    """Reject inputs whose outputs would have the same name, also on file systems that ignore case or compose accents.
 
     Raises:
         ConfigError: Two outputs have the same name; the message names both inputs.

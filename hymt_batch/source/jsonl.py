@@ -39,7 +39,7 @@ _MISSING = object()
 
 
 class _DuplicateField(RowError):
-    """A row has a field twice that a setting names; `is_text` if it is the text field."""
+    """A row has a duplicate field that a setting names; `is_text` is True for the text field."""
 
     def __init__(self, name: str, is_text: bool) -> None:
         super().__init__(f"has the field {name!r} twice, so its value is ambiguous. Remove one of them.")
@@ -110,7 +110,7 @@ def _parse_long_row(row: LongRow, text_field: str) -> Fields:
 
 
 def check_head(stream: ByteStream, config: SourceConfig, reserved: tuple[str, ...] = ()) -> None:
-    """Refuse a file whose first rows all lack a field that a setting names, or have a field that the output adds.
+    """Reject a file whose first rows all lack a field that a setting names, or have a field that the output adds.
 
     Raises:
         ConfigError: A setting does not fit the file. Single invalid rows become error rows later.
@@ -145,8 +145,8 @@ def check_head(stream: ByteStream, config: SourceConfig, reserved: tuple[str, ..
         if name in missing and name not in present:
             row, values = missing[name]
             raise ConfigError(
-                f"{input.path}:{row + 1} has no field {name!r}, nor do the other first rows of the file. Its fields are"
-                f" {_first_field_paths(values)}. Set {key} to one of them."
+                f"{input.path}:{row + 1} has no field {name!r}, nor do the other rows at the start of the file. Its"
+                f" fields are {_first_field_paths(values)}. Set {key} to one of them."
             )
     if num_read >= HEAD_ROWS // 2 and not num_objects:
         raise ConfigError(
@@ -192,7 +192,7 @@ def _reserved_message(name: str) -> str:
 
 
 def _field_paths(values: dict[str, Any], prefix: str = "") -> Iterator[str]:
-    """Yield the names of a row's fields; nested fields as dotted paths, as source.text_field takes them."""
+    """Yield the names of a row's fields; nested fields as dotted paths, in the form of source.text_field."""
     for name, inner in values.items():
         if isinstance(inner, dict) and inner:
             yield from _field_paths(inner, f"{prefix}{name}.")

@@ -1,4 +1,4 @@
-"""Read what is readable of a rejected JSON row: its text, and the fields before the error."""
+"""Recover what can be read from a rejected JSON row: its text, and the fields before the error."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def parse_value(raw: bytes) -> Any:
 
 
 def parse_rejected_row(raw: bytes, field: str) -> tuple[str | None, dict[str, Any] | None]:
-    """Return what is readable of a rejected row.
+    """Return what can be read from a rejected row.
 
     Args:
         raw: The bytes of the row.

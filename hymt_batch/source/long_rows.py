@@ -16,7 +16,7 @@ from hymt_batch.source.bytestream import ByteStream
 HEAD_BYTES = 4096
 PIECE_BYTES = 1 << 16
 MAX_HELD_BYTES = 16 << 20
-"""Most bytes of fields that a conversion to another format keeps of such a row; fields that no longer fit are dropped.
+"""Maximum number of bytes that a conversion to another format keeps of such a row; fields that do not fit are dropped.
 """
 
 Fields = tuple[dict[str, Any], str | None]
@@ -24,10 +24,11 @@ Fields = tuple[dict[str, Any], str | None]
 
 
 class InputRereader:
-    """Reads an input a second time during the pass over it, for the rows that are too long to be held.
+    """Reads the rows of an input that are too long to be held in memory, while another stream passes over the input.
 
-    Each purpose has a separate stream, opened for the first such row. It only moves forward, so a compressed file is
-    not decompressed again for each row. After the pass the streams are closed, and each row opens a new one.
+    Each purpose (such as "text") has its own stream, opened for the first such row. It only moves forward, so a
+    compressed file is not decompressed again for each row. After the pass the streams are closed, and each row opens a
+    new one.
     """
 
     def __init__(self, input: Input) -> None:
@@ -36,7 +37,7 @@ class InputRereader:
 
     @contextlib.contextmanager
     def stream_at(self, cursor: int, purpose: str) -> Iterator[ByteStream]:
-        """Give the stream of a purpose, positioned at a cursor."""
+        """Open the stream of a purpose for the block, positioned at a cursor."""
         with contextlib.ExitStack() as stack:
             if self._closed:
                 stream = stack.enter_context(ByteStream(self._input))
@@ -97,7 +98,7 @@ class LongRow:
         return self.parse(self)
 
     def read_spans(self, spans: Iterable[tuple[int, int]]) -> Iterator[bytes | None]:
-        """Yield the bytes of each span, in ascending order; None for a span that exceeds the rest of MAX_HELD_BYTES."""
+        """Yield the bytes of each span, in ascending order; None for a span that does not fit in MAX_HELD_BYTES."""
         left = MAX_HELD_BYTES
         for first, end in spans:
             if end - first > left:

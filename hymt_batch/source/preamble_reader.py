@@ -13,7 +13,7 @@ from hymt_batch.source.settings import SourceConfig
 
 BOM = b"\xef\xbb\xbf"
 UTF16 = (b"\xff\xfe", b"\xfe\xff")
-MAX_SCHEMAS = 256  # distinct preambles that are cached before new schemas are read again at each use
+MAX_SCHEMAS = 256  # distinct preambles in the cache; a file with a further one is read again at each use
 
 
 def is_table(input: Input) -> bool:
@@ -21,7 +21,7 @@ def is_table(input: Input) -> bool:
 
 
 def read_preamble(input: Input, config: SourceConfig, reserved: tuple[str, ...] = ()) -> Preamble:
-    """Read what precedes the first row, and refuse a file that does not fit the settings.
+    """Read what precedes the first row, and reject a file that does not fit the settings.
 
     Args:
         input: The file.
@@ -47,7 +47,7 @@ def read_table_preamble(table: tables.Table, config: SourceConfig, reserved: tup
 
 
 def read_stream_preamble(stream: ByteStream, config: SourceConfig, reserved: tuple[str, ...]) -> Preamble:
-    """Do the same as `read_preamble` for a stream at its start; the stream does not return to the start."""
+    """Do the same as `read_preamble` for a stream at its start; the stream is not moved back to it."""
     input = stream.input
     start = stream.read(len(BOM))
     if start.startswith(UTF16):
@@ -79,7 +79,7 @@ def _check_reserved(input: Input, preamble: Preamble, reserved: tuple[str, ...])
 
 
 class PreambleCache:
-    """Caches the preambles of a job's inputs, and the number of rows that source.limit allows of the last input.
+    """Caches the preambles of a job's inputs, and how many rows of the last input are within source.limit.
 
     Equal preambles share one object, because a job may have 100,000 files.
 
@@ -95,7 +95,7 @@ class PreambleCache:
         self.config, self._reserved = config, reserved
         self._by_input: dict[str, Preamble] = {}  # key: relative name of the input
         self._interned: dict[Any, Preamble] = {}
-        self.limited_rows: dict[str, int] = {}  # rows to read of the last input within source.limit
+        self.limited_rows: dict[str, int] = {}  # name of the last input -> its rows within source.limit
 
     def __call__(self, input: Input) -> Preamble:
         if (preamble := self._by_input.get(input.rel)) is not None:

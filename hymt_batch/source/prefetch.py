@@ -26,7 +26,7 @@ def prefetch(
 
     Args:
         items: The items to produce.
-        depth: Most items that are produced ahead.
+        depth: Maximum number of items that are produced ahead.
         on_wait: Called every POLL_S seconds while waiting for an item; an exception from it ends the wait.
         pause: Called in the producing thread after each item and at the end.
     """

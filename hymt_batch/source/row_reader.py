@@ -1,6 +1,6 @@
 """Code shared by the row readers: lines with their digests, the running hash of a shard, and languages of rows.
 
-Does not know any format.
+Independent of any format.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class ShardHasher:
         return duplicate
 
     def assign(self, hasher: ShardHasher) -> None:
-        """Set the state to that of another hasher."""
+        """Copy the state of another hasher."""
         self._sha, self.num_bytes = hasher._sha, hasher.num_bytes
 
     def take_hash(self) -> str:
@@ -74,10 +74,10 @@ class ReadContext:
 
     Args:
         first_row: Index of the row at the stream's position.
-        full: Keep the raw bytes and the parsed fields, for the finishing pass.
+        full: Keep the raw bytes and the parsed fields, for the second pass over the input, which writes the output.
         hasher: Receives the bytes of each row before the row is yielded.
-        reserved: Fields that the output adds; a row that has one becomes an error row (plan 1: in the first pass,
-            later plans: in the finishing pass).
+        reserved: Fields that the output adds; a row that has one becomes an error row (plan 1: in the first pass; later
+            plans: in the second pass).
         header: The header record; part of every digest, because it decides which column is the text.
         fields: Column names of csv and tsv.
         plan_version: Version of the job's plan; see records.PLAN_VERSION.
@@ -112,8 +112,8 @@ def read_line(
 
     Args:
         stream: The input, positioned at the start of the line.
-        max_bytes: Most bytes of the line's content.
-        context: Digest and hasher of the line.
+        max_bytes: Maximum size of the line's content in bytes.
+        context: Provides the initial digest of a row, and the hasher that gets the bytes.
         scan: Creates the scan for the fields of a longer line.
 
     Returns:
@@ -150,7 +150,7 @@ def continue_long_record(
     Args:
         stream: The input, positioned after the first line.
         row: The first line; extended to the whole record.
-        context: Digest and hasher of the record.
+        context: Provides the initial digest of a row, and the hasher that gets the bytes.
         num_fields: Number of columns of the file.
 
     Returns:
@@ -181,13 +181,13 @@ def continue_long_record(
 
 
 def too_long_message(max_bytes: int) -> str:
-    """Return the message for a row over the limit; it follows the row's location."""
+    """Return the message for a row over the limit, to be printed after the row's location."""
     more = min(max_bytes * 16, MAX_ROW_BYTES)
     return f"is longer than source.max_row_bytes={max_bytes}. Split the row, or set source.max_row_bytes={more}."
 
 
 def not_utf8_message(error: UnicodeError, what: str = "row") -> str:
-    """Return the message for a row that is not UTF-8; it follows the row's location, and `what` names the field."""
+    """Return the message for a row that is not UTF-8, to be printed after its location; `what` names the field."""
     if isinstance(error, UnicodeDecodeError):
         cause = f"byte 0x{error.object[error.start]:02x} at offset {error.start} of the {what}"
     else:
@@ -196,7 +196,7 @@ def not_utf8_message(error: UnicodeError, what: str = "row") -> str:
 
 
 class RowError(ValueError):
-    """A row cannot be translated; the message gives the reason and follows the row's location."""
+    """A row cannot be translated; the message is the reason, to be printed after the row's location."""
 
     def __init__(self, why: str, status: Status = Status.BAD_ROW) -> None:
         super().__init__(why)
@@ -222,9 +222,9 @@ def error_document(
         digest: Digest of the row's bytes.
         error: The reason.
         raw: The row as read.
-        text: The source text, if known; only in the finishing pass.
-        values: The fields; only in the finishing pass.
-        long_row: The row over the limit; only in the finishing pass.
+        text: The source text, if known; set only in the second pass.
+        values: The fields; set only in the second pass.
+        long_row: The scanned row if it is over the limit; set only in the second pass.
     """
     where = f"{input.rel}:{row + 1}"
     return Document(
@@ -252,7 +252,7 @@ class LanguageCodes:
         self._cache: dict[tuple[str, str], str] = {}
 
     def get(self, values: tuple[Any, Any]) -> tuple[str | None, str | None]:
-        """Return the codes of a row's source and target values; None where the value is empty: the job's language."""
+        """Return the codes of a row's source and target values; None if the value is empty (the job's language)."""
         source, target = (
             None if field is None or value is None or value == "" else self._look_up(field, value)
             for field, value in zip(self.fields, values, strict=True)

@@ -106,7 +106,7 @@ def cut_shards(
     Args:
         inputs: The inputs.
         config: The settings.
-        shard_rows: Most documents of a shard.
+        shard_rows: Maximum number of documents of a shard.
         shard_bytes: A shard ends after the row that reaches this many raw bytes (tables: bytes of text).
         get_record: Returns the record of a finished shard by its index, or None. If the bytes still have the recorded
             hash, the shard is skipped; if not, it is parsed, so that the caller can compare the digests of the rows.
@@ -155,7 +155,7 @@ class _FileCutter:
             with contextlib.ExitStack() as opened:
                 self._stream = opened.enter_context(ByteStream(input))
                 self.preamble = preambles.of_stream(self._stream)
-                opened.pop_all()  # without an error the stream stays open
+                opened.pop_all()  # no error: keep the stream open
         self.cursor, self.next_row, self.exhausted = self.preamble.num_bytes, 0, False
         self._hasher = ShardHasher(self.preamble.header)
         self._rows: Rows | None = None

@@ -37,15 +37,15 @@ PERMANENT_ERRORS = (
     errno.EDQUOT,
     errno.EROFS,
     errno.EEXIST,
-)  # storage errors that last until a user frees space or removes what is in the way
-STDIN_WAIT_S = 2.0  # how long a resumed job waits for the first byte of a standard input that may be unused
+)  # errors that persist until a user frees space or removes an obstacle
+STDIN_WAIT_S = 2.0  # how long a resumed job waits for the first byte of standard input
 
 
 class Spool:
     """The stored inputs of one job.
 
     Args:
-        folder: The requested output folder; only read before `link_into`.
+        folder: The requested output folder; not written to before `link_into`.
         replace: Standard input replaces the stored input, so the job waits for it without a time limit.
     """
 
@@ -71,22 +71,22 @@ class Spool:
         """
         name = f"stdin{extension}"
         source = getattr(sys.stdin, "buffer", None) if stream is None else stream
-        kept = self._spool_folder / name
-        has_kept = _has_kind(self._fs, kept, "file")
-        if source is None and not has_kept:
+        stored_path = self._spool_folder / name
+        is_stored = _has_kind(self._fs, stored_path, "file")
+        if source is None and not is_stored:
             raise ConfigError(
                 "source.path=- needs standard input, but this process has none. Set source.path to a file."
             )
-        if source is not None and (not has_kept or _has_data(source, None if self._replace else STDIN_WAIT_S)):
+        if source is not None and (not is_stored or _has_data(source, None if self._replace else STDIN_WAIT_S)):
             if source.isatty():
                 log.info("reading standard input; press Ctrl-D to end it")
             staged = self._staging_path(name)
-            if _store_stream(source, staged) or not has_kept:
+            if _store_stream(source, staged) or not is_stored:
                 self._stored_paths[name] = staged
                 return staged, name
-        log.info("using the standard input stored by an earlier run: file=%s", kept)
-        self._stored_paths[name] = kept
-        return kept, name
+        log.info("using the standard input stored by an earlier run: file=%s", stored_path)
+        self._stored_paths[name] = stored_path
+        return stored_path, name
 
     def store_hub(self, name: str, config: SourceConfig) -> list[tuple[Path, str]]:
         """Store a dataset of the hub as parquet, one file per split, unless an earlier run stored it.
@@ -257,7 +257,7 @@ def _link_or_copy(source: Path, target: Path) -> None:
 
 def _link_folder(source: Path, tmp: Path, final: Path) -> None:
     if final.is_dir():
-        return  # already stored by now; the stored data stays unchanged
+        return  # stored in the meantime; the stored data stays unchanged
     tmp.mkdir()
     for file in source.iterdir():
         _link_or_copy(file, tmp / file.name)
@@ -271,7 +271,7 @@ def _digest(path: Path) -> bytes:
 
 
 def _has_data(source: BinaryIO, wait_s: float | None) -> bool:
-    """Return whether standard input is a file or pipe with a byte, or its end, available within `wait_s` seconds."""
+    """Return whether standard input is a file or pipe that has data, or ends, within `wait_s` seconds."""
     try:
         mode = os.fstat(source.fileno()).st_mode
         if stat.S_ISREG(mode):

@@ -1,7 +1,7 @@
 """The public interface of the source stage: the input files of a job, and their rows as one stream of shards.
 
-Does not know the model, the output or Hydra. The other modules of this package do the work: `discovery` resolves names,
-`shards` cuts files into shards, and each format has its own reader.
+Independent of the model, the output and Hydra. The other modules of this package do the work: `discovery` resolves
+names, `shards` cuts files into shards, and each format has its own reader.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def find_inputs(config: SourceConfig, spool: Spool | None = None, out_format: st
 def check_fields(
     inputs: Sequence[Input], config: SourceConfig, reserved: tuple[str, ...], preambles: PreambleCache | None = None
 ) -> None:
-    """Refuse inputs that do not fit the settings, before the model is loaded.
+    """Reject inputs that do not fit the settings, before the model is loaded.
 
     Args:
         inputs: The inputs.
@@ -73,7 +73,7 @@ def check_fields(
 
 
 def check_escapes(inputs: Sequence[Input], config: SourceConfig, preambles: PreambleCache) -> None:
-    """Refuse a csv file whose first rows need source.escape; not for jobs with plan 1, which translated such rows.
+    """Reject a csv file whose first rows need source.escape; not for jobs with plan 1, which translated such rows.
 
     Args:
         inputs: The inputs.
@@ -105,7 +105,7 @@ def read_full_documents(
     plan_version: int = PLAN_VERSION,
     preambles: PreambleCache | None = None,
 ) -> Iterator[tuple[Document, int]]:
-    """Yield an input's documents with raw bytes and parsed fields, for the finishing pass.
+    """Yield an input's documents with raw bytes and parsed fields, for the second pass, which writes the output.
 
     Args:
         input: The input.
@@ -136,7 +136,8 @@ def apply_limit(
     Args:
         inputs: The inputs.
         config: The settings.
-        preambles: Preambles of the job's inputs; set to the number of rows within the limit of the last input.
+        preambles: Preambles of the job's inputs; receives the number of rows of the last input that are within the
+            limit.
         plan_version: Version of the job's plan; see records.PLAN_VERSION.
     """
     if config.limit is None:

@@ -81,7 +81,7 @@ class Table:
         folder = Path(self.input.path)
         state = json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))
         if state.get("_indices_data_files"):
-            raise ValueError("it has an indices file, as old versions of datasets wrote")
+            raise ValueError("it has an indices file, which only old versions of datasets write")
         self._files = [str(folder / entry["filename"]) for entry in state["_data_files"]]
         self._file_num_rows = []
         for path in self._files:
@@ -115,10 +115,10 @@ class Table:
                     row = max(0, row - batch.num_rows)
 
     def _dictionary_row_bytes(self, metadata: Any, group: int, columns: list[str] | None) -> int:
-        """Return the bytes of a row with the longest value of each dictionary, which every row may repeat.
+        """Return the size in bytes of a row with the longest value of each dictionary; any row may have this size.
 
-        A dictionary value is stored once per file. Measured: 2,000 rows with the same text of 1 MB are a file of 47 KB,
-        and needed 3 GB in batches of 1024 rows.
+        A dictionary value is stored once per file. Measured: 2,000 rows with the same text of 1 MB take 47 KB in the
+        file, but took 3 GB of memory in batches of 1024 rows.
         """
         from pyarrow import parquet
 
@@ -176,7 +176,7 @@ def is_saved_split(folder: str) -> bool:
 
 
 def check_columns(table: Table, config: SourceConfig) -> None:
-    """Refuse a table whose columns do not fit the settings.
+    """Reject a table whose columns do not fit the settings.
 
     Raises:
         ConfigError: A column that a setting names is missing, exists twice or is not text.

@@ -1,1 +1,1 @@
-"""Output formats, the commit of a part, the finish of a file, the lease. Start at `output.py`."""
+"""The write stage: output formats, committing parts, assembling files, and the lease. Start at `output.py`."""

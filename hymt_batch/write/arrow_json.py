@@ -1,7 +1,7 @@
-"""Convert Arrow values of every type to values that JSON can hold; this succeeds for every value of the type.
+"""Convert Arrow values of every type to values that JSON can hold; no value makes the conversion fail.
 
 Python's own classes are not used where their range is smaller than Arrow's: a year may be 0 or 10000, a second may have
-nine decimals, and a time zone may be unknown on this machine. Does not know rows or files.
+nine decimals, and a time zone may be unknown on this machine. Independent of rows and files.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _OFFSET = re.compile(r"([+-])(\d{2}):?(\d{2})?")
 
 
 def json_number(value: float) -> float | str:
-    """Replace a number that JSON lacks by "NaN", "Infinity" or "-Infinity", which float() and pandas read."""
+    """Replace a number that JSON lacks by "NaN", "Infinity" or "-Infinity", which float() and pandas can parse."""
     if math.isfinite(value):
         return value
     return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
@@ -149,7 +149,7 @@ def _lists(column: Any) -> list[Any]:
     first = min((low for low, _ in used), default=0)
     child = column.values.slice(first, max((high for _, high in used), default=0) - first)
     if pa.types.is_map(list_type):
-        # as pairs, not as a dict: an Arrow map may hold a key twice
+        # a list of pairs, because an Arrow map may hold a key twice
         items: list[Any] = [
             list(pair) for pair in zip(to_json_values(child.field(0)), to_json_values(child.field(1)), strict=True)
         ]
@@ -188,7 +188,7 @@ def _date(days: int) -> str:
 
 
 def _time_of_day(ticks: int, unit: int) -> str:
-    """Format a time of day: like Python, with no decimals or six; with nine where six are not enough."""
+    """Format a time of day with no decimals or six, as Python does, or with nine where six are not enough."""
     seconds, remainder = divmod(abs(ticks), unit)
     nanos = remainder * (1_000_000_000 // unit)
     decimals = "" if not nanos else f".{nanos:09d}" if nanos % 1000 else f".{nanos // 1000:06d}"
@@ -199,7 +199,7 @@ def _time_of_day(ticks: int, unit: int) -> str:
 def _duration(ticks: int, unit: int) -> float | str:
     seconds = ticks / unit
     numerator, denominator = seconds.as_integer_ratio()
-    if (2 * numerator * unit + denominator) // (2 * denominator) == ticks:  # the double rounds back to the same tick
+    if (2 * numerator * unit + denominator) // (2 * denominator) == ticks:  # the double is exact enough
         return seconds
     whole, remainder = divmod(abs(ticks), unit)
     decimals = f".{remainder * (1_000_000_000 // unit):09d}".rstrip("0") if remainder else ""
@@ -215,7 +215,7 @@ def _timestamp(ticks: int, unit: int, zone: str | None) -> str:
 
 
 def _offset(seconds: int, zone: str) -> tuple[int, str]:
-    """Return a zone's offset from UTC at an instant, in seconds and as text; 0 where it is unknown."""
+    """Return a zone's offset from UTC at an instant, in seconds and as text; 0 if it is unknown."""
     zone_info = _zone(zone)
     offset = timedelta(0)
     if isinstance(zone_info, timezone):
@@ -241,5 +241,5 @@ def _zone(name: str) -> tzinfo | None:
 
     try:
         return zoneinfo.ZoneInfo(name)
-    except (KeyError, ValueError, OSError):  # unknown zone, or not a valid zone name
+    except (KeyError, ValueError, OSError):  # the zone is unknown, or its name is invalid
         return None

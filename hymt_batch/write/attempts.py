@@ -1,4 +1,4 @@
-"""Attempt markers: they show which part kills its process again and again.
+"""Attempt markers: they show which part ends its process repeatedly.
 
 A marker is an empty file, created before a part is decoded and removed when the part is committed or the job stops in
 an orderly way. It survives the death of the process. Markers are not synced: losing one only allows one more attempt.
@@ -17,7 +17,7 @@ from hymt_batch.records import Part, Shard
 from hymt_batch.write.part import part_name, shard_name
 
 MAX_ATTEMPTS = 3
-"""Times that a part may kill its process before it is decoded in smaller pieces in a separate process."""
+"""How often decoding a part may end its process before it is decoded in smaller pieces in a separate process."""
 
 _MARKER_NAME = re.compile(r"([0-9a-f]{16}-s\d{7,}-p\d{5,})\.(\d{1,4})")
 
@@ -66,7 +66,7 @@ class AttemptMarkers:
             self._remove(key, attempt)
 
     def remove_own(self) -> None:
-        """Remove this run's markers; call it on an orderly stop, which no part caused."""
+        """Remove this run's markers; call it on an orderly stop, because no part caused such a stop."""
         for key, attempts in self._own_markers.items():
             for attempt in attempts:
                 self._remove(key, attempt)

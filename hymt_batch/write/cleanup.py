@@ -1,6 +1,6 @@
 """Find and remove the state that a job keeps in its folder: parts, records, leftovers of killed runs.
 
-Everything that changes files is called under the lease. Of parts it knows only names and headers.
+Call the functions that change files only under the lease. Of a part it uses only the name and the header.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def discard_inputs(fs: Fs, folder: Path, inputs: Sequence[Input]) -> None:
 
 
 def _remove_empty_folders(fs: Fs, folder: Path, path: Path) -> None:
-    """Remove the folders of an output that are now empty: `verify` reports a folder the job does not need as damage."""
+    """Remove the folders of an output that are now empty: `verify` would report them as damage."""
     with contextlib.suppress(OSError):
         while path.parent != folder and not list_names(fs, path):
             fs.rmdir(path)
@@ -69,7 +69,7 @@ def _remove_empty_folders(fs: Fs, folder: Path, path: Path) -> None:
 
 
 def wipe(fs: Fs, folder: Path, inputs: Sequence[Input]) -> None:
-    """Remove a job from its folder; `job.json` goes last, so that what a kill leaves still belongs to the old job."""
+    """Remove a job from its folder; `job.json` last, so that after a kill the folder still belongs to the old job."""
     job: Any = None
     with contextlib.suppress(StateDamagedError):
         job = manifest.read_job(fs, folder)
@@ -93,7 +93,7 @@ def _remove_file_state(fs: Fs, file_state: Path) -> None:
 
 
 def remove_parts(fs: Fs, file_state: Path) -> None:
-    """Remove the parts of a file and leftovers of a kill beside them; its `file.json` stays."""
+    """Remove the parts of a file, and the files that killed runs left beside them; its `file.json` stays."""
     for shard in list_names(fs, file_state):
         if parts.SHARD_NAME.fullmatch(shard):
             for name in list_names(fs, file_state / shard):
@@ -112,7 +112,7 @@ def try_remove_parts(fs: Fs, file_state: Path) -> None:
 
 
 def remove_leftovers(fs: Fs, folder: Path, inputs: Sequence[Input]) -> None:
-    """Remove temporary files of killed processes. Called under the lease; a writer without a lease retries."""
+    """Remove temporary files of killed processes. Call it under the lease; a process without a lease writes again."""
     root = manifest.state_folder(folder)
     leftovers = [
         (folder, ".tmp-"),

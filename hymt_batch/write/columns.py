@@ -1,8 +1,8 @@
 """The columns that an output takes over from its input: their names and types.
 
 csv, tsv and parquet name their fields before the first row. jsonl does not, and its rows may have different fields.
-When jsonl becomes columns, an extra pass over all rows collects the fields: once before anything is translated, and
-again when the file is assembled.
+When jsonl becomes columns, an extra pass over all rows collects the fields: once before translation starts, and again
+when the file is assembled.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from hymt_batch.errors import ConfigError
 from hymt_batch.records import Document, Input, Preamble
 from hymt_batch.write.row_values import escape_surrogates, to_cell
 
-MAX_COLUMNS = 1000  # of jsonl rows; beyond this, the keys are probably data, not field names
+MAX_COLUMNS = 1000  # limit for jsonl input; with more, the keys are probably data, not field names
 SOURCE_PREFIX = "source."
 _MAX_EXACT_INT = 1 << 53  # a double holds every integer up to this one exactly
 _INT64 = 1 << 63
 
 ReadDocuments = Callable[[], Iterable[Document]]
-"""Starts a new pass over an input's rows, with their fields."""
+"""Starts a new pass over the rows of an input; the rows have their parsed fields."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ class Column:
     """A field of the input that becomes a column of the output."""
 
     field: str
-    type: str = "string"  # string, bool, int64 or double; used by parquet output alone
+    type: str = "string"  # string, bool, int64 or double; used only by parquet output
     prefix: str = ""  # SOURCE_PREFIX where the output adds a column of the same name
 
     @property
@@ -37,7 +37,7 @@ class Column:
         return self.prefix + escape_surrogates(self.field)
 
     def convert(self, value: Any) -> Any:
-        """Convert a value to the column's type; None if it does not fit: the input changed while it was read."""
+        """Convert a value to the column's type; None if it does not fit (the input changed while it was read)."""
         if self.type == "string":
             return to_cell(value)
         return value if value is not None and _KINDS_BY_TYPE[self.type] >= {_value_kind(value)} else None
@@ -56,7 +56,7 @@ def output_columns(
     """Return the columns that an output takes over from its input, in order; none from jsonl to jsonl or text.
 
     Args:
-        documents: Starts a pass over the rows; called for jsonl input alone, to collect its fields.
+        documents: Starts a pass over the rows; called only for jsonl input, to collect its fields.
         added: Names of the added columns. A jsonl row that already has one of them gets the status `bad_row` when it is
             written, and its own value goes into a column named SOURCE_PREFIX plus the name.
 
@@ -106,4 +106,4 @@ def _value_kind(value: Any) -> str:
 
 
 def _narrowest_type(kinds: set[str]) -> str:
-    return next((name for name, held in _KINDS_BY_TYPE.items() if kinds and kinds <= held), "string")
+    return next((name for name, type_kinds in _KINDS_BY_TYPE.items() if kinds and kinds <= type_kinds), "string")

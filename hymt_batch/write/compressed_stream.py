@@ -1,7 +1,7 @@
 """Compress a format writer's bytes on their way to an open file.
 
-Does not know rows or formats. The caller owns the file: it opens, fsyncs, closes and renames it. Compressed bytes are
-reproducible: the levels are fixed, and a gzip header has no time and no name.
+Independent of rows and formats. The caller owns the file: it opens, fsyncs, closes and renames it. Compressed bytes are
+reproducible: the levels are fixed, and gzip headers contain neither a time nor a name.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
 """csv and tsv output: the user's records, byte for byte, with two columns added.
 
-From the same format, the new columns go before the record's line ending and nothing else in the record changes. A
-malformed record, or one with the wrong number of fields, is rewritten with the right number, so that every reader sees
-one record per row: see `record_repair`. Invalid UTF-8 becomes U+FFFD. Blank lines stay as they are. Without an input
-header no header is written. A record over the byte limit is copied from the input in pieces.
-From other formats, all columns are written: see `columns.output_columns`. A value that is not text becomes its JSON,
-null an empty field.
+If the input has the same format, the new columns go before the record's line ending and nothing else in the record
+changes. A malformed record, or one with the wrong number of fields, is rewritten with the right number, so that every
+reader sees one record per row: see `record_repair`. Invalid UTF-8 becomes U+FFFD. Blank lines stay as they are. If the
+input has no header, the output has none. A record over the byte limit is copied from the input in pieces.
+If the input has another format, all columns are written: see `columns.output_columns`. A value that is not text is
+written as JSON, and null as an empty field.
 
 csv quotes cells that need it, so cells may hold line breaks. tsv has no quoting: tabs and line breaks in a translation,
 and in converted fields, become spaces; one warning per file counts the converted fields that changed. With
@@ -125,8 +125,8 @@ class DelimitedWriter:
             return self._encode([""] * width)
         body, _ = _split_line_ending(document.raw)
         if self._escape and (len(body) - len(body.rstrip(self._escape.encode()))) % 2:
-            body += self._escape.encode()  # an escape as the file's last byte would escape the delimiter that follows
-        # a lone CR outside of quotes, or an open quote, would take the added columns out of the record
+            body += self._escape.encode()  # a trailing escape would escape the added delimiter
+        # readers would not see the added columns after a lone CR outside quotes, or after an open quote
         if not self._is_csv or (b'"' not in body and b"\r" not in body):
             return body
         if self._valid_record.fullmatch(body.decode("utf-8", "surrogateescape")):
@@ -136,7 +136,7 @@ class DelimitedWriter:
         )
 
     def _convert(self, document: Document, row: Row) -> Iterator[bytes]:
-        """Return all columns, each with the row's value where it has one."""
+        """Yield the cells of all columns; a column that the row lacks is empty."""
         values = self._fields.read(document) or {}
         texts = [to_cell(values.get(column.field)) or "" for column in self._columns]
         if not self._is_csv:
@@ -171,7 +171,7 @@ class DelimitedWriter:
         yield delimiter + self._meta_cell(document, row) + line_ending(document.raw)
 
     def _long_text_chunks(self, document: Document) -> Iterator[str]:
-        """Yield the text of a record over the byte limit as one cell; the whole record where its text is unknown."""
+        """Yield the text of a record over the byte limit as one cell; if its text is unknown, the whole record."""
         long_row = document.long_row
         is_well_formed = long_row.scan.num_cells == len(self._columns) and not long_row.scan.is_open
         span = long_row.scan.cell_span(long_row.size) if is_well_formed else None
@@ -189,7 +189,7 @@ class DelimitedWriter:
         text = dump_json(meta_value(document, row), compact=True)
         if self._is_csv:
             return self._encode([text])
-        # the delimiter occurs only inside strings of this JSON, where its escape means the same: see formats.check
+        # formats.check ensures that the delimiter occurs only in strings of this JSON, where it can be escaped
         text = text.replace(self._delimiter, f"\\u{ord(self._delimiter):04x}")
         return (text.replace(self._escape, self._escape * 2) if self._escape else text).encode()
 

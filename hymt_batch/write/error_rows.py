@@ -1,4 +1,4 @@
-"""Read the rows of a job that have no translation so far: id, status, message. Changes nothing."""
+"""Read the id, status and message of each row of a job that has no translation so far. Changes nothing."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from hymt_batch.write import published_file
 from hymt_batch.write.cleanup import read_part_header
 from hymt_batch.write.part_reader import PartReader
 
-MAX_LINE_BYTES = 64 << 20  # of a line in errors/
+MAX_LINE_BYTES = 64 << 20  # limit for a line in errors/
 
 
 def read_all(fs: Fs, folder: Path, job: JobRecord) -> Iterator[dict[str, str]]:
-    """Yield the rows without a translation: from errors/ for published files, from committed parts for the others."""
+    """Yield the rows without a translation: of published files from errors/, of other files from committed parts."""
     reader = PartReader(fs, folder, job.identity_sha256)
     for input in job.inputs:
         record = published_file.read_record(fs, folder, input)

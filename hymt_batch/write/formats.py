@@ -1,7 +1,7 @@
 """Output formats: one writer for each pair of input and output format, and the lines of the errors file.
 
 A writer turns (document, row) pairs, in row order, into the bytes of one file, and writes exactly one row per pair. It
-does not know where rows come from or how the file is published: the caller opens a temporary file and renames it.
+is independent of where rows come from and how the file is published: the caller opens a temporary file and renames it.
 
     input \\ output   text   jsonl              csv, tsv             parquet
     text             text   text               text                 text
@@ -35,7 +35,7 @@ from hymt_batch.write.row_values import BLANK_FLAG, FieldReader, dump_json, outp
 if TYPE_CHECKING:
     from hymt_batch.write.settings import WriteConfig
 
-# in the JSON of the meta column these occur outside strings or in escapes
+# the JSON of the meta column has these characters outside strings or in escapes
 _AMBIGUOUS_TSV_DELIMITERS = frozenset('{}[]:,"\\ 0123456789abcdefABCDEFu')
 
 
@@ -82,7 +82,7 @@ class TextWriter:
             body = document.raw[: len(document.raw) - len(end)]
         else:
             body = to_one_line(output_text(document, row, self._on_error)).encode("utf-8", "replace")
-        # without a line ending, an empty last line would not be a line
+        # an empty last line needs a line ending to be a line
         self._stream.write(body + (end or (b"" if body else self._newline)))
 
     def close(self) -> None:
@@ -127,7 +127,7 @@ def open_writer(
 def check(
     input: Input, out_format: str, preamble: Preamble, config: WriteConfig, documents: ReadDocuments = tuple
 ) -> None:
-    """Refuse an output that cannot be written, before the job starts.
+    """Reject an output that cannot be written, before the job starts.
 
     Reads all rows where jsonl becomes columns, may read all rows of a saved dataset that becomes parquet, and otherwise
     reads at most the first row. A jsonl row that already has one of the added fields is found only when it
@@ -135,13 +135,13 @@ def check(
 
     Raises:
         ConfigError: An added name is taken, several columns have the same name, the fields are too many to be columns,
-            the delimiter cannot be told apart from text in tsv, or the output cannot store a column's type.
+            the delimiter cannot be distinguished from text in tsv, or the output cannot store a column's type.
     """
     _checked_columns(input, out_format, preamble, config, documents)
     if input.dataset and out_format == "parquet":
         check_values(input.rel, documents)
     if input.format == "parquet" and out_format != "text":
-        first = next(iter(documents()), None)  # its batch shows whether every column is readable
+        first = next(iter(documents()), None)  # reading one row shows whether every column can be read
         if first is not None and input.format != out_format:
             FieldReader(input.format).read(first)
 

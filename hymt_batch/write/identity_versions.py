@@ -1,7 +1,7 @@
 """Versions of a job's identity: upgrade the identity of an older folder, and derive those that earlier versions wrote.
 
 A folder keeps the identity it was created with, because its parts carry the digest of it. One table lists what changed
-between versions. Knows keys and values, not what the settings do.
+between versions. Compares keys and values; independent of what the settings do.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ NOT_RECORDED = "(not recorded)"
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """How identities differ between versions. Keys are dotted; each has the version that introduced the change."""
+    """How identities differ between versions, by dotted key; `version` is the one that introduced the change."""
 
-    added: Mapping[str, tuple[int, Any]] = field(default_factory=dict)  # key -> how earlier versions behaved
-    removed: Mapping[str, tuple[int, Any]] = field(default_factory=dict)  # key -> the value that all folders had
-    renamed: Mapping[str, tuple[int, str]] = field(default_factory=dict)  # old key -> new key
+    added: Mapping[str, tuple[int, Any]] = field(default_factory=dict)  # key -> version, and earlier behaviour
+    removed: Mapping[str, tuple[int, Any]] = field(default_factory=dict)  # key -> version, and the only value
+    renamed: Mapping[str, tuple[int, str]] = field(default_factory=dict)  # old key -> version, new key
 
 
 CHANGES = Changes(
@@ -82,7 +82,7 @@ def differences(
 
 
 def earlier_identities(requested: JsonDict, changes: Changes = CHANGES) -> Iterator[JsonDict]:
-    """Yield the identities that earlier versions would give the requested job, newest first, where they support it."""
+    """Yield the identities of the job in the earlier versions that support its settings, newest first."""
     for version in range(VERSION - 1, 0, -1):
         identity = copy.deepcopy(requested)
         possible = True

@@ -1,6 +1,6 @@
-"""Find out how the inputs of a job changed after it began: their hash, their changed rows, why they cannot be read.
+"""Find out how the inputs of a job changed after it began: by hash, which rows, or why they cannot be read.
 
-Does not know how rows are read from them.
+Independent of how rows are read.
 """
 
 from __future__ import annotations

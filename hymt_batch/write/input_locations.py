@@ -23,7 +23,7 @@ def path(folder: Path) -> Path:
 
 
 def save(fs: Fs, folder: Path, inputs: Sequence[Input]) -> None:
-    """Write the paths of the inputs: the folder that most of them share, and the full paths of the others."""
+    """Write the paths of the inputs: the folder that most of them share, and the full paths of the inputs elsewhere."""
     with contextlib.suppress(OSError, ValueError):
         value = _encode_locations(folder, inputs)
         with contextlib.suppress(manifest.StateDamagedError):
@@ -50,7 +50,7 @@ def _spooled_path(folder: Path, path: str) -> str:
 
 
 def find(fs: Fs, folder: Path, rels: Sequence[str], search_paths: Sequence[str]) -> dict[str, str]:
-    """Find inputs below or at one of the `search_paths`, or, without any, where the last run found them.
+    """Find the inputs at or below one of the `search_paths`; if there are none, where the last run found the inputs.
 
     Returns:
         Relative name -> path, for the inputs that exist.
@@ -71,12 +71,12 @@ def find(fs: Fs, folder: Path, rels: Sequence[str], search_paths: Sequence[str])
     else:
         try:
             value = manifest.load(fs, path(folder))
-            root, others = str(value["root"]), dict(value["others"])
+            root, other_paths = str(value["root"]), dict(value["others"])
         except (manifest.StateDamagedError, KeyError, TypeError, ValueError):
             return {}
-        candidates = [(str(others.get(rel, f"{root}/{rel}")), rel) for rel in rels]
-    found: dict[str, str] = {}
+        candidates = [(str(other_paths.get(rel, f"{root}/{rel}")), rel) for rel in rels]
+    paths: dict[str, str] = {}
     for candidate, rel in candidates:
-        if rel not in found and os.path.exists(candidate) and (os.path.isfile(candidate) or rel.endswith(".parquet")):
-            found[rel] = candidate
-    return found
+        if rel not in paths and os.path.exists(candidate) and (os.path.isfile(candidate) or rel.endswith(".parquet")):
+            paths[rel] = candidate
+    return paths

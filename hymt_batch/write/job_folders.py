@@ -16,7 +16,7 @@ def find(fs: Fs, folder: Path) -> list[Path]:
     """Return the folder of a job; for a sweep, the folders of all its points.
 
     Raises:
-        UsageError: There is no such folder.
+        UsageError: The folder does not exist.
         PreflightError: This user may not read it.
     """
     try:

@@ -1,11 +1,11 @@
 """jsonl output: the user's objects, byte for byte, with two fields added.
 
-From jsonl, the new fields go before the closing brace and nothing else in the line changes. A row that is not a
-valid object keeps the pairs before its first error. A row that already has one of the two fields stays as it is, so
-that no key occurs twice. Invalid UTF-8 becomes U+FFFD, so that the file can be read. Blank lines stay as they are. A
-row over the byte limit is copied from the input in pieces.
-From other formats, each row is an object of the input's columns in order, or of the single field `text`; see
-`arrow_json.to_json_values` for parquet values that JSON does not have.
+If the input is jsonl, the new fields go before the closing brace and nothing else in the line changes. A row that is
+not a valid object keeps the pairs before its first error. A row that already has one of the two fields stays as it is,
+so that no key occurs twice. Invalid UTF-8 becomes U+FFFD, so that the file can be read. Blank lines stay as they are. A
+row over the byte limit is copied from the input in pieces. For input of other formats, each row is an object of the
+input's columns in order, or of the single field `text`; see `arrow_json.to_json_values` for parquet values that JSON
+does not have.
 """
 
 from __future__ import annotations

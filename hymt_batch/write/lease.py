@@ -2,7 +2,7 @@
 
 Parts are published first-writer-wins, so a broken lease only causes work to be done twice. File locks are not used: on
 cluster file systems they may be missing, local to one node, or silently without effect. A process decides whether a
-lease is stale by its own monotonic clock; wall clocks do not matter. Does not know what is done under the lease.
+lease is stale by its own monotonic clock; wall clocks do not matter. Independent of what is done under the lease.
 
 NFS caches attributes for up to 60 s: hence a time to live of 180 s and heartbeats of 20 s. Explained in
 docs/architecture.md.
@@ -167,7 +167,7 @@ def _claim(fs: Fs, tmp: Path, claim: Path, me: LeaseHolder) -> bool:
                 return True
         claimant = parse_holder(_read_bytes(fs, claim) or b"")
         if claimant is None or is_alive(claimant, me) is not False:
-            return claimant is not None and claimant.owner == me.owner  # reported as failed, but it happened
+            return claimant is not None and claimant.owner == me.owner  # the call failed, but the link may exist
         files.remove(fs, claim)
     return False
 
@@ -241,7 +241,7 @@ def acquire(
                 log.warning("lease held_by_pid=%d host=%s watching_for_s=%.0f", holder.pid, holder.host, ttl_s)
             else:
                 log.warning(
-                    "%s cannot be read, so this run cannot tell whether its holder is alive: watching it for %.0f s. "
+                    "%s cannot be read, so this run cannot check whether its holder is alive: watching it for %.0f s. "
                     "If no other run uses this folder, stop this run, remove the file and run again",
                     lease_path(folder),
                     ttl_s,

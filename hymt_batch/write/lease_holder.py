@@ -1,6 +1,7 @@
 """Identify the process that holds a lease, and find out whether it is still alive, as far as this machine can tell.
 
-Does not know leases. Source: proc(5). Process ids are reused, so a process is identified by its id and start time.
+Independent of how leases are taken and renewed. Source: proc(5). Process ids are reused, so a process is identified by
+its id and start time.
 """
 
 from __future__ import annotations
@@ -20,17 +21,17 @@ MAX_FIELD_CHARS = 256
 
 @dataclass(frozen=True, slots=True)
 class LeaseHolder:
-    """The process that holds a lease, in enough detail to tell whether it is still alive."""
+    """The process that holds a lease, in enough detail to check whether it is still alive."""
 
     owner: str
     host: str
-    boot: str  # boot id of the kernel: if it changed, the machine was restarted and the process is gone
+    boot: str  # boot id of the kernel: if it changed, the machine restarted and the process ended
     pids: str  # process id namespace: ids of another container mean nothing here
     pid: int
     started: str  # start time of the process in clock ticks since boot, because process ids are reused
     slurm_job: str
     slurm_restart: int
-    since: str  # for messages only
+    since: str  # used only in messages
     epoch: int = 1
     beat: int = 0
 
@@ -85,7 +86,7 @@ def current_process() -> LeaseHolder:
 
 
 def is_alive(holder: LeaseHolder, me: LeaseHolder) -> bool | None:
-    """Return whether a holder is alive; None if this machine cannot tell, and only its heartbeats can show it."""
+    """Return whether a holder is alive; None if this machine cannot check it, so that only heartbeats can show it."""
     if holder.slurm_job and holder.slurm_job == me.slurm_job and holder.slurm_restart < me.slurm_restart:
         return False
     if holder.host != me.host:

@@ -1,7 +1,7 @@
 """Use the manifest of a finished folder that lost its `.hymt` state, for example after `cp -r outputs/NAME/*`.
 
 The manifest has the identity, and the size and sha256 of every input and output. The digests of rows and shards are
-lost. Does not know how a job is rebuilt.
+lost. Does not rebuild the job.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from hymt_batch.write.summary import Summary
 log = logging.getLogger(__name__)
 
 STATE_LOST_NOTE = (
-    "the records in .hymt are gone, and only the manifest shows that this job is complete: if an input changes, its "
+    "the records in .hymt are missing, and only the manifest shows that this job is complete: if an input changes, its "
     "changed rows cannot be identified, and all its rows are translated again"
 )
 
@@ -75,7 +75,7 @@ def read_if_complete(
     """Return the manifest of a folder without state, if it shows that this very job is complete; else None.
 
     Raises:
-        InputChangedError: It does, but an input has other bytes now, and `redo` is false.
+        InputChangedError: The job was complete, but an input has changed since, and `redo` is false.
     """
     try:
         value = manifest.read(fs, folder)
@@ -84,7 +84,7 @@ def read_if_complete(
     if value["identity"] != identity or not has_no_state(fs, folder):
         return None
     if not has_content(fs, folder / "manifest.json", manifest.seal(value)):
-        return None  # same contents in other bytes: it is rewritten with everything else
+        return None  # the same contents in other bytes: rebuild everything, this file too
     requested_paths = [(item.rel, f"translated/{item.out_rel}") for item in inputs]
     if requested_paths != [
         (item["rel"], file["path"]) for item, file in zip(value["inputs"], value["outputs"], strict=False)
@@ -97,7 +97,7 @@ def read_if_complete(
         if hash_input(input) != {"bytes": recorded["bytes"], "sha256": recorded["sha256"]}:
             if not redo:
                 raise input_changed_error(
-                    f"{input.rel} has another sha256 (its rows cannot be compared: .hymt is gone)"
+                    f"{input.rel} has another sha256 (its rows cannot be compared: the records in .hymt are missing)"
                 )
             return None
     return value

@@ -1,7 +1,7 @@
 """The output folder of one job: open it, commit parts, finish files, finalize.
 
 The part format, the commit of a part, the lease and the assembly of a file are in the modules beside this one.
-Does not know the model or how parts are planned.
+Independent of the model and of how parts are planned.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ __all__ = ["OnError", "Output", "Summary", "WriteConfig", "WriteFormat"]
 
 @dataclass(frozen=True, slots=True)
 class _Published:
-    record: JsonDict  # without its "shards" field
+    record: JsonDict  # the record without its "shards" field
     shards: ShardTable
 
 
@@ -73,7 +73,7 @@ class Output:
     ) -> None:
         """Use `open`."""
         self.folder, self.is_complete, self._exited = job_folder, False, False
-        self.identity = identity  # of the folder's job, upgraded to this version's keys
+        self.identity = identity  # identity of the folder's job, upgraded to this version's keys
         self._job, self._inputs, self._config, self._read_documents, self._preamble = (
             job,
             tuple(inputs),
@@ -87,10 +87,10 @@ class Output:
             fs, self._reader, self._folders, job.identity_sha256, environment, redo=redo, lease=held_lease
         )
         self.attempts = AttemptMarkers(fs, job_folder)
-        self._published: dict[str, _Published] = {}  # file_id -> its finished file
+        self._published: dict[str, _Published] = {}  # file_id -> the published file
         self._complete_shards: dict[str, ShardTable] = {}  # file_id -> its complete shards
-        self._bare_manifest: JsonDict | None = None  # the manifest of a finished job whose .hymt state is gone
-        self._own_sha256s: dict[str, str] = {}  # file_id -> sha256 of a file that this job wrote and will write again
+        self._bare_manifest: JsonDict | None = None  # manifest of a finished job without .hymt state
+        self._own_sha256s: dict[str, str] = {}  # file_id -> sha256 of a file that this job will replace
 
     @classmethod
     def open(
@@ -119,7 +119,7 @@ class Output:
         Args:
             job_folder: The requested folder. With fork, the folder in use may be another one: see `self.folder`.
             identity: Every setting that changes the text; a nested dict of plain values.
-            environment: What may change a text through rounding; recorded in each part.
+            environment: Settings that may change a translation through rounding errors; recorded in each part.
             inputs: In the order of the manifest.
             config: How translations are stored.
             read: Starts a new pass over an input's documents, in row order.
@@ -129,7 +129,7 @@ class Output:
             on_input_change: "refuse", "redo" or "fork".
             auto_keys: Keys of the identity whose values are fixed when the folder is created, such as
                 "batch.part_rows". `identity` has the values for a new folder, `self.identity` those in effect.
-            aliases: Other identities under which this same job may have been created; used if job.json is lost.
+            aliases: Other identities with which this same job may have been created; used if job.json is lost.
             lease_ttl_s: Seconds without a heartbeat after which a holder is considered dead; 0 disables the lease
                 (safe, but two runs may do the same work).
             lease_beat_s: Seconds between two heartbeats.
@@ -177,7 +177,7 @@ class Output:
                 fs, job_folder, requested, overwrite=overwrite, on_input_change=on_input_change
             )
             differences = manifest.diff(job.environment, requested.job.environment)
-            # a key that an earlier version did not record has not changed
+            # keys that an earlier version did not record are new, not changed
             if newly_recorded := [difference for difference in differences if difference[1] is manifest.MISSING]:
                 log.info("environment now also records:\n%s", manifest.format_diff(newly_recorded))
             if changed := [difference for difference in differences if difference[1] is not manifest.MISSING]:
@@ -209,7 +209,7 @@ class Output:
             )
             try:
                 if held_lease and isinstance(error, (OSError, PreflightError)):
-                    held_lease.check()  # if another process took over and removed our probe files, report that instead
+                    held_lease.check()  # if another process took over and removed our probes, report that
                 if held_lease and isinstance(error, Exception):
                     stop_reason.write(fs, job_folder, *stop_reason.describe(reported_error))
             finally:
@@ -287,9 +287,9 @@ class Output:
             return
         if len(self._published) == len(self._inputs):
             self.is_complete = has_content(self._fs, path, manifest.build(self._job, self._file_records()))
-        else:  # it describes files that are about to be replaced
+        else:  # some of the files that it describes will be replaced
             remove(self._fs, path)
-        self._fs.fsync_dir(self.folder)  # its writer may have been killed before it synced the folder
+        self._fs.fsync_dir(self.folder)  # the process that wrote it may have been killed before this sync
 
     def _set_published(self, input: Input, record: JsonDict) -> None:
         shards = published_file.shard_table_of(record)
@@ -309,18 +309,19 @@ class Output:
         return published.shards.get(shard_index) if published else self._part_store.shard_record(input, shard_index)
 
     def has(self, shard: Shard, part: Part) -> bool:
-        """True if a part is committed, intact, and made from exactly these rows.
+        """True if a part is committed, intact, and was decoded from exactly these rows.
 
         Raises:
-            InputChangedError: It was made from other rows, and on_input_change is not redo.
+            InputChangedError: The part was decoded from other rows, and on_input_change is not "redo".
         """
         if (published := self._published.get(shard.input.file_id)) is None:
             return self._part_store.has(shard, part)
         record = published.shards.get(shard.index)
         if record is None or (record.sha256, record.first_row) != (shard.sha256, shard.first_row):
             if self._redo:
-                # Two runs without a lease while the input changed: the rows are right, but the record has the shards of
-                # the old input, so every later run would stop here. Without the record the file is assembled again.
+                # If two runs without a lease work while the input changes, the committed rows may be those of the new
+                # input, but the file's record lists the shards of the old one, and every later run would stop here.
+                # Remove the record, so that the file is assembled again.
                 with wrap_os_errors(f"the record of {shard.input.rel}"):
                     self._own_sha256s[shard.input.file_id] = published.record["output"]["sha256"]
                     remove(self._fs, published_file.record_path(self.folder, shard.input))
@@ -372,7 +373,7 @@ class Output:
                 self._folders.ensure(manifest.translated_path(self.folder, input.out_rel).parent)
                 file_record = published_file.assemble(self._fs, self.folder, assembly)
         except StoppedError:
-            # another process may have published the file, and removed its parts, before this one got to it
+            # another process may have published the file in the meantime, and removed its parts
             other_record = published_file.read_record(self._fs, self.folder, input)
             if (
                 other_record is None
@@ -402,8 +403,8 @@ class Output:
             raise MissingError(f"{self.folder.name} is not complete. Run the same command again to translate:\n{lines}")
         if not self.is_complete:
             with wrap_os_errors("manifest.json"):
-                # A run may have been killed after it published a file and before it synced the folder. Sync all these
-                # folders first, so that the manifest never survives a power loss which a published file does not.
+                # A run may have been killed after it published a file and before it synced the folder. Sync the folders
+                # first: after a power loss the manifest must not exist without the published files.
                 for published_folder in dict.fromkeys(
                     published_folder for i in self._inputs for published_folder in self._published_folders(i)
                 ):
@@ -413,7 +414,7 @@ class Output:
             self.is_complete = True
         self.attempts.clear()
         stop_reason.clear(self._fs, self.folder)
-        for input in self._inputs:  # last, when nothing needs the parts any more
+        for input in self._inputs:  # last, because nothing needs the parts from here on
             cleanup.try_remove_parts(self._fs, manifest.file_state_folder(self.folder, input.file_id))
         return summarize(
             self.folder, self._file_records(), time.monotonic() - self._opened_at, self._part_store.num_rows_committed

@@ -39,10 +39,10 @@ class RequestedJob:
 
     job: JobRecord
     auto_keys: frozenset[str] = frozenset()  # keys of the identity whose values are fixed when a folder is created
-    aliases: tuple[JsonDict, ...] = ()  # other identities under which this same job may have been created
+    aliases: tuple[JsonDict, ...] = ()  # other identities with which this same job may have been created
 
     def with_identity_sha256(self, identity_sha256: str) -> JobRecord | None:
-        """Return the requested job under the identity with this digest; None if no version gives it that identity."""
+        """Return the requested job with the identity of this digest; None if no version gives the job that identity."""
         current = (self.job.identity, *self.aliases)
         for identity in chain(current, chain.from_iterable(map(identity_versions.earlier_identities, current))):
             if manifest.digest(identity) == identity_sha256:
@@ -50,7 +50,7 @@ class RequestedJob:
         return None
 
     def with_identity(self, identity: JsonDict) -> JobRecord:
-        """Return the requested job under another identity."""
+        """Return the requested job with another identity."""
         return JobRecord(identity, self.job.inputs, self.job.environment, self.job.created)
 
 
@@ -202,7 +202,7 @@ def read_or_recover_job(fs: Fs, folder: Path, requested: RequestedJob) -> JobRec
 
 
 def _recorded_identities(fs: Fs, folder: Path) -> Iterator[tuple[str, JsonDict | None]]:
-    """Yield the identity digests that records other than `job.json` name, and the identity itself if it is known."""
+    """Yield the identity digest in each record except `job.json`, with the identity itself if it is known."""
     identities: dict[str, JsonDict] = {}
     with contextlib.suppress(StateDamagedError, ValueError):
         value = manifest.read(fs, folder)
@@ -237,7 +237,7 @@ def create_or_open_job(
     Called under the lease.
 
     Raises:
-        IdentityError: Another process created another job in the meantime.
+        IdentityError: Another process has just created a different job here.
         InputChangedError: The list of inputs differs, and on_input_change is not "redo".
     """
     if overwrite:
@@ -270,7 +270,7 @@ def create_or_open_job(
             names = ", ".join(f"translated/{input.out_rel}" for input in removed[:20])
             more = f" and {len(removed) - 20} more" if len(removed) > 20 else ""
             log.warning(
-                "redo folder=%s removes outputs whose inputs are gone or changed: %s%s", folder.name, names, more
+                "redo folder=%s removes outputs whose inputs were removed or changed: %s%s", folder.name, names, more
             )
         for input in removed:
             discard_inputs(fs, folder, [input])

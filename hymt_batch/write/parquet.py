@@ -1,11 +1,11 @@
-"""parquet output: the input's record batches with two columns added; schema, metadata and codec are otherwise kept.
+"""parquet output: the input's record batches, schema, metadata and codec, with two columns added.
 
 `translation` is a string ("" for an error row, as in jsonl); `hymt` is a struct of id, status and flags. The features
 that `datasets` stores in the schema's metadata are extended, so that images, labels and other types load as before.
 From text, csv and tsv the columns are strings. From jsonl they are bool, int64, double or string, whichever holds all
 values of a field; values of no such type (objects, lists, fields of mixed types) become JSON text.
-A row group ends after `row_group_rows` rows or about ROW_GROUP_BYTES; at most one is held in memory. Equal input gives
-equal bytes with the same version of pyarrow.
+A row group ends after `row_group_rows` rows or about ROW_GROUP_BYTES; at most one is held in memory. The same input and
+the same version of pyarrow give the same bytes.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from hymt_batch.write.compressed_stream import NonClosingFile
 from hymt_batch.write.row_values import FieldReader, meta_value, output_text
 
 ROW_GROUP_BYTES = 128 << 20
-_RUN_CHARS = 16 << 20  # values held as Python objects before they are converted to columns
-_CELL_CHARS = 16  # overhead counted per value, besides its characters
+_RUN_CHARS = 16 << 20  # characters held as Python objects before they are converted to columns
+_CELL_CHARS = 16  # overhead of a Python object, counted as this many characters per value
 _CODECS = {"UNCOMPRESSED": "none", "SNAPPY": "snappy", "GZIP": "gzip", "BROTLI": "brotli", "ZSTD": "zstd", "LZ4": "lz4"}
 
 
 def check_schema(rel: str, schema: Any) -> None:
-    """Refuse a column that parquet cannot store, before anything is translated.
+    """Reject a column that parquet cannot store, before anything is translated.
 
     Raises:
         ConfigError: pyarrow cannot write the schema.
@@ -46,7 +46,7 @@ def check_schema(rel: str, schema: Any) -> None:
 
 
 def check_values(rel: str, documents: ReadDocuments) -> None:
-    """Refuse values of a saved dataset that parquet cannot store, before anything is translated.
+    """Reject values of a saved dataset that parquet cannot store, before anything is translated.
 
     Arrow has timestamps in seconds that overflow parquet's milliseconds, and dictionaries of types that parquet lacks.
 
@@ -123,14 +123,14 @@ class ParquetWriter:
         self._fields, self._columns = FieldReader(input.format), columns
         self._writer: Any = None
         self._schema: Any = None
-        # the run: consecutive rows of one batch
+        # the current run: consecutive rows of one batch
         self._batch: Any = None
         self._run_start = 0
         self._cells: list[list[Any]] = [[] for _ in columns]
         self._texts: list[str] = []
         self._metas: list[dict[str, Any]] = []
         self._chars = 0
-        # the row group: finished runs
+        # the current row group: finished runs
         self._runs: list[Any] = []
         self._num_rows = 0
         self._num_bytes = 0
@@ -210,7 +210,7 @@ class ParquetWriter:
         self._writer = pq.ParquetWriter(self._file, self._schema, compression=self._codec())
 
     def _codec(self) -> str:
-        """Return the name of the input's compression codec; zstd where the input has none."""
+        """Return the name of the input's compression codec; zstd if the input has none."""
         import pyarrow.parquet as pq
 
         if not self._same_format or self._input.dataset:
@@ -254,5 +254,5 @@ def _extend_features(metadata: dict[bytes, bytes] | None, translation_field: str
     string = {"dtype": "string", "_type": "Value"}
     # every version of datasets reads a list in brackets; the class name for lists changed in datasets 4.0
     features |= {translation_field: string, meta_field: {"id": string, "status": string, "flags": [string]}}
-    dataset_info.pop("fingerprint", None)  # it describes the input's content
+    dataset_info.pop("fingerprint", None)  # it identifies the input's content
     return {**metadata, key: json.dumps(dataset_info).encode()}

@@ -1,8 +1,8 @@
 """A part file: one header line, then one JSON line per row. Publishing a part is the only commit point of a job.
 
 A part describes itself: its job (identity), its position (file, shard, part), its rows (digests), and checksums of
-header and payload. `decode` verifies everything, so it detects any flipped byte. Does not know where parts are stored
-or when they are written.
+header and payload. `decode` verifies everything, so it detects any flipped byte. Independent of where parts are stored
+and when they are written.
 """
 
 from __future__ import annotations
@@ -40,19 +40,19 @@ class PartHeader:
     """The header of a part."""
 
     identity: str  # sha256 of the job's identity
-    environment: dict[str, Any]  # of the machine that translated it
+    environment: dict[str, Any]  # environment in which it was translated; see identity.py
     file_id: str
     shard: ShardRecord
     part_index: int
     num_parts: int
     num_rows: int
-    rows_digest: str  # over row numbers and source digests; see `rows_digest`
+    rows_digest: str  # digest of row numbers and source digests; see `rows_digest`
     counts: dict[str, int]  # rows by status
     payload_bytes: int
     payload_sha256: str
     uuid: str
-    epoch: int  # of the lease under which it was committed
-    degraded: tuple[str, ...]  # why its text may differ from that of an undisturbed run, such as "oom_split"
+    epoch: int  # epoch of the lease under which it was committed
+    degraded: tuple[str, ...]  # why its text may differ from that of a run without failures, such as "oom_split"
 
 
 def shard_name(index: int) -> str:
@@ -103,7 +103,7 @@ def _encode_rows(rows: Sequence[Row]) -> bytes:
 
 
 def _encode_row_fast(row: Row) -> str:
-    """Like `_encode_row` in a fifth of the time, for a row without lone surrogates."""
+    """Do what `_encode_row` does, five times as fast, for a row without lone surrogates."""
     return (
         f'{{"row":{row.row_index},"digest":"{row.digest.hex()}","status":"{row.status}",'
         f'"flags":[{",".join(map(_encode_string, row.flags))}],"text":{_encode_string(row.text)},'

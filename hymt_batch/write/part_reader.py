@@ -1,7 +1,7 @@
 """Read and verify the parts that a folder already holds, and quarantine those that cannot be used.
 
 Whether a part is committed is decided by opening its planned name, never by listing a folder: on a network file system
-a listing may be stale. Does not know how parts are produced or assembled.
+a listing may be stale. Independent of how parts are produced and assembled.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class VerifiedPart:
-    """What is kept in memory about a verified part. It is small because a job may have 500,000 parts."""
+    """The fields of a verified part that are kept in memory. It is small because a job may have 500,000 parts."""
 
     shard: ShardRecord
     num_parts: int
@@ -55,7 +55,7 @@ class PartReader:
         )
 
     def load(self, file_id: str, shard_index: int, part_index: int) -> tuple[PartHeader, list[Row]] | None:
-        """Return the header and rows of an intact part of this job, or None. Any other part there is quarantined."""
+        """Return the header and rows of an intact part of this job, or None. Quarantines a part that cannot be used."""
         path = self.path(file_id, shard_index, part_index)
         try:
             header_and_rows = self.read(path, file_id, shard_index, part_index)
@@ -64,7 +64,7 @@ class PartReader:
             self.quarantine(path, str(damage))
             return None
         if header_and_rows is not None:
-            if path.parent not in self._synced_folders:  # its writer may have been killed before this fsync
+            if path.parent not in self._synced_folders:  # its writer may have died before this fsync
                 self._fs.fsync_dir(path.parent)
                 self._synced_folders.add(path.parent)
             header = header_and_rows[0]
@@ -112,14 +112,14 @@ class PartReader:
         if (header.file_id, header.shard.index, header.part_index) != (file_id, shard_index, part_index):
             raise PartDamagedError("it belongs to another file, shard or part")
         if not 0 <= part_index < header.num_parts:
-            raise PartDamagedError("its number of parts is too small for its index")
+            raise PartDamagedError("its index is not below its number of parts")
         first, end = header.shard.first_row, header.shard.first_row + header.shard.num_rows
         if rows and not first <= rows[0].row_index <= rows[-1].row_index < end:
             raise PartDamagedError("its rows are outside its shard")
         return header, rows
 
     def shard_record(self, file_id: str, shard_index: int) -> ShardRecord | None:
-        """Return the shard's record if all its parts are there and intact, and together hold each row exactly once."""
+        """Return the shard's record if all its parts exist, are intact, and together hold each row exactly once."""
         first_part = self.load(file_id, shard_index, 0)
         if first_part is None:
             return None
@@ -201,7 +201,7 @@ class PartReader:
         return rows
 
     def changed_rows(self, input: Input, documents: Iterator[Document]) -> RowRanges:
-        """Return the rows whose parts were made from another source; `documents` is a full pass over the input."""
+        """Return the rows whose source differs from that in their parts; `documents` is a full pass over the input."""
         changed = RowRanges()
         digests: dict[int, bytes] = {}
         for shard_index in self.shard_indexes(input.file_id):

@@ -1,6 +1,6 @@
 """Commit parts: write a temporary file, sync it, publish it under its final name, sync the folder. First writer wins.
 
-A part is committed only after the last of these steps. Does not know how files and jobs are composed of parts.
+A part is committed only after the last of these steps. Independent of how files and jobs are composed of parts.
 Explained in docs/architecture.md.
 """
 
@@ -31,7 +31,7 @@ def make_shard_record(shard: Shard) -> ShardRecord:
 
 
 class PartStore:
-    """Knows which parts of a job are committed, and commits new ones."""
+    """Tracks which parts of a job are committed, and commits new ones."""
 
     def __init__(
         self,
@@ -63,10 +63,10 @@ class PartStore:
             return self._reader.shard_record(input.file_id, shard_index)
 
     def has(self, shard: Shard, part: Part) -> bool:
-        """True if a part is committed, intact, and made from exactly these rows; any other part there is quarantined.
+        """True if a part is committed, intact, and was decoded from exactly these rows; any other part is quarantined.
 
         Raises:
-            InputChangedError: It was made from other rows, and on_input_change is not "redo".
+            InputChangedError: The part was decoded from other rows, and on_input_change is not "redo".
         """
         key = (shard.input.file_id, shard.index, part.index)
         with wrap_os_errors(shard.name):
@@ -79,13 +79,13 @@ class PartStore:
             rows_changed = committed_part.shard.sha256 != shard.sha256
             if rows_changed and not self._redo:
                 raise self._rows_changed_error(shard)
-            reason = "it was made from other rows" if rows_changed else "it was planned differently"
+            reason = "it was decoded from other rows" if rows_changed else "it was planned differently"
             self._reader.invalidate(*key)
             self._reader.quarantine(self._reader.path(*key), reason)
             return False
 
     def _rows_changed_error(self, shard: Shard) -> InputChangedError:
-        """Return the error that names the rows of a shard which differ from those its parts were made from."""
+        """Return the error that lists the rows of a shard that differ from the rows its parts were decoded from."""
         changed_rows, committed_digests = RowRanges(), self._reader.source_digests(shard.input, shard.index)
         first, num_rows = shard.first_row, len(shard.documents)
         for row, digest in sorted(committed_digests.items()):
@@ -163,7 +163,7 @@ class PartStore:
             while not (is_ours := publish(self._fs, tmp, path)):
                 self._reader.invalidate(shard.input.file_id, shard.index, part.index)
                 if self.has(shard, part):
-                    break  # the part there is valid; otherwise `has` quarantined it, and the name is free
+                    break  # the existing part is valid; if not, `has` quarantined it, and the name is free
             self._fs.fsync_dir(path.parent)
             return is_ours
         except FileNotFoundError:

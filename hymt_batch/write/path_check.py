@@ -1,7 +1,7 @@
 """Check the paths that a job needs in its output folder, before anything is created there.
 
-A path must be free or already have the right type. A link counts as an obstacle, because it could lead anywhere. Does
-not know what is written to the paths.
+A path must be free or already have the right type. A link counts as an obstacle, because it could lead anywhere.
+Independent of what is written to the paths.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from hymt_batch.storage_error import describe_type
 from hymt_batch.write.published_file import record_path
 
 MAX_NAME_BYTES, MAX_PATH_BYTES = 255, 4095
-"""Most bytes of a name and of a path on common systems; programs that read the output cannot open a longer path."""
+"""Maximum bytes of a name and of a path on common systems; programs that read the output cannot open a longer path."""
 
 MAX_STATE_PATH_BYTES = len("/.hymt/f0123456789abcdef/s0000000/.tmp-p00000-") + 32
-"""Most bytes that a path in `.hymt` adds to that of the output folder."""
+"""Maximum number of bytes that a path in `.hymt` adds to the path of the output folder."""
 
 STATE_FOLDERS = (".hymt", ".hymt/lease", ".hymt/quarantine", ".hymt/attempts", ".hymt/spool")
 FOLDERS = (*STATE_FOLDERS, "translated", "errors", "set_aside")
@@ -72,7 +72,7 @@ def check_state(fs: Fs, folder: Path) -> None:
         try:
             fs.read(folder / name, 0, 1)
         except PermissionError:
-            raise  # a job without read permission is not a damaged one
+            raise  # a missing read permission does not mean that the job is damaged
         except OSError:
             continue
 
@@ -93,7 +93,7 @@ def check_writable(fs: Fs, folder: Path, inputs: Iterable[Input]) -> None:
         state = manifest.file_state_folder(folder, input.file_id)
         translated, errors = manifest.translated_path(folder, input.out_rel), manifest.errors_path(folder, input.rel)
         folders.update((translated.parent, errors.parent, state, *(state / shard for shard in list_names(fs, state))))
-    is_folder: dict[Path, bool] = {folder: True}  # path -> it exists and is a folder
+    is_folder: dict[Path, bool] = {folder: True}  # path -> whether it exists and is a folder
     for path in sorted(folders):
         while not is_folder.setdefault(path, (stat := stat_or_none(fs, path)) is not None and stat.kind == "dir"):
             path = path.parent  # the folder it will be created in
@@ -141,7 +141,7 @@ class _PathChecker:
         self.obstacles: list[tuple[Path, str]] = []
 
     def check_folder(self, path: Path) -> bool:
-        """Return whether a folder and all folders above it exist; add an obstacle if another type is in the way."""
+        """Return whether a folder and all folders above it exist; record an obstacle if one of them is not a folder."""
         if path not in self._is_folder:
             self._is_folder[path] = self.check_folder(path.parent) and self._check_type(path, "dir", "a folder")
         return self._is_folder[path]

@@ -2,7 +2,7 @@
 
 The source is read a second time, and the digest of each row is compared with that of the row that was translated, so
 that the output never mixes two versions of a file. Memory is bounded by one shard. A file is published complete, by
-rename; its record `.hymt/f<id>/file.json` is written next, and is kept when the parts are removed. Does not know jobs.
+rename; its record `.hymt/f<id>/file.json` is written next, and is kept when the parts are removed. Independent of jobs.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ log = logging.getLogger(__name__)
 TMP_PREFIX = ".tmp-final-"
 NOT_SENT_STATUSES = frozenset(
     {Status.BAD_ROW, Status.BAD_ENCODING, Status.BAD_LANGUAGE, Status.TOO_LONG}
-)  # not sent to the model
+)  # statuses of rows that were not sent to the model
 LoadedShard = tuple[list[PartHeader], dict[int, Row]]
 
 
@@ -57,15 +57,15 @@ class Assembly:
     """Everything needed to assemble one translated file."""
 
     input: Input
-    shards: ShardTable  # of every shard
+    shards: ShardTable  # the records of all shards
     load_shard: Callable[[ShardRecord], LoadedShard]  # returns the verified headers and rows of a shard
     read_documents: Callable[[Input], Iterator[Document]]
     preamble: Callable[[Input], Preamble]
     config: WriteConfig
     identity: str
-    check_lease: Callable[[], None]  # raises if nothing may be published any more
+    check_lease: Callable[[], None]  # raises if the lease is lost, so that nothing may be published
     make_folder: Callable[[Path], None]  # creates a folder that survives a power loss
-    # keeps a copy of the file at the output path, unless its sha256 is this one or that of the job's own file
+    # keeps the file at the output path in set_aside/, unless its sha256 is this one or that of the job's own file
     preserve_foreign: Callable[[str], None]
 
 
@@ -167,7 +167,7 @@ class _Tally:
 
 
 def _documents_and_rows(assembly: Assembly, tally: _Tally) -> Iterator[tuple[Document, Row]]:
-    """Yield every document with its translated row, in order.
+    """Yield each document with its committed row, in order.
 
     Raises:
         InputChangedError: The documents are not exactly those of the shards.

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 
-MAX_BUFFERED_CHARS = 1 << 16  # of a cell, before deciding on quotes; a longer cell is always quoted
+MAX_BUFFERED_CHARS = 1 << 16  # buffered to decide whether a cell needs quotes; a longer cell gets quotes
 
 
 def repair_record(
@@ -74,7 +74,7 @@ class _CsvRepair:
         self._state, self._pending = "start", ""
         self._out: list[str] = []
         self._cell: list[str] = []
-        self._cell_chars, self._cell_started = 0, False  # length of the cell; True once its first part is written
+        self._cell_chars, self._cell_started = 0, False  # length so far; True once partly written
 
     def feed(self, piece: str, final: bool = False) -> str:
         data, at = self._pending + piece, 0

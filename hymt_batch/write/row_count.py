@@ -1,4 +1,4 @@
-"""Count the rows of a published file by the rules of its format. Does not know what a row holds."""
+"""Count the rows of a published file by the rules of its format. Does not parse the rows."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The values of one output row, in any format: its translation, its metadata and the user's fields.
 
-Does not know files or the bytes of a format.
+Independent of files and of how a format encodes the values.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from hymt_batch.records import ERROR_STATUSES, LINE_BREAKS, Document, Row, has_l
 from hymt_batch.write import arrow_json
 
 BLANK_FLAG = "blank"
-"""Flag of a row of white space only: the row is copied, not sent to the model."""
+"""Flag of a row without visible characters: the row is copied, not sent to the model."""
 
 _LINE_BREAK = re.compile(f"\r\n|[{LINE_BREAKS}]")
 # legal in JSON, but the first three end a line for some readers, and a lone surrogate has no UTF-8 bytes
@@ -55,7 +55,7 @@ def output_text(document: Document, row: Row, on_error: str) -> str:
 
 
 def source_text(document: Document) -> str:
-    """Return the text of a row; where it is unknown, the whole original row."""
+    """Return the text of a row; if it is unknown, the whole original row."""
     if document.text is not None:
         return document.text
     if document.long_row is not None:
@@ -99,7 +99,7 @@ def to_portable_json(value: Any) -> Any:
 def to_cell(value: Any) -> str | None:
     """Convert a value to text for a csv or tsv field or a string column; null stays None.
 
-    A string stays itself; any other value becomes its JSON. A lone surrogate, which JSON can write and UTF-8 cannot
+    A string is unchanged; any other value becomes JSON. A lone surrogate, which JSON can write and UTF-8 cannot
     encode, becomes its escape.
     """
     if value is None:
@@ -125,7 +125,7 @@ class FieldReader:
         self._rows: list[dict[str, Any]] = []
 
     def read(self, document: Document) -> dict[str, Any] | None:
-        """Return the JSON values by field; None for a row without fields: blank, or impossible to split."""
+        """Return the JSON values by field; None if the row has no fields, because it is blank or cannot be parsed."""
         values: dict[str, Any] | tuple[Any, int] | None = document.values
         if values is None and document.long_row is not None:
             fields: dict[str, Any] = document.long_row.fields()[0]

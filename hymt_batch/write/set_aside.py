@@ -69,7 +69,7 @@ def preserve_foreign(
 
 
 def _is_readable(fs: Fs, path: Path) -> bool:
-    """Return whether a file exists after all: one wrong answer of the file system must not cost a user's work."""
+    """Return whether a file exists after all: a wrong answer of the file system must not destroy a user's work."""
     with contextlib.suppress(FileNotFoundError):
         fs.read(path, 0, 1)
         return True

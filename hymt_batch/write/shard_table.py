@@ -1,4 +1,4 @@
-"""The records of a file's complete shards, packed into a few bytes each: a large job has a hundred thousand shards.
+"""The records of a file's complete shards, packed into a few bytes each: a large job has 100,000 shards.
 
 Separate long-lived objects would also fragment the heap and keep freed memory from returning to the system.
 """
@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 
 from hymt_batch.records import ShardRecord
 
-_RECORD = struct.Struct("<?qqqq32s?")  # is it present, then all fields of a record except its index
+_RECORD = struct.Struct("<?qqqq32s?")  # whether the record is present, then its fields except the index
 
 
 class ShardTable:

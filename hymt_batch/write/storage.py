@@ -1,6 +1,6 @@
 """Check that the file system of an output folder supports the commit protocol and has enough space; create folders.
 
-All checks run before a model is loaded. Does not know jobs or parts.
+All checks run before a model is loaded. Independent of jobs and parts.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from hymt_batch.storage_error import output_folder_error, write_error
 log = logging.getLogger(__name__)
 
 PROBE_PREFIX = "probe-"
-SPACE_FACTOR = 2.2  # output bytes per input byte: the parts, then the assembled file beside them
+SPACE_FACTOR = 2.2  # output bytes per input byte: parts and assembled files exist at the same time
 MIN_FREE_BYTES, MIN_FREE_INODES = 1 << 20, 64  # required for a job of any size
 
 NOT_EXCLUSIVE = "creates a file that already exists (O_EXCL has no effect)"
@@ -32,10 +32,10 @@ TWO_DEVICES = "is split over two devices: .hymt and translated are not on the sa
 
 @dataclass(frozen=True, slots=True)
 class StorageFeatures:
-    """Features of a file system: the first two are required, the others are optional."""
+    """Features of a file system: the first two are required, the last two are optional."""
 
-    exclusive_create: bool  # O_EXCL refuses a name that exists
-    rename_replaces: bool  # rename replaces a file, and a read at once returns the new contents
+    exclusive_create: bool  # O_EXCL rejects a name that exists
+    rename_replaces: bool  # after a rename over a file, a read returns the new contents
     hard_links: bool
     dir_fsync: bool
 
@@ -59,7 +59,7 @@ class DurableFolders:
         """Create a folder below the root, or the root itself.
 
         Raises:
-            OSError: It cannot be created; ENOTDIR if something other than a folder has its name.
+            OSError: It cannot be created; ENOTDIR if the name belongs to something other than a folder.
         """
         if path in self._created:
             return
@@ -88,7 +88,7 @@ class DurableFolders:
         self._created.discard(path)
 
     def forget_all(self) -> None:
-        """Forget all folders, after one of them vanished."""
+        """Forget all folders, after one of them disappeared."""
         self._created.clear()
 
 
@@ -121,11 +121,11 @@ def probe_features(fs: Fs, folder: Path) -> StorageFeatures:
                 fs.unlink(path)
 
 
-MAX_PROBES = 5  # other runs may remove our probe files this often before a failure counts
+MAX_PROBES = 5  # other runs may remove our probe files this often
 
 
 def _probe_with_retries(fs: Fs, folder: Path) -> StorageFeatures:
-    """Like `probe_features`, with retries: a run that considers this one dead may remove our probe files."""
+    """Do what `probe_features` does, with retries, because another run may remove our probe files as leftovers."""
     for _ in range(MAX_PROBES):
         with contextlib.suppress(FileNotFoundError):
             features = probe_features(fs, folder)

@@ -21,9 +21,9 @@ class Summary:
     flags: Mapping[str, int]
     num_source_tokens: int
     num_new_tokens: int
-    seconds: float  # since the output folder was opened
+    seconds: float  # time since the output folder was opened
     num_rows_decoded: int  # committed by this run
-    num_rows_kept: int  # committed by earlier runs, or by others
+    num_rows_kept: int  # committed by earlier runs or by other processes
     outputs: tuple[Path, ...]
     errors: tuple[Path, ...]
 

@@ -1,10 +1,10 @@
 """Measure the overhead of a job over the bare engine on the same rows, and the time of a new process to its first rows.
 
-The bare engine is `decode_prompts` on the parts that the job plans, one after the other, from ids to ids. The job is
-`translate` in this process with the same loaded model, from call to return (folder, lease, reader, tokenizer, plan,
-decoding, checks, commits, published file), without loading and canaries. Both run in turns, so that other load on the
-machine affects both, and both must give the same ids. For every job, the time outside the engine's calls is reported
-too; it does not depend on the noise of another run. Ends with one JSON line.
+The bare engine is `decode_prompts` on the parts that the job plans, one after the other, from prompt ids to output ids.
+The job is `translate` in this process with the same loaded model, from call to return (folder, lease, reader,
+tokenizer, plan, decoding, checks, commits, published file), without loading and canaries. Both run in turns, so that
+other load on the machine affects both, and both must give the same ids. For every job, the time outside the engine's
+calls is reported too; it does not depend on the noise of another run. Ends with one JSON line.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ ROOT = Path(__file__).parents[2]
 COMMON = ["src_lang=en", "tgt_lang=fr", "model=demo", "model.dtype=float32"]
 SHAPES = {
     "demo": ["batch.part_rows=256"],
-    # with random weights every row ends at its limit; the job must not stop for that
+    # with random weights every row ends at its limit; the job must not stop because of that
     "mid": ["batch.part_rows=64", "decode.max_new_tokens=32", "check.stop_rate=1", "check.max_error_rate=1"],
 }
 """Shape of the network -> settings of its jobs."""

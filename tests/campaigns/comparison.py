@@ -2,9 +2,9 @@
 
 The designs are `hymt_batch` with the stub model, a script that appends and skips the ids it already has, a script that
 appends and counts, and datatrove with its inference checkpoints (if $DATATROVE_PYTHON is an interpreter that has
-datatrove). All compute batches of four rows and take the same time for each batch. A kill comes after the same seconds
-of work in all of them, counted from the first row that a process computes. Then each design runs until it is done. Only
-SIGKILL is used; the machine keeps running. Ends with one JSON line.
+datatrove). All compute batches of four rows and take the same time for each batch. Each design is killed after the same
+number of seconds of work, counted from the first row that a process computes. Then each design runs until it is done.
+Only SIGKILL is used; the machine keeps running. Ends with one JSON line.
 """
 
 from __future__ import annotations
@@ -190,7 +190,7 @@ def problem_without_kills(side: str, work: Path) -> str:
 
 
 def run(seed: int, size: int, work: Path) -> dict[str, Any]:
-    """Run `size` jobs of each design and kill each several times; only `hymt_batch` decides whether it passed."""
+    """Run `size` jobs of each design and kill each several times; the campaign passes if `hymt_batch` does."""
     warm.prepare()
     candidates = [side for side in SIDES if side != "datatrove" or os.environ.get(DATATROVE)]
     excluded = {side: why for side in candidates if (why := problem_without_kills(side, work / "tried"))}

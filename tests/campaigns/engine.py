@@ -1,8 +1,8 @@
 """Decode rows of 1 to 2,000 tokens with random ends in the slot engine, which runs out of memory at random steps.
 
 Uses a small network with random weights in float32. No row may be lost, and every text must equal that of `generate` on
-batches of similar lengths; one row in a hundred must also equal that row decoded alone. If the two most likely tokens
-differ only by rounding, either one is correct; such rows are counted as ties. Ends with one JSON line.
+batches of similar lengths; and for one row in a hundred also that of the row decoded alone. If the two most likely
+tokens differ only by rounding, either one is correct; such rows are counted as ties. Ends with one JSON line.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class OutOfMemoryNetwork:
 
 
 def small(seed: int) -> LoadedModel:
-    """Make a network of the demo's shape with few words, so that a row ends by chance after about a hundred tokens."""
+    """Make a network of the demo's shape with a small vocabulary: a row ends by chance after about a hundred tokens."""
     hymt = synthetic.make_model(synthetic.Shape["demo"], "float32", seed)
     tokenizer = Tokenizer(None, None, (), (), frozenset(), (STOP,), 0)
     network = hymt.network

@@ -1,4 +1,4 @@
-"""Run all fault campaigns in chunks. Stop at any moment: the same command continues with the remaining chunks.
+"""Run all fault campaigns in chunks. After a stop at any moment, the same command continues with the remaining chunks.
 
 Each chunk is a separate process with a separate seed (seed + index of the chunk). Its result is one line of
 WORK/results.jsonl, and a chunk that has a line there does not run again. `--quick` runs one small chunk of each

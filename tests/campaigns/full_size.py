@@ -1,9 +1,9 @@
 """Load a model of the real shape with random weights on the CPU, translate a few rows, compare with from_pretrained.
 
 Writes a model folder of the 1.8B (or 7B) shape with random weights and a tokenizer whose control tokens have the real
-ids, and keeps it for later runs. Each side runs in a separate process, so that peak memory is measured separately. The
-text is meaningless; the campaign shows that the shape loads, on which devices, how fast and with what peak memory. Ends
-with one JSON line.
+ids, and keeps it for later runs. hymt-batch and from_pretrained run in separate processes, so that their peak memory is
+measured separately. The text is meaningless; the campaign shows that the shape loads, on which devices, how fast and
+with what peak memory. Ends with one JSON line.
 """
 
 from __future__ import annotations

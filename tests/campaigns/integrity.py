@@ -1,7 +1,7 @@
 """Compares hymt-batch with plain from_pretrained on twelve corruptions of a model folder.
 
-Each side runs in its own process. "plain" is AutoModelForCausalLM and AutoTokenizer.from_pretrained with
-device_map="auto" and eight new tokens; "loads" means that it ended without an error. The last line is JSON.
+hymt-batch and plain loading use separate processes. "plain" is AutoModelForCausalLM and AutoTokenizer.from_pretrained
+with device_map="auto" and eight new tokens; "loads" means that it ended without an error. Ends with one JSON line.
 """
 
 from __future__ import annotations

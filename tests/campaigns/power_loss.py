@@ -21,7 +21,7 @@ from tests.faults import worlds
 from tests.faults.explore import Tally
 from tests.faults.small import simulated
 
-A_WORLD = 1500  # at most so many states of one job before the next job
+A_WORLD = 1500  # maximum number of states of one job before the next job
 DAMAGED = 0.05  # number of damaged states, divided by that of power-loss states
 
 

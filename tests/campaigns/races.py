@@ -2,7 +2,7 @@
 
 Each round starts four processes of the real job whose lease has no effect, so each also removes the temporary files of
 the others; one may be killed, one may be stopped and continue later. In every tenth round the lease works, and each
-runner stands for a different machine: one is stopped for longer than its lease and continues as a zombie, while the
+runner simulates a different machine: one is stopped for longer than its lease and continues as a zombie, while the
 others race to take over. For comparison, the same kills and stops hit a design that appends to a file and stores a
 checkpoint of its length. Ends with one JSON line.
 """
@@ -172,15 +172,15 @@ class Rounds:
             time.sleep(0.001)
         time.sleep(rng.uniform(0.0, 0.1))
         os.kill(owner, signal.SIGSTOP)
-        others = [
+        rivals = [
             warm.start(job, body=on_host(f"node{n}", 0.05), stderr_path=self.stderr_path) for n in range(1, WRITERS)
         ]
         if rng.random() < 0.5:
             time.sleep(rng.uniform(0.0, 1.5 * TTL_S))
-            os.kill(others[0], signal.SIGKILL)
+            os.kill(rivals[0], signal.SIGKILL)
         time.sleep(rng.uniform(1.0, 1.6) * TTL_S)
         os.kill(owner, signal.SIGCONT)
-        codes = [warm.wait(pid) for pid in (owner, *others)]
+        codes = [warm.wait(pid) for pid in (owner, *rivals)]
         self.counts["zombies_stopped"] += codes[0] == ExitCode.STOPPED
         self.counts["zombies_done"] += codes[0] == ExitCode.COMPLETE
         return codes

@@ -1,12 +1,12 @@
 """Show that a change renamed things and reworded texts, and changed no code.
 
 Compares the syntax trees of two commits file by file. Docstrings and comments are left out, imports are compared as
-sets. All else must have the same shape; what may differ are names and the wording of texts:
+sets. Everything else must have the same shape; only names and the wording of texts may differ:
 
-- In one function, class or module, two old variables, attributes or keywords never become one new name.
-  `--table` prints the renames.
-- A text without a space, a dictionary's key and a name in `getattr` and the like only change where a thing of that name
-  was renamed. Other texts may be reworded; the values in an f-string stay the same ones. `--texts` prints them.
+- In one function, class or module, two old variables, attributes or keywords never become one new name. `--table`
+  prints the renames.
+- Texts without a space, dictionary keys and names in `getattr` may change only if something of that name was renamed.
+  Other texts may be reworded; the values in an f-string stay the same ones. `--texts` prints them.
 
     python -m tests.campaigns.same_code BASE [HEAD]
 """
@@ -32,7 +32,7 @@ def git(*arguments: str) -> str:
 
 
 def pairs(base: str, head: str) -> Iterator[tuple[str, str]]:
-    """Paths of each Python file at `base` and at `head`; raises SystemExit where one has no partner."""
+    """Return the paths of each Python file at `base` and at `head`; raise SystemExit if a file has no counterpart."""
     before = git("ls-tree", "-r", "--name-only", base, "--", *FOLDERS).splitlines()
     moved: dict[str, str] = {}
     for line in git("diff", "--name-status", "-M20%", "-l0", base, head, "--", *FOLDERS).splitlines():
@@ -56,7 +56,7 @@ class Scope:
 
 @dataclass
 class Comparison:
-    """What differs in one pair of files."""
+    """The differences between two versions of a file."""
 
     path: str
     errors: list[str] = field(default_factory=list)
@@ -93,8 +93,8 @@ class Comparison:
             if len(old) != len(new):
                 self.error(parent, f"{len(old)} became {len(new)} in {type(parent).__name__}")
                 return
-            for one, other in zip(old, new, strict=True):
-                self.compare(one, other, parent)
+            for old_item, new_item in zip(old, new, strict=True):
+                self.compare(old_item, new_item, parent)
         elif old != new:
             self.error(parent, f"{old!r} became {new!r}")
 
@@ -104,7 +104,7 @@ class Comparison:
             return Counter(type(part.value).__name__ for part in parts if isinstance(part, ast.FormattedValue))
 
         if not isinstance(old, (ast.JoinedStr, ast.Constant)) or not isinstance(new, (ast.JoinedStr, ast.Constant)):
-            self.error(parent, "a text became something else")
+            self.error(parent, "a text was replaced by an expression that is not a text")
             return
         if values(old) != values(new):
             self.error(old, f"other values in a text: {ast.unparse(old)} became {ast.unparse(new)}")
@@ -114,8 +114,8 @@ class Comparison:
         news = [part for part in getattr(new, "values", []) if isinstance(part, ast.FormattedValue)]
         shapes = [shape(part) for part in olds], [shape(part) for part in news]
         if shapes[0] == shapes[1]:
-            for one, other in zip(olds, news, strict=False):
-                self.nodes(one, other)
+            for old_part, new_part in zip(olds, news, strict=False):
+                self.nodes(old_part, new_part)
 
     def nodes(self, old: ast.AST, new: ast.AST) -> None:
         if isinstance(old, ast.Assign) and ast.unparse(old.targets[0]) in ("__slots__", "__all__"):
@@ -139,8 +139,8 @@ class Comparison:
             elif name in ("name", "module", "kwd_attrs") or name == "type_comment":
                 continue
             elif name == "names" and isinstance(old, (ast.Global, ast.Nonlocal)):
-                for one, other in zip(first, second, strict=True):
-                    self.rename(one, other, new)
+                for old_name, new_name in zip(first, second, strict=True):
+                    self.rename(old_name, new_name, new)
             elif isinstance(old, ast.Constant) and name == "value":
                 if first != second:
                     if isinstance(first, str) and isinstance(second, str):
@@ -161,19 +161,19 @@ class Comparison:
 
     def bodies(self, old: list[ast.stmt], new: list[ast.stmt], parent: ast.AST) -> None:
         kinds = (ast.Import, ast.ImportFrom)
-        one, other = ([node for node in body if not isinstance(node, kinds)] for body in (old, new))
+        old_nodes, new_nodes = ([node for node in body if not isinstance(node, kinds)] for body in (old, new))
         self.imports.append((imported(old), imported(new)))
-        self.compare(one, other, parent)
+        self.compare(old_nodes, new_nodes, parent)
 
 
 def words(node: ast.AST) -> list[str]:
-    """The constant pieces of a text."""
+    """Return the constant pieces of a text."""
     pieces = getattr(node, "values", [node])
     return [piece.value for piece in pieces if isinstance(piece, ast.Constant)]
 
 
 def owner(node: ast.AST) -> str | None:
-    """Whose name it is: "" for a variable, "self." for an attribute of self; None where the file does not show it."""
+    """Return "" for a variable, "self." for an attribute of self, and None for another object's attribute."""
     if isinstance(node, ast.Attribute):
         return "self." if isinstance(node.value, ast.Name) and node.value.id == "self" else None
     return None if isinstance(node, ast.keyword) else ""
@@ -184,7 +184,7 @@ def shape(node: ast.AST) -> str:
 
 
 def strip(node: ast.AST) -> None:
-    """Take the docstrings of a function, class or module out, those of its constants too."""
+    """Remove the docstrings of a function, class or module, and those of its constants."""
     body = getattr(node, "body", None)
     if isinstance(body, list):
         kept = [
@@ -247,12 +247,12 @@ def main() -> int:
         num_texts += len(comparison.texts)
         for line, old, new in comparison.words:
             pieces = [*zip(old.replace("/", ".").split("."), new.replace("/", ".").split("."), strict=False)]
-            if any(one != other and (one, other) not in renamed for one, other in pieces):
-                errors.append(f"{comparison.path}:{line}: the text {old!r} became {new!r}, and nothing was renamed so")
+            if any(first != second and (first, second) not in renamed for first, second in pieces):
+                errors.append(f"{comparison.path}:{line}: the text {old!r} became {new!r}, but no name changed so")
         for old_list, new_list in comparison.listed:
             if len(old_list.elts) != len(new_list.elts):  # type: ignore[attr-defined]
                 errors.append(
-                    f"{comparison.path}:{new_list.lineno}: another number of names in {ast.unparse(new_list)}"
+                    f"{comparison.path}:{new_list.lineno}: the number of names changed in {ast.unparse(new_list)}"
                 )
         for before, after in comparison.imports:
             mapped = {mapping(name, modules, renamed, after) for name in before}
@@ -276,7 +276,7 @@ def dotted(path: str) -> str:
 
 
 def mapping(name: str, modules: dict[str, str], renamed: set[tuple[str, str]], after: set[str]) -> str:
-    """An imported name as it must be after the renames."""
+    """Return the expected name of an import after the renames."""
     if name in modules:
         return modules[name]
     if f"tests.{name.partition('.')[0]}" in modules:  # tests import one another without their package

@@ -1,7 +1,7 @@
 """Measure what commits cost, and how long a job with many parts takes to resume. Ends with one JSON line.
 
 Commits: a job with the demo model, syncs included; the seconds in `Output.commit`, and their share of the job's time.
-Resume: a job with the stub model and one row in each part is killed in its last part and run again. Reported are the
+Resume: a job with the stub model and one row in each part is killed in its last part and run again. The results are the
 seconds from the start of the job (after imports) to the first decoded row, for the resumed job and for a new one, and
 to the end of the resumed job. The run that creates the parts does not sync; the timed run does.
 """

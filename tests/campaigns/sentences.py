@@ -1,6 +1,6 @@
-"""Draw sentences of comments, docstrings and messages at random, to be read by somebody who is new to the project.
+"""Draw sentences of comments, docstrings and messages at random, for a reader who is new to the project.
 
-A figure for plain language: of 40 sentences, at most two should need a second reading. Prints each with its place.
+A measure of plain language: of 40 sentences, at most two should need a second reading. Prints the location of each.
 
     python -m tests.campaigns.sentences --seed 20261128
 """
@@ -19,18 +19,18 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 MIN_WORDS = 5
-"""Fewer words than these are a label, not a sentence."""
+"""A text of fewer words is a label, not a sentence."""
 
 
 def texts(path: Path) -> Iterator[tuple[int, str, str]]:
-    """Line, kind and text of every comment, docstring and message of a file; `{}` stands for a value."""
+    """Yield line, kind and text of every comment, docstring and message of a file; `{}` stands for a value."""
     source = path.read_text(encoding="utf-8")
     lines: dict[int, str] = {}
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         if token.type == tokenize.COMMENT and not re.match(r"# (noqa|type:|fmt:)", token.string):
-            alone = not token.line[: token.start[1]].strip()
-            before = lines.pop(token.start[0] - 1, None) if alone else None
-            lines[token.start[0]] = f"{before or ''} {token.string.lstrip('# ')}".strip()
+            own_line = not token.line[: token.start[1]].strip()
+            previous = lines.pop(token.start[0] - 1, None) if own_line else None
+            lines[token.start[0]] = f"{previous or ''} {token.string.lstrip('# ')}".strip()
     yield from ((line, "comment", text) for line, text in lines.items())
     docstrings = set()
     tree = ast.parse(source)
@@ -53,12 +53,12 @@ def texts(path: Path) -> Iterator[tuple[int, str, str]]:
 
 
 def sentences(path: Path) -> Iterator[tuple[str, str]]:
-    """Where each sentence of a file is, and the sentence."""
+    """Yield the location and the text of each sentence of a file."""
     for line, kind, text in texts(path):
         for paragraph in re.split(r"\n\s*\n|\n\s*[-*] |\n\s+(?=\w+: )", text):
             for sentence in re.split(r"(?<=[.:;!?])\s+(?=[A-Z])", " ".join(paragraph.split())):
-                plain = len(re.findall(r"[A-Za-z]{2,}", sentence)) >= MIN_WORDS and " " in sentence
-                if plain and not re.search(r"^\s*(import|from|def|with)\b|[\\^]\w|\(\?", sentence):
+                is_sentence = len(re.findall(r"[A-Za-z]{2,}", sentence)) >= MIN_WORDS and " " in sentence
+                if is_sentence and not re.search(r"^\s*(import|from|def|with)\b|[\\^]\w|\(\?", sentence):
                     yield f"{path.relative_to(ROOT)}:{line} ({kind})", sentence
 
 
@@ -71,10 +71,10 @@ def main() -> None:
         ["git", "ls-files", "hymt_batch", "jobs", "tests"], cwd=ROOT, capture_output=True, text=True, check=True
     )
     paths = [ROOT / name for name in listed.stdout.splitlines() if name.endswith(".py")]
-    every = [found for path in paths for found in sentences(path)]
-    print(f"seed={options.seed} sentences={len(every)}")
-    for number, (where, sentence) in enumerate(random.Random(options.seed).sample(every, options.size), 1):
-        print(f"{number:2}. {where}\n    {sentence}")
+    drawn_from = [located for path in paths for located in sentences(path)]
+    print(f"seed={options.seed} sentences={len(drawn_from)}")
+    for index, (location, sentence) in enumerate(random.Random(options.seed).sample(drawn_from, options.size), 1):
+        print(f"{index:2}. {location}\n    {sentence}")
 
 
 if __name__ == "__main__":

@@ -147,12 +147,14 @@ def preempt(how: str, pid: int, victim: kills.Victim, stderr_path: Path, rng: ra
         os.kill(pid, rng.choice([signal.SIGTERM, signal.SIGUSR1, signal.SIGINT]))
         return warm.wait(pid)
     os.killpg(pid, signal.SIGSTOP)
-    other = warm.start(victim.job, body=on_failing_fs(f"{victim.source} other {rng.random()}"), stderr_path=stderr_path)
+    rival_pid = warm.start(
+        victim.job, body=on_failing_fs(f"{victim.source} other {rng.random()}"), stderr_path=stderr_path
+    )
     time.sleep(3 * kills.TTL_S)
     os.killpg(pid, signal.SIGCONT)
     time.sleep(kills.TTL_S)
-    os.killpg(other, signal.SIGKILL)
-    warm.wait(other)
+    os.killpg(rival_pid, signal.SIGKILL)
+    warm.wait(rival_pid)
     os.killpg(pid, signal.SIGKILL)
     return warm.wait(pid)
 

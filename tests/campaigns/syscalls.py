@@ -56,7 +56,7 @@ class Point:
 def under_strace(
     begin: Callable[[Callable[[], object]], int], log: Path, calls: Sequence[str], inject: str = ""
 ) -> int:
-    """Start a process, attach strace when it calls the function that `begin` gets, and return its exit code."""
+    """Attach strace to a process while it waits in the function passed to `begin`; return its exit code."""
     ready, go = os.pipe()
     pid = begin(lambda: os.read(ready, 1))
     command = ["strace", "-f", "-y", "-s", "0", "-o", str(log), "-e", f"trace={','.join(calls)}"]
@@ -222,7 +222,7 @@ def run(seed: int, size: int, work: Path) -> dict[str, Any]:
 
 
 def run_errors(seed: int, size: int, work: Path) -> dict[str, Any]:
-    """Inject `size` errors, chosen by the seed, for one call or from one call on; 0: each error at each call."""
+    """Inject `size` errors, chosen by the seed, into one call or all calls from then on; 0: each error at each call."""
     traced_job = prepare_job(work)
     calls = traced_job.calls([*CHANGING, *READING])
     points = [Point(*call, error, stays) for call in calls for error in ERRORS for stays in (False, True)]

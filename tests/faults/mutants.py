@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import random
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -92,7 +93,7 @@ def _() -> Any:
     return patched((SimFS, "fsync_dir", lambda self, path: True))
 
 
-@mutant("a new folder is not synced in the one above")
+@mutant("the parent of a new folder is not synced")
 def _() -> Any:
     original = DurableFolders.ensure
 
@@ -120,7 +121,7 @@ def _() -> Any:
     return patched((PartStore, "_publish", publish))
 
 
-@mutant("a part that is found is taken as durable")
+@mutant("an existing part counts as durable without a sync")
 def _() -> Any:
     original = PartReader.load
 
@@ -173,12 +174,12 @@ def _() -> Any:
     return patched((PartStore, "commit", commit), (PartStore, "has", has))
 
 
-@mutant("a published file is trusted by its record")
+@mutant("a published file is trusted because its record exists")
 def _() -> Any:
     return patched((published_file, "is_intact", lambda fs, folder, record: True))
 
 
-@mutant("parts are collected before the manifest")
+@mutant("parts are removed before the manifest is written")
 def _() -> Any:
     original = Output.finalize
 
@@ -214,7 +215,7 @@ def _() -> Any:
     return patched((Output, "finish_skipped_shard", finish_record))
 
 
-@mutant("a manifest stays while its files are rebuilt")
+@mutant("the old manifest stays while its files are rebuilt")
 def _() -> Any:
     def remove(fs: Any, path: Path) -> None:
         if path.name != "manifest.json":
@@ -228,7 +229,7 @@ def _() -> Any:
     return patched((published_file, "tmp_path", lambda path: path))
 
 
-@mutant("a temporary name is used again")
+@mutant("a temporary name is reused")
 def _() -> Any:
     same = SimpleNamespace(uuid4=lambda: SimpleNamespace(hex="0" * 32))
     return patched((part_store, "uuid", same), (published_file, "uuid", same))
@@ -248,10 +249,10 @@ def _() -> Any:
 @mutant("a job resumes by counting its parts")
 def _() -> Any:
     def has(self: PartStore, shard: Shard, part: Part) -> bool:
-        found = sum(1 for _ in self._reader.part_indexes(shard.input.file_id, shard.index)) > part.index
-        if found:
+        committed = sum(1 for _ in self._reader.part_indexes(shard.input.file_id, shard.index)) > part.index
+        if committed:
             self._mark_committed(shard, part)
-        return found
+        return committed
 
     return patched((PartStore, "has", has))
 
@@ -293,7 +294,7 @@ def _() -> Any:
     return patched((set_aside, "preserve_foreign", lambda *_: None))
 
 
-@mutant("a changed file is replaced before its copy is durable")
+@mutant("a changed file is replaced before its copy is synced")
 def _() -> Any:
     original = set_aside._preserve
 
@@ -307,25 +308,25 @@ def _() -> Any:
 SEEN_BY = {
     "a file is not synced": "power loss",
     "a folder is not synced": "power loss",
-    "a new folder is not synced in the one above": "power loss",
+    "the parent of a new folder is not synced": "power loss",
     "a part counts before its folder is synced": "power loss",
-    "a part that is found is taken as durable": "kill, then power loss",
+    "an existing part counts as durable without a sync": "kill, then power loss",
     "the names of published files are not synced before the manifest": "kill, then power loss",
     "a part is trusted without its checksum": "damage",
     "a done flag is trusted": "kill",
-    "a published file is trusted by its record": "damage",
-    "parts are collected before the manifest": "kill",
+    "a published file is trusted because its record exists": "damage",
+    "parts are removed before the manifest is written": "kill",
     "the manifest is written first": "kill",
-    "a manifest stays while its files are rebuilt": "redo",
+    "the old manifest stays while its files are rebuilt": "redo",
     "a file is written in place": "kill",
-    "a temporary name is used again": "take-over",
+    "a temporary name is reused": "take-over",
     "every temporary file is deleted at the start": "take-over",
     "a job resumes by counting its parts": "damage",
     "the plan depends on the parts that exist": "power loss",
     "identity is ignored": "another job",
     "a failed sync is tried again on the same file": "storage errors",
     "a changed file is replaced without a copy": "edited file",
-    "a changed file is replaced before its copy is durable": "edited file",
+    "a changed file is replaced before its copy is synced": "edited file",
 }
 HARMLESS = "the lease is never checked"
 
@@ -389,8 +390,8 @@ def _(folder: Path, rng: random.Random, tally: Tally, size: int) -> None:
 
 @harness("redo")
 def _(folder: Path, rng: random.Random, tally: Tally, size: int) -> None:
-    for _ in range(4):  # the old job was finished, or killed at one of two earlier moments
-        worlds.explore(folder, rng, tally, worlds.redo, Explorer, size // 4)
+    for num_steps in (*worlds.REDO_STEPS, worlds.REDO_STEPS[0]):
+        worlds.explore(folder, rng, tally, partial(worlds.redo, num_steps=num_steps), Explorer, size // 4)
 
 
 @harness("damage")
@@ -405,8 +406,8 @@ def _(folder: Path, rng: random.Random, tally: Tally, size: int) -> None:
     seed = rng.random()
     world = make("another job", folder, random.Random(seed))
     solve(world)
-    other = make("another job", folder, random.Random(seed))
-    other.identity = {**world.identity, "decode": {"method": "other"}}
+    other_world = make("another job", folder, random.Random(seed))
+    other_world.identity = {**world.identity, "decode": {"method": "other"}}
     for _ in range(max(1, size // 20)):
         fs = SimFS()
         part_way(fs, world, rng.choice([40, 60, 80, 1000]))
@@ -415,7 +416,7 @@ def _(folder: Path, rng: random.Random, tally: Tally, size: int) -> None:
         tally.counts["other jobs"] += 1
         before = final_bytes(fs)
         try:
-            run(fs, other, Seen())
+            run(fs, other_world, Seen())
             tally.fail(["I4: a job continues in the folder of a different job"], str(HOME))
         except IdentityError:
             if final_bytes(fs) != before:

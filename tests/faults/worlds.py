@@ -69,12 +69,16 @@ def overwrite(folder: Path, rng: random.Random) -> World:
     old = make("overwrite", folder, rng, mark="-old")
     old.identity = {**old.identity, "decode": {"method": "other"}}
     world = make("overwrite", folder, rng, start=old.start, options={"overwrite": True})
-    part_way(old.start, old, rng.choice([60, 80, 1000]))
+    part_way(old.start, old, rng.choice(REDO_STEPS))
     world.older = final_bytes(old.start)
     return world
 
 
-def redo(folder: Path, rng: random.Random) -> World:
+REDO_STEPS = (1000, 60, 80)
+"""Changes of the file system after which the job of `redo` stopped; at 1000 it was finished."""
+
+
+def redo(folder: Path, rng: random.Random, num_steps: int | None = None) -> World:
     """The folder of the same job with a different input, finished or not, in which the job starts with redo."""
     seed = rng.random()
     old = make("redo", folder, random.Random(seed), mark="-old")
@@ -82,7 +86,7 @@ def redo(folder: Path, rng: random.Random) -> World:
     world.identity = old.identity
     world.shard_rows, world.part_rows = old.shard_rows, old.part_rows
     world.__post_init__()
-    part_way(old.start, old, rng.choice([60, 80, 1000]))
+    part_way(old.start, old, num_steps or rng.choice(REDO_STEPS))
     world.older = final_bytes(old.start)
     return world
 

@@ -12,7 +12,7 @@ BATCH_TOKENS = 512
 """Tokens per forward pass, prompts included. The attention mask has this many rows."""
 
 POLL_S = 1.0
-"""Seconds between two checks that the manager still runs."""
+"""Seconds between checks that the manager is still running."""
 
 
 def continuous_engine(hymt: LoadedModel, max_rows: int) -> Engine:
@@ -26,14 +26,14 @@ def continuous_engine(hymt: LoadedModel, max_rows: int) -> Engine:
 
     Raises:
         ImportError: This version of transformers has no continuous batching.
-        RuntimeError: It has no limit of new tokens per row. When the engine runs: the manager or a row failed.
+        RuntimeError: It cannot limit the new tokens of each row. When the engine runs: the manager or a row failed.
     """
     from transformers import GenerationConfig
     from transformers.generation.configuration_utils import ContinuousBatchingConfig
     from transformers.generation.continuous_batching import ContinuousBatchingManager
 
     if "max_new_tokens" not in inspect.signature(ContinuousBatchingManager.add_request).parameters:
-        raise RuntimeError("this version of transformers has no limit of new tokens per row")
+        raise RuntimeError("this version of transformers cannot limit the new tokens of each row")
     if not hasattr(hymt.network, "continuous_batching_context_manager"):
         raise RuntimeError("this version of transformers does not support continuous batching for this network")
 

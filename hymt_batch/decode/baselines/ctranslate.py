@@ -18,7 +18,7 @@ from hymt_batch.model.prepare import LoadedModel
 
 
 def ctranslate2_engine(hymt: LoadedModel, max_rows: int, num_threads: int) -> Engine:
-    """Make a CTranslate2 engine: batches sorted by length, a cached common prefix, each row ended at its limit.
+    """Make a CTranslate2 engine: batches sorted by length, a cached common prefix; each row ends at its limit.
 
     Args:
         hymt: The network.
@@ -57,7 +57,7 @@ def ctranslate2_engine(hymt: LoadedModel, max_rows: int, num_threads: int) -> En
             )
             batch_tokens = [list(result.sequences_ids[0]) for result in results]
             if [len(ids) for ids in batch_tokens] != [work.output_lengths[n] for n in group]:
-                raise RuntimeError("CTranslate2 generated rows of different lengths than requested")
+                raise RuntimeError("CTranslate2 generated rows whose lengths differ from those requested")
             for index, ids in zip(group, batch_tokens, strict=True):
                 tokens[index] = ids
         return tokens
@@ -95,7 +95,7 @@ def _write_model(network: Any, folder: str) -> None:
     base = gguf_file.rope_base(config)
     qwen_config = Qwen3Config(
         **{name: getattr(config, name) for name in names},
-        rope_theta=base,  # transformers 4 reads this one
+        rope_theta=base,  # read by transformers 4; version 5 reads rope_parameters
         rope_parameters={"rope_type": "default", "rope_theta": base},
     )
     weights = {}

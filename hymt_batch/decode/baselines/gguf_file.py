@@ -1,8 +1,8 @@
-"""Write a network's unchanged weights in llama.cpp's file format, for the llama.cpp baseline. Does not know engines.
+"""Write a network's unchanged weights in llama.cpp's file format, for the llama.cpp baseline.
 
 llama.cpp's graph of `hunyuan-dense` rotates the halves of a head (neox style), as transformers does, so queries and
-keys need no reordering. It normalises them after the rotation, and uses the embedding as output matrix if there is
-none in the file.
+keys need no reordering. It normalises them after the rotation, and uses the embedding as output matrix if the file has
+none.
 Source: llama.cpp's converter, which folds a fixed alpha into the base of the rotation, as transformers does.
 """
 

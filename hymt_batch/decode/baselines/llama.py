@@ -5,7 +5,8 @@ row's prefill runs together with the next step of the other rows, as in llama.cp
 
 Measured (0.3.36, one core, 96 rows of `mid`): separate caches per sequence take 0.5 to 0.6 of the time of a unified
 cache. Flash attention rounds more: in float32 scores differ from those of transformers by 1e-2 with it, and by 1e-5
-without it. So it is off in float32, with a float32 cache, and on in bfloat16, with llama.cpp's default half precision.
+without it. So flash attention is off in float32, with a float32 cache, and on in bfloat16, with llama.cpp's default
+half-precision cache.
 """
 
 from __future__ import annotations
