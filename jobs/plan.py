@@ -192,7 +192,7 @@ def recommend(choices: Sequence[StrategyOption], devices: DeviceInventory) -> st
         return "device_map=cpu: no GPU" if by_name["cpu"].fits else "nothing: the memory is too small for this model"
     if replicate.fits:
         speedup = f": replicate gives {replicate.replicas}x the throughput of a split" if replicate.replicas > 1 else ""
-        return f"device_map=replicate: fits one {gib(max(d.free_bytes for d in devices.gpus))} card{speedup}"
+        return f"device_map=replicate: fits one {gib(max(d.free_bytes for d in devices.gpus))} GPU{speedup}"
     if by_name["balanced"].fits:
         return f"device_map=balanced: fits {len(by_name['balanced'].devices)} GPUs together, but no single GPU"
     if by_name["offload"].fits:
