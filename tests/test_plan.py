@@ -36,7 +36,7 @@ def test_a_plan_shows_where_each_layer_goes(capsys: pytest.CaptureFixture[str]) 
     assert "published shape" in out
     for line in ("model.embed_tokens, lm_head", "model.layers.0-17", "model.layers.18-31"):
         assert line in out
-    assert "recommended  device_map=replicate: fits one 24.00 GiB card: replicate gives 2x the throughput" in out
+    assert "recommended  device_map=replicate: fits one 24.00 GiB GPU: replicate gives 2x the throughput" in out
 
 
 def test_a_plan_can_be_printed_as_json(capsys: pytest.CaptureFixture[str]) -> None:
@@ -73,7 +73,7 @@ def test_a_strategy_that_does_not_fit_is_reported_with_those_that_do() -> None:
 @pytest.mark.parametrize(
     ("model", "devices", "recommended"),
     [
-        ("hy_mt1.5_1.8b", "[8GiB]", "device_map=replicate: fits one 8.00 GiB card"),
+        ("hy_mt1.5_1.8b", "[8GiB]", "device_map=replicate: fits one 8.00 GiB GPU"),
         ("hy_mt1.5_7b", "[80GiB,80GiB,80GiB]", "replicate gives 3x"),
         ("hy_mt1.5_7b", "[8GiB,cpu:64GiB]", "device_map=offload"),
         ("hy_mt2_30b_a3b", "[4x24GiB]", "device_map=balanced: fits 4 GPUs together"),
