@@ -435,10 +435,10 @@ def test_an_invalid_generation_prompt_is_refused_with_the_choices() -> None:
 @pytest.mark.parametrize("model", ["hunyuan_mt_chimera_7b", "hunyuan_mt_chimera_7b_fp8"])
 def test_a_model_whose_prompt_takes_candidates_is_refused_before_anything_runs(model: str) -> None:
     message = refusal("source.path=x", "tgt_lang=fr", f"model={model}")
-    assert "several candidates" in message
+    assert "several candidate translations" in message
     assert "Set model=hunyuan_mt_7b." in message
-    assert "several candidates" in refusal("source.path=x", "tgt_lang=fr", f"model=hunyuan_mt_7b,{model}", points=True)
-    with pytest.raises(ConfigError, match="several candidates"):
+    assert "several candidate translations" in refusal("source.path=x", "tgt_lang=fr", f"model=hunyuan_mt_7b,{model}", points=True)
+    with pytest.raises(ConfigError, match="several candidate translations"):
         config.load("plan", ["source.path=x", "tgt_lang=fr", f"model={model}", "probe=true"])
     assert config.load("plan", [f"model={model}"]).model.family.value == "hunyuan_mt_chimera"
     assert config.load("doctor", [f"model={model}"]).model.family.value == "hunyuan_mt_chimera"
