@@ -30,18 +30,23 @@ from jobs import translate
 ROOT = Path(__file__).parent.parent.parent
 MIB = 1 << 20
 
+# VmHWM, not ru_maxrss: a new process starts with the ru_maxrss of the process that started it
 READ = """
-import resource, sys
+import sys
 from collections import Counter
+from pathlib import Path
 from hymt_batch.source import stream
+def peak_kib():
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0])
 config = stream.SourceConfig(path=sys.argv[1])
 (input,) = stream.find_inputs(config)
-start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+start = peak_kib()
 if sys.argv[2] == "bare":
     import pyarrow.parquet
-    start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    start = peak_kib()
 statuses = Counter(document.status.value for document, _ in stream.read_full_documents(input, config, [input]))
-grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - start
+grown = peak_kib() - start
 print(*(f"{status}={count}" for status, count in sorted(statuses.items())), grown // 1024)
 """
 
