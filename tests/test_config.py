@@ -437,7 +437,8 @@ def test_a_model_whose_prompt_takes_candidates_is_refused_before_anything_runs(m
     message = refusal("source.path=x", "tgt_lang=fr", f"model={model}")
     assert "several candidate translations" in message
     assert "Set model=hunyuan_mt_7b." in message
-    assert "several candidate translations" in refusal("source.path=x", "tgt_lang=fr", f"model=hunyuan_mt_7b,{model}", points=True)
+    swept = refusal("source.path=x", "tgt_lang=fr", f"model=hunyuan_mt_7b,{model}", points=True)
+    assert "several candidate translations" in swept
     with pytest.raises(ConfigError, match="several candidate translations"):
         config.load("plan", ["source.path=x", "tgt_lang=fr", f"model={model}", "probe=true"])
     assert config.load("plan", [f"model={model}"]).model.family.value == "hunyuan_mt_chimera"
