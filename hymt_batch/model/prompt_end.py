@@ -32,7 +32,7 @@ def last_token(folder: Path, *, add_generation_prompt: bool) -> tuple[str, int] 
     try:
         return _last_token(folder, add_generation_prompt)
     except Exception as error:  # tokenizers raises bare Exceptions, jinja2 its own; a plan works without the token
-        log.info("%s: the last token of the prompt is unknown: %s", folder, first_line(error))
+        log.info("last_prompt_token=unknown folder=%s reason=%r", folder, first_line(error))
         return None
 
 

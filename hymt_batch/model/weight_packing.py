@@ -125,7 +125,7 @@ def _matches_plain(layers: list[Any]) -> bool:
                     log.warning("packed products differ from plain ones by %.1e: weights are not packed", float(error))
                     return False
     except (RuntimeError, NotImplementedError) as error:
-        log.info("weights are not packed: %s", str(error).partition("\n")[0])
+        log.info("weights are not packed: reason=%r", str(error).partition("\n")[0])
         return False
     return True
 
