@@ -136,8 +136,7 @@ def corpus_lines(corpus: dict[str, Any], probe: ProbeResult | None) -> list[str]
         f"probe    {probe.rows:,} rows in {probe.batches} batches, {probe.seconds:.0f} s: "
         f"{probe.source_tokens_per_s:,.0f} source tokens/s",
         f"         time for the corpus with one process: {format_duration(middle)} ({format_duration(low)} to "
-        f"{format_duration(high)}), "
-        f"{hours[1]:.3g} device-hours ({hours[0]:.3g} to {hours[2]:.3g})",
+        f"{format_duration(high)}), {hours[1]:.3g} device-hours ({hours[0]:.3g} to {hours[2]:.3g})",
     ]
 
 

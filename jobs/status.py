@@ -242,8 +242,7 @@ def render(job_status: JobStatus) -> str:
         liveness = {True: "alive", False: "dead", None: f"last heartbeat {job_status.holder['beat_age_s']} s ago"}
         lines.append(
             f"  held by   process {job_status.holder['pid']} on {job_status.holder['host']} since "
-            f"{job_status.holder['since']}, "
-            f"{liveness[job_status.holder_alive]}"
+            f"{job_status.holder['since']}, {liveness[job_status.holder_alive]}"
         )
     if job_status.ended is not None and job_status.state not in ("running", "complete"):
         stop_record = job_status.ended

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from findings import wrong_levels
 
 from hymt_batch.doctor import distributed
 from hymt_batch.doctor.finding import Finding, Level
@@ -23,13 +24,6 @@ TORCHRUN = {
     "MASTER_PORT": "29500",
 }
 BATCH = {"SLURM_JOB_ID": "12", "SLURM_NTASKS": "1", "SLURM_PROCID": "0", "SLURM_JOB_GPUS": "0,1"}
-
-
-def wrong(findings: list[Finding]) -> list[tuple[str, Level]]:
-    for finding in findings:
-        is_problem = finding.level in (Level.WARN, Level.FAIL)
-        assert is_problem == bool(finding.id) == bool(finding.fix), finding
-    return [(finding.id, finding.level) for finding in findings if finding.id]
 
 
 def check(
@@ -60,7 +54,7 @@ def test_a_launcher_with_one_process_is_ok(env: dict[str, str]) -> None:
 @pytest.mark.fault(47)
 def test_torchrun_with_a_split_model_fails_with_the_number_of_copies() -> None:
     findings = check(TORCHRUN, "auto", splits=True)
-    assert wrong(findings) == [("D1", Level.FAIL)]
+    assert wrong_levels(findings) == [("D1", Level.FAIL)]
     assert "torchrun starts 4 processes" in findings[0].seen
     assert "same 2 GPUs: 4 copies would share every GPU" in findings[0].seen
     assert "hymt-batch translate" in findings[0].fix
@@ -87,7 +81,7 @@ def test_on_several_machines_only_the_processes_of_this_one_share_its_gpus() -> 
 def test_several_processes_with_one_command_are_reported(env: dict[str, str], launcher: str, num: int) -> None:
     findings = check(env)
     # tasks of srun and mpirun may each have their own name=; all processes of torchrun share one command line
-    assert wrong(findings) == [("D1", Level.FAIL if launcher == "torchrun" else Level.WARN)]
+    assert wrong_levels(findings) == [("D1", Level.FAIL if launcher == "torchrun" else Level.WARN)]
     assert f"{launcher} starts {num} processes" in findings[0].seen
     assert "end with exit 5" in findings[0].seen
     assert str(num - 1) in findings[0].seen
@@ -95,7 +89,7 @@ def test_several_processes_with_one_command_are_reported(env: dict[str, str], la
 
 def test_a_batch_script_with_several_tasks_gets_a_warning_about_srun() -> None:
     findings = check({**BATCH, "SLURM_NTASKS": "4"})
-    assert wrong(findings) == [("D1", Level.WARN)]
+    assert wrong_levels(findings) == [("D1", Level.WARN)]
     assert findings[0].fix.startswith("srun --ntasks=1 ")
 
 
@@ -114,7 +108,7 @@ def test_a_real_torchrun_is_recognised(tmp_path: Path) -> None:
         pytest.skip(f"torchrun does not work here: {process.stderr.decode()[-200:]}")
     for rank in ("0", "1"):
         findings = check(json.loads((tmp_path / rank).read_text()), "balanced", splits=True)
-        assert wrong(findings) == [("D1", Level.FAIL)]
+        assert wrong_levels(findings) == [("D1", Level.FAIL)]
         assert "starts 2 processes" in findings[0].seen
 
 
@@ -122,7 +116,7 @@ def test_a_real_torchrun_is_recognised(tmp_path: Path) -> None:
 @pytest.mark.parametrize("value", ["", "two", "1.0", "-1", "２"])
 def test_a_launcher_variable_that_is_not_a_number_is_reported(name: str, value: str) -> None:
     findings = check({name: value})
-    assert wrong(findings) == [("D2", Level.WARN)]
+    assert wrong_levels(findings) == [("D2", Level.WARN)]
     assert findings[0].seen.startswith(f"{name}={value!r} is not a number")
     assert findings[0].fix == f"unset {name}"
 
@@ -133,12 +127,12 @@ def test_a_launcher_variable_that_is_not_a_number_is_reported(name: str, value: 
      {"LOCAL_RANK": "2", "LOCAL_WORLD_SIZE": "2"}],
 )  # fmt: skip
 def test_a_rank_outside_its_world_is_reported(env: dict[str, str]) -> None:
-    assert wrong(check(env)) == [("D2", Level.WARN)]
+    assert wrong_levels(check(env)) == [("D2", Level.WARN)]
 
 
 def test_a_world_size_without_an_address_is_reported_as_left_over() -> None:
     findings = check({"WORLD_SIZE": "4"})
-    assert wrong(findings) == [("D2", Level.WARN)]
+    assert wrong_levels(findings) == [("D2", Level.WARN)]
     assert "MASTER_ADDR" in findings[0].seen
 
 
@@ -148,19 +142,19 @@ def test_invisible_gpus_of_a_slurm_job_are_reported(name: str, value: str | None
     env = {"SLURM_JOB_ID": "12", name: "2"}
     if value is not None:
         env["CUDA_VISIBLE_DEVICES"] = value
-    assert wrong(check(env, num_gpus=0)) == [(id, Level.FAIL)]
-    assert wrong(check(env, num_gpus=1)) == []
-    assert wrong(check(env, "cpu", num_gpus=0)) == []
+    assert wrong_levels(check(env, num_gpus=0)) == [(id, Level.FAIL)]
+    assert wrong_levels(check(env, num_gpus=1)) == []
+    assert wrong_levels(check(env, "cpu", num_gpus=0)) == []
 
 
 def test_an_unknown_number_of_gpus_is_not_reported_as_missing() -> None:
-    assert wrong(check({"SLURM_JOB_ID": "12", "SLURM_JOB_GPUS": "0"}, num_gpus=None)) == []
+    assert wrong_levels(check({"SLURM_JOB_ID": "12", "SLURM_JOB_GPUS": "0"}, num_gpus=None)) == []
     (finding,) = check(TORCHRUN, "auto", splits=True, num_gpus=None)
     assert "over the same GPUs: 4 copies" in finding.seen
 
 
 def test_a_slurm_job_without_gpus_is_ok() -> None:
-    assert wrong(check({"SLURM_JOB_ID": "12", "SLURM_GPUS_ON_NODE": "0"}, num_gpus=0)) == []
+    assert wrong_levels(check({"SLURM_JOB_ID": "12", "SLURM_GPUS_ON_NODE": "0"}, num_gpus=0)) == []
 
 
 @pytest.mark.parametrize(
@@ -169,7 +163,7 @@ def test_a_slurm_job_without_gpus_is_ok() -> None:
 )
 def test_accelerate_settings_that_contradict_a_device_map_are_reported(name: str, value: str) -> None:
     findings = check({name: value})
-    assert wrong(findings) == [("D5", Level.WARN)]
+    assert wrong_levels(findings) == [("D5", Level.WARN)]
     assert findings[0].fix == f"unset {name}"
 
 
@@ -194,14 +188,14 @@ def test_gpus_with_peer_access_are_ok() -> None:
         return True
 
     (finding,) = distributed.check_interconnect(["cuda:0", "cuda:2", "cuda:3"], peers, H100, {})
-    assert wrong([finding]) == []
+    assert wrong_levels([finding]) == []
     assert queried == [(0, 2), (0, 3), (2, 0), (2, 3), (3, 0), (3, 2)]
     assert "NCCL is not needed" in finding.seen
 
 
 def test_each_direction_without_peer_access_is_named() -> None:
     findings = distributed.check_interconnect(TWO, lambda source, target: source == 0, H100, {})
-    assert wrong(findings) == [("C20", Level.WARN)]
+    assert wrong_levels(findings) == [("C20", Level.WARN)]
     assert "(P2P) for 1->0:" in findings[0].seen
 
 
@@ -214,7 +208,7 @@ def test_an_error_in_torch_counts_as_no_peer_access() -> None:
     def refuses(source: int, target: int) -> bool:
         raise AssertionError("Invalid device id")
 
-    assert wrong(distributed.check_interconnect(TWO, refuses, H100, {})) == [("C20", Level.WARN)]
+    assert wrong_levels(distributed.check_interconnect(TWO, refuses, H100, {})) == [("C20", Level.WARN)]
 
 
 @pytest.mark.parametrize(
@@ -224,7 +218,7 @@ def test_an_error_in_torch_counts_as_no_peer_access() -> None:
 )  # fmt: skip
 def test_consumer_gpus_that_report_peer_access_get_a_warning(name: str, consumer: bool) -> None:
     findings = distributed.check_interconnect(TWO, lambda *_: True, [name] * 2, {})
-    assert wrong(findings) == ([("C20", Level.WARN)] if consumer else [])
+    assert wrong_levels(findings) == ([("C20", Level.WARN)] if consumer else [])
     assert not consumer or "device_map=single" in findings[-1].fix
 
 

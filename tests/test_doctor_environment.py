@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from findings import wrong
 
 from hymt_batch.doctor import cuda, environment
 from hymt_batch.doctor.environment import installed_version, requirements
@@ -20,15 +21,6 @@ from hymt_batch.model.nvidia import Gpu, NvidiaInfo
 A, B = "GPU-aaaaaaaa-1111", "GPU-bbbbbbbb-1111"
 H100, SECOND_H100, T4 = Gpu(0, A, "H100", 1, 1, (9, 0)), Gpu(1, B, "H100", 1, 1, (9, 0)), Gpu(1, B, "T4", 1, 1, (7, 5))
 P40, UNKNOWN = Gpu(0, A, "P40", 1, 1, (6, 1)), Gpu(0, A, "GB10", 0, 0, None)
-
-
-def wrong(findings: list[Finding]) -> list[tuple[str, Level, str]]:
-    """Return the warnings and failures as (id, level, check); each must have a fix, and no other finding may."""
-    for finding in findings:
-        is_problem = finding.level in (Level.WARN, Level.FAIL)
-        assert is_problem == bool(finding.id) == bool(finding.fix), finding
-        assert finding.seen
-    return [(finding.id, finding.level, finding.check) for finding in findings if finding.id]
 
 
 def versions_with(**versions: str | None) -> Callable[[str], str | None]:

@@ -8,20 +8,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from findings import wrong_levels
 
 from hymt_batch.doctor import machine
-from hymt_batch.doctor.finding import Finding, Level
+from hymt_batch.doctor.finding import Level
 from hymt_batch.model import memory
 from hymt_batch.model.memory import CgroupLimit
 
 GIB = 1 << 30
-
-
-def wrong(findings: list[Finding]) -> list[tuple[str, Level]]:
-    for finding in findings:
-        is_problem = finding.level in (Level.WARN, Level.FAIL)
-        assert is_problem == bool(finding.id) == bool(finding.fix), finding
-    return [(finding.id, finding.level) for finding in findings if finding.id]
 
 
 @pytest.mark.parametrize(
@@ -29,7 +23,7 @@ def wrong(findings: list[Finding]) -> list[tuple[str, Level]]:
 )
 def test_memory_needs_a_fifth_more_than_the_weights(needed: int, level: Level | None) -> None:
     findings = machine.check_memory(10 * GIB, needed, "weights on the CPU")
-    assert wrong(findings) == ([("G1", level)] if level else [])
+    assert wrong_levels(findings) == ([("G1", level)] if level else [])
     assert findings[0].seen.startswith(f"10.00 GiB left, weights on the CPU: {needed / GIB:.2f} GiB")
 
 
@@ -37,7 +31,7 @@ def test_memory_needs_a_fifth_more_than_the_weights(needed: int, level: Level | 
 def test_a_cgroup_limit_that_applies_is_named() -> None:
     limit = CgroupLimit("/sys/fs/cgroup/job", 4 * GIB, 3 * GIB)
     findings = machine.check_memory(10 * GIB, 3 * GIB + 1, "weights", limit)
-    assert wrong(findings) == [("G1", Level.FAIL)]
+    assert wrong_levels(findings) == [("G1", Level.FAIL)]
     assert "3.00 GiB left" in findings[0].seen
     assert "(limit of the cgroup /sys/fs/cgroup/job: 4.00 GiB)" in findings[0].seen
     assert "sbatch --mem" in findings[0].fix
@@ -124,15 +118,15 @@ def small(tmp_path: Path) -> Iterator[Path]:
 
 def test_small_shared_memory_is_reported_with_the_jobs_it_affects(small: Path) -> None:
     findings = machine.check_shared_memory(small)
-    assert wrong(findings) == [("G2", Level.WARN)]
+    assert wrong_levels(findings) == [("G2", Level.WARN)]
     assert "this matters only with several workers or NCCL" in findings[0].seen
     assert "--shm-size" in findings[0].fix
-    assert wrong(machine.check_shared_memory(small, needed=1 << 19)) == []
+    assert wrong_levels(machine.check_shared_memory(small, needed=1 << 19)) == []
 
 
 def test_too_little_shared_memory_is_reported(tmp_path: Path) -> None:
-    assert wrong(machine.check_shared_memory(tmp_path, needed=1 << 62)) == [("G2", Level.WARN)]
-    assert wrong(machine.check_shared_memory(tmp_path, needed=0)) == []
+    assert wrong_levels(machine.check_shared_memory(tmp_path, needed=1 << 62)) == [("G2", Level.WARN)]
+    assert wrong_levels(machine.check_shared_memory(tmp_path, needed=0)) == []
 
 
 def test_missing_shared_memory_is_skipped(tmp_path: Path) -> None:

@@ -13,23 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from findings import wrong
 
 from hymt_batch import manifest
 from hymt_batch.doctor import storage
-from hymt_batch.doctor.finding import Finding, Level
+from hymt_batch.doctor.finding import Level
 from hymt_batch.fs import LINK_UNSUPPORTED_ERRNOS, OS_FS, OsFs
 from hymt_batch.write import lease as leases
 from hymt_batch.write.storage import check_storage
 
 MIB = 1 << 20
-
-
-def wrong(findings: list[Finding]) -> list[tuple[str, Level, str]]:
-    for finding in findings:
-        is_problem = finding.level in (Level.WARN, Level.FAIL)
-        assert is_problem == bool(finding.id) == bool(finding.fix), finding
-        assert finding.seen
-    return [(finding.id, finding.level, finding.check) for finding in findings if finding.id]
 
 
 def tree(folder: Path) -> list[str]:

@@ -88,8 +88,7 @@ def _duplicate_job(
         gpus = f"{num_gpus} GPUs" if num_gpus else "GPUs"
         seen = (
             f"{launcher} starts {num_processes} processes, and device_map={strategy} makes each of them split the "
-            "model over the "
-            f"same {gpus}: {num_local} copies would share every GPU"
+            f"model over the same {gpus}: {num_local} copies would share every GPU"
         )
         return Finding(
             "processes", Level.FAIL, seen, f"{SINGLE_PROCESS_FIX} (optionally with device_map=replicate)", "D1"
@@ -97,14 +96,12 @@ def _duplicate_job(
     if launcher != "torchrun":  # each may have its own name= and source.path=; if not, the lease protects the folder
         seen = (
             f"{launcher} starts {num_processes} processes: correct if each has its own name=; otherwise "
-            f"{num_processes - 1} of them end "
-            "with exit 5"
+            f"{num_processes - 1} of them end with exit 5"
         )
         return Finding("processes", Level.WARN, seen, SINGLE_PROCESS_FIX, "D1")
     seen = (
         f"{launcher} starts {num_processes} processes of the same job: one gets the lease, {num_processes - 1} end "
-        "with exit 5, and "
-        f"{launcher} then stops the running one"
+        f"with exit 5, and {launcher} then stops the running one"
     )
     return Finding("processes", Level.FAIL, seen, SINGLE_PROCESS_FIX, "D1")
 

@@ -125,8 +125,8 @@ def compare(first: Tensor, second: Tensor, dtype: str, label: str) -> float:
         raise PreflightError(
             f"The loaded model gives different answers for {label}: they differ by {difference:.2g} of the logits' "
             f"spread, and rounding in {dtype} explains at most {TOLERANCE[dtype]:g}. Set decode.engine=generate and "
-            "model.attention=eager; with several GPUs "
-            "set device_map=single and check their peer-to-peer copies (NCCL_P2P_DISABLE=1, IOMMU and ACS off).",
+            "model.attention=eager; with several GPUs set device_map=single and check their peer-to-peer copies "
+            "(NCCL_P2P_DISABLE=1, IOMMU and ACS off).",
             id="C20",
         )
     return difference
