@@ -17,11 +17,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from hymt_batch import job_name, validate
+from hymt_batch.cli import job_name, validate
+from hymt_batch.cli.override import Override, OverrideParser, collect_settings, single_line_errors
+from hymt_batch.cli.sweep import expand_sweep
 from hymt_batch.errors import ConfigError, PreflightError, UsageError
-from hymt_batch.override import Override, OverrideParser, collect_settings, single_line_errors
 from hymt_batch.schema import JOBS, OPTIONAL_SETTINGS, BenchJob, DoctorJob, InspectJob, PlanJob, TranslateJob, VerifyJob
-from hymt_batch.sweep import expand_sweep
 
 EXAMPLE_OVERRIDES = {"tgt_lang": "tgt_lang=fr", "source.path": "source.path=corpus.txt", "name": "name=demo"}
 """Missing setting -> the example override that the error message shows."""

@@ -11,7 +11,7 @@ from enum import Enum
 from typing import Any
 
 from hymt_batch.batch import BatchConfig
-from hymt_batch.check import CheckConfig
+from hymt_batch.check.settings import CheckConfig
 from hymt_batch.decode.settings import DecodeConfig
 from hymt_batch.device_map.settings import DeviceMapConfig
 from hymt_batch.errors import ConfigError

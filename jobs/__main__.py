@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from hymt_batch import help_text as pages
 from hymt_batch import sanitize, streams
+from hymt_batch.cli import help_text as pages
 from hymt_batch.errors import ExitCode, HymtError, UsageError, wrap_exception
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ def dispatch(arguments: Sequence[str]) -> ExitCode:
     elif command_line.completion is not None:
         if command_line.completion != "bash":
             raise UsageError(f"--completion {command_line.completion} is not available. Write --completion bash.")
-        from hymt_batch.shell_completion import SCRIPT
+        from hymt_batch.cli.shell_completion import SCRIPT
 
         streams.print_result(SCRIPT, end="")
     elif command_line.job is None:
@@ -151,7 +151,7 @@ def parse_arguments(arguments: Sequence[str], jobs: Sequence[str]) -> CommandLin
         elif word in ("--run", "-r", "--resolve"):
             continue  # Hydra's flags for what hymt-batch does by default
         else:
-            from hymt_batch.override_syntax import sort_by_similarity
+            from hymt_batch.cli.override_syntax import sort_by_similarity
 
             flags = sort_by_similarity(flag, [spelling.split(" ")[-1] for spelling in FLAG_SPELLINGS])
             raise UsageError(f"{word} is not a flag of hymt-batch. Flags: {', '.join(flags)}.")
@@ -166,7 +166,7 @@ def find_job(name: str, jobs: Sequence[str]) -> str:
     """Return `name` if it is a job; else raise UsageError with the most similar one."""
     if name in jobs:
         return name
-    from hymt_batch.override_syntax import close_matches, path_exists, sort_by_similarity
+    from hymt_batch.cli.override_syntax import close_matches, path_exists, sort_by_similarity
 
     matches = close_matches(name, jobs)
     hint = f" Did you mean {matches[0]}?" if matches else ""
@@ -277,8 +277,8 @@ def report_interrupt() -> ExitCode:
 
 def print_completions(arguments: Sequence[str], jobs: Sequence[str]) -> None:
     """Print completions for bash; the arguments are its command line, the cursor and its word breaks."""
-    from hymt_batch import config, schema, shell_completion
-    from hymt_batch.override import collect_settings
+    from hymt_batch import config, schema
+    from hymt_batch.cli import override, shell_completion
 
     if len(arguments) != 3 or not arguments[1].isdigit():
         raise UsageError("--complete is only for the completion script. Write --completion bash to print that script.")
@@ -290,7 +290,7 @@ def print_completions(arguments: Sequence[str], jobs: Sequence[str]) -> None:
         current,
         jobs,
         flags,
-        {job: collect_settings(fields) for job, fields in schema.JOBS.items()},
+        {job: override.collect_settings(fields) for job, fields in schema.JOBS.items()},
         {job: config.group_choices(job) for job in schema.JOBS},
     )
     streams.print_names(shell_completion.bash_replies(completions, current, raw, quote, word_breaks))

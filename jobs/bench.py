@@ -17,10 +17,10 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from hymt_batch import streams
-from hymt_batch.decode import benchmark
-from hymt_batch.decode.baselines.factory import make_baselines
+from hymt_batch.bench import benchmark
+from hymt_batch.bench.baselines.factory import make_baselines
+from hymt_batch.bench.roofline import measure_roofline
 from hymt_batch.decode.cuda_graph_runner import CudaGraphRunner, unsupported_reason
-from hymt_batch.decode.roofline import measure_roofline
 from hymt_batch.decode.sequence import Counters
 from hymt_batch.device_map import table
 from hymt_batch.errors import ExitCode, PreflightError

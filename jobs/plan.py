@@ -16,7 +16,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from hymt_batch import batch, plan_report, prompt, sanitize, segment, streams
-from hymt_batch.decode import probe
+from hymt_batch.bench import probe
 from hymt_batch.device_map import table
 from hymt_batch.device_map.network_spec import NetworkSpec
 from hymt_batch.device_map.placement import Placement
@@ -27,8 +27,8 @@ from hymt_batch.model import files as model_files
 from hymt_batch.model import tokenizer as tokenizing
 from hymt_batch.model.files import ModelFiles
 from hymt_batch.plan_report import PlanReport, ProbeResult, StrategyOption
-from hymt_batch.progress import Reporter, escape_line
-from hymt_batch.replica import Replica
+from hymt_batch.run.progress import Reporter, escape_line
+from hymt_batch.run.replica import Replica
 from hymt_batch.source import stream
 from hymt_batch.source.corpus_stats import CorpusStats, compute_corpus_stats
 

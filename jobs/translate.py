@@ -16,11 +16,14 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from hymt_batch import batch, executor, prompt, segment, signals, stderr_capture, stdin_job, streams
+from hymt_batch import batch, prompt, segment, signals, streams
 from hymt_batch.doctor import preflight
 from hymt_batch.doctor.explain import explain_errors
 from hymt_batch.errors import ExitCode, StoppedError
-from hymt_batch.identity import (
+from hymt_batch.model import prepare
+from hymt_batch.records import ERROR_STATUSES, PLAN_VERSION, Document, Input, Prompt, Rejection, Shard
+from hymt_batch.run import executor, stderr_capture, stdin_job
+from hymt_batch.run.identity import (
     alias_identities,
     auto_keys,
     build_environment,
@@ -29,11 +32,9 @@ from hymt_batch.identity import (
     stored_plan_version,
     with_generation_prompt,
 )
-from hymt_batch.launch.watchdog import Watchdog
-from hymt_batch.model import prepare
-from hymt_batch.part_tracker import PartTracker
-from hymt_batch.progress import Progress, Reporter, escape_line, render_summary
-from hymt_batch.records import ERROR_STATUSES, PLAN_VERSION, Document, Input, Prompt, Rejection, Shard
+from hymt_batch.run.part_tracker import PartTracker
+from hymt_batch.run.progress import Progress, Reporter, escape_line, render_summary
+from hymt_batch.run.watchdog import Watchdog
 from hymt_batch.source import stream
 from hymt_batch.write import formats, published_file
 from hymt_batch.write.output import Output, Summary

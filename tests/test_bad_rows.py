@@ -17,8 +17,8 @@ from campaigns import stub
 from pyarrow import parquet
 
 from hymt_batch import config as settings
-from hymt_batch.progress import Reporter
 from hymt_batch.records import Row, Status
+from hymt_batch.run.progress import Reporter
 from hymt_batch.source import stream
 from hymt_batch.write import formats
 from hymt_batch.write.output import OnError, WriteConfig

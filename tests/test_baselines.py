@@ -7,9 +7,9 @@ import json
 import pytest
 
 from hymt_batch import config, schema
-from hymt_batch.decode import benchmark
-from hymt_batch.decode.baselines import factory, gguf_file
-from hymt_batch.decode.benchmark import Workload
+from hymt_batch.bench import benchmark
+from hymt_batch.bench.baselines import factory, gguf_file
+from hymt_batch.bench.benchmark import Workload
 from hymt_batch.errors import ConfigError
 from hymt_batch.model import synthetic
 from hymt_batch.model.prepare import LoadedModel

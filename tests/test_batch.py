@@ -10,11 +10,13 @@ from conftest import Bytes, documents
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hymt_batch import batch, check, part_tracker, prompt, segment
+from hymt_batch import batch, prompt, segment
 from hymt_batch.batch import BatchBudget, BatchConfig, PartLimits
+from hymt_batch.check import assemble
 from hymt_batch.errors import ConfigError
 from hymt_batch.prompt import PromptConfig
 from hymt_batch.records import PLAN_VERSION, Part, Translation
+from hymt_batch.run import part_tracker
 from hymt_batch.segment import SegmentConfig
 
 rows = st.lists(st.one_of(st.none(), st.text("ab \n", max_size=40)), max_size=40)
@@ -67,7 +69,7 @@ def test_rows_with_equal_prompts_are_equal_and_each_keeps_its_own_white_space() 
         Translation(part_prompt, part_prompt.segment.text.upper(), "stop", num_new_tokens=3)
         for part_prompt in part.prompts
     ]
-    rows = check.assemble_rows(part, source_rows, translations, {}, part_tracker.join, one_line=True)
+    rows = assemble.assemble_rows(part, source_rows, translations, {}, part_tracker.join, one_line=True)
     assert [row.text for row in rows] == [text.upper() for text in texts] + ["HI."]
     assert [row.num_new_tokens for row in rows] == [3, 0, 0, 3, 6, 0, 3]
     (part,) = batch.plan_parts(source_rows, prompts, PartLimits(1000, 1 << 20, 100, 10_000, plan=1))

@@ -7,7 +7,8 @@ import json
 import pytest
 
 from hymt_batch import config
-from hymt_batch.decode import benchmark, graph, roofline
+from hymt_batch.bench import benchmark, roofline
+from hymt_batch.decode import graph
 from hymt_batch.decode.sequence import Counters
 from hymt_batch.errors import ConfigError, ExitCode, PreflightError, UsageError
 from hymt_batch.model import synthetic

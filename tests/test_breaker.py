@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from hymt_batch.breaker import CircuitBreaker
-from hymt_batch.check import CheckConfig
+from hymt_batch.check.settings import CheckConfig
 from hymt_batch.decode.generate import Completion
 from hymt_batch.errors import ConfigError, ExitCode, PreflightError
 from hymt_batch.records import Row, Status
+from hymt_batch.run.breaker import CircuitBreaker
 from tests.campaigns import stub
 from tests.test_workers import corpus, run, texts
 

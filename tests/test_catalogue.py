@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 
 from hymt_batch import schema
+from hymt_batch.cli.override import collect_settings
 from hymt_batch.doctor import catalogue
 from hymt_batch.errors import UsageError
 from hymt_batch.model import files, transformers_compat
-from hymt_batch.override import collect_settings
 from tests import corruptions
 from tests.corruptions import edit, weights
 

@@ -12,10 +12,12 @@ from conftest import documents
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hymt_batch import check, part_tracker, segment
-from hymt_batch.check import CheckConfig
+from hymt_batch import segment
+from hymt_batch.check import assemble, checks, loops, retry
+from hymt_batch.check.settings import CheckConfig
 from hymt_batch.demo import grammar
 from hymt_batch.records import LINE_BREAKS, Part, Prompt, Rejection, Row, Segment, Status, Translation
+from hymt_batch.run import part_tracker
 
 
 def translated(text: str, source: str = "Hello there", reason: str = "stop", document: int = 0) -> Translation:
@@ -28,8 +30,8 @@ def joined(segments: object, texts: object, tgt_lang: str) -> str:
 
 
 def row_of(translation: Translation, source: str = "Hello there", *, one_line: bool = True) -> Row:
-    flagged = check.flag_and_retry([translation], lambda prompts, attempt: [], CheckConfig())
-    (row,) = check.assemble_rows(Part(0, 1, (0,)), documents([source]), flagged, {}, joined, one_line=one_line)
+    flagged = retry.flag_and_retry([translation], lambda prompts, attempt: [], CheckConfig())
+    (row,) = assemble.assemble_rows(Part(0, 1, (0,)), documents([source]), flagged, {}, joined, one_line=one_line)
     return row
 
 
@@ -62,8 +64,8 @@ def test_a_row_that_was_stopped_in_a_loop_is_flagged() -> None:
 def test_a_segment_with_a_low_log_probability_is_flagged_if_min_logprob_is_set() -> None:
     unsure, sure = (replace(translated("Bonjour"), mean_logprob=mean) for mean in (-2.0, -1.0))
     config = CheckConfig(min_logprob=-1.5)
-    assert check.flag_translation(unsure, config).flags == ("low_logprob",)
-    assert check.flag_translation(sure, config).flags == check.flag_translation(unsure, CheckConfig()).flags == ()
+    assert checks.flag(unsure, config).flags == ("low_logprob",)
+    assert checks.flag(sure, config).flags == checks.flag(unsure, CheckConfig()).flags == ()
 
 
 def test_an_unchanged_number_is_not_a_copy() -> None:
@@ -104,7 +106,9 @@ def test_line_breaks_around_a_text_and_between_segments_are_not_a_difference() -
             Translation(Prompt(part, "in#1", (1,), 1, "fr"), part.text.upper(), "stop") for part in segments
         ]
         assert len(segments) == (2 if max_tokens < 100 else 1)
-        (row,) = check.assemble_rows(Part(0, 1, (0,)), rows, translations, rejected, part_tracker.join, one_line=False)
+        (row,) = assemble.assemble_rows(
+            Part(0, 1, (0,)), rows, translations, rejected, part_tracker.join, one_line=False
+        )
         assert (row.text, row.flags) == (source.upper(), ())
 
 
@@ -116,14 +120,14 @@ def test_a_row_without_a_translation_has_no_line_breaks_to_compare() -> None:
 @pytest.mark.parametrize("text", ["Hmm, hmm, hmm, hmm.", "abcabcabc", "!!!!!!!!!!", "la la la", "x" * 9])
 @pytest.mark.fault(71)
 def test_loops_are_detected(text: str) -> None:
-    assert check.has_loop(text, 3)
+    assert loops.has_loop(text, 3)
 
 
 @pytest.mark.parametrize(
     "text", ["", "ab", "He said that that was it.", "2020 2021 2022", "a   b", "...", "wait... what"]
 )
 def test_ordinary_text_is_not_a_loop(text: str) -> None:
-    assert not check.has_loop(text, 3)
+    assert not loops.has_loop(text, 3)
 
 
 def looping(rng: random.Random, human_texts: list[str]) -> str:
@@ -143,23 +147,23 @@ def test_the_fast_scan_misses_no_loop(repeats: int) -> None:
     human = [bulletin.fr for bulletin in grammar.sample(11, 300)]
     for _ in range(20):
         texts = [looping(rng, human) if rng.random() < 0.5 else rng.choice(human) for _ in range(200)]
-        loops = {index for index, text in enumerate(texts) if check.has_loop(text, repeats)}
-        assert loops <= check.loop_suspects(texts, repeats)
+        loops = {index for index, text in enumerate(texts) if loops.has_loop(text, repeats)}
+        assert loops <= loops.loop_suspects(texts, repeats)
         num_loops += len(loops)
     assert num_loops > 300
 
 
 def test_the_fast_scan_clears_human_texts_and_copies_of_one_text() -> None:
     human = [bulletin.fr for bulletin in grammar.sample(12, 1000)]
-    assert len(check.loop_suspects(human, 3)) < 50
-    assert not check.loop_suspects([human[0]] * 1000, 3)
+    assert len(loops.loop_suspects(human, 3)) < 50
+    assert not loops.loop_suspects([human[0]] * 1000, 3)
 
 
 def test_a_long_part_is_scanned_in_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(check, "_MAX_BULK_CHARS", 5000)
+    monkeypatch.setattr(loops, "_MAX_BULK_CHARS", 5000)
     texts = [f"{index} {bulletin.de}" for index, bulletin in enumerate(grammar.sample(13, 400))]
     texts[3] = texts[399] = "nein, nein, nein, nein, "
-    flagged = check.flag_and_retry([translated(text) for text in texts], lambda prompts, attempt: [], CheckConfig())
+    flagged = retry.flag_and_retry([translated(text) for text in texts], lambda prompts, attempt: [], CheckConfig())
     assert [index for index, translation in enumerate(flagged) if "loop" in translation.flags] == [3, 399]
 
 
@@ -176,13 +180,13 @@ def test_hard_flags_are_retried_with_a_new_seed_and_the_first_good_attempt_is_ke
         text = "" if attempt == 1 else "Bonjour"
         return [Translation(translated("").prompt, text, "stop", attempt=attempt)]
 
-    (kept,) = check.flag_and_retry([translated("")], decode_again, CheckConfig(max_attempts=4))
+    (kept,) = retry.flag_and_retry([translated("")], decode_again, CheckConfig(max_attempts=4))
     assert attempts == [1, 2]
     assert (kept.text, kept.attempt, kept.flags) == ("Bonjour", 2, ("retried",))
 
 
 def test_rows_that_were_not_sent_to_the_model_have_their_reason() -> None:
-    rows = check.assemble_rows(
+    rows = assemble.assemble_rows(
         Part(0, 1, (0, 1, 2)),
         documents(["   ", None, "long"]),
         [],
@@ -200,7 +204,7 @@ def test_rows_that_were_not_sent_to_the_model_have_their_reason() -> None:
 
 def test_equal_texts_share_one_translation() -> None:
     part = Part(0, 1, (0, 1), copies={1: 0})
-    rows = check.assemble_rows(part, documents(["Hi", "Hi"]), [translated("Salut", "Hi")], {}, joined, one_line=True)
+    rows = assemble.assemble_rows(part, documents(["Hi", "Hi"]), [translated("Salut", "Hi")], {}, joined, one_line=True)
     assert [row.text for row in rows] == ["Salut", "Salut"]
     assert [row.num_new_tokens for row in rows] == [3, 0]
 
@@ -211,7 +215,7 @@ def test_a_row_of_several_segments_combines_their_flags_and_adds_their_counts() 
         replace(translated("deux"), flags=("loop", "control_token")),
         replace(translated("trois"), flags=("retried",), attempt=1),
     ]
-    (row,) = check.assemble_rows(Part(0, 1, (0,)), documents(["one two three"]), segments, {}, joined, one_line=True)
+    (row,) = assemble.assemble_rows(Part(0, 1, (0,)), documents(["one two three"]), segments, {}, joined, one_line=True)
     assert (row.text, row.flags) == ("un deux trois", ("control_token", "loop", "retried"))
     assert (row.attempts, row.num_source_tokens, row.num_new_tokens) == (3, 6, 9)
 
@@ -221,11 +225,11 @@ BREAKS = re.compile(rf"\s*[{LINE_BREAKS}]+\s*")
 
 @given(st.text(st.sampled_from("ab \t\n\r\v\x1c\x85\u2028\u3000\u200b"), max_size=12))
 def test_line_breaks_with_the_white_space_around_them_become_one_space(text: str) -> None:
-    assert check.join_lines(text) == BREAKS.sub(" ", text)
+    assert assemble.join_lines(text) == BREAKS.sub(" ", text)
 
 
 def test_lines_of_white_space_are_joined_in_linear_time() -> None:
     """A regular expression took quadratic time."""
     start = time.process_time()
-    assert check.join_lines(" " * 1_000_000 + "a\n" + " " * 1_000_000 + "b") == " " * 1_000_000 + "a b"
+    assert assemble.join_lines(" " * 1_000_000 + "a\n" + " " * 1_000_000 + "b") == " " * 1_000_000 + "a b"
     assert time.process_time() - start < 1

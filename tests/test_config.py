@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from hymt_batch import config, job_name, override_syntax, schema, sweep
+from hymt_batch import config, schema
+from hymt_batch.cli import job_name, override_syntax, sweep
 from hymt_batch.decode.settings import Method
 from hymt_batch.errors import ConfigError, UsageError
 from hymt_batch.schema import OnMismatch, StatusJob, TranslateJob
@@ -338,7 +339,7 @@ def test_a_long_point_is_named_by_a_hash() -> None:
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.text(max_size=150), min_size=2, max_size=2, unique=True))
 def test_two_points_never_share_a_folder(texts: list[str]) -> None:
-    from hymt_batch.override import Override
+    from hymt_batch.cli.override import Override
 
     labels = {sweep.point_label([Override("source.path", False, (text,), (text,))]) for text in texts}
     assert len(labels) == 2
@@ -446,7 +447,8 @@ def test_a_model_whose_prompt_takes_candidates_is_refused_before_anything_runs(m
 
 
 def identity_of(*words: str) -> Any:
-    from hymt_batch import batch, identity, prompt
+    from hymt_batch import batch, prompt
+    from hymt_batch.run import identity
 
     job = load("preset=demo", *words)
     language = prompt.resolve_template(job.prompt, job.model.family.value, job.src_lang, job.tgt_lang)

@@ -18,8 +18,8 @@ from pyarrow import parquet
 
 from hymt_batch import config as settings
 from hymt_batch.errors import ConfigError, ExitCode
-from hymt_batch.progress import Reporter
 from hymt_batch.records import Document, Row, Status
+from hymt_batch.run.progress import Reporter
 from hymt_batch.source import stream
 from hymt_batch.write import arrow_json, columns, formats
 from hymt_batch.write.output import WriteConfig

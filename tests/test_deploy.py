@@ -19,7 +19,8 @@ from typing import Any
 import pytest
 import yaml
 
-from hymt_batch import config, help_text, signals
+from hymt_batch import config, signals
+from hymt_batch.cli import help_text
 from hymt_batch.errors import ExitCode
 from jobs.__main__ import parse_arguments
 

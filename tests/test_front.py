@@ -15,7 +15,8 @@ from types import ModuleType
 import pytest
 from hymt_batch.jobs import __main__ as front
 
-from hymt_batch import config, schema, shell_completion
+from hymt_batch import config, schema
+from hymt_batch.cli import shell_completion
 from hymt_batch.config import SweepPoint
 from hymt_batch.errors import ExitCode, IdentityError, UsageError
 

@@ -16,8 +16,9 @@ from typing import get_type_hints
 import pytest
 import yaml
 
-from hymt_batch import help_text, schema
-from hymt_batch.override import collect_settings
+from hymt_batch import schema
+from hymt_batch.cli import help_text
+from hymt_batch.cli.override import collect_settings
 
 ROOT = Path(__file__).parent.parent
 LIBRARY = ROOT / "hymt_batch"
@@ -25,7 +26,6 @@ HEAVY = ("torch", "transformers", "accelerate", "datasets", "pyarrow", "tokenize
 
 BASE = {"records", "errors", "languages", "fs", "child_process", "storage_error"}
 STAGES = {"source", "segment", "prompt", "batch", "model", "device_map", "decode", "check", "write", "launch"}
-FRONT = {"override", "override_syntax", "job_name", "sweep", "validate", "help_text", "shell_completion"}
 STAGE_TO_STAGE = {"decode": {"model"}, "model": {"device_map"}}
 ALLOWED: dict[str, set[str]] = {
     "records": set(),
@@ -41,34 +41,22 @@ ALLOWED: dict[str, set[str]] = {
     "signals": {"errors"},
     "blank": {"records"},
     "cut": {"records"},
-    "progress": BASE | {"streams"},
     "demo": BASE,
-    "plan_report": BASE | {"device_map", "progress", "prompt"},
-    "override_syntax": set(),
+    "plan_report": BASE | {"device_map", "run", "prompt"},
     "sanitize": set(),
     "child_process": set(),
-    "stderr_capture": {"sanitize"},
     "streams": {"errors"},
-    "stdin_job": {"errors", "signals", "streams"},
-    "job_name": {"errors"},
-    "help_text": {"errors"},
-    "override": {"errors", "override_syntax"},
-    "sweep": {"override", "job_name"},
-    "shell_completion": {"override", "languages"},
-    "validate": BASE | STAGES | {"job_name", "schema"},  # schema for types only
+    "cli": BASE | STAGES | {"schema"},  # schema for types only
     "schema": BASE | STAGES,
-    "config": BASE | STAGES | FRONT | {"schema"},
+    "config": BASE | STAGES | {"cli", "schema"},
     **{stage: BASE | STAGE_TO_STAGE.get(stage, set()) for stage in STAGES},
 }
 ALLOWED["write"] = BASE | {"manifest", "scan", "sanitize", "csv_escape"}
 ALLOWED["source"] = BASE | {"demo", "blank", "scan", "csv_escape"}
 ALLOWED["segment"] = BASE | {"blank", "cut"}
-ALLOWED["replica"] = BASE | STAGES | {"schema"}  # schema for types only
-ALLOWED["identity"] = BASE | STAGES | {"manifest", "schema"}
-ALLOWED["breaker"] = BASE | {"check"}
-ALLOWED["part_tracker"] = BASE | STAGES | {"breaker", "progress", "identity", "schema"}
-ALLOWED["executor"] = BASE | STAGES | {"part_tracker", "replica", "signals", "doctor", "schema"}
+ALLOWED["bench"] = BASE | {"decode", "model", "device_map"}
 ALLOWED["doctor"] = BASE | STAGES | {"schema", "manifest"}
+ALLOWED["run"] = BASE | STAGES | {"manifest", "signals", "sanitize", "streams", "doctor", "schema"}
 
 MODULES = sorted([*LIBRARY.rglob("*.py"), *(ROOT / "jobs").glob("*.py")])
 YAMLS = sorted((ROOT / "conf").rglob("*.yaml"))

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from hymt_batch import config, plan_report
-from hymt_batch.decode import probe
-from hymt_batch.decode.probe import BatchTiming
+from hymt_batch.bench import probe
+from hymt_batch.bench.probe import BatchTiming
 from hymt_batch.demo import grammar
 from hymt_batch.errors import ConfigError, ExitCode, PreflightError, TextError
 from hymt_batch.model import detect_devices

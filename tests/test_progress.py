@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from hymt_batch.progress import Progress, Reporter, escape_line, format_duration, process_age_s
+from hymt_batch.run.progress import Progress, Reporter, escape_line, format_duration, process_age_s
 
 
 def test_time_left_is_estimated_from_tokens() -> None:
@@ -101,7 +101,7 @@ def test_the_time_to_the_first_rows_is_logged_once(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc")
 def test_a_process_knows_how_long_it_has_run() -> None:
-    script = "import time; time.sleep(0.5); from hymt_batch.progress import process_age_s; print(process_age_s())"
+    script = "import time; time.sleep(0.5); from hymt_batch.run.progress import process_age_s; print(process_age_s())"
     began = time.monotonic()
     age_s = float(subprocess.run([sys.executable, "-c", script], capture_output=True, check=True, text=True).stdout)
     assert 0.45 < age_s < time.monotonic() - began + 0.1
@@ -133,7 +133,7 @@ def test_a_storage_error_while_the_log_is_opened_loses_only_the_log(
 @pytest.mark.fault(80)
 @pytest.mark.parametrize("kind", ["link", "pipe"])
 def test_a_log_is_never_written_through_a_link_nor_into_a_pipe(tmp_path: Path, kind: str) -> None:
-    from hymt_batch.progress import _LogFileHandler
+    from hymt_batch.run.progress import _LogFileHandler
 
     path, victim = tmp_path / "x.log", tmp_path / "victim"
     victim.write_text("precious")

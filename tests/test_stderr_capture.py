@@ -12,15 +12,15 @@ from pathlib import Path
 
 import pytest
 
-from hymt_batch import stderr_capture
 from hymt_batch.errors import ExitCode
+from hymt_batch.run import stderr_capture
 
 ROOT = Path(__file__).parent.parent
 
 BLOCK = """
 import logging, os, sys, time
-from hymt_batch import stderr_capture
-from hymt_batch.progress import Reporter
+from hymt_batch.run import stderr_capture
+from hymt_batch.run.progress import Reporter
 from pathlib import Path
 """
 

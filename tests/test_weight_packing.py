@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hymt_batch.decode import benchmark
+from hymt_batch.bench import benchmark
 from hymt_batch.decode.sequence import Counters
 from hymt_batch.device_map.settings import DeviceMapConfig, Strategy
 from hymt_batch.model import prepare, synthetic, weight_packing

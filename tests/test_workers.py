@@ -21,10 +21,10 @@ from typing import Any
 
 import pytest
 
-from hymt_batch import child_process, config, executor
+from hymt_batch import child_process, config
 from hymt_batch.errors import ConfigError, ExitCode, StoppedError
-from hymt_batch.launch import oom, pool
 from hymt_batch.model import cpu_count
+from hymt_batch.run import executor, oom, pool
 from jobs import translate
 from tests.campaigns import stub, stub_worker
 
@@ -322,7 +322,7 @@ def test_the_cpu_quota_limits_the_processors(tmp_path: Path) -> None:
 
 PARENT = """
 import sys
-from hymt_batch.launch.pool import ProcessPool, Task
+from hymt_batch.run.pool import ProcessPool, Task
 importing = (sys.executable, "-c", "import time; time.sleep(60)")
 none = dict(begin_attempt=lambda task: 1, quarantine=None, check_ready=None, on_batch=None, check_stop=lambda: None)
 with ProcessPool(importing, [{}, {}], "hello", **none, stop_requested=lambda: False, hang_s=60.0) as workers:
@@ -371,7 +371,7 @@ LOADING = """
 import sys, time
 from functools import partial
 from types import SimpleNamespace
-from hymt_batch import replica
+from hymt_batch.run import replica
 def load(*_):
     print("loading", flush=True)
     time.sleep(60)

@@ -1,1 +1,1 @@
-"""Start and stop the processes of a job. Read `pool.py` first."""
+"""Settings of a run, and how it is started elsewhere."""

@@ -25,15 +25,16 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from hymt_batch import batch, config, executor, prompt, segment
+from hymt_batch import batch, config, prompt, segment
 from hymt_batch.decode import engine, slots
 from hymt_batch.decode.generate import Completion
 from hymt_batch.demo import grammar
 from hymt_batch.model import prepare, synthetic
 from hymt_batch.model.prepare import LoadedModel
-from hymt_batch.progress import Reporter
 from hymt_batch.records import Part
-from hymt_batch.replica import Replica
+from hymt_batch.run import executor
+from hymt_batch.run.progress import Reporter
+from hymt_batch.run.replica import Replica
 from hymt_batch.source import stream
 from jobs import translate
 

@@ -14,7 +14,7 @@ import sys
 import time
 from typing import Any
 
-from hymt_batch.decode import benchmark
+from hymt_batch.bench import benchmark
 from hymt_batch.decode.sequence import Counters
 from hymt_batch.decode.slots import decode_prompts
 from hymt_batch.model import synthetic

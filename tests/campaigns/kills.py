@@ -21,8 +21,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hymt_batch import fs, replica
+from hymt_batch import fs
 from hymt_batch.errors import ExitCode
+from hymt_batch.run import replica
 from hymt_batch.write.cleanup import read_part_header
 from tests.campaigns import command, sources, stub, warm
 

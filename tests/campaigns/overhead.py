@@ -26,12 +26,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from hymt_batch import batch, check, config, part_tracker, prompt, segment
+from hymt_batch import batch, config, prompt, segment
+from hymt_batch.check import assemble, retry
 from hymt_batch.decode import engine, generate
 from hymt_batch.demo import grammar
-from hymt_batch.identity import build_identity
 from hymt_batch.model import prepare
-from hymt_batch.progress import Reporter
+from hymt_batch.run import part_tracker
+from hymt_batch.run.identity import build_identity
+from hymt_batch.run.progress import Reporter
 from hymt_batch.source import stream
 from hymt_batch.write.output import Output
 from jobs import translate
@@ -130,9 +132,9 @@ def stages(source: Path, name: str) -> dict[str, float]:
                 with clock("around decode"):
                     translations = decode.run(part.prompts)
                 with clock("check"):
-                    translations = check.flag_and_retry(translations, decode.run, job.check)
+                    translations = retry.flag_and_retry(translations, decode.run, job.check)
                 with clock("rows"):
-                    rows = check.assemble_rows(
+                    rows = assemble.assemble_rows(
                         part, shard.documents, translations, {**refused, **leaking}, part_tracker.join, one_line=True
                     )
                 with clock("commit"):
@@ -146,7 +148,7 @@ def stages(source: Path, name: str) -> dict[str, float]:
 
 FIRST_TOKEN = """
 import sys, time
-from hymt_batch.progress import Reporter, process_age_s
+from hymt_batch.run.progress import Reporter, process_age_s
 steps = {"python": process_age_s()}
 from hymt_batch import config
 from jobs import translate

@@ -1,4 +1,4 @@
-"""A worker process with the stub model, which tests let `launch/pool.py` start instead of a real one.
+"""A worker process with the stub model, which tests let `run/pool.py` start instead of a real one.
 
 Some texts are deadly: POISON kills the process, HANG never ends, BUG raises an error, and FRAIL kills the process as
 often as $STUB_FRAIL sets. Run as a program with the number of a socket, it is a worker. Run with overrides, it is
@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from hymt_batch import replica
+from hymt_batch.run import replica
 from tests.campaigns import stub
 
 COMMAND = (sys.executable, "-m", "tests.campaigns.stub_worker")

@@ -28,11 +28,11 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from hymt_batch import check, config, executor, fs, replica, streams
+from hymt_batch import check, config, fs, streams
 from hymt_batch.decode import engine
 from hymt_batch.doctor import preflight
-from hymt_batch.launch import pool
-from hymt_batch.progress import Reporter
+from hymt_batch.run import executor, pool, replica
+from hymt_batch.run.progress import Reporter
 from hymt_batch.write import cleanup, lease, published_file
 from hymt_batch.write.output import Output
 from jobs import translate

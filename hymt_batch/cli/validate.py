@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from hymt_batch import job_name, languages
+from hymt_batch import languages
+from hymt_batch.cli import job_name
 from hymt_batch.decode.settings import Method
 from hymt_batch.errors import ConfigError
 

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 from hymt_batch.doctor.explain import explain_errors
 from hymt_batch.errors import ConfigError, PreflightError
-from hymt_batch.launch.pool import ProcessPool, Task
-from hymt_batch.launch.watchdog import Watchdog
 from hymt_batch.model.cpu_count import usable_cpus
-from hymt_batch.part_tracker import PartTracker
 from hymt_batch.records import Prompt, Translation
-from hymt_batch.replica import Replica
+from hymt_batch.run.part_tracker import PartTracker
+from hymt_batch.run.pool import ProcessPool, Task
+from hymt_batch.run.replica import Replica
+from hymt_batch.run.watchdog import Watchdog
 from hymt_batch.signals import StopRequest
 from hymt_batch.write.attempts import MAX_ATTEMPTS
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-WORKER_COMMAND = (sys.executable, "-P", "-m", "hymt_batch.replica")
+WORKER_COMMAND = (sys.executable, "-P", "-m", "hymt_batch.run.replica")
 """Starts a worker; -P prevents the import of a user's folder that has the name of one of our packages."""
 
 
@@ -194,7 +194,7 @@ def max_workers(requested: int, model: Any) -> int:
 
 def worker_environments(job: TranslateJob, model: Any, num: int) -> list[Mapping[str, str]]:
     """Return the environment variables to add for each worker: its GPUs, or its share of the CPU threads."""
-    package_root = str(Path(__file__).parent.parent)
+    package_root = str(Path(__file__).parent.parent.parent)
     python_path = {"PYTHONPATH": os.pathsep.join([package_root, *filter(None, [os.environ.get("PYTHONPATH")])])}
     if not model.on_gpu:
         threads = job.launch.num_threads or max(1, usable_cpus() // num)

@@ -11,8 +11,8 @@ import re
 from collections.abc import Mapping, Sequence
 from enum import Enum
 
+from hymt_batch.cli.override import Setting
 from hymt_batch.languages import LANGUAGES
-from hymt_batch.override import Setting
 
 SCRIPT = """\
 _hymt_batch() {

@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Collection
 
-from hymt_batch.decode.baselines.continuous import continuous_engine
-from hymt_batch.decode.baselines.ctranslate import ctranslate2_engine
-from hymt_batch.decode.baselines.llama import llama_cpp_engine
-from hymt_batch.decode.benchmark import Engine, Workload
+from hymt_batch.bench.baselines.continuous import continuous_engine
+from hymt_batch.bench.baselines.ctranslate import ctranslate2_engine
+from hymt_batch.bench.baselines.llama import llama_cpp_engine
+from hymt_batch.bench.benchmark import Engine, Workload
 from hymt_batch.model.prepare import LoadedModel
 
 log = logging.getLogger(__name__)

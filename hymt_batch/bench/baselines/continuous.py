@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
-from hymt_batch.decode.benchmark import INSTRUCTION_TOKENS, Engine, Workload
+from hymt_batch.bench.benchmark import INSTRUCTION_TOKENS, Engine, Workload
 from hymt_batch.model.prepare import LoadedModel
 
 BATCH_TOKENS = 512

@@ -1,6 +1,6 @@
 """One complete model with its engine, in this process or in a worker process.
 
-Run as a program, with the file descriptor of a socket, this module is a worker that `launch/pool.py` starts. It sends
+Run as a program, with the file descriptor of a socket, this module is a worker that `run/pool.py` starts. It sends
 these messages: "ready" with its identity and environment, or "refused" with an error; "batch" after each batch and as a
 heartbeat; "log" with a log record; and "done" with the translations of the prompts that it received.
 """
@@ -22,13 +22,14 @@ from functools import partial
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any
 
-from hymt_batch import batch, check
+from hymt_batch import batch
+from hymt_batch.check import retry
 from hymt_batch.decode import engine
 from hymt_batch.decode.settings import Engine
 from hymt_batch.errors import HymtError, first_line
-from hymt_batch.launch.pool import IGNORED_SIGNALS, picklable_error
 from hymt_batch.model import prepare
 from hymt_batch.records import Prompt, Translation
+from hymt_batch.run.pool import IGNORED_SIGNALS, picklable_error
 
 if TYPE_CHECKING:
     from hymt_batch.schema import PipelineJob
@@ -101,7 +102,7 @@ class Replica:
 
     def translate(self, prompts: Sequence[Prompt]) -> list[Translation]:
         """Decode the prompts of a part; flag the translations and retry those with a hard flag."""
-        return check.flag_and_retry(self.decode.run(prompts), self.decode.run, self._check_config)
+        return retry.flag_and_retry(self.decode.run(prompts), self.decode.run, self._check_config)
 
 
 def serve(

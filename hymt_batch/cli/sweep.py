@@ -9,8 +9,8 @@ import hashlib
 import itertools
 from collections.abc import Sequence
 
-from hymt_batch.job_name import MAX_BYTES, to_folder_name
-from hymt_batch.override import Override
+from hymt_batch.cli.job_name import MAX_BYTES, to_folder_name
+from hymt_batch.cli.override import Override
 
 MAX_LABEL_CHARS = 100
 """Maximum length of a point's name; a longer name is replaced by a hash."""

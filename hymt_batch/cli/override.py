@@ -17,8 +17,7 @@ from enum import Enum
 from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
-from hymt_batch.errors import UsageError
-from hymt_batch.override_syntax import (
+from hymt_batch.cli.override_syntax import (
     SWEEP_FUNCTION,
     close_matches,
     escape_interpolation,
@@ -28,6 +27,7 @@ from hymt_batch.override_syntax import (
     split_list,
     unquote,
 )
+from hymt_batch.errors import UsageError
 
 _INTERPOLATION = re.compile(r"(\\*)\$\{([^{}]*\}?)")
 _BOOL_WORDS = {

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from hymt_batch.decode.benchmark import Workload, synchronize
+from hymt_batch.bench.benchmark import Workload, synchronize
 from hymt_batch.decode.sequence import Counters
 from hymt_batch.model.prepare import LoadedModel
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from hymt_batch.check import FAILURE_STATUSES, HARD_FLAGS, CheckConfig
+from hymt_batch.check.checks import FAILURE_STATUSES, HARD_FLAGS
+from hymt_batch.check.settings import CheckConfig
 from hymt_batch.errors import PreflightError
 from hymt_batch.records import Row, Status
 

@@ -10,12 +10,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from hymt_batch import check, languages, segment
-from hymt_batch.breaker import CircuitBreaker
-from hymt_batch.identity import build_environment
-from hymt_batch.launch.pool import Task
-from hymt_batch.progress import Progress, Reporter, sample_pairs
+from hymt_batch import languages, segment
+from hymt_batch.check import assemble
 from hymt_batch.records import Part, Prompt, Rejection, Segment, Shard, Translation
+from hymt_batch.run.breaker import CircuitBreaker
+from hymt_batch.run.identity import build_environment
+from hymt_batch.run.pool import Task
+from hymt_batch.run.progress import Progress, Reporter, sample_pairs
 from hymt_batch.write.output import Output
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ class PartTracker:
         for task in tasks:
             shard, part, rejected = task.key
             translations = [_with_prompt(prompt, task.results[index]) for index, prompt in enumerate(part.prompts)]
-            rows = check.assemble_rows(
+            rows = assemble.assemble_rows(
                 part, shard.documents, translations, rejected, join, one_line=self._output.is_one_line(shard.input)
             )
             self._output.commit(shard, part, rows, degraded=tuple(dict.fromkeys(task.marks)))

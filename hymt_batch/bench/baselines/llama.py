@@ -20,8 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hymt_batch.decode.baselines import gguf_file
-from hymt_batch.decode.benchmark import Engine, Workload
+from hymt_batch.bench.baselines import gguf_file
+from hymt_batch.bench.benchmark import Engine, Workload
 from hymt_batch.decode.sequence import shared_prefix
 from hymt_batch.model.prepare import LoadedModel
 

@@ -25,7 +25,7 @@ from typing import Any
 
 from hymt_batch import child_process
 from hymt_batch.errors import HymtError, StoppedError
-from hymt_batch.launch.oom import read_oom_kills
+from hymt_batch.run.oom import read_oom_kills
 
 log = logging.getLogger(__name__)
 

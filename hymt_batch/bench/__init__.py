@@ -1,0 +1,1 @@
+"""Measure decoding engines: ours, the baselines, and the arithmetic lower bound."""

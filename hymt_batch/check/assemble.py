@@ -1,0 +1,144 @@
+"""Make rows out of the translations of their segments: joined texts, statuses and row flags."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+
+from hymt_batch.check.checks import FAILURE_STATUSES
+from hymt_batch.records import (
+    LINE_BREAKS,
+    Document,
+    Part,
+    Rejection,
+    Row,
+    Segment,
+    Status,
+    Translation,
+    has_line_break,
+)
+
+_LINE_BREAK = re.compile(rf"\r\n|[{LINE_BREAKS}]")  # "\r\n" is one line break
+
+
+def assemble_rows(
+    part: Part,
+    documents: Sequence[Document],
+    translations: Sequence[Translation],
+    rejected: Mapping[int, Rejection],
+    join: Callable[[Sequence[Segment], Sequence[str], str], str],
+    *,
+    one_line: bool,
+) -> list[Row]:
+    """Assemble one row for each document of the part.
+
+    Args:
+        part: The documents of the part, and which of them are copies of others.
+        documents: All documents of the shard.
+        translations: One flagged translation for each prompt of the part.
+        rejected: Documents that were not sent to the model, with the reason.
+        join: Joins the texts of one document's segments for a target language.
+        one_line: True if the output holds each row on one line: a line break in a translation becomes one space.
+
+    Returns:
+        Rows in the order of the file.
+    """
+    by_document: dict[int, list[Translation]] = {}
+    for translation in translations:
+        by_document.setdefault(translation.prompt.segment.document_index, []).append(translation)
+    rows: list[Row] = []
+    for index in part.document_indices:
+        document = documents[index]
+        if index in rejected:
+            rejection = rejected[index]
+            rows.append(Row(document.row_index, document.digest, rejection.status, "", message=rejection.message))
+        elif document.status is not Status.OK:
+            rows.append(Row(document.row_index, document.digest, document.status, "", message=document.message))
+        elif (original := part.copies.get(index, index)) in by_document:
+            rows.append(
+                _assemble_row(
+                    document,
+                    by_document[original],
+                    part.copy_segments.get(index),
+                    join,
+                    one_line=one_line,
+                    is_copy=original != index,
+                )
+            )
+        else:
+            rows.append(Row(document.row_index, document.digest, Status.OK, "", ("blank",), attempts=0))
+    return rows
+
+
+def _assemble_row(
+    document: Document,
+    translations: Sequence[Translation],
+    segments: Sequence[Segment] | None,
+    join: Callable[[Sequence[Segment], Sequence[str], str], str],
+    *,
+    one_line: bool,
+    is_copy: bool,
+) -> Row:
+    first = translations[0]
+    flags, attempt = first.flags, first.attempt
+    source_tokens, new_tokens = first.prompt.num_source_tokens, first.num_new_tokens
+    for translation in translations[1:]:
+        if not set(translation.flags) <= set(flags):  # keeps `flags` short, since a row may have many segments
+            flags = tuple(dict.fromkeys(flags + translation.flags))
+        attempt = max(attempt, translation.attempt)
+        source_tokens, new_tokens = (
+            source_tokens + translation.prompt.num_source_tokens,
+            new_tokens + translation.num_new_tokens,
+        )
+    if flags:
+        flags = tuple(dict.fromkeys(flags))
+    text, message, status = "", "", Status.OK
+    for translation in translations:
+        if translation.finish_reason in FAILURE_STATUSES:
+            status, message = FAILURE_STATUSES[translation.finish_reason], translation.message
+            break
+    else:
+        if "empty" in flags and all("empty" in translation.flags for translation in translations):
+            status, message = Status.EMPTY, "the model returned no text"
+        else:
+            # a copy has its own segments, with its own white space
+            own_segments = segments or [translation.prompt.segment for translation in translations]
+            text = join(own_segments, [translation.text for translation in translations], first.prompt.tgt_lang)
+            if "truncated" in flags or "empty" in flags:  # empty here: some, not all, of several segments
+                status, message = Status.TRUNCATED, "a segment's translation did not end within its max_new_tokens"
+                if "truncated" not in flags:
+                    message = "a segment's translation is empty"
+            elif "copied" in flags and text == document.text:
+                status, message = Status.COPIED, "the translation equals the source"
+    if one_line and has_line_break(text):
+        text = join_lines(text)
+        flags = (*flags, "line_break")
+    elif text and not one_line and _count_line_breaks(text) != _count_line_breaks(document.text or ""):
+        flags = (*flags, "line_breaks")
+    return Row(
+        document.row_index,
+        document.digest,
+        status,
+        text,
+        flags,
+        message,
+        attempts=1 + attempt,
+        num_source_tokens=source_tokens,
+        num_new_tokens=0 if is_copy else new_tokens,
+    )
+
+
+def _count_line_breaks(text: str) -> int:
+    r"""Count the line breaks of a text, of any kind; "\r\n" counts as one."""
+    return len(_LINE_BREAK.findall(text)) if has_line_break(text) else 0
+
+
+def join_lines(text: str) -> str:
+    """Replace each line break and the white space around it by one space, in linear time."""
+    lines = text.splitlines()
+    if text and has_line_break(text[-1]):
+        lines.append("")
+    if len(lines) < 2:
+        return text
+    inner = [line for line in map(str.strip, lines[1:-1]) if line]
+    return " ".join([lines[0].rstrip(), *inner, lines[-1].lstrip()])

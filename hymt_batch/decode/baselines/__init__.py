@@ -1,1 +1,0 @@
-"""Engines of other projects, for benchmarks; each runs the workload of `hymt_batch.decode.benchmark`."""

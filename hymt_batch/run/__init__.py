@@ -1,0 +1,1 @@
+"""One run of a job: what it resolves once, who decodes, and how its progress is shown."""
