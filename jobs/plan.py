@@ -21,11 +21,12 @@ from hymt_batch.device_map import table
 from hymt_batch.device_map.network_spec import NetworkSpec
 from hymt_batch.device_map.placement import Placement
 from hymt_batch.device_map.settings import DeviceInventory, Strategy, gib
-from hymt_batch.errors import ExitCode, HymtError, PreflightError
+from hymt_batch.errors import ExitCode, HymtError, PreflightError, Problem
 from hymt_batch.model import detect_devices, prepare, prompt_end, shapes
 from hymt_batch.model import files as model_files
 from hymt_batch.model import tokenizer as tokenizing
 from hymt_batch.model.files import ModelFiles
+from hymt_batch.model.prepare import PlacementPlan
 from hymt_batch.plan_report import PlanReport, ProbeResult, StrategyOption
 from hymt_batch.run.progress import Reporter, escape_line
 from hymt_batch.run.replica import Replica
@@ -54,12 +55,15 @@ def plan(job: PlanJob) -> PlanReport:
     )
     files, read_from = find_model(job)
     plan_placements = partial(prepare.plan_placement, job.model, inventory=devices, files=files)
-    refused, placement = "", None
+    error: PreflightError | None = None
+    warnings: tuple[Problem, ...] = ()
+    placement = None
     try:
-        dtype, net, placements = plan_placements(device_map=job.device_map)
-        placement = placements[0]
-    except PreflightError as error:
-        refused = str(error)
+        placement_plan = plan_placements(device_map=job.device_map)
+        dtype, net, placement = placement_plan.dtype, placement_plan.network, placement_plan.placements[0]
+        warnings = (*placement_plan.warnings, *placement.warnings)
+    except PreflightError as refusal:
+        error = refusal
         dtype, net = prepare.resolve_dtype(job.model, job.device_map, devices, files), prepare.network_in_memory(files)
     dtype_bytes = prepare.dtype_bytes(dtype)
     report = PlanReport(
@@ -71,7 +75,10 @@ def plan(job: PlanJob) -> PlanReport:
         cache_bytes_per_token=net.cache_bytes_per_token(dtype_bytes),
         devices=[{"name": d.name, "label": d.label, "free_bytes": d.free_bytes} for d in devices.devices],
         strategy=(placement.strategy if placement else job.device_map.strategy).value,
-        refused=refused,
+        refused=str(error) if error else "",
+        warnings=[warning.text for warning in warnings],
+        error=error.problem if error else None,
+        problems=list(warnings),
     )
     if placement:
         describe_placement(report, job, placement, net, dtype_bytes, devices)
@@ -118,7 +125,7 @@ def describe_placement(
     num_layers = max(1, net.num_layers)
     report.max_rows, report.max_tokens = budget.max_rows, budget.max_tokens
     report.logits_bytes = batch.logits_bytes(budget.max_rows, net.vocab_size)
-    report.reasons, report.warnings = list(placement.reasons), list(placement.warnings)
+    report.reasons = list(placement.reasons)
     report.placement = [
         {
             "modules": group.modules,
@@ -149,7 +156,7 @@ def describe_placement(
 
 
 def evaluate_strategy(
-    job: PlanJob, strategy: Strategy, plan_placements: Callable[..., Any], devices: DeviceInventory
+    job: PlanJob, strategy: Strategy, plan_placements: Callable[..., PlacementPlan], devices: DeviceInventory
 ) -> StrategyOption:
     """Plan with one strategy; all other settings stay unchanged."""
     changes = {"device": None, "map": None, "order": None}
@@ -157,13 +164,12 @@ def evaluate_strategy(
         changes["max_memory"] = None
     config = replace(job.device_map, strategy=strategy, **changes)
     try:
-        dtype, net, placements = plan_placements(device_map=config)
+        placement_plan = plan_placements(device_map=config)
     except HymtError as error:
-        return StrategyOption(
-            strategy.value, False, remark=escape_line(error.message.partition(". ")[0].partition(";")[0], 110)
-        )
-    placement = placements[0]
-    budget = resolve_batch_budget(job, placement, net, prepare.dtype_bytes(dtype), devices)
+        return StrategyOption(strategy.value, False, remark=escape_line(error.what, 110), error=error.problem)
+    placement = placement_plan.placements[0]
+    dtype_bytes = prepare.dtype_bytes(placement_plan.dtype)
+    budget = resolve_batch_budget(job, placement, placement_plan.network, dtype_bytes, devices)
     note = placement_remark(placement)
     return StrategyOption(
         strategy.value, True, list(placement.devices), len(placement.replicas), budget.max_rows, budget.max_tokens, note
@@ -180,7 +186,7 @@ def placement_remark(placement: Placement) -> str:
         return f"{gib(off_gpu)} are copied to the device in every step"
     if not placement.is_split:
         return f"whole model on {placement.device.name}"
-    slower = ", slower than whole replicas" if any("replicate gives" in text for text in placement.warnings) else ""
+    slower = ", slower than whole replicas" if any(warning.id == "C27" for warning in placement.warnings) else ""
     return f"split over {len(placement.usage)} devices{slower}"
 
 

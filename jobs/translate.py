@@ -96,7 +96,7 @@ def _translate(
     if plan_version > 1:
         stream.check_escapes(inputs, job.source, preambles)
     for finding in preflight.run_quick(job):
-        log.warning("%s", preflight.log_line(finding))
+        log.warning("%s", finding.problem.text)
     template = prompt.resolve_template(job.prompt, job.model.family.value, job.src_lang, job.tgt_lang)
     if job.model.path == "demo:model" and template.tgt_lang not in ("fr", "de", "zh"):
         log.warning(

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from hymt_batch.errors import ConfigError
+from hymt_batch.errors import ConfigError, Problem
 
 _UNITS = {
     "": 1,
@@ -128,8 +128,9 @@ class DeviceInventory:
     """The devices of a machine that torch can use, and why it cannot use a GPU that is present."""
 
     devices: tuple[Device, ...]  # GPUs in order, then the CPU last
-    gpu_error: str = ""  # why torch cannot use a GPU that the machine has
+    gpu_error: str = ""  # why torch cannot use a GPU that the machine has; without a full stop
     gpu_error_id: str = ""  # id of that failure in doctor/catalogue.toml
+    warnings: tuple[Problem, ...] = ()  # about single devices
 
     @property
     def gpus(self) -> tuple[Device, ...]:

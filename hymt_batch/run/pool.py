@@ -24,7 +24,7 @@ from multiprocessing.connection import Connection, wait
 from typing import Any
 
 from hymt_batch import child_process
-from hymt_batch.errors import HymtError, StoppedError
+from hymt_batch.errors import StoppedError
 from hymt_batch.run.oom import read_oom_kills
 
 log = logging.getLogger(__name__)
@@ -303,8 +303,3 @@ class ProcessPool:
         with contextlib.suppress(OSError):  # it died at once: the next poll sees that its pipe is closed
             pipe.send(self._init_message)
         return _Worker(index, process, pipe, time.monotonic(), read_oom_kills())
-
-
-def picklable_error(error: HymtError) -> HymtError:
-    """Copy an error so that it can be pickled: its class, message and id."""
-    return type(error)(error.message, error.id)

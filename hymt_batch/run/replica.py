@@ -29,7 +29,7 @@ from hymt_batch.decode.settings import Engine
 from hymt_batch.errors import HymtError, first_line
 from hymt_batch.model import prepare
 from hymt_batch.records import Prompt, Translation
-from hymt_batch.run.pool import IGNORED_SIGNALS, picklable_error
+from hymt_batch.run.pool import IGNORED_SIGNALS
 
 if TYPE_CHECKING:
     from hymt_batch.schema import PipelineJob
@@ -132,7 +132,7 @@ def serve(
             job, model, tokenizer, check_stop=send_heartbeat, on_batch=send_batch, decode_batch=decode_batch
         )
     except HymtError as error:
-        pipe.send(("refused", picklable_error(error)))
+        pipe.send(("refused", error))
         return
     pipe.send(("ready", (model.identity, replica.environment)))
     while True:
