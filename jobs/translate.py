@@ -200,11 +200,9 @@ def _translate(
                         segments=len(prompts),
                         last=shard.last,
                     )
-                    for part in batch.plan_parts(shard.documents, prompts, limits):
+                    for part in batch.plan_parts(shard, prompts, rejections, limits):
                         if output.has(shard, part):
-                            progress.add_kept_rows(
-                                len(part.document_indices), source_tokens=tracker.num_source_tokens(part)
-                            )
+                            progress.add_kept_rows(len(part.document_indices), source_tokens=part.num_source_tokens)
                             continue
                         stop_if_requested("after a finished part")
                         progress.begin_part(*batch.longest_row(part))
@@ -213,7 +211,7 @@ def _translate(
                             if tracker.nothing_committed
                             else contextlib.nullcontext()
                         ):
-                            tracker.commit(pool.submit(tracker.open_task(shard, part, rejections)))
+                            tracker.commit(pool.submit(tracker.open_task(part)))
                     tracker.mark_submitted(shard)
                 tracker.commit(pool.drain())
                 if tracker.has_open_parts:
