@@ -116,7 +116,7 @@ class Document:
     status: Status = Status.OK  # with any other status the row is not decoded
     message: str = ""  # the reason, for the errors file
     values: Any = None  # the parsed row, kept for the writer of the output
-    long_row: Any = field(default=None, compare=False)  # source.long_rows.LongRow of a row over the byte limit
+    long_row: Any = field(default=None, compare=False)  # formats.long_rows.LongRow of a row over the byte limit
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from hymt_batch import check, config, fs, streams
+from hymt_batch import config, fs, streams
+from hymt_batch.check import retry
 from hymt_batch.decode import engine
 from hymt_batch.doctor import preflight
 from hymt_batch.run import executor, worker, worker_pool
@@ -187,7 +188,7 @@ def prepare(serve: Callable[..., None] | None = None, *, sync: bool = False) -> 
     _record_phase(Output, "open", "open", "load")
     _record_phase(lease, "acquire", "lease", "open")
     _record_phase(engine.Decoder, "self_check", "load", "read")
-    _record_phase(check, "flag_and_retry", "check")
+    _record_phase(retry, "flag_and_retry", "check")
     _record_phase(Output, "commit", "commit", "read")
     _record_phase(published_file, "assemble", "finish", "read")
     _record_phase(Output, "finalize", "finalize", "end")
