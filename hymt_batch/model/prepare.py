@@ -17,7 +17,7 @@ from hymt_batch.device_map import accelerate_file, manual, table
 from hymt_batch.device_map import select_placement as placing
 from hymt_batch.device_map.network_spec import NetworkSpec
 from hymt_batch.device_map.placement import Placement
-from hymt_batch.device_map.settings import DeviceInventory, DeviceMapConfig, Strategy
+from hymt_batch.device_map.settings import Device, DeviceInventory, DeviceMapConfig, Strategy
 from hymt_batch.errors import PreflightError, Problem
 from hymt_batch.model import cudnn, hashes
 from hymt_batch.model import files as model_files
@@ -197,23 +197,7 @@ def plan_placement(
     if device_map.accelerate_config is not None:
         accelerate = accelerate_file.read(device_map.accelerate_config)
         inventory = accelerate.restrict(inventory)
-        for setting in accelerate.ignored:
-            warnings.append(
-                Problem(
-                    what=f"device_map.accelerate_config: {setting} is ignored",
-                    fix="device_map.accelerate_config=null",
-                    id="C25",
-                )
-            )
-        if accelerate.dtype and config.dtype is not Dtype.auto and config.dtype.value != accelerate.dtype:
-            warnings.append(
-                Problem(
-                    what=f"device_map.accelerate_config: mixed_precision asks for {accelerate.dtype}, but model.dtype="
-                    f"{config.dtype.value} is used",
-                    fix="model.dtype=auto",
-                    id="C25",
-                )
-            )
+        warnings += accelerate.warnings(config.dtype.value)
     dtype = resolve_dtype(config, device_map, inventory, files, accelerate)
     network = network_in_memory(files)
     placements = placing.candidates(
@@ -224,22 +208,18 @@ def plan_placement(
         # weights that are converted on loading are written to the offload folder if they are offloaded to disk
         resaved=bool(files.quantisation) or files.config["model_type"] == "hy_v3",
     )
-    for device in placements[0].devices:
-        known_device = next((setting for setting in inventory.devices if setting.name == device), None)
-        if known_device and dtype == "bfloat16" and device != "cpu" and not known_device.bfloat16:
-            warnings.append(
-                Problem(
-                    what=f"{known_device.label} has no native bfloat16",
-                    why="emulating it is slow",
-                    fix="Set model.dtype=float16.",
-                    id="A12",
-                )
-            )
-        if device == "cpu" and dtype == "float16":
-            warnings.append(
-                Problem(what="float16 on the CPU is slow and may overflow", fix="Set model.dtype=bfloat16.", id="C28")
-            )
+    used = [device for device in inventory.devices if device.name in placements[0].devices]
+    warnings += [warning for device in used if (warning := _dtype_warning(dtype, device))]
     return PlacementPlan(dtype, network, tuple(placements), tuple(warnings))
+
+
+def _dtype_warning(dtype: str, device: Device) -> Problem | None:
+    if dtype == "bfloat16" and device.name != "cpu" and not device.bfloat16:
+        what, why = f"{device.label} has no native bfloat16", "emulating it is slow"
+        return Problem(what=what, why=why, fix="Set model.dtype=float16.", id="A12")
+    if dtype == "float16" and device.name == "cpu":
+        return Problem(what="float16 on the CPU is slow and may overflow", fix="Set model.dtype=bfloat16.", id="C28")
+    return None
 
 
 def network_in_memory(files: ModelFiles) -> NetworkSpec:
