@@ -24,11 +24,12 @@ ROOT = Path(__file__).parent.parent
 LIBRARY = ROOT / "hymt_batch"
 HEAVY = ("torch", "transformers", "accelerate", "datasets", "pyarrow", "tokenizers", "safetensors", "numpy")
 
-BASE = {"records", "errors", "languages", "fs", "child_process", "storage_error"}
+BASE = {"records", "errors", "languages", "setting", "fs", "child_process", "storage_error"}
 STAGES = {"source", "segment", "prompt", "batch", "model", "device_map", "decode", "check", "write", "launch"}
 STAGE_TO_STAGE = {"decode": {"model"}, "model": {"device_map"}}
 ALLOWED: dict[str, set[str]] = {
     "records": set(),
+    "setting": set(),
     "errors": set(),
     "languages": {"errors"},
     "nofollow": set(),
