@@ -8,9 +8,9 @@ from enum import Enum
 from typing import Any
 
 from hymt_batch.errors import ConfigError
+from hymt_batch.formats.options import MAX_ROW_BYTES
 from hymt_batch.setting import Identity
 
-MAX_ROW_BYTES = 1 << 30
 _ESCAPE_CHARACTERS = frozenset(string.punctuation) - {'"', ","}
 
 
