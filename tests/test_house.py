@@ -41,7 +41,7 @@ ALLOWED: dict[str, set[str]] = {
     "blank": {"records"},
     "cut": {"records"},
     "demo": BASE,
-    "plan_report": BASE | {"device_map", "run", "prompt"},
+    "plan_report": BASE | {"device_map", "run", "prompt", "sanitize"},
     "sanitize": set(),
     "child_process": set(),
     "streams": {"errors"},
