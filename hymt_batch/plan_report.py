@@ -10,7 +10,8 @@ from hymt_batch.device_map import table
 from hymt_batch.device_map.settings import gib
 from hymt_batch.errors import Problem
 from hymt_batch.prompt import PromptEnd
-from hymt_batch.run.progress import escape_line, format_duration
+from hymt_batch.run.reporter import format_duration
+from hymt_batch.sanitize import escape_line
 
 
 @dataclass(slots=True)

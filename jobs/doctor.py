@@ -19,7 +19,8 @@ from hymt_batch.doctor import catalogue, load_checks, preflight
 from hymt_batch.doctor.explain import explain_errors
 from hymt_batch.doctor.finding import Finding, Level
 from hymt_batch.errors import ExitCode, HymtError
-from hymt_batch.run.progress import Reporter, escape_line
+from hymt_batch.run.reporter import Reporter
+from hymt_batch.sanitize import escape_line
 
 if TYPE_CHECKING:
     from hymt_batch.schema import DoctorJob

@@ -26,8 +26,9 @@ from hymt_batch.model import tokenizer as tokenizing
 from hymt_batch.model.files import ModelFiles
 from hymt_batch.model.prepare import PlacementPlan
 from hymt_batch.plan_report import PlanReport, ProbeResult, StrategyOption
-from hymt_batch.run.progress import Reporter, escape_line
 from hymt_batch.run.replica import Replica
+from hymt_batch.run.reporter import Reporter
+from hymt_batch.sanitize import escape_line
 from hymt_batch.source import stream
 from hymt_batch.source.corpus_stats import CorpusStats, compute_corpus_stats
 

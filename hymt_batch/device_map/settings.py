@@ -10,6 +10,7 @@ from enum import Enum
 from typing import Any
 
 from hymt_batch.errors import ConfigError, Problem
+from hymt_batch.setting import Environment
 
 _UNITS = {
     "": 1,
@@ -42,14 +43,14 @@ SPLIT_STRATEGIES = frozenset({Strategy.auto, Strategy.balanced, Strategy.balance
 class DeviceMapConfig:
     """Settings of the placement; conf/device_map/ explains every field."""
 
-    strategy: Strategy = Strategy.replicate
-    device: Any = None
-    max_memory: Any = None
-    margin: Any = "1.25GiB"
-    map: Any = None
-    order: Any = None
-    offload_folder: str | None = None
-    accelerate_config: str | None = None
+    strategy: Environment[Strategy] = Strategy.replicate
+    device: Environment[Any] = None
+    max_memory: Environment[Any] = None
+    margin: Environment[Any] = "1.25GiB"
+    map: Environment[Any] = None
+    order: Environment[Any] = None
+    offload_folder: Environment[str | None] = None
+    accelerate_config: Environment[str | None] = None
 
     def __post_init__(self) -> None:
         if self.device is not None:

@@ -33,7 +33,7 @@ from hymt_batch.check import retry
 from hymt_batch.decode import engine
 from hymt_batch.doctor import preflight
 from hymt_batch.run import executor, worker, worker_pool
-from hymt_batch.run.progress import Reporter
+from hymt_batch.run.reporter import Reporter
 from hymt_batch.write import cleanup, lease, published_file
 from hymt_batch.write.output import Output
 from jobs import translate
