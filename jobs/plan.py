@@ -31,6 +31,8 @@ from hymt_batch.run.reporter import Reporter
 from hymt_batch.sanitize import escape_line
 from hymt_batch.source import stream
 from hymt_batch.source.corpus_stats import CorpusStats, compute_corpus_stats
+from hymt_batch.source.preamble_reader import PreambleCache
+from hymt_batch.source.shards import SkippedShard, cut_shards
 
 if TYPE_CHECKING:
     from hymt_batch.schema import PlanJob
@@ -202,12 +204,12 @@ def recommend(choices: Sequence[StrategyOption], devices: DeviceInventory) -> st
 
 def scan_corpus(job: PlanJob, files: ModelFiles) -> tuple[CorpusStats, list[Any]]:
     """Read the corpus once; return its statistics and its input files."""
-    preambles = stream.PreambleCache(job.source)
+    preambles = PreambleCache(job.source)
     inputs = stream.apply_limit(stream.find_inputs(job.source), job.source, preambles)
     stream.check_fields(inputs, job.source, (), preambles)
     stream.check_escapes(inputs, job.source, preambles)
     count_tokens = tokenizing.token_counter(files.folder) if (files.folder / "tokenizer.json").is_file() else None
-    shards = stream.cut_shards(
+    shards = cut_shards(
         inputs,
         job.source,
         shard_rows=job.batch.shard_rows,
@@ -217,7 +219,7 @@ def scan_corpus(job: PlanJob, files: ModelFiles) -> tuple[CorpusStats, list[Any]
     )
     num_sample = PROBE_SAMPLE_ROWS if job.probe else 0
     corpus_stats = compute_corpus_stats(
-        (shard for shard in shards if not isinstance(shard, stream.SkippedShard)),
+        (shard for shard in shards if not isinstance(shard, SkippedShard)),
         count_tokens,
         count_rows=job.sample_rows,
         num_sample=num_sample,
