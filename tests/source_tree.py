@@ -190,9 +190,7 @@ class SourceTree:
                 target = self.target(item)
                 if target is None:
                     continue
-                if item.name is None:
-                    modules[item.alias] = target
-                elif target.module == f"{item.module}.{item.name}":
+                if item.name is None or target.module == f"{item.module}.{item.name}":
                     modules[item.alias] = target
                 elif item.name not in target.defined_names:
                     uses.append(Borrowed(file.path, item.line, item.name, target.path, False))
