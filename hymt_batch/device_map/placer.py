@@ -206,7 +206,7 @@ class Placer:
         )
 
     def _check_memory(self, weights: Mapping[str, int], copied_to: str | None) -> None:
-        """Refuse weights that do not fit; `copied_to` is the device to which offloaded layers are copied, one at a time."""
+        """Refuse weights that do not fit; offloaded layers are copied to the device `copied_to`, one at a time."""
         for name in _gpus(weights):
             margin = gib(self.config.margin_bytes)
             needed = weights[name] + (self.largest_layer if name == copied_to else 0)
