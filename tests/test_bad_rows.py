@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pytest
-from campaigns import stub
 from pyarrow import parquet
 
 from hymt_batch import config as settings
@@ -23,6 +22,7 @@ from hymt_batch.run.reporter import Reporter
 from hymt_batch.source import stream
 from hymt_batch.write.output import OnError, WriteConfig
 from jobs import translate
+from tests.campaigns import stub
 
 LIMIT = 300
 LONG = "x" * 400

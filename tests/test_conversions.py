@@ -13,7 +13,6 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from campaigns import stub
 from pyarrow import parquet
 
 from hymt_batch import config as settings
@@ -26,6 +25,7 @@ from hymt_batch.run.reporter import Reporter
 from hymt_batch.source import stream
 from hymt_batch.write.output import WriteConfig
 from jobs import translate, verify
+from tests.campaigns import stub
 
 LOW, HIGH = -(2**63), 2**63 - 1
 EXTENSION = {"text": "txt", "jsonl": "jsonl", "csv": "csv", "tsv": "tsv", "parquet": "parquet"}

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from campaigns import stub
 
 from hymt_batch import manifest
 from hymt_batch.decode.generate import Completion
@@ -24,6 +23,7 @@ from hymt_batch.write import part as parts
 from hymt_batch.write.identity_versions import NOT_RECORDED, Changes
 from hymt_batch.write.output import Output, Summary
 from jobs import translate, verify
+from tests.campaigns import stub
 
 pytestmark = pytest.mark.core
 

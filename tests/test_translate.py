@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from campaigns import stub
 
 from hymt_batch.decode.generate import Completion
 from hymt_batch.errors import ExitCode, IdentityError, InputChangedError, LeaseError
 from hymt_batch.run.reporter import Reporter
 from jobs import translate
+from tests.campaigns import stub
 
 pytestmark = pytest.mark.core
 

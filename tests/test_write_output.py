@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from faults.upper import FAST, IDENTITY, Fast, an_input, open_output, plan, read, run, shards, upper
 
 from hymt_batch import fs as files
 from hymt_batch import manifest
@@ -33,6 +32,7 @@ from hymt_batch.write import part as parts
 from hymt_batch.write.lease import lease_path
 from hymt_batch.write.output import OnError, Output, WriteConfig
 from hymt_batch.write.part_reader import PartReader
+from tests.faults.upper import FAST, IDENTITY, Fast, an_input, open_output, plan, read, run, shards, upper
 
 OTHER: dict[str, Any] = {"decode": {"method": "other"}, "batch": IDENTITY["batch"]}
 

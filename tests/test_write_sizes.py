@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from faults.upper import an_input, open_output, plan, run, shards, upper
 
 from hymt_batch import fs as files
 from hymt_batch import manifest
@@ -22,6 +21,7 @@ from hymt_batch.write import lease, lease_holder, published_file
 from hymt_batch.write import part as parts
 from hymt_batch.write.cleanup import read_part_header
 from jobs import status, verify
+from tests.faults.upper import an_input, open_output, plan, run, shards, upper
 
 HUGE = 10 << 30
 

@@ -21,9 +21,8 @@ from dataclasses import dataclass, field
 from hymt_batch import manifest
 from hymt_batch.errors import ExitCode, HymtError
 from hymt_batch.write import part as parts
-
-from .simfs import Crash, SimFS
-from .small import PART, TEMPORARY, Seen, World, final_bytes, ids_from, run, run_again
+from tests.faults.simfs import Crash, SimFS
+from tests.faults.small import PART, TEMPORARY, Seen, World, final_bytes, ids_from, run, run_again
 
 ERRORS = (errno.EIO, errno.ENOSPC, errno.ESTALE, errno.EDQUOT, errno.ENOENT, errno.EEXIST, errno.EROFS)
 MOST_SHOWN = 20

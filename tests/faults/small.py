@@ -28,9 +28,8 @@ from hymt_batch.records import Document, Input, Part, Preamble, Shard
 from hymt_batch.write import lease
 from hymt_batch.write.lease_holder import LeaseHolder
 from hymt_batch.write.output import Output, WriteConfig
-
-from . import upper
-from .simfs import Crash, SimFS
+from tests.faults import upper
+from tests.faults.simfs import Crash, SimFS
 
 
 class _Known(type(Path())):  # type: ignore[misc]

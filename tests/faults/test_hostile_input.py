@@ -17,7 +17,6 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from campaigns import stub
 from pyarrow import parquet
 
 from hymt_batch import config as settings
@@ -26,6 +25,7 @@ from hymt_batch.run.reporter import Reporter
 from hymt_batch.source import input_names, stream
 from hymt_batch.source.stream import SourceConfig
 from jobs import translate
+from tests.campaigns import stub
 
 ROOT = Path(__file__).parent.parent.parent
 MIB = 1 << 20

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from campaigns import stub
 
 from hymt_batch import sanitize
 from hymt_batch.source import hub
 from jobs import doctor, translate
 from jobs.__main__ import main
+from tests.campaigns import stub
 
 TOKEN = "hf_" + "AbCdEfGhIjKlMnOpQrStUvWxYz01234567"
 OTHER = "s3cr3t-value-of-another-kind"

@@ -19,7 +19,6 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from campaigns import stub
 from pyarrow import parquet
 
 from hymt_batch import config as settings
@@ -30,6 +29,7 @@ from hymt_batch.source import discovery, stream
 from hymt_batch.source.spool import Spool
 from hymt_batch.source.stream import SourceConfig
 from jobs import translate
+from tests.campaigns import stub
 
 TRANSIENT = [errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENODEV]
 PERMANENT = [errno.EACCES, errno.EISDIR, errno.ELOOP, errno.ENOENT]

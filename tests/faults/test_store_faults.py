@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from faults.upper import FAST, Fast, an_input, open_output, plan, run, shards, upper
 
 from hymt_batch import fs as files
 from hymt_batch import manifest
 from hymt_batch.errors import ExitCode, PreflightError, StoppedError
 from hymt_batch.records import Input
 from hymt_batch.write import part as parts
+from tests.faults.upper import FAST, Fast, an_input, open_output, plan, run, shards, upper
 
 
 class Failing(Fast):

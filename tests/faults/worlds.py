@@ -8,10 +8,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 from hymt_batch import manifest
-
-from .explore import Copy, Erring, Explorer, Tally, Zombies, copying, recover_damaged
-from .simfs import SimFS
-from .small import HOME, PART, Seen, World, final_bytes, holder, ids_from, make, part_way, run, solve
+from tests.faults.explore import Copy, Erring, Explorer, Tally, Zombies, copying, recover_damaged
+from tests.faults.simfs import SimFS
+from tests.faults.small import HOME, PART, Seen, World, final_bytes, holder, ids_from, make, part_way, run, solve
 
 LEASE = f"{HOME}/.hymt/lease/job.json"
 
