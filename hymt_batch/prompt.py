@@ -226,7 +226,8 @@ def render(
                         chunk_bodies += encoder.encode_with_head(before, [f"{segments[index].text}{after}"])
                     except TextError as error:
                         chunk_bodies.append([])
-                        rejected[segments[index].document_index] = Rejection(Status.GENERATION_ERROR, error.message)
+                        rejection = Rejection(Status.GENERATION_ERROR, error.problem.statement)
+                        rejected[segments[index].document_index] = rejection
             for index, body in zip(chunk, chunk_bodies, strict=True):
                 bodies[index] = body
     prefix, suffix, has_control_ids = encoder.prefix, encoder.suffix, encoder.has_control_ids
@@ -295,6 +296,5 @@ def check_template(encoder: Encoder, template: PromptTemplate) -> None:
         PreflightError: The checkpoint's tokenizer cannot encode the prompt template as plain text.
     """
     if encoder.has_control_ids(encoder.encode(["".join(template.instruction(None, None))])[0]):
-        raise PreflightError(
-            "The tokenizer encodes the prompt's instruction to control tokens. Set model.path to another model."
-        )
+        what = "The tokenizer encodes the prompt's instruction to control tokens"
+        raise PreflightError(what, fix="Set model.path to another model.")

@@ -158,7 +158,7 @@ def _translate(
                     if stop.requested:
                         tracker.commit(pool.drain())  # the parts that workers are decoding
                         raise StoppedError(
-                            f"{stop.signal_name}: stopped {where}; run the same command again to continue"
+                            f"{stop.signal_name}: stopped {where}", fix="Run the same command again to continue."
                         )
 
                 def on_wait() -> None:
@@ -171,7 +171,7 @@ def _translate(
                         on_wait()
                     elif stop.requested:  # ends the reader's thread; the job stops in on_wait
                         raise StoppedError(
-                            f"{stop.signal_name}: stopped while rows were prepared; run again to continue"
+                            f"{stop.signal_name}: stopped while rows were prepared", fix="Run again to continue."
                         )
 
                 def on_hang(reason: str) -> None:

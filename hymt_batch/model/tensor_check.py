@@ -69,28 +69,31 @@ def check(folder: Path, config: Mapping[str, Any], network: NetworkSpec, tensors
     ]
     if missing:
         raise PreflightError(
-            f"{where} that needs {_join_names(missing)}, which no weight file holds; transformers would silently fill "
-            f"{'it' if len(missing) == 1 else 'them'} with random numbers. Download the model again.",
+            f"{where} that needs {_join_names(missing)}, which no weight file holds",
+            why=f"transformers would silently fill {'it' if len(missing) == 1 else 'them'} with random numbers",
+            fix="Download the model again.",
             id="B9",
         )
     if extra:
         raise PreflightError(
-            f"{where} that has no place for {_join_names(extra)}; weights and config belong to different models. "
-            "Download the model again.",
+            f"{where} that has no place for {_join_names(extra)}",
+            why="weights and config belong to different models",
+            fix="Download the model again.",
             id="B9",
         )
     for name, shape in needed_shapes.items():
         if stored_shapes[name] != shape:
             raise PreflightError(
-                f"{where} in which {name} has the shape {list(shape)}, but the file has {list(stored_shapes[name])}; "
-                "weights and config belong to different models. Download the model again.",
+                f"{where} in which {name} has the shape {list(shape)}, but the file has {list(stored_shapes[name])}",
+                why="weights and config belong to different models",
+                fix="Download the model again.",
                 id="B10",
             )
     for name, (dtype, _) in tensors.items():
         if dtype not in FLOAT_DTYPES:
             raise PreflightError(
-                f"{folder}: {name} is stored as {dtype}, although config.json names no quantisation. Download the "
-                "model again.",
+                f"{folder}: {name} is stored as {dtype}, although config.json names no quantisation",
+                fix="Download the model again.",
                 id="B24",
             )
 
@@ -108,7 +111,8 @@ def _check_modules(folder: Path, network: NetworkSpec, tensors: TensorHeaders) -
     if missing:
         raise PreflightError(
             f"{folder / 'config.json'} describes a network that needs weights for {_join_names(missing)}, which no "
-            "file holds. Download the model again.",
+            "file holds",
+            fix="Download the model again.",
             id="B9",
         )
 
@@ -153,7 +157,8 @@ def check_tied(folder: Path, weights: Sequence[str], network: NetworkSpec) -> No
         if tied_digest is not None and tied_digest != weight_digest:
             raise PreflightError(
                 f"{folder}: {tied} is stored and differs from {weight}, to which config.json ties it "
-                "(tie_word_embeddings). Download the model again.",
+                "(tie_word_embeddings)",
+                fix="Download the model again.",
                 id="B11",
             )
 
