@@ -167,10 +167,8 @@ def evaluate_strategy(
         return StrategyOption(strategy.value, False, remark=escape_line(error.what, 110), error=error.problem)
     placement = placement_plan.placements[0]
     budget = resolve_batch_budget(job, placement_plan, devices)
-    note = placement_remark(placement)
-    return StrategyOption(
-        strategy.value, True, list(placement.devices), len(placement.replicas), budget.max_rows, budget.max_tokens, note
-    )
+    counts = len(placement.replicas), budget.max_rows, budget.max_tokens
+    return StrategyOption(strategy.value, True, list(placement.devices), *counts, placement_remark(placement))
 
 
 def placement_remark(placement: Placement) -> str:

@@ -17,6 +17,7 @@ from hymt_batch.device_map import network_spec
 from hymt_batch.device_map.network_spec import NetworkSpec
 from hymt_batch.errors import ConfigError, PreflightError, first_line
 from hymt_batch.model import safe_json, safetensors_header, tensor_check
+from hymt_batch.model.refusal import refusal
 
 MODEL_TYPES = {"hunyuan_v1_dense": "4.56.0", "hy_v3": "5.6.0"}
 """Supported model types, with the first version of transformers that supports each."""
@@ -158,14 +159,12 @@ def verify(folder: Path, commit: str = "") -> ModelFiles:
         for tensor, (dtype, shape) in safetensors_header.read(folder / name).items():
             weight_map[tensor] = name
             if tensor in tensors:
-                raise PreflightError(
-                    f"{folder / name} holds {tensor} a second time", fix="Download the model again.", id="B22"
-                )
+                raise refusal(f"{folder / name} holds {tensor} a second time", id="B22")
             tensors[tensor] = (dtype, shape)
             num_parameters += math.prod(shape)
             num_bytes += math.prod(shape) * element_bytes(dtype)
     if not num_parameters:
-        raise PreflightError(f"{folder} holds no weights at all", fix="Download the model again.", id="B4")
+        raise refusal(f"{folder} holds no weights at all", id="B4")
     _check_index(folder, weight_map)
     tensor_check.check(folder, config, network, tensors)
     tensor_check.check_tied(folder, weights, network)
@@ -202,7 +201,7 @@ def _weight_files(folder: Path) -> list[str]:
             )
         weight_map = safe_json.read_object(index, "").get("weight_map")
         if not isinstance(weight_map, dict) or not weight_map:
-            raise PreflightError(f"{index} lists no weights (weight_map)", fix="Download the model again.", id="B4")
+            raise refusal(f"{index} lists no weights (weight_map)", id="B4")
         named = set(map(str, weight_map.values()))
         for name in sorted(named):
             if not FILE_NAME.fullmatch(name):
@@ -220,11 +219,7 @@ def _weight_files(folder: Path) -> list[str]:
     if "model.safetensors" in file_names:
         return ["model.safetensors"]
     if file_names:
-        raise PreflightError(
-            f"{folder} holds {file_names[0]} but neither model.safetensors nor {index.name}",
-            fix="Download the model again.",
-            id="B4",
-        )
+        raise refusal(f"{folder} holds {file_names[0]} but neither model.safetensors nor {index.name}", id="B4")
     pickles = sorted(path.name for path in folder.iterdir() if path.suffix in _PICKLE_SUFFIXES)
     if pickles:
         raise PreflightError(
@@ -233,7 +228,7 @@ def _weight_files(folder: Path) -> list[str]:
             fix="Download the safetensors files.",
             id="B14",
         )
-    raise PreflightError(f"{folder} has no *.safetensors", fix="Download the model again.", id="B4")
+    raise refusal(f"{folder} has no *.safetensors", id="B4")
 
 
 def _check_index(folder: Path, weight_map: dict[str, str]) -> None:
@@ -244,10 +239,9 @@ def _check_index(folder: Path, weight_map: dict[str, str]) -> None:
     declared = {str(tensor): str(name) for tensor, name in safe_json.read_object(index, "")["weight_map"].items()}
     for tensor in sorted({*declared, *weight_map}):
         if declared.get(tensor) != weight_map.get(tensor):
-            raise PreflightError(
+            raise refusal(
                 f"{index} has {tensor} in {declared.get(tensor, 'no file')}, but it is in "
                 f"{weight_map.get(tensor, 'no file')}",
-                fix="Download the model again.",
                 id="B9",
             )
 
@@ -261,4 +255,4 @@ def _check_readable(folder: Path, config: dict[str, Any]) -> None:
         safe_json.read_object(folder / "generation_config.json", "")
     layers = config.get("num_hidden_layers")
     if isinstance(layers, int) and layers > MAX_LAYERS:
-        raise PreflightError(f"{folder}: num_hidden_layers is {layers}", fix="Download the model again.", id="B24")
+        raise refusal(f"{folder}: num_hidden_layers is {layers}", id="B24")

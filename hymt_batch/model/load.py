@@ -21,6 +21,7 @@ from hymt_batch.model import attention, canary, cudnn, transformers_compat, weig
 from hymt_batch.model.detect_devices import torch_devices
 from hymt_batch.model.memory import empty_cache, is_out_of_memory
 from hymt_batch.model.prepare import LoadedModel, PreparedModel
+from hymt_batch.model.refusal import refusal
 from hymt_batch.model.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
@@ -135,9 +136,7 @@ def _load_checkpoint(prepared: PreparedModel, placement: Placement) -> Any:
     problems = {key: names for key, names in problems.items() if names}
     if problems:
         details = "; ".join(f"{key}: {', '.join(names[:3])}" for key, names in problems.items())
-        raise PreflightError(
-            f"{folder}: the weights do not match the network ({details})", fix="Download the model again.", id="B9"
-        )
+        raise refusal(f"{folder}: the weights do not match the network ({details})", id="B9")
     return network
 
 
@@ -173,11 +172,8 @@ def _check_weights(prepared: PreparedModel, placement: Placement, network: Any) 
                 f"{name} was loaded as {weight.dtype} instead of {prepared.dtype}", fix=REPORT_VERSIONS, id="C28"
             )
         if data.is_floating_point() and data.element_size() > 1 and not _is_finite(torch, data.detach()):
-            raise PreflightError(
-                f"{folder}: {name} contains NaN or infinity",
-                why="so every translation would be wrong",
-                fix="Download the model again.",
-                id="B21",
+            raise refusal(
+                f"{folder}: {name} contains NaN or infinity", why="so every translation would be wrong", id="B21"
             )
 
 
