@@ -205,7 +205,7 @@ def scan_corpus(job: PlanJob, files: ModelFiles) -> tuple[CorpusStats, list[Any]
     preambles = stream.PreambleCache(job.source)
     inputs = stream.apply_limit(stream.find_inputs(job.source), job.source, preambles)
     stream.check_fields(inputs, job.source, (), preambles)
-    stream.check_escapes(inputs, job.source, preambles)
+    stream.check_first_rows(inputs, job.source, preambles)
     count_tokens = tokenizing.token_counter(files.folder) if (files.folder / "tokenizer.json").is_file() else None
     shards = stream.cut_shards(
         inputs,

@@ -44,7 +44,7 @@ ALLOWED: dict[str, set[str]] = {
     "sanitize": set(),
     "child_process": set(),
     "streams": {"errors"},
-    "cli": BASE | STAGES | {"schema"},  # schema for types only
+    "cli": BASE | STAGES | {"formats", "schema"},  # schema for types only
     "schema": BASE | STAGES,
     "config": BASE | STAGES | {"cli", "schema"},
     **{stage: BASE | STAGE_TO_STAGE.get(stage, set()) for stage in STAGES},
