@@ -22,7 +22,7 @@ from hymt_batch.formats.jsonl import columns
 from hymt_batch.formats.row_values import json_number
 from hymt_batch.formats.writer import check, open_writer
 from hymt_batch.records import Document, Row, Status
-from hymt_batch.run.progress import Reporter
+from hymt_batch.run.reporter import Reporter
 from hymt_batch.source import stream
 from hymt_batch.write.output import WriteConfig
 from jobs import translate, verify

@@ -18,7 +18,7 @@ from campaigns import stub
 
 from hymt_batch.decode.generate import Completion
 from hymt_batch.errors import ExitCode, IdentityError, InputChangedError, LeaseError
-from hymt_batch.run.progress import Reporter
+from hymt_batch.run.reporter import Reporter
 from jobs import translate
 
 pytestmark = pytest.mark.core

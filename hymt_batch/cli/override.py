@@ -12,7 +12,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import MISSING, dataclass, fields, is_dataclass
+from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
 from enum import Enum
 from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
@@ -102,8 +102,8 @@ def single_line_errors() -> Iterator[None]:
     try:
         yield
     except UsageError as error:
-        lines = str(error).splitlines()
-        raise (type(error)("\\n".join(lines)) if len(lines) > 1 else error) from None
+        fields = {name: "\\n".join(text.splitlines()) for name, text in asdict(error.problem).items()}
+        raise error.replace(**fields) from None
 
 
 class OverrideParser:

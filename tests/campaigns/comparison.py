@@ -22,7 +22,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from hymt_batch.run.progress import Reporter
+from hymt_batch.run.reporter import Reporter
 from jobs import translate
 from tests.campaigns import command, stub, syscalls, warm
 

@@ -21,7 +21,7 @@ from typing import Any
 
 from hymt_batch import fs
 from hymt_batch.errors import ExitCode
-from hymt_batch.run.progress import Reporter
+from hymt_batch.run.reporter import Reporter
 from tests.campaigns import command, kills, sources, stub, warm
 
 FAILING = 0.0001  # share of file system calls that fail; a resumed job makes one or two for each existing part

@@ -1,4 +1,4 @@
-"""A worker process with the stub model, which tests let `run/pool.py` start instead of a real one.
+"""A worker process with the stub model, which tests let `run/worker_pool.py` start instead of a real one.
 
 Some texts are deadly: POISON kills the process, HANG never ends, BUG raises an error, and FRAIL kills the process as
 often as $STUB_FRAIL sets. Run as a program with the number of a socket, it is a worker. Run with overrides, it is
@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from hymt_batch.run import replica
+from hymt_batch.run import worker
 from tests.campaigns import stub
 
 COMMAND = (sys.executable, "-m", "tests.campaigns.stub_worker")
@@ -56,7 +56,7 @@ def innocent_death() -> bool:
 
 def main(arguments: Sequence[str]) -> int:
     if arguments[0].isdecimal():
-        return replica.main(arguments, partial(replica.serve, prepare_model=stub.prepare, decode_batch=decode_batch))
+        return worker.main(arguments, partial(worker.serve, prepare_model=stub.prepare, decode_batch=decode_batch))
     return stub.run(arguments, decode_batch=decode_batch, worker_command=COMMAND)
 
 
