@@ -14,7 +14,7 @@ from dataclasses import asdict, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from hymt_batch import batch, plan_report, prompt, sanitize, segment, streams
+from hymt_batch import batch, plan_report, prompt, segment, streams
 from hymt_batch.bench import probe
 from hymt_batch.device_map import table
 from hymt_batch.device_map.placement import Placement
@@ -28,9 +28,11 @@ from hymt_batch.model.prepare import PlacementPlan
 from hymt_batch.plan_report import PlanReport, ProbeResult, StrategyOption
 from hymt_batch.run.replica import Replica
 from hymt_batch.run.reporter import Reporter
-from hymt_batch.sanitize import escape_line
+from hymt_batch.sanitize import escape_line, sanitize_text
 from hymt_batch.source import stream
 from hymt_batch.source.corpus_stats import CorpusStats, compute_corpus_stats
+from hymt_batch.source.preamble_reader import PreambleCache
+from hymt_batch.source.shards import SkippedShard, cut_shards
 
 if TYPE_CHECKING:
     from hymt_batch.schema import PlanJob
@@ -202,12 +204,12 @@ def recommend(choices: Sequence[StrategyOption], devices: DeviceInventory) -> st
 
 def scan_corpus(job: PlanJob, files: ModelFiles) -> tuple[CorpusStats, list[Any]]:
     """Read the corpus once; return its statistics and its input files."""
-    preambles = stream.PreambleCache(job.source)
+    preambles = PreambleCache(job.source)
     inputs = stream.apply_limit(stream.find_inputs(job.source), job.source, preambles)
     stream.check_fields(inputs, job.source, (), preambles)
     stream.check_first_rows(inputs, job.source, preambles)
     count_tokens = tokenizing.token_counter(files.folder) if (files.folder / "tokenizer.json").is_file() else None
-    shards = stream.cut_shards(
+    shards = cut_shards(
         inputs,
         job.source,
         shard_rows=job.batch.shard_rows,
@@ -215,12 +217,11 @@ def scan_corpus(job: PlanJob, files: ModelFiles) -> tuple[CorpusStats, list[Any]
         get_record=lambda input, shard: None,
         reserved=(),
     )
-    num_sample = PROBE_SAMPLE_ROWS if job.probe else 0
     corpus_stats = compute_corpus_stats(
-        (shard for shard in shards if not isinstance(shard, stream.SkippedShard)),
+        (shard for shard in shards if not isinstance(shard, SkippedShard)),
         count_tokens,
         count_rows=job.sample_rows,
-        num_sample=num_sample,
+        num_sample=PROBE_SAMPLE_ROWS if job.probe else 0,
         seed=job.seed,
     )
     return corpus_stats, inputs
@@ -289,7 +290,7 @@ def run(job: PlanJob) -> ExitCode:
                 expected_tokens = (stats.tokens or 0) * report.probe.output_per_source_token
                 report.corpus["expected_output_tokens"] = round(expected_tokens)
     text = json.dumps(asdict(report), sort_keys=True) if job.format.value == "json" else plan_report.render(report)
-    streams.print_result(sanitize.sanitize_text(text))
+    streams.print_result(sanitize_text(text))
     return ExitCode.PREFLIGHT if report.refused else ExitCode.COMPLETE
 
 

@@ -9,17 +9,16 @@ from hymt_batch.formats.jsonl import format as jsonl
 from hymt_batch.formats.parquet import format as parquet
 from hymt_batch.records import Input
 
-DEFAULT = text.FORMAT
-"""The format of standard input, and of files with an unknown extension."""
-
 FORMATS: tuple[Format, ...] = (
-    DEFAULT,
+    text.FORMAT,
     jsonl.FORMAT,
     delimited.CSV,
     delimited.TSV,
     parquet.PARQUET,
     parquet.SAVED_DATASET,
 )
+DEFAULT = FORMATS[0]
+"""The format of standard input, and of files with an unknown extension."""
 
 _BY_NAME = {format.name: format for format in FORMATS}
 _BY_EXTENSION = {extension: format for format in FORMATS for extension in format.input_extensions}
