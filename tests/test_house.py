@@ -28,12 +28,13 @@ STAGES = "source/ segment.py prompt.py batch.py model/ device_map/ decode/ check
 
 RULES = {
     "jobs/__main__.py": "config.py schema.py cli/ errors.py sanitize.py signals.py streams.py",
-    "jobs/": f"run/ doctor/ bench/ plan_report.py {STAGES} formats/ schema.py manifest.py sanitize.py signals.py "
-    f"streams.py {BASE}",
-    "plan_report.py": "run/reporter.py device_map/ prompt.py sanitize.py errors.py",
+    "jobs/": f"run/ doctor/ bench/ plan_report.py prompt_end.py {STAGES} formats/ schema.py manifest.py sanitize.py "
+    f"signals.py streams.py {BASE}",
+    "plan_report.py": "run/reporter.py device_map/ prompt_end.py sanitize.py errors.py",
+    "prompt_end.py": "prompt.py",
     "run/executor.py": f"doctor/explain.py schema.py signals.py {STAGES} {BASE}",  # explains why a model did not load
     "run/": f"{STAGES} formats/ schema.py manifest.py sanitize.py signals.py streams.py {BASE}",
-    "doctor/": f"{STAGES} schema.py {BASE}",
+    "doctor/": f"{STAGES} prompt_end.py schema.py {BASE}",
     "bench/": f"decode/ model/ device_map/ {BASE}",
     "demo/": "",
     "config.py": "cli/ schema.py errors.py",
