@@ -26,6 +26,7 @@ from hymt_batch.model import tokenizer as tokenizing
 from hymt_batch.model.files import ModelFiles
 from hymt_batch.model.prepare import PlacementPlan
 from hymt_batch.plan_report import PlanReport, ProbeResult, StrategyOption
+from hymt_batch.prompt_end import describe_end
 from hymt_batch.run.replica import Replica
 from hymt_batch.run.reporter import Reporter
 from hymt_batch.sanitize import escape_line, sanitize_text
@@ -81,7 +82,7 @@ def plan(job: PlanJob) -> PlanReport:
     last_token = None
     if read_from == "files":
         last_token = prompt_end.last_token(files.folder, add_generation_prompt=job.add_generation_prompt)
-    report.prompt = prompt.describe_end(job.prompt, job.model.add_generation_prompt, last_token)
+    report.prompt = describe_end(job.prompt, job.model.add_generation_prompt, last_token)
     report.choices = [evaluate_strategy(job, strategy, plan_placements, devices) for strategy in STRATEGIES]
     report.recommended = recommend(report.choices, devices)
     return report
@@ -116,7 +117,7 @@ def describe_placement(
 ) -> None:
     """Add to the report where the layers go and the memory that each device needs."""
     net, placement = placement_plan.network, placement_plan.placements[0]
-    dtype_bytes = prepare.dtype_bytes(placement_plan.dtype)
+    groups = table.layer_groups(placement.map, net, prepare.dtype_bytes(placement_plan.dtype))
     budget = resolve_batch_budget(job, placement_plan, devices)
     kv_cache = budget.max_tokens * report.cache_bytes_per_token
     num_layers = max(1, net.num_layers)
@@ -132,12 +133,10 @@ def describe_placement(
             "cache_bytes": kv_cache * group.num_layers // num_layers,
             "share": group.weight_bytes / max(1, report.weight_bytes),
         }
-        for group in table.layer_groups(placement.map, net, dtype_bytes)
+        for group in groups
     ]
     free = {device.name: device.free_bytes for device in devices.devices}
-    head = next(
-        (run.device for run in table.layer_groups(placement.map, net, dtype_bytes) if "lm_head" in run.modules), "cpu"
-    )
+    head = next((group.device for group in groups if "lm_head" in group.modules), "cpu")
     for use in placement.usage:
         logits = report.logits_bytes if use.device == (head if head in free else placement.device.name) else 0
         used = use.weight_bytes + kv_cache * use.num_layers // num_layers + logits
@@ -206,7 +205,7 @@ def scan_corpus(job: PlanJob, files: ModelFiles) -> tuple[CorpusStats, list[Any]
     preambles = PreambleCache(job.source)
     inputs = stream.apply_limit(stream.find_inputs(job.source), job.source, preambles)
     stream.check_fields(inputs, job.source, (), preambles)
-    stream.check_escapes(inputs, job.source, preambles)
+    stream.check_first_rows(inputs, job.source, preambles)
     count_tokens = tokenizing.token_counter(files.folder) if (files.folder / "tokenizer.json").is_file() else None
     shards = cut_shards(
         inputs,

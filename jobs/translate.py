@@ -97,7 +97,7 @@ def _translate(
             input_file, published_file.out_format(input_file, job.write), preambles(input_file), job.write, rows
         )
     if plan_version > 1:
-        stream.check_escapes(inputs, job.source, preambles)
+        stream.check_first_rows(inputs, job.source, preambles)
     for finding in preflight.run_quick(job):
         log.warning("%s", finding.problem.text)
     template = prompt.resolve_template(job.prompt, job.model.family.value, job.src_lang, job.tgt_lang)

@@ -11,6 +11,8 @@ from hymt_batch import languages
 from hymt_batch.cli import job_name
 from hymt_batch.decode.settings import Method
 from hymt_batch.errors import ConfigError
+from hymt_batch.formats import registry
+from hymt_batch.source.settings import SourceFormat
 
 if TYPE_CHECKING:
     from hymt_batch.schema import DoctorJob, PlanJob, TranslateJob
@@ -61,11 +63,12 @@ def validate_job(job: TranslateJob | PlanJob | DoctorJob) -> None:
             f"model.max_context={job.model.max_context} for a translation of that length",
             fix=f"Set segment.max_tokens={max_tokens} or less.",
         )
+    has_fields = source.format is SourceFormat.auto or registry.get(source.format.value).has_fields
     source_fields = {"text_field": source.text_field, "src_lang_field": source.src_lang_field}
     source_fields["tgt_lang_field"] = source.tgt_lang_field
     for key in ("translation_field", "meta_field"):
         for source_key, field in source_fields.items():
-            if source.format.value != "text" and getattr(write, key) == field:
+            if has_fields and getattr(write, key) == field:
                 raise ConfigError(
                     f"write.{key} and source.{source_key} are both {field}",
                     why="the output keeps the input's fields, so one would overwrite the other",
