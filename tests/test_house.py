@@ -38,9 +38,10 @@ RULES = {
     "bench/": f"decode/ model/ device_map/ {BASE}",
     "demo/": "",
     "config.py": "cli/ schema.py errors.py",
-    "cli/": "schema.py */settings.py languages.py errors.py",
+    "cli/": "schema.py */settings.py formats/registry.py languages.py errors.py",
     "schema.py": "*/settings.py segment.py prompt.py batch.py model/synthetic.py setting.py errors.py",
-    "source/settings.py": "formats/options.py setting.py errors.py",
+    "source/settings.py": "formats/registry.py formats/options.py setting.py errors.py",
+    "write/settings.py": "formats/registry.py setting.py errors.py",
     "decode/settings.py": "model/settings.py model/prepare.py setting.py errors.py",
     "*/settings.py": "setting.py errors.py",
     "source/": f"formats/ manifest.py blank.py {BASE}",
@@ -79,7 +80,7 @@ HEAVY = {
     "tokenizers": "model/ bench/ demo/train.py",
     "safetensors": "demo/train.py",
     "huggingface_hub": "model/files.py",
-    "datasets": "source/hub.py formats/parquet/tables.py",
+    "datasets": "source/hub.py formats/parquet/saved_dataset.py",
     "pyarrow": "formats/ source/hub.py",
     "numpy": "check/loops.py bench/baselines/llama.py",
     "llama_cpp": "bench/baselines/llama.py",
@@ -92,7 +93,6 @@ HEAVY = {
 
 TO_BE_MENDED = {
     "Fs from hymt_batch/fs.py",
-    "Summary from hymt_batch/write/output.py",
     *(f"{name} from hymt_batch/source/stream.py" for name in ("PreambleCache", "SkippedShard", "Spool")),
     *(f"{name} from hymt_batch/source/stream.py" for name in ("cut_shards", "prefetch")),
 }

@@ -17,7 +17,7 @@ from hymt_batch.fs import OS_FS, Stat
 from hymt_batch.records import Input
 from hymt_batch.write import set_aside
 from jobs import status, verify
-from tests.faults.upper import Fast, an_input, open_output, plan, run, shards, upper
+from tests.faults.upper import ENVIRONMENT, Fast, an_input, open_output, plan, run, shards, upper
 
 EDITED = b"somebody's own work\n"
 
@@ -130,7 +130,7 @@ def test_an_edited_file_of_an_unfinished_job_is_set_aside(tmp_path: Path, inputs
     with open_output(folder, inputs) as output:
         for shard in shards(inputs[0]):
             for part in plan(shard):
-                output.commit(shard, part, upper(shard, part))
+                output.commit(part, upper(part), ENVIRONMENT)
             output.finish_shard(shard)
     (folder / "translated" / "a.txt").write_bytes(EDITED)
     (folder / "translated" / "sub").mkdir()
