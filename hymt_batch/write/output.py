@@ -19,7 +19,7 @@ from hymt_batch.formats import registry
 from hymt_batch.fs import OS_FS, Fs, has_content, remove, stat_or_none, write_atomic
 from hymt_batch.manifest import JobRecord, JsonDict
 from hymt_batch.records import Document, Input, Part, Preamble, Row, Shard, ShardRecord
-from hymt_batch.storage_error import output_folder_error
+from hymt_batch.storage_error import output_folder_error, wrap_os_errors
 from hymt_batch.write import (
     cleanup,
     identity_versions,
@@ -40,7 +40,7 @@ from hymt_batch.write.part_store import PartStore, make_shard_record
 from hymt_batch.write.published_file import Assembly
 from hymt_batch.write.settings import OnError, WriteConfig, WriteFormat
 from hymt_batch.write.shard_table import ShardTable
-from hymt_batch.write.storage import DurableFolders, check_space, check_storage, wrap_os_errors
+from hymt_batch.write.storage import DurableFolders, check_space, check_storage
 from hymt_batch.write.summary import Summary, summarize
 
 log = logging.getLogger(__name__)

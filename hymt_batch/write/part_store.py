@@ -16,11 +16,12 @@ from hymt_batch.errors import HymtError, InputChangedError
 from hymt_batch.fs import Fs, publish, remove, stat_or_none, with_retries, write_new
 from hymt_batch.manifest import JsonDict, json_roundtrip
 from hymt_batch.records import ERROR_STATUSES, Input, Part, Row, Shard, ShardRecord
+from hymt_batch.storage_error import wrap_os_errors
 from hymt_batch.write import part as parts
 from hymt_batch.write.input_changes import RowRanges, input_changed_error
 from hymt_batch.write.lease import Lease
 from hymt_batch.write.part_reader import PartReader
-from hymt_batch.write.storage import DurableFolders, wrap_os_errors
+from hymt_batch.write.storage import DurableFolders
 
 log = logging.getLogger(__name__)
 
