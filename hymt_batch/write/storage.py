@@ -207,12 +207,15 @@ def _input_bytes(input: Input) -> int:
 
 
 def _committed_bytes(fs: Fs, folder: Path, inputs: Sequence[Input]) -> int:
-    """Return the size of all parts that already exist."""
+    """Return the size of all parts and row records that already exist."""
     num_bytes = 0
     for input in inputs:
         file_state = state_folder(folder) / f"f{input.file_id}"
         for shard in list_names(fs, file_state):
-            for part in list_names(fs, file_state / shard):
-                stat = stat_or_none(fs, file_state / shard / part)
-                num_bytes += stat.size if stat else 0
+            for path in (
+                file_state / shard,
+                *(file_state / shard / part for part in list_names(fs, file_state / shard)),
+            ):
+                stat = stat_or_none(fs, path)
+                num_bytes += stat.size if stat and stat.kind == "file" else 0
     return num_bytes
