@@ -16,7 +16,8 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from hymt_batch import batch, prompt, segment, signals, streams
+from hymt_batch import batch, manifest, prompt, segment, signals, streams
+from hymt_batch.check import assemble
 from hymt_batch.doctor import preflight
 from hymt_batch.doctor.explain import explain_errors
 from hymt_batch.errors import ExitCode, StoppedError
@@ -29,6 +30,7 @@ from hymt_batch.run.identity import (
     auto_keys,
     build_environment,
     build_identity,
+    build_output,
     part_limits_of,
     stored_plan_version,
     with_generation_prompt,
@@ -40,7 +42,10 @@ from hymt_batch.run.watchdog import Watchdog
 from hymt_batch.sanitize import escape_line
 from hymt_batch.source import stream
 from hymt_batch.write import published_file
-from hymt_batch.write.output import Output, Summary
+from hymt_batch.write.output import LeaseTimes, Output
+from hymt_batch.write.ownership import RequestedJob
+from hymt_batch.write.published_file import InputAccess
+from hymt_batch.write.summary import Summary
 
 if TYPE_CHECKING:
     from hymt_batch.schema import TranslateJob
@@ -109,25 +114,30 @@ def _translate(
     model = prepare_model(job.model, job.device_map, job.launch.num_threads)
     limits = batch.resolve_part_limits(job.batch, model.num_parameters, model.on_gpu)
     # before the weights are loaded: a folder of another job is refused at no cost
-    with Output.open(
-        folder,
-        identity=build_identity(job, model.identity, template, limits),
-        environment={**model.environment, **build_environment(job)},
-        inputs=inputs,
-        config=job.write,
-        read=lambda input_file: _read_documents(
-            input_file, job, inputs, preambles, limits.plan
-        ),  # when this is called, `limits` is already that of the folder's job
-        preamble=preambles,
+    requested = RequestedJob(
+        manifest.new_job(
+            build_identity(job, model.identity, template, limits),
+            inputs,
+            {**model.environment, **build_environment(job)},
+            build_output(job),
+            has_logprobs=job.check.min_logprob is not None,
+        ),
+        auto_keys(job),
+        tuple(alias_identities(job, model.identity, template, model.num_parameters)),
         overwrite=job.overwrite,
         on_mismatch=job.on_mismatch.value,
         on_input_change=job.on_input_change.value,
-        auto_keys=auto_keys(job),
-        aliases=alias_identities(job, model.identity, template, model.num_parameters),
-        lease_ttl_s=job.launch.lease_ttl_s,
-        lease_beat_s=job.launch.lease_beat_s,
-    ) as output:
+    )
+    access = InputAccess(
+        # when this is called, `limits` is already that of the folder's job
+        lambda input_file: _read_documents(input_file, job, inputs, preambles, limits.plan),
+        preambles,
+        lambda document, row, one_line: assemble.shape_row(document, row, one_line, job.check),
+    )
+    lease_times = LeaseTimes(job.launch.lease_ttl_s, job.launch.lease_beat_s)
+    with Output.open(folder, requested, access, job.write, lease_times) as output:
         spool.link_into(output.folder)
+        output.assemble_outdated()
         if output.is_complete:
             log.info("already complete: nothing to do")
             return output.finalize()
@@ -158,7 +168,7 @@ def _translate(
                     if stop.requested:
                         tracker.commit(pool.drain())  # the parts that workers are decoding
                         raise StoppedError(
-                            f"{stop.signal_name}: stopped {where}; run the same command again to continue"
+                            f"{stop.signal_name}: stopped {where}", fix="Run the same command again to continue."
                         )
 
                 def on_wait() -> None:
@@ -171,7 +181,7 @@ def _translate(
                         on_wait()
                     elif stop.requested:  # ends the reader's thread; the job stops in on_wait
                         raise StoppedError(
-                            f"{stop.signal_name}: stopped while rows were prepared; run again to continue"
+                            f"{stop.signal_name}: stopped while rows were prepared", fix="Run again to continue."
                         )
 
                 def on_hang(reason: str) -> None:
@@ -203,7 +213,7 @@ def _translate(
                         last=shard.last,
                     )
                     for part in batch.plan_parts(shard, prompts, rejections, limits):
-                        if output.has(shard, part):
+                        if output.has(part):
                             progress.add_kept_rows(len(part.document_indices), source_tokens=part.num_source_tokens)
                             continue
                         stop_if_requested("after a finished part")

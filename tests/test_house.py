@@ -93,7 +93,6 @@ HEAVY = {
 
 TO_BE_MENDED = {
     "Fs from hymt_batch/fs.py",
-    "Summary from hymt_batch/write/output.py",
     *(f"{name} from hymt_batch/source/stream.py" for name in ("PreambleCache", "SkippedShard", "Spool")),
     *(f"{name} from hymt_batch/source/stream.py" for name in ("cut_shards", "prefetch")),
 }

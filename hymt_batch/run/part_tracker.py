@@ -33,6 +33,7 @@ class PartTracker:
         self._num_open_parts: Counter[tuple[str, int]] = Counter()  # open parts by shard
         self._submitted_shards: dict[tuple[str, int], Shard] = {}  # shards whose parts are all submitted
         self.nothing_committed = True
+        self._environment: dict[str, Any] = {}
 
     @property
     def needs_isolation(self) -> bool:
@@ -55,20 +56,23 @@ class PartTracker:
 
     def begin_attempt(self, task: Task) -> int:
         """Write an attempt marker; see `AttemptMarkers.begin`."""
-        return self._output.attempts.begin(task.part.shard, task.part)
+        return self._output.attempts.begin(task.part)
 
     def set_environment(self, replica_environment: Mapping[str, Any]) -> None:
-        self._output.set_environment(build_environment(self._job, replica_environment))
+        self._environment = build_environment(self._job, replica_environment)
 
     def commit(self, tasks: Iterable[Task]) -> None:
         """Commit finished tasks, and finish the shards that this completes."""
         for task in tasks:
             part, shard = task.part, task.part.shard
             translations = [_with_prompt(prompt, task.results[index]) for index, prompt in enumerate(part.prompts)]
-            rows = assemble.assemble_rows(
-                part, translations, segment.join_translations, one_line=self._output.is_one_line(shard.input)
-            )
-            self._output.commit(shard, part, rows, degraded=tuple(dict.fromkeys(task.marks)))
+            rows = assemble.assemble_rows(part, translations, segment.join_translations)
+            self._output.commit(part, rows, self._environment, tuple(dict.fromkeys(task.marks)))
+            one_line, first_row = self._output.is_one_line(shard.input), shard.first_row
+            rows = [
+                assemble.shape_row(shard.documents[row.row_index - first_row], row, one_line, self._job.check)
+                for row in rows
+            ]
             self.nothing_committed = False
             if len(self._reporter.sample_pairs) < self._job.launch.samples:
                 texts = {document.row_index: document.text for document in shard.documents}
