@@ -23,7 +23,7 @@ from hymt_batch.doctor.explain import explain_errors
 from hymt_batch.errors import ExitCode, StoppedError
 from hymt_batch.formats import writer
 from hymt_batch.model import prepare
-from hymt_batch.records import ERROR_STATUSES, PLAN_VERSION, Document, Input, Prompt, Rejection, Shard
+from hymt_batch.records import ERROR_STATUSES, PLAN_VERSION, Document, Input, Prompt, Rejection, Shard, Status
 from hymt_batch.run import executor, stderr_capture, stdin_job
 from hymt_batch.run.identity import (
     alias_identities,
@@ -308,7 +308,8 @@ def run(job: TranslateJob, translate: Callable[[TranslateJob, Reporter], Summary
             temporary_folder = stack.enter_context(stop.remove_on_exit(stdin_job.create_temporary_folder()))
             job = replace(job, name="stdin", output_dir=str(temporary_folder))
         summary = translate(job, reporter)
-        error_rate = sum(summary.counts.get(status, 0) for status in ERROR_STATUSES) / max(1, summary.rows)
+        num_selected = summary.rows - summary.counts.get(Status.NOT_SELECTED, 0)
+        error_rate = sum(summary.counts.get(status, 0) for status in ERROR_STATUSES) / max(1, num_selected)
         text = render_summary(summary, reporter.sample_pairs)
         reporter.print_result(
             render_temporary_result(text, summary) if unnamed else f"{text}\n\n{next_command(job, summary)}",

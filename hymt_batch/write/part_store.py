@@ -18,6 +18,7 @@ from hymt_batch.errors import HymtError, InputChangedError, StoppedError
 from hymt_batch.fs import Fs, publish, remove, stat_or_none, with_retries, write_new
 from hymt_batch.manifest import JsonDict, json_roundtrip
 from hymt_batch.records import ERROR_STATUSES, Document, Input, Part, Row, Shard, ShardRecord
+from hymt_batch.storage_error import wrap_os_errors
 from hymt_batch.write import cleanup, row_record
 from hymt_batch.write import part as parts
 from hymt_batch.write.input_changes import RowRanges, input_changed_error
@@ -27,7 +28,7 @@ from hymt_batch.write.record_store import RecordStore
 from hymt_batch.write.row_lines import rows_digest
 from hymt_batch.write.row_record import RecordHeader
 from hymt_batch.write.state_file import StateFileDamagedError
-from hymt_batch.write.storage import DurableFolders, wrap_os_errors
+from hymt_batch.write.storage import DurableFolders
 
 log = logging.getLogger(__name__)
 

@@ -17,6 +17,7 @@ from hymt_batch.errors import MissingError, StoppedError
 from hymt_batch.fs import Fs, has_content, remove, stat_or_none, write_atomic
 from hymt_batch.manifest import JobRecord, JsonDict
 from hymt_batch.records import Input, Row, Shard, ShardRecord
+from hymt_batch.storage_error import wrap_os_errors
 from hymt_batch.write import cleanup, file_record, published_file, set_aside
 from hymt_batch.write.changed_inputs import describe_change
 from hymt_batch.write.input_changes import hash_input, input_changed_error
@@ -26,7 +27,7 @@ from hymt_batch.write.published_file import Assembly, InputAccess
 from hymt_batch.write.row_record import RecordHeader
 from hymt_batch.write.settings import WriteConfig
 from hymt_batch.write.shard_table import ShardTable
-from hymt_batch.write.storage import DurableFolders, wrap_os_errors
+from hymt_batch.write.storage import DurableFolders
 
 log = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ import contextlib
 import errno
 import logging
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from hymt_batch.errors import PreflightError
 from hymt_batch.fs import LINK_UNSUPPORTED_ERRNOS, Fs, list_names, remove, stat_or_none, write_new
 from hymt_batch.manifest import state_folder
 from hymt_batch.records import Input
-from hymt_batch.storage_error import output_folder_error, write_error
+from hymt_batch.storage_error import output_folder_error
 
 log = logging.getLogger(__name__)
 
@@ -38,15 +38,6 @@ class StorageFeatures:
     rename_replaces: bool  # after a rename over a file, a read returns the new contents
     hard_links: bool
     dir_fsync: bool
-
-
-@contextlib.contextmanager
-def wrap_os_errors(what: str) -> Iterator[None]:
-    """Turn an OSError inside the block into the error that stops the job; `what` names the data being stored."""
-    try:
-        yield
-    except OSError as error:
-        raise write_error(what, error) from error
 
 
 class DurableFolders:
