@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_translate import Job, job
+from tests.test_translate import Job, job
 
 from hymt_batch.errors import ConfigError, ExitCode, IdentityError, InputChangedError, PreflightError
 from hymt_batch.formats import registry, spliced
