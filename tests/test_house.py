@@ -39,10 +39,11 @@ RULES = {
     "demo/": "",
     "config.py": "cli/ schema.py errors.py",
     "cli/": "schema.py */settings.py formats/registry.py languages.py errors.py",
-    "schema.py": "*/settings.py segment.py prompt.py batch.py model/synthetic.py setting.py errors.py",
+    "schema.py": "*/settings.py decode/registry.py segment.py prompt.py batch.py model/synthetic.py setting.py "
+    "errors.py",
     "source/settings.py": "formats/registry.py formats/options.py setting.py errors.py",
     "write/settings.py": "formats/registry.py setting.py errors.py",
-    "decode/settings.py": "model/settings.py model/prepare.py setting.py errors.py",
+    "decode/settings.py": "model/settings.py setting.py errors.py",
     "*/settings.py": "setting.py errors.py",
     "source/": f"formats/ manifest.py blank.py {BASE}",
     "segment.py": f"blank.py cut.py {BASE}",

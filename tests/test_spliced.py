@@ -227,7 +227,7 @@ def test_a_job_killed_at_any_moment_resumes_to_the_same_bytes(tmp_path: Path) ->
     data, rng, kills = messages(60), random.Random(7), 0
     (tmp_path / "in.properties").write_bytes(data)
     command = [
-        *(sys.executable, "-m", "tests.campaigns.stub", f"source.path={tmp_path / 'in.properties'}", READ, "name=n"),
+        *(sys.executable, "-m", "tests.fakes.job", f"source.path={tmp_path / 'in.properties'}", READ, "name=n"),
         *("tgt_lang=fr", "model=demo", f"output_dir={tmp_path / 'out'}", "batch.shard_rows=20", "batch.part_rows=4"),
         *("launch.progress=off", "launch.lease_ttl_s=5", "launch.lease_beat_s=1"),
     ]

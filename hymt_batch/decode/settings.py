@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
+from hymt_batch.decode import registry
 from hymt_batch.decode.sampling import SamplingParams
 from hymt_batch.errors import ConfigError
-from hymt_batch.model.prepare import LoadedModel
 from hymt_batch.model.settings import RecommendedSampling
 from hymt_batch.setting import Environment, Identity
 
@@ -20,20 +21,12 @@ class Method(Enum):
     sampling = "sampling"
 
 
-class Engine(Enum):
-    """Which decoding loop runs the network."""
-
-    auto = "auto"  # slots on the CPU; generate on a GPU, where slots has not been run yet
-    slots = "slots"  # our engine: a finished row is replaced while the other rows continue
-    generate = "generate"  # transformers' engine, our reference
-
-
 @dataclass(kw_only=True, slots=True)
 class DecodeConfig:
     """How text is generated; every field is explained in conf/decode/."""
 
     method: Identity[Method] = Method.greedy
-    engine: Environment[Engine] = Engine.auto
+    engine: Environment[str] = field(default=registry.AUTO, metadata={"choices": registry.job_choices})
     temperature: Identity[float | None] = None
     top_p: Identity[float | None] = None
     top_k: Identity[int | None] = None
@@ -47,34 +40,46 @@ class DecodeConfig:
     capture: Environment[bool] = False
 
     def __post_init__(self) -> None:
+        if self.engine not in registry.job_choices():
+            raise ConfigError(
+                f"decode.engine={self.engine} is not an engine",
+                fix=f"Set decode.engine to one of {', '.join(registry.job_choices())}.",
+            )
         positive = {"temperature": self.temperature, "repetition_penalty": self.repetition_penalty}
         for key, value in positive.items():
             if value is not None and value <= 0:
                 raise ConfigError(
-                    f"decode.{key}={value} must be above 0. To always choose the most likely token, set decode=greedy."
+                    f"decode.{key}={value} must be above 0",
+                    fix="To always choose the most likely token, set decode=greedy.",
                 )
         if self.top_p is not None and not 0 < self.top_p <= 1:
             raise ConfigError(
-                f"decode.top_p={self.top_p} must be above 0 and at most 1. Set decode.top_p=1 for no limit."
+                f"decode.top_p={self.top_p} must be above 0 and at most 1", fix="Set decode.top_p=1 for no limit."
             )
         if self.top_k is not None and self.top_k < -1:
-            raise ConfigError(f"decode.top_k={self.top_k} is not a number of tokens. Set decode.top_k=0 for no limit.")
+            raise ConfigError(
+                f"decode.top_k={self.top_k} is not a number of tokens", fix="Set decode.top_k=0 for no limit."
+            )
         if self.max_new_tokens < 1 or self.new_tokens_ratio < 0 or self.new_tokens_extra < 0:
             raise ConfigError(
                 "decode.max_new_tokens must be at least 1; decode.new_tokens_ratio and decode.new_tokens_extra at "
-                "least 0."
+                "least 0"
             )
         if self.new_tokens_ratio == 0 and self.new_tokens_extra == 0:
             raise ConfigError(
-                "decode.new_tokens_ratio and decode.new_tokens_extra are both 0, so translations would be cut. Set "
-                "decode.new_tokens_extra=32."
+                "decode.new_tokens_ratio and decode.new_tokens_extra are both 0",
+                why="so translations would be cut",
+                fix="Set decode.new_tokens_extra=32.",
             )
         if self.stages != "auto" and (type(self.stages) is not int or self.stages < 1):
             raise ConfigError(
-                f"decode.stages={self.stages} is neither auto nor a whole number of at least 1. Set decode.stages=auto."
+                f"decode.stages={self.stages} is neither auto nor a whole number of at least 1",
+                fix="Set decode.stages=auto.",
             )
         if self.read_every < 1:
-            raise ConfigError(f"decode.read_every={self.read_every} must be at least 1 step. Set decode.read_every=1.")
+            raise ConfigError(
+                f"decode.read_every={self.read_every} must be at least 1 step", fix="Set decode.read_every=1."
+            )
 
 
 def resolve_sampling_params(settings: DecodeConfig, card: RecommendedSampling) -> SamplingParams:
@@ -92,11 +97,11 @@ def resolve_sampling_params(settings: DecodeConfig, card: RecommendedSampling) -
     )
 
 
-def num_stages(settings: DecodeConfig, hymt: LoadedModel) -> int:
+def num_stages(settings: DecodeConfig, devices: Sequence[str]) -> int:
     """Return the number of slot groups: one per GPU that has layers, so that each is busy; else 1."""
     if settings.stages != "auto":
         return int(settings.stages)
-    return max(1, sum(device.startswith("cuda") for device in hymt.placement.devices) if hymt.placement else 1)
+    return max(1, sum(device.startswith("cuda") for device in devices))
 
 
 def card_sampling_params(card: RecommendedSampling) -> SamplingParams:

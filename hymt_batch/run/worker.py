@@ -31,11 +31,7 @@ log = logging.getLogger(__name__)
 HEARTBEAT_S = 1.0
 
 
-def serve(
-    pipe: Connection,
-    prepare_model: Callable[..., Any] = prepare.prepare_model,
-    decode_batch: Callable[..., Any] | None = None,
-) -> None:
+def serve(pipe: Connection, prepare_model: Callable[..., Any] = prepare.prepare_model) -> None:
     """Serve requests until the parent closes the socket."""
     job = pipe.recv()
     root = logging.getLogger()
@@ -54,9 +50,7 @@ def serve(
     try:
         model = prepare_model(job.model, job.device_map, job.launch.num_threads)
         tokenizer = model.load_tokenizer(add_generation_prompt=job.add_generation_prompt)
-        replica = Replica(
-            job, model, tokenizer, check_stop=send_heartbeat, on_batch=send_batch, decode_batch=decode_batch
-        )
+        replica = Replica(job, model, tokenizer, check_stop=send_heartbeat, on_batch=send_batch)
     except HymtError as error:
         pipe.send(("refused", error))
         return
@@ -68,7 +62,7 @@ def serve(
             (
                 "done",
                 [replace(translation, prompt=None) for translation in translations],  # type: ignore[arg-type]
-                list(replica.decode.take_degraded()),
+                list(replica.decoder.take_degraded()),
             )
         )
 

@@ -28,8 +28,8 @@ from hymt_batch.formats.row_reader import ReadContext, RowError, not_utf8_messag
 from hymt_batch.records import Status, line_ending
 
 Record = tuple[bytes, bytes, list[str], RowError | None, LongRow | None]
-"""A record's bytes, its digest, its cells ([] for a blank line or a record over the limit), its error, and a LongRow for
-one over the limit."""
+"""A record's bytes, its digest, its cells ([] for a blank line or a record over the limit), its error, and a
+LongRow for one over the limit."""
 
 
 class RecordReader:
