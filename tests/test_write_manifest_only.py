@@ -69,7 +69,7 @@ def test_a_manifest_never_leads_out_of_its_folder(copied: Path) -> None:
     value = manifest.read(OS_FS, copied)
     for path in ("../job/translated/a.txt", "translated/../../in/a.txt", "/etc/passwd", "errors/a.txt"):
         value["outputs"][0]["path"] = path
-        assert manifest_only.find_problems(OS_FS, copied, value) == [f"manifest.json: names {path!r}"]
+        assert manifest_only.find_problems(OS_FS, copied, value) == [("manifest.json", f"names {path!r}")]
 
 
 def recreate_job_json(folder: Path, inputs: list[Input]) -> None:
