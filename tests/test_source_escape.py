@@ -17,6 +17,7 @@ from hymt_batch.formats.delimited.csv_escape import ESCAPE_HINT, get_escape_pars
 from hymt_batch.records import Document, Status
 from hymt_batch.source import stream
 from hymt_batch.source.settings import SourceConfig
+from hymt_batch.source.shards import read_documents
 from tests.test_conversions import run
 
 ESCAPED = r"""id,text
@@ -29,7 +30,7 @@ def rows(path: Path, data: str, *, plan: int = 2, **options: Any) -> list[Docume
     path.write_bytes(data.encode())
     config = SourceConfig(path=str(path), **options)
     (input,) = stream.find_inputs(config)
-    return [document for document, _ in stream.read_documents(input, config, full=True, plan_version=plan)]
+    return [document for document, _ in read_documents(input, config, full=True, plan_version=plan)]
 
 
 def test_escaped_quotes_are_read_with_the_setting_and_reported_without_it(tmp_path: Path) -> None:

@@ -24,7 +24,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from hymt_batch.errors import ConfigError, InputChangedError, StoppedError
-from hymt_batch.fs import LINK_UNSUPPORTED_ERRNOS, OS_FS, Fs, publish, stat_or_none
+from hymt_batch.fs import LINK_UNSUPPORTED_ERRNOS, OS_FS, publish, stat_or_none
+from hymt_batch.fs_protocol import Fs
 from hymt_batch.source import hub as hub_reader
 from hymt_batch.source.settings import SourceConfig
 from hymt_batch.storage_error import wrap_folder_errors, write_error

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from hymt_batch.errors import InputChangedError
-from hymt_batch.fs import Fs
+from hymt_batch.fs_protocol import Fs
 from hymt_batch.manifest import JobRecord, JsonDict
 from hymt_batch.records import Document, Input
 from hymt_batch.write import file_record

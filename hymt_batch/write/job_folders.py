@@ -9,7 +9,8 @@ from pathlib import Path
 
 from hymt_batch import manifest
 from hymt_batch.errors import PreflightError, UsageError
-from hymt_batch.fs import Fs, list_names, stat_or_none
+from hymt_batch.fs import list_names, stat_or_none
+from hymt_batch.fs_protocol import Fs
 
 
 def find(fs: Fs, folder: Path) -> list[Path]:

@@ -23,7 +23,7 @@ from pathlib import Path
 from hymt_batch import fs as files
 from hymt_batch import manifest
 from hymt_batch.errors import LeaseError, StoppedError
-from hymt_batch.fs import Fs
+from hymt_batch.fs_protocol import Fs
 from hymt_batch.write.lease_holder import LeaseHolder, current_process, is_alive, parse_holder
 
 log = logging.getLogger(__name__)

@@ -15,7 +15,8 @@ from pathlib import Path
 
 from hymt_batch import manifest
 from hymt_batch.errors import DeviceError, ExitCode, HymtError, MissingError, PreflightError, StoppedError
-from hymt_batch.fs import OS_FS, Fs
+from hymt_batch.fs import OS_FS
+from hymt_batch.fs_protocol import Fs
 from hymt_batch.manifest import JobRecord, JsonDict
 from hymt_batch.records import Input, Part, Row, Shard, ShardRecord
 from hymt_batch.storage_error import output_folder_error

@@ -16,7 +16,8 @@ from pathlib import Path
 
 from hymt_batch import manifest
 from hymt_batch.errors import IdentityError, InputChangedError, PreflightError
-from hymt_batch.fs import Fs, list_names, remove, stat_or_none
+from hymt_batch.fs import list_names, remove, stat_or_none
+from hymt_batch.fs_protocol import Fs
 from hymt_batch.manifest import (
     JobRecord,
     JsonDict,

@@ -14,7 +14,8 @@ from typing import TypeVar
 
 from hymt_batch import manifest
 from hymt_batch.errors import StoppedError
-from hymt_batch.fs import Fs, list_names
+from hymt_batch.fs import list_names
+from hymt_batch.fs_protocol import Fs
 from hymt_batch.records import Row, ShardRecord
 from hymt_batch.write import part as parts
 from hymt_batch.write import state_file

@@ -15,7 +15,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from hymt_batch.errors import HymtError, InputChangedError, StoppedError
-from hymt_batch.fs import Fs, publish, remove, stat_or_none, with_retries, write_new
+from hymt_batch.fs import publish, remove, stat_or_none, with_retries, write_new
+from hymt_batch.fs_protocol import Fs
 from hymt_batch.manifest import JsonDict, json_roundtrip
 from hymt_batch.records import ERROR_STATUSES, Document, Input, Part, Row, Shard, ShardRecord
 from hymt_batch.storage_error import wrap_os_errors

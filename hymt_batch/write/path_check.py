@@ -12,7 +12,8 @@ from pathlib import Path
 
 from hymt_batch import manifest
 from hymt_batch.errors import ConfigError, PreflightError
-from hymt_batch.fs import Fs, list_names, stat_or_none
+from hymt_batch.fs import list_names, stat_or_none
+from hymt_batch.fs_protocol import Fs
 from hymt_batch.records import Input
 from hymt_batch.storage_error import describe_type
 from hymt_batch.write.file_record import record_path

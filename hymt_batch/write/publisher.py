@@ -14,7 +14,8 @@ from pathlib import Path
 
 from hymt_batch import manifest
 from hymt_batch.errors import MissingError, StoppedError
-from hymt_batch.fs import Fs, has_content, remove, stat_or_none, write_atomic
+from hymt_batch.fs import has_content, remove, stat_or_none, write_atomic
+from hymt_batch.fs_protocol import Fs
 from hymt_batch.manifest import JobRecord, JsonDict
 from hymt_batch.records import Input, Row, Shard, ShardRecord
 from hymt_batch.storage_error import wrap_os_errors

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hymt_batch.errors import PreflightError
-from hymt_batch.fs import LINK_UNSUPPORTED_ERRNOS, Fs, list_names, remove, stat_or_none, write_new
+from hymt_batch.fs import LINK_UNSUPPORTED_ERRNOS, list_names, remove, stat_or_none, write_new
+from hymt_batch.fs_protocol import Fs
 from hymt_batch.manifest import state_folder
 from hymt_batch.records import Input
 from hymt_batch.storage_error import output_folder_error
