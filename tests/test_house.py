@@ -32,8 +32,9 @@ RULES = {
     f"streams.py {BASE}",
     "plan_report.py": "run/reporter.py device_map/ prompt.py sanitize.py errors.py",
     "run/executor.py": f"doctor/explain.py schema.py signals.py {STAGES} {BASE}",  # explains why a model did not load
+    "run/worker_pool.py": f"doctor/explain.py schema.py signals.py {STAGES} {BASE}",  # and why it fails at first
     "run/": f"{STAGES} formats/ schema.py manifest.py sanitize.py signals.py streams.py {BASE}",
-    "doctor/": f"{STAGES} schema.py {BASE}",
+    "doctor/": f"{STAGES} formats/ schema.py {BASE}",
     "bench/": f"decode/ model/ device_map/ {BASE}",
     "demo/": "",
     "config.py": "cli/ schema.py errors.py",
@@ -89,12 +90,7 @@ HEAVY = {
 }
 """Library that is slow to import -> the files that may import it, inside functions."""
 
-TO_BE_MENDED = {
-    "Fs from hymt_batch/fs.py",
-    "Summary from hymt_batch/write/output.py",
-    *(f"{name} from hymt_batch/source/stream.py" for name in ("PreambleCache", "SkippedShard", "Spool")),
-    *(f"{name} from hymt_batch/source/stream.py" for name in ("cut_shards", "prefetch")),
-}
+TO_BE_MENDED = {"Fs from hymt_batch/fs.py"}
 """Names that some files still take from a module which does not define them."""
 
 MODULES = sorted([*LIBRARY.rglob("*.py"), *(ROOT / "jobs").glob("*.py")])

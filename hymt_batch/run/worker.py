@@ -1,8 +1,8 @@
 """The program of a worker process: it loads one replica and translates the parts that its parent sends.
 
-`run/worker_pool.py` starts it with the file descriptor of a socket. It sends these messages: "ready" with its identity
-and environment, or "refused" with an error; "batch" after each batch and as a heartbeat; "log" with a log record; and
-"done" with the translations of the prompts that it received.
+`run/worker_process.py` starts it with the file descriptor of a socket. It sends these messages: "ready" with its
+identity and environment, or "refused" with an error; "batch" after each batch and as a heartbeat; "log" with a log
+record; and "done" with the translations of the prompts that it received.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from typing import Any
 from hymt_batch.errors import HymtError, first_line
 from hymt_batch.model import prepare
 from hymt_batch.run.replica import Replica
-from hymt_batch.run.worker_pool import IGNORED_SIGNALS
+from hymt_batch.run.worker_process import IGNORED_SIGNALS
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ def serve(
     except HymtError as error:
         pipe.send(("refused", error))
         return
-    pipe.send(("ready", (model.identity, replica.environment)))
+    pipe.send(("ready", model.identity, replica.environment))
     while True:
         translations = replica.translate(pipe.recv())
         # leave out the prompts, which the parent already has

@@ -347,6 +347,16 @@ class Output:
             raise MissingError(f"{shard.name} is not complete: its parts {missing} are not committed.")
         self.finish_skipped_shard(shard.input, make_shard_record(shard))
 
+    def finish_if_complete(self, shard: Shard) -> None:
+        """Finish a shard if its last part is committed; see `finish_shard`."""
+        if self._part_store.has_all(shard):
+            self.finish_shard(shard)
+
+    @property
+    def all_published(self) -> bool:
+        """True once every file is published."""
+        return len(self._published) == len(self._inputs)
+
     def finish_skipped_shard(self, input: Input, record: ShardRecord) -> None:
         """Do what `finish_shard` does, for a shard that was skipped because `shard_record` returned its record."""
         if input.file_id in self._published:

@@ -96,6 +96,11 @@ class PartStore:
         changed_rows.add(max(committed_digests) + 1 if committed_digests else first, first + num_rows)
         return input_changed_error(f"{shard.input.rel} {changed_rows} are new")
 
+    def has_all(self, shard: Shard) -> bool:
+        """True if all parts of a shard are known to be committed; False once the shard is forgotten."""
+        key = (shard.input.file_id, shard.index)
+        return key in self._num_parts and len(self._committed[key]) == self._num_parts[key]
+
     def missing_parts(self, shard: Shard) -> list[int]:
         """Return the indices of the uncommitted parts of a shard, as far as its plan is known."""
         key = (shard.input.file_id, shard.index)
