@@ -51,7 +51,6 @@ def translate(
     job: TranslateJob,
     reporter: Reporter,
     prepare_model: Callable[..., Any] = prepare.prepare_model,
-    decode_batch: Callable[..., Any] | None = None,
     worker_command: Sequence[str] = executor.WORKER_COMMAND,
 ) -> Summary:
     """Run one job until it is complete or a stop is requested.
@@ -60,7 +59,6 @@ def translate(
         job: All settings.
         reporter: Receives progress and warnings.
         prepare_model: Verifies and places a model without reading its weights; tests pass a small real model.
-        decode_batch: Decodes one batch in place of the engine, in tests.
         worker_command: Command that starts a worker process; tests pass another.
 
     Raises:
@@ -71,14 +69,13 @@ def translate(
     folder = Path(job.output_dir) / str(job.name)
     spool = stream.Spool(folder, replace=job.overwrite or job.on_input_change.value == "redo")
     with stop.remove_on_exit(spool.staging_folder):
-        return _translate(job, reporter, prepare_model, decode_batch, worker_command, stop, folder, spool)
+        return _translate(job, reporter, prepare_model, worker_command, stop, folder, spool)
 
 
 def _translate(
     job: TranslateJob,
     reporter: Reporter,
     prepare_model: Callable[..., Any],
-    decode_batch: Callable[..., Any] | None,
     worker_command: Sequence[str],
     stop: signals.StopRequest,
     folder: Path,
@@ -148,7 +145,7 @@ def _translate(
         )
         with Progress(reporter, job.launch.log_every_s, stream.total_units(inputs, job.source)) as progress:
             tracker = PartTracker(job, output, reporter, progress)
-            opening = executor.open_executor(job, model, tokenizer, tracker, stop, decode_batch, worker_command)
+            opening = executor.open_executor(job, model, tokenizer, tracker, stop, worker_command)
             with opening as pool, contextlib.ExitStack() as stack:
 
                 def stop_if_requested(where: str) -> None:

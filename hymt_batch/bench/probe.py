@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from hymt_batch.decode.engine import Decoder
+from hymt_batch.decode.decoder import Decoder
 from hymt_batch.records import Prompt
 
 MIN_BATCHES = 3
@@ -26,12 +26,12 @@ class BatchTiming:
 
 
 def time_batches(
-    decode: Decoder, prompts: Sequence[Prompt], batches: Sequence[Sequence[int]], seconds: float
+    decoder: Decoder, prompts: Sequence[Prompt], batches: Sequence[Sequence[int]], seconds: float
 ) -> Iterator[BatchTiming]:
     """Decode batches in the given order until the time is up.
 
     Args:
-        decode: The engine of a loaded model.
+        decoder: Decodes a batch as a job decodes a part.
         prompts: All prompts of the sample.
         batches: Batches of indices into `prompts`, built from prompts sorted by length, then shuffled.
         seconds: Time to run, in seconds; MIN_BATCHES + 1 batches are decoded in any case, if there are that many.
@@ -42,7 +42,7 @@ def time_batches(
     began = time.monotonic()
     for num_batches, indices in enumerate(batches, 1):
         start = time.monotonic()
-        translations = decode.run([prompts[index] for index in indices])
+        translations = decoder.run([prompts[index] for index in indices])
         yield BatchTiming(
             len(indices),
             sum(prompts[index].num_source_tokens for index in indices),

@@ -50,6 +50,14 @@ class Setting:
     type: Any  # str, int, float, bool, an Enum, or Any
     optional: bool  # True if null is a valid value
     required: bool
+    names: tuple[str, ...] = ()  # the valid values, if its field lists them (metadata "choices")
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """The valid values of a setting that has a fixed list of them."""
+        if isinstance(self.type, type) and issubclass(self.type, Enum):
+            return tuple(member.name for member in self.type)
+        return self.names
 
     @property
     def is_path(self) -> bool:
@@ -58,7 +66,9 @@ class Setting:
 
     @property
     def is_text(self) -> bool:
-        return self.type is str or (self.type is Any and self.key.endswith(("path", "pattern", "sha256")))
+        return (self.type is str and not self.names) or (
+            self.type is Any and self.key.endswith(("path", "pattern", "sha256"))
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +102,8 @@ def collect_settings(job: type, prefix: str = "") -> dict[str, Setting]:
         required = field.default is MISSING and field.default_factory is MISSING
         types = members - {NoneType}
         setting_type = types.pop() if len(types) == 1 else Any
-        settings[key] = Setting(key, setting_type, NoneType in members or field_type is Any, required)
+        names = tuple(field.metadata["choices"]()) if "choices" in field.metadata else ()
+        settings[key] = Setting(key, setting_type, NoneType in members or field_type is Any, required, names)
     return settings
 
 
@@ -270,8 +281,7 @@ class OverrideParser:
 
     def _parse_typed(self, setting: Setting, text: str) -> Any:
         key, value_type = setting.key, setting.type
-        if isinstance(value_type, type) and issubclass(value_type, Enum):
-            names = [member.name for member in value_type]
+        if names := setting.choices:
             if text in names:
                 return text
             matches = close_matches(text, names)

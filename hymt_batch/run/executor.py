@@ -39,7 +39,6 @@ def open_executor(
     tokenizer: Any,
     tracker: PartTracker,
     stop: StopRequest,
-    decode_batch: Callable[..., Any] | None,
     worker_command: Sequence[str],
 ) -> InProcessExecutor | ProcessPool:
     """Open an executor: this process with its own model, or at most as many workers as requested.
@@ -76,9 +75,7 @@ def open_executor(
         stop.check()
 
     with explain_errors("loading the model"):
-        replica = Replica(
-            job, model, tokenizer, check_stop=on_step, on_batch=tracker.progress.add_batch, decode_batch=decode_batch
-        )
+        replica = Replica(job, model, tokenizer, check_stop=on_step, on_batch=tracker.progress.add_batch)
     watchdog.pause()
     gc.freeze()  # the libraries' objects stay: collecting garbage among them took a fifth of the time of a fast job
     gc.set_threshold(100_000, 20, 20)
@@ -107,7 +104,7 @@ class InProcessExecutor:
             task.results = dict(enumerate(self._replica.translate(task.items)))
         finally:
             self._watchdog.pause()
-        task.marks = list(self._replica.decode.take_degraded())
+        task.marks = list(self._replica.decoder.take_degraded())
         yield task
 
     def drain(self) -> Iterator[Task]:

@@ -70,7 +70,7 @@ def build_environment(job: TranslateJob, resolved: Mapping[str, Any] | None = No
         resolved: Values that the job resolved; they replace those of the settings.
     """
     settings = {
-        "engine": job.decode.engine.value,
+        "engine": job.decode.engine,
         "stages": job.decode.stages,
         "read_every": job.decode.read_every,
         "capture": job.decode.capture,
