@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from hymt_batch.errors import ConfigError
-from hymt_batch.records import PLAN_VERSION, Document, Part, Prompt
+from hymt_batch.records import PLAN_VERSION, Document, Part, Prompt, Rejection, Shard
 
 
 @dataclass(kw_only=True, slots=True)
@@ -73,17 +73,21 @@ def resolve_part_limits(config: BatchConfig, num_parameters: int, on_gpu: bool) 
     )
 
 
-def plan_parts(documents: Sequence[Document], prompts: Sequence[Prompt], part_limits: PartLimits) -> list[Part]:
+def plan_parts(
+    shard: Shard, prompts: Sequence[Prompt], rejections: Mapping[int, Rejection], part_limits: PartLimits
+) -> list[Part]:
     """Cut a shard into parts.
 
     Args:
-        documents: All rows of the shard; each belongs to exactly one part.
+        shard: Each of its rows belongs to exactly one part.
         prompts: Prompts of the rows to decode, in the order of their documents.
+        rejections: Document index -> why this row is not sent to the model.
         part_limits: Maximum rows and source tokens of a part; a part of one row may exceed the token limit.
 
     Returns:
         Parts in decoding order: longest rows first, rows without prompts last.
     """
+    documents = shard.documents
     by_document: dict[int, list[Prompt]] = defaultdict(list)
     for prompt in prompts:
         by_document[prompt.segment.document_index].append(prompt)
@@ -118,6 +122,7 @@ def plan_parts(documents: Sequence[Document], prompts: Sequence[Prompt], part_li
     groups = groups or [([], [])]  # an empty file still has one part, which records that it is empty
     return [
         Part(
+            shard,
             index=index,
             num_parts=len(groups),
             document_indices=tuple(sorted(rows)),
@@ -134,6 +139,7 @@ def plan_parts(documents: Sequence[Document], prompts: Sequence[Prompt], part_li
                 for duplicate in duplicates[document_index]
                 if duplicate != document_index and documents[duplicate].text != documents[document_index].text
             },
+            rejections={row: rejections[row] for row in rows if row in rejections} if rejections else {},
         )
         for index, (decoded, rows) in enumerate(groups)
     ]

@@ -5,7 +5,7 @@ Symbols used in every docstring: B rows in a batch, T prompt tokens, N new token
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -116,7 +116,7 @@ class Document:
     status: Status = Status.OK  # with any other status the row is not decoded
     message: str = ""  # the reason, for the errors file
     values: Any = None  # the parsed row, kept for the writer of the output
-    long_row: Any = field(default=None, compare=False)  # source.long_rows.LongRow of a row over the byte limit
+    long_row: Any = field(default=None, compare=False)  # formats.long_rows.LongRow of a row over the byte limit
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +184,7 @@ class Prompt:
 class Part:
     """A slice of a shard's plan: the unit of commit. A kill loses at most the parts that are being decoded."""
 
+    shard: Shard
     index: int  # from 0 within the shard
     num_parts: int  # number of parts in the shard
     document_indices: tuple[int, ...]  # indices into the shard's documents, ascending; every row of the part
@@ -192,6 +193,12 @@ class Part:
     copy_segments: dict[int, tuple[Segment, ...]] = field(
         default_factory=dict
     )  # own segments of copies with other surrounding white space
+    rejections: Mapping[int, Rejection] = field(default_factory=dict)  # document -> why it is not sent to the model
+
+    @property
+    def num_source_tokens(self) -> int:
+        """Tokens of the source texts that are decoded; equal rows count once."""
+        return sum(prompt.num_source_tokens for prompt in self.prompts)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from itertools import islice
 
+from hymt_batch import languages
 from hymt_batch.blank import is_blank as is_blank
 from hymt_batch.cut import CountTokens, Cutter, FindTokenStarts
 from hymt_batch.errors import ConfigError, TextError
@@ -152,6 +153,11 @@ def join(segments: Sequence[Segment], texts: Sequence[str], *, spaced: bool | No
                     joined.pop()
         joined += (lead, text, segment.trail)
     return "".join(joined)
+
+
+def join_translations(segments: Sequence[Segment], texts: Sequence[str], tgt_lang: str) -> str:
+    """Join the translations of one document's segments by the rules of the target language."""
+    return join(segments, texts, spaced=languages.get(tgt_lang).spaced)
 
 
 def _make_segment(document_index: int, index: int, piece: str) -> Segment:

@@ -20,6 +20,7 @@ from hymt_batch import batch, prompt, segment, signals, streams
 from hymt_batch.doctor import preflight
 from hymt_batch.doctor.explain import explain_errors
 from hymt_batch.errors import ExitCode, StoppedError
+from hymt_batch.formats import writer
 from hymt_batch.model import prepare
 from hymt_batch.records import ERROR_STATUSES, PLAN_VERSION, Document, Input, Prompt, Rejection, Shard
 from hymt_batch.run import executor, stderr_capture, stdin_job
@@ -36,7 +37,7 @@ from hymt_batch.run.part_tracker import PartTracker
 from hymt_batch.run.progress import Progress, Reporter, escape_line, render_summary
 from hymt_batch.run.watchdog import Watchdog
 from hymt_batch.source import stream
-from hymt_batch.write import formats, published_file
+from hymt_batch.write import published_file
 from hymt_batch.write.output import Output, Summary
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ def _translate(
     inputs = stream.apply_limit(all_inputs, job.source, preambles, plan_version)
     for input_file in inputs:
         rows = partial(_read_documents, input_file, job, inputs, preambles, plan_version)
-        formats.check(
+        writer.check(
             input_file, published_file.out_format(input_file, job.write), preambles(input_file), job.write, rows
         )
     if plan_version > 1:
@@ -196,11 +197,9 @@ def _translate(
                         segments=len(prompts),
                         last=shard.last,
                     )
-                    for part in batch.plan_parts(shard.documents, prompts, limits):
+                    for part in batch.plan_parts(shard, prompts, rejections, limits):
                         if output.has(shard, part):
-                            progress.add_kept_rows(
-                                len(part.document_indices), source_tokens=tracker.num_source_tokens(part)
-                            )
+                            progress.add_kept_rows(len(part.document_indices), source_tokens=part.num_source_tokens)
                             continue
                         stop_if_requested("after a finished part")
                         progress.begin_part(*batch.longest_row(part))
@@ -209,7 +208,7 @@ def _translate(
                             if tracker.nothing_committed
                             else contextlib.nullcontext()
                         ):
-                            tracker.commit(pool.submit(tracker.open_task(shard, part, rejections)))
+                            tracker.commit(pool.submit(tracker.open_task(part)))
                     tracker.mark_submitted(shard)
                 tracker.commit(pool.drain())
                 if tracker.has_open_parts:

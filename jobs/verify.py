@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from hymt_batch import manifest, sanitize, streams
 from hymt_batch.errors import ExitCode, HymtError
+from hymt_batch.formats.row_count import count_rows
 from hymt_batch.fs import OS_FS, Fs, has_content
 from hymt_batch.manifest import JobRecord, StateDamagedError, StateMissingError, StatePermissionError
 from hymt_batch.records import Input
@@ -31,7 +32,6 @@ from hymt_batch.write import lease_holder as holders
 from hymt_batch.write.input_changes import hash_input
 from hymt_batch.write.part import PartDamagedError
 from hymt_batch.write.part_reader import PartReader
-from hymt_batch.write.row_count import count_rows
 
 if TYPE_CHECKING:
     from hymt_batch.schema import VerifyJob

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from hymt_batch.records import Document, Segment, Status
+from hymt_batch.records import Document, Input, Segment, Shard, Status
 
 # two test processes with two threads each would compete for two cores; set before torch is imported
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -50,6 +50,11 @@ def documents(texts: Sequence[str | None], **fields: str) -> list[Document]:
         )
         for row, text in enumerate(texts)
     ]
+
+
+def shard_of(rows: Sequence[Document]) -> Shard:
+    """Return the only shard of `in.txt`, with these rows."""
+    return Shard(Input("in.txt", "in.txt", "in.txt", "text"), 0, 0, rows, 0, 0, "", True)
 
 
 def whole(segment: Segment) -> str:

@@ -17,10 +17,10 @@ from campaigns import stub
 from pyarrow import parquet
 
 from hymt_batch import config as settings
+from hymt_batch.formats.writer import open_writer
 from hymt_batch.records import Row, Status
 from hymt_batch.run.progress import Reporter
 from hymt_batch.source import stream
-from hymt_batch.write import formats
 from hymt_batch.write.output import OnError, WriteConfig
 from jobs import translate
 
@@ -285,7 +285,7 @@ def test_a_row_of_any_size_is_copied_in_bounded_memory(tmp_path: Path, kind: str
             return len(data)
 
     out = Out()
-    writer = formats.open_writer(
+    writer = open_writer(
         input if not packing else stream.Input(input.rel, input.rel.removesuffix(packing), input.path, input.format),
         input.format,
         stream.read_preamble(input, config),

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
-from conftest import Bytes, documents
+from conftest import Bytes, documents, shard_of
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -15,8 +15,7 @@ from hymt_batch.batch import BatchBudget, BatchConfig, PartLimits
 from hymt_batch.check import assemble
 from hymt_batch.errors import ConfigError
 from hymt_batch.prompt import PromptConfig
-from hymt_batch.records import PLAN_VERSION, Part, Translation
-from hymt_batch.run import part_tracker
+from hymt_batch.records import PLAN_VERSION, Part, Rejection, Status, Translation
 from hymt_batch.segment import SegmentConfig
 
 rows = st.lists(st.one_of(st.none(), st.text("ab \n", max_size=40)), max_size=40)
@@ -24,10 +23,10 @@ rows = st.lists(st.one_of(st.none(), st.text("ab \n", max_size=40)), max_size=40
 
 def planned(texts: list[str | None], limits: PartLimits) -> list[Part]:
     source_rows = documents(texts)
-    segments, _ = segment.split(source_rows, Bytes().count, SegmentConfig(max_tokens=16), limits.plan)
+    segments, too_long = segment.split(source_rows, Bytes().count, SegmentConfig(max_tokens=16), limits.plan)
     template = prompt.resolve_template(PromptConfig(), "hy_mt1_5", None, "fr")
-    prompts, _ = prompt.render(segments, source_rows, Bytes(), template, 8192, limits.plan)
-    return batch.plan_parts(source_rows, prompts, limits)
+    prompts, leaking = prompt.render(segments, source_rows, Bytes(), template, 8192, limits.plan)
+    return batch.plan_parts(shard_of(source_rows), prompts, {**too_long, **leaking}, limits)
 
 
 def sent_texts(text: str) -> tuple[str, ...]:
@@ -63,16 +62,16 @@ def test_rows_with_equal_prompts_are_equal_and_each_keeps_its_own_white_space() 
     segments, _ = segment.split(source_rows, Bytes().count, SegmentConfig(max_tokens=16))
     template = prompt.resolve_template(PromptConfig(), "hy_mt1_5", None, "fr")
     prompts, _ = prompt.render(segments, source_rows, Bytes(), template, 8192)
-    (part,) = batch.plan_parts(source_rows, prompts, PartLimits(1000, 1 << 20, 100, 10_000))
+    (part,) = batch.plan_parts(shard_of(source_rows), prompts, {}, PartLimits(1000, 1 << 20, 100, 10_000))
     assert part.copies == {1: 0, 2: 0, 5: 4}
     translations = [
         Translation(part_prompt, part_prompt.segment.text.upper(), "stop", num_new_tokens=3)
         for part_prompt in part.prompts
     ]
-    rows = assemble.assemble_rows(part, source_rows, translations, {}, part_tracker.join, one_line=True)
+    rows = assemble.assemble_rows(part, translations, segment.join_translations, one_line=True)
     assert [row.text for row in rows] == [text.upper() for text in texts] + ["HI."]
     assert [row.num_new_tokens for row in rows] == [3, 0, 0, 3, 6, 0, 3]
-    (part,) = batch.plan_parts(source_rows, prompts, PartLimits(1000, 1 << 20, 100, 10_000, plan=1))
+    (part,) = batch.plan_parts(shard_of(source_rows), prompts, {}, PartLimits(1000, 1 << 20, 100, 10_000, plan=1))
     assert part.copies == {}
 
 
@@ -86,6 +85,14 @@ def test_the_longest_rows_come_first_and_rows_without_prompts_last() -> None:
     parts = planned(["a", "aaaa", "", "aaa", None, "aa"], PartLimits(1000, 1 << 20, 2, 1000))
     assert [part.document_indices for part in parts] == [(1, 3), (0, 5), (2, 4)]
     assert parts[2].prompts == ()
+
+
+def test_a_part_owns_its_shard_and_the_rejections_of_its_rows_alone() -> None:
+    shard, limits = shard_of(documents(["a", "b", "c"])), PartLimits(1000, 1 << 20, 1, 1000)
+    rejections = {row: Rejection(Status.TOO_LONG, f"row {row}") for row in (0, 2)}
+    parts = batch.plan_parts(shard, [], rejections, limits)
+    assert [part.rejections for part in parts] == [{0: rejections[0]}, {}, {2: rejections[2]}]
+    assert all(part.shard is shard for part in parts)
 
 
 def test_rows_of_equal_length_keep_their_order() -> None:

@@ -8,7 +8,7 @@ import time
 from dataclasses import replace
 
 import pytest
-from conftest import documents
+from conftest import documents, shard_of
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -17,7 +17,6 @@ from hymt_batch.check import assemble, checks, loops, retry
 from hymt_batch.check.settings import CheckConfig
 from hymt_batch.demo import grammar
 from hymt_batch.records import LINE_BREAKS, Part, Prompt, Rejection, Row, Segment, Status, Translation
-from hymt_batch.run import part_tracker
 
 
 def translated(text: str, source: str = "Hello there", reason: str = "stop", document: int = 0) -> Translation:
@@ -31,7 +30,7 @@ def joined(segments: object, texts: object, tgt_lang: str) -> str:
 
 def row_of(translation: Translation, source: str = "Hello there", *, one_line: bool = True) -> Row:
     flagged = retry.flag_and_retry([translation], lambda prompts, attempt: [], CheckConfig())
-    (row,) = assemble.assemble_rows(Part(0, 1, (0,)), documents([source]), flagged, {}, joined, one_line=one_line)
+    (row,) = assemble.assemble_rows(Part(shard_of(documents([source])), 0, 1, (0,)), flagged, joined, one_line=one_line)
     return row
 
 
@@ -103,12 +102,11 @@ def test_line_breaks_around_a_text_and_between_segments_are_not_a_difference() -
         config = segment.SegmentConfig(max_tokens=max_tokens, on_too_long=segment.OnTooLong.split)
         segments, rejected = segment.split(rows, lambda text: len(text.split()), config)
         translations = [
-            Translation(Prompt(part, "in#1", (1,), 1, "fr"), part.text.upper(), "stop") for part in segments
+            Translation(Prompt(piece, "in#1", (1,), 1, "fr"), piece.text.upper(), "stop") for piece in segments
         ]
         assert len(segments) == (2 if max_tokens < 100 else 1)
-        (row,) = assemble.assemble_rows(
-            Part(0, 1, (0,)), rows, translations, rejected, part_tracker.join, one_line=False
-        )
+        part = Part(shard_of(rows), 0, 1, (0,), rejections=rejected)
+        (row,) = assemble.assemble_rows(part, translations, segment.join_translations, one_line=False)
         assert (row.text, row.flags) == (source.upper(), ())
 
 
@@ -147,9 +145,9 @@ def test_the_fast_scan_misses_no_loop(repeats: int) -> None:
     human = [bulletin.fr for bulletin in grammar.sample(11, 300)]
     for _ in range(20):
         texts = [looping(rng, human) if rng.random() < 0.5 else rng.choice(human) for _ in range(200)]
-        loops = {index for index, text in enumerate(texts) if loops.has_loop(text, repeats)}
-        assert loops <= loops.loop_suspects(texts, repeats)
-        num_loops += len(loops)
+        looping_texts = {index for index, text in enumerate(texts) if loops.has_loop(text, repeats)}
+        assert looping_texts <= loops.loop_suspects(texts, repeats)
+        num_loops += len(looping_texts)
     assert num_loops > 300
 
 
@@ -186,14 +184,9 @@ def test_hard_flags_are_retried_with_a_new_seed_and_the_first_good_attempt_is_ke
 
 
 def test_rows_that_were_not_sent_to_the_model_have_their_reason() -> None:
-    rows = assemble.assemble_rows(
-        Part(0, 1, (0, 1, 2)),
-        documents(["   ", None, "long"]),
-        [],
-        {2: Rejection(Status.TOO_LONG, "too many")},
-        joined,
-        one_line=True,
-    )
+    rejections = {2: Rejection(Status.TOO_LONG, "too many")}
+    part = Part(shard_of(documents(["   ", None, "long"])), 0, 1, (0, 1, 2), rejections=rejections)
+    rows = assemble.assemble_rows(part, [], joined, one_line=True)
     assert [(row.status, row.text, row.flags) for row in rows] == [
         (Status.OK, "", ("blank",)),
         (Status.BAD_ENCODING, "", ()),
@@ -203,8 +196,8 @@ def test_rows_that_were_not_sent_to_the_model_have_their_reason() -> None:
 
 
 def test_equal_texts_share_one_translation() -> None:
-    part = Part(0, 1, (0, 1), copies={1: 0})
-    rows = assemble.assemble_rows(part, documents(["Hi", "Hi"]), [translated("Salut", "Hi")], {}, joined, one_line=True)
+    part = Part(shard_of(documents(["Hi", "Hi"])), 0, 1, (0, 1), copies={1: 0})
+    rows = assemble.assemble_rows(part, [translated("Salut", "Hi")], joined, one_line=True)
     assert [row.text for row in rows] == ["Salut", "Salut"]
     assert [row.num_new_tokens for row in rows] == [3, 0]
 
@@ -215,7 +208,8 @@ def test_a_row_of_several_segments_combines_their_flags_and_adds_their_counts() 
         replace(translated("deux"), flags=("loop", "control_token")),
         replace(translated("trois"), flags=("retried",), attempt=1),
     ]
-    (row,) = assemble.assemble_rows(Part(0, 1, (0,)), documents(["one two three"]), segments, {}, joined, one_line=True)
+    part = Part(shard_of(documents(["one two three"])), 0, 1, (0,))
+    (row,) = assemble.assemble_rows(part, segments, joined, one_line=True)
     assert (row.text, row.flags) == ("un deux trois", ("control_token", "loop", "retried"))
     assert (row.attempts, row.num_source_tokens, row.num_new_tokens) == (3, 6, 9)
 

@@ -18,10 +18,12 @@ from pyarrow import parquet
 
 from hymt_batch import config as settings
 from hymt_batch.errors import ConfigError, ExitCode
+from hymt_batch.formats import columns
+from hymt_batch.formats.parquet import arrow_json
+from hymt_batch.formats.writer import check, open_writer
 from hymt_batch.records import Document, Row, Status
 from hymt_batch.run.progress import Reporter
 from hymt_batch.source import stream
-from hymt_batch.write import arrow_json, columns, formats
 from hymt_batch.write.output import WriteConfig
 from jobs import translate, verify
 
@@ -195,8 +197,8 @@ def converted(path: Path, out_format: str, **options: Any) -> tuple[bytes, int]:
 
     kind = input.format if out_format == "input" else out_format
     preamble, file = stream.read_preamble(input, config), io.BytesIO()
-    formats.check(input, kind, preamble, WriteConfig(), documents)
-    writer = formats.open_writer(input, kind, preamble, WriteConfig(), file, documents)
+    check(input, kind, preamble, WriteConfig(), documents)
+    writer = open_writer(input, kind, preamble, WriteConfig(), file, documents)
     num_rows = 0
     for document in documents():
         writer.write(document, Row(document.row_index, document.digest, document.status, f"T{document.row_index}"))
@@ -216,7 +218,7 @@ def test_a_field_that_has_the_name_of_an_added_column_gets_a_prefixed_column(tmp
     rows = [Row(0, b"", Status.OK, "A"), Row(1, b"", Status.BAD_ROW, "")]
     for out_format, own_value in (("csv", "[1]"), ("parquet", "[1]")):
         file = io.BytesIO()
-        writer = formats.open_writer(
+        writer = open_writer(
             input, out_format, stream.read_preamble(input, config), WriteConfig(), file, lambda: iter(documents)
         )
         for document, row in zip(documents, rows, strict=True):

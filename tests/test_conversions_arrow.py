@@ -19,7 +19,7 @@ from pyarrow import compute, parquet
 from test_conversions import converted, save
 
 from hymt_batch.errors import ConfigError
-from hymt_batch.write import arrow_json
+from hymt_batch.formats.parquet import arrow_json
 
 LOW, HIGH = -(2**63), 2**63 - 1
 ZONES = (None, "UTC", "Z", "+05", "-0330", "UTC+1", "Mars/X", "America", "../x", "", "Asia/Tokyo")

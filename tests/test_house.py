@@ -35,8 +35,6 @@ ALLOWED: dict[str, set[str]] = {
     "fs_protocol": set(),
     "storage_error": {"errors"},
     "fs": {"errors", "records", "nofollow", "fs_protocol", "storage_error"},
-    "scan": set(),
-    "csv_escape": set(),
     "manifest": BASE,
     "signals": {"errors"},
     "blank": {"records"},
@@ -51,8 +49,9 @@ ALLOWED: dict[str, set[str]] = {
     "config": BASE | STAGES | {"cli", "schema"},
     **{stage: BASE | STAGE_TO_STAGE.get(stage, set()) for stage in STAGES},
 }
-ALLOWED["write"] = BASE | {"manifest", "scan", "sanitize", "csv_escape"}
-ALLOWED["source"] = BASE | {"demo", "blank", "scan", "csv_escape"}
+ALLOWED["formats"] = BASE
+ALLOWED["write"] = BASE | {"formats", "manifest", "sanitize"}
+ALLOWED["source"] = BASE | {"formats", "demo", "blank"}
 ALLOWED["segment"] = BASE | {"blank", "cut"}
 ALLOWED["bench"] = BASE | {"decode", "model", "device_map"}
 ALLOWED["doctor"] = BASE | STAGES | {"schema", "manifest"}

@@ -9,8 +9,8 @@ import random
 
 import pytest
 
-from hymt_batch.scan import JsonScan, RecordScan, scan_json_object
-from hymt_batch.write.record_repair import repair_record
+from hymt_batch.formats.delimited.record_repair import repair_record
+from hymt_batch.formats.scan import JsonScan, RecordScan, scan_json_object
 
 PIECES = [
     "{",

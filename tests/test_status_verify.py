@@ -16,9 +16,9 @@ import pytest
 from faults.upper import an_input, open_output, plan, run, shards, upper
 
 from hymt_batch.errors import ExitCode, UsageError
+from hymt_batch.formats.row_count import count_rows
 from hymt_batch.records import Input, Row, ShardRecord, Status
 from hymt_batch.write import part as parts
-from hymt_batch.write.row_count import count_rows
 from jobs import status, verify
 
 

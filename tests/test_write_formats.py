@@ -19,8 +19,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hymt_batch.errors import ConfigError
+from hymt_batch.formats.writer import check, open_writer
 from hymt_batch.records import Document, Input, Preamble, Row, Status
-from hymt_batch.write import formats
+from hymt_batch.write.error_line import error_line
 from hymt_batch.write.output import OnError, WriteConfig
 
 FORMATS = ("text", "jsonl", "csv", "tsv", "parquet")
@@ -113,7 +114,7 @@ def written(
     config: WriteConfig | None = None,
 ) -> bytes:
     file = io.BytesIO()
-    writer = formats.open_writer(input, out_format, preamble, config or WriteConfig(), file, lambda: documents)
+    writer = open_writer(input, out_format, preamble, config or WriteConfig(), file, lambda: documents)
     for doc, row in zip(documents, rows, strict=True):
         writer.write(doc, row)
     writer.close()
@@ -333,7 +334,7 @@ def test_csv_columns_with_the_same_name_keep_their_bytes() -> None:
     data = written(csv_input(), "csv", preamble, [doc], [Row(0, b"", OK, "T")])
     assert data.split(b"\n")[1].startswith(b'a,"b",c,T,')
     with pytest.raises(ConfigError, match=r"more than one column 'n'.*write.format=input"):
-        formats.check(csv_input(), "jsonl", preamble, WriteConfig())
+        check(csv_input(), "jsonl", preamble, WriteConfig())
 
 
 def test_without_an_input_header_none_is_written_and_csv_keeps_the_delimiter() -> None:
@@ -358,7 +359,7 @@ def test_a_custom_tsv_delimiter_never_occurs_in_the_added_columns() -> None:
 def test_a_tsv_delimiter_that_json_needs_is_refused(delimiter: str) -> None:
     preamble = Preamble(header=b"n,text\n", fields=("n", "text"), delimiter=delimiter)
     with pytest.raises(ConfigError, match=r"Set source\.format=csv"):
-        formats.check(csv_input("tsv"), "tsv", preamble, WriteConfig())
+        check(csv_input("tsv"), "tsv", preamble, WriteConfig())
 
 
 @pytest.mark.parametrize(
@@ -375,7 +376,7 @@ def test_added_names_that_are_taken_or_not_allowed_are_refused(
 ) -> None:
     out_format = "jsonl" if kind == "text" else kind
     with pytest.raises(ConfigError, match=message):
-        formats.open_writer(csv_input(kind), out_format, Preamble(fields=fields), config, io.BytesIO())
+        open_writer(csv_input(kind), out_format, Preamble(fields=fields), config, io.BytesIO())
 
 
 @pytest.mark.parametrize("extension", ["gz", "zst", "xz", "bz2", "GZ"])
@@ -387,7 +388,7 @@ def test_compressed_outputs_are_reproducible_and_leave_the_file_open(extension: 
     plain = written(text_input(), "text", Preamble(), documents, rows)
     assert len(plain) > 1 << 20  # more than one buffer
     file = io.BytesIO()
-    writer = formats.open_writer(text_input(f"a.txt.{extension}"), "text", Preamble(), WriteConfig(), file)
+    writer = open_writer(text_input(f"a.txt.{extension}"), "text", Preamble(), WriteConfig(), file)
     for doc, row in zip(documents, rows, strict=True):
         writer.write(doc, row)
     assert file.tell() > 0  # streamed
@@ -406,9 +407,7 @@ def test_compressed_outputs_are_reproducible_and_leave_the_file_open(extension: 
 def test_a_writer_dropped_after_a_failure_writes_nothing_more(extension: str, closed: bool) -> None:
     out_format = "parquet" if extension == "parquet" else "text"
     file = io.BytesIO()
-    writer = formats.open_writer(
-        text_input(f"a.{extension}"), out_format, Preamble(), WriteConfig(row_group_rows=1), file
-    )
+    writer = open_writer(text_input(f"a.{extension}"), out_format, Preamble(), WriteConfig(row_group_rows=1), file)
     writer.write(document("a.txt", 0, "x", b"x\n"), Row(0, b"", OK, "X"))
     before = file.getvalue()
     if closed:
@@ -436,7 +435,7 @@ class Dribble(io.RawIOBase):
 def test_short_writes_lose_nothing(out_format: str, tmp_path: Path) -> None:
     input, preamble, documents = case("csv", tmp_path)
     file = Dribble()
-    writer = formats.open_writer(input, out_format, preamble, WriteConfig(), file)  # type: ignore[arg-type]
+    writer = open_writer(input, out_format, preamble, WriteConfig(), file)  # type: ignore[arg-type]
     for doc, row in zip(documents, results(), strict=True):
         writer.write(doc, row)
     writer.close()
@@ -446,13 +445,13 @@ def test_short_writes_lose_nothing(out_format: str, tmp_path: Path) -> None:
 @pytest.mark.fault(83)
 def test_an_error_line_has_the_id_the_reason_and_unless_disabled_the_row() -> None:
     doc = Document("a\u2028.txt#3", 2, "secret", b"", b"secret\n", status=BAD, message="byte 4 is not UTF-8")
-    line = formats.error_line(doc, Row(2, b"", BAD, "", ("f",)), raw=False)
+    line = error_line(doc, Row(2, b"", BAD, "", ("f",)), raw=False)
     assert line.endswith(b"\n") and len(line.decode().splitlines()) == 1 and b"secret" not in line
     expected_line = {"id": doc.id, "row": 3, "status": "bad_encoding", "message": "byte 4 is not UTF-8", "flags": ["f"]}
     assert json.loads(line) == expected_line
-    assert json.loads(formats.error_line(doc, Row(2, b"", BAD, "", ("f",)))) == {**expected_line, "raw": "secret"}
-    assert b"secret" not in formats.error_line(doc, Row(2, b"", Status.TRUNCATED, "T"))  # the row has a translation
-    assert json.loads(formats.error_line(doc, Row(2, b"", BAD, "", (), "later")))["message"] == "later"
+    assert json.loads(error_line(doc, Row(2, b"", BAD, "", ("f",)))) == {**expected_line, "raw": "secret"}
+    assert b"secret" not in error_line(doc, Row(2, b"", Status.TRUNCATED, "T"))  # the row has a translation
+    assert json.loads(error_line(doc, Row(2, b"", BAD, "", (), "later")))["message"] == "later"
 
 
 @pytest.mark.parametrize(
@@ -465,7 +464,7 @@ def test_an_error_line_has_the_id_the_reason_and_unless_disabled_the_row() -> No
 )
 def test_the_raw_row_in_an_error_line_is_escaped(raw: bytes, shown: str) -> None:
     doc = Document("a.txt#1", 0, None, b"", raw, status=BAD, message="m")
-    line = formats.error_line(doc, Row(0, b"", BAD, "")).decode()
+    line = error_line(doc, Row(0, b"", BAD, "")).decode()
     assert line.endswith(f', "raw": {shown}}}\n')
 
 
@@ -474,7 +473,7 @@ def test_the_raw_row_in_an_error_line_is_escaped(raw: bytes, shown: str) -> None
 def test_the_raw_row_in_an_error_line_is_cut_at_4_kib_and_marked_as_cut(unit: bytes, more: int) -> None:
     for size in (4096 + more, 4094 + more):
         raw = (unit * (size // len(unit) + 1))[:size]
-        line = formats.error_line(Document("a.txt#1", 0, None, b"", raw, status=BAD), Row(0, b"", BAD, ""))
+        line = error_line(Document("a.txt#1", 0, None, b"", raw, status=BAD), Row(0, b"", BAD, ""))
         record = json.loads(line)
         written = line[line.index(b'"raw": ') + 7 :].partition(b', "raw_cut"')[0].removesuffix(b"}\n")
         assert len(written) <= 4096
@@ -587,7 +586,7 @@ def test_a_full_disk_raises_the_original_error(out_rel: str) -> None:
     out_format = "parquet" if out_rel.endswith("parquet") else "text"
     documents = [document("a.txt", row, "x", b"x\n") for row in range(10_000)]
     with pytest.raises(OSError) as caught:
-        writer = formats.open_writer(text_input(out_rel), out_format, Preamble(), WriteConfig(), Full())  # type: ignore[arg-type]
+        writer = open_writer(text_input(out_rel), out_format, Preamble(), WriteConfig(), Full())  # type: ignore[arg-type]
         for row, doc in enumerate(documents):
             writer.write(doc, Row(row, b"", OK, f"translation {row}"))
         writer.close()

@@ -16,9 +16,9 @@ import pytest
 from pyarrow import parquet
 
 from hymt_batch.errors import ConfigError
+from hymt_batch.formats.parquet import writer as module
+from hymt_batch.formats.writer import check, open_writer
 from hymt_batch.records import Document, Input, Preamble, Row, Status
-from hymt_batch.write import formats
-from hymt_batch.write import parquet as module
 from hymt_batch.write.output import WriteConfig
 
 
@@ -39,7 +39,7 @@ def documents_of(batches: list[Any], column: str = "text") -> list[Document]:
 def written(input: Input, out_format: str, documents: list[Document], **config: Any) -> bytes:
     file = io.BytesIO()
     schema = documents[0].values[0].schema
-    writer = formats.open_writer(input, out_format, Preamble(schema=schema), WriteConfig(**config), file)
+    writer = open_writer(input, out_format, Preamble(schema=schema), WriteConfig(**config), file)
     for document in documents:
         writer.write(document, Row(document.row_index, b"", Status.OK, f"T{document.row_index}", ("f",)))
     writer.close()
@@ -98,7 +98,7 @@ def test_long_texts_of_a_conversion_end_a_row_group_too(monkeypatch: pytest.Monk
     monkeypatch.setattr(module, "_RUN_CHARS", 1000)
     documents = [Document(f"a.txt#{row + 1}", row, "x" * 400, b"") for row in range(12)]
     file = io.BytesIO()
-    writer = formats.open_writer(Input("a.txt", "a.parquet", "", "text"), "parquet", Preamble(), WriteConfig(), file)
+    writer = open_writer(Input("a.txt", "a.parquet", "", "text"), "parquet", Preamble(), WriteConfig(), file)
     for document in documents:
         writer.write(document, Row(document.row_index, b"", Status.OK, f"T{document.row_index}"))
     writer.close()
@@ -155,13 +155,13 @@ def test_taken_names_and_types_that_parquet_lacks_are_refused_before_the_job(tmp
     table = pa.table({"text": ["a"], "hymt": [1]})
     input = input_of(table, tmp_path)
     with pytest.raises(ConfigError, match=r"already has a field 'hymt'.*Set write\.meta_field"):
-        formats.check(input, "parquet", Preamble(schema=table.schema), WriteConfig())
-    formats.check(input, "text", Preamble(schema=table.schema), WriteConfig())
+        check(input, "parquet", Preamble(schema=table.schema), WriteConfig())
+    check(input, "text", Preamble(schema=table.schema), WriteConfig())
     union = pa.schema([("text", pa.string()), ("u", pa.sparse_union([pa.field("a", pa.int8())]))])
     with pytest.raises(
         ConfigError, match=r"in\.parquet has a column that parquet cannot store.*Set write\.format=jsonl"
     ):
-        formats.check(input, "parquet", Preamble(schema=union), WriteConfig())
+        check(input, "parquet", Preamble(schema=union), WriteConfig())
 
 
 def test_values_that_json_lacks_become_text_or_numbers(tmp_path: Path) -> None:
@@ -240,4 +240,4 @@ def test_two_columns_with_the_same_name_are_kept_in_parquet_and_refused_in_jsonl
     data = written(input, "parquet", documents_of(table.to_batches()))
     assert parquet.read_schema(io.BytesIO(data)).names == ["text", "n", "n", "translation", "hymt"]
     with pytest.raises(ConfigError, match="more than one column 'n'"):
-        formats.check(input, "jsonl", Preamble(schema=table.schema), WriteConfig())
+        check(input, "jsonl", Preamble(schema=table.schema), WriteConfig())

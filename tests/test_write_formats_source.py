@@ -12,9 +12,9 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
+from hymt_batch.formats.writer import open_writer
 from hymt_batch.records import Document, Input, Row, Status
 from hymt_batch.source import stream
-from hymt_batch.write import formats
 from hymt_batch.write.output import WriteConfig
 
 RESERVED = ("translation", "hymt")
@@ -37,7 +37,7 @@ def translate(path: Path, out_format: str = "input", **settings: Any) -> tuple[b
     documents = [document for document, _ in stream.read_documents(input, config, full=True, reserved=RESERVED)]
     file = io.BytesIO()
     kind = input.format if out_format == "input" else out_format
-    writer = formats.open_writer(input, kind, stream.read_preamble(input, config), WriteConfig(), file)
+    writer = open_writer(input, kind, stream.read_preamble(input, config), WriteConfig(), file)
     for document in documents:
         writer.write(document, row_of(document))
     writer.close()

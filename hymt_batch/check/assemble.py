@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 from hymt_batch.check.checks import FAILURE_STATUSES
 from hymt_batch.records import (
     LINE_BREAKS,
     Document,
     Part,
-    Rejection,
     Row,
     Segment,
     Status,
@@ -23,9 +22,7 @@ _LINE_BREAK = re.compile(rf"\r\n|[{LINE_BREAKS}]")  # "\r\n" is one line break
 
 def assemble_rows(
     part: Part,
-    documents: Sequence[Document],
     translations: Sequence[Translation],
-    rejected: Mapping[int, Rejection],
     join: Callable[[Sequence[Segment], Sequence[str], str], str],
     *,
     one_line: bool,
@@ -33,10 +30,8 @@ def assemble_rows(
     """Assemble one row for each document of the part.
 
     Args:
-        part: The documents of the part, and which of them are copies of others.
-        documents: All documents of the shard.
+        part: The documents, which of them are copies of others, and which were not sent to the model.
         translations: One flagged translation for each prompt of the part.
-        rejected: Documents that were not sent to the model, with the reason.
         join: Joins the texts of one document's segments for a target language.
         one_line: True if the output holds each row on one line: a line break in a translation becomes one space.
 
@@ -48,9 +43,8 @@ def assemble_rows(
         by_document.setdefault(translation.prompt.segment.document_index, []).append(translation)
     rows: list[Row] = []
     for index in part.document_indices:
-        document = documents[index]
-        if index in rejected:
-            rejection = rejected[index]
+        document = part.shard.documents[index]
+        if (rejection := part.rejections.get(index)) is not None:
             rows.append(Row(document.row_index, document.digest, rejection.status, "", message=rejection.message))
         elif document.status is not Status.OK:
             rows.append(Row(document.row_index, document.digest, document.status, "", message=document.message))

@@ -6,13 +6,13 @@ Independent of how parts are decoded.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from hymt_batch import languages, segment
+from hymt_batch import segment
 from hymt_batch.check import assemble
-from hymt_batch.records import Part, Prompt, Rejection, Segment, Shard, Translation
+from hymt_batch.records import Part, Prompt, Shard, Translation
 from hymt_batch.run.breaker import CircuitBreaker
 from hymt_batch.run.identity import build_environment
 from hymt_batch.run.pool import Task
@@ -47,18 +47,14 @@ class PartTracker:
         """Release the lease but keep the attempt marker of the hung part."""
         self._output.close(orderly=False)
 
-    @staticmethod
-    def num_source_tokens(part: Part) -> int:
-        return sum(prompt.num_source_tokens for prompt in part.prompts)
-
-    def open_task(self, shard: Shard, part: Part, rejected: Mapping[int, Rejection]) -> Task:
+    def open_task(self, part: Part) -> Task:
         """Count a part as open and return its task."""
-        self._num_open_parts[shard.input.file_id, shard.index] += 1
-        return Task((shard, part, rejected), part.prompts)
+        self._num_open_parts[part.shard.input.file_id, part.shard.index] += 1
+        return Task(part, part.prompts)
 
     def begin_attempt(self, task: Task) -> int:
         """Write an attempt marker; see `AttemptMarkers.begin`."""
-        return self._output.attempts.begin(task.key[0], task.key[1])
+        return self._output.attempts.begin(task.part.shard, task.part)
 
     def set_environment(self, replica_environment: Mapping[str, Any]) -> None:
         self._output.set_environment(build_environment(self._job, replica_environment))
@@ -66,10 +62,10 @@ class PartTracker:
     def commit(self, tasks: Iterable[Task]) -> None:
         """Commit finished tasks, and finish the shards that this completes."""
         for task in tasks:
-            shard, part, rejected = task.key
+            part, shard = task.part, task.part.shard
             translations = [_with_prompt(prompt, task.results[index]) for index, prompt in enumerate(part.prompts)]
             rows = assemble.assemble_rows(
-                part, shard.documents, translations, rejected, join, one_line=self._output.is_one_line(shard.input)
+                part, translations, segment.join_translations, one_line=self._output.is_one_line(shard.input)
             )
             self._output.commit(shard, part, rows, degraded=tuple(dict.fromkeys(task.marks)))
             self.nothing_committed = False
@@ -79,7 +75,7 @@ class PartTracker:
                     texts, rows, self._job.launch.samples - len(self._reporter.sample_pairs)
                 )
             self.progress.add_part(
-                len(rows), self.num_source_tokens(part), Counter(flag for row in rows for flag in row.flags)
+                len(rows), part.num_source_tokens, Counter(flag for row in rows for flag in row.flags)
             )
             self._breaker.observe(shard.input.rel, rows)
             self._num_open_parts[shard.input.file_id, shard.index] -= 1
@@ -97,11 +93,6 @@ class PartTracker:
         ):
             del self._num_open_parts[file_id, index]
             self._output.finish_shard(shard)
-
-
-def join(segments: Sequence[Segment], texts: Sequence[str], tgt_lang: str) -> str:
-    """Join the texts of one document by the rules of its target language."""
-    return segment.join(segments, texts, spaced=languages.get(tgt_lang).spaced)
 
 
 def _with_prompt(prompt: Prompt, translation: Translation) -> Translation:

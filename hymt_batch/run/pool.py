@@ -25,6 +25,7 @@ from typing import Any
 
 from hymt_batch import child_process
 from hymt_batch.errors import HymtError, StoppedError
+from hymt_batch.records import Part
 from hymt_batch.run.oom import read_oom_kills
 
 log = logging.getLogger(__name__)
@@ -56,7 +57,7 @@ EXIT_TIMEOUT_S = 1.0
 class Task:
     """A part that waits for a worker or is being decoded."""
 
-    key: Any  # set by the caller; the pool does not use it
+    part: Part
     items: Sequence[Any]  # decoded together, or one by one after crashes
     tries: int = 0  # attempts at the whole task, in this run and earlier ones
     results: dict[int, Any] = field(default_factory=dict)  # item index -> its result

@@ -19,8 +19,9 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from hymt_batch.errors import ConfigError, HymtError, disk_read_error, is_transient
+from hymt_batch.formats.parquet import tables
 from hymt_batch.records import Input
-from hymt_batch.source import input_names, tables
+from hymt_batch.source import input_names
 from hymt_batch.source.settings import SourceConfig, SourceFormat
 from hymt_batch.source.spool import Spool
 

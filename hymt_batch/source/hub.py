@@ -1,4 +1,4 @@
-"""Download a dataset of the Hugging Face hub as parquet files; the only module that imports `datasets`.
+"""Download a dataset of the Hugging Face hub as parquet files.
 
 `fetch` runs in a separate process that exits without cleanup, because a streamed parquet dataset that is not read to
 its end hangs the process at exit (apache/arrow#45214).
@@ -57,13 +57,6 @@ def fetch(name: str, subset: str | None, split: str | None, revision: str | None
         files.append(folder / f"{re.sub(r'[^A-Za-z0-9_.-]', '_', str(key))}.parquet")
         _write_parquet(rows, files[-1])
     return files
-
-
-def saved_schema(folder: Path) -> Any:
-    """Return the Arrow schema of a saved split from its features; a split without rows has no arrow file to read."""
-    import datasets
-
-    return datasets.DatasetInfo.from_directory(str(folder)).features.arrow_schema
 
 
 def _write_parquet(rows: Any, path: Path) -> None:

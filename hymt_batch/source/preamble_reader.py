@@ -6,9 +6,11 @@ import hashlib
 from typing import Any
 
 from hymt_batch.errors import ConfigError
+from hymt_batch.formats.bytestream import ByteStream
+from hymt_batch.formats.delimited.reader import read_header, resolve_delimiter
+from hymt_batch.formats.jsonl.reader import check_head, refuse_reserved
+from hymt_batch.formats.parquet import tables
 from hymt_batch.records import Input, Preamble
-from hymt_batch.source import delimited, jsonl, tables
-from hymt_batch.source.bytestream import ByteStream
 from hymt_batch.source.settings import SourceConfig
 
 BOM = b"\xef\xbb\xbf"
@@ -62,10 +64,10 @@ def read_stream_preamble(stream: ByteStream, config: SourceConfig, reserved: tup
     newline = b"\r\n" if first.endswith(b"\r\n") else b"\n"
     stream.push_back([first])
     if input.format == "jsonl":
-        jsonl.check_head(stream, config, reserved)
+        check_head(stream, config, reserved)
     if input.format in ("csv", "tsv"):
-        header, fields = delimited.read_header(stream, config)
-        delimiter = delimited.resolve_delimiter(config, input.format)
+        header, fields = read_header(stream, config)
+        delimiter = resolve_delimiter(config, input.format)
         head = Preamble(bom, header, fields, newline, delimiter, config.escape or "")
         return _check_reserved(input, head, reserved if config.header else ())
     return Preamble(bom=bom, newline=newline)
@@ -74,7 +76,7 @@ def read_stream_preamble(stream: ByteStream, config: SourceConfig, reserved: tup
 def _check_reserved(input: Input, preamble: Preamble, reserved: tuple[str, ...]) -> Preamble:
     for name in reserved:
         if name in preamble.fields:
-            jsonl.refuse_reserved(input.path, name)
+            refuse_reserved(input.path, name)
     return preamble
 
 

@@ -8,8 +8,8 @@ from enum import Enum
 from typing import Any
 
 from hymt_batch.errors import ConfigError
+from hymt_batch.formats.options import MAX_ROW_BYTES
 
-MAX_ROW_BYTES = 1 << 30
 _ESCAPE_CHARACTERS = frozenset(string.punctuation) - {'"', ","}
 
 

@@ -10,20 +10,23 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
+from hymt_batch.formats import text
+from hymt_batch.formats.bytestream import ByteStream
+from hymt_batch.formats.delimited.reader import read_rows as read_delimited_rows
+from hymt_batch.formats.jsonl.reader import read_rows as read_jsonl_rows
+from hymt_batch.formats.long_rows import InputRereader
+from hymt_batch.formats.parquet import tables
+from hymt_batch.formats.row_reader import ReadContext, RowReader, Rows, ShardHasher
 from hymt_batch.records import PLAN_VERSION, Document, Input, Shard, ShardRecord
-from hymt_batch.source import delimited, jsonl, tables, text
-from hymt_batch.source.bytestream import ByteStream
-from hymt_batch.source.long_rows import InputRereader
 from hymt_batch.source.preamble_reader import PreambleCache, is_table
-from hymt_batch.source.row_reader import ReadContext, RowReader, Rows, ShardHasher
 from hymt_batch.source.settings import SourceConfig
 
 HASH_BYTES = 1 << 20
 READERS: dict[str, RowReader] = {
     "text": text.read_rows,
-    "jsonl": jsonl.read_rows,
-    "csv": delimited.read_rows,
-    "tsv": delimited.read_rows,
+    "jsonl": read_jsonl_rows,
+    "csv": read_delimited_rows,
+    "tsv": read_delimited_rows,
 }
 
 

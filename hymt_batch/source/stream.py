@@ -10,12 +10,12 @@ import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from hymt_batch.csv_escape import ESCAPE_HINT
 from hymt_batch.errors import ConfigError
+from hymt_batch.formats.delimited.csv_escape import ESCAPE_HINT
+from hymt_batch.formats.jsonl.reader import HEAD_ROWS
+from hymt_batch.formats.parquet import tables
 from hymt_batch.records import PLAN_VERSION, Document, Input, Preamble, Shard, ShardRecord
 from hymt_batch.source import discovery as _find
-from hymt_batch.source import tables
-from hymt_batch.source.jsonl import HEAD_ROWS
 from hymt_batch.source.preamble_reader import PreambleCache, is_table, read_preamble
 from hymt_batch.source.prefetch import prefetch
 from hymt_batch.source.settings import SourceConfig, SourceFormat

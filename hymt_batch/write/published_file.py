@@ -21,11 +21,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, cast
 
 from hymt_batch import manifest
+from hymt_batch.formats.writer import open_writer
 from hymt_batch.fs import Fs, NewFile, hash_file, remove, replace, stat_or_none, write_atomic
 from hymt_batch.manifest import JsonDict
 from hymt_batch.records import Document, Input, Preamble, Row, ShardRecord, Status
 from hymt_batch.storage_error import write_error
-from hymt_batch.write import formats
+from hymt_batch.write.error_line import error_line
 from hymt_batch.write.input_changes import (
     RowRanges,
     hash_input,
@@ -89,14 +90,14 @@ def assemble(fs: Fs, folder: Path, assembly: Assembly) -> JsonDict:
             num_errors = 0
             output_format = out_format(input, assembly.config)
             preamble, rows = assembly.preamble(input), partial(_read_documents, assembly)
-            writer = formats.open_writer(input, output_format, preamble, assembly.config, cast(BinaryIO, out), rows)
+            writer = open_writer(input, output_format, preamble, assembly.config, cast(BinaryIO, out), rows)
             for document, row in _documents_and_rows(assembly, tally):
                 writer.write(document, row)
                 if row.status is not Status.OK:
                     if errors_file is None:
                         assembly.make_folder(errors.parent)
                         errors_file = stack.enter_context(NewFile(fs, tmp_path(errors)))
-                    errors_file.write(formats.error_line(document, row, assembly.config.raw_errors))
+                    errors_file.write(error_line(document, row, assembly.config.raw_errors))
                     num_errors += 1
             writer.close()
             input_record = hash_input(input)

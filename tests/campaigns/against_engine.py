@@ -83,9 +83,9 @@ def parts(job: Any, model: LoadedOnce) -> list[Part]:
     planned: list[Part] = []
     for shard in stream.cut_shards(inputs, job.source, **cut, get_record=lambda *_: None):
         assert not isinstance(shard, stream.SkippedShard)
-        segments, _ = segment.split(shard.documents, model.load_tokenizer().count, job.segment)
-        prompts, _ = prompt.render(segments, shard.documents, model.load_tokenizer(), template, model.max_context)
-        planned += batch.plan_parts(shard.documents, prompts, limits)
+        segments, too_long = segment.split(shard.documents, model.load_tokenizer().count, job.segment)
+        prompts, leaking = prompt.render(segments, shard.documents, model.load_tokenizer(), template, model.max_context)
+        planned += batch.plan_parts(shard, prompts, {**too_long, **leaking}, limits)
     return planned
 
 

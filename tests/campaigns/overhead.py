@@ -31,7 +31,6 @@ from hymt_batch.check import assemble, retry
 from hymt_batch.decode import engine, generate
 from hymt_batch.demo import grammar
 from hymt_batch.model import prepare
-from hymt_batch.run import part_tracker
 from hymt_batch.run.identity import build_identity
 from hymt_batch.run.progress import Reporter
 from hymt_batch.source import stream
@@ -125,7 +124,7 @@ def stages(source: Path, name: str) -> dict[str, float]:
             with clock("encode"):
                 prompts, leaking = prompt.render(segments, shard.documents, tokenizer, template, hymt.max_context)
             with clock("plan"):
-                planned = batch.plan_parts(shard.documents, prompts, limits)
+                planned = batch.plan_parts(shard, prompts, {**refused, **leaking}, limits)
             for part in planned:
                 with clock("plan"):
                     output.has(shard, part)
@@ -134,9 +133,7 @@ def stages(source: Path, name: str) -> dict[str, float]:
                 with clock("check"):
                     translations = retry.flag_and_retry(translations, decode.run, job.check)
                 with clock("rows"):
-                    rows = assemble.assemble_rows(
-                        part, shard.documents, translations, {**refused, **leaking}, part_tracker.join, one_line=True
-                    )
+                    rows = assemble.assemble_rows(part, translations, segment.join_translations, one_line=True)
                 with clock("commit"):
                     output.commit(shard, part, rows)
             with clock("publish"):

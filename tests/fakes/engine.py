@@ -53,7 +53,7 @@ class FakeEngine(Engine):
         return (OOM_SPLIT,) if ran_out else ()
 
     def generate(self, requests: Sequence[Request], check_stop: Callable[[], None]) -> list[Completion]:
-        completions, self._ran_out_of_memory = decode_in_batches(
+        completions, ran_out = decode_in_batches(
             requests,
             group([request.max_length for request in requests], self._context.budget),
             self._decode,
@@ -61,6 +61,7 @@ class FakeEngine(Engine):
             device=self.device,
             on_finished=self._context.on_finished,
         )
+        self._ran_out_of_memory = self._ran_out_of_memory or ran_out
         return completions
 
 

@@ -60,7 +60,7 @@ def shards(input: Input, shard_rows: int = 8) -> Iterator[Shard]:
 def plan(shard: Shard, part_rows: int = 3) -> list[Part]:
     """Plan parts whose rows interleave, as sorting by length does."""
     count = -(-len(shard.documents) // part_rows)
-    return [Part(i, count, tuple(range(i, len(shard.documents), count))) for i in range(count)]
+    return [Part(shard, i, count, tuple(range(i, len(shard.documents), count))) for i in range(count)]
 
 
 def upper(shard: Shard, part: Part) -> list[Row]:

@@ -11,8 +11,8 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from hymt_batch.formats.parquet import arrow_json
 from hymt_batch.records import ERROR_STATUSES, LINE_BREAKS, Document, Row, has_line_break, line_ending
-from hymt_batch.write import arrow_json
 
 BLANK_FLAG = "blank"
 """Flag of a row without visible characters: the row is copied, not sent to the model."""

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from hymt_batch.errors import ConfigError
+from hymt_batch.formats.row_values import escape_surrogates, to_cell
 from hymt_batch.records import Document, Input, Preamble
-from hymt_batch.write.row_values import escape_surrogates, to_cell
 
 MAX_COLUMNS = 1000  # limit for jsonl input; with more, the keys are probably data, not field names
 SOURCE_PREFIX = "source."

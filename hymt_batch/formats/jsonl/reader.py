@@ -9,10 +9,8 @@ from itertools import islice
 from typing import Any, NoReturn
 
 from hymt_batch.errors import ConfigError
-from hymt_batch.records import Document, Status
-from hymt_batch.scan import JsonScan
-from hymt_batch.source.bytestream import ByteStream
-from hymt_batch.source.lenient_json import (
+from hymt_batch.formats.bytestream import ByteStream
+from hymt_batch.formats.jsonl.lenient_json import (
     MAX_DEPTH,
     LongInteger,
     is_too_deep,
@@ -21,8 +19,9 @@ from hymt_batch.source.lenient_json import (
     parse_rejected_row,
     parse_value,
 )
-from hymt_batch.source.long_rows import Fields, LongRow
-from hymt_batch.source.row_reader import (
+from hymt_batch.formats.long_rows import Fields, LongRow
+from hymt_batch.formats.options import ReadOptions
+from hymt_batch.formats.row_reader import (
     LanguageCodes,
     ReadContext,
     RowError,
@@ -32,7 +31,8 @@ from hymt_batch.source.row_reader import (
     read_line,
     too_long_message,
 )
-from hymt_batch.source.settings import SourceConfig
+from hymt_batch.formats.scan import JsonScan
+from hymt_batch.records import Document, Status
 
 HEAD_ROWS = 100
 _MISSING = object()
@@ -46,7 +46,7 @@ class _DuplicateField(RowError):
         self.is_text = is_text
 
 
-def read_rows(stream: ByteStream, config: SourceConfig, context: ReadContext) -> Rows:
+def read_rows(stream: ByteStream, config: ReadOptions, context: ReadContext) -> Rows:
     """Read rows from the stream's position.
 
     With `context.full` the document's values are the parsed object. For a row that is not an object they are its
@@ -109,7 +109,7 @@ def _parse_long_row(row: LongRow, text_field: str) -> Fields:
     return values, text if is_known else None
 
 
-def check_head(stream: ByteStream, config: SourceConfig, reserved: tuple[str, ...] = ()) -> None:
+def check_head(stream: ByteStream, config: ReadOptions, reserved: tuple[str, ...] = ()) -> None:
     """Reject a file whose first rows all lack a field that a setting names, or have a field that the output adds.
 
     Raises:
@@ -210,7 +210,7 @@ class _Parser:
     NaN and Infinity are valid values (plan 1: invalid JSON), and so are integers of any length.
     """
 
-    def __init__(self, config: SourceConfig, context: ReadContext) -> None:
+    def __init__(self, config: ReadOptions, context: ReadContext) -> None:
         used = [config.text_field, *(name for name in config.lang_fields if name)]
         self._text_names = frozenset((config.text_field, *config.text_field.split(".")))
         self._used_names = frozenset(used) | {part for name in used for part in name.split(".")}

@@ -10,12 +10,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from hymt_batch.csv_escape import CLOSED, ESCAPE_HINT, QUOTED, UNQUOTED, EscapeParser, get_escape_parser, needs_escape
-from hymt_batch.records import Status, line_ending
-from hymt_batch.scan import RecordScan
-from hymt_batch.source.bytestream import ByteStream
-from hymt_batch.source.long_rows import LongRow
-from hymt_batch.source.row_reader import (
+from hymt_batch.formats.bytestream import ByteStream
+from hymt_batch.formats.delimited.csv_escape import (
+    CLOSED,
+    ESCAPE_HINT,
+    QUOTED,
+    UNQUOTED,
+    EscapeParser,
+    get_escape_parser,
+    needs_escape,
+)
+from hymt_batch.formats.long_rows import LongRow
+from hymt_batch.formats.options import ReadOptions
+from hymt_batch.formats.row_reader import (
     ReadContext,
     RowError,
     continue_long_record,
@@ -23,12 +30,13 @@ from hymt_batch.source.row_reader import (
     read_line,
     too_long_message,
 )
-from hymt_batch.source.settings import SourceConfig
+from hymt_batch.formats.scan import RecordScan
+from hymt_batch.records import Status, line_ending
 
 
 def read_record(
     stream: ByteStream,
-    config: SourceConfig,
+    config: ReadOptions,
     context: ReadContext,
     delimiter: str,
     quoted: bool,

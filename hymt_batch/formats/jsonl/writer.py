@@ -12,10 +12,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from hymt_batch.records import ERROR_STATUSES, Document, Input, Preamble, Row, Status, line_ending
-from hymt_batch.scan import scan_json_object
-from hymt_batch.write.compressed_stream import CompressedStream
-from hymt_batch.write.row_values import (
+from hymt_batch.formats.compressed_stream import CompressedStream
+from hymt_batch.formats.row_values import (
     BLANK_FLAG,
     FieldReader,
     decode_utf8,
@@ -24,6 +22,8 @@ from hymt_batch.write.row_values import (
     output_text,
     repair_utf8,
 )
+from hymt_batch.formats.scan import scan_json_object
+from hymt_batch.records import ERROR_STATUSES, Document, Input, Preamble, Row, Status, line_ending
 
 _JSON_WHITESPACE = b" \t\r\n"
 

@@ -11,11 +11,11 @@ from typing import Any, Protocol
 
 from hymt_batch import languages
 from hymt_batch.errors import ConfigError
+from hymt_batch.formats.bytestream import ByteStream
+from hymt_batch.formats.long_rows import PIECE_BYTES, InputRereader, LongRow
+from hymt_batch.formats.options import MAX_ROW_BYTES, ReadOptions
+from hymt_batch.formats.scan import JsonScan, RecordScan
 from hymt_batch.records import PLAN_VERSION, Document, Input, Status, line_ending
-from hymt_batch.scan import JsonScan, RecordScan
-from hymt_batch.source.bytestream import ByteStream
-from hymt_batch.source.long_rows import PIECE_BYTES, InputRereader, LongRow
-from hymt_batch.source.settings import MAX_ROW_BYTES, SourceConfig
 
 MAX_CODE_CHARS = 64  # characters of a language code; no similar codes are suggested for a longer value
 Rows = Generator[tuple[Document, int], None, None]
@@ -66,7 +66,7 @@ class ShardHasher:
 class RowReader(Protocol):
     """Reads the rows of one format from the stream's position on; never closes the stream."""
 
-    def __call__(self, stream: ByteStream, config: SourceConfig, context: ReadContext) -> Rows: ...
+    def __call__(self, stream: ByteStream, config: ReadOptions, context: ReadContext) -> Rows: ...
 
 
 class ReadContext:
@@ -247,7 +247,7 @@ class LanguageCodes:
         RowError: Raised by `get` for a value that is not a language; the caller makes the row an error row.
     """
 
-    def __init__(self, config: SourceConfig) -> None:
+    def __init__(self, config: ReadOptions) -> None:
         self.fields = config.lang_fields
         self._cache: dict[tuple[str, str], str] = {}
 

@@ -19,11 +19,10 @@ import logging
 import re
 from collections.abc import Iterable, Iterator, Sequence
 
-from hymt_batch.records import ERROR_STATUSES, Document, Input, Preamble, Row, Status, line_ending
-from hymt_batch.write.columns import Column
-from hymt_batch.write.compressed_stream import CompressedStream
-from hymt_batch.write.record_repair import repair_record
-from hymt_batch.write.row_values import (
+from hymt_batch.formats.columns import Column
+from hymt_batch.formats.compressed_stream import CompressedStream
+from hymt_batch.formats.delimited.record_repair import repair_record
+from hymt_batch.formats.row_values import (
     BLANK_FLAG,
     FieldReader,
     decode_utf8,
@@ -34,6 +33,7 @@ from hymt_batch.write.row_values import (
     to_cell,
     to_one_line,
 )
+from hymt_batch.records import ERROR_STATUSES, Document, Input, Preamble, Row, Status, line_ending
 
 log = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""Output formats: one writer for each pair of input and output format, and the lines of the errors file.
+"""Output formats: one writer for each pair of input and output format.
 
 A writer turns (document, row) pairs, in row order, into the bytes of one file, and writes exactly one row per pair. It
 is independent of where rows come from and how the file is published: the caller opens a temporary file and renames it.
@@ -17,31 +17,21 @@ user's bytes; a conversion is UTF-8 without BOM, with the line ending of the inp
 
 from __future__ import annotations
 
-import codecs
-import re
-from bisect import bisect_right
 from collections import Counter
-from typing import TYPE_CHECKING, BinaryIO, Protocol
+from typing import BinaryIO, Protocol
 
 from hymt_batch.errors import ConfigError
+from hymt_batch.formats.columns import Column, ReadDocuments, output_columns
+from hymt_batch.formats.compressed_stream import CompressedStream, NonClosingFile, compression_of
+from hymt_batch.formats.delimited.writer import DELIMITERS, DelimitedWriter, delimiter_of
+from hymt_batch.formats.jsonl.writer import JsonlWriter
+from hymt_batch.formats.options import WriteOptions
+from hymt_batch.formats.parquet.writer import ParquetWriter, check_schema, check_values, extend_schema
+from hymt_batch.formats.row_values import BLANK_FLAG, FieldReader, output_text, to_one_line
 from hymt_batch.records import ERROR_STATUSES, Document, Input, Preamble, Row, line_ending
-from hymt_batch.write.columns import Column, ReadDocuments, output_columns
-from hymt_batch.write.compressed_stream import CompressedStream, NonClosingFile, compression_of
-from hymt_batch.write.delimited import DELIMITERS, DelimitedWriter, delimiter_of
-from hymt_batch.write.jsonl import JsonlWriter
-from hymt_batch.write.parquet import ParquetWriter, check_schema, check_values, extend_schema
-from hymt_batch.write.row_values import BLANK_FLAG, FieldReader, dump_json, output_text, to_one_line
-
-if TYPE_CHECKING:
-    from hymt_batch.write.settings import WriteConfig
 
 # the JSON of the meta column has these characters outside strings or in escapes
 _AMBIGUOUS_TSV_DELIMITERS = frozenset('{}[]:,"\\ 0123456789abcdefABCDEFu')
-
-
-MAX_RAW_BYTES = 4096
-# control, direction and other invisible characters, which a terminal or a viewer might interpret
-_INVISIBLE = re.compile("[\x7f-\x9f\xad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb]")
 
 
 class Writer(Protocol):
@@ -93,7 +83,7 @@ def open_writer(
     input: Input,
     out_format: str,
     preamble: Preamble,
-    config: WriteConfig,
+    config: WriteOptions,
     file: BinaryIO,
     documents: ReadDocuments = tuple,
 ) -> Writer:
@@ -125,7 +115,7 @@ def open_writer(
 
 
 def check(
-    input: Input, out_format: str, preamble: Preamble, config: WriteConfig, documents: ReadDocuments = tuple
+    input: Input, out_format: str, preamble: Preamble, config: WriteOptions, documents: ReadDocuments = tuple
 ) -> None:
     """Reject an output that cannot be written, before the job starts.
 
@@ -147,7 +137,7 @@ def check(
 
 
 def _checked_columns(
-    input: Input, out_format: str, preamble: Preamble, config: WriteConfig, documents: ReadDocuments
+    input: Input, out_format: str, preamble: Preamble, config: WriteOptions, documents: ReadDocuments
 ) -> list[Column]:
     """Check the output and return the columns that it takes over from its input."""
     if out_format == "text":
@@ -176,54 +166,6 @@ def _checked_columns(
     if out_format == "parquet":
         check_schema(input.rel, extend_schema(preamble.schema if same_format else None, columns, *added.values()))
     return columns
-
-
-def error_line(document: Document, row: Row, raw: bool = True) -> bytes:
-    """Return the line of the errors file for a row whose status is not ok.
-
-    Args:
-        document: The row as it was read.
-        row: The row as it was committed.
-        raw: Add the original row where it has no translation: the key `raw`, at most MAX_RAW_BYTES in the file, with
-            invalid UTF-8 as \\xHH and invisible characters as JSON escapes; and the key `raw_cut` where it was cut.
-    """
-    message = row.message or document.message
-    status = row.status.value
-    line = {
-        "id": document.id,
-        "row": document.row_index + 1,
-        "status": status,
-        "message": message,
-        "flags": list(row.flags),
-    }
-    if not raw or row.status not in ERROR_STATUSES:
-        return dump_json(line).encode() + b"\n"
-    raw_json, is_cut = _raw_json(document)
-    cut = ', "raw_cut": true' if is_cut else ""
-    return f'{dump_json(line)[:-1]}, "raw": {raw_json}{cut}}}\n'.encode()
-
-
-def _raw_json(document: Document) -> tuple[str, bool]:
-    """Return the original row as a JSON string of at most MAX_RAW_BYTES, and whether it was cut."""
-    if document.long_row is not None:
-        raw, is_cut = document.long_row.head, document.long_row.size > len(document.long_row.head)
-    else:
-        raw, is_cut = document.raw[: len(document.raw) - len(line_ending(document.raw))], False
-    is_cut = is_cut or len(raw) > MAX_RAW_BYTES
-    decoder = codecs.getincrementaldecoder("utf-8")("backslashreplace")
-    text = decoder.decode(raw[:MAX_RAW_BYTES], final=not is_cut)  # drops a character that is cut in two
-    escaped = _escape_invisible(text)
-    if len(escaped.encode()) <= MAX_RAW_BYTES:
-        return escaped, is_cut
-    num_fitting_chars = (
-        bisect_right(range(len(text) + 1), MAX_RAW_BYTES, key=lambda size: len(_escape_invisible(text[:size]).encode()))
-        - 1
-    )
-    return _escape_invisible(text[:num_fitting_chars]), True
-
-
-def _escape_invisible(text: str) -> str:
-    return _INVISIBLE.sub(lambda match: f"\\u{ord(match[0]):04x}", dump_json(text))
 
 
 def _check_delimiter(input: Input, out_format: str, delimiter: str, added: dict[str, str]) -> None:

@@ -16,10 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from hymt_batch.errors import ConfigError, HymtError, PreflightError, disk_read_error, is_transient
-from hymt_batch.records import Document, Input, Status
-from hymt_batch.source import hub
-from hymt_batch.source.bytestream import READ_ERRORS
-from hymt_batch.source.row_reader import (
+from hymt_batch.formats.bytestream import READ_ERRORS
+from hymt_batch.formats.options import ReadOptions
+from hymt_batch.formats.row_reader import (
     LanguageCodes,
     ReadContext,
     RowError,
@@ -28,7 +27,7 @@ from hymt_batch.source.row_reader import (
     not_utf8_message,
     too_long_message,
 )
-from hymt_batch.source.settings import SourceConfig
+from hymt_batch.records import Document, Input, Status
 
 BATCH_ROWS = 1024
 BATCH_BYTES = 8 << 20
@@ -90,7 +89,7 @@ class Table:
                 self._file_num_rows.append(sum(batch.num_rows for batch in batches))
         self.num_rows = sum(self._file_num_rows)
         if not self._files:
-            self.schema = hub.saved_schema(folder)
+            self.schema = _saved_schema(folder)
 
     def _parquet_batches(self, row: int, columns: list[str] | None) -> Generator[Any, None, None]:
         from pyarrow import parquet
@@ -170,12 +169,19 @@ class Table:
         )
 
 
+def _saved_schema(folder: Path) -> Any:
+    """Return the Arrow schema of a saved split from its features; a split without rows has no arrow file to read."""
+    import datasets
+
+    return datasets.DatasetInfo.from_directory(str(folder)).features.arrow_schema
+
+
 def is_saved_split(folder: str) -> bool:
     """Return whether a folder is one split saved by `datasets.save_to_disk`."""
     return all(os.path.isfile(os.path.join(folder, name)) for name in (STATE_FILE, "dataset_info.json"))
 
 
-def check_columns(table: Table, config: SourceConfig) -> None:
+def check_columns(table: Table, config: ReadOptions) -> None:
     """Reject a table whose columns do not fit the settings.
 
     Raises:
@@ -199,7 +205,7 @@ def check_columns(table: Table, config: SourceConfig) -> None:
             raise ConfigError(f"Column {name!r} of {path} is {arrow_type}, not text. {fix}")
 
 
-def read_rows(table: Table, config: SourceConfig, context: ReadContext) -> Rows:
+def read_rows(table: Table, config: ReadOptions, context: ReadContext) -> Rows:
     """Read rows from `context.first_row` on.
 
     A row's digest covers its text and language columns. With `context.full` a document's values are

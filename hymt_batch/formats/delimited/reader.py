@@ -4,25 +4,25 @@ from __future__ import annotations
 
 from functools import partial
 
-from hymt_batch.csv_escape import EscapeParser, get_escape_parser
 from hymt_batch.errors import ConfigError
+from hymt_batch.formats.bytestream import ByteStream
+from hymt_batch.formats.delimited import csv_record
+from hymt_batch.formats.delimited.csv_escape import EscapeParser, get_escape_parser
+from hymt_batch.formats.long_rows import Fields, LongRow
+from hymt_batch.formats.options import ReadOptions
+from hymt_batch.formats.row_reader import LanguageCodes, ReadContext, RowError, Rows, error_document
+from hymt_batch.formats.scan import RecordScan
 from hymt_batch.records import Document
-from hymt_batch.scan import RecordScan
-from hymt_batch.source import csv_record
-from hymt_batch.source.bytestream import ByteStream
-from hymt_batch.source.long_rows import Fields, LongRow
-from hymt_batch.source.row_reader import LanguageCodes, ReadContext, RowError, Rows, error_document
-from hymt_batch.source.settings import SourceConfig, SourceFormat
 
 HEAD_ROWS = 100
 """Number of records at the start of a file without a header that are searched for the number of columns."""
 
 
-def resolve_delimiter(config: SourceConfig, format: str) -> str:
-    return config.delimiter or ("\t" if format == SourceFormat.tsv.value else ",")
+def resolve_delimiter(config: ReadOptions, format: str) -> str:
+    return config.delimiter or ("\t" if format == "tsv" else ",")
 
 
-def read_rows(stream: ByteStream, config: SourceConfig, context: ReadContext) -> Rows:
+def read_rows(stream: ByteStream, config: ReadOptions, context: ReadContext) -> Rows:
     """Read records from the stream's position; with `context.full` a document's values are its cells by column name.
 
     A record with a wrong number of cells keeps its cells: missing cells are empty, and surplus cells are joined into
@@ -30,7 +30,7 @@ def read_rows(stream: ByteStream, config: SourceConfig, context: ReadContext) ->
     """
     input, row, full, fields = stream.input, context.first_row, context.full, context.fields
     delimiter = resolve_delimiter(config, input.format)
-    quoted = input.format == SourceFormat.csv.value
+    quoted = input.format == "csv"
     codes = LanguageCodes(config)
     column = _column_index(fields, config.text_field)
     source, target = (None if name is None else _column_index(fields, name) for name in codes.fields)
@@ -80,7 +80,7 @@ def read_rows(stream: ByteStream, config: SourceConfig, context: ReadContext) ->
         row += 1
 
 
-def read_header(stream: ByteStream, config: SourceConfig) -> tuple[bytes, tuple[str, ...]]:
+def read_header(stream: ByteStream, config: ReadOptions) -> tuple[bytes, tuple[str, ...]]:
     """Read the header record; with source.header=false name the columns of the first record "1", "2", ...
 
     Returns:
@@ -91,7 +91,7 @@ def read_header(stream: ByteStream, config: SourceConfig) -> tuple[bytes, tuple[
     """
     input = stream.input
     delimiter = resolve_delimiter(config, input.format)
-    quoted = input.format == SourceFormat.csv.value
+    quoted = input.format == "csv"
     if not config.header:
         num_fields = _count_columns(stream, config, delimiter, quoted)
         if num_fields is None:
@@ -114,7 +114,7 @@ def read_header(stream: ByteStream, config: SourceConfig) -> tuple[bytes, tuple[
     return raw, fields
 
 
-def _count_columns(stream: ByteStream, config: SourceConfig, delimiter: str, quoted: bool) -> int | None:
+def _count_columns(stream: ByteStream, config: ReadOptions, delimiter: str, quoted: bool) -> int | None:
     """Count the columns of the first record that is not blank; None if the file is empty."""
     scan = partial(RecordScan, delimiter.encode(), 0, quoted, (config.escape or "").encode())
     for index in range(HEAD_ROWS):
@@ -130,7 +130,7 @@ def _count_columns(stream: ByteStream, config: SourceConfig, delimiter: str, quo
     return 1
 
 
-def check_columns(path: str, fields: tuple[str, ...], config: SourceConfig, hint: str = "") -> None:
+def check_columns(path: str, fields: tuple[str, ...], config: ReadOptions, hint: str = "") -> None:
     """Raise ConfigError if a table has no column that a setting names, or has it twice."""
     for key, name in _used_columns(config):
         if name not in fields:
@@ -142,7 +142,7 @@ def check_columns(path: str, fields: tuple[str, ...], config: SourceConfig, hint
             raise ConfigError(f"{path} has the column {name!r} twice. Rename one of them, or set {key} to another.")
 
 
-def _used_columns(config: SourceConfig) -> list[tuple[str, str]]:
+def _used_columns(config: ReadOptions) -> list[tuple[str, str]]:
     source, target = config.lang_fields
     named = [("text_field", config.text_field), ("src_lang_field", source), ("tgt_lang_field", target)]
     return [(f"source.{key}", name) for key, name in named if name]

@@ -9,9 +9,9 @@ import contextlib
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+from hymt_batch.formats.bytestream import ByteStream
+from hymt_batch.formats.scan import JsonScan, RecordScan
 from hymt_batch.records import Input
-from hymt_batch.scan import JsonScan, RecordScan
-from hymt_batch.source.bytestream import ByteStream
 
 HEAD_BYTES = 4096
 PIECE_BYTES = 1 << 16

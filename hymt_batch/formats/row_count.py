@@ -7,9 +7,9 @@ import io
 from pathlib import Path
 from typing import BinaryIO, cast
 
-from hymt_batch.csv_escape import get_escape_parser
-from hymt_batch.write.compressed_stream import compression_of
-from hymt_batch.write.delimited import DELIMITERS
+from hymt_batch.formats.compressed_stream import compression_of
+from hymt_batch.formats.delimited.csv_escape import get_escape_parser
+from hymt_batch.formats.delimited.writer import DELIMITERS
 
 BOM = b"\xef\xbb\xbf"
 

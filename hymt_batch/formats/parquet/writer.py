@@ -15,10 +15,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from hymt_batch.errors import ConfigError, first_line
+from hymt_batch.formats.columns import Column, ReadDocuments
+from hymt_batch.formats.compressed_stream import NonClosingFile
+from hymt_batch.formats.row_values import FieldReader, meta_value, output_text
 from hymt_batch.records import Document, Input, Preamble, Row
-from hymt_batch.write.columns import Column, ReadDocuments
-from hymt_batch.write.compressed_stream import NonClosingFile
-from hymt_batch.write.row_values import FieldReader, meta_value, output_text
 
 ROW_GROUP_BYTES = 128 << 20
 _RUN_CHARS = 16 << 20  # characters held as Python objects before they are converted to columns

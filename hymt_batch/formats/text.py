@@ -5,10 +5,10 @@ Lone carriage returns, U+2028, form feeds and NUL belong to the row (RELIABILITY
 
 from __future__ import annotations
 
-from hymt_batch.records import Document, Status
-from hymt_batch.source.bytestream import ByteStream
-from hymt_batch.source.long_rows import Fields, LongRow
-from hymt_batch.source.row_reader import (
+from hymt_batch.formats.bytestream import ByteStream
+from hymt_batch.formats.long_rows import Fields, LongRow
+from hymt_batch.formats.options import ReadOptions
+from hymt_batch.formats.row_reader import (
     ReadContext,
     RowError,
     Rows,
@@ -17,10 +17,10 @@ from hymt_batch.source.row_reader import (
     read_line,
     too_long_message,
 )
-from hymt_batch.source.settings import SourceConfig
+from hymt_batch.records import Document, Status
 
 
-def read_rows(stream: ByteStream, config: SourceConfig, context: ReadContext) -> Rows:
+def read_rows(stream: ByteStream, config: ReadOptions, context: ReadContext) -> Rows:
     """Read rows from the stream's position; a document's text has no line ending, its raw bytes do."""
     input, row, full, limit = stream.input, context.first_row, context.full, config.max_row_bytes
     prefix = f"{input.rel}#"

@@ -1,0 +1,1 @@
+"""csv and tsv: one record per row."""

@@ -1,0 +1,1 @@
+"""Tables: parquet files, and datasets saved with `save_to_disk`."""
