@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 from hymt_batch import batch, plan_report, prompt, sanitize, segment, streams
 from hymt_batch.bench import probe
 from hymt_batch.decode import batches
-from hymt_batch.decode.batches import BatchBudget
 from hymt_batch.device_map import table
 from hymt_batch.device_map.network_spec import NetworkSpec
 from hymt_batch.device_map.placement import Placement
@@ -100,7 +99,7 @@ def find_model(job: PlanJob) -> tuple[ModelFiles, str]:
 
 def resolve_batch_budget(
     job: PlanJob, placement: Placement, net: NetworkSpec, dtype_bytes: int, devices: DeviceInventory
-) -> BatchBudget:
+) -> batches.BatchBudget:
     """Return the limits of rows and tokens decoded at once, as translate would resolve them."""
     return batches.resolve_batch_budget(
         job.batch.max_rows,

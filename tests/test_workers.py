@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import count, repeat
 from multiprocessing.connection import Connection
@@ -26,7 +26,9 @@ from hymt_batch.errors import ConfigError, ExitCode, StoppedError
 from hymt_batch.model import cpu_count
 from hymt_batch.run import executor, oom, pool
 from jobs import translate
-from tests.campaigns import stub, stub_worker
+from tests.fakes import engine as fake_engine
+from tests.fakes import job as fake_job
+from tests.fakes import worker as fake_worker
 
 ROOT = Path(__file__).parent.parent
 ROWS = 60
@@ -56,14 +58,10 @@ def overrides(folder: Path, *more: str) -> list[str]:
     ]
 
 
-def run(folder: Path, *more: str, decode: Callable[..., Any] = stub.decode_batch, command: Sequence[str] = ()) -> int:
+def run(folder: Path, *more: str, decode: fake_engine.Decode = fake_engine.upper, command: Sequence[str] = ()) -> int:
     job = config.load("translate", overrides(folder, *more))
-    worker = tuple(command) or stub_worker.COMMAND
-    return int(
-        translate.run(
-            job, partial(translate.translate, prepare_model=stub.prepare, decode_batch=decode, worker_command=worker)
-        )
-    )
+    worker = tuple(command) or fake_worker.COMMAND
+    return int(translate.run(job, partial(fake_job.translate_with, decode=decode, worker_command=worker)))
 
 
 def texts(folder: Path) -> list[str]:
@@ -178,7 +176,7 @@ def test_the_output_of_a_worker_goes_to_the_log(tmp_path: Path) -> None:
 def alone(folder: Path, *more: str) -> subprocess.CompletedProcess[str]:
     """Run the job in a separate process that decodes by itself."""
     return subprocess.run(
-        [*stub_worker.COMMAND, *overrides(folder, *more)], cwd=ROOT, capture_output=True, text=True, timeout=60
+        [*fake_worker.COMMAND, *overrides(folder, *more)], cwd=ROOT, capture_output=True, text=True, timeout=60
     )
 
 
@@ -204,7 +202,7 @@ def test_a_step_that_hangs_ends_the_job_so_that_it_can_be_run_again(tmp_path: Pa
 def test_a_stop_request_leaves_no_attempt_marker(tmp_path: Path) -> None:
     corpus(tmp_path)
     process = subprocess.Popen(
-        [*stub_worker.COMMAND, *overrides(tmp_path, "launch.workers=2")],
+        [*fake_worker.COMMAND, *overrides(tmp_path, "launch.workers=2")],
         cwd=ROOT,
         env={**os.environ, "STUB_PAUSE_S": "0.3"},
         stderr=subprocess.PIPE,

@@ -85,9 +85,10 @@ def slot_engine(
         max_rows=max_rows,
         max_tokens=1 << 30,
     )
+    engine = SlotEngine(context, graph_runner)
 
     def run(work: Workload) -> list[list[int]]:
-        engine = SlotEngine(context, graph_runner)
+        engine.counters = Counters()
         with packed:
             completions = engine.generate(requests(work), lambda: None)
         for name in Counters.__dataclass_fields__:

@@ -13,7 +13,6 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import MISSING, dataclass, fields, is_dataclass
-from enum import Enum
 from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
@@ -50,14 +49,7 @@ class Setting:
     type: Any  # str, int, float, bool, an Enum, or Any
     optional: bool  # True if null is a valid value
     required: bool
-    names: tuple[str, ...] = ()  # the valid values, if its field lists them (metadata "choices")
-
-    @property
-    def choices(self) -> tuple[str, ...]:
-        """The valid values of a setting that has a fixed list of them."""
-        if isinstance(self.type, type) and issubclass(self.type, Enum):
-            return tuple(member.name for member in self.type)
-        return self.names
+    choices: tuple[str, ...] = ()  # the valid values, if there is a list: an Enum, or metadata of the field
 
     @property
     def is_path(self) -> bool:
@@ -66,7 +58,7 @@ class Setting:
 
     @property
     def is_text(self) -> bool:
-        return (self.type is str and not self.names) or (
+        return (self.type is str and not self.choices) or (
             self.type is Any and self.key.endswith(("path", "pattern", "sha256"))
         )
 
@@ -102,8 +94,11 @@ def collect_settings(job: type, prefix: str = "") -> dict[str, Setting]:
         required = field.default is MISSING and field.default_factory is MISSING
         types = members - {NoneType}
         setting_type = types.pop() if len(types) == 1 else Any
-        names = tuple(field.metadata["choices"]()) if "choices" in field.metadata else ()
-        settings[key] = Setting(key, setting_type, NoneType in members or field_type is Any, required, names)
+        choices = (
+            field.metadata["choices"]() if "choices" in field.metadata else getattr(setting_type, "__members__", ())
+        )
+        optional = NoneType in members or field_type is Any
+        settings[key] = Setting(key, setting_type, optional, required, tuple(choices))
     return settings
 
 

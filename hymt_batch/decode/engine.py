@@ -17,7 +17,6 @@ from hymt_batch.decode.batches import BatchBudget, resolve_batch_budget
 from hymt_batch.decode.request import Completion, Request
 from hymt_batch.decode.sampling import SamplingParams
 from hymt_batch.decode.settings import DecodeConfig, num_stages
-from hymt_batch.device_map.placement import Placement
 from hymt_batch.errors import PreflightError
 from hymt_batch.model.prepare import LoadedModel, PreparedModel
 from hymt_batch.model.tokenizer import Tokenizer
@@ -29,7 +28,7 @@ class Engine(Protocol):
     """A decoding engine, ready to run. Inherit from it for the defaults, or only have its members."""
 
     device: str  # device of the input tokens, such as cpu or cuda:0
-    placement: Placement | None = None  # where the weights are, if hymt_batch placed them
+    loaded: LoadedModel | None = None  # None if the engine holds the weights in another process
 
     @property
     def environment(self) -> dict[str, Any]:

@@ -38,7 +38,7 @@ class GenerateEngine(Engine):
 
     def __init__(self, context: EngineContext) -> None:
         self.context, self.hymt = context, context.load()
-        self.device, self.placement = self.hymt.device, self.hymt.placement
+        self.loaded, self.device = self.hymt, self.hymt.device
         self._ran_out_of_memory = False
 
     @property

@@ -64,8 +64,8 @@ class SlotEngine(Engine):
                 used if positions may change the RoPE frequencies (dynamic RoPE).
         """
         self.context, self.hymt, self.graph_runner = context, context.load(), graph_runner
-        self.device, self.placement = self.hymt.device, self.hymt.placement
-        self.counters = Counters()  # of the last call of `generate`
+        self.loaded, self.device = self.hymt, self.hymt.device
+        self.counters = Counters()  # of all calls since it was last replaced
         self._ran_out_of_memory = False
 
     @property
@@ -84,9 +84,9 @@ class SlotEngine(Engine):
         """
         import torch
 
-        self.counters = Counters()
         if not requests:
             return []
+        earlier_out_of_memory = self.counters.out_of_memory
         rows = [
             SequenceState(n, request.prompt_ids, request.max_new_tokens, request.seed)
             for n, request in enumerate(requests)
@@ -101,7 +101,7 @@ class SlotEngine(Engine):
             self._compute_prefix(groups, [request.prompt_ids for request in requests])
             self._run(groups, check_stop)
         self._drop_disabled_runner()
-        if self.counters.out_of_memory:
+        if self.counters.out_of_memory > earlier_out_of_memory:
             self._ran_out_of_memory = True
             log.warning("out of memory: continued with fewer rows at a time")
         completions = {index: completion for group in groups for index, completion in group.completions.items()}

@@ -84,7 +84,8 @@ class Replica:
     @property
     def environment(self) -> dict[str, Any]:
         """The resolved settings that may change a translation through rounding errors in low precision."""
-        placement = self.decoder.engine.placement
+        loaded = self.decoder.engine.loaded
+        placement = loaded.placement if loaded else None
         return {
             **(self._model.environment_for(placement) if placement else self._model.environment),
             **self.decoder.engine.environment,

@@ -23,13 +23,12 @@ import subprocess
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 from hymt_batch import check, config, fs, streams
-from hymt_batch.decode import engine
+from hymt_batch.decode.decoder import Decoder
 from hymt_batch.doctor import preflight
 from hymt_batch.run import executor, pool, replica
 from hymt_batch.run.progress import Reporter
@@ -37,7 +36,9 @@ from hymt_batch.write import cleanup, lease, published_file
 from hymt_batch.write.output import Output
 from jobs import translate
 from jobs.__main__ import report_error
-from tests.campaigns import stub
+from tests.fakes import engine as fake_engine
+from tests.fakes import job as fake_job
+from tests.fakes import model as fake_model
 
 PHASES = (
     "import",  # the interpreter starts; nothing is forked
@@ -163,11 +164,9 @@ def prepare(serve: Callable[..., None] | None = None, *, sync: bool = False) -> 
     with contextlib.suppress(ImportError):
         import pandas  # noqa: F401  pyarrow imports it if it is installed
 
-    Worker.serve = staticmethod(
-        serve or partial(replica.serve, prepare_model=stub.prepare, decode_batch=stub.decode_batch)
-    )
+    Worker.serve = staticmethod(serve or serve_stub)
     findings: dict[tuple[Any, ...], Any] = {}
-    original, original_run = preflight.run_quick, engine.Decoder.run
+    original, original_run = preflight.run_quick, Decoder.run
 
     def run_quick_once(job: Any) -> Any:
         key = (job.model.path, job.device_map.strategy)
@@ -175,7 +174,7 @@ def prepare(serve: Callable[..., None] | None = None, *, sync: bool = False) -> 
             findings[key] = original(job)
         return findings[key]
 
-    def run_and_count(self: engine.Decoder, prompts: Sequence[Any], attempt: int = 0) -> Any:
+    def run_and_count(self: Decoder, prompts: Sequence[Any], attempt: int = 0) -> Any:
         if not attempt:  # a second attempt of the retry ladder does not begin a new part
             MARKS.begun(len(prompts))
         return original_run(self, prompts, attempt)
@@ -183,10 +182,10 @@ def prepare(serve: Callable[..., None] | None = None, *, sync: bool = False) -> 
     executor.usable_cpus = lambda: 8  # lets a job start as many workers as it asks for, on any machine
     importlib.metadata.version = functools.cache(importlib.metadata.version)
     preflight.run_quick = run_quick_once
-    engine.Decoder.run = run_and_count  # type: ignore[method-assign]
+    Decoder.run = run_and_count  # type: ignore[method-assign]
     _record_phase(Output, "open", "open", "load")
     _record_phase(lease, "acquire", "lease", "open")
-    _record_phase(engine.Decoder, "self_check", "load", "read")
+    _record_phase(replica, "open_engine", "load", "read")
     _record_phase(check, "flag_and_retry", "check")
     _record_phase(Output, "commit", "commit", "read")
     _record_phase(published_file, "assemble", "finish", "read")
@@ -210,7 +209,13 @@ def load(overrides: Sequence[str]) -> Any:
 
 
 Translate = Callable[[Any, Reporter], Any]
-STUB: Translate = partial(translate.translate, prepare_model=stub.prepare, decode_batch=stub.decode_batch)
+STUB: Translate = fake_job.translate_with
+
+
+def serve_stub(pipe: Any) -> None:
+    """Be a worker with the stub model."""
+    fake_engine.register()
+    replica.serve(pipe, fake_model.prepare)
 
 
 def fork(work: Callable[[], int], stderr_path: Path | None = None) -> int:

@@ -41,7 +41,7 @@ class FakeEngine(Engine):
 
     def __init__(self, context: EngineContext, decode: Decode, name: str) -> None:
         self._context, self._decode, self._name = context, decode, name
-        self.device, self.placement = context.load().device, context.load().placement
+        self.loaded, self.device = context.load(), context.load().device
         self._ran_out_of_memory = False
 
     @property

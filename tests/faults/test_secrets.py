@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from campaigns import stub
 
 from hymt_batch import sanitize
 from hymt_batch.source import hub
@@ -38,8 +37,7 @@ def secrets(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.fixture
 def upper(monkeypatch: pytest.MonkeyPatch) -> None:
     """`hymt-batch translate` with the stub model."""
-    work = partial(translate.translate, prepare_model=stub.prepare, decode_batch=stub.decode_batch)
-    monkeypatch.setattr(translate, "run", partial(translate.run, translate=work))
+    monkeypatch.setattr(translate, "run", partial(translate.run, translate=fake_job.translate_with))
 
 
 def control_characters(text: str) -> list[str]:
