@@ -15,18 +15,19 @@ from typing import Any
 
 from hymt_batch.errors import ConfigError
 from hymt_batch.records import PLAN_VERSION, Document, Part, Prompt, Rejection, Shard
+from hymt_batch.setting import Environment, Identity
 
 
 @dataclass(kw_only=True, slots=True)
 class BatchConfig:
     """Settings for grouping rows; conf/batch/ explains every field."""
 
-    shard_rows: int = 32768
-    shard_bytes: int = 64 << 20
-    part_rows: Any = "auto"
-    part_tokens: Any = "auto"
-    max_tokens: Any = "auto"
-    max_rows: Any = "auto"
+    shard_rows: Identity[int] = 32768
+    shard_bytes: Identity[int] = 64 << 20
+    part_rows: Identity[Any] = "auto"
+    part_tokens: Identity[Any] = "auto"
+    max_tokens: Environment[Any] = "auto"
+    max_rows: Environment[Any] = "auto"
 
     def __post_init__(self) -> None:
         for key in ("shard_rows", "shard_bytes", "part_rows", "part_tokens", "max_tokens", "max_rows"):

@@ -8,21 +8,23 @@
     ├── LeaseError (5)            another process is working in the folder
     ├── PreflightError (6)        the machine, the storage or the model cannot do this job
     │   └── TextError (6)         the tokenizer failed on a text; in a job only that row is lost
-    ├── DamageError (7)           verify found damage
     ├── MissingError (8)          shards are missing
     └── StoppedError (75)         stopped on request or by a storage error; run again to continue
         └── DeviceError (75)      the GPU failed or a decoding step hung; a row may be the cause
 
-A message states what is wrong with the value, why it matters unless that is obvious, and the exact override that fixes
-it.
+Each error has fields: what is wrong with the value, why it matters unless that is obvious, the exact override that
+fixes it, and the id of the failure mode that explains it. Its message is composed of them in one place.
 """
 
 from __future__ import annotations
 
 import errno
 import os
+from dataclasses import asdict, dataclass
 from enum import IntEnum
+from functools import partial
 from importlib.metadata import PackageNotFoundError
+from typing import Any, Self
 
 
 class ExitCode(IntEnum):
@@ -58,23 +60,69 @@ EXIT_CODE_MEANINGS: dict[ExitCode, str] = {
 }
 
 
-def with_explain_hint(message: str, id: str) -> str:
-    """Append the command that explains failure mode `id`; "" appends nothing."""
-    return f"{message} [{id}: hymt-batch doctor explain={id}]" if id else message
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """What is wrong, why, and how to fix it. Errors carry one; a warning of a planning step is one.
+
+    Code reads the fields. Only the user reads the message.
+    """
+
+    what: str  # what is wrong, with the value; without a full stop
+    why: str = ""  # the reason: a clause, or a sentence with its full stop; "" if `what` says it all
+    fix: str = ""  # a sentence with its full stop, or a bare override or command; "" only where nothing can be done
+    id: str = ""  # the failure mode in doctor/catalogue.toml, such as "B1"; "" if there is none
+
+    @property
+    def statement(self) -> str:
+        """What is wrong and why; without a full stop, unless the reason is a sentence."""
+        if not self.why:
+            return self.what
+        if "\n" in self.what:  # several lines, such as those of a library
+            return f"{self.what}\n  Cause: {self.why}"
+        separator = ", " if self.why.startswith(CONJUNCTIONS) else ". " if self.why.endswith(".") else ": "
+        return self.what + separator + self.why
+
+    @property
+    def message(self) -> str:
+        """The fields as running text; the messages of all errors and warnings are composed here."""
+        text = self.statement
+        if not self.fix:
+            return text if "\n" in text or text.endswith((".", "!", "?")) else f"{text}."
+        if "\n" in text:
+            return f"{text}\n  Fix: {self.fix}" if self.why else f"{text}\n{self.fix}"
+        separator = " " if text.endswith((".", "!", "?")) else ". "
+        return text + separator + (self.fix if self.fix.endswith(".") else f"Fix: {self.fix}.")
+
+    @property
+    def text(self) -> str:
+        """The message, and the command that explains the failure mode if it has an id."""
+        return f"{self.message} [{self.id}: hymt-batch doctor explain={self.id}]" if self.id else self.message
+
+
+CONJUNCTIONS = ("because ", "so ", "but ", "which ", "although ")
+"""How a reason starts that continues the sentence after a comma; others follow a colon."""
 
 
 class HymtError(Exception):
     """Base class of all errors; raised directly only for bugs in hymt-batch.
 
-    `id` is the failure mode in doctor/catalogue.toml, or "" if there is none; `hymt-batch doctor explain=B1` explains
-    the failure mode B1.
+    The arguments are the fields of `Problem`. `hymt-batch doctor explain=B1` explains the failure mode with the id B1.
     """
 
     exit_code: ExitCode = ExitCode.BUG
 
-    def __init__(self, message: str, id: str = "") -> None:
-        super().__init__(with_explain_hint(message, id))
-        self.message, self.id = message, id
+    def __init__(self, what: str, *, why: str = "", fix: str = "", id: str = "") -> None:
+        self.problem = Problem(what=what, why=why, fix=fix, id=id)
+        self.what, self.why, self.fix, self.id, self.message = what, why, fix, id, self.problem.message
+        super().__init__(self.problem.text)
+
+    def replace(self, **fields: str) -> Self:
+        """Return an error of the same class with other values for some fields."""
+        return type(self)(**(asdict(self.problem) | fields))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the fields, because Exception pickles the arguments of its own constructor: the text."""
+        return partial(type(self), **asdict(self.problem)), ()
 
 
 class UsageError(HymtError):
@@ -113,12 +161,6 @@ class PreflightError(HymtError):
 
 class TextError(PreflightError):
     """The tokenizer failed on a text. In a job only that row is lost."""
-
-
-class DamageError(HymtError):
-    """A finished output does not match its manifest."""
-
-    exit_code = ExitCode.DAMAGE
 
 
 class MissingError(HymtError):

@@ -8,8 +8,10 @@ from typing import Any
 
 from hymt_batch.device_map import table
 from hymt_batch.device_map.settings import gib
+from hymt_batch.errors import Problem
 from hymt_batch.prompt import PromptEnd
-from hymt_batch.run.progress import escape_line, format_duration
+from hymt_batch.run.reporter import format_duration
+from hymt_batch.sanitize import escape_line
 
 
 @dataclass(slots=True)
@@ -23,6 +25,7 @@ class StrategyOption:
     max_rows: int = 0  # rows decoded at once
     max_tokens: int = 0  # tokens in the KV cache
     remark: str = ""
+    error: Problem | None = None  # why it does not fit
 
 
 @dataclass(slots=True)
@@ -58,7 +61,9 @@ class PlanReport:
     logits_bytes: int = 0
     reasons: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)  # `warnings` as fields
     refused: str = ""  # why the requested strategy does not fit; "" if it fits
+    error: Problem | None = None  # `refused` as fields
     choices: list[StrategyOption] = field(default_factory=list)
     recommended: str = ""
     corpus: dict[str, Any] | None = None

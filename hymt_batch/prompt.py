@@ -18,6 +18,7 @@ from hymt_batch import languages
 from hymt_batch.errors import PreflightError, TextError
 from hymt_batch.languages import CHINESE_CODES
 from hymt_batch.records import PLAN_VERSION, Document, Prompt, Rejection, Segment, Status
+from hymt_batch.setting import Identity
 
 log = logging.getLogger(__name__)
 
@@ -53,9 +54,9 @@ class GenerationPrompt(Enum):
 class PromptConfig:
     """How a segment becomes a prompt; every field is explained in conf/prompt/."""
 
-    family: PromptFamily = PromptFamily.auto
-    language: PromptLanguage = PromptLanguage.auto
-    add_generation_prompt: GenerationPrompt = GenerationPrompt.auto
+    family: Identity[PromptFamily] = PromptFamily.auto
+    language: Identity[PromptLanguage] = PromptLanguage.auto
+    add_generation_prompt: Identity[GenerationPrompt] = GenerationPrompt.auto
 
     def adds_generation_prompt(self, card_default: bool) -> bool:
         """Return whether prompts get the generation prompt; `card_default` is the model card's choice."""

@@ -44,6 +44,15 @@ def escape_control_chars(text: str) -> str:
     )
 
 
+def escape_line(text: str, width: int = 100) -> str:
+    """Escape control characters and line breaks for display, and shorten to `width` characters."""
+    escaped = "".join(
+        c if c.isprintable() or unicodedata.category(c) == "Zs" else c.encode("unicode_escape").decode("ascii")
+        for c in text
+    )
+    return escaped if len(escaped) <= width else escaped[: width - 1] + "…"
+
+
 def sanitize_text(text: str) -> str:
     """Return the text masked and escaped for a terminal or a log."""
     return escape_control_chars(redact(text))

@@ -20,6 +20,7 @@ from hymt_batch.model.settings import ModelConfig
 from hymt_batch.model.synthetic import Shape
 from hymt_batch.prompt import PromptConfig
 from hymt_batch.segment import SegmentConfig
+from hymt_batch.setting import Identity, Operation
 from hymt_batch.source.stream import SourceConfig
 from hymt_batch.write.output import WriteConfig
 
@@ -64,14 +65,14 @@ class ReportFormat(Enum):
 class PipelineJob:
     """Settings shared by the jobs that translate or that examine what a translation would do."""
 
-    name: str | None = None
-    src_lang: str | None = None
-    output_dir: str = "outputs"
-    overwrite: bool = False
-    on_mismatch: OnMismatch = OnMismatch.refuse
-    on_input_change: OnInputChange = OnInputChange.refuse
-    strict: bool = False
-    seed: int = 0
+    name: Operation[str | None] = None
+    src_lang: Identity[str | None] = None
+    output_dir: Operation[str] = "outputs"
+    overwrite: Operation[bool] = False
+    on_mismatch: Operation[OnMismatch] = OnMismatch.refuse
+    on_input_change: Operation[OnInputChange] = OnInputChange.refuse
+    strict: Operation[bool] = False
+    seed: Identity[int] = 0
     source: SourceConfig
     segment: SegmentConfig = field(default_factory=SegmentConfig)
     prompt: PromptConfig = field(default_factory=PromptConfig)
@@ -93,7 +94,7 @@ class PipelineJob:
 class TranslateJob(PipelineJob):
     """Settings of `hymt-batch translate`; documented in conf/translate.yaml."""
 
-    tgt_lang: str
+    tgt_lang: Identity[str]
 
     def __post_init__(self) -> None:
         self.model.check_translates()
@@ -103,12 +104,12 @@ class TranslateJob(PipelineJob):
 class PlanJob(PipelineJob):
     """Settings of `hymt-batch plan`; documented in conf/plan.yaml."""
 
-    tgt_lang: str | None = None
-    devices: Any = None
-    probe: bool = False
-    probe_s: float = 60.0
-    sample_rows: int = 50_000
-    format: ReportFormat = ReportFormat.text
+    tgt_lang: Identity[str | None] = None
+    devices: Operation[Any] = None
+    probe: Operation[bool] = False
+    probe_s: Operation[float] = 60.0
+    sample_rows: Operation[int] = 50_000
+    format: Operation[ReportFormat] = ReportFormat.text
 
     def __post_init__(self) -> None:
         if self.probe_s <= 0:
@@ -128,11 +129,11 @@ class PlanJob(PipelineJob):
 class DoctorJob(PipelineJob):
     """Settings of `hymt-batch doctor`; documented in conf/doctor.yaml."""
 
-    tgt_lang: str | None = None
-    devices: Any = None
-    load: bool = False
-    explain: str | None = None
-    format: ReportFormat = ReportFormat.text
+    tgt_lang: Identity[str | None] = None
+    devices: Operation[Any] = None
+    load: Operation[bool] = False
+    explain: Operation[str | None] = None
+    format: Operation[ReportFormat] = ReportFormat.text
 
     def __post_init__(self) -> None:
         if self.load and self.devices is not None:
@@ -143,20 +144,20 @@ class DoctorJob(PipelineJob):
 class BenchJob:
     """Settings of `hymt-batch bench`; documented in conf/bench.yaml."""
 
-    shape: Shape = Shape.mid
-    dtype: BenchDtype = BenchDtype.float32
-    segments: int = 192
-    rounds: int = 3
-    max_rows: int = 64
-    generate_rows: int = 32
-    compare_rows: int = 24
-    num_threads: int | None = None
-    engines: Any = None
-    part_rows: int | None = None
-    device: str = "cpu"
-    read_every: int = 1
-    seed: int = 20261124
-    format: ReportFormat = ReportFormat.text
+    shape: Operation[Shape] = Shape.mid
+    dtype: Operation[BenchDtype] = BenchDtype.float32
+    segments: Operation[int] = 192
+    rounds: Operation[int] = 3
+    max_rows: Operation[int] = 64
+    generate_rows: Operation[int] = 32
+    compare_rows: Operation[int] = 24
+    num_threads: Operation[int | None] = None
+    engines: Operation[Any] = None
+    part_rows: Operation[int | None] = None
+    device: Operation[str] = "cpu"
+    read_every: Operation[int] = 1
+    seed: Operation[int] = 20261124
+    format: Operation[ReportFormat] = ReportFormat.text
 
     def __post_init__(self) -> None:
         counts = ("segments", "rounds", "max_rows", "generate_rows", "compare_rows", "part_rows", "read_every")
@@ -178,16 +179,16 @@ class BenchJob:
 class InspectJob:
     """Settings shared by the jobs that examine the folder of a job."""
 
-    name: str
-    output_dir: str = "outputs"
-    format: ReportFormat = ReportFormat.text
+    name: Operation[str]
+    output_dir: Operation[str] = "outputs"
+    format: Operation[ReportFormat] = ReportFormat.text
 
 
 @dataclass(kw_only=True, slots=True)
 class StatusJob(InspectJob):
     """Settings of `hymt-batch status`; documented in conf/status.yaml."""
 
-    errors: int = 0
+    errors: Operation[int] = 0
 
     def __post_init__(self) -> None:
         if self.errors < 0:
@@ -198,7 +199,7 @@ class StatusJob(InspectJob):
 class VerifyJob(InspectJob):
     """Settings of `hymt-batch verify`; documented in conf/verify.yaml."""
 
-    inputs: Any = False
+    inputs: Operation[Any] = False
 
     def __post_init__(self) -> None:
         paths = self.inputs if isinstance(self.inputs, list) else [self.inputs]

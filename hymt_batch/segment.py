@@ -17,6 +17,7 @@ from hymt_batch.blank import is_blank as is_blank
 from hymt_batch.cut import CountTokens, Cutter, FindTokenStarts
 from hymt_batch.errors import ConfigError, TextError
 from hymt_batch.records import PLAN_VERSION, Document, Rejection, Segment, Status
+from hymt_batch.setting import Identity
 
 
 class OnTooLong(Enum):
@@ -30,9 +31,9 @@ class OnTooLong(Enum):
 class SegmentConfig:
     """Settings for splitting documents; conf/segment/ explains every field."""
 
-    max_tokens: int = 2048
-    on_too_long: OnTooLong = OnTooLong.split
-    max_segments: int | None = None
+    max_tokens: Identity[int] = 2048
+    on_too_long: Identity[OnTooLong] = OnTooLong.split
+    max_segments: Identity[int | None] = None
 
     def __post_init__(self) -> None:
         if self.max_tokens < 16:

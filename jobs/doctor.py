@@ -10,7 +10,7 @@ import json
 import textwrap
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from shutil import get_terminal_size
 from typing import TYPE_CHECKING
 
@@ -19,7 +19,8 @@ from hymt_batch.doctor import catalogue, load_checks, preflight
 from hymt_batch.doctor.explain import explain_errors
 from hymt_batch.doctor.finding import Finding, Level
 from hymt_batch.errors import ExitCode, HymtError
-from hymt_batch.run.progress import Reporter, escape_line
+from hymt_batch.run.reporter import Reporter
+from hymt_batch.sanitize import escape_line
 
 if TYPE_CHECKING:
     from hymt_batch.schema import DoctorJob
@@ -38,7 +39,12 @@ def doctor(job: DoctorJob) -> list[Finding]:
         with explain_errors("loading the model"):
             return findings + load_checks.run(job)
     except HymtError as error:
-        return [*findings, Finding("load", Level.FAIL, error.message, "see the message", error.id)]
+        return [*findings, Finding.of_problem("load", Level.FAIL, error.problem)]
+
+
+def describe(finding: Finding) -> str:
+    """Return what was seen and why, in one text."""
+    return replace(finding.problem, what=finding.seen).statement
 
 
 def render(findings: Sequence[Finding], width: int = 120) -> str:
@@ -54,7 +60,7 @@ def render(findings: Sequence[Finding], width: int = 120) -> str:
         )
 
     for finding in findings:
-        add_wrapped(f"{finding.level.value:<5} {finding.check:<{column}}  ", finding.seen or "-")
+        add_wrapped(f"{finding.level.value:<5} {finding.check:<{column}}  ", describe(finding))
         if finding.fix:
             add_wrapped(f"{'fix:':>{len(indent) - 1}} ", finding.fix)
         if finding.id:

@@ -7,8 +7,6 @@ to the embeddings. Does not import torch. Only `probe=true` loads the model, to 
 from __future__ import annotations
 
 import json
-import logging
-import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
@@ -19,7 +17,6 @@ from hymt_batch import batch, plan_report, prompt, sanitize, segment, streams
 from hymt_batch.bench import probe
 from hymt_batch.decode import batches
 from hymt_batch.device_map import table
-from hymt_batch.device_map.network_spec import NetworkSpec
 from hymt_batch.device_map.placement import Placement
 from hymt_batch.device_map.settings import DeviceInventory, Strategy, gib
 from hymt_batch.errors import ExitCode, HymtError, PreflightError
@@ -27,16 +24,16 @@ from hymt_batch.model import detect_devices, prepare, prompt_end, shapes
 from hymt_batch.model import files as model_files
 from hymt_batch.model import tokenizer as tokenizing
 from hymt_batch.model.files import ModelFiles
+from hymt_batch.model.prepare import PlacementPlan
 from hymt_batch.plan_report import PlanReport, ProbeResult, StrategyOption
-from hymt_batch.run.progress import Reporter, escape_line
 from hymt_batch.run.replica import Replica
+from hymt_batch.run.reporter import Reporter
+from hymt_batch.sanitize import escape_line
 from hymt_batch.source import stream
 from hymt_batch.source.corpus_stats import CorpusStats, compute_corpus_stats
 
 if TYPE_CHECKING:
     from hymt_batch.schema import PlanJob
-
-log = logging.getLogger("hymt_batch.jobs.plan")
 
 PROBE_SAMPLE_ROWS = 4096  # rows sampled for the measured run
 STRATEGIES = (
@@ -55,12 +52,13 @@ def plan(job: PlanJob) -> PlanReport:
     )
     files, read_from = find_model(job)
     plan_placements = partial(prepare.plan_placement, job.model, inventory=devices, files=files)
-    refused, placement = "", None
+    placement_plan: PlacementPlan | None = None
+    error: PreflightError | None = None
     try:
-        dtype, net, placements = plan_placements(device_map=job.device_map)
-        placement = placements[0]
-    except PreflightError as error:
-        refused = str(error)
+        placement_plan = plan_placements(device_map=job.device_map)
+        dtype, net = placement_plan.dtype, placement_plan.network
+    except PreflightError as refusal:
+        error = refusal
         dtype, net = prepare.resolve_dtype(job.model, job.device_map, devices, files), prepare.network_in_memory(files)
     dtype_bytes = prepare.dtype_bytes(dtype)
     report = PlanReport(
@@ -71,11 +69,12 @@ def plan(job: PlanJob) -> PlanReport:
         weight_bytes=net.num_bytes(dtype_bytes),
         cache_bytes_per_token=net.cache_bytes_per_token(dtype_bytes),
         devices=[{"name": d.name, "label": d.label, "free_bytes": d.free_bytes} for d in devices.devices],
-        strategy=(placement.strategy if placement else job.device_map.strategy).value,
-        refused=refused,
+        strategy=(placement_plan.placements[0] if placement_plan else job.device_map).strategy.value,
+        refused=str(error) if error else "",
+        error=error.problem if error else None,
     )
-    if placement:
-        describe_placement(report, job, placement, net, dtype_bytes, devices)
+    if placement_plan:
+        describe_placement(report, job, placement_plan, devices)
     last_token = None
     if read_from == "files":
         last_token = prompt_end.last_token(files.folder, add_generation_prompt=job.add_generation_prompt)
@@ -97,14 +96,13 @@ def find_model(job: PlanJob) -> tuple[ModelFiles, str]:
         return published, "published shape"
 
 
-def resolve_batch_budget(
-    job: PlanJob, placement: Placement, net: NetworkSpec, dtype_bytes: int, devices: DeviceInventory
-) -> batches.BatchBudget:
+def resolve_batch_budget(job: PlanJob, placement_plan: PlacementPlan, devices: DeviceInventory) -> batches.BatchBudget:
     """Return the limits of rows and tokens decoded at once, as translate would resolve them."""
+    net, placement = placement_plan.network, placement_plan.placements[0]
     return batches.resolve_batch_budget(
         job.batch.max_rows,
         job.batch.max_tokens,
-        net.cache_bytes_per_token(dtype_bytes),
+        net.cache_bytes_per_token(prepare.dtype_bytes(placement_plan.dtype)),
         net.vocab_size,
         placement.predicted_cache_bytes(devices),
         placement.device.name != "cpu",
@@ -112,15 +110,18 @@ def resolve_batch_budget(
 
 
 def describe_placement(
-    report: PlanReport, job: PlanJob, placement: Placement, net: NetworkSpec, dtype_bytes: int, devices: DeviceInventory
+    report: PlanReport, job: PlanJob, placement_plan: PlacementPlan, devices: DeviceInventory
 ) -> None:
     """Add to the report where the layers go and the memory that each device needs."""
-    budget = resolve_batch_budget(job, placement, net, dtype_bytes, devices)
+    net, placement = placement_plan.network, placement_plan.placements[0]
+    dtype_bytes = prepare.dtype_bytes(placement_plan.dtype)
+    budget = resolve_batch_budget(job, placement_plan, devices)
     kv_cache = budget.max_tokens * report.cache_bytes_per_token
     num_layers = max(1, net.num_layers)
     report.max_rows, report.max_tokens = budget.max_rows, budget.max_tokens
     report.logits_bytes = batches.logits_bytes(budget.max_rows, net.vocab_size)
-    report.reasons, report.warnings = list(placement.reasons), list(placement.warnings)
+    report.reasons, report.problems = list(placement.reasons), [*placement_plan.warnings, *placement.warnings]
+    report.warnings = [warning.text for warning in report.problems]
     report.placement = [
         {
             "modules": group.modules,
@@ -151,7 +152,7 @@ def describe_placement(
 
 
 def evaluate_strategy(
-    job: PlanJob, strategy: Strategy, plan_placements: Callable[..., Any], devices: DeviceInventory
+    job: PlanJob, strategy: Strategy, plan_placements: Callable[..., PlacementPlan], devices: DeviceInventory
 ) -> StrategyOption:
     """Plan with one strategy; all other settings stay unchanged."""
     changes = {"device": None, "map": None, "order": None}
@@ -159,13 +160,11 @@ def evaluate_strategy(
         changes["max_memory"] = None
     config = replace(job.device_map, strategy=strategy, **changes)
     try:
-        dtype, net, placements = plan_placements(device_map=config)
+        placement_plan = plan_placements(device_map=config)
     except HymtError as error:
-        return StrategyOption(
-            strategy.value, False, remark=escape_line(error.message.partition(". ")[0].partition(";")[0], 110)
-        )
-    placement = placements[0]
-    budget = resolve_batch_budget(job, placement, net, prepare.dtype_bytes(dtype), devices)
+        return StrategyOption(strategy.value, False, remark=escape_line(error.what, 110), error=error.problem)
+    placement = placement_plan.placements[0]
+    budget = resolve_batch_budget(job, placement_plan, devices)
     note = placement_remark(placement)
     return StrategyOption(
         strategy.value, True, list(placement.devices), len(placement.replicas), budget.max_rows, budget.max_tokens, note
@@ -182,7 +181,7 @@ def placement_remark(placement: Placement) -> str:
         return f"{gib(off_gpu)} are copied to the device in every step"
     if not placement.is_split:
         return f"whole model on {placement.device.name}"
-    slower = ", slower than whole replicas" if any("replicate gives" in text for text in placement.warnings) else ""
+    slower = ", slower than whole replicas" if any(warning.id == "C27" for warning in placement.warnings) else ""
     return f"split over {len(placement.usage)} devices{slower}"
 
 
@@ -248,13 +247,10 @@ def run_probe(job: PlanJob, corpus_stats: CorpusStats) -> ProbeResult:
     prompts, _ = prompt.render(segments, corpus_stats.sample, tokenizer, template, prepared.max_context)
     if not prompts:
         raise PreflightError("No row of the sample can be translated; the speed is unknown. Check source.path.")
-    order = sorted(range(len(prompts)), key=lambda index: (-len(prompts[index].ids), index))
     limits = batch.resolve_part_limits(job.batch, prepared.num_parameters, prepared.on_gpu)
-    rows = max(1, min(limits.part_rows, len(order) // (2 * probe.MIN_BATCHES) or 1))
-    groups = [order[start : start + rows] for start in range(0, len(order), rows)]  # like the parts of a shard
-    random.Random(job.seed).shuffle(groups)
     started_at = time.monotonic()
-    timings = list(probe.time_batches(decoder, prompts, groups, job.probe_s))
+    sample = probe.make_batches(prompts, limits.part_rows, job.seed)
+    timings = list(probe.time_batches(decoder, prompts, sample, job.probe_s))
     counted = timings[1:] if len(timings) > probe.MIN_BATCHES else timings
     speeds = probe.throughput_interval(counted, job.seed)
     token_error = 1.645 * corpus_stats.tokens_error

@@ -33,9 +33,11 @@ from hymt_batch.run.identity import (
     stored_plan_version,
     with_generation_prompt,
 )
+from hymt_batch.run.monitor import Progress
 from hymt_batch.run.part_tracker import PartTracker
-from hymt_batch.run.progress import Progress, Reporter, escape_line, render_summary
+from hymt_batch.run.reporter import Reporter, render_summary
 from hymt_batch.run.watchdog import Watchdog
+from hymt_batch.sanitize import escape_line
 from hymt_batch.source import stream
 from hymt_batch.write import published_file
 from hymt_batch.write.output import Output, Summary
@@ -94,7 +96,7 @@ def _translate(
     if plan_version > 1:
         stream.check_escapes(inputs, job.source, preambles)
     for finding in preflight.run_quick(job):
-        log.warning("%s", preflight.log_line(finding))
+        log.warning("%s", finding.problem.text)
     template = prompt.resolve_template(job.prompt, job.model.family.value, job.src_lang, job.tgt_lang)
     if job.model.path == "demo:model" and template.tgt_lang not in ("fr", "de", "zh"):
         log.warning(

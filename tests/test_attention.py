@@ -353,10 +353,9 @@ def placements(*devices: str) -> tuple[prepare.PreparedModel, Placement]:
     folder, _ = files.resolve("demo:model", "main", download=False)
     model, checkpoint = ModelConfig(path="demo:model"), files.verify(folder)
     strategy = DeviceMapConfig(strategy=Strategy.replicate if devices else Strategy.cpu)
-    dtype, net, candidates = prepare.plan_placement(
-        model, strategy, detect_devices.simulated_devices(list(devices)), checkpoint
-    )
-    return prepare.PreparedModel(model, checkpoint, tuple(candidates), dtype, net, {}), candidates[0]
+    plan = prepare.plan_placement(model, strategy, detect_devices.simulated_devices(list(devices)), checkpoint)
+    prepared = prepare.PreparedModel(model, checkpoint, plan.placements, plan.dtype, plan.network, {})
+    return prepared, prepared.placement
 
 
 def test_the_environment_of_a_job_records_on_a_gpu_only_that_cudnn_attention_is_off() -> None:

@@ -21,7 +21,7 @@ from hymt_batch.formats import columns
 from hymt_batch.formats.parquet import arrow_json
 from hymt_batch.formats.writer import check, open_writer
 from hymt_batch.records import Document, Row, Status
-from hymt_batch.run.progress import Reporter
+from hymt_batch.run.reporter import Reporter
 from hymt_batch.source import stream
 from hymt_batch.write.output import WriteConfig
 from jobs import verify

@@ -12,7 +12,7 @@ from hymt_batch import config
 from hymt_batch.doctor.finding import Level
 from hymt_batch.errors import PreflightError
 from hymt_batch.model import files, hashes
-from hymt_batch.run.progress import Reporter
+from hymt_batch.run.reporter import Reporter
 from jobs import doctor, translate
 from tests import corruptions
 from tests.corruptions import ALL, Corruption

@@ -102,7 +102,8 @@ def test_a_model_that_does_not_fit_the_machines_memory_is_refused_before_it_is_l
 def test_splitting_a_model_that_fits_one_card_is_allowed_with_a_warning() -> None:
     placement = first_candidate(config("auto"), gpus(24, 24), SMALL, 2)
     assert placement.devices == ("cuda:0", "cuda:1")
-    assert any("[C27" in warning and "2 times" in warning for warning in placement.warnings)
+    assert [(warning.id, warning.fix) for warning in placement.warnings] == [("C27", "device_map=replicate")]
+    assert "2 times the throughput, because" in placement.warnings[0].message
     assert [use.num_layers for use in placement.usage] == [18, 14]
     assert sum(use.weight_bytes for use in placement.usage) == SMALL.num_bytes(2)
     assert not first_candidate(config("auto"), gpus(12, 12), LARGE, 2).warnings
@@ -116,7 +117,7 @@ def test_layers_that_do_not_fit_the_cards_are_never_offloaded_silently() -> None
     assert limited_error.id == "C8"
     allowed = first_candidate(config("auto", max_memory={0: "8GiB", "cpu": "60GiB"}), gpus(24, cpu=BIG_CPU), LARGE, 2)
     assert allowed.devices == ("cuda:0", "cpu")
-    assert any("[C9" in warning for warning in allowed.warnings)
+    assert [warning.id for warning in allowed.warnings] == ["C9"]
 
 
 def test_offload_uses_cards_then_memory_then_disk_and_warns_of_the_cost(tmp_path: Path) -> None:
@@ -126,7 +127,7 @@ def test_offload_uses_cards_then_memory_then_disk_and_warns_of_the_cost(tmp_path
     assert [use.num_layers for use in placement.usage] == [32, 0], (
         "the keys and values of offloaded layers stay on the card"
     )
-    assert any("at every step" in warning for warning in placement.warnings)
+    assert any("at every step" in warning.what for warning in placement.warnings)
     small_machine = gpus(4, cpu=Device("cpu", "a CPU", 8 * GIB, False))
     assert refusal(PreflightError, "offload", small_machine, LARGE).id == "C8"
     on_disk = first_candidate(config("offload", offload_folder=str(tmp_path)), small_machine, LARGE, 2)

@@ -290,7 +290,7 @@ def test_a_healthy_job_has_no_failure_and_exit_0(tmp_path: Path, capsys: pytest.
     assert any(line.startswith("ok    model files") for line in lines)
     assert doctor.run(config.load("doctor", [*more, "format=json"])) is ExitCode.COMPLETE
     table = json.loads(capsys.readouterr().out)
-    assert {"check", "level", "seen", "fix", "id"} == set(table[0])
+    assert {"check", "level", "seen", "fix", "id", "why"} == set(table[0])
     assert [path.name for path in tmp_path.iterdir()] == ["in.txt"]
 
 
@@ -363,11 +363,13 @@ def test_a_library_error_keeps_its_message_and_gains_a_cause_and_a_fix() -> None
     assert raised.value.id == "C19"
 
 
-def test_a_logged_warning_keeps_its_id_and_its_fix() -> None:
-    finding = preflight._warning_finding(
-        "device map", "slow: device_map=replicate is faster [C27: hymt-batch doctor explain=C27]"
-    )
-    assert (finding.level, finding.id, finding.fix) == (Level.WARN, "C27", "device_map=replicate")
+def test_a_warning_of_the_device_map_becomes_a_finding_with_its_fields() -> None:
+    overrides = ["model=demo", "device_map=balanced", "devices=[24GiB,24GiB]", "model.dtype=bfloat16"]
+    findings = preflight.run_all(config.load("doctor", overrides))
+    found = [finding for finding in findings if finding.check == "device map" and finding.level is Level.WARN]
+    assert [(finding.id, finding.fix) for finding in found] == [("C27", "device_map=replicate")]
+    assert found[0].seen.startswith("the model fits cuda:0 alone")
+    assert found[0].why == "because the devices of a split wait for one another"
 
 
 def test_the_quick_checks_stop_a_job_with_the_id_or_return_warnings(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,7 +22,7 @@ import pytest
 
 from hymt_batch import streams
 from hymt_batch.errors import ExitCode, wrap_exception
-from hymt_batch.run.progress import Reporter
+from hymt_batch.run.reporter import Reporter
 
 ROOT = Path(__file__).parent.parent
 COMMAND = [sys.executable, "-P", "-m", "hymt_batch.jobs"]

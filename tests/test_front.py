@@ -172,7 +172,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Fake:
     [
         (0, 0, ""),
         (10, 10, ""),
-        (UsageError("wrong"), 2, "hymt-batch: wrong\n"),
+        (UsageError("wrong"), 2, "hymt-batch: wrong.\n"),
         (IdentityError("a\nb"), 3, "hymt-batch: a\nb\n"),
         (KeyboardInterrupt(), 75, "run the same command again"),
         (ZeroDivisionError("x"), 70, "this is a bug in hymt-batch (ZeroDivisionError)"),

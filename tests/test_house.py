@@ -24,11 +24,12 @@ ROOT = Path(__file__).parent.parent
 LIBRARY = ROOT / "hymt_batch"
 HEAVY = ("torch", "transformers", "accelerate", "datasets", "pyarrow", "tokenizers", "safetensors", "numpy")
 
-BASE = {"records", "errors", "languages", "fs", "child_process", "storage_error"}
+BASE = {"records", "errors", "languages", "setting", "fs", "child_process", "storage_error"}
 STAGES = {"source", "segment", "prompt", "batch", "model", "device_map", "decode", "check", "write", "launch"}
 STAGE_TO_STAGE = {"decode": {"model"}, "model": {"device_map"}}
 ALLOWED: dict[str, set[str]] = {
     "records": set(),
+    "setting": set(),
     "errors": set(),
     "languages": {"errors"},
     "nofollow": set(),
@@ -40,7 +41,7 @@ ALLOWED: dict[str, set[str]] = {
     "blank": {"records"},
     "cut": {"records"},
     "demo": BASE,
-    "plan_report": BASE | {"device_map", "run", "prompt"},
+    "plan_report": BASE | {"device_map", "run", "prompt", "sanitize"},
     "sanitize": set(),
     "child_process": set(),
     "streams": {"errors"},

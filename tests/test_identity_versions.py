@@ -17,7 +17,7 @@ from hymt_batch import manifest
 from hymt_batch.decode.request import Completion, Request
 from hymt_batch.errors import ExitCode, IdentityError
 from hymt_batch.fs import OS_FS
-from hymt_batch.run.progress import Reporter
+from hymt_batch.run.reporter import Reporter
 from hymt_batch.write import identity_versions
 from hymt_batch.write import part as parts
 from hymt_batch.write.identity_versions import NOT_RECORDED, Changes

@@ -20,7 +20,7 @@ ROOT = Path(__file__).parent.parent
 BLOCK = """
 import logging, os, sys, time
 from hymt_batch.run import stderr_capture
-from hymt_batch.run.progress import Reporter
+from hymt_batch.run.reporter import Reporter
 from pathlib import Path
 """
 

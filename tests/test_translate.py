@@ -17,7 +17,7 @@ import pytest
 
 from hymt_batch.decode.request import Completion, Request
 from hymt_batch.errors import ExitCode, IdentityError, InputChangedError, LeaseError
-from hymt_batch.run.progress import Reporter
+from hymt_batch.run.reporter import Reporter
 from tests.fakes import engine as fake_engine
 from tests.fakes import job as fake_job
 

@@ -24,7 +24,7 @@ import pytest
 from hymt_batch import child_process, config
 from hymt_batch.errors import ConfigError, ExitCode, StoppedError
 from hymt_batch.model import cpu_count
-from hymt_batch.run import executor, oom, pool
+from hymt_batch.run import executor, oom, worker_pool
 from jobs import translate
 from tests.fakes import engine as fake_engine
 from tests.fakes import job as fake_job
@@ -222,7 +222,7 @@ def test_a_stop_request_leaves_no_attempt_marker(tmp_path: Path) -> None:
 
 def test_a_worker_that_hangs_while_it_loads_stops_the_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     corpus(tmp_path)
-    monkeypatch.setattr(pool, "MIN_LOAD_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(worker_pool, "MIN_LOAD_TIMEOUT_S", 0.3)
     sleeping = (sys.executable, "-S", "-c", "import time; time.sleep(60)")
     with pytest.raises(StoppedError, match=r"sent no message for 0\.3 s \(launch\.hang_s\)"):
         run(tmp_path, "launch.workers=2", "launch.hang_s=0.2", command=sleeping)
@@ -243,14 +243,14 @@ def test_running_out_of_memory_while_workers_load_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, counts: Iterator[int | None]
 ) -> None:
     corpus(tmp_path)
-    monkeypatch.setattr(pool, "read_oom_kills", lambda: next(counts))
+    monkeypatch.setattr(worker_pool, "read_oom_kills", lambda: next(counts))
     with pytest.raises(StoppedError, match=r"died 5 times .* memory ran out: set launch\.workers=1"):
         run(tmp_path, "launch.workers=2", command=KILLED)
 
 
 def test_kills_from_outside_are_tolerated_longer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     corpus(tmp_path)
-    monkeypatch.setattr(pool, "read_oom_kills", lambda: 7)
+    monkeypatch.setattr(worker_pool, "read_oom_kills", lambda: 7)
     with pytest.raises(StoppedError, match=r"died 20 times .* Something outside the job kills it"):
         run(tmp_path, "launch.workers=2", command=KILLED)
 
@@ -264,10 +264,10 @@ def test_the_oom_kill_count_of_the_kernel_is_read_if_there_is_one(tmp_path: Path
 def starts(monkeypatch: pytest.MonkeyPatch, num_processors: int) -> list[int]:
     """Collect the indices of the workers that are started, on a machine with this many processors."""
     started: list[int] = []
-    spawn_worker = pool.ProcessPool._spawn_worker
+    spawn_worker = worker_pool.WorkerPool._spawn_worker
     monkeypatch.setattr(executor, "usable_cpus", lambda: num_processors)
     monkeypatch.setattr(
-        pool.ProcessPool, "_spawn_worker", lambda self, index: started.append(index) or spawn_worker(self, index)
+        worker_pool.WorkerPool, "_spawn_worker", lambda self, index: started.append(index) or spawn_worker(self, index)
     )  # type: ignore[func-returns-value]
     return started
 
@@ -320,10 +320,10 @@ def test_the_cpu_quota_limits_the_processors(tmp_path: Path) -> None:
 
 PARENT = """
 import sys
-from hymt_batch.run.pool import ProcessPool, Task
+from hymt_batch.run.worker_pool import WorkerPool, Task
 importing = (sys.executable, "-c", "import time; time.sleep(60)")
 none = dict(begin_attempt=lambda task: 1, quarantine=None, check_ready=None, on_batch=None, check_stop=lambda: None)
-with ProcessPool(importing, [{}, {}], "hello", **none, stop_requested=lambda: False, hang_s=60.0) as workers:
+with WorkerPool(importing, [{}, {}], "hello", **none, stop_requested=lambda: False, hang_s=60.0) as workers:
     for index in range(4):
         list(workers.submit(Task(index, [index])))
     list(workers.drain())
@@ -369,11 +369,11 @@ LOADING = """
 import sys, time
 from functools import partial
 from types import SimpleNamespace
-from hymt_batch.run import replica
+from hymt_batch.run import worker
 def load(*_):
     print("loading", flush=True)
     time.sleep(60)
-sys.exit(replica.main(sys.argv[1:], partial(replica.serve, prepare_model=load)))
+sys.exit(worker.main(sys.argv[1:], partial(worker.serve, prepare_model=load)))
 """
 
 
@@ -401,7 +401,7 @@ def test_a_worker_whose_parent_died_before_it_started_exits() -> None:
 def test_a_worker_ignores_stop_signals_from_its_start() -> None:
     program = "import signal; print(*(int(signal.getsignal(n) is signal.SIG_IGN) for n in (2, 10, 15)))"
     command = child_process.die_with_parent_command(
-        [sys.executable, "-c", program], ignored_signals=pool.IGNORED_SIGNALS
+        [sys.executable, "-c", program], ignored_signals=worker_pool.IGNORED_SIGNALS
     )
     assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "1 1 1\n"
 

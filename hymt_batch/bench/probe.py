@@ -25,6 +25,21 @@ class BatchTiming:
     seconds: float
 
 
+def make_batches(prompts: Sequence[Prompt], max_rows: int, seed: int) -> list[list[int]]:
+    """Return batches of indices into `prompts`, cut from prompts sorted by length, as a shard's parts, then shuffled.
+
+    Args:
+        prompts: All prompts of the sample.
+        max_rows: Rows of a part; a batch has fewer if there would be too few batches to measure.
+        seed: Seed of the order.
+    """
+    order = sorted(range(len(prompts)), key=lambda index: (-len(prompts[index].ids), index))
+    rows = max(1, min(max_rows, len(order) // (2 * MIN_BATCHES) or 1))
+    batches = [order[start : start + rows] for start in range(0, len(order), rows)]
+    random.Random(seed).shuffle(batches)
+    return batches
+
+
 def time_batches(
     decoder: Decoder, prompts: Sequence[Prompt], batches: Sequence[Sequence[int]], seconds: float
 ) -> Iterator[BatchTiming]:
@@ -33,7 +48,7 @@ def time_batches(
     Args:
         decoder: Decodes a batch as a job decodes a part.
         prompts: All prompts of the sample.
-        batches: Batches of indices into `prompts`, built from prompts sorted by length, then shuffled.
+        batches: See `make_batches`.
         seconds: Time to run, in seconds; MIN_BATCHES + 1 batches are decoded in any case, if there are that many.
 
     Yields:

@@ -5,18 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from hymt_batch.errors import ConfigError
+from hymt_batch.setting import Identity, Operation, Output
 
 
 @dataclass(kw_only=True, slots=True)
 class CheckConfig:
     """Settings of the checks after decoding; every field is explained in conf/check/."""
 
-    max_error_rate: float = 0.01
-    max_attempts: int = 1
-    loop_repeats: int = 3
-    min_logprob: float | None = None
-    stop_rate: float = 0.5
-    stop_rows: int = 1000
+    max_error_rate: Operation[float] = 0.01
+    max_attempts: Identity[int] = 1
+    loop_repeats: Identity[int] = 3
+    min_logprob: Output[float | None] = None
+    stop_rate: Operation[float] = 0.5
+    stop_rows: Operation[int] = 1000
 
     def __post_init__(self) -> None:
         if not 0 <= self.max_error_rate <= 1:

@@ -12,7 +12,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import MISSING, dataclass, fields, is_dataclass
+from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
 from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
@@ -94,11 +94,9 @@ def collect_settings(job: type, prefix: str = "") -> dict[str, Setting]:
         required = field.default is MISSING and field.default_factory is MISSING
         types = members - {NoneType}
         setting_type = types.pop() if len(types) == 1 else Any
-        choices = (
-            field.metadata["choices"]() if "choices" in field.metadata else getattr(setting_type, "__members__", ())
-        )
-        optional = NoneType in members or field_type is Any
-        settings[key] = Setting(key, setting_type, optional, required, tuple(choices))
+        names = getattr(setting_type, "__members__", ())
+        choices = tuple(field.metadata["choices"]() if "choices" in field.metadata else names)
+        settings[key] = Setting(key, setting_type, NoneType in members or field_type is Any, required, choices)
     return settings
 
 
@@ -108,8 +106,8 @@ def single_line_errors() -> Iterator[None]:
     try:
         yield
     except UsageError as error:
-        lines = str(error).splitlines()
-        raise (type(error)("\\n".join(lines)) if len(lines) > 1 else error) from None
+        fields = {name: "\\n".join(text.splitlines()) for name, text in asdict(error.problem).items()}
+        raise error.replace(**fields) from None
 
 
 class OverrideParser:

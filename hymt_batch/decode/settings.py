@@ -11,6 +11,7 @@ from hymt_batch.decode import registry
 from hymt_batch.decode.sampling import SamplingParams
 from hymt_batch.errors import ConfigError
 from hymt_batch.model.settings import RecommendedSampling
+from hymt_batch.setting import Environment, Identity
 
 
 class Method(Enum):
@@ -24,19 +25,19 @@ class Method(Enum):
 class DecodeConfig:
     """How text is generated; every field is explained in conf/decode/."""
 
-    method: Method = Method.greedy
-    engine: str = field(default=registry.AUTO, metadata={"choices": registry.job_choices})
-    temperature: float | None = None
-    top_p: float | None = None
-    top_k: int | None = None
-    repetition_penalty: float | None = None
-    max_new_tokens: int = 4096
-    new_tokens_ratio: float = 2.0
-    new_tokens_extra: int = 32
-    stop_loops: bool = True
-    stages: Any = "auto"
-    read_every: int = 1
-    capture: bool = False
+    method: Identity[Method] = Method.greedy
+    engine: Environment[str] = field(default=registry.AUTO, metadata={"choices": registry.job_choices})
+    temperature: Identity[float | None] = None
+    top_p: Identity[float | None] = None
+    top_k: Identity[int | None] = None
+    repetition_penalty: Identity[float | None] = None
+    max_new_tokens: Identity[int] = 4096
+    new_tokens_ratio: Identity[float] = 2.0
+    new_tokens_extra: Identity[int] = 32
+    stop_loops: Identity[bool] = True
+    stages: Environment[Any] = "auto"
+    read_every: Environment[int] = 1
+    capture: Environment[bool] = False
 
     def __post_init__(self) -> None:
         if self.engine not in registry.job_choices():
@@ -98,17 +99,12 @@ def card_sampling_params(card: RecommendedSampling) -> SamplingParams:
     return SamplingParams(True, card.temperature, card.top_p, max(0, card.top_k), card.repetition_penalty)
 
 
-def resolved_settings(settings: DecodeConfig, card: RecommendedSampling) -> dict[str, Any]:
-    """Return the resolved settings that affect the text, for the job's identity."""
+def resolved_sampling(settings: DecodeConfig, card: RecommendedSampling) -> dict[str, Any]:
+    """Return the resolved sampling parameters for the job's identity; those of greedy decoding are None."""
     params = resolve_sampling_params(settings, card)
     return {
-        "method": settings.method.value,
         "temperature": params.temperature if params.do_sample else None,
         "top_p": params.top_p if params.do_sample else None,
         "top_k": params.top_k if params.do_sample else None,
         "repetition_penalty": params.repetition_penalty,
-        "max_new_tokens": settings.max_new_tokens,
-        "new_tokens_ratio": settings.new_tokens_ratio,
-        "new_tokens_extra": settings.new_tokens_extra,
-        "stop_loops": settings.stop_loops,
     }

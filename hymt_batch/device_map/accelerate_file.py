@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from hymt_batch.device_map.settings import DeviceInventory, parse_device
-from hymt_batch.errors import ConfigError
+from hymt_batch.errors import ConfigError, Problem
 
 _NO_EFFECT = {
     "compute_environment": ("LOCAL_MACHINE",),
@@ -51,6 +51,20 @@ class AccelerateOptions:
     use_cpu: bool = False
     dtype: str | None = None  # used if model.dtype=auto
     ignored: tuple[str, ...] = ()  # "key=value (why)"
+
+    def warnings(self, dtype: str) -> list[Problem]:
+        """Return a warning for each setting of the file that is ignored.
+
+        Args:
+            dtype: The setting model.dtype; "auto" leaves the choice to the file.
+        """
+        key = "device_map.accelerate_config"
+        reports = [f"{key}: {setting} is ignored" for setting in self.ignored]
+        warnings = [Problem(what=what, fix=f"{key}=null", id="C25") for what in reports]
+        if self.dtype and dtype not in ("auto", self.dtype):
+            what = f"{key}: mixed_precision asks for {self.dtype}, but model.dtype={dtype} is used"
+            warnings.append(Problem(what=what, fix="model.dtype=auto", id="C25"))
+        return warnings
 
     def restrict(self, inventory: DeviceInventory) -> DeviceInventory:
         """Return the inventory with only the GPUs that the file names.

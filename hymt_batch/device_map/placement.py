@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from hymt_batch.device_map.settings import Device, DeviceInventory, Strategy
+from hymt_batch.errors import Problem
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +29,7 @@ class Placement:
     usage: tuple[DeviceUsage, ...]  # one for every device in the map
     replicas: tuple[tuple[str, ...], ...]  # devices of each whole replica that would fit at the same time
     reasons: tuple[str, ...]
-    warnings: tuple[str, ...] = ()
+    warnings: tuple[Problem, ...] = ()
     offload_folder: str | None = None
 
     @property

@@ -20,7 +20,7 @@ from hymt_batch.device_map.settings import (
     fill_order,
     gib,
 )
-from hymt_batch.errors import HymtError, PreflightError, with_explain_hint
+from hymt_batch.errors import HymtError, PreflightError, Problem
 
 CPU_MEMORY_SHARE = 0.9
 """Share of the free main memory that an offloaded model may use; transformers 5.23 uses the same share."""
@@ -97,10 +97,11 @@ class Placer:
         if len(set(device_map.values())) > 1 and fitting:
             gain = f"{len(fitting)} times the throughput" if len(fitting) > 1 else "the same speed with one GPU"
             warnings.append(
-                with_explain_hint(
-                    f"the model fits {fitting[0].name} alone: device_map=replicate gives about {gain}, because the "
-                    "devices of a split wait for one another",
-                    "C27",
+                Problem(
+                    what=f"the model fits {fitting[0].name} alone: device_map=replicate gives about {gain}",
+                    why="because the devices of a split wait for one another",
+                    fix="device_map=replicate",
+                    id="C27",
                 )
             )
         return self._build_placement(strategy, device_map, reasons, warnings=warnings)
@@ -167,7 +168,7 @@ class Placer:
         device_map: Mapping[str, str],
         reasons: Sequence[str],
         *,
-        warnings: Sequence[str] = (),
+        warnings: Sequence[Problem] = (),
         replicas: tuple[tuple[str, ...], ...] | None = None,
     ) -> Placement:
         """Build the placement after checking that the weights fit on each device.
@@ -223,16 +224,17 @@ class Placer:
             offload_folder=self.config.offload_folder,
         )
 
-    def _offload_warning(self, weights: Mapping[str, int], offloaded: Sequence[str], main_device: Device) -> str:
+    def _offload_warning(self, weights: Mapping[str, int], offloaded: Sequence[str], main_device: Device) -> Problem:
         offloaded_bytes = sum(weights[name] for name in offloaded)
         seconds = weights.get("disk", 0) / DISK_BYTES_PER_S
         if main_device.name != "cpu":
             seconds += offloaded_bytes / BUS_BYTES_PER_S
         where = " and ".join({"cpu": "in main memory", "disk": "on disk"}[name] for name in offloaded)
-        return with_explain_hint(
-            f"offloaded: {gib(offloaded_bytes)} of {gib(self.total_bytes)} of weights are {where} and are copied to "
-            f"{main_device.name} at every step; a step takes at least {seconds:.2g} s for any batch size",
-            "C9",
+        return Problem(
+            what=f"offloaded: {gib(offloaded_bytes)} of {gib(self.total_bytes)} of weights are {where} and are copied "
+            f"to {main_device.name} at every step; a step takes at least {seconds:.2g} s for any batch size",
+            fix="Free memory of the GPU (nvidia-smi shows which processes use it), or choose a smaller model.",
+            id="C9",
         )
 
     def _unknown_device_error(self, subject: str) -> PreflightError:

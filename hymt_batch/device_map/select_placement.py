@@ -46,8 +46,9 @@ def candidates(
     """
     if inventory.gpu_error and config.strategy is not Strategy.cpu:
         raise PreflightError(
-            f"This machine has a GPU that torch cannot use: {inventory.gpu_error} Fix that, or run on the CPU with "
-            "device_map=cpu (many times slower).",
+            "This machine has a GPU that torch cannot use",
+            why=inventory.gpu_error,
+            fix="Fix that, or run on the CPU with device_map=cpu (many times slower).",
             id=inventory.gpu_error_id,
         )
     placer = Placer(config, inventory, network, dtype_bytes, resaved)

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from hymt_batch.errors import ConfigError
+from hymt_batch.errors import ConfigError, Problem
+from hymt_batch.setting import Environment
 
 _UNITS = {
     "": 1,
@@ -42,14 +43,14 @@ SPLIT_STRATEGIES = frozenset({Strategy.auto, Strategy.balanced, Strategy.balance
 class DeviceMapConfig:
     """Settings of the placement; conf/device_map/ explains every field."""
 
-    strategy: Strategy = Strategy.replicate
-    device: Any = None
-    max_memory: Any = None
-    margin: Any = "1.25GiB"
-    map: Any = None
-    order: Any = None
-    offload_folder: str | None = None
-    accelerate_config: str | None = None
+    strategy: Environment[Strategy] = Strategy.replicate
+    device: Environment[Any] = None
+    max_memory: Environment[Any] = None
+    margin: Environment[Any] = "1.25GiB"
+    map: Environment[Any] = None
+    order: Environment[Any] = None
+    offload_folder: Environment[str | None] = None
+    accelerate_config: Environment[str | None] = None
 
     def __post_init__(self) -> None:
         if self.device is not None:
@@ -128,8 +129,9 @@ class DeviceInventory:
     """The devices of a machine that torch can use, and why it cannot use a GPU that is present."""
 
     devices: tuple[Device, ...]  # GPUs in order, then the CPU last
-    gpu_error: str = ""  # why torch cannot use a GPU that the machine has
+    gpu_error: str = ""  # why torch cannot use a GPU that the machine has; without a full stop
     gpu_error_id: str = ""  # id of that failure in doctor/catalogue.toml
+    warnings: tuple[Problem, ...] = ()  # about single devices
 
     @property
     def gpus(self) -> tuple[Device, ...]:

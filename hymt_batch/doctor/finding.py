@@ -1,9 +1,12 @@
-"""The result of one check. Contains no checks and prints nothing."""
+"""The result of one check, as fields. Contains no checks and prints nothing."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Self
+
+from hymt_batch.errors import Problem
 
 
 class Level(StrEnum):
@@ -22,5 +25,16 @@ class Finding:
     check: str  # what was checked, such as "memory of cuda:0"
     level: Level
     seen: str  # the result, with values and units
-    fix: str = ""  # a command or an override; "" if nothing is wrong
+    fix: str = ""  # a command, an override or a sentence; "" if nothing is wrong
     id: str = ""  # id in catalogue.toml, such as "B1"; "" if nothing is wrong
+    why: str = ""  # the reason, if `seen` does not say it
+
+    @classmethod
+    def of_problem(cls, check: str, level: Level, problem: Problem) -> Self:
+        """Return the finding for an error or a warning."""
+        return cls(check, level, problem.what, problem.fix, problem.id, problem.why)
+
+    @property
+    def problem(self) -> Problem:
+        """The finding as an error or a warning would give it; it names the check."""
+        return Problem(what=f"{self.check}: {self.seen}", why=self.why, fix=self.fix, id=self.id)

@@ -63,7 +63,9 @@ def run(job: DoctorJob) -> list[Finding]:
         try:
             prepared_copy = prepare.prepare_model(replace(job.model, dtype=dtype), config, job.launch.num_threads)
         except PreflightError as error:
-            findings.append(Finding(name, Level.SKIP, f"{device} does not hold the whole model: {error.message}"))
+            findings.append(
+                Finding(name, Level.SKIP, f"{device} does not hold the whole model: {error.problem.statement}")
+            )
             continue
         loaded = prepared_copy.load(tokenizer)
         logits = canary.logits(loaded.network, tokenizer, loaded.device)

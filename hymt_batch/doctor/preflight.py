@@ -6,11 +6,11 @@ the model. A check that is impossible because an earlier one failed is reported 
 
 from __future__ import annotations
 
-import logging
 import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +21,7 @@ from hymt_batch.device_map.placement import Placement
 from hymt_batch.device_map.settings import SPLIT_STRATEGIES, DeviceInventory, gib
 from hymt_batch.doctor import cuda, distributed, environment, machine, storage
 from hymt_batch.doctor.finding import Finding, Level
-from hymt_batch.errors import ConfigError, HymtError, PreflightError, with_explain_hint
+from hymt_batch.errors import ConfigError, HymtError, PreflightError, Problem, first_line
 from hymt_batch.fs import OS_FS
 from hymt_batch.model import detect_devices, hashes, memory, nvidia, prepare, requirements, shapes
 from hymt_batch.model import files as model_files
@@ -49,7 +49,7 @@ def run_quick(job: TranslateJob | DoctorJob, env: Mapping[str, str] | None = Non
     )
     for finding in findings:
         if finding.level is Level.FAIL:
-            raise PreflightError(_sentence(finding), id=finding.id)
+            raise PreflightError(**asdict(finding.problem))
     return [finding for finding in findings if finding.level is Level.WARN]
 
 
@@ -122,15 +122,17 @@ def _errors_as_findings(check: str, findings: list[Finding]) -> Iterator[None]:
     try:
         yield
     except HymtError as error:
-        pieces = _SENTENCE_END.split(error.message.strip())
-        seen, fix = " ".join(pieces[:-1]), pieces[-1]
-        if not seen and "; " in fix:
-            seen, _, fix = fix.rpartition("; ")
-        findings.append(Finding(check, Level.FAIL, seen, fix, error.id))
+        problem = error.problem
+        if not problem.fix:
+            pieces = _SENTENCE_END.split(error.message.strip())
+            seen, fix = " ".join(pieces[:-1]), pieces[-1]
+            if not seen and "; " in fix:
+                seen, _, fix = fix.rpartition("; ")
+            problem = Problem(what=seen, fix=fix, id=error.id)
+        findings.append(Finding.of_problem(check, Level.FAIL, problem))
     except Exception as error:  # report a broken installation instead of crashing
-        first_line = next(iter(str(error).strip().splitlines()), "")
         fix = "Reinstall the packages in a new environment, with constraints.txt"
-        findings.append(Finding(check, Level.FAIL, f"{type(error).__name__}: {first_line}", fix, "A8"))
+        findings.append(Finding(check, Level.FAIL, f"{type(error).__name__}: {first_line(error)}", fix, "A8"))
 
 
 def _check_files(job: DoctorJob, findings: list[Finding]) -> ModelFiles | None:
@@ -167,14 +169,16 @@ def _check_placement(
 ) -> Placement | None:
     """Check where the layers would go, and that the weights and the KV cache fit into each device."""
     placement: Placement | None = None
-    with _errors_as_findings("device map", findings), _warnings_as_findings(findings, "device map"):
-        dtype, network, placements = prepare.plan_placement(job.model, job.device_map, inventory, files)
-        placement = placements[0]
-        seen = f"{placement.strategy.value} in {dtype}: {'; '.join(placement.reasons)}"
+    with _errors_as_findings("device map", findings):
+        plan = prepare.plan_placement(job.model, job.device_map, inventory, files)
+        network, placement = plan.network, plan.placements[0]
+        for warning in plan.warnings:
+            findings.append(Finding.of_problem("device map", Level.WARN, warning))
+        seen = f"{placement.strategy.value} in {plan.dtype}: {'; '.join(placement.reasons)}"
         findings.append(Finding("device map", Level.OK, seen))
         for warning in placement.warnings:
-            findings.append(_warning_finding("device map", warning))
-        cache_bytes = network.cache_bytes_per_token(prepare.dtype_bytes(dtype))
+            findings.append(Finding.of_problem("device map", Level.WARN, warning))
+        cache_bytes = network.cache_bytes_per_token(prepare.dtype_bytes(plan.dtype))
         on_gpu = placement.device.name != "cpu"
         budget = resolve_batch_budget(
             job.batch.max_rows,
@@ -201,33 +205,6 @@ def _check_placement(
                 fix = f"batch.max_tokens={max(512, budget.max_tokens // 2)}, or free memory on the device"
                 findings.append(Finding(check, Level.WARN, f"{seen}; fewer rows will be decoded at a time", fix, "E23"))
     return placement
-
-
-def _warning_finding(check: str, text: str) -> Finding:
-    """Turn a logged warning into a finding; the first override in the text becomes the fix."""
-    match = re.fullmatch(r"(.*?)(?: \[(\w+): hymt-batch doctor explain=\w+\])?", text, re.DOTALL)
-    message, id = (match[1], match[2] or "") if match else (text, "")
-    fixes = re.findall(r"(?:device_map|model|batch)[.\w]*=(?:\{[^}]*\}|[\w./-]*\w)", message)
-    return Finding(check, Level.WARN, message, fixes[0] if fixes else "", id)
-
-
-@contextmanager
-def _warnings_as_findings(findings: list[Finding], check: str) -> Iterator[None]:
-    """Turn warnings that hymt_batch.model logs in the block into findings."""
-
-    class CollectingHandler(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            if record.levelno >= logging.WARNING:
-                findings.append(_warning_finding(check, record.getMessage()))
-
-    logger, handler = logging.getLogger("hymt_batch.model"), CollectingHandler()
-    propagate, logger.propagate = logger.propagate, False
-    logger.addHandler(handler)
-    try:
-        yield
-    finally:
-        logger.removeHandler(handler)
-        logger.propagate = propagate
 
 
 def _check_tokenizer(job: DoctorJob, files: ModelFiles | None, findings: list[Finding]) -> None:
@@ -279,13 +256,3 @@ def _check_source(job: DoctorJob, findings: list[Finding]) -> tuple[int | None, 
         need, need_inodes = required_space(OS_FS, Path(job.output_dir) / str(job.name), inputs, job.write.min_free)
         findings.append(Finding("source", Level.OK, f"{len(inputs)} file(s), the output needs about {gib(need)}"))
     return need, need_inodes
-
-
-def log_line(finding: Finding) -> str:
-    """Format a finding as one log line."""
-    return with_explain_hint(_sentence(finding), finding.id)
-
-
-def _sentence(finding: Finding) -> str:
-    fix = f". Fix: {finding.fix}." if finding.fix else "."
-    return f"{finding.check}: {finding.seen}{fix}"

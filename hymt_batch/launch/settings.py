@@ -7,6 +7,7 @@ from enum import Enum
 from typing import Any
 
 from hymt_batch.errors import ConfigError
+from hymt_batch.setting import Environment, Operation
 
 MAX_SAMPLES = 1000
 
@@ -22,18 +23,18 @@ class ProgressMode(Enum):
 
 @dataclass(kw_only=True, slots=True)
 class LaunchConfig:
-    """How the job runs; no field changes the translations. Every field is explained in conf/launch/."""
+    """How the job runs; only num_threads can change a translation, by rounding. conf/launch/ explains every field."""
 
-    grace_s: float = 25.0
-    lease_ttl_s: float = 180.0
-    lease_beat_s: float = 20.0
-    prefetch_shards: int = 1
-    progress: ProgressMode = ProgressMode.auto
-    log_every_s: float = 30.0
-    samples: int = 3
-    num_threads: int | None = None
-    workers: Any = 1
-    hang_s: float = 1800.0
+    grace_s: Operation[float] = 25.0
+    lease_ttl_s: Operation[float] = 180.0
+    lease_beat_s: Operation[float] = 20.0
+    prefetch_shards: Operation[int] = 1
+    progress: Operation[ProgressMode] = ProgressMode.auto
+    log_every_s: Operation[float] = 30.0
+    samples: Operation[int] = 3
+    num_threads: Environment[int | None] = None
+    workers: Operation[Any] = 1
+    hang_s: Operation[float] = 1800.0
 
     def __post_init__(self) -> None:
         for name in ("grace_s", "log_every_s"):

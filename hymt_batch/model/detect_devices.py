@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import re
 from collections.abc import Callable
@@ -11,11 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from hymt_batch.device_map.settings import Device, DeviceInventory, parse_bytes
-from hymt_batch.errors import ConfigError
+from hymt_batch.errors import ConfigError, Problem, first_line
 from hymt_batch.model import cudnn, nvidia
 from hymt_batch.model.memory import available_bytes, read_text
-
-log = logging.getLogger(__name__)
 
 
 def torch_devices() -> DeviceInventory:
@@ -23,7 +20,7 @@ def torch_devices() -> DeviceInventory:
     cudnn.deprioritise()
     import torch
 
-    devices = []
+    devices, warnings = [], []
     gpu_error = gpu_error_id = ""
     if torch.cuda.is_available():
         for index in range(torch.cuda.device_count()):
@@ -31,20 +28,27 @@ def torch_devices() -> DeviceInventory:
                 free, _ = torch.cuda.mem_get_info(index)
             except RuntimeError as error:  # its memory is full, or another process uses it exclusively
                 free = 0
-                log.warning("cuda:%d cannot be used: %s", index, str(error).splitlines()[0])
+                warnings.append(
+                    Problem(
+                        what=f"cuda:{index} cannot be used",
+                        why=first_line(error),
+                        fix="Run nvidia-smi to see which processes use it.",
+                        id="C21",
+                    )
+                )
             native_bfloat16 = torch.cuda.get_device_capability(index) >= (8, 0)
             devices.append(Device(f"cuda:{index}", torch.cuda.get_device_name(index), free, native_bfloat16))
     elif Path("/dev/nvidia0").exists() or Path("/proc/driver/nvidia/version").exists() or nvidia.query():
         if torch.version.cuda is None:
-            gpu_error = f"torch {torch.__version__} is built without CUDA."
+            gpu_error = f"torch {torch.__version__} is built without CUDA"
             gpu_error_id = "A16"
         elif nvidia.hides_all_gpus(os.environ.get("CUDA_VISIBLE_DEVICES")):
-            gpu_error = f"CUDA_VISIBLE_DEVICES is {os.environ['CUDA_VISIBLE_DEVICES']!r}, which hides it."
+            gpu_error = f"CUDA_VISIBLE_DEVICES is {os.environ['CUDA_VISIBLE_DEVICES']!r}, which hides it"
             gpu_error_id = "A13" if os.environ["CUDA_VISIBLE_DEVICES"] else "D6"
         else:
-            gpu_error = f"torch {torch.__version__} (CUDA {torch.version.cuda}) does not work with the driver."
+            gpu_error = f"torch {torch.__version__} (CUDA {torch.version.cuda}) does not work with the driver"
             gpu_error_id = "A3"
-    return DeviceInventory((*devices, cpu_device()), gpu_error, gpu_error_id)
+    return DeviceInventory((*devices, cpu_device()), gpu_error, gpu_error_id, tuple(warnings))
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,7 +50,7 @@ def load_model(prepared: PreparedModel, tokenizer: Tokenizer) -> LoadedModel:
         network, difference, agreement = attempt
         if placement is not prepared.placement:
             for warning in placement.warnings:
-                log.warning("%s", warning)
+                log.warning("%s", warning.text)
         _log_loaded(prepared, placement, time.monotonic() - start_time, difference)
         free_bytes = {device.name: device.free_bytes for device in torch_devices().devices}
         return LoadedModel(

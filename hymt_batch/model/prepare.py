@@ -17,8 +17,8 @@ from hymt_batch.device_map import accelerate_file, manual, table
 from hymt_batch.device_map import select_placement as placing
 from hymt_batch.device_map.network_spec import NetworkSpec
 from hymt_batch.device_map.placement import Placement
-from hymt_batch.device_map.settings import DeviceInventory, DeviceMapConfig, Strategy
-from hymt_batch.errors import PreflightError, with_explain_hint
+from hymt_batch.device_map.settings import Device, DeviceInventory, DeviceMapConfig, Strategy
+from hymt_batch.errors import PreflightError, Problem
 from hymt_batch.model import cudnn, hashes
 from hymt_batch.model import files as model_files
 from hymt_batch.model import tokenizer as tokenizing
@@ -141,10 +141,10 @@ def prepare_model(config: ModelConfig, device_map: DeviceMapConfig, num_threads:
         import torch
 
         torch.set_num_threads(num_threads)
-    dtype, network, placements = plan_placement(config, device_map, devices, files)
-    placement = placements[0]
-    for warning in placement.warnings:
-        log.warning("%s", warning)
+    plan = plan_placement(config, device_map, devices, files)
+    placement = plan.placements[0]
+    for warning in (*plan.warnings, *placement.warnings):
+        log.warning("%s", warning.text)
     if placement.device.name == "cpu" and files.num_parameters > 50_000_000:
         rows = 3600 * CPU_FLOPS / (2 * files.num_parameters) / 40
         log.warning(
@@ -153,24 +153,34 @@ def prepare_model(config: ModelConfig, device_map: DeviceMapConfig, num_threads:
     return PreparedModel(
         config,
         files,
-        tuple(placements),
-        dtype,
-        network,
+        plan.placements,
+        plan.dtype,
+        plan.network,
         # last, because it reads every byte: faults that the headers show have been refused by now
         identity={
             "files": _file_digests(config, files),
             "commit": commit,
             "family": config.family.value,
-            "dtype": dtype,
+            "dtype": plan.dtype,
         },
         num_threads=num_threads,
     )
 
 
+@dataclass(frozen=True, slots=True)
+class PlacementPlan:
+    """The dtype of a model and the placements to try."""
+
+    dtype: str
+    network: NetworkSpec  # as it will be in memory
+    placements: tuple[Placement, ...]  # in the order to try; each has its own warnings
+    warnings: tuple[Problem, ...]  # about devices, ignored settings and the dtype
+
+
 def plan_placement(
     config: ModelConfig, device_map: DeviceMapConfig, inventory: DeviceInventory, files: ModelFiles
-) -> tuple[str, NetworkSpec, list[Placement]]:
-    """Choose the dtype and the placements to try; warns about settings that are ignored.
+) -> PlacementPlan:
+    """Choose the dtype and the placements to try.
 
     Args:
         config: The model's settings.
@@ -178,28 +188,16 @@ def plan_placement(
         inventory: Devices to place the model on.
         files: The verified model.
 
-    Returns:
-        The dtype, the network as it will be in memory, and the placements in the order to try.
-
     Raises:
         PreflightError: No placement fits.
         ConfigError: The device map or the accelerate file is invalid.
     """
+    warnings = list(inventory.warnings)
     accelerate = accelerate_file.AccelerateOptions()
     if device_map.accelerate_config is not None:
         accelerate = accelerate_file.read(device_map.accelerate_config)
         inventory = accelerate.restrict(inventory)
-        for setting in accelerate.ignored:
-            log.warning("%s", with_explain_hint(f"device_map.accelerate_config: {setting} is ignored", "C25"))
-        if accelerate.dtype and config.dtype is not Dtype.auto and config.dtype.value != accelerate.dtype:
-            log.warning(
-                "%s",
-                with_explain_hint(
-                    f"device_map.accelerate_config: mixed_precision asks for {accelerate.dtype}, but model.dtype="
-                    f"{config.dtype.value} is used",
-                    "C25",
-                ),
-            )
+        warnings += accelerate.warnings(config.dtype.value)
     dtype = resolve_dtype(config, device_map, inventory, files, accelerate)
     network = network_in_memory(files)
     placements = placing.candidates(
@@ -210,20 +208,18 @@ def plan_placement(
         # weights that are converted on loading are written to the offload folder if they are offloaded to disk
         resaved=bool(files.quantisation) or files.config["model_type"] == "hy_v3",
     )
-    for device in placements[0].devices:
-        known_device = next((setting for setting in inventory.devices if setting.name == device), None)
-        if known_device and dtype == "bfloat16" and device != "cpu" and not known_device.bfloat16:
-            log.warning(
-                "%s",
-                with_explain_hint(
-                    f"{known_device.label} has no native bfloat16; emulating it is slow. Set model.dtype=float16", "A12"
-                ),
-            )
-        if device == "cpu" and dtype == "float16":
-            log.warning(
-                "%s", with_explain_hint("float16 on the CPU is slow and may overflow. Set model.dtype=bfloat16", "C28")
-            )
-    return dtype, network, placements
+    used = [device for device in inventory.devices if device.name in placements[0].devices]
+    warnings += [warning for device in used if (warning := _dtype_warning(dtype, device))]
+    return PlacementPlan(dtype, network, tuple(placements), tuple(warnings))
+
+
+def _dtype_warning(dtype: str, device: Device) -> Problem | None:
+    if dtype == "bfloat16" and device.name != "cpu" and not device.bfloat16:
+        what, why = f"{device.label} has no native bfloat16", "emulating it is slow"
+        return Problem(what=what, why=why, fix="Set model.dtype=float16.", id="A12")
+    if dtype == "float16" and device.name == "cpu":
+        return Problem(what="float16 on the CPU is slow and may overflow", fix="Set model.dtype=bfloat16.", id="C28")
+    return None
 
 
 def network_in_memory(files: ModelFiles) -> NetworkSpec:

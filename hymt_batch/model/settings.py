@@ -8,6 +8,7 @@ from enum import Enum
 from typing import Any
 
 from hymt_batch.errors import ConfigError
+from hymt_batch.setting import Environment, Identity, Operation
 
 
 class Dtype(Enum):
@@ -40,10 +41,10 @@ class Attention(Enum):
 class RecommendedSampling:
     """Decoding settings that the model card recommends, used by decode=recommended."""
 
-    temperature: float = 0.7
-    top_p: float = 0.6
-    top_k: int = 20
-    repetition_penalty: float = 1.05
+    temperature: Identity[float] = 0.7
+    top_p: Identity[float] = 0.6
+    top_k: Identity[int] = 20
+    repetition_penalty: Identity[float] = 1.05
 
     def __post_init__(self) -> None:
         if self.temperature <= 0 or self.repetition_penalty <= 0:
@@ -62,18 +63,18 @@ TENCENT_RESTRICTIONS = "does not apply in the EU, the UK and South Korea; output
 class ModelConfig:
     """Settings of the model; conf/model/ explains every field."""
 
-    path: str
-    family: ModelFamily = ModelFamily.hy_mt1_5
-    add_generation_prompt: bool = False
-    licence: str = "Tencent HY Community License Agreement"
-    licence_limits: str | None = TENCENT_RESTRICTIONS
-    revision: str = "main"
-    download: bool = False
-    dtype: Dtype = Dtype.auto
-    attention: Attention = Attention.sdpa
-    packed: bool = True
-    max_context: int = 8192
-    sha256: Any = None
+    path: Identity[str]
+    family: Identity[ModelFamily] = ModelFamily.hy_mt1_5
+    add_generation_prompt: Identity[bool] = False
+    licence: Environment[str] = "Tencent HY Community License Agreement"
+    licence_limits: Environment[str | None] = TENCENT_RESTRICTIONS
+    revision: Identity[str] = "main"
+    download: Operation[bool] = False
+    dtype: Identity[Dtype] = Dtype.auto
+    attention: Environment[Attention] = Attention.sdpa
+    packed: Environment[bool] = True
+    max_context: Identity[int] = 8192
+    sha256: Operation[Any] = None
     sampling: RecommendedSampling = field(default_factory=RecommendedSampling)
 
     @property

@@ -18,9 +18,9 @@ from hymt_batch.errors import ConfigError, PreflightError
 from hymt_batch.model.cpu_count import usable_cpus
 from hymt_batch.records import Prompt, Translation
 from hymt_batch.run.part_tracker import PartTracker
-from hymt_batch.run.pool import ProcessPool, Task
 from hymt_batch.run.replica import Replica
 from hymt_batch.run.watchdog import Watchdog
+from hymt_batch.run.worker_pool import Task, WorkerPool
 from hymt_batch.signals import StopRequest
 from hymt_batch.write.attempts import MAX_ATTEMPTS
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-WORKER_COMMAND = (sys.executable, "-P", "-m", "hymt_batch.run.replica")
+WORKER_COMMAND = (sys.executable, "-P", "-m", "hymt_batch.run.worker")
 """Starts a worker; -P prevents the import of a user's folder that has the name of one of our packages."""
 
 
@@ -40,7 +40,7 @@ def open_executor(
     tracker: PartTracker,
     stop: StopRequest,
     worker_command: Sequence[str],
-) -> InProcessExecutor | ProcessPool:
+) -> InProcessExecutor | WorkerPool:
     """Open an executor: this process with its own model, or at most as many workers as requested.
 
     If more than one worker is requested, worker processes are used, even if this machine has CPU cores for only one.
@@ -122,14 +122,14 @@ def open_worker_pool(
     on_batch: Callable[[int, int], None],
     stop: StopRequest,
     worker_command: Sequence[str] = WORKER_COMMAND,
-) -> ProcessPool:
+) -> WorkerPool:
     """Open a pool of workers, each with one replica of the prepared model.
 
     Args:
         job: All settings; sent to each worker.
         model: The result of `prepare.prepare_model` in this process; each worker must get the same identity.
         num: Maximum number of workers.
-        begin_attempt: See `ProcessPool`.
+        begin_attempt: See `WorkerPool`.
         set_environment: Called with the resolved environment of each worker.
         on_batch: Called with the number of rows and tokens after each batch.
         stop: Stop requests.
@@ -144,7 +144,7 @@ def open_worker_pool(
             )
         set_environment(environment)
 
-    return ProcessPool(
+    return WorkerPool(
         worker_command,
         worker_environments(job, model, num),
         job,

@@ -1,65 +1,145 @@
-"""The identity of a job (the settings that decide its text and parts) and its environment (what affects rounding)."""
+"""What is recorded of a job: its identity, its output settings, and the environment that affects rounding.
+
+Each setting declares its class (setting.py); what is recorded is computed from there. A setting is recorded under its
+own key, unless its value does not say what the job does (`auto`, a path, a default of the model card). Such settings
+are covered by a resolver.
+"""
 
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Mapping
-from dataclasses import asdict, replace
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hymt_batch import batch, fs, manifest, prompt
-from hymt_batch.decode.settings import resolved_settings
+from hymt_batch.decode.settings import resolved_sampling
 from hymt_batch.prompt import GenerationPrompt
 from hymt_batch.records import PLAN_VERSION
+from hymt_batch.setting import SettingClass, values_of
 from hymt_batch.write import identity_versions
 
 if TYPE_CHECKING:
     from hymt_batch.schema import TranslateJob
 
 
+@dataclass(frozen=True, slots=True)
+class ResolvedJob:
+    """A job with everything that decides its translations."""
+
+    job: TranslateJob
+    model: Mapping[str, Any]  # identity of the prepared model: hashes, commit, family, dtype
+    template: prompt.PromptTemplate
+    part_limits: batch.PartLimits
+
+    @property
+    def retry_sampling(self) -> dict[str, Any] | None:
+        """How second tries are sampled: as the model card says; None if there are none."""
+        return asdict(self.job.model.sampling) if self.job.check.max_attempts > 1 else None
+
+
+@dataclass(frozen=True, slots=True)
+class Resolver:
+    """Gives the values that the identity records in place of some settings."""
+
+    settings: tuple[str, ...]  # the settings that it covers
+    resolve: Callable[[ResolvedJob], Mapping[str, Any]]  # dotted key of the identity -> value
+
+
+def _keys(stage: str, *names: str) -> tuple[str, ...]:
+    return tuple(f"{stage}.{name}" for name in names)
+
+
+def _under(stage: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    return {f"{stage}.{key}": value for key, value in values.items()}
+
+
+CARD_SAMPLING = _keys("model.sampling", "temperature", "top_p", "top_k", "repetition_penalty")
+
+IDENTITY_RESOLVERS: dict[str, Resolver] = {
+    "list of inputs": Resolver(  # compared beside the identity, by write/ownership.py
+        _keys("source", "path", "format", "pattern", "follow_symlinks", "subset", "split", "revision"),
+        lambda resolved: {},
+    ),
+    "model files": Resolver(
+        _keys("model", "path", "revision", "family", "dtype"),
+        lambda resolved: _under("model", resolved.model),
+    ),
+    "prompt template": Resolver(
+        ("src_lang", "tgt_lang", "prompt.family", "prompt.language", "model.family"),
+        lambda resolved: _under("prompt", resolved.template.identity),
+    ),
+    "generation prompt": Resolver(
+        ("prompt.add_generation_prompt", "model.add_generation_prompt"),
+        lambda resolved: {"prompt.add_generation_prompt": resolved.job.add_generation_prompt},
+    ),
+    "part limits": Resolver(
+        _keys("batch", "shard_rows", "shard_bytes", "part_rows", "part_tokens"),
+        lambda resolved: _under("batch", asdict(resolved.part_limits)),
+    ),
+    "sampling": Resolver(
+        (*_keys("decode", "temperature", "top_p", "top_k", "repetition_penalty"), *CARD_SAMPLING),
+        lambda resolved: _under("decode", resolved_sampling(resolved.job.decode, resolved.job.model.sampling)),
+    ),
+    "seed": Resolver(("seed",), lambda resolved: {"decode.seed": resolved.job.seed}),
+    "second tries": Resolver(CARD_SAMPLING, lambda resolved: {"check.retry": resolved.retry_sampling}),
+}
+
+ENVIRONMENT_RESOLVERS: dict[str, tuple[str, ...]] = {
+    "device_map": _keys(
+        "device_map",
+        "strategy",
+        "device",
+        "max_memory",
+        "margin",
+        "map",
+        "order",
+        "offload_folder",
+        "accelerate_config",
+    ),
+    "attention": ("model.attention",),
+    "packed": ("model.packed",),
+    "licence": ("model.licence", "model.licence_limits"),
+    "num_threads": ("launch.num_threads",),
+}
+"""Key of `PreparedModel.environment_for` -> the settings that it covers."""
+
+NOT_IN_IDENTITY = frozenset({"write.raw_errors"})
+"""Output settings that identities of this version do not have."""
+
+
 def build_identity(
     job: TranslateJob, model: Mapping[str, Any], template: prompt.PromptTemplate, part_limits: batch.PartLimits
 ) -> Any:
-    """Return the resolved value of every setting that changes the text or the rows of a part."""
-    return {
-        "version": identity_versions.VERSION,
-        "source": {
-            key: getattr(job.source, key)
-            for key in (
-                "text_field",
-                "src_lang_field",
-                "tgt_lang_field",
-                "limit",
-                "max_row_bytes",
-                "header",
-                "delimiter",
-                "escape",
-            )
-        },
-        "segment": {
-            "max_tokens": job.segment.max_tokens,
-            "on_too_long": job.segment.on_too_long.value,
-            "max_segments": job.segment.max_segments,
-        },
-        "prompt": {**template.identity, "add_generation_prompt": job.add_generation_prompt},
-        "model": {**model, "max_context": job.model.max_context},
-        "batch": asdict(part_limits),
-        "decode": {**resolved_settings(job.decode, job.model.sampling), "seed": job.seed},
-        "check": {
-            "max_attempts": job.check.max_attempts,
-            "loop_repeats": job.check.loop_repeats,
-            "min_logprob": job.check.min_logprob,
-            "retry": asdict(job.model.sampling) if job.check.max_attempts > 1 else None,
-        },
-        "write": {
-            "format": job.write.format.value,
-            "on_error": job.write.on_error.value,
-            "translation_field": job.write.translation_field,
-            "meta_field": job.write.meta_field,
-            "row_group_rows": job.write.row_group_rows,
-        },
-    }
+    """Return the resolved value of every setting that changes the text or the rows of a part.
+
+    Identities of this version also have the settings that only shape the output.
+    """
+    resolved = ResolvedJob(job, model, template, part_limits)
+    covered = {key for resolver in IDENTITY_RESOLVERS.values() for key in resolver.settings}
+    own = {**values_of(job, SettingClass.identity), **build_output(job)}
+    recorded = {key: value for key, value in own.items() if key not in covered | NOT_IN_IDENTITY}
+    for resolver in IDENTITY_RESOLVERS.values():
+        recorded |= resolver.resolve(resolved)
+    return {"version": identity_versions.VERSION, **_nest(recorded)}
+
+
+def _nest(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Convert dotted keys to nested dicts."""
+    nested: dict[str, Any] = {}
+    for key, value in values.items():
+        *stages, name = key.split(".")
+        inner = nested
+        for stage in stages:
+            inner = inner.setdefault(stage, {})
+        inner[name] = value
+    return nested
+
+
+def build_output(job: TranslateJob) -> dict[str, Any]:
+    """Return the settings that only shape files and flags, by the keys that users write."""
+    return values_of(job, SettingClass.output)
 
 
 def build_environment(job: TranslateJob, resolved: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -69,15 +149,13 @@ def build_environment(job: TranslateJob, resolved: Mapping[str, Any] | None = No
         job: The job's settings.
         resolved: Values that the job resolved; they replace those of the settings.
     """
-    settings = {
-        "engine": job.decode.engine,
-        "stages": job.decode.stages,
-        "read_every": job.decode.read_every,
-        "capture": job.decode.capture,
-        "max_rows": job.batch.max_rows,
-        "max_tokens": job.batch.max_tokens,
+    covered = {key for keys in ENVIRONMENT_RESOLVERS.values() for key in keys}
+    own = {
+        key.rpartition(".")[2]: value
+        for key, value in values_of(job, SettingClass.environment).items()
+        if key not in covered
     }
-    return {"hymt_batch": importlib.metadata.version("hymt-batch"), **settings, **(resolved or {})}
+    return {"hymt_batch": importlib.metadata.version("hymt-batch"), **own, **(resolved or {})}
 
 
 def auto_keys(job: TranslateJob) -> frozenset[str]:

@@ -15,8 +15,9 @@ from hymt_batch.check import assemble
 from hymt_batch.records import Part, Prompt, Shard, Translation
 from hymt_batch.run.breaker import CircuitBreaker
 from hymt_batch.run.identity import build_environment
-from hymt_batch.run.pool import Task
-from hymt_batch.run.progress import Progress, Reporter, sample_pairs
+from hymt_batch.run.monitor import Progress, sample_pairs
+from hymt_batch.run.reporter import Reporter
+from hymt_batch.run.worker_pool import Task
 from hymt_batch.write.output import Output
 
 if TYPE_CHECKING:

@@ -55,7 +55,8 @@ def write_to_stdout(
     except HymtError as error:
         final_folder = folder if temporary_folder is None else move_to_output_dir(folder, output_dir)
         files = ", ".join(str(final_folder / path.relative_to(folder)) for path in outputs)
-        raise type(error)(f"{error.message} The job is complete, and its translations are kept in {files}") from error
+        kept = f"The job is complete, and its translations are kept in {files}."
+        raise error.replace(fix=f"{error.fix} {kept}" if error.fix else kept) from error
     if temporary_folder is not None:
         shutil.rmtree(temporary_folder, ignore_errors=True)
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from hymt_batch.errors import ConfigError
 from hymt_batch.formats.options import MAX_ROW_BYTES
+from hymt_batch.setting import Identity
 
 _ESCAPE_CHARACTERS = frozenset(string.punctuation) - {'"', ","}
 
@@ -28,21 +29,21 @@ class SourceFormat(Enum):
 class SourceConfig:
     """Settings of the input; conf/source/ explains every field."""
 
-    path: Any
-    format: SourceFormat = SourceFormat.auto
-    pattern: Any = None
-    text_field: str = "text"
-    src_lang_field: str | None = None
-    tgt_lang_field: str | None = None
-    limit: int | None = None
-    max_row_bytes: int = 1 << 20
-    header: bool = True
-    delimiter: str | None = None
-    escape: str | None = None
-    follow_symlinks: bool = False
-    subset: str | None = None
-    split: str | None = None
-    revision: str | None = None
+    path: Identity[Any]
+    format: Identity[SourceFormat] = SourceFormat.auto
+    pattern: Identity[Any] = None
+    text_field: Identity[str] = "text"
+    src_lang_field: Identity[str | None] = None
+    tgt_lang_field: Identity[str | None] = None
+    limit: Identity[int | None] = None
+    max_row_bytes: Identity[int] = 1 << 20
+    header: Identity[bool] = True
+    delimiter: Identity[str | None] = None
+    escape: Identity[str | None] = None
+    follow_symlinks: Identity[bool] = False
+    subset: Identity[str | None] = None
+    split: Identity[str | None] = None
+    revision: Identity[str | None] = None
 
     def __post_init__(self) -> None:
         if self.path is None:

@@ -8,6 +8,7 @@ from enum import Enum
 from typing import Any
 
 from hymt_batch.errors import ConfigError
+from hymt_batch.setting import Operation, Output
 
 
 class WriteFormat(Enum):
@@ -32,13 +33,13 @@ class OnError(Enum):
 class WriteConfig:
     """How translations are written; every field is explained in conf/write/."""
 
-    format: WriteFormat = WriteFormat.input
-    on_error: OnError = OnError.empty
-    raw_errors: bool = True
-    translation_field: str = "translation"
-    meta_field: str = "hymt"
-    row_group_rows: int = 65536
-    min_free: Any = "auto"
+    format: Output[WriteFormat] = WriteFormat.input
+    on_error: Output[OnError] = OnError.empty
+    raw_errors: Output[bool] = True
+    translation_field: Output[str] = "translation"
+    meta_field: Output[str] = "hymt"
+    row_group_rows: Output[int] = 65536
+    min_free: Operation[Any] = "auto"
 
     def __post_init__(self) -> None:
         for name in ("translation_field", "meta_field"):

@@ -34,8 +34,8 @@ from hymt_batch.model import prepare, synthetic
 from hymt_batch.model.prepare import LoadedModel
 from hymt_batch.records import Part
 from hymt_batch.run import executor
-from hymt_batch.run.progress import Reporter
 from hymt_batch.run.replica import Replica
+from hymt_batch.run.reporter import Reporter
 from hymt_batch.source import stream
 from jobs import translate
 

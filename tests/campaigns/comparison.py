@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from hymt_batch.decode.request import Completion, Request
-from hymt_batch.run.progress import Reporter
+from hymt_batch.run.reporter import Reporter
 from jobs import translate
 from tests.campaigns import command, syscalls, warm
 from tests.fakes import engine as fake_engine

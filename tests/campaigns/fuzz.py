@@ -31,7 +31,7 @@ from pyarrow import parquet
 from hymt_batch import config as settings
 from hymt_batch.errors import ConfigError, HymtError
 from hymt_batch.records import ShardRecord
-from hymt_batch.run.progress import Reporter
+from hymt_batch.run.reporter import Reporter
 from hymt_batch.source import stream
 from hymt_batch.source.stream import Input, SkippedShard, SourceConfig
 from tests.campaigns import hostile, outputs

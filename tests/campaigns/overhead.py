@@ -35,7 +35,7 @@ from hymt_batch.decode.request import Completion
 from hymt_batch.demo import grammar
 from hymt_batch.model import prepare
 from hymt_batch.run.identity import build_identity
-from hymt_batch.run.progress import Reporter
+from hymt_batch.run.reporter import Reporter
 from hymt_batch.source import stream
 from hymt_batch.write.output import Output
 from jobs import translate
@@ -154,7 +154,8 @@ def stages(source: Path, name: str, free: fake_engine.Decode) -> dict[str, float
 
 FIRST_TOKEN = """
 import sys, time
-from hymt_batch.run.progress import Reporter, process_age_s
+from hymt_batch.run.monitor import process_age_s
+from hymt_batch.run.reporter import Reporter
 steps = {"python": process_age_s()}
 from hymt_batch import config
 from jobs import translate

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from hymt_batch.errors import ExitCode
-from hymt_batch.run.progress import Reporter
+from hymt_batch.run.reporter import Reporter
 from hymt_batch.write import lease
 from tests.campaigns import command, sources, warm
 from tests.fakes import engine as fake_engine

@@ -21,7 +21,7 @@ from typing import Any
 
 from hymt_batch import config, fs
 from hymt_batch.demo import grammar
-from hymt_batch.run.progress import Reporter
+from hymt_batch.run.reporter import Reporter
 from hymt_batch.write.output import Output
 from jobs import translate
 from tests.campaigns import warm

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from hymt_batch.errors import ExitCode
-from hymt_batch.run.progress import Reporter
+from hymt_batch.run.reporter import Reporter
 from tests.campaigns import command, kills, sources, warm
 from tests.fakes import engine as fake_engine
 

@@ -27,11 +27,12 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from hymt_batch import check, config, fs, streams
+from hymt_batch import config, fs, streams
+from hymt_batch.check import retry
 from hymt_batch.decode.decoder import Decoder
 from hymt_batch.doctor import preflight
-from hymt_batch.run import executor, pool, replica
-from hymt_batch.run.progress import Reporter
+from hymt_batch.run import executor, replica, worker, worker_pool
+from hymt_batch.run.reporter import Reporter
 from hymt_batch.write import cleanup, lease, published_file
 from hymt_batch.write.output import Output
 from jobs import translate
@@ -114,7 +115,7 @@ def _record_phase(owner: Any, name: str, phase: str, after: str = "") -> None:
 class Worker:
     """Stands in for `subprocess.Popen`: a worker that is forked and so need not import anything."""
 
-    serve: Callable[..., None] = replica.serve
+    serve: Callable[..., None] = worker.serve
     started = 0
 
     def __init__(self, command: Sequence[str], *, pass_fds: Sequence[int], env: dict[str, str], stdin: int) -> None:
@@ -128,7 +129,7 @@ class Worker:
             os.closerange(3, pass_fds[0])
             os.closerange(pass_fds[0] + 1, 256)
             MARKS.process = Worker.started % _PROCESSES
-            replica.main(command[-1:], Worker.serve)
+            worker.main(command[-1:], Worker.serve)
         except BaseException:
             os.write(2, traceback.format_exc().encode())
         finally:
@@ -186,7 +187,7 @@ def prepare(serve: Callable[..., None] | None = None, *, sync: bool = False) -> 
     _record_phase(Output, "open", "open", "load")
     _record_phase(lease, "acquire", "lease", "open")
     _record_phase(replica, "open_engine", "load", "read")
-    _record_phase(check, "flag_and_retry", "check")
+    _record_phase(retry, "flag_and_retry", "check")
     _record_phase(Output, "commit", "commit", "read")
     _record_phase(published_file, "assemble", "finish", "read")
     _record_phase(Output, "finalize", "finalize", "end")
@@ -194,7 +195,7 @@ def prepare(serve: Callable[..., None] | None = None, *, sync: bool = False) -> 
     if not sync:
         fs.OsFs.fsync = staticmethod(lambda fd: None)  # type: ignore[assignment]
         fs.OsFs.fsync_dir = lambda self, path: True  # type: ignore[method-assign]
-    pool.subprocess = SimpleNamespace(  # type: ignore[assignment]
+    worker_pool.subprocess = SimpleNamespace(  # type: ignore[assignment]
         Popen=Worker, DEVNULL=subprocess.DEVNULL, TimeoutExpired=subprocess.TimeoutExpired
     )
     gc.collect()
@@ -215,7 +216,7 @@ STUB: Translate = fake_job.translate_with
 def serve_stub(pipe: Any) -> None:
     """Be a worker with the stub model."""
     fake_engine.register()
-    replica.serve(pipe, fake_model.prepare)
+    worker.serve(pipe, fake_model.prepare)
 
 
 def fork(work: Callable[[], int], stderr_path: Path | None = None) -> int:

@@ -1,4 +1,4 @@
-"""A worker process with the fake model, which tests let `run/pool.py` start instead of a real one.
+"""A worker process with the fake model, which tests let `run/worker_pool.py` start instead of a real one.
 
 Some texts are deadly: POISON kills the process, HANG never ends, BUG raises an error, and FRAIL kills the process as
 often as $STUB_FRAIL sets. Run as a program with the number of a socket, it is a worker. Run with overrides, it is
@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 
 from hymt_batch.decode.request import Completion, Request
-from hymt_batch.run import replica
+from hymt_batch.run import worker
 from tests.fakes import engine, job, model
 
 COMMAND = (sys.executable, "-m", "tests.fakes.worker")
@@ -50,7 +50,7 @@ def innocent_death() -> bool:
 def main(arguments: Sequence[str]) -> int:
     if arguments[0].isdecimal():
         engine.register(decode)
-        return replica.main(arguments, partial(replica.serve, prepare_model=model.prepare))
+        return worker.main(arguments, partial(worker.serve, prepare_model=model.prepare))
     return job.run(arguments, decode, worker_command=COMMAND)
 
 

@@ -21,7 +21,7 @@ from pyarrow import parquet
 
 from hymt_batch import config as settings
 from hymt_batch.errors import ConfigError, HymtError, PreflightError
-from hymt_batch.run.progress import Reporter
+from hymt_batch.run.reporter import Reporter
 from hymt_batch.source import input_names, stream
 from hymt_batch.source.stream import SourceConfig
 from tests.fakes import job as fake_job

@@ -16,6 +16,7 @@ from hymt_batch import sanitize
 from hymt_batch.source import hub
 from jobs import doctor, translate
 from jobs.__main__ import main
+from tests.fakes import job as fake_job
 
 TOKEN = "hf_" + "AbCdEfGhIjKlMnOpQrStUvWxYz01234567"
 OTHER = "s3cr3t-value-of-another-kind"

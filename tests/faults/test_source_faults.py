@@ -24,7 +24,7 @@ from pyarrow import parquet
 from hymt_batch import config as settings
 from hymt_batch.errors import ConfigError, HymtError, PreflightError, StoppedError
 from hymt_batch.formats import bytestream
-from hymt_batch.run.progress import Reporter
+from hymt_batch.run.reporter import Reporter
 from hymt_batch.source import discovery, stream
 from hymt_batch.source.spool import Spool
 from hymt_batch.source.stream import SourceConfig

@@ -1,10 +1,8 @@
-"""Progress: the time left is estimated from tokens, text is escaped, warnings are counted."""
+"""The monitor: the time left is estimated from tokens, and progress is shown while a job works."""
 
 from __future__ import annotations
 
-import errno
 import logging
-import os
 import re
 import subprocess
 import sys
@@ -14,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from hymt_batch.run.progress import Progress, Reporter, escape_line, format_duration, process_age_s
+from hymt_batch.run.monitor import Progress, process_age_s
+from hymt_batch.run.reporter import Reporter
 
 
 def test_time_left_is_estimated_from_tokens() -> None:
@@ -72,21 +71,6 @@ def test_rows_of_earlier_runs_are_shown_separately() -> None:
     assert "30 rows (30 kept)" in progress.status_line()
 
 
-def test_warnings_are_counted_and_everything_goes_to_the_log_file(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    log = logging.getLogger("hymt_batch.some_stage")
-    with Reporter("off") as reporter:
-        reporter.log_to(tmp_path)
-        log.warning("mind this")
-        log.info("part=1")
-    assert reporter.num_warnings == 1
-    assert capsys.readouterr().err == "hymt-batch: mind this\n"
-    (path,) = tmp_path.glob("*.log")
-    assert "mind this" in path.read_text(encoding="utf-8")
-    assert "part=1" in path.read_text(encoding="utf-8")
-
-
 def test_the_time_to_the_first_rows_is_logged_once(tmp_path: Path) -> None:
     with Reporter("off") as reporter:
         reporter.log_to(tmp_path)
@@ -101,43 +85,7 @@ def test_the_time_to_the_first_rows_is_logged_once(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc")
 def test_a_process_knows_how_long_it_has_run() -> None:
-    script = "import time; time.sleep(0.5); from hymt_batch.run.progress import process_age_s; print(process_age_s())"
+    script = "import time; time.sleep(0.5); from hymt_batch.run.monitor import process_age_s; print(process_age_s())"
     began = time.monotonic()
     age_s = float(subprocess.run([sys.executable, "-c", script], capture_output=True, check=True, text=True).stdout)
     assert 0.45 < age_s < time.monotonic() - began + 0.1
-
-
-@pytest.mark.fault(55, 83)
-def test_text_is_shown_without_control_characters() -> None:
-    assert escape_line("a\x1b[31mb\nc\u202e") == r"a\x1b[31mb\nc\u202e"
-    assert escape_line("x" * 200, 10) == "x" * 9 + "…"
-
-
-def test_durations_are_readable() -> None:
-    assert [format_duration(s) for s in (3.4, 125, 7800)] == ["3 s", "2 min 5 s", "2 h 10 min"]
-
-
-@pytest.mark.fault(25)
-def test_a_storage_error_while_the_log_is_opened_loses_only_the_log(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def stale(path: Path) -> bool:
-        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
-
-    monkeypatch.setattr(Path, "is_symlink", stale)
-    with Reporter("off") as reporter:
-        reporter.log_to(tmp_path / "logs")
-    assert "cannot write a log file" in capsys.readouterr().err
-
-
-@pytest.mark.fault(80)
-@pytest.mark.parametrize("kind", ["link", "pipe"])
-def test_a_log_is_never_written_through_a_link_nor_into_a_pipe(tmp_path: Path, kind: str) -> None:
-    from hymt_batch.run.progress import _LogFileHandler
-
-    path, victim = tmp_path / "x.log", tmp_path / "victim"
-    victim.write_text("precious")
-    path.symlink_to(victim) if kind == "link" else os.mkfifo(path)
-    with pytest.raises(OSError):
-        _LogFileHandler(path, encoding="utf-8")
-    assert victim.read_text() == "precious"

@@ -24,7 +24,7 @@ from multiprocessing.connection import Connection, wait
 from typing import Any
 
 from hymt_batch import child_process
-from hymt_batch.errors import HymtError, StoppedError
+from hymt_batch.errors import StoppedError
 from hymt_batch.records import Part
 from hymt_batch.run.oom import read_oom_kills
 
@@ -82,7 +82,7 @@ class _Worker:
     piece: _Piece | None = None
 
 
-class ProcessPool:
+class WorkerPool:
     """Worker processes, started when parts wait for them and stopped when the `with` block ends."""
 
     def __init__(
@@ -127,7 +127,7 @@ class ProcessPool:
         # worker index -> its deaths in a row while it had no part; True if it was killed from outside
         self._deaths: defaultdict[int, list[bool]] = defaultdict(list)
 
-    def __enter__(self) -> ProcessPool:
+    def __enter__(self) -> WorkerPool:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -304,8 +304,3 @@ class ProcessPool:
         with contextlib.suppress(OSError):  # it died at once: the next poll sees that its pipe is closed
             pipe.send(self._init_message)
         return _Worker(index, process, pipe, time.monotonic(), read_oom_kills())
-
-
-def picklable_error(error: HymtError) -> HymtError:
-    """Copy an error so that it can be pickled: its class, message and id."""
-    return type(error)(error.message, error.id)

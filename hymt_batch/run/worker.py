@@ -1,0 +1,115 @@
+"""The program of a worker process: it loads one replica and translates the parts that its parent sends.
+
+`run/worker_pool.py` starts it with the file descriptor of a socket. It sends these messages: "ready" with its identity
+and environment, or "refused" with an error; "batch" after each batch and as a heartbeat; "log" with a log record; and
+"done" with the translations of the prompts that it received.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import select
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from multiprocessing.connection import Connection
+from typing import Any
+
+from hymt_batch.errors import HymtError, first_line
+from hymt_batch.model import prepare
+from hymt_batch.run.replica import Replica
+from hymt_batch.run.worker_pool import IGNORED_SIGNALS
+
+log = logging.getLogger(__name__)
+
+HEARTBEAT_S = 1.0
+
+
+def serve(pipe: Connection, prepare_model: Callable[..., Any] = prepare.prepare_model) -> None:
+    """Serve requests until the parent closes the socket."""
+    job = pipe.recv()
+    root = logging.getLogger()
+    root.addHandler(_PipeHandler(pipe))
+    root.setLevel(logging.INFO)
+    last_sent = [time.monotonic()]
+
+    def send_heartbeat() -> None:
+        if time.monotonic() - last_sent[0] >= HEARTBEAT_S:
+            send_batch(0, 0)
+
+    def send_batch(rows: int, tokens: int) -> None:
+        pipe.send(("batch", rows, tokens))
+        last_sent[0] = time.monotonic()
+
+    try:
+        model = prepare_model(job.model, job.device_map, job.launch.num_threads)
+        tokenizer = model.load_tokenizer(add_generation_prompt=job.add_generation_prompt)
+        replica = Replica(job, model, tokenizer, check_stop=send_heartbeat, on_batch=send_batch)
+    except HymtError as error:
+        pipe.send(("refused", error))
+        return
+    pipe.send(("ready", (model.identity, replica.environment)))
+    while True:
+        translations = replica.translate(pipe.recv())
+        # leave out the prompts, which the parent already has
+        pipe.send(
+            (
+                "done",
+                [replace(translation, prompt=None) for translation in translations],  # type: ignore[arg-type]
+                list(replica.decoder.take_degraded()),
+            )
+        )
+
+
+class _PipeHandler(logging.Handler):
+    """Sends log records over the pipe; the parent logs them."""
+
+    def __init__(self, pipe: Connection) -> None:
+        super().__init__(logging.INFO)
+        self._pipe = pipe
+
+    def emit(self, record: logging.LogRecord) -> None:
+        with contextlib.suppress(OSError):
+            self._pipe.send(("log", record.name, record.levelno, record.getMessage()))
+
+
+def main(arguments: Sequence[str], serve: Callable[[Connection], None] = serve) -> int:
+    """Serve on the given socket; this process ends when the parent closes its end or dies."""
+    for signal_number in IGNORED_SIGNALS:
+        signal.signal(signal_number, signal.SIG_IGN)
+    with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError), Connection(int(arguments[0])) as pipe:
+        exit_with_parent(pipe)
+        try:
+            serve(pipe)
+        except (EOFError, BrokenPipeError, ConnectionResetError):
+            raise
+        except Exception as error:
+            log.error("ended by %s: %s", type(error).__name__, first_line(error))
+            traceback.print_exc()
+            return 1
+    return 0
+
+
+def exit_with_parent(pipe: Connection) -> None:
+    """End this process once the other end is closed, even during the minutes of loading a model.
+
+    `child_process.die_with_parent_command` does the same where the system has a signal for it; this works everywhere.
+    """
+    poll = select.poll()
+    poll.register(pipe.fileno(), getattr(select, "POLLRDHUP", 0))  # poll always reports a closed end
+
+    def watch() -> None:
+        poll.poll()
+        os._exit(0)
+
+    threading.Thread(target=watch, name="parent", daemon=True).start()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
