@@ -1,14 +1,15 @@
-"""Plan the parts of a shard from its lengths and the settings, and group rows into batches under a budget.
+"""Plan the parts of a shard from its lengths and the settings.
 
 Rows are sorted by length within a shard, longest first, so that an out-of-memory error comes early. Equal texts are
-decoded once. A part never depends on where a run was resumed, on the device or on the token budget.
+decoded once. A part never depends on where a run was resumed, on the device or on the token budget: how a part is
+decoded in batches is the engine's business (`decode/batches.py`).
 """
 
 from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,14 +51,6 @@ class PartLimits:
     plan: int = PLAN_VERSION  # version of the plan; see records.PLAN_VERSION
 
 
-@dataclass(frozen=True, slots=True)
-class BatchBudget:
-    """The limits of one batch; not part of the job's identity, so a job can resume with a smaller budget."""
-
-    max_tokens: int  # rows x (longest prompt + maximum new tokens)
-    max_rows: int
-
-
 def resolve_part_limits(config: BatchConfig, num_parameters: int, on_gpu: bool) -> PartLimits:
     """Resolve `auto` part sizes of a new job to about 20 s of work on the device.
 
@@ -79,31 +72,6 @@ def resolve_part_limits(config: BatchConfig, num_parameters: int, on_gpu: bool) 
         part_rows=rows if config.part_rows == "auto" else config.part_rows,
         part_tokens=tokens if config.part_tokens == "auto" else config.part_tokens,
     )
-
-
-def resolve_batch_budget(
-    config: BatchConfig, cache_bytes_per_token: int, vocab_size: int, free_bytes: int, on_gpu: bool
-) -> BatchBudget:
-    """Resolve `auto` batch sizes from the memory that the weights leave free.
-
-    Args:
-        config: The settings.
-        cache_bytes_per_token: Bytes of key-value cache per token.
-        vocab_size: Number of logits per row.
-        free_bytes: Free memory of the device after the weights are loaded.
-        on_gpu: True if the model runs on a GPU.
-    """
-    max_rows = config.max_rows if config.max_rows != "auto" else 256 if on_gpu else 64
-    if config.max_tokens != "auto":
-        return BatchBudget(config.max_tokens, max_rows)
-    room = max(0, free_bytes // 2 - logits_bytes(max_rows, vocab_size))
-    tokens = room // max(1, cache_bytes_per_token)
-    return BatchBudget(int(min(max(tokens, 512), 262_144 if on_gpu else 16_384)), max_rows)
-
-
-def logits_bytes(max_rows: int, vocab_size: int) -> int:
-    """Return the bytes of the rows' float32 logits, including the copies made during sampling."""
-    return max_rows * vocab_size * 4 * 4
 
 
 def plan_parts(
@@ -196,26 +164,3 @@ def longest_row(part: Part) -> tuple[str, int, int]:
     segments = Counter(prompt.row_id for prompt in part.prompts)
     (row, most), *_ = segments.most_common(1) or [("", 0)]
     return row, most, len(part.prompts)
-
-
-def group(widths: Sequence[int], batch_budget: BatchBudget) -> Iterator[list[int]]:
-    """Group rows into batches under a budget of padded tokens.
-
-    Args:
-        widths: For each row, its prompt tokens plus its maximum number of new tokens.
-        batch_budget: The limits of a batch.
-
-    Yields:
-        Indices into `widths`, widest rows first; a row over the budget is a batch by itself.
-    """
-    batch: list[int] = []
-    for i in sorted(range(len(widths)), key=lambda i: (-widths[i], i)):
-        # the first row of a batch is the widest, so every row is padded to its width
-        if batch and (
-            (len(batch) + 1) * widths[batch[0]] > batch_budget.max_tokens or len(batch) >= batch_budget.max_rows
-        ):
-            yield batch
-            batch = []
-        batch.append(i)
-    if batch:
-        yield batch

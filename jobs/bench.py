@@ -21,6 +21,7 @@ from hymt_batch.bench import benchmark
 from hymt_batch.bench.baselines.factory import make_baselines
 from hymt_batch.bench.roofline import measure_roofline
 from hymt_batch.decode.cuda_graph_runner import CudaGraphRunner, unsupported_reason
+from hymt_batch.decode.sampling import GREEDY
 from hymt_batch.decode.sequence import Counters
 from hymt_batch.device_map import table
 from hymt_batch.errors import ExitCode, PreflightError
@@ -76,7 +77,7 @@ def bench(job: BenchJob) -> dict[str, Any]:
     if SLOTS_CAPTURED in chosen and (reason := unsupported_reason(hymt, stages=1)):
         left_out[SLOTS_CAPTURED] = reason
     elif SLOTS_CAPTURED in chosen:
-        graph_runner = CudaGraphRunner(hymt, benchmark.GREEDY)
+        graph_runner = CudaGraphRunner(hymt, GREEDY)
         engines[SLOTS_CAPTURED] = benchmark.slot_engine(
             hymt, job.max_rows, captured_counters, products, graph_runner, job.read_every
         )

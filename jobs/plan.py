@@ -7,7 +7,6 @@ to the embeddings. Does not import torch. Only `probe=true` loads the model, to 
 from __future__ import annotations
 
 import json
-import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from hymt_batch import batch, plan_report, prompt, segment, streams
 from hymt_batch.bench import probe
+from hymt_batch.decode import batches
 from hymt_batch.device_map import table
 from hymt_batch.device_map.placement import Placement
 from hymt_batch.device_map.settings import DeviceInventory, Strategy, gib
@@ -98,11 +98,12 @@ def find_model(job: PlanJob) -> tuple[ModelFiles, str]:
         return published, "published shape"
 
 
-def resolve_batch_budget(job: PlanJob, placement_plan: PlacementPlan, devices: DeviceInventory) -> batch.BatchBudget:
+def resolve_batch_budget(job: PlanJob, placement_plan: PlacementPlan, devices: DeviceInventory) -> batches.BatchBudget:
     """Return the limits of rows and tokens decoded at once, as translate would resolve them."""
     net, placement = placement_plan.network, placement_plan.placements[0]
-    return batch.resolve_batch_budget(
-        job.batch,
+    return batches.resolve_batch_budget(
+        job.batch.max_rows,
+        job.batch.max_tokens,
         net.cache_bytes_per_token(prepare.dtype_bytes(placement_plan.dtype)),
         net.vocab_size,
         placement.predicted_cache_bytes(devices),
@@ -120,7 +121,7 @@ def describe_placement(
     kv_cache = budget.max_tokens * report.cache_bytes_per_token
     num_layers = max(1, net.num_layers)
     report.max_rows, report.max_tokens = budget.max_rows, budget.max_tokens
-    report.logits_bytes = batch.logits_bytes(budget.max_rows, net.vocab_size)
+    report.logits_bytes = batches.logits_bytes(budget.max_rows, net.vocab_size)
     report.reasons, report.problems = list(placement.reasons), [*placement_plan.warnings, *placement.warnings]
     report.warnings = [warning.text for warning in report.problems]
     report.placement = [
@@ -240,20 +241,17 @@ def run_probe(job: PlanJob, corpus_stats: CorpusStats) -> ProbeResult:
     template = prompt.resolve_template(job.prompt, job.model.family.value, job.src_lang, job.tgt_lang)
     prepared = prepare.prepare_model(job.model, job.device_map, job.launch.num_threads)
     tokenizer = prepared.load_tokenizer(add_generation_prompt=job.add_generation_prompt)
-    decode = Replica(job, prepared, tokenizer, check_stop=lambda: None, on_batch=lambda rows, tokens: None).decode
+    decoder = Replica(job, prepared, tokenizer, check_stop=lambda: None, on_batch=lambda rows, tokens: None).decoder
     segments, _ = segment.split(
         corpus_stats.sample, tokenizer.count, job.segment, find_token_starts=tokenizer.token_starts
     )
     prompts, _ = prompt.render(segments, corpus_stats.sample, tokenizer, template, prepared.max_context)
     if not prompts:
         raise PreflightError("No row of the sample can be translated; the speed is unknown. Check source.path.")
-    order = sorted(range(len(prompts)), key=lambda index: (-len(prompts[index].ids), index))
     limits = batch.resolve_part_limits(job.batch, prepared.num_parameters, prepared.on_gpu)
-    rows = max(1, min(limits.part_rows, len(order) // (2 * probe.MIN_BATCHES) or 1))
-    batches = [order[start : start + rows] for start in range(0, len(order), rows)]  # like the parts of a shard
-    random.Random(job.seed).shuffle(batches)
     started_at = time.monotonic()
-    timings = list(probe.time_batches(decode, prompts, batches, job.probe_s))
+    sample = probe.make_batches(prompts, limits.part_rows, job.seed)
+    timings = list(probe.time_batches(decoder, prompts, sample, job.probe_s))
     counted = timings[1:] if len(timings) > probe.MIN_BATCHES else timings
     speeds = probe.throughput_interval(counted, job.seed)
     token_error = 1.645 * corpus_stats.tokens_error

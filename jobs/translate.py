@@ -120,7 +120,7 @@ def prepare_shard(
     return PreparedShard(shard, prompts, {**too_long, **leaking})
 
 
-def run(job: TranslateJob, translate: Callable[[TranslateJob, Reporter], Summary] = translate) -> ExitCode:
+def run(job: TranslateJob) -> ExitCode:
     """Run the job and print its result.
 
     Returns:

@@ -18,8 +18,8 @@ from transformers import modeling_utils
 from transformers.models import hunyuan_v1_moe as modeling_moe
 
 from hymt_batch.decode import self_check
-from hymt_batch.decode.engine import Decoder
-from hymt_batch.decode.settings import DecodeConfig, Engine
+from hymt_batch.decode.engine import open_engine
+from hymt_batch.decode.settings import DecodeConfig
 from hymt_batch.device_map.placement import DeviceUsage, Placement
 from hymt_batch.device_map.settings import DeviceMapConfig, Strategy
 from hymt_batch.errors import PreflightError
@@ -27,6 +27,7 @@ from hymt_batch.model import attention, canary, cudnn, detect_devices, files, lo
 from hymt_batch.model.attention import AttentionComparison, MismatchError
 from hymt_batch.model.prepare import LoadedModel
 from hymt_batch.model.settings import Attention, Dtype, ModelConfig
+from tests.fakes.engine import make_context
 
 pytestmark = pytest.mark.core
 
@@ -334,18 +335,18 @@ def test_attention_is_compared_only_if_the_whole_model_is_on_gpus() -> None:
     assert not attention.all_on_gpu(["cpu"])
 
 
-@pytest.mark.parametrize("engine", [Engine.slots, Engine.generate])
+@pytest.mark.parametrize("engine", ["slots", "generate"])
 @pytest.mark.parametrize("device", ["cpu", "cuda:0"])
 def test_the_slot_engine_checks_its_attention_on_gpus(
-    hymt: LoadedModel, monkeypatch: pytest.MonkeyPatch, engine: Engine, device: str
+    hymt: LoadedModel, monkeypatch: pytest.MonkeyPatch, engine: str, device: str
 ) -> None:
     compared: list[LoadedModel] = []
     monkeypatch.setattr(self_check, "check_attention", compared.append)
-    monkeypatch.setattr(self_check, "matches_generate", lambda *a: True)
+    monkeypatch.setattr(self_check, "engines_agree", lambda *a: True)
     assert hymt.placement
     placed = replace(hymt, placement=replace(hymt.placement, usage=(DeviceUsage(device, 1, 4),)))
-    Decoder(placed, DecodeConfig(engine=engine), lambda widths: [], seed=0, check_stop=lambda: None).self_check()
-    assert compared == ([placed] if engine is Engine.slots and device != "cpu" else [])
+    open_engine(make_context(placed, settings=DecodeConfig(engine=engine)), lambda: None)
+    assert compared == ([placed] if engine == "slots" and device != "cpu" else [])
 
 
 def placements(*devices: str) -> tuple[prepare.PreparedModel, Placement]:

@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pytest
-from campaigns import stub
 from pyarrow import parquet
 
 from hymt_batch import config as settings
@@ -22,7 +21,7 @@ from hymt_batch.records import Row, Status
 from hymt_batch.run.reporter import Reporter
 from hymt_batch.source import stream
 from hymt_batch.write.output import OnError, WriteConfig
-from jobs import translate
+from tests.fakes import job as fake_job
 
 LIMIT = 300
 LONG = "x" * 400
@@ -123,7 +122,7 @@ UNPACK: dict[str, Callable[[bytes], bytes]] = {
 def run(folder: Path, *overrides: str) -> Any:
     overrides = ("tgt_lang=fr", "model=demo", f"output_dir={folder}", "name=out", "check.max_error_rate=1", *overrides)
     with Reporter("off") as reporter:
-        return translate.translate(settings.load("translate", overrides), reporter, stub.prepare, stub.decode_batch)
+        return fake_job.translate_with(settings.load("translate", overrides), reporter)
 
 
 def rows_of(data: bytes, kind: str) -> list[dict[str, Any]]:

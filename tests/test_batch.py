@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hymt_batch import batch, prompt, segment
-from hymt_batch.batch import BatchBudget, BatchConfig, PartLimits
+from hymt_batch.batch import BatchConfig, PartLimits
 from hymt_batch.check import assemble
 from hymt_batch.errors import ConfigError
 from hymt_batch.prompt import PromptConfig
@@ -107,12 +107,6 @@ def test_a_part_ends_at_its_token_limit() -> None:
 
 def test_an_empty_shard_has_one_empty_part() -> None:
     assert [part.document_indices for part in planned([], PartLimits(1000, 1 << 20, 2, 8))] == [()]
-
-
-def test_a_batch_exceeds_its_budget_only_if_a_single_row_does() -> None:
-    widths = [5, 100, 30, 30, 7, 6]
-    groups = list(batch.group(widths, BatchBudget(max_tokens=60, max_rows=3)))
-    assert groups == [[1], [2, 3], [4, 5, 0]]
 
 
 def test_auto_part_sizes_are_larger_on_a_gpu_and_an_explicit_size_is_kept() -> None:

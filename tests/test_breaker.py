@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from hymt_batch.check.settings import CheckConfig
-from hymt_batch.decode.generate import Completion
+from hymt_batch.decode.request import Completion, Request
 from hymt_batch.errors import ConfigError, ExitCode, PreflightError
 from hymt_batch.records import Row, Status
 from hymt_batch.run.breaker import CircuitBreaker
-from tests.campaigns import stub
+from tests.fakes import engine as fake_engine
 from tests.test_workers import corpus, run, texts
 
 
@@ -83,13 +82,13 @@ def test_a_stop_rate_of_1_never_stops_the_job() -> None:
 def test_a_model_without_output_stops_the_job_and_committed_parts_are_kept(tmp_path: Path) -> None:
     corpus(tmp_path)
 
-    def silent(hymt: Any, prompts: Sequence[Any], *rest: Any) -> list[Completion]:
-        return [Completion([], "stop") for _ in prompts]
+    def silent(requests: Sequence[Request], check_stop: Callable[[], None]) -> list[Completion]:
+        return [Completion([], "stop") for _ in requests]
 
     with pytest.raises(PreflightError, match=r"check\.stop_rate=1"):
         run(tmp_path, "check.stop_rows=12", decode=silent)
     kept = list((tmp_path / "job" / ".hymt").glob("f*/s*/p*"))
     assert len(kept) == 2
     assert not (tmp_path / "job" / "manifest.json").exists()
-    assert run(tmp_path, "check.stop_rate=1", decode=stub.decode_batch) == ExitCode.COMPLETE
+    assert run(tmp_path, "check.stop_rate=1", decode=fake_engine.upper) == ExitCode.COMPLETE
     assert texts(tmp_path).count("") == 12

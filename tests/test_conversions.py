@@ -13,7 +13,6 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from campaigns import stub
 from pyarrow import parquet
 
 from hymt_batch import config as settings
@@ -25,7 +24,8 @@ from hymt_batch.records import Document, Row, Status
 from hymt_batch.run.reporter import Reporter
 from hymt_batch.source import stream
 from hymt_batch.write.output import WriteConfig
-from jobs import translate, verify
+from jobs import verify
+from tests.fakes import job as fake_job
 
 LOW, HIGH = -(2**63), 2**63 - 1
 EXTENSION = {"text": "txt", "jsonl": "jsonl", "csv": "csv", "tsv": "tsv", "parquet": "parquet"}
@@ -99,7 +99,7 @@ def run(folder: Path, *overrides: str) -> Any:
     """Run the job with the stub model, then verify."""
     job = settings.load("translate", [f"output_dir={folder}", "tgt_lang=fr", "model=demo", "name=n", *overrides])
     with Reporter("off") as reporter:
-        result = translate.translate(job, reporter, stub.prepare, stub.decode_batch)
+        result = fake_job.translate_with(job, reporter)
     report = verify.verify(folder / "n")
     assert (report.exit_code, report.damage, report.rows) == (ExitCode.COMPLETE, [], result.rows)
     return result

@@ -14,25 +14,27 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from hymt_batch import batch
-from hymt_batch.batch import BatchBudget
-from hymt_batch.decode import cuda_graph_runner, graph, sampling, self_check, slots
+from hymt_batch.decode import cuda_graph_runner, graph, network_patch, sampling, self_check, slots
 from hymt_batch.decode.async_copy import FINITE, TOKEN, AsyncCopy, SampledTokens, from_ring
 from hymt_batch.decode.cuda_graph_runner import CudaGraphRunner
-from hymt_batch.decode.engine import Decoder
-from hymt_batch.decode.generate import Completion, decode_batch
+from hymt_batch.decode.decoder import Decoder
+from hymt_batch.decode.engine import find
+from hymt_batch.decode.generate import decode_batch
 from hymt_batch.decode.graph import EmulatedGraphs, Step
-from hymt_batch.decode.sampling import SamplingParams
+from hymt_batch.decode.request import Completion
+from hymt_batch.decode.sampling import GREEDY, SamplingParams
 from hymt_batch.decode.sequence import Counters, SequenceState
-from hymt_batch.decode.settings import DecodeConfig, Engine, Method
-from hymt_batch.decode.slots import decode_prompts
+from hymt_batch.decode.settings import DecodeConfig, Method, resolve_sampling_params
+from hymt_batch.decode.slots import SlotEngine
 from hymt_batch.device_map.settings import DeviceMapConfig, Strategy
 from hymt_batch.errors import DeviceError, StoppedError
 from hymt_batch.model import synthetic
 from hymt_batch.model.prepare import LoadedModel
+from hymt_batch.model.settings import RecommendedSampling
 from hymt_batch.model.synthetic import Shape
 from hymt_batch.records import Prompt
-from tests.test_slots import GREEDY, SAMPLED, loaded, prompts, stopping_after, with_memory_errors
+from tests.fakes.engine import make_context, make_requests
+from tests.test_slots import SAMPLED, loaded, prompts, stopping_after, with_memory_errors
 
 pytestmark = pytest.mark.core
 
@@ -52,9 +54,7 @@ def ids(hymt: LoadedModel) -> list[list[int]]:
 @pytest.fixture(scope="module")
 def plain(hymt: LoadedModel, ids: list[list[int]]) -> list[Completion]:
     """The completions of plain steps."""
-    return decode_prompts(hymt, ids, [200] * 40, list(range(40)), GREEDY, lambda: None, max_rows=8, max_tokens=99_999)[
-        0
-    ]
+    return decode(hymt, ids, None)[0]
 
 
 @pytest.fixture
@@ -113,14 +113,12 @@ def checked_runner(hymt: Any, backend: CheckedGraphs | None = None) -> CudaGraph
 def decode(
     hymt: Any, ids: Sequence[Sequence[int]], runner: CudaGraphRunner | None, **options: Any
 ) -> tuple[list[Completion], Counters]:
-    counters = Counters()
-    settings: dict[str, Any] = {"max_rows": 8, "max_tokens": 99_999, "counters": counters, **options}
-    sampling_params, limits = settings.pop("sampling_params", GREEDY), settings.pop("limits", [200] * len(ids))
-    stop = settings.pop("check_stop", lambda: None)
-    completions, _ = decode_prompts(
-        hymt, ids, limits, list(range(len(ids))), sampling_params, stop, graph_runner=runner, **settings
-    )
-    return completions, counters
+    sampling_params, limits = options.pop("sampling_params", GREEDY), options.pop("limits", [200] * len(ids))
+    stop = options.pop("check_stop", lambda: None)
+    settings = DecodeConfig(stages=options.pop("stages", 1), read_every=options.pop("read_every", 1))
+    context = make_context(hymt, settings=settings, **{"max_rows": 8, "max_tokens": 99_999, **options})
+    engine = SlotEngine(context, runner)
+    return engine.generate(make_requests(ids, limits, sampling_params), stop), engine.counters
 
 
 @pytest.mark.parametrize("read_every", [1, 4])
@@ -141,7 +139,7 @@ def test_captured_steps_give_the_text_of_plain_steps(
 
 
 def test_captured_steps_give_the_text_of_generate(hymt: LoadedModel, ids: list[list[int]]) -> None:
-    expected = [decode_batch(hymt, [prompt], [200], [0], GREEDY, lambda: None)[0] for prompt in ids[:6]]
+    expected = [decode_batch(hymt, make_requests([prompt], [200], GREEDY), lambda: None)[0] for prompt in ids[:6]]
     assert decode(hymt, ids[:6], checked_runner(hymt), max_rows=4)[0] == expected
 
 
@@ -301,7 +299,7 @@ def test_networks_with_dynamic_rope_run_without_captured_steps(
     hymt: LoadedModel, ids: list[list[int]], plain: list[Completion], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runner = checked_runner(hymt)
-    monkeypatch.setattr(slots, "_has_dynamic_rope", lambda network: True)
+    monkeypatch.setattr(slots, "has_dynamic_rope", lambda network: True)
     completions, counters = decode(hymt, ids, runner)
     assert completions == plain
     assert counters.captures == counters.replays == 0
@@ -351,8 +349,8 @@ def test_a_step_never_synchronises_with_the_host(
     cpu_model.network.to("meta")
     hymt = replace(cpu_model, device="meta")
     runner = CudaGraphRunner(hymt, sampling_params, EmulatedGraphs())
-    with torch.inference_mode(), slots.patch_network(hymt.network, 300):
-        assert not slots._has_dynamic_rope(hymt.network)
+    with torch.inference_mode(), network_patch.patch_network(hymt.network, 300):
+        assert not network_patch.has_dynamic_rope(hymt.network)
         runner.start(sampling_params, Counters(), 8, 40, max_tokens=9999, read_every=4, logprobs=True)
         runner._allocate_state()
         runner.run_step(8, 256)  # allocates the storage
@@ -398,17 +396,21 @@ def test_a_copy_has_the_values_of_the_time_when_it_started() -> None:
 
 
 def make_decoder(hymt: LoadedModel, **settings: Any) -> Decoder:
-    group = partial(batch.group, batch_budget=BatchBudget(99_999, 8))
-    config = DecodeConfig(engine=settings.pop("engine", Engine.slots), capture=True, **settings)
-    return Decoder(hymt, config, group, seed=0, check_stop=lambda: None, max_rows=8, max_tokens=99_999)
+    """Return a decoder with an engine that is not checked yet."""
+    config = DecodeConfig(engine=settings.pop("engine", "slots"), capture=True, **settings)
+    sampling_params = resolve_sampling_params(config, RecommendedSampling())
+    context = make_context(hymt, settings=config, sampling_params=sampling_params, max_rows=8, max_tokens=99_999)
+    engine, card = find(config.engine).open_engine(context), RecommendedSampling()
+    return Decoder(engine, context, max_context=hymt.max_context, seed=0, card=card, check_stop=lambda: None)
 
 
 @pytest.mark.parametrize("method", list(Method))
 def test_the_self_check_accepts_correct_captured_steps(hymt: LoadedModel, method: Method) -> None:
     decoder = make_decoder(hymt, method=method, read_every=2)
-    decoder.self_check()
-    assert decoder.graph_runner is not None
-    assert decoder.graph_runner.graphs
+    engine: Any = decoder.engine
+    assert engine.self_check(lambda: None) is engine
+    assert engine.graph_runner is not None
+    assert engine.graph_runner.graphs
     assert decoder.take_degraded() == ()
 
 
@@ -417,8 +419,8 @@ def test_the_self_check_falls_back_to_plain_steps_if_captured_ones_are_wrong(
     hymt: LoadedModel, caplog: pytest.LogCaptureFixture, fault: str
 ) -> None:
     decoder = make_decoder(hymt)
-    assert decoder.graph_runner is not None
-    runner, run_step = decoder.graph_runner, decoder.graph_runner.run_step
+    engine: Any = decoder.engine
+    runner, run_step = engine.graph_runner, engine.graph_runner.run_step
 
     def run(num_slots: int, length: int) -> None:
         if fault == "breaks":
@@ -435,23 +437,21 @@ def test_the_self_check_falls_back_to_plain_steps_if_captured_ones_are_wrong(
         runner.backend = FailingGraphs(0, RuntimeError("operation not permitted when stream is capturing"))
     else:
         runner.run_step = run  # type: ignore[method-assign]
-    decoder.self_check()
-    assert decoder.graph_runner is None
+    assert engine.self_check(lambda: None) is engine, "the engine continues with plain steps"
+    assert engine.graph_runner is None
     assert decoder.take_degraded() == (cuda_graph_runner.NOT_CAPTURED,)
     assert "decode.capture: capture is now off" in caplog.text
-    assert not decoder.by_batch, "the engine continues with plain steps"
 
 
 def test_a_gpu_error_in_the_self_check_ends_the_process(hymt: LoadedModel) -> None:
-    decoder = make_decoder(hymt)
-    assert decoder.graph_runner is not None
+    engine: Any = make_decoder(hymt).engine
 
     def run(num_slots: int, length: int) -> None:
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
-    decoder.graph_runner.run_step = run  # type: ignore[method-assign]
+    engine.graph_runner.run_step = run
     with pytest.raises(DeviceError, match=r"decode\.capture=false"):
-        decoder.self_check()
+        engine.self_check(lambda: None)
 
 
 def test_in_low_precision_near_ties_pass_and_other_differences_do_not() -> None:
@@ -475,7 +475,7 @@ def test_the_reason_why_steps_cannot_be_captured_is_reported(
     assert "quantised" in cuda_graph_runner.unsupported_reason(fake, 1)
     config.model_type = "hy_v3"
     assert "experts" in cuda_graph_runner.unsupported_reason(fake, 1)
-    assert make_decoder(hymt, engine=Engine.generate).graph_runner is None
+    assert make_decoder(hymt, engine="generate").engine.environment["capture"] is False
     assert make_decoder(hymt, stages=2).take_degraded() == (cuda_graph_runner.NOT_CAPTURED,)
     assert "decode.capture=true has no effect: it requires decode.engine=slots" in caplog.text
 
@@ -489,15 +489,15 @@ def test_a_part_that_continued_without_captured_steps_is_marked(
         Prompt(row_id=f"in.txt#{n}", segment=segment, ids=tuple(prompt_ids), num_source_tokens=99, tgt_lang="fr")
         for n, prompt_ids in enumerate(ids[:9])
     ]
-    assert decoder.graph_runner is not None
-    decoder.graph_runner.backend = FailingGraphs(1, RuntimeError("no"))
-    decoder.graph_runner.backend.owner = decoder.graph_runner
+    engine: Any = decoder.engine
+    engine.graph_runner.backend = FailingGraphs(1, RuntimeError("no"))
+    engine.graph_runner.backend.owner = engine.graph_runner
     assert [row.text for row in decoder.run(rows)] == [row.text for row in correct.run(rows)]
     assert decoder.take_degraded() == (cuda_graph_runner.NOT_CAPTURED,)
     decoder.run(rows[:2])
     assert decoder.take_degraded() == (cuda_graph_runner.NOT_CAPTURED,), "every later part is marked too"
     assert correct.take_degraded() == ()
-    assert decoder.graph_runner is None
+    assert engine.graph_runner is None
 
 
 @pytest.mark.usefixtures("short")
@@ -507,7 +507,7 @@ def test_graphs_are_dropped_before_the_storage_moves(
     backend = CheckedGraphs()
     runner = checked_runner(hymt, backend)
     row = SequenceState(0, ids[0], 200, 0)
-    with torch.inference_mode(), slots.patch_network(hymt.network, 400):
+    with torch.inference_mode(), network_patch.patch_network(hymt.network, 400):
         runner.start(GREEDY, Counters(), 1, len(row.prompt_ids) + 2, max_tokens=9999)
         runner.prefill([row], 0)
         capacity = runner.cache.capacity

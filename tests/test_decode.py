@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import pytest
 
-from hymt_batch import batch, prompt, segment
-from hymt_batch.batch import BatchBudget
-from hymt_batch.decode import engine, generate, self_check
-from hymt_batch.decode.engine import Decoder
-from hymt_batch.decode.sampling import SamplingParams
-from hymt_batch.decode.settings import DecodeConfig, Engine, Method
+from hymt_batch import prompt, segment
+from hymt_batch.decode import engine, generate, registry
+from hymt_batch.decode.decoder import Decoder
+from hymt_batch.decode.request import Completion
+from hymt_batch.decode.sampling import GREEDY
+from hymt_batch.decode.settings import DecodeConfig, Method, resolve_sampling_params
+from hymt_batch.decode.slots import SlotEngine
 from hymt_batch.demo import grammar
 from hymt_batch.device_map.settings import DeviceMapConfig, Strategy
 from hymt_batch.errors import ConfigError, StoppedError
@@ -22,11 +22,11 @@ from hymt_batch.model import prepare
 from hymt_batch.model.prepare import LoadedModel
 from hymt_batch.model.settings import Dtype, ModelConfig, RecommendedSampling
 from hymt_batch.records import Document, Prompt, Translation
+from tests.fakes.engine import Decode, make_context, make_requests, registered
 
 pytestmark = pytest.mark.core
 
 NUM = 100
-GREEDY = SamplingParams(False, 1.0, 1.0, 0, 1.0)
 
 
 def loaded(dtype: Dtype) -> LoadedModel:
@@ -49,18 +49,19 @@ def prompts_of(hymt: LoadedModel, texts: Sequence[str], tgt_lang: str) -> list[P
     return prompts
 
 
-def make_decoder(
-    hymt: LoadedModel, settings: DecodeConfig | None = None, max_rows: int = 16, **options: Any
-) -> Decoder:
-    group = partial(batch.group, batch_budget=BatchBudget(100_000, max_rows))
-    options = {"max_rows": max_rows, "max_tokens": 100_000, **options}
-    return Decoder(hymt, settings or DecodeConfig(), group, seed=0, check_stop=lambda: None, **options)
+def make_decoder(hymt: LoadedModel, settings: DecodeConfig | None = None, max_rows: int = 16, seed: int = 0) -> Decoder:
+    settings = settings or DecodeConfig()
+    sampling_params = resolve_sampling_params(settings, RecommendedSampling())
+    context = make_context(hymt, settings=settings, sampling_params=sampling_params, max_rows=max_rows)
+    opened = engine.open_engine(context, lambda: None)
+    card = RecommendedSampling()
+    return Decoder(opened, context, max_context=hymt.max_context, seed=seed, card=card, check_stop=lambda: None)
 
 
-@pytest.mark.parametrize("engine_name", list(Engine))
+@pytest.mark.parametrize("engine_name", registry.job_choices())
 @pytest.mark.parametrize("dtype", [Dtype.float32, Dtype.bfloat16])
 @pytest.mark.parametrize("tgt_lang", grammar.TARGETS)
-def test_held_out_bulletins_are_translated_exactly(tgt_lang: str, dtype: Dtype, engine_name: Engine) -> None:
+def test_held_out_bulletins_are_translated_exactly(tgt_lang: str, dtype: Dtype, engine_name: str) -> None:
     hymt = loaded(dtype)
     bulletins = grammar.sample(7, NUM)
     translations = make_decoder(hymt, DecodeConfig(engine=engine_name)).run(
@@ -79,7 +80,7 @@ def test_text_does_not_depend_on_engine_batch_size_order_or_neighbours(hymt: Loa
     prompts = prompts_of(hymt, [bulletin.en for bulletin in grammar.sample(5, 24)], "fr")
     settings = DecodeConfig(
         method=method,
-        engine=Engine.generate,
+        engine="generate",
         temperature=1.5 if method is Method.sampling else None,
         top_p=0.95,
         repetition_penalty=1.05,
@@ -87,7 +88,7 @@ def test_text_does_not_depend_on_engine_batch_size_order_or_neighbours(hymt: Loa
     expected = {
         translation.prompt.row_id: translation.text for translation in make_decoder(hymt, settings).run(prompts)
     }
-    for engine_name in Engine:
+    for engine_name in registry.job_choices():
         for max_rows, order in ((1, prompts), (5, prompts[::-1]), (24, prompts[7:] + prompts[:7])):
             translations = make_decoder(hymt, replace(settings, engine=engine_name), max_rows).run(order)
             assert {translation.prompt.row_id: translation.text for translation in translations} == expected
@@ -98,27 +99,23 @@ def test_sampling_is_the_same_for_a_seed_and_differs_between_attempts(hymt: Load
     settings = DecodeConfig(method=Method.sampling, temperature=3.0, top_p=1.0, top_k=0, max_new_tokens=20)
     first = [translation.text for translation in make_decoder(hymt, settings).run(prompts)]
     assert first == [translation.text for translation in make_decoder(hymt, settings).run(prompts)]
-    group = partial(batch.group, batch_budget=BatchBudget(100_000, 16))
-    other_seed = Decoder(hymt, settings, group, seed=1, check_stop=lambda: None).run(prompts)
+    other_seed = make_decoder(hymt, settings, seed=1).run(prompts)
     assert first != [translation.text for translation in other_seed]
 
 
 def test_a_slot_engine_that_disagrees_with_generate_is_replaced_by_generate(
     hymt: LoadedModel, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    correct = make_decoder(hymt)
-    correct.self_check()
-    assert correct.engine is Engine.slots
-    real = self_check.decode_prompts
+    assert isinstance(make_decoder(hymt).engine, SlotEngine)
+    real = SlotEngine.generate
 
-    def wrong(*arguments: Any, **settings: Any) -> Any:
-        completions, degraded = real(*arguments, **settings)
-        return [generate.Completion([*row.ids[:-1], 7], row.finish_reason) for row in completions], degraded
+    def wrong(*arguments: Any) -> Any:
+        return [Completion([*row.ids[:-1], 7], row.finish_reason) for row in real(*arguments)]
 
-    monkeypatch.setattr(self_check, "decode_prompts", wrong)
-    broken = make_decoder(hymt)
-    broken.self_check()
-    assert (broken.engine, broken.by_batch) == (Engine.generate, True)
+    monkeypatch.setattr(SlotEngine, "generate", wrong)
+    broken = make_decoder(hymt).engine
+    assert isinstance(broken, generate.GenerateEngine)
+    assert broken.environment["engine"] == "generate"
     assert "disagree on the canary prompts; using generate" in caplog.text
 
 
@@ -136,9 +133,8 @@ def test_greedy_equals_plain_generate_of_one_row(hymt: LoadedModel) -> None:
 @pytest.mark.fault(71)
 def test_each_row_has_its_own_limit_and_reports_when_it_was_cut(hymt: LoadedModel) -> None:
     prompts = prompts_of(hymt, [bulletin.en for bulletin in grammar.sample(5, 3)], "fr")
-    completions = generate.decode_batch(
-        hymt, [prompt.ids for prompt in prompts], [3, 400, 5], [0, 0, 0], GREEDY, lambda: None
-    )
+    requests = make_requests([prompt.ids for prompt in prompts], [3, 400, 5], GREEDY)
+    completions = generate.decode_batch(hymt, requests, lambda: None)
     assert [row.finish_reason for row in completions] == ["length", "stop", "length"]
     assert [len(row.ids) for row in completions][::2] == [3, 5]
 
@@ -162,12 +158,11 @@ def test_a_row_whose_logits_are_not_finite_is_an_error_and_its_neighbours_are_no
 
     hook = hymt.network.register_forward_hook(broken)
     try:
-        translations: list[Translation] = make_decoder(hymt, DecodeConfig(engine=Engine.generate)).run(prompts)
+        translations: list[Translation] = make_decoder(hymt, DecodeConfig(engine="generate")).run(prompts)
     finally:
         hook.remove()
-    first = max(
-        range(3), key=lambda n: len(prompts[n].ids) + engine.Decoder._max_new_tokens(make_decoder(hymt), prompts[n])
-    )
+    requests = make_decoder(hymt).make_requests(prompts)
+    first = max(range(3), key=lambda n: requests[n].max_length)
     assert first == row
     assert [translation.finish_reason for translation in translations].count("non_finite") == 1
     assert translations[first].finish_reason == "non_finite"
@@ -184,11 +179,15 @@ def test_a_gpu_error_stops_the_job_and_other_errors_are_raised_unchanged(hymt: L
     def bug(*args: object) -> Any:
         raise RuntimeError("shape mismatch")
 
+    def decode_with(decode: Decode) -> None:
+        with registered(decode):
+            make_decoder(hymt).run(prompts)
+
     prompts = prompts_of(hymt, ["It will rain."], "fr")
     with pytest.raises(StoppedError, match="illegal memory access"):
-        make_decoder(hymt, decode_fn=lost).run(prompts)
+        decode_with(lost)
     with pytest.raises(RuntimeError, match="shape mismatch"):
-        make_decoder(hymt, decode_fn=bug).run(prompts)
+        decode_with(bug)
 
 
 @pytest.mark.fault(58, 73)
@@ -219,6 +218,4 @@ def test_invalid_settings_are_refused() -> None:
     for settings in ({"temperature": 0.0}, {"top_p": 1.5}, {"top_k": -3}, {"max_new_tokens": 0}):
         with pytest.raises(ConfigError, match=next(iter(settings))):
             DecodeConfig(method=Method.sampling, **settings)
-    assert (
-        engine.resolve_sampling_params(DecodeConfig(method=Method.sampling), RecommendedSampling(top_k=-1)).top_k == 0
-    )
+    assert resolve_sampling_params(DecodeConfig(method=Method.sampling), RecommendedSampling(top_k=-1)).top_k == 0

@@ -26,7 +26,7 @@ from hymt_batch.run.reporter import Reporter
 
 ROOT = Path(__file__).parent.parent
 COMMAND = [sys.executable, "-P", "-m", "hymt_batch.jobs"]
-STUB = [sys.executable, "-m", "tests.campaigns.stub", "tgt_lang=fr", "model=demo", "launch.progress=off"]
+STUB = [sys.executable, "-m", "tests.fakes.job", "tgt_lang=fr", "model=demo", "launch.progress=off"]
 LIGHT = {"help": ["--help"], "version": ["--version"], "completion": ["--completion", "bash"]}
 JOBS = {
     "status": ["status", "name=语料", "format=json"],

@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from campaigns import stub
 
 from hymt_batch import manifest
-from hymt_batch.decode.generate import Completion
+from hymt_batch.decode.request import Completion, Request
 from hymt_batch.errors import ExitCode, IdentityError
 from hymt_batch.fs import OS_FS
 from hymt_batch.run.reporter import Reporter
@@ -23,7 +22,9 @@ from hymt_batch.write import identity_versions
 from hymt_batch.write import part as parts
 from hymt_batch.write.identity_versions import NOT_RECORDED, Changes
 from hymt_batch.write.output import Output, Summary
-from jobs import translate, verify
+from jobs import verify
+from tests.fakes import engine as fake_engine
+from tests.fakes import job as fake_job
 
 pytestmark = pytest.mark.core
 
@@ -64,11 +65,11 @@ class Folders:
         kind = name.partition("-")[2]
         job = config.load("translate", ["output_dir=.", f"name={name}", *CUT, *SETTINGS[kind], *overrides])
         with Reporter("off") as reporter:
-            return translate.translate(job, reporter, stub.prepare, self._decode)
+            return fake_job.translate_with(job, reporter, self._decode)
 
-    def _decode(self, hymt: stub.Stub, prompts: Sequence[Sequence[int]], *rest: Any) -> list[Completion]:
-        self.decoded += len(prompts)
-        return stub.decode_batch(hymt, prompts, *rest)
+    def _decode(self, requests: Sequence[Request], check_stop: Callable[[], None]) -> list[Completion]:
+        self.decoded += len(requests)
+        return fake_engine.upper(requests, check_stop)
 
     def files(self, name: str) -> dict[str, tuple[bytes, int]]:
         root = self.root / name

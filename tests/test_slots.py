@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,21 +12,22 @@ from typing import Any
 import pytest
 import torch
 
-from hymt_batch.decode import cache, model_runner, sequence, slots
-from hymt_batch.decode.generate import Completion
-from hymt_batch.decode.sampling import SamplingParams
+from hymt_batch.decode import cache, model_runner, network_patch, sequence
+from hymt_batch.decode.request import Completion
+from hymt_batch.decode.sampling import GREEDY, SamplingParams
 from hymt_batch.decode.sequence import Counters
-from hymt_batch.decode.slots import decode_prompts
+from hymt_batch.decode.settings import DecodeConfig
+from hymt_batch.decode.slots import SlotEngine
 from hymt_batch.demo import grammar, train
 from hymt_batch.device_map.settings import DeviceMapConfig, Strategy
 from hymt_batch.errors import StoppedError
 from hymt_batch.model import prepare
 from hymt_batch.model.prepare import LoadedModel
 from hymt_batch.model.settings import ModelConfig
+from tests.fakes.engine import make_context, make_requests
 
 pytestmark = pytest.mark.core
 
-GREEDY = SamplingParams(False, 1.0, 1.0, 0, 1.0)
 SAMPLED = SamplingParams(True, 3.0, 1.0, 0, 1.05)
 
 
@@ -48,13 +50,11 @@ def prompts(hymt: LoadedModel, num: int, tgt_langs: Sequence[str] = ("fr",)) -> 
 
 
 def decode(hymt: LoadedModel, ids: Sequence[Sequence[int]], **options: Any) -> tuple[list[Completion], Counters]:
-    counters = Counters()
-    settings: dict[str, Any] = {"max_rows": 8, "max_tokens": 100_000, "counters": counters, **options}
-    sampling_params = settings.pop("sampling_params", GREEDY)
-    limits = settings.pop("limits", [200] * len(ids))
-    stop = settings.pop("check_stop", lambda: None)
-    completions, _ = decode_prompts(hymt, ids, limits, list(range(len(ids))), sampling_params, stop, **settings)
-    return completions, counters
+    sampling_params = options.pop("sampling_params", GREEDY)
+    limits, stop = options.pop("limits", [200] * len(ids)), options.pop("check_stop", lambda: None)
+    settings = DecodeConfig(stages=options.pop("stages", 1), read_every=options.pop("read_every", 1))
+    engine = SlotEngine(make_context(hymt, settings=settings, **{"max_rows": 8, **options}))
+    return engine.generate(make_requests(ids, limits, sampling_params), stop), engine.counters
 
 
 @pytest.fixture(scope="module")
@@ -157,10 +157,7 @@ class OutOfMemoryNetwork:
 
 
 def with_memory_errors(hymt: LoadedModel, **settings: Any) -> Any:
-    fields = ("tokenizer", "device", "dtype", "vocab_size", "max_context")
-    return SimpleNamespace(
-        network=OutOfMemoryNetwork(hymt.network, **settings), **{name: getattr(hymt, name) for name in fields}
-    )
+    return replace(hymt, network=OutOfMemoryNetwork(hymt.network, **settings))
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -177,15 +174,13 @@ def test_running_out_of_memory_at_random_loses_no_row_and_changes_no_text(
 
 
 def test_running_out_of_memory_is_reported_only_for_the_call_in_which_it_happened(hymt: LoadedModel) -> None:
-    counters, ids, broken = Counters(), prompts(hymt, 6), with_memory_errors(hymt, max_rows=3)
-    reported = []
+    ids, broken = prompts(hymt, 6), with_memory_errors(hymt, max_rows=3)
+    engine, reported = SlotEngine(make_context(broken, max_rows=8)), []
     for max_rows in (3, 10**9, 3):
         broken.network.max_rows = max_rows
-        _, ran_out = decode_prompts(
-            broken, ids, [20] * 6, [0] * 6, GREEDY, lambda: None, max_rows=8, max_tokens=100_000, counters=counters
-        )
-        reported.append(ran_out)
-    assert reported == [True, False, True]
+        engine.generate(make_requests(ids, [20] * 6, GREEDY), lambda: None)
+        reported.append(engine.take_degraded())
+    assert reported == [("oom_split",), (), ("oom_split",)]
 
 
 def test_a_device_with_memory_for_few_rows_decodes_all_rows(hymt: LoadedModel, alone: list[Completion]) -> None:
@@ -409,10 +404,10 @@ def test_the_rope_update_is_skipped_only_where_it_has_no_effect() -> None:
 
     module = Module()
     network = SimpleNamespace(modules=lambda: [module, object()])
-    with slots._skip_rope_update(network, 100):
+    with network_patch._skip_rope_update(network, 100):
         assert module.rope_type == "default"
     assert module.rope_type == "dynamic"
-    with slots._skip_rope_update(network, 101):
+    with network_patch._skip_rope_update(network, 101):
         assert module.rope_type == "dynamic"
 
 

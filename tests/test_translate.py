@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from campaigns import stub
 
-from hymt_batch.decode.generate import Completion
+from hymt_batch.decode.request import Completion, Request
 from hymt_batch.errors import ExitCode, IdentityError, InputChangedError, LeaseError
 from hymt_batch.run.reporter import Reporter
-from jobs import translate
+from tests.fakes import engine as fake_engine
+from tests.fakes import job as fake_job
 
 pytestmark = pytest.mark.core
 
@@ -45,13 +45,13 @@ class Job:
 
         job = config.load("translate", [f"output_dir={self.folder / 'out'}", "tgt_lang=fr", "model=demo", *overrides])
         with Reporter("off") as reporter:
-            return translate.translate(job, reporter, stub.prepare, self._decode)
+            return fake_job.translate_with(job, reporter, self._decode)
 
-    def _decode(self, hymt: stub.Stub, prompts: Sequence[Sequence[int]], *rest: Any) -> list[Completion]:
+    def _decode(self, requests: Sequence[Request], check_stop: Callable[[], None]) -> list[Completion]:
         self.calls += 1
         self.fail(self.calls)
-        self.decoded += len(prompts)
-        return stub.decode_batch(hymt, prompts, *rest)
+        self.decoded += len(requests)
+        return fake_engine.upper(requests, check_stop)
 
 
 @pytest.fixture
@@ -126,10 +126,10 @@ def test_out_of_memory_splits_a_batch_and_a_row_that_never_fits_is_an_error_row(
     (tmp_path / "in.txt").write_text("\n".join(texts))
     decode = job._decode
 
-    def decode_small_batches(hymt: stub.Stub, prompts: Sequence[Sequence[int]], *rest: Any) -> list[Completion]:
-        if len(prompts) > 3 or any(bytes(ids[1:-1]).endswith(texts[7].encode()) for ids in prompts):
+    def decode_small_batches(requests: Sequence[Request], check_stop: Callable[[], None]) -> list[Completion]:
+        if len(requests) > 3 or any(bytes(row.prompt_ids[1:-1]).endswith(texts[7].encode()) for row in requests):
             raise MemoryError
-        return decode(hymt, prompts, *rest)
+        return decode(requests, check_stop)
 
     job._decode = decode_small_batches  # type: ignore[method-assign]
     result = job(f"source.path={tmp_path / 'in.txt'}", "name=n")
@@ -230,7 +230,7 @@ def test_the_first_rows_alone_can_be_translated(tmp_path: Path, job: Job) -> Non
 
 def run(folder: Path, *overrides: str, **options: Any) -> subprocess.CompletedProcess[bytes]:
     return subprocess.run(
-        [sys.executable, "-m", "tests.campaigns.stub", "tgt_lang=fr", "model=demo", *overrides],
+        [sys.executable, "-m", "tests.fakes.job", "tgt_lang=fr", "model=demo", *overrides],
         capture_output=True,
         timeout=60,
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)},
@@ -288,7 +288,7 @@ def test_without_a_name_the_first_errors_are_printed_but_no_temporary_path(tmp_p
 def test_a_signal_removes_the_stored_standard_input_of_an_unnamed_job(tmp_path: Path) -> None:
     temporary = tmp_path / "temporary"
     temporary.mkdir()
-    command = [sys.executable, "-m", "tests.campaigns.stub", "tgt_lang=fr", "model=demo", "source.path=-"]
+    command = [sys.executable, "-m", "tests.fakes.job", "tgt_lang=fr", "model=demo", "source.path=-"]
     root = str(Path(__file__).parent.parent)
     process = subprocess.Popen(
         command,
@@ -357,7 +357,7 @@ def test_a_stop_request_ends_with_75_after_the_running_part_and_the_job_resumes(
     tmp_path: Path, signal_number: signal.Signals
 ) -> None:
     (tmp_path / "in.txt").write_text("\n".join(lines(60)))
-    command = [sys.executable, "-m", "tests.campaigns.stub", "tgt_lang=fr", "model=demo", "source.path=in.txt"]
+    command = [sys.executable, "-m", "tests.fakes.job", "tgt_lang=fr", "model=demo", "source.path=in.txt"]
     command += ["name=n", "batch.part_rows=4", "batch.max_rows=2", "launch.progress=off"]
     process = subprocess.Popen(
         command,
@@ -383,7 +383,7 @@ def test_a_stop_request_ends_with_75_after_the_running_part_and_the_job_resumes(
 def preparing(folder: Path, *overrides: str, count_s: float) -> subprocess.Popen[bytes]:
     """Start a job whose second row takes long to split into segments."""
     (folder / "in.txt").write_text("one\n" + "two " * 5000 + "\nthree\n")
-    command = [sys.executable, "-m", "tests.campaigns.stub", "tgt_lang=fr", "model=demo", "source.path=in.txt"]
+    command = [sys.executable, "-m", "tests.fakes.job", "tgt_lang=fr", "model=demo", "source.path=in.txt"]
     command += ["name=n", "segment.max_tokens=16", "launch.progress=off", *overrides]
     paths = {"PYTHONPATH": str(Path(__file__).parent.parent), "STUB_COUNT_S": str(count_s)}
     return subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, env={**os.environ, **paths})

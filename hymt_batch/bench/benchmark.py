@@ -16,13 +16,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hymt_batch.decode.cuda_graph_runner import CudaGraphRunner
+from hymt_batch.decode.engine import EngineContext
 from hymt_batch.decode.generate import decode_batch
-from hymt_batch.decode.sampling import SamplingParams
+from hymt_batch.decode.request import Request
+from hymt_batch.decode.sampling import GREEDY
 from hymt_batch.decode.sequence import Counters
-from hymt_batch.decode.slots import decode_prompts
+from hymt_batch.decode.settings import DecodeConfig
+from hymt_batch.decode.slots import SlotEngine
 from hymt_batch.model.prepare import LoadedModel
 
-GREEDY = SamplingParams(False, 1.0, 1.0, 0, 1.0)
 INSTRUCTION_TOKENS = 13
 PREFILL_ROWS = 512
 GEMM_ROWS = (1, 2, 4, 8, 16, 24, 32, 48)  # row counts at which matrix products are timed, besides that of a full step
@@ -54,6 +56,10 @@ def make_workload(num: int, vocab_size: int, seed: int) -> Workload:
     return Workload(prompts, limits)
 
 
+def requests(work: Workload) -> list[Request]:
+    return [Request(ids, num, 0, GREEDY) for ids, num in zip(work.prompts, work.output_lengths, strict=True)]
+
+
 Engine = Callable[[Workload], list[list[int]]]
 
 
@@ -70,25 +76,23 @@ def slot_engine(
     `counters` holds the counts of the last run.
     """
 
+    context = EngineContext(
+        load=lambda: hymt,
+        model=None,
+        tokenizer=hymt.tokenizer,
+        settings=DecodeConfig(read_every=read_every),
+        sampling_params=GREEDY,
+        max_rows=max_rows,
+        max_tokens=1 << 30,
+    )
+    engine = SlotEngine(context, graph_runner)
+
     def run(work: Workload) -> list[list[int]]:
-        run_counters = Counters()
-        seeds = [0] * len(work.prompts)
+        engine.counters = Counters()
         with packed:
-            completions, _ = decode_prompts(
-                hymt,
-                work.prompts,
-                work.output_lengths,
-                seeds,
-                GREEDY,
-                lambda: None,
-                max_rows=max_rows,
-                max_tokens=1 << 30,
-                counters=run_counters,
-                graph_runner=graph_runner,
-                read_every=read_every,
-            )
+            completions = engine.generate(requests(work), lambda: None)
         for name in Counters.__dataclass_fields__:
-            setattr(counters, name, getattr(run_counters, name))
+            setattr(counters, name, getattr(engine.counters, name))
         return [row.ids for row in completions]
 
     return run
@@ -122,14 +126,7 @@ def batch_engine(hymt: LoadedModel, max_rows: int, *, by_length: bool) -> Engine
         tokens: dict[int, list[int]] = {}
         for start in range(0, len(order), max_rows):
             group = order[start : start + max_rows]
-            rows = decode_batch(
-                hymt,
-                [work.prompts[n] for n in group],
-                [work.output_lengths[n] for n in group],
-                [0] * len(group),
-                GREEDY,
-                lambda: None,
-            )
+            rows = decode_batch(hymt, [requests(work)[n] for n in group], lambda: None)
             tokens.update(zip(group, (row.ids for row in rows), strict=True))
         return [tokens[n] for n in range(len(order))]
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from hymt_batch.decode.engine import Decoder
+from hymt_batch.decode.decoder import Decoder
 from hymt_batch.records import Prompt
 
 MIN_BATCHES = 3
@@ -25,15 +25,30 @@ class BatchTiming:
     seconds: float
 
 
+def make_batches(prompts: Sequence[Prompt], max_rows: int, seed: int) -> list[list[int]]:
+    """Return batches of indices into `prompts`, cut from prompts sorted by length, as a shard's parts, then shuffled.
+
+    Args:
+        prompts: All prompts of the sample.
+        max_rows: Rows of a part; a batch has fewer if there would be too few batches to measure.
+        seed: Seed of the order.
+    """
+    order = sorted(range(len(prompts)), key=lambda index: (-len(prompts[index].ids), index))
+    rows = max(1, min(max_rows, len(order) // (2 * MIN_BATCHES) or 1))
+    batches = [order[start : start + rows] for start in range(0, len(order), rows)]
+    random.Random(seed).shuffle(batches)
+    return batches
+
+
 def time_batches(
-    decode: Decoder, prompts: Sequence[Prompt], batches: Sequence[Sequence[int]], seconds: float
+    decoder: Decoder, prompts: Sequence[Prompt], batches: Sequence[Sequence[int]], seconds: float
 ) -> Iterator[BatchTiming]:
     """Decode batches in the given order until the time is up.
 
     Args:
-        decode: The engine of a loaded model.
+        decoder: Decodes a batch as a job decodes a part.
         prompts: All prompts of the sample.
-        batches: Batches of indices into `prompts`, built from prompts sorted by length, then shuffled.
+        batches: See `make_batches`.
         seconds: Time to run, in seconds; MIN_BATCHES + 1 batches are decoded in any case, if there are that many.
 
     Yields:
@@ -42,7 +57,7 @@ def time_batches(
     began = time.monotonic()
     for num_batches, indices in enumerate(batches, 1):
         start = time.monotonic()
-        translations = decode.run([prompts[index] for index in indices])
+        translations = decoder.run([prompts[index] for index in indices])
         yield BatchTiming(
             len(indices),
             sum(prompts[index].num_source_tokens for index in indices),

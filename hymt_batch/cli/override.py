@@ -13,7 +13,6 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
-from enum import Enum
 from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
@@ -50,6 +49,7 @@ class Setting:
     type: Any  # str, int, float, bool, an Enum, or Any
     optional: bool  # True if null is a valid value
     required: bool
+    choices: tuple[str, ...] = ()  # the valid values, if there is a list: an Enum, or metadata of the field
 
     @property
     def is_path(self) -> bool:
@@ -58,7 +58,9 @@ class Setting:
 
     @property
     def is_text(self) -> bool:
-        return self.type is str or (self.type is Any and self.key.endswith(("path", "pattern", "sha256")))
+        return (self.type is str and not self.choices) or (
+            self.type is Any and self.key.endswith(("path", "pattern", "sha256"))
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +94,9 @@ def collect_settings(job: type, prefix: str = "") -> dict[str, Setting]:
         required = field.default is MISSING and field.default_factory is MISSING
         types = members - {NoneType}
         setting_type = types.pop() if len(types) == 1 else Any
-        settings[key] = Setting(key, setting_type, NoneType in members or field_type is Any, required)
+        names = getattr(setting_type, "__members__", ())
+        choices = tuple(field.metadata["choices"]() if "choices" in field.metadata else names)
+        settings[key] = Setting(key, setting_type, NoneType in members or field_type is Any, required, choices)
     return settings
 
 
@@ -270,8 +274,7 @@ class OverrideParser:
 
     def _parse_typed(self, setting: Setting, text: str) -> Any:
         key, value_type = setting.key, setting.type
-        if isinstance(value_type, type) and issubclass(value_type, Enum):
-            names = [member.name for member in value_type]
+        if names := setting.choices:
             if text in names:
                 return text
             matches = close_matches(text, names)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping, Sequence
-from enum import Enum
 
 from hymt_batch.cli.override import Setting
 from hymt_batch.languages import LANGUAGES
@@ -140,8 +139,8 @@ def _complete_value(
     candidates: list[str] = []
     if key.rpartition(".")[2] in ("src_lang", "tgt_lang"):
         candidates = list(LANGUAGES)
-    elif isinstance(setting.type, type) and issubclass(setting.type, Enum):
-        candidates = [member.name for member in setting.type]
+    elif setting.choices:
+        candidates = list(setting.choices)
     elif setting.type is bool:
         candidates = ["true", "false"]
     if setting.optional:

@@ -1,14 +1,18 @@
-"""The reference engine: `model.generate` on one padded batch, with our own sampling and a limit per row.
+"""The reference engine: `model.generate` on padded batches, with our own sampling and a limit per row.
 
 Slow and simple; the slot engine is checked against it. Does not know about parts, documents or retries.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from hymt_batch.decode.batches import OOM_SPLIT, decode_in_batches, group
+from hymt_batch.decode.engine import Engine, EngineContext
+from hymt_batch.decode.request import Completion, Request, shared_sampling_params
 from hymt_batch.decode.sampling import SamplingParams, sample
 from hymt_batch.decode.sequence import find_loop
 from hymt_batch.model.prepare import LoadedModel
@@ -16,15 +20,50 @@ from hymt_batch.model.prepare import LoadedModel
 if TYPE_CHECKING:
     from torch import Tensor
 
+log = logging.getLogger(__name__)
 
-@dataclass(frozen=True, slots=True)
-class Completion:
-    """New tokens of one prompt."""
 
-    ids: list[int]  # without the end token
-    finish_reason: str  # "stop", "length", "loop", "memory" or "non_finite"
-    # mean log-probability of the tokens, if it was kept
-    mean_logprob: float | None = field(default=None, compare=False)
+NAME = "generate"
+
+
+def open_engine(context: EngineContext) -> GenerateEngine:
+    """Make the engine; it does not capture steps."""
+    if context.settings.capture:
+        log.warning("decode.capture=true has no effect: it requires decode.engine=slots, and this run uses %s", NAME)
+    return GenerateEngine(context)
+
+
+class GenerateEngine(Engine):
+    """Decodes padded batches, one after the other; each runs until its longest row has ended."""
+
+    def __init__(self, context: EngineContext) -> None:
+        self.context, self.hymt = context, context.load()
+        self.loaded, self.device = self.hymt, self.hymt.device
+        self._ran_out_of_memory = False
+
+    @property
+    def environment(self) -> dict[str, Any]:
+        return self.context.environment(NAME)
+
+    def take_degraded(self) -> tuple[str, ...]:
+        ran_out, self._ran_out_of_memory = self._ran_out_of_memory, False
+        return (OOM_SPLIT,) if ran_out else ()
+
+    def batches(self, requests: Sequence[Request]) -> Iterable[Sequence[int]]:
+        """Return the batches as indices into `requests`, the longest rows first."""
+        return group([request.max_length for request in requests], self.context.budget)
+
+    def generate(self, requests: Sequence[Request], check_stop: Callable[[], None]) -> list[Completion]:
+        completions, ran_out = decode_in_batches(
+            requests,
+            self.batches(requests),
+            partial(decode_batch, self.hymt),
+            check_stop,
+            device=self.device,
+            on_finished=self.context.on_finished,
+        )
+        self._ran_out_of_memory = self._ran_out_of_memory or ran_out
+        return completions
 
 
 def pad_left(prompts: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor, Tensor]:
@@ -50,26 +89,16 @@ def pad_left(prompts: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor, Ten
     return input_ids, mask
 
 
-def decode_batch(
-    hymt: LoadedModel,
-    prompts: Sequence[Sequence[int]],
-    max_new_tokens: Sequence[int],
-    seeds: Sequence[int],
-    sampling_params: SamplingParams,
-    check_stop: Callable[[], None],
-) -> list[Completion]:
+def decode_batch(hymt: LoadedModel, requests: Sequence[Request], check_stop: Callable[[], None]) -> list[Completion]:
     """Decode one batch.
 
     Args:
         hymt: The loaded model.
-        prompts: Token ids of B prompts.
-        max_new_tokens: Limit of new tokens of each row, at least 1.
-        seeds: Seed of each row's draws; unused when greedy.
-        sampling_params: How a token is chosen.
+        requests: The B rows of the batch.
         check_stop: Called at every step; raises to abort the batch.
 
     Returns:
-        One completion per prompt, in the order of the prompts.
+        One completion per request, in the order of the requests.
 
     Raises:
         torch.OutOfMemoryError: The batch does not fit; split it.
@@ -79,10 +108,12 @@ def decode_batch(
     from transformers import StoppingCriteriaList
     from transformers.generation.logits_process import LogitsProcessorList
 
+    prompts, sampling_params = [request.prompt_ids for request in requests], shared_sampling_params(requests)
     input_ids, mask = (tensor.to(hymt.device) for tensor in pad_left(prompts, hymt.tokenizer.pad_id))
     width = input_ids.shape[1]
-    processor = _SamplingProcessor(sampling_params, list(seeds), mask, width, hymt.tokenizer.stop_ids[0])
-    limits = torch.tensor(list(max_new_tokens), device=hymt.device)
+    seeds = [request.seed for request in requests]
+    processor = _SamplingProcessor(sampling_params, seeds, mask, width, hymt.tokenizer.stop_ids[0])
+    limits = torch.tensor([request.max_new_tokens for request in requests], device=hymt.device)
 
     def ended(ids: Tensor, scores: Tensor, **kwargs: Any) -> Tensor:
         check_stop()
@@ -92,25 +123,25 @@ def decode_batch(
         output = hymt.network.generate(
             input_ids=input_ids,
             attention_mask=mask,
-            max_new_tokens=max(max_new_tokens),
+            max_new_tokens=max(request.max_new_tokens for request in requests),
             logits_processor=LogitsProcessorList([processor]),
             stopping_criteria=StoppingCriteriaList([ended]),
         )
     rows = output[:, width:].tolist()
     non_finite = set(processor.non_finite_rows())
     return [
-        _truncate(row[:limit], hymt.tokenizer.stop_ids, prompt if sampling_params.stop_loops else None)
+        _truncate(row[: request.max_new_tokens], request, hymt.tokenizer.stop_ids)
         if index not in non_finite
         else Completion([], "non_finite")
-        for index, (row, limit, prompt) in enumerate(zip(rows, max_new_tokens, prompts, strict=True))
+        for index, (row, request) in enumerate(zip(rows, requests, strict=True))
     ]
 
 
-def _truncate(ids: list[int], stop_ids: Sequence[int], prompt: Sequence[int] | None) -> Completion:
-    """Cut the row at its end token, and at a loop if `prompt` is given (None: loops are not stopped)."""
+def _truncate(ids: list[int], request: Request, stop_ids: Sequence[int]) -> Completion:
+    """Cut the row at its end token, and at a loop if loops are stopped."""
     end = next((index for index, token in enumerate(ids) if token in stop_ids), None)
     text = ids if end is None else ids[:end]
-    loop = None if prompt is None else find_loop(text, prompt)
+    loop = find_loop(text, request.prompt_ids) if request.sampling_params.stop_loops else None
     if loop is not None:
         return Completion(ids[:loop], "loop")
     return Completion(text, "length" if end is None else "stop")

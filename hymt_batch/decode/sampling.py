@@ -35,6 +35,10 @@ class SamplingParams:
     stop_loops: bool = False  # end a row whose tokens repeat in a loop
 
 
+GREEDY = SamplingParams(False, 1.0, 1.0, 0, 1.0)
+"""Always the most likely token, with loops left to run."""
+
+
 def row_seed(job_seed: int, row_id: str, segment: int, attempt: int) -> int:
     """Return the 64-bit seed of one row's draws."""
     key = f"{job_seed}\0{row_id}\0{segment}\0{attempt}".encode("utf-8", "surrogatepass")

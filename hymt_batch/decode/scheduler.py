@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any
+from dataclasses import dataclass
 
 from hymt_batch.decode.async_copy import AsyncCopy, SampledTokens
 from hymt_batch.decode.cuda_graph_runner import CudaGraphRunner
-from hymt_batch.decode.generate import Completion
 from hymt_batch.decode.model_runner import ModelRunner
+from hymt_batch.decode.request import Completion
 from hymt_batch.decode.sampling import SamplingParams
 from hymt_batch.decode.sequence import Counters, SequenceState, is_looping
-from hymt_batch.model.memory import empty_cache, is_out_of_memory
+from hymt_batch.model.memory import run_within_memory
 from hymt_batch.model.prepare import LoadedModel
 
 REFILL_DIVISOR = 8
@@ -25,6 +25,18 @@ MAX_LENGTH_RATIO = 1.15
 """The longest prompt of a prefill group is at most this many times as long as its shortest."""
 
 
+@dataclass(frozen=True, slots=True)
+class SlotLimits:
+    """How one group of slots runs, whatever its prompts are."""
+
+    max_rows: int  # maximum number of slots
+    max_tokens: int  # maximum number of tokens of keys and values; a row that needs more runs alone
+    # Steps whose tokens are read together; more than 1 saves waits for a GPU, but wastes steps on rows whose end is not
+    # known yet.
+    read_every: int = 1
+    logprobs: bool = False  # True to keep the mean log-probability of the chosen tokens
+
+
 class Scheduler:
     """The running rows in their slots, the waiting rows, and the completed ones."""
 
@@ -33,27 +45,30 @@ class Scheduler:
         hymt: LoadedModel,
         sequences: Sequence[SequenceState],
         sampling_params: SamplingParams,
-        max_rows: int,
-        max_tokens: int,
+        limits: SlotLimits,
         counters: Counters,
-        *,
-        read_every: int = 1,
-        logprobs: bool = False,
         graph_runner: CudaGraphRunner | None = None,
     ) -> None:
         self.hymt, self.sampling_params, self.counters = hymt, sampling_params, counters
-        self.max_rows, self.max_tokens, self.read_every = max_rows, max_tokens, read_every
-        self.graph_runner = graph_runner
-        self.num_slots = max(1, min(max_rows, max_tokens // self._slot_tokens(sequences[0].max_length), len(sequences)))
+        self.limits, self.graph_runner = limits, graph_runner
+        self.max_rows = limits.max_rows  # fewer after memory ran out
+        self.num_slots = self._slots_that_fit(sequences[0].max_length, len(sequences))
         self.waiting = deque(sequences)
         self.running: list[SequenceState] = []  # in slot order
         self.completions: dict[int, Completion] = {}
         self.runner: ModelRunner
         if graph_runner is None:
-            self.runner = ModelRunner(hymt, sampling_params, self.num_slots, counters, logprobs=logprobs)
+            self.runner = ModelRunner(hymt, sampling_params, self.num_slots, counters, logprobs=limits.logprobs)
         else:
-            settings: dict[str, Any] = {"max_tokens": max_tokens, "read_every": read_every, "logprobs": logprobs}
-            graph_runner.start(sampling_params, counters, self.num_slots, sequences[0].max_length, **settings)
+            graph_runner.start(
+                sampling_params,
+                counters,
+                self.num_slots,
+                sequences[0].max_length,
+                max_tokens=limits.max_tokens,
+                read_every=limits.read_every,
+                logprobs=limits.logprobs,
+            )
             self.runner = graph_runner
         self.stop_ids = frozenset(hymt.tokenizer.stop_ids)
         self._unread: list[SampledTokens] = []
@@ -67,6 +82,10 @@ class Scheduler:
     def _slot_tokens(self, max_length: int) -> int:
         """Return the tokens of storage for a row of `max_length` tokens."""
         return max_length if self.graph_runner is None else self.graph_runner.slot_tokens(max_length)
+
+    def _slots_that_fit(self, max_length: int, num_rows: int) -> int:
+        """Return how many slots rows of `max_length` tokens may have, at least 1."""
+        return max(1, min(self.max_rows, self.limits.max_tokens // self._slot_tokens(max_length), num_rows))
 
     def admit(self) -> None:
         """Move waiting prompts into slots, if enough slots are free."""
@@ -126,9 +145,7 @@ class Scheduler:
     def _grow(self) -> None:
         """Add slots, if they fit: rows are sorted longest first, so more rows fit once the longest have finished."""
         widest = max(row.max_length for row in (*self.running, self.waiting[0]))
-        new_num_slots = max(
-            1, min(self.max_rows, self.max_tokens // self._slot_tokens(widest), len(self.running) + len(self.waiting))
-        )
+        new_num_slots = self._slots_that_fit(widest, len(self.running) + len(self.waiting))
         if new_num_slots > self.num_slots + self.num_slots // REFILL_DIVISOR:
             longest = max((row.position + 1 for row in self.running), default=0)
             if self._run_within_memory(lambda: self.runner.resize(new_num_slots, longest, widest)):
@@ -138,7 +155,7 @@ class Scheduler:
 
     def step(self) -> None:
         """Start a step for every running row. Its tokens are known after `collect`."""
-        if self.graph_runner is not None and len(self._unread) >= self.read_every:
+        if self.graph_runner is not None and len(self._unread) >= self.limits.read_every:
             self._pending_copy, self._unread = AsyncCopy(self._unread), []
         if self.running and not self._run_within_memory(lambda: self._unread.append(self.runner.step(self.running))):
             if self._pending_copy is not None:
@@ -154,7 +171,7 @@ class Scheduler:
         """
         if self.graph_runner is not None:
             return self._pending_copy is not None
-        return len(self._unread) >= self.read_every or any(
+        return len(self._unread) >= self.limits.read_every or any(
             row.num_new_tokens >= row.max_new_tokens for row in self.running
         )
 
@@ -234,21 +251,9 @@ class Scheduler:
 
     def _run_within_memory(self, work: Callable[[], object]) -> bool:
         """Run `work`; return False if memory ran out, after freeing what can be freed."""
-        return run_within_memory(work, self.hymt, self.counters)
-
-
-def run_within_memory(work: Callable[[], object], hymt: LoadedModel, counters: Counters) -> bool:
-    """Run `work`; return False if memory ran out, after freeing what can be freed."""
-    try:
-        work()
-        return True
-    except (MemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error):
-            raise
-    # outside the except block, because the traceback would keep the tensors alive
-    counters.out_of_memory += 1
-    empty_cache(hymt.device)
-    return False
+        fits = run_within_memory(lambda: (work(),), self.hymt.device) is not None
+        self.counters.out_of_memory += not fits
+        return fits
 
 
 def _drop_sequences(sampled: SampledTokens, dropped: set[int]) -> SampledTokens:

@@ -1,6 +1,6 @@
 """Self-checks of the slot engine on a loaded model, with the canary prompts.
 
-Compares the engine with `generate`, captured steps with plain steps, and the engine's attention on a GPU with torch's
+Compares an engine with a reference, captured steps with plain steps, and the engine's attention on a GPU with torch's
 math backend.
 """
 
@@ -13,13 +13,15 @@ from typing import TYPE_CHECKING
 
 from hymt_batch.decode.async_copy import AsyncCopy, SampledTokens
 from hymt_batch.decode.cuda_graph_runner import CudaGraphRunner
-from hymt_batch.decode.generate import decode_batch
+from hymt_batch.decode.engine import Engine
 from hymt_batch.decode.model_runner import ModelRunner
-from hymt_batch.decode.sampling import SamplingParams
+from hymt_batch.decode.network_patch import patch_network
+from hymt_batch.decode.request import Request
+from hymt_batch.decode.sampling import GREEDY, SamplingParams
 from hymt_batch.decode.sequence import Counters, SequenceState
-from hymt_batch.decode.slots import decode_prompts, patch_network
 from hymt_batch.model import attention, canary, padded_batch
 from hymt_batch.model.prepare import LoadedModel
+from hymt_batch.model.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,20 +32,15 @@ NUM_TOKENS = 4
 TOLERANCE = {"float32": 1e-3, "float16": 0.1, "bfloat16": 0.5}
 """Largest difference in a chosen token's log-probability that rounding can explain. An estimate, not measured yet."""
 
-GREEDY = SamplingParams(False, 1.0, 1.0, 0, 1.0)
 
+def engines_agree(engine: Engine, reference: Engine, tokenizer: Tokenizer, check_stop: Callable[[], None]) -> bool:
+    """Return whether two engines agree on the canaries.
 
-def matches_generate(hymt: LoadedModel, max_rows: int, max_tokens: int, check_stop: Callable[[], None]) -> bool:
-    """Return whether slots and `generate` agree on the canaries.
-
-    The slots decode all of them at once, so that padding, prefix and cache are exercised.
+    The engine decodes all of them at once, so that padding, prefix and cache are exercised; the reference one by one.
     """
-    prompts = _canary_prompts(hymt)
-    limits, seeds = [NUM_TOKENS] * len(prompts), [0] * len(prompts)
-    completions, _ = decode_prompts(
-        hymt, prompts, limits, seeds, GREEDY, check_stop, max_rows=max_rows, max_tokens=max_tokens
-    )
-    return completions == [decode_batch(hymt, [prompt], [NUM_TOKENS], [0], GREEDY, check_stop)[0] for prompt in prompts]
+    requests = [Request(ids, NUM_TOKENS, 0, GREEDY) for ids in _canary_prompts(tokenizer)]
+    completions = engine.generate(requests, check_stop)
+    return completions == [reference.generate([request], check_stop)[0] for request in requests]
 
 
 def graphs_match_steps(
@@ -60,7 +57,7 @@ def graphs_match_steps(
     import torch
 
     hymt = graph_runner.hymt
-    prompts, exact = _canary_prompts(hymt), hymt.dtype == "float32"
+    prompts, exact = _canary_prompts(hymt.tokenizer), hymt.dtype == "float32"
     check_params = sampling_params if exact else GREEDY
     width = max(map(len, prompts)) + NUM_TOKENS + 1
     steps_by_runner: list[list[SampledTokens]] = []
@@ -134,8 +131,7 @@ def check_attention(
         )
 
 
-def _canary_prompts(hymt: LoadedModel) -> list[list[int]]:
-    tokenizer = hymt.tokenizer
+def _canary_prompts(tokenizer: Tokenizer) -> list[list[int]]:
     return [[*tokenizer.prefix, *ids, *tokenizer.suffix] for ids in tokenizer.encode(canary.TEXTS)]
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
+from hymt_batch.decode import registry
 from hymt_batch.decode.sampling import SamplingParams
 from hymt_batch.errors import ConfigError
-from hymt_batch.model.prepare import LoadedModel
 from hymt_batch.model.settings import RecommendedSampling
 from hymt_batch.setting import Environment, Identity
 
@@ -20,20 +21,12 @@ class Method(Enum):
     sampling = "sampling"
 
 
-class Engine(Enum):
-    """Which decoding loop runs the network."""
-
-    auto = "auto"  # slots on the CPU; generate on a GPU, where slots has not been run yet
-    slots = "slots"  # our engine: a finished row is replaced while the other rows continue
-    generate = "generate"  # transformers' engine, our reference
-
-
 @dataclass(kw_only=True, slots=True)
 class DecodeConfig:
     """How text is generated; every field is explained in conf/decode/."""
 
     method: Identity[Method] = Method.greedy
-    engine: Environment[Engine] = Engine.auto
+    engine: Environment[str] = field(default=registry.AUTO, metadata={"choices": registry.job_choices})
     temperature: Identity[float | None] = None
     top_p: Identity[float | None] = None
     top_k: Identity[int | None] = None
@@ -47,6 +40,8 @@ class DecodeConfig:
     capture: Environment[bool] = False
 
     def __post_init__(self) -> None:
+        if self.engine not in registry.job_choices():
+            raise ConfigError(f"decode.engine={self.engine} is not one of {', '.join(registry.job_choices())}.")
         positive = {"temperature": self.temperature, "repetition_penalty": self.repetition_penalty}
         for key, value in positive.items():
             if value is not None and value <= 0:
@@ -92,11 +87,11 @@ def resolve_sampling_params(settings: DecodeConfig, card: RecommendedSampling) -
     )
 
 
-def num_stages(settings: DecodeConfig, hymt: LoadedModel) -> int:
+def num_stages(settings: DecodeConfig, devices: Sequence[str]) -> int:
     """Return the number of slot groups: one per GPU that has layers, so that each is busy; else 1."""
     if settings.stages != "auto":
         return int(settings.stages)
-    return max(1, sum(device.startswith("cuda") for device in hymt.placement.devices) if hymt.placement else 1)
+    return max(1, sum(device.startswith("cuda") for device in devices))
 
 
 def card_sampling_params(card: RecommendedSampling) -> SamplingParams:

@@ -17,131 +17,193 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
-from hymt_batch.decode.cache import ATTENTION_NAME, PrefixCache, register_attention
+from hymt_batch.decode import cuda_graph_runner, self_check
+from hymt_batch.decode.batches import OOM_SPLIT
+from hymt_batch.decode.cache import PrefixCache
 from hymt_batch.decode.cuda_graph_runner import CudaGraphRunner
-from hymt_batch.decode.generate import Completion
-from hymt_batch.decode.sampling import SamplingParams
-from hymt_batch.decode.scheduler import Scheduler, run_within_memory
+from hymt_batch.decode.engine import Engine, EngineContext
+from hymt_batch.decode.generate import GenerateEngine
+from hymt_batch.decode.network_patch import has_dynamic_rope, patch_network
+from hymt_batch.decode.request import Completion, Request, shared_sampling_params
+from hymt_batch.decode.scheduler import Scheduler, SlotLimits
 from hymt_batch.decode.sequence import Counters, SequenceState, shared_prefix
-from hymt_batch.model.prepare import LoadedModel
+from hymt_batch.errors import DeviceError
+from hymt_batch.model import attention
+from hymt_batch.model.memory import run_within_memory
+from hymt_batch.model.settings import Attention
 
 log = logging.getLogger(__name__)
 
+NAME = "slots"
 
-def decode_prompts(
-    hymt: LoadedModel,
-    prompts: Sequence[Sequence[int]],
-    max_new_tokens: Sequence[int],
-    seeds: Sequence[int],
-    sampling_params: SamplingParams,
-    check_stop: Callable[[], None],
-    *,
-    max_rows: int,
-    max_tokens: int,
-    stages: int = 1,
-    read_every: int = 1,
-    logprobs: bool = False,
-    graph_runner: CudaGraphRunner | None = None,
-    on_finished: Callable[[int, int], None] = lambda rows, tokens: None,
-    counters: Counters | None = None,
-) -> tuple[list[Completion], bool]:
-    """Decode any number of prompts.
 
-    Args:
-        hymt: The loaded model.
-        prompts: Token ids; admitted in order of maximum length, the longest first.
-        max_new_tokens: Limit of new tokens of each row, at least 1.
-        seeds: Seed of each row's draws; unused when greedy.
-        sampling_params: How a token is chosen.
-        check_stop: Called at every step; raises to abort the call.
-        max_rows: Maximum number of slots.
-        max_tokens: Maximum number of tokens of keys and values, over all slots; a row that needs more runs alone.
-        stages: Number of groups of slots; rows are assigned to them round robin.
-        read_every: Steps whose tokens are read together; more than 1 saves waits for a GPU, but wastes steps on rows
-            whose end is not known yet. With several stages a step is read when its group's turn comes again.
-        logprobs: True to keep the mean log-probability of the chosen tokens.
-        graph_runner: Runs captured steps, for `stages` of 1; reuses storage and graphs of earlier calls. Not used if
-            positions may change the RoPE frequencies (dynamic RoPE).
-        on_finished: Called with the number of finished rows and of their new tokens.
-        counters: Counters to update.
+def open_engine(context: EngineContext) -> SlotEngine:
+    """Make the slot engine, with captured steps if decode.capture asks for them and they are possible."""
+    graph_runner = None
+    if context.settings.capture:
+        reason = cuda_graph_runner.unsupported_reason(context.load(), context.num_stages)
+        if reason:
+            log.warning("decode.capture=true has no effect: %s", reason)
+        else:
+            graph_runner = CudaGraphRunner(context.load(), context.sampling_params)
+    return SlotEngine(context, graph_runner)
 
-    Returns:
-        One completion per prompt in the caller's order, and True if memory ran out at any time. A row that does not fit
-        even alone has the finish reason "memory".
 
-    Raises:
-        StoppedError: From check_stop.
-    """
-    import torch
+class SlotEngine(Engine):
+    """The slots of a loaded model; each call of `generate` starts with empty slots."""
 
-    if not prompts:
-        return [], False
-    counters = Counters() if counters is None else counters
-    earlier_out_of_memory = counters.out_of_memory
-    rows = [
-        SequenceState(n, ids, limit, seed)
-        for n, (ids, limit, seed) in enumerate(zip(prompts, max_new_tokens, seeds, strict=True))
-    ]
-    rows.sort(key=lambda row: (-row.max_length, row.index))
-    stages = max(1, min(stages, max_rows, len(rows)))
-    with (
-        torch.inference_mode(),
-        patch_network(hymt.network, rows[0].max_length + read_every),
-        _release_on_error(graph_runner),
-    ):
-        if graph_runner is not None and (stages > 1 or graph_runner.disabled_reason or _has_dynamic_rope(hymt.network)):
+    def __init__(self, context: EngineContext, graph_runner: CudaGraphRunner | None = None) -> None:
+        """Load the model and resolve the limits.
+
+        Args:
+            context: What the engine is made from.
+            graph_runner: Runs captured steps, for one group of slots; reuses storage and graphs of earlier calls. Not
+                used if positions may change the RoPE frequencies (dynamic RoPE).
+        """
+        self.context, self.hymt, self.graph_runner = context, context.load(), graph_runner
+        self.loaded, self.device = self.hymt, self.hymt.device
+        self.counters = Counters()  # of all calls since it was last replaced
+        self._ran_out_of_memory = False
+
+    @property
+    def environment(self) -> dict[str, Any]:
+        return {**self.context.environment(NAME), "capture": self.graph_runner is not None}
+
+    def take_degraded(self) -> tuple[str, ...]:
+        ran_out, self._ran_out_of_memory = self._ran_out_of_memory, False
+        return (OOM_SPLIT,) if ran_out else ()
+
+    def generate(self, requests: Sequence[Request], check_stop: Callable[[], None]) -> list[Completion]:
+        """Decode requests; they are admitted in order of maximum length, the longest first.
+
+        With more than one stage, rows are assigned to the groups of slots round robin, and a step is read when its
+        group's turn comes again.
+        """
+        import torch
+
+        if not requests:
+            return []
+        earlier_out_of_memory = self.counters.out_of_memory
+        rows = [
+            SequenceState(n, request.prompt_ids, request.max_new_tokens, request.seed)
+            for n, request in enumerate(requests)
+        ]
+        rows.sort(key=lambda row: (-row.max_length, row.index))
+        with (
+            torch.inference_mode(),
+            patch_network(self.hymt.network, rows[0].max_length + self.context.settings.read_every),
+            _release_on_error(self.graph_runner),
+        ):
+            groups = self._make_groups(rows, requests)
+            self._compute_prefix(groups, [request.prompt_ids for request in requests])
+            self._run(groups, check_stop)
+        self._drop_disabled_runner()
+        if self.counters.out_of_memory > earlier_out_of_memory:
+            self._ran_out_of_memory = True
+            log.warning("out of memory: continued with fewer rows at a time")
+        completions = {index: completion for group in groups for index, completion in group.completions.items()}
+        return [completions[index] for index in range(len(requests))]
+
+    def _make_groups(self, rows: Sequence[SequenceState], requests: Sequence[Request]) -> list[Scheduler]:
+        """Make the groups of slots: one per stage, but never more than rows."""
+        settings, budget, graph_runner = self.context.settings, self.context.budget, self.graph_runner
+        stages = max(1, min(self.context.num_stages, budget.max_rows, len(rows)))
+        if graph_runner is not None and (
+            stages > 1 or graph_runner.disabled_reason or has_dynamic_rope(self.hymt.network)
+        ):
             _skip_graphs(graph_runner)
             graph_runner = None
-        groups = [
-            Scheduler(
-                hymt,
-                rows[i::stages],
-                sampling_params,
-                max_rows // stages,
-                max_tokens // stages,
-                counters,
-                read_every=read_every,
-                logprobs=logprobs,
-                graph_runner=graph_runner,
-            )
+        limits = SlotLimits(
+            budget.max_rows // stages, budget.max_tokens // stages, settings.read_every, self.context.logprobs
+        )
+        sampling_params = shared_sampling_params(requests)
+        return [
+            Scheduler(self.hymt, rows[i::stages], sampling_params, limits, self.counters, graph_runner)
             for i in range(stages)
         ]
-        _compute_prefix(groups, prompts, counters)
+
+    def _compute_prefix(self, groups: Sequence[Scheduler], prompts: Sequence[Sequence[int]]) -> None:
+        """Compute the common prefix of all prompts once; it never includes the last token of a prompt."""
+        common = shared_prefix(prompts)
+        if common < 2 or len(prompts) < 2:
+            return
+        prefix: PrefixCache | None = run_within_memory(
+            lambda: groups[0].runner.compute_prefix(prompts[0][:common]), self.device
+        )
+        if prefix is None:
+            self.counters.out_of_memory += 1
+            return
+        self.counters.prefix_tokens += common
+        for group in groups:
+            group.runner.prefix = prefix
+
+    def _run(self, groups: Sequence[Scheduler], check_stop: Callable[[], None]) -> None:
+        """Run the groups in turn until no row is left."""
         while any(group.busy for group in groups):
             for group in groups:
                 check_stop()
-                finished = [] if stages == 1 else group.collect()
+                finished = [] if len(groups) == 1 else group.collect()
                 group.admit()
-                finished += group.collect() if stages == 1 and group.must_collect else []
+                finished += group.collect() if len(groups) == 1 and group.must_collect else []
                 group.step()
-                finished += group.collect() if stages == 1 and group.must_collect else []
+                finished += group.collect() if len(groups) == 1 and group.must_collect else []
                 if finished:
-                    on_finished(len(finished), sum(len(group.completions[row.index].ids) for row in finished))
-    completions = {index: completion for group in groups for index, completion in group.completions.items()}
-    return [completions[i] for i in range(len(prompts))], counters.out_of_memory > earlier_out_of_memory
+                    num_tokens = sum(len(group.completions[row.index].ids) for row in finished)
+                    self.context.on_finished(len(finished), num_tokens)
 
+    def self_check(self, check_stop: Callable[[], None]) -> Engine:
+        """Compare the engine with `generate` on the canary prompts; return `generate` if they differ.
 
-def _compute_prefix(groups: Sequence[Scheduler], prompts: Sequence[Sequence[int]], counters: Counters) -> None:
-    """Compute the common prefix of all prompts once; it never includes the last token of a prompt."""
-    common = shared_prefix(prompts)
-    if common < 2 or len(prompts) < 2:
-        return
-    prefixes: list[PrefixCache] = []
-    if run_within_memory(
-        lambda: prefixes.append(groups[0].runner.compute_prefix(prompts[0][:common])), groups[0].hymt, counters
-    ):
-        counters.prefix_tokens += common
-        for group in groups:
-            group.runner.prefix = prefixes[0]
+        Only in float32: in other formats rounding alone may change a token when two are about equally likely. Captured
+        steps are compared with plain steps in every number format, and on GPUs the engine's attention is compared with
+        torch's math backend.
 
+        Raises:
+            PreflightError: The attention gives different tokens (E26).
+            DeviceError: The GPU failed.
+        """
+        hymt = self.hymt
+        if hymt.placement and attention.all_on_gpu(hymt.placement.devices):
+            self_check.check_attention(hymt)
+        if hymt.dtype == "float32":
+            plain = replace(self.context.settings, stages=1, read_every=1)
+            context = replace(self.context, settings=plain, on_finished=lambda rows, tokens: None)
+            engines = SlotEngine(context), GenerateEngine(context)
+            if not self_check.engines_agree(*engines, hymt.tokenizer, check_stop):
+                log.warning("decode.engine=slots and generate disagree on the canary prompts; using generate")
+                return GenerateEngine(self.context)
+        if self.graph_runner is not None:
+            self._self_check_graphs(self.graph_runner, check_stop)
+            self._drop_disabled_runner()
+        if self.context.model is not None and self.context.model.config.attention is not Attention.sdpa:
+            log.warning(
+                "model.attention=%s has no effect with decode.engine=slots, which has its own attention",
+                self.context.model.config.attention.value,
+            )
+        return self
 
-@contextmanager
-def patch_network(network: Any, max_length: int) -> Iterator[None]:
-    """Context in which the network uses our attention and, where safe, skips its RoPE update up to `max_length`."""
-    with _use_slot_attention(network), _skip_rope_update(network, max_length):
-        yield
+    def _self_check_graphs(self, graph_runner: CudaGraphRunner, check_stop: Callable[[], None]) -> None:
+        try:
+            agrees = self_check.graphs_match_steps(
+                graph_runner, self.context.sampling_params, self.context.settings.read_every, check_stop
+            )
+            if not agrees and not graph_runner.disabled_reason:
+                graph_runner.disable("captured and plain steps disagree on the canary prompts")
+        except RuntimeError as error:  # capture fails with many kinds of errors; the engine works without it too
+            if "CUDA error" in str(error):
+                raise DeviceError(
+                    f"The GPU failed ({str(error).splitlines()[0]}). Set decode.capture=false."
+                ) from error
+            graph_runner.disable(str(error).splitlines()[0] if str(error) else type(error).__name__)
+
+    def _drop_disabled_runner(self) -> None:
+        """Drop a runner whose capture was turned off; capture is not tried again."""
+        if self.graph_runner is not None and self.graph_runner.disabled_reason:
+            self.graph_runner.release()
+            self.graph_runner = None
 
 
 @contextmanager
@@ -160,44 +222,3 @@ def _skip_graphs(graph_runner: CudaGraphRunner) -> None:
     if not graph_runner.disabled_reason:
         log.warning("decode.capture: not used for these rows, because their positions may change the RoPE frequencies")
     graph_runner.release()
-
-
-def _has_dynamic_rope(network: Any) -> bool:
-    """Return whether the network has dynamic RoPE, for which the host reads the positions of each step."""
-    return any("dynamic" in str(getattr(module, "rope_type", "")) for module in network.modules())
-
-
-@contextmanager
-def _use_slot_attention(network: Any) -> Iterator[None]:
-    """Context with our attention instead of the model's own; every module reads the setting from one shared config."""
-    register_attention()
-    original = network.config._attn_implementation
-    network.config._attn_implementation = ATTENTION_NAME
-    try:
-        yield
-    finally:
-        network.config._attn_implementation = original
-
-
-@contextmanager
-def _skip_rope_update(network: Any, max_length: int) -> Iterator[None]:
-    """Context without dynamic RoPE's check for a new longest position, which makes the host wait for the GPU each step.
-
-    Only for modules where no row can reach a length at which the check has an effect.
-
-    Source: transformers 4.56, modeling_rope_utils.dynamic_rope_update; later versions treat the scaling of these
-    checkpoints as static.
-    """
-    paused = [
-        (module, module.rope_type)
-        for module in network.modules()
-        if "dynamic" in str(getattr(module, "rope_type", ""))
-        and max_length <= min(getattr(module, "original_max_seq_len", 0), getattr(module, "max_seq_len_cached", 0))
-    ]
-    for module, _ in paused:
-        module.rope_type = "default"
-    try:
-        yield
-    finally:
-        for module, rope_type in paused:
-            module.rope_type = rope_type

@@ -16,7 +16,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hymt_batch import batch, prompt
+from hymt_batch import prompt
+from hymt_batch.decode.batches import resolve_batch_budget
 from hymt_batch.device_map.placement import Placement
 from hymt_batch.device_map.settings import SPLIT_STRATEGIES, DeviceInventory, gib
 from hymt_batch.doctor import cuda, distributed, environment, machine, storage
@@ -206,8 +207,13 @@ def _check_placement(
             findings.append(Finding.of_problem("device map", Level.WARN, warning))
         cache_bytes = network.cache_bytes_per_token(prepare.dtype_bytes(plan.dtype))
         on_gpu = placement.device.name != "cpu"
-        budget = batch.resolve_batch_budget(
-            job.batch, cache_bytes, network.vocab_size, placement.predicted_cache_bytes(inventory), on_gpu
+        budget = resolve_batch_budget(
+            job.batch.max_rows,
+            job.batch.max_tokens,
+            cache_bytes,
+            network.vocab_size,
+            placement.predicted_cache_bytes(inventory),
+            on_gpu,
         )
         free = {device.name: device.free_bytes for device in inventory.devices}
         for use in placement.usage:

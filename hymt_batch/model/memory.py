@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
+
+T = TypeVar("T")
 
 UNLIMITED = 1 << 60  # cgroup v1 writes "no limit" as a number near 2**63
 
@@ -81,6 +84,18 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
     return "DefaultCPUAllocator: can't allocate memory" in str(error) or "CUDA out of memory" in str(error)
+
+
+def run_within_memory(work: Callable[[], T], device: str) -> T | None:
+    """Return the result of `work`; None if memory ran out, after freeing what can be freed on `device`."""
+    try:
+        return work()
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+    # outside the except block, because the traceback would keep the tensors alive
+    empty_cache(device)
+    return None
 
 
 def empty_cache(device: str) -> None:

@@ -127,7 +127,7 @@ class InProcessExecutor:
             translations = self._replica.translate(part.prompts)
         finally:
             self._watchdog.pause()
-        degraded = tuple(dict.fromkeys(self._replica.decode.take_degraded()))
+        degraded = tuple(dict.fromkeys(self._replica.decoder.take_degraded()))
         return PartResult(part, translations, self._environment, degraded)
 
 

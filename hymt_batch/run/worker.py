@@ -16,10 +16,9 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from multiprocessing.connection import Connection
-from typing import Any
 
 from hymt_batch.errors import HymtError, first_line
 from hymt_batch.model import prepare
@@ -31,11 +30,7 @@ log = logging.getLogger(__name__)
 HEARTBEAT_S = 1.0
 
 
-def serve(
-    pipe: Connection,
-    prepare_model: Callable[..., Any] = prepare.prepare_model,
-    decode_batch: Callable[..., Any] | None = None,
-) -> None:
+def serve(pipe: Connection) -> None:
     """Serve requests until the parent closes the socket."""
     job = pipe.recv()
     root = logging.getLogger()
@@ -52,11 +47,9 @@ def serve(
         last_sent[0] = time.monotonic()
 
     try:
-        model = prepare_model(job.model, job.device_map, job.launch.num_threads)
+        model = prepare.prepare_model(job.model, job.device_map, job.launch.num_threads)
         tokenizer = model.load_tokenizer(add_generation_prompt=job.add_generation_prompt)
-        replica = Replica(
-            job, model, tokenizer, check_stop=send_heartbeat, on_batch=send_batch, decode_batch=decode_batch
-        )
+        replica = Replica(job, model, tokenizer, check_stop=send_heartbeat, on_batch=send_batch)
     except HymtError as error:
         pipe.send(("refused", error))
         return
@@ -68,7 +61,7 @@ def serve(
             (
                 "done",
                 [replace(translation, prompt=None) for translation in translations],  # type: ignore[arg-type]
-                list(replica.decode.take_degraded()),
+                list(replica.decoder.take_degraded()),
             )
         )
 
@@ -85,7 +78,7 @@ class _PipeHandler(logging.Handler):
             self._pipe.send(("log", record.name, record.levelno, record.getMessage()))
 
 
-def main(arguments: Sequence[str], serve: Callable[[Connection], None] = serve) -> int:
+def main(arguments: Sequence[str]) -> int:
     """Serve on the given socket; this process ends when the parent closes its end or dies."""
     for signal_number in IGNORED_SIGNALS:
         signal.signal(signal_number, signal.SIG_IGN)

@@ -1,6 +1,6 @@
 """Measure the overhead of a job over the bare engine on the same rows, and the time of a new process to its first rows.
 
-The bare engine is `decode_prompts` on the parts that the job plans, one after the other, from prompt ids to output ids.
+The bare engine is `SlotEngine.generate` on the parts that the job plans, one after the other: prompt ids to output ids.
 The job is `translate` in this process with the same loaded model, from call to return (folder, lease, reader,
 tokenizer, plan, decoding, checks, commits, published file), without loading and canaries. Both run in turns, so that
 other load on the machine affects both, and both must give the same ids. For every job, the time outside the engine's
@@ -26,8 +26,9 @@ from typing import Any
 from unittest import mock
 
 from hymt_batch import batch, config, prompt, segment
-from hymt_batch.decode import engine, slots
-from hymt_batch.decode.generate import Completion
+from hymt_batch.decode.decoder import Decoder
+from hymt_batch.decode.request import Completion
+from hymt_batch.decode.slots import SlotEngine
 from hymt_batch.demo import grammar
 from hymt_batch.model import prepare, synthetic
 from hymt_batch.model.prepare import LoadedModel
@@ -89,32 +90,11 @@ def parts(job: Any, model: LoadedOnce) -> list[Part]:
     return planned
 
 
-def bare(decode: engine.Decoder, planned: list[Part]) -> tuple[dict[str, float], list[list[Completion]]]:
+def bare(decoder: Decoder, planned: list[Part]) -> tuple[dict[str, float], list[list[Completion]]]:
     """Run the engine alone."""
-    calls = [
-        (
-            [part_prompt.ids for part_prompt in part.prompts],
-            [decode._max_new_tokens(part_prompt) for part_prompt in part.prompts],
-            [0] * len(part.prompts),
-        )
-        for part in planned
-    ]
+    calls = [decoder.make_requests(part.prompts) for part in planned]
     began, cpu = time.perf_counter(), time.process_time()
-    completions = [
-        slots.decode_prompts(
-            decode.hymt,
-            ids,
-            limits,
-            seeds,
-            decode.sampling_params,
-            lambda: None,
-            max_rows=decode.max_rows,
-            max_tokens=decode.max_tokens,
-            stages=decode.stages,
-            read_every=decode.settings.read_every,
-        )[0]
-        for ids, limits, seeds in calls
-    ]
+    completions = [decoder.engine.generate(requests, lambda: None) for requests in calls]
     return {"wall_s": time.perf_counter() - began, "cpu_s": time.process_time() - cpu}, completions
 
 
@@ -123,30 +103,30 @@ def whole(job: Any, model: LoadedOnce) -> tuple[dict[str, float], list[list[Comp
     completions: list[list[Completion]] = []
     inside = inside_cpu = loading = loading_cpu = 0.0
 
-    def decode_prompts(*arguments: Any, **options: Any) -> tuple[list[Completion], bool]:
+    def generate(*arguments: Any) -> list[Completion]:
         nonlocal inside, inside_cpu
         began, cpu = time.perf_counter(), time.process_time()
-        rows, degraded = slots.decode_prompts(*arguments, **options)
+        rows = real_generate(*arguments)
         inside, inside_cpu = inside + time.perf_counter() - began, inside_cpu + time.process_time() - cpu
         completions.append(rows)
-        return rows, degraded
+        return rows
 
     def open_executor(*arguments: Any) -> Any:
         nonlocal loading, loading_cpu
         began, cpu = time.perf_counter(), time.process_time()
-        with mock.patch.object(engine, "decode_prompts", slots.decode_prompts):  # canaries are not rows of the job
+        with mock.patch.object(SlotEngine, "generate", real_generate):  # canaries are not rows of the job
             opened_executor = real_open_executor(*arguments)
         loading, loading_cpu = time.perf_counter() - began, time.process_time() - cpu
         return opened_executor
 
-    real_open_executor = executor.open_executor
+    real_open_executor, real_generate = executor.open_executor, SlotEngine.generate
     began, cpu = time.perf_counter(), time.process_time()
     with (
-        mock.patch.object(executor, "open_executor", open_executor),
-        mock.patch.object(engine, "decode_prompts", decode_prompts),
+        mock.patch.object(prepare, "prepare_model", lambda *_: model),
+        mock.patch.object(SlotEngine, "generate", generate),
         Reporter("off") as reporter,
     ):
-        translate.translate(job, reporter, lambda *_: model)
+        translate.translate(job, reporter, open_executor)
     wall, cpu_spent = time.perf_counter() - began - loading, time.process_time() - cpu - loading_cpu
     return {"wall_s": wall, "cpu_s": cpu_spent, "inside_s": inside, "inside_cpu_s": inside_cpu}, completions
 
@@ -180,7 +160,7 @@ def compared(shape: str, num_threads: int, source: Path, rounds: int) -> dict[st
         planned = [part for part in parts(job, model) if part.prompts]
         replica = Replica(job, model, model.load_tokenizer(), check_stop=lambda: None, on_batch=lambda *_: None)
         warm_up_part = [replace(planned[0], prompts=planned[0].prompts[:8])]
-        bare(replica.decode, warm_up_part)  # warm-up
+        bare(replica.decoder, warm_up_part)  # warm-up
         for round_index in range(rounds):
             order = (True, False) if round_index % 2 else (False, True)
             completions: dict[bool, list[list[Completion]]] = {}
@@ -188,7 +168,7 @@ def compared(shape: str, num_threads: int, source: Path, rounds: int) -> dict[st
                 figures, completions[of_job] = (
                     whole(job_of(f"{shape}{num_threads}-{round_index}"), model)
                     if of_job
-                    else bare(replica.decode, planned)
+                    else bare(replica.decoder, planned)
                 )
                 (jobs if of_job else engine_runs).append(figures)
             equal = equal and completions[True] == completions[False]

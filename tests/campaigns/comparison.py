@@ -17,14 +17,18 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
+from hymt_batch.decode.request import Completion, Request
 from hymt_batch.run.reporter import Reporter
 from jobs import translate
-from tests.campaigns import command, stub, syscalls, warm
+from tests.campaigns import command, syscalls, warm
+from tests.fakes import engine as fake_engine
+from tests.fakes import job as fake_job
 
 ROWS, AT_ONCE, PAUSE_S = 240, 4, 0.002  # PAUSE_S: seconds for each row
 KILLS = 6  # for each job
@@ -44,16 +48,17 @@ def compute(log: Path, texts: list[str]) -> list[str]:
 def hymt_batch(source: Path, out: Path, log: Path) -> int:
     """Run the real job with the stub model and parts of four rows; the pause is the stub's."""
 
-    def decode(*arguments: Any) -> Any:
+    def decode(requests: Sequence[Request], check_stop: Callable[[], None]) -> list[Completion]:
         with log.open("a") as file:
-            file.write("1\n" * len(arguments[1]))
-        return stub.decode_batch(*arguments)
+            file.write("1\n" * len(requests))
+        return fake_engine.upper(requests, check_stop)
 
     def body(job: Any, reporter: Reporter) -> Any:
-        stub.PAUSE_S = PAUSE_S * AT_ONCE
-        return translate.translate(job, reporter, prepare_model=stub.prepare, decode_batch=decode)
+        fake_engine.PAUSE_S = PAUSE_S * AT_ONCE
+        return fake_job.translate_with(job, reporter, decode)
 
-    return int(translate.run(warm.load(ours(source, out)), body))
+    with mock.patch.object(translate, "translate", body):
+        return int(translate.run(warm.load(ours(source, out))))
 
 
 def ours(source: Path, out: Path) -> list[str]:

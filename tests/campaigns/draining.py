@@ -15,11 +15,13 @@ import time
 from typing import Any
 
 from hymt_batch.bench import benchmark
+from hymt_batch.decode.sampling import GREEDY
 from hymt_batch.decode.sequence import Counters
-from hymt_batch.decode.slots import decode_prompts
+from hymt_batch.decode.slots import SlotEngine
 from hymt_batch.model import synthetic
 from hymt_batch.model.prepare import LoadedModel
 from hymt_batch.model.weight_packing import PackedWeights
+from tests.fakes.engine import make_context, make_requests
 
 CONTEXT = 55  # typical tokens of a prompt plus half of its translation, as in the workload
 FEW, MANY, REPEATS = 3, 11, 3  # steps of the two runs whose time difference is measured, and repeats
@@ -27,42 +29,25 @@ FEW, MANY, REPEATS = 3, 11, 3  # steps of the two runs whose time difference is 
 
 def schedule(hymt: LoadedModel, work: benchmark.Workload, part_rows: int, max_rows: int) -> Counters:
     """Count the steps of the workload in parts of `part_rows` rows, longest first, as a job plans them."""
-    counters = Counters()
+    engine = SlotEngine(make_context(hymt, max_rows=max_rows, max_tokens=1 << 30))
     order = sorted(range(len(work.prompts)), key=lambda n: (-len(work.prompts[n]), n))
     for start in range(0, len(order), part_rows):
         part = order[start : start + part_rows]
-        decode_prompts(
-            hymt,
-            [work.prompts[n] for n in part],
-            [work.output_lengths[n] for n in part],
-            [0] * len(part),
-            benchmark.GREEDY,
-            lambda: None,
-            max_rows=max_rows,
-            max_tokens=1 << 30,
-            counters=counters,
-        )
-    return counters
+        limits = [work.output_lengths[n] for n in part]
+        engine.generate(make_requests([work.prompts[n] for n in part], limits, GREEDY), lambda: None)
+    return engine.counters
 
 
 def step_seconds(hymt: LoadedModel, rows: int) -> float:
     """Return the seconds of one step over `rows` rows, the best of `REPEATS`."""
+    engine = SlotEngine(make_context(hymt, max_rows=rows, max_tokens=1 << 30))
 
     def seconds(steps: int) -> float:
         best = math.inf
         for _ in range(REPEATS):
             began = time.perf_counter()
             prompts = [[5 + n, *range(1, CONTEXT)] for n in range(rows)]
-            decode_prompts(
-                hymt,
-                prompts,
-                [steps + 1] * rows,
-                [0] * rows,
-                benchmark.GREEDY,
-                lambda: None,
-                max_rows=rows,
-                max_tokens=1 << 30,
-            )
+            engine.generate(make_requests(prompts, [steps + 1] * rows, GREEDY), lambda: None)
             best = min(best, time.perf_counter() - began)
         return best
 

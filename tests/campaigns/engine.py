@@ -14,14 +14,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from hymt_batch.decode.generate import Completion, decode_batch
+from hymt_batch.decode.generate import decode_batch
+from hymt_batch.decode.request import Completion
 from hymt_batch.decode.sampling import SamplingParams
-from hymt_batch.decode.sequence import Counters
-from hymt_batch.decode.slots import decode_prompts
+from hymt_batch.decode.slots import SlotEngine
 from hymt_batch.model import synthetic
 from hymt_batch.model.prepare import LoadedModel
 from hymt_batch.model.tokenizer import Tokenizer
 from tests.campaigns import command
+from tests.fakes.engine import make_context, make_requests
 
 GREEDY = SamplingParams(False, 1.0, 1.0, 0, 1.0)
 LONGEST, STOP, WORDS = 2000, 3, 96
@@ -69,29 +70,17 @@ def run(seed: int, size: int, work: Path) -> dict[str, Any]:
         prompts.append([7, 8, 9, *(rng.randrange(4, 1400) for _ in range(length))])
         limits.append(rng.randint(1, 60))
     broken = dataclasses.replace(hymt, network=OutOfMemoryNetwork(hymt.network, seed))
-    counters = Counters()
+    engine = SlotEngine(make_context(broken, max_rows=64, max_tokens=40_000))
     completions: list[Completion] = []
     for start in range(0, size, PART_ROWS):
         part = slice(start, start + PART_ROWS)
-        rows, _ = decode_prompts(
-            broken,
-            prompts[part],
-            limits[part],
-            [0] * len(prompts[part]),
-            GREEDY,
-            lambda: None,
-            max_rows=64,
-            max_tokens=40_000,
-            counters=counters,
-        )
-        completions += rows
+        completions += engine.generate(make_requests(prompts[part], limits[part], GREEDY), lambda: None)
     expected: dict[int, Completion] = {}
     order = sorted(range(size), key=lambda n: len(prompts[n]))
     for start in range(0, size, 32):
         group = order[start : start + 32]
-        rows = decode_batch(
-            hymt, [prompts[n] for n in group], [limits[n] for n in group], [0] * len(group), GREEDY, lambda: None
-        )
+        requests = make_requests([prompts[n] for n in group], [limits[n] for n in group], GREEDY)
+        rows = decode_batch(hymt, requests, lambda: None)
         expected.update(zip(group, rows, strict=True))
     failures = [f"row {n} is lost" for n in range(size) if completions[n].finish_reason == "memory"]
     different = [n for n in range(size) if completions[n] != expected[n]]
@@ -99,16 +88,16 @@ def run(seed: int, size: int, work: Path) -> dict[str, Any]:
     failures += [f"row {n} has a different text" for n in different if n not in ties]
     alone = range(0, size, 100)
     for n in alone:
-        (completion,) = decode_batch(hymt, [prompts[n]], [limits[n]], [0], GREEDY, lambda: None)
+        (completion,) = decode_batch(hymt, make_requests([prompts[n]], [limits[n]], GREEDY), lambda: None)
         failures += [f"row {n} has a different text when decoded alone"] if completion != completions[n] else []
     return {
-        "passed": not failures and counters.out_of_memory > 0,
+        "passed": not failures and engine.counters.out_of_memory > 0,
         "failures": failures[:20],
         "rows": size,
         "rows_alone": len(alone),
         "rows_with_an_end": sum(completion.finish_reason == "stop" for completion in completions),
         "ties": len(ties),
-        "out_of_memory": counters.out_of_memory,
+        "out_of_memory": engine.counters.out_of_memory,
         "prompt_tokens": sum(map(len, prompts)),
         "new_tokens": sum(len(completion.ids) for completion in completions),
     }

@@ -34,9 +34,9 @@ from hymt_batch.records import ShardRecord
 from hymt_batch.run.reporter import Reporter
 from hymt_batch.source import stream
 from hymt_batch.source.stream import Input, SkippedShard, SourceConfig
-from jobs import translate
-from tests.campaigns import hostile, outputs, stub
+from tests.campaigns import hostile, outputs
 from tests.campaigns.hostile import BAD, OK, TOO_LONG, Case
+from tests.fakes import job as fake_job
 
 FORMATS = ("text", "text", "jsonl", "jsonl", "jsonl", "csv", "csv", "tsv", "parquet")
 LIMITS = (1 << 20, 1 << 20, 1 << 14, 300)
@@ -244,7 +244,7 @@ class Campaign:
         try:
             with Reporter("off") as reporter:
                 job = settings.load("translate", overrides)
-                translate.translate(job, reporter, stub.prepare, stub.decode_batch)
+                fake_job.translate_with(job, reporter)
         except Exception as error:  # any exception is a failure here too
             self.fail(f"{folder.name} job", f"{type(error).__name__}: {error}")
             return

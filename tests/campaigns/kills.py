@@ -23,9 +23,9 @@ from typing import Any
 
 from hymt_batch import fs
 from hymt_batch.errors import ExitCode
-from hymt_batch.run import worker
 from hymt_batch.write.cleanup import read_part_header
-from tests.campaigns import command, sources, stub, warm
+from tests.campaigns import command, sources, warm
+from tests.fakes import engine as fake_engine
 
 MAX_KILLS = 50  # kills of one job; then it runs to its end
 ENDS = ("finish", "finalize", "collect")
@@ -209,7 +209,7 @@ def count_kill(tally: Tally, phase: str) -> None:
 
 def kill_cold_start(rng: random.Random, victim: Victim, tally: Tally) -> None:
     """Start a new interpreter and kill it while it imports."""
-    command = [sys.executable, "-m", "tests.campaigns.stub", *victim.overrides(victim.name)]
+    command = [sys.executable, "-m", "tests.fakes.job", *victim.overrides(victim.name)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     time.sleep(rng.uniform(0.0, COLD_S))
     process.kill()
@@ -304,7 +304,7 @@ def stub_jobs(seed: int, work: Path, parts: int = 40) -> Iterator[tuple[random.R
 def run(seed: int, size: int, work: Path) -> dict[str, Any]:
     """Kill jobs with the stub model `size` times, about fifty times each."""
     warm.prepare()
-    stub.PAUSE_S = PAUSE_S
+    fake_engine.PAUSE_S = PAUSE_S
     return campaign(size, stub_jobs(seed, work))
 
 
@@ -331,7 +331,7 @@ def run_demo(seed: int, size: int, work: Path) -> dict[str, Any]:
     import torch  # noqa: F401  imported once, before the forks
     import transformers.models.hunyuan_v1_dense.modeling_hunyuan_v1_dense  # noqa: F401
 
-    warm.prepare(worker.serve)
+    warm.prepare()
     return campaign(size, demo_jobs(seed, work))
 
 

@@ -29,7 +29,7 @@ def peak_mib(rows: int, folder: Path, shard_rows: int) -> tuple[float, float]:
         [
             sys.executable,
             "-m",
-            "tests.campaigns.stub",
+            "tests.fakes.job",
             f"source.path={source}",
             "tgt_lang=fr",
             "model=demo",

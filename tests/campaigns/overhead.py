@@ -25,10 +25,13 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from hymt_batch import batch, config, prompt, segment
 from hymt_batch.check import assemble, retry
-from hymt_batch.decode import engine, generate
+from hymt_batch.decode import generate
+from hymt_batch.decode.decoder import Decoder
+from hymt_batch.decode.request import Completion
 from hymt_batch.demo import grammar
 from hymt_batch.model import prepare
 from hymt_batch.run.identity import build_identity
@@ -36,26 +39,35 @@ from hymt_batch.run.reporter import Reporter
 from hymt_batch.source import stream
 from hymt_batch.write.output import Output
 from jobs import translate
+from tests.fakes import engine as fake_engine
+from tests.fakes.engine import make_context, registered
 
 SETTINGS = ["src_lang=en", "tgt_lang=fr", "model=demo", "batch.max_rows=64"]
 ANSWER = "De la pluie est attendue à Lyon dimanche soir, et les températures baisseront à 7 degrés."
 
 
-def timed(source: Path, name: str, prepare: Callable[..., Any], decode: Callable[..., Any]) -> dict[str, float]:
-    """Run one job; return its rows and its seconds: total, from the first batch on, in the decoder, and CPU time."""
+def timed(source: Path, name: str, decode: fake_engine.Decode | None = None) -> dict[str, float]:
+    """Run one job; return its rows and its seconds: total, from the first batch on, in the decoder, and CPU time.
+
+    Without a decode function, `generate` decodes with the demo model.
+    """
     spent = {"decode_s": 0.0, "began": 0.0}
+
+    original: Callable[..., Any] = decode or generate.decode_batch
 
     def measured(*arguments: Any) -> Any:
         began = time.perf_counter()
         spent["began"] = spent["began"] or began
-        rows = decode(*arguments)
+        rows = original(*arguments)
         spent["decode_s"] += time.perf_counter() - began
         return rows
 
     job = config.load("translate", [*SETTINGS, f"source.path={source}", f"name={name}", f"output_dir={source.parent}"])
+    job.decode.engine = "generate"
     began, cpu = time.perf_counter(), time.process_time()
-    with Reporter("off") as reporter:
-        summary = translate.translate(job, reporter, prepare, measured)
+    engine = registered(measured) if decode else mock.patch.object(generate, "decode_batch", measured)
+    with Reporter("off") as reporter, engine:
+        summary = translate.translate(job, reporter)
     ended = time.perf_counter()
     return {
         "rows": summary.rows,
@@ -66,13 +78,15 @@ def timed(source: Path, name: str, prepare: Callable[..., Any], decode: Callable
     }
 
 
-def free(hymt: prepare.LoadedModel, prompts: Any, *_: Any) -> list[generate.Completion]:
-    """Decode with a model that takes no time: it always returns the same text of typical length."""
-    ids = hymt.tokenizer.encode([ANSWER])[0]
-    return [generate.Completion(ids, "stop")] * len(prompts)
+def make_free() -> fake_engine.Decode:
+    """Return a decode function that takes no time: it always returns the same text of typical length."""
+    job = config.load("translate", [*SETTINGS, "source.path=unused", "name=unused"])
+    model = prepare.prepare_model(job.model, job.device_map, job.launch.num_threads)
+    tokenizer = model.load_tokenizer(add_generation_prompt=job.add_generation_prompt)
+    return lambda requests, check_stop: [Completion(tokenizer.encode([ANSWER])[0], "stop")] * len(requests)
 
 
-def stages(source: Path, name: str) -> dict[str, float]:
+def stages(source: Path, name: str, free: fake_engine.Decode) -> dict[str, float]:
     """Return the CPU microseconds per row of each stage, called in the order of a job but in a single thread."""
     spent: Counter[str] = Counter()
     num_rows = 0
@@ -90,15 +104,10 @@ def stages(source: Path, name: str) -> dict[str, float]:
     limits = batch.resolve_part_limits(job.batch, model.num_parameters, model.on_gpu)
     tokenizer = model.load_tokenizer(add_generation_prompt=job.add_generation_prompt)
     hymt = model.load(tokenizer)
-    size = batch.BatchBudget(16_384, 64)
-    decode = engine.Decoder(
-        hymt,
-        job.decode,
-        partial(batch.group, batch_budget=size),
-        seed=job.seed,
-        check_stop=lambda: None,
-        decode_fn=free,
-    )
+    context = make_context(hymt, max_rows=64, max_tokens=16_384)
+    limits_of_run: dict[str, Any] = {"max_context": hymt.max_context, "seed": job.seed, "card": job.model.sampling}
+    engine = fake_engine.FakeEngine(context, free, "generate")
+    decoder = Decoder(engine, context, **limits_of_run, check_stop=lambda: None)
     with Output.open(
         source.parent / name,
         identity=build_identity(job, model.identity, template, limits),
@@ -129,9 +138,9 @@ def stages(source: Path, name: str) -> dict[str, float]:
                 with clock("plan"):
                     output.has(shard, part)
                 with clock("around decode"):
-                    translations = decode.run(part.prompts)
+                    translations = decoder.run(part.prompts)
                 with clock("check"):
-                    translations = retry.flag_and_retry(translations, decode.run, job.check)
+                    translations = retry.flag_and_retry(translations, decoder.run, job.check)
                 with clock("rows"):
                     rows = assemble.assemble_rows(part, translations, segment.join_translations, one_line=True)
                 with clock("commit"):
@@ -156,13 +165,15 @@ steps["configuration"] = process_age_s()
 import torch, transformers
 steps["torch, transformers"] = process_age_s()
 from hymt_batch.decode import generate
+decode_batch = generate.decode_batch
 def decode(*arguments):
     steps.setdefault("model, tokenizer, folder, first shard", process_age_s())
     def one_token():
         steps.setdefault("first token", process_age_s())
-    return generate.decode_batch(*arguments[:-1], one_token)
+    return decode_batch(*arguments[:-1], one_token)
+job.decode.engine, generate.decode_batch = "generate", decode
 with Reporter("off") as reporter:
-    translate.translate(job, reporter, decode_batch=decode)
+    translate.translate(job, reporter)
 names = list(steps)
 import json
 print(json.dumps({name: steps[name] - (steps[names[n - 1]] if n else 0) for n, name in enumerate(names)}))
@@ -202,11 +213,12 @@ def main() -> int:
         small.write_text("".join(f"{text}\n" for text in bulletins), encoding="utf-8")
         with large.open("w", encoding="utf-8") as file:
             file.writelines(f"{row} {bulletins[row % len(bulletins)]}\n" for row in range(arguments.rows))
-        timed(small, "warm-up", prepare.prepare_model, free)  # imports are not counted
+        free = make_free()
+        timed(small, "warm-up", free)  # imports are not counted
         for index in range(arguments.rounds):
-            bare.append(timed(large, f"bare{index}", prepare.prepare_model, free))
-            by_stage.append(stages(large, f"stages{index}"))
-            demo_run = timed(small, f"demo{index}", prepare.prepare_model, generate.decode_batch)
+            bare.append(timed(large, f"bare{index}", free))
+            by_stage.append(stages(large, f"stages{index}", free))
+            demo_run = timed(small, f"demo{index}")
             shares.append(1 - demo_run["decode_s"] / demo_run["job_s"])
             starts.append(first_token(small, f"start{index}"))
     speeds = [figures["rows"] / (figures["whole_s"] - figures["decode_s"]) for figures in bare]

@@ -15,7 +15,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from tests.campaigns import command, stub_worker
+from tests.campaigns import command
+from tests.fakes import worker as fake_worker
 
 DEADLY = ("POISON", "BUG", "HANG")
 
@@ -55,7 +56,7 @@ def run(seed: int, size: int, work: Path) -> dict[str, Any]:
         code = -1
         for _ in range(4 * len(deadly) + 1):
             code = subprocess.run(
-                [*stub_worker.COMMAND, *overrides],
+                [*fake_worker.COMMAND, *overrides],
                 cwd=ROOT,
                 capture_output=True,
                 env={**os.environ, "OMP_NUM_THREADS": "1"},

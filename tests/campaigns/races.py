@@ -27,7 +27,8 @@ from typing import Any
 from hymt_batch.errors import ExitCode
 from hymt_batch.run.reporter import Reporter
 from hymt_batch.write import lease
-from tests.campaigns import command, sources, stub, warm
+from tests.campaigns import command, sources, warm
+from tests.fakes import engine as fake_engine
 
 WRITERS, ROWS, PART_ROWS = 4, 24, 3
 TTL_S = 0.9  # of the lease, where it works
@@ -55,7 +56,7 @@ def on_host(name: str, pause_s: float) -> warm.Translate:
 
     def body(job: Any, reporter: Reporter) -> Any:
         socket.gethostname = lambda: name
-        stub.PAUSE_S = pause_s
+        fake_engine.PAUSE_S = pause_s
         return warm.STUB(job, reporter)
 
     return body
@@ -204,7 +205,7 @@ class Rounds:
 def run(seed: int, size: int, work: Path) -> dict[str, Any]:
     """Run `size` rounds."""
     warm.prepare()
-    stub.PAUSE_S = PAUSE_S
+    fake_engine.PAUSE_S = PAUSE_S
     rounds, began = Rounds(seed, work), time.monotonic()
     for index in range(size):
         rounds.run(index)

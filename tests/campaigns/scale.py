@@ -24,7 +24,9 @@ from hymt_batch.demo import grammar
 from hymt_batch.run.reporter import Reporter
 from hymt_batch.write.output import Output
 from jobs import translate
-from tests.campaigns import stub, warm
+from tests.campaigns import warm
+from tests.fakes import engine as fake_engine
+from tests.fakes import job as fake_job
 
 
 def commits(rows: int, folder: Path) -> dict[str, Any]:
@@ -87,11 +89,11 @@ def resume(num_parts: int, folder: Path) -> dict[str, Any]:
             num_left[0] -= 1
             if not num_left[0]:
                 os.kill(os.getpid(), signal.SIGKILL)
-            return stub.decode_batch(*arguments)
+            return fake_engine.upper(*arguments)
 
         fs.OsFs.fsync = staticmethod(lambda fd: None)  # type: ignore[assignment]
         fs.OsFs.fsync_dir = lambda self, path: True  # type: ignore[method-assign]
-        return translate.translate(job, reporter, prepare_model=stub.prepare, decode_batch=decode)
+        return fake_job.translate_with(job, reporter, decode)
 
     def run_and_time(job: Any, reporter: Reporter) -> Any:
         began = time.monotonic()
@@ -99,9 +101,9 @@ def resume(num_parts: int, folder: Path) -> dict[str, Any]:
         def decode(*arguments: Any) -> Any:
             if not first_row_path.exists():
                 first_row_path.write_text(str(time.monotonic() - began))
-            return stub.decode_batch(*arguments)
+            return fake_engine.upper(*arguments)
 
-        return translate.translate(job, reporter, prepare_model=stub.prepare, decode_batch=decode)
+        return fake_job.translate_with(job, reporter, decode)
 
     def run(job: Any, body: warm.Translate) -> tuple[int, float]:
         began, pid = time.monotonic(), warm.start(job, body=body, stderr_path=stderr_path)

@@ -22,7 +22,8 @@ from typing import Any
 from hymt_batch import fs
 from hymt_batch.errors import ExitCode
 from hymt_batch.run.reporter import Reporter
-from tests.campaigns import command, kills, sources, stub, warm
+from tests.campaigns import command, kills, sources, warm
+from tests.fakes import engine as fake_engine
 
 FAILING = 0.0001  # share of file system calls that fail; a resumed job makes one or two for each existing part
 CAUSES = (errno.EIO, errno.ENOSPC, errno.ESTALE, errno.EDQUOT)
@@ -94,17 +95,17 @@ def run_preempted(
 ) -> None:
     """Run one job to its end, preempt it every few seconds, and check its output."""
     stderr_path = victim.source.parent / "stderr"
-    stub.PAUSE_S = 0.0
+    fake_engine.PAUSE_S = 0.0
     output_path = victim.unbroken()
     tally.compare(victim.name, [text.upper() for text in victim.texts], sources.read(output_path))
-    stub.PAUSE_S = PAUSE_S
+    fake_engine.PAUSE_S = PAUSE_S
     code, run = -1, 0
     while code:
         run += 1
         undisturbed = time.monotonic() > until or run > 200  # then the job runs undisturbed to its end
         body = warm.STUB if undisturbed else on_failing_fs(f"{victim.source} {run}")
         if undisturbed:
-            stub.PAUSE_S = 0.0
+            fake_engine.PAUSE_S = 0.0
         began, pid = time.monotonic(), warm.start(victim.job, body=body, stderr_path=stderr_path)
         run_s = 600.0 if undisturbed else rng.uniform(SHORTEST_S, LONGEST_S)
         while (ended_with := warm.poll(pid)) is None and time.monotonic() < began + run_s:
@@ -183,7 +184,7 @@ class Steady:
         overrides += [f"batch.part_rows={PART_ROWS}", f"batch.max_rows={PART_ROWS}", f"source.path={self.source}"]
         self.job = warm.load([*overrides, f"output_dir={folder}"])
         self.folder, self.samples = folder, []  # type: ignore[var-annotated]
-        stub.PAUSE_S = STEADY_PAUSE_S
+        fake_engine.PAUSE_S = STEADY_PAUSE_S
         self.pid = warm.fork(lambda: int(warm.translate.run(self.job, warm.STUB)), folder / "stderr")
 
     def sample(self) -> None:
@@ -195,7 +196,7 @@ class Steady:
         if code is None:
             os.kill(self.pid, signal.SIGTERM)
             code = warm.wait(self.pid)
-        stub.PAUSE_S = 0.0
+        fake_engine.PAUSE_S = 0.0
         pid = warm.fork(lambda: int(warm.translate.run(self.job, warm.STUB)), self.folder / "stderr")
         return code, warm.wait(pid, 3600.0)
 

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from hymt_batch.errors import ExitCode
-from tests.campaigns import command, kills, stub, warm
+from tests.campaigns import command, kills, warm
+from tests.fakes import engine as fake_engine
 
 PARTS_A_STOP = 10
 NAMES_OF_PARTS = frozenset(f"p{number:05}" for number in range(1000))
@@ -24,7 +25,7 @@ NAMES_OF_PARTS = frozenset(f"p{number:05}" for number in range(1000))
 def run(seed: int, size: int, work: Path) -> dict[str, Any]:
     """Stop one job cleanly `size` times, each time at a different moment; its state must not grow."""
     warm.prepare()
-    stub.PAUSE_S = kills.PAUSE_S
+    fake_engine.PAUSE_S = kills.PAUSE_S
     rng, tally, stopped, max_extra = random.Random(f"requeue {seed}"), kills.Tally(), 0, 0
     # a stopped run first commits its current part, on a slow machine several; the job must not complete before the end
     _, victim = next(kills.stub_jobs(seed, work, parts=PARTS_A_STOP * size))
@@ -68,7 +69,7 @@ def run_goodput(seed: int, size: int, work: Path) -> dict[str, Any]:
     The result is the time of the unbroken run, divided by the time of all runs, which includes starting each process.
     """
     warm.prepare()
-    stub.PAUSE_S = 0.01
+    fake_engine.PAUSE_S = 0.01
     shares: dict[str, int] = {}
     tally = kills.Tally()
     for parts in (5, 10, 20, 30):

@@ -23,7 +23,8 @@ from typing import Any
 
 from hymt_batch.errors import ExitCode
 from hymt_batch.run.reporter import Reporter
-from tests.campaigns import command, kills, sources, stub, warm
+from tests.campaigns import command, kills, sources, warm
+from tests.fakes import engine as fake_engine
 
 CHANGING = ["openat", "write", "pwrite64", "fsync", "fdatasync", "close", "?link", "linkat", "?rename", "renameat"]
 CHANGING += ["renameat2", "?unlink", "unlinkat", "?mkdir", "mkdirat", "?rmdir", "ftruncate"]
@@ -205,7 +206,7 @@ def sweep(points: list[Point], traced_job: TracedJob) -> dict[str, Any]:
 
 def prepare_job(work: Path) -> TracedJob:
     warm.prepare(sync=True)
-    stub.PAUSE_S = 0.0
+    fake_engine.PAUSE_S = 0.0
     return TracedJob(work)
 
 

@@ -23,22 +23,21 @@ import subprocess
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 from hymt_batch import config, fs, streams
 from hymt_batch.check import retry
-from hymt_batch.decode import engine
+from hymt_batch.decode.decoder import Decoder
 from hymt_batch.doctor import preflight
-from hymt_batch.run import executor, worker, worker_pool
+from hymt_batch.run import executor, replica, worker, worker_pool, worker_process
 from hymt_batch.run.reporter import Reporter
 from hymt_batch.write import cleanup, lease, published_file
 from hymt_batch.write.output import Output
 from jobs import translate
 from jobs.__main__ import report_error
-from tests.campaigns import stub
+from tests.fakes import job as fake_job
 
 PHASES = (
     "import",  # the interpreter starts; nothing is forked
@@ -114,7 +113,6 @@ def _record_phase(owner: Any, name: str, phase: str, after: str = "") -> None:
 class Worker:
     """Stands in for `subprocess.Popen`: a worker that is forked and so need not import anything."""
 
-    serve: Callable[..., None] = worker.serve
     started = 0
 
     def __init__(self, command: Sequence[str], *, pass_fds: Sequence[int], env: dict[str, str], stdin: int) -> None:
@@ -128,7 +126,7 @@ class Worker:
             os.closerange(3, pass_fds[0])
             os.closerange(pass_fds[0] + 1, 256)
             MARKS.process = Worker.started % _PROCESSES
-            worker.main(command[-1:], Worker.serve)
+            worker.main(command[-1:])
         except BaseException:
             os.write(2, traceback.format_exc().encode())
         finally:
@@ -152,11 +150,12 @@ class Worker:
             os.kill(self.pid, signal.SIGKILL)
 
 
-def prepare(serve: Callable[..., None] | None = None, *, sync: bool = False) -> None:
+def prepare(*, sync: bool = False) -> None:
     """Import all that a job with the stub model needs, and wrap its functions; call this once, before the first fork.
 
+    A worker is a fork of its job, and so has the job's model and engine.
+
     Args:
-        serve: What a worker runs; None: it serves the stub model.
         sync: True to keep the real fsync.
     """
     import pyarrow.parquet  # noqa: F401
@@ -164,11 +163,8 @@ def prepare(serve: Callable[..., None] | None = None, *, sync: bool = False) -> 
     with contextlib.suppress(ImportError):
         import pandas  # noqa: F401  pyarrow imports it if it is installed
 
-    Worker.serve = staticmethod(
-        serve or partial(worker.serve, prepare_model=stub.prepare, decode_batch=stub.decode_batch)
-    )
     findings: dict[tuple[Any, ...], Any] = {}
-    original, original_run = preflight.run_quick, engine.Decoder.run
+    original, original_run = preflight.run_quick, Decoder.run
 
     def run_quick_once(job: Any) -> Any:
         key = (job.model.path, job.device_map.strategy)
@@ -176,7 +172,7 @@ def prepare(serve: Callable[..., None] | None = None, *, sync: bool = False) -> 
             findings[key] = original(job)
         return findings[key]
 
-    def run_and_count(self: engine.Decoder, prompts: Sequence[Any], attempt: int = 0) -> Any:
+    def run_and_count(self: Decoder, prompts: Sequence[Any], attempt: int = 0) -> Any:
         if not attempt:  # a second attempt of the retry ladder does not begin a new part
             MARKS.begun(len(prompts))
         return original_run(self, prompts, attempt)
@@ -184,10 +180,10 @@ def prepare(serve: Callable[..., None] | None = None, *, sync: bool = False) -> 
     executor.usable_cpus = lambda: 8  # lets a job start as many workers as it asks for, on any machine
     importlib.metadata.version = functools.cache(importlib.metadata.version)
     preflight.run_quick = run_quick_once
-    engine.Decoder.run = run_and_count  # type: ignore[method-assign]
+    Decoder.run = run_and_count  # type: ignore[method-assign]
     _record_phase(Output, "open", "open", "load")
     _record_phase(lease, "acquire", "lease", "open")
-    _record_phase(engine.Decoder, "self_check", "load", "read")
+    _record_phase(replica, "open_engine", "load", "read")
     _record_phase(retry, "flag_and_retry", "check")
     _record_phase(Output, "commit", "commit", "read")
     _record_phase(published_file, "assemble", "finish", "read")
@@ -196,7 +192,7 @@ def prepare(serve: Callable[..., None] | None = None, *, sync: bool = False) -> 
     if not sync:
         fs.OsFs.fsync = staticmethod(lambda fd: None)  # type: ignore[assignment]
         fs.OsFs.fsync_dir = lambda self, path: True  # type: ignore[method-assign]
-    worker_pool.subprocess = SimpleNamespace(  # type: ignore[assignment]
+    worker_process.subprocess = worker_pool.subprocess = SimpleNamespace(  # type: ignore[assignment]
         Popen=Worker, DEVNULL=subprocess.DEVNULL, TimeoutExpired=subprocess.TimeoutExpired
     )
     gc.collect()
@@ -211,7 +207,7 @@ def load(overrides: Sequence[str]) -> Any:
 
 
 Translate = Callable[[Any, Reporter], Any]
-STUB: Translate = partial(translate.translate, prepare_model=stub.prepare, decode_batch=stub.decode_batch)
+STUB: Translate = fake_job.translate_with
 
 
 def fork(work: Callable[[], int], stderr_path: Path | None = None) -> int:
@@ -240,9 +236,12 @@ def start(job: Any, *, compose: Sequence[str] = (), body: Translate = STUB, stde
     MARKS.clear()
     MARKS.phase = "config"
     Worker.started = 0
-    return fork(
-        lambda: int(translate.run(config.load("translate", list(compose)) if compose else job, body)), stderr_path
-    )
+
+    def run() -> int:
+        translate.translate = body
+        return int(translate.run(config.load("translate", list(compose)) if compose else job))
+
+    return fork(run, stderr_path)
 
 
 def poll(pid: int) -> int | None:

@@ -18,7 +18,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.campaigns import command, stub_worker
+from tests.campaigns import command
+from tests.fakes import worker as fake_worker
 
 ROOT = Path(__file__).parent.parent.parent
 ENDED_S = 300.0
@@ -87,7 +88,7 @@ def run(seed: int, size: int, work: Path) -> dict[str, Any]:
     source = work / "in.txt"
     source.write_text("".join(f"row {row} of the corpus\n" for row in range(240)), encoding="utf-8")
     os.environ["STUB_PAUSE_S"] = "0.05"
-    command = [*stub_worker.COMMAND, f"source.path={source}", "src_lang=en", "tgt_lang=fr", "batch.part_rows=4"]
+    command = [*fake_worker.COMMAND, f"source.path={source}", "src_lang=en", "tgt_lang=fr", "batch.part_rows=4"]
     return campaign(command, seed, size, work, pause_s=0.5)
 
 

@@ -17,7 +17,6 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from campaigns import stub
 from pyarrow import parquet
 
 from hymt_batch import config as settings
@@ -25,7 +24,7 @@ from hymt_batch.errors import ConfigError, HymtError, PreflightError
 from hymt_batch.run.reporter import Reporter
 from hymt_batch.source import input_names, stream
 from hymt_batch.source.stream import SourceConfig
-from jobs import translate
+from tests.fakes import job as fake_job
 
 ROOT = Path(__file__).parent.parent.parent
 MIB = 1 << 20
@@ -67,7 +66,7 @@ def job(folder: Path, source: Path, *overrides: str) -> Any:
         [f"source.path={source}", f"output_dir={folder}", "name=out", "tgt_lang=fr", "model=demo", *overrides],
     )
     with Reporter("off") as reporter:
-        return translate.translate(config, reporter, stub.prepare, stub.decode_batch)
+        return fake_job.translate_with(config, reporter)
 
 
 def rows(path: Path, **options: Any) -> list[tuple[str, str | None]]:

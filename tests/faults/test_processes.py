@@ -23,7 +23,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 TEXTS = [f"row {row} of the corpus" for row in range(24)]
 PARTS = 8
-STUB = [sys.executable, "-m", "tests.campaigns.stub"]
+STUB = [sys.executable, "-m", "tests.fakes.job"]
 
 
 @pytest.fixture
@@ -241,8 +241,8 @@ class Jumping(datetime.datetime):
     def now(cls, zone=None):
         return cls.fromtimestamp(jumping(), zone)
 datetime.datetime = Jumping
-from tests.campaigns import stub
-sys.exit(stub.run(sys.argv[1:]))
+from tests.fakes import job
+sys.exit(job.run(sys.argv[1:]))
 """
 
 
@@ -259,11 +259,11 @@ def test_clocks_that_jump_by_a_month_change_nothing(source: Path) -> None:
 
 INTERRUPTED = """
 import signal, sys
-from tests.campaigns import stub
+from tests.fakes import job
 seen = [0]
 signal.signal(signal.SIGALRM, lambda *_: seen.__setitem__(0, seen[0] + 1))
 signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)
-code = stub.run(sys.argv[1:])
+code = job.run(sys.argv[1:])
 signal.setitimer(signal.ITIMER_REAL, 0)
 sys.exit(code if seen[0] > 20 else 99)
 """

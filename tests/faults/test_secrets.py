@@ -6,17 +6,16 @@ import json
 import logging
 import subprocess
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-from campaigns import stub
 
 from hymt_batch import sanitize
 from hymt_batch.source import hub
 from jobs import doctor, translate
 from jobs.__main__ import main
+from tests.fakes import job as fake_job
 
 TOKEN = "hf_" + "AbCdEfGhIjKlMnOpQrStUvWxYz01234567"
 OTHER = "s3cr3t-value-of-another-kind"
@@ -36,10 +35,10 @@ def secrets(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.fixture
-def upper(monkeypatch: pytest.MonkeyPatch) -> None:
+def upper() -> Iterator[None]:
     """`hymt-batch translate` with the stub model."""
-    work = partial(translate.translate, prepare_model=stub.prepare, decode_batch=stub.decode_batch)
-    monkeypatch.setattr(translate, "run", partial(translate.run, translate=work))
+    with fake_job.installed():
+        yield
 
 
 def control_characters(text: str) -> list[str]:

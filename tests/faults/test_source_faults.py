@@ -19,7 +19,6 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from campaigns import stub
 from pyarrow import parquet
 
 from hymt_batch import config as settings
@@ -29,7 +28,8 @@ from hymt_batch.run.reporter import Reporter
 from hymt_batch.source import discovery, stream
 from hymt_batch.source.spool import Spool
 from hymt_batch.source.stream import SourceConfig
-from jobs import translate
+from tests.fakes import engine as fake_engine
+from tests.fakes import job as fake_job
 
 TRANSIENT = [errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENODEV]
 PERMANENT = [errno.EACCES, errno.EISDIR, errno.ELOOP, errno.ENOENT]
@@ -78,7 +78,7 @@ def job(folder: Path, source: Path, *overrides: str) -> Any:
         [f"source.path={source}", f"output_dir={folder}", "name=out", "tgt_lang=fr", "model=demo", *overrides],
     )
     with Reporter("off") as reporter:
-        return translate.translate(config, reporter, stub.prepare, stub.decode_batch)
+        return fake_job.translate_with(config, reporter)
 
 
 def body(num: int = 20_000) -> bytes:
@@ -145,20 +145,19 @@ def test_a_disk_failure_in_either_pass_stops_the_job_and_the_job_can_resume(tmp_
     path.write_bytes(body(9000))
     overrides = ("batch.shard_rows=1000", "launch.prefetch_shards=0")
     decoded = Counter[str]()
-    real_decode_batch = stub.decode_batch
 
     def decode_then_fail(*arguments: Any) -> Any:
         decoded["batches"] += 1
         if decoded["batches"] == 3:
             failing(errno.EIO, 200_000)
-        return real_decode_batch(*arguments)
+        return fake_engine.upper(*arguments)
 
     config = settings.load(
         "translate",
         [f"source.path={path}", f"output_dir={tmp_path}", "name=out", "tgt_lang=fr", "model=demo", *overrides],
     )
     with Reporter("off") as reporter, pytest.raises(StoppedError, match=r"bad\.txt could not be read"):
-        translate.translate(config, reporter, stub.prepare, decode_then_fail)  # fails in the first pass
+        fake_job.translate_with(config, reporter, decode_then_fail)  # fails in the first pass
     Failing.good = 1 << 40
     reads = Counter[str]()
     check = Failing._check

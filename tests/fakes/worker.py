@@ -1,4 +1,4 @@
-"""A worker process with the stub model, which tests let `run/worker_pool.py` start instead of a real one.
+"""A worker process with the fake model, which tests let `run/worker_pool.py` start instead of a real one.
 
 Some texts are deadly: POISON kills the process, HANG never ends, BUG raises an error, and FRAIL kills the process as
 often as $STUB_FRAIL sets. Run as a program with the number of a socket, it is a worker. Run with overrides, it is
@@ -12,29 +12,21 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
-from typing import Any
 
+from hymt_batch.decode.request import Completion, Request
 from hymt_batch.run import worker
-from tests.campaigns import stub
+from tests.fakes import engine, job
 
-COMMAND = (sys.executable, "-m", "tests.campaigns.stub_worker")
+COMMAND = (sys.executable, "-m", "tests.fakes.worker")
 
 
-def decode_batch(
-    hymt: stub.Stub,
-    prompts: Sequence[Sequence[int]],
-    max_new_tokens: Sequence[int],
-    seeds: Sequence[int],
-    sampling_params: object,
-    check_stop: Callable[[], None],
-) -> Any:
-    """Decode like the stub, unless a text is deadly; append the process id to $STUB_PIDS for each batch."""
+def decode(requests: Sequence[Request], check_stop: Callable[[], None]) -> list[Completion]:
+    """Upper-case, unless a text is deadly; append the process id to $STUB_PIDS for each batch."""
     if pids := os.environ.get("STUB_PIDS"):
         with Path(pids).open("a", encoding="ascii") as file:
-            file.write(f"{os.getpid()} {len(prompts)}\n")
-    text = b"".join(bytes(prompt[1:-1]) for prompt in prompts)
+            file.write(f"{os.getpid()} {len(requests)}\n")
+    text = b"".join(bytes(request.prompt_ids[1:-1]) for request in requests)
     if b"POISON" in text:
         os.kill(os.getpid(), signal.SIGKILL)
     if b"FRAIL" in text and innocent_death():
@@ -43,7 +35,7 @@ def decode_batch(
         raise ValueError("a bug")
     while b"HANG" in text:
         time.sleep(0.05)
-    return stub.decode_batch(hymt, prompts, max_new_tokens, seeds, sampling_params, check_stop)
+    return engine.upper(requests, check_stop)
 
 
 def innocent_death() -> bool:
@@ -56,8 +48,9 @@ def innocent_death() -> bool:
 
 def main(arguments: Sequence[str]) -> int:
     if arguments[0].isdecimal():
-        return worker.main(arguments, partial(worker.serve, prepare_model=stub.prepare, decode_batch=decode_batch))
-    return stub.run(arguments, decode_batch=decode_batch, worker_command=COMMAND)
+        with job.installed(decode):
+            return worker.main(arguments)
+    return job.run(arguments, decode, COMMAND)
 
 
 if __name__ == "__main__":

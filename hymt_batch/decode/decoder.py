@@ -1,0 +1,136 @@
+"""Decode the prompts of a part with any engine: prompts in, one translation per prompt out.
+
+Here is what is the same for all engines: limits of new tokens, seeds, texts, marks of degraded parts, errors of a
+device. Nothing depends on time or on what was decoded earlier, so a part's text is the same wherever it is decoded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+
+from hymt_batch import languages
+from hymt_batch.decode.cuda_graph_runner import NOT_CAPTURED
+from hymt_batch.decode.engine import Engine, EngineContext
+from hymt_batch.decode.request import Completion, Request
+from hymt_batch.decode.sampling import row_seed
+from hymt_batch.decode.settings import card_sampling_params
+from hymt_batch.errors import DeviceError
+from hymt_batch.model.memory import is_out_of_memory
+from hymt_batch.model.settings import RecommendedSampling
+from hymt_batch.records import Prompt, Translation
+
+
+class Decoder:
+    """An engine with all settings of a run resolved; `run` decodes one part."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        context: EngineContext,
+        *,
+        max_context: int,
+        seed: int,
+        card: RecommendedSampling,
+        check_stop: Callable[[], None],
+    ) -> None:
+        """Store the settings of a run.
+
+        Args:
+            engine: Decodes.
+            context: What the engine was made from.
+            max_context: Limit of prompt and translation together, in tokens.
+            seed: The job's seed.
+            card: The model card's sampling parameters, used for second tries.
+            check_stop: Called at every step; raises when the job must end at once.
+        """
+        self.engine, self.check_stop = engine, check_stop
+        self._settings, self._tokenizer = context.settings, context.tokenizer
+        self._sampling_params, self._card = context.sampling_params, card
+        self._max_context, self._seed = max_context, seed
+
+    def run(self, prompts: Sequence[Prompt], attempt: int = 0) -> list[Translation]:
+        """Decode prompts.
+
+        Args:
+            prompts: Prompts of a part.
+            attempt: 0 for the first try; later tries use the model card's sampling and a different seed.
+
+        Returns:
+            One translation per prompt, in the order of the prompts.
+
+        Raises:
+            StoppedError: The job must end at once; the results of these prompts are discarded.
+            DeviceError: The GPU failed; the process must be started again.
+        """
+        requests = self.make_requests(prompts, attempt)
+        with _raise_device_errors():
+            completions = self.engine.generate(requests, self.check_stop)
+        texts = self._tokenizer.decode([completion.ids for completion in completions])
+        return [
+            self._make_translation(prompt, completion, text, attempt)
+            for prompt, completion, text in zip(prompts, completions, texts, strict=True)
+        ]
+
+    def make_requests(self, prompts: Sequence[Prompt], attempt: int = 0) -> list[Request]:
+        """Return what the engine is asked for; see `run`."""
+        sampling_params = self._sampling_params
+        if attempt:
+            sampling_params = replace(card_sampling_params(self._card), stop_loops=self._settings.stop_loops)
+        return [
+            Request(
+                prompt.ids,
+                self._max_new_tokens(prompt),
+                # greedy decoding draws nothing
+                row_seed(self._seed, prompt.row_id, prompt.segment.index, attempt) if sampling_params.do_sample else 0,
+                sampling_params,
+            )
+            for prompt in prompts
+        ]
+
+    def take_degraded(self) -> tuple[str, ...]:
+        """Return and clear deviations, such as split batches, since the last call, for the part's header."""
+        uncaptured = self._settings.capture and not self.engine.environment["capture"]
+        return (*self.engine.take_degraded(), *((NOT_CAPTURED,) if uncaptured else ()))
+
+    def _max_new_tokens(self, prompt: Prompt) -> int:
+        """Return a row's limit of new tokens, from its source length, its target language and the model's context."""
+        expansion = languages.get(prompt.tgt_lang).expansion
+        limit = int(prompt.num_source_tokens * self._settings.new_tokens_ratio * expansion)
+        limit = min(limit + self._settings.new_tokens_extra, self._settings.max_new_tokens)
+        return max(1, min(limit, self._max_context - len(prompt.ids)))
+
+    def _make_translation(self, prompt: Prompt, completion: Completion, text: str, attempt: int) -> Translation:
+        finish_reason, message = completion.finish_reason, ""
+        if finish_reason == "memory":
+            message = (
+                f"{len(prompt.ids)} prompt tokens do not fit in the memory of {self.engine.device}, even as the only "
+                "row"
+            )
+            return Translation(prompt, "", "error", message=message, attempt=attempt)
+        if finish_reason == "non_finite":
+            message = "the network returned NaN or infinity"
+        return Translation(
+            prompt,
+            text,
+            finish_reason,
+            num_new_tokens=len(completion.ids),
+            flags=("control_token",) if self._tokenizer.has_control_ids(completion.ids) else (),
+            message=message,
+            attempt=attempt,
+            mean_logprob=completion.mean_logprob,
+        )
+
+
+@contextmanager
+def _raise_device_errors() -> Iterator[None]:
+    """Raise DeviceError for an error that leaves the GPU's context unusable; the process must be restarted."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "CUDA error" not in str(error) or is_out_of_memory(error):
+            raise
+        raise DeviceError(
+            f"The GPU failed ({str(error).splitlines()[0]}). Run the same command again to continue."
+        ) from error

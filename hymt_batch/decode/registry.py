@@ -1,0 +1,77 @@
+"""The table of engines: their names, who may choose them, and the module that each is in.
+
+Settings, `auto`, completion, jobs and the benchmark ask this table. It imports no engine; `engine.py` imports the
+module of the one that is used.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+AUTO = "auto"
+
+
+class InBenchmark(Enum):
+    """When a benchmark runs an engine."""
+
+    never = "never"
+    default = "default"
+    on_request = "on_request"  # only if `engines` names it
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineEntry:
+    """One row of the table."""
+
+    module: Any  # dotted name of its module, which defines `open_engine`; tests register an object that does
+    in_jobs: bool = False  # True if decode.engine may name it
+    auto_on: str = ""  # "cpu" or "gpu": decode.engine=auto selects it there
+    in_benchmark: InBenchmark = InBenchmark.never
+    benchmark_rows: str = "max_rows"  # the benchmark's setting that limits its rows
+
+
+ENGINES: dict[str, EngineEntry] = {
+    "slots": EngineEntry(
+        module="hymt_batch.decode.slots", in_jobs=True, auto_on="cpu", in_benchmark=InBenchmark.default
+    ),
+    # on a GPU, slots has not been run yet
+    "generate": EngineEntry(module="hymt_batch.decode.generate", in_jobs=True, auto_on="gpu"),
+    "sorted_generate": EngineEntry(
+        module="hymt_batch.bench.baselines.sorted_generate",
+        in_benchmark=InBenchmark.default,
+        benchmark_rows="generate_rows",
+    ),
+    "generate_in_order": EngineEntry(
+        module="hymt_batch.bench.baselines.generate_in_order",
+        in_benchmark=InBenchmark.default,
+        benchmark_rows="generate_rows",
+    ),
+    "pipeline": EngineEntry(
+        module="hymt_batch.bench.baselines.pipeline", in_benchmark=InBenchmark.default, benchmark_rows="generate_rows"
+    ),
+    "slots_captured": EngineEntry(
+        module="hymt_batch.bench.baselines.slots_captured", in_benchmark=InBenchmark.on_request
+    ),
+    "continuous": EngineEntry(module="hymt_batch.bench.baselines.continuous", in_benchmark=InBenchmark.on_request),
+    "llama_cpp": EngineEntry(module="hymt_batch.bench.baselines.llama", in_benchmark=InBenchmark.on_request),
+    "ctranslate2": EngineEntry(module="hymt_batch.bench.baselines.ctranslate", in_benchmark=InBenchmark.on_request),
+}
+"""Engine name -> its entry, in the order in which a benchmark runs them."""
+
+
+def job_choices() -> list[str]:
+    """Return the values of decode.engine."""
+    return [AUTO, *(name for name, entry in ENGINES.items() if entry.in_jobs)]
+
+
+def auto_choice(device: str) -> str:
+    """Return the engine that decode.engine=auto selects on a device such as cpu or cuda:0."""
+    kind = "cpu" if device == "cpu" else "gpu"
+    return next(name for name, entry in ENGINES.items() if entry.auto_on == kind)
+
+
+def benchmark_choices(*when: InBenchmark) -> list[str]:
+    """Return the engines that a benchmark runs at one of these times."""
+    return [name for name, entry in ENGINES.items() if entry.in_benchmark in when]

@@ -1,0 +1,65 @@
+"""A model without torch, whose tokens are bytes."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+COUNT_S = float(os.environ.get("STUB_COUNT_S", "0"))
+"""Seconds that the tokenizer takes to count a text, so that the preparation of a row takes long."""
+
+
+@dataclass(frozen=True)
+class Bytes:
+    """A tokenizer with one token for each byte."""
+
+    prefix: tuple[int, ...] = (256,)
+    suffix: tuple[int, ...] = (257,)
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        return [list(text.encode("utf-8")) for text in texts]
+
+    def encode_with_head(self, head: str, texts: Sequence[str]) -> list[list[int]]:
+        return self.encode([head + text for text in texts])
+
+    def count(self, text: str) -> int:
+        time.sleep(COUNT_S)
+        return len(text.encode("utf-8"))
+
+    def has_control_ids(self, body: Sequence[int]) -> bool:
+        return False
+
+    token_starts: None = None  # texts are counted instead
+
+    def decode(self, rows: Sequence[Sequence[int]]) -> list[str]:
+        return [bytes(row).decode("utf-8", "replace") for row in rows]
+
+
+@dataclass(frozen=True)
+class Model:
+    """Stands in for the results of `prepare.prepare_model` and of its `load`."""
+
+    identity: dict[str, Any] = field(default_factory=lambda: {"files": {"stub": "upper"}})
+    environment: dict[str, Any] = field(default_factory=lambda: {"device": "stub"})
+    num_parameters: int = 1000
+    on_gpu: bool = False
+    tokenizer: Bytes = field(default_factory=Bytes)
+    device: str = "cpu"
+    max_context: int = 1 << 20
+    placement: None = None
+    cache_bytes_per_token: int = 1
+    vocab_size: int = 258
+    free_bytes: int = 1 << 30
+
+    def load_tokenizer(self, *, add_generation_prompt: bool) -> Bytes:
+        return self.tokenizer
+
+    def load(self, tokenizer: Bytes) -> Model:
+        return self
+
+
+def prepare(*_: object) -> Model:
+    return Model()
