@@ -12,6 +12,8 @@ from typing import Any
 
 from hymt_batch.batch import BatchConfig
 from hymt_batch.check.settings import CheckConfig
+from hymt_batch.decode import registry
+from hymt_batch.decode.registry import InBenchmark
 from hymt_batch.decode.settings import DecodeConfig
 from hymt_batch.device_map.settings import DeviceMapConfig
 from hymt_batch.errors import ConfigError
@@ -45,13 +47,6 @@ class BenchDtype(Enum):
 
     float32 = "float32"
     bfloat16 = "bfloat16"
-
-
-BENCH_DEFAULT_ENGINES = ("slots", "sorted_generate", "generate_in_order", "pipeline")
-"""Engines that a benchmark runs by default; it always runs slots, this project's own."""
-
-BENCH_OPTIONAL_ENGINES = ("slots_captured", "continuous", "llama_cpp", "ctranslate2")
-"""Engines that a benchmark runs only if `engines` names them: slots with CUDA graphs, and other programs."""
 
 
 class ReportFormat(Enum):
@@ -168,10 +163,9 @@ class BenchJob:
             raise ConfigError(f"device={self.device} is not a device. Set device=cpu or device=cuda:0.")
         if self.engines is not None:
             self.engines = [self.engines] if isinstance(self.engines, str) else [str(engine) for engine in self.engines]
-            if unknown := [
-                engine for engine in self.engines if engine not in BENCH_DEFAULT_ENGINES + BENCH_OPTIONAL_ENGINES
-            ]:
-                known = ", ".join(BENCH_DEFAULT_ENGINES + BENCH_OPTIONAL_ENGINES)
+            choices = registry.benchmark_choices(InBenchmark.default, InBenchmark.on_request)
+            if unknown := [engine for engine in self.engines if engine not in choices]:
+                known = ", ".join(choices)
                 raise ConfigError(f"engines={unknown[0]} is not one of {known}.")
 
 
