@@ -23,8 +23,8 @@ from hymt_batch.model.synthetic import Shape
 from hymt_batch.prompt import PromptConfig
 from hymt_batch.segment import SegmentConfig
 from hymt_batch.setting import Identity, Operation
-from hymt_batch.source.stream import SourceConfig
-from hymt_batch.write.output import WriteConfig
+from hymt_batch.source.settings import SourceConfig
+from hymt_batch.write.settings import WriteConfig
 
 
 class OnMismatch(Enum):

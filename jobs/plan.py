@@ -13,7 +13,7 @@ from dataclasses import asdict, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from hymt_batch import batch, plan_report, prompt, sanitize, segment, streams
+from hymt_batch import batch, plan_report, prompt, segment, streams
 from hymt_batch.bench import probe
 from hymt_batch.decode import batches
 from hymt_batch.device_map import table
@@ -26,11 +26,14 @@ from hymt_batch.model import tokenizer as tokenizing
 from hymt_batch.model.files import ModelFiles
 from hymt_batch.model.prepare import PlacementPlan
 from hymt_batch.plan_report import PlanReport, ProbeResult, StrategyOption
+from hymt_batch.prompt_end import describe_end
 from hymt_batch.run.replica import Replica
 from hymt_batch.run.reporter import Reporter
-from hymt_batch.sanitize import escape_line
+from hymt_batch.sanitize import escape_line, sanitize_text
 from hymt_batch.source import stream
 from hymt_batch.source.corpus_stats import CorpusStats, compute_corpus_stats
+from hymt_batch.source.preamble_reader import PreambleCache
+from hymt_batch.source.shards import SkippedShard, cut_shards
 
 if TYPE_CHECKING:
     from hymt_batch.schema import PlanJob
@@ -78,7 +81,7 @@ def plan(job: PlanJob) -> PlanReport:
     last_token = None
     if read_from == "files":
         last_token = prompt_end.last_token(files.folder, add_generation_prompt=job.add_generation_prompt)
-    report.prompt = prompt.describe_end(job.prompt, job.model.add_generation_prompt, last_token)
+    report.prompt = describe_end(job.prompt, job.model.add_generation_prompt, last_token)
     report.choices = [evaluate_strategy(job, strategy, plan_placements, devices) for strategy in STRATEGIES]
     report.recommended = recommend(report.choices, devices)
     return report
@@ -114,7 +117,7 @@ def describe_placement(
 ) -> None:
     """Add to the report where the layers go and the memory that each device needs."""
     net, placement = placement_plan.network, placement_plan.placements[0]
-    dtype_bytes = prepare.dtype_bytes(placement_plan.dtype)
+    groups = table.layer_groups(placement.map, net, prepare.dtype_bytes(placement_plan.dtype))
     budget = resolve_batch_budget(job, placement_plan, devices)
     kv_cache = budget.max_tokens * report.cache_bytes_per_token
     num_layers = max(1, net.num_layers)
@@ -130,12 +133,10 @@ def describe_placement(
             "cache_bytes": kv_cache * group.num_layers // num_layers,
             "share": group.weight_bytes / max(1, report.weight_bytes),
         }
-        for group in table.layer_groups(placement.map, net, dtype_bytes)
+        for group in groups
     ]
     free = {device.name: device.free_bytes for device in devices.devices}
-    head = next(
-        (run.device for run in table.layer_groups(placement.map, net, dtype_bytes) if "lm_head" in run.modules), "cpu"
-    )
+    head = next((group.device for group in groups if "lm_head" in group.modules), "cpu")
     for use in placement.usage:
         logits = report.logits_bytes if use.device == (head if head in free else placement.device.name) else 0
         used = use.weight_bytes + kv_cache * use.num_layers // num_layers + logits
@@ -203,12 +204,12 @@ def recommend(choices: Sequence[StrategyOption], devices: DeviceInventory) -> st
 
 def scan_corpus(job: PlanJob, files: ModelFiles) -> tuple[CorpusStats, list[Any]]:
     """Read the corpus once; return its statistics and its input files."""
-    preambles = stream.PreambleCache(job.source)
+    preambles = PreambleCache(job.source)
     inputs = stream.apply_limit(stream.find_inputs(job.source), job.source, preambles)
     stream.check_fields(inputs, job.source, (), preambles)
     stream.check_escapes(inputs, job.source, preambles)
     count_tokens = tokenizing.token_counter(files.folder) if (files.folder / "tokenizer.json").is_file() else None
-    shards = stream.cut_shards(
+    shards = cut_shards(
         inputs,
         job.source,
         shard_rows=job.batch.shard_rows,
@@ -216,12 +217,11 @@ def scan_corpus(job: PlanJob, files: ModelFiles) -> tuple[CorpusStats, list[Any]
         get_record=lambda input, shard: None,
         reserved=(),
     )
-    num_sample = PROBE_SAMPLE_ROWS if job.probe else 0
     corpus_stats = compute_corpus_stats(
-        (shard for shard in shards if not isinstance(shard, stream.SkippedShard)),
+        (shard for shard in shards if not isinstance(shard, SkippedShard)),
         count_tokens,
         count_rows=job.sample_rows,
-        num_sample=num_sample,
+        num_sample=PROBE_SAMPLE_ROWS if job.probe else 0,
         seed=job.seed,
     )
     return corpus_stats, inputs
@@ -287,7 +287,7 @@ def run(job: PlanJob) -> ExitCode:
                 expected_tokens = (stats.tokens or 0) * report.probe.output_per_source_token
                 report.corpus["expected_output_tokens"] = round(expected_tokens)
     text = json.dumps(asdict(report), sort_keys=True) if job.format.value == "json" else plan_report.render(report)
-    streams.print_result(sanitize.sanitize_text(text))
+    streams.print_result(sanitize_text(text))
     return ExitCode.PREFLIGHT if report.refused else ExitCode.COMPLETE
 
 

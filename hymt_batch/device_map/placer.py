@@ -187,9 +187,29 @@ class Placer:
         for layer in self.network.layers:
             device = planner.device_of(device_map, layer.name) or "cpu"
             num_layers[main_device.name if device in offloaded else device] += 1
-        for name in gpus:
+        self._check_memory(weights, main_device.name if offloaded else None)
+        if weights.get("disk", 0):
+            max_disk_bytes = (self.config.max_memory or {}).get("disk")
+            disk.check(self.config.offload_folder, weights["disk"], max_disk_bytes, resaved=self.resaved)
+        if offloaded:
+            warnings = [*warnings, self._offload_warning(weights, offloaded, main_device)]
+        labels = {name: device.label for name, device in self.devices_by_name.items()}
+        return Placement(
+            strategy=strategy,
+            map=dict(device_map),
+            device=main_device,
+            usage=tuple(DeviceUsage(name, weights[name], num_layers[name], labels.get(name, name)) for name in weights),
+            replicas=replicas or (tuple(weights),),
+            reasons=tuple(reasons),
+            warnings=tuple(warnings),
+            offload_folder=self.config.offload_folder,
+        )
+
+    def _check_memory(self, weights: Mapping[str, int], copied_to: str | None) -> None:
+        """Refuse weights that do not fit; offloaded layers are copied to the device `copied_to`, one at a time."""
+        for name in _gpus(weights):
             margin = gib(self.config.margin_bytes)
-            needed = weights[name] + (self.largest_layer if offloaded and name == main_device.name else 0)
+            needed = weights[name] + (self.largest_layer if name == copied_to else 0)
             free = self.devices_by_name[name].free_bytes - self.config.margin_bytes
             if needed > free:
                 raise PreflightError(
@@ -207,22 +227,6 @@ class Placer:
                 "smaller model.",
                 id="G1",
             )
-        if weights.get("disk", 0):
-            max_disk_bytes = (self.config.max_memory or {}).get("disk")
-            disk.check(self.config.offload_folder, weights["disk"], max_disk_bytes, resaved=self.resaved)
-        if offloaded:
-            warnings = [*warnings, self._offload_warning(weights, offloaded, main_device)]
-        labels = {name: device.label for name, device in self.devices_by_name.items()}
-        return Placement(
-            strategy=strategy,
-            map=dict(device_map),
-            device=main_device,
-            usage=tuple(DeviceUsage(name, weights[name], num_layers[name], labels.get(name, name)) for name in weights),
-            replicas=replicas or (tuple(weights),),
-            reasons=tuple(reasons),
-            warnings=tuple(warnings),
-            offload_folder=self.config.offload_folder,
-        )
 
     def _offload_warning(self, weights: Mapping[str, int], offloaded: Sequence[str], main_device: Device) -> Problem:
         offloaded_bytes = sum(weights[name] for name in offloaded)

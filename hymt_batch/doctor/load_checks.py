@@ -6,7 +6,6 @@ device holds it) and each replica with the first.
 
 from __future__ import annotations
 
-import gc
 import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -16,6 +15,7 @@ from hymt_batch.doctor.finding import Finding, Level
 from hymt_batch.errors import PreflightError
 from hymt_batch.model import canary, prepare
 from hymt_batch.model.detect_devices import torch_devices
+from hymt_batch.model.memory import empty_cache
 from hymt_batch.model.padded_batch import NUM_ROWS
 from hymt_batch.model.prepare import LoadedModel
 
@@ -55,7 +55,7 @@ def run(job: DoctorJob) -> list[Finding]:
     comparisons = _comparisons(placement, torch_devices())
     for device, name in comparisons:
         hymt = None  # type: ignore[assignment]  # frees its memory for the next one
-        _free_memory()
+        empty_cache(placement.device.name)
         strategy = Strategy.cpu if device == "cpu" else Strategy.single
         index = None if device == "cpu" else int(device.removeprefix("cuda:"))
         config = replace(job.device_map, strategy=strategy, device=index, max_memory=None, map=None, order=None)
@@ -102,11 +102,3 @@ def _comparisons(placement: Any, inventory: DeviceInventory) -> list[tuple[str, 
         for group in placement.replicas
         if group[0] != placement.device.name
     ]
-
-
-def _free_memory() -> None:
-    import torch
-
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()

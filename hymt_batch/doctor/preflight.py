@@ -28,6 +28,7 @@ from hymt_batch.model import files as model_files
 from hymt_batch.model import tokenizer as tokenizing
 from hymt_batch.model.files import ModelFiles
 from hymt_batch.prompt import PromptFamily
+from hymt_batch.prompt_end import describe_end
 from hymt_batch.source import stream
 from hymt_batch.write.storage import required_space
 
@@ -209,7 +210,7 @@ def _check_placement(
 
 def _check_tokenizer(job: DoctorJob, files: ModelFiles | None, findings: list[Finding]) -> None:
     """Check the tokenizer and the chat template, and report the last token of every prompt."""
-    check, end = "last token of the prompt", partial(prompt.describe_end, job.prompt, job.model.add_generation_prompt)
+    check, end = "last token of the prompt", partial(describe_end, job.prompt, job.model.add_generation_prompt)
     if files is None:
         findings.append(Finding(check, Level.SKIP, str(end(None))))
         return

@@ -12,6 +12,7 @@ import json
 import math
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -129,20 +130,7 @@ def verify(folder: Path, commit: str = "") -> ModelFiles:
             config and weights do not match.
     """
     config = safe_json.read_object(folder / "config.json", "it is not a model folder, or the download is incomplete")
-    model_type = config.get("model_type")
-    if model_type not in MODEL_TYPES:
-        allowed = ", ".join(MODEL_TYPES)
-        raise PreflightError(
-            f"{folder / 'config.json'}: model_type is {model_type!r}; hymt-batch runs {allowed}. Set model.path to a "
-            "model of the Hunyuan translation family.",
-            id="B17" if model_type else "B5",
-        )
-    if "auto_map" in config:
-        raise PreflightError(
-            f"{folder / 'config.json'} asks for custom code (auto_map), which hymt-batch never runs. Download the "
-            "model from its publisher, or remove auto_map if the model works without it.",
-            id="B16",
-        )
+    _check_type(folder, config)
     safe_json.read_object(folder / "tokenizer.json", "without it no text can be encoded", missing_id="B6")
     _check_readable(folder, config)
     network = network_spec.from_config(config, str(folder / "config.json"))
@@ -179,6 +167,24 @@ def verify(folder: Path, commit: str = "") -> ModelFiles:
         tensors,
         commit,
     )
+
+
+def _check_type(folder: Path, config: Mapping[str, Any]) -> None:
+    """Refuse a model of another family, or one that asks for custom code."""
+    model_type = config.get("model_type")
+    if model_type not in MODEL_TYPES:
+        allowed = ", ".join(MODEL_TYPES)
+        raise PreflightError(
+            f"{folder / 'config.json'}: model_type is {model_type!r}; hymt-batch runs {allowed}. Set model.path to a "
+            "model of the Hunyuan translation family.",
+            id="B17" if model_type else "B5",
+        )
+    if "auto_map" in config:
+        raise PreflightError(
+            f"{folder / 'config.json'} asks for custom code (auto_map), which hymt-batch never runs. Download the "
+            "model from its publisher, or remove auto_map if the model works without it.",
+            id="B16",
+        )
 
 
 def element_bytes(dtype: str) -> int:

@@ -1,4 +1,4 @@
-"""Settings of the source stage. Import them from `stream.py`."""
+"""Settings of the source stage."""
 
 from __future__ import annotations
 

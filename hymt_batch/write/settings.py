@@ -1,4 +1,4 @@
-"""Settings of the write stage. Import them from `output.py`."""
+"""Settings of the write stage."""
 
 from __future__ import annotations
 
