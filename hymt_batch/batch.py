@@ -36,7 +36,7 @@ class BatchConfig:
                 continue
             if isinstance(value, bool) or not re.fullmatch(r"[0-9]{1,15}", str(value)) or int(value) < 1:
                 auto = "" if key.startswith("shard") else f", or batch.{key}=auto"
-                raise ConfigError(f"batch.{key}={value} is not a positive whole number. Set one{auto}.")
+                raise ConfigError(f"batch.{key}={value} is not a positive whole number", fix=f"Set one{auto}.")
             setattr(self, key, int(value))
 
 

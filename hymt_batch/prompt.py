@@ -235,7 +235,9 @@ def _encode_bodies(
                     try:
                         (bodies[index],) = encoder.encode_with_head(before, [f"{segments[index].text}{after}"])
                     except TextError as error:
-                        rejected[segments[index].document_index] = Rejection(Status.GENERATION_ERROR, error.message)
+                        rejected[segments[index].document_index] = Rejection(
+                            Status.GENERATION_ERROR, error.problem.statement
+                        )
                 continue
             for index, body in zip(chunk, encoded, strict=True):
                 bodies[index] = body
@@ -275,6 +277,5 @@ def check_template(encoder: Encoder, template: PromptTemplate) -> None:
         PreflightError: The checkpoint's tokenizer cannot encode the prompt template as plain text.
     """
     if encoder.has_control_ids(encoder.encode(["".join(template.instruction(None, None))])[0]):
-        raise PreflightError(
-            "The tokenizer encodes the prompt's instruction to control tokens. Set model.path to another model."
-        )
+        what = "The tokenizer encodes the prompt's instruction to control tokens"
+        raise PreflightError(what, fix="Set model.path to another model.")

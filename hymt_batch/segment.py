@@ -38,10 +38,13 @@ class SegmentConfig:
 
     def __post_init__(self) -> None:
         if self.max_tokens < 16:
-            raise ConfigError(f"segment.max_tokens={self.max_tokens} is too small for a sentence. Set 16 or more.")
+            raise ConfigError(
+                f"segment.max_tokens={self.max_tokens} is too small for a sentence", fix="Set 16 or more."
+            )
         if self.max_segments is not None and self.max_segments < 1:
             raise ConfigError(
-                f"segment.max_segments={self.max_segments} must be 1 or more, or segment.max_segments=null (no limit)."
+                f"segment.max_segments={self.max_segments} must be 1 or more",
+                fix="Set segment.max_segments=null for no limit.",
             )
 
 
@@ -93,7 +96,7 @@ def split(
                 else:
                     segments += long_row
         except TextError as error:
-            rejections[index] = Rejection(Status.GENERATION_ERROR, error.message)
+            rejections[index] = Rejection(Status.GENERATION_ERROR, error.problem.statement)
     return segments, rejections
 
 

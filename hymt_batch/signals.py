@@ -74,8 +74,8 @@ class StopRequest:
         """Raise StoppedError if the grace period of a requested stop is over."""
         if self.requested and time.monotonic() >= self.deadline:
             raise StoppedError(
-                f"{self.signal_name}: the running part did not finish within launch.grace_s and was dropped. "
-                "Run the same command again to continue; set a larger launch.grace_s to let long parts finish."
+                f"{self.signal_name}: the running part did not finish within launch.grace_s and was dropped",
+                fix="Run the same command again to continue; set a larger launch.grace_s to let long parts finish.",
             )
 
     def handle(self, signum: int, frame: FrameType | None = None) -> None:

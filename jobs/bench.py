@@ -56,8 +56,8 @@ def bench(job: BenchJob) -> dict[str, Any]:
         torch.set_num_threads(job.num_threads)
     if job.device != "cpu" and int(job.device.partition(":")[2]) >= torch.cuda.device_count():
         raise PreflightError(
-            f"device={job.device}: torch finds {torch.cuda.device_count()} GPUs here. Set device=cpu, or run "
-            "`hymt-batch doctor` to see why."
+            f"device={job.device}: torch finds {torch.cuda.device_count()} GPUs here",
+            fix="Set device=cpu, or run `hymt-batch doctor` to see why.",
         )
     hymt = synthetic.make_model(job.shape, job.dtype.value, job.seed, job.device)
     work = benchmark.make_workload(job.segments, hymt.vocab_size, job.seed)

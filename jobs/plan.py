@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from hymt_batch.schema import PlanJob
 
 PROBE_SAMPLE_ROWS = 4096  # rows sampled for the measured run
+SO_NO_SPEED = "so the speed cannot be measured"
 STRATEGIES = (
     Strategy.replicate, Strategy.balanced, Strategy.balanced_low_0, Strategy.sequential, Strategy.offload, Strategy.cpu,
 )  # fmt: skip
@@ -166,10 +167,8 @@ def evaluate_strategy(
         return StrategyOption(strategy.value, False, remark=escape_line(error.what, 110), error=error.problem)
     placement = placement_plan.placements[0]
     budget = resolve_batch_budget(job, placement_plan, devices)
-    note = placement_remark(placement)
-    return StrategyOption(
-        strategy.value, True, list(placement.devices), len(placement.replicas), budget.max_rows, budget.max_tokens, note
-    )
+    counts = len(placement.replicas), budget.max_rows, budget.max_tokens
+    return StrategyOption(strategy.value, True, list(placement.devices), *counts, placement_remark(placement))
 
 
 def placement_remark(placement: Placement) -> str:
@@ -207,7 +206,7 @@ def scan_corpus(job: PlanJob, files: ModelFiles) -> tuple[CorpusStats, list[Any]
     preambles = PreambleCache(job.source)
     inputs = stream.apply_limit(stream.find_inputs(job.source), job.source, preambles)
     stream.check_fields(inputs, job.source, (), preambles)
-    stream.check_escapes(inputs, job.source, preambles)
+    stream.check_first_rows(inputs, job.source, preambles)
     count_tokens = tokenizing.token_counter(files.folder) if (files.folder / "tokenizer.json").is_file() else None
     shards = cut_shards(
         inputs,
@@ -236,7 +235,7 @@ def run_probe(job: PlanJob, corpus_stats: CorpusStats) -> ProbeResult:
         PreflightError: There is no row to translate, or the model cannot be loaded.
     """
     if not corpus_stats.sample or not corpus_stats.tokens or job.tgt_lang is None:
-        raise PreflightError("The corpus has no row to translate, so the speed cannot be measured. Check source.path.")
+        raise PreflightError("The corpus has no row to translate", why=SO_NO_SPEED, fix="Check source.path.")
     template = prompt.resolve_template(job.prompt, job.model.family.value, job.src_lang, job.tgt_lang)
     prepared = prepare.prepare_model(job.model, job.device_map, job.launch.num_threads)
     tokenizer = prepared.load_tokenizer(add_generation_prompt=job.add_generation_prompt)
@@ -246,7 +245,7 @@ def run_probe(job: PlanJob, corpus_stats: CorpusStats) -> ProbeResult:
     )
     prompts, _ = prompt.render(segments, corpus_stats.sample, tokenizer, template, prepared.max_context)
     if not prompts:
-        raise PreflightError("No row of the sample can be translated; the speed is unknown. Check source.path.")
+        raise PreflightError("No row of the sample can be translated", why=SO_NO_SPEED, fix="Check source.path.")
     limits = batch.resolve_part_limits(job.batch, prepared.num_parameters, prepared.on_gpu)
     started_at = time.monotonic()
     sample = probe.make_batches(prompts, limits.part_rows, job.seed)

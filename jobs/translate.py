@@ -94,7 +94,7 @@ def _translate(
             input_file, published_file.out_format(input_file, job.write), preambles(input_file), job.write, rows
         )
     if plan_version > 1:
-        stream.check_escapes(inputs, job.source, preambles)
+        stream.check_first_rows(inputs, job.source, preambles)
     for finding in preflight.run_quick(job):
         log.warning("%s", finding.problem.text)
     template = prompt.resolve_template(job.prompt, job.model.family.value, job.src_lang, job.tgt_lang)
@@ -155,7 +155,7 @@ def _translate(
                     if stop.requested:
                         tracker.commit(pool.drain())  # the parts that workers are decoding
                         raise StoppedError(
-                            f"{stop.signal_name}: stopped {where}; run the same command again to continue"
+                            f"{stop.signal_name}: stopped {where}", fix="Run the same command again to continue."
                         )
 
                 def on_wait() -> None:
@@ -168,7 +168,7 @@ def _translate(
                         on_wait()
                     elif stop.requested:  # ends the reader's thread; the job stops in on_wait
                         raise StoppedError(
-                            f"{stop.signal_name}: stopped while rows were prepared; run again to continue"
+                            f"{stop.signal_name}: stopped while rows were prepared", fix="Run again to continue."
                         )
 
                 def on_hang(reason: str) -> None:

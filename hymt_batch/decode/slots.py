@@ -196,7 +196,7 @@ class SlotEngine(Engine):
         except RuntimeError as error:  # capture fails with many kinds of errors; the engine works without it too
             if "CUDA error" in str(error):
                 raise DeviceError(
-                    f"The GPU failed ({str(error).splitlines()[0]}). Set decode.capture=false."
+                    f"The GPU failed ({str(error).splitlines()[0]})", fix="Set decode.capture=false."
                 ) from error
             graph_runner.disable(str(error).splitlines()[0] if str(error) else type(error).__name__)
 

@@ -7,7 +7,6 @@ the model. A check that is impossible because an earlier one failed is reported 
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -21,7 +20,7 @@ from hymt_batch.device_map.placement import Placement
 from hymt_batch.device_map.settings import SPLIT_STRATEGIES, DeviceInventory, gib
 from hymt_batch.doctor import cuda, distributed, environment, machine, storage
 from hymt_batch.doctor.finding import Finding, Level
-from hymt_batch.errors import ConfigError, HymtError, PreflightError, Problem, first_line
+from hymt_batch.errors import ConfigError, HymtError, PreflightError, first_line
 from hymt_batch.fs import OS_FS
 from hymt_batch.model import detect_devices, hashes, memory, nvidia, prepare, requirements, shapes
 from hymt_batch.model import files as model_files
@@ -34,8 +33,6 @@ from hymt_batch.write.storage import required_space
 
 if TYPE_CHECKING:
     from hymt_batch.schema import DoctorJob, TranslateJob
-
-_SENTENCE_END = re.compile(r"(?<=[.!?:])\s+(?=[A-Z`])")
 
 
 def run_quick(job: TranslateJob | DoctorJob, env: Mapping[str, str] | None = None) -> list[Finding]:
@@ -123,14 +120,7 @@ def _errors_as_findings(check: str, findings: list[Finding]) -> Iterator[None]:
     try:
         yield
     except HymtError as error:
-        problem = error.problem
-        if not problem.fix:
-            pieces = _SENTENCE_END.split(error.message.strip())
-            seen, fix = " ".join(pieces[:-1]), pieces[-1]
-            if not seen and "; " in fix:
-                seen, _, fix = fix.rpartition("; ")
-            problem = Problem(what=seen, fix=fix, id=error.id)
-        findings.append(Finding.of_problem(check, Level.FAIL, problem))
+        findings.append(Finding.of_problem(check, Level.FAIL, error.problem))
     except Exception as error:  # report a broken installation instead of crashing
         fix = "Reinstall the packages in a new environment, with constraints.txt"
         findings.append(Finding(check, Level.FAIL, f"{type(error).__name__}: {first_line(error)}", fix, "A8"))
@@ -252,7 +242,7 @@ def _check_source(job: DoctorJob, findings: list[Finding]) -> tuple[int | None, 
     with _errors_as_findings("source", findings):
         inputs = stream.find_inputs(job.source)
         if not inputs:
-            raise ConfigError("source.path has no file to translate. Check source.path and source.pattern.")
+            raise ConfigError("source.path has no file to translate", fix="Check source.path and source.pattern.")
         stream.check_fields(inputs, job.source, job.write.added_fields)
         need, need_inodes = required_space(OS_FS, Path(job.output_dir) / str(job.name), inputs, job.write.min_free)
         findings.append(Finding("source", Level.OK, f"{len(inputs)} file(s), the output needs about {gib(need)}"))

@@ -268,15 +268,17 @@ class WorkerPool:
         """Return the error for a worker that dies repeatedly while it has no part."""
         num_workers = len(self._environments)
         when = "before it received a part" if worker.ready else "before it loaded the model"
-        fix = "The log shows its output. Set launch.workers=1 to decode in this process"
+        why, fix = "The log shows its output.", "Set launch.workers=1 to decode in this process"
         if killed_from_outside:
-            fix = "Something outside the job kills it: ask the administrator of the machine"
+            why, fix = "Something outside the job kills it.", "Ask the administrator of the machine"
         elif reason == "signal SIGKILL":
-            remedy = f"set launch.workers={num_workers // 2}" if num_workers > 1 else "give the job more memory"
-            fix = f"SIGKILL usually means that memory ran out: {remedy}"
+            why = "SIGKILL usually means that memory ran out."
+            fix = f"Set launch.workers={num_workers // 2}" if num_workers > 1 else "Give the job more memory"
         return StoppedError(
             f"worker {worker.index} died {len(self._deaths[worker.index])} times in a row {when} (the last time: "
-            f"{reason}). {fix}, and run the same command again to continue"
+            f"{reason})",
+            why=why,
+            fix=f"{fix}, and run the same command again to continue.",
         )
 
     def _start_workers(self) -> None:
