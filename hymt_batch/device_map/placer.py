@@ -96,14 +96,9 @@ class Placer:
         fitting = [device for device in self.inventory.gpus if self._spare_bytes(device.name, self.total_bytes) >= 0]
         if len(set(device_map.values())) > 1 and fitting:
             gain = f"{len(fitting)} times the throughput" if len(fitting) > 1 else "the same speed with one GPU"
-            warnings.append(
-                Problem(
-                    what=f"the model fits {fitting[0].name} alone: device_map=replicate gives about {gain}",
-                    why="because the devices of a split wait for one another",
-                    fix="device_map=replicate",
-                    id="C27",
-                )
-            )
+            what = f"the model fits {fitting[0].name} alone: device_map=replicate gives about {gain}"
+            why = "because the devices of a split wait for one another"
+            warnings.append(Problem(what=what, why=why, fix="device_map=replicate", id="C27"))
         return self._build_placement(strategy, device_map, reasons, warnings=warnings)
 
     def _place_offloaded(self) -> Placement:
