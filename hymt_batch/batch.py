@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,7 +36,7 @@ class BatchConfig:
                 continue
             if isinstance(value, bool) or not re.fullmatch(r"[0-9]{1,15}", str(value)) or int(value) < 1:
                 auto = "" if key.startswith("shard") else f", or batch.{key}=auto"
-                raise ConfigError(f"batch.{key}={value} is not a positive whole number. Set one{auto}.")
+                raise ConfigError(f"batch.{key}={value} is not a positive whole number", fix=f"Set one{auto}.")
             setattr(self, key, int(value))
 
 
@@ -88,62 +88,72 @@ def plan_parts(
     Returns:
         Parts in decoding order: longest rows first, rows without prompts last.
     """
-    documents = shard.documents
     by_document: dict[int, list[Prompt]] = defaultdict(list)
     for prompt in prompts:
         by_document[prompt.segment.document_index].append(prompt)
-    representatives: dict[object, int] = {}
-    duplicates: dict[int, list[int]] = defaultdict(list)
-    for document_index in by_document:
-        duplicates[
-            representatives.setdefault(
-                _decode_key(documents[document_index], by_document[document_index], part_limits.plan), document_index
-            )
-        ].append(document_index)
-    width = {
-        document_index: max([len(prompt.ids) for prompt in by_document[document_index]])
-        for document_index in duplicates
-    }
-    order = sorted(sorted(duplicates), key=width.__getitem__, reverse=True)  # stable, also with reverse=True
-    groups: list[tuple[list[int], list[int]]] = []  # per part: documents to decode, all documents
-    tokens = 0
-    for document_index in order:
-        cost = sum([prompt.num_source_tokens for prompt in by_document[document_index]])
-        if not groups or len(groups[-1][0]) >= part_limits.part_rows or tokens + cost > part_limits.part_tokens:
-            groups.append(([], []))
-            tokens = 0
-        groups[-1][0].append(document_index)
-        groups[-1][1].extend(duplicates[document_index])
-        tokens += cost
-    without_prompts = [document_index for document_index in range(len(documents)) if document_index not in by_document]
+    duplicates = _group_duplicates(shard.documents, by_document, part_limits.plan)
+    without_prompts = [index for index in range(len(shard.documents)) if index not in by_document]
+    groups = [(decoded, decoded) for decoded in _cut(duplicates, by_document, part_limits)]
     groups += [
         ([], without_prompts[start : start + part_limits.part_rows])
         for start in range(0, len(without_prompts), part_limits.part_rows)
     ]
     groups = groups or [([], [])]  # an empty file still has one part, which records that it is empty
-    return [
-        Part(
-            shard,
-            index=index,
-            num_parts=len(groups),
-            document_indices=tuple(sorted(rows)),
-            prompts=tuple(prompt for document_index in decoded for prompt in by_document[document_index]),
-            copies={
-                duplicate: document_index
-                for document_index in decoded
-                for duplicate in duplicates[document_index]
-                if duplicate != document_index
-            },
-            copy_segments={
-                duplicate: tuple(prompt.segment for prompt in by_document[duplicate])
-                for document_index in decoded
-                for duplicate in duplicates[document_index]
-                if duplicate != document_index and documents[duplicate].text != documents[document_index].text
-            },
-            rejections={row: rejections[row] for row in rows if row in rejections} if rejections else {},
+    parts = []
+    for index, (decoded, rows) in enumerate(groups):
+        copies = {
+            duplicate: document_index
+            for document_index in decoded
+            for duplicate in duplicates[document_index]
+            if duplicate != document_index
+        }
+        rows = sorted([*rows, *copies])
+        parts.append(
+            Part(
+                shard,
+                index=index,
+                num_parts=len(groups),
+                document_indices=tuple(rows),
+                prompts=tuple(prompt for document_index in decoded for prompt in by_document[document_index]),
+                copies=copies,
+                copy_segments={
+                    duplicate: tuple(prompt.segment for prompt in by_document[duplicate])
+                    for duplicate, document_index in copies.items()
+                    if shard.documents[duplicate].text != shard.documents[document_index].text
+                },
+                rejections={row: rejections[row] for row in rows if row in rejections} if rejections else {},
+            )
         )
-        for index, (decoded, rows) in enumerate(groups)
-    ]
+    return parts
+
+
+def _group_duplicates(
+    documents: Sequence[Document], by_document: Mapping[int, Sequence[Prompt]], plan_version: int
+) -> dict[int, list[int]]:
+    """Return the rows that have the same translation: the first of each group -> all of it."""
+    representatives: dict[object, int] = {}
+    duplicates: dict[int, list[int]] = defaultdict(list)
+    for document_index, prompts in by_document.items():
+        key = _decode_key(documents[document_index], prompts, plan_version)
+        duplicates[representatives.setdefault(key, document_index)].append(document_index)
+    return duplicates
+
+
+def _cut(
+    document_indices: Iterable[int], by_document: Mapping[int, Sequence[Prompt]], part_limits: PartLimits
+) -> list[list[int]]:
+    """Return the rows to decode in each part, the longest first."""
+    width = {index: max([len(prompt.ids) for prompt in by_document[index]]) for index in document_indices}
+    groups: list[list[int]] = []
+    tokens = 0
+    for index in sorted(sorted(width), key=width.__getitem__, reverse=True):  # stable, also with reverse=True
+        cost = sum([prompt.num_source_tokens for prompt in by_document[index]])
+        if not groups or len(groups[-1]) >= part_limits.part_rows or tokens + cost > part_limits.part_tokens:
+            groups.append([])
+            tokens = 0
+        groups[-1].append(index)
+        tokens += cost
+    return groups
 
 
 def _decode_key(document: Document, prompts: Sequence[Prompt], plan_version: int) -> object:

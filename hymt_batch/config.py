@@ -87,7 +87,7 @@ def load_sweep(job: str, overrides: Sequence[str]) -> list[SweepPoint]:
     """
     jobs = [(label, point, _build(job, point)) for label, point in expand_sweep(_parse_sweep(job, overrides))]
     if len(jobs) > 1 and any(getattr(getattr(config, "source", None), "path", None) == "-" for _, _, config in jobs):
-        raise ConfigError("source.path=- can be read only once. Write stdin to a file and set source.path=FILE.")
+        raise ConfigError("source.path=- can be read only once", fix="Write stdin to a file and set source.path=FILE.")
     first = jobs[0][2].name
     for label, point, config in jobs:
         if label:  # all points share one parent folder, even if the input is swept, which changes the default name
@@ -107,7 +107,7 @@ def to_yaml(job: str, overrides: Sequence[str], stage: str | None = None) -> str
 
     config, _ = _compose(job, override_parser(job).parse(overrides))
     if stage is not None and stage not in config:
-        raise UsageError(f"--package {stage} is not a stage of {job}. Stages: {', '.join(map(str, config))}.")
+        raise UsageError(f"--package {stage} is not a stage of {job}", fix=f"Stages: {', '.join(map(str, config))}.")
     node = config if stage is None else config[stage]
     return OmegaConf.to_yaml(node) if OmegaConf.is_config(node) else f"{node}\n"
 
@@ -141,16 +141,18 @@ def _build(job: str, overrides: Sequence[Override]) -> Any:
         built: Any = None if missing else OmegaConf.to_object(config)
     except OmegaConfBaseException as error:
         reason = str(error).splitlines()[0]
-        raise ConfigError(f"{error.full_key}: {reason}. Correct the value of {error.full_key}.") from None
+        raise ConfigError(f"{error.full_key}: {reason}", fix=f"Correct the value of {error.full_key}.") from None
     if missing:
         demo = ", or try preset=demo" if job == "translate" else ""
         verb = "are" if len(missing) > 1 else "is"
         add = " ".join(EXAMPLE_OVERRIDES.get(key, f"{key}=VALUE") for key in missing)
-        raise ConfigError(f"{' and '.join(missing)} {verb} missing. Add for example {add}{demo}.")
+        raise ConfigError(f"{' and '.join(missing)} {verb} missing", fix=f"Add for example {add}{demo}.")
     if not isinstance(built, BenchJob):
         built.output_dir = os.path.expanduser(built.output_dir)
     if isinstance(built, TranslateJob) and built.source.path is None:
-        raise ConfigError("source.path is null. Set source.path to a file, a folder, a glob, a hub id, or - for stdin.")
+        raise ConfigError(
+            "source.path is null", fix="Set source.path to a file, a folder, a glob, a hub id, or - for stdin."
+        )
     if isinstance(built, TranslateJob | PlanJob | DoctorJob):
         validate.validate_job(built)
     elif not isinstance(built, BenchJob):
@@ -173,8 +175,8 @@ def _check_relative_paths(job: Any) -> None:
     for key, path in settings:
         if not os.path.isabs(os.path.expanduser(path)):
             raise PreflightError(
-                f"The working directory of this process was removed, and {key}={path} is relative to it. Change to an "
-                f"existing folder (cd), or set {key} to an absolute path."
+                f"The working directory of this process was removed, and {key}={path} is relative to it",
+                fix=f"Change to an existing folder (cd), or set {key} to an absolute path.",
             )
 
 
@@ -249,7 +251,7 @@ def _compose(job: str, overrides: Sequence[Override]) -> tuple[Any, _Composition
                 OmegaConf.update(config, override.key, override.values[0], merge=False)
             except OmegaConfBaseException as error:
                 reason = str(error).splitlines()[0]
-                raise UsageError(f"{override.key}={override.texts[0]}: {reason}. Correct the value.") from None
+                raise UsageError(f"{override.key}={override.texts[0]}: {reason}", fix="Correct the value.") from None
     return config, chosen
 
 
@@ -279,10 +281,14 @@ def _expand_sweep_function(key: str, text: str, options: Sequence[str]) -> list[
         elif parsed.is_discrete_sweep():
             values = [str(value) for value in parsed.sweep_iterator(Transformer.str)]
         else:
-            raise UsageError(f"{key}={text} is not a list of values. Write {key}=A,B or {key}=range(START,STOP,STEP).")
+            raise UsageError(
+                f"{key}={text} is not a list of values", fix=f"Write {key}=A,B or {key}=range(START,STOP,STEP)."
+            )
     except (HydraException, ValueError) as error:
         reason = str(error).splitlines()[0]
-        raise UsageError(f"{key}={text}: {reason}. Quote it to take it literally: {key}=\"'...'\".") from None
+        raise UsageError(f"{key}={text}: {reason}", fix=f"Quote it to take it literally: {key}=\"'...'\".") from None
     if not values:
-        raise UsageError(f"{key}={text} matches no value. Choices: {', '.join(options) or 'none, it is not a group'}.")
+        raise UsageError(
+            f"{key}={text} matches no value", fix=f"Choices: {', '.join(options) or 'none, it is not a group'}."
+        )
     return values

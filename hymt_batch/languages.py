@@ -119,5 +119,6 @@ def get(code: str, key: str = "tgt_lang") -> Language:
     near = [*_SUGGESTIONS.get(normalized, ())] or near
     hint = f"Nearest: {', '.join(dict.fromkeys(near))}. " if near else ""
     raise ConfigError(
-        f"{key}={code} is not a language of the models. {hint}All {len(LANGUAGES)}: {', '.join(LANGUAGES)}."
+        f"{key}={code} is not a language of the models",
+        fix=f"{hint}All {len(LANGUAGES)}: {', '.join(LANGUAGES)}.",
     )

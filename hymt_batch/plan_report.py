@@ -9,7 +9,7 @@ from typing import Any
 from hymt_batch.device_map import table
 from hymt_batch.device_map.settings import gib
 from hymt_batch.errors import Problem
-from hymt_batch.prompt import PromptEnd
+from hymt_batch.prompt_end import PromptEnd
 from hymt_batch.run.reporter import format_duration
 from hymt_batch.sanitize import escape_line
 

@@ -64,38 +64,6 @@ class PromptConfig:
         return card_default if setting is GenerationPrompt.auto else setting is GenerationPrompt.true
 
 
-@dataclass(frozen=True, slots=True)
-class PromptEnd:
-    """How every prompt ends, for reports: its last token and the reason."""
-
-    token: str  # "" if unknown
-    id: int | None  # None if unknown
-    added: bool  # True if the generation prompt is added
-    by: str  # what decided `added`: a setting or the model card
-
-    def __str__(self) -> str:
-        last = "not known without the model's files" if self.id is None else f"{self.token} (id {self.id})"
-        return f"{last}: {'with' if self.added else 'without'} the generation prompt, {self.by}"
-
-
-def describe_end(config: PromptConfig, card_default: bool, last_token: tuple[str, int] | None) -> PromptEnd:
-    """Describe how prompts end.
-
-    Args:
-        config: The prompt settings.
-        card_default: True if the model card adds the generation prompt.
-        last_token: Text and id of the last token; None if unknown.
-    """
-    added = config.adds_generation_prompt(card_default)
-    if config.add_generation_prompt is GenerationPrompt.auto:
-        by = "as in the model card"
-    else:
-        agrees = "like" if added is card_default else "unlike"
-        by = f"set by prompt.add_generation_prompt={config.add_generation_prompt.value}, {agrees} the model card"
-    token, id = last_token or ("", None)
-    return PromptEnd(token, id, added, by)
-
-
 _ZH_1_5 = "将以下文本翻译为{target}，注意只需要输出翻译后的结果，不要额外解释：\n\n{text}"
 _EN_1_5 = "Translate the following segment into {target}, without additional explanation.\n\n{text}"
 TEMPLATES: dict[PromptFamily, dict[str, str]] = {
@@ -206,31 +174,9 @@ def render(
     ]
     instructions = {pair: template.instruction(*pair) for pair in dict.fromkeys(pairs)}
     overhead = {pair: _count_instruction_tokens(encoder, *text, plan_version) for pair, text in instructions.items()}
-    indices_of_pair: dict[tuple[str | None, str | None], list[int]] = {pair: [] for pair in instructions}
-    for index, pair in enumerate(pairs):
-        indices_of_pair[pair].append(index)
-    bodies: list[list[int]] = [[]] * len(segments)
+    bodies, rejected = _encode_bodies(segments, [instructions[pair] for pair in pairs], encoder, check_stop)
     prompts: list[Prompt] = []
-    rejected: dict[int, Rejection] = {}
-    for pair, indices in indices_of_pair.items():
-        before, after = instructions[pair]
-        for chunk in _chunks(segments, indices):
-            check_stop()
-            try:
-                chunk_bodies = encoder.encode_with_head(before, [f"{segments[index].text}{after}" for index in chunk])
-            except TextError:  # one text failed: encode them one by one
-                chunk_bodies = []
-                for index in chunk:
-                    check_stop()
-                    try:
-                        chunk_bodies += encoder.encode_with_head(before, [f"{segments[index].text}{after}"])
-                    except TextError as error:
-                        chunk_bodies.append([])
-                        rejected[segments[index].document_index] = Rejection(Status.GENERATION_ERROR, error.message)
-            for index, body in zip(chunk, chunk_bodies, strict=True):
-                bodies[index] = body
     prefix, suffix, has_control_ids = encoder.prefix, encoder.suffix, encoder.has_control_ids
-    max_body = max_context - len(prefix) - len(suffix)
     for segment, pair, body in zip(segments, pairs, bodies, strict=True):
         if not body:
             continue
@@ -240,13 +186,9 @@ def render(
             )
             continue
         num_source_tokens = max(1, len(body) - overhead[pair])
-        free_tokens = max_body - len(body)
+        free_tokens = max_context - len(prefix) - len(body) - len(suffix)
         if free_tokens < num_source_tokens:
-            rejected[segment.document_index] = Rejection(
-                Status.TOO_LONG,
-                f"a segment of {num_source_tokens} tokens leaves {max(0, free_tokens)} of model.max_context="
-                f"{max_context} for its translation; set a smaller segment.max_tokens to split it",
-            )
+            rejected[segment.document_index] = _no_room(num_source_tokens, free_tokens, max_context)
             continue
         prompts.append(
             Prompt(
@@ -260,6 +202,46 @@ def render(
     if rejected:
         prompts = [prompt for prompt in prompts if prompt.segment.document_index not in rejected]
     return prompts, rejected
+
+
+def _no_room(num_source_tokens: int, free_tokens: int, max_context: int) -> Rejection:
+    return Rejection(
+        Status.TOO_LONG,
+        f"a segment of {num_source_tokens} tokens leaves {max(0, free_tokens)} of model.max_context="
+        f"{max_context} for its translation; set a smaller segment.max_tokens to split it",
+    )
+
+
+def _encode_bodies(
+    segments: Sequence[Segment],
+    instructions: Sequence[tuple[str, str]],
+    encoder: Encoder,
+    check_stop: Callable[[], None],
+) -> tuple[list[list[int]], dict[int, Rejection]]:
+    """Encode each segment with the text before and after it; a body that cannot be encoded is empty, and rejected."""
+    bodies: list[list[int]] = [[]] * len(segments)
+    rejected: dict[int, Rejection] = {}
+    indices_of: dict[tuple[str, str], list[int]] = {}
+    for index, instruction in enumerate(instructions):
+        indices_of.setdefault(instruction, []).append(index)
+    for (before, after), indices in indices_of.items():
+        for chunk in _chunks(segments, indices):
+            check_stop()
+            try:
+                encoded = encoder.encode_with_head(before, [f"{segments[index].text}{after}" for index in chunk])
+            except TextError:  # one text failed: encode them one by one
+                for index in chunk:
+                    check_stop()
+                    try:
+                        (bodies[index],) = encoder.encode_with_head(before, [f"{segments[index].text}{after}"])
+                    except TextError as error:
+                        rejected[segments[index].document_index] = Rejection(
+                            Status.GENERATION_ERROR, error.problem.statement
+                        )
+                continue
+            for index, body in zip(chunk, encoded, strict=True):
+                bodies[index] = body
+    return bodies, rejected
 
 
 _CHUNK_ROWS, _CHUNK_CHARS = 4096, 250_000  # about a second of work
@@ -295,6 +277,5 @@ def check_template(encoder: Encoder, template: PromptTemplate) -> None:
         PreflightError: The checkpoint's tokenizer cannot encode the prompt template as plain text.
     """
     if encoder.has_control_ids(encoder.encode(["".join(template.instruction(None, None))])[0]):
-        raise PreflightError(
-            "The tokenizer encodes the prompt's instruction to control tokens. Set model.path to another model."
-        )
+        what = "The tokenizer encodes the prompt's instruction to control tokens"
+        raise PreflightError(what, fix="Set model.path to another model.")

@@ -12,6 +12,8 @@ from typing import Any
 
 from hymt_batch.batch import BatchConfig
 from hymt_batch.check.settings import CheckConfig
+from hymt_batch.decode import registry
+from hymt_batch.decode.registry import InBenchmark
 from hymt_batch.decode.settings import DecodeConfig
 from hymt_batch.device_map.settings import DeviceMapConfig
 from hymt_batch.errors import ConfigError
@@ -45,13 +47,6 @@ class BenchDtype(Enum):
 
     float32 = "float32"
     bfloat16 = "bfloat16"
-
-
-BENCH_DEFAULT_ENGINES = ("slots", "sorted_generate", "generate_in_order", "pipeline")
-"""Engines that a benchmark runs by default; it always runs slots, this project's own."""
-
-BENCH_OPTIONAL_ENGINES = ("slots_captured", "continuous", "llama_cpp", "ctranslate2")
-"""Engines that a benchmark runs only if `engines` names them: slots with CUDA graphs, and other programs."""
 
 
 class ReportFormat(Enum):
@@ -113,16 +108,18 @@ class PlanJob(PipelineJob):
 
     def __post_init__(self) -> None:
         if self.probe_s <= 0:
-            raise ConfigError(f"probe_s={self.probe_s} must be above 0 seconds. Set probe_s=60 (the default).")
+            raise ConfigError(f"probe_s={self.probe_s} must be above 0 seconds", fix="Set probe_s=60 (the default).")
         if self.sample_rows < 1:
-            raise ConfigError(f"sample_rows={self.sample_rows} must be at least 1 row. Set sample_rows=50000.")
+            raise ConfigError(f"sample_rows={self.sample_rows} must be at least 1 row", fix="Set sample_rows=50000.")
         if self.probe and self.devices is not None:
-            raise ConfigError("probe=true measures this machine, but devices= simulates another. Drop one of the two.")
+            raise ConfigError(
+                "probe=true measures this machine, but devices= simulates another", fix="Drop one of the two."
+            )
         if self.probe:
             self.model.check_translates()
         if self.probe and (self.source.path is None or self.tgt_lang is None):
             missing = "source.path=FILE" if self.source.path is None else "tgt_lang=fr"
-            raise ConfigError(f"probe=true translates a sample and needs an input and a language. Add {missing}.")
+            raise ConfigError("probe=true translates a sample and needs an input and a language", fix=f"Add {missing}.")
 
 
 @dataclass(kw_only=True, slots=True)
@@ -137,7 +134,9 @@ class DoctorJob(PipelineJob):
 
     def __post_init__(self) -> None:
         if self.load and self.devices is not None:
-            raise ConfigError("load=true loads on this machine, but devices= simulates another. Drop one of the two.")
+            raise ConfigError(
+                "load=true loads on this machine, but devices= simulates another", fix="Drop one of the two."
+            )
 
 
 @dataclass(kw_only=True, slots=True)
@@ -163,16 +162,17 @@ class BenchJob:
         counts = ("segments", "rounds", "max_rows", "generate_rows", "compare_rows", "part_rows", "read_every")
         for key in (*counts, "num_threads"):
             if getattr(self, key) is not None and getattr(self, key) < 1:
-                raise ConfigError(f"{key}={getattr(self, key)} must be at least 1. Drop it to use the default.")
+                raise ConfigError(f"{key}={getattr(self, key)} must be at least 1", fix="Drop it to use the default.")
         if not re.fullmatch(r"cpu|cuda:[0-9]+", self.device):
-            raise ConfigError(f"device={self.device} is not a device. Set device=cpu or device=cuda:0.")
+            raise ConfigError(f"device={self.device} is not a device", fix="Set device=cpu or device=cuda:0.")
         if self.engines is not None:
             self.engines = [self.engines] if isinstance(self.engines, str) else [str(engine) for engine in self.engines]
-            if unknown := [
-                engine for engine in self.engines if engine not in BENCH_DEFAULT_ENGINES + BENCH_OPTIONAL_ENGINES
-            ]:
-                known = ", ".join(BENCH_DEFAULT_ENGINES + BENCH_OPTIONAL_ENGINES)
-                raise ConfigError(f"engines={unknown[0]} is not one of {known}.")
+            choices = registry.benchmark_choices(InBenchmark.default, InBenchmark.on_request)
+            if unknown := [engine for engine in self.engines if engine not in choices]:
+                known = ", ".join(choices)
+                raise ConfigError(
+                    f"engines={unknown[0]} is not an engine", fix=f"Set engines to one or more of {known}."
+                )
 
 
 @dataclass(kw_only=True, slots=True)
@@ -192,7 +192,7 @@ class StatusJob(InspectJob):
 
     def __post_init__(self) -> None:
         if self.errors < 0:
-            raise ConfigError(f"errors={self.errors} must be at least 0 rows. Set errors=20.")
+            raise ConfigError(f"errors={self.errors} must be at least 0 rows", fix="Set errors=20.")
 
 
 @dataclass(kw_only=True, slots=True)
@@ -205,7 +205,7 @@ class VerifyJob(InspectJob):
         paths = self.inputs if isinstance(self.inputs, list) else [self.inputs]
         if not isinstance(self.inputs, bool) and not all(isinstance(path, str) and path for path in paths):
             raise ConfigError(
-                f"inputs={self.inputs} is not a path. Set inputs=true, or inputs=PATH as you set source.path=."
+                f"inputs={self.inputs} is not a path", fix="Set inputs=true, or inputs=PATH as you set source.path=."
             )
 
 

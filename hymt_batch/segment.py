@@ -10,10 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
+from functools import partial
 from itertools import islice
 
 from hymt_batch import languages
-from hymt_batch.blank import is_blank as is_blank
+from hymt_batch.blank import is_blank
 from hymt_batch.cut import CountTokens, Cutter, FindTokenStarts
 from hymt_batch.errors import ConfigError, TextError
 from hymt_batch.records import PLAN_VERSION, Document, Rejection, Segment, Status
@@ -37,10 +38,13 @@ class SegmentConfig:
 
     def __post_init__(self) -> None:
         if self.max_tokens < 16:
-            raise ConfigError(f"segment.max_tokens={self.max_tokens} is too small for a sentence. Set 16 or more.")
+            raise ConfigError(
+                f"segment.max_tokens={self.max_tokens} is too small for a sentence", fix="Set 16 or more."
+            )
         if self.max_segments is not None and self.max_segments < 1:
             raise ConfigError(
-                f"segment.max_segments={self.max_segments} must be 1 or more, or segment.max_segments=null (no limit)."
+                f"segment.max_segments={self.max_segments} must be 1 or more",
+                fix="Set segment.max_segments=null for no limit.",
             )
 
 
@@ -84,28 +88,44 @@ def split(
         try:
             if cutter.fits():
                 segments.append(_make_segment(index, 0, text))
-            elif config.on_too_long is OnTooLong.error:
-                rejections[index] = Rejection(
-                    Status.TOO_LONG,
-                    f"{count_tokens(text)} tokens, more than segment.max_tokens={limit}; "
-                    "segment.on_too_long=split would translate it in pieces",
-                )
             else:
                 pieces = _make_segments(index, cutter.pieces(), plan_version)
-                document_segments = list(
-                    islice(pieces, None if config.max_segments is None else config.max_segments + 1)
-                )
-                if config.max_segments is not None and len(document_segments) > config.max_segments:
-                    rejections[index] = Rejection(
-                        Status.TOO_LONG,
-                        f"the row needs more than segment.max_segments={config.max_segments} segments of at most "
-                        f"{limit} tokens; segment.max_segments=null would translate all of them",
-                    )
+                long_row = _split_long(pieces, config, partial(count_tokens, text))
+                if isinstance(long_row, Rejection):
+                    rejections[index] = long_row
                 else:
-                    segments += document_segments
+                    segments += long_row
         except TextError as error:
-            rejections[index] = Rejection(Status.GENERATION_ERROR, error.message)
+            rejections[index] = Rejection(Status.GENERATION_ERROR, error.problem.statement)
     return segments, rejections
+
+
+def _split_long(
+    pieces: Iterable[Segment], config: SegmentConfig, num_tokens: Callable[[], int]
+) -> list[Segment] | Rejection:
+    """Return the segments of a document over the limit, or why it is not sent.
+
+    Args:
+        pieces: Yields the document's segments.
+        config: The limits, and how to treat a document over them.
+        num_tokens: Returns the document's number of tokens, for the reason.
+    """
+    if config.on_too_long is OnTooLong.error:
+        return Rejection(
+            Status.TOO_LONG,
+            f"{num_tokens()} tokens, more than segment.max_tokens={config.max_tokens}; "
+            "segment.on_too_long=split would translate it in pieces",
+        )
+    if config.max_segments is None:
+        return list(pieces)
+    segments = list(islice(pieces, config.max_segments + 1))
+    if len(segments) > config.max_segments:
+        return Rejection(
+            Status.TOO_LONG,
+            f"the row needs more than segment.max_segments={config.max_segments} segments of at most "
+            f"{config.max_tokens} tokens; segment.max_segments=null would translate all of them",
+        )
+    return segments
 
 
 def _make_segments(document_index: int, pieces: Iterable[str], plan_version: int) -> Iterator[Segment]:

@@ -56,7 +56,7 @@ class StopRequest:
         """Raise StoppedError if a stop was requested; call it when nothing is in flight any more."""
         if self.requested:
             where = self._where or "after the running parts"
-            raise StoppedError(f"{self.signal_name}: stopped {where}; run the same command again to continue")
+            raise StoppedError(f"{self.signal_name}: stopped {where}", fix="Run the same command again to continue.")
 
     def allow_drain(self, grace_s: float, release: Callable[[], object] | None = None) -> None:
         """Let the running part finish after the first signal, from now on.
@@ -91,8 +91,8 @@ class StopRequest:
         """Raise StoppedError if the grace period of a requested stop is over."""
         if self.requested and time.monotonic() >= self.deadline:
             raise StoppedError(
-                f"{self.signal_name}: the running part did not finish within launch.grace_s and was dropped. "
-                "Run the same command again to continue; set a larger launch.grace_s to let long parts finish."
+                f"{self.signal_name}: the running part did not finish within launch.grace_s and was dropped",
+                fix="Run the same command again to continue; set a larger launch.grace_s to let long parts finish.",
             )
 
     def handle(self, signum: int, frame: FrameType | None = None) -> None:

@@ -130,12 +130,12 @@ def require_stdout() -> None:
         PreflightError: Standard output is closed or open for reading only.
     """
     if is_closed(1):
-        raise _stdout_error(OSError(errno.EBADF, "it is closed"))
+        raise _unwritable_error("it is closed")
     with contextlib.suppress(OSError, ValueError, ImportError):  # a test's stream has no descriptor
         import fcntl
 
         if fcntl.fcntl(sys.stdout.fileno(), fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
-            raise _stdout_error(OSError(errno.EBADF, "it is open for reading only"))
+            raise _unwritable_error("it is open for reading only")
 
 
 def print_result(text: str, end: str = "\n") -> None:
@@ -195,14 +195,17 @@ def _write(output: IO[bytes], block: bytes) -> None:
         raise _stdout_error(error) from error
 
 
+def _unwritable_error(why: str) -> PreflightError:
+    return PreflightError("standard output cannot be written", why=why, fix="Redirect it to a file (> FILE).")
+
+
 def _stdout_error(error: OSError) -> HymtError:
     if error.errno == errno.EBADF:
-        why = error.strerror if error.strerror != os.strerror(errno.EBADF) else "it is not open for writing"
-        return PreflightError(f"standard output cannot be written: {why}. Redirect it to a file (> FILE).")
+        return _unwritable_error("it is not open for writing")
     why = "its reader closed the pipe" if isinstance(error, BrokenPipeError) else error.strerror or str(error)
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         why = f"the disk is full ({why})"
-    return StoppedError(f"standard output cannot be written any more: {why}.")
+    return StoppedError("standard output cannot be written any more", why=why, fix="Redirect it to a file (> FILE).")
 
 
 def discard_stdout() -> None:

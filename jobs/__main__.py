@@ -99,15 +99,14 @@ def dispatch(arguments: Sequence[str]) -> ExitCode:
         streams.print_result(f"hymt-batch {version('hymt-batch')}")
     elif command_line.completion is not None:
         if command_line.completion != "bash":
-            raise UsageError(f"--completion {command_line.completion} is not available. Write --completion bash.")
+            raise UsageError(f"--completion {command_line.completion} is not available", fix="Write --completion bash.")
         from hymt_batch.cli.shell_completion import SCRIPT
 
         streams.print_result(SCRIPT, end="")
     elif command_line.job is None:
         if command_line.overrides:
-            raise UsageError(
-                f"The command line names no job. Write hymt-batch {next(iter(jobs))} {command_line.overrides[0]} ..."
-            )
+            example = f"hymt-batch {next(iter(jobs))} {command_line.overrides[0]} ..."
+            raise UsageError("The command line names no job", fix=f"Write {example}")
         streams.print_result(pages.overview_page(jobs))
     else:
         return run_job(command_line, command_line.job, jobs[command_line.job])
@@ -139,7 +138,7 @@ def parse_arguments(arguments: Sequence[str], jobs: Sequence[str]) -> CommandLin
             elif flag in ("--package", "-p"):
                 command_line.package = value
             elif value != "job":
-                raise UsageError(f"{flag} {value} is not available. Write --cfg job to print the job's settings.")
+                raise UsageError(f"{flag} {value} is not available", fix="Write --cfg job to print the job's settings.")
             else:
                 command_line.cfg = True
         elif word in ("-h", "--help"):
@@ -154,7 +153,7 @@ def parse_arguments(arguments: Sequence[str], jobs: Sequence[str]) -> CommandLin
             from hymt_batch.cli.override_syntax import sort_by_similarity
 
             flags = sort_by_similarity(flag, [spelling.split(" ")[-1] for spelling in FLAG_SPELLINGS])
-            raise UsageError(f"{word} is not a flag of hymt-batch. Flags: {', '.join(flags)}.")
+            raise UsageError(f"{word} is not a flag of hymt-batch", fix=f"Flags: {', '.join(flags)}.")
     return command_line
 
 
@@ -169,10 +168,10 @@ def find_job(name: str, jobs: Sequence[str]) -> str:
     from hymt_batch.cli.override_syntax import close_matches, path_exists, sort_by_similarity
 
     matches = close_matches(name, jobs)
-    hint = f" Did you mean {matches[0]}?" if matches else ""
+    hint = f"Did you mean {matches[0]}? " if matches else ""
     if path_exists(name) and not matches:
-        hint = f" To translate this file, write hymt-batch translate source.path={name} tgt_lang=fr."
-    raise UsageError(f"{name} is not a job.{hint} Jobs: {', '.join(sort_by_similarity(name, jobs))}.")
+        hint = f"To translate this file, write hymt-batch translate source.path={name} tgt_lang=fr. "
+    raise UsageError(f"{name} is not a job", fix=f"{hint}Jobs: {', '.join(sort_by_similarity(name, jobs))}.")
 
 
 def run_job(command_line: CommandLine, job: str, summary: str) -> ExitCode:
@@ -185,7 +184,7 @@ def run_job(command_line: CommandLine, job: str, summary: str) -> ExitCode:
     from hymt_batch import config, schema
 
     if job not in schema.JOBS:
-        raise UsageError(f"{job} has no settings in conf/ and cannot be run. Jobs: {', '.join(schema.JOBS)}.")
+        raise UsageError(f"{job} has no settings in conf/ and cannot be run", fix=f"Jobs: {', '.join(schema.JOBS)}.")
     if command_line.help:
         overrides = config.override_parser(job).parse(command_line.overrides, sweep=command_line.multirun)
         chosen = {override.key: str(override.values[0] or "null") for override in overrides if override.is_group}
@@ -198,7 +197,7 @@ def run_job(command_line: CommandLine, job: str, summary: str) -> ExitCode:
         streams.print_result(config.to_yaml(job, command_line.overrides, command_line.package), end="")
         return ExitCode.COMPLETE
     if command_line.package is not None:
-        raise UsageError(f"--package {command_line.package} needs --cfg job. Add --cfg job, or drop --package.")
+        raise UsageError(f"--package {command_line.package} needs --cfg job", fix="Add --cfg job, or drop --package.")
     points = (
         config.load_sweep(job, command_line.overrides)
         if command_line.multirun
@@ -281,7 +280,8 @@ def print_completions(arguments: Sequence[str], jobs: Sequence[str]) -> None:
     from hymt_batch.cli import override, shell_completion
 
     if len(arguments) != 3 or not arguments[1].isdigit():
-        raise UsageError("--complete is only for the completion script. Write --completion bash to print that script.")
+        what = "--complete is only for the completion script"
+        raise UsageError(what, fix="Write --completion bash to print that script.")
     line, cursor, word_breaks = arguments
     words, current, raw, quote = shell_completion.split_command_line(line, int(cursor))
     flags = [spelling for spellings in FLAG_SPELLINGS for spelling in spellings.split(", ")]

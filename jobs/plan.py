@@ -26,6 +26,7 @@ from hymt_batch.model import tokenizer as tokenizing
 from hymt_batch.model.files import ModelFiles
 from hymt_batch.model.prepare import PlacementPlan
 from hymt_batch.plan_report import PlanReport, ProbeResult, StrategyOption
+from hymt_batch.prompt_end import describe_end
 from hymt_batch.run.replica import Replica
 from hymt_batch.run.reporter import Reporter
 from hymt_batch.sanitize import escape_line, sanitize_text
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from hymt_batch.schema import PlanJob
 
 PROBE_SAMPLE_ROWS = 4096  # rows sampled for the measured run
+SO_NO_SPEED = "so the speed cannot be measured"
 STRATEGIES = (
     Strategy.replicate, Strategy.balanced, Strategy.balanced_low_0, Strategy.sequential, Strategy.offload, Strategy.cpu,
 )  # fmt: skip
@@ -80,7 +82,7 @@ def plan(job: PlanJob) -> PlanReport:
     last_token = None
     if read_from == "files":
         last_token = prompt_end.last_token(files.folder, add_generation_prompt=job.add_generation_prompt)
-    report.prompt = prompt.describe_end(job.prompt, job.model.add_generation_prompt, last_token)
+    report.prompt = describe_end(job.prompt, job.model.add_generation_prompt, last_token)
     report.choices = [evaluate_strategy(job, strategy, plan_placements, devices) for strategy in STRATEGIES]
     report.recommended = recommend(report.choices, devices)
     return report
@@ -116,7 +118,7 @@ def describe_placement(
 ) -> None:
     """Add to the report where the layers go and the memory that each device needs."""
     net, placement = placement_plan.network, placement_plan.placements[0]
-    dtype_bytes = prepare.dtype_bytes(placement_plan.dtype)
+    groups = table.layer_groups(placement.map, net, prepare.dtype_bytes(placement_plan.dtype))
     budget = resolve_batch_budget(job, placement_plan, devices)
     kv_cache = budget.max_tokens * report.cache_bytes_per_token
     num_layers = max(1, net.num_layers)
@@ -132,12 +134,10 @@ def describe_placement(
             "cache_bytes": kv_cache * group.num_layers // num_layers,
             "share": group.weight_bytes / max(1, report.weight_bytes),
         }
-        for group in table.layer_groups(placement.map, net, dtype_bytes)
+        for group in groups
     ]
     free = {device.name: device.free_bytes for device in devices.devices}
-    head = next(
-        (run.device for run in table.layer_groups(placement.map, net, dtype_bytes) if "lm_head" in run.modules), "cpu"
-    )
+    head = next((group.device for group in groups if "lm_head" in group.modules), "cpu")
     for use in placement.usage:
         logits = report.logits_bytes if use.device == (head if head in free else placement.device.name) else 0
         used = use.weight_bytes + kv_cache * use.num_layers // num_layers + logits
@@ -167,10 +167,8 @@ def evaluate_strategy(
         return StrategyOption(strategy.value, False, remark=escape_line(error.what, 110), error=error.problem)
     placement = placement_plan.placements[0]
     budget = resolve_batch_budget(job, placement_plan, devices)
-    note = placement_remark(placement)
-    return StrategyOption(
-        strategy.value, True, list(placement.devices), len(placement.replicas), budget.max_rows, budget.max_tokens, note
-    )
+    counts = len(placement.replicas), budget.max_rows, budget.max_tokens
+    return StrategyOption(strategy.value, True, list(placement.devices), *counts, placement_remark(placement))
 
 
 def placement_remark(placement: Placement) -> str:
@@ -208,7 +206,7 @@ def scan_corpus(job: PlanJob, files: ModelFiles) -> tuple[CorpusStats, list[Any]
     preambles = PreambleCache(job.source)
     inputs = stream.apply_limit(stream.find_inputs(job.source), job.source, preambles)
     stream.check_fields(inputs, job.source, (), preambles)
-    stream.check_escapes(inputs, job.source, preambles)
+    stream.check_first_rows(inputs, job.source, preambles)
     count_tokens = tokenizing.token_counter(files.folder) if (files.folder / "tokenizer.json").is_file() else None
     shards = cut_shards(
         inputs,
@@ -237,7 +235,7 @@ def run_probe(job: PlanJob, corpus_stats: CorpusStats) -> ProbeResult:
         PreflightError: There is no row to translate, or the model cannot be loaded.
     """
     if not corpus_stats.sample or not corpus_stats.tokens or job.tgt_lang is None:
-        raise PreflightError("The corpus has no row to translate, so the speed cannot be measured. Check source.path.")
+        raise PreflightError("The corpus has no row to translate", why=SO_NO_SPEED, fix="Check source.path.")
     template = prompt.resolve_template(job.prompt, job.model.family.value, job.src_lang, job.tgt_lang)
     prepared = prepare.prepare_model(job.model, job.device_map, job.launch.num_threads)
     tokenizer = prepared.load_tokenizer(add_generation_prompt=job.add_generation_prompt)
@@ -247,7 +245,7 @@ def run_probe(job: PlanJob, corpus_stats: CorpusStats) -> ProbeResult:
     )
     prompts, _ = prompt.render(segments, corpus_stats.sample, tokenizer, template, prepared.max_context)
     if not prompts:
-        raise PreflightError("No row of the sample can be translated; the speed is unknown. Check source.path.")
+        raise PreflightError("No row of the sample can be translated", why=SO_NO_SPEED, fix="Check source.path.")
     limits = batch.resolve_part_limits(job.batch, prepared.num_parameters, prepared.on_gpu)
     started_at = time.monotonic()
     sample = probe.make_batches(prompts, limits.part_rows, job.seed)

@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 from hymt_batch import manifest, sanitize, streams
 from hymt_batch.errors import ExitCode, HymtError
-from hymt_batch.formats.row_count import count_rows
+from hymt_batch.formats import registry
 from hymt_batch.fs import OS_FS, Fs, has_content
 from hymt_batch.manifest import JobRecord, StateDamagedError, StateMissingError, StatePermissionError
 from hymt_batch.records import Input
 from hymt_batch.write import (
+    error_line,
     foreign_files,
     input_locations,
     job_folders,
@@ -141,7 +142,7 @@ def _verify_by_manifest(fs: Fs, folder: Path, job: JobRecord, report: VerifyRepo
     report.damage += problems
     if not problems:
         for file in value["outputs"]:
-            _verify_row_count(folder / file["path"], str(file["path"]), file, file["format"], report, ("", ""))
+            _verify_row_count(folder / file["path"], str(file["path"]), file, file["format"], report, {})
         report.notes.append(manifest_only.STATE_LOST_NOTE)
     return {entry["rel"]: {"bytes": entry["bytes"], "sha256": entry["sha256"]} for entry in value["inputs"]}
 
@@ -158,7 +159,7 @@ def _verify_by_records(fs: Fs, folder: Path, job: JobRecord, report: VerifyRepor
             record = published_file.read_record(fs, folder, input)
             if record is not None and record["identity"] == job.identity_sha256:
                 records.append(record)
-                _verify_published_file(fs, folder, record, report, _csv_dialect(job, input, record["format"]))
+                _verify_published_file(fs, folder, record, report, _source_settings(job, input, record["format"]))
             else:
                 _verify_parts(part_reader, input, report)
     if not report.unreadable:
@@ -166,34 +167,36 @@ def _verify_by_records(fs: Fs, folder: Path, job: JobRecord, report: VerifyRepor
     return {record["rel"]: record["input"] for record in records}
 
 
-def _csv_dialect(job: JobRecord, input: Input, kind: str) -> tuple[str, str]:
-    """Return the delimiter and the escape of an output; "" for the default of the format."""
-    source = job.identity.get("source") or {} if input.format == kind else {}
-    return source.get("delimiter") or "", source.get("escape") or ""
+def _source_settings(job: JobRecord, input: Input, kind: str) -> dict[str, Any]:
+    """Return the settings by which the rows of an output are counted; {} after a conversion."""
+    return job.identity.get("source") or {} if input.format == kind else {}
 
 
 def _verify_published_file(
-    fs: Fs, folder: Path, record: dict[str, Any], report: VerifyReport, dialect: tuple[str, str]
+    fs: Fs, folder: Path, record: dict[str, Any], report: VerifyReport, source_settings: dict[str, Any]
 ) -> None:
     report.files += 1
     report.rows += record["rows"]
     output, errors = manifest.translated_path(folder, record["out_rel"]), manifest.errors_path(folder, record["rel"])
-    for path, recorded, kind in ((output, record["output"], record["format"]), (errors, record["errors"], "jsonl")):
+    for path, recorded, kind in (
+        (output, record["output"], record["format"]),
+        (errors, record["errors"], error_line.FORMAT),
+    ):
         name = str(path.relative_to(folder))
         with _collect_unreadable(report, folder):
             if damage := published_file.describe_damage(fs, path, recorded):
                 report.damage.append(f"{name}: {damage}")
             elif recorded is not None:
-                _verify_row_count(path, name, recorded, kind, report, dialect)
+                _verify_row_count(path, name, recorded, kind, report, source_settings)
     if sum(record["counts"].values()) != record["rows"]:
         report.damage.append(f"{record['rel']}: the counts of its statuses do not add up to its {record['rows']} rows")
 
 
 def _verify_row_count(
-    path: Path, name: str, recorded: dict[str, Any], kind: str, report: VerifyReport, dialect: tuple[str, str]
+    path: Path, name: str, recorded: dict[str, Any], kind: str, report: VerifyReport, source_settings: dict[str, Any]
 ) -> None:
     try:
-        rows = sorted(count_rows(path, kind, *dialect))
+        rows = sorted(registry.get(kind).count_rows(path, source_settings))
     except (OSError, ValueError, EOFError, csv.Error) as error:
         report.damage.append(f"{name}: cannot be read as {kind} ({error})")
         return

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
-from hymt_batch import config, schema
+from hymt_batch import config
 from hymt_batch.bench import benchmark
-from hymt_batch.bench.baselines import factory, gguf_file
-from hymt_batch.bench.benchmark import Workload
+from hymt_batch.bench.baselines import continuous, gguf_file, llama
+from hymt_batch.decode import registry
+from hymt_batch.decode.engine import Engine, EngineContext, UnsupportedError
+from hymt_batch.decode.generate import GenerateEngine
+from hymt_batch.decode.registry import InBenchmark
+from hymt_batch.decode.request import Request
+from hymt_batch.decode.sampling import SamplingParams
 from hymt_batch.errors import ConfigError
 from hymt_batch.model import synthetic
 from hymt_batch.model.prepare import LoadedModel
@@ -25,26 +32,35 @@ def hymt() -> LoadedModel:
 
 
 @pytest.fixture(scope="module")
-def work(hymt: LoadedModel) -> Workload:
+def work(hymt: LoadedModel) -> list[Request]:
     return benchmark.make_workload(20, hymt.vocab_size, 3)
 
 
 @pytest.fixture(scope="module")
-def expected(hymt: LoadedModel, work: Workload) -> list[list[int]]:
-    return benchmark.batch_engine(hymt, 1, by_length=False)(work)
+def expected(hymt: LoadedModel, work: list[Request]) -> list[list[int]]:
+    return tokens(GenerateEngine(benchmark.make_context(hymt, 1)), work)
+
+
+def tokens(engine: Engine, work: list[Request]) -> list[list[int]]:
+    return [completion.ids for completion in engine.generate(work, lambda: None)]
+
+
+def opened(
+    names: Sequence[str], hymt: LoadedModel, max_rows: int, work: list[Request]
+) -> tuple[dict[str, Engine], dict[str, str]]:
+    return benchmark.open_engines({name: benchmark.make_context(hymt, max_rows) for name in names}, work)
 
 
 @pytest.mark.parametrize(("name", "module"), [("continuous", ""), ("llama_cpp", "gguf"), ("ctranslate2", "")])
 def test_a_baseline_gives_the_same_tokens_as_one_row_at_a_time(
-    name: str, module: str, hymt: LoadedModel, work: Workload, expected: list[list[int]]
+    name: str, module: str, hymt: LoadedModel, work: list[Request], expected: list[list[int]]
 ) -> None:
     for package in {name, module} - {"", "continuous"}:
         pytest.importorskip(package, reason=EXTRA)
-    engines, left_out = factory.make_baselines([name], hymt, 6, work)
+    engines, left_out = opened([name], hymt, 6, work)
     assert (set(engines), left_out) == ({name}, {})
-    assert engines[name](work) == expected
-    fewer = Workload(work.prompts[4:7], work.output_lengths[4:7])
-    assert engines[name](fewer) == expected[4:7], "a second run, with fewer rows than slots"
+    assert tokens(engines[name], work) == expected
+    assert tokens(engines[name], work[4:7]) == expected[4:7], "a second run, with fewer rows than slots"
 
 
 def test_llama_cpp_runs_in_bfloat16() -> None:
@@ -52,48 +68,54 @@ def test_llama_cpp_runs_in_bfloat16() -> None:
         pytest.importorskip(package, reason=EXTRA)
     hymt = synthetic.make_model(Shape["demo"], "bfloat16", 3)
     work = benchmark.make_workload(8, hymt.vocab_size, 3)
-    engines, left_out = factory.make_baselines(["llama_cpp"], hymt, 4, work)
+    engines, left_out = opened(["llama_cpp"], hymt, 4, work)
     assert left_out == {}
-    tokens, expected = engines["llama_cpp"](work), benchmark.batch_engine(hymt, 1, by_length=False)(work)
-    first = [(ids[0], expected_ids[0]) for ids, expected_ids in zip(tokens, expected, strict=True)]
+    expected = tokens(GenerateEngine(benchmark.make_context(hymt, 1)), work)
+    first = [(ids[0], right[0]) for ids, right in zip(tokens(engines["llama_cpp"], work), expected, strict=True)]
     assert sum(a == b for a, b in first) >= 6, "rounding may change a few tokens, but not most of them"
 
 
-def test_ctranslate2_is_left_out_for_a_network_that_is_not_equivalent_to_qwen3(work: Workload) -> None:
+def test_ctranslate2_is_left_out_for_a_network_that_is_not_equivalent_to_qwen3(work: list[Request]) -> None:
     pytest.importorskip("ctranslate2", reason=EXTRA)
     scaled = synthetic.make_model(Shape["demo"], "float32", 3)
     scaled.network.model.layers[1].self_attn.key_layernorm.weight.mul_(1.5)
-    engines, left_out = factory.make_baselines(["ctranslate2"], scaled, 6, work)
+    engines, left_out = opened(["ctranslate2"], scaled, 6, work)
     assert engines == {}
     assert "norms" in left_out["ctranslate2"]
 
 
 def test_an_engine_that_cannot_run_is_left_out_with_the_reason(
-    hymt: LoadedModel, work: Workload, monkeypatch: pytest.MonkeyPatch
+    hymt: LoadedModel, work: list[Request], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuses(*_: object) -> benchmark.Engine:
+    def refuses(context: EngineContext) -> Engine:
         raise ImportError("No module named 'peer'\nand more")
 
-    def shortens(*_: object) -> benchmark.Engine:
-        return lambda work: [[1] for _ in work.prompts]
-
-    monkeypatch.setattr(factory, "llama_cpp_engine", refuses)
-    monkeypatch.setattr(factory, "continuous_engine", shortens)
+    monkeypatch.setattr(llama, "open_engine", refuses)
+    monkeypatch.setattr(continuous.ContinuousEngine, "decode", lambda self, requests: [[1] for _ in requests])
     bfloat16_model = synthetic.make_model(Shape["demo"], "bfloat16", 3)
-    engines, left_out = factory.make_baselines(factory.BASELINES, bfloat16_model, 6, work)
+    engines, left_out = opened(["continuous", "llama_cpp", "ctranslate2"], bfloat16_model, 6, work)
     assert engines == {}
     assert left_out["llama_cpp"] == "No module named 'peer'"
     assert left_out["continuous"].startswith("it generated [1, 1, 1] tokens")
     assert "not in bfloat16" in left_out["ctranslate2"]
 
 
+def test_a_baseline_refuses_sampling_and_end_tokens(hymt: LoadedModel, work: list[Request]) -> None:
+    engine = continuous.ContinuousEngine(benchmark.make_context(hymt, 4))
+    with pytest.raises(UnsupportedError, match="greedy"):
+        engine.generate([replace(work[0], sampling_params=SamplingParams(True, 1.0, 1.0, 0, 1.0))], lambda: None)
+    with_end = replace(hymt, tokenizer=replace(hymt.tokenizer, stop_ids=(7,)))
+    with pytest.raises(UnsupportedError, match="end tokens"):
+        continuous.ContinuousEngine(benchmark.make_context(with_end, 4))
+
+
 def test_the_benchmark_lists_baselines_and_the_engines_that_were_left_out(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuses(*_: object) -> benchmark.Engine:
-        raise RuntimeError("has no such weights")
+    def refuses(context: EngineContext) -> Engine:
+        raise UnsupportedError("has no such weights")
 
-    monkeypatch.setattr(factory, "llama_cpp_engine", refuses)
+    monkeypatch.setattr(llama, "open_engine", refuses)
     overrides = ["preset=bench_quick", "rounds=1", "segments=12", "engines=[continuous,llama_cpp]"]
     bench.run(config.load("bench", overrides))
     *lines, last = capsys.readouterr().out.splitlines()
@@ -105,9 +127,10 @@ def test_the_benchmark_lists_baselines_and_the_engines_that_were_left_out(
 
 
 def test_baselines_run_only_if_they_are_named() -> None:
-    assert ("slots_captured", *factory.BASELINES) == schema.BENCH_OPTIONAL_ENGINES
+    on_request = ["slots_captured", "continuous", "llama_cpp", "ctranslate2"]
+    assert registry.benchmark_choices(InBenchmark.on_request) == on_request
     assert config.load("bench", ["engines=[llama_cpp]"]).engines == ["llama_cpp"]
-    with pytest.raises(ConfigError, match=r"engines=vllm is not one of .*ctranslate2"):
+    with pytest.raises(ConfigError, match=r"engines=vllm is not an engine.*ctranslate2"):
         config.load("bench", ["engines=[vllm]"])
 
 

@@ -10,7 +10,7 @@ from conftest import Bytes, documents, shard_of
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hymt_batch import batch, prompt, segment
+from hymt_batch import batch, blank, prompt, segment
 from hymt_batch.batch import BatchConfig, PartLimits
 from hymt_batch.check import assemble
 from hymt_batch.errors import ConfigError
@@ -44,7 +44,7 @@ def test_every_row_is_in_exactly_one_part_and_equal_rows_are_decoded_once(
     assert {part.num_parts for part in parts} == {len(parts)}
     decoded = [part_prompt.segment.document_index for part in parts for part_prompt in part.prompts]
     key: Callable[[str], object] = (lambda text: text) if plan == 1 else sent_texts
-    expected = {key(text) for text in texts if text is not None and not segment.is_blank(text)}
+    expected = {key(text) for text in texts if text is not None and not blank.is_blank(text)}
     assert {key(text) for row in decoded if (text := texts[row])} == expected
     assert len(set(decoded)) == len(expected)
     for part in parts:

@@ -9,6 +9,8 @@ import pytest
 from hymt_batch import config
 from hymt_batch.bench import benchmark, roofline
 from hymt_batch.decode import graph
+from hymt_batch.decode.request import Request
+from hymt_batch.decode.sampling import GREEDY
 from hymt_batch.decode.sequence import Counters
 from hymt_batch.errors import ConfigError, ExitCode, PreflightError, UsageError
 from hymt_batch.model import synthetic
@@ -20,11 +22,11 @@ from jobs import bench
 def test_a_workload_is_the_same_for_a_seed_and_has_lengths_like_news() -> None:
     work = benchmark.make_workload(2000, 1400, 1)
     assert work == benchmark.make_workload(2000, 1400, 1) != benchmark.make_workload(2000, 1400, 2)
-    lengths = sorted(len(prompt) - benchmark.INSTRUCTION_TOKENS for prompt in work.prompts)
+    lengths = sorted(len(request.prompt_ids) - benchmark.INSTRUCTION_TOKENS for request in work)
     assert 26 <= lengths[1000] <= 30
     assert (lengths[0], lengths[-1]) >= (benchmark.MIN_LENGTH, 90)
-    assert all(4 <= limit <= 150 for limit in work.output_lengths)
-    assert len({tuple(prompt[: benchmark.INSTRUCTION_TOKENS]) for prompt in work.prompts}) == 1
+    assert all(4 <= request.max_new_tokens <= 150 for request in work)
+    assert len({tuple(request.prompt_ids[: benchmark.INSTRUCTION_TOKENS]) for request in work}) == 1
 
 
 def test_the_quick_benchmark_meets_its_limits(capsys: pytest.CaptureFixture[str]) -> None:
@@ -119,7 +121,7 @@ def test_a_missing_gpu_is_reported() -> None:
 
 def test_the_roofline_covers_reading_the_weights() -> None:
     hymt = synthetic.make_model(Shape["demo"], "float32", 0)
-    work = benchmark.Workload([[1, 2, 3]] * 4, [5] * 4)
+    work = [Request([1, 2, 3], 5, 0, GREEDY)] * 4
     result = roofline.measure_roofline(hymt, work, Counters(steps_of_rows={4: 10}))
     assert result.bytes_per_s > 1e8
     assert result.flops_per_s > 1e8

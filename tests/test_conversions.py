@@ -17,8 +17,8 @@ from pyarrow import parquet
 
 from hymt_batch import config as settings
 from hymt_batch.errors import ConfigError, ExitCode
-from hymt_batch.formats import columns
-from hymt_batch.formats.parquet import arrow_json
+from hymt_batch.formats.jsonl import columns
+from hymt_batch.formats.row_values import json_number
 from hymt_batch.formats.writer import check, open_writer
 from hymt_batch.records import Document, Row, Status
 from hymt_batch.run.reporter import Reporter
@@ -167,7 +167,7 @@ def test_jsonl_fields_get_the_narrowest_type_that_holds_them_all(
     column = parquet.read_table(io.BytesIO(data)).column("v")
     assert (str(column.type), column.to_pylist()) == (kind, expected)
     texts = [row["v"] for row in csv.DictReader(io.StringIO(converted(source, "csv")[0].decode(), newline=""))]
-    assert texts == [as_text(arrow_json.json_number(value) if isinstance(value, float) else value) for value in values]
+    assert texts == [as_text(json_number(value) if isinstance(value, float) else value) for value in values]
 
 
 def test_more_fields_than_the_column_limit_are_refused_before_decoding(tmp_path: Path) -> None:

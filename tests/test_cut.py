@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 from conftest import documents, whole
 
-from hymt_batch import segment
+from hymt_batch import blank, segment
 from hymt_batch.cut import Cutter
 from hymt_batch.errors import ConfigError, TextError
 from hymt_batch.records import MAX_CHUNK_CHARS, Status
@@ -86,8 +86,8 @@ def test_a_character_with_combining_marks_is_cut_only_if_it_exceeds_the_limit(te
 
 def test_no_segment_is_invisible() -> None:
     text = "\u200b" * 500 + "seen. " + "\u2060" * 500 + " seen too."
-    assert all(not segment.is_blank(piece) for piece in split(text))
-    assert any(segment.is_blank(piece) for piece in split(text, plan=1))
+    assert all(not blank.is_blank(piece) for piece in split(text))
+    assert any(blank.is_blank(piece) for piece in split(text, plan=1))
     segments, _ = segment.split(
         documents([text]), cuts.Bytes.count, SegmentConfig(max_tokens=64), find_token_starts=None
     )
@@ -114,9 +114,9 @@ INVISIBLE += [
 @pytest.mark.parametrize("text", INVISIBLE)
 def test_an_invisible_row_is_blank_except_in_plan_1(text: str) -> None:
     for row in (text, f" {text}\t", text * 3):
-        assert segment.is_blank(row)
-        assert not segment.is_blank(row, 1)
-        assert not segment.is_blank(f"{row}a")
+        assert blank.is_blank(row)
+        assert not blank.is_blank(row, 1)
+        assert not blank.is_blank(f"{row}a")
     assert segment.split(documents([text]), cuts.Bytes.count, SegmentConfig()) == ([], {})
     assert len(segment.split(documents([text]), cuts.Bytes.count, SegmentConfig(), 1)[0]) == 1
 
@@ -125,7 +125,7 @@ def test_an_invisible_row_is_blank_except_in_plan_1(text: str) -> None:
     "text", ["a", "\u0301", "\u0600", "\u06dd", "\ue000", "\u0378", "\U0001f600", "-", "\u093f", "\u1100"]
 )
 def test_a_row_with_a_visible_character_is_not_blank(text: str) -> None:
-    assert not segment.is_blank(text)
+    assert not blank.is_blank(text)
 
 
 def test_a_row_with_too_many_segments_is_too_long() -> None:

@@ -28,20 +28,23 @@ STAGES = "source/ segment.py prompt.py batch.py model/ device_map/ decode/ check
 
 RULES = {
     "jobs/__main__.py": "config.py schema.py cli/ errors.py sanitize.py signals.py streams.py",
-    "jobs/": f"run/ doctor/ bench/ plan_report.py {STAGES} formats/ schema.py manifest.py sanitize.py signals.py "
-    f"streams.py {BASE}",
-    "plan_report.py": "run/reporter.py device_map/ prompt.py sanitize.py errors.py",
+    "jobs/": f"run/ doctor/ bench/ plan_report.py prompt_end.py {STAGES} formats/ schema.py manifest.py sanitize.py "
+    f"signals.py streams.py {BASE}",
+    "plan_report.py": "run/reporter.py device_map/ prompt_end.py sanitize.py errors.py",
+    "prompt_end.py": "prompt.py",
     "run/executor.py": f"doctor/explain.py schema.py signals.py {STAGES} {BASE}",  # explains why a model did not load
     "run/worker_pool.py": f"doctor/explain.py schema.py signals.py {STAGES} {BASE}",  # and why it fails at first
     "run/": f"{STAGES} formats/ schema.py manifest.py sanitize.py signals.py streams.py {BASE}",
-    "doctor/": f"{STAGES} formats/ schema.py {BASE}",
+    "doctor/": f"{STAGES} formats/ prompt_end.py schema.py {BASE}",
     "bench/": f"decode/ model/ device_map/ {BASE}",
     "demo/": "",
     "config.py": "cli/ schema.py errors.py",
-    "cli/": "schema.py */settings.py languages.py errors.py",
-    "schema.py": "*/settings.py segment.py prompt.py batch.py model/synthetic.py setting.py errors.py",
-    "source/settings.py": "formats/options.py setting.py errors.py",
-    "decode/settings.py": "model/settings.py model/prepare.py setting.py errors.py",
+    "cli/": "schema.py */settings.py formats/registry.py languages.py errors.py",
+    "schema.py": "*/settings.py decode/registry.py segment.py prompt.py batch.py model/synthetic.py setting.py "
+    "errors.py",
+    "source/settings.py": "formats/registry.py formats/options.py setting.py errors.py",
+    "write/settings.py": "formats/registry.py setting.py errors.py",
+    "decode/settings.py": "model/settings.py setting.py errors.py",
     "*/settings.py": "setting.py errors.py",
     "source/": f"formats/ manifest.py blank.py {BASE}",
     "segment.py": f"blank.py cut.py {BASE}",
@@ -79,7 +82,7 @@ HEAVY = {
     "tokenizers": "model/ bench/ demo/train.py",
     "safetensors": "demo/train.py",
     "huggingface_hub": "model/files.py",
-    "datasets": "source/hub.py formats/parquet/tables.py",
+    "datasets": "source/hub.py formats/parquet/saved_dataset.py",
     "pyarrow": "formats/ source/hub.py",
     "numpy": "check/loops.py bench/baselines/llama.py",
     "llama_cpp": "bench/baselines/llama.py",

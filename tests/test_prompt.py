@@ -9,6 +9,7 @@ from hymt_batch import languages, prompt
 from hymt_batch.demo import train
 from hymt_batch.errors import ConfigError, PreflightError
 from hymt_batch.prompt import GenerationPrompt, PromptConfig, PromptFamily, PromptLanguage
+from hymt_batch.prompt_end import describe_end
 from hymt_batch.records import Segment, Status
 
 
@@ -128,7 +129,7 @@ def test_the_generation_prompt_follows_the_card_unless_it_is_set(
 ) -> None:
     config = PromptConfig(add_generation_prompt=GenerationPrompt[setting])
     assert config.adds_generation_prompt(card) is added
-    end = prompt.describe_end(config, card, ("<end>", 7))
+    end = describe_end(config, card, ("<end>", 7))
     assert end.added is added
     assert str(end).startswith(f"<end> (id 7): {text}")
-    assert str(prompt.describe_end(config, card, None)).startswith(f"not known without the model's files: {text}")
+    assert str(describe_end(config, card, None)).startswith(f"not known without the model's files: {text}")

@@ -9,7 +9,7 @@ from conftest import Bytes, documents, whole
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hymt_batch import segment
+from hymt_batch import blank, segment
 from hymt_batch.errors import ConfigError
 from hymt_batch.records import LINE_BREAKS, Segment, Status, has_line_break
 from hymt_batch.segment import OnTooLong, SegmentConfig
@@ -21,7 +21,7 @@ texts = st.text(st.sampled_from("ab .。!?\n\t,，ñ́é漢字🙂\u200d\u3000")
 def test_join_of_split_is_the_document_and_no_segment_is_over_the_limit(text: str, limit: int) -> None:
     segments, rejections = segment.split(documents([text]), Bytes().count, SegmentConfig(max_tokens=limit))
     assert not rejections
-    if segment.is_blank(text):
+    if blank.is_blank(text):
         assert segments == []
         return
     assert "".join(map(whole, segments)) == text

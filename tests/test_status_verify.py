@@ -16,7 +16,7 @@ import pytest
 from faults.upper import an_input, open_output, plan, run, shards, upper
 
 from hymt_batch.errors import ExitCode, UsageError
-from hymt_batch.formats.row_count import count_rows
+from hymt_batch.formats import registry
 from hymt_batch.records import Input, Row, ShardRecord, Status
 from hymt_batch.write import part as parts
 from jobs import status, verify
@@ -201,7 +201,7 @@ def test_rows_are_counted_as_the_format_counts_them(
 
     for suffix, pack in (("", bytes), (".gz", gzip.compress), (".xz", lzma.compress), (".bz2", bz2.compress)):
         (tmp_path / (name + suffix)).write_bytes(pack(data))
-        assert rows in count_rows(tmp_path / (name + suffix), kind)
+        assert rows in registry.get(kind).count_rows(tmp_path / (name + suffix), {})
 
 
 def test_the_status_of_thousands_of_parts_takes_less_than_a_second(tmp_path: Path, inputs: list[Input]) -> None:

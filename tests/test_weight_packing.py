@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 
 from hymt_batch.bench import benchmark
-from hymt_batch.decode.sequence import Counters
+from hymt_batch.bench.baselines.sorted_generate import SortedGenerate
+from hymt_batch.bench.packed_slots import PackedSlots
+from hymt_batch.decode.slots import SlotEngine
 from hymt_batch.device_map.settings import DeviceMapConfig, Strategy
 from hymt_batch.model import prepare, synthetic, weight_packing
 from hymt_batch.model.settings import ModelConfig
@@ -60,8 +62,9 @@ def test_the_text_equals_that_of_plain_products() -> None:
     hymt = synthetic.make_model(Shape["demo"], "float32", 0)
     work = benchmark.make_workload(24, hymt.vocab_size, 5)
     products = weight_packing.PackedWeights(hymt.network)
-    expected = benchmark.batch_engine(hymt, 8, by_length=True)(work)
-    assert benchmark.slot_engine(hymt, 8, Counters(), products)(work) == expected
+    context = benchmark.make_context(hymt, 8)
+    expected = SortedGenerate(context).generate(work, lambda: None)
+    assert PackedSlots(SlotEngine(context), products).generate(work, lambda: None) == expected
 
 
 def test_packed_products_that_differ_are_not_used(

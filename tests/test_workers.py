@@ -245,7 +245,7 @@ def test_running_out_of_memory_while_workers_load_is_reported(
 ) -> None:
     corpus(tmp_path)
     monkeypatch.setattr(worker_process, "read_oom_kills", lambda: next(counts))
-    with pytest.raises(StoppedError, match=r"died 5 times .* memory ran out: set launch\.workers=1"):
+    with pytest.raises(StoppedError, match=r"died 5 times .* memory ran out\. Set launch\.workers=1"):
         run(tmp_path, "launch.workers=2", command=KILLED)
 
 

@@ -7,24 +7,29 @@ tokenizer.
 
 from __future__ import annotations
 
+import logging
 import math
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
-from hymt_batch.decode.cuda_graph_runner import CudaGraphRunner
-from hymt_batch.decode.engine import EngineContext
-from hymt_batch.decode.generate import decode_batch
+from hymt_batch.bench.baselines.fixed_length import FixedLengthEngine
+from hymt_batch.decode import registry
+from hymt_batch.decode.engine import Engine, EngineContext, find
+from hymt_batch.decode.generate import GenerateEngine
+from hymt_batch.decode.registry import InBenchmark
 from hymt_batch.decode.request import Request
 from hymt_batch.decode.sampling import GREEDY
 from hymt_batch.decode.sequence import Counters
 from hymt_batch.decode.settings import DecodeConfig
-from hymt_batch.decode.slots import SlotEngine
 from hymt_batch.model.prepare import LoadedModel
 
+log = logging.getLogger(__name__)
+
+TRIAL_ROWS = 3
 INSTRUCTION_TOKENS = 13
 PREFILL_ROWS = 512
 GEMM_ROWS = (1, 2, 4, 8, 16, 24, 32, 48)  # row counts at which matrix products are timed, besides that of a full step
@@ -32,51 +37,24 @@ REPEATS = 3
 MEDIAN_LENGTH, LENGTH_SIGMA, MIN_LENGTH, MAX_LENGTH = 28, 0.55, 4, 120
 
 
-@dataclass(frozen=True, slots=True)
-class Workload:
-    """The rows that every engine decodes."""
+def make_workload(num: int, vocab_size: int, seed: int) -> list[Request]:
+    """Make the requests that every engine decodes, in corpus order, that is, not sorted by length.
 
-    prompts: list[list[int]]
-    output_lengths: list[int]  # exact number of new tokens of each row
-
-    @property
-    def num_new_tokens(self) -> int:
-        return sum(self.output_lengths)
-
-
-def make_workload(num: int, vocab_size: int, seed: int) -> Workload:
-    """Make `num` rows in corpus order, that is, not sorted by length."""
+    The limit of each row is the exact number of its new tokens.
+    """
     rng = random.Random(seed)
     instruction = [rng.randrange(1, vocab_size) for _ in range(INSTRUCTION_TOKENS)]
-    prompts, limits = [], []
+    requests = []
     for _ in range(num):
         length = min(MAX_LENGTH, max(MIN_LENGTH, round(math.exp(rng.gauss(math.log(MEDIAN_LENGTH), LENGTH_SIGMA)))))
-        prompts.append([*instruction, *(rng.randrange(1, vocab_size) for _ in range(length))])
-        limits.append(min(150, max(4, round(length * rng.uniform(0.75, 1.3)) + 2)))
-    return Workload(prompts, limits)
+        prompt = [*instruction, *(rng.randrange(1, vocab_size) for _ in range(length))]
+        requests.append(Request(prompt, min(150, max(4, round(length * rng.uniform(0.75, 1.3)) + 2)), 0, GREEDY))
+    return requests
 
 
-def requests(work: Workload) -> list[Request]:
-    return [Request(ids, num, 0, GREEDY) for ids, num in zip(work.prompts, work.output_lengths, strict=True)]
-
-
-Engine = Callable[[Workload], list[list[int]]]
-
-
-def slot_engine(
-    hymt: LoadedModel,
-    max_rows: int,
-    counters: Counters,
-    packed: AbstractContextManager[object],
-    graph_runner: CudaGraphRunner | None = None,
-    read_every: int = 1,
-) -> Engine:
-    """Make an engine that runs our slot engine inside `packed`, with captured steps if `graph_runner` is given.
-
-    `counters` holds the counts of the last run.
-    """
-
-    context = EngineContext(
+def make_context(hymt: LoadedModel, max_rows: int, read_every: int = 1) -> EngineContext:
+    """Return what an engine of the benchmark is made from: one loaded network for all, greedy decoding."""
+    return EngineContext(
         load=lambda: hymt,
         model=None,
         tokenizer=hymt.tokenizer,
@@ -85,97 +63,45 @@ def slot_engine(
         max_rows=max_rows,
         max_tokens=1 << 30,
     )
-    engine = SlotEngine(context, graph_runner)
-
-    def run(work: Workload) -> list[list[int]]:
-        engine.counters = Counters()
-        with packed:
-            completions = engine.generate(requests(work), lambda: None)
-        for name in Counters.__dataclass_fields__:
-            setattr(counters, name, getattr(engine.counters, name))
-        return [row.ids for row in completions]
-
-    return run
 
 
-def part_engine(engine: Engine, part_rows: int) -> Engine:
-    """Make an engine that runs `engine` part by part, as a job does: rows sorted by length, parts one after another."""
+def open_engines(
+    contexts: Mapping[str, EngineContext], work: Sequence[Request]
+) -> tuple[dict[str, Engine], dict[str, str]]:
+    """Open the engines of a benchmark. One that runs only on request is tried on a few rows, and left out if it fails.
 
-    def run(work: Workload) -> list[list[int]]:
-        order = sorted(range(len(work.prompts)), key=lambda n: (-len(work.prompts[n]), n))
-        tokens: dict[int, list[int]] = {}
-        for start in range(0, len(order), part_rows):
-            indices = order[start : start + part_rows]
-            part = Workload([work.prompts[n] for n in indices], [work.output_lengths[n] for n in indices])
-            tokens.update(zip(indices, engine(part), strict=True))
-        return [tokens[n] for n in range(len(order))]
+    Args:
+        contexts: Engine name -> what it is made from.
+        work: Its first rows are used for the trial.
 
-    return run
-
-
-def batch_engine(hymt: LoadedModel, max_rows: int, *, by_length: bool) -> Engine:
-    """Make an engine that runs `model.generate` on batches, sorted by length or in corpus order (as a pipeline does).
-
-    Each batch runs until its longest row has ended. Tokenization time is not included; this favours the pipeline.
+    Returns:
+        Engines by name, in the order of the contexts, and the reason for each engine that was left out, by name.
     """
+    engines: dict[str, Engine] = {}
+    left_out: dict[str, str] = {}
+    for name, context in contexts.items():
+        if registry.ENGINES[name].in_benchmark is not InBenchmark.on_request:
+            engines[name] = find(name).open_engine(context)
+            continue
+        try:
+            engine = find(name).open_engine(context)
+            if isinstance(engine, FixedLengthEngine):
+                _try_out(engine, work[:TRIAL_ROWS])
+        except ModuleNotFoundError as error:
+            left_out[name] = f"{error.name} is not installed: pip install 'hymt-batch[peers]'"
+        except Exception as error:  # another project may raise anything; the engine is then left out
+            log.debug("engine %s failed", name, exc_info=True)
+            left_out[name] = str(error).partition("\n")[0] or type(error).__name__
+        else:
+            engines[name] = engine
+    return engines, left_out
 
-    def run(work: Workload) -> list[list[int]]:
-        order = list(range(len(work.prompts)))
-        if by_length:
-            order.sort(key=lambda n: (-len(work.prompts[n]), n))
-        tokens: dict[int, list[int]] = {}
-        for start in range(0, len(order), max_rows):
-            group = order[start : start + max_rows]
-            rows = decode_batch(hymt, [requests(work)[n] for n in group], lambda: None)
-            tokens.update(zip(group, (row.ids for row in rows), strict=True))
-        return [tokens[n] for n in range(len(order))]
 
-    return run
-
-
-def pipeline_engine(hymt: LoadedModel, max_rows: int) -> Engine:
-    """Make an engine from transformers' text-generation pipeline; its tokenizer has one word for each token id."""
-    import torch
-    import transformers
-    from tokenizers import Tokenizer, models, pre_tokenizers
-
-    words = Tokenizer(models.WordLevel({f"w{n}": n for n in range(hymt.vocab_size)}, unk_token="w0"))
-    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    tokenizer: Any = transformers.PreTrainedTokenizerFast(
-        tokenizer_object=words, pad_token="w0", padding_side="left", clean_up_tokenization_spaces=False
-    )
-    pipe: Any = transformers.pipeline("text-generation", model=hymt.network, tokenizer=tokenizer)
-
-    def run(work: Workload) -> list[list[int]]:
-        limits = [
-            work.output_lengths[start : start + max_rows] for start in range(0, len(work.output_lengths), max_rows)
-        ]
-        lengths: list[int] = []  # padded prompt length of each batch
-        over = [True]  # True once the current batch has ended
-
-        def ended(ids: Any, scores: Any, **kwargs: Any) -> Any:
-            if over[0]:
-                lengths.append(ids.shape[1] - 1)
-            rows = torch.tensor(limits[len(lengths) - 1], device=ids.device) <= ids.shape[1] - lengths[-1]
-            over[0] = bool(rows.all())
-            return rows
-
-        texts = (" ".join(f"w{token}" for token in prompt) for prompt in work.prompts)
-        outputs = pipe(
-            list(texts),
-            batch_size=max_rows,
-            return_tensors=True,
-            do_sample=False,
-            max_new_tokens=max(work.output_lengths),
-            stopping_criteria=transformers.StoppingCriteriaList([ended]),
-        )
-        rows = []
-        for index, output in enumerate(outputs):
-            padded = lengths[index // max_rows]
-            rows.append(list(output[0]["generated_token_ids"])[padded : padded + work.output_lengths[index]])
-        return rows
-
-    return run
+def _try_out(engine: Engine, work: Sequence[Request]) -> None:
+    lengths = [len(completion.ids) for completion in engine.generate(work, lambda: None)]
+    requested = [request.max_new_tokens for request in work]
+    if lengths != requested:
+        raise RuntimeError(f"it generated {lengths} tokens, but {requested} were requested")
 
 
 @dataclass(slots=True)
@@ -201,7 +127,11 @@ def synchronize(hymt: LoadedModel) -> None:
 
 
 def run_rounds(
-    hymt: LoadedModel, engines: dict[str, Engine], work: Workload, rounds: int, report: Callable[[str], object] = str
+    hymt: LoadedModel,
+    engines: Mapping[str, Engine],
+    work: Sequence[Request],
+    rounds: int,
+    report: Callable[[str], object] = str,
 ) -> tuple[dict[str, Result], TokensByEngine]:
     """Run all engines in turn, round after round; the first round is the warm-up, but its times are kept too.
 
@@ -220,24 +150,25 @@ def run_rounds(
     for round_number in range(1, rounds + 1):
         for name, engine in engines.items():
             began = time.perf_counter()
-            tokens[name] = engine(work)
+            completions = engine.generate(work, lambda: None)
             synchronize(hymt)
             results[name].seconds.append(time.perf_counter() - began)
+            tokens[name] = [completion.ids for completion in completions]
             report(f"round {round_number} of {rounds}: {name} {results[name].seconds[-1]:.2f} s")
     return results, tokens
 
 
 def compare_tokens(
-    hymt: LoadedModel, work: Workload, tokens: TokensByEngine, results: dict[str, Result], num_rows: int
+    hymt: LoadedModel, work: Sequence[Request], tokens: TokensByEngine, results: dict[str, Result], num_rows: int
 ) -> None:
     """Compare each engine's tokens with `generate`, run one row at a time on about `num_rows` evenly spread rows."""
-    step = max(1, len(work.prompts) // num_rows)
-    alone = batch_engine(hymt, 1, by_length=False)
-    for index in range(0, len(work.prompts), step):
-        (expected,) = alone(Workload([work.prompts[index]], [work.output_lengths[index]]))
+    step = max(1, len(work) // num_rows)
+    reference = GenerateEngine(make_context(hymt, 1))
+    for index in range(0, len(work), step):
+        (expected,) = reference.generate([work[index]], lambda: None)
         for name, tokens_by_row in tokens.items():
             results[name].compared_rows += 1
-            results[name].equal_rows += tokens_by_row[index] == expected
+            results[name].equal_rows += tokens_by_row[index] == expected.ids
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,10 +7,11 @@ and attention counts only as the bytes that it reads. Not yet run on a GPU.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from hymt_batch.bench.benchmark import Workload, synchronize
+from hymt_batch.bench.benchmark import synchronize
+from hymt_batch.decode.request import Request
 from hymt_batch.decode.sequence import Counters
 from hymt_batch.model.prepare import LoadedModel
 
@@ -28,7 +29,7 @@ class Roofline:
     seconds: float
 
 
-def measure_roofline(hymt: LoadedModel, work: Workload, counters: Counters) -> Roofline:
+def measure_roofline(hymt: LoadedModel, work: Sequence[Request], counters: Counters) -> Roofline:
     """Measure the device's rates, and compute how long a run's work takes at these rates.
 
     Args:
@@ -51,8 +52,8 @@ def measure_roofline(hymt: LoadedModel, work: Workload, counters: Counters) -> R
     )
     # a row of p prompt tokens sees p + 1, p + 2, ... keys in the steps after its first token
     keys = sum(
-        (new - 1) * len(prompt) + new * (new - 1) // 2
-        for prompt, new in zip(work.prompts, work.output_lengths, strict=True)
+        (new - 1) * len(request.prompt_ids) + new * (new - 1) // 2
+        for request, new in ((request, request.max_new_tokens) for request in work)
     )
     prompts = 2 * (counters.prefill_tokens + counters.prefix_tokens) * num_weights
     firsts = 2 * counters.first_tokens * head.numel()

@@ -22,23 +22,25 @@ class CheckConfig:
     def __post_init__(self) -> None:
         if not 0 <= self.max_error_rate <= 1:
             raise ConfigError(
-                f"check.max_error_rate={self.max_error_rate} is not a share of the rows. "
-                "Set check.max_error_rate=0.01 (the default), or another value from 0 to 1."
+                f"check.max_error_rate={self.max_error_rate} is not a share of the rows",
+                fix="Set check.max_error_rate=0.01 (the default), or another value from 0 to 1.",
             )
         if self.max_attempts < 1:
             raise ConfigError(
-                f"check.max_attempts={self.max_attempts} is below 1. Set check.max_attempts=1 (no retry) or more."
+                f"check.max_attempts={self.max_attempts} is below 1", fix="Set check.max_attempts=1 (no retry) or more."
             )
         if self.loop_repeats < 2:
-            raise ConfigError(f"check.loop_repeats={self.loop_repeats} is below 2. Set check.loop_repeats=2 or more.")
+            raise ConfigError(
+                f"check.loop_repeats={self.loop_repeats} is below 2", fix="Set check.loop_repeats=2 or more."
+            )
         if self.min_logprob is not None and self.min_logprob > 0:
             raise ConfigError(
-                f"check.min_logprob={self.min_logprob} is above 0, which a log probability never is. "
-                "Set check.min_logprob=-1.5, or another value up to 0."
+                f"check.min_logprob={self.min_logprob} is above 0, which a log probability never is",
+                fix="Set check.min_logprob=-1.5, or another value up to 0.",
             )
         if not 0 < self.stop_rate <= 1 or self.stop_rows < 1:
             raise ConfigError(
                 f"check.stop_rate={self.stop_rate} must be above 0 and at most 1 (1: never stop), and "
-                f"check.stop_rows={self.stop_rows} at least 1. "
-                "Set check.stop_rate=0.5 and check.stop_rows=1000 (the defaults)."
+                f"check.stop_rows={self.stop_rows} at least 1",
+                fix="Set check.stop_rate=0.5 and check.stop_rows=1000 (the defaults).",
             )

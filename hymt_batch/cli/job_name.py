@@ -37,7 +37,7 @@ def default(path: str | list[str]) -> str | None:
         base = os.path.splitext(base)[0]
     name = to_folder_name(base).strip("_")
     if not any(character not in "._-" for character in name):
-        raise ConfigError(f"source.path={first} has no usable name for the job's folder. Add name=NAME.")
+        raise ConfigError(f"source.path={first} has no usable name for the job's folder", fix="Add name=NAME.")
     while len(name.encode()) > MAX_BYTES:
         name = name[:-1]
     return name
@@ -64,15 +64,16 @@ def check(name: str, allow_sweep_point: bool = False) -> None:
     wrong = sorted({character for character in name if not (is_allowed(character) or character in extra)})
     proposal = to_folder_name(name).strip("._")[:60] or "NAME"
     if not name or name.strip(".") == "":
-        raise ConfigError(f"name={name} is not the name of a folder. Set name={proposal}.")
+        raise ConfigError(f"name={name} is not the name of a folder", fix=f"Set name={proposal}.")
     if wrong or ".." in name or name.startswith("/") or (allow_sweep_point and "//" in name):
         problem = f"contains {' '.join(map(repr, wrong))}" if wrong else "would lead outside output_dir"
         raise ConfigError(
-            f"name={name} {problem}; a name may have letters, digits, '.', '_' and '-', but no '/' and no '..'. "
-            f"Set name={proposal}."
+            f"name={name} {problem}",
+            why="a name may have letters, digits, '.', '_' and '-', but no '/' and no '..'",
+            fix=f"Set name={proposal}.",
         )
     if len(name.encode()) > MAX_BYTES and not allow_sweep_point:
-        raise ConfigError(f"name={name} has more than {MAX_BYTES} bytes. Set a shorter name={proposal}.")
+        raise ConfigError(f"name={name} has more than {MAX_BYTES} bytes", fix=f"Set a shorter name={proposal}.")
 
 
 def to_folder_name(text: str) -> str:

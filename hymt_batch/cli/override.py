@@ -153,7 +153,7 @@ class OverrideParser:
         key = key.strip()
         self._check_key(key, word, bool(equals))
         if any(0xD800 <= ord(character) <= 0xDFFF for character in text) and not os.path.lexists(text):
-            raise UsageError(f"{key}={text!a} is not UTF-8. Write the value in UTF-8, or rename the file.")
+            raise UsageError(f"{key}={text!a} is not UTF-8", fix="Write the value in UTF-8, or rename the file.")
         group, setting = key in self.groups, self.settings.get(key)
         literal = setting is not None and setting.is_path and path_exists(text)
         texts = [text]
@@ -173,47 +173,47 @@ class OverrideParser:
             if plain not in self.settings and plain not in self.groups:
                 raise UsageError(
                     f"{word} begins with '{key[0]}' to add or remove a setting, but the settings of {self.job} are "
-                    f"fixed, and {plain} is not one of them.{self._suggest(plain)}"
+                    f"fixed, and {plain} is not one of them",
+                    fix=self._suggest(plain),
                 )
             raise UsageError(
-                f"{word} begins with '{key[0]}' to add or remove a setting, but the settings of {self.job} are fixed. "
-                f"Write {plain}=VALUE, or drop {plain} to use the default."
+                f"{word} begins with '{key[0]}' to add or remove a setting, but the settings of {self.job} are fixed",
+                fix=f"Write {plain}=VALUE, or drop {plain} to use the default.",
             )
         if not has_value:
-            advice = (
-                f" To translate this file, write source.path={word}"
-                if path_exists(word) and self.job == "translate"
-                else ""
-            )
             matches = close_matches(word, [*self.settings, *self.groups])[:1]
-            advice = advice or (f" Write {matches[0]}=VALUE." if matches else f" See hymt-batch {self.job} --help.")
-            raise UsageError(f"{word} is not KEY=VALUE.{advice}")
+            fix = f"Write {matches[0]}=VALUE." if matches else f"See hymt-batch {self.job} --help."
+            if path_exists(word) and self.job == "translate":
+                fix = f"To translate this file, write source.path={word}."
+            raise UsageError(f"{word} is not KEY=VALUE", fix=fix)
         if key.startswith(("hydra.", "hydra/")) or key == "hydra":
             raise UsageError(
-                f"{key} is not available: hymt-batch writes only to output_dir/name and sweeps with -m. "
-                "Drop it; to see more log lines during a run, set launch.progress=log."
+                f"{key} is not available: hymt-batch writes only to output_dir/name and sweeps with -m",
+                fix="Drop it; to see more log lines during a run, set launch.progress=log.",
             )
         if key in self.groups or key in self.settings:
             return
         if any(part.startswith("_") for part in key.split(".")):
-            raise UsageError(f"{key} is not a setting of {self.job}: keys that begin with _ would run code. Drop it.")
+            raise UsageError(
+                f"{key} is not a setting of {self.job}: keys that begin with _ would run code", fix="Drop it."
+            )
         nested = [known for known in self.settings if known.startswith(f"{key}.")]
         if nested:
-            raise UsageError(f"{key} holds several settings. Set one of them: {', '.join(nested)}.")
-        raise UsageError(f"{key or word} is not a setting of {self.job}.{self._suggest(key)}")
+            raise UsageError(f"{key} holds several settings", fix=f"Set one of them: {', '.join(nested)}.")
+        raise UsageError(f"{key or word} is not a setting of {self.job}", fix=self._suggest(key))
 
     def _suggest(self, key: str) -> str:
         """Return the most similar key for an unknown one, and the list of valid keys."""
         stage = key.partition(".")[0].partition("@")[0].partition("/")[0]
         of_stage = [known for known in self.settings if known.startswith(f"{stage}.")]
         matches = close_matches(key, [*self.settings, *self.groups])
-        meant = f" Did you mean {matches[0]}?" if matches else ""
+        meant = f"Did you mean {matches[0]}? " if matches else ""
         if of_stage:
             listed = f"Settings of {stage}: {', '.join(sort_by_similarity(key, of_stage))}."
         else:
             top = [*self.groups, *(known for known in self.settings if "." not in known)]
             listed = f"Settings of {self.job}: {', '.join(sort_by_similarity(key, dict.fromkeys(top)))}."
-        return f"{meant} {listed}"
+        return f"{meant}{listed}"
 
     def _parse_choice(self, group: str, text: str) -> str | None:
         choices = self.groups[group]
@@ -224,13 +224,13 @@ class OverrideParser:
         if group == "preset" and choice.lower() == "null":
             return None
         if len(split_list(choice)) > 1 or SWEEP_FUNCTION.fullmatch(choice):
-            raise UsageError(f"{group}={text} lists several choices. Add -m to run one job for each.")
+            raise UsageError(f"{group}={text} lists several choices", fix="Add -m to run one job for each.")
         nested = [key for key in self.settings if key.startswith(f"{group}.")]
         matches = close_matches(choice.rpartition("/")[2].replace("-", "_"), choices)
-        meant = f" Did you mean {group}={matches[0]}?" if len(matches) == 1 else ""
-        path = f" For a path, write {group}.path={text}." if f"{group}.path" in nested and text and not meant else ""
+        meant = f"Did you mean {group}={matches[0]}? " if len(matches) == 1 else ""
+        path = f"For a path, write {group}.path={text}. " if f"{group}.path" in nested and text and not meant else ""
         listed = ", ".join(sort_by_similarity(choice, choices))
-        raise UsageError(f"{group}={text} is not a choice.{meant}{path} Choices: {listed}.")
+        raise UsageError(f"{group}={text} is not a choice", fix=f"{meant}{path}Choices: {listed}.")
 
     def parse_value(self, setting: Setting, text: str) -> Any:
         """Parse one value by the type of its setting; interpolations stay strings.
@@ -244,7 +244,7 @@ class OverrideParser:
         quoted = unquote(text.strip())
         if quoted is None and text.strip().lower() == "null":
             if not setting.optional:
-                raise UsageError(f"{key} cannot be null. Set {key}=VALUE, or drop it to use the default.")
+                raise UsageError(f"{key} cannot be null", fix=f"Set {key}=VALUE, or drop it to use the default.")
             return None
         if setting.is_text:
             if setting.type is Any and quoted is None and re.fullmatch(r"\[.*\]", text.strip(), re.DOTALL):
@@ -267,8 +267,9 @@ class OverrideParser:
         for slashes, inner in _INTERPOLATION.findall(value):
             if len(slashes) % 2 == 0 and inner.removesuffix("}") not in self.settings:
                 raise UsageError(
-                    f"{key}={text}: ${{{inner.removesuffix('}')}}} is not available: ${{...}} inserts only the value "
-                    f"of another setting, such as ${{tgt_lang}}. To write these characters literally, write \\${{."
+                    f"{key}={text}: ${{{inner.removesuffix('}')}}} is not available: ${{...}} inserts only the "
+                    "value of another setting, such as ${tgt_lang}",
+                    fix="To write these characters literally, write \\${.",
                 )
         return value
 
@@ -278,11 +279,10 @@ class OverrideParser:
             if text in names:
                 return text
             matches = close_matches(text, names)
-            meant = f" Did you mean {key}={matches[0]}?" if len(matches) == 1 else ""
-            add_m = " Add -m to run one job for each." if len(split_list(text)) > 1 else ""
-            raise UsageError(
-                f"{key}={text} is not a choice.{meant}{add_m} Choices: {', '.join(sort_by_similarity(text, names))}."
-            )
+            meant = f"Did you mean {key}={matches[0]}? " if len(matches) == 1 else ""
+            add_m = "Add -m to run one job for each. " if len(split_list(text)) > 1 else ""
+            listed = ", ".join(sort_by_similarity(text, names))
+            raise UsageError(f"{key}={text} is not a choice", fix=f"{meant}{add_m}Choices: {listed}.")
         name = {int: "a whole number", float: "a number", bool: "true or false"}[value_type]
         try:
             if value_type is bool:
@@ -293,7 +293,7 @@ class OverrideParser:
         except (KeyError, ValueError):
             pass
         add_m = (
-            " Add -m to run one job for each." if len(split_list(text)) > 1 or SWEEP_FUNCTION.fullmatch(text) else ""
+            "Add -m to run one job for each. " if len(split_list(text)) > 1 or SWEEP_FUNCTION.fullmatch(text) else ""
         )
         or_null = " or null" if setting.optional else ""
-        raise UsageError(f"{key}={text} is not {name}.{add_m} Set {key} to {name}{or_null}.")
+        raise UsageError(f"{key}={text} is not {name}", fix=f"{add_m}Set {key} to {name}{or_null}.")

@@ -11,6 +11,8 @@ from hymt_batch import languages
 from hymt_batch.cli import job_name
 from hymt_batch.decode.settings import Method
 from hymt_batch.errors import ConfigError
+from hymt_batch.formats import registry
+from hymt_batch.source.settings import SourceFormat
 
 if TYPE_CHECKING:
     from hymt_batch.schema import DoctorJob, PlanJob, TranslateJob
@@ -29,7 +31,7 @@ def validate_job(job: TranslateJob | PlanJob | DoctorJob) -> None:
     source, write, decode = job.source, job.write, job.decode
     if job.tgt_lang is not None:
         if "," in job.tgt_lang:
-            raise ConfigError(f"tgt_lang={job.tgt_lang} lists several languages. Add -m to run one job for each.")
+            raise ConfigError(f"tgt_lang={job.tgt_lang} lists several languages", fix="Add -m to run one job for each.")
         job.tgt_lang = languages.get(job.tgt_lang).code
     if job.src_lang is not None:
         job.src_lang = languages.get(job.src_lang, "src_lang").code
@@ -39,35 +41,38 @@ def validate_job(job: TranslateJob | PlanJob | DoctorJob) -> None:
         and not (source.src_lang_field or source.tgt_lang_field)
     ):
         raise ConfigError(
-            f"src_lang and tgt_lang are both {job.tgt_lang}. Set tgt_lang to the language to translate into."
+            f"src_lang and tgt_lang are both {job.tgt_lang}", fix="Set tgt_lang to the language to translate into."
         )
     if not job.output_dir:
-        raise ConfigError("output_dir is empty. Set output_dir=outputs (the default).")
+        raise ConfigError("output_dir is empty", fix="Set output_dir=outputs (the default).")
     if decode.method is Method.greedy:
         for key in ("temperature", "top_p", "top_k"):
             if (value := getattr(decode, key)) is not None:
                 raise ConfigError(
-                    f"decode.{key}={value} has no effect with decode.method=greedy. Add decode=recommended to sample, "
-                    f"or set decode.{key}=null."
+                    f"decode.{key}={value} has no effect with decode.method=greedy",
+                    fix=f"Add decode=recommended to sample, or set decode.{key}=null.",
                 )
     max_tokens = (job.model.max_context - PROMPT_OVERHEAD_TOKENS) // 2
     if max_tokens < 16:
         raise ConfigError(
-            f"model.max_context={job.model.max_context} is too small for a prompt. Set model.max_context=8192."
+            f"model.max_context={job.model.max_context} is too small for a prompt", fix="Set model.max_context=8192."
         )
     if job.segment.max_tokens > max_tokens:
         raise ConfigError(
-            f"segment.max_tokens={job.segment.max_tokens} leaves too little room in model.max_context="
-            f"{job.model.max_context} for a translation of that length. Set segment.max_tokens={max_tokens} or less."
+            f"segment.max_tokens={job.segment.max_tokens} leaves too little room in "
+            f"model.max_context={job.model.max_context} for a translation of that length",
+            fix=f"Set segment.max_tokens={max_tokens} or less.",
         )
+    has_fields = source.format is SourceFormat.auto or registry.get(source.format.value).has_fields
     source_fields = {"text_field": source.text_field, "src_lang_field": source.src_lang_field}
     source_fields["tgt_lang_field"] = source.tgt_lang_field
     for key in ("translation_field", "meta_field"):
         for source_key, field in source_fields.items():
-            if source.format.value != "text" and getattr(write, key) == field:
+            if has_fields and getattr(write, key) == field:
                 raise ConfigError(
-                    f"write.{key} and source.{source_key} are both {field}; the output keeps the input's "
-                    f"fields, so one would overwrite the other. Set write.{key}={field}_{job.tgt_lang}."
+                    f"write.{key} and source.{source_key} are both {field}",
+                    why="the output keeps the input's fields, so one would overwrite the other",
+                    fix=f"Set write.{key}={field}_{job.tgt_lang}.",
                 )
     if job.name is None and source.path is not None:
         job.name = job_name.default(source.path)

@@ -132,5 +132,5 @@ def _raise_device_errors() -> Iterator[None]:
         if "CUDA error" not in str(error) or is_out_of_memory(error):
             raise
         raise DeviceError(
-            f"The GPU failed ({str(error).splitlines()[0]}). Run the same command again to continue."
+            f"The GPU failed ({str(error).splitlines()[0]})", fix="Run the same command again to continue."
         ) from error

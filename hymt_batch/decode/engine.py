@@ -143,4 +143,6 @@ def open_engine(context: EngineContext, check_stop: Callable[[], None]) -> Engin
     try:
         return find(name).open_engine(context).self_check(check_stop)
     except UnsupportedError as error:
-        raise PreflightError(f"decode.engine={name} cannot run here: {error}. Set decode.engine=auto.") from error
+        raise PreflightError(
+            f"decode.engine={name} cannot run here", why=str(error), fix="Set decode.engine=auto."
+        ) from error

@@ -41,35 +41,45 @@ class DecodeConfig:
 
     def __post_init__(self) -> None:
         if self.engine not in registry.job_choices():
-            raise ConfigError(f"decode.engine={self.engine} is not one of {', '.join(registry.job_choices())}.")
+            raise ConfigError(
+                f"decode.engine={self.engine} is not an engine",
+                fix=f"Set decode.engine to one of {', '.join(registry.job_choices())}.",
+            )
         positive = {"temperature": self.temperature, "repetition_penalty": self.repetition_penalty}
         for key, value in positive.items():
             if value is not None and value <= 0:
                 raise ConfigError(
-                    f"decode.{key}={value} must be above 0. To always choose the most likely token, set decode=greedy."
+                    f"decode.{key}={value} must be above 0",
+                    fix="To always choose the most likely token, set decode=greedy.",
                 )
         if self.top_p is not None and not 0 < self.top_p <= 1:
             raise ConfigError(
-                f"decode.top_p={self.top_p} must be above 0 and at most 1. Set decode.top_p=1 for no limit."
+                f"decode.top_p={self.top_p} must be above 0 and at most 1", fix="Set decode.top_p=1 for no limit."
             )
         if self.top_k is not None and self.top_k < -1:
-            raise ConfigError(f"decode.top_k={self.top_k} is not a number of tokens. Set decode.top_k=0 for no limit.")
+            raise ConfigError(
+                f"decode.top_k={self.top_k} is not a number of tokens", fix="Set decode.top_k=0 for no limit."
+            )
         if self.max_new_tokens < 1 or self.new_tokens_ratio < 0 or self.new_tokens_extra < 0:
             raise ConfigError(
                 "decode.max_new_tokens must be at least 1; decode.new_tokens_ratio and decode.new_tokens_extra at "
-                "least 0."
+                "least 0"
             )
         if self.new_tokens_ratio == 0 and self.new_tokens_extra == 0:
             raise ConfigError(
-                "decode.new_tokens_ratio and decode.new_tokens_extra are both 0, so translations would be cut. Set "
-                "decode.new_tokens_extra=32."
+                "decode.new_tokens_ratio and decode.new_tokens_extra are both 0",
+                why="so translations would be cut",
+                fix="Set decode.new_tokens_extra=32.",
             )
         if self.stages != "auto" and (type(self.stages) is not int or self.stages < 1):
             raise ConfigError(
-                f"decode.stages={self.stages} is neither auto nor a whole number of at least 1. Set decode.stages=auto."
+                f"decode.stages={self.stages} is neither auto nor a whole number of at least 1",
+                fix="Set decode.stages=auto.",
             )
         if self.read_every < 1:
-            raise ConfigError(f"decode.read_every={self.read_every} must be at least 1 step. Set decode.read_every=1.")
+            raise ConfigError(
+                f"decode.read_every={self.read_every} must be at least 1 step", fix="Set decode.read_every=1."
+            )
 
 
 def resolve_sampling_params(settings: DecodeConfig, card: RecommendedSampling) -> SamplingParams:

@@ -65,6 +65,7 @@ class SlotEngine(Engine):
         """
         self.context, self.hymt, self.graph_runner = context, context.load(), graph_runner
         self.loaded, self.device = self.hymt, self.hymt.device
+        self.uncaptured_reason = ""  # why capture was turned off
         self.counters = Counters()  # of all calls since it was last replaced
         self._ran_out_of_memory = False
 
@@ -195,13 +196,14 @@ class SlotEngine(Engine):
         except RuntimeError as error:  # capture fails with many kinds of errors; the engine works without it too
             if "CUDA error" in str(error):
                 raise DeviceError(
-                    f"The GPU failed ({str(error).splitlines()[0]}). Set decode.capture=false."
+                    f"The GPU failed ({str(error).splitlines()[0]})", fix="Set decode.capture=false."
                 ) from error
             graph_runner.disable(str(error).splitlines()[0] if str(error) else type(error).__name__)
 
     def _drop_disabled_runner(self) -> None:
         """Drop a runner whose capture was turned off; capture is not tried again."""
         if self.graph_runner is not None and self.graph_runner.disabled_reason:
+            self.uncaptured_reason = self.graph_runner.disabled_reason
             self.graph_runner.release()
             self.graph_runner = None
 

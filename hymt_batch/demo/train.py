@@ -15,7 +15,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -223,8 +223,7 @@ def _write_json(path: Path, content: dict[str, Any]) -> None:
 
 def _write_configs(out: Path) -> None:
     """Write the config files of a checkpoint in the format of transformers 4.56, which 5.x reads too."""
-    first_id = VOCAB_SIZE - len(CONTROL_TOKENS)
-    ids = {token: first_id + index for index, token in enumerate(CONTROL_TOKENS)}
+    ids = _control_token_ids()
     token_ids = {"bos_token_id": ids[BOS], "eos_token_id": ids[EOS], "pad_token_id": ids[PAD]}
     _write_json(
         out / "config.json",
@@ -273,6 +272,15 @@ def _write_configs(out: Path) -> None:
             "transformers_version": "4.56.0",
         },
     )
+    _write_tokenizer_configs(out, ids)
+
+
+def _control_token_ids() -> dict[str, int]:
+    first_id = VOCAB_SIZE - len(CONTROL_TOKENS)
+    return {token: first_id + index for index, token in enumerate(CONTROL_TOKENS)}
+
+
+def _write_tokenizer_configs(out: Path, ids: Mapping[str, int]) -> None:
     special = {"bos_token": BOS, "eos_token": EOS, "pad_token": PAD}
     other_tokens = [token for token in CONTROL_TOKENS if token not in special.values()]
     _write_json(out / "special_tokens_map.json", {"additional_special_tokens": other_tokens, **special})

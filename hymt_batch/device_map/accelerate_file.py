@@ -80,7 +80,8 @@ class AccelerateOptions:
         if missing := [name for name in self.gpus if name not in seen]:
             raise ConfigError(
                 f"device_map.accelerate_config: gpu_ids names {missing[0]}, but this process sees "
-                f"{', '.join(seen) or 'no GPU'}. Correct gpu_ids in the file.",
+                f"{', '.join(seen) or 'no GPU'}",
+                fix="Correct gpu_ids in the file.",
                 id="C26",
             )
         return replace(inventory, devices=(*(d for d in inventory.gpus if d.name in self.gpus), inventory.cpu))
@@ -99,11 +100,11 @@ def read(path: str) -> AccelerateOptions:
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
         raise ConfigError(
-            f"device_map.accelerate_config={path} cannot be read ({reason}). Set it to a file that `accelerate "
-            "config` wrote, or to null."
+            f"device_map.accelerate_config={path} cannot be read ({reason})",
+            fix="Set it to a file that `accelerate config` wrote, or to null.",
         ) from error
     if not isinstance(content, Mapping):
-        raise ConfigError(f"device_map.accelerate_config={path} contains no settings. Set it to null.")
+        raise ConfigError(f"device_map.accelerate_config={path} contains no settings", fix="Set it to null.")
     fields: dict[str, Any] = {str(key): value for key, value in content.items()}
     gpus = _parse_gpu_ids(fields.pop("gpu_ids", None))
     cpu = bool(fields.pop("use_cpu", False))

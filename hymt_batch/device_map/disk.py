@@ -25,14 +25,14 @@ def check(offload_folder: str | None, num_bytes: int, max_bytes: int | None, *, 
     """
     if max_bytes is not None and num_bytes > max_bytes:
         raise PreflightError(
-            f"{gib(num_bytes)} of weights would go to disk, but device_map.max_memory.disk allows {gib(max_bytes)}. "
-            "Raise it, or raise device_map.max_memory of main memory (cpu) or of a GPU.",
+            f"{gib(num_bytes)} of weights would go to disk, but device_map.max_memory.disk allows {gib(max_bytes)}",
+            fix="Raise it, or raise device_map.max_memory of main memory (cpu) or of a GPU.",
             id="G11",
         )
     if offload_folder is None:
         raise PreflightError(
-            "Some layers go to disk, but device_map.offload_folder is not set. Set it to a folder on a fast local "
-            "disk.",
+            "Some layers go to disk, but device_map.offload_folder is not set",
+            fix="Set it to a folder on a fast local disk.",
             id="G11",
         )
     folder = Path(offload_folder)
@@ -43,12 +43,15 @@ def check(offload_folder: str | None, num_bytes: int, max_bytes: int | None, *, 
         writable = True
     if not writable:
         raise PreflightError(
-            f"device_map.offload_folder={folder} is not writable. Set it to a folder that you can write to.", id="G11"
+            f"device_map.offload_folder={folder} is not writable",
+            fix="Set it to a folder that you can write to.",
+            id="G11",
         )
     free, need = shutil.disk_usage(existing).free, num_bytes if resaved else 0
     if free < need:
         raise PreflightError(
             f"device_map.offload_folder={folder} has {gib(free)} free, but {gib(need)} of converted weights are "
-            "written there. Free some space, or set it to a folder on another disk.",
+            "written there",
+            fix="Free some space, or set it to a folder on another disk.",
             id="G11",
         )

@@ -36,7 +36,7 @@ def read(value: str | Mapping[Any, Any]) -> dict[str, str]:
     if isinstance(value, str):
         value = _read_yaml(Path(os.path.expanduser(value)))
     if not value:
-        raise ConfigError(f"device_map.map is empty. Set it to, for example, {_EXAMPLE}.")
+        raise ConfigError("device_map.map is empty", fix=f"Set it to, for example, {_EXAMPLE}.")
     return {str(key).strip(): parse_device(f"device_map.map.{key}", device) for key, device in value.items()}
 
 
@@ -47,15 +47,18 @@ def _read_yaml(path: Path) -> Mapping[Any, Any]:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(
-            f"device_map.map={path} cannot be read ({error.strerror}). Set it to a YAML file or to a map: {_EXAMPLE}."
+            f"device_map.map={path} cannot be read ({error.strerror})",
+            fix=f"Set it to a YAML file or to a map: {_EXAMPLE}.",
         ) from error
     except (UnicodeDecodeError, yaml.YAMLError) as error:
         reason = str(error).splitlines()[0]
         raise ConfigError(
-            f"device_map.map={path} is not YAML ({reason}). Write lines such as model.norm: 0."
+            f"device_map.map={path} is not YAML ({reason})", fix="Write lines such as model.norm: 0."
         ) from error
     if not isinstance(content, Mapping):
-        raise ConfigError(f"device_map.map={path} does not contain a map. Write lines such as `model.layers.0-15: 0`.")
+        raise ConfigError(
+            f"device_map.map={path} does not contain a map", fix="Write lines such as `model.layers.0-15: 0`."
+        )
     return content
 
 
@@ -80,8 +83,8 @@ def resolve(entries: Mapping[str, str], network: NetworkSpec) -> dict[str, str]:
             current = chosen.get(module)
             if current and current[0] == specificity and current[2] != device:
                 raise ConfigError(
-                    f"device_map.map puts {module} on {current[2]} ({current[1]}) and on {device} ({pattern}). Remove "
-                    "one of the two entries."
+                    f"device_map.map puts {module} on {current[2]} ({current[1]}) and on {device} ({pattern})",
+                    fix="Remove one of the two entries.",
                 )
             if current is None or specificity > current[0]:
                 chosen[module] = (specificity, pattern, device)
@@ -89,9 +92,9 @@ def resolve(entries: Mapping[str, str], network: NetworkSpec) -> dict[str, str]:
     missing = [module for module in modules if module not in device_map and modules[module]]
     if missing:
         raise ConfigError(
-            f"device_map.map gives no device for {_join_names(missing)}; transformers would silently put "
-            f"{'it' if len(missing) == 1 else 'them'} on the CPU. Add an entry for each, or one for all modules, such "
-            "as '*: cpu'.",
+            f"device_map.map gives no device for {_join_names(missing)}",
+            why=f"transformers would silently put {'it' if len(missing) == 1 else 'them'} on the CPU",
+            fix="Add an entry for each, or one for all modules, such as '*: cpu'.",
             id="C13",
         )
     for module in modules:
@@ -101,12 +104,13 @@ def resolve(entries: Mapping[str, str], network: NetworkSpec) -> dict[str, str]:
         if device_map[tied_module] != device_map[source_module]:
             raise ConfigError(
                 f"device_map.map puts {tied_module} on {device_map[tied_module]} and {source_module} on "
-                f"{device_map[source_module]}, but they share one weight (tied). Put both on the same device.",
+                f"{device_map[source_module]}, but they share one weight (tied)",
+                fix="Put both on the same device.",
                 id="C16",
             )
     if set(device_map.values()) == {"disk"}:
         raise ConfigError(
-            "device_map.map puts the whole model on disk, where it cannot run. Set device_map=cpu.", id="C17"
+            "device_map.map puts the whole model on disk, where it cannot run", fix="Set device_map=cpu.", id="C17"
         )
     return group_modules({module: device_map[module] for module in modules})
 
@@ -141,8 +145,8 @@ def _match(pattern: str, modules: Mapping[str, bool], network: NetworkSpec) -> t
             return RANGE_SPECIFICITY, layer_names
         layers = len(network.layers)
         raise ConfigError(
-            f"device_map.map: {pattern} is not a range of this network, whose layers are model.layers.0-{layers - 1}. "
-            "Correct the range."
+            f"device_map.map: {pattern} is not a range of this network, whose layers are model.layers.0-{layers - 1}",
+            fix="Correct the range.",
         )
     layer_parts = [
         m.name for layer in network.layers for m in layer.walk() if m.name == pattern or _has_tensor(m, pattern)
@@ -150,16 +154,17 @@ def _match(pattern: str, modules: Mapping[str, bool], network: NetworkSpec) -> t
     if layer_parts:
         layer = next(layer.name for layer in network.layers if pattern.startswith(f"{layer.name}."))
         raise ConfigError(
-            f"device_map.map: {pattern} would split {layer}, whose parts must be on one device. Place {layer} instead.",
+            f"device_map.map: {pattern} would split {layer}, whose parts must be on one device",
+            fix=f"Place {layer} instead.",
             id="C24",
         )
     matched = fnmatch.filter(modules, pattern)
     if not matched:
         similar = difflib.get_close_matches(pattern, modules, n=3, cutoff=0.3)
         raise ConfigError(
-            f"device_map.map: {pattern} matches no module of this network. Most similar: "
-            f"{', '.join(similar) or 'nothing'}. "
-            f"The modules are model.embed_tokens, model.layers.0-{len(network.layers) - 1}, model.norm, lm_head.",
+            f"device_map.map: {pattern} matches no module of this network",
+            fix=f"Most similar: {', '.join(similar) or 'nothing'}. The modules are model.embed_tokens, "
+            f"model.layers.0-{len(network.layers) - 1}, model.norm, lm_head.",
             id="C15",
         )
     return 2, matched

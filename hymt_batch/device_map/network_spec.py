@@ -134,8 +134,8 @@ def from_config(config: Mapping[str, Any], where: str = "config.json") -> Networ
     heads, kv_heads, head_dim = field("num_attention_heads"), field("num_key_value_heads"), field("head_dim")
     if heads % kv_heads:
         raise PreflightError(
-            f"{where}: num_attention_heads={heads} is not a multiple of num_key_value_heads={kv_heads}. Download the "
-            "model again.",
+            f"{where}: num_attention_heads={heads} is not a multiple of num_key_value_heads={kv_heads}",
+            fix="Download the model again.",
             id="B24",
         )
     build = _sparse_layer if config.get("model_type") == "hy_v3" else _dense_layer
@@ -177,7 +177,9 @@ class _ConfigFields:
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             problem = "is missing" if value is None else f"is {value!r}, which is not a size"
             raise PreflightError(
-                f"{self.where}: {name} {problem}; the network cannot be built. Download the model again.",
+                f"{self.where}: {name} {problem}",
+                why="the network cannot be built",
+                fix="Download the model again.",
                 id="B12" if name == "head_dim" and value is None else "B24",
             )
         return value

@@ -96,14 +96,9 @@ class Placer:
         fitting = [device for device in self.inventory.gpus if self._spare_bytes(device.name, self.total_bytes) >= 0]
         if len(set(device_map.values())) > 1 and fitting:
             gain = f"{len(fitting)} times the throughput" if len(fitting) > 1 else "the same speed with one GPU"
-            warnings.append(
-                Problem(
-                    what=f"the model fits {fitting[0].name} alone: device_map=replicate gives about {gain}",
-                    why="because the devices of a split wait for one another",
-                    fix="device_map=replicate",
-                    id="C27",
-                )
-            )
+            what = f"the model fits {fitting[0].name} alone: device_map=replicate gives about {gain}"
+            why = "because the devices of a split wait for one another"
+            warnings.append(Problem(what=what, why=why, fix="device_map=replicate", id="C27"))
         return self._build_placement(strategy, device_map, reasons, warnings=warnings)
 
     def _place_offloaded(self) -> Placement:
@@ -114,14 +109,15 @@ class Placer:
         if "disk" in device_map.values() and "disk" not in limits:
             raise PreflightError(
                 f"GPUs and main memory hold {gib(sum(v for k, v in limits.items() if k != 'disk'))} of the "
-                f"{gib(self.total_bytes)} of weights. Set device_map.offload_folder=FOLDER to put the rest on disk "
-                "(very slow), free memory, or choose a smaller model.",
+                f"{gib(self.total_bytes)} of weights",
+                fix="Set device_map.offload_folder=FOLDER to put the rest on disk (very slow), free memory, or "
+                "choose a smaller model.",
                 id="C8",
             )
         if set(device_map.values()) == {"disk"}:
             raise PreflightError(
-                "device_map=offload would put the whole model on disk, where it cannot run. Raise the limit of main "
-                "memory (cpu) or of a GPU in device_map.max_memory.",
+                "device_map=offload would put the whole model on disk, where it cannot run",
+                fix="Raise the limit of main memory (cpu) or of a GPU in device_map.max_memory.",
                 id="C17",
             )
         return self._build_placement(
@@ -140,8 +136,9 @@ class Placer:
         available = min(cpu.free_bytes, (self.config.max_memory or {}).get("cpu", cpu.free_bytes))
         if self.total_bytes > available:
             raise PreflightError(
-                f"The weights take {gib(self.total_bytes)}, but this machine has {gib(available)} of memory left for "
-                "them. Free memory, set model.dtype=bfloat16, or choose a smaller model.",
+                f"The weights take {gib(self.total_bytes)}, but this machine has {gib(available)} of memory left "
+                "for them",
+                fix="Free memory, set model.dtype=bfloat16, or choose a smaller model.",
                 id="G1",
             )
         return self._build_placement(Strategy.cpu, {"": "cpu"}, [reason])
@@ -187,26 +184,7 @@ class Placer:
         for layer in self.network.layers:
             device = planner.device_of(device_map, layer.name) or "cpu"
             num_layers[main_device.name if device in offloaded else device] += 1
-        for name in gpus:
-            margin = gib(self.config.margin_bytes)
-            needed = weights[name] + (self.largest_layer if offloaded and name == main_device.name else 0)
-            free = self.devices_by_name[name].free_bytes - self.config.margin_bytes
-            if needed > free:
-                raise PreflightError(
-                    f"{name} ({self.devices_by_name[name].label}) would hold {gib(needed)} of weights, but has "
-                    f"{gib(self.devices_by_name[name].free_bytes)} free, of which device_map.margin={margin} "
-                    "is kept for keys, values and the libraries. Lower its share in device_map.max_memory, free its "
-                    "memory (nvidia-smi shows which processes use it), set model.dtype=bfloat16, or choose a smaller "
-                    "model.",
-                    id="C15c" if self.config.max_memory else "C21",
-                )
-        if weights.get("cpu", 0) > self.inventory.cpu.free_bytes:
-            raise PreflightError(
-                f"Main memory would hold {gib(weights['cpu'])} of weights, but has "
-                f"{gib(self.inventory.cpu.free_bytes)} free. Lower device_map.max_memory.cpu, free memory, or choose a "
-                "smaller model.",
-                id="G1",
-            )
+        self._check_memory(weights, main_device.name if offloaded else None)
         if weights.get("disk", 0):
             max_disk_bytes = (self.config.max_memory or {}).get("disk")
             disk.check(self.config.offload_folder, weights["disk"], max_disk_bytes, resaved=self.resaved)
@@ -224,6 +202,29 @@ class Placer:
             offload_folder=self.config.offload_folder,
         )
 
+    def _check_memory(self, weights: Mapping[str, int], copied_to: str | None) -> None:
+        """Refuse weights that do not fit; offloaded layers are copied to the device `copied_to`, one at a time."""
+        for name in _gpus(weights):
+            margin = gib(self.config.margin_bytes)
+            needed = weights[name] + (self.largest_layer if name == copied_to else 0)
+            free = self.devices_by_name[name].free_bytes - self.config.margin_bytes
+            if needed > free:
+                raise PreflightError(
+                    f"{name} ({self.devices_by_name[name].label}) would hold {gib(needed)} of weights, but has "
+                    f"{gib(self.devices_by_name[name].free_bytes)} free, of which device_map.margin={margin} is "
+                    "kept for keys, values and the libraries",
+                    fix="Lower its share in device_map.max_memory, free its memory (nvidia-smi shows which "
+                    "processes use it), set model.dtype=bfloat16, or choose a smaller model.",
+                    id="C15c" if self.config.max_memory else "C21",
+                )
+        if weights.get("cpu", 0) > self.inventory.cpu.free_bytes:
+            raise PreflightError(
+                f"Main memory would hold {gib(weights['cpu'])} of weights, but has "
+                f"{gib(self.inventory.cpu.free_bytes)} free",
+                fix="Lower device_map.max_memory.cpu, free memory, or choose a smaller model.",
+                id="G1",
+            )
+
     def _offload_warning(self, weights: Mapping[str, int], offloaded: Sequence[str], main_device: Device) -> Problem:
         offloaded_bytes = sum(weights[name] for name in offloaded)
         seconds = weights.get("disk", 0) / DISK_BYTES_PER_S
@@ -240,8 +241,8 @@ class Placer:
     def _unknown_device_error(self, subject: str) -> PreflightError:
         names = ", ".join(device.name for device in self.inventory.gpus)
         return PreflightError(
-            f"{subject}: this process sees no such GPU (it sees: {names or 'none'}). Number the GPUs from 0 in the "
-            "order of CUDA_VISIBLE_DEVICES, or set device_map=cpu.",
+            f"{subject}: this process sees no such GPU (it sees: {names or 'none'})",
+            fix="Number the GPUs from 0 in the order of CUDA_VISIBLE_DEVICES, or set device_map=cpu.",
             id="C26" if names else "A5",
         )
 
@@ -250,8 +251,9 @@ class Placer:
         capped = f", of which device_map.max_memory allows {gib(limit)}" if limit is not None else ""
         return PreflightError(
             f"The weights take {gib(self.total_bytes)} and need {gib(self.config.margin_bytes)} more "
-            f"(device_map.margin), but {device.name} ({device.label}) has {gib(device.free_bytes)} free{capped}; "
-            f"{setting} needs the whole model on one device. {self._suggest_fixes()}",
+            f"(device_map.margin), but {device.name} ({device.label}) has {gib(device.free_bytes)} free{capped}",
+            why=f"{setting} needs the whole model on one device",
+            fix=self._suggest_fixes(),
             id="C23",
         )
 
@@ -262,8 +264,9 @@ class Placer:
         outside = sum(planner.device_of(device_map, layer.name) in ("cpu", "disk") for layer in self.network.layers)
         return PreflightError(
             f"The weights take {gib(self.total_bytes)}, but device_map={strategy.value} has room for {gib(room)} on "
-            f"{len(_gpus(max_memory))} GPU(s): {outside} of {len(self.network.layers)} layers would silently go to "
-            f"main memory or disk. {self._suggest_fixes(exclude=strategy)}",
+            f"{len(_gpus(max_memory))} GPU(s)",
+            why=f"{outside} of {len(self.network.layers)} layers would silently go to main memory or disk",
+            fix=self._suggest_fixes(exclude=strategy),
             id="C8" if self.config.max_memory else "C23",
         )
 

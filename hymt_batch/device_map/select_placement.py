@@ -67,5 +67,9 @@ def candidates(
         )
         placements.append(replace(placement, reasons=(*placement.reasons, *reasons)))
     if not placements:
-        raise PreflightError("No strategy of device_map.order fits.\n  " + "\n  ".join(refused), id="C23")
+        raise PreflightError(
+            "\n  ".join(["No strategy of device_map.order fits.", *refused]),
+            fix="Do one of these, or add a strategy that fits to device_map.order, such as cpu.",
+            id="C23",
+        )
     return placements

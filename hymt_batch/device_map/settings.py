@@ -56,7 +56,9 @@ class DeviceMapConfig:
         if self.device is not None:
             if isinstance(self.device, bool) or not re.fullmatch(r"[0-9]{1,3}", str(self.device)):
                 raise ConfigError(
-                    f"device_map.device={self.device} is not the number of a GPU. Set it to 0, 1, ... or null.", id="C2"
+                    f"device_map.device={self.device} is not the number of a GPU",
+                    fix="Set it to 0, 1, ... or null.",
+                    id="C2",
                 )
             self.device = int(self.device)
             self._require_strategy("device", Strategy.single)
@@ -64,20 +66,21 @@ class DeviceMapConfig:
         self.max_memory = parse_max_memory(self.max_memory)
         if self.max_memory is not None and self.strategy in (Strategy.cpu, Strategy.manual):
             raise ConfigError(
-                f"device_map.max_memory has no effect with device_map={self.strategy.value}. Set it to null, or choose "
-                "device_map=auto, balanced, sequential or offload."
+                f"device_map.max_memory has no effect with device_map={self.strategy.value}",
+                fix="Set it to null, or choose device_map=auto, balanced, sequential or offload.",
             )
         if self.map is not None:
             self._require_strategy("map", Strategy.manual)
             if not isinstance(self.map, (str, Mapping)):
                 raise ConfigError(
-                    f"device_map.map={self.map!r} is neither the path of a YAML file nor a map. Set it to one, such as "
-                    "'{model.embed_tokens: 0, model.layers.0-15: 0, ...}'."
+                    f"device_map.map={self.map!r} is neither the path of a YAML file nor a map",
+                    fix="Set it to one, such as '{model.embed_tokens: 0, model.layers.0-15: 0, ...}'.",
                 )
         elif self.strategy is Strategy.manual:
             raise ConfigError(
-                "device_map=manual needs a map. Set device_map.map to a YAML file with lines such as "
-                "`model.layers.0-15: 0`, or to '{model.embed_tokens: 0, model.layers.*: 0, model.norm: 0, lm_head: 0}'."
+                "device_map=manual needs a map",
+                fix="Set device_map.map to a YAML file with lines such as `model.layers.0-15: 0`, or to "
+                "'{model.embed_tokens: 0, model.layers.*: 0, model.norm: 0, lm_head: 0}'.",
             )
         if self.offload_folder is not None:
             self.offload_folder = os.path.expanduser(self.offload_folder)
@@ -90,8 +93,8 @@ class DeviceMapConfig:
     def _require_strategy(self, key: str, strategy: Strategy) -> None:
         if self.strategy is not strategy:
             raise ConfigError(
-                f"device_map.{key}={getattr(self, key)} has no effect with device_map={self.strategy.value}. "
-                f"Set device_map={strategy.value}."
+                f"device_map.{key}={getattr(self, key)} has no effect with device_map={self.strategy.value}",
+                fix=f"Set device_map={strategy.value}.",
             )
 
     def _resolve_order(self) -> None:
@@ -109,7 +112,7 @@ class DeviceMapConfig:
                 f"lists {unusable[0]!r}" if unusable else "lists nothing" if not listed else "lists a strategy twice"
             )
             raise ConfigError(
-                f"device_map.order={listed} {problem}. List one or more of {', '.join(usable)}, each once."
+                f"device_map.order={listed} {problem}", fix=f"List one or more of {', '.join(usable)}, each once."
             )
         self.order = [Strategy(name) for name in listed]
 
@@ -155,7 +158,8 @@ def parse_device(key: str, value: Any) -> str:
     text = str(value).strip().lower()
     if isinstance(value, bool) or not re.fullmatch(r"[0-9]{1,3}|cuda|cuda:[0-9]{1,3}|cpu|disk", text):
         raise ConfigError(
-            f"{key}: {value!r} is not a device. Use the number of a GPU (0, 1, ... or cuda:0), cpu or disk.",
+            f"{key}: {value!r} is not a device",
+            fix="Use the number of a GPU (0, 1, ... or cuda:0), cpu or disk.",
             id="C5" if "max_memory" in key else "C1",
         )
     if text.isdecimal():
@@ -180,7 +184,7 @@ def parse_bytes(key: str, value: Any) -> int:
     unit = match[2].upper() if match else ""
     if match is None or isinstance(value, bool) or unit not in _UNITS:
         raise ConfigError(
-            f"{key}={value} is not a size. Write bytes, or a number with a unit such as 10GiB or 500MB.", id="C6"
+            f"{key}={value} is not a size", fix="Write bytes, or a number with a unit such as 10GiB or 500MB.", id="C6"
         )
     return int(float(match[1]) * _UNITS[unit]) if "." in match[1] or unit else int(match[1])
 
@@ -203,15 +207,15 @@ def parse_max_memory(value: Any) -> dict[str, int] | None:
         value = dict(enumerate(value))
     if not isinstance(value, Mapping) or not value:
         raise ConfigError(
-            f"device_map.max_memory={value!r} is not a map. Set it to null (use all free memory) or, for example, to "
-            "'{0: 10GiB, cpu: 30GiB}'.",
+            f"device_map.max_memory={value!r} is not a map",
+            fix="Set it to null (use all free memory) or, for example, to '{0: 10GiB, cpu: 30GiB}'.",
             id="C8",
         )
     max_memory: dict[str, int] = {}
     for key, amount in value.items():
         name = parse_device("device_map.max_memory", key)
         if name in max_memory:
-            raise ConfigError(f"device_map.max_memory names {name} twice. Remove one of the two entries.")
+            raise ConfigError(f"device_map.max_memory names {name} twice", fix="Remove one of the two entries.")
         max_memory[name] = parse_bytes(f"device_map.max_memory.{key}", amount)
     return {name: max_memory[name] for name in sorted(max_memory, key=fill_order)}
 

@@ -81,7 +81,8 @@ def get(id: str) -> Failure:
         similar = difflib.get_close_matches(key, known, n=3, cutoff=0.4) or list(known)[:3]
         listed = ", ".join(known[name].id for name in similar)
         raise UsageError(
-            f"explain={id} is not a known failure. Similar ids: {listed}. docs/troubleshooting.md lists all, A1 to G12."
+            f"explain={id} is not a known failure",
+            fix=f"Similar ids: {listed}. docs/troubleshooting.md lists all, A1 to G12.",
         )
     return known[key]
 

@@ -20,7 +20,7 @@ def explain_errors(action: str) -> Iterator[None]:
         action: What the block does, for the message, such as "loading the model".
 
     Raises:
-        PreflightError: The failure is known; the message starts with the original text.
+        PreflightError: The failure is known; `what` is the original text, `why` and `fix` are the catalogue's.
     """
     try:
         yield
@@ -30,16 +30,17 @@ def explain_errors(action: str) -> Iterator[None]:
         failure = catalogue.match(_error_chain_text(error))
         if failure is None:
             raise
-        raise PreflightError(
-            f"{error.message}\n  Cause: {failure.cause}\n  Fix: {failure.fix}", id=failure.id
-        ) from error
+        what = error.problem.statement
+        raise error.replace(what=what, why=failure.cause, fix=failure.fix, id=failure.id) from error
     except Exception as error:
         failure = catalogue.match(_error_chain_text(error))
         if failure is None:
             raise
         first_lines = "\n  ".join(str(error).strip().splitlines()[:6])
         raise PreflightError(
-            f"{action} failed: {type(error).__name__}: {first_lines}\n  Cause: {failure.cause}\n  Fix: {failure.fix}",
+            f"{action} failed: {type(error).__name__}: {first_lines}",
+            why=failure.cause,
+            fix=failure.fix,
             id=failure.id,
         ) from error
 

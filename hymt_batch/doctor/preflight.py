@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -22,7 +21,7 @@ from hymt_batch.device_map.placement import Placement
 from hymt_batch.device_map.settings import SPLIT_STRATEGIES, DeviceInventory, gib
 from hymt_batch.doctor import cuda, distributed, environment, machine, storage
 from hymt_batch.doctor.finding import Finding, Level
-from hymt_batch.errors import ConfigError, HymtError, PreflightError, Problem, first_line
+from hymt_batch.errors import ConfigError, HymtError, PreflightError, first_line
 from hymt_batch.formats import writer
 from hymt_batch.fs import OS_FS
 from hymt_batch.model import detect_devices, hashes, memory, nvidia, prepare, requirements, shapes
@@ -30,6 +29,7 @@ from hymt_batch.model import files as model_files
 from hymt_batch.model import tokenizer as tokenizing
 from hymt_batch.model.files import ModelFiles
 from hymt_batch.prompt import PromptFamily
+from hymt_batch.prompt_end import describe_end
 from hymt_batch.source import stream
 from hymt_batch.source.inputs import Inputs
 from hymt_batch.write import published_file
@@ -39,8 +39,6 @@ if TYPE_CHECKING:
     from hymt_batch.schema import DoctorJob, TranslateJob
 
 log = logging.getLogger(__name__)
-
-_SENTENCE_END = re.compile(r"(?<=[.!?:])\s+(?=[A-Z`])")
 
 
 def run_quick(job: TranslateJob | DoctorJob, env: Mapping[str, str] | None = None) -> list[Finding]:
@@ -69,7 +67,7 @@ def check(job: TranslateJob, inputs: Inputs) -> None:
     for input in inputs.files:
         out_format = published_file.out_format(input, job.write)
         writer.check(input, out_format, inputs.preamble(input), job.write, partial(inputs.read, input))
-    inputs.check_escapes()
+    inputs.check_first_rows()
     for finding in run_quick(job):
         log.warning("%s", finding.problem.text)
     template = prompt.resolve_template(job.prompt, job.model.family.value, job.src_lang, job.tgt_lang)
@@ -149,14 +147,7 @@ def _errors_as_findings(check: str, findings: list[Finding]) -> Iterator[None]:
     try:
         yield
     except HymtError as error:
-        problem = error.problem
-        if not problem.fix:
-            pieces = _SENTENCE_END.split(error.message.strip())
-            seen, fix = " ".join(pieces[:-1]), pieces[-1]
-            if not seen and "; " in fix:
-                seen, _, fix = fix.rpartition("; ")
-            problem = Problem(what=seen, fix=fix, id=error.id)
-        findings.append(Finding.of_problem(check, Level.FAIL, problem))
+        findings.append(Finding.of_problem(check, Level.FAIL, error.problem))
     except Exception as error:  # report a broken installation instead of crashing
         fix = "Reinstall the packages in a new environment, with constraints.txt"
         findings.append(Finding(check, Level.FAIL, f"{type(error).__name__}: {first_line(error)}", fix, "A8"))
@@ -236,7 +227,7 @@ def _check_placement(
 
 def _check_tokenizer(job: DoctorJob, files: ModelFiles | None, findings: list[Finding]) -> None:
     """Check the tokenizer and the chat template, and report the last token of every prompt."""
-    check, end = "last token of the prompt", partial(prompt.describe_end, job.prompt, job.model.add_generation_prompt)
+    check, end = "last token of the prompt", partial(describe_end, job.prompt, job.model.add_generation_prompt)
     if files is None:
         findings.append(Finding(check, Level.SKIP, str(end(None))))
         return
@@ -278,7 +269,7 @@ def _check_source(job: DoctorJob, findings: list[Finding]) -> tuple[int | None, 
     with _errors_as_findings("source", findings):
         inputs = stream.find_inputs(job.source)
         if not inputs:
-            raise ConfigError("source.path has no file to translate. Check source.path and source.pattern.")
+            raise ConfigError("source.path has no file to translate", fix="Check source.path and source.pattern.")
         stream.check_fields(inputs, job.source, job.write.added_fields)
         need, need_inodes = required_space(OS_FS, Path(job.output_dir) / str(job.name), inputs, job.write.min_free)
         findings.append(Finding("source", Level.OK, f"{len(inputs)} file(s), the output needs about {gib(need)}"))

@@ -1,4 +1,4 @@
-"""Compress a format writer's bytes on their way to an open file.
+"""Compress a format writer's bytes on their way to an open file, and decompress a published file.
 
 Independent of rows and formats. The caller owns the file: it opens, fsyncs, closes and renames it. Compressed bytes are
 reproducible: the levels are fixed, and gzip headers contain neither a time nor a name.
@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from hymt_batch.records import COMPRESSIONS
+from hymt_batch.records import COMPRESSIONS, Input
 
 BUFFER_BYTES = 1 << 20
 
@@ -71,6 +72,33 @@ class CompressedStream:
         file = getattr(self, "file", None)
         if file is not None:
             file.abandoned = True
+
+
+def open_stream(input: Input, file: BinaryIO) -> CompressedStream:
+    """Open the stream of an output, whose extension (.gz .zst .xz .bz2) sets the compression."""
+    return CompressedStream(file, compression_of(input.out_rel))
+
+
+def open_decompressed(path: Path) -> BinaryIO:
+    """Open a published file to read its decompressed bytes."""
+    compression = compression_of(path.name)
+    if compression == "gz":
+        import gzip
+
+        return cast(BinaryIO, gzip.open(path, "rb"))
+    if compression == "bz2":
+        import bz2
+
+        return cast(BinaryIO, bz2.open(path, "rb"))
+    if compression == "xz":
+        import lzma
+
+        return cast(BinaryIO, lzma.open(path, "rb"))
+    if compression == "zst":
+        import pyarrow as pa
+
+        return cast(BinaryIO, pa.CompressedInputStream(pa.OSFile(str(path)), "zstd"))
+    return open(path, "rb")
 
 
 def _gz(file: NonClosingFile) -> Any:

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import codecs
 import json
+import math
 import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from hymt_batch.formats.parquet import arrow_json
 from hymt_batch.records import ERROR_STATUSES, LINE_BREAKS, Document, Row, has_line_break, line_ending
 
 BLANK_FLAG = "blank"
@@ -82,11 +82,18 @@ def meta_value(document: Document, row: Row) -> dict[str, Any]:
     return {"id": document.id, "status": row.status.value, "flags": list(row.flags)}
 
 
+def json_number(value: float) -> float | str:
+    """Replace a number that JSON lacks by "NaN", "Infinity" or "-Infinity", which float() and pandas can parse."""
+    if math.isfinite(value):
+        return value
+    return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+
+
 def to_portable_json(value: Any) -> Any:
     """Convert a jsonl value so that any JSON reader accepts it: NaN, infinity and over-long integers become text."""
     match value:
         case float():
-            return arrow_json.json_number(value)
+            return json_number(value)
         case dict():
             return {key: to_portable_json(item) for key, item in value.items()}
         case list():
@@ -111,33 +118,3 @@ def to_cell(value: Any) -> str | None:
 def escape_surrogates(text: str) -> str:
     """Make text encodable as UTF-8: a lone surrogate becomes its escape, such as `\\ud83d`."""
     return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
-
-
-class FieldReader:
-    """Reads the user's fields of a document, in order, for a writer of another format."""
-
-    WINDOW_ROWS = 64  # rows converted to Python objects at a time
-
-    def __init__(self, in_format: str) -> None:
-        self._is_text = in_format == "text"
-        self._batch: Any = None
-        self._first_index = 0
-        self._rows: list[dict[str, Any]] = []
-
-    def read(self, document: Document) -> dict[str, Any] | None:
-        """Return the JSON values by field; None if the row has no fields, because it is blank or cannot be parsed."""
-        values: dict[str, Any] | tuple[Any, int] | None = document.values
-        if values is None and document.long_row is not None:
-            fields: dict[str, Any] = document.long_row.fields()[0]
-            return fields
-        if self._is_text:
-            return {"text": document.text}
-        if values is None or isinstance(values, dict):
-            return values
-        batch, index = values
-        if batch is not self._batch or not 0 <= index - self._first_index < len(self._rows):
-            self._batch, self._first_index = batch, index
-            window = batch.slice(index, self.WINDOW_ROWS)
-            columns = [arrow_json.to_json_values(column) for column in window.columns]
-            self._rows = [dict(zip(window.schema.names, cells, strict=True)) for cells in zip(*columns, strict=True)]
-        return self._rows[index - self._first_index]

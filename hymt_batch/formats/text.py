@@ -1,11 +1,19 @@
-"""Read plain text: one row per line, split only at line feeds.
+"""Plain text: one row per line, split only at line feeds.
 
 Lone carriage returns, U+2028, form feeds and NUL belong to the row (RELIABILITY.md, faults 53 to 57).
 """
 
 from __future__ import annotations
 
+from functools import partial
+from typing import Any, BinaryIO
+
 from hymt_batch.formats.bytestream import ByteStream
+from hymt_batch.formats.compressed_stream import open_stream
+from hymt_batch.formats.fields import Column, DocumentFields, FieldReader, ReadDocuments
+from hymt_batch.formats.format import Addressing, Format, Kind, OutputSpec
+from hymt_batch.formats.line_count import count_rows
+from hymt_batch.formats.line_input import LineInput, read_no_head
 from hymt_batch.formats.long_rows import Fields, LongRow
 from hymt_batch.formats.options import ReadOptions
 from hymt_batch.formats.row_reader import (
@@ -17,7 +25,8 @@ from hymt_batch.formats.row_reader import (
     read_line,
     too_long_message,
 )
-from hymt_batch.records import Document, Status
+from hymt_batch.formats.row_values import BLANK_FLAG, output_text, to_one_line
+from hymt_batch.records import ERROR_STATUSES, Document, Input, Preamble, Row, Status, line_ending
 
 
 def read_rows(stream: ByteStream, config: ReadOptions, context: ReadContext) -> Rows:
@@ -51,3 +60,59 @@ def _parse_long_row(row: LongRow) -> Fields:
     (raw,) = row.read_spans([(0, row.size)])
     text = None if raw is None else raw.decode("utf-8", "replace")
     return {"text": text}, text
+
+
+class TextFieldReader(FieldReader):
+    """Gives a row's text as its only field."""
+
+    def read_values(self, document: Document) -> dict[str, Any] | None:
+        return {"text": document.text}
+
+
+def _columns(input: Input, preamble: Preamble, documents: ReadDocuments, added: tuple[str, str]) -> list[Column]:
+    return [Column("text")]
+
+
+class TextWriter:
+    """Writes one line per row, with the row's own line ending where the input is text."""
+
+    def __init__(self, spec: OutputSpec, file: BinaryIO) -> None:
+        self._stream = open_stream(spec.input, file)
+        self._on_error = spec.on_error
+        self._newline = spec.preamble.newline
+        self._same_format = spec.keeps_bytes
+        if self._same_format:
+            self._stream.write(spec.preamble.bom)
+
+    def write(self, document: Document, row: Row) -> None:
+        end = line_ending(document.raw) if self._same_format else self._newline
+        copies = BLANK_FLAG in row.flags or (row.status in ERROR_STATUSES and self._on_error == "source")
+        if self._same_format and copies and document.long_row is not None:
+            for piece in document.long_row.pieces():
+                self._stream.write(piece)
+            self._stream.write(end)
+            return
+        if self._same_format and copies:
+            body = document.raw[: len(document.raw) - len(end)]
+        else:
+            body = to_one_line(output_text(document, row, self._on_error)).encode("utf-8", "replace")
+        # an empty last line needs a line ending to be a line
+        self._stream.write(body + (end or (b"" if body else self._newline)))
+
+    def close(self) -> None:
+        self._stream.close()
+
+
+FORMAT = Format(
+    name="text",
+    kind=Kind.ROWS,
+    addressing=Addressing.BYTE_OFFSET,
+    extension=".txt",
+    input_extensions=(".txt", ".text"),
+    one_line=True,
+    has_fields=False,
+    open_input=partial(LineInput, read_rows=read_rows, read_head=read_no_head),
+    open_writer=TextWriter,
+    count_rows=count_rows,
+    fields=DocumentFields(_columns, TextFieldReader),
+)

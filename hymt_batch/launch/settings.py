@@ -40,33 +40,39 @@ class LaunchConfig:
         for name in ("grace_s", "log_every_s"):
             if getattr(self, name) < 0:
                 raise ConfigError(
-                    f"launch.{name}={getattr(self, name)} is negative. Set launch.{name}=0 or more seconds."
+                    f"launch.{name}={getattr(self, name)} is negative", fix=f"Set launch.{name}=0 or more seconds."
                 )
         for name in ("prefetch_shards", "samples"):
             if getattr(self, name) < 0:
-                raise ConfigError(f"launch.{name}={getattr(self, name)} is negative. Set launch.{name}=0 or more.")
+                raise ConfigError(
+                    f"launch.{name}={getattr(self, name)} is negative", fix=f"Set launch.{name}=0 or more."
+                )
         if self.samples > MAX_SAMPLES:
             raise ConfigError(
-                f"launch.samples={self.samples} is more than {MAX_SAMPLES}, the limit. Set launch.samples=3 (the"
-                " default); every translation is in the output."
+                f"launch.samples={self.samples} is more than {MAX_SAMPLES}, the limit",
+                fix="Set launch.samples=3 (the default); every translation is in the output.",
+            )
+        if self.lease_ttl_s <= 0:
+            raise ConfigError(
+                f"launch.lease_ttl_s={self.lease_ttl_s} must be above 0",
+                fix="Set launch.lease_ttl_s=180 (the default).",
             )
         if not 0 < self.lease_beat_s <= self.lease_ttl_s / 3:
             raise ConfigError(
                 f"launch.lease_beat_s={self.lease_beat_s} must be above 0 and at most a third of "
-                f"launch.lease_ttl_s={self.lease_ttl_s}: a late heartbeat must not end the lease. "
-                f"Set launch.lease_beat_s={self.lease_ttl_s / 9:g}."
-                if self.lease_ttl_s > 0
-                else f"launch.lease_ttl_s={self.lease_ttl_s} must be above 0. Set launch.lease_ttl_s=180 (the default)."
+                f"launch.lease_ttl_s={self.lease_ttl_s}",
+                why="a late heartbeat must not end the lease",
+                fix=f"Set launch.lease_beat_s={self.lease_ttl_s / 9:g}.",
             )
         if self.workers != "auto" and (type(self.workers) is not int or self.workers < 1):
             raise ConfigError(
-                f"launch.workers={self.workers} is neither auto nor a number of processes from 1. "
-                "Set launch.workers=auto."
+                f"launch.workers={self.workers} is neither auto nor a number of processes from 1",
+                fix="Set launch.workers=auto.",
             )
         if self.hang_s <= 0:
-            raise ConfigError(f"launch.hang_s={self.hang_s} must be above 0 seconds. Set launch.hang_s=1800.")
+            raise ConfigError(f"launch.hang_s={self.hang_s} must be above 0 seconds", fix="Set launch.hang_s=1800.")
         if self.num_threads is not None and self.num_threads < 1:
             raise ConfigError(
-                f"launch.num_threads={self.num_threads} must be at least 1. "
-                "Set launch.num_threads=null to leave the choice to torch."
+                f"launch.num_threads={self.num_threads} must be at least 1",
+                fix="Set launch.num_threads=null to leave the choice to torch.",
             )

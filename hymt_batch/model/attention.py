@@ -172,9 +172,10 @@ def _run_comparison(
     except MismatchError as error:
         kernels = sdpa_kernels(make_step(), own_context)
         raise PreflightError(
-            f"The attention backend {kernels} ({label}, {dtype}) does not agree with torch's math backend: "
-            f"{error}. Every translation could be wrong. Set model.attention=eager and decode.engine=generate, and "
-            "report this with the versions that `hymt-batch doctor` prints.",
+            f"The attention backend {kernels} ({label}, {dtype}) does not agree with torch's math backend: {error}",
+            why="Every translation could be wrong.",
+            fix="Set model.attention=eager and decode.engine=generate, and report this with the versions that "
+            "`hymt-batch doctor` prints.",
             id="E26",
         ) from None
 

@@ -100,8 +100,8 @@ def check(network: Any, tokenizer: Tokenizer, device: str, dtype: str, *, strict
     for canary_logits, description in ((single, "a prompt alone"), (batched, "a left-padded batch")):
         if not bool(torch.isfinite(canary_logits).all()):
             raise PreflightError(
-                f"The loaded model returns NaN or infinity for {description} in {dtype} on {device}. Set model.dtype="
-                "bfloat16 or float32, or model.attention=eager.",
+                f"The loaded model returns NaN or infinity for {description} in {dtype} on {device}",
+                fix="Set model.dtype=bfloat16 or float32, or model.attention=eager.",
                 id="E20" if canary_logits is batched else "E22",
             )
     label = f"a prompt alone and in a left-padded batch on {device}"
@@ -124,9 +124,9 @@ def compare(first: Tensor, second: Tensor, dtype: str, label: str) -> float:
     if difference > TOLERANCE[dtype]:
         raise PreflightError(
             f"The loaded model gives different answers for {label}: they differ by {difference:.2g} of the logits' "
-            f"spread, and rounding in {dtype} explains at most {TOLERANCE[dtype]:g}. Set decode.engine=generate and "
-            "model.attention=eager; with several GPUs set device_map=single and check their peer-to-peer copies "
-            "(NCCL_P2P_DISABLE=1, IOMMU and ACS off).",
+            f"spread, and rounding in {dtype} explains at most {TOLERANCE[dtype]:g}",
+            fix="Set decode.engine=generate and model.attention=eager; with several GPUs set device_map=single and "
+            "check their peer-to-peer copies (NCCL_P2P_DISABLE=1, IOMMU and ACS off).",
             id="C20",
         )
     return difference

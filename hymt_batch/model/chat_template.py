@@ -139,15 +139,17 @@ def check_in_subprocess(
         problem = "does not end"
     if problem and _RENDERED in output:
         raise PreflightError(
-            f"{where}: its tokenizer {problem} on a text that is hard for its regular expressions, so rows could be "
-            "lost. Do not use this copy; download the model again from its publisher.",
+            f"{where}: its tokenizer {problem} on a text that is hard for its regular expressions",
+            why="so rows could be lost",
+            fix="Do not use this copy; download the model again from its publisher.",
             id="B6",
         )
     if problem:
         problem = "takes more than 1 GiB of memory" if problem == "takes too much memory" else problem
         raise PreflightError(
-            f"{where}: rendering its chat template {problem}; no valid template does that. Do not use this copy; "
-            "download the model again from its publisher.",
+            f"{where}: rendering its chat template {problem}",
+            why="no valid template does that",
+            fix="Do not use this copy; download the model again from its publisher.",
             id="B20",
         )
 

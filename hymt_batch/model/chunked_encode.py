@@ -136,4 +136,4 @@ def call_backend(call: Callable[..., Any], items: Sequence[Any], **options: Any)
     except BaseException as error:
         if type(error) is not Exception and type(error).__name__ != "PanicException":
             raise
-    raise TextError("the model's tokenizer failed on this text, so it was not sent to the model")
+    raise TextError("the model's tokenizer failed on this text", why="so it was not sent to the model")

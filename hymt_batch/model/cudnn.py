@@ -44,7 +44,7 @@ def disable_attention(devices: Iterable[str]) -> None:
     torch.backends.cuda.enable_cudnn_sdp(False)
     if torch.backends.cuda.cudnn_sdp_enabled():  # type: ignore[no-untyped-call]
         raise PreflightError(
-            f"torch {torch.__version__} keeps cuDNN's attention enabled, which may give wrong text without an error. "
-            "Set model.attention=eager and decode.engine=generate, or install the torch of constraints.txt.",
+            f"torch {torch.__version__} keeps cuDNN's attention enabled, which may give wrong text without an error",
+            fix="Set model.attention=eager and decode.engine=generate, or install the torch of constraints.txt.",
             id="E25",
         )

@@ -103,7 +103,9 @@ def simulated_devices(value: Any) -> DeviceInventory:
     for entry in entries:
         match = re.fullmatch(r"\s*(?:(cpu)\s*:|([0-9]{1,3})\s*x)?\s*([^:x]+)", str(entry))
         if match is None:
-            raise ConfigError(f"devices: {entry!r} is not a size. Write, for example, devices=[24GiB,24GiB,cpu:64GiB].")
+            raise ConfigError(
+                f"devices: {entry!r} is not a size", fix="Write, for example, devices=[24GiB,24GiB,cpu:64GiB]."
+            )
         free = parse_bytes("devices", match[3])
         if match[1]:
             main_memory = Device("cpu", "simulated", free, bfloat16=False)

@@ -2,16 +2,14 @@
 
 Does not import torch and does not read weights into memory. Faults that transformers accepts silently (a missing shard
 entry, a path that leaves the folder, a pickle) are refused here.
-
-Source: the safetensors format (8 bytes of header length, little-endian; JSON header; data).
 """
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,14 +17,14 @@ from typing import Any
 from hymt_batch.device_map import network_spec
 from hymt_batch.device_map.network_spec import NetworkSpec
 from hymt_batch.errors import ConfigError, PreflightError, first_line
-from hymt_batch.model import safe_json, tensor_check
+from hymt_batch.model import safe_json, safetensors_header, tensor_check
+from hymt_batch.model.refusal import refusal
 
 MODEL_TYPES = {"hunyuan_v1_dense": "4.56.0", "hy_v3": "5.6.0"}
 """Supported model types, with the first version of transformers that supports each."""
 
 FILE_NAME = re.compile(r"[A-Za-z0-9._-]+")
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-MAX_HEADER_BYTES = 100_000_000
 MAX_LAYERS = 1024  # the family's models have 32 to 80 layers
 _PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 _DTYPE_BYTES = {"F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "BF16": 2, "F16": 2, "I16": 2, "U16": 2}
@@ -74,10 +72,13 @@ def resolve(path: str, revision: str, download: bool) -> tuple[Path, str]:
     if folder.is_dir():
         return folder, ""
     if folder.exists():
-        raise ConfigError(f"model.path={path} is a file. Give the folder that holds config.json and *.safetensors.")
+        raise ConfigError(
+            f"model.path={path} is a file", fix="Give the folder that holds config.json and *.safetensors."
+        )
     if not HUB_ID.fullmatch(path) or path.startswith((".", "/", "~")):
         raise PreflightError(
-            f"model.path={path} is neither a folder nor a hub id like tencent/HY-MT1.5-1.8B. Correct model.path.",
+            f"model.path={path} is neither a folder nor a hub id like tencent/HY-MT1.5-1.8B",
+            fix="Correct model.path.",
             id="B7",
         )
     return _resolve_hub(path, revision, download)
@@ -100,19 +101,23 @@ def _resolve_hub(repo: str, revision: str, download: bool) -> tuple[Path, str]:
     except LocalEntryNotFoundError as error:
         if download:
             raise PreflightError(
-                f"{repo} (revision {revision}) is not in the hub cache, and the hub is offline or could not be reached "
-                f"({first_line(error)}). Unset HF_HUB_OFFLINE if it is set, or run this on a machine with a network: "
-                f"{command}",
+                f"{repo} (revision {revision}) is not in the hub cache, and the hub is offline or could not be "
+                f"reached ({first_line(error)})",
+                fix=f"Unset HF_HUB_OFFLINE if it is set, or run this on a machine with a network: {command}",
                 id="B8",
             ) from error
         raise PreflightError(
-            f"{repo} (revision {revision}) is not in the hub cache of this machine. Download it first:\n"
-            f"    {command}\nor let the job download it with model.download=true, or set model.path=FOLDER.",
+            f"{repo} (revision {revision}) is not in the hub cache of this machine",
+            fix=f"Download it first:\n    {command}\nor let the job download it with model.download=true, or set "
+            "model.path=FOLDER.",
             id="B8",
         ) from error
     except (HfHubHTTPError, OSError) as error:
         raise PreflightError(
-            f"{repo} could not be downloaded from the hub: {first_line(error)}. Try it by hand: {command}", id="B8"
+            f"{repo} could not be downloaded from the hub",
+            why=first_line(error),
+            fix=f"Try it by hand: {command}",
+            id="B8",
         ) from error
     return folder, folder.name
 
@@ -129,20 +134,7 @@ def verify(folder: Path, commit: str = "") -> ModelFiles:
             config and weights do not match.
     """
     config = safe_json.read_object(folder / "config.json", "it is not a model folder, or the download is incomplete")
-    model_type = config.get("model_type")
-    if model_type not in MODEL_TYPES:
-        allowed = ", ".join(MODEL_TYPES)
-        raise PreflightError(
-            f"{folder / 'config.json'}: model_type is {model_type!r}; hymt-batch runs {allowed}. Set model.path to a "
-            "model of the Hunyuan translation family.",
-            id="B17" if model_type else "B5",
-        )
-    if "auto_map" in config:
-        raise PreflightError(
-            f"{folder / 'config.json'} asks for custom code (auto_map), which hymt-batch never runs. Download the "
-            "model from its publisher, or remove auto_map if the model works without it.",
-            id="B16",
-        )
+    _check_type(folder, config)
     safe_json.read_object(folder / "tokenizer.json", "without it no text can be encoded", missing_id="B6")
     _check_readable(folder, config)
     network = network_spec.from_config(config, str(folder / "config.json"))
@@ -151,17 +143,15 @@ def verify(folder: Path, commit: str = "") -> ModelFiles:
     tensors: dict[str, tuple[str, list[int]]] = {}
     weight_map: dict[str, str] = {}
     for name in weights:
-        for tensor, (dtype, shape) in _read_header(folder / name).items():
+        for tensor, (dtype, shape) in safetensors_header.read(folder / name).items():
             weight_map[tensor] = name
             if tensor in tensors:
-                raise PreflightError(
-                    f"{folder / name} holds {tensor} a second time; download the model again.", id="B22"
-                )
+                raise refusal(f"{folder / name} holds {tensor} a second time", id="B22")
             tensors[tensor] = (dtype, shape)
             num_parameters += math.prod(shape)
             num_bytes += math.prod(shape) * element_bytes(dtype)
     if not num_parameters:
-        raise PreflightError(f"{folder} holds no weights at all; download the model again.", id="B4")
+        raise refusal(f"{folder} holds no weights at all", id="B4")
     _check_index(folder, weight_map)
     tensor_check.check(folder, config, network, tensors)
     tensor_check.check_tied(folder, weights, network)
@@ -181,6 +171,25 @@ def verify(folder: Path, commit: str = "") -> ModelFiles:
     )
 
 
+def _check_type(folder: Path, config: Mapping[str, Any]) -> None:
+    """Refuse a model of another family, or one that asks for custom code."""
+    model_type = config.get("model_type")
+    if model_type not in MODEL_TYPES:
+        allowed = ", ".join(MODEL_TYPES)
+        raise PreflightError(
+            f"{folder / 'config.json'}: model_type is {model_type!r}",
+            why=f"hymt-batch runs {allowed}",
+            fix="Set model.path to a model of the Hunyuan translation family.",
+            id="B17" if model_type else "B5",
+        )
+    if "auto_map" in config:
+        raise PreflightError(
+            f"{folder / 'config.json'} asks for custom code (auto_map), which hymt-batch never runs",
+            fix="Download the model from its publisher, or remove auto_map if the model works without it.",
+            id="B16",
+        )
+
+
 def element_bytes(dtype: str) -> int:
     """Return the bytes of one element of a safetensors number format; formats below one byte count as one."""
     return _DTYPE_BYTES.get(dtype, 1)
@@ -192,41 +201,40 @@ def _weight_files(folder: Path) -> list[str]:
     if index.is_file():
         if "model.safetensors" in file_names:
             raise PreflightError(
-                f"{folder} has both {index.name} and model.safetensors, and only one of them would be loaded. Remove "
-                "the one that does not belong to the model.",
+                f"{folder} has both {index.name} and model.safetensors, and only one of them would be loaded",
+                fix="Remove the one that does not belong to the model.",
                 id="B18",
             )
         weight_map = safe_json.read_object(index, "").get("weight_map")
         if not isinstance(weight_map, dict) or not weight_map:
-            raise PreflightError(f"{index} lists no weights (weight_map); download the model again.", id="B4")
+            raise refusal(f"{index} lists no weights (weight_map)", id="B4")
         named = set(map(str, weight_map.values()))
         for name in sorted(named):
             if not FILE_NAME.fullmatch(name):
                 raise PreflightError(
-                    f"{index} names {name!r}, which is outside the folder, so the model is refused. Download it from "
-                    "its publisher.",
+                    f"{index} names {name!r}, which is outside the folder",
+                    why="so the model is refused",
+                    fix="Download it from its publisher.",
                     id="B15",
                 )
             if name not in file_names:
                 raise PreflightError(
-                    f"{folder / name} is missing although the index names it; download it again.", id="B3"
+                    f"{folder / name} is missing although the index names it", fix="Download it again.", id="B3"
                 )
         return sorted(named)
     if "model.safetensors" in file_names:
         return ["model.safetensors"]
     if file_names:
-        raise PreflightError(
-            f"{folder} holds {file_names[0]} but neither model.safetensors nor {index.name}; download the model again.",
-            id="B4",
-        )
+        raise refusal(f"{folder} holds {file_names[0]} but neither model.safetensors nor {index.name}", id="B4")
     pickles = sorted(path.name for path in folder.iterdir() if path.suffix in _PICKLE_SUFFIXES)
     if pickles:
         raise PreflightError(
-            f"{folder} holds {pickles[0]} but no *.safetensors; pickled weights are never loaded, because they can "
-            "run code. Download the safetensors files.",
+            f"{folder} holds {pickles[0]} but no *.safetensors",
+            why="pickled weights are never loaded, because they can run code",
+            fix="Download the safetensors files.",
             id="B14",
         )
-    raise PreflightError(f"{folder} has no *.safetensors; download the model again.", id="B4")
+    raise refusal(f"{folder} has no *.safetensors", id="B4")
 
 
 def _check_index(folder: Path, weight_map: dict[str, str]) -> None:
@@ -237,49 +245,11 @@ def _check_index(folder: Path, weight_map: dict[str, str]) -> None:
     declared = {str(tensor): str(name) for tensor, name in safe_json.read_object(index, "")["weight_map"].items()}
     for tensor in sorted({*declared, *weight_map}):
         if declared.get(tensor) != weight_map.get(tensor):
-            raise PreflightError(
+            raise refusal(
                 f"{index} has {tensor} in {declared.get(tensor, 'no file')}, but it is in "
-                f"{weight_map.get(tensor, 'no file')}. Download the model again.",
+                f"{weight_map.get(tensor, 'no file')}",
                 id="B9",
             )
-
-
-def _read_header(path: Path) -> dict[str, tuple[str, list[int]]]:
-    """Return tensor name -> (dtype, shape) of a safetensors file after checking its header against the file's size."""
-    size = safe_json.check_regular_file(path, None)
-    with path.open("rb") as file:
-        start = file.read(8)
-        if start.startswith(b"version "):
-            raise PreflightError(
-                f"{path} is a Git-LFS pointer, not weights. Run `git lfs pull` in its folder.", id="B1"
-            )
-        if not size:
-            raise PreflightError(f"{path} is empty (0 bytes), so it is truncated; download it again.", id="B23")
-        length = int.from_bytes(start, "little")
-        if len(start) < 8 or not 2 <= length <= min(MAX_HEADER_BYTES, size - 8):
-            raise PreflightError(
-                f"{path} ({size} bytes) is not a safetensors file or is truncated; download it again.", id="B2"
-            )
-        try:
-            header = json.loads(file.read(length))
-        except (ValueError, RecursionError) as error:
-            raise PreflightError(
-                f"{path} has a damaged header ({first_line(error)}); download it again.", id="B2"
-            ) from error
-    try:
-        tensors = {
-            name: (str(entry["dtype"]), [int(size) for size in entry["shape"]], int(entry["data_offsets"][1]))
-            for name, entry in header.items()
-            if name != "__metadata__"
-        }
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
-        raise PreflightError(f"{path} has a header that describes no tensors; download it again.", id="B2") from error
-    end = 8 + length + max((end for _, _, end in tensors.values()), default=0)
-    if end != size:
-        raise PreflightError(
-            f"{path} has {size} bytes but its header declares {end}, so it is truncated; download it again.", id="B2"
-        )
-    return {name: (dtype, shape) for name, (dtype, shape, _) in tensors.items()}
 
 
 def _check_readable(folder: Path, config: dict[str, Any]) -> None:
@@ -291,4 +261,4 @@ def _check_readable(folder: Path, config: dict[str, Any]) -> None:
         safe_json.read_object(folder / "generation_config.json", "")
     layers = config.get("num_hidden_layers")
     if isinstance(layers, int) and layers > MAX_LAYERS:
-        raise PreflightError(f"{folder}: num_hidden_layers is {layers}; download the model again.", id="B24")
+        raise refusal(f"{folder}: num_hidden_layers is {layers}", id="B24")

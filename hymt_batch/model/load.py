@@ -16,14 +16,17 @@ from typing import Any
 from hymt_batch.device_map import table
 from hymt_batch.device_map.placement import Placement
 from hymt_batch.device_map.settings import gib
-from hymt_batch.errors import PreflightError
+from hymt_batch.errors import PreflightError, first_line
 from hymt_batch.model import attention, canary, cudnn, transformers_compat, weight_packing
 from hymt_batch.model.detect_devices import torch_devices
 from hymt_batch.model.memory import empty_cache, is_out_of_memory
 from hymt_batch.model.prepare import LoadedModel, PreparedModel
+from hymt_batch.model.refusal import refusal
 from hymt_batch.model.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
+
+REPORT_VERSIONS = "Report this with the versions that `hymt-batch doctor` prints."
 
 
 def load_model(prepared: PreparedModel, tokenizer: Tokenizer) -> LoadedModel:
@@ -68,7 +71,8 @@ def load_model(prepared: PreparedModel, tokenizer: Tokenizer) -> LoadedModel:
         )
     raise PreflightError(
         f"{prepared.placement.device.name} does not have enough memory for {prepared.files.folder} (tried: "
-        f"{', '.join(failed_strategies)}). Free memory, choose a smaller model, or set model.dtype=bfloat16.",
+        f"{', '.join(failed_strategies)})",
+        fix="Free memory, choose a smaller model, or set model.dtype=bfloat16.",
         id="C21" if prepared.on_gpu else "C22",
     )
 
@@ -115,9 +119,14 @@ def _load_checkpoint(prepared: PreparedModel, placement: Placement) -> Any:
     except Exception as error:
         if is_out_of_memory(error) or "CUDA error" in str(error):
             raise
-        first = next(iter(str(error).strip().splitlines()), "")
-        fix = "" if isinstance(error, (OSError, ImportError)) else " Download the model again."
-        raise PreflightError(f"{folder} cannot be loaded ({type(error).__name__}: {first}).{fix}") from error
+        fix = "Download the model again."
+        if isinstance(error, ImportError):
+            fix = "Install hymt-batch again in a new environment."
+        elif isinstance(error, OSError):
+            fix = "Check that its files can be read."
+        raise PreflightError(
+            f"{folder} cannot be loaded ({type(error).__name__}: {first_line(error)})", fix=fix
+        ) from error
     problems = {key: sorted(map(str, value)) for key, value in info.items()}
     if prepared.files.config["model_type"] == "hy_v3" and "unexpected_keys" in problems:
         extra_layer = (
@@ -127,9 +136,7 @@ def _load_checkpoint(prepared: PreparedModel, placement: Placement) -> Any:
     problems = {key: names for key, names in problems.items() if names}
     if problems:
         details = "; ".join(f"{key}: {', '.join(names[:3])}" for key, names in problems.items())
-        raise PreflightError(
-            f"{folder}: the weights do not match the network ({details}). Download the model again.", id="B9"
-        )
+        raise refusal(f"{folder}: the weights do not match the network ({details})", id="B9")
     return network
 
 
@@ -141,8 +148,8 @@ def _check_weights(prepared: PreparedModel, placement: Placement, network: Any) 
     actual_map = transformers_compat.loaded_device_map(network)
     if actual_map is not None and actual_map != placement.map:
         raise PreflightError(
-            f"The libraries did not place the model as planned: {_describe_differences(actual_map, placement.map)}. "
-            "Report this with the versions that `hymt-batch doctor` prints.",
+            f"The libraries did not place the model as planned: {_describe_differences(actual_map, placement.map)}",
+            fix=REPORT_VERSIONS,
             id="C19",
         )
     for name, device, weight in transformers_compat.iter_weights(network, placement.map):
@@ -151,18 +158,22 @@ def _check_weights(prepared: PreparedModel, placement: Placement, network: Any) 
             offloaded = transformers_compat.offloaded_weight(network, name) if device in ("cpu", "disk") else None
             if offloaded is None:
                 raise PreflightError(
-                    f"{folder}: {name} was not loaded, although it is planned on {device}. Free memory there.", id="C3"
+                    f"{folder}: {name} was not loaded, although it is planned on {device}",
+                    fix="Free memory there.",
+                    id="C3",
                 )
             data = offloaded
         elif str(weight.device) != device:
-            raise PreflightError(f"{name} is on {weight.device}, but was planned on {device}.", id="C19")
-        elif not prepared.files.quantisation and str(weight.dtype) != f"torch.{prepared.dtype}":
-            raise PreflightError(f"{name} was loaded as {weight.dtype} instead of {prepared.dtype}.", id="C28")
-        if data.is_floating_point() and data.element_size() > 1 and not _is_finite(torch, data.detach()):
             raise PreflightError(
-                f"{folder}: {name} contains NaN or infinity, so every translation would be wrong. Download the model "
-                "again.",
-                id="B21",
+                f"{name} is on {weight.device}, but was planned on {device}", fix=REPORT_VERSIONS, id="C19"
+            )
+        elif not prepared.files.quantisation and str(weight.dtype) != f"torch.{prepared.dtype}":
+            raise PreflightError(
+                f"{name} was loaded as {weight.dtype} instead of {prepared.dtype}", fix=REPORT_VERSIONS, id="C28"
+            )
+        if data.is_floating_point() and data.element_size() > 1 and not _is_finite(torch, data.detach()):
+            raise refusal(
+                f"{folder}: {name} contains NaN or infinity", why="so every translation would be wrong", id="B21"
             )
 
 

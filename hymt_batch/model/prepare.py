@@ -254,8 +254,8 @@ def check_pins(config: ModelConfig, files: ModelFiles, digests: Mapping[str, str
     if wrong or missing:
         detail = f"{wrong[0]} has {actual[wrong[0]]}" if wrong else f"no weight file has {missing[0]}"
         raise PreflightError(
-            f"{files.folder}: the weights are not those pinned by model.sha256: {detail}. Download the model again, "
-            "correct model.sha256 (one for each weight file), or set model.sha256=null.",
+            f"{files.folder}: the weights are not those pinned by model.sha256: {detail}",
+            fix="Download the model again, correct model.sha256 (one for each weight file), or set model.sha256=null.",
             id="B13",
         )
 

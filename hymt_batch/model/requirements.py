@@ -29,14 +29,15 @@ def check_libraries(files: ModelFiles, attention: Attention) -> None:
     min_version = model_files.MODEL_TYPES[model_type]
     if transformers_compat.installed_version("transformers") < tuple(map(int, min_version.split("."))):
         raise PreflightError(
-            f"{model_type} needs transformers {min_version} or newer; {importlib.metadata.version('transformers')} is "
-            f"installed. Run: pip install 'transformers>={min_version}'",
+            f"{model_type} needs transformers {min_version} or newer",
+            why=f"{importlib.metadata.version('transformers')} is installed",
+            fix=f"pip install 'transformers>={min_version}'",
             id="A2",
         )
     if attention is Attention.flash_attention_2 and importlib.util.find_spec("flash_attn") is None:
         raise PreflightError(
-            "model.attention=flash_attention_2 needs the package flash-attn, which is not installed. "
-            "Set model.attention=sdpa.",
+            "model.attention=flash_attention_2 needs the package flash-attn, which is not installed",
+            fix="Set model.attention=sdpa.",
             id="A7",
         )
     method = files.quantisation
@@ -44,14 +45,15 @@ def check_libraries(files: ModelFiles, attention: Attention) -> None:
         return
     if method not in QUANTISATION_PACKAGES:
         raise PreflightError(
-            f"{files.folder}: quantisation {method!r} is not supported. Choose a checkpoint in bfloat16, FP8 "
-            "(compressed-tensors) or GPTQ.",
+            f"{files.folder}: quantisation {method!r} is not supported",
+            fix="Choose a checkpoint in bfloat16, FP8 (compressed-tensors) or GPTQ.",
             id="B17",
         )
     missing = [package for package in QUANTISATION_PACKAGES[method] if not transformers_compat.is_satisfied(package)]
     if missing:
         quoted = " ".join(f"'{requirement}'" if ">" in requirement else requirement for requirement in missing)
         raise PreflightError(
-            f"{files.folder} is quantised with {method}. Run: pip install {quoted}",
+            f"{files.folder} is quantised with {method}",
+            fix=f"pip install {quoted}",
             id="F1" if method == "compressed-tensors" else "F5",
         )

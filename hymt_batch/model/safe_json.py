@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from hymt_batch.errors import PreflightError, first_line
+from hymt_batch.model.refusal import refusal
 
 MAX_JSON_BYTES = 100_000_000  # safetensors has the same limit for its headers
 
@@ -31,17 +32,13 @@ def read_object(path: Path, missing_hint: str, *, missing_id: str = "B5") -> dic
         with path.open(encoding="utf-8") as file:
             value = json.load(file)
     except FileNotFoundError as error:
-        raise PreflightError(f"{path} is missing: {missing_hint}. Check model.path.", id=missing_id) from error
+        raise PreflightError(f"{path} is missing: {missing_hint}", fix="Check model.path.", id=missing_id) from error
     except OSError as error:
-        raise PreflightError(f"{path} cannot be read ({error.strerror}). Check model.path.", id="B23") from error
+        raise PreflightError(f"{path} cannot be read ({error.strerror})", fix="Check model.path.", id="B23") from error
     except (ValueError, RecursionError) as error:
-        raise PreflightError(
-            f"{path} is not JSON ({first_line(error)}); download the model again.", id="B24"
-        ) from error
+        raise refusal(f"{path} is not JSON ({first_line(error)})", id="B24") from error
     if not isinstance(value, dict):
-        raise PreflightError(
-            f"{path} contains a {type(value).__name__}, not an object; download the model again.", id="B24"
-        )
+        raise refusal(f"{path} contains a {type(value).__name__}, not an object", id="B24")
     return value
 
 
@@ -53,9 +50,7 @@ def check_regular_file(path: Path, max_bytes: int | None = MAX_JSON_BYTES) -> in
     """
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):
-        raise PreflightError(f"{path} is not a regular file; download the model again.", id="B23")
+        raise refusal(f"{path} is not a regular file", id="B23")
     if max_bytes is not None and status.st_size > max_bytes:
-        raise PreflightError(
-            f"{path} has {status.st_size} bytes, which is too many; download the model again.", id="B24"
-        )
+        raise refusal(f"{path} has {status.st_size} bytes, which is too many", id="B24")
     return status.st_size

@@ -48,11 +48,21 @@ class RecommendedSampling:
 
     def __post_init__(self) -> None:
         if self.temperature <= 0 or self.repetition_penalty <= 0:
-            raise ConfigError("model.sampling.temperature and model.sampling.repetition_penalty must be above 0.")
+            raise ConfigError(
+                f"model.sampling.temperature={self.temperature} and "
+                f"model.sampling.repetition_penalty={self.repetition_penalty} must be above 0",
+                fix="Set model.sampling.temperature=0.7 and model.sampling.repetition_penalty=1.05 (the defaults).",
+            )
         if not 0 < self.top_p <= 1:
-            raise ConfigError(f"model.sampling.top_p={self.top_p} must be above 0 and at most 1.")
+            raise ConfigError(
+                f"model.sampling.top_p={self.top_p} must be above 0 and at most 1",
+                fix="Set model.sampling.top_p=0.6 (the default).",
+            )
         if self.top_k < -1:
-            raise ConfigError(f"model.sampling.top_k={self.top_k} must be a number of tokens, or 0 or -1 for no limit.")
+            raise ConfigError(
+                f"model.sampling.top_k={self.top_k} is not a number of tokens",
+                fix="Set model.sampling.top_k=20 (the default), or 0 or -1 for no limit.",
+            )
 
 
 TENCENT_RESTRICTIONS = "does not apply in the EU, the UK and South Korea; outputs may not improve other AI models"
@@ -90,8 +100,9 @@ class ModelConfig:
         """
         if self.family is ModelFamily.hunyuan_mt_chimera:
             raise ConfigError(
-                "model.family=hunyuan_mt_chimera combines several candidate translations into one; it cannot translate "
-                "a text directly, and hymt-batch does not produce candidates for it. Set model=hunyuan_mt_7b."
+                "model.family=hunyuan_mt_chimera combines several candidate translations into one",
+                why="it cannot translate a text directly, and hymt-batch does not produce candidates for it",
+                fix="Set model=hunyuan_mt_7b.",
             )
 
     def __post_init__(self) -> None:
@@ -102,5 +113,6 @@ class ModelConfig:
         if not pins or not all(re.fullmatch(r"[0-9a-f]{64}", pin) for pin in self.sha256):
             raise ConfigError(
                 f"model.sha256={pins} is neither a sha256 of 64 hexadecimal digits nor a list of them, one for each "
-                "weight file."
+                "weight file",
+                fix="Set model.sha256=null to accept any weights.",
             )

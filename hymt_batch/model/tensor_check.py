@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from hymt_batch.device_map.network_spec import NetworkSpec
-from hymt_batch.errors import PreflightError
+from hymt_batch.model.refusal import refusal
 
 TensorHeaders = Mapping[str, tuple[str, Sequence[int]]]
 """Tensor name -> (number format, shape)."""
@@ -68,30 +68,28 @@ def check(folder: Path, config: Mapping[str, Any], network: NetworkSpec, tensors
         name for name in stored_shapes if name not in needed_shapes and not (sparse and name.startswith(extra_layer))
     ]
     if missing:
-        raise PreflightError(
-            f"{where} that needs {_join_names(missing)}, which no weight file holds; transformers would silently fill "
-            f"{'it' if len(missing) == 1 else 'them'} with random numbers. Download the model again.",
+        raise refusal(
+            f"{where} that needs {_join_names(missing)}, which no weight file holds",
+            why=f"transformers would silently fill {'it' if len(missing) == 1 else 'them'} with random numbers",
             id="B9",
         )
     if extra:
-        raise PreflightError(
-            f"{where} that has no place for {_join_names(extra)}; weights and config belong to different models. "
-            "Download the model again.",
+        raise refusal(
+            f"{where} that has no place for {_join_names(extra)}",
+            why="weights and config belong to different models",
             id="B9",
         )
     for name, shape in needed_shapes.items():
         if stored_shapes[name] != shape:
-            raise PreflightError(
-                f"{where} in which {name} has the shape {list(shape)}, but the file has {list(stored_shapes[name])}; "
-                "weights and config belong to different models. Download the model again.",
+            raise refusal(
+                f"{where} in which {name} has the shape {list(shape)}, but the file has {list(stored_shapes[name])}",
+                why="weights and config belong to different models",
                 id="B10",
             )
     for name, (dtype, _) in tensors.items():
         if dtype not in FLOAT_DTYPES:
-            raise PreflightError(
-                f"{folder}: {name} is stored as {dtype}, although config.json names no quantisation. Download the "
-                "model again.",
-                id="B24",
+            raise refusal(
+                f"{folder}: {name} is stored as {dtype}, although config.json names no quantisation", id="B24"
             )
 
 
@@ -106,9 +104,9 @@ def _check_modules(folder: Path, network: NetworkSpec, tensors: TensorHeaders) -
         if any(tensor.stored for tensor in module.tensors) and module.name not in holders | experts | tied
     ]
     if missing:
-        raise PreflightError(
+        raise refusal(
             f"{folder / 'config.json'} describes a network that needs weights for {_join_names(missing)}, which no "
-            "file holds. Download the model again.",
+            "file holds",
             id="B9",
         )
 
@@ -151,9 +149,9 @@ def check_tied(folder: Path, weights: Sequence[str], network: NetworkSpec) -> No
     for tied, weight in network.tied.items():
         tied_digest, weight_digest = (_tensor_digest(folder, weights, name) for name in (tied, weight))
         if tied_digest is not None and tied_digest != weight_digest:
-            raise PreflightError(
+            raise refusal(
                 f"{folder}: {tied} is stored and differs from {weight}, to which config.json ties it "
-                "(tie_word_embeddings). Download the model again.",
+                "(tie_word_embeddings)",
                 id="B11",
             )
 

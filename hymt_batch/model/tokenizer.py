@@ -21,6 +21,7 @@ from hymt_batch.errors import PreflightError, TextError, first_line, wrap_except
 from hymt_batch.model import chunked_encode
 from hymt_batch.model.chat_template import check_in_subprocess
 from hymt_batch.model.incremental_encode import IncrementalEncoder
+from hymt_batch.model.refusal import refusal
 
 log = logging.getLogger(__name__)
 
@@ -116,7 +117,7 @@ def token_counter(folder: Path) -> Callable[[str], int]:
         backend = chunked_encode.plain_backend(json.loads(path.read_text(encoding="utf-8")))
     except Exception as error:  # tokenizers raises bare Exceptions; the cause is the file
         _raise_machine_error(error)
-        raise PreflightError(f"{path} cannot be used ({error}). Download the model again.", id="B6") from error
+        raise refusal(f"{path} cannot be used ({error})", id="B6") from error
     return partial(chunked_encode.count_tokens, backend)
 
 
@@ -145,16 +146,14 @@ def load(folder: Path, config: dict[str, Any], *, add_generation_prompt: bool) -
         raise
     except Exception as error:  # tokenizers raises bare Exceptions, jinja2 its own; the cause is the folder
         _raise_machine_error(error)
-        raise PreflightError(
-            f"{folder}: the tokenizer cannot be used ({type(error).__name__}: {first_line(error)}). Download the model "
-            "again.",
-            id="B6",
+        raise refusal(
+            f"{folder}: the tokenizer cannot be used ({type(error).__name__}: {first_line(error)})", id="B6"
         ) from error
     vocab_size = int(config.get("vocab_size", 0))
     if full.get_vocab_size() > vocab_size > 0:
-        raise PreflightError(
-            f"{folder}: the tokenizer has {full.get_vocab_size()} tokens, but the network has {vocab_size}; they "
-            "belong to different models. Download the model again.",
+        raise refusal(
+            f"{folder}: the tokenizer has {full.get_vocab_size()} tokens, but the network has {vocab_size}",
+            why="they belong to different models",
             id="B19",
         )
     stop_ids = _stop_ids(folder, config)
@@ -174,9 +173,10 @@ def load(folder: Path, config: dict[str, Any], *, add_generation_prompt: bool) -
     )
     ours = [*prefix, *tokenizer.encode([_PROBE])[0], *suffix]
     if ours != rendered:
-        raise PreflightError(
-            f"{folder}: for a plain text, the chat template gives the tokens {rendered[:8]}..., but hymt-batch builds "
-            f"{ours[:8]}... Its prompts would be wrong, so the model is refused. Download the model again.",
+        raise refusal(
+            f"{folder}: for a plain text, the chat template gives the tokens {rendered[:8]}..., but hymt-batch "
+            f"builds {ours[:8]}...",
+            why="Its prompts would be wrong, so the model is refused.",
             id="B20",
         )
     return tokenizer
@@ -190,9 +190,10 @@ def _check_ids(folder: Path, config: dict[str, Any], control_ids: set[int], stop
     """
     unknown_ids = [token_id for token_id in stop_ids if token_id not in control_ids]
     if unknown_ids:
-        raise PreflightError(
+        raise refusal(
             f"{folder}: eos_token_id {unknown_ids[0]} is not one of the {len(control_ids)} control tokens of "
-            "tokenizer.json; config and tokenizer belong to different models. Download the model again.",
+            "tokenizer.json",
+            why="config and tokenizer belong to different models",
             id="B19",
         )
     for name in ("bos_token_id", "pad_token_id"):  # some configs of the 7B model have the unused id 1
@@ -235,9 +236,9 @@ def _check_framing(
     elif bos in control_ids and list(prefix).count(bos) > 1:
         problem = f"writes the bos token {bos} {list(prefix).count(bos)} times instead of once"
     if problem:
-        raise PreflightError(
-            f"{folder}: the chat template {problem}; it belongs to another model, so prompts would be wrong. Download "
-            "the model again.",
+        raise refusal(
+            f"{folder}: the chat template {problem}",
+            why="it belongs to another model, so prompts would be wrong",
             id="B20",
         )
 
@@ -250,10 +251,7 @@ def _framing(
 
     checkpoint = PreTrainedTokenizerFast.from_pretrained(str(folder), trust_remote_code=False)
     if not checkpoint.chat_template:
-        raise PreflightError(
-            f"{folder} has no chat template (tokenizer_config.json or chat_template.jinja). Download the model again.",
-            id="B20",
-        )
+        raise refusal(f"{folder} has no chat template (tokenizer_config.json or chat_template.jinja)", id="B20")
 
     variables = {**checkpoint.special_tokens_map, "add_generation_prompt": add_generation_prompt}
     turns = [{**variables, "messages": [{"role": "user", "content": text}]} for text in (_SENTINEL, _PROBE)]
@@ -265,10 +263,7 @@ def _framing(
 
     prefix_text, separator, suffix_text = render(_SENTINEL).partition(_SENTINEL)
     if not separator or _SENTINEL in suffix_text:
-        raise PreflightError(
-            f"{folder}: the chat template does not contain the user's text exactly once. Download the model again.",
-            id="B20",
-        )
+        raise refusal(f"{folder}: the chat template does not contain the user's text exactly once", id="B20")
     prefix, suffix = (tuple(backend.encode(text, add_special_tokens=False).ids) for text in (prefix_text, suffix_text))
     return prefix, suffix, list(backend.encode(render(_PROBE), add_special_tokens=False).ids)
 
@@ -281,16 +276,11 @@ def _stop_ids(folder: Path, config: dict[str, Any]) -> tuple[int, ...]:
         try:
             sources.insert(0, json.loads(generation.read_text(encoding="utf-8")).get("eos_token_id"))
         except (AttributeError, ValueError) as error:
-            raise PreflightError(f"{generation} is not a JSON object; download the model again.", id="B24") from error
+            raise refusal(f"{generation} is not a JSON object", id="B24") from error
     for value in sources:
         ids += value if isinstance(value, list) else [] if value is None else [value]
     if not all(isinstance(token, int) for token in ids):
-        raise PreflightError(
-            f"{folder}: eos_token_id is {ids}, which is not a list of token ids; download the model again.", id="B24"
-        )
+        raise refusal(f"{folder}: eos_token_id is {ids}, which is not a list of token ids", id="B24")
     if not ids:
-        raise PreflightError(
-            f"{folder}: neither generation_config.json nor config.json has an eos_token_id; download the model again.",
-            id="B24",
-        )
+        raise refusal(f"{folder}: neither generation_config.json nor config.json has an eos_token_id", id="B24")
     return tuple(dict.fromkeys(int(token) for token in ids))

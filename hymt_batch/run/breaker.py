@@ -72,11 +72,12 @@ class CircuitBreaker:
             )
         if num_problems / self._num_rows > limit:
             raise PreflightError(
-                f"{100 * num_problems / self._num_rows:.1f} % of the first {self._num_rows:,} rows that were decoded "
-                f"and committed {problem} (limit {100 * limit:g} %): the model, its dtype or the languages are wrong. "
-                f"{'The first of them' if num_problems > len(examples) else 'They are'}: "
-                f"{', '.join(map(_describe, examples))}. Committed parts are kept. Run `hymt-batch doctor load=true` "
-                "to check the model; to continue anyway, set check.stop_rate=1."
+                f"{100 * num_problems / self._num_rows:.1f} % of the first {self._num_rows:,} rows that were "
+                f"decoded and committed {problem} (limit {100 * limit:g} %): the model, its dtype or the languages "
+                f"are wrong. {'The first of them' if num_problems > len(examples) else 'They are'}: "
+                f"{', '.join(map(_describe, examples))}",
+                fix="Committed parts are kept. Run `hymt-batch doctor load=true` to check the model; to continue "
+                "anyway, set check.stop_rate=1.",
             )
 
 

@@ -142,8 +142,9 @@ def requested_workers(job: TranslateJob, model: Any) -> int:
         return num_fitting or 1
     if num_fitting is not None and workers > num_fitting:
         raise ConfigError(
-            f"launch.workers={workers}, but only {num_fitting} replicas of the model fit the GPUs with device_map="
-            f"{job.device_map.strategy.value}. Set launch.workers=auto."
+            f"launch.workers={workers}, but only {num_fitting} replicas of the model fit the GPUs with "
+            f"device_map={job.device_map.strategy.value}",
+            fix="Set launch.workers=auto.",
         )
     return int(workers)
 

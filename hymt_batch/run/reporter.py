@@ -103,7 +103,9 @@ class Reporter:
         name = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{os.getpid()}.log"
         try:
             if folder.is_symlink():
-                raise PreflightError(f"{folder} is a link, but logs must stay in the job's folder. Remove the link.")
+                raise PreflightError(
+                    f"{folder} is a link, but logs must stay in the job's folder", fix="Remove the link."
+                )
             folder.mkdir(parents=True, exist_ok=True)
             self._file = _LogFileHandler(folder / name, encoding="utf-8")
         except OSError as error:

@@ -74,8 +74,9 @@ def create_temporary_folder() -> Path:
     except OSError as error:
         why = error.strerror or str(error)
         raise PreflightError(
-            f"source.path=- without a name needs a temporary folder, and none can be created: {why}. Set TMPDIR to a "
-            "writable folder, or add name=NAME to keep the job in output_dir."
+            "source.path=- without a name needs a temporary folder, and none can be created",
+            why=why,
+            fix="Set TMPDIR to a writable folder, or add name=NAME to keep the job in output_dir.",
         ) from None
 
 
@@ -102,7 +103,7 @@ def write_to_stdout(
         final_folder = folder if temporary_folder is None else move_to_output_dir(folder, output_dir)
         files = ", ".join(str(final_folder / path.relative_to(folder)) for path in outputs)
         kept = f"The job is complete, and its translations are kept in {files}."
-        raise error.replace(fix=f"{error.fix} {kept}" if error.fix else kept) from error
+        raise error.replace(fix=f"{error.fix} {kept}") from error
     if temporary_folder is not None:
         shutil.rmtree(temporary_folder, ignore_errors=True)
 

@@ -202,8 +202,8 @@ class WorkerPool:
             identity, environment = values
             if identity != self._identity:
                 raise PreflightError(
-                    "A worker loaded a different model from the one that was checked: its files changed. Run the job "
-                    "again."
+                    "A worker loaded a different model from the one that was checked: its files changed",
+                    fix="Run the job again.",
                 )
             worker.environment, worker.ready = build_environment(self._job, environment), True
         elif kind == "refused":
@@ -262,15 +262,16 @@ class WorkerPool:
             return
         num_workers = len(self._variables)
         when = "before it received a part" if worker.ready else "before it loaded the model"
-        fix = "The log shows its output. Set launch.workers=1 to decode in this process"
+        why, fix = "The log shows its output.", "Set launch.workers=1 to decode in this process"
         if killed_from_outside:
-            fix = "Something outside the job kills it: ask the administrator of the machine"
+            why, fix = "Something outside the job kills it.", "Ask the administrator of the machine"
         elif reason == "signal SIGKILL":
-            remedy = f"set launch.workers={num_workers // 2}" if num_workers > 1 else "give the job more memory"
-            fix = f"SIGKILL usually means that memory ran out: {remedy}"
+            why = "SIGKILL usually means that memory ran out."
+            fix = f"Set launch.workers={num_workers // 2}" if num_workers > 1 else "Give the job more memory"
         raise StoppedError(
-            f"worker {worker.index} died {len(deaths)} times in a row {when} (the last time: "
-            f"{reason}). {fix}, and run the same command again to continue"
+            f"worker {worker.index} died {len(deaths)} times in a row {when} (the last time: {reason})",
+            why=why,
+            fix=f"{fix}, and run the same command again to continue.",
         )
 
 

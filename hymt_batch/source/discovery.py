@@ -19,9 +19,10 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from hymt_batch.errors import ConfigError, HymtError, disk_read_error, is_transient
-from hymt_batch.formats.parquet import tables
-from hymt_batch.records import Input
-from hymt_batch.source import input_names
+from hymt_batch.formats import registry
+from hymt_batch.formats.format import Format
+from hymt_batch.records import COMPRESSIONS, Input
+from hymt_batch.source import hub, input_names
 from hymt_batch.source.settings import SourceConfig, SourceFormat
 from hymt_batch.source.spool import Spool
 
@@ -63,7 +64,7 @@ def find_inputs(config: SourceConfig, spool: Spool | None = None, out_format: st
 class _Finder:
     def __init__(self, config: SourceConfig, out_format: str) -> None:
         self.config, self.out_format = config, out_format
-        self.format = None if config.format is SourceFormat.auto else config.format.value
+        self.format = None if config.format is SourceFormat.auto else registry.get(config.format.value)
         self.inputs: list[Input] = []
         self.unknown_files: list[str] = []  # files in folders that have an unknown extension
         self.used_settings: set[str] = set()  # optional settings that a source has used
@@ -87,9 +88,9 @@ class _Finder:
         if len(self.inputs) == num_before:
             skipped = self.unknown_files[num_unknown:]
             fix = (
-                f"Its files, such as {skipped[:3]}, have unknown extensions: set source.format=text"
+                f"Its files, such as {skipped[:3]}, have unknown extensions: set source.format={registry.DEFAULT.name}"
                 if skipped
-                else "Set source.path to files (.txt, .jsonl, .csv, .tsv, .parquet, also .gz, .zst, .xz, .bz2)"
+                else f"Set source.path to files ({_known_extensions()})"
             )
             condition = f" that matches source.pattern={self.config.pattern}" if self.config.pattern else ""
             raise ConfigError(f"source.path={path} has no file to translate{condition}. {fix}.")
@@ -97,25 +98,34 @@ class _Finder:
     def warn_ignored(self) -> None:
         if self.unknown_files:
             log.warning(
-                "skipped files=%d with unknown extensions, such as %s; source.format=text reads them as text",
+                "skipped files=%d with unknown extensions, such as %s; source.format=%s reads them as text",
                 len(self.unknown_files),
                 self.unknown_files[:3],
+                registry.DEFAULT.name,
             )
-        kinds = {input.format for input in self.inputs}
-        fields = ("text_field", "src_lang_field", "tgt_lang_field")
-        for keys, applicable, reason in (
-            (fields, kinds - {"text"}, "rows of text files have no fields"),
-            (("header", "delimiter", "escape"), kinds & {"csv", "tsv"}, "it applies only to csv and tsv"),
-        ):
-            for key in keys if self.inputs and not applicable else ():
-                if (value := getattr(self.config, key)) != getattr(DEFAULTS, key):
-                    log.warning(
-                        "source.%s=%s is ignored: %s", key, str(value).lower() if value is False else value, reason
-                    )
+        self._warn_ignored_fields()
+        for key in registry.SOURCE_SETTINGS:
+            owners = [format for format in registry.FORMATS if key in format.source_settings]
+            if not self._formats() & {format.name for format in owners}:
+                self._warn_if_set(key, f"it applies only to {' and '.join(format.name for format in owners)}")
         for key in ("pattern", "subset", "split", "revision"):
             if getattr(self.config, key) and key not in self.used_settings:
                 kind = "folders" if key == "pattern" else "data sets"
                 log.warning("source.%s=%s is ignored: it applies only to %s", key, getattr(self.config, key), kind)
+
+    def _formats(self) -> set[str]:
+        return {registry.of_input(input).name for input in self.inputs}
+
+    def _warn_ignored_fields(self) -> None:
+        names = sorted(self._formats())
+        if not any(registry.get(name).has_fields for name in names):
+            for key in ("text_field", "src_lang_field", "tgt_lang_field"):
+                self._warn_if_set(key, f"rows of {' and '.join(names)} files have no fields")
+
+    def _warn_if_set(self, key: str, reason: str) -> None:
+        value = getattr(self.config, key)
+        if self.inputs and value != getattr(DEFAULTS, key):
+            log.warning("source.%s=%s is ignored: %s", key, str(value).lower() if value is False else value, reason)
 
     def _add_path(self, path: str) -> None:
         if os.path.isdir(path):
@@ -138,7 +148,7 @@ class _Finder:
         unsupported = input_names.UNSUPPORTED_EXTENSIONS.get(os.path.splitext(path)[1].lower())
         if format is None and unsupported:
             raise ConfigError(f"{path!r} is {unsupported}.")
-        self.inputs.append(input_names.make_input(rel, path, format or "text", self.out_format))
+        self.inputs.append(input_names.make_input(rel, path, format or registry.DEFAULT, self.out_format))
 
     def _add_folder(self, path: str) -> None:
         name = os.path.basename(os.path.realpath(path))
@@ -185,8 +195,8 @@ class _Finder:
                     waiting.append((rel, target, (*above, here)))
 
     def _add_dataset(self, rel: str, path: str) -> None:
-        if tables.is_saved_split(path):
-            self._add_saved_split(f"{rel}.parquet", path)
+        if format := registry.of_folder(path):
+            self._add_saved_split(rel, path, format)
         else:
             self._add_splits(rel, path)
 
@@ -204,12 +214,12 @@ class _Finder:
             splits = [self.config.split]
         for split in sorted(splits):
             folder = os.path.join(path, split)
-            if not tables.is_saved_split(folder):
+            if not (format := registry.of_folder(folder)):
                 raise ConfigError(f"{folder} is missing or is not a saved split. Save the dataset again.")
-            self._add_saved_split(f"{rel}/{split}.parquet", folder)
+            self._add_saved_split(f"{rel}/{split}", folder, format)
 
-    def _add_saved_split(self, rel: str, path: str) -> None:
-        self.inputs.append(input_names.make_input(rel, path, "parquet", self.out_format, "arrow"))
+    def _add_saved_split(self, rel: str, path: str, format: Format) -> None:
+        self.inputs.append(input_names.make_input(f"{rel}{format.extension}", path, format, self.out_format))
 
     def _add_glob(self, pattern: str) -> None:
         matches = sorted(glob.glob(pattern, recursive=True))
@@ -247,13 +257,18 @@ class _Finder:
                 " Set source.path to a file."
             )
         if path == STDIN:
-            stored = [spool.store_stdin(input_names.OUTPUT_EXTENSIONS[self.format or "text"])]
+            stored = [spool.store_stdin((self.format or registry.DEFAULT).extension)]
         else:
             self.used_settings |= {"subset", "split", "revision"}
             stored = spool.store_hub(path, self.config)
         for file, rel in stored:
-            format = "parquet" if path != STDIN else self.format or "text"
+            format = registry.get(hub.STORED_FORMAT) if path != STDIN else self.format or registry.DEFAULT
             self.inputs.append(input_names.make_input(rel, str(file), format, self.out_format))
+
+
+def _known_extensions() -> str:
+    formats = [format.extension for format in registry.FORMATS if format.input_extensions]
+    return ", ".join([*formats, f"also {next(iter(COMPRESSIONS))}", *list(COMPRESSIONS)[1:]])
 
 
 def unusable_path_error(path: str, error: OSError) -> HymtError:
@@ -292,7 +307,7 @@ def missing_path_message(path: str) -> str:
 
 def _is_dataset(folder: str) -> bool:
     """Return whether a folder was written by `datasets.save_to_disk`: one split, or a folder of splits."""
-    return tables.is_saved_split(folder) or os.path.isfile(os.path.join(folder, SPLITS_FILE))
+    return registry.of_folder(folder) is not None or os.path.isfile(os.path.join(folder, SPLITS_FILE))
 
 
 def _matches(rel: str, pattern: str) -> bool:

@@ -18,6 +18,7 @@ from hymt_batch import child_process
 from hymt_batch.errors import ExitCode, PreflightError, StoppedError, is_transient
 
 BATCH_ROWS = 1000
+STORED_FORMAT = "parquet"  # what `fetch` writes
 ROW_GROUP_ROWS = 16 * BATCH_ROWS
 
 

@@ -11,18 +11,10 @@ import unicodedata
 from collections.abc import Sequence
 
 from hymt_batch.errors import ConfigError
+from hymt_batch.formats import registry
+from hymt_batch.formats.format import Format
 from hymt_batch.records import COMPRESSIONS, Input
 
-EXTENSIONS = {
-    ".txt": "text",
-    ".text": "text",
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-    ".csv": "csv",
-    ".tsv": "tsv",
-    ".parquet": "parquet",
-}
-OUTPUT_EXTENSIONS = {"text": ".txt", "jsonl": ".jsonl", "csv": ".csv", "tsv": ".tsv", "parquet": ".parquet"}
 UNSUPPORTED_EXTENSIONS = {
     ".json": "one JSON document, not one object per line. Convert it: jq -c '.[]' in.json > out.jsonl",
     ".arrow": "an arrow file. Set source.path to the folder that datasets.save_to_disk wrote, or to a parquet file",
@@ -38,43 +30,44 @@ ERRORS_SUFFIX = ".errors.jsonl"  # the longest suffix that is added to a name in
 STATE_FOLDER = ".hymt"
 
 
-def parse_extension(name: str) -> tuple[str | None, str]:
+def parse_extension(name: str) -> tuple[Format | None, str]:
     """Return the format (None if the extension is unknown) and the compression of a file name."""
     stem, extension = os.path.splitext(name)
     compression = COMPRESSIONS.get(extension.lower(), "")
     if compression:
         extension = os.path.splitext(stem)[1]
-    return EXTENSIONS.get(extension.lower()), compression
+    return registry.by_extension(extension), compression
 
 
-def make_input(rel: str, path: str, format: str, out_format: str, dataset: str = "") -> Input:
+def make_input(rel: str, path: str, format: Format, out_format: str) -> Input:
     """Create an input with all its names.
 
     Args:
         rel: Path relative to the source's root.
-        path: Path of the file or of the saved split.
+        path: Path of the file, or of the folder where the format has folders.
         format: Format of the input.
         out_format: The setting write.format; "input" keeps the format.
-        dataset: "arrow" for a saved split, else "".
 
     Raises:
         ConfigError: The name cannot be used below the output folder.
     """
     known, compression = parse_extension(rel)
-    compression = "" if dataset else compression
-    if format == "parquet" and compression:
-        raise ConfigError(f"{path} is a parquet file inside .{compression}, which cannot be read. Decompress it.")
-    out_rel = rel
-    if out_format not in ("input", format):
+    is_folder = format.is_folder is not None
+    compression = "" if is_folder else compression
+    if compression and not format.compressible:
+        raise ConfigError(f"{path} is a {format.name} file inside .{compression}, which cannot be read. Decompress it.")
+    own_format, out_rel = format.written_as or format.name, rel
+    if out_format not in ("input", own_format):
+        target = registry.get(out_format)
         stem = os.path.splitext(rel)[0] if compression else rel
         # keep an unknown extension: it may be all that distinguishes two names (chapter.1, chapter.2)
-        stem = os.path.splitext(stem)[0] if known or dataset else stem
-        compression_suffix = "" if out_format == "parquet" or not compression else rel[len(os.path.splitext(rel)[0]) :]
-        out_rel = stem + OUTPUT_EXTENSIONS[out_format] + compression_suffix
+        stem = os.path.splitext(stem)[0] if known or is_folder else stem
+        suffix = rel[len(os.path.splitext(rel)[0]) :] if target.compressible and compression else ""
+        out_rel = stem + target.extension + suffix
     check_name(rel, path)
     check_name(out_rel, path)
     file_id = hashlib.sha256(rel.encode()).hexdigest()[:16]
-    return Input(rel, out_rel, path, format, compression, file_id, dataset)
+    return Input(rel, out_rel, path, own_format, compression, file_id, format.name if is_folder else "")
 
 
 def check_name(rel: str, path: str) -> None:

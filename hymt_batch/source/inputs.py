@@ -70,10 +70,10 @@ class Inputs:
         """Return the sum of `end - start` over all shards, or None if it is unknown before the input is read."""
         return stream.total_units(self.files, self._config)
 
-    def check_escapes(self) -> None:
-        """Reject csv files whose first rows need source.escape; see `stream.check_escapes`."""
+    def check_first_rows(self) -> None:
+        """Reject files whose first rows show that a setting is wrong; see `stream.check_first_rows`."""
         if self.plan_version > 1:
-            stream.check_escapes(self.files, self._config, self._preambles)
+            stream.check_first_rows(self.files, self._config, self._preambles)
 
     def keep_in(self, folder: Path) -> None:
         """Link inputs that cannot be read twice into the job's folder, whose lease the caller holds."""

@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from typing import Any
 
-from hymt_batch.errors import ConfigError
-from hymt_batch.formats.bytestream import ByteStream
-from hymt_batch.formats.delimited.reader import read_header, resolve_delimiter
-from hymt_batch.formats.jsonl.reader import check_head, refuse_reserved
-from hymt_batch.formats.parquet import tables
+from hymt_batch.formats import registry
+from hymt_batch.formats.format import OpenInput
 from hymt_batch.records import Input, Preamble
 from hymt_batch.source.settings import SourceConfig
 
-BOM = b"\xef\xbb\xbf"
-UTF16 = (b"\xff\xfe", b"\xfe\xff")
 MAX_SCHEMAS = 256  # distinct preambles in the cache; a file with a further one is read again at each use
-
-
-def is_table(input: Input) -> bool:
-    return input.format == "parquet" or bool(input.dataset)
 
 
 def read_preamble(input: Input, config: SourceConfig, reserved: tuple[str, ...] = ()) -> Preamble:
@@ -36,48 +28,8 @@ def read_preamble(input: Input, config: SourceConfig, reserved: tuple[str, ...] 
         PreflightError: The file cannot be read.
         StoppedError: The disk fails.
     """
-    if is_table(input):
-        return read_table_preamble(tables.Table(input), config, reserved)
-    with ByteStream(input) as stream:
-        return read_stream_preamble(stream, config, reserved)
-
-
-def read_table_preamble(table: tables.Table, config: SourceConfig, reserved: tuple[str, ...]) -> Preamble:
-    """Do the same as `read_preamble` for an open table."""
-    tables.check_columns(table, config)
-    return _check_reserved(table.input, Preamble(fields=tuple(table.schema.names), schema=table.schema), reserved)
-
-
-def read_stream_preamble(stream: ByteStream, config: SourceConfig, reserved: tuple[str, ...]) -> Preamble:
-    """Do the same as `read_preamble` for a stream at its start; the stream is not moved back to it."""
-    input = stream.input
-    start = stream.read(len(BOM))
-    if start.startswith(UTF16):
-        raise ConfigError(
-            f"{input.path} is UTF-16, but input must be UTF-8. Convert it:"
-            f" iconv -f UTF-16 -t UTF-8 {input.path!r} > utf8.txt, and set source.path=utf8.txt."
-        )
-    bom = start if start == BOM else b""
-    *lines, torn = start[len(bom) :].split(b"\n")
-    stream.push_back([line + b"\n" for line in lines] + ([torn] if torn else []))
-    first = stream.readline(config.max_row_bytes + 2)
-    newline = b"\r\n" if first.endswith(b"\r\n") else b"\n"
-    stream.push_back([first])
-    if input.format == "jsonl":
-        check_head(stream, config, reserved)
-    if input.format in ("csv", "tsv"):
-        header, fields = read_header(stream, config)
-        delimiter = resolve_delimiter(config, input.format)
-        head = Preamble(bom, header, fields, newline, delimiter, config.escape or "")
-        return _check_reserved(input, head, reserved if config.header else ())
-    return Preamble(bom=bom, newline=newline)
-
-
-def _check_reserved(input: Input, preamble: Preamble, reserved: tuple[str, ...]) -> Preamble:
-    for name in reserved:
-        if name in preamble.fields:
-            refuse_reserved(input.path, name)
-    return preamble
+    with contextlib.closing(registry.of_input(input).open_input(input)) as file:
+        return file.read_preamble(config, reserved)
 
 
 class PreambleCache:
@@ -104,18 +56,10 @@ class PreambleCache:
             return preamble
         return self._remember(input, read_preamble(input, self.config, self._reserved))
 
-    def of_stream(self, stream: ByteStream) -> Preamble:
-        """Return the preamble of an open input, and move its stream to the first row."""
-        preamble = self._by_input.get(stream.input.rel)
-        if preamble is None:
-            preamble = self._remember(stream.input, read_stream_preamble(stream, self.config, self._reserved))
-        stream.seek(preamble.num_bytes)
-        return preamble
-
-    def of_table(self, table: tables.Table) -> Preamble:
-        """Return the preamble of an open table."""
-        preamble = self._by_input.get(table.input.rel)
-        return preamble or self._remember(table.input, read_table_preamble(table, self.config, self._reserved))
+    def of_open(self, file: OpenInput) -> Preamble:
+        """Return the preamble of an open input."""
+        preamble = self._by_input.get(file.input.rel)
+        return preamble or self._remember(file.input, file.read_preamble(self.config, self._reserved))
 
     def _remember(self, input: Input, preamble: Preamble) -> Preamble:
         if preamble.schema is None:

@@ -8,6 +8,7 @@ from enum import Enum
 from typing import Any
 
 from hymt_batch.errors import ConfigError
+from hymt_batch.formats import registry
 from hymt_batch.formats.options import MAX_ROW_BYTES
 from hymt_batch.setting import Identity
 
@@ -17,12 +18,10 @@ _ESCAPE_CHARACTERS = frozenset(string.punctuation) - {'"', ","}
 class SourceFormat(Enum):
     """Format of the input: how its bytes are split into rows."""
 
+    _ignore_ = ["_name"]  # noqa: RUF012 - Enum takes only a list
     auto = "auto"  # by extension
-    text = "text"
-    jsonl = "jsonl"
-    csv = "csv"
-    tsv = "tsv"
-    parquet = "parquet"
+    for _name in registry.SOURCE_NAMES:
+        vars()[_name] = _name
 
 
 @dataclass(kw_only=True, slots=True)

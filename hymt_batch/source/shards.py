@@ -6,28 +6,15 @@ The cut is a pure function of the rows and of two limits: a shard ends after the
 from __future__ import annotations
 
 import contextlib
-import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-from hymt_batch.formats import text
-from hymt_batch.formats.bytestream import ByteStream
-from hymt_batch.formats.delimited.reader import read_rows as read_delimited_rows
-from hymt_batch.formats.jsonl.reader import read_rows as read_jsonl_rows
+from hymt_batch.formats import registry
 from hymt_batch.formats.long_rows import InputRereader
-from hymt_batch.formats.parquet import tables
-from hymt_batch.formats.row_reader import ReadContext, RowReader, Rows, ShardHasher
+from hymt_batch.formats.row_reader import ReadContext, Rows, ShardHasher
 from hymt_batch.records import PLAN_VERSION, Document, Input, Shard, ShardRecord
-from hymt_batch.source.preamble_reader import PreambleCache, is_table
+from hymt_batch.source.preamble_reader import PreambleCache
 from hymt_batch.source.settings import SourceConfig
-
-HASH_BYTES = 1 << 20
-READERS: dict[str, RowReader] = {
-    "text": text.read_rows,
-    "jsonl": read_jsonl_rows,
-    "csv": read_delimited_rows,
-    "tsv": read_delimited_rows,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,20 +51,15 @@ def read_documents(
         preambles: Preambles of the job's inputs.
     """
     preambles = preambles or PreambleCache(config)
-    if is_table(input):
-        table = tables.Table(input)
-        preambles.of_table(table)
-        yield from _take(
-            tables.read_rows(table, config, ReadContext(first_row or cursor, full, plan_version=plan_version)), max_rows
-        )
-        return
-    with contextlib.closing(InputRereader(input)) as rereader, ByteStream(input) as stream:
-        preamble = preambles.of_stream(stream)
-        stream.seek(max(cursor, preamble.num_bytes))
+    with (
+        contextlib.closing(InputRereader(input)) as rereader,
+        contextlib.closing(registry.of_input(input).open_input(input)) as file,
+    ):
+        preamble = preambles.of_open(file)
         context = ReadContext(
             first_row, full, None, reserved, preamble.header, preamble.fields, plan_version, rereader if full else None
         )
-        yield from _take(READERS[input.format](stream, config, context), max_rows)
+        yield from _take(file.rows(config, context, max(cursor, preamble.num_bytes)), max_rows)
 
 
 def _take(rows: Rows, max_rows: int | None) -> Rows:
@@ -149,16 +131,10 @@ class _FileCutter:
     ) -> None:
         self.plan_version = plan_version
         self.input, self.config, self.reserved, self.rows_left = input, preambles.config, reserved, rows_left
-        self._table: tables.Table | None = None
-        self._stream: ByteStream | None = None
-        if is_table(input):
-            self._table = tables.Table(input)
-            self.preamble = preambles.of_table(self._table)
-        else:
-            with contextlib.ExitStack() as opened:
-                self._stream = opened.enter_context(ByteStream(input))
-                self.preamble = preambles.of_stream(self._stream)
-                opened.pop_all()  # no error: keep the stream open
+        with contextlib.ExitStack() as opened:
+            self._file = opened.enter_context(contextlib.closing(registry.of_input(input).open_input(input)))
+            self.preamble = preambles.of_open(self._file)
+            opened.pop_all()  # no error: keep the file open
         self.cursor, self.next_row, self.exhausted = self.preamble.num_bytes, 0, False
         self._hasher = ShardHasher(self.preamble.header)
         self._rows: Rows | None = None
@@ -184,8 +160,7 @@ class _FileCutter:
         if self.rows_left is not None and record.num_rows > self.rows_left:
             return False
         row, rows_left = self.next_row, self.rows_left
-        is_same = self._skip_bytes(record) if self._stream else self._skip_rows(record)
-        if is_same:
+        if is_same := self._has_recorded_hash(record):
             self.cursor = record.end
             self._advance(record.num_rows)
             is_same = self.exhausted == record.last
@@ -196,15 +171,13 @@ class _FileCutter:
 
     def close(self) -> None:
         self._close_rows()
-        if self._stream:
-            self._stream.close()
+        self._file.close()
 
     def _advance(self, num_rows: int) -> None:
         self.next_row += num_rows
         if self.rows_left is not None:
             self.rows_left -= num_rows
-        at_end = self._stream.at_end() if self._stream else self._table is None or self.next_row >= self._table.num_rows
-        self.exhausted = at_end or self.rows_left == 0
+        self.exhausted = self.rows_left == 0 or self._file.at_end(self.next_row)
 
     def _open_rows(self) -> Rows:
         if self._rows is None:
@@ -218,12 +191,7 @@ class _FileCutter:
                 self.preamble.fields,
                 self.plan_version,
             )
-            if self._stream:
-                self._stream.seek(self.cursor)
-                self._rows = READERS[self.input.format](self._stream, self.config, context)
-            elif self._table:
-                self._rows = tables.read_rows(self._table, self.config, context)
-        assert self._rows is not None
+            self._rows = self._file.rows(self.config, context, self.cursor)
         return self._rows
 
     def _close_rows(self) -> None:
@@ -231,19 +199,12 @@ class _FileCutter:
             self._rows.close()
             self._rows = None
 
-    def _skip_bytes(self, record: ShardRecord) -> bool:
-        assert self._stream is not None
-        self._close_rows()
-        self._stream.seek(record.start)
-        sha = hashlib.sha256(self.preamble.header)
-        while self._stream.position < record.end:
-            block = self._stream.read(min(HASH_BYTES, record.end - self._stream.position))
-            if not block:
-                return False
-            sha.update(block)
-        return sha.hexdigest() == record.sha256
-
-    def _skip_rows(self, record: ShardRecord) -> bool:
+    def _has_recorded_hash(self, record: ShardRecord) -> bool:
+        """Move past the rows of a shard, and return whether they have the recorded hash."""
+        sha256 = self._file.hash_bytes(record.start, record.end, self.preamble.header)
+        if sha256 is not None:
+            self._close_rows()  # the file is at another row now
+            return sha256 == record.sha256
         rows = self._open_rows()
         num_rows = sum(1 for _ in zip(range(record.num_rows), rows, strict=False))
         return num_rows == record.num_rows and self._hasher.take_hash() == record.sha256

@@ -1,7 +1,7 @@
 """The public interface of the source stage: the input files of a job, and their rows as one stream of shards.
 
 Independent of the model, the output and Hydra. The other modules of this package do the work: `discovery` resolves
-names, `shards` cuts files into shards, and each format has its own reader.
+names, `shards` cuts files into shards, and each format has its own reader (package formats).
 """
 
 from __future__ import annotations
@@ -10,17 +10,18 @@ import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from hymt_batch.errors import ConfigError
-from hymt_batch.formats.delimited.csv_escape import ESCAPE_HINT
-from hymt_batch.formats.jsonl.reader import HEAD_ROWS
-from hymt_batch.formats.parquet import tables
+from hymt_batch.formats import registry
+from hymt_batch.formats.format import Addressing
 from hymt_batch.records import PLAN_VERSION, Document, Input, Preamble, Shard, ShardRecord
 from hymt_batch.source import discovery as _find
-from hymt_batch.source.preamble_reader import PreambleCache, is_table, read_preamble
+from hymt_batch.source.preamble_reader import PreambleCache, read_preamble
 from hymt_batch.source.prefetch import prefetch
 from hymt_batch.source.settings import SourceConfig, SourceFormat
 from hymt_batch.source.shards import SkippedShard, cut_shards, read_documents
 from hymt_batch.source.spool import Spool
+
+HEAD_ROWS = 100
+"""Number of rows at the start of a file that `check_first_rows` looks at."""
 
 __all__ = [
     "Document",
@@ -34,8 +35,8 @@ __all__ = [
     "SourceFormat",
     "Spool",
     "apply_limit",
-    "check_escapes",
     "check_fields",
+    "check_first_rows",
     "cut_shards",
     "find_inputs",
     "is_stdin",
@@ -72,8 +73,8 @@ def check_fields(
         preambles(input)
 
 
-def check_escapes(inputs: Sequence[Input], config: SourceConfig, preambles: PreambleCache) -> None:
-    """Reject a csv file whose first rows need source.escape; not for jobs with plan 1, which translated such rows.
+def check_first_rows(inputs: Sequence[Input], config: SourceConfig, preambles: PreambleCache) -> None:
+    """Reject a file whose first rows show that a setting is wrong; not for plan 1, which translated such rows.
 
     Args:
         inputs: The inputs.
@@ -81,20 +82,12 @@ def check_escapes(inputs: Sequence[Input], config: SourceConfig, preambles: Prea
         preambles: Preambles of the job's inputs.
 
     Raises:
-        ConfigError: At least half of the first rows, and at least three, have quotes after backslashes.
+        ConfigError: See `Format.check_first_rows`.
     """
-    for input in inputs if config.escape is None else ():
-        if input.format != "csv":
-            continue
-        flagged = [
-            ESCAPE_HINT in document.message
-            for document, _ in read_documents(input, config, max_rows=HEAD_ROWS, preambles=preambles)
-        ]
-        if sum(flagged) >= max(3, len(flagged) / 2):
-            raise ConfigError(
-                f"{input.path}: {sum(flagged)} of the first {len(flagged)} rows have quotes after backslashes inside"
-                f" quoted fields, so the end of these fields is ambiguous. {ESCAPE_HINT}"
-            )
+    for input in inputs:
+        if check := registry.of_input(input).check_first_rows:
+            rows = read_documents(input, config, max_rows=HEAD_ROWS, preambles=preambles)
+            check(input, config, (document for document, _ in rows))
 
 
 def read_full_documents(
@@ -169,10 +162,10 @@ def total_units(inputs: Sequence[Input], config: SourceConfig) -> int | None:
     """Return the sum of `end - start` over all shards, or None if it is unknown before the input is read."""
     if config.limit is not None or any(input.compression for input in inputs):
         return None
-    kinds = {is_table(input) for input in inputs}
-    if kinds == {True}:
-        return sum(tables.Table(input).num_rows for input in inputs)
+    by_rows = {registry.of_input(input).addressing is Addressing.ROW_NUMBER for input in inputs}
+    if by_rows == {True}:
+        return sum(registry.of_input(input).open_input(input).num_rows or 0 for input in inputs)
     try:
-        return sum(os.path.getsize(input.path) for input in inputs) if kinds == {False} else None
+        return sum(os.path.getsize(input.path) for input in inputs) if by_rows == {False} else None
     except OSError:
         return None  # only the progress bar needs it; opening the file later raises the proper error

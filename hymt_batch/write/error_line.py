@@ -9,6 +9,9 @@ from bisect import bisect_right
 from hymt_batch.formats.row_values import dump_json
 from hymt_batch.records import ERROR_STATUSES, Document, Row, line_ending
 
+FORMAT = "jsonl"
+"""Name of the format of the errors file, whatever the formats of input and output are."""
+
 MAX_RAW_BYTES = 4096
 # control, direction and other invisible characters, which a terminal or a viewer might interpret
 _INVISIBLE = re.compile("[\x7f-\x9f\xad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb]")

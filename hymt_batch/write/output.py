@@ -15,6 +15,7 @@ from pathlib import Path
 
 from hymt_batch import manifest
 from hymt_batch.errors import DeviceError, ExitCode, HymtError, MissingError, PreflightError, StoppedError
+from hymt_batch.formats import registry
 from hymt_batch.fs import OS_FS, Fs, has_content, remove, stat_or_none, write_atomic
 from hymt_batch.manifest import JobRecord, JsonDict
 from hymt_batch.records import Document, Input, Part, Preamble, Row, Shard, ShardRecord
@@ -301,7 +302,7 @@ class Output:
 
     def is_one_line(self, input: Input) -> bool:
         """True if the output format of an input cannot hold a line break inside a translation."""
-        return published_file.out_format(input, self._config) in ("text", "tsv")
+        return registry.get(published_file.out_format(input, self._config)).one_line
 
     def shard_record(self, input: Input, shard_index: int) -> ShardRecord | None:
         """Return the record of a complete shard, so that a run can skip it; None while any of its parts is missing."""

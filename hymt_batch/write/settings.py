@@ -8,18 +8,17 @@ from enum import Enum
 from typing import Any
 
 from hymt_batch.errors import ConfigError
+from hymt_batch.formats import registry
 from hymt_batch.setting import Operation, Output
 
 
 class WriteFormat(Enum):
     """Format of the translated files."""
 
+    _ignore_ = ["_name"]  # noqa: RUF012 - Enum takes only a list
     input = "input"  # the input's own
-    text = "text"
-    jsonl = "jsonl"
-    csv = "csv"
-    tsv = "tsv"
-    parquet = "parquet"
+    for _name in registry.WRITE_NAMES:
+        vars()[_name] = _name
 
 
 class OnError(Enum):
@@ -70,4 +69,5 @@ class WriteConfig:
     @property
     def added_fields(self) -> tuple[str, ...]:
         """Fields added to every row of the output; a row of the input must not have them."""
-        return () if self.format is WriteFormat.text else (self.translation_field, self.meta_field)
+        has_fields = self.format is WriteFormat.input or registry.get(self.format.value).has_fields
+        return (self.translation_field, self.meta_field) if has_fields else ()

@@ -12,9 +12,12 @@ import json
 import math
 import sys
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from hymt_batch.bench import benchmark
+from hymt_batch.bench.packed_slots import InParts
+from hymt_batch.decode.request import Request
 from hymt_batch.decode.sampling import GREEDY
 from hymt_batch.decode.sequence import Counters
 from hymt_batch.decode.slots import SlotEngine
@@ -27,14 +30,10 @@ CONTEXT = 55  # typical tokens of a prompt plus half of its translation, as in t
 FEW, MANY, REPEATS = 3, 11, 3  # steps of the two runs whose time difference is measured, and repeats
 
 
-def schedule(hymt: LoadedModel, work: benchmark.Workload, part_rows: int, max_rows: int) -> Counters:
+def schedule(hymt: LoadedModel, work: Sequence[Request], part_rows: int, max_rows: int) -> Counters:
     """Count the steps of the workload in parts of `part_rows` rows, longest first, as a job plans them."""
     engine = SlotEngine(make_context(hymt, max_rows=max_rows, max_tokens=1 << 30))
-    order = sorted(range(len(work.prompts)), key=lambda n: (-len(work.prompts[n]), n))
-    for start in range(0, len(order), part_rows):
-        part = order[start : start + part_rows]
-        limits = [work.output_lengths[n] for n in part]
-        engine.generate(make_requests([work.prompts[n] for n in part], limits, GREEDY), lambda: None)
+    InParts(engine, part_rows).generate(work, lambda: None)
     return engine.counters
 
 

@@ -8,62 +8,79 @@ from __future__ import annotations
 
 import tempfile
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from hymt_batch.bench.baselines import gguf_file
-from hymt_batch.bench.benchmark import Engine, Workload
+from hymt_batch.bench.baselines.fixed_length import FixedLengthEngine
+from hymt_batch.decode.engine import EngineContext, UnsupportedError
+from hymt_batch.decode.request import Request
 from hymt_batch.decode.sequence import shared_prefix
-from hymt_batch.model.prepare import LoadedModel
 
 
-def ctranslate2_engine(hymt: LoadedModel, max_rows: int, num_threads: int) -> Engine:
-    """Make a CTranslate2 engine: batches sorted by length, a cached common prefix; each row ends at its limit.
-
-    Args:
-        hymt: The network.
-        max_rows: Maximum number of rows in a batch.
-        num_threads: CPU threads.
+def open_engine(context: EngineContext) -> CTranslate2Engine:
+    """Make the engine.
 
     Raises:
         ImportError: ctranslate2 is not installed.
-        RuntimeError: When the engine runs: a row does not have the requested length.
+        UnsupportedError: The network is on a GPU, or not in float32.
     """
-    import ctranslate2
+    hymt = context.load()
+    if hymt.device != "cpu":
+        raise UnsupportedError(f"this benchmark runs it on the CPU only, not on {hymt.device}")
+    if hymt.dtype != "float32":
+        raise UnsupportedError(f"this benchmark runs it in float32 only, not in {hymt.dtype}")
+    return CTranslate2Engine(context)
 
-    with tempfile.TemporaryDirectory(prefix="hymt-bench-") as folder:
-        _write_model(hymt.network, folder)
-        generator = ctranslate2.Generator(
-            folder, device="cpu", compute_type="float32", inter_threads=1, intra_threads=num_threads
-        )
-    generators = [generator]
-    del generator
 
-    def run(work: Workload) -> list[list[int]]:
-        common = shared_prefix(work.prompts)
-        start = [str(token) for token in work.prompts[0][:common]]
-        order = sorted(range(len(work.prompts)), key=lambda n: (-len(work.prompts[n]), n))
+class CTranslate2Engine(FixedLengthEngine):
+    """Batches sorted by length, with a cached common prefix; uses as many threads as torch."""
+
+    def __init__(self, context: EngineContext) -> None:
+        super().__init__(context)
+        import ctranslate2
+        import torch
+
+        with tempfile.TemporaryDirectory(prefix="hymt-bench-") as folder:
+            _write_model(context.load().network, folder)
+            self._generators = [
+                ctranslate2.Generator(
+                    folder,
+                    device="cpu",
+                    compute_type="float32",
+                    inter_threads=1,
+                    intra_threads=torch.get_num_threads(),
+                )
+            ]
+        weakref.finalize(self, self._generators.clear)  # its threads must end before the interpreter does
+
+    def decode(self, requests: Sequence[Request]) -> list[list[int]]:
+        """See `FixedLengthEngine`.
+
+        Raises:
+            RuntimeError: A row does not have the requested length.
+        """
+        common = shared_prefix([request.prompt_ids for request in requests])
+        start = [str(token) for token in requests[0].prompt_ids[:common]]
+        order = sorted(range(len(requests)), key=lambda n: (-len(requests[n].prompt_ids), n))
         tokens: list[list[int]] = [[] for _ in order]
-        for start_index in range(0, len(order), max_rows):
-            group = order[start_index : start_index + max_rows]
-            longest = max(work.output_lengths[n] for n in group)
-            results = generators[0].generate_batch(
-                [[str(token) for token in work.prompts[n][common:]] for n in group],
+        for first in range(0, len(order), self.context.budget.max_rows):
+            group = order[first : first + self.context.budget.max_rows]
+            limits = [requests[n].max_new_tokens for n in group]
+            results = self._generators[0].generate_batch(
+                [[str(token) for token in requests[n].prompt_ids[common:]] for n in group],
                 static_prompt=start or None,
-                max_length=longest,
+                max_length=max(limits),
                 end_token=[],  # rows end only at their limits
                 include_prompt_in_result=False,
-                callback=_length_callback([work.output_lengths[n] for n in group]),
+                callback=_length_callback(limits),
             )
             batch_tokens = [list(result.sequences_ids[0]) for result in results]
-            if [len(ids) for ids in batch_tokens] != [work.output_lengths[n] for n in group]:
+            if [len(ids) for ids in batch_tokens] != limits:
                 raise RuntimeError("CTranslate2 generated rows whose lengths differ from those requested")
             for index, ids in zip(group, batch_tokens, strict=True):
                 tokens[index] = ids
         return tokens
-
-    weakref.finalize(run, generators.clear)  # its threads must end before the interpreter does
-    return run
 
 
 def _length_callback(limits: list[int]) -> Callable[[Any], bool]:

@@ -21,9 +21,10 @@ from pathlib import Path
 from typing import Any
 
 from hymt_batch.bench.baselines import gguf_file
-from hymt_batch.bench.benchmark import Engine, Workload
+from hymt_batch.bench.baselines.fixed_length import FixedLengthEngine
+from hymt_batch.decode.engine import EngineContext, UnsupportedError
+from hymt_batch.decode.request import Request
 from hymt_batch.decode.sequence import shared_prefix
-from hymt_batch.model.prepare import LoadedModel
 
 log = logging.getLogger(__name__)
 
@@ -36,95 +37,110 @@ ALIGNMENT = 256
 """llama.cpp rounds the number of cache cells of a sequence up to a multiple of this."""
 
 
-def llama_cpp_engine(hymt: LoadedModel, max_rows: int, work: Workload, num_threads: int) -> Engine:
-    """Make a llama.cpp engine for workloads no longer than `work`; writes and loads the weights once, here.
-
-    Args:
-        hymt: The network.
-        max_rows: Maximum number of rows decoded at once.
-        work: The longest workload that the engine will run.
-        num_threads: CPU threads.
+def open_engine(context: EngineContext) -> LlamaCppEngine:
+    """Make the engine; writes and loads the weights once, here.
 
     Raises:
         ImportError: llama-cpp-python or gguf is not installed.
-        RuntimeError: llama.cpp rejects the file or the context size.
+        UnsupportedError: The network is on a GPU.
+        RuntimeError: llama.cpp rejects the file.
     """
-    import llama_cpp
-
-    rows = min(max_rows, llama_cpp.llama_max_parallel_sequences() - 1)
-    longest = max(len(prompt) + limit for prompt, limit in zip(work.prompts, work.output_lengths, strict=True))
-    _redirect_log()
-    llama_cpp.llama_backend_init()
-    model = _load(hymt.network)
-    settings = llama_cpp.llama_context_default_params()
-    settings.n_seq_max = rows + 1
-    settings.n_ctx = (rows + 1) * -(-longest // ALIGNMENT) * ALIGNMENT
-    settings.n_batch = max(UBATCH, rows * longest)
-    settings.n_ubatch = UBATCH
-    settings.n_threads = settings.n_threads_batch = num_threads
-    settings.kv_unified = False
-    exact = hymt.dtype == "float32"
-    settings.flash_attn_type = int(not exact)
-    if exact:
-        settings.type_k = settings.type_v = llama_cpp.GGML_TYPE_F32
-    context = llama_cpp.llama_init_from_model(model, settings)
-    if not context:
-        llama_cpp.llama_model_free(model)
-        raise RuntimeError(f"llama.cpp cannot create a context of {rows} rows")
-    run = _LlamaCppEngine(context, rows, settings.n_batch, hymt.vocab_size)
-    weakref.finalize(run, _free, context, model)
-    return run
+    device = context.load().device
+    if device != "cpu":
+        raise UnsupportedError(f"this benchmark runs it on the CPU only, not on {device}")
+    return LlamaCppEngine(context)
 
 
 @dataclass(slots=True)
 class _Sequence:
     """A row that is being decoded."""
 
-    index: int  # index of the row in the workload
+    index: int  # index of the row in the requests
     num_cached: int  # tokens whose keys and values are cached
     new_ids: list[int]  # new tokens so far
 
 
-class _LlamaCppEngine:
-    """One llama.cpp context and its decoding loop; call it with a workload."""
+class LlamaCppEngine(FixedLengthEngine):
+    """llama.cpp's decoding loop; its context is made for the longest rows so far."""
 
-    def __init__(self, context: Any, max_rows: int, max_tokens: int, vocab_size: int) -> None:
+    def __init__(self, context: EngineContext) -> None:
+        super().__init__(context)
         import llama_cpp
 
-        self.context, self.max_rows, self.vocab_size = context, max_rows, vocab_size
-        self.batch = llama_cpp.llama_batch_init(max_tokens, 0, 1)
-        weakref.finalize(self, llama_cpp.llama_batch_free, self.batch)
+        self._max_rows = min(context.budget.max_rows, llama_cpp.llama_max_parallel_sequences() - 1)
+        _redirect_log()
+        llama_cpp.llama_backend_init()
+        self._model = _load(context.load().network)
+        self._cells = 0  # cache cells of each sequence
+        self._context: Any = None
+        self._batch: Any = None
+        weakref.finalize(self, llama_cpp.llama_model_free, self._model)
+        self._free: weakref.finalize[Any, Any] | None = None  # frees the context and the batch
 
-    def __call__(self, work: Workload) -> list[list[int]]:
+    def _make_context(self, longest: int) -> None:
+        """Make a context whose sequences hold `longest` tokens, unless there is one.
+
+        Raises:
+            RuntimeError: llama.cpp rejects the context size.
+        """
+        import llama_cpp
+        import torch
+
+        cells = -(-longest // ALIGNMENT) * ALIGNMENT
+        if cells <= self._cells:
+            return
+        if self._free is not None:
+            self._free()
+        settings = llama_cpp.llama_context_default_params()
+        settings.n_seq_max = self._max_rows + 1
+        settings.n_ctx = (self._max_rows + 1) * cells
+        settings.n_batch = max(UBATCH, self._max_rows * cells)
+        settings.n_ubatch = UBATCH
+        settings.n_threads = settings.n_threads_batch = torch.get_num_threads()
+        settings.kv_unified = False
+        exact = self.context.load().dtype == "float32"
+        settings.flash_attn_type = int(not exact)
+        if exact:
+            settings.type_k = settings.type_v = llama_cpp.GGML_TYPE_F32
+        self._context = llama_cpp.llama_init_from_model(self._model, settings)
+        if not self._context:
+            raise RuntimeError(f"llama.cpp cannot create a context of {self._max_rows} rows")
+        self._batch = llama_cpp.llama_batch_init(settings.n_batch, 0, 1)
+        self._cells, self._free = cells, weakref.finalize(self, _free, self._context, self._batch)
+
+    def decode(self, requests: Sequence[Request]) -> list[list[int]]:
         import llama_cpp
 
-        memory = llama_cpp.llama_get_memory(self.context)
+        self._make_context(max(request.max_length for request in requests))
+        memory = llama_cpp.llama_get_memory(self._context)
         llama_cpp.llama_memory_clear(memory, False)
-        common = shared_prefix(work.prompts)
+        common = shared_prefix([request.prompt_ids for request in requests])
         if common:
-            self._decode([(work.prompts[0][:common], 0, self.max_rows)])
-        waiting = sorted(range(len(work.prompts)), key=lambda n: len(work.prompts[n]))  # pop() takes the longest first
+            self._decode([(requests[0].prompt_ids[:common], 0, self._max_rows)])
+        # pop() takes the longest first
+        waiting = sorted(range(len(requests)), key=lambda n: len(requests[n].prompt_ids))
         rows: list[_Sequence] = []  # the index of a row is its sequence id: llama.cpp is fast if these have no gaps
-        outputs: list[list[int]] = [[] for _ in work.prompts]
+        outputs: list[list[int]] = [[] for _ in requests]
 
         def begin(sequence_id: int) -> _Sequence:
             llama_cpp.llama_memory_seq_rm(memory, sequence_id, -1, -1)
             if common:
-                llama_cpp.llama_memory_seq_cp(memory, self.max_rows, sequence_id, -1, -1)
+                llama_cpp.llama_memory_seq_cp(memory, self._max_rows, sequence_id, -1, -1)
             return _Sequence(waiting.pop(), common, [])
 
-        while waiting and len(rows) < self.max_rows:
+        while waiting and len(rows) < self._max_rows:
             rows.append(begin(len(rows)))
         while rows:
             inputs = [
-                (row.new_ids[-1:] or work.prompts[row.index][common:], row.num_cached, n) for n, row in enumerate(rows)
+                (row.new_ids[-1:] or requests[row.index].prompt_ids[common:], row.num_cached, n)
+                for n, row in enumerate(rows)
             ]
             for row, (tokens, _, _), token in zip(rows, inputs, self._decode(inputs), strict=True):
                 row.num_cached += len(tokens)
                 row.new_ids.append(token)
             for sequence_id in reversed(range(len(rows))):
                 row = rows[sequence_id]
-                if len(row.new_ids) < work.output_lengths[row.index]:
+                if len(row.new_ids) < requests[row.index].max_new_tokens:
                     continue
                 outputs[row.index] = row.new_ids
                 if waiting:
@@ -151,7 +167,7 @@ class _LlamaCppEngine:
         import llama_cpp
         import numpy as np
 
-        batch, count = self.batch, 0
+        batch, count = self._batch, 0
         for tokens, start, sequence in inputs:
             for offset, token in enumerate(tokens):
                 batch.token[count] = token
@@ -161,10 +177,10 @@ class _LlamaCppEngine:
                 batch.logits[count] = offset == len(tokens) - 1
                 count += 1
         batch.n_tokens = count
-        if status := llama_cpp.llama_decode(self.context, batch):
+        if status := llama_cpp.llama_decode(self._context, batch):
             raise RuntimeError(f"llama_decode returned {status} for {count} tokens of {len(inputs)} rows")
-        logits = llama_cpp.llama_get_logits(self.context)
-        likeliest = np.ctypeslib.as_array(logits, shape=(len(inputs), self.vocab_size)).argmax(axis=1)
+        logits = llama_cpp.llama_get_logits(self._context)
+        likeliest = np.ctypeslib.as_array(logits, shape=(len(inputs), self.context.load().vocab_size)).argmax(axis=1)
         return [int(token) for token in likeliest]
 
 
@@ -184,11 +200,11 @@ def _load(network: Any) -> Any:
     return model
 
 
-def _free(context: Any, model: Any) -> None:
+def _free(context: Any, batch: Any) -> None:
     import llama_cpp
 
+    llama_cpp.llama_batch_free(batch)
     llama_cpp.llama_free(context)
-    llama_cpp.llama_model_free(model)
 
 
 def _redirect_log() -> None:

@@ -8,29 +8,27 @@ from hymt_batch.errors import ConfigError
 from hymt_batch.formats.bytestream import ByteStream
 from hymt_batch.formats.delimited import csv_record
 from hymt_batch.formats.delimited.csv_escape import EscapeParser, get_escape_parser
+from hymt_batch.formats.delimited.dialect import Dialect
+from hymt_batch.formats.language_codes import LanguageCodes
 from hymt_batch.formats.long_rows import Fields, LongRow
 from hymt_batch.formats.options import ReadOptions
-from hymt_batch.formats.row_reader import LanguageCodes, ReadContext, RowError, Rows, error_document
+from hymt_batch.formats.row_reader import ReadContext, RowError, Rows, check_reserved, error_document
 from hymt_batch.formats.scan import RecordScan
-from hymt_batch.records import Document
+from hymt_batch.records import Document, Preamble
 
 HEAD_ROWS = 100
 """Number of records at the start of a file without a header that are searched for the number of columns."""
 
 
-def resolve_delimiter(config: ReadOptions, format: str) -> str:
-    return config.delimiter or ("\t" if format == "tsv" else ",")
-
-
-def read_rows(stream: ByteStream, config: ReadOptions, context: ReadContext) -> Rows:
+def read_rows(stream: ByteStream, config: ReadOptions, context: ReadContext, dialect: Dialect) -> Rows:
     """Read records from the stream's position; with `context.full` a document's values are its cells by column name.
 
     A record with a wrong number of cells keeps its cells: missing cells are empty, and surplus cells are joined into
     the last column.
     """
     input, row, full, fields = stream.input, context.first_row, context.full, context.fields
-    delimiter = resolve_delimiter(config, input.format)
-    quoted = input.format == "csv"
+    delimiter = config.delimiter or dialect.delimiter
+    quoted = dialect.quoted
     codes = LanguageCodes(config)
     column = _column_index(fields, config.text_field)
     source, target = (None if name is None else _column_index(fields, name) for name in codes.fields)
@@ -80,7 +78,15 @@ def read_rows(stream: ByteStream, config: ReadOptions, context: ReadContext) -> 
         row += 1
 
 
-def read_header(stream: ByteStream, config: ReadOptions) -> tuple[bytes, tuple[str, ...]]:
+def read_head(stream: ByteStream, config: ReadOptions, reserved: tuple[str, ...], dialect: Dialect) -> Preamble:
+    """Read the header, and reject one that has a column which the output adds."""
+    header, fields = read_header(stream, config, dialect)
+    delimiter = config.delimiter or dialect.delimiter
+    preamble = Preamble(header=header, fields=fields, delimiter=delimiter, escape=config.escape or "")
+    return check_reserved(preamble, stream.input.path, reserved if config.header else ())
+
+
+def read_header(stream: ByteStream, config: ReadOptions, dialect: Dialect) -> tuple[bytes, tuple[str, ...]]:
     """Read the header record; with source.header=false name the columns of the first record "1", "2", ...
 
     Returns:
@@ -90,8 +96,8 @@ def read_header(stream: ByteStream, config: ReadOptions) -> tuple[bytes, tuple[s
         ConfigError: The header cannot be read, or has no column that a setting names.
     """
     input = stream.input
-    delimiter = resolve_delimiter(config, input.format)
-    quoted = input.format == "csv"
+    delimiter = config.delimiter or dialect.delimiter
+    quoted = dialect.quoted
     if not config.header:
         num_fields = _count_columns(stream, config, delimiter, quoted)
         if num_fields is None:

@@ -4,7 +4,7 @@ If the input has the same format, the new columns go before the record's line en
 changes. A malformed record, or one with the wrong number of fields, is rewritten with the right number, so that every
 reader sees one record per row: see `record_repair`. Invalid UTF-8 becomes U+FFFD. Blank lines stay as they are. If the
 input has no header, the output has none. A record over the byte limit is copied from the input in pieces.
-If the input has another format, all columns are written: see `columns.output_columns`. A value that is not text is
+If the input has another format, all columns are written: see `fields.py`. A value that is not text is
 written as JSON, and null as an empty field.
 
 csv quotes cells that need it, so cells may hold line breaks. tsv has no quoting: tabs and line breaks in a translation,
@@ -18,13 +18,14 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from typing import BinaryIO
 
-from hymt_batch.formats.columns import Column
-from hymt_batch.formats.compressed_stream import CompressedStream
+from hymt_batch.formats.compressed_stream import open_stream
+from hymt_batch.formats.delimited.dialect import Dialect
 from hymt_batch.formats.delimited.record_repair import repair_record
+from hymt_batch.formats.format import OutputSpec
 from hymt_batch.formats.row_values import (
     BLANK_FLAG,
-    FieldReader,
     decode_utf8,
     dump_json,
     meta_value,
@@ -33,64 +34,46 @@ from hymt_batch.formats.row_values import (
     to_cell,
     to_one_line,
 )
-from hymt_batch.records import ERROR_STATUSES, Document, Input, Preamble, Row, Status, line_ending
+from hymt_batch.records import ERROR_STATUSES, Document, Row, Status, line_ending
 
 log = logging.getLogger(__name__)
 
-DELIMITERS = {"csv": ",", "tsv": "\t"}
 
-
-def delimiter_of(input: Input, out_format: str, preamble: Preamble) -> str:
+def delimiter_of(spec: OutputSpec, default: str) -> str:
     """Return the delimiter of the output; only an output of the input's own format keeps the input's."""
-    return (input.format == out_format and preamble.delimiter) or DELIMITERS[out_format]
+    return (spec.keeps_bytes and spec.preamble.delimiter) or default
 
 
 class DelimitedWriter:
     """Writes one record per row.
 
     Args:
-        input: The input file.
-        out_format: csv or tsv.
-        preamble: The input's preamble.
-        stream: Receives the bytes.
-        columns: The output's columns without the two added ones.
-        translation_field: Name of the first added column.
-        meta_field: Name of the second added column: compact JSON of id, status and flags.
-        on_error: Text of an error row, "empty" or "source".
+        spec: The output.
+        file: Receives the bytes.
+        dialect: csv or tsv.
     """
 
-    def __init__(
-        self,
-        input: Input,
-        out_format: str,
-        preamble: Preamble,
-        stream: CompressedStream,
-        *,
-        columns: Sequence[Column],
-        translation_field: str,
-        meta_field: str,
-        on_error: str,
-    ) -> None:
-        self._stream = stream
-        self._preamble = preamble
-        self._on_error = on_error
-        self._same_format = input.format == out_format
-        self._is_csv = out_format == "csv"
-        self._delimiter = delimiter_of(input, out_format, preamble)
+    def __init__(self, spec: OutputSpec, file: BinaryIO, dialect: Dialect) -> None:
+        self._stream = open_stream(spec.input, file)
+        self._preamble = preamble = spec.preamble
+        self._on_error = spec.on_error
+        self._same_format = spec.keeps_bytes
+        self._is_csv = dialect.quoted
+        self._delimiter = delimiter_of(spec, dialect.delimiter)
         self._escape = preamble.escape if self._same_format else ""
         self._needs_quoting = re.compile(f'["\r\n{re.escape(self._delimiter + self._escape)}]')
         self._valid_record = _valid_record_pattern(self._delimiter, self._escape)
-        self._rel = input.rel
-        self._fields, self._columns = FieldReader(input.format), columns
-        self._num_values = len({column.field for column in columns})  # two columns of the same name share one value
+        self._rel = spec.input.rel
+        self._fields, self._columns = spec.new_field_reader(), spec.columns
+        self._num_values = len({column.field for column in spec.columns})  # columns of the same name share one value
         self._num_flattened = 0  # fields in which a tab or a line break became a space
-        added = self._encode([translation_field, meta_field])
+        added = self._encode(spec.added)
         if self._same_format:
             header, end = _split_line_ending(preamble.header)
-            stream.write(preamble.bom + (self._join(header, added) + end if preamble.header else b""))
-        elif input.format not in DELIMITERS or preamble.header:
-            names = [self._encode([column.name for column in columns])] if columns else []
-            stream.write(self._join(*names, added) + preamble.newline)
+            self._stream.write(preamble.bom + (self._join(header, added) + end if preamble.header else b""))
+        elif spec.has_column_names:
+            names = [self._encode([column.name for column in spec.columns])] if spec.columns else []
+            self._stream.write(self._join(*names, added) + preamble.newline)
 
     def write(self, document: Document, row: Row) -> None:
         if self._same_format and document.long_row is not None:
@@ -189,7 +172,7 @@ class DelimitedWriter:
         text = dump_json(meta_value(document, row), compact=True)
         if self._is_csv:
             return self._encode([text])
-        # formats.check ensures that the delimiter occurs only in strings of this JSON, where it can be escaped
+        # format.check_output ensures that the delimiter occurs only in strings of this JSON, where it can be escaped
         text = text.replace(self._delimiter, f"\\u{ord(self._delimiter):04x}")
         return (text.replace(self._escape, self._escape * 2) if self._escape else text).encode()
 

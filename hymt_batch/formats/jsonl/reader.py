@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from functools import partial
 from itertools import islice
-from typing import Any, NoReturn
+from typing import Any
 
 from hymt_batch.errors import ConfigError
 from hymt_batch.formats.bytestream import ByteStream
@@ -19,20 +19,21 @@ from hymt_batch.formats.jsonl.lenient_json import (
     parse_rejected_row,
     parse_value,
 )
+from hymt_batch.formats.language_codes import LanguageCodes
 from hymt_batch.formats.long_rows import Fields, LongRow
 from hymt_batch.formats.options import ReadOptions
 from hymt_batch.formats.row_reader import (
-    LanguageCodes,
     ReadContext,
     RowError,
     Rows,
     error_document,
     not_utf8_message,
     read_line,
+    refuse_reserved,
     too_long_message,
 )
 from hymt_batch.formats.scan import JsonScan
-from hymt_batch.records import Document, Status
+from hymt_batch.records import Document, Preamble, Status
 
 HEAD_ROWS = 100
 _MISSING = object()
@@ -109,7 +110,7 @@ def _parse_long_row(row: LongRow, text_field: str) -> Fields:
     return values, text if is_known else None
 
 
-def check_head(stream: ByteStream, config: ReadOptions, reserved: tuple[str, ...] = ()) -> None:
+def read_head(stream: ByteStream, config: ReadOptions, reserved: tuple[str, ...]) -> Preamble:
     """Reject a file whose first rows all lack a field that a setting names, or have a field that the output adds.
 
     Raises:
@@ -153,18 +154,10 @@ def check_head(stream: ByteStream, config: ReadOptions, reserved: tuple[str, ...
             f"{input.path} is not a JSON lines file: none of its first {num_read} rows is an object. Write one object"
             " per line (jq -c '.[]' in.json > out.jsonl), or set source.format=text."
         )
+    return Preamble()
 
 
 _LANG_KEYS = ("src_lang_field", "tgt_lang_field")
-
-
-def refuse_reserved(where: str, name: str) -> NoReturn:
-    """Raise ConfigError for an input that has a field which the output adds."""
-    raise ConfigError(
-        f"{where} already has a field {name!r}, which the output adds, so one of the two would be lost. Set"
-        f" write.translation_field or write.meta_field, whichever is {name!r}, to another name, e.g."
-        f" write.translation_field={name}_mt."
-    )
 
 
 def _get_text(values: dict[str, Any], field: str) -> str:

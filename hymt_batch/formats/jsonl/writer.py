@@ -11,11 +11,12 @@ does not have.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import BinaryIO
 
-from hymt_batch.formats.compressed_stream import CompressedStream
+from hymt_batch.formats.compressed_stream import open_stream
+from hymt_batch.formats.format import OutputSpec
 from hymt_batch.formats.row_values import (
     BLANK_FLAG,
-    FieldReader,
     decode_utf8,
     dump_json,
     meta_value,
@@ -23,7 +24,7 @@ from hymt_batch.formats.row_values import (
     repair_utf8,
 )
 from hymt_batch.formats.scan import scan_json_object
-from hymt_batch.records import ERROR_STATUSES, Document, Input, Preamble, Row, Status, line_ending
+from hymt_batch.records import ERROR_STATUSES, Document, Row, Status, line_ending
 
 _JSON_WHITESPACE = b" \t\r\n"
 
@@ -31,25 +32,16 @@ _JSON_WHITESPACE = b" \t\r\n"
 class JsonlWriter:
     """Writes one object per row."""
 
-    def __init__(
-        self,
-        input: Input,
-        preamble: Preamble,
-        stream: CompressedStream,
-        *,
-        translation_field: str,
-        meta_field: str,
-        on_error: str,
-    ) -> None:
-        self._stream = stream
-        self._preamble = preamble
-        self._names = (translation_field, meta_field)
-        self._keys = (dump_json(translation_field), dump_json(meta_field))
-        self._on_error = on_error
-        self._fields = FieldReader(input.format)
-        self._same_format = input.format == "jsonl"
+    def __init__(self, spec: OutputSpec, file: BinaryIO) -> None:
+        self._stream = open_stream(spec.input, file)
+        self._preamble = spec.preamble
+        self._names = spec.added
+        self._keys = tuple(map(dump_json, spec.added))
+        self._on_error = spec.on_error
+        self._fields = spec.new_field_reader()
+        self._same_format = spec.keeps_bytes
         if self._same_format:
-            stream.write(preamble.bom)
+            self._stream.write(spec.preamble.bom)
 
     def write(self, document: Document, row: Row) -> None:
         if self._same_format and document.long_row is not None:

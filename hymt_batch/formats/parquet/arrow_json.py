@@ -7,25 +7,19 @@ nine decimals, and a time zone may be unknown on this machine. Independent of ro
 from __future__ import annotations
 
 import base64
-import math
 import re
 from datetime import UTC, date, datetime, timedelta, timezone, tzinfo
 from functools import cache
 from itertools import pairwise
 from typing import Any
 
+from hymt_batch.formats.row_values import json_number
+
 SECONDS_PER_DAY = 86_400
 TICKS_PER_SECOND = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
 _EPOCH = date(1970, 1, 1).toordinal()
 _ERA_DAYS = 146_097  # days in 400 years, after which the Gregorian calendar repeats
 _OFFSET = re.compile(r"([+-])(\d{2}):?(\d{2})?")
-
-
-def json_number(value: float) -> float | str:
-    """Replace a number that JSON lacks by "NaN", "Infinity" or "-Infinity", which float() and pandas can parse."""
-    if math.isfinite(value):
-        return value
-    return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
 
 
 def to_json_values(column: Any) -> list[Any]:

@@ -10,15 +10,13 @@ the same version of pyarrow give the same bytes.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
-from typing import Any
+from typing import Any, BinaryIO
 
-from hymt_batch.errors import ConfigError, first_line
-from hymt_batch.formats.columns import Column, ReadDocuments
 from hymt_batch.formats.compressed_stream import NonClosingFile
-from hymt_batch.formats.row_values import FieldReader, meta_value, output_text
-from hymt_batch.records import Document, Input, Preamble, Row
+from hymt_batch.formats.format import OutputSpec
+from hymt_batch.formats.parquet.schema import extend_schema
+from hymt_batch.formats.row_values import meta_value, output_text
+from hymt_batch.records import Document, Row
 
 ROW_GROUP_BYTES = 128 << 20
 _RUN_CHARS = 16 << 20  # characters held as Python objects before they are converted to columns
@@ -26,107 +24,29 @@ _CELL_CHARS = 16  # overhead of a Python object, counted as this many characters
 _CODECS = {"UNCOMPRESSED": "none", "SNAPPY": "snappy", "GZIP": "gzip", "BROTLI": "brotli", "ZSTD": "zstd", "LZ4": "lz4"}
 
 
-def check_schema(rel: str, schema: Any) -> None:
-    """Reject a column that parquet cannot store, before anything is translated.
-
-    Raises:
-        ConfigError: pyarrow cannot write the schema.
-    """
-    import io
-
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        pq.ParquetWriter(io.BytesIO(), schema).close()
-    except (pa.ArrowException, OSError) as error:
-        raise ConfigError(
-            f"{rel} has a column that parquet cannot store: {first_line(error)}. Set write.format=jsonl."
-        ) from error
-
-
-def check_values(rel: str, documents: ReadDocuments) -> None:
-    """Reject values of a saved dataset that parquet cannot store, before anything is translated.
-
-    Arrow has timestamps in seconds that overflow parquet's milliseconds, and dictionaries of types that parquet lacks.
-
-    Raises:
-        ConfigError: pyarrow cannot write one of the values.
-    """
-    import io
-
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    batch: Any = None
-    for document in documents():
-        if document.values[0] is batch:
-            continue
-        batch = document.values[0]
-        risky = [index for index, field in enumerate(batch.schema) if _may_be_unsupported(field.type)]
-        if not risky:
-            return
-        try:
-            pq.write_table(pa.Table.from_batches([batch]).select(risky), io.BytesIO())
-        except pa.ArrowException as error:
-            raise ConfigError(
-                f"{rel} has a value that parquet cannot store, in row {document.row_index + 1} or later:"
-                f" {first_line(error)}. Set write.format=jsonl."
-            ) from error
-
-
-def _may_be_unsupported(arrow_type: Any) -> bool:
-    import pyarrow as pa
-
-    if isinstance(arrow_type, pa.BaseExtensionType):
-        return _may_be_unsupported(arrow_type.storage_type)
-    if pa.types.is_timestamp(arrow_type):
-        return bool(arrow_type.unit == "s")
-    if pa.types.is_dictionary(arrow_type):
-        return True
-    return any(_may_be_unsupported(arrow_type.field(index).type) for index in range(arrow_type.num_fields))
-
-
 class ParquetWriter:
     """Writes the input's record batches, or batches built from its rows, each with two columns added.
 
     Args:
-        input: The input file.
-        preamble: The input's preamble, with its schema.
+        spec: The output; its columns are not used for an input of the same format, which has a schema.
         file: Receives the bytes.
-        columns: The output's columns without the two added ones; not used for parquet input.
-        translation_field: Name of the first added column.
-        meta_field: Name of the second added column.
-        on_error: Text of an error row, "empty" or "source".
-        row_group_rows: Maximum rows of a row group.
     """
 
-    def __init__(
-        self,
-        input: Input,
-        preamble: Preamble,
-        file: NonClosingFile,
-        *,
-        columns: Sequence[Column],
-        translation_field: str,
-        meta_field: str,
-        on_error: str,
-        row_group_rows: int,
-    ) -> None:
-        self._input = input
-        self._preamble = preamble
-        self._file = file
-        self._names = (translation_field, meta_field)
-        self._on_error = on_error
-        self._row_group_rows = row_group_rows
-        self._same_format = input.format == "parquet"
-        self._fields, self._columns = FieldReader(input.format), columns
+    def __init__(self, spec: OutputSpec, file: BinaryIO) -> None:
+        self._input = spec.input
+        self._preamble = spec.preamble
+        self._file = NonClosingFile(file)
+        self._names = spec.added
+        self._on_error = spec.on_error
+        self._row_group_rows = spec.options.row_group_rows
+        self._same_format = spec.keeps_bytes
+        self._fields, self._columns = spec.new_field_reader(), spec.columns
         self._writer: Any = None
         self._schema: Any = None
         # the current run: consecutive rows of one batch
         self._batch: Any = None
         self._run_start = 0
-        self._cells: list[list[Any]] = [[] for _ in columns]
+        self._cells: list[list[Any]] = [[] for _ in spec.columns]
         self._texts: list[str] = []
         self._metas: list[dict[str, Any]] = []
         self._chars = 0
@@ -225,34 +145,3 @@ class ParquetWriter:
         file = getattr(self, "_file", None)
         if file is not None:
             file.abandoned = True
-
-
-def extend_schema(schema: Any, columns: Sequence[Column], translation_field: str, meta_field: str) -> Any:
-    """Append the two added columns to a schema; None stands for the schema of `columns`."""
-    import pyarrow as pa
-
-    if schema is None:
-        schema = pa.schema([(column.name, pa.type_for_alias(column.type)) for column in columns])
-    struct = pa.struct([("id", pa.string()), ("status", pa.string()), ("flags", pa.list_(pa.string()))])
-    metadata = _extend_features(schema.metadata, translation_field, meta_field)
-    fields = [*schema, pa.field(translation_field, pa.string()), pa.field(meta_field, struct)]
-    return pa.schema(fields, metadata=metadata)
-
-
-def _extend_features(metadata: dict[bytes, bytes] | None, translation_field: str, meta_field: str) -> Any:
-    """Add the two columns to the features that `datasets` stores in the schema's metadata, if there are any."""
-    key = b"huggingface"
-    if metadata is None or key not in metadata:
-        return metadata
-    try:
-        dataset_info = json.loads(metadata[key])
-        features = dataset_info["info"]["features"]
-    except (ValueError, KeyError, TypeError):
-        return metadata
-    if not isinstance(features, dict):
-        return metadata
-    string = {"dtype": "string", "_type": "Value"}
-    # every version of datasets reads a list in brackets; the class name for lists changed in datasets 4.0
-    features |= {translation_field: string, meta_field: {"id": string, "status": string, "flags": [string]}}
-    dataset_info.pop("fingerprint", None)  # it identifies the input's content
-    return {**metadata, key: json.dumps(dataset_info).encode()}

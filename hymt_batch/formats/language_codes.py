@@ -1,0 +1,59 @@
+"""Resolve the language fields of rows to codes, once for each distinct value."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hymt_batch import languages
+from hymt_batch.errors import ConfigError
+from hymt_batch.formats.options import ReadOptions
+from hymt_batch.formats.row_reader import RowError, not_utf8_message
+from hymt_batch.records import Status
+
+MAX_CODE_CHARS = 64  # characters of a language code; no similar codes are suggested for a longer value
+
+
+def abbreviate(value: Any) -> str:
+    """Format a value for a message, with at most 80 characters."""
+    if isinstance(value, dict | list):
+        return "an object" if isinstance(value, dict) else "a list"
+    text = ascii(value) if isinstance(value, str) and not value.isprintable() else repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+class LanguageCodes:
+    """Resolves the language values of rows, once for each distinct value.
+
+    Raises:
+        RowError: Raised by `get` for a value that is not a language; the caller makes the row an error row.
+    """
+
+    def __init__(self, config: ReadOptions) -> None:
+        self.fields = config.lang_fields
+        self._cache: dict[tuple[str, str], str] = {}
+
+    def get(self, values: tuple[Any, Any]) -> tuple[str | None, str | None]:
+        """Return the codes of a row's source and target values; None if the value is empty (the job's language)."""
+        source, target = (
+            None if field is None or value is None or value == "" else self._look_up(field, value)
+            for field, value in zip(self.fields, values, strict=True)
+        )
+        return source, target
+
+    def _look_up(self, field: str, value: Any) -> str:
+        if not isinstance(value, str):
+            raise RowError(f"field {field!r} is {abbreviate(value)}, which is not a language code.", Status.BAD_ROW)
+        code = self._cache.get((field, value))
+        if code is None:
+            try:
+                value.encode()  # raises on a lone surrogate
+                if len(value) > MAX_CODE_CHARS:
+                    raise ConfigError(f"field {field!r} is {abbreviate(value)}, which is not a language.")
+                code = languages.get(value, field).code
+            except UnicodeEncodeError as error:
+                raise RowError(not_utf8_message(error, f"field {field!r}"), Status.BAD_ENCODING) from None
+            except ConfigError as error:
+                raise RowError(str(error), Status.BAD_LANGUAGE) from None
+            if len(self._cache) < 1024:  # real data has few spellings; a hostile column must not fill the memory
+                self._cache[field, value] = code
+        return code

@@ -1,0 +1,179 @@
+"""Read the rows of a table: a parquet file or a saved dataset. The cursor is the row index."""
+
+from __future__ import annotations
+
+import struct
+from hashlib import blake2b
+from typing import Any
+
+from hymt_batch.errors import ConfigError
+from hymt_batch.formats.language_codes import LanguageCodes
+from hymt_batch.formats.options import ReadOptions
+from hymt_batch.formats.parquet.table import Table, top_column
+from hymt_batch.formats.row_reader import (
+    ReadContext,
+    RowError,
+    Rows,
+    check_reserved,
+    error_document,
+    not_utf8_message,
+    too_long_message,
+)
+from hymt_batch.records import Document, Preamble, Status
+
+
+class TableInput:
+    """An open table; see `format.OpenInput`."""
+
+    def __init__(self, table: Table) -> None:
+        self.input, self._table = table.input, table
+
+    @property
+    def num_rows(self) -> int:
+        return self._table.num_rows
+
+    def read_preamble(self, options: ReadOptions, reserved: tuple[str, ...]) -> Preamble:
+        check_columns(self._table, options)
+        schema = self._table.schema
+        return check_reserved(Preamble(fields=tuple(schema.names), schema=schema), self.input.path, reserved)
+
+    def rows(self, options: ReadOptions, context: ReadContext, cursor: int) -> Rows:
+        return read_rows(self._table, options, context, cursor)
+
+    def at_end(self, next_row: int) -> bool:
+        return next_row >= self.num_rows
+
+    def hash_bytes(self, start: int, end: int, header: bytes) -> str | None:
+        return None  # a shard's hash is that of the digests of its rows
+
+    def close(self) -> None:
+        """Do nothing: a table is open only while a batch is read."""
+
+
+def check_columns(table: Table, config: ReadOptions) -> None:
+    """Reject a table whose columns do not fit the settings.
+
+    Raises:
+        ConfigError: A column that a setting names is missing, exists twice or is not text.
+    """
+    import pyarrow as pa
+
+    path, schema = table.input.path, table.schema
+    source, target = config.lang_fields
+    texts = [field.name for field in schema if _is_text_type(field.type, pa)]
+    for key, name in (("text_field", config.text_field), ("src_lang_field", source), ("tgt_lang_field", target)):
+        if not name:
+            continue
+        if schema.names.count(name) > 1:
+            raise ConfigError(f"{path} has the column {name!r} twice. Rename one, or set source.{key} to another.")
+        arrow_type = _column_type(schema, name)
+        fix = f"Its text columns are {texts[:20]}. Set source.{key} to one of them."
+        if arrow_type is None:
+            raise ConfigError(f"{path} has no column {name!r}. {fix}")
+        if not _is_text_type(arrow_type, pa):
+            raise ConfigError(f"Column {name!r} of {path} is {arrow_type}, not text. {fix}")
+
+
+def read_rows(table: Table, config: ReadOptions, context: ReadContext, row: int) -> Rows:
+    """Read rows from a row on.
+
+    A row's digest covers its text and language columns. With `context.full` a document's values are
+    `(record_batch, index)`, and the batch has every column.
+    """
+    input, limit = table.input, config.max_row_bytes
+    codes = LanguageCodes(config)
+    fields = [config.text_field, *(name for name in codes.fields if name)]
+    column_names = None if context.full else list(dict.fromkeys(fields))
+    prefix = f"{input.rel}#"
+    for batch in table.batches(row, column_names):
+        columns = [_column_bytes(batch, name) for name in fields]
+        for index, cells in enumerate(zip(*columns, strict=True)):
+            digest = blake2b(_canonical(cells), digest_size=8).digest()
+            if context.hasher is not None:
+                context.hasher.add_digest(digest, sum(map(len, filter(None, cells))))
+            values = (batch, index) if context.full else None
+            content = cells[0]
+            try:
+                if content is not None and len(content) > limit:
+                    raise RowError(too_long_message(limit), Status.TOO_LONG)
+                text = "" if content is None else _decode(content, config.text_field)  # null means no text
+                langs = _row_languages(codes, cells)
+                document = Document(f"{prefix}{row + 1}", row, text, digest, b"", *langs, values=values)
+            except RowError as error:
+                raw, shown = (content or b"", _decode_lossy(content)) if context.full else (b"", None)
+                document = error_document(input, row, digest, error, raw=raw, text=shown, values=values)
+            row += 1
+            yield document, row
+
+
+def _row_languages(codes: LanguageCodes, cells: tuple[bytes | None, ...]) -> tuple[str | None, str | None]:
+    if len(cells) == 1:
+        return None, None
+    language_cells = iter(cells[1:])
+    named = [(name, next(language_cells) if name else None) for name in codes.fields]
+    source, target = (None if cell is None else _decode(cell, str(name)) for name, cell in named)
+    return codes.get((source, target))
+
+
+def _decode(cell: bytes, column: str) -> str:
+    try:
+        return cell.decode()
+    except UnicodeDecodeError as error:
+        raise RowError(not_utf8_message(error, f"column {column!r}"), Status.BAD_ENCODING) from None
+
+
+def _decode_lossy(content: bytes | None) -> str:
+    return "" if content is None else content.decode("utf-8", "replace")
+
+
+def _canonical(cells: tuple[bytes | None, ...]) -> bytes:
+    """Encode the cells as bytes, so that different cells never have equal encodings."""
+    return b"".join(b"\0" if cell is None else b"\1" + struct.pack("<Q", len(cell)) + cell for cell in cells)
+
+
+def _column_type(schema: Any, name: str) -> Any:
+    """Return the Arrow type of a (dotted) name; None if it is missing."""
+    top = top_column(schema, name)
+    if schema.names.count(top) != 1:
+        return None
+    arrow_type = schema.field(top).type
+    for part in [] if top == name else name.split(".")[1:]:
+        if not hasattr(arrow_type, "get_field_index") or arrow_type.get_field_index(part) < 0:
+            return None
+        arrow_type = arrow_type.field(part).type
+    return arrow_type
+
+
+def _is_text_type(arrow_type: Any, pa: Any) -> bool:
+    if isinstance(arrow_type, pa.BaseExtensionType):
+        arrow_type = arrow_type.storage_type
+    if pa.types.is_dictionary(arrow_type):
+        arrow_type = arrow_type.value_type
+    names = ("string", "large_string", "string_view", "binary", "large_binary", "binary_view", "null")
+    return any(getattr(pa.types, f"is_{name}")(arrow_type) for name in names)
+
+
+def _column_bytes(batch: Any, name: str) -> list[bytes | None]:
+    """Return a text column of any Arrow type as bytes, because a string column may contain invalid UTF-8."""
+    import pyarrow as pa
+    from pyarrow import compute
+
+    top = top_column(batch.schema, name)
+    column = batch.column(top)
+    for part in [] if top == name else name.split(".")[1:]:
+        column = compute.struct_field(column, [part])
+    if isinstance(column.type, pa.BaseExtensionType):
+        column = column.storage
+    if pa.types.is_dictionary(column.type):
+        dictionary = column.dictionary
+        if dictionary.type in (
+            pa.string_view(),
+            pa.binary_view(),
+        ):  # pyarrow cannot select values of these types by index
+            dictionary = dictionary.cast(pa.large_binary())
+        column = dictionary.take(column.indices)
+    if pa.types.is_null(column.type):
+        return [None] * len(column)
+    views = (pa.string_view(), pa.binary_view(), pa.large_string(), pa.large_binary())
+    cells: list[bytes | None] = column.cast(pa.large_binary() if column.type in views else pa.binary()).to_pylist()
+    return cells

@@ -1,0 +1,59 @@
+"""The list of all formats: add a format here, and every part of the program knows it."""
+
+from __future__ import annotations
+
+from hymt_batch.formats import text
+from hymt_batch.formats.delimited import format as delimited
+from hymt_batch.formats.format import Format, Kind
+from hymt_batch.formats.jsonl import format as jsonl
+from hymt_batch.formats.parquet import format as parquet
+from hymt_batch.records import Input
+
+FORMATS: tuple[Format, ...] = (
+    text.FORMAT,
+    jsonl.FORMAT,
+    delimited.CSV,
+    delimited.TSV,
+    parquet.PARQUET,
+    parquet.SAVED_DATASET,
+)
+DEFAULT = FORMATS[0]
+"""The format of standard input, and of files with an unknown extension."""
+
+_BY_NAME = {format.name: format for format in FORMATS}
+_BY_EXTENSION = {extension: format for format in FORMATS for extension in format.input_extensions}
+
+SOURCE_NAMES = tuple(format.name for format in FORMATS if format.is_folder is None)
+"""Names that source.format can have; a folder is recognised by what it contains."""
+WRITE_NAMES = tuple(format.name for format in FORMATS if format.kind is Kind.ROWS and not format.written_as)
+"""Names that write.format can have: an output of a spliced format has only the format of its input."""
+
+SOURCE_SETTINGS = tuple(dict.fromkeys(key for format in FORMATS for key in format.source_settings))
+"""Settings of the source stage that only some formats have."""
+
+
+def get(name: str) -> Format:
+    """Return the format of a name.
+
+    Raises:
+        ValueError: There is no such format in this version.
+    """
+    try:
+        return _BY_NAME[name]
+    except KeyError:
+        raise ValueError(f"unknown format {name!r}") from None
+
+
+def of_input(input: Input) -> Format:
+    """Return the format by which an input is read."""
+    return get(input.dataset or input.format)
+
+
+def by_extension(extension: str) -> Format | None:
+    """Return the format that a file with this extension (with its dot) has; None if it is unknown."""
+    return _BY_EXTENSION.get(extension.lower())
+
+
+def of_folder(path: str) -> Format | None:
+    """Return the format of a folder that is one input; None for any other folder."""
+    return next((format for format in FORMATS if format.is_folder is not None and format.is_folder(path)), None)
