@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import pickle
 import random
 import signal
 import socket
@@ -23,6 +24,7 @@ import pytest
 from hymt_batch import child_process, config
 from hymt_batch.errors import ConfigError, ExitCode, StoppedError
 from hymt_batch.model import cpu_count
+from hymt_batch.records import Prompt
 from hymt_batch.run import executor, oom, worker_pool, worker_process
 from hymt_batch.run.worker_process import WorkerProcess
 from hymt_batch.write.attempts import AttemptMarkers
@@ -98,6 +100,18 @@ def test_workers_produce_the_same_bytes_as_one_process(tmp_path: Path, monkeypat
     pids = [line.split()[0] for line in (tmp_path / "pids").read_text().splitlines()]
     assert len(set(pids)) == 2
     assert str(os.getpid()) not in pids
+
+
+def test_a_worker_receives_the_settings_and_then_prompts_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    corpus(tmp_path)
+    messages: list[Any] = []
+    send = WorkerProcess.send
+    monkeypatch.setattr(WorkerProcess, "send", lambda self, message: messages.append(message) or send(self, message))
+    assert run(tmp_path, "launch.workers=2", "batch.part_rows=6", "batch.shard_rows=60") == ExitCode.COMPLETE
+    parts = [message for message in messages if isinstance(message, list)]
+    assert sorted(prompt.row_id for part in parts for prompt in part) == sorted(f"in.txt#{n + 1}" for n in range(ROWS))
+    assert {type(prompt) for part in parts for prompt in part} == {Prompt}
+    assert max(len(pickle.dumps(part)) for part in parts) < 6 * 1000, "bytes a part of six rows"
 
 
 @pytest.mark.fault(12)
