@@ -206,16 +206,25 @@ PERMANENT_ERRNOS = (
 may be temporary."""
 
 
-def is_transient(error: BaseException) -> bool:
-    """Return whether a failed call may succeed if the same command runs again."""
-    return isinstance(error, OSError) and error.errno not in PERMANENT_ERRNOS
+TRANSIENT_WHILE_WRITING = (errno.ENOENT, errno.EROFS, errno.EEXIST)
+"""Exceptions for a job that was able to write its folder before: the folder or its file system may come back."""
+
+
+def is_transient(error: BaseException, *, writing: bool = False) -> bool:
+    """Return whether a failed call may succeed if the same command runs again. No other place decides this.
+
+    `writing` is True for the output folder of a running job.
+    """
+    if not isinstance(error, OSError):
+        return False
+    return error.errno not in PERMANENT_ERRNOS or (writing and error.errno in TRANSIENT_WHILE_WRITING)
 
 
 def disk_read_error(name: str, error: OSError) -> StoppedError:
     """Return the error for an input that could not be read because of a disk failure."""
     return StoppedError(
-        f"{name} could not be read ({error.strerror or error}); check the disk that it is on. Everything committed "
-        "is kept; run the same command again to continue."
+        f"{name} could not be read ({error.strerror or error})",
+        fix="Check the disk that it is on. Everything committed is kept; run the same command again to continue.",
     )
 
 
@@ -259,18 +268,19 @@ def wrap_exception(error: BaseException) -> HymtError | None:
     no_memory = isinstance(error, OSError) and error.errno == errno.ENOMEM
     if no_memory or isinstance(error, MemoryError) or any(message in str(error) for message in OUT_OF_MEMORY_MESSAGES):
         return StoppedError(
-            f"this process cannot get more memory ({first_line(error)}). Give the job more (ulimit -v, or the limit of "
-            "the container or scheduler; hymt-batch plan shows how much it needs), and run the same command again"
+            f"this process cannot get more memory ({first_line(error)})",
+            fix="Give the job more (ulimit -v, or the limit of the container or scheduler; hymt-batch plan shows how "
+            "much it needs), and run the same command again.",
         )
     if isinstance(error, PackageNotFoundError):
         return PreflightError(
-            f"the installation is damaged: the version of {error.name} cannot be read. Install hymt-batch again in a "
-            "new environment."
+            f"the installation is damaged: the version of {error.name} cannot be read",
+            fix="Install hymt-batch again in a new environment.",
         )
     if isinstance(error, OSError) and error.errno is not None:
         return wrap_os_error(error)
     if os.strerror(errno.EMFILE) in str(error):  # a library whose import fails this way sets no errno
-        return PreflightError(f"{first_line(error)}. {REMEDIES[errno.EMFILE]}")
+        return PreflightError(first_line(error), fix=REMEDIES[errno.EMFILE])
     return None
 
 
@@ -282,8 +292,8 @@ def wrap_os_error(error: OSError) -> HymtError:
     """
     why = error.strerror or first_line(error)
     names = [os.fsdecode(name) for name in (error.filename, error.filename2) if isinstance(name, str | bytes)]
-    failure = f"{' and '.join(names)}: {why}." if names else f"the operating system reports: {why}."
+    failure = f"{' and '.join(names)}: {why}" if names else f"the operating system reports: {why}"
     remedy = REMEDIES.get(error.errno or 0, "") if names or error.errno in RESOURCE_LIMIT_ERRNOS else ""
     if is_transient(error):
-        return StoppedError(" ".join(filter(None, [failure, remedy, "Run the same command again to continue."])))
-    return PreflightError(" ".join(filter(None, [failure, remedy])))
+        return StoppedError(failure, fix=f"{remedy} Run the same command again to continue.".lstrip())
+    return PreflightError(failure, fix=remedy or "Remove the cause, and run the same command again.")

@@ -135,7 +135,6 @@ class OsFs:
             stat_result.st_mtime_ns,
             stat_result.st_ino,
             stat_result.st_dev,
-            stat_result.st_nlink,
         )
 
     def listdir(self, path: Path) -> list[str]:

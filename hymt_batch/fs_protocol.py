@@ -19,7 +19,6 @@ class Stat:
     mtime_ns: int
     ino: int
     dev: int
-    nlink: int
 
 
 class Fs(Protocol):

@@ -12,7 +12,7 @@ import json
 import uuid
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -186,28 +186,54 @@ class JobRecord:
     inputs: tuple[Input, ...]  # paths left out: the same files may be elsewhere next time
     environment: JsonDict
     created: str
+    output_settings: JsonDict = field(default_factory=dict)  # dotted key -> value; {} if the identity has them
+    has_logprobs: bool = False  # every decoded row has its mean log-probability
+    replaced_settings: tuple[JsonDict, ...] = ()  # earlier output settings, with which some files may still be written
+    replaced_paths: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # file id -> earlier `out_rel`s
 
     @property
     def identity_sha256(self) -> str:
         return digest(self.identity)
 
+    @property
+    def settings_sha256(self) -> str:
+        """Digest of the output settings; "" if the identity has them."""
+        return digest(self.output_settings) if self.output_settings else ""
 
-def new_job(identity: JsonDict, inputs: Sequence[Input], environment: JsonDict) -> JobRecord:
+
+def new_job(
+    identity: JsonDict,
+    inputs: Sequence[Input],
+    environment: JsonDict,
+    output_settings: JsonDict | None = None,
+    *,
+    has_logprobs: bool = False,
+) -> JobRecord:
     created = datetime.now(UTC).isoformat(timespec="seconds")
-    return JobRecord(json_roundtrip(identity), tuple(inputs), json_roundtrip(environment), created)
+    return JobRecord(
+        json_roundtrip(identity),
+        tuple(inputs),
+        json_roundtrip(environment),
+        created,
+        json_roundtrip(output_settings or {}),
+        has_logprobs,
+    )
 
 
 def _encode_job(job: JobRecord) -> bytes:
     inputs = [{name: getattr(i, name) for name in INPUT_FIELDS} for i in job.inputs]
-    return seal(
-        {
-            "protocol": PROTOCOL,
-            "created": job.created,
-            "identity": job.identity,
-            "inputs": inputs,
-            "environment": job.environment,
-        }
-    )
+    value: JsonDict = {
+        "protocol": PROTOCOL,
+        "created": job.created,
+        "identity": job.identity,
+        "inputs": inputs,
+        "environment": job.environment,
+    }
+    if job.output_settings:
+        value |= {"output_settings": job.output_settings, "has_logprobs": job.has_logprobs}
+    if job.replaced_settings:
+        value["replaced"] = {"output_settings": list(job.replaced_settings), "paths": dict(job.replaced_paths)}
+    return seal(value)
 
 
 def read_job(fs: Fs, folder: Path) -> JobRecord:
@@ -221,9 +247,18 @@ def read_job(fs: Fs, folder: Path) -> JobRecord:
     if value.get("protocol") != PROTOCOL:
         raise StateVersionError(f"it has protocol {value.get('protocol')!r}, and this hymt-batch uses {PROTOCOL!r}")
     try:
-        inputs = tuple(Input(**{name: str(i[name]) for name in INPUT_FIELDS}, path="") for i in value["inputs"])
-        return JobRecord(dict(value["identity"]), inputs, dict(value["environment"]), str(value["created"]))
-    except (KeyError, TypeError, ValueError):
+        replaced = value.get("replaced", {"output_settings": [], "paths": {}})
+        return JobRecord(
+            dict(value["identity"]),
+            tuple(Input(**{name: str(i[name]) for name in INPUT_FIELDS}, path="") for i in value["inputs"]),
+            dict(value["environment"]),
+            str(value["created"]),
+            dict(value.get("output_settings", {})),
+            value.get("has_logprobs") is True,
+            tuple(dict(settings) for settings in replaced["output_settings"]),
+            {str(file_id): tuple(map(str, names)) for file_id, names in replaced["paths"].items()},
+        )
+    except (KeyError, TypeError, ValueError, AttributeError):
         raise StateDamagedError("it lacks fields that every job has") from None
 
 
@@ -243,7 +278,7 @@ def create_job(fs: Fs, folder: Path, job: JobRecord) -> bool:
 
 
 def replace_job(fs: Fs, folder: Path, job: JobRecord) -> None:
-    """Rewrite `job.json` with another list of inputs: only at the user's request, and under the lease."""
+    """Rewrite `job.json` with other inputs or output settings: only at the user's request, and under the lease."""
     write_atomic(fs, state_folder(folder) / "job.json", _encode_job(job))
 
 
@@ -258,7 +293,7 @@ def build(job: JobRecord, file_records: Sequence[JsonDict]) -> bytes:
     """Build `manifest.json`; equal jobs give equal bytes, because it has no timestamps.
 
     Args:
-        job: The job; only its identity is used.
+        job: The job; only its identity and its output settings are used.
         file_records: One record per file, as written by `write/published_file.py`, in the order of the inputs.
     """
     environments = {canonical_json(e): e for f in file_records for e in f["environments"]}
@@ -267,6 +302,7 @@ def build(job: JobRecord, file_records: Sequence[JsonDict]) -> bytes:
             "protocol": PROTOCOL,
             "identity": job.identity,
             "identity_sha256": job.identity_sha256,
+            **({"output_settings": job.output_settings} if job.output_settings else {}),
             "environments": [environments[k] for k in sorted(environments)],
             "inputs": [{"rel": f["rel"], "rows": f["rows"], **f["input"]} for f in file_records],
             "outputs": [
@@ -290,7 +326,7 @@ def read(fs: Fs, folder: Path) -> JsonDict:
         StateDamagedError: It is damaged, or may not be read.
     """
     value = load(fs, folder / "manifest.json")
-    for field in ("identity", "inputs", "outputs", "errors", "rows", "counts", "flags", "tokens"):
-        if field not in value:
-            raise StateDamagedError(f"it lacks the field {field!r}")
+    for name in ("identity", "inputs", "outputs", "errors", "rows", "counts", "flags", "tokens"):
+        if name not in value:
+            raise StateDamagedError(f"it lacks the field {name!r}")
     return value

@@ -237,3 +237,4 @@ class Row:
     attempts: int = 1
     num_source_tokens: int = 0
     num_new_tokens: int = 0
+    mean_logprob: float | None = None  # of its segment with the lowest mean log-probability; None if not recorded

@@ -10,18 +10,22 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from hymt_batch.errors import HymtError, PreflightError, StoppedError, is_transient
 
 CAUSES = {
-    errno.ENOSPC: "the file system is full (bytes or inodes); free some space",
-    errno.EDQUOT: "the disk quota is used up; free some of it",
-    errno.EIO: "the disk reports an input/output error; check it",
-    errno.EROFS: "the file system became read-only; check it",
-    errno.ESTALE: "the network file system lost the folder; mount it again",
-    errno.ENOENT: "the folder of the job's state was removed while the job ran",
+    errno.ENOSPC: ("the file system is full (bytes or inodes)", "Free some space."),
+    errno.EDQUOT: ("the disk quota is used up", "Free some of it."),
+    errno.EIO: ("the disk reports an input/output error", "Check it."),
+    errno.EROFS: ("the file system became read-only", "Check it."),
+    errno.ESTALE: ("the network file system lost the folder", "Mount it again."),
+    errno.ENOENT: ("the folder of the job's state was removed while the job ran", ""),
 }
+"""Cause and fix of failures that may be temporary."""
+
 WRONG_TYPE_ERRNOS = (errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EEXIST, errno.EINVAL, errno.ENOTEMPTY)
 """Errors that can mean that a path exists but has the wrong type, such as a file in place of a folder."""
 
@@ -30,12 +34,6 @@ PROCESS_LIMITS = {
     errno.EMFILE: ("this process has too many open files for its limit", "Raise the limit (ulimit -n 1024)"),
 }
 """Limits of this process."""
-
-PERMISSION_ERRNOS = {errno.EACCES, errno.EPERM}
-PERMANENT_ERRNOS = frozenset(
-    {*WRONG_TYPE_ERRNOS, *PROCESS_LIMITS, *PERMISSION_ERRNOS, errno.ENAMETOOLONG, errno.EXDEV}
-) - {errno.EEXIST}
-"""Errors that running the same command again does not resolve."""
 
 FILE_TYPES = (
     (stat.S_ISLNK, "a link"),
@@ -74,14 +72,33 @@ def describe_obstacle(error: OSError) -> str:
     return ""
 
 
+@contextmanager
+def wrap_os_errors(what: str) -> Iterator[None]:
+    """Turn an OSError inside the block into the error of `write_error`; `what` names the data being stored."""
+    try:
+        yield
+    except OSError as error:
+        raise write_error(what, error) from error
+
+
+@contextmanager
+def wrap_folder_errors(folder: Path, what: str) -> Iterator[None]:
+    """Turn an OSError inside the block into the error of `output_folder_error`."""
+    try:
+        yield
+    except OSError as error:
+        raise output_folder_error(folder, error, what) from error
+
+
 def write_error(what: str, error: OSError) -> HymtError:
     """Return the error for a write that failed while a job ran: StoppedError, or PreflightError if it is permanent."""
     name = errno.errorcode.get(error.errno or 0, "error")
-    if error.errno not in PERMANENT_ERRNOS:
-        cause = CAUSES.get(error.errno or 0, error.strerror or str(error))
+    if is_transient(error, writing=True):
+        cause, remedy = CAUSES.get(error.errno or 0, (error.strerror or str(error), ""))
         return StoppedError(
-            f"{what} could not be written: {name}, {cause}. "
-            "Everything committed is kept; run the same command again to continue."
+            f"{what} could not be written",
+            why=f"{name}, {cause}",
+            fix=f"{remedy} Everything committed is kept; run the same command again to continue.".lstrip(),
         )
     path = _error_path(error) or what
     causes = {
@@ -96,14 +113,18 @@ def write_error(what: str, error: OSError) -> HymtError:
         errno.ENAMETOOLONG: (f"the name {path} is too long for the file system", "Set output_dir= to a shorter path"),
         **PROCESS_LIMITS,
     }
-    reason, fix = causes.get(error.errno or 0, (error.strerror or str(error), f"Move {path} away"))
+    other = (f"{error.strerror or error} ({path})", "Set output_dir= to another file system")
+    if error.errno in WRONG_TYPE_ERRNOS:
+        other = (error.strerror or str(error), f"Move {path} away")
+    reason, fix = causes.get(error.errno or 0, other)
     if error.errno in PROCESS_LIMITS:
         reason = f"{reason} ({path})"
     if obstacle := describe_obstacle(error):
         reason, fix = obstacle, "Move it away or remove it"
     return PreflightError(
-        f"{what} cannot be written: {name}, {reason}. {fix}, and run the same command again. "
-        "Everything committed is kept."
+        f"{what} cannot be written",
+        why=f"{name}, {reason}",
+        fix=f"{fix}, and run the same command again. Everything committed is kept.",
     )
 
 
@@ -137,16 +158,20 @@ NO_SPACE_ERRNOS = (errno.ENOSPC, errno.EDQUOT)
 """Errors of a full disk: before a job starts they are preflight errors, which report the space it needs."""
 
 
-def output_folder_error(folder: Path, error: OSError) -> HymtError:
-    """Return the error for an output folder that cannot be opened or written to, with the fix.
+def output_folder_error(folder: Path, error: OSError, what: str = "the output") -> HymtError:
+    """Return the error for a folder that cannot be opened or written to before a job starts, with the fix.
+
+    Args:
+        folder: The folder.
+        error: The failure of the file system.
+        what: What the folder should hold.
 
     Returns:
         StoppedError for a failure that may be temporary, PreflightError for a permanent one.
     """
     if is_transient(error) and error.errno not in NO_SPACE_ERRNOS:
-        cause = CAUSES.get(error.errno or 0) or f"{error.strerror or error}; check the file system"
-        return StoppedError(
-            f"{folder} cannot be opened at the moment: {cause}. Run the same command again to continue."
-        )
+        cause, remedy = CAUSES.get(error.errno or 0, (error.strerror or str(error), "Check the file system."))
+        fix = f"{remedy} Run the same command again to continue.".lstrip()
+        return StoppedError(f"{folder} cannot be opened at the moment", why=cause, fix=fix)
     cause, fix = cause_and_fix(folder, error)
-    return PreflightError(f"{folder} cannot hold the output: {cause}. {fix}.")
+    return PreflightError(f"{folder} cannot hold {what}", why=cause, fix=f"{fix}.")

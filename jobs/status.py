@@ -11,23 +11,34 @@ import json
 import os
 import statistics
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from hymt_batch import manifest, sanitize, streams
 from hymt_batch.errors import ExitCode
 from hymt_batch.fs import OS_FS, Fs, list_names, stat_or_none
 from hymt_batch.manifest import JobRecord, StateDamagedError, StateMissingError, StatePermissionError
 from hymt_batch.records import ERROR_STATUSES, Input
-from hymt_batch.write import error_rows, job_folders, lease, manifest_only, path_check, published_file, stop_reason
+from hymt_batch.write import (
+    error_rows,
+    file_record,
+    job_folders,
+    lease,
+    manifest_only,
+    path_check,
+    row_record,
+    stop_reason,
+)
 from hymt_batch.write import lease_holder as holders
 from hymt_batch.write import part as parts
-from hymt_batch.write.cleanup import read_part_header
+from hymt_batch.write.state_file import StateFileDamagedError
 
 if TYPE_CHECKING:
     from hymt_batch.schema import StatusJob
 
+H = TypeVar("H")
 
 MAX_MESSAGE_CHARS = 300  # longer messages are shortened to this length
 MIN_PAUSE_S, PAUSE_FACTOR = 60.0, 10
@@ -152,10 +163,10 @@ def _add_holder(fs: Fs, folder: Path, job_status: JobStatus) -> None:
 def _add_file(
     fs: Fs, folder: Path, job: JobRecord, input: Input, job_status: JobStatus, rates: list[tuple[int, int]]
 ) -> None:
-    record = published_file.read_record(fs, folder, input)
-    if record is not None and record["identity"] == job.identity_sha256:
+    record = file_record.read_record(fs, folder, input)
+    if record is not None and file_record.is_current(record, job, input):
         job_status.files_published += 1
-        num_shards = len(published_file.shard_table_of(record))
+        num_shards = len(file_record.shard_table_of(record))
         job_status.shards += num_shards
         job_status.shards_complete += num_shards
         _add_counts(job_status, record["counts"])
@@ -168,29 +179,48 @@ def _add_file(
                 job_status.problems.append(f"{path.relative_to(folder)}: is missing or not the published version")
         return
     state_folder = manifest.file_state_folder(folder, input.file_id)
-    for shard in list_names(fs, state_folder):
-        if not parts.SHARD_NAME.fullmatch(shard):
+    names = list_names(fs, state_folder)
+    recorded_shards = set()
+    for name in names:
+        if match := row_record.RECORD_NAME.fullmatch(name):
+            header = _read_header(fs, folder, state_folder / name, row_record.read_header, job_status)
+            if header is not None:
+                recorded_shards.add(int(match[1]))
+                job_status.shards += 1
+                job_status.shards_complete += 1
+                _add_counts(job_status, header[0].counts)
+                rates.append((header[1], header[0].shard.num_rows))
+    for shard in names:
+        match = parts.SHARD_NAME.fullmatch(shard)
+        if not match or int(match[1]) in recorded_shards:  # parts beside their record are about to be removed
             continue
         num_committed, num_parts = 0, -1
         for name in list_names(fs, state_folder / shard):
             if not parts.PART_NAME.fullmatch(name):
                 continue
-            try:
-                header = read_part_header(fs, state_folder / shard / name)
-                file_stat = fs.stat(state_folder / shard / name)
-            except FileNotFoundError:
-                continue  # another process removed it after the listing
-            except PermissionError:
-                raise
-            except (OSError, parts.PartDamagedError) as error:
-                job_status.problems.append(f"{(state_folder / shard / name).relative_to(folder)}: {error}")
-                continue
-            num_committed, num_parts = num_committed + 1, header.num_parts
-            _add_counts(job_status, header.counts)
-            rates.append((file_stat.mtime_ns, header.num_rows))
+            part_header = _read_header(fs, folder, state_folder / shard / name, parts.read_header, job_status)
+            if part_header is not None:
+                num_committed, num_parts = num_committed + 1, part_header[0].num_parts
+                _add_counts(job_status, part_header[0].counts)
+                rates.append((part_header[1], part_header[0].num_rows))
         job_status.shards += num_committed > 0
         job_status.shards_complete += num_committed == num_parts
         job_status.parts += num_committed
+
+
+def _read_header(
+    fs: Fs, folder: Path, path: Path, read: Callable[[Fs, Path], H], job_status: JobStatus
+) -> tuple[H, int] | None:
+    """Return the header of a part or record and its modification time in ns; a damaged one becomes a problem."""
+    try:
+        return read(fs, path), fs.stat(path).mtime_ns
+    except FileNotFoundError:
+        return None  # another process removed it after the listing
+    except PermissionError:
+        raise
+    except (OSError, StateFileDamagedError) as error:
+        job_status.problems.append(f"{path.relative_to(folder)}: {error}")
+        return None
 
 
 def _add_counts(job_status: JobStatus, counts: dict[str, int]) -> None:

@@ -47,12 +47,13 @@ def translate(job: TranslateJob, reporter: Reporter, open_executor: OpenExecutor
         model = prepare.prepare_model(job.model, job.device_map, job.launch.num_threads)  # without its weights
         plan = Plan.resolve(job, model)  # prompt template, part limits, identity, environment
         with open_output(job, plan, inputs) as output:  # before the weights: a folder of another job costs nothing
+            job, plan = plan.of_folder(job, output.identity)
+            inputs.plan_version = plan.part_limits.plan
             inputs.keep_in(output.folder)
+            output.assemble_outdated()
             if output.is_complete:
                 log.info("already complete: nothing to do")
                 return output.finalize()
-            job, plan = plan.of_folder(job, output.identity)
-            inputs.plan_version = plan.part_limits.plan
             stop.on_exit(output.close)
             reporter.log_to(output.folder / "logs")
             log.info("arguments=%s", escape_line(shlex.join(sys.argv[1:]), 4000))
@@ -70,17 +71,11 @@ def translate(job: TranslateJob, reporter: Reporter, open_executor: OpenExecutor
                 stop.allow_drain(job.launch.grace_s, output.close)
                 for result in pool.run(pending_units(prepared, plan, output, monitor)):  # decode, with retries
                     part = result.part
-                    rows = assemble.assemble_rows(
-                        part,
-                        result.translations,
-                        segment.join_translations,
-                        one_line=output.is_one_line(part.shard.input),
-                    )
-                    output.set_environment(result.environment)
-                    output.commit(part.shard, part, rows, result.degraded)
-                    monitor.add_part(part, rows)
+                    rows = assemble.assemble_rows(part, result.translations, segment.join_translations)
+                    output.commit(part, rows, result.environment, result.degraded)
+                    monitor.add_part(part, rows, one_line=output.is_one_line(part.shard.input))
                     output.finish_if_complete(part.shard)  # the last shard of a file publishes it
-                if not output.all_published:  # a stop after the last part changes nothing
+                if not output.is_complete:  # a stop after the last part changes nothing
                     stop.raise_if_requested()
             return output.finalize()
 
@@ -96,7 +91,7 @@ def pending_units(
             continue
         monitor.add_shard(prepared.shard, prepared.prompts)
         for part in batch.plan_parts(prepared.shard, prepared.prompts, prepared.rejections, plan.part_limits):
-            if output.has(part.shard, part):
+            if output.has(part):
                 monitor.skip_part(part)
             else:
                 monitor.begin_part(part)

@@ -21,18 +21,20 @@ from hymt_batch.manifest import JobRecord, StateDamagedError, StateMissingError,
 from hymt_batch.records import Input
 from hymt_batch.write import (
     error_line,
+    file_record,
     foreign_files,
     input_locations,
     job_folders,
     lease,
     manifest_only,
     path_check,
-    published_file,
+    row_record,
 )
 from hymt_batch.write import lease_holder as holders
 from hymt_batch.write.input_changes import hash_input
-from hymt_batch.write.part import PartDamagedError
 from hymt_batch.write.part_reader import PartReader
+from hymt_batch.write.record_store import RecordStore
+from hymt_batch.write.state_file import StateFileDamagedError
 
 if TYPE_CHECKING:
     from hymt_batch.schema import VerifyJob
@@ -47,6 +49,7 @@ class VerifyReport:
     folder: str
     files: int = 0  # published files that were checked
     parts: int = 0  # parts that were checked
+    records: int = 0  # row records of complete shards that were checked
     rows: int = 0  # rows of the published files
     inputs: int = 0  # inputs that were checked
     damage: list[str] = field(default_factory=list)
@@ -87,7 +90,7 @@ def verify(folder: Path, fs: Fs = OS_FS, inputs: bool | Sequence[str] = False) -
             with _collect_unreadable(report, folder):
                 obstacles = path_check.input_obstacles(fs, folder, job.inputs if job.created else ())
                 report.obstacles += [f"{path.relative_to(folder)}: {what}" for path, what in obstacles]
-                report.foreign += foreign_files.find(fs, folder, job.inputs, include_leftovers=not report.missing)
+                report.foreign += foreign_files.find(fs, folder, job, include_leftovers=not report.missing)
             if inputs is not False:
                 _verify_inputs(fs, folder, hashes, [] if inputs is True else list(inputs), report)
     for handled, lines in ((report.obstacles, report.foreign), (report.obstacles + report.foreign, report.damage)):
@@ -154,14 +157,17 @@ def _verify_by_records(fs: Fs, folder: Path, job: JobRecord, report: VerifyRepor
         The recorded size and hash of the inputs of the published files.
     """
     part_reader, records = PartReader(fs, folder, job.identity_sha256), []
+    row_records = RecordStore(fs, folder, job.identity_sha256)
     for input in job.inputs:
         with _collect_unreadable(report, folder):
-            record = published_file.read_record(fs, folder, input)
-            if record is not None and record["identity"] == job.identity_sha256:
+            record = file_record.read_record(fs, folder, input)
+            if record is not None and file_record.is_current(record, job, input):
                 records.append(record)
                 _verify_published_file(fs, folder, record, report, _source_settings(job, input, record["format"]))
+                _, damage = _read_row_records(row_records, input, report)
+                report.notes += [f"{line}; only assembling the file again would need it" for line in damage]
             else:
-                _verify_parts(part_reader, input, report)
+                _verify_rows(part_reader, row_records, input, report)
     if not report.unreadable:
         _verify_manifest(fs, folder, job, records, report)
     return {record["rel"]: record["input"] for record in records}
@@ -184,7 +190,7 @@ def _verify_published_file(
     ):
         name = str(path.relative_to(folder))
         with _collect_unreadable(report, folder):
-            if damage := published_file.describe_damage(fs, path, recorded):
+            if damage := file_record.describe_damage(fs, path, recorded):
                 report.damage.append(f"{name}: {damage}")
             elif recorded is not None:
                 _verify_row_count(path, name, recorded, kind, report, source_settings)
@@ -204,18 +210,42 @@ def _verify_row_count(
         report.damage.append(f"{name}: has {rows[0]} rows, but its record has {recorded['rows']}")
 
 
-def _verify_parts(part_reader: PartReader, input: Input, report: VerifyReport) -> None:
-    """Check the parts of a file that is not published, and list the missing ones."""
-    has_last_shard = False
-    shards = sorted(part_reader.shard_indexes(input.file_id))
+def _read_row_records(records: RecordStore, input: Input, report: VerifyReport) -> tuple[dict[int, bool], list[str]]:
+    """Check the row records of a file.
+
+    Returns:
+        Index of each shard with an intact record, and whether it is the last of its file; and what is damaged.
+    """
+    intact: dict[int, bool] = {}
+    damage: list[str] = []
+    for shard in sorted(records.shard_indexes(input.file_id)):
+        try:
+            recorded = records.read(input.file_id, shard, row_record.decode)
+        except StateFileDamagedError as error:
+            damage.append(f"{input.rel} rows of shard {shard}: {error}")
+            continue
+        if recorded is not None:
+            report.records += 1
+            intact[shard] = recorded[0].shard.last
+    return intact, damage
+
+
+def _verify_rows(part_reader: PartReader, records: RecordStore, input: Input, report: VerifyReport) -> None:
+    """Check the row records and parts of a file that is not published, and list the missing ones."""
+    recorded, damage = _read_row_records(records, input, report)
+    report.damage += damage
+    has_last_shard = any(recorded.values())
+    shards = sorted({*part_reader.shard_indexes(input.file_id), *recorded})
     for shard in shards:
+        if shard in recorded:
+            continue
         valid_parts: dict[int, int] = {}  # part index -> number of parts of its shard
         for part in part_reader.part_indexes(input.file_id, shard):
             path = part_reader.path(input.file_id, shard, part)
             try:
                 contents = part_reader.read(path, input.file_id, shard, part)
-            except PartDamagedError as damage:
-                report.damage.append(f"{input.rel} shard {shard} part {part}: {damage}")
+            except StateFileDamagedError as error:
+                report.damage.append(f"{input.rel} shard {shard} part {part}: {error}")
                 continue
             if contents is not None:
                 report.parts += 1
@@ -284,7 +314,7 @@ def render(report: VerifyReport) -> str:
         ExitCode.MISSING: "not complete",
     }
     lines = [f"{report.folder}: {state[report.exit_code]}"]
-    checked = f"{report.files} files with {report.rows} rows, {report.parts} parts"
+    checked = f"{report.files} files with {report.rows} rows, {report.parts} parts, {report.records} row records"
     lines.append(f"  checked   {checked}" + (f", {report.inputs} inputs" if report.inputs else ""))
     for name in ("damage", "unreadable", "changed", "missing"):
         problems = getattr(report, name)

@@ -20,7 +20,7 @@ from hymt_batch.formats.writer import open_writer
 from hymt_batch.records import Row, Status
 from hymt_batch.run.reporter import Reporter
 from hymt_batch.source import stream
-from hymt_batch.write.output import OnError, WriteConfig
+from hymt_batch.write.settings import OnError, WriteConfig
 from tests.fakes import job as fake_job
 
 LIMIT = 300

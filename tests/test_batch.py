@@ -68,7 +68,7 @@ def test_rows_with_equal_prompts_are_equal_and_each_keeps_its_own_white_space() 
         Translation(part_prompt, part_prompt.segment.text.upper(), "stop", num_new_tokens=3)
         for part_prompt in part.prompts
     ]
-    rows = assemble.assemble_rows(part, translations, segment.join_translations, one_line=True)
+    rows = assemble.assemble_rows(part, translations, segment.join_translations)
     assert [row.text for row in rows] == [text.upper() for text in texts] + ["HI."]
     assert [row.num_new_tokens for row in rows] == [3, 0, 0, 3, 6, 0, 3]
     (part,) = batch.plan_parts(shard_of(source_rows), prompts, {}, PartLimits(1000, 1 << 20, 100, 10_000, plan=1))

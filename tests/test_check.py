@@ -30,8 +30,9 @@ def joined(segments: object, texts: object, tgt_lang: str) -> str:
 
 def row_of(translation: Translation, source: str = "Hello there", *, one_line: bool = True) -> Row:
     flagged = retry.flag_and_retry([translation], lambda prompts, attempt: [], CheckConfig())
-    (row,) = assemble.assemble_rows(Part(shard_of(documents([source])), 0, 1, (0,)), flagged, joined, one_line=one_line)
-    return row
+    part = Part(shard_of(documents([source])), 0, 1, (0,))
+    (row,) = assemble.assemble_rows(part, flagged, joined)
+    return assemble.shape_row(part.shard.documents[0], row, one_line, CheckConfig())
 
 
 @pytest.mark.parametrize(
@@ -63,8 +64,17 @@ def test_a_row_that_was_stopped_in_a_loop_is_flagged() -> None:
 def test_a_segment_with_a_low_log_probability_is_flagged_if_min_logprob_is_set() -> None:
     unsure, sure = (replace(translated("Bonjour"), mean_logprob=mean) for mean in (-2.0, -1.0))
     config = CheckConfig(min_logprob=-1.5)
-    assert checks.flag(unsure, config).flags == ("low_logprob",)
-    assert checks.flag(sure, config).flags == checks.flag(unsure, CheckConfig()).flags == ()
+    part = Part(shard_of(documents(["Hello there"])), 0, 1, (0,))
+
+    def flags(translations: list[Translation], config: CheckConfig) -> tuple[str, ...]:
+        (row,) = assemble.assemble_rows(part, checks.flag_all(translations, config), joined)
+        assert "low_logprob" not in row.flags
+        return assemble.shape_row(part.shard.documents[0], row, True, config).flags
+
+    assert flags([unsure], config) == flags([sure, unsure], config) == ("low_logprob",)
+    assert flags([sure], config) == flags([unsure], CheckConfig()) == ()
+    cut = replace(unsure, text="Hello there", finish_reason="length")
+    assert flags([cut], config) == ("truncated", "low_logprob", "copied")
 
 
 def test_an_unchanged_number_is_not_a_copy() -> None:
@@ -106,7 +116,8 @@ def test_line_breaks_around_a_text_and_between_segments_are_not_a_difference() -
         ]
         assert len(segments) == (2 if max_tokens < 100 else 1)
         part = Part(shard_of(rows), 0, 1, (0,), rejections=rejected)
-        (row,) = assemble.assemble_rows(part, translations, segment.join_translations, one_line=False)
+        (row,) = assemble.assemble_rows(part, translations, segment.join_translations)
+        assert assemble.shape_row(rows[0], row, False, CheckConfig()) == row
         assert (row.text, row.flags) == (source.upper(), ())
 
 
@@ -186,7 +197,7 @@ def test_hard_flags_are_retried_with_a_new_seed_and_the_first_good_attempt_is_ke
 def test_rows_that_were_not_sent_to_the_model_have_their_reason() -> None:
     rejections = {2: Rejection(Status.TOO_LONG, "too many")}
     part = Part(shard_of(documents(["   ", None, "long"])), 0, 1, (0, 1, 2), rejections=rejections)
-    rows = assemble.assemble_rows(part, [], joined, one_line=True)
+    rows = assemble.assemble_rows(part, [], joined)
     assert [(row.status, row.text, row.flags) for row in rows] == [
         (Status.OK, "", ("blank",)),
         (Status.BAD_ENCODING, "", ()),
@@ -197,7 +208,7 @@ def test_rows_that_were_not_sent_to_the_model_have_their_reason() -> None:
 
 def test_equal_texts_share_one_translation() -> None:
     part = Part(shard_of(documents(["Hi", "Hi"])), 0, 1, (0, 1), copies={1: 0})
-    rows = assemble.assemble_rows(part, [translated("Salut", "Hi")], joined, one_line=True)
+    rows = assemble.assemble_rows(part, [translated("Salut", "Hi")], joined)
     assert [row.text for row in rows] == ["Salut", "Salut"]
     assert [row.num_new_tokens for row in rows] == [3, 0]
 
@@ -209,7 +220,7 @@ def test_a_row_of_several_segments_combines_their_flags_and_adds_their_counts() 
         replace(translated("trois"), flags=("retried",), attempt=1),
     ]
     part = Part(shard_of(documents(["one two three"])), 0, 1, (0,))
-    (row,) = assemble.assemble_rows(part, segments, joined, one_line=True)
+    (row,) = assemble.assemble_rows(part, segments, joined)
     assert (row.text, row.flags) == ("un deux trois", ("control_token", "loop", "retried"))
     assert (row.attempts, row.num_source_tokens, row.num_new_tokens) == (3, 6, 9)
 

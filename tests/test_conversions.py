@@ -23,7 +23,7 @@ from hymt_batch.formats.writer import check, open_writer
 from hymt_batch.records import Document, Row, Status
 from hymt_batch.run.reporter import Reporter
 from hymt_batch.source import stream
-from hymt_batch.write.output import WriteConfig
+from hymt_batch.write.settings import WriteConfig
 from jobs import verify
 from tests.fakes import job as fake_job
 

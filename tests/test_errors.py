@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import pickle
+from pathlib import Path
 
 import pytest
 
-from hymt_batch.errors import ConfigError, DeviceError, HymtError, PreflightError, Problem
+from hymt_batch import errors, storage_error
+from hymt_batch.errors import ConfigError, DeviceError, HymtError, PreflightError, Problem, StoppedError
 
 
 @pytest.mark.parametrize(
@@ -42,3 +46,27 @@ def test_errors_keep_their_class_and_fields_across_processes_and_changes(error_c
     assert type(changed) is error_class
     assert (changed.what, changed.why, changed.fix, changed.id) == ("w", "y", "Set x=2.", "B1")
     assert error.fix == "Set x=1."
+
+
+@pytest.mark.parametrize("number", sorted(errno.errorcode))
+def test_one_function_decides_whether_a_system_error_may_pass(number: int, tmp_path: Path) -> None:
+    """What is converted while a job writes, while its folder is opened, or anywhere else, has the same verdict."""
+    error = OSError(number, os.strerror(number), str(tmp_path / "file"))
+    may_pass = errors.is_transient(error)
+    assert isinstance(errors.wrap_os_error(error), StoppedError) == may_pass
+    has_no_space = number in (errno.ENOSPC, errno.EDQUOT)  # before a job starts, the check of the space says how much
+    opened = storage_error.output_folder_error(tmp_path, error)
+    assert isinstance(opened, StoppedError) == (may_pass and not has_no_space)
+    written = storage_error.write_error("a part", error)
+    assert isinstance(written, StoppedError) == errors.is_transient(error, writing=True)
+    comes_back = number in (errno.ENOENT, errno.EROFS, errno.EEXIST)  # the folder, after the job could write to it
+    assert errors.is_transient(error, writing=True) == (may_pass or comes_back)
+    for helper, expected in (
+        (storage_error.wrap_os_errors("a part"), written),
+        (storage_error.wrap_folder_errors(tmp_path, "the output"), opened),
+    ):
+        with pytest.raises(HymtError) as raised, helper:
+            raise error
+        assert (type(raised.value), raised.value.problem) == (type(expected), expected.problem)
+    for converted in (errors.wrap_os_error(error), opened, written):
+        assert converted.fix.endswith(".")

@@ -18,6 +18,7 @@ from hymt_batch.run import identity
 from hymt_batch.setting import SettingClass, classes_of
 from hymt_batch.source import stream
 from hymt_batch.source.spool import Spool
+from hymt_batch.write import identity_versions
 
 RECORDED = json.loads((Path(__file__).parent / "data" / "identity2.json").read_text(encoding="utf-8"))
 """What version 2 recorded of some jobs when its keys were still listed by hand, at commit 43e9708."""
@@ -118,6 +119,7 @@ CHANGES: dict[str, str | tuple[str, ...]] = {
     "write.translation_field": "out",
     "write.meta_field": "about",
     "write.row_group_rows": "100",
+    "write.keep_rows": "false",
     "write.min_free": "1GiB",
     "launch.grace_s": "3",
     "launch.lease_ttl_s": "300",
@@ -199,8 +201,7 @@ def test_a_setting_changes_what_its_class_says(key: str) -> None:
     if declared is SettingClass.identity:
         assert len(changed) == 1 and changed <= {"identity", "inputs"}
     elif declared is SettingClass.output:
-        in_identity = set() if key in identity.NOT_IN_IDENTITY else {"identity"}
-        assert changed == {"output", *in_identity}
+        assert changed == {"output"}
         assert manifest.diff(before["output"], after["output"])[0][0] == key
     elif declared is SettingClass.environment:
         assert changed == {"environment"}
@@ -217,7 +218,11 @@ def test_the_identity_and_the_environment_are_those_that_version_2_recorded(name
     part_limits = batch.resolve_part_limits(job.batch, 1_800_000_000, on_gpu=False)
     model = {key: expected["model"][key] for key in ("files", "commit", "family", "dtype")}
     recorded = identity.build_identity(job, model, template, part_limits)
-    assert manifest.canonical_json(recorded) == manifest.canonical_json(expected)
+    settings = identity.build_output(job)
+    as_version_2, *_ = identity_versions.earlier_identities(recorded, settings)
+    assert manifest.canonical_json(as_version_2) == manifest.canonical_json(expected)
+    assert identity_versions.differences(expected, recorded) == []
+    assert settings.items() >= identity_versions.output_settings_in(expected).items()
     environment = identity.build_environment(job, {"device": "AMD EPYC"})
     assert environment.pop("hymt_batch")
     assert manifest.canonical_json(environment) == manifest.canonical_json(RECORDED[name]["environment"])
@@ -229,7 +234,6 @@ def test_a_resolver_covers_settings_of_its_class() -> None:
         assert {classes[key] for key in resolver.settings} == {SettingClass.identity}
     for keys in identity.ENVIRONMENT_RESOLVERS.values():
         assert {classes[key] for key in keys} == {SettingClass.environment}
-    assert {classes[key] for key in identity.NOT_IN_IDENTITY} == {SettingClass.output}
 
 
 @pytest.mark.usefixtures("inputs")

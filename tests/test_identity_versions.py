@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from faults.upper import open_output
 
 from hymt_batch import manifest
 from hymt_batch.decode.request import Completion, Request
@@ -21,7 +22,7 @@ from hymt_batch.run.reporter import Reporter
 from hymt_batch.write import identity_versions
 from hymt_batch.write import part as parts
 from hymt_batch.write.identity_versions import NOT_RECORDED, Changes
-from hymt_batch.write.output import Output, Summary
+from hymt_batch.write.summary import Summary
 from jobs import verify
 from tests.fakes import engine as fake_engine
 from tests.fakes import job as fake_job
@@ -157,10 +158,22 @@ def test_a_setting_that_was_not_recorded_is_taken_from_the_command(folders: Fold
     assert folders.decoded == DECODED["done-text"] - DECODED["half-text"]
 
 
-def test_min_logprob_is_part_of_the_identity_of_a_new_job(folders: Folders) -> None:
+def test_min_logprob_may_change_only_where_rows_were_measured(folders: Folders) -> None:
     folders.run("new-text", "check.min_logprob=-1.5")
-    with pytest.raises(IdentityError, match=r"check\.min_logprob: -1\.5 -> -2\.0"):
-        folders.run("new-text", "check.min_logprob=-2.0")
+    decoded = folders.decoded
+    for value in ("-2.0", "null", "-1.5"):
+        folders.run("new-text", f"check.min_logprob={value}")
+    assert folders.decoded == decoded
+    folders.run("new-csv")
+    with pytest.raises(IdentityError, match=r"begun with check\.min_logprob=null"):
+        folders.run("new-csv", "check.min_logprob=-2.0")
+
+
+@pytest.mark.parametrize("state", ["done", "half"])
+def test_an_earlier_folder_keeps_its_output_settings(folders: Folders, state: str) -> None:
+    with pytest.raises(IdentityError, match=r"write\.format: \"input\" -> \"text\"(.|\n)*an earlier version"):
+        folders.run(f"{state}-jsonl", "write.format=text")
+    folders.run(f"{state}-jsonl")
 
 
 def test_a_new_folder_records_the_version_of_its_identity_and_of_its_plan(folders: Folders) -> None:
@@ -213,18 +226,22 @@ def test_a_folder_created_with_the_generation_prompt_keeps_it(folders: Folders, 
 
 def test_added_removed_and_renamed_keys_are_upgraded() -> None:
     changes = Changes(
-        added={"a.new": (2, "as before"), "a.unknown": (2, NOT_RECORDED)},
-        removed={"a.gone": (2, True)},
-        renamed={"a.old_name": (2, "b.name")},
+        added={"a.new": (3, "as before"), "a.unknown": (3, NOT_RECORDED)},
+        removed={"a.gone": (3, True)},
+        renamed={"a.old_name": (3, "b.name")},
+        moved={"c.format": 3},
     )
-    requested = {"version": 2, "a": {"new": "as before", "unknown": 7, "same": 1}, "b": {"name": 3}}
-    stored = {"a": {"gone": True, "old_name": 3, "same": 1}}
+    requested = {"version": 3, "a": {"new": "as before", "unknown": 7, "same": 1}, "b": {"name": 3}}
+    stored = {"version": 2, "a": {"gone": True, "old_name": 3, "same": 1}, "c": {"format": "text"}}
     assert identity_versions.upgrade(stored, requested, changes) == requested
     assert identity_versions.differences(stored, requested, changes=changes) == []
-    assert list(identity_versions.earlier_identities(requested, changes)) == [{**stored, "b": {}}]
+    assert identity_versions.output_settings_in(stored, changes) == {"c.format": "text"}
+    earlier = list(identity_versions.earlier_identities(requested, {"c.format": "text"}, changes))
+    first = {key: value for key, value in stored.items() if key != "version"}
+    assert earlier == [{**stored, "b": {}}, {**first, "b": {}}]
     changed = {**requested, "a": {**requested["a"], "new": "otherwise"}}
     assert identity_versions.differences(stored, changed, changes=changes) == [("a.new", "as before", "otherwise")]
-    assert list(identity_versions.earlier_identities(changed, changes)) == []
+    assert list(identity_versions.earlier_identities(changed, {}, changes)) == []
 
 
 @pytest.mark.parametrize("version", [0, -1, "2", 2.0, True, None])
@@ -235,19 +252,11 @@ def test_an_invalid_version_counts_as_a_newer_one(version: object) -> None:
 def test_auto_keeps_the_values_of_the_folder_even_without_job_json(tmp_path: Path) -> None:
     """Created where auto gave other sizes than here: the parts name that identity, and `aliases` contains it."""
     here, there = ({"batch": {"part_rows": rows}, "seed": 0} for rows in (64, 2048))
-    options: dict[str, Any] = {
-        "environment": {},
-        "inputs": [],
-        "config": Any,
-        "read": Any,
-        "preamble": Any,
-        "auto_keys": ["batch.part_rows"],
-        "aliases": [here, there],
-        "lease_ttl_s": 0.0,
-    }
-    with Output.open(tmp_path / "job", identity=there, **options) as output:
+    here, there = ({"version": identity_versions.VERSION, **identity} for identity in (here, there))
+    options: dict[str, Any] = {"auto_keys": ["batch.part_rows"], "aliases": [here, there]}
+    with open_output(tmp_path / "job", [], identity=there, **options) as output:
         output.finalize()
     (tmp_path / "job/.hymt/job.json").unlink()
-    with Output.open(tmp_path / "job", identity=here, **options) as output:
+    with open_output(tmp_path / "job", [], identity=here, **options) as output:
         assert output.identity["batch"] == {"part_rows": 2048}
         assert output.is_complete

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from faults.upper import an_input, open_output, plan, run, shards, upper
+from faults.upper import ENVIRONMENT, an_input, open_output, plan, run, shards, upper
 
 from hymt_batch.errors import ExitCode, UsageError
 from hymt_batch.formats import registry
@@ -32,7 +32,7 @@ def begin(folder: Path, inputs: list[Input], num_shards: int = 2) -> None:
     with open_output(folder, inputs) as output:
         for shard in list(shards(inputs[0]))[:num_shards]:
             for part in plan(shard)[: 3 if shard.index == 0 else 1]:
-                output.commit(shard, part, upper(shard, part))
+                output.commit(part, upper(part), ENVIRONMENT)
 
 
 def job_config(folder: Path, style: str = "text") -> Any:

@@ -22,7 +22,7 @@ from hymt_batch.errors import ConfigError
 from hymt_batch.formats.writer import check, open_writer
 from hymt_batch.records import Document, Input, Preamble, Row, Status
 from hymt_batch.write.error_line import error_line
-from hymt_batch.write.output import OnError, WriteConfig
+from hymt_batch.write.settings import OnError, WriteConfig
 
 FORMATS = ("text", "jsonl", "csv", "tsv", "parquet")
 EXTENSION = {"text": "txt", "jsonl": "jsonl", "csv": "csv", "tsv": "tsv", "parquet": "parquet"}

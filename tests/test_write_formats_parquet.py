@@ -19,7 +19,7 @@ from hymt_batch.errors import ConfigError
 from hymt_batch.formats.parquet import writer as module
 from hymt_batch.formats.writer import check, open_writer
 from hymt_batch.records import Document, Input, Preamble, Row, Status
-from hymt_batch.write.output import WriteConfig
+from hymt_batch.write.settings import WriteConfig
 
 
 def input_of(table: Any, folder: Path, **options: Any) -> Input:

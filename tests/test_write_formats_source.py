@@ -15,7 +15,7 @@ from pyarrow import parquet
 from hymt_batch.formats.writer import open_writer
 from hymt_batch.records import Document, Input, Row, Status
 from hymt_batch.source import stream
-from hymt_batch.write.output import WriteConfig
+from hymt_batch.write.settings import WriteConfig
 
 RESERVED = ("translation", "hymt")
 WORDS = ["one", "", "  ", 'two "quoted", and more', "tab\tand\u2028sep\x85", "=3", "nul\0", "ünïcödé 🙂"]

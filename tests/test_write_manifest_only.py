@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from faults.upper import IDENTITY, an_input, open_output, plan, run, shards, upper
+from faults.upper import ENVIRONMENT, IDENTITY, SETTINGS, an_input, open_output, plan, run, shards, upper
 
 from hymt_batch import manifest
 from hymt_batch.errors import ExitCode, InputChangedError, StoppedError
@@ -75,7 +75,7 @@ def test_a_manifest_never_leads_out_of_its_folder(copied: Path) -> None:
 def recreate_job_json(folder: Path, inputs: list[Input]) -> None:
     """Create `job.json`, as a run does in a folder that lost it."""
     (folder / ".hymt").mkdir()
-    assert manifest.create_job(OS_FS, folder, manifest.new_job(IDENTITY, inputs, {"device": "none"}))
+    assert manifest.create_job(OS_FS, folder, manifest.new_job(IDENTITY, inputs, {"device": "none"}, SETTINGS))
 
 
 @pytest.mark.fault(38)
@@ -128,7 +128,7 @@ def stop(folder: Path, inputs: list[Input], error: BaseException | None) -> None
     with open_output(folder, inputs, lease_ttl_s=10.0) as output:
         for shard in list(shards(inputs[0]))[:1]:
             for part in plan(shard):
-                output.commit(shard, part, upper(shard, part))
+                output.commit(part, upper(part), ENVIRONMENT)
         if error is not None:
             raise error
 
@@ -196,7 +196,7 @@ def test_error_rows_are_listed_before_and_after_their_file_is_published(tmp_path
     with open_output(folder, inputs) as output:
         for shard in shards(inputs[0]):
             for part in plan(shard):
-                output.commit(shard, part, upper(shard, part))
+                output.commit(part, upper(part), ENVIRONMENT)
     (early,) = status.status(folder, num_errors=20).errors
     assert early == {"id": "a.txt#10", "status": "empty", "message": ""}
     run(folder, inputs)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from faults.upper import FAST, IDENTITY, Fast, an_input, open_output, plan, read, run, shards, upper
+from faults.upper import ENVIRONMENT, FAST, IDENTITY, Fast, an_input, open_output, plan, read, run, shards, upper
 
 from hymt_batch import fs as files
 from hymt_batch import manifest
@@ -31,8 +31,11 @@ from hymt_batch.records import Document, Input, Row, Shard, ShardRecord, Status
 from hymt_batch.write import ownership
 from hymt_batch.write import part as parts
 from hymt_batch.write.lease import lease_path
-from hymt_batch.write.output import OnError, Output, WriteConfig
+from hymt_batch.write.output import Output
 from hymt_batch.write.part_reader import PartReader
+from hymt_batch.write.settings import OnError, WriteConfig
+from hymt_batch.write.state_file import StateFileDamagedError
+from jobs import verify
 
 OTHER: dict[str, Any] = {"decode": {"method": "other"}, "batch": IDENTITY["batch"]}
 
@@ -48,12 +51,14 @@ def source(tmp_path: Path) -> Path:
     return path
 
 
-def begin(folder: Path, inputs: list[Input], num_shards: int = 2, **options: Any) -> None:
+def begin(folder: Path, inputs: list[Input], num_shards: int = 2, *, finish: bool = True, **options: Any) -> None:
+    """Commit the first shards, and make their row records unless `finish` is false."""
     with open_output(folder, inputs, **options) as output:
         for shard in list(shards(inputs[0]))[:num_shards]:
             for part in plan(shard):
-                output.commit(shard, part, upper(shard, part))
-            output.finish_shard(shard)
+                output.commit(part, upper(part), options.get("environment", ENVIRONMENT))
+            if finish:
+                output.finish_shard(shard)
 
 
 def everything(folder: Path) -> dict[str, bytes]:
@@ -74,12 +79,19 @@ def test_a_finished_job_decodes_nothing_and_changes_no_file(tmp_path: Path, sour
     assert second.outputs == (tmp_path / "job" / "translated" / "in.txt",)
 
 
-def test_parts_are_removed_only_after_the_manifest_is_written(tmp_path: Path, source: Path) -> None:
+@pytest.mark.parametrize("keep_rows", [True, False])
+def test_a_row_record_replaces_the_parts_of_a_shard(tmp_path: Path, source: Path, keep_rows: bool) -> None:
+    config = WriteConfig(keep_rows=keep_rows)
+    begin(tmp_path / "job", [an_input(source)], 3, finish=False)
+    parts_of_job = list((tmp_path / "job" / ".hymt").rglob("p0*"))
+    assert len(parts_of_job) == 8
     begin(tmp_path / "job", [an_input(source)], 3)
     assert (tmp_path / "job" / "translated" / "in.txt").exists()
-    assert list((tmp_path / "job" / ".hymt").rglob("p0*"))
-    run(tmp_path / "job", [an_input(source)])
     assert not list((tmp_path / "job" / ".hymt").rglob("p0*"))
+    assert len(list((tmp_path / "job" / ".hymt").rglob("*.rows"))) == 3
+    run(tmp_path / "job", [an_input(source)], config=config)
+    assert len(list((tmp_path / "job" / ".hymt").rglob("*.rows"))) == (3 if keep_rows else 0)
+    assert verify.verify(tmp_path / "job").exit_code == 0
 
 
 def test_a_resumed_job_skips_what_is_committed(tmp_path: Path, source: Path) -> None:
@@ -93,13 +105,14 @@ def test_a_resumed_job_skips_what_is_committed(tmp_path: Path, source: Path) -> 
 
 def test_parts_of_a_complete_shard_are_dropped_from_memory(tmp_path: Path, source: Path) -> None:
     def remembered(output: Output) -> int:
-        store, reader = output._part_store, output._part_store._reader
-        return len(store._committed) + len(store._num_parts) + len(reader._verified)
+        store, reader = output._store, output._store._reader
+        headers = sum(header is not None for header in store._headers.values())
+        return len(store._committed) + len(store._num_parts) + len(reader._verified) + headers
 
     with open_output(tmp_path / "job", [an_input(source)]) as output:
         for shard in list(shards(an_input(source)))[:2]:
             for part in plan(shard):
-                output.commit(shard, part, upper(shard, part))
+                output.commit(part, upper(part), ENVIRONMENT)
             assert remembered(output) == 2
             output.finish_shard(shard)
             assert remembered(output) == 0
@@ -111,7 +124,7 @@ def test_parts_of_a_complete_shard_are_dropped_from_memory(tmp_path: Path, sourc
         output.finish_skipped_shard(an_input(source), record)
         assert remembered(output) == 0
         last = list(shards(an_input(source)))[2]
-        assert not output.has(last, plan(last)[0])
+        assert not output.has(plan(last)[0])
 
 
 def test_a_record_of_an_older_input_does_not_stop_every_run(tmp_path: Path) -> None:
@@ -123,8 +136,8 @@ def test_a_record_of_an_older_input_does_not_stop_every_run(tmp_path: Path) -> N
         output = open_output(job, [an_input(source)], on_input_change="redo")
         (shard,) = shards(an_input(source))
         for part in plan(shard):
-            if not output.has(shard, part):
-                output.commit(shard, part, upper(shard, part))
+            if not output.has(part):
+                output.commit(part, upper(part), ENVIRONMENT)
         return output, shard
 
     first, first_shard = work("line 1\nline 2\n")
@@ -133,8 +146,6 @@ def test_a_record_of_an_older_input_does_not_stop_every_run(tmp_path: Path) -> N
     first.close()
     second.close()
     assert (job / "translated/in.txt").read_text() == "LIME 1\nLINE 2\n"
-    with pytest.raises(InputChangedError, match="run the same command again"):
-        run(job, [an_input(source)], on_input_change="redo")
     assert run(job, [an_input(source)], on_input_change="redo").rows == 2
     assert (job / "translated/in.txt").read_text() == "LIME 1\nLINE 2\n"
 
@@ -157,11 +168,11 @@ def test_finalizing_an_unfinished_job_names_what_is_missing(tmp_path: Path, sour
         shard_0, shard_1, shard_2 = shards(an_input(source))
         for shard in (shard_0, shard_2):
             for part in plan(shard):
-                output.commit(shard, part, upper(shard, part))
+                output.commit(part, upper(part), ENVIRONMENT)
             output.finish_shard(shard)
         with pytest.raises(MissingError, match=r"in.txt: shards 1"):
             output.finalize()
-        output.commit(shard_1, plan(shard_1)[0], upper(shard_1, plan(shard_1)[0]))
+        output.commit(plan(shard_1)[0], upper(plan(shard_1)[0]), ENVIRONMENT)
         with pytest.raises(MissingError, match=re.escape("shard 1 is not complete: its parts [1, 2]")):
             output.finish_shard(shard_1)
     assert not (tmp_path / "job" / "manifest.json").exists()
@@ -172,10 +183,10 @@ def test_rows_that_are_not_the_parts_are_a_bug_and_are_not_committed(tmp_path: P
         shard = next(shards(an_input(source)))
         first, second, *_ = plan(shard)
         with pytest.raises(HymtError, match="not those of part 0"):
-            output.commit(shard, first, upper(shard, second))
+            output.commit(first, upper(second), ENVIRONMENT)
         with pytest.raises(HymtError, match="not those of part 0"):
-            output.commit(shard, first, upper(shard, first)[:-1])
-        assert not output.has(shard, first)
+            output.commit(first, upper(first)[:-1], ENVIRONMENT)
+        assert not output.has(first)
 
 
 def test_another_identity_is_refused_with_each_difference_and_nothing_is_changed(tmp_path: Path, source: Path) -> None:
@@ -207,6 +218,7 @@ def test_overwrite_starts_over_and_leaves_nothing_of_the_old_job(tmp_path: Path,
     assert manifest.read_job(FAST, tmp_path / "job").identity == OTHER
     assert sorted(everything(tmp_path / "job")) == [
         f".hymt/f{an_input(source).file_id}/file.json",
+        *(f".hymt/f{an_input(source).file_id}/s000000{index}.rows" for index in range(3)),
         ".hymt/inputs.json",
         ".hymt/job.json",
         "manifest.json",
@@ -279,7 +291,7 @@ def test_rows_added_at_the_end_of_a_committed_shard_are_named(tmp_path: Path, so
     with open_output(tmp_path / "job", [an_input(source)]) as output:
         shard = list(shards(an_input(source)))[1]
         for part in plan(shard):
-            output.commit(shard, part, upper(shard, part))
+            output.commit(part, upper(part), ENVIRONMENT)
     source.write_text(lines(14))
     with pytest.raises(InputChangedError, match=r"in.txt rows 13-14 are new"):
         run(tmp_path / "job", [an_input(source)])
@@ -287,11 +299,12 @@ def test_rows_added_at_the_end_of_a_committed_shard_are_named(tmp_path: Path, so
     assert (tmp_path / "job/translated/in.txt").read_text() == lines(14).upper()
 
 
-def test_a_changed_input_of_a_finished_job_is_named_by_its_shards(tmp_path: Path, source: Path) -> None:
-    run(tmp_path / "job", [an_input(source)])
+@pytest.mark.parametrize("keep_rows", [True, False])
+def test_a_changed_input_of_a_finished_job_is_named_by_its_rows(tmp_path: Path, source: Path, keep_rows: bool) -> None:
+    run(tmp_path / "job", [an_input(source)], config=WriteConfig(keep_rows=keep_rows))
     before = everything(tmp_path / "job")
     source.write_text(lines(20).replace("line 9\n", "lime 9\n"))
-    with pytest.raises(InputChangedError, match=r"in.txt rows 9-16\."):
+    with pytest.raises(InputChangedError, match=r"in.txt row 10\." if keep_rows else r"in.txt rows 9-16\."):
         run(tmp_path / "job", [an_input(source)])
     source.write_text(lines(25))
     with pytest.raises(InputChangedError, match=r"in.txt has more rows after row 20"):
@@ -320,7 +333,7 @@ def test_an_input_that_changes_between_the_two_passes_is_named_and_not_published
             if shard.last:
                 source.write_text(lines(20).replace("line 2\n", "lime 2\n"))
             for part in plan(shard):
-                output.commit(shard, part, upper(shard, part))
+                output.commit(part, upper(part), ENVIRONMENT)
             if not shard.last:
                 output.finish_shard(shard)
                 continue
@@ -338,7 +351,7 @@ def test_an_input_that_grows_or_shrinks_before_the_second_pass_is_not_published(
     with open_output(tmp_path / "job", [an_input(source)]) as output:
         *_, shard = all_shards = list(shards(an_input(source)))
         for part in plan(shard):
-            output.commit(shard, part, upper(shard, part))
+            output.commit(part, upper(part), ENVIRONMENT)
         for earlier in all_shards[:2]:
             record = output.shard_record(an_input(source), earlier.index)
             assert record is not None
@@ -421,11 +434,12 @@ def test_an_old_errors_file_is_removed_when_no_row_has_an_error(tmp_path: Path, 
 
 @pytest.mark.fault(49)
 def test_temporary_files_of_a_killed_run_are_removed_under_the_lease(tmp_path: Path, source: Path) -> None:
-    begin(tmp_path / "job", [an_input(source)])
+    begin(tmp_path / "job", [an_input(source)], finish=False)
     leftovers = [
         tmp_path / "job/translated/.tmp-final-0",
         tmp_path / "job/.hymt/.tmp-job.json-0",
         tmp_path / f"job/.hymt/f{an_input(source).file_id}/s0000000/.tmp-p00000-0",
+        tmp_path / f"job/.hymt/f{an_input(source).file_id}/.tmp-s0000000.rows-0",
     ]
     for path in leftovers:
         path.write_bytes(b"half")
@@ -449,11 +463,11 @@ def test_the_manifest_adds_up_statuses_flags_and_tokens_of_every_row(tmp_path: P
     with open_output(tmp_path / "job", [an_input(source)]) as output:
         for shard in shards(an_input(source)):
             for part in plan(shard):
-                rows = upper(shard, part)
+                rows = upper(part)
                 flagged = [
                     replace(row, flags=("loop", "retried")[: row.row_index % 3], num_source_tokens=3) for row in rows
                 ]
-                output.commit(shard, part, [replace(row, num_new_tokens=row.row_index) for row in flagged])
+                output.commit(part, [replace(row, num_new_tokens=row.row_index) for row in flagged], ENVIRONMENT)
             output.finish_shard(shard)
         output.finalize()
     value = json.loads((tmp_path / "job" / "manifest.json").read_bytes())
@@ -475,7 +489,7 @@ def test_a_lost_lease_stops_every_step_that_publishes(tmp_path: Path, source: Pa
                 for part in plan(shard):
                     if step == "commit":
                         lease_path(folder).unlink()
-                    output.commit(shard, part, upper(shard, part))
+                    output.commit(part, upper(part), ENVIRONMENT)
                 if step == "finish" and shard.last:
                     lease_path(folder).unlink()
                 output.finish_shard(shard)
@@ -505,17 +519,17 @@ def test_a_shard_folder_that_another_process_removed_is_recreated(
     with open_output(tmp_path / "job", [an_input(source)]) as output:
         shard = next(shards(an_input(source)))
         first, second, *_ = plan(shard)
-        output.commit(shard, first, upper(shard, first))
+        output.commit(first, upper(first), ENVIRONMENT)
         shutil.rmtree(tmp_path / "job" / ".hymt" / f"f{an_input(source).file_id}")
-        output.commit(shard, second, upper(shard, second))
+        output.commit(second, upper(second), ENVIRONMENT)
     run(tmp_path / "job", [an_input(source)])
     assert (tmp_path / "job/translated/in.txt").read_text() == lines(20).upper()
 
 
 @pytest.mark.fault(37)
 def test_an_intact_part_of_another_job_is_not_used(tmp_path: Path, source: Path) -> None:
-    begin(tmp_path / "job", [an_input(source)])
-    begin(tmp_path / "other", [an_input(source)], identity=OTHER)
+    begin(tmp_path / "job", [an_input(source)], finish=False)
+    begin(tmp_path / "other", [an_input(source)], finish=False, identity=OTHER)
     name = f".hymt/f{an_input(source).file_id}/s0000000/p00001"
     (tmp_path / "job" / name).write_bytes((tmp_path / "other" / name).read_bytes())
     decoded: list[str] = []
@@ -533,7 +547,8 @@ def test_a_file_record_of_another_job_does_not_count(tmp_path: Path, source: Pat
     (tmp_path / "job" / name).write_bytes((tmp_path / "other" / name).read_bytes())
     decoded: list[str] = []
     run(tmp_path / "job", [an_input(source)], decoded=decoded.append)
-    assert len(decoded) == 8
+    assert not decoded, "its rows are still recorded"
+    assert verify.verify(tmp_path / "job").exit_code == 0
 
 
 @pytest.mark.fault(43, 46)
@@ -541,7 +556,7 @@ def test_a_writer_that_finishes_second_finds_the_job_complete(tmp_path: Path, so
     with open_output(tmp_path / "job", [an_input(source)]) as late:
         for shard in shards(an_input(source)):
             for part in plan(shard):
-                late.commit(shard, part, upper(shard, part))
+                late.commit(part, upper(part), ENVIRONMENT)
         run(tmp_path / "job", [an_input(source)])
         before = everything(tmp_path / "job")
         for shard in shards(an_input(source)):
@@ -611,7 +626,7 @@ def test_a_part_under_the_name_of_another_part_is_rejected(tmp_path: Path, sourc
     record = ShardRecord(0, 0, 4, 0, 9, "a" * 64, False)
     reader = reader_with(tmp_path / "job", source, (1, 0, record, [0, 2]))
     input = an_input(source)
-    with pytest.raises(parts.PartDamagedError, match="another file, shard or part"):
+    with pytest.raises(StateFileDamagedError, match="another file, shard or part"):
         reader.read(reader.path(input.file_id, 0, 1), input.file_id, 0, 1)
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hymt_batch import manifest
 from hymt_batch.records import Row, ShardRecord, Status
 from hymt_batch.write import part as parts
-from hymt_batch.write.part import PartDamagedError
+from hymt_batch.write.state_file import StateFileDamagedError
 
 RECORD = ShardRecord(2, 100, 10, 5000, 6000, "ab" * 32, True)
 
@@ -86,7 +86,7 @@ def test_a_row_with_more_than_one_value_is_damage(suffix: bytes) -> None:
     del value["check"]
     value |= {"len": len(payload), "sha256": hashlib.sha256(payload).hexdigest()}
     line = manifest.canonical_json({**value, "check": manifest.digest(value)})
-    with pytest.raises(PartDamagedError, match="a row is incomplete"):
+    with pytest.raises(StateFileDamagedError, match="a row is incomplete"):
         parts.decode(line + b"\n" + payload)
 
 
@@ -95,7 +95,7 @@ def test_every_flipped_bit_is_detected() -> None:
     data = encode(ROWS)
     for position in range(len(data)):
         for bit in range(8):
-            with pytest.raises(PartDamagedError):
+            with pytest.raises(StateFileDamagedError):
                 parts.decode(data[:position] + bytes([data[position] ^ 1 << bit]) + data[position + 1 :])
 
 
@@ -103,7 +103,7 @@ def test_every_flipped_bit_is_detected() -> None:
 def test_every_truncation_is_detected() -> None:
     data = encode(ROWS)
     for length in range(len(data)):
-        with pytest.raises(PartDamagedError):
+        with pytest.raises(StateFileDamagedError):
             parts.decode(data[:length])
 
 
@@ -111,20 +111,20 @@ def test_a_part_of_a_newer_version_is_rejected_with_its_version() -> None:
     line, _, payload = encode(ROWS).partition(b"\n")
     value = json.loads(line)
     value["v"] = 99
-    with pytest.raises(PartDamagedError, match="a newer hymt-batch wrote it"):
+    with pytest.raises(StateFileDamagedError, match="a newer hymt-batch wrote it"):
         parts.decode(json.dumps(value).encode() + b"\n" + payload)
 
 
 @pytest.mark.parametrize("rows", [[ROWS[1], ROWS[0]], [ROWS[0], ROWS[0]]], ids=["unordered", "twice"])
 def test_rows_out_of_order_are_detected(rows: list[Row]) -> None:
-    with pytest.raises(PartDamagedError, match="the order of its rows"):
+    with pytest.raises(StateFileDamagedError, match="the order of its rows"):
         parts.decode(encode(rows))
 
 
 @pytest.mark.parametrize("data", [b"", b"\n", bytes(100), b"[]\n", b"{}\n", b"[" * 100_000, b"\xff\n", b'{"v":1}\n'])
 @pytest.mark.fault(35)
 def test_any_other_data_is_damage_and_never_another_error(data: bytes) -> None:
-    with pytest.raises(PartDamagedError):
+    with pytest.raises(StateFileDamagedError):
         parts.decode(data)
 
 
@@ -140,14 +140,14 @@ def with_field(field: str, value: object) -> bytes:
 @pytest.mark.parametrize("field", ["row", "attempts", "source_tokens", "new_tokens"])
 @pytest.mark.fault(35)
 def test_an_infinite_number_is_damage(field: str) -> None:
-    with pytest.raises(PartDamagedError, match="a row is incomplete"):
+    with pytest.raises(StateFileDamagedError, match="a row is incomplete"):
         parts.decode(with_field(field, float("inf")))
 
 
 @pytest.mark.parametrize("row", [-1, 1 << 63, 1 << 64])
 @pytest.mark.fault(35)
 def test_an_impossible_row_number_is_damage(row: int) -> None:
-    with pytest.raises(PartDamagedError, match="the order of its rows"):
+    with pytest.raises(StateFileDamagedError, match="the order of its rows"):
         parts.decode(with_field("row", row))
 
 

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from faults.upper import FAST, Fast, an_input, open_output, plan, run, shards, upper
+from faults.upper import ENVIRONMENT, FAST, Fast, an_input, open_output, plan, run, shards, upper
 
 from hymt_batch import fs as files
 from hymt_batch import storage_error
@@ -39,13 +39,14 @@ def file_state(rel: str) -> str:
 
 
 def begin(folder: Path, inputs: list[Input]) -> None:
-    """Publish one file and commit some parts of the other."""
+    """Publish one file, and commit some parts of the other, whose shard is not complete."""
     with open_output(folder, inputs) as output:
         for input in inputs:
             for shard in list(shards(input))[: 2 if input is inputs[0] else 1]:
                 for part in plan(shard):
-                    output.commit(shard, part, upper(shard, part))
-                output.finish_shard(shard)
+                    output.commit(part, upper(part), ENVIRONMENT)
+                if input is inputs[0]:
+                    output.finish_shard(shard)
 
 
 def tree(folder: Path) -> dict[str, bytes | None]:
@@ -240,7 +241,7 @@ def test_temporary_errors_exit_with_75_and_permanent_ones_with_6(
         Refusing.refuses = True
         for shard in shards(inputs[0]):
             for part in plan(shard):
-                output.commit(shard, part, upper(shard, part))
+                output.commit(part, upper(part), ENVIRONMENT)
             output.finish_shard(shard)
     assert type(error_info.value) is error_type
     assert errno.errorcode[number] in str(error_info.value)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from faults.upper import Fast, an_input, open_output, plan, run, shards, upper
+from faults.upper import ENVIRONMENT, Fast, an_input, open_output, plan, run, shards, upper
 
 from hymt_batch import manifest
 from hymt_batch.errors import ExitCode, StoppedError
@@ -130,7 +130,7 @@ def test_an_edited_file_of_an_unfinished_job_is_set_aside(tmp_path: Path, inputs
     with open_output(folder, inputs) as output:
         for shard in shards(inputs[0]):
             for part in plan(shard):
-                output.commit(shard, part, upper(shard, part))
+                output.commit(part, upper(part), ENVIRONMENT)
             output.finish_shard(shard)
     (folder / "translated" / "a.txt").write_bytes(EDITED)
     (folder / "translated" / "sub").mkdir()

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from hymt_batch.records import ShardRecord
-from hymt_batch.write import published_file
+from hymt_batch.write import file_record
 from hymt_batch.write.part import encode_shard_record
 from hymt_batch.write.shard_table import ShardTable
 
@@ -67,10 +67,10 @@ def test_a_table_survives_packing_and_unpacking() -> None:
 def test_records_of_earlier_versions_are_read() -> None:
     records = [record(0), record(1, last=True)]
     assert (
-        list(published_file.shard_table_of({"shards": [encode_shard_record(shard_record) for shard_record in records]}))
+        list(file_record.shard_table_of({"shards": [encode_shard_record(shard_record) for shard_record in records]}))
         == records
     )
-    assert list(published_file.shard_table_of({"shards": ShardTable(records).pack()})) == records
+    assert list(file_record.shard_table_of({"shards": ShardTable(records).pack()})) == records
 
 
 def test_an_empty_table_is_not_complete() -> None:

@@ -11,16 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from faults.upper import an_input, open_output, plan, run, shards, upper
+from faults.upper import ENVIRONMENT, an_input, open_output, plan, run, shards, upper
 
 from hymt_batch import fs as files
 from hymt_batch import manifest
 from hymt_batch.errors import ExitCode, PreflightError
 from hymt_batch.fs import OS_FS
 from hymt_batch.records import Input
-from hymt_batch.write import lease, lease_holder, published_file
+from hymt_batch.write import file_record, lease, lease_holder
 from hymt_batch.write import part as parts
-from hymt_batch.write.cleanup import read_part_header
+from hymt_batch.write.state_file import StateFileDamagedError
 from jobs import status, verify
 
 HUGE = 10 << 30
@@ -52,7 +52,7 @@ def begin(folder: Path, inputs: list[Input]) -> Path:
     with open_output(folder, inputs) as output:
         for shard in list(shards(inputs[0]))[:2]:
             for part in plan(shard):
-                output.commit(shard, part, upper(shard, part))
+                output.commit(part, upper(part), ENVIRONMENT)
     return sorted(path for path in (folder / ".hymt").rglob("p0*") if path.is_file())[1]
 
 
@@ -80,8 +80,8 @@ def test_a_huge_part_is_quarantined_without_reading_it(
 def test_an_endless_header_is_read_only_up_to_the_limit(tmp_path: Path) -> None:
     (tmp_path / "p").write_bytes(b"x")
     os.truncate(tmp_path / "p", HUGE)
-    with pytest.raises(parts.PartDamagedError):
-        read_part_header(OS_FS, tmp_path / "p")
+    with pytest.raises(StateFileDamagedError):
+        parts.read_header(OS_FS, tmp_path / "p")
 
 
 @pytest.mark.parametrize("begins", [b"", b"x", b"{"], ids=["zeros", "no JSON", "JSON"])
@@ -117,11 +117,13 @@ def test_impossible_shards_take_no_memory(tmp_path: Path, inputs: list[Input], l
     """The shards are in a record of an earlier version, or in the name of a folder."""
     folder = tmp_path / "job"
     run(folder, inputs)
-    path = published_file.record_path(folder, inputs[0])
+    path = file_record.record_path(folder, inputs[0])
     record = manifest.load(OS_FS, path)
     record["shards"] = [[1 << 40, 0, 20, 0, 1, "0" * 64, True]]
     path.write_bytes(manifest.seal(record))
-    assert published_file.read_record(OS_FS, folder, inputs[0]) is None
+    assert file_record.read_record(OS_FS, folder, inputs[0]) is None
+    for rows in path.parent.glob("*.rows"):
+        rows.unlink()
     (path.parent / "s99999999999").mkdir()
     report = verify.verify(folder)
     assert "in.txt shard 0 to 99999999998" in report.missing

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from hymt_batch.check.checks import FAILURE_STATUSES
+from hymt_batch.check.settings import CheckConfig
 from hymt_batch.records import (
     LINE_BREAKS,
     Document,
@@ -17,6 +20,7 @@ from hymt_batch.records import (
     has_line_break,
 )
 
+_ENDING_FLAGS = frozenset({"control_token", "empty", "truncated"})
 _LINE_BREAK = re.compile(rf"\r\n|[{LINE_BREAKS}]")  # "\r\n" is one line break
 
 
@@ -24,16 +28,13 @@ def assemble_rows(
     part: Part,
     translations: Sequence[Translation],
     join: Callable[[Sequence[Segment], Sequence[str], str], str],
-    *,
-    one_line: bool,
 ) -> list[Row]:
-    """Assemble one row for each document of the part.
+    """Assemble one row for each document of the part, with its text as the model gave it; see `shape_row`.
 
     Args:
         part: The documents, which of them are copies of others, and which were not sent to the model.
         translations: One flagged translation for each prompt of the part.
         join: Joins the texts of one document's segments for a target language.
-        one_line: True if the output holds each row on one line: a line break in a translation becomes one space.
 
     Returns:
         Rows in the order of the file.
@@ -55,7 +56,6 @@ def assemble_rows(
                     by_document[original],
                     part.copy_segments.get(index),
                     join,
-                    one_line=one_line,
                     is_copy=original != index,
                 )
             )
@@ -70,7 +70,6 @@ def _assemble_row(
     segments: Sequence[Segment] | None,
     join: Callable[[Sequence[Segment], Sequence[str], str], str],
     *,
-    one_line: bool,
     is_copy: bool,
 ) -> Row:
     first = translations[0]
@@ -104,11 +103,6 @@ def _assemble_row(
                     message = "a segment's translation is empty"
             elif "copied" in flags and text == document.text:
                 status, message = Status.COPIED, "the translation equals the source"
-    if one_line and has_line_break(text):
-        text = join_lines(text)
-        flags = (*flags, "line_break")
-    elif text and not one_line and _count_line_breaks(text) != _count_line_breaks(document.text or ""):
-        flags = (*flags, "line_breaks")
     return Row(
         document.row_index,
         document.digest,
@@ -119,7 +113,37 @@ def _assemble_row(
         attempts=1 + attempt,
         num_source_tokens=source_tokens,
         num_new_tokens=0 if is_copy else new_tokens,
+        mean_logprob=min(
+            (t.mean_logprob for t in translations if t.mean_logprob is not None and math.isfinite(t.mean_logprob)),
+            default=None,
+        ),
     )
+
+
+def shape_row(document: Document, row: Row, one_line: bool, config: CheckConfig) -> Row:
+    """Return a row as it is written: with the flags that its measurements and the output format give it.
+
+    Args:
+        document: The row's source.
+        row: The row as it was committed. Versions before 0.2 committed rows that were shaped already; these stay equal.
+        one_line: True if the output holds each row on one line: a line break in a translation becomes one space.
+        config: The thresholds of the flags.
+    """
+    text, flags = row.text, row.flags
+    if config.min_logprob is not None and row.mean_logprob is not None and row.mean_logprob < config.min_logprob:
+        flags = _with_low_logprob(flags)
+    if one_line and has_line_break(text):
+        text = join_lines(text)
+        flags = (*flags, "line_break")
+    elif text and not one_line and _count_line_breaks(text) != _count_line_breaks(document.text or ""):
+        flags = flags if "line_breaks" in flags else (*flags, "line_breaks")
+    return row if flags is row.flags else replace(row, text=text, flags=flags)
+
+
+def _with_low_logprob(flags: tuple[str, ...]) -> tuple[str, ...]:
+    """Add the flag where it always stood: after those that describe how the text ended."""
+    position = sum(flag in _ENDING_FLAGS or (flag == "loop" and "truncated" in flags) for flag in flags)
+    return (*flags[:position], "low_logprob", *flags[position:])
 
 
 def _count_line_breaks(text: str) -> int:

@@ -39,14 +39,6 @@ def ended_in_loop(translation: Translation, config: CheckConfig) -> bool:
     return translation.finish_reason == "loop"
 
 
-def is_improbable(translation: Translation, config: CheckConfig) -> bool:
-    return (
-        config.min_logprob is not None
-        and translation.mean_logprob is not None
-        and translation.mean_logprob < config.min_logprob
-    )
-
-
 def is_copy(translation: Translation, config: CheckConfig) -> bool:
     return translation.text == translation.prompt.segment.text and any(map(str.isalpha, translation.text))
 
@@ -61,7 +53,6 @@ CHECKS: tuple[tuple[str, SegmentCheck], ...] = (
     ("empty", is_empty),
     ("truncated", is_truncated),
     ("loop", ended_in_loop),
-    ("low_logprob", is_improbable),
     ("copied", is_copy),
 )
 """Flag and check, in the order in which flags are listed."""

@@ -10,7 +10,6 @@ import gc
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -65,7 +64,7 @@ def open_executor(
     num_requested = requested_workers(job, model)
     if num_requested > 1 or output.attempts.needs_isolation:
         variables = worker_variables(job, model, max_workers(num_requested, model))
-        begin_attempt = partial(_begin_attempt, output)
+        begin_attempt = output.attempts.begin
         return WorkerPool(job, model.identity, variables, stop, begin_attempt=begin_attempt, on_batch=on_batch)
 
     def on_hang(reason: str) -> None:
@@ -83,11 +82,7 @@ def open_executor(
     watchdog.pause()
     gc.freeze()  # the libraries' objects stay: collecting garbage among them took a fifth of the time of a fast job
     gc.set_threshold(100_000, 20, 20)
-    return InProcessExecutor(job, replica, watchdog, stop, partial(_begin_attempt, output))
-
-
-def _begin_attempt(output: Output, part: Part) -> int:
-    return output.attempts.begin(part.shard, part)
+    return InProcessExecutor(job, replica, watchdog, stop, output.attempts.begin)
 
 
 class InProcessExecutor:

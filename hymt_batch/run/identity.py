@@ -105,21 +105,15 @@ ENVIRONMENT_RESOLVERS: dict[str, tuple[str, ...]] = {
 }
 """Key of `PreparedModel.environment_for` -> the settings that it covers."""
 
-NOT_IN_IDENTITY = frozenset({"write.raw_errors"})
-"""Output settings that identities of this version do not have."""
-
 
 def build_identity(
     job: TranslateJob, model: Mapping[str, Any], template: prompt.PromptTemplate, part_limits: batch.PartLimits
 ) -> Any:
-    """Return the resolved value of every setting that changes the text or the rows of a part.
-
-    Identities of this version also have the settings that only shape the output.
-    """
+    """Return the resolved value of every setting that changes the text or the rows of a part."""
     resolved = ResolvedJob(job, model, template, part_limits)
     covered = {key for resolver in IDENTITY_RESOLVERS.values() for key in resolver.settings}
-    own = {**values_of(job, SettingClass.identity), **build_output(job)}
-    recorded = {key: value for key, value in own.items() if key not in covered | NOT_IN_IDENTITY}
+    own = values_of(job, SettingClass.identity)
+    recorded = {key: value for key, value in own.items() if key not in covered}
     for resolver in IDENTITY_RESOLVERS.values():
         recorded |= resolver.resolve(resolved)
     return {"version": identity_versions.VERSION, **_nest(recorded)}

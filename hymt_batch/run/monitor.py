@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from hymt_batch import batch
+from hymt_batch.check import assemble
 from hymt_batch.records import Part, Prompt, Row, Shard, ShardRecord, Status
 from hymt_batch.run.breaker import CircuitBreaker
 from hymt_batch.run.reporter import Reporter, format_duration
@@ -42,7 +43,7 @@ class Monitor:
         """Start the clock; see `Progress` for `total_units`."""
         self._max_samples, self._reporter = job.launch.samples, reporter
         self._progress = Progress(reporter, job.launch.log_every_s, total_units)
-        self._breaker = CircuitBreaker(job.check)
+        self._check, self._breaker = job.check, CircuitBreaker(job.check)
         self.refresh = self._progress.refresh
         self.add_batch = self._progress.add_batch
 
@@ -75,15 +76,22 @@ class Monitor:
         """Record that a part is about to be decoded."""
         self._progress.begin_part(*batch.longest_row(part))
 
-    def add_part(self, part: Part, rows: Sequence[Row]) -> None:
+    def add_part(self, part: Part, rows: Sequence[Row], *, one_line: bool) -> None:
         """Count a committed part, and keep its first rows for the summary.
+
+        Args:
+            part: The part.
+            rows: Its rows as they were committed; they are counted as they will be written.
+            one_line: See `assemble.shape_row`.
 
         Raises:
             PreflightError: Too many of the translations are unusable; see `CircuitBreaker`.
         """
+        documents, first_row = part.shard.documents, part.shard.first_row
+        rows = [assemble.shape_row(documents[r.row_index - first_row], r, one_line, self._check) for r in rows]
         pairs = self._reporter.sample_pairs
         if len(pairs) < self._max_samples:
-            texts = {document.row_index: document.text for document in part.shard.documents}
+            texts = {document.row_index: document.text for document in documents}
             pairs += sample_pairs(texts, rows, self._max_samples - len(pairs))
         flags = Counter(flag for row in rows for flag in row.flags)
         self._progress.add_part(len(rows), part.num_source_tokens, flags)

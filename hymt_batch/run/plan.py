@@ -5,21 +5,25 @@ A plan decides what is sent to the model and how it is cut into parts; nothing h
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hymt_batch import batch, prompt
+from hymt_batch import batch, manifest, prompt
 from hymt_batch.batch import PartLimits
+from hymt_batch.check import assemble
 from hymt_batch.prompt import PromptTemplate
 from hymt_batch.records import PLAN_VERSION
 from hymt_batch.run import identity
 from hymt_batch.signals import StopRequest
 from hymt_batch.source.inputs import Inputs
 from hymt_batch.source.spool import Spool
-from hymt_batch.write.output import Output
+from hymt_batch.write.output import LeaseTimes, Output
+from hymt_batch.write.ownership import RequestedJob
+from hymt_batch.write.published_file import InputAccess
 
 if TYPE_CHECKING:
     from hymt_batch.schema import TranslateJob
@@ -31,9 +35,9 @@ class Plan:
 
     template: PromptTemplate
     part_limits: PartLimits  # with the version of the plan
-    identity: Mapping[str, Any]  # decides which output folders the job may continue
-    aliases: Sequence[Mapping[str, Any]]  # identities that the job would have on another device
-    environment: Mapping[str, Any]  # what may change a translation by rounding alone
+    identity: dict[str, Any]  # decides which output folders the job may continue
+    aliases: Sequence[dict[str, Any]]  # identities that the job would have on another device
+    environment: dict[str, Any]  # what may change a translation by rounding alone
     max_context: int  # maximum length of a prompt and its translation, in tokens
 
     @classmethod
@@ -58,7 +62,7 @@ class Plan:
             model.max_context,
         )
 
-    def of_folder(self, job: TranslateJob, folder_identity: Mapping[str, Any]) -> tuple[TranslateJob, Plan]:
+    def of_folder(self, job: TranslateJob, folder_identity: dict[str, Any]) -> tuple[TranslateJob, Plan]:
         """Return job and plan with the plan version and the `auto` values with which the folder's job was created."""
         job = identity.with_generation_prompt(job, folder_identity["prompt"]["add_generation_prompt"])
         return job, replace(self, part_limits=identity.part_limits_of(folder_identity), identity=folder_identity)
@@ -85,19 +89,20 @@ def open_inputs(job: TranslateJob, stop: StopRequest) -> Iterator[Inputs]:
 
 def open_output(job: TranslateJob, plan: Plan, inputs: Inputs) -> Output:
     """Open the output folder of a job; see `Output.open`."""
-    return Output.open(
-        Path(job.output_dir) / str(job.name),
-        identity=dict(plan.identity),
-        environment=dict(plan.environment),
-        inputs=inputs.files,
-        config=job.write,
-        read=inputs.read,
-        preamble=inputs.preamble,
+    requested = RequestedJob(
+        manifest.new_job(
+            plan.identity,
+            inputs.files,
+            plan.environment,
+            identity.build_output(job),
+            has_logprobs=job.check.min_logprob is not None,
+        ),
+        identity.auto_keys(job),
+        tuple(plan.aliases),
         overwrite=job.overwrite,
         on_mismatch=job.on_mismatch.value,
         on_input_change=job.on_input_change.value,
-        auto_keys=identity.auto_keys(job),
-        aliases=[dict(alias) for alias in plan.aliases],
-        lease_ttl_s=job.launch.lease_ttl_s,
-        lease_beat_s=job.launch.lease_beat_s,
     )
+    access = InputAccess(inputs.read, inputs.preamble, partial(assemble.shape_row, config=job.check))
+    lease_times = LeaseTimes(job.launch.lease_ttl_s, job.launch.lease_beat_s)
+    return Output.open(Path(job.output_dir) / str(job.name), requested, access, job.write, lease_times)

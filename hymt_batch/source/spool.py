@@ -19,25 +19,19 @@ import shutil
 import stat
 import sys
 import uuid
-from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import BinaryIO
 
-from hymt_batch.errors import ConfigError, InputChangedError, PreflightError, StoppedError, is_transient
+from hymt_batch.errors import ConfigError, InputChangedError, StoppedError
 from hymt_batch.fs import LINK_UNSUPPORTED_ERRNOS, OS_FS, Fs, publish, stat_or_none
 from hymt_batch.source import hub as hub_reader
 from hymt_batch.source.settings import SourceConfig
-from hymt_batch.storage_error import write_error
+from hymt_batch.storage_error import wrap_folder_errors, write_error
 
 log = logging.getLogger(__name__)
 
 BLOCK_BYTES = 1 << 20
-PERMANENT_ERRORS = (
-    errno.ENOSPC,
-    errno.EDQUOT,
-    errno.EROFS,
-    errno.EEXIST,
-)  # errors that persist until a user frees space or removes an obstacle
 STDIN_WAIT_S = 2.0  # how long a resumed job waits for the first byte of standard input
 
 
@@ -190,20 +184,9 @@ def _require_kind(fs: Fs, path: Path, kind: str) -> None:
         raise OSError(errno.ENOTDIR if kind == "dir" else errno.EISDIR, "of another kind", str(path))
 
 
-@contextlib.contextmanager
-def _storage_errors(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if is_transient(error) and error.errno not in PERMANENT_ERRORS:
-            raise write_error("the input of source.path", error) from error
-        why = error.strerror or str(error)
-        if error.errno in (errno.EEXIST, errno.ENOTDIR):
-            why = f"{error.filename} is not a folder"
-        raise PreflightError(
-            f"{path.parent} cannot store the input of source.path: {why}. Set output_dir= to a writable folder with"
-            " free space."
-        ) from error
+def _storage_errors(path: Path) -> AbstractContextManager[None]:
+    """Turn an OSError inside the block into the error for a folder that cannot store the input."""
+    return wrap_folder_errors(path, "the input of source.path")
 
 
 def _store_stream(source: BinaryIO, path: Path) -> int:

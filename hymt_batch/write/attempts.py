@@ -13,7 +13,7 @@ from pathlib import Path
 
 from hymt_batch import manifest
 from hymt_batch.fs import Fs, list_names
-from hymt_batch.records import Part, Shard
+from hymt_batch.records import Part
 from hymt_batch.write.part import part_name, shard_name
 
 MAX_ATTEMPTS = 3
@@ -39,13 +39,13 @@ class AttemptMarkers:
         """True if a part killed its process so often that it must be decoded in a separate process."""
         return any(len(attempts) >= MAX_ATTEMPTS for attempts in self._markers.values())
 
-    def begin(self, shard: Shard, part: Part) -> int:
+    def begin(self, part: Part) -> int:
         """Create a marker for a part that is about to be decoded.
 
         Returns:
             The number of attempts at this part whose markers remain, this one included.
         """
-        key = _key(shard, part)
+        key = _key(part)
         attempts = self._markers.setdefault(key, set())
         attempt = max(attempts, default=0) + 1
         with contextlib.suppress(OSError):  # if this fails, committing the part fails too and reports the cause
@@ -58,9 +58,9 @@ class AttemptMarkers:
         self._own_markers.setdefault(key, set()).add(attempt)
         return len(attempts)
 
-    def end(self, shard: Shard, part: Part) -> None:
+    def end(self, part: Part) -> None:
         """Remove all markers of a part; call it when the part is committed."""
-        key = _key(shard, part)
+        key = _key(part)
         self._own_markers.pop(key, None)
         for attempt in self._markers.pop(key, ()):
             self._remove(key, attempt)
@@ -86,5 +86,5 @@ class AttemptMarkers:
             self._fs.unlink(self._folder / f"{key}.{attempt}")
 
 
-def _key(shard: Shard, part: Part) -> str:
-    return f"{shard.input.file_id}-{shard_name(shard.index)}-{part_name(part.index)}"
+def _key(part: Part) -> str:
+    return f"{part.shard.input.file_id}-{shard_name(part.shard.index)}-{part_name(part.index)}"

@@ -7,33 +7,21 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from hymt_batch import manifest
 from hymt_batch.fs import Fs, list_names, remove, stat_or_none
 from hymt_batch.manifest import StateDamagedError
 from hymt_batch.records import Input
+from hymt_batch.write import file_record, row_record, set_aside
 from hymt_batch.write import part as parts
-from hymt_batch.write import published_file, set_aside
 from hymt_batch.write.published_file import TMP_PREFIX
 from hymt_batch.write.storage import PROBE_PREFIX, DurableFolders
 
 log = logging.getLogger(__name__)
-
-
-def read_part_header(fs: Fs, path: Path) -> parts.PartHeader:
-    """Read the header of a part without its payload.
-
-    Raises:
-        OSError: The file cannot be read.
-        PartDamagedError: It has no valid header.
-    """
-    data = fs.read(path, 0, 4096)
-    if b"\n" not in data:
-        data = fs.read(path, 0, parts.MAX_HEADER_BYTES)
-    return parts.decode_header(data.partition(b"\n")[0])
 
 
 def file_state_folders(fs: Fs, folder: Path) -> list[Path]:
@@ -41,26 +29,38 @@ def file_state_folders(fs: Fs, folder: Path) -> list[Path]:
     return [root / name for name in list_names(fs, root) if name.startswith("f") and len(name) > 1]
 
 
-def discard_inputs(fs: Fs, folder: Path, inputs: Sequence[Input]) -> None:
+def discard_inputs(
+    fs: Fs, folder: Path, inputs: Sequence[Input], replaced_paths: Mapping[str, Sequence[str]] = MappingProxyType({})
+) -> None:
     """Remove outputs and state of some inputs: first the manifest, then the outputs, then the state.
 
     The state shows which bytes the job wrote itself; any other output file is kept in set_aside/.
+
+    Args:
+        fs: The file system.
+        folder: The output folder.
+        inputs: The inputs to remove.
+        replaced_paths: File id -> earlier paths of its output; see `manifest.JobRecord`.
     """
     recorded_sha256s = set_aside.recorded_sha256s(fs, folder)
     remove(fs, folder / "manifest.json")
     fs.fsync_dir(folder)
     for input in inputs:
-        record = published_file.read_record(fs, folder, input)
+        record = file_record.read_record(fs, folder, input)
         own_sha256s = (recorded_sha256s.get(input.out_rel), record["output"]["sha256"] if record else None)
-        set_aside.preserve_foreign(fs, folder, input.out_rel, own_sha256s, DurableFolders(fs, folder).ensure)
-        for path in (manifest.translated_path(folder, input.out_rel), manifest.errors_path(folder, input.rel)):
+        names = [input.out_rel, *([record["out_rel"]] if record else []), *replaced_paths.get(input.file_id, ())]
+        names = list(dict.fromkeys(names))
+        for name in names:
+            set_aside.preserve_foreign(fs, folder, name, own_sha256s, DurableFolders(fs, folder).ensure)
+        paths = [manifest.translated_path(folder, name) for name in names]
+        for path in (*paths, manifest.errors_path(folder, input.rel)):
             remove(fs, path)
-            _remove_empty_folders(fs, folder, path.parent)
+            remove_empty_folders(fs, folder, path.parent)
     for input in inputs:
         _remove_file_state(fs, manifest.file_state_folder(folder, input.file_id))
 
 
-def _remove_empty_folders(fs: Fs, folder: Path, path: Path) -> None:
+def remove_empty_folders(fs: Fs, folder: Path, path: Path) -> None:
     """Remove the folders of an output that are now empty: `verify` would report them as damage."""
     with contextlib.suppress(OSError):
         while path.parent != folder and not list_names(fs, path):
@@ -75,7 +75,7 @@ def wipe(fs: Fs, folder: Path, inputs: Sequence[Input]) -> None:
         job = manifest.read_job(fs, folder)
     if stat_or_none(fs, folder / "manifest.json") or job is not None or file_state_folders(fs, folder):
         log.warning("overwrite folder=%s", folder.name)
-    discard_inputs(fs, folder, [*(job.inputs if job else ()), *inputs])
+    discard_inputs(fs, folder, [*(job.inputs if job else ()), *inputs], job.replaced_paths if job else {})
     for file_state in file_state_folders(fs, folder):
         _remove_file_state(fs, file_state)
     remove(fs, manifest.state_folder(folder) / "job.json")
@@ -85,6 +85,7 @@ def wipe(fs: Fs, folder: Path, inputs: Sequence[Input]) -> None:
 def _remove_file_state(fs: Fs, file_state: Path) -> None:
     remove(fs, file_state / "file.json")
     remove_parts(fs, file_state)
+    remove_records(fs, file_state)
     for name in list_names(fs, file_state):
         if name.startswith(".tmp-"):
             remove(fs, file_state / name)
@@ -93,22 +94,45 @@ def _remove_file_state(fs: Fs, file_state: Path) -> None:
 
 
 def remove_parts(fs: Fs, file_state: Path) -> None:
-    """Remove the parts of a file, and the files that killed runs left beside them; its `file.json` stays."""
+    """Remove the parts of a file, and the files that killed runs left beside them; records and `file.json` stay."""
     for shard in list_names(fs, file_state):
         if parts.SHARD_NAME.fullmatch(shard):
-            for name in list_names(fs, file_state / shard):
-                with contextlib.suppress(OSError):
-                    fs.unlink(file_state / shard / name)
-            with contextlib.suppress(OSError):
-                fs.rmdir(file_state / shard)
+            _remove_parts_of_shard(fs, file_state / shard)
 
 
-def try_remove_parts(fs: Fs, file_state: Path) -> None:
-    """Do what `remove_parts` does for a published file; a failure is only logged, since leftover parts do no harm."""
+def _remove_parts_of_shard(fs: Fs, shard_folder: Path) -> None:
+    names = list_names(fs, shard_folder)
+    for name in names:
+        with contextlib.suppress(OSError):
+            fs.unlink(shard_folder / name)
+    with contextlib.suppress(OSError):
+        fs.rmdir(shard_folder)
+
+
+def try_remove_parts_of_shard(fs: Fs, shard_folder: Path) -> None:
+    """Remove the parts of a shard that has a record; a failure is only logged, since leftover parts do no harm."""
+    try:
+        _remove_parts_of_shard(fs, shard_folder)
+    except OSError as error:
+        log.warning("parts in %s were not removed: %s", shard_folder.name, error.strerror)
+
+
+def try_remove_rows(fs: Fs, file_state: Path, *, keep_records: bool) -> None:
+    """Remove the parts of a published file, and its row records unless they are kept; a failure is only logged."""
     try:
         remove_parts(fs, file_state)
+        if not keep_records:
+            remove_records(fs, file_state)
     except OSError as error:
         log.warning("parts of %s were not removed: %s", file_state.name, error.strerror)
+
+
+def remove_records(fs: Fs, file_state: Path) -> None:
+    """Remove the row records of a file."""
+    for name in list_names(fs, file_state):
+        if row_record.RECORD_NAME.fullmatch(name):
+            with contextlib.suppress(OSError):
+                fs.unlink(file_state / name)
 
 
 def remove_leftovers(fs: Fs, folder: Path, inputs: Sequence[Input]) -> None:

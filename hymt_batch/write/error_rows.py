@@ -11,36 +11,51 @@ from hymt_batch import manifest
 from hymt_batch.fs import Fs
 from hymt_batch.manifest import JobRecord
 from hymt_batch.records import ERROR_STATUSES, Row
+from hymt_batch.write import file_record, row_record
 from hymt_batch.write import part as parts
-from hymt_batch.write import published_file
-from hymt_batch.write.cleanup import read_part_header
 from hymt_batch.write.part_reader import PartReader
+from hymt_batch.write.record_store import RecordStore
+from hymt_batch.write.state_file import StateFileDamagedError
 
 MAX_LINE_BYTES = 64 << 20  # limit for a line in errors/
 
 
 def read_all(fs: Fs, folder: Path, job: JobRecord) -> Iterator[dict[str, str]]:
-    """Yield the rows without a translation: of published files from errors/, of other files from committed parts."""
-    reader = PartReader(fs, folder, job.identity_sha256)
+    """Yield the rows without a translation: of published files from errors/, of other files from what is committed."""
     for input in job.inputs:
-        record = published_file.read_record(fs, folder, input)
-        if record is not None and record["identity"] == job.identity_sha256:
+        record = file_record.read_record(fs, folder, input)
+        if file_record.is_current(record, job, input):
             yield from read_errors_file(fs, manifest.errors_path(folder, input.rel))
             continue
-        for shard_index in sorted(reader.shard_indexes(input.file_id)):
-            rows: list[Row] = []
-            for part_index in reader.part_indexes(input.file_id, shard_index):
-                path = reader.path(input.file_id, shard_index, part_index)
-                with contextlib.suppress(FileNotFoundError, parts.PartDamagedError):
-                    if any(name in ERROR_STATUSES for name in read_part_header(fs, path).counts):
-                        header_and_rows = reader.read(path, input.file_id, shard_index, part_index)
-                        rows += [
-                            row
-                            for row in (header_and_rows[1] if header_and_rows else ())
-                            if row.status in ERROR_STATUSES
-                        ]
+        reader = PartReader(fs, folder, job.identity_sha256)
+        records = RecordStore(fs, folder, job.identity_sha256)
+        for shard_index in sorted({*reader.shard_indexes(input.file_id), *records.shard_indexes(input.file_id)}):
+            rows = _recorded_rows(records, input.file_id, shard_index)
+            if rows is None:
+                rows = _part_rows(fs, reader, input.file_id, shard_index)
             for row in sorted(rows, key=lambda row: row.row_index):
                 yield {"id": f"{input.rel}#{row.row_index + 1}", "status": row.status.value, "message": row.message}
+
+
+def _recorded_rows(records: RecordStore, file_id: str, shard_index: int) -> list[Row] | None:
+    """Return the rows without a translation of a shard that has a readable record; None if it has none."""
+    with contextlib.suppress(StateFileDamagedError):
+        recorded = records.read(file_id, shard_index, row_record.decode)
+        if recorded is not None:
+            return [row for row in recorded[1] if row.status in ERROR_STATUSES]
+    return None
+
+
+def _part_rows(fs: Fs, reader: PartReader, file_id: str, shard_index: int) -> list[Row]:
+    """Return the rows without a translation of the readable parts of a shard."""
+    rows: list[Row] = []
+    for part_index in reader.part_indexes(file_id, shard_index):
+        path = reader.path(file_id, shard_index, part_index)
+        with contextlib.suppress(FileNotFoundError, StateFileDamagedError):
+            if any(name in ERROR_STATUSES for name in parts.read_header(fs, path).counts):
+                header_and_rows = reader.read(path, file_id, shard_index, part_index)
+                rows += [row for row in (header_and_rows[1] if header_and_rows else ()) if row.status in ERROR_STATUSES]
+    return rows
 
 
 def read_errors_file(fs: Fs, path: Path) -> Iterator[dict[str, str]]:

@@ -2,30 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 from hymt_batch import manifest
 from hymt_batch.fs import Fs, list_names, stat_or_none
-from hymt_batch.records import Input
+from hymt_batch.manifest import JobRecord
 from hymt_batch.storage_error import describe_type
 from hymt_batch.write.published_file import TMP_PREFIX
 
 
-def find(fs: Fs, folder: Path, inputs: Sequence[Input], *, include_leftovers: bool) -> Iterator[str]:
+def find(fs: Fs, folder: Path, job: JobRecord, *, include_leftovers: bool) -> Iterator[str]:
     """Yield one line per foreign entry; nothing inside a foreign folder is listed.
 
     Args:
         fs: The file system.
         folder: The output folder.
-        inputs: The inputs of the job.
+        job: The job of the folder.
         include_leftovers: Also list temporary files of killed runs.
 
     Raises:
         PermissionError: This user may not list a folder.
     """
-    job_files = {manifest.translated_path(folder, input.out_rel) for input in inputs}
-    job_files |= {manifest.errors_path(folder, input.rel) for input in inputs}
+    names = [input.out_rel for input in job.inputs]
+    names += [name for old_names in job.replaced_paths.values() for name in old_names]  # until assembled again
+    job_files = {manifest.translated_path(folder, name) for name in names}
+    job_files |= {manifest.errors_path(folder, input.rel) for input in job.inputs}
     job_folders = {parent for path in job_files for parent in path.parents}
     pending = [folder / "errors", folder / "translated"]
     while pending:

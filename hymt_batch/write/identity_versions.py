@@ -14,7 +14,7 @@ from typing import Any
 from hymt_batch import manifest
 from hymt_batch.manifest import JsonDict
 
-VERSION = 2
+VERSION = 3
 """Version of the identity, stored in the identity itself; version 1 did not store it."""
 
 NOT_RECORDED = "(not recorded)"
@@ -28,6 +28,7 @@ class Changes:
     added: Mapping[str, tuple[int, Any]] = field(default_factory=dict)  # key -> version, and earlier behaviour
     removed: Mapping[str, tuple[int, Any]] = field(default_factory=dict)  # key -> version, and the only value
     renamed: Mapping[str, tuple[int, str]] = field(default_factory=dict)  # old key -> version, new key
+    moved: Mapping[str, int] = field(default_factory=dict)  # key that became an output setting -> version
 
 
 CHANGES = Changes(
@@ -36,7 +37,15 @@ CHANGES = Changes(
         "segment.max_segments": (2, None),
         "source.escape": (2, None),
         "check.min_logprob": (2, NOT_RECORDED),
-    }
+    },
+    moved={
+        "check.min_logprob": 3,
+        "write.format": 3,
+        "write.on_error": 3,
+        "write.translation_field": 3,
+        "write.meta_field": 3,
+        "write.row_group_rows": 3,
+    },
 )
 
 
@@ -61,6 +70,9 @@ def upgrade(stored: JsonDict, requested: JsonDict, changes: Changes = CHANGES) -
     for key, (since, _) in changes.removed.items():
         if version < since and _has(identity, key):
             _pop(identity, key)
+    for key, since in changes.moved.items():
+        if version < since and _has(identity, key):
+            _remove(identity, key)
     for key, (since, default) in changes.added.items():
         if version < since and not _has(identity, key) and _has(requested, key):
             _set(identity, key, _get(requested, key) if default == NOT_RECORDED else default)
@@ -81,11 +93,22 @@ def differences(
     return [difference for difference in all_differences if difference[0] not in {"version", "batch.plan", *auto_keys}]
 
 
-def earlier_identities(requested: JsonDict, changes: Changes = CHANGES) -> Iterator[JsonDict]:
-    """Yield the identities of the job in the earlier versions that support its settings, newest first."""
+def earlier_identities(
+    requested: JsonDict, output_settings: JsonDict | None = None, changes: Changes = CHANGES
+) -> Iterator[JsonDict]:
+    """Yield the identities of the job in the earlier versions that support its settings, newest first.
+
+    Args:
+        requested: The identity of this version.
+        output_settings: The job's output settings, by dotted key: earlier versions had them in the identity.
+        changes: For tests.
+    """
     for version in range(VERSION - 1, 0, -1):
         identity = copy.deepcopy(requested)
         possible = True
+        for key, since in changes.moved.items():
+            if version < since and key in (output_settings or {}):
+                _set(identity, key, (output_settings or {})[key])
         for key, (since, default) in changes.added.items():
             if version < since and _has(identity, key):
                 value = _pop(identity, key)
@@ -101,6 +124,16 @@ def earlier_identities(requested: JsonDict, changes: Changes = CHANGES) -> Itera
             identity["version"] = version
         if possible:
             yield identity
+
+
+def has_output_settings(identity: JsonDict, changes: Changes = CHANGES) -> bool:
+    """Return whether an identity is of an earlier version, which had the output settings in it."""
+    return any(version_of(identity) < since for since in changes.moved.values())
+
+
+def output_settings_in(identity: JsonDict, changes: Changes = CHANGES) -> JsonDict:
+    """Return the output settings that an identity of an earlier version has, by dotted key."""
+    return {key: _get(identity, key) for key in changes.moved if _has(identity, key)}
 
 
 def _get(identity: JsonDict, key: str) -> Any:
@@ -131,3 +164,11 @@ def _pop(identity: JsonDict, key: str) -> Any:
     for name in parents:
         identity = identity[name]
     return identity.pop(last)
+
+
+def _remove(identity: JsonDict, key: str) -> None:
+    """Remove a key, and its section if that is empty then."""
+    section, _, name = key.rpartition(".")
+    _pop(identity, key)
+    if name and section in identity and not identity[section]:
+        del identity[section]

@@ -14,8 +14,9 @@ from hymt_batch import manifest
 from hymt_batch.fs import Fs, has_content, list_names
 from hymt_batch.manifest import JobRecord, JsonDict, StateDamagedError
 from hymt_batch.records import Input
+from hymt_batch.write import row_record
+from hymt_batch.write.file_record import describe_damage
 from hymt_batch.write.input_changes import hash_input, input_changed_error
-from hymt_batch.write.published_file import describe_damage
 from hymt_batch.write.summary import Summary
 
 log = logging.getLogger(__name__)
@@ -31,7 +32,10 @@ def has_no_state(fs: Fs, folder: Path) -> bool:
     state = manifest.state_folder(folder)
     file_states = [state / name for name in list_names(fs, state) if name.startswith("f") and len(name) > 1]
     entries = ((file_state, name) for file_state in file_states for name in list_names(fs, file_state))
-    return not any(name == "file.json" or list_names(fs, file_state / name) for file_state, name in entries)
+    return not any(
+        name == "file.json" or row_record.RECORD_NAME.fullmatch(name) or list_names(fs, file_state / name)
+        for file_state, name in entries
+    )
 
 
 def find_problems(fs: Fs, folder: Path, value: JsonDict) -> list[str]:
@@ -66,12 +70,10 @@ def job_from_manifest(value: JsonDict) -> JobRecord:
         Input(input_record["rel"], str(file["path"]).removeprefix("translated/"), "", str(file["format"]))
         for input_record, file in pairs
     ]
-    return JobRecord(dict(value["identity"]), tuple(inputs), {}, "")
+    return JobRecord(dict(value["identity"]), tuple(inputs), {}, "", dict(value.get("output_settings", {})))
 
 
-def read_if_complete(
-    fs: Fs, folder: Path, identity: JsonDict, inputs: Sequence[Input], *, redo: bool
-) -> JsonDict | None:
+def read_if_complete(fs: Fs, folder: Path, job: JobRecord, inputs: Sequence[Input], *, redo: bool) -> JsonDict | None:
     """Return the manifest of a folder without state, if it shows that this very job is complete; else None.
 
     Raises:
@@ -81,7 +83,8 @@ def read_if_complete(
         value = manifest.read(fs, folder)
     except StateDamagedError:
         return None
-    if value["identity"] != identity or not has_no_state(fs, folder):
+    is_same_job = value["identity"] == job.identity and value.get("output_settings", {}) == job.output_settings
+    if not is_same_job or not has_no_state(fs, folder):
         return None
     if not has_content(fs, folder / "manifest.json", manifest.seal(value)):
         return None  # the same contents in other bytes: rebuild everything, this file too

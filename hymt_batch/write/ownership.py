@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 
@@ -26,42 +26,47 @@ from hymt_batch.manifest import (
     StateVersionError,
 )
 from hymt_batch.records import Input
-from hymt_batch.write import identity_versions
+from hymt_batch.write import identity_versions, output_settings, row_record
 from hymt_batch.write import part as parts
-from hymt_batch.write.cleanup import discard_inputs, file_state_folders, read_part_header, wipe
+from hymt_batch.write.changed_inputs import inputs_differ_error
+from hymt_batch.write.cleanup import discard_inputs, file_state_folders, wipe
+from hymt_batch.write.state_file import StateFileDamagedError
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class RequestedJob:
-    """The job that a run asks for."""
+    """The job that a run asks for, and what to do if the folder holds another one."""
 
-    job: JobRecord
+    job: JobRecord  # with the paths of its inputs
     auto_keys: frozenset[str] = frozenset()  # keys of the identity whose values are fixed when a folder is created
     aliases: tuple[JsonDict, ...] = ()  # other identities with which this same job may have been created
+    overwrite: bool = False  # start over, whatever the folder holds
+    on_mismatch: str = "refuse"  # or "fork"
+    on_input_change: str = "refuse"  # or "redo" or "fork"
 
     def with_identity_sha256(self, identity_sha256: str) -> JobRecord | None:
         """Return the requested job with the identity of this digest; None if no version gives the job that identity."""
-        current = (self.job.identity, *self.aliases)
-        for identity in chain(current, chain.from_iterable(map(identity_versions.earlier_identities, current))):
+        current, settings = (self.job.identity, *self.aliases), self.job.output_settings
+        earlier = (identity_versions.earlier_identities(identity, settings) for identity in current)
+        for identity in chain(current, chain.from_iterable(earlier)):
             if manifest.digest(identity) == identity_sha256:
                 return self.with_identity(identity)
         return None
 
     def with_identity(self, identity: JsonDict) -> JobRecord:
-        """Return the requested job with another identity."""
-        return JobRecord(identity, self.job.inputs, self.job.environment, self.job.created)
+        """Return the requested job with another identity, which may be of an earlier version."""
+        job = replace(self.job, identity=identity)
+        if identity_versions.has_output_settings(identity):
+            return replace(job, output_settings={}, has_logprobs=False)
+        return job
 
 
 def choose_folder(
     fs: Fs,
     folder: Path,
     requested: RequestedJob,
-    *,
-    overwrite: bool,
-    on_mismatch: str,
-    on_input_change: str,
     describe_changes: Callable[[Path, JobRecord], str],
 ) -> Path:
     """Return the folder this job may use: the requested one, or with fork the first of NAME-2, NAME-3... that fits.
@@ -69,10 +74,7 @@ def choose_folder(
     Args:
         fs: The file system.
         folder: The requested folder.
-        requested: Identity and inputs of this run.
-        overwrite: Start over; the folder may hold any job.
-        on_mismatch: "refuse" or "fork".
-        on_input_change: "refuse", "redo" or "fork".
+        requested: The job of this run.
         describe_changes: Returns which rows changed since a folder's job was created, or "". Called only with fork,
             because it reads the whole input.
 
@@ -80,7 +82,7 @@ def choose_folder(
         IdentityError: The folder belongs to another job.
         InputChangedError: The list of inputs differs.
     """
-    if overwrite:
+    if requested.overwrite:
         return folder
     suffix, candidate = 1, folder
     while True:
@@ -89,15 +91,20 @@ def choose_folder(
             job, changed = inspect_folder(fs, candidate, requested)
             problem: Exception | None = changed
         except IdentityError as error:
-            if on_mismatch != "fork":
+            if requested.on_mismatch != "fork":
                 raise
             problem = error
         if isinstance(problem, InputChangedError):
-            if on_input_change == "refuse":
+            if requested.on_input_change == "refuse":
                 raise problem
-            if on_input_change == "redo":
+            if requested.on_input_change == "redo":
                 problem = None
-        if problem is None and job and on_input_change == "fork" and (change := describe_changes(candidate, job)):
+        if (
+            problem is None
+            and job
+            and requested.on_input_change == "fork"
+            and (change := describe_changes(candidate, job))
+        ):
             log.warning("fork from=%s changed=%r", candidate.name, change)
             problem = InputChangedError(change)
         if problem is None:
@@ -142,26 +149,14 @@ def inspect_folder(fs: Fs, folder: Path, requested: RequestedJob) -> tuple[JobRe
             f"{folder} belongs to a job with other settings, and one output never mixes settings:\n"
             f"{manifest.format_diff(differences)}\n{_suggested_fixes(folder)}"
         )
+    if changed := output_settings.differences(job, requested.job):
+        if reason := output_settings.reason_against_change(fs, folder, job, requested.job):
+            raise IdentityError(
+                f"{folder} belongs to a job with other output settings:\n{manifest.format_diff(changed)}\n"
+                f"Its files cannot be assembled again with these: {reason}. {_suggested_fixes(folder)}"
+            )
+        job = output_settings.with_paths_of(job, requested.job)
     return job, inputs_differ_error(job, requested.job)
-
-
-def inputs_differ_error(job: JobRecord, requested: JobRecord) -> InputChangedError | None:
-    def keys(inputs: Sequence[Input]) -> dict[str, tuple[str, ...]]:
-        return {i.rel: (i.format, i.compression, i.out_rel, i.file_id, i.dataset) for i in inputs}
-
-    old, new = keys(job.inputs), keys(requested.inputs)
-    changes = [f"  added: {rel}" for rel in new if rel not in old]
-    changes += [f"  removed: {rel}" for rel in old if rel not in new]
-    changes += [f"  read differently: {rel}" for rel in new if rel in old and old[rel] != new[rel]]
-    if not changes:
-        return None
-    if len(changes) > 20:
-        changes[20:] = [f"  and {len(changes) - 20} more"]
-    return InputChangedError(
-        "the list of inputs changed since this job began:\n" + "\n".join(changes) + "\nIf this is another job, set "
-        "name=ANOTHER. Otherwise restore the old files, or set on_input_change=redo to translate the new files and "
-        "drop the removed ones, or on_input_change=fork to start a separate job."
-    )
 
 
 def read_or_recover_job(fs: Fs, folder: Path, requested: RequestedJob) -> JobRecord | None:
@@ -193,6 +188,9 @@ def read_or_recover_job(fs: Fs, folder: Path, requested: RequestedJob) -> JobRec
                 if identity is None
                 else requested.with_identity(identity)
             )
+        if job is not None and job.output_settings:
+            with contextlib.suppress(StateDamagedError):
+                job = replace(job, output_settings=manifest.read(fs, folder).get("output_settings") or {})
         if job is None:
             raise IdentityError(
                 f"cannot determine which job {folder} belongs to: .hymt/job.json: {damage}, and the other records in "
@@ -215,10 +213,15 @@ def _recorded_identities(fs: Fs, folder: Path) -> Iterator[tuple[str, JsonDict |
             key = str(manifest.load(fs, file_state / "file.json")["identity"])
             yield key, identities.get(key)
         for shard in list_names(fs, file_state):
+            if row_record.RECORD_NAME.fullmatch(shard):
+                with contextlib.suppress(OSError, StateFileDamagedError):
+                    key = row_record.read_header(fs, file_state / shard).identity
+                    yield key, identities.get(key)
+                continue
             for name in list_names(fs, file_state / shard):
                 if parts.PART_NAME.fullmatch(name):
-                    with contextlib.suppress(OSError, parts.PartDamagedError):
-                        key = read_part_header(fs, file_state / shard / name).identity
+                    with contextlib.suppress(OSError, StateFileDamagedError):
+                        key = parts.read_header(fs, file_state / shard / name).identity
                         yield key, identities.get(key)
 
 
@@ -229,10 +232,10 @@ def _suggested_fixes(folder: Path) -> str:
     )
 
 
-def create_or_open_job(
-    fs: Fs, folder: Path, requested: RequestedJob, *, overwrite: bool, on_input_change: str
-) -> JobRecord:
+def create_or_open_job(fs: Fs, folder: Path, requested: RequestedJob) -> JobRecord:
     """Create the folder's `job.json`, or open it if it exists; with `overwrite`, wipe the folder first.
+
+    If only the output settings differ, the job takes the requested ones; its files are then assembled again.
 
     Called under the lease.
 
@@ -240,11 +243,11 @@ def create_or_open_job(
         IdentityError: Another process has just created a different job here.
         InputChangedError: The list of inputs differs, and on_input_change is not "redo".
     """
-    if overwrite:
+    if requested.overwrite:
         wipe(fs, folder, requested.job.inputs)
     while True:
         existing_job, problem = inspect_folder(fs, folder, requested)
-        if problem is not None and on_input_change != "redo":
+        if problem is not None and requested.on_input_change != "redo":
             raise problem
         try:
             job = manifest.read_job(fs, folder)
@@ -257,6 +260,8 @@ def create_or_open_job(
             if manifest.create_job(fs, folder, job):
                 return job
             continue
+        if output_settings.differences(job, requested.job):
+            job = output_settings.change(fs, folder, job, requested.job)
         if problem is None:
             return job
         requested_inputs = {input.rel: input for input in requested.job.inputs}
@@ -273,11 +278,11 @@ def create_or_open_job(
                 "redo folder=%s removes outputs whose inputs were removed or changed: %s%s", folder.name, names, more
             )
         for input in removed:
-            discard_inputs(fs, folder, [input])
-        job = JobRecord(job.identity, requested.job.inputs, job.environment, job.created)
+            discard_inputs(fs, folder, [input], job.replaced_paths)
+        job = replace(job, inputs=requested.job.inputs)
         manifest.replace_job(fs, folder, job)
         return job
 
 
 def _with_single_input(job: JobRecord, input: Input) -> JobRecord:
-    return JobRecord(job.identity, (input,), job.environment, job.created)
+    return replace(job, inputs=(input,))

@@ -1,7 +1,9 @@
-"""Commit parts: write a temporary file, sync it, publish it under its final name, sync the folder. First writer wins.
+"""The parts and rows of a job that are committed: has, commit, and a record for each complete shard.
 
-A part is committed only after the last of these steps. Independent of how files and jobs are composed of parts.
-Explained in docs/architecture.md.
+A part is committed by these steps: write a temporary file, sync it, publish it under its final name, sync the folder.
+The first writer wins, so any number of processes may commit. When all parts of a shard are committed, a row record is
+made of them, synced, and replaces them. Independent of how files and jobs are composed of shards. Explained in
+docs/architecture.md.
 """
 
 from __future__ import annotations
@@ -9,18 +11,24 @@ from __future__ import annotations
 import logging
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from hymt_batch.errors import HymtError, InputChangedError
+from hymt_batch.errors import HymtError, InputChangedError, StoppedError
 from hymt_batch.fs import Fs, publish, remove, stat_or_none, with_retries, write_new
 from hymt_batch.manifest import JsonDict, json_roundtrip
-from hymt_batch.records import ERROR_STATUSES, Input, Part, Row, Shard, ShardRecord
+from hymt_batch.records import ERROR_STATUSES, Document, Input, Part, Row, Shard, ShardRecord
+from hymt_batch.storage_error import wrap_os_errors
+from hymt_batch.write import cleanup, row_record
 from hymt_batch.write import part as parts
 from hymt_batch.write.input_changes import RowRanges, input_changed_error
-from hymt_batch.write.lease import Lease
 from hymt_batch.write.part_reader import PartReader
-from hymt_batch.write.storage import DurableFolders, wrap_os_errors
+from hymt_batch.write.quarantine import quarantine
+from hymt_batch.write.record_store import RecordStore
+from hymt_batch.write.row_lines import rows_digest
+from hymt_batch.write.row_record import RecordHeader
+from hymt_batch.write.state_file import StateFileDamagedError
+from hymt_batch.write.storage import DurableFolders
 
 log = logging.getLogger(__name__)
 
@@ -31,62 +39,98 @@ def make_shard_record(shard: Shard) -> ShardRecord:
 
 
 class PartStore:
-    """Tracks which parts of a job are committed, and commits new ones."""
+    """The committed parts and the row records of one job in one folder."""
 
     def __init__(
         self,
         fs: Fs,
-        reader: PartReader,
-        folders: DurableFolders,
+        folder: Path,
         identity: str,
-        environment: JsonDict,
         *,
-        redo: bool,
-        lease: Lease | None,
+        redo: bool = False,
+        check_lease: Callable[[], None] = lambda: None,
+        epoch: int = 0,
     ) -> None:
-        self._fs, self._reader, self._folders, self._identity = fs, reader, folders, identity
-        self._environment, self._redo, self._lease = environment, redo, lease
+        """Open the store; reads nothing yet.
+
+        Args:
+            fs: The file system.
+            folder: The output folder.
+            identity: sha256 of the job's identity; parts and records of other jobs are quarantined.
+            redo: Decode rows that changed in the input again, instead of refusing them.
+            check_lease: Raises if this process must not write any more.
+            epoch: Epoch of the lease, recorded in parts.
+        """
+        self._fs, self._folder, self._identity = fs, folder, identity
+        self._redo, self._check_lease, self._epoch = redo, check_lease, epoch
+        self._reader, self.records = PartReader(fs, folder, identity), RecordStore(fs, folder, identity)
+        self._folders = DurableFolders(fs, folder)
         self._committed: dict[tuple[str, int], set[int]] = {}  # (file_id, shard index) -> indices of committed parts
         self._num_parts: dict[tuple[str, int], int] = {}
+        self._headers: dict[tuple[str, int], RecordHeader | None] = {}  # of the records of shards in progress
         self.num_rows_committed = 0  # committed by this run
 
-    def set_environment(self, environment: JsonDict) -> None:
-        self._environment = json_roundtrip(environment)
-
-    def check_lease(self) -> None:
-        if self._lease:
-            self._lease.check()
-
     def shard_record(self, input: Input, shard_index: int) -> ShardRecord | None:
-        """Return the record of a shard if all its parts are committed and intact, else None."""
+        """Return what is recorded of a complete shard; None while any of its parts is missing."""
         with wrap_os_errors(f"the state of {input.rel}"):
-            return self._reader.shard_record(input.file_id, shard_index)
+            header = self._record_header(input.file_id, shard_index)
+            return header.shard if header else self._reader.shard_record(input.file_id, shard_index)
 
-    def has(self, shard: Shard, part: Part) -> bool:
+    def _record_header(self, file_id: str, shard_index: int) -> RecordHeader | None:
+        key = (file_id, shard_index)
+        if key not in self._headers:
+            self._headers[key] = self.records.header(*key)
+        return self._headers[key]
+
+    def has(self, part: Part) -> bool:
         """True if a part is committed, intact, and was decoded from exactly these rows; any other part is quarantined.
 
         Raises:
             InputChangedError: The part was decoded from other rows, and on_input_change is not "redo".
         """
+        shard = part.shard
         key = (shard.input.file_id, shard.index, part.index)
         with wrap_os_errors(shard.name):
+            digest = rows_digest((shard.first_row + d, shard.documents[d].digest) for d in part.document_indices)
             if (committed_part := self._reader.verified_part(*key)) is None:
-                return False
-            digest = parts.rows_digest((shard.first_row + d, shard.documents[d].digest) for d in part.document_indices)
+                return self._has_in_record(part, digest)
             if (committed_part.rows_digest, committed_part.num_parts) == (digest, part.num_parts):
-                self._mark_committed(shard, part)
+                self._mark_committed(part)
                 return True
             rows_changed = committed_part.shard.sha256 != shard.sha256
             if rows_changed and not self._redo:
                 raise self._rows_changed_error(shard)
             reason = "it was decoded from other rows" if rows_changed else "it was planned differently"
             self._reader.invalidate(*key)
-            self._reader.quarantine(self._reader.path(*key), reason)
+            quarantine(self._fs, self._folder, self._reader.path(*key), reason)
+            return self._has_in_record(part, digest)
+
+    def _has_in_record(self, part: Part, digest: str) -> bool:
+        """Return whether the shard's record has the rows of a part; of a changed shard, the part is committed again."""
+        shard = part.shard
+        header = self._record_header(shard.input.file_id, shard.index)
+        if header is None:
             return False
+        if header.shard == make_shard_record(shard):
+            is_same = part.index < len(header.parts) and header.parts[part.index].rows_digest == digest
+            if is_same and len(header.parts) == part.num_parts:
+                self._mark_committed(part)
+                return True
+            return False
+        if not self._redo:
+            raise self._rows_changed_error(shard)
+        recorded_part = next((recorded for recorded in header.parts if recorded.rows_digest == digest), None)
+        if recorded_part is None or (loaded := self.records.load(shard.input.file_id, shard.index)) is None:
+            return False
+        first, rows = loaded[0].shard.first_row, loaded[1]
+        same_rows = [rows[shard.first_row + d - first] for d in part.document_indices]
+        self.commit(part, same_rows, recorded_part.environment, recorded_part.degraded)
+        self.num_rows_committed -= len(same_rows)  # decoded by an earlier run
+        return True
 
     def _rows_changed_error(self, shard: Shard) -> InputChangedError:
         """Return the error that lists the rows of a shard that differ from the rows its parts were decoded from."""
-        changed_rows, committed_digests = RowRanges(), self._reader.source_digests(shard.input, shard.index)
+        changed_rows, committed_digests = RowRanges(), self._source_digests(shard.input.file_id, shard.index)
         first, num_rows = shard.first_row, len(shard.documents)
         for row, digest in sorted(committed_digests.items()):
             if not first <= row < first + num_rows or shard.documents[row - first].digest != digest:
@@ -101,47 +145,83 @@ class PartStore:
         key = (shard.input.file_id, shard.index)
         return key in self._num_parts and len(self._committed[key]) == self._num_parts[key]
 
+    def _source_digests(self, file_id: str, shard_index: int) -> dict[int, bytes]:
+        """Return row index -> digest of its source, over the record and the readable parts of a shard."""
+        return self.records.digests(file_id, shard_index) | self._reader.source_digests(file_id, shard_index)
+
+    def has_any(self, file_id: str) -> bool:
+        """Return whether a file has any part or record."""
+        return self._reader.has_any(file_id) or any(True for _ in self.records.shard_indexes(file_id))
+
+    def changed_rows(self, input: Input, documents: Iterator[Document]) -> tuple[RowRanges, int]:
+        """Return the rows whose source differs from the rows that were decoded, and the number of rows of the input.
+
+        Changes nothing on disk.
+
+        Args:
+            input: The file.
+            documents: A full pass over it.
+        """
+        changed = RowRanges()
+        digests: dict[int, bytes] = {}
+        file_id = input.file_id
+        for shard_index in sorted({*self._reader.shard_indexes(file_id), *self.records.shard_indexes(file_id)}):
+            digests.update(self._source_digests(file_id, shard_index))
+        num_rows = 0
+        for document in documents:
+            num_rows += 1
+            digest = digests.pop(document.row_index, None)
+            if digest is not None and digest != document.digest:
+                changed.add(document.row_index)
+        for row in sorted(digests):
+            changed.add(row)
+        return changed, num_rows
+
     def missing_parts(self, shard: Shard) -> list[int]:
         """Return the indices of the uncommitted parts of a shard, as far as its plan is known."""
         key = (shard.input.file_id, shard.index)
         num_parts = self._num_parts.get(key, 1 if shard.documents else 0)
         return sorted(set(range(num_parts)) - self._committed.get(key, set()))
 
-    def forget_shard(self, file_id: str, shard_index: int) -> None:
-        """Drop what is cached about a complete shard: it is not needed again, and a job may have many shards."""
-        self._committed.pop((file_id, shard_index), None)
-        self._num_parts.pop((file_id, shard_index), None)
-        self._reader.invalidate_shard(file_id, shard_index)
-        self._folders.forget_folder(self._reader.path(file_id, shard_index, 0).parent)
+    def _mark_committed(self, part: Part) -> None:
+        key = (part.shard.input.file_id, part.shard.index)
+        self._committed.setdefault(key, set()).add(part.index)
+        self._num_parts[key] = part.num_parts
 
-    def _mark_committed(self, shard: Shard, part: Part) -> None:
-        self._committed.setdefault((shard.input.file_id, shard.index), set()).add(part.index)
-        self._num_parts[shard.input.file_id, shard.index] = part.num_parts
+    def commit(self, part: Part, rows: Sequence[Row], environment: JsonDict, degraded: Sequence[str] = ()) -> None:
+        """Commit a part: the only commit point of a job. After it returns, the part survives a power loss.
 
-    def commit(self, shard: Shard, part: Part, rows: Sequence[Row], degraded: Sequence[str] = ()) -> None:
-        """See `Output.commit`."""
-        started, rows = time.monotonic(), sorted(rows, key=lambda row: row.row_index)
+        Args:
+            part: The part.
+            rows: One row for each of its documents.
+            environment: Where it was decoded; recorded in the part.
+            degraded: Why its text may differ from that of a run without failures, such as "oom_split".
+
+        Raises:
+            StoppedError: The lease is lost, or the file system failed three times.
+        """
+        started, rows, shard = time.monotonic(), sorted(rows, key=lambda row: row.row_index), part.shard
         expected_rows = [(shard.first_row + d, shard.documents[d].digest) for d in part.document_indices]
         if [(row.row_index, row.digest) for row in rows] != expected_rows:
             raise HymtError(
                 f"the rows to commit are not those of part {part.index} of {shard.name}: please report this."
             )
-        file_id, epoch = shard.input.file_id, self._lease.epoch if self._lease else 0
+        file_id = shard.input.file_id
         data = parts.encode(
             rows,
             identity=self._identity,
-            environment=self._environment,
+            environment=json_roundtrip(environment),
             file_id=file_id,
             shard=make_shard_record(shard),
             part_index=part.index,
             num_parts=part.num_parts,
             uuid=uuid.uuid4().hex,
-            epoch=epoch,
+            epoch=self._epoch,
             degraded=degraded,
         )
         path = self._reader.path(file_id, shard.index, part.index)
-        is_ours = with_retries(f"part {part.index} of {shard.name}", lambda: self._publish(shard, part, path, data))
-        self._mark_committed(shard, part)
+        is_ours = with_retries(f"part {part.index} of {shard.name}", lambda: self._publish(part, path, data))
+        self._mark_committed(part)
         self.num_rows_committed += len(rows) if is_ours else 0
         log.info(
             "committed file=%r shard=%d part=%d/%d rows=%d errors=%d new_tokens=%d bytes=%d published_here=%s "
@@ -158,16 +238,16 @@ class PartStore:
             1000 * (time.monotonic() - started),
         )
 
-    def _publish(self, shard: Shard, part: Part, path: Path, data: bytes) -> bool:
+    def _publish(self, part: Part, path: Path, data: bytes) -> bool:
         """Try once to publish a part; False if another process published the same rows first."""
         tmp = path.with_name(f".tmp-{path.name}-{uuid.uuid4().hex}")
         try:
             self._folders.ensure(path.parent)
             write_new(self._fs, tmp, data)
-            self.check_lease()
+            self._check_lease()
             while not (is_ours := publish(self._fs, tmp, path)):
-                self._reader.invalidate(shard.input.file_id, shard.index, part.index)
-                if self.has(shard, part):
+                self._reader.invalidate(part.shard.input.file_id, part.shard.index, part.index)
+                if self.has(part):
                     break  # the existing part is valid; if not, `has` quarantined it, and the name is free
             self._fs.fsync_dir(path.parent)
             return is_ours
@@ -177,3 +257,41 @@ class PartStore:
         finally:
             if stat_or_none(self._fs, tmp):
                 remove(self._fs, tmp)
+
+    def finish_shard(self, file_id: str, shard: ShardRecord) -> None:
+        """Make the record of a shard whose parts are all committed, sync it, and remove the parts. Idempotent.
+
+        Raises:
+            StoppedError: A part was damaged or removed after it was committed, or the file system failed.
+        """
+        key = (file_id, shard.index)
+        with wrap_os_errors(f"the rows of shard {shard.index} of f{file_id}"):
+            header, parts_folder = self._headers.pop(key, None), self._reader.path(*key, 0).parent
+            if header is None or header.shard != shard:
+                self._make_record(file_id, shard)
+            if stat_or_none(self._fs, parts_folder) is not None:
+                self._fs.fsync_dir(parts_folder.parent)  # the writer of the record may have died before this
+                cleanup.try_remove_parts_of_shard(self._fs, parts_folder)
+        self.forget_shard(*key)
+
+    def forget_shard(self, file_id: str, shard_index: int) -> None:
+        """Drop what is cached about a shard that is not needed again: a job may have many shards."""
+        self._headers.pop((file_id, shard_index), None)
+        self._committed.pop((file_id, shard_index), None)
+        self._num_parts.pop((file_id, shard_index), None)
+        self._reader.invalidate_shard(file_id, shard_index)
+        self._folders.forget_folder(self._reader.path(file_id, shard_index, 0).parent)
+
+    def _make_record(self, file_id: str, shard: ShardRecord) -> None:
+        try:
+            shard_parts = self._reader.payloads(file_id, shard)
+            data = row_record.encode(self._identity, file_id, shard, shard_parts)
+        except (StoppedError, StateFileDamagedError) as error:
+            # another process may have made the record in the meantime, and removed the parts
+            header = self.records.header(file_id, shard.index)
+            if header is not None and header.shard == shard:
+                return
+            if isinstance(error, StoppedError):
+                raise
+            raise self._reader.damaged_error(file_id, shard.index) from error
+        self.records.publish(file_id, shard, data, self._check_lease)

@@ -15,7 +15,7 @@ from hymt_batch.errors import ConfigError, PreflightError
 from hymt_batch.fs import Fs, list_names, stat_or_none
 from hymt_batch.records import Input
 from hymt_batch.storage_error import describe_type
-from hymt_batch.write.published_file import record_path
+from hymt_batch.write.file_record import record_path
 
 MAX_NAME_BYTES, MAX_PATH_BYTES = 255, 4095
 """Maximum bytes of a name and of a path on common systems; programs that read the output cannot open a longer path."""

@@ -38,6 +38,7 @@ class WriteConfig:
     translation_field: Output[str] = "translation"
     meta_field: Output[str] = "hymt"
     row_group_rows: Output[int] = 65536
+    keep_rows: Operation[bool] = True
     min_free: Operation[Any] = "auto"
 
     def __post_init__(self) -> None:

@@ -9,7 +9,7 @@ import contextlib
 import errno
 import logging
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from hymt_batch.errors import PreflightError
 from hymt_batch.fs import LINK_UNSUPPORTED_ERRNOS, Fs, list_names, remove, stat_or_none, write_new
 from hymt_batch.manifest import state_folder
 from hymt_batch.records import Input
-from hymt_batch.storage_error import output_folder_error, write_error
+from hymt_batch.storage_error import output_folder_error
 
 log = logging.getLogger(__name__)
 
@@ -38,15 +38,6 @@ class StorageFeatures:
     rename_replaces: bool  # after a rename over a file, a read returns the new contents
     hard_links: bool
     dir_fsync: bool
-
-
-@contextlib.contextmanager
-def wrap_os_errors(what: str) -> Iterator[None]:
-    """Turn an OSError inside the block into the error that stops the job; `what` names the data being stored."""
-    try:
-        yield
-    except OSError as error:
-        raise write_error(what, error) from error
 
 
 class DurableFolders:
@@ -216,12 +207,15 @@ def _input_bytes(input: Input) -> int:
 
 
 def _committed_bytes(fs: Fs, folder: Path, inputs: Sequence[Input]) -> int:
-    """Return the size of all parts that already exist."""
+    """Return the size of all parts and row records that already exist."""
     num_bytes = 0
     for input in inputs:
         file_state = state_folder(folder) / f"f{input.file_id}"
         for shard in list_names(fs, file_state):
-            for part in list_names(fs, file_state / shard):
-                stat = stat_or_none(fs, file_state / shard / part)
-                num_bytes += stat.size if stat else 0
+            for path in (
+                file_state / shard,
+                *(file_state / shard / part for part in list_names(fs, file_state / shard)),
+            ):
+                stat = stat_or_none(fs, path)
+                num_bytes += stat.size if stat and stat.kind == "file" else 0
     return num_bytes

@@ -1,4 +1,4 @@
-"""Totals of a finished job. Import `Summary` from `output.py`."""
+"""Totals of a finished job."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ class Summary:
     num_rows_kept: int  # committed by earlier runs or by other processes
     outputs: tuple[Path, ...]
     errors: tuple[Path, ...]
+    num_files_assembled_again: int = 0  # with new output settings, by this run, without decoding
 
 
 def summarize(folder: Path, records: Sequence[JsonDict], seconds: float, num_rows_decoded: int) -> Summary:

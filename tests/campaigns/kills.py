@@ -23,7 +23,7 @@ from typing import Any
 
 from hymt_batch import fs
 from hymt_batch.errors import ExitCode
-from hymt_batch.write.cleanup import read_part_header
+from hymt_batch.write import part as parts
 from tests.campaigns import command, sources, warm
 from tests.fakes import engine as fake_engine
 
@@ -137,7 +137,7 @@ class Victim:
         if warm.published(self.output):
             return len(self.texts)
         for key in warm.part_names(self.output) - self.parts.keys():
-            self.parts[key] = read_part_header(fs.OS_FS, self.output / ".hymt" / Path(*key)).num_rows
+            self.parts[key] = parts.read_header(fs.OS_FS, self.output / ".hymt" / Path(*key)).num_rows
         return sum(self.parts.values())
 
 

@@ -27,17 +27,19 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from hymt_batch import batch, config, prompt, segment
+from hymt_batch import batch, config, manifest, prompt, segment
 from hymt_batch.check import assemble, retry
 from hymt_batch.decode import generate
 from hymt_batch.decode.decoder import Decoder
 from hymt_batch.decode.request import Completion
 from hymt_batch.demo import grammar
 from hymt_batch.model import prepare
-from hymt_batch.run.identity import build_identity
+from hymt_batch.run.identity import build_identity, build_output
 from hymt_batch.run.reporter import Reporter
 from hymt_batch.source import stream
 from hymt_batch.write.output import Output
+from hymt_batch.write.ownership import RequestedJob
+from hymt_batch.write.published_file import InputAccess
 from jobs import translate
 from tests.fakes import engine as fake_engine
 from tests.fakes.engine import make_context, registered
@@ -108,17 +110,14 @@ def stages(source: Path, name: str, free: fake_engine.Decode) -> dict[str, float
     limits_of_run: dict[str, Any] = {"max_context": hymt.max_context, "seed": job.seed, "card": job.model.sampling}
     engine = fake_engine.FakeEngine(context, free, "generate")
     decoder = Decoder(engine, context, **limits_of_run, check_stop=lambda: None)
-    with Output.open(
-        source.parent / name,
-        identity=build_identity(job, model.identity, template, limits),
-        environment={},
-        inputs=inputs,
-        config=job.write,
-        read=lambda source_file: (
-            document for document, _ in stream.read_full_documents(source_file, job.source, inputs)
-        ),
-        preamble=partial(stream.read_preamble, config=job.source),
-    ) as output:
+    identity = build_identity(job, model.identity, template, limits)
+    requested = RequestedJob(manifest.new_job(identity, inputs, {}, build_output(job)))
+    access = InputAccess(
+        lambda source_file: (document for document, _ in stream.read_full_documents(source_file, job.source, inputs)),
+        partial(stream.read_preamble, config=job.source),
+        partial(assemble.shape_row, config=job.check),
+    )
+    with Output.open(source.parent / name, requested, access, job.write) as output:
         rows_of = {"shard_rows": limits.shard_rows, "shard_bytes": limits.shard_bytes}
         shards = stream.cut_shards(inputs, job.source, **rows_of, get_record=output.shard_record)
         while True:
@@ -136,15 +135,15 @@ def stages(source: Path, name: str, free: fake_engine.Decode) -> dict[str, float
                 planned = batch.plan_parts(shard, prompts, {**refused, **leaking}, limits)
             for part in planned:
                 with clock("plan"):
-                    output.has(shard, part)
+                    output.has(part)
                 with clock("around decode"):
                     translations = decoder.run(part.prompts)
                 with clock("check"):
                     translations = retry.flag_and_retry(translations, decoder.run, job.check)
                 with clock("rows"):
-                    rows = assemble.assemble_rows(part, translations, segment.join_translations, one_line=True)
+                    rows = assemble.assemble_rows(part, translations, segment.join_translations)
                 with clock("commit"):
-                    output.commit(shard, part, rows)
+                    output.commit(part, rows, {})
             with clock("publish"):
                 output.finish_shard(shard)
         with clock("publish"):

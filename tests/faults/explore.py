@@ -21,9 +21,11 @@ from dataclasses import dataclass, field
 from hymt_batch import manifest
 from hymt_batch.errors import ExitCode, HymtError
 from hymt_batch.write import part as parts
+from hymt_batch.write import row_record
+from hymt_batch.write.state_file import StateFileDamagedError
 
 from .simfs import Crash, SimFS
-from .small import PART, TEMPORARY, Seen, World, final_bytes, ids_from, run, run_again
+from .small import PART, RECORD, TEMPORARY, Seen, World, final_bytes, ids_from, run, run_again
 
 ERRORS = (errno.EIO, errno.ENOSPC, errno.ESTALE, errno.EDQUOT, errno.ENOENT, errno.EEXIST, errno.EROFS)
 MOST_SHOWN = 20
@@ -77,25 +79,34 @@ def copying(fs: SimFS, seen: Seen, is_selected: Callable[[int], bool]) -> list[C
 _judged: dict[bytes, bool] = {}
 
 
-def whole_part(data: bytes) -> bool:
+def is_whole(data: bytes | None, decode: Callable[[bytes], object]) -> bool:
+    """Return whether the bytes of a part or of a row record are there and intact."""
+    if data is None:
+        return False
     if data not in _judged:
         if len(_judged) > 10_000:
             _judged.clear()
         try:
-            parts.decode(data)
+            decode(data)
             _judged[data] = True
-        except parts.PartDamagedError:
+        except StateFileDamagedError:
             _judged[data] = False
     return _judged[data]
 
 
+def is_kept(tree: dict[str, bytes | None], part_path: str) -> bool:
+    """Return whether a part, or the row record of its shard, is there and intact."""
+    record_path = f"{part_path.rpartition('/')[0]}.rows"
+    return is_whole(tree.get(part_path), parts.decode) or is_whole(tree.get(record_path), row_record.decode)
+
+
 def phase(tree: dict[str, bytes | None]) -> str:
     if "/job/manifest.json" in tree:
-        return "5 collecting parts"
+        return "5 manifest written"
     if any(path.startswith("/job/translated/") and not TEMPORARY.search(path) for path in tree):
         return "4 file published"
-    if any(map(PART.fullmatch, tree)):
-        return "3 some parts"
+    if any(PART.fullmatch(path) or RECORD.fullmatch(path) for path in tree):
+        return "3 some rows"
     return "2 no part yet" if "/job/.hymt/job.json" in tree else "1 before the job's identity"
 
 
@@ -112,13 +123,16 @@ def broken_after_crash(tree: dict[str, bytes | None], world: World, acknowledged
     if manifest_bytes is not None and world.durable:
         broken += missing_outputs(manifest_bytes, tree, world)
     for path, data in tree.items():
-        if PART.fullmatch(path) and data not in (None, world.damaged) and not whole_part(data or b""):
+        decode = parts.decode if PART.fullmatch(path) else row_record.decode if RECORD.fullmatch(path) else None
+        if decode is not None and data not in (None, world.damaged) and not is_whole(data, decode):
             broken.append(f"I2: {path} is visible and incomplete")
-    if manifest_bytes != world.golden["/job/manifest.json"]:
-        for name in acknowledged:
-            part_bytes = tree.get(world.places[name])
-            if part_bytes is None or not whole_part(part_bytes):
-                broken.append(f"I5: {name} was acknowledged and is lost")
+    if world.keeps_rows or manifest_bytes != world.golden["/job/manifest.json"]:
+        broken += [
+            f"I5: {name} was acknowledged and is lost" for name in acknowledged if not is_kept(tree, world.places[name])
+        ]
+    for new, old in world.renamed.items():
+        if world.durable and not any(path in tree for path in (new, old)):
+            broken.append(f"I12: {old} is removed before {new} is there")
     return broken
 
 
@@ -187,6 +201,8 @@ def recover(fs: SimFS, world: World, seen: Seen, acknowledged: frozenset[str], i
     except Exception as error:
         return [f"I9: {error!r}"]
     broken = broken_when_complete(fs, world) + leftovers(fs, world) + extra_set_aside(fs, world)
+    if world.renamed and seen.decoded:
+        broken.append(f"I6: decoded for new output settings: {sorted(seen.decoded)}")
     if world.durable and not world.options.get("overwrite") and (decoded_again := seen.decoded & acknowledged_before):
         broken.append(f"I6: decoded again: {sorted(decoded_again)}")
     return broken

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -18,11 +19,24 @@ from hymt_batch import fs as files
 from hymt_batch import manifest
 from hymt_batch.errors import HymtError, IdentityError
 from hymt_batch.records import Input, Part, Row, Shard, ShardRecord
-from hymt_batch.write import cleanup, lease, output, part_store, published_file, set_aside
+from hymt_batch.write import (
+    cleanup,
+    lease,
+    output_settings,
+    part_store,
+    published_file,
+    publisher,
+    record_store,
+    row_lines,
+    row_record,
+    set_aside,
+)
 from hymt_batch.write import part as parts
 from hymt_batch.write.output import Output
 from hymt_batch.write.part_reader import PartReader
 from hymt_batch.write.part_store import PartStore
+from hymt_batch.write.publisher import Publisher
+from hymt_batch.write.record_store import RecordStore
 from hymt_batch.write.storage import DurableFolders
 
 from . import upper, worlds
@@ -138,37 +152,122 @@ def _() -> Any:
 
 @mutant("the names of published files are not synced before the manifest")
 def _() -> Any:
-    return patched((Output, "_published_folders", lambda self, input: iter(())))
+    return patched((Publisher, "_published_folders", lambda self, input: iter(())))
 
 
 @mutant("a part is trusted without its checksum")
 def _() -> Any:
     def decode(data: bytes) -> Any:
         line, _, payload = data.partition(b"\n")
-        return parts.decode_header(line), [parts._decode_row(row) for row in payload.split(b"\n")[:-1]]
+        return parts.decode_header(line), row_lines.decode_rows(payload)
 
-    return patched((parts, "decode", decode))
+    def decode_payload(data: bytes) -> Any:
+        line, _, payload = data.partition(b"\n")
+        return parts.decode_header(line), payload
+
+    return patched((parts, "decode", decode), (parts, "decode_payload", decode_payload))
+
+
+@mutant("a row record is trusted without its checksum")
+def _() -> Any:
+    def decode_payload(data: bytes) -> Any:
+        line, _, payload = data.partition(b"\n")
+        return row_record.decode_header(line), payload
+
+    def decode(data: bytes) -> Any:
+        header, payload = decode_payload(data)
+        try:
+            rows = row_lines.decode_rows(zlib.decompressobj().decompress(payload))
+        except zlib.error:
+            rows = []
+        return header, rows
+
+    return patched((row_record, "decode", decode), (row_record, "decode_payload", decode_payload))
+
+
+@mutant("parts are removed before their row record is synced")
+def _() -> Any:
+    original = RecordStore.publish
+
+    def publish(self: RecordStore, file_id: str, shard: ShardRecord, data: bytes, check_lease: Any) -> None:
+        shard_folder = self.path(file_id, shard.index).with_suffix("")
+        for name in files.list_names(self._fs, shard_folder):
+            self._fs.unlink(shard_folder / name)
+        original(self, file_id, shard, data, check_lease)
+
+    return patched((RecordStore, "publish", publish))
+
+
+@mutant("a row record is not synced before its parts are removed")
+def _() -> Any:
+    original = RecordStore.publish
+
+    def publish(self: RecordStore, *arguments: Any) -> None:
+        store, self._fs = self._fs, PatchedFs(self._fs, fsync=lambda fd: None, fsync_dir=lambda path: True)
+        try:
+            original(self, *arguments)
+        finally:
+            self._fs = store
+
+    def unsynced(self: PartStore, file_id: str, shard: ShardRecord) -> None:
+        store, self._fs = self._fs, PatchedFs(self._fs, fsync_dir=lambda path: True)
+        try:
+            original_finish(self, file_id, shard)
+        finally:
+            self._fs = store
+
+    original_finish = PartStore.finish_shard
+    return patched((RecordStore, "publish", publish), (PartStore, "finish_shard", unsynced))
+
+
+@mutant("the old file is removed before the new one is published")
+def _() -> Any:
+    original = Publisher._publish
+
+    def publish(self: Publisher, input: Input, shards: Any) -> None:
+        self._remove_replaced_files(input)
+        original(self, input, shards)
+
+    return patched((Publisher, "_publish", publish))
+
+
+@mutant("new output settings are recorded before the manifest is removed")
+def _() -> Any:
+    original = output_settings.change
+
+    def change(fs: Any, folder: Path, job: Any, requested: Any) -> Any:
+        def unlink(path: Path) -> None:
+            if path.name != "manifest.json":
+                fs.unlink(path)
+
+        return original(PatchedFs(fs, unlink=unlink), folder, job, requested)
+
+    def remove(fs: Any, path: Path) -> None:
+        if path.name != "manifest.json":
+            files.remove(fs, path)
+
+    return patched((output_settings, "change", change), (publisher, "remove", remove))
 
 
 @mutant("a done flag is trusted")
 def _() -> Any:
     original_commit, original_has = PartStore.commit, PartStore.has
 
-    def flag(self: PartStore, shard: Shard, part: Part) -> Path:
-        path = self._reader.path(shard.input.file_id, shard.index, part.index)
+    def flag(self: PartStore, part: Part) -> Path:
+        path = self._reader.path(part.shard.input.file_id, part.shard.index, part.index)
         return path.with_name(f"done-{path.name}")
 
-    def commit(self: PartStore, shard: Shard, part: Part, rows: Sequence[Row], degraded: Sequence[str] = ()) -> None:
-        path = flag(self, shard, part)
+    def commit(self: PartStore, part: Part, rows: Sequence[Row], *rest: Any) -> None:
+        path = flag(self, part)
         self._folders.ensure(path.parent)
         if files.stat_or_none(self._fs, path) is None:
             files.write_new(self._fs, path, b"done")
-        original_commit(self, shard, part, rows, degraded)
+        original_commit(self, part, rows, *rest)
 
-    def has(self: PartStore, shard: Shard, part: Part) -> bool:
-        if files.stat_or_none(self._fs, flag(self, shard, part)) is None:
-            return original_has(self, shard, part)
-        self._mark_committed(shard, part)
+    def has(self: PartStore, part: Part) -> bool:
+        if files.stat_or_none(self._fs, flag(self, part)) is None:
+            return original_has(self, part)
+        self._mark_committed(part)
         return True
 
     return patched((PartStore, "commit", commit), (PartStore, "has", has))
@@ -179,23 +278,26 @@ def _() -> Any:
     return patched((published_file, "is_intact", lambda fs, folder, record: True))
 
 
-@mutant("parts are removed before the manifest is written")
+@mutant("rows are removed before their file is published")
 def _() -> Any:
-    original = Output.finalize
+    original = published_file.assemble
 
-    def finalize(self: Output) -> Any:
-        for input in self._inputs:
-            cleanup.remove_parts(self._fs, manifest.file_state_folder(self.folder, input.file_id))
-        return original(self)
+    def assemble(fs: Any, folder: Path, job: Any) -> Any:
+        def rename(source: Path, target: Path) -> None:
+            if target.parent.name == "translated":
+                cleanup.remove_records(fs, manifest.file_state_folder(folder, job.input.file_id))
+            fs.rename(source, target)
 
-    return patched((Output, "finalize", finalize))
+        return original(PatchedFs(fs, rename=rename), folder, job)
+
+    return patched((published_file, "assemble", assemble))
 
 
 @mutant("the manifest is written first")
 def _() -> Any:
-    original, assemble = Output.finish_skipped_shard, published_file.assemble
+    original, assemble = Publisher._publish, published_file.assemble
 
-    def finish_record(self: Output, input: Input, record: ShardRecord) -> None:
+    def publish(self: Publisher, input: Input, shards: Any) -> None:
         def assemble_after_manifest(fs: Any, folder: Path, job: Any) -> Any:
             later: list[tuple[Path, Path]] = []
 
@@ -210,9 +312,9 @@ def _() -> Any:
             return published_record
 
         with patched((published_file, "assemble", assemble_after_manifest)):
-            original(self, input, record)
+            original(self, input, shards)
 
-    return patched((Output, "finish_skipped_shard", finish_record))
+    return patched((Publisher, "_publish", publish))
 
 
 @mutant("the old manifest stays while its files are rebuilt")
@@ -221,7 +323,7 @@ def _() -> Any:
         if path.name != "manifest.json":
             files.remove(fs, path)
 
-    return patched((output, "remove", remove))
+    return patched((publisher, "remove", remove))
 
 
 @mutant("a file is written in place")
@@ -232,26 +334,27 @@ def _() -> Any:
 @mutant("a temporary name is reused")
 def _() -> Any:
     same = SimpleNamespace(uuid4=lambda: SimpleNamespace(hex="0" * 32))
-    return patched((part_store, "uuid", same), (published_file, "uuid", same))
+    return patched((part_store, "uuid", same), (published_file, "uuid", same), (record_store, "uuid", same))
 
 
 @mutant("every temporary file is deleted at the start")
 def _() -> Any:
     original = Output.open.__func__  # type: ignore[attr-defined]
 
-    def open(cls: Any, /, folder: Path, **options: Any) -> Any:
-        cleanup.remove_leftovers(options["fs"], folder, options["inputs"])
-        return original(cls, folder, **options)
+    def open(cls: Any, folder: Path, requested: Any, access: Any, config: Any, times: Any, fs: Any) -> Any:
+        cleanup.remove_leftovers(fs, folder, requested.job.inputs)
+        return original(cls, folder, requested, access, config, times, fs)
 
     return patched((Output, "open", classmethod(open)))
 
 
 @mutant("a job resumes by counting its parts")
 def _() -> Any:
-    def has(self: PartStore, shard: Shard, part: Part) -> bool:
+    def has(self: PartStore, part: Part) -> bool:
+        shard = part.shard
         committed = sum(1 for _ in self._reader.part_indexes(shard.input.file_id, shard.index)) > part.index
         if committed:
-            self._mark_committed(shard, part)
+            self._mark_committed(part)
         return committed
 
     return patched((PartStore, "has", has))
@@ -262,7 +365,7 @@ def _() -> Any:
     original = World.parts
 
     def planned(self: World, rel: str, shard: Shard, output: Output) -> list[Part]:
-        if output._part_store._reader.has_any(shard.input.file_id):
+        if output._store._reader.has_any(shard.input.file_id):
             return upper.plan(shard, self.part_rows + 1)
         return original(self, rel, shard, output)
 
@@ -313,9 +416,14 @@ SEEN_BY = {
     "an existing part counts as durable without a sync": "kill, then power loss",
     "the names of published files are not synced before the manifest": "kill, then power loss",
     "a part is trusted without its checksum": "damage",
+    "a row record is trusted without its checksum": "damage",
+    "parts are removed before their row record is synced": "kill",
+    "a row record is not synced before its parts are removed": "power loss",
+    "the old file is removed before the new one is published": "new settings",
+    "new output settings are recorded before the manifest is removed": "new settings",
     "a done flag is trusted": "kill",
     "a published file is trusted because its record exists": "damage",
-    "parts are removed before the manifest is written": "kill",
+    "rows are removed before their file is published": "kill",
     "the manifest is written first": "kill",
     "the old manifest stays while its files are rebuilt": "redo",
     "a file is written in place": "kill",
@@ -349,6 +457,7 @@ def explore(make_world: worlds.Make, kind: type[Explorer], *, power: bool = True
 HARNESSES["kill"] = explore(worlds.one_file, Explorer, power=False)
 HARNESSES["power loss"] = explore(worlds.one_file, Explorer)
 HARNESSES["edited file"] = explore(worlds.an_edited_file, Explorer)
+HARNESSES["new settings"] = explore(worlds.new_settings, Explorer)
 HARNESSES["storage errors"] = explore(worlds.one_file, Erring)
 
 
@@ -397,6 +506,7 @@ def _(folder: Path, rng: random.Random, tally: Tally, size: int) -> None:
 @harness("damage")
 def _(folder: Path, rng: random.Random, tally: Tally, size: int) -> None:
     worlds.explore(folder, rng, tally, worlds.a_damaged_part, Explorer, size // 4)
+    worlds.explore(folder, rng, tally, worlds.a_damaged_record, Explorer, size // 4)
     worlds.corrupt(folder, rng, tally, size)
 
 

@@ -170,7 +170,7 @@ class SimFS:
         self._call()
         inode = self._inode(path)
         node = self.nodes[inode]
-        return Stat(node.kind, len(node.data), 0, inode, 1, 1)
+        return Stat(node.kind, len(node.data), 0, inode, 1)
 
     def listdir(self, path: Path) -> list[str]:
         self._call()

@@ -24,10 +24,11 @@ from typing import Any
 import hymt_batch.fs as files
 from hymt_batch import manifest
 from hymt_batch.errors import IdentityError
-from hymt_batch.records import Document, Input, Part, Preamble, Shard
-from hymt_batch.write import lease
+from hymt_batch.records import Document, Input, Part, Shard
+from hymt_batch.write import identity_versions, lease
 from hymt_batch.write.lease_holder import LeaseHolder
-from hymt_batch.write.output import Output, WriteConfig
+from hymt_batch.write.output import Output
+from hymt_batch.write.settings import WriteConfig
 
 from . import upper
 from .simfs import Crash, SimFS
@@ -56,6 +57,7 @@ class _Known(type(Path())):  # type: ignore[misc]
 
 HOME: Path = _Known("/job")
 PART = re.compile(r"/job/\.hymt/f(\w+)/s(\d{7})/p(\d{5})")
+RECORD = re.compile(r"/job/\.hymt/f(\w+)/s(\d{7})\.rows")
 TEMPORARY = re.compile(r"/(\.tmp-|probe-|stale-|s\d{7}$)")
 NO_SUCH_PID = 1 << 22  # above the largest process id of Linux
 _ids = itertools.count(1)
@@ -154,6 +156,9 @@ class World:
     damaged: bytes | None = None  # bytes of a damaged part
     stale: bool = False  # listings hide names and show removed ones
     tidy: bool = True  # no temporary file may remain at the end
+    config: WriteConfig = field(default_factory=WriteConfig)
+    settings: dict[str, Any] = field(default_factory=lambda: dict(upper.SETTINGS))
+    renamed: dict[str, str] = field(default_factory=dict)  # published path -> its path under earlier output settings
     durable: bool = True  # folders can be synced: acknowledged parts survive a power loss
 
     def __post_init__(self) -> None:
@@ -167,6 +172,10 @@ class World:
             for shard, parts in plan
             for part in parts
         }
+
+    @property
+    def keeps_rows(self) -> bool:
+        return self.config.keep_rows
 
     def _shards(self, input: Input) -> list[Shard]:
         shards = upper.shards(input, self.shard_rows)
@@ -182,18 +191,16 @@ class World:
 
 def run(fs: SimFS, world: World, seen: Seen, **options: Any) -> None:
     """Run the whole job in the same steps as jobs/translate.py, skipped shards included."""
-    with Output.open(
-        HOME,
-        identity=world.identity,
-        environment={"device": "none"},
-        inputs=world.inputs,
-        config=WriteConfig(),
-        read=world.read,
-        preamble=lambda input: Preamble(),
-        lease_ttl_s=world.ttl_s,
-        fs=fs,
-        **{**world.options, **options},
-    ) as output:
+    opening: dict[str, Any] = {
+        "identity": world.identity,
+        "config": world.config,
+        "settings": world.settings,
+        "read": world.read,
+        "lease_ttl_s": world.ttl_s,
+        "fs": fs,
+    }
+    with upper.open_output(HOME, world.inputs, **{**opening, **world.options, **options}) as output:
+        output.assemble_outdated()
         if not output.is_complete:
             for input in world.inputs:
                 for shard, _ in world.plans[input.rel]:
@@ -205,9 +212,9 @@ def run(fs: SimFS, world: World, seen: Seen, **options: Any) -> None:
                         output.finish_skipped_shard(input, record)
                         continue
                     for name, part in zip(names, parts, strict=True):
-                        if not output.has(shard, part):
+                        if not output.has(part):
                             seen.decoded.add(name)
-                            output.commit(shard, part, upper.upper(shard, part))
+                            output.commit(part, upper.upper(part), upper.ENVIRONMENT)
                         seen.acknowledged.add(name)
                     if world.beats and output._lease is not None:
                         output._lease.refresh()
@@ -251,7 +258,11 @@ def make(name: str, folder: Path, rng: random.Random, *, files: int = 1, mark: s
         inputs.append(input)
         documents[input.rel] = list(upper.read(input))
     shard_rows, part_rows = rng.choice([(3, 2), (4, 2), (2, 1)])
-    identity = {"decode": {"method": "upper"}, "batch": {"shard_rows": shard_rows, "part_rows": part_rows}}
+    identity = {
+        "version": identity_versions.VERSION,
+        "decode": {"method": "upper"},
+        "batch": {"shard_rows": shard_rows, "part_rows": part_rows},
+    }
     return World(name, inputs, documents, shard_rows, part_rows, identity, **options)
 
 

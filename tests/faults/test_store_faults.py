@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from faults.upper import FAST, Fast, an_input, open_output, plan, run, shards, upper
+from faults.upper import ENVIRONMENT, FAST, Fast, an_input, open_output, plan, run, shards, upper
 
 from hymt_batch import fs as files
 from hymt_batch import manifest
 from hymt_batch.errors import ExitCode, PreflightError, StoppedError
 from hymt_batch.records import Input
 from hymt_batch.write import part as parts
+from hymt_batch.write import row_lines
 
 
 class Failing(Fast):
@@ -119,10 +120,10 @@ def test_a_folder_that_vanishes_for_a_moment_does_no_harm(
     with open_output(tmp_path / "job", inputs) as output:
         for shard in shards(inputs[0]):
             for part in plan(shard):
-                if shard.index == 1 and part.index == 0:
-                    (tmp_path / "job/.hymt" / f"f{inputs[0].file_id}" / "s0000000").rename(tmp_path / "away")
-                    (tmp_path / "away").rename(tmp_path / "job/.hymt" / f"f{inputs[0].file_id}" / "s0000000")
-                output.commit(shard, part, upper(shard, part))
+                if shard.index == 1 and part.index == 1:
+                    (tmp_path / "job/.hymt" / f"f{inputs[0].file_id}" / "s0000001").rename(tmp_path / "away")
+                    (tmp_path / "away").rename(tmp_path / "job/.hymt" / f"f{inputs[0].file_id}" / "s0000001")
+                output.commit(part, upper(part), ENVIRONMENT)
             output.finish_shard(shard)
         output.finalize()
     assert outputs(tmp_path / "job") == golden
@@ -137,19 +138,20 @@ def test_removing_the_state_while_a_job_runs_yields_no_wrong_file(tmp_path: Path
             if shard.index == 1:
                 shutil.rmtree(tmp_path / "job" / ".hymt")
             for part in plan(shard):
-                output.commit(shard, part, upper(shard, part))
+                output.commit(part, upper(part), ENVIRONMENT)
             output.finish_shard(shard)
     assert not list((tmp_path / "job" / "translated").iterdir())
 
 
-def begin(folder: Path, inputs: list[Input], num_shards: int = 2) -> list[Path]:
-    """Commit the first shards and return the paths of their parts."""
+def begin(folder: Path, inputs: list[Input], num_shards: int = 2, *, finish: bool = False) -> list[Path]:
+    """Commit the first shards and return the paths of their parts, or of their row records if `finish` is set."""
     with open_output(folder, inputs) as output:
         for shard in list(shards(inputs[0]))[:num_shards]:
             for part in plan(shard):
-                output.commit(shard, part, upper(shard, part))
-            output.finish_shard(shard)
-    return sorted(p for p in (folder / ".hymt").rglob("p0*") if p.is_file())
+                output.commit(part, upper(part), ENVIRONMENT)
+            if finish:
+                output.finish_shard(shard)
+    return sorted(p for p in (folder / ".hymt").rglob("s*.rows" if finish else "p0*") if p.is_file())
 
 
 DAMAGES: dict[str, Callable[[bytes], bytes]] = {
@@ -184,6 +186,30 @@ def test_a_damaged_part_is_quarantined_and_translated_again(
     assert quarantined[1].read_text().strip()
 
 
+@pytest.mark.parametrize("name", DAMAGES)
+@pytest.mark.parametrize("published", [False, True])
+@pytest.mark.fault(35, 36)
+def test_a_damaged_row_record_is_quarantined_and_its_shard_translated_again(
+    tmp_path: Path, inputs: list[Input], golden: list[bytes], name: str, published: bool
+) -> None:
+    victim = begin(tmp_path / "job", inputs, 3 if published else 2, finish=True)[0]
+    data = DAMAGES[name](victim.read_bytes())
+    if name == "a bit of the text":  # the text is compressed
+        data = data[:-9] + bytes([data[-9] ^ 1]) + data[-8:]
+    victim.write_bytes(data)
+    if published:
+        (tmp_path / "job" / "translated" / "in.txt").unlink()
+    decoded: list[str] = []
+    run(tmp_path / "job", inputs, decoded=decoded.append)
+    assert [part for part in decoded if part.startswith(("in.txt/0", "in.txt/1"))] == [
+        "in.txt/0/0",
+        "in.txt/0/1",
+        "in.txt/0/2",
+    ]
+    assert outputs(tmp_path / "job") == golden
+    assert len(list((tmp_path / "job" / ".hymt" / "quarantine").iterdir())) == 2
+
+
 def test_the_harness_detects_parts_read_without_checksums(
     tmp_path: Path, inputs: list[Input], golden: list[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -192,9 +218,14 @@ def test_the_harness_detects_parts_read_without_checksums(
 
     def trusting(data: bytes) -> Any:
         line, _, payload = data.partition(b"\n")
-        return parts.decode_header(line), [parts._decode_row(row_line) for row_line in payload.split(b"\n")[:-1]]
+        return parts.decode_header(line), payload
 
-    monkeypatch.setattr(parts, "decode", trusting)
+    def trusting_rows(data: bytes) -> Any:
+        header, payload = trusting(data)
+        return header, row_lines.decode_rows(payload)
+
+    monkeypatch.setattr(parts, "decode_payload", trusting)
+    monkeypatch.setattr(parts, "decode", trusting_rows)
     run(tmp_path / "job", inputs)
     assert outputs(tmp_path / "job") != golden
 

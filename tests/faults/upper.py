@@ -13,11 +13,29 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from hymt_batch import manifest
+from hymt_batch.check.assemble import shape_row as shape
+from hymt_batch.check.settings import CheckConfig
 from hymt_batch.fs import OS_FS, Fs, OsFs
 from hymt_batch.records import Document, Input, Part, Preamble, Row, Shard, Status
-from hymt_batch.write.output import Output, Summary, WriteConfig
+from hymt_batch.write import identity_versions
+from hymt_batch.write.output import LeaseTimes, Output
+from hymt_batch.write.ownership import RequestedJob
+from hymt_batch.write.published_file import InputAccess
+from hymt_batch.write.settings import WriteConfig
+from hymt_batch.write.summary import Summary
 
-IDENTITY: dict[str, Any] = {"decode": {"method": "upper"}, "batch": {"shard_rows": 8, "part_rows": 3}}
+IDENTITY: dict[str, Any] = {
+    "version": identity_versions.VERSION,
+    "decode": {"method": "upper"},
+    "batch": {"shard_rows": 8, "part_rows": 3},
+}
+ENVIRONMENT = {"device": "none"}
+SETTINGS: dict[str, Any] = {"write.format": "input", "check.min_logprob": None}
+
+
+def shape_row(document: Document, row: Row, one_line: bool) -> Row:
+    return shape(document, row, one_line, CheckConfig())
 
 
 class Fast(OsFs):
@@ -63,10 +81,10 @@ def plan(shard: Shard, part_rows: int = 3) -> list[Part]:
     return [Part(shard, i, count, tuple(range(i, len(shard.documents), count))) for i in range(count)]
 
 
-def upper(shard: Shard, part: Part) -> list[Row]:
+def upper(part: Part) -> list[Row]:
     rows = []
     for index in part.document_indices:
-        document = shard.documents[index]
+        document = part.shard.documents[index]
         text = (document.text or "").upper()
         status = Status.EMPTY if text.startswith("EMPTY") else Status.OK
         translation = "" if status is Status.EMPTY else text
@@ -77,17 +95,33 @@ def upper(shard: Shard, part: Part) -> list[Row]:
 
 
 def open_output(folder: Path, inputs: list[Input], **options: Any) -> Output:
+    """Open the output of a small job; `options` replace the defaults."""
     defaults: dict[str, Any] = {
         "identity": IDENTITY,
-        "environment": {"device": "none"},
-        "inputs": inputs,
+        "environment": ENVIRONMENT,
+        "settings": SETTINGS,
+        "has_logprobs": False,
         "config": WriteConfig(),
         "read": read,
         "preamble": lambda input: Preamble(),
         "lease_ttl_s": 0.0,
+        "lease_beat_s": 20.0,
         "fs": FAST,
     }
-    return Output.open(folder, **{**defaults, **options})
+    given = defaults | options
+    access = InputAccess(given.pop("read"), given.pop("preamble"), given.pop("shape_row", shape_row))
+    times = LeaseTimes(given.pop("lease_ttl_s"), given.pop("lease_beat_s"))
+    job = manifest.new_job(
+        given.pop("identity"),
+        inputs,
+        given.pop("environment"),
+        given.pop("settings"),
+        has_logprobs=given.pop("has_logprobs"),
+    )
+    config, fs = given.pop("config"), given.pop("fs")
+    given["auto_keys"] = frozenset(given.pop("auto_keys", ()))
+    given["aliases"] = tuple(given.pop("aliases", ()))
+    return Output.open(folder, RequestedJob(job, **given), access, config, times, fs)
 
 
 def run(
@@ -98,10 +132,12 @@ def run(
     decoded: Callable[[str], None] = lambda name: None,
     acknowledged: Callable[[str], None] = lambda name: None,
     pause_s: float = 0.0,
+    environment: dict[str, Any] = ENVIRONMENT,
     **options: Any,
 ) -> Summary:
     """Run the whole job in the same steps as jobs/translate.py, skipped shards included."""
-    with open_output(folder, inputs, fs=fs, **options) as output:
+    with open_output(folder, inputs, fs=fs, environment=environment, **options) as output:
+        output.assemble_outdated()
         if not output.is_complete:
             for input in inputs:
                 for shard in shards(input):
@@ -111,10 +147,10 @@ def run(
                         continue
                     for part in plan(shard):
                         name = f"{input.rel}/{shard.index}/{part.index}"
-                        if not output.has(shard, part):
+                        if not output.has(part):
                             decoded(name)
                             time.sleep(pause_s)
-                            output.commit(shard, part, upper(shard, part))
+                            output.commit(part, upper(part), environment)
                         acknowledged(name)
                     output.finish_shard(shard)
         return output.finalize()

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from hymt_batch import manifest
+from hymt_batch.write.settings import OnError, WriteConfig, WriteFormat
 
 from .explore import Copy, Erring, Explorer, Tally, Zombies, copying, recover_damaged
 from .simfs import SimFS
-from .small import HOME, PART, Seen, World, final_bytes, holder, ids_from, make, part_way, run, solve
+from .small import HOME, PART, RECORD, Seen, World, final_bytes, holder, ids_from, make, part_way, run, solve
 
 LEASE = f"{HOME}/.hymt/lease/job.json"
 
@@ -91,6 +92,55 @@ def redo(folder: Path, rng: random.Random, num_steps: int | None = None) -> Worl
     return world
 
 
+def new_settings(folder: Path, rng: random.Random, num_steps: int | None = None) -> World:
+    """The folder of a finished job, or of one that is being assembled again, with other output settings."""
+    seed = rng.random()
+    files = rng.choice([1, 2])
+    old = make("new output settings", folder, random.Random(seed), files=files)
+    world = make("new output settings", folder, random.Random(seed), files=files, start=old.start)
+    world.config = WriteConfig(format=WriteFormat.jsonl, on_error=rng.choice(list(OnError)))
+    world.settings = {**world.settings, "write.format": "jsonl", "write.on_error": world.config.on_error.value}
+    world.inputs = [replace(input, out_rel=input.out_rel.replace(".txt", ".jsonl")) for input in old.inputs]
+    world.__post_init__()
+    part_way(old.start, old, 1000)
+    published = "/job/translated/"
+    world.renamed = {
+        published + new.out_rel: published + before.out_rel
+        for new, before in zip(world.inputs, old.inputs, strict=True)
+    }
+    if rng.random() < 0.3:  # a run with yet other settings was killed while it assembled the files again
+        other = replace(
+            old, config=WriteConfig(on_error=OnError.source), settings={**old.settings, "write.on_error": "source"}
+        )
+        part_way(other.start, other, rng.choice([20, 30, 40]))
+    world.older = final_bytes(old.start)
+    world.start = old.start.after_power_loss("whole", (True,) * 99)
+    return world
+
+
+def no_rows_kept(folder: Path, rng: random.Random) -> World:
+    return make("rows are not kept", folder, rng, config=WriteConfig(keep_rows=False))
+
+
+def a_damaged_record(folder: Path, rng: random.Random) -> World:
+    """A job that is not finished, with a damaged row record: the rows of its shard are decoded again."""
+    world = make("a damaged record", folder, rng)
+    calls = 60
+    while not (paths := sorted(filter(RECORD.fullmatch, world.start.tree()))) or is_finished(world.start):
+        if is_finished(world.start):
+            world.start, calls = SimFS(), calls - 7
+        part_way(world.start, world, calls)
+    record = rng.choice(paths)
+    world.damaged = damage(rng, world.start.tree()[record] or b"")
+    world.start.set(record, world.damaged)
+    world.start = world.start.after_power_loss("whole", (True,) * 99)
+    return world
+
+
+def is_finished(fs: SimFS) -> bool:
+    return f"{HOME}/manifest.json" in fs.tree()
+
+
 def an_edited_file(folder: Path, rng: random.Random) -> World:
     """A finished job whose output a user changed; perhaps without its record, or without hard links."""
     world = make("an edited file", folder, rng, start=SimFS(links=rng.random() < 0.7))
@@ -120,15 +170,20 @@ EXPLORED: list[tuple[Make, type[Explorer]]] = [
     (no_dir_sync, Explorer),
     (a_dead_lease, Explorer),
     (a_damaged_part, Explorer),
+    (a_damaged_record, Explorer),
+    (new_settings, Explorer),
+    (no_rows_kept, Explorer),
     (overwrite, Explorer),
     (redo, Explorer),
     (an_edited_file, Explorer),
     (one_file, Erring),
     (an_edited_file, Erring),
     (no_links, Erring),
+    (new_settings, Erring),
     (one_file, Zombies),
     (beats, Zombies),
     (without_lease, Zombies),
+    (new_settings, Zombies),
 ]
 
 

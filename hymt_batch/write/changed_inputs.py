@@ -1,0 +1,67 @@
+"""Describe how a job's inputs changed: which were added or removed, and which rows. Changes nothing on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from hymt_batch.errors import InputChangedError
+from hymt_batch.fs import Fs
+from hymt_batch.manifest import JobRecord, JsonDict
+from hymt_batch.records import Document, Input
+from hymt_batch.write import file_record
+from hymt_batch.write.input_changes import describe_changed_shards, hash_input
+from hymt_batch.write.part_store import PartStore
+
+
+def describe_changes(fs: Fs, folder: Path, job: JobRecord, read: Callable[[Input], Iterator[Document]]) -> str:
+    """Return which input of a job changed since it was decoded, and where; "" if none did."""
+    store = PartStore(fs, folder, job.identity_sha256)
+    for input in job.inputs:
+        record = file_record.read_record(fs, folder, input)
+        if record is not None and record["identity"] == job.identity_sha256 and hash_input(input) == record["input"]:
+            continue
+        if change := describe_change(store, input, record, read):
+            return change
+    return ""
+
+
+def describe_change(
+    store: PartStore, input: Input, record: JsonDict | None, read: Callable[[Input], Iterator[Document]]
+) -> str:
+    """Return which rows of an input changed since they were decoded; "" if none did, or none was decoded.
+
+    Args:
+        store: The parts and row records of the job.
+        input: The input.
+        record: The record of the file, if it is published; used where the rows were not kept.
+        read: Starts a pass over the input's documents.
+    """
+    if store.has_any(input.file_id):
+        rows, num_rows = store.changed_rows(input, read(input))
+        if rows.ranges:
+            return f"{input.rel} {rows}"
+        has_new_rows = record is not None and num_rows > record["rows"]
+        return f"{input.rel} has more rows after row {record['rows']}" if record and has_new_rows else ""
+    return describe_changed_shards(input, list(file_record.shard_table_of(record))) if record is not None else ""
+
+
+def inputs_differ_error(job: JobRecord, requested: JobRecord) -> InputChangedError | None:
+    """Return the error that names how the inputs of two jobs differ; None if they are the same."""
+
+    def keys(inputs: Sequence[Input]) -> dict[str, tuple[str, ...]]:
+        return {i.rel: (i.format, i.compression, i.out_rel, i.file_id, i.dataset) for i in inputs}
+
+    old, new = keys(job.inputs), keys(requested.inputs)
+    changes = [f"  added: {rel}" for rel in new if rel not in old]
+    changes += [f"  removed: {rel}" for rel in old if rel not in new]
+    changes += [f"  read differently: {rel}" for rel in new if rel in old and old[rel] != new[rel]]
+    if not changes:
+        return None
+    if len(changes) > 20:
+        changes[20:] = [f"  and {len(changes) - 20} more"]
+    return InputChangedError(
+        "the list of inputs changed since this job began:\n" + "\n".join(changes) + "\nIf this is another job, set "
+        "name=ANOTHER. Otherwise restore the old files, or set on_input_change=redo to translate the new files and "
+        "drop the removed ones, or on_input_change=fork to start a separate job."
+    )

@@ -1,0 +1,106 @@
+"""Output settings of a job: they only shape files and flags, so they may change, even when the job is finished.
+
+A change is recorded in `job.json`, with the earlier settings and file names, before any file is assembled again. So a
+run that is killed meanwhile is continued by the next one. Explained in docs/architecture.md.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from hymt_batch import manifest
+from hymt_batch.fs import Fs, list_names, remove, stat_or_none
+from hymt_batch.manifest import JobRecord, JsonDict
+from hymt_batch.records import Input
+from hymt_batch.write import file_record, identity_versions, manifest_only, row_record
+
+log = logging.getLogger(__name__)
+
+MIN_LOGPROB = "check.min_logprob"
+
+
+def settings_of(job: JobRecord) -> JsonDict:
+    """Return the output settings of a job, by dotted key; of an early job, those that its identity has."""
+    return job.output_settings or identity_versions.output_settings_in(job.identity)
+
+
+def differences(job: JobRecord, requested: JobRecord) -> list[tuple[str, Any, Any]]:
+    """Return how the output settings of a folder's job differ from the requested ones, in the form of `manifest.diff`.
+
+    Settings that the folder's job did not record are accepted.
+    """
+    recorded = settings_of(job)
+    wanted = {key: value for key, value in settings_of(requested).items() if key in recorded}
+    known = {key: value for key, value in recorded.items() if key in wanted}
+    return manifest.diff(known, wanted)
+
+
+def reason_against_change(fs: Fs, folder: Path, job: JobRecord, requested: JobRecord) -> str:
+    """Return why the files of a job cannot be assembled again with the requested output settings; "" if they can."""
+    if not job.output_settings:
+        return "an earlier version of hymt-batch began this job, and it stored the rows as it wrote them"
+    minimum = requested.output_settings.get(MIN_LOGPROB)
+    if minimum is not None and minimum != job.output_settings.get(MIN_LOGPROB) and not job.has_logprobs:
+        return f"its rows have no log-probabilities, because it was begun with {MIN_LOGPROB}=null"
+    if manifest_only.has_no_state(fs, folder):
+        return "its rows were not kept (.hymt is missing)"
+    for input in job.inputs:
+        record = file_record.read_record(fs, folder, input)
+        if record is None:
+            continue
+        names = set(list_names(fs, manifest.file_state_folder(folder, input.file_id)))
+        shards = file_record.shard_table_of(record)
+        if any(row_record.record_name(shard.index) not in names for shard in shards):
+            return f"the rows of {input.rel} were not kept (write.keep_rows=false)"
+    return ""
+
+
+def with_paths_of(job: JobRecord, requested: JobRecord) -> JobRecord:
+    """Return the job with the output paths that its inputs have with the requested output settings."""
+    paths = {input.rel: input.out_rel for input in requested.inputs}
+    inputs = tuple(replace(input, out_rel=paths.get(input.rel, input.out_rel)) for input in job.inputs)
+    return replace(job, inputs=inputs)
+
+
+def change(fs: Fs, folder: Path, job: JobRecord, requested: JobRecord) -> JobRecord:
+    """Give a job the requested output settings, durably; its files are then no longer current.
+
+    The manifest is removed first, because it describes the files as they were.
+    """
+    path = folder / "manifest.json"
+    is_finished = stat_or_none(fs, path) is not None
+    remove(fs, path)
+    fs.fsync_dir(folder)
+    log.info(
+        "output settings differ from those of the files: they are assembled again from the rows\n%s",
+        manifest.format_diff(differences(job, requested)),
+    )
+    changed = with_paths_of(job, requested)
+    changed = replace(
+        changed,
+        output_settings=requested.output_settings,
+        # rows that are still to be decoded are measured only if this run asks for it
+        has_logprobs=job.has_logprobs and (is_finished or requested.output_settings.get(MIN_LOGPROB) is not None),
+        replaced_settings=_append(job.replaced_settings, job.output_settings),
+        replaced_paths=_replaced_paths(job, changed.inputs),
+    )
+    manifest.replace_job(fs, folder, changed)
+    return changed
+
+
+def _append(replaced: tuple[JsonDict, ...], settings: JsonDict) -> tuple[JsonDict, ...]:
+    return replaced if settings in replaced else (*replaced, settings)
+
+
+def _replaced_paths(job: JobRecord, inputs: tuple[Input, ...]) -> Mapping[str, tuple[str, ...]]:
+    """Return file id -> the output paths that it has now or had, for every file that gets another one."""
+    paths = {file_id: list(names) for file_id, names in job.replaced_paths.items()}
+    for old, new in zip(job.inputs, inputs, strict=True):
+        names = paths.setdefault(old.file_id, [])
+        if old.out_rel != new.out_rel and old.out_rel not in names:
+            names.append(old.out_rel)
+    return {file_id: tuple(names) for file_id, names in paths.items() if names}

@@ -1,0 +1,298 @@
+"""Publish a job's files from its row records, and its manifest when all files are published.
+
+A file is published when all its shards are complete. A published file whose output settings are no longer those of the
+job is assembled from the same records again, without decoding. Only the process that owns the folder publishes.
+Explained in docs/architecture.md.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from hymt_batch import manifest
+from hymt_batch.errors import MissingError, StoppedError
+from hymt_batch.fs import Fs, has_content, remove, stat_or_none, write_atomic
+from hymt_batch.manifest import JobRecord, JsonDict
+from hymt_batch.records import Input, Row, Shard, ShardRecord
+from hymt_batch.storage_error import wrap_os_errors
+from hymt_batch.write import cleanup, file_record, published_file, set_aside
+from hymt_batch.write.changed_inputs import describe_change
+from hymt_batch.write.input_changes import hash_input, input_changed_error
+from hymt_batch.write.part_reader import PartReader
+from hymt_batch.write.part_store import PartStore
+from hymt_batch.write.published_file import Assembly, InputAccess
+from hymt_batch.write.row_record import RecordHeader
+from hymt_batch.write.settings import WriteConfig
+from hymt_batch.write.shard_table import ShardTable
+from hymt_batch.write.storage import DurableFolders
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Published:
+    record: JsonDict  # the record without its "shards" field
+    shards: ShardTable
+
+
+class Publisher:
+    """Publishes the files of one job, and knows which are published."""
+
+    def __init__(
+        self,
+        fs: Fs,
+        folder: Path,
+        job: JobRecord,
+        inputs: Sequence[Input],
+        config: WriteConfig,
+        access: InputAccess,
+        store: PartStore,
+        check_lease: Callable[[], None],
+    ) -> None:
+        """Open the publisher; reads nothing yet.
+
+        Args:
+            fs: The file system.
+            folder: The output folder.
+            job: The job of the folder.
+            inputs: In the order of the manifest.
+            config: How translations are stored.
+            access: How the inputs are read a second time, and how rows are shaped.
+            store: The parts and row records of the job.
+            check_lease: Raises if this process must not publish any more.
+        """
+        self._fs, self._folder, self._job, self._inputs = fs, folder, job, tuple(inputs)
+        self._config, self._access, self._store, self._check_lease = config, access, store, check_lease
+        self._folders = DurableFolders(fs, folder)
+        self._published: dict[str, _Published] = {}  # file id -> the published file
+        self._outdated: dict[str, JsonDict] = {}  # file id -> record of a file with earlier output settings
+        self._complete_shards: dict[str, ShardTable] = {}  # file id -> the shards of a file that have a row record
+        self._own_sha256s: dict[str, str] = {}  # `out_rel` -> sha256 of a file that this job will replace
+        self._has_manifest = False
+
+    @property
+    def all_published(self) -> bool:
+        return len(self._published) == len(self._inputs)
+
+    @property
+    def is_finished(self) -> bool:
+        """True if all files are published and the manifest describes them."""
+        return self.all_published and self._has_manifest
+
+    def unpublished_inputs(self) -> list[Input]:
+        return [input for input in self._inputs if input.file_id not in self._published]
+
+    def load_published(self, *, redo: bool) -> None:
+        """Find the files that are published and intact, and whose inputs did not change.
+
+        Args:
+            redo: Decode the rows of changed inputs again.
+
+        Raises:
+            InputChangedError: An input changed since it was decoded, and `redo` is false.
+        """
+        recorded_sha256s = set_aside.recorded_sha256s(self._fs, self._folder)
+        for input in self._inputs:
+            record = file_record.read_record(self._fs, self._folder, input)
+            if record is None or record["identity"] != self._job.identity_sha256:
+                if input.out_rel in recorded_sha256s:
+                    self._own_sha256s[input.out_rel] = recorded_sha256s[input.out_rel]
+                continue
+            is_unchanged = hash_input(input) == record["input"]
+            if (
+                not is_unchanged
+                and not redo
+                and (change := describe_change(self._store, input, record, self._access.read_documents))
+            ):
+                raise input_changed_error(change)
+            if is_unchanged and file_record.is_current(record, self._job, input):
+                if file_record.is_intact(self._fs, self._folder, record):
+                    self._set_published(input, record)
+                    continue
+            elif is_unchanged and record.get("settings_sha256", "") != self._job.settings_sha256:
+                self._outdated[input.file_id] = record
+                self._own_sha256s[record["out_rel"]] = record["output"]["sha256"]
+                continue
+            self._own_sha256s[record["out_rel"]] = record["output"]["sha256"]
+            remove(self._fs, file_record.record_path(self._folder, input))
+        path = self._folder / "manifest.json"
+        if stat_or_none(self._fs, path) is None:
+            return
+        if self.all_published:
+            self._has_manifest = has_content(self._fs, path, manifest.build(self._job, self._file_records()))
+        else:  # some of the files that it describes will be replaced
+            remove(self._fs, path)
+        self._fs.fsync_dir(self._folder)  # the process that wrote it may have been killed before this sync
+
+    def _set_published(self, input: Input, record: JsonDict) -> None:
+        shards = file_record.shard_table_of(record)
+        self._published[input.file_id] = _Published({k: v for k, v in record.items() if k != "shards"}, shards)
+        self._complete_shards.pop(input.file_id, None)
+        self._outdated.pop(input.file_id, None)
+
+    def _file_records(self) -> list[JsonDict]:
+        return [self._published[input.file_id].record for input in self._inputs]
+
+    def file_records(self) -> list[JsonDict]:
+        """Return the records of all files, which must be published, in the order of the inputs."""
+        return self._file_records()
+
+    def is_published(self, input: Input) -> bool:
+        return input.file_id in self._published
+
+    def shard_record(self, input: Input, shard_index: int) -> ShardRecord | None:
+        """Return the record of a shard of a published file."""
+        published = self._published.get(input.file_id)
+        return published.shards.get(shard_index) if published else None
+
+    def check_shard(self, shard: Shard, *, redo: bool) -> None:
+        """Check that a shard of a published file is the one that was published.
+
+        Raises:
+            InputChangedError: The input changed after this run began.
+        """
+        record = self.shard_record(shard.input, shard.index)
+        if record is not None and (record.sha256, record.first_row) == (shard.sha256, shard.first_row):
+            return
+        if redo:
+            # If two runs without a lease work while the input changes, the committed rows may be those of the new
+            # input, but the file's record lists the shards of the old one, and every later run would stop here.
+            # Remove the record, so that the file is assembled again.
+            with wrap_os_errors(f"the record of {shard.input.rel}"):
+                published = self._published[shard.input.file_id].record
+                self._own_sha256s[shard.input.out_rel] = published["output"]["sha256"]
+                remove(self._fs, file_record.record_path(self._folder, shard.input))
+                self._fs.fsync_dir(file_record.record_path(self._folder, shard.input).parent)
+        fix = "run the same command again; if you see this error again, set on_input_change=redo"
+        raise input_changed_error(f"{shard.name} changed after this run began", fix)
+
+    def assemble_outdated(self) -> int:
+        """Assemble the files that have earlier output settings again, and return their number; decodes nothing."""
+        outdated = [input for input in self._inputs if input.file_id in self._outdated]
+        num_assembled = 0
+        for input in outdated:
+            shards = file_record.shard_table_of(self._outdated[input.file_id])
+            if all(self._store.shard_record(input, shard.index) == shard for shard in shards):
+                self._publish(input, shards)
+                num_assembled += 1
+            for shard in shards:
+                self._store.forget_shard(input.file_id, shard.index)
+        return num_assembled
+
+    def complete_shard(self, input: Input, shard: ShardRecord) -> None:
+        """Record that a shard has its row record; the last shard of a file publishes it. Idempotent."""
+        if input.file_id in self._published:
+            return
+        complete = self._complete_shards.setdefault(input.file_id, ShardTable())
+        if shard.index not in complete:
+            complete.add(shard)
+        if complete.is_complete:
+            self._publish(input, complete)
+
+    def has_complete_shard(self, input: Input, shard_index: int) -> bool:
+        return input.file_id in self._published or shard_index in self._complete_shards.get(input.file_id, ())
+
+    def _publish(self, input: Input, shards: ShardTable) -> None:
+        assembly = Assembly(
+            input=input,
+            shards=shards,
+            load_rows=lambda shard: self._load_rows(input.file_id, shard),
+            access=self._access,
+            config=self._config,
+            identity=self._job.identity_sha256,
+            settings_sha256=self._job.settings_sha256,
+            check_lease=self._check_lease,
+            make_folder=self._folders.ensure,
+            preserve_foreign=lambda sha256: self._preserve_foreign(input, sha256),
+        )
+        try:
+            with wrap_os_errors(f"translated/{input.out_rel}"):
+                self._folders.ensure(manifest.translated_path(self._folder, input.out_rel).parent)
+                record = published_file.assemble(self._fs, self._folder, assembly)
+                self._remove_replaced_files(input)
+                file_record.save_record(self._fs, self._folder, input, record)
+        except StoppedError:
+            # another process may have published the file in the meantime
+            other_record = file_record.read_record(self._fs, self._folder, input)
+            if (
+                other_record is None
+                or not file_record.is_current(other_record, self._job, input)
+                or not file_record.is_intact(self._fs, self._folder, other_record)
+            ):
+                raise
+            record = other_record
+        self._set_published(input, record)
+
+    def _load_rows(self, file_id: str, shard: ShardRecord) -> tuple[RecordHeader, list[Row]]:
+        loaded = self._store.records.load(file_id, shard.index)
+        if loaded is None or loaded[0].shard != shard:
+            raise PartReader.damaged_error(file_id, shard.index)
+        return loaded
+
+    def _preserve_foreign(self, input: Input, sha256: str) -> None:
+        ours = (sha256, self._own_sha256s.pop(input.out_rel, None))
+        set_aside.preserve_foreign(self._fs, self._folder, input.out_rel, ours, self._folders.ensure)
+
+    def _remove_replaced_files(self, input: Input) -> None:
+        """Remove the names that a file had under earlier output settings; the file has its new name durably."""
+        outdated = self._outdated.get(input.file_id)
+        names = {*self._job.replaced_paths.get(input.file_id, ()), *([outdated["out_rel"]] if outdated else [])}
+        for name in sorted(names - {other.out_rel for other in self._inputs}):
+            path = manifest.translated_path(self._folder, name)
+            if stat_or_none(self._fs, path) is None:
+                continue
+            ours = (self._own_sha256s.get(name),)
+            set_aside.preserve_foreign(self._fs, self._folder, name, ours, self._folders.ensure)
+            self._check_lease()
+            remove(self._fs, path)
+            self._fs.fsync_dir(path.parent)
+            cleanup.remove_empty_folders(self._fs, self._folder, path.parent)
+
+    def finish(self) -> None:
+        """Write the manifest once every file is published. Can be repeated after a kill.
+
+        Raises:
+            MissingError: A file is not complete; the message lists the missing shards.
+        """
+        missing = [self._describe_missing(input) for input in self.unpublished_inputs()]
+        if missing:
+            more = [f"  and {len(missing) - 20} more files"] if len(missing) > 20 else []
+            lines = "\n".join(missing[:20] + more)
+            raise MissingError(
+                f"{self._folder.name} is not complete. Run the same command again to translate:\n{lines}"
+            )
+        if not self._has_manifest:
+            with wrap_os_errors("manifest.json"):
+                # A run may have been killed after it published a file and before it synced the folder. Sync the folders
+                # first: after a power loss the manifest must not exist without the published files.
+                for published_folder in dict.fromkeys(
+                    published_folder for i in self._inputs for published_folder in self._published_folders(i)
+                ):
+                    self._fs.fsync_dir(published_folder)
+                self._check_lease()
+                write_atomic(self._fs, self._folder / "manifest.json", manifest.build(self._job, self._file_records()))
+            self._has_manifest = True
+        if self._job.replaced_settings:
+            with wrap_os_errors("job.json"):
+                self._check_lease()
+                self._job = replace(self._job, replaced_settings=(), replaced_paths={})
+                manifest.replace_job(self._fs, self._folder, self._job)
+
+    def _published_folders(self, input: Input) -> Iterator[Path]:
+        """Folders of a published file, its record and its errors file."""
+        yield manifest.translated_path(self._folder, input.out_rel).parent
+        yield manifest.file_state_folder(self._folder, input.file_id)
+        if self._published[input.file_id].record["errors"]:
+            yield manifest.errors_path(self._folder, input.rel).parent
+
+    def _describe_missing(self, input: Input) -> str:
+        complete = self._complete_shards.get(input.file_id, ShardTable())
+        last = complete.last_index
+        end = complete.end if last is None else last
+        gaps = [str(index) for index in range(end) if index not in complete]
+        if last is None:
+            gaps.append(f"{end} to the end")
+        return f"  {input.rel}: shards {', '.join(gaps[:20])}{' and more' if len(gaps) > 20 else ''}"

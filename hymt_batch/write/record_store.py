@@ -1,0 +1,123 @@
+"""The row records of a folder: read, publish and remove `.hymt/f<id>/s<k>.rows`.
+
+Whether a shard has a record is decided by opening its name, never by listing a folder. A record that cannot be used is
+quarantined. Independent of how files are assembled from records.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+from hymt_batch import manifest
+from hymt_batch.fs import Fs, list_names, publish, remove, replace, stat_or_none, with_retries, write_new
+from hymt_batch.records import Row, ShardRecord
+from hymt_batch.write import row_record, state_file
+from hymt_batch.write.quarantine import quarantine
+from hymt_batch.write.row_record import RecordHeader
+from hymt_batch.write.state_file import StateFileDamagedError
+from hymt_batch.write.storage import DurableFolders
+
+T = TypeVar("T")
+
+
+class RecordStore:
+    """The row records of one identity in one folder."""
+
+    def __init__(self, fs: Fs, folder: Path, identity: str) -> None:
+        self._fs, self._folder, self._identity = fs, folder, identity
+        self._folders = DurableFolders(fs, folder)
+        self._synced_files: set[str] = set()  # ids of files whose folder was synced after a record was found there
+
+    def path(self, file_id: str, shard_index: int) -> Path:
+        return manifest.file_state_folder(self._folder, file_id) / row_record.record_name(shard_index)
+
+    def header(self, file_id: str, shard_index: int) -> RecordHeader | None:
+        """Return the header of an intact record, or None; quarantines a record that cannot be used."""
+        loaded = self._load(file_id, shard_index, row_record.decode_payload)
+        return loaded[0] if loaded else None
+
+    def load(self, file_id: str, shard_index: int) -> tuple[RecordHeader, list[Row]] | None:
+        """Return the header and the rows of an intact record, or None; quarantines a record that cannot be used."""
+        return self._load(file_id, shard_index, row_record.decode)
+
+    def _load(
+        self, file_id: str, shard_index: int, decode: Callable[[bytes], tuple[RecordHeader, T]]
+    ) -> tuple[RecordHeader, T] | None:
+        path = self.path(file_id, shard_index)
+        try:
+            loaded = self.read(file_id, shard_index, decode)
+        except StateFileDamagedError as damage:
+            quarantine(self._fs, self._folder, path, str(damage))
+            return None
+        if loaded is not None and file_id not in self._synced_files:  # its writer may have died before this fsync
+            self._fs.fsync_dir(path.parent)
+            self._synced_files.add(file_id)
+        return loaded
+
+    def read(
+        self, file_id: str, shard_index: int, decode: Callable[[bytes], tuple[RecordHeader, T]]
+    ) -> tuple[RecordHeader, T] | None:
+        """Read and verify a record without changing anything; None if there is no such file.
+
+        Raises:
+            StateFileDamagedError: The record cannot be used; the message is the reason.
+            PermissionError: This user may not read it.
+        """
+        path = self.path(file_id, shard_index)
+        data = state_file.read_file(self._fs, path, lambda line: row_record.decode_header(line).payload_bytes)
+        if data is None:
+            return None
+        header, value = decode(data)
+        if header.identity != self._identity:
+            raise StateFileDamagedError("it belongs to a job with other settings")
+        if (header.file_id, header.shard.index) != (file_id, shard_index):
+            raise StateFileDamagedError("it belongs to another file or shard")
+        return header, value
+
+    def publish(self, file_id: str, shard: ShardRecord, data: bytes, check_lease: Callable[[], None]) -> None:
+        """Publish a record durably; an intact record of the same shard that exists already is kept.
+
+        Raises:
+            StoppedError: The lease is lost, or the file system failed three times.
+        """
+        path = self.path(file_id, shard.index)
+
+        def attempt() -> None:
+            tmp = path.with_name(f".tmp-{path.name}-{uuid.uuid4().hex}")
+            try:
+                self._folders.ensure(path.parent)
+                write_new(self._fs, tmp, data)
+                check_lease()
+                while not publish(self._fs, tmp, path):
+                    existing = self.header(file_id, shard.index)
+                    if existing is not None and existing.shard == shard:
+                        break
+                    if existing is not None:  # of the rows before the input changed
+                        replace(self._fs, tmp, path)
+                        break
+                self._fs.fsync_dir(path.parent)
+            except FileNotFoundError:
+                self._folders.forget_all()
+                raise
+            finally:
+                if stat_or_none(self._fs, tmp):
+                    remove(self._fs, tmp)
+
+        with_retries(f"the rows of shard {shard.index} of f{file_id}", attempt)
+
+    def shard_indexes(self, file_id: str) -> Iterator[int]:
+        """Yield the indices of the shards of a file that have a record."""
+        for name in list_names(self._fs, manifest.file_state_folder(self._folder, file_id)):
+            if match := row_record.RECORD_NAME.fullmatch(name):
+                yield int(match[1])
+
+    def digests(self, file_id: str, shard_index: int) -> dict[int, bytes]:
+        """Return row index -> digest of its source, of a readable record; changes nothing on disk."""
+        with contextlib.suppress(StateFileDamagedError):
+            loaded = self.read(file_id, shard_index, row_record.decode)
+            return {row.row_index: row.digest for row in loaded[1]} if loaded else {}
+        return {}

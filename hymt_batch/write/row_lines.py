@@ -1,0 +1,118 @@
+"""Rows as JSON lines, in the form in which parts and row records store them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from hymt_batch.records import Row, Status
+
+_pack_row_key = struct.Struct(">QB").pack
+_STATUSES = {status.value: status for status in Status}
+_encode_string = json.encoder.encode_basestring  # a string as json.dumps(ensure_ascii=False) writes it
+ROW_PREFIX = b'{"row":'
+_CHUNK_BYTES = 1 << 18  # bounds the memory of decoded JSON objects, which are larger than rows
+
+
+def encode_rows(rows: Sequence[Row]) -> bytes:
+    """Return one JSON line for each row."""
+    try:
+        return "".join(map(_encode_row_fast, rows)).encode("utf-8")
+    except UnicodeEncodeError:
+        return b"".join(map(_encode_row, rows))
+
+
+def _encode_row_fast(row: Row) -> str:
+    """Do what `_encode_row` does, five times as fast, for a row without lone surrogates."""
+    logprob = "" if row.mean_logprob is None else f',"logprob":{row.mean_logprob!r}'
+    return (
+        f'{{"row":{row.row_index},"digest":"{row.digest.hex()}","status":"{row.status}",'
+        f'"flags":[{",".join(map(_encode_string, row.flags))}],"text":{_encode_string(row.text)},'
+        f'"message":{_encode_string(row.message)},'
+        f'"attempts":{row.attempts},"source_tokens":{row.num_source_tokens},"new_tokens":{row.num_new_tokens}'
+        f"{logprob}}}\n"
+    )
+
+
+def _encode_row(row: Row) -> bytes:
+    value = {
+        "row": row.row_index,
+        "digest": row.digest.hex(),
+        "status": row.status.value,
+        "flags": list(row.flags),
+        "text": row.text,
+        "message": row.message,
+        "attempts": row.attempts,
+        "source_tokens": row.num_source_tokens,
+        "new_tokens": row.num_new_tokens,
+    }
+    if row.mean_logprob is not None:
+        value["logprob"] = row.mean_logprob
+    try:
+        text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode("utf-8")
+    except UnicodeEncodeError:  # a lone surrogate
+        text = json.dumps(value, separators=(",", ":"), allow_nan=False).encode("ascii")
+    return text + b"\n"
+
+
+def decode_rows(lines: bytes) -> list[Row]:
+    """Inverse of `encode_rows`.
+
+    Raises:
+        ValueError, KeyError, TypeError, OverflowError, RecursionError: The lines do not come from `encode_rows`.
+    """
+    if lines and not lines.endswith(b"\n"):
+        raise ValueError("the last line is not complete")
+    rows: list[Row] = []
+    start = 0
+    while start < len(lines):
+        end = len(lines) if start + _CHUNK_BYTES >= len(lines) else lines.index(b"\n", start + _CHUNK_BYTES) + 1
+        # one call for many lines is twice as fast as one call a line; a JSON string cannot hold a line feed
+        text = lines[start : end - 1].decode("utf-8", "surrogatepass")
+        values = json.loads(f"[{text.replace(chr(10), ',')}]")
+        if not len(values) == lines.count(b"\n", start, end) == lines.count(b"}\n", start, end):
+            raise ValueError("a line does not hold exactly one row")
+        rows += map(_to_row, values)
+        start = end
+    return rows
+
+
+def _to_row(value: dict[str, Any]) -> Row:
+    logprob = value.get("logprob")
+    return Row(
+        int(value["row"]),
+        bytes.fromhex(value["digest"]),
+        _STATUSES[value["status"]],
+        str(value["text"]),
+        tuple(map(str, value["flags"])),
+        str(value["message"]),
+        int(value["attempts"]),
+        int(value["source_tokens"]),
+        int(value["new_tokens"]),
+        None if logprob is None else float(logprob),
+    )
+
+
+def row_index_of(line: bytes) -> int:
+    """Return the row index of a line that `encode_rows` wrote, without decoding the rest of it.
+
+    Raises:
+        ValueError: The line does not begin as such a line does.
+    """
+    if not line.startswith(ROW_PREFIX):
+        raise ValueError("not a row")
+    return int(line[len(ROW_PREFIX) : line.index(b",", len(ROW_PREFIX))])
+
+
+def rows_digest(rows: Iterable[tuple[int, bytes]]) -> str:
+    """Return the sha256 over all (row number, source digest) pairs, given in ascending order of the rows."""
+    return hashlib.sha256(b"".join([_pack_row_key(row, len(source)) + source for row, source in rows])).hexdigest()
+
+
+def count_statuses(rows: Sequence[Row]) -> dict[str, int]:
+    """Return the number of rows by status."""
+    return {status.value: count for status, count in Counter([row.status for row in rows]).items()}

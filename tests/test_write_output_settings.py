@@ -1,0 +1,182 @@
+"""Output settings that change on a finished job: its files are assembled again, to the bytes of a job that began so."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import random
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from faults.simfs import Crash
+from faults.upper import ENVIRONMENT, FAST, SETTINGS, Fast, an_input, open_output, plan, run, shards, upper
+
+from hymt_batch import manifest
+from hymt_batch.errors import ExitCode, IdentityError, InputChangedError
+from hymt_batch.records import Input
+from hymt_batch.write.settings import OnError, WriteConfig, WriteFormat
+from jobs import status, verify
+
+EXTENSIONS = {"text": ".txt", "jsonl": ".jsonl", "parquet": ".parquet", "csv": ".csv"}
+
+
+@pytest.fixture
+def sources(tmp_path: Path) -> list[Path]:
+    paths = [tmp_path / "a.txt", tmp_path / "b.txt"]
+    paths[0].write_text("".join(f"{'empty' if i == 3 else 'line'} {i}\n" for i in range(20)))
+    paths[1].write_text("one\n")
+    return paths
+
+
+def inputs_as(sources: list[Path], kind: str) -> list[Input]:
+    return [replace(an_input(path), out_rel=path.stem + EXTENSIONS[kind]) for path in sources]
+
+
+def options(kind: str, **settings: Any) -> dict[str, Any]:
+    config = WriteConfig(format=WriteFormat(kind), **settings)
+    recorded = {f"write.{name}": getattr(config, name) for name in ("translation_field", "raw_errors")}
+    recorded |= {"write.format": kind, "write.on_error": config.on_error.value}
+    return {"config": config, "settings": {**SETTINGS, **recorded}}
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """Return the published files and the manifest."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and ".hymt" not in path.parts
+    }
+
+
+def test_a_finished_job_is_written_in_other_formats_without_decoding(tmp_path: Path, sources: list[Path]) -> None:
+    kinds = ["text", "jsonl", "parquet", "csv", "text"]
+    for number, kind in enumerate(kinds):
+        run(tmp_path / f"fresh-{number}", inputs_as(sources, kind), **options(kind))
+        decoded: list[str] = []
+        summary = run(tmp_path / "job", inputs_as(sources, kind), decoded=decoded.append, **options(kind))
+        assert bool(decoded) == (number == 0)
+        assert summary.num_files_assembled_again == (2 if number else 0)
+        assert files(tmp_path / "job") == files(tmp_path / f"fresh-{number}")
+        assert verify.verify(tmp_path / "job").exit_code is ExitCode.COMPLETE
+        assert status.status(tmp_path / "job").state == "complete"
+        job = manifest.read_job(FAST, tmp_path / "job")
+        assert (job.replaced_settings, job.replaced_paths) == ((), {})
+
+
+def test_other_output_settings_of_the_same_format(tmp_path: Path, sources: list[Path]) -> None:
+    inputs = inputs_as(sources, "jsonl")
+    run(tmp_path / "job", inputs, **options("jsonl"))
+    changes: list[dict[str, Any]] = [
+        {"on_error": OnError.source},
+        {"translation_field": "fr"},
+        {"raw_errors": False},
+        {},
+    ]
+    for number, settings in enumerate(changes):
+        run(tmp_path / f"fresh-{number}", inputs, **options("jsonl", **settings))
+        decoded: list[str] = []
+        run(tmp_path / "job", inputs, decoded=decoded.append, **options("jsonl", **settings))
+        assert not decoded
+        assert files(tmp_path / "job") == files(tmp_path / f"fresh-{number}")
+
+
+class Killed(Fast):
+    """Raises before the n-th change of the file system."""
+
+    def __init__(self, after: int) -> None:
+        self.left = after
+        for name in ("open_exclusive", "link", "rename", "unlink", "mkdir", "rmdir"):
+            setattr(self, name, self._counted(name))
+
+    def _counted(self, name: str) -> Any:
+        def call(*arguments: Any) -> Any:
+            self.left -= 1
+            if self.left < 0:
+                raise Crash
+            return getattr(FAST, name)(*arguments)
+
+        return call
+
+
+def test_a_run_killed_while_it_assembles_again_is_continued(tmp_path: Path, sources: list[Path]) -> None:
+    rng = random.Random(3)
+    for kind in ("jsonl", "text"):
+        run(tmp_path / f"fresh-{kind}", inputs_as(sources, kind), **options(kind))
+    run(tmp_path / "job", inputs_as(sources, "text"), **options("text"))
+    current = "text"
+    for after in itertools.count(1):
+        wanted = rng.choice(["jsonl", "text"])
+        try:
+            run(tmp_path / "job", inputs_as(sources, wanted), fs=Killed(after), **options(wanted))
+        except Crash:
+            report = verify.verify(tmp_path / "job")
+            assert report.damage == [], f"killed after {after} changes"
+            present = {
+                path.stem for path in (tmp_path / "job/translated").iterdir() if path.suffix in (".txt", ".jsonl")
+            }
+            assert present == {"a", "b"}, "every file has its old name or its new one"
+            continue
+        current = wanted
+        break
+    assert after > 12
+    decoded: list[str] = []
+    for wanted in ("text", "jsonl"):
+        run(tmp_path / "job", inputs_as(sources, wanted), decoded=decoded.append, **options(wanted))
+        assert files(tmp_path / "job") == files(tmp_path / f"fresh-{wanted}"), current
+    assert not decoded
+
+
+def test_a_job_that_did_not_keep_its_rows_is_refused(tmp_path: Path, sources: list[Path]) -> None:
+    run(tmp_path / "job", inputs_as(sources, "text"), **options("text", keep_rows=False))
+    before = files(tmp_path / "job")
+    with pytest.raises(IdentityError, match=r"write\.keep_rows=false"):
+        run(tmp_path / "job", inputs_as(sources, "jsonl"), **options("jsonl"))
+    assert files(tmp_path / "job") == before
+    run(tmp_path / "job", inputs_as(sources, "jsonl"), on_mismatch="fork", **options("jsonl"))
+    assert (tmp_path / "job-2/translated/a.jsonl").exists()
+
+
+def test_a_user_who_edited_the_old_file_keeps_it(tmp_path: Path, sources: list[Path]) -> None:
+    run(tmp_path / "job", inputs_as(sources, "text"), **options("text"))
+    (tmp_path / "job/translated/a.txt").write_text("corrected by hand\n")
+    run(tmp_path / "job", inputs_as(sources, "jsonl"), **options("jsonl"))
+    assert not (tmp_path / "job/translated/a.txt").exists()
+    assert [path.read_text() for path in (tmp_path / "job/set_aside").iterdir()] == ["corrected by hand\n"]
+
+
+def test_a_changed_input_is_refused_before_anything_is_replaced(tmp_path: Path, sources: list[Path]) -> None:
+    run(tmp_path / "job", inputs_as(sources, "text"), **options("text"))
+    sources[0].write_text(sources[0].read_text().replace("line 7", "lime 7"))
+    with pytest.raises(InputChangedError, match=r"a\.txt row 8"):
+        run(tmp_path / "job", inputs_as(sources, "jsonl"), **options("jsonl"))
+    assert (tmp_path / "job/translated/a.txt").exists()
+    run(tmp_path / "job", inputs_as(sources, "jsonl"), on_input_change="redo", **options("jsonl"))
+    texts = [json.loads(line)["translation"] for line in (tmp_path / "job/translated/a.jsonl").read_text().splitlines()]
+    assert texts[7] == "LIME 7"
+    assert not (tmp_path / "job/translated/a.txt").exists()
+
+
+def test_an_unfinished_job_takes_new_settings_for_its_published_and_its_open_files(
+    tmp_path: Path, sources: list[Path]
+) -> None:
+    with open_output(tmp_path / "job", inputs_as(sources, "text"), **options("text")) as output:
+        for input in inputs_as(sources, "text"):
+            for shard in list(shards(input))[: 1 if input.rel == "a.txt" else None]:
+                for part in plan(shard):
+                    output.commit(part, upper(part), ENVIRONMENT)
+                output.finish_shard(shard)
+    run(tmp_path / "fresh", inputs_as(sources, "jsonl"), **options("jsonl"))
+    decoded: list[str] = []
+    run(tmp_path / "job", inputs_as(sources, "jsonl"), decoded=decoded.append, **options("jsonl"))
+    assert {name[:7] for name in decoded} == {"a.txt/1", "a.txt/2"}
+    assert files(tmp_path / "job") == files(tmp_path / "fresh")
+
+
+def test_rows_without_log_probabilities_cannot_be_flagged_by_them(tmp_path: Path, sources: list[Path]) -> None:
+    run(tmp_path / "job", inputs_as(sources, "text"), **options("text"))
+    changed = options("text")
+    changed["settings"] = {**changed["settings"], "check.min_logprob": -1.0}
+    with pytest.raises(IdentityError, match=r"no log-probabilities"):
+        run(tmp_path / "job", inputs_as(sources, "text"), has_logprobs=True, **changed)
