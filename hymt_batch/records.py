@@ -25,6 +25,7 @@ class Status(StrEnum):
     GENERATION_ERROR = "generation_error"  # decoding failed for this row
     NON_FINITE = "non_finite"  # the network returned NaN or infinity for this row
     CRASH_QUARANTINED = "crash_quarantined"  # the row killed the process repeatedly
+    NOT_SELECTED = "not_selected"  # a place of a document beyond source.limit; it keeps its source
 
 
 ERROR_STATUSES = frozenset(
@@ -40,6 +41,9 @@ ERROR_STATUSES = frozenset(
     }
 )
 """Statuses that count towards check.max_error_rate: the row has no usable translation."""
+
+UNLISTED_STATUSES = frozenset({Status.OK, Status.NOT_SELECTED})
+"""Statuses of rows that are not listed in errors/: there is nothing to tell about them."""
 
 
 PLAN_VERSION = 2
@@ -78,7 +82,7 @@ class Input:
     rel: str  # path relative to the source's root, `/`-separated; row ids begin with it
     out_rel: str  # path of the output below translated/
     path: str  # path of the file itself
-    format: str  # text, jsonl, csv, tsv or parquet (a saved dataset is read as parquet: see `dataset`)
+    format: str  # name of a format in formats/registry.py; a saved dataset has "parquet": see `dataset`
     compression: str = ""  # "", gz, zst, xz or bz2
     file_id: str = ""  # 16 hex digits of sha256(rel): the name of its state folder
     dataset: str = ""  # "arrow" for a split saved by datasets.save_to_disk; its path is the split's folder
@@ -106,7 +110,7 @@ class Preamble:
 class Document:
     """One row of the source, with a stable id."""
 
-    id: str  # "<rel>#<line from 1>"
+    id: str  # "<rel>#<line from 1>"; in a spliced format "<rel>#<name of the place>"
     row_index: int  # index within its file, from 0
     text: str | None  # None if unreadable; for an error row, set only in the second pass
     digest: bytes  # 8 bytes of blake2b over the raw row (bytes with line ending, or the row's canonical form)
@@ -127,9 +131,9 @@ class Shard:
     index: int  # from 0 within the file
     first_row: int
     documents: Sequence[Document]
-    start: int  # cursor of the first row: byte offset in the (decompressed) stream, or row number for parquet
+    start: int  # cursor of the first row: byte offset in the (decompressed) stream, or row number for tables
     end: int  # cursor after the last row
-    sha256: str  # hash of the raw bytes [start, end); for parquet, of the row digests
+    sha256: str  # hash of the raw bytes [start, end); for tables and spliced formats, of the row digests
     last: bool  # True for the last shard of its file
 
     @property

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import bz2
+import contextlib
 import gzip
 import io
 import json
 import lzma
+from collections.abc import Iterator
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,9 @@ from hypothesis import strategies as st
 from pyarrow import parquet
 
 from hymt_batch.errors import ConfigError, PreflightError
+from hymt_batch.formats import registry
+from hymt_batch.formats.long_rows import InputRereader
+from hymt_batch.formats.row_reader import ReadContext
 from hymt_batch.records import Document, Status
 from hymt_batch.source import stream
 from hymt_batch.source.stream import Input, SourceConfig
@@ -41,6 +46,21 @@ def source(tmp_path: Path, name: str, data: bytes, **settings: Any) -> tuple[Inp
 def read(tmp_path: Path, name: str, data: bytes, *, full: bool = False, **settings: Any) -> list[Document]:
     input, config = source(tmp_path, name, data, **settings)
     return [document for document, _ in stream.read_documents(input, config, full=full)]
+
+
+def read_from(
+    input: Input, config: SourceConfig, *, cursor: int, first_row: int, full: bool = False
+) -> Iterator[tuple[Document, int]]:
+    """Read the rows from a cursor on, as a shard after the first one is read."""
+    with (
+        contextlib.closing(registry.of_input(input).open_input(input)) as file,
+        contextlib.closing(InputRereader(input)) as rereader,
+    ):
+        preamble = file.read_preamble(config, ())
+        context = ReadContext(
+            first_row=first_row, full=full, header=preamble.header, fields=preamble.fields, rereader=rereader
+        )
+        yield from file.rows(config, context, cursor)
 
 
 def texts(documents: list[Document]) -> list[str | None]:
@@ -78,7 +98,7 @@ def test_rows_have_ids_cursors_raw_bytes_and_digests(tmp_path: Path) -> None:
     assert [cursor for _, cursor in rows] == [8, 12, 17]
     assert [document.raw for document, _ in rows] == [b"one\r\n", b"two\n", b"three"]
     assert rows[1][0].digest == blake2b(b"two\n", digest_size=8).digest()
-    again = list(stream.read_documents(input, config, cursor=8, first_row=1, full=True))
+    again = list(read_from(input, config, cursor=8, first_row=1, full=True))
     assert again == rows[1:]
     assert list(stream.read_documents(input, config, max_rows=2, full=True)) == rows[:2]
     assert list(stream.read_documents(input, config, max_rows=0)) == []
@@ -139,10 +159,7 @@ def test_the_raw_rows_of_any_file_join_to_the_file(tmp_path: Path, data: bytes, 
         else:
             assert document.raw == line
     for index, (_, cursor) in enumerate(rows):
-        assert (
-            list(stream.read_documents(input, config, cursor=cursor, first_row=index + 1, full=True))
-            == rows[index + 1 :]
-        )
+        assert list(read_from(input, config, cursor=cursor, first_row=index + 1, full=True)) == rows[index + 1 :]
 
 
 def test_utf16_is_refused_with_the_command_that_converts_it(tmp_path: Path) -> None:
@@ -160,7 +177,7 @@ def test_concatenated_members_are_one_stream(tmp_path: Path, kind: str) -> None:
     input, config = source(tmp_path, f"a.txt.{kind}", data)
     rows = list(stream.read_documents(input, config))
     assert [document.text for document, _ in rows] == ["a", "bc", "d"]
-    assert list(stream.read_documents(input, config, cursor=rows[0][1], first_row=1)) == rows[1:]
+    assert list(read_from(input, config, cursor=rows[0][1], first_row=1)) == rows[1:]
 
 
 @pytest.mark.parametrize("kind", PACK)
@@ -304,10 +321,7 @@ def test_csv_records_may_contain_line_breaks_delimiters_and_quotes(tmp_path: Pat
     assert (head.header, head.fields, head.newline) == (b"id,text\r\n", ("id", "text"), b"\r\n")
     assert head.header + b"".join(document.raw for document, _ in rows) == data
     for index, (_, cursor) in enumerate(rows):
-        assert (
-            list(stream.read_documents(input, config, cursor=cursor, first_row=index + 1, full=True))
-            == rows[index + 1 :]
-        )
+        assert list(read_from(input, config, cursor=cursor, first_row=index + 1, full=True)) == rows[index + 1 :]
 
 
 @pytest.mark.fault(61)
@@ -372,10 +386,7 @@ def test_csv_loses_and_shifts_no_byte_with_any_quotes(tmp_path: Path, pieces: li
     if all(document.status is not Status.TOO_LONG for document, _ in rows):
         assert b"".join(document.raw for document, _ in rows) == body
     for index, (_, cursor) in enumerate(rows):
-        assert (
-            list(stream.read_documents(input, config, cursor=cursor, first_row=index + 1, full=True))
-            == rows[index + 1 :]
-        )
+        assert list(read_from(input, config, cursor=cursor, first_row=index + 1, full=True)) == rows[index + 1 :]
 
 
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -425,14 +436,14 @@ def test_parquet_text_of_every_arrow_type_reads_the_same(tmp_path: Path, kind: A
     assert [cursor for _, cursor in rows] == list(range(1, 41))
     assert rows[1][0].digest != rows[2][0].digest
     for cursor in (0, 1, 6, 7, 8, 39, 40):
-        assert list(stream.read_documents(input, config, cursor=cursor, first_row=cursor)) == rows[cursor:]
+        assert list(read_from(input, config, cursor=cursor, first_row=cursor)) == rows[cursor:]
 
 
 def test_parquet_rows_carry_their_whole_batch_for_the_writer(tmp_path: Path) -> None:
     input = table(tmp_path, {"id": range(10), "text": [f"t{n}" for n in range(10)]}, row_group_size=4)
     config = SourceConfig(path="x")
     for cursor in (0, 5):
-        for document, _ in stream.read_documents(input, config, cursor=cursor, first_row=cursor, full=True):
+        for document, _ in read_from(input, config, cursor=cursor, first_row=cursor, full=True):
             batch, index = document.values
             assert batch.schema.names == ["id", "text"]
             assert batch.slice(index, 1).to_pylist() == [{"id": document.row_index, "text": document.text}]
@@ -444,9 +455,7 @@ def test_parquet_can_be_read_from_the_middle_of_a_large_row_group(tmp_path: Path
     input = table(tmp_path, {"text": [f"t{n}" for n in range(5000)]})
     rows = list(stream.read_documents(input, SourceConfig(path="x")))
     for cursor in (1023, 1024, 2500, 4999):
-        assert (
-            list(stream.read_documents(input, SourceConfig(path="x"), cursor=cursor, first_row=cursor)) == rows[cursor:]
-        )
+        assert list(read_from(input, SourceConfig(path="x"), cursor=cursor, first_row=cursor)) == rows[cursor:]
 
 
 def test_parquet_digests_differ_when_a_null_moves_to_the_next_column(tmp_path: Path) -> None:
@@ -504,8 +513,8 @@ def test_saved_datasets_are_read_in_the_selected_order(tmp_path: Path) -> None:
     read_all = list(stream.read_documents(input, config))
     assert [document.text for document, _ in read_all] == [f"t{n}" for n in range(2999, -1, -1)]
     for cursor in (1, 999, 1000, 1001, 2500, 3000):
-        assert list(stream.read_documents(input, config, cursor=cursor, first_row=cursor)) == read_all[cursor:]
-    document, _ = next(stream.read_documents(input, config, cursor=1500, first_row=1500, full=True))
+        assert list(read_from(input, config, cursor=cursor, first_row=cursor)) == read_all[cursor:]
+    document, _ = next(read_from(input, config, cursor=1500, first_row=1500, full=True))
     batch, index = document.values
     assert batch.slice(index, 1).to_pylist() == [{"text": "t1499", "n": 1499}]
 

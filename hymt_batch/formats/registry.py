@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hymt_batch.formats import text
+from hymt_batch.formats import properties, text
 from hymt_batch.formats.delimited import format as delimited
 from hymt_batch.formats.format import Format, Kind
 from hymt_batch.formats.jsonl import format as jsonl
@@ -16,6 +16,7 @@ FORMATS: tuple[Format, ...] = (
     delimited.TSV,
     parquet.PARQUET,
     parquet.SAVED_DATASET,
+    properties.FORMAT,
 )
 DEFAULT = FORMATS[0]
 """The format of standard input, and of files with an unknown extension."""

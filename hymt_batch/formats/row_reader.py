@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Generator
+from dataclasses import dataclass, field
 from typing import Any, NoReturn, Protocol
 
 from hymt_batch.errors import ConfigError
@@ -67,37 +68,25 @@ class RowReader(Protocol):
     def __call__(self, stream: ByteStream, config: ReadOptions, context: ReadContext) -> Rows: ...
 
 
+@dataclass(slots=True, kw_only=True)
 class ReadContext:
-    """What a row reader needs besides the bytes.
+    """What a row reader needs besides the bytes and the settings."""
 
-    Args:
-        first_row: Index of the row at the stream's position.
-        full: Keep the raw bytes and the parsed fields, for the second pass over the input, which writes the output.
-        hasher: Receives the bytes of each row before the row is yielded.
-        reserved: Fields that the output adds; a row that has one becomes an error row (plan 1: in the first pass; later
-            plans: in the second pass).
-        header: The header record; part of every digest, because it decides which column is the text.
-        fields: Column names of csv and tsv.
-        plan_version: Version of the job's plan; see records.PLAN_VERSION.
-        rereader: Reads rows over the limit a second time; needed with `full`.
-    """
+    first_row: int = 0  # index of the row where reading starts
+    full: bool = False  # keep the raw bytes and the parsed fields, for the second pass, which writes the output
+    hasher: ShardHasher | None = None  # receives the bytes of each row before the row is yielded
+    # fields that the output adds; a row that has one becomes an error row (plan 1: in the first pass; later plans: in
+    # the second pass)
+    reserved: tuple[str, ...] = ()
+    header: bytes = b""  # the header record; part of every digest, because it decides which column is the text
+    fields: tuple[str, ...] = ()  # column names of csv and tsv
+    plan_version: int = PLAN_VERSION  # version of the job's plan; see records.PLAN_VERSION
+    rereader: InputRereader | None = None  # reads rows over the limit a second time; needed with `full`
+    num_selected: int | None = None  # spliced formats: places from this index on are not selected; None: all are
+    digest: Any = field(init=False)  # a row's digest before its bytes
 
-    __slots__ = ("digest", "fields", "first_row", "full", "hasher", "plan_version", "rereader", "reserved")
-
-    def __init__(
-        self,
-        first_row: int = 0,
-        full: bool = False,
-        hasher: ShardHasher | None = None,
-        reserved: tuple[str, ...] = (),
-        header: bytes = b"",
-        fields: tuple[str, ...] = (),
-        plan_version: int = PLAN_VERSION,
-        rereader: InputRereader | None = None,
-    ) -> None:
-        self.plan_version, self.rereader = plan_version, rereader
-        self.first_row, self.full, self.hasher, self.reserved, self.fields = first_row, full, hasher, reserved, fields
-        self.digest = hashlib.blake2b(header, digest_size=8)
+    def __post_init__(self) -> None:
+        self.digest = hashlib.blake2b(self.header, digest_size=8)
 
 
 def read_line(

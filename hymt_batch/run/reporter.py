@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from hymt_batch import streams
 from hymt_batch.errors import HymtError, PreflightError, first_line
-from hymt_batch.records import Status
+from hymt_batch.records import UNLISTED_STATUSES, Status
 from hymt_batch.sanitize import escape_line
 from hymt_batch.storage_error import describe_type
 
@@ -167,7 +167,7 @@ def render_summary(summary: JobSummary, pairs: Sequence[tuple[str, str]]) -> str
     for status, count in sorted(summary.counts.items()):
         if status != Status.OK:
             lines.append(f"  {count:,} {status}")
-    if any(status != Status.OK for status in summary.counts):
+    if any(status not in UNLISTED_STATUSES for status in summary.counts):
         lines.append(f"  listed in {folder / 'errors'}")
     flags = ", ".join(f"{name} {count:,}" for name, count in sorted(summary.flags.items()))
     if flags:

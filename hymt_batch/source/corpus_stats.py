@@ -64,6 +64,8 @@ def compute_corpus_stats(
         files.add(shard.input.rel)
         seen: set[tuple[str | None, str | None, str | None]] = set()
         for document in shard.documents:
+            if document.status is Status.NOT_SELECTED:
+                continue
             stats.rows += 1
             text = document.text
             if text is None or document.status is not Status.OK:

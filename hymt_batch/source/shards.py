@@ -8,8 +8,10 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 from hymt_batch.formats import registry
+from hymt_batch.formats.format import Kind
 from hymt_batch.formats.long_rows import InputRereader
 from hymt_batch.formats.row_reader import ReadContext, Rows, ShardHasher
 from hymt_batch.records import PLAN_VERSION, Document, Input, Shard, ShardRecord
@@ -29,48 +31,41 @@ def read_documents(
     input: Input,
     config: SourceConfig,
     *,
-    cursor: int = 0,
-    first_row: int = 0,
     full: bool = False,
     max_rows: int | None = None,
     reserved: tuple[str, ...] = (),
     plan_version: int = PLAN_VERSION,
     preambles: PreambleCache | None = None,
 ) -> Rows:
-    """Yield documents and the cursor after each.
+    """Yield the documents of a file and the cursor after each.
 
     Args:
         input: The file.
         config: The settings.
-        cursor: Where to start; 0 means the first row.
-        first_row: Index of the row at the cursor.
         full: Keep raw bytes and parsed fields.
-        max_rows: Stop after this number of rows; None reads all.
+        max_rows: Number of rows that are selected; None selects all. Reading stops after them, except in a spliced
+            format, where the other places follow with the status not_selected.
         reserved: Fields that the output adds; see row_reader.ReadContext.
         plan_version: Version of the job's plan; see records.PLAN_VERSION.
         preambles: Preambles of the job's inputs.
     """
-    preambles = preambles or PreambleCache(config)
+    preambles, file_format = preambles or PreambleCache(config), registry.of_input(input)
     with (
         contextlib.closing(InputRereader(input)) as rereader,
-        contextlib.closing(registry.of_input(input).open_input(input)) as file,
+        contextlib.closing(file_format.open_input(input)) as file,
     ):
         preamble = preambles.of_open(file)
         context = ReadContext(
-            first_row, full, None, reserved, preamble.header, preamble.fields, plan_version, rereader if full else None
+            full=full,
+            reserved=reserved,
+            header=preamble.header,
+            fields=preamble.fields,
+            plan_version=plan_version,
+            rereader=rereader if full else None,
+            num_selected=max_rows,
         )
-        yield from _take(file.rows(config, context, max(cursor, preamble.num_bytes)), max_rows)
-
-
-def _take(rows: Rows, max_rows: int | None) -> Rows:
-    if max_rows is None:
-        yield from rows
-        return
-    if max_rows > 0:
-        for num_rows, item in enumerate(rows, 1):
-            yield item
-            if num_rows == max_rows:
-                return
+        rows = file.rows(config, context, preamble.num_bytes)
+        yield from rows if file_format.kind is Kind.SPLICED else islice(rows, max_rows)
 
 
 def cut_shards(
@@ -129,7 +124,8 @@ class _FileCutter:
         rows_left: int | None,
         plan_version: int,
     ) -> None:
-        self.plan_version = plan_version
+        self.plan_version, self._num_selected = plan_version, rows_left
+        self._is_whole = registry.of_input(input).kind is Kind.SPLICED  # is read to its end, whatever source.limit is
         self.input, self.config, self.reserved, self.rows_left = input, preambles.config, reserved, rows_left
         with contextlib.ExitStack() as opened:
             self._file = opened.enter_context(contextlib.closing(registry.of_input(input).open_input(input)))
@@ -142,7 +138,8 @@ class _FileCutter:
     def read_shard(self, index: int, shard_rows: int, shard_bytes: int) -> Shard:
         first_row, start = self.next_row, self.cursor
         documents: list[Document] = []
-        max_rows = shard_rows if self.rows_left is None else min(shard_rows, self.rows_left)
+        limited = self.rows_left is not None and not self._is_whole
+        max_rows = min(shard_rows, self.rows_left or 0) if limited else shard_rows
         for document, cursor in self._open_rows():
             documents.append(document)
             self.cursor = cursor
@@ -157,7 +154,7 @@ class _FileCutter:
         """Move past a finished shard if its bytes are unchanged; return whether they are."""
         if record.start != self.cursor or record.first_row != self.next_row or record.end < record.start:
             return False
-        if self.rows_left is not None and record.num_rows > self.rows_left:
+        if self.rows_left is not None and record.num_rows > self.rows_left and not self._is_whole:
             return False
         row, rows_left = self.next_row, self.rows_left
         if is_same := self._has_recorded_hash(record):
@@ -176,20 +173,20 @@ class _FileCutter:
     def _advance(self, num_rows: int) -> None:
         self.next_row += num_rows
         if self.rows_left is not None:
-            self.rows_left -= num_rows
-        self.exhausted = self.rows_left == 0 or self._file.at_end(self.next_row)
+            self.rows_left = max(0, self.rows_left - num_rows)
+        self.exhausted = (self.rows_left == 0 and not self._is_whole) or self._file.at_end(self.next_row)
 
     def _open_rows(self) -> Rows:
         if self._rows is None:
             self._hasher.take_hash()
             context = ReadContext(
-                self.next_row,
-                False,
-                self._hasher,
-                self.reserved,
-                self.preamble.header,
-                self.preamble.fields,
-                self.plan_version,
+                first_row=self.next_row,
+                hasher=self._hasher,
+                reserved=self.reserved,
+                header=self.preamble.header,
+                fields=self.preamble.fields,
+                plan_version=self.plan_version,
+                num_selected=self._num_selected,
             )
             self._rows = self._file.rows(self.config, context, self.cursor)
         return self._rows

@@ -24,7 +24,7 @@ from hymt_batch.formats import registry
 from hymt_batch.formats.writer import open_writer
 from hymt_batch.fs import Fs, NewFile, remove, replace, stat_or_none
 from hymt_batch.manifest import JsonDict
-from hymt_batch.records import Document, Input, Preamble, Row, ShardRecord, Status
+from hymt_batch.records import UNLISTED_STATUSES, Document, Input, Preamble, Row, ShardRecord, Status
 from hymt_batch.storage_error import write_error
 from hymt_batch.write import file_record
 from hymt_batch.write.error_line import error_line
@@ -108,7 +108,7 @@ def assemble(fs: Fs, folder: Path, assembly: Assembly) -> JsonDict:
             writer = open_writer(input, output_format, preamble, assembly.config, cast(BinaryIO, out), rows)
             for document, row in _documents_and_rows(assembly, tally):
                 writer.write(document, row)
-                if row.status is not Status.OK:
+                if row.status not in UNLISTED_STATUSES:
                     if errors_file is None:
                         assembly.make_folder(errors.parent)
                         errors_file = stack.enter_context(NewFile(fs, tmp_path(errors)))

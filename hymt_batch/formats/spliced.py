@@ -1,0 +1,180 @@
+"""Read and write spliced formats: documents in which some byte ranges are texts to translate.
+
+A module of a spliced format parses a file into places, in the order of the file: byte ranges with a text. What is
+between two places is a gap, which nobody needs to understand: gaps and places together are the file. A place is a
+document like any row of another format. The output is the input with translations in the place of texts; a place
+without a translation keeps its bytes, so a file of which nothing is translated is written byte for byte.
+
+A file is parsed as a whole, from its start, and held in memory. Knows no format.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, Protocol
+
+from hymt_batch.errors import PreflightError
+from hymt_batch.formats.bytestream import ByteStream
+from hymt_batch.formats.compressed_stream import open_decompressed, open_stream
+from hymt_batch.formats.format import OutputSpec
+from hymt_batch.formats.line_input import refuse_utf16
+from hymt_batch.formats.options import ReadOptions
+from hymt_batch.formats.row_reader import ReadContext, RowError, Rows, too_long_message
+from hymt_batch.formats.row_values import BLANK_FLAG
+from hymt_batch.records import ERROR_STATUSES, Document, Input, Preamble, Row, Status
+
+MAX_FILE_BYTES = 256 << 20
+"""Largest decompressed file: it is held in memory, by the reader and by the writer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A byte range of a file that holds a text, or into which a translation is inserted (start == end)."""
+
+    start: int
+    end: int
+    name: str  # unique in the file, for the row id <rel>#<name>: usually the line of its entry, such as 12 or 12[1]
+    text: str | None  # what the model gets, without the format's escapes; None if it cannot be read
+    error: RowError | None = None  # why it cannot be translated
+
+
+class ParsedFile(Protocol):
+    """A file of a spliced format."""
+
+    def places(self) -> Iterator[Place]:
+        """Yield the places in order; they do not overlap. A new iterator at each call, with the same places."""
+
+    def encode(self, place: Place, text: str) -> bytes:
+        """Return the bytes of a place that has another text, with the escapes and in the encoding of the file."""
+
+
+Parse = Callable[[bytes], ParsedFile]
+
+
+class SplicedInput:
+    """An open file of a spliced format; see `format.OpenInput`.
+
+    A row is a place, and its cursor the end of the place; that of the last place is the end of the file. A shard's hash
+    is that of the digests of its places: a gap may change without another translation.
+
+    Args:
+        input: The file.
+        parse: Parses a file of its format.
+    """
+
+    num_rows = None
+
+    def __init__(self, input: Input, parse: Parse) -> None:
+        self.input, self._parse = input, parse
+        self._stream = ByteStream(input)
+        self._num_places: int | None = None  # known once the last place was read
+
+    def read_preamble(self, options: ReadOptions, reserved: tuple[str, ...]) -> Preamble:
+        self._stream.seek(0)
+        refuse_utf16(self.input, self._stream.read(2))
+        return Preamble()
+
+    def rows(self, options: ReadOptions, context: ReadContext, cursor: int) -> Rows:
+        self._stream.seek(0)
+        data = _read_file(self._stream, self.input.path)
+        places = self._parse(data).places()
+        row = 0
+        place = next(places, None)
+        while place is not None:
+            following = next(places, None)
+            if following is None:
+                self._num_places = row + 1
+            if row >= context.first_row:
+                raw = data[place.start : place.end]
+                yield self._document(place, raw, row, options, context), place.end if following else len(data)
+            row, place = row + 1, following
+        self._num_places = row
+
+    def at_end(self, next_row: int) -> bool:
+        return self._num_places is not None and next_row >= self._num_places
+
+    def hash_bytes(self, start: int, end: int, header: bytes) -> str | None:
+        return None
+
+    def close(self) -> None:
+        self._stream.close()
+
+    def _document(self, place: Place, raw: bytes, row: int, options: ReadOptions, context: ReadContext) -> Document:
+        hashed = context.digest.copy()
+        hashed.update(place.name.encode() + b"\0" + raw)
+        digest = hashed.digest()
+        if context.hasher is not None:
+            context.hasher.add_digest(digest, len(raw))
+        error, text, status, message = place.error, place.text, Status.OK, ""
+        if len(raw) > options.max_row_bytes:
+            error = RowError(too_long_message(options.max_row_bytes), Status.TOO_LONG)
+        if context.num_selected is not None and row >= context.num_selected:
+            status = Status.NOT_SELECTED
+        elif error is not None:
+            status, message = error.status, f"{self.input.rel}:{place.name} {error}"
+        if status is not Status.OK and not context.full:
+            text = None
+        return Document(
+            f"{self.input.rel}#{place.name}",
+            row,
+            text,
+            digest,
+            raw if context.full else b"",
+            status=status,
+            message=message,
+            values=place if context.full else None,
+        )
+
+
+class SplicedWriter:
+    """Writes the input with the translations in its places.
+
+    Whatever `write.on_error` is, a place without a translation keeps its bytes: an empty one would break the document.
+
+    Args:
+        spec: The output.
+        file: Receives the bytes.
+        parse: Parses a file of the format.
+    """
+
+    def __init__(self, spec: OutputSpec, file: BinaryIO, parse: Parse) -> None:
+        with ByteStream(spec.input) as stream:
+            self._data = _read_file(stream, spec.input.path)
+        self._parsed = parse(self._data)
+        self._stream = open_stream(spec.input, file)
+        self._written_to = 0  # offset in the input up to which the output is written
+
+    def write(self, document: Document, row: Row) -> None:
+        place: Place = document.values
+        self._stream.write(self._data[self._written_to : place.start])
+        keeps_source = (
+            row.status in ERROR_STATUSES
+            or row.status is Status.NOT_SELECTED
+            or BLANK_FLAG in row.flags
+            or row.text == place.text
+        )
+        self._stream.write(document.raw if keeps_source else self._parsed.encode(place, row.text))
+        self._written_to = place.end
+
+    def close(self) -> None:
+        self._stream.write(self._data[self._written_to :])
+        self._stream.close()
+
+
+def count_places(path: Path, source_settings: Mapping[str, Any], parse: Parse) -> set[int]:
+    """Count the places of a published file; see `Format.count_rows`."""
+    with open_decompressed(path) as stream:
+        return {sum(1 for _ in parse(stream.read()).places())}
+
+
+def _read_file(stream: ByteStream, path: str) -> bytes:
+    data = stream.read(MAX_FILE_BYTES + 1)
+    if len(data) > MAX_FILE_BYTES:
+        raise PreflightError(
+            f"{path} has more than {MAX_FILE_BYTES >> 20} MiB",
+            why="a document of this format is held in memory.",
+            fix="Split it into several files.",
+        )
+    return data
