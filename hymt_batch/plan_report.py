@@ -61,7 +61,7 @@ class PlanReport:
     logits_bytes: int = 0
     reasons: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
-    problems: list[Problem] = field(default_factory=list)  # `warnings` as fields
+    findings: list[Problem] = field(default_factory=list)  # `warnings` as fields
     refused: str = ""  # why the requested strategy does not fit; "" if it fits
     error: Problem | None = None  # `refused` as fields
     choices: list[StrategyOption] = field(default_factory=list)

@@ -124,8 +124,8 @@ def describe_placement(
     num_layers = max(1, net.num_layers)
     report.max_rows, report.max_tokens = budget.max_rows, budget.max_tokens
     report.logits_bytes = batches.logits_bytes(budget.max_rows, net.vocab_size)
-    report.reasons, report.problems = list(placement.reasons), [*placement_plan.warnings, *placement.warnings]
-    report.warnings = [warning.text for warning in report.problems]
+    report.reasons, report.findings = list(placement.reasons), [*placement_plan.warnings, *placement.warnings]
+    report.warnings = [warning.text for warning in report.findings]
     report.placement = [
         {
             "modules": group.modules,

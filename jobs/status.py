@@ -33,6 +33,7 @@ from hymt_batch.write import (
 )
 from hymt_batch.write import lease_holder as holders
 from hymt_batch.write import part as parts
+from hymt_batch.write.folder_finding import FIXES, Findings, Kind
 from hymt_batch.write.state_file import StateFileDamagedError
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 
 H = TypeVar("H")
 
+NOT_PUBLISHED = "is missing or not the published version"
 MAX_MESSAGE_CHARS = 300  # longer messages are shortened to this length
 MIN_PAUSE_S, PAUSE_FACTOR = 60.0, 10
 """A gap between two parts is a pause of the job if it exceeds MIN_PAUSE_S and PAUSE_FACTOR times the median gap."""
@@ -51,7 +53,7 @@ class JobStatus:
 
     folder: str
     state: str = "not started"  # not started, running, stopped, complete, damaged or unreadable (no permission)
-    problems: list[str] = field(default_factory=list)
+    findings: Findings = field(default_factory=Findings)
     created: str = ""
     files: int = 0
     files_published: int = 0
@@ -68,7 +70,11 @@ class JobStatus:
     ended: dict[str, Any] | None = None  # why the last run stopped: exit_code, why, at (UTC)
     errors: list[dict[str, str]] = field(default_factory=list)  # first rows without a translation: id, status, message
     notes: list[str] = field(default_factory=list)
-    obstacles: list[str] = field(default_factory=list)  # the `problems` with a path that is not the expected kind
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all fields, and the findings as lines too."""
+        value = asdict(self) | {"findings": self.findings.to_json()}
+        return value | {"problems": self.findings.lines(), "obstacles": self.findings.lines(Kind.OBSTACLE)}
 
 
 def status(folder: Path, fs: Fs = OS_FS, num_errors: int = 0) -> JobStatus:
@@ -83,7 +89,7 @@ def status(folder: Path, fs: Fs = OS_FS, num_errors: int = 0) -> JobStatus:
         denied = isinstance(error, PermissionError)
         job_status.state = "unreadable" if denied else "damaged"
         why = "this user may not read it" if denied else error.strerror or str(error)
-        job_status.problems.append(f"{os.fsdecode(error.filename or folder)}: {why}")
+        job_status.findings.add(Kind.UNREADABLE if denied else Kind.DAMAGE, os.fsdecode(error.filename or folder), why)
     return job_status
 
 
@@ -91,10 +97,8 @@ def _inspect(fs: Fs, folder: Path, job_status: JobStatus, num_errors: int) -> No
     logs = list_names(fs, folder / "logs")
     job_status.log = str(folder / "logs" / logs[-1]) if logs else ""
     _add_holder(fs, folder, job_status)
-    job_status.obstacles = [
-        f"{path.relative_to(folder)}: {what}" for path, what in path_check.state_obstacles(fs, folder)
-    ]
-    job_status.problems += job_status.obstacles
+    for path, what in path_check.state_obstacles(fs, folder):
+        job_status.findings.add(Kind.OBSTACLE, path.relative_to(folder), what)
     stop_record = stop_reason.read(fs, folder)
     job_status.ended = asdict(stop_record) if stop_record else None
     try:
@@ -106,7 +110,7 @@ def _inspect(fs: Fs, folder: Path, job_status: JobStatus, num_errors: int) -> No
             return
         if not isinstance(damage, StateMissingError) or stat_or_none(fs, folder / "manifest.json"):
             job_status.state = "damaged"
-            job_status.problems.append(f".hymt/job.json: {damage}")
+            job_status.findings.add(Kind.DAMAGE, ".hymt/job.json", str(damage))
         return
     job_status.created, job_status.files = job.created, len(job.inputs)
     if _add_from_manifest(fs, folder, job_status, num_errors):
@@ -121,8 +125,8 @@ def _inspect(fs: Fs, folder: Path, job_status: JobStatus, num_errors: int) -> No
     job_status.errors = list(itertools.islice(error_rows.read_all(fs, folder, job), num_errors))
     complete = _is_complete(fs, folder, job, job_status)
     is_held = job_status.holder is not None and job_status.holder_alive is not False
-    job_status.state = "damaged" if job_status.problems else "running" if is_held and not complete else "stopped"
-    if complete and not job_status.problems:
+    job_status.state = "damaged" if job_status.findings else "running" if is_held and not complete else "stopped"
+    if complete and not job_status.findings:
         job_status.state = "complete"
 
 
@@ -140,11 +144,11 @@ def _add_from_manifest(fs: Fs, folder: Path, job_status: JobStatus, num_errors: 
     for file in (*value["outputs"], *value["errors"]):
         file_stat = stat_or_none(fs, folder / file["path"])
         if (file_stat.size if file_stat else None) != file["bytes"]:
-            job_status.problems.append(f"{file['path']}: is missing or not the published version")
+            job_status.findings.add(Kind.DAMAGE, file["path"], NOT_PUBLISHED)
     rows = (row for file in value["errors"] for row in error_rows.read_errors_file(fs, folder / file["path"]))
     job_status.errors = list(itertools.islice(rows, num_errors))
     job_status.state, job_status.notes = (
-        "damaged" if job_status.problems else "complete",
+        "damaged" if job_status.findings else "complete",
         [manifest_only.STATE_LOST_NOTE],
     )
     return True
@@ -176,7 +180,7 @@ def _add_file(
         ):
             file_stat = stat_or_none(fs, path)
             if (file_stat.size if file_stat else None) != (recorded["bytes"] if recorded else None):
-                job_status.problems.append(f"{path.relative_to(folder)}: is missing or not the published version")
+                job_status.findings.add(Kind.DAMAGE, path.relative_to(folder), NOT_PUBLISHED)
         return
     state_folder = manifest.file_state_folder(folder, input.file_id)
     names = list_names(fs, state_folder)
@@ -219,7 +223,7 @@ def _read_header(
     except PermissionError:
         raise
     except (OSError, StateFileDamagedError) as error:
-        job_status.problems.append(f"{path.relative_to(folder)}: {error}")
+        job_status.findings.add(Kind.DAMAGE, path.relative_to(folder), str(error))
         return None
 
 
@@ -250,7 +254,7 @@ def _is_complete(fs: Fs, folder: Path, job: JobRecord, job_status: JobStatus) ->
     except StatePermissionError:
         raise PermissionError(errno.EACCES, "denied", str(folder / "manifest.json")) from None
     except StateDamagedError as damage:
-        job_status.problems.append(f"manifest.json: {damage}")
+        job_status.findings.add(Kind.DAMAGE, "manifest.json", str(damage))
         return False
     return value["identity"] == job.identity and job_status.files_published == job_status.files
 
@@ -281,11 +285,11 @@ def render(job_status: JobStatus) -> str:
         lines.append(f"  log       {job_status.log}")
     lines += [f"  error     {row['id']} {row['status']}: {escape_line(row['message'])}" for row in job_status.errors]
     lines += [f"  note      {note}" for note in job_status.notes]
-    lines += [f"  problem   {problem}" for problem in job_status.problems[:20]]
-    if len(job_status.problems) > 20:
-        lines.append(f"  problem   and {len(job_status.problems) - 20} more")
-    if job_status.obstacles:
-        lines.append("  Move away what blocks the path of an expected file or folder, then run the job again.")
+    lines += [f"  problem   {problem}" for problem in job_status.findings.lines()[:20]]
+    if len(job_status.findings) > 20:
+        lines.append(f"  problem   and {len(job_status.findings) - 20} more")
+    if job_status.findings.lines(Kind.OBSTACLE):
+        lines.append(f"  {FIXES[Kind.OBSTACLE]}")
     elif job_status.state == "damaged":
         lines.append("  Run the job again to rebuild what is damaged.")
     elif job_status.state == "stopped":
@@ -315,7 +319,8 @@ def run(job: StatusJob) -> ExitCode:
     for folder in folders:
         report = status(folder, num_errors=job.errors)
         if job.format.value == "json":
-            streams.print_result(sanitize.sanitize_text(json.dumps(asdict(report), sort_keys=True)))  # one line a point
+            text = json.dumps(report.to_json(), sort_keys=True)  # one line a point
+            streams.print_result(sanitize.sanitize_text(text))
         else:
             streams.print_result(sanitize.sanitize_text(render(report) if len(folders) == 1 else render_line(report)))
     return ExitCode.COMPLETE

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hymt_batch import manifest, sanitize, streams
-from hymt_batch.errors import ExitCode, HymtError
+from hymt_batch.errors import ExitCode, HymtError, Problem
 from hymt_batch.formats import registry
 from hymt_batch.fs import OS_FS, Fs, has_content
 from hymt_batch.manifest import JobRecord, StateDamagedError, StateMissingError, StatePermissionError
@@ -31,6 +31,7 @@ from hymt_batch.write import (
     row_record,
 )
 from hymt_batch.write import lease_holder as holders
+from hymt_batch.write.folder_finding import FIXES, Findings, FolderFinding, Kind
 from hymt_batch.write.input_changes import hash_input
 from hymt_batch.write.part_reader import PartReader
 from hymt_batch.write.record_store import RecordStore
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
     from hymt_batch.schema import VerifyJob
 
 SEVERITY = (ExitCode.COMPLETE, ExitCode.MISSING, ExitCode.INPUT_CHANGED, ExitCode.PREFLIGHT, ExitCode.DAMAGE)
+REPORTED = ("damage", "unreadable", "changed", "missing")
+"""The lists of lines in a report, the worst first."""
 
 
 @dataclass(slots=True)
@@ -52,19 +55,36 @@ class VerifyReport:
     records: int = 0  # row records of complete shards that were checked
     rows: int = 0  # rows of the published files
     inputs: int = 0  # inputs that were checked
-    damage: list[str] = field(default_factory=list)
-    unreadable: list[str] = field(default_factory=list)  # no permission to read; may be intact
-    changed: list[str] = field(default_factory=list)  # inputs that have changed or are missing
-    missing: list[str] = field(default_factory=list)
-    foreign: list[str] = field(default_factory=list)  # the `damage` lines of files that do not belong to this job
-    obstacles: list[str] = field(default_factory=list)  # the `damage` lines of paths that are not the expected kind
+    findings: Findings = field(default_factory=Findings)
     notes: list[str] = field(default_factory=list)
     running: bool = False  # True if the process that holds the lease is, or may be, alive
 
     @property
+    def damage(self) -> list[str]:
+        return self.findings.lines(Kind.DAMAGE, Kind.OBSTACLE, Kind.FOREIGN)
+
+    @property
+    def unreadable(self) -> list[str]:
+        return self.findings.lines(Kind.UNREADABLE)
+
+    @property
+    def changed(self) -> list[str]:
+        return self.findings.lines(Kind.CHANGED)
+
+    @property
+    def missing(self) -> list[str]:
+        return self.findings.lines(Kind.MISSING)
+
+    @property
     def exit_code(self) -> ExitCode:
         worst = zip(reversed(SEVERITY), (self.damage, self.unreadable, self.changed, self.missing), strict=False)
-        return next((code for code, lines in worst if lines), ExitCode.COMPLETE)
+        return next((code for code, found in worst if found), ExitCode.COMPLETE)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all fields, and the findings of each kind as lines."""
+        value = asdict(self) | {name: getattr(self, name) for name in REPORTED}
+        value |= {"obstacles": self.findings.lines(Kind.OBSTACLE), "foreign": self.findings.lines(Kind.FOREIGN)}
+        return value | {"findings": self.findings.to_json()}
 
 
 def verify(folder: Path, fs: Fs = OS_FS, inputs: bool | Sequence[str] = False) -> VerifyReport:
@@ -79,24 +99,21 @@ def verify(folder: Path, fs: Fs = OS_FS, inputs: bool | Sequence[str] = False) -
     holder = lease.read(fs, folder)
     report.running = holder is not None and holders.is_alive(holder, holders.current_process()) is not False
     with _collect_unreadable(report, folder):
-        report.obstacles += [
-            f"{path.relative_to(folder)}: {what}" for path, what in path_check.state_obstacles(fs, folder)
-        ]
+        for path, what in path_check.state_obstacles(fs, folder):
+            report.findings.add(Kind.OBSTACLE, path.relative_to(folder), what)
         job = _read_job(fs, folder, report)
         if job is not None:
             hashes = _verify_by_manifest(fs, folder, job, report)
             if hashes is None:
                 hashes = _verify_by_records(fs, folder, job, report)
             with _collect_unreadable(report, folder):
-                obstacles = path_check.input_obstacles(fs, folder, job.inputs if job.created else ())
-                report.obstacles += [f"{path.relative_to(folder)}: {what}" for path, what in obstacles]
-                report.foreign += foreign_files.find(fs, folder, job, include_leftovers=not report.missing)
+                for path, what in path_check.input_obstacles(fs, folder, job.inputs if job.created else ()):
+                    report.findings.add(Kind.OBSTACLE, path.relative_to(folder), what)
+                for path, what in foreign_files.find(fs, folder, job, include_leftovers=not report.missing):
+                    report.findings.add(Kind.FOREIGN, path.relative_to(folder), what)
             if inputs is not False:
                 _verify_inputs(fs, folder, hashes, [] if inputs is True else list(inputs), report)
-    for handled, lines in ((report.obstacles, report.foreign), (report.obstacles + report.foreign, report.damage)):
-        handled_paths = {line.partition(": ")[0] for line in handled}  # one problem per path is enough
-        lines[:] = [line for line in lines if line.partition(": ")[0] not in handled_paths]
-    report.damage += report.obstacles + report.foreign
+    report.findings = report.findings.without_duplicates()
     return report
 
 
@@ -109,7 +126,7 @@ def _collect_unreadable(report: VerifyReport, folder: Path) -> Iterator[None]:
         path = Path(os.fsdecode(error.filename)) if error.filename else folder
         name = str(path.relative_to(folder)) if path.is_relative_to(folder) else str(path)
         if name not in report.unreadable:
-            report.unreadable.append(name)
+            report.findings.add(Kind.UNREADABLE, name)
 
 
 def _read_job(fs: Fs, folder: Path, report: VerifyReport) -> JobRecord | None:
@@ -122,9 +139,9 @@ def _read_job(fs: Fs, folder: Path, report: VerifyReport) -> JobRecord | None:
         with contextlib.suppress(StateDamagedError):
             if manifest_only.has_no_state(fs, folder):
                 return manifest_only.job_from_manifest(manifest.read(fs, folder))
-        report.missing.append("the job: .hymt/job.json was never written")
+        report.findings.add(Kind.MISSING, "the job", ".hymt/job.json was never written")
     except StateDamagedError as damage:
-        report.damage.append(f".hymt/job.json: {damage}")
+        report.findings.add(Kind.DAMAGE, ".hymt/job.json", str(damage))
     return None
 
 
@@ -142,7 +159,8 @@ def _verify_by_manifest(fs: Fs, folder: Path, job: JobRecord, report: VerifyRepo
         return None
     problems = manifest_only.find_problems(fs, folder, value)
     report.files, report.rows = len(value["outputs"]), int(value["rows"])
-    report.damage += problems
+    for name, damage in problems:
+        report.findings.add(Kind.DAMAGE, name, damage)
     if not problems:
         for file in value["outputs"]:
             _verify_row_count(folder / file["path"], str(file["path"]), file, file["format"], report, {})
@@ -165,7 +183,9 @@ def _verify_by_records(fs: Fs, folder: Path, job: JobRecord, report: VerifyRepor
                 records.append(record)
                 _verify_published_file(fs, folder, record, report, _source_settings(job, input, record["format"]))
                 _, damage = _read_row_records(row_records, input, report)
-                report.notes += [f"{line}; only assembling the file again would need it" for line in damage]
+                report.notes += [
+                    f"{subject}: {what}; only assembling the file again would need it" for subject, what in damage
+                ]
             else:
                 _verify_rows(part_reader, row_records, input, report)
     if not report.unreadable:
@@ -191,11 +211,12 @@ def _verify_published_file(
         name = str(path.relative_to(folder))
         with _collect_unreadable(report, folder):
             if damage := file_record.describe_damage(fs, path, recorded):
-                report.damage.append(f"{name}: {damage}")
+                report.findings.add(Kind.DAMAGE, name, damage)
             elif recorded is not None:
                 _verify_row_count(path, name, recorded, kind, report, source_settings)
     if sum(record["counts"].values()) != record["rows"]:
-        report.damage.append(f"{record['rel']}: the counts of its statuses do not add up to its {record['rows']} rows")
+        what = f"the counts of its statuses do not add up to its {record['rows']} rows"
+        report.findings.add(Kind.DAMAGE, record["rel"], what)
 
 
 def _verify_row_count(
@@ -204,25 +225,28 @@ def _verify_row_count(
     try:
         rows = sorted(registry.get(kind).count_rows(path, source_settings))
     except (OSError, ValueError, EOFError, csv.Error) as error:
-        report.damage.append(f"{name}: cannot be read as {kind} ({error})")
+        report.findings.add(Kind.DAMAGE, name, f"cannot be read as {kind} ({error})")
         return
     if recorded["rows"] not in rows:
-        report.damage.append(f"{name}: has {rows[0]} rows, but its record has {recorded['rows']}")
+        report.findings.add(Kind.DAMAGE, name, f"has {rows[0]} rows, but its record has {recorded['rows']}")
 
 
-def _read_row_records(records: RecordStore, input: Input, report: VerifyReport) -> tuple[dict[int, bool], list[str]]:
+def _read_row_records(
+    records: RecordStore, input: Input, report: VerifyReport
+) -> tuple[dict[int, bool], list[tuple[str, str]]]:
     """Check the row records of a file.
 
     Returns:
-        Index of each shard with an intact record, and whether it is the last of its file; and what is damaged.
+        Index of each shard with an intact record, and whether it is the last of its file; subject and damage of the
+        others.
     """
     intact: dict[int, bool] = {}
-    damage: list[str] = []
+    damage: list[tuple[str, str]] = []
     for shard in sorted(records.shard_indexes(input.file_id)):
         try:
             recorded = records.read(input.file_id, shard, row_record.decode)
         except StateFileDamagedError as error:
-            damage.append(f"{input.rel} rows of shard {shard}: {error}")
+            damage.append((f"{input.rel} rows of shard {shard}", str(error)))
             continue
         if recorded is not None:
             report.records += 1
@@ -233,7 +257,8 @@ def _read_row_records(records: RecordStore, input: Input, report: VerifyReport) 
 def _verify_rows(part_reader: PartReader, records: RecordStore, input: Input, report: VerifyReport) -> None:
     """Check the row records and parts of a file that is not published, and list the missing ones."""
     recorded, damage = _read_row_records(records, input, report)
-    report.damage += damage
+    for subject, what in damage:
+        report.findings.add(Kind.DAMAGE, subject, what)
     has_last_shard = any(recorded.values())
     shards = sorted({*part_reader.shard_indexes(input.file_id), *recorded})
     for shard in shards:
@@ -245,7 +270,7 @@ def _verify_rows(part_reader: PartReader, records: RecordStore, input: Input, re
             try:
                 contents = part_reader.read(path, input.file_id, shard, part)
             except StateFileDamagedError as error:
-                report.damage.append(f"{input.rel} shard {shard} part {part}: {error}")
+                report.findings.add(Kind.DAMAGE, f"{input.rel} shard {shard} part {part}", str(error))
                 continue
             if contents is not None:
                 report.parts += 1
@@ -254,33 +279,31 @@ def _verify_rows(part_reader: PartReader, records: RecordStore, input: Input, re
         num_parts = max(valid_parts.values(), default=1)
         if len(valid_parts) < num_parts:
             first = next(part for part in itertools.count() if part not in valid_parts)
-            report.missing.append(
-                f"{input.rel} shard {shard}: {num_parts - len(valid_parts)} of {num_parts} parts, first {first}"
-            )
+            what = f"{num_parts - len(valid_parts)} of {num_parts} parts, first {first}"
+            report.findings.add(Kind.MISSING, f"{input.rel} shard {shard}", what)
     end = max(shards, default=-1) + 1
     for previous, next_shard in zip([-1, *shards], [*shards, end], strict=True):
         if next_shard - previous > 1:  # reported as a range: a foreign folder may have any index in its name
-            report.missing.append(
-                f"{input.rel} shard {previous + 1}" + (f" to {next_shard - 1}" if next_shard - previous > 2 else "")
-            )
+            last = f" to {next_shard - 1}" if next_shard - previous > 2 else ""
+            report.findings.add(Kind.MISSING, f"{input.rel} shard {previous + 1}{last}")
     if not has_last_shard:
-        report.missing.append(f"{input.rel} from shard {end} on")
-    report.missing.append(f"{input.rel}: not published")
+        report.findings.add(Kind.MISSING, f"{input.rel} from shard {end} on")
+    report.findings.add(Kind.MISSING, input.rel, "not published")
 
 
 def _verify_manifest(fs: Fs, folder: Path, job: JobRecord, records: list[dict[str, Any]], report: VerifyReport) -> None:
     try:
         manifest.read(fs, folder)
         if len(records) < len(job.inputs):
-            report.damage.append("manifest.json: exists, although not every file is published")
+            report.findings.add(Kind.DAMAGE, "manifest.json", "exists, although not every file is published")
         elif not has_content(fs, folder / "manifest.json", manifest.build(job, records)):
-            report.damage.append("manifest.json: does not match the records of the published files")
+            report.findings.add(Kind.DAMAGE, "manifest.json", "does not match the records of the published files")
     except StateMissingError:
-        report.missing.append("manifest.json")
+        report.findings.add(Kind.MISSING, "manifest.json")
     except StatePermissionError:
-        report.unreadable.append("manifest.json")
+        report.findings.add(Kind.UNREADABLE, "manifest.json")
     except StateDamagedError as damage:
-        report.damage.append(f"manifest.json: {damage}")
+        report.findings.add(Kind.DAMAGE, "manifest.json", str(damage))
 
 
 def _verify_inputs(fs: Fs, folder: Path, hashes: dict[str, Any], paths: Sequence[str], report: VerifyReport) -> None:
@@ -291,17 +314,18 @@ def _verify_inputs(fs: Fs, folder: Path, hashes: dict[str, Any], paths: Sequence
     locations = input_locations.find(fs, folder, list(hashes), paths)
     for rel, recorded in hashes.items():
         if rel not in locations:
-            report.changed.append(
-                f"{rel}: is not where the job read it. Set inputs=PATH to its new path, as in source.path="
+            fix = "Set inputs=PATH, as in source.path=, to its new path."
+            report.findings.append(
+                FolderFinding(Kind.CHANGED, rel, Problem(what="is not where the job read it", fix=fix))
             )
             continue
         report.inputs += 1
         try:
             if hash_input(Input(rel, rel, locations[rel], "")) != recorded:
-                report.changed.append(f"{locations[rel]}: is not the file that was translated as {rel}")
+                report.findings.add(Kind.CHANGED, locations[rel], f"is not the file that was translated as {rel}")
         except HymtError as error:
-            denied = isinstance(error.__context__, PermissionError)
-            (report.unreadable if denied else report.changed).append(f"{locations[rel]}: {error.message}")
+            kind = Kind.UNREADABLE if isinstance(error.__context__, PermissionError) else Kind.CHANGED
+            report.findings.append(FolderFinding(kind, locations[rel], error.problem))
 
 
 def render(report: VerifyReport) -> str:
@@ -316,7 +340,7 @@ def render(report: VerifyReport) -> str:
     lines = [f"{report.folder}: {state[report.exit_code]}"]
     checked = f"{report.files} files with {report.rows} rows, {report.parts} parts, {report.records} row records"
     lines.append(f"  checked   {checked}" + (f", {report.inputs} inputs" if report.inputs else ""))
-    for name in ("damage", "unreadable", "changed", "missing"):
+    for name in REPORTED:
         problems = getattr(report, name)
         lines += [f"  {name:9} {line}" for line in problems[:50]]
         if len(problems) > 50:
@@ -330,20 +354,20 @@ def _advice(report: VerifyReport) -> Iterator[str]:
     if report.running and report.exit_code is ExitCode.MISSING:
         yield "The job is running: verify it after it has ended."
         return
-    if report.obstacles:
-        yield "Move away what blocks the path of an expected file or folder, then run the job again."
-    elif report.foreign:
-        yield "Move away the files that do not belong to this job."
+    if report.findings.lines(Kind.OBSTACLE):
+        yield FIXES[Kind.OBSTACLE]
+    elif report.findings.lines(Kind.FOREIGN):
+        yield FIXES[Kind.FOREIGN]
     if report.unreadable:
-        yield "Run verify as the user who ran the job, or give this user read permission (chmod, chown)."
-    elif report.obstacles:
+        yield FIXES[Kind.UNREADABLE]
+    elif report.findings.lines(Kind.OBSTACLE):
         return
-    elif (damaged := [line for line in report.damage if line not in report.foreign]) or report.missing:
-        yield "Run the job again to rebuild what is damaged or missing."
-        if any(line.startswith("translated/") for line in damaged):
+    elif report.findings.lines(Kind.DAMAGE) or report.missing:
+        yield FIXES[Kind.MISSING]
+        if any(subject.startswith("translated/") for subject in report.findings.subjects(Kind.DAMAGE)):
             yield "The job then keeps changed files of translated/ in set_aside/."
     if report.changed:
-        yield "Restore the old inputs, or set on_input_change=redo to translate the changed rows."
+        yield FIXES[Kind.CHANGED]
 
 
 def run(job: VerifyJob) -> ExitCode:
@@ -360,7 +384,7 @@ def run(job: VerifyJob) -> ExitCode:
     inputs = job.inputs if isinstance(job.inputs, bool) else [job.inputs] if isinstance(job.inputs, str) else job.inputs
     for folder in job_folders.find(OS_FS, Path(job.output_dir) / job.name):
         report = verify(folder, inputs=inputs)
-        text = json.dumps(asdict(report), sort_keys=True) if job.format.value == "json" else render(report)
+        text = json.dumps(report.to_json(), sort_keys=True) if job.format.value == "json" else render(report)
         streams.print_result(sanitize.sanitize_text(text))
         exit_codes.append(report.exit_code)
     return max(exit_codes, key=SEVERITY.index)

@@ -46,6 +46,10 @@ def test_a_plan_can_be_printed_as_json(capsys: pytest.CaptureFixture[str]) -> No
     assert plan.run(job) is ExitCode.COMPLETE
     report = json.loads(capsys.readouterr().out)
     assert report["strategy"] == "balanced"
+    assert (report["refused"], report["error"], report["warnings"], report["findings"]) == ("", None, [], [])
+    refused = next(entry["error"] for entry in report["choices"] if entry["strategy"] == "replicate")
+    assert (refused["id"], refused["why"]) == ("C23", "device_map=replicate needs the whole model on one device")
+    assert refused["what"].startswith("The weights take") and "device_map=balanced" in refused["fix"]
     assert sum(group["weight_bytes"] for group in report["placement"]) == report["weight_bytes"]
     assert abs(sum(group["share"] for group in report["placement"]) - 1) < 1e-9
     cache_bytes = sum(entry["cache_bytes"] for entry in report["per_device"])

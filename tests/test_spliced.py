@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_translate import Job, job
 
 from hymt_batch.errors import ConfigError, ExitCode, IdentityError, InputChangedError, PreflightError
 from hymt_batch.formats import registry, spliced
@@ -26,6 +25,7 @@ from hymt_batch.source import stream
 from hymt_batch.source.settings import SourceConfig, SourceFormat
 from hymt_batch.write.settings import WriteFormat
 from jobs import verify
+from tests.test_translate import Job, job
 
 __all__ = ["job"]  # a fixture
 
@@ -213,12 +213,21 @@ def test_a_changed_or_moved_value_of_a_committed_part_is_refused(
     assert translated(job, "n") == upper(change(messages(20))).replace(b"zero", b"ZERO").replace(b"=new", b"=NEW")
 
 
+def test_a_changed_input_of_a_published_file_is_refused(tmp_path: Path, job: Job) -> None:
+    path = tmp_path / "in.properties"
+    path.write_bytes(messages(4))
+    job(f"source.path={path}", READ, "name=n", "batch.shard_rows=4")
+    path.write_bytes(messages(4).replace(b"number 0\r", b"number zero\r"))
+    with pytest.raises(InputChangedError, match=r"in\.properties rows? 1"):
+        job(f"source.path={path}", READ, "name=n", "batch.shard_rows=4")
+
+
 @pytest.mark.fault(1)
 def test_a_job_killed_at_any_moment_resumes_to_the_same_bytes(tmp_path: Path) -> None:
     data, rng, kills = messages(60), random.Random(7), 0
     (tmp_path / "in.properties").write_bytes(data)
     command = [
-        *(sys.executable, "-m", "tests.campaigns.stub", f"source.path={tmp_path / 'in.properties'}", READ, "name=n"),
+        *(sys.executable, "-m", "tests.fakes.job", f"source.path={tmp_path / 'in.properties'}", READ, "name=n"),
         *("tgt_lang=fr", "model=demo", f"output_dir={tmp_path / 'out'}", "batch.shard_rows=20", "batch.part_rows=4"),
         *("launch.progress=off", "launch.lease_ttl_s=5", "launch.lease_beat_s=1"),
     ]

@@ -13,13 +13,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from faults.upper import ENVIRONMENT, an_input, open_output, plan, run, shards, upper
 
 from hymt_batch.errors import ExitCode, UsageError
 from hymt_batch.formats import registry
 from hymt_batch.records import Input, Row, ShardRecord, Status
 from hymt_batch.write import part as parts
 from jobs import status, verify
+from tests.faults.upper import ENVIRONMENT, an_input, open_output, plan, run, shards, upper
 
 
 @pytest.fixture
@@ -114,7 +114,7 @@ def test_a_complete_job_is_complete(tmp_path: Path, inputs: list[Input], capsys:
     )
     assert verify.verify(tmp_path / "job").exit_code is ExitCode.COMPLETE
     assert status.run(job_config(tmp_path / "job", "json")) is ExitCode.COMPLETE
-    assert json.loads(capsys.readouterr().out) == asdict(job_status)
+    assert json.loads(capsys.readouterr().out) == asdict(job_status) | {"problems": [], "obstacles": []}
     assert verify.run(job_config(tmp_path / "job")) is ExitCode.COMPLETE
     assert "complete and undamaged" in capsys.readouterr().out
 
@@ -161,6 +161,35 @@ def test_every_damage_of_a_finished_job_is_found_and_named(
     )
     assert advice in verify.render(report)
     status.render(status.status(tmp_path / "job"))  # never a traceback
+
+
+def test_json_has_each_problem_as_fields_and_as_a_line(
+    tmp_path: Path, inputs: list[Input], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(tmp_path / "job", inputs)
+    (tmp_path / "job" / "translated" / "in.txt").write_bytes(b"")
+    (tmp_path / "job" / "translated" / "other.txt").write_bytes(b"")
+    (tmp_path / "job" / "manifest.json").unlink()
+    rebuild = "Run the job again to rebuild what is damaged or missing."
+    found = [
+        ("damage", "translated/in.txt", rebuild),
+        ("missing", "manifest.json", rebuild),
+        ("foreign", "translated/other.txt", "Move away the files that do not belong to this job."),
+    ]
+    assert verify.run(job_config(tmp_path / "job", "json")) is ExitCode.DAMAGE
+    report = json.loads(capsys.readouterr().out)
+    assert [(item["kind"], item["subject"], item["fix"]) for item in report["findings"]] == found
+    assert all(
+        item["what"] and set(item) == {"kind", "subject", "what", "why", "fix", "id"} for item in report["findings"]
+    )
+    assert report["damage"] == [
+        f"{item['subject']}: {item['what']}" for item in report["findings"] if item["kind"] != "missing"
+    ]
+    assert (report["missing"], report["foreign"], report["obstacles"]) == (["manifest.json"], report["damage"][1:], [])
+    assert status.run(job_config(tmp_path / "job", "json")) is ExitCode.COMPLETE
+    report = json.loads(capsys.readouterr().out)
+    assert [(item["kind"], item["subject"], item["fix"]) for item in report["findings"]] == found[:1]
+    assert report["problems"] == ["translated/in.txt: is missing or not the published version"]
 
 
 def test_a_missing_manifest_is_missing_and_not_damage(tmp_path: Path, inputs: list[Input]) -> None:

@@ -8,7 +8,6 @@ import shutil
 from pathlib import Path
 
 import pytest
-from faults.upper import ENVIRONMENT, IDENTITY, SETTINGS, an_input, open_output, plan, run, shards, upper
 
 from hymt_batch import manifest
 from hymt_batch.errors import ExitCode, InputChangedError, StoppedError
@@ -16,6 +15,7 @@ from hymt_batch.fs import OS_FS
 from hymt_batch.records import Input
 from hymt_batch.write import input_locations, manifest_only, stop_reason
 from jobs import status, verify
+from tests.faults.upper import ENVIRONMENT, IDENTITY, SETTINGS, an_input, open_output, plan, run, shards, upper
 
 
 @pytest.fixture
@@ -69,7 +69,7 @@ def test_a_manifest_never_leads_out_of_its_folder(copied: Path) -> None:
     value = manifest.read(OS_FS, copied)
     for path in ("../job/translated/a.txt", "translated/../../in/a.txt", "/etc/passwd", "errors/a.txt"):
         value["outputs"][0]["path"] = path
-        assert manifest_only.find_problems(OS_FS, copied, value) == [f"manifest.json: names {path!r}"]
+        assert manifest_only.find_problems(OS_FS, copied, value) == [("manifest.json", f"names {path!r}")]
 
 
 def recreate_job_json(folder: Path, inputs: list[Input]) -> None:

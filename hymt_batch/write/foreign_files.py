@@ -12,8 +12,8 @@ from hymt_batch.storage_error import describe_type
 from hymt_batch.write.published_file import TMP_PREFIX
 
 
-def find(fs: Fs, folder: Path, job: JobRecord, *, include_leftovers: bool) -> Iterator[str]:
-    """Yield one line per foreign entry; nothing inside a foreign folder is listed.
+def find(fs: Fs, folder: Path, job: JobRecord, *, include_leftovers: bool) -> Iterator[tuple[Path, str]]:
+    """Yield path and "does not belong to this job" of each foreign entry; nothing inside a foreign folder is listed.
 
     Args:
         fs: The file system.
@@ -41,4 +41,4 @@ def find(fs: Fs, folder: Path, job: JobRecord, *, include_leftovers: bool) -> It
             pending += [path / name for name in reversed(list_names(fs, path))]
         else:
             type_note = "" if stat.kind == "file" else f" ({describe_type(path) or 'not a file'})"
-            yield f"{path.relative_to(folder)}: does not belong to this job{type_note}"
+            yield path, f"does not belong to this job{type_note}"

@@ -38,7 +38,7 @@ def has_no_state(fs: Fs, folder: Path) -> bool:
     )
 
 
-def find_problems(fs: Fs, folder: Path, value: JsonDict) -> list[str]:
+def find_problems(fs: Fs, folder: Path, value: JsonDict) -> list[tuple[str, str]]:
     """Compare the files of a folder with its manifest.
 
     Args:
@@ -47,7 +47,7 @@ def find_problems(fs: Fs, folder: Path, value: JsonDict) -> list[str]:
         value: The manifest, as returned by `manifest.read`.
 
     Returns:
-        One line per file whose size or checksum differs; empty if all match.
+        Path and damage of each file whose size or checksum differs; empty if all match.
 
     Raises:
         PermissionError: This user may not read one of them.
@@ -57,9 +57,9 @@ def find_problems(fs: Fs, folder: Path, value: JsonDict) -> list[str]:
         for file in value[root]:
             name = str(file["path"])
             if name.split("/")[0] != ("translated" if root == "outputs" else root) or ".." in name.split("/"):
-                problems.append(f"manifest.json: names {name!r}")
+                problems.append(("manifest.json", f"names {name!r}"))
             elif damage := describe_damage(fs, folder / name, file):
-                problems.append(f"{name}: {damage}")
+                problems.append((name, damage))
     return problems
 
 
@@ -94,7 +94,10 @@ def read_if_complete(fs: Fs, folder: Path, job: JobRecord, inputs: Sequence[Inpu
     ]:
         return None
     if problems := find_problems(fs, folder, value):
-        log.warning("manifest.json does not show that this job is complete: %s", "; ".join(problems[:20]))
+        log.warning(
+            "manifest.json does not show that this job is complete: %s",
+            "; ".join(f"{name}: {damage}" for name, damage in problems[:20]),
+        )
         return None
     for input, recorded in zip(inputs, value["inputs"], strict=True):
         if hash_input(input) != {"bytes": recorded["bytes"], "sha256": recorded["sha256"]}:

@@ -188,7 +188,7 @@ def prepare(*, sync: bool = False) -> None:
     _record_phase(Output, "commit", "commit", "read")
     _record_phase(published_file, "assemble", "finish", "read")
     _record_phase(Output, "finalize", "finalize", "end")
-    _record_phase(cleanup, "try_remove_parts", "collect")
+    _record_phase(cleanup, "try_remove_parts_of_shard", "collect")
     if not sync:
         fs.OsFs.fsync = staticmethod(lambda fd: None)  # type: ignore[assignment]
         fs.OsFs.fsync_dir = lambda self, path: True  # type: ignore[method-assign]
