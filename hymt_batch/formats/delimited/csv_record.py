@@ -97,11 +97,13 @@ def read_record(
                     problem = (
                         "ends with an escaped line break, but the next lines do not complete the row. Fix the row."
                     )
-                if check_escapes and any(b'\\"' in line for line in (raw, *lines)):
+                is_escape = check_escapes and any(b'\\"' in line for line in (raw, *lines))
+                if is_escape:
                     problem = (
                         f"opens a quote that is not closed correctly, and has quotes after backslashes. {ESCAPE_HINT}"
                     )
-                return raw, digest, split_cells(text, delimiter, escape_parser), row_error or RowError(problem), None
+                row_error = row_error or RowError(problem, needs_escape=is_escape)
+                return raw, digest, split_cells(text, delimiter, escape_parser), row_error, None
             if context.hasher is not None:
                 context.hasher.add(more)
             raw += more
@@ -111,7 +113,8 @@ def read_record(
             content = raw[: len(raw) - len(line_ending(raw))]
         elif check_escapes and needs_escape(content, delimiter):
             text, row_error = _decode(content)
-            escaped = RowError(f"has quotes after backslashes inside a quoted field. {ESCAPE_HINT}")
+            problem = f"has quotes after backslashes inside a quoted field. {ESCAPE_HINT}"
+            escaped = RowError(problem, needs_escape=True)
             return raw, digest, split_cells(text, delimiter, escape_parser), row_error or escaped, None
     text, row_error = _decode(content)
     cells = split_cells(text, delimiter, escape_parser, quoted and '"' in text)
