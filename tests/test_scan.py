@@ -10,7 +10,8 @@ import random
 import pytest
 
 from hymt_batch.formats.delimited.record_repair import repair_record
-from hymt_batch.formats.scan import JsonScan, RecordScan, scan_json_object
+from hymt_batch.formats.delimited.record_scan import RecordScan
+from hymt_batch.formats.jsonl.json_scan import JsonScan, scan_json_object
 
 PIECES = [
     "{",

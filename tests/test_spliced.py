@@ -213,6 +213,15 @@ def test_a_changed_or_moved_value_of_a_committed_part_is_refused(
     assert translated(job, "n") == upper(change(messages(20))).replace(b"zero", b"ZERO").replace(b"=new", b"=NEW")
 
 
+def test_a_changed_input_of_a_published_file_is_refused(tmp_path: Path, job: Job) -> None:
+    path = tmp_path / "in.properties"
+    path.write_bytes(messages(4))
+    job(f"source.path={path}", READ, "name=n", "batch.shard_rows=4")
+    path.write_bytes(messages(4).replace(b"number 0\r", b"number zero\r"))
+    with pytest.raises(InputChangedError, match=r"in\.properties rows? 1"):
+        job(f"source.path={path}", READ, "name=n", "batch.shard_rows=4")
+
+
 @pytest.mark.fault(1)
 def test_a_job_killed_at_any_moment_resumes_to_the_same_bytes(tmp_path: Path) -> None:
     data, rng, kills = messages(60), random.Random(7), 0

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, Protocol
 
 from hymt_batch.formats.bytestream import ByteStream
-from hymt_batch.formats.scan import JsonScan, RecordScan
 from hymt_batch.records import Input
 
+MAX_SPANS = 10_000  # maximum number of fields of a row whose spans are kept
 HEAD_BYTES = 4096
 PIECE_BYTES = 1 << 16
 MAX_HELD_BYTES = 16 << 20
@@ -21,6 +21,14 @@ MAX_HELD_BYTES = 16 << 20
 
 Fields = tuple[dict[str, Any], str | None]
 """Fields of a row by name, and its text."""
+
+
+class RowScan(Protocol):
+    """Finds the spans of the fields of a row that is fed to it in pieces."""
+
+    def feed(self, piece: bytes) -> None: ...
+
+    def finish(self) -> None: ...
 
 
 class InputRereader:
@@ -67,7 +75,7 @@ class LongRow:
     __slots__ = ("_head", "_rereader", "_start", "digest", "parse", "scan", "size")
 
     def __init__(
-        self, rereader: InputRereader | None, start: int, line: bytes, scan: JsonScan | RecordScan | None, digest: Any
+        self, rereader: InputRereader | None, start: int, line: bytes, scan: RowScan | None, digest: Any
     ) -> None:
         self._rereader, self._start, self.scan, self.digest = rereader, start, scan, digest
         self._head, self.size = line[:HEAD_BYTES], 0

@@ -12,9 +12,8 @@ from typing import Any, NoReturn, Protocol
 
 from hymt_batch.errors import ConfigError
 from hymt_batch.formats.bytestream import ByteStream
-from hymt_batch.formats.long_rows import PIECE_BYTES, InputRereader, LongRow
+from hymt_batch.formats.long_rows import PIECE_BYTES, InputRereader, LongRow, RowScan
 from hymt_batch.formats.options import MAX_ROW_BYTES, ReadOptions
-from hymt_batch.formats.scan import JsonScan, RecordScan
 from hymt_batch.records import PLAN_VERSION, Document, Input, Preamble, Status, line_ending
 
 Rows = Generator[tuple[Document, int], None, None]
@@ -93,7 +92,7 @@ def read_line(
     stream: ByteStream,
     max_bytes: int,
     context: ReadContext,
-    scan: Callable[[], JsonScan | RecordScan] | None = None,
+    scan: Callable[[], RowScan] | None = None,
 ) -> tuple[bytes, bytes, LongRow | None]:
     """Read one line in bounded memory.
 
@@ -127,44 +126,6 @@ def read_line(
         tail = (tail + line)[-2:]
     row.end_at(stream.position - len(line_ending(tail)))
     return line_ending(tail), digest.digest(), row
-
-
-def continue_long_record(
-    stream: ByteStream, row: LongRow, context: ReadContext, num_fields: int | None
-) -> tuple[bytes, bytes] | None:
-    """Read the rest of a csv record over the limit whose first line leaves a quote open, in bounded memory.
-
-    Args:
-        stream: The input, positioned after the first line.
-        row: The first line; extended to the whole record.
-        context: Provides the initial digest of a row, and the hasher that gets the bytes.
-        num_fields: Number of columns of the file.
-
-    Returns:
-        The line ending and the digest of the record. None if its quotes do not close correctly or it has a wrong number
-        of cells; the stream is then after the first line, and `row` is unchanged.
-    """
-    position, size, first_scan, digest = stream.position, row.size, row.scan, row.digest.copy()
-    assert isinstance(first_scan, RecordScan)
-    row.scan = scan = first_scan.copy()
-    scan.well_quoted = True
-    hasher = context.hasher.copy() if context.hasher is not None else None
-    tail = b""
-    while scan.well_quoted and (line := stream.readline(PIECE_BYTES)):
-        row.feed(line)
-        if hasher is not None:
-            hasher.add(line)
-        tail = (tail + line)[-2:]
-        if line.endswith(b"\n") and not scan.is_open:
-            break
-    row.end_at(stream.position - len(line_ending(tail)))
-    if scan.well_quoted and not scan.is_open and scan.num_cells == num_fields:
-        if hasher is not None and context.hasher is not None:
-            context.hasher.assign(hasher)
-        return line_ending(tail), row.digest.digest()
-    stream.seek(position)
-    row.scan, row.digest, row.size = first_scan, digest, size
-    return None
 
 
 def too_long_message(max_bytes: int) -> str:

@@ -56,52 +56,76 @@ def compute_corpus_stats(
         num_sample: Number of rows in the sample.
         seed: Seed of the sample.
     """
-    stats, rng = CorpusStats(), random.Random(seed)
-    tokens = counted_characters = 0
-    ratios: list[tuple[int, int]] = []  # characters and tokens of each group of counted rows
+    counter = _Counter(count_tokens, count_rows, num_sample, random.Random(seed))
     files = set()
     for shard in shards:
         files.add(shard.input.rel)
-        seen: set[tuple[str | None, str | None, str | None]] = set()
+        counter.seen.clear()
         for document in shard.documents:
-            if document.status is Status.NOT_SELECTED:
-                continue
-            stats.rows += 1
-            text = document.text
-            if text is None or document.status is not Status.OK:
-                stats.refused_rows += 1
-                continue
-            if is_blank(text):
-                stats.blank_rows += 1
-                continue
-            key = (text.strip(), document.src_lang, document.tgt_lang)
-            if key in seen:
-                stats.duplicate_rows += 1
-                continue
-            seen.add(key)
-            stats.decoded_rows += 1
-            stats.characters += len(text)
-            if len(stats.sample) < num_sample:
-                stats.sample.append(document)
-            elif num_sample and (position := rng.randrange(stats.decoded_rows)) < num_sample:
-                stats.sample[position] = document
-            if count_tokens and (stats.counted_rows < count_rows or stats.decoded_rows % COUNT_STRIDE == 0):
-                try:
-                    num_tokens = count_tokens(text)
-                except TextError:  # the job reports the row as an error
-                    continue
-                tokens, counted_characters = tokens + num_tokens, counted_characters + len(text)
-                if stats.counted_rows % GROUP_ROWS == 0:
-                    ratios.append((0, 0))
-                ratios[-1] = (ratios[-1][0] + len(text), ratios[-1][1] + num_tokens)
-                stats.counted_rows += 1
-    stats.files = len(files)
+            counter.add(document)
+    counter.stats.files = len(files)
     if count_tokens:
-        stats.tokens = tokens
+        counter.extrapolate_tokens()
+    return counter.stats
+
+
+class _Counter:
+    """Adds documents to the statistics one by one; the arguments are those of `compute_corpus_stats`."""
+
+    def __init__(
+        self, count_tokens: Callable[[str], int] | None, count_rows: int, num_sample: int, rng: random.Random
+    ) -> None:
+        self._count_tokens, self._count_rows, self._num_sample, self._rng = count_tokens, count_rows, num_sample, rng
+        self.stats = CorpusStats()
+        self.seen: set[tuple[str | None, str | None, str | None]] = set()  # texts of the shard
+        self._tokens = self._counted_characters = 0
+        self._ratios: list[tuple[int, int]] = []  # characters and tokens of each group of counted rows
+
+    def add(self, document: Document) -> None:
+        stats, text = self.stats, document.text
+        if document.status is Status.NOT_SELECTED:
+            return
+        stats.rows += 1
+        if text is None or document.status is not Status.OK:
+            stats.refused_rows += 1
+            return
+        if is_blank(text):
+            stats.blank_rows += 1
+            return
+        key = (text.strip(), document.src_lang, document.tgt_lang)
+        if key in self.seen:
+            stats.duplicate_rows += 1
+            return
+        self.seen.add(key)
+        stats.decoded_rows += 1
+        stats.characters += len(text)
+        if len(stats.sample) < self._num_sample:
+            stats.sample.append(document)
+        elif self._num_sample and (position := self._rng.randrange(stats.decoded_rows)) < self._num_sample:
+            stats.sample[position] = document
+        if stats.counted_rows < self._count_rows or stats.decoded_rows % COUNT_STRIDE == 0:
+            self._add_tokens(text)
+
+    def _add_tokens(self, text: str) -> None:
+        if self._count_tokens is None:
+            return
+        try:
+            num_tokens = self._count_tokens(text)
+        except TextError:  # the job reports the row as an error
+            return
+        self._tokens, self._counted_characters = self._tokens + num_tokens, self._counted_characters + len(text)
+        if self.stats.counted_rows % GROUP_ROWS == 0:
+            self._ratios.append((0, 0))
+        self._ratios[-1] = (self._ratios[-1][0] + len(text), self._ratios[-1][1] + num_tokens)
+        self.stats.counted_rows += 1
+
+    def extrapolate_tokens(self) -> None:
+        """Set the number of tokens from the counted rows, and its error if some were not counted."""
+        stats = self.stats
+        stats.tokens = self._tokens
         if stats.counted_rows < stats.decoded_rows:
-            stats.tokens = round(tokens * stats.characters / max(1, counted_characters))
-            stats.tokens_error = _relative_error(ratios, 1 - counted_characters / stats.characters)
-    return stats
+            stats.tokens = round(self._tokens * stats.characters / max(1, self._counted_characters))
+            stats.tokens_error = _relative_error(self._ratios, 1 - self._counted_characters / stats.characters)
 
 
 def _relative_error(groups: list[tuple[int, int]], unseen_share: float) -> float:

@@ -14,7 +14,6 @@ import logging
 import os
 import re
 import stat
-from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -22,7 +21,8 @@ from hymt_batch.errors import ConfigError, HymtError, disk_read_error, is_transi
 from hymt_batch.formats import registry
 from hymt_batch.formats.format import Format
 from hymt_batch.records import COMPRESSIONS, Input
-from hymt_batch.source import hub, input_names
+from hymt_batch.source import hub, ignored_settings, input_names
+from hymt_batch.source.folder_walk import SPLITS_FILE, is_dataset, walk
 from hymt_batch.source.settings import SourceConfig, SourceFormat
 from hymt_batch.source.spool import Spool
 
@@ -31,8 +31,6 @@ log = logging.getLogger(__name__)
 STDIN = "-"
 DEMO_PREFIX = "demo:"
 CORPUS_FOLDER = Path(__file__).parent.parent / "demo" / "corpus"
-SPLITS_FILE = "dataset_dict.json"
-DEFAULTS = SourceConfig(path=STDIN)
 _WILDCARD = re.compile(r"[*?\[]")
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
@@ -56,7 +54,7 @@ def find_inputs(config: SourceConfig, spool: Spool | None = None, out_format: st
             finder.add_source(path, spool)
         except OSError as error:
             raise unusable_path_error(error.filename if isinstance(error.filename, str) else path, error) from error
-    finder.warn_ignored()
+    ignored_settings.warn(config, finder.inputs, finder.unknown_files, finder.used_settings)
     input_names.refuse_collisions(finder.inputs)
     return finder.inputs
 
@@ -94,38 +92,6 @@ class _Finder:
             condition = f" that matches source.pattern={self.config.pattern}" if self.config.pattern else ""
             raise ConfigError(f"source.path={path} has no file to translate{condition}", why=why, fix=fix)
 
-    def warn_ignored(self) -> None:
-        if self.unknown_files:
-            log.warning(
-                "skipped files=%d with unknown extensions, such as %s; source.format=%s reads them as text",
-                len(self.unknown_files),
-                self.unknown_files[:3],
-                registry.DEFAULT.name,
-            )
-        self._warn_ignored_fields()
-        for key in registry.SOURCE_SETTINGS:
-            owners = [format for format in registry.FORMATS if key in format.source_settings]
-            if not self._formats() & {format.name for format in owners}:
-                self._warn_if_set(key, f"it applies only to {' and '.join(format.name for format in owners)}")
-        for key in ("pattern", "subset", "split", "revision"):
-            if getattr(self.config, key) and key not in self.used_settings:
-                kind = "folders" if key == "pattern" else "data sets"
-                log.warning("source.%s=%s is ignored: it applies only to %s", key, getattr(self.config, key), kind)
-
-    def _formats(self) -> set[str]:
-        return {registry.of_input(input).name for input in self.inputs}
-
-    def _warn_ignored_fields(self) -> None:
-        names = sorted(self._formats())
-        if not any(registry.get(name).has_fields for name in names):
-            for key in ("text_field", "src_lang_field", "tgt_lang_field"):
-                self._warn_if_set(key, f"rows of {' and '.join(names)} files have no fields")
-
-    def _warn_if_set(self, key: str, reason: str) -> None:
-        value = getattr(self.config, key)
-        if self.inputs and value != getattr(DEFAULTS, key):
-            log.warning("source.%s=%s is ignored: %s", key, str(value).lower() if value is False else value, reason)
-
     def _add_path(self, path: str) -> None:
         if os.path.isdir(path):
             self._add_folder(path)
@@ -153,47 +119,17 @@ class _Finder:
 
     def _add_folder(self, path: str) -> None:
         name = os.path.basename(os.path.realpath(path))
-        if _is_dataset(path):
+        if is_dataset(path):
             self._add_dataset(name, path)
         else:
             if self.config.pattern:
                 self.used_settings.add("pattern")
-            for rel in sorted(self._walk(path)):
+            for rel in sorted(walk(path, self.config.follow_symlinks)):
                 full = os.path.join(path, rel)
                 if os.path.isdir(full):
                     self._add_dataset(rel, full)
                 elif not self.config.patterns or any(_matches(rel, pattern) for pattern in self.config.patterns):
                     self._add_file(rel, full, explicit=bool(self.config.patterns))
-
-    def _walk(self, root: str) -> Iterator[str]:
-        """Yield the files and saved datasets below a folder, except hidden ones and outputs of jobs."""
-        real = os.path.realpath(root)
-        waiting: list[tuple[str, str, tuple[str, ...]]] = [("", real, ())]
-        while waiting:  # no recursion: folders may be nested deeper than Python's recursion limit
-            below, here, above = waiting.pop()
-            folder = os.path.join(root, below)
-            with os.scandir(folder) as scan:
-                entries = sorted(scan, key=lambda entry: entry.name)
-            if any(entry.name == input_names.STATE_FOLDER for entry in entries):
-                log.info("skipped folder=%s: it is the output folder of a job", folder)
-                continue
-            for entry in entries:
-                if entry.name.startswith("."):
-                    continue
-                rel = os.path.join(below, entry.name)
-                target = os.path.realpath(entry.path) if entry.is_symlink() else os.path.join(here, entry.name)
-                leaves_root = entry.is_symlink() and not f"{target}/".startswith(os.path.join(real, ""))
-                if leaves_root and not self.config.follow_symlinks:
-                    raise ConfigError(
-                        f"{entry.path!r} is a link to {target!r}, outside the folder",
-                        fix="Set source.follow_symlinks=true to read it, or remove the link.",
-                    )
-                if not entry.is_dir() or _is_dataset(entry.path):
-                    yield rel
-                elif not entry.is_symlink():
-                    waiting.append((rel, target, (*above, here) if self.config.follow_symlinks else ()))
-                elif self.config.follow_symlinks and target not in (here, *above):
-                    waiting.append((rel, target, (*above, here)))
 
     def _add_dataset(self, rel: str, path: str) -> None:
         if format := registry.of_folder(path):
@@ -235,7 +171,7 @@ class _Finder:
             rel = os.path.relpath(path, root)
             if not os.path.isdir(path):
                 self._add_file(rel, path, explicit=True)
-            elif _is_dataset(path):
+            elif is_dataset(path):
                 self._add_dataset(rel, path)
         if matches and not self.inputs and all(os.path.isdir(path) for path in matches):
             raise ConfigError(
@@ -309,11 +245,6 @@ def missing_path_error(path: str) -> ConfigError:
     hint = ", ".join(repr(os.path.join(parent, entry)) for entry in similar)
     why = f"Similar names: {hint}." if similar else f"{parent or '.'} is empty."
     return ConfigError(f"source.path={path} does not exist", why=why, fix="Set source.path to a file or folder.")
-
-
-def _is_dataset(folder: str) -> bool:
-    """Return whether a folder was written by `datasets.save_to_disk`: one split, or a folder of splits."""
-    return registry.of_folder(folder) is not None or os.path.isfile(os.path.join(folder, SPLITS_FILE))
 
 
 def _matches(rel: str, pattern: str) -> bool:

@@ -38,40 +38,10 @@ def prefetch(
         finally:
             pause()
         return
-    ready: queue.Queue[tuple[str, Any]] = queue.Queue(maxsize=depth)
-    closed = threading.Event()
-
-    def put(kind: str, value: Any) -> None:
-        pause()  # the consumer may be slow to take the item
-        while not closed.is_set():
-            with contextlib.suppress(queue.Full):
-                ready.put((kind, value), timeout=POLL_S)
-                return
-
-    def make() -> None:
-        source = iter(items)
-        try:
-            for item in source:
-                put("item", item)
-                if closed.is_set():
-                    break
-            put("end", None)
-        except BaseException as error:  # any error is raised again in the consumer
-            put("error", error)
-        finally:
-            close = getattr(source, "close", None)
-            if close is not None:
-                close()
-
-    thread = threading.Thread(target=make, name="prefetch", daemon=True)
-    thread.start()
+    producer = _Producer(items, depth, pause)
     try:
         while True:
-            try:
-                kind, value = ready.get(timeout=POLL_S)
-            except queue.Empty:
-                on_wait()
-                continue
+            kind, value = producer.take(on_wait)
             if kind == "end":
                 return
             if kind == "error":
@@ -79,5 +49,50 @@ def prefetch(
                 raise value
             yield value
     finally:
-        closed.set()
-        thread.join(JOIN_S)
+        producer.stop()
+
+
+class _Producer:
+    """Produces items in a thread, at most `depth` ahead."""
+
+    def __init__(self, items: Iterable[Any], depth: int, pause: Callable[[], None]) -> None:
+        self._items, self._pause = items, pause
+        self._ready: queue.Queue[tuple[str, Any]] = queue.Queue(maxsize=depth)
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._produce, name="prefetch", daemon=True)
+        self._thread.start()
+
+    def take(self, on_wait: Callable[[], None]) -> tuple[str, Any]:
+        """Return ("item", an item), ("error", the exception that ended the thread) or ("end", None)."""
+        while True:
+            try:
+                return self._ready.get(timeout=POLL_S)
+            except queue.Empty:
+                on_wait()
+
+    def stop(self) -> None:
+        """End the thread after its current item."""
+        self._closed.set()
+        self._thread.join(JOIN_S)
+
+    def _put(self, kind: str, value: Any) -> None:
+        self._pause()  # the consumer may be slow to take the item
+        while not self._closed.is_set():
+            with contextlib.suppress(queue.Full):
+                self._ready.put((kind, value), timeout=POLL_S)
+                return
+
+    def _produce(self) -> None:
+        source = iter(self._items)
+        try:
+            for item in source:
+                self._put("item", item)
+                if self._closed.is_set():
+                    break
+            self._put("end", None)
+        except BaseException as error:  # any error is raised again in the consumer
+            self._put("error", error)
+        finally:
+            close = getattr(source, "close", None)
+            if close is not None:
+                close()

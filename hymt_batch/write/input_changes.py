@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hymt_batch.errors import HymtError, InputChangedError, disk_read_error, is_transient
+from hymt_batch.formats import registry
+from hymt_batch.formats.format import Addressing
 from hymt_batch.manifest import JsonDict
 from hymt_batch.records import Input, ShardRecord
 
@@ -81,7 +83,8 @@ def stat_files(input: Input) -> list[tuple[str, int, int]]:
 
 def describe_changed_shards(input: Input, records: Sequence[ShardRecord]) -> str:
     """Return the rows of a changed input whose shards differ, as text; of an input without byte offsets, all rows."""
-    rows, is_seekable = RowRanges(), not input.compression and input.format != "parquet"
+    is_seekable = not input.compression and registry.of_input(input).addressing is Addressing.BYTE_OFFSET
+    rows = RowRanges()
     try:
         with open(input.path, "rb") if is_seekable else contextlib.nullcontext() as file:
             for record in records:

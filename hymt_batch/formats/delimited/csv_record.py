@@ -20,107 +20,184 @@ from hymt_batch.formats.delimited.csv_escape import (
     get_escape_parser,
     needs_escape,
 )
-from hymt_batch.formats.long_rows import LongRow
+from hymt_batch.formats.delimited.dialect import Dialect
+from hymt_batch.formats.delimited.record_scan import RecordScan
+from hymt_batch.formats.long_rows import PIECE_BYTES, LongRow
 from hymt_batch.formats.options import ReadOptions
-from hymt_batch.formats.row_reader import (
-    ReadContext,
-    RowError,
-    continue_long_record,
-    not_utf8_message,
-    read_line,
-    too_long_message,
-)
-from hymt_batch.formats.scan import RecordScan
+from hymt_batch.formats.row_reader import ReadContext, RowError, not_utf8_message, read_line, too_long_message
 from hymt_batch.records import Status, line_ending
 
+Record = tuple[bytes, bytes, list[str], RowError | None, LongRow | None]
+"""A record's bytes, its digest, its cells ([] for a blank line or a record over the limit), its error, and a
+LongRow for one over the limit."""
 
-def read_record(
-    stream: ByteStream,
-    config: ReadOptions,
-    context: ReadContext,
-    delimiter: str,
-    quoted: bool,
-    num_fields: int | None,
-    scan: Callable[[], RecordScan] | None = None,
-) -> tuple[bytes, bytes, list[str], RowError | None, LongRow | None]:
-    """Read one record.
+
+class RecordReader:
+    """Reads the records of a file one after the other.
 
     Args:
-        stream: The input, positioned at the start of the record.
+        stream: The input, positioned at the start of a record.
         config: The settings.
         context: Provides the initial digest of a row, and the hasher that gets the bytes.
-        delimiter: The character between two cells.
-        quoted: Cells may be quoted (csv).
+        dialect: csv or tsv.
         num_fields: Number of columns of the file; None if it is not yet known.
         scan: Creates a scan for a record over the limit; None if its fields are not needed.
-
-    Returns:
-        The record's bytes, its digest, its cells ([] for a blank line or a record over the limit), its error, and a
-        LongRow if it is over the limit.
     """
-    limit = config.max_row_bytes
-    delimiter_bytes, start = delimiter.encode(), stream.position
-    escape_parser = get_escape_parser(delimiter, quoted, config.escape)
-    can_continue = (quoted or escape_parser is not None) and context.plan_version > 1 and scan is not None
-    row_error: RowError | None
-    raw, digest, long = read_line(stream, limit, context, scan)
-    if long is not None:
-        if can_continue and isinstance(long.scan, RecordScan) and long.scan.is_open:
-            raw, digest = continue_long_record(stream, long, context, num_fields) or (raw, digest)
-        return raw, digest, [], RowError(too_long_message(limit), Status.TOO_LONG), long
-    content = raw[: len(raw) - len(line_ending(raw))]
-    if not content:
-        return raw, digest, [], None, None
-    # plan 1 does not check for escaped quotes: such rows were translated as read
-    check_escapes = quoted and escape_parser is None and context.plan_version > 1 and num_fields is not None
-    if escape_parser is not None or (quoted and b'"' in content):
-        is_open, _ = _scan_quotes(raw, CLOSED, delimiter_bytes, escape_parser)
-        if is_open:
-            lines: list[bytes] = []
-            more, over_limit = _read_continuation(
-                stream, raw, limit, delimiter_bytes, lines, is_open, escape_parser, context.plan_version
+
+    def __init__(
+        self,
+        stream: ByteStream,
+        config: ReadOptions,
+        context: ReadContext,
+        dialect: Dialect,
+        num_fields: int | None,
+        scan: Callable[[], RecordScan] | None = None,
+    ) -> None:
+        self._stream, self._context, self._num_fields, self._scan = stream, context, num_fields, scan
+        self._limit, self._quoted = config.max_row_bytes, dialect.quoted
+        self._delimiter = config.delimiter or dialect.delimiter
+        self._delimiter_bytes = self._delimiter.encode()
+        self._escape_parser = get_escape_parser(self._delimiter, dialect.quoted, config.escape)
+        has_open_records = dialect.quoted or self._escape_parser is not None
+        self._continues_long_records = has_open_records and context.plan_version > 1 and scan is not None
+        # plan 1 does not check for escaped quotes: such rows were translated as read
+        checked = dialect.quoted and context.plan_version > 1 and num_fields is not None
+        self._checks_escapes = checked and self._escape_parser is None
+
+    def read(self) -> Record:
+        """Read one record."""
+        raw, digest, long = read_line(self._stream, self._limit, self._context, self._scan)
+        if long is not None:
+            if self._continues_long_records and isinstance(long.scan, RecordScan) and long.scan.is_open:
+                raw, digest = self._continue_long_record(long) or (raw, digest)
+            return raw, digest, [], RowError(too_long_message(self._limit), Status.TOO_LONG), long
+        content = raw[: len(raw) - len(line_ending(raw))]
+        if not content:
+            return raw, digest, [], None, None
+        if self._escape_parser is not None or (self._quoted and b'"' in content):
+            open_field, _ = _scan_quotes(raw, CLOSED, self._delimiter_bytes, self._escape_parser)
+            if open_field:
+                return self._read_open_record(raw, digest, content, open_field)
+            if self._checks_escapes and needs_escape(content, self._delimiter):
+                problem = f"has quotes after backslashes inside a quoted field. {ESCAPE_HINT}"
+                return self._rejected_record(raw, digest, content, problem, needs_escape=True)
+        return self._record(raw, digest, content)
+
+    def _record(self, raw: bytes, digest: bytes, content: bytes) -> Record:
+        """Return a record whose end is known."""
+        text, row_error = _decode(content)
+        cells = split_cells(text, self._delimiter, self._escape_parser, self._quoted and '"' in text)
+        num_fields = self._num_fields
+        if row_error is None and num_fields is not None and len(cells) != num_fields:
+            row_error = RowError(
+                f"has {len(cells)} fields, but the file has {num_fields} columns. Fix or remove the row."
             )
-            cells = None if more is None else _decode_cells(raw + more, delimiter, escape_parser)
-            if over_limit and can_continue and scan is not None:
-                hashed = context.digest.copy()
-                hashed.update(raw)
-                long = LongRow(context.rereader, start, raw, scan(), hashed)
-                if ending_and_digest := continue_long_record(stream, long, context, num_fields):
-                    return *ending_and_digest, [], RowError(too_long_message(limit), Status.TOO_LONG), long
-            ragged = cells is not None and num_fields is not None and len(cells) != num_fields
-            if more is None or ragged or (check_escapes and needs_escape(raw + more, delimiter, content)):
-                if more is not None:
-                    stream.push_back(_split_lines(more))
-                text, row_error = _decode(content)
-                problem = "opens a quote that is not closed correctly. Close it, or double the quotes inside the field."
-                if is_open == UNQUOTED:
-                    problem = (
-                        "ends with an escaped line break, but the next lines do not complete the row. Fix the row."
-                    )
-                is_escape = check_escapes and any(b'\\"' in line for line in (raw, *lines))
-                if is_escape:
-                    problem = (
-                        f"opens a quote that is not closed correctly, and has quotes after backslashes. {ESCAPE_HINT}"
-                    )
-                row_error = row_error or RowError(problem, needs_escape=is_escape)
-                return raw, digest, split_cells(text, delimiter, escape_parser), row_error, None
-            if context.hasher is not None:
-                context.hasher.add(more)
-            raw += more
+        return raw, digest, cells, row_error, None
+
+    def _rejected_record(
+        self, raw: bytes, digest: bytes, content: bytes, problem: str, *, needs_escape: bool
+    ) -> Record:
+        """Return the first line of a record as a row with an error."""
+        text, row_error = _decode(content)
+        cells = split_cells(text, self._delimiter, self._escape_parser)
+        return raw, digest, cells, row_error or RowError(problem, needs_escape=needs_escape), None
+
+    def _read_open_record(self, raw: bytes, digest: bytes, content: bytes, open_field: int) -> Record:
+        """Read the rest of a record whose first line leaves a field open."""
+        context, lines = self._context, list[bytes]()
+        more, over_limit = self._read_continuation(raw, lines, open_field)
+        if over_limit and self._continues_long_records and self._scan is not None:
             hashed = context.digest.copy()
             hashed.update(raw)
-            digest = hashed.digest()
-            content = raw[: len(raw) - len(line_ending(raw))]
-        elif check_escapes and needs_escape(content, delimiter):
-            text, row_error = _decode(content)
-            problem = f"has quotes after backslashes inside a quoted field. {ESCAPE_HINT}"
-            escaped = RowError(problem, needs_escape=True)
-            return raw, digest, split_cells(text, delimiter, escape_parser), row_error or escaped, None
-    text, row_error = _decode(content)
-    cells = split_cells(text, delimiter, escape_parser, quoted and '"' in text)
-    if row_error is None and num_fields is not None and len(cells) != num_fields:
-        row_error = RowError(f"has {len(cells)} fields, but the file has {num_fields} columns. Fix or remove the row.")
-    return raw, digest, cells, row_error, None
+            long = LongRow(context.rereader, self._stream.position - len(raw), raw, self._scan(), hashed)
+            if ending_and_digest := self._continue_long_record(long):
+                return *ending_and_digest, [], RowError(too_long_message(self._limit), Status.TOO_LONG), long
+        if more is None or self._is_wrong(raw + more, content):
+            if more is not None:
+                self._stream.push_back(_split_lines(more))
+            problem = "opens a quote that is not closed correctly. Close it, or double the quotes inside the field."
+            if open_field == UNQUOTED:
+                problem = "ends with an escaped line break, but the next lines do not complete the row. Fix the row."
+            has_escapes = self._checks_escapes and any(b'\\"' in line for line in (raw, *lines))
+            if has_escapes:
+                problem = f"opens a quote that is not closed correctly, and has quotes after backslashes. {ESCAPE_HINT}"
+            return self._rejected_record(raw, digest, content, problem, needs_escape=has_escapes)
+        if context.hasher is not None:
+            context.hasher.add(more)
+        raw += more
+        hashed = context.digest.copy()
+        hashed.update(raw)
+        return self._record(raw, hashed.digest(), raw[: len(raw) - len(line_ending(raw))])
+
+    def _is_wrong(self, record: bytes, first_line: bytes) -> bool:
+        """Return whether a record of several lines has a wrong number of cells, or needs source.escape."""
+        cells = _decode_cells(record, self._delimiter, self._escape_parser)
+        if cells is not None and self._num_fields is not None and len(cells) != self._num_fields:
+            return True
+        return self._checks_escapes and needs_escape(record, self._delimiter, first_line)
+
+    def _read_continuation(self, first_line: bytes, lines: list[bytes], open_field: int) -> tuple[bytes | None, bool]:
+        """Read lines up to the end of the open field.
+
+        Args:
+            first_line: The line that leaves a field open.
+            lines: Filled with the lines that are read; used for error messages.
+            open_field: QUOTED or UNQUOTED.
+
+        Returns:
+            The lines as one string of bytes, or None if the field does not end correctly; the lines are then pushed
+            back. Second, True if the reason is that the record exceeds the limit.
+        """
+        stream, limit = self._stream, self._limit
+        size, clean = len(first_line), True
+        while open_field and clean:
+            line = stream.readline(limit + 2 - size) if size < limit else b""
+            if line:
+                lines.append(line)
+                size += len(line)
+            if not line and open_field == UNQUOTED and stream.at_end():
+                break  # the escaped line break is the last byte of the file
+            if not line or size - (len(line_ending(line)) if self._context.plan_version > 1 else 0) > limit:
+                stream.push_back(lines)
+                return None, size >= limit and not stream.at_end()
+            open_field, clean = _scan_quotes(line, open_field, self._delimiter_bytes, self._escape_parser)
+        if not clean:
+            stream.push_back(lines)
+            return None, False
+        return b"".join(lines), False
+
+    def _continue_long_record(self, row: LongRow) -> tuple[bytes, bytes] | None:
+        """Read the rest of a record over the limit whose first line leaves a quote open, in bounded memory.
+
+        Args:
+            row: The first line; extended to the whole record.
+
+        Returns:
+            The line ending and the digest of the record. None if its quotes do not close correctly or it has a wrong
+            number of cells; the stream is then after the first line, and `row` is unchanged.
+        """
+        stream, context = self._stream, self._context
+        position, size, first_scan, digest = stream.position, row.size, row.scan, row.digest.copy()
+        assert isinstance(first_scan, RecordScan)
+        row.scan = scan = first_scan.copy()
+        scan.well_quoted = True
+        hasher = context.hasher.copy() if context.hasher is not None else None
+        tail = b""
+        while scan.well_quoted and (line := stream.readline(PIECE_BYTES)):
+            row.feed(line)
+            if hasher is not None:
+                hasher.add(line)
+            tail = (tail + line)[-2:]
+            if line.endswith(b"\n") and not scan.is_open:
+                break
+        row.end_at(stream.position - len(line_ending(tail)))
+        if scan.well_quoted and not scan.is_open and scan.num_cells == self._num_fields:
+            if hasher is not None and context.hasher is not None:
+                context.hasher.assign(hasher)
+            return line_ending(tail), row.digest.digest()
+        stream.seek(position)
+        row.scan, row.digest, row.size = first_scan, digest, size
+        return None
 
 
 def _decode(content: bytes) -> tuple[str, RowError | None]:
@@ -142,50 +219,6 @@ def _decode_cells(raw: bytes, delimiter: str, escape_parser: EscapeParser | None
 def _split_lines(data: bytes) -> list[bytes]:
     *lines, torn = data.split(b"\n")
     return [line + b"\n" for line in lines] + ([torn] if torn else [])
-
-
-def _read_continuation(
-    stream: ByteStream,
-    first_line: bytes,
-    limit: int,
-    delimiter: bytes,
-    lines: list[bytes],
-    open_field: int,
-    escape_parser: EscapeParser | None,
-    plan_version: int,
-) -> tuple[bytes | None, bool]:
-    """Read lines up to the end of the open field.
-
-    Args:
-        stream: The input, positioned after the first line.
-        first_line: The line that leaves a field open.
-        limit: Maximum size of the record in bytes.
-        delimiter: The bytes between two cells.
-        lines: Filled with the lines that are read; used for error messages.
-        open_field: QUOTED or UNQUOTED.
-        escape_parser: Parser of files with source.escape, else None.
-        plan_version: Version of the job's plan.
-
-    Returns:
-        The lines as one string of bytes, or None if the field does not end correctly; the lines are then pushed back.
-        Second, True if the reason is that the record exceeds the limit.
-    """
-    size, clean = len(first_line), True
-    while open_field and clean:
-        line = stream.readline(limit + 2 - size) if size < limit else b""
-        if line:
-            lines.append(line)
-            size += len(line)
-        if not line and open_field == UNQUOTED and stream.at_end():
-            break  # the escaped line break is the last byte of the file
-        if not line or size - (len(line_ending(line)) if plan_version > 1 else 0) > limit:
-            stream.push_back(lines)
-            return None, size >= limit and not stream.at_end()
-        open_field, clean = _scan_quotes(line, open_field, delimiter, escape_parser)
-    if not clean:
-        stream.push_back(lines)
-        return None, False
-    return b"".join(lines), False
 
 
 def _scan_quotes(

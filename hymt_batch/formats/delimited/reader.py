@@ -6,14 +6,14 @@ from functools import partial
 
 from hymt_batch.errors import ConfigError
 from hymt_batch.formats.bytestream import ByteStream
-from hymt_batch.formats.delimited import csv_record
 from hymt_batch.formats.delimited.csv_escape import EscapeParser, get_escape_parser
+from hymt_batch.formats.delimited.csv_record import RecordReader, split_cells
 from hymt_batch.formats.delimited.dialect import Dialect
+from hymt_batch.formats.delimited.record_scan import RecordScan
 from hymt_batch.formats.language_codes import LanguageCodes
 from hymt_batch.formats.long_rows import Fields, LongRow
 from hymt_batch.formats.options import ReadOptions
 from hymt_batch.formats.row_reader import ReadContext, RowError, Rows, check_reserved, error_document
-from hymt_batch.formats.scan import RecordScan
 from hymt_batch.records import Document, Preamble
 
 HEAD_ROWS = 100
@@ -36,10 +36,9 @@ def read_rows(stream: ByteStream, config: ReadOptions, context: ReadContext, dia
     escape_parser = get_escape_parser(delimiter, quoted, config.escape)
     escape = (config.escape or "").encode()
     scan = partial(RecordScan, delimiter.encode(), column, quoted, escape) if needs_scan else None
+    records = RecordReader(stream, config, context, dialect, len(fields), scan)
     while True:
-        raw, digest, cells, row_error, long = csv_record.read_record(
-            stream, config, context, delimiter, quoted, len(fields), scan
-        )
+        raw, digest, cells, row_error, long = records.read()
         if not raw and row_error is None:
             return
         document = None
@@ -97,9 +96,8 @@ def read_header(stream: ByteStream, config: ReadOptions, dialect: Dialect) -> tu
     """
     input = stream.input
     delimiter = config.delimiter or dialect.delimiter
-    quoted = dialect.quoted
     if not config.header:
-        num_fields = _count_columns(stream, config, delimiter, quoted)
+        num_fields = _count_columns(stream, config, dialect)
         if num_fields is None:
             return b"", ()
         fields = tuple(str(index + 1) for index in range(num_fields))
@@ -111,7 +109,7 @@ def read_header(stream: ByteStream, config: ReadOptions, dialect: Dialect) -> tu
                     fix=f"Set {key}=1, or source.header=true.",
                 )
         return b"", fields
-    raw, _, cells, row_error, _ = csv_record.read_record(stream, config, ReadContext(), delimiter, quoted, None)
+    raw, _, cells, row_error, _ = RecordReader(stream, config, ReadContext(), dialect, None).read()
     if row_error is not None:
         raise ConfigError(
             f"The header of {input.path} cannot be read", why=f"it {row_error}", fix="Fix the first row of the file."
@@ -123,13 +121,13 @@ def read_header(stream: ByteStream, config: ReadOptions, dialect: Dialect) -> tu
     return raw, fields
 
 
-def _count_columns(stream: ByteStream, config: ReadOptions, delimiter: str, quoted: bool) -> int | None:
+def _count_columns(stream: ByteStream, config: ReadOptions, dialect: Dialect) -> int | None:
     """Count the columns of the first record that is not blank; None if the file is empty."""
-    scan = partial(RecordScan, delimiter.encode(), 0, quoted, (config.escape or "").encode())
+    delimiter, escape = (config.delimiter or dialect.delimiter).encode(), (config.escape or "").encode()
+    scan = partial(RecordScan, delimiter, 0, dialect.quoted, escape)
+    records = RecordReader(stream, config, ReadContext(), dialect, None, scan)
     for index in range(HEAD_ROWS):
-        raw, _, cells, row_error, long = csv_record.read_record(
-            stream, config, ReadContext(), delimiter, quoted, None, scan
-        )
+        raw, _, cells, row_error, long = records.read()
         if not raw and row_error is None:
             return 1 if index else None
         if long is not None and isinstance(long.scan, RecordScan):
@@ -193,9 +191,7 @@ def _parse_long_row(
     cells: list[str] = []
     for raw in row.read_spans(row.scan.spans(row.size)):
         cells.append(
-            ""
-            if raw is None
-            else csv_record.split_cells(raw.decode("utf-8", "replace"), delimiter, escape_parser, quoted)[0]
+            "" if raw is None else split_cells(raw.decode("utf-8", "replace"), delimiter, escape_parser, quoted)[0]
         )
     text = cells[column] if len(cells) == len(fields) and not row.scan.is_open else None
     return dict(zip(fields, fit_to_columns(cells, len(fields), delimiter), strict=True)), text

@@ -6,7 +6,7 @@ import json
 import re
 from typing import Any
 
-from hymt_batch.formats.scan import scan_json_object
+from hymt_batch.formats.jsonl.json_scan import scan_json_object
 
 MAX_DEPTH = 256
 """Deepest nesting of a row. Python's own limit depends on the caller's stack, so a row near it could be accepted in one

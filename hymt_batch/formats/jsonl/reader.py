@@ -10,6 +10,7 @@ from typing import Any
 
 from hymt_batch.errors import ConfigError
 from hymt_batch.formats.bytestream import ByteStream
+from hymt_batch.formats.jsonl.json_scan import JsonScan
 from hymt_batch.formats.jsonl.lenient_json import (
     MAX_DEPTH,
     LongInteger,
@@ -32,7 +33,6 @@ from hymt_batch.formats.row_reader import (
     refuse_reserved,
     too_long_message,
 )
-from hymt_batch.formats.scan import JsonScan
 from hymt_batch.records import Document, Preamble, Status
 
 HEAD_ROWS = 100

@@ -15,6 +15,7 @@ from typing import BinaryIO
 
 from hymt_batch.formats.compressed_stream import open_stream
 from hymt_batch.formats.format import OutputSpec
+from hymt_batch.formats.jsonl.json_scan import scan_json_object
 from hymt_batch.formats.row_values import (
     BLANK_FLAG,
     decode_utf8,
@@ -23,7 +24,6 @@ from hymt_batch.formats.row_values import (
     output_text,
     repair_utf8,
 )
-from hymt_batch.formats.scan import scan_json_object
 from hymt_batch.records import ERROR_STATUSES, Document, Row, Status, line_ending
 
 _JSON_WHITESPACE = b" \t\r\n"

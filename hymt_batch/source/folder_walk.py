@@ -1,0 +1,51 @@
+"""Walk an input folder: its files and the datasets saved below it. Knows no setting but how links are treated."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+
+from hymt_batch.errors import ConfigError
+from hymt_batch.formats import registry
+from hymt_batch.source.input_names import STATE_FOLDER
+
+log = logging.getLogger(__name__)
+
+SPLITS_FILE = "dataset_dict.json"
+
+
+def walk(root: str, follow_symlinks: bool) -> Iterator[str]:
+    """Yield the files and saved datasets below a folder, except hidden ones and outputs of jobs."""
+    real = os.path.realpath(root)
+    waiting: list[tuple[str, str, tuple[str, ...]]] = [("", real, ())]
+    while waiting:  # no recursion: folders may be nested deeper than Python's recursion limit
+        below, here, above = waiting.pop()
+        folder = os.path.join(root, below)
+        with os.scandir(folder) as scan:
+            entries = sorted(scan, key=lambda entry: entry.name)
+        if any(entry.name == STATE_FOLDER for entry in entries):
+            log.info("skipped folder=%s: it is the output folder of a job", folder)
+            continue
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            rel = os.path.join(below, entry.name)
+            target = os.path.realpath(entry.path) if entry.is_symlink() else os.path.join(here, entry.name)
+            leaves_root = entry.is_symlink() and not f"{target}/".startswith(os.path.join(real, ""))
+            if leaves_root and not follow_symlinks:
+                raise ConfigError(
+                    f"{entry.path!r} is a link to {target!r}, outside the folder",
+                    fix="Set source.follow_symlinks=true to read it, or remove the link.",
+                )
+            if not entry.is_dir() or is_dataset(entry.path):
+                yield rel
+            elif not entry.is_symlink():
+                waiting.append((rel, target, (*above, here) if follow_symlinks else ()))
+            elif follow_symlinks and target not in (here, *above):
+                waiting.append((rel, target, (*above, here)))
+
+
+def is_dataset(folder: str) -> bool:
+    """Return whether a folder was written by `datasets.save_to_disk`: one split, or a folder of splits."""
+    return registry.of_folder(folder) is not None or os.path.isfile(os.path.join(folder, SPLITS_FILE))
