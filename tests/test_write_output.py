@@ -405,7 +405,7 @@ def test_a_link_in_place_of_a_folder_is_not_followed(tmp_path: Path, source: Pat
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "job" / "translated").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(
-        PreflightError, match=r"job/translated is a link, but a folder should be there; .*\. Move it away or remove it"
+        PreflightError, match=r"job/translated is a link, but a folder should be there: nothing .* through it\. Move it away or remove it"
     ):
         run(tmp_path / "job", [an_input(source)])
     assert not list((tmp_path / "elsewhere").iterdir())
