@@ -186,6 +186,15 @@ class Prompt:
 
 
 @dataclass(frozen=True, slots=True)
+class PreparedShard:
+    """A shard whose rows are split and encoded."""
+
+    shard: Shard
+    prompts: Sequence[Prompt]  # of the rows to decode, in the order of their documents
+    rejections: Mapping[int, Rejection]  # document index -> why the row is not sent to the model
+
+
+@dataclass(frozen=True, slots=True)
 class Part:
     """A slice of a shard's plan: the unit of commit. A kill loses at most the parts that are being decoded."""
 

@@ -36,10 +36,27 @@ class StopRequest:
         self.flush_output: Callable[[], object] = lambda: None
         """Called before an exit without unwinding, to read what libraries wrote to stderr."""
         self._kept_note = ""
+        self._where = ""  # where the job noticed the request first
 
     @property
     def requested(self) -> bool:
         return bool(self.signal_name)
+
+    def noticed(self, where: str) -> bool:
+        """Return whether a stop was requested, and remember where the job noticed it first, for the message.
+
+        Args:
+            where: What the job has just done or is doing, such as "after a finished part".
+        """
+        if self.requested and not self._where:
+            self._where = where
+        return self.requested
+
+    def raise_if_requested(self) -> None:
+        """Raise StoppedError if a stop was requested; call it when nothing is in flight any more."""
+        if self.requested:
+            where = self._where or "after the running parts"
+            raise StoppedError(f"{self.signal_name}: stopped {where}", fix="Run the same command again to continue.")
 
     def allow_drain(self, grace_s: float, release: Callable[[], object] | None = None) -> None:
         """Let the running part finish after the first signal, from now on.

@@ -5,287 +5,117 @@ The whole job, in pipeline order: source -> segment -> prompt -> batch -> decode
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import shlex
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
 from functools import partial
-from itertools import islice
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING
 
-from hymt_batch import batch, manifest, prompt, segment, signals, streams
+from hymt_batch import batch, prompt, segment, signals
 from hymt_batch.check import assemble
 from hymt_batch.doctor import preflight
-from hymt_batch.doctor.explain import explain_errors
-from hymt_batch.errors import ExitCode, StoppedError
-from hymt_batch.formats import writer
+from hymt_batch.errors import ExitCode
 from hymt_batch.model import prepare
-from hymt_batch.records import ERROR_STATUSES, PLAN_VERSION, Document, Input, Prompt, Rejection, Shard, Status
+from hymt_batch.records import ERROR_STATUSES, PreparedShard, Shard
 from hymt_batch.run import executor, stderr_capture, stdin_job
-from hymt_batch.run.identity import (
-    alias_identities,
-    auto_keys,
-    build_environment,
-    build_identity,
-    build_output,
-    part_limits_of,
-    stored_plan_version,
-    with_generation_prompt,
-)
-from hymt_batch.run.monitor import Progress
-from hymt_batch.run.part_tracker import PartTracker
-from hymt_batch.run.reporter import Reporter, render_summary
-from hymt_batch.run.watchdog import Watchdog
+from hymt_batch.run.executor import OpenExecutor
+from hymt_batch.run.monitor import Monitor
+from hymt_batch.run.plan import Plan, open_inputs, open_output
+from hymt_batch.run.read_ahead import read_ahead
+from hymt_batch.run.reporter import Reporter, next_command, render_summary
+from hymt_batch.run.unit import Unit
 from hymt_batch.sanitize import escape_line
 from hymt_batch.source import stream
-from hymt_batch.write import published_file
-from hymt_batch.write.output import LeaseTimes, Output
-from hymt_batch.write.ownership import RequestedJob
-from hymt_batch.write.published_file import InputAccess
+from hymt_batch.source.shards import SkippedShard
+from hymt_batch.write.output import Output
 from hymt_batch.write.summary import Summary
 
 if TYPE_CHECKING:
+    from hymt_batch.model.tokenizer import Tokenizer
     from hymt_batch.schema import TranslateJob
-
-T = TypeVar("T")
 
 log = logging.getLogger("hymt_batch.jobs.translate")  # the same name when run as `python -m jobs.translate`
 
 
-def translate(
-    job: TranslateJob,
-    reporter: Reporter,
-    prepare_model: Callable[..., Any] = prepare.prepare_model,
-    worker_command: Sequence[str] = executor.WORKER_COMMAND,
-) -> Summary:
-    """Run one job until it is complete or a stop is requested.
-
-    Args:
-        job: All settings.
-        reporter: Receives progress and warnings.
-        prepare_model: Verifies and places a model without reading its weights; tests pass a small real model.
-        worker_command: Command that starts a worker process; tests pass another.
-
-    Raises:
-        HymtError: The job cannot run or was stopped; everything committed is kept.
-    """
+def translate(job: TranslateJob, reporter: Reporter, open_executor: OpenExecutor = executor.open_executor) -> Summary:
+    """Run one job until it is complete; raise HymtError if it cannot run or is stopped. What is committed is kept."""
     stop = signals.install()
-    stop.flush_output = stderr_capture.flush
-    folder = Path(job.output_dir) / str(job.name)
-    spool = stream.Spool(folder, replace=job.overwrite or job.on_input_change.value == "redo")
-    with stop.remove_on_exit(spool.staging_folder):
-        return _translate(job, reporter, prepare_model, worker_command, stop, folder, spool)
-
-
-def _translate(
-    job: TranslateJob,
-    reporter: Reporter,
-    prepare_model: Callable[..., Any],
-    worker_command: Sequence[str],
-    stop: signals.StopRequest,
-    folder: Path,
-    spool: stream.Spool,
-) -> Summary:
-    all_inputs = stream.find_inputs(job.source, spool, job.write.format.value)
-    plan_version = PLAN_VERSION if job.overwrite else stored_plan_version(folder)
-    preambles = stream.PreambleCache(job.source, job.write.added_fields)
-    inputs = stream.apply_limit(all_inputs, job.source, preambles, plan_version)
-    for input_file in inputs:
-        rows = partial(_read_documents, input_file, job, inputs, preambles, plan_version)
-        writer.check(
-            input_file, published_file.out_format(input_file, job.write), preambles(input_file), job.write, rows
-        )
-    if plan_version > 1:
-        stream.check_first_rows(inputs, job.source, preambles)
-    for finding in preflight.run_quick(job):
-        log.warning("%s", finding.problem.text)
-    template = prompt.resolve_template(job.prompt, job.model.family.value, job.src_lang, job.tgt_lang)
-    if job.model.path == "demo:model" and template.tgt_lang not in ("fr", "de", "zh"):
-        log.warning(
-            "the demo model translates weather reports to fr, de and zh only; tgt_lang=%s gives meaningless output",
-            template.tgt_lang,
-        )
-    model = prepare_model(job.model, job.device_map, job.launch.num_threads)
-    limits = batch.resolve_part_limits(job.batch, model.num_parameters, model.on_gpu)
-    # before the weights are loaded: a folder of another job is refused at no cost
-    requested = RequestedJob(
-        manifest.new_job(
-            build_identity(job, model.identity, template, limits),
-            inputs,
-            {**model.environment, **build_environment(job)},
-            build_output(job),
-            has_logprobs=job.check.min_logprob is not None,
-        ),
-        auto_keys(job),
-        tuple(alias_identities(job, model.identity, template, model.num_parameters)),
-        overwrite=job.overwrite,
-        on_mismatch=job.on_mismatch.value,
-        on_input_change=job.on_input_change.value,
-    )
-    access = InputAccess(
-        # when this is called, `limits` is already that of the folder's job
-        lambda input_file: _read_documents(input_file, job, inputs, preambles, limits.plan),
-        preambles,
-        lambda document, row, one_line: assemble.shape_row(document, row, one_line, job.check),
-    )
-    lease_times = LeaseTimes(job.launch.lease_ttl_s, job.launch.lease_beat_s)
-    with Output.open(folder, requested, access, job.write, lease_times) as output:
-        spool.link_into(output.folder)
-        output.assemble_outdated()
-        if output.is_complete:
-            log.info("already complete: nothing to do")
-            return output.finalize()
-        # a continued job keeps the plan version and the resolved `auto` values that it was created with
-        limits = part_limits_of(output.identity)
-        job = with_generation_prompt(job, output.identity["prompt"]["add_generation_prompt"])
-        stop.on_exit(output.close)
-        reporter.log_to(output.folder / "logs")
-        log.info("arguments=%s", escape_line(shlex.join(sys.argv[1:]), 4000))
-        tokenizer = model.load_tokenizer(add_generation_prompt=job.add_generation_prompt)
-        prompt.check_template(tokenizer, template)
-        shards = stream.cut_shards(
-            inputs,
-            job.source,
-            shard_rows=limits.shard_rows,
-            shard_bytes=limits.shard_bytes,
-            get_record=output.shard_record,
-            reserved=job.write.added_fields,
-            plan_version=limits.plan,
-            preambles=preambles,
-        )
-        with Progress(reporter, job.launch.log_every_s, stream.total_units(inputs, job.source)) as progress:
-            tracker = PartTracker(job, output, reporter, progress)
-            opening = executor.open_executor(job, model, tokenizer, tracker, stop, worker_command)
-            with opening as pool, contextlib.ExitStack() as stack:
-
-                def stop_if_requested(where: str) -> None:
-                    if stop.requested:
-                        tracker.commit(pool.drain())  # the parts that workers are decoding
-                        raise StoppedError(
-                            f"{stop.signal_name}: stopped {where}", fix="Run the same command again to continue."
-                        )
-
-                def on_wait() -> None:
-                    stop_if_requested("while rows were prepared")
-                    progress.refresh()
-
-                def step() -> None:
-                    reader.reset()
-                    if job.launch.prefetch_shards == 0:
-                        on_wait()
-                    elif stop.requested:  # ends the reader's thread; the job stops in on_wait
-                        raise StoppedError(
-                            f"{stop.signal_name}: stopped while rows were prepared", fix="Run again to continue."
-                        )
-
-                def on_hang(reason: str) -> None:
-                    output.close()
-                    stop.exit_now(
-                        f"{reason}; run the same command again to continue, with a larger value if the storage is slow"
-                    )
-
-                reader = Watchdog(job.launch.hang_s, on_hang, "reading, splitting or encoding rows")
+    with open_inputs(job, stop) as inputs:  # stored standard input and hub data are removed at the end
+        preflight.check(job, inputs)
+        model = prepare.prepare_model(job.model, job.device_map, job.launch.num_threads)  # without its weights
+        plan = Plan.resolve(job, model)  # prompt template, part limits, identity, environment
+        with open_output(job, plan, inputs) as output:  # before the weights: a folder of another job costs nothing
+            job, plan = plan.of_folder(job, output.identity)
+            inputs.plan_version = plan.part_limits.plan
+            inputs.keep_in(output.folder)
+            output.assemble_outdated()
+            if output.is_complete:
+                log.info("already complete: nothing to do")
+                return output.finalize()
+            stop.on_exit(output.close)
+            reporter.log_to(output.folder / "logs")
+            log.info("arguments=%s", escape_line(shlex.join(sys.argv[1:]), 4000))
+            tokenizer = model.load_tokenizer(add_generation_prompt=job.add_generation_prompt)
+            prompt.check_template(tokenizer, plan.template)
+            shards = inputs.cut_shards(plan.part_limits.shard_rows, plan.part_limits.shard_bytes, output.shard_record)
+            prepare_next = partial(prepare_shard, job, plan, tokenizer)
+            with (
+                Monitor(job, reporter, inputs.total_units()) as monitor,
+                open_executor(job, model, tokenizer, output, stop, monitor.add_batch) as pool,
+                closing(
+                    read_ahead(shards, prepare_next, job.launch, stop, on_wait=monitor.refresh, release=output.close)
+                ) as prepared,
+            ):
                 stop.allow_drain(job.launch.grace_s, output.close)
-                prepared = map(
-                    partial(prepare_shard, job, tokenizer, template, model.max_context, limits.plan, step),
-                    reset_before_each(shards, reader.reset),
-                )
-                stack.enter_context(reader)
-                for shard, prompts, rejections in stream.prefetch(
-                    prepared, job.launch.prefetch_shards, on_wait, reader.pause
-                ):
-                    stop_if_requested("between two shards")
-                    if isinstance(shard, stream.SkippedShard):
-                        progress.add_kept_rows(shard.record.num_rows, shard.record.end - shard.record.start)
-                        output.finish_skipped_shard(shard.input, shard.record)
-                        continue
-                    progress.add_shard(
-                        shard.end - shard.start,
-                        sum(p.num_source_tokens for p in prompts),
-                        rows=len({p.segment.document_index for p in prompts}),
-                        segments=len(prompts),
-                        last=shard.last,
-                    )
-                    for part in batch.plan_parts(shard, prompts, rejections, limits):
-                        if output.has(part):
-                            progress.add_kept_rows(len(part.document_indices), source_tokens=part.num_source_tokens)
-                            continue
-                        stop_if_requested("after a finished part")
-                        progress.begin_part(*batch.longest_row(part))
-                        with (
-                            explain_errors("translating the first part")
-                            if tracker.nothing_committed
-                            else contextlib.nullcontext()
-                        ):
-                            tracker.commit(pool.submit(tracker.open_task(part)))
-                    tracker.mark_submitted(shard)
-                tracker.commit(pool.drain())
-                if tracker.has_open_parts:
-                    stop_if_requested("after the running parts")
-        return output.finalize()
+                for result in pool.run(pending_units(prepared, plan, output, monitor)):  # decode, with retries
+                    part = result.part
+                    rows = assemble.assemble_rows(part, result.translations, segment.join_translations)
+                    output.commit(part, rows, result.environment, result.degraded)
+                    monitor.add_part(part, rows, one_line=output.is_one_line(part.shard.input))
+                    output.finish_if_complete(part.shard)  # the last shard of a file publishes it
+                if not output.is_complete:  # a stop after the last part changes nothing
+                    stop.raise_if_requested()
+            return output.finalize()
 
 
-def _read_documents(
-    input: Input, job: TranslateJob, inputs: Sequence[Input], preambles: stream.PreambleCache, plan_version: int
-) -> Iterator[Document]:
-    """Read an input from its beginning, and return its rows with all their fields."""
-    return (
-        document
-        for document, _ in stream.read_full_documents(
-            input, job.source, inputs, job.write.added_fields, plan_version, preambles
-        )
-    )
+def pending_units(
+    shards: Iterable[PreparedShard | SkippedShard], plan: Plan, output: Output, monitor: Monitor
+) -> Iterator[Unit]:
+    """Yield, in plan order, units of the parts that are not committed yet; publish files where none is missing."""
+    for prepared in shards:
+        if isinstance(prepared, SkippedShard):  # an earlier run committed all its parts
+            monitor.skip_shard(prepared.record)
+            output.finish_skipped_shard(prepared.input, prepared.record)
+            continue
+        monitor.add_shard(prepared.shard, prepared.prompts)
+        for part in batch.plan_parts(prepared.shard, prepared.prompts, prepared.rejections, plan.part_limits):
+            if output.has(part):
+                monitor.skip_part(part)
+            else:
+                monitor.begin_part(part)
+                yield (part,)
+        output.finish_if_complete(prepared.shard)
 
 
 def prepare_shard(
-    job: TranslateJob,
-    tokenizer: Any,
-    template: prompt.PromptTemplate,
-    max_context: int,
-    plan: int,
-    step: Callable[[], None],
-    shard: Shard | stream.SkippedShard,
-) -> tuple[Shard | stream.SkippedShard, list[Prompt], dict[int, Rejection]]:
-    """Split and encode the rows of a shard; runs in the reader's thread while other parts are decoded.
-
-    Args:
-        job: All settings.
-        tokenizer: The model's tokenizer.
-        template: Prompt template and languages.
-        max_context: Maximum length of prompt and translation, in tokens.
-        plan: Plan version of the job.
-        step: Called repeatedly, also while a long row is split; an exception that it raises ends the preparation.
-        shard: The shard to prepare; a skipped one is returned unchanged.
-
-    Returns:
-        The shard, its prompts, and per document index the rejection of a row that is not sent to the model.
-    """
-    if isinstance(shard, stream.SkippedShard):
-        return shard, [], {}
+    job: TranslateJob, plan: Plan, tokenizer: Tokenizer, shard: Shard | SkippedShard, check_stop: Callable[[], None]
+) -> PreparedShard | SkippedShard:
+    """Split and encode the rows of a shard; runs in the reader's thread while other parts are decoded."""
+    if isinstance(shard, SkippedShard):
+        return shard
+    rows, version = shard.documents, plan.part_limits.plan
     segments, too_long = segment.split(
-        shard.documents,
-        tokenizer.count,
-        job.segment,
-        plan,
-        find_token_starts=getattr(tokenizer, "token_starts", None),
-        check_stop=step,
+        rows, tokenizer.count, job.segment, version, find_token_starts=tokenizer.token_starts, check_stop=check_stop
     )
-    prompts, leaking = prompt.render(segments, shard.documents, tokenizer, template, max_context, plan, check_stop=step)
-    return shard, prompts, {**too_long, **leaking}
+    prompts, leaking = prompt.render(
+        segments, rows, tokenizer, plan.template, plan.max_context, version, check_stop=check_stop
+    )
+    return PreparedShard(shard, prompts, {**too_long, **leaking})
 
 
-def reset_before_each(shards: Iterable[T], reset: Callable[[], None]) -> Iterator[T]:
-    """Yield the shards unchanged, and call `reset` before each of them is read."""
-    reset()
-    for shard in shards:
-        yield shard
-        reset()
-
-
-def run(job: TranslateJob, translate: Callable[[TranslateJob, Reporter], Summary] = translate) -> ExitCode:
+def run(job: TranslateJob) -> ExitCode:
     """Run the job and print its result.
 
     Returns:
@@ -295,59 +125,31 @@ def run(job: TranslateJob, translate: Callable[[TranslateJob, Reporter], Summary
     Raises:
         HymtError: See `translate`.
     """
-    from_stdin = stream.is_stdin(job.source.path)
-    unnamed = from_stdin and job.name is None
-    output_dir, stop = Path(job.output_dir), signals.install()
-    if from_stdin:
-        streams.require_stdout()
-    with Reporter(job.launch.progress.value) as reporter, stderr_capture.capture(), contextlib.ExitStack() as stack:
-        if unnamed:
-            temporary_folder = stack.enter_context(stop.remove_on_exit(stdin_job.create_temporary_folder()))
-            job = replace(job, name="stdin", output_dir=str(temporary_folder))
-        summary = translate(job, reporter)
-        num_selected = summary.rows - summary.counts.get(Status.NOT_SELECTED, 0)
-        error_rate = sum(summary.counts.get(status, 0) for status in ERROR_STATUSES) / max(1, num_selected)
-        text = render_summary(summary, reporter.sample_pairs)
-        reporter.print_result(
-            render_temporary_result(text, summary) if unnamed else f"{text}\n\n{next_command(job, summary)}",
-            to_stderr=from_stdin,
-        )
-        if from_stdin:
-            stdin_job.write_to_stdout(
-                summary.folder, summary.outputs, stop, output_dir, Path(job.output_dir) if unnamed else None
-            )
-        if error_rate > job.check.max_error_rate:
-            log.error(
-                "%.2f %% of the rows have no translation, more than check.max_error_rate=%g: see %s",
-                100 * error_rate,
-                job.check.max_error_rate,
-                "above" if unnamed else summary.folder / "errors",
-            )
+    stop = signals.install()
+    with Reporter(job.launch.progress.value) as reporter, stderr_capture.capture():
+        stop.flush_output = stderr_capture.flush
+        if stream.is_stdin(job.source.path):
+            summary = stdin_job.run(job, reporter, translate)
+        else:
+            summary = translate(job, reporter)
+            reporter.print_result(f"{render_summary(summary, reporter.sample_pairs)}\n\n{next_command(job, summary)}")
+        if exceeds_max_error_rate(job, summary):
             return ExitCode.TOO_MANY_ERRORS
     return ExitCode.WARNINGS if job.strict and reporter.num_warnings else ExitCode.COMPLETE
 
 
-def next_command(job: TranslateJob, summary: Summary) -> str:
-    """Return the command to run next."""
-    name = summary.folder.relative_to(job.output_dir)
-    output_option = "" if job.output_dir == "outputs" else f" output_dir={shlex.quote(job.output_dir)}"
-    lines = [f"Next: hymt-batch verify name={shlex.quote(str(name))}{output_option}"]
-    if job.source.path == "demo:bulletins":
-        lines.append(
-            "To translate your own file with the real model: hymt-batch translate source.path=FILE tgt_lang=fr"
-        )
-    return "\n".join(lines)
-
-
-def render_temporary_result(text: str, summary: Summary) -> str:
-    """Return the summary of a job whose folder will be removed; it shows the first errors instead of their paths."""
-    errors = []
-    for path in summary.errors:
-        with path.open(encoding="utf-8") as file:
-            errors += [f"  {escape_line(line.rstrip(), 300)}" for line in islice(file, 3)]
-    errors += ["  add name=NAME to keep the errors and to be able to continue"]
-    text = text.replace(str(summary.folder / "translated"), "standard output")
-    return text.replace(f"  listed in {summary.folder / 'errors'}", "\n".join(errors))
+def exceeds_max_error_rate(job: TranslateJob, summary: Summary) -> bool:
+    """Return whether too many rows have no translation, and log it."""
+    error_rate = sum(summary.counts.get(status, 0) for status in ERROR_STATUSES) / max(1, summary.rows)
+    if error_rate <= job.check.max_error_rate:
+        return False
+    log.error(
+        "%.2f %% of the rows have no translation, more than check.max_error_rate=%g: see %s",
+        100 * error_rate,
+        job.check.max_error_rate,
+        "above" if job.name is None else summary.folder / "errors",
+    )
+    return True
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
-from conftest import Bytes, documents, shard_of
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -17,6 +16,7 @@ from hymt_batch.errors import ConfigError
 from hymt_batch.prompt import PromptConfig
 from hymt_batch.records import PLAN_VERSION, Part, Rejection, Status, Translation
 from hymt_batch.segment import SegmentConfig
+from tests.fakes.documents import Bytes, documents, shard_of
 
 rows = st.lists(st.one_of(st.none(), st.text("ab \n", max_size=40)), max_size=40)
 

@@ -18,8 +18,8 @@ from hymt_batch.cli.override import collect_settings
 from hymt_batch.doctor import catalogue
 from hymt_batch.errors import UsageError
 from hymt_batch.model import files, transformers_compat
-from tests import corruptions
-from tests.corruptions import edit, weights
+from tests.fakes import corruptions
+from tests.fakes.corruptions import edit, weights
 
 ROOT = Path(__file__).parent.parent
 DEMO, _ = files.resolve("demo:model", "main", download=False)

@@ -8,7 +8,6 @@ import time
 from dataclasses import replace
 
 import pytest
-from conftest import documents, shard_of
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -17,6 +16,7 @@ from hymt_batch.check import assemble, checks, loops, retry
 from hymt_batch.check.settings import CheckConfig
 from hymt_batch.demo import grammar
 from hymt_batch.records import LINE_BREAKS, Part, Prompt, Rejection, Row, Segment, Status, Translation
+from tests.fakes.documents import documents, shard_of
 
 
 def translated(text: str, source: str = "Hello there", reason: str = "stop", document: int = 0) -> Translation:

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_incremental_encode import HEADS, PIECES, PRE_TOKENIZERS, encoder_of
 
 from hymt_batch import prompt
 from hymt_batch.errors import PreflightError, TextError
@@ -20,8 +19,8 @@ from hymt_batch.model import chat_template, chunked_encode, files, incremental_e
 from hymt_batch.prompt import PromptConfig
 from hymt_batch.records import MAX_CHUNK_CHARS, Segment, Status
 from tests.campaigns import cuts
-
-from conftest import documents  # isort: skip
+from tests.fakes.documents import documents
+from tests.test_incremental_encode import HEADS, PIECES, PRE_TOKENIZERS, encoder_of
 
 pytestmark = pytest.mark.core
 

@@ -16,10 +16,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pyarrow import compute, parquet
-from test_conversions import converted, save
 
 from hymt_batch.errors import ConfigError
 from hymt_batch.formats.parquet import arrow_json
+from tests.test_conversions import converted, save
 
 LOW, HIGH = -(2**63), 2**63 - 1
 ZONES = (None, "UTC", "Z", "+05", "-0330", "UTC+1", "Mars/X", "America", "../x", "", "Asia/Tokyo")

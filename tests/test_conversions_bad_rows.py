@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_conversions import EXTENSION, read, run
+
+from tests.test_conversions import EXTENSION, read, run
 
 TARGETS = [kind for kind in EXTENSION if kind != "text"]
 LIMIT = 400

@@ -14,8 +14,8 @@ from hymt_batch.errors import PreflightError
 from hymt_batch.model import files, hashes
 from hymt_batch.run.reporter import Reporter
 from jobs import doctor, translate
-from tests import corruptions
-from tests.corruptions import ALL, Corruption
+from tests.fakes import corruptions
+from tests.fakes.corruptions import ALL, Corruption
 
 DEMO, _ = files.resolve("demo:model", "main", download=False)
 WHOLE = hashes.compute(DEMO, ["model.safetensors"])["model.safetensors"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from conftest import documents, whole
 
 from hymt_batch import blank, segment
 from hymt_batch.cut import Cutter
@@ -13,6 +12,7 @@ from hymt_batch.errors import ConfigError, TextError
 from hymt_batch.records import MAX_CHUNK_CHARS, Status
 from hymt_batch.segment import OnTooLong, SegmentConfig
 from tests.campaigns import cuts, growth
+from tests.fakes.documents import documents, whole
 
 
 def split(text: str, max_tokens: int = 64, plan: int = 2, **settings: int) -> list[str]:

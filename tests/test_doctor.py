@@ -21,8 +21,8 @@ from hymt_batch.model import detect_devices, files, nvidia
 from hymt_batch.model.detect_devices import TorchInfo
 from hymt_batch.model.nvidia import Gpu, NvidiaInfo
 from jobs import doctor
-from tests import corruptions
-from tests.corruptions import edit, read, shards, weights, write
+from tests.fakes import corruptions
+from tests.fakes.corruptions import edit, read, shards, weights, write
 
 DEMO, _ = files.resolve("demo:model", "main", download=False)
 GIB = 1 << 30

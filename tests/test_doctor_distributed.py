@@ -9,10 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from findings import wrong_levels
 
 from hymt_batch.doctor import distributed
 from hymt_batch.doctor.finding import Finding, Level
+from tests.findings import wrong_levels
 
 TORCHRUN = {
     "TORCHELASTIC_RUN_ID": "none",

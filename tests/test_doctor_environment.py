@@ -10,13 +10,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from findings import wrong
 
 from hymt_batch.doctor import cuda, environment
 from hymt_batch.doctor.environment import installed_version, requirements
 from hymt_batch.doctor.finding import Finding, Level
 from hymt_batch.model.files import MODEL_TYPES
 from hymt_batch.model.nvidia import Gpu, NvidiaInfo
+from tests.findings import wrong
 
 A, B = "GPU-aaaaaaaa-1111", "GPU-bbbbbbbb-1111"
 H100, SECOND_H100, T4 = Gpu(0, A, "H100", 1, 1, (9, 0)), Gpu(1, B, "H100", 1, 1, (9, 0)), Gpu(1, B, "T4", 1, 1, (7, 5))

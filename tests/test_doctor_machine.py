@@ -8,12 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from findings import wrong_levels
 
 from hymt_batch.doctor import machine
 from hymt_batch.doctor.finding import Level
 from hymt_batch.model import memory
 from hymt_batch.model.memory import CgroupLimit
+from tests.findings import wrong_levels
 
 GIB = 1 << 30
 

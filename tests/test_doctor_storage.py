@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from findings import wrong
 
 from hymt_batch import manifest
 from hymt_batch.doctor import storage
@@ -21,6 +20,7 @@ from hymt_batch.doctor.finding import Level
 from hymt_batch.fs import LINK_UNSUPPORTED_ERRNOS, OS_FS, OsFs
 from hymt_batch.write import lease as leases
 from hymt_batch.write.storage import check_storage
+from tests.findings import wrong
 
 MIB = 1 << 20
 

@@ -33,8 +33,9 @@ RULES = {
     "plan_report.py": "run/reporter.py device_map/ prompt_end.py sanitize.py errors.py",
     "prompt_end.py": "prompt.py",
     "run/executor.py": f"doctor/explain.py schema.py signals.py {STAGES} {BASE}",  # explains why a model did not load
+    "run/worker_pool.py": f"doctor/explain.py schema.py signals.py {STAGES} {BASE}",  # and why it fails at first
     "run/": f"{STAGES} formats/ schema.py manifest.py sanitize.py signals.py streams.py {BASE}",
-    "doctor/": f"{STAGES} prompt_end.py schema.py {BASE}",
+    "doctor/": f"{STAGES} formats/ prompt_end.py schema.py {BASE}",
     "bench/": f"decode/ model/ device_map/ {BASE}",
     "demo/": "",
     "config.py": "cli/ schema.py errors.py",
@@ -92,11 +93,7 @@ HEAVY = {
 }
 """Library that is slow to import -> the files that may import it, inside functions."""
 
-TO_BE_MENDED = {
-    "Fs from hymt_batch/fs.py",
-    *(f"{name} from hymt_batch/source/stream.py" for name in ("PreambleCache", "SkippedShard", "Spool")),
-    *(f"{name} from hymt_batch/source/stream.py" for name in ("cut_shards", "prefetch")),
-}
+TO_BE_MENDED = {"Fs from hymt_batch/fs.py"}
 """Names that some files still take from a module which does not define them."""
 
 MODULES = sorted([*LIBRARY.rglob("*.py"), *(ROOT / "jobs").glob("*.py")])

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from faults.upper import open_output
 
 from hymt_batch import manifest
 from hymt_batch.decode.request import Completion, Request
@@ -26,6 +25,7 @@ from hymt_batch.write.summary import Summary
 from jobs import verify
 from tests.fakes import engine as fake_engine
 from tests.fakes import job as fake_job
+from tests.faults.upper import open_output
 
 pytestmark = pytest.mark.core
 

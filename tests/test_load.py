@@ -17,7 +17,7 @@ from hymt_batch.errors import PreflightError
 from hymt_batch.model import canary, files, hashes, load, prepare, transformers_compat
 from hymt_batch.model.prepare import LoadedModel, PreparedModel
 from hymt_batch.model.settings import Dtype, ModelConfig
-from tests.fp8 import quantise
+from tests.fakes.fp8 import quantise
 
 pytestmark = pytest.mark.core
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-from conftest import Bytes, documents
 
 from hymt_batch import languages, prompt
 from hymt_batch.demo import train
@@ -11,6 +10,7 @@ from hymt_batch.errors import ConfigError, PreflightError
 from hymt_batch.prompt import GenerationPrompt, PromptConfig, PromptFamily, PromptLanguage
 from hymt_batch.prompt_end import describe_end
 from hymt_batch.records import Segment, Status
+from tests.fakes.documents import Bytes, documents
 
 
 def text_of(ids: tuple[int, ...]) -> str:

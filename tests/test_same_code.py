@@ -6,8 +6,9 @@ import ast
 from pathlib import Path
 
 import pytest
-from campaigns import sentences
-from campaigns.same_code import Comparison
+
+from tests.campaigns import sentences
+from tests.campaigns.same_code import Comparison
 
 OLD = """
 def total(one, other):

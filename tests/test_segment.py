@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 
 import pytest
-from conftest import Bytes, documents, whole
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -13,6 +12,7 @@ from hymt_batch import blank, segment
 from hymt_batch.errors import ConfigError
 from hymt_batch.records import LINE_BREAKS, Segment, Status, has_line_break
 from hymt_batch.segment import OnTooLong, SegmentConfig
+from tests.fakes.documents import Bytes, documents, whole
 
 texts = st.text(st.sampled_from("ab .。!?\n\t,，ñ́é漢字🙂\u200d\u3000"), min_size=1, max_size=200)
 

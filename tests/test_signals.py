@@ -79,6 +79,24 @@ def test_after_the_grace_the_part_is_dropped() -> None:
         stop.check()
 
 
+def test_a_stop_names_where_the_job_noticed_it_first() -> None:
+    stop = signals.StopRequest()
+    assert not stop.noticed("between two shards")
+    stop.raise_if_requested()
+    stop.signal_name = "SIGTERM"
+    assert stop.noticed("after a finished part")
+    assert stop.noticed("while rows were prepared")
+    with pytest.raises(StoppedError, match=r"SIGTERM: stopped after a finished part\. Run the same command again"):
+        stop.raise_if_requested()
+
+
+def test_a_stop_that_nothing_noticed_came_after_the_running_parts() -> None:
+    stop = signals.StopRequest()
+    stop.signal_name = "SIGTERM"
+    with pytest.raises(StoppedError, match="SIGTERM: stopped after the running parts"):
+        stop.raise_if_requested()
+
+
 @pytest.mark.fault(3, 13)
 def test_work_that_never_checks_for_a_stop_ends_after_the_grace() -> None:
     process = child("stop.allow_drain(0.2, lambda: print('released', flush=True)); stop.check = lambda: None")

@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from test_conversions import run
 
 from hymt_batch.errors import ConfigError, IdentityError
 from hymt_batch.formats.delimited.csv_escape import ESCAPE_HINT, get_escape_parser, needs_escape
 from hymt_batch.records import Document, Status
 from hymt_batch.source import stream
 from hymt_batch.source.settings import SourceConfig
+from tests.test_conversions import run
 
 ESCAPED = r"""id,text
 1,"Heavy rain \"is expected\" in Athens."

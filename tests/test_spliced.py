@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_translate import Job, job
 
 from hymt_batch.errors import ConfigError, ExitCode, IdentityError, InputChangedError, PreflightError
 from hymt_batch.formats import registry, spliced
@@ -26,6 +25,7 @@ from hymt_batch.source import stream
 from hymt_batch.source.settings import SourceConfig, SourceFormat
 from hymt_batch.write.settings import WriteFormat
 from jobs import verify
+from tests.test_translate import Job, job
 
 __all__ = ["job"]  # a fixture
 

@@ -13,13 +13,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from faults.upper import ENVIRONMENT, an_input, open_output, plan, run, shards, upper
 
 from hymt_batch.errors import ExitCode, UsageError
 from hymt_batch.formats import registry
 from hymt_batch.records import Input, Row, ShardRecord, Status
 from hymt_batch.write import part as parts
 from jobs import status, verify
+from tests.faults.upper import ENVIRONMENT, an_input, open_output, plan, run, shards, upper
 
 
 @pytest.fixture

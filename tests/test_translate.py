@@ -15,8 +15,9 @@ from typing import Any
 
 import pytest
 
+from hymt_batch import signals
 from hymt_batch.decode.request import Completion, Request
-from hymt_batch.errors import ExitCode, IdentityError, InputChangedError, LeaseError
+from hymt_batch.errors import ExitCode, IdentityError, InputChangedError, LeaseError, StoppedError
 from hymt_batch.run.reporter import Reporter
 from tests.fakes import engine as fake_engine
 from tests.fakes import job as fake_job
@@ -378,6 +379,32 @@ def test_a_stop_request_ends_with_75_after_the_running_part_and_the_job_resumes(
     assert resumed.returncode == 0
     assert f"{4 * parts} from earlier runs".encode() in resumed.stderr + resumed.stdout
     assert (tmp_path / "outputs/n/translated/in.txt").read_text() == "\n".join(lines(60)).upper()
+
+
+@pytest.mark.fault(3)
+@pytest.mark.parametrize(("stop_at", "kept"), [(1, 4), (2, 8), (3, None)])
+def test_after_a_stop_request_no_further_part_is_decoded_and_after_the_last_part_it_changes_nothing(
+    tmp_path: Path, job: Job, monkeypatch: pytest.MonkeyPatch, stop_at: int, kept: int | None
+) -> None:
+    (tmp_path / "in.txt").write_text("\n".join(lines(12)))
+    settings = (f"source.path={tmp_path / 'in.txt'}", "name=n", "batch.part_rows=4", "batch.max_rows=4")
+    stop = signals.install()
+    monkeypatch.setattr(stop, "_where", "")
+
+    def request(calls: int) -> None:
+        if calls == stop_at:
+            monkeypatch.setattr(stop, "signal_name", "SIGUSR1")
+
+    job.fail = request
+    if kept is None:
+        assert job(*settings).rows == 12
+    else:
+        with pytest.raises(StoppedError, match="SIGUSR1: stopped after a finished part"):
+            job(*settings)
+        monkeypatch.setattr(stop, "signal_name", "")
+        assert job(*settings).num_rows_kept == kept
+    assert job.decoded == 12
+    assert (tmp_path / "out/n/translated/in.txt").read_text() == "\n".join(lines(12)).upper()
 
 
 def preparing(folder: Path, *overrides: str, count_s: float) -> subprocess.Popen[bytes]:

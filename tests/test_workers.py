@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import pickle
 import random
 import signal
 import socket
@@ -12,7 +13,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from functools import partial
 from itertools import count, repeat
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -24,7 +24,10 @@ import pytest
 from hymt_batch import child_process, config
 from hymt_batch.errors import ConfigError, ExitCode, StoppedError
 from hymt_batch.model import cpu_count
-from hymt_batch.run import executor, oom, worker_pool
+from hymt_batch.records import Prompt
+from hymt_batch.run import executor, oom, worker_pool, worker_process
+from hymt_batch.run.worker_process import WorkerProcess
+from hymt_batch.write.attempts import AttemptMarkers
 from jobs import translate
 from tests.fakes import engine as fake_engine
 from tests.fakes import job as fake_job
@@ -60,8 +63,8 @@ def overrides(folder: Path, *more: str) -> list[str]:
 
 def run(folder: Path, *more: str, decode: fake_engine.Decode = fake_engine.upper, command: Sequence[str] = ()) -> int:
     job = config.load("translate", overrides(folder, *more))
-    worker = tuple(command) or fake_worker.COMMAND
-    return int(translate.run(job, partial(fake_job.translate_with, decode=decode, worker_command=worker)))
+    with fake_job.installed(decode, command or fake_worker.COMMAND):
+        return int(translate.run(job))
 
 
 def texts(folder: Path) -> list[str]:
@@ -85,7 +88,7 @@ def test_workers_produce_the_same_bytes_as_one_process(tmp_path: Path, monkeypat
     source = corpus(tmp_path / "many")
     assert run(tmp_path / "one") == ExitCode.COMPLETE
     monkeypatch.setenv("STUB_PIDS", str(tmp_path / "pids"))
-    monkeypatch.setenv("STUB_PAUSE_S", "0.02")
+    monkeypatch.setenv("STUB_PAUSE_S", "0.3")  # longer than the second worker takes to start
     assert run(tmp_path / "many", "launch.workers=2") == ExitCode.COMPLETE
     for name in ("translated/in.txt", "manifest.json"):
         one_data, many_data = ((tmp_path / side / "job" / name).read_bytes() for side in ("one", "many"))
@@ -99,6 +102,18 @@ def test_workers_produce_the_same_bytes_as_one_process(tmp_path: Path, monkeypat
     assert str(os.getpid()) not in pids
 
 
+def test_a_worker_receives_the_settings_and_then_prompts_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    corpus(tmp_path)
+    messages: list[Any] = []
+    send = WorkerProcess.send
+    monkeypatch.setattr(WorkerProcess, "send", lambda self, message: messages.append(message) or send(self, message))
+    assert run(tmp_path, "launch.workers=2", "batch.part_rows=6", "batch.shard_rows=60") == ExitCode.COMPLETE
+    parts = [message for message in messages if isinstance(message, list)]
+    assert sorted(prompt.row_id for part in parts for prompt in part) == sorted(f"in.txt#{n + 1}" for n in range(ROWS))
+    assert {type(prompt) for part in parts for prompt in part} == {Prompt}
+    assert max(len(pickle.dumps(part)) for part in parts) < 6 * 1000, "bytes a part of six rows"
+
+
 @pytest.mark.fault(12)
 def test_a_worker_that_dies_costs_no_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = corpus(tmp_path)
@@ -106,8 +121,8 @@ def test_a_worker_that_dies_costs_no_row(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setenv("STUB_PIDS", str(pids))
     killed = []
 
-    def begin_and_kill(real: Any = translate.PartTracker.begin_attempt) -> Any:
-        def begin_attempt(self: Any, task: Any) -> int:
+    def begin_and_kill(real: Any = AttemptMarkers.begin) -> Any:
+        def begin(*arguments: Any) -> int:
             busy = pids.read_text().splitlines() if pids.exists() else []
             if busy and len(killed) < 3:
                 pid = int(busy[-1].split()[0])
@@ -116,11 +131,11 @@ def test_a_worker_that_dies_costs_no_row(tmp_path: Path, monkeypatch: pytest.Mon
                     killed.append(pid)
                 except ProcessLookupError:
                     pass
-            return int(real(self, task))
+            return int(real(*arguments))
 
-        return begin_attempt
+        return begin
 
-    monkeypatch.setattr(translate.PartTracker, "begin_attempt", begin_and_kill())
+    monkeypatch.setattr(AttemptMarkers, "begin", begin_and_kill())
     assert run(tmp_path, "launch.workers=2") == ExitCode.COMPLETE
     assert len(killed) == 3
     assert texts(tmp_path) == expected(source)
@@ -243,14 +258,14 @@ def test_running_out_of_memory_while_workers_load_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, counts: Iterator[int | None]
 ) -> None:
     corpus(tmp_path)
-    monkeypatch.setattr(worker_pool, "read_oom_kills", lambda: next(counts))
+    monkeypatch.setattr(worker_process, "read_oom_kills", lambda: next(counts))
     with pytest.raises(StoppedError, match=r"died 5 times .* memory ran out\. Set launch\.workers=1"):
         run(tmp_path, "launch.workers=2", command=KILLED)
 
 
 def test_kills_from_outside_are_tolerated_longer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     corpus(tmp_path)
-    monkeypatch.setattr(worker_pool, "read_oom_kills", lambda: 7)
+    monkeypatch.setattr(worker_process, "read_oom_kills", lambda: 7)
     with pytest.raises(StoppedError, match=r"died 20 times .* Something outside the job kills it"):
         run(tmp_path, "launch.workers=2", command=KILLED)
 
@@ -264,11 +279,9 @@ def test_the_oom_kill_count_of_the_kernel_is_read_if_there_is_one(tmp_path: Path
 def starts(monkeypatch: pytest.MonkeyPatch, num_processors: int) -> list[int]:
     """Collect the indices of the workers that are started, on a machine with this many processors."""
     started: list[int] = []
-    spawn_worker = worker_pool.WorkerPool._spawn_worker
+    start = WorkerProcess.start
     monkeypatch.setattr(executor, "usable_cpus", lambda: num_processors)
-    monkeypatch.setattr(
-        worker_pool.WorkerPool, "_spawn_worker", lambda self, index: started.append(index) or spawn_worker(self, index)
-    )  # type: ignore[func-returns-value]
+    monkeypatch.setattr(WorkerProcess, "start", lambda index, *rest: started.append(index) or start(index, *rest))  # type: ignore[func-returns-value]
     return started
 
 
@@ -320,13 +333,15 @@ def test_the_cpu_quota_limits_the_processors(tmp_path: Path) -> None:
 
 PARENT = """
 import sys
-from hymt_batch.run.worker_pool import WorkerPool, Task
-importing = (sys.executable, "-c", "import time; time.sleep(60)")
-none = dict(begin_attempt=lambda task: 1, quarantine=None, check_ready=None, on_batch=None, check_stop=lambda: None)
-with WorkerPool(importing, [{}, {}], "hello", **none, stop_requested=lambda: False, hang_s=60.0) as workers:
-    for index in range(4):
-        list(workers.submit(Task(index, [index])))
-    list(workers.drain())
+from types import SimpleNamespace
+from hymt_batch.records import Part
+from hymt_batch.run import worker_process
+from hymt_batch.run.worker_pool import WorkerPool
+from hymt_batch.signals import StopRequest
+worker_process.COMMAND = (sys.executable, "-c", "import time; time.sleep(60)")
+job = SimpleNamespace(launch=SimpleNamespace(hang_s=60.0))
+with WorkerPool(job, {}, [{}, {}], StopRequest(), begin_attempt=lambda part: 1, on_batch=None) as pool:
+    list(pool.run([[Part(None, index, 4, ())] for index in range(4)]))
 """
 
 
@@ -367,13 +382,13 @@ def test_workers_end_if_their_parent_dies_at_any_moment_of_their_start() -> None
 
 LOADING = """
 import sys, time
-from functools import partial
-from types import SimpleNamespace
+from hymt_batch.model import prepare
 from hymt_batch.run import worker
 def load(*_):
     print("loading", flush=True)
     time.sleep(60)
-sys.exit(worker.main(sys.argv[1:], partial(worker.serve, prepare_model=load)))
+prepare.prepare_model = load
+sys.exit(worker.main(sys.argv[1:]))
 """
 
 
@@ -401,7 +416,7 @@ def test_a_worker_whose_parent_died_before_it_started_exits() -> None:
 def test_a_worker_ignores_stop_signals_from_its_start() -> None:
     program = "import signal; print(*(int(signal.getsignal(n) is signal.SIG_IGN) for n in (2, 10, 15)))"
     command = child_process.die_with_parent_command(
-        [sys.executable, "-c", program], ignored_signals=worker_pool.IGNORED_SIGNALS
+        [sys.executable, "-c", program], ignored_signals=worker_process.IGNORED_SIGNALS
     )
     assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "1 1 1\n"
 

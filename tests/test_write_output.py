@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from faults.upper import ENVIRONMENT, FAST, IDENTITY, Fast, an_input, open_output, plan, read, run, shards, upper
 
 from hymt_batch import fs as files
 from hymt_batch import manifest
@@ -36,6 +35,7 @@ from hymt_batch.write.part_reader import PartReader
 from hymt_batch.write.settings import OnError, WriteConfig
 from hymt_batch.write.state_file import StateFileDamagedError
 from jobs import verify
+from tests.faults.upper import ENVIRONMENT, FAST, IDENTITY, Fast, an_input, open_output, plan, read, run, shards, upper
 
 OTHER: dict[str, Any] = {"decode": {"method": "other"}, "batch": IDENTITY["batch"]}
 

@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from faults.simfs import Crash
-from faults.upper import ENVIRONMENT, FAST, SETTINGS, Fast, an_input, open_output, plan, run, shards, upper
 
 from hymt_batch import manifest
 from hymt_batch.errors import ExitCode, IdentityError, InputChangedError
 from hymt_batch.records import Input
 from hymt_batch.write.settings import OnError, WriteConfig, WriteFormat
 from jobs import status, verify
+from tests.faults.simfs import Crash
+from tests.faults.upper import ENVIRONMENT, FAST, SETTINGS, Fast, an_input, open_output, plan, run, shards, upper
 
 EXTENSIONS = {"text": ".txt", "jsonl": ".jsonl", "parquet": ".parquet", "csv": ".csv"}
 

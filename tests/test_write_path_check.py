@@ -11,7 +11,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from faults.upper import ENVIRONMENT, FAST, Fast, an_input, open_output, plan, run, shards, upper
 
 from hymt_batch import fs as files
 from hymt_batch import storage_error
@@ -19,6 +18,7 @@ from hymt_batch.errors import ConfigError, ExitCode, HymtError, PreflightError, 
 from hymt_batch.fs import OS_FS
 from hymt_batch.records import Input
 from jobs import status, verify
+from tests.faults.upper import ENVIRONMENT, FAST, Fast, an_input, open_output, plan, run, shards, upper
 
 RELS = ("a.txt", "sub/b.txt")
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from faults.upper import ENVIRONMENT, Fast, an_input, open_output, plan, run, shards, upper
 
 from hymt_batch import manifest
 from hymt_batch.errors import ExitCode, StoppedError
@@ -18,6 +17,7 @@ from hymt_batch.fs import OS_FS, Stat
 from hymt_batch.records import Input
 from hymt_batch.write import set_aside
 from jobs import status, verify
+from tests.faults.upper import ENVIRONMENT, Fast, an_input, open_output, plan, run, shards, upper
 
 EDITED = b"somebody's own work\n"
 

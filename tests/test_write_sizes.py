@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from faults.upper import ENVIRONMENT, an_input, open_output, plan, run, shards, upper
 
 from hymt_batch import fs as files
 from hymt_batch import manifest
@@ -22,6 +21,7 @@ from hymt_batch.write import file_record, lease, lease_holder
 from hymt_batch.write import part as parts
 from hymt_batch.write.state_file import StateFileDamagedError
 from jobs import status, verify
+from tests.faults.upper import ENVIRONMENT, an_input, open_output, plan, run, shards, upper
 
 HUGE = 10 << 30
 

@@ -1,11 +1,12 @@
 """All checks of one job, in the order in which a run would meet the failures. Loads no weights, leaves no files.
 
-`run_all` runs every check that applies to the settings; `run_quick` runs those that `translate` makes before it loads
+`run_all` runs every check that applies to the settings; `check` runs those that `translate` makes before it verifies
 the model. A check that is impossible because an earlier one failed is reported as skipped.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ from hymt_batch.device_map.settings import SPLIT_STRATEGIES, DeviceInventory, gi
 from hymt_batch.doctor import cuda, distributed, environment, machine, storage
 from hymt_batch.doctor.finding import Finding, Level
 from hymt_batch.errors import ConfigError, HymtError, PreflightError, first_line
+from hymt_batch.formats import writer
 from hymt_batch.fs import OS_FS
 from hymt_batch.model import detect_devices, hashes, memory, nvidia, prepare, requirements, shapes
 from hymt_batch.model import files as model_files
@@ -29,10 +31,14 @@ from hymt_batch.model.files import ModelFiles
 from hymt_batch.prompt import PromptFamily
 from hymt_batch.prompt_end import describe_end
 from hymt_batch.source import stream
+from hymt_batch.source.inputs import Inputs
+from hymt_batch.write import published_file
 from hymt_batch.write.storage import required_space
 
 if TYPE_CHECKING:
     from hymt_batch.schema import DoctorJob, TranslateJob
+
+log = logging.getLogger(__name__)
 
 
 def run_quick(job: TranslateJob | DoctorJob, env: Mapping[str, str] | None = None) -> list[Finding]:
@@ -49,6 +55,27 @@ def run_quick(job: TranslateJob | DoctorJob, env: Mapping[str, str] | None = Non
         if finding.level is Level.FAIL:
             raise PreflightError(**asdict(finding.problem))
     return [finding for finding in findings if finding.level is Level.WARN]
+
+
+def check(job: TranslateJob, inputs: Inputs) -> None:
+    """Check all of a job that can fail before the files of its model are read; log the warnings.
+
+    Raises:
+        HymtError: An input does not fit the settings or its output format, the languages are wrong, or the versions or
+            the launcher make the job impossible.
+    """
+    for input in inputs.files:
+        out_format = published_file.out_format(input, job.write)
+        writer.check(input, out_format, inputs.preamble(input), job.write, partial(inputs.read, input))
+    inputs.check_first_rows()
+    for finding in run_quick(job):
+        log.warning("%s", finding.problem.text)
+    template = prompt.resolve_template(job.prompt, job.model.family.value, job.src_lang, job.tgt_lang)
+    if job.model.path == "demo:model" and template.tgt_lang not in ("fr", "de", "zh"):
+        log.warning(
+            "the demo model translates weather reports to fr, de and zh only; tgt_lang=%s gives meaningless output",
+            template.tgt_lang,
+        )
 
 
 def run_all(job: DoctorJob, env: Mapping[str, str] | None = None) -> list[Finding]:

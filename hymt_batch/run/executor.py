@@ -1,71 +1,74 @@
-"""Choose the executor: this process, or worker processes with one replica each. Both take tasks and yield results.
+"""Choose the executor: this process, or worker processes with one replica each.
 
-Loads replicas and starts workers; independent of where the results go.
+Loads the replica and resolves the number of workers; independent of what is decoded and of where the results go.
 """
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import logging
 import os
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from hymt_batch.doctor.explain import explain_errors
-from hymt_batch.errors import ConfigError, PreflightError
+from hymt_batch.errors import ConfigError
 from hymt_batch.model.cpu_count import usable_cpus
-from hymt_batch.records import Prompt, Translation
-from hymt_batch.run.part_tracker import PartTracker
+from hymt_batch.records import Part
+from hymt_batch.run.identity import build_environment
 from hymt_batch.run.replica import Replica
+from hymt_batch.run.unit import Executor, PartResult, Unit, parts_until_stop
 from hymt_batch.run.watchdog import Watchdog
-from hymt_batch.run.worker_pool import Task, WorkerPool
+from hymt_batch.run.worker_pool import WorkerPool
 from hymt_batch.signals import StopRequest
 from hymt_batch.write.attempts import MAX_ATTEMPTS
+from hymt_batch.write.output import Output
 
 if TYPE_CHECKING:
     from hymt_batch.schema import TranslateJob
 
 log = logging.getLogger(__name__)
 
-WORKER_COMMAND = (sys.executable, "-P", "-m", "hymt_batch.run.worker")
-"""Starts a worker; -P prevents the import of a user's folder that has the name of one of our packages."""
+OpenExecutor: TypeAlias = Callable[..., Executor]
+"""Has the arguments of `open_executor`."""
 
 
 def open_executor(
     job: TranslateJob,
     model: Any,
     tokenizer: Any,
-    tracker: PartTracker,
+    output: Output,
     stop: StopRequest,
-    worker_command: Sequence[str],
-) -> InProcessExecutor | WorkerPool:
+    on_batch: Callable[[int, int], None],
+) -> Executor:
     """Open an executor: this process with its own model, or at most as many workers as requested.
 
     If more than one worker is requested, worker processes are used, even if this machine has CPU cores for only one.
     They are also used if decoding a part has ended its process too often.
+
+    Args:
+        job: All settings.
+        model: The result of `prepare.prepare_model` in this process; each worker must get the same identity.
+        tokenizer: The model's tokenizer.
+        output: The output folder; each part gets an attempt marker there before it is decoded.
+        stop: Stop requests.
+        on_batch: Called with the number of rows and tokens after each batch.
     """
-    if tracker.needs_isolation:
+    if output.attempts.needs_isolation:
         log.warning(
             "decoding one part ended its process %d times: parts are now decoded in a separate worker process",
             MAX_ATTEMPTS,
         )
     num_requested = requested_workers(job, model)
-    if num_requested > 1 or tracker.needs_isolation:
-        return open_worker_pool(
-            job,
-            model,
-            max_workers(num_requested, model),
-            begin_attempt=tracker.begin_attempt,
-            set_environment=tracker.set_environment,
-            on_batch=tracker.progress.add_batch,
-            stop=stop,
-            worker_command=worker_command,
-        )
+    if num_requested > 1 or output.attempts.needs_isolation:
+        variables = worker_variables(job, model, max_workers(num_requested, model))
+        begin_attempt = output.attempts.begin
+        return WorkerPool(job, model.identity, variables, stop, begin_attempt=begin_attempt, on_batch=on_batch)
 
     def on_hang(reason: str) -> None:
-        tracker.on_hang()
+        output.close(orderly=False)  # keeps the attempt marker of the part that hangs
         stop.exit_now(f"{reason}; run the same command again to continue")
 
     watchdog = Watchdog(job.launch.hang_s, on_hang)
@@ -75,19 +78,27 @@ def open_executor(
         stop.check()
 
     with explain_errors("loading the model"):
-        replica = Replica(job, model, tokenizer, check_stop=on_step, on_batch=tracker.progress.add_batch)
+        replica = Replica(job, model, tokenizer, check_stop=on_step, on_batch=on_batch)
     watchdog.pause()
     gc.freeze()  # the libraries' objects stay: collecting garbage among them took a fifth of the time of a fast job
     gc.set_threshold(100_000, 20, 20)
-    tracker.set_environment(replica.environment)
-    return InProcessExecutor(replica, tracker.begin_attempt, watchdog)
+    return InProcessExecutor(job, replica, watchdog, stop, output.attempts.begin)
 
 
 class InProcessExecutor:
-    """Decodes in this process."""
+    """Decodes in this process, one part at a time."""
 
-    def __init__(self, replica: Replica, begin_attempt: Callable[[Task], int], watchdog: Watchdog) -> None:
-        self._replica, self._begin_attempt, self._watchdog = replica, begin_attempt, watchdog
+    def __init__(
+        self,
+        job: TranslateJob,
+        replica: Replica,
+        watchdog: Watchdog,
+        stop: StopRequest,
+        begin_attempt: Callable[[Part], int],
+    ) -> None:
+        self._replica, self._watchdog, self._stop, self._begin_attempt = replica, watchdog, stop, begin_attempt
+        self._environment = build_environment(job, replica.environment)
+        self._nothing_finished = True
 
     def __enter__(self) -> InProcessExecutor:
         self._watchdog.__enter__()
@@ -96,67 +107,23 @@ class InProcessExecutor:
     def __exit__(self, *_: object) -> None:
         self._watchdog.__exit__()
 
-    def submit(self, task: Task) -> Iterator[Task]:
-        """Decode a task and yield it."""
-        task.tries = self._begin_attempt(task)
+    def run(self, units: Iterable[Unit]) -> Iterator[PartResult]:
+        """See `Executor.run`."""
+        for part in parts_until_stop(units, self._stop):
+            with explain_errors("translating the first part") if self._nothing_finished else contextlib.nullcontext():
+                result = self._decode(part)
+            self._nothing_finished = False
+            yield result
+
+    def _decode(self, part: Part) -> PartResult:
+        self._begin_attempt(part)
         self._watchdog.reset()
         try:
-            task.results = dict(enumerate(self._replica.translate(task.items)))
+            translations = self._replica.translate(part.prompts)
         finally:
             self._watchdog.pause()
-        task.marks = list(self._replica.decoder.take_degraded())
-        yield task
-
-    def drain(self) -> Iterator[Task]:
-        """Return no tasks: each one is finished in `submit`."""
-        return iter(())
-
-
-def open_worker_pool(
-    job: TranslateJob,
-    model: Any,
-    num: int,
-    *,
-    begin_attempt: Callable[[Task], int],
-    set_environment: Callable[[dict[str, Any]], None],
-    on_batch: Callable[[int, int], None],
-    stop: StopRequest,
-    worker_command: Sequence[str] = WORKER_COMMAND,
-) -> WorkerPool:
-    """Open a pool of workers, each with one replica of the prepared model.
-
-    Args:
-        job: All settings; sent to each worker.
-        model: The result of `prepare.prepare_model` in this process; each worker must get the same identity.
-        num: Maximum number of workers.
-        begin_attempt: See `WorkerPool`.
-        set_environment: Called with the resolved environment of each worker.
-        on_batch: Called with the number of rows and tokens after each batch.
-        stop: Stop requests.
-        worker_command: Starts a worker.
-    """
-
-    def check_ready(ready_message: tuple[Any, dict[str, Any]]) -> None:
-        identity, environment = ready_message
-        if identity != model.identity:
-            raise PreflightError(
-                "A worker loaded a different model from the one that was checked: its files changed",
-                fix="Run the job again.",
-            )
-        set_environment(environment)
-
-    return WorkerPool(
-        worker_command,
-        worker_environments(job, model, num),
-        job,
-        begin_attempt=begin_attempt,
-        quarantine=quarantined_translation,
-        check_ready=check_ready,
-        on_batch=on_batch,
-        check_stop=stop.check,
-        stop_requested=lambda: stop.requested,
-        hang_s=job.launch.hang_s,
-    )
+        degraded = tuple(dict.fromkeys(self._replica.decoder.take_degraded()))
+        return PartResult(part, translations, self._environment, degraded)
 
 
 def requested_workers(job: TranslateJob, model: Any) -> int:
@@ -191,7 +158,7 @@ def max_workers(requested: int, model: Any) -> int:
     return num_allowed
 
 
-def worker_environments(job: TranslateJob, model: Any, num: int) -> list[Mapping[str, str]]:
+def worker_variables(job: TranslateJob, model: Any, num: int) -> list[Mapping[str, str]]:
     """Return the environment variables to add for each worker: its GPUs, or its share of the CPU threads."""
     package_root = str(Path(__file__).parent.parent.parent)
     python_path = {"PYTHONPATH": os.pathsep.join([package_root, *filter(None, [os.environ.get("PYTHONPATH")])])}
@@ -209,8 +176,3 @@ def worker_environments(job: TranslateJob, model: Any, num: int) -> list[Mapping
             }
         )
     return environments
-
-
-def quarantined_translation(prompt: Prompt, reason: str) -> Translation:
-    """Return the result of a segment that killed its worker on its own."""
-    return Translation(prompt, "", "crash", message=f"decoding this row alone ended the process ({reason})")

@@ -1,7 +1,7 @@
-"""What is told while a job runs: its progress as a bar on a terminal or as log lines, and a few translations.
+"""What is told while a job runs: its progress as a bar or as log lines, a few translations, and the circuit breaker.
 
-Independent of where parts are decoded and written. The time left is estimated from source tokens, not rows, because a
-shard begins with its longest rows.
+Independent of where parts are decoded and how they are written. The time left is estimated from source tokens, not
+rows, because a shard begins with its longest rows.
 """
 
 from __future__ import annotations
@@ -16,18 +16,86 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from hymt_batch.records import Row, Status
+from hymt_batch import batch
+from hymt_batch.check import assemble
+from hymt_batch.records import Part, Prompt, Row, Shard, ShardRecord, Status
+from hymt_batch.run.breaker import CircuitBreaker
 from hymt_batch.run.reporter import Reporter, format_duration
 from hymt_batch.sanitize import escape_line
+
+if TYPE_CHECKING:
+    from hymt_batch.schema import TranslateJob
 
 log = logging.getLogger(__name__)
 
 LONG_ROW_SEGMENTS = 10
 """The status line names a row while it is decoded if it has more segments than this."""
+
+
+class Monitor:
+    """Follows the parts of a running job; stops the job if its translations are unusable."""
+
+    def __init__(self, job: TranslateJob, reporter: Reporter, total_units: int | None) -> None:
+        """Start the clock; see `Progress` for `total_units`."""
+        self._max_samples, self._reporter = job.launch.samples, reporter
+        self._progress = Progress(reporter, job.launch.log_every_s, total_units)
+        self._check, self._breaker = job.check, CircuitBreaker(job.check)
+        self.refresh = self._progress.refresh
+        self.add_batch = self._progress.add_batch
+
+    def __enter__(self) -> Monitor:
+        self._progress.__enter__()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.__exit__()
+
+    def skip_shard(self, record: ShardRecord) -> None:
+        """Count a shard whose parts were all committed by earlier runs, and whose rows were not read again."""
+        self._progress.add_kept_rows(record.num_rows, record.end - record.start)
+
+    def add_shard(self, shard: Shard, prompts: Sequence[Prompt]) -> None:
+        """Count a shard that was read, and what is to be decoded of it."""
+        self._progress.add_shard(
+            shard.end - shard.start,
+            sum(prompt.num_source_tokens for prompt in prompts),
+            rows=len({prompt.segment.document_index for prompt in prompts}),
+            segments=len(prompts),
+            last=shard.last,
+        )
+
+    def skip_part(self, part: Part) -> None:
+        """Count a part that an earlier run committed."""
+        self._progress.add_kept_rows(len(part.document_indices), source_tokens=part.num_source_tokens)
+
+    def begin_part(self, part: Part) -> None:
+        """Record that a part is about to be decoded."""
+        self._progress.begin_part(*batch.longest_row(part))
+
+    def add_part(self, part: Part, rows: Sequence[Row], *, one_line: bool) -> None:
+        """Count a committed part, and keep its first rows for the summary.
+
+        Args:
+            part: The part.
+            rows: Its rows as they were committed; they are counted as they will be written.
+            one_line: See `assemble.shape_row`.
+
+        Raises:
+            PreflightError: Too many of the translations are unusable; see `CircuitBreaker`.
+        """
+        documents, first_row = part.shard.documents, part.shard.first_row
+        rows = [assemble.shape_row(documents[r.row_index - first_row], r, one_line, self._check) for r in rows]
+        pairs = self._reporter.sample_pairs
+        if len(pairs) < self._max_samples:
+            texts = {document.row_index: document.text for document in documents}
+            pairs += sample_pairs(texts, rows, self._max_samples - len(pairs))
+        flags = Counter(flag for row in rows for flag in row.flags)
+        self._progress.add_part(len(rows), part.num_source_tokens, flags)
+        self._breaker.observe(part.shard.input.rel, rows)
 
 
 class Progress:

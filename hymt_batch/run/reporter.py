@@ -9,13 +9,14 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from io import TextIOWrapper
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from tqdm import tqdm
 
@@ -24,6 +25,9 @@ from hymt_batch.errors import HymtError, PreflightError, first_line
 from hymt_batch.records import UNLISTED_STATUSES, Status
 from hymt_batch.sanitize import escape_line
 from hymt_batch.storage_error import describe_type
+
+if TYPE_CHECKING:
+    from hymt_batch.schema import TranslateJob
 
 log = logging.getLogger(__name__)
 
@@ -176,6 +180,18 @@ def render_summary(summary: JobSummary, pairs: Sequence[tuple[str, str]]) -> str
         lines.append("  nothing was left to do" if summary.rows else "  the input has no rows")
     for source, translation in pairs:
         lines += ["", f"  {escape_line(source)}", f"→ {escape_line(translation)}"]
+    return "\n".join(lines)
+
+
+def next_command(job: TranslateJob, summary: JobSummary) -> str:
+    """Return the command to run after a finished job."""
+    name = summary.folder.relative_to(job.output_dir)
+    output_option = "" if job.output_dir == "outputs" else f" output_dir={shlex.quote(job.output_dir)}"
+    lines = [f"Next: hymt-batch verify name={shlex.quote(str(name))}{output_option}"]
+    if job.source.path == "demo:bulletins":
+        lines.append(
+            "To translate your own file with the real model: hymt-batch translate source.path=FILE tgt_lang=fr"
+        )
     return "\n".join(lines)
 
 

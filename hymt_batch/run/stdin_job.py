@@ -1,20 +1,66 @@
-"""Jobs that translate standard input to standard output: their temporary folder, and which results are kept.
+"""Jobs that translate standard input to standard output: their temporary folder, what is printed, and what is kept.
 
-Works with finished files and the standard streams; independent of how a job runs.
+Everything but the translations goes to stderr. Independent of how a job runs: the caller passes that function.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from hymt_batch import streams
+from hymt_batch import signals, streams
 from hymt_batch.errors import HymtError, PreflightError
+from hymt_batch.run.reporter import Reporter, next_command, render_summary
+from hymt_batch.sanitize import escape_line
 from hymt_batch.signals import StopRequest
+from hymt_batch.write.summary import Summary
+
+if TYPE_CHECKING:
+    from hymt_batch.schema import TranslateJob
+
+
+def run(job: TranslateJob, reporter: Reporter, translate: Callable[[TranslateJob, Reporter], Summary]) -> Summary:
+    """Run a job whose source is standard input, and write its translations to standard output.
+
+    A job without a name works in a temporary folder, and keeps nothing unless standard output cannot be written.
+
+    Raises:
+        HymtError: The job failed, or standard output cannot be written.
+    """
+    streams.require_stdout()
+    stop, output_dir, temporary_folder = signals.install(), Path(job.output_dir), None
+    with contextlib.ExitStack() as stack:
+        if job.name is None:
+            temporary_folder = stack.enter_context(stop.remove_on_exit(create_temporary_folder()))
+            job = replace(job, name="stdin", output_dir=str(temporary_folder))
+        summary = translate(job, reporter)
+        text = render_summary(summary, reporter.sample_pairs)
+        if temporary_folder is not None:
+            text = render_temporary_result(text, summary)
+        else:
+            text = f"{text}\n\n{next_command(job, summary)}"
+        reporter.print_result(text, to_stderr=True)
+        write_to_stdout(summary.folder, summary.outputs, stop, output_dir, temporary_folder)
+    return summary
+
+
+def render_temporary_result(text: str, summary: Summary) -> str:
+    """Return the summary of a job whose folder will be removed; it shows the first errors instead of their paths."""
+    errors = []
+    for path in summary.errors:
+        with path.open(encoding="utf-8") as file:
+            errors += [f"  {escape_line(line.rstrip(), 300)}" for line in islice(file, 3)]
+    errors += ["  add name=NAME to keep the errors and to be able to continue"]
+    text = text.replace(str(summary.folder / "translated"), "standard output")
+    return text.replace(f"  listed in {summary.folder / 'errors'}", "\n".join(errors))
 
 
 def create_temporary_folder() -> Path:

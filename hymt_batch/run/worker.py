@@ -1,8 +1,8 @@
 """The program of a worker process: it loads one replica and translates the parts that its parent sends.
 
-`run/worker_pool.py` starts it with the file descriptor of a socket. It sends these messages: "ready" with its identity
-and environment, or "refused" with an error; "batch" after each batch and as a heartbeat; "log" with a log record; and
-"done" with the translations of the prompts that it received.
+`run/worker_process.py` starts it with the file descriptor of a socket. It sends these messages: "ready" with its
+identity and environment, or "refused" with an error; "batch" after each batch and as a heartbeat; "log" with a log
+record; and "done" with the translations of the prompts that it received.
 """
 
 from __future__ import annotations
@@ -16,22 +16,21 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from multiprocessing.connection import Connection
-from typing import Any
 
 from hymt_batch.errors import HymtError, first_line
 from hymt_batch.model import prepare
 from hymt_batch.run.replica import Replica
-from hymt_batch.run.worker_pool import IGNORED_SIGNALS
+from hymt_batch.run.worker_process import IGNORED_SIGNALS
 
 log = logging.getLogger(__name__)
 
 HEARTBEAT_S = 1.0
 
 
-def serve(pipe: Connection, prepare_model: Callable[..., Any] = prepare.prepare_model) -> None:
+def serve(pipe: Connection) -> None:
     """Serve requests until the parent closes the socket."""
     job = pipe.recv()
     root = logging.getLogger()
@@ -48,13 +47,13 @@ def serve(pipe: Connection, prepare_model: Callable[..., Any] = prepare.prepare_
         last_sent[0] = time.monotonic()
 
     try:
-        model = prepare_model(job.model, job.device_map, job.launch.num_threads)
+        model = prepare.prepare_model(job.model, job.device_map, job.launch.num_threads)
         tokenizer = model.load_tokenizer(add_generation_prompt=job.add_generation_prompt)
         replica = Replica(job, model, tokenizer, check_stop=send_heartbeat, on_batch=send_batch)
     except HymtError as error:
         pipe.send(("refused", error))
         return
-    pipe.send(("ready", (model.identity, replica.environment)))
+    pipe.send(("ready", model.identity, replica.environment))
     while True:
         translations = replica.translate(pipe.recv())
         # leave out the prompts, which the parent already has
@@ -79,7 +78,7 @@ class _PipeHandler(logging.Handler):
             self._pipe.send(("log", record.name, record.levelno, record.getMessage()))
 
 
-def main(arguments: Sequence[str], serve: Callable[[Connection], None] = serve) -> int:
+def main(arguments: Sequence[str]) -> int:
     """Serve on the given socket; this process ends when the parent closes its end or dies."""
     for signal_number in IGNORED_SIGNALS:
         signal.signal(signal_number, signal.SIG_IGN)

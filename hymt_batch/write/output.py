@@ -248,6 +248,11 @@ class Output:
             )
         self.finish_skipped_shard(shard.input, make_shard_record(shard))
 
+    def finish_if_complete(self, shard: Shard) -> None:
+        """Finish a shard if its last part is committed; see `finish_shard`."""
+        if self._store.has_all(shard):
+            self.finish_shard(shard)
+
     def finish_skipped_shard(self, input: Input, record: ShardRecord) -> None:
         """Do what `finish_shard` does, for a shard that was skipped because `shard_record` returned its record."""
         if self._publisher.is_published(input):

@@ -140,6 +140,11 @@ class PartStore:
         changed_rows.add(max(committed_digests) + 1 if committed_digests else first, first + num_rows)
         return input_changed_error(f"{shard.input.rel} {changed_rows} are new")
 
+    def has_all(self, shard: Shard) -> bool:
+        """True if all parts of a shard are known to be committed; False once the shard is forgotten."""
+        key = (shard.input.file_id, shard.index)
+        return key in self._num_parts and len(self._committed[key]) == self._num_parts[key]
+
     def _source_digests(self, file_id: str, shard_index: int) -> dict[int, bytes]:
         """Return row index -> digest of its source, over the record and the readable parts of a shard."""
         return self.records.digests(file_id, shard_index) | self._reader.source_digests(file_id, shard_index)

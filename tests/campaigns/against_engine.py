@@ -122,11 +122,11 @@ def whole(job: Any, model: LoadedOnce) -> tuple[dict[str, float], list[list[Comp
     real_open_executor, real_generate = executor.open_executor, SlotEngine.generate
     began, cpu = time.perf_counter(), time.process_time()
     with (
-        mock.patch.object(executor, "open_executor", open_executor),
+        mock.patch.object(prepare, "prepare_model", lambda *_: model),
         mock.patch.object(SlotEngine, "generate", generate),
         Reporter("off") as reporter,
     ):
-        translate.translate(job, reporter, lambda *_: model)
+        translate.translate(job, reporter, open_executor)
     wall, cpu_spent = time.perf_counter() - began - loading, time.process_time() - cpu - loading_cpu
     return {"wall_s": wall, "cpu_s": cpu_spent, "inside_s": inside, "inside_cpu_s": inside_cpu}, completions
 

@@ -21,6 +21,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from hymt_batch.decode.request import Completion, Request
 from hymt_batch.run.reporter import Reporter
@@ -56,7 +57,8 @@ def hymt_batch(source: Path, out: Path, log: Path) -> int:
         fake_engine.PAUSE_S = PAUSE_S * AT_ONCE
         return fake_job.translate_with(job, reporter, decode)
 
-    return int(translate.run(warm.load(ours(source, out)), body))
+    with mock.patch.object(translate, "translate", body):
+        return int(translate.run(warm.load(ours(source, out))))
 
 
 def ours(source: Path, out: Path) -> list[str]:

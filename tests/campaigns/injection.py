@@ -26,7 +26,7 @@ from hymt_batch.model import files, tokenizer
 from hymt_batch.model.tokenizer import Tokenizer
 from hymt_batch.prompt import PromptConfig, PromptTemplate
 from hymt_batch.records import Document, Segment
-from tests.corruptions import TEMPLATE_7B
+from tests.fakes.corruptions import TEMPLATE_7B
 
 BATCH = 1000
 SAMPLE = 50

@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 
 from hymt_batch.model import files, hashes
-from tests.corruptions import ALL
+from tests.fakes.corruptions import ALL
 
 PLAIN = """
 import sys, warnings

@@ -23,7 +23,6 @@ from typing import Any
 
 from hymt_batch import fs
 from hymt_batch.errors import ExitCode
-from hymt_batch.run import worker
 from hymt_batch.write import part as parts
 from tests.campaigns import command, sources, warm
 from tests.fakes import engine as fake_engine
@@ -332,7 +331,7 @@ def run_demo(seed: int, size: int, work: Path) -> dict[str, Any]:
     import torch  # noqa: F401  imported once, before the forks
     import transformers.models.hunyuan_v1_dense.modeling_hunyuan_v1_dense  # noqa: F401
 
-    warm.prepare(worker.serve)
+    warm.prepare()
     return campaign(size, demo_jobs(seed, work))
 
 

@@ -31,15 +31,13 @@ from hymt_batch import config, fs, streams
 from hymt_batch.check import retry
 from hymt_batch.decode.decoder import Decoder
 from hymt_batch.doctor import preflight
-from hymt_batch.run import executor, replica, worker, worker_pool
+from hymt_batch.run import executor, replica, worker, worker_pool, worker_process
 from hymt_batch.run.reporter import Reporter
 from hymt_batch.write import cleanup, lease, published_file
 from hymt_batch.write.output import Output
 from jobs import translate
 from jobs.__main__ import report_error
-from tests.fakes import engine as fake_engine
 from tests.fakes import job as fake_job
-from tests.fakes import model as fake_model
 
 PHASES = (
     "import",  # the interpreter starts; nothing is forked
@@ -115,7 +113,6 @@ def _record_phase(owner: Any, name: str, phase: str, after: str = "") -> None:
 class Worker:
     """Stands in for `subprocess.Popen`: a worker that is forked and so need not import anything."""
 
-    serve: Callable[..., None] = worker.serve
     started = 0
 
     def __init__(self, command: Sequence[str], *, pass_fds: Sequence[int], env: dict[str, str], stdin: int) -> None:
@@ -129,7 +126,7 @@ class Worker:
             os.closerange(3, pass_fds[0])
             os.closerange(pass_fds[0] + 1, 256)
             MARKS.process = Worker.started % _PROCESSES
-            worker.main(command[-1:], Worker.serve)
+            worker.main(command[-1:])
         except BaseException:
             os.write(2, traceback.format_exc().encode())
         finally:
@@ -153,11 +150,12 @@ class Worker:
             os.kill(self.pid, signal.SIGKILL)
 
 
-def prepare(serve: Callable[..., None] | None = None, *, sync: bool = False) -> None:
+def prepare(*, sync: bool = False) -> None:
     """Import all that a job with the stub model needs, and wrap its functions; call this once, before the first fork.
 
+    A worker is a fork of its job, and so has the job's model and engine.
+
     Args:
-        serve: What a worker runs; None: it serves the stub model.
         sync: True to keep the real fsync.
     """
     import pyarrow.parquet  # noqa: F401
@@ -165,7 +163,6 @@ def prepare(serve: Callable[..., None] | None = None, *, sync: bool = False) -> 
     with contextlib.suppress(ImportError):
         import pandas  # noqa: F401  pyarrow imports it if it is installed
 
-    Worker.serve = staticmethod(serve or serve_stub)
     findings: dict[tuple[Any, ...], Any] = {}
     original, original_run = preflight.run_quick, Decoder.run
 
@@ -191,11 +188,11 @@ def prepare(serve: Callable[..., None] | None = None, *, sync: bool = False) -> 
     _record_phase(Output, "commit", "commit", "read")
     _record_phase(published_file, "assemble", "finish", "read")
     _record_phase(Output, "finalize", "finalize", "end")
-    _record_phase(cleanup, "try_remove_parts", "collect")
+    _record_phase(cleanup, "try_remove_parts_of_shard", "collect")
     if not sync:
         fs.OsFs.fsync = staticmethod(lambda fd: None)  # type: ignore[assignment]
         fs.OsFs.fsync_dir = lambda self, path: True  # type: ignore[method-assign]
-    worker_pool.subprocess = SimpleNamespace(  # type: ignore[assignment]
+    worker_process.subprocess = worker_pool.subprocess = SimpleNamespace(  # type: ignore[assignment]
         Popen=Worker, DEVNULL=subprocess.DEVNULL, TimeoutExpired=subprocess.TimeoutExpired
     )
     gc.collect()
@@ -211,12 +208,6 @@ def load(overrides: Sequence[str]) -> Any:
 
 Translate = Callable[[Any, Reporter], Any]
 STUB: Translate = fake_job.translate_with
-
-
-def serve_stub(pipe: Any) -> None:
-    """Be a worker with the stub model."""
-    fake_engine.register()
-    worker.serve(pipe, fake_model.prepare)
 
 
 def fork(work: Callable[[], int], stderr_path: Path | None = None) -> int:
@@ -245,9 +236,12 @@ def start(job: Any, *, compose: Sequence[str] = (), body: Translate = STUB, stde
     MARKS.clear()
     MARKS.phase = "config"
     Worker.started = 0
-    return fork(
-        lambda: int(translate.run(config.load("translate", list(compose)) if compose else job, body)), stderr_path
-    )
+
+    def run() -> int:
+        translate.translate = body
+        return int(translate.run(config.load("translate", list(compose)) if compose else job))
+
+    return fork(run, stderr_path)
 
 
 def poll(pid: int) -> int | None:

@@ -3,32 +3,46 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
+from unittest import mock
 
 from hymt_batch import streams
+from hymt_batch.model import prepare
+from hymt_batch.run import worker_process
 from jobs import __main__ as front
-from jobs import translate
+from jobs.translate import translate
 from tests.fakes import engine, model
 
 
-def run(overrides: Sequence[str], decode: engine.Decode = engine.upper, **arguments: Any) -> int:
-    """Run the job with this decode function, with `arguments` as other arguments of `translate`; return its code."""
-    original = translate.run
-    arguments = {"prepare_model": model.prepare, **arguments}
-    translate.run = partial(original, translate=partial(translate.translate, **arguments))
-    try:
-        with engine.registered(decode):
-            return front.main(["translate", *overrides])
-    finally:
-        translate.run = original
+@contextmanager
+def installed(decode: engine.Decode = engine.upper, worker_command: Sequence[str] = ()) -> Iterator[None]:
+    """Context in which every job of this process has the fake model, and an engine with this decode function.
+
+    Args:
+        decode: Decodes a batch.
+        worker_command: Starts a worker process in place of the product's command.
+    """
+    command = tuple(worker_command) or worker_process.COMMAND
+    with (
+        engine.registered(decode),
+        mock.patch.object(prepare, "prepare_model", model.prepare),
+        mock.patch.object(worker_process, "COMMAND", command),
+    ):
+        yield
 
 
-def translate_with(job: Any, reporter: Any, decode: engine.Decode = engine.upper, **arguments: Any) -> Any:
-    """Translate in this process with this decode function; takes other arguments of `translate`, too."""
-    with engine.registered(decode):
-        return translate.translate(job, reporter, **{"prepare_model": model.prepare, **arguments})
+def run(overrides: Sequence[str], decode: engine.Decode = engine.upper, worker_command: Sequence[str] = ()) -> int:
+    """Run the command line of the job with the fakes, and return its exit code."""
+    with installed(decode, worker_command):
+        return front.main(["translate", *overrides])
+
+
+def translate_with(job: Any, reporter: Any, decode: engine.Decode = engine.upper) -> Any:
+    """Translate in this process with this decode function."""
+    with installed(decode):
+        return translate(job, reporter)
 
 
 if __name__ == "__main__":

@@ -32,6 +32,8 @@ class Bytes:
     def has_control_ids(self, body: Sequence[int]) -> bool:
         return False
 
+    token_starts: None = None  # texts are counted instead
+
     def decode(self, rows: Sequence[Sequence[int]]) -> list[str]:
         return [bytes(row).decode("utf-8", "replace") for row in rows]
 

@@ -12,12 +12,11 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 
 from hymt_batch.decode.request import Completion, Request
 from hymt_batch.run import worker
-from tests.fakes import engine, job, model
+from tests.fakes import engine, job
 
 COMMAND = (sys.executable, "-m", "tests.fakes.worker")
 
@@ -49,9 +48,9 @@ def innocent_death() -> bool:
 
 def main(arguments: Sequence[str]) -> int:
     if arguments[0].isdecimal():
-        engine.register(decode)
-        return worker.main(arguments, partial(worker.serve, prepare_model=model.prepare))
-    return job.run(arguments, decode, worker_command=COMMAND)
+        with job.installed(decode):
+            return worker.main(arguments)
+    return job.run(arguments, decode, COMMAND)
 
 
 if __name__ == "__main__":

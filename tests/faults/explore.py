@@ -23,9 +23,8 @@ from hymt_batch.errors import ExitCode, HymtError
 from hymt_batch.write import part as parts
 from hymt_batch.write import row_record
 from hymt_batch.write.state_file import StateFileDamagedError
-
-from .simfs import Crash, SimFS
-from .small import PART, RECORD, TEMPORARY, Seen, World, final_bytes, ids_from, run, run_again
+from tests.faults.simfs import Crash, SimFS
+from tests.faults.small import PART, RECORD, TEMPORARY, Seen, World, final_bytes, ids_from, run, run_again
 
 ERRORS = (errno.EIO, errno.ENOSPC, errno.ESTALE, errno.EDQUOT, errno.ENOENT, errno.EEXIST, errno.EROFS)
 MOST_SHOWN = 20

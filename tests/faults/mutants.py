@@ -38,11 +38,10 @@ from hymt_batch.write.part_store import PartStore
 from hymt_batch.write.publisher import Publisher
 from hymt_batch.write.record_store import RecordStore
 from hymt_batch.write.storage import DurableFolders
-
-from . import upper, worlds
-from .explore import Erring, Explorer, Tally, Zombies, broken_after_crash, copying, no_op
-from .simfs import SimFS
-from .small import HOME, Seen, World, final_bytes, ids_from, make, part_way, run, simulated, solve
+from tests.faults import upper, worlds
+from tests.faults.explore import Erring, Explorer, Tally, Zombies, broken_after_crash, copying, no_op
+from tests.faults.simfs import SimFS
+from tests.faults.small import HOME, Seen, World, final_bytes, ids_from, make, part_way, run, simulated, solve
 
 Mutant = Callable[[], contextlib.AbstractContextManager[None]]
 Harness = Callable[[Path, random.Random, Tally, int], None]

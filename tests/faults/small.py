@@ -29,9 +29,8 @@ from hymt_batch.write import identity_versions, lease
 from hymt_batch.write.lease_holder import LeaseHolder
 from hymt_batch.write.output import Output
 from hymt_batch.write.settings import WriteConfig
-
-from . import upper
-from .simfs import Crash, SimFS
+from tests.faults import upper
+from tests.faults.simfs import Crash, SimFS
 
 
 class _Known(type(Path())):  # type: ignore[misc]

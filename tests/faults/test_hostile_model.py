@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from corruptions import edit
 
 from hymt_batch.model import files
 from jobs.__main__ import main
+from tests.fakes.corruptions import edit
 
 DEMO, _ = files.resolve("demo:model", "main", download=False)
 DEEP = '{"a": ' + "[" * 100_000 + "]" * 100_000 + "}"

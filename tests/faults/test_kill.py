@@ -11,9 +11,9 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from faults import upper
 
 from hymt_batch.errors import LeaseError
+from tests.faults import upper
 
 PROGRAM = str(Path(upper.__file__))
 ROWS = 64  # 8 shards of 3 parts

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from faults import mutants
+
+from tests.faults import mutants
 
 
 @pytest.mark.parametrize("name", mutants.SEEN_BY)

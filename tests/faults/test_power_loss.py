@@ -12,13 +12,13 @@ import random
 from pathlib import Path
 
 import pytest
-from faults import worlds
-from faults.explore import Explorer, Tally, broken_after_crash, copying
-from faults.simfs import Crash, SimFS
-from faults.small import HOME, Seen, World, final_bytes, holder, ids_from, make, run, simulated, solve
 
 from hymt_batch.errors import LeaseError, PreflightError, StoppedError
 from hymt_batch.write import lease
+from tests.faults import worlds
+from tests.faults.explore import Explorer, Tally, broken_after_crash, copying
+from tests.faults.simfs import Crash, SimFS
+from tests.faults.small import HOME, Seen, World, final_bytes, holder, ids_from, make, run, simulated, solve
 
 FAULTS = {
     worlds.no_links: 28,

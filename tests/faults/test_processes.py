@@ -127,7 +127,7 @@ def test_a_job_stopped_by_two_different_signals_resumes_to_the_same_bytes(source
         process.send_signal(signal_sent)
         code, stderr = ended(process)
         assert code == 75
-        assert_one_line(stderr, f"{signal_sent.name}: stopped after a finished part; run the same command again")
+        assert_one_line(stderr, f"{signal_sent.name}: stopped after a finished part. Run the same command again")
         assert not list((source.parent / "job").rglob(".tmp-*"))
         assert not list((source.parent / "job" / ".hymt" / "lease").iterdir())
     assert len(parts(source.parent / "job")) < PARTS

@@ -6,7 +6,6 @@ import json
 import logging
 import subprocess
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,9 +35,10 @@ def secrets(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.fixture
-def upper(monkeypatch: pytest.MonkeyPatch) -> None:
+def upper() -> Iterator[None]:
     """`hymt-batch translate` with the stub model."""
-    monkeypatch.setattr(translate, "run", partial(translate.run, translate=fake_job.translate_with))
+    with fake_job.installed():
+        yield
 
 
 def control_characters(text: str) -> list[str]:

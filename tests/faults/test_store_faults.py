@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from faults.upper import ENVIRONMENT, FAST, Fast, an_input, open_output, plan, run, shards, upper
 
 from hymt_batch import fs as files
 from hymt_batch import manifest
@@ -18,6 +17,7 @@ from hymt_batch.errors import ExitCode, PreflightError, StoppedError
 from hymt_batch.records import Input
 from hymt_batch.write import part as parts
 from hymt_batch.write import row_lines
+from tests.faults.upper import ENVIRONMENT, FAST, Fast, an_input, open_output, plan, run, shards, upper
 
 
 class Failing(Fast):

@@ -9,10 +9,22 @@ from pathlib import Path
 
 from hymt_batch import manifest
 from hymt_batch.write.settings import OnError, WriteConfig, WriteFormat
-
-from .explore import Copy, Erring, Explorer, Tally, Zombies, copying, recover_damaged
-from .simfs import SimFS
-from .small import HOME, PART, RECORD, Seen, World, final_bytes, holder, ids_from, make, part_way, run, solve
+from tests.faults.explore import Copy, Erring, Explorer, Tally, Zombies, copying, recover_damaged
+from tests.faults.simfs import SimFS
+from tests.faults.small import (
+    HOME,
+    PART,
+    RECORD,
+    Seen,
+    World,
+    final_bytes,
+    holder,
+    ids_from,
+    make,
+    part_way,
+    run,
+    solve,
+)
 
 LEASE = f"{HOME}/.hymt/lease/job.json"
 

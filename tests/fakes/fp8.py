@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.corruptions import edit, weights
+from tests.fakes.corruptions import edit, weights
 
 
 def quantise(folder: Path) -> None:

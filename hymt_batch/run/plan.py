@@ -1,0 +1,108 @@
+"""What a run resolves once, before the weights are read: inputs, prompt template, part limits, identity.
+
+A plan decides what is sent to the model and how it is cut into parts; nothing here reads rows or decodes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hymt_batch import batch, manifest, prompt
+from hymt_batch.batch import PartLimits
+from hymt_batch.check import assemble
+from hymt_batch.prompt import PromptTemplate
+from hymt_batch.records import PLAN_VERSION
+from hymt_batch.run import identity
+from hymt_batch.signals import StopRequest
+from hymt_batch.source.inputs import Inputs
+from hymt_batch.source.spool import Spool
+from hymt_batch.write.output import LeaseTimes, Output
+from hymt_batch.write.ownership import RequestedJob
+from hymt_batch.write.published_file import InputAccess
+
+if TYPE_CHECKING:
+    from hymt_batch.schema import TranslateJob
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a run resolves once."""
+
+    template: PromptTemplate
+    part_limits: PartLimits  # with the version of the plan
+    identity: dict[str, Any]  # decides which output folders the job may continue
+    aliases: Sequence[dict[str, Any]]  # identities that the job would have on another device
+    environment: dict[str, Any]  # what may change a translation by rounding alone
+    max_context: int  # maximum length of a prompt and its translation, in tokens
+
+    @classmethod
+    def resolve(cls, job: TranslateJob, model: Any) -> Plan:
+        """Resolve the plan of a new job.
+
+        Args:
+            job: All settings.
+            model: The result of `prepare.prepare_model`.
+
+        Raises:
+            ConfigError: The model does not translate between these languages.
+        """
+        template = prompt.resolve_template(job.prompt, job.model.family.value, job.src_lang, job.tgt_lang)
+        part_limits = batch.resolve_part_limits(job.batch, model.num_parameters, model.on_gpu)
+        return cls(
+            template,
+            part_limits,
+            identity.build_identity(job, model.identity, template, part_limits),
+            identity.alias_identities(job, model.identity, template, model.num_parameters),
+            {**model.environment, **identity.build_environment(job)},
+            model.max_context,
+        )
+
+    def of_folder(self, job: TranslateJob, folder_identity: dict[str, Any]) -> tuple[TranslateJob, Plan]:
+        """Return job and plan with the plan version and the `auto` values with which the folder's job was created."""
+        job = identity.with_generation_prompt(job, folder_identity["prompt"]["add_generation_prompt"])
+        return job, replace(self, part_limits=identity.part_limits_of(folder_identity), identity=folder_identity)
+
+
+@contextmanager
+def open_inputs(job: TranslateJob, stop: StopRequest) -> Iterator[Inputs]:
+    """Find the inputs of a job; what is stored of standard input and of the hub is removed at the end.
+
+    Raises:
+        HymtError: An input cannot be found, read or stored.
+    """
+    folder = Path(job.output_dir) / str(job.name)
+    spool = Spool(folder, replace=job.overwrite or job.on_input_change.value == "redo")
+    with stop.remove_on_exit(spool.staging_folder):
+        yield Inputs(
+            job.source,
+            spool,
+            out_format=job.write.format.value,
+            added_fields=job.write.added_fields,
+            plan_version=PLAN_VERSION if job.overwrite else identity.stored_plan_version(folder),
+        )
+
+
+def open_output(job: TranslateJob, plan: Plan, inputs: Inputs) -> Output:
+    """Open the output folder of a job; see `Output.open`."""
+    requested = RequestedJob(
+        manifest.new_job(
+            plan.identity,
+            inputs.files,
+            plan.environment,
+            identity.build_output(job),
+            has_logprobs=job.check.min_logprob is not None,
+        ),
+        identity.auto_keys(job),
+        tuple(plan.aliases),
+        overwrite=job.overwrite,
+        on_mismatch=job.on_mismatch.value,
+        on_input_change=job.on_input_change.value,
+    )
+    access = InputAccess(inputs.read, inputs.preamble, partial(assemble.shape_row, config=job.check))
+    lease_times = LeaseTimes(job.launch.lease_ttl_s, job.launch.lease_beat_s)
+    return Output.open(Path(job.output_dir) / str(job.name), requested, access, job.write, lease_times)

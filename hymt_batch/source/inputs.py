@@ -1,0 +1,80 @@
+"""The inputs of one job: its files, their rows within source.limit, and every way in which the job reads them.
+
+Independent of the model and of what is done with the rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from hymt_batch.records import Document, Input, Preamble, Shard, ShardRecord
+from hymt_batch.source import stream
+from hymt_batch.source.preamble_reader import PreambleCache
+from hymt_batch.source.settings import SourceConfig
+from hymt_batch.source.shards import SkippedShard, cut_shards
+from hymt_batch.source.spool import Spool
+
+
+class Inputs:
+    """The input files of a job, in the order of its outputs."""
+
+    def __init__(
+        self, config: SourceConfig, spool: Spool, *, out_format: str, added_fields: tuple[str, ...], plan_version: int
+    ) -> None:
+        """Find the files; standard input and hub data are stored first.
+
+        Args:
+            config: The settings.
+            spool: Where inputs are stored that cannot be read twice.
+            out_format: Format of the outputs, or "input" if each has the format of its input.
+            added_fields: Fields that the outputs add; the inputs must not have them.
+            plan_version: Version of the plan by which the rows are read; see records.PLAN_VERSION.
+
+        Raises:
+            HymtError: An input cannot be found, read or stored.
+        """
+        self._config, self._spool, self._added_fields = config, spool, added_fields
+        self.plan_version = plan_version
+        self._preambles = PreambleCache(config, added_fields)
+        files = stream.find_inputs(config, spool, out_format)
+        self.files = tuple(stream.apply_limit(files, config, self._preambles, plan_version))
+
+    def preamble(self, input: Input) -> Preamble:
+        """Return what precedes the first row of a file; see `preamble_reader.read_preamble` for its errors."""
+        return self._preambles(input)
+
+    def read(self, input: Input) -> Iterator[Document]:
+        """Read a file from its beginning, and return its rows with all their fields."""
+        rows = stream.read_full_documents(
+            input, self._config, self.files, self._added_fields, self.plan_version, self._preambles
+        )
+        return (document for document, _ in rows)
+
+    def cut_shards(
+        self, shard_rows: int, shard_bytes: int, get_record: Callable[[Input, int], ShardRecord | None]
+    ) -> Iterator[Shard | SkippedShard]:
+        """Cut the files into shards; see `shards.cut_shards`."""
+        return cut_shards(
+            self.files,
+            self._config,
+            shard_rows=shard_rows,
+            shard_bytes=shard_bytes,
+            get_record=get_record,
+            reserved=self._added_fields,
+            plan_version=self.plan_version,
+            preambles=self._preambles,
+        )
+
+    def total_units(self) -> int | None:
+        """Return the sum of `end - start` over all shards, or None if it is unknown before the input is read."""
+        return stream.total_units(self.files, self._config)
+
+    def check_first_rows(self) -> None:
+        """Reject files whose first rows show that a setting is wrong; see `stream.check_first_rows`."""
+        if self.plan_version > 1:
+            stream.check_first_rows(self.files, self._config, self._preambles)
+
+    def keep_in(self, folder: Path) -> None:
+        """Link inputs that cannot be read twice into the job's folder, whose lease the caller holds."""
+        self._spool.link_into(folder)
