@@ -242,7 +242,11 @@ class Output:
         if self._publisher.has_complete_shard(shard.input, shard.index):
             return
         if missing := self._store.missing_parts(shard):
-            raise MissingError(f"{shard.name} is not complete: its parts {missing} are not committed.")
+            raise MissingError(
+                f"{shard.name} is not complete",
+                why=f"its parts {missing} are not committed",
+                fix="Run the same command again to translate them.",
+            )
         self.finish_skipped_shard(shard.input, make_shard_record(shard))
 
     def finish_if_complete(self, shard: Shard) -> None:

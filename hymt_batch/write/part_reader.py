@@ -166,8 +166,8 @@ class PartReader:
     def damaged_error(file_id: str, shard_index: int) -> StoppedError:
         """Return the error of a shard whose parts or record were damaged or removed after they were committed."""
         return StoppedError(
-            f"parts of shard {shard_index} of f{file_id} were damaged or removed while the job ran. "
-            "Run the same command again to translate them again."
+            f"parts of shard {shard_index} of f{file_id} were damaged or removed while the job ran",
+            fix="Run the same command again to translate them again.",
         )
 
     def shard_indexes(self, file_id: str) -> Iterator[int]:

@@ -204,9 +204,8 @@ class PartStore:
         started, rows, shard = time.monotonic(), sorted(rows, key=lambda row: row.row_index), part.shard
         expected_rows = [(shard.first_row + d, shard.documents[d].digest) for d in part.document_indices]
         if [(row.row_index, row.digest) for row in rows] != expected_rows:
-            raise HymtError(
-                f"the rows to commit are not those of part {part.index} of {shard.name}: please report this."
-            )
+            what = f"the rows to commit are not those of part {part.index} of {shard.name}"
+            raise HymtError(what, fix="Please report this.")
         file_id = shard.input.file_id
         data = parts.encode(
             rows,

@@ -261,10 +261,8 @@ class Publisher:
         missing = [self._describe_missing(input) for input in self.unpublished_inputs()]
         if missing:
             more = [f"  and {len(missing) - 20} more files"] if len(missing) > 20 else []
-            lines = "\n".join(missing[:20] + more)
-            raise MissingError(
-                f"{self._folder.name} is not complete. Run the same command again to translate:\n{lines}"
-            )
+            what = "\n".join([f"{self._folder.name} is not complete. To be translated:", *missing[:20], *more])
+            raise MissingError(what, fix="Run the same command again to translate them.")
         if not self._has_manifest:
             with wrap_os_errors("manifest.json"):
                 # A run may have been killed after it published a file and before it synced the folder. Sync the folders
