@@ -20,7 +20,7 @@ from typing import Any, get_type_hints
 from hymt_batch.cli import job_name, validate
 from hymt_batch.cli.override import Override, OverrideParser, collect_settings, single_line_errors
 from hymt_batch.cli.sweep import expand_sweep
-from hymt_batch.errors import ConfigError, PreflightError, UsageError
+from hymt_batch.errors import ConfigError, PreflightError, UsageError, first_line
 from hymt_batch.schema import JOBS, OPTIONAL_SETTINGS, BenchJob, DoctorJob, InspectJob, PlanJob, TranslateJob, VerifyJob
 
 EXAMPLE_OVERRIDES = {"tgt_lang": "tgt_lang=fr", "source.path": "source.path=corpus.txt", "name": "name=demo"}
@@ -140,7 +140,7 @@ def _build(job: str, overrides: Sequence[Override]) -> Any:
         missing = [key for key in collect_settings(JOBS[job]) if key in empty]
         built: Any = None if missing else OmegaConf.to_object(config)
     except OmegaConfBaseException as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise ConfigError(f"{error.full_key}: {reason}", fix=f"Correct the value of {error.full_key}.") from None
     if missing:
         demo = ", or try preset=demo" if job == "translate" else ""
@@ -250,7 +250,7 @@ def _compose(job: str, overrides: Sequence[Override]) -> tuple[Any, _Composition
             try:
                 OmegaConf.update(config, override.key, override.values[0], merge=False)
             except OmegaConfBaseException as error:
-                reason = str(error).splitlines()[0]
+                reason = first_line(error)
                 raise UsageError(f"{override.key}={override.texts[0]}: {reason}", fix="Correct the value.") from None
     return config, chosen
 
@@ -285,7 +285,7 @@ def _expand_sweep_function(key: str, text: str, options: Sequence[str]) -> list[
                 f"{key}={text} is not a list of values", fix=f"Write {key}=A,B or {key}=range(START,STOP,STEP)."
             )
     except (HydraException, ValueError) as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise UsageError(f"{key}={text}: {reason}", fix=f"Quote it to take it literally: {key}=\"'...'\".") from None
     if not values:
         raise UsageError(

@@ -17,7 +17,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from hymt_batch.fs import Fs, publish, remove, stat_or_none, with_retries, write_atomic, write_new
+from hymt_batch.fs import publish, remove, stat_or_none, with_retries, write_atomic, write_new
+from hymt_batch.fs_protocol import Fs
 from hymt_batch.records import Input
 
 VERSION = 1  # version of the files in .hymt and of manifest.json; newer files are rejected

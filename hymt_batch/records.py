@@ -121,6 +121,7 @@ class Document:
     message: str = ""  # the reason, for the errors file
     values: Any = None  # the parsed row, kept for the writer of the output
     long_row: Any = field(default=None, compare=False)  # formats.long_rows.LongRow of a row over the byte limit
+    needs_escape: bool = False  # csv: an escape character that no setting names is the probable cause of the error
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from hymt_batch import manifest, sanitize, streams
 from hymt_batch.errors import ExitCode
-from hymt_batch.fs import OS_FS, Fs, list_names, stat_or_none
+from hymt_batch.fs import OS_FS, list_names, stat_or_none
+from hymt_batch.fs_protocol import Fs
 from hymt_batch.manifest import JobRecord, StateDamagedError, StateMissingError, StatePermissionError
 from hymt_batch.records import ERROR_STATUSES, Input
 from hymt_batch.write import (

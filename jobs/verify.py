@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 from hymt_batch import manifest, sanitize, streams
 from hymt_batch.errors import ExitCode, HymtError, Problem
 from hymt_batch.formats import registry
-from hymt_batch.fs import OS_FS, Fs, has_content
+from hymt_batch.fs import OS_FS, has_content
+from hymt_batch.fs_protocol import Fs
 from hymt_batch.manifest import JobRecord, StateDamagedError, StateMissingError, StatePermissionError
 from hymt_batch.records import Input
 from hymt_batch.write import (

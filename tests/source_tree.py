@@ -205,5 +205,11 @@ class SourceTree:
         return uses
 
 
-TESTS = sorted((ROOT / "tests").rglob("*.py"))
-PRODUCT = SourceTree([*sorted((ROOT / "hymt_batch").rglob("*.py")), *sorted((ROOT / "jobs").glob("*.py"))])
+_PRODUCT_FILES = [*sorted((ROOT / "hymt_batch").rglob("*.py")), *sorted((ROOT / "jobs").glob("*.py"))]
+
+PRODUCT = SourceTree(_PRODUCT_FILES)
+
+
+def with_tests() -> SourceTree:
+    """Return the product together with the tests."""
+    return SourceTree([*_PRODUCT_FILES, *sorted((ROOT / "tests").rglob("*.py"))])

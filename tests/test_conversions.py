@@ -23,6 +23,8 @@ from hymt_batch.formats.writer import check, open_writer
 from hymt_batch.records import Document, Row, Status
 from hymt_batch.run.reporter import Reporter
 from hymt_batch.source import stream
+from hymt_batch.source.preamble_reader import read_preamble
+from hymt_batch.source.settings import SourceConfig
 from hymt_batch.write.settings import WriteConfig
 from jobs import verify
 from tests.fakes import job as fake_job
@@ -189,14 +191,14 @@ def test_names_that_an_output_cannot_tell_apart_are_refused(tmp_path: Path) -> N
 
 def converted(path: Path, out_format: str, **options: Any) -> tuple[bytes, int]:
     """Convert a file with the real readers and writers, after the checks before a job; return output and row count."""
-    config = stream.SourceConfig(path=str(path), **options)
+    config = SourceConfig(path=str(path), **options)
     (input,) = stream.find_inputs(config, out_format=out_format)
 
     def documents() -> Iterator[Document]:
         return (document for document, _ in stream.read_full_documents(input, config, [input], ("translation", "hymt")))
 
     kind = input.format if out_format == "input" else out_format
-    preamble, file = stream.read_preamble(input, config), io.BytesIO()
+    preamble, file = read_preamble(input, config), io.BytesIO()
     check(input, kind, preamble, WriteConfig(), documents)
     writer = open_writer(input, kind, preamble, WriteConfig(), file, documents)
     num_rows = 0
@@ -209,7 +211,7 @@ def converted(path: Path, out_format: str, **options: Any) -> tuple[bytes, int]:
 
 def test_a_field_that_has_the_name_of_an_added_column_gets_a_prefixed_column(tmp_path: Path) -> None:
     (tmp_path / "in.jsonl").write_text('{"text": "a"}\n')
-    config = stream.SourceConfig(path=str(tmp_path / "in.jsonl"))
+    config = SourceConfig(path=str(tmp_path / "in.jsonl"))
     (input,) = stream.find_inputs(config, out_format="csv")
     documents = [
         Document("in.jsonl#1", 0, "a", b"", values={"text": "a"}),
@@ -219,7 +221,7 @@ def test_a_field_that_has_the_name_of_an_added_column_gets_a_prefixed_column(tmp
     for out_format, own_value in (("csv", "[1]"), ("parquet", "[1]")):
         file = io.BytesIO()
         writer = open_writer(
-            input, out_format, stream.read_preamble(input, config), WriteConfig(), file, lambda: iter(documents)
+            input, out_format, read_preamble(input, config), WriteConfig(), file, lambda: iter(documents)
         )
         for document, row in zip(documents, rows, strict=True):
             writer.write(document, row)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import errno
+import inspect
 import os
 import pickle
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -70,3 +73,139 @@ def test_one_function_decides_whether_a_system_error_may_pass(number: int, tmp_p
         assert (type(raised.value), raised.value.problem) == (type(expected), expected.problem)
     for converted in (errors.wrap_os_error(error), opened, written):
         assert converted.fix.endswith(".")
+
+
+ROOT = Path(__file__).parents[1]
+SOURCES = {
+    str(path.relative_to(ROOT)): ast.parse(path.read_text(encoding="utf-8"))
+    for folder in ("hymt_batch", "jobs")
+    for path in sorted((ROOT / folder).rglob("*.py"))
+}
+ERROR_CLASSES = {
+    name for name, value in inspect.getmembers(errors, inspect.isclass) if issubclass(value, errors.HymtError)
+}
+WITHOUT_FIX = {
+    ("hymt_batch/model/chunked_encode.py", "TextError"): "in a job it costs only the row, which names it",
+    ("hymt_batch/formats/language_codes.py", "ConfigError"): "it becomes the message of a row, which names the field",
+}
+"""Where an error has no fix -> why nothing can be done."""
+
+MATCHES_LIBRARIES = {
+    "hymt_batch/errors.py: wrap_exception": "messages of the operating system in exceptions without a number",
+    "hymt_batch/model/memory.py: is_out_of_memory": "torch raises RuntimeError for a full main memory",
+    "hymt_batch/model/memory.py: is_gpu_failure": "torch raises RuntimeError for a failure of CUDA",
+    "hymt_batch/doctor/explain.py: _first_lines": "the message of a library, to be shown",
+    "hymt_batch/errors.py: first_line": "the message of a library, to be shown",
+}
+"""Functions that look into the text of an exception -> whose text that is. None of them reads our own sentences."""
+
+
+def calls(name: str) -> Iterator[tuple[str, ast.Call]]:
+    """Yield the file and the node of each call of a class or function."""
+    for path, tree in SOURCES.items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] == name:
+                yield path, node
+
+
+def is_empty(node: ast.expr | None) -> bool:
+    return node is None or (isinstance(node, ast.Constant) and not node.value)
+
+
+@pytest.mark.parametrize("name", sorted(ERROR_CLASSES))
+def test_every_error_has_a_fix_and_what_is_one_statement(name: str) -> None:
+    """The text of `what` must not hold the fix: it ends without a full stop, so nothing is glued behind it."""
+    without_fix = set()
+    for path, call in calls(name):
+        fields = {keyword.arg: keyword.value for keyword in call.keywords}
+        if None in fields:
+            continue  # the fields of another error or finding
+        where = f"{path}:{call.lineno}"
+        assert len(call.args) == 1, where
+        assert set(fields) <= {"why", "fix", "id"}, where
+        if is_empty(fields.get("fix")):
+            without_fix.add((path, name))
+        literals = [node.value for node in ast.walk(call.args[0]) if isinstance(node, ast.Constant)]
+        texts = [text for text in literals if isinstance(text, str)]
+        assert not [text for text in texts if ". Set " in text or "; set " in text], f"{where}: give it as fix"
+    assert without_fix == {where for where in WITHOUT_FIX if where[1] == name}
+
+
+def test_every_warning_of_a_plan_has_a_fix() -> None:
+    planned = [item for item in calls("Problem") if item[0].split("/")[1] in ("model", "device_map")]
+    assert len(planned) >= 7
+    for path, call in planned:
+        fields = {keyword.arg: keyword.value for keyword in call.keywords}
+        assert not is_empty(fields.get("fix")), f"{path}:{call.lineno}"
+
+
+PARSING_METHODS = {
+    "split",
+    "rsplit",
+    "partition",
+    "rpartition",
+    "splitlines",
+    "startswith",
+    "endswith",
+    "find",
+    "index",
+}
+ERROR_NAMES = {
+    "error",
+    "exception",
+    "caught",
+    "failure",
+    "damage",
+    "denied",
+    "refusal",
+    "problem",
+    "finding",
+    "document",
+}
+
+
+def is_error_text(node: ast.AST) -> bool:
+    """Return whether an expression is the text of an error, such as `x.message` or `str(x).strip()`."""
+    if isinstance(node, ast.Attribute):
+        named = isinstance(node.value, ast.Name) and node.value.id in ERROR_NAMES
+        return node.attr in ("message", "statement") or (named and node.attr in ("text", "what", "why", "fix"))
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+        return is_error_text(node.func.value)
+    is_str = isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("str", "first_line")
+    return is_str and any(isinstance(part, ast.Name) and part.id in ERROR_NAMES for part in node.args)
+
+
+def parsed_texts(tree: ast.AST) -> Iterator[tuple[str, int]]:
+    """Yield function and line of each place that looks into the text of an error."""
+    for function in ast.walk(tree):
+        if not isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
+            continue
+        for node in ast.walk(function):
+            texts: list[ast.expr] = []
+            if isinstance(node, ast.Compare) and any(isinstance(op, ast.In | ast.NotIn) for op in node.ops):
+                texts = node.comparators
+            elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+                is_regex = isinstance(node.func.value, ast.Name) and node.func.value.id == "re"
+                texts = node.args if is_regex else [node.func.value] if node.func.attr in PARSING_METHODS else []
+            if any(is_error_text(text) for text in texts):
+                yield function.name, node.lineno
+
+
+def test_no_module_parses_the_text_of_an_error() -> None:
+    """What the code needs to know of an error is a field, a class or an id."""
+    found = {f"{path}: {name}" for path, tree in SOURCES.items() for name, _ in parsed_texts(tree)}
+    assert found == set(MATCHES_LIBRARIES)
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "if 'x' in error.message: pass",
+        "seen = document.message.strip().partition('. ')",
+        "match = re.search('x', str(error))",
+        "first = str(damage).splitlines()[0]",
+        "slow = any('x' in warning.message for warning in warnings)",
+    ],
+)
+def test_the_check_finds_parsed_texts(code: str) -> None:
+    assert list(parsed_texts(ast.parse(f"def f():\n    {code}")))

@@ -17,6 +17,7 @@ from hymt_batch.formats.delimited.csv_escape import ESCAPE_HINT, get_escape_pars
 from hymt_batch.records import Document, Status
 from hymt_batch.source import stream
 from hymt_batch.source.settings import SourceConfig
+from hymt_batch.source.shards import read_documents
 from tests.test_conversions import run
 
 ESCAPED = r"""id,text
@@ -29,7 +30,7 @@ def rows(path: Path, data: str, *, plan: int = 2, **options: Any) -> list[Docume
     path.write_bytes(data.encode())
     config = SourceConfig(path=str(path), **options)
     (input,) = stream.find_inputs(config)
-    return [document for document, _ in stream.read_documents(input, config, full=True, plan_version=plan)]
+    return [document for document, _ in read_documents(input, config, full=True, plan_version=plan)]
 
 
 def test_escaped_quotes_are_read_with_the_setting_and_reported_without_it(tmp_path: Path) -> None:
@@ -78,12 +79,12 @@ def test_an_escaped_quote_that_would_swallow_lines_costs_only_the_first_line(tmp
     data = 'id,text\n1,"ends \\""\n2,plain\n3,"begins \\"so\\" and goes on"\n4,"line one\nsays \\"hi\\""\n5,last\n'
     documents = rows(tmp_path / "in.csv", data)
     assert [document.status is Status.OK for document in documents] == [False, True, False, False, False, True]
-    assert [ESCAPE_HINT in document.message for document in documents] == [True, False, True, True, False, False]
+    assert [document.needs_escape for document in documents] == [True, False, True, True, False, False]
     texts = [document.text for document in rows(tmp_path / "in.csv", data, escape="\\")]
     assert texts == ['ends "', "plain", 'begins "so" and goes on', 'line one\nsays "hi"', "last"]
     # also valid with doubled quotes, as one record of three lines with two fields; the first line alone is valid too
     documents = rows(tmp_path / "in.csv", 'id,text\n"a \\"",b\n2,c\n3,", hello"\n')
-    assert [ESCAPE_HINT in document.message for document in documents] == [True, False, False]
+    assert [document.needs_escape for document in documents] == [True, False, False]
 
 
 def test_a_head_full_of_escaped_quotes_is_refused_before_anything_is_decoded(tmp_path: Path) -> None:

@@ -23,9 +23,11 @@ from hymt_batch.errors import ConfigError, PreflightError
 from hymt_batch.formats import registry
 from hymt_batch.formats.long_rows import InputRereader
 from hymt_batch.formats.row_reader import ReadContext
-from hymt_batch.records import Document, Status
+from hymt_batch.records import Document, Input, Status
 from hymt_batch.source import stream
-from hymt_batch.source.stream import Input, SourceConfig
+from hymt_batch.source.preamble_reader import read_preamble
+from hymt_batch.source.settings import SourceConfig
+from hymt_batch.source.shards import read_documents
 
 
 def compress_zst(data: bytes) -> bytes:
@@ -45,7 +47,7 @@ def source(tmp_path: Path, name: str, data: bytes, **settings: Any) -> tuple[Inp
 
 def read(tmp_path: Path, name: str, data: bytes, *, full: bool = False, **settings: Any) -> list[Document]:
     input, config = source(tmp_path, name, data, **settings)
-    return [document for document, _ in stream.read_documents(input, config, full=full)]
+    return [document for document, _ in read_documents(input, config, full=full)]
 
 
 def read_from(
@@ -93,16 +95,16 @@ def test_text_is_split_only_at_line_feeds(tmp_path: Path, data: bytes, expected:
 
 def test_rows_have_ids_cursors_raw_bytes_and_digests(tmp_path: Path) -> None:
     input, config = source(tmp_path, "a.txt", b"\xef\xbb\xbfone\r\ntwo\nthree")
-    rows = list(stream.read_documents(input, config, full=True))
+    rows = list(read_documents(input, config, full=True))
     assert [document.id for document, _ in rows] == ["a.txt#1", "a.txt#2", "a.txt#3"]
     assert [cursor for _, cursor in rows] == [8, 12, 17]
     assert [document.raw for document, _ in rows] == [b"one\r\n", b"two\n", b"three"]
     assert rows[1][0].digest == blake2b(b"two\n", digest_size=8).digest()
     again = list(read_from(input, config, cursor=8, first_row=1, full=True))
     assert again == rows[1:]
-    assert list(stream.read_documents(input, config, max_rows=2, full=True)) == rows[:2]
-    assert list(stream.read_documents(input, config, max_rows=0)) == []
-    head = stream.read_preamble(input, config)
+    assert list(read_documents(input, config, max_rows=2, full=True)) == rows[:2]
+    assert list(read_documents(input, config, max_rows=0)) == []
+    head = read_preamble(input, config)
     assert (head.bom, head.newline, head.num_bytes) == (b"\xef\xbb\xbf", b"\r\n", 3)
 
 
@@ -133,7 +135,7 @@ def test_an_endless_row_is_read_in_bounded_memory(tmp_path: Path) -> None:
 
     input, config = source(tmp_path, "a.txt", b"a\n" + b"x" * (32 << 20) + b"\r\nb\n", max_row_bytes=1000)
     tracemalloc.start()
-    rows = [document for document, _ in stream.read_documents(input, config, full=True)]
+    rows = [document for document, _ in read_documents(input, config, full=True)]
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert texts(rows) == ["a", None, "b"]
@@ -148,8 +150,8 @@ def test_the_raw_rows_of_any_file_join_to_the_file(tmp_path: Path, data: bytes, 
     if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
         return
     input, config = source(tmp_path, "a.txt", data, max_row_bytes=limit)
-    rows = list(stream.read_documents(input, config, full=True))
-    bom = stream.read_preamble(input, config).bom
+    rows = list(read_documents(input, config, full=True))
+    bom = read_preamble(input, config).bom
     lines = data[len(bom) :].split(b"\n")
     lines = [line + b"\n" for line in lines[:-1]] + ([lines[-1]] if lines[-1] else [])
     assert [document.digest for document, _ in rows] == [blake2b(line, digest_size=8).digest() for line in lines]
@@ -175,7 +177,7 @@ def test_utf16_is_refused_with_the_command_that_converts_it(tmp_path: Path) -> N
 def test_concatenated_members_are_one_stream(tmp_path: Path, kind: str) -> None:
     data = PACK[kind](b"a\nb") + PACK[kind](b"") + PACK[kind](b"c\nd\n")
     input, config = source(tmp_path, f"a.txt.{kind}", data)
-    rows = list(stream.read_documents(input, config))
+    rows = list(read_documents(input, config))
     assert [document.text for document, _ in rows] == ["a", "bc", "d"]
     assert list(read_from(input, config, cursor=rows[0][1], first_row=1)) == rows[1:]
 
@@ -296,10 +298,10 @@ def test_fields_that_the_output_adds_are_refused(tmp_path: Path) -> None:
     late = lines(*[{"text": "a"}] * 150, {"text": "b", "translation": "c"}, {"text": "d"})
     input, config = source(tmp_path, "in.jsonl", late)
     stream.check_fields([input], config, reserved)
-    rows = [document for document, _ in stream.read_documents(input, config, reserved=reserved)]
+    rows = [document for document, _ in read_documents(input, config, reserved=reserved)]
     assert not bad(rows)  # settings of the output do not decide which rows are translated
     for plan, full in ((1, False), (1, True), (2, True)):
-        rows = [d for d, _ in stream.read_documents(input, config, reserved=reserved, plan_version=plan, full=full)]
+        rows = [d for d, _ in read_documents(input, config, reserved=reserved, plan_version=plan, full=full)]
         assert list(bad(rows)) == [150] and rows[150].status is Status.BAD_ROW
     assert (rows[150].text, rows[150].values) == ("b", {"text": "b", "translation": "c"})
     for name, data in (("in.csv", b"text,hymt\na,b\n"), ("in.tsv", b"text\thymt\na\tb\n")):
@@ -314,10 +316,10 @@ def test_fields_that_the_output_adds_are_refused(tmp_path: Path) -> None:
 def test_csv_records_may_contain_line_breaks_delimiters_and_quotes(tmp_path: Path) -> None:
     data = b'id,text\r\n1,"a\nb, ""c"""\r\n2,plain "quoted" word\n3,\n\n4,"x"y\n5,last'
     input, config = source(tmp_path, "in.csv", data)
-    rows = list(stream.read_documents(input, config, full=True))
+    rows = list(read_documents(input, config, full=True))
     assert [document.text for document, _ in rows] == ['a\nb, "c"', 'plain "quoted" word', "", "", "xy", "last"]
     assert rows[0][0].values == {"id": "1", "text": 'a\nb, "c"'}
-    head = stream.read_preamble(input, config)
+    head = read_preamble(input, config)
     assert (head.header, head.fields, head.newline) == (b"id,text\r\n", ("id", "text"), b"\r\n")
     assert head.header + b"".join(document.raw for document, _ in rows) == data
     for index, (_, cursor) in enumerate(rows):
@@ -382,7 +384,7 @@ def test_empty_csv_files_have_no_rows(tmp_path: Path) -> None:
 def test_csv_loses_and_shifts_no_byte_with_any_quotes(tmp_path: Path, pieces: list[str], limit: int) -> None:
     body = "".join(pieces).encode()
     input, config = source(tmp_path, "in.csv", b"t,u\n" + body, max_row_bytes=limit, text_field="t")
-    rows = list(stream.read_documents(input, config, full=True))
+    rows = list(read_documents(input, config, full=True))
     if all(document.status is not Status.TOO_LONG for document, _ in rows):
         assert b"".join(document.raw for document, _ in rows) == body
     for index, (_, cursor) in enumerate(rows):
@@ -431,7 +433,7 @@ def test_parquet_text_of_every_arrow_type_reads_the_same(tmp_path: Path, kind: A
     column = column.dictionary_encode() if pa.types.is_dictionary(kind) else column.cast(kind)
     input = table(tmp_path, {"id": range(40), "text": column}, row_group_size=7)
     config = SourceConfig(path="x")
-    rows = list(stream.read_documents(input, config))
+    rows = list(read_documents(input, config))
     assert [document.text for document, _ in rows] == ["a", "", "", "é"] * 10
     assert [cursor for _, cursor in rows] == list(range(1, 41))
     assert rows[1][0].digest != rows[2][0].digest
@@ -447,13 +449,13 @@ def test_parquet_rows_carry_their_whole_batch_for_the_writer(tmp_path: Path) -> 
             batch, index = document.values
             assert batch.schema.names == ["id", "text"]
             assert batch.slice(index, 1).to_pylist() == [{"id": document.row_index, "text": document.text}]
-    head = stream.read_preamble(input, config)
+    head = read_preamble(input, config)
     assert head.fields == ("id", "text") and head.schema.names == ["id", "text"]
 
 
 def test_parquet_can_be_read_from_the_middle_of_a_large_row_group(tmp_path: Path) -> None:
     input = table(tmp_path, {"text": [f"t{n}" for n in range(5000)]})
-    rows = list(stream.read_documents(input, SourceConfig(path="x")))
+    rows = list(read_documents(input, SourceConfig(path="x")))
     for cursor in (1023, 1024, 2500, 4999):
         assert list(read_from(input, SourceConfig(path="x"), cursor=cursor, first_row=cursor)) == rows[cursor:]
 
@@ -461,14 +463,14 @@ def test_parquet_can_be_read_from_the_middle_of_a_large_row_group(tmp_path: Path
 def test_parquet_digests_differ_when_a_null_moves_to_the_next_column(tmp_path: Path) -> None:
     languages = pa.array([None, "fr"])
     input = table(tmp_path, {"text": pa.array(["fr", None]), "to": languages})
-    first, second = stream.read_documents(input, SourceConfig(path="x", tgt_lang_field="to"))
+    first, second = read_documents(input, SourceConfig(path="x", tgt_lang_field="to"))
     assert first[0].digest != second[0].digest
 
 
 @pytest.mark.fault(56, 65)
 def test_parquet_rows_with_bad_bytes_or_too_long_are_error_rows(tmp_path: Path) -> None:
     input = table(tmp_path, {"text": pa.array([b"a", b"\xff", b"x" * 20, b"b"], pa.binary())})
-    rows = [document for document, _ in stream.read_documents(input, SourceConfig(path="x", max_row_bytes=10))]
+    rows = [document for document, _ in read_documents(input, SourceConfig(path="x", max_row_bytes=10))]
     assert [row.status for row in rows] == [Status.OK, Status.BAD_ENCODING, Status.TOO_LONG, Status.OK]
     assert "in.parquet:2" in rows[1].message
 
@@ -479,7 +481,7 @@ def test_parquet_nested_and_language_columns_are_read(tmp_path: Path) -> None:
     input = table(tmp_path, {"doc": docs, "to": ["fr", "de", "tlh"]})
     config = SourceConfig(path="x", text_field="doc.body", tgt_lang_field="to")
     for full in (False, True):
-        rows = [document for document, _ in stream.read_documents(input, config, full=full)]
+        rows = [document for document, _ in read_documents(input, config, full=full)]
         assert texts(rows) == ["a", "", "c" if full else None]
         assert rows[2].status is Status.BAD_LANGUAGE
         assert [row.tgt_lang for row in rows] == ["fr", "de", None]
@@ -488,9 +490,9 @@ def test_parquet_nested_and_language_columns_are_read(tmp_path: Path) -> None:
 def test_missing_or_non_text_parquet_columns_are_refused(tmp_path: Path) -> None:
     input = table(tmp_path, {"n": [1], "body": ["a"]})
     with pytest.raises(ConfigError, match=r"no column 'text'\. Its text columns are \['body'\]"):
-        list(stream.read_documents(input, SourceConfig(path="x")))
+        list(read_documents(input, SourceConfig(path="x")))
     with pytest.raises(ConfigError, match="is int64, not text"):
-        list(stream.read_documents(input, SourceConfig(path="x", text_field="n")))
+        list(read_documents(input, SourceConfig(path="x", text_field="n")))
 
 
 @pytest.mark.fault(65)
@@ -500,7 +502,7 @@ def test_the_error_for_truncated_parquet_names_the_file(tmp_path: Path) -> None:
     for piece in (data[:-10], b"", b"nonsense"):
         Path(input.path).write_bytes(piece)
         with pytest.raises(PreflightError, match=r"in\.parquet cannot be read as a parquet file"):
-            list(stream.read_documents(input, SourceConfig(path="x")))
+            list(read_documents(input, SourceConfig(path="x")))
 
 
 def test_saved_datasets_are_read_in_the_selected_order(tmp_path: Path) -> None:
@@ -510,7 +512,7 @@ def test_saved_datasets_are_read_in_the_selected_order(tmp_path: Path) -> None:
     rows.select(range(2999, -1, -1)).save_to_disk(str(tmp_path / "saved"), num_shards=3)
     config = SourceConfig(path=str(tmp_path / "saved"))
     (input,) = stream.find_inputs(config)
-    read_all = list(stream.read_documents(input, config))
+    read_all = list(read_documents(input, config))
     assert [document.text for document, _ in read_all] == [f"t{n}" for n in range(2999, -1, -1)]
     for cursor in (1, 999, 1000, 1001, 2500, 3000):
         assert list(read_from(input, config, cursor=cursor, first_row=cursor)) == read_all[cursor:]
@@ -523,11 +525,11 @@ def test_empty_tables_have_no_rows_but_a_schema(tmp_path: Path) -> None:
     import datasets
 
     input = table(tmp_path, {"text": pa.array([], pa.string())})
-    assert list(stream.read_documents(input, SourceConfig(path="x"))) == []
+    assert list(read_documents(input, SourceConfig(path="x"))) == []
     datasets.Dataset.from_dict({"text": []}, features=datasets.Features(text=datasets.Value("string"))).save_to_disk(
         str(tmp_path / "none")
     )
     config = SourceConfig(path=str(tmp_path / "none"))
     (input,) = stream.find_inputs(config)
-    assert list(stream.read_documents(input, config)) == []
-    assert stream.read_preamble(input, config).schema.names == ["text"]
+    assert list(read_documents(input, config)) == []
+    assert read_preamble(input, config).schema.names == ["text"]

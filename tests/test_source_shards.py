@@ -17,7 +17,9 @@ from pyarrow import parquet
 from hymt_batch.errors import ConfigError, PreflightError, StoppedError
 from hymt_batch.records import Input, Shard, ShardRecord
 from hymt_batch.source import stream
-from hymt_batch.source.stream import SkippedShard, SourceConfig
+from hymt_batch.source.prefetch import prefetch
+from hymt_batch.source.settings import SourceConfig
+from hymt_batch.source.shards import SkippedShard, cut_shards
 
 
 def record(shard: Shard) -> ShardRecord:
@@ -35,7 +37,7 @@ def cut(
 ) -> list[Shard | SkippedShard]:
     known = records or {}
     return list(
-        stream.cut_shards(
+        cut_shards(
             inputs,
             config,
             shard_rows=rows,
@@ -122,7 +124,7 @@ def test_skipped_shards_are_not_parsed(tmp_path: Path) -> None:
         indices.append(index)
         return known["a.jsonl", index]
 
-    results = list(stream.cut_shards(inputs, config, shard_rows=7, shard_bytes=200, get_record=get_record))
+    results = list(cut_shards(inputs, config, shard_rows=7, shard_bytes=200, get_record=get_record))
     assert all(isinstance(result, SkippedShard) for result in results)
     assert indices == list(range(len(shards)))
 
@@ -227,12 +229,12 @@ def test_damage_stops_the_job_only_after_the_shards_before_it(tmp_path: Path) ->
     rows = b"".join(hashlib.sha256(b"%d" % number).hexdigest().encode() + b"\n" for number in range(200_000))
     path.write_bytes(gzip.compress(rows)[:-1000])
     config = SourceConfig(path=str(path))
-    shards = stream.cut_shards(
+    shards = cut_shards(
         stream.find_inputs(config), config, shard_rows=10_000, shard_bytes=1 << 30, get_record=lambda input, index: None
     )
     good_shards = []
     with pytest.raises(PreflightError, match="truncated"):
-        for shard in stream.prefetch(shards, 2):
+        for shard in prefetch(shards, 2):
             good_shards.append(shard)
     assert len(good_shards) == 19
 
@@ -245,7 +247,7 @@ def test_prefetch_keeps_the_order_and_raises_errors_of_the_items() -> None:
     for depth in (0, 1, 3):
         received = []
         with pytest.raises(ConfigError, match="broken"):
-            for item in stream.prefetch(items(), depth):
+            for item in prefetch(items(), depth):
                 received.append(item)
         assert received == list(range(5))
 
@@ -258,7 +260,7 @@ def test_prefetch_produces_no_more_than_its_depth_ahead() -> None:
             produced.append(index)
             yield index
 
-    ahead = stream.prefetch(items(), 2)
+    ahead = prefetch(items(), 2)
     next(ahead)
     time.sleep(0.2)
     assert len(produced) <= 4
@@ -276,7 +278,7 @@ def test_closing_prefetch_stops_its_thread_and_closes_the_items(num_taken: int) 
             closed.set()
 
     source = items()  # referenced here, so that only prefetch can close it
-    ahead: Any = stream.prefetch(source, 2)
+    ahead: Any = prefetch(source, 2)
     for _ in range(num_taken):
         next(ahead)
     started = time.monotonic()
@@ -305,7 +307,7 @@ def test_a_wait_for_prefetch_can_be_stopped(stops: bool) -> None:
             if stops:
                 raise StoppedError("asked")
 
-    ahead = stream.prefetch(items(), 1, on_wait)
+    ahead = prefetch(items(), 1, on_wait)
     assert next(ahead) == 1
     if stops:
         with pytest.raises(StoppedError):
@@ -323,7 +325,7 @@ def test_prefetch_calls_pause_after_every_item_and_at_the_end(depth: int) -> Non
             events.append("make")
             yield index
 
-    assert list(stream.prefetch(items(), depth, pause=lambda: events.append("rest"))) == [0, 1, 2]
+    assert list(prefetch(items(), depth, pause=lambda: events.append("rest"))) == [0, 1, 2]
     assert events == ["make", "rest"] * 3 + ["rest"]
 
 
@@ -337,7 +339,7 @@ def test_prefetch_calls_pause_before_it_waits_for_the_consumer() -> None:
             yield index
             busy.set()
 
-    ahead = stream.prefetch(items(), 1, pause=busy.clear)
+    ahead = prefetch(items(), 1, pause=busy.clear)
     assert next(ahead) == 0
     time.sleep(0.3)  # the producer waits for space in the queue, for the last item or the end marker
     assert not busy.is_set()

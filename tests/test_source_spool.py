@@ -12,19 +12,22 @@ import pytest
 
 from hymt_batch.errors import ConfigError, PreflightError, StoppedError
 from hymt_batch.source import hub, spool, stream
+from hymt_batch.source.settings import SourceConfig, SourceFormat
+from hymt_batch.source.shards import read_documents
 from hymt_batch.source.spool import Spool
-from hymt_batch.source.stream import SourceConfig, SourceFormat
 
 FIND = """
 import sys
 from pathlib import Path
 from hymt_batch.source import stream
-from hymt_batch.source.stream import SourceConfig
-spool = stream.Spool(Path(sys.argv[1]), replace="replace" in sys.argv)
+from hymt_batch.source.settings import SourceConfig
+from hymt_batch.source.shards import read_documents
+from hymt_batch.source.spool import Spool
+spool = Spool(Path(sys.argv[1]), replace="replace" in sys.argv)
 (input,) = stream.find_inputs(SourceConfig(path="-"), spool)
 if "look" not in sys.argv:
     spool.link_into(Path(sys.argv[1]))
-print([document.text for document, _ in stream.read_documents(input, SourceConfig(path="-"))])
+print([document.text for document, _ in read_documents(input, SourceConfig(path="-"))])
 """
 
 
@@ -162,7 +165,7 @@ def test_a_hub_dataset_is_stored_as_one_parquet_file_per_split(tmp_path: Path) -
     assert sorted(os.listdir(out)) == ["test.parquet", "train.parquet"]
     config = SourceConfig(path=str(out / "train.parquet"))
     (input,) = stream.find_inputs(config)
-    texts = [document.text for document, _ in stream.read_documents(input, config)]
+    texts = [document.text for document, _ in read_documents(input, config)]
     assert texts == [f"row {n}" for n in range(2500)]
 
 
@@ -195,8 +198,8 @@ def test_a_missing_hub_is_one_clear_error(tmp_path: Path, monkeypatch: pytest.Mo
 def test_finding_files_imports_no_heavy_library(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes(b"a\n")
     code = (
-        "import sys; from hymt_batch.source import stream; from hymt_batch.source.stream import SourceConfig;"
-        f"c = SourceConfig(path={str(tmp_path)!r}); i = stream.find_inputs(c); list(stream.read_documents(i[0], c));"
+        "import sys; from hymt_batch.source import shards, stream; from hymt_batch.source.settings import SourceConfig;"
+        f"c = SourceConfig(path={str(tmp_path)!r}); i = stream.find_inputs(c); list(shards.read_documents(i[0], c));"
         "assert not {'torch', 'transformers', 'datasets', 'pyarrow', 'accelerate'} & set(sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -20,9 +20,10 @@ import pytest
 from hymt_batch.errors import ConfigError, ExitCode, IdentityError, InputChangedError, PreflightError
 from hymt_batch.formats import registry, spliced
 from hymt_batch.formats.format import Kind
-from hymt_batch.records import Document, Status
+from hymt_batch.records import Document, ShardRecord, Status
 from hymt_batch.source import stream
 from hymt_batch.source.settings import SourceConfig, SourceFormat
+from hymt_batch.source.shards import SkippedShard, cut_shards, read_documents
 from hymt_batch.write.settings import WriteFormat
 from jobs import verify
 from tests.test_translate import Job, job
@@ -56,7 +57,7 @@ def translated(job: Job, name: str, file: str = "in.properties") -> bytes:
 def documents(path: Path, *, full: bool = False, max_rows: int | None = None, **settings: Any) -> list[Document]:
     config = SourceConfig(path=str(path), format=SourceFormat("properties"), **settings)
     (input,) = stream.find_inputs(config)
-    return [document for document, _ in stream.read_documents(input, config, full=full, max_rows=max_rows)]
+    return [document for document, _ in read_documents(input, config, full=full, max_rows=max_rows)]
 
 
 def test_a_job_replaces_the_values_and_nothing_else(tmp_path: Path, job: Job) -> None:
@@ -260,23 +261,23 @@ def test_a_shard_that_is_complete_is_skipped_only_while_its_places_are_the_same(
     inputs = stream.find_inputs(config)
 
     def cut(get_record: Any) -> list[Any]:
-        return list(stream.cut_shards(inputs, config, shard_rows=20, shard_bytes=1 << 30, get_record=get_record))
+        return list(cut_shards(inputs, config, shard_rows=20, shard_bytes=1 << 30, get_record=get_record))
 
     shards = cut(lambda *_: None)
     assert [len(shard.documents) for shard in shards] == [20, 20, 20, 2]
     assert [shard.end for shard in shards[:-1]] == [shard.start for shard in shards[1:]]
     assert (shards[0].start, shards[-1].end, shards[-1].last) == (0, len(messages(30)), True)
     records = {
-        shard.index: stream.ShardRecord(
+        shard.index: ShardRecord(
             shard.index, shard.first_row, len(shard.documents), shard.start, shard.end, shard.sha256, shard.last
         )
         for shard in shards
     }
     again = cut(lambda input, index: records.get(index))
-    assert [type(item) for item in again] == [stream.SkippedShard] * 4
+    assert [type(item) for item in again] == [SkippedShard] * 4
     path.write_bytes(messages(30).replace(b"number 15\r", b"number XV\r"))
     changed = cut(lambda input, index: records.get(index))
-    assert [isinstance(item, stream.SkippedShard) for item in changed] == [True, False, True, True]
+    assert [isinstance(item, SkippedShard) for item in changed] == [True, False, True, True]
 
 
 def test_the_demo_model_translates_standard_input(tmp_path: Path) -> None:

@@ -14,7 +14,9 @@ from pyarrow import parquet
 
 from hymt_batch.formats.writer import open_writer
 from hymt_batch.records import Document, Input, Row, Status
-from hymt_batch.source import stream
+from hymt_batch.source import shards, stream
+from hymt_batch.source.preamble_reader import read_preamble
+from hymt_batch.source.settings import SourceConfig
 from hymt_batch.write.settings import WriteConfig
 
 RESERVED = ("translation", "hymt")
@@ -32,12 +34,12 @@ def row_of(document: Document) -> Row:
 
 
 def translate(path: Path, out_format: str = "input", **settings: Any) -> tuple[bytes, list[Document]]:
-    config = stream.SourceConfig(path=str(path), **settings)
+    config = SourceConfig(path=str(path), **settings)
     [input] = stream.find_inputs(config, out_format=out_format)
-    documents = [document for document, _ in stream.read_documents(input, config, full=True, reserved=RESERVED)]
+    documents = [document for document, _ in shards.read_documents(input, config, full=True, reserved=RESERVED)]
     file = io.BytesIO()
     kind = input.format if out_format == "input" else out_format
-    writer = open_writer(input, kind, stream.read_preamble(input, config), WriteConfig(), file)
+    writer = open_writer(input, kind, read_preamble(input, config), WriteConfig(), file)
     for document in documents:
         writer.write(document, row_of(document))
     writer.close()
@@ -48,9 +50,9 @@ def read_again(data: bytes, input: Input, folder: Path, **settings: Any) -> list
     """Read the rows of an output with our own readers."""
     path = folder / f"again-{Path(input.rel).name}"
     path.write_bytes(data)
-    config = stream.SourceConfig(path=str(path), **settings)
+    config = SourceConfig(path=str(path), **settings)
     [input_again] = stream.find_inputs(config)
-    return [document for document, _ in stream.read_documents(input_again, config, full=True)]
+    return [document for document, _ in shards.read_documents(input_again, config, full=True)]
 
 
 def write_text(folder: Path) -> Path:

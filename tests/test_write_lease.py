@@ -14,7 +14,8 @@ from hymt_batch import manifest
 from hymt_batch.errors import ExitCode, LeaseError, StoppedError
 from hymt_batch.fs import OS_FS, OsFs
 from hymt_batch.write import lease
-from hymt_batch.write.lease import Lease, LeaseHolder
+from hymt_batch.write.lease import Lease
+from hymt_batch.write.lease_holder import LeaseHolder
 
 
 @pytest.fixture

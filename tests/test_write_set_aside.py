@@ -13,8 +13,10 @@ import pytest
 
 from hymt_batch import manifest
 from hymt_batch.errors import ExitCode, StoppedError
-from hymt_batch.fs import OS_FS, Stat
+from hymt_batch.fs import OS_FS
+from hymt_batch.fs_protocol import Stat
 from hymt_batch.records import Input
+from hymt_batch.source.spool import Spool
 from hymt_batch.write import set_aside
 from jobs import status, verify
 from tests.faults.upper import ENVIRONMENT, Fast, an_input, open_output, plan, run, shards, upper
@@ -157,7 +159,7 @@ def test_input_discovery_ignores_set_aside(tmp_path: Path, inputs: list[Input]) 
     (tmp_path / "in" / "job" / "set_aside").mkdir()
     (tmp_path / "in" / "job" / "set_aside" / "a.txt").write_text("x\n")
     (tmp_path / "in" / "c.txt").write_text("x\n")
-    inputs_found = stream.find_inputs(SourceConfig(path=str(tmp_path / "in")), stream.Spool(tmp_path / "o"), "input")
+    inputs_found = stream.find_inputs(SourceConfig(path=str(tmp_path / "in")), Spool(tmp_path / "o"), "input")
     assert [input.rel for input in inputs_found] == ["c.txt"]
     assert OS_FS.stat(tmp_path / "in" / "job").kind == "dir"
 

@@ -25,6 +25,7 @@ from hymt_batch.decode.request import Request
 from hymt_batch.decode.sampling import GREEDY
 from hymt_batch.decode.sequence import Counters
 from hymt_batch.decode.settings import DecodeConfig
+from hymt_batch.errors import first_line
 from hymt_batch.model.prepare import LoadedModel
 
 log = logging.getLogger(__name__)
@@ -91,7 +92,7 @@ def open_engines(
             left_out[name] = f"{error.name} is not installed: pip install 'hymt-batch[peers]'"
         except Exception as error:  # another project may raise anything; the engine is then left out
             log.debug("engine %s failed", name, exc_info=True)
-            left_out[name] = str(error).partition("\n")[0] or type(error).__name__
+            left_out[name] = first_line(error)
         else:
             engines[name] = engine
     return engines, left_out

@@ -23,6 +23,7 @@ from hymt_batch.decode.graph import GraphBackend, Step, bucket_length, bucket_sl
 from hymt_batch.decode.model_runner import ModelRunner, token_logprobs
 from hymt_batch.decode.sampling import SamplingParams, rng_keys, sample_on_device, seed_as_int64
 from hymt_batch.decode.sequence import Counters, SequenceState
+from hymt_batch.errors import first_line
 from hymt_batch.model.prepare import LoadedModel
 
 if TYPE_CHECKING:
@@ -189,7 +190,7 @@ class CudaGraphRunner(ModelRunner):
             self.graphs[key] = self.backend.capture(step)
             self.counters.captures += 1
         except RuntimeError as error:
-            self.disable(str(error).splitlines()[0] if str(error) else type(error).__name__)
+            self.disable(first_line(error))
 
     def run_step(self, num_slots: int, length: int) -> None:
         """Run one step. All its inputs and outputs are at fixed addresses, and it never synchronises with the host.

@@ -16,8 +16,8 @@ from hymt_batch.decode.engine import Engine, EngineContext
 from hymt_batch.decode.request import Completion, Request
 from hymt_batch.decode.sampling import row_seed
 from hymt_batch.decode.settings import card_sampling_params
-from hymt_batch.errors import DeviceError
-from hymt_batch.model.memory import is_out_of_memory
+from hymt_batch.errors import DeviceError, first_line
+from hymt_batch.model.memory import is_gpu_failure, is_out_of_memory
 from hymt_batch.model.settings import RecommendedSampling
 from hymt_batch.records import Prompt, Translation
 
@@ -129,8 +129,8 @@ def _raise_device_errors() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if "CUDA error" not in str(error) or is_out_of_memory(error):
+        if not is_gpu_failure(error) or is_out_of_memory(error):
             raise
         raise DeviceError(
-            f"The GPU failed ({str(error).splitlines()[0]})", fix="Run the same command again to continue."
+            f"The GPU failed ({first_line(error)})", fix="Run the same command again to continue."
         ) from error

@@ -62,8 +62,9 @@ class DecodeConfig:
             )
         if self.max_new_tokens < 1 or self.new_tokens_ratio < 0 or self.new_tokens_extra < 0:
             raise ConfigError(
-                "decode.max_new_tokens must be at least 1; decode.new_tokens_ratio and decode.new_tokens_extra at "
-                "least 0"
+                f"decode.max_new_tokens={self.max_new_tokens} must be at least 1; decode.new_tokens_ratio="
+                f"{self.new_tokens_ratio} and decode.new_tokens_extra={self.new_tokens_extra} at least 0",
+                fix="Drop the wrong one to use its default.",
             )
         if self.new_tokens_ratio == 0 and self.new_tokens_extra == 0:
             raise ConfigError(

@@ -30,9 +30,9 @@ from hymt_batch.decode.network_patch import has_dynamic_rope, patch_network
 from hymt_batch.decode.request import Completion, Request, shared_sampling_params
 from hymt_batch.decode.scheduler import Scheduler, SlotLimits
 from hymt_batch.decode.sequence import Counters, SequenceState, shared_prefix
-from hymt_batch.errors import DeviceError
+from hymt_batch.errors import DeviceError, first_line
 from hymt_batch.model import attention
-from hymt_batch.model.memory import run_within_memory
+from hymt_batch.model.memory import is_gpu_failure, run_within_memory
 from hymt_batch.model.settings import Attention
 
 log = logging.getLogger(__name__)
@@ -194,11 +194,9 @@ class SlotEngine(Engine):
             if not agrees and not graph_runner.disabled_reason:
                 graph_runner.disable("captured and plain steps disagree on the canary prompts")
         except RuntimeError as error:  # capture fails with many kinds of errors; the engine works without it too
-            if "CUDA error" in str(error):
-                raise DeviceError(
-                    f"The GPU failed ({str(error).splitlines()[0]})", fix="Set decode.capture=false."
-                ) from error
-            graph_runner.disable(str(error).splitlines()[0] if str(error) else type(error).__name__)
+            if is_gpu_failure(error):
+                raise DeviceError(f"The GPU failed ({first_line(error)})", fix="Set decode.capture=false.") from error
+            graph_runner.disable(first_line(error))
 
     def _drop_disabled_runner(self) -> None:
         """Drop a runner whose capture was turned off; capture is not tried again."""

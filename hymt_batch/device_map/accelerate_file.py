@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from hymt_batch.device_map.settings import DeviceInventory, parse_device
-from hymt_batch.errors import ConfigError, Problem
+from hymt_batch.errors import ConfigError, Problem, first_line
 
 _NO_EFFECT = {
     "compute_environment": ("LOCAL_MACHINE",),
@@ -98,7 +98,7 @@ def read(path: str) -> AccelerateOptions:
     try:
         content = yaml.safe_load(Path(os.path.expanduser(path)).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        reason = getattr(error, "strerror", None) or first_line(error)
         raise ConfigError(
             f"device_map.accelerate_config={path} cannot be read ({reason})",
             fix="Set it to a file that `accelerate config` wrote, or to null.",

@@ -17,7 +17,7 @@ from typing import Any
 from hymt_batch.device_map.network_spec import NetworkSpec
 from hymt_batch.device_map.planner import group_modules
 from hymt_batch.device_map.settings import parse_device
-from hymt_batch.errors import ConfigError
+from hymt_batch.errors import ConfigError, first_line
 
 RANGE_SPECIFICITY = 3
 _RANGE_PATTERN = re.compile(r"(.*\.)(\d+)-(\d+)")
@@ -51,7 +51,7 @@ def _read_yaml(path: Path) -> Mapping[Any, Any]:
             fix=f"Set it to a YAML file or to a map: {_EXAMPLE}.",
         ) from error
     except (UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise ConfigError(
             f"device_map.map={path} is not YAML ({reason})", fix="Write lines such as model.norm: 0."
         ) from error

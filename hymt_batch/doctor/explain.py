@@ -36,13 +36,17 @@ def explain_errors(action: str) -> Iterator[None]:
         failure = catalogue.match(_error_chain_text(error))
         if failure is None:
             raise
-        first_lines = "\n  ".join(str(error).strip().splitlines()[:6])
         raise PreflightError(
-            f"{action} failed: {type(error).__name__}: {first_lines}",
+            f"{action} failed: {type(error).__name__}: {_first_lines(error)}",
             why=failure.cause,
             fix=failure.fix,
             id=failure.id,
         ) from error
+
+
+def _first_lines(error: BaseException) -> str:
+    """Return up to six lines of an exception's message; all but the first are indented."""
+    return "\n  ".join(str(error).strip().splitlines()[:6])
 
 
 def _error_chain_text(error: BaseException) -> str:

@@ -19,7 +19,8 @@ from pathlib import Path
 
 from hymt_batch.device_map.settings import gib
 from hymt_batch.doctor.finding import Finding, Level
-from hymt_batch.fs import OS_FS, Fs, list_names, stat_or_none, write_new
+from hymt_batch.fs import OS_FS, list_names, stat_or_none, write_new
+from hymt_batch.fs_protocol import Fs
 from hymt_batch.storage_error import cause_and_fix
 from hymt_batch.write import lease as leases
 from hymt_batch.write import lease_holder as holders

@@ -143,10 +143,11 @@ def read_error(input: Input, error: BaseException) -> HymtError:
         return disk_read_error(input.path, error)
     if not input.compression or (isinstance(error, OSError) and error.errno is not None):
         cause = (isinstance(error, OSError) and error.strerror) or first_line(error)
-        return PreflightError(f"{input.path} cannot be read: {cause}. Make the file readable, then run again.")
+        return PreflightError(f"{input.path} cannot be read", why=cause, fix="Make the file readable, then run again.")
     return PreflightError(
-        f"{input.path} is truncated or damaged as a .{input.compression} file ({first_line(error)}), so rows would"
-        " be lost silently. Copy or download it again, then run again."
+        f"{input.path} is truncated or damaged as a .{input.compression} file ({first_line(error)})",
+        why="so rows would be lost silently",
+        fix="Copy or download it again, then run again.",
     )
 
 

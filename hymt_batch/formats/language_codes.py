@@ -48,7 +48,7 @@ class LanguageCodes:
             try:
                 value.encode()  # raises on a lone surrogate
                 if len(value) > MAX_CODE_CHARS:
-                    raise ConfigError(f"field {field!r} is {abbreviate(value)}, which is not a language.")
+                    raise ConfigError(f"field {field!r} is {abbreviate(value)}, which is not a language")
                 code = languages.get(value, field).code
             except UnicodeEncodeError as error:
                 raise RowError(not_utf8_message(error, f"field {field!r}"), Status.BAD_ENCODING) from None

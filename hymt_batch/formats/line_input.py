@@ -73,8 +73,8 @@ def refuse_utf16(input: Input, start: bytes) -> None:
     """Raise ConfigError for a file that starts with the byte order mark of UTF-16."""
     if start.startswith(UTF16):
         raise ConfigError(
-            f"{input.path} is UTF-16, but input must be UTF-8. Convert it:"
-            f" iconv -f UTF-16 -t UTF-8 {input.path!r} > utf8.txt, and set source.path=utf8.txt."
+            f"{input.path} is UTF-16, but input must be UTF-8",
+            fix=f"Convert it: iconv -f UTF-16 -t UTF-8 {input.path!r} > utf8.txt, and set source.path=utf8.txt.",
         )
 
 

@@ -146,9 +146,9 @@ def not_utf8_message(error: UnicodeError, what: str = "row") -> str:
 class RowError(ValueError):
     """A row cannot be translated; the message is the reason, to be printed after the row's location."""
 
-    def __init__(self, why: str, status: Status = Status.BAD_ROW) -> None:
+    def __init__(self, why: str, status: Status = Status.BAD_ROW, *, needs_escape: bool = False) -> None:
         super().__init__(why)
-        self.status = status
+        self.status, self.needs_escape = status, needs_escape
 
 
 def error_document(
@@ -174,18 +174,27 @@ def error_document(
         values: The fields; set only in the second pass.
         long_row: The scanned row if it is over the limit; set only in the second pass.
     """
-    where = f"{input.rel}:{row + 1}"
     return Document(
-        f"{input.rel}#{row + 1}", row, text, digest, raw, None, None, error.status, f"{where} {error}", values, long_row
+        id=f"{input.rel}#{row + 1}",
+        row_index=row,
+        text=text,
+        digest=digest,
+        raw=raw,
+        status=error.status,
+        message=f"{input.rel}:{row + 1} {error}",
+        values=values,
+        long_row=long_row,
+        needs_escape=error.needs_escape,
     )
 
 
 def refuse_reserved(where: str, name: str) -> NoReturn:
     """Raise ConfigError for an input that has a field which the output adds."""
     raise ConfigError(
-        f"{where} already has a field {name!r}, which the output adds, so one of the two would be lost. Set"
-        f" write.translation_field or write.meta_field, whichever is {name!r}, to another name, e.g."
-        f" write.translation_field={name}_mt."
+        f"{where} already has a field {name!r}, which the output adds",
+        why="so one of the two would be lost",
+        fix=f"Set write.translation_field or write.meta_field, whichever is {name!r}, to another name, e.g. "
+        f"write.translation_field={name}_mt.",
     )
 
 

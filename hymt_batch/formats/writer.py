@@ -101,13 +101,14 @@ def _check_columns(spec: OutputSpec, target: Format) -> None:
     for key, name in zip(("write.translation_field", "write.meta_field"), spec.added, strict=True):
         if name in names:
             raise ConfigError(
-                f"{rel} already has a field {name!r}. Its fields are {names[:20]}. "
-                f"Set {key} to a name that is not among them."
+                f"{rel} already has a field {name!r}",
+                why=f"Its fields are {names[:20]}.",
+                fix=f"Set {key} to a name that is not among them.",
             )
     written_names = Counter(map(target.column_name, names))
     duplicates = sorted(name for name, count in written_names.items() if count > 1)
     if duplicates and not spec.keeps_bytes:
         raise ConfigError(
-            f"{rel} has more than one column {duplicates[0]!r}: {target.name} output can keep only one of them. "
-            "Set write.format=input."
+            f"{rel} has more than one column {duplicates[0]!r}: {target.name} output can keep only one of them",
+            fix="Set write.format=input.",
         )

@@ -19,7 +19,7 @@ from hymt_batch.device_map.settings import gib
 from hymt_batch.errors import PreflightError, first_line
 from hymt_batch.model import attention, canary, cudnn, transformers_compat, weight_packing
 from hymt_batch.model.detect_devices import torch_devices
-from hymt_batch.model.memory import empty_cache, is_out_of_memory
+from hymt_batch.model.memory import empty_cache, is_gpu_failure, is_out_of_memory
 from hymt_batch.model.prepare import LoadedModel, PreparedModel
 from hymt_batch.model.refusal import refusal
 from hymt_batch.model.tokenizer import Tokenizer
@@ -117,7 +117,7 @@ def _load_checkpoint(prepared: PreparedModel, placement: Placement) -> Any:
             folder, placement.map, prepared.dtype, prepared.config.attention.value, placement.offload_folder
         )
     except Exception as error:
-        if is_out_of_memory(error) or "CUDA error" in str(error):
+        if is_out_of_memory(error) or is_gpu_failure(error):
             raise
         fix = "Download the model again."
         if isinstance(error, ImportError):

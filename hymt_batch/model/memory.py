@@ -86,6 +86,11 @@ def is_out_of_memory(error: BaseException) -> bool:
     return "DefaultCPUAllocator: can't allocate memory" in str(error) or "CUDA out of memory" in str(error)
 
 
+def is_gpu_failure(error: BaseException) -> bool:
+    """Return whether torch reports an error of CUDA. The process can then not use the GPU any more."""
+    return "CUDA error" in str(error)
+
+
 def run_within_memory(work: Callable[[], T], device: str) -> T | None:
     """Return the result of `work`; None if memory ran out, after freeing what can be freed on `device`."""
     try:

@@ -14,6 +14,7 @@ import logging
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
+from hymt_batch.errors import first_line
 from hymt_batch.model.memory import available_bytes
 
 if TYPE_CHECKING:
@@ -125,7 +126,7 @@ def _matches_plain(layers: list[Any]) -> bool:
                     log.warning("packed products differ from plain ones by %.1e: weights are not packed", float(error))
                     return False
     except (RuntimeError, NotImplementedError) as error:
-        log.info("weights are not packed: reason=%r", str(error).partition("\n")[0])
+        log.info("weights are not packed: reason=%r", first_line(error))
         return False
     return True
 

@@ -82,16 +82,15 @@ class _Finder:
         elif is_hub_id(path):
             self._add_spooled(path, spool)
         else:
-            raise ConfigError(missing_path_message(path))
+            raise missing_path_error(path)
         if len(self.inputs) == num_before:
             skipped = self.unknown_files[num_unknown:]
-            fix = (
-                f"Its files, such as {skipped[:3]}, have unknown extensions: set source.format={registry.DEFAULT.name}"
-                if skipped
-                else f"Set source.path to files ({_known_extensions()})"
-            )
+            why, fix = "", f"Set source.path to files ({_known_extensions()})."
+            if skipped:
+                why = f"Its files, such as {skipped[:3]}, have unknown extensions."
+                fix = f"Set source.format={registry.DEFAULT.name}."
             condition = f" that matches source.pattern={self.config.pattern}" if self.config.pattern else ""
-            raise ConfigError(f"source.path={path} has no file to translate{condition}. {fix}.")
+            raise ConfigError(f"source.path={path} has no file to translate{condition}", why=why, fix=fix)
 
     def _add_path(self, path: str) -> None:
         if os.path.isdir(path):
@@ -108,12 +107,14 @@ class _Finder:
             return
         if not stat.S_ISREG(mode):
             raise ConfigError(
-                f"{path!r} is not a regular file, so it cannot be read twice. Pipe it in with source.path=-,"
-                " or copy it to a file."
+                f"{path!r} is not a regular file",
+                why="so it cannot be read twice",
+                fix="Pipe it in with source.path=-, or copy it to a file.",
             )
         unsupported = input_names.UNSUPPORTED_EXTENSIONS.get(os.path.splitext(path)[1].lower())
         if format is None and unsupported:
-            raise ConfigError(f"{path!r} is {unsupported}.")
+            kind, fix = unsupported
+            raise ConfigError(f"{path!r} is {kind}", fix=fix)
         self.inputs.append(input_names.make_input(rel, path, format or registry.DEFAULT, self.out_format))
 
     def _add_folder(self, path: str) -> None:
@@ -140,18 +141,22 @@ class _Finder:
         try:
             splits = [str(split) for split in json.loads(Path(path, SPLITS_FILE).read_text(encoding="utf-8"))["splits"]]
         except (ValueError, KeyError, TypeError) as error:
-            raise ConfigError(f"{path}/{SPLITS_FILE} cannot be read ({error}). Save the dataset again.") from error
+            raise ConfigError(
+                f"{path}/{SPLITS_FILE} cannot be read ({error})", fix="Save the dataset again."
+            ) from error
         if self.config.split is not None:
             self.used_settings.add("split")
             if self.config.split not in splits:
                 raise ConfigError(
-                    f"{path} has no split {self.config.split!r}. Its splits are {splits}. Set source.split to one."
+                    f"{path} has no split {self.config.split!r}",
+                    why=f"Its splits are {splits}.",
+                    fix="Set source.split to one.",
                 )
             splits = [self.config.split]
         for split in sorted(splits):
             folder = os.path.join(path, split)
             if not (format := registry.of_folder(folder)):
-                raise ConfigError(f"{folder} is missing or is not a saved split. Save the dataset again.")
+                raise ConfigError(f"{folder} is missing or is not a saved split", fix="Save the dataset again.")
             self._add_saved_split(f"{rel}/{split}", folder, format)
 
     def _add_saved_split(self, rel: str, path: str, format: Format) -> None:
@@ -170,27 +175,28 @@ class _Finder:
                 self._add_dataset(rel, path)
         if matches and not self.inputs and all(os.path.isdir(path) for path in matches):
             raise ConfigError(
-                f"source.path={pattern} matches only folders, such as {matches[0]!r}. Set source.path to a folder,"
-                " or match its files with /**/*.txt."
+                f"source.path={pattern} matches only folders, such as {matches[0]!r}",
+                fix="Set source.path to a folder, or match its files with /**/*.txt.",
             )
         if not matches:
-            raise ConfigError(missing_path_message(pattern))
+            raise missing_path_error(pattern)
 
     def _add_demo(self, path: str) -> None:
         name = path.removeprefix(DEMO_PREFIX)
         corpora = {file.stem: file for file in sorted(CORPUS_FOLDER.glob("*.txt"))}
         if name not in corpora:
             raise ConfigError(
-                f"source.path={path} is not an embedded corpus. The corpora are"
-                f" {[DEMO_PREFIX + known for known in corpora]}. Set source.path to one of them, or to a file."
+                f"source.path={path} is not an embedded corpus",
+                why=f"The corpora are {[DEMO_PREFIX + known for known in corpora]}.",
+                fix="Set source.path to one of them, or to a file.",
             )
         self._add_file(f"{name}.txt", str(corpora[name]), explicit=True)
 
     def _add_spooled(self, path: str, spool: Spool | None) -> None:
         if spool is None:
             raise ConfigError(
-                f"source.path={path} must be stored before it is read, and only the job translate stores inputs."
-                " Set source.path to a file."
+                f"source.path={path} must be stored before it is read, and only the job translate stores inputs",
+                fix="Set source.path to a file.",
             )
         if path == STDIN:
             stored = [spool.store_stdin((self.format or registry.DEFAULT).extension)]
@@ -214,19 +220,20 @@ def unusable_path_error(path: str, error: OSError) -> HymtError:
     shown = path if len(path) <= 200 else f"{path[:150]}...{path[-40:]}"
     if isinstance(error, PermissionError):
         return ConfigError(
-            f"{shown!r} cannot be listed ({error.strerror}). Make it readable, or leave it out of source.path."
+            f"{shown!r} cannot be listed ({error.strerror})", fix="Make it readable, or leave it out of source.path."
         )
     fix = {
-        errno.ENAMETOOLONG: "Its path is longer than the system allows: move its files up, or rename its folders",
-        errno.ELOOP: "It is a link that points to itself: remove it",
-    }.get(error.errno or 0, "Fix or remove it")
-    return ConfigError(f"{shown!r} cannot be used: {error.strerror or error}. {fix}.")
+        errno.ENAMETOOLONG: "Its path is longer than the system allows: move its files up, or rename its folders.",
+        errno.ELOOP: "It is a link that points to itself: remove it.",
+    }.get(error.errno or 0, "Fix or remove it.")
+    return ConfigError(f"{shown!r} cannot be used", why=error.strerror or str(error), fix=fix)
 
 
-def missing_path_message(path: str) -> str:
-    """Return the message for a path that matches nothing, with the closest names that exist."""
+def missing_path_error(path: str) -> ConfigError:
+    """Return the error for a path that matches nothing, with the closest names that exist."""
     if _WILDCARD.search(path):
-        return f"source.path={path} matches no file. Quote it so that the shell does not expand it, or fix the pattern."
+        fix = "Quote it so that the shell does not expand it, or fix the pattern."
+        return ConfigError(f"source.path={path} matches no file", fix=fix)
     parent, name = os.path.split(path.rstrip("/"))
     while parent and not os.path.isdir(parent):
         parent, name = os.path.split(parent)
@@ -236,9 +243,8 @@ def missing_path_message(path: str) -> str:
         entries = []
     similar = difflib.get_close_matches(name, entries, n=3, cutoff=0.5) or entries[:3]
     hint = ", ".join(repr(os.path.join(parent, entry)) for entry in similar)
-    return f"source.path={path} does not exist. " + (
-        f"Similar names: {hint}." if similar else f"{parent or '.'} is empty."
-    )
+    why = f"Similar names: {hint}." if similar else f"{parent or '.'} is empty."
+    return ConfigError(f"source.path={path} does not exist", why=why, fix="Set source.path to a file or folder.")
 
 
 def _matches(rel: str, pattern: str) -> bool:

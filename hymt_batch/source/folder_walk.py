@@ -35,8 +35,8 @@ def walk(root: str, follow_symlinks: bool) -> Iterator[str]:
             leaves_root = entry.is_symlink() and not f"{target}/".startswith(os.path.join(real, ""))
             if leaves_root and not follow_symlinks:
                 raise ConfigError(
-                    f"{entry.path!r} is a link to {target!r}, outside the folder. Set"
-                    " source.follow_symlinks=true to read it, or remove the link."
+                    f"{entry.path!r} is a link to {target!r}, outside the folder",
+                    fix="Set source.follow_symlinks=true to read it, or remove the link.",
                 )
             if not entry.is_dir() or is_dataset(entry.path):
                 yield rel

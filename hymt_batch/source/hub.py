@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from hymt_batch import child_process
-from hymt_batch.errors import ExitCode, PreflightError, StoppedError, is_transient
+from hymt_batch.errors import ExitCode, PreflightError, StoppedError, first_line, is_transient
 
 BATCH_ROWS = 1000
 STORED_FORMAT = "parquet"  # what `fetch` writes
@@ -39,11 +39,11 @@ def fetch_in_subprocess(name: str, subset: str | None, split: str | None, revisi
     if run.returncode:
         lines = run.stderr.decode(errors="replace").strip().splitlines() or ["no error message"]
         if run.returncode == ExitCode.STOPPED:
-            raise StoppedError(f"{name} could not be stored ({lines[-1]}). Run the same command again.")
+            raise StoppedError(f"{name} could not be stored ({lines[-1]})", fix="Run the same command again.")
         raise PreflightError(
-            f"No file or folder is named {name}, and the hub returned no dataset of that name ({lines[-1]})."
-            " Fix source.path, or save the dataset on a machine with network access"
-            f" (datasets.load_dataset({name!r}).save_to_disk('saved')) and set source.path=saved."
+            f"No file or folder is named {name}, and the hub returned no dataset of that name ({lines[-1]})",
+            fix="Fix source.path, or save the dataset on a machine with network access "
+            f"(datasets.load_dataset({name!r}).save_to_disk('saved')) and set source.path=saved.",
         )
 
 
@@ -90,7 +90,7 @@ def main() -> None:
         name, subset, split, revision, folder = json.loads(sys.argv[1])
         fetch(name, subset, split, revision, Path(folder))
     except BaseException as error:
-        first = next(iter(str(error).strip().splitlines()), "")
+        first = first_line(error)
         print(f"{type(error).__name__}: {first}", file=sys.stderr)
         code = ExitCode.STOPPED.value if is_transient(error) else 1
     sys.stderr.flush()

@@ -15,16 +15,25 @@ from hymt_batch.formats import registry
 from hymt_batch.formats.format import Format, Kind
 from hymt_batch.records import COMPRESSIONS, Input
 
+_UNPACK = ("an archive", "Unpack it, and set source.path to the folder.")
 UNSUPPORTED_EXTENSIONS = {
-    ".json": "one JSON document, not one object per line. Convert it: jq -c '.[]' in.json > out.jsonl",
-    ".arrow": "an arrow file. Set source.path to the folder that datasets.save_to_disk wrote, or to a parquet file",
-    ".zip": "an archive. Unpack it, and set source.path to the folder",
-    ".tar": "an archive. Unpack it, and set source.path to the folder",
-    ".tgz": "an archive. Unpack it, and set source.path to the folder",
-    ".pdf": "not a text file. Extract its text, one row per line",
-    ".docx": "not a text file. Extract its text, one row per line",
-    ".xlsx": "not a text file. Export it as csv",
+    ".json": (
+        "one JSON document, not one object per line",
+        "Convert it: jq -c '.[]' in.json > out.jsonl, and set source.path=out.jsonl.",
+    ),
+    ".arrow": (
+        "an arrow file",
+        "Set source.path to the folder that datasets.save_to_disk wrote, or to a parquet file.",
+    ),
+    ".zip": _UNPACK,
+    ".tar": _UNPACK,
+    ".tgz": _UNPACK,
+    ".pdf": ("not a text file", "Extract its text, one row per line."),
+    ".docx": ("not a text file", "Extract its text, one row per line."),
+    ".xlsx": ("not a text file", "Export it as csv."),
 }
+"""Extension -> what such a file is, and the fix."""
+
 MAX_NAME_BYTES = 255  # the limit of common file systems
 ERRORS_SUFFIX = ".errors.jsonl"  # the longest suffix that is added to a name in the output folder
 STATE_FOLDER = ".hymt"
@@ -55,7 +64,9 @@ def make_input(rel: str, path: str, format: Format, out_format: str) -> Input:
     is_folder = format.is_folder is not None
     compression = "" if is_folder else compression
     if compression and not format.compressible:
-        raise ConfigError(f"{path} is a {format.name} file inside .{compression}, which cannot be read. Decompress it.")
+        raise ConfigError(
+            f"{path} is a {format.name} file inside .{compression}, which cannot be read", fix="Decompress it."
+        )
     own_format, out_rel = format.written_as or format.name, rel
     if format.kind is Kind.SPLICED and out_format not in ("input", own_format):
         raise ConfigError(
@@ -97,7 +108,7 @@ def check_name(rel: str, path: str) -> None:
         except UnicodeEncodeError:
             why = "is not UTF-8"
     if why:
-        raise ConfigError(f"The name {rel!r} of {path!r} {why}. Rename the file, or leave it out of source.path.")
+        raise ConfigError(f"The name {rel!r} of {path!r} {why}", fix="Rename the file, or leave it out of source.path.")
 
 
 def refuse_collisions(inputs: Sequence[Input]) -> None:
@@ -113,13 +124,13 @@ def refuse_collisions(inputs: Sequence[Input]) -> None:
         earlier = seen.get(key)
         if earlier is not None:
             same = os.path.realpath(earlier.path) == os.path.realpath(input.path)
-            fix = "List it once in source.path" if same else "Rename one, or translate them in two jobs (name=...)"
+            fix = "List it once in source.path." if same else "Rename one, or translate them in two jobs (name=...)."
             difference = (
                 "" if earlier.out_rel == input.out_rel else f" ({earlier.out_rel!r} differs only by case or accents)"
             )
             raise ConfigError(
-                f"{earlier.path!r} and {input.path!r} would both be written to translated/{input.out_rel}{difference}."
-                f" {fix}."
+                f"{earlier.path!r} and {input.path!r} would both be written to translated/{input.out_rel}{difference}",
+                fix=fix,
             )
         seen[key] = input
         parts = key.split("/")
@@ -128,8 +139,9 @@ def refuse_collisions(inputs: Sequence[Input]) -> None:
     for key, input in seen.items():
         if key in folders:
             raise ConfigError(
-                f"{input.path!r} would be written to translated/{input.out_rel}, which must be a folder for"
-                f" {folders[key].path!r}. Rename one, or translate them in two jobs (name=...)."
+                f"{input.path!r} would be written to translated/{input.out_rel}, which must be a folder for "
+                f"{folders[key].path!r}",
+                fix="Rename one, or translate them in two jobs (name=...).",
             )
 
 

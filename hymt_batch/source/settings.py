@@ -51,8 +51,8 @@ class SourceConfig:
         if "-" in self.paths:
             if len(self.paths) > 1:
                 raise ConfigError(
-                    f"source.path={self.path} lists standard input (-) with other inputs. Set source.path=- alone,"
-                    " or write standard input to a file and list that."
+                    f"source.path={self.path} lists standard input (-) with other inputs",
+                    fix="Set source.path=- alone, or write standard input to a file and list that.",
                 )
             self.path = "-"
         return self._check()
@@ -61,33 +61,37 @@ class SourceConfig:
         if self.pattern is not None:
             self.pattern = _as_names("pattern", self.pattern)
         if not self.text_field:
-            raise ConfigError("source.text_field is empty. Set source.text_field=text (the default).")
+            raise ConfigError("source.text_field is empty", fix="Set source.text_field=text (the default).")
         if self.limit is not None and self.limit < 1:
-            raise ConfigError(f"source.limit={self.limit} must be at least 1 row. Set source.limit=null for every row.")
+            raise ConfigError(
+                f"source.limit={self.limit} must be at least 1 row", fix="Set source.limit=null for every row."
+            )
         if not 1 <= self.max_row_bytes <= MAX_ROW_BYTES:
             raise ConfigError(
-                f"source.max_row_bytes={self.max_row_bytes} must be between 1 and {MAX_ROW_BYTES} bytes, because rows"
-                " are held in memory. Set source.max_row_bytes=1048576 (the default)."
+                f"source.max_row_bytes={self.max_row_bytes} must be between 1 and {MAX_ROW_BYTES} bytes",
+                why="because rows are held in memory",
+                fix="Set source.max_row_bytes=1048576 (the default).",
             )
         if self.delimiter is not None:
             self.delimiter = {"\\t": "\t", "tab": "\t"}.get(self.delimiter, self.delimiter)
             if len(self.delimiter) != 1 or self.delimiter in '"\r\n\0':
                 raise ConfigError(
-                    f"source.delimiter={self.delimiter!r} must be one character other than a quote or a line break."
-                    " Set source.delimiter=';', source.delimiter=tab or source.delimiter=null (by format)."
+                    f"source.delimiter={self.delimiter!r} must be one character other than a quote or a line break",
+                    fix="Set source.delimiter=';', source.delimiter=tab or source.delimiter=null (by format).",
                 )
 
         if self.escape is not None:
             self.escape = "\\" if self.escape in ("backslash", "\\\\") else self.escape
             if self.escape not in _ESCAPE_CHARACTERS:
                 raise ConfigError(
-                    f"source.escape={self.escape!r} must be one ASCII punctuation mark other than a quote or a comma."
-                    " Set source.escape=backslash, or source.escape=null (quotes are doubled)."
+                    f"source.escape={self.escape!r} must be one ASCII punctuation mark other than a quote or a comma",
+                    fix="Set source.escape=backslash, or source.escape=null (quotes are doubled).",
                 )
             if self.escape == self.delimiter:
                 raise ConfigError(
-                    f"source.escape and source.delimiter are both {self.escape!r}, so no field would ever end."
-                    " Set source.escape=backslash, or source.escape=null (quotes are doubled)."
+                    f"source.escape and source.delimiter are both {self.escape!r}",
+                    why="so no field would ever end",
+                    fix="Set source.escape=backslash, or source.escape=null (quotes are doubled).",
                 )
 
     @property
@@ -108,12 +112,12 @@ def _as_names(key: str, value: Any) -> str | list[str]:
     names = value if isinstance(value, list | tuple) else [value]
     if not all(isinstance(name, str | int | float) and not isinstance(name, bool) for name in names):
         raise ConfigError(
-            f"source.{key}={value!r} is neither a string nor a list of strings."
-            f" Set source.{key}=ONE or source.{key}=[ONE,TWO]."
+            f"source.{key}={value!r} is neither a string nor a list of strings",
+            fix=f"Set source.{key}=ONE or source.{key}=[ONE,TWO].",
         )
     texts = [str(name) for name in names]
     if not texts or not all(texts):
-        raise ConfigError(f"source.{key}={value!r} is empty. Set source.{key}=ONE or source.{key}=[ONE,TWO].")
+        raise ConfigError(f"source.{key}={value!r} is empty", fix=f"Set source.{key}=ONE or source.{key}=[ONE,TWO].")
     if any("\0" in text for text in texts):
-        raise ConfigError(f"source.{key}={texts!r} contains a NUL character, which no name can have. Remove it.")
+        raise ConfigError(f"source.{key}={texts!r} contains a NUL character, which no name can have", fix="Remove it.")
     return texts if isinstance(value, list | tuple) else texts[0]

@@ -24,7 +24,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from hymt_batch.errors import ConfigError, InputChangedError, StoppedError
-from hymt_batch.fs import LINK_UNSUPPORTED_ERRNOS, OS_FS, Fs, publish, stat_or_none
+from hymt_batch.fs import LINK_UNSUPPORTED_ERRNOS, OS_FS, publish, stat_or_none
+from hymt_batch.fs_protocol import Fs
 from hymt_batch.source import hub as hub_reader
 from hymt_batch.source.settings import SourceConfig
 from hymt_batch.storage_error import wrap_folder_errors, write_error
@@ -69,7 +70,7 @@ class Spool:
         is_stored = _has_kind(self._fs, stored_path, "file")
         if source is None and not is_stored:
             raise ConfigError(
-                "source.path=- needs standard input, but this process has none. Set source.path to a file."
+                "source.path=- needs standard input, but this process has none", fix="Set source.path to a file."
             )
         if source is not None and (not is_stored or _has_data(source, None if self._replace else STDIN_WAIT_S)):
             if source.isatty():
@@ -143,9 +144,10 @@ class Spool:
             return
         if not self._replace:
             raise InputChangedError(
-                f"Standard input has {source.stat().st_size} bytes that differ from the {final.stat().st_size} bytes"
-                " with which the job started. Pass the same input or none (< /dev/null) to continue, or set"
-                " on_input_change=redo to translate what changed, or name=ANOTHER for a new job."
+                f"Standard input has {source.stat().st_size} bytes that differ from the {final.stat().st_size} "
+                "bytes with which the job started",
+                fix="Pass the same input or none (< /dev/null) to continue, or set on_input_change=redo to "
+                "translate what changed, or name=ANOTHER for a new job.",
             )
         os.replace(tmp, final)
 
@@ -220,9 +222,13 @@ def _read_block(source: BinaryIO) -> bytes:
     except OSError as error:
         why = error.strerror or str(error)
         if isinstance(error, io.UnsupportedOperation) or error.errno in (errno.EBADF, errno.EISDIR, errno.EINVAL):
-            raise ConfigError(f"standard input cannot be read: {why}. Pass a file or a pipe (< FILE).") from error
+            raise ConfigError(
+                "standard input cannot be read", why=why, fix="Pass a file or a pipe (< FILE)."
+            ) from error
         raise StoppedError(
-            f"standard input ended with an error: {why}. Nothing was stored; run the same command with the full input."
+            "standard input ended with an error",
+            why=why,
+            fix="Nothing was stored; run the same command with the full input.",
         ) from error
 
 

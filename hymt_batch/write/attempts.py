@@ -12,7 +12,8 @@ import re
 from pathlib import Path
 
 from hymt_batch import manifest
-from hymt_batch.fs import Fs, list_names
+from hymt_batch.fs import list_names
+from hymt_batch.fs_protocol import Fs
 from hymt_batch.records import Part
 from hymt_batch.write.part import part_name, shard_name
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from hymt_batch.errors import InputChangedError
-from hymt_batch.fs import Fs
+from hymt_batch.fs_protocol import Fs
 from hymt_batch.manifest import JobRecord, JsonDict
 from hymt_batch.records import Document, Input
 from hymt_batch.write import file_record
@@ -61,7 +61,7 @@ def inputs_differ_error(job: JobRecord, requested: JobRecord) -> InputChangedErr
     if len(changes) > 20:
         changes[20:] = [f"  and {len(changes) - 20} more"]
     return InputChangedError(
-        "the list of inputs changed since this job began:\n" + "\n".join(changes) + "\nIf this is another job, set "
-        "name=ANOTHER. Otherwise restore the old files, or set on_input_change=redo to translate the new files and "
-        "drop the removed ones, or on_input_change=fork to start a separate job."
+        "\n".join(["the list of inputs changed since this job began:", *changes]),
+        fix="If this is another job, set name=ANOTHER. Otherwise restore the old files, or set on_input_change=redo to "
+        "translate the new files and drop the removed ones, or on_input_change=fork to start a separate job.",
     )

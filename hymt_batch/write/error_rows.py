@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from hymt_batch import manifest
-from hymt_batch.fs import Fs
+from hymt_batch.fs_protocol import Fs
 from hymt_batch.manifest import JobRecord
 from hymt_batch.records import ERROR_STATUSES, Row
 from hymt_batch.write import file_record, row_record

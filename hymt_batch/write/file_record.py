@@ -10,7 +10,8 @@ import logging
 from pathlib import Path
 
 from hymt_batch import manifest
-from hymt_batch.fs import Fs, hash_file, stat_or_none, write_atomic
+from hymt_batch.fs import hash_file, stat_or_none, write_atomic
+from hymt_batch.fs_protocol import Fs
 from hymt_batch.manifest import JobRecord, JsonDict
 from hymt_batch.records import Input
 from hymt_batch.write.part import decode_shard_record

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from hymt_batch import manifest
-from hymt_batch.fs import Fs, list_names, stat_or_none
+from hymt_batch.fs import list_names, stat_or_none
+from hymt_batch.fs_protocol import Fs
 from hymt_batch.manifest import JobRecord
 from hymt_batch.storage_error import describe_type
 from hymt_batch.write.published_file import TMP_PREFIX

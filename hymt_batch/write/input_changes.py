@@ -41,8 +41,9 @@ class RowRanges:
 def input_changed_error(what: str, fix: str = "") -> InputChangedError:
     fix = fix or "restore the old input, or set on_input_change=redo to translate the changed rows again"
     return InputChangedError(
-        f"the input changed since this job began: {what}. The output would mix two versions of it. To continue, {fix}, "
-        "or on_input_change=fork to start a separate job."
+        f"the input changed since this job began: {what}",
+        why="The output would mix two versions of it.",
+        fix=f"To continue, {fix}, or on_input_change=fork to start a separate job.",
     )
 
 

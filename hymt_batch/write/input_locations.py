@@ -13,7 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hymt_batch import manifest
-from hymt_batch.fs import Fs, replace, write_new
+from hymt_batch.fs import replace, write_new
+from hymt_batch.fs_protocol import Fs
 from hymt_batch.manifest import JsonDict
 from hymt_batch.records import Input
 

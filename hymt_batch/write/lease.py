@@ -23,7 +23,7 @@ from pathlib import Path
 from hymt_batch import fs as files
 from hymt_batch import manifest
 from hymt_batch.errors import LeaseError, StoppedError
-from hymt_batch.fs import Fs
+from hymt_batch.fs_protocol import Fs
 from hymt_batch.write.lease_holder import LeaseHolder, current_process, is_alive, parse_holder
 
 log = logging.getLogger(__name__)
@@ -119,8 +119,10 @@ class Lease:
             )
         if self._lost_reason:
             raise StoppedError(
-                f"the lease on {self._folder} is lost: {self._lost_reason}. This run commits nothing more; everything "
-                "committed is kept. Run the same command again to continue."
+                f"the lease on {self._folder} is lost",
+                why=self._lost_reason,
+                fix="This run commits nothing more; everything committed is kept. Run the same command again to "
+                "continue.",
             )
 
     def release(self) -> None:
@@ -220,9 +222,9 @@ def acquire(
         alive = is_alive(holder, me) if holder else None
         if holder and alive is not False and (alive or (seen is not None and raw != seen)):
             raise LeaseError(
-                f"{folder} is in use by process {holder.pid} on {holder.host}, since {holder.since}; two runs of one "
-                f"job would do the same work twice. Wait for it, stop it (kill {holder.pid} on {holder.host}), or set "
-                "name=ANOTHER for a second job."
+                f"{folder} is in use by process {holder.pid} on {holder.host}, since {holder.since}",
+                why="two runs of one job would do the same work twice",
+                fix=f"Wait for it, stop it (kill {holder.pid} on {holder.host}), or set name=ANOTHER for a second job.",
             )
         if raw != seen:
             seen, since = raw, clock()

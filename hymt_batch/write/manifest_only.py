@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hymt_batch import manifest
-from hymt_batch.fs import Fs, has_content, list_names
+from hymt_batch.fs import has_content, list_names
+from hymt_batch.fs_protocol import Fs
 from hymt_batch.manifest import JobRecord, JsonDict, StateDamagedError
 from hymt_batch.records import Input
 from hymt_batch.write import row_record

@@ -15,7 +15,8 @@ from pathlib import Path
 
 from hymt_batch import manifest
 from hymt_batch.errors import DeviceError, ExitCode, HymtError, MissingError, PreflightError, StoppedError
-from hymt_batch.fs import OS_FS, Fs
+from hymt_batch.fs import OS_FS
+from hymt_batch.fs_protocol import Fs
 from hymt_batch.manifest import JobRecord, JsonDict
 from hymt_batch.records import Input, Part, Row, Shard, ShardRecord
 from hymt_batch.storage_error import output_folder_error
@@ -241,7 +242,11 @@ class Output:
         if self._publisher.has_complete_shard(shard.input, shard.index):
             return
         if missing := self._store.missing_parts(shard):
-            raise MissingError(f"{shard.name} is not complete: its parts {missing} are not committed.")
+            raise MissingError(
+                f"{shard.name} is not complete",
+                why=f"its parts {missing} are not committed",
+                fix="Run the same command again to translate them.",
+            )
         self.finish_skipped_shard(shard.input, make_shard_record(shard))
 
     def finish_if_complete(self, shard: Shard) -> None:

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from hymt_batch import manifest
-from hymt_batch.fs import Fs, list_names, remove, stat_or_none
+from hymt_batch.fs import list_names, remove, stat_or_none
+from hymt_batch.fs_protocol import Fs
 from hymt_batch.manifest import JobRecord, JsonDict
 from hymt_batch.records import Input
 from hymt_batch.write import file_record, identity_versions, manifest_only, row_record

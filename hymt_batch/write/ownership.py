@@ -16,7 +16,8 @@ from pathlib import Path
 
 from hymt_batch import manifest
 from hymt_batch.errors import IdentityError, InputChangedError, PreflightError
-from hymt_batch.fs import Fs, list_names, remove, stat_or_none
+from hymt_batch.fs import list_names, remove, stat_or_none
+from hymt_batch.fs_protocol import Fs
 from hymt_batch.manifest import (
     JobRecord,
     JsonDict,
@@ -30,6 +31,7 @@ from hymt_batch.write import identity_versions, output_settings, row_record
 from hymt_batch.write import part as parts
 from hymt_batch.write.changed_inputs import inputs_differ_error
 from hymt_batch.write.cleanup import discard_inputs, file_state_folders, wipe
+from hymt_batch.write.input_changes import input_changed_error
 from hymt_batch.write.state_file import StateFileDamagedError
 
 log = logging.getLogger(__name__)
@@ -106,7 +108,7 @@ def choose_folder(
             and (change := describe_changes(candidate, job))
         ):
             log.warning("fork from=%s changed=%r", candidate.name, change)
-            problem = InputChangedError(change)
+            problem = input_changed_error(change)
         if problem is None:
             return candidate
         suffix += 1
@@ -134,26 +136,28 @@ def inspect_folder(fs: Fs, folder: Path, requested: RequestedJob) -> tuple[JobRe
         job = read_or_recover_job(fs, folder, requested)  # another process may have started and published since
         if job is None:
             raise IdentityError(
-                f"{folder} already holds translated/{existing[0]}, but nothing there shows which job wrote it. "
-                f"{_suggested_fixes(folder)}"
+                f"{folder} already holds translated/{existing[0]}, but nothing there shows which job wrote it",
+                fix=_suggested_fixes(folder),
             )
     if (version := identity_versions.version_of(job.identity)) > identity_versions.VERSION:
         raise IdentityError(
             f"{folder} belongs to a job of a newer hymt-batch: its identity has version {version}, and this "
-            f"hymt-batch reads versions up to {identity_versions.VERSION}. Install the newer hymt-batch again, or set "
-            "name=ANOTHER for a second job."
+            f"hymt-batch reads versions up to {identity_versions.VERSION}",
+            fix="Install the newer hymt-batch again, or set name=ANOTHER for a second job.",
         )
     differences = identity_versions.differences(job.identity, requested.job.identity, requested.auto_keys)
     if differences:
         raise IdentityError(
             f"{folder} belongs to a job with other settings, and one output never mixes settings:\n"
-            f"{manifest.format_diff(differences)}\n{_suggested_fixes(folder)}"
+            f"{manifest.format_diff(differences)}",
+            fix=_suggested_fixes(folder),
         )
     if changed := output_settings.differences(job, requested.job):
         if reason := output_settings.reason_against_change(fs, folder, job, requested.job):
             raise IdentityError(
                 f"{folder} belongs to a job with other output settings:\n{manifest.format_diff(changed)}\n"
-                f"Its files cannot be assembled again with these: {reason}. {_suggested_fixes(folder)}"
+                f"Its files cannot be assembled again with these: {reason}.",
+                fix=_suggested_fixes(folder),
             )
         job = output_settings.with_paths_of(job, requested.job)
     return job, inputs_differ_error(job, requested.job)
@@ -173,8 +177,8 @@ def read_or_recover_job(fs: Fs, folder: Path, requested: RequestedJob) -> JobRec
         return manifest.read_job(fs, folder)
     except StatePermissionError as denied:
         raise PreflightError(
-            f"cannot determine which job {folder} belongs to: .hymt/job.json: {denied}. Give your user access to it "
-            "(chmod, chown), or set name=ANOTHER for a second job."
+            f"cannot determine which job {folder} belongs to: .hymt/job.json: {denied}",
+            fix="Give your user access to it (chmod, chown), or set name=ANOTHER for a second job.",
         ) from None
     except StateDamagedError as damage:
         identities = dict(_recorded_identities(fs, folder))
@@ -194,7 +198,8 @@ def read_or_recover_job(fs: Fs, folder: Path, requested: RequestedJob) -> JobRec
         if job is None:
             raise IdentityError(
                 f"cannot determine which job {folder} belongs to: .hymt/job.json: {damage}, and the other records in "
-                f"the folder were written with other settings. {_suggested_fixes(folder)}"
+                f"the folder were written with other settings",
+                fix=_suggested_fixes(folder),
             ) from None
         return job
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from hymt_batch import manifest
-from hymt_batch.fs import Fs
+from hymt_batch.fs_protocol import Fs
 from hymt_batch.records import Row, ShardRecord
 from hymt_batch.write import state_file
 from hymt_batch.write.row_lines import count_statuses, decode_rows, encode_rows, rows_digest

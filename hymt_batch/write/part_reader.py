@@ -14,7 +14,8 @@ from typing import TypeVar
 
 from hymt_batch import manifest
 from hymt_batch.errors import StoppedError
-from hymt_batch.fs import Fs, list_names
+from hymt_batch.fs import list_names
+from hymt_batch.fs_protocol import Fs
 from hymt_batch.records import Row, ShardRecord
 from hymt_batch.write import part as parts
 from hymt_batch.write import state_file
@@ -165,8 +166,8 @@ class PartReader:
     def damaged_error(file_id: str, shard_index: int) -> StoppedError:
         """Return the error of a shard whose parts or record were damaged or removed after they were committed."""
         return StoppedError(
-            f"parts of shard {shard_index} of f{file_id} were damaged or removed while the job ran. "
-            "Run the same command again to translate them again."
+            f"parts of shard {shard_index} of f{file_id} were damaged or removed while the job ran",
+            fix="Run the same command again to translate them again.",
         )
 
     def shard_indexes(self, file_id: str) -> Iterator[int]:

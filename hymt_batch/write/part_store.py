@@ -15,7 +15,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from hymt_batch.errors import HymtError, InputChangedError, StoppedError
-from hymt_batch.fs import Fs, publish, remove, stat_or_none, with_retries, write_new
+from hymt_batch.fs import publish, remove, stat_or_none, with_retries, write_new
+from hymt_batch.fs_protocol import Fs
 from hymt_batch.manifest import JsonDict, json_roundtrip
 from hymt_batch.records import ERROR_STATUSES, Document, Input, Part, Row, Shard, ShardRecord
 from hymt_batch.storage_error import wrap_os_errors
@@ -203,9 +204,8 @@ class PartStore:
         started, rows, shard = time.monotonic(), sorted(rows, key=lambda row: row.row_index), part.shard
         expected_rows = [(shard.first_row + d, shard.documents[d].digest) for d in part.document_indices]
         if [(row.row_index, row.digest) for row in rows] != expected_rows:
-            raise HymtError(
-                f"the rows to commit are not those of part {part.index} of {shard.name}: please report this."
-            )
+            what = f"the rows to commit are not those of part {part.index} of {shard.name}"
+            raise HymtError(what, fix="Please report this.")
         file_id = shard.input.file_id
         data = parts.encode(
             rows,

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from hymt_batch import manifest
 from hymt_batch.errors import ConfigError, PreflightError
-from hymt_batch.fs import Fs, list_names, stat_or_none
+from hymt_batch.fs import list_names, stat_or_none
+from hymt_batch.fs_protocol import Fs
 from hymt_batch.records import Input
 from hymt_batch.storage_error import describe_type
 from hymt_batch.write.file_record import record_path
@@ -39,24 +40,29 @@ def check_names(inputs: Sequence[Input], folder: Path) -> None:
     if folder_bytes + MAX_STATE_PATH_BYTES > MAX_PATH_BYTES:
         raise ConfigError(
             f"the path of the output folder has {folder_bytes} bytes, and with the names below it a path must not "
-            f"exceed {MAX_PATH_BYTES} bytes: {folder}. Set output_dir= to a shorter path."
+            f"exceed {MAX_PATH_BYTES} bytes: {folder}",
+            fix="Set output_dir= to a shorter path.",
         )
     for input in inputs:
         for rel in (f"translated/{input.out_rel}", f"errors/{input.rel}.errors.jsonl"):
             pieces = rel.split("/")
             if any(piece in ("", ".", "..") for piece in pieces) or "\0" in rel:
-                raise ConfigError(f"the input {input.rel!r} would be written outside the output folder. Rename it.")
+                raise ConfigError(
+                    f"the input {input.rel!r} would be written outside the output folder", fix="Rename it."
+                )
             if max(len(os.fsencode(piece)) for piece in pieces) > MAX_NAME_BYTES:
-                raise ConfigError(f"the name {pieces[-1]!r} is longer than 255 bytes. Rename the input {input.rel!r}.")
+                raise ConfigError(
+                    f"the name {pieces[-1]!r} is longer than 255 bytes", fix=f"Rename the input {input.rel!r}."
+                )
             if folder_bytes + 1 + len(os.fsencode(rel)) > MAX_PATH_BYTES:
                 raise ConfigError(
-                    f"the path {folder / rel} is longer than {MAX_PATH_BYTES} bytes. Set output_dir= to a shorter "
-                    f"path, or rename the input {input.rel!r}."
+                    f"the path {folder / rel} is longer than {MAX_PATH_BYTES} bytes",
+                    fix=f"Set output_dir= to a shorter path, or rename the input {input.rel!r}.",
                 )
         other_rel = taken.setdefault(input.out_rel, input.rel)
         if other_rel != input.rel:
             raise ConfigError(
-                f"{other_rel!r} and {input.rel!r} would both be written to {input.out_rel!r}. Rename one."
+                f"{other_rel!r} and {input.rel!r} would both be written to {input.out_rel!r}", fix="Rename one."
             )
 
 
@@ -99,16 +105,17 @@ def check_writable(fs: Fs, folder: Path, inputs: Iterable[Input]) -> None:
             path = path.parent  # the folder it will be created in
         if not fs.writable(path):
             raise PreflightError(
-                f"you have no permission to write in {path}. Give your user permission (chmod, chown), or set "
-                "output_dir= to one of your own folders."
+                f"you have no permission to write in {path}",
+                fix="Give your user permission (chmod, chown), or set output_dir= to one of your own folders.",
             )
 
 
 def _raise_if_any(obstacles: Iterator[tuple[Path, str]]) -> None:
     for path, problem in obstacles:
         raise PreflightError(
-            f"{path} {problem}; nothing is read, written or removed through it. Move it away or remove it, and run the "
-            "same command again, or set name= to another name."
+            f"{path} {problem}",
+            why="nothing is read, written or removed through it",
+            fix="Move it away or remove it, and run the same command again, or set name= to another name.",
         )
 
 

@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING, BinaryIO, cast
 from hymt_batch import manifest
 from hymt_batch.formats import registry
 from hymt_batch.formats.writer import open_writer
-from hymt_batch.fs import Fs, NewFile, remove, replace, stat_or_none
+from hymt_batch.fs import NewFile, remove, replace, stat_or_none
+from hymt_batch.fs_protocol import Fs
 from hymt_batch.manifest import JsonDict
 from hymt_batch.records import UNLISTED_STATUSES, Document, Input, Preamble, Row, ShardRecord, Status
 from hymt_batch.storage_error import write_error

@@ -14,7 +14,8 @@ from pathlib import Path
 
 from hymt_batch import manifest
 from hymt_batch.errors import MissingError, StoppedError
-from hymt_batch.fs import Fs, has_content, remove, stat_or_none, write_atomic
+from hymt_batch.fs import has_content, remove, stat_or_none, write_atomic
+from hymt_batch.fs_protocol import Fs
 from hymt_batch.manifest import JobRecord, JsonDict
 from hymt_batch.records import Input, Row, Shard, ShardRecord
 from hymt_batch.storage_error import wrap_os_errors
@@ -260,10 +261,8 @@ class Publisher:
         missing = [self._describe_missing(input) for input in self.unpublished_inputs()]
         if missing:
             more = [f"  and {len(missing) - 20} more files"] if len(missing) > 20 else []
-            lines = "\n".join(missing[:20] + more)
-            raise MissingError(
-                f"{self._folder.name} is not complete. Run the same command again to translate:\n{lines}"
-            )
+            what = "\n".join([f"{self._folder.name} is not complete. To be translated:", *missing[:20], *more])
+            raise MissingError(what, fix="Run the same command again to translate them.")
         if not self._has_manifest:
             with wrap_os_errors("manifest.json"):
                 # A run may have been killed after it published a file and before it synced the folder. Sync the folders

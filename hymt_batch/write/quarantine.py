@@ -11,7 +11,8 @@ import uuid
 from pathlib import Path
 
 from hymt_batch import manifest
-from hymt_batch.fs import Fs, write_new
+from hymt_batch.fs import write_new
+from hymt_batch.fs_protocol import Fs
 
 log = logging.getLogger(__name__)
 

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from hymt_batch import manifest
-from hymt_batch.fs import Fs, list_names, publish, remove, replace, stat_or_none, with_retries, write_new
+from hymt_batch.fs import list_names, publish, remove, replace, stat_or_none, with_retries, write_new
+from hymt_batch.fs_protocol import Fs
 from hymt_batch.records import Row, ShardRecord
 from hymt_batch.write import row_record, state_file
 from hymt_batch.write.quarantine import quarantine

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from hymt_batch import manifest
-from hymt_batch.fs import Fs
+from hymt_batch.fs_protocol import Fs
 from hymt_batch.records import Row, ShardRecord
 from hymt_batch.write import state_file
 from hymt_batch.write.part import PartHeader, decode_shard_record, encode_shard_record, shard_name

@@ -16,7 +16,8 @@ from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 from hymt_batch import manifest
-from hymt_batch.fs import LINK_UNSUPPORTED_ERRNOS, READ_BYTES, Fs, NewFile, hash_file, publish, remove, stat_or_none
+from hymt_batch.fs import LINK_UNSUPPORTED_ERRNOS, READ_BYTES, NewFile, hash_file, publish, remove, stat_or_none
+from hymt_batch.fs_protocol import Fs
 
 log = logging.getLogger(__name__)
 

@@ -44,16 +44,17 @@ class WriteConfig:
     def __post_init__(self) -> None:
         for name in ("translation_field", "meta_field"):
             if not getattr(self, name):
-                raise ConfigError(f"write.{name} is empty. Set write.{name}=NAME.")
+                raise ConfigError(f"write.{name} is empty", fix=f"Set write.{name}=NAME.")
         if self.translation_field == self.meta_field:
             raise ConfigError(
-                f"write.translation_field and write.meta_field are both {self.meta_field!r}; one would overwrite the "
-                "other. Set write.meta_field=hymt (the default)."
+                f"write.translation_field and write.meta_field are both {self.meta_field!r}",
+                why="one would overwrite the other",
+                fix="Set write.meta_field=hymt (the default).",
             )
         if self.row_group_rows < 1:
             raise ConfigError(
-                f"write.row_group_rows={self.row_group_rows} must be at least 1 row. "
-                "Set write.row_group_rows=65536 (the default)."
+                f"write.row_group_rows={self.row_group_rows} must be at least 1 row",
+                fix="Set write.row_group_rows=65536 (the default).",
             )
         size = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(?:([KMGT])(i?)B|B?)", str(self.min_free).strip())
         if str(self.min_free).strip().lower() == "auto":
@@ -63,8 +64,8 @@ class WriteConfig:
             self.min_free = int(float(number) * (1024 if binary else 1000) ** (" KMGT".index(unit) if unit else 0))
         else:
             raise ConfigError(
-                f"write.min_free={self.min_free} is not a size. Set write.min_free=auto, a number of bytes, "
-                "or a number with a unit such as write.min_free=5GiB."
+                f"write.min_free={self.min_free} is not a size",
+                fix="Set write.min_free=auto, a number of bytes, or a number with a unit such as write.min_free=5GiB.",
             )
 
     @property

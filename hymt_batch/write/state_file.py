@@ -10,7 +10,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from hymt_batch.fs import RETRY_DELAYS_S, Fs
+from hymt_batch.fs import RETRY_DELAYS_S
+from hymt_batch.fs_protocol import Fs
 
 log = logging.getLogger(__name__)
 

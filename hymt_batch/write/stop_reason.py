@@ -13,7 +13,8 @@ from pathlib import Path
 
 from hymt_batch import manifest, sanitize
 from hymt_batch.errors import ExitCode, HymtError, first_line, wrap_exception
-from hymt_batch.fs import Fs, remove, replace, stat_or_none, write_new
+from hymt_batch.fs import remove, replace, stat_or_none, write_new
+from hymt_batch.fs_protocol import Fs
 
 MAX_CHARACTERS = 500
 MAX_BYTES = 1 << 14

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hymt_batch.errors import PreflightError
-from hymt_batch.fs import LINK_UNSUPPORTED_ERRNOS, Fs, list_names, remove, stat_or_none, write_new
+from hymt_batch.fs import LINK_UNSUPPORTED_ERRNOS, list_names, remove, stat_or_none, write_new
+from hymt_batch.fs_protocol import Fs
 from hymt_batch.manifest import state_folder
 from hymt_batch.records import Input
 from hymt_batch.storage_error import output_folder_error
@@ -153,8 +154,9 @@ def check_storage(fs: Fs, folder: Path) -> StorageFeatures:
 
 def _unsupported_error(folder: Path, what: str) -> PreflightError:
     return PreflightError(
-        f"the file system under {folder} {what}; a stopped job could not be resumed safely there. "
-        "Set output_dir= to a local or a POSIX network file system."
+        f"the file system under {folder} {what}",
+        why="a stopped job could not be resumed safely there",
+        fix="Set output_dir= to a local or a POSIX network file system.",
     )
 
 
@@ -184,13 +186,13 @@ def check_space(fs: Fs, folder: Path, inputs: Sequence[Input], min_free: int | s
     if bytes_free < bytes_needed:
         raise PreflightError(
             f"the file system under {folder} has {_mib(bytes_free)} MiB free, and this job needs about "
-            f"{_mib(bytes_needed)} MiB. Free some space, or set output_dir= to another file system, or "
-            "write.min_free=0 to start anyway."
+            f"{_mib(bytes_needed)} MiB",
+            fix="Free some space, or set output_dir= to another file system, or write.min_free=0 to start anyway.",
         )
     if inodes_free is not None and inodes_free < inodes_needed:
         raise PreflightError(
-            f"the file system under {folder} has {inodes_free} inodes free, and this job needs about {inodes_needed}. "
-            "Remove some files, or set output_dir= to another file system, or write.min_free=0 to start anyway."
+            f"the file system under {folder} has {inodes_free} inodes free, and this job needs about {inodes_needed}",
+            fix="Remove some files, or set output_dir= to another file system, or write.min_free=0 to start anyway.",
         )
 
 

@@ -37,6 +37,7 @@ from hymt_batch.run import executor
 from hymt_batch.run.replica import Replica
 from hymt_batch.run.reporter import Reporter
 from hymt_batch.source import stream
+from hymt_batch.source.shards import SkippedShard, cut_shards
 from jobs import translate
 
 ROOT = Path(__file__).parents[2]
@@ -82,8 +83,8 @@ def parts(job: Any, model: LoadedOnce) -> list[Part]:
     limits = batch.resolve_part_limits(job.batch, model.num_parameters, model.on_gpu)
     cut = {"shard_rows": limits.shard_rows, "shard_bytes": limits.shard_bytes}
     planned: list[Part] = []
-    for shard in stream.cut_shards(inputs, job.source, **cut, get_record=lambda *_: None):
-        assert not isinstance(shard, stream.SkippedShard)
+    for shard in cut_shards(inputs, job.source, **cut, get_record=lambda *_: None):
+        assert not isinstance(shard, SkippedShard)
         segments, too_long = segment.split(shard.documents, model.load_tokenizer().count, job.segment)
         prompts, leaking = prompt.render(segments, shard.documents, model.load_tokenizer(), template, model.max_context)
         planned += batch.plan_parts(shard, prompts, {**too_long, **leaking}, limits)

@@ -30,10 +30,12 @@ from pyarrow import parquet
 
 from hymt_batch import config as settings
 from hymt_batch.errors import ConfigError, HymtError
-from hymt_batch.records import ShardRecord
+from hymt_batch.records import Input, ShardRecord
 from hymt_batch.run.reporter import Reporter
 from hymt_batch.source import stream
-from hymt_batch.source.stream import Input, SkippedShard, SourceConfig
+from hymt_batch.source.preamble_reader import read_preamble
+from hymt_batch.source.settings import SourceConfig
+from hymt_batch.source.shards import SkippedShard, cut_shards
 from tests.campaigns import hostile, outputs
 from tests.campaigns.hostile import BAD, OK, TOO_LONG, Case
 from tests.fakes import job as fake_job
@@ -161,7 +163,7 @@ class Campaign:
         limits = {"shard_rows": self.rng.choice((1 << 15, 97, 400)), "shard_bytes": self.rng.choice((1 << 24, 9000))}
         records: dict[int, ShardRecord] = {}
         documents: list[Any] = []
-        for shard in stream.cut_shards([input], config, **limits, get_record=lambda *_: None, reserved=reserved):
+        for shard in cut_shards([input], config, **limits, get_record=lambda *_: None, reserved=reserved):
             assert not isinstance(shard, SkippedShard)
             documents += shard.documents
             size = len(shard.documents)
@@ -176,9 +178,7 @@ class Campaign:
             return
         if [document.id for document in documents] != [f"{input.rel}#{row + 1}" for row in range(len(documents))]:
             self.fail(where, "ids are not in order")
-        again = list(
-            stream.cut_shards([input], config, **limits, get_record=lambda _, n: records.get(n), reserved=reserved)
-        )
+        again = list(cut_shards([input], config, **limits, get_record=lambda _, n: records.get(n), reserved=reserved))
         if len(again) != len(records) or not all(isinstance(shard, SkippedShard) for shard in again):
             self.fail(where, "finished shards are not skipped")
         full = [document for document, _ in stream.read_full_documents(input, config, [input], reserved)]
@@ -186,7 +186,7 @@ class Campaign:
         if outcomes != [(d.status, d.text, d.digest) for d in documents]:
             self.fail(where, "the finishing pass reads different rows")
         if input.format != "parquet" and not any(status == TOO_LONG for status, _ in case.rows):
-            head = stream.read_preamble(input, config)
+            head = read_preamble(input, config)
             if head.bom + head.header + b"".join(document.raw for document in full) != case.data:
                 self.fail(where, "the bytes of the rows do not add up to the file")
 
@@ -272,7 +272,7 @@ def damaged(listing: Path) -> int:
         try:
             (input,) = stream.find_inputs(config)
             raw = [document.raw for document, _ in stream.read_full_documents(input, config, [input])]
-            head = stream.read_preamble(input, config)
+            head = read_preamble(input, config)
         except HymtError:
             refused += 1
             continue

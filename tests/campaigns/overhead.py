@@ -37,6 +37,8 @@ from hymt_batch.model import prepare
 from hymt_batch.run.identity import build_identity, build_output
 from hymt_batch.run.reporter import Reporter
 from hymt_batch.source import stream
+from hymt_batch.source.preamble_reader import read_preamble
+from hymt_batch.source.shards import SkippedShard, cut_shards
 from hymt_batch.write.output import Output
 from hymt_batch.write.ownership import RequestedJob
 from hymt_batch.write.published_file import InputAccess
@@ -114,18 +116,18 @@ def stages(source: Path, name: str, free: fake_engine.Decode) -> dict[str, float
     requested = RequestedJob(manifest.new_job(identity, inputs, {}, build_output(job)))
     access = InputAccess(
         lambda source_file: (document for document, _ in stream.read_full_documents(source_file, job.source, inputs)),
-        partial(stream.read_preamble, config=job.source),
+        partial(read_preamble, config=job.source),
         partial(assemble.shape_row, config=job.check),
     )
     with Output.open(source.parent / name, requested, access, job.write) as output:
         rows_of = {"shard_rows": limits.shard_rows, "shard_bytes": limits.shard_bytes}
-        shards = stream.cut_shards(inputs, job.source, **rows_of, get_record=output.shard_record)
+        shards = cut_shards(inputs, job.source, **rows_of, get_record=output.shard_record)
         while True:
             with clock("read"):
                 shard = next(shards, None)
             if shard is None:
                 break
-            assert not isinstance(shard, stream.SkippedShard)
+            assert not isinstance(shard, SkippedShard)
             num_rows += len(shard.documents)
             with clock("segment"):
                 segments, refused = segment.split(shard.documents, tokenizer.count, job.segment)

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from hymt_batch.fs import Stat
+from hymt_batch.fs_protocol import Stat
 
 Change = tuple[str, int]  # name and inode; -1 if the name is removed
 # from the synced and the volatile bytes of a file, its bytes after a power loss
@@ -51,7 +51,7 @@ class Node:
 
 
 class SimFS:
-    """Implements `hymt_batch.fs.Fs`. `count` is the number of changes so far, `calls` that of all calls."""
+    """Implements `hymt_batch.fs_protocol.Fs`. `count` is the number of changes so far, `calls` that of all calls."""
 
     def __init__(self, *, crash_at: int | None = None, links: bool = True, dir_sync: bool = True) -> None:
         self.nodes: dict[int, Node] = {0: Node("dir")}

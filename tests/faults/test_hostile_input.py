@@ -23,7 +23,8 @@ from hymt_batch import config as settings
 from hymt_batch.errors import ConfigError, HymtError, PreflightError
 from hymt_batch.run.reporter import Reporter
 from hymt_batch.source import input_names, stream
-from hymt_batch.source.stream import SourceConfig
+from hymt_batch.source.settings import SourceConfig
+from hymt_batch.source.shards import read_documents
 from tests.fakes import job as fake_job
 
 ROOT = Path(__file__).parent.parent.parent
@@ -72,7 +73,7 @@ def job(folder: Path, source: Path, *overrides: str) -> Any:
 def rows(path: Path, **options: Any) -> list[tuple[str, str | None]]:
     config = SourceConfig(path=str(path), **options)
     (input,) = stream.find_inputs(config)
-    return [(document.status.value, document.text) for document, _ in stream.read_documents(input, config)]
+    return [(document.status.value, document.text) for document, _ in read_documents(input, config)]
 
 
 # size

@@ -26,8 +26,10 @@ from hymt_batch.errors import ConfigError, HymtError, PreflightError, StoppedErr
 from hymt_batch.formats import bytestream
 from hymt_batch.run.reporter import Reporter
 from hymt_batch.source import discovery, stream
+from hymt_batch.source.preamble_reader import PreambleCache, read_preamble
+from hymt_batch.source.settings import SourceConfig
+from hymt_batch.source.shards import cut_shards, read_documents
 from hymt_batch.source.spool import Spool
-from hymt_batch.source.stream import SourceConfig
 from tests.fakes import engine as fake_engine
 from tests.fakes import job as fake_job
 
@@ -102,12 +104,10 @@ def test_a_disk_error_is_reported_by_its_cause_wherever_it_occurs(
     (input,) = stream.find_inputs(config)
     failing(error, good)
     for read in (
-        lambda: list(stream.read_documents(input, config)),
+        lambda: list(read_documents(input, config)),
         lambda: list(stream.read_full_documents(input, config, [input])),
-        lambda: list(
-            stream.cut_shards([input], config, shard_rows=99, shard_bytes=1 << 20, get_record=lambda *_: None)
-        ),
-        lambda: [stream.read_preamble(input, config), list(stream.read_documents(input, config))],
+        lambda: list(cut_shards([input], config, shard_rows=99, shard_bytes=1 << 20, get_record=lambda *_: None)),
+        lambda: [read_preamble(input, config), list(read_documents(input, config))],
     ):
         with pytest.raises(StoppedError if error in TRANSIENT else PreflightError, match=r"bad\.txt") as caught:
             read()
@@ -122,7 +122,7 @@ def test_a_disk_that_fails_under_a_table_stops_the_job(
     parquet.write_table(pa.table({"text": ["a"] * 9}), path)
     config = SourceConfig(path=str(path))
     (input,) = stream.find_inputs(config)
-    documents = list(stream.read_documents(input, config))
+    documents = list(read_documents(input, config))
     real_iter_batches = parquet.ParquetFile.iter_batches
 
     def fails(*_: Any, **__: Any) -> Any:
@@ -131,7 +131,7 @@ def test_a_disk_that_fails_under_a_table_stops_the_job(
     expected = StoppedError if error == errno.EIO else PreflightError
     monkeypatch.setattr(parquet.ParquetFile, "iter_batches", fails)
     with pytest.raises(expected, match=r"in\.parquet"):
-        list(stream.read_documents(input, config))
+        list(read_documents(input, config))
     monkeypatch.setattr(parquet.ParquetFile, "iter_batches", real_iter_batches)
     monkeypatch.setattr(parquet, "ParquetFile", fails)
     with pytest.raises(expected, match=r"in\.parquet"):
@@ -313,14 +313,12 @@ def test_each_file_is_opened_a_few_times_however_many_there_are(tmp_path: Path, 
     _WATCHING[:] = [str(tmp_path / "in") + "/"]
     try:
         inputs = stream.find_inputs(config)
-        preambles = stream.PreambleCache(config, ("translation", "hymt"))
+        preambles = PreambleCache(config, ("translation", "hymt"))
         limited = stream.apply_limit(inputs, config, preambles)
         for input in limited:
             preambles(input)
         shards = list(
-            stream.cut_shards(
-                limited, config, shard_rows=9, shard_bytes=999, get_record=lambda *_: None, preambles=preambles
-            )
+            cut_shards(limited, config, shard_rows=9, shard_bytes=999, get_record=lambda *_: None, preambles=preambles)
         )
         rows = [
             sum(1 for _ in stream.read_full_documents(input, config, limited, preambles=preambles)) for input in limited
@@ -356,7 +354,7 @@ def test_each_file_takes_little_memory(tmp_path: Path) -> None:
     config = SourceConfig(path=str(tmp_path / "in"))
     tracemalloc.start()
     inputs = stream.find_inputs(config)
-    preambles = stream.PreambleCache(config)
+    preambles = PreambleCache(config)
     for input in inputs:
         preambles(input)
     held, peak = tracemalloc.get_traced_memory()

@@ -16,7 +16,8 @@ from typing import Any
 from hymt_batch import manifest
 from hymt_batch.check.assemble import shape_row as shape
 from hymt_batch.check.settings import CheckConfig
-from hymt_batch.fs import OS_FS, Fs, OsFs
+from hymt_batch.fs import OS_FS, OsFs
+from hymt_batch.fs_protocol import Fs
 from hymt_batch.records import Document, Input, Part, Preamble, Row, Shard, Status
 from hymt_batch.write import identity_versions
 from hymt_batch.write.output import LeaseTimes, Output

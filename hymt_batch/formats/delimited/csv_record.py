@@ -80,7 +80,7 @@ class RecordReader:
                 return self._read_open_record(raw, digest, content, open_field)
             if self._checks_escapes and needs_escape(content, self._delimiter):
                 problem = f"has quotes after backslashes inside a quoted field. {ESCAPE_HINT}"
-                return self._rejected_record(raw, digest, content, problem)
+                return self._rejected_record(raw, digest, content, problem, needs_escape=True)
         return self._record(raw, digest, content)
 
     def _record(self, raw: bytes, digest: bytes, content: bytes) -> Record:
@@ -94,11 +94,13 @@ class RecordReader:
             )
         return raw, digest, cells, row_error, None
 
-    def _rejected_record(self, raw: bytes, digest: bytes, content: bytes, problem: str) -> Record:
+    def _rejected_record(
+        self, raw: bytes, digest: bytes, content: bytes, problem: str, *, needs_escape: bool
+    ) -> Record:
         """Return the first line of a record as a row with an error."""
         text, row_error = _decode(content)
         cells = split_cells(text, self._delimiter, self._escape_parser)
-        return raw, digest, cells, row_error or RowError(problem), None
+        return raw, digest, cells, row_error or RowError(problem, needs_escape=needs_escape), None
 
     def _read_open_record(self, raw: bytes, digest: bytes, content: bytes, open_field: int) -> Record:
         """Read the rest of a record whose first line leaves a field open."""
@@ -116,9 +118,10 @@ class RecordReader:
             problem = "opens a quote that is not closed correctly. Close it, or double the quotes inside the field."
             if open_field == UNQUOTED:
                 problem = "ends with an escaped line break, but the next lines do not complete the row. Fix the row."
-            if self._checks_escapes and any(b'\\"' in line for line in (raw, *lines)):
+            has_escapes = self._checks_escapes and any(b'\\"' in line for line in (raw, *lines))
+            if has_escapes:
                 problem = f"opens a quote that is not closed correctly, and has quotes after backslashes. {ESCAPE_HINT}"
-            return self._rejected_record(raw, digest, content, problem)
+            return self._rejected_record(raw, digest, content, problem, needs_escape=has_escapes)
         if context.hasher is not None:
             context.hasher.add(more)
         raw += more

@@ -29,9 +29,9 @@ def _check_csv(spec: OutputSpec) -> None:
     delimiter = delimiter_of(spec, CSV_DIALECT.delimiter)
     if len(delimiter) != 1 or delimiter in '"\r\n':
         raise ConfigError(
-            f"{spec.input.rel} is read with source.delimiter={delimiter!r}, which csv cannot use: it must be one"
-            " character, but not a quote or a line break. Set source.delimiter=',' or the character between two"
-            " fields."
+            f"{spec.input.rel} is read with source.delimiter={delimiter!r}, which csv cannot use: it must be one "
+            "character, but not a quote or a line break",
+            fix="Set source.delimiter=',' or the character between two fields.",
         )
 
 
@@ -40,15 +40,16 @@ def _check_tsv(spec: OutputSpec) -> None:
     added = {"write.translation_field": spec.added[0], "write.meta_field": spec.added[1]}
     if len(delimiter) != 1 or delimiter in _AMBIGUOUS_TSV_DELIMITERS or to_one_line(delimiter) != delimiter:
         raise ConfigError(
-            f"{spec.input.rel} is read as tsv with source.delimiter={delimiter!r}. tsv has no quoting, and this"
-            f" delimiter also occurs in translations or in the added column {added['write.meta_field']!r}, which is"
-            " JSON. Set source.format=csv, or write.format=jsonl."
+            f"{spec.input.rel} is read as tsv with source.delimiter={delimiter!r}. tsv has no quoting, and this "
+            f"delimiter also occurs in translations or in the added column {added['write.meta_field']!r}, which is "
+            "JSON",
+            fix="Set source.format=csv, or write.format=jsonl.",
         )
     for key, name in added.items():
         if delimiter in name or to_one_line(name) != name:
             raise ConfigError(
-                f"{key}={name!r} contains a delimiter or a line break, which a tsv header cannot quote. "
-                f"Set {key} to a name without them."
+                f"{key}={name!r} contains a delimiter or a line break, which a tsv header cannot quote",
+                fix=f"Set {key} to a name without them.",
             )
 
 
@@ -56,11 +57,13 @@ def _check_escapes(input: Input, options: ReadOptions, documents: Iterable[Docum
     """Reject a csv file whose first rows need source.escape: at least half of them, and at least three."""
     if options.escape is not None:
         return
-    flagged = [ESCAPE_HINT in document.message for document in documents]
+    flagged = [document.needs_escape for document in documents]
     if sum(flagged) >= max(3, len(flagged) / 2):
         raise ConfigError(
-            f"{input.path}: {sum(flagged)} of the first {len(flagged)} rows have quotes after backslashes inside"
-            f" quoted fields, so the end of these fields is ambiguous. {ESCAPE_HINT}"
+            f"{input.path}: {sum(flagged)} of the first {len(flagged)} rows have quotes after backslashes inside "
+            "quoted fields",
+            why="so the end of these fields is ambiguous",
+            fix=ESCAPE_HINT,
         )
 
 

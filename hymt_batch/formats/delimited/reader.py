@@ -104,13 +104,16 @@ def read_header(stream: ByteStream, config: ReadOptions, dialect: Dialect) -> tu
         for key, name in _used_columns(config):
             if name not in fields:
                 raise ConfigError(
-                    f"{key}={name} is not a column number of {input.path}: without a header its {len(fields)} columns"
-                    f" are named 1 to {len(fields)}. Set {key}=1, or source.header=true."
+                    f"{key}={name} is not a column number of {input.path}: without a header its {len(fields)} "
+                    f"columns are named 1 to {len(fields)}",
+                    fix=f"Set {key}=1, or source.header=true.",
                 )
         return b"", fields
     raw, _, cells, row_error, _ = RecordReader(stream, config, ReadContext(), dialect, None).read()
     if row_error is not None:
-        raise ConfigError(f"The header of {input.path} cannot be read: it {row_error}")
+        raise ConfigError(
+            f"The header of {input.path} cannot be read", why=f"it {row_error}", fix="Fix the first row of the file."
+        )
     if not raw:
         return b"", ()
     fields = tuple(cells or [""])
@@ -140,10 +143,14 @@ def check_columns(path: str, fields: tuple[str, ...], config: ReadOptions, hint:
         if name not in fields:
             shown = list(fields[:20])
             raise ConfigError(
-                f"{path} has no column {name!r}. Its columns are {shown}. Set {key} to one of them.{hint}"
+                f"{path} has no column {name!r}",
+                why=f"Its columns are {shown}.",
+                fix=f"Set {key} to one of them.{hint}",
             )
         if fields.count(name) > 1:
-            raise ConfigError(f"{path} has the column {name!r} twice. Rename one of them, or set {key} to another.")
+            raise ConfigError(
+                f"{path} has the column {name!r} twice", fix=f"Rename one of them, or set {key} to another."
+            )
 
 
 def _used_columns(config: ReadOptions) -> list[tuple[str, str]]:

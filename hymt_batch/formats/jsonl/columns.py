@@ -34,8 +34,8 @@ def collect_columns(input: Input, preamble: Preamble, documents: ReadDocuments, 
                 if len(kinds) > MAX_COLUMNS:
                     raise ConfigError(
                         f"{input.rel}: the rows up to {document.row_index + 1} have more than {MAX_COLUMNS} "
-                        "different fields,"
-                        " too many to be columns. Set write.format=jsonl, which keeps the fields of each row."
+                        "different fields, too many to be columns",
+                        fix="Set write.format=jsonl, which keeps the fields of each row.",
                     )
             if value is not None:
                 field_kinds.add(value_kind(value))

@@ -146,13 +146,14 @@ def read_head(stream: ByteStream, config: ReadOptions, reserved: tuple[str, ...]
         if name in missing and name not in present:
             row, values = missing[name]
             raise ConfigError(
-                f"{input.path}:{row + 1} has no field {name!r}, nor do the other rows at the start of the file. Its"
-                f" fields are {_first_field_paths(values)}. Set {key} to one of them."
+                f"{input.path}:{row + 1} has no field {name!r}, nor do the other rows at the start of the file",
+                why=f"Its fields are {_first_field_paths(values)}.",
+                fix=f"Set {key} to one of them.",
             )
     if num_read >= HEAD_ROWS // 2 and not num_objects:
         raise ConfigError(
-            f"{input.path} is not a JSON lines file: none of its first {num_read} rows is an object. Write one object"
-            " per line (jq -c '.[]' in.json > out.jsonl), or set source.format=text."
+            f"{input.path} is not a JSON lines file: none of its first {num_read} rows is an object",
+            fix="Write one object per line (jq -c '.[]' in.json > out.jsonl), or set source.format=text.",
         )
     return Preamble()
 

@@ -65,13 +65,15 @@ def check_columns(table: Table, config: ReadOptions) -> None:
         if not name:
             continue
         if schema.names.count(name) > 1:
-            raise ConfigError(f"{path} has the column {name!r} twice. Rename one, or set source.{key} to another.")
+            raise ConfigError(
+                f"{path} has the column {name!r} twice", fix=f"Rename one, or set source.{key} to another."
+            )
         arrow_type = _column_type(schema, name)
-        fix = f"Its text columns are {texts[:20]}. Set source.{key} to one of them."
+        why, fix = f"Its text columns are {texts[:20]}.", f"Set source.{key} to one of them."
         if arrow_type is None:
-            raise ConfigError(f"{path} has no column {name!r}. {fix}")
+            raise ConfigError(f"{path} has no column {name!r}", why=why, fix=fix)
         if not _is_text_type(arrow_type, pa):
-            raise ConfigError(f"Column {name!r} of {path} is {arrow_type}, not text. {fix}")
+            raise ConfigError(f"Column {name!r} of {path} is {arrow_type}, not text", why=why, fix=fix)
 
 
 def read_rows(table: Table, config: ReadOptions, context: ReadContext, row: int) -> Rows:

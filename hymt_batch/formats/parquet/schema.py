@@ -58,7 +58,9 @@ def check_schema(spec: OutputSpec) -> None:
         pq.ParquetWriter(io.BytesIO(), schema).close()
     except (pa.ArrowException, OSError) as error:
         raise ConfigError(
-            f"{spec.input.rel} has a column that parquet cannot store: {first_line(error)}. Set write.format=jsonl."
+            f"{spec.input.rel} has a column that parquet cannot store",
+            why=first_line(error),
+            fix="Set write.format=jsonl.",
         ) from error
 
 
@@ -87,8 +89,9 @@ def check_values(rel: str, documents: ReadDocuments) -> None:
             pq.write_table(pa.Table.from_batches([batch]).select(risky), io.BytesIO())
         except pa.ArrowException as error:
             raise ConfigError(
-                f"{rel} has a value that parquet cannot store, in row {document.row_index + 1} or later:"
-                f" {first_line(error)}. Set write.format=jsonl."
+                f"{rel} has a value that parquet cannot store, in row {document.row_index + 1} or later",
+                why=first_line(error),
+                fix="Set write.format=jsonl.",
             ) from error
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Generator
 from typing import Any
 
-from hymt_batch.errors import HymtError, PreflightError, disk_read_error, is_transient
+from hymt_batch.errors import HymtError, PreflightError, disk_read_error, first_line, is_transient
 from hymt_batch.formats.bytestream import READ_ERRORS
 from hymt_batch.records import Input
 
@@ -65,11 +65,13 @@ class Table:
         if isinstance(error, OSError) and is_transient(error):
             return disk_read_error(self.input.path, error)
         if isinstance(error, OSError) and error.errno is not None:
-            return PreflightError(f"{self.input.path} cannot be read: {error.strerror or error}. Make it readable.")
-        cause = str(error).splitlines()[0] if str(error) else repr(error)
+            why = error.strerror or str(error)
+            return PreflightError(f"{self.input.path} cannot be read", why=why, fix="Make it readable.")
+        cause = first_line(error)
         return PreflightError(
-            f"{self.input.path} cannot be read as {self.kind} ({cause})."
-            " It may be truncated or damaged: create it again, then run again."
+            f"{self.input.path} cannot be read as {self.kind} ({cause})",
+            why="It may be truncated or damaged.",
+            fix="Create it again, then run again.",
         )
 
 
