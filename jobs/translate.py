@@ -1,6 +1,9 @@
 """Translate a corpus; run the same command again to continue a stopped job.
 
-The whole job, in pipeline order: source -> segment -> prompt -> batch -> decode -> check -> write.
+The whole job, in pipeline order: source -> segment -> prompt -> batch -> decode -> check -> write. What happens to a
+segment: a thread reads its shard and makes a prompt of it (`prepare_shard`); it becomes part of the unit of work that
+the executor pulls next (`pending_units`); the executor decodes it, checks it and tries it again if need be, in this
+process or in a worker (`Replica.translate`); its row is assembled, committed and in the end published (`translate`).
 """
 
 from __future__ import annotations
@@ -59,20 +62,21 @@ def translate(job: TranslateJob, reporter: Reporter, open_executor: OpenExecutor
             log.info("arguments=%s", escape_line(shlex.join(sys.argv[1:]), 4000))
             tokenizer = model.load_tokenizer(add_generation_prompt=job.add_generation_prompt)
             prompt.check_template(tokenizer, plan.template)
+            # source: read ahead in a thread, which also segments and prompts
             shards = inputs.cut_shards(plan.part_limits.shard_rows, plan.part_limits.shard_bytes, output.shard_record)
             prepare_next = partial(prepare_shard, job, plan, tokenizer)
             with (
                 Monitor(job, reporter, inputs.total_units()) as monitor,
-                open_executor(job, model, tokenizer, output, stop, monitor.add_batch) as pool,
+                open_executor(job, model, tokenizer, output, stop, monitor.add_batch) as executor,
                 closing(
                     read_ahead(shards, prepare_next, job.launch, stop, on_wait=monitor.refresh, release=output.close)
                 ) as prepared,
             ):
                 stop.allow_drain(job.launch.grace_s, output.close)
-                for result in pool.run(pending_units(prepared, plan, output, monitor)):  # decode, with retries
+                for result in executor.run(pending_units(prepared, plan, output, monitor)):  # decode
                     part = result.part
-                    rows = assemble.assemble_rows(part, result.translations, segment.join_translations)
-                    output.commit(part, rows, result.environment, result.degraded)
+                    rows = assemble.assemble_rows(part, result.translations, segment.join_translations)  # check
+                    output.commit(part, rows, result.environment, result.degraded)  # write
                     monitor.add_part(part, rows, one_line=output.is_one_line(part.shard.input))
                     output.finish_if_complete(part.shard)  # the last shard of a file publishes it
                 if not output.is_complete:  # a stop after the last part changes nothing
@@ -90,6 +94,7 @@ def pending_units(
             output.finish_skipped_shard(prepared.input, prepared.record)
             continue
         monitor.add_shard(prepared.shard, prepared.prompts)
+        # batch: what is decoded and committed together
         for part in batch.plan_parts(prepared.shard, prepared.prompts, prepared.rejections, plan.part_limits):
             if output.has(part):
                 monitor.skip_part(part)

@@ -12,8 +12,30 @@ from pathlib import Path
 
 import pytest
 
-from hymt_batch.run.monitor import Progress, process_age_s
+from hymt_batch import config
+from hymt_batch.errors import PreflightError
+from hymt_batch.records import Part, Row, Status
+from hymt_batch.run.monitor import Monitor, Progress, process_age_s
 from hymt_batch.run.reporter import Reporter
+from tests.fakes.documents import documents, shard_of
+
+
+def test_committed_parts_give_samples_and_counts_and_stop_a_job_whose_translations_are_unusable() -> None:
+    reporter = Reporter("off")
+    job = config.load(
+        "translate", ["preset=demo", "name=n", "launch.samples=2", "check.stop_rows=4", "check.stop_rate=0.4"]
+    )
+    monitor = Monitor(job, reporter, total_units=1000)
+    sources = documents([f"row {index}" for index in range(6)])
+    part = Part(shard_of(sources), 0, 2, (0, 1, 2))
+    good = [Row(n, sources[n].digest, Status.OK, f"a\n{n}", num_source_tokens=1) for n in range(3)]
+    monitor.add_part(part, good, one_line=True)
+    assert reporter.sample_pairs == [("row 0", "a 0"), ("row 1", "a 1")], "as they will be written"
+    assert "3 rows" in monitor.status_line()
+    assert "line_break 3" in monitor.status_line()
+    bad = [Row(n, sources[n].digest, Status.EMPTY, "") for n in range(3, 6)]
+    with pytest.raises(PreflightError, match=r"50\.0 % of the first 6 rows"):
+        monitor.add_part(Part(part.shard, 1, 2, (3, 4, 5)), bad, one_line=True)
 
 
 def test_time_left_is_estimated_from_tokens() -> None:

@@ -11,7 +11,7 @@ import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Protocol
 
 from hymt_batch.doctor.explain import explain_errors
 from hymt_batch.errors import ConfigError
@@ -27,18 +27,32 @@ from hymt_batch.write.attempts import MAX_ATTEMPTS
 from hymt_batch.write.output import Output
 
 if TYPE_CHECKING:
+    from hymt_batch.model.prepare import PreparedModel
+    from hymt_batch.model.tokenizer import Tokenizer
     from hymt_batch.schema import TranslateJob
 
 log = logging.getLogger(__name__)
 
-OpenExecutor: TypeAlias = Callable[..., Executor]
-"""Has the arguments of `open_executor`."""
+
+class OpenExecutor(Protocol):
+    """A function like `open_executor`."""
+
+    def __call__(
+        self,
+        job: TranslateJob,
+        model: PreparedModel,
+        tokenizer: Tokenizer,
+        output: Output,
+        stop: StopRequest,
+        on_batch: Callable[[int, int], None],
+        /,
+    ) -> Executor: ...
 
 
 def open_executor(
     job: TranslateJob,
-    model: Any,
-    tokenizer: Any,
+    model: PreparedModel,
+    tokenizer: Tokenizer,
     output: Output,
     stop: StopRequest,
     on_batch: Callable[[int, int], None],
@@ -126,7 +140,7 @@ class InProcessExecutor:
         return PartResult(part, translations, self._environment, degraded)
 
 
-def requested_workers(job: TranslateJob, model: Any) -> int:
+def requested_workers(job: TranslateJob, model: PreparedModel) -> int:
     """Return the number of workers that the settings request.
 
     Raises:
@@ -144,7 +158,7 @@ def requested_workers(job: TranslateJob, model: Any) -> int:
     return int(workers)
 
 
-def max_workers(requested: int, model: Any) -> int:
+def max_workers(requested: int, model: PreparedModel) -> int:
     """Return the maximum number of workers: on a CPU, at most the number of CPU cores that this process may use."""
     num_allowed = requested if model.on_gpu else min(requested, usable_cpus())
     if num_allowed < requested:
@@ -158,7 +172,7 @@ def max_workers(requested: int, model: Any) -> int:
     return num_allowed
 
 
-def worker_variables(job: TranslateJob, model: Any, num: int) -> list[Mapping[str, str]]:
+def worker_variables(job: TranslateJob, model: PreparedModel, num: int) -> list[Mapping[str, str]]:
     """Return the environment variables to add for each worker: its GPUs, or its share of the CPU threads."""
     package_root = str(Path(__file__).parent.parent.parent)
     python_path = {"PYTHONPATH": os.pathsep.join([package_root, *filter(None, [os.environ.get("PYTHONPATH")])])}

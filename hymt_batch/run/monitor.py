@@ -44,8 +44,6 @@ class Monitor:
         self._max_samples, self._reporter = job.launch.samples, reporter
         self._progress = Progress(reporter, job.launch.log_every_s, total_units)
         self._check, self._breaker = job.check, CircuitBreaker(job.check)
-        self.refresh = self._progress.refresh
-        self.add_batch = self._progress.add_batch
 
     def __enter__(self) -> Monitor:
         self._progress.__enter__()
@@ -53,6 +51,18 @@ class Monitor:
 
     def __exit__(self, *_: object) -> None:
         self._progress.__exit__()
+
+    def refresh(self) -> None:
+        """Update the display while nothing is decoded."""
+        self._progress.refresh()
+
+    def status_line(self) -> str:
+        """Return one line with rows, speed, time left and flags."""
+        return self._progress.status_line()
+
+    def add_batch(self, segments: int, new_tokens: int) -> None:
+        """Count a decoded batch; its rows are not committed yet."""
+        self._progress.add_batch(segments, new_tokens)
 
     def skip_shard(self, record: ShardRecord) -> None:
         """Count a shard whose parts were all committed by earlier runs, and whose rows were not read again."""

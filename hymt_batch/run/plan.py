@@ -26,6 +26,7 @@ from hymt_batch.write.ownership import RequestedJob
 from hymt_batch.write.published_file import InputAccess
 
 if TYPE_CHECKING:
+    from hymt_batch.model.prepare import PreparedModel
     from hymt_batch.schema import TranslateJob
 
 
@@ -41,7 +42,7 @@ class Plan:
     max_context: int  # maximum length of a prompt and its translation, in tokens
 
     @classmethod
-    def resolve(cls, job: TranslateJob, model: Any) -> Plan:
+    def resolve(cls, job: TranslateJob, model: PreparedModel) -> Plan:
         """Resolve the plan of a new job.
 
         Args:
