@@ -29,23 +29,34 @@ def open_parent(path: Path, trusted_root: Path | None) -> Iterator[tuple[str, in
     Raises:
         NotADirectoryError: A link or a file is where a folder should be; `filename` is its path.
     """
-    parts = (
-        path.relative_to(trusted_root).parts if trusted_root is not None and path.is_relative_to(trusted_root) else ()
-    )
-    if trusted_root is None or len(parts) < 2:
-        yield os.fspath(path), None
+    text = os.fspath(path)
+    prefix = "" if trusted_root is None else _prefix(os.fspath(trusted_root))
+    parts = text[len(prefix) :].split("/") if trusted_root is not None and text.startswith(prefix) else []
+    if len(parts) < 2:
+        yield text, None
         return
-    fd = os.open(trusted_root / parts[0], TRAVERSE_FLAGS)
+    fd, depth = os.open(prefix + parts[0], TRAVERSE_FLAGS), 1
     try:
-        for depth, name in enumerate(parts[1:-1], 2):
-            with _full_path_in_errors(trusted_root.joinpath(*parts[:depth]), name):
-                inner_fd = os.open(name, TRAVERSE_FLAGS | os.O_NOFOLLOW, dir_fd=fd)
+        for depth in range(1, len(parts) - 1):
+            inner_fd = os.open(parts[depth], TRAVERSE_FLAGS | os.O_NOFOLLOW, dir_fd=fd)
             outer_fd, fd = fd, inner_fd
             os.close(outer_fd)
-        with _full_path_in_errors(path, parts[-1]):
-            yield parts[-1], fd
+        depth = len(parts) - 1
+        yield parts[-1], fd
+    except OSError as error:  # it names the last component only
+        full_path = prefix + "/".join(parts[: depth + 1])
+        if error.filename2 == parts[depth]:
+            error.filename2 = full_path
+        elif error.filename == parts[depth]:
+            error.filename = full_path
+        raise
     finally:
         os.close(fd)
+
+
+def _prefix(root: str) -> str:
+    """Return what the text of a path inside a folder begins with; string operations are ten times as fast as paths."""
+    return "" if root == "." else root if root.endswith("/") else f"{root}/"
 
 
 @contextlib.contextmanager
@@ -61,16 +72,3 @@ def open_folder(path: Path, trusted_root: Path | None) -> Iterator[int]:
             raise
         finally:
             os.close(fd)
-
-
-@contextlib.contextmanager
-def _full_path_in_errors(path: Path, name: str) -> Iterator[None]:
-    """Put the full path into errors about a name in an open folder."""
-    try:
-        yield
-    except OSError as error:
-        if error.filename2 == name:
-            error.filename2 = str(path)
-        elif error.filename == name:
-            error.filename = str(path)
-        raise

@@ -9,8 +9,6 @@ output is JSON.
 from __future__ import annotations
 
 import json
-import os
-import resource
 import statistics
 import sys
 from collections.abc import Sequence
@@ -18,7 +16,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from hymt_batch import streams
-from hymt_batch.bench import benchmark
+from hymt_batch.bench import benchmark, machine
 from hymt_batch.bench.baselines import slots_captured
 from hymt_batch.bench.benchmark import GemmBound, Result
 from hymt_batch.bench.packed_slots import IN_PARTS, InParts, PackedSlots
@@ -30,9 +28,9 @@ from hymt_batch.decode.request import Request
 from hymt_batch.decode.sequence import Counters
 from hymt_batch.decode.slots import SlotEngine
 from hymt_batch.device_map import table
-from hymt_batch.errors import ExitCode, PreflightError
+from hymt_batch.errors import ExitCode
 from hymt_batch.model import synthetic
-from hymt_batch.model.prepare import LoadedModel
+from hymt_batch.model.loaded_model import LoadedModel
 from hymt_batch.model.weight_packing import PackedWeights
 
 if TYPE_CHECKING:
@@ -50,15 +48,7 @@ def bench(job: BenchJob) -> dict[str, Any]:
     Returns:
         All results: times in seconds, ratios of best times, exact counters.
     """
-    import torch
-
-    if job.num_threads is not None:
-        torch.set_num_threads(job.num_threads)
-    if job.device != "cpu" and int(job.device.partition(":")[2]) >= torch.cuda.device_count():
-        raise PreflightError(
-            f"device={job.device}: torch finds {torch.cuda.device_count()} GPUs here",
-            fix="Set device=cpu, or run `hymt-batch doctor` to see why.",
-        )
+    machine.prepare(job.device, job.num_threads)
     hymt = synthetic.make_model(job.shape, job.dtype.value, job.seed, job.device)
     work = benchmark.make_workload(job.segments, hymt.vocab_size, job.seed)
     products = PackedWeights(hymt.network)
@@ -74,12 +64,15 @@ def bench(job: BenchJob) -> dict[str, Any]:
     floor = benchmark.measure_gemm_bound(hymt, counters[slots.NAME], min(job.max_rows, job.segments), products)
     roof = measure_roofline(hymt, work, counters[slots.NAME])
     return {
-        **machine_figures(job, work),
+        "shape": job.shape.value,
+        "dtype": job.dtype.value,
+        "segments": job.segments,
+        "new_tokens": sum(request.max_new_tokens for request in work),
+        **machine.figures(job.device),
         **speed_figures(results, work),
         "left_out": left_out,
         **bound_figures(results, counters[slots.NAME], floor, roof),
-        "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-        "peak_gpu_bytes": 0 if job.device == "cpu" else torch.cuda.max_memory_allocated(job.device),
+        **machine.peak_memory(job.device),
         "counters": asdict(counters[slots.NAME]),
         **({"captured_counters": asdict(counters[slots_captured.NAME])} if slots_captured.NAME in counters else {}),
     }
@@ -107,22 +100,6 @@ def open_engines(
         drained = SlotEngine(benchmark.make_context(hymt, job.max_rows))
         engines[IN_PARTS] = InParts(PackedSlots(drained, products), job.part_rows)
     return engines, left_out
-
-
-def machine_figures(job: BenchJob, work: Sequence[Request]) -> dict[str, Any]:
-    """Return what ran, and on what."""
-    import torch
-
-    return {
-        "shape": job.shape.value,
-        "dtype": job.dtype.value,
-        "device": job.device if job.device == "cpu" else torch.cuda.get_device_name(job.device),
-        "segments": job.segments,
-        "new_tokens": sum(request.max_new_tokens for request in work),
-        "threads": torch.get_num_threads(),
-        "cores": os.cpu_count(),
-        "torch": str(torch.__version__),
-    }
 
 
 def speed_figures(results: dict[str, Result], work: Sequence[Request]) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from hymt_batch.model import files as model_files
 from hymt_batch.model import tokenizer as tokenizing
 from hymt_batch.model.files import ModelFiles
 from hymt_batch.model.prepare import PlacementPlan
+from hymt_batch.model.settings import dtype_bytes
 from hymt_batch.plan_report import PlanReport, ProbeResult, StrategyOption
 from hymt_batch.prompt_end import describe_end
 from hymt_batch.run.replica import Replica
@@ -64,14 +65,14 @@ def plan(job: PlanJob) -> PlanReport:
     except PreflightError as refusal:
         error = refusal
         dtype, net = prepare.resolve_dtype(job.model, job.device_map, devices, files), prepare.network_in_memory(files)
-    dtype_bytes = prepare.dtype_bytes(dtype)
+    element_bytes = dtype_bytes(dtype)
     report = PlanReport(
         model=job.model.path,
         read_from=read_from,
         dtype=dtype,
         parameters=files.network.num_parameters,
-        weight_bytes=net.num_bytes(dtype_bytes),
-        cache_bytes_per_token=net.cache_bytes_per_token(dtype_bytes),
+        weight_bytes=net.num_bytes(element_bytes),
+        cache_bytes_per_token=net.cache_bytes_per_token(element_bytes),
         devices=[{"name": d.name, "label": d.label, "free_bytes": d.free_bytes} for d in devices.devices],
         strategy=(placement_plan.placements[0] if placement_plan else job.device_map).strategy.value,
         refused=str(error) if error else "",
@@ -106,7 +107,7 @@ def resolve_batch_budget(job: PlanJob, placement_plan: PlacementPlan, devices: D
     return batches.resolve_batch_budget(
         job.batch.max_rows,
         job.batch.max_tokens,
-        net.cache_bytes_per_token(prepare.dtype_bytes(placement_plan.dtype)),
+        net.cache_bytes_per_token(dtype_bytes(placement_plan.dtype)),
         net.vocab_size,
         placement.predicted_cache_bytes(devices),
         placement.device.name != "cpu",
@@ -118,7 +119,7 @@ def describe_placement(
 ) -> None:
     """Add to the report where the layers go and the memory that each device needs."""
     net, placement = placement_plan.network, placement_plan.placements[0]
-    groups = table.layer_groups(placement.map, net, prepare.dtype_bytes(placement_plan.dtype))
+    groups = table.layer_groups(placement.map, net, dtype_bytes(placement_plan.dtype))
     budget = resolve_batch_budget(job, placement_plan, devices)
     kv_cache = budget.max_tokens * report.cache_bytes_per_token
     num_layers = max(1, net.num_layers)

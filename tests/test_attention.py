@@ -25,7 +25,8 @@ from hymt_batch.device_map.settings import DeviceMapConfig, Strategy
 from hymt_batch.errors import PreflightError
 from hymt_batch.model import attention, canary, cudnn, detect_devices, files, load, padded_batch, prepare
 from hymt_batch.model.attention import AttentionComparison, MismatchError
-from hymt_batch.model.prepare import LoadedModel
+from hymt_batch.model.load import PreparedModel
+from hymt_batch.model.loaded_model import LoadedModel
 from hymt_batch.model.settings import Attention, Dtype, ModelConfig
 from tests.fakes.engine import make_context
 
@@ -349,12 +350,12 @@ def test_the_slot_engine_checks_its_attention_on_gpus(
     assert compared == ([placed] if engine == "slots" and device != "cpu" else [])
 
 
-def placements(*devices: str) -> tuple[prepare.PreparedModel, Placement]:
+def placements(*devices: str) -> tuple[PreparedModel, Placement]:
     folder, _ = files.resolve("demo:model", "main", download=False)
     model, checkpoint = ModelConfig(path="demo:model"), files.verify(folder)
     strategy = DeviceMapConfig(strategy=Strategy.replicate if devices else Strategy.cpu)
     plan = prepare.plan_placement(model, strategy, detect_devices.simulated_devices(list(devices)), checkpoint)
-    prepared = prepare.PreparedModel(model, checkpoint, plan.placements, plan.dtype, plan.network, {})
+    prepared = PreparedModel(model, checkpoint, plan.placements, plan.dtype, plan.network, {})
     return prepared, prepared.placement
 
 

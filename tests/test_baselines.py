@@ -19,7 +19,7 @@ from hymt_batch.decode.request import Request
 from hymt_batch.decode.sampling import SamplingParams
 from hymt_batch.errors import ConfigError
 from hymt_batch.model import synthetic
-from hymt_batch.model.prepare import LoadedModel
+from hymt_batch.model.loaded_model import LoadedModel
 from hymt_batch.model.synthetic import Shape
 from jobs import bench
 

@@ -29,7 +29,7 @@ from hymt_batch.decode.slots import SlotEngine
 from hymt_batch.device_map.settings import DeviceMapConfig, Strategy
 from hymt_batch.errors import DeviceError, StoppedError
 from hymt_batch.model import synthetic
-from hymt_batch.model.prepare import LoadedModel
+from hymt_batch.model.loaded_model import LoadedModel
 from hymt_batch.model.settings import RecommendedSampling
 from hymt_batch.model.synthetic import Shape
 from hymt_batch.records import Prompt

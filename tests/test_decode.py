@@ -19,7 +19,7 @@ from hymt_batch.demo import grammar
 from hymt_batch.device_map.settings import DeviceMapConfig, Strategy
 from hymt_batch.errors import ConfigError, StoppedError
 from hymt_batch.model import prepare
-from hymt_batch.model.prepare import LoadedModel
+from hymt_batch.model.loaded_model import LoadedModel
 from hymt_batch.model.settings import Dtype, ModelConfig, RecommendedSampling
 from hymt_batch.records import Document, Prompt, Translation
 from tests.fakes.engine import Decode, make_context, make_requests, registered

@@ -1,6 +1,6 @@
 """Folders of earlier versions still work: finished ones stay unchanged, unfinished ones keep their plan and parts.
 
-tests/data/plan1 was created by its make.py at commit a3f0e6e.
+tests/data/plan1 was created by its make.py at commit a3f0e6e, tests/data/plan2 at commit 7281de5.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from tests.faults.upper import open_output
 
 pytestmark = pytest.mark.core
 
-PLAN1 = Path(__file__).parent / "data" / "plan1"
+PLAN1, PLAN2 = (Path(__file__).parent / "data" / name for name in ("plan1", "plan2"))
 FORMATS = ("text", "jsonl", "csv", "parquet", "files")
 DECODED: dict[str, int] = json.loads((PLAN1 / "decoded.json").read_text())
 SETTINGS = {
@@ -38,6 +38,7 @@ SETTINGS = {
     "csv": ["source.path=in/a.csv"],
     "parquet": ["source.path=in/a.parquet"],
     "files": ["source.path=in/files"],
+    "folded": ["source.path=in/a.csv", "write.format=text"],
 }
 CUT = [
     "batch.part_rows=6",
@@ -56,8 +57,8 @@ Run = Callable[..., Summary]
 class Folders:
     """A copy of the old folders; `run` continues one of them with this version."""
 
-    def __init__(self, root: Path) -> None:
-        shutil.copytree(PLAN1, root, dirs_exist_ok=True)
+    def __init__(self, root: Path, data: Path = PLAN1) -> None:
+        shutil.copytree(data, root, dirs_exist_ok=True)
         self.root, self.decoded = root, 0
 
     def run(self, name: str, *overrides: str) -> Summary:
@@ -119,6 +120,32 @@ def test_an_unfinished_folder_of_an_earlier_version_ends_with_the_texts_of_that_
     translated, expected = folders.root / f"half-{kind}" / "translated", folders.root / f"done-{kind}" / "translated"
     for path in expected.rglob("*.txt"):
         assert (translated / path.relative_to(expected)).read_bytes() == path.read_bytes()
+
+
+@pytest.mark.parametrize("kind", [*FORMATS, "folded"])
+def test_a_job_begun_without_row_records_ends_with_the_bytes_of_the_version_that_began_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folders = Folders(tmp_path, PLAN2)
+    decoded = json.loads((PLAN2 / "decoded.json").read_text())
+    done, half = tmp_path / f"done-{kind}", tmp_path / f"half-{kind}"
+    before = folders.files(done.name)
+    assert verify.verify(done).exit_code is ExitCode.COMPLETE
+    folders.run(done.name)
+    assert {name: folders.files(done.name)[name] for name in before} == before
+    assert folders.decoded == 0
+    folders.run(half.name)
+    assert folders.decoded == decoded[done.name] - decoded[half.name]
+    assert verify.verify(half).exit_code is ExitCode.COMPLETE
+    assert list(half.glob(".hymt/f*/*.rows"))
+
+    def published(folder: Path) -> dict[str, bytes]:
+        paths = [*folder.glob("translated/**/*"), *folder.glob("errors/**/*")]
+        return {str(path.relative_to(folder)): path.read_bytes() for path in paths if path.is_file()}
+
+    assert published(half) == published(done)
+    assert manifest.read(OS_FS, half)["flags"] == manifest.read(OS_FS, done)["flags"]
 
 
 @pytest.mark.parametrize("damage", ["gone", "empty", "half", "zeros"])

@@ -15,7 +15,8 @@ from hymt_batch.device_map import accelerate_file
 from hymt_batch.device_map.settings import DeviceMapConfig, Strategy
 from hymt_batch.errors import PreflightError
 from hymt_batch.model import canary, files, hashes, load, prepare, transformers_compat
-from hymt_batch.model.prepare import LoadedModel, PreparedModel
+from hymt_batch.model.load import PreparedModel
+from hymt_batch.model.loaded_model import LoadedModel
 from hymt_batch.model.settings import Dtype, ModelConfig
 from tests.fakes.fp8 import quantise
 

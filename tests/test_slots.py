@@ -22,7 +22,7 @@ from hymt_batch.demo import grammar, train
 from hymt_batch.device_map.settings import DeviceMapConfig, Strategy
 from hymt_batch.errors import StoppedError
 from hymt_batch.model import prepare
-from hymt_batch.model.prepare import LoadedModel
+from hymt_batch.model.loaded_model import LoadedModel
 from hymt_batch.model.settings import ModelConfig
 from tests.fakes.engine import make_context, make_requests
 

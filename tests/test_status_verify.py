@@ -242,9 +242,10 @@ def test_the_status_of_thousands_of_parts_takes_less_than_a_second(tmp_path: Pat
         folder.mkdir(parents=True)
         for part in range(20):
             rows = [Row(shard * 20 + part, bytes(8), Status.OK, "x" * 2000)]
-            data = parts.encode(
-                rows, identity="0", environment={}, file_id="0", shard=record, part_index=part, num_parts=20, uuid="u"
+            origin = parts.PartOrigin(
+                identity="0", environment={}, file_id="0", shard=record, part_index=part, num_parts=20, uuid="u"
             )
+            data = parts.encode(rows, origin)
             (folder / parts.part_name(part)).write_bytes(data)
     began = time.process_time()
     job_status = status.status(tmp_path / "job")

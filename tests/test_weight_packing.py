@@ -10,6 +10,7 @@ from hymt_batch.bench.packed_slots import PackedSlots
 from hymt_batch.decode.slots import SlotEngine
 from hymt_batch.device_map.settings import DeviceMapConfig, Strategy
 from hymt_batch.model import prepare, synthetic, weight_packing
+from hymt_batch.model.loaded_model import LoadedModel
 from hymt_batch.model.settings import ModelConfig
 from hymt_batch.model.synthetic import Shape
 
@@ -22,7 +23,7 @@ def small_matrices_too(monkeypatch: pytest.MonkeyPatch) -> None:
 CPU = DeviceMapConfig(strategy=Strategy.cpu)
 
 
-def loaded(config: ModelConfig) -> prepare.LoadedModel:
+def loaded(config: ModelConfig) -> LoadedModel:
     prepared = prepare.prepare_model(config, CPU)
     return prepared.load(prepared.load_tokenizer(add_generation_prompt=True))
 

@@ -591,8 +591,7 @@ def reader_with(folder: Path, source: Path, *part_specs: tuple[int, int, ShardRe
     for file_index, header_index, record, rows in part_specs:
         path = reader.path(input.file_id, 0, file_index)
         path.parent.mkdir(parents=True, exist_ok=True)
-        data = parts.encode(
-            [Row(row, bytes(8), Status.OK, "x") for row in rows],
+        origin = parts.PartOrigin(
             identity="id",
             environment={},
             file_id=input.file_id,
@@ -601,7 +600,7 @@ def reader_with(folder: Path, source: Path, *part_specs: tuple[int, int, ShardRe
             num_parts=2,
             uuid="u",
         )
-        path.write_bytes(data)
+        path.write_bytes(parts.encode([Row(row, bytes(8), Status.OK, "x") for row in rows], origin))
     (folder / ".hymt" / "quarantine").mkdir()
     return reader
 

@@ -5,17 +5,23 @@ from __future__ import annotations
 import itertools
 import json
 import random
+import shutil
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from hymt_batch import manifest
+from hymt_batch import config, manifest
+from hymt_batch.decode.request import Completion, Request
 from hymt_batch.errors import ExitCode, IdentityError, InputChangedError
 from hymt_batch.records import Input
+from hymt_batch.run.reporter import Reporter
 from hymt_batch.write.settings import OnError, WriteConfig, WriteFormat
 from jobs import status, verify
+from tests.fakes import engine as fake_engine
+from tests.fakes import job as fake_job
 from tests.faults.simfs import Crash
 from tests.faults.upper import ENVIRONMENT, FAST, SETTINGS, Fast, an_input, open_output, plan, run, shards, upper
 
@@ -180,3 +186,35 @@ def test_rows_without_log_probabilities_cannot_be_flagged_by_them(tmp_path: Path
     changed["settings"] = {**changed["settings"], "check.min_logprob": -1.0}
     with pytest.raises(IdentityError, match=r"no log-probabilities"):
         run(tmp_path / "job", inputs_as(sources, "text"), has_logprobs=True, **changed)
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.csv", "a.parquet", "a.txt"])
+def test_the_whole_job_writes_a_finished_job_in_another_format(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Rows of every kind, with the stub model: no text is decoded again, and no model is loaded."""
+    shutil.copytree(Path(__file__).parent / "data" / "plan2" / "in", tmp_path / "in")
+    monkeypatch.chdir(tmp_path)
+    decoded = [0]
+
+    def decode(requests: Sequence[Request], check_stop: Callable[[], None]) -> list[Completion]:
+        decoded[0] += len(requests)
+        return fake_engine.upper(requests, check_stop)
+
+    def translate_as(folder: str, kind: str) -> dict[str, bytes]:
+        words = [f"name={folder}", f"source.path=in/{name}", f"write={kind}", "write.on_error=source", "tgt_lang=fr"]
+        words += ["output_dir=.", "model=demo", "source.max_row_bytes=400", "segment.max_tokens=64"]
+        job = config.load("translate", [*words, "check.max_error_rate=1", "batch.part_rows=6", "batch.shard_rows=24"])
+        with Reporter("off") as reporter:
+            fake_job.translate_with(job, reporter, decode)
+        assert verify.verify(tmp_path / folder).exit_code is ExitCode.COMPLETE
+        return {path: data for path, data in files(tmp_path / folder).items() if not path.startswith("logs/")}
+
+    for kind in ("jsonl", "parquet", "text", "csv", "input"):
+        expected = translate_as(f"fresh-{kind}", kind)
+        num_decoded = decoded[0]
+        if not (tmp_path / "job").exists():
+            translate_as("job", kind)
+            continue
+        assert translate_as("job", kind) == expected
+        assert decoded[0] == num_decoded

@@ -27,7 +27,7 @@ def encode(rows: list[Row], **fields: object) -> bytes:
         "epoch": 4,
         "degraded": ("oom_split",),
     }
-    return parts.encode(rows, **{**defaults, **fields})  # type: ignore[arg-type]
+    return parts.encode(rows, parts.PartOrigin(**{**defaults, **fields}))  # type: ignore[arg-type]
 
 
 ROWS = [

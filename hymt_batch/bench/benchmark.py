@@ -26,7 +26,7 @@ from hymt_batch.decode.sampling import GREEDY
 from hymt_batch.decode.sequence import Counters
 from hymt_batch.decode.settings import DecodeConfig
 from hymt_batch.errors import first_line
-from hymt_batch.model.prepare import LoadedModel
+from hymt_batch.model.loaded_model import LoadedModel
 
 log = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from hymt_batch.bench.benchmark import synchronize
 from hymt_batch.decode.request import Request
 from hymt_batch.decode.sequence import Counters
-from hymt_batch.model.prepare import LoadedModel
+from hymt_batch.model.loaded_model import LoadedModel
 
 COPY_BYTES = {"cpu": 1 << 26, "cuda": 1 << 30}
 GEMM_SIZE = {"cpu": 768, "cuda": 8192}

@@ -24,7 +24,7 @@ from hymt_batch.decode.model_runner import ModelRunner, token_logprobs
 from hymt_batch.decode.sampling import SamplingParams, rng_keys, sample_on_device, seed_as_int64
 from hymt_batch.decode.sequence import Counters, SequenceState
 from hymt_batch.errors import first_line
-from hymt_batch.model.prepare import LoadedModel
+from hymt_batch.model.loaded_model import LoadedModel
 
 if TYPE_CHECKING:
     from torch import Tensor

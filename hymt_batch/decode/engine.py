@@ -18,7 +18,8 @@ from hymt_batch.decode.request import Completion, Request
 from hymt_batch.decode.sampling import SamplingParams
 from hymt_batch.decode.settings import DecodeConfig, num_stages
 from hymt_batch.errors import PreflightError
-from hymt_batch.model.prepare import LoadedModel, PreparedModel
+from hymt_batch.model.load import PreparedModel
+from hymt_batch.model.loaded_model import LoadedModel
 from hymt_batch.model.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)

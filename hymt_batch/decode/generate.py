@@ -15,7 +15,7 @@ from hymt_batch.decode.engine import Engine, EngineContext
 from hymt_batch.decode.request import Completion, Request, shared_sampling_params
 from hymt_batch.decode.sampling import SamplingParams, sample
 from hymt_batch.decode.sequence import find_loop
-from hymt_batch.model.prepare import LoadedModel
+from hymt_batch.model.loaded_model import LoadedModel
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -14,7 +14,7 @@ from hymt_batch.decode.cache import PrefixCache, SlotCache, grouped_mask, make_s
 from hymt_batch.decode.sampling import SamplingParams, sample
 from hymt_batch.decode.sequence import Counters, SequenceState
 from hymt_batch.model import transformers_compat
-from hymt_batch.model.prepare import LoadedModel
+from hymt_batch.model.loaded_model import LoadedModel
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -12,8 +12,8 @@ from hymt_batch.decode.model_runner import ModelRunner
 from hymt_batch.decode.request import Completion
 from hymt_batch.decode.sampling import SamplingParams
 from hymt_batch.decode.sequence import Counters, SequenceState, is_looping
+from hymt_batch.model.loaded_model import LoadedModel
 from hymt_batch.model.memory import run_within_memory
-from hymt_batch.model.prepare import LoadedModel
 
 REFILL_DIVISOR = 8
 """Prompts are admitted once 1/REFILL_DIVISOR of the slots is free: fewer small prefills, few idle slots."""

@@ -20,7 +20,7 @@ from hymt_batch.decode.request import Request
 from hymt_batch.decode.sampling import GREEDY, SamplingParams
 from hymt_batch.decode.sequence import Counters, SequenceState
 from hymt_batch.model import attention, canary, padded_batch
-from hymt_batch.model.prepare import LoadedModel
+from hymt_batch.model.loaded_model import LoadedModel
 from hymt_batch.model.tokenizer import Tokenizer
 
 if TYPE_CHECKING:

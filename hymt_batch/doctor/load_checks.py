@@ -15,9 +15,9 @@ from hymt_batch.doctor.finding import Finding, Level
 from hymt_batch.errors import PreflightError
 from hymt_batch.model import canary, prepare
 from hymt_batch.model.detect_devices import torch_devices
+from hymt_batch.model.loaded_model import LoadedModel
 from hymt_batch.model.memory import empty_cache
 from hymt_batch.model.padded_batch import NUM_ROWS
-from hymt_batch.model.prepare import LoadedModel
 
 if TYPE_CHECKING:
     from hymt_batch.schema import DoctorJob

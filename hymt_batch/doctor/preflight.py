@@ -28,6 +28,7 @@ from hymt_batch.model import detect_devices, hashes, memory, nvidia, prepare, re
 from hymt_batch.model import files as model_files
 from hymt_batch.model import tokenizer as tokenizing
 from hymt_batch.model.files import ModelFiles
+from hymt_batch.model.settings import dtype_bytes
 from hymt_batch.prompt import PromptFamily
 from hymt_batch.prompt_end import describe_end
 from hymt_batch.source import stream
@@ -196,7 +197,7 @@ def _check_placement(
         findings.append(Finding("device map", Level.OK, seen))
         for warning in placement.warnings:
             findings.append(Finding.of_problem("device map", Level.WARN, warning))
-        cache_bytes = network.cache_bytes_per_token(prepare.dtype_bytes(plan.dtype))
+        cache_bytes = network.cache_bytes_per_token(dtype_bytes(plan.dtype))
         on_gpu = placement.device.name != "cpu"
         budget = resolve_batch_budget(
             job.batch.max_rows,

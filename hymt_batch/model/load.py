@@ -8,23 +8,97 @@ Source: transformers fills missing weights with random numbers and mentions it o
 
 from __future__ import annotations
 
+import importlib.metadata
 import logging
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from hymt_batch.device_map import table
+from hymt_batch.device_map.network_spec import NetworkSpec
 from hymt_batch.device_map.placement import Placement
 from hymt_batch.device_map.settings import gib
 from hymt_batch.errors import PreflightError, first_line
 from hymt_batch.model import attention, canary, cudnn, transformers_compat, weight_packing
+from hymt_batch.model import tokenizer as tokenizing
 from hymt_batch.model.detect_devices import torch_devices
+from hymt_batch.model.files import ModelFiles
+from hymt_batch.model.loaded_model import LoadedModel
 from hymt_batch.model.memory import empty_cache, is_gpu_failure, is_out_of_memory
-from hymt_batch.model.prepare import LoadedModel, PreparedModel
 from hymt_batch.model.refusal import refusal
+from hymt_batch.model.requirements import QUANTISATION_PACKAGES
+from hymt_batch.model.settings import Attention, ModelConfig, dtype_bytes
 from hymt_batch.model.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedModel:
+    """A model that is verified and placed but whose weights are not loaded yet."""
+
+    config: ModelConfig
+    files: ModelFiles
+    placements: tuple[Placement, ...]  # to try in order; more than one only with device_map=fallback
+    dtype: str
+    network: NetworkSpec  # shapes and formats as they will be in memory
+    identity: dict[str, Any]
+    num_threads: int | None = None
+
+    @property
+    def placement(self) -> Placement:
+        return self.placements[0]
+
+    @property
+    def num_parameters(self) -> int:
+        return self.network.num_parameters
+
+    @property
+    def max_context(self) -> int:
+        return int(min(self.config.max_context, self.files.config["max_position_embeddings"]))
+
+    @property
+    def dtype_bytes(self) -> int:
+        return dtype_bytes(self.dtype)
+
+    @property
+    def on_gpu(self) -> bool:
+        return self.placement.device.name != "cpu"
+
+    @property
+    def environment(self) -> dict[str, Any]:
+        return self.environment_for(self.placement)
+
+    def environment_for(self, placement: Placement) -> dict[str, Any]:
+        """Return the facts about machine and libraries that can change a translation through rounding."""
+        return {
+            "device": " + ".join(dict.fromkeys(use.label for use in placement.usage)),
+            "device_map": {"strategy": placement.strategy.value, **table.compact_map(placement.map, self.network)},
+            "attention": self.config.attention.value,
+            "packed": self.packs_weights(placement),
+            "licence": self.config.licence_text,
+            "num_threads": self.num_threads,
+            **({cudnn.ENVIRONMENT_KEY: False} if cudnn.uses_gpu(placement.devices) else {}),
+            **{name: importlib.metadata.version(name) for name in self._packages()},
+        }
+
+    def packs_weights(self, placement: Placement) -> bool:
+        """Return whether weights are repacked for faster matrix products: only if the whole model is on the CPU."""
+        return self.config.packed and placement.devices == ("cpu",) and not self.files.quantisation
+
+    def _packages(self) -> list[str]:
+        """Return the packages whose versions can change a translation through rounding."""
+        quantised = [package.partition(">=")[0] for package in QUANTISATION_PACKAGES.get(self.files.quantisation, ())]
+        flash = ["flash-attn"] if self.config.attention is Attention.flash_attention_2 else []
+        return ["torch", "transformers", "tokenizers", "accelerate", *quantised, *flash]
+
+    def load_tokenizer(self, *, add_generation_prompt: bool) -> Tokenizer:
+        return tokenizing.load(self.files.folder, self.files.config, add_generation_prompt=add_generation_prompt)
+
+    def load(self, tokenizer: Tokenizer) -> LoadedModel:
+        return load_model(self, tokenizer)
+
 
 REPORT_VERSIONS = "Report this with the versions that `hymt-batch doctor` prints."
 

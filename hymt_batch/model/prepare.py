@@ -1,125 +1,32 @@
-"""Prepare a model without reading its weights (files, device, dtype), then load it.
+"""Prepare a model without reading its weights: files, device, dtype.
 
-Every check that is cheap runs in `prepare_model`. Loading passes an explicit device map and refuses every fault that
-transformers would repair silently. Does not know about prompts or decoding.
+Every check that is cheap runs here, before the weights are read (`load.py`). Does not know about prompts or decoding.
 """
 
 from __future__ import annotations
 
-import importlib.metadata
-import importlib.util
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
-from hymt_batch.device_map import accelerate_file, manual, table
+from hymt_batch.device_map import accelerate_file, manual
 from hymt_batch.device_map import select_placement as placing
 from hymt_batch.device_map.network_spec import NetworkSpec
 from hymt_batch.device_map.placement import Placement
 from hymt_batch.device_map.settings import Device, DeviceInventory, DeviceMapConfig, Strategy
 from hymt_batch.errors import PreflightError, Problem
-from hymt_batch.model import cudnn, hashes
 from hymt_batch.model import files as model_files
-from hymt_batch.model import tokenizer as tokenizing
+from hymt_batch.model import hashes
 from hymt_batch.model.detect_devices import torch_devices
 from hymt_batch.model.files import ModelFiles
-from hymt_batch.model.requirements import QUANTISATION_PACKAGES, check_libraries
-from hymt_batch.model.settings import Attention, Dtype, ModelConfig
-from hymt_batch.model.tokenizer import Tokenizer
-
-if TYPE_CHECKING:
-    from hymt_batch.model.attention import AttentionComparison
+from hymt_batch.model.load import PreparedModel
+from hymt_batch.model.requirements import check_libraries
+from hymt_batch.model.settings import Dtype, ModelConfig, dtype_bytes
 
 log = logging.getLogger(__name__)
 
 CPU_FLOPS = 4e10
 """Rough speed of a CPU in operations per second; a row is predicted to take 40 tokens of 2 operations per parameter."""
-
-
-@dataclass(frozen=True, slots=True)
-class LoadedModel:
-    """A loaded model with everything that the engine needs."""
-
-    network: Any  # transformers' HunYuanDenseV1ForCausalLM, in evaluation mode
-    tokenizer: Tokenizer
-    device: str  # device of the input tokens
-    dtype: str
-    max_context: int  # tokens of prompt and translation together
-    cache_bytes_per_token: int  # keys and values of one token over all layers
-    vocab_size: int
-    free_bytes: int  # memory left for keys and values of the whole network, after loading
-    placement: Placement | None = None
-    canary_difference: float = 0.0  # between batched and single canaries, as a share of the logits' spread
-    attention_check: AttentionComparison | None = None  # with torch's math backend; None if not compared
-
-
-@dataclass(frozen=True, slots=True)
-class PreparedModel:
-    """A model that is verified and placed but whose weights are not loaded yet."""
-
-    config: ModelConfig
-    files: ModelFiles
-    placements: tuple[Placement, ...]  # to try in order; more than one only with device_map=fallback
-    dtype: str
-    network: NetworkSpec  # shapes and formats as they will be in memory
-    identity: dict[str, Any]
-    num_threads: int | None = None
-
-    @property
-    def placement(self) -> Placement:
-        return self.placements[0]
-
-    @property
-    def num_parameters(self) -> int:
-        return self.network.num_parameters
-
-    @property
-    def max_context(self) -> int:
-        return int(min(self.config.max_context, self.files.config["max_position_embeddings"]))
-
-    @property
-    def dtype_bytes(self) -> int:
-        return dtype_bytes(self.dtype)
-
-    @property
-    def on_gpu(self) -> bool:
-        return self.placement.device.name != "cpu"
-
-    @property
-    def environment(self) -> dict[str, Any]:
-        return self.environment_for(self.placement)
-
-    def environment_for(self, placement: Placement) -> dict[str, Any]:
-        """Return the facts about machine and libraries that can change a translation through rounding."""
-        return {
-            "device": " + ".join(dict.fromkeys(use.label for use in placement.usage)),
-            "device_map": {"strategy": placement.strategy.value, **table.compact_map(placement.map, self.network)},
-            "attention": self.config.attention.value,
-            "packed": self.packs_weights(placement),
-            "licence": self.config.licence_text,
-            "num_threads": self.num_threads,
-            **({cudnn.ENVIRONMENT_KEY: False} if cudnn.uses_gpu(placement.devices) else {}),
-            **{name: importlib.metadata.version(name) for name in self._packages()},
-        }
-
-    def packs_weights(self, placement: Placement) -> bool:
-        """Return whether weights are repacked for faster matrix products: only if the whole model is on the CPU."""
-        return self.config.packed and placement.devices == ("cpu",) and not self.files.quantisation
-
-    def _packages(self) -> list[str]:
-        """Return the packages whose versions can change a translation through rounding."""
-        quantised = [package.partition(">=")[0] for package in QUANTISATION_PACKAGES.get(self.files.quantisation, ())]
-        flash = ["flash-attn"] if self.config.attention is Attention.flash_attention_2 else []
-        return ["torch", "transformers", "tokenizers", "accelerate", *quantised, *flash]
-
-    def load_tokenizer(self, *, add_generation_prompt: bool) -> Tokenizer:
-        return tokenizing.load(self.files.folder, self.files.config, add_generation_prompt=add_generation_prompt)
-
-    def load(self, tokenizer: Tokenizer) -> LoadedModel:
-        from hymt_batch.model import load
-
-        return load.load_model(self, tokenizer)
 
 
 def prepare_model(config: ModelConfig, device_map: DeviceMapConfig, num_threads: int | None = None) -> PreparedModel:
@@ -258,11 +165,6 @@ def check_pins(config: ModelConfig, files: ModelFiles, digests: Mapping[str, str
             fix="Download the model again, correct model.sha256 (one for each weight file), or set model.sha256=null.",
             id="B13",
         )
-
-
-def dtype_bytes(dtype: str) -> int:
-    """Return the bytes of one element of a dtype."""
-    return 4 if dtype == "float32" else 2
 
 
 def resolve_dtype(

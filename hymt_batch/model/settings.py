@@ -20,6 +20,11 @@ class Dtype(Enum):
     float32 = "float32"
 
 
+def dtype_bytes(dtype: str) -> int:
+    """Return the bytes of one element of a dtype, given by its name."""
+    return 4 if dtype == "float32" else 2
+
+
 class ModelFamily(Enum):
     """Model family, named after its model card; selects the prompt template."""
 

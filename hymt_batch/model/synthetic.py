@@ -6,7 +6,7 @@ from enum import Enum
 from typing import Any
 
 from hymt_batch.model import cudnn
-from hymt_batch.model.prepare import LoadedModel
+from hymt_batch.model.loaded_model import LoadedModel
 from hymt_batch.model.shapes import SMALL
 from hymt_batch.model.tokenizer import Tokenizer
 

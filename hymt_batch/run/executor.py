@@ -27,7 +27,7 @@ from hymt_batch.write.attempts import MAX_ATTEMPTS
 from hymt_batch.write.output import Output
 
 if TYPE_CHECKING:
-    from hymt_batch.model.prepare import PreparedModel
+    from hymt_batch.model.load import PreparedModel
     from hymt_batch.model.tokenizer import Tokenizer
     from hymt_batch.schema import TranslateJob
 

@@ -26,7 +26,7 @@ from hymt_batch.write.ownership import RequestedJob
 from hymt_batch.write.published_file import InputAccess
 
 if TYPE_CHECKING:
-    from hymt_batch.model.prepare import PreparedModel
+    from hymt_batch.model.load import PreparedModel
     from hymt_batch.schema import TranslateJob
 
 

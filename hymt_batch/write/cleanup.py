@@ -98,24 +98,16 @@ def remove_parts(fs: Fs, file_state: Path) -> None:
     """Remove the parts of a file, and the files that killed runs left beside them; records and `file.json` stay."""
     for shard in list_names(fs, file_state):
         if parts.SHARD_NAME.fullmatch(shard):
-            _remove_parts_of_shard(fs, file_state / shard)
+            try_remove_parts_of_shard(fs, file_state / shard, list_names(fs, file_state / shard))
 
 
-def _remove_parts_of_shard(fs: Fs, shard_folder: Path) -> None:
-    names = list_names(fs, shard_folder)
+def try_remove_parts_of_shard(fs: Fs, shard_folder: Path, names: Sequence[str]) -> None:
+    """Remove the parts of a shard and what killed runs left beside them; leftover parts do no harm."""
     for name in names:
         with contextlib.suppress(OSError):
             fs.unlink(shard_folder / name)
     with contextlib.suppress(OSError):
         fs.rmdir(shard_folder)
-
-
-def try_remove_parts_of_shard(fs: Fs, shard_folder: Path) -> None:
-    """Remove the parts of a shard that has a record; a failure is only logged, since leftover parts do no harm."""
-    try:
-        _remove_parts_of_shard(fs, shard_folder)
-    except OSError as error:
-        log.warning("parts in %s were not removed: %s", shard_folder.name, error.strerror)
 
 
 def try_remove_rows(fs: Fs, file_state: Path, *, keep_records: bool) -> None:

@@ -210,13 +210,8 @@ def acquire(
     while True:
         raw = _read_lease_bytes(fs, folder)
         if raw is None:
-            tmp = _write_tmp(fs, folder, me)
-            with contextlib.suppress(FileNotFoundError):  # another process got the lease and removed our file
-                if files.publish(fs, tmp, lease_path(folder)):
-                    files.remove(fs, tmp)
-                    fs.fsync_dir(lease_path(folder).parent)
-                    return Lease(fs, folder, me, ttl_s, beat_s)
-            files.remove(fs, tmp)
+            if _create(fs, folder, me):
+                return Lease(fs, folder, me, ttl_s, beat_s)
             continue
         holder = parse_holder(raw)
         alive = is_alive(holder, me) if holder else None
@@ -239,14 +234,30 @@ def acquire(
             if clock() - since >= 2 * ttl_s:  # a process was killed while it held a claim on the lease
                 _remove_claims(fs, folder)
         if not waiting:
-            if holder:
-                log.warning("lease held_by_pid=%d host=%s watching_for_s=%.0f", holder.pid, holder.host, ttl_s)
-            else:
-                log.warning(
-                    "%s cannot be read, so this run cannot check whether its holder is alive: watching it for %.0f s. "
-                    "If no other run uses this folder, stop this run, remove the file and run again",
-                    lease_path(folder),
-                    ttl_s,
-                )
+            _report_wait(folder, holder, ttl_s)
             waiting = True
         sleep(min(max(beat_s / 2, 0.05), ttl_s))
+
+
+def _create(fs: Fs, folder: Path, me: LeaseHolder) -> bool:
+    """Create a lease where there is none; False if another process was faster."""
+    tmp, is_ours = _write_tmp(fs, folder, me), False
+    with contextlib.suppress(FileNotFoundError):  # another process got the lease and removed our file
+        is_ours = files.publish(fs, tmp, lease_path(folder))
+    files.remove(fs, tmp)
+    if is_ours:
+        fs.fsync_dir(lease_path(folder).parent)
+    return is_ours
+
+
+def _report_wait(folder: Path, holder: LeaseHolder | None, ttl_s: float) -> None:
+    """Log that this run watches the lease of another one."""
+    if holder:
+        log.warning("lease held_by_pid=%d host=%s watching_for_s=%.0f", holder.pid, holder.host, ttl_s)
+        return
+    log.warning(
+        "%s cannot be read, so this run cannot check whether its holder is alive: watching it for %.0f s. "
+        "If no other run uses this folder, stop this run, remove the file and run again",
+        lease_path(folder),
+        ttl_s,
+    )

@@ -115,20 +115,7 @@ class Output:
         path_check.check_names(inputs, folder)
         held_lease: Lease | None = None
         try:
-            path_check.check_state(fs, folder)
-            folder = ownership.choose_folder(
-                fs,
-                folder,
-                requested,
-                lambda candidate, job: describe_changes(
-                    fs, candidate, requested.with_identity(job.identity), access.read_documents
-                ),
-            )
-            path_check.check_state(fs, folder)
-            path_check.check_inputs(fs, folder, inputs)
-            folders = DurableFolders(fs, folder)
-            for name in (".hymt/lease", ".hymt/quarantine", "translated"):
-                folders.ensure(folder / name)
+            folder = _prepare_folder(fs, folder, requested, access)
             if lease_times.ttl_s > 0:
                 held_lease = lease.acquire(fs, folder, ttl_s=lease_times.ttl_s, beat_s=lease_times.beat_s)
             stop_reason.clear(fs, folder)
@@ -142,14 +129,8 @@ class Output:
             return output
         except BaseException as error:
             reported_error: BaseException = output_folder_error(folder, error) if isinstance(error, OSError) else error
-            try:
-                if held_lease and isinstance(error, (OSError, PreflightError)):
-                    held_lease.check()  # if another process took over and removed our probes, report that
-                if held_lease and isinstance(error, Exception):
-                    stop_reason.write(fs, folder, *stop_reason.describe(reported_error))
-            finally:
-                if held_lease:
-                    held_lease.release()
+            if held_lease:
+                _give_up(fs, folder, held_lease, error, reported_error)
             if reported_error is not error:
                 raise reported_error from error
             raise
@@ -280,6 +261,37 @@ class Output:
             cleanup.try_remove_rows(self._fs, file_state, keep_records=self._config.keep_rows)
         summary = summarize(self.folder, self._publisher.file_records(), seconds, self._store.num_rows_committed)
         return replace(summary, num_files_assembled_again=self._num_assembled_again)
+
+
+def _prepare_folder(fs: Fs, folder: Path, requested: RequestedJob, access: InputAccess) -> Path:
+    """Choose the folder of a job, check that nothing blocks its paths, and create the folders inside."""
+
+    def find_changes(candidate: Path, job: JobRecord) -> str:
+        return describe_changes(fs, candidate, requested.with_identity(job.identity), access.read_documents)
+
+    path_check.check_state(fs, folder)
+    folder = ownership.choose_folder(fs, folder, requested, find_changes)
+    path_check.check_state(fs, folder)
+    path_check.check_inputs(fs, folder, requested.job.inputs)
+    folders = DurableFolders(fs, folder)
+    for name in (".hymt/lease", ".hymt/quarantine", "translated"):
+        folders.ensure(folder / name)
+    return folder
+
+
+def _give_up(fs: Fs, folder: Path, held_lease: Lease, error: BaseException, reported_error: BaseException) -> None:
+    """Write why a run cannot use its folder, and release the lease.
+
+    Raises:
+        StoppedError: Another process took over the folder, which is the reason for a storage error of this one.
+    """
+    try:
+        if isinstance(error, (OSError, PreflightError)):
+            held_lease.check()
+        if isinstance(error, Exception):
+            stop_reason.write(fs, folder, *stop_reason.describe(reported_error))
+    finally:
+        held_lease.release()
 
 
 def _no_lease() -> None:

@@ -29,9 +29,9 @@ SHARD_NAME = re.compile(r"s(\d{7,})")
 SHARD_FIELDS = ("index", "first_row", "num_rows", "start", "end", "sha256", "last")
 
 
-@dataclass(frozen=True, slots=True)
-class PartHeader:
-    """The header of a part."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PartOrigin:
+    """Where a part belongs, and how its rows were decoded."""
 
     identity: str  # sha256 of the job's identity
     environment: dict[str, Any]  # environment in which it was translated; see identity.py
@@ -39,14 +39,20 @@ class PartHeader:
     shard: ShardRecord
     part_index: int
     num_parts: int
+    uuid: str
+    epoch: int = 0  # epoch of the lease under which it was committed
+    degraded: tuple[str, ...] = ()  # why its text may differ from that of a run without failures, such as "oom_split"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PartHeader(PartOrigin):
+    """The header of a part."""
+
     num_rows: int
     rows_digest: str  # digest of row numbers and source digests; see `row_lines.rows_digest`
     counts: dict[str, int]  # rows by status
     payload_bytes: int
     payload_sha256: str
-    uuid: str
-    epoch: int  # epoch of the lease under which it was committed
-    degraded: tuple[str, ...]  # why its text may differ from that of a run without failures, such as "oom_split"
 
 
 def shard_name(index: int) -> str:
@@ -76,39 +82,27 @@ def decode_shard_record(fields: Sequence[Any]) -> ShardRecord:
     return ShardRecord(index, first_row, num_rows, start, end, sha256, last)
 
 
-def encode(
-    rows: Sequence[Row],
-    *,
-    identity: str,
-    environment: dict[str, Any],
-    file_id: str,
-    shard: ShardRecord,
-    part_index: int,
-    num_parts: int,
-    uuid: str,
-    epoch: int = 0,
-    degraded: Sequence[str] = (),
-) -> bytes:
+def encode(rows: Sequence[Row], origin: PartOrigin) -> bytes:
     """Return the bytes of a part file; `rows` must be in ascending order."""
     payload = encode_rows(rows)
     header = {
         "v": VERSION,
         "protocol": manifest.PROTOCOL,
-        "identity": identity,
-        "environment": environment,
-        "environment_sha256": manifest.digest(environment),
-        "file_id": file_id,
-        "shard": encode_shard_record(shard),
-        "part": part_index,
-        "num_parts": num_parts,
+        "identity": origin.identity,
+        "environment": origin.environment,
+        "environment_sha256": manifest.digest(origin.environment),
+        "file_id": origin.file_id,
+        "shard": encode_shard_record(origin.shard),
+        "part": origin.part_index,
+        "num_parts": origin.num_parts,
         "n": len(rows),
         "rows_digest": rows_digest((row.row_index, row.digest) for row in rows),
         "counts": count_statuses(rows),
         "len": len(payload),
         "sha256": hashlib.sha256(payload).hexdigest(),
-        "uuid": uuid,
-        "epoch": epoch,
-        "degraded": list(degraded),
+        "uuid": origin.uuid,
+        "epoch": origin.epoch,
+        "degraded": list(origin.degraded),
     }
     return manifest.canonical_json({**header, "check": manifest.digest(header)}) + b"\n" + payload
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from hymt_batch.errors import HymtError, InputChangedError, StoppedError
-from hymt_batch.fs import publish, remove, stat_or_none, with_retries, write_new
+from hymt_batch.fs import list_names, publish, remove, stat_or_none, with_retries, write_new
 from hymt_batch.fs_protocol import Fs
 from hymt_batch.manifest import JsonDict, json_roundtrip
 from hymt_batch.records import ERROR_STATUSES, Document, Input, Part, Row, Shard, ShardRecord
@@ -207,8 +207,7 @@ class PartStore:
             what = f"the rows to commit are not those of part {part.index} of {shard.name}"
             raise HymtError(what, fix="Please report this.")
         file_id = shard.input.file_id
-        data = parts.encode(
-            rows,
+        origin = parts.PartOrigin(
             identity=self._identity,
             environment=json_roundtrip(environment),
             file_id=file_id,
@@ -217,8 +216,9 @@ class PartStore:
             num_parts=part.num_parts,
             uuid=uuid.uuid4().hex,
             epoch=self._epoch,
-            degraded=degraded,
+            degraded=tuple(degraded),
         )
+        data = parts.encode(rows, origin)
         path = self._reader.path(file_id, shard.index, part.index)
         is_ours = with_retries(f"part {part.index} of {shard.name}", lambda: self._publish(part, path, data))
         self._mark_committed(part)
@@ -267,11 +267,13 @@ class PartStore:
         key = (file_id, shard.index)
         with wrap_os_errors(f"the rows of shard {shard.index} of f{file_id}"):
             header, parts_folder = self._headers.pop(key, None), self._reader.path(*key, 0).parent
-            if header is None or header.shard != shard:
+            is_new = header is None or header.shard != shard
+            if is_new:
                 self._make_record(file_id, shard)
-            if stat_or_none(self._fs, parts_folder) is not None:
-                self._fs.fsync_dir(parts_folder.parent)  # the writer of the record may have died before this
-                cleanup.try_remove_parts_of_shard(self._fs, parts_folder)
+            if names := list_names(self._fs, parts_folder):
+                if not is_new:
+                    self._fs.fsync_dir(parts_folder.parent)  # the writer of the record may have died before this
+                cleanup.try_remove_parts_of_shard(self._fs, parts_folder, names)
         self.forget_shard(*key)
 
     def forget_shard(self, file_id: str, shard_index: int) -> None:

@@ -25,7 +25,7 @@ from hymt_batch.formats.writer import open_writer
 from hymt_batch.fs import NewFile, remove, replace, stat_or_none
 from hymt_batch.fs_protocol import Fs
 from hymt_batch.manifest import JsonDict
-from hymt_batch.records import UNLISTED_STATUSES, Document, Input, Preamble, Row, ShardRecord, Status
+from hymt_batch.records import Document, Input, Preamble, Row, ShardRecord, Status
 from hymt_batch.storage_error import write_error
 from hymt_batch.write import file_record
 from hymt_batch.write.error_line import error_line
@@ -90,62 +90,28 @@ def assemble(fs: Fs, folder: Path, assembly: Assembly) -> JsonDict:
     """Write and publish one translated file and its errors file.
 
     Returns:
-        The record of both files, for `save_record`.
+        The record of both files, for `file_record.save_record`.
 
     Raises:
         InputChangedError: A row differs from the one that was translated.
         StoppedError: The file system failed.
     """
-    input, files_before = assembly.input, stat_files(assembly.input)
-    final, errors = manifest.translated_path(folder, input.out_rel), manifest.errors_path(folder, input.rel)
-    tally = _Tally()
+    input, tally = assembly.input, _Tally()
     try:
         with contextlib.ExitStack() as stack:
-            out = stack.enter_context(NewFile(fs, tmp_path(final)))
-            errors_file: NewFile | None = None
-            num_errors = 0
-            output_format = out_format(input, assembly.config)
-            preamble, rows = assembly.access.preamble(input), partial(_read_documents, assembly)
-            writer = open_writer(input, output_format, preamble, assembly.config, cast(BinaryIO, out), rows)
-            for document, row in _documents_and_rows(assembly, tally):
-                writer.write(document, row)
-                if row.status not in UNLISTED_STATUSES:
-                    if errors_file is None:
-                        assembly.make_folder(errors.parent)
-                        errors_file = stack.enter_context(NewFile(fs, tmp_path(errors)))
-                    errors_file.write(error_line(document, row, assembly.config.raw_errors))
-                    num_errors += 1
-            writer.close()
-            input_record = hash_input(input)
-            if stat_files(input) != files_before:
-                raise input_changed_error(f"{input.rel} was modified while it was being read")
-            output: JsonDict = {"rows": tally.num_rows, "bytes": out.size, "sha256": out.sync_and_close()}
-            errors_record = (
-                {"rows": num_errors, "bytes": errors_file.size, "sha256": errors_file.sync_and_close()}
-                if errors_file
-                else None
-            )
-            assembly.preserve_foreign(output["sha256"])
-            assembly.check_lease()
-            if errors_file:
-                replace(fs, errors_file.path, errors)
-                fs.fsync_dir(errors.parent)
-            elif stat_or_none(fs, errors):  # left by an earlier run that had errors
-                remove(fs, errors)
-                fs.fsync_dir(errors.parent)
-            replace(fs, out.path, final)
-            fs.fsync_dir(final.parent)
+            files = _OpenFiles(fs, folder, assembly, stack)
+            input_record = _write(files, assembly, tally)
+            published = files.publish(assembly, tally.num_rows)
     except OSError as error:
         raise write_error(f"translated/{input.out_rel}", error) from error
     record: JsonDict = {
         "identity": assembly.identity,
         "rel": input.rel,
         "out_rel": input.out_rel,
-        "format": output_format,
+        "format": out_format(input, assembly.config),
         "rows": tally.num_rows,
         "input": input_record,
-        "output": output,
-        "errors": errors_record,
+        **published,
         "counts": +tally.counts,
         "flags": tally.flags,
         "tokens": tally.tokens,
@@ -157,8 +123,66 @@ def assemble(fs: Fs, folder: Path, assembly: Assembly) -> JsonDict:
         record["settings_sha256"] = assembly.settings_sha256
     record["shards"] = assembly.shards.pack()
     assembly.make_folder(file_record.record_path(folder, input).parent)
-    log.info("published file=%r rows=%d errors=%d bytes=%d", input.out_rel, tally.num_rows, num_errors, out.size)
+    errors = record["errors"]["rows"] if record["errors"] else 0
+    size = record["output"]["bytes"]
+    log.info("published file=%r rows=%d errors=%d bytes=%d", input.out_rel, tally.num_rows, errors, size)
     return record
+
+
+def _write(files: _OpenFiles, assembly: Assembly, tally: _Tally) -> JsonDict:
+    """Write all rows to the temporary files, and return size and hash of the input, which did not change meanwhile."""
+    input, files_before = assembly.input, stat_files(assembly.input)
+    preamble, rows = assembly.access.preamble(input), partial(_read_documents, assembly)
+    out = cast(BinaryIO, files.out)
+    writer = open_writer(input, out_format(input, assembly.config), preamble, assembly.config, out, rows)
+    for document, row in _documents_and_rows(assembly, tally):
+        writer.write(document, row)
+        if row.status is not Status.OK:
+            files.write_error(error_line(document, row, assembly.config.raw_errors))
+    writer.close()
+    input_record = hash_input(input)
+    if stat_files(input) != files_before:
+        raise input_changed_error(f"{input.rel} was modified while it was being read")
+    return input_record
+
+
+class _OpenFiles:
+    """The temporary files of one output and of its errors, which are renamed when both are complete."""
+
+    def __init__(self, fs: Fs, folder: Path, assembly: Assembly, stack: contextlib.ExitStack) -> None:
+        self._fs, self._stack, self._make_folder = fs, stack, assembly.make_folder
+        self._final = manifest.translated_path(folder, assembly.input.out_rel)
+        self._final_errors = manifest.errors_path(folder, assembly.input.rel)
+        self._errors: NewFile | None = None
+        self._num_errors = 0
+        self.out = stack.enter_context(NewFile(fs, tmp_path(self._final)))
+
+    def write_error(self, line: bytes) -> None:
+        """Write a line of the errors file, which is created for the first one."""
+        if self._errors is None:
+            self._make_folder(self._final_errors.parent)
+            self._errors = self._stack.enter_context(NewFile(self._fs, tmp_path(self._final_errors)))
+        self._errors.write(line)
+        self._num_errors += 1
+
+    def publish(self, assembly: Assembly, num_rows: int) -> JsonDict:
+        """Sync both files, give them their names, and return their rows, bytes and checksums."""
+        output = {"rows": num_rows, "bytes": self.out.size, "sha256": self.out.sync_and_close()}
+        errors = None
+        if self._errors:
+            sha256 = self._errors.sync_and_close()
+            errors = {"rows": self._num_errors, "bytes": self._errors.size, "sha256": sha256}
+        assembly.preserve_foreign(str(output["sha256"]))
+        assembly.check_lease()
+        if self._errors:
+            replace(self._fs, self._errors.path, self._final_errors)
+            self._fs.fsync_dir(self._final_errors.parent)
+        elif stat_or_none(self._fs, self._final_errors):  # left by an earlier run that had errors
+            remove(self._fs, self._final_errors)
+            self._fs.fsync_dir(self._final_errors.parent)
+        replace(self._fs, self.out.path, self._final)
+        self._fs.fsync_dir(self._final.parent)
+        return {"output": output, "errors": errors}
 
 
 class _Tally:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 from hymt_batch import manifest
@@ -74,6 +75,10 @@ class Publisher:
         self._own_sha256s: dict[str, str] = {}  # `out_rel` -> sha256 of a file that this job will replace
         self._has_manifest = False
 
+    @cached_property
+    def _output_names(self) -> frozenset[str]:
+        return frozenset(input.out_rel for input in self._inputs)
+
     @property
     def all_published(self) -> bool:
         return len(self._published) == len(self._inputs)
@@ -123,7 +128,7 @@ class Publisher:
         if stat_or_none(self._fs, path) is None:
             return
         if self.all_published:
-            self._has_manifest = has_content(self._fs, path, manifest.build(self._job, self._file_records()))
+            self._has_manifest = has_content(self._fs, path, manifest.build(self._job, self.file_records()))
         else:  # some of the files that it describes will be replaced
             remove(self._fs, path)
         self._fs.fsync_dir(self._folder)  # the process that wrote it may have been killed before this sync
@@ -134,12 +139,9 @@ class Publisher:
         self._complete_shards.pop(input.file_id, None)
         self._outdated.pop(input.file_id, None)
 
-    def _file_records(self) -> list[JsonDict]:
-        return [self._published[input.file_id].record for input in self._inputs]
-
     def file_records(self) -> list[JsonDict]:
         """Return the records of all files, which must be published, in the order of the inputs."""
-        return self._file_records()
+        return [self._published[input.file_id].record for input in self._inputs]
 
     def is_published(self, input: Input) -> bool:
         return input.file_id in self._published
@@ -241,7 +243,7 @@ class Publisher:
         """Remove the names that a file had under earlier output settings; the file has its new name durably."""
         outdated = self._outdated.get(input.file_id)
         names = {*self._job.replaced_paths.get(input.file_id, ()), *([outdated["out_rel"]] if outdated else [])}
-        for name in sorted(names - {other.out_rel for other in self._inputs}):
+        for name in sorted(names - self._output_names) if names else ():
             path = manifest.translated_path(self._folder, name)
             if stat_or_none(self._fs, path) is None:
                 continue
@@ -272,7 +274,7 @@ class Publisher:
                 ):
                     self._fs.fsync_dir(published_folder)
                 self._check_lease()
-                write_atomic(self._fs, self._folder / "manifest.json", manifest.build(self._job, self._file_records()))
+                write_atomic(self._fs, self._folder / "manifest.json", manifest.build(self._job, self.file_records()))
             self._has_manifest = True
         if self._job.replaced_settings:
             with wrap_os_errors("job.json"):

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from hymt_batch import manifest
-from hymt_batch.fs import list_names, publish, remove, replace, stat_or_none, with_retries, write_new
+from hymt_batch.fs import list_names, publish, remove, replace, with_retries, write_new
 from hymt_batch.fs_protocol import Fs
 from hymt_batch.records import Row, ShardRecord
 from hymt_batch.write import row_record, state_file
@@ -105,10 +105,10 @@ class RecordStore:
                 self._folders.forget_all()
                 raise
             finally:
-                if stat_or_none(self._fs, tmp):
-                    remove(self._fs, tmp)
+                remove(self._fs, tmp)
 
         with_retries(f"the rows of shard {shard.index} of f{file_id}", attempt)
+        self._synced_files.add(file_id)
 
     def shard_indexes(self, file_id: str) -> Iterator[int]:
         """Yield the indices of the shards of a file that have a record."""

@@ -31,7 +31,7 @@ from hymt_batch.decode.request import Completion
 from hymt_batch.decode.slots import SlotEngine
 from hymt_batch.demo import grammar
 from hymt_batch.model import prepare, synthetic
-from hymt_batch.model.prepare import LoadedModel
+from hymt_batch.model.loaded_model import LoadedModel
 from hymt_batch.records import Part
 from hymt_batch.run import executor
 from hymt_batch.run.replica import Replica

@@ -22,7 +22,7 @@ from hymt_batch.decode.sampling import GREEDY
 from hymt_batch.decode.sequence import Counters
 from hymt_batch.decode.slots import SlotEngine
 from hymt_batch.model import synthetic
-from hymt_batch.model.prepare import LoadedModel
+from hymt_batch.model.loaded_model import LoadedModel
 from hymt_batch.model.weight_packing import PackedWeights
 from tests.fakes.engine import make_context, make_requests
 

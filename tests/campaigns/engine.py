@@ -19,7 +19,7 @@ from hymt_batch.decode.request import Completion
 from hymt_batch.decode.sampling import SamplingParams
 from hymt_batch.decode.slots import SlotEngine
 from hymt_batch.model import synthetic
-from hymt_batch.model.prepare import LoadedModel
+from hymt_batch.model.loaded_model import LoadedModel
 from hymt_batch.model.tokenizer import Tokenizer
 from tests.campaigns import command
 from tests.fakes.engine import make_context, make_requests

@@ -21,9 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hymt_batch import fs
 from hymt_batch.errors import ExitCode
-from hymt_batch.write import part as parts
 from tests.campaigns import command, sources, warm
 from tests.fakes import engine as fake_engine
 
@@ -102,7 +100,7 @@ class Victim:
     spans: Spans = Spans(0.0, 0.0, 0.0)
     num_parts: int = 0
     begun_rows: int = 0
-    parts: dict[tuple[str, str, str], int] = field(default_factory=dict)  # committed, with their rows
+    parts: dict[tuple[str, str, int], int] = field(default_factory=dict)  # committed, with their rows
 
     @property
     def output(self) -> Path:
@@ -136,8 +134,7 @@ class Victim:
         """Return the number of rows on disk; read the headers of new parts."""
         if warm.published(self.output):
             return len(self.texts)
-        for key in warm.part_names(self.output) - self.parts.keys():
-            self.parts[key] = parts.read_header(fs.OS_FS, self.output / ".hymt" / Path(*key)).num_rows
+        self.parts |= warm.committed_parts(self.output)
         return sum(self.parts.values())
 
 
@@ -221,7 +218,11 @@ def leftover_files(output: Path) -> list[str]:
     """Return the names of files that must not remain in the folder of a finished job."""
     allowed = {"job.json", "file.json", "inputs.json"}
     temporary = [*output.glob(".tmp*"), *output.glob("translated/.*"), *output.glob("errors/.*")]
-    return [str(p) for p in (*output.glob(".hymt/**/*"), *temporary) if p.is_file() and p.name not in allowed]
+    return [
+        str(p)
+        for p in (*output.glob(".hymt/**/*"), *temporary)
+        if p.is_file() and p.name not in allowed and p.suffix != ".rows"
+    ]
 
 
 def one_job(rng: random.Random, victim: Victim, tally: Tally, most: int) -> None:

@@ -16,7 +16,6 @@ import importlib.metadata
 import logging
 import mmap
 import os
-import re
 import signal
 import struct
 import subprocess
@@ -33,8 +32,10 @@ from hymt_batch.decode.decoder import Decoder
 from hymt_batch.doctor import preflight
 from hymt_batch.run import executor, replica, worker, worker_pool, worker_process
 from hymt_batch.run.reporter import Reporter
-from hymt_batch.write import cleanup, lease, published_file
+from hymt_batch.write import cleanup, lease, published_file, row_record
+from hymt_batch.write import part as parts
 from hymt_batch.write.output import Output
+from hymt_batch.write.part_store import PartStore
 from jobs import translate
 from jobs.__main__ import report_error
 from tests.fakes import job as fake_job
@@ -49,6 +50,7 @@ PHASES = (
     "check",
     "commit",
     "read",  # the next rows, their plan, existing parts
+    "record",  # a shard is complete: its row record is made, and its parts are removed
     "finish",  # a file is assembled and published
     "finalize",  # the manifest
     "collect",  # parts are removed
@@ -188,7 +190,8 @@ def prepare(*, sync: bool = False) -> None:
     _record_phase(Output, "commit", "commit", "read")
     _record_phase(published_file, "assemble", "finish", "read")
     _record_phase(Output, "finalize", "finalize", "end")
-    _record_phase(cleanup, "try_remove_parts_of_shard", "collect")
+    _record_phase(PartStore, "finish_shard", "record", "read")
+    _record_phase(cleanup, "try_remove_rows", "collect")
     if not sync:
         fs.OsFs.fsync = staticmethod(lambda fd: None)  # type: ignore[assignment]
         fs.OsFs.fsync_dir = lambda self, path: True  # type: ignore[method-assign]
@@ -285,20 +288,25 @@ def digest(output: Path, leave_out: str = "") -> str:
     return hasher.hexdigest()
 
 
-_PART = re.compile(r"p\d+")
+def committed_parts(output: Path) -> dict[tuple[str, str, int], int]:
+    """Return the rows of each committed part, by file, shard and part; the row record of a shard stands for its parts.
 
-
-def part_names(output: Path) -> set[tuple[str, str, str]]:
-    """Return the committed parts as (file, shard, part), by their names alone: a name proves that a part is whole."""
-    names = set()
-    for shard in output.glob(".hymt/f*/s*"):
-        try:
-            names |= {(shard.parent.name, shard.name, name) for name in os.listdir(shard) if _PART.fullmatch(name)}
-        except FileNotFoundError:
-            continue
-    return names
+    Names alone prove that a file is whole.
+    """
+    num_rows: dict[tuple[str, str, int], int] = {}
+    for path in output.glob(".hymt/f*/s*"):
+        key = (path.parent.name, path.stem)
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            if row_record.RECORD_NAME.fullmatch(path.name):
+                for index, part in enumerate(row_record.read_header(fs.OS_FS, path).parts):
+                    num_rows[*key, index] = part.num_rows
+                continue
+            for name in os.listdir(path):
+                if match := parts.PART_NAME.fullmatch(name):
+                    num_rows[*key, int(match[1])] = parts.read_header(fs.OS_FS, path / name).num_rows
+    return num_rows
 
 
 def published(output: Path) -> bool:
-    """Return whether a file is published and recorded, so that its parts may have been removed."""
+    """Return whether a file is published and recorded."""
     return next(output.glob(".hymt/f*/file.json"), None) is not None
