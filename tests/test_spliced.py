@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import io
 import json
 import os
 import random
@@ -11,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,15 @@ import pytest
 
 from hymt_batch.errors import ConfigError, ExitCode, IdentityError, InputChangedError, PreflightError
 from hymt_batch.formats import registry, spliced
-from hymt_batch.formats.format import Kind
-from hymt_batch.records import Document, ShardRecord, Status
+from hymt_batch.formats.fields import FieldReader
+from hymt_batch.formats.format import Kind, OutputSpec
+from hymt_batch.formats.row_reader import ReadContext
+from hymt_batch.formats.spliced import Place
+from hymt_batch.records import Document, Input, Preamble, Row, ShardRecord, Status
 from hymt_batch.source import stream
 from hymt_batch.source.settings import SourceConfig, SourceFormat
 from hymt_batch.source.shards import SkippedShard, cut_shards, read_documents
-from hymt_batch.write.settings import WriteFormat
+from hymt_batch.write.settings import WriteConfig, WriteFormat
 from jobs import verify
 from tests.test_translate import Job, job
 
@@ -256,7 +260,8 @@ def test_a_job_killed_at_any_moment_resumes_to_the_same_bytes(tmp_path: Path) ->
 
 def test_a_shard_that_is_complete_is_skipped_only_while_its_places_are_the_same(tmp_path: Path) -> None:
     path = tmp_path / "in.properties"
-    path.write_bytes(messages(30))
+    data = messages(30) + b"\r\n# the end"
+    path.write_bytes(data)
     config = SourceConfig(path=str(path), format=SourceFormat("properties"))
     inputs = stream.find_inputs(config)
 
@@ -266,7 +271,7 @@ def test_a_shard_that_is_complete_is_skipped_only_while_its_places_are_the_same(
     shards = cut(lambda *_: None)
     assert [len(shard.documents) for shard in shards] == [20, 20, 20, 2]
     assert [shard.end for shard in shards[:-1]] == [shard.start for shard in shards[1:]]
-    assert (shards[0].start, shards[-1].end, shards[-1].last) == (0, len(messages(30)), True)
+    assert (shards[0].start, shards[-1].end, shards[-1].last) == (0, len(data), True)
     records = {
         shard.index: ShardRecord(
             shard.index, shard.first_row, len(shard.documents), shard.start, shard.end, shard.sha256, shard.last
@@ -275,7 +280,7 @@ def test_a_shard_that_is_complete_is_skipped_only_while_its_places_are_the_same(
     }
     again = cut(lambda input, index: records.get(index))
     assert [type(item) for item in again] == [SkippedShard] * 4
-    path.write_bytes(messages(30).replace(b"number 15\r", b"number XV\r"))
+    path.write_bytes(data.replace(b"number 15\r", b"number XV\r"))
     changed = cut(lambda input, index: records.get(index))
     assert [isinstance(item, SkippedShard) for item in changed] == [True, False, True, True]
 
@@ -355,6 +360,73 @@ def test_a_file_that_does_not_fit_in_memory_is_refused(tmp_path: Path, monkeypat
     monkeypatch.setattr(spliced, "MAX_FILE_BYTES", 5)
     with pytest.raises(PreflightError, match=r"in\.properties has more than 0 MiB"):
         documents(tmp_path / "in.properties")
+
+
+class Catalogue:
+    """A small format of another kind: each line is `text>>translation`; several texts of a line are separated by `|`.
+
+    A text is at another place than its translation, a translation may be missing, and one line may hold several.
+    """
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    def places(self) -> Iterator[Place]:
+        at = 0
+        for number, line in enumerate(self._data.splitlines(keepends=True), 1):
+            source, _, target = line.rstrip(b"\n").partition(b">>")
+            start = at + len(source) + 2
+            if target:
+                yield Place(start, start + len(target), str(number), source.decode())
+            else:
+                for index, text in enumerate(source.decode().split("|")):
+                    yield Place(start, start, f"{number}[{index}]", text)
+            at += len(line)
+
+    def encode(self, place: Place, text: str) -> bytes:
+        return f"<{text}>".encode()
+
+
+def catalogue(tmp_path: Path, data: bytes) -> list[Document]:
+    (tmp_path / "in.cat").write_bytes(data)
+    input = Input("in.cat", "in.cat", str(tmp_path / "in.cat"), "cat")
+    with contextlib.closing(spliced.SplicedInput(input, Catalogue)) as file:
+        config = SourceConfig(path="x")
+        return [document for document, _ in file.rows(config, ReadContext(full=True), 0)]
+
+
+def test_texts_may_be_inserted_far_from_their_source_several_at_one_offset(tmp_path: Path) -> None:
+    data = b"one>>\ntwo|three>>\nfour>>old\nfive>>"
+    documents = catalogue(tmp_path, data)
+    assert [(document.id, document.text, document.raw) for document in documents] == [
+        ("in.cat#1[0]", "one", b""),
+        ("in.cat#2[0]", "two", b""),
+        ("in.cat#2[1]", "three", b""),
+        ("in.cat#3", "four", b"old"),
+        ("in.cat#4[0]", "five", b""),
+    ]
+    input, out = Input("in.cat", "in.cat", str(tmp_path / "in.cat"), "cat"), io.BytesIO()
+    spec = OutputSpec(input, Preamble(), WriteConfig(), (), FieldReader, keeps_bytes=True, has_column_names=True)
+    writer = spliced.SplicedWriter(spec, out, Catalogue)
+    for document, text in zip(documents, ["one", "2", "3", "four", ""], strict=True):
+        status = Status.OK if text else Status.EMPTY
+        writer.write(document, Row(document.row_index, document.digest, status, text))
+    writer.close()
+    assert out.getvalue() == b"one>><one>\ntwo|three>><2><3>\nfour>><four>\nfive>>"
+
+
+def test_the_digest_of_a_place_covers_its_text_wherever_it_comes_from(tmp_path: Path) -> None:
+    before = catalogue(tmp_path, b"one>>\ntwo>>old\n")
+    after = catalogue(tmp_path, b"ONE>>\ntwo>>new\n")
+    assert [document.digest for document in before] != [document.digest for document in after]
+    assert before[0].digest != after[0].digest
+    assert before[1].digest != after[1].digest
+    (tmp_path / "in.properties").write_bytes(b"a=\xc3\xa9\n")
+    (utf8,) = documents(tmp_path / "in.properties")
+    (tmp_path / "in.properties").write_bytes(b"a=\xc3\xa9\n# \xe9")
+    (latin1,) = documents(tmp_path / "in.properties")
+    assert (utf8.text, latin1.text) == ("é", "Ã©")
+    assert utf8.digest != latin1.digest
 
 
 def test_a_format_is_named_in_the_registry_alone() -> None:

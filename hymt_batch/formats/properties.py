@@ -62,6 +62,8 @@ class PropertiesFile:
             line += _count_lines(data, start, at)
 
     def encode(self, place: Place, text: str) -> bytes:
+        if text == place.text:
+            return self._data[place.start : place.end]  # with the user's own escapes
         return self._must_escape.sub(lambda match: _escape(match[0]), text).encode()
 
     def _place(self, start: int, end: int, name: str) -> Place:

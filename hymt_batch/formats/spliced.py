@@ -31,12 +31,12 @@ MAX_FILE_BYTES = 256 << 20
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A byte range of a file that holds a text, or into which a translation is inserted (start == end)."""
+    """A byte range of a file in which a translation takes the place of a text, or is inserted (start == end)."""
 
     start: int
-    end: int
+    end: int  # at or before the start of the next place
     name: str  # unique in the file, for the row id <rel>#<name>: usually the line of its entry, such as 12 or 12[1]
-    text: str | None  # what the model gets, without the format's escapes; None if it cannot be read
+    text: str | None  # what the model gets, without the format's escapes, from anywhere in the file; None: unreadable
     error: RowError | None = None  # why it cannot be translated
 
 
@@ -47,7 +47,7 @@ class ParsedFile(Protocol):
         """Yield the places in order; they do not overlap. A new iterator at each call, with the same places."""
 
     def encode(self, place: Place, text: str) -> bytes:
-        """Return the bytes of a place that has another text, with the escapes and in the encoding of the file."""
+        """Return the bytes of a place with this text: with the escapes and in the encoding of the file."""
 
 
 Parse = Callable[[bytes], ParsedFile]
@@ -102,13 +102,15 @@ class SplicedInput:
         self._stream.close()
 
     def _document(self, place: Place, raw: bytes, row: int, options: ReadOptions, context: ReadContext) -> Document:
+        # the text may come from another range or depend on the file's encoding, and the name is in the row id
+        text_bytes = (place.text or "").encode("utf-8", "surrogatepass")
         hashed = context.digest.copy()
-        hashed.update(place.name.encode() + b"\0" + raw)
+        hashed.update(f"{place.name}\0{len(raw)}\0".encode() + raw + text_bytes)
         digest = hashed.digest()
         if context.hasher is not None:
             context.hasher.add_digest(digest, len(raw))
         error, text, status, message = place.error, place.text, Status.OK, ""
-        if len(raw) > options.max_row_bytes:
+        if max(len(raw), len(text_bytes)) > options.max_row_bytes:
             error = RowError(too_long_message(options.max_row_bytes), Status.TOO_LONG)
         if context.num_selected is not None and row >= context.num_selected:
             status = Status.NOT_SELECTED
@@ -149,12 +151,7 @@ class SplicedWriter:
     def write(self, document: Document, row: Row) -> None:
         place: Place = document.values
         self._stream.write(self._data[self._written_to : place.start])
-        keeps_source = (
-            row.status in ERROR_STATUSES
-            or row.status is Status.NOT_SELECTED
-            or BLANK_FLAG in row.flags
-            or row.text == place.text
-        )
+        keeps_source = row.status in ERROR_STATUSES or row.status is Status.NOT_SELECTED or BLANK_FLAG in row.flags
         self._stream.write(document.raw if keeps_source else self._parsed.encode(place, row.text))
         self._written_to = place.end
 
