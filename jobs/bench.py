@@ -28,7 +28,7 @@ from hymt_batch.decode.request import Request
 from hymt_batch.decode.sequence import Counters
 from hymt_batch.decode.slots import SlotEngine
 from hymt_batch.device_map import table
-from hymt_batch.errors import ExitCode
+from hymt_batch.errors import ExitCode, Problem
 from hymt_batch.model import synthetic
 from hymt_batch.model.loaded_model import LoadedModel
 from hymt_batch.model.weight_packing import PackedWeights
@@ -56,7 +56,7 @@ def bench(job: BenchJob) -> dict[str, Any]:
     results, tokens = benchmark.run_rounds(hymt, engines, work, job.rounds, report)
     captured = engines.get(slots_captured.NAME)
     if isinstance(captured, PackedSlots) and captured.engine.uncaptured_reason:  # plain steps ran instead
-        left_out[slots_captured.NAME] = captured.engine.uncaptured_reason
+        left_out[slots_captured.NAME] = Problem(what=captured.engine.uncaptured_reason)
         del results[slots_captured.NAME], tokens[slots_captured.NAME], engines[slots_captured.NAME]
     report(f"comparing {job.compare_rows} rows with one row at a time, and measuring the lower bound")
     benchmark.compare_tokens(hymt, work, tokens, results, job.compare_rows)
@@ -70,7 +70,8 @@ def bench(job: BenchJob) -> dict[str, Any]:
         "new_tokens": sum(request.max_new_tokens for request in work),
         **machine.figures(job.device),
         **speed_figures(results, work),
-        "left_out": left_out,
+        "left_out": {name: ": ".join(filter(None, [problem.what, problem.fix])) for name, problem in left_out.items()},
+        "findings": [{"check": name, **asdict(problem)} for name, problem in left_out.items()],
         **bound_figures(results, counters[slots.NAME], floor, roof),
         **machine.peak_memory(job.device),
         "counters": asdict(counters[slots.NAME]),
@@ -80,7 +81,7 @@ def bench(job: BenchJob) -> dict[str, Any]:
 
 def open_engines(
     job: BenchJob, hymt: LoadedModel, work: Sequence[Request], products: PackedWeights
-) -> tuple[dict[str, Engine], dict[str, str]]:
+) -> tuple[dict[str, Engine], dict[str, Problem]]:
     """Open the chosen engines; see `benchmark.open_engines`. The slot engine runs with packed weights, as in a job."""
     chosen = {slots.NAME, *(job.engines or registry.benchmark_choices(InBenchmark.default))}
     contexts = {

@@ -68,7 +68,7 @@ class JobStatus:
     holder: dict[str, Any] | None = None  # the process that holds the lease
     holder_alive: bool | None = None  # None if this machine cannot determine it
     log: str = ""  # path of the newest log file
-    ended: dict[str, Any] | None = None  # why the last run stopped: exit_code, why, at (UTC)
+    ended: dict[str, Any] | None = None  # why the last run stopped: exit_code, why, at (UTC), error
     errors: list[dict[str, str]] = field(default_factory=list)  # first rows without a translation: id, status, message
     notes: list[str] = field(default_factory=list)
 

@@ -81,7 +81,7 @@ def test_ctranslate2_is_left_out_for_a_network_that_is_not_equivalent_to_qwen3(w
     scaled.network.model.layers[1].self_attn.key_layernorm.weight.mul_(1.5)
     engines, left_out = opened(["ctranslate2"], scaled, 6, work)
     assert engines == {}
-    assert "norms" in left_out["ctranslate2"]
+    assert "norms" in left_out["ctranslate2"].what
 
 
 def test_an_engine_that_cannot_run_is_left_out_with_the_reason(
@@ -95,9 +95,9 @@ def test_an_engine_that_cannot_run_is_left_out_with_the_reason(
     bfloat16_model = synthetic.make_model(Shape["demo"], "bfloat16", 3)
     engines, left_out = opened(["continuous", "llama_cpp", "ctranslate2"], bfloat16_model, 6, work)
     assert engines == {}
-    assert left_out["llama_cpp"] == "No module named 'peer'"
-    assert left_out["continuous"].startswith("it generated [1, 1, 1] tokens")
-    assert "not in bfloat16" in left_out["ctranslate2"]
+    assert left_out["llama_cpp"].what == "No module named 'peer'"
+    assert left_out["continuous"].what.startswith("it generated [1, 1, 1] tokens")
+    assert "not in bfloat16" in left_out["ctranslate2"].what
 
 
 def test_a_baseline_refuses_sampling_and_end_tokens(hymt: LoadedModel, work: list[Request]) -> None:

@@ -109,6 +109,14 @@ def test_captured_steps_that_fail_are_not_reported_as_captured(monkeypatch: pyte
     figures = bench.bench(config.load("bench", overrides))
     assert set(figures["seconds"]) == {"slots"}
     assert "not permitted" in figures["left_out"]["slots_captured"]
+    (finding,) = figures["findings"]
+    assert finding == {
+        "check": "slots_captured",
+        "what": figures["left_out"]["slots_captured"],
+        "why": "",
+        "fix": "",
+        "id": "",
+    }
     assert "slots_captured was left out" in bench.render(figures)
 
 

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from hymt_batch.device_map import accelerate_file, manual, network_spec, planner
-from hymt_batch.device_map.select_placement import candidates, first_candidate
+from hymt_batch.device_map.placement import Placement
+from hymt_batch.device_map.select_placement import candidates
 from hymt_batch.device_map.settings import (
     Device,
     DeviceInventory,
@@ -34,6 +35,12 @@ def gpus(*free: float, cpu: Device = CPU) -> DeviceInventory:
 
 def config(strategy: str, **fields: Any) -> DeviceMapConfig:
     return DeviceMapConfig(strategy=Strategy(strategy), **fields)
+
+
+def first_candidate(
+    config: DeviceMapConfig, inventory: DeviceInventory, network: network_spec.NetworkSpec, dtype_bytes: int
+) -> Placement:
+    return candidates(config, inventory, network, dtype_bytes)[0]
 
 
 def refusal(

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from hymt_batch import manifest
-from hymt_batch.errors import ExitCode, InputChangedError, StoppedError
+from hymt_batch.errors import ExitCode, InputChangedError, PreflightError, StoppedError
 from hymt_batch.fs import OS_FS
 from hymt_batch.records import Input
 from hymt_batch.write import input_locations, manifest_only, stop_reason
@@ -140,6 +140,7 @@ def stop(folder: Path, inputs: list[Input], error: BaseException | None) -> None
         (KeyboardInterrupt(), 75, "Ctrl-C"),
         (ValueError("odd"), 70, "ValueError: odd"),
         (MemoryError(), 75, "this process cannot get more memory (MemoryError)"),
+        (PreflightError("no room", fix="Set output_dir=.", id="G3"), 6, "no room"),
         (StoppedError("a\x1b[2J hf_" + "a" * 30 + "x" * 10_000), 75, "a\\u001b[2J ***"),
     ],
 )
@@ -155,6 +156,8 @@ def test_status_shows_why_a_run_stopped_until_the_next_one_starts(
     assert (job_status.state, job_status.ended["exit_code"]) == ("stopped", code)
     assert job_status.ended["why"].startswith(why)
     assert len(job_status.ended["why"]) <= 500
+    assert job_status.ended["error"]["what"].startswith(why)
+    assert set(job_status.ended["error"]) == {"what", "why", "fix", "id"}
     assert b"hf_" not in stop_reason.path(folder).read_bytes()
     assert stop_reason.path(folder).stat().st_size < 2000
     assert job_status.ended["at"].endswith("+00:00")

@@ -25,7 +25,7 @@ from hymt_batch.decode.request import Request
 from hymt_batch.decode.sampling import GREEDY
 from hymt_batch.decode.sequence import Counters
 from hymt_batch.decode.settings import DecodeConfig
-from hymt_batch.errors import first_line
+from hymt_batch.errors import Problem, first_line
 from hymt_batch.model.loaded_model import LoadedModel
 
 log = logging.getLogger(__name__)
@@ -68,7 +68,7 @@ def make_context(hymt: LoadedModel, max_rows: int, read_every: int = 1) -> Engin
 
 def open_engines(
     contexts: Mapping[str, EngineContext], work: Sequence[Request]
-) -> tuple[dict[str, Engine], dict[str, str]]:
+) -> tuple[dict[str, Engine], dict[str, Problem]]:
     """Open the engines of a benchmark. One that runs only on request is tried on a few rows, and left out if it fails.
 
     Args:
@@ -76,10 +76,10 @@ def open_engines(
         work: Its first rows are used for the trial.
 
     Returns:
-        Engines by name, in the order of the contexts, and the reason for each engine that was left out, by name.
+        Engines by name, in the order of the contexts, and why each of the others was left out, by name.
     """
     engines: dict[str, Engine] = {}
-    left_out: dict[str, str] = {}
+    left_out: dict[str, Problem] = {}
     for name, context in contexts.items():
         if registry.ENGINES[name].in_benchmark is not InBenchmark.on_request:
             engines[name] = find(name).open_engine(context)
@@ -89,10 +89,11 @@ def open_engines(
             if isinstance(engine, FixedLengthEngine):
                 _try_out(engine, work[:TRIAL_ROWS])
         except ModuleNotFoundError as error:
-            left_out[name] = f"{error.name} is not installed: pip install 'hymt-batch[peers]'"
+            what = f"{error.name} is not installed"
+            left_out[name] = Problem(what=what, fix="pip install 'hymt-batch[peers]'")
         except Exception as error:  # another project may raise anything; the engine is then left out
             log.debug("engine %s failed", name, exc_info=True)
-            left_out[name] = first_line(error)
+            left_out[name] = Problem(what=first_line(error))
         else:
             engines[name] = engine
     return engines, left_out

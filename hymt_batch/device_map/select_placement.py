@@ -16,13 +16,6 @@ from hymt_batch.device_map.settings import DeviceInventory, DeviceMapConfig, Str
 from hymt_batch.errors import PreflightError
 
 
-def first_candidate(
-    config: DeviceMapConfig, inventory: DeviceInventory, network: NetworkSpec, dtype_bytes: int
-) -> Placement:
-    """Return the placement of a network: the first of `candidates`."""
-    return candidates(config, inventory, network, dtype_bytes)[0]
-
-
 def candidates(
     config: DeviceMapConfig,
     inventory: DeviceInventory,

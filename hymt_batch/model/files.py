@@ -103,7 +103,7 @@ def _resolve_hub(repo: str, revision: str, download: bool) -> tuple[Path, str]:
             raise PreflightError(
                 f"{repo} (revision {revision}) is not in the hub cache, and the hub is offline or could not be "
                 f"reached ({first_line(error)})",
-                fix=f"Unset HF_HUB_OFFLINE if it is set, or run this on a machine with a network: {command}",
+                fix=f"Unset HF_HUB_OFFLINE if it is set, or run `{command}` on a machine with a network.",
                 id="B8",
             ) from error
         raise PreflightError(
@@ -116,7 +116,7 @@ def _resolve_hub(repo: str, revision: str, download: bool) -> tuple[Path, str]:
         raise PreflightError(
             f"{repo} could not be downloaded from the hub",
             why=first_line(error),
-            fix=f"Try it by hand: {command}",
+            fix=command,
             id="B8",
         ) from error
     return folder, folder.name

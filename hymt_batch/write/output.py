@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hymt_batch import manifest
-from hymt_batch.errors import DeviceError, ExitCode, HymtError, MissingError, PreflightError, StoppedError
+from hymt_batch.errors import DeviceError, ExitCode, HymtError, MissingError, PreflightError, Problem, StoppedError
 from hymt_batch.fs import OS_FS
 from hymt_batch.fs_protocol import Fs
 from hymt_batch.manifest import JobRecord, JsonDict
@@ -159,12 +159,12 @@ class Output:
             self._save_stop_reason(*stop_reason.describe(error))
         self.close(orderly=orderly and not isinstance(error, DeviceError))
 
-    def _save_stop_reason(self, code: ExitCode, reason: str) -> None:
+    def _save_stop_reason(self, code: ExitCode, problem: Problem) -> None:
         """Write why this run stops, unless another run took over the folder."""
         with contextlib.suppress(StoppedError):
             if self._lease:
                 self._lease.check()
-            stop_reason.write(self._fs, self.folder, code, reason)
+            stop_reason.write(self._fs, self.folder, code, problem)
 
     def close(self, *, orderly: bool = True) -> None:
         """Release the lease; everything committed stays.
@@ -174,7 +174,8 @@ class Output:
         """
         if not self._exited:  # called inside the `with` block: the process is about to exit
             self._exited = True
-            self._save_stop_reason(ExitCode.STOPPED, "a signal stopped it at once" if orderly else "a step did not end")
+            what = "a signal stopped it at once" if orderly else "a step did not end"
+            self._save_stop_reason(ExitCode.STOPPED, Problem(what=what))
         if orderly:
             self.attempts.remove_own()
         if self._lease:
