@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from tests.fakes.documents import Bytes
+from tests.fakes.model import Bytes
 
 # two test processes with two threads each would compete for two cores; set before torch is imported
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -14,4 +14,4 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 @pytest.fixture
 def encoder() -> Bytes:
-    return Bytes()
+    return Bytes(control_byte=0x1D)

@@ -52,11 +52,11 @@ class Borrowed:
 
 
 class SourceFile:
-    """One file, by its path relative to the repository."""
+    """One file, by its path relative to a folder, which is the repository unless a test has another."""
 
-    def __init__(self, file: Path) -> None:
-        self.path = str(file.relative_to(ROOT))
-        names = file.relative_to(ROOT).with_suffix("").parts
+    def __init__(self, file: Path, root: Path = ROOT) -> None:
+        self.path = str(file.relative_to(root))
+        names = file.relative_to(root).with_suffix("").parts
         self.module = ".".join(names[:-1] if names[-1] == "__init__" else names)
         self.text = file.read_text(encoding="utf-8")
         self.tree = ast.parse(self.text)
@@ -141,8 +141,8 @@ class SourceFile:
 class SourceTree:
     """Several files that import each other."""
 
-    def __init__(self, files: Sequence[Path]) -> None:
-        self.files = [SourceFile(file) for file in files]
+    def __init__(self, files: Sequence[Path], root: Path = ROOT) -> None:
+        self.files = [SourceFile(file, root) for file in files]
         self.by_module: Mapping[str, SourceFile] = {file.module: file for file in self.files}
 
     def target(self, item: Import) -> SourceFile | None:

@@ -16,7 +16,8 @@ from hymt_batch.errors import ConfigError
 from hymt_batch.prompt import PromptConfig
 from hymt_batch.records import PLAN_VERSION, Part, Rejection, Status, Translation
 from hymt_batch.segment import SegmentConfig
-from tests.fakes.documents import Bytes, documents, shard_of
+from tests.fakes.documents import documents, shard_of
+from tests.fakes.model import Bytes
 
 rows = st.lists(st.one_of(st.none(), st.text("ab \n", max_size=40)), max_size=40)
 

@@ -25,7 +25,7 @@ from hymt_batch.write.summary import Summary
 from jobs import verify
 from tests.fakes import engine as fake_engine
 from tests.fakes import job as fake_job
-from tests.faults.upper import open_output
+from tests.fakes.upper import open_output
 
 pytestmark = pytest.mark.core
 

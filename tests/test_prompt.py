@@ -10,12 +10,13 @@ from hymt_batch.errors import ConfigError, PreflightError
 from hymt_batch.prompt import GenerationPrompt, PromptConfig, PromptFamily, PromptLanguage
 from hymt_batch.prompt_end import describe_end
 from hymt_batch.records import Segment, Status
-from tests.fakes.documents import Bytes, documents
+from tests.fakes.documents import documents
+from tests.fakes.model import Bytes
 
 
 def text_of(ids: tuple[int, ...]) -> str:
-    assert ids[0] == 1000
-    assert ids[-1] == 1001
+    assert ids[0] == 256
+    assert ids[-1] == 257
     return bytes(ids[1:-1]).decode()
 
 
@@ -73,7 +74,9 @@ def test_rows_may_have_their_own_languages() -> None:
 def test_a_text_that_encodes_to_a_control_token_is_rejected_with_all_its_segments() -> None:
     template = prompt.resolve_template(PromptConfig(), "hy_mt1_5", None, "fr")
     segments = [Segment(0, 0, "fine"), Segment(0, 1, "bad \x1d"), Segment(1, 0, "good")]
-    prompts, rejected = prompt.render(segments, documents(["fine bad", "good"]), Bytes(), template, 8192)
+    prompts, rejected = prompt.render(
+        segments, documents(["fine bad", "good"]), Bytes(control_byte=0x1D), template, 8192
+    )
     assert [rendered.segment.document_index for rendered in prompts] == [1]
     assert rejected[0].status is Status.GENERATION_ERROR
 

@@ -12,7 +12,8 @@ from hymt_batch import blank, segment
 from hymt_batch.errors import ConfigError
 from hymt_batch.records import LINE_BREAKS, Segment, Status, has_line_break
 from hymt_batch.segment import OnTooLong, SegmentConfig
-from tests.fakes.documents import Bytes, documents, whole
+from tests.fakes.documents import documents, whole
+from tests.fakes.model import Bytes
 
 texts = st.text(st.sampled_from("ab .。!?\n\t,，ñ́é漢字🙂\u200d\u3000"), min_size=1, max_size=200)
 

@@ -19,7 +19,7 @@ from hymt_batch.formats import registry
 from hymt_batch.records import Input, Row, ShardRecord, Status
 from hymt_batch.write import part as parts
 from jobs import status, verify
-from tests.faults.upper import ENVIRONMENT, an_input, open_output, plan, run, shards, upper
+from tests.fakes.upper import ENVIRONMENT, an_input, open_output, plan, run, shards, upper
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from hymt_batch.fs import OS_FS
 from hymt_batch.records import Input
 from hymt_batch.write import input_locations, manifest_only, stop_reason
 from jobs import status, verify
-from tests.faults.upper import ENVIRONMENT, IDENTITY, SETTINGS, an_input, open_output, plan, run, shards, upper
+from tests.fakes.upper import ENVIRONMENT, IDENTITY, SETTINGS, an_input, open_output, plan, run, shards, upper
 
 
 @pytest.fixture

@@ -35,7 +35,7 @@ from hymt_batch.write.part_reader import PartReader
 from hymt_batch.write.settings import OnError, WriteConfig
 from hymt_batch.write.state_file import StateFileDamagedError
 from jobs import verify
-from tests.faults.upper import ENVIRONMENT, FAST, IDENTITY, Fast, an_input, open_output, plan, read, run, shards, upper
+from tests.fakes.upper import ENVIRONMENT, FAST, IDENTITY, Fast, an_input, open_output, plan, read, run, shards, upper
 
 OTHER: dict[str, Any] = {"decode": {"method": "other"}, "batch": IDENTITY["batch"]}
 

@@ -22,8 +22,8 @@ from hymt_batch.write.settings import OnError, WriteConfig, WriteFormat
 from jobs import status, verify
 from tests.fakes import engine as fake_engine
 from tests.fakes import job as fake_job
+from tests.fakes.upper import ENVIRONMENT, FAST, SETTINGS, Fast, an_input, open_output, plan, run, shards, upper
 from tests.faults.simfs import Crash
-from tests.faults.upper import ENVIRONMENT, FAST, SETTINGS, Fast, an_input, open_output, plan, run, shards, upper
 
 EXTENSIONS = {"text": ".txt", "jsonl": ".jsonl", "parquet": ".parquet", "csv": ".csv"}
 

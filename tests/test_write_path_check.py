@@ -18,7 +18,7 @@ from hymt_batch.errors import ConfigError, ExitCode, HymtError, PreflightError, 
 from hymt_batch.fs import OS_FS
 from hymt_batch.records import Input
 from jobs import status, verify
-from tests.faults.upper import ENVIRONMENT, FAST, Fast, an_input, open_output, plan, run, shards, upper
+from tests.fakes.upper import ENVIRONMENT, FAST, Fast, an_input, open_output, plan, run, shards, upper
 
 RELS = ("a.txt", "sub/b.txt")
 

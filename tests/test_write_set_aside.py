@@ -19,7 +19,7 @@ from hymt_batch.records import Input
 from hymt_batch.source.spool import Spool
 from hymt_batch.write import set_aside
 from jobs import status, verify
-from tests.faults.upper import ENVIRONMENT, Fast, an_input, open_output, plan, run, shards, upper
+from tests.fakes.upper import ENVIRONMENT, Fast, an_input, open_output, plan, run, shards, upper
 
 EDITED = b"somebody's own work\n"
 

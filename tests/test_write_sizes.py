@@ -21,7 +21,7 @@ from hymt_batch.write import file_record, lease, lease_holder
 from hymt_batch.write import part as parts
 from hymt_batch.write.state_file import StateFileDamagedError
 from jobs import status, verify
-from tests.faults.upper import ENVIRONMENT, an_input, open_output, plan, run, shards, upper
+from tests.fakes.upper import ENVIRONMENT, an_input, open_output, plan, run, shards, upper
 
 HUGE = 10 << 30
 

@@ -14,10 +14,11 @@ COUNT_S = float(os.environ.get("STUB_COUNT_S", "0"))
 
 @dataclass(frozen=True)
 class Bytes:
-    """A tokenizer with one token for each byte."""
+    """A tokenizer with one token for each byte, of which `control_byte` is a control token."""
 
     prefix: tuple[int, ...] = (256,)
     suffix: tuple[int, ...] = (257,)
+    control_byte: int | None = None
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         return [list(text.encode("utf-8")) for text in texts]
@@ -30,7 +31,7 @@ class Bytes:
         return len(text.encode("utf-8"))
 
     def has_control_ids(self, body: Sequence[int]) -> bool:
-        return False
+        return self.control_byte in body
 
     token_starts: None = None  # texts are counted instead
 

@@ -38,7 +38,8 @@ from hymt_batch.write.part_store import PartStore
 from hymt_batch.write.publisher import Publisher
 from hymt_batch.write.record_store import RecordStore
 from hymt_batch.write.storage import DurableFolders
-from tests.faults import upper, worlds
+from tests.fakes import upper
+from tests.faults import worlds
 from tests.faults.explore import Erring, Explorer, Tally, Zombies, broken_after_crash, copying, no_op
 from tests.faults.simfs import SimFS
 from tests.faults.small import HOME, Seen, World, final_bytes, ids_from, make, part_way, run, simulated, solve

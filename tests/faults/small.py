@@ -29,7 +29,7 @@ from hymt_batch.write import identity_versions, lease
 from hymt_batch.write.lease_holder import LeaseHolder
 from hymt_batch.write.output import Output
 from hymt_batch.write.settings import WriteConfig
-from tests.faults import upper
+from tests.fakes import upper
 from tests.faults.simfs import Crash, SimFS
 
 

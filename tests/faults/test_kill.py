@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from hymt_batch.errors import LeaseError
-from tests.faults import upper
+from tests.fakes import upper
 
 PROGRAM = str(Path(upper.__file__))
 ROWS = 64  # 8 shards of 3 parts
@@ -26,7 +26,7 @@ def source(folder: Path) -> Path:
 
 
 def start(folder: Path, path: Path, log: Path, pause_s: float, ttl_s: float = 5.0) -> subprocess.Popen[bytes]:
-    command = [sys.executable, PROGRAM, str(folder), str(path), str(log), str(pause_s), str(ttl_s)]
+    command = [sys.executable, "-P", PROGRAM, str(folder), str(path), str(log), str(pause_s), str(ttl_s)]
     return subprocess.Popen(command, stderr=subprocess.PIPE)
 
 

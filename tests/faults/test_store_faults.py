@@ -17,7 +17,7 @@ from hymt_batch.errors import ExitCode, PreflightError, StoppedError
 from hymt_batch.records import Input
 from hymt_batch.write import part as parts
 from hymt_batch.write import row_lines
-from tests.faults.upper import ENVIRONMENT, FAST, Fast, an_input, open_output, plan, run, shards, upper
+from tests.fakes.upper import ENVIRONMENT, FAST, Fast, an_input, open_output, plan, run, shards, upper
 
 
 class Failing(Fast):
