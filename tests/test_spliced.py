@@ -227,6 +227,7 @@ def test_a_changed_input_of_a_published_file_is_refused(tmp_path: Path, job: Job
         job(f"source.path={path}", READ, "name=n", "batch.shard_rows=4")
 
 
+@pytest.mark.fault(1)
 def test_a_job_killed_at_any_moment_resumes_to_the_same_bytes(tmp_path: Path) -> None:
     data, rng, kills = messages(60), random.Random(7), 0
     (tmp_path / "in.properties").write_bytes(data)
