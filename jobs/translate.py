@@ -55,7 +55,7 @@ def translate(job: TranslateJob, reporter: Reporter, open_executor: OpenExecutor
             inputs.keep_in(output.folder)
             output.assemble_outdated()
             if output.is_complete:
-                log.info("already complete: nothing to do")
+                log.info("complete: nothing is left to decode")
                 return output.finalize()
             stop.on_exit(output.close)
             reporter.log_to(output.folder / "logs")

@@ -17,7 +17,7 @@ from hymt_batch import config, manifest
 from hymt_batch.decode.request import Completion, Request
 from hymt_batch.errors import ExitCode, IdentityError, InputChangedError
 from hymt_batch.records import Input
-from hymt_batch.run.reporter import Reporter
+from hymt_batch.run.reporter import Reporter, render_summary
 from hymt_batch.write.settings import OnError, WriteConfig, WriteFormat
 from jobs import status, verify
 from tests.fakes import engine as fake_engine
@@ -64,6 +64,7 @@ def test_a_finished_job_is_written_in_other_formats_without_decoding(tmp_path: P
         summary = run(tmp_path / "job", inputs_as(sources, kind), decoded=decoded.append, **options(kind))
         assert bool(decoded) == (number == 0)
         assert summary.num_files_assembled_again == (2 if number else 0)
+        assert ("2 files were written again" in render_summary(summary, [])) == bool(number)
         assert files(tmp_path / "job") == files(tmp_path / f"fresh-{number}")
         assert verify.verify(tmp_path / "job").exit_code is ExitCode.COMPLETE
         assert status.status(tmp_path / "job").state == "complete"

@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 
 
 class JobSummary(Protocol):
-    """The result of a finished job; Summary in write/output.py implements it."""
+    """The result of a finished job; Summary in write/summary.py implements it."""
 
     @property
     def folder(self) -> Path: ...
@@ -51,6 +51,8 @@ class JobSummary(Protocol):
     def num_rows_decoded(self) -> int: ...
     @property
     def num_rows_kept(self) -> int: ...
+    @property
+    def num_files_assembled_again(self) -> int: ...
 
 
 class Reporter:
@@ -177,7 +179,7 @@ def render_summary(summary: JobSummary, pairs: Sequence[tuple[str, str]]) -> str
         from_earlier_runs = f", {summary.num_rows_kept:,} from earlier runs" if summary.num_rows_kept else ""
         lines.append(f"  {summary.num_rows_decoded:,} rows in {format_duration(seconds)} ({speed}){from_earlier_runs}")
     else:
-        lines.append("  nothing was left to do" if summary.rows else "  the input has no rows")
+        lines.append(_nothing_decoded(summary))
     for source, translation in pairs:
         lines += ["", f"  {escape_line(source)}", f"→ {escape_line(translation)}"]
     return "\n".join(lines)
@@ -201,3 +203,11 @@ def format_duration(seconds: float) -> str:
     if whole < 60:
         return f"{whole} s"
     return f"{whole // 60} min {whole % 60} s" if whole < 3600 else f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def _nothing_decoded(summary: JobSummary) -> str:
+    """Return the line of a summary that says why a run decoded nothing."""
+    if count := summary.num_files_assembled_again:
+        files = "1 file was" if count == 1 else f"{count:,} files were"
+        return f"  {files} written again with the new output settings; nothing was decoded"
+    return "  nothing was left to do" if summary.rows else "  the input has no rows"
