@@ -12,46 +12,14 @@ from typing import Any
 
 from hymt_batch.formats import registry
 from hymt_batch.formats.format import Addressing
-from hymt_batch.records import PLAN_VERSION, Document, Input, Preamble, Shard, ShardRecord, Status
-from hymt_batch.source import discovery as _find
-from hymt_batch.source.preamble_reader import PreambleCache, read_preamble
-from hymt_batch.source.prefetch import prefetch
-from hymt_batch.source.settings import SourceConfig, SourceFormat
-from hymt_batch.source.shards import SkippedShard, cut_shards, read_documents
-from hymt_batch.source.spool import Spool
+from hymt_batch.records import PLAN_VERSION, Document, Input, Status
+from hymt_batch.source import discovery
+from hymt_batch.source.preamble_reader import PreambleCache
+from hymt_batch.source.settings import SourceConfig
+from hymt_batch.source.shards import read_documents
 
 HEAD_ROWS = 100
 """Number of rows at the start of a file that `check_first_rows` looks at."""
-
-__all__ = [
-    "Document",
-    "Input",
-    "Preamble",
-    "PreambleCache",
-    "Shard",
-    "ShardRecord",
-    "SkippedShard",
-    "SourceConfig",
-    "SourceFormat",
-    "Spool",
-    "apply_limit",
-    "check_fields",
-    "check_first_rows",
-    "cut_shards",
-    "find_inputs",
-    "is_stdin",
-    "needs_spool",
-    "prefetch",
-    "read_documents",
-    "read_full_documents",
-    "read_preamble",
-    "total_units",
-]
-
-
-def find_inputs(config: SourceConfig, spool: Spool | None = None, out_format: str = "input") -> list[Input]:
-    """Resolve source.path to inputs without reading them; see `discovery.find_inputs`."""
-    return _find.find_inputs(config, spool, out_format)
 
 
 def check_fields(
@@ -149,12 +117,12 @@ def apply_limit(
 
 def is_stdin(path: Any) -> bool:
     """Return whether standard input is the only source."""
-    return bool(path in (_find.STDIN, [_find.STDIN]))
+    return bool(path in (discovery.STDIN, [discovery.STDIN]))
 
 
 def needs_spool(config: SourceConfig) -> bool:
     """Return whether a source must be stored before it is read: standard input or a hub dataset."""
-    return any(path == _find.STDIN or _find.is_hub_id(path) for path in config.paths)
+    return any(path == discovery.STDIN or discovery.is_hub_id(path) for path in config.paths)
 
 
 def total_units(inputs: Sequence[Input], config: SourceConfig) -> int | None:
