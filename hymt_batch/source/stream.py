@@ -1,7 +1,6 @@
-"""The public interface of the source stage: the input files of a job, and their rows as one stream of shards.
+"""What a job asks of its input files as a whole: checks before the model is loaded, `source.limit`, the second pass.
 
-Independent of the model, the output and Hydra. The other modules of this package do the work: `discovery` resolves
-names, `shards` cuts files into shards, and each format has its own reader (package formats).
+Independent of the model, the output and Hydra. `discovery` finds the files, and `shards` cuts them into shards.
 """
 
 from __future__ import annotations
