@@ -198,7 +198,8 @@ def test_a_missing_hub_is_one_clear_error(tmp_path: Path, monkeypatch: pytest.Mo
 def test_finding_files_imports_no_heavy_library(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes(b"a\n")
     code = (
-        "import sys; from hymt_batch.source import discovery, shards; from hymt_batch.source.settings import SourceConfig;"
+        "import sys; from hymt_batch.source import discovery, shards;"
+        "from hymt_batch.source.settings import SourceConfig;"
         f"c = SourceConfig(path={str(tmp_path)!r}); i = discovery.find_inputs(c); list(shards.read_documents(i[0], c));"
         "assert not {'torch', 'transformers', 'datasets', 'pyarrow', 'accelerate'} & set(sys.modules)"
     )
