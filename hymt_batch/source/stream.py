@@ -12,7 +12,7 @@ from typing import Any
 
 from hymt_batch.formats import registry
 from hymt_batch.formats.format import Addressing
-from hymt_batch.records import PLAN_VERSION, Document, Input, Preamble, Shard, ShardRecord, Status
+from hymt_batch.records import PLAN_VERSION, Document, Input, Preamble, Shard, ShardRecord
 from hymt_batch.source import discovery as _find
 from hymt_batch.source.preamble_reader import PreambleCache, read_preamble
 from hymt_batch.source.prefetch import prefetch
@@ -142,8 +142,9 @@ def apply_limit(
             break
         limited.append(input)
         preambles.limited_rows = {input.rel: rows_left}
-        rows = read_documents(input, config, max_rows=rows_left, plan_version=plan_version, preambles=preambles)
-        rows_left -= sum(document.status is not Status.NOT_SELECTED for document, _ in rows)
+        rows_left -= sum(
+            1 for _ in read_documents(input, config, max_rows=rows_left, plan_version=plan_version, preambles=preambles)
+        )
     return limited
 
 
