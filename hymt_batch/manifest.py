@@ -188,7 +188,6 @@ class JobRecord:
     environment: JsonDict
     created: str
     output_settings: JsonDict = field(default_factory=dict)  # dotted key -> value; {} if the identity has them
-    has_logprobs: bool = False  # every decoded row has its mean log-probability
     replaced_settings: tuple[JsonDict, ...] = ()  # earlier output settings, with which some files may still be written
     replaced_paths: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # file id -> earlier `out_rel`s
 
@@ -207,8 +206,6 @@ def new_job(
     inputs: Sequence[Input],
     environment: JsonDict,
     output_settings: JsonDict | None = None,
-    *,
-    has_logprobs: bool = False,
 ) -> JobRecord:
     created = datetime.now(UTC).isoformat(timespec="seconds")
     return JobRecord(
@@ -217,7 +214,6 @@ def new_job(
         json_roundtrip(environment),
         created,
         json_roundtrip(output_settings or {}),
-        has_logprobs,
     )
 
 
@@ -231,7 +227,7 @@ def _encode_job(job: JobRecord) -> bytes:
         "environment": job.environment,
     }
     if job.output_settings:
-        value |= {"output_settings": job.output_settings, "has_logprobs": job.has_logprobs}
+        value["output_settings"] = job.output_settings
     if job.replaced_settings:
         value["replaced"] = {"output_settings": list(job.replaced_settings), "paths": dict(job.replaced_paths)}
     return seal(value)
@@ -255,7 +251,6 @@ def read_job(fs: Fs, folder: Path) -> JobRecord:
             dict(value["environment"]),
             str(value["created"]),
             dict(value.get("output_settings", {})),
-            value.get("has_logprobs") is True,
             tuple(dict(settings) for settings in replaced["output_settings"]),
             {str(file_id): tuple(map(str, names)) for file_id, names in replaced["paths"].items()},
         )

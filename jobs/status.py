@@ -78,6 +78,17 @@ class JobStatus:
         return value | {"problems": self.findings.lines(), "obstacles": self.findings.lines(Kind.OBSTACLE)}
 
 
+@dataclass(slots=True)
+class _Rates:
+    """When rows were committed: modification time in ns and number of rows.
+
+    The time of a record is that of its shard's last part, so the two are never mixed.
+    """
+
+    parts: list[tuple[int, int]] = field(default_factory=list)
+    records: list[tuple[int, int]] = field(default_factory=list)
+
+
 def status(folder: Path, fs: Fs = OS_FS, num_errors: int = 0) -> JobStatus:
     """Return the status of an output folder; problems with its files are part of the status and never raise.
 
@@ -116,13 +127,13 @@ def _inspect(fs: Fs, folder: Path, job_status: JobStatus, num_errors: int) -> No
     job_status.created, job_status.files = job.created, len(job.inputs)
     if _add_from_manifest(fs, folder, job_status, num_errors):
         return
-    rates: list[tuple[int, int]] = []  # mtime in ns, rows
+    rates = _Rates()
     for input in job.inputs:
         _add_file(fs, folder, job, input, job_status, rates)
     job_status.counts = dict(sorted(job_status.counts.items()))
     job_status.rows = sum(job_status.counts.values())
     job_status.error_rows = sum(n for name, n in job_status.counts.items() if name in ERROR_STATUSES)
-    job_status.rows_per_s = _rows_per_s(rates)
+    job_status.rows_per_s = _rows_per_s(rates.parts if len(rates.parts) > 1 else rates.records)
     job_status.errors = list(itertools.islice(error_rows.read_all(fs, folder, job), num_errors))
     complete = _is_complete(fs, folder, job, job_status)
     is_held = job_status.holder is not None and job_status.holder_alive is not False
@@ -165,9 +176,7 @@ def _add_holder(fs: Fs, folder: Path, job_status: JobStatus) -> None:
     job_status.holder_alive = holders.is_alive(holder, holders.current_process())
 
 
-def _add_file(
-    fs: Fs, folder: Path, job: JobRecord, input: Input, job_status: JobStatus, rates: list[tuple[int, int]]
-) -> None:
+def _add_file(fs: Fs, folder: Path, job: JobRecord, input: Input, job_status: JobStatus, rates: _Rates) -> None:
     record = file_record.read_record(fs, folder, input)
     if record is not None and file_record.is_current(record, job, input):
         job_status.files_published += 1
@@ -194,7 +203,7 @@ def _add_file(
                 job_status.shards += 1
                 job_status.shards_complete += 1
                 _add_counts(job_status, header[0].counts)
-                rates.append((header[1], header[0].shard.num_rows))
+                rates.records.append((header[1], header[0].shard.num_rows))
     for shard in names:
         match = parts.SHARD_NAME.fullmatch(shard)
         if not match or int(match[1]) in recorded_shards:  # parts beside their record are about to be removed
@@ -207,7 +216,7 @@ def _add_file(
             if part_header is not None:
                 num_committed, num_parts = num_committed + 1, part_header[0].num_parts
                 _add_counts(job_status, part_header[0].counts)
-                rates.append((part_header[1], part_header[0].num_rows))
+                rates.parts.append((part_header[1], part_header[0].num_rows))
         job_status.shards += num_committed > 0
         job_status.shards_complete += num_committed == num_parts
         job_status.parts += num_committed

@@ -53,13 +53,14 @@ def translate(job: TranslateJob, reporter: Reporter, open_executor: OpenExecutor
             job, plan = plan.of_folder(job, output.identity)
             inputs.plan_version = plan.part_limits.plan
             inputs.keep_in(output.folder)
-            output.assemble_outdated()
+            stop.on_exit(output.close)
+            if not output.is_complete:
+                reporter.log_to(output.folder / "logs")
+                log.info("arguments=%s", escape_line(shlex.join(sys.argv[1:]), 4000))
+                output.assemble_outdated()  # files that have earlier output settings
             if output.is_complete:
                 log.info("complete: nothing is left to decode")
                 return output.finalize()
-            stop.on_exit(output.close)
-            reporter.log_to(output.folder / "logs")
-            log.info("arguments=%s", escape_line(shlex.join(sys.argv[1:]), 4000))
             tokenizer = model.load_tokenizer(add_generation_prompt=job.add_generation_prompt)
             prompt.check_template(tokenizer, plan.template)
             # source: read ahead in a thread, which also segments and prompts

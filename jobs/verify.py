@@ -29,7 +29,6 @@ from hymt_batch.write import (
     lease,
     manifest_only,
     path_check,
-    row_record,
 )
 from hymt_batch.write import lease_holder as holders
 from hymt_batch.write.folder_finding import FIXES, Findings, FolderFinding, Kind
@@ -245,7 +244,7 @@ def _read_row_records(
     damage: list[tuple[str, str]] = []
     for shard in sorted(records.shard_indexes(input.file_id)):
         try:
-            recorded = records.read(input.file_id, shard, row_record.decode)
+            recorded = records.read(input.file_id, shard)
         except StateFileDamagedError as error:
             damage.append((f"{input.rel} rows of shard {shard}", str(error)))
             continue

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import json
 import random
@@ -15,13 +16,16 @@ import pytest
 
 from hymt_batch import config, manifest
 from hymt_batch.decode.request import Completion, Request
-from hymt_batch.errors import ExitCode, IdentityError, InputChangedError
-from hymt_batch.records import Input
+from hymt_batch.errors import ExitCode, IdentityError, InputChangedError, StoppedError
+from hymt_batch.records import Input, Row, ShardRecord, Status
 from hymt_batch.run.reporter import Reporter, render_summary
+from hymt_batch.write import part as parts
+from hymt_batch.write import row_record
 from hymt_batch.write.settings import OnError, WriteConfig, WriteFormat
 from jobs import status, verify
 from tests.fakes import engine as fake_engine
 from tests.fakes import job as fake_job
+from tests.fakes import upper as fake_upper
 from tests.fakes.upper import ENVIRONMENT, FAST, SETTINGS, Fast, an_input, open_output, plan, run, shards, upper
 from tests.faults.simfs import Crash
 
@@ -156,9 +160,10 @@ def test_a_user_who_edited_the_old_file_keeps_it(tmp_path: Path, sources: list[P
 def test_a_changed_input_is_refused_before_anything_is_replaced(tmp_path: Path, sources: list[Path]) -> None:
     run(tmp_path / "job", inputs_as(sources, "text"), **options("text"))
     sources[0].write_text(sources[0].read_text().replace("line 7", "lime 7"))
+    before, job_json = files(tmp_path / "job"), (tmp_path / "job/.hymt/job.json").read_bytes()
     with pytest.raises(InputChangedError, match=r"a\.txt row 8"):
         run(tmp_path / "job", inputs_as(sources, "jsonl"), **options("jsonl"))
-    assert (tmp_path / "job/translated/a.txt").exists()
+    assert (files(tmp_path / "job"), (tmp_path / "job/.hymt/job.json").read_bytes()) == (before, job_json)
     run(tmp_path / "job", inputs_as(sources, "jsonl"), on_input_change="redo", **options("jsonl"))
     texts = [json.loads(line)["translation"] for line in (tmp_path / "job/translated/a.jsonl").read_text().splitlines()]
     assert texts[7] == "LIME 7"
@@ -181,12 +186,111 @@ def test_an_unfinished_job_takes_new_settings_for_its_published_and_its_open_fil
     assert files(tmp_path / "job") == files(tmp_path / "fresh")
 
 
-def test_rows_without_log_probabilities_cannot_be_flagged_by_them(tmp_path: Path, sources: list[Path]) -> None:
+def with_minimum(minimum: float | None) -> dict[str, Any]:
+    chosen = options("text")
+    chosen["settings"] = {**chosen["settings"], "check.min_logprob": minimum}
+    return chosen
+
+
+def test_only_rows_with_log_probabilities_can_be_flagged_by_them(
+    tmp_path: Path, sources: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     run(tmp_path / "job", inputs_as(sources, "text"), **options("text"))
-    changed = options("text")
-    changed["settings"] = {**changed["settings"], "check.min_logprob": -1.0}
+    (tmp_path / "job/.hymt/job.json").unlink()  # what rows have is known from the rows alone
     with pytest.raises(IdentityError, match=r"no log-probabilities"):
-        run(tmp_path / "job", inputs_as(sources, "text"), has_logprobs=True, **changed)
+        run(tmp_path / "job", inputs_as(sources, "text"), **with_minimum(-1.0))
+    monkeypatch.setattr(fake_upper, "upper", lambda part: [replace(row, mean_logprob=-2.0) for row in upper(part)])
+    for minimum in (-1.0, None, -1.5):
+        run(tmp_path / "measured", inputs_as(sources, "text"), **with_minimum(minimum))
+    run(tmp_path / "null", inputs_as(sources, "text"), **with_minimum(None))
+    run(tmp_path / "null", inputs_as(sources, "text"), **with_minimum(-1.0))
+
+
+@pytest.mark.parametrize("change", ["format", "on_error"])
+def test_a_job_that_lost_its_job_json_takes_new_settings(tmp_path: Path, sources: list[Path], change: str) -> None:
+    kind = "jsonl" if change == "format" else "text"
+    settings = {} if change == "format" else {"on_error": OnError.source}
+    run(tmp_path / "fresh", inputs_as(sources, kind), **options(kind, **settings))
+    run(tmp_path / "job", inputs_as(sources, "text"), **options("text"))
+    (tmp_path / "job/.hymt/job.json").unlink()
+    decoded: list[str] = []
+    run(tmp_path / "job", inputs_as(sources, kind), decoded=decoded.append, **options(kind, **settings))
+    assert not decoded
+    assert files(tmp_path / "job") == files(tmp_path / "fresh")
+    assert verify.verify(tmp_path / "job").exit_code is ExitCode.COMPLETE
+
+
+def test_a_job_that_decoded_nothing_takes_new_settings(tmp_path: Path, sources: list[Path]) -> None:
+    with open_output(tmp_path / "job", inputs_as(sources, "text"), **options("text")):
+        pass
+    run(tmp_path / "job", inputs_as(sources, "jsonl"), **options("jsonl"))
+    assert verify.verify(tmp_path / "job").exit_code is ExitCode.COMPLETE
+
+
+@pytest.mark.parametrize("finish", [False, True])
+def test_a_damaged_record_is_decoded_again_while_files_are_assembled_again(
+    tmp_path: Path, sources: list[Path], finish: bool
+) -> None:
+    """Its rows may be parts when the next run begins; and the way back to the old settings stays open."""
+    for kind in ("text", "jsonl"):
+        run(tmp_path / f"fresh-{kind}", inputs_as(sources, kind), **options(kind))
+    inputs = inputs_as(sources, "text")
+    run(tmp_path / "job", inputs, **options("text"))
+    record = next((tmp_path / "job/.hymt" / f"f{inputs[0].file_id}").glob("s0000000.rows"))
+    record.write_bytes(record.read_bytes()[:-1])
+    with open_output(tmp_path / "job", inputs_as(sources, "jsonl"), **options("jsonl")) as output:
+        output.assemble_outdated()
+        assert not output.is_complete
+        shard = next(iter(shards(inputs_as(sources, "jsonl")[0])))
+        for part in plan(shard):
+            assert not output.has(part)
+            output.commit(part, upper(part), ENVIRONMENT)
+    wanted = "jsonl" if finish else "text"
+    decoded: list[str] = []
+    run(tmp_path / "job", inputs_as(sources, wanted), decoded=decoded.append, **options(wanted))
+    assert not decoded
+    assert files(tmp_path / "job") == files(tmp_path / f"fresh-{wanted}")
+    assert verify.verify(tmp_path / "job").exit_code is ExitCode.COMPLETE
+
+
+def test_a_record_that_cannot_be_read_stops_the_job_and_is_kept(tmp_path: Path, sources: list[Path]) -> None:
+    run(tmp_path / "job", inputs_as(sources, "text"), **options("text"))
+
+    class Broken(Fast):
+        def read(self, path: Path, start: int = 0, size: int | None = None) -> bytes:
+            if path.suffix == ".rows":
+                raise OSError(errno.EIO, "Input/output error", str(path))
+            return super().read(path, start, size)
+
+    with pytest.raises(StoppedError):
+        run(tmp_path / "job", inputs_as(sources, "jsonl"), fs=Broken(), **options("jsonl"))
+    decoded: list[str] = []
+    run(tmp_path / "job", inputs_as(sources, "jsonl"), decoded=decoded.append, **options("jsonl"))
+    assert not decoded
+
+
+def test_records_beyond_the_end_of_a_shorter_input_are_removed(tmp_path: Path, sources: list[Path]) -> None:
+    run(tmp_path / "job", inputs_as(sources, "text"), **options("text"))
+    sources[0].write_text("one\ntwo\n")
+    run(tmp_path / "job", inputs_as(sources, "text"), on_input_change="redo", **options("text"))
+    state = tmp_path / "job/.hymt" / f"f{an_input(sources[0]).file_id}"
+    assert [path.name for path in state.glob("*.rows")] == ["s0000000.rows"]
+
+
+def test_the_header_of_a_record_stays_small(tmp_path: Path) -> None:
+    """A full shard of a large model on a CPU has 16,384 parts."""
+    shard = ShardRecord(0, 0, 20_000, 0, 1, "0" * 64, True)
+    shard_parts = []
+    for index in range(20_000):
+        origin = parts.PartOrigin(
+            identity="id", environment=ENVIRONMENT, file_id="f", shard=shard, part_index=index, num_parts=20_000,
+            uuid="u",
+        )  # fmt: skip
+        shard_parts.append(parts.decode_payload(parts.encode([Row(index, bytes(8), Status.OK, "x")], origin)))
+    data = row_record.encode("id", "f", shard, shard_parts)
+    assert data.index(b"\n") < 4096
+    header, contents = row_record.decode(data)
+    assert (header.num_parts, len(contents.parts), len(contents.rows)) == (20_000, 20_000, 20_000)
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.csv", "a.parquet", "a.txt"])

@@ -96,7 +96,6 @@ def open_output(job: TranslateJob, plan: Plan, inputs: Inputs) -> Output:
             inputs.files,
             plan.environment,
             identity.build_output(job),
-            has_logprobs=job.check.min_logprob is not None,
         ),
         identity.auto_keys(job),
         tuple(plan.aliases),

@@ -37,6 +37,10 @@ def describe_change(
         record: The record of the file, if it is published; used where the rows were not kept.
         read: Starts a pass over the input's documents.
     """
+    if record is not None:
+        lost = [s for s in file_record.shard_table_of(record) if not store.has_rows(input.file_id, s.index)]
+        if lost and (change := describe_changed_shards(input, lost)) != input.rel:
+            return change
     if store.has_any(input.file_id):
         rows, num_rows = store.changed_rows(input, read(input))
         if rows.ranges:

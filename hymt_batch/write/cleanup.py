@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -31,7 +31,11 @@ def file_state_folders(fs: Fs, folder: Path) -> list[Path]:
 
 
 def discard_inputs(
-    fs: Fs, folder: Path, inputs: Sequence[Input], replaced_paths: Mapping[str, Sequence[str]] = MappingProxyType({})
+    fs: Fs,
+    folder: Path,
+    inputs: Sequence[Input],
+    replaced_paths: Mapping[str, Sequence[str]] = MappingProxyType({}),
+    paths_in_use: Collection[str] = (),
 ) -> None:
     """Remove outputs and state of some inputs: first the manifest, then the outputs, then the state.
 
@@ -42,6 +46,7 @@ def discard_inputs(
         folder: The output folder.
         inputs: The inputs to remove.
         replaced_paths: File id -> earlier paths of its output; see `manifest.JobRecord`.
+        paths_in_use: Output paths of the job's other inputs, which are not removed.
     """
     recorded_sha256s = set_aside.recorded_sha256s(fs, folder)
     remove(fs, folder / "manifest.json")
@@ -50,7 +55,7 @@ def discard_inputs(
         record = file_record.read_record(fs, folder, input)
         own_sha256s = (recorded_sha256s.get(input.out_rel), record["output"]["sha256"] if record else None)
         names = [input.out_rel, *([record["out_rel"]] if record else []), *replaced_paths.get(input.file_id, ())]
-        names = list(dict.fromkeys(names))
+        names = [name for name in dict.fromkeys(names) if name == input.out_rel or name not in paths_in_use]
         for name in names:
             set_aside.preserve_foreign(fs, folder, name, own_sha256s, DurableFolders(fs, folder).ensure)
         paths = [manifest.translated_path(folder, name) for name in names]
@@ -94,11 +99,15 @@ def _remove_file_state(fs: Fs, file_state: Path) -> None:
         fs.rmdir(file_state)
 
 
+def shard_folders(fs: Fs, file_state: Path) -> list[Path]:
+    """Return the folders of a file's shards that have parts."""
+    return [file_state / name for name in list_names(fs, file_state) if parts.SHARD_NAME.fullmatch(name)]
+
+
 def remove_parts(fs: Fs, file_state: Path) -> None:
     """Remove the parts of a file, and the files that killed runs left beside them; records and `file.json` stay."""
-    for shard in list_names(fs, file_state):
-        if parts.SHARD_NAME.fullmatch(shard):
-            try_remove_parts_of_shard(fs, file_state / shard, list_names(fs, file_state / shard))
+    for shard_folder in shard_folders(fs, file_state):
+        try_remove_parts_of_shard(fs, shard_folder, list_names(fs, shard_folder))
 
 
 def try_remove_parts_of_shard(fs: Fs, shard_folder: Path, names: Sequence[str]) -> None:
@@ -144,7 +153,7 @@ def remove_leftovers(fs: Fs, folder: Path, inputs: Sequence[Input]) -> None:
         file_state = manifest.file_state_folder(folder, input.file_id)
         leftovers += [
             (file_state, ".tmp-"),
-            *((file_state / shard, ".tmp-") for shard in list_names(fs, file_state) if shard.startswith("s")),
+            *((path, ".tmp-") for path in shard_folders(fs, file_state)),
         ]
     for parent, prefix in dict.fromkeys(leftovers):
         for name in list_names(fs, parent):

@@ -32,7 +32,7 @@ def read_all(fs: Fs, folder: Path, job: JobRecord) -> Iterator[dict[str, str]]:
         reader = PartReader(fs, folder, job.identity_sha256)
         records = RecordStore(fs, folder, job.identity_sha256)
         for shard_index in sorted({*reader.shard_indexes(input.file_id), *records.shard_indexes(input.file_id)}):
-            rows = _recorded_rows(records, input.file_id, shard_index)
+            rows = _recorded_rows(fs, records, input.file_id, shard_index)
             if rows is None:
                 rows = _part_rows(fs, reader, input.file_id, shard_index)
             # a row of a spliced format is named by its place, which is known only when the file is read again
@@ -42,12 +42,15 @@ def read_all(fs: Fs, folder: Path, job: JobRecord) -> Iterator[dict[str, str]]:
                 yield {"id": row_id, "status": row.status.value, "message": row.message}
 
 
-def _recorded_rows(records: RecordStore, file_id: str, shard_index: int) -> list[Row] | None:
+def _recorded_rows(fs: Fs, records: RecordStore, file_id: str, shard_index: int) -> list[Row] | None:
     """Return the rows without a translation of a shard that has a readable record; None if it has none."""
     with contextlib.suppress(StateFileDamagedError):
-        recorded = records.read(file_id, shard_index, row_record.decode)
+        with contextlib.suppress(FileNotFoundError):
+            if ERROR_STATUSES.isdisjoint(row_record.read_header(fs, records.path(file_id, shard_index)).counts):
+                return []
+        recorded = records.read(file_id, shard_index)
         if recorded is not None:
-            return [row for row in recorded[1] if row.status in ERROR_STATUSES]
+            return [row for row in recorded[1].rows if row.status in ERROR_STATUSES]
     return None
 
 

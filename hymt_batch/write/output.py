@@ -33,6 +33,7 @@ from hymt_batch.write import (
 )
 from hymt_batch.write.attempts import AttemptMarkers
 from hymt_batch.write.changed_inputs import describe_changes
+from hymt_batch.write.input_changes import input_changed_error
 from hymt_batch.write.lease import Lease
 from hymt_batch.write.ownership import RequestedJob
 from hymt_batch.write.part_store import PartStore, make_shard_record
@@ -122,7 +123,9 @@ class Output:
             if held_lease:
                 cleanup.remove_leftovers(fs, folder, inputs)
             check_storage(fs, folder)
-            job = ownership.create_or_open_job(fs, folder, requested)
+            job = ownership.create_or_open_job(
+                fs, folder, requested, lambda job: _check_change(fs, folder, job, requested, access, config)
+            )
             _report_environment(job.environment, requested.job.environment)
             output = cls(folder, job, requested, access, config, fs, held_lease)
             output._load_committed()
@@ -278,6 +281,24 @@ def _prepare_folder(fs: Fs, folder: Path, requested: RequestedJob, access: Input
     for name in (".hymt/lease", ".hymt/quarantine", "translated"):
         folders.ensure(folder / name)
     return folder
+
+
+def _check_change(
+    fs: Fs, folder: Path, job: JobRecord, requested: RequestedJob, access: InputAccess, config: WriteConfig
+) -> None:
+    """Check, before a job gets other output settings, that its files can be assembled again.
+
+    Raises:
+        InputChangedError: An input changed since it was decoded.
+        PreflightError: There is not enough space, or a permission is missing.
+    """
+    inputs = requested.job.inputs
+    if requested.on_input_change != "redo" and (
+        changed := describe_changes(fs, folder, replace(job, inputs=inputs), access.read_documents)
+    ):
+        raise input_changed_error(changed)
+    check_space(fs, folder, inputs, config.min_free)
+    path_check.check_writable(fs, folder, inputs)
 
 
 def _give_up(fs: Fs, folder: Path, held_lease: Lease, error: BaseException, reported_error: BaseException) -> None:

@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from hymt_batch import manifest
-from hymt_batch.fs import list_names, remove, stat_or_none
+from hymt_batch.fs import remove, stat_or_none
 from hymt_batch.fs_protocol import Fs
 from hymt_batch.manifest import JobRecord, JsonDict
 from hymt_batch.records import Input
-from hymt_batch.write import file_record, identity_versions, manifest_only, row_record
+from hymt_batch.write import file_record, identity_versions, manifest_only
+from hymt_batch.write.part_store import PartStore
 
 log = logging.getLogger(__name__)
 
@@ -44,19 +45,25 @@ def reason_against_change(fs: Fs, folder: Path, job: JobRecord, requested: JobRe
     """Return why the files of a job cannot be assembled again with the requested output settings; "" if they can."""
     if not job.output_settings:
         return "an earlier version of hymt-batch began this job, and it stored the rows as it wrote them"
-    minimum = requested.output_settings.get(MIN_LOGPROB)
-    if minimum is not None and minimum != job.output_settings.get(MIN_LOGPROB) and not job.has_logprobs:
-        return f"its rows have no log-probabilities, because it was begun with {MIN_LOGPROB}=null"
     if manifest_only.has_no_state(fs, folder):
-        return "its rows were not kept (.hymt is missing)"
-    for input in job.inputs:
+        has_files = stat_or_none(fs, folder / "manifest.json") is not None
+        return "its rows were not kept (.hymt is missing)" if has_files else ""
+    minimum = requested.output_settings.get(MIN_LOGPROB)
+    needs_logprobs = minimum is not None and minimum != job.output_settings.get(MIN_LOGPROB)
+    store = PartStore(fs, folder, job.identity_sha256)
+    wanted = replace(with_paths_of(job, requested), output_settings=requested.output_settings)
+    for input, wanted_input in zip(job.inputs, wanted.inputs, strict=True):
+        if needs_logprobs and not store.has_logprobs(input.file_id):
+            return f"rows of {input.rel} have no log-probabilities, because they were decoded with {MIN_LOGPROB}=null"
         record = file_record.read_record(fs, folder, input)
-        if record is None:
+        if record is None or file_record.is_current(record, wanted, wanted_input):
             continue
-        names = set(list_names(fs, manifest.file_state_folder(folder, input.file_id)))
-        shards = file_record.shard_table_of(record)
-        if any(row_record.record_name(shard.index) not in names for shard in shards):
-            return f"the rows of {input.rel} were not kept (write.keep_rows=false)"
+        for shard in file_record.shard_table_of(record):
+            if stat_or_none(fs, store.records.path(input.file_id, shard.index)) is None:
+                return (
+                    f"rows of {input.rel} are missing: the job ran with write.keep_rows=false, or their record was "
+                    "damaged and is in .hymt/quarantine"
+                )
     return ""
 
 
@@ -72,9 +79,7 @@ def change(fs: Fs, folder: Path, job: JobRecord, requested: JobRecord) -> JobRec
 
     The manifest is removed first, because it describes the files as they were.
     """
-    path = folder / "manifest.json"
-    is_finished = stat_or_none(fs, path) is not None
-    remove(fs, path)
+    remove(fs, folder / "manifest.json")
     fs.fsync_dir(folder)
     log.info(
         "output settings differ from those of the files: they are assembled again from the rows\n%s",
@@ -84,8 +89,6 @@ def change(fs: Fs, folder: Path, job: JobRecord, requested: JobRecord) -> JobRec
     changed = replace(
         changed,
         output_settings=requested.output_settings,
-        # rows that are still to be decoded are measured only if this run asks for it
-        has_logprobs=job.has_logprobs and (is_finished or requested.output_settings.get(MIN_LOGPROB) is not None),
         replaced_settings=_append(job.replaced_settings, job.output_settings),
         replaced_paths=_replaced_paths(job, changed.inputs),
     )

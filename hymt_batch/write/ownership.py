@@ -61,7 +61,7 @@ class RequestedJob:
         """Return the requested job with another identity, which may be of an earlier version."""
         job = replace(self.job, identity=identity)
         if identity_versions.has_output_settings(identity):
-            return replace(job, output_settings={}, has_logprobs=False)
+            return replace(job, output_settings={})
         return job
 
 
@@ -237,10 +237,13 @@ def _suggested_fixes(folder: Path) -> str:
     )
 
 
-def create_or_open_job(fs: Fs, folder: Path, requested: RequestedJob) -> JobRecord:
+def create_or_open_job(
+    fs: Fs, folder: Path, requested: RequestedJob, check_change: Callable[[JobRecord], None]
+) -> JobRecord:
     """Create the folder's `job.json`, or open it if it exists; with `overwrite`, wipe the folder first.
 
     If only the output settings differ, the job takes the requested ones; its files are then assembled again.
+    `check_change` is called before that; it raises if the files of the job could not be assembled again.
 
     Called under the lease.
 
@@ -262,10 +265,11 @@ def create_or_open_job(fs: Fs, folder: Path, requested: RequestedJob) -> JobReco
             if not isinstance(damage, StateMissingError):
                 remove(fs, manifest.state_folder(folder) / "job.json")
             job = existing_job or requested.job
-            if manifest.create_job(fs, folder, job):
+            if manifest.create_job(fs, folder, job) and existing_job is None:
                 return job
             continue
         if output_settings.differences(job, requested.job):
+            check_change(job)
             job = output_settings.change(fs, folder, job, requested.job)
         if problem is None:
             return job
@@ -282,8 +286,8 @@ def create_or_open_job(fs: Fs, folder: Path, requested: RequestedJob) -> JobReco
             log.warning(
                 "redo folder=%s removes outputs whose inputs were removed or changed: %s%s", folder.name, names, more
             )
-        for input in removed:
-            discard_inputs(fs, folder, [input], job.replaced_paths)
+        paths_in_use = frozenset(input.out_rel for input in requested.job.inputs)
+        discard_inputs(fs, folder, removed, job.replaced_paths, paths_in_use)
         job = replace(job, inputs=requested.job.inputs)
         manifest.replace_job(fs, folder, job)
         return job

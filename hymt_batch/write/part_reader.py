@@ -85,6 +85,7 @@ class PartReader:
     def invalidate_shard(self, file_id: str, shard_index: int) -> None:
         """Forget all parts of a shard."""
         self._verified.pop((file_id, shard_index), None)
+        self._synced_folders.discard(self.path(file_id, shard_index, 0).parent)
 
     def read(self, path: Path, file_id: str, shard_index: int, part_index: int) -> tuple[PartHeader, list[Row]] | None:
         """Read and verify a part without changing anything.
@@ -112,7 +113,10 @@ class PartReader:
         part_index: int,
         decode: Callable[[bytes], tuple[PartHeader, T]],
     ) -> tuple[PartHeader, T] | None:
-        data = state_file.read_file(self._fs, path, lambda line: parts.decode_header(line).payload_bytes)
+        try:
+            data = state_file.read_file(self._fs, path, lambda line: parts.decode_header(line).payload_bytes)
+        except OSError as error:  # decoding a part again costs less than stopping the job
+            raise state_file.unreadable_is_damaged(error) from None
         if data is None:
             return None
         header, contents = decode(data)
@@ -186,12 +190,14 @@ class PartReader:
     def has_any(self, file_id: str) -> bool:
         return any(True for shard_index in self.shard_indexes(file_id) for _ in self.part_indexes(file_id, shard_index))
 
-    def source_digests(self, file_id: str, shard_index: int) -> dict[int, bytes]:
-        """Return row index -> digest of its source, over the readable parts of a shard; changes nothing on disk."""
-        rows: dict[int, bytes] = {}
+    def rows(self, file_id: str, shard_index: int) -> Iterator[Row]:
+        """Yield the rows of the readable parts of a shard; changes nothing on disk."""
         for part_index in self.part_indexes(file_id, shard_index):
             with contextlib.suppress(StateFileDamagedError):
                 path = self.path(file_id, shard_index, part_index)
                 header_and_rows = self.read(path, file_id, shard_index, part_index)
-                rows.update((row.row_index, row.digest) for row in (header_and_rows[1] if header_and_rows else ()))
-        return rows
+                yield from header_and_rows[1] if header_and_rows else ()
+
+    def source_digests(self, file_id: str, shard_index: int) -> dict[int, bytes]:
+        """Return row index -> digest of its source, over the readable parts of a shard; changes nothing on disk."""
+        return {row.row_index: row.digest for row in self.rows(file_id, shard_index)}

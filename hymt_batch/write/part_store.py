@@ -8,6 +8,7 @@ docs/architecture.md.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 import uuid
@@ -27,7 +28,7 @@ from hymt_batch.write.part_reader import PartReader
 from hymt_batch.write.quarantine import quarantine
 from hymt_batch.write.record_store import RecordStore
 from hymt_batch.write.row_lines import rows_digest
-from hymt_batch.write.row_record import RecordHeader
+from hymt_batch.write.row_record import RecordContents, RecordHeader
 from hymt_batch.write.state_file import StateFileDamagedError
 from hymt_batch.write.storage import DurableFolders
 
@@ -69,6 +70,7 @@ class PartStore:
         self._committed: dict[tuple[str, int], set[int]] = {}  # (file_id, shard index) -> indices of committed parts
         self._num_parts: dict[tuple[str, int], int] = {}
         self._headers: dict[tuple[str, int], RecordHeader | None] = {}  # of the records of shards in progress
+        self._contents: tuple[tuple[str, int], RecordContents] | None = None  # of the last record that was asked for
         self.num_rows_committed = 0  # committed by this run
 
     def shard_record(self, input: Input, shard_index: int) -> ShardRecord | None:
@@ -82,6 +84,14 @@ class PartStore:
         if key not in self._headers:
             self._headers[key] = self.records.header(*key)
         return self._headers[key]
+
+    def _record_contents(self, file_id: str, shard_index: int) -> RecordContents:
+        """Return what the record of a shard holds; the last one is kept, since each part of a shard asks for it."""
+        key = (file_id, shard_index)
+        if self._contents is None or self._contents[0] != key:
+            loaded = self.records.load(*key)
+            self._contents = (key, loaded[1] if loaded else RecordContents((), []))
+        return self._contents[1]
 
     def has(self, part: Part) -> bool:
         """True if a part is committed, intact, and was decoded from exactly these rows; any other part is quarantined.
@@ -113,17 +123,17 @@ class PartStore:
         if header is None:
             return False
         if header.shard == make_shard_record(shard):
-            is_same = part.index < len(header.parts) and header.parts[part.index].rows_digest == digest
-            if is_same and len(header.parts) == part.num_parts:
-                self._mark_committed(part)
-                return True
-            return False
+            if header.num_parts != part.num_parts:  # the plan is a function of the rows: another program planned it
+                return False
+            self._mark_committed(part)
+            return True
         if not self._redo:
             raise self._rows_changed_error(shard)
-        recorded_part = next((recorded for recorded in header.parts if recorded.rows_digest == digest), None)
-        if recorded_part is None or (loaded := self.records.load(shard.input.file_id, shard.index)) is None:
+        contents = self._record_contents(shard.input.file_id, shard.index)
+        recorded_part = next((recorded for recorded in contents.parts if recorded.rows_digest == digest), None)
+        if recorded_part is None:
             return False
-        first, rows = loaded[0].shard.first_row, loaded[1]
+        first, rows = header.shard.first_row, contents.rows
         same_rows = [rows[shard.first_row + d - first] for d in part.document_indices]
         self.commit(part, same_rows, recorded_part.environment, recorded_part.degraded)
         self.num_rows_committed -= len(same_rows)  # decoded by an earlier run
@@ -154,6 +164,24 @@ class PartStore:
         """Return whether a file has any part or record."""
         return self._reader.has_any(file_id) or any(True for _ in self.records.shard_indexes(file_id))
 
+    def has_rows(self, file_id: str, shard_index: int) -> bool:
+        """Return whether a shard has a record or any part; changes nothing."""
+        record = stat_or_none(self._fs, self.records.path(file_id, shard_index))
+        return record is not None or any(True for _ in self._reader.part_indexes(file_id, shard_index))
+
+    def has_logprobs(self, file_id: str) -> bool:
+        """Return whether every committed row of a file that has a text has its log-probability; changes nothing."""
+        recorded = set(self.records.shard_indexes(file_id))
+        for shard_index in recorded:
+            with contextlib.suppress(StateFileDamagedError, FileNotFoundError):
+                if not row_record.read_header(self._fs, self.records.path(file_id, shard_index)).has_logprobs:
+                    return False
+        return all(
+            row.mean_logprob is not None or not row.text
+            for shard_index in set(self._reader.shard_indexes(file_id)) - recorded
+            for row in self._reader.rows(file_id, shard_index)
+        )
+
     def changed_rows(self, input: Input, documents: Iterator[Document]) -> tuple[RowRanges, int]:
         """Return the rows whose source differs from the rows that were decoded, and the number of rows of the input.
 
@@ -163,19 +191,20 @@ class PartStore:
             input: The file.
             documents: A full pass over it.
         """
-        changed = RowRanges()
-        digests: dict[int, bytes] = {}
-        file_id = input.file_id
+        changed, num_rows, file_id = RowRanges(), 0, input.file_id
+        document = next(documents, None)
         for shard_index in sorted({*self._reader.shard_indexes(file_id), *self.records.shard_indexes(file_id)}):
-            digests.update(self._source_digests(file_id, shard_index))
-        num_rows = 0
-        for document in documents:
-            num_rows += 1
-            digest = digests.pop(document.row_index, None)
-            if digest is not None and digest != document.digest:
-                changed.add(document.row_index)
-        for row in sorted(digests):
-            changed.add(row)
+            digests = self._source_digests(file_id, shard_index)
+            last_row = max(digests, default=-1)
+            while document is not None and document.row_index <= last_row:
+                digest = digests.pop(document.row_index, document.digest)
+                if digest != document.digest:
+                    changed.add(document.row_index)
+                num_rows, document = num_rows + 1, next(documents, None)
+            for row in sorted(digests):
+                changed.add(row)
+        while document is not None:
+            num_rows, document = num_rows + 1, next(documents, None)
         return changed, num_rows
 
     def missing_parts(self, shard: Shard) -> list[int]:
@@ -273,12 +302,14 @@ class PartStore:
             if names := list_names(self._fs, parts_folder):
                 if not is_new:
                     self._fs.fsync_dir(parts_folder.parent)  # the writer of the record may have died before this
+                self._check_lease()
                 cleanup.try_remove_parts_of_shard(self._fs, parts_folder, names)
         self.forget_shard(*key)
 
     def forget_shard(self, file_id: str, shard_index: int) -> None:
         """Drop what is cached about a shard that is not needed again: a job may have many shards."""
         self._headers.pop((file_id, shard_index), None)
+        self._contents = None
         self._committed.pop((file_id, shard_index), None)
         self._num_parts.pop((file_id, shard_index), None)
         self._reader.invalidate_shard(file_id, shard_index)
@@ -297,3 +328,5 @@ class PartStore:
                 raise
             raise self._reader.damaged_error(file_id, shard.index) from error
         self.records.publish(file_id, shard, data, self._check_lease)
+        if self.records.header(file_id, shard.index) is None:  # never remove parts for a record that cannot be read
+            raise self._reader.damaged_error(file_id, shard.index)

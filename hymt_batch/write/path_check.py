@@ -12,10 +12,11 @@ from pathlib import Path
 
 from hymt_batch import manifest
 from hymt_batch.errors import ConfigError, PreflightError
-from hymt_batch.fs import list_names, stat_or_none
+from hymt_batch.fs import stat_or_none
 from hymt_batch.fs_protocol import Fs
 from hymt_batch.records import Input
 from hymt_batch.storage_error import describe_type
+from hymt_batch.write.cleanup import shard_folders
 from hymt_batch.write.file_record import record_path
 
 MAX_NAME_BYTES, MAX_PATH_BYTES = 255, 4095
@@ -98,7 +99,14 @@ def check_writable(fs: Fs, folder: Path, inputs: Iterable[Input]) -> None:
     for input in inputs:
         state = manifest.file_state_folder(folder, input.file_id)
         translated, errors = manifest.translated_path(folder, input.out_rel), manifest.errors_path(folder, input.rel)
-        folders.update((translated.parent, errors.parent, state, *(state / shard for shard in list_names(fs, state))))
+        folders.update(
+            (
+                translated.parent,
+                errors.parent,
+                state,
+                *shard_folders(fs, state),
+            )
+        )
     is_folder: dict[Path, bool] = {folder: True}  # path -> whether it exists and is a folder
     for path in sorted(folders):
         while not is_folder.setdefault(path, (stat := stat_or_none(fs, path)) is not None and stat.kind == "dir"):

@@ -12,7 +12,7 @@ import contextlib
 import logging
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from dataclasses import replace as replace_fields
 from functools import partial
@@ -36,7 +36,7 @@ from hymt_batch.write.input_changes import (
     input_unreadable_error,
     stat_files,
 )
-from hymt_batch.write.row_record import RecordHeader
+from hymt_batch.write.row_record import RecordContents, RecordHeader
 from hymt_batch.write.shard_table import ShardTable
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ class Assembly:
 
     input: Input
     shards: ShardTable  # the records of all shards
-    load_rows: Callable[[ShardRecord], tuple[RecordHeader, list[Row]]]  # returns the verified record of a shard
+    load_rows: Callable[[ShardRecord], tuple[RecordHeader, RecordContents]]  # returns the verified record of a shard
     access: InputAccess
     config: WriteConfig
     identity: str
@@ -194,14 +194,14 @@ class _Tally:
         self.degraded: Counter[str] = Counter()
         self.environments: dict[bytes, JsonDict] = {}
 
-    def add_shard(self, header: RecordHeader, rows: Sequence[Row]) -> None:
+    def add_shard(self, header: RecordHeader, contents: RecordContents) -> None:
         """Add all rows of a shard. If one of them is not written in the end, the whole file is not published."""
-        for part in header.parts:
+        for part in contents.parts:
             self.degraded.update(part.degraded)
             self.environments[manifest.canonical_json(part.environment)] = part.environment
         self.counts.update(header.counts)
-        self.tokens["source"] += sum([row.num_source_tokens for row in rows])
-        self.tokens["new"] += sum([row.num_new_tokens for row in rows])
+        self.tokens["source"] += sum([row.num_source_tokens for row in contents.rows])
+        self.tokens["new"] += sum([row.num_new_tokens for row in contents.rows])
 
 
 def _documents_and_rows(assembly: Assembly, tally: _Tally) -> Iterator[tuple[Document, Row]]:
@@ -213,9 +213,9 @@ def _documents_and_rows(assembly: Assembly, tally: _Tally) -> Iterator[tuple[Doc
     name, changed_rows, documents = assembly.input.rel, RowRanges(), _read_documents(assembly)
     one_line = is_one_line(assembly.input, assembly.config)
     for record in assembly.shards:
-        header, rows = assembly.load_rows(record)
-        tally.add_shard(header, rows)
-        for row in rows:
+        header, contents = assembly.load_rows(record)
+        tally.add_shard(header, contents)
+        for row in contents.rows:
             document = next(documents, None)
             if document is None or document.row_index != row.row_index or document.digest != row.digest:
                 changed_rows.add(row.row_index)

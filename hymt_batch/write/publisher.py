@@ -18,7 +18,7 @@ from hymt_batch.errors import MissingError, StoppedError
 from hymt_batch.fs import has_content, remove, stat_or_none, write_atomic
 from hymt_batch.fs_protocol import Fs
 from hymt_batch.manifest import JobRecord, JsonDict
-from hymt_batch.records import Input, Row, Shard, ShardRecord
+from hymt_batch.records import Input, Shard, ShardRecord
 from hymt_batch.storage_error import wrap_os_errors
 from hymt_batch.write import cleanup, file_record, published_file, set_aside
 from hymt_batch.write.changed_inputs import describe_change
@@ -26,7 +26,7 @@ from hymt_batch.write.input_changes import hash_input, input_changed_error
 from hymt_batch.write.part_reader import PartReader
 from hymt_batch.write.part_store import PartStore
 from hymt_batch.write.published_file import Assembly, InputAccess
-from hymt_batch.write.row_record import RecordHeader
+from hymt_batch.write.row_record import RecordContents, RecordHeader
 from hymt_batch.write.settings import WriteConfig
 from hymt_batch.write.shard_table import ShardTable
 from hymt_batch.write.storage import DurableFolders
@@ -70,10 +70,10 @@ class Publisher:
         self._config, self._access, self._store, self._check_lease = config, access, store, check_lease
         self._folders = DurableFolders(fs, folder)
         self._published: dict[str, _Published] = {}  # file id -> the published file
-        self._outdated: dict[str, JsonDict] = {}  # file id -> record of a file with earlier output settings
+        self._outdated: dict[str, str] = {}  # file id -> `out_rel` of a file with earlier output settings
         self._complete_shards: dict[str, ShardTable] = {}  # file id -> the shards of a file that have a row record
         self._own_sha256s: dict[str, str] = {}  # `out_rel` -> sha256 of a file that this job will replace
-        self._has_manifest = False
+        self._has_manifest = self._redo = False
 
     @cached_property
     def _output_names(self) -> frozenset[str]:
@@ -100,7 +100,7 @@ class Publisher:
         Raises:
             InputChangedError: An input changed since it was decoded, and `redo` is false.
         """
-        recorded_sha256s = set_aside.recorded_sha256s(self._fs, self._folder)
+        self._redo, recorded_sha256s = redo, set_aside.recorded_sha256s(self._fs, self._folder)
         for input in self._inputs:
             record = file_record.read_record(self._fs, self._folder, input)
             if record is None or record["identity"] != self._job.identity_sha256:
@@ -119,7 +119,7 @@ class Publisher:
                     self._set_published(input, record)
                     continue
             elif is_unchanged and record.get("settings_sha256", "") != self._job.settings_sha256:
-                self._outdated[input.file_id] = record
+                self._outdated[input.file_id] = record["out_rel"]
                 self._own_sha256s[record["out_rel"]] = record["output"]["sha256"]
                 continue
             self._own_sha256s[record["out_rel"]] = record["output"]["sha256"]
@@ -174,16 +174,24 @@ class Publisher:
 
     def assemble_outdated(self) -> int:
         """Assemble the files that have earlier output settings again, and return their number; decodes nothing."""
-        outdated = [input for input in self._inputs if input.file_id in self._outdated]
         num_assembled = 0
-        for input in outdated:
-            shards = file_record.shard_table_of(self._outdated[input.file_id])
-            if all(self._store.shard_record(input, shard.index) == shard for shard in shards):
+        for input in self._inputs:
+            record = file_record.read_record(self._fs, self._folder, input) if input.file_id in self._outdated else None
+            if record is not None and self._has_all_rows(input, shards := file_record.shard_table_of(record)):
                 self._publish(input, shards)
                 num_assembled += 1
-            for shard in shards:
-                self._store.forget_shard(input.file_id, shard.index)
         return num_assembled
+
+    def _has_all_rows(self, input: Input, shards: ShardTable) -> bool:
+        """Return whether all shards of a file have a row record; makes one of parts that were decoded meanwhile."""
+        for shard in shards:
+            is_same = self._store.shard_record(input, shard.index) == shard
+            if is_same:
+                self._store.finish_shard(input.file_id, shard)
+            self._store.forget_shard(input.file_id, shard.index)
+            if not is_same:
+                return False
+        return True
 
     def complete_shard(self, input: Input, shard: ShardRecord) -> None:
         """Record that a shard has its row record; the last shard of a file publishes it. Idempotent."""
@@ -216,6 +224,9 @@ class Publisher:
                 self._folders.ensure(manifest.translated_path(self._folder, input.out_rel).parent)
                 record = published_file.assemble(self._fs, self._folder, assembly)
                 self._remove_replaced_files(input)
+                if self._redo:
+                    self._remove_old_records(input, shards)
+                self._check_lease()
                 file_record.save_record(self._fs, self._folder, input, record)
         except StoppedError:
             # another process may have published the file in the meantime
@@ -229,7 +240,7 @@ class Publisher:
             record = other_record
         self._set_published(input, record)
 
-    def _load_rows(self, file_id: str, shard: ShardRecord) -> tuple[RecordHeader, list[Row]]:
+    def _load_rows(self, file_id: str, shard: ShardRecord) -> tuple[RecordHeader, RecordContents]:
         loaded = self._store.records.load(file_id, shard.index)
         if loaded is None or loaded[0].shard != shard:
             raise PartReader.damaged_error(file_id, shard.index)
@@ -241,11 +252,14 @@ class Publisher:
 
     def _remove_replaced_files(self, input: Input) -> None:
         """Remove the names that a file had under earlier output settings; the file has its new name durably."""
-        outdated = self._outdated.get(input.file_id)
-        names = {*self._job.replaced_paths.get(input.file_id, ()), *([outdated["out_rel"]] if outdated else [])}
+        names = {*self._job.replaced_paths.get(input.file_id, ()), *filter(None, [self._outdated.get(input.file_id)])}
         for name in sorted(names - self._output_names) if names else ():
             path = manifest.translated_path(self._folder, name)
-            if stat_or_none(self._fs, path) is None:
+            stat = stat_or_none(self._fs, path)
+            if stat is None:
+                continue
+            if stat.kind != "file":
+                log.warning("translated/%s is not what this job wrote: it is left there", name)
                 continue
             ours = (self._own_sha256s.get(name),)
             set_aside.preserve_foreign(self._fs, self._folder, name, ours, self._folders.ensure)
@@ -253,6 +267,12 @@ class Publisher:
             remove(self._fs, path)
             self._fs.fsync_dir(path.parent)
             cleanup.remove_empty_folders(self._fs, self._folder, path.parent)
+
+    def _remove_old_records(self, input: Input, shards: ShardTable) -> None:
+        """Remove the row records beyond the last shard of an input that became shorter."""
+        for index in list(self._store.records.shard_indexes(input.file_id)):
+            if index >= shards.end:
+                remove(self._fs, self._store.records.path(input.file_id, index))
 
     def finish(self) -> None:
         """Write the manifest once every file is published. Can be repeated after a kill.
@@ -278,6 +298,8 @@ class Publisher:
             self._has_manifest = True
         if self._job.replaced_settings:
             with wrap_os_errors("job.json"):
+                for input in self._inputs:  # a run for other settings may have been killed after it published a file
+                    self._remove_replaced_files(input)
                 self._check_lease()
                 self._job = replace(self._job, replaced_settings=(), replaced_paths={})
                 manifest.replace_job(self._fs, self._folder, self._job)

@@ -15,10 +15,10 @@ from typing import TypeVar
 from hymt_batch import manifest
 from hymt_batch.fs import list_names, publish, remove, replace, with_retries, write_new
 from hymt_batch.fs_protocol import Fs
-from hymt_batch.records import Row, ShardRecord
+from hymt_batch.records import ShardRecord
 from hymt_batch.write import row_record, state_file
 from hymt_batch.write.quarantine import quarantine
-from hymt_batch.write.row_record import RecordHeader
+from hymt_batch.write.row_record import RecordContents, RecordHeader
 from hymt_batch.write.state_file import StateFileDamagedError
 from hymt_batch.write.storage import DurableFolders
 
@@ -41,8 +41,12 @@ class RecordStore:
         loaded = self._load(file_id, shard_index, row_record.decode_payload)
         return loaded[0] if loaded else None
 
-    def load(self, file_id: str, shard_index: int) -> tuple[RecordHeader, list[Row]] | None:
-        """Return the header and the rows of an intact record, or None; quarantines a record that cannot be used."""
+    def load(self, file_id: str, shard_index: int) -> tuple[RecordHeader, RecordContents] | None:
+        """Return the header and the contents of an intact record, or None; quarantines a record that cannot be used.
+
+        Raises:
+            OSError: The record cannot be read. It may be intact, and decoding its rows again may take hours.
+        """
         return self._load(file_id, shard_index, row_record.decode)
 
     def _load(
@@ -50,7 +54,7 @@ class RecordStore:
     ) -> tuple[RecordHeader, T] | None:
         path = self.path(file_id, shard_index)
         try:
-            loaded = self.read(file_id, shard_index, decode)
+            loaded = self._read(file_id, shard_index, decode)
         except StateFileDamagedError as damage:
             quarantine(self._fs, self._folder, path, str(damage))
             return None
@@ -59,15 +63,21 @@ class RecordStore:
             self._synced_files.add(file_id)
         return loaded
 
-    def read(
-        self, file_id: str, shard_index: int, decode: Callable[[bytes], tuple[RecordHeader, T]]
-    ) -> tuple[RecordHeader, T] | None:
+    def read(self, file_id: str, shard_index: int) -> tuple[RecordHeader, RecordContents] | None:
         """Read and verify a record without changing anything; None if there is no such file.
 
         Raises:
             StateFileDamagedError: The record cannot be used; the message is the reason.
             PermissionError: This user may not read it.
         """
+        try:
+            return self._read(file_id, shard_index, row_record.decode)
+        except OSError as error:
+            raise state_file.unreadable_is_damaged(error) from None
+
+    def _read(
+        self, file_id: str, shard_index: int, decode: Callable[[bytes], tuple[RecordHeader, T]]
+    ) -> tuple[RecordHeader, T] | None:
         path = self.path(file_id, shard_index)
         data = state_file.read_file(self._fs, path, lambda line: row_record.decode_header(line).payload_bytes)
         if data is None:
@@ -119,6 +129,6 @@ class RecordStore:
     def digests(self, file_id: str, shard_index: int) -> dict[int, bytes]:
         """Return row index -> digest of its source, of a readable record; changes nothing on disk."""
         with contextlib.suppress(StateFileDamagedError):
-            loaded = self.read(file_id, shard_index, row_record.decode)
-            return {row.row_index: row.digest for row in loaded[1]} if loaded else {}
+            loaded = self.read(file_id, shard_index)
+            return {row.row_index: row.digest for row in loaded[1].rows} if loaded else {}
         return {}

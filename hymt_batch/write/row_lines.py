@@ -108,6 +108,11 @@ def row_index_of(line: bytes) -> int:
     return int(line[len(ROW_PREFIX) : line.index(b",", len(ROW_PREFIX))])
 
 
+def has_logprob(line: bytes) -> bool:
+    """Return whether a line that `encode_rows` wrote has a log-probability, or no text that needs one."""
+    return b',"logprob":' in line or b',"text":"",' in line  # a quote inside a text is escaped
+
+
 def rows_digest(rows: Iterable[tuple[int, bytes]]) -> str:
     """Return the sha256 over all (row number, source digest) pairs, given in ascending order of the rows."""
     return hashlib.sha256(b"".join([_pack_row_key(row, len(source)) + source for row, source in rows])).hexdigest()

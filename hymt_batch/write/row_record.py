@@ -22,7 +22,7 @@ from hymt_batch.fs_protocol import Fs
 from hymt_batch.records import Row, ShardRecord
 from hymt_batch.write import state_file
 from hymt_batch.write.part import PartHeader, decode_shard_record, encode_shard_record, shard_name
-from hymt_batch.write.row_lines import decode_rows, row_index_of
+from hymt_batch.write.row_lines import decode_rows, has_logprob, row_index_of
 from hymt_batch.write.state_file import StateFileDamagedError
 
 VERSION = 1
@@ -49,11 +49,20 @@ class RecordHeader:
     identity: str  # sha256 of the job's identity
     file_id: str
     shard: ShardRecord
-    parts: tuple[RecordedPart, ...]  # by part index
+    num_parts: int
+    has_logprobs: bool  # every row with a text has its mean log-probability
     counts: dict[str, int]  # rows by status
-    num_bytes: int  # of the rows, before compression
+    num_bytes: int  # of the payload, before compression
     payload_bytes: int
     payload_sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class RecordContents:
+    """The payload of a row record."""
+
+    parts: tuple[RecordedPart, ...]  # by part index
+    rows: list[Row]  # in the order of the file
 
 
 def record_name(shard_index: int) -> str:
@@ -81,28 +90,27 @@ def encode(identity: str, file_id: str, shard: ShardRecord, parts: Sequence[tupl
         raise StateFileDamagedError("a row is incomplete") from None
     if indices != list(range(shard.first_row, shard.first_row + shard.num_rows)):
         raise StateFileDamagedError("the parts do not hold each row of the shard exactly once")
-    rows = b"".join(lines)
-    payload = zlib.compress(rows, LEVEL)
     environments = {manifest.canonical_json(header.environment): header.environment for header, _ in parts}
     keys = list(environments)
+    about_parts = {
+        "environments": list(environments.values()),
+        "parts": [
+            [part.num_rows, part.rows_digest, keys.index(manifest.canonical_json(part.environment)), [*part.degraded]]
+            for part, _ in parts
+        ],
+    }
+    contents = manifest.canonical_json(about_parts) + b"\n" + b"".join(lines)
+    payload = zlib.compress(contents, LEVEL)
     header = {
         "v": VERSION,
         "protocol": PROTOCOL,
         "identity": identity,
         "file_id": file_id,
         "shard": encode_shard_record(shard),
-        "environments": list(environments.values()),
-        "parts": [
-            [
-                part.num_rows,
-                part.rows_digest,
-                keys.index(manifest.canonical_json(part.environment)),
-                list(part.degraded),
-            ]
-            for part, _ in parts
-        ],
+        "num_parts": len(parts),
+        "has_logprobs": all(map(has_logprob, lines)),
         "counts": dict(sum((Counter(part.counts) for part, _ in parts), Counter())),
-        "num_bytes": len(rows),
+        "num_bytes": len(contents),
         "len": len(payload),
         "sha256": hashlib.sha256(payload).hexdigest(),
     }
@@ -130,15 +138,12 @@ def decode_header(line: bytes) -> RecordHeader:
             raise StateFileDamagedError("the header does not match its checksum")
         if value["v"] != VERSION or value["protocol"] != PROTOCOL:
             raise StateFileDamagedError("the header belongs to another protocol")
-        environments = [dict(environment) for environment in value["environments"]]
         return RecordHeader(
             identity=str(value["identity"]),
             file_id=str(value["file_id"]),
             shard=decode_shard_record(value["shard"]),
-            parts=tuple(
-                RecordedPart(int(num_rows), str(digest), environments[index], tuple(map(str, degraded)))
-                for num_rows, digest, index, degraded in value["parts"]
-            ),
+            num_parts=int(value["num_parts"]),
+            has_logprobs=value["has_logprobs"] is True,
             counts={str(status): int(count) for status, count in value["counts"].items()},
             num_bytes=int(value["num_bytes"]),
             payload_bytes=int(value["len"]),
@@ -178,11 +183,8 @@ def decode_payload(data: bytes) -> tuple[RecordHeader, bytes]:
     return header, payload
 
 
-def decode(data: bytes) -> tuple[RecordHeader, list[Row]]:
+def decode(data: bytes) -> tuple[RecordHeader, RecordContents]:
     """Decode a record and verify every checksum and count in it.
-
-    Returns:
-        The header, and the rows in ascending order.
 
     Raises:
         StateFileDamagedError: A check failed; the message is the reason.
@@ -190,15 +192,25 @@ def decode(data: bytes) -> tuple[RecordHeader, list[Row]]:
     header, payload = decode_payload(data)
     try:
         inflate = zlib.decompressobj()
-        lines = inflate.decompress(payload, header.num_bytes + 1)  # never more than the header records
-        if len(lines) != header.num_bytes or not inflate.eof or inflate.unused_data:
+        contents = inflate.decompress(payload, header.num_bytes + 1)  # never more than the header records
+        if len(contents) != header.num_bytes or not inflate.eof or inflate.unused_data:
             raise StateFileDamagedError("its rows do not have the size in the header")
-        rows = decode_rows(lines)
-    except (zlib.error, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
+        about_parts, _, lines = contents.partition(b"\n")
+        parts, rows = _decode_parts(about_parts), decode_rows(lines)
+    except (zlib.error, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError, IndexError):
         raise StateFileDamagedError("a row is incomplete") from None
     first = header.shard.first_row
     if [row.row_index for row in rows] != list(range(first, first + header.shard.num_rows)):
         raise StateFileDamagedError("its rows are not those of its shard")
-    if dict(Counter(row.status.value for row in rows)) != header.counts:
-        raise StateFileDamagedError("its rows do not match the counts in the header")
-    return header, rows
+    if dict(Counter(row.status.value for row in rows)) != header.counts or len(parts) != header.num_parts:
+        raise StateFileDamagedError("its rows or parts do not match the counts in the header")
+    return header, RecordContents(parts, rows)
+
+
+def _decode_parts(line: bytes) -> tuple[RecordedPart, ...]:
+    value = json.loads(line)
+    environments = [dict(environment) for environment in value["environments"]]
+    return tuple(
+        RecordedPart(int(num_rows), str(digest), environments[index], tuple(map(str, degraded)))
+        for num_rows, digest, index, degraded in value["parts"]
+    )

@@ -47,16 +47,19 @@ def read_file(fs: Fs, path: Path, payload_bytes: Callable[[bytes], int]) -> byte
 
     Raises:
         StateFileDamagedError: The file cannot be used; the message is the reason.
-        PermissionError: This user may not read it.
+        OSError: It cannot be read, and may be intact.
     """
     try:
         return _with_retries(path, lambda: _read(fs, path, payload_bytes))
     except FileNotFoundError:
         return None
-    except PermissionError:
-        raise  # it may be intact: a missing permission is no reason to quarantine it
-    except OSError as error:
-        raise StateFileDamagedError(f"it cannot be read ({error.strerror})") from None
+
+
+def unreadable_is_damaged(error: OSError) -> StateFileDamagedError:
+    """Return the damage of a file that cannot be read; a missing permission is raised, since the file may be intact."""
+    if isinstance(error, PermissionError):
+        raise error
+    return StateFileDamagedError(f"it cannot be read ({error.strerror})")
 
 
 def _read(fs: Fs, path: Path, payload_bytes: Callable[[bytes], int]) -> bytes:

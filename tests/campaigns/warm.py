@@ -299,7 +299,7 @@ def committed_parts(output: Path) -> dict[tuple[str, str, int], int]:
         key = (path.parent.name, path.stem)
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             if row_record.RECORD_NAME.fullmatch(path.name):
-                for index, part in enumerate(row_record.read_header(fs.OS_FS, path).parts):
+                for index, part in enumerate(row_record.decode(path.read_bytes())[1].parts):
                     num_rows[*key, index] = part.num_rows
                 continue
             for name in os.listdir(path):

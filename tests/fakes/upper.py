@@ -101,7 +101,6 @@ def open_output(folder: Path, inputs: list[Input], **options: Any) -> Output:
         "identity": IDENTITY,
         "environment": ENVIRONMENT,
         "settings": SETTINGS,
-        "has_logprobs": False,
         "config": WriteConfig(),
         "read": read,
         "preamble": lambda input: Preamble(),
@@ -117,7 +116,6 @@ def open_output(folder: Path, inputs: list[Input], **options: Any) -> Output:
         inputs,
         given.pop("environment"),
         given.pop("settings"),
-        has_logprobs=given.pop("has_logprobs"),
     )
     config, fs = given.pop("config"), given.pop("fs")
     given["auto_keys"] = frozenset(given.pop("auto_keys", ()))

@@ -37,6 +37,7 @@ from hymt_batch.write.part_reader import PartReader
 from hymt_batch.write.part_store import PartStore
 from hymt_batch.write.publisher import Publisher
 from hymt_batch.write.record_store import RecordStore
+from hymt_batch.write.row_record import RecordContents
 from hymt_batch.write.storage import DurableFolders
 from tests.fakes import upper
 from tests.faults import worlds
@@ -177,10 +178,10 @@ def _() -> Any:
     def decode(data: bytes) -> Any:
         header, payload = decode_payload(data)
         try:
-            rows = row_lines.decode_rows(zlib.decompressobj().decompress(payload))
-        except zlib.error:
-            rows = []
-        return header, rows
+            about_parts, _, lines = zlib.decompressobj().decompress(payload).partition(b"\n")
+            return header, RecordContents(row_record._decode_parts(about_parts), row_lines.decode_rows(lines))
+        except (zlib.error, ValueError, KeyError):
+            return header, RecordContents((), [])
 
     return patched((row_record, "decode", decode), (row_record, "decode_payload", decode_payload))
 

@@ -130,6 +130,23 @@ def new_settings(folder: Path, rng: random.Random, num_steps: int | None = None)
     return world
 
 
+def settings_taken_back(folder: Path, rng: random.Random) -> World:
+    """A finished job whose run for other output settings was killed; the job runs with its own settings again."""
+    seed = rng.random()
+    world = make("settings taken back", folder, random.Random(seed))
+    part_way(world.start, world, 1000)
+    other = replace(
+        world,
+        config=WriteConfig(format=WriteFormat.jsonl),
+        settings={**world.settings, "write.format": "jsonl"},
+        inputs=[replace(input, out_rel=input.out_rel.replace(".txt", ".jsonl")) for input in world.inputs],
+    )
+    part_way(other.start, other, rng.randrange(10, 60))
+    world.older = final_bytes(world.start)
+    world.start = world.start.after_power_loss("whole", (True,) * 99)
+    return world
+
+
 def no_rows_kept(folder: Path, rng: random.Random) -> World:
     return make("rows are not kept", folder, rng, config=WriteConfig(keep_rows=False))
 
@@ -184,6 +201,7 @@ EXPLORED: list[tuple[Make, type[Explorer]]] = [
     (a_damaged_part, Explorer),
     (a_damaged_record, Explorer),
     (new_settings, Explorer),
+    (settings_taken_back, Explorer),
     (no_rows_kept, Explorer),
     (overwrite, Explorer),
     (redo, Explorer),
