@@ -31,8 +31,6 @@ from hymt_batch.storage_error import write_error
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-__all__ = ["Fs", "Stat"]
-
 READ_BYTES, BUFFER_BYTES = 8 << 20, 1 << 20
 RETRY_DELAYS_S = (0.05, 0.25)  # before the second and the third try of a write
 RETRYABLE_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ESTALE, errno.ENOENT})

@@ -197,6 +197,7 @@ def render(
                 ids=(*prefix, *body, *suffix),
                 num_source_tokens=num_source_tokens,
                 tgt_lang=pair[1] or template.tgt_lang,
+                src_lang=pair[0] or template.src_lang,
             )
         )
     if rejected:

@@ -183,6 +183,7 @@ class Prompt:
     ids: tuple[int, ...]  # T tokens, template included
     num_source_tokens: int  # tokens of the segment's text alone, for limits and throughput
     tgt_lang: str
+    src_lang: str | None = None  # None if neither the job nor the row names it
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,7 +31,7 @@ from hymt_batch.prompt_end import describe_end
 from hymt_batch.run.replica import Replica
 from hymt_batch.run.reporter import Reporter
 from hymt_batch.sanitize import escape_line, sanitize_text
-from hymt_batch.source import stream
+from hymt_batch.source import discovery, stream
 from hymt_batch.source.corpus_stats import CorpusStats, compute_corpus_stats
 from hymt_batch.source.preamble_reader import PreambleCache
 from hymt_batch.source.shards import SkippedShard, cut_shards
@@ -205,7 +205,7 @@ def recommend(choices: Sequence[StrategyOption], devices: DeviceInventory) -> st
 def scan_corpus(job: PlanJob, files: ModelFiles) -> tuple[CorpusStats, list[Any]]:
     """Read the corpus once; return its statistics and its input files."""
     preambles = PreambleCache(job.source)
-    inputs = stream.apply_limit(stream.find_inputs(job.source), job.source, preambles)
+    inputs = stream.apply_limit(discovery.find_inputs(job.source), job.source, preambles)
     stream.check_fields(inputs, job.source, (), preambles)
     stream.check_first_rows(inputs, job.source, preambles)
     count_tokens = tokenizing.token_counter(files.folder) if (files.folder / "tokenizer.json").is_file() else None

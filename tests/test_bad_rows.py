@@ -19,7 +19,7 @@ from hymt_batch import config as settings
 from hymt_batch.formats.writer import open_writer
 from hymt_batch.records import Input, Row, Status
 from hymt_batch.run.reporter import Reporter
-from hymt_batch.source import stream
+from hymt_batch.source import discovery, stream
 from hymt_batch.source.preamble_reader import read_preamble
 from hymt_batch.source.settings import SourceConfig
 from hymt_batch.source.shards import cut_shards, read_documents
@@ -228,7 +228,7 @@ def test_an_unreadable_number_in_an_unused_field_is_harmless(tmp_path: Path, val
     summary = run(tmp_path, f"source.path={tmp_path / 'in.jsonl'}")
     assert summary.counts == {"ok": 1}
     assert (tmp_path / "out/translated/in.jsonl").read_bytes().startswith(raw[:-1] + b', "translation": "AB"')
-    (input,) = stream.find_inputs(config := SourceConfig(path=str(tmp_path / "in.jsonl")))
+    (input,) = discovery.find_inputs(config := SourceConfig(path=str(tmp_path / "in.jsonl")))
     plan_1_statuses = [document.status.value for document, _ in read_documents(input, config, plan_version=1)]
     assert plan_1_statuses == ["ok" if value == "1e999" else "bad_row"]  # plan 1 does not translate these rows
 
@@ -277,7 +277,7 @@ def test_a_row_of_any_size_is_copied_in_bounded_memory(tmp_path: Path, kind: str
     data = head + row + b"\n" + row + b"\n"
     path.write_bytes(gzip.compress(data, 1) if packing else data)
     config = SourceConfig(path=str(path))
-    (input,) = stream.find_inputs(config)
+    (input,) = discovery.find_inputs(config)
 
     class Out(io.RawIOBase):
         size, last = 0, b""
@@ -308,7 +308,7 @@ def test_a_row_of_any_size_is_copied_in_bounded_memory(tmp_path: Path, kind: str
 
 def test_plan_1_splits_a_record_over_the_limit_at_its_lines(tmp_path: Path) -> None:
     (tmp_path / "in.csv").write_bytes(b'id,text\n1,"%s\nb"\n2,ok\n' % LONG.encode())
-    (input,) = stream.find_inputs(config := SourceConfig(path=str(tmp_path / "in.csv"), max_row_bytes=LIMIT))
+    (input,) = discovery.find_inputs(config := SourceConfig(path=str(tmp_path / "in.csv"), max_row_bytes=LIMIT))
     for plan, expected in ((1, ["too_long", "bad_row", "ok"]), (2, ["too_long", "ok"])):
         for full in (False, True):
             rows = [d.status.value for d, _ in read_documents(input, config, plan_version=plan, full=full)]
@@ -324,6 +324,6 @@ def test_an_unclosed_quote_in_a_row_over_the_limit_costs_one_row(tmp_path: Path)
     for packing, pack in PACK.items():
         name = f"in.csv{packing}"
         (tmp_path / name).write_bytes(pack(b'id,text\n1,"%s\n2,a\n3,"b"\n' % LONG.encode()))
-        (input,) = stream.find_inputs(config := SourceConfig(path=str(tmp_path / name), max_row_bytes=LIMIT))
+        (input,) = discovery.find_inputs(config := SourceConfig(path=str(tmp_path / name), max_row_bytes=LIMIT))
         rows = [(d.status.value, d.text) for d, _ in read_documents(input, config)]
         assert rows == [("too_long", None), ("ok", "a"), ("ok", "b")]

@@ -176,6 +176,7 @@ def test_every_name_is_imported_from_the_module_that_defines_it() -> None:
         use for use in with_tests().borrowed_names() if not (use.path.startswith("tests/") and use.as_attribute)
     ]
     assert "\n".join(map(str, uses)) == ""
+    assert [file for file in PRODUCT.files if "__all__" in file.defined_names] == []
 
 
 def test_an_init_file_has_only_a_docstring() -> None:

@@ -16,7 +16,7 @@ from hymt_batch.model import detect_devices, prepare
 from hymt_batch.model import files as model_files
 from hymt_batch.run import identity
 from hymt_batch.setting import SettingClass, classes_of
-from hymt_batch.source import stream
+from hymt_batch.source import discovery
 from hymt_batch.source.spool import Spool
 from hymt_batch.write import identity_versions
 
@@ -173,7 +173,7 @@ def inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def record(*words: str) -> dict[str, Any]:
     """Return what is recorded of a job, by class; the list of inputs belongs to the identity."""
     job = config.load("translate", [*BASE, *words])
-    inputs = stream.find_inputs(job.source, Spool(Path(job.output_dir, "job")))
+    inputs = discovery.find_inputs(job.source, Spool(Path(job.output_dir, "job")))
     template = prompt.resolve_template(job.prompt, job.model.family.value, job.src_lang, job.tgt_lang)
     model = prepare.prepare_model(job.model, job.device_map, job.launch.num_threads)
     part_limits = batch.resolve_part_limits(job.batch, model.num_parameters, on_gpu=False)

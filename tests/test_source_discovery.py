@@ -12,12 +12,12 @@ import pytest
 
 from hymt_batch.errors import ConfigError
 from hymt_batch.records import Input
-from hymt_batch.source import stream
+from hymt_batch.source import discovery
 from hymt_batch.source.settings import SourceConfig, SourceFormat
 
 
 def find(path: Any, out_format: str = "input", **settings: Any) -> list[Input]:
-    return stream.find_inputs(SourceConfig(path=path, **settings), None, out_format)
+    return discovery.find_inputs(SourceConfig(path=path, **settings), None, out_format)
 
 
 def write(path: Path, text: str = "a\n") -> str:

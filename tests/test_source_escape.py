@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hymt_batch.errors import ConfigError, IdentityError
 from hymt_batch.formats.delimited.csv_escape import ESCAPE_HINT, get_escape_parser, needs_escape
 from hymt_batch.records import Document, Status
-from hymt_batch.source import stream
+from hymt_batch.source import discovery
 from hymt_batch.source.settings import SourceConfig
 from hymt_batch.source.shards import read_documents
 from tests.test_conversions import run
@@ -29,7 +29,7 @@ ESCAPED = r"""id,text
 def rows(path: Path, data: str, *, plan: int = 2, **options: Any) -> list[Document]:
     path.write_bytes(data.encode())
     config = SourceConfig(path=str(path), **options)
-    (input,) = stream.find_inputs(config)
+    (input,) = discovery.find_inputs(config)
     return [document for document, _ in read_documents(input, config, full=True, plan_version=plan)]
 
 
@@ -173,7 +173,7 @@ def test_the_escape_belongs_to_the_identity_and_is_logged_as_ignored_for_other_f
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "in.txt").write_text("a\n")
-    stream.find_inputs(SourceConfig(path=str(tmp_path / "in.txt"), escape="\\"))
+    discovery.find_inputs(SourceConfig(path=str(tmp_path / "in.txt"), escape="\\"))
     assert caplog.messages == ["source.escape=\\ is ignored: it applies only to csv and tsv"]
     (tmp_path / "in.csv").write_text(ESCAPED)
     run(tmp_path / "out", f"source.path={tmp_path}/in.csv", "source.escape=backslash")

@@ -24,7 +24,7 @@ from hymt_batch.formats import registry
 from hymt_batch.formats.long_rows import InputRereader
 from hymt_batch.formats.row_reader import ReadContext
 from hymt_batch.records import Document, Input, Status
-from hymt_batch.source import stream
+from hymt_batch.source import discovery, stream
 from hymt_batch.source.preamble_reader import read_preamble
 from hymt_batch.source.settings import SourceConfig
 from hymt_batch.source.shards import read_documents
@@ -41,7 +41,7 @@ def source(tmp_path: Path, name: str, data: bytes, **settings: Any) -> tuple[Inp
     path = tmp_path / name
     path.write_bytes(data)
     config = SourceConfig(path=str(path), **settings)
-    (input,) = stream.find_inputs(config)
+    (input,) = discovery.find_inputs(config)
     return input, config
 
 
@@ -411,7 +411,7 @@ def test_what_the_csv_module_writes_is_read_back(tmp_path: Path, records: list[t
 def table(tmp_path: Path, columns: dict[str, Any], **options: Any) -> Input:
     path = tmp_path / "in.parquet"
     parquet.write_table(pa.table(columns), path, **options)
-    (input,) = stream.find_inputs(SourceConfig(path=str(path)))
+    (input,) = discovery.find_inputs(SourceConfig(path=str(path)))
     return input
 
 
@@ -511,7 +511,7 @@ def test_saved_datasets_are_read_in_the_selected_order(tmp_path: Path) -> None:
     rows = datasets.Dataset.from_dict({"text": [f"t{n}" for n in range(3000)], "n": list(range(3000))})
     rows.select(range(2999, -1, -1)).save_to_disk(str(tmp_path / "saved"), num_shards=3)
     config = SourceConfig(path=str(tmp_path / "saved"))
-    (input,) = stream.find_inputs(config)
+    (input,) = discovery.find_inputs(config)
     read_all = list(read_documents(input, config))
     assert [document.text for document, _ in read_all] == [f"t{n}" for n in range(2999, -1, -1)]
     for cursor in (1, 999, 1000, 1001, 2500, 3000):
@@ -530,6 +530,6 @@ def test_empty_tables_have_no_rows_but_a_schema(tmp_path: Path) -> None:
         str(tmp_path / "none")
     )
     config = SourceConfig(path=str(tmp_path / "none"))
-    (input,) = stream.find_inputs(config)
+    (input,) = discovery.find_inputs(config)
     assert list(read_documents(input, config)) == []
     assert read_preamble(input, config).schema.names == ["text"]

@@ -16,7 +16,7 @@ from pyarrow import parquet
 
 from hymt_batch.errors import ConfigError, PreflightError, StoppedError
 from hymt_batch.records import Input, Shard, ShardRecord
-from hymt_batch.source import stream
+from hymt_batch.source import discovery, stream
 from hymt_batch.source.prefetch import prefetch
 from hymt_batch.source.settings import SourceConfig
 from hymt_batch.source.shards import SkippedShard, cut_shards
@@ -73,7 +73,7 @@ def inputs_of(tmp_path: Path, name: str) -> tuple[list[Input], SourceConfig]:
         data = body(name.removesuffix(".gz"))
         path.write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
     config = SourceConfig(path=str(path))
-    return stream.find_inputs(config), config
+    return discovery.find_inputs(config), config
 
 
 NAMES = ["a.txt", "a.txt.gz", "a.jsonl", "a.csv", "a.csv.gz", "a.parquet"]
@@ -169,7 +169,7 @@ def test_a_changed_csv_header_invalidates_every_shard(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_bytes(b"text,note\n" + b"a,b\n" * 20)
     config = SourceConfig(path=str(path))
-    inputs = stream.find_inputs(config)
+    inputs = discovery.find_inputs(config)
     known = records_of(parsed(inputs, config))
     path.write_bytes(b"note,text\n" + b"a,b\n" * 20)
     assert all(isinstance(shard, Shard) for shard in cut(inputs, config, known))
@@ -192,7 +192,7 @@ def test_an_empty_file_gives_one_empty_shard(tmp_path: Path, data: bytes) -> Non
     path = tmp_path / "a.txt"
     path.write_bytes(data)
     config = SourceConfig(path=str(path))
-    inputs = stream.find_inputs(config)
+    inputs = discovery.find_inputs(config)
     (shard,) = parsed(inputs, config)
     assert (list(shard.documents), shard.last, shard.index) == ([], True, 0)
     assert cut(inputs, config, records_of([shard])) == [SkippedShard(inputs[0], record(shard))]
@@ -203,7 +203,7 @@ def test_the_limit_counts_rows_over_all_files(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(b"row\n" * 10)
     for limit, expected in ((4, [4]), (10, [7, 3]), (12, [7, 3, 2]), (99, [7, 3, 7, 3, 7, 3])):
         config = SourceConfig(path=str(tmp_path), limit=limit)
-        inputs = stream.find_inputs(config)
+        inputs = discovery.find_inputs(config)
         shards = parsed(inputs, config)
         assert [len(shard.documents) for shard in shards] == expected
         assert shards[-1].last
@@ -230,7 +230,11 @@ def test_damage_stops_the_job_only_after_the_shards_before_it(tmp_path: Path) ->
     path.write_bytes(gzip.compress(rows)[:-1000])
     config = SourceConfig(path=str(path))
     shards = cut_shards(
-        stream.find_inputs(config), config, shard_rows=10_000, shard_bytes=1 << 30, get_record=lambda input, index: None
+        discovery.find_inputs(config),
+        config,
+        shard_rows=10_000,
+        shard_bytes=1 << 30,
+        get_record=lambda input, index: None,
     )
     good_shards = []
     with pytest.raises(PreflightError, match="truncated"):

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from hymt_batch.errors import ConfigError, PreflightError, StoppedError
-from hymt_batch.source import hub, spool, stream
+from hymt_batch.source import discovery, hub, spool, stream
 from hymt_batch.source.settings import SourceConfig, SourceFormat
 from hymt_batch.source.shards import read_documents
 from hymt_batch.source.spool import Spool
@@ -19,12 +19,12 @@ from hymt_batch.source.spool import Spool
 FIND = """
 import sys
 from pathlib import Path
-from hymt_batch.source import stream
+from hymt_batch.source import discovery, stream
 from hymt_batch.source.settings import SourceConfig
 from hymt_batch.source.shards import read_documents
 from hymt_batch.source.spool import Spool
 spool = Spool(Path(sys.argv[1]), replace="replace" in sys.argv)
-(input,) = stream.find_inputs(SourceConfig(path="-"), spool)
+(input,) = discovery.find_inputs(SourceConfig(path="-"), spool)
 if "look" not in sys.argv:
     spool.link_into(Path(sys.argv[1]))
 print([document.text for document, _ in read_documents(input, SourceConfig(path="-"))])
@@ -135,7 +135,7 @@ def test_a_failed_read_leaves_no_stored_file(tmp_path: Path) -> None:
 def test_standard_input_has_the_extension_of_its_format(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b'{"text": "a"}\n')))
     config = SourceConfig(path="-", format=SourceFormat.jsonl)
-    (input,) = stream.find_inputs(config, Spool(tmp_path / "job"))
+    (input,) = discovery.find_inputs(config, Spool(tmp_path / "job"))
     assert (input.rel, input.format) == ("stdin.jsonl", "jsonl")
 
 
@@ -147,7 +147,7 @@ def test_standard_input_must_be_the_only_source() -> None:
 
 def test_standard_input_is_refused_without_a_spool() -> None:
     with pytest.raises(ConfigError, match="must be stored"):
-        stream.find_inputs(SourceConfig(path="-"))
+        discovery.find_inputs(SourceConfig(path="-"))
 
 
 def make_local(tmp_path: Path) -> Path:
@@ -164,7 +164,7 @@ def test_a_hub_dataset_is_stored_as_one_parquet_file_per_split(tmp_path: Path) -
     hub.fetch_in_subprocess(str(folder), None, None, None, out)
     assert sorted(os.listdir(out)) == ["test.parquet", "train.parquet"]
     config = SourceConfig(path=str(out / "train.parquet"))
-    (input,) = stream.find_inputs(config)
+    (input,) = discovery.find_inputs(config)
     texts = [document.text for document, _ in read_documents(input, config)]
     assert texts == [f"row {n}" for n in range(2500)]
 
@@ -178,7 +178,7 @@ def test_a_stored_hub_dataset_is_used_without_the_hub(tmp_path: Path) -> None:
     for split in ("train", "test"):
         parquet.write_table(pa.table({"text": [split]}), dataset_folder / f"{split}.parquet")
     job_spool = Spool(tmp_path / "job")
-    inputs = stream.find_inputs(SourceConfig(path="org/corpus"), job_spool)
+    inputs = discovery.find_inputs(SourceConfig(path="org/corpus"), job_spool)
     assert [input.rel for input in inputs] == ["corpus/test.parquet", "corpus/train.parquet"]
     job_spool.link_into(tmp_path / "job-2")  # a fork gets its own copy
     copied = stored(tmp_path / "job-2") / "hub" / "org--corpus" / "all"
@@ -190,7 +190,7 @@ def test_a_stored_hub_dataset_is_used_without_the_hub(tmp_path: Path) -> None:
 def test_a_missing_hub_is_one_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(PreflightError, match="No file or folder is named no-such/data-set") as caught:
-        stream.find_inputs(SourceConfig(path="no-such/data-set"), Spool(tmp_path / "job"))
+        discovery.find_inputs(SourceConfig(path="no-such/data-set"), Spool(tmp_path / "job"))
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "job").exists()
 
@@ -198,8 +198,9 @@ def test_a_missing_hub_is_one_clear_error(tmp_path: Path, monkeypatch: pytest.Mo
 def test_finding_files_imports_no_heavy_library(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes(b"a\n")
     code = (
-        "import sys; from hymt_batch.source import shards, stream; from hymt_batch.source.settings import SourceConfig;"
-        f"c = SourceConfig(path={str(tmp_path)!r}); i = stream.find_inputs(c); list(shards.read_documents(i[0], c));"
+        "import sys; from hymt_batch.source import discovery, shards;"
+        "from hymt_batch.source.settings import SourceConfig;"
+        f"c = SourceConfig(path={str(tmp_path)!r}); i = discovery.find_inputs(c); list(shards.read_documents(i[0], c));"
         "assert not {'torch', 'transformers', 'datasets', 'pyarrow', 'accelerate'} & set(sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

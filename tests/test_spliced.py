@@ -25,7 +25,7 @@ from hymt_batch.formats.format import Kind, OutputSpec
 from hymt_batch.formats.row_reader import ReadContext
 from hymt_batch.formats.spliced import Place
 from hymt_batch.records import Document, Input, Preamble, Row, ShardRecord, Status
-from hymt_batch.source import stream
+from hymt_batch.source import discovery
 from hymt_batch.source.settings import SourceConfig, SourceFormat
 from hymt_batch.source.shards import SkippedShard, cut_shards, read_documents
 from hymt_batch.write.settings import WriteConfig, WriteFormat
@@ -60,7 +60,7 @@ def translated(job: Job, name: str, file: str = "in.properties") -> bytes:
 
 def documents(path: Path, *, full: bool = False, max_rows: int | None = None, **settings: Any) -> list[Document]:
     config = SourceConfig(path=str(path), format=SourceFormat("properties"), **settings)
-    (input,) = stream.find_inputs(config)
+    (input,) = discovery.find_inputs(config)
     return [document for document, _ in read_documents(input, config, full=full, max_rows=max_rows)]
 
 
@@ -263,7 +263,7 @@ def test_a_shard_that_is_complete_is_skipped_only_while_its_places_are_the_same(
     data = messages(30) + b"\r\n# the end"
     path.write_bytes(data)
     config = SourceConfig(path=str(path), format=SourceFormat("properties"))
-    inputs = stream.find_inputs(config)
+    inputs = discovery.find_inputs(config)
 
     def cut(get_record: Any) -> list[Any]:
         return list(cut_shards(inputs, config, shard_rows=20, shard_bytes=1 << 30, get_record=get_record))

@@ -14,7 +14,7 @@ from pyarrow import parquet
 
 from hymt_batch.formats.writer import open_writer
 from hymt_batch.records import Document, Input, Row, Status
-from hymt_batch.source import shards, stream
+from hymt_batch.source import discovery, shards
 from hymt_batch.source.preamble_reader import read_preamble
 from hymt_batch.source.settings import SourceConfig
 from hymt_batch.write.settings import WriteConfig
@@ -35,7 +35,7 @@ def row_of(document: Document) -> Row:
 
 def translate(path: Path, out_format: str = "input", **settings: Any) -> tuple[bytes, list[Document]]:
     config = SourceConfig(path=str(path), **settings)
-    [input] = stream.find_inputs(config, out_format=out_format)
+    [input] = discovery.find_inputs(config, out_format=out_format)
     documents = [document for document, _ in shards.read_documents(input, config, full=True, reserved=RESERVED)]
     file = io.BytesIO()
     kind = input.format if out_format == "input" else out_format
@@ -51,7 +51,7 @@ def read_again(data: bytes, input: Input, folder: Path, **settings: Any) -> list
     path = folder / f"again-{Path(input.rel).name}"
     path.write_bytes(data)
     config = SourceConfig(path=str(path), **settings)
-    [input_again] = stream.find_inputs(config)
+    [input_again] = discovery.find_inputs(config)
     return [document for document, _ in shards.read_documents(input_again, config, full=True)]
 
 

@@ -152,14 +152,14 @@ def test_the_name_in_set_aside_fits_the_file_system(tmp_path: Path) -> None:
 
 
 def test_input_discovery_ignores_set_aside(tmp_path: Path, inputs: list[Input]) -> None:
-    from hymt_batch.source import stream
+    from hymt_batch.source import discovery
     from hymt_batch.source.settings import SourceConfig
 
     run(tmp_path / "in" / "job", inputs)
     (tmp_path / "in" / "job" / "set_aside").mkdir()
     (tmp_path / "in" / "job" / "set_aside" / "a.txt").write_text("x\n")
     (tmp_path / "in" / "c.txt").write_text("x\n")
-    inputs_found = stream.find_inputs(SourceConfig(path=str(tmp_path / "in")), Spool(tmp_path / "o"), "input")
+    inputs_found = discovery.find_inputs(SourceConfig(path=str(tmp_path / "in")), Spool(tmp_path / "o"), "input")
     assert [input.rel for input in inputs_found] == ["c.txt"]
     assert OS_FS.stat(tmp_path / "in" / "job").kind == "dir"
 

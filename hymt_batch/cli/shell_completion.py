@@ -98,7 +98,7 @@ def complete(
         head += comma
         if not head and value.startswith("["):
             head, start = "[", value[1:]
-    if key == "name" and job in ("status", "verify"):
+    if key == "name" and "source.path" not in settings.get(job, {}):  # a job that examines an existing folder
         output_dir = next(
             (word.partition("=")[2] for word in previous_words[::-1] if word.startswith("output_dir=")), "outputs"
         )

@@ -31,7 +31,7 @@ from hymt_batch.model.files import ModelFiles
 from hymt_batch.model.settings import dtype_bytes
 from hymt_batch.prompt import PromptFamily
 from hymt_batch.prompt_end import describe_end
-from hymt_batch.source import stream
+from hymt_batch.source import discovery, stream
 from hymt_batch.source.inputs import Inputs
 from hymt_batch.write import published_file
 from hymt_batch.write.storage import required_space
@@ -268,7 +268,7 @@ def _check_source(job: DoctorJob, findings: list[Finding]) -> tuple[int | None, 
     need: int | None = None
     need_inodes: int | None = None
     with _errors_as_findings("source", findings):
-        inputs = stream.find_inputs(job.source)
+        inputs = discovery.find_inputs(job.source)
         if not inputs:
             raise ConfigError("source.path has no file to translate", fix="Check source.path and source.pattern.")
         stream.check_fields(inputs, job.source, job.write.added_fields)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from hymt_batch.records import Document, Input, Preamble, Shard, ShardRecord
-from hymt_batch.source import stream
+from hymt_batch.source import discovery, stream
 from hymt_batch.source.preamble_reader import PreambleCache
 from hymt_batch.source.settings import SourceConfig
 from hymt_batch.source.shards import SkippedShard, cut_shards
@@ -37,7 +37,7 @@ class Inputs:
         self._config, self._spool, self._added_fields = config, spool, added_fields
         self.plan_version = plan_version
         self._preambles = PreambleCache(config, added_fields)
-        files = stream.find_inputs(config, spool, out_format)
+        files = discovery.find_inputs(config, spool, out_format)
         self.files = tuple(stream.apply_limit(files, config, self._preambles, plan_version))
 
     def preamble(self, input: Input) -> Preamble:

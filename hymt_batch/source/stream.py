@@ -1,7 +1,6 @@
-"""The public interface of the source stage: the input files of a job, and their rows as one stream of shards.
+"""What a job asks of its input files as a whole: checks before the model is loaded, `source.limit`, the second pass.
 
-Independent of the model, the output and Hydra. The other modules of this package do the work: `discovery` resolves
-names, `shards` cuts files into shards, and each format has its own reader (package formats).
+Independent of the model, the output and Hydra. `discovery` finds the files, and `shards` cuts them into shards.
 """
 
 from __future__ import annotations
@@ -12,46 +11,14 @@ from typing import Any
 
 from hymt_batch.formats import registry
 from hymt_batch.formats.format import Addressing
-from hymt_batch.records import PLAN_VERSION, Document, Input, Preamble, Shard, ShardRecord
-from hymt_batch.source import discovery as _find
-from hymt_batch.source.preamble_reader import PreambleCache, read_preamble
-from hymt_batch.source.prefetch import prefetch
-from hymt_batch.source.settings import SourceConfig, SourceFormat
-from hymt_batch.source.shards import SkippedShard, cut_shards, read_documents
-from hymt_batch.source.spool import Spool
+from hymt_batch.records import PLAN_VERSION, Document, Input
+from hymt_batch.source import discovery
+from hymt_batch.source.preamble_reader import PreambleCache
+from hymt_batch.source.settings import SourceConfig
+from hymt_batch.source.shards import read_documents
 
 HEAD_ROWS = 100
 """Number of rows at the start of a file that `check_first_rows` looks at."""
-
-__all__ = [
-    "Document",
-    "Input",
-    "Preamble",
-    "PreambleCache",
-    "Shard",
-    "ShardRecord",
-    "SkippedShard",
-    "SourceConfig",
-    "SourceFormat",
-    "Spool",
-    "apply_limit",
-    "check_fields",
-    "check_first_rows",
-    "cut_shards",
-    "find_inputs",
-    "is_stdin",
-    "needs_spool",
-    "prefetch",
-    "read_documents",
-    "read_full_documents",
-    "read_preamble",
-    "total_units",
-]
-
-
-def find_inputs(config: SourceConfig, spool: Spool | None = None, out_format: str = "input") -> list[Input]:
-    """Resolve source.path to inputs without reading them; see `discovery.find_inputs`."""
-    return _find.find_inputs(config, spool, out_format)
 
 
 def check_fields(
@@ -150,12 +117,12 @@ def apply_limit(
 
 def is_stdin(path: Any) -> bool:
     """Return whether standard input is the only source."""
-    return bool(path in (_find.STDIN, [_find.STDIN]))
+    return bool(path in (discovery.STDIN, [discovery.STDIN]))
 
 
 def needs_spool(config: SourceConfig) -> bool:
     """Return whether a source must be stored before it is read: standard input or a hub dataset."""
-    return any(path == _find.STDIN or _find.is_hub_id(path) for path in config.paths)
+    return any(path == discovery.STDIN or discovery.is_hub_id(path) for path in config.paths)
 
 
 def total_units(inputs: Sequence[Input], config: SourceConfig) -> int | None:

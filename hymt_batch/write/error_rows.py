@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from hymt_batch import manifest
+from hymt_batch.formats import registry
+from hymt_batch.formats.format import Kind
 from hymt_batch.fs_protocol import Fs
 from hymt_batch.manifest import JobRecord
 from hymt_batch.records import ERROR_STATUSES, Row
@@ -33,8 +35,11 @@ def read_all(fs: Fs, folder: Path, job: JobRecord) -> Iterator[dict[str, str]]:
             rows = _recorded_rows(records, input.file_id, shard_index)
             if rows is None:
                 rows = _part_rows(fs, reader, input.file_id, shard_index)
+            # a row of a spliced format is named by its place, which is known only when the file is read again
+            mark = " text " if registry.get(input.format).kind is Kind.SPLICED else "#"
             for row in sorted(rows, key=lambda row: row.row_index):
-                yield {"id": f"{input.rel}#{row.row_index + 1}", "status": row.status.value, "message": row.message}
+                row_id = f"{input.rel}{mark}{row.row_index + 1}"
+                yield {"id": row_id, "status": row.status.value, "message": row.message}
 
 
 def _recorded_rows(records: RecordStore, file_id: str, shard_index: int) -> list[Row] | None:

@@ -25,7 +25,7 @@ from hymt_batch.formats.writer import open_writer
 from hymt_batch.fs import NewFile, remove, replace, stat_or_none
 from hymt_batch.fs_protocol import Fs
 from hymt_batch.manifest import JsonDict
-from hymt_batch.records import Document, Input, Preamble, Row, ShardRecord, Status
+from hymt_batch.records import UNLISTED_STATUSES, Document, Input, Preamble, Row, ShardRecord, Status
 from hymt_batch.storage_error import write_error
 from hymt_batch.write import file_record
 from hymt_batch.write.error_line import error_line
@@ -137,7 +137,7 @@ def _write(files: _OpenFiles, assembly: Assembly, tally: _Tally) -> JsonDict:
     writer = open_writer(input, out_format(input, assembly.config), preamble, assembly.config, out, rows)
     for document, row in _documents_and_rows(assembly, tally):
         writer.write(document, row)
-        if row.status is not Status.OK:
+        if row.status not in UNLISTED_STATUSES:
             files.write_error(error_line(document, row, assembly.config.raw_errors))
     writer.close()
     input_record = hash_input(input)

@@ -36,7 +36,7 @@ from hymt_batch.records import Part
 from hymt_batch.run import executor
 from hymt_batch.run.replica import Replica
 from hymt_batch.run.reporter import Reporter
-from hymt_batch.source import stream
+from hymt_batch.source import discovery
 from hymt_batch.source.shards import SkippedShard, cut_shards
 from jobs import translate
 
@@ -78,7 +78,7 @@ def load_once(shape: str, job: Any) -> LoadedOnce:
 
 def parts(job: Any, model: LoadedOnce) -> list[Part]:
     """Return the parts that the job plans."""
-    inputs = stream.find_inputs(job.source, None, "input")
+    inputs = discovery.find_inputs(job.source, None, "input")
     template = prompt.resolve_template(job.prompt, job.model.family.value, job.src_lang, job.tgt_lang)
     limits = batch.resolve_part_limits(job.batch, model.num_parameters, model.on_gpu)
     cut = {"shard_rows": limits.shard_rows, "shard_bytes": limits.shard_bytes}

@@ -32,7 +32,7 @@ from hymt_batch import config as settings
 from hymt_batch.errors import ConfigError, HymtError
 from hymt_batch.records import Input, ShardRecord
 from hymt_batch.run.reporter import Reporter
-from hymt_batch.source import stream
+from hymt_batch.source import discovery, stream
 from hymt_batch.source.preamble_reader import read_preamble
 from hymt_batch.source.settings import SourceConfig
 from hymt_batch.source.shards import SkippedShard, cut_shards
@@ -142,7 +142,7 @@ class Campaign:
         where = f"{path.parent.parent.name}/{path.name} limit={limit}"
         config = SourceConfig(path=str(path), max_row_bytes=limit)
         try:
-            (input,) = stream.find_inputs(config)
+            (input,) = discovery.find_inputs(config)
             stream.check_fields([input], config, reserved)
         except ConfigError as error:
             self.counts["refused_files"] += 1
@@ -270,7 +270,7 @@ def damaged(listing: Path) -> int:
         print(entry["path"], flush=True)
         config = SourceConfig(path=entry["path"])
         try:
-            (input,) = stream.find_inputs(config)
+            (input,) = discovery.find_inputs(config)
             raw = [document.raw for document, _ in stream.read_full_documents(input, config, [input])]
             head = read_preamble(input, config)
         except HymtError:

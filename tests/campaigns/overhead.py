@@ -36,7 +36,7 @@ from hymt_batch.demo import grammar
 from hymt_batch.model import prepare
 from hymt_batch.run.identity import build_identity, build_output
 from hymt_batch.run.reporter import Reporter
-from hymt_batch.source import stream
+from hymt_batch.source import discovery, stream
 from hymt_batch.source.preamble_reader import read_preamble
 from hymt_batch.source.shards import SkippedShard, cut_shards
 from hymt_batch.write.output import Output
@@ -102,7 +102,7 @@ def stages(source: Path, name: str, free: fake_engine.Decode) -> dict[str, float
         spent[stage] += time.process_time() - began  # type: ignore[assignment]  # a Counter of seconds
 
     job = config.load("translate", [*SETTINGS, f"source.path={source}", f"name={name}", f"output_dir={source.parent}"])
-    inputs = stream.find_inputs(job.source, None, "input")
+    inputs = discovery.find_inputs(job.source, None, "input")
     template = prompt.resolve_template(job.prompt, job.model.family.value, job.src_lang, job.tgt_lang)
     model = prepare.prepare_model(job.model, job.device_map, job.launch.num_threads)
     limits = batch.resolve_part_limits(job.batch, model.num_parameters, model.on_gpu)

@@ -185,7 +185,7 @@ class Steady:
         self.job = warm.load([*overrides, f"output_dir={folder}"])
         self.folder, self.samples = folder, []  # type: ignore[var-annotated]
         fake_engine.PAUSE_S = STEADY_PAUSE_S
-        self.pid = warm.fork(lambda: int(warm.translate.run(self.job, warm.STUB)), folder / "stderr")
+        self.pid = warm.fork(lambda: warm.run(self.job), folder / "stderr")
 
     def sample(self) -> None:
         self.samples.append(resident_kib(self.pid))
@@ -197,7 +197,7 @@ class Steady:
             os.kill(self.pid, signal.SIGTERM)
             code = warm.wait(self.pid)
         fake_engine.PAUSE_S = 0.0
-        pid = warm.fork(lambda: int(warm.translate.run(self.job, warm.STUB)), self.folder / "stderr")
+        pid = warm.fork(lambda: warm.run(self.job), self.folder / "stderr")
         return code, warm.wait(pid, 3600.0)
 
 

@@ -234,17 +234,18 @@ def fork(work: Callable[[], int], stderr_path: Path | None = None) -> int:
         os._exit(code)
 
 
+def run(job: Any, body: Translate = STUB) -> int:
+    """Run the job, with `body` in place of `translate`, for the rest of this process; return the exit code."""
+    translate.translate = body
+    return int(translate.run(job))
+
+
 def start(job: Any, *, compose: Sequence[str] = (), body: Translate = STUB, stderr_path: Path | None = None) -> int:
     """Fork a process that runs the job, and return its id; with `compose`, that process composes the settings."""
     MARKS.clear()
     MARKS.phase = "config"
     Worker.started = 0
-
-    def run() -> int:
-        translate.translate = body
-        return int(translate.run(config.load("translate", list(compose)) if compose else job))
-
-    return fork(run, stderr_path)
+    return fork(lambda: run(config.load("translate", list(compose)) if compose else job, body), stderr_path)
 
 
 def poll(pid: int) -> int | None:

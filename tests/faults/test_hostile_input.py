@@ -22,7 +22,7 @@ from pyarrow import parquet
 from hymt_batch import config as settings
 from hymt_batch.errors import ConfigError, HymtError, PreflightError
 from hymt_batch.run.reporter import Reporter
-from hymt_batch.source import input_names, stream
+from hymt_batch.source import discovery, input_names
 from hymt_batch.source.settings import SourceConfig
 from hymt_batch.source.shards import read_documents
 from tests.fakes import job as fake_job
@@ -35,12 +35,12 @@ READ = """
 import sys
 from collections import Counter
 from pathlib import Path
-from hymt_batch.source import stream
+from hymt_batch.source import discovery, stream
 def peak_kib():
     status = Path("/proc/self/status").read_text()
     return int(status.partition("VmHWM:")[2].split()[0])
 config = stream.SourceConfig(path=sys.argv[1])
-(input,) = stream.find_inputs(config)
+(input,) = discovery.find_inputs(config)
 start = peak_kib()
 if sys.argv[2] == "bare":
     import pyarrow.parquet
@@ -72,7 +72,7 @@ def job(folder: Path, source: Path, *overrides: str) -> Any:
 
 def rows(path: Path, **options: Any) -> list[tuple[str, str | None]]:
     config = SourceConfig(path=str(path), **options)
-    (input,) = stream.find_inputs(config)
+    (input,) = discovery.find_inputs(config)
     return [(document.status.value, document.text) for document, _ in read_documents(input, config)]
 
 
@@ -303,7 +303,7 @@ def test_names_that_are_equal_on_some_file_systems_are_refused(tmp_path: Path, f
     for name in (first, second):
         (tmp_path / name).write_text("rain\n")
     with pytest.raises(ConfigError, match="differs only by case or accents"):
-        stream.find_inputs(SourceConfig(path=str(tmp_path)))
+        discovery.find_inputs(SourceConfig(path=str(tmp_path)))
 
 
 @pytest.mark.fault(80, 41)
@@ -316,9 +316,9 @@ def test_a_fifo_or_device_is_refused_before_it_is_opened(tmp_path: Path, make: C
     make(tmp_path / "in" / "bad.txt")
     for path in (tmp_path / "in", tmp_path / "in" / "bad.txt"):
         with pytest.raises(ConfigError, match=r"not a regular file|outside the folder"):
-            stream.find_inputs(SourceConfig(path=str(path)))
+            discovery.find_inputs(SourceConfig(path=str(path)))
     with pytest.raises(ConfigError, match="not a regular file"):
-        stream.find_inputs(SourceConfig(path=str(tmp_path / "in"), follow_symlinks=True))
+        discovery.find_inputs(SourceConfig(path=str(tmp_path / "in"), follow_symlinks=True))
 
 
 @pytest.mark.fault(81, 80)

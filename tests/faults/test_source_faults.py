@@ -101,7 +101,7 @@ def test_a_disk_error_is_reported_by_its_cause_wherever_it_occurs(
     path = tmp_path / f"bad.txt{packing}"
     path.write_bytes({"": bytes, ".gz": gzip.compress, ".zst": zst}[packing](body()))
     config = SourceConfig(path=str(path))
-    (input,) = stream.find_inputs(config)
+    (input,) = discovery.find_inputs(config)
     failing(error, good)
     for read in (
         lambda: list(read_documents(input, config)),
@@ -121,7 +121,7 @@ def test_a_disk_that_fails_under_a_table_stops_the_job(
     path = tmp_path / "in.parquet"
     parquet.write_table(pa.table({"text": ["a"] * 9}), path)
     config = SourceConfig(path=str(path))
-    (input,) = stream.find_inputs(config)
+    (input,) = discovery.find_inputs(config)
     documents = list(read_documents(input, config))
     real_iter_batches = parquet.ParquetFile.iter_batches
 
@@ -231,7 +231,7 @@ def deep(root: Path, name: str, depth: int) -> None:
 def test_the_error_for_a_path_over_the_system_limit_is_one_line(inside: Path, name: str, depth: int) -> None:
     deep(inside, name, depth)
     with pytest.raises(ConfigError, match=r"cannot be used: File name too long\. ") as caught:
-        stream.find_inputs(SourceConfig(path=str(inside)))
+        discovery.find_inputs(SourceConfig(path=str(inside)))
     assert len(str(caught.value)) < 500 and "\n" not in str(caught.value)
 
 
@@ -239,7 +239,7 @@ def test_folders_nested_up_to_the_longest_path_are_read(inside: Path) -> None:
     depth = (4000 - len(str(inside))) // 2
     assert depth > sys.getrecursionlimit()
     deep(inside, "y", depth)
-    (input,) = stream.find_inputs(SourceConfig(path=str(inside)))
+    (input,) = discovery.find_inputs(SourceConfig(path=str(inside)))
     assert input.rel.count("/") == depth
 
 
@@ -262,7 +262,7 @@ def test_an_entry_that_is_not_a_file_is_refused_by_name(tmp_path: Path, kind: st
         os.chdir(working_folder)
     for source in (tmp_path / "in", path, f"{tmp_path}/in/{kind[:3]}*"):
         with pytest.raises(ConfigError, match=kind) as caught:
-            stream.find_inputs(SourceConfig(path=str(source)))
+            discovery.find_inputs(SourceConfig(path=str(source)))
         assert "\n" not in str(caught.value)
 
 
@@ -283,7 +283,7 @@ def test_a_folder_that_vanishes_or_fails_while_listed_is_reported_by_name(
     monkeypatch.setattr(discovery.os, call, fail)
     expected = StoppedError if error in TRANSIENT else ConfigError
     with pytest.raises(expected, match=r"in/sub"):
-        stream.find_inputs(SourceConfig(path=str(tmp_path / "in")))
+        discovery.find_inputs(SourceConfig(path=str(tmp_path / "in")))
 
 
 # how often files are opened, and how much memory they take
@@ -312,7 +312,7 @@ def test_each_file_is_opened_a_few_times_however_many_there_are(tmp_path: Path, 
     OPENED.clear()
     _WATCHING[:] = [str(tmp_path / "in") + "/"]
     try:
-        inputs = stream.find_inputs(config)
+        inputs = discovery.find_inputs(config)
         preambles = PreambleCache(config, ("translation", "hymt"))
         limited = stream.apply_limit(inputs, config, preambles)
         for input in limited:
@@ -353,7 +353,7 @@ def test_each_file_takes_little_memory(tmp_path: Path) -> None:
         (tmp_path / "in" / f"{index:05}.csv").write_bytes(b"id,text\n1,rain\n")
     config = SourceConfig(path=str(tmp_path / "in"))
     tracemalloc.start()
-    inputs = stream.find_inputs(config)
+    inputs = discovery.find_inputs(config)
     preambles = PreambleCache(config)
     for input in inputs:
         preambles(input)
