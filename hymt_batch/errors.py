@@ -91,7 +91,8 @@ class Problem:
         if "\n" in text:
             return f"{text}\n  Fix: {self.fix}" if self.why else f"{text}\n{self.fix}"
         separator = " " if text.endswith((".", "!", "?")) else ". "
-        return text + separator + (self.fix if self.fix.endswith(".") else f"Fix: {self.fix}.")
+        is_bare = not self.fix.endswith(".") and ". " not in self.fix  # sentences may end with a path, to be copied
+        return text + separator + (f"Fix: {self.fix}." if is_bare else self.fix)
 
     @property
     def text(self) -> str:

@@ -25,6 +25,7 @@ from hymt_batch.errors import ConfigError, DeviceError, HymtError, PreflightErro
         ({"what": "f is cut", "why": "so rows would be lost"}, "f is cut, so rows would be lost."),
         ({"what": "f is cut", "why": "It has 3 rows.", "fix": "Copy it."}, "f is cut. It has 3 rows. Copy it."),
         ({"what": "the GPU is idle", "fix": "device_map=replicate"}, "the GPU is idle. Fix: device_map=replicate."),
+        ({"what": "x", "fix": "Free some space. It is kept in a/b"}, "x. Free some space. It is kept in a/b"),
         ({"what": "two lines:\n  a", "fix": "Drop a."}, "two lines:\n  a\nDrop a."),
         (
             {"what": "E: a\n  b", "why": "No room.", "fix": "Free some"},

@@ -78,10 +78,11 @@ class Decoder:
         sampling_params = self._sampling_params
         if attempt:
             sampling_params = replace(card_sampling_params(self._card), stop_loops=self._settings.stop_loops)
+        expansions = {code: languages.get(code).expansion for code in {prompt.tgt_lang for prompt in prompts}}
         return [
             Request(
                 prompt.ids,
-                self._max_new_tokens(prompt),
+                self._max_new_tokens(prompt, expansions[prompt.tgt_lang]),
                 # greedy decoding draws nothing
                 row_seed(self._seed, prompt.row_id, prompt.segment.index, attempt) if sampling_params.do_sample else 0,
                 sampling_params,
@@ -94,9 +95,8 @@ class Decoder:
         uncaptured = self._settings.capture and not self.engine.environment["capture"]
         return (*self.engine.take_degraded(), *((NOT_CAPTURED,) if uncaptured else ()))
 
-    def _max_new_tokens(self, prompt: Prompt) -> int:
-        """Return a row's limit of new tokens, from its source length, its target language and the model's context."""
-        expansion = languages.get(prompt.tgt_lang).expansion
+    def _max_new_tokens(self, prompt: Prompt, expansion: float) -> int:
+        """Return a row's limit of new tokens, from its source length, its language's expansion and the context."""
         limit = int(prompt.num_source_tokens * self._settings.new_tokens_ratio * expansion)
         limit = min(limit + self._settings.new_tokens_extra, self._settings.max_new_tokens)
         return max(1, min(limit, self._max_context - len(prompt.ids)))

@@ -13,6 +13,7 @@ import logging
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from hymt_batch.device_map import table
@@ -25,7 +26,7 @@ from hymt_batch.model import tokenizer as tokenizing
 from hymt_batch.model.detect_devices import torch_devices
 from hymt_batch.model.files import ModelFiles
 from hymt_batch.model.loaded_model import LoadedModel
-from hymt_batch.model.memory import empty_cache, is_gpu_failure, is_out_of_memory
+from hymt_batch.model.memory import is_gpu_failure, is_out_of_memory, run_within_memory
 from hymt_batch.model.refusal import refusal
 from hymt_batch.model.requirements import QUANTISATION_PACKAGES
 from hymt_batch.model.settings import Attention, ModelConfig, dtype_bytes
@@ -119,7 +120,8 @@ def load_model(prepared: PreparedModel, tokenizer: Tokenizer) -> LoadedModel:
     """
     start_time, failed_strategies = time.monotonic(), list[str]()
     for placement in prepared.placements:
-        attempt = _try_placement(prepared, placement, tokenizer)
+        load = partial(_load_on_placement, prepared, placement, tokenizer)
+        attempt = run_within_memory(load, placement.device.name)
         if attempt is None:
             failed_strategies.append(placement.strategy.value)
             log.warning("out of memory while loading with device_map=%s", placement.strategy.value)
@@ -151,36 +153,27 @@ def load_model(prepared: PreparedModel, tokenizer: Tokenizer) -> LoadedModel:
     )
 
 
-def _try_placement(
+def _load_on_placement(
     prepared: PreparedModel, placement: Placement, tokenizer: Tokenizer
-) -> tuple[Any, float, attention.AttentionComparison | None] | None:
-    """Load and check the network on one placement.
+) -> tuple[Any, float, attention.AttentionComparison | None]:
+    """Load and check the network on one placement; may run out of memory.
 
     Returns:
-        The network, the canary difference and the attention comparison (None if attention was not compared); None
-        if memory ran out.
+        The network, the canary difference and the attention comparison (None if attention was not compared).
     """
-    try:
-        network = _load_checkpoint(prepared, placement)
-        _check_weights(prepared, placement, network)
-        network.eval().requires_grad_(False)
-        _set_generation_config(network, tokenizer)
-        if prepared.packs_weights(placement):
-            weight_packing.pack(network)
-        cudnn.disable_attention(placement.devices)  # not earlier: CUDA is initialised by now
-        strict = prepared.files.config["model_type"] == "hunyuan_v1_dense" and not prepared.files.quantisation
-        device, dtype, agreement = placement.device.name, prepared.dtype, None
-        difference = canary.check(network, tokenizer, device, dtype, strict=strict)
-        if attention.all_on_gpu(placement.devices):
-            agreement = attention.check(network, tokenizer, device, dtype, by_layer=not strict)
-        return network, difference, agreement
-    except (MemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error):
-            raise
-    # outside the except block, because the traceback would keep the tensors alive
-    network = None
-    empty_cache(placement.device.name)
-    return None
+    network = _load_checkpoint(prepared, placement)
+    _check_weights(prepared, placement, network)
+    network.eval().requires_grad_(False)
+    _set_generation_config(network, tokenizer)
+    if prepared.packs_weights(placement):
+        weight_packing.pack(network)
+    cudnn.disable_attention(placement.devices)  # not earlier: CUDA is initialised by now
+    strict = prepared.files.config["model_type"] == "hunyuan_v1_dense" and not prepared.files.quantisation
+    device, dtype, agreement = placement.device.name, prepared.dtype, None
+    difference = canary.check(network, tokenizer, device, dtype, strict=strict)
+    if attention.all_on_gpu(placement.devices):
+        agreement = attention.check(network, tokenizer, device, dtype, by_layer=not strict)
+    return network, difference, agreement
 
 
 def _load_checkpoint(prepared: PreparedModel, placement: Placement) -> Any:

@@ -102,7 +102,7 @@ def write_to_stdout(
     except HymtError as error:
         final_folder = folder if temporary_folder is None else move_to_output_dir(folder, output_dir)
         files = ", ".join(str(final_folder / path.relative_to(folder)) for path in outputs)
-        kept = f"The job is complete, and its translations are kept in {files}."
+        kept = f"The job is complete, and its translations are kept in {files}"
         raise error.replace(fix=f"{error.fix} {kept}") from error
     if temporary_folder is not None:
         shutil.rmtree(temporary_folder, ignore_errors=True)
