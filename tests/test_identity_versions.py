@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -185,14 +186,23 @@ def test_a_setting_that_was_not_recorded_is_taken_from_the_command(folders: Fold
     assert folders.decoded == DECODED["done-text"] - DECODED["half-text"]
 
 
-def test_min_logprob_may_change_only_where_rows_were_measured(folders: Folders) -> None:
+def test_min_logprob_may_change_only_where_rows_were_measured(
+    folders: Folders, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = fake_engine.upper
+
+    def measured(requests: Sequence[Request], check_stop: Callable[[], None]) -> list[Completion]:
+        return [replace(completion, mean_logprob=-1.7) for completion in plain(requests, check_stop)]
+
+    monkeypatch.setattr(fake_engine, "upper", measured)
     folders.run("new-text", "check.min_logprob=-1.5")
     decoded = folders.decoded
     for value in ("-2.0", "null", "-1.5"):
         folders.run("new-text", f"check.min_logprob={value}")
     assert folders.decoded == decoded
+    monkeypatch.setattr(fake_engine, "upper", plain)
     folders.run("new-csv")
-    with pytest.raises(IdentityError, match=r"begun with check\.min_logprob=null"):
+    with pytest.raises(IdentityError, match=r"decoded with check\.min_logprob=null"):
         folders.run("new-csv", "check.min_logprob=-2.0")
 
 

@@ -10,41 +10,42 @@ from hymt_batch.fs_protocol import Fs
 from hymt_batch.manifest import JobRecord, JsonDict
 from hymt_batch.records import Document, Input
 from hymt_batch.write import file_record
+from hymt_batch.write.committed_rows import CommittedRows
 from hymt_batch.write.input_changes import describe_changed_shards, hash_input
-from hymt_batch.write.part_store import PartStore
 
 
 def describe_changes(fs: Fs, folder: Path, job: JobRecord, read: Callable[[Input], Iterator[Document]]) -> str:
     """Return which input of a job changed since it was decoded, and where; "" if none did."""
-    store = PartStore(fs, folder, job.identity_sha256)
+    rows = CommittedRows.open(fs, folder, job.identity_sha256)
     for input in job.inputs:
         record = file_record.read_record(fs, folder, input)
         if record is not None and record["identity"] == job.identity_sha256 and hash_input(input) == record["input"]:
             continue
-        if change := describe_change(store, input, record, read):
+        if change := describe_change(fs, rows, input, record, read):
             return change
     return ""
 
 
 def describe_change(
-    store: PartStore, input: Input, record: JsonDict | None, read: Callable[[Input], Iterator[Document]]
+    fs: Fs, rows: CommittedRows, input: Input, record: JsonDict | None, read: Callable[[Input], Iterator[Document]]
 ) -> str:
     """Return which rows of an input changed since they were decoded; "" if none did, or none was decoded.
 
     Args:
-        store: The parts and row records of the job.
+        fs: The file system.
+        rows: The parts and row records of the job.
         input: The input.
         record: The record of the file, if it is published; used where the rows were not kept.
         read: Starts a pass over the input's documents.
     """
     if record is not None:
-        lost = [s for s in file_record.shard_table_of(record) if not store.has_rows(input.file_id, s.index)]
+        lost = [s for s in file_record.shard_table_of(record) if not rows.has_rows(fs, input.file_id, s.index)]
         if lost and (change := describe_changed_shards(input, lost)) != input.rel:
             return change
-    if store.has_any(input.file_id):
-        rows, num_rows = store.changed_rows(input, read(input))
-        if rows.ranges:
-            return f"{input.rel} {rows}"
+    if rows.has_any(input.file_id):
+        changed_rows, num_rows = rows.changed_rows(input, read(input))
+        if changed_rows.ranges:
+            return f"{input.rel} {changed_rows}"
         has_new_rows = record is not None and num_rows > record["rows"]
         return f"{input.rel} has more rows after row {record['rows']}" if record and has_new_rows else ""
     return describe_changed_shards(input, list(file_record.shard_table_of(record))) if record is not None else ""

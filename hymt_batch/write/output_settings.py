@@ -18,7 +18,7 @@ from hymt_batch.fs_protocol import Fs
 from hymt_batch.manifest import JobRecord, JsonDict
 from hymt_batch.records import Input
 from hymt_batch.write import file_record, identity_versions, manifest_only
-from hymt_batch.write.part_store import PartStore
+from hymt_batch.write.committed_rows import CommittedRows
 
 log = logging.getLogger(__name__)
 
@@ -50,16 +50,19 @@ def reason_against_change(fs: Fs, folder: Path, job: JobRecord, requested: JobRe
         return "its rows were not kept (.hymt is missing)" if has_files else ""
     minimum = requested.output_settings.get(MIN_LOGPROB)
     needs_logprobs = minimum is not None and minimum != job.output_settings.get(MIN_LOGPROB)
-    store = PartStore(fs, folder, job.identity_sha256)
+    rows = CommittedRows.open(fs, folder, job.identity_sha256)
     wanted = replace(with_paths_of(job, requested), output_settings=requested.output_settings)
     for input, wanted_input in zip(job.inputs, wanted.inputs, strict=True):
-        if needs_logprobs and not store.has_logprobs(input.file_id):
-            return f"rows of {input.rel} have no log-probabilities, because they were decoded with {MIN_LOGPROB}=null"
+        if needs_logprobs and not rows.has_logprobs(fs, input.file_id):
+            return (
+                f"rows of {input.rel} have no log-probabilities: they were decoded with {MIN_LOGPROB}=null, or by an "
+                "engine that gives none"
+            )
         record = file_record.read_record(fs, folder, input)
         if record is None or file_record.is_current(record, wanted, wanted_input):
             continue
         for shard in file_record.shard_table_of(record):
-            if stat_or_none(fs, store.records.path(input.file_id, shard.index)) is None:
+            if stat_or_none(fs, rows.records.path(input.file_id, shard.index)) is None:
                 return (
                     f"rows of {input.rel} are missing: the job ran with write.keep_rows=false, or their record was "
                     "damaged and is in .hymt/quarantine"

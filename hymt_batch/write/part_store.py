@@ -8,25 +8,23 @@ docs/architecture.md.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from hymt_batch.errors import HymtError, InputChangedError, StoppedError
 from hymt_batch.fs import list_names, publish, remove, stat_or_none, with_retries, write_new
 from hymt_batch.fs_protocol import Fs
 from hymt_batch.manifest import JsonDict, json_roundtrip
-from hymt_batch.records import ERROR_STATUSES, Document, Input, Part, Row, Shard, ShardRecord
+from hymt_batch.records import ERROR_STATUSES, Input, Part, Row, Shard, ShardRecord
 from hymt_batch.storage_error import wrap_os_errors
 from hymt_batch.write import cleanup, row_record
 from hymt_batch.write import part as parts
+from hymt_batch.write.committed_rows import CommittedRows
 from hymt_batch.write.input_changes import RowRanges, input_changed_error
-from hymt_batch.write.part_reader import PartReader
 from hymt_batch.write.quarantine import quarantine
-from hymt_batch.write.record_store import RecordStore
 from hymt_batch.write.row_lines import rows_digest
 from hymt_batch.write.row_record import RecordContents, RecordHeader
 from hymt_batch.write.state_file import StateFileDamagedError
@@ -65,7 +63,8 @@ class PartStore:
         """
         self._fs, self._folder, self._identity = fs, folder, identity
         self._redo, self._check_lease, self._epoch = redo, check_lease, epoch
-        self._reader, self.records = PartReader(fs, folder, identity), RecordStore(fs, folder, identity)
+        self.rows = CommittedRows.open(fs, folder, identity)
+        self._reader, self.records = self.rows.reader, self.rows.records
         self._folders = DurableFolders(fs, folder)
         self._committed: dict[tuple[str, int], set[int]] = {}  # (file_id, shard index) -> indices of committed parts
         self._num_parts: dict[tuple[str, int], int] = {}
@@ -141,7 +140,7 @@ class PartStore:
 
     def _rows_changed_error(self, shard: Shard) -> InputChangedError:
         """Return the error that lists the rows of a shard that differ from the rows its parts were decoded from."""
-        changed_rows, committed_digests = RowRanges(), self._source_digests(shard.input.file_id, shard.index)
+        changed_rows, committed_digests = RowRanges(), self.rows.source_digests(shard.input.file_id, shard.index)
         first, num_rows = shard.first_row, len(shard.documents)
         for row, digest in sorted(committed_digests.items()):
             if not first <= row < first + num_rows or shard.documents[row - first].digest != digest:
@@ -155,57 +154,6 @@ class PartStore:
         """True if all parts of a shard are known to be committed; False once the shard is forgotten."""
         key = (shard.input.file_id, shard.index)
         return key in self._num_parts and len(self._committed[key]) == self._num_parts[key]
-
-    def _source_digests(self, file_id: str, shard_index: int) -> dict[int, bytes]:
-        """Return row index -> digest of its source, over the record and the readable parts of a shard."""
-        return self.records.digests(file_id, shard_index) | self._reader.source_digests(file_id, shard_index)
-
-    def has_any(self, file_id: str) -> bool:
-        """Return whether a file has any part or record."""
-        return self._reader.has_any(file_id) or any(True for _ in self.records.shard_indexes(file_id))
-
-    def has_rows(self, file_id: str, shard_index: int) -> bool:
-        """Return whether a shard has a record or any part; changes nothing."""
-        record = stat_or_none(self._fs, self.records.path(file_id, shard_index))
-        return record is not None or any(True for _ in self._reader.part_indexes(file_id, shard_index))
-
-    def has_logprobs(self, file_id: str) -> bool:
-        """Return whether every committed row of a file that has a text has its log-probability; changes nothing."""
-        recorded = set(self.records.shard_indexes(file_id))
-        for shard_index in recorded:
-            with contextlib.suppress(StateFileDamagedError, FileNotFoundError):
-                if not row_record.read_header(self._fs, self.records.path(file_id, shard_index)).has_logprobs:
-                    return False
-        return all(
-            row.mean_logprob is not None or not row.text
-            for shard_index in set(self._reader.shard_indexes(file_id)) - recorded
-            for row in self._reader.rows(file_id, shard_index)
-        )
-
-    def changed_rows(self, input: Input, documents: Iterator[Document]) -> tuple[RowRanges, int]:
-        """Return the rows whose source differs from the rows that were decoded, and the number of rows of the input.
-
-        Changes nothing on disk.
-
-        Args:
-            input: The file.
-            documents: A full pass over it.
-        """
-        changed, num_rows, file_id = RowRanges(), 0, input.file_id
-        document = next(documents, None)
-        for shard_index in sorted({*self._reader.shard_indexes(file_id), *self.records.shard_indexes(file_id)}):
-            digests = self._source_digests(file_id, shard_index)
-            last_row = max(digests, default=-1)
-            while document is not None and document.row_index <= last_row:
-                digest = digests.pop(document.row_index, document.digest)
-                if digest != document.digest:
-                    changed.add(document.row_index)
-                num_rows, document = num_rows + 1, next(documents, None)
-            for row in sorted(digests):
-                changed.add(row)
-        while document is not None:
-            num_rows, document = num_rows + 1, next(documents, None)
-        return changed, num_rows
 
     def missing_parts(self, shard: Shard) -> list[int]:
         """Return the indices of the uncommitted parts of a shard, as far as its plan is known."""
@@ -305,6 +253,17 @@ class PartStore:
                 self._check_lease()
                 cleanup.try_remove_parts_of_shard(self._fs, parts_folder, names)
         self.forget_shard(*key)
+
+    def finish_shards(self, input: Input, shards: Iterable[ShardRecord]) -> bool:
+        """Make the missing row records of complete shards; False if one of the shards is not complete or changed."""
+        for shard in shards:
+            is_same = self.shard_record(input, shard.index) == shard
+            if is_same:
+                self.finish_shard(input.file_id, shard)
+            self.forget_shard(input.file_id, shard.index)
+            if not is_same:
+                return False
+        return True
 
     def forget_shard(self, file_id: str, shard_index: int) -> None:
         """Drop what is cached about a shard that is not needed again: a job may have many shards."""

@@ -111,7 +111,7 @@ class Publisher:
             if (
                 not is_unchanged
                 and not redo
-                and (change := describe_change(self._store, input, record, self._access.read_documents))
+                and (change := describe_change(self._fs, self._store.rows, input, record, self._access.read_documents))
             ):
                 raise input_changed_error(change)
             if is_unchanged and file_record.is_current(record, self._job, input):
@@ -177,21 +177,10 @@ class Publisher:
         num_assembled = 0
         for input in self._inputs:
             record = file_record.read_record(self._fs, self._folder, input) if input.file_id in self._outdated else None
-            if record is not None and self._has_all_rows(input, shards := file_record.shard_table_of(record)):
+            if record is not None and self._store.finish_shards(input, shards := file_record.shard_table_of(record)):
                 self._publish(input, shards)
                 num_assembled += 1
         return num_assembled
-
-    def _has_all_rows(self, input: Input, shards: ShardTable) -> bool:
-        """Return whether all shards of a file have a row record; makes one of parts that were decoded meanwhile."""
-        for shard in shards:
-            is_same = self._store.shard_record(input, shard.index) == shard
-            if is_same:
-                self._store.finish_shard(input.file_id, shard)
-            self._store.forget_shard(input.file_id, shard.index)
-            if not is_same:
-                return False
-        return True
 
     def complete_shard(self, input: Input, shard: ShardRecord) -> None:
         """Record that a shard has its row record; the last shard of a file publishes it. Idempotent."""
@@ -225,7 +214,7 @@ class Publisher:
                 record = published_file.assemble(self._fs, self._folder, assembly)
                 self._remove_replaced_files(input)
                 if self._redo:
-                    self._remove_old_records(input, shards)
+                    self._store.records.remove_beyond(input.file_id, shards.end)
                 self._check_lease()
                 file_record.save_record(self._fs, self._folder, input, record)
         except StoppedError:
@@ -268,19 +257,17 @@ class Publisher:
             self._fs.fsync_dir(path.parent)
             cleanup.remove_empty_folders(self._fs, self._folder, path.parent)
 
-    def _remove_old_records(self, input: Input, shards: ShardTable) -> None:
-        """Remove the row records beyond the last shard of an input that became shorter."""
-        for index in list(self._store.records.shard_indexes(input.file_id)):
-            if index >= shards.end:
-                remove(self._fs, self._store.records.path(input.file_id, index))
-
     def finish(self) -> None:
         """Write the manifest once every file is published. Can be repeated after a kill.
 
         Raises:
             MissingError: A file is not complete; the message lists the missing shards.
         """
-        missing = [self._describe_missing(input) for input in self.unpublished_inputs()]
+        none = ShardTable()
+        missing = [
+            f"  {input.rel}: shards {self._complete_shards.get(input.file_id, none).describe_gaps()}"
+            for input in self.unpublished_inputs()
+        ]
         if missing:
             more = [f"  and {len(missing) - 20} more files"] if len(missing) > 20 else []
             what = "\n".join([f"{self._folder.name} is not complete. To be translated:", *missing[:20], *more])
@@ -310,12 +297,3 @@ class Publisher:
         yield manifest.file_state_folder(self._folder, input.file_id)
         if self._published[input.file_id].record["errors"]:
             yield manifest.errors_path(self._folder, input.rel).parent
-
-    def _describe_missing(self, input: Input) -> str:
-        complete = self._complete_shards.get(input.file_id, ShardTable())
-        last = complete.last_index
-        end = complete.end if last is None else last
-        gaps = [str(index) for index in range(end) if index not in complete]
-        if last is None:
-            gaps.append(f"{end} to the end")
-        return f"  {input.rel}: shards {', '.join(gaps[:20])}{' and more' if len(gaps) > 20 else ''}"

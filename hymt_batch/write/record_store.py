@@ -120,6 +120,12 @@ class RecordStore:
         with_retries(f"the rows of shard {shard.index} of f{file_id}", attempt)
         self._synced_files.add(file_id)
 
+    def remove_beyond(self, file_id: str, num_shards: int) -> None:
+        """Remove the records beyond the last shard of a file whose input became shorter."""
+        for index in list(self.shard_indexes(file_id)):
+            if index >= num_shards:
+                remove(self._fs, self.path(file_id, index))
+
     def shard_indexes(self, file_id: str) -> Iterator[int]:
         """Yield the indices of the shards of a file that have a record."""
         for name in list_names(self._fs, manifest.file_state_folder(self._folder, file_id)):

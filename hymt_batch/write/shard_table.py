@@ -86,3 +86,12 @@ class ShardTable:
     def is_complete(self) -> bool:
         """True if the table has every shard of the file."""
         return len(self) == self.end and self.last_index is not None
+
+    def describe_gaps(self) -> str:
+        """Return the indices of the missing shards as text, such as "3, 7 to the end"."""
+        last = self.last_index
+        end = self.end if last is None else last
+        gaps = [str(index) for index in range(end) if index not in self]
+        if last is None:
+            gaps.append(f"{end} to the end")
+        return f"{', '.join(gaps[:20])}{' and more' if len(gaps) > 20 else ''}"

@@ -21,6 +21,7 @@ from hymt_batch.errors import HymtError, IdentityError
 from hymt_batch.records import Input, Part, Row, Shard, ShardRecord
 from hymt_batch.write import (
     cleanup,
+    file_record,
     lease,
     output_settings,
     part_store,
@@ -276,7 +277,7 @@ def _() -> Any:
 
 @mutant("a published file is trusted because its record exists")
 def _() -> Any:
-    return patched((published_file, "is_intact", lambda fs, folder, record: True))
+    return patched((file_record, "is_intact", lambda fs, folder, record: True))
 
 
 @mutant("rows are removed before their file is published")

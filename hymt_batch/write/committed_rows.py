@@ -1,0 +1,81 @@
+"""What is committed of a file, in parts and row records: digests, rows and measurements. Changes nothing on disk."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from hymt_batch.fs import stat_or_none
+from hymt_batch.fs_protocol import Fs
+from hymt_batch.records import Document, Input
+from hymt_batch.write import row_record
+from hymt_batch.write.input_changes import RowRanges
+from hymt_batch.write.part_reader import PartReader
+from hymt_batch.write.record_store import RecordStore
+from hymt_batch.write.state_file import StateFileDamagedError
+
+
+@dataclass(frozen=True, slots=True)
+class CommittedRows:
+    """The parts and row records of one identity in one folder."""
+
+    reader: PartReader
+    records: RecordStore
+
+    @classmethod
+    def open(cls, fs: Fs, folder: Path, identity: str) -> CommittedRows:
+        """Open the rows of a job; reads nothing yet. `identity` is the sha256 of the job's identity."""
+        return cls(PartReader(fs, folder, identity), RecordStore(fs, folder, identity))
+
+    def source_digests(self, file_id: str, shard_index: int) -> dict[int, bytes]:
+        """Return row index -> digest of its source, over the record and the readable parts of a shard."""
+        return self.records.digests(file_id, shard_index) | self.reader.source_digests(file_id, shard_index)
+
+    def has_any(self, file_id: str) -> bool:
+        """Return whether a file has any part or record."""
+        return self.reader.has_any(file_id) or any(True for _ in self.records.shard_indexes(file_id))
+
+    def has_rows(self, fs: Fs, file_id: str, shard_index: int) -> bool:
+        """Return whether a shard has a record or any part; changes nothing."""
+        record = stat_or_none(fs, self.records.path(file_id, shard_index))
+        return record is not None or any(True for _ in self.reader.part_indexes(file_id, shard_index))
+
+    def has_logprobs(self, fs: Fs, file_id: str) -> bool:
+        """Return whether every committed row of a file that has a text has its log-probability; changes nothing."""
+        recorded = set(self.records.shard_indexes(file_id))
+        for shard_index in recorded:
+            with contextlib.suppress(StateFileDamagedError, FileNotFoundError):
+                if not row_record.read_header(fs, self.records.path(file_id, shard_index)).has_logprobs:
+                    return False
+        return all(
+            row.mean_logprob is not None or not row.text
+            for shard_index in set(self.reader.shard_indexes(file_id)) - recorded
+            for row in self.reader.rows(file_id, shard_index)
+        )
+
+    def changed_rows(self, input: Input, documents: Iterator[Document]) -> tuple[RowRanges, int]:
+        """Return the rows whose source differs from the rows that were decoded, and the number of rows of the input.
+
+        Changes nothing on disk.
+
+        Args:
+            input: The file.
+            documents: A full pass over it.
+        """
+        changed, num_rows, file_id = RowRanges(), 0, input.file_id
+        document = next(documents, None)
+        for shard_index in sorted({*self.reader.shard_indexes(file_id), *self.records.shard_indexes(file_id)}):
+            digests = self.source_digests(file_id, shard_index)
+            last_row = max(digests, default=-1)
+            while document is not None and document.row_index <= last_row:
+                digest = digests.pop(document.row_index, document.digest)
+                if digest != document.digest:
+                    changed.add(document.row_index)
+                num_rows, document = num_rows + 1, next(documents, None)
+            for row in sorted(digests):
+                changed.add(row)
+        while document is not None:
+            num_rows, document = num_rows + 1, next(documents, None)
+        return changed, num_rows
