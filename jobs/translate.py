@@ -21,7 +21,7 @@ from hymt_batch.check import assemble
 from hymt_batch.doctor import preflight
 from hymt_batch.errors import ExitCode
 from hymt_batch.model import prepare
-from hymt_batch.records import ERROR_STATUSES, PreparedShard, Shard
+from hymt_batch.records import ERROR_STATUSES, PreparedShard, Shard, Status
 from hymt_batch.run import executor, stderr_capture, stdin_job
 from hymt_batch.run.executor import OpenExecutor
 from hymt_batch.run.monitor import Monitor
@@ -146,7 +146,8 @@ def run(job: TranslateJob) -> ExitCode:
 
 def exceeds_max_error_rate(job: TranslateJob, summary: Summary) -> bool:
     """Return whether too many rows have no translation, and log it."""
-    error_rate = sum(summary.counts.get(status, 0) for status in ERROR_STATUSES) / max(1, summary.rows)
+    num_selected = summary.rows - summary.counts.get(Status.NOT_SELECTED, 0)
+    error_rate = sum(summary.counts.get(status, 0) for status in ERROR_STATUSES) / max(1, num_selected)
     if error_rate <= job.check.max_error_rate:
         return False
     log.error(

@@ -141,6 +141,18 @@ def test_places_beyond_the_limit_keep_their_source_and_are_not_selected(tmp_path
         job(*settings, "source.limit=5")
 
 
+def test_the_error_rate_is_that_of_the_selected_places(tmp_path: Path, job: Job) -> None:
+    from hymt_batch import config
+    from jobs.translate import exceeds_max_error_rate
+
+    (tmp_path / "in.properties").write_bytes(b"k=one\nbad=\\u12\n" + b"more=text\n" * 98)
+    result = job(f"source.path={tmp_path / 'in.properties'}", READ, "name=n", "source.limit=2")
+    assert dict(result.counts) == {"ok": 1, "bad_row": 1, "not_selected": 98}
+    for limit, expected in (("0.49", True), ("0.5", False)):
+        settings = config.load("translate", ["source.path=x", "tgt_lang=fr", f"check.max_error_rate={limit}"])
+        assert exceeds_max_error_rate(settings, result) is expected
+
+
 def test_a_limited_file_has_all_its_places_in_every_pass(tmp_path: Path) -> None:
     (tmp_path / "in.properties").write_bytes(messages(3))
     first, second = (documents(tmp_path / "in.properties", max_rows=2, full=full) for full in (False, True))
