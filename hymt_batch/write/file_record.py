@@ -30,7 +30,7 @@ def record_path(folder: Path, input: Input) -> Path:
 
 
 def read_record(fs: Fs, folder: Path, input: Input) -> JsonDict | None:
-    """Return the record of a published file; None if it is missing or damaged (it is rebuilt from the parts).
+    """Return the record of a published file; None if it is missing or damaged (it is made again from the row records).
 
     Raises:
         PermissionError: This user may not read it.

@@ -245,10 +245,10 @@ class Publisher:
         for name in sorted(names - self._output_names) if names else ():
             path = manifest.translated_path(self._folder, name)
             stat = stat_or_none(self._fs, path)
-            if stat is None:
-                continue
-            if stat.kind != "file":
+            if stat is not None and stat.kind != "file":
                 log.warning("translated/%s is not what this job wrote: it is left there", name)
+                continue
+            if stat is None and stat_or_none(self._fs, path) is None:  # one wrong answer must not leave the file there
                 continue
             ours = (self._own_sha256s.get(name),)
             set_aside.preserve_foreign(self._fs, self._folder, name, ours, self._folders.ensure)

@@ -20,7 +20,7 @@ from unittest.mock import patch
 sys.path.insert(0, str(Path(__file__).parent))
 
 from campaigns import stub
-from hymt_batch.run.progress import Telling
+from hymt_batch.progress import Telling
 
 from hymt_batch import config
 from hymt_batch.write.output import Output
