@@ -22,7 +22,8 @@ from hymt_batch.doctor import preflight
 from hymt_batch.errors import ExitCode
 from hymt_batch.model import prepare
 from hymt_batch.records import ERROR_STATUSES, PreparedShard, Shard, Status
-from hymt_batch.run import executor, stderr_capture, stdin_job
+from hymt_batch.run import executor as executors
+from hymt_batch.run import stderr_capture, stdin_job
 from hymt_batch.run.executor import OpenExecutor
 from hymt_batch.run.monitor import Monitor
 from hymt_batch.run.plan import Plan, open_inputs, open_output
@@ -42,17 +43,17 @@ if TYPE_CHECKING:
 log = logging.getLogger("hymt_batch.jobs.translate")  # the same name when run as `python -m jobs.translate`
 
 
-def translate(job: TranslateJob, reporter: Reporter, open_executor: OpenExecutor = executor.open_executor) -> Summary:
+def translate(job: TranslateJob, reporter: Reporter, open_executor: OpenExecutor = executors.open_executor) -> Summary:
     """Run one job until it is complete; raise HymtError if it cannot run or is stopped. What is committed is kept."""
     stop = signals.install()
-    with open_inputs(job, stop) as inputs:  # stored standard input and hub data are removed at the end
+    with open_inputs(job, stop) as inputs:  # standard input and hub data are stored first
         preflight.check(job, inputs)
         model = prepare.prepare_model(job.model, job.device_map, job.launch.num_threads)  # without its weights
         plan = Plan.resolve(job, model)  # prompt template, part limits, identity, environment
         with open_output(job, plan, inputs) as output:  # before the weights: a folder of another job costs nothing
             job, plan = plan.of_folder(job, output.identity)
-            inputs.plan_version = plan.part_limits.plan
-            inputs.keep_in(output.folder)
+            inputs.plan_version = plan.part_limits.plan  # a fork may have opened another folder than the requested one
+            inputs.keep_in(output.folder)  # what was stored moves there
             stop.on_exit(output.close)
             if not output.is_complete:
                 reporter.log_to(output.folder / "logs")
@@ -88,7 +89,7 @@ def translate(job: TranslateJob, reporter: Reporter, open_executor: OpenExecutor
 def pending_units(
     shards: Iterable[PreparedShard | SkippedShard], plan: Plan, output: Output, monitor: Monitor
 ) -> Iterator[Unit]:
-    """Yield, in plan order, units of the parts that are not committed yet; publish files where none is missing."""
+    """Yield, in plan order, the parts that are not committed yet; publish the files of which no part is missing."""
     for prepared in shards:
         if isinstance(prepared, SkippedShard):  # an earlier run committed all its parts
             monitor.skip_shard(prepared.record)
@@ -97,7 +98,7 @@ def pending_units(
         monitor.add_shard(prepared.shard, prepared.prompts)
         # batch: what is decoded and committed together
         for part in batch.plan_parts(prepared.shard, prepared.prompts, prepared.rejections, plan.part_limits):
-            if output.has(part):
+            if output.has(part):  # decoded from exactly these rows; raises if the input changed
                 monitor.skip_part(part)
             else:
                 monitor.begin_part(part)
@@ -112,13 +113,13 @@ def prepare_shard(
     if isinstance(shard, SkippedShard):
         return shard
     rows, version = shard.documents, plan.part_limits.plan
-    segments, too_long = segment.split(
+    segments, rejected = segment.split(
         rows, tokenizer.count, job.segment, version, find_token_starts=tokenizer.token_starts, check_stop=check_stop
     )
-    prompts, leaking = prompt.render(
+    prompts, rejected_later = prompt.render(
         segments, rows, tokenizer, plan.template, plan.max_context, version, check_stop=check_stop
     )
-    return PreparedShard(shard, prompts, {**too_long, **leaking})
+    return PreparedShard(shard, prompts, {**rejected, **rejected_later})
 
 
 def run(job: TranslateJob) -> ExitCode:
