@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 
+from tests.fakes.job import Job
 from tests.fakes.model import Bytes
 
 # two test processes with two threads each would compete for two cores; set before torch is imported
@@ -15,3 +17,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 @pytest.fixture
 def encoder() -> Bytes:
     return Bytes(control_byte=0x1D)
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> Job:
+    return Job(tmp_path)

@@ -219,8 +219,8 @@ def test_the_identity_and_the_environment_are_those_that_version_2_recorded(name
     model = {key: expected["model"][key] for key in ("files", "commit", "family", "dtype")}
     recorded = identity.build_identity(job, model, template, part_limits)
     settings = identity.build_output(job)
-    as_version_2, *_ = identity_versions.earlier_identities(recorded, settings)
-    assert manifest.canonical_json(as_version_2) == manifest.canonical_json(expected)
+    earlier = identity_versions.earlier_identities(recorded, settings)
+    assert manifest.canonical_json(expected) in map(manifest.canonical_json, earlier)
     assert identity_versions.differences(expected, recorded) == []
     assert settings.items() >= identity_versions.output_settings_in(expected).items()
     environment = identity.build_environment(job, {"device": "AMD EPYC"})

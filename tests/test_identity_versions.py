@@ -1,6 +1,6 @@
 """Folders of earlier versions still work: finished ones stay unchanged, unfinished ones keep their plan and parts.
 
-tests/data/plan1 was created by its make.py at commit a3f0e6e, tests/data/plan2 at commit 7281de5.
+tests/data/plan1 was created by tests/data/make_folders.py at commit a3f0e6e, tests/data/plan2 at commit 7281de5.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from hymt_batch import manifest
 from hymt_batch.decode.request import Completion, Request
 from hymt_batch.errors import ExitCode, IdentityError
 from hymt_batch.fs import OS_FS
+from hymt_batch.records import PLAN_VERSION
 from hymt_batch.run.reporter import Reporter
 from hymt_batch.write import identity_versions
 from hymt_batch.write import part as parts
@@ -216,7 +217,7 @@ def test_an_earlier_folder_keeps_its_output_settings(folders: Folders, state: st
 def test_a_new_folder_records_the_version_of_its_identity_and_of_its_plan(folders: Folders) -> None:
     folders.run("new-text")
     identity = manifest.read_job(OS_FS, folders.root / "new-text").identity
-    assert (identity["version"], identity["batch"]["plan"]) == (identity_versions.VERSION, 2)
+    assert (identity["version"], identity["batch"]["plan"]) == (identity_versions.VERSION, PLAN_VERSION)
 
 
 def test_a_folder_of_a_newer_version_is_refused(folders: Folders) -> None:
@@ -231,14 +232,14 @@ def test_a_folder_of_a_newer_version_is_refused(folders: Folders) -> None:
 
 def test_overwrite_creates_a_job_of_this_version(folders: Folders) -> None:
     folders.run("half-text", "overwrite=true")
-    assert manifest.read_job(OS_FS, folders.root / "half-text").identity["batch"]["plan"] == 2
+    assert manifest.read_job(OS_FS, folders.root / "half-text").identity["batch"]["plan"] == PLAN_VERSION
 
 
 def test_a_fork_for_another_setting_creates_a_job_that_resumes(folders: Folders) -> None:
     for _ in range(2):
         done = folders.run("half-text", "segment.max_tokens=65", "on_mismatch=fork")
         assert done.folder.name == "half-text-2"
-    assert manifest.read_job(OS_FS, done.folder).identity["batch"]["plan"] == 2
+    assert manifest.read_job(OS_FS, done.folder).identity["batch"]["plan"] == PLAN_VERSION
 
 
 def test_auto_keeps_the_part_sizes_of_the_folder(folders: Folders, monkeypatch: pytest.MonkeyPatch) -> None:

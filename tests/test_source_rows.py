@@ -15,7 +15,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
@@ -393,6 +393,8 @@ def test_csv_loses_and_shifts_no_byte_with_any_quotes(tmp_path: Path, pieces: li
 
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.tuples(st.text(max_size=6), st.text(alphabet='a",\n\r', max_size=6)), max_size=6))
+@example([("\\", "\n")])  # the line ending of the record is not a part of its last field
+@example([("\\", "a\n"), ("b", "c")])
 def test_what_the_csv_module_writes_is_read_back(tmp_path: Path, records: list[tuple[str, str]]) -> None:
     import csv
 

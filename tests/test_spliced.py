@@ -30,9 +30,7 @@ from hymt_batch.source.settings import SourceConfig, SourceFormat
 from hymt_batch.source.shards import SkippedShard, cut_shards, read_documents
 from hymt_batch.write.settings import WriteConfig, WriteFormat
 from jobs import verify
-from tests.test_translate import Job, job
-
-__all__ = ["job"]  # a fixture
+from tests.fakes.job import Job
 
 ROOT = Path(__file__).parent.parent
 READ = "source.format=properties"
@@ -168,16 +166,8 @@ def test_a_failed_job_resumes_to_the_same_bytes_and_repeats_no_part(tmp_path: Pa
         f"source.path={tmp_path / 'in.properties'}", READ, "batch.part_rows=10", "batch.max_rows=5",
         "batch.shard_rows=40",
     )  # fmt: skip
-
-    def fail(calls: int) -> None:
-        if calls == 13:
-            raise RuntimeError("the machine is on fire")
-
-    job.fail = fail
-    with pytest.raises(RuntimeError, match="on fire"):
-        job(*settings, "name=n")
+    job.interrupt(*settings, "name=n", at=13)
     assert job.decoded == 60
-    job.fail = lambda calls: None
     result = job(*settings, "name=n")
     assert (result.num_rows_decoded, result.num_rows_kept) == (42, 60)
     assert translated(job, "n") == upper(messages(50))
@@ -185,22 +175,11 @@ def test_a_failed_job_resumes_to_the_same_bytes_and_repeats_no_part(tmp_path: Pa
     assert (tmp_path / "out/n/manifest.json").read_bytes() == (tmp_path / "out/unbroken/manifest.json").read_bytes()
 
 
-def interrupted(job: Job, *settings: str) -> None:
-    def fail(calls: int) -> None:
-        if calls == 3:
-            raise RuntimeError("no")
-
-    job.fail = fail
-    with pytest.raises(RuntimeError):
-        job(*settings)
-    job.fail = lambda calls: None
-
-
 def test_a_comment_may_change_while_a_job_is_stopped(tmp_path: Path, job: Job) -> None:
     path = tmp_path / "in.properties"
     path.write_bytes(messages(20))
     settings = (f"source.path={path}", READ, "name=n", "batch.part_rows=5", "batch.shard_rows=10")
-    interrupted(job, *settings)
+    job.interrupt(*settings, at=3)
     num_decoded, changed = job.decoded, messages(20).replace(b"# comment", b"#new comment")
     path.write_bytes(changed)
     result = job(*settings)
@@ -222,7 +201,7 @@ def test_a_changed_or_moved_value_of_a_committed_part_is_refused(
     path = tmp_path / "in.properties"
     path.write_bytes(messages(20))
     settings = (f"source.path={path}", READ, "name=n", "batch.part_rows=5", "batch.shard_rows=10")
-    interrupted(job, *settings)
+    job.interrupt(*settings, at=3)
     path.write_bytes(change(messages(20)))
     with pytest.raises(InputChangedError):
         job(*settings)

@@ -18,9 +18,7 @@ import pytest
 from hymt_batch import signals
 from hymt_batch.decode.request import Completion, Request
 from hymt_batch.errors import ExitCode, IdentityError, InputChangedError, LeaseError, StoppedError
-from hymt_batch.run.reporter import Reporter
-from tests.fakes import engine as fake_engine
-from tests.fakes import job as fake_job
+from tests.fakes.job import Job
 
 pytestmark = pytest.mark.core
 
@@ -31,33 +29,6 @@ def lines(num: int, seed: int = 0) -> list[str]:
     """Return distinct lines of different lengths, the same for the same seed."""
     texts = (" ".join(WORDS[(seed + row * k) % len(WORDS)] for k in range(1, 3 + row % 9)) for row in range(num))
     return [f"{text} {row}" for row, text in enumerate(texts)]
-
-
-class Job:
-    """Runs the job in this process and counts the decoded rows."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.decoded = folder, 0
-        self.fail: Callable[[int], None] = lambda calls: None
-        self.calls = 0
-
-    def __call__(self, *overrides: str) -> Any:
-        from hymt_batch import config
-
-        job = config.load("translate", [f"output_dir={self.folder / 'out'}", "tgt_lang=fr", "model=demo", *overrides])
-        with Reporter("off") as reporter:
-            return fake_job.translate_with(job, reporter, self._decode)
-
-    def _decode(self, requests: Sequence[Request], check_stop: Callable[[], None]) -> list[Completion]:
-        self.calls += 1
-        self.fail(self.calls)
-        self.decoded += len(requests)
-        return fake_engine.upper(requests, check_stop)
-
-
-@pytest.fixture
-def job(tmp_path: Path) -> Job:
-    return Job(tmp_path)
 
 
 def test_a_translated_folder_has_the_same_file_names_and_lines(tmp_path: Path, job: Job) -> None:
@@ -88,16 +59,8 @@ def test_a_finished_job_run_again_does_nothing(tmp_path: Path, job: Job) -> None
 def test_a_failed_job_keeps_its_parts_and_resumes_to_the_same_bytes(tmp_path: Path, job: Job) -> None:
     (tmp_path / "in.txt").write_text("\n".join(lines(100)))
     settings = (f"source.path={tmp_path / 'in.txt'}", "batch.part_rows=10", "batch.max_rows=5", "batch.shard_rows=40")
-
-    def fail(calls: int) -> None:
-        if calls == 13:
-            raise RuntimeError("the machine is on fire")
-
-    job.fail = fail
-    with pytest.raises(RuntimeError, match="on fire"):
-        job(*settings, "name=n")
+    job.interrupt(*settings, "name=n", at=13)
     num_decoded = job.decoded
-    job.fail = lambda calls: None
     result = job(*settings, "name=n")
     assert num_decoded == 60  # twelve batches of five
     assert (result.num_rows_decoded, result.num_rows_kept) == (40, 60)
@@ -109,15 +72,7 @@ def test_a_failed_job_keeps_its_parts_and_resumes_to_the_same_bytes(tmp_path: Pa
 def test_a_job_may_resume_with_smaller_batches(tmp_path: Path, job: Job) -> None:
     (tmp_path / "in.txt").write_text("\n".join(lines(40)))
     settings = (f"source.path={tmp_path / 'in.txt'}", "name=n", "batch.part_rows=10")
-
-    def fail(calls: int) -> None:
-        if calls > 2:
-            raise RuntimeError("no")
-
-    job.fail = fail
-    with pytest.raises(RuntimeError):
-        job(*settings, "batch.max_rows=10")
-    job.fail = lambda calls: None
+    job.interrupt(*settings, "batch.max_rows=10", at=3)
     assert job(*settings, "batch.max_rows=2", "batch.max_tokens=100").num_rows_kept == 20
 
 
@@ -168,15 +123,7 @@ def test_a_changed_input_is_refused_naming_its_rows_and_redone_on_request(tmp_pa
     source = tmp_path / "in.txt"
     source.write_text("\n".join(texts))
     settings = (f"source.path={source}", "name=n", "batch.part_rows=10", "batch.max_rows=10")
-
-    def fail(calls: int) -> None:
-        if calls == 4:
-            raise RuntimeError("no")
-
-    job.fail = fail
-    with pytest.raises(RuntimeError):
-        job(*settings)
-    job.fail = lambda calls: None
+    job.interrupt(*settings, at=4)
     longest = max(range(40), key=lambda row: len(texts[row]))
     texts[longest] = texts[longest].replace("0", "7").replace("1", "8").replace("2", "9")
     source.write_text("\n".join(texts))

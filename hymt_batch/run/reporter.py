@@ -11,12 +11,12 @@ import logging
 import os
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from io import TextIOWrapper
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
@@ -28,31 +28,9 @@ from hymt_batch.storage_error import describe_type
 
 if TYPE_CHECKING:
     from hymt_batch.schema import TranslateJob
+    from hymt_batch.write.summary import Summary
 
 log = logging.getLogger(__name__)
-
-
-class JobSummary(Protocol):
-    """The result of a finished job; Summary in write/summary.py implements it."""
-
-    @property
-    def folder(self) -> Path: ...
-    @property
-    def seconds(self) -> float: ...
-    @property
-    def files(self) -> int: ...
-    @property
-    def rows(self) -> int: ...
-    @property
-    def counts(self) -> Mapping[str, int]: ...
-    @property
-    def flags(self) -> Mapping[str, int]: ...
-    @property
-    def num_rows_decoded(self) -> int: ...
-    @property
-    def num_rows_kept(self) -> int: ...
-    @property
-    def num_files_assembled_again(self) -> int: ...
 
 
 class Reporter:
@@ -161,7 +139,7 @@ class _LogFileHandler(logging.FileHandler):
             log.warning("the log %s is incomplete: %s", self.baseFilename, first_line(sys.exception() or OSError()))
 
 
-def render_summary(summary: JobSummary, pairs: Sequence[tuple[str, str]]) -> str:
+def render_summary(summary: Summary, pairs: Sequence[tuple[str, str]]) -> str:
     """Return the summary of a finished job: what was written, where, how fast; and the (source, translation) pairs."""
     folder, seconds = summary.folder, summary.seconds
     rows, files = ("row" if summary.rows == 1 else "rows"), ("file" if summary.files == 1 else "files")
@@ -185,7 +163,7 @@ def render_summary(summary: JobSummary, pairs: Sequence[tuple[str, str]]) -> str
     return "\n".join(lines)
 
 
-def next_command(job: TranslateJob, summary: JobSummary) -> str:
+def next_command(job: TranslateJob, summary: Summary) -> str:
     """Return the command to run after a finished job."""
     name = summary.folder.relative_to(job.output_dir)
     output_option = "" if job.output_dir == "outputs" else f" output_dir={shlex.quote(job.output_dir)}"
@@ -205,7 +183,7 @@ def format_duration(seconds: float) -> str:
     return f"{whole // 60} min {whole % 60} s" if whole < 3600 else f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
-def _nothing_decoded(summary: JobSummary) -> str:
+def _nothing_decoded(summary: Summary) -> str:
     """Return the line of a summary that says why a run decoded nothing."""
     if count := summary.num_files_assembled_again:
         files = "1 file was" if count == 1 else f"{count:,} files were"

@@ -11,7 +11,7 @@ from hymt_batch.manifest import JobRecord, JsonDict
 from hymt_batch.records import Document, Input
 from hymt_batch.write import file_record
 from hymt_batch.write.committed_rows import CommittedRows
-from hymt_batch.write.input_changes import describe_changed_shards, hash_input
+from hymt_batch.write.input_changes import changed_shards, describe_changed_shards, hash_input
 
 
 def describe_changes(fs: Fs, folder: Path, job: JobRecord, read: Callable[[Input], Iterator[Document]]) -> str:
@@ -21,34 +21,37 @@ def describe_changes(fs: Fs, folder: Path, job: JobRecord, read: Callable[[Input
         record = file_record.read_record(fs, folder, input)
         if record is not None and record["identity"] == job.identity_sha256 and hash_input(input) == record["input"]:
             continue
-        if change := describe_change(fs, rows, input, record, read):
+        if change := describe_change(rows, input, record, read):
             return change
     return ""
 
 
 def describe_change(
-    fs: Fs, rows: CommittedRows, input: Input, record: JsonDict | None, read: Callable[[Input], Iterator[Document]]
+    rows: CommittedRows, input: Input, record: JsonDict | None, read: Callable[[Input], Iterator[Document]]
 ) -> str:
     """Return which rows of an input changed since they were decoded; "" if none did, or none was decoded.
 
     Args:
-        fs: The file system.
         rows: The parts and row records of the job.
         input: The input.
-        record: The record of the file, if it is published; used where the rows were not kept.
+        record: The record of the file if it is published; used for shards whose rows were not kept.
         read: Starts a pass over the input's documents.
     """
-    if record is not None:
-        lost = [s for s in file_record.shard_table_of(record) if not rows.has_rows(fs, input.file_id, s.index)]
-        if lost and (change := describe_changed_shards(input, lost)) != input.rel:
-            return change
-    if rows.has_any(input.file_id):
-        changed_rows, num_rows = rows.changed_rows(input, read(input))
-        if changed_rows.ranges:
-            return f"{input.rel} {changed_rows}"
-        has_new_rows = record is not None and num_rows > record["rows"]
-        return f"{input.rel} has more rows after row {record['rows']}" if record and has_new_rows else ""
-    return describe_changed_shards(input, list(file_record.shard_table_of(record))) if record is not None else ""
+    if record is None:
+        return f"{input.rel} {changed}" if (changed := rows.changed_rows(input, read(input))[0]).ranges else ""
+    shards = list(file_record.shard_table_of(record))
+    if not rows.has_any(input.file_id):
+        return describe_changed_shards(input, shards)
+    try:
+        changed = changed_shards(input, [shard for shard in shards if not rows.has_rows(input.file_id, shard.index)])
+    except OSError as error:
+        return f"{input.rel} can no longer be read ({error.strerror})"
+    num_rows = record["rows"]
+    if not changed.ranges:
+        changed, num_rows = rows.changed_rows(input, read(input))
+    if changed.ranges:
+        return f"{input.rel} {changed}"
+    return f"{input.rel} has more rows after row {record['rows']}" if num_rows > record["rows"] else ""
 
 
 def inputs_differ_error(job: JobRecord, requested: JobRecord) -> InputChangedError | None:

@@ -21,13 +21,14 @@ from hymt_batch.write.state_file import StateFileDamagedError
 class CommittedRows:
     """The parts and row records of one identity in one folder."""
 
+    fs: Fs
     reader: PartReader
     records: RecordStore
 
     @classmethod
     def open(cls, fs: Fs, folder: Path, identity: str) -> CommittedRows:
         """Open the rows of a job; reads nothing yet. `identity` is the sha256 of the job's identity."""
-        return cls(PartReader(fs, folder, identity), RecordStore(fs, folder, identity))
+        return cls(fs, PartReader(fs, folder, identity), RecordStore(fs, folder, identity))
 
     def source_digests(self, file_id: str, shard_index: int) -> dict[int, bytes]:
         """Return row index -> digest of its source, over the record and the readable parts of a shard."""
@@ -37,17 +38,17 @@ class CommittedRows:
         """Return whether a file has any part or record."""
         return self.reader.has_any(file_id) or any(True for _ in self.records.shard_indexes(file_id))
 
-    def has_rows(self, fs: Fs, file_id: str, shard_index: int) -> bool:
-        """Return whether a shard has a record or any part; changes nothing."""
-        record = stat_or_none(fs, self.records.path(file_id, shard_index))
+    def has_rows(self, file_id: str, shard_index: int) -> bool:
+        """Return whether a shard has a record or any part."""
+        record = stat_or_none(self.fs, self.records.path(file_id, shard_index))
         return record is not None or any(True for _ in self.reader.part_indexes(file_id, shard_index))
 
-    def has_logprobs(self, fs: Fs, file_id: str) -> bool:
-        """Return whether every committed row of a file that has a text has its log-probability; changes nothing."""
+    def has_logprobs(self, file_id: str) -> bool:
+        """Return whether every committed row of a file that has a text has its log-probability."""
         recorded = set(self.records.shard_indexes(file_id))
         for shard_index in recorded:
             with contextlib.suppress(StateFileDamagedError, FileNotFoundError):
-                if not row_record.read_header(fs, self.records.path(file_id, shard_index)).has_logprobs:
+                if not row_record.read_header(self.fs, self.records.path(file_id, shard_index)).has_logprobs:
                     return False
         return all(
             row.mean_logprob is not None or not row.text
@@ -57,8 +58,6 @@ class CommittedRows:
 
     def changed_rows(self, input: Input, documents: Iterator[Document]) -> tuple[RowRanges, int]:
         """Return the rows whose source differs from the rows that were decoded, and the number of rows of the input.
-
-        Changes nothing on disk.
 
         Args:
             input: The file.

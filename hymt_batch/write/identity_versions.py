@@ -17,6 +17,9 @@ from hymt_batch.manifest import JsonDict
 VERSION = 3
 """Version of the identity, stored in the identity itself; version 1 did not store it."""
 
+EARLIER = ((3, 2), (2, 2), (1, 1))
+"""Earlier pairs of identity and plan version, newest first."""
+
 NOT_RECORDED = "(not recorded)"
 """Marks a setting that an older version did not record: any requested value is accepted."""
 
@@ -103,9 +106,11 @@ def earlier_identities(
         output_settings: The job's output settings, by dotted key: earlier versions had them in the identity.
         changes: For tests.
     """
-    for version in range(VERSION - 1, 0, -1):
+    for version, plan in EARLIER:
         identity = copy.deepcopy(requested)
-        possible = True
+        possible = version < VERSION or _has(identity, "batch.plan")
+        if _has(identity, "batch.plan"):
+            _set(identity, "batch.plan", plan)
         for key, since in changes.moved.items():
             if version < since and key in (output_settings or {}):
                 _set(identity, key, (output_settings or {})[key])

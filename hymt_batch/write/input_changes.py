@@ -81,21 +81,42 @@ def stat_files(input: Input) -> list[tuple[str, int, int]]:
         raise input_unreadable_error(input, error) from None
 
 
-def describe_changed_shards(input: Input, records: Sequence[ShardRecord]) -> str:
-    """Return the rows of a changed input whose shards differ, as text; of an input without byte offsets, all rows."""
-    is_seekable = not input.compression and registry.of_input(input).addressing is Addressing.BYTE_OFFSET
+def changed_shards(input: Input, shards: Sequence[ShardRecord]) -> RowRanges:
+    """Return the rows of the shards whose bytes differ; of an input without byte offsets, the rows of all of them.
+
+    Raises:
+        OSError: The input cannot be read.
+    """
     rows = RowRanges()
+    with open(input.path, "rb") if _is_seekable(input) else contextlib.nullcontext() as file:
+        for shard in shards:
+            if file:
+                file.seek(shard.start)
+                if hashlib.sha256(file.read(shard.end - shard.start)).hexdigest() == shard.sha256:
+                    continue
+            if shard.num_rows:
+                rows.add(shard.first_row, shard.first_row + shard.num_rows)
+    return rows
+
+
+def describe_changed_shards(input: Input, shards: Sequence[ShardRecord]) -> str:
+    """Return the rows of a changed input whose shards differ, as text; its name alone if that is not known.
+
+    Args:
+        input: The input.
+        shards: All its shards, as they were decoded.
+    """
     try:
-        with open(input.path, "rb") if is_seekable else contextlib.nullcontext() as file:
-            for record in records:
-                if file:
-                    file.seek(record.start)
-                    if hashlib.sha256(file.read(record.end - record.start)).hexdigest() == record.sha256:
-                        continue
-                if record.num_rows:
-                    rows.add(record.first_row, record.first_row + record.num_rows)
-            if file and records and not rows.ranges and file.seek(0, os.SEEK_END) > records[-1].end:
-                return f"{input.rel} has more rows after row {records[-1].first_row + records[-1].num_rows}"
+        rows = changed_shards(input, shards)
+        has_more = bool(shards) and _is_seekable(input) and os.path.getsize(input.path) > shards[-1].end
     except OSError as error:
         return f"{input.rel} can no longer be read ({error.strerror})"
-    return f"{input.rel} {rows}" if rows.ranges else input.rel
+    if rows.ranges:
+        return f"{input.rel} {rows}"
+    return (
+        f"{input.rel} has more rows after row {shards[-1].first_row + shards[-1].num_rows}" if has_more else input.rel
+    )
+
+
+def _is_seekable(input: Input) -> bool:
+    return not input.compression and registry.of_input(input).addressing is Addressing.BYTE_OFFSET

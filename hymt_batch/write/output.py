@@ -51,8 +51,8 @@ class LeaseTimes:
     """Times of the lease."""
 
     ttl_s: float = 180.0
-    """Seconds without a heartbeat after which a holder is considered dead; 0 disables the lease (safe, but two runs may
-    do the same work)."""
+    """Seconds without a heartbeat after which a holder is considered dead; 0 disables the lease, for runs that
+    something else keeps apart. Two runs with the same settings would only do the same work twice."""
 
     beat_s: float = 20.0
     """Seconds between two heartbeats."""

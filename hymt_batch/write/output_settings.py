@@ -53,7 +53,7 @@ def reason_against_change(fs: Fs, folder: Path, job: JobRecord, requested: JobRe
     rows = CommittedRows.open(fs, folder, job.identity_sha256)
     wanted = replace(with_paths_of(job, requested), output_settings=requested.output_settings)
     for input, wanted_input in zip(job.inputs, wanted.inputs, strict=True):
-        if needs_logprobs and not rows.has_logprobs(fs, input.file_id):
+        if needs_logprobs and not rows.has_logprobs(input.file_id):
             return (
                 f"rows of {input.rel} have no log-probabilities: they were decoded with {MIN_LOGPROB}=null, or by an "
                 "engine that gives none"

@@ -8,7 +8,6 @@ and when they are written.
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,9 +20,10 @@ from hymt_batch.fs_protocol import Fs
 from hymt_batch.records import Row, ShardRecord
 from hymt_batch.write import state_file
 from hymt_batch.write.row_lines import count_statuses, decode_rows, encode_rows, rows_digest
-from hymt_batch.write.state_file import StateFileDamagedError
+from hymt_batch.write.state_file import DECODE_ERRORS, FileKind, StateFileDamagedError
 
 VERSION = 1
+KIND = FileKind("part", manifest.PROTOCOL, VERSION)
 PART_NAME = re.compile(r"p(\d{5,})")
 SHARD_NAME = re.compile(r"s(\d{7,})")
 SHARD_FIELDS = ("index", "first_row", "num_rows", "start", "end", "sha256", "last")
@@ -84,10 +84,7 @@ def decode_shard_record(fields: Sequence[Any]) -> ShardRecord:
 
 def encode(rows: Sequence[Row], origin: PartOrigin) -> bytes:
     """Return the bytes of a part file; `rows` must be in ascending order."""
-    payload = encode_rows(rows)
-    header = {
-        "v": VERSION,
-        "protocol": manifest.PROTOCOL,
+    fields = {
         "identity": origin.identity,
         "environment": origin.environment,
         "environment_sha256": manifest.digest(origin.environment),
@@ -98,13 +95,11 @@ def encode(rows: Sequence[Row], origin: PartOrigin) -> bytes:
         "n": len(rows),
         "rows_digest": rows_digest((row.row_index, row.digest) for row in rows),
         "counts": count_statuses(rows),
-        "len": len(payload),
-        "sha256": hashlib.sha256(payload).hexdigest(),
         "uuid": origin.uuid,
         "epoch": origin.epoch,
         "degraded": list(origin.degraded),
     }
-    return manifest.canonical_json({**header, "check": manifest.digest(header)}) + b"\n" + payload
+    return state_file.seal(KIND, fields, encode_rows(rows))
 
 
 def decode_header(line: bytes) -> PartHeader:
@@ -113,23 +108,8 @@ def decode_header(line: bytes) -> PartHeader:
     Raises:
         StateFileDamagedError: It is not what `encode` wrote.
     """
-    if not line.strip(b"\0"):
-        raise StateFileDamagedError("the file is empty or holds only zero bytes")
+    value = state_file.open_header(KIND, line)
     try:
-        value = json.loads(line)
-        if type(value) is not dict:
-            raise StateFileDamagedError("the header is not a JSON object")
-        if type(value.get("v")) is int and value["v"] > VERSION:
-            raise StateFileDamagedError(
-                f"a newer hymt-batch wrote it (part version {value['v']}, this one reads {VERSION})"
-            )
-        if manifest.canonical_json(value) != line:
-            raise StateFileDamagedError("the header is not in its canonical form")
-        check = value.pop("check")
-        if check != manifest.digest(value):
-            raise StateFileDamagedError("the header does not match its checksum")
-        if value["v"] != VERSION or value["protocol"] != manifest.PROTOCOL:
-            raise StateFileDamagedError("the header belongs to another protocol")
         if value["environment_sha256"] != manifest.digest(value["environment"]):
             raise StateFileDamagedError("the header's environment does not match its digest")
         return PartHeader(
@@ -148,7 +128,7 @@ def decode_header(line: bytes) -> PartHeader:
             epoch=int(value["epoch"]),
             degraded=tuple(str(d) for d in value["degraded"]),
         )
-    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
+    except DECODE_ERRORS:
         raise StateFileDamagedError("the header is incomplete") from None
 
 
@@ -168,15 +148,7 @@ def decode_payload(data: bytes) -> tuple[PartHeader, bytes]:
     Raises:
         StateFileDamagedError: A check failed; the message is the reason.
     """
-    line, newline, payload = data.partition(b"\n")
-    header = decode_header(line)
-    if not newline or len(payload) != header.payload_bytes:
-        raise StateFileDamagedError(
-            f"the payload has {len(payload)} bytes, but the header records {header.payload_bytes}"
-        )
-    if hashlib.sha256(payload).hexdigest() != header.payload_sha256:
-        raise StateFileDamagedError("the payload does not match its checksum")
-    return header, payload
+    return state_file.open_payload(data, decode_header)
 
 
 def decode(data: bytes) -> tuple[PartHeader, list[Row]]:
@@ -191,7 +163,7 @@ def decode(data: bytes) -> tuple[PartHeader, list[Row]]:
     header, payload = decode_payload(data)
     try:
         rows = decode_rows(payload)
-    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
+    except DECODE_ERRORS:
         raise StateFileDamagedError("a row is incomplete") from None
     numbers = [row.row_index for row in rows]
     if len(rows) != header.num_rows or any(a >= b for a, b in pairwise((-1, *numbers, 1 << 63))):

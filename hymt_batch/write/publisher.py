@@ -111,7 +111,7 @@ class Publisher:
             if (
                 not is_unchanged
                 and not redo
-                and (change := describe_change(self._fs, self._store.rows, input, record, self._access.read_documents))
+                and (change := describe_change(self._store.rows, input, record, self._access.read_documents))
             ):
                 raise input_changed_error(change)
             if is_unchanged and file_record.is_current(record, self._job, input):

@@ -7,7 +7,6 @@ flipped byte. Independent of where records are stored and when they are written.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import zlib
@@ -23,10 +22,10 @@ from hymt_batch.records import Row, ShardRecord
 from hymt_batch.write import state_file
 from hymt_batch.write.part import PartHeader, decode_shard_record, encode_shard_record, shard_name
 from hymt_batch.write.row_lines import decode_rows, has_logprob, row_index_of
-from hymt_batch.write.state_file import StateFileDamagedError
+from hymt_batch.write.state_file import DECODE_ERRORS, FileKind, StateFileDamagedError
 
 VERSION = 1
-PROTOCOL = "rows-1"
+KIND = FileKind("record", "rows-1", VERSION)
 RECORD_NAME = re.compile(r"s(\d{7,})\.rows")
 LEVEL = 1
 """Level of zlib: 3 us of processor time a row, a fifth of the size of the parts; level 6 costs 7 us for a seventh."""
@@ -100,10 +99,7 @@ def encode(identity: str, file_id: str, shard: ShardRecord, parts: Sequence[tupl
         ],
     }
     contents = manifest.canonical_json(about_parts) + b"\n" + b"".join(lines)
-    payload = zlib.compress(contents, LEVEL)
-    header = {
-        "v": VERSION,
-        "protocol": PROTOCOL,
+    fields = {
         "identity": identity,
         "file_id": file_id,
         "shard": encode_shard_record(shard),
@@ -111,10 +107,8 @@ def encode(identity: str, file_id: str, shard: ShardRecord, parts: Sequence[tupl
         "has_logprobs": all(map(has_logprob, lines)),
         "counts": dict(sum((Counter(part.counts) for part, _ in parts), Counter())),
         "num_bytes": len(contents),
-        "len": len(payload),
-        "sha256": hashlib.sha256(payload).hexdigest(),
     }
-    return manifest.canonical_json({**header, "check": manifest.digest(header)}) + b"\n" + payload
+    return state_file.seal(KIND, fields, zlib.compress(contents, LEVEL))
 
 
 def decode_header(line: bytes) -> RecordHeader:
@@ -123,21 +117,8 @@ def decode_header(line: bytes) -> RecordHeader:
     Raises:
         StateFileDamagedError: It is not what `encode` wrote.
     """
-    if not line.strip(b"\0"):
-        raise StateFileDamagedError("the file is empty or holds only zero bytes")
+    value = state_file.open_header(KIND, line)
     try:
-        value = json.loads(line)
-        if type(value) is not dict:
-            raise StateFileDamagedError("the header is not a JSON object")
-        if type(value.get("v")) is int and value["v"] > VERSION:
-            raise StateFileDamagedError(
-                f"a newer hymt-batch wrote it (record version {value['v']}, this one reads {VERSION})"
-            )
-        check = value.pop("check")
-        if manifest.canonical_json({**value, "check": check}) != line or check != manifest.digest(value):
-            raise StateFileDamagedError("the header does not match its checksum")
-        if value["v"] != VERSION or value["protocol"] != PROTOCOL:
-            raise StateFileDamagedError("the header belongs to another protocol")
         return RecordHeader(
             identity=str(value["identity"]),
             file_id=str(value["file_id"]),
@@ -149,7 +130,7 @@ def decode_header(line: bytes) -> RecordHeader:
             payload_bytes=int(value["len"]),
             payload_sha256=str(value["sha256"]),
         )
-    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError, IndexError):
+    except DECODE_ERRORS:
         raise StateFileDamagedError("the header is incomplete") from None
 
 
@@ -172,15 +153,7 @@ def decode_payload(data: bytes) -> tuple[RecordHeader, bytes]:
     Raises:
         StateFileDamagedError: A check failed; the message is the reason.
     """
-    line, newline, payload = data.partition(b"\n")
-    header = decode_header(line)
-    if not newline or len(payload) != header.payload_bytes:
-        raise StateFileDamagedError(
-            f"the payload has {len(payload)} bytes, but the header records {header.payload_bytes}"
-        )
-    if hashlib.sha256(payload).hexdigest() != header.payload_sha256:
-        raise StateFileDamagedError("the payload does not match its checksum")
-    return header, payload
+    return state_file.open_payload(data, decode_header)
 
 
 def decode(data: bytes) -> tuple[RecordHeader, RecordContents]:
@@ -197,7 +170,7 @@ def decode(data: bytes) -> tuple[RecordHeader, RecordContents]:
             raise StateFileDamagedError("its rows do not have the size in the header")
         about_parts, _, lines = contents.partition(b"\n")
         parts, rows = _decode_parts(about_parts), decode_rows(lines)
-    except (zlib.error, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError, IndexError):
+    except (zlib.error, *DECODE_ERRORS):
         raise StateFileDamagedError("a row is incomplete") from None
     first = header.shard.first_row
     if [row.row_index for row in rows] != list(range(first, first + header.shard.num_rows)):

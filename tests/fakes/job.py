@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import pytest
+
 from hymt_batch import streams
+from hymt_batch.decode.request import Completion, Request
 from hymt_batch.model import prepare
 from hymt_batch.run import worker_process
+from hymt_batch.run.reporter import Reporter
 from jobs import __main__ as front
 from jobs.translate import translate
 from tests.fakes import engine, model
@@ -43,6 +48,44 @@ def translate_with(job: Any, reporter: Any, decode: engine.Decode = engine.upper
     """Translate in this process with this decode function."""
     with installed(decode):
         return translate(job, reporter)
+
+
+class Interrupted(Exception):
+    """Ends a job in the middle."""
+
+
+class Job:
+    """Runs the job in this process and counts the decoded rows."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.decoded = folder, 0
+        self.fail: Callable[[int], None] = lambda calls: None
+        self.calls = 0
+
+    def __call__(self, *overrides: str) -> Any:
+        from hymt_batch import config
+
+        job = config.load("translate", [f"output_dir={self.folder / 'out'}", "tgt_lang=fr", "model=demo", *overrides])
+        with Reporter("off") as reporter:
+            return translate_with(job, reporter, self._decode)
+
+    def _decode(self, requests: Sequence[Request], check_stop: Callable[[], None]) -> list[Completion]:
+        self.calls += 1
+        self.fail(self.calls)
+        self.decoded += len(requests)
+        return engine.upper(requests, check_stop)
+
+    def interrupt(self, *overrides: str, at: int) -> None:
+        """Run the job until it fails in the batch with this number, counted from 1 over all runs, and in all later."""
+
+        def fail(calls: int) -> None:
+            if calls >= at:
+                raise Interrupted
+
+        self.fail = fail
+        with pytest.raises(Interrupted):
+            self(*overrides)
+        self.fail = lambda calls: None
 
 
 if __name__ == "__main__":

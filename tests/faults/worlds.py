@@ -70,9 +70,14 @@ def a_damaged_part(folder: Path, rng: random.Random) -> World:
     calls = 60
     while not (part_paths := sorted(filter(PART.fullmatch, world.start.tree()))):
         part_way(world.start, world, calls)
-    part = rng.choice(part_paths)
-    world.damaged = damage(rng, world.start.tree()[part] or b"")
-    world.start.set(part, world.damaged)
+    return with_damage(world, rng, part_paths)
+
+
+def with_damage(world: World, rng: random.Random, paths: list[str]) -> World:
+    """Return the world with one of these files damaged."""
+    path = rng.choice(paths)
+    world.damaged = damage(rng, world.start.tree()[path] or b"")
+    world.start.set(path, world.damaged)
     world.start = world.start.after_power_loss("whole", (True,) * 99)
     return world
 
@@ -159,11 +164,7 @@ def a_damaged_record(folder: Path, rng: random.Random) -> World:
         if is_finished(world.start):
             world.start, calls = SimFS(), calls - 7
         part_way(world.start, world, calls)
-    record = rng.choice(paths)
-    world.damaged = damage(rng, world.start.tree()[record] or b"")
-    world.start.set(record, world.damaged)
-    world.start = world.start.after_power_loss("whole", (True,) * 99)
-    return world
+    return with_damage(world, rng, paths)
 
 
 def is_finished(fs: SimFS) -> bool:

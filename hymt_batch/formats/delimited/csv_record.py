@@ -134,6 +134,8 @@ class RecordReader:
         cells = _decode_cells(record, self._delimiter, self._escape_parser)
         if cells is not None and self._num_fields is not None and len(cells) != self._num_fields:
             return True
+        if self._context.plan_version > 2:  # earlier plans looked at the line ending as if it were a part of the field
+            record = record[: len(record) - len(line_ending(record))]
         return self._checks_escapes and needs_escape(record, self._delimiter, first_line)
 
     def _read_continuation(self, first_line: bytes, lines: list[bytes], open_field: int) -> tuple[bytes | None, bool]:

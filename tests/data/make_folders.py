@@ -1,6 +1,8 @@
-"""Create the folders in tests/data/plan2. Run it at commit 7281de5, which writes version 2 of the identity.
+"""Create the folders of earlier versions in tests/data: plan1 at commit a3f0e6e, plan2 at commit 7281de5.
 
-    git worktree add --detach ../old 7281de5; cp tests/data/plan2/make.py ../old/tests/make.py
+Commit a3f0e6e writes no plan version, 7281de5 version 2 of identity and plan. Neither writes row records.
+
+    git worktree add --detach ../old 7281de5; cp tests/data/make_folders.py ../old/tests/make.py
     cd ../old; PYTHONPATH=. python tests/make.py OUT
 
 OUT/in holds the inputs, OUT/done-FORMAT a finished job and OUT/half-FORMAT a job that failed partway.
@@ -9,6 +11,7 @@ OUT/decoded.json holds, for each folder, the number of texts decoded for its com
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import shutil
@@ -20,12 +23,13 @@ from unittest.mock import patch
 sys.path.insert(0, str(Path(__file__).parent))
 
 from campaigns import stub
-from hymt_batch.progress import Reporter
 
 from hymt_batch import config
 from hymt_batch.write.output import Output
 from jobs import translate
 
+PROGRESS = importlib.import_module("hymt_batch.progress")
+Reporter: Any = getattr(PROGRESS, "Reporter", None) or PROGRESS.Telling  # the name at a3f0e6e
 WORDS = ["the", "quick", "brown", "fox", "jumps", "over", "lazy", "dogs", "while", "rain", "falls", "on", "Lyon"]
 TEXTS = [" ".join(WORDS[(row * k) % len(WORDS)] for k in range(1, 3 + row % 9)) + f" {row}" for row in range(20)]
 ODD = [
