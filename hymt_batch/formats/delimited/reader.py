@@ -111,9 +111,7 @@ def read_header(stream: ByteStream, config: ReadOptions, dialect: Dialect) -> tu
         return b"", fields
     raw, _, cells, row_error, _ = RecordReader(stream, config, ReadContext(), dialect, None).read()
     if row_error is not None:
-        raise ConfigError(
-            f"The header of {input.path} cannot be read", why=f"it {row_error}", fix="Fix the first row of the file."
-        )
+        raise ConfigError(f"The header of {input.path} cannot be read: it {row_error}", fix="Fix the first row.")
     if not raw:
         return b"", ()
     fields = tuple(cells or [""])
