@@ -46,7 +46,7 @@ RULES = {
     "source/settings.py": "formats/registry.py formats/options.py setting.py errors.py",
     "write/settings.py": "formats/registry.py setting.py errors.py",
     "decode/settings.py": "model/settings.py setting.py errors.py",
-    "*/settings.py": "setting.py errors.py",
+    "*/settings.py": "setting.py languages.py errors.py",
     "source/": f"formats/ manifest.py blank.py {BASE}",
     "segment.py": f"blank.py cut.py {BASE}",
     "prompt.py": BASE,
