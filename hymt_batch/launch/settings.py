@@ -33,7 +33,7 @@ class LaunchConfig:
     log_every_s: Operation[float] = 30.0
     samples: Operation[int] = 3
     num_threads: Environment[int | None] = None
-    workers: Operation[Any] = 1
+    workers: Operation[Any] = "auto"
     hang_s: Operation[float] = 1800.0
 
     def __post_init__(self) -> None:
