@@ -18,7 +18,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from hymt_batch.decode.async_copy import SampledTokens, from_ring, to_device
-from hymt_batch.decode.cache import SlotCache
 from hymt_batch.decode.graph import GraphBackend, Step, bucket_length, bucket_slots, make_backend
 from hymt_batch.decode.model_runner import ModelRunner, token_logprobs
 from hymt_batch.decode.sampling import SamplingParams, rng_keys, sample_on_device, seed_as_int64
@@ -56,8 +55,14 @@ def unsupported_reason(hymt: LoadedModel, stages: int) -> str:
 class CudaGraphRunner(ModelRunner):
     """Runs the network over one group of slots at fixed addresses; one object serves all parts of a run."""
 
-    def __init__(self, hymt: LoadedModel, sampling_params: SamplingParams, backend: GraphBackend | None = None) -> None:
-        super().__init__(hymt, sampling_params, 1, Counters(), logprobs=False)
+    def __init__(
+        self,
+        hymt: LoadedModel,
+        sampling_params: SamplingParams,
+        backend: GraphBackend | None = None,
+        device_type: str = "",
+    ) -> None:
+        super().__init__(hymt, sampling_params, 1, Counters(), logprobs=False, device_type=device_type)
         self.backend = make_backend(hymt.device) if backend is None else backend
         self.disabled_reason = ""  # why capture is off; empty if it is on
         self.read_every = 1
@@ -105,7 +110,7 @@ class CudaGraphRunner(ModelRunner):
         self.release()
         if max(slots, num_slots) * max(length, needed) <= max_tokens:
             num_slots, needed = max(slots, num_slots), max(length, needed)
-        self.cache = SlotCache(num_slots)
+        self.cache = self._make_cache(num_slots)
         self.cache.reserve(needed)
 
     def slot_tokens(self, max_length: int) -> int:
@@ -114,7 +119,7 @@ class CudaGraphRunner(ModelRunner):
 
     def recreate(self, num_slots: int) -> ModelRunner:
         self.release()
-        self.cache, self._requested_slots = SlotCache(num_slots), num_slots
+        self.cache, self._requested_slots = self._make_cache(num_slots), num_slots
         return self
 
     def drop_graphs(self) -> None:
@@ -127,7 +132,7 @@ class CudaGraphRunner(ModelRunner):
     def release(self) -> None:
         """Drop the graphs and free the storage."""
         self.drop_graphs()
-        self.cache = SlotCache(1)
+        self.cache = self._make_cache(1)
         self.last_tokens = self.seen = self.state = self.ring = None
 
     def disable(self, reason: str) -> None:
@@ -140,9 +145,9 @@ class CudaGraphRunner(ModelRunner):
         self._num_synced = 0
         return super().prefill(sequences, first_slot)
 
-    def move(self, source: int, target: int, length: int) -> None:
+    def move(self, sources: Sequence[int], targets: Sequence[int], length: int) -> None:
         self._num_synced = 0
-        super().move(source, target, length)
+        super().move(sources, targets, length)
 
     def resize(self, num_slots: int, length: int | None = None, max_length: int = 0) -> None:
         needed, self._requested_slots = self.slot_tokens(max_length), num_slots

@@ -16,6 +16,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from hymt_batch.decode.async_copy import to_device
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -70,7 +72,7 @@ def sample(
         return sample_on_device(logits, seen, sampling_params, None)
     steps = [step] * len(seeds) if isinstance(step, int) else step
     keys = [_as_int64(_rng_key(seed, row_step)) for seed, row_step in zip(seeds, steps, strict=True)]
-    return sample_on_device(logits, seen, sampling_params, torch.tensor(keys, device=logits.device))
+    return sample_on_device(logits, seen, sampling_params, to_device(torch.tensor(keys), logits.device))
 
 
 def sample_on_device(
