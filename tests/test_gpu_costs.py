@@ -97,6 +97,38 @@ def test_slots_that_are_added_keep_their_rows_in_one_block(
     assert [row.ids for row in completions] == [row.ids for row in expected]
 
 
+@pytest.mark.parametrize("device_type", ["cpu", "cuda"])
+@pytest.mark.parametrize("captured", [False, True])
+def test_slots_that_cannot_be_added_leave_the_storage_as_it_was(
+    hymt: LoadedModel, ids: list[list[int]], monkeypatch: pytest.MonkeyPatch, device_type: str, captured: bool
+) -> None:
+    rows = [SequenceState(index, prompt, 9, 0) for index, prompt in enumerate(ids[:5])]
+    runner: ModelRunner = ModelRunner(hymt, GREEDY, 5, Counters(), logprobs=False, device_type=device_type)
+    if captured:
+        runner = CudaGraphRunner(hymt, GREEDY, EmulatedGraphs(), device_type)
+        runner.start(GREEDY, Counters(), 5, rows[0].max_length, max_tokens=9999)
+    zeros, num_left = torch.zeros, [1]
+
+    def failing(*shape: Any, **options: Any) -> Any:
+        if len(shape) == 1 and isinstance(shape[0], tuple):
+            num_left[0] -= 1
+            if num_left[0] < 0:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+        return zeros(*shape, **options)
+
+    with torch.inference_mode(), network_patch.patch_network(hymt.network, 999):
+        runner.prefill(rows, 0)
+        capacity = runner.cache.capacity
+        num_left[0] = 0 if device_type == "cuda" else 2  # the third layer of four does not fit
+        with monkeypatch.context() as patch:
+            patch.setattr(torch, "zeros", failing)
+            with pytest.raises(torch.OutOfMemoryError):
+                runner.resize(64, 60, 600)
+        assert (runner.cache.num_slots, runner.cache.capacity) == (5, capacity)
+        runner.step(rows)  # a captured step would otherwise run over slots that do not exist
+    assert all(len(keys) >= 5 for keys, _ in runner.cache.layers.values())
+
+
 def test_a_refill_on_a_gpu_is_one_prefill_pass_and_one_move() -> None:
     cpu, gpu = (gpu_counts.count(device_type, 2048, 512) for device_type in ("cpu", "cuda"))
     assert gpu.prefills <= 25 < 140 < cpu.prefills

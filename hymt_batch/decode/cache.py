@@ -166,12 +166,20 @@ class SlotCache(_BaseCache):
         Args:
             num_slots: The new number of slots.
             length: Tokens in the longest kept slot; None keeps the current capacity.
+
+        Raises:
+            torch.OutOfMemoryError: The new storage does not fit; the number of slots is as before.
         """
+        before = self.num_slots, self.capacity
         self.num_slots = num_slots
         if length is not None:
             self.capacity = -(-length // BUCKET) * BUCKET
-        for index, block in list(self.blocks.items()):
-            self._reallocate(index, block[0, 0])
+        try:
+            for index, block in list(self.blocks.items()):
+                self._reallocate(index, block[0, 0])
+        except BaseException:
+            self.num_slots, self.capacity = before
+            raise
 
     def reserve(self, length: int) -> None:
         """Raise the capacity to at least `length` tokens per slot, from the next forward pass on."""
