@@ -220,7 +220,7 @@ class ModelRunner:
         logits = self.hymt.network.lm_head(hidden).float()
         finite = torch.isfinite(logits.sum(dim=-1))  # one non-finite number makes the sum non-finite
         if self.sampling_params.do_sample:
-            logits = torch.where(finite[:, None], logits, torch.zeros_like(logits))
+            logits = logits.masked_fill(~finite[:, None], 0.0)
         return logits, finite
 
     def _hidden_states(self, ids: Tensor, visible: Tensor, positions: Tensor, cache: Any) -> Tensor:
