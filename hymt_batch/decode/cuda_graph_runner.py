@@ -52,6 +52,17 @@ def unsupported_reason(hymt: LoadedModel, stages: int) -> str:
     return ""
 
 
+def with_first_error(error: BaseException) -> str:
+    """Return the message of an error and of the first one in its chain.
+
+    The end of a capture that failed raises an error of its own, which only says that the capture is invalid.
+    """
+    first: BaseException = error
+    while first.__cause__ or first.__context__:
+        first = first.__cause__ or first.__context__ or first
+    return first_line(error) if first is error else f"{first_line(error)} (first error: {first_line(first)})"
+
+
 class CudaGraphRunner(ModelRunner):
     """Runs the network over one group of slots at fixed addresses; one object serves all parts of a run."""
 
@@ -150,11 +161,11 @@ class CudaGraphRunner(ModelRunner):
         super().move(sources, targets, length)
 
     def resize(self, num_slots: int, length: int | None = None, max_length: int = 0) -> None:
-        needed, self._requested_slots = self.slot_tokens(max_length), num_slots
-        if length is not None and self.cache.num_slots >= num_slots and self.cache.capacity >= needed:
-            return  # the storage already has enough slots
-        self.drop_graphs()
-        super().resize(num_slots, None if length is None else max(length, needed))
+        needed = self.slot_tokens(max_length)
+        if length is None or self.cache.num_slots < num_slots or self.cache.capacity < needed:
+            self.drop_graphs()
+            super().resize(num_slots, None if length is None else max(length, needed))
+        self._requested_slots = num_slots
 
     def step(self, sequences: Sequence[SequenceState]) -> SampledTokens:
         """Generate one more token for every row, by graph replay if a graph for these buckets exists."""
@@ -198,7 +209,7 @@ class CudaGraphRunner(ModelRunner):
             self.graphs[key] = self.backend.capture(step)
             self.counters.captures += 1
         except RuntimeError as error:
-            self.disable(first_line(error))
+            self.disable(with_first_error(error))
 
     def run_step(self, num_slots: int, length: int) -> None:
         """Run one step. All its inputs and outputs are at fixed addresses, and it never synchronises with the host.

@@ -24,7 +24,7 @@ from typing import Any
 from hymt_batch.decode import cuda_graph_runner, self_check
 from hymt_batch.decode.batches import OOM_SPLIT
 from hymt_batch.decode.cache import PrefixCache
-from hymt_batch.decode.cuda_graph_runner import CudaGraphRunner
+from hymt_batch.decode.cuda_graph_runner import CudaGraphRunner, with_first_error
 from hymt_batch.decode.engine import Engine, EngineContext
 from hymt_batch.decode.generate import GenerateEngine
 from hymt_batch.decode.network_patch import has_dynamic_rope, patch_network
@@ -205,7 +205,7 @@ class SlotEngine(Engine):
         except RuntimeError as error:  # capture fails with many kinds of errors; the engine works without it too
             if is_gpu_failure(error):
                 raise DeviceError(f"The GPU failed ({first_line(error)})", fix="Set decode.capture=false.") from error
-            graph_runner.disable(first_line(error))
+            graph_runner.disable(with_first_error(error))
 
     def _drop_disabled_runner(self) -> None:
         """Drop a runner whose capture was turned off; capture is not tried again."""
