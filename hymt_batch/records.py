@@ -227,7 +227,7 @@ class Translation:
 
     prompt: Prompt
     text: str
-    finish_reason: str  # "stop", "length", "loop", "error" or "non_finite"
+    finish_reason: str  # "stop", "length", "loop", "error", "non_finite" or "crash"
     num_new_tokens: int = 0
     flags: tuple[str, ...] = ()
     message: str = ""

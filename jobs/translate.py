@@ -55,7 +55,7 @@ def translate(job: TranslateJob, reporter: Reporter, open_executor: OpenExecutor
         with open_output(job, plan, inputs) as output:  # before the weights: a folder of another job costs nothing
             job, plan = plan.of_folder(job, output.identity)
             inputs.plan_version = plan.part_limits.plan  # a fork may have opened another folder than the requested one
-            inputs.keep_in(output.folder)  # what was stored moves there
+            inputs.keep_in(output.folder)  # what was stored is linked there
             stop.on_exit(lambda: output.close(why=stop.exit_reason))
             if not output.is_complete:
                 reporter.log_to(output.folder / "logs", job.launch.keep_logs)
@@ -83,7 +83,7 @@ def translate(job: TranslateJob, reporter: Reporter, open_executor: OpenExecutor
                     rows = assemble.assemble_rows(part, result.translations, segment.join_translations)  # check
                     output.commit(part, rows, result.environment, result.degraded)  # write
                     monitor.add_part(part, rows, one_line=output.is_one_line(part.shard.input))
-                    output.finish_if_complete(part.shard)  # the last shard of a file publishes it
+                    output.finish_if_complete(part.shard)  # the shard that completes its file publishes it
                 if not output.is_complete:  # a stop after the last part changes nothing
                     stop.raise_if_requested()
             return finish(job, output)
@@ -98,7 +98,7 @@ def pending_units(
             monitor.skip_shard(prepared.input, prepared.record)
             output.finish_skipped_shard(prepared.input, prepared.record)
             continue
-        # batch: what is decoded and committed together
+        # batch: what is committed together
         parts = batch.plan_parts(prepared.shard, prepared.prompts, prepared.rejections, plan.part_limits)
         monitor.add_shard(prepared.shard, parts)
         for part in parts:

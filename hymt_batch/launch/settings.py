@@ -42,7 +42,7 @@ class LaunchConfig:
     keep_logs: Operation[int | None] = 100
     samples: Operation[int] = 3
     num_threads: Environment[int | None] = None
-    workers: Operation[Any] = 1
+    workers: Operation[Any] = "auto"
     hang_s: Operation[float] = 1800.0
 
     def __post_init__(self) -> None:
