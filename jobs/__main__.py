@@ -133,9 +133,23 @@ def run_job(command_line: CommandLine, job: str, summary: str) -> ExitCode:
         streams.require_stdout()
     config.leave_removed_cwd()  # if the directory was removed, config.load has checked that all paths are absolute
     module = importlib.import_module(f"{__package__}.{job}")
+    streams.clear_notice()
     if len(points) == 1 and not points[0].label:
         return ExitCode(module.run(points[0].job))
+    if job == "translate":
+        save_points(points)
     return run_sweep(points, module.run, lambda: stop is not None and stop.requested)
+
+
+def save_points(points: Sequence[SweepPoint]) -> None:
+    """Write beside the folders of a sweep which points it has: `status` also tells of those that never began."""
+    from hymt_batch.write import sweep_points
+
+    labels: dict[str, list[str]] = {}
+    for point in points:
+        labels.setdefault(point.job.output_dir, []).append(point.label)
+    for folder, names in labels.items():
+        sweep_points.save(Path(folder), names)
 
 
 def run_sweep(
@@ -152,7 +166,6 @@ def run_sweep(
         The worst exit code of the points, or STOPPED if some did not run.
     """
     codes: list[ExitCode | None] = [None] * len(points)
-    streams.clear_notice()
     for index, point in enumerate(points):
         print(
             sanitize.sanitize_text(f"hymt-batch: point {index + 1} of {len(points)}: {point.label or point.job.name}"),
