@@ -105,6 +105,8 @@ def run_job(command_line: CommandLine, job: str, summary: str) -> ExitCode:
         from hymt_batch import signals  # before heavy imports: a signal without a handler would kill the process
 
         stop = signals.install()
+        if "launch.progress=off" not in command_line.overrides:
+            streams.show_notice("hymt-batch: loading")
     from hymt_batch import config, schema
     from hymt_batch.cli import removed_cwd
 
@@ -152,6 +154,7 @@ def run_sweep(
         The worst exit code of the points, or STOPPED if some did not run.
     """
     codes: list[ExitCode | None] = [None] * len(points)
+    streams.clear_notice()
     for index, point in enumerate(points):
         name = point.label or ("" if point.job is None else point.job.name)
         print(
@@ -190,6 +193,7 @@ def print_notes(point: SweepPoint) -> None:
 
 def report_error(error: Exception) -> ExitCode:
     """Print an error to stderr and return its exit code."""
+    streams.clear_notice()
     error = error if isinstance(error, HymtError) else wrap_exception(error) or error
     if isinstance(error, HymtError):
         print(sanitize.sanitize_text(f"hymt-batch: {error}"), file=sys.stderr, flush=True)
@@ -207,6 +211,7 @@ def report_error(error: Exception) -> ExitCode:
 
 def report_interrupt() -> ExitCode:
     """Print to stderr that Ctrl-C ended the job, and return the exit code."""
+    streams.clear_notice()
     print("hymt-batch: stopped; run the same command again to continue", file=sys.stderr)
     return ExitCode.STOPPED
 

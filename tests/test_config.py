@@ -418,8 +418,8 @@ def test_a_wrong_point_does_not_move_the_folders_of_the_others() -> None:
     swept = points("tgt_lang=xx,fr", "decode.top_k=1,2", "decode=recommended")
     good = [point.job for point in swept if point.job is not None]
     assert [(job.output_dir, job.name) for job in good] == [
-        ("outputs/x", "decode.top_k=1,tgt_lang=fr"),
-        ("outputs/x", "decode.top_k=2,tgt_lang=fr"),
+        ("outputs/in", "decode.top_k=1,tgt_lang=fr"),
+        ("outputs/in", "decode.top_k=2,tgt_lang=fr"),
     ]
 
 

@@ -1,4 +1,4 @@
-"""Parse the words of a command line into a job, its overrides and flags. Knows neither settings nor Hydra."""
+"""Parse the words of a command line: which job, its overrides, and the flags. Does not know what an override means."""
 
 from __future__ import annotations
 
@@ -6,11 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from hymt_batch.cli import help_text as pages
-from hymt_batch.cli.override_syntax import close_matches, path_exists, sort_by_similarity
 from hymt_batch.errors import UsageError
-
-FLAG_SPELLINGS = [spelling.partition(" ")[0] if "," not in spelling else spelling for spelling in pages.FLAGS]
-"""The flags without their values; the spellings of one flag are separated by commas."""
 
 
 @dataclass(slots=True)
@@ -65,15 +61,23 @@ def parse_arguments(arguments: Sequence[str], jobs: Sequence[str]) -> CommandLin
         elif word in ("--run", "-r", "--resolve"):
             continue  # Hydra's flags for what hymt-batch does by default
         else:
+            from hymt_batch.cli.override_syntax import sort_by_similarity
+
             flags = sort_by_similarity(flag, [spelling.split(" ")[-1] for spelling in FLAG_SPELLINGS])
             raise UsageError(f"{word} is not a flag of hymt-batch", fix=f"Flags: {', '.join(flags)}.")
     return command_line
+
+
+FLAG_SPELLINGS = [spelling.partition(" ")[0] if "," not in spelling else spelling for spelling in pages.FLAGS]
+"""The flags without their values; the spellings of one flag are separated by commas."""
 
 
 def find_job(name: str, jobs: Sequence[str]) -> str:
     """Return `name` if it is a job; else raise UsageError with the most similar one."""
     if name in jobs:
         return name
+    from hymt_batch.cli.override_syntax import close_matches, path_exists, sort_by_similarity
+
     matches = close_matches(name, jobs)
     hint = f"Did you mean {matches[0]}? " if matches else ""
     if path_exists(name) and not matches:
