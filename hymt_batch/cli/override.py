@@ -182,7 +182,8 @@ class OverrideParser:
             )
         if not has_value:
             matches = close_matches(word, [*self.settings, *self.groups])[:1]
-            fix = f"Write {matches[0]}=VALUE." if matches else f"See hymt-batch {self.job} --help."
+            see = 'Quote a message: explain="..."' if self.job == "doctor" else f"See hymt-batch {self.job} --help."
+            fix = f"Write {matches[0]}=VALUE." if matches else see
             if path_exists(word) and self.job == "translate":
                 fix = f"To translate this file, write source.path={word}."
             raise UsageError(f"{word} is not KEY=VALUE", fix=fix)

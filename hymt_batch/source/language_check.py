@@ -6,6 +6,7 @@ Single unknown values are rows with the status bad_language later; here they are
 
 from __future__ import annotations
 
+import logging
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -18,6 +19,8 @@ from hymt_batch.records import Input
 from hymt_batch.source.preamble_reader import PreambleCache
 from hymt_batch.source.settings import SourceConfig
 from hymt_batch.source.shards import read_documents
+
+log = logging.getLogger(__name__)
 
 MAX_ROWS, MIN_ROWS, ALL_ROWS = 1000, 100, 10_000
 """Rows that are read of each file: ALL_ROWS shared by all files, between MIN_ROWS and MAX_ROWS."""
@@ -32,6 +35,12 @@ class LanguageReport:
     seen: list[str] = field(default_factory=list)  # per field, its languages with their rows
     notes: list[str] = field(default_factory=list)  # per field, how values were understood that are no codes
     warnings: list[Problem] = field(default_factory=list)  # per field, values that name no language
+
+    def log(self) -> None:
+        for note in self.notes:
+            log.info("languages of rows: %s", note)
+        for warning in self.warnings:
+            log.warning("%s", warning.text)
 
 
 def check_languages(
