@@ -46,7 +46,7 @@ UNLISTED_STATUSES = frozenset({Status.OK, Status.NOT_SELECTED})
 """Statuses of rows that are not listed in errors/: there is nothing to tell about them."""
 
 
-PLAN_VERSION = 3
+PLAN_VERSION = 4
 """Version of the plan: which rows are sent, which rows are equal, how they are cut and what their digests cover.
 
 A job keeps the version it was created with, so that its committed parts stay valid. Output folders without

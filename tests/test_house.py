@@ -65,9 +65,19 @@ RULES = {
     "streams.py": "errors.py",
     "fs.py": "fs_protocol.py nofollow.py storage_error.py",
     "storage_error.py": "errors.py",
-    "languages.py": "errors.py",
+    "languages.py": "errors.py language_table.py language_tags.py",
     **dict.fromkeys(
-        ("records.py", "errors.py", "setting.py", "fs_protocol.py", "nofollow.py", "child_process.py", "sanitize.py"),
+        (
+            "records.py",
+            "errors.py",
+            "setting.py",
+            "fs_protocol.py",
+            "nofollow.py",
+            "child_process.py",
+            "sanitize.py",
+            "language_table.py",
+            "language_tags.py",
+        ),
         "",
     ),
 }
@@ -189,7 +199,7 @@ def test_an_init_file_has_only_a_docstring() -> None:
 
 @pytest.mark.parametrize("job", schema.JOBS)
 def test_composing_a_job_imports_no_heavy_library(job: str, tmp_path: Path) -> None:
-    words = {"translate": ["preset=demo"], "bench": []}.get(job, ["name=demo"])
+    words = {"translate": ["preset=demo"], "bench": [], "languages": []}.get(job, ["name=demo"])
     program = (
         "import sys; from hymt_batch import config; config.load(sys.argv[1], sys.argv[2:]);"
         f"print([name for name in {sorted(set(HEAVY) - {'hydra', 'omegaconf'})} if name in sys.modules])"

@@ -12,6 +12,7 @@ from typing import Any, NoReturn, Protocol
 
 from hymt_batch.errors import ConfigError
 from hymt_batch.formats.bytestream import ByteStream
+from hymt_batch.formats.language_sample import LanguageSample
 from hymt_batch.formats.long_rows import PIECE_BYTES, InputRereader, LongRow, RowScan
 from hymt_batch.formats.options import MAX_ROW_BYTES, ReadOptions
 from hymt_batch.formats.text_encoding import marked_byte
@@ -83,6 +84,7 @@ class ReadContext:
     plan_version: int = PLAN_VERSION  # version of the job's plan; see records.PLAN_VERSION
     rereader: InputRereader | None = None  # reads rows over the limit a second time; needed with `full`
     num_selected: int | None = None  # spliced formats: places from this index on are not selected; None: all are
+    language_sample: LanguageSample | None = None  # counts what the rows write in their language fields
     digest: Any = field(init=False)  # a row's digest before its bytes
 
     def __post_init__(self) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from hymt_batch.records import Document, Input, Preamble, Shard, ShardRecord
 from hymt_batch.source import discovery, stream
+from hymt_batch.source.language_check import LanguageReport, check_languages
 from hymt_batch.source.preamble_reader import PreambleCache
 from hymt_batch.source.settings import SourceConfig
 from hymt_batch.source.shards import SkippedShard, cut_shards
@@ -82,6 +83,12 @@ class Inputs:
         """Reject files whose first rows show that a setting is wrong; see `stream.check_first_rows`."""
         if self.plan_version > 1:
             stream.check_first_rows(self.files, self._config, self._preambles)
+
+    def check_languages(self) -> LanguageReport:
+        """Look at the languages that the first rows name; see `language_check.check_languages` for its errors."""
+        if self.plan_version < 4:  # such a job understands less, and goes on with what it has
+            return LanguageReport()
+        return check_languages(self.files, self._config, self._preambles)
 
     def keep_in(self, folder: Path) -> None:
         """Link inputs that cannot be read twice into the job's folder, whose lease the caller holds."""
