@@ -147,11 +147,10 @@ def save_points(points: Sequence[SweepPoint]) -> None:
     """Write beside the folders of a sweep which points it has: `status` also tells of those that never began."""
     from hymt_batch.write import sweep_points
 
-    labels: dict[str, list[str]] = {}
-    for point in points:
-        labels.setdefault(point.job.output_dir, []).append(point.label)
-    for folder, names in labels.items():
-        sweep_points.save(Path(folder), names)
+    folders = {point.job.output_dir for point in points if point.job is not None}
+    for folder in folders:  # one, unless name= is swept; a point that cannot run has no job
+        labels = [point.label for point in points if point.job is None or point.job.output_dir == folder]
+        sweep_points.save(Path(folder), labels)
 
 
 def run_sweep(
