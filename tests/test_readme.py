@@ -72,6 +72,7 @@ def named(lines: list[str]) -> set[str]:
     for span in re.findall(r"`([^`]+)`", "\n".join(lines)):
         for local, english in PLACEHOLDERS.items():
             span = span.replace(f"={local}", f"={english}")
+        span = re.sub(r"(source\.encoding)=[\w-]+", r"\1", span)  # each page has the examples that its readers need
         names |= {word.rstrip(".") for word in re.findall(r"[a-z][a-z_0-9.]*(?:=[\w./*-]*)?", span)}
     return {name for name in names if re.search(r"[._=]", name)}
 
