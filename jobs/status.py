@@ -40,6 +40,7 @@ from hymt_batch.write import (
     row_lines,
     row_record,
     run_progress,
+    state_file,
     stop_reason,
 )
 from hymt_batch.write import lease_holder as holders
@@ -61,6 +62,7 @@ MAX_BEAT_AGE_S = 300.0
 """A holder on another machine counts as running until its heartbeat is older than this: the default of
 launch.lease_ttl_s, and room for the attribute cache of a network file system and for clocks that differ."""
 MAX_FLAG_BYTES = 32 << 20  # of parts and row records whose flags are counted; more would take seconds
+READ_BYTES = 1 << 16  # of a part or record that are read at once: most parts are smaller
 SEVERITY = (ExitCode.COMPLETE, ExitCode.TOO_MANY_ERRORS, ExitCode.MISSING, ExitCode.PREFLIGHT, ExitCode.DAMAGE)
 """Exit codes of fail=true from best to worst; a sweep has the worst of its points."""
 
@@ -303,14 +305,13 @@ def _add_file(inspected: _Folder, input: Input, job_status: JobStatus, rates: _R
     recorded_shards = set()
     for name in names:
         if match := row_record.RECORD_NAME.fullmatch(name):
-            path = state_folder / name
-            header = _read_header(fs, folder, path, row_record.read_header, job_status)
+            path, decode = state_folder / name, row_record.decode_header
+            header = _read_state(inspected, path, decode, _rows_of_record, job_status, flags)
             if header is not None:
                 recorded_shards.add(int(match[1]))
                 job_status.shards += 1
                 job_status.shards_complete += 1
                 _add_counts(job_status, header[0].counts)
-                _add_flags(inspected, path, lambda data: zlib.decompress(row_record.decode_payload(data)[1]), flags)
                 rates.records.append((header[1], header[0].shard.num_rows))
     for shard in names:
         match = parts.SHARD_NAME.fullmatch(shard)
@@ -320,41 +321,62 @@ def _add_file(inspected: _Folder, input: Input, job_status: JobStatus, rates: _R
         for name in list_names(fs, state_folder / shard):
             if not parts.PART_NAME.fullmatch(name):
                 continue
-            path = state_folder / shard / name
-            part_header = _read_header(fs, folder, path, parts.read_header, job_status)
+            path, decode_part = state_folder / shard / name, parts.decode_header
+            part_header = _read_state(inspected, path, decode_part, _rows_of_part, job_status, flags)
             if part_header is not None:
                 num_committed, num_parts = num_committed + 1, part_header[0].num_parts
                 _add_counts(job_status, part_header[0].counts)
-                _add_flags(inspected, path, lambda data: parts.decode_payload(data)[1], flags)
                 rates.parts.append((part_header[1], part_header[0].num_rows))
         job_status.shards += num_committed > 0
         job_status.shards_complete += num_committed == num_parts
         job_status.parts += num_committed
 
 
-def _add_flags(inspected: _Folder, path: Path, rows_of: Callable[[bytes], bytes], flags: Counter[str]) -> None:
-    """Count the flags of the rows of a part or record, as long as MAX_FLAG_BYTES allow; `rows_of` returns its lines."""
-    if inspected.flag_bytes_left <= 0:
-        return
-    with contextlib.suppress(OSError, StateFileDamagedError, zlib.error, ValueError):  # the next run looks at all of it
-        data = inspected.fs.read(path, 0, inspected.flag_bytes_left)
-        inspected.flag_bytes_left -= len(data)
-        flags.update(row_lines.count_flags(rows_of(data)))
-
-
-def _read_header(
-    fs: Fs, folder: Path, path: Path, read: Callable[[Fs, Path], H], job_status: JobStatus
+def _read_state(
+    inspected: _Folder,
+    path: Path,
+    decode_header: Callable[[bytes], H],
+    rows_of: Callable[[bytes], bytes],
+    job_status: JobStatus,
+    flags: Counter[str],
 ) -> tuple[H, int] | None:
-    """Return the header of a part or record and its modification time in ns; a damaged one becomes a problem."""
+    """Return the header of a part or record and its modification time in ns, and count the flags of its rows.
+
+    Args:
+        inspected: The folder.
+        path: The part or record. A damaged one becomes a problem.
+        decode_header: Decodes its first line.
+        rows_of: Returns the lines of its rows; called as long as MAX_FLAG_BYTES allow.
+        job_status: Gets the problem.
+        flags: Counts of flags.
+    """
+    fs = inspected.fs
     try:
-        return read(fs, path), fs.stat(path).mtime_ns
+        data = fs.read(path, 0, READ_BYTES)
+        line = data.partition(b"\n")[0] if b"\n" in data else state_file.read_header_line(fs, path)
+        header, mtime_ns = decode_header(line), fs.stat(path).mtime_ns
     except FileNotFoundError:
         return None  # another process removed it after the listing
     except PermissionError:
         raise
     except (OSError, StateFileDamagedError) as error:
-        job_status.findings.add(Kind.DAMAGE, path.relative_to(folder), str(error))
+        job_status.findings.add(Kind.DAMAGE, path.relative_to(inspected.path), str(error))
         return None
+    if inspected.flag_bytes_left > 0:
+        with contextlib.suppress(OSError, StateFileDamagedError, zlib.error, ValueError):  # the next run checks them
+            if len(data) == READ_BYTES:
+                data = fs.read(path, 0, inspected.flag_bytes_left)
+            inspected.flag_bytes_left -= len(data)
+            flags.update(row_lines.count_flags(rows_of(data)))
+    return header, mtime_ns
+
+
+def _rows_of_record(data: bytes) -> bytes:
+    return zlib.decompress(row_record.decode_payload(data)[1])
+
+
+def _rows_of_part(data: bytes) -> bytes:
+    return parts.decode_payload(data)[1]
 
 
 def _add_counts(job_status: JobStatus, counts: dict[str, int]) -> None:
