@@ -43,7 +43,7 @@ RULES = {
     "cli/": "schema.py */settings.py formats/registry.py languages.py errors.py",
     "schema.py": "*/settings.py decode/registry.py segment.py prompt.py batch.py model/synthetic.py setting.py "
     "errors.py",
-    "source/settings.py": "formats/registry.py formats/options.py setting.py errors.py",
+    "source/settings.py": "formats/registry.py formats/options.py formats/text_encoding.py setting.py errors.py",
     "write/settings.py": "formats/registry.py setting.py errors.py",
     "decode/settings.py": "model/settings.py setting.py errors.py",
     "*/settings.py": "setting.py languages.py errors.py",

@@ -14,12 +14,14 @@ import logging
 import os
 import re
 import stat
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 
 from hymt_batch.errors import ConfigError, HymtError, disk_read_error, is_transient
 from hymt_batch.formats import registry
 from hymt_batch.formats.format import Format
+from hymt_batch.formats.text_encoding import UTF8
 from hymt_batch.records import COMPRESSIONS, Input
 from hymt_batch.source import hub, ignored_settings, input_names
 from hymt_batch.source.folder_walk import SPLITS_FILE, is_dataset, walk
@@ -56,7 +58,13 @@ def find_inputs(config: SourceConfig, spool: Spool | None = None, out_format: st
             raise unusable_path_error(error.filename if isinstance(error.filename, str) else path, error) from error
     ignored_settings.warn(config, finder.inputs, finder.unknown_files, finder.used_settings)
     input_names.refuse_collisions(finder.inputs)
-    return finder.inputs
+    return [_with_encoding(input, config) for input in finder.inputs]
+
+
+def _with_encoding(input: Input, config: SourceConfig) -> Input:
+    """Return an input with the encoding by which it is read; a table has none."""
+    has_encoding = config.encoding != UTF8 and "encoding" in registry.of_input(input).source_settings
+    return replace(input, encoding=config.encoding) if has_encoding else input
 
 
 class _Finder:

@@ -21,7 +21,14 @@ class Inputs:
     """The input files of a job, in the order of its outputs."""
 
     def __init__(
-        self, config: SourceConfig, spool: Spool, *, out_format: str, added_fields: tuple[str, ...], plan_version: int
+        self,
+        config: SourceConfig,
+        spool: Spool,
+        *,
+        out_format: str,
+        added_fields: tuple[str, ...],
+        plan_version: int,
+        checks_encoding: bool = True,
     ) -> None:
         """Find the files; standard input and hub data are stored first.
 
@@ -31,13 +38,14 @@ class Inputs:
             out_format: Format of the outputs, or "input" if each has the format of its input.
             added_fields: Fields that the outputs add; the inputs must not have them.
             plan_version: Version of the plan by which the rows are read; see records.PLAN_VERSION.
+            checks_encoding: Reject files whose head is in another encoding; see `PreambleCache`.
 
         Raises:
             HymtError: An input cannot be found, read or stored.
         """
         self._config, self._spool, self._added_fields = config, spool, added_fields
         self.plan_version = plan_version
-        self._preambles = PreambleCache(config, added_fields)
+        self._preambles = PreambleCache(config, added_fields, checks_encoding=checks_encoding)
         files = discovery.find_inputs(config, spool, out_format)
         self.files = tuple(stream.apply_limit(files, config, self._preambles, plan_version))
 
