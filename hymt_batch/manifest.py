@@ -247,7 +247,7 @@ def read_job(fs: Fs, folder: Path) -> JobRecord:
         replaced = value.get("replaced", {"output_settings": [], "paths": {}})
         return JobRecord(
             dict(value["identity"]),
-            tuple(Input(**{name: str(i[name]) for name in INPUT_FIELDS}, path="") for i in value["inputs"]),
+            tuple(map(_read_input, value["inputs"])),
             dict(value["environment"]),
             str(value["created"]),
             dict(value.get("output_settings", {})),
@@ -256,6 +256,11 @@ def read_job(fs: Fs, folder: Path) -> JobRecord:
         )
     except (KeyError, TypeError, ValueError, AttributeError):
         raise StateDamagedError("it lacks fields that every job has") from None
+
+
+def _read_input(value: JsonDict) -> Input:
+    fields: dict[str, Any] = {name: str(value[name]) for name in INPUT_FIELDS}
+    return Input(**fields, path="")
 
 
 def create_job(fs: Fs, folder: Path, job: JobRecord) -> bool:
