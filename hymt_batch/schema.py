@@ -189,6 +189,7 @@ class StatusJob(InspectJob):
     """Settings of `hymt-batch status`; documented in conf/status.yaml."""
 
     errors: Operation[int] = 0
+    fail: Operation[bool] = False
 
     def __post_init__(self) -> None:
         if self.errors < 0:
@@ -209,6 +210,13 @@ class VerifyJob(InspectJob):
             )
 
 
+@dataclass(kw_only=True, slots=True)
+class LanguagesJob:
+    """Settings of `hymt-batch languages`; documented in conf/languages.yaml."""
+
+    format: Operation[ReportFormat] = ReportFormat.text
+
+
 JOBS: dict[str, type] = {
     "translate": TranslateJob,
     "plan": PlanJob,
@@ -216,6 +224,7 @@ JOBS: dict[str, type] = {
     "bench": BenchJob,
     "status": StatusJob,
     "verify": VerifyJob,
+    "languages": LanguagesJob,
 }
 """Job name -> its dataclass; conf/<name>.yaml has its defaults."""
 

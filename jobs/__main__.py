@@ -9,12 +9,12 @@ import importlib
 import os
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from hymt_batch import sanitize, streams
 from hymt_batch.cli import help_text as pages
+from hymt_batch.cli.command_line import FLAG_SPELLINGS, CommandLine, parse_arguments
 from hymt_batch.errors import ExitCode, HymtError, UsageError, wrap_exception
 
 if TYPE_CHECKING:
@@ -35,21 +35,6 @@ SEVERITY = (
     ExitCode.STOPPED,
 )
 """Exit codes from best to worst; a sweep returns the worst code of its points."""
-
-
-@dataclass(slots=True)
-class CommandLine:
-    """The parsed command line."""
-
-    job: str | None = None
-    overrides: list[str] = field(default_factory=list)  # KEY=VALUE arguments, in order
-    help: bool = False
-    version: bool = False
-    info: bool = False
-    multirun: bool = False
-    cfg: bool = False
-    package: str | None = None
-    completion: str | None = None
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -113,67 +98,6 @@ def dispatch(arguments: Sequence[str]) -> ExitCode:
     return ExitCode.COMPLETE
 
 
-def parse_arguments(arguments: Sequence[str], jobs: Sequence[str]) -> CommandLine:
-    """Parse the words of a command line; flags may be anywhere.
-
-    Raises:
-        UsageError: A flag or the job is unknown.
-    """
-    command_line = CommandLine()
-    queue = list(arguments)
-    while queue:
-        word = queue.pop(0)
-        flag, equals, value = word.partition("=")
-        if not word.startswith("-") or word == "-":
-            if command_line.job is None and "=" not in word:
-                command_line.job = find_job(word, jobs)
-            else:
-                command_line.overrides.append(word)
-            continue
-        if flag in ("--cfg", "-c", "--package", "-p", "--completion"):
-            if not equals:
-                value = queue.pop(0) if queue else ""
-            if flag == "--completion":
-                command_line.completion = value
-            elif flag in ("--package", "-p"):
-                command_line.package = value
-            elif value != "job":
-                raise UsageError(f"{flag} {value} is not available", fix="Write --cfg job to print the job's settings.")
-            else:
-                command_line.cfg = True
-        elif word in ("-h", "--help"):
-            command_line.help = True
-        elif word in ("-m", "--multirun"):
-            command_line.multirun = True
-        elif word in ("--version", "--info"):
-            setattr(command_line, word[2:], True)
-        elif word in ("--run", "-r", "--resolve"):
-            continue  # Hydra's flags for what hymt-batch does by default
-        else:
-            from hymt_batch.cli.override_syntax import sort_by_similarity
-
-            flags = sort_by_similarity(flag, [spelling.split(" ")[-1] for spelling in FLAG_SPELLINGS])
-            raise UsageError(f"{word} is not a flag of hymt-batch", fix=f"Flags: {', '.join(flags)}.")
-    return command_line
-
-
-FLAG_SPELLINGS = [spelling.partition(" ")[0] if "," not in spelling else spelling for spelling in pages.FLAGS]
-"""The flags without their values; the spellings of one flag are separated by commas."""
-
-
-def find_job(name: str, jobs: Sequence[str]) -> str:
-    """Return `name` if it is a job; else raise UsageError with the most similar one."""
-    if name in jobs:
-        return name
-    from hymt_batch.cli.override_syntax import close_matches, path_exists, sort_by_similarity
-
-    matches = close_matches(name, jobs)
-    hint = f"Did you mean {matches[0]}? " if matches else ""
-    if path_exists(name) and not matches:
-        hint = f"To translate this file, write hymt-batch translate source.path={name} tgt_lang=fr. "
-    raise UsageError(f"{name} is not a job", fix=f"{hint}Jobs: {', '.join(sort_by_similarity(name, jobs))}.")
-
-
 def run_job(command_line: CommandLine, job: str, summary: str) -> ExitCode:
     """Run a job, or print its help or settings."""
     stop = None
@@ -181,7 +105,10 @@ def run_job(command_line: CommandLine, job: str, summary: str) -> ExitCode:
         from hymt_batch import signals  # before heavy imports: a signal without a handler would kill the process
 
         stop = signals.install()
+        if "launch.progress=off" not in command_line.overrides:
+            streams.show_notice("hymt-batch: loading")
     from hymt_batch import config, schema
+    from hymt_batch.cli import removed_cwd
 
     if job not in schema.JOBS:
         raise UsageError(f"{job} has no settings in conf/ and cannot be run", fix=f"Jobs: {', '.join(schema.JOBS)}.")
@@ -201,15 +128,29 @@ def run_job(command_line: CommandLine, job: str, summary: str) -> ExitCode:
     points = (
         config.load_sweep(job, command_line.overrides)
         if command_line.multirun
-        else [config.SweepPoint("", config.load(job, command_line.overrides))]
+        else [config.load_point(job, command_line.overrides)]
     )
     if job != "translate":  # translate writes its result to files
         streams.require_stdout()
-    config.leave_removed_cwd()  # if the directory was removed, config.load has checked that all paths are absolute
+    removed_cwd.leave()  # if the directory was removed, config.load has checked that all paths are absolute
     module = importlib.import_module(f"{__package__}.{job}")
+    streams.clear_notice()
     if len(points) == 1 and not points[0].label:
+        print_notes(points[0])
         return ExitCode(module.run(points[0].job))
+    if job == "translate":
+        save_points(points)
     return run_sweep(points, module.run, lambda: stop is not None and stop.requested)
+
+
+def save_points(points: Sequence[SweepPoint]) -> None:
+    """Write beside the folders of a sweep which points it has: `status` also tells of those that never began."""
+    from hymt_batch.write import sweep_points
+
+    folders = {point.job.output_dir for point in points if point.job is not None}
+    for folder in folders:  # one, unless name= is swept; a point that cannot run has no job
+        labels = [point.label for point in points if point.job is None or point.job.output_dir == folder]
+        sweep_points.save(Path(folder), labels)
 
 
 def run_sweep(
@@ -227,11 +168,16 @@ def run_sweep(
     """
     codes: list[ExitCode | None] = [None] * len(points)
     for index, point in enumerate(points):
+        name = point.label or ("" if point.job is None else point.job.name)
         print(
-            sanitize.sanitize_text(f"hymt-batch: point {index + 1} of {len(points)}: {point.label or point.job.name}"),
+            sanitize.sanitize_text(f"hymt-batch: point {index + 1} of {len(points)}: {name}"),
             file=sys.stderr,
             flush=True,
         )
+        if point.error is not None:
+            codes[index] = report_error(point.error)
+            continue
+        print_notes(point)
         try:
             codes[index] = ExitCode(run_one(point.job))
         except Exception as error:  # the next point still runs
@@ -245,14 +191,21 @@ def run_sweep(
     not_run = [code for code in codes if code is None]
     print("exit  point", file=sys.stderr)
     for point, code in zip(points, codes, strict=True):
-        folder = os.path.join(point.job.output_dir, str(point.job.name))
+        folder = point.label if point.job is None else os.path.join(point.job.output_dir, str(point.job.name))
         print(sanitize.sanitize_text(f"{'-' if code is None else int(code):>4}  {folder}"), file=sys.stderr)
     finished = [code for code in codes if code is not None]
     return ExitCode.STOPPED if not_run else max(finished, key=SEVERITY.index)
 
 
+def print_notes(point: SweepPoint) -> None:
+    """Print to stderr how values of the command line were understood."""
+    for note in point.notes:
+        print(sanitize.sanitize_text(f"hymt-batch: {note}"), file=sys.stderr, flush=True)
+
+
 def report_error(error: Exception) -> ExitCode:
     """Print an error to stderr and return its exit code."""
+    streams.clear_notice()
     error = error if isinstance(error, HymtError) else wrap_exception(error) or error
     if isinstance(error, HymtError):
         print(sanitize.sanitize_text(f"hymt-batch: {error}"), file=sys.stderr, flush=True)
@@ -270,6 +223,7 @@ def report_error(error: Exception) -> ExitCode:
 
 def report_interrupt() -> ExitCode:
     """Print to stderr that Ctrl-C ended the job, and return the exit code."""
+    streams.clear_notice()
     print("hymt-batch: stopped; run the same command again to continue", file=sys.stderr)
     return ExitCode.STOPPED
 

@@ -21,9 +21,9 @@ from hymt_batch.check import assemble
 from hymt_batch.doctor import preflight
 from hymt_batch.errors import ExitCode
 from hymt_batch.model import prepare
-from hymt_batch.records import ERROR_STATUSES, PreparedShard, Shard, Status
+from hymt_batch.records import ERROR_STATUSES, PreparedShard, Shard
+from hymt_batch.run import error_advice, stderr_capture, stdin_job
 from hymt_batch.run import executor as executors
-from hymt_batch.run import stderr_capture, stdin_job
 from hymt_batch.run.executor import OpenExecutor
 from hymt_batch.run.monitor import Monitor
 from hymt_batch.run.plan import Plan, open_inputs, open_output
@@ -34,6 +34,7 @@ from hymt_batch.sanitize import escape_line
 from hymt_batch.source import stream
 from hymt_batch.source.shards import SkippedShard
 from hymt_batch.write.output import Output
+from hymt_batch.write.run_progress import RunProgress
 from hymt_batch.write.summary import Summary
 
 if TYPE_CHECKING:
@@ -48,33 +49,35 @@ def translate(job: TranslateJob, reporter: Reporter, open_executor: OpenExecutor
     stop = signals.install()
     with open_inputs(job, stop) as inputs:  # standard input and hub data are stored first
         preflight.check(job, inputs)
+        reporter.show_stage("checking the model")
         model = prepare.prepare_model(job.model, job.device_map, job.launch.num_threads)  # without its weights
         plan = Plan.resolve(job, model)  # prompt template, part limits, identity, environment
         with open_output(job, plan, inputs) as output:  # before the weights: a folder of another job costs nothing
             job, plan = plan.of_folder(job, output.identity)
             inputs.plan_version = plan.part_limits.plan  # a fork may have opened another folder than the requested one
             inputs.keep_in(output.folder)  # what was stored is linked there
-            stop.on_exit(output.close)
+            stop.on_exit(lambda: output.close(why=stop.exit_reason))
             if not output.is_complete:
-                reporter.log_to(output.folder / "logs")
+                reporter.log_to(output.folder / "logs", job.launch.keep_logs)
                 log.info("arguments=%s", escape_line(shlex.join(sys.argv[1:]), 4000))
                 output.assemble_outdated()  # files that have earlier output settings
             if output.is_complete:
                 log.info("complete: nothing is left to decode")
-                return output.finalize()
+                return finish(job, output)
             tokenizer = model.load_tokenizer(add_generation_prompt=job.add_generation_prompt)
             prompt.check_template(tokenizer, plan.template)
             # source: read ahead in a thread, which also segments and prompts
             shards = inputs.cut_shards(plan.part_limits.shard_rows, plan.part_limits.shard_bytes, output.shard_record)
             prepare_next = partial(prepare_shard, job, plan, tokenizer)
+            close_hung = partial(output.close, why="reading, splitting or encoding rows exceeded launch.hang_s")
             with (
-                Monitor(job, reporter, inputs.total_units()) as monitor,
+                Monitor(job, reporter, inputs.total_units(), inputs.files, output) as monitor,
                 open_executor(job, model, tokenizer, output, stop, monitor.add_batch) as executor,
                 closing(
-                    read_ahead(shards, prepare_next, job.launch, stop, on_wait=monitor.refresh, release=output.close)
+                    read_ahead(shards, prepare_next, job.launch, stop, on_wait=monitor.refresh, release=close_hung)
                 ) as prepared,
             ):
-                stop.allow_drain(job.launch.grace_s, output.close)
+                stop.allow_drain(job.launch.grace_s, lambda: output.close(why=stop.exit_reason))
                 for result in executor.run(pending_units(prepared, plan, output, monitor)):  # decode
                     part = result.part
                     rows = assemble.assemble_rows(part, result.translations, segment.join_translations)  # check
@@ -83,7 +86,7 @@ def translate(job: TranslateJob, reporter: Reporter, open_executor: OpenExecutor
                     output.finish_if_complete(part.shard)  # the shard that completes its file publishes it
                 if not output.is_complete:  # a stop after the last part changes nothing
                     stop.raise_if_requested()
-            return output.finalize()
+            return finish(job, output)
 
 
 def pending_units(
@@ -92,18 +95,34 @@ def pending_units(
     """Yield, in plan order, the parts that are not committed yet; publish the files of which no part is missing."""
     for prepared in shards:
         if isinstance(prepared, SkippedShard):  # an earlier run committed all its parts
-            monitor.skip_shard(prepared.record)
+            monitor.skip_shard(prepared.input, prepared.record)
             output.finish_skipped_shard(prepared.input, prepared.record)
             continue
-        monitor.add_shard(prepared.shard, prepared.prompts)
         # batch: what is committed together
-        for part in batch.plan_parts(prepared.shard, prepared.prompts, prepared.rejections, plan.part_limits):
+        parts = batch.plan_parts(prepared.shard, prepared.prompts, prepared.rejections, plan.part_limits)
+        monitor.add_shard(prepared.shard, parts)
+        for part in parts:
             if output.has(part):  # decoded from exactly these rows; raises if the input changed
                 monitor.skip_part(part)
             else:
                 monitor.begin_part(part)
                 yield (part,)
         output.finish_if_complete(prepared.shard)
+
+
+def finish(job: TranslateJob, output: Output) -> Summary:
+    """Write the manifest, and the last words to the log and for `status`."""
+    summary = output.finalize()
+    output.save_progress(RunProgress(job.check.max_error_rate, summary.rows, share=1.0, seconds_left=0.0))
+    log.info(
+        "complete: files=%d rows=%d errors=%d decoded_rows=%d seconds=%.0f",
+        summary.files,
+        summary.rows,
+        sum(summary.counts.get(status, 0) for status in ERROR_STATUSES),
+        summary.num_rows_decoded,
+        summary.seconds,
+    )
+    return summary
 
 
 def prepare_shard(
@@ -133,31 +152,18 @@ def run(job: TranslateJob) -> ExitCode:
         HymtError: See `translate`.
     """
     stop = signals.install()
-    with Reporter(job.launch.progress.value) as reporter, stderr_capture.capture():
+    with Reporter(job.launch.progress.value, job.launch.log_detail.value) as reporter, stderr_capture.capture():
         stop.flush_output = stderr_capture.flush
+        reporter.show_stage("loading")
         if stream.is_stdin(job.source.path):
             summary = stdin_job.run(job, reporter, translate)
         else:
             summary = translate(job, reporter)
             reporter.print_result(f"{render_summary(summary, reporter.sample_pairs)}\n\n{next_command(job, summary)}")
-        if exceeds_max_error_rate(job, summary):
+        if error_advice.error_rate(summary) > job.check.max_error_rate:
+            log.error("%s", error_advice.describe(job, summary))
             return ExitCode.TOO_MANY_ERRORS
     return ExitCode.WARNINGS if job.strict and reporter.num_warnings else ExitCode.COMPLETE
-
-
-def exceeds_max_error_rate(job: TranslateJob, summary: Summary) -> bool:
-    """Return whether too many rows have no translation, and log it."""
-    num_selected = summary.rows - summary.counts.get(Status.NOT_SELECTED, 0)
-    error_rate = sum(summary.counts.get(status, 0) for status in ERROR_STATUSES) / max(1, num_selected)
-    if error_rate <= job.check.max_error_rate:
-        return False
-    log.error(
-        "%.2f %% of the rows have no translation, more than check.max_error_rate=%g: see %s",
-        100 * error_rate,
-        job.check.max_error_rate,
-        "above" if job.name is None else summary.folder / "errors",
-    )
-    return True
 
 
 if __name__ == "__main__":

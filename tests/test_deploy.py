@@ -21,8 +21,8 @@ import yaml
 
 from hymt_batch import config, signals
 from hymt_batch.cli import help_text
+from hymt_batch.cli.command_line import parse_arguments
 from hymt_batch.errors import ExitCode
-from jobs.__main__ import parse_arguments
 
 ROOT = Path(__file__).parent.parent
 DEPLOY = ROOT / "jobs" / "deploy"
@@ -474,7 +474,7 @@ def command_lines() -> list[list[str]]:
 
 
 def test_the_command_lines_of_compose_and_of_the_page_are_valid_settings() -> None:
-    assert len(command_lines()) == 4
+    assert len(command_lines()) == 5
     for job, *words in command_lines():
         config.load(job, words)
 

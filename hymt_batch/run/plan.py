@@ -85,6 +85,7 @@ def open_inputs(job: TranslateJob, stop: StopRequest) -> Iterator[Inputs]:
             out_format=job.write.format.value,
             added_fields=job.write.added_fields,
             plan_version=PLAN_VERSION if job.overwrite else identity.stored_plan_version(folder),
+            checks_encoding=job.overwrite or identity.stored_encoding(folder) != job.source.encoding,
         )
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from hymt_batch.records import Document, Input, Preamble, Shard, ShardRecord
 from hymt_batch.source import discovery, stream
+from hymt_batch.source.language_check import LanguageReport, check_languages
 from hymt_batch.source.preamble_reader import PreambleCache
 from hymt_batch.source.settings import SourceConfig
 from hymt_batch.source.shards import SkippedShard, cut_shards
@@ -20,7 +21,14 @@ class Inputs:
     """The input files of a job, in the order of its outputs."""
 
     def __init__(
-        self, config: SourceConfig, spool: Spool, *, out_format: str, added_fields: tuple[str, ...], plan_version: int
+        self,
+        config: SourceConfig,
+        spool: Spool,
+        *,
+        out_format: str,
+        added_fields: tuple[str, ...],
+        plan_version: int,
+        checks_encoding: bool = True,
     ) -> None:
         """Find the files; standard input and hub data are stored first.
 
@@ -30,13 +38,14 @@ class Inputs:
             out_format: Format of the outputs, or "input" if each has the format of its input.
             added_fields: Fields that the outputs add; the inputs must not have them.
             plan_version: Version of the plan by which the rows are read; see records.PLAN_VERSION.
+            checks_encoding: Reject files whose head is in another encoding; see `PreambleCache`.
 
         Raises:
             HymtError: An input cannot be found, read or stored.
         """
         self._config, self._spool, self._added_fields = config, spool, added_fields
         self.plan_version = plan_version
-        self._preambles = PreambleCache(config, added_fields)
+        self._preambles = PreambleCache(config, added_fields, checks_encoding=checks_encoding)
         files = discovery.find_inputs(config, spool, out_format)
         self.files = tuple(stream.apply_limit(files, config, self._preambles, plan_version))
 
@@ -74,6 +83,12 @@ class Inputs:
         """Reject files whose first rows show that a setting is wrong; see `stream.check_first_rows`."""
         if self.plan_version > 1:
             stream.check_first_rows(self.files, self._config, self._preambles)
+
+    def check_languages(self) -> LanguageReport:
+        """Look at the languages that the first rows name; see `language_check.check_languages` for its errors."""
+        if self.plan_version < 4:  # such a job understands less, and goes on with what it has
+            return LanguageReport()
+        return check_languages(self.files, self._config, self._preambles)
 
     def keep_in(self, folder: Path) -> None:
         """Link inputs that cannot be read twice into the job's folder, whose lease the caller holds."""

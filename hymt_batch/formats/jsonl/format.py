@@ -18,6 +18,7 @@ FORMAT = Format(
     addressing=Addressing.BYTE_OFFSET,
     extension=".jsonl",
     input_extensions=(".jsonl", ".ndjson"),
+    source_settings=("encoding",),
     open_input=partial(LineInput, read_rows=read_rows, read_head=read_head),
     open_writer=JsonlWriter,
     count_rows=count_rows,
