@@ -34,6 +34,7 @@ from hymt_batch.model.prepare import PlacementPlan
 from hymt_batch.model.settings import dtype_bytes
 from hymt_batch.prompt import PromptFamily
 from hymt_batch.prompt_end import describe_end
+from hymt_batch.records import plural
 from hymt_batch.source import discovery, stream
 from hymt_batch.source.inputs import Inputs
 from hymt_batch.write import published_file
@@ -175,8 +176,9 @@ def _check_files(job: DoctorJob, findings: list[Finding]) -> ModelFiles | None:
             return None
         files = model_files.verify(folder, commit)
         seen = (
-            f"{len(files.weight_files)} safetensors file(s), {gib(files.num_bytes)}, {files.network.num_parameters:,} "
-            f"parameters; all tensors have the names and shapes that {files.config['model_type']} needs"
+            f"{plural(len(files.weight_files), 'safetensors file')}, {gib(files.num_bytes)}, "
+            f"{files.network.num_parameters:,} parameters; "
+            f"all tensors have the names and shapes that {files.config['model_type']} needs"
         )
         findings.append(Finding("model files", Level.OK, seen))
         requirements.check_libraries(files, job.model.attention)
@@ -289,7 +291,9 @@ def _check_source(job: DoctorJob, findings: list[Finding]) -> tuple[int | None, 
             raise ConfigError("source.path has no file to translate", fix="Check source.path and source.pattern.")
         stream.check_fields(inputs, job.source, job.write.added_fields)
         need, need_inodes = required_space(OS_FS, Path(job.output_dir) / str(job.name), inputs, job.write.min_free)
-        findings.append(Finding("source", Level.OK, f"{len(inputs)} file(s), the output needs about {gib(need)}"))
+        findings.append(
+            Finding("source", Level.OK, f"{plural(len(inputs), 'file')}, the output needs about {gib(need)}")
+        )
     if need is not None and any(job.source.lang_fields):
         with _errors_as_findings(row_languages.CHECK, findings):
             findings += row_languages.check(inputs, job.source)
