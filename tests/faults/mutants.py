@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+import sys
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -559,4 +560,5 @@ def table(folder: Path, seed: int, size: int) -> tuple[list[str], dict[str, dict
                 else "0"
             )
         lines.append(f"| {name or 'none'} | {' | '.join(cells)} |")
+        print(lines[-1], file=sys.stderr, flush=True)  # progress: the table takes some minutes
     return lines, figures

@@ -34,6 +34,10 @@ MOST_CALLS = 20_000  # limit for one run of a small job, which needs about 200
 NAMES = ("none", "all", "ordered", "prefix", "subset")
 
 
+class EndlessRunError(RuntimeError):
+    """A run makes so many calls that it does not end."""
+
+
 class Crash(BaseException):
     """The process died; nothing runs after this."""
 
@@ -195,7 +199,7 @@ class SimFS:
             raise Crash
         self.calls += 1
         if self.calls > MOST_CALLS:
-            raise RuntimeError("the job does not end")
+            raise EndlessRunError("the job does not end")
         if self.calls in self.errors:
             code, takes_effect = self.errors[self.calls]
             error = OSError(code, f"simulated {errno.errorcode[code]}")

@@ -8,9 +8,10 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from hymt_batch import manifest
+from hymt_batch.errors import HymtError
 from hymt_batch.write.settings import OnError, WriteConfig, WriteFormat
 from tests.faults.explore import Copy, Erring, Explorer, Tally, Zombies, copying, recover_damaged
-from tests.faults.simfs import SimFS
+from tests.faults.simfs import EndlessRunError, SimFS
 from tests.faults.small import (
     HOME,
     PART,
@@ -230,9 +231,12 @@ def explore(
 ) -> None:
     """Explore at most `limit` states of one world; without `power` only the states that kills leave."""
     ids_from(1)
-    world = make_world(folder, rng)
-    solve(world)
-    kind(world, rng, tally).explore(limit, power=power)
+    try:
+        world = make_world(folder, rng)
+        solve(world)
+    except (EndlessRunError, HymtError) as error:  # a world is made by running the job, here with a seeded bug
+        return tally.fail([f"I14: {error}"], getattr(make_world, "__name__", str(make_world)))
+    return kind(world, rng, tally).explore(limit, power=power)
 
 
 DAMAGES: dict[str, Callable[[random.Random, bytes], bytes]] = {
