@@ -12,14 +12,14 @@ import json
 import uuid
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from hymt_batch.fs import publish, remove, stat_or_none, with_retries, write_atomic, write_new
 from hymt_batch.fs_protocol import Fs
-from hymt_batch.records import Input
+from hymt_batch.records import Input, SkippedFile
 
 VERSION = 1  # version of the files in .hymt and of manifest.json; newer files are rejected
 PROTOCOL = "parts-1"
@@ -190,6 +190,7 @@ class JobRecord:
     output_settings: JsonDict = field(default_factory=dict)  # dotted key -> value; {} if the identity has them
     replaced_settings: tuple[JsonDict, ...] = ()  # earlier output settings, with which some files may still be written
     replaced_paths: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # file id -> earlier `out_rel`s
+    formats: tuple[str, ...] = ()  # formats that were looked for without source.format; () if none were recorded
 
     @property
     def identity_sha256(self) -> str:
@@ -206,6 +207,7 @@ def new_job(
     inputs: Sequence[Input],
     environment: JsonDict,
     output_settings: JsonDict | None = None,
+    formats: Sequence[str] = (),
 ) -> JobRecord:
     created = datetime.now(UTC).isoformat(timespec="seconds")
     return JobRecord(
@@ -214,6 +216,7 @@ def new_job(
         json_roundtrip(environment),
         created,
         json_roundtrip(output_settings or {}),
+        formats=tuple(formats),
     )
 
 
@@ -226,6 +229,8 @@ def _encode_job(job: JobRecord) -> bytes:
         "inputs": inputs,
         "environment": job.environment,
     }
+    if job.formats:
+        value["formats"] = list(job.formats)
     if job.output_settings:
         value["output_settings"] = job.output_settings
     if job.replaced_settings:
@@ -253,6 +258,7 @@ def read_job(fs: Fs, folder: Path) -> JobRecord:
             dict(value.get("output_settings", {})),
             tuple(dict(settings) for settings in replaced["output_settings"]),
             {str(file_id): tuple(map(str, names)) for file_id, names in replaced["paths"].items()},
+            tuple(map(str, value.get("formats", ()))),
         )
     except (KeyError, TypeError, ValueError, AttributeError):
         raise StateDamagedError("it lacks fields that every job has") from None
@@ -285,12 +291,13 @@ def sum_counts(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
     return dict(sorted(sums.items()))
 
 
-def build(job: JobRecord, file_records: Sequence[JsonDict]) -> bytes:
+def build(job: JobRecord, file_records: Sequence[JsonDict], skipped: Sequence[SkippedFile] = ()) -> bytes:
     """Build `manifest.json`; equal jobs give equal bytes, because it has no timestamps.
 
     Args:
-        job: The job; only its identity and its output settings are used.
+        job: The job; only its identity, its output settings and its list of formats are used.
         file_records: One record per file, as written by `write/published_file.py`, in the order of the inputs.
+        skipped: Files that were found beside the inputs and are not read.
     """
     environments = {canonical_json(e): e for f in file_records for e in f["environments"]}
     return seal(
@@ -299,6 +306,8 @@ def build(job: JobRecord, file_records: Sequence[JsonDict]) -> bytes:
             "identity": job.identity,
             "identity_sha256": job.identity_sha256,
             **({"output_settings": job.output_settings} if job.output_settings else {}),
+            **({"formats": list(job.formats)} if job.formats else {}),
+            **({"skipped": [asdict(file) for file in skipped]} if skipped else {}),
             "environments": [environments[k] for k in sorted(environments)],
             "inputs": [{"rel": f["rel"], "rows": f["rows"], **f["input"]} for f in file_records],
             "outputs": [
@@ -312,6 +321,22 @@ def build(job: JobRecord, file_records: Sequence[JsonDict]) -> bytes:
             "degraded": sum_counts(f["degraded"] for f in file_records),
         }
     )
+
+
+def read_skipped(fs: Fs, folder: Path) -> tuple[SkippedFile, ...] | None:
+    """Return the skipped files that a manifest lists; None if there is no valid manifest."""
+    try:
+        return skipped_in(read(fs, folder))
+    except StateDamagedError:
+        return None
+
+
+def skipped_in(value: JsonDict) -> tuple[SkippedFile, ...]:
+    """Return the skipped files that a manifest, or the locations of inputs, list; () if they list none."""
+    try:
+        return tuple(SkippedFile(str(file["rel"]), str(file["why"])) for file in value.get("skipped", ()))
+    except (KeyError, TypeError):
+        return ()
 
 
 def read(fs: Fs, folder: Path) -> JsonDict:

@@ -21,10 +21,11 @@ from hymt_batch.errors import ExitCode
 from hymt_batch.fs import OS_FS, list_names, stat_or_none
 from hymt_batch.fs_protocol import Fs
 from hymt_batch.manifest import JobRecord, StateDamagedError, StateMissingError, StatePermissionError
-from hymt_batch.records import ERROR_STATUSES, Input
+from hymt_batch.records import ERROR_STATUSES, Input, SkippedFile
 from hymt_batch.write import (
     error_rows,
     file_record,
+    input_locations,
     job_folders,
     lease,
     manifest_only,
@@ -71,6 +72,7 @@ class JobStatus:
     ended: dict[str, Any] | None = None  # why the last run stopped: exit_code, why, at (UTC), error
     errors: list[dict[str, str]] = field(default_factory=list)  # first rows without a translation: id, status, message
     notes: list[str] = field(default_factory=list)
+    skipped: list[dict[str, str]] = field(default_factory=list)  # files that were found and are not read: rel, why
 
     def to_json(self) -> dict[str, Any]:
         """Return all fields, and the findings as lines too."""
@@ -96,6 +98,7 @@ def status(folder: Path, fs: Fs = OS_FS, num_errors: int = 0) -> JobStatus:
     """
     job_status, fs = JobStatus(str(folder)), fs.within(folder)
     try:
+        job_status.skipped = [asdict(file) for file in _skipped_files(fs, folder)]
         _inspect(fs, folder, job_status, num_errors)
     except OSError as error:
         denied = isinstance(error, PermissionError)
@@ -103,6 +106,12 @@ def status(folder: Path, fs: Fs = OS_FS, num_errors: int = 0) -> JobStatus:
         why = "this user may not read it" if denied else error.strerror or str(error)
         job_status.findings.add(Kind.UNREADABLE if denied else Kind.DAMAGE, os.fsdecode(error.filename or folder), why)
     return job_status
+
+
+def _skipped_files(fs: Fs, folder: Path) -> tuple[SkippedFile, ...]:
+    """Return the files that the job skipped: those in its manifest, or else those that the last run found."""
+    listed = manifest.read_skipped(fs, folder)
+    return input_locations.read_skipped(fs, folder) if listed is None else listed
 
 
 def _inspect(fs: Fs, folder: Path, job_status: JobStatus, num_errors: int) -> None:
@@ -294,6 +303,11 @@ def render(job_status: JobStatus) -> str:
     if job_status.log:
         lines.append(f"  log       {job_status.log}")
     lines += [f"  error     {row['id']} {row['status']}: {escape_line(row['message'])}" for row in job_status.errors]
+    if job_status.skipped:
+        lines.append(f"  skipped   {len(job_status.skipped)} files that are not read")
+        lines += [f"            {file['rel']}: {file['why']}" for file in job_status.skipped[:20]]
+    if len(job_status.skipped) > 20:
+        lines.append(f"            and {len(job_status.skipped) - 20} more")
     lines += [f"  note      {note}" for note in job_status.notes]
     lines += [f"  problem   {problem}" for problem in job_status.findings.lines()[:20]]
     if len(job_status.findings) > 20:

@@ -293,10 +293,10 @@ def _verify_rows(part_reader: PartReader, records: RecordStore, input: Input, re
 
 def _verify_manifest(fs: Fs, folder: Path, job: JobRecord, records: list[dict[str, Any]], report: VerifyReport) -> None:
     try:
-        manifest.read(fs, folder)
+        skipped = manifest.skipped_in(manifest.read(fs, folder))
         if len(records) < len(job.inputs):
             report.findings.add(Kind.DAMAGE, "manifest.json", "exists, although not every file is published")
-        elif not has_content(fs, folder / "manifest.json", manifest.build(job, records)):
+        elif not has_content(fs, folder / "manifest.json", manifest.build(job, records, skipped)):
             report.findings.add(Kind.DAMAGE, "manifest.json", "does not match the records of the published files")
     except StateMissingError:
         report.findings.add(Kind.MISSING, "manifest.json")

@@ -47,6 +47,9 @@ class OpenInput(Protocol):
     def num_rows(self) -> int | None:
         """Number of rows; None if it is unknown before they are read."""
 
+    def read_start(self, size: int) -> bytes:
+        """Return the first bytes, decompressed, before anything else is read; b"" for a table."""
+
     def read_preamble(self, options: ReadOptions, reserved: tuple[str, ...]) -> Preamble:
         """Read what precedes the first row, and reject a file that does not fit the settings.
 
@@ -140,6 +143,10 @@ class Format:
     Returns the possible counts: one, or for formats that may have a header two."""
     open_writer: Callable[[OutputSpec, BinaryIO], Writer]
     input_extensions: tuple[str, ...] = ()  # names that mean this format; (): read only with source.format
+    magic: bytes = b""  # the first bytes of its files; b"" for text
+    check_head: Callable[[Input, bytes, bool, ReadOptions], None] | None = None
+    """Rejects an input whose first bytes (decompressed; True: the whole file) are not those of rows (ConfigError)."""
+    fits: Callable[[bytes], bool] | None = None  # whether a text with these first bytes can be of this format
     one_line: bool = False  # an output row cannot hold a line break
     fields: DocumentFields = DocumentFields()  # noqa: RUF009 - the fields of its documents, for conversions
     has_fields: bool = True  # rows have named fields: settings name them, and an output has the two added ones

@@ -71,6 +71,9 @@ class SplicedInput:
         self._stream = ByteStream(input)
         self._num_places: int | None = None  # known once the last place was read
 
+    def read_start(self, size: int) -> bytes:
+        return self._stream.read_start(size)
+
     def read_preamble(self, options: ReadOptions, reserved: tuple[str, ...]) -> Preamble:
         self._stream.seek(0)
         refuse_utf16(self.input, self._stream.read(2))

@@ -196,3 +196,15 @@ def stored_plan_version(folder: Path) -> int:
         return PLAN_VERSION
     version = stored.get("batch", {}).get("plan", 1)
     return version if type(version) is int else PLAN_VERSION
+
+
+def stored_formats(folder: Path) -> tuple[str, ...] | None:
+    """Return the list of formats of the job in a folder, () if it recorded none; None if there is no job."""
+    try:
+        return manifest.read_job(fs.OS_FS, folder).formats
+    except manifest.StateDamagedError:
+        pass
+    try:
+        return tuple(map(str, manifest.read(fs.OS_FS, folder).get("formats", ())))
+    except manifest.StateDamagedError:
+        return None

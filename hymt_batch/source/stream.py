@@ -6,7 +6,7 @@ Independent of the model, the output and Hydra. `discovery` finds the files, and
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from hymt_batch.formats import registry
@@ -86,7 +86,7 @@ def read_full_documents(
 
 
 def apply_limit(
-    inputs: Sequence[Input],
+    inputs: Iterable[Input],
     config: SourceConfig,
     preambles: PreambleCache | None = None,
     plan_version: int = PLAN_VERSION,
