@@ -75,6 +75,11 @@ def has_line_break(text: str) -> bool:
     return bool(text) and text.splitlines() != [text]  # several times faster than a regular expression
 
 
+def plural(count: int, noun: str) -> str:
+    """Return a count with its noun for a message: "1 row", "1,200 rows"."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 @dataclass(frozen=True, slots=True)
 class Input:
     """One input file of the job, as listed before any of it is read."""
@@ -230,7 +235,7 @@ class Translation:
 
     prompt: Prompt
     text: str
-    finish_reason: str  # "stop", "length", "loop", "error" or "non_finite"
+    finish_reason: str  # "stop", "length", "loop", "error", "non_finite" or "crash"
     num_new_tokens: int = 0
     flags: tuple[str, ...] = ()
     message: str = ""

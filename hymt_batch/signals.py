@@ -29,6 +29,7 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.signal_name = ""  # name of the first signal, or ""
+        self.exit_reason = ""  # why the process is about to exit at once; set before the release function is called
         self.deadline = float("inf")  # seconds of time.monotonic()
         self._grace_s: float | None = None
         self._release: Callable[[], object] | None = None
@@ -107,16 +108,17 @@ class StopRequest:
             timer.start()
             report(f"{name}: finishing the running part, at most {self._grace_s:g} s; a second signal stops at once")
             return
-        self._clean_up()
+        self._clean_up(f"{name}: stopped at once")
         self.exit_now(f"{name}: stopped at once; run the same command again to continue{self._kept_note}")
 
     def _exit_after_grace(self) -> None:
-        self._clean_up()
+        self._clean_up(f"{self.signal_name}: the running part did not finish within launch.grace_s")
         self.exit_now(
             f"{self.signal_name}: launch.grace_s is over; run the same command again to continue{self._kept_note}"
         )
 
-    def _clean_up(self) -> None:
+    def _clean_up(self, why: str) -> None:
+        self.exit_reason = why
         if self._release is not None:
             self._release()
         for folder in reversed(self._temporary_folders):

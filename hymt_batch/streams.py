@@ -23,6 +23,7 @@ from hymt_batch.errors import HymtError, PreflightError, StoppedError
 ENCODING_OPTION = "hymt_batch_encoding"  # our -X option: the encoding of standard output before the restart
 
 _closed_descriptors: set[int] = set()  # descriptors 0 to 2 that were closed when this process started
+_notice_chars = 0  # length of the notice that is shown
 
 
 class _BlockingFile(io.FileIO):
@@ -121,6 +122,24 @@ def _wrap_stream(
 def is_closed(descriptor: int) -> bool:
     """Return whether this standard stream was closed when the process started."""
     return descriptor in _closed_descriptors
+
+
+def show_notice(text: str) -> None:
+    """Show on a terminal, on a line that the next message replaces, what this process does; nothing elsewhere."""
+    global _notice_chars
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        if sys.stderr.isatty():
+            print(f"\r{text}", end="", file=sys.stderr, flush=True)
+            _notice_chars = len(text)
+
+
+def clear_notice() -> None:
+    """Remove the notice from the terminal; call it before the first message."""
+    global _notice_chars
+    if _notice_chars:
+        with contextlib.suppress(OSError, ValueError):
+            print(f"\r{' ' * _notice_chars}\r", end="", file=sys.stderr, flush=True)
+        _notice_chars = 0
 
 
 def require_stdout() -> None:

@@ -9,12 +9,12 @@ import importlib
 import os
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from hymt_batch import sanitize, streams
 from hymt_batch.cli import help_text as pages
+from hymt_batch.cli.command_line import FLAG_SPELLINGS, CommandLine, parse_arguments
 from hymt_batch.errors import ExitCode, HymtError, UsageError, wrap_exception
 
 if TYPE_CHECKING:
@@ -35,21 +35,6 @@ SEVERITY = (
     ExitCode.STOPPED,
 )
 """Exit codes from best to worst; a sweep returns the worst code of its points."""
-
-
-@dataclass(slots=True)
-class CommandLine:
-    """The parsed command line."""
-
-    job: str | None = None
-    overrides: list[str] = field(default_factory=list)  # KEY=VALUE arguments, in order
-    help: bool = False
-    version: bool = False
-    info: bool = False
-    multirun: bool = False
-    cfg: bool = False
-    package: str | None = None
-    completion: str | None = None
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -113,67 +98,6 @@ def dispatch(arguments: Sequence[str]) -> ExitCode:
     return ExitCode.COMPLETE
 
 
-def parse_arguments(arguments: Sequence[str], jobs: Sequence[str]) -> CommandLine:
-    """Parse the words of a command line; flags may be anywhere.
-
-    Raises:
-        UsageError: A flag or the job is unknown.
-    """
-    command_line = CommandLine()
-    queue = list(arguments)
-    while queue:
-        word = queue.pop(0)
-        flag, equals, value = word.partition("=")
-        if not word.startswith("-") or word == "-":
-            if command_line.job is None and "=" not in word:
-                command_line.job = find_job(word, jobs)
-            else:
-                command_line.overrides.append(word)
-            continue
-        if flag in ("--cfg", "-c", "--package", "-p", "--completion"):
-            if not equals:
-                value = queue.pop(0) if queue else ""
-            if flag == "--completion":
-                command_line.completion = value
-            elif flag in ("--package", "-p"):
-                command_line.package = value
-            elif value != "job":
-                raise UsageError(f"{flag} {value} is not available", fix="Write --cfg job to print the job's settings.")
-            else:
-                command_line.cfg = True
-        elif word in ("-h", "--help"):
-            command_line.help = True
-        elif word in ("-m", "--multirun"):
-            command_line.multirun = True
-        elif word in ("--version", "--info"):
-            setattr(command_line, word[2:], True)
-        elif word in ("--run", "-r", "--resolve"):
-            continue  # Hydra's flags for what hymt-batch does by default
-        else:
-            from hymt_batch.cli.override_syntax import sort_by_similarity
-
-            flags = sort_by_similarity(flag, [spelling.split(" ")[-1] for spelling in FLAG_SPELLINGS])
-            raise UsageError(f"{word} is not a flag of hymt-batch", fix=f"Flags: {', '.join(flags)}.")
-    return command_line
-
-
-FLAG_SPELLINGS = [spelling.partition(" ")[0] if "," not in spelling else spelling for spelling in pages.FLAGS]
-"""The flags without their values; the spellings of one flag are separated by commas."""
-
-
-def find_job(name: str, jobs: Sequence[str]) -> str:
-    """Return `name` if it is a job; else raise UsageError with the most similar one."""
-    if name in jobs:
-        return name
-    from hymt_batch.cli.override_syntax import close_matches, path_exists, sort_by_similarity
-
-    matches = close_matches(name, jobs)
-    hint = f"Did you mean {matches[0]}? " if matches else ""
-    if path_exists(name) and not matches:
-        hint = f"To translate this file, write hymt-batch translate source.path={name} tgt_lang=fr. "
-    raise UsageError(f"{name} is not a job", fix=f"{hint}Jobs: {', '.join(sort_by_similarity(name, jobs))}.")
-
-
 def run_job(command_line: CommandLine, job: str, summary: str) -> ExitCode:
     """Run a job, or print its help or settings."""
     stop = None
@@ -181,6 +105,8 @@ def run_job(command_line: CommandLine, job: str, summary: str) -> ExitCode:
         from hymt_batch import signals  # before heavy imports: a signal without a handler would kill the process
 
         stop = signals.install()
+        if "launch.progress=off" not in command_line.overrides:
+            streams.show_notice("hymt-batch: loading")
     from hymt_batch import config, schema
 
     if job not in schema.JOBS:
@@ -226,6 +152,7 @@ def run_sweep(
         The worst exit code of the points, or STOPPED if some did not run.
     """
     codes: list[ExitCode | None] = [None] * len(points)
+    streams.clear_notice()
     for index, point in enumerate(points):
         print(
             sanitize.sanitize_text(f"hymt-batch: point {index + 1} of {len(points)}: {point.label or point.job.name}"),
@@ -253,6 +180,7 @@ def run_sweep(
 
 def report_error(error: Exception) -> ExitCode:
     """Print an error to stderr and return its exit code."""
+    streams.clear_notice()
     error = error if isinstance(error, HymtError) else wrap_exception(error) or error
     if isinstance(error, HymtError):
         print(sanitize.sanitize_text(f"hymt-batch: {error}"), file=sys.stderr, flush=True)
@@ -270,6 +198,7 @@ def report_error(error: Exception) -> ExitCode:
 
 def report_interrupt() -> ExitCode:
     """Print to stderr that Ctrl-C ended the job, and return the exit code."""
+    streams.clear_notice()
     print("hymt-batch: stopped; run the same command again to continue", file=sys.stderr)
     return ExitCode.STOPPED
 

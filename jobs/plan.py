@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING, Any
 from hymt_batch import batch, plan_report, prompt, segment, streams
 from hymt_batch.bench import probe
 from hymt_batch.decode import batches
-from hymt_batch.device_map import table
+from hymt_batch.device_map import replicas, table
 from hymt_batch.device_map.placement import Placement
-from hymt_batch.device_map.settings import DeviceInventory, Strategy, gib
-from hymt_batch.errors import ExitCode, HymtError, PreflightError
+from hymt_batch.device_map.settings import DeviceInventory, Strategy
+from hymt_batch.errors import ConfigError, ExitCode, HymtError, PreflightError
 from hymt_batch.model import detect_devices, prepare, prompt_end, shapes
 from hymt_batch.model import files as model_files
 from hymt_batch.model import tokenizer as tokenizing
+from hymt_batch.model.cpu_count import usable_cpus
 from hymt_batch.model.files import ModelFiles
 from hymt_batch.model.prepare import PlacementPlan
 from hymt_batch.model.settings import dtype_bytes
@@ -50,7 +51,8 @@ def plan(job: PlanJob) -> PlanReport:
     """Plan the placement and evaluate every strategy; does not read the corpus or measure the speed.
 
     Raises:
-        HymtError: The model is missing or a setting is wrong. A strategy that does not fit is shown in the report.
+        HymtError: The model is missing or a setting is wrong, such as a launch.workers that does not fit the GPUs. A
+            strategy that does not fit is shown in the report.
     """
     devices = (
         detect_devices.nvidia_smi_devices() if job.devices is None else detect_devices.simulated_devices(job.devices)
@@ -85,7 +87,7 @@ def plan(job: PlanJob) -> PlanReport:
         last_token = prompt_end.last_token(files.folder, add_generation_prompt=job.add_generation_prompt)
     report.prompt = describe_end(job.prompt, job.model.add_generation_prompt, last_token)
     report.choices = [evaluate_strategy(job, strategy, plan_placements, devices) for strategy in STRATEGIES]
-    report.recommended = recommend(report.choices, devices)
+    report.recommended = plan_report.recommend(report.choices, devices)
     return report
 
 
@@ -101,9 +103,11 @@ def find_model(job: PlanJob) -> tuple[ModelFiles, str]:
         return published, "published shape"
 
 
-def resolve_batch_budget(job: PlanJob, placement_plan: PlacementPlan, devices: DeviceInventory) -> batches.BatchBudget:
-    """Return the limits of rows and tokens decoded at once, as translate would resolve them."""
-    net, placement = placement_plan.network, placement_plan.placements[0]
+def resolve_batch_budget(
+    job: PlanJob, placement_plan: PlacementPlan, placement: Placement, devices: DeviceInventory
+) -> batches.BatchBudget:
+    """Return the limits of rows and tokens that a replica decodes at once, as translate would resolve them."""
+    net = placement_plan.network
     return batches.resolve_batch_budget(
         job.batch.max_rows,
         job.batch.max_tokens,
@@ -117,15 +121,19 @@ def resolve_batch_budget(job: PlanJob, placement_plan: PlacementPlan, devices: D
 def describe_placement(
     report: PlanReport, job: PlanJob, placement_plan: PlacementPlan, devices: DeviceInventory
 ) -> None:
-    """Add to the report where the layers go and the memory that each device needs."""
+    """Add to the report where the layers go, the replicas that launch.workers allows, and the memory of each device."""
     net, placement = placement_plan.network, placement_plan.placements[0]
     groups = table.layer_groups(placement.map, net, dtype_bytes(placement_plan.dtype))
-    budget = resolve_batch_budget(job, placement_plan, devices)
+    budget = resolve_batch_budget(job, placement_plan, placement, devices)
     kv_cache = budget.max_tokens * report.cache_bytes_per_token
     num_layers = max(1, net.num_layers)
+    choice = replicas.choose(job.launch.workers, placement, usable_cpus())
+    report.replicas = [list(group) for group in choice.devices]
+    report.workers = choice.describe(job.launch.workers)
     report.max_rows, report.max_tokens = budget.max_rows, budget.max_tokens
     report.logits_bytes = batches.logits_bytes(budget.max_rows, net.vocab_size)
-    report.reasons, report.findings = list(placement.reasons), [*placement_plan.warnings, *placement.warnings]
+    report.reasons = list(placement.reasons)
+    report.findings = [*placement_plan.warnings, *placement.warnings, *choice.warnings]
     report.warnings = [warning.text for warning in report.findings]
     report.placement = [
         {
@@ -137,20 +145,18 @@ def describe_placement(
         }
         for group in groups
     ]
-    free = {device.name: device.free_bytes for device in devices.devices}
     head = next((group.device for group in groups if "lm_head" in group.modules), "cpu")
-    for use in placement.usage:
-        logits = report.logits_bytes if use.device == (head if head in free else placement.device.name) else 0
-        used = use.weight_bytes + kv_cache * use.num_layers // num_layers + logits
-        left = free[use.device] - used if use.device in free else None
-        report.per_device.append(
-            {
-                "device": use.device,
-                "weight_bytes": use.weight_bytes,
-                "cache_bytes": kv_cache * use.num_layers // num_layers,
-                "logits_bytes": logits,
-                "left_bytes": left,
-            }
+    for group_devices in dict.fromkeys(choice.devices):  # the replicas on a CPU have the same devices
+        copy = replicas.place_replica(placement, group_devices, devices)
+        head_device = dict(zip(placement.devices, group_devices, strict=True)).get(head, copy.device.name)
+        copy_budget = resolve_batch_budget(job, placement_plan, copy, devices)
+        report.per_device += plan_report.device_memory(
+            copy,
+            devices,
+            copy_budget.max_tokens * report.cache_bytes_per_token,
+            batches.logits_bytes(copy_budget.max_rows, net.vocab_size),
+            logits_device=head_device,
+            num_replicas=choice.devices.count(group_devices),
         )
 
 
@@ -167,39 +173,15 @@ def evaluate_strategy(
     except HymtError as error:
         return StrategyOption(strategy.value, False, remark=escape_line(error.what, 110), error=error.problem)
     placement = placement_plan.placements[0]
-    budget = resolve_batch_budget(job, placement_plan, devices)
-    counts = len(placement.replicas), budget.max_rows, budget.max_tokens
-    return StrategyOption(strategy.value, True, list(placement.devices), *counts, placement_remark(placement))
-
-
-def placement_remark(placement: Placement) -> str:
-    """Return a short remark about a placement for the table of strategies."""
-    weights = {use.device: use.weight_bytes for use in placement.usage}
-    off_gpu = sum(
-        size for name, size in weights.items() if name != placement.device.name and not name.startswith("cuda")
+    budget = resolve_batch_budget(job, placement_plan, placement, devices)
+    try:
+        num_replicas = len(replicas.choose(job.launch.workers, placement, usable_cpus()).devices)
+    except ConfigError:  # fewer replicas fit than launch.workers asks for
+        num_replicas = len(placement.replicas)
+    remark = plan_report.placement_remark(placement)
+    return StrategyOption(
+        strategy.value, True, list(placement.devices), num_replicas, budget.max_rows, budget.max_tokens, remark
     )
-    if off_gpu:
-        return f"{gib(off_gpu)} are copied to the device in every step"
-    if not placement.is_split:
-        return f"whole model on {placement.device.name}"
-    slower = ", slower than whole replicas" if any(warning.id == "C27" for warning in placement.warnings) else ""
-    return f"split over {len(placement.usage)} devices{slower}"
-
-
-def recommend(choices: Sequence[StrategyOption], devices: DeviceInventory) -> str:
-    """Return the recommended strategy with the reason."""
-    by_name = {option.strategy: option for option in choices}
-    replicate, num_gpus = by_name["replicate"], len(devices.gpus)
-    if not num_gpus:
-        return "device_map=cpu: no GPU" if by_name["cpu"].fits else "nothing: the memory is too small for this model"
-    if replicate.fits:
-        speedup = f": replicate gives {replicate.replicas}x the throughput of a split" if replicate.replicas > 1 else ""
-        return f"device_map=replicate: fits one {gib(max(d.free_bytes for d in devices.gpus))} GPU{speedup}"
-    if by_name["balanced"].fits:
-        return f"device_map=balanced: fits {len(by_name['balanced'].devices)} GPUs together, but no single GPU"
-    if by_name["offload"].fits:
-        return "device_map=offload: does not fit the GPUs; slow, because layers are copied to a GPU in every step"
-    return "device_map=cpu: does not fit the GPUs" if by_name["cpu"].fits else "nothing: the model is too large"
 
 
 def scan_corpus(job: PlanJob, files: ModelFiles) -> tuple[CorpusStats, list[Any]]:
@@ -225,6 +207,13 @@ def scan_corpus(job: PlanJob, files: ModelFiles) -> tuple[CorpusStats, list[Any]
         seed=job.seed,
     )
     return corpus_stats, inputs
+
+
+def min_parts(job: PlanJob, files: ModelFiles, corpus_stats: CorpusStats, on_gpu: bool) -> int:
+    """Return the minimum number of parts of a new job with this corpus; never more workers start than parts wait."""
+    limits = batch.resolve_part_limits(job.batch, files.num_parameters, on_gpu)
+    by_rows = -(-corpus_stats.decoded_rows // limits.part_rows)
+    return max(1, corpus_stats.files, by_rows, -(-(corpus_stats.tokens or 0) // limits.part_tokens))
 
 
 def run_probe(job: PlanJob, corpus_stats: CorpusStats) -> ProbeResult:
@@ -282,8 +271,14 @@ def run(job: PlanJob) -> ExitCode:
             stats, _ = scan_corpus(job, files)
             report.corpus = {key: value for key, value in asdict(stats).items() if key != "sample"}
             report.corpus["expected_output_tokens"] = stats.tokens
+            on_gpu = any(device.startswith("cuda") for group in report.replicas for device in group)
+            report.corpus["min_parts"] = min_parts(job, files, stats, on_gpu)
             if job.probe:
                 report.probe = run_probe(job, stats)
+                report.probe.workers = min(len(report.replicas), report.corpus["min_parts"])
+                if on_gpu and report.probe.workers > 1:
+                    low, middle, high = (seconds / report.probe.workers for seconds in report.probe.eta_s)
+                    report.probe.workers_eta_s = low, middle, high
                 expected_tokens = (stats.tokens or 0) * report.probe.output_per_source_token
                 report.corpus["expected_output_tokens"] = round(expected_tokens)
     text = json.dumps(asdict(report), sort_keys=True) if job.format.value == "json" else plan_report.render(report)

@@ -34,6 +34,7 @@ from hymt_batch.sanitize import escape_line
 from hymt_batch.source import stream
 from hymt_batch.source.shards import SkippedShard
 from hymt_batch.write.output import Output
+from hymt_batch.write.run_progress import RunProgress
 from hymt_batch.write.summary import Summary
 
 if TYPE_CHECKING:
@@ -48,42 +49,44 @@ def translate(job: TranslateJob, reporter: Reporter, open_executor: OpenExecutor
     stop = signals.install()
     with open_inputs(job, stop) as inputs:  # standard input and hub data are stored first
         preflight.check(job, inputs)
+        reporter.show_stage("checking the model")
         model = prepare.prepare_model(job.model, job.device_map, job.launch.num_threads)  # without its weights
         plan = Plan.resolve(job, model)  # prompt template, part limits, identity, environment
         with open_output(job, plan, inputs) as output:  # before the weights: a folder of another job costs nothing
             job, plan = plan.of_folder(job, output.identity)
             inputs.plan_version = plan.part_limits.plan  # a fork may have opened another folder than the requested one
-            inputs.keep_in(output.folder)  # what was stored moves there
-            stop.on_exit(output.close)
+            inputs.keep_in(output.folder)  # what was stored is linked there
+            stop.on_exit(lambda: output.close(why=stop.exit_reason))
             if not output.is_complete:
-                reporter.log_to(output.folder / "logs")
+                reporter.log_to(output.folder / "logs", job.launch.keep_logs)
                 log.info("arguments=%s", escape_line(shlex.join(sys.argv[1:]), 4000))
                 output.assemble_outdated()  # files that have earlier output settings
             if output.is_complete:
                 log.info("complete: nothing is left to decode")
-                return output.finalize()
+                return finish(job, output)
             tokenizer = model.load_tokenizer(add_generation_prompt=job.add_generation_prompt)
             prompt.check_template(tokenizer, plan.template)
             # source: read ahead in a thread, which also segments and prompts
             shards = inputs.cut_shards(plan.part_limits.shard_rows, plan.part_limits.shard_bytes, output.shard_record)
             prepare_next = partial(prepare_shard, job, plan, tokenizer)
+            close_hung = partial(output.close, why="reading, splitting or encoding rows exceeded launch.hang_s")
             with (
-                Monitor(job, reporter, inputs.total_units()) as monitor,
+                Monitor(job, reporter, inputs.total_units(), inputs.files, output) as monitor,
                 open_executor(job, model, tokenizer, output, stop, monitor.add_batch) as executor,
                 closing(
-                    read_ahead(shards, prepare_next, job.launch, stop, on_wait=monitor.refresh, release=output.close)
+                    read_ahead(shards, prepare_next, job.launch, stop, on_wait=monitor.refresh, release=close_hung)
                 ) as prepared,
             ):
-                stop.allow_drain(job.launch.grace_s, output.close)
+                stop.allow_drain(job.launch.grace_s, lambda: output.close(why=stop.exit_reason))
                 for result in executor.run(pending_units(prepared, plan, output, monitor)):  # decode
                     part = result.part
                     rows = assemble.assemble_rows(part, result.translations, segment.join_translations)  # check
                     output.commit(part, rows, result.environment, result.degraded)  # write
                     monitor.add_part(part, rows, one_line=output.is_one_line(part.shard.input))
-                    output.finish_if_complete(part.shard)  # the last shard of a file publishes it
+                    output.finish_if_complete(part.shard)  # the shard that completes its file publishes it
                 if not output.is_complete:  # a stop after the last part changes nothing
                     stop.raise_if_requested()
-            return output.finalize()
+            return finish(job, output)
 
 
 def pending_units(
@@ -92,18 +95,34 @@ def pending_units(
     """Yield, in plan order, the parts that are not committed yet; publish the files of which no part is missing."""
     for prepared in shards:
         if isinstance(prepared, SkippedShard):  # an earlier run committed all its parts
-            monitor.skip_shard(prepared.record)
+            monitor.skip_shard(prepared.input, prepared.record)
             output.finish_skipped_shard(prepared.input, prepared.record)
             continue
-        monitor.add_shard(prepared.shard, prepared.prompts)
-        # batch: what is decoded and committed together
-        for part in batch.plan_parts(prepared.shard, prepared.prompts, prepared.rejections, plan.part_limits):
+        # batch: what is committed together
+        parts = batch.plan_parts(prepared.shard, prepared.prompts, prepared.rejections, plan.part_limits)
+        monitor.add_shard(prepared.shard, parts)
+        for part in parts:
             if output.has(part):  # decoded from exactly these rows; raises if the input changed
                 monitor.skip_part(part)
             else:
                 monitor.begin_part(part)
                 yield (part,)
         output.finish_if_complete(prepared.shard)
+
+
+def finish(job: TranslateJob, output: Output) -> Summary:
+    """Write the manifest, and the last words to the log and for `status`."""
+    summary = output.finalize()
+    output.save_progress(RunProgress(job.check.max_error_rate, summary.rows, share=1.0, seconds_left=0.0))
+    log.info(
+        "complete: files=%d rows=%d errors=%d decoded_rows=%d seconds=%.0f",
+        summary.files,
+        summary.rows,
+        sum(summary.counts.get(status, 0) for status in ERROR_STATUSES),
+        summary.num_rows_decoded,
+        summary.seconds,
+    )
+    return summary
 
 
 def prepare_shard(
@@ -133,8 +152,9 @@ def run(job: TranslateJob) -> ExitCode:
         HymtError: See `translate`.
     """
     stop = signals.install()
-    with Reporter(job.launch.progress.value) as reporter, stderr_capture.capture():
+    with Reporter(job.launch.progress.value, job.launch.log_detail.value) as reporter, stderr_capture.capture():
         stop.flush_output = stderr_capture.flush
+        reporter.show_stage("loading")
         if stream.is_stdin(job.source.path):
             summary = stdin_job.run(job, reporter, translate)
         else:

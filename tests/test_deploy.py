@@ -21,8 +21,8 @@ import yaml
 
 from hymt_batch import config, signals
 from hymt_batch.cli import help_text
+from hymt_batch.cli.command_line import parse_arguments
 from hymt_batch.errors import ExitCode
-from jobs.__main__ import parse_arguments
 
 ROOT = Path(__file__).parent.parent
 DEPLOY = ROOT / "jobs" / "deploy"

@@ -56,7 +56,8 @@ def test_a_model_that_fits_one_card_is_not_split() -> None:
     assert placement.map == {"": "cuda:0"}
     assert placement.replicas == (("cuda:0",), ("cuda:1",))
     assert any("not split" in reason for reason in placement.reasons)
-    assert any("leaves 1 idle" in reason for reason in placement.reasons)
+    assert "2 GPUs can hold a replica each" in placement.reasons
+    assert placement.warnings == ()
 
 
 def test_a_busy_first_card_is_skipped() -> None:
@@ -110,7 +111,7 @@ def test_splitting_a_model_that_fits_one_card_is_allowed_with_a_warning() -> Non
     placement = first_candidate(config("auto"), gpus(24, 24), SMALL, 2)
     assert placement.devices == ("cuda:0", "cuda:1")
     assert [(warning.id, warning.fix) for warning in placement.warnings] == [("C27", "device_map=replicate")]
-    assert "2 times the throughput, because" in placement.warnings[0].message
+    assert "an estimated 2 times the throughput, because" in placement.warnings[0].message
     assert [use.num_layers for use in placement.usage] == [18, 14]
     assert sum(use.weight_bytes for use in placement.usage) == SMALL.num_bytes(2)
     assert not first_candidate(config("auto"), gpus(12, 12), LARGE, 2).warnings

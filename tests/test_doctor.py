@@ -207,6 +207,8 @@ PROVOKED: list[tuple[str, str, Do]] = [
     ("C26", "a GPU that does not exist", override("device_map=single", "device_map.device=4", "devices=[9GiB]")),
     ("C27", "a needless split", override(*SPLIT)),
     ("C28", "float16 on the CPU", override("model.dtype=float16")),
+    ("C29", "idle GPUs", override("devices=[9GiB,9GiB]", "launch.workers=1")),
+    ("C29", "a GPU without room", override("devices=[9GiB,1GiB]")),
     ("D1", "torchrun", lambda case: case.env(WORLD_SIZE="4", RANK="0", LOCAL_RANK="0", MASTER_ADDR="localhost")),
     ("D2", "WORLD_SIZE is not a number", lambda case: case.env(WORLD_SIZE="two")),
     ("D5", "DeepSpeed enabled", lambda case: case.env(ACCELERATE_USE_DEEPSPEED="true")),
@@ -370,6 +372,14 @@ def test_a_warning_of_the_device_map_becomes_a_finding_with_its_fields() -> None
     assert [(finding.id, finding.fix) for finding in found] == [("C27", "device_map=replicate")]
     assert found[0].seen.startswith("the model fits cuda:0 alone")
     assert found[0].why == "because the devices of a split wait for one another"
+
+
+def test_the_doctor_shows_the_workers_and_the_memory_of_each_gpu() -> None:
+    found = findings_by_check("device_map=replicate", "model=demo", "devices=[9GiB,9GiB]", "model.dtype=bfloat16")
+    assert found["workers"].seen.startswith("launch.workers=auto: up to 2 workers")
+    assert found["memory of cuda:0"].level is found["memory of cuda:1"].level is Level.OK
+    too_many = findings_by_check("device_map=replicate", "model=demo", "devices=[9GiB]", "launch.workers=2")
+    assert (too_many["device map"].level, too_many["device map"].fix) == (Level.FAIL, "Set launch.workers=auto.")
 
 
 def test_the_quick_checks_stop_a_job_with_the_id_or_return_warnings(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -34,6 +34,7 @@ RULES = {
     "prompt_end.py": "prompt.py",
     "run/executor.py": f"doctor/explain.py schema.py signals.py {STAGES} {BASE}",  # explains why a model did not load
     "run/worker_pool.py": f"doctor/explain.py schema.py signals.py {STAGES} {BASE}",  # and why it fails at first
+    "run/worker.py": f"doctor/explain.py {STAGES} {BASE}",
     "run/": f"{STAGES} formats/ schema.py manifest.py sanitize.py signals.py streams.py {BASE}",
     "doctor/": f"{STAGES} formats/ prompt_end.py schema.py {BASE}",
     "bench/": f"decode/ model/ device_map/ {BASE}",
@@ -45,7 +46,7 @@ RULES = {
     "source/settings.py": "formats/registry.py formats/options.py setting.py errors.py",
     "write/settings.py": "formats/registry.py setting.py errors.py",
     "decode/settings.py": "model/settings.py setting.py errors.py",
-    "*/settings.py": "setting.py errors.py",
+    "*/settings.py": "setting.py languages.py errors.py",
     "source/": f"formats/ manifest.py blank.py {BASE}",
     "segment.py": f"blank.py cut.py {BASE}",
     "prompt.py": BASE,

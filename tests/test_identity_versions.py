@@ -9,20 +9,23 @@ import json
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from hymt_batch import manifest
+from hymt_batch import manifest, schema
 from hymt_batch.decode.request import Completion, Request
 from hymt_batch.errors import ExitCode, IdentityError
 from hymt_batch.fs import OS_FS
+from hymt_batch.manifest import JobRecord
 from hymt_batch.records import PLAN_VERSION
 from hymt_batch.run.reporter import Reporter
-from hymt_batch.write import identity_versions
+from hymt_batch.setting import SettingClass, classes_of
+from hymt_batch.write import identity_versions, output_settings
 from hymt_batch.write import part as parts
-from hymt_batch.write.identity_versions import NOT_RECORDED, Changes
+from hymt_batch.write.identity_versions import NOT_RECORDED, Changes, with_added_output
 from hymt_batch.write.summary import Summary
 from jobs import verify
 from tests.fakes import engine as fake_engine
@@ -280,6 +283,28 @@ def test_added_removed_and_renamed_keys_are_upgraded() -> None:
     changed = {**requested, "a": {**requested["a"], "new": "otherwise"}}
     assert identity_versions.differences(stored, changed, changes=changes) == [("a.new", "as before", "otherwise")]
     assert list(identity_versions.earlier_identities(changed, {}, changes)) == []
+
+
+def test_an_output_setting_that_a_folder_did_not_record_has_the_value_of_its_version(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    changes = Changes(added_output={"write.new": "as before"})
+    monkeypatch.setattr(identity_versions, "with_added_output", partial(with_added_output, changes=changes))
+    folder = JobRecord({}, (), {}, "", {"write.format": "text"})
+
+    def differences(**settings: str) -> list[tuple[str, Any, Any]]:
+        requested = {"write.format": "text", **{f"write.{name}": value for name, value in settings.items()}}
+        return output_settings.differences(folder, replace(folder, output_settings=requested))
+
+    assert differences(new="as before") == differences(unknown="any value") == []
+    assert differences(new="otherwise") == [("write.new", "as before", "otherwise")]
+
+
+def test_every_output_setting_is_known_of_earlier_folders() -> None:
+    declared = {key for key, kind in classes_of(schema.TranslateJob).items() if kind is SettingClass.output}
+    # those with which folders began to record output settings
+    first = {*identity_versions.CHANGES.moved, "write.raw_errors"}
+    assert declared == first | set(identity_versions.CHANGES.added_output)
 
 
 @pytest.mark.parametrize("version", [0, -1, "2", 2.0, True, None])

@@ -36,7 +36,10 @@ def test_a_plan_shows_where_each_layer_goes(capsys: pytest.CaptureFixture[str]) 
     assert "published shape" in out
     for line in ("model.embed_tokens, lm_head", "model.layers.0-17", "model.layers.18-31"):
         assert line in out
-    assert "recommended  device_map=replicate: fits one 24.00 GiB GPU: replicate gives 2x the throughput" in out
+    recommended = (
+        "recommended  device_map=replicate: fits one 24.00 GiB GPU: replicate gives 2x the throughput of a split"
+    )
+    assert f"{recommended} (estimated, not measured)" in out
 
 
 def test_a_plan_can_be_printed_as_json(capsys: pytest.CaptureFixture[str]) -> None:
@@ -90,6 +93,62 @@ def test_a_strategy_that_does_not_fit_is_reported_with_those_that_do() -> None:
 )
 def test_the_recommendation_follows_the_devices(model: str, devices: str, recommended: str) -> None:
     assert recommended in plan_with(f"model={model}", f"devices={devices}").recommended
+
+
+def test_a_plan_follows_the_number_of_workers(capsys: pytest.CaptureFixture[str]) -> None:
+    report = plan_with("model=hy_mt1.5_1.8b", "devices=[24GiB,12GiB,24GiB]")
+    assert report.replicas == [["cuda:0"], ["cuda:1"], ["cuda:2"]]
+    left = {entry["device"]: entry["left_bytes"] for entry in report.per_device}
+    assert left["cuda:0"] == left["cuda:2"] > left["cuda:1"] > 0, "each replica has its own memory"
+    assert "launch.workers=auto: up to 3 workers" in plan_report.render(report)
+    assert report.choices[0].replicas == 3
+    two = plan_with("model=hy_mt1.5_1.8b", "devices=[24GiB,12GiB,24GiB]", "launch.workers=2")
+    assert [entry["device"] for entry in two.per_device] == ["cuda:0", "cuda:1"]
+    assert "replicate gives 2x the throughput" in two.recommended
+    assert [(warning.id, warning.fix) for warning in two.findings] == [("C29", "launch.workers=auto")]
+    one = plan_with("model=hy_mt1.5_1.8b", "devices=[24GiB,12GiB,24GiB]", "launch.workers=1")
+    assert one.findings[0].what.startswith("cuda:1, cuda:2 stay idle")
+    assert "throughput" not in one.recommended
+    with pytest.raises(ConfigError, match="only 3 replicas"):
+        plan_with("model=hy_mt1.5_1.8b", "devices=[24GiB,12GiB,24GiB]", "launch.workers=4")
+    split = plan_with("model=hy_mt1.5_7b", "devices=[12GiB,12GiB]", "device_map=auto")
+    assert split.replicas == [["cuda:0", "cuda:1"]]
+
+
+def test_workers_on_the_cpu_need_their_memory_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan, "usable_cpus", lambda: 8)
+    devices = ("model=hy_mt1.5_1.8b", "devices=[cpu:64GiB]")
+    one, three = plan_with(*devices), plan_with(*devices, "launch.workers=3")
+    for key in ("weight_bytes", "cache_bytes", "logits_bytes"):
+        assert three.per_device[0][key] == 3 * one.per_device[0][key]
+    assert three.replicas == [["cpu"]] * 3
+    most = plan_with("model=hy_mt1.5_1.8b", "devices=[cpu:16GiB]", "launch.workers=3")
+    assert len(most.replicas) == 2
+    assert "a replica takes 6.67 GiB of the 16.00 GiB of free memory: at most 2 workers" in most.warnings[0]
+
+
+def test_a_small_corpus_starts_fewer_workers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "in.txt").write_text("".join(f"row {row}\n" for row in range(5)), encoding="utf-8")
+    words = ["model=demo", f"source.path={tmp_path / 'in.txt'}", "tgt_lang=fr", "devices=[4x8GiB]"]
+    assert plan.run(config.load("plan", [*words, "batch.part_rows=2"])) is ExitCode.COMPLETE
+    assert "the corpus may have only 3 parts: then only 3 workers start" in capsys.readouterr().out
+    assert plan.run(config.load("plan", [*words, "batch.part_rows=1"])) is ExitCode.COMPLETE
+    assert "only" not in capsys.readouterr().out.partition("corpus  ")[2]
+
+
+def test_the_time_with_several_workers_is_marked_as_an_estimate() -> None:
+    corpus: dict[str, Any] = dict.fromkeys(("rows", "files", "decoded_rows", "duplicate_rows", "blank_rows"), 9)
+    corpus |= {"refused_rows": 0, "tokens": 900, "tokens_error": 0, "characters": 9, "expected_output_tokens": 900}
+    result = plan_report.ProbeResult(9.0, 9, 4, 1.0, 100.0, (3000.0, 3600.0, 4000.0), (0.8, 1.0, 1.2))
+    assert not [line for line in plan_report.corpus_lines(corpus, result) if "workers" in line]
+    result.workers, result.workers_eta_s = 3, (1000.0, 1200.0, 1300.0)
+    line = plan_report.corpus_lines(corpus, result)[-1].strip()
+    assert (
+        line
+        == "with 3 workers: 20 min 0 s (16 min 40 s to 21 min 40 s); an estimate, 3 times the measured speed of one"
+    )
+    result.workers_eta_s = None
+    assert plan_report.corpus_lines(corpus, result)[-1].strip().endswith("share the cores of the CPU, is not measured")
 
 
 def test_batch_limits_follow_the_settings() -> None:

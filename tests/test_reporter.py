@@ -5,11 +5,17 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import re
+import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
-from hymt_batch.run.reporter import Reporter, _LogFileHandler, format_duration
+from hymt_batch.run.log_file import LogFileHandler
+from hymt_batch.run.reporter import Reporter, format_duration, render_summary
+from hymt_batch.write.summary import Summary
+from tests.fakes.job import Job, run
 
 
 def test_warnings_are_counted_and_everything_goes_to_the_log_file(
@@ -21,7 +27,7 @@ def test_warnings_are_counted_and_everything_goes_to_the_log_file(
         log.warning("mind this")
         log.info("part=1")
     assert reporter.num_warnings == 1
-    assert capsys.readouterr().err == "hymt-batch: mind this\n"
+    assert re.fullmatch(r"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\dZ hymt-batch: mind this\n", capsys.readouterr().err)
     (path,) = tmp_path.glob("*.log")
     assert "mind this" in path.read_text(encoding="utf-8")
     assert "part=1" in path.read_text(encoding="utf-8")
@@ -51,5 +57,128 @@ def test_a_log_is_never_written_through_a_link_nor_into_a_pipe(tmp_path: Path, k
     victim.write_text("precious")
     path.symlink_to(victim) if kind == "link" else os.mkfifo(path)
     with pytest.raises(OSError):
-        _LogFileHandler(path, encoding="utf-8")
+        LogFileHandler(path)
     assert victim.read_text() == "precious"
+
+
+def log_names(*stamps: str) -> list[str]:
+    return [f"{stamp}Z-7.log" for stamp in stamps]
+
+
+def test_the_times_of_a_log_file_are_utc_and_say_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "Asia/Shanghai")
+    time.tzset()
+    try:
+        with Reporter("off") as reporter:
+            reporter.log_to(tmp_path)
+            began = datetime.now(UTC)
+            logging.getLogger("hymt_batch.some_stage").info("now")
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+    (path,) = tmp_path.glob("*.log")
+    stamp, level, *_ = path.read_text(encoding="utf-8").splitlines()[-1].split()
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", stamp)
+    assert level == "INFO"
+    assert abs((datetime.fromisoformat(stamp) - began).total_seconds()) < 5
+
+
+@pytest.mark.parametrize(("keep", "left"), [(0, []), (1, ["20260103T000000"]), (2, ["20260102T000000"]), (None, None)])
+def test_only_the_newest_logs_of_earlier_runs_are_kept_and_nothing_else_is_removed(
+    tmp_path: Path, keep: int | None, left: list[str] | None
+) -> None:
+    earlier = log_names("20260101T000000", "20260102T000000", "20260103T000000")
+    victim = tmp_path / "victim.log"
+    victim.write_text("precious")
+    logs = tmp_path / "logs"
+    logs.mkdir()
+    foreign = ["notes.txt", "20260101T000000Z-7.log.gz", "20260101T000000-7.log", "x20260101T000000Z-7.log"]
+    for name in [*earlier, *foreign]:
+        (logs / name).write_text(name)
+    (logs / "20250101T000000Z-1.log").symlink_to(victim)
+    (logs / "20250101T000000Z-2.log").mkdir()
+    with Reporter("off") as reporter:
+        reporter.log_to(logs, keep)
+    names = {path.name for path in logs.iterdir()}
+    kept = sorted(names & set(earlier))
+    assert kept == (earlier if keep is None else earlier[len(earlier) - keep :])
+    assert left is None or all(f"{stamp}Z-7.log" in kept for stamp in left)
+    assert names >= {*foreign, "20250101T000000Z-1.log", "20250101T000000Z-2.log"}
+    assert victim.read_text() == "precious"
+    assert len(names) == len(kept) + len(foreign) + 3, "and the log of this run"
+
+
+@pytest.mark.fault(80)
+@pytest.mark.parametrize("target", ["elsewhere", "nowhere"])
+def test_a_link_in_place_of_the_logs_is_exit_6_and_nothing_behind_it_is_removed(
+    job: Job, capsys: pytest.CaptureFixture[str], target: str
+) -> None:
+    source, elsewhere = job.folder / "in.txt", job.folder / "elsewhere"
+    source.write_text("a\n")
+    elsewhere.mkdir()
+    (elsewhere / "20200101T000000Z-7.log").write_text("precious")
+    logs = job.folder / "out" / "n" / "logs"
+    logs.parent.mkdir(parents=True)
+    logs.symlink_to(job.folder / target)
+    words = [f"source.path={source}", "name=n", f"output_dir={job.folder / 'out'}", "tgt_lang=fr", "model=demo"]
+    assert run([*words, "launch.keep_logs=0"]) == 6
+    assert "logs is a link" in capsys.readouterr().err
+    assert [path.name for path in elsewhere.iterdir()] == ["20200101T000000Z-7.log"]
+    logs.unlink()
+    assert run(words) == 0
+
+
+def test_quiet_nights_have_one_line_for_many_files_and_the_log_file_has_all(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = tmp_path / "in"
+    source.mkdir()
+    for index in range(30):
+        (source / f"{index}.txt").write_text(f"row {index}\n")
+    words = [f"source.path={source}", "name=n", f"output_dir={tmp_path / 'out'}", "tgt_lang=fr", "model=demo"]
+    assert run([*words, "preset=nightly", "launch.log_every_s=0"]) == 0
+    lines = capsys.readouterr().err.splitlines()
+    assert not [line for line in lines if "committed file=" in line or "published file=" in line]
+    assert any(re.search(r" of 30 rows · \d+ of 30 files", line) for line in lines), "how far it came"
+    assert len([line for line in lines if "complete: files=30 rows=30 errors=0" in line]) == 1
+    assert all(re.match(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ hymt-batch: ", line) for line in lines), lines
+    (log,) = (tmp_path / "out" / "n" / "logs").iterdir()
+    text = log.read_text(encoding="utf-8")
+    assert text.count("published file=") == text.count("committed file=") == 30
+    assert run([*words, "overwrite=true", "launch.progress=log"]) == 0
+    assert capsys.readouterr().err.count("published file=") == 30, "without the preset, a line for each file"
+
+
+def test_repeated_warnings_are_summed_up_and_all_are_counted_and_in_the_log_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = logging.getLogger("hymt_batch.some_stage")
+    with Reporter("log", "summary") as reporter:
+        reporter.log_to(tmp_path)
+        for index in range(50):
+            log.warning("file %d is odd", index)
+            log.error("error %d", index)
+        log.warning("%s", "one")
+        log.warning("%s", "two")
+        log.warning("%s", "three")
+        log.warning("%s", "four")
+    lines = [line.partition("hymt-batch: ")[2] for line in capsys.readouterr().err.splitlines()]
+    assert [line for line in lines if "odd" in line] == [
+        "file 0 is odd",
+        "file 1 is odd",
+        "file 2 is odd",
+        "47 more warnings of this kind, listed in the log: file 0 is odd",
+    ]
+    assert len([line for line in lines if line.startswith("error")]) == 50
+    assert [line for line in lines if line in ("one", "two", "three", "four")] == ["one", "two", "three", "four"]
+    assert reporter.num_warnings == 54
+    (path,) = tmp_path.glob("*.log")
+    assert path.read_text(encoding="utf-8").count("is odd") == 50
+
+
+def test_counts_have_the_plural_that_fits() -> None:
+    summary = Summary(Path("out"), 1, 1, {"ok": 1}, {}, 1, 1, 2.0, 1, 0, (), ())
+    assert render_summary(summary, []).splitlines()[:2] == [
+        "1 row in 1 file → out/translated",
+        "  1 row in 2 s (0.5 rows/s)",
+    ]

@@ -3,8 +3,8 @@
 Everything that a step reads is in tensors allocated once: the newest token of each slot, its write position, its seed.
 A step samples its tokens on the device, advances its own positions, and writes into a ring buffer that the host reads
 every few steps. The host uploads the rows' state again only after a row was added, removed or moved. There is one graph
-per bucket of slots and bucket of keys. Slots without a row take part too: they write only into their own storage, and
-their output is ignored.
+per bucket of slots and bucket of keys; both follow from the part alone, never from earlier parts. Slots without a row
+take part too: they write only into their own storage, and their output is ignored.
 
 Storage and graphs are kept from one part to the next; before storage is reallocated, the graphs are dropped. A step
 that cannot be captured runs as in `model_runner.py`, with one warning. Not yet run on a GPU; on the CPU graphs are
@@ -64,6 +64,8 @@ class CudaGraphRunner(ModelRunner):
         self.graphs: dict[tuple[int, int, SamplingParams, bool], Step] = {}
         self.state: Tensor | None = None  # [5, slots] int64
         self.ring: Tensor | None = None  # [read_every, 3, slots] int64
+        # slots that the current prompts asked for; earlier prompts may have left more storage
+        self._requested_slots = 1
         self._captured_allocations = 0  # cache.allocations when the graphs were captured
         self._ring_index = 0  # index of the next step in the ring buffer
         self._num_synced = 0  # rows whose state is up to date on the device; 0 if it must be uploaded again
@@ -91,6 +93,7 @@ class CudaGraphRunner(ModelRunner):
             logprobs: True to keep the log-probabilities of chosen tokens.
         """
         self.sampling_params, self.counters, self.logprobs, self.prefix = sampling_params, counters, logprobs, None
+        self._requested_slots = num_slots
         self._num_synced = 0
         if read_every != self.read_every:
             self.drop_graphs()
@@ -111,7 +114,7 @@ class CudaGraphRunner(ModelRunner):
 
     def recreate(self, num_slots: int) -> ModelRunner:
         self.release()
-        self.cache = SlotCache(num_slots)
+        self.cache, self._requested_slots = SlotCache(num_slots), num_slots
         return self
 
     def drop_graphs(self) -> None:
@@ -142,7 +145,7 @@ class CudaGraphRunner(ModelRunner):
         super().move(source, target, length)
 
     def resize(self, num_slots: int, length: int | None = None, max_length: int = 0) -> None:
-        needed = self.slot_tokens(max_length)
+        needed, self._requested_slots = self.slot_tokens(max_length), num_slots
         if length is not None and self.cache.num_slots >= num_slots and self.cache.capacity >= needed:
             return  # the storage already has enough slots
         self.drop_graphs()
@@ -152,7 +155,7 @@ class CudaGraphRunner(ModelRunner):
         """Generate one more token for every row, by graph replay if a graph for these buckets exists."""
         if self.disabled_reason:
             return super().step(sequences)
-        num_slots = bucket_slots(len(sequences), self.cache.num_slots)
+        num_slots = bucket_slots(len(sequences), self._requested_slots)
         length = bucket_length(max(row.position for row in sequences) + 1)
         if length > self.cache.capacity or self.cache.allocations != self._captured_allocations:
             self.drop_graphs()

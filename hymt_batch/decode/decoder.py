@@ -92,7 +92,7 @@ class Decoder:
 
     def take_degraded(self) -> tuple[str, ...]:
         """Return and clear deviations, such as split batches, since the last call, for the part's header."""
-        uncaptured = self._settings.capture and not self.engine.environment["capture"]
+        uncaptured = self._settings.capture and not self.engine.environment.get("capture")
         return (*self.engine.take_degraded(), *((NOT_CAPTURED,) if uncaptured else ()))
 
     def _max_new_tokens(self, prompt: Prompt, expansion: float) -> int:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from hymt_batch.decode.async_copy import AsyncCopy, SampledTokens
 from hymt_batch.decode.cuda_graph_runner import CudaGraphRunner
+from hymt_batch.decode.graph import bucket_slots
 from hymt_batch.decode.model_runner import ModelRunner
 from hymt_batch.decode.request import Completion
 from hymt_batch.decode.sampling import SamplingParams
@@ -63,7 +64,7 @@ class Scheduler:
             graph_runner.start(
                 sampling_params,
                 counters,
-                self.num_slots,
+                self._storage_slots(self.num_slots, sequences[0].max_length),
                 sequences[0].max_length,
                 max_tokens=limits.max_tokens,
                 read_every=limits.read_every,
@@ -86,6 +87,15 @@ class Scheduler:
     def _slots_that_fit(self, max_length: int, num_rows: int) -> int:
         """Return how many slots rows of `max_length` tokens may have, at least 1."""
         return max(1, min(self.max_rows, self.limits.max_tokens // self._slot_tokens(max_length), num_rows))
+
+    def _storage_slots(self, num_slots: int, max_length: int) -> int:
+        """Return the slots to allocate for `num_slots` rows.
+
+        With captured steps these are whole buckets, if they fit, so that parts of any number of rows share graphs.
+        """
+        if self.graph_runner is None:
+            return num_slots
+        return bucket_slots(num_slots, self._slots_that_fit(max_length, self.max_rows))
 
     def admit(self) -> None:
         """Move waiting prompts into slots, if enough slots are free."""
@@ -148,7 +158,8 @@ class Scheduler:
         new_num_slots = self._slots_that_fit(widest, len(self.running) + len(self.waiting))
         if new_num_slots > self.num_slots + self.num_slots // REFILL_DIVISOR:
             longest = max((row.position + 1 for row in self.running), default=0)
-            if self._run_within_memory(lambda: self.runner.resize(new_num_slots, longest, widest)):
+            storage_slots = self._storage_slots(new_num_slots, widest)
+            if self._run_within_memory(lambda: self.runner.resize(storage_slots, longest, widest)):
                 self.num_slots = new_num_slots
             else:
                 self.max_rows = self.num_slots

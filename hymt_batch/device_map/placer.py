@@ -11,6 +11,7 @@ from dataclasses import replace
 from hymt_batch.device_map import disk, manual, planner
 from hymt_batch.device_map.network_spec import NetworkSpec
 from hymt_batch.device_map.placement import DeviceUsage, Placement
+from hymt_batch.device_map.replicas import idle_warnings, split_warning
 from hymt_batch.device_map.settings import (
     SPLIT_STRATEGIES,
     Device,
@@ -66,14 +67,12 @@ class Placer:
             raise self._too_large_error(best, f"device_map={strategy.value}")
         first = fitting[0]
         reasons = [f"{gib(self.total_bytes)} of weights fit on {first.name}, so the model is not split"]
-        if len(fitting) > 1 and strategy is Strategy.replicate:
-            reasons.append(
-                f"{len(fitting)} devices could hold a replica each; this process uses one and leaves "
-                f"{len(fitting) - 1} idle"
-            )
-        return self._build_placement(
-            strategy, {"": first.name}, reasons, replicas=tuple((device.name,) for device in fitting)
-        )
+        if strategy is not Strategy.replicate:
+            return self._build_placement(strategy, {"": first.name}, reasons)
+        if len(fitting) > 1:
+            reasons.append(f"{len(fitting)} GPUs can hold a replica each")
+        replicas = tuple((device.name,) for device in fitting)
+        return self._build_placement(strategy, {"": first.name}, reasons, replicas=replicas)
 
     def _place_on_device(self, name: str) -> Placement:
         if name not in self.devices_by_name:
@@ -95,10 +94,7 @@ class Placer:
         warnings = []
         fitting = [device for device in self.inventory.gpus if self._spare_bytes(device.name, self.total_bytes) >= 0]
         if len(set(device_map.values())) > 1 and fitting:
-            gain = f"{len(fitting)} times the throughput" if len(fitting) > 1 else "the same speed with one GPU"
-            what = f"the model fits {fitting[0].name} alone: device_map=replicate gives about {gain}"
-            why = "because the devices of a split wait for one another"
-            warnings.append(Problem(what=what, why=why, fix="device_map=replicate", id="C27"))
+            warnings.append(split_warning([device.name for device in fitting]))
         return self._build_placement(strategy, device_map, reasons, warnings=warnings)
 
     def _place_offloaded(self) -> Placement:
@@ -190,13 +186,18 @@ class Placer:
             disk.check(self.config.offload_folder, weights["disk"], max_disk_bytes, resaved=self.resaved)
         if offloaded:
             warnings = [*warnings, self._offload_warning(weights, offloaded, main_device)]
+        replicas = replicas or (tuple(weights),)
+        if gpus:
+            used = {name for group in replicas for name in group}
+            spare_bytes = {gpu.name: self._spare_bytes(gpu.name, self.total_bytes) for gpu in self.inventory.gpus}
+            warnings = [*warnings, *idle_warnings(strategy, self.config, self.inventory, used, spare_bytes)]
         labels = {name: device.label for name, device in self.devices_by_name.items()}
         return Placement(
             strategy=strategy,
             map=dict(device_map),
             device=main_device,
             usage=tuple(DeviceUsage(name, weights[name], num_layers[name], labels.get(name, name)) for name in weights),
-            replicas=replicas or (tuple(weights),),
+            replicas=replicas,
             reasons=tuple(reasons),
             warnings=tuple(warnings),
             offload_folder=self.config.offload_folder,

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from hymt_batch import prompt
 from hymt_batch.decode.batches import resolve_batch_budget
+from hymt_batch.device_map import replicas
 from hymt_batch.device_map.placement import Placement
 from hymt_batch.device_map.settings import SPLIT_STRATEGIES, DeviceInventory, gib
 from hymt_batch.doctor import cuda, distributed, environment, machine, storage
@@ -27,7 +28,9 @@ from hymt_batch.fs import OS_FS
 from hymt_batch.model import detect_devices, hashes, memory, nvidia, prepare, requirements, shapes
 from hymt_batch.model import files as model_files
 from hymt_batch.model import tokenizer as tokenizing
+from hymt_batch.model.cpu_count import usable_cpus
 from hymt_batch.model.files import ModelFiles
+from hymt_batch.model.prepare import PlacementPlan
 from hymt_batch.model.settings import dtype_bytes
 from hymt_batch.prompt import PromptFamily
 from hymt_batch.prompt_end import describe_end
@@ -190,40 +193,52 @@ def _check_placement(
     placement: Placement | None = None
     with _errors_as_findings("device map", findings):
         plan = prepare.plan_placement(job.model, job.device_map, inventory, files)
-        network, placement = plan.network, plan.placements[0]
+        placement = plan.placements[0]
         for warning in plan.warnings:
             findings.append(Finding.of_problem("device map", Level.WARN, warning))
         seen = f"{placement.strategy.value} in {plan.dtype}: {'; '.join(placement.reasons)}"
         findings.append(Finding("device map", Level.OK, seen))
         for warning in placement.warnings:
             findings.append(Finding.of_problem("device map", Level.WARN, warning))
-        cache_bytes = network.cache_bytes_per_token(dtype_bytes(plan.dtype))
-        on_gpu = placement.device.name != "cpu"
-        budget = resolve_batch_budget(
-            job.batch.max_rows,
-            job.batch.max_tokens,
-            cache_bytes,
-            network.vocab_size,
-            placement.predicted_cache_bytes(inventory),
-            on_gpu,
-        )
-        free = {device.name: device.free_bytes for device in inventory.devices}
-        for use in placement.usage:
-            if use.device not in free:
-                continue
-            kv_cache_bytes = budget.max_tokens * cache_bytes * use.num_layers // max(1, network.num_layers)
-            needed_bytes = use.weight_bytes + kv_cache_bytes
-            seen = (
-                f"{gib(free[use.device])} free; {gib(use.weight_bytes)} of weights and {gib(kv_cache_bytes)} of "
-                f"KV cache for {budget.max_rows} rows"
-            )
-            check = f"memory of {use.device}"
-            if needed_bytes <= free[use.device]:
-                findings.append(Finding(check, Level.OK, seen))
-            else:
-                fix = f"batch.max_tokens={max(512, budget.max_tokens // 2)}, or free memory on the device"
-                findings.append(Finding(check, Level.WARN, f"{seen}; fewer rows will be decoded at a time", fix, "E23"))
+        choice = replicas.choose(job.launch.workers, placement, usable_cpus())
+        findings.append(Finding("workers", Level.OK, choice.describe(job.launch.workers)))
+        findings += [Finding.of_problem("workers", Level.WARN, warning) for warning in choice.warnings]
+        for devices in dict.fromkeys(choice.devices):
+            copy = replicas.place_replica(placement, devices, inventory)
+            findings += _check_device_memory(job, copy, plan, inventory, choice.devices.count(devices))
     return placement
+
+
+def _check_device_memory(
+    job: DoctorJob, placement: Placement, plan: PlacementPlan, inventory: DeviceInventory, num_replicas: int
+) -> Iterator[Finding]:
+    """Check that weights and KV cache fit into each device of a replica, of which there may be several on a CPU."""
+    network = plan.network
+    cache_bytes = network.cache_bytes_per_token(dtype_bytes(plan.dtype))
+    budget = resolve_batch_budget(
+        job.batch.max_rows,
+        job.batch.max_tokens,
+        cache_bytes,
+        network.vocab_size,
+        placement.predicted_cache_bytes(inventory),
+        placement.device.name != "cpu",
+    )
+    free = {device.name: device.free_bytes for device in inventory.devices}
+    for use in placement.usage:
+        if use.device not in free:
+            continue
+        weight_bytes = num_replicas * use.weight_bytes
+        kv_cache_bytes = num_replicas * budget.max_tokens * cache_bytes * use.num_layers // max(1, network.num_layers)
+        seen = (
+            f"{gib(free[use.device])} free; {gib(weight_bytes)} of weights and {gib(kv_cache_bytes)} of KV cache for "
+            f"{num_replicas * budget.max_rows} rows"
+        )
+        check = f"memory of {use.device}"
+        if weight_bytes + kv_cache_bytes <= free[use.device]:
+            yield Finding(check, Level.OK, seen)
+        else:
+            fix = f"batch.max_tokens={max(512, budget.max_tokens // 2)}, or free memory on the device"
+            yield Finding(check, Level.WARN, f"{seen}; fewer rows will be decoded at a time", fix, "E23")
 
 
 def _check_tokenizer(job: DoctorJob, files: ModelFiles | None, findings: list[Finding]) -> None:

@@ -21,6 +21,13 @@ class ProgressMode(Enum):
     off = "off"
 
 
+class LogDetail(Enum):
+    """Which lines of the log are also written to stderr."""
+
+    parts = "parts"  # all, also a line for each part and each file
+    summary = "summary"  # progress lines in place of them, and repeated warnings are counted
+
+
 @dataclass(kw_only=True, slots=True)
 class LaunchConfig:
     """How the job runs; only num_threads can change a translation, by rounding. conf/launch/ explains every field."""
@@ -31,9 +38,11 @@ class LaunchConfig:
     prefetch_shards: Operation[int] = 1
     progress: Operation[ProgressMode] = ProgressMode.auto
     log_every_s: Operation[float] = 30.0
+    log_detail: Operation[LogDetail] = LogDetail.parts
+    keep_logs: Operation[int | None] = 100
     samples: Operation[int] = 3
     num_threads: Environment[int | None] = None
-    workers: Operation[Any] = 1
+    workers: Operation[Any] = "auto"
     hang_s: Operation[float] = 1800.0
 
     def __post_init__(self) -> None:
@@ -47,6 +56,11 @@ class LaunchConfig:
                 raise ConfigError(
                     f"launch.{name}={getattr(self, name)} is negative", fix=f"Set launch.{name}=0 or more."
                 )
+        if self.keep_logs is not None and self.keep_logs < 0:
+            raise ConfigError(
+                f"launch.keep_logs={self.keep_logs} is negative",
+                fix="Set launch.keep_logs=100 (the default), or launch.keep_logs=null to keep all.",
+            )
         if self.samples > MAX_SAMPLES:
             raise ConfigError(
                 f"launch.samples={self.samples} is more than {MAX_SAMPLES}, the limit",

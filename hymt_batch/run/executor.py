@@ -1,6 +1,6 @@
 """Choose the executor: this process, or worker processes with one replica each.
 
-Loads the replica and resolves the number of workers; independent of what is decoded and of where the results go.
+Loads the replica and starts the workers; independent of what is decoded and of where the results go.
 """
 
 from __future__ import annotations
@@ -9,19 +9,23 @@ import contextlib
 import gc
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from hymt_batch.device_map import replicas
+from hymt_batch.device_map.replicas import ReplicaChoice
 from hymt_batch.doctor.explain import explain_errors
-from hymt_batch.errors import ConfigError
 from hymt_batch.model.cpu_count import usable_cpus
+from hymt_batch.model.settings import Dtype
 from hymt_batch.records import Part
 from hymt_batch.run.identity import build_environment
 from hymt_batch.run.replica import Replica
 from hymt_batch.run.unit import Executor, PartResult, Unit, parts_until_stop
 from hymt_batch.run.watchdog import Watchdog
 from hymt_batch.run.worker_pool import WorkerPool
+from hymt_batch.run.worker_process import WorkerSpec
 from hymt_batch.signals import StopRequest
 from hymt_batch.write.attempts import MAX_ATTEMPTS
 from hymt_batch.write.output import Output
@@ -57,10 +61,10 @@ def open_executor(
     stop: StopRequest,
     on_batch: Callable[[int, int], None],
 ) -> Executor:
-    """Open an executor: this process with its own model, or at most as many workers as requested.
+    """Open an executor: this process with its own model, or worker processes with one replica each.
 
-    If more than one worker is requested, worker processes are used, even if this machine has CPU cores for only one.
-    They are also used if decoding a part has ended its process too often.
+    Worker processes are used for more than one replica; if more than one worker is requested, even if this machine has
+    CPU cores for only one; and if decoding a part has ended its process too often.
 
     Args:
         job: All settings.
@@ -75,11 +79,19 @@ def open_executor(
             "decoding one part ended its process %d times: parts are now decoded in a separate worker process",
             MAX_ATTEMPTS,
         )
-    num_requested = requested_workers(job, model)
-    if num_requested > 1 or output.attempts.needs_isolation:
-        variables = worker_variables(job, model, max_workers(num_requested, model))
+    choice = replicas.choose(job.launch.workers, model.placement, usable_cpus())
+    for warning in choice.warnings:
+        log.warning("%s", warning.text)
+    log.info("%s", choice.describe(job.launch.workers))
+    if choice.uses_workers or output.attempts.needs_isolation:
+        specs = worker_specs(job, model, choice)
+        last_resort = None
+        if len(specs) > 1 and len(model.placements) > 1:  # device_map=fallback: what is left of its order
+            last_resort = WorkerSpec(job, python_path(), "all GPUs")
         begin_attempt = output.attempts.begin
-        return WorkerPool(job, model.identity, variables, stop, begin_attempt=begin_attempt, on_batch=on_batch)
+        return WorkerPool(
+            job, model.identity, specs, stop, begin_attempt=begin_attempt, on_batch=on_batch, last_resort=last_resort
+        )
 
     def on_hang(reason: str) -> None:
         output.close(orderly=False)  # keeps the attempt marker of the part that hangs
@@ -140,53 +152,34 @@ class InProcessExecutor:
         return PartResult(part, translations, self._environment, degraded)
 
 
-def requested_workers(job: TranslateJob, model: PreparedModel) -> int:
-    """Return the number of workers that the settings request.
+def worker_specs(job: TranslateJob, model: PreparedModel, choice: ReplicaChoice) -> list[WorkerSpec]:
+    """Return how to start each worker: with a GPU of its own, or with its share of the CPU threads.
 
-    Raises:
-        ConfigError: The settings request more workers than replicas fit the GPUs.
+    A single worker sees all GPUs and has the settings of the job, so that it places the model as this process does.
     """
-    workers, num_fitting = job.launch.workers, len(model.placement.replicas) if model.on_gpu else None
-    if workers == "auto":
-        return num_fitting or 1
-    if num_fitting is not None and workers > num_fitting:
-        raise ConfigError(
-            f"launch.workers={workers}, but only {num_fitting} replicas of the model fit the GPUs with "
-            f"device_map={job.device_map.strategy.value}",
-            fix="Set launch.workers=auto.",
-        )
-    return int(workers)
-
-
-def max_workers(requested: int, model: PreparedModel) -> int:
-    """Return the maximum number of workers: on a CPU, at most the number of CPU cores that this process may use."""
-    num_allowed = requested if model.on_gpu else min(requested, usable_cpus())
-    if num_allowed < requested:
-        log.warning(
-            "launch.workers=%d, but this process may use only %d CPU cores: at most %d worker%s at a time",
-            requested,
-            num_allowed,
-            num_allowed,
-            "" if num_allowed == 1 else "s",
-        )
-    return num_allowed
-
-
-def worker_variables(job: TranslateJob, model: PreparedModel, num: int) -> list[Mapping[str, str]]:
-    """Return the environment variables to add for each worker: its GPUs, or its share of the CPU threads."""
-    package_root = str(Path(__file__).parent.parent.parent)
-    python_path = {"PYTHONPATH": os.pathsep.join([package_root, *filter(None, [os.environ.get("PYTHONPATH")])])}
+    num = len(choice.devices)
     if not model.on_gpu:
         threads = job.launch.num_threads or max(1, usable_cpus() // num)
-        return [{**python_path, "OMP_NUM_THREADS": str(threads)}] * num
-    visible_devices = [entry for entry in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if entry]
-    environments: list[Mapping[str, str]] = []
-    for devices in model.placement.replicas[:num]:
-        indices = [int(device.partition(":")[2] or 0) for device in devices if device.startswith("cuda")]
-        environments.append(
-            {
-                **python_path,
-                "CUDA_VISIBLE_DEVICES": ",".join(visible_devices[i] if visible_devices else str(i) for i in indices),
-            }
+        variables = {**python_path(), "OMP_NUM_THREADS": str(threads)}
+        return [WorkerSpec(job, variables, "cpu")] * num
+    if num == 1:
+        return [WorkerSpec(job, python_path(), choice.devices[0][0])]
+    visible = [entry.strip() for entry in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if entry.strip()]
+    specs = []
+    for (device,) in choice.devices:
+        index = int(device.removeprefix("cuda:"))
+        # the dtype is that of all GPUs of the job; by its own GPU alone, a worker might choose another
+        settings = replace(
+            job,
+            model=replace(job.model, dtype=Dtype(model.dtype)),
+            device_map=replicas.settings_for_worker(job.device_map, model.placement, device),
         )
-    return environments
+        variables = {**python_path(), "CUDA_VISIBLE_DEVICES": visible[index] if visible else str(index)}
+        specs.append(WorkerSpec(settings, variables, device))
+    return specs
+
+
+def python_path() -> dict[str, str]:
+    """Return the environment variable that lets a worker import this package."""
+    package_root = str(Path(__file__).parent.parent.parent)
+    return {"PYTHONPATH": os.pathsep.join([package_root, *filter(None, [os.environ.get("PYTHONPATH")])])}

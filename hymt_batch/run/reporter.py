@@ -8,21 +8,21 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import shlex
+import shutil
 import sys
+import time
 from collections.abc import Sequence
-from datetime import UTC, datetime
-from io import TextIOWrapper
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
 from hymt_batch import streams
-from hymt_batch.errors import HymtError, PreflightError, first_line
-from hymt_batch.records import UNLISTED_STATUSES, Status
+from hymt_batch.errors import HymtError
+from hymt_batch.records import UNLISTED_STATUSES, Status, plural
+from hymt_batch.run import log_file
 from hymt_batch.sanitize import escape_line
 from hymt_batch.source.path_errors import describe_skipped
 from hymt_batch.storage_error import describe_type
@@ -34,24 +34,44 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
+MAX_REPEATS = 3
+"""With launch.log_detail=summary, this many warnings of one kind are shown; the others are counted."""
+
+
 class Reporter:
     """Sends the messages of a run to the console and to a log file, and counts the warnings."""
 
-    def __init__(self, mode: str = "auto") -> None:
-        """Set the mode: "auto" (a bar on a terminal, log lines elsewhere), "bar", "log" or "off" (warnings only)."""
+    _process_has_run = False
+
+    def __init__(self, mode: str = "auto", log_detail: str = "parts") -> None:
+        """Begin a run.
+
+        Args:
+            mode: "auto" (a bar on a terminal, log lines elsewhere), "bar", "log" or "off" (warnings only).
+            log_detail: What of the log goes to the console: "parts" (all lines) or "summary" (no line for a single part
+                or file, and repeated warnings are counted). The log file has all lines.
+        """
         self.mode = ("bar" if sys.stderr.isatty() else "log") if mode == "auto" else mode
         self.num_warnings = 0
         self.sample_pairs: list[tuple[str, str]] = []
-        self._console = _ConsoleHandler(self)
-        self._console.setLevel(logging.INFO if self.mode == "log" else logging.WARNING)
-        self._console.setFormatter(logging.Formatter("hymt-batch: %(message)s"))
+        self.began_at = time.monotonic() if Reporter._process_has_run else None  # None: with the process
+        Reporter._process_has_run = True
+        self.bar: tqdm[Any] | None = None
+        is_summary = log_detail == "summary"
+        self._console = _ConsoleHandler(self, MAX_REPEATS if is_summary else None)
+        shown = logging.INFO if is_summary else logging.DEBUG
+        self._console.setLevel(shown if self.mode == "log" else logging.WARNING)
+        # on a terminal the user sees when a line appears; elsewhere the lines of many nights follow each other
+        time_prefix = "" if sys.stderr.isatty() else "%(asctime)s "
+        self._console.setFormatter(log_file.utc_formatter(f"{time_prefix}hymt-batch: %(message)s"))
         self._file: logging.Handler | None = None
         self._root = logging.getLogger("hymt_batch")
         self._previous_level = self._root.level
 
     def __enter__(self) -> Reporter:
+        streams.clear_notice()
         logging.captureWarnings(True)
-        self._root.setLevel(logging.INFO)
+        self._root.setLevel(logging.DEBUG)
         for logger in (self._root, logging.getLogger("py.warnings")):
             logger.addHandler(self._console)
             logger.propagate = False
@@ -60,6 +80,10 @@ class Reporter:
     def __exit__(
         self, error_type: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self.bar is not None:  # no row was decoded
+            self.bar.leave = False
+            self.close_bar()
+        self._console.report_repeats()
         if error is not None and self._file is not None:
             # only to the file: the entry point prints the error
             message = f"ended: {type(error).__name__}: {error}"
@@ -75,26 +99,36 @@ class Reporter:
             with contextlib.suppress(OSError):  # a full disk must not change the result of the job
                 self._file.close()
 
-    def log_to(self, folder: Path) -> None:
-        """Also write all messages to `folder/<utc>-<pid>.log`.
+    def show_stage(self, text: str) -> None:
+        """Show on a terminal what a run does while no row is decoded yet; opens the bar."""
+        if self.mode != "bar":
+            return
+        if self.bar is None:
+            # tqdm would show nothing on a terminal that reports no size (0 columns)
+            size = shutil.get_terminal_size((100, 24))
+            columns = size.columns - 1
+            self.bar = tqdm(desc=text, bar_format="{desc}", ncols=columns, nrows=size.lines, file=sys.stderr)
+        self.bar.set_description_str(text)
+
+    def close_bar(self) -> None:
+        """Close the bar, if there is one."""
+        if self.bar is not None:
+            self.bar.close()
+            self.bar = None
+
+    def log_to(self, folder: Path, keep: int | None = None) -> None:
+        """Also write all messages to `folder/<utc>-<pid>.log`; of those of earlier runs, the newest `keep` stay.
 
         Raises:
             PreflightError: The folder is a symbolic link; logs are never written outside the job's folder.
         """
-        name = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{os.getpid()}.log"
         try:
-            if folder.is_symlink():
-                raise PreflightError(
-                    f"{folder} is a link, but logs must stay in the job's folder", fix="Remove the link."
-                )
-            folder.mkdir(parents=True, exist_ok=True)
-            self._file = _LogFileHandler(folder / name, encoding="utf-8")
+            self._file = log_file.open_log(folder, keep)
         except OSError as error:
             file_type = describe_type(folder)
             reason = f"it is {file_type}; move it elsewhere" if file_type not in ("", "a folder") else error.strerror
             log.warning("cannot write a log file in %s: %s", folder, reason)
             return
-        self._file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
         for logger in (self._root, logging.getLogger("py.warnings")):
             logger.addHandler(self._file)
 
@@ -112,39 +146,44 @@ class Reporter:
 class _ConsoleHandler(logging.Handler):
     """Writes lines to stderr without damaging the progress bar, and counts warnings."""
 
-    def __init__(self, reporter: Reporter) -> None:
+    def __init__(self, reporter: Reporter, max_repeats: int | None) -> None:
         super().__init__()
-        self.reporter = reporter
+        self.reporter, self._max_repeats = reporter, max_repeats
+        self._repeats: dict[tuple[str, str], tuple[int, str]] = {}  # kind of warning -> how many, and the first
 
     def emit(self, record: logging.LogRecord) -> None:
         if record.levelno == logging.WARNING:
             self.reporter.num_warnings += 1
+            if self._max_repeats is not None and self._is_repeated(record, self._max_repeats):
+                return
+        self._write(self.format(record))
+
+    def _is_repeated(self, record: logging.LogRecord, max_repeats: int) -> bool:
+        """Count a warning; return whether enough of its kind were shown. A kind is the text before values go in."""
+        text = record.getMessage()
+        kind = (record.name, text if record.msg == "%s" else str(record.msg))
+        count, first = self._repeats.get(kind, (0, text))
+        self._repeats[kind] = (count + 1, first)
+        return count >= max_repeats
+
+    def report_repeats(self) -> None:
+        """Write how many warnings of each kind were not shown."""
+        for (name, _), (count, first) in self._repeats.items():
+            if self._max_repeats is not None and count > self._max_repeats:
+                hidden = plural(count - self._max_repeats, "more warning")
+                message = f"{hidden} of this kind, listed in the log: {first}"
+                self._write(self.format(log.makeRecord(name, logging.WARNING, __file__, 0, message, (), None)))
+        self._repeats.clear()
+
+    def _write(self, line: str) -> None:
         with contextlib.suppress(OSError, ValueError):  # stderr cannot be written
-            tqdm.write(self.format(record), file=sys.stderr)
-
-
-class _LogFileHandler(logging.FileHandler):
-    """Writes a log file and never follows a link; if writing fails, warns once and the job continues."""
-
-    def _open(self) -> TextIOWrapper:  # the method that logging calls
-        flags = os.O_NOFOLLOW | os.O_NONBLOCK
-        return open(
-            self.baseFilename, "a", encoding=self.encoding, opener=lambda path, mode: os.open(path, mode | flags, 0o666)
-        )
-
-    failed = False
-
-    def handleError(self, record: logging.LogRecord) -> None:
-        if not self.failed:
-            self.failed = True  # set before the warning, which may fail here too
-            log.warning("the log %s is incomplete: %s", self.baseFilename, first_line(sys.exception() or OSError()))
+            tqdm.write(line, file=sys.stderr)
 
 
 def render_summary(summary: Summary, pairs: Sequence[tuple[str, str]]) -> str:
     """Return the summary of a finished job: what was written, where, how fast; and the (source, translation) pairs."""
     folder, seconds = summary.folder, summary.seconds
-    rows, files = ("row" if summary.rows == 1 else "rows"), ("file" if summary.files == 1 else "files")
-    lines = [f"{summary.rows:,} {rows} in {summary.files:,} {files} → {folder / 'translated'}"]
+    lines = [f"{plural(summary.rows, 'row')} in {plural(summary.files, 'file')} → {folder / 'translated'}"]
     for status, count in sorted(summary.counts.items()):
         if status != Status.OK:
             lines.append(f"  {count:,} {status}")
@@ -160,7 +199,8 @@ def render_summary(summary: Summary, pairs: Sequence[tuple[str, str]]) -> str:
     if summary.num_rows_decoded:
         speed = f"{summary.num_rows_decoded / seconds:,.1f} rows/s"
         from_earlier_runs = f", {summary.num_rows_kept:,} from earlier runs" if summary.num_rows_kept else ""
-        lines.append(f"  {summary.num_rows_decoded:,} rows in {format_duration(seconds)} ({speed}){from_earlier_runs}")
+        rows = plural(summary.num_rows_decoded, "row")
+        lines.append(f"  {rows} in {format_duration(seconds)} ({speed}){from_earlier_runs}")
     else:
         lines.append(_nothing_decoded(summary))
     for source, translation in pairs:

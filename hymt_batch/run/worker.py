@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from multiprocessing.connection import Connection
 
+from hymt_batch.doctor.explain import explain_errors
 from hymt_batch.errors import HymtError, first_line
 from hymt_batch.model import prepare
 from hymt_batch.run.replica import Replica
@@ -47,9 +48,11 @@ def serve(pipe: Connection) -> None:
         last_sent[0] = time.monotonic()
 
     try:
-        model = prepare.prepare_model(job.model, job.device_map, job.launch.num_threads)
-        tokenizer = model.load_tokenizer(add_generation_prompt=job.add_generation_prompt)
-        replica = Replica(job, model, tokenizer, check_stop=send_heartbeat, on_batch=send_batch)
+        with explain_errors("loading the model"):
+            model = prepare.prepare_model(job.model, job.device_map, job.launch.num_threads)
+            tokenizer = model.load_tokenizer(add_generation_prompt=job.add_generation_prompt)
+            # opening the replica checks it: the canary prompts, and the engine against the reference
+            replica = Replica(job, model, tokenizer, check_stop=send_heartbeat, on_batch=send_batch)
     except HymtError as error:
         pipe.send(("refused", error))
         return

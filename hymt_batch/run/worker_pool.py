@@ -4,8 +4,9 @@ A worker that dies is replaced, and its part is decoded again. The parent alone 
 so one process and many give the same guarantees. A worker is started when a part waits and no worker is free. A part
 that kills its worker three times is split in halves until the row that causes it is alone; a row that kills three
 workers on its own is quarantined. Workers also die for reasons outside their rows (out of memory, a kill from outside):
-that costs attempts, never a row. Timing decides which worker decodes a part, but the text is the same in every worker.
-Workers receive prompts alone, and send back translations without prompts, so messages stay small.
+that costs attempts, never a row. A worker that cannot load its replica is given up, and the others go on. Timing
+decides which worker decodes a part, but the text is the same in every worker. Workers receive prompts alone, and send
+back translations without prompts, so messages stay small.
 """
 
 from __future__ import annotations
@@ -21,11 +22,11 @@ from multiprocessing.connection import wait
 from typing import TYPE_CHECKING, Any
 
 from hymt_batch.doctor.explain import explain_errors
-from hymt_batch.errors import PreflightError, StoppedError
+from hymt_batch.errors import HymtError, PreflightError, StoppedError
 from hymt_batch.records import Part, Prompt, Translation
 from hymt_batch.run.identity import build_environment
 from hymt_batch.run.unit import PartResult, Unit, parts_until_stop
-from hymt_batch.run.worker_process import WorkerProcess
+from hymt_batch.run.worker_process import WorkerProcess, WorkerSpec
 from hymt_batch.signals import StopRequest
 
 if TYPE_CHECKING:
@@ -81,24 +82,28 @@ class WorkerPool:
         self,
         job: TranslateJob,
         identity: Mapping[str, Any],
-        variables: Sequence[Mapping[str, str]],
+        specs: Sequence[WorkerSpec],
         stop: StopRequest,
         *,
         begin_attempt: Callable[[Part], int],
         on_batch: Callable[[int, int], None],
+        last_resort: WorkerSpec | None = None,
     ) -> None:
         """Store the settings; no worker is started yet.
 
         Args:
-            job: All settings; sent to each worker.
+            job: All settings.
             identity: Identity of the prepared model; a worker that loads another one is refused.
-            variables: Environment variables to add for each worker; their number is the maximum number of workers.
+            specs: How to start each worker; their number is the maximum number of workers.
             stop: Stop requests.
             begin_attempt: Called when a whole part is sent to a worker; returns the number of attempts so far, this one
                 included.
             on_batch: Called with the number of rows and tokens after each batch.
+            last_resort: How to start a worker once none of `specs` can be used, or None.
         """
-        self._job, self._identity, self._variables, self._stop = job, identity, variables, stop
+        self._job, self._identity, self._stop = job, identity, stop
+        self._specs = dict(enumerate(specs))  # of the workers that can be used, by index
+        self._num_specs, self._last_resort = len(specs), last_resort
         self._begin_attempt, self._on_batch, self._hang_s = begin_attempt, on_batch, job.launch.hang_s
         self._queue: deque[_Piece] = deque()
         self._workers: dict[int, WorkerProcess] = {}  # by index
@@ -126,7 +131,7 @@ class WorkerPool:
         """See `Executor.run`; pulls no unit while every worker has a piece and as many more wait."""
         for part in parts_until_stop(units, self._stop):
             self._queue.append(_Piece(_RunningPart(part), range(len(part.prompts))))
-            while self._backlog >= 2 * len(self._variables) and not self._is_idle:
+            while self._backlog >= 2 * len(self._specs) and not self._is_idle:
                 yield from self._poll()
             yield from self._poll(0.0)
         while self._backlog and not self._is_idle:
@@ -184,11 +189,11 @@ class WorkerPool:
     def _start_workers(self) -> None:
         """Start a worker for each waiting piece, up to the maximum; called after `_dispatch`, so no worker is free."""
         starting = sum(not worker.ready for worker in self._workers.values())
-        for index, variables in enumerate(self._variables):
+        for index, spec in self._specs.items():
             if len(self._queue) <= starting or self._stop.requested:
                 return
             if index not in self._workers:
-                self._workers[index] = WorkerProcess.start(index, variables, self._job)
+                self._workers[index] = WorkerProcess.start(index, spec)
                 starting += 1
 
     def _handle_message(self, worker: WorkerProcess, kind: str, *values: Any) -> PartResult | None:
@@ -208,7 +213,8 @@ class WorkerPool:
             worker.environment, worker.ready = build_environment(self._job, environment), True
         elif kind == "refused":
             (error,) = values
-            raise error
+            worker.end("")
+            self._go_on_without(worker.index, error)
         elif kind == "done":
             translations, degraded = values
             piece = self._decoding.pop(worker.index)
@@ -254,25 +260,36 @@ class WorkerPool:
         return None
 
     def _count_idle_death(self, worker: WorkerProcess, reason: str) -> None:
-        """Count the death of a worker that had no part; raise StoppedError if there were too many in a row."""
+        """Count the death of a worker that had no part; do without it if there were too many in a row."""
         killed_from_outside = worker.was_killed_from_outside()
         deaths = self._deaths[worker.index]
         deaths.append(killed_from_outside)
         if deaths.count(False) < MAX_IDLE_DEATHS and len(deaths) < MAX_EXTERNAL_KILLS:
             return
-        num_workers = len(self._variables)
         when = "before it received a part" if worker.ready else "before it loaded the model"
         why, fix = "The log shows its output.", "Set launch.workers=1 to decode in this process"
         if killed_from_outside:
             why, fix = "Something outside the job kills it.", "Ask the administrator of the machine"
         elif reason == "signal SIGKILL":
             why = "SIGKILL usually means that memory ran out."
-            fix = f"Set launch.workers={num_workers // 2}" if num_workers > 1 else "Give the job more memory"
-        raise StoppedError(
+            fix = f"Set launch.workers={self._num_specs // 2}" if self._num_specs > 1 else "Give the job more memory"
+        error = StoppedError(
             f"worker {worker.index} died {len(deaths)} times in a row {when} (the last time: {reason})",
             why=why,
             fix=f"{fix}, and run the same command again to continue.",
         )
+        self._go_on_without(worker.index, error)
+
+    def _go_on_without(self, index: int, error: HymtError) -> None:
+        """Do not start this worker again, because it cannot load its model; raise the error if no other is left."""
+        self._workers.pop(index, None)
+        spec = self._specs.pop(index)
+        if not self._specs:
+            if self._last_resort is None:
+                raise error
+            self._specs, self._last_resort = {self._num_specs: self._last_resort}, None
+        others = f"{len(self._specs)} other worker{'s go' if len(self._specs) > 1 else ' goes'} on"
+        log.warning("worker=%d on %s cannot be used, %s: %s", index, spec.device, others, error)
 
 
 def quarantined_translation(prompt: Prompt, reason: str) -> Translation:

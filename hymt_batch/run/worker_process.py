@@ -33,6 +33,15 @@ EXIT_TIMEOUT_S = 1.0
 """Seconds that a worker has to exit after it closed its socket, before it is killed."""
 
 
+@dataclass(frozen=True, eq=False, slots=True)
+class WorkerSpec:
+    """How to start one worker."""
+
+    job: TranslateJob  # its settings
+    variables: Mapping[str, str]  # environment variables to add
+    device: str = ""  # where its replica is, for messages: "cuda:1" as the job numbers the GPUs, or "cpu"
+
+
 @dataclass(eq=False, slots=True)
 class WorkerProcess:
     """A running worker."""
@@ -48,13 +57,12 @@ class WorkerProcess:
     )  # recorded in the parts that it decodes; set once it is ready
 
     @classmethod
-    def start(cls, index: int, variables: Mapping[str, str], job: TranslateJob) -> WorkerProcess:
-        """Start a worker and send it the job's settings.
+    def start(cls, index: int, spec: WorkerSpec) -> WorkerProcess:
+        """Start a worker and send it its settings.
 
         Args:
             index: Its number, from 0.
-            variables: Environment variables to add.
-            job: All settings.
+            spec: How to start it.
         """
         ours, theirs = socket.socketpair()
         with theirs:
@@ -63,11 +71,11 @@ class WorkerProcess:
                     [*COMMAND, str(theirs.fileno())], ignored_signals=IGNORED_SIGNALS
                 ),
                 pass_fds=[theirs.fileno()],
-                env={**os.environ, **variables},
+                env={**os.environ, **spec.variables},
                 stdin=subprocess.DEVNULL,
             )
         worker = cls(index, process, Connection(ours.detach()), time.monotonic(), read_oom_kills())
-        worker.send(job)
+        worker.send(spec.job)
         return worker
 
     def send(self, message: object) -> None:

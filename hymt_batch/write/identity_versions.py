@@ -32,6 +32,7 @@ class Changes:
     removed: Mapping[str, tuple[int, Any]] = field(default_factory=dict)  # key -> version, and the only value
     renamed: Mapping[str, tuple[int, str]] = field(default_factory=dict)  # old key -> version, new key
     moved: Mapping[str, int] = field(default_factory=dict)  # key that became an output setting -> version
+    added_output: Mapping[str, Any] = field(default_factory=dict)  # new output setting -> earlier behaviour
 
 
 CHANGES = Changes(
@@ -134,6 +135,11 @@ def earlier_identities(
 def has_output_settings(identity: JsonDict, changes: Changes = CHANGES) -> bool:
     """Return whether an identity is of an earlier version, which had the output settings in it."""
     return any(version_of(identity) < since for since in changes.moved.values())
+
+
+def with_added_output(settings: JsonDict, changes: Changes = CHANGES) -> JsonDict:
+    """Return the output settings of a job, with the behaviour of its version for those that were added later."""
+    return {**changes.added_output, **settings}
 
 
 def output_settings_in(identity: JsonDict, changes: Changes = CHANGES) -> JsonDict:

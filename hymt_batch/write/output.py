@@ -29,6 +29,7 @@ from hymt_batch.write import (
     ownership,
     path_check,
     published_file,
+    run_progress,
     stop_reason,
 )
 from hymt_batch.write.attempts import AttemptMarkers
@@ -39,6 +40,7 @@ from hymt_batch.write.ownership import RequestedJob
 from hymt_batch.write.part_store import PartStore, make_shard_record
 from hymt_batch.write.published_file import InputAccess
 from hymt_batch.write.publisher import Publisher
+from hymt_batch.write.run_progress import RunProgress
 from hymt_batch.write.settings import WriteConfig
 from hymt_batch.write.storage import DurableFolders, check_space, check_storage
 from hymt_batch.write.summary import Summary, summarize
@@ -169,21 +171,34 @@ class Output:
                 self._lease.check()
             stop_reason.write(self._fs, self.folder, code, problem)
 
-    def close(self, *, orderly: bool = True) -> None:
+    def save_progress(self, progress: RunProgress) -> None:
+        """Write how far this run came, for `status`, unless another run took over the folder."""
+        with contextlib.suppress(StoppedError):
+            if self._lease:
+                self._lease.check()
+            run_progress.write(self._fs, self.folder, progress)
+
+    def close(self, *, orderly: bool = True, why: str = "") -> None:
         """Release the lease; everything committed stays.
 
         Args:
             orderly: Remove this run's attempt markers. False keeps them: a part in progress may have caused the stop.
+            why: Why the process is about to exit, if this is called inside the `with` block.
         """
-        if not self._exited:  # called inside the `with` block: the process is about to exit
+        if not self._exited:
             self._exited = True
-            what = "a signal stopped it at once" if orderly else "a step did not end"
+            what = why or ("a signal stopped it at once" if orderly else "a step did not end")
             self._save_stop_reason(ExitCode.STOPPED, Problem(what=what))
         if orderly:
             self.attempts.remove_own()
         if self._lease:
             self._lease.release()
             self._lease = None
+
+    @property
+    def num_published(self) -> int:
+        """Number of files that are published."""
+        return len(self._inputs) if self._bare_manifest is not None else len(self._publisher.published)
 
     @property
     def is_complete(self) -> bool:

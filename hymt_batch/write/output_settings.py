@@ -33,9 +33,10 @@ def settings_of(job: JobRecord) -> JsonDict:
 def differences(job: JobRecord, requested: JobRecord) -> list[tuple[str, Any, Any]]:
     """Return how the output settings of a folder's job differ from the requested ones, in the form of `manifest.diff`.
 
-    Settings that the folder's job did not record are accepted.
+    A setting that the folder's job did not record counts as the value under which its version behaved. One that is not
+    known of its version is accepted.
     """
-    recorded = settings_of(job)
+    recorded = identity_versions.with_added_output(settings_of(job))
     wanted = {key: value for key, value in settings_of(requested).items() if key in recorded}
     known = {key: value for key, value in recorded.items() if key in wanted}
     return manifest.diff(known, wanted)

@@ -200,7 +200,7 @@ class PartStore:
         is_ours = with_retries(f"part {part.index} of {shard.name}", lambda: self._publish(part, path, data))
         self._mark_committed(part)
         self.num_rows_committed += len(rows) if is_ours else 0
-        log.info(
+        log.debug(
             "committed file=%r shard=%d part=%d/%d rows=%d errors=%d new_tokens=%d bytes=%d published_here=%s "
             "commit_ms=%.1f",
             shard.input.rel,

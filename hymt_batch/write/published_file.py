@@ -125,7 +125,7 @@ def assemble(fs: Fs, folder: Path, assembly: Assembly) -> JsonDict:
     assembly.make_folder(file_record.record_path(folder, input).parent)
     errors = record["errors"]["rows"] if record["errors"] else 0
     size = record["output"]["bytes"]
-    log.info("published file=%r rows=%d errors=%d bytes=%d", input.out_rel, tally.num_rows, errors, size)
+    log.debug("published file=%r rows=%d errors=%d bytes=%d", input.out_rel, tally.num_rows, errors, size)
     return record
 
 

@@ -69,7 +69,7 @@ class Publisher:
         self._fs, self._folder, self._job, self._inputs = fs, folder, job, tuple(inputs)
         self._config, self._access, self._store, self._check_lease = config, access, store, check_lease
         self._folders = DurableFolders(fs, folder)
-        self._published: dict[str, _Published] = {}  # file id -> the published file
+        self.published: dict[str, _Published] = {}  # file id -> the published file; read-only for callers
         self._outdated: dict[str, str] = {}  # file id -> `out_rel` of a file with earlier output settings
         self._complete_shards: dict[str, ShardTable] = {}  # file id -> the shards of a file that have a row record
         self._own_sha256s: dict[str, str] = {}  # `out_rel` -> sha256 of a file that this job will replace
@@ -82,7 +82,7 @@ class Publisher:
 
     @property
     def all_published(self) -> bool:
-        return len(self._published) == len(self._inputs)
+        return len(self.published) == len(self._inputs)
 
     @property
     def is_finished(self) -> bool:
@@ -90,7 +90,7 @@ class Publisher:
         return self.all_published and self._has_manifest
 
     def unpublished_inputs(self) -> list[Input]:
-        return [input for input in self._inputs if input.file_id not in self._published]
+        return [input for input in self._inputs if input.file_id not in self.published]
 
     def load_published(self, *, redo: bool) -> None:
         """Find the files that are published and intact, and whose inputs did not change.
@@ -136,20 +136,20 @@ class Publisher:
 
     def _set_published(self, input: Input, record: JsonDict) -> None:
         shards = file_record.shard_table_of(record)
-        self._published[input.file_id] = _Published({k: v for k, v in record.items() if k != "shards"}, shards)
+        self.published[input.file_id] = _Published({k: v for k, v in record.items() if k != "shards"}, shards)
         self._complete_shards.pop(input.file_id, None)
         self._outdated.pop(input.file_id, None)
 
     def file_records(self) -> list[JsonDict]:
         """Return the records of all files, which must be published, in the order of the inputs."""
-        return [self._published[input.file_id].record for input in self._inputs]
+        return [self.published[input.file_id].record for input in self._inputs]
 
     def is_published(self, input: Input) -> bool:
-        return input.file_id in self._published
+        return input.file_id in self.published
 
     def shard_record(self, input: Input, shard_index: int) -> ShardRecord | None:
         """Return the record of a shard of a published file."""
-        published = self._published.get(input.file_id)
+        published = self.published.get(input.file_id)
         return published.shards.get(shard_index) if published else None
 
     def check_shard(self, shard: Shard, *, redo: bool) -> None:
@@ -166,7 +166,7 @@ class Publisher:
             # input, but the file's record lists the shards of the old one, and every later run would stop here.
             # Remove the record, so that the file is assembled again.
             with wrap_os_errors(f"the record of {shard.input.rel}"):
-                published = self._published[shard.input.file_id].record
+                published = self.published[shard.input.file_id].record
                 self._own_sha256s[shard.input.out_rel] = published["output"]["sha256"]
                 remove(self._fs, file_record.record_path(self._folder, shard.input))
                 self._fs.fsync_dir(file_record.record_path(self._folder, shard.input).parent)
@@ -185,7 +185,7 @@ class Publisher:
 
     def complete_shard(self, input: Input, shard: ShardRecord) -> None:
         """Record that a shard has its row record; the last shard of a file publishes it. Idempotent."""
-        if input.file_id in self._published:
+        if input.file_id in self.published:
             return
         complete = self._complete_shards.setdefault(input.file_id, ShardTable())
         if shard.index not in complete:
@@ -194,7 +194,7 @@ class Publisher:
             self._publish(input, complete)
 
     def has_complete_shard(self, input: Input, shard_index: int) -> bool:
-        return input.file_id in self._published or shard_index in self._complete_shards.get(input.file_id, ())
+        return input.file_id in self.published or shard_index in self._complete_shards.get(input.file_id, ())
 
     def _publish(self, input: Input, shards: ShardTable) -> None:
         assembly = Assembly(
@@ -296,5 +296,5 @@ class Publisher:
         """Folders of a published file, its record and its errors file."""
         yield manifest.translated_path(self._folder, input.out_rel).parent
         yield manifest.file_state_folder(self._folder, input.file_id)
-        if self._published[input.file_id].record["errors"]:
+        if self.published[input.file_id].record["errors"]:
             yield manifest.errors_path(self._folder, input.rel).parent

@@ -155,7 +155,7 @@ def stages(source: Path, name: str, free: fake_engine.Decode) -> dict[str, float
 
 FIRST_TOKEN = """
 import sys, time
-from hymt_batch.run.monitor import process_age_s
+from hymt_batch.run.progress import process_age_s
 from hymt_batch.run.reporter import Reporter
 steps = {"python": process_age_s()}
 from hymt_batch import config

@@ -8,6 +8,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from hymt_batch.device_map.placement import DeviceUsage, Placement
+from hymt_batch.device_map.settings import Device, Strategy
+
+ON_CPU = Placement(
+    strategy=Strategy.cpu,
+    map={"": "cpu"},
+    device=Device("cpu", "a CPU", 1 << 40, bfloat16=False),
+    usage=(DeviceUsage("cpu", 1000, 1, "a CPU"),),
+    replicas=(("cpu",),),
+    reasons=(),
+)
+
 COUNT_S = float(os.environ.get("STUB_COUNT_S", "0"))
 """Seconds that the tokenizer takes to count a text, so that the preparation of a row takes long."""
 
@@ -50,10 +62,18 @@ class Model:
     tokenizer: Bytes = field(default_factory=Bytes)
     device: str = "cpu"
     max_context: int = 1 << 20
-    placement: None = None
+    dtype: str = "float32"
+    placements: tuple[Placement, ...] = (ON_CPU,)
     cache_bytes_per_token: int = 1
     vocab_size: int = 258
     free_bytes: int = 1 << 30
+
+    @property
+    def placement(self) -> Placement:
+        return self.placements[0]
+
+    def environment_for(self, placement: Placement) -> dict[str, Any]:
+        return self.environment
 
     def load_tokenizer(self, *, add_generation_prompt: bool) -> Bytes:
         return self.tokenizer

@@ -1,8 +1,9 @@
 """A worker process with the fake model, which tests let `run/worker_pool.py` start instead of a real one.
 
 Some texts are deadly: POISON kills the process, HANG never ends, BUG raises an error, and FRAIL kills the process as
-often as $STUB_FRAIL sets. Run as a program with the number of a socket, it is a worker. Run with overrides, it is
-`hymt-batch translate` with this model, in the process itself or in workers.
+often as $STUB_FRAIL sets. A worker cannot load its model if its $CUDA_VISIBLE_DEVICES is in $STUB_BROKEN_GPUS. Run as
+a program with the number of a socket, it is a worker. Run with overrides, it is `hymt-batch translate` with this model,
+in the process itself or in workers.
 """
 
 from __future__ import annotations
@@ -13,19 +14,22 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from unittest import mock
 
 from hymt_batch.decode.request import Completion, Request
+from hymt_batch.errors import PreflightError
+from hymt_batch.model import prepare
 from hymt_batch.run import worker
-from tests.fakes import engine, job
+from tests.fakes import engine, job, model
 
 COMMAND = (sys.executable, "-m", "tests.fakes.worker")
 
 
 def decode(requests: Sequence[Request], check_stop: Callable[[], None]) -> list[Completion]:
-    """Upper-case, unless a text is deadly; append the process id to $STUB_PIDS for each batch."""
+    """Upper-case, unless a text is deadly; append the process id and its GPUs to $STUB_PIDS for each batch."""
     if pids := os.environ.get("STUB_PIDS"):
         with Path(pids).open("a", encoding="ascii") as file:
-            file.write(f"{os.getpid()} {len(requests)}\n")
+            file.write(f"{os.getpid()} {len(requests)} {os.environ.get('CUDA_VISIBLE_DEVICES', 'all')}\n")
     text = b"".join(bytes(request.prompt_ids[1:-1]) for request in requests)
     if b"POISON" in text:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -46,9 +50,17 @@ def innocent_death() -> bool:
         return file.tell() <= int(num_deaths)
 
 
+def prepare_on_gpu(*_: object) -> model.Model:
+    """Prepare the model, unless the GPU of this process is broken."""
+    gpu = os.environ.get("CUDA_VISIBLE_DEVICES", "all")
+    if gpu in os.environ.get("STUB_BROKEN_GPUS", "").split():
+        raise PreflightError(f"GPU {gpu} is full", fix="Free its memory.", id="C21")
+    return model.Model()
+
+
 def main(arguments: Sequence[str]) -> int:
     if arguments[0].isdecimal():
-        with job.installed(decode):
+        with job.installed(decode), mock.patch.object(prepare, "prepare_model", prepare_on_gpu):
             return worker.main(arguments)
     return job.run(arguments, decode, COMMAND)
 
