@@ -124,7 +124,10 @@ class ContentCheck:
                 if input.compression:
                     return self._decompress(input, "compressed twice", input.compression)
                 return self._check_compressed(input, format, compression)
-            if (other := self._identify(input, head)) is not None:
+            other = self._identify(input, head)
+            if other is None and looks_binary(head):
+                other = _Content(unread.BINARY.what, unread.BINARY.fix)
+            if other is not None:
                 return self._unread(input, format, other)
             if format.check_head is not None:
                 format.check_head(input, head, len(head) < HEAD_BYTES, self._config)
@@ -142,7 +145,7 @@ class ContentCheck:
         """Return what a file is by its first bytes, if that is a table or not read; None for text."""
         if (format := registry.by_magic(head)) is not None:
             return _Content(f"a {format.name} file", self._set_format(input, format))
-        kind = unread.of_content(head, input.path)
+        kind = unread.of_magic(head, input.path)
         if kind is None and not self._is_set and _named_format(input) is None:
             kind = unread.of_text(head)
         return None if kind is None else _Content(kind.what, kind.advice(input.path, self._config))

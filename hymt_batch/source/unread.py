@@ -19,7 +19,7 @@ from hymt_batch.errors import ConfigError
 from hymt_batch.formats import registry
 from hymt_batch.formats.extraction import Extraction, split_compression
 from hymt_batch.formats.json_shape import Shape, find_shape
-from hymt_batch.source.first_bytes import looks_binary, read_first_bytes
+from hymt_batch.source.first_bytes import read_first_bytes
 from hymt_batch.source.settings import SourceConfig
 
 _LIST = Path(__file__).parent / "unread_formats.toml"
@@ -49,6 +49,9 @@ class UnreadKind:
         return ConfigError(f"{path!r} is {self.what}", why="which is not read", fix=self.advice(path, config))
 
 
+BINARY = UnreadKind("binary data")
+
+
 def of_name(path: str) -> UnreadKind | None:
     """Return the unread format that a file's name says it has; None if its extension says nothing like that.
 
@@ -75,8 +78,8 @@ def of_setting(path: str, config: SourceConfig) -> UnreadKind | None:
     return None
 
 
-def of_content(head: bytes, path: str) -> UnreadKind | None:
-    """Return what a file is that has no text in it, by its first bytes, whatever its name is; None for text.
+def of_magic(head: bytes, path: str) -> UnreadKind | None:
+    """Return the unread format that a file's first bytes show, whatever its name is; None if they show none.
 
     Args:
         head: The first bytes, decompressed.
@@ -85,7 +88,7 @@ def of_content(head: bytes, path: str) -> UnreadKind | None:
     for pattern, extension in _MAGIC:
         if pattern.match(head):
             return _of_extension(_zip_extension(path) if extension == ".zip" else extension)
-    return UnreadKind("binary data") if looks_binary(head) else None
+    return None
 
 
 def of_text(head: bytes) -> UnreadKind | None:
