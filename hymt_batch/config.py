@@ -17,11 +17,20 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from hymt_batch.cli import job_name, validate
-from hymt_batch.cli.override import Override, OverrideParser, collect_settings, single_line_errors
+from hymt_batch.cli import job_name, removed_cwd, validate
+from hymt_batch.cli.override import Override, OverrideParser, collect_settings
+from hymt_batch.cli.override_syntax import single_line_errors
 from hymt_batch.cli.sweep import expand_sweep
-from hymt_batch.errors import ConfigError, PreflightError, UsageError, first_line
-from hymt_batch.schema import JOBS, OPTIONAL_SETTINGS, BenchJob, DoctorJob, InspectJob, PlanJob, TranslateJob, VerifyJob
+from hymt_batch.errors import ConfigError, HymtError, UsageError, first_line
+from hymt_batch.schema import (
+    JOBS,
+    OPTIONAL_SETTINGS,
+    DoctorJob,
+    InspectJob,
+    PipelineJob,
+    PlanJob,
+    TranslateJob,
+)
 
 EXAMPLE_OVERRIDES = {"tgt_lang": "tgt_lang=fr", "source.path": "source.path=corpus.txt", "name": "name=demo"}
 """Missing setting -> the example override that the error message shows."""
@@ -32,7 +41,9 @@ class SweepPoint:
     """One job of a sweep."""
 
     label: str  # folder name below outputs/NAME; "" if no setting is swept
-    job: Any
+    job: Any  # None if the point has an error
+    error: HymtError | None = None  # why the point cannot run
+    notes: tuple[str, ...] = ()  # for the user: how a value was understood
 
 
 def conf_folder() -> Path:
@@ -73,27 +84,53 @@ def load(job: str, overrides: Sequence[str]) -> Any:
         ConfigError: A setting is missing, or settings cannot be combined.
         PreflightError: A path is relative, and the working directory was removed.
     """
-    return _build(job, override_parser(job).parse(overrides))
+    return load_point(job, overrides).job
+
+
+@single_line_errors()
+def load_point(job: str, overrides: Sequence[str]) -> SweepPoint:
+    """Compose and check the settings of one job, as `load` does; also return the notes for the user."""
+    built, notes = _build(job, override_parser(job).parse(overrides))
+    return SweepPoint("", built, notes=tuple(notes))
 
 
 @single_line_errors()
 def load_sweep(job: str, overrides: Sequence[str]) -> list[SweepPoint]:
     """Compose and check all points of a sweep (-m), before the first one runs.
 
+    A point that `load` would reject has the error instead of a job, so that the other points can run.
+
     Raises:
-        UsageError: A key or value is invalid.
-        ConfigError: `load` rejects a point, or several points read stdin.
+        UsageError: A key is invalid, or a value that is not swept; or all points have the same error.
+        ConfigError: Several points read stdin.
         PreflightError: A path is relative, and the working directory was removed.
     """
-    jobs = [(label, point, _build(job, point)) for label, point in expand_sweep(_parse_sweep(job, overrides))]
-    if len(jobs) > 1 and any(getattr(getattr(config, "source", None), "path", None) == "-" for _, _, config in jobs):
+    points = [(point, _load_swept(job, label, point)) for label, point in expand_sweep(_parse_sweep(job, overrides))]
+    jobs = [loaded.job for _, loaded in points if loaded.error is None]
+    errors = [loaded.error for _, loaded in points if loaded.error is not None]
+    if not jobs and len(set(map(str, errors))) == 1:
+        raise errors[0]
+    if len(points) > 1 and any(getattr(getattr(built, "source", None), "path", None) == "-" for built in jobs):
         raise ConfigError("source.path=- can be read only once", fix="Write stdin to a file and set source.path=FILE.")
-    first = jobs[0][2].name
-    for label, point, config in jobs:
-        if label:  # all points share one parent folder, even if the input is swept, which changes the default name
+    first = str(jobs[0].name) if jobs else ""
+    for point, loaded in points:
+        if loaded.label and loaded.error is None:
+            # all points share one parent folder, even if the input is swept, which changes the default name
             is_named = any(override.key == "name" for override in point)
-            config.output_dir, config.name = os.path.join(config.output_dir, config.name if is_named else first), label
-    return [SweepPoint(label, config) for label, _, config in jobs]
+            name = loaded.job.name if is_named else first
+            loaded.job.output_dir, loaded.job.name = os.path.join(loaded.job.output_dir, name), loaded.label
+    return [loaded for _, loaded in points]
+
+
+def _load_swept(job: str, label: str, point: Sequence[Override]) -> SweepPoint:
+    try:
+        with single_line_errors():
+            if wrong := next((override.error for override in point if override.error is not None), None):
+                raise wrong
+            built, notes = _build(job, point)
+    except HymtError as error:
+        return SweepPoint(label, None, error)
+    return SweepPoint(label, built, notes=tuple(notes))
 
 
 @single_line_errors()
@@ -121,14 +158,16 @@ def list_sources(job: str, overrides: Sequence[str]) -> str:
 
 def _parse_sweep(job: str, overrides: Sequence[str]) -> list[Override]:
     """Parse the overrides of a sweep, preceded by those that the chosen preset sweeps (its hydra.sweeper.params)."""
-    parsed = override_parser(job).parse(overrides, sweep=True)
-    _, chosen = _compose(job, [override.expand()[0] for override in parsed if override.is_group])
+    parsed = override_parser(job).parse(overrides, sweep=True, keep_errors=True)
+    presets = [point for override in parsed if override.key == "preset" for point in override.expand()]
+    _, chosen = _compose(job, [preset for preset in presets if preset.error is None][:1])
     parsed_keys = {override.key for override in parsed}
     params = [f"{key}={text}" for key, text in chosen.sweep_params.items() if key not in parsed_keys]
     return [*override_parser(job).parse(params, sweep=True), *parsed]
 
 
-def _build(job: str, overrides: Sequence[Override]) -> Any:
+def _build(job: str, overrides: Sequence[Override]) -> tuple[Any, list[str]]:
+    """Return the checked settings of one job, and the notes for the user."""
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
@@ -147,43 +186,20 @@ def _build(job: str, overrides: Sequence[Override]) -> Any:
         verb = "are" if len(missing) > 1 else "is"
         add = " ".join(EXAMPLE_OVERRIDES.get(key, f"{key}=VALUE") for key in missing)
         raise ConfigError(f"{' and '.join(missing)} {verb} missing", fix=f"Add for example {add}{demo}.")
-    if not isinstance(built, BenchJob):
+    if isinstance(built, PipelineJob | InspectJob):
         built.output_dir = os.path.expanduser(built.output_dir)
     if isinstance(built, TranslateJob) and built.source.path is None:
         raise ConfigError(
             "source.path is null", fix="Set source.path to a file, a folder, a glob, a hub id, or - for stdin."
         )
+    notes = []
     if isinstance(built, TranslateJob | PlanJob | DoctorJob):
-        validate.validate_job(built)
-    elif not isinstance(built, BenchJob):
+        notes = validate.validate_job(built)
+    elif isinstance(built, InspectJob):
         job_name.check(built.name, allow_sweep_point=True)
-    if _is_cwd_removed():
-        _check_relative_paths(built)
-    return built
-
-
-def _check_relative_paths(job: Any) -> None:
-    """Reject paths that are relative to a removed working directory."""
-    settings: list[tuple[str, str]] = []
-    if isinstance(job, TranslateJob | InspectJob) and job.name is not None:
-        settings.append(("output_dir", job.output_dir))
-    if isinstance(job, TranslateJob | PlanJob | DoctorJob) and job.source.path is not None:
-        paths = [job.source.path] if isinstance(job.source.path, str) else job.source.path
-        settings += [("source.path", path) for path in paths if path != "-" and not path.startswith("demo:")]
-    if isinstance(job, VerifyJob) and not isinstance(job.inputs, bool):
-        settings += [("inputs", path) for path in ([job.inputs] if isinstance(job.inputs, str) else job.inputs)]
-    for key, path in settings:
-        if not os.path.isabs(os.path.expanduser(path)):
-            raise PreflightError(
-                f"The working directory of this process was removed, and {key}={path} is relative to it",
-                fix=f"Change to an existing folder (cd), or set {key} to an absolute path.",
-            )
-
-
-def leave_removed_cwd() -> None:
-    """Change to / if the working directory was removed: without one, oneMKL ends the process."""
-    if _is_cwd_removed():
-        os.chdir("/")
+    if removed_cwd.is_removed():
+        removed_cwd.check_relative_paths(built)
+    return built, notes
 
 
 @contextmanager
@@ -197,35 +213,15 @@ def _initialize_hydra() -> Iterator[None]:
     plugins = sys.modules.get("hydra_plugins")
     sys.modules["hydra_plugins"] = None  # type: ignore[assignment]  # its import fails as if no plugin were installed
     try:
-        with _in_existing_cwd(), initialize_config_dir(str(conf_folder()), job_name="hymt_batch", version_base="1.3"):
+        with (
+            removed_cwd.in_existing(conf_folder()),
+            initialize_config_dir(str(conf_folder()), job_name="hymt_batch", version_base="1.3"),
+        ):
             yield
     finally:
         del sys.modules["hydra_plugins"]
         if plugins is not None:
             sys.modules["hydra_plugins"] = plugins
-
-
-def _is_cwd_removed() -> bool:
-    try:
-        os.getcwd()
-    except OSError:
-        return True
-    return False
-
-
-@contextmanager
-def _in_existing_cwd() -> Iterator[None]:
-    """Work in conf/ while Hydra runs if the working directory was removed: Hydra needs one."""
-    if not _is_cwd_removed():
-        yield
-        return
-    removed_cwd = os.open(".", os.O_PATH | os.O_DIRECTORY)
-    try:
-        os.chdir(conf_folder())
-        yield
-    finally:
-        os.fchdir(removed_cwd)
-        os.close(removed_cwd)
 
 
 @dataclass(frozen=True, slots=True)

@@ -201,6 +201,7 @@ def corpus_lines(corpus: dict[str, Any], probe: ProbeResult | None) -> list[str]
         f"corpus   {corpus['rows']:,} rows in {corpus['files']:,} file(s): {corpus['decoded_rows']:,} to decode, "
         f"{corpus['duplicate_rows']:,} duplicates, {corpus['blank_rows']:,} blank, {corpus['refused_rows']:,} rejected"
     ]
+    lines += [f"         languages of the first rows: {seen}" for seen in corpus.get("languages", ())]
     if corpus["tokens"] is None:
         return [
             *lines,

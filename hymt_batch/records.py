@@ -19,7 +19,7 @@ class Status(StrEnum):
     COPIED = "copied"  # the translation equals its source; kept
     TRUNCATED = "truncated"  # no end token within the row's max_new_tokens; the text is kept
     TOO_LONG = "too_long"  # the row exceeds a limit; not translated
-    BAD_ENCODING = "bad_encoding"  # its bytes are not UTF-8; not translated
+    BAD_ENCODING = "bad_encoding"  # its bytes are not in the encoding of the file; not translated
     BAD_ROW = "bad_row"  # it is not a valid row of its format, has no text field, or cannot take the added fields
     BAD_LANGUAGE = "bad_language"  # its language field is not a language that the model supports; not translated
     GENERATION_ERROR = "generation_error"  # decoding failed for this row
@@ -46,7 +46,7 @@ UNLISTED_STATUSES = frozenset({Status.OK, Status.NOT_SELECTED})
 """Statuses of rows that are not listed in errors/: there is nothing to tell about them."""
 
 
-PLAN_VERSION = 3
+PLAN_VERSION = 4
 """Version of the plan: which rows are sent, which rows are equal, how they are cut and what their digests cover.
 
 A job keeps the version it was created with, so that its committed parts stay valid. Output folders without
@@ -91,6 +91,7 @@ class Input:
     compression: str = ""  # "", gz, zst, xz or bz2
     file_id: str = ""  # 16 hex digits of sha256(rel): the name of its state folder
     dataset: str = ""  # "arrow" for a split saved by datasets.save_to_disk; its path is the split's folder
+    encoding: str = ""  # encoding of its text, as source.encoding names it; "" for UTF-8 and for tables
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +113,8 @@ class Preamble:
     delimiter: str = ""  # csv/tsv: character between two fields; "" means the format's default
     escape: str = ""  # csv/tsv: character that makes the next quote, delimiter or line break literal; "" means none
     schema: Any = None  # parquet and saved datasets: the pyarrow schema
+    encoding: str = ""  # encoding of the file, with its byte order; "" for UTF-8 and for tables
+    mark: bytes = b""  # byte order mark of UTF-16 or UTF-32, which is not a part of the transcoded bytes
 
     @property
     def num_bytes(self) -> int:
@@ -127,7 +130,7 @@ class Document:
     row_index: int  # index within its file, from 0
     text: str | None  # None if unreadable; for an error row, set only in the second pass
     digest: bytes  # 8 bytes of blake2b over the raw row (bytes with line ending, or the row's canonical form)
-    raw: bytes = b""  # the row with its line ending; parquet: the text of an error row, otherwise b""
+    raw: bytes = b""  # the row in UTF-8 with its line ending; parquet: the text of an error row, otherwise b""
     src_lang: str | None = None  # None: the job's language
     tgt_lang: str | None = None
     status: Status = Status.OK  # with any other status the row is not decoded
@@ -145,7 +148,7 @@ class Shard:
     index: int  # from 0 within the file
     first_row: int
     documents: Sequence[Document]
-    start: int  # cursor of the first row: byte offset in the (decompressed) stream, or row number for tables
+    start: int  # cursor of the first row: offset in the decompressed UTF-8 bytes, or row number for tables
     end: int  # cursor after the last row
     sha256: str  # hash of the raw bytes [start, end); for tables and spliced formats, of the row digests
     last: bool  # True for the last shard of its file

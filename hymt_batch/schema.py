@@ -209,6 +209,13 @@ class VerifyJob(InspectJob):
             )
 
 
+@dataclass(kw_only=True, slots=True)
+class LanguagesJob:
+    """Settings of `hymt-batch languages`; documented in conf/languages.yaml."""
+
+    format: Operation[ReportFormat] = ReportFormat.text
+
+
 JOBS: dict[str, type] = {
     "translate": TranslateJob,
     "plan": PlanJob,
@@ -216,6 +223,7 @@ JOBS: dict[str, type] = {
     "bench": BenchJob,
     "status": StatusJob,
     "verify": VerifyJob,
+    "languages": LanguagesJob,
 }
 """Job name -> its dataclass; conf/<name>.yaml has its defaults."""
 

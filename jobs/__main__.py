@@ -108,6 +108,7 @@ def run_job(command_line: CommandLine, job: str, summary: str) -> ExitCode:
         if "launch.progress=off" not in command_line.overrides:
             streams.show_notice("hymt-batch: loading")
     from hymt_batch import config, schema
+    from hymt_batch.cli import removed_cwd
 
     if job not in schema.JOBS:
         raise UsageError(f"{job} has no settings in conf/ and cannot be run", fix=f"Jobs: {', '.join(schema.JOBS)}.")
@@ -127,13 +128,14 @@ def run_job(command_line: CommandLine, job: str, summary: str) -> ExitCode:
     points = (
         config.load_sweep(job, command_line.overrides)
         if command_line.multirun
-        else [config.SweepPoint("", config.load(job, command_line.overrides))]
+        else [config.load_point(job, command_line.overrides)]
     )
     if job != "translate":  # translate writes its result to files
         streams.require_stdout()
-    config.leave_removed_cwd()  # if the directory was removed, config.load has checked that all paths are absolute
+    removed_cwd.leave()  # if the directory was removed, config.load has checked that all paths are absolute
     module = importlib.import_module(f"{__package__}.{job}")
     if len(points) == 1 and not points[0].label:
+        print_notes(points[0])
         return ExitCode(module.run(points[0].job))
     return run_sweep(points, module.run, lambda: stop is not None and stop.requested)
 
@@ -154,11 +156,16 @@ def run_sweep(
     codes: list[ExitCode | None] = [None] * len(points)
     streams.clear_notice()
     for index, point in enumerate(points):
+        name = point.label or ("" if point.job is None else point.job.name)
         print(
-            sanitize.sanitize_text(f"hymt-batch: point {index + 1} of {len(points)}: {point.label or point.job.name}"),
+            sanitize.sanitize_text(f"hymt-batch: point {index + 1} of {len(points)}: {name}"),
             file=sys.stderr,
             flush=True,
         )
+        if point.error is not None:
+            codes[index] = report_error(point.error)
+            continue
+        print_notes(point)
         try:
             codes[index] = ExitCode(run_one(point.job))
         except Exception as error:  # the next point still runs
@@ -172,10 +179,16 @@ def run_sweep(
     not_run = [code for code in codes if code is None]
     print("exit  point", file=sys.stderr)
     for point, code in zip(points, codes, strict=True):
-        folder = os.path.join(point.job.output_dir, str(point.job.name))
+        folder = point.label if point.job is None else os.path.join(point.job.output_dir, str(point.job.name))
         print(sanitize.sanitize_text(f"{'-' if code is None else int(code):>4}  {folder}"), file=sys.stderr)
     finished = [code for code in codes if code is not None]
     return ExitCode.STOPPED if not_run else max(finished, key=SEVERITY.index)
+
+
+def print_notes(point: SweepPoint) -> None:
+    """Print to stderr how values of the command line were understood."""
+    for note in point.notes:
+        print(sanitize.sanitize_text(f"hymt-batch: {note}"), file=sys.stderr, flush=True)
 
 
 def report_error(error: Exception) -> ExitCode:

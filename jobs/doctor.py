@@ -7,6 +7,7 @@ no files behind.
 from __future__ import annotations
 
 import json
+import sys
 import textwrap
 from collections import Counter
 from collections.abc import Sequence
@@ -15,16 +16,17 @@ from shutil import get_terminal_size
 from typing import TYPE_CHECKING
 
 from hymt_batch import sanitize, streams
-from hymt_batch.doctor import catalogue, load_checks, preflight
+from hymt_batch.doctor import catalogue, load_checks, preflight, search
 from hymt_batch.doctor.explain import explain_errors
 from hymt_batch.doctor.finding import Finding, Level
-from hymt_batch.errors import ExitCode, HymtError
+from hymt_batch.errors import ExitCode, HymtError, UsageError
 from hymt_batch.run.reporter import Reporter
 from hymt_batch.sanitize import escape_line
 
 if TYPE_CHECKING:
     from hymt_batch.schema import DoctorJob
 
+TABLE_ORDER = (Level.OK, Level.SKIP, Level.WARN, Level.FAIL)
 TROUBLESHOOTING_PAGE = "docs/troubleshooting.md"
 
 
@@ -48,7 +50,11 @@ def describe(finding: Finding) -> str:
 
 
 def render(findings: Sequence[Finding], width: int = 120) -> str:
-    """Format the findings as a table; the fix and the id of the failure are below each result."""
+    """Format the findings as a table; the fix and the id of the failure are below each result.
+
+    Failures stand last, above the counts, where a terminal shows them; warnings stand before them.
+    """
+    findings = sorted(findings, key=lambda finding: TABLE_ORDER.index(finding.level))
     column = min(34, max(len(finding.check) for finding in findings))
     indent = " " * (column + 8)
     lines: list[str] = []
@@ -69,22 +75,67 @@ def render(findings: Sequence[Finding], width: int = 120) -> str:
                 f"or {TROUBLESHOOTING_PAGE}#{finding.id.lower()}"
             )
     counts = Counter(finding.level for finding in findings)
-    summary = ", ".join(f"{counts[level]} {level.value}" for level in Level if counts[level])
+    summary = ", ".join(f"{counts[level]} {level.value}" for level in TABLE_ORDER if counts[level])
     return "\n".join([*lines, "", summary])
 
 
+def explain_text(text: str, *, as_json: bool) -> str:
+    """Return the explanation of a failure.
+
+    Args:
+        text: Its id, or a message or traceback; "-" reads it from standard input.
+        as_json: True for a JSON list of all failures that the text may be about, the best first.
+
+    Raises:
+        UsageError: The id is unknown, or no known failure has this message; the error lists the nearest three.
+    """
+    if text.strip() == "-":
+        text = sys.stdin.buffer.read().decode("utf-8", "replace")
+    if search.is_id(text):
+        found: tuple[catalogue.Failure, ...] = (catalogue.get(text),)
+    else:
+        result = search.search(text)
+        found = result.found
+        if not found:
+            raise not_found(text, result.nearest)
+    if as_json:
+        return json.dumps([asdict(failure) for failure in found])
+    lines = [catalogue.explain(found[0])]
+    if others := found[1 : 1 + search.NUM_NEAREST]:
+        lines += ["", "It may also be:"]
+        lines += [f"  {failure.id}: {failure.title} (hymt-batch doctor explain={failure.id})" for failure in others]
+    return "\n".join(lines)
+
+
+def not_found(text: str, nearest: Sequence[catalogue.Failure]) -> UsageError:
+    """Return the error for a message that no known failure has."""
+    lists_all = f"{TROUBLESHOOTING_PAGE} lists all failures"
+    if not text.strip():
+        return UsageError(
+            "explain= has no text", fix='Set explain=C23, explain="the message", or explain=- with a pipe.'
+        )
+    what = f"explain: no known failure has the message {escape_line(text.strip(), 200)!r}"
+    if not nearest:
+        return UsageError(f"{what}, and none is similar", fix=f"{lists_all}.")
+    listed = "".join(f"\n  {failure.id}: {failure.title}" for failure in nearest)
+    return UsageError(
+        f"{what}. The nearest are:{listed}",
+        fix=f"To read one, run hymt-batch doctor explain={nearest[0].id}; {lists_all}.",
+    )
+
+
 def run(job: DoctorJob) -> ExitCode:
-    """Print the table of findings or, with explain=, one entry of the catalogue.
+    """Print the table of findings or, with explain=, what the catalogue has for an id or a pasted message.
 
     Returns:
         LEASE_HELD if the only failure is a lease that another process holds, PREFLIGHT if any other check failed,
         WARNINGS if strict=true and there is a warning, else COMPLETE.
 
     Raises:
-        UsageError: explain= is not a known failure.
+        UsageError: explain= is not a known failure, and no known failure has this message.
     """
     if job.explain is not None:
-        streams.print_result(catalogue.explain(catalogue.get(job.explain)))
+        streams.print_result(sanitize.sanitize_text(explain_text(job.explain, as_json=job.format.value == "json")))
         return ExitCode.COMPLETE
     with Reporter("off"):
         findings = doctor(job)

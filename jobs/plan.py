@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from hymt_batch import batch, plan_report, prompt, segment, streams
 from hymt_batch.bench import probe
@@ -34,6 +34,7 @@ from hymt_batch.run.reporter import Reporter
 from hymt_batch.sanitize import escape_line, sanitize_text
 from hymt_batch.source import discovery, stream
 from hymt_batch.source.corpus_stats import CorpusStats, compute_corpus_stats
+from hymt_batch.source.language_check import LanguageReport, check_languages
 from hymt_batch.source.preamble_reader import PreambleCache
 from hymt_batch.source.shards import SkippedShard, cut_shards
 
@@ -184,12 +185,13 @@ def evaluate_strategy(
     )
 
 
-def scan_corpus(job: PlanJob, files: ModelFiles) -> tuple[CorpusStats, list[Any]]:
-    """Read the corpus once; return its statistics and its input files."""
+def scan_corpus(job: PlanJob, files: ModelFiles) -> tuple[CorpusStats, LanguageReport]:
+    """Read the corpus once; return its statistics and the languages that its first rows name."""
     preambles = PreambleCache(job.source)
     inputs = stream.apply_limit(discovery.find_inputs(job.source), job.source, preambles)
     stream.check_fields(inputs, job.source, (), preambles)
     stream.check_first_rows(inputs, job.source, preambles)
+    language_report = check_languages(inputs, job.source, preambles)
     count_tokens = tokenizing.token_counter(files.folder) if (files.folder / "tokenizer.json").is_file() else None
     shards = cut_shards(
         inputs,
@@ -206,7 +208,7 @@ def scan_corpus(job: PlanJob, files: ModelFiles) -> tuple[CorpusStats, list[Any]
         num_sample=PROBE_SAMPLE_ROWS if job.probe else 0,
         seed=job.seed,
     )
-    return corpus_stats, inputs
+    return corpus_stats, language_report
 
 
 def min_parts(job: PlanJob, files: ModelFiles, corpus_stats: CorpusStats, on_gpu: bool) -> int:
@@ -268,8 +270,11 @@ def run(job: PlanJob) -> ExitCode:
         report = plan(job)
         if job.source.path is not None:
             files, _ = find_model(job)
-            stats, _ = scan_corpus(job, files)
+            stats, languages = scan_corpus(job, files)
             report.corpus = {key: value for key, value in asdict(stats).items() if key != "sample"}
+            report.corpus["languages"] = [*languages.seen, *languages.notes]
+            report.findings += languages.warnings
+            report.warnings += [warning.text for warning in languages.warnings]
             report.corpus["expected_output_tokens"] = stats.tokens
             on_gpu = any(device.startswith("cuda") for group in report.replicas for device in group)
             report.corpus["min_parts"] = min_parts(job, files, stats, on_gpu)

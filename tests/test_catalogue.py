@@ -333,6 +333,7 @@ WARNINGS: list[tuple[str, Damage, Damage]] = [
     ("E8", nothing, lambda folder: generate(folder, do_sample=False, temperature=0.7)),
     ("E12", nothing, lambda folder: load(folder).generate()),
     ("E24", nothing, load),
+    ("C32", nothing, lambda folder: pipeline("text-generation", model=str(folder), torch_dtype="auto")),
 ]
 
 

@@ -181,9 +181,9 @@ def test_null_is_none_and_an_empty_value_is_an_empty_text() -> None:
         ("on_mismatch=forq", ["Did you mean on_mismatch=fork?"]),
         ("batch.max_rows=0", ["batch.max_rows=0"]),
         ("write.min_free=much", ["write.min_free=5GiB"]),
-        ("tgt_lang=frr", ["Nearest: fr"]),
+        ("tgt_lang=frr", ["it is Northern Frisian. Nearest: nl, de."]),
         ("tgt_lang=fr,de", ["Add -m"]),
-        ("src_lang=french", ["src_lang=french", "fr"]),
+        ("src_lang=frensh", ["src_lang=frensh", "Nearest: fr."]),
         ("+model.path=x", ["Write model.path=VALUE"]),
         ("++a.b=x", ["are fixed", "a.b is not one of them", "Settings of translate: "]),
         ("+modle=x", ["are fixed", "Did you mean model?"]),
@@ -240,6 +240,19 @@ def test_a_value_of_another_setting_may_be_used() -> None:
 def test_languages_are_normalized_to_their_codes() -> None:
     job = load("source.path=x", "src_lang=EN", "tgt_lang=ZH_hant")
     assert (job.src_lang, job.tgt_lang) == ("en", "zh-Hant")
+    job = load("source.path=x", "src_lang=eng_Latn", "tgt_lang=Chinese, Traditional")
+    assert (job.src_lang, job.tgt_lang) == ("en", "zh-Hant")
+    assert "both fr" in refusal(*BASE, "src_lang=fr-CA")
+
+
+@pytest.mark.parametrize("job", ["translate", "plan", "doctor"])
+def test_a_language_that_is_not_written_as_its_code_is_noted(job: str) -> None:
+    point = config.load_point(job, ["source.path=x", "src_lang=en", "tgt_lang=pt-BR"])
+    assert point.job.tgt_lang == "pt"
+    assert point.notes == (
+        "tgt_lang=pt-BR is read as pt (Portuguese); BR is dropped, because the models do not distinguish it",
+    )
+    assert config.load_point(job, ["source.path=x", "src_lang=EN", "tgt_lang=zh_hant"]).notes == ()
     assert "both fr" in refusal(*BASE, "src_lang=fr")
 
 
@@ -369,8 +382,53 @@ def test_a_tilde_is_the_home_of_the_user(monkeypatch: pytest.MonkeyPatch) -> Non
     assert config.load("status", ["name=n", "output_dir=~/x"]).output_dir == "/home/me/x"
 
 
-def test_a_wrong_point_is_found_before_any_runs() -> None:
-    assert "zz" in refusal("source.path=x", "tgt_lang=fr,zz", points=True)
+@pytest.mark.parametrize(
+    ("word", "wrong", "needle"),
+    [
+        ("tgt_lang=fr,xx,de", 1, "tgt_lang=xx is not a language"),
+        ("batch.max_rows=8,foo", 1, "batch.max_rows=foo is not"),
+        ("batch.max_rows=0,8", 0, "batch.max_rows=0"),
+        ("model=nonexistent,demo", 0, "model=nonexistent is not a choice"),
+        ("decode.engine=generate,bad", 1, "decode.engine=bad is not a choice"),
+        ("preset=nightly,bad", 1, "preset=bad is not a choice"),
+        ("segment.max_tokens=64,9000", 1, "model.max_context"),
+        ("name=good,a\u0001b", 1, "name=a"),
+        ("strict=true,1\n2", 1, "1\\n2 is not true or false"),
+    ],
+)
+def test_a_wrong_point_has_its_error_and_the_others_a_job(word: str, wrong: int, needle: str) -> None:
+    swept = points(word)
+    assert [point.error is not None for point in swept] == [index == wrong for index in range(len(swept))]
+    for point in swept:
+        assert (point.job is None) == (point.error is not None)
+    error = swept[wrong].error
+    assert error is not None and needle in str(error) and "\n" not in str(error)
+
+
+def test_what_is_wrong_in_every_point_is_said_once() -> None:
+    assert "batch.max_row is not a setting" in refusal(*BASE, "tgt_lang=fr,de", "batch.max_row=8", points=True)
+    assert "strict=maybe is not true or false" in refusal(*BASE, "tgt_lang=fr,de", "strict=maybe", points=True)
+    assert "source.path is missing" in refusal("tgt_lang=fr,de", points=True)
+    assert "zz" in refusal("source.path=x", "tgt_lang=zz", points=True)
+    both = points("tgt_lang=xx,yy")
+    assert [str(point.error)[:11] for point in both] == ["tgt_lang=xx", "tgt_lang=yy"]
+
+
+def test_a_wrong_point_does_not_move_the_folders_of_the_others() -> None:
+    swept = points("tgt_lang=xx,fr", "decode.top_k=1,2", "decode=recommended")
+    good = [point.job for point in swept if point.job is not None]
+    assert [(job.output_dir, job.name) for job in good] == [
+        ("outputs/in", "decode.top_k=1,tgt_lang=fr"),
+        ("outputs/in", "decode.top_k=2,tgt_lang=fr"),
+    ]
+
+
+def test_two_spellings_of_one_language_are_one_point() -> None:
+    assert [point.label for point in points("tgt_lang=fr,fr-FR,French,de_DE")] == ["tgt_lang=fr", "tgt_lang=de"]
+    assert [point.label for point in points("tgt_lang=zh-TW,zho_Hans")] == ["tgt_lang=zh-Hant", "tgt_lang=zh"]
+    (point,) = points("name=a,a")
+    assert (point.label, point.job.name) == ("", "a")
+    assert points("tgt_lang=fr-FR,de")[0].notes == points("tgt_lang=fr-FR")[0].notes != ()
 
 
 @pytest.mark.fault(79)
@@ -438,8 +496,8 @@ def test_a_model_whose_prompt_takes_candidates_is_refused_before_anything_runs(m
     message = refusal("source.path=x", "tgt_lang=fr", f"model={model}")
     assert "several candidate translations" in message
     assert "Set model=hunyuan_mt_7b." in message
-    swept = refusal("source.path=x", "tgt_lang=fr", f"model=hunyuan_mt_7b,{model}", points=True)
-    assert "several candidate translations" in swept
+    swept = config.load_sweep("translate", ["source.path=x", "tgt_lang=fr", f"model=hunyuan_mt_7b,{model}"])
+    assert swept[0].error is None and "several candidate translations" in str(swept[1].error)
     with pytest.raises(ConfigError, match="several candidate translations"):
         config.load("plan", ["source.path=x", "tgt_lang=fr", f"model={model}", "probe=true"])
     assert config.load("plan", [f"model={model}"]).model.family.value == "hunyuan_mt_chimera"

@@ -296,6 +296,16 @@ def test_a_healthy_job_has_no_failure_and_exit_0(tmp_path: Path, capsys: pytest.
     assert [path.name for path in tmp_path.iterdir()] == ["in.txt"]
 
 
+def test_failures_stand_last_above_the_counts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    more = ["model=demo", f"output_dir={tmp_path}", "device_map=manual", "device_map.map={lm_head: cpu}"]
+    assert doctor.run(config.load("doctor", more)) is ExitCode.PREFLIGHT
+    lines = capsys.readouterr().out.splitlines()
+    levels = [line.split()[0] for line in lines if line.startswith(("ok ", "skip ", "warn ", "fail "))]
+    assert levels == sorted(levels, key=["ok", "skip", "warn", "fail"].index)
+    assert levels[-1] == "fail"
+    assert lines[-1].endswith("1 fail")
+
+
 def test_warnings_exit_1_under_strict_and_failures_exit_6(tmp_path: Path) -> None:
     more = ["model=demo", f"output_dir={tmp_path}", *SPLIT]
     assert doctor.run(config.load("doctor", more)) is ExitCode.COMPLETE

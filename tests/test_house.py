@@ -43,7 +43,7 @@ RULES = {
     "cli/": "schema.py */settings.py formats/registry.py languages.py errors.py",
     "schema.py": "*/settings.py decode/registry.py segment.py prompt.py batch.py model/synthetic.py setting.py "
     "errors.py",
-    "source/settings.py": "formats/registry.py formats/options.py setting.py errors.py",
+    "source/settings.py": "formats/registry.py formats/options.py formats/text_encoding.py setting.py errors.py",
     "write/settings.py": "formats/registry.py setting.py errors.py",
     "decode/settings.py": "model/settings.py setting.py errors.py",
     "*/settings.py": "setting.py languages.py errors.py",
@@ -65,9 +65,19 @@ RULES = {
     "streams.py": "errors.py",
     "fs.py": "fs_protocol.py nofollow.py storage_error.py",
     "storage_error.py": "errors.py",
-    "languages.py": "errors.py",
+    "languages.py": "errors.py language_table.py language_tags.py",
     **dict.fromkeys(
-        ("records.py", "errors.py", "setting.py", "fs_protocol.py", "nofollow.py", "child_process.py", "sanitize.py"),
+        (
+            "records.py",
+            "errors.py",
+            "setting.py",
+            "fs_protocol.py",
+            "nofollow.py",
+            "child_process.py",
+            "sanitize.py",
+            "language_table.py",
+            "language_tags.py",
+        ),
         "",
     ),
 }
@@ -189,7 +199,7 @@ def test_an_init_file_has_only_a_docstring() -> None:
 
 @pytest.mark.parametrize("job", schema.JOBS)
 def test_composing_a_job_imports_no_heavy_library(job: str, tmp_path: Path) -> None:
-    words = {"translate": ["preset=demo"], "bench": []}.get(job, ["name=demo"])
+    words = {"translate": ["preset=demo"], "bench": [], "languages": []}.get(job, ["name=demo"])
     program = (
         "import sys; from hymt_batch import config; config.load(sys.argv[1], sys.argv[2:]);"
         f"print([name for name in {sorted(set(HEAVY) - {'hydra', 'omegaconf'})} if name in sys.modules])"

@@ -54,6 +54,7 @@ CHANGES: dict[str, str | tuple[str, ...]] = {
     "source.header": ("false", CSV),
     "source.delimiter": (";", CSV),
     "source.escape": ("backslash", CSV),
+    "source.encoding": "cp1252",
     "source.follow_symlinks": ("true", "source.path=linked"),
     "source.subset": ("small", HUB),
     "source.split": ("train", HUB),

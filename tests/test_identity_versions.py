@@ -272,17 +272,23 @@ def test_added_removed_and_renamed_keys_are_upgraded() -> None:
         renamed={"a.old_name": (3, "b.name")},
         moved={"c.format": 3},
     )
-    requested = {"version": 3, "a": {"new": "as before", "unknown": 7, "same": 1}, "b": {"name": 3}}
+    requested = {
+        "version": identity_versions.VERSION,
+        "a": {"new": "as before", "unknown": 7, "same": 1},
+        "b": {"name": 3},
+    }
     stored = {"version": 2, "a": {"gone": True, "old_name": 3, "same": 1}, "c": {"format": "text"}}
     assert identity_versions.upgrade(stored, requested, changes) == requested
     assert identity_versions.differences(stored, requested, changes=changes) == []
     assert identity_versions.output_settings_in(stored, changes) == {"c.format": "text"}
     earlier = list(identity_versions.earlier_identities(requested, {"c.format": "text"}, changes))
     first = {key: value for key, value in stored.items() if key != "version"}
-    assert earlier == [{**stored, "b": {}}, {**first, "b": {}}]
+    version_3 = {**requested, "version": 3}  # with either plan, which this identity lacks
+    assert earlier == [version_3, version_3, {**stored, "b": {}}, {**first, "b": {}}]
     changed = {**requested, "a": {**requested["a"], "new": "otherwise"}}
     assert identity_versions.differences(stored, changed, changes=changes) == [("a.new", "as before", "otherwise")]
-    assert list(identity_versions.earlier_identities(changed, {}, changes)) == []
+    changed_3 = {**changed, "version": 3}
+    assert list(identity_versions.earlier_identities(changed, {}, changes)) == [changed_3, changed_3]
 
 
 def test_an_output_setting_that_a_folder_did_not_record_has_the_value_of_its_version(

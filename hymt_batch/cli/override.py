@@ -10,9 +10,8 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import MISSING, dataclass, fields, is_dataclass
 from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
@@ -70,7 +69,12 @@ class Override:
     key: str
     is_group: bool
     texts: tuple[str, ...]  # values as written, for the names of sweep folders
-    values: tuple[Any, ...]
+    values: tuple[Any, ...]  # a wrong value is its error, where a sweep keeps errors
+
+    @property
+    def error(self) -> UsageError | None:
+        """The error of the only value of a point, or None."""
+        return self.values[0] if isinstance(self.values[0], UsageError) else None
 
     @property
     def is_swept(self) -> bool:
@@ -100,16 +104,6 @@ def collect_settings(job: type, prefix: str = "") -> dict[str, Setting]:
     return settings
 
 
-@contextmanager
-def single_line_errors() -> Iterator[None]:
-    """Keep an error message on one line if it quotes a value that has several lines."""
-    try:
-        yield
-    except UsageError as error:
-        fields = {name: "\\n".join(text.splitlines()) for name, text in asdict(error.problem).items()}
-        raise error.replace(**fields) from None
-
-
 class OverrideParser:
     """Parses the overrides of one job."""
 
@@ -131,24 +125,25 @@ class OverrideParser:
         """
         self.job, self.settings, self.groups, self.expand_function = job, settings, groups, expand_function
 
-    def parse(self, overrides: Iterable[str], *, sweep: bool = False) -> list[Override]:
+    def parse(self, overrides: Iterable[str], *, sweep: bool = False, keep_errors: bool = False) -> list[Override]:
         """Parse overrides in order; of two with the same key the later one wins.
 
         Args:
             overrides: Words of the command line, each KEY=VALUE.
             sweep: True if commas and functions list several values (-m).
+            keep_errors: True if one wrong value among several is kept as its error, so that the others can be used.
 
         Raises:
             UsageError: A key or value is invalid; the message lists the valid ones.
         """
         parsed: dict[str, Override] = {}
         for word in overrides:
-            override = self._parse_override(word, sweep)
+            override = self._parse_override(word, sweep, keep_errors)
             parsed.pop(override.key, None)
             parsed[override.key] = override
         return list(parsed.values())
 
-    def _parse_override(self, word: str, sweep: bool) -> Override:
+    def _parse_override(self, word: str, sweep: bool, keep_errors: bool) -> Override:
         key, equals, text = word.partition("=")
         key = key.strip()
         self._check_key(key, word, bool(equals))
@@ -162,10 +157,15 @@ class OverrideParser:
                 texts = self.expand_function(key, text.strip(), self.groups.get(key, ()))
             else:
                 texts = split_list(text)
-        if group:
-            return Override(key, True, tuple(texts), tuple(self._parse_choice(key, value) for value in texts))
-        assert setting is not None
-        return Override(key, False, tuple(texts), tuple(self.parse_value(setting, value) for value in texts))
+        values: list[Any] = []
+        for value in texts:
+            try:
+                values.append(self._parse_choice(key, value) if setting is None else self.parse_value(setting, value))
+            except UsageError as error:
+                if not keep_errors or len(texts) == 1:
+                    raise
+                values.append(error)
+        return Override(key, group, tuple(texts), tuple(values))
 
     def _check_key(self, key: str, word: str, has_value: bool) -> None:
         if key.startswith(("+", "~")):
@@ -182,7 +182,8 @@ class OverrideParser:
             )
         if not has_value:
             matches = close_matches(word, [*self.settings, *self.groups])[:1]
-            fix = f"Write {matches[0]}=VALUE." if matches else f"See hymt-batch {self.job} --help."
+            see = 'Quote a message: explain="..."' if self.job == "doctor" else f"See hymt-batch {self.job} --help."
+            fix = f"Write {matches[0]}=VALUE." if matches else see
             if path_exists(word) and self.job == "translate":
                 fix = f"To translate this file, write source.path={word}."
             raise UsageError(f"{word} is not KEY=VALUE", fix=fix)

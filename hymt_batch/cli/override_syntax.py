@@ -8,9 +8,13 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
 from difflib import SequenceMatcher
 from typing import Any
+
+from hymt_batch.errors import UsageError
 
 SWEEP_FUNCTION = re.compile(r"(choice|range|glob|shuffle|sort|tag|extend_list|interval)\s*\(.*\)", re.DOTALL)
 """Matches a call of a function of Hydra's sweep grammar, such as range(1,4)."""
@@ -112,3 +116,13 @@ def close_matches(word: str, candidates: Iterable[str]) -> list[str]:
     """Return the candidates that `word` is probably a typo of: none, one, or several that are about equally similar."""
     matches = sort_by_similarity(word, (candidate for candidate in candidates if _similarity(word, candidate) >= 0.75))
     return [candidate for candidate in matches if _similarity(word, candidate) >= _similarity(word, matches[0]) - 0.02]
+
+
+@contextmanager
+def single_line_errors() -> Iterator[None]:
+    """Keep an error message on one line if it quotes a value that has several lines."""
+    try:
+        yield
+    except UsageError as error:
+        fields = {name: "\\n".join(text.splitlines()) for name, text in asdict(error.problem).items()}
+        raise error.replace(**fields) from None

@@ -9,15 +9,18 @@ import hashlib
 import itertools
 from collections.abc import Sequence
 
+from hymt_batch import languages
 from hymt_batch.cli.job_name import MAX_BYTES, to_folder_name
 from hymt_batch.cli.override import Override
+from hymt_batch.cli.validate import LANGUAGE_KEYS
+from hymt_batch.errors import ConfigError
 
 MAX_LABEL_CHARS = 100
 """Maximum length of a point's name; a longer name is replaced by a hash."""
 
 
 def expand_sweep(overrides: Sequence[Override]) -> list[tuple[str, list[Override]]]:
-    """Return every point of a sweep; the last key varies fastest.
+    """Return every point of a sweep; the last key varies fastest. A point that is listed twice is one point.
 
     Args:
         overrides: Parsed with sweep=True.
@@ -27,23 +30,36 @@ def expand_sweep(overrides: Sequence[Override]) -> list[tuple[str, list[Override
         `name` is not part of the label, because it names the parent folder.
     """
     swept = {override.key for override in overrides if override.is_swept and override.key != "name"}
-    return [
-        (point_label([override for override in point if override.key in swept]), list(point))
-        for point in itertools.product(*(override.expand() for override in overrides))
-    ]
+    points: dict[tuple[str, ...], tuple[str, list[Override]]] = {}
+    for point in itertools.product(*(override.expand() for override in overrides)):
+        label = point_label([override for override in point if override.key in swept])
+        name = [override.texts[0] for override in point if override.key == "name"]
+        points.setdefault((label, *name), (label, list(point)))
+    return list(points.values())
 
 
 def point_label(point: Sequence[Override]) -> str:
-    """Return the folder name of a point: its keys and values in alphabetical order.
+    """Return the folder name of a point: its keys and values in alphabetical order, a language by its code.
 
     If a character had to be replaced, a hash is appended; if the name would be too long, the hash alone is the name. So
     two points never share a folder.
     """
     if not point:
         return ""
-    pairs = sorted((override.key, override.texts[0]) for override in point)
+    pairs = sorted((override.key, _label_text(override)) for override in point)
     whole = ",".join(f"{key}={text}" for key, text in pairs)
     plain = ",".join(f"{key}={to_folder_name(text)}" for key, text in pairs)
     digest = hashlib.sha256(whole.encode("utf-8", "surrogateescape")).hexdigest()
     label = plain if plain == whole else f"{plain}-{digest[:8]}"
     return label if len(label) <= MAX_LABEL_CHARS and len(label.encode()) <= MAX_BYTES else digest[:16]
+
+
+def _label_text(override: Override) -> str:
+    """Return a value as the label has it: two spellings of one language are one point."""
+    text = override.texts[0]
+    if override.key not in LANGUAGE_KEYS:
+        return text
+    try:
+        return languages.understand(text).language.code
+    except ConfigError:
+        return text

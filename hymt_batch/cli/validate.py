@@ -18,31 +18,24 @@ if TYPE_CHECKING:
     from hymt_batch.schema import DoctorJob, PlanJob, TranslateJob
 
 
+LANGUAGE_KEYS = ("src_lang", "tgt_lang")
+"""Settings that hold a language."""
+
 PROMPT_OVERHEAD_TOKENS = 64
 """Tokens reserved for the instruction and the chat format around a segment."""
 
 
-def validate_job(job: TranslateJob | PlanJob | DoctorJob) -> None:
+def validate_job(job: TranslateJob | PlanJob | DoctorJob) -> list[str]:
     """Check settings across stages, and set the job's default name and the codes of its languages.
+
+    Returns:
+        Notes for the user: how the languages were understood, where they are not written as their codes.
 
     Raises:
         ConfigError: Settings cannot be combined.
     """
     source, write, decode = job.source, job.write, job.decode
-    if job.tgt_lang is not None:
-        if "," in job.tgt_lang:
-            raise ConfigError(f"tgt_lang={job.tgt_lang} lists several languages", fix="Add -m to run one job for each.")
-        job.tgt_lang = languages.get(job.tgt_lang).code
-    if job.src_lang is not None:
-        job.src_lang = languages.get(job.src_lang, "src_lang").code
-    if (
-        job.src_lang is not None
-        and job.src_lang == job.tgt_lang
-        and not (source.src_lang_field or source.tgt_lang_field)
-    ):
-        raise ConfigError(
-            f"src_lang and tgt_lang are both {job.tgt_lang}", fix="Set tgt_lang to the language to translate into."
-        )
+    notes = _set_languages(job)
     if not job.output_dir:
         raise ConfigError("output_dir is empty", fix="Set output_dir=outputs (the default).")
     if decode.method is Method.greedy:
@@ -78,3 +71,28 @@ def validate_job(job: TranslateJob | PlanJob | DoctorJob) -> None:
         job.name = job_name.default(source.path)
     if job.name is not None:
         job_name.check(job.name)
+    return notes
+
+
+def _set_languages(job: TranslateJob | PlanJob | DoctorJob) -> list[str]:
+    """Replace the languages of a job by their codes, and return how they were understood."""
+    notes = []
+    for key in LANGUAGE_KEYS:
+        text = getattr(job, key)
+        if text is None:
+            continue
+        try:
+            reading = languages.understand(text, key)
+        except ConfigError:
+            if "," in text:
+                raise ConfigError(
+                    f"{key}={text} lists several languages", fix="Add -m to run one job for each."
+                ) from None
+            raise
+        setattr(job, key, reading.language.code)
+        notes += [reading.note] if reading.note else []
+    if job.tgt_lang is not None and job.src_lang == job.tgt_lang and not any(job.source.lang_fields):
+        raise ConfigError(
+            f"src_lang and tgt_lang are both {job.tgt_lang}", fix="Set tgt_lang to the language to translate into."
+        )
+    return notes

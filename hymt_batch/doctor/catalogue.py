@@ -120,17 +120,19 @@ INTRO = """\
 # Troubleshooting
 
 This page lists what can go wrong when you load HY-MT1.5, Hunyuan-MT or Hy-MT2 models, especially with
-`device_map="auto"`, and how to fix it. Search the page for the message that you saw, or run `hymt-batch doctor`: it
-finds most of these failures before the weights load. `hymt-batch doctor explain=C23` prints a single entry. Unless
+`device_map="auto"`, and how to fix it. Search the page for the message that you saw, or let hymt-batch search:
+`hymt-batch doctor explain="the message"` takes a whole traceback too, and `explain=-` reads it from standard input.
+`explain=C23` prints a single entry. `hymt-batch doctor` finds most of these failures before the weights load. Unless
 an entry says otherwise, it describes what you see with transformers alone. This page is generated from
 `hymt_batch/doctor/catalogue.toml`.
 
-## Common errors in articles
+## Errors that articles quote
 
-Widely copied articles about `device_map="auto"` and HY-MT1.5-1.8B contain errors. They quote two error messages:
-"Unable to find suitable device for linear layer" and "device_map='auto' requires accelerate>=0.20.0 and torch
-distributed environment setup". Neither exists in transformers 4.56.0 or 5.23.0, nor in the history of accelerate up to
-1.15.
+Widely copied articles about `device_map="auto"` and HY-MT1.5-1.8B quote three error messages. None of them is in the
+files of transformers 4.56.0 or 5.23.0, accelerate 1.1.0 or 1.15.0, or torch 2.13. The entries say what the libraries
+really print:
+
+{quoted}
 
 | articles say | correct is |
 |---|---|
@@ -143,12 +145,34 @@ distributed environment setup". Neither exists in transformers 4.56.0 or 5.23.0,
 | auto needs a GPU | without a GPU, it runs on the CPU without a message (A6) |
 | control tokens `<|hy_User|>` with plain bars | the bars are full-width (U+FF5C); plain bars are ordinary text |
 
+## Settings that articles use
+
+| in articles | what transformers does | here |
+|---|---|---|
+| `device_map="auto"` | splits the model evenly over all GPUs | `device_map=replicate` (the default) runs a whole \
+model on each GPU that holds it; `device_map=auto` splits as transformers does |
+| `max_memory={{0: "10GiB"}}` | takes integer keys only (C5), and puts the rest on disk without a message (C8) | \
+`device_map.max_memory='{{0: 10GiB}}'` |
+| `offload_folder="offload"` | used only if layers go to disk | \
+`device_map=offload device_map.offload_folder=offload` |
+| `offload_state_dict=True` | 4.56 uses it if layers go to disk; 5.x drops it without a message (C31) | drop it |
+| `low_cpu_mem_usage=True` | drops it without a message: it is always on (C31) | drop it |
+| `torch_dtype=torch.bfloat16` | renamed to `dtype`; the old name still works (C32) | \
+`model.dtype=bfloat16`; `auto` (the default) chooses it where the GPU has it natively |
+| `trust_remote_code=True` | lets the model's folder run its own code (B16) | drop it: these models do not need it |
+
 """
+
+QUOTED = ("C30", "A18", "D7")
+"""Failures whose first symptom is quoted by articles, although no library prints it."""
 
 
 def troubleshooting_page() -> str:
     """Return the text of docs/troubleshooting.md."""
-    lines = [INTRO + "## All failures\n", "| id | failure | detected |", "|---|---|---|"]
+    quoted = "\n\n".join(
+        f"```text\n{load()[id].symptoms[0]}\n```\n\nSee [{id}](#{id.lower()}): {load()[id].fix}." for id in QUOTED
+    )
+    lines = [INTRO.format(quoted=quoted) + "## All failures\n", "| id | failure | detected |", "|---|---|---|"]
     for failure in load().values():
         detected = DETECTED_BY[failure.found].partition(":")[0].partition(",")[0]
         lines.append(f"| [{failure.id}](#{failure.id.lower()}) | {failure.title} | {detected} |")

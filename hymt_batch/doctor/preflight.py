@@ -20,7 +20,7 @@ from hymt_batch.decode.batches import resolve_batch_budget
 from hymt_batch.device_map import replicas
 from hymt_batch.device_map.placement import Placement
 from hymt_batch.device_map.settings import SPLIT_STRATEGIES, DeviceInventory, gib
-from hymt_batch.doctor import cuda, distributed, environment, machine, storage
+from hymt_batch.doctor import cuda, distributed, environment, machine, row_languages, storage
 from hymt_batch.doctor.finding import Finding, Level
 from hymt_batch.errors import ConfigError, HymtError, PreflightError, first_line
 from hymt_batch.formats import writer
@@ -72,6 +72,7 @@ def check(job: TranslateJob, inputs: Inputs) -> None:
         out_format = published_file.out_format(input, job.write)
         writer.check(input, out_format, inputs.preamble(input), job.write, partial(inputs.read, input))
     inputs.check_first_rows()
+    inputs.check_languages().log()
     for finding in run_quick(job):
         log.warning("%s", finding.problem.text)
     template = prompt.resolve_template(job.prompt, job.model.family.value, job.src_lang, job.tgt_lang)
@@ -289,4 +290,7 @@ def _check_source(job: DoctorJob, findings: list[Finding]) -> tuple[int | None, 
         stream.check_fields(inputs, job.source, job.write.added_fields)
         need, need_inodes = required_space(OS_FS, Path(job.output_dir) / str(job.name), inputs, job.write.min_free)
         findings.append(Finding("source", Level.OK, f"{len(inputs)} file(s), the output needs about {gib(need)}"))
+    if need is not None and any(job.source.lang_fields):
+        with _errors_as_findings(row_languages.CHECK, findings):
+            findings += row_languages.check(inputs, job.source)
     return need, need_inodes

@@ -1,4 +1,4 @@
-"""Read one input file as a forward stream of decompressed bytes with a position.
+"""Read one input file as a forward stream of decompressed UTF-8 bytes with a position.
 
 Independent of row formats. Measured: `pyarrow.CompressedInputStream` raises on a truncated .zst file, the readers of
 the package zstandard do not. The standard library's `lzma.open` and `bz2.open` silently drop all data after the first
@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from hymt_batch.errors import HymtError, PreflightError, disk_read_error, first_line, is_transient
+from hymt_batch.formats.text_encoding import TranscodedFile
 from hymt_batch.records import Input
 
 BLOCK_BYTES = 1 << 18
@@ -26,7 +27,13 @@ READ_ERRORS = (EOFError, OSError, ValueError, zlib.error, lzma.LZMAError)
 
 
 class ByteStream:
-    """Reads lines and blocks of a file, and seeks to any cursor; a compressed file is decompressed up to the cursor.
+    """Reads lines and blocks of a file, and seeks to any cursor.
+
+    A compressed file is decompressed up to the cursor, and one in another encoding than UTF-8 is transcoded up to it.
+
+    Attributes:
+        encoding: Encoding of the file, with its byte order; "" for UTF-8.
+        mark: Byte order mark of UTF-16 or UTF-32, which is not in the stream.
 
     Raises:
         PreflightError: The file cannot be opened, is truncated or is damaged; the message names it.
@@ -36,6 +43,7 @@ class ByteStream:
     def __init__(self, input: Input, cursor: int = 0) -> None:
         self.input = input
         self.position = 0
+        self.encoding, self.mark = "", b""
         self._pending: deque[bytes] = deque()
         self._file = self._open()
         if cursor:
@@ -92,13 +100,13 @@ class ByteStream:
         return not self._pending and not self._call(self._file.peek, 1)
 
     def seek(self, cursor: int) -> None:
-        """Move to a cursor: moving back in a compressed file reads it again from the start.
+        """Move to a cursor: moving back in a compressed or transcoded file reads it again from the start.
 
-        In a compressed file, a cursor past the end moves to the end.
+        In such a file, a cursor past the end moves to the end.
         """
         if cursor == self.position:
             return
-        if not self.input.compression:
+        if not self.input.compression and not self.input.encoding:
             self._pending.clear()
             self._call(self._file.seek, cursor)
             self.position = cursor
@@ -122,6 +130,17 @@ class ByteStream:
         self.close()
 
     def _open(self) -> Any:
+        file = self._open_decompressed()
+        if not self.input.encoding:
+            return file
+        try:
+            transcoded = TranscodedFile(file, self.input.encoding)
+        except READ_ERRORS as error:
+            raise self._read_error(error) from error
+        self.encoding, self.mark = transcoded.encoding, transcoded.mark
+        return io.BufferedReader(transcoded, BLOCK_BYTES)
+
+    def _open_decompressed(self) -> Any:
         path, compression = self.input.path, self.input.compression
         try:
             if compression and os.path.getsize(path) == 0:

@@ -27,9 +27,9 @@ class Kind(Enum):
 class Addressing(Enum):
     """Where a reader can start, and so the unit of a cursor."""
 
-    BYTE_OFFSET = "byte offset"  # at any row, by its offset in the decompressed bytes
+    BYTE_OFFSET = "byte offset"  # at any row, by its offset in the decompressed UTF-8 bytes
     ROW_NUMBER = "row number"  # at any row, by its index
-    START = "start"  # only at the start of the file; cursors are offsets in the decompressed bytes
+    START = "start"  # only at the start of the file; cursors are offsets in the decompressed UTF-8 bytes
 
 
 class OpenInput(Protocol):
@@ -151,7 +151,8 @@ class Format:
     fields: DocumentFields = DocumentFields()  # noqa: RUF009 - the fields of its documents, for conversions
     has_fields: bool = True  # rows have named fields: settings name them, and an output has the two added ones
     compressible: bool = True  # files may be compressed as a whole (.gz ...)
-    source_settings: tuple[str, ...] = ()  # settings of the source stage that few formats have
+    source_settings: tuple[str, ...] = ()  # settings of the source stage that not all formats have
+    has_own_encoding: bool = False  # reads bytes that are not UTF-8 by a rule of its own
     column_name: Callable[[str], str] = str  # the name that an output can hold for a column
     check_output: Callable[[OutputSpec], None] = _accept_output
     """Rejects an output that this format cannot hold (ConfigError), before the job starts."""

@@ -7,10 +7,10 @@ from typing import Any
 from hymt_batch import languages
 from hymt_batch.errors import ConfigError
 from hymt_batch.formats.options import ReadOptions
-from hymt_batch.formats.row_reader import RowError, not_utf8_message
+from hymt_batch.formats.row_reader import ReadContext, RowError, not_utf8_message
 from hymt_batch.records import Status
 
-MAX_CODE_CHARS = 64  # characters of a language code; no similar codes are suggested for a longer value
+MAX_CODE_CHARS = 64  # characters of a language code or name; no similar codes are suggested for a longer value
 
 
 def abbreviate(value: Any) -> str:
@@ -24,23 +24,42 @@ def abbreviate(value: Any) -> str:
 class LanguageCodes:
     """Resolves the language values of rows, once for each distinct value.
 
+    Plans before version 4 understand the codes of the table alone, because which rows are sent is part of the plan.
+
     Raises:
         RowError: Raised by `get` for a value that is not a language; the caller makes the row an error row.
     """
 
-    def __init__(self, config: ReadOptions) -> None:
+    def __init__(self, config: ReadOptions, context: ReadContext) -> None:
         self.fields = config.lang_fields
+        self._understands_all = context.plan_version > 3
+        self._sample = context.language_sample
         self._cache: dict[tuple[str, str], str] = {}
 
     def get(self, values: tuple[Any, Any]) -> tuple[str | None, str | None]:
         """Return the codes of a row's source and target values; None if the value is empty (the job's language)."""
         source, target = (
-            None if field is None or value is None or value == "" else self._look_up(field, value)
+            None if field is None else self._look_up(field, value)
             for field, value in zip(self.fields, values, strict=True)
         )
         return source, target
 
-    def _look_up(self, field: str, value: Any) -> str:
+    def _look_up(self, field: str, value: Any) -> str | None:
+        if value is None or value == "" or (self._understands_all and isinstance(value, str) and value.isspace()):
+            if self._sample is not None:
+                self._sample.unnamed[field] += 1
+            return None
+        try:
+            code = self._resolve(field, value)
+        except RowError:
+            if self._sample is not None:
+                self._sample.unknown[field, abbreviate(value)] += 1
+            raise
+        if self._sample is not None:
+            self._sample.understood[field, value, code] += 1
+        return code
+
+    def _resolve(self, field: str, value: Any) -> str:
         if not isinstance(value, str):
             raise RowError(f"field {field!r} is {abbreviate(value)}, which is not a language code.", Status.BAD_ROW)
         code = self._cache.get((field, value))
@@ -49,11 +68,14 @@ class LanguageCodes:
                 value.encode()  # raises on a lone surrogate
                 if len(value) > MAX_CODE_CHARS:
                     raise ConfigError(f"field {field!r} is {abbreviate(value)}, which is not a language")
-                code = languages.get(value, field).code
+                code = languages.understand(value, field).language.code
             except UnicodeEncodeError as error:
                 raise RowError(not_utf8_message(error, f"field {field!r}"), Status.BAD_ENCODING) from None
             except ConfigError as error:
                 raise RowError(str(error), Status.BAD_LANGUAGE) from None
+            if not self._understands_all and languages.find_code(value) is None:
+                why = "which was not understood when this job was created"
+                raise RowError(f"field {field!r} is {abbreviate(value)}, {why}. Write {code}.", Status.BAD_LANGUAGE)
             if len(self._cache) < 1024:  # real data has few spellings; a hostile column must not fill the memory
                 self._cache[field, value] = code
         return code

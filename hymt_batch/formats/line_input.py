@@ -6,14 +6,12 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import replace
 
-from hymt_batch.errors import ConfigError
 from hymt_batch.formats.bytestream import ByteStream
 from hymt_batch.formats.options import ReadOptions
 from hymt_batch.formats.row_reader import ReadContext, RowReader, Rows
 from hymt_batch.records import Input, Preamble
 
 BOM = b"\xef\xbb\xbf"
-UTF16 = (b"\xff\xfe", b"\xfe\xff")
 HASH_BYTES = 1 << 20
 
 ReadHead = Callable[[ByteStream, ReadOptions, tuple[str, ...]], Preamble]
@@ -42,14 +40,14 @@ class LineInput:
         stream = self._stream
         stream.seek(0)
         start = stream.read(len(BOM))
-        refuse_utf16(self.input, start)
         bom = start if start == BOM else b""
         *lines, torn = start[len(bom) :].split(b"\n")
         stream.push_back([line + b"\n" for line in lines] + ([torn] if torn else []))
         first = stream.readline(options.max_row_bytes + 2)
         stream.push_back([first])
         preamble = self._read_head(stream, options, reserved)
-        return replace(preamble, bom=bom, newline=b"\r\n" if first.endswith(b"\r\n") else b"\n")
+        newline = b"\r\n" if first.endswith(b"\r\n") else b"\n"
+        return replace(preamble, bom=bom, newline=newline, encoding=stream.encoding, mark=stream.mark)
 
     def rows(self, options: ReadOptions, context: ReadContext, cursor: int) -> Rows:
         self._stream.seek(cursor)
@@ -70,15 +68,6 @@ class LineInput:
 
     def close(self) -> None:
         self._stream.close()
-
-
-def refuse_utf16(input: Input, start: bytes) -> None:
-    """Raise ConfigError for a file that starts with the byte order mark of UTF-16."""
-    if start.startswith(UTF16):
-        raise ConfigError(
-            f"{input.path} is UTF-16, but input must be UTF-8",
-            fix=f"Convert it: iconv -f UTF-16 -t UTF-8 {input.path!r} > utf8.txt, and set source.path=utf8.txt.",
-        )
 
 
 def read_no_head(stream: ByteStream, options: ReadOptions, reserved: tuple[str, ...]) -> Preamble:

@@ -4,7 +4,8 @@ A logical line is an entry: a key, a separator (`=`, `:` or white space) and a v
 continues it on the next one, whose leading white space does not count. `#` and `!` begin a comment. `\uXXXX`, `\t`,
 `\n`, `\r` and `\f` are escapes; a backslash before any other character stands for that character.
 
-A file is read as UTF-8 if its bytes are UTF-8, as Java 9 and later do, and otherwise as ISO-8859-1. A translation is
+A file is read as UTF-8 if its bytes are UTF-8, as Java 9 and later do, and otherwise as ISO-8859-1, unless
+source.encoding names another encoding: then it is transcoded to UTF-8 below this module. A translation is
 written on one line, in ASCII with `\uXXXX` escapes, which every version of Java reads; in a file that has other
 characters in UTF-8 it is written in UTF-8.
 
@@ -138,6 +139,8 @@ FORMAT = Format(
     addressing=Addressing.START,
     extension=".properties",
     has_fields=False,
+    source_settings=("encoding",),
+    has_own_encoding=True,
     open_input=partial(SplicedInput, parse=PropertiesFile),
     open_writer=partial(SplicedWriter, parse=PropertiesFile),
     count_rows=partial(count_places, parse=PropertiesFile),

@@ -12,8 +12,10 @@ from typing import Any, NoReturn, Protocol
 
 from hymt_batch.errors import ConfigError
 from hymt_batch.formats.bytestream import ByteStream
+from hymt_batch.formats.language_sample import LanguageSample
 from hymt_batch.formats.long_rows import PIECE_BYTES, InputRereader, LongRow, RowScan
 from hymt_batch.formats.options import MAX_ROW_BYTES, ReadOptions
+from hymt_batch.formats.text_encoding import marked_byte
 from hymt_batch.records import PLAN_VERSION, Document, Input, Preamble, Status, line_ending
 
 Rows = Generator[tuple[Document, int], None, None]
@@ -82,6 +84,7 @@ class ReadContext:
     plan_version: int = PLAN_VERSION  # version of the job's plan; see records.PLAN_VERSION
     rereader: InputRereader | None = None  # reads rows over the limit a second time; needed with `full`
     num_selected: int | None = None  # spliced formats: places from this index on are not selected; None: all are
+    language_sample: LanguageSample | None = None  # counts what the rows write in their language fields
     digest: Any = field(init=False)  # a row's digest before its bytes
 
     def __post_init__(self) -> None:
@@ -136,11 +139,13 @@ def too_long_message(max_bytes: int) -> str:
 
 def not_utf8_message(error: UnicodeError, what: str = "row") -> str:
     """Return the message for a row that is not UTF-8, to be printed after its location; `what` names the field."""
-    if isinstance(error, UnicodeDecodeError):
-        cause = f"byte 0x{error.object[error.start]:02x} at offset {error.start} of the {what}"
-    else:
-        cause = f"a lone surrogate in the {what}"
-    return f"is not UTF-8: {cause}. Convert the file to UTF-8."
+    if not isinstance(error, UnicodeDecodeError):
+        return f"is not UTF-8: a lone surrogate in the {what}. Convert the file to UTF-8."
+    data, start = error.object, error.start
+    if (byte := marked_byte(data, start)) is not None:
+        where = f"byte 0x{byte:02x} after {len(data[:start].decode())} characters of the {what}"
+        return f"is not in the encoding of the file: {where} cannot be decoded. Fix the row, or change source.encoding."
+    return f"is not UTF-8: byte 0x{data[start]:02x} at offset {start} of the {what}. Convert the file to UTF-8."
 
 
 class RowError(ValueError):

@@ -19,7 +19,6 @@ from hymt_batch.errors import PreflightError
 from hymt_batch.formats.bytestream import ByteStream
 from hymt_batch.formats.compressed_stream import open_decompressed, open_stream
 from hymt_batch.formats.format import OutputSpec
-from hymt_batch.formats.line_input import refuse_utf16
 from hymt_batch.formats.options import ReadOptions
 from hymt_batch.formats.row_reader import ReadContext, RowError, Rows, too_long_message
 from hymt_batch.formats.row_values import BLANK_FLAG
@@ -75,9 +74,7 @@ class SplicedInput:
         return self._stream.read_start(size)
 
     def read_preamble(self, options: ReadOptions, reserved: tuple[str, ...]) -> Preamble:
-        self._stream.seek(0)
-        refuse_utf16(self.input, self._stream.read(2))
-        return Preamble()
+        return Preamble(encoding=self._stream.encoding, mark=self._stream.mark)
 
     def rows(self, options: ReadOptions, context: ReadContext, cursor: int) -> Rows:
         self._stream.seek(0)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from hymt_batch import batch, fs, manifest, prompt
 from hymt_batch.decode.settings import resolved_sampling
+from hymt_batch.formats.text_encoding import UTF8
 from hymt_batch.prompt import GenerationPrompt
 from hymt_batch.records import PLAN_VERSION
 from hymt_batch.setting import SettingClass, values_of
@@ -190,11 +191,8 @@ def part_limits_of(identity: Mapping[str, Any]) -> batch.PartLimits:
 
 def stored_plan_version(folder: Path) -> int:
     """Return the plan version of the job in a folder; the newest version if no job can be read."""
-    try:
-        stored = manifest.read_job(fs.OS_FS, folder).identity
-    except manifest.StateDamagedError:
-        return PLAN_VERSION
-    version = stored.get("batch", {}).get("plan", 1)
+    stored = _stored_identity(folder)
+    version = PLAN_VERSION if stored is None else stored.get("batch", {}).get("plan", 1)
     return version if type(version) is int else PLAN_VERSION
 
 
@@ -206,5 +204,18 @@ def stored_formats(folder: Path) -> tuple[str, ...] | None:
         pass
     try:
         return tuple(map(str, manifest.read(fs.OS_FS, folder).get("formats", ())))
+    except manifest.StateDamagedError:
+        return None
+
+
+def stored_encoding(folder: Path) -> str | None:
+    """Return the encoding by which the job in a folder reads its inputs; None if no job can be read."""
+    stored = _stored_identity(folder)
+    return None if stored is None else str(stored.get("source", {}).get("encoding", UTF8))
+
+
+def _stored_identity(folder: Path) -> dict[str, Any] | None:
+    try:
+        return manifest.read_job(fs.OS_FS, folder).identity
     except manifest.StateDamagedError:
         return None

@@ -88,6 +88,7 @@ def open_inputs(job: TranslateJob, stop: StopRequest) -> Iterator[Inputs]:
             plan_version=PLAN_VERSION if job.overwrite else identity.stored_plan_version(folder),
             folder=folder,
             formats=None if starts_over else identity.stored_formats(folder),
+            checks_encoding=job.overwrite or identity.stored_encoding(folder) != job.source.encoding,
         )
 
 

@@ -17,11 +17,12 @@ from hymt_batch.errors import ConfigError, PreflightError
 from hymt_batch.formats import registry
 from hymt_batch.formats.extraction import decompress, split_compression
 from hymt_batch.formats.format import Format
+from hymt_batch.formats.text_encoding import HEAD_BYTES
 from hymt_batch.records import Input, SkippedFile
 from hymt_batch.source import ignored_settings, input_names, unread
-from hymt_batch.source.first_bytes import HEAD_BYTES, find_compression, looks_binary
+from hymt_batch.source.first_bytes import find_compression, looks_binary
 from hymt_batch.source.found_inputs import FoundInputs
-from hymt_batch.source.preamble_reader import PreambleCache
+from hymt_batch.source.preamble_reader import PreambleCache, read_raw_start
 from hymt_batch.source.settings import SourceConfig, SourceFormat
 
 log = logging.getLogger(__name__)
@@ -119,7 +120,7 @@ class ContentCheck:
 
     def _check_text(self, input: Input, format: Format) -> Input | _Unread:
         with contextlib.closing(format.open_input(input)) as file:
-            head = file.read_start(HEAD_BYTES)
+            head = read_raw_start(file)
             if compression := find_compression(head):
                 if input.compression:
                     return self._decompress(input, "compressed twice", input.compression)
@@ -129,10 +130,11 @@ class ContentCheck:
                 other = _Content(unread.BINARY.what, unread.BINARY.fix)
             if other is not None:
                 return self._unread(input, format, other)
+            text = file.read_start(HEAD_BYTES) if input.encoding else head
             if format.check_head is not None:
-                format.check_head(input, head, len(head) < HEAD_BYTES, self._config)
+                format.check_head(input, text, len(text) < HEAD_BYTES, self._config)
             named = _named_format(input)
-            if self._is_set and named not in (None, format) and format.fits is not None and not format.fits(head):
+            if self._is_set and named not in (None, format) and format.fits is not None and not format.fits(text):
                 return self._unread(input, format, _Content("other text", self._set_format(input, named)))
             self._preambles.of_open(file)
         return input

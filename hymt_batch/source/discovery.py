@@ -12,6 +12,7 @@ import os
 import re
 import stat
 from collections.abc import Sequence
+from dataclasses import replace
 from enum import Enum
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -19,6 +20,7 @@ from pathlib import Path
 from hymt_batch.errors import ConfigError
 from hymt_batch.formats import registry
 from hymt_batch.formats.format import Format
+from hymt_batch.formats.text_encoding import UTF8
 from hymt_batch.records import Input, SkippedFile
 from hymt_batch.source import hub, ignored_settings, input_names, unread
 from hymt_batch.source.folder_walk import walk
@@ -74,7 +76,14 @@ def find_inputs(
     finder.finish()
     ignored_settings.warn(config, finder.inputs, finder.used_settings)
     input_names.refuse_collisions(finder.inputs)
-    return FoundInputs(finder.inputs, finder.named, [file for file, _ in finder.skipped])
+    inputs = [_with_encoding(input, config) for input in finder.inputs]
+    return FoundInputs(inputs, finder.named, [file for file, _ in finder.skipped])
+
+
+def _with_encoding(input: Input, config: SourceConfig) -> Input:
+    """Return an input with the encoding by which it is read; a table has none."""
+    has_encoding = config.encoding != UTF8 and "encoding" in registry.of_input(input).source_settings
+    return replace(input, encoding=config.encoding) if has_encoding else input
 
 
 class _Origin(Enum):

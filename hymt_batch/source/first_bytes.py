@@ -5,19 +5,17 @@ Independent of formats.
 
 from __future__ import annotations
 
-import codecs
-
 from hymt_batch.formats.bytestream import ByteStream
 from hymt_batch.formats.extraction import split_compression
+from hymt_batch.formats.text_encoding import HEAD_BYTES, UTF8, find_mark, is_utf8, unmarked_units
 from hymt_batch.records import Input
 
-HEAD_BYTES = 1 << 16
 _SAMPLE_BYTES = 1 << 13  # of the head, for the share of control characters
 _MIN_BYTES = 64  # a shorter text that is not UTF-8 is too short to judge by its share of control characters
 
 _COMPRESSION_MAGIC = ((b"\x1f\x8b\x08", "gz"), (b"\x28\xb5\x2f\xfd", "zst"), (b"\xfd7zXZ\x00", "xz"))
 _TEXT_CONTROLS = b"\t\n\v\f\r\b\x0e\x0f\x1a\x1b"  # the last four: shift codes, the end of file of DOS, and escape
-_CONTROLS = bytes(range(32)) + b"\x7f"
+_NO_TEXT = bytes(byte for byte in (*range(32), 0x7F) if byte not in _TEXT_CONTROLS)
 
 
 def read_first_bytes(path: str, size: int = HEAD_BYTES) -> bytes:
@@ -45,32 +43,8 @@ def find_compression(head: bytes) -> str:
 def looks_binary(head: bytes) -> bool:
     """Return whether the first bytes of a file are those of no text, in whatever encoding."""
     sample = head[:_SAMPLE_BYTES]
-    num_controls = len(sample) - len(sample.translate(None, bytes(set(_CONTROLS) - set(_TEXT_CONTROLS))))
-    if not num_controls or _is_wide_text(sample):
+    num_controls = len(sample) - len(sample.translate(None, _NO_TEXT))
+    if not num_controls or find_mark(sample) not in ("", UTF8) or unmarked_units(sample):
         return False
-    if _is_utf8(sample):
-        return num_controls > 0.3 * len(sample)
-    return num_controls > (0.05 if len(sample) >= _MIN_BYTES else 0.3) * len(sample)
-
-
-def _is_utf8(sample: bytes) -> bool:
-    try:
-        codecs.getincrementaldecoder("utf-8")().decode(sample)  # the sample may end within a character
-    except UnicodeDecodeError:
-        return False
-    return True
-
-
-def _is_wide_text(sample: bytes) -> bool:
-    """Return whether bytes are UTF-16 or UTF-32, with or without a byte order mark."""
-    if sample.startswith((b"\xff\xfe", b"\xfe\xff", b"\x00\x00\xfe\xff")):
-        return True
-    for encoding in ("utf-32-le", "utf-32-be", "utf-16-le", "utf-16-be"):
-        try:
-            text = codecs.getincrementaldecoder(encoding)().decode(sample)
-        except UnicodeDecodeError:
-            continue
-        num_shown = sum(character.isprintable() or character in "\t\r\n\ufeff" for character in text)
-        if text and "\0" not in text and num_shown > 0.95 * len(text):
-            return True
-    return False
+    max_share = 0.3 if is_utf8(sample) or len(sample) < _MIN_BYTES else 0.05
+    return num_controls > max_share * len(sample)

@@ -12,6 +12,7 @@ from hymt_batch.formats import registry
 from hymt_batch.records import Document, Input, Preamble, Shard, ShardRecord
 from hymt_batch.source import discovery, stream
 from hymt_batch.source.content import ContentCheck
+from hymt_batch.source.language_check import LanguageReport, check_languages
 from hymt_batch.source.preamble_reader import PreambleCache
 from hymt_batch.source.settings import SourceConfig
 from hymt_batch.source.shards import SkippedShard, cut_shards
@@ -37,6 +38,7 @@ class Inputs:
         plan_version: int,
         folder: Path | None = None,
         formats: Sequence[str] | None = None,
+        checks_encoding: bool = True,
     ) -> None:
         """Find the files; standard input and hub data are stored first.
 
@@ -49,13 +51,14 @@ class Inputs:
             folder: The output folder of the job, whose files are never inputs.
             formats: The list of formats with which the job was created, empty for a job of a version that recorded
                 none; None for a new job. See `discovery.find_inputs`.
+            checks_encoding: Reject files whose head is in another encoding; see `PreambleCache`.
 
         Raises:
             HymtError: An input cannot be found, read or stored, or is not what it is named.
         """
         self._config, self._spool, self._added_fields = config, spool, added_fields
         self.plan_version = plan_version
-        self._preambles = PreambleCache(config, added_fields)
+        self._preambles = PreambleCache(config, added_fields, checks_encoding=checks_encoding)
         found = discovery.find_inputs(config, spool, out_format, folder, formats)
         content = ContentCheck(found, config, self._preambles)
         # a job that recorded no formats goes on with what it began with
@@ -98,6 +101,12 @@ class Inputs:
         """Reject files whose first rows show that a setting is wrong; see `stream.check_first_rows`."""
         if self.plan_version > 1:
             stream.check_first_rows(self.files, self._config, self._preambles)
+
+    def check_languages(self) -> LanguageReport:
+        """Look at the languages that the first rows name; see `language_check.check_languages` for its errors."""
+        if self.plan_version < 4:  # such a job understands less, and goes on with what it has
+            return LanguageReport()
+        return check_languages(self.files, self._config, self._preambles)
 
     def keep_in(self, folder: Path) -> None:
         """Link inputs that cannot be read twice into the job's folder, whose lease the caller holds."""

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+from dataclasses import replace
 from typing import Any
 
 from hymt_batch.formats import registry
+from hymt_batch.formats.detect_encoding import check_encoding
 from hymt_batch.formats.format import OpenInput
+from hymt_batch.formats.text_encoding import HEAD_BYTES
 from hymt_batch.records import Input, Preamble
 from hymt_batch.source.settings import SourceConfig
 
@@ -24,12 +27,11 @@ def read_preamble(input: Input, config: SourceConfig, reserved: tuple[str, ...] 
 
     Raises:
         ConfigError: A column that a setting names is missing (jsonl: in all of the first rows), the file has a reserved
-            column, or the file is UTF-16.
+            column, or its head is in another encoding.
         PreflightError: The file cannot be read.
         StoppedError: The disk fails.
     """
-    with contextlib.closing(registry.of_input(input).open_input(input)) as file:
-        return file.read_preamble(config, reserved)
+    return PreambleCache(config, reserved)(input)
 
 
 class PreambleCache:
@@ -40,13 +42,15 @@ class PreambleCache:
     Args:
         config: The settings.
         reserved: Fields that the output adds; the inputs must not have them.
+        checks_encoding: Reject a file whose head is in another encoding. False for a job that began with these files:
+            it goes on, whatever this version would reject.
 
     Raises:
         ConfigError, PreflightError, StoppedError: Raised by a call; see `read_preamble`.
     """
 
-    def __init__(self, config: SourceConfig, reserved: tuple[str, ...] = ()) -> None:
-        self.config, self._reserved = config, reserved
+    def __init__(self, config: SourceConfig, reserved: tuple[str, ...] = (), *, checks_encoding: bool = True) -> None:
+        self.config, self._reserved, self._checks_encoding = config, reserved, checks_encoding
         self._by_input: dict[str, Preamble] = {}  # key: relative name of the input
         self._interned: dict[Any, Preamble] = {}
         self.limited_rows: dict[str, int] = {}  # name of the last input -> its rows within source.limit
@@ -54,19 +58,34 @@ class PreambleCache:
     def __call__(self, input: Input) -> Preamble:
         if (preamble := self._by_input.get(input.rel)) is not None:
             return preamble
-        return self._remember(input, read_preamble(input, self.config, self._reserved))
+        with contextlib.closing(registry.of_input(input).open_input(input)) as file:
+            return self.of_open(file)
 
     def of_open(self, file: OpenInput) -> Preamble:
         """Return the preamble of an open input."""
         preamble = self._by_input.get(file.input.rel)
-        return preamble or self._remember(file.input, file.read_preamble(self.config, self._reserved))
+        if preamble is not None:
+            return preamble
+        format = registry.of_input(file.input)
+        if self._checks_encoding and "encoding" in format.source_settings:
+            check_encoding(file.input, read_raw_start(file), is_utf8_only=not format.has_own_encoding)
+        return self._remember(file.input, file.read_preamble(self.config, self._reserved))
 
     def _remember(self, input: Input, preamble: Preamble) -> Preamble:
         if preamble.schema is None:
-            key: Any = (preamble.bom, preamble.header, preamble.newline, preamble.delimiter, preamble.fields)
+            key: Any = preamble
         else:
             key = hashlib.sha256(preamble.schema.serialize()).digest()
             if len(self._interned) >= MAX_SCHEMAS and key not in self._interned:
                 return preamble
         self._by_input[input.rel] = preamble = self._interned.setdefault(key, preamble)
         return preamble
+
+
+def read_raw_start(file: OpenInput) -> bytes:
+    """Return the first bytes of an open file, decompressed, but not transcoded."""
+    if not file.input.encoding:
+        return file.read_start(HEAD_BYTES)
+    untranscoded = replace(file.input, encoding="")
+    with contextlib.closing(registry.of_input(untranscoded).open_input(untranscoded)) as raw_file:
+        return raw_file.read_start(HEAD_BYTES)

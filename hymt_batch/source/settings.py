@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import difflib
 import string
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
 from hymt_batch.errors import ConfigError
-from hymt_batch.formats import registry
+from hymt_batch.formats import registry, text_encoding
 from hymt_batch.formats.options import MAX_ROW_BYTES
 from hymt_batch.setting import Identity
 
@@ -39,6 +40,7 @@ class SourceConfig:
     header: Identity[bool] = True
     delimiter: Identity[str | None] = None
     escape: Identity[str | None] = None
+    encoding: Identity[str] = text_encoding.UTF8
     follow_symlinks: Identity[bool] = False
     subset: Identity[str | None] = None
     split: Identity[str | None] = None
@@ -94,6 +96,8 @@ class SourceConfig:
                     fix="Set source.escape=backslash, or source.escape=null (quotes are doubled).",
                 )
 
+        self.encoding = _encoding_name(self.encoding)
+
     @property
     def paths(self) -> list[str]:
         return [self.path] if isinstance(self.path, str) else list(self.path or ())
@@ -105,6 +109,19 @@ class SourceConfig:
     @property
     def lang_fields(self) -> tuple[str | None, str | None]:
         return self.src_lang_field or None, self.tgt_lang_field or None
+
+
+def _encoding_name(name: str) -> str:
+    """Return the normal form of an encoding's name."""
+    try:
+        return text_encoding.normalize(name)
+    except LookupError:
+        names = ", ".join(text_encoding.USUAL_NAMES)
+        near = difflib.get_close_matches(name.strip().lower().replace("_", "-"), text_encoding.USUAL_NAMES, cutoff=0.6)
+        raise ConfigError(
+            f"source.encoding={name} is not a text encoding that Python knows",
+            fix=f"Set source.encoding={near[0] if near else 'utf-8'}, or another encoding of Python, such as {names}.",
+        ) from None
 
 
 def _as_names(key: str, value: Any) -> str | list[str]:

@@ -12,6 +12,7 @@ from itertools import islice
 
 from hymt_batch.formats import registry
 from hymt_batch.formats.format import Kind
+from hymt_batch.formats.language_sample import LanguageSample
 from hymt_batch.formats.long_rows import InputRereader
 from hymt_batch.formats.row_reader import ReadContext, Rows, ShardHasher
 from hymt_batch.records import PLAN_VERSION, Document, Input, Shard, ShardRecord
@@ -36,6 +37,7 @@ def read_documents(
     reserved: tuple[str, ...] = (),
     plan_version: int = PLAN_VERSION,
     preambles: PreambleCache | None = None,
+    language_sample: LanguageSample | None = None,
 ) -> Rows:
     """Yield the documents of a file and the cursor after each.
 
@@ -48,6 +50,7 @@ def read_documents(
         reserved: Fields that the output adds; see row_reader.ReadContext.
         plan_version: Version of the job's plan; see records.PLAN_VERSION.
         preambles: Preambles of the job's inputs.
+        language_sample: Counts what the rows write in their language fields.
     """
     preambles, file_format = preambles or PreambleCache(config), registry.of_input(input)
     with (
@@ -63,6 +66,7 @@ def read_documents(
             plan_version=plan_version,
             rereader=rereader if full else None,
             num_selected=max_rows,
+            language_sample=language_sample,
         )
         rows = file.rows(config, context, preamble.num_bytes)
         yield from rows if file_format.kind is Kind.SPLICED else islice(rows, max_rows)

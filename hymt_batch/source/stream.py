@@ -127,7 +127,7 @@ def needs_spool(config: SourceConfig) -> bool:
 
 def total_units(inputs: Sequence[Input], config: SourceConfig) -> int | None:
     """Return the sum of `end - start` over all shards, or None if it is unknown before the input is read."""
-    if config.limit is not None or any(input.compression for input in inputs):
+    if config.limit is not None or any(input.compression or input.encoding for input in inputs):
         return None
     by_rows = {registry.of_input(input).addressing is Addressing.ROW_NUMBER for input in inputs}
     if by_rows == {True}:

@@ -7,6 +7,7 @@ import re
 from bisect import bisect_right
 
 from hymt_batch.formats.row_values import dump_json
+from hymt_batch.formats.text_encoding import with_original_bytes
 from hymt_batch.records import ERROR_STATUSES, Document, Row, line_ending
 
 FORMAT = "jsonl"
@@ -17,7 +18,7 @@ MAX_RAW_BYTES = 4096
 _INVISIBLE = re.compile("[\x7f-\x9f\xad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb]")
 
 
-def error_line(document: Document, row: Row, raw: bool = True) -> bytes:
+def error_line(document: Document, row: Row, raw: bool = True, *, is_transcoded: bool = False) -> bytes:
     """Return the line of the errors file for a row whose status is not ok.
 
     Args:
@@ -25,6 +26,7 @@ def error_line(document: Document, row: Row, raw: bool = True) -> bytes:
         row: The row as it was committed.
         raw: Add the original row where it has no translation: the key `raw`, at most MAX_RAW_BYTES in the file, with
             invalid UTF-8 as \\xHH and invisible characters as JSON escapes; and the key `raw_cut` where it was cut.
+        is_transcoded: The row was transcoded to UTF-8: an undecodable byte, for which a mark stands, is \\xHH.
     """
     message = row.message or document.message
     status = row.status.value
@@ -37,12 +39,12 @@ def error_line(document: Document, row: Row, raw: bool = True) -> bytes:
     }
     if not raw or row.status not in ERROR_STATUSES:
         return dump_json(line).encode() + b"\n"
-    raw_json, is_cut = _raw_json(document)
+    raw_json, is_cut = _raw_json(document, is_transcoded)
     cut = ', "raw_cut": true' if is_cut else ""
     return f'{dump_json(line)[:-1]}, "raw": {raw_json}{cut}}}\n'.encode()
 
 
-def _raw_json(document: Document) -> tuple[str, bool]:
+def _raw_json(document: Document, is_transcoded: bool) -> tuple[str, bool]:
     """Return the original row as a JSON string of at most MAX_RAW_BYTES, and whether it was cut."""
     if document.long_row is not None:
         raw, is_cut = document.long_row.head, document.long_row.size > len(document.long_row.head)
@@ -50,7 +52,10 @@ def _raw_json(document: Document) -> tuple[str, bool]:
         raw, is_cut = document.raw[: len(document.raw) - len(line_ending(document.raw))], False
     is_cut = is_cut or len(raw) > MAX_RAW_BYTES
     decoder = codecs.getincrementaldecoder("utf-8")("backslashreplace")
-    text = decoder.decode(raw[:MAX_RAW_BYTES], final=not is_cut)  # drops a character that is cut in two
+    raw = raw[:MAX_RAW_BYTES]
+    if is_transcoded:
+        raw = with_original_bytes(raw, lambda byte: f"\\x{byte:02x}".encode())
+    text = decoder.decode(raw, final=not is_cut)  # drops a character that is cut in two
     escaped = _escape_invisible(text)
     if len(escaped.encode()) <= MAX_RAW_BYTES:
         return escaped, is_cut

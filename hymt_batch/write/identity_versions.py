@@ -14,10 +14,10 @@ from typing import Any
 from hymt_batch import manifest
 from hymt_batch.manifest import JsonDict
 
-VERSION = 3
+VERSION = 4
 """Version of the identity, stored in the identity itself; version 1 did not store it."""
 
-EARLIER = ((3, 2), (2, 2), (1, 1))
+EARLIER = ((3, 3), (3, 2), (2, 2), (1, 1))
 """Earlier pairs of identity and plan version, newest first."""
 
 NOT_RECORDED = "(not recorded)"
@@ -41,6 +41,7 @@ CHANGES = Changes(
         "segment.max_segments": (2, None),
         "source.escape": (2, None),
         "check.min_logprob": (2, NOT_RECORDED),
+        "source.encoding": (4, "utf-8"),
     },
     moved={
         "check.min_logprob": 3,

@@ -119,4 +119,5 @@ def describe_changed_shards(input: Input, shards: Sequence[ShardRecord]) -> str:
 
 
 def _is_seekable(input: Input) -> bool:
-    return not input.compression and registry.of_input(input).addressing is Addressing.BYTE_OFFSET
+    is_as_read = not input.compression and not input.encoding
+    return is_as_read and registry.of_input(input).addressing is Addressing.BYTE_OFFSET

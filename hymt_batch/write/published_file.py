@@ -138,7 +138,8 @@ def _write(files: _OpenFiles, assembly: Assembly, tally: _Tally) -> JsonDict:
     for document, row in _documents_and_rows(assembly, tally):
         writer.write(document, row)
         if row.status not in UNLISTED_STATUSES:
-            files.write_error(error_line(document, row, assembly.config.raw_errors))
+            is_transcoded = bool(input.encoding)
+            files.write_error(error_line(document, row, assembly.config.raw_errors, is_transcoded=is_transcoded))
     writer.close()
     input_record = hash_input(input)
     if stat_files(input) != files_before:

@@ -86,7 +86,7 @@ def _delimited(dialect: Dialect) -> Format:
         open_writer=partial(DelimitedWriter, dialect=dialect),
         count_rows=partial(count_rows, dialect=dialect),
         fields=DocumentFields(has_names=lambda preamble: bool(preamble.header)),
-        source_settings=("header", "delimiter", "escape"),
+        source_settings=("encoding", "header", "delimiter", "escape"),
     )
 
 

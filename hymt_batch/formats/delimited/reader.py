@@ -29,7 +29,7 @@ def read_rows(stream: ByteStream, config: ReadOptions, context: ReadContext, dia
     input, row, full, fields = stream.input, context.first_row, context.full, context.fields
     delimiter = config.delimiter or dialect.delimiter
     quoted = dialect.quoted
-    codes = LanguageCodes(config)
+    codes = LanguageCodes(config, context)
     column = _column_index(fields, config.text_field)
     source, target = (None if name is None else _column_index(fields, name) for name in codes.fields)
     needs_scan = full or ((quoted or config.escape) and context.plan_version > 1)

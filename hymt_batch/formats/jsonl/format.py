@@ -21,6 +21,7 @@ FORMAT = Format(
     input_extensions=(".jsonl", ".ndjson"),
     check_head=check_head,
     fits=fits,
+    source_settings=("encoding",),
     open_input=partial(LineInput, read_rows=read_rows, read_head=read_head),
     open_writer=JsonlWriter,
     count_rows=count_rows,

@@ -54,7 +54,7 @@ def read_rows(stream: ByteStream, config: ReadOptions, context: ReadContext) -> 
     leading name-value pairs, and None if the row is blank or has no such pairs.
     """
     input, row, full, limit = stream.input, context.first_row, context.full, config.max_row_bytes
-    codes = LanguageCodes(config)
+    codes = LanguageCodes(config, context)
     parse = _Parser(config, context)
     source_field, target_field = codes.fields
     prefix = f"{input.rel}#"

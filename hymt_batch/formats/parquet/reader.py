@@ -86,7 +86,7 @@ def read_rows(table: Table, config: ReadOptions, context: ReadContext, row: int)
     `(record_batch, index)`, and the batch has every column.
     """
     input, limit = table.input, config.max_row_bytes
-    codes = LanguageCodes(config)
+    codes = LanguageCodes(config, context)
     fields = [config.text_field, *(name for name in codes.fields if name)]
     column_names = None if context.full else list(dict.fromkeys(fields))
     prefix = f"{input.rel}#"

@@ -1,0 +1,119 @@
+"""Look at the language fields of the first rows, before the model is loaded.
+
+A file of which no row can be translated, because every value is unknown, is refused, as one without the field is.
+Single unknown values are rows with the status bad_language later; here they are a warning.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from hymt_batch import languages
+from hymt_batch.errors import ConfigError, Problem
+from hymt_batch.formats import registry
+from hymt_batch.formats.language_sample import LanguageSample
+from hymt_batch.records import Input
+from hymt_batch.source.preamble_reader import PreambleCache
+from hymt_batch.source.settings import SourceConfig
+from hymt_batch.source.shards import read_documents
+
+log = logging.getLogger(__name__)
+
+MAX_ROWS, MIN_ROWS, ALL_ROWS = 1000, 100, 10_000
+"""Rows that are read of each file: ALL_ROWS shared by all files, between MIN_ROWS and MAX_ROWS."""
+
+_SHOWN = 8  # values that a message lists
+
+
+@dataclass(slots=True)
+class LanguageReport:
+    """What the language fields of the first rows hold."""
+
+    seen: list[str] = field(default_factory=list)  # per field, its languages with their rows
+    notes: list[str] = field(default_factory=list)  # per field, how values were understood that are no codes
+    warnings: list[Problem] = field(default_factory=list)  # per field, values that name no language
+
+    def log(self) -> None:
+        for note in self.notes:
+            log.info("languages of rows: %s", note)
+        for warning in self.warnings:
+            log.warning("%s", warning.text)
+
+
+def check_languages(
+    inputs: Sequence[Input], config: SourceConfig, preambles: PreambleCache | None = None
+) -> LanguageReport:
+    """Read the languages that the first rows of all files name.
+
+    Args:
+        inputs: The inputs.
+        config: The settings.
+        preambles: Preambles of the job's inputs.
+
+    Raises:
+        ConfigError: The first rows of a file have nothing but unknown languages.
+    """
+    report, total = LanguageReport(), LanguageSample()
+    names = [(f"source.{key}_lang_field", name) for key, name in zip(("src", "tgt"), config.lang_fields, strict=True)]
+    readable = [input for input in inputs if registry.of_input(input).has_fields]
+    if not readable or not any(config.lang_fields):
+        return report
+    max_rows = min(MAX_ROWS, max(MIN_ROWS, ALL_ROWS // len(readable)), config.limit or MAX_ROWS)
+    preambles = preambles or PreambleCache(config)
+    for input in readable:
+        sample = LanguageSample()
+        for _ in read_documents(input, config, max_rows=max_rows, preambles=preambles, language_sample=sample):
+            pass
+        for key, name in names:
+            if name and sample.num_unknown(name) and not sample.num_usable(name):
+                raise _nothing_known(input, key, name, sample)
+        total.add(sample)
+    for _, name in names:
+        if name:
+            _describe(name, total, report)
+    return report
+
+
+def _nothing_known(input: Input, key: str, name: str, sample: LanguageSample) -> ConfigError:
+    return ConfigError(
+        f"{input.path} names no known language in its field {name!r}: the first rows have {_unknown(name, sample)}",
+        why="so none of them could be translated",
+        fix=f"Write codes that `hymt-batch languages` lists, or set {key} to another field, or to null to translate "
+        "every row with the same languages.",
+    )
+
+
+def _unknown(name: str, sample: LanguageSample) -> str:
+    counts = [(value, count) for (field_name, value), count in sample.unknown.most_common() if field_name == name]
+    more = [f"{len(counts) - _SHOWN} more"] if len(counts) > _SHOWN else []
+    return ", ".join([*(f"{value} ({count})" for value, count in counts[:_SHOWN]), *more])
+
+
+def _describe(name: str, total: LanguageSample, report: LanguageReport) -> None:
+    """Add what is known of one field to the report."""
+    by_code: dict[str, int] = defaultdict(int)
+    spellings: dict[str, list[str]] = defaultdict(list)
+    for (field_name, value, code), count in total.understood.most_common():
+        if field_name == name:
+            by_code[code] += count
+            if languages.understand(value, name).note:
+                spellings[code].append(value)
+    seen = [f"{code} {count}" for code, count in sorted(by_code.items(), key=lambda item: -item[1])]
+    seen += [f"no value {total.unnamed[name]}"] if total.unnamed[name] else []
+    report.seen.append(f"{name}: {', '.join(seen) or 'no row'}")
+    if spellings:
+        read = [f"{', '.join(values[:_SHOWN])} as {code}" for code, values in sorted(spellings.items())]
+        report.notes.append(f"field {name!r}: {'; '.join(read)}")
+    if num_unknown := total.num_unknown(name):
+        num_rows = num_unknown + total.num_usable(name)
+        report.warnings.append(
+            Problem(
+                what=f"field {name!r} names no known language in {num_unknown} of the first {num_rows} rows: "
+                f"{_unknown(name, total)}",
+                why="so these rows get the status bad_language, and no translation",
+                fix="Write codes that `hymt-batch languages` lists.",
+            )
+        )
