@@ -19,8 +19,7 @@ def walk(root: str, follow_symlinks: bool, job_folders: JobFolders) -> Iterator[
         folder = os.path.join(root, below)
         with os.scandir(folder) as scan:
             entries = sorted(scan, key=lambda entry: entry.name)
-        if job_folders.is_job_folder(folder):
-            job_folders.leaves_out(folder)
+        if job_folders.leaves_out_folder(folder, here, [entry.name for entry in entries]):
             continue
         for entry in entries:
             if entry.name.startswith("."):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Collection
 from pathlib import Path
 
 from hymt_batch import manifest
@@ -14,7 +15,7 @@ from hymt_batch.fs import OS_FS
 from hymt_batch.source.input_names import STATE_FOLDER
 
 _STAGING_FOLDER = re.compile(r"\.spool-[0-9a-f]{32}")  # stored standard input of a run that was killed; see spool.py
-_TRANSLATED = "translated"
+_TRANSLATED, _MANIFEST = "translated", "manifest.json"
 
 
 class JobFolders:
@@ -46,9 +47,19 @@ class JobFolders:
             self.left_out[show(folder)] = None
         return folder is not None
 
-    def is_job_folder(self, folder: str) -> bool:
-        """Return whether a folder is the output folder of a job, or will be that of the job itself."""
-        return _real(folder) == self._own or _has_state(folder)
+    def leaves_out_folder(self, folder: str, real: str, names: Collection[str]) -> bool:
+        """Return whether a folder is the output folder of a job, and remember it.
+
+        Args:
+            folder: The folder.
+            real: Its path without links.
+            names: The names in it, so that nothing has to be looked up.
+        """
+        may_be = STATE_FOLDER in names or _MANIFEST in names or _STAGING_FOLDER.fullmatch(os.path.basename(folder))
+        is_job = real == self._own or bool(may_be and _has_state(folder))
+        if is_job:
+            self.left_out[show(folder)] = None
+        return is_job
 
     def is_own(self, folder: str) -> bool:
         """Return whether a job's folder is that of the job itself."""
@@ -58,7 +69,7 @@ class JobFolders:
         waiting = []
         while folder not in self._around:
             waiting.append(folder)
-            if self.is_job_folder(folder):
+            if folder == self._own or _has_state(folder):
                 self._around[folder] = folder
             elif (parent := os.path.dirname(folder)) == folder:
                 self._around[folder] = None
@@ -74,7 +85,7 @@ def _has_state(folder: str) -> bool:
     if os.path.isdir(os.path.join(folder, STATE_FOLDER)) or _STAGING_FOLDER.fullmatch(os.path.basename(folder)):
         return True
     path = Path(folder)
-    if not (os.path.isdir(path / _TRANSLATED) and os.path.isfile(path / "manifest.json")):
+    if not (os.path.isfile(path / _MANIFEST) and os.path.isdir(path / _TRANSLATED)):
         return False
     try:
         manifest.read(OS_FS, path)
