@@ -36,6 +36,7 @@ class ProbeResult:
     seconds: float
     rows: int
     batches: int
+    part_rows: int  # rows of a part of the job, the maximum of a batch
     output_per_source_token: float
     source_tokens_per_s: float
     eta_s: tuple[float, float, float]  # low, middle, high; seconds for the corpus with one process
@@ -214,9 +215,12 @@ def corpus_lines(corpus: dict[str, Any], probe: ProbeResult | None) -> list[str]
     if probe is None:
         return lines
     hours = probe.device_hours
+    of_small_batches = ""
+    if probe.rows < probe.batches * probe.part_rows // 2:
+        of_small_batches = f" (parts have {probe.part_rows:,} rows and may be faster: a longer probe_s shows it)"
     lines += [
         f"probe    {probe.rows:,} rows in {probe.batches} batches, {probe.seconds:.0f} s: "
-        f"{probe.source_tokens_per_s:,.0f} source tokens/s",
+        f"{probe.source_tokens_per_s:,.0f} source tokens/s{of_small_batches}",
         f"         time for the corpus with one process: {duration_interval(probe.eta_s)}, "
         f"{hours[1]:.3g} device-hours ({hours[0]:.3g} to {hours[2]:.3g})",
     ]

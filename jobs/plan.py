@@ -222,6 +222,7 @@ def run_probe(job: PlanJob, corpus_stats: CorpusStats) -> ProbeResult:
     """Translate a sample for `job.probe_s` seconds and extrapolate to the whole corpus.
 
     Batches of the sample, sorted by length like the parts of a shard, run in random order; the first is not counted.
+    They have fewer rows than a part if `job.probe_s` is short; the job then is at least as fast as measured.
 
     Raises:
         PreflightError: There is no row to translate, or the model cannot be loaded.
@@ -240,8 +241,7 @@ def run_probe(job: PlanJob, corpus_stats: CorpusStats) -> ProbeResult:
         raise PreflightError("No row of the sample can be translated", why=SO_NO_SPEED, fix="Check source.path.")
     limits = batch.resolve_part_limits(job.batch, prepared.num_parameters, prepared.on_gpu)
     started_at = time.monotonic()
-    sample = probe.make_batches(prompts, limits.part_rows, job.seed)
-    timings = list(probe.time_batches(decoder, prompts, sample, job.probe_s))
+    timings = list(probe.time_batches(decoder, prompts, limits.part_rows, job.probe_s, job.seed))
     counted = timings[1:] if len(timings) > probe.MIN_BATCHES else timings
     speeds = probe.throughput_interval(counted, job.seed)
     token_error = 1.645 * corpus_stats.tokens_error
@@ -252,6 +252,7 @@ def run_probe(job: PlanJob, corpus_stats: CorpusStats) -> ProbeResult:
     return ProbeResult(
         seconds=time.monotonic() - started_at,
         rows=sum(timing.rows for timing in timings),
+        part_rows=limits.part_rows,
         batches=len(timings),
         output_per_source_token=new / max(1, source),
         source_tokens_per_s=speeds[1],

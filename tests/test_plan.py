@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -139,7 +140,7 @@ def test_a_small_corpus_starts_fewer_workers(tmp_path: Path, capsys: pytest.Capt
 def test_the_time_with_several_workers_is_marked_as_an_estimate() -> None:
     corpus: dict[str, Any] = dict.fromkeys(("rows", "files", "decoded_rows", "duplicate_rows", "blank_rows"), 9)
     corpus |= {"refused_rows": 0, "tokens": 900, "tokens_error": 0, "characters": 9, "expected_output_tokens": 900}
-    result = plan_report.ProbeResult(9.0, 9, 4, 1.0, 100.0, (3000.0, 3600.0, 4000.0), (0.8, 1.0, 1.2))
+    result = plan_report.ProbeResult(9.0, 9, 4, 2, 1.0, 100.0, (3000.0, 3600.0, 4000.0), (0.8, 1.0, 1.2))
     assert not [line for line in plan_report.corpus_lines(corpus, result) if "workers" in line]
     result.workers, result.workers_eta_s = 3, (1000.0, 1200.0, 1300.0)
     line = plan_report.corpus_lines(corpus, result)[-1].strip()
@@ -259,6 +260,34 @@ def test_speeds_have_an_interval_around_the_measured_value() -> None:
     low, middle, high = probe.throughput_interval(batches, 0)
     assert low < middle < high
     assert abs(middle - 12_000 / sum(timing.seconds for timing in batches)) < 1e-6
+
+
+@pytest.mark.parametrize(("seconds", "row_s"), [(2.0, 0.01), (60.0, 1.0), (60.0, 3.0)])
+def test_a_probe_takes_its_time_and_hardly_more(monkeypatch: pytest.MonkeyPatch, seconds: float, row_s: float) -> None:
+    """A batch of 2,048 rows would take up to 6,000 s here, and four of them are measured."""
+    now = [0.0]
+    monkeypatch.setattr(probe.time, "monotonic", lambda: now[0])
+
+    def decode(prompts: list[Any]) -> list[Any]:
+        now[0] += row_s * len(prompts)
+        return [SimpleNamespace(num_new_tokens=9) for _ in prompts]
+
+    prompts: list[Any] = [SimpleNamespace(ids=range(5 + row % 40), num_source_tokens=9) for row in range(4096)]
+    timings = list(probe.time_batches(SimpleNamespace(run=decode), prompts, 2048, seconds, 0))  # type: ignore[arg-type]
+    assert len(timings) > probe.MIN_BATCHES
+    assert seconds * 0.5 < now[0] < seconds * 1.3
+    slow = list(probe.time_batches(SimpleNamespace(run=decode), prompts, 2048, row_s / 2, 0))  # type: ignore[arg-type]
+    assert [timing.rows for timing in slow] == [1] * (probe.MIN_BATCHES + 1), "too little time for even one row"
+
+
+def test_a_probe_of_small_batches_says_that_parts_may_be_faster() -> None:
+    corpus: dict[str, Any] = dict.fromkeys(("rows", "files", "decoded_rows", "duplicate_rows", "blank_rows"), 9)
+    corpus |= {"refused_rows": 0, "tokens": 900, "tokens_error": 0, "characters": 9, "expected_output_tokens": 900}
+    times = (3000.0, 3600.0, 4000.0), (0.8, 1.0, 1.2)
+    small = plan_report.ProbeResult(9.0, 9, 4, 2048, 1.0, 100.0, *times)
+    assert any("parts have 2,048 rows and may be faster" in line for line in plan_report.corpus_lines(corpus, small))
+    large = plan_report.ProbeResult(9.0, 8192, 4, 2048, 1.0, 100.0, *times)
+    assert not any("may be faster" in line for line in plan_report.corpus_lines(corpus, large))
 
 
 def test_a_probe_measures_and_estimates_the_time_for_the_corpus(capsys: pytest.CaptureFixture[str]) -> None:

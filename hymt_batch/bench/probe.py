@@ -14,6 +14,9 @@ from hymt_batch.records import Prompt
 MIN_BATCHES = 3
 """Minimum number of measured batches, however long they take; two are too few to estimate the spread."""
 
+NUM_FIRST_ROWS = 4
+"""Rows that are decoded first, to estimate how many a batch may have."""
+
 
 @dataclass(frozen=True, slots=True)
 class BatchTiming:
@@ -30,7 +33,7 @@ def make_batches(prompts: Sequence[Prompt], max_rows: int, seed: int) -> list[li
 
     Args:
         prompts: All prompts of the sample.
-        max_rows: Rows of a part; a batch has fewer if there would be too few batches to measure.
+        max_rows: Rows of a batch; it has fewer if there would be too few batches to measure.
         seed: Seed of the order.
     """
     order = sorted(range(len(prompts)), key=lambda index: (-len(prompts[index].ids), index))
@@ -41,31 +44,41 @@ def make_batches(prompts: Sequence[Prompt], max_rows: int, seed: int) -> list[li
 
 
 def time_batches(
-    decoder: Decoder, prompts: Sequence[Prompt], batches: Sequence[Sequence[int]], seconds: float
+    decoder: Decoder, prompts: Sequence[Prompt], part_rows: int, seconds: float, seed: int
 ) -> Iterator[BatchTiming]:
-    """Decode batches in the given order until the time is up.
+    """Decode a few rows to see how fast rows are, then batches of a size that leaves time for enough of them.
 
     Args:
         decoder: Decodes a batch as a job decodes a part.
         prompts: All prompts of the sample.
-        batches: See `make_batches`.
+        part_rows: Rows of a part, the maximum of a batch.
         seconds: Time to run, in seconds; MIN_BATCHES + 1 batches are decoded in any case, if there are that many.
+        seed: Seed of the order.
 
     Yields:
-        The timing of each decoded batch.
+        The timing of each decoded batch; the few rows at the beginning are not among them.
     """
     began = time.monotonic()
+    few = random.Random(seed).sample(range(len(prompts)), min(NUM_FIRST_ROWS, len(prompts)))
+    first = _time_batch(decoder, prompts, few)
+    # many rows at once are faster than a few, so that the batches take less than their share of the time, not more
+    rows_in_time = (seconds - first.seconds) / (MIN_BATCHES + 1) / max(1e-9, first.seconds) * first.rows
+    batches = make_batches(prompts, max(1, min(part_rows, int(rows_in_time))), seed)
     for num_batches, indices in enumerate(batches, 1):
-        start = time.monotonic()
-        translations = decoder.run([prompts[index] for index in indices])
-        yield BatchTiming(
-            len(indices),
-            sum(prompts[index].num_source_tokens for index in indices),
-            sum(translation.num_new_tokens for translation in translations),
-            time.monotonic() - start,
-        )
+        yield _time_batch(decoder, prompts, indices)
         if time.monotonic() - began > seconds and num_batches > MIN_BATCHES:
             return
+
+
+def _time_batch(decoder: Decoder, prompts: Sequence[Prompt], indices: Sequence[int]) -> BatchTiming:
+    start = time.monotonic()
+    translations = decoder.run([prompts[index] for index in indices])
+    return BatchTiming(
+        len(indices),
+        sum(prompts[index].num_source_tokens for index in indices),
+        sum(translation.num_new_tokens for translation in translations),
+        time.monotonic() - start,
+    )
 
 
 def throughput_interval(batches: Sequence[BatchTiming], seed: int) -> tuple[float, float, float]:

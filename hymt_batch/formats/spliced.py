@@ -74,6 +74,7 @@ class SplicedInput:
         return self._stream.read_start(size)
 
     def read_preamble(self, options: ReadOptions, reserved: tuple[str, ...]) -> Preamble:
+        self._stream.report_window()
         return Preamble(encoding=self._stream.encoding, mark=self._stream.mark)
 
     def rows(self, options: ReadOptions, context: ReadContext, cursor: int) -> Rows:

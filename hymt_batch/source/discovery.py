@@ -76,14 +76,14 @@ def find_inputs(
     finder.finish()
     ignored_settings.warn(config, finder.inputs, finder.used_settings)
     input_names.refuse_collisions(finder.inputs)
-    inputs = [_with_encoding(input, config) for input in finder.inputs]
+    inputs = [_with_settings(input, config) for input in finder.inputs]
     return FoundInputs(inputs, finder.named, [file for file, _ in finder.skipped])
 
 
-def _with_encoding(input: Input, config: SourceConfig) -> Input:
-    """Return an input with the encoding by which it is read; a table has none."""
+def _with_settings(input: Input, config: SourceConfig) -> Input:
+    """Return an input with the settings by which its bytes are read; a table has no encoding."""
     has_encoding = config.encoding != UTF8 and "encoding" in registry.of_input(input).source_settings
-    return replace(input, encoding=config.encoding) if has_encoding else input
+    return replace(input, encoding=config.encoding if has_encoding else "", max_window=config.max_window_bytes)
 
 
 class _Origin(Enum):
