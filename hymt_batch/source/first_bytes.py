@@ -44,7 +44,10 @@ def looks_binary(head: bytes) -> bool:
     """Return whether the first bytes of a file are those of no text, in whatever encoding."""
     sample = head[:_SAMPLE_BYTES]
     num_controls = len(sample) - len(sample.translate(None, _NO_TEXT))
-    if not num_controls or find_mark(sample) not in ("", UTF8) or unmarked_units(sample):
+    if not num_controls or find_mark(sample) not in ("", UTF8):
         return False
+    if encoding := unmarked_units(sample):
+        text = sample.decode(encoding, "ignore")
+        return sum(ord(character) < 0x20 and character not in "\t\r\n" for character in text) > 0.3 * len(text)
     max_share = 0.3 if is_utf8(sample) or len(sample) < _MIN_BYTES else 0.05
     return num_controls > max_share * len(sample)
