@@ -120,7 +120,7 @@ def load(fs: Fs, path: Path, max_bytes: int = MAX_BYTES) -> JsonDict:
                 "zero bytes, as after a power loss" if not start.strip(b"\0") else "something other than a JSON object"
             )
             raise StateDamagedError(f"it has {stat.size} bytes and begins with {zeros}")
-        return unseal(fs.read(path, 0, stat.size))
+        return unseal(start if stat.size == len(start) else fs.read(path, 0, stat.size))
     except FileNotFoundError:
         raise StateMissingError("it is missing") from None
     except PermissionError as error:
@@ -247,7 +247,7 @@ def read_job(fs: Fs, folder: Path) -> JobRecord:
         replaced = value.get("replaced", {"output_settings": [], "paths": {}})
         return JobRecord(
             dict(value["identity"]),
-            tuple(Input(**{name: str(i[name]) for name in INPUT_FIELDS}, path="") for i in value["inputs"]),
+            tuple(map(_read_input, value["inputs"])),
             dict(value["environment"]),
             str(value["created"]),
             dict(value.get("output_settings", {})),
@@ -256,6 +256,11 @@ def read_job(fs: Fs, folder: Path) -> JobRecord:
         )
     except (KeyError, TypeError, ValueError, AttributeError):
         raise StateDamagedError("it lacks fields that every job has") from None
+
+
+def _read_input(value: JsonDict) -> Input:
+    fields: dict[str, Any] = {name: str(value[name]) for name in INPUT_FIELDS}
+    return Input(**fields, path="")
 
 
 def create_job(fs: Fs, folder: Path, job: JobRecord) -> bool:

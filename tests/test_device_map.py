@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from hymt_batch.byte_size import parse_bytes
 from hymt_batch.device_map import accelerate_file, manual, network_spec, planner
 from hymt_batch.device_map.placement import Placement
 from hymt_batch.device_map.select_placement import candidates
@@ -16,7 +17,6 @@ from hymt_batch.device_map.settings import (
     DeviceInventory,
     DeviceMapConfig,
     Strategy,
-    parse_bytes,
     parse_max_memory,
 )
 from hymt_batch.errors import ConfigError, HymtError, PreflightError

@@ -23,11 +23,13 @@ from tests.source_tree import PRODUCT, SourceFile, with_tests
 ROOT = Path(__file__).parent.parent
 LIBRARY = ROOT / "hymt_batch"
 
-BASE = "records.py errors.py languages.py setting.py fs.py fs_protocol.py storage_error.py child_process.py"
+BASE = (
+    "records.py errors.py languages.py setting.py byte_size.py fs.py fs_protocol.py storage_error.py child_process.py"
+)
 STAGES = "source/ segment.py prompt.py batch.py model/ device_map/ decode/ check/ write/ launch/"
 
 RULES = {
-    "jobs/__main__.py": "config.py schema.py cli/ errors.py sanitize.py signals.py streams.py",
+    "jobs/__main__.py": "config.py schema.py cli/ write/sweep_points.py errors.py sanitize.py signals.py streams.py",
     "jobs/": f"run/ doctor/ bench/ plan_report.py prompt_end.py {STAGES} formats/ schema.py manifest.py sanitize.py "
     f"signals.py streams.py {BASE}",
     "plan_report.py": "run/reporter.py device_map/ prompt_end.py sanitize.py errors.py",
@@ -43,10 +45,11 @@ RULES = {
     "cli/": "schema.py */settings.py formats/registry.py languages.py errors.py",
     "schema.py": "*/settings.py decode/registry.py segment.py prompt.py batch.py model/synthetic.py setting.py "
     "errors.py",
-    "source/settings.py": "formats/registry.py formats/options.py formats/text_encoding.py setting.py errors.py",
+    "source/settings.py": "formats/registry.py formats/options.py formats/text_encoding.py formats/zstd_frame.py "
+    "byte_size.py setting.py errors.py",
     "write/settings.py": "formats/registry.py setting.py errors.py",
     "decode/settings.py": "model/settings.py setting.py errors.py",
-    "*/settings.py": "setting.py languages.py errors.py",
+    "*/settings.py": "byte_size.py setting.py languages.py errors.py",
     "source/": f"formats/ manifest.py blank.py {BASE}",
     "segment.py": f"blank.py cut.py {BASE}",
     "prompt.py": BASE,
@@ -66,6 +69,7 @@ RULES = {
     "fs.py": "fs_protocol.py nofollow.py storage_error.py",
     "storage_error.py": "errors.py",
     "languages.py": "errors.py language_table.py language_tags.py",
+    "byte_size.py": "errors.py",
     **dict.fromkeys(
         (
             "records.py",

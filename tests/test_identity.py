@@ -55,6 +55,7 @@ CHANGES: dict[str, str | tuple[str, ...]] = {
     "source.delimiter": (";", CSV),
     "source.escape": ("backslash", CSV),
     "source.encoding": "cp1252",
+    "source.max_window": "1GiB",
     "source.follow_symlinks": ("true", "source.path=linked"),
     "source.subset": ("small", HUB),
     "source.split": ("train", HUB),

@@ -9,15 +9,9 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
+from hymt_batch.byte_size import parse_bytes
 from hymt_batch.errors import ConfigError, Problem
 from hymt_batch.setting import Environment
-
-_UNITS = {
-    "": 1,
-    "B": 1,
-    **{f"{letter}B": 1000**power for power, letter in enumerate("KMGT", 1)},
-    **{f"{letter}IB": 1024**power for power, letter in enumerate("KMGT", 1)},
-}
 
 
 class Strategy(Enum):
@@ -165,28 +159,6 @@ def parse_device(key: str, value: Any) -> str:
     if text.isdecimal():
         return f"cuda:{int(text)}"
     return "cuda:0" if text == "cuda" else text
-
-
-def parse_bytes(key: str, value: Any) -> int:
-    """Parse a memory size such as 10GiB, 10GB, 500MiB, 1.5 GB, or a plain number of bytes.
-
-    Args:
-        key: Name of the setting, for the message.
-        value: The size as the user wrote it.
-
-    Returns:
-        The size in bytes.
-
-    Raises:
-        ConfigError: The value is not a size.
-    """
-    match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]*)?)\s*([A-Za-z]*)\s*", str(value))
-    unit = match[2].upper() if match else ""
-    if match is None or isinstance(value, bool) or unit not in _UNITS:
-        raise ConfigError(
-            f"{key}={value} is not a size", fix="Write bytes, or a number with a unit such as 10GiB or 500MB.", id="C6"
-        )
-    return int(float(match[1]) * _UNITS[unit]) if "." in match[1] or unit else int(match[1])
 
 
 def parse_max_memory(value: Any) -> dict[str, int] | None:

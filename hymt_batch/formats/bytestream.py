@@ -1,7 +1,6 @@
 """Read one input file as a forward stream of decompressed UTF-8 bytes with a position.
 
-Independent of row formats. Measured: `pyarrow.CompressedInputStream` raises on a truncated .zst file, the readers of
-the package zstandard do not. The standard library's `lzma.open` and `bz2.open` silently drop all data after the first
+Independent of row formats. The standard library's `lzma.open` and `bz2.open` silently drop all data after the first
 member if the next member's header is damaged, so this module decompresses the members one by one.
 """
 
@@ -10,8 +9,10 @@ from __future__ import annotations
 import bz2
 import contextlib
 import io
+import logging
 import lzma
 import os
+import shlex
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -19,7 +20,18 @@ from typing import Any
 
 from hymt_batch.errors import HymtError, PreflightError, disk_read_error, first_line, is_transient
 from hymt_batch.formats.text_encoding import TranscodedFile
+from hymt_batch.formats.zstd_frame import (
+    HEADER_BYTES,
+    MAX_WINDOW,
+    TOLD_WINDOW,
+    WindowTooLargeError,
+    is_available,
+    new_decompressor,
+    window_size,
+)
 from hymt_batch.records import Input
+
+log = logging.getLogger(__name__)
 
 BLOCK_BYTES = 1 << 18
 READ_ERRORS = (EOFError, OSError, ValueError, zlib.error, lzma.LZMAError)
@@ -34,6 +46,7 @@ class ByteStream:
     Attributes:
         encoding: Encoding of the file, with its byte order; "" for UTF-8.
         mark: Byte order mark of UTF-16 or UTF-32, which is not in the stream.
+        window: Largest window in bytes that a zst frame asked for so far; 0 for other files.
 
     Raises:
         PreflightError: The file cannot be opened, is truncated or is damaged; the message names it.
@@ -43,7 +56,7 @@ class ByteStream:
     def __init__(self, input: Input, cursor: int = 0) -> None:
         self.input = input
         self.position = 0
-        self.encoding, self.mark = "", b""
+        self.encoding, self.mark, self.window = "", b"", 0
         self._pending: deque[bytes] = deque()
         self._file = self._open()
         if cursor:
@@ -136,15 +149,30 @@ class ByteStream:
         try:
             if compression and os.path.getsize(path) == 0:
                 raise EOFError("0 bytes are not a complete file of this compression")
-            if compression == "zst":
+            if compression == "zst" and not is_available():
                 import pyarrow
 
                 return io.BufferedReader(pyarrow.CompressedInputStream(pyarrow.OSFile(path), "zstd"), BLOCK_BYTES)
+            if compression == "zst":
+                return io.BufferedReader(_MemberReader(path, self._new_zstd_decompressor), BLOCK_BYTES)
             if compression:
                 return io.BufferedReader(_MemberReader(path, _DECOMPRESSORS[compression]), BLOCK_BYTES)
             return open(path, "rb", buffering=BLOCK_BYTES)
         except READ_ERRORS as error:
             raise self._read_error(error) from error
+
+    def _new_zstd_decompressor(self, header: bytes) -> Any:
+        self.window = max(self.window, window_size(header))
+        return new_decompressor(header, self.input.max_window)
+
+    def report_window(self) -> None:
+        """Log how much memory the file needs to be decompressed, if it is more than other programs take."""
+        if self.window > TOLD_WINDOW:
+            log.info(
+                "%s needs up to window=%d MiB of memory while it is read; source.max_window limits it",
+                self.input.path,
+                self.window >> 20,
+            )
 
     def _call(self, call: Callable[[int], Any], argument: int) -> Any:
         try:
@@ -160,6 +188,8 @@ def read_error(input: Input, error: BaseException) -> HymtError:
     """Return the error for an input that is not a table and cannot be read: failing disk, permissions or damage."""
     if isinstance(error, OSError) and is_transient(error):
         return disk_read_error(input.path, error)
+    if isinstance(error, WindowTooLargeError):
+        return _window_error(input, error)
     if not input.compression or (isinstance(error, OSError) and error.errno is not None):
         cause = (isinstance(error, OSError) and error.strerror) or first_line(error)
         return PreflightError(f"{input.path} cannot be read", why=cause, fix="Make the file readable, then run again.")
@@ -170,17 +200,34 @@ def read_error(input: Input, error: BaseException) -> HymtError:
     )
 
 
-_DECOMPRESSORS: dict[str, Callable[[], Any]] = {
-    "gz": lambda: zlib.decompressobj(wbits=31),  # 31: gzip framing, checksum verified
-    "bz2": bz2.BZ2Decompressor,
-    "xz": lzma.LZMADecompressor,
+def _window_error(input: Input, error: WindowTooLargeError) -> PreflightError:
+    by_command = f"decompress it first: zstd --long={error.long} -d {shlex.quote(input.path)}"
+    if error.window > MAX_WINDOW:
+        return PreflightError(
+            f"{input.path} needs a window of {error.window} bytes to be decompressed, more than the {MAX_WINDOW} that "
+            "zstd libraries hold",
+            fix=f"Compress it again with a smaller window (zstd --long=31), or {by_command}.",
+        )
+    return PreflightError(
+        f"{input.path} needs a window of {error.window} bytes to be decompressed, more than "
+        f"source.max_window={error.max_window}",
+        why="so much memory is held while it is read",
+        fix=f"Set source.max_window={error.window}, or {by_command}.",
+    )
+
+
+_DECOMPRESSORS: dict[str, Callable[[bytes], Any]] = {
+    "gz": lambda header: zlib.decompressobj(wbits=31),  # 31: gzip framing, checksum verified
+    "bz2": lambda header: bz2.BZ2Decompressor(),
+    "xz": lambda header: lzma.LZMADecompressor(),
 }
+"""Creates the decompressor of one member, given its first bytes."""
 
 
 class _MemberReader(io.RawIOBase):
     """Reads concatenated compressed members as one raw stream; only members and zero padding are allowed."""
 
-    def __init__(self, path: str, new_decompressor: Callable[[], Any]) -> None:
+    def __init__(self, path: str, new_decompressor: Callable[[bytes], Any]) -> None:
         self._file = io.FileIO(path)
         self._new_decompressor = new_decompressor
         self._decompressor: Any = None  # None between members
@@ -208,7 +255,9 @@ class _MemberReader(io.RawIOBase):
                 self._data = self._data.lstrip(b"\0") if self._has_read_member else self._data
                 if not self._data:
                     continue
-                self._decompressor, self._has_read_member = self._new_decompressor(), True
+                if len(self._data) < HEADER_BYTES:
+                    self._data += self._file.read(BLOCK_BYTES)
+                self._decompressor, self._has_read_member = self._new_decompressor(self._data[:HEADER_BYTES]), True
             output = bytes(self._decompressor.decompress(self._data, size))
             if self._decompressor.eof:
                 self._data, self._decompressor = self._decompressor.unused_data, None

@@ -44,6 +44,7 @@ class LineInput:
         stream.push_back([first])
         preamble = self._read_head(stream, options, reserved)
         newline = b"\r\n" if first.endswith(b"\r\n") else b"\n"
+        stream.report_window()
         return replace(preamble, bom=bom, newline=newline, encoding=stream.encoding, mark=stream.mark)
 
     def rows(self, options: ReadOptions, context: ReadContext, cursor: int) -> Rows:

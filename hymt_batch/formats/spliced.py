@@ -71,6 +71,7 @@ class SplicedInput:
         self._num_places: int | None = None  # known once the last place was read
 
     def read_preamble(self, options: ReadOptions, reserved: tuple[str, ...]) -> Preamble:
+        self._stream.report_window()
         return Preamble(encoding=self._stream.encoding, mark=self._stream.mark)
 
     def rows(self, options: ReadOptions, context: ReadContext, cursor: int) -> Rows:

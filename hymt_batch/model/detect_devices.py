@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hymt_batch.device_map.settings import Device, DeviceInventory, parse_bytes
+from hymt_batch.byte_size import parse_bytes
+from hymt_batch.device_map.settings import Device, DeviceInventory
 from hymt_batch.errors import ConfigError, Problem, first_line
 from hymt_batch.model import cudnn, nvidia
 from hymt_batch.model.memory import available_bytes, read_text

@@ -58,13 +58,13 @@ def find_inputs(config: SourceConfig, spool: Spool | None = None, out_format: st
             raise unusable_path_error(error.filename if isinstance(error.filename, str) else path, error) from error
     ignored_settings.warn(config, finder.inputs, finder.unknown_files, finder.used_settings)
     input_names.refuse_collisions(finder.inputs)
-    return [_with_encoding(input, config) for input in finder.inputs]
+    return [_with_settings(input, config) for input in finder.inputs]
 
 
-def _with_encoding(input: Input, config: SourceConfig) -> Input:
-    """Return an input with the encoding by which it is read; a table has none."""
+def _with_settings(input: Input, config: SourceConfig) -> Input:
+    """Return an input with the settings by which its bytes are read; a table has no encoding."""
     has_encoding = config.encoding != UTF8 and "encoding" in registry.of_input(input).source_settings
-    return replace(input, encoding=config.encoding) if has_encoding else input
+    return replace(input, encoding=config.encoding if has_encoding else "", max_window=config.max_window_bytes)
 
 
 class _Finder:
@@ -239,6 +239,12 @@ def unusable_path_error(path: str, error: OSError) -> HymtError:
 
 def missing_path_error(path: str) -> ConfigError:
     """Return the error for a path that matches nothing, with the closest names that exist."""
+    names = path.split(",")
+    if len(names) > 1 and all(name and os.path.exists(os.path.expanduser(name)) for name in names):
+        return ConfigError(
+            f"source.path={path} does not exist, but its parts do",
+            fix=f"For one job with these inputs, set source.path=[{path}]; for one job each, add -m.",
+        )
     if _WILDCARD.search(path):
         fix = "Quote it so that the shell does not expand it, or fix the pattern."
         return ConfigError(f"source.path={path} matches no file", fix=fix)

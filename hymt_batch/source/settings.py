@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
+from hymt_batch.byte_size import parse_bytes
 from hymt_batch.errors import ConfigError
 from hymt_batch.formats import registry, text_encoding
 from hymt_batch.formats.options import MAX_ROW_BYTES
-from hymt_batch.setting import Identity
+from hymt_batch.formats.zstd_frame import MAX_WINDOW
+from hymt_batch.setting import Identity, Operation
 
 _ESCAPE_CHARACTERS = frozenset(string.punctuation) - {'"', ","}
 
@@ -41,6 +43,7 @@ class SourceConfig:
     delimiter: Identity[str | None] = None
     escape: Identity[str | None] = None
     encoding: Identity[str] = text_encoding.UTF8
+    max_window: Operation[Any] = "2GiB"
     follow_symlinks: Identity[bool] = False
     subset: Identity[str | None] = None
     split: Identity[str | None] = None
@@ -97,10 +100,20 @@ class SourceConfig:
                 )
 
         self.encoding = _encoding_name(self.encoding)
+        if not 1024 <= parse_bytes("source.max_window", self.max_window) <= MAX_WINDOW:
+            raise ConfigError(
+                f"source.max_window={self.max_window} must be between 1024 and {MAX_WINDOW} bytes (2 GiB)",
+                why="because zstd libraries hold no larger window",
+                fix="Set source.max_window=2GiB (the default).",
+            )
 
     @property
     def paths(self) -> list[str]:
         return [self.path] if isinstance(self.path, str) else list(self.path or ())
+
+    @property
+    def max_window_bytes(self) -> int:
+        return parse_bytes("source.max_window", self.max_window)
 
     @property
     def patterns(self) -> list[str]:
