@@ -30,7 +30,7 @@ def test_inputs_that_are_read_as_they_are_have_their_formats_and_encodings_count
     (folder / "c.csv").write_text("text,to\nIt rains.,fr-FR\nIt snows.,German\n", encoding="utf-8")
     source, heads = checked("source.path=in")
     assert (source.level, heads.level) == (Level.OK, Level.OK)
-    assert source.seen.startswith("3 file(s): 1 csv, 2 text; the output needs about ")
+    assert source.seen.startswith("3 files: 1 csv, 2 text; the output needs about ")
     assert heads.seen == "3 UTF-8; rows are as the settings say"
     (folder / "d.txt").write_bytes("Il pleut à Lyon.\n".encode("cp1252"))
     heads = checked("source.path=in/d.txt", "source.encoding=cp1252")[1]

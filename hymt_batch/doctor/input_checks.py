@@ -17,7 +17,7 @@ from hymt_batch.doctor.finding import Finding, Level, errors_as_findings
 from hymt_batch.errors import ConfigError, HymtError
 from hymt_batch.formats import registry
 from hymt_batch.fs import OS_FS
-from hymt_batch.records import Input
+from hymt_batch.records import Input, plural
 from hymt_batch.source import discovery, stream
 from hymt_batch.source.preamble_reader import PreambleCache
 from hymt_batch.write.storage import required_space
@@ -46,7 +46,7 @@ def check(job: DoctorJob, findings: list[Finding]) -> tuple[int | None, int | No
             raise ConfigError("source.path has no file to translate", fix="Check source.path and source.pattern.")
         need, need_inodes = required_space(OS_FS, Path(job.output_dir) / str(job.name), inputs, job.write.min_free)
         listed = _count(registry.of_input(input).name for input in inputs)
-        seen = f"{len(inputs):,} file(s): {listed}; the output needs about {gib(need)}"
+        seen = f"{plural(len(inputs), 'file')}: {listed}; the output needs about {gib(need)}"
         findings.append(Finding("source", Level.OK, seen))
     if need is None:
         return None, None

@@ -32,6 +32,7 @@ from hymt_batch.model.prepare import PlacementPlan
 from hymt_batch.model.settings import dtype_bytes
 from hymt_batch.prompt import PromptFamily
 from hymt_batch.prompt_end import describe_end
+from hymt_batch.records import plural
 from hymt_batch.source.inputs import Inputs
 from hymt_batch.write import published_file
 
@@ -159,8 +160,9 @@ def _check_files(job: DoctorJob, findings: list[Finding]) -> ModelFiles | None:
             return None
         files = model_files.verify(folder, commit)
         seen = (
-            f"{len(files.weight_files)} safetensors file(s), {gib(files.num_bytes)}, {files.network.num_parameters:,} "
-            f"parameters; all tensors have the names and shapes that {files.config['model_type']} needs"
+            f"{plural(len(files.weight_files), 'safetensors file')}, {gib(files.num_bytes)}, "
+            f"{files.network.num_parameters:,} parameters; "
+            f"all tensors have the names and shapes that {files.config['model_type']} needs"
         )
         findings.append(Finding("model files", Level.OK, seen))
         requirements.check_libraries(files, job.model.attention)
