@@ -33,6 +33,7 @@ from hymt_batch.run.replica import Replica
 from hymt_batch.run.reporter import Reporter
 from hymt_batch.sanitize import escape_line, sanitize_text
 from hymt_batch.source import discovery, stream
+from hymt_batch.source.content import ContentCheck
 from hymt_batch.source.corpus_stats import CorpusStats, compute_corpus_stats
 from hymt_batch.source.language_check import LanguageReport, check_languages
 from hymt_batch.source.preamble_reader import PreambleCache
@@ -188,7 +189,8 @@ def evaluate_strategy(
 def scan_corpus(job: PlanJob, files: ModelFiles) -> tuple[CorpusStats, LanguageReport]:
     """Read the corpus once; return its statistics and the languages that its first rows name."""
     preambles = PreambleCache(job.source)
-    inputs = stream.apply_limit(discovery.find_inputs(job.source), job.source, preambles)
+    content = ContentCheck(discovery.find_inputs(job.source), job.source, preambles)
+    inputs = stream.apply_limit(content.inputs(), job.source, preambles)
     stream.check_fields(inputs, job.source, (), preambles)
     stream.check_first_rows(inputs, job.source, preambles)
     language_report = check_languages(inputs, job.source, preambles)

@@ -56,6 +56,7 @@ class ContentCheck:
     def __init__(self, found: FoundInputs, config: SourceConfig, preambles: PreambleCache) -> None:
         self._found, self._config, self._preambles = found, config, preambles
         self.skipped: list[SkippedFile] = []  # complete after `inputs` has ended
+        self._last_error: ConfigError | None = None  # of a skipped file
         self._compressed: list[str] = []  # files that are compressed although their names do not say so
 
     def inputs(self) -> Iterator[Input]:
@@ -66,19 +67,13 @@ class ContentCheck:
             PreflightError: A file is damaged or cannot be read.
             StoppedError: The disk fails.
         """
-        num_inputs, last_error = 0, None
+        num_inputs = 0
         for input in self._found:
-            checked = self._check(input)
-            if isinstance(checked, Input):
+            if (checked := self.check(input)) is not None:
                 num_inputs += 1
                 yield checked
-            elif input.rel in self._found.named:
-                raise checked.error
-            else:
-                last_error = checked.error
-                self.skipped.append(SkippedFile(input.rel, checked.why))
-        if last_error is not None and not num_inputs:
-            raise last_error
+        if self._last_error is not None and not num_inputs:
+            raise self._last_error
         ignored_settings.warn_of_skipped(self.skipped)
         if self._compressed:
             log.warning(
@@ -86,6 +81,23 @@ class ContentCheck:
                 len(self._compressed),
                 self._compressed[:3],
             )
+
+    def check(self, input: Input) -> Input | None:
+        """Return an input with the compression that its bytes show; None if it was found and is skipped.
+
+        Raises:
+            ConfigError: A path names it, and it cannot be what it is named; or it does not fit the settings.
+            PreflightError: It is damaged or cannot be read.
+            StoppedError: The disk fails.
+        """
+        checked = self._check(input)
+        if isinstance(checked, Input):
+            return checked
+        if input.rel in self._found.named:
+            raise checked.error
+        self._last_error = checked.error
+        self.skipped.append(SkippedFile(input.rel, checked.why))
+        return None
 
     def _check(self, input: Input) -> Input | _Unread:
         format = registry.of_input(input)

@@ -118,11 +118,12 @@ def _json_advice(path: str, config: SourceConfig) -> str:
 
 
 def _of_extension(extension: str) -> UnreadKind | None:
-    return _load().get(extension)
+    return load().get(extension)
 
 
 @lru_cache(maxsize=1)
-def _load() -> dict[str, UnreadKind]:
+def load() -> dict[str, UnreadKind]:
+    """Return the formats that are known and not read, by extension."""
     data = tomllib.loads(_LIST.read_text(encoding="utf-8"))
     extractions = {
         name: Extraction(
