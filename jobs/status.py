@@ -223,7 +223,8 @@ def _add_progress(job_status: JobStatus, progress: RunProgress | None, complete:
     """Fill in the totals: those of a complete job are its rows, others are what the newest run recorded."""
     if complete:
         job_status.rows_total, job_status.share, job_status.left_s = job_status.rows, 1.0, 0.0
-    elif progress is not None:
+    elif progress is not None and progress.share != 1.0 and progress.at >= job_status.created:
+        # else it is that of a job that was complete, or that was there before, and nothing is known of this one yet
         job_status.rows_total_estimated = progress.is_estimate
         if progress.num_rows is not None:
             job_status.rows_total = max(progress.num_rows, job_status.rows)
