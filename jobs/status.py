@@ -483,6 +483,8 @@ def _describe_counts(counts: Mapping[str, int]) -> str:
 
 def render_line(job_status: JobStatus) -> str:
     """Return the status of a point of a sweep, on one line."""
+    if not job_status.files:
+        return f"{job_status.folder}: {job_status.state}"
     files = f"{job_status.files_published} of {plural(job_status.files, 'file')} published"
     rows = _describe_rows(job_status).replace(" committed", " rows committed")
     return f"{job_status.folder}: {job_status.state}, {files}, {rows}"
