@@ -133,6 +133,8 @@ CHANGES: dict[str, str | tuple[str, ...]] = {
     "launch.num_threads": "2",
     "launch.workers": "2",
     "launch.hang_s": "60",
+    "launch.log_detail": "summary",
+    "launch.keep_logs": "5",
 }
 """Setting -> another value, and the other settings with which it matters."""
 
