@@ -7,6 +7,7 @@ clear error. Independent of the stages' settings: an identity is a nested dict o
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import uuid
@@ -108,6 +109,10 @@ def load(fs: Fs, path: Path, max_bytes: int = MAX_BYTES) -> JsonDict:
         StatePermissionError: This user may not read it.
         StateDamagedError: It is not a valid sealed file; the message is the reason.
     """
+    with contextlib.suppress(OSError):  # a small file, as most are, takes one call; what is wrong is found out below
+        start = fs.read(path, 0, 4096)
+        if 0 < len(start) < 4096:
+            return unseal(start)
     try:
         stat = stat_or_none(fs, path)
         if stat is None:
@@ -120,7 +125,7 @@ def load(fs: Fs, path: Path, max_bytes: int = MAX_BYTES) -> JsonDict:
                 "zero bytes, as after a power loss" if not start.strip(b"\0") else "something other than a JSON object"
             )
             raise StateDamagedError(f"it has {stat.size} bytes and begins with {zeros}")
-        return unseal(start if stat.size == len(start) else fs.read(path, 0, stat.size))
+        return unseal(fs.read(path, 0, stat.size))
     except FileNotFoundError:
         raise StateMissingError("it is missing") from None
     except PermissionError as error:

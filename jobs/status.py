@@ -232,7 +232,8 @@ def _add_progress(job_status: JobStatus, progress: RunProgress | None, complete:
     """Fill in the totals: those of a complete job are its rows, others are what the newest run recorded."""
     if complete:
         job_status.rows_total, job_status.share, job_status.left_s = job_status.rows, 1.0, 0.0
-    elif progress is not None:
+    elif progress is not None and progress.share != 1.0 and progress.at >= job_status.created:
+        # else it is that of a job that was complete, or that was there before, and nothing is known of this one yet
         job_status.rows_total_estimated = progress.is_estimate
         if progress.num_rows is not None:
             job_status.rows_total = max(progress.num_rows, job_status.rows)
@@ -496,6 +497,8 @@ def _describe_counts(counts: Mapping[str, int]) -> str:
 
 def render_line(job_status: JobStatus) -> str:
     """Return the status of a point of a sweep, on one line."""
+    if not job_status.files:
+        return f"{job_status.folder}: {job_status.state}"
     files = f"{job_status.files_published} of {plural(job_status.files, 'file')} published"
     rows = _describe_rows(job_status).replace(" committed", " rows committed")
     return f"{job_status.folder}: {job_status.state}, {files}, {rows}"
