@@ -290,3 +290,14 @@ def test_an_upgrade_adds_no_input_to_a_job_and_says_what_would_be_read_now(
     line = caplog.records[0].getMessage()
     assert "b.jsonl" in line and "on_input_change=redo adds them" in line
     assert [input.rel for input in open_inputs(str(tmp_path)).files] == ["a.txt", "b.jsonl"]
+
+
+def test_a_trial_run_looks_only_into_the_files_that_it_needs_and_tells_what_it_skipped(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name, data in (("a.txt", PNG), ("b.txt", b"rain\nsun\n"), ("c.txt", PNG)):
+        write(tmp_path / name, data)
+    inputs = open_inputs(str(tmp_path), limit=2)
+    assert [input.rel for input in inputs.files] == ["b.txt"]
+    assert [file.rel for file in inputs.skipped] == ["a.txt"]
+    assert len(caplog.records) == 1

@@ -55,17 +55,15 @@ class ContentCheck:
 
     def __init__(self, found: FoundInputs, config: SourceConfig, preambles: PreambleCache) -> None:
         self._found, self._config, self._preambles = found, config, preambles
-        self.skipped: list[SkippedFile] = []  # complete after `inputs` has ended
+        self.skipped: list[SkippedFile] = []  # among the inputs that were checked so far
         self._last_error: ConfigError | None = None  # of a skipped file
         self._compressed: list[str] = []  # files that are compressed although their names do not say so
 
     def inputs(self) -> Iterator[Input]:
-        """Yield the inputs that can be read, with the compression that their bytes show.
+        """Yield the inputs that can be read, with the compression that their bytes show; see `check` for the errors.
 
         Raises:
-            ConfigError: A file that a path names cannot be what it is named, or no input is left.
-            PreflightError: A file is damaged or cannot be read.
-            StoppedError: The disk fails.
+            ConfigError: No input is left.
         """
         num_inputs = 0
         for input in self._found:
@@ -74,6 +72,9 @@ class ContentCheck:
                 yield checked
         if self._last_error is not None and not num_inputs:
             raise self._last_error
+
+    def report(self) -> None:
+        """Log what was skipped and what is compressed, after the inputs that the job needs were checked."""
         ignored_settings.warn_of_skipped(self.skipped)
         if self._compressed:
             log.warning(
@@ -131,7 +132,8 @@ class ContentCheck:
         return self._unread(input, format, _Content("text", fix))
 
     def _check_text(self, input: Input, format: Format) -> Input | _Unread:
-        with contextlib.closing(format.open_input(input)) as file:
+        with contextlib.ExitStack() as stack:
+            file = stack.enter_context(contextlib.closing(format.open_input(input)))
             head = read_raw_start(file)
             if compression := find_compression(head):
                 if input.compression:
@@ -149,6 +151,9 @@ class ContentCheck:
             if self._is_set and named not in (None, format) and format.fits is not None and not format.fits(text):
                 return self._unread(input, format, _Content("other text", self._set_format(input, named)))
             self._preambles.of_open(file)
+            if self._config.limit is not None:  # its rows are counted next
+                stack.pop_all()
+                self._preambles.keep_open(file)
         return input
 
     def _check_compressed(self, input: Input, format: Format, compression: str) -> Input | _Unread:

@@ -64,6 +64,7 @@ class Inputs:
         # a job that recorded no formats goes on with what it began with
         inputs = found if formats is not None and not formats else content.inputs()
         self.files = tuple(stream.apply_limit(inputs, config, self._preambles, plan_version))
+        content.report()
         self.skipped = (*found.skipped, *content.skipped)
         self.formats = registry.FOUND_NAMES if formats is None else tuple(formats)
 

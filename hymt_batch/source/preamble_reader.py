@@ -51,6 +51,7 @@ class PreambleCache:
 
     def __init__(self, config: SourceConfig, reserved: tuple[str, ...] = (), *, checks_encoding: bool = True) -> None:
         self.config, self._reserved, self._checks_encoding = config, reserved, checks_encoding
+        self._kept: OpenInput | None = None
         self._by_input: dict[str, Preamble] = {}  # key: relative name of the input
         self._interned: dict[Any, Preamble] = {}
         self.limited_rows: dict[str, int] = {}  # name of the last input -> its rows within source.limit
@@ -60,6 +61,19 @@ class PreambleCache:
             return preamble
         with contextlib.closing(registry.of_input(input).open_input(input)) as file:
             return self.of_open(file)
+
+    def keep_open(self, file: OpenInput) -> None:
+        """Keep a file open for the pass over its rows that begins next; `open_input` hands it out."""
+        self._kept = file
+
+    def open_input(self, input: Input) -> OpenInput:
+        """Open an input, or take the file that was kept open for it."""
+        kept, self._kept = self._kept, None
+        if kept is not None and kept.input == input:
+            return kept
+        if kept is not None:
+            kept.close()
+        return registry.of_input(input).open_input(input)
 
     def of_open(self, file: OpenInput) -> Preamble:
         """Return the preamble of an open input."""

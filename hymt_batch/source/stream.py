@@ -105,13 +105,13 @@ def apply_limit(
     preambles = preambles or PreambleCache(config)
     rows_left, limited = config.limit, []
     for input in inputs:
-        if rows_left <= 0:
-            break
         limited.append(input)
         preambles.limited_rows = {input.rel: rows_left}
         rows_left -= sum(
             1 for _ in read_documents(input, config, max_rows=rows_left, plan_version=plan_version, preambles=preambles)
         )
+        if rows_left <= 0:  # the next input is not even opened
+            break
     return limited
 
 
