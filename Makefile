@@ -8,7 +8,7 @@ SEED ?= 20261124
 PIP_FLAGS ?= --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-floor check format faults faults-quick matrix memory scale draining overhead \
+.PHONY: help install demo test test-floor check format faults faults-quick matrix memory scale draining overhead gpu-counts \
 	against-engine full-size integrity troubleshooting retrain clean
 
 help: ## list the targets
@@ -69,6 +69,9 @@ scale: install ## measure the cost of a commit and the time to resume from 100, 
 
 draining: install ## measure the cost of draining each part, for several part sizes
 	$(BIN)/python -m tests.campaigns.draining
+
+gpu-counts: install ## count steps, prefill passes and moves with the rules of a CPU and of a GPU
+	$(BIN)/python -m tests.campaigns.gpu_counts
 
 overhead: install ## measure the time that the job spends outside the model
 	$(BIN)/python -m tests.campaigns.overhead

@@ -65,7 +65,11 @@ def group_choices(job: str) -> dict[str, list[str]]:
 
 def override_parser(job: str) -> OverrideParser:
     """Return the parser for a job's overrides."""
-    return OverrideParser(job, collect_settings(JOBS[job]), group_choices(job), _expand_sweep_function)
+
+    def other_jobs(key: str) -> list[str]:
+        return [name for name, settings in JOBS.items() if name != job and key in collect_settings(settings)]
+
+    return OverrideParser(job, collect_settings(JOBS[job]), group_choices(job), _expand_sweep_function, other_jobs)
 
 
 @single_line_errors()
@@ -196,7 +200,7 @@ def _build(job: str, overrides: Sequence[Override]) -> tuple[Any, list[str]]:
     if isinstance(built, TranslateJob | PlanJob | DoctorJob):
         notes = validate.validate_job(built)
     elif isinstance(built, InspectJob):
-        job_name.check(built.name, allow_sweep_point=True)
+        job_name.check(built.name, built.output_dir, allow_sweep_point=True)
     if removed_cwd.is_removed():
         removed_cwd.check_relative_paths(built)
     return built, notes

@@ -213,6 +213,17 @@ def _others() -> tuple[dict[str, _OtherLanguage], dict[str, _OtherLanguage]]:
     return by_code, by_name
 
 
+def describe(text: str) -> str:
+    """Return what a text names that is refused, such as "Norwegian" or "Hindi in Latin script"; "" if nothing known."""
+    by_code, by_name = _others()
+    plain = unicodedata.normalize("NFKC", text).strip()
+    tag = language_tags.parse(plain) or Tag("")
+    if other := by_code.get(tag.language) or by_name.get(_name_key(plain)):
+        return other.name
+    base = _by_code().get(tag.language)
+    return f"{base.english} in {_script_name(tag.script)}" if base and tag.script else ""
+
+
 def _unknown(plain: str, tag: Tag, text: str, key: str) -> ConfigError:
     """Return the error for a text that names no language of the table."""
     by_code, by_name = _others()

@@ -120,7 +120,7 @@ def load(fs: Fs, path: Path, max_bytes: int = MAX_BYTES) -> JsonDict:
                 "zero bytes, as after a power loss" if not start.strip(b"\0") else "something other than a JSON object"
             )
             raise StateDamagedError(f"it has {stat.size} bytes and begins with {zeros}")
-        return unseal(fs.read(path, 0, stat.size))
+        return unseal(start if stat.size == len(start) else fs.read(path, 0, stat.size))
     except FileNotFoundError:
         raise StateMissingError("it is missing") from None
     except PermissionError as error:

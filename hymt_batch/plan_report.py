@@ -11,6 +11,7 @@ from hymt_batch.device_map.placement import Placement
 from hymt_batch.device_map.settings import DeviceInventory, gib
 from hymt_batch.errors import Problem
 from hymt_batch.prompt_end import PromptEnd
+from hymt_batch.records import plural
 from hymt_batch.run.reporter import format_duration
 from hymt_batch.sanitize import escape_line
 
@@ -199,8 +200,9 @@ def placement_lines(report: PlanReport) -> list[str]:
 
 def corpus_lines(corpus: dict[str, Any], probe: ProbeResult | None) -> list[str]:
     lines = [
-        f"corpus   {corpus['rows']:,} rows in {corpus['files']:,} file(s): {corpus['decoded_rows']:,} to decode, "
-        f"{corpus['duplicate_rows']:,} duplicates, {corpus['blank_rows']:,} blank, {corpus['refused_rows']:,} rejected"
+        f"corpus   {plural(corpus['rows'], 'row')} in {plural(corpus['files'], 'file')}: "
+        f"{corpus['decoded_rows']:,} to decode, {corpus['duplicate_rows']:,} duplicates, "
+        f"{corpus['blank_rows']:,} blank, {corpus['refused_rows']:,} rejected"
     ]
     lines += [f"         languages of the first rows: {seen}" for seen in corpus.get("languages", ())]
     if corpus["tokens"] is None:

@@ -189,6 +189,7 @@ class StatusJob(InspectJob):
     """Settings of `hymt-batch status`; documented in conf/status.yaml."""
 
     errors: Operation[int] = 0
+    fail: Operation[bool] = False
 
     def __post_init__(self) -> None:
         if self.errors < 0:

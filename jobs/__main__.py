@@ -134,10 +134,23 @@ def run_job(command_line: CommandLine, job: str, summary: str) -> ExitCode:
         streams.require_stdout()
     removed_cwd.leave()  # if the directory was removed, config.load has checked that all paths are absolute
     module = importlib.import_module(f"{__package__}.{job}")
+    streams.clear_notice()
     if len(points) == 1 and not points[0].label:
         print_notes(points[0])
         return ExitCode(module.run(points[0].job))
+    if job == "translate":
+        save_points(points)
     return run_sweep(points, module.run, lambda: stop is not None and stop.requested)
+
+
+def save_points(points: Sequence[SweepPoint]) -> None:
+    """Write beside the folders of a sweep which points it has: `status` also tells of those that never began."""
+    from hymt_batch.write import sweep_points
+
+    folders = {point.job.output_dir for point in points if point.job is not None}
+    for folder in folders:  # one, unless name= is swept; a point that cannot run has no job
+        labels = [point.label for point in points if point.job is None or point.job.output_dir == folder]
+        sweep_points.save(Path(folder), labels)
 
 
 def run_sweep(
@@ -154,7 +167,6 @@ def run_sweep(
         The worst exit code of the points, or STOPPED if some did not run.
     """
     codes: list[ExitCode | None] = [None] * len(points)
-    streams.clear_notice()
     for index, point in enumerate(points):
         name = point.label or ("" if point.job is None else point.job.name)
         print(

@@ -1,27 +1,35 @@
 """Show the progress of a job from its files: `hymt-batch status name=NAME`.
 
-Reads only the headers of parts and changes nothing. Imports no heavy library.
+Takes no lease and changes nothing. Of large jobs it reads only the headers of parts. Imports no heavy library.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import itertools
 import json
+import math
 import os
 import statistics
 import time
-from collections.abc import Callable
+import zlib
+from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from hymt_batch import manifest, sanitize, streams
+from hymt_batch.check.settings import CheckConfig
 from hymt_batch.errors import ExitCode
 from hymt_batch.fs import OS_FS, list_names, stat_or_none
 from hymt_batch.fs_protocol import Fs
 from hymt_batch.manifest import JobRecord, StateDamagedError, StateMissingError, StatePermissionError
-from hymt_batch.records import ERROR_STATUSES, Input
+from hymt_batch.records import ERROR_STATUSES, Input, Status, plural
+from hymt_batch.run.log_file import LOG_NAME
+from hymt_batch.run.reporter import format_duration
 from hymt_batch.write import (
     error_rows,
     file_record,
@@ -29,12 +37,16 @@ from hymt_batch.write import (
     lease,
     manifest_only,
     path_check,
+    row_lines,
     row_record,
+    run_progress,
+    state_file,
     stop_reason,
 )
 from hymt_batch.write import lease_holder as holders
 from hymt_batch.write import part as parts
 from hymt_batch.write.folder_finding import FIXES, Findings, Kind
+from hymt_batch.write.run_progress import RunProgress
 from hymt_batch.write.state_file import StateFileDamagedError
 
 if TYPE_CHECKING:
@@ -46,6 +58,13 @@ NOT_PUBLISHED = "is missing or not the published version"
 MAX_MESSAGE_CHARS = 300  # longer messages are shortened to this length
 MIN_PAUSE_S, PAUSE_FACTOR = 60.0, 10
 """A gap between two parts is a pause of the job if it exceeds MIN_PAUSE_S and PAUSE_FACTOR times the median gap."""
+MAX_BEAT_AGE_S = 300.0
+"""A holder on another machine counts as running until its heartbeat is older than this: the default of
+launch.lease_ttl_s, and room for the attribute cache of a network file system and for clocks that differ."""
+MAX_FLAG_BYTES = 32 << 20  # of parts and row records whose flags are counted; more would take seconds
+READ_BYTES = 1 << 16  # of a part or record that are read at once: most parts are smaller
+SEVERITY = (ExitCode.COMPLETE, ExitCode.TOO_MANY_ERRORS, ExitCode.MISSING, ExitCode.PREFLIGHT, ExitCode.DAMAGE)
+"""Exit codes of fail=true from best to worst; a sweep has the worst of its points."""
 
 
 @dataclass(slots=True)
@@ -62,20 +81,64 @@ class JobStatus:
     shards_complete: int = 0
     parts: int = 0  # committed parts of files that are not yet published; 0 for a complete job
     rows: int = 0  # committed rows
+    rows_total: int | None = None  # rows of the whole input; None if no run has recorded it
+    rows_total_estimated: bool = False  # the newest run has not read all of the input
+    share: float | None = None  # of what is decoded, 0 to 1, as the newest run saw it; None if not recorded
+    left_s: float | None = None  # seconds that the rest takes, by the newest run; None if not known
     error_rows: int = 0
+    max_error_rate: float = CheckConfig().max_error_rate  # of the newest run; the default if that is not recorded
     rows_per_s: float | None = None  # rows per second over the newest 100 parts
     counts: dict[str, int] = field(default_factory=dict)  # row status -> committed rows
+    flags: dict[str, int] = field(default_factory=dict)  # flag -> committed rows
     holder: dict[str, Any] | None = None  # the process that holds the lease
     holder_alive: bool | None = None  # None if this machine cannot determine it
+    running: bool = False  # a process holds the lease and is alive, as far as this machine can tell
     log: str = ""  # path of the newest log file
     ended: dict[str, Any] | None = None  # why the last run stopped: exit_code, why, at (UTC), error
     errors: list[dict[str, str]] = field(default_factory=list)  # first rows without a translation: id, status, message
     notes: list[str] = field(default_factory=list)
 
+    @property
+    def error_rate(self) -> float:
+        """Share of the selected rows that have no translation."""
+        return self.error_rows / max(1, self.rows - self.counts.get(Status.NOT_SELECTED, 0))
+
+    @property
+    def exit_code(self) -> ExitCode:
+        """The exit code of fail=true."""
+        if self.state == "unreadable":
+            return ExitCode.PREFLIGHT
+        if self.running:
+            return ExitCode.COMPLETE
+        if self.state == "damaged":
+            return ExitCode.DAMAGE
+        if self.state != "complete":
+            return ExitCode.MISSING
+        return ExitCode.TOO_MANY_ERRORS if self.error_rate > self.max_error_rate else ExitCode.COMPLETE
+
     def to_json(self) -> dict[str, Any]:
         """Return all fields, and the findings as lines too."""
-        value = asdict(self) | {"findings": self.findings.to_json()}
+        value = asdict(self) | {"findings": self.findings.to_json(), "exit_code": int(self.exit_code)}
         return value | {"problems": self.findings.lines(), "obstacles": self.findings.lines(Kind.OBSTACLE)}
+
+
+@dataclass(slots=True)
+class _Folder:
+    """A folder that is inspected, and what is the same for all its files."""
+
+    fs: Fs
+    path: Path
+    job: JobRecord
+    identity_sha256: str
+    state_names: frozenset[str]  # names in .hymt: files without a state folder were not begun
+    flag_bytes_left: int = MAX_FLAG_BYTES
+    error_names: dict[Path, frozenset[str]] = field(default_factory=dict)  # folder below errors/ -> names in it
+
+    def has_errors_file(self, path: Path) -> bool:
+        """Return whether there is an errors file; each folder is listed once, since most files have none."""
+        if path.parent not in self.error_names:
+            self.error_names[path.parent] = frozenset(list_names(self.fs, path.parent))
+        return path.name in self.error_names[path.parent]
 
 
 @dataclass(slots=True)
@@ -106,13 +169,16 @@ def status(folder: Path, fs: Fs = OS_FS, num_errors: int = 0) -> JobStatus:
 
 
 def _inspect(fs: Fs, folder: Path, job_status: JobStatus, num_errors: int) -> None:
-    logs = list_names(fs, folder / "logs")
+    logs = [name for name in list_names(fs, folder / "logs") if LOG_NAME.fullmatch(name)]
     job_status.log = str(folder / "logs" / logs[-1]) if logs else ""
     _add_holder(fs, folder, job_status)
     for path, what in path_check.state_obstacles(fs, folder):
         job_status.findings.add(Kind.OBSTACLE, path.relative_to(folder), what)
     stop_record = stop_reason.read(fs, folder)
     job_status.ended = asdict(stop_record) if stop_record else None
+    progress = run_progress.read(fs, folder)
+    if progress is not None:
+        job_status.max_error_rate = progress.max_error_rate
     try:
         job = manifest.read_job(fs, folder)
     except StateDamagedError as damage:
@@ -127,19 +193,56 @@ def _inspect(fs: Fs, folder: Path, job_status: JobStatus, num_errors: int) -> No
     job_status.created, job_status.files = job.created, len(job.inputs)
     if _add_from_manifest(fs, folder, job_status, num_errors):
         return
-    rates = _Rates()
+    rates, flags = _Rates(), Counter[str]()
+    state_names = frozenset(list_names(fs, manifest.state_folder(folder)))
+    inspected = _Folder(fs, folder, job, job.identity_sha256, state_names)
     for input in job.inputs:
-        _add_file(fs, folder, job, input, job_status, rates)
-    job_status.counts = dict(sorted(job_status.counts.items()))
+        if f"f{input.file_id}" in state_names:
+            _add_file(inspected, input, job_status, rates, flags)
+    job_status.counts, job_status.flags = dict(sorted(job_status.counts.items())), dict(sorted(flags.items()))
+    if inspected.flag_bytes_left <= 0:
+        job_status.notes.append("the flags are those of published files and of the first other rows: there are many")
     job_status.rows = sum(job_status.counts.values())
-    job_status.error_rows = sum(n for name, n in job_status.counts.items() if name in ERROR_STATUSES)
+    job_status.error_rows = _num_errors(job_status.counts)
     job_status.rows_per_s = _rows_per_s(rates.parts if len(rates.parts) > 1 else rates.records)
     job_status.errors = list(itertools.islice(error_rows.read_all(fs, folder, job), num_errors))
     complete = _is_complete(fs, folder, job, job_status)
-    is_held = job_status.holder is not None and job_status.holder_alive is not False
-    job_status.state = "damaged" if job_status.findings else "running" if is_held and not complete else "stopped"
-    if complete and not job_status.findings:
-        job_status.state = "complete"
+    job_status.state = "damaged" if job_status.findings else "running" if job_status.running and not complete else ""
+    if not job_status.state:
+        job_status.state = "complete" if complete else "stopped"
+    _add_progress(job_status, progress, complete)
+    if job_status.state != "complete" and not job_status.running and job_status.ended is None:
+        job_status.ended = _describe_death(job_status.holder)
+
+
+def _num_errors(counts: Mapping[str, int]) -> int:
+    return sum(count for name, count in counts.items() if name in ERROR_STATUSES)
+
+
+def _add_progress(job_status: JobStatus, progress: RunProgress | None, complete: bool) -> None:
+    """Fill in the totals: those of a complete job are its rows, others are what the newest run recorded."""
+    if complete:
+        job_status.rows_total, job_status.share, job_status.left_s = job_status.rows, 1.0, 0.0
+    elif progress is not None:
+        job_status.rows_total_estimated = progress.is_estimate
+        if progress.num_rows is not None:
+            job_status.rows_total = max(progress.num_rows, job_status.rows)
+        job_status.share, job_status.left_s = progress.share, progress.seconds_left
+        if job_status.running and progress.seconds_left is not None:
+            age_s = (datetime.now(UTC) - datetime.fromisoformat(progress.at)).total_seconds()
+            job_status.left_s = round(max(0.0, progress.seconds_left - max(0.0, age_s)), 1)
+
+
+def _describe_death(holder: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Return why a run stopped that left its lease behind and recorded no reason; None if there is no such run."""
+    if holder is None:
+        return None
+    why = (
+        f"process {holder['pid']} on {holder['host']} ended without a word: it was killed (as when memory runs out), "
+        "or its machine went down"
+    )
+    beat = datetime.fromtimestamp(time.time() - holder["beat_age_s"], UTC) if holder["beat_age_s"] is not None else None
+    return {"exit_code": None, "why": why, "at": beat.isoformat(timespec="seconds") if beat else "", "error": None}
 
 
 def _add_from_manifest(fs: Fs, folder: Path, job_status: JobStatus, num_errors: int) -> bool:
@@ -152,7 +255,8 @@ def _add_from_manifest(fs: Fs, folder: Path, job_status: JobStatus, num_errors: 
         return False
     job_status.files = job_status.files_published = len(value["outputs"])
     job_status.rows, job_status.counts = value["rows"], dict(value["counts"])
-    job_status.error_rows = sum(n for name, n in job_status.counts.items() if name in ERROR_STATUSES)
+    job_status.error_rows, job_status.flags = _num_errors(job_status.counts), dict(value["flags"])
+    job_status.rows_total, job_status.share, job_status.left_s = job_status.rows, 1.0, 0.0
     for file in (*value["outputs"], *value["errors"]):
         file_stat = stat_or_none(fs, folder / file["path"])
         if (file_stat.size if file_stat else None) != file["bytes"]:
@@ -173,21 +277,25 @@ def _add_holder(fs: Fs, folder: Path, job_status: JobStatus) -> None:
     file_stat = stat_or_none(fs, lease.lease_path(folder))
     job_status.holder = {name: getattr(holder, name) for name in ("host", "pid", "since", "epoch", "slurm_job")}
     job_status.holder["beat_age_s"] = max(0.0, round(time.time() - file_stat.mtime_ns / 1e9, 1)) if file_stat else None
-    job_status.holder_alive = holders.is_alive(holder, holders.current_process())
+    alive, beat_age_s = holders.is_alive(holder, holders.current_process()), job_status.holder["beat_age_s"]
+    job_status.holder_alive = alive
+    job_status.running = bool(alive) or (alive is None and (beat_age_s is None or beat_age_s <= MAX_BEAT_AGE_S))
 
 
-def _add_file(fs: Fs, folder: Path, job: JobRecord, input: Input, job_status: JobStatus, rates: _Rates) -> None:
+def _add_file(inspected: _Folder, input: Input, job_status: JobStatus, rates: _Rates, flags: Counter[str]) -> None:
+    fs, folder = inspected.fs, inspected.path
     record = file_record.read_record(fs, folder, input)
-    if record is not None and file_record.is_current(record, job, input):
+    if record is not None and file_record.is_current(record, inspected.job, input, inspected.identity_sha256):
         job_status.files_published += 1
         num_shards = len(file_record.shard_table_of(record))
         job_status.shards += num_shards
         job_status.shards_complete += num_shards
         _add_counts(job_status, record["counts"])
-        for path, recorded in (
-            (manifest.translated_path(folder, input.out_rel), record["output"]),
-            (manifest.errors_path(folder, input.rel), record["errors"]),
-        ):
+        flags.update(record["flags"])
+        output, errors = manifest.translated_path(folder, input.out_rel), manifest.errors_path(folder, input.rel)
+        for path, recorded in ((output, record["output"]), (errors, record["errors"])):
+            if recorded is None and not inspected.has_errors_file(path):
+                continue
             file_stat = stat_or_none(fs, path)
             if (file_stat.size if file_stat else None) != (recorded["bytes"] if recorded else None):
                 job_status.findings.add(Kind.DAMAGE, path.relative_to(folder), NOT_PUBLISHED)
@@ -197,7 +305,8 @@ def _add_file(fs: Fs, folder: Path, job: JobRecord, input: Input, job_status: Jo
     recorded_shards = set()
     for name in names:
         if match := row_record.RECORD_NAME.fullmatch(name):
-            header = _read_header(fs, folder, state_folder / name, row_record.read_header, job_status)
+            path, decode = state_folder / name, row_record.decode_header
+            header = _read_state(inspected, path, decode, _rows_of_record, job_status, flags)
             if header is not None:
                 recorded_shards.add(int(match[1]))
                 job_status.shards += 1
@@ -212,7 +321,8 @@ def _add_file(fs: Fs, folder: Path, job: JobRecord, input: Input, job_status: Jo
         for name in list_names(fs, state_folder / shard):
             if not parts.PART_NAME.fullmatch(name):
                 continue
-            part_header = _read_header(fs, folder, state_folder / shard / name, parts.read_header, job_status)
+            path, decode_part = state_folder / shard / name, parts.decode_header
+            part_header = _read_state(inspected, path, decode_part, _rows_of_part, job_status, flags)
             if part_header is not None:
                 num_committed, num_parts = num_committed + 1, part_header[0].num_parts
                 _add_counts(job_status, part_header[0].counts)
@@ -222,19 +332,51 @@ def _add_file(fs: Fs, folder: Path, job: JobRecord, input: Input, job_status: Jo
         job_status.parts += num_committed
 
 
-def _read_header(
-    fs: Fs, folder: Path, path: Path, read: Callable[[Fs, Path], H], job_status: JobStatus
+def _read_state(
+    inspected: _Folder,
+    path: Path,
+    decode_header: Callable[[bytes], H],
+    rows_of: Callable[[bytes], bytes],
+    job_status: JobStatus,
+    flags: Counter[str],
 ) -> tuple[H, int] | None:
-    """Return the header of a part or record and its modification time in ns; a damaged one becomes a problem."""
+    """Return the header of a part or record and its modification time in ns, and count the flags of its rows.
+
+    Args:
+        inspected: The folder.
+        path: The part or record. A damaged one becomes a problem.
+        decode_header: Decodes its first line.
+        rows_of: Returns the lines of its rows; called as long as MAX_FLAG_BYTES allow.
+        job_status: Gets the problem.
+        flags: Counts of flags.
+    """
+    fs = inspected.fs
     try:
-        return read(fs, path), fs.stat(path).mtime_ns
+        data = fs.read(path, 0, READ_BYTES)
+        line = data.partition(b"\n")[0] if b"\n" in data else state_file.read_header_line(fs, path)
+        header, mtime_ns = decode_header(line), fs.stat(path).mtime_ns
     except FileNotFoundError:
         return None  # another process removed it after the listing
     except PermissionError:
         raise
     except (OSError, StateFileDamagedError) as error:
-        job_status.findings.add(Kind.DAMAGE, path.relative_to(folder), str(error))
+        job_status.findings.add(Kind.DAMAGE, path.relative_to(inspected.path), str(error))
         return None
+    if inspected.flag_bytes_left > 0:
+        with contextlib.suppress(OSError, StateFileDamagedError, zlib.error, ValueError):  # the next run checks them
+            if len(data) == READ_BYTES:
+                data = fs.read(path, 0, inspected.flag_bytes_left)
+            inspected.flag_bytes_left -= len(data)
+            flags.update(row_lines.count_flags(rows_of(data)))
+    return header, mtime_ns
+
+
+def _rows_of_record(data: bytes) -> bytes:
+    return zlib.decompress(row_record.decode_payload(data)[1])
+
+
+def _rows_of_part(data: bytes) -> bytes:
+    return parts.decode_payload(data)[1]
 
 
 def _add_counts(job_status: JobStatus, counts: dict[str, int]) -> None:
@@ -278,19 +420,32 @@ def render(job_status: JobStatus) -> str:
             f"  files     {job_status.files_published} of {job_status.files} published",
             f"  shards    {job_status.shards_complete} complete of {job_status.shards} begun",
             f"  parts     {job_status.parts} waiting to be assembled",
-            f"  rows      {job_status.rows} committed, {job_status.error_rows} of them without a translation",
+            f"  rows      {_describe_rows(job_status)}",
         ]
+    if job_status.share is not None and job_status.state != "complete":
+        left_s = job_status.left_s
+        left = f", about {format_duration(left_s)} left" if left_s is not None else ""
+        lines.append(f"  done      {math.floor(100 * min(job_status.share, 0.999))} % of the work{left}")
+    if errors := {name: count for name, count in job_status.counts.items() if name in ERROR_STATUSES}:
+        lines.append(f"  errors    {_describe_counts(errors)}")
+    if job_status.state == "complete" and job_status.error_rate > job_status.max_error_rate:
+        rate = f"{100 * job_status.error_rate:.2f} % of the rows have no translation"
+        lines.append(f"  errors    {rate}, more than check.max_error_rate={job_status.max_error_rate:g}")
+    if job_status.flags:
+        lines.append(f"  flags     {_describe_counts(job_status.flags)}")
     if job_status.rows_per_s is not None:
         lines.append(f"  speed     {job_status.rows_per_s:g} rows/s over the newest parts")
     if job_status.holder is not None:
-        liveness = {True: "alive", False: "dead", None: f"last heartbeat {job_status.holder['beat_age_s']} s ago"}
+        beat = f"last heartbeat {job_status.holder['beat_age_s']} s ago"
+        liveness = {True: "alive", False: "dead", None: beat if job_status.running else f"{beat}: probably dead"}
         lines.append(
             f"  held by   process {job_status.holder['pid']} on {job_status.holder['host']} since "
             f"{job_status.holder['since']}, {liveness[job_status.holder_alive]}"
         )
     if job_status.ended is not None and job_status.state not in ("running", "complete"):
         stop_record = job_status.ended
-        lines.append(f"  ended     {stop_record['at']} with exit code {stop_record['exit_code']}: {stop_record['why']}")
+        code = "" if stop_record["exit_code"] is None else f" with exit code {stop_record['exit_code']}"
+        lines.append(f"  ended     {stop_record['at']}{code}: {stop_record['why']}")
     if job_status.log:
         lines.append(f"  log       {job_status.log}")
     lines += [f"  error     {row['id']} {row['status']}: {escape_line(row['message'])}" for row in job_status.errors]
@@ -313,27 +468,50 @@ def escape_line(message: str) -> str:
     return line if len(line) <= MAX_MESSAGE_CHARS else line[: MAX_MESSAGE_CHARS - 1] + "…"
 
 
+def _describe_rows(job_status: JobStatus) -> str:
+    """Return how many rows are committed, of how many, and how many of them have no translation."""
+    total, rows = job_status.rows_total, job_status.rows
+    is_partial = total is not None and job_status.state != "complete"
+    of_all = f" of {'about ' if job_status.rows_total_estimated else ''}{total}" if is_partial else ""
+    return f"{rows}{of_all} committed, {job_status.error_rows} of them without a translation"
+
+
+def _describe_counts(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} {count}" for name, count in sorted(counts.items()))
+
+
 def render_line(job_status: JobStatus) -> str:
     """Return the status of a point of a sweep, on one line."""
-    counts = f"{job_status.files_published} of {job_status.files} files published, {job_status.rows} rows committed"
-    return f"{job_status.folder}: {job_status.state}, {counts}, {job_status.error_rows} of them without a translation"
+    files = f"{job_status.files_published} of {plural(job_status.files, 'file')} published"
+    rows = _describe_rows(job_status).replace(" committed", " rows committed")
+    return f"{job_status.folder}: {job_status.state}, {files}, {rows}"
 
 
 def run(job: StatusJob) -> ExitCode:
-    """Print the status of a job, or one line per point of a sweep; the exit code is COMPLETE whatever the status is.
+    """Print the status of a job, or one line per point of a sweep.
+
+    Returns:
+        COMPLETE; with fail=true, the worst `JobStatus.exit_code` of the job or of its points.
 
     Raises:
-        UsageError: The folder does not exist.
+        UsageError: There is no such folder, or it is not that of a job.
     """
-    folders = job_folders.find(OS_FS, Path(job.output_dir) / job.name)
-    for folder in folders:
-        report = status(folder, num_errors=job.errors)
-        if job.format.value == "json":
-            text = json.dumps(report.to_json(), sort_keys=True)  # one line a point
-            streams.print_result(sanitize.sanitize_text(text))
-        else:
-            streams.print_result(sanitize.sanitize_text(render(report) if len(folders) == 1 else render_line(report)))
-    return ExitCode.COMPLETE
+    parent = Path(job.output_dir) / job.name
+    folders = job_folders.find(OS_FS, parent)
+    reports = [status(folder, num_errors=job.errors) for folder in folders]
+    is_sweep = folders != [parent]
+    if job.format.value == "json":
+        lines = [json.dumps(report.to_json(), sort_keys=True) for report in reports]  # one line a point
+    elif is_sweep:
+        num_complete = sum(report.state == "complete" for report in reports)
+        lines = [f"{parent}: {num_complete} of {plural(len(reports), 'point')} complete"]
+        lines += map(render_line, reports)
+    else:
+        lines = [render(report) for report in reports]
+    for line in lines:
+        streams.print_result(sanitize.sanitize_text(line))
+    codes = [report.exit_code for report in reports]
+    return max(codes, key=SEVERITY.index) if job.fail else ExitCode.COMPLETE
 
 
 if __name__ == "__main__":

@@ -21,9 +21,9 @@ from hymt_batch.check import assemble
 from hymt_batch.doctor import preflight
 from hymt_batch.errors import ExitCode
 from hymt_batch.model import prepare
-from hymt_batch.records import ERROR_STATUSES, PreparedShard, Shard, Status
+from hymt_batch.records import ERROR_STATUSES, PreparedShard, Shard
+from hymt_batch.run import error_advice, stderr_capture, stdin_job
 from hymt_batch.run import executor as executors
-from hymt_batch.run import stderr_capture, stdin_job
 from hymt_batch.run.executor import OpenExecutor
 from hymt_batch.run.monitor import Monitor
 from hymt_batch.run.plan import Plan, open_inputs, open_output
@@ -160,24 +160,10 @@ def run(job: TranslateJob) -> ExitCode:
         else:
             summary = translate(job, reporter)
             reporter.print_result(f"{render_summary(summary, reporter.sample_pairs)}\n\n{next_command(job, summary)}")
-        if exceeds_max_error_rate(job, summary):
+        if error_advice.error_rate(summary) > job.check.max_error_rate:
+            log.error("%s", error_advice.describe(job, summary))
             return ExitCode.TOO_MANY_ERRORS
     return ExitCode.WARNINGS if job.strict and reporter.num_warnings else ExitCode.COMPLETE
-
-
-def exceeds_max_error_rate(job: TranslateJob, summary: Summary) -> bool:
-    """Return whether too many rows have no translation, and log it."""
-    num_selected = summary.rows - summary.counts.get(Status.NOT_SELECTED, 0)
-    error_rate = sum(summary.counts.get(status, 0) for status in ERROR_STATUSES) / max(1, num_selected)
-    if error_rate <= job.check.max_error_rate:
-        return False
-    log.error(
-        "%.2f %% of the rows have no translation, more than check.max_error_rate=%g: see %s",
-        100 * error_rate,
-        job.check.max_error_rate,
-        "above" if job.name is None else summary.folder / "errors",
-    )
-    return True
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from hymt_batch.formats.text_encoding import UTF8
 from hymt_batch.fs import OS_FS, has_content
 from hymt_batch.fs_protocol import Fs
 from hymt_batch.manifest import JobRecord, StateDamagedError, StateMissingError, StatePermissionError
-from hymt_batch.records import Input
+from hymt_batch.records import Input, plural
 from hymt_batch.write import (
     error_line,
     file_record,
@@ -236,7 +236,7 @@ def _verify_row_count(
         report.findings.add(Kind.DAMAGE, name, f"cannot be read as {kind} ({error})")
         return
     if recorded["rows"] not in rows:
-        report.findings.add(Kind.DAMAGE, name, f"has {rows[0]} rows, but its record has {recorded['rows']}")
+        report.findings.add(Kind.DAMAGE, name, f"has {plural(rows[0], 'row')}, but its record has {recorded['rows']}")
 
 
 def _read_row_records(
@@ -346,8 +346,9 @@ def render(report: VerifyReport) -> str:
         ExitCode.MISSING: "not complete",
     }
     lines = [f"{report.folder}: {state[report.exit_code]}"]
-    checked = f"{report.files} files with {report.rows} rows, {report.parts} parts, {report.records} row records"
-    lines.append(f"  checked   {checked}" + (f", {report.inputs} inputs" if report.inputs else ""))
+    checked = f"{plural(report.files, 'file')} with {plural(report.rows, 'row')}, {plural(report.parts, 'part')}"
+    checked += f", {plural(report.records, 'row record')}"
+    lines.append(f"  checked   {checked}" + (f", {plural(report.inputs, 'input')}" if report.inputs else ""))
     for name in REPORTED:
         problems = getattr(report, name)
         lines += [f"  {name:9} {line}" for line in problems[:50]]

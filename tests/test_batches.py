@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from hymt_batch.decode.batches import BatchBudget, decode_in_batches, group, resolve_batch_budget
+from hymt_batch.decode.batches import BatchBudget, decode_in_batches, group, logits_bytes, resolve_batch_budget
 from hymt_batch.decode.request import Completion, Request
 from hymt_batch.decode.sampling import GREEDY
 
@@ -21,6 +21,18 @@ def test_auto_limits_follow_the_free_memory_and_an_explicit_limit_is_kept() -> N
     assert 512 < small.max_tokens < large.max_tokens < 16_384
     assert resolve_batch_budget(7, 99, 1000, 100, 0, True) == BatchBudget(99, 7)
     assert resolve_batch_budget("auto", "auto", 1000, 100, 0, True) == BatchBudget(512, 256)
+
+
+def test_the_slots_of_a_gpu_follow_its_memory() -> None:
+    """The 1.8B model: 64 KiB of keys and values a token, 120,818 scores a row."""
+    for free_gib, rows, tokens in ((130, 512, 1_048_576), (40, 512, None), (19, 512, None), (12, 256, None)):
+        budget = resolve_batch_budget("auto", "auto", 65_536, 120_818, free_gib * 2**30, True)
+        assert budget.max_rows == rows
+        assert tokens is None or budget.max_tokens == tokens
+        used = budget.max_tokens * 65_536 + logits_bytes(rows, 120_818)
+        assert used <= free_gib * 2**29, "storage may be moved, so it takes at most half of the free memory"
+        assert budget.max_tokens >= 256 * rows or rows == 256
+    assert resolve_batch_budget(1024, "auto", 65_536, 120_818, 130 * 2**30, True).max_rows == 1024
 
 
 def test_a_batch_that_does_not_fit_is_halved_until_only_rows_that_never_fit_are_lost() -> None:

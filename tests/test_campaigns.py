@@ -113,7 +113,7 @@ def test_a_job_gives_the_token_ids_of_the_engine_alone_on_the_same_rows() -> Non
     "name",
     [
         *("kills", "memory", "overhead", "against_engine", "full_size", "integrity", "faults", "power_loss"),
-        *("seeded_bugs", "matrix"),
+        *("seeded_bugs", "matrix", "gpu_counts"),
     ],
 )
 def test_each_campaign_explains_itself(name: str) -> None:

@@ -414,13 +414,15 @@ def test_the_self_check_accepts_correct_captured_steps(hymt: LoadedModel, method
     assert decoder.take_degraded() == ()
 
 
-@pytest.mark.parametrize("fault", ["wrong tokens", "a lost position", "cannot be captured", "breaks"])
+@pytest.mark.parametrize(
+    "fault", ["wrong tokens", "a lost position", "cannot be captured", "breaks", "wrong after 40 tokens"]
+)
 def test_the_self_check_falls_back_to_plain_steps_if_captured_ones_are_wrong(
     hymt: LoadedModel, caplog: pytest.LogCaptureFixture, fault: str
 ) -> None:
     decoder = make_decoder(hymt)
     engine: Any = decoder.engine
-    runner, run_step = engine.graph_runner, engine.graph_runner.run_step
+    runner, run_step, num_steps = engine.graph_runner, engine.graph_runner.run_step, list[int]()
 
     def run(num_slots: int, length: int) -> None:
         if fault == "breaks":
@@ -428,8 +430,11 @@ def test_the_self_check_falls_back_to_plain_steps_if_captured_ones_are_wrong(
         run_step(num_slots, length)
         assert runner.ring is not None
         assert runner.state is not None
-        if fault == "wrong tokens":
+        num_steps.append(1)
+        if fault == "wrong tokens" or (fault == "wrong after 40 tokens" and len(num_steps) > 40):
             runner.ring[:, TOKEN] += 1
+        elif fault == "wrong after 40 tokens":
+            return
         else:
             runner.state[cuda_graph_runner.POSITION] -= 1
 

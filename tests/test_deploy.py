@@ -474,7 +474,7 @@ def command_lines() -> list[list[str]]:
 
 
 def test_the_command_lines_of_compose_and_of_the_page_are_valid_settings() -> None:
-    assert len(command_lines()) == 4
+    assert len(command_lines()) == 5
     for job, *words in command_lines():
         config.load(job, words)
 

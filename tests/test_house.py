@@ -29,10 +29,10 @@ BASE = (
 STAGES = "source/ segment.py prompt.py batch.py model/ device_map/ decode/ check/ write/ launch/"
 
 RULES = {
-    "jobs/__main__.py": "config.py schema.py cli/ errors.py sanitize.py signals.py streams.py",
+    "jobs/__main__.py": "config.py schema.py cli/ write/sweep_points.py errors.py sanitize.py signals.py streams.py",
     "jobs/": f"run/ doctor/ bench/ plan_report.py prompt_end.py {STAGES} formats/ schema.py manifest.py sanitize.py "
     f"signals.py streams.py {BASE}",
-    "plan_report.py": "run/reporter.py device_map/ prompt_end.py sanitize.py errors.py",
+    "plan_report.py": "run/reporter.py device_map/ prompt_end.py records.py sanitize.py errors.py",
     "prompt_end.py": "prompt.py",
     "run/executor.py": f"doctor/explain.py schema.py signals.py {STAGES} {BASE}",  # explains why a model did not load
     "run/worker_pool.py": f"doctor/explain.py schema.py signals.py {STAGES} {BASE}",  # and why it fails at first

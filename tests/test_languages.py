@@ -232,7 +232,7 @@ def test_a_file_whose_first_rows_name_only_unknown_languages_is_refused(tmp_path
     write(tmp_path / name, ["tlh", "xx", "tlh", "hin_Latn"])
     with pytest.raises(ConfigError) as caught:
         report_of(tmp_path / name)
-    assert "'tlh' (2), 'xx' (1), 'hin_Latn' (1)" in str(caught.value)
+    assert "'tlh' (2), 'xx' (1), 'hin_Latn' (1, Hindi in Latin script)" in str(caught.value)
     assert "source.tgt_lang_field" in caught.value.fix
     write(tmp_path / "good.jsonl", ["de"])
     with pytest.raises(ConfigError, match="tlh"):  # one such file among others, too
@@ -241,9 +241,9 @@ def test_a_file_whose_first_rows_name_only_unknown_languages_is_refused(tmp_path
 
 @pytest.mark.parametrize("name", FILES)
 def test_some_unknown_languages_are_a_warning_with_their_counts(tmp_path: Path, name: str) -> None:
-    report = report_of(write(tmp_path / name, ["de", "xx", "xx", "tlh", ""]))
+    report = report_of(write(tmp_path / name, ["de", "xx", "xx", "nb", ""]))
     (warning,) = report.warnings
-    assert "in 3 of the first 5 rows: 'xx' (2), 'tlh' (1)" in warning.what
+    assert "in 3 of the first 5 rows: 'xx' (2), 'nb' (1, Norwegian Bokmål)" in warning.what
     assert "bad_language" in warning.why
 
 

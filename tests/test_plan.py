@@ -333,7 +333,7 @@ def test_a_plan_without_a_probe_does_not_import_torch(tmp_path: Path) -> None:
         text=True,
     )
     assert process.stderr.strip() == "", process.stderr
-    assert "corpus   1 rows in 1 file(s): 1 to decode" in process.stdout
+    assert "corpus   1 row in 1 file: 1 to decode" in process.stdout
 
 
 def test_a_plan_shows_how_prompts_end_and_why(capsys: pytest.CaptureFixture[str]) -> None:

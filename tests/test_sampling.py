@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from hymt_batch.decode import sampling
 from hymt_batch.decode.sampling import SamplingParams, row_seed, sample
@@ -98,3 +100,75 @@ def test_argmax_of_a_row_with_nan_is_still_a_valid_token() -> None:
     logits = torch.zeros(2, 5000)
     logits[0, 4321] = float("nan")
     assert sampling.argmax(logits).tolist() == [4321, 0]
+
+
+def sample_with_all_scores(logits: Any, seen: Any, params: SamplingParams, seeds: list[int], step: int) -> Any:
+    """Sample as earlier versions did: with float64 copies of all scores."""
+    if seen is not None and params.repetition_penalty != 1.0:
+        penalised = torch.where(logits > 0, logits / params.repetition_penalty, logits * params.repetition_penalty)
+        logits = torch.where(seen, penalised, logits)
+    width = logits.shape[-1]
+    order = torch.arange(width, dtype=torch.float64) * 2.0**-34
+    k = min(params.top_k or width, width)
+    ids = torch.topk((logits / params.temperature).double() - order, k, dim=-1).indices
+    probabilities = torch.softmax(logits.gather(1, ids) / params.temperature, dim=-1)
+    nucleus = probabilities.cumsum(dim=-1) - probabilities < params.top_p
+    keys = torch.tensor([[sampling._as_int64(sampling._rng_key(seed, step))] for seed in seeds])
+    noisy = torch.log(probabilities.double()) - torch.log(-torch.log(sampling._uniform(keys, ids)))
+    rank = torch.where(nucleus, noisy, float("-inf")).argmax(dim=-1, keepdim=True)
+    return ids.gather(1, rank).squeeze(1)
+
+
+def made_up_logits(kind: str, rows: int, width: int, seed: int) -> Any:
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(rows, width, generator=generator) * 3
+    if kind == "bfloat16":  # many equal scores
+        return logits.bfloat16().float()
+    if kind == "few values":
+        return torch.randint(0, 40, (rows, width), generator=generator).float()
+    if kind == "nearly equal":  # differences around the tie step times the ids
+        return torch.randint(0, 4, (rows, width), generator=generator) * 2e-6 + 1.0
+    if kind == "tiny":
+        return logits * 1e-7
+    return logits
+
+
+@pytest.mark.parametrize("kind", ["float32", "bfloat16", "few values", "nearly equal", "tiny"])
+@pytest.mark.parametrize("width", [1400, 7000, 20_001])
+def test_the_draws_are_those_of_sorting_all_scores_in_float64(kind: str, width: int) -> None:
+    seeds = [row_seed(1, f"{kind}{row}", 0, 0) for row in range(12)]
+    for number, (temperature, top_p, top_k, penalty) in enumerate(
+        [(0.7, 0.6, 20, 1.05), (1.0, 1.0, 1, 1.0), (3.0, 0.95, 20, 1.3), (1.5, 1.0, 50, 1.05), (0.2, 0.9, 5, 1.0)]
+    ):
+        params = SamplingParams(True, temperature, top_p, top_k, penalty)
+        for step in range(4):
+            logits = made_up_logits(kind, 12, width, 100 * number + step)
+            seen = torch.rand(12, width, generator=torch.Generator().manual_seed(step)) < 0.1
+            expected = sample_with_all_scores(logits, seen, params, seeds, step)
+            assert torch.equal(sample(logits, seen, params, seeds, step), expected)
+            order = torch.arange(width, dtype=torch.float64) * 2.0**-34
+            top = torch.topk((logits / temperature).double() - order, top_k, dim=-1).indices
+            assert torch.equal(sampling.top_ids(logits, top_k, temperature), top), "the same ids in the same order"
+
+
+def test_equal_scores_at_the_edge_of_top_k_are_taken_by_id() -> None:
+    logits = torch.zeros(2, 20_000)
+    logits[1, 19_999], logits[1, 12_345] = 1.0, 1.0
+    assert sampling.top_ids(logits, 4, 0.7).tolist() == [[0, 1, 2, 3], [12_345, 19_999, 0, 1]]
+
+
+def test_no_float64_copy_of_all_scores_is_made() -> None:
+    largest = [0]
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            result = func(*args, **(kwargs or {}))
+            for value in torch.utils._pytree.tree_leaves(result):
+                if isinstance(value, torch.Tensor) and value.dtype is torch.float64:
+                    largest[0] = max(largest[0], value.numel())
+            return result
+
+    logits = torch.randn(2, 120_818)
+    with Watch():
+        sample(logits, None, CARD, [1, 2], 0)
+    assert 0 < largest[0] < logits.numel() / 25

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from hymt_batch.decode import cache, model_runner, network_patch, sequence
+from hymt_batch.decode import model_runner, network_patch, sequence, slot_attention
 from hymt_batch.decode.request import Completion
 from hymt_batch.decode.sampling import GREEDY, SamplingParams
 from hymt_batch.decode.sequence import Counters
@@ -115,7 +115,7 @@ def test_the_models_own_attention_is_restored(hymt: LoadedModel) -> None:
     original = hymt.network.config._attn_implementation
     with pytest.raises(StoppedError):
         decode(hymt, prompts(hymt, 2), check_stop=stopping_after(2))
-    assert hymt.network.config._attn_implementation == original != cache.ATTENTION_NAME
+    assert hymt.network.config._attn_implementation == original != slot_attention.ATTENTION_NAME
 
 
 def stopping_after(num_calls: int) -> Callable[[], None]:
@@ -412,12 +412,12 @@ def test_the_rope_update_is_skipped_only_where_it_has_no_effect() -> None:
 
 
 def test_neighbours_with_similar_numbers_of_keys_form_one_span() -> None:
-    assert cache.make_spans([]) == ()
-    assert cache.make_spans([7]) == ((0, 1, 7),)
-    assert cache.make_spans([100] * 64) == ((0, 64, 100),)
-    assert cache.make_spans([200] * 8 + [195] * 8 + [20] * 5) == ((0, 16, 200), (16, 21, 20))
+    assert slot_attention.make_spans([]) == ()
+    assert slot_attention.make_spans([7]) == ((0, 1, 7),)
+    assert slot_attention.make_spans([100] * 64) == ((0, 64, 100),)
+    assert slot_attention.make_spans([200] * 8 + [195] * 8 + [20] * 5) == ((0, 16, 200), (16, 21, 20))
     rows = [random.Random(n).randrange(1, 300) for n in range(61)]
-    spans = cache.make_spans(rows)
+    spans = slot_attention.make_spans(rows)
     assert [first for first, _, _ in spans] == [0, *(end for _, end, _ in spans[:-1])]
     assert all(length == max(rows[first:end]) for first, end, length in spans)
 
@@ -426,9 +426,9 @@ def test_attention_over_spans_equals_attention_over_all_rows() -> None:
     lengths = [90, 80, 70, 60, 50, 40, 30, 20, 19, 18, 17, 16, 15, 14, 13, 12, 11]
     query, key, value = torch.randn(17, 8, 1, 16), torch.randn(17, 2, 90, 16), torch.randn(17, 2, 90, 16)
     visible = torch.arange(90)[None, None, :] < torch.tensor(lengths)[:, None, None]
-    mask = cache.grouped_mask(visible, 4, torch.float32)
-    whole, _ = cache.attend(None, query, key, value, mask, 0.25)
-    key.spans = cache.make_spans(lengths)  # type: ignore[attr-defined]
-    assert len(cache.make_spans(lengths)) > 1
-    by_span, _ = cache.attend(None, query, key, value, mask, 0.25)
+    mask = slot_attention.grouped_mask(visible, 4, torch.float32)
+    whole, _ = slot_attention.attend(None, query, key, value, mask, 0.25)
+    key.spans = slot_attention.make_spans(lengths)  # type: ignore[attr-defined]
+    assert len(slot_attention.make_spans(lengths)) > 1
+    by_span, _ = slot_attention.attend(None, query, key, value, mask, 0.25)
     torch.testing.assert_close(by_span, whole)

@@ -25,10 +25,12 @@ from hymt_batch.formats.format import Kind, OutputSpec
 from hymt_batch.formats.row_reader import ReadContext
 from hymt_batch.formats.spliced import Place
 from hymt_batch.records import Document, Input, Preamble, Row, ShardRecord, Status
+from hymt_batch.run import error_advice
 from hymt_batch.source import discovery
 from hymt_batch.source.settings import SourceConfig, SourceFormat
 from hymt_batch.source.shards import SkippedShard, cut_shards, read_documents
 from hymt_batch.write.settings import WriteConfig, WriteFormat
+from jobs import __main__ as front
 from jobs import verify
 from tests.fakes.job import Job
 
@@ -140,15 +142,13 @@ def test_places_beyond_the_limit_keep_their_source_and_are_not_selected(tmp_path
 
 
 def test_the_error_rate_is_that_of_the_selected_places(tmp_path: Path, job: Job) -> None:
-    from hymt_batch import config
-    from jobs.translate import exceeds_max_error_rate
-
     (tmp_path / "in.properties").write_bytes(b"k=one\nbad=\\u12\n" + b"more=text\n" * 98)
     result = job(f"source.path={tmp_path / 'in.properties'}", READ, "name=n", "source.limit=2")
     assert dict(result.counts) == {"ok": 1, "bad_row": 1, "not_selected": 98}
-    for limit, expected in (("0.49", True), ("0.5", False)):
-        settings = config.load("translate", ["source.path=x", "tgt_lang=fr", f"check.max_error_rate={limit}"])
-        assert exceeds_max_error_rate(settings, result) is expected
+    assert error_advice.error_rate(result) == 0.5
+    assert front.main(["status", "name=n", f"output_dir={tmp_path / 'out'}", "fail=true"]) == 10
+    job(f"source.path={tmp_path / 'in.properties'}", READ, "name=n", "source.limit=2", "check.max_error_rate=0.5")
+    assert front.main(["status", "name=n", f"output_dir={tmp_path / 'out'}", "fail=true"]) == 0
 
 
 def test_a_limited_file_has_all_its_places_in_every_pass(tmp_path: Path) -> None:

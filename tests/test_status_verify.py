@@ -37,7 +37,7 @@ def begin(folder: Path, inputs: list[Input], num_shards: int = 2) -> None:
 
 def job_config(folder: Path, style: str = "text") -> Any:
     location = {"name": folder.name, "output_dir": str(folder.parent)}
-    return SimpleNamespace(**location, format=SimpleNamespace(value=style), errors=0, inputs=False)
+    return SimpleNamespace(**location, format=SimpleNamespace(value=style), errors=0, fail=False, inputs=False)
 
 
 def test_a_missing_folder_is_a_job_that_was_not_started(tmp_path: Path) -> None:
@@ -61,8 +61,9 @@ def test_the_points_of_a_sweep_are_shown_one_by_one(
     run(tmp_path / "sweep" / "seed=1", inputs)
     begin(tmp_path / "sweep" / "seed=2", inputs)
     assert status.run(job_config(tmp_path / "sweep")) is ExitCode.COMPLETE
-    first, second = capsys.readouterr().out.splitlines()
-    assert "seed=1: complete, 1 of 1 files published, 20 rows" in first
+    head, first, second = capsys.readouterr().out.splitlines()
+    assert head == f"{tmp_path / 'sweep'}: 1 of 2 points complete"
+    assert "seed=1: complete, 1 of 1 file published, 20 rows" in first
     assert "seed=2: stopped" in second
     assert verify.run(job_config(tmp_path / "sweep")) is ExitCode.MISSING
     assert "complete and undamaged" in capsys.readouterr().out
@@ -114,7 +115,11 @@ def test_a_complete_job_is_complete(tmp_path: Path, inputs: list[Input], capsys:
     )
     assert verify.verify(tmp_path / "job").exit_code is ExitCode.COMPLETE
     assert status.run(job_config(tmp_path / "job", "json")) is ExitCode.COMPLETE
-    assert json.loads(capsys.readouterr().out) == asdict(job_status) | {"problems": [], "obstacles": []}
+    assert json.loads(capsys.readouterr().out) == asdict(job_status) | {
+        "problems": [],
+        "obstacles": [],
+        "exit_code": 10,  # 1 of 20 rows is more than 1 %
+    }
     assert verify.run(job_config(tmp_path / "job")) is ExitCode.COMPLETE
     assert "complete and undamaged" in capsys.readouterr().out
 

@@ -61,10 +61,12 @@ def parse_arguments(arguments: Sequence[str], jobs: Sequence[str]) -> CommandLin
         elif word in ("--run", "-r", "--resolve"):
             continue  # Hydra's flags for what hymt-batch does by default
         else:
-            from hymt_batch.cli.override_syntax import sort_by_similarity
+            from hymt_batch.cli import suggestion
+            from hymt_batch.cli.override_syntax import close_matches, sort_by_similarity
 
             flags = sort_by_similarity(flag, [spelling.split(" ")[-1] for spelling in FLAG_SPELLINGS])
-            raise UsageError(f"{word} is not a flag of hymt-batch", fix=f"Flags: {', '.join(flags)}.")
+            meant = "" if close_matches(flag, flags) else suggestion.for_flag(word)
+            raise UsageError(f"{word} is not a flag of hymt-batch", fix=f"{meant}Flags: {', '.join(flags)}.")
     return command_line
 
 

@@ -54,8 +54,10 @@ def _base_name(path: str) -> str:
         return ""
 
 
-def check(name: str, allow_sweep_point: bool = False) -> None:
+def check(name: str, output_dir: str = "outputs", *, allow_sweep_point: bool = False) -> None:
     """Reject a name that is not a plain folder name; `allow_sweep_point` also allows NAME/POINT, a point of a sweep.
+
+    A name that is the path of a folder is refused with what to write instead: users copy it from the messages of a job.
 
     Raises:
         ConfigError: The name is invalid; the message proposes a valid one.
@@ -63,6 +65,13 @@ def check(name: str, allow_sweep_point: bool = False) -> None:
     extra = "/=," if allow_sweep_point else ""
     wrong = sorted({character for character in name if not (is_allowed(character) or character in extra)})
     proposal = to_folder_name(name).strip("._")[:60] or "NAME"
+    below = os.path.relpath(name, output_dir) if name.strip("/.") and "\0" not in name else ""
+    parent, base = os.path.split(name.rstrip("/"))
+    if "/" in name and below and not below.startswith("..") and os.path.normpath(output_dir) != ".":
+        raise ConfigError(f"name={name} is a path below output_dir={output_dir}", fix=f"Set name={below}.")
+    is_elsewhere = "/" in name and os.path.isdir(name) and not os.path.isdir(os.path.join(output_dir, name))
+    if is_elsewhere and base and all(map(is_allowed, base)):
+        raise ConfigError(f"name={name} is a path", fix=f"Set output_dir={parent or '/'} name={base}.")
     if not name or name.strip(".") == "":
         raise ConfigError(f"name={name} is not the name of a folder", fix=f"Set name={proposal}.")
     if wrong or ".." in name or name.startswith("/") or (allow_sweep_point and "//" in name):

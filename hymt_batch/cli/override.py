@@ -11,11 +11,14 @@ import math
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
+from hymt_batch.cli import suggestion
 from hymt_batch.cli.override_syntax import (
+    BOOL_WORDS,
     SWEEP_FUNCTION,
     close_matches,
     escape_interpolation,
@@ -28,16 +31,6 @@ from hymt_batch.cli.override_syntax import (
 from hymt_batch.errors import UsageError
 
 _INTERPOLATION = re.compile(r"(\\*)\$\{([^{}]*\}?)")
-_BOOL_WORDS = {
-    "true": True,
-    "yes": True,
-    "on": True,
-    "1": True,
-    "false": False,
-    "no": False,
-    "off": False,
-    "0": False,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +106,7 @@ class OverrideParser:
         settings: Mapping[str, Setting],
         groups: Mapping[str, Sequence[str]],
         expand_function: Callable[[str, str, Sequence[str]], list[str]],
+        find_other_jobs: Callable[[str], list[str]] = lambda key: [],
     ) -> None:
         """Set which keys and values are valid.
 
@@ -122,8 +116,10 @@ class OverrideParser:
             groups: Config group -> its choices.
             expand_function: Returns the values of a sweep function such as range(1,4), given the key, the function's
                 text and the choices of the group.
+            find_other_jobs: Returns the other jobs that have a setting, given its key.
         """
         self.job, self.settings, self.groups, self.expand_function = job, settings, groups, expand_function
+        self.find_other_jobs = find_other_jobs
 
     def parse(self, overrides: Iterable[str], *, sweep: bool = False, keep_errors: bool = False) -> list[Override]:
         """Parse overrides in order; of two with the same key the later one wins.
@@ -174,7 +170,7 @@ class OverrideParser:
                 raise UsageError(
                     f"{word} begins with '{key[0]}' to add or remove a setting, but the settings of {self.job} are "
                     f"fixed, and {plain} is not one of them",
-                    fix=self._suggest(plain),
+                    fix=self._suggest(word.lstrip("+~")),
                 )
             raise UsageError(
                 f"{word} begins with '{key[0]}' to add or remove a setting, but the settings of {self.job} are fixed",
@@ -184,8 +180,10 @@ class OverrideParser:
             matches = close_matches(word, [*self.settings, *self.groups])[:1]
             see = 'Quote a message: explain="..."' if self.job == "doctor" else f"See hymt-batch {self.job} --help."
             fix = f"Write {matches[0]}=VALUE." if matches else see
-            if path_exists(word) and self.job == "translate":
+            if path_exists(word) and "source.path" in self.settings:
                 fix = f"To translate this file, write source.path={word}."
+            elif "errors" in self.settings or "inputs" in self.settings:  # a job that examines a folder
+                fix = f"For the folder of a job, write name={os.path.basename(word.rstrip('/'))}."
             raise UsageError(f"{word} is not KEY=VALUE", fix=fix)
         if key.startswith(("hydra.", "hydra/")) or key == "hydra":
             raise UsageError(
@@ -201,20 +199,18 @@ class OverrideParser:
         nested = [known for known in self.settings if known.startswith(f"{key}.")]
         if nested:
             raise UsageError(f"{key} holds several settings", fix=f"Set one of them: {', '.join(nested)}.")
-        raise UsageError(f"{key or word} is not a setting of {self.job}", fix=self._suggest(key))
+        raise UsageError(f"{key or word} is not a setting of {self.job}", fix=self._suggest(word))
 
-    def _suggest(self, key: str) -> str:
-        """Return the most similar key for an unknown one, and the list of valid keys."""
-        stage = key.partition(".")[0].partition("@")[0].partition("/")[0]
-        of_stage = [known for known in self.settings if known.startswith(f"{stage}.")]
-        matches = close_matches(key, [*self.settings, *self.groups])
-        meant = f"Did you mean {matches[0]}? " if matches else ""
-        if of_stage:
-            listed = f"Settings of {stage}: {', '.join(sort_by_similarity(key, of_stage))}."
-        else:
-            top = [*self.groups, *(known for known in self.settings if "." not in known)]
-            listed = f"Settings of {self.job}: {', '.join(sort_by_similarity(key, dict.fromkeys(top)))}."
-        return f"{meant}{listed}"
+    def _suggest(self, word: str) -> str:
+        """Return what to write instead of a word with an unknown key."""
+        known = self.settings, self.groups
+        return suggestion.for_setting(word, self.job, *known, self._accepts, self.find_other_jobs)
+
+    def _accepts(self, word: str) -> bool:
+        if word.partition("=")[0] in {*self.settings, *self.groups}:  # else the error would ask again
+            with suppress(UsageError):
+                return bool(self.parse([word]))
+        return False
 
     def _parse_choice(self, group: str, text: str) -> str | None:
         choices = self.groups[group]
@@ -227,8 +223,7 @@ class OverrideParser:
         if len(split_list(choice)) > 1 or SWEEP_FUNCTION.fullmatch(choice):
             raise UsageError(f"{group}={text} lists several choices", fix="Add -m to run one job for each.")
         nested = [key for key in self.settings if key.startswith(f"{group}.")]
-        matches = close_matches(choice.rpartition("/")[2].replace("-", "_"), choices)
-        meant = f"Did you mean {group}={matches[0]}? " if len(matches) == 1 else ""
+        meant = suggestion.for_value(group, choice, choices)
         path = f"For a path, write {group}.path={text}. " if f"{group}.path" in nested and text and not meant else ""
         listed = ", ".join(sort_by_similarity(choice, choices))
         raise UsageError(f"{group}={text} is not a choice", fix=f"{meant}{path}Choices: {listed}.")
@@ -279,15 +274,14 @@ class OverrideParser:
         if names := setting.choices:
             if text in names:
                 return text
-            matches = close_matches(text, names)
-            meant = f"Did you mean {key}={matches[0]}? " if len(matches) == 1 else ""
+            meant = suggestion.for_value(key, text, names)
             add_m = "Add -m to run one job for each. " if len(split_list(text)) > 1 else ""
             listed = ", ".join(sort_by_similarity(text, names))
             raise UsageError(f"{key}={text} is not a choice", fix=f"{meant}{add_m}Choices: {listed}.")
         name = {int: "a whole number", float: "a number", bool: "true or false"}[value_type]
         try:
             if value_type is bool:
-                return _BOOL_WORDS[text.lower()]
+                return BOOL_WORDS[text.lower()]
             number: int | float = value_type(text)
             if math.isfinite(number):
                 return number
@@ -297,4 +291,7 @@ class OverrideParser:
             "Add -m to run one job for each. " if len(split_list(text)) > 1 or SWEEP_FUNCTION.fullmatch(text) else ""
         )
         or_null = " or null" if setting.optional else ""
-        raise UsageError(f"{key}={text} is not {name}", fix=f"{add_m}Set {key} to {name}{or_null}.")
+        raise UsageError(
+            f"{key}={text} is not {name}",
+            fix=f"{suggestion.for_value(key, text, ())}{add_m}Set {key} to {name}{or_null}.",
+        )

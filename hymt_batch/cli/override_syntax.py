@@ -16,6 +16,18 @@ from typing import Any
 
 from hymt_batch.errors import UsageError
 
+BOOL_WORDS = {
+    "true": True,
+    "yes": True,
+    "on": True,
+    "1": True,
+    "false": False,
+    "no": False,
+    "off": False,
+    "0": False,
+}
+"""Value of a boolean setting, in lower case -> what it means."""
+
 SWEEP_FUNCTION = re.compile(r"(choice|range|glob|shuffle|sort|tag|extend_list|interval)\s*\(.*\)", re.DOTALL)
 """Matches a call of a function of Hydra's sweep grammar, such as range(1,4)."""
 

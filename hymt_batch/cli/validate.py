@@ -70,7 +70,7 @@ def validate_job(job: TranslateJob | PlanJob | DoctorJob) -> list[str]:
     if job.name is None and source.path is not None:
         job.name = job_name.default(source.path)
     if job.name is not None:
-        job_name.check(job.name)
+        job_name.check(job.name, job.output_dir)
     return notes
 
 

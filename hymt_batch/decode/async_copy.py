@@ -88,11 +88,16 @@ def _record_event(device: Any) -> Any:
     return event
 
 
+def is_gpu(device: Any) -> bool:
+    """Return whether copies to a device can run beside the host."""
+    return str(device).startswith("cuda")
+
+
 def to_device(tensor: Tensor, device: Any) -> Tensor:
     """Copy a tensor to a device; a copy from the host to a GPU does not block.
 
     Source: torch's pinned-memory allocator does not reuse a block before the copy out of it has finished.
     """
-    if tensor.device.type == "cpu" and str(device).startswith("cuda"):
+    if tensor.device.type == "cpu" and is_gpu(device):
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)

@@ -20,6 +20,16 @@ OOM_SPLIT = "oom_split"
 """Mark of a part that was decoded in smaller batches because memory ran out."""
 
 
+CPU_ROWS, CPU_TOKENS = 64, 16_384
+GPU_ROWS = (512, 256)
+"""Rows on a GPU: the first of these that fit. More save no steps, because a part ends with its longest row."""
+
+GPU_TOKENS = 1_048_576
+"""At most 2,048 tokens of keys and values for each of 512 rows."""
+
+MIN_TOKENS_PER_ROW = 256
+
+
 @dataclass(frozen=True, slots=True)
 class BatchBudget:
     """The limits of one batch; not part of the job's identity, so a job can resume with a smaller budget."""
@@ -46,12 +56,20 @@ def resolve_batch_budget(
         free_bytes: Free memory of the device after the weights are loaded.
         on_gpu: True if the model runs on a GPU.
     """
-    rows = int(max_rows) if max_rows != "auto" else 256 if on_gpu else 64
+
+    def tokens_beside(rows: int) -> int:
+        room = max(0, free_bytes // 2 - logits_bytes(rows, vocab_size))
+        return room // max(1, cache_bytes_per_token)
+
+    if max_rows != "auto":
+        rows = int(max_rows)
+    elif on_gpu:
+        rows = next((n for n in GPU_ROWS if tokens_beside(n) >= n * MIN_TOKENS_PER_ROW), GPU_ROWS[-1])
+    else:
+        rows = CPU_ROWS
     if max_tokens != "auto":
         return BatchBudget(int(max_tokens), rows)
-    room = max(0, free_bytes // 2 - logits_bytes(rows, vocab_size))
-    tokens = room // max(1, cache_bytes_per_token)
-    return BatchBudget(int(min(max(tokens, 512), 262_144 if on_gpu else 16_384)), rows)
+    return BatchBudget(min(max(tokens_beside(rows), 512), GPU_TOKENS if on_gpu else CPU_TOKENS), rows)
 
 
 def logits_bytes(max_rows: int, vocab_size: int) -> int:

@@ -18,7 +18,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from hymt_batch.decode.async_copy import SampledTokens, from_ring, to_device
-from hymt_batch.decode.cache import SlotCache
 from hymt_batch.decode.graph import GraphBackend, Step, bucket_length, bucket_slots, make_backend
 from hymt_batch.decode.model_runner import ModelRunner, token_logprobs
 from hymt_batch.decode.sampling import SamplingParams, rng_keys, sample_on_device, seed_as_int64
@@ -53,11 +52,28 @@ def unsupported_reason(hymt: LoadedModel, stages: int) -> str:
     return ""
 
 
+def with_first_error(error: BaseException) -> str:
+    """Return the message of an error and of the first one in its chain.
+
+    The end of a capture that failed raises an error of its own, which only says that the capture is invalid.
+    """
+    first: BaseException = error
+    while first.__cause__ or first.__context__:
+        first = first.__cause__ or first.__context__ or first
+    return first_line(error) if first is error else f"{first_line(error)} (first error: {first_line(first)})"
+
+
 class CudaGraphRunner(ModelRunner):
     """Runs the network over one group of slots at fixed addresses; one object serves all parts of a run."""
 
-    def __init__(self, hymt: LoadedModel, sampling_params: SamplingParams, backend: GraphBackend | None = None) -> None:
-        super().__init__(hymt, sampling_params, 1, Counters(), logprobs=False)
+    def __init__(
+        self,
+        hymt: LoadedModel,
+        sampling_params: SamplingParams,
+        backend: GraphBackend | None = None,
+        device_type: str = "",
+    ) -> None:
+        super().__init__(hymt, sampling_params, 1, Counters(), logprobs=False, device_type=device_type)
         self.backend = make_backend(hymt.device) if backend is None else backend
         self.disabled_reason = ""  # why capture is off; empty if it is on
         self.read_every = 1
@@ -105,7 +121,7 @@ class CudaGraphRunner(ModelRunner):
         self.release()
         if max(slots, num_slots) * max(length, needed) <= max_tokens:
             num_slots, needed = max(slots, num_slots), max(length, needed)
-        self.cache = SlotCache(num_slots)
+        self.cache = self._make_cache(num_slots)
         self.cache.reserve(needed)
 
     def slot_tokens(self, max_length: int) -> int:
@@ -114,7 +130,7 @@ class CudaGraphRunner(ModelRunner):
 
     def recreate(self, num_slots: int) -> ModelRunner:
         self.release()
-        self.cache, self._requested_slots = SlotCache(num_slots), num_slots
+        self.cache, self._requested_slots = self._make_cache(num_slots), num_slots
         return self
 
     def drop_graphs(self) -> None:
@@ -127,7 +143,7 @@ class CudaGraphRunner(ModelRunner):
     def release(self) -> None:
         """Drop the graphs and free the storage."""
         self.drop_graphs()
-        self.cache = SlotCache(1)
+        self.cache = self._make_cache(1)
         self.last_tokens = self.seen = self.state = self.ring = None
 
     def disable(self, reason: str) -> None:
@@ -140,16 +156,16 @@ class CudaGraphRunner(ModelRunner):
         self._num_synced = 0
         return super().prefill(sequences, first_slot)
 
-    def move(self, source: int, target: int, length: int) -> None:
+    def move(self, sources: Sequence[int], targets: Sequence[int], length: int) -> None:
         self._num_synced = 0
-        super().move(source, target, length)
+        super().move(sources, targets, length)
 
     def resize(self, num_slots: int, length: int | None = None, max_length: int = 0) -> None:
-        needed, self._requested_slots = self.slot_tokens(max_length), num_slots
-        if length is not None and self.cache.num_slots >= num_slots and self.cache.capacity >= needed:
-            return  # the storage already has enough slots
-        self.drop_graphs()
-        super().resize(num_slots, None if length is None else max(length, needed))
+        needed = self.slot_tokens(max_length)
+        if length is None or self.cache.num_slots < num_slots or self.cache.capacity < needed:
+            self.drop_graphs()
+            super().resize(num_slots, None if length is None else max(length, needed))
+        self._requested_slots = num_slots
 
     def step(self, sequences: Sequence[SequenceState]) -> SampledTokens:
         """Generate one more token for every row, by graph replay if a graph for these buckets exists."""
@@ -193,7 +209,7 @@ class CudaGraphRunner(ModelRunner):
             self.graphs[key] = self.backend.capture(step)
             self.counters.captures += 1
         except RuntimeError as error:
-            self.disable(first_line(error))
+            self.disable(with_first_error(error))
 
     def run_step(self, num_slots: int, length: int) -> None:
         """Run one step. All its inputs and outputs are at fixed addresses, and it never synchronises with the host.

@@ -87,6 +87,7 @@ class CudaGraphs:
         if self._pool is None:
             self._pool = torch.cuda.graph_pool_handle()
         graph = torch.cuda.CUDAGraph()
+        captured = False
         try:
             with (
                 torch.cuda.device(self._device),
@@ -94,11 +95,33 @@ class CudaGraphs:
                 torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"),
             ):
                 step()
+            captured = True
         finally:
             # a capture that fails in torch.cuda.graph.__exit__ leaves its stream as the current one
             torch.cuda.set_stream(current)
+            if not captured:
+                self._end_allocation()
         replay: Step = graph.replay
         return replay
+
+    def _end_allocation(self) -> None:
+        """Tell the allocator that a failed capture has ended; otherwise it refuses to free cached memory from then on.
+
+        Needed up to torch 2.12; later versions do it themselves.
+
+        Source: pytorch#180395, pytorch#190348.
+        """
+        import torch
+
+        end, release_pool = (getattr(torch._C, name, None) for name in ("_cuda_endAllocateToPool", "_cuda_releasePool"))
+        if end is None or release_pool is None:
+            return
+        index = torch.cuda.current_device() if self._device.index is None else self._device.index
+        try:
+            end(index, self._pool)
+        except RuntimeError:  # torch has already done it
+            return
+        release_pool(index, self._pool)
 
     def release(self) -> None:
         """Wait for running graphs before they are dropped; later graphs use a new pool, and this one is freed."""

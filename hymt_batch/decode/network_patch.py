@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from hymt_batch.decode.cache import ATTENTION_NAME, register_attention
+from hymt_batch.decode.slot_attention import ATTENTION_NAME, register_attention
 
 
 @contextmanager

@@ -16,6 +16,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from hymt_batch.decode.async_copy import to_device
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -70,7 +72,7 @@ def sample(
         return sample_on_device(logits, seen, sampling_params, None)
     steps = [step] * len(seeds) if isinstance(step, int) else step
     keys = [_as_int64(_rng_key(seed, row_step)) for seed, row_step in zip(seeds, steps, strict=True)]
-    return sample_on_device(logits, seen, sampling_params, torch.tensor(keys, device=logits.device))
+    return sample_on_device(logits, seen, sampling_params, to_device(torch.tensor(keys), logits.device))
 
 
 def sample_on_device(
@@ -97,9 +99,7 @@ def sample_on_device(
     if keys is None:
         return argmax(logits)
     k = min(sampling_params.top_k or logits.shape[-1], logits.shape[-1])
-    # break ties by token id, the same way in every batch; the offset is below the resolution of float32
-    order = torch.arange(logits.shape[-1], device=logits.device, dtype=torch.float64) * 2.0**-34
-    ids = torch.topk((logits / sampling_params.temperature).double() - order, k, dim=-1).indices
+    ids = top_ids(logits, k, sampling_params.temperature)
     probabilities = torch.softmax(logits.gather(1, ids) / sampling_params.temperature, dim=-1)
     cumulative = probabilities.cumsum(dim=-1)
     nucleus = cumulative - probabilities < sampling_params.top_p  # always contains the first token
@@ -108,6 +108,41 @@ def sample_on_device(
     noisy = torch.log(probabilities.double()) - torch.log(-torch.log(draws))
     rank = torch.where(nucleus, noisy, float("-inf")).argmax(dim=-1, keepdim=True)
     return ids.gather(1, rank).squeeze(1)
+
+
+def top_ids(logits: Tensor, k: int, temperature: float) -> Tensor:
+    """Return the ids [B, k] of the k largest scores, the largest first; equal scores are ordered by id.
+
+    The order is that of (logits / temperature) - id * TIE_STEP in float64. To spare float64 copies of all scores, only
+    the blocks with the largest scores are searched: the k largest scores are in at most k blocks. The spare blocks are
+    for maxima that differ by less than the ties within a block.
+
+    Args:
+        logits: [B, V] float32.
+        k: Number of ids, at most V.
+        temperature: The logits are divided by it.
+    """
+    import torch
+
+    width, device = logits.shape[-1], logits.device
+    num_blocks = width // TOP_BLOCK
+    if k + SPARE_BLOCKS >= num_blocks // 2:
+        order = torch.arange(width, device=device, dtype=torch.float64) * TIE_STEP
+        return torch.topk((logits / temperature).double() - order, k, dim=-1).indices
+    blocks = logits[:, : num_blocks * TOP_BLOCK].reshape(len(logits), num_blocks, TOP_BLOCK)
+    starts = torch.arange(num_blocks, device=device) * TOP_BLOCK
+    maxima = (blocks.amax(dim=-1) / temperature).double() - starts.double() * TIE_STEP
+    best = torch.topk(maxima, k + SPARE_BLOCKS, dim=-1).indices * TOP_BLOCK
+    ids = (best[:, :, None] + torch.arange(TOP_BLOCK, device=device)).flatten(1)
+    after_blocks = torch.arange(num_blocks * TOP_BLOCK, width, device=device)
+    ids = torch.cat([ids, after_blocks.expand(len(logits), -1)], dim=1)
+    scores = (logits.gather(1, ids) / temperature).double() - ids.double() * TIE_STEP
+    return ids.gather(1, torch.topk(scores, k, dim=-1).indices)
+
+
+TOP_BLOCK, SPARE_BLOCKS = 128, 8
+TIE_STEP = 2.0**-34
+"""Subtracted for each id, so that equal scores are ordered in the same way in every batch."""
 
 
 def argmax(logits: Tensor) -> Tensor:

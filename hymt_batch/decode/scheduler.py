@@ -6,10 +6,12 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from hymt_batch.decode.async_copy import AsyncCopy, SampledTokens
+from hymt_batch.decode import prefill_group
+from hymt_batch.decode.async_copy import AsyncCopy, SampledTokens, is_gpu
 from hymt_batch.decode.cuda_graph_runner import CudaGraphRunner
 from hymt_batch.decode.graph import bucket_slots
 from hymt_batch.decode.model_runner import ModelRunner
+from hymt_batch.decode.prefill_group import take_group
 from hymt_batch.decode.request import Completion
 from hymt_batch.decode.sampling import SamplingParams
 from hymt_batch.decode.sequence import Counters, SequenceState, is_looping
@@ -18,12 +20,6 @@ from hymt_batch.model.memory import run_within_memory
 
 REFILL_DIVISOR = 8
 """Prompts are admitted once 1/REFILL_DIVISOR of the slots is free: fewer small prefills, few idle slots."""
-
-MAX_PREFILL_TOKENS = 8192
-"""Maximum number of padded tokens in one prefill pass, so that it takes no more memory than the steps."""
-
-MAX_LENGTH_RATIO = 1.15
-"""The longest prompt of a prefill group is at most this many times as long as its shortest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +32,7 @@ class SlotLimits:
     # known yet.
     read_every: int = 1
     logprobs: bool = False  # True to keep the mean log-probability of the chosen tokens
+    device_type: str = "cpu"  # prompts are grouped, and storage is laid out, for this type of device
 
 
 class Scheduler:
@@ -59,7 +56,14 @@ class Scheduler:
         self.completions: dict[int, Completion] = {}
         self.runner: ModelRunner
         if graph_runner is None:
-            self.runner = ModelRunner(hymt, sampling_params, self.num_slots, counters, logprobs=limits.logprobs)
+            self.runner = ModelRunner(
+                hymt,
+                sampling_params,
+                self.num_slots,
+                counters,
+                logprobs=limits.logprobs,
+                device_type=limits.device_type,
+            )
         else:
             graph_runner.start(
                 sampling_params,
@@ -105,26 +109,14 @@ class Scheduler:
         if not self.waiting or (self.running and free < max(1, self.num_slots // REFILL_DIVISOR)):
             return
         while self.waiting and len(self.running) < self.num_slots:
-            group = self._next_prefill_group(self.num_slots - len(self.running))
+            free, common = self.num_slots - len(self.running), self.runner.prefix_length
+            group = take_group(self.waiting, free, common, prefill_group.limits_for(self.limits.device_type))
             if not self._run_within_memory(lambda group=group: self._prefill(group)):  # type: ignore[misc]
                 self._requeue(group)
 
     def _prefill(self, group: Sequence[SequenceState]) -> None:
         self._unread.append(self.runner.prefill(group, len(self.running)))
         self.running += group
-
-    def _next_prefill_group(self, max_size: int) -> list[SequenceState]:
-        """Take the next prompts of similar length that fit in one prefill pass."""
-        common = self.runner.prefix_length
-        group = [self.waiting.popleft()]
-        longest = shortest = len(group[0].prompt_ids) - common
-        while self.waiting and len(group) < max_size:
-            length = len(self.waiting[0].prompt_ids) - common
-            longest, shortest = max(longest, length), min(shortest, length)
-            if longest > MAX_LENGTH_RATIO * shortest + 4 or (len(group) + 1) * longest > MAX_PREFILL_TOKENS:
-                break
-            group.append(self.waiting.popleft())
-        return group
 
     def _requeue(self, group: list[SequenceState]) -> None:
         """Requeue a group whose prefill ran out of memory, and use fewer slots; a prompt that ran alone fails."""
@@ -199,29 +191,32 @@ class Scheduler:
         self._shrink(keep)
 
     def collect(self) -> list[SequenceState]:
-        """Read the sampled tokens; finished rows leave their slots, and the row of the last slot fills each gap.
+        """Read the sampled tokens; finished rows leave their slots, and the rows of the last slots fill the gaps.
 
         Returns:
             The rows that finished.
         """
         for sampled in self._wait_for_tokens():
             self._append_tokens(sampled)
-        finished, slot = [], 0
-        while slot < len(self.running):
-            row = self.running[slot]
-            if row.index not in self.completions:
-                slot += 1
-                continue
-            finished.append(row)
-            if self.completions[row.index].finish_reason == "non_finite":
+        finished = [slot for slot, row in enumerate(self.running) if row.index in self.completions]
+        for slot in finished:
+            if self.completions[self.running[slot].index].finish_reason == "non_finite":
                 # masking would not protect the next row in this slot, because 0 * NaN is NaN
                 self.runner.cache.clear(slot)
-            final = len(self.running) - 1
-            if slot != final:
-                self.runner.move(final, slot, self.running[final].position + 1)
-                self.running[slot] = self.running[final]
-            self.running.pop()
-        return finished
+        rows = [self.running[slot] for slot in finished]
+        self._close_gaps(finished)
+        return rows
+
+    def _close_gaps(self, finished: Sequence[int]) -> None:
+        """Remove the rows of the slots `finished` (ascending); the last rows move into the gaps, all in one copy."""
+        num_left = len(self.running) - len(finished)
+        targets, gone = [slot for slot in finished if slot < num_left], set(finished)
+        sources = [slot for slot in range(len(self.running) - 1, num_left - 1, -1) if slot not in gone]
+        if targets:
+            self.runner.move(sources, targets, max(self.running[slot].position + 1 for slot in sources))
+        for source, target in zip(sources, targets, strict=True):
+            self.running[target] = self.running[source]
+        del self.running[num_left:]
 
     def _wait_for_tokens(self) -> Sequence[SampledTokens]:
         """Wait for the unread tokens and return them on the host."""
@@ -229,7 +224,7 @@ class Scheduler:
             copy, self._pending_copy = self._pending_copy, None
         else:
             unread, self._unread = self._unread, []
-            if not self.hymt.device.startswith("cuda"):
+            if not is_gpu(self.hymt.device):
                 self.counters.host_reads += bool(unread)
                 return unread
             copy = AsyncCopy(unread) if unread else None

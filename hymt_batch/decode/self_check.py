@@ -46,7 +46,7 @@ def engines_agree(engine: Engine, reference: Engine, tokenizer: Tokenizer, check
 def graphs_match_steps(
     graph_runner: CudaGraphRunner, sampling_params: SamplingParams, read_every: int, check_stop: Callable[[], None]
 ) -> bool:
-    """Decode a few tokens of the canaries with captured steps (all but the first are replays) and with plain steps.
+    """Decode 64 tokens of 16 padded rows of unequal length with captured steps, mostly replays, and with plain steps.
 
     In float32 the run's own sampling must give the same tokens. In other formats the check is greedy, and up to
     and including the first token that differs, both must have about the same log-probability.
@@ -57,18 +57,18 @@ def graphs_match_steps(
     import torch
 
     hymt = graph_runner.hymt
-    prompts, exact = _canary_prompts(hymt.tokenizer), hymt.dtype == "float32"
+    prompts, exact = padded_batch.prompts(hymt.tokenizer), hymt.dtype == "float32"
     check_params = sampling_params if exact else GREEDY
-    width = max(map(len, prompts)) + NUM_TOKENS + 1
+    width = max(map(len, prompts)) + attention.NUM_TOKENS + 1
     steps_by_runner: list[list[SampledTokens]] = []
     with torch.inference_mode(), patch_network(hymt.network, width + read_every):
         graph_runner.start(
             check_params, Counters(), len(prompts), width, max_tokens=1 << 30, read_every=read_every, logprobs=True
         )
         for runner in (ModelRunner(hymt, check_params, len(prompts), Counters(), logprobs=True), graph_runner):
-            rows = [SequenceState(index, ids, NUM_TOKENS + 1, index) for index, ids in enumerate(prompts)]
+            rows = [SequenceState(index, ids, attention.NUM_TOKENS + 1, index) for index, ids in enumerate(prompts)]
             steps = AsyncCopy([runner.prefill(rows, 0)]).wait()
-            for _ in range(NUM_TOKENS):
+            for _ in range(attention.NUM_TOKENS):
                 check_stop()
                 steps += AsyncCopy([runner.step(rows)]).wait()
             steps_by_runner.append(steps)

@@ -14,10 +14,13 @@ class Counters:
     row_steps: int = 0  # rows, summed over all steps
     # row steps that finished rows needed: one for each token but the first, and one for the end token
     useful_row_steps: int = 0
+    prefills: int = 0  # groups of prompts that were prefilled together
     prefill_tokens: int = 0  # prompt tokens, without the common prefix
     prefill_padded: int = 0  # the same, including padding
     prefix_tokens: int = 0
     first_tokens: int = 0  # tokens sampled directly after a prefill
+    moved_rows: int = 0  # rows that were moved into the slot of a finished row
+    moves: int = 0  # copies that moved them; one for all rows that move at once
     out_of_memory: int = 0
     host_reads: int = 0  # number of times that the host read tokens from the device
     captures: int = 0  # steps that were captured for replay

@@ -1,9 +1,10 @@
 """The slot engine: continuous batching with transformers' own modules; finished rows are replaced at once.
 
 A slot is one row of the running batch. The used slots are always the first ones, so that a step costs no more than its
-running rows. When a row finishes, the row of the last slot moves into its slot, and new prompts are added after the
-last row, several of similar length at once. The common prefix of all prompts of a call, the instruction, is computed
-once. Scheduling depends only on lengths and end tokens, never on time, so the same prompts always decode the same way.
+running rows. When rows finish, the rows of the last slots move into their slots, and new prompts are added after the
+last row: on a CPU in groups of similar length, on a GPU mostly in one pass. The common prefix of all prompts of a call,
+the instruction, is computed once. Scheduling depends only on lengths and end tokens, never on time, so the same prompts
+always decode the same way.
 
 If the network is split over several devices, there is one independent group of slots per device: while one group's
 step runs on one device, another group's step runs on the next.
@@ -23,7 +24,7 @@ from typing import Any
 from hymt_batch.decode import cuda_graph_runner, self_check
 from hymt_batch.decode.batches import OOM_SPLIT
 from hymt_batch.decode.cache import PrefixCache
-from hymt_batch.decode.cuda_graph_runner import CudaGraphRunner
+from hymt_batch.decode.cuda_graph_runner import CudaGraphRunner, with_first_error
 from hymt_batch.decode.engine import Engine, EngineContext
 from hymt_batch.decode.generate import GenerateEngine
 from hymt_batch.decode.network_patch import has_dynamic_rope, patch_network
@@ -55,16 +56,20 @@ def open_engine(context: EngineContext) -> SlotEngine:
 class SlotEngine(Engine):
     """The slots of a loaded model; each call of `generate` starts with empty slots."""
 
-    def __init__(self, context: EngineContext, graph_runner: CudaGraphRunner | None = None) -> None:
+    def __init__(
+        self, context: EngineContext, graph_runner: CudaGraphRunner | None = None, device_type: str = ""
+    ) -> None:
         """Load the model and resolve the limits.
 
         Args:
             context: What the engine is made from.
             graph_runner: Runs captured steps, for one group of slots; reuses storage and graphs of earlier calls. Not
                 used if positions may change the RoPE frequencies (dynamic RoPE).
+            device_type: Type of device that prompts are grouped for, such as cpu or cuda; empty: that of the model.
         """
         self.context, self.hymt, self.graph_runner = context, context.load(), graph_runner
         self.loaded, self.device = self.hymt, self.hymt.device
+        self._device_type = device_type or self.device.partition(":")[0]
         self.uncaptured_reason = ""  # why capture was turned off
         self.counters = Counters()  # of all calls since it was last replaced
         self._ran_out_of_memory = False
@@ -118,7 +123,11 @@ class SlotEngine(Engine):
             _skip_graphs(graph_runner)
             graph_runner = None
         limits = SlotLimits(
-            budget.max_rows // stages, budget.max_tokens // stages, settings.read_every, self.context.logprobs
+            budget.max_rows // stages,
+            budget.max_tokens // stages,
+            settings.read_every,
+            self.context.logprobs,
+            self._device_type,
         )
         sampling_params = shared_sampling_params(requests)
         return [
@@ -196,7 +205,7 @@ class SlotEngine(Engine):
         except RuntimeError as error:  # capture fails with many kinds of errors; the engine works without it too
             if is_gpu_failure(error):
                 raise DeviceError(f"The GPU failed ({first_line(error)})", fix="Set decode.capture=false.") from error
-            graph_runner.disable(first_line(error))
+            graph_runner.disable(with_first_error(error))
 
     def _drop_disabled_runner(self) -> None:
         """Drop a runner whose capture was turned off; capture is not tried again."""

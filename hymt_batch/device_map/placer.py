@@ -22,6 +22,7 @@ from hymt_batch.device_map.settings import (
     gib,
 )
 from hymt_batch.errors import HymtError, PreflightError, Problem
+from hymt_batch.records import plural
 
 CPU_MEMORY_SHARE = 0.9
 """Share of the free main memory that an offloaded model may use; transformers 5.23 uses the same share."""
@@ -90,7 +91,7 @@ class Placer:
         ]
         if overflow_devices:
             raise self._overflow_error(strategy, device_map, limits)
-        reasons = [f"{strategy.value} over {len(_gpus(limits))} GPU(s), {gib(self.total_bytes)} of weights"]
+        reasons = [f"{strategy.value} over {plural(len(_gpus(limits)), 'GPU')}, {gib(self.total_bytes)} of weights"]
         warnings = []
         fitting = [device for device in self.inventory.gpus if self._spare_bytes(device.name, self.total_bytes) >= 0]
         if len(set(device_map.values())) > 1 and fitting:
@@ -265,7 +266,7 @@ class Placer:
         outside = sum(planner.device_of(device_map, layer.name) in ("cpu", "disk") for layer in self.network.layers)
         return PreflightError(
             f"The weights take {gib(self.total_bytes)}, but device_map={strategy.value} has room for {gib(room)} on "
-            f"{len(_gpus(max_memory))} GPU(s)",
+            f"{plural(len(_gpus(max_memory)), 'GPU')}",
             why=f"{outside} of {len(self.network.layers)} layers would silently go to main memory or disk",
             fix=self._suggest_fixes(exclude=strategy),
             id="C8" if self.config.max_memory else "C23",

@@ -53,7 +53,7 @@ class LanguageCodes:
             code = self._resolve(field, value)
         except RowError:
             if self._sample is not None:
-                self._sample.unknown[field, abbreviate(value)] += 1
+                self._sample.unknown[field, value if isinstance(value, str) else abbreviate(value)] += 1
             raise
         if self._sample is not None:
             self._sample.understood[field, value, code] += 1

@@ -68,7 +68,6 @@ class Reporter:
         self._previous_level = self._root.level
 
     def __enter__(self) -> Reporter:
-        streams.clear_notice()
         logging.captureWarnings(True)
         self._root.setLevel(logging.DEBUG)
         for logger in (self._root, logging.getLogger("py.warnings")):

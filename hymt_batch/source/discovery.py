@@ -239,6 +239,12 @@ def unusable_path_error(path: str, error: OSError) -> HymtError:
 
 def missing_path_error(path: str) -> ConfigError:
     """Return the error for a path that matches nothing, with the closest names that exist."""
+    names = path.split(",")
+    if len(names) > 1 and all(name and os.path.exists(os.path.expanduser(name)) for name in names):
+        return ConfigError(
+            f"source.path={path} does not exist, but its parts do",
+            fix=f"For one job with these inputs, set source.path=[{path}]; for one job each, add -m.",
+        )
     if _WILDCARD.search(path):
         fix = "Quote it so that the shell does not expand it, or fix the pattern."
         return ConfigError(f"source.path={path} matches no file", fix=fix)

@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 from hymt_batch import languages
 from hymt_batch.errors import ConfigError, Problem
 from hymt_batch.formats import registry
+from hymt_batch.formats.language_codes import abbreviate
 from hymt_batch.formats.language_sample import LanguageSample
-from hymt_batch.records import Input
+from hymt_batch.records import Input, plural
 from hymt_batch.source.preamble_reader import PreambleCache
 from hymt_batch.source.settings import SourceConfig
 from hymt_batch.source.shards import read_documents
@@ -83,7 +84,8 @@ def check_languages(
 
 def _nothing_known(input: Input, key: str, name: str, sample: LanguageSample) -> ConfigError:
     return ConfigError(
-        f"{input.path} names no known language in its field {name!r}: the first rows have {_unknown(name, sample)}",
+        f"{input.path} names no language of the models in its field {name!r}: the first rows have "
+        f"{_unknown(name, sample)}",
         why="so none of them could be translated",
         fix=f"Write codes that `hymt-batch languages` lists, or set {key} to another field, or to null to translate "
         "every row with the same languages.",
@@ -93,7 +95,11 @@ def _nothing_known(input: Input, key: str, name: str, sample: LanguageSample) ->
 def _unknown(name: str, sample: LanguageSample) -> str:
     counts = [(value, count) for (field_name, value), count in sample.unknown.most_common() if field_name == name]
     more = [f"{len(counts) - _SHOWN} more"] if len(counts) > _SHOWN else []
-    return ", ".join([*(f"{value} ({count})" for value, count in counts[:_SHOWN]), *more])
+    shown = []
+    for value, count in counts[:_SHOWN]:
+        meaning = languages.describe(value)
+        shown.append(f"{abbreviate(value)} ({count:,}{f', {meaning}' if meaning else ''})")
+    return ", ".join([*shown, *more])
 
 
 def _describe(name: str, total: LanguageSample, report: LanguageReport) -> None:
@@ -115,8 +121,8 @@ def _describe(name: str, total: LanguageSample, report: LanguageReport) -> None:
         num_rows = num_unknown + total.num_usable(name)
         report.warnings.append(
             Problem(
-                what=f"field {name!r} names no known language in {num_unknown} of the first {num_rows} rows: "
-                f"{_unknown(name, total)}",
+                what=f"field {name!r} names no language of the models in {num_unknown:,} of the first "
+                f"{plural(num_rows, 'row')}: {_unknown(name, total)}",
                 why="so these rows get the status bad_language, and no translation",
                 fix="Write codes that `hymt-batch languages` lists.",
             )

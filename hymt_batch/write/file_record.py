@@ -50,11 +50,11 @@ def read_record(fs: Fs, folder: Path, input: Input) -> JsonDict | None:
         return None
 
 
-def is_current(record: JsonDict | None, job: JobRecord, input: Input) -> bool:
-    """Return whether a file was published by this job, with its output settings."""
+def is_current(record: JsonDict | None, job: JobRecord, input: Input, identity_sha256: str = "") -> bool:
+    """Return whether a file was published by this job, with its output settings; `identity_sha256` is that of `job`."""
     return (
         record is not None
-        and record["identity"] == job.identity_sha256
+        and record["identity"] == (identity_sha256 or job.identity_sha256)
         and record["out_rel"] == input.out_rel
         and record.get("settings_sha256", "") == job.settings_sha256
     )

@@ -18,7 +18,7 @@ from hymt_batch.errors import MissingError, StoppedError
 from hymt_batch.fs import has_content, remove, stat_or_none, write_atomic
 from hymt_batch.fs_protocol import Fs
 from hymt_batch.manifest import JobRecord, JsonDict
-from hymt_batch.records import Input, Shard, ShardRecord
+from hymt_batch.records import Input, Shard, ShardRecord, plural
 from hymt_batch.storage_error import wrap_os_errors
 from hymt_batch.write import cleanup, file_record, published_file, set_aside
 from hymt_batch.write.changed_inputs import describe_change
@@ -269,7 +269,7 @@ class Publisher:
             for input in self.unpublished_inputs()
         ]
         if missing:
-            more = [f"  and {len(missing) - 20} more files"] if len(missing) > 20 else []
+            more = [f"  and {plural(len(missing) - 20, 'more file')}"] if len(missing) > 20 else []
             what = "\n".join([f"{self._folder.name} is not complete. To be translated:", *missing[:20], *more])
             raise MissingError(what, fix="Run the same command again to translate them.")
         if not self._has_manifest:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import struct
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -15,6 +16,7 @@ _pack_row_key = struct.Struct(">QB").pack
 _STATUSES = {status.value: status for status in Status}
 _encode_string = json.encoder.encode_basestring  # a string as json.dumps(ensure_ascii=False) writes it
 ROW_PREFIX = b'{"row":'
+_FLAGS = re.compile(rb'","flags":\[("[^\]]+)\],"text":')  # a quote inside a text is escaped
 _CHUNK_BYTES = 1 << 18  # bounds the memory of decoded JSON objects, which are larger than rows
 
 
@@ -111,6 +113,12 @@ def row_index_of(line: bytes) -> int:
 def has_logprob(line: bytes) -> bool:
     """Return whether a line that `encode_rows` wrote has a log-probability, or no text that needs one."""
     return b',"logprob":' in line or b',"text":"",' in line  # a quote inside a text is escaped
+
+
+def count_flags(lines: bytes) -> Counter[str]:
+    """Return how many rows have each flag, over lines that `encode_rows` wrote, without decoding the rest of them."""
+    found = Counter(_FLAGS.findall(lines))  # few combinations, on many rows
+    return sum((Counter(dict.fromkeys(json.loads(f"[{names.decode()}]"), n)) for names, n in found.items()), Counter())
 
 
 def rows_digest(rows: Iterable[tuple[int, bytes]]) -> str:

@@ -1,0 +1,119 @@
+"""Attention over the keys and values of the slots, and its masks.
+
+Grouped-query attention without copied keys: the query heads that share a key head become extra queries. transformers
+calls `attend` in every layer; see `network_patch.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+ATTENTION_NAME = "hymt_slots"
+SPAN_ROWS = 8
+"""Number of neighbouring rows in a span, whose attention is computed together on the CPU; spans may be merged."""
+
+MAX_SPAN_PADDING = 1.1
+"""Two neighbouring spans are merged if the merged work is at most this many times the separate work."""
+
+Spans = tuple[tuple[int, int, int], ...]
+"""Spans of rows of a step: (first row, one past the last row, number of keys that the longest row sees)."""
+
+
+def make_spans(lengths: Sequence[int]) -> Spans:
+    """Group neighbouring rows with similar numbers of keys, so that a short row does not pay for the longest one."""
+    spans: list[tuple[int, int, int]] = []
+    for first in range(0, len(lengths), SPAN_ROWS):
+        rows = lengths[first : first + SPAN_ROWS]
+        end, longest = first + len(rows), max(rows)
+        if spans:
+            span_start, span_end, length = spans[-1]
+            separate_cost = (span_end - span_start) * length + len(rows) * longest
+            merged_cost = (end - span_start) * max(length, longest)
+            if merged_cost <= MAX_SPAN_PADDING * separate_cost:
+                spans[-1] = (span_start, end, max(length, longest))
+                continue
+        spans.append((first, end, longest))
+    return tuple(spans)
+
+
+def register_attention() -> None:
+    """Register our attention with transformers, once per process."""
+    from transformers import AttentionInterface
+
+    AttentionInterface.register(ATTENTION_NAME, attend)
+
+
+def attend(
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """Compute grouped-query attention.
+
+    Args:
+        module: The attention layer; not used.
+        query: [B, H, T, D].
+        key: [B, K, L, D] with H a multiple of K. Its optional attribute `spans` lists rows to compute together.
+        value: [B, K, L, D].
+        attention_mask: [B, 1, T, L], or with T expanded to (H / K) * T (see `grouped_mask`): added to the scores. None
+            if every query sees every key.
+        scaling: Factor of the scores.
+        dropout: Not used, since the network is not trained.
+        kwargs: Other arguments that transformers passes; not used.
+
+    Returns:
+        [B, T, H, D], and None for the weights.
+    """
+    import torch
+    from torch.nn.functional import scaled_dot_product_attention
+
+    rows, heads, width, size = query.shape
+    queries = query.reshape(rows, key.shape[1], heads // key.shape[1] * width, size)
+    mask = attention_mask if attention_mask is None else attention_mask.to(query.dtype)
+    spans: Spans = getattr(key, "spans", ())
+    if len(spans) > 1 and mask is not None:
+        out = torch.cat(
+            [
+                scaled_dot_product_attention(
+                    queries[first:end],
+                    key[first:end, :, :length],
+                    value[first:end, :, :length],
+                    attn_mask=mask[first:end, ..., :length],
+                    scale=scaling,
+                )
+                for first, end, length in spans
+            ]
+        )
+    else:
+        out = scaled_dot_product_attention(queries, key, value, attn_mask=mask, scale=scaling)
+    return out.reshape(rows, heads, width, size).transpose(1, 2), None
+
+
+def grouped_mask(visible: Tensor, group_size: int, dtype: Any) -> Tensor:
+    """Build the mask that is added to the attention scores, once for all layers.
+
+    Args:
+        visible: [B, T, L] bool, True where a query sees a key.
+        group_size: Query heads that share a key head.
+        dtype: Data type of the scores.
+
+    Returns:
+        [B, 1, groups * T, L], or [B, 1, 1, L] for T = 1: 0 where visible, else minus infinity.
+    """
+    import torch
+
+    rows, width, length = visible.shape
+    hidden = torch.zeros(rows, 1, width, length, dtype=dtype, device=visible.device)
+    hidden.masked_fill_(~visible[:, None], float("-inf"))
+    if width == 1 or group_size == 1:
+        return hidden
+    return hidden.expand(rows, group_size, width, length).reshape(rows, 1, group_size * width, length)

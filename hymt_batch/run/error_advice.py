@@ -1,0 +1,85 @@
+"""What to do about rows without a translation: for each kind, how many, an example, and what helps.
+
+Independent of how a job ran: it looks at the summary of a finished job and at its error files.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hymt_batch.fs import OS_FS
+from hymt_batch.records import ERROR_STATUSES, Status
+from hymt_batch.sanitize import escape_line
+from hymt_batch.write import error_rows
+from hymt_batch.write.summary import Summary
+
+if TYPE_CHECKING:
+    from hymt_batch.schema import TranslateJob
+
+MAX_LINES = 100_000  # lines of error files that are searched for an example of each kind
+
+REDO = "run the same command with on_input_change=redo"
+OTHER_NAME = "under another name="
+
+ADVICE = {
+    Status.EMPTY: f"the model returned no text. check=retry tries such rows again, {OTHER_NAME}",
+    Status.TOO_LONG: "the row exceeds a limit, which its message names. Split such rows and "
+    f"{REDO}; or raise the limit, {OTHER_NAME}",
+    Status.BAD_ENCODING: "the bytes of the row are not valid in the encoding of its file. Correct them and "
+    f"{REDO}; if the whole file has another encoding, set source.encoding=, {OTHER_NAME}",
+    Status.BAD_ROW: "the row is not valid in its format, lacks the field source.text_field, or has a field named like "
+    f"an added one. Correct such rows and {REDO}; or name the right field, {OTHER_NAME}",
+    Status.BAD_LANGUAGE: "the model does not know the language that the row names; `hymt-batch languages` lists those "
+    f"that it knows. Correct the field and {REDO}",
+    Status.GENERATION_ERROR: "decoding failed, as the message says. `hymt-batch doctor load=true` checks the model; "
+    "overwrite=true starts over",
+    Status.NON_FINITE: "the network computed NaN or infinity. Try model.dtype=float32, "
+    f"{OTHER_NAME}; `hymt-batch doctor load=true` checks the model",
+    Status.CRASH_QUARANTINED: "the process died three times while it decoded this row alone; the log has what was "
+    f"printed then. Shorten or remove the row and {REDO}",
+}
+"""Status of a row without a translation -> what it means, and what helps."""
+
+
+def error_rate(summary: Summary) -> float:
+    """Return the share of the selected rows that have no translation."""
+    num_selected = summary.rows - summary.counts.get(Status.NOT_SELECTED, 0)
+    return sum(summary.counts.get(status, 0) for status in ERROR_STATUSES) / max(1, num_selected)
+
+
+def describe(job: TranslateJob, summary: Summary) -> str:
+    """Return why a finished job ends with exit code 10, and what to do about it, in several lines."""
+    rate, limit = error_rate(summary), job.check.max_error_rate
+    lines = [f"{100 * rate:.2f} % of the rows have no translation, more than check.max_error_rate={limit:g}"]
+    examples = _find_examples(summary.errors)
+    for status, advice in ADVICE.items():
+        if count := summary.counts.get(status, 0):
+            example = f", such as {escape_line(examples[status])}" if status in examples else ""
+            lines.append(f"  {count:,} {status}{example}: {advice}.")
+    if job.name is None:
+        lines.append("  Add name=NAME to keep the folder with the list of these rows.")
+    else:
+        name = shlex.quote(str(summary.folder.relative_to(job.output_dir)))
+        folder = "" if job.output_dir == "outputs" else f" output_dir={shlex.quote(job.output_dir)}"
+        lines.append(f"  Each of these rows is a line in {summary.folder / 'errors'}, with its message.")
+        lines.append(f"  The first of them: hymt-batch status name={name}{folder} errors=20")
+    accepted = min(1.0, math.ceil(1000 * rate) / 1000)
+    lines.append(
+        f"  All other rows are translated. To accept the result, run the same command with "
+        f"check.max_error_rate={accepted:g}: nothing is decoded again."
+    )
+    return "\n".join(lines)
+
+
+def _find_examples(paths: Sequence[Path]) -> dict[Status, str]:
+    """Return the id of the first row of each status, as far as MAX_LINES lines of the error files show it."""
+    rows = itertools.chain.from_iterable(error_rows.read_errors_file(OS_FS, path) for path in paths)
+    examples: dict[Status, str] = {}
+    for row in itertools.islice(rows, MAX_LINES):
+        examples.setdefault(Status(row["status"]), row["id"])
+    return examples
