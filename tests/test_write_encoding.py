@@ -12,6 +12,7 @@ from hymt_batch import languages, manifest
 from hymt_batch.errors import ConfigError
 from hymt_batch.formats import letters, text_encoding
 from hymt_batch.fs import OS_FS
+from hymt_batch.write import output_settings
 from hymt_batch.write.settings import WriteConfig
 from jobs.verify import verify
 from tests.fakes import job as fake_job
@@ -196,3 +197,13 @@ def test_conversions_keep_the_encoding_too(tmp_path: Path) -> None:
     got = run(tmp_path, source, "n", "source.encoding=cp1252", "write.encoding=input", "write=csv")
     assert results(got, "in.csv")[0].decode("cp1252").splitlines()[1].startswith("été,\\u0142,ÉTÉ,")
     assert verify(got).exit_code == 0
+
+
+def test_a_folder_that_did_not_record_the_setting_has_utf_8(tmp_path: Path) -> None:
+    recorded, requested = (
+        manifest.new_job({}, (), {}, settings)
+        for settings in ({"write.format": "input"}, {"write.format": "input", "write.encoding": "input"})
+    )
+    assert output_settings.differences(recorded, requested) == [("write.encoding", "utf-8", "input")]
+    unchanged = manifest.new_job({}, (), {}, {"write.format": "input", "write.encoding": "utf-8"})
+    assert output_settings.differences(recorded, unchanged) == []
