@@ -19,6 +19,7 @@ FORMAT = Format(
     extension=".jsonl",
     input_extensions=(".jsonl", ".ndjson"),
     source_settings=("encoding",),
+    escapes_characters=True,
     open_input=partial(LineInput, read_rows=read_rows, read_head=read_head),
     open_writer=JsonlWriter,
     count_rows=count_rows,
