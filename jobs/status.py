@@ -502,6 +502,8 @@ def run(job: StatusJob) -> ExitCode:
     parent = Path(job.output_dir) / job.name
     folders = job_folders.find(OS_FS, parent)
     reports = [status(folder, num_errors=job.errors) for folder in folders]
+    for report in reports:
+        report.max_error_rate = report.max_error_rate if job.max_error_rate is None else job.max_error_rate
     is_sweep = folders != [parent]
     if job.format.value == "json":
         lines = [json.dumps(report.to_json(), sort_keys=True) for report in reports]  # one line a point
