@@ -173,15 +173,15 @@ def state_folder(folder: Path) -> Path:
 
 
 def file_state_folder(folder: Path, file_id: str) -> Path:
-    return state_folder(folder) / f"f{file_id}"
+    return folder.joinpath(".hymt", f"f{file_id}")  # one call is faster than a join for each name
 
 
 def translated_path(folder: Path, out_rel: str) -> Path:
-    return folder / "translated" / out_rel
+    return folder.joinpath("translated", out_rel)
 
 
 def errors_path(folder: Path, rel: str) -> Path:
-    return folder / "errors" / f"{rel}.errors.jsonl"
+    return folder.joinpath("errors", f"{rel}.errors.jsonl")
 
 
 @dataclass(frozen=True, slots=True)

@@ -133,14 +133,8 @@ class _Folder:
     job: JobRecord
     identity_sha256: str
     state_names: frozenset[str]  # names in .hymt: files without a state folder were not begun
+    has_errors: bool  # errors/ has something; most files of most jobs have no errors file
     flag_bytes_left: int = MAX_FLAG_BYTES
-    error_names: dict[Path, frozenset[str]] = field(default_factory=dict)  # folder below errors/ -> names in it
-
-    def has_errors_file(self, path: Path) -> bool:
-        """Return whether there is an errors file; each folder is listed once, since most files have none."""
-        if path.parent not in self.error_names:
-            self.error_names[path.parent] = frozenset(list_names(self.fs, path.parent))
-        return path.name in self.error_names[path.parent]
 
 
 @dataclass(slots=True)
@@ -204,7 +198,8 @@ def _inspect(fs: Fs, folder: Path, job_status: JobStatus, num_errors: int) -> No
         return
     rates, flags = _Rates(), Counter[str]()
     state_names = frozenset(list_names(fs, manifest.state_folder(folder)))
-    inspected = _Folder(fs, folder, job, job.identity_sha256, state_names)
+    has_errors = bool(list_names(fs, folder / "errors"))
+    inspected = _Folder(fs, folder, job, job.identity_sha256, state_names, has_errors)
     for input in job.inputs:
         if f"f{input.file_id}" in state_names:
             _add_file(inspected, input, job_status, rates, flags)
@@ -302,10 +297,10 @@ def _add_file(inspected: _Folder, input: Input, job_status: JobStatus, rates: _R
         job_status.shards_complete += num_shards
         _add_counts(job_status, record["counts"])
         flags.update(record["flags"])
-        output, errors = manifest.translated_path(folder, input.out_rel), manifest.errors_path(folder, input.rel)
-        for path, recorded in ((output, record["output"]), (errors, record["errors"])):
-            if recorded is None and not inspected.has_errors_file(path):
-                continue
+        published = [(manifest.translated_path(folder, input.out_rel), record["output"])]
+        if record["errors"] or inspected.has_errors:
+            published.append((manifest.errors_path(folder, input.rel), record["errors"]))
+        for path, recorded in published:
             file_stat = stat_or_none(fs, path)
             if (file_stat.size if file_stat else None) != (recorded["bytes"] if recorded else None):
                 job_status.findings.add(Kind.DAMAGE, path.relative_to(folder), NOT_PUBLISHED)
@@ -516,6 +511,8 @@ def run(job: StatusJob) -> ExitCode:
     parent = Path(job.output_dir) / job.name
     folders = job_folders.find(OS_FS, parent)
     reports = [status(folder, num_errors=job.errors) for folder in folders]
+    for report in reports:
+        report.max_error_rate = report.max_error_rate if job.max_error_rate is None else job.max_error_rate
     is_sweep = folders != [parent]
     if job.format.value == "json":
         lines = [json.dumps(report.to_json(), sort_keys=True) for report in reports]  # one line a point

@@ -163,6 +163,10 @@ def test_fail_is_10_for_too_many_errors_by_the_limit_of_the_last_run(job: Job) -
     assert alert(job, "n") == 0
     run_progress.path(outputs(job) / "n").unlink()  # a folder of an earlier version
     assert alert(job, "n") == 10, "the default limit"
+    assert alert(job, "n", "max_error_rate=0.2") == 0
+    assert alert(job, "n", "max_error_rate=2") == 2
+    job(*words, "check.max_error_rate=0.2")
+    assert not run_progress.path(outputs(job) / "n").exists(), "a finished folder of an earlier version is not touched"
 
 
 @pytest.mark.parametrize(("age_s", "code"), [(5, 0), (3600, 8)])

@@ -65,11 +65,13 @@ def check(job: TranslateJob, inputs: Inputs) -> None:
         HymtError: An input does not fit the settings or its output format, the languages are wrong, or the versions or
             the launcher make the job impossible.
     """
-    for input in inputs.files:
-        out_format = published_file.out_format(input, job.write)
-        writer.check(input, out_format, inputs.preamble(input), job.write, partial(inputs.read, input))
     inputs.check_first_rows()
-    inputs.check_languages().log()
+    report = inputs.check_languages()
+    report.log()
+    for input in inputs.files:
+        output = (input, published_file.out_format(input, job.write), inputs.preamble(input), job.write)
+        writer.check(*output, partial(inputs.read, input))
+        writer.check_languages(*output, report.targets or {str(job.tgt_lang)})
     for finding in run_quick(job):
         log.warning("%s", finding.problem.text)
     template = prompt.resolve_template(job.prompt, job.model.family.value, job.src_lang, job.tgt_lang)

@@ -171,8 +171,18 @@ class Output:
                 self._lease.check()
             stop_reason.write(self._fs, self.folder, code, problem)
 
-    def save_progress(self, progress: RunProgress) -> None:
-        """Write how far this run came, for `status`, unless another run took over the folder."""
+    def save_progress(self, progress: RunProgress, *, only_new_limit: bool = False) -> None:
+        """Write how far this run came, for `status`, unless another run took over the folder.
+
+        Args:
+            progress: How far it came.
+            only_new_limit: Write only if an earlier run recorded another limit of error rows. So a folder that an
+                earlier version finished stays as it is.
+        """
+        if only_new_limit:
+            recorded = run_progress.read(self._fs, self.folder)
+            if recorded is None or recorded.max_error_rate == progress.max_error_rate:
+                return
         with contextlib.suppress(StoppedError):
             if self._lease:
                 self._lease.check()

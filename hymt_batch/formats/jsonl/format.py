@@ -22,6 +22,7 @@ FORMAT = Format(
     check_head=check_head,
     fits=fits,
     source_settings=("encoding",),
+    escapes_characters=True,
     open_input=partial(LineInput, read_rows=read_rows, read_head=read_head),
     open_writer=JsonlWriter,
     count_rows=count_rows,
