@@ -7,19 +7,20 @@ clear error. Independent of the stages' settings: an identity is a nested dict o
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import uuid
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from hymt_batch.fs import publish, remove, stat_or_none, with_retries, write_atomic, write_new
 from hymt_batch.fs_protocol import Fs
-from hymt_batch.records import Input
+from hymt_batch.records import Input, SkippedFile
 
 VERSION = 1  # version of the files in .hymt and of manifest.json; newer files are rejected
 PROTOCOL = "parts-1"
@@ -108,6 +109,10 @@ def load(fs: Fs, path: Path, max_bytes: int = MAX_BYTES) -> JsonDict:
         StatePermissionError: This user may not read it.
         StateDamagedError: It is not a valid sealed file; the message is the reason.
     """
+    with contextlib.suppress(OSError):  # a small file, as most are, takes one call; what is wrong is found out below
+        start = fs.read(path, 0, 4096)
+        if 0 < len(start) < 4096:
+            return unseal(start)
     try:
         stat = stat_or_none(fs, path)
         if stat is None:
@@ -120,7 +125,7 @@ def load(fs: Fs, path: Path, max_bytes: int = MAX_BYTES) -> JsonDict:
                 "zero bytes, as after a power loss" if not start.strip(b"\0") else "something other than a JSON object"
             )
             raise StateDamagedError(f"it has {stat.size} bytes and begins with {zeros}")
-        return unseal(start if stat.size == len(start) else fs.read(path, 0, stat.size))
+        return unseal(fs.read(path, 0, stat.size))
     except FileNotFoundError:
         raise StateMissingError("it is missing") from None
     except PermissionError as error:
@@ -168,15 +173,15 @@ def state_folder(folder: Path) -> Path:
 
 
 def file_state_folder(folder: Path, file_id: str) -> Path:
-    return state_folder(folder) / f"f{file_id}"
+    return folder.joinpath(".hymt", f"f{file_id}")  # one call is faster than a join for each name
 
 
 def translated_path(folder: Path, out_rel: str) -> Path:
-    return folder / "translated" / out_rel
+    return folder.joinpath("translated", out_rel)
 
 
 def errors_path(folder: Path, rel: str) -> Path:
-    return folder / "errors" / f"{rel}.errors.jsonl"
+    return folder.joinpath("errors", f"{rel}.errors.jsonl")
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,6 +195,7 @@ class JobRecord:
     output_settings: JsonDict = field(default_factory=dict)  # dotted key -> value; {} if the identity has them
     replaced_settings: tuple[JsonDict, ...] = ()  # earlier output settings, with which some files may still be written
     replaced_paths: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # file id -> earlier `out_rel`s
+    formats: tuple[str, ...] = ()  # formats that were looked for without source.format; () if none were recorded
 
     @property
     def identity_sha256(self) -> str:
@@ -206,6 +212,7 @@ def new_job(
     inputs: Sequence[Input],
     environment: JsonDict,
     output_settings: JsonDict | None = None,
+    formats: Sequence[str] = (),
 ) -> JobRecord:
     created = datetime.now(UTC).isoformat(timespec="seconds")
     return JobRecord(
@@ -214,6 +221,7 @@ def new_job(
         json_roundtrip(environment),
         created,
         json_roundtrip(output_settings or {}),
+        formats=tuple(formats),
     )
 
 
@@ -226,6 +234,8 @@ def _encode_job(job: JobRecord) -> bytes:
         "inputs": inputs,
         "environment": job.environment,
     }
+    if job.formats:
+        value["formats"] = list(job.formats)
     if job.output_settings:
         value["output_settings"] = job.output_settings
     if job.replaced_settings:
@@ -253,6 +263,7 @@ def read_job(fs: Fs, folder: Path) -> JobRecord:
             dict(value.get("output_settings", {})),
             tuple(dict(settings) for settings in replaced["output_settings"]),
             {str(file_id): tuple(map(str, names)) for file_id, names in replaced["paths"].items()},
+            tuple(map(str, value.get("formats", ()))),
         )
     except (KeyError, TypeError, ValueError, AttributeError):
         raise StateDamagedError("it lacks fields that every job has") from None
@@ -290,12 +301,13 @@ def sum_counts(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
     return dict(sorted(sums.items()))
 
 
-def build(job: JobRecord, file_records: Sequence[JsonDict]) -> bytes:
+def build(job: JobRecord, file_records: Sequence[JsonDict], skipped: Sequence[SkippedFile] = ()) -> bytes:
     """Build `manifest.json`; equal jobs give equal bytes, because it has no timestamps.
 
     Args:
-        job: The job; only its identity and its output settings are used.
+        job: The job; only its identity, its output settings and its list of formats are used.
         file_records: One record per file, as written by `write/published_file.py`, in the order of the inputs.
+        skipped: Files that were found beside the inputs and are not read.
     """
     environments = {canonical_json(e): e for f in file_records for e in f["environments"]}
     return seal(
@@ -304,6 +316,8 @@ def build(job: JobRecord, file_records: Sequence[JsonDict]) -> bytes:
             "identity": job.identity,
             "identity_sha256": job.identity_sha256,
             **({"output_settings": job.output_settings} if job.output_settings else {}),
+            **({"formats": list(job.formats)} if job.formats else {}),
+            **({"skipped": [asdict(file) for file in skipped]} if skipped else {}),
             "environments": [environments[k] for k in sorted(environments)],
             "inputs": [{"rel": f["rel"], "rows": f["rows"], **f["input"]} for f in file_records],
             "outputs": [
@@ -317,6 +331,22 @@ def build(job: JobRecord, file_records: Sequence[JsonDict]) -> bytes:
             "degraded": sum_counts(f["degraded"] for f in file_records),
         }
     )
+
+
+def read_skipped(fs: Fs, folder: Path) -> tuple[SkippedFile, ...] | None:
+    """Return the skipped files that a manifest lists; None if there is no valid manifest."""
+    try:
+        return skipped_in(read(fs, folder))
+    except StateDamagedError:
+        return None
+
+
+def skipped_in(value: JsonDict) -> tuple[SkippedFile, ...]:
+    """Return the skipped files that a manifest, or the locations of inputs, list; () if they list none."""
+    try:
+        return tuple(SkippedFile(str(file["rel"]), str(file["why"])) for file in value.get("skipped", ()))
+    except (KeyError, TypeError):
+        return ()
 
 
 def read(fs: Fs, folder: Path) -> JsonDict:

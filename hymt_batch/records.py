@@ -96,6 +96,14 @@ class Input:
 
 
 @dataclass(frozen=True, slots=True)
+class SkippedFile:
+    """A file that was found beside the inputs and is not read."""
+
+    rel: str  # as `Input.rel`
+    why: str  # what it is, such as "SubRip subtitles", or "unknown extension"
+
+
+@dataclass(frozen=True, slots=True)
 class Preamble:
     """What precedes the first row of a file, and the properties of the file that are derived from it."""
 

@@ -190,8 +190,14 @@ class StatusJob(InspectJob):
 
     errors: Operation[int] = 0
     fail: Operation[bool] = False
+    max_error_rate: Operation[float | None] = None
 
     def __post_init__(self) -> None:
+        if self.max_error_rate is not None and not 0 <= self.max_error_rate <= 1:
+            raise ConfigError(
+                f"max_error_rate={self.max_error_rate} is not a share of the rows",
+                fix="Set max_error_rate=0.01, or another value from 0 to 1.",
+            )
         if self.errors < 0:
             raise ConfigError(f"errors={self.errors} must be at least 0 rows", fix="Set errors=20.")
 

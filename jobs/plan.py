@@ -29,14 +29,14 @@ from hymt_batch.model.prepare import PlacementPlan
 from hymt_batch.model.settings import dtype_bytes
 from hymt_batch.plan_report import PlanReport, ProbeResult, StrategyOption
 from hymt_batch.prompt_end import describe_end
+from hymt_batch.records import PLAN_VERSION
 from hymt_batch.run.replica import Replica
 from hymt_batch.run.reporter import Reporter
 from hymt_batch.sanitize import escape_line, sanitize_text
-from hymt_batch.source import discovery, stream
 from hymt_batch.source.corpus_stats import CorpusStats, compute_corpus_stats
-from hymt_batch.source.language_check import LanguageReport, check_languages
-from hymt_batch.source.preamble_reader import PreambleCache
-from hymt_batch.source.shards import SkippedShard, cut_shards
+from hymt_batch.source.inputs import Inputs
+from hymt_batch.source.language_check import LanguageReport
+from hymt_batch.source.shards import SkippedShard
 
 if TYPE_CHECKING:
     from hymt_batch.schema import PlanJob
@@ -187,20 +187,11 @@ def evaluate_strategy(
 
 def scan_corpus(job: PlanJob, files: ModelFiles) -> tuple[CorpusStats, LanguageReport]:
     """Read the corpus once; return its statistics and the languages that its first rows name."""
-    preambles = PreambleCache(job.source)
-    inputs = stream.apply_limit(discovery.find_inputs(job.source), job.source, preambles)
-    stream.check_fields(inputs, job.source, (), preambles)
-    stream.check_first_rows(inputs, job.source, preambles)
-    language_report = check_languages(inputs, job.source, preambles)
+    inputs = Inputs(job.source, None, out_format="input", added_fields=(), plan_version=PLAN_VERSION)
+    inputs.check_first_rows()
+    language_report = inputs.check_languages()
     count_tokens = tokenizing.token_counter(files.folder) if (files.folder / "tokenizer.json").is_file() else None
-    shards = cut_shards(
-        inputs,
-        job.source,
-        shard_rows=job.batch.shard_rows,
-        shard_bytes=job.batch.shard_bytes,
-        get_record=lambda input, shard: None,
-        reserved=(),
-    )
+    shards = inputs.cut_shards(job.batch.shard_rows, job.batch.shard_bytes, lambda input, shard: None)
     corpus_stats = compute_corpus_stats(
         (shard for shard in shards if not isinstance(shard, SkippedShard)),
         count_tokens,

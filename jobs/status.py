@@ -27,12 +27,13 @@ from hymt_batch.errors import ExitCode
 from hymt_batch.fs import OS_FS, list_names, stat_or_none
 from hymt_batch.fs_protocol import Fs
 from hymt_batch.manifest import JobRecord, StateDamagedError, StateMissingError, StatePermissionError
-from hymt_batch.records import ERROR_STATUSES, Input, Status, plural
+from hymt_batch.records import ERROR_STATUSES, Input, SkippedFile, Status, plural
 from hymt_batch.run.log_file import LOG_NAME
 from hymt_batch.run.reporter import format_duration
 from hymt_batch.write import (
     error_rows,
     file_record,
+    input_locations,
     job_folders,
     lease,
     manifest_only,
@@ -97,6 +98,7 @@ class JobStatus:
     ended: dict[str, Any] | None = None  # why the last run stopped: exit_code, why, at (UTC), error
     errors: list[dict[str, str]] = field(default_factory=list)  # first rows without a translation: id, status, message
     notes: list[str] = field(default_factory=list)
+    skipped: list[dict[str, str]] = field(default_factory=list)  # files that were found and are not read: rel, why
 
     @property
     def error_rate(self) -> float:
@@ -131,14 +133,8 @@ class _Folder:
     job: JobRecord
     identity_sha256: str
     state_names: frozenset[str]  # names in .hymt: files without a state folder were not begun
+    has_errors: bool  # errors/ has something; most files of most jobs have no errors file
     flag_bytes_left: int = MAX_FLAG_BYTES
-    error_names: dict[Path, frozenset[str]] = field(default_factory=dict)  # folder below errors/ -> names in it
-
-    def has_errors_file(self, path: Path) -> bool:
-        """Return whether there is an errors file; each folder is listed once, since most files have none."""
-        if path.parent not in self.error_names:
-            self.error_names[path.parent] = frozenset(list_names(self.fs, path.parent))
-        return path.name in self.error_names[path.parent]
 
 
 @dataclass(slots=True)
@@ -159,6 +155,7 @@ def status(folder: Path, fs: Fs = OS_FS, num_errors: int = 0) -> JobStatus:
     """
     job_status, fs = JobStatus(str(folder)), fs.within(folder)
     try:
+        job_status.skipped = [asdict(file) for file in _skipped_files(fs, folder)]
         _inspect(fs, folder, job_status, num_errors)
     except OSError as error:
         denied = isinstance(error, PermissionError)
@@ -166,6 +163,12 @@ def status(folder: Path, fs: Fs = OS_FS, num_errors: int = 0) -> JobStatus:
         why = "this user may not read it" if denied else error.strerror or str(error)
         job_status.findings.add(Kind.UNREADABLE if denied else Kind.DAMAGE, os.fsdecode(error.filename or folder), why)
     return job_status
+
+
+def _skipped_files(fs: Fs, folder: Path) -> tuple[SkippedFile, ...]:
+    """Return the files that the job skipped: those in its manifest, or else those that the last run found."""
+    listed = manifest.read_skipped(fs, folder)
+    return input_locations.read_skipped(fs, folder) if listed is None else listed
 
 
 def _inspect(fs: Fs, folder: Path, job_status: JobStatus, num_errors: int) -> None:
@@ -195,7 +198,8 @@ def _inspect(fs: Fs, folder: Path, job_status: JobStatus, num_errors: int) -> No
         return
     rates, flags = _Rates(), Counter[str]()
     state_names = frozenset(list_names(fs, manifest.state_folder(folder)))
-    inspected = _Folder(fs, folder, job, job.identity_sha256, state_names)
+    has_errors = bool(list_names(fs, folder / "errors"))
+    inspected = _Folder(fs, folder, job, job.identity_sha256, state_names, has_errors)
     for input in job.inputs:
         if f"f{input.file_id}" in state_names:
             _add_file(inspected, input, job_status, rates, flags)
@@ -223,7 +227,8 @@ def _add_progress(job_status: JobStatus, progress: RunProgress | None, complete:
     """Fill in the totals: those of a complete job are its rows, others are what the newest run recorded."""
     if complete:
         job_status.rows_total, job_status.share, job_status.left_s = job_status.rows, 1.0, 0.0
-    elif progress is not None:
+    elif progress is not None and progress.share != 1.0 and progress.at >= job_status.created:
+        # else it is that of a job that was complete, or that was there before, and nothing is known of this one yet
         job_status.rows_total_estimated = progress.is_estimate
         if progress.num_rows is not None:
             job_status.rows_total = max(progress.num_rows, job_status.rows)
@@ -292,10 +297,10 @@ def _add_file(inspected: _Folder, input: Input, job_status: JobStatus, rates: _R
         job_status.shards_complete += num_shards
         _add_counts(job_status, record["counts"])
         flags.update(record["flags"])
-        output, errors = manifest.translated_path(folder, input.out_rel), manifest.errors_path(folder, input.rel)
-        for path, recorded in ((output, record["output"]), (errors, record["errors"])):
-            if recorded is None and not inspected.has_errors_file(path):
-                continue
+        published = [(manifest.translated_path(folder, input.out_rel), record["output"])]
+        if record["errors"] or inspected.has_errors:
+            published.append((manifest.errors_path(folder, input.rel), record["errors"]))
+        for path, recorded in published:
             file_stat = stat_or_none(fs, path)
             if (file_stat.size if file_stat else None) != (recorded["bytes"] if recorded else None):
                 job_status.findings.add(Kind.DAMAGE, path.relative_to(folder), NOT_PUBLISHED)
@@ -449,6 +454,11 @@ def render(job_status: JobStatus) -> str:
     if job_status.log:
         lines.append(f"  log       {job_status.log}")
     lines += [f"  error     {row['id']} {row['status']}: {escape_line(row['message'])}" for row in job_status.errors]
+    if job_status.skipped:
+        lines.append(f"  skipped   {plural(len(job_status.skipped), 'file')}, not read")
+        lines += [f"            {file['rel']}: {file['why']}" for file in job_status.skipped[:20]]
+    if len(job_status.skipped) > 20:
+        lines.append(f"            and {len(job_status.skipped) - 20} more")
     lines += [f"  note      {note}" for note in job_status.notes]
     lines += [f"  problem   {problem}" for problem in job_status.findings.lines()[:20]]
     if len(job_status.findings) > 20:
@@ -482,6 +492,8 @@ def _describe_counts(counts: Mapping[str, int]) -> str:
 
 def render_line(job_status: JobStatus) -> str:
     """Return the status of a point of a sweep, on one line."""
+    if not job_status.files:
+        return f"{job_status.folder}: {job_status.state}"
     files = f"{job_status.files_published} of {plural(job_status.files, 'file')} published"
     rows = _describe_rows(job_status).replace(" committed", " rows committed")
     return f"{job_status.folder}: {job_status.state}, {files}, {rows}"
@@ -499,6 +511,8 @@ def run(job: StatusJob) -> ExitCode:
     parent = Path(job.output_dir) / job.name
     folders = job_folders.find(OS_FS, parent)
     reports = [status(folder, num_errors=job.errors) for folder in folders]
+    for report in reports:
+        report.max_error_rate = report.max_error_rate if job.max_error_rate is None else job.max_error_rate
     is_sweep = folders != [parent]
     if job.format.value == "json":
         lines = [json.dumps(report.to_json(), sort_keys=True) for report in reports]  # one line a point

@@ -63,7 +63,7 @@ def translate(job: TranslateJob, reporter: Reporter, open_executor: OpenExecutor
                 output.assemble_outdated()  # files that have earlier output settings
             if output.is_complete:
                 log.info("complete: nothing is left to decode")
-                return finish(job, output)
+                return finish(job, output, was_complete=True)
             tokenizer = model.load_tokenizer(add_generation_prompt=job.add_generation_prompt)
             prompt.check_template(tokenizer, plan.template)
             # source: read ahead in a thread, which also segments and prompts
@@ -110,10 +110,11 @@ def pending_units(
         output.finish_if_complete(prepared.shard)
 
 
-def finish(job: TranslateJob, output: Output) -> Summary:
-    """Write the manifest, and the last words to the log and for `status`."""
+def finish(job: TranslateJob, output: Output, *, was_complete: bool = False) -> Summary:
+    """Write the manifest, and the last words to the log and for `status`; a folder that was complete is not touched."""
     summary = output.finalize()
-    output.save_progress(RunProgress(job.check.max_error_rate, summary.rows, share=1.0, seconds_left=0.0))
+    progress = RunProgress(job.check.max_error_rate, summary.rows, share=1.0, seconds_left=0.0)
+    output.save_progress(progress, only_new_limit=was_complete)
     log.info(
         "complete: files=%d rows=%d errors=%d decoded_rows=%d seconds=%.0f",
         summary.files,

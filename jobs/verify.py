@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from hymt_batch import manifest, sanitize, streams
 from hymt_batch.errors import ExitCode, HymtError, Problem
 from hymt_batch.formats import registry
+from hymt_batch.formats.text_encoding import UTF8
 from hymt_batch.fs import OS_FS, has_content
 from hymt_batch.fs_protocol import Fs
 from hymt_batch.manifest import JobRecord, StateDamagedError, StateMissingError, StatePermissionError
@@ -162,8 +163,9 @@ def _verify_by_manifest(fs: Fs, folder: Path, job: JobRecord, report: VerifyRepo
     for name, damage in problems:
         report.findings.add(Kind.DAMAGE, name, damage)
     if not problems:
-        for file in value["outputs"]:
-            _verify_row_count(folder / file["path"], str(file["path"]), file, file["format"], report, {})
+        for file, input in zip(value["outputs"], job.inputs, strict=True):
+            settings = {"encoding": _source_settings(job, input, file["format"])["encoding"]}
+            _verify_row_count(folder / file["path"], str(file["path"]), file, file["format"], report, settings)
         report.notes.append(manifest_only.STATE_LOST_NOTE)
     return {entry["rel"]: {"bytes": entry["bytes"], "sha256": entry["sha256"]} for entry in value["inputs"]}
 
@@ -194,8 +196,14 @@ def _verify_by_records(fs: Fs, folder: Path, job: JobRecord, report: VerifyRepor
 
 
 def _source_settings(job: JobRecord, input: Input, kind: str) -> dict[str, Any]:
-    """Return the settings by which the rows of an output are counted; {} after a conversion."""
-    return job.identity.get("source") or {} if input.format == kind else {}
+    """Return the settings by which the rows of an output are counted: after a conversion its encoding alone."""
+    recorded = job.identity.get("source") or {}
+    settings = dict(recorded) if input.format == kind else {}
+    keeps_encoding = job.output_settings.get("write.encoding") == "input"
+    is_text = (
+        "encoding" in registry.get(kind).source_settings and "encoding" in registry.of_input(input).source_settings
+    )
+    return settings | {"encoding": recorded.get("encoding", UTF8) if keeps_encoding and is_text else UTF8}
 
 
 def _verify_published_file(
@@ -204,16 +212,16 @@ def _verify_published_file(
     report.files += 1
     report.rows += record["rows"]
     output, errors = manifest.translated_path(folder, record["out_rel"]), manifest.errors_path(folder, record["rel"])
-    for path, recorded, kind in (
-        (output, record["output"], record["format"]),
-        (errors, record["errors"], error_line.FORMAT),
+    for path, recorded, kind, settings in (
+        (output, record["output"], record["format"], source_settings),
+        (errors, record["errors"], error_line.FORMAT, {}),
     ):
         name = str(path.relative_to(folder))
         with _collect_unreadable(report, folder):
             if damage := file_record.describe_damage(fs, path, recorded):
                 report.findings.add(Kind.DAMAGE, name, damage)
             elif recorded is not None:
-                _verify_row_count(path, name, recorded, kind, report, source_settings)
+                _verify_row_count(path, name, recorded, kind, report, settings)
     if sum(record["counts"].values()) != record["rows"]:
         what = f"the counts of its statuses do not add up to its {record['rows']} rows"
         report.findings.add(Kind.DAMAGE, record["rel"], what)
@@ -293,10 +301,10 @@ def _verify_rows(part_reader: PartReader, records: RecordStore, input: Input, re
 
 def _verify_manifest(fs: Fs, folder: Path, job: JobRecord, records: list[dict[str, Any]], report: VerifyReport) -> None:
     try:
-        manifest.read(fs, folder)
+        skipped = manifest.skipped_in(manifest.read(fs, folder))
         if len(records) < len(job.inputs):
             report.findings.add(Kind.DAMAGE, "manifest.json", "exists, although not every file is published")
-        elif not has_content(fs, folder / "manifest.json", manifest.build(job, records)):
+        elif not has_content(fs, folder / "manifest.json", manifest.build(job, records, skipped)):
             report.findings.add(Kind.DAMAGE, "manifest.json", "does not match the records of the published files")
     except StateMissingError:
         report.findings.add(Kind.MISSING, "manifest.json")

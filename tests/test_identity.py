@@ -116,6 +116,7 @@ CHANGES: dict[str, str | tuple[str, ...]] = {
     "check.stop_rate": "0.9",
     "check.stop_rows": "10",
     "write.format": "jsonl",
+    "write.encoding": "input",
     "write.on_error": "source",
     "write.raw_errors": "false",
     "write.translation_field": "out",
@@ -133,6 +134,8 @@ CHANGES: dict[str, str | tuple[str, ...]] = {
     "launch.num_threads": "2",
     "launch.workers": "2",
     "launch.hang_s": "60",
+    "launch.log_detail": "summary",
+    "launch.keep_logs": "5",
 }
 """Setting -> another value, and the other settings with which it matters."""
 

@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 
@@ -184,15 +185,12 @@ def started(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[int]:
     return indices
 
 
-def run_on_gpus(
-    num: int, folder: Path, monkeypatch: pytest.MonkeyPatch, *more: str, decode: Any = fake_engine.upper
-) -> int:
+def run_on_gpus(num: int, folder: Path, *more: str, decode: Any = fake_engine.upper) -> int:
     """Run the job with the stub model on a machine with this many GPUs, each of which holds a replica."""
     job = config.load("translate", overrides(folder, *more))
     placements = (gpu_placement(num), *([fake_model.ON_CPU] if job.device_map.strategy is Strategy.fallback else []))
     model = fake_model.Model(on_gpu=True, placements=placements)
-    with fake_job.installed(decode, fake_worker.COMMAND):
-        monkeypatch.setattr(prepare, "prepare_model", lambda *_: model)
+    with fake_job.installed(decode, fake_worker.COMMAND), mock.patch.object(prepare, "prepare_model", lambda *_: model):
         return int(translate.run(job))
 
 
@@ -211,21 +209,19 @@ def test_by_default_each_gpu_has_a_worker_and_the_outputs_are_those_of_one_proce
     for name in ("one", "three"):
         (tmp_path / name).mkdir()
         corpus(tmp_path / name)
-    assert run_on_gpus(1, tmp_path / "one", monkeypatch) == ExitCode.COMPLETE
+    assert run_on_gpus(1, tmp_path / "one") == ExitCode.COMPLETE
     assert started == []
     monkeypatch.setenv("STUB_PAUSE_S", "0.5")  # so that no worker is done before the others have started
-    assert run_on_gpus(3, tmp_path / "three", monkeypatch) == ExitCode.COMPLETE
+    assert run_on_gpus(3, tmp_path / "three") == ExitCode.COMPLETE
     assert sorted(started) == [0, 1, 2]
     assert gpus_of_workers(tmp_path) == {"0", "1", "2"}
     assert files(tmp_path / "one") == files(tmp_path / "three")
 
 
-def test_there_are_never_more_workers_than_parts_that_wait(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, started: list[int]
-) -> None:
+def test_there_are_never_more_workers_than_parts_that_wait(tmp_path: Path, started: list[int]) -> None:
     (tmp_path / "small").mkdir()
     corpus(tmp_path / "small")
-    assert run_on_gpus(4, tmp_path / "small", monkeypatch, "source.limit=6") == ExitCode.COMPLETE
+    assert run_on_gpus(4, tmp_path / "small", "source.limit=6") == ExitCode.COMPLETE
     assert started == [0]
     source, calls = corpus(tmp_path), [0]
 
@@ -236,9 +232,9 @@ def test_there_are_never_more_workers_than_parts_that_wait(
         return fake_engine.upper(requests, check_stop)
 
     with pytest.raises(fake_job.Interrupted):
-        run_on_gpus(1, tmp_path, monkeypatch, decode=fail_in_the_last_part)
+        run_on_gpus(1, tmp_path, decode=fail_in_the_last_part)
     started.clear()
-    assert run_on_gpus(4, tmp_path, monkeypatch) == ExitCode.COMPLETE
+    assert run_on_gpus(4, tmp_path) == ExitCode.COMPLETE
     assert started == [0], "one part was left"
     assert texts(tmp_path) == expected(source)
 
@@ -255,7 +251,7 @@ def test_a_replica_that_cannot_load_is_told_in_a_line_and_the_others_go_on(
     source = corpus(tmp_path)
     monkeypatch.setenv("STUB_BROKEN_GPUS", "1")
     monkeypatch.setenv("STUB_PAUSE_S", "0.5")  # the others are not done before this one is refused
-    assert run_on_gpus(3, tmp_path, monkeypatch, f"strict={strict}") == code
+    assert run_on_gpus(3, tmp_path, f"strict={strict}") == code
     assert texts(tmp_path) == expected(source)
     assert started.count(1) == 1, "it is not started again"
     assert "1" not in gpus_of_workers(tmp_path)
@@ -269,7 +265,7 @@ def test_the_only_part_goes_to_another_gpu_if_the_first_one_cannot_load(
 ) -> None:
     corpus(tmp_path)
     monkeypatch.setenv("STUB_BROKEN_GPUS", "0")
-    assert run_on_gpus(2, tmp_path, monkeypatch, "source.limit=6") == ExitCode.COMPLETE
+    assert run_on_gpus(2, tmp_path, "source.limit=6") == ExitCode.COMPLETE
     assert started == [0, 1]
 
 
@@ -279,7 +275,7 @@ def test_a_job_of_which_no_replica_can_load_is_refused_with_the_error(
     corpus(tmp_path)
     monkeypatch.setenv("STUB_BROKEN_GPUS", "0 1")
     with pytest.raises(PreflightError, match=r"GPU [01] is full") as raised:
-        run_on_gpus(2, tmp_path, monkeypatch)
+        run_on_gpus(2, tmp_path)
     assert raised.value.id == "C21"
     assert sorted(started) == [0, 1]
     assert not list((tmp_path / "job" / ".hymt").glob("attempts/*"))
@@ -290,7 +286,7 @@ def test_a_fallback_goes_on_with_the_rest_of_its_order_on_all_gpus_once_no_repli
 ) -> None:
     source = corpus(tmp_path)
     monkeypatch.setenv("STUB_BROKEN_GPUS", "0 1")
-    assert run_on_gpus(2, tmp_path, monkeypatch, "device_map=fallback") == ExitCode.COMPLETE
+    assert run_on_gpus(2, tmp_path, "device_map=fallback") == ExitCode.COMPLETE
     assert texts(tmp_path) == expected(source)
     assert sorted(started) == [0, 1, 2]
     assert gpus_of_workers(tmp_path) == {"all"}

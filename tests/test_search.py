@@ -73,6 +73,7 @@ def test_every_symptom_is_found_in_a_traceback_with_other_paths_and_versions() -
         ("find suitable device for linear", "C30"),
         ("\x1b[31mtorch.OutOfMemoryError\x1b[0m: CUDA out\n of memory. Tried to allocate 20.00 GiB", "C21"),
         ("PermissionError: [Errno 13] Permission denied: '/data/out'", "G9"),
+        ("ValueError: invalid literal for int() with base 16: 'two'", "D2"),
         ("/bin/sh: line 1: 4321 Killed    hymt-batch translate", "G1"),
         ("hymt-batch: The weights take 13.98 GiB [C23: hymt-batch doctor explain=C23]", "C23"),
         ("You are trying to use device_map='auto',\n    but torch.distributed is not\n    initialized.", "D7"),

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 
 from hymt_batch.errors import ConfigError
-from hymt_batch.records import Input
 from hymt_batch.source import discovery
+from hymt_batch.source.found_inputs import FoundInputs
 from hymt_batch.source.settings import SourceConfig, SourceFormat
 
 
-def find(path: Any, out_format: str = "input", **settings: Any) -> list[Input]:
+def find(path: Any, out_format: str = "input", **settings: Any) -> FoundInputs:
     return discovery.find_inputs(SourceConfig(path=path, **settings), None, out_format)
 
 
@@ -89,16 +89,44 @@ def test_output_names_follow_the_format(tmp_path: Path) -> None:
 def test_unknown_extensions_are_skipped_in_folders_with_one_warning_but_read_when_named(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    for name in ("a.txt", "b.log", "c.md"):
+    for name in ("a.txt", "b.log", "corpus.en"):
         write(tmp_path / name)
     with caplog.at_level(logging.WARNING):
-        assert [input.rel for input in find(str(tmp_path))] == ["a.txt"]
+        found = find(str(tmp_path))
+    assert [input.rel for input in found] == ["a.txt"]
+    assert [file.rel for file in found.skipped] == ["b.log", "corpus.en"]
     (record,) = caplog.records
     assert "b.log" in record.getMessage() and "source.format=text" in record.getMessage()
-    assert [input.rel for input in find(str(tmp_path), format=SourceFormat.text)] == ["a.txt", "b.log", "c.md"]
+    assert [input.rel for input in find(str(tmp_path), format=SourceFormat.text)] == ["a.txt", "b.log", "corpus.en"]
     assert [input.rel for input in find(str(tmp_path), pattern="*.log")] == ["b.log"]
     assert find(str(tmp_path / "b.log"))[0].format == "text"
-    assert find(str(tmp_path / "*.md"))[0].format == "text"
+    assert find(str(tmp_path / "*.en"))[0].format == "text"
+
+
+def test_files_of_unread_formats_are_refused_where_a_path_names_them_and_skipped_where_they_are_found(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("in/a.txt", "in/film.srt", "in/deep/app.po", "in/c.md", "subs/film.srt"):
+        write(tmp_path / name)
+    for source in (str(tmp_path / "in"), str(tmp_path / "in/**/*.*"), [str(tmp_path / "in"), str(tmp_path / "subs")]):
+        caplog.clear()
+        found = find(source)
+        assert [input.rel for input in found] == ["a.txt"]
+        assert {file.rel for file in found.skipped} == {"c.md", "deep/app.po", "film.srt"}
+        (record,) = caplog.records
+        assert ".srt" in record.getMessage() and "source.format=text" not in record.getMessage()
+    assert len(find(str(tmp_path / "in"), pattern=["*.srt", "*.txt"])) == 1
+    for source in ([str(tmp_path / "in/a.txt"), str(tmp_path / "in/film.srt")], str(tmp_path / "in/film.srt")):
+        with pytest.raises(
+            ConfigError, match=r"film\.srt' is a file of SubRip subtitles, which is not read\. .*film\.tsv"
+        ):
+            find(source)
+    for source in (str(tmp_path / "subs"), str(tmp_path / "subs/*.srt")):
+        with pytest.raises(ConfigError, match=r"1 \.srt\. 'film\.srt' is .*film\.tsv") as caught:
+            find(source)
+        assert "source.format=text" not in str(caught.value)
+    given = find(str(tmp_path / "in"), format=SourceFormat.text)
+    assert {input.rel for input in given} == {"a.txt", "c.md", "deep/app.po", "film.srt"}
 
 
 @pytest.mark.parametrize(
@@ -201,10 +229,90 @@ def test_output_folders_of_jobs_below_the_folder_are_not_inputs(tmp_path: Path) 
     assert [input.rel for input in find(str(tmp_path))] == ["a.txt"]
 
 
-def test_the_error_for_an_unsupported_format_shows_the_conversion(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="jq -c"):
-        find(write(tmp_path / "a.json"))
-    assert find(str(tmp_path / "a.json"), format=SourceFormat.text)[0].format == "text"
+def make_job(folder: Path) -> Path:
+    for name in ("translated/data/a.txt", "errors/data/a.txt.errors.jsonl", "set_aside/data/a.txt.1234", "logs/1.log"):
+        write(folder / name)
+    (folder / ".hymt").mkdir()
+    return folder
+
+
+@pytest.mark.parametrize("where", ["outputs/g", "outputs/sweep/tgt_lang=de", "elsewhere/renamed"])
+def test_no_glob_list_folder_or_link_takes_anything_from_the_folder_of_a_job(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "data/a.txt")
+    job = make_job(tmp_path / where)
+    (tmp_path / "link").symlink_to(job / "translated")
+    top = where.partition("/")[0]
+    for source in (
+        "**/*.txt",
+        "**/*",
+        ["data", top],
+        ["data", where],
+        ["data", f"{where}/translated"],
+        ["data/a.txt", f"{where}/translated/data/a.txt", f"{where}/errors/data/a.txt.errors.jsonl"],
+        ["data/a.txt", "link/data/a.txt"],
+        ["data", "link"],
+    ):
+        inputs = find(source)
+        assert [os.path.realpath(input.path) for input in inputs] == [str(tmp_path / "data/a.txt")], source
+        assert not inputs.skipped
+    found = find(".", follow_symlinks=True)
+    assert [input.rel for input in found] == ["data/a.txt"]
+
+
+def test_only_translations_of_another_job_that_a_path_alone_names_are_inputs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    make_job(tmp_path / "outputs/g")
+    for source in ("outputs/g/translated", "outputs/g/translated/data", "outputs/g/translated/data/a.txt"):
+        assert [os.path.basename(input.rel) for input in find(source)] == ["a.txt"]
+        with pytest.raises(ConfigError, match=r"the output folder of this job, so .* Set name=ANOTHER"):
+            discovery.find_inputs(SourceConfig(path=source), folder=tmp_path / "outputs/g")
+    for source in ("outputs/g", "outputs/g/errors", "outputs/g/set_aside/data/a.txt.1234", "outputs/g/logs/1.log"):
+        with pytest.raises(ConfigError, match=r"source\.path=outputs/g/translated"):
+            find(source)
+    for source in ("outputs", "outputs/g/translated/**/*.txt", "outputs/*/translated/data/a.txt"):
+        with pytest.raises(
+            ConfigError, match=r"only to the folders of jobs, such as outputs/g\. .*outputs/g/translated"
+        ):
+            find(source)
+
+
+def test_the_folder_of_the_job_itself_is_no_input_before_it_exists(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "data/a.txt")
+    write(tmp_path / "b.txt")
+    found = discovery.find_inputs(SourceConfig(path="**/*.txt"), folder=tmp_path / "data")
+    assert [input.rel for input in found] == ["b.txt"]
+    with pytest.raises(ConfigError, match="so the job would read what it writes"):
+        discovery.find_inputs(SourceConfig(path="data"), folder=Path("data"))
+
+
+def test_what_a_killed_run_stored_is_not_an_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "a.txt")
+    spooled = write(tmp_path / f"outputs/.spool-{'0' * 32}/stdin.txt")
+    for source in ("**/*.txt", ".", ["a.txt", spooled], "outputs/.spool-*/*.txt"):
+        try:
+            assert [input.rel for input in find(source)] == ["a.txt"]
+        except ConfigError as error:
+            assert source == "outputs/.spool-*/*.txt" and "only to the folders of jobs" in str(error)
+
+
+def test_the_error_for_an_unsupported_format_shows_the_conversion(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(tmp_path / "a.json", '[{"text": "a"}]')
+    for program, shown in (("/usr/bin/jq", "jq -c"), (None, "python3 -c")):
+        monkeypatch.setattr("shutil.which", lambda name, program=program: program)
+        with pytest.raises(ConfigError, match=shown):
+            find(path)
+    assert find(path, format=SourceFormat.text)[0].format == "text"
 
 
 def test_a_saved_dataset_is_one_parquet_input_per_split(tmp_path: Path) -> None:

@@ -326,7 +326,7 @@ def test_no_other_input_can_become_a_spliced_file(tmp_path: Path, job: Job) -> N
 def test_properties_are_read_only_where_they_are_asked_for(tmp_path: Path, job: Job) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "in/a.properties").write_bytes(b"k=one\n")
-    with pytest.raises(ConfigError, match="unknown extensions"):
+    with pytest.raises(ConfigError, match=r"with source\.format=properties"):
         job(f"source.path={tmp_path / 'in'}", "name=n")
 
 

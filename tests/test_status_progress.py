@@ -163,6 +163,10 @@ def test_fail_is_10_for_too_many_errors_by_the_limit_of_the_last_run(job: Job) -
     assert alert(job, "n") == 0
     run_progress.path(outputs(job) / "n").unlink()  # a folder of an earlier version
     assert alert(job, "n") == 10, "the default limit"
+    assert alert(job, "n", "max_error_rate=0.2") == 0
+    assert alert(job, "n", "max_error_rate=2") == 2
+    job(*words, "check.max_error_rate=0.2")
+    assert not run_progress.path(outputs(job) / "n").exists(), "a finished folder of an earlier version is not touched"
 
 
 @pytest.mark.parametrize(("age_s", "code"), [(5, 0), (3600, 8)])
@@ -367,3 +371,29 @@ def test_every_error_status_has_advice() -> None:
 def test_a_missing_job_is_still_an_error_of_the_command(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="there is no job"):
         status.job_folders.find(status.OS_FS, tmp_path / "gone")
+
+
+def test_error_rows_of_an_unpublished_spliced_file_have_the_names_of_its_places(job: Job) -> None:
+    path = job.folder / "in.properties"
+    lines = [b"# a comment\n\n", b"bad.key=\\u12\n", *(b"key%d=text %d\n" % (n, n) for n in range(20))]
+    path.write_bytes(b"".join(lines))
+    words = [f"source.path={path}", "source=properties", "name=n", "batch.part_rows=4", "batch.shard_rows=9"]
+    job.interrupt(*words, at=3)  # in the second shard
+    folder = outputs(job) / "n"
+    assert [row["id"] for row in status.status(folder, num_errors=5).errors] == ["in.properties#3"], "its line"
+    path.write_bytes(b"".join([b"other=x\n", *lines]))
+    assert [row["id"] for row in status.status(folder, num_errors=5).errors] == ["in.properties text 1"], "it changed"
+    path.unlink()
+    assert [row["id"] for row in status.status(folder, num_errors=5).errors] == ["in.properties text 1"]
+
+
+def test_the_record_of_a_finished_run_says_nothing_of_a_job_that_starts_over(job: Job) -> None:
+    words = a_job(job)
+    job(*words)
+    old = run_progress.path(outputs(job) / "n").read_bytes()
+    job.calls = 0
+    job.interrupt(*words, "overwrite=true", at=3)
+    assert status.status(outputs(job) / "n").rows_total == 40
+    run_progress.path(outputs(job) / "n").write_bytes(old)
+    report = status.status(outputs(job) / "n")
+    assert (report.rows, report.rows_total, report.share, report.left_s) == (8, None, None, None)

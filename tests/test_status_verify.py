@@ -37,7 +37,9 @@ def begin(folder: Path, inputs: list[Input], num_shards: int = 2) -> None:
 
 def job_config(folder: Path, style: str = "text") -> Any:
     location = {"name": folder.name, "output_dir": str(folder.parent)}
-    return SimpleNamespace(**location, format=SimpleNamespace(value=style), errors=0, fail=False, inputs=False)
+    return SimpleNamespace(
+        **location, format=SimpleNamespace(value=style), errors=0, fail=False, max_error_rate=None, inputs=False
+    )
 
 
 def test_a_missing_folder_is_a_job_that_was_not_started(tmp_path: Path) -> None:

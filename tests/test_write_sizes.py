@@ -85,7 +85,7 @@ def test_an_endless_header_is_read_only_up_to_the_limit(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("begins", [b"", b"x", b"{"], ids=["zeros", "no JSON", "JSON"])
-@pytest.mark.parametrize("name", ["manifest.json", "file.json", "stopped.json", "inputs.json"])
+@pytest.mark.parametrize("name", ["manifest.json", "file.json", "stopped.json", "inputs.json", "progress.json"])
 @pytest.mark.fault(35, 39)
 def test_a_huge_state_file_counts_as_damaged_without_reading_it(
     tmp_path: Path, inputs: list[Input], little_memory: None, name: str, begins: bytes
@@ -96,7 +96,7 @@ def test_a_huge_state_file_counts_as_damaged_without_reading_it(
     path.write_bytes(begins)
     os.truncate(path, HUGE)
     report = verify.verify(folder, inputs=True)
-    assert (report.exit_code is ExitCode.COMPLETE) == (name == "stopped.json")
+    assert (report.exit_code is ExitCode.COMPLETE) == (name in ("stopped.json", "progress.json"))
     status.status(folder)
     run(folder, inputs)
     assert (folder / "translated" / "in.txt").read_text().startswith("LINE 0\n")

@@ -123,3 +123,14 @@ def test_a_damaged_frame_is_refused(tmp_path: Path) -> None:
 def test_a_size_that_is_no_window_is_refused(size: str) -> None:
     with pytest.raises(ConfigError, match=r"source\.max_window"):
         SourceConfig(path="a", max_window=size)
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 14), reason="the library is in the standard library")
+def test_an_environment_without_the_library_reads_with_pyarrow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.txt.zst"
+    path.write_bytes(frame(b"one\n", 20))
+    monkeypatch.setattr(sys, "path", [folder for folder in sys.path if not (Path(folder) / "backports").is_dir()])
+    monkeypatch.delitem(sys.modules, "backports.zstd")
+    monkeypatch.delitem(sys.modules, "backports")
+    assert not zstd_frame.is_available()
+    assert texts(path) == ["one"]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Self
 
-from hymt_batch.errors import Problem
+from hymt_batch.errors import HymtError, Problem, first_line
 
 
 class Level(StrEnum):
@@ -38,3 +40,15 @@ class Finding:
     def problem(self) -> Problem:
         """The finding as an error or a warning would give it; it names the check."""
         return Problem(what=f"{self.check}: {self.seen}", why=self.why, fix=self.fix, id=self.id)
+
+
+@contextmanager
+def errors_as_findings(check: str, findings: list[Finding]) -> Iterator[None]:
+    """Turn an error raised in the block into a failed check."""
+    try:
+        yield
+    except HymtError as error:
+        findings.append(Finding.of_problem(check, Level.FAIL, error.problem))
+    except Exception as error:  # report a broken installation instead of crashing
+        fix = "Reinstall the packages in a new environment, with constraints.txt"
+        findings.append(Finding(check, Level.FAIL, f"{type(error).__name__}: {first_line(error)}", fix, "A8"))

@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -20,11 +19,10 @@ from hymt_batch.decode.batches import resolve_batch_budget
 from hymt_batch.device_map import replicas
 from hymt_batch.device_map.placement import Placement
 from hymt_batch.device_map.settings import SPLIT_STRATEGIES, DeviceInventory, gib
-from hymt_batch.doctor import cuda, distributed, environment, machine, row_languages, storage
-from hymt_batch.doctor.finding import Finding, Level
-from hymt_batch.errors import ConfigError, HymtError, PreflightError, first_line
+from hymt_batch.doctor import cuda, distributed, environment, input_checks, machine, storage
+from hymt_batch.doctor.finding import Finding, Level, errors_as_findings
+from hymt_batch.errors import PreflightError
 from hymt_batch.formats import writer
-from hymt_batch.fs import OS_FS
 from hymt_batch.model import detect_devices, hashes, memory, nvidia, prepare, requirements, shapes
 from hymt_batch.model import files as model_files
 from hymt_batch.model import tokenizer as tokenizing
@@ -35,10 +33,8 @@ from hymt_batch.model.settings import dtype_bytes
 from hymt_batch.prompt import PromptFamily
 from hymt_batch.prompt_end import describe_end
 from hymt_batch.records import plural
-from hymt_batch.source import discovery, stream
 from hymt_batch.source.inputs import Inputs
 from hymt_batch.write import published_file
-from hymt_batch.write.storage import required_space
 
 if TYPE_CHECKING:
     from hymt_batch.schema import DoctorJob, TranslateJob
@@ -69,11 +65,13 @@ def check(job: TranslateJob, inputs: Inputs) -> None:
         HymtError: An input does not fit the settings or its output format, the languages are wrong, or the versions or
             the launcher make the job impossible.
     """
-    for input in inputs.files:
-        out_format = published_file.out_format(input, job.write)
-        writer.check(input, out_format, inputs.preamble(input), job.write, partial(inputs.read, input))
     inputs.check_first_rows()
-    inputs.check_languages().log()
+    report = inputs.check_languages()
+    report.log()
+    for input in inputs.files:
+        output = (input, published_file.out_format(input, job.write), inputs.preamble(input), job.write)
+        writer.check(*output, partial(inputs.read, input))
+        writer.check_languages(*output, report.targets or {str(job.tgt_lang)})
     for finding in run_quick(job):
         log.warning("%s", finding.problem.text)
     template = prompt.resolve_template(job.prompt, job.model.family.value, job.src_lang, job.tgt_lang)
@@ -107,7 +105,7 @@ def run_all(job: DoctorJob, env: Mapping[str, str] | None = None) -> list[Findin
             )
             if finding.id != "A6" or job.model.path != "demo:model"  # the demo model does not need a GPU
         ]
-    with _errors_as_findings("devices", findings):
+    with errors_as_findings("devices", findings):
         devices = (
             detect_devices.torch_devices() if job.devices is None else detect_devices.simulated_devices(job.devices)
         )
@@ -127,10 +125,10 @@ def run_all(job: DoctorJob, env: Mapping[str, str] | None = None) -> list[Findin
             )
     findings += machine.check_shared_memory()
     _check_tokenizer(job, files, findings)
-    need, need_inodes = _check_source(job, findings)
+    need, need_inodes = input_checks.check(job, findings)
     if job.name is not None:
         folder = Path(job.output_dir) / job.name
-        with _errors_as_findings("output folder", findings):
+        with errors_as_findings("output folder", findings):
             findings += storage.check(folder, need, need_inodes=need_inodes)
             findings += storage.check_lease(folder)
     else:
@@ -147,22 +145,10 @@ def _may_split(job: Any) -> bool:
     return job.device_map.strategy in SPLIT_STRATEGIES
 
 
-@contextmanager
-def _errors_as_findings(check: str, findings: list[Finding]) -> Iterator[None]:
-    """Turn an error raised in the block into a failed check."""
-    try:
-        yield
-    except HymtError as error:
-        findings.append(Finding.of_problem(check, Level.FAIL, error.problem))
-    except Exception as error:  # report a broken installation instead of crashing
-        fix = "Reinstall the packages in a new environment, with constraints.txt"
-        findings.append(Finding(check, Level.FAIL, f"{type(error).__name__}: {first_line(error)}", fix, "A8"))
-
-
 def _check_files(job: DoctorJob, findings: list[Finding]) -> ModelFiles | None:
     """Check the model's files by their headers; return None if they are missing or rejected."""
     files: ModelFiles | None = None
-    with _errors_as_findings("model files", findings):
+    with errors_as_findings("model files", findings):
         try:  # the doctor never downloads; translate does if model.download=true
             folder, commit = model_files.resolve(job.model.path, job.model.revision, download=False)
         except PreflightError as error:
@@ -183,7 +169,7 @@ def _check_files(job: DoctorJob, findings: list[Finding]) -> ModelFiles | None:
         findings.append(Finding("model files", Level.OK, seen))
         requirements.check_libraries(files, job.model.attention)
     if files is not None and job.model.sha256 is not None:
-        with _errors_as_findings("sha256 of the weights", findings):
+        with errors_as_findings("sha256 of the weights", findings):
             prepare.check_pins(job.model, files, hashes.compute(files.folder, files.file_names, ignore_cache=True))
             findings.append(Finding("sha256 of the weights", Level.OK, "equal to model.sha256"))
     return files
@@ -194,7 +180,7 @@ def _check_placement(
 ) -> Placement | None:
     """Check where the layers would go, and that the weights and the KV cache fit into each device."""
     placement: Placement | None = None
-    with _errors_as_findings("device map", findings):
+    with errors_as_findings("device map", findings):
         plan = prepare.plan_placement(job.model, job.device_map, inventory, files)
         placement = plan.placements[0]
         for warning in plan.warnings:
@@ -250,7 +236,7 @@ def _check_tokenizer(job: DoctorJob, files: ModelFiles | None, findings: list[Fi
     if files is None:
         findings.append(Finding(check, Level.SKIP, str(end(None))))
         return
-    with _errors_as_findings("tokenizer and chat template", findings):
+    with errors_as_findings("tokenizer and chat template", findings):
         tokenizer = tokenizing.load(files.folder, files.config, add_generation_prompt=job.add_generation_prompt)
         if job.model.family.value in PromptFamily.__members__:  # _check_licence reports the others
             prompt.check_template(
@@ -267,34 +253,9 @@ def _check_tokenizer(job: DoctorJob, files: ModelFiles | None, findings: list[Fi
 
 def _check_licence(job: DoctorJob, findings: list[Finding]) -> None:
     """Check that the model can translate on its own, and report the limits of its licence."""
-    with _errors_as_findings("use of the model", findings):
+    with errors_as_findings("use of the model", findings):
         job.model.check_translates()
     seen = job.model.licence_text
     if job.model.licence_limits:
         seen += "; Hy-MT2 is licensed under Apache-2.0 (model=hy_mt2_1.8b or hy_mt2_7b, with the same shapes)"
     findings.append(Finding("licence of the weights", Level.OK, seen))
-
-
-def _check_source(job: DoctorJob, findings: list[Finding]) -> tuple[int | None, int | None]:
-    """Check the input; return the bytes and inodes that the output will need, None if unknown."""
-    if job.source.path is None:
-        findings.append(Finding("source", Level.SKIP, "source.path is not set"))
-        return None, None
-    if stream.needs_spool(job.source):
-        findings.append(Finding("source", Level.SKIP, "only translate reads standard input and Hub datasets"))
-        return None, None
-    need: int | None = None
-    need_inodes: int | None = None
-    with _errors_as_findings("source", findings):
-        inputs = discovery.find_inputs(job.source)
-        if not inputs:
-            raise ConfigError("source.path has no file to translate", fix="Check source.path and source.pattern.")
-        stream.check_fields(inputs, job.source, job.write.added_fields)
-        need, need_inodes = required_space(OS_FS, Path(job.output_dir) / str(job.name), inputs, job.write.min_free)
-        findings.append(
-            Finding("source", Level.OK, f"{plural(len(inputs), 'file')}, the output needs about {gib(need)}")
-        )
-    if need is not None and any(job.source.lang_fields):
-        with _errors_as_findings(row_languages.CHECK, findings):
-            findings += row_languages.check(inputs, job.source)
-    return need, need_inodes

@@ -66,6 +66,8 @@ class ByteStream:
         """Read up to and including the next line feed, at most `limit` bytes; b"" at the end."""
         if self._pending:
             line = self._pending.popleft()
+            while self._pending and not line.endswith(b"\n") and len(line) < limit:
+                line += self._pending.popleft()
             if not line.endswith(b"\n") and not self._pending:
                 line += self._call(self._file.readline, limit - len(line)) if limit > len(line) else b""
             if len(line) > limit:
@@ -93,6 +95,13 @@ class ByteStream:
             size -= len(piece)
             self.position += len(piece)
         return b"".join(pieces)
+
+    def read_start(self, size: int) -> bytes:
+        """Return the first bytes of a stream from which nothing was read; the position does not change."""
+        start = self.read(size)
+        *lines, torn = start.split(b"\n")
+        self.push_back([*(line + b"\n" for line in lines), torn])
+        return start
 
     def push_back(self, lines: Iterable[bytes]) -> None:
         """Return lines to the stream; `lines` is in the order in which they were read."""

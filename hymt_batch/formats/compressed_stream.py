@@ -11,7 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from hymt_batch.records import COMPRESSIONS, Input
+from hymt_batch.formats.text_encoding import UTF8, TranscodedFile
+from hymt_batch.records import COMPRESSIONS
 
 BUFFER_BYTES = 1 << 20
 
@@ -74,13 +75,20 @@ class CompressedStream:
             file.abandoned = True
 
 
-def open_stream(input: Input, file: BinaryIO) -> CompressedStream:
-    """Open the stream of an output, whose extension (.gz .zst .xz .bz2) sets the compression."""
-    return CompressedStream(file, compression_of(input.out_rel))
+def open_published(path: Path, encoding: str = UTF8) -> BinaryIO:
+    """Open a published file to read its decompressed bytes in UTF-8.
+
+    Args:
+        path: The file.
+        encoding: Its encoding; utf-16 and utf-32 take the byte order of the file.
+    """
+    file = _open_decompressed(path)
+    if encoding == UTF8:
+        return file
+    return io.BufferedReader(TranscodedFile(io.BufferedReader(cast(io.RawIOBase, file)), encoding))
 
 
-def open_decompressed(path: Path) -> BinaryIO:
-    """Open a published file to read its decompressed bytes."""
+def _open_decompressed(path: Path) -> BinaryIO:
     compression = compression_of(path.name)
     if compression == "gz":
         import gzip

@@ -11,10 +11,8 @@ import codecs
 import re
 import shlex
 import unicodedata
-from dataclasses import replace
 
 from hymt_batch.errors import ConfigError
-from hymt_batch.formats.bytestream import ByteStream
 from hymt_batch.formats.text_encoding import (
     HEAD_BYTES,
     MARKS,
@@ -46,19 +44,17 @@ MANY_BAD_LINES = 20
 MIN_UTF8_BYTES = 16  # other than ASCII
 
 
-def check_encoding(input: Input, *, is_utf8_only: bool) -> None:
+def check_encoding(input: Input, head: bytes, *, is_utf8_only: bool) -> None:
     """Reject a file whose head is not in `input.encoding`.
 
     Args:
         input: The file.
+        head: Its first HEAD_BYTES bytes, decompressed, but not transcoded.
         is_utf8_only: False for a format with a rule of its own for bytes that are not UTF-8.
 
     Raises:
         ConfigError: The head is in another encoding; the fix names it.
-        PreflightError: The file cannot be read.
     """
-    with ByteStream(replace(input, encoding="")) as stream:
-        head = stream.read(HEAD_BYTES)
     encoding = input.encoding or UTF8
     _check_units(input, encoding, head)
     if encoding == UTF8:

@@ -47,6 +47,9 @@ class OpenInput(Protocol):
     def num_rows(self) -> int | None:
         """Number of rows; None if it is unknown before they are read."""
 
+    def read_start(self, size: int) -> bytes:
+        """Return the first bytes, decompressed, before anything else is read; b"" for a table."""
+
     def read_preamble(self, options: ReadOptions, reserved: tuple[str, ...]) -> Preamble:
         """Read what precedes the first row, and reject a file that does not fit the settings.
 
@@ -107,6 +110,7 @@ class OutputSpec:
     new_field_reader: Callable[[], FieldReader]  # creates a reader of the input's fields
     keeps_bytes: bool  # the output has the input's own format: the user's bytes stay as they are
     has_column_names: bool  # the names of the columns are the user's, not numbers
+    encoding: str = ""  # encoding of the output, with its byte order; "" for UTF-8
 
     @property
     def added(self) -> tuple[str, str]:
@@ -136,15 +140,21 @@ class Format:
     extension: str  # of outputs and of stored standard input
     open_input: Callable[[Input], OpenInput]
     count_rows: Callable[[Path, Mapping[str, Any]], set[int]]
-    """Counts the rows of an output for `verify`, by the job's settings of the source stage ({} after a conversion).
-    Returns the possible counts: one, or for formats that may have a header two."""
+    """Counts the rows of an output for `verify`, by the job's settings of the source stage, of which `encoding` is that
+    of the output (no other after a conversion). Returns the possible counts: one, or for formats that may have a header
+    two."""
     open_writer: Callable[[OutputSpec, BinaryIO], Writer]
     input_extensions: tuple[str, ...] = ()  # names that mean this format; (): read only with source.format
+    magic: bytes = b""  # the first bytes of its files; b"" for text
+    check_head: Callable[[Input, bytes, bool, ReadOptions], None] | None = None
+    """Rejects an input whose first bytes (decompressed; True: the whole file) are not those of rows (ConfigError)."""
+    fits: Callable[[bytes], bool] | None = None  # whether a text with these first bytes can be of this format
     one_line: bool = False  # an output row cannot hold a line break
     fields: DocumentFields = DocumentFields()  # noqa: RUF009 - the fields of its documents, for conversions
     has_fields: bool = True  # rows have named fields: settings name them, and an output has the two added ones
     compressible: bool = True  # files may be compressed as a whole (.gz ...)
     source_settings: tuple[str, ...] = ()  # settings of the source stage that not all formats have
+    escapes_characters: bool = False  # can hold any character in any encoding, as \\uXXXX
     has_own_encoding: bool = False  # reads bytes that are not UTF-8 by a rule of its own
     column_name: Callable[[str], str] = str  # the name that an output can hold for a column
     check_output: Callable[[OutputSpec], None] = _accept_output

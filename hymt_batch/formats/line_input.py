@@ -33,6 +33,9 @@ class LineInput:
         self.input, self._read_rows, self._read_head = input, read_rows, read_head
         self._stream = ByteStream(input)
 
+    def read_start(self, size: int) -> bytes:
+        return self._stream.read_start(size)
+
     def read_preamble(self, options: ReadOptions, reserved: tuple[str, ...]) -> Preamble:
         stream = self._stream
         stream.seek(0)

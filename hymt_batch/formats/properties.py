@@ -140,6 +140,7 @@ FORMAT = Format(
     extension=".properties",
     has_fields=False,
     source_settings=("encoding",),
+    escapes_characters=True,
     has_own_encoding=True,
     open_input=partial(SplicedInput, parse=PropertiesFile),
     open_writer=partial(SplicedWriter, parse=PropertiesFile),

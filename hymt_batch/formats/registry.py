@@ -26,6 +26,10 @@ _BY_EXTENSION = {extension: format for format in FORMATS for extension in format
 
 SOURCE_NAMES = tuple(format.name for format in FORMATS if format.is_folder is None)
 """Names that source.format can have; a folder is recognised by what it contains."""
+FOUND_NAMES = tuple(format.name for format in FORMATS if format.input_extensions or format.is_folder is not None)
+"""Formats that are recognised without source.format; a job keeps the list with which it was created."""
+EARLIER_NAMES = ("text", "jsonl", "csv", "tsv", "parquet", "arrow")
+"""The list of a job that was created before lists were recorded."""
 WRITE_NAMES = tuple(format.name for format in FORMATS if format.kind is Kind.ROWS and not format.written_as)
 """Names that write.format can have: an output of a spliced format has only the format of its input."""
 
@@ -53,6 +57,11 @@ def of_input(input: Input) -> Format:
 def by_extension(extension: str) -> Format | None:
     """Return the format that a file with this extension (with its dot) has; None if it is unknown."""
     return _BY_EXTENSION.get(extension.lower())
+
+
+def by_magic(head: bytes) -> Format | None:
+    """Return the format whose files begin with these bytes; None for text and for what is not read."""
+    return next((format for format in FORMATS if format.magic and head.startswith(format.magic)), None)
 
 
 def of_folder(path: str) -> Format | None:

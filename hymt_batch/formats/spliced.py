@@ -17,11 +17,13 @@ from typing import Any, BinaryIO, Protocol
 
 from hymt_batch.errors import PreflightError
 from hymt_batch.formats.bytestream import ByteStream
-from hymt_batch.formats.compressed_stream import open_decompressed, open_stream
+from hymt_batch.formats.compressed_stream import open_published
 from hymt_batch.formats.format import OutputSpec
 from hymt_batch.formats.options import ReadOptions
+from hymt_batch.formats.output_stream import open_output
 from hymt_batch.formats.row_reader import ReadContext, RowError, Rows, too_long_message
 from hymt_batch.formats.row_values import BLANK_FLAG
+from hymt_batch.formats.text_encoding import UTF8
 from hymt_batch.records import ERROR_STATUSES, Document, Input, Preamble, Row, Status
 
 MAX_FILE_BYTES = 256 << 20
@@ -69,6 +71,9 @@ class SplicedInput:
         self.input, self._parse = input, parse
         self._stream = ByteStream(input)
         self._num_places: int | None = None  # known once the last place was read
+
+    def read_start(self, size: int) -> bytes:
+        return self._stream.read_start(size)
 
     def read_preamble(self, options: ReadOptions, reserved: tuple[str, ...]) -> Preamble:
         self._stream.report_window()
@@ -143,7 +148,7 @@ class SplicedWriter:
         with ByteStream(spec.input) as stream:
             self._data = _read_file(stream, spec.input.path)
         self._parsed = parse(self._data)
-        self._stream = open_stream(spec.input, file)
+        self._stream = open_output(spec, file)
         self._written_to = 0  # offset in the input up to which the output is written
 
     def write(self, document: Document, row: Row) -> None:
@@ -160,7 +165,7 @@ class SplicedWriter:
 
 def count_places(path: Path, source_settings: Mapping[str, Any], parse: Parse) -> set[int]:
     """Count the places of a published file; see `Format.count_rows`."""
-    with open_decompressed(path) as stream:
+    with open_published(path, source_settings.get("encoding", UTF8)) as stream:
         return {sum(1 for _ in parse(stream.read()).places())}
 
 

@@ -9,13 +9,13 @@ from functools import partial
 from typing import Any, BinaryIO
 
 from hymt_batch.formats.bytestream import ByteStream
-from hymt_batch.formats.compressed_stream import open_stream
 from hymt_batch.formats.fields import Column, DocumentFields, FieldReader, ReadDocuments
 from hymt_batch.formats.format import Addressing, Format, Kind, OutputSpec
 from hymt_batch.formats.line_count import count_rows
 from hymt_batch.formats.line_input import LineInput, read_no_head
 from hymt_batch.formats.long_rows import Fields, LongRow
 from hymt_batch.formats.options import ReadOptions
+from hymt_batch.formats.output_stream import open_output
 from hymt_batch.formats.row_reader import (
     ReadContext,
     RowError,
@@ -77,7 +77,7 @@ class TextWriter:
     """Writes one line per row, with the row's own line ending where the input is text."""
 
     def __init__(self, spec: OutputSpec, file: BinaryIO) -> None:
-        self._stream = open_stream(spec.input, file)
+        self._stream = open_output(spec, file)
         self._on_error = spec.on_error
         self._newline = spec.preamble.newline
         self._same_format = spec.keeps_bytes

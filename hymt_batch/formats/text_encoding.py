@@ -13,7 +13,7 @@ from __future__ import annotations
 import codecs
 import io
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 UTF8 = "utf-8"
@@ -31,7 +31,7 @@ MARKS = {
 }
 """Encodings whose unit is not a byte -> their byte order mark."""
 
-_STATEFUL = ("iso2022_jp", "hz", "utf-7")  # each line is decoded on its own: see _LineDecoder
+STATEFUL = ("iso2022_jp", "hz", "utf-7")  # each line is decoded on its own: see _LineDecoder
 
 
 USUAL_NAMES = (
@@ -88,6 +88,8 @@ def unmarked_units(head: bytes, family: str = "utf-") -> str:
         text = head[: len(head) - len(head) % width].decode(encoding, "replace")
         if not encoding.startswith(family) or not text or "\0" in text or text.count("\ufffd") * 20 > len(text):
             continue
+        if _UNASSIGNED.search(text):
+            continue
         num_latin = len(_LATIN.findall(text))
         is_latin = num_latin * 10 >= len(text) * 6 and (len(text) > 2 or "\n" in text)
         # of other scripts, only spaces and line breaks have NUL bytes, and other bytes are not those of text
@@ -98,6 +100,7 @@ def unmarked_units(head: bytes, family: str = "utf-") -> str:
 
 
 _LATIN = re.compile("[\t-\r\x20-\xff]")
+_UNASSIGNED = re.compile("[\U00040000-\U000dffff]")  # planes without characters
 _CONTROL = re.compile(rb"[\0-\x08\x0e-\x1a\x1c-\x1f]")
 
 
@@ -132,6 +135,18 @@ def marked_byte(data: bytes, at: int) -> int | None:
 def with_original_bytes(data: bytes, represent: Callable[[int], bytes]) -> bytes:
     """Replace each mark in transcoded bytes by what represents its byte."""
     return _MARK.sub(lambda match: represent(_byte_of(match)), data)
+
+
+def split_marks(data: bytes) -> Iterator[tuple[bool, bytes]]:
+    """Split transcoded bytes: (True, an undecodable byte) for each mark, (False, UTF-8) for what is between them."""
+    start = 0
+    for match in _MARK.finditer(data):
+        if match.start() > start:
+            yield False, data[start : match.start()]
+        yield True, bytes([_byte_of(match)])
+        start = match.end()
+    if start < len(data):
+        yield False, data[start:]
 
 
 def _byte_of(match: re.Match[bytes]) -> int:
@@ -196,7 +211,7 @@ Decode = Callable[[bytes, bool], str]
 def _decoder_of(encoding: str) -> Decode:
     if encoding in MARKS:
         return _UnitDecoder(encoding)
-    if encoding.startswith(_STATEFUL):
+    if encoding.startswith(STATEFUL):
         return _LineDecoder(encoding)
     return codecs.getincrementaldecoder(encoding)(_ERRORS).decode
 

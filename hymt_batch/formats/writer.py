@@ -4,21 +4,26 @@ A writer turns (document, row) pairs, in row order, into the bytes of one file, 
 is independent of where rows come from and how the file is published: the caller opens a temporary file and renames it.
 
 An output of the input's own format keeps the user's bytes. Any other output is a conversion: it has the fields of the
-input's documents (see `fields.py`) as columns or keys, in UTF-8 without BOM, with the line ending of the input's first
-line. Every output but text also has `write.translation_field` and `write.meta_field`. Values that an output format
-cannot hold become text: see `row_values.to_cell` and `parquet/arrow_json.py`.
+input's documents (see `fields.py`) as columns or keys, with the line ending of the input's first line. Outputs are
+UTF-8, unless `write.encoding=input` keeps the encoding of the input. Every output but text also has
+`write.translation_field` and `write.meta_field`. Values that an output format cannot hold become text: see
+`row_values.to_cell` and `parquet/arrow_json.py`.
 """
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from typing import BinaryIO
 
+from hymt_batch import languages
 from hymt_batch.errors import ConfigError
 from hymt_batch.formats import registry
 from hymt_batch.formats.fields import Column, ReadDocuments
 from hymt_batch.formats.format import Format, OutputSpec, Writer
+from hymt_batch.formats.letters import missing_letter
 from hymt_batch.formats.options import WriteOptions
+from hymt_batch.formats.output_stream import unencodable_character
 from hymt_batch.records import Input, Preamble
 
 
@@ -66,6 +71,37 @@ def check(
         registry.of_input(input).check_rows(spec, documents)
 
 
+def output_encoding(preamble: Preamble, target: Format, options: WriteOptions) -> str:
+    """Return the encoding of an output, with its byte order; "" for UTF-8 and for tables."""
+    keeps_encoding = options.encoding == "input" and "encoding" in target.source_settings
+    return preamble.encoding if keeps_encoding else ""
+
+
+def check_languages(
+    input: Input, out_format: str, preamble: Preamble, options: WriteOptions, codes: Iterable[str]
+) -> None:
+    """Reject an output whose encoding cannot hold the translations.
+
+    Args:
+        input: The input.
+        out_format: Name of the output's format.
+        preamble: What precedes the input's first row.
+        options: How translations are stored.
+        codes: Target languages.
+
+    Raises:
+        ConfigError: The encoding lacks letters of a target language.
+    """
+    encoding = output_encoding(preamble, registry.get(out_format), options)
+    for code in sorted(codes) if encoding else ():
+        if letter := missing_letter(code, encoding):
+            raise ConfigError(
+                f"{input.path} is {encoding}, which cannot hold {languages.LANGUAGES[code].english} ({code}): it has "
+                f"no {letter!r}",
+                fix="Set write.encoding=utf-8 (the default).",
+            )
+
+
 def _checked_spec(
     input: Input, target: Format, preamble: Preamble, options: WriteOptions, documents: ReadDocuments
 ) -> OutputSpec:
@@ -80,6 +116,7 @@ def _checked_spec(
         source.fields.new_reader,
         keeps_bytes=input.format == target.name,
         has_column_names=source.fields.has_names(preamble),
+        encoding=output_encoding(preamble, target, options),
     )
     if target.has_fields:
         _check_columns(spec, target)
@@ -98,6 +135,12 @@ def _columns(
 
 def _check_columns(spec: OutputSpec, target: Format) -> None:
     rel, names = spec.input.rel, [column.name for column in spec.columns]
+    for key, name in zip(("write.translation_field", "write.meta_field"), spec.added, strict=True):
+        if spec.encoding and (character := unencodable_character(name, spec.encoding)):
+            raise ConfigError(
+                f"{key}={name} has the character {character!r}, which is not in {spec.encoding}, the encoding of {rel}",
+                fix=f"Set {key} to another name, or write.encoding=utf-8.",
+            )
     for key, name in zip(("write.translation_field", "write.meta_field"), spec.added, strict=True):
         if name in names:
             raise ConfigError(

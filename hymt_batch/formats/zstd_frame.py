@@ -59,7 +59,14 @@ def is_available() -> bool:
 
     There pyarrow reads .zst files, but only with windows of up to 128 MiB.
     """
-    return sys.version_info >= (3, 14) or importlib.util.find_spec("backports.zstd") is not None
+    return sys.version_info >= (3, 14) or _has_backport()
+
+
+def _has_backport() -> bool:
+    try:
+        return importlib.util.find_spec("backports.zstd") is not None
+    except ModuleNotFoundError:  # there is no package backports at all
+        return False
 
 
 def new_decompressor(header: bytes, max_window: int) -> Any:

@@ -196,6 +196,18 @@ def stored_plan_version(folder: Path) -> int:
     return version if type(version) is int else PLAN_VERSION
 
 
+def stored_formats(folder: Path) -> tuple[str, ...] | None:
+    """Return the list of formats of the job in a folder, () if it recorded none; None if there is no job."""
+    try:
+        return manifest.read_job(fs.OS_FS, folder).formats
+    except manifest.StateDamagedError:
+        pass
+    try:
+        return tuple(map(str, manifest.read(fs.OS_FS, folder).get("formats", ())))
+    except manifest.StateDamagedError:
+        return None
+
+
 def stored_encoding(folder: Path) -> str | None:
     """Return the encoding by which the job in a folder reads its inputs; None if no job can be read."""
     stored = _stored_identity(folder)

@@ -43,11 +43,13 @@ class Monitor:
         Args:
             job: All settings.
             reporter: Where the progress is shown.
-            total_units: See `Progress`.
+            total_units: See `Progress`; if it is unknown, the size is source.limit, in rows.
             inputs: The inputs of the job, in order.
             output: The output folder, which keeps the progress for `status`; None if it is only shown.
         """
         self._max_samples, self._reporter = job.launch.samples, reporter
+        self._counts_rows = total_units is None and job.source.limit is not None
+        total_units = job.source.limit if self._counts_rows else total_units
         self._progress = Progress(reporter, job.launch.log_every_s, total_units)
         self._progress.num_files = len(inputs)
         self._last_file_id = inputs[-1].file_id if inputs else None
@@ -78,13 +80,13 @@ class Monitor:
     def skip_shard(self, input: Input, record: ShardRecord) -> None:
         """Count a shard whose parts were all committed by earlier runs, and whose rows were not read again."""
         self._count_files()
-        self._progress.add_kept_shard(record.num_rows, _num_units(record), last=self._is_last(input, record))
+        self._progress.add_kept_shard(record.num_rows, self._num_units(record), last=self._is_last(input, record))
 
     def add_shard(self, shard: Shard, parts: Sequence[Part]) -> None:
         """Count a shard that was read, and what is to be decoded of it."""
         prompts = [prompt for part in parts for prompt in part.prompts]
         self._progress.add_shard(
-            _num_units(shard),
+            self._num_units(shard),
             sum(part.num_source_tokens for part in parts),
             last=self._is_last(shard.input, shard),
             rows=len({prompt.segment.document_index for prompt in prompts}),
@@ -129,6 +131,12 @@ class Monitor:
         self._save()
         self._breaker.observe(part.shard.input.rel, rows)
 
+    def _num_units(self, shard: Shard | ShardRecord) -> int:
+        """Return the size of a shard in bytes or in rows; the first one of a file has what precedes its rows."""
+        if self._counts_rows:
+            return shard.num_rows if isinstance(shard, ShardRecord) else len(shard.documents)
+        return shard.end - (shard.start if shard.index else 0)
+
     def _is_last(self, input: Input, shard: Shard | ShardRecord) -> bool:
         return shard.last and input.file_id == self._last_file_id
 
@@ -146,11 +154,6 @@ class Monitor:
         self._output.save_progress(
             RunProgress(self._check.max_error_rate, num_rows, is_estimate, progress.share(), progress.eta_s())
         )
-
-
-def _num_units(shard: Shard | ShardRecord) -> int:
-    """Return the size of a shard in bytes, or in rows of a table; the first one has what precedes its rows."""
-    return shard.end - (shard.start if shard.index else 0)
 
 
 def sample_pairs(texts: Mapping[int, str | None], rows: Sequence[Row], limit: int) -> list[tuple[str, str]]:

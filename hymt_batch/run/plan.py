@@ -77,7 +77,8 @@ def open_inputs(job: TranslateJob, stop: StopRequest) -> Iterator[Inputs]:
         HymtError: An input cannot be found, read or stored.
     """
     folder = Path(job.output_dir) / str(job.name)
-    spool = Spool(folder, replace=job.overwrite or job.on_input_change.value == "redo")
+    starts_over = job.overwrite or job.on_input_change.value == "redo"  # with whatever is read now
+    spool = Spool(folder, replace=starts_over)
     with stop.remove_on_exit(spool.staging_folder):
         yield Inputs(
             job.source,
@@ -85,6 +86,8 @@ def open_inputs(job: TranslateJob, stop: StopRequest) -> Iterator[Inputs]:
             out_format=job.write.format.value,
             added_fields=job.write.added_fields,
             plan_version=PLAN_VERSION if job.overwrite else identity.stored_plan_version(folder),
+            folder=folder,
+            formats=None if starts_over else identity.stored_formats(folder),
             checks_encoding=job.overwrite or identity.stored_encoding(folder) != job.source.encoding,
         )
 
@@ -97,12 +100,14 @@ def open_output(job: TranslateJob, plan: Plan, inputs: Inputs) -> Output:
             inputs.files,
             plan.environment,
             identity.build_output(job),
+            inputs.formats,
         ),
         identity.auto_keys(job),
         tuple(plan.aliases),
         overwrite=job.overwrite,
         on_mismatch=job.on_mismatch.value,
         on_input_change=job.on_input_change.value,
+        skipped=inputs.skipped,
     )
     access = InputAccess(inputs.read, inputs.preamble, partial(assemble.shape_row, config=job.check))
     lease_times = LeaseTimes(job.launch.lease_ttl_s, job.launch.lease_beat_s)

@@ -24,6 +24,7 @@ from hymt_batch.errors import HymtError
 from hymt_batch.records import UNLISTED_STATUSES, Status, plural
 from hymt_batch.run import log_file
 from hymt_batch.sanitize import escape_line
+from hymt_batch.source.path_errors import describe_skipped
 from hymt_batch.storage_error import describe_type
 
 if TYPE_CHECKING:
@@ -190,6 +191,10 @@ def render_summary(summary: Summary, pairs: Sequence[tuple[str, str]]) -> str:
     flags = ", ".join(f"{name} {count:,}" for name, count in sorted(summary.flags.items()))
     if flags:
         lines.append(f"  flags: {flags}")
+    if summary.skipped:
+        files = "1 file was" if len(summary.skipped) == 1 else f"{len(summary.skipped):,} files were"
+        lines.append(f"  {files} skipped, because their formats are not read: {describe_skipped(summary.skipped)}")
+        lines.append(f"  listed in {folder / 'manifest.json'}")
     if summary.num_rows_decoded:
         speed = f"{summary.num_rows_decoded / seconds:,.1f} rows/s"
         from_earlier_runs = f", {summary.num_rows_kept:,} from earlier runs" if summary.num_rows_kept else ""

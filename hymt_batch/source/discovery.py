@@ -1,30 +1,39 @@
-"""Find the inputs of a job: files, folders, globs, saved datasets, standard input, datasets of the Hugging Face hub.
+"""Find the inputs of a job by their names: files, folders, globs, saved datasets, standard input, datasets of the hub.
 
-Only folders are read. A name that exists is used literally before it is tried as a pattern, because `data_files` of
-the package datasets gives no rows and no error for a file named a[1].txt.
+Only folders are read; `content.py` looks into the files. A name that exists is used literally before it is tried as a
+pattern, because `data_files` of the package datasets gives no rows and no error for a file named a[1].txt.
 """
 
 from __future__ import annotations
 
-import difflib
-import errno
 import glob
-import json
 import logging
 import os
 import re
 import stat
+from collections.abc import Sequence
 from dataclasses import replace
+from enum import Enum
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from hymt_batch.errors import ConfigError, HymtError, disk_read_error, is_transient
+from hymt_batch.errors import ConfigError
 from hymt_batch.formats import registry
 from hymt_batch.formats.format import Format
 from hymt_batch.formats.text_encoding import UTF8
-from hymt_batch.records import COMPRESSIONS, Input
-from hymt_batch.source import hub, ignored_settings, input_names
-from hymt_batch.source.folder_walk import SPLITS_FILE, is_dataset, walk
+from hymt_batch.records import Input, SkippedFile
+from hymt_batch.source import hub, ignored_settings, input_names, unread
+from hymt_batch.source.folder_walk import walk
+from hymt_batch.source.found_inputs import FoundInputs
+from hymt_batch.source.job_folders import JobFolders, is_in_translations, show
+from hymt_batch.source.path_errors import (
+    WILDCARD,
+    job_folder_error,
+    missing_path_error,
+    nothing_found_error,
+    unusable_path_error,
+)
+from hymt_batch.source.saved_splits import find_splits, is_dataset
 from hymt_batch.source.settings import SourceConfig, SourceFormat
 from hymt_batch.source.spool import Spool
 
@@ -33,32 +42,42 @@ log = logging.getLogger(__name__)
 STDIN = "-"
 DEMO_PREFIX = "demo:"
 CORPUS_FOLDER = Path(__file__).parent.parent / "demo" / "corpus"
-_WILDCARD = re.compile(r"[*?\[]")
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
-def find_inputs(config: SourceConfig, spool: Spool | None = None, out_format: str = "input") -> list[Input]:
+def find_inputs(
+    config: SourceConfig,
+    spool: Spool | None = None,
+    out_format: str = "input",
+    folder: Path | None = None,
+    formats: Sequence[str] | None = None,
+) -> FoundInputs:
     """Resolve source.path to inputs: the sources in the given order, the files of each source sorted by name.
 
     Args:
         config: The settings.
         spool: Stores standard input and hub datasets.
         out_format: The setting write.format, which decides the extension of the outputs.
+        folder: The output folder of the job, whose files are never inputs.
+        formats: The list of formats with which the job was created: files of other formats are not found. Empty for
+            a job of a version that recorded none; None for a new job.
 
     Raises:
         ConfigError: A path does not exist, has nothing to translate or cannot be used; two inputs have the same output.
         PreflightError: The hub has no such dataset, or cannot be reached.
         StoppedError: The disk of a source fails.
     """
-    finder = _Finder(config, out_format)
+    finder = _Finder(config, out_format, JobFolders(folder), formats)
     for path in config.paths:
         try:
             finder.add_source(path, spool)
         except OSError as error:
             raise unusable_path_error(error.filename if isinstance(error.filename, str) else path, error) from error
-    ignored_settings.warn(config, finder.inputs, finder.unknown_files, finder.used_settings)
+    finder.finish()
+    ignored_settings.warn(config, finder.inputs, finder.used_settings)
     input_names.refuse_collisions(finder.inputs)
-    return [_with_settings(input, config) for input in finder.inputs]
+    inputs = [_with_settings(input, config) for input in finder.inputs]
+    return FoundInputs(inputs, finder.named, [file for file, _ in finder.skipped])
 
 
 def _with_settings(input: Input, config: SourceConfig) -> Input:
@@ -67,17 +86,32 @@ def _with_settings(input: Input, config: SourceConfig) -> Input:
     return replace(input, encoding=config.encoding if has_encoding else "", max_window=config.max_window_bytes)
 
 
+class _Origin(Enum):
+    """How a file came to be looked at."""
+
+    NAMED = "a path names it"
+    MATCHED = "a pattern matches it"
+    FOUND = "it is in a folder"
+
+
 class _Finder:
-    def __init__(self, config: SourceConfig, out_format: str) -> None:
-        self.config, self.out_format = config, out_format
+    def __init__(
+        self, config: SourceConfig, out_format: str, job_folders: JobFolders, formats: Sequence[str] | None
+    ) -> None:
+        self.config, self.out_format, self.job_folders = config, out_format, job_folders
         self.format = None if config.format is SourceFormat.auto else registry.get(config.format.value)
         self.inputs: list[Input] = []
-        self.unknown_files: list[str] = []  # files in folders that have an unknown extension
+        self.named: set[str] = set()  # `rel`s of inputs that a path names
+        self.skipped: list[tuple[SkippedFile, str]] = []  # with their paths
         self.used_settings: set[str] = set()  # optional settings that a source has used
+        self._has_no_list = formats is not None and not formats  # the job is of a version that recorded no formats
+        self._formats = registry.FOUND_NAMES if formats is None else formats or registry.EARLIER_NAMES
+        self._addable: list[str] = []  # skipped files of formats that were not read when the job was created
+        self._empty: list[tuple[str, slice]] = []  # sources without an input, and what was skipped in them
+        self._ignored: list[str] = []  # paths of a list that are in the folder of a job
 
     def add_source(self, path: str, spool: Spool | None) -> None:
-        num_before = len(self.inputs)
-        num_unknown = len(self.unknown_files)
+        num_before, num_skipped, num_ignored = len(self.inputs), len(self.skipped), len(self._ignored)
         expanded = os.path.expanduser(path)
         if path == STDIN:
             self._add_spooled(path, spool)
@@ -85,33 +119,64 @@ class _Finder:
             self._add_path(path if os.path.lexists(path) else expanded)
         elif path.startswith(DEMO_PREFIX):
             self._add_demo(path)
-        elif _WILDCARD.search(path):
+        elif WILDCARD.search(path):
             self._add_glob(expanded)
         elif is_hub_id(path):
             self._add_spooled(path, spool)
         else:
             raise missing_path_error(path)
-        if len(self.inputs) == num_before:
-            skipped = self.unknown_files[num_unknown:]
-            why, fix = "", f"Set source.path to files ({_known_extensions()})."
-            if skipped:
-                why = f"Its files, such as {skipped[:3]}, have unknown extensions."
-                fix = f"Set source.format={registry.DEFAULT.name}."
-            condition = f" that matches source.pattern={self.config.pattern}" if self.config.pattern else ""
-            raise ConfigError(f"source.path={path} has no file to translate{condition}", why=why, fix=fix)
+        if len(self.inputs) == num_before and len(self._ignored) == num_ignored:
+            self._empty.append((path, slice(num_skipped, len(self.skipped))))
+
+    def finish(self) -> None:
+        """Report what was left out.
+
+        Raises:
+            ConfigError: A source has no file to translate.
+        """
+        left_out = list(self.job_folders.left_out)
+        for path, span in self._empty:
+            if not self.inputs or not (self.skipped[span] or left_out):
+                raise nothing_found_error(path, self.config, self.skipped[span], left_out)
+        if not self.inputs and self._ignored:
+            raise job_folder_error(self._ignored[0], left_out[0], self.job_folders.is_own(left_out[0]))
+        if self._ignored:
+            log.warning(
+                "ignored paths=%d in the output folders of jobs, such as %s: only a path alone can name translations",
+                len(self._ignored),
+                self._ignored[:3],
+            )
+        elif left_out:
+            log.info("skipped folders=%d with outputs of jobs, such as %s", len(left_out), left_out[:3])
+        if self._addable:
+            log.warning(
+                "found files=%d that are read now, but were not when this job was created, such as %s: "
+                "on_input_change=redo adds them",
+                len(self._addable),
+                self._addable[:3],
+            )
+        ignored_settings.warn_of_skipped([file for file, _ in self.skipped])
 
     def _add_path(self, path: str) -> None:
+        if (folder := self.job_folders.around(path)) is not None:
+            is_alone = len(self.config.paths) == 1
+            is_own = self.job_folders.is_own(folder)
+            if not is_alone:
+                self.job_folders.leaves_out(path)
+                self._ignored.append(path)
+                return
+            if is_own or not is_in_translations(folder, path):
+                raise job_folder_error(path, show(folder), is_own)
         if os.path.isdir(path):
             self._add_folder(path)
         else:
-            self._add_file(os.path.basename(path), path, explicit=True)
+            self._add_file(os.path.basename(path), path, _Origin.NAMED)
 
-    def _add_file(self, rel: str, path: str, *, explicit: bool) -> None:
-        known, _ = input_names.parse_extension(path)
+    def _add_file(self, rel: str, path: str, origin: _Origin) -> None:
         mode = os.stat(path).st_mode
-        format = self.format or known
-        if format is None and not explicit:
-            self.unknown_files.append(rel)
+        format, reason = (self.format, "") if self.format else self._format_by_name(path, origin)
+        if format is None and origin is not _Origin.NAMED:
+            self.skipped.append((SkippedFile(rel, reason), path))
             return
         if not stat.S_ISREG(mode):
             raise ConfigError(
@@ -119,11 +184,28 @@ class _Finder:
                 why="so it cannot be read twice",
                 fix="Pipe it in with source.path=-, or copy it to a file.",
             )
-        unsupported = input_names.UNSUPPORTED_EXTENSIONS.get(os.path.splitext(path)[1].lower())
-        if format is None and unsupported:
-            kind, fix = unsupported
-            raise ConfigError(f"{path!r} is {kind}", fix=fix)
-        self.inputs.append(input_names.make_input(rel, path, format or registry.DEFAULT, self.out_format))
+        if format is None:
+            kind = unread.of_setting(path, self.config) or unread.of_name(path)
+            assert kind is not None  # the reason why there is no format
+            raise kind.error(path, self.config)
+        if origin is _Origin.NAMED:
+            self.named.add(rel)
+        self.inputs.append(input_names.make_input(rel, path, format, self.out_format))
+
+    def _format_by_name(self, path: str, origin: _Origin) -> tuple[Format | None, str]:
+        """Return the format that a file is read as by its name; None with the reason if it is not read."""
+        known, _ = input_names.parse_extension(path)
+        is_named = origin is _Origin.NAMED
+        if known is not None and (known.name in self._formats or (is_named and not self._has_no_list)):
+            return known, ""
+        if known is not None and not is_named:
+            self._addable.append(path)
+            return None, f"a {known.extension} file, which was not read when the job was created"
+        kind = unread.of_setting(path, self.config) or unread.of_name(path)
+        was_text = self._has_no_list and origin is not _Origin.FOUND and not (kind and kind.was_refused)
+        if kind is not None and not was_text:
+            return None, kind.what
+        return (None, unread.UNKNOWN) if origin is _Origin.FOUND else (registry.DEFAULT, "")
 
     def _add_folder(self, path: str) -> None:
         name = os.path.basename(os.path.realpath(path))
@@ -132,53 +214,33 @@ class _Finder:
         else:
             if self.config.pattern:
                 self.used_settings.add("pattern")
-            for rel in sorted(walk(path, self.config.follow_symlinks)):
+            origin = _Origin.MATCHED if self.config.patterns else _Origin.FOUND
+            for rel in sorted(walk(path, self.config.follow_symlinks, self.job_folders)):
                 full = os.path.join(path, rel)
                 if os.path.isdir(full):
                     self._add_dataset(rel, full)
                 elif not self.config.patterns or any(_matches(rel, pattern) for pattern in self.config.patterns):
-                    self._add_file(rel, full, explicit=bool(self.config.patterns))
+                    self._add_file(rel, full, origin)
 
     def _add_dataset(self, rel: str, path: str) -> None:
-        if format := registry.of_folder(path):
-            self._add_saved_split(rel, path, format)
-        else:
-            self._add_splits(rel, path)
-
-    def _add_splits(self, rel: str, path: str) -> None:
-        try:
-            splits = [str(split) for split in json.loads(Path(path, SPLITS_FILE).read_text(encoding="utf-8"))["splits"]]
-        except (ValueError, KeyError, TypeError) as error:
-            raise ConfigError(
-                f"{path}/{SPLITS_FILE} cannot be read ({error})", fix="Save the dataset again."
-            ) from error
-        if self.config.split is not None:
+        if registry.of_folder(path) is None and self.config.split is not None:
             self.used_settings.add("split")
-            if self.config.split not in splits:
-                raise ConfigError(
-                    f"{path} has no split {self.config.split!r}",
-                    why=f"Its splits are {splits}.",
-                    fix="Set source.split to one.",
-                )
-            splits = [self.config.split]
-        for split in sorted(splits):
-            folder = os.path.join(path, split)
-            if not (format := registry.of_folder(folder)):
-                raise ConfigError(f"{folder} is missing or is not a saved split", fix="Save the dataset again.")
-            self._add_saved_split(f"{rel}/{split}", folder, format)
-
-    def _add_saved_split(self, rel: str, path: str, format: Format) -> None:
-        self.inputs.append(input_names.make_input(f"{rel}{format.extension}", path, format, self.out_format))
+        for split_rel, folder, format in find_splits(rel, path, self.config.split):
+            self.inputs.append(
+                input_names.make_input(f"{split_rel}{format.extension}", folder, format, self.out_format)
+            )
 
     def _add_glob(self, pattern: str) -> None:
         matches = sorted(glob.glob(pattern, recursive=True))
         parts = pattern.split("/")
-        first_wildcard = next(index for index, part in enumerate(parts) if _WILDCARD.search(part))
+        first_wildcard = next(index for index, part in enumerate(parts) if WILDCARD.search(part))
         root = "/".join(parts[:first_wildcard]) or ("/" if pattern.startswith("/") else ".")
         for path in matches:
             rel = os.path.relpath(path, root)
+            if self.job_folders.leaves_out(path):
+                continue
             if not os.path.isdir(path):
-                self._add_file(rel, path, explicit=True)
+                self._add_file(rel, path, _Origin.MATCHED)
             elif is_dataset(path):
                 self._add_dataset(rel, path)
         if matches and not self.inputs and all(os.path.isdir(path) for path in matches):
@@ -198,7 +260,7 @@ class _Finder:
                 why=f"The corpora are {[DEMO_PREFIX + known for known in corpora]}.",
                 fix="Set source.path to one of them, or to a file.",
             )
-        self._add_file(f"{name}.txt", str(corpora[name]), explicit=True)
+        self._add_file(f"{name}.txt", str(corpora[name]), _Origin.NAMED)
 
     def _add_spooled(self, path: str, spool: Spool | None) -> None:
         if spool is None:
@@ -213,52 +275,8 @@ class _Finder:
             stored = spool.store_hub(path, self.config)
         for file, rel in stored:
             format = registry.get(hub.STORED_FORMAT) if path != STDIN else self.format or registry.DEFAULT
+            self.named.add(rel)
             self.inputs.append(input_names.make_input(rel, str(file), format, self.out_format))
-
-
-def _known_extensions() -> str:
-    formats = [format.extension for format in registry.FORMATS if format.input_extensions]
-    return ", ".join([*formats, f"also {next(iter(COMPRESSIONS))}", *list(COMPRESSIONS)[1:]])
-
-
-def unusable_path_error(path: str, error: OSError) -> HymtError:
-    """Return a one-line error for a source that cannot be listed or read."""
-    if is_transient(error):
-        return disk_read_error(repr(path), error)
-    shown = path if len(path) <= 200 else f"{path[:150]}...{path[-40:]}"
-    if isinstance(error, PermissionError):
-        return ConfigError(
-            f"{shown!r} cannot be listed ({error.strerror})", fix="Make it readable, or leave it out of source.path."
-        )
-    fix = {
-        errno.ENAMETOOLONG: "Its path is longer than the system allows: move its files up, or rename its folders.",
-        errno.ELOOP: "It is a link that points to itself: remove it.",
-    }.get(error.errno or 0, "Fix or remove it.")
-    return ConfigError(f"{shown!r} cannot be used", why=error.strerror or str(error), fix=fix)
-
-
-def missing_path_error(path: str) -> ConfigError:
-    """Return the error for a path that matches nothing, with the closest names that exist."""
-    names = path.split(",")
-    if len(names) > 1 and all(name and os.path.exists(os.path.expanduser(name)) for name in names):
-        return ConfigError(
-            f"source.path={path} does not exist, but its parts do",
-            fix=f"For one job with these inputs, set source.path=[{path}]; for one job each, add -m.",
-        )
-    if _WILDCARD.search(path):
-        fix = "Quote it so that the shell does not expand it, or fix the pattern."
-        return ConfigError(f"source.path={path} matches no file", fix=fix)
-    parent, name = os.path.split(path.rstrip("/"))
-    while parent and not os.path.isdir(parent):
-        parent, name = os.path.split(parent)
-    try:
-        entries = sorted(entry for entry in os.listdir(parent or ".") if not entry.startswith("."))
-    except OSError:
-        entries = []
-    similar = difflib.get_close_matches(name, entries, n=3, cutoff=0.5) or entries[:3]
-    hint = ", ".join(repr(os.path.join(parent, entry)) for entry in similar)
-    why = f"Similar names: {hint}." if similar else f"{parent or '.'} is empty."
-    return ConfigError(f"source.path={path} does not exist", why=why, fix="Set source.path to a file or folder.")
 
 
 def _matches(rel: str, pattern: str) -> bool:

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Iterator
 
 from hymt_batch.errors import ConfigError
-from hymt_batch.formats import registry
-from hymt_batch.source.input_names import STATE_FOLDER
-
-log = logging.getLogger(__name__)
-
-SPLITS_FILE = "dataset_dict.json"
+from hymt_batch.source.job_folders import JobFolders
+from hymt_batch.source.saved_splits import is_dataset
 
 
-def walk(root: str, follow_symlinks: bool) -> Iterator[str]:
+def walk(root: str, follow_symlinks: bool, job_folders: JobFolders) -> Iterator[str]:
     """Yield the files and saved datasets below a folder, except hidden ones and outputs of jobs."""
     real = os.path.realpath(root)
     waiting: list[tuple[str, str, tuple[str, ...]]] = [("", real, ())]
@@ -24,8 +19,7 @@ def walk(root: str, follow_symlinks: bool) -> Iterator[str]:
         folder = os.path.join(root, below)
         with os.scandir(folder) as scan:
             entries = sorted(scan, key=lambda entry: entry.name)
-        if any(entry.name == STATE_FOLDER for entry in entries):
-            log.info("skipped folder=%s: it is the output folder of a job", folder)
+        if job_folders.leaves_out_folder(folder, here, [entry.name for entry in entries]):
             continue
         for entry in entries:
             if entry.name.startswith("."):
@@ -38,14 +32,11 @@ def walk(root: str, follow_symlinks: bool) -> Iterator[str]:
                     f"{entry.path!r} is a link to {target!r}, outside the folder",
                     fix="Set source.follow_symlinks=true to read it, or remove the link.",
                 )
+            if entry.is_symlink() and job_folders.leaves_out(entry.path):
+                continue
             if not entry.is_dir() or is_dataset(entry.path):
                 yield rel
             elif not entry.is_symlink():
                 waiting.append((rel, target, (*above, here) if follow_symlinks else ()))
             elif follow_symlinks and target not in (here, *above):
                 waiting.append((rel, target, (*above, here)))
-
-
-def is_dataset(folder: str) -> bool:
-    """Return whether a folder was written by `datasets.save_to_disk`: one split, or a folder of splits."""
-    return registry.of_folder(folder) is not None or os.path.isfile(os.path.join(folder, SPLITS_FILE))

@@ -1,4 +1,4 @@
-"""Warn of settings of the source stage that the inputs of a job do not use."""
+"""Warn of what a job does not use: settings of the source stage, and files beside its inputs."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import logging
 from collections.abc import Collection, Sequence
 
 from hymt_batch.formats import registry
-from hymt_batch.records import Input
+from hymt_batch.records import Input, SkippedFile
+from hymt_batch.source import unread
+from hymt_batch.source.path_errors import describe_skipped
 from hymt_batch.source.settings import SourceConfig
 
 log = logging.getLogger(__name__)
@@ -14,24 +16,14 @@ log = logging.getLogger(__name__)
 _DEFAULTS = SourceConfig(path="-")
 
 
-def warn(
-    config: SourceConfig, inputs: Sequence[Input], unknown_files: Sequence[str], used_settings: Collection[str]
-) -> None:
+def warn(config: SourceConfig, inputs: Sequence[Input], used_settings: Collection[str]) -> None:
     """Log a warning for each setting that is not its default and has no effect.
 
     Args:
         config: The settings.
         inputs: All inputs of the job.
-        unknown_files: Files in folders that were skipped, because their extension is unknown.
         used_settings: Settings of folders and datasets that a source has used.
     """
-    if unknown_files:
-        log.warning(
-            "skipped files=%d with unknown extensions, such as %s; source.format=%s reads them as text",
-            len(unknown_files),
-            unknown_files[:3],
-            registry.DEFAULT.name,
-        )
     names = sorted({registry.of_input(input).name for input in inputs})
     if names and not any(registry.get(name).has_fields for name in names):
         for key in ("text_field", "src_lang_field", "tgt_lang_field"):
@@ -44,6 +36,25 @@ def warn(
         if getattr(config, key) and key not in used_settings:
             kind = "folders" if key == "pattern" else "data sets"
             log.warning("source.%s=%s is ignored: it applies only to %s", key, getattr(config, key), kind)
+
+
+def warn_of_skipped(skipped: Sequence[SkippedFile]) -> None:
+    """Log one warning for all files that were found and are not read."""
+    if not skipped:
+        return
+    unknown = [file.rel for file in skipped if file.why == unread.UNKNOWN]
+    hint = ""
+    if len(unknown) == len(skipped):
+        hint = f", with unknown extensions; source.format={registry.DEFAULT.name} reads them as text"
+    elif unknown:
+        hint = f"; name {unknown[0]!r} in source.path to read it as text"
+    log.warning(
+        "skipped files=%d that are not read (%s), such as %s%s",
+        len(skipped),
+        describe_skipped(skipped),
+        [file.rel for file in skipped[:3]],
+        hint,
+    )
 
 
 def _warn_if_set(config: SourceConfig, key: str, reason: str) -> None:

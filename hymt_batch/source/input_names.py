@@ -12,27 +12,9 @@ from collections.abc import Sequence
 
 from hymt_batch.errors import ConfigError
 from hymt_batch.formats import registry
+from hymt_batch.formats.extraction import split_compression
 from hymt_batch.formats.format import Format, Kind
-from hymt_batch.records import COMPRESSIONS, Input
-
-_UNPACK = ("an archive", "Unpack it, and set source.path to the folder.")
-UNSUPPORTED_EXTENSIONS = {
-    ".json": (
-        "one JSON document, not one object per line",
-        "Convert it: jq -c '.[]' in.json > out.jsonl, and set source.path=out.jsonl.",
-    ),
-    ".arrow": (
-        "an arrow file",
-        "Set source.path to the folder that datasets.save_to_disk wrote, or to a parquet file.",
-    ),
-    ".zip": _UNPACK,
-    ".tar": _UNPACK,
-    ".tgz": _UNPACK,
-    ".pdf": ("not a text file", "Extract its text, one row per line."),
-    ".docx": ("not a text file", "Extract its text, one row per line."),
-    ".xlsx": ("not a text file", "Export it as csv."),
-}
-"""Extension -> what such a file is, and the fix."""
+from hymt_batch.records import Input
 
 MAX_NAME_BYTES = 255  # the limit of common file systems
 ERRORS_SUFFIX = ".errors.jsonl"  # the longest suffix that is added to a name in the output folder
@@ -41,11 +23,8 @@ STATE_FOLDER = ".hymt"
 
 def parse_extension(name: str) -> tuple[Format | None, str]:
     """Return the format (None if the extension is unknown) and the compression of a file name."""
-    stem, extension = os.path.splitext(name)
-    compression = COMPRESSIONS.get(extension.lower(), "")
-    if compression:
-        extension = os.path.splitext(stem)[1]
-    return registry.by_extension(extension), compression
+    stem, compression = split_compression(name)
+    return registry.by_extension(os.path.splitext(stem)[1]), compression
 
 
 def make_input(rel: str, path: str, format: Format, out_format: str) -> Input:

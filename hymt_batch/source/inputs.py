@@ -5,11 +5,13 @@ Independent of the model and of what is done with the rows.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from hymt_batch.formats import registry
 from hymt_batch.records import Document, Input, Preamble, Shard, ShardRecord
 from hymt_batch.source import discovery, stream
+from hymt_batch.source.content import ContentCheck
 from hymt_batch.source.language_check import LanguageReport, check_languages
 from hymt_batch.source.preamble_reader import PreambleCache
 from hymt_batch.source.settings import SourceConfig
@@ -18,36 +20,53 @@ from hymt_batch.source.spool import Spool
 
 
 class Inputs:
-    """The input files of a job, in the order of its outputs."""
+    """The input files of a job, in the order of its outputs.
+
+    Attributes:
+        files: The inputs within source.limit.
+        skipped: Files that were found and are not read.
+        formats: The formats that were looked for without source.format, which a job records; () if it recorded none.
+    """
 
     def __init__(
         self,
         config: SourceConfig,
-        spool: Spool,
+        spool: Spool | None,
         *,
         out_format: str,
         added_fields: tuple[str, ...],
         plan_version: int,
+        folder: Path | None = None,
+        formats: Sequence[str] | None = None,
         checks_encoding: bool = True,
     ) -> None:
         """Find the files; standard input and hub data are stored first.
 
         Args:
             config: The settings.
-            spool: Where inputs are stored that cannot be read twice.
+            spool: Where inputs are stored that cannot be read twice; None refuses such inputs.
             out_format: Format of the outputs, or "input" if each has the format of its input.
             added_fields: Fields that the outputs add; the inputs must not have them.
             plan_version: Version of the plan by which the rows are read; see records.PLAN_VERSION.
+            folder: The output folder of the job, whose files are never inputs.
+            formats: The list of formats with which the job was created, empty for a job of a version that recorded
+                none; None for a new job. See `discovery.find_inputs`.
             checks_encoding: Reject files whose head is in another encoding; see `PreambleCache`.
 
         Raises:
-            HymtError: An input cannot be found, read or stored.
+            HymtError: An input cannot be found, read or stored, or is not what it is named.
         """
         self._config, self._spool, self._added_fields = config, spool, added_fields
         self.plan_version = plan_version
         self._preambles = PreambleCache(config, added_fields, checks_encoding=checks_encoding)
-        files = discovery.find_inputs(config, spool, out_format)
-        self.files = tuple(stream.apply_limit(files, config, self._preambles, plan_version))
+        found = discovery.find_inputs(config, spool, out_format, folder, formats)
+        content = ContentCheck(found, config, self._preambles)
+        # a job that recorded no formats goes on with what it began with
+        inputs = found if formats is not None and not formats else content.inputs()
+        self.files = tuple(stream.apply_limit(inputs, config, self._preambles, plan_version))
+        content.report()
+        self.skipped = (*found.skipped, *content.skipped)
+        self.formats = registry.FOUND_NAMES if formats is None else tuple(formats)
 
     def preamble(self, input: Input) -> Preamble:
         """Return what precedes the first row of a file; see `preamble_reader.read_preamble` for its errors."""
@@ -92,4 +111,5 @@ class Inputs:
 
     def keep_in(self, folder: Path) -> None:
         """Link inputs that cannot be read twice into the job's folder, whose lease the caller holds."""
-        self._spool.link_into(folder)
+        if self._spool is not None:
+            self._spool.link_into(folder)

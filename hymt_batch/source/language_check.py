@@ -34,6 +34,7 @@ class LanguageReport:
     """What the language fields of the first rows hold."""
 
     seen: list[str] = field(default_factory=list)  # per field, its languages with their rows
+    targets: set[str] = field(default_factory=set)  # codes of the target languages; empty if some rows name none
     notes: list[str] = field(default_factory=list)  # per field, how values were understood that are no codes
     warnings: list[Problem] = field(default_factory=list)  # per field, values that name no language
 
@@ -75,6 +76,9 @@ def check_languages(
     for _, name in names:
         if name:
             _describe(name, total, report)
+    target = config.lang_fields[1]
+    if target and not total.unnamed[target]:
+        report.targets = {code for field_name, _, code in total.understood if field_name == target}
     return report
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+from dataclasses import replace
 from typing import Any
 
 from hymt_batch.formats import registry
 from hymt_batch.formats.detect_encoding import check_encoding
 from hymt_batch.formats.format import OpenInput
+from hymt_batch.formats.text_encoding import HEAD_BYTES
 from hymt_batch.records import Input, Preamble
 from hymt_batch.source.settings import SourceConfig
 
@@ -49,6 +51,7 @@ class PreambleCache:
 
     def __init__(self, config: SourceConfig, reserved: tuple[str, ...] = (), *, checks_encoding: bool = True) -> None:
         self.config, self._reserved, self._checks_encoding = config, reserved, checks_encoding
+        self._kept: OpenInput | None = None
         self._by_input: dict[str, Preamble] = {}  # key: relative name of the input
         self._interned: dict[Any, Preamble] = {}
         self.limited_rows: dict[str, int] = {}  # name of the last input -> its rows within source.limit
@@ -59,6 +62,19 @@ class PreambleCache:
         with contextlib.closing(registry.of_input(input).open_input(input)) as file:
             return self.of_open(file)
 
+    def keep_open(self, file: OpenInput) -> None:
+        """Keep a file open for the pass over its rows that begins next; `open_input` hands it out."""
+        self._kept = file
+
+    def open_input(self, input: Input) -> OpenInput:
+        """Open an input, or take the file that was kept open for it."""
+        kept, self._kept = self._kept, None
+        if kept is not None and kept.input == input:
+            return kept
+        if kept is not None:
+            kept.close()
+        return registry.of_input(input).open_input(input)
+
     def of_open(self, file: OpenInput) -> Preamble:
         """Return the preamble of an open input."""
         preamble = self._by_input.get(file.input.rel)
@@ -66,7 +82,7 @@ class PreambleCache:
             return preamble
         format = registry.of_input(file.input)
         if self._checks_encoding and "encoding" in format.source_settings:
-            check_encoding(file.input, is_utf8_only=not format.has_own_encoding)
+            check_encoding(file.input, read_raw_start(file), is_utf8_only=not format.has_own_encoding)
         return self._remember(file.input, file.read_preamble(self.config, self._reserved))
 
     def _remember(self, input: Input, preamble: Preamble) -> Preamble:
@@ -78,3 +94,12 @@ class PreambleCache:
                 return preamble
         self._by_input[input.rel] = preamble = self._interned.setdefault(key, preamble)
         return preamble
+
+
+def read_raw_start(file: OpenInput) -> bytes:
+    """Return the first bytes of an open file, decompressed, but not transcoded."""
+    if not file.input.encoding:
+        return file.read_start(HEAD_BYTES)
+    untranscoded = replace(file.input, encoding="")
+    with contextlib.closing(registry.of_input(untranscoded).open_input(untranscoded)) as raw_file:
+        return raw_file.read_start(HEAD_BYTES)

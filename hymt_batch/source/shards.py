@@ -55,7 +55,7 @@ def read_documents(
     preambles, file_format = preambles or PreambleCache(config), registry.of_input(input)
     with (
         contextlib.closing(InputRereader(input)) as rereader,
-        contextlib.closing(file_format.open_input(input)) as file,
+        contextlib.closing(preambles.open_input(input)) as file,
     ):
         preamble = preambles.of_open(file)
         context = ReadContext(

@@ -6,7 +6,7 @@ Independent of the model, the output and Hydra. `discovery` finds the files, and
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from hymt_batch.formats import registry
@@ -86,7 +86,7 @@ def read_full_documents(
 
 
 def apply_limit(
-    inputs: Sequence[Input],
+    inputs: Iterable[Input],
     config: SourceConfig,
     preambles: PreambleCache | None = None,
     plan_version: int = PLAN_VERSION,
@@ -105,13 +105,13 @@ def apply_limit(
     preambles = preambles or PreambleCache(config)
     rows_left, limited = config.limit, []
     for input in inputs:
-        if rows_left <= 0:
-            break
         limited.append(input)
         preambles.limited_rows = {input.rel: rows_left}
         rows_left -= sum(
             1 for _ in read_documents(input, config, max_rows=rows_left, plan_version=plan_version, preambles=preambles)
         )
+        if rows_left <= 0:  # the next input is not even opened
+            break
     return limited
 
 

@@ -13,7 +13,7 @@ from hymt_batch.formats.format import Kind
 from hymt_batch.fs_protocol import Fs
 from hymt_batch.manifest import JobRecord
 from hymt_batch.records import ERROR_STATUSES, Row
-from hymt_batch.write import file_record, row_record
+from hymt_batch.write import file_record, place_ids, row_record
 from hymt_batch.write import part as parts
 from hymt_batch.write.part_reader import PartReader
 from hymt_batch.write.record_store import RecordStore
@@ -36,9 +36,10 @@ def read_all(fs: Fs, folder: Path, job: JobRecord) -> Iterator[dict[str, str]]:
             if rows is None:
                 rows = _part_rows(fs, reader, input.file_id, shard_index)
             # a row of a spliced format is named by its place, which is known only when the file is read again
-            mark = " text " if registry.get(input.format).kind is Kind.SPLICED else "#"
+            is_spliced = registry.get(input.format).kind is Kind.SPLICED
+            mark, ids = (" text ", place_ids.find(fs, folder, job, input, rows)) if is_spliced else ("#", {})
             for row in sorted(rows, key=lambda row: row.row_index):
-                row_id = f"{input.rel}{mark}{row.row_index + 1}"
+                row_id = ids.get(row.row_index, f"{input.rel}{mark}{row.row_index + 1}")
                 yield {"id": row_id, "status": row.status.value, "message": row.message}
 
 

@@ -10,23 +10,29 @@ import os
 import uuid
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from hymt_batch import manifest
 from hymt_batch.fs import replace, write_new
 from hymt_batch.fs_protocol import Fs
 from hymt_batch.manifest import JsonDict
-from hymt_batch.records import Input
+from hymt_batch.records import Input, SkippedFile
 
 
 def path(folder: Path) -> Path:
     return manifest.state_folder(folder) / "inputs.json"
 
 
-def save(fs: Fs, folder: Path, inputs: Sequence[Input]) -> None:
-    """Write the paths of the inputs: the folder that most of them share, and the full paths of the inputs elsewhere."""
+def save(fs: Fs, folder: Path, inputs: Sequence[Input], skipped: Sequence[SkippedFile] = ()) -> None:
+    """Write the paths of the inputs: the folder that most of them share, and the full paths of the inputs elsewhere.
+
+    The files that were skipped are listed too, for `status`.
+    """
     with contextlib.suppress(OSError, ValueError):
         value = _encode_locations(folder, inputs)
+        if skipped:
+            value["skipped"] = [asdict(file) for file in skipped]
         with contextlib.suppress(manifest.StateDamagedError):
             if manifest.load(fs, path(folder)) == value:
                 return
@@ -48,6 +54,14 @@ def _spooled_path(folder: Path, path: str) -> str:
     if not path.startswith(spool_prefix):
         return path
     return str(manifest.state_folder(folder) / "spool" / path.removeprefix(spool_prefix).partition("/")[2])
+
+
+def read_skipped(fs: Fs, folder: Path) -> tuple[SkippedFile, ...]:
+    """Return the files that the last run skipped, () if that is not known."""
+    try:
+        return manifest.skipped_in(manifest.load(fs, path(folder)))
+    except manifest.StateDamagedError:
+        return ()
 
 
 def find(fs: Fs, folder: Path, rels: Sequence[str], search_paths: Sequence[str]) -> dict[str, str]:

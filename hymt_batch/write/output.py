@@ -78,7 +78,7 @@ class Output:
         self.identity = identity_versions.upgrade(job.identity, requested.job.identity)  # with this version's keys
         self.attempts = AttemptMarkers(fs, folder)
         self._job, self._inputs, self._config, self._fs = job, requested.job.inputs, config, fs
-        self._redo = requested.on_input_change == "redo"
+        self._redo, self._skipped = requested.on_input_change == "redo", requested.skipped
         self._lease, self._exited, self._opened_at = held_lease, False, time.monotonic()
         check_lease, epoch = (held_lease.check, held_lease.epoch) if held_lease else (_no_lease, 0)
         self._store = PartStore(fs, folder, job.identity_sha256, redo=self._redo, check_lease=check_lease, epoch=epoch)
@@ -152,7 +152,7 @@ class Output:
             check_space(fs, folder, open_inputs, self._config.min_free)
             path_check.check_writable(fs, folder, open_inputs)
         if not self._publisher.is_finished:
-            input_locations.save(fs, folder, self._inputs)
+            input_locations.save(fs, folder, self._inputs, self._skipped)
 
     def __enter__(self) -> Output:
         return self
@@ -171,8 +171,18 @@ class Output:
                 self._lease.check()
             stop_reason.write(self._fs, self.folder, code, problem)
 
-    def save_progress(self, progress: RunProgress) -> None:
-        """Write how far this run came, for `status`, unless another run took over the folder."""
+    def save_progress(self, progress: RunProgress, *, only_new_limit: bool = False) -> None:
+        """Write how far this run came, for `status`, unless another run took over the folder.
+
+        Args:
+            progress: How far it came.
+            only_new_limit: Write only if an earlier run recorded another limit of error rows. So a folder that an
+                earlier version finished stays as it is.
+        """
+        if only_new_limit:
+            recorded = run_progress.read(self._fs, self.folder)
+            if recorded is None or recorded.max_error_rate == progress.max_error_rate:
+                return
         with contextlib.suppress(StoppedError):
             if self._lease:
                 self._lease.check()
@@ -271,15 +281,15 @@ class Output:
         """
         seconds = time.monotonic() - self._opened_at
         if self._bare_manifest is not None:
-            return manifest_only.summarize(self.folder, self._bare_manifest, seconds)
-        self._publisher.finish()
+            return replace(manifest_only.summarize(self.folder, self._bare_manifest, seconds), skipped=self._skipped)
+        self._publisher.finish(self._skipped)
         self.attempts.clear()
         stop_reason.clear(self._fs, self.folder)
         for input in self._inputs:  # last, because nothing needs the parts from here on
             file_state = manifest.file_state_folder(self.folder, input.file_id)
             cleanup.try_remove_rows(self._fs, file_state, keep_records=self._config.keep_rows)
         summary = summarize(self.folder, self._publisher.file_records(), seconds, self._store.num_rows_committed)
-        return replace(summary, num_files_assembled_again=self._num_assembled_again)
+        return replace(summary, num_files_assembled_again=self._num_assembled_again, skipped=self._skipped)
 
 
 def _prepare_folder(fs: Fs, folder: Path, requested: RequestedJob, access: InputAccess) -> Path:

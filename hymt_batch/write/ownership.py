@@ -26,7 +26,7 @@ from hymt_batch.manifest import (
     StatePermissionError,
     StateVersionError,
 )
-from hymt_batch.records import Input
+from hymt_batch.records import Input, SkippedFile
 from hymt_batch.write import identity_versions, output_settings, row_record
 from hymt_batch.write import part as parts
 from hymt_batch.write.changed_inputs import inputs_differ_error
@@ -47,6 +47,7 @@ class RequestedJob:
     overwrite: bool = False  # start over, whatever the folder holds
     on_mismatch: str = "refuse"  # or "fork"
     on_input_change: str = "refuse"  # or "redo" or "fork"
+    skipped: tuple[SkippedFile, ...] = ()  # files that were found beside the inputs and are not read
 
     def with_identity_sha256(self, identity_sha256: str) -> JobRecord | None:
         """Return the requested job with the identity of this digest; None if no version gives the job that identity."""
@@ -288,7 +289,7 @@ def create_or_open_job(
             )
         paths_in_use = frozenset(input.out_rel for input in requested.job.inputs)
         discard_inputs(fs, folder, removed, job.replaced_paths, paths_in_use)
-        job = replace(job, inputs=requested.job.inputs)
+        job = replace(job, inputs=requested.job.inputs, formats=requested.job.formats)
         manifest.replace_job(fs, folder, job)
         return job
 

@@ -21,7 +21,9 @@ from typing import TYPE_CHECKING, BinaryIO, cast
 
 from hymt_batch import manifest
 from hymt_batch.formats import registry
-from hymt_batch.formats.writer import open_writer
+from hymt_batch.formats.format import Format
+from hymt_batch.formats.output_stream import unencodable_character
+from hymt_batch.formats.writer import open_writer, output_encoding
 from hymt_batch.fs import NewFile, remove, replace, stat_or_none
 from hymt_batch.fs_protocol import Fs
 from hymt_batch.manifest import JsonDict
@@ -213,6 +215,8 @@ def _documents_and_rows(assembly: Assembly, tally: _Tally) -> Iterator[tuple[Doc
     """
     name, changed_rows, documents = assembly.input.rel, RowRanges(), _read_documents(assembly)
     one_line = is_one_line(assembly.input, assembly.config)
+    target = registry.get(out_format(assembly.input, assembly.config))
+    encoding = output_encoding(assembly.access.preamble(assembly.input), target, assembly.config)
     for record in assembly.shards:
         header, contents = assembly.load_rows(record)
         tally.add_shard(header, contents)
@@ -222,6 +226,8 @@ def _documents_and_rows(assembly: Assembly, tally: _Tally) -> Iterator[tuple[Doc
                 changed_rows.add(row.row_index)
             elif not changed_rows.ranges:  # after a changed row keep reading, to name all of them, but write nothing
                 shaped_row = assembly.access.shape_row(document, row, one_line)
+                if encoding and shaped_row.text:
+                    shaped_row = _encodable_row(shaped_row, encoding, target, tally)
                 tally.num_rows += 1
                 if shaped_row.flags:
                     tally.flags.update(shaped_row.flags)
@@ -230,6 +236,26 @@ def _documents_and_rows(assembly: Assembly, tally: _Tally) -> Iterator[tuple[Doc
         raise input_changed_error(f"{name} {changed_rows}")
     if (extra := next(documents, None)) is not None:
         raise input_changed_error(f"{name} has more rows after row {extra.row_index}")
+
+
+def _encodable_row(row: Row, encoding: str, target: Format, tally: _Tally) -> Row:
+    """Return a row as an output can hold it: flagged if its translation has a character that the encoding lacks.
+
+    A format that cannot escape the character holds an error row instead.
+    """
+    character = unencodable_character(row.text, encoding)
+    if not character:
+        return row
+    flags = (*row.flags, "unencodable")
+    if target.escapes_characters:
+        return replace_fields(row, flags=flags)
+    tally.counts[row.status.value] -= 1
+    tally.counts[Status.BAD_ENCODING.value] += 1
+    message = (
+        f"its translation has {character!r} (U+{ord(character):04X}), which is not in {encoding}. "
+        "Set write.encoding=utf-8, or write=jsonl, which can escape it."
+    )
+    return replace_fields(row, status=Status.BAD_ENCODING, text="", flags=flags, message=message)
 
 
 def _output_row(document: Document, row: Row, tally: _Tally) -> Row:

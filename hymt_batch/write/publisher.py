@@ -18,7 +18,7 @@ from hymt_batch.errors import MissingError, StoppedError
 from hymt_batch.fs import has_content, remove, stat_or_none, write_atomic
 from hymt_batch.fs_protocol import Fs
 from hymt_batch.manifest import JobRecord, JsonDict
-from hymt_batch.records import Input, Shard, ShardRecord, plural
+from hymt_batch.records import Input, Shard, ShardRecord, SkippedFile, plural
 from hymt_batch.storage_error import wrap_os_errors
 from hymt_batch.write import cleanup, file_record, published_file, set_aside
 from hymt_batch.write.changed_inputs import describe_change
@@ -73,6 +73,7 @@ class Publisher:
         self._outdated: dict[str, str] = {}  # file id -> `out_rel` of a file with earlier output settings
         self._complete_shards: dict[str, ShardTable] = {}  # file id -> the shards of a file that have a row record
         self._own_sha256s: dict[str, str] = {}  # `out_rel` -> sha256 of a file that this job will replace
+        self._listed_skipped: tuple[SkippedFile, ...] = ()  # in the manifest
         self._has_manifest = self._redo = False
 
     @cached_property
@@ -104,8 +105,8 @@ class Publisher:
         for input in self._inputs:
             record = file_record.read_record(self._fs, self._folder, input)
             if record is None or record["identity"] != self._job.identity_sha256:
-                if input.out_rel in recorded_sha256s:
-                    self._own_sha256s[input.out_rel] = recorded_sha256s[input.out_rel]
+                if (recorded := recorded_sha256s.get(input.out_rel)) is not None:
+                    self._own_sha256s[input.out_rel] = recorded
                 continue
             is_unchanged = hash_input(input) == record["input"]
             if (
@@ -124,11 +125,11 @@ class Publisher:
                 continue
             self._own_sha256s[record["out_rel"]] = record["output"]["sha256"]
             remove(self._fs, file_record.record_path(self._folder, input))
-        path = self._folder / "manifest.json"
-        if stat_or_none(self._fs, path) is None:
+        if stat_or_none(self._fs, path := self._folder / "manifest.json") is None:
             return
         if self.all_published:
-            self._has_manifest = has_content(self._fs, path, manifest.build(self._job, self.file_records()))
+            self._listed_skipped = listed = manifest.read_skipped(self._fs, self._folder) or ()
+            self._has_manifest = has_content(self._fs, path, manifest.build(self._job, self.file_records(), listed))
         else:  # some of the files that it describes will be replaced
             remove(self._fs, path)
         self._fs.fsync_dir(self._folder)  # the process that wrote it may have been killed before this sync
@@ -257,22 +258,21 @@ class Publisher:
             self._fs.fsync_dir(path.parent)
             cleanup.remove_empty_folders(self._fs, self._folder, path.parent)
 
-    def finish(self) -> None:
-        """Write the manifest once every file is published. Can be repeated after a kill.
+    def finish(self, skipped: Sequence[SkippedFile] = ()) -> None:
+        """Write the manifest once every file is published, or if it lists other skipped files. Can be repeated.
 
         Raises:
             MissingError: A file is not complete; the message lists the missing shards.
         """
-        none = ShardTable()
         missing = [
-            f"  {input.rel}: shards {self._complete_shards.get(input.file_id, none).describe_gaps()}"
+            f"  {input.rel}: shards {self._complete_shards.get(input.file_id, ShardTable()).describe_gaps()}"
             for input in self.unpublished_inputs()
         ]
         if missing:
-            more = [f"  and {plural(len(missing) - 20, 'more file')}"] if len(missing) > 20 else []
-            what = "\n".join([f"{self._folder.name} is not complete. To be translated:", *missing[:20], *more])
-            raise MissingError(what, fix="Run the same command again to translate them.")
-        if not self._has_manifest:
+            missing[20:] = [f"  and {plural(len(missing) - 20, 'more file')}"] if len(missing) > 20 else []
+            missing.insert(0, f"{self._folder.name} is not complete. To be translated:")
+            raise MissingError("\n".join(missing), fix="Run the same command again to translate them.")
+        if not self._has_manifest or (self._job.formats and self._listed_skipped != tuple(skipped)):
             with wrap_os_errors("manifest.json"):
                 # A run may have been killed after it published a file and before it synced the folder. Sync the folders
                 # first: after a power loss the manifest must not exist without the published files.
@@ -281,7 +281,8 @@ class Publisher:
                 ):
                     self._fs.fsync_dir(published_folder)
                 self._check_lease()
-                write_atomic(self._fs, self._folder / "manifest.json", manifest.build(self._job, self.file_records()))
+                contents = manifest.build(self._job, self.file_records(), skipped)
+                write_atomic(self._fs, self._folder / "manifest.json", contents)
             self._has_manifest = True
         if self._job.replaced_settings:
             with wrap_os_errors("job.json"):

@@ -33,6 +33,7 @@ class WriteConfig:
     """How translations are written; every field is explained in conf/write/."""
 
     format: Output[WriteFormat] = WriteFormat.input
+    encoding: Output[str] = "utf-8"
     on_error: Output[OnError] = OnError.empty
     raw_errors: Output[bool] = True
     translation_field: Output[str] = "translation"
@@ -42,6 +43,21 @@ class WriteConfig:
     min_free: Operation[Any] = "auto"
 
     def __post_init__(self) -> None:
+        self.encoding = {"utf8": "utf-8"}.get(self.encoding.lower(), self.encoding.lower())
+        if self.encoding not in ("utf-8", "input"):
+            raise ConfigError(
+                f"write.encoding={self.encoding} is neither utf-8 nor input",
+                fix="Set write.encoding=utf-8 (the default), or write.encoding=input to keep the encoding of each "
+                "input.",
+            )
+        is_table = self.format is not WriteFormat.input and (
+            "encoding" not in registry.get(self.format.value).source_settings
+        )
+        if self.encoding == "input" and is_table:
+            raise ConfigError(
+                f"write.encoding=input has no effect with write.format={self.format.value}, which has one encoding",
+                fix="Set write.encoding=utf-8 (the default).",
+            )
         for name in ("translation_field", "meta_field"):
             if not getattr(self, name):
                 raise ConfigError(f"write.{name} is empty", fix=f"Set write.{name}=NAME.")

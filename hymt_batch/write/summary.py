@@ -8,6 +8,7 @@ from pathlib import Path
 
 from hymt_batch import manifest
 from hymt_batch.manifest import JsonDict, sum_counts
+from hymt_batch.records import SkippedFile
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +27,7 @@ class Summary:
     num_rows_kept: int  # committed by earlier runs or by other processes
     outputs: tuple[Path, ...]
     errors: tuple[Path, ...]
+    skipped: tuple[SkippedFile, ...] = ()  # files that were found and are not read
     num_files_assembled_again: int = 0  # with new output settings, by this run, without decoding
 
 

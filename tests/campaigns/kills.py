@@ -216,7 +216,7 @@ def kill_cold_start(rng: random.Random, victim: Victim, tally: Tally) -> None:
 
 def leftover_files(output: Path) -> list[str]:
     """Return the names of files that must not remain in the folder of a finished job."""
-    allowed = {"job.json", "file.json", "inputs.json"}
+    allowed = {"job.json", "file.json", "inputs.json", "progress.json"}
     temporary = [*output.glob(".tmp*"), *output.glob("translated/.*"), *output.glob("errors/.*")]
     return [
         str(p)

@@ -8,10 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hymt_batch.formats.compressed_stream import open_decompressed
+from hymt_batch.formats.compressed_stream import open_published
 from hymt_batch.formats.delimited.csv_escape import get_escape_parser
 from hymt_batch.formats.delimited.dialect import Dialect
 from hymt_batch.formats.line_count import count_lines
+from hymt_batch.formats.text_encoding import UTF8
 
 
 def count_rows(path: Path, source_settings: Mapping[str, Any], dialect: Dialect) -> set[int]:
@@ -22,10 +23,11 @@ def count_rows(path: Path, source_settings: Mapping[str, Any], dialect: Dialect)
 
 def _count_records(path: Path, source_settings: Mapping[str, Any], dialect: Dialect) -> int:
     delimiter = source_settings.get("delimiter") or dialect.delimiter
+    encoding = source_settings.get("encoding", UTF8)
     escape_parser = get_escape_parser(delimiter, dialect.quoted, source_settings.get("escape"))
     if escape_parser is None and not dialect.quoted:
-        return count_lines(path)
-    with open_decompressed(path) as stream:
+        return count_lines(path, encoding)
+    with open_published(path, encoding) as stream:
         if escape_parser is None:
             csv.field_size_limit(1 << 30)
             text = io.TextIOWrapper(stream, encoding="utf-8", errors="replace", newline="")

@@ -20,10 +20,10 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import BinaryIO
 
-from hymt_batch.formats.compressed_stream import open_stream
 from hymt_batch.formats.delimited.dialect import Dialect
 from hymt_batch.formats.delimited.record_repair import repair_record
 from hymt_batch.formats.format import OutputSpec
+from hymt_batch.formats.output_stream import open_output
 from hymt_batch.formats.row_values import (
     BLANK_FLAG,
     decode_utf8,
@@ -54,7 +54,7 @@ class DelimitedWriter:
     """
 
     def __init__(self, spec: OutputSpec, file: BinaryIO, dialect: Dialect) -> None:
-        self._stream = open_stream(spec.input, file)
+        self._stream = open_output(spec, file)
         self._preamble = preamble = spec.preamble
         self._on_error = spec.on_error
         self._same_format = spec.keeps_bytes

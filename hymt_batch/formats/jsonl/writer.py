@@ -13,9 +13,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import BinaryIO
 
-from hymt_batch.formats.compressed_stream import open_stream
 from hymt_batch.formats.format import OutputSpec
 from hymt_batch.formats.jsonl.json_scan import scan_json_object
+from hymt_batch.formats.output_stream import open_output
 from hymt_batch.formats.row_values import (
     BLANK_FLAG,
     decode_utf8,
@@ -33,7 +33,7 @@ class JsonlWriter:
     """Writes one object per row."""
 
     def __init__(self, spec: OutputSpec, file: BinaryIO) -> None:
-        self._stream = open_stream(spec.input, file)
+        self._stream = open_output(spec, file)
         self._preamble = spec.preamble
         self._names = spec.added
         self._keys = tuple(map(dump_json, spec.added))

@@ -52,6 +52,7 @@ PARQUET = Format(
     addressing=Addressing.ROW_NUMBER,
     extension=".parquet",
     input_extensions=(".parquet",),
+    magic=b"PAR1",
     compressible=False,
     open_input=_open_parquet,
     open_writer=ParquetWriter,

@@ -32,6 +32,9 @@ class TableInput:
     def num_rows(self) -> int:
         return self._table.num_rows
 
+    def read_start(self, size: int) -> bytes:
+        return b""
+
     def read_preamble(self, options: ReadOptions, reserved: tuple[str, ...]) -> Preamble:
         check_columns(self._table, options)
         schema = self._table.schema

@@ -1,0 +1,303 @@
+"""What a file is, is seen from its first bytes: nothing is read as what it is not, whatever its name says."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import io
+import json
+import logging
+import lzma
+import shutil
+import subprocess
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from pyarrow import parquet
+
+from hymt_batch.errors import ConfigError, PreflightError
+from hymt_batch.records import PLAN_VERSION
+from hymt_batch.source.first_bytes import looks_binary
+from hymt_batch.source.inputs import Inputs
+from hymt_batch.source.settings import SourceConfig, SourceFormat
+from hymt_batch.source.unread import of_magic
+
+PNG = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + bytes(64)
+RANDOM = bytes((index * 2654435761 >> 7) & 255 for index in range(4096))
+
+
+def zst(data: bytes) -> bytes:
+    return bytes(pa.Codec("zstd").compress(data, asbytes=True))
+
+
+PACK = {"gz": gzip.compress, "zst": zst, "xz": lzma.compress, "bz2": bz2.compress}
+
+
+def table() -> bytes:
+    buffer = io.BytesIO()
+    parquet.write_table(pa.table({"text": ["rain"]}), buffer)
+    return buffer.getvalue()
+
+
+def archive(name: str) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as file:
+        file.writestr(name, "<x/>")
+    return buffer.getvalue()
+
+
+def open_inputs(path: Any, formats: tuple[str, ...] | None = None, **settings: Any) -> Inputs:
+    config = SourceConfig(path=path, **settings)
+    return Inputs(config, None, out_format="input", added_fields=(), plan_version=PLAN_VERSION, formats=formats)
+
+
+def write(path: Path, data: bytes) -> str:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("data", "what"),
+    [
+        (PNG, "an image"),
+        (b"%PDF-1.7\n1 0 obj\n", "a PDF file"),
+        (archive("a.txt"), "a zip archive"),
+        (archive("word/document.xml"), "an Office document"),
+        (archive("META-INF/container.xml"), "an electronic book"),
+        (b"{\\rtf1\\ansi rain}", "an earlier Office"),
+        (b"SQLite format 3\0" + bytes(80), "a table or database"),
+        (RANDOM, "binary data"),
+        (b"\x01\0\0\0\x02\0\0\0" * 40, "binary data"),
+    ],
+)
+@pytest.mark.parametrize("name", ["x.txt", "x.csv", "x.jsonl", "x", "x.txt.gz"])
+def test_binary_content_is_refused_where_it_is_named_and_skipped_where_it_is_found_whatever_its_name(
+    tmp_path: Path, data: bytes, what: str, name: str
+) -> None:
+    path = write(tmp_path / "in" / name, gzip.compress(data) if name.endswith(".gz") else data)
+    with pytest.raises(ConfigError, match=what if not name.endswith(".gz") else "by its content"):
+        open_inputs(path)
+    with pytest.raises(ConfigError):
+        open_inputs(path, format=SourceFormat.text)
+    write(tmp_path / "in/good.txt", b"rain\n")
+    inputs = open_inputs(str(tmp_path / "in"))
+    assert [input.rel for input in inputs.files] == ["good.txt"]
+    assert [file.rel for file in inputs.skipped] == [name]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"rain\0snow\nsun\n",
+        "\x01".join(["hive", "row", "with", "separators"]).encode() * 20,
+        "日本の雨\n".encode("shift-jis") * 50,
+        "降雨\n".encode("gb18030") * 50,
+        "東京の雨\n".encode("iso2022_jp") * 50,
+        "pluie d'été\n".encode("latin-1") * 50,
+        b"rain\n\xff\xfe bad bytes\n",
+        "дождь\n".encode("koi8-r") * 50,
+        b"\x1b[1mrain\x1b[0m\n" * 50,
+        ("雨" * 5000).encode(),
+        b"",
+    ],
+)
+def test_text_in_any_encoding_is_not_binary(tmp_path: Path, data: bytes) -> None:
+    assert not looks_binary(data) and of_magic(data, "x.txt") is None
+    for encoding in ("utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le", "utf-32-be"):
+        for text in ("Heavy rain in Athens.\n" * 40, "雅典大雨，首尔晴。\n" * 40, "дождь\n" * 40):
+            assert not looks_binary(text.encode(encoding)), encoding
+
+
+@pytest.mark.parametrize("compression", PACK)
+def test_compressed_content_under_another_name_is_read_as_what_it_is(
+    tmp_path: Path, compression: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    write(tmp_path / "in/a.txt", PACK[compression](b"rain\nsun\n"))
+    write(tmp_path / "in/b.jsonl", PACK[compression](b'{"text": "rain"}\n'))
+    other = next(name for name in PACK if name != compression)
+    write(tmp_path / f"in/c.txt.{other}", PACK[compression](b"rain\n"))
+    inputs = open_inputs(str(tmp_path / "in"))
+    assert [(input.out_rel, input.format, input.compression) for input in inputs.files] == [
+        ("a.txt", "text", compression),
+        ("b.jsonl", "jsonl", compression),
+        (f"c.txt.{other}", "text", compression),
+    ]
+    assert [document.text for document in inputs.read(inputs.files[0])] == ["rain", "sun"]
+    (record,) = caplog.records
+    assert record.levelno == logging.WARNING and "files=3" in record.getMessage()
+
+
+def test_a_name_that_promises_a_compression_that_is_not_there_is_refused_with_the_command(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.txt.gz", b"rain\nsun\n")
+    with pytest.raises(ConfigError, match=r"text, and not compressed as \.gz") as caught:
+        open_inputs(path)
+    run(caught.value, tmp_path)
+    assert open_inputs(str(tmp_path / "a.txt")).files[0].compression == ""
+    with pytest.raises(PreflightError, match="truncated or damaged"):
+        open_inputs(write(tmp_path / "b.txt.gz", gzip.compress(b"rain\n" * 99)[:20]))
+    path = write(tmp_path / "d.txt.gz", gzip.compress(gzip.compress(b"rain\n")))
+    with pytest.raises(ConfigError, match="compressed twice") as caught:
+        open_inputs(path)
+    run(caught.value, tmp_path)
+    assert open_inputs(str(tmp_path / "d.txt")).files[0].compression == "gz"
+
+
+def run(error: ConfigError, folder: Path) -> None:
+    """Run the command that an error advises."""
+    subprocess.run(["bash", "-ec", error.fix.partition("Command: ")[2]], cwd=folder, check=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "format", "fix"),
+    [
+        ("w.parquet", table(), "jsonl", "source.format=parquet"),
+        ("w.parquet", table(), "text", "source.format=parquet"),
+        ("x.txt", table(), "auto", "source.format=parquet"),
+        ("x", table(), "auto", "source.format=parquet"),
+        ("x.csv", b"id,text\n1,rain\n", "parquet", "source.format=csv"),
+        ("x.csv", b"id,text\n1,rain\n", "jsonl", "source.format=csv"),
+        ("x.parquet", b"id,text\n1,rain\n", "auto", "name of what it is"),
+        ("x.txt", b"rain\n", "parquet", "source.format=text"),
+    ],
+)
+def test_a_format_that_contradicts_the_file_is_refused_with_the_override(
+    tmp_path: Path, name: str, data: bytes, format: str, fix: str
+) -> None:
+    path = write(tmp_path / "in" / name, data)
+    with pytest.raises(ConfigError) as caught:
+        open_inputs(path, format=SourceFormat(format))
+    assert fix in caught.value.fix
+    write(tmp_path / "in/good.txt", b"rain\n")
+    if format == "auto":
+        assert [input.rel for input in open_inputs(str(tmp_path / "in")).files] == ["good.txt"]
+        assert open_inputs(path, format=SourceFormat.parquet if data == table() else SourceFormat.csv).files
+
+
+def test_a_damaged_table_is_reported_as_damaged(tmp_path: Path) -> None:
+    for data in (table()[:30], RANDOM, b""):
+        inputs = open_inputs(write(tmp_path / "x.parquet", data))
+        with pytest.raises(PreflightError, match="cannot be read as a parquet file"):
+            inputs.preamble(inputs.files[0])
+
+
+ROWS = [{"text": "Heavy rain.", "id": 1}, {"text": "Sunny \u2013 雨.", "id": 2}]
+JSON_FILES = {
+    "one line": json.dumps(ROWS).encode(),
+    "a row a line": b"[\n" + b",\n".join(json.dumps(row).encode() for row in ROWS) + b"\n]\n",
+    "pretty": json.dumps(ROWS, indent=2).encode(),
+    "empty lines": b"\n \r\n\n" + json.dumps(ROWS, indent=1).encode(),
+    "byte order mark": b"\xef\xbb\xbf" + json.dumps(ROWS, ensure_ascii=False).encode(),
+    "pretty objects": b"\n".join(json.dumps(row, indent=2).encode() for row in ROWS) + b"\n",
+    "objects on one line": b"".join(json.dumps(row).encode() for row in ROWS),
+    "arrays of objects": b"\n".join(json.dumps([row]).encode() for row in ROWS),
+    "one pretty object": json.dumps(ROWS[0], indent=2).encode(),
+    "long": json.dumps([*ROWS, *({"text": "x" * 99, "id": index} for index in range(3000))]).encode(),
+    "long and pretty": json.dumps([*ROWS, *({"text": "x" * 99} for index in range(3000))], indent=1).encode(),
+    "strings": json.dumps([row["text"] for row in ROWS]).encode(),
+}
+
+
+JSON_CASES = [
+    *((kind, extension, "", False) for kind in JSON_FILES for extension in (".jsonl", ".json")),
+    *((kind, ".json", "", True) for kind in ("one line", "pretty objects", "byte order mark", "strings")),
+    *((kind, ".jsonl", packing, False) for kind in ("one line", "pretty objects") for packing in (".gz", ".bz2")),
+]
+
+
+@pytest.mark.parametrize(("kind", "extension", "packing", "jq"), JSON_CASES)
+def test_json_that_is_not_one_object_per_line_is_refused_with_a_command_that_makes_rows_of_that_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, extension: str, packing: str, jq: bool
+) -> None:
+    if jq and shutil.which("jq") is None:
+        pytest.skip("jq is not installed")
+    monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}" if jq else None)
+    data = JSON_FILES[kind]
+    path = write(
+        tmp_path / f"my {kind}{extension}{packing}",
+        {"": bytes, ".gz": gzip.compress, ".bz2": bz2.compress}[packing](data),
+    )
+    with pytest.raises(ConfigError) as caught:
+        open_inputs(path)
+    if extension == ".json" and kind == "one pretty object":
+        return  # a tree of keys: see test_source_unread.py
+    run(caught.value, tmp_path)
+    new = next(p for p in tmp_path.iterdir() if str(p) != path)
+    assert f"source.path={new}" in caught.value.fix
+    inputs = open_inputs(str(new))
+    texts = [document.text for document in inputs.read(inputs.files[0])]
+    assert texts[:2] == [row["text"] for row in ROWS][: len(texts)] and len(texts) in (1, 2, 3002)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b'{"text": "a"}\n{"text": "b"}\n',
+        b'{"text": "a"}',
+        b"not json\n" * 3,
+        b'["a", "b"]\n{"text": "b"}\n',
+        b'[{"text": "a"}]\n{"text": "b"}\n',
+        b'{"text": "a"\n{"text": "b"}\n',
+        b'{"text": "a"}{"text": "b"}\n{"text": "c"}\n',
+        b'[broken\n{"text": "b"}\n',
+        b'\n\n{"text": "a"}\r\n',
+        b"[1]\n[2]\n",
+        b"",
+        b'{"text": "' + b"x" * 100_000 + b'"}\n{"text": "b"}\n',
+        b'{"data": [{"a": "' + b"x" * 100_000 + b'"}], "text": "b"}\n{"text": "b"}\n',
+    ],
+)
+def test_a_jsonl_file_with_bad_rows_is_still_read_row_by_row(tmp_path: Path, data: bytes) -> None:
+    inputs = open_inputs(write(tmp_path / "a.jsonl", data))
+    assert len(list(inputs.read(inputs.files[0]))) == len(data.splitlines())
+
+
+def test_a_json_file_of_rows_is_read_with_the_override_that_the_error_names(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.json", b'{"text": "a"}\n{"text": "b"}\n')
+    with pytest.raises(ConfigError, match=r"set source\.format=jsonl"):
+        open_inputs(path)
+    assert len(list(open_inputs(path, format=SourceFormat.jsonl).files)) == 1
+    write(tmp_path / "b.txt", b"rain\n")
+    with pytest.raises(ConfigError, match=r"a\.json .*a\.jsonl") as caught:
+        open_inputs([path, str(tmp_path / "b.txt")])
+    run(caught.value, tmp_path)
+    assert len(open_inputs(str(tmp_path)).files) == 2
+
+
+def test_a_job_that_recorded_no_formats_goes_on_with_what_it_began_with(tmp_path: Path) -> None:
+    for name, data in (("film.srt", b"1\n"), ("pic.txt", PNG), ("a.jsonl", b"[]\n"), ("z.txt", gzip.compress(b"a\n"))):
+        path = write(tmp_path / name, data)
+        inputs = open_inputs(path, formats=())
+        assert [(input.rel, input.compression) for input in inputs.files] == [(name, "")]
+        assert inputs.formats == ()
+    assert [input.rel for input in open_inputs(str(tmp_path / "*.*"), formats=()).files] == sorted(
+        ["film.srt", "pic.txt", "a.jsonl", "z.txt"]
+    )
+
+
+def test_an_upgrade_adds_no_input_to_a_job_and_says_what_would_be_read_now(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write(tmp_path / "a.txt", b"rain\n")
+    write(tmp_path / "b.jsonl", b'{"text": "a"}\n')
+    created_with = ("text", "csv")
+    inputs = open_inputs(str(tmp_path), formats=created_with)
+    assert [input.rel for input in inputs.files] == ["a.txt"] and inputs.formats == created_with
+    assert [file.rel for file in inputs.skipped] == ["b.jsonl"]
+    line = caplog.records[0].getMessage()
+    assert "b.jsonl" in line and "on_input_change=redo adds them" in line
+    assert [input.rel for input in open_inputs(str(tmp_path)).files] == ["a.txt", "b.jsonl"]
+
+
+def test_a_trial_run_looks_only_into_the_files_that_it_needs_and_tells_what_it_skipped(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name, data in (("a.txt", PNG), ("b.txt", b"rain\nsun\n"), ("c.txt", PNG)):
+        write(tmp_path / name, data)
+    inputs = open_inputs(str(tmp_path), limit=2)
+    assert [input.rel for input in inputs.files] == ["b.txt"]
+    assert [file.rel for file in inputs.skipped] == ["a.txt"]
+    assert len(caplog.records) == 1
