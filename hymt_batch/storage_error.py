@@ -22,7 +22,7 @@ CAUSES = {
     errno.EIO: ("the disk reports an input/output error", "Check it."),
     errno.EROFS: ("the file system became read-only", "Check it."),
     errno.ESTALE: ("the network file system lost the folder", "Mount it again."),
-    errno.ENOENT: ("the folder of the job's state was removed while the job ran", ""),
+    errno.ENOENT: ("a file or folder of the job's state was removed meanwhile", ""),
 }
 """Cause and fix of failures that may be temporary."""
 
@@ -158,18 +158,22 @@ NO_SPACE_ERRNOS = (errno.ENOSPC, errno.EDQUOT)
 """Errors of a full disk: before a job starts they are preflight errors, which report the space it needs."""
 
 
-def output_folder_error(folder: Path, error: OSError, what: str = "the output") -> HymtError:
+def output_folder_error(
+    folder: Path, error: OSError, what: str = "the output", *, is_prepared: bool = False
+) -> HymtError:
     """Return the error for a folder that cannot be opened or written to before a job starts, with the fix.
 
     Args:
         folder: The folder.
         error: The failure of the file system.
         what: What the folder should hold.
+        is_prepared: The folder was there with its state: what is missing now was removed by another process.
 
     Returns:
         StoppedError for a failure that may be temporary, PreflightError for a permanent one.
     """
-    if is_transient(error) and error.errno not in NO_SPACE_ERRNOS:
+    removed = is_prepared and error.errno == errno.ENOENT
+    if is_transient(error, writing=removed) and error.errno not in NO_SPACE_ERRNOS:
         cause, remedy = CAUSES.get(error.errno or 0, (error.strerror or str(error), "Check the file system."))
         fix = f"{remedy} Run the same command again to continue.".lstrip()
         return StoppedError(f"{folder} cannot be opened at the moment", why=cause, fix=fix)

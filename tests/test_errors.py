@@ -61,6 +61,9 @@ def test_one_function_decides_whether_a_system_error_may_pass(number: int, tmp_p
     has_no_space = number in (errno.ENOSPC, errno.EDQUOT)  # before a job starts, the check of the space says how much
     opened = storage_error.output_folder_error(tmp_path, error)
     assert isinstance(opened, StoppedError) == (may_pass and not has_no_space)
+    prepared = storage_error.output_folder_error(tmp_path, error, is_prepared=True)
+    removed = number == errno.ENOENT  # by another process
+    assert isinstance(prepared, StoppedError) == (isinstance(opened, StoppedError) or removed)
     written = storage_error.write_error("a part", error)
     assert isinstance(written, StoppedError) == errors.is_transient(error, writing=True)
     comes_back = number in (errno.ENOENT, errno.EROFS, errno.EEXIST)  # the folder, after the job could write to it

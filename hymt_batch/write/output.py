@@ -117,8 +117,10 @@ class Output:
         fs, inputs = fs.within(folder), requested.job.inputs
         path_check.check_names(inputs, folder)
         held_lease: Lease | None = None
+        is_prepared = False
         try:
             folder = _prepare_folder(fs, folder, requested, access)
+            is_prepared = True
             if lease_times.ttl_s > 0:
                 held_lease = lease.acquire(fs, folder, ttl_s=lease_times.ttl_s, beat_s=lease_times.beat_s)
             stop_reason.clear(fs, folder)
@@ -133,7 +135,9 @@ class Output:
             output._load_committed()
             return output
         except BaseException as error:
-            reported_error: BaseException = output_folder_error(folder, error) if isinstance(error, OSError) else error
+            reported_error = error
+            if isinstance(error, OSError):
+                reported_error = output_folder_error(folder, error, is_prepared=is_prepared)
             if held_lease:
                 _give_up(fs, folder, held_lease, error, reported_error)
             if reported_error is not error:

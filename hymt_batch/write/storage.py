@@ -146,7 +146,7 @@ def check_storage(fs: Fs, folder: Path) -> StorageFeatures:
         if num_devices(fs, folder) > 1:
             raise _unsupported_error(folder, TWO_DEVICES)
     except OSError as error:
-        raise output_folder_error(folder, error) from error
+        raise output_folder_error(folder, error, is_prepared=True) from error
     if not features.dir_fsync:
         log.warning("storage dir_fsync=no: a power loss may cost more than one part, but never yields wrong output")
     return features
