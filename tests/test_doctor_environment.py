@@ -82,12 +82,12 @@ def test_requirements_are_known_in_a_checkout_that_is_not_installed(tmp_path: Pa
         (tmp_path / name).symlink_to(root / name)
     program = (
         "import sys; sys.path.insert(0, sys.argv[1]); from hymt_batch.doctor import environment;"
-        "print(environment.installed_version('hymt-batch'), *environment.requirements('hymt-batch'))"
+        "print(environment.installed_version('hymt-batch'), *environment.requirements('hymt-batch'), sep='\\n')"
     )
     command = [sys.executable, "-I", "-S", "-c", program, str(tmp_path)]
     process = subprocess.run(command, capture_output=True, text=True, check=True)
     project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    assert process.stdout.split() == ["None", *project["dependencies"]]
+    assert process.stdout.splitlines() == ["None", *project["dependencies"]]
 
 
 def test_every_dependency_is_checked() -> None:

@@ -33,6 +33,7 @@ JOBS = {
     "verify": ["verify", "name=语料"],
     "plan": ["plan", "model=demo", "source.path=语料.txt"],
     "doctor": ["doctor", "explain=B1"],
+    "languages": ["languages"],
     "bench": ["bench", "--cfg", "job"],
     "translate": ["translate", "source.path=语料.txt", "tgt_lang=fr", "--cfg", "job"],
 }

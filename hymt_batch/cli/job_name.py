@@ -65,9 +65,9 @@ def check(name: str, output_dir: str = "outputs", *, allow_sweep_point: bool = F
     extra = "/=," if allow_sweep_point else ""
     wrong = sorted({character for character in name if not (is_allowed(character) or character in extra)})
     proposal = to_folder_name(name).strip("._")[:60] or "NAME"
-    below = os.path.relpath(name, output_dir) if name.strip("/.") and "\0" not in name else ""
+    below = _relative_path(name, output_dir) if "/" in name.rstrip("/.") else ""
     parent, base = os.path.split(name.rstrip("/"))
-    if "/" in name and below and not below.startswith("..") and os.path.normpath(output_dir) != ".":
+    if below and not below.startswith("..") and os.path.normpath(output_dir) != ".":
         raise ConfigError(f"name={name} is a path below output_dir={output_dir}", fix=f"Set name={below}.")
     is_elsewhere = "/" in name and os.path.isdir(name) and not os.path.isdir(os.path.join(output_dir, name))
     if is_elsewhere and base and all(map(is_allowed, base)):
@@ -83,6 +83,14 @@ def check(name: str, output_dir: str = "outputs", *, allow_sweep_point: bool = F
         )
     if len(name.encode()) > MAX_BYTES and not allow_sweep_point:
         raise ConfigError(f"name={name} has more than {MAX_BYTES} bytes", fix=f"Set a shorter name={proposal}.")
+
+
+def _relative_path(path: str, folder: str) -> str:
+    """Return a path relative to a folder; "" if that cannot be told."""
+    try:
+        return os.path.relpath(path, folder)
+    except (OSError, ValueError):  # the working directory was removed; a NUL character
+        return ""
 
 
 def to_folder_name(text: str) -> str:
