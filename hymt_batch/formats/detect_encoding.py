@@ -2,8 +2,8 @@
 
 The head is the first 64 KiB, decompressed. A file is refused for what its head shows as a whole: a byte order mark, the
 NUL bytes of UTF-16 and UTF-32, the escape sequences of the 7-bit encodings, or lines that mostly cannot be decoded. A
-file with a few such lines is read, and they become error rows; so is a damaged file that starts with the byte order mark
-of UTF-8, since that is its encoding whatever its lines hold.
+file with a few such lines is read, and they become error rows; so is a damaged file that starts with the mark of UTF-8,
+since that is its encoding whatever its lines hold.
 """
 
 from __future__ import annotations
