@@ -270,6 +270,12 @@ def test_a_head_that_is_mostly_not_utf_8_is_refused_with_the_probable_encoding(t
     assert refusal(tmp_path / "a.txt", data, encoding=GUESSED[encoding]) == ""
 
 
+def test_a_damaged_file_with_the_mark_of_utf_8_is_read(tmp_path: Path) -> None:
+    damaged = b"caf\xe9\n" * 9
+    assert "mostly not UTF-8" in refusal(tmp_path / "a.txt", damaged)
+    assert refusal(tmp_path / "a.txt", b"\xef\xbb\xbf" + damaged) == ""
+
+
 @pytest.mark.parametrize(
     "lines",
     [
