@@ -21,7 +21,7 @@ from hymt_batch.check import assemble
 from hymt_batch.doctor import preflight
 from hymt_batch.errors import ExitCode
 from hymt_batch.model import prepare
-from hymt_batch.records import ERROR_STATUSES, PreparedShard, Shard
+from hymt_batch.records import ERROR_STATUSES, PreparedShard, Shard, plural
 from hymt_batch.run import error_advice, stderr_capture, stdin_job
 from hymt_batch.run import executor as executors
 from hymt_batch.run.executor import OpenExecutor
@@ -164,7 +164,11 @@ def run(job: TranslateJob) -> ExitCode:
         if error_advice.error_rate(summary) > job.check.max_error_rate:
             log.error("%s", error_advice.describe(job, summary))
             return ExitCode.TOO_MANY_ERRORS
-    return ExitCode.WARNINGS if job.strict and reporter.num_warnings else ExitCode.COMPLETE
+        if job.strict and reporter.num_warnings:
+            warnings = plural(reporter.num_warnings, "warning")
+            log.error("complete, with %s, so that strict=true gives exit code %d", warnings, ExitCode.WARNINGS)
+            return ExitCode.WARNINGS
+    return ExitCode.COMPLETE
 
 
 if __name__ == "__main__":

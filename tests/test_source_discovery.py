@@ -371,3 +371,39 @@ def test_the_error_for_an_unknown_corpus_lists_the_known_ones(tmp_path: Path) ->
 def test_settings_out_of_range_are_refused(settings: dict[str, Any], key: str) -> None:
     with pytest.raises(ConfigError, match=rf"source\.{key}.*Set source\.{key}="):
         SourceConfig(**settings)
+
+
+def test_properties_are_read_only_where_the_name_says_so_or_nothing_else(tmp_path: Path) -> None:
+    for name in ("a.properties", "b.txt", "c.html", "d.csv", "e.unknown", "f.properties.gz"):
+        write(tmp_path / name)
+    found = find(str(tmp_path), format=SourceFormat.properties)
+    assert [input.rel for input in found] == ["a.properties", "f.properties.gz"]
+    assert {file.rel: file.why for file in found.skipped} == {
+        "b.txt": "a file that is not named .properties",
+        "c.html": "an HTML page",
+        "d.csv": "a file that is not named .properties",
+        "e.unknown": "a file that is not named .properties",
+    }
+    found = find(f"{tmp_path}/*", format=SourceFormat.properties)
+    assert [input.rel for input in found] == ["a.properties", "e.unknown", "f.properties.gz"]
+    assert len(find(str(tmp_path / "b.txt"), format=SourceFormat.properties)) == 1
+
+
+def test_a_named_file_that_needs_a_setting_is_refused_with_it_in_one_clause(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        find(write(tmp_path / "a.properties"))
+    assert "read only with source.format=properties. Set source.format=properties." in str(caught.value)
+
+
+def test_the_error_for_a_pattern_without_matches_shows_names_that_it_does_not_match(tmp_path: Path) -> None:
+    write(tmp_path / "a.txt")
+    make_job(tmp_path / "outputs" / "n")
+    with pytest.raises(ConfigError, match=r"It has other names, such as \['a\.txt'\]") as caught:
+        find(str(tmp_path), pattern="*.TXT")
+    assert "folders of jobs" not in str(caught.value)
+
+
+def test_names_that_are_not_similar_are_not_called_similar(tmp_path: Path) -> None:
+    write(tmp_path / "zzz.csv")
+    with pytest.raises(ConfigError, match=r"Names there: '.*zzz\.csv'"):
+        find(str(tmp_path / "bulletin.txt"))

@@ -378,6 +378,8 @@ def test_utf_8_with_a_few_bad_rows_is_read(tmp_path: Path, lines: list[bytes]) -
     [
         ("été\n".encode("utf-8-sig"), "cp1252", "utf-8"),
         ("日本の雨\n".encode() * 9, "shift-jis", "utf-8"),
+        ("Schöne Grüße\n".encode(), "cp1252", "utf-8"),
+        ("Мир\n".encode(), "koi8-r", "utf-8"),
         (b"plain\n", "utf-16", "utf-8"),
         ("été comme hiver\n".encode("cp1252") * 9, "utf-16-le", "cp1252"),
         ("rain\n".encode("utf-16-le"), "cp1252", "utf-16-le"),

@@ -310,6 +310,23 @@ def test_fields_that_the_output_adds_are_refused(tmp_path: Path) -> None:
             stream.check_fields([input], config, reserved)
 
 
+@pytest.mark.parametrize("name", ["in.jsonl", "in.csv", "in.tsv"])
+def test_the_output_of_a_job_is_refused_with_settings_that_translate_it(tmp_path: Path, name: str) -> None:
+    fields = {"text": "a", "translation": "b", "hymt": "c"}
+    separator = "," if name == "in.csv" else "\t"
+    table = "".join(f"{separator.join(row)}\n" for row in (fields, fields.values())).encode()
+    data = lines(fields) if name == "in.jsonl" else table
+    reserved = ("translation", "hymt")
+    input, config = source(tmp_path, name, data)
+    with pytest.raises(ConfigError) as caught:
+        stream.check_fields([input], config, reserved)
+    fix = "write.translation_field=translation_mt write.meta_field=hymt_mt. To translate these translations, set also "
+    assert f"{fix}source.text_field=translation." in str(caught.value)
+    input, config = source(tmp_path, name, data, text_field="translation")
+    stream.check_fields([input], config, ("translation_mt", "hymt_mt"))
+    assert texts([document for document, _ in read_documents(input, config)]) == ["b"]
+
+
 # csv and tsv
 
 

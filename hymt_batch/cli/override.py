@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import os
 import re
+import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import MISSING, dataclass, fields, is_dataclass
@@ -122,7 +123,7 @@ class OverrideParser:
         self.find_other_jobs = find_other_jobs
 
     def parse(self, overrides: Iterable[str], *, sweep: bool = False, keep_errors: bool = False) -> list[Override]:
-        """Parse overrides in order; of two with the same key the later one wins.
+        """Parse overrides in order; of two with the same key the later one wins, but no input is dropped silently.
 
         Args:
             overrides: Words of the command line, each KEY=VALUE.
@@ -135,6 +136,14 @@ class OverrideParser:
         parsed: dict[str, Override] = {}
         for word in overrides:
             override = self._parse_override(word, sweep, keep_errors)
+            earlier = parsed.get(override.key)
+            if override.key == "source.path" and earlier is not None and earlier.texts != override.texts:
+                both = [",".join(given.texts) for given in (earlier, override)]
+                listed = shlex.quote(f"source.path=[{','.join(text.strip('[]') for text in both)}]")
+                raise UsageError(
+                    f"source.path is given twice ({both[0]} and {both[1]}), and only one of the two would be read",
+                    fix=f"For one job with both, set {listed}; else drop one.",
+                )
             parsed.pop(override.key, None)
             parsed[override.key] = override
         return list(parsed.values())

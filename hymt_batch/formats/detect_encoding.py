@@ -42,7 +42,9 @@ _ICELANDIC = frozenset("ðþÐÞ")  # in texts of the supported languages, these
 _TYPOGRAPHIC = frozenset("\xa0«»“”„‚‘’–—…")
 MIN_BAD_LINES = 3
 MANY_BAD_LINES = 20
-MIN_UTF8_BYTES = 16  # other than ASCII
+MIN_UTF8_BYTES = 16  # other than ASCII, where the encoding has characters of several bytes
+MIN_UTF8_BYTES_OF_CHARACTERS = 6  # where each byte is a character: a letter and a sign beside it, three times
+_MULTI_BYTE = ("big5", "cp932", "cp949", "cp950", "euc", "gb", "hz", "iso2022", "johab", "shift", "utf")
 
 
 def check_encoding(input: Input, head: bytes, *, is_utf8_only: bool) -> None:
@@ -63,10 +65,10 @@ def check_encoding(input: Input, head: bytes, *, is_utf8_only: bool) -> None:
             raise _wrong_encoding(input, _describe(found), found)
         if not is_utf8_only or head.startswith(codecs.BOM_UTF8):
             return
-    elif (
-        is_utf8(head) and sum(byte > 0x7F for byte in head) >= MIN_UTF8_BYTES
-    ):  # bytes of another text are not, by chance
-        raise _wrong_encoding(input, "UTF-8", UTF8)
+    elif is_utf8(head):  # which enough bytes of another text are not, by chance
+        enough = MIN_UTF8_BYTES if encoding.startswith(_MULTI_BYTE) else MIN_UTF8_BYTES_OF_CHARACTERS
+        if sum(byte > 0x7F for byte in head) >= enough:
+            raise _wrong_encoding(input, "UTF-8", UTF8)
     lines = _lines(head.removeprefix(MARKS.get(encoding, b"")), encoding)
     if not _is_mostly_bad(lines):
         return

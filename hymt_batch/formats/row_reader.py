@@ -6,9 +6,10 @@ Independent of any format.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Generator
+import shlex
+from collections.abc import Callable, Collection, Generator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NoReturn, Protocol
+from typing import Any, Protocol
 
 from hymt_batch.errors import ConfigError
 from hymt_batch.formats.bytestream import ByteStream
@@ -17,6 +18,9 @@ from hymt_batch.formats.long_rows import PIECE_BYTES, InputRereader, LongRow, Ro
 from hymt_batch.formats.options import MAX_ROW_BYTES, ReadOptions
 from hymt_batch.formats.text_encoding import marked_byte
 from hymt_batch.records import PLAN_VERSION, Document, Input, Preamble, Status, line_ending
+
+ADDED_SETTINGS = ("write.translation_field", "write.meta_field")
+"""The settings that name the fields which an output adds, in their order."""
 
 Rows = Generator[tuple[Document, int], None, None]
 """Yields documents, each with the cursor after it."""
@@ -193,19 +197,32 @@ def error_document(
     )
 
 
-def refuse_reserved(where: str, name: str) -> NoReturn:
-    """Raise ConfigError for an input that has a field which the output adds."""
+def refuse_reserved(where: str, fields: Collection[str], reserved: Sequence[str]) -> None:
+    """Raise ConfigError for an input that has a field which the output adds.
+
+    Args:
+        where: The file, or a row of it.
+        fields: The fields of the input.
+        reserved: The fields that the output adds, in the order of `ADDED_SETTINGS`; () if there are none.
+    """
+    taken = {setting: name for setting, name in zip(ADDED_SETTINGS, reserved, strict=False) if name in fields}
+    if not taken:
+        return
+    renamed = {setting: f"{name}_mt" for setting, name in taken.items()}
+    while any(name in fields for name in renamed.values()):
+        renamed = {setting: f"{name}_mt" for setting, name in renamed.items()}
+    fix = f"Set {' '.join(f'{setting}={shlex.quote(name)}' for setting, name in renamed.items())}."
+    if len(taken) == len(ADDED_SETTINGS):  # as the output of a job has them
+        fix += f" To translate these translations, set also source.text_field={shlex.quote(reserved[0])}."
     raise ConfigError(
-        f"{where} already has a field {name!r}, which the output adds",
-        why="so one of the two would be lost",
-        fix=f"Set write.translation_field or write.meta_field, whichever is {name!r}, to another name, e.g. "
-        f"write.translation_field={name}_mt.",
+        f"{where} already has {'a field' if len(taken) == 1 else 'the fields'} "
+        f"{' and '.join(map(repr, taken.values()))}, which the output adds",
+        why="so one of the two would be lost" if len(taken) == 1 else "so their values would be lost",
+        fix=fix,
     )
 
 
 def check_reserved(preamble: Preamble, path: str, reserved: tuple[str, ...]) -> Preamble:
     """Return a preamble without fields that the output adds; raise ConfigError for one that has them."""
-    for name in reserved:
-        if name in preamble.fields:
-            refuse_reserved(path, name)
+    refuse_reserved(path, preamble.fields, reserved)
     return preamble

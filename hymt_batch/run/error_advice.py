@@ -69,8 +69,9 @@ def describe(job: TranslateJob, summary: Summary) -> str:
         lines.append(f"  Each of these rows is a line in {summary.folder / 'errors'}, with its message.")
         lines.append(f"  The first of them: hymt-batch status name={name}{folder} errors=20")
     accepted = min(1.0, math.ceil(1000 * rate) / 1000)
+    others = "All other rows are translated. " if rate < 1 else ""
     lines.append(
-        f"  All other rows are translated. To accept the result, run the same command with "
+        f"  {others}To accept the result, run the same command with "
         f"check.max_error_rate={accepted:g}: nothing is decoded again."
     )
     return "\n".join(lines)

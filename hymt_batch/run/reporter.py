@@ -192,8 +192,10 @@ def render_summary(summary: Summary, pairs: Sequence[tuple[str, str]]) -> str:
     if flags:
         lines.append(f"  flags: {flags}")
     if summary.skipped:
-        files = "1 file was" if len(summary.skipped) == 1 else f"{len(summary.skipped):,} files were"
-        lines.append(f"  {files} skipped, because their formats are not read: {describe_skipped(summary.skipped)}")
+        files, formats = f"{len(summary.skipped):,} files were", "their formats are"
+        if len(summary.skipped) == 1:
+            files, formats = "1 file was", "its format is"
+        lines.append(f"  {files} skipped, because {formats} not read: {describe_skipped(summary.skipped)}")
         lines.append(f"  listed in {folder / 'manifest.json'}")
     if summary.num_rows_decoded:
         speed = f"{summary.num_rows_decoded / seconds:,.1f} rows/s"

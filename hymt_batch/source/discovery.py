@@ -19,7 +19,8 @@ from pathlib import Path
 
 from hymt_batch.errors import ConfigError
 from hymt_batch.formats import registry
-from hymt_batch.formats.format import Format
+from hymt_batch.formats.extraction import split_compression
+from hymt_batch.formats.format import Format, Kind
 from hymt_batch.formats.text_encoding import UTF8
 from hymt_batch.records import Input, SkippedFile
 from hymt_batch.source import hub, ignored_settings, input_names, unread
@@ -40,6 +41,7 @@ from hymt_batch.source.spool import Spool
 log = logging.getLogger(__name__)
 
 STDIN = "-"
+MAX_EXAMPLES = 3  # names in a message
 DEMO_PREFIX = "demo:"
 CORPUS_FOLDER = Path(__file__).parent.parent / "demo" / "corpus"
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -109,6 +111,7 @@ class _Finder:
         self._addable: list[str] = []  # skipped files of formats that were not read when the job was created
         self._empty: list[tuple[str, slice]] = []  # sources without an input, and what was skipped in them
         self._ignored: list[str] = []  # paths of a list that are in the folder of a job
+        self._unmatched: list[str] = []  # the first names that no source.pattern matches
 
     def add_source(self, path: str, spool: Spool | None) -> None:
         num_before, num_skipped, num_ignored = len(self.inputs), len(self.skipped), len(self._ignored)
@@ -137,7 +140,7 @@ class _Finder:
         left_out = list(self.job_folders.left_out)
         for path, span in self._empty:
             if not self.inputs or not (self.skipped[span] or left_out):
-                raise nothing_found_error(path, self.config, self.skipped[span], left_out)
+                raise nothing_found_error(path, self.config, self.skipped[span], left_out, self._unmatched)
         if not self.inputs and self._ignored:
             raise job_folder_error(self._ignored[0], left_out[0], self.job_folders.is_own(left_out[0]))
         if self._ignored:
@@ -173,7 +176,7 @@ class _Finder:
             self._add_file(os.path.basename(path), path, _Origin.NAMED)
 
     def _add_file(self, rel: str, path: str, origin: _Origin) -> None:
-        format, reason = (self.format, "") if self.format else self._format_by_name(path, origin)
+        format, reason = self._set_format(path, origin) if self.format else self._format_by_name(path, origin)
         if format is None and origin is not _Origin.NAMED:
             self.skipped.append((SkippedFile(rel, reason), path))  # a broken link or a pipe, too
             return
@@ -190,6 +193,21 @@ class _Finder:
         if origin is _Origin.NAMED:
             self.named.add(rel)
         self.inputs.append(input_names.make_input(rel, path, format, self.out_format))
+
+    def _set_format(self, path: str, origin: _Origin) -> tuple[Format | None, str]:
+        """Return the format of source.format; None with the reason where a file that was found is of another one.
+
+        Any text is valid in a format that is spliced, so that the names alone tell which files have it.
+        """
+        assert self.format is not None
+        extension = os.path.splitext(split_compression(path)[0])[1].lower()
+        is_any = self.format.kind is not Kind.SPLICED or origin is _Origin.NAMED or self._has_no_list
+        if is_any or extension == self.format.extension:
+            return self.format, ""
+        known, kind = input_names.parse_extension(path)[0], unread.of_name(path)
+        if known is None and kind is None and origin is _Origin.MATCHED:
+            return self.format, ""
+        return None, kind.what if kind is not None else f"a file that is not named {self.format.extension}"
 
     def _format_by_name(self, path: str, origin: _Origin) -> tuple[Format | None, str]:
         """Return the format that a file is read as by its name; None with the reason if it is not read."""
@@ -220,6 +238,8 @@ class _Finder:
                     self._add_dataset(rel, full)
                 elif not self.config.patterns or any(_matches(rel, pattern) for pattern in self.config.patterns):
                     self._add_file(rel, full, origin)
+                elif len(self._unmatched) < MAX_EXAMPLES:
+                    self._unmatched.append(rel)
 
     def _add_dataset(self, rel: str, path: str) -> None:
         if registry.of_folder(path) is None and self.config.split is not None:

@@ -53,9 +53,9 @@ def missing_path_error(path: str) -> ConfigError:
         entries = sorted(entry for entry in os.listdir(parent or ".") if not entry.startswith("."))
     except OSError:
         entries = []
-    similar = difflib.get_close_matches(name, entries, n=3, cutoff=0.5) or entries[:3]
-    hint = ", ".join(repr(os.path.join(parent, entry)) for entry in similar)
-    why = f"Similar names: {hint}." if similar else f"{parent or '.'} is empty."
+    similar = difflib.get_close_matches(name, entries, n=3, cutoff=0.5)
+    hint = ", ".join(repr(os.path.join(parent, entry)) for entry in similar or entries[:3])
+    why = f"Similar names: {hint}." if similar else f"Names there: {hint}." if entries else f"{parent or '.'} is empty."
     return ConfigError(f"source.path={path} does not exist", why=why, fix="Set source.path to a file or folder.")
 
 
@@ -82,7 +82,11 @@ def job_folder_error(path: str, folder: str, is_own: bool) -> ConfigError:
 
 
 def nothing_found_error(
-    path: str, config: SourceConfig, skipped: Sequence[tuple[SkippedFile, str]], job_folders: Sequence[str]
+    path: str,
+    config: SourceConfig,
+    skipped: Sequence[tuple[SkippedFile, str]],
+    job_folders: Sequence[str],
+    unmatched: Sequence[str] = (),
 ) -> ConfigError:
     """Return the error for a source without a file that is read.
 
@@ -91,9 +95,13 @@ def nothing_found_error(
         config: The settings.
         skipped: The files that it has, and where they are.
         job_folders: Folders of jobs that it leads to.
+        unmatched: Names in it that source.pattern does not match.
     """
     condition = f" that matches source.pattern={config.pattern}" if config.pattern else ""
     what = f"source.path={path} has no file to translate{condition}"
+    if not skipped and unmatched:
+        fix = "Set source.pattern to a pattern of these names; upper and lower case differ."
+        return ConfigError(what, why=f"It has other names, such as {list(unmatched)}.", fix=fix)
     if not skipped and job_folders:
         fix = f"To translate the translations of a job again, set source.path={job_folders[0]}/translated."
         return ConfigError(what, why=f"It leads only to the folders of jobs, such as {job_folders[0]}.", fix=fix)

@@ -134,9 +134,7 @@ def read_head(stream: ByteStream, config: ReadOptions, reserved: tuple[str, ...]
         except ValueError:
             continue
         num_objects += 1
-        for name in reserved:
-            if name in values:
-                refuse_reserved(f"{input.path}:{row + 1}", name)
+        refuse_reserved(f"{input.path}:{row + 1}", values, reserved)
         for name, _ in required:
             if look_up(values, name, _MISSING) is _MISSING:
                 missing.setdefault(name, (row, values))
