@@ -337,3 +337,52 @@ def test_the_advice_to_rename_a_file_replaces_no_other(
         assert len(open_inputs([str(renamed), other]).files) == 2
         renamed.unlink()
     assert (tmp_path / taken).read_bytes() == b"kept"
+
+
+def test_the_commands_for_files_of_a_folder_work_one_after_the_other_and_leave_the_others_as_they_are(
+    tmp_path: Path,
+) -> None:
+    rows, text = [{"text": "é", "id": 1}, {"text": "b", "id": 2}], "été à Paris\n" * 9
+    files = {
+        "a.jsonl": json.dumps(rows).encode(),
+        "b.jsonl.gz": gzip.compress(json.dumps(rows, indent=1).encode()),
+        "c d.txt": text.encode("utf-16-le"),
+        "deep/it's.txt": text.encode("cp1252"),
+        "deep/plain.txt": text.encode(),
+    }
+    for name, data in files.items():
+        write(tmp_path / name, data)
+    for _ in range(4):
+        with pytest.raises(ConfigError) as caught:
+            open_inputs(str(tmp_path))
+        command = caught.value.fix.partition("Command: ")[2]
+        subprocess.run(command, shell=True, check=True, timeout=60)
+    assert [input.rel for input in open_inputs(str(tmp_path)).files] == sorted(files)
+    assert [json.loads(line) for line in (tmp_path / "a.jsonl").read_text().splitlines()] == rows
+    assert [json.loads(line) for line in gzip.decompress((tmp_path / "b.jsonl.gz").read_bytes()).splitlines()] == rows
+    for name in ("c d.txt", "deep/it's.txt", "deep/plain.txt"):
+        assert (tmp_path / name).read_bytes() == text.encode()
+    kept = {path.name: path.read_bytes() for path in tmp_path.rglob(".originals/*")}
+    assert kept == {Path(name).name: data for name, data in files.items() if "plain" not in name}
+
+
+def test_the_advice_for_one_of_several_files_never_leads_in_a_circle(tmp_path: Path) -> None:
+    write(tmp_path / "a.txt", "rain in the north\n".encode("utf-16-le"))
+    write(tmp_path / "b.txt", b"rain\n")
+    with pytest.raises(ConfigError) as caught:
+        open_inputs(str(tmp_path), encoding="utf-16-le")
+    assert "Set source.encoding=utf-8; then a command is named" in caught.value.fix
+    with pytest.raises(ConfigError) as caught:
+        open_inputs(str(tmp_path))
+    assert caught.value.fix.startswith("Convert it, or set source.encoding=utf-16-le if all files of the job are.")
+
+
+def test_a_setting_that_would_hold_for_all_files_is_not_advised_for_one_of_several_tables(tmp_path: Path) -> None:
+    write(tmp_path / "b.tsv", b"id,text\n1,rain\n")
+    with pytest.raises(ConfigError, match=r"set source\.format=csv\."):
+        open_inputs(str(tmp_path / "b.tsv"))
+    write(tmp_path / "a.csv", b"id;text\n1;rain\n")
+    with pytest.raises(ConfigError, match=r"move it elsewhere, and .* job of its own with source\.delimiter=';'"):
+        open_inputs(str(tmp_path))
+    with pytest.raises(ConfigError, match=r"Set source\.text_field to one of them\. If .*set source\.delimiter=';'\."):
+        open_inputs(str(tmp_path / "a.csv"))

@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 import os
 import re
-import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import MISSING, dataclass, fields, is_dataclass
@@ -138,12 +137,7 @@ class OverrideParser:
             override = self._parse_override(word, sweep, keep_errors)
             earlier = parsed.get(override.key)
             if override.key == "source.path" and earlier is not None and earlier.texts != override.texts:
-                both = [",".join(given.texts) for given in (earlier, override)]
-                listed = shlex.quote(f"source.path=[{','.join(text.strip('[]') for text in both)}]")
-                raise UsageError(
-                    f"source.path is given twice ({both[0]} and {both[1]}), and only one of the two would be read",
-                    fix=f"For one job with both, set {listed}; else drop one.",
-                )
+                raise suggestion.twice(",".join(earlier.texts), ",".join(override.texts))
             parsed.pop(override.key, None)
             parsed[override.key] = override
         return list(parsed.values())

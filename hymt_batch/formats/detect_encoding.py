@@ -12,8 +12,10 @@ import codecs
 import re
 import shlex
 import unicodedata
+from collections.abc import Sequence
 
-from hymt_batch.errors import ConfigError
+from hymt_batch.formats.extraction import convert_in_place
+from hymt_batch.formats.file_error import FileError
 from hymt_batch.formats.text_encoding import (
     HEAD_BYTES,
     MARKS,
@@ -87,7 +89,7 @@ def _check_units(input: Input, encoding: str, head: bytes) -> None:
         raise _wrong_encoding(input, f"not {_describe(encoding)}: it has no NUL bytes", *_guess(head))
 
 
-def _wrong_encoding(input: Input, what: str, *found: str) -> ConfigError:
+def _wrong_encoding(input: Input, what: str, *found: str) -> FileError:
     """Return the error for a file in another encoding than the expected one.
 
     Args:
@@ -107,7 +109,22 @@ def _wrong_encoding(input: Input, what: str, *found: str) -> ConfigError:
         fix = f"Set source.encoding={found[0]}"
         fix += f" (or, if the text is wrong then, {', '.join(found[1:])})" if found[1:] else ""
         fix += "." if found[0] == UTF8 else f", or convert the file: {_convert_command(input, found[0])}."
-    return ConfigError(f"{input.path} is {what}, {expected}", fix=fix)
+    error = FileError(f"{input.path} is {what}, {expected}", fix=fix)
+    if found and found[0] != UTF8 and not input.encoding:
+        error.among_others(_convert_among_others(input, found))
+    elif found and input.encoding:
+        error.among_others(f"Set source.encoding={UTF8}; then a command is named for each file that is not.")
+    return error
+
+
+def _convert_among_others(input: Input, found: Sequence[str]) -> str:
+    """Return the fix for a file that is one of several: the setting would hold for all of them."""
+    codec = _iconv_name(found[0])
+    if not (command := convert_in_place(input.path, f"iconv -f {codec} -t UTF-8")):
+        return ""
+    other = f" (or, if the text is wrong then, with {', '.join(map(_iconv_name, found[1:]))})" if found[1:] else ""
+    setting = f", or set source.encoding={found[0]} if all files of the job are" if _is_known(found[0]) else ""
+    return f"Convert it{other}{setting}. Command: {command}"
 
 
 def _is_known(encoding: str) -> bool:
@@ -125,6 +142,10 @@ def _describe(encoding: str) -> str:
     return re.sub(r"^UTF-(16|32)-", r"UTF-\1", encoding.upper()) if encoding.startswith("utf") else encoding
 
 
+def _iconv_name(encoding: str) -> str:
+    return _describe(encoding).upper().replace("_", "-")
+
+
 def _convert_command(input: Input, encoding: str) -> str:
     """Return the command that writes a UTF-8 copy of a file; the copy keeps the file's extension."""
     folder, slash, name = input.path.rpartition("/")
@@ -134,7 +155,7 @@ def _convert_command(input: Input, encoding: str) -> str:
         extensions = extensions.rpartition(".")[0]
         dot = "." if extensions else ""
     copy = shlex.quote(f"{folder}{slash}{stem}.utf8{dot}{extensions}")
-    codec, path = _describe(encoding).upper().replace("_", "-"), shlex.quote(input.path)
+    codec, path = _iconv_name(encoding), shlex.quote(input.path)
     if tool:
         return f"{tool} -dc {path} | iconv -f {codec} -t UTF-8 > {copy}"
     return f"iconv -f {codec} -t UTF-8 {path} > {copy}"

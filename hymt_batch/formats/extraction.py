@@ -52,6 +52,30 @@ class Extraction:
         return f"Set {shlex.quote(f'source.path={new}')}{settings} after this command. Command: {command}"
 
 
+def convert_in_place(path: str, command: str) -> str:
+    """Return the command that puts a converted file in the place of a file, which a hidden folder beside it keeps.
+
+    So a folder that has the file has no other file more, and the output keeps its name.
+
+    Args:
+        path: The file.
+        command: Reads the decompressed file from standard input and writes the new one to standard output.
+
+    Returns:
+        The command; "" if the folder cannot be written.
+    """
+    folder, name = os.path.split(path)
+    if not os.access(folder or ".", os.W_OK):
+        return ""
+    compression = split_compression(path)[1]
+    kept_folder = os.path.join(folder, ".originals")
+    kept = _unused([os.path.join(kept_folder, name), *_numbered(os.path.join(kept_folder, name))])
+    unpack = f"{_UNPACKERS.get(compression, 'cat')} {shlex.quote(kept)}"
+    pack = f" | {_UNPACKERS[compression].split()[0]} -c" if compression else ""
+    move = f"mkdir -p {shlex.quote(kept_folder)} && mv {shlex.quote(path)} {shlex.quote(kept)}"
+    return f"{move} && {unpack} | {command}{pack} > {shlex.quote(path)}"
+
+
 def decompress(path: str, compression: str) -> str:
     """Return the advice to decompress a file, with the command."""
     name = _beside(split_compression(path)[0])

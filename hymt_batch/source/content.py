@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from hymt_batch.errors import ConfigError, PreflightError
 from hymt_batch.formats import registry
 from hymt_batch.formats.extraction import decompress, rename, split_compression
+from hymt_batch.formats.file_error import FileError
 from hymt_batch.formats.format import Format
 from hymt_batch.formats.text_encoding import HEAD_BYTES
 from hymt_batch.records import Input, SkippedFile
@@ -90,7 +91,12 @@ class ContentCheck:
             PreflightError: It is damaged or cannot be read.
             StoppedError: The disk fails.
         """
-        checked = self._check(input)
+        try:
+            checked = self._check(input)
+        except FileError as error:
+            if error.fix_among_others and not unread.is_only_path(input.path, self._config):
+                raise error.replace(fix=error.fix_among_others) from None
+            raise
         if isinstance(checked, Input):
             return checked
         if input.rel in self._found.named:

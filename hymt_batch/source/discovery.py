@@ -19,8 +19,7 @@ from pathlib import Path
 
 from hymt_batch.errors import ConfigError
 from hymt_batch.formats import registry
-from hymt_batch.formats.extraction import split_compression
-from hymt_batch.formats.format import Format, Kind
+from hymt_batch.formats.format import Format
 from hymt_batch.formats.text_encoding import UTF8
 from hymt_batch.records import Input, SkippedFile
 from hymt_batch.source import hub, ignored_settings, input_names, unread
@@ -176,7 +175,12 @@ class _Finder:
             self._add_file(os.path.basename(path), path, _Origin.NAMED)
 
     def _add_file(self, rel: str, path: str, origin: _Origin) -> None:
-        format, reason = self._set_format(path, origin) if self.format else self._format_by_name(path, origin)
+        format, reason = self.format, ""
+        if format is None:
+            format, reason = self._format_by_name(path, origin)
+        elif origin is not _Origin.NAMED and not self._has_no_list:
+            reason = unread.why_not_set(path, format, is_matched=origin is _Origin.MATCHED)
+            format = None if reason else format
         if format is None and origin is not _Origin.NAMED:
             self.skipped.append((SkippedFile(rel, reason), path))  # a broken link or a pipe, too
             return
@@ -193,21 +197,6 @@ class _Finder:
         if origin is _Origin.NAMED:
             self.named.add(rel)
         self.inputs.append(input_names.make_input(rel, path, format, self.out_format))
-
-    def _set_format(self, path: str, origin: _Origin) -> tuple[Format | None, str]:
-        """Return the format of source.format; None with the reason where a file that was found is of another one.
-
-        Any text is valid in a format that is spliced, so that the names alone tell which files have it.
-        """
-        assert self.format is not None
-        extension = os.path.splitext(split_compression(path)[0])[1].lower()
-        is_any = self.format.kind is not Kind.SPLICED or origin is _Origin.NAMED or self._has_no_list
-        if is_any or extension == self.format.extension:
-            return self.format, ""
-        known, kind = input_names.parse_extension(path)[0], unread.of_name(path)
-        if known is None and kind is None and origin is _Origin.MATCHED:
-            return self.format, ""
-        return None, kind.what if kind is not None else f"a file that is not named {self.format.extension}"
 
     def _format_by_name(self, path: str, origin: _Origin) -> tuple[Format | None, str]:
         """Return the format that a file is read as by its name; None with the reason if it is not read."""

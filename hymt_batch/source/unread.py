@@ -19,6 +19,7 @@ from pathlib import Path
 from hymt_batch.errors import ConfigError, PreflightError
 from hymt_batch.formats import registry
 from hymt_batch.formats.extraction import Extraction, rename, split_compression
+from hymt_batch.formats.format import Format, Kind
 from hymt_batch.formats.json_shape import Shape, find_shape
 from hymt_batch.formats.text_encoding import HEAD_BYTES
 from hymt_batch.source.first_bytes import read_first_bytes
@@ -86,6 +87,21 @@ def of_setting(path: str, config: SourceConfig) -> UnreadKind | None:
                 fix = f"Translate it in a job of its own, with source.format={format.name}."
             return UnreadKind(f"a {extension} file, which is read only with source.format={format.name}", fix=fix)
     return None
+
+
+def why_not_set(path: str, format: Format, *, is_matched: bool) -> str:
+    """Return why a file that was found is not read in the format of source.format; "" if it is.
+
+    Any text is valid in a format that is spliced, so that only names tell which files have it; a pattern that matches
+    a name with an unknown extension tells, too.
+    """
+    extension = os.path.splitext(split_compression(path)[0])[1].lower()
+    if format.kind is not Kind.SPLICED or extension == format.extension:
+        return ""
+    kind = of_name(path)
+    if is_matched and kind is None and registry.by_extension(extension) is None:
+        return ""
+    return kind.what if kind is not None else f"a file that is not named {format.extension}"
 
 
 def of_magic(head: bytes, path: str) -> UnreadKind | None:

@@ -10,6 +10,7 @@ from hymt_batch.formats.delimited.csv_escape import EscapeParser, get_escape_par
 from hymt_batch.formats.delimited.csv_record import RecordReader, split_cells
 from hymt_batch.formats.delimited.dialect import Dialect
 from hymt_batch.formats.delimited.record_scan import RecordScan
+from hymt_batch.formats.file_error import FileError
 from hymt_batch.formats.language_codes import LanguageCodes
 from hymt_batch.formats.long_rows import Fields, LongRow
 from hymt_batch.formats.options import ReadOptions
@@ -115,7 +116,7 @@ def read_header(stream: ByteStream, config: ReadOptions, dialect: Dialect) -> tu
     if not raw:
         return b"", ()
     fields = tuple(cells or [""])
-    check_columns(input.path, fields, config, _delimiter_hint(fields, delimiter))
+    check_columns(input.path, fields, config, *_delimiter_hints(fields, delimiter))
     return raw, fields
 
 
@@ -135,16 +136,18 @@ def _count_columns(stream: ByteStream, config: ReadOptions, dialect: Dialect) ->
     return 1
 
 
-def check_columns(path: str, fields: tuple[str, ...], config: ReadOptions, hint: str = "") -> None:
+def check_columns(
+    path: str, fields: tuple[str, ...], config: ReadOptions, hint: str = "", hint_among_others: str = ""
+) -> None:
     """Raise ConfigError if a table has no column that a setting names, or has it twice."""
     for key, name in _used_columns(config):
         if name not in fields:
             shown = list(fields[:20])
-            raise ConfigError(
+            raise FileError(
                 f"{path} has no column {name!r}",
                 why=f"Its columns are {shown}.",
                 fix=f"Set {key} to one of them.{hint}",
-            )
+            ).among_others(hint_among_others)
         if fields.count(name) > 1:
             raise ConfigError(
                 f"{path} has the column {name!r} twice", fix=f"Rename one of them, or set {key} to another."
@@ -157,13 +160,17 @@ def _used_columns(config: ReadOptions) -> list[tuple[str, str]]:
     return [(f"source.{key}", name) for key, name in named if name]
 
 
-def _delimiter_hint(fields: tuple[str, ...], delimiter: str) -> str:
-    """Suggest another delimiter for a header that is a single column."""
+def _delimiter_hints(fields: tuple[str, ...], delimiter: str) -> tuple[str, str]:
+    """Suggest another delimiter for a header that is a single column: for this file alone, and for one of several."""
     if len(fields) == 1:
         for candidate, name in ((";", "';'"), ("\t", "tab"), (",", "','"), ("|", "'|'")):
             if candidate != delimiter and candidate in fields[0]:
-                return f" If its columns are separated by {name}, set source.delimiter={name}."
-    return ""
+                is_comma_in_tsv = (candidate, delimiter) == (",", "\t")  # tsv has no quoting
+                setting = "source.format=csv" if is_comma_in_tsv else f"source.delimiter={name}"
+                separated = f"If its columns are separated by {name}"
+                among_others = f"{separated}, move it elsewhere, and translate it in a job of its own with {setting}."
+                return f" {separated}, set {setting}.", among_others
+    return "", ""
 
 
 def _column_index(fields: tuple[str, ...], name: str) -> int:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
-from hymt_batch.errors import ConfigError
-from hymt_batch.formats.json_shape import Shape, find_shape
+from hymt_batch.formats.extraction import convert_in_place
+from hymt_batch.formats.file_error import FileError
+from hymt_batch.formats.json_shape import NAMES_TEXT, Shape, find_shape
 from hymt_batch.formats.options import ReadOptions
 from hymt_batch.records import Input
 
@@ -27,11 +28,15 @@ def check_head(input: Input, head: bytes, is_whole: bool, options: ReadOptions) 
         return
     if found.shape is Shape.TREE or (found.shape is Shape.WRAPPED and options.text_field in found.fields):
         found = replace(found, shape=Shape.OBJECTS)
-    raise ConfigError(
+    error = FileError(
         f"{input.path} is JSON, but not one object per line: it is {found.shape.value}",
         why="so its lines are not rows",
         fix=found.advice(input.path, options.text_field),
     )
+    if found.shape not in NAMES_TEXT or options.text_field == "text":  # the command names the text "text"
+        command = convert_in_place(input.path, found.extraction.command)
+        error.among_others(command and f"Make rows of it. Command: {command}")
+    raise error
 
 
 def _begins_with_line(head: bytes) -> bool:
