@@ -8,8 +8,8 @@ SEED ?= 20261124
 PIP_FLAGS ?= --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-floor check format faults faults-quick matrix memory scale draining overhead gpu-counts \
-	against-engine full-size integrity troubleshooting retrain clean
+.PHONY: help install demo test test-floor check format faults faults-quick matrix memory scale draining overhead gpu-counts worker-overhead \
+	small-files against-engine full-size integrity troubleshooting retrain clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -75,6 +75,12 @@ gpu-counts: install ## count steps, prefill passes and moves with the rules of a
 
 overhead: install ## measure the time that the job spends outside the model
 	$(BIN)/python -m tests.campaigns.overhead
+
+worker-overhead: install ## measure the processor time of a row in the process that feeds 8 workers (simulated GPUs)
+	$(BIN)/python -m tests.campaigns.worker_overhead
+
+small-files: install ## measure processor time, memory and decode steps of many small files against one file
+	$(BIN)/python -m tests.campaigns.small_files
 
 against-engine: install ## compare the job's speed with that of the bare engine on the same rows
 	$(BIN)/python -m tests.campaigns.against_engine

@@ -300,29 +300,19 @@ def test_units_after_a_change_keep_what_is_unchanged_and_give_the_same_again(see
         assert len(unit) == 1 or not changed & {input.rel for input in unit if input.rel in unit_before}
 
 
-def test_workers_decode_units_as_one_process_does_and_a_row_that_kills_them_is_found(tmp_path: Path) -> None:
+def test_a_row_that_kills_workers_is_found_in_a_unit_and_the_other_files_are_translated(tmp_path: Path) -> None:
     job = Job(tmp_path)
-    job.write(**{name: lines(name) for name in "abcef"}, d="d one\nPOISON\nd three\n")
-    settings = [
-        f"source.path={job.source}",
-        f"output_dir={tmp_path}",
-        *ROWS,
-        "batch.part_tokens=50",
-        "launch.workers=2",
-    ]
-    run = ["tgt_lang=fr", "model=demo", "name=n", "check.max_error_rate=1", "launch.progress=off", *settings]
+    job.write(a="a one\n", b="POISON\nb two\n", c="c one\n")
+    (job.source / "d.txt.gz").write_bytes(gzip.compress(b"alone\n", mtime=0))
+    settings = [f"source.path={job.source}", f"output_dir={tmp_path}", *ROWS, "launch.workers=2", "name=n"]
+    run = ["tgt_lang=fr", "model=demo", "check.max_error_rate=1", "launch.progress=off", *settings]
     assert fake_job.run(run, worker_command=fake_worker.COMMAND) == 0
-    published = {path.stem: path.read_text() for path in sorted((tmp_path / "n/translated").iterdir())}
-    poison = published.pop("d")
-    assert poison.splitlines()[::2] == ["D ONE", "D THREE"]
-    assert published == {name: lines(name).upper() for name in "abcef"}
-    degraded = manifest.read(OS_FS, tmp_path / "n")["degraded"]
-    assert len(manifest.read_job(OS_FS, tmp_path / "n").units) < 6
-    (unit,) = (unit for unit in _names(tmp_path / "n", job.source) if "d.txt" in unit)
-    assert degraded == {"bisected": len(unit)}
-    assert [json.loads(line)["status"] for line in (tmp_path / "n/errors/d.txt.errors.jsonl").open()] == [
-        "crash_quarantined"
-    ]
+    published = {path.name: path.read_bytes() for path in (tmp_path / "n/translated").iterdir()}
+    assert (published["a.txt"], published["c.txt"]) == (b"A ONE\n", b"C ONE\n")
+    assert published["b.txt"].endswith(b"B TWO\n") and gzip.decompress(published["d.txt.gz"]) == b"ALONE\n"
+    done = manifest.read(OS_FS, tmp_path / "n")
+    assert done["degraded"] == {"bisected": 3} and done["counts"] == {"crash_quarantined": 1, "ok": 4}
+    assert _names(tmp_path / "n", job.source) == [["a.txt", "b.txt", "c.txt"], ["d.txt.gz"]]
 
 
 def _names(folder: Path, source: Path) -> list[list[str]]:

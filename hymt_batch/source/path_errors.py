@@ -6,6 +6,7 @@ import difflib
 import errno
 import os
 import re
+import shlex
 from collections.abc import Sequence
 
 from hymt_batch.errors import ConfigError, HymtError, disk_read_error, is_transient
@@ -37,9 +38,10 @@ def missing_path_error(path: str) -> ConfigError:
     """Return the error for a path that matches nothing, with the closest names that exist."""
     names = path.split(",")
     if len(names) > 1 and all(name and os.path.exists(os.path.expanduser(name)) for name in names):
+        listed = shlex.quote(f"source.path=[{path}]") if " " in path else f"source.path=[{path}]"
         return ConfigError(
             f"source.path={path} does not exist, but its parts do",
-            fix=f"For one job with these inputs, set source.path=[{path}]; for one job each, add -m.",
+            fix=f"For one job with these inputs, set {listed}; for one job each, add -m.",
         )
     if WILDCARD.search(path):
         fix = "Quote it so that the shell does not expand it, or fix the pattern."

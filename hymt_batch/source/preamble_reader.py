@@ -64,6 +64,8 @@ class PreambleCache:
 
     def keep_open(self, file: OpenInput) -> None:
         """Keep a file open for the pass over its rows that begins next; `open_input` hands it out."""
+        if self._kept is not None:
+            self._kept.close()
         self._kept = file
 
     def open_input(self, input: Input) -> OpenInput:
