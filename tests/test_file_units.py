@@ -5,9 +5,8 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
-import os
+import math
 import random
-import signal
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hymt_batch import config, file_units, manifest
+from hymt_batch import config, file_units, manifest, signals
 from hymt_batch.decode.request import Completion, Request
 from hymt_batch.errors import StoppedError
 from hymt_batch.fs import OS_FS
@@ -342,11 +341,11 @@ def test_a_unit_has_one_attempt_marker_until_its_first_part_is_committed(job: Jo
 
 def test_a_stop_request_while_a_unit_is_decoded_commits_all_of_it(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
     job.write(**{name: lines(name) * 5 for name in "abcdefgh"})
-    plain, units = job._decode, "batch.part_tokens=250"
+    plain, units, stop = job._decode, "batch.part_tokens=250", signals.StopRequest()
+    monkeypatch.setattr(signals, "_stop", stop)
 
     def decode(requests: Sequence[Request], check_stop: Callable[[], None]) -> list[Completion]:
-        if not job.batches:
-            os.kill(os.getpid(), signal.SIGTERM)
+        stop.signal_name, stop.deadline = "SIGTERM", math.inf
         return plain(requests, check_stop)
 
     monkeypatch.setattr(job, "_decode", decode)
