@@ -117,6 +117,7 @@ def describe_skipped(skipped: Sequence[SkippedFile], max_kinds: int = 8) -> str:
     counts: dict[str, int] = {}
     for file in skipped:
         extension = os.path.splitext(file.rel)[1].lower() or "without extension"
+        extension = extension if extension.isprintable() else repr(extension)
         counts[extension] = counts.get(extension, 0) + 1
     ordered = sorted(counts, key=lambda extension: (-counts[extension], extension))
     more = sum(counts[extension] for extension in ordered[max_kinds:])
