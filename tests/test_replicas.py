@@ -219,7 +219,6 @@ def test_by_default_each_gpu_has_a_worker_and_the_outputs_are_those_of_one_proce
     assert files(tmp_path / "one") == files(tmp_path / "three")
 
 
-@pytest.mark.fault(12, 69)
 def test_eight_gpus_share_the_parts_although_one_dies_one_is_slow_and_one_has_little_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, started: list[int]
 ) -> None:
