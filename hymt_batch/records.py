@@ -1,6 +1,8 @@
 """The records that flow from stage to stage: plain data, standard library only.
 
-Symbols used in every docstring: B rows in a batch, T prompt tokens, N new tokens.
+Symbols used in every docstring: B rows in a batch, T prompt tokens, N new tokens. Nobody changes a record. Those of
+which each row has one are not frozen all the same: a frozen one takes three times as long to make, and one process
+feeds all GPUs.
 """
 
 from __future__ import annotations
@@ -46,8 +48,9 @@ UNLISTED_STATUSES = frozenset({Status.OK, Status.NOT_SELECTED})
 """Statuses of rows that are not listed in errors/: there is nothing to tell about them."""
 
 
-PLAN_VERSION = 4
-"""Version of the plan: which rows are sent, which rows are equal, how they are cut and what their digests cover.
+PLAN_VERSION = 5
+"""Version of the plan: which rows are sent, which are equal, how they are cut, what is decoded together, and what the
+digests cover.
 
 A job keeps the version it was created with, so that its committed parts stay valid. Output folders without
 `batch.plan` in their identity use version 1.
@@ -93,6 +96,7 @@ class Input:
     dataset: str = ""  # "arrow" for a split saved by datasets.save_to_disk; its path is the split's folder
     encoding: str = ""  # encoding of its text, as source.encoding names it; "" for UTF-8 and for tables
     max_window: int = 1 << 31  # zst: largest window in bytes, that is memory, which it may ask for
+    size: int | None = None  # bytes on the disk when it was listed; None for a folder, and in a list that was stored
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +127,7 @@ class Preamble:
         return len(self.bom) + len(self.header)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)
 class Document:
     """One row of the source, with a stable id."""
 
@@ -172,7 +176,7 @@ class ShardRecord:
     last: bool
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)
 class Segment:
     """A piece of a document that gets its own prompt. `lead + text + trail` is the piece, character for character."""
 
@@ -191,7 +195,7 @@ class Rejection:
     message: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)
 class Prompt:
     """A segment inside the prompt template, as token ids."""
 
@@ -233,7 +237,7 @@ class Part:
         return sum(prompt.num_source_tokens for prompt in self.prompts)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)
 class Translation:
     """The model's text for one segment."""
 
@@ -247,7 +251,7 @@ class Translation:
     mean_logprob: float | None = None  # over the chosen tokens and the end token; None if not recorded
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)
 class Row:
     """One row of a part: what is written for one document."""
 

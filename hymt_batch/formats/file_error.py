@@ -9,7 +9,7 @@ class FileError(ConfigError):
     """A file does not fit the settings.
 
     Attributes:
-        fix_among_others: The fix if the file is one of several inputs, which leaves these as they are; "" if `fix` does.
+        fix_among_others: The fix if the file is one of several, which leaves the others alone; "" if `fix` does.
     """
 
     fix_among_others = ""
