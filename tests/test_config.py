@@ -72,13 +72,6 @@ def test_the_command_line_overrides_a_preset() -> None:
     assert (job.tgt_lang, job.model.path, job.name) == ("de", "tencent/Hy-MT2-7B", "mine")
 
 
-def test_an_input_that_is_given_twice_is_refused_instead_of_dropped() -> None:
-    message = refusal("source.path=a b.txt", "source.path=c.txt", "tgt_lang=fr")
-    assert "source.path is given twice (a b.txt and c.txt)" in message and "'source.path=[a b.txt,c.txt]'" in message
-    assert "source.path=[a.txt,b.txt,c.txt]" in refusal("source.path=[a.txt,b.txt]", "source.path=c.txt", "tgt_lang=fr")
-    assert load("source.path=in.txt", "source.path=in.txt", "tgt_lang=fr").source.path == "in.txt"
-
-
 def test_a_choice_with_dots_is_found_and_a_yaml_suffix_is_accepted() -> None:
     assert load(*BASE, "model=hy_mt1.5_1.8b_gptq_int4").model.path == "tencent/HY-MT1.5-1.8B-GPTQ-Int4"
     assert load(*BASE, "model=hy_mt1.5_7b.yaml").model.path == "tencent/HY-MT1.5-7B"

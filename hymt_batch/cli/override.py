@@ -122,7 +122,7 @@ class OverrideParser:
         self.find_other_jobs = find_other_jobs
 
     def parse(self, overrides: Iterable[str], *, sweep: bool = False, keep_errors: bool = False) -> list[Override]:
-        """Parse overrides in order; of two with the same key the later one wins, but no input is dropped silently.
+        """Parse overrides in order; of two with the same key the later one wins.
 
         Args:
             overrides: Words of the command line, each KEY=VALUE.
@@ -135,9 +135,6 @@ class OverrideParser:
         parsed: dict[str, Override] = {}
         for word in overrides:
             override = self._parse_override(word, sweep, keep_errors)
-            earlier = parsed.get(override.key)
-            if override.key == "source.path" and earlier is not None and earlier.texts != override.texts:
-                raise suggestion.twice(",".join(earlier.texts), ",".join(override.texts))
             parsed.pop(override.key, None)
             parsed[override.key] = override
         return list(parsed.values())

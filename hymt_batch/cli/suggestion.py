@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import re
-import shlex
 from collections.abc import Callable, Collection
 from functools import lru_cache
 
 from hymt_batch.cli.names_elsewhere import ANSWERS, VALUES, Answer
 from hymt_batch.cli.override_syntax import close_matches, sort_by_similarity
-from hymt_batch.errors import UsageError
 
 
 @lru_cache(maxsize=1)
@@ -100,12 +98,3 @@ def for_flag(word: str) -> str:
         return f"Settings have no dashes: write {name}={value}. " if is_key else ""
     text = _answer_text(answer, value, lambda override: True)
     return f"{text} " if not answer.override else f"Settings have no dashes. {text} "
-
-
-def twice(earlier: str, later: str) -> UsageError:
-    """Return the error for a command line with two values of source.path, of which one would be dropped."""
-    listed = shlex.quote(f"source.path=[{earlier.strip('[]')},{later.strip('[]')}]")
-    return UsageError(
-        f"source.path is given twice ({earlier} and {later}), and only one of the two would be read",
-        fix=f"For one job with both, set {listed}; else drop one.",
-    )

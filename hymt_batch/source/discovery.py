@@ -40,7 +40,6 @@ from hymt_batch.source.spool import Spool
 log = logging.getLogger(__name__)
 
 STDIN = "-"
-MAX_EXAMPLES = 3  # names in a message
 DEMO_PREFIX = "demo:"
 CORPUS_FOLDER = Path(__file__).parent.parent / "demo" / "corpus"
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -110,7 +109,7 @@ class _Finder:
         self._addable: list[str] = []  # skipped files of formats that were not read when the job was created
         self._empty: list[tuple[str, slice]] = []  # sources without an input, and what was skipped in them
         self._ignored: list[str] = []  # paths of a list that are in the folder of a job
-        self._unmatched: list[str] = []  # the first names that no source.pattern matches
+        self._unmatched: list[str] = []  # the first three names that no source.pattern matches
 
     def add_source(self, path: str, spool: Spool | None) -> None:
         num_before, num_skipped, num_ignored = len(self.inputs), len(self.skipped), len(self._ignored)
@@ -228,7 +227,7 @@ class _Finder:
                     self._add_dataset(rel, full)
                 elif not self.config.patterns or any(_matches(rel, pattern) for pattern in self.config.patterns):
                     self._add_file(rel, full, origin)
-                elif len(self._unmatched) < MAX_EXAMPLES:
+                elif len(self._unmatched) < 3:
                     self._unmatched.append(rel)
 
     def _add_dataset(self, rel: str, path: str) -> None:
