@@ -7,6 +7,7 @@ from hymt_batch.formats.delimited import format as delimited
 from hymt_batch.formats.format import Format, Kind
 from hymt_batch.formats.jsonl import format as jsonl
 from hymt_batch.formats.parquet import format as parquet
+from hymt_batch.formats.subtitles import srt, vtt
 from hymt_batch.records import Input
 
 FORMATS: tuple[Format, ...] = (
@@ -17,6 +18,8 @@ FORMATS: tuple[Format, ...] = (
     parquet.PARQUET,
     parquet.SAVED_DATASET,
     properties.FORMAT,
+    srt.FORMAT,
+    vtt.FORMAT,
 )
 DEFAULT = FORMATS[0]
 """The format of standard input, and of files with an unknown extension."""
