@@ -110,7 +110,12 @@ class SplicedInput:
     def rows(self, options: ReadOptions, context: ReadContext, cursor: int) -> Rows:
         self._stream.seek(0)
         data = _read_file(self._stream, self.input.path)
-        places = self._parse(data).places(PlaceOptions.of(partial(getattr, options)))
+        try:
+            places = self._parse(data).places(PlaceOptions.of(partial(getattr, options)))
+        except UnreadableFileError as error:
+            self._num_places = 1
+            yield self._failed_file(data, error, context), len(data)
+            return
         row = 0
         place = next(places, None)
         while place is not None:
@@ -122,6 +127,16 @@ class SplicedInput:
                 yield self._document(place, raw, row, options, context), place.end if following else len(data)
             row, place = row + 1, following
         self._num_places = row
+
+    def _failed_file(self, data: bytes, error: UnreadableFileError, context: ReadContext) -> Document:
+        """Return the one row of a file that is not of its format."""
+        hashed = context.digest.copy()
+        hashed.update(data)
+        digest = hashed.digest()
+        if context.hasher is not None:
+            context.hasher.add_digest(digest, len(data))
+        message = f"{self.input.rel}:{error.line} {error.reason}"
+        return Document(f"{self.input.rel}#{error.line}", 0, None, digest, status=Status.FAILED_FILE, message=message)
 
     def at_end(self, next_row: int) -> bool:
         return self._num_places is not None and next_row >= self._num_places
@@ -158,6 +173,7 @@ class SplicedInput:
             status=status,
             message=message,
             values=place if context.full else None,
+            keeps_codes=True,
         )
 
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, BinaryIO, cast
 
 from hymt_batch import manifest
 from hymt_batch.formats import registry
-from hymt_batch.formats.format import Format
+from hymt_batch.formats.format import Format, Writer
 from hymt_batch.formats.output_stream import unencodable_character
 from hymt_batch.formats.writer import open_writer, output_encoding
 from hymt_batch.fs import NewFile, remove, replace, stat_or_none
@@ -102,8 +102,9 @@ def assemble(fs: Fs, folder: Path, assembly: Assembly) -> JsonDict:
     try:
         with contextlib.ExitStack() as stack:
             files = _OpenFiles(fs, folder, assembly, stack)
-            input_record = _write(files, assembly, tally)
-            published = files.publish(assembly, tally.num_rows)
+            failure = _failure(assembly)
+            input_record = _write(files, assembly, tally, is_failed=bool(failure))
+            published = files.publish(assembly, tally.num_rows, is_failed=bool(failure))
     except OSError as error:
         raise write_error(f"translated/{input.out_rel}", error) from error
     record: JsonDict = {
@@ -114,6 +115,7 @@ def assemble(fs: Fs, folder: Path, assembly: Assembly) -> JsonDict:
         "rows": tally.num_rows,
         "input": input_record,
         **published,
+        **({"failed": failure} if failure else {}),
         "counts": +tally.counts,
         "flags": tally.flags,
         "tokens": tally.tokens,
@@ -126,17 +128,37 @@ def assemble(fs: Fs, folder: Path, assembly: Assembly) -> JsonDict:
     record["shards"] = assembly.shards.pack()
     assembly.make_folder(file_record.record_path(folder, input).parent)
     errors = record["errors"]["rows"] if record["errors"] else 0
-    size = record["output"]["bytes"]
+    size = record["output"]["bytes"] if record["output"] else 0
     log.debug("published file=%r rows=%d errors=%d bytes=%d", input.out_rel, tally.num_rows, errors, size)
     return record
 
 
-def _write(files: _OpenFiles, assembly: Assembly, tally: _Tally) -> JsonDict:
+def _failure(assembly: Assembly) -> str:
+    """Return why a file is not of its format; "" if it is. Such a file has one row, and no output."""
+    shards = iter(assembly.shards)
+    first, second = next(shards, None), next(shards, None)
+    if first is None or second is not None or first.num_rows != 1:
+        return ""
+    _, contents = assembly.load_rows(first)
+    return contents.rows[0].message if contents.rows[0].status is Status.FAILED_FILE else ""
+
+
+class _NoWriter:
+    """Writes nothing: a failed file has no output."""
+
+    def write(self, document: Document, row: Row) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def _write(files: _OpenFiles, assembly: Assembly, tally: _Tally, *, is_failed: bool) -> JsonDict:
     """Write all rows to the temporary files, and return size and hash of the input, which did not change meanwhile."""
     input, files_before = assembly.input, stat_files(assembly.input)
     preamble, rows = assembly.access.preamble(input), partial(_read_documents, assembly)
     out = cast(BinaryIO, files.out)
-    writer = open_writer(input, out_format(input, assembly.config), preamble, assembly.config, out, rows)
+    writer: Writer = _NoWriter()
+    if not is_failed:
+        writer = open_writer(input, out_format(input, assembly.config), preamble, assembly.config, out, rows)
     for document, row in _documents_and_rows(assembly, tally):
         writer.write(document, row)
         if row.status not in UNLISTED_STATUSES:
@@ -168,14 +190,19 @@ class _OpenFiles:
         self._errors.write(line)
         self._num_errors += 1
 
-    def publish(self, assembly: Assembly, num_rows: int) -> JsonDict:
-        """Sync both files, give them their names, and return their rows, bytes and checksums."""
-        output = {"rows": num_rows, "bytes": self.out.size, "sha256": self.out.sync_and_close()}
+    def publish(self, assembly: Assembly, num_rows: int, *, is_failed: bool) -> JsonDict:
+        """Sync both files, give them their names, and return their rows, bytes and checksums.
+
+        A failed file has no output: the one that an earlier version of the input had is removed.
+        """
+        output = None
+        if not is_failed:
+            output = {"rows": num_rows, "bytes": self.out.size, "sha256": self.out.sync_and_close()}
         errors = None
         if self._errors:
             sha256 = self._errors.sync_and_close()
             errors = {"rows": self._num_errors, "bytes": self._errors.size, "sha256": sha256}
-        assembly.preserve_foreign(str(output["sha256"]))
+        assembly.preserve_foreign(str(output["sha256"]) if output else "")
         assembly.check_lease()
         if self._errors:
             replace(self._fs, self._errors.path, self._final_errors)
@@ -183,7 +210,10 @@ class _OpenFiles:
         elif stat_or_none(self._fs, self._final_errors):  # left by an earlier run that had errors
             remove(self._fs, self._final_errors)
             self._fs.fsync_dir(self._final_errors.parent)
-        replace(self._fs, self.out.path, self._final)
+        if output:
+            replace(self._fs, self.out.path, self._final)
+        else:
+            remove(self._fs, self._final)
         self._fs.fsync_dir(self._final.parent)
         return {"output": output, "errors": errors}
 
@@ -226,6 +256,9 @@ def _documents_and_rows(assembly: Assembly, tally: _Tally) -> Iterator[tuple[Doc
                 changed_rows.add(row.row_index)
             elif not changed_rows.ranges:  # after a changed row keep reading, to name all of them, but write nothing
                 shaped_row = assembly.access.shape_row(document, row, one_line)
+                if shaped_row.status is not row.status:
+                    tally.counts[row.status.value] -= 1
+                    tally.counts[shaped_row.status.value] += 1
                 if encoding and shaped_row.text:
                     shaped_row = _encodable_row(shaped_row, encoding, target, tally)
                 tally.num_rows += 1

@@ -11,6 +11,7 @@ line ending is.
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -84,17 +85,10 @@ def first_line_ending(data: bytes) -> bytes:
 
 def runs(lines: Sequence[Line]) -> Iterator[tuple[int, int]]:
     """Yield start and end of each run of lines that are not blank."""
-    start = None
-    for line in lines:
-        if line.is_blank:
-            if start is not None:
-                yield start, end
-            start = None
-        else:
-            start = line.start if start is None else start
-            end = line.end
-    if start is not None:
-        yield start, end
+    for is_blank, run in itertools.groupby(lines, key=lambda line: line.is_blank):
+        if not is_blank:
+            first, *others = run
+            yield first.start, (others[-1] if others else first).end
 
 
 def find_cues(data: bytes, lines: Sequence[Line]) -> Iterator[Cue]:

@@ -110,7 +110,7 @@ def _units(text: str) -> list[str]:
 
 
 def _characters(word: str) -> list[str]:
-    """Divide a word into graphemes of unspaced scripts, runs of other characters, and punctuation with what precedes."""
+    """Divide a word into characters of unspaced scripts and runs of others; punctuation stays with what precedes."""
     units: list[str] = []
     for grapheme in _graphemes(word):
         first = grapheme[0]

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from functools import partial
 
 from hymt_batch.formats.format import Addressing, Format, Kind
 from hymt_batch.formats.line_input import BOM
-from hymt_batch.formats.spliced import Place, PlaceOptions, SplicedInput, SplicedWriter, UnreadableFileError, count_places
+from hymt_batch.formats.spliced import (
+    Place,
+    PlaceOptions,
+    SplicedInput,
+    SplicedWriter,
+    UnreadableFileError,
+    count_places,
+)
 from hymt_batch.formats.subtitles.cues import find_cues, first_line_ending, safe_lines, split_lines
 from hymt_batch.formats.subtitles.places import joined_places, places_of, splice_cues
 
@@ -48,6 +56,7 @@ FORMAT = Format(
     addressing=Addressing.START,
     extension=".srt",
     input_extensions=(".srt",),
+    text_start=re.compile(rb"\d+[ \t]*\r?\n\d\d:\d\d:\d\d,\d{3} --> "),
     has_fields=False,
     source_settings=("encoding", "join_cues"),
     open_input=partial(SplicedInput, parse=SubRipFile),

@@ -1,6 +1,6 @@
 """WebVTT subtitles (.vtt): the texts of the cues are places.
 
-The header, notes, styles, regions, cue identifiers, times and settings are gaps. `&amp;` is written as `&` in a text and
+The header, notes, styles, regions, cue identifiers, times and settings are gaps. A text has `&` for `&amp;`, which is
 escaped again in a translation. `&lt;` and `&gt;` stay as they are, since `<` begins a tag.
 
 Source: WebVTT, W3C Candidate Recommendation of 4 April 2019, sections 4.1 and 6.1.
@@ -15,7 +15,14 @@ from functools import partial
 
 from hymt_batch.formats.format import Addressing, Format, Kind
 from hymt_batch.formats.line_input import BOM
-from hymt_batch.formats.spliced import Place, PlaceOptions, SplicedInput, SplicedWriter, UnreadableFileError, count_places
+from hymt_batch.formats.spliced import (
+    Place,
+    PlaceOptions,
+    SplicedInput,
+    SplicedWriter,
+    UnreadableFileError,
+    count_places,
+)
 from hymt_batch.formats.subtitles.cues import Cue, Line, first_line_ending, make_cue, safe_lines, split_lines
 from hymt_batch.formats.subtitles.places import joined_places, places_of, splice_cues
 
@@ -89,6 +96,7 @@ FORMAT = Format(
     addressing=Addressing.START,
     extension=".vtt",
     input_extensions=(".vtt",),
+    text_start=re.compile(rb"WEBVTT\s"),
     has_fields=False,
     source_settings=("encoding", "join_cues"),
     open_input=partial(SplicedInput, parse=WebVttFile),
