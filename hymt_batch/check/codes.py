@@ -74,6 +74,7 @@ def put_back(source: str, translation: str) -> str:
         translation, num_removed = _CODE.subn(" ", translation)
         if not num_removed:
             break
+        translation = re.sub(" {2,}", " ", translation)
     words = [(match[1], match[2]) for match in _WORD.finditer(translation.strip())]
     ends = [0, *accumulate(len(word) for word, _ in words)]
     total = sum(map(len, pieces)) or 1
@@ -118,17 +119,19 @@ class _Joined:
         is_word, is_end_tag = code[0] not in "<{&$", code.startswith("</")
         is_first = not self.pieces
         between_words = not is_first and self.pieces[-1].isspace()
+        gap = " "
         if between_words:
-            self.pieces.pop()
+            gap = self.pieces.pop()
             if not is_last and not (space_before or space_after):
                 space_before, space_after = not is_end_tag, is_end_tag  # two words stay two
         glued = is_word and not is_first and not between_words and self.pieces[-1][-1] not in _OPENING
-        if (between_words and space_before and self.pieces) or glued or self._needs_space:
-            self.pieces.append(" ")
+        if (space_before and not is_first and (between_words or is_last)) or glued or self._needs_space:
+            self.pieces.append(gap)
+            gap = " "
         self.pieces.append(code)
         self._needs_space = is_word
         if (between_words or is_first) and space_after and not is_last:
-            self.pieces.append(" ")
+            self.pieces.append(gap)
             self._needs_space = False
 
 

@@ -96,7 +96,7 @@ def find_cues(data: bytes, lines: Sequence[Line]) -> Iterator[Cue]:
     times = [index for index, line in enumerate(lines) if line.is_times]
     # numbers are those of a file in which most cues have one, so that a text of digits is not taken for one
     numbered = sum(_has_number(data, lines, index) for index in times) * 2 > len(times)
-    for index, following in zip(times, [*times[1:], len(lines)], strict=True):
+    for index, following in zip(times, [*times[1:], len(lines)], strict=False):
         last = following
         if following < len(lines) and numbered and _has_number(data, lines, following):
             last -= 1
