@@ -173,12 +173,12 @@ class _Finder:
             self._add_file(os.path.basename(path), path, _Origin.NAMED)
 
     def _add_file(self, rel: str, path: str, origin: _Origin) -> None:
-        mode = os.stat(path).st_mode
         format, reason = (self.format, "") if self.format else self._format_by_name(path, origin)
         if format is None and origin is not _Origin.NAMED:
-            self.skipped.append((SkippedFile(rel, reason), path))
+            self.skipped.append((SkippedFile(rel, reason), path))  # a broken link or a pipe, too
             return
-        if not stat.S_ISREG(mode):
+        status = os.stat(path)
+        if not stat.S_ISREG(status.st_mode):
             raise ConfigError(
                 f"{path!r} is not a regular file",
                 why="so it cannot be read twice",
@@ -190,7 +190,7 @@ class _Finder:
             raise kind.error(path, self.config)
         if origin is _Origin.NAMED:
             self.named.add(rel)
-        self.inputs.append(input_names.make_input(rel, path, format, self.out_format))
+        self.inputs.append(input_names.make_input(rel, path, format, self.out_format, status.st_size))
 
     def _format_by_name(self, path: str, origin: _Origin) -> tuple[Format | None, str]:
         """Return the format that a file is read as by its name; None with the reason if it is not read."""
@@ -198,11 +198,11 @@ class _Finder:
         is_named = origin is _Origin.NAMED
         if known is not None and (known.name in self._formats or (is_named and not self._has_no_list)):
             return known, ""
-        if known is not None and not is_named:
-            self._addable.append(path)
-            return None, f"a {known.extension} file, which was not read when the job was created"
         kind = unread.of_setting(path, self.config) or unread.of_name(path)
         was_text = self._has_no_list and origin is not _Origin.FOUND and not (kind and kind.was_refused)
+        if known is not None and not is_named and not was_text:
+            self._addable.append(path)
+            return None, f"a {known.extension} file, which was not read when the job was created"
         if kind is not None and not was_text:
             return None, kind.what
         return (None, unread.UNKNOWN) if origin is _Origin.FOUND else (registry.DEFAULT, "")

@@ -19,7 +19,7 @@ from hymt_batch.manifest import StateDamagedError
 from hymt_batch.records import Input
 from hymt_batch.write import file_record, row_record, set_aside
 from hymt_batch.write import part as parts
-from hymt_batch.write.published_file import TMP_PREFIX
+from hymt_batch.write.open_files import TMP_PREFIX
 from hymt_batch.write.storage import PROBE_PREFIX, DurableFolders
 
 log = logging.getLogger(__name__)

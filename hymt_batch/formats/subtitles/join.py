@@ -79,7 +79,7 @@ def cut_text(text: str, lengths: Sequence[int]) -> list[str]:
     """
     units = _units(" ".join(text.split()))
     if len(units) < len(lengths):
-        units = [unit for word in units for unit in _graphemes(word)]
+        units = [unit for word in units for unit in _spaced_graphemes(word)]
     units += units[-1:] * (len(lengths) - len(units))
     ends = list(accumulate(map(len, units)))
     pieces, first = [], 0
@@ -125,6 +125,12 @@ def _characters(word: str) -> list[str]:
         else:
             units.append(grapheme)
     return units
+
+
+def _spaced_graphemes(word: str) -> list[str]:
+    """Return the characters of a word, the last one with the space after the word."""
+    *graphemes, last = _graphemes(word.rstrip())
+    return [*graphemes, last + word[len(word.rstrip()) :]]
 
 
 def _graphemes(text: str) -> list[str]:
