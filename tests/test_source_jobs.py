@@ -70,7 +70,7 @@ def test_status_lists_the_skipped_files_of_a_job_that_is_not_finished(tmp_path: 
 
 def test_the_name_of_a_skipped_file_never_makes_a_line_of_its_own(tmp_path: Path, job: Job, source: Path) -> None:
     (source / "x\n  problem   spoof.p\nng").touch()
-    os.rename(source / "film.srt", os.path.join(os.fsencode(source), b"\xff.srt"))
+    os.rename(source / "film.ass", os.path.join(os.fsencode(source), b"\xff.ass"))
     summary = job(f"source.path={source}", "name=n")
     assert "1 '.p\\nng'" in render_summary(summary, [])
     text = status.render(status.status(tmp_path / "out/n"))
