@@ -86,8 +86,7 @@ def describe(job: TranslateJob, summary: Summary) -> str:
     accepted = [f"check.max_error_rate={min(1.0, math.ceil(1000 * rate) / 1000):g}"] if rate > limit else []
     accepted += [f"check.max_failed_files={len(failed)}"] if len(failed) > job.check.max_failed_files else []
     lines.append(
-        f"  {others}To accept the result, run the same command with "
-        f"{' '.join(accepted)}: nothing is decoded again."
+        f"  {others}To accept the result, run the same command with {' '.join(accepted)}: nothing is decoded again."
     )
     return "\n".join(lines)
 
