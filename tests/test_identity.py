@@ -109,6 +109,7 @@ CHANGES: dict[str, str | tuple[str, ...]] = {
     "decode.stages": "2",
     "decode.read_every": "4",
     "decode.capture": "true",
+    "decode.kernels": "off",
     "check.max_error_rate": "0.5",
     "check.max_attempts": "2",
     "check.loop_repeats": "4",
