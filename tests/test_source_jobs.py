@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from hymt_batch import manifest
 from hymt_batch.errors import ConfigError, ExitCode, InputChangedError
 from hymt_batch.formats import registry
 from hymt_batch.fs import OS_FS
+from hymt_batch.run.reporter import render_summary
 from jobs import status, verify
 from tests.fakes import job as fake_job
 from tests.fakes.job import Job
@@ -64,6 +66,16 @@ def test_status_lists_the_skipped_files_of_a_job_that_is_not_finished(tmp_path: 
     assert skipped_in_status(tmp_path / "out/n") == ["film.srt", "deep/pic.txt"]
     job(*settings)
     assert skipped_in_status(tmp_path / "out/n") == ["film.srt", "deep/pic.txt"]
+
+
+def test_the_name_of_a_skipped_file_never_makes_a_line_of_its_own(tmp_path: Path, job: Job, source: Path) -> None:
+    (source / "x\n  problem   spoof.p\nng").touch()
+    os.rename(source / "film.srt", os.path.join(os.fsencode(source), b"\xff.srt"))
+    summary = job(f"source.path={source}", "name=n")
+    assert "1 '.p\\nng'" in render_summary(summary, [])
+    text = status.render(status.status(tmp_path / "out/n"))
+    assert "            x\\n  problem   spoof.p\\nng: a file with an unknown extension\n" in text
+    assert "\n  problem" not in text
 
 
 @pytest.mark.parametrize("strict", [False, True])

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import fields, replace
 from itertools import count, repeat
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -24,8 +25,8 @@ import pytest
 from hymt_batch import child_process, config
 from hymt_batch.errors import ConfigError, ExitCode, StoppedError
 from hymt_batch.model import cpu_count
-from hymt_batch.records import Prompt
-from hymt_batch.run import executor, oom, worker_pool, worker_process
+from hymt_batch.records import Prompt, Segment, Translation
+from hymt_batch.run import executor, message, oom, worker_pool, worker_process
 from hymt_batch.run.worker_process import WorkerProcess
 from hymt_batch.write.attempts import AttemptMarkers
 from jobs import translate
@@ -108,10 +109,37 @@ def test_a_worker_receives_the_settings_and_then_prompts_alone(tmp_path: Path, m
     send = WorkerProcess.send
     monkeypatch.setattr(WorkerProcess, "send", lambda self, message: messages.append(message) or send(self, message))
     assert run(tmp_path, "launch.workers=2", "batch.part_rows=6", "batch.shard_rows=60") == ExitCode.COMPLETE
-    parts = [message for message in messages if isinstance(message, list)]
-    assert sorted(prompt.row_id for part in parts for prompt in part) == sorted(f"in.txt#{n + 1}" for n in range(ROWS))
-    assert {type(prompt) for part in parts for prompt in part} == {Prompt}
+    parts = [columns for columns in messages if isinstance(columns, tuple)]
+    prompts = [prompt for part in parts for prompt in message.unpack_prompts(part)]
+    assert sorted(prompt.row_id for prompt in prompts) == sorted(f"in.txt#{n + 1}" for n in range(ROWS))
+    assert {type(prompt) for prompt in prompts} == {Prompt}
+    assert {type(sent).__name__ for sent in messages if not isinstance(sent, tuple)} == {"TranslateJob"}
     assert max(len(pickle.dumps(part)) for part in parts) < 6 * 1000, "bytes a part of six rows"
+
+
+def make_prompt(index: int, **fields: Any) -> Prompt:
+    segment = Segment(index, 3, f"text {index}", lead=" ", trail="\t")
+    return replace(Prompt(segment, f"in.txt#{index + 1}", (256, 1, 2, 257), 2, "fr", "en"), **fields)
+
+
+def test_prompts_and_translations_arrive_as_they_were_sent() -> None:
+    prompts = [make_prompt(0), make_prompt(1, src_lang=None, ids=()), make_prompt(2, tgt_lang="zh-Hant")]
+    received = pickle.loads(pickle.dumps(message.pack_prompts(prompts)))
+    assert message.unpack_prompts(received) == prompts
+    translations = [
+        Translation(prompts[0], "un", "stop", 3, ("copied",), "", 1, -0.5),
+        Translation(prompts[1], "", "error", message="a reason"),
+        Translation(prompts[2], "trois", "length"),
+    ]
+    columns = pickle.loads(pickle.dumps(message.pack_translations(translations)))
+    assert message.unpack_translations(prompts, columns) == translations
+    with pytest.raises(ValueError, match="zip"):
+        message.unpack_translations(prompts[:2], columns)
+
+
+def test_a_field_of_a_prompt_or_a_translation_is_not_left_out_of_the_columns() -> None:
+    assert len(message.pack_prompts([])) == len(fields(Prompt)) - 1 + len(fields(Segment))
+    assert len(message.pack_translations([])) == len(fields(Translation)) - 1
 
 
 @pytest.mark.fault(12)

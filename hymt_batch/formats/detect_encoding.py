@@ -2,7 +2,8 @@
 
 The head is the first 64 KiB, decompressed. A file is refused for what its head shows as a whole: a byte order mark, the
 NUL bytes of UTF-16 and UTF-32, the escape sequences of the 7-bit encodings, or lines that mostly cannot be decoded. A
-file with a few such lines is read, and they become error rows.
+file with a few such lines is read, and they become error rows; so is a damaged file that starts with the mark of UTF-8,
+since that is its encoding whatever its lines hold.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ def check_encoding(input: Input, head: bytes, *, is_utf8_only: bool) -> None:
     if encoding == UTF8:
         if found := seven_bit_encoding(head):
             raise _wrong_encoding(input, _describe(found), found)
-        if not is_utf8_only:
+        if not is_utf8_only or head.startswith(codecs.BOM_UTF8):
             return
     elif (
         is_utf8(head) and sum(byte > 0x7F for byte in head) >= MIN_UTF8_BYTES

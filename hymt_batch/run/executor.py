@@ -84,6 +84,7 @@ def open_executor(
         log.warning("%s", warning.text)
     log.info("%s", choice.describe(job.launch.workers))
     if choice.uses_workers or output.attempts.needs_isolation:
+        _collect_garbage_rarely()
         specs = worker_specs(job, model, choice)
         last_resort = None
         if len(specs) > 1 and len(model.placements) > 1:  # device_map=fallback: what is left of its order
@@ -106,9 +107,14 @@ def open_executor(
     with explain_errors("loading the model"):
         replica = Replica(job, model, tokenizer, check_stop=on_step, on_batch=on_batch)
     watchdog.pause()
-    gc.freeze()  # the libraries' objects stay: collecting garbage among them took a fifth of the time of a fast job
-    gc.set_threshold(100_000, 20, 20)
+    _collect_garbage_rarely()
     return InProcessExecutor(job, replica, watchdog, stop, output.attempts.begin)
+
+
+def _collect_garbage_rarely() -> None:
+    """Leave the libraries' objects alone: collecting garbage among them took a fifth of the time of a fast job."""
+    gc.freeze()
+    gc.set_threshold(100_000, 20, 20)
 
 
 class InProcessExecutor:

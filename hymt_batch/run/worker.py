@@ -17,12 +17,12 @@ import threading
 import time
 import traceback
 from collections.abc import Sequence
-from dataclasses import replace
 from multiprocessing.connection import Connection
 
 from hymt_batch.doctor.explain import explain_errors
 from hymt_batch.errors import HymtError, first_line
 from hymt_batch.model import prepare
+from hymt_batch.run import message
 from hymt_batch.run.replica import Replica
 from hymt_batch.run.worker_process import IGNORED_SIGNALS
 
@@ -58,15 +58,8 @@ def serve(pipe: Connection) -> None:
         return
     pipe.send(("ready", model.identity, replica.environment))
     while True:
-        translations = replica.translate(pipe.recv())
-        # leave out the prompts, which the parent already has
-        pipe.send(
-            (
-                "done",
-                [replace(translation, prompt=None) for translation in translations],  # type: ignore[arg-type]
-                list(replica.decoder.take_degraded()),
-            )
-        )
+        translations = replica.translate(message.unpack_prompts(pipe.recv()))
+        pipe.send(("done", message.pack_translations(translations), list(replica.decoder.take_degraded())))
 
 
 class _PipeHandler(logging.Handler):

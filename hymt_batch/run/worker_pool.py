@@ -17,13 +17,14 @@ import subprocess
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from multiprocessing.connection import wait
 from typing import TYPE_CHECKING, Any
 
 from hymt_batch.doctor.explain import explain_errors
 from hymt_batch.errors import HymtError, PreflightError, StoppedError
 from hymt_batch.records import Part, Prompt, Translation
+from hymt_batch.run import message
 from hymt_batch.run.identity import build_environment
 from hymt_batch.run.unit import PartResult, Unit, parts_until_stop
 from hymt_batch.run.worker_process import WorkerProcess, WorkerSpec
@@ -163,11 +164,11 @@ class WorkerPool:
         for pipe in wait(list(by_pipe), timeout_s):
             worker = by_pipe[pipe]  # type: ignore[index]
             try:
-                message = worker.pipe.recv()
+                received = worker.pipe.recv()
             except (EOFError, OSError):
                 yield self._handle_death(worker, "")
             else:
-                yield self._handle_message(worker, *message)
+                yield self._handle_message(worker, *received)
         for worker in list(self._workers.values()):
             limit = self._hang_s if worker.ready else max(self._hang_s, MIN_LOAD_TIMEOUT_S)
             is_working = worker.index in self._decoding or not worker.ready
@@ -184,7 +185,7 @@ class WorkerPool:
                     piece.of.tries = self._begin_attempt(piece.of.part)
                 self._decoding[worker.index], worker.last_heard = piece, time.monotonic()
                 self._deaths[worker.index].clear()
-                worker.send([piece.of.part.prompts[index] for index in piece.indices])
+                worker.send(message.pack_prompts([piece.of.part.prompts[index] for index in piece.indices]))
 
     def _start_workers(self) -> None:
         """Start a worker for each waiting piece, up to the maximum; called after `_dispatch`, so no worker is free."""
@@ -216,11 +217,10 @@ class WorkerPool:
             worker.end("")
             self._go_on_without(worker.index, error)
         elif kind == "done":
-            translations, degraded = values
+            columns, degraded = values
             piece = self._decoding.pop(worker.index)
-            prompts = piece.of.part.prompts
-            for index, translation in zip(piece.indices, translations, strict=True):
-                piece.of.translations[index] = replace(translation, prompt=prompts[index])
+            prompts = [piece.of.part.prompts[index] for index in piece.indices]
+            piece.of.translations.update(zip(piece.indices, message.unpack_translations(prompts, columns), strict=True))
             piece.of.degraded += degraded
             return self._if_complete(piece.of, worker)
         return None

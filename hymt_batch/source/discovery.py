@@ -173,12 +173,11 @@ class _Finder:
             self._add_file(os.path.basename(path), path, _Origin.NAMED)
 
     def _add_file(self, rel: str, path: str, origin: _Origin) -> None:
-        mode = os.stat(path).st_mode
         format, reason = (self.format, "") if self.format else self._format_by_name(path, origin)
         if format is None and origin is not _Origin.NAMED:
-            self.skipped.append((SkippedFile(rel, reason), path))
+            self.skipped.append((SkippedFile(rel, reason), path))  # a broken link or a pipe, too
             return
-        if not stat.S_ISREG(mode):
+        if not stat.S_ISREG(os.stat(path).st_mode):
             raise ConfigError(
                 f"{path!r} is not a regular file",
                 why="so it cannot be read twice",

@@ -166,9 +166,29 @@ def case(rng: random.Random, name: str, format: str, num: int, limit: int, reser
     refused = data.startswith((b"\xff\xfe", b"\xfe\xff"))
     row_bytes = without_bom[len(head) :]
     rows = read(format, row_bytes, limit, reserved)
+    if not data.startswith(BOM):
+        refused = refused or _looks_like_another_encoding(data)
     if format == "jsonl":
         refused = refused or _refused(row_bytes, limit, reserved)
     return Case(name + NAMES[format], data, [] if refused else rows, refused)
+
+
+def _looks_like_another_encoding(data: bytes) -> bool:
+    """Return whether a file without a mark is refused: most of its first lines are not UTF-8, or many and no others."""
+    head = data[: 1 << 16]
+    pieces = head.split(b"\n")
+    if len(head) == 1 << 16 and len(pieces) > 1:
+        pieces.pop()
+    good_beyond_ascii = bad = total = 0
+    for line in pieces:
+        if not line.strip():
+            continue
+        total += 1
+        if _decoded(line)[0] != OK:
+            bad += 1
+        elif any(byte > 127 for byte in line):
+            good_beyond_ascii += 1
+    return (bad >= 3 and bad > total - bad) or (bad >= 20 and bad > total / 10 and good_beyond_ascii < bad / 10)
 
 
 def read(format: str, body: bytes, limit: int, reserved: tuple[str, ...] = ()) -> list[tuple[str, str | None]]:
