@@ -103,7 +103,8 @@ def test_the_same_glob_or_list_goes_on_after_the_first_files_are_published(
     (tmp_path / "data").mkdir()
     for name, num in (("a", 1), ("z", 12)):
         (tmp_path / f"data/{name}.txt").write_text("\n".join(f"{name} {index}" for index in range(num)))
-    settings = ("source.path=**/*.txt", "batch.part_rows=4", "batch.max_rows=4", "output_dir=out")
+    limits = ("batch.part_rows=4", "batch.max_rows=4", "batch.part_tokens=10")  # each file is a unit
+    settings = ("source.path=**/*.txt", *limits, "output_dir=out")
     job.interrupt(*settings, "name=g", at=3)
     assert (tmp_path / "out/g/translated/data/a.txt").exists()
     job(*settings, "name=g")

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hymt_batch import batch, manifest, prompt
+from hymt_batch import batch, file_units, manifest, prompt
 from hymt_batch.batch import PartLimits
 from hymt_batch.check import assemble
 from hymt_batch.fs import OS_FS
@@ -127,6 +127,7 @@ def open_output(job: TranslateJob, plan: Plan, inputs: Inputs) -> Output:
             plan.environment,
             identity.build_output(job),
             inputs.formats,
+            file_units.plan(inputs.files, plan.identity),
         ),
         identity.auto_keys(job),
         tuple(plan.aliases),

@@ -177,7 +177,8 @@ class _Finder:
         if format is None and origin is not _Origin.NAMED:
             self.skipped.append((SkippedFile(rel, reason), path))  # a broken link or a pipe, too
             return
-        if not stat.S_ISREG(os.stat(path).st_mode):
+        status = os.stat(path)
+        if not stat.S_ISREG(status.st_mode):
             raise ConfigError(
                 f"{path!r} is not a regular file",
                 why="so it cannot be read twice",
@@ -189,7 +190,7 @@ class _Finder:
             raise kind.error(path, self.config)
         if origin is _Origin.NAMED:
             self.named.add(rel)
-        self.inputs.append(input_names.make_input(rel, path, format, self.out_format))
+        self.inputs.append(input_names.make_input(rel, path, format, self.out_format, status.st_size))
 
     def _format_by_name(self, path: str, origin: _Origin) -> tuple[Format | None, str]:
         """Return the format that a file is read as by its name; None with the reason if it is not read."""
