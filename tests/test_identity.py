@@ -55,6 +55,7 @@ CHANGES: dict[str, str | tuple[str, ...]] = {
     "source.delimiter": (";", CSV),
     "source.escape": ("backslash", CSV),
     "source.encoding": "cp1252",
+    "source.join_cues": ("true", "source.path=film.srt"),
     "source.max_window": "1GiB",
     "source.follow_symlinks": ("true", "source.path=linked"),
     "source.subset": ("small", HUB),
@@ -109,7 +110,10 @@ CHANGES: dict[str, str | tuple[str, ...]] = {
     "decode.stages": "2",
     "decode.read_every": "4",
     "decode.capture": "true",
+    "decode.kernels": "off",
     "check.max_error_rate": "0.5",
+    "check.max_failed_files": "3",
+    "check.codes": "true",
     "check.max_attempts": "2",
     "check.loop_repeats": "4",
     "check.min_logprob": "-1.5",
@@ -150,6 +154,7 @@ def inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "in").mkdir()
     for name in ("a.txt", "b.txt", "a.csv"):
         (tmp_path / "in" / name).write_text(f"text\n{name}\n", encoding="utf-8")
+    (tmp_path / "film.srt").write_text("1\n00:00:01,000 --> 00:00:02,000\na\n", encoding="utf-8")
     (tmp_path / "linked").mkdir()
     (tmp_path / "linked" / "a.txt").write_text("a\n", encoding="utf-8")
     (tmp_path / "outside").mkdir()
@@ -230,6 +235,7 @@ def test_the_identity_and_the_environment_are_those_that_version_2_recorded(name
     assert settings.items() >= identity_versions.output_settings_in(expected).items()
     environment = identity.build_environment(job, {"device": "AMD EPYC"})
     assert environment.pop("hymt_batch")
+    assert environment.pop("kernels") == "auto"  # a setting that version 2 did not have
     assert manifest.canonical_json(environment) == manifest.canonical_json(RECORDED[name]["environment"])
 
 
