@@ -171,6 +171,8 @@ def test_the_error_for_a_missing_path_suggests_similar_names(tmp_path: Path) -> 
     write(tmp_path / "corpus.txt")
     with pytest.raises(ConfigError, match=r"does not exist\. Similar names: '.*corpus\.txt'"):
         find(str(tmp_path / "corpsu.txt"))
+    with pytest.raises(ConfigError, match=r"No name in .* is similar: it has '.*corpus\.txt'\. Set source\.path"):
+        find(str(tmp_path / "zzz"))
     with pytest.raises(ConfigError, match="matches no file"):
         find(str(tmp_path / "*.csv"))
 
@@ -401,9 +403,3 @@ def test_the_error_for_a_pattern_without_matches_shows_names_that_it_does_not_ma
     with pytest.raises(ConfigError, match=r"It has other names, such as \['a\.txt'\]") as caught:
         find(str(tmp_path), pattern="*.TXT")
     assert "folders of jobs" not in str(caught.value)
-
-
-def test_names_that_are_not_similar_are_not_called_similar(tmp_path: Path) -> None:
-    write(tmp_path / "zzz.csv")
-    with pytest.raises(ConfigError, match=r"Names there: '.*zzz\.csv'"):
-        find(str(tmp_path / "bulletin.txt"))
