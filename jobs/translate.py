@@ -188,7 +188,10 @@ def run(job: TranslateJob) -> ExitCode:
         if error_advice.error_rate(summary) > job.check.max_error_rate:
             log.error("%s", error_advice.describe(job, summary))
             return ExitCode.TOO_MANY_ERRORS
-    return ExitCode.WARNINGS if job.strict and reporter.num_warnings else ExitCode.COMPLETE
+        if job.strict and reporter.num_warnings:
+            reporter.log_strict()
+            return ExitCode.WARNINGS
+    return ExitCode.COMPLETE
 
 
 if __name__ == "__main__":
