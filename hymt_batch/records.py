@@ -1,6 +1,8 @@
 """The records that flow from stage to stage: plain data, standard library only.
 
-Symbols used in every docstring: B rows in a batch, T prompt tokens, N new tokens.
+Symbols used in every docstring: B rows in a batch, T prompt tokens, N new tokens. Nobody changes a record. Those of
+which each row has one are not frozen all the same: a frozen one takes three times as long to make, and one process
+feeds all GPUs.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ class Status(StrEnum):
     GENERATION_ERROR = "generation_error"  # decoding failed for this row
     NON_FINITE = "non_finite"  # the network returned NaN or infinity for this row
     CRASH_QUARANTINED = "crash_quarantined"  # the row killed the process repeatedly
+    FAILED_FILE = "failed_file"  # the file is not of its format: its one row, of which nothing is written
     NOT_SELECTED = "not_selected"  # a place of a document beyond source.limit; it keeps its source
 
 
@@ -38,9 +41,16 @@ ERROR_STATUSES = frozenset(
         Status.GENERATION_ERROR,
         Status.NON_FINITE,
         Status.CRASH_QUARANTINED,
+        Status.FAILED_FILE,
     }
 )
-"""Statuses that count towards check.max_error_rate: the row has no usable translation."""
+"""Statuses of rows without a usable translation. All but FAILED_FILE count towards check.max_error_rate."""
+
+
+def count_error_rows(counts: Mapping[str, int]) -> int:
+    """Return the rows that count towards check.max_error_rate, of rows by status."""
+    return sum(counts.get(status, 0) for status in ERROR_STATUSES if status is not Status.FAILED_FILE)
+
 
 UNLISTED_STATUSES = frozenset({Status.OK, Status.NOT_SELECTED})
 """Statuses of rows that are not listed in errors/: there is nothing to tell about them."""
@@ -125,7 +135,7 @@ class Preamble:
         return len(self.bom) + len(self.header)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)
 class Document:
     """One row of the source, with a stable id."""
 
@@ -139,6 +149,7 @@ class Document:
     status: Status = Status.OK  # with any other status the row is not decoded
     message: str = ""  # the reason, for the errors file
     values: Any = None  # the parsed row, kept for the writer of the output
+    keeps_codes: bool = False  # its translation must have the codes of its text: so in every spliced format
     long_row: Any = field(default=None, compare=False)  # formats.long_rows.LongRow of a row over the byte limit
     needs_escape: bool = False  # csv: an escape character that no setting names is the probable cause of the error
 
@@ -174,7 +185,7 @@ class ShardRecord:
     last: bool
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)
 class Segment:
     """A piece of a document that gets its own prompt. `lead + text + trail` is the piece, character for character."""
 
@@ -193,7 +204,7 @@ class Rejection:
     message: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)
 class Prompt:
     """A segment inside the prompt template, as token ids."""
 
@@ -235,7 +246,7 @@ class Part:
         return sum(prompt.num_source_tokens for prompt in self.prompts)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)
 class Translation:
     """The model's text for one segment."""
 
@@ -249,7 +260,7 @@ class Translation:
     mean_logprob: float | None = None  # over the chosen tokens and the end token; None if not recorded
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)
 class Row:
     """One row of a part: what is written for one document."""
 

@@ -14,7 +14,7 @@ from typing import Any
 from hymt_batch import manifest
 from hymt_batch.manifest import JsonDict
 
-VERSION = 4
+VERSION = 5
 """Version of the identity, stored in the identity itself; version 1 did not store it."""
 
 EARLIER = ((4, 4), (3, 3), (3, 2), (2, 2), (1, 1))
@@ -42,6 +42,7 @@ CHANGES = Changes(
         "source.escape": (2, None),
         "check.min_logprob": (2, NOT_RECORDED),
         "source.encoding": (4, "utf-8"),
+        "source.join_cues": (5, False),
     },
     moved={
         "check.min_logprob": 3,
@@ -51,7 +52,7 @@ CHANGES = Changes(
         "write.meta_field": 3,
         "write.row_group_rows": 3,
     },
-    added_output={"write.encoding": "utf-8"},
+    added_output={"write.encoding": "utf-8", "check.codes": False},
 )
 
 

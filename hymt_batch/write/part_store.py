@@ -28,7 +28,6 @@ from hymt_batch.write.quarantine import quarantine
 from hymt_batch.write.row_lines import rows_digest
 from hymt_batch.write.row_record import RecordContents, RecordHeader
 from hymt_batch.write.state_file import StateFileDamagedError
-from hymt_batch.write.storage import DurableFolders
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +64,7 @@ class PartStore:
         self._redo, self._check_lease, self._epoch = redo, check_lease, epoch
         self.rows = CommittedRows.open(fs, folder, identity)
         self._reader, self.records = self.rows.reader, self.rows.records
-        self._folders = DurableFolders(fs, folder)
+        self._folders = self.records.folders
         self._committed: dict[tuple[str, int], set[int]] = {}  # (file_id, shard index) -> indices of committed parts
         self._num_parts: dict[tuple[str, int], int] = {}
         self._headers: dict[tuple[str, int], RecordHeader | None] = {}  # of the records of shards in progress
