@@ -21,7 +21,7 @@ from hymt_batch.check import assemble
 from hymt_batch.doctor import preflight
 from hymt_batch.errors import ExitCode
 from hymt_batch.model import prepare
-from hymt_batch.records import Part, PreparedShard, Shard, count_error_rows, plural
+from hymt_batch.records import Part, PreparedShard, Shard, count_error_rows
 from hymt_batch.run import error_advice, stderr_capture, stdin_job
 from hymt_batch.run import executor as executors
 from hymt_batch.run.executor import OpenExecutor
@@ -191,8 +191,7 @@ def run(job: TranslateJob) -> ExitCode:
             log.error("%s", error_advice.describe(job, summary))
             return ExitCode.TOO_MANY_ERRORS
         if job.strict and reporter.num_warnings:
-            warnings = plural(reporter.num_warnings, "warning")
-            log.error("complete, with %s, so that strict=true gives exit code %d", warnings, ExitCode.WARNINGS)
+            reporter.log_strict()
             return ExitCode.WARNINGS
     return ExitCode.COMPLETE
 
