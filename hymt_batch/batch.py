@@ -2,8 +2,8 @@
 
 Rows are sorted by length within a shard, longest first, so that an out-of-memory error comes early. Equal texts are
 decoded once. A row that is too long for a part gets one of its own, which is divided into runs of its segments; such
-parts come last, so that the other rows of the shard are committed before. A part never depends on where a job resumed, on the device or on the token budget: how a part is
-decoded in batches is the engine's business (`decode/batches.py`).
+parts come last, so that the other rows of the shard are committed before. A part never depends on where a job resumed,
+on the device or on the token budget: how it is decoded in batches is the engine's business (`decode/batches.py`).
 """
 
 from __future__ import annotations
@@ -67,9 +67,9 @@ def resolve_part_limits(config: BatchConfig, num_parameters: int, on_gpu: bool) 
     operations per parameter and token. The rate is at most 2,000 tokens/s on a CPU and 8,000 on a GPU, because other
     costs dominate beyond that.
 
-    The limit of new tokens is that of source tokens on a GPU, where more rows at once take hardly longer. On a CPU it is
-    a quarter, because a step takes several times as long after some thousand tokens: the demo model decodes two segments
-    of 2,048 tokens to their limit of 4,096 in about 20 s.
+    The limit of new tokens is that of source tokens on a GPU, where more rows at once take hardly longer. On a CPU it
+    is a quarter, because steps become slower with the length: two cores decode two segments of 2,048 tokens to their
+    limit of 4,096 in about 20 s with the demo model.
 
     Args:
         config: The settings.
@@ -114,8 +114,12 @@ def plan_parts(
         by_document[prompt.segment.document_index].append(prompt)
     duplicates = _group_duplicates(shard.documents, by_document, part_limits.plan)
     without_prompts = [index for index in range(len(shard.documents)) if index not in by_document]
-    divided = [index for index in duplicates if _is_divided(by_document[index], part_limits)]
-    undivided = duplicates.keys() - set(divided) if divided else duplicates
+    divided = {
+        index: _run_lengths(by_document[index], part_limits, max_new_tokens)
+        for index in duplicates
+        if _is_divided(by_document[index], part_limits)
+    }
+    undivided = duplicates.keys() - divided.keys() if divided else duplicates
     groups = [(decoded, decoded) for decoded in _cut(undivided, by_document, part_limits)]
     groups += [
         ([], without_prompts[start : start + part_limits.part_rows])
@@ -146,11 +150,7 @@ def plan_parts(
                     if shard.documents[duplicate].text != shard.documents[document_index].text
                 },
                 rejections={row: rejections[row] for row in rows if row in rejections} if rejections else {},
-                run_lengths=(
-                    _run_lengths(by_document[decoded[0]], part_limits, max_new_tokens)
-                    if index >= len(groups) - len(divided)
-                    else ()
-                ),
+                run_lengths=divided.get(decoded[0], ()) if decoded else (),
             )
         )
     return parts

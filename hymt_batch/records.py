@@ -47,8 +47,8 @@ UNLISTED_STATUSES = frozenset({Status.OK, Status.NOT_SELECTED})
 
 
 PLAN_VERSION = 5
-"""Version of the plan: which rows are sent, which rows are equal, how they are cut, which are divided into segment runs,
-and what their digests cover.
+"""Version of the plan: which rows are sent, which rows are equal, how they are cut, which are divided into runs
+of their segments, and what their digests cover.
 
 A job keeps the version it was created with, so that its committed parts stay valid. Output folders without
 `batch.plan` in their identity use version 1.

@@ -14,16 +14,18 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from functools import partial
+from itertools import compress
 from typing import TYPE_CHECKING
 
 from hymt_batch import batch, prompt, segment, signals
-from hymt_batch.check import assemble
+from hymt_batch.decode import token_limit
 from hymt_batch.doctor import preflight
 from hymt_batch.errors import ExitCode
 from hymt_batch.model import prepare
-from hymt_batch.records import ERROR_STATUSES, PreparedShard, Shard
+from hymt_batch.records import ERROR_STATUSES, Part, PreparedShard, Shard
 from hymt_batch.run import error_advice, stderr_capture, stdin_job
 from hymt_batch.run import executor as executors
+from hymt_batch.run.commit_result import commit_divided_row, commit_result
 from hymt_batch.run.executor import OpenExecutor
 from hymt_batch.run.monitor import Monitor
 from hymt_batch.run.plan import Plan, open_inputs, open_output
@@ -78,10 +80,9 @@ def translate(job: TranslateJob, reporter: Reporter, open_executor: OpenExecutor
                 ) as prepared,
             ):
                 stop.allow_drain(job.launch.grace_s, lambda: output.close(why=stop.exit_reason))
-                for result in executor.run(pending_units(prepared, plan, output, monitor)):  # decode
+                for result in executor.run(pending_units(prepared, job, plan, output, monitor)):  # decode
                     part = result.part
-                    rows = assemble.assemble_rows(part, result.translations, segment.join_translations)  # check
-                    output.commit(part, rows, result.environment, result.degraded)  # write
+                    rows = commit_result(output, result)  # check, write
                     monitor.add_part(part, rows, one_line=output.is_one_line(part.shard.input))
                     output.finish_if_complete(part.shard)  # the shard that completes its file publishes it
                 if not output.is_complete:  # a stop after the last part changes nothing
@@ -90,24 +91,41 @@ def translate(job: TranslateJob, reporter: Reporter, open_executor: OpenExecutor
 
 
 def pending_units(
-    shards: Iterable[PreparedShard | SkippedShard], plan: Plan, output: Output, monitor: Monitor
+    shards: Iterable[PreparedShard | SkippedShard], job: TranslateJob, plan: Plan, output: Output, monitor: Monitor
 ) -> Iterator[Unit]:
     """Yield, in plan order, the parts that are not committed yet; publish the files of which no part is missing."""
+    max_new_tokens = partial(token_limit.max_new_tokens, job.decode, plan.max_context)
     for prepared in shards:
         if isinstance(prepared, SkippedShard):  # an earlier run committed all its parts
             monitor.skip_shard(prepared.input, prepared.record)
             output.finish_skipped_shard(prepared.input, prepared.record)
             continue
         # batch: what is committed together
-        parts = batch.plan_parts(prepared.shard, prepared.prompts, prepared.rejections, plan.part_limits)
+        parts = batch.plan_parts(
+            prepared.shard, prepared.prompts, prepared.rejections, plan.part_limits, max_new_tokens
+        )
         monitor.add_shard(prepared.shard, parts)
         for part in parts:
             if output.has(part):  # decoded from exactly these rows; raises if the input changed
                 monitor.skip_part(part)
-            else:
-                monitor.begin_part(part)
-                yield (part,)
+                continue
+            for pending in missing_runs(part, output, monitor) if part.run_lengths else (part,):
+                monitor.begin_part(pending)
+                yield (pending,)
         output.finish_if_complete(prepared.shard)
+
+
+def missing_runs(part: Part, output: Output, monitor: Monitor) -> list[Part]:
+    """Return the runs of a divided row that are not committed yet; if none is missing, the row is committed."""
+    runs = part.segment_runs()
+    is_kept = [output.has(run) for run in runs]  # all of them now, because the row is joined once it has all
+    if all(is_kept):
+        commit_divided_row(output, part)
+        monitor.skip_part(part)
+        return []
+    for run in compress(runs, is_kept):
+        monitor.skip_part(run)
+    return [run for run, kept in zip(runs, is_kept, strict=True) if not kept]
 
 
 def finish(job: TranslateJob, output: Output, *, was_complete: bool = False) -> Summary:

@@ -14,7 +14,8 @@ from hymt_batch.decode.cuda_graph_runner import NOT_CAPTURED
 from hymt_batch.decode.engine import Engine, EngineContext
 from hymt_batch.decode.request import Completion, Request
 from hymt_batch.decode.sampling import row_seed
-from hymt_batch.decode.settings import card_sampling_params, max_new_tokens
+from hymt_batch.decode.settings import card_sampling_params
+from hymt_batch.decode.token_limit import max_new_tokens
 from hymt_batch.errors import DeviceError, first_line
 from hymt_batch.model.memory import is_gpu_failure, is_out_of_memory
 from hymt_batch.model.settings import RecommendedSampling

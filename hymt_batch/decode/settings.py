@@ -7,12 +7,10 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
-from hymt_batch import languages
 from hymt_batch.decode import registry
 from hymt_batch.decode.sampling import SamplingParams
 from hymt_batch.errors import ConfigError
 from hymt_batch.model.settings import RecommendedSampling
-from hymt_batch.records import Prompt
 from hymt_batch.setting import Environment, Identity
 
 
@@ -83,19 +81,6 @@ class DecodeConfig:
             raise ConfigError(
                 f"decode.read_every={self.read_every} must be at least 1 step", fix="Set decode.read_every=1."
             )
-
-
-def max_new_tokens(settings: DecodeConfig, max_context: int, prompt: Prompt) -> int:
-    """Return a segment's limit of new tokens, from its source length, its language's expansion and the context.
-
-    Args:
-        settings: The settings.
-        max_context: Limit of prompt and translation together, in tokens.
-        prompt: The segment.
-    """
-    expansion = languages.get(prompt.tgt_lang).expansion
-    limit = int(prompt.num_source_tokens * settings.new_tokens_ratio * expansion) + settings.new_tokens_extra
-    return max(1, min(limit, settings.max_new_tokens, max_context - len(prompt.ids)))
 
 
 def resolve_sampling_params(settings: DecodeConfig, card: RecommendedSampling) -> SamplingParams:
