@@ -114,12 +114,8 @@ def plan_parts(
         by_document[prompt.segment.document_index].append(prompt)
     duplicates = _group_duplicates(shard.documents, by_document, part_limits.plan)
     without_prompts = [index for index in range(len(shard.documents)) if index not in by_document]
-    divided = {
-        index: _run_lengths(by_document[index], part_limits, max_new_tokens)
-        for index in duplicates
-        if _is_divided(by_document[index], part_limits)
-    }
-    undivided = duplicates.keys() - divided.keys() if divided else duplicates
+    divided = _divide({index: by_document[index] for index in duplicates}, part_limits, max_new_tokens)
+    undivided = duplicates.keys() - divided.keys()
     groups = [(decoded, decoded) for decoded in _cut(undivided, by_document, part_limits)]
     groups += [
         ([], without_prompts[start : start + part_limits.part_rows])
@@ -129,12 +125,7 @@ def plan_parts(
     groups = groups or [([], [])]  # an empty file still has one part, which records that it is empty
     parts = []
     for index, (decoded, rows) in enumerate(groups):
-        copies = {
-            duplicate: document_index
-            for document_index in decoded
-            for duplicate in duplicates[document_index]
-            if duplicate != document_index
-        }
+        copies = {copy: original for original in decoded for copy in duplicates[original] if copy != original}
         rows = sorted([*rows, *copies])
         parts.append(
             Part(
@@ -145,9 +136,9 @@ def plan_parts(
                 prompts=tuple(prompt for document_index in decoded for prompt in by_document[document_index]),
                 copies=copies,
                 copy_segments={
-                    duplicate: tuple(prompt.segment for prompt in by_document[duplicate])
-                    for duplicate, document_index in copies.items()
-                    if shard.documents[duplicate].text != shard.documents[document_index].text
+                    copy: tuple(prompt.segment for prompt in by_document[copy])
+                    for copy, original in copies.items()
+                    if shard.documents[copy].text != shard.documents[original].text
                 },
                 rejections={row: rejections[row] for row in rows if row in rejections} if rejections else {},
                 run_lengths=divided.get(decoded[0], ()) if decoded else (),
@@ -185,13 +176,17 @@ def _cut(
     return groups
 
 
-def _is_divided(prompts: Sequence[Prompt], part_limits: PartLimits) -> bool:
-    """Return whether a row is too long for a part, and has segments that can be committed one after the other."""
-    return (
-        len(prompts) > 1
-        and part_limits.divides_rows
-        and sum([prompt.num_source_tokens for prompt in prompts]) > part_limits.part_tokens
-    )
+def _divide(
+    rows: Mapping[int, Sequence[Prompt]], part_limits: PartLimits, max_new_tokens: Callable[[Prompt], int]
+) -> dict[int, tuple[int, ...]]:
+    """Return the segments in each run of the rows that are too long for a part and have several segments."""
+    if not part_limits.divides_rows:
+        return {}
+    return {
+        index: _run_lengths(prompts, part_limits, max_new_tokens)
+        for index, prompts in rows.items()
+        if len(prompts) > 1 and sum([p.num_source_tokens for p in prompts]) > part_limits.part_tokens
+    }
 
 
 def _run_lengths(
