@@ -8,8 +8,8 @@ SEED ?= 20261124
 PIP_FLAGS ?= --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-floor check format faults faults-quick matrix memory scale draining overhead gpu-counts worker-overhead \
-	against-engine full-size integrity troubleshooting retrain clean
+.PHONY: help install demo test test-floor check format faults faults-quick matrix memory scale draining overhead \
+	gpu-counts gpu-wheels gpu-dry-run worker-overhead small-files against-engine full-size integrity troubleshooting retrain clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -70,6 +70,24 @@ scale: install ## measure the cost of a commit and the time to resume from 100, 
 draining: install ## measure the cost of draining each part, for several part sizes
 	$(BIN)/python -m tests.campaigns.draining
 
+GPU_WHEELS := build/gpu-wheels
+GPU_PIP := $(BIN)/python -m pip
+# what a machine with torch and transformers lacks; a wheel for Linux and Python 3.12 each
+GPU_PACKAGES := hydra-core omegaconf datasets dill multiprocess charset-normalizer backports.zstd
+GPU_PLATFORMS := manylinux_2_28_x86_64 manylinux_2_27_x86_64 manylinux_2_17_x86_64 manylinux2014_x86_64
+
+gpu-wheels: install ## collect the wheels that a GPU machine without a package registry needs (build/gpu-wheels)
+	rm -rf $(GPU_WHEELS) build/lib build/bdist.*
+	$(GPU_PIP) wheel $(PIP_FLAGS) --no-deps --wheel-dir $(GPU_WHEELS) .
+	@# antlr4 has no wheel of this version
+	$(GPU_PIP) wheel $(PIP_FLAGS) --no-deps --constraint constraints.txt --wheel-dir $(GPU_WHEELS) antlr4-python3-runtime
+	$(GPU_PIP) download $(PIP_FLAGS) --no-deps --only-binary=:all: --constraint constraints.txt --dest $(GPU_WHEELS) \
+		--python-version 3.12 --implementation cp $(GPU_PLATFORMS:%=--platform %) $(GPU_PACKAGES)
+	@du -sm $(GPU_WHEELS) | awk '$$1 > 60 { print "more than 60 MiB"; exit 1 } { print $$1 " MiB in " $$2 }'
+
+gpu-dry-run: install ## run every step of the GPU session on the CPU, with tiny shapes
+	$(BIN)/python -m benchmarks.gpu_session --dry-run --wheels none --out build/gpu-dry-run
+
 gpu-counts: install ## count steps, prefill passes and moves with the rules of a CPU and of a GPU
 	$(BIN)/python -m tests.campaigns.gpu_counts
 
@@ -78,6 +96,9 @@ overhead: install ## measure the time that the job spends outside the model
 
 worker-overhead: install ## measure the processor time of a row in the process that feeds 8 workers (simulated GPUs)
 	$(BIN)/python -m tests.campaigns.worker_overhead
+
+small-files: install ## measure processor time, memory and decode steps of many small files against one file
+	$(BIN)/python -m tests.campaigns.small_files
 
 against-engine: install ## compare the job's speed with that of the bare engine on the same rows
 	$(BIN)/python -m tests.campaigns.against_engine

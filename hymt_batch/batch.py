@@ -57,7 +57,7 @@ class PartLimits:
     @property
     def divides_rows(self) -> bool:
         """True if a row over `part_tokens` is divided into runs of its segments."""
-        return self.plan >= 5
+        return self.plan >= 6
 
 
 def resolve_part_limits(config: BatchConfig, num_parameters: int, on_gpu: bool) -> PartLimits:

@@ -196,6 +196,7 @@ class JobRecord:
     replaced_settings: tuple[JsonDict, ...] = ()  # earlier output settings, with which some files may still be written
     replaced_paths: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # file id -> earlier `out_rel`s
     formats: tuple[str, ...] = ()  # formats that were looked for without source.format; () if none were recorded
+    units: tuple[str, ...] = ()  # first file (`Input.rel`) of each unit; () if each file is decoded by itself
 
     @property
     def identity_sha256(self) -> str:
@@ -213,6 +214,7 @@ def new_job(
     environment: JsonDict,
     output_settings: JsonDict | None = None,
     formats: Sequence[str] = (),
+    units: Sequence[str] = (),
 ) -> JobRecord:
     created = datetime.now(UTC).isoformat(timespec="seconds")
     return JobRecord(
@@ -222,6 +224,7 @@ def new_job(
         created,
         json_roundtrip(output_settings or {}),
         formats=tuple(formats),
+        units=tuple(units),
     )
 
 
@@ -236,6 +239,8 @@ def _encode_job(job: JobRecord) -> bytes:
     }
     if job.formats:
         value["formats"] = list(job.formats)
+    if job.units:
+        value["units"] = list(job.units)
     if job.output_settings:
         value["output_settings"] = job.output_settings
     if job.replaced_settings:
@@ -264,6 +269,7 @@ def read_job(fs: Fs, folder: Path) -> JobRecord:
             tuple(dict(settings) for settings in replaced["output_settings"]),
             {str(file_id): tuple(map(str, names)) for file_id, names in replaced["paths"].items()},
             tuple(map(str, value.get("formats", ()))),
+            tuple(map(str, value.get("units", ()))),
         )
     except (KeyError, TypeError, ValueError, AttributeError):
         raise StateDamagedError("it lacks fields that every job has") from None

@@ -46,9 +46,9 @@ UNLISTED_STATUSES = frozenset({Status.OK, Status.NOT_SELECTED})
 """Statuses of rows that are not listed in errors/: there is nothing to tell about them."""
 
 
-PLAN_VERSION = 5
-"""Version of the plan: which rows are sent, which rows are equal, how they are cut, which are divided into runs
-of their segments, and what their digests cover.
+PLAN_VERSION = 6
+"""Version of the plan: which rows are sent, which are equal, how they are cut, what is decoded together, which rows are
+divided, and what the digests cover.
 
 A job keeps the version it was created with, so that its committed parts stay valid. Output folders without
 `batch.plan` in their identity use version 1.
@@ -94,6 +94,7 @@ class Input:
     dataset: str = ""  # "arrow" for a split saved by datasets.save_to_disk; its path is the split's folder
     encoding: str = ""  # encoding of its text, as source.encoding names it; "" for UTF-8 and for tables
     max_window: int = 1 << 31  # zst: largest window in bytes, that is memory, which it may ask for
+    size: int | None = None  # bytes on the disk when it was listed; None for a folder, and in a list that was stored
 
 
 @dataclass(frozen=True, slots=True)

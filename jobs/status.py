@@ -486,7 +486,7 @@ def render(job_status: JobStatus) -> str:
     lines += [f"  error     {row['id']} {row['status']}: {escape_line(row['message'])}" for row in job_status.errors]
     if job_status.skipped:
         lines.append(f"  skipped   {plural(len(job_status.skipped), 'file')}, not read")
-        lines += [f"            {file['rel']}: {file['why']}" for file in job_status.skipped[:20]]
+        lines += [f"            {escape_line(file['rel'])}: {file['why']}" for file in job_status.skipped[:20]]
     if len(job_status.skipped) > 20:
         lines.append(f"            and {len(job_status.skipped) - 20} more")
     lines += [f"  note      {note}" for note in job_status.notes]

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import shlex
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from functools import partial
 from itertools import compress
@@ -32,6 +32,7 @@ from hymt_batch.run.plan import Plan, open_inputs, open_output
 from hymt_batch.run.read_ahead import read_ahead
 from hymt_batch.run.reporter import Reporter, next_command, render_summary
 from hymt_batch.run.unit import Unit
+from hymt_batch.run.unit_reader import read_units
 from hymt_batch.sanitize import escape_line
 from hymt_batch.source import stream
 from hymt_batch.source.shards import SkippedShard
@@ -69,8 +70,9 @@ def translate(job: TranslateJob, reporter: Reporter, open_executor: OpenExecutor
             tokenizer = model.load_tokenizer(add_generation_prompt=job.add_generation_prompt)
             prompt.check_template(tokenizer, plan.template)
             # source: read ahead in a thread, which also segments and prompts
-            shards = inputs.cut_shards(plan.part_limits.shard_rows, plan.part_limits.shard_bytes, output.shard_record)
-            prepare_next = partial(prepare_shard, job, plan, tokenizer)
+            cut_shards = partial(inputs.cut_shards, plan.part_limits.shard_rows, plan.part_limits.shard_bytes)
+            shards = read_units(output.units(), cut_shards, output.shard_record)
+            prepare_next = partial(prepare_shards, job, plan, tokenizer)
             close_hung = partial(output.close, why="reading, splitting or encoding rows exceeded launch.hang_s")
             with (
                 Monitor(job, reporter, inputs.total_units(), inputs.files, output) as monitor,
@@ -91,28 +93,46 @@ def translate(job: TranslateJob, reporter: Reporter, open_executor: OpenExecutor
 
 
 def pending_units(
-    shards: Iterable[PreparedShard | SkippedShard], job: TranslateJob, plan: Plan, output: Output, monitor: Monitor
+    units: Iterable[list[PreparedShard | SkippedShard]], job: TranslateJob, plan: Plan, output: Output, monitor: Monitor
 ) -> Iterator[Unit]:
-    """Yield, in plan order, the parts that are not committed yet; publish the files of which no part is missing."""
+    """Yield, in plan order, what is not committed yet; publish the files of which no part is missing.
+
+    Several shards are those of small files that are decoded as one batch: as a whole if any of their parts is missing.
+    The runs of divided rows come last, each as a unit of its own.
+    """
     max_new_tokens = partial(token_limit.max_new_tokens, job.decode, plan.max_context)
-    for prepared in shards:
-        if isinstance(prepared, SkippedShard):  # an earlier run committed all its parts
-            monitor.skip_shard(prepared.input, prepared.record)
-            output.finish_skipped_shard(prepared.input, prepared.record)
-            continue
-        # batch: what is committed together
-        parts = batch.plan_parts(
-            prepared.shard, prepared.prompts, prepared.rejections, plan.part_limits, max_new_tokens
-        )
-        monitor.add_shard(prepared.shard, parts)
-        for part in parts:
-            if output.has(part):  # decoded from exactly these rows; raises if the input changed
-                monitor.skip_part(part)
+    for shards in units:
+        unit_parts: list[Part] = []
+        missing: list[Part] = []
+        divided: list[Part] = []  # not committed
+        for prepared in shards:
+            if isinstance(prepared, SkippedShard):  # an earlier run committed all its parts
+                monitor.skip_shard(prepared.input, prepared.record)
+                output.finish_skipped_shard(prepared.input, prepared.record)
                 continue
-            for pending in missing_runs(part, output, monitor) if part.run_lengths else (part,):
-                monitor.begin_part(pending)
-                yield (pending,)
-        output.finish_if_complete(prepared.shard)
+            # batch: what is committed together
+            shard, prompts, rejections = prepared.shard, prepared.prompts, prepared.rejections
+            parts = batch.plan_parts(shard, prompts, rejections, plan.part_limits, max_new_tokens)
+            monitor.add_shard(shard, parts)
+            for part in parts:
+                if output.has(part):  # decoded from exactly these rows; raises if the input changed
+                    monitor.skip_part(part)
+                elif part.run_lengths:
+                    divided.append(part)
+                else:
+                    monitor.begin_part(part)
+                    missing.append(part)
+                    if len(shards) == 1:
+                        yield Unit.of_part(part)
+            unit_parts += [part for part in parts if not part.run_lengths]
+            output.finish_if_complete(shard)
+        if missing and len(shards) > 1:
+            yield Unit(unit_parts, missing)
+        for part in divided:
+            for run in missing_runs(part, output, monitor):
+                monitor.begin_part(run)
+                yield Unit.of_part(run)
+            output.finish_if_complete(part.shard)
 
 
 def missing_runs(part: Part, output: Output, monitor: Monitor) -> list[Part]:
@@ -144,10 +164,21 @@ def finish(job: TranslateJob, output: Output, *, was_complete: bool = False) -> 
     return summary
 
 
+def prepare_shards(
+    job: TranslateJob,
+    plan: Plan,
+    tokenizer: Tokenizer,
+    shards: Sequence[Shard | SkippedShard],
+    check_stop: Callable[[], None],
+) -> list[PreparedShard | SkippedShard]:
+    """Prepare the shards that are decoded together; runs in the reader's thread while other parts are decoded."""
+    return [prepare_shard(job, plan, tokenizer, shard, check_stop) for shard in shards]
+
+
 def prepare_shard(
     job: TranslateJob, plan: Plan, tokenizer: Tokenizer, shard: Shard | SkippedShard, check_stop: Callable[[], None]
 ) -> PreparedShard | SkippedShard:
-    """Split and encode the rows of a shard; runs in the reader's thread while other parts are decoded."""
+    """Split and encode the rows of a shard."""
     if isinstance(shard, SkippedShard):
         return shard
     rows, version = shard.documents, plan.part_limits.plan

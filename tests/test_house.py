@@ -32,12 +32,13 @@ RULES = {
     "jobs/__main__.py": "config.py schema.py cli/ write/sweep_points.py errors.py sanitize.py signals.py streams.py",
     "jobs/": f"run/ doctor/ bench/ plan_report.py prompt_end.py {STAGES} formats/ schema.py manifest.py sanitize.py "
     f"signals.py streams.py {BASE}",
+    "file_units.py": f"formats/ {BASE}",
     "plan_report.py": "run/reporter.py device_map/ prompt_end.py records.py sanitize.py errors.py",
     "prompt_end.py": "prompt.py",
     "run/executor.py": f"doctor/explain.py schema.py signals.py {STAGES} {BASE}",  # explains why a model did not load
     "run/worker_pool.py": f"doctor/explain.py schema.py signals.py {STAGES} {BASE}",  # and why it fails at first
     "run/worker.py": f"doctor/explain.py {STAGES} {BASE}",
-    "run/": f"{STAGES} formats/ schema.py manifest.py sanitize.py signals.py streams.py {BASE}",
+    "run/": f"{STAGES} formats/ file_units.py schema.py manifest.py sanitize.py signals.py streams.py {BASE}",
     "doctor/": f"{STAGES} formats/ prompt_end.py schema.py {BASE}",
     "bench/": f"decode/ model/ device_map/ {BASE}",
     "demo/": "",
@@ -58,7 +59,7 @@ RULES = {
     "model/": f"device_map/ {BASE}",
     "device_map/": BASE,
     "check/": BASE,
-    "write/": f"formats/ manifest.py sanitize.py {BASE}",
+    "write/": f"formats/ file_units.py manifest.py sanitize.py {BASE}",
     "launch/": BASE,
     "formats/": "records.py errors.py languages.py fs.py fs_protocol.py",
     "manifest.py": "records.py fs.py fs_protocol.py",

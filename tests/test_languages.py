@@ -280,6 +280,25 @@ def test_a_job_of_an_earlier_plan_understands_what_it_understood(tmp_path: Path)
     assert ReadContext().plan_version > 3
 
 
+def test_a_value_that_is_no_language_is_looked_up_once_for_all_its_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked_up = []
+
+    def understand(text: str, key: str) -> languages.Reading:
+        looked_up.append(text)
+        return known(text, key)
+
+    known = languages.understand
+    monkeypatch.setattr(languages, "understand", understand)
+    source = SourceConfig(path=str(write(tmp_path / "in.jsonl", ["xx", "de", "und"] * 50)), tgt_lang_field="to")
+    (input,) = discovery.find_inputs(source)
+    documents = [document for document, _ in read_documents(input, source)]
+    assert [document.status.value for document in documents] == ["bad_language", "ok", "bad_language"] * 50
+    assert len({document.message.partition(" ")[2] for document in documents[::3]}) == 1
+    assert looked_up == ["xx", "de", "und"]
+
+
 def test_doctor_and_plan_look_at_the_languages_of_rows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -139,7 +139,8 @@ def write_source(folder: Path, kind: str) -> list[str]:
         texts = {"a.jsonl": '{"text": 1}\n' * 12}
     elif kind == "blank rows":
         texts = {"a.txt": " \n\n" * 20 + "word\n"}
-    elif kind == "several files":
+    elif kind in ("several files", "a unit of files"):
+        overrides = ["batch.part_tokens=300"] if kind == "several files" else []
         texts = {"a.txt": "\n".join(WEATHER), "b.txt": "", "c.txt": "\n".join(lines), "d.txt": "x\n"}
     elif kind == "a large header":
         texts = {"a.csv": f"text,{'x' * 4000}\n" + "".join(f"{line},1\n" for line in WEATHER)}
@@ -157,7 +158,7 @@ def write_source(folder: Path, kind: str) -> list[str]:
 
 KINDS = [
     "equal rows", "rejected rows", "only rejected rows", "blank rows", "several files", "a large header", "limit",
-    "compressed files",
+    "compressed files", "a unit of files",
 ]  # fmt: skip
 
 
@@ -194,7 +195,7 @@ def test_the_progress_of_a_resumed_job_goes_on_and_ends_at_100_percent(
     overrides = [*write_source(job.folder / "in", kind), "check.max_error_rate=1"]
     shares = record_shares(monkeypatch)
     if kind != "only rejected rows":
-        job.interrupt(*overrides, at={"blank rows": 1, "rejected rows": 2}.get(kind, 5))
+        job.interrupt(*overrides, at={"blank rows": 1, "rejected rows": 2, "a unit of files": 1}.get(kind, 5))
         assert shares[-1] is None or shares[-1] < 1.0
     stopped_at = shares[-1] if shares else None
     shares.clear()

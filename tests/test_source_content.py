@@ -301,3 +301,39 @@ def test_a_trial_run_looks_only_into_the_files_that_it_needs_and_tells_what_it_s
     assert [input.rel for input in inputs.files] == ["b.txt"]
     assert [file.rel for file in inputs.skipped] == ["a.txt"]
     assert len(caplog.records) == 1
+
+
+@pytest.mark.parametrize(
+    "start", ["GIF89a is a format", "ARROW1 is a magic", "%PDF-1.7 is a header", "BZh", "PK", "Obj"]
+)
+def test_a_text_that_begins_with_the_letters_of_a_magic_is_read(tmp_path: Path, start: str) -> None:
+    inputs = open_inputs(write(tmp_path / "a.txt", f"{start}\nrain\n".encode()))
+    assert [document.text for document in inputs.read(inputs.files[0])] == [start, "rain"]
+
+
+@pytest.mark.parametrize(
+    ("name", "taken", "new", "data"),
+    [
+        ("a.txt.gz", "a.txt", "a-2.txt", b"rain\n"),
+        ("a.json", "a.jsonl", "a-2.jsonl", b'{"text": "rain"}\n{"text": "sun"}\n'),
+        ("a.json.gz", "a.jsonl.gz", "a-2.jsonl.gz", gzip.compress(b'{"text": "rain"}\n{"text": "sun"}\n', mtime=0)),
+        ("a.txt", "a.parquet", "a-2.parquet", table()),
+    ],
+)
+def test_the_advice_to_rename_a_file_replaces_no_other(
+    tmp_path: Path, name: str, taken: str, new: str, data: bytes
+) -> None:
+    other = write(tmp_path / "b.txt", b"sun\n")
+    for is_taken in (False, True):
+        path = write(tmp_path / name, data)
+        if is_taken:
+            write(tmp_path / taken, b"kept")
+        with pytest.raises(ConfigError) as refused:
+            open_inputs([path, other])
+        command = refused.value.fix.partition("Command: ")[2]
+        subprocess.run(command, shell=True, check=True)
+        renamed = tmp_path / (new if is_taken else taken)
+        assert renamed.read_bytes() == data
+        assert len(open_inputs([str(renamed), other]).files) == 2
+        renamed.unlink()
+    assert (tmp_path / taken).read_bytes() == b"kept"

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import io
 import json
+import random
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,9 +14,10 @@ from typing import Any
 import pytest
 
 from hymt_batch.errors import ConfigError
-from hymt_batch.formats import registry, text_encoding
+from hymt_batch.formats import registry, text_encoding, transcoded_file
 from hymt_batch.formats.row_reader import ReadContext
-from hymt_batch.formats.text_encoding import HEAD_BYTES, MARKS, TranscodedFile
+from hymt_batch.formats.text_encoding import HEAD_BYTES, MARKS
+from hymt_batch.formats.transcoded_file import TranscodedFile
 from hymt_batch.records import Document, Input, Status
 from hymt_batch.source import discovery
 from hymt_batch.source.preamble_reader import PreambleCache
@@ -75,7 +78,7 @@ def test_a_file_in_any_encoding_gives_the_rows_of_its_utf_8_copy(tmp_path: Path,
 
 @pytest.mark.parametrize("encoding", SAMPLES)
 def test_reading_goes_on_at_every_cursor(tmp_path: Path, encoding: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(text_encoding, "BLOCK_BYTES", 7)  # every line lies in several blocks
+    monkeypatch.setattr(transcoded_file, "BLOCK_BYTES", 7)  # every line lies in several blocks
     path = tmp_path / "a.txt"
     path.write_bytes(file_of("text", SAMPLES[encoding] * 3).encode(encoding))
     config = SourceConfig(path=str(path), encoding=encoding)
@@ -149,6 +152,81 @@ def test_a_line_that_does_not_return_to_ascii_is_an_error_row_and_the_next_is_re
     rows = [document for document, _ in read(path, encoding="iso-2022-jp")]
     assert [document.status for document in rows] == [Status.BAD_ENCODING, Status.OK, Status.OK]
     assert [document.text for document in rows[1:]] == ["ok abc", "晴れ"]
+
+
+@pytest.mark.parametrize(
+    ("encoding", "data"),
+    [
+        ("iso-2022-kr", "가\n".encode("iso2022_kr") + b"\x0e!\nok\n\x0e0!\x0f\n"),
+        ("euc-jp", b"ok\n\x8f\n"),
+        ("gb18030", b"ok\n\x8e0\n"),
+    ],
+)
+def test_an_incomplete_character_before_a_line_feed_takes_no_row(tmp_path: Path, encoding: str, data: bytes) -> None:
+    path = tmp_path / "a.txt"
+    path.write_bytes(data)
+    rows = [document for document, _ in read(path, encoding=encoding)]
+    assert [document.status for document in rows].count(Status.BAD_ENCODING) == 1
+    assert len(rows) == data.count(b"\n")
+    assert all(document.raw.endswith(b"\n") for document in rows)
+
+
+class _SmallReads(io.BufferedReader):
+    """Gives at most `size` bytes at a time, as a compressed file may."""
+
+    def __init__(self, data: bytes, size: int) -> None:
+        super().__init__(io.BytesIO(data))  # type: ignore[arg-type]
+        self.size = size
+
+    def read1(self, size: int = -1) -> bytes:
+        return super().read1(self.size)
+
+
+PIECES = (
+    *(
+        b"\n",
+        b"\n",
+        b"a",
+        b'"',
+        b"!",
+        b"0",
+        b"\x1b",
+        b"\x1b$)C",
+        b"\x1b$B",
+        b"\x1b$(D",
+        b"\x1b(B",
+        b"\x1b.A",
+        b"\x0e",
+        b"\x0f",
+    ),
+    *(b"~{", b"~}", b"~\n", b"+ZeU", b"-", b"\x81", b"\x8e", b"\x8f", b"\xa1", b"\xa4\xa2", b"\xfe", b"\0", b"\nN"),
+)
+
+
+HARD = {
+    "utf-16-le": "abcdefgh અઆĀ abcdefgh".encode("utf-16-le"),  # 0A 00 where no unit starts, and 0A before it
+    "iso2022_jp_2": b"a\x1b(\xfe+\x0e\xe1~}\x0e\x8e\x1b$B\n!\n",  # a longer escape sequence than a decoder keeps
+}
+"""Bytes that a decoder reads in another way if they come in pieces."""
+
+
+@pytest.mark.parametrize("encoding", HARD)
+def test_a_text_does_not_depend_on_where_a_file_is_cut_into_blocks(encoding: str) -> None:
+    data = HARD[encoding]
+    texts = {TranscodedFile(_SmallReads(data, size), encoding).read() for size in (*range(1, 30), 1 << 18)}
+    assert len(texts) == 1
+
+
+@pytest.mark.parametrize("encoding", dict.fromkeys(map(text_encoding.normalize, text_encoding.USUAL_NAMES[1:])))
+def test_random_bytes_keep_their_line_feeds_and_give_the_same_text_in_pieces_of_any_size(encoding: str) -> None:
+    for seed in range(150):
+        rng = random.Random(seed)
+        pieces = (rng.choice(PIECES) if rng.random() < 0.8 else rng.randbytes(1) for _ in range(rng.randrange(1, 40)))
+        data = b"".join(pieces)
+        texts = {TranscodedFile(_SmallReads(data, size), encoding).read() for size in (1, 2, 3, 7, 1 << 18)}
+        assert len(texts) == 1, data
+        if not encoding.startswith(("utf-16", "utf-32", "hz")):  # in HZ, ~ before a line feed removes both
+            assert texts.pop().count(b"\n") == data.count(b"\n"), data
 
 
 def test_a_row_over_the_limit_is_transcoded_in_bounded_memory(tmp_path: Path) -> None:
@@ -377,6 +455,26 @@ def test_a_job_of_an_earlier_version_goes_on_with_a_file_that_is_refused_now(tmp
     source.write_bytes(b"caf\xe9\n" * 4 + b"ok\n")
     run(f"source.path={source}", "name=old")
     assert (tmp_path / "out/old/translated/in.txt").read_bytes() == b"\n" * 4 + b"OK\n"
+
+
+def test_redo_checks_the_encoding_of_new_and_changed_files_and_goes_on_with_those_that_it_has(tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    (folder / "old.txt").write_bytes(b"cafe\n" * 4)
+    run = fake_job.Job(tmp_path)
+    words = (f"source.path={folder}", "name=n", "check.max_error_rate=1", "on_input_change=redo")
+    run.interrupt(*words, at=1)
+    (folder / "old.txt").write_bytes(b"caf\xe9\n" * 4)  # as an earlier version took it
+    run(*words)
+    assert run(*words).counts == {"bad_encoding": 4}
+    (folder / "new.txt").write_bytes("rain\nsun\n".encode("utf-16-le"))  # valid UTF-8, with a NUL after each letter
+    with pytest.raises(ConfigError, match=r"new\.txt is UTF-16LE, by its NUL bytes"):
+        run(*words)
+    (folder / "new.txt").write_bytes(b"rain\nsun\n")
+    assert run(*words).counts == {"bad_encoding": 4, "ok": 2}
+    (folder / "new.txt").write_bytes("rain\nsun\n".encode("utf-16-le"))
+    with pytest.raises(ConfigError, match=r"new\.txt is UTF-16LE, by its NUL bytes"):
+        run(*words)
 
 
 def test_transcoding_reports_a_failing_disk() -> None:

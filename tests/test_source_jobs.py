@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from hymt_batch import manifest
 from hymt_batch.errors import ConfigError, ExitCode, InputChangedError
 from hymt_batch.formats import registry
 from hymt_batch.fs import OS_FS
+from hymt_batch.run.reporter import render_summary
 from jobs import status, verify
 from tests.fakes import job as fake_job
 from tests.fakes.job import Job
@@ -66,6 +68,16 @@ def test_status_lists_the_skipped_files_of_a_job_that_is_not_finished(tmp_path: 
     assert skipped_in_status(tmp_path / "out/n") == ["film.srt", "deep/pic.txt"]
 
 
+def test_the_name_of_a_skipped_file_never_makes_a_line_of_its_own(tmp_path: Path, job: Job, source: Path) -> None:
+    (source / "x\n  problem   spoof.p\nng").touch()
+    os.rename(source / "film.srt", os.path.join(os.fsencode(source), b"\xff.srt"))
+    summary = job(f"source.path={source}", "name=n")
+    assert "1 '.p\\nng'" in render_summary(summary, [])
+    text = status.render(status.status(tmp_path / "out/n"))
+    assert "            x\\n  problem   spoof.p\\nng: a file with an unknown extension\n" in text
+    assert "\n  problem" not in text
+
+
 @pytest.mark.parametrize("strict", [False, True])
 def test_skipped_files_are_a_warning_and_the_summary_counts_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], source: Path, strict: bool
@@ -91,7 +103,8 @@ def test_the_same_glob_or_list_goes_on_after_the_first_files_are_published(
     (tmp_path / "data").mkdir()
     for name, num in (("a", 1), ("z", 12)):
         (tmp_path / f"data/{name}.txt").write_text("\n".join(f"{name} {index}" for index in range(num)))
-    settings = ("source.path=**/*.txt", "batch.part_rows=4", "batch.max_rows=4", "output_dir=out")
+    limits = ("batch.part_rows=4", "batch.max_rows=4", "batch.part_tokens=10")  # each file is a unit
+    settings = ("source.path=**/*.txt", *limits, "output_dir=out")
     job.interrupt(*settings, "name=g", at=3)
     assert (tmp_path / "out/g/translated/data/a.txt").exists()
     job(*settings, "name=g")

@@ -365,12 +365,13 @@ from types import SimpleNamespace
 from hymt_batch.records import Part
 from hymt_batch.run import worker_process
 from hymt_batch.run.worker_pool import WorkerPool
+from hymt_batch.run.unit import Unit
 from hymt_batch.run.worker_process import WorkerSpec
 from hymt_batch.signals import StopRequest
 worker_process.COMMAND = (sys.executable, "-c", "import time; time.sleep(60)")
 job = SimpleNamespace(launch=SimpleNamespace(hang_s=60.0))
 with WorkerPool(job, {}, [WorkerSpec(job, {})] * 2, StopRequest(), begin_attempt=lambda part: 1, on_batch=None) as pool:
-    list(pool.run([[Part(None, index, 4, ())] for index in range(4)]))
+    list(pool.run(Unit.of_part(Part(None, index, 4, ())) for index in range(4)))
 """
 
 

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from hymt_batch.errors import HymtError, PreflightError, disk_read_error, first_line, is_transient
-from hymt_batch.formats.text_encoding import TranscodedFile
+from hymt_batch.formats.transcoded_file import TranscodedFile
 from hymt_batch.formats.zstd_frame import (
     HEADER_BYTES,
     MAX_WINDOW,
@@ -210,18 +210,18 @@ def read_error(input: Input, error: BaseException) -> HymtError:
 
 
 def _window_error(input: Input, error: WindowTooLargeError) -> PreflightError:
-    by_command = f"decompress it first: zstd --long={error.long} -d {shlex.quote(input.path)}"
     if error.window > MAX_WINDOW:
         return PreflightError(
             f"{input.path} needs a window of {error.window} bytes to be decompressed, more than the {MAX_WINDOW} that "
-            "zstd libraries hold",
-            fix=f"Compress it again with a smaller window (zstd --long=31), or {by_command}.",
+            "zstd and its libraries hold",
+            fix="Compress what it was made of again, with a window of at most 2 GiB (zstd --long=31).",
         )
     return PreflightError(
         f"{input.path} needs a window of {error.window} bytes to be decompressed, more than "
         f"source.max_window={error.max_window}",
         why="so much memory is held while it is read",
-        fix=f"Set source.max_window={error.window}, or {by_command}.",
+        fix=f"Set source.max_window={error.window}, or decompress it first: zstd --long={error.long} -d "
+        f"{shlex.quote(input.path)}.",
     )
 
 

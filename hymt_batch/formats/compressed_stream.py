@@ -11,7 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from hymt_batch.formats.text_encoding import UTF8, TranscodedFile
+from hymt_batch.formats.text_encoding import UTF8
+from hymt_batch.formats.transcoded_file import TranscodedFile
 from hymt_batch.records import COMPRESSIONS
 
 BUFFER_BYTES = 1 << 20

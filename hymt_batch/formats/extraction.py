@@ -62,6 +62,18 @@ def decompress(path: str, compression: str) -> str:
     return f"Decompress it, and set source.path to the new file. Command: {command}"
 
 
+def rename(path: str, stem: str, extensions: str) -> str:
+    """Return the command that gives a file another name, which no other file has.
+
+    Args:
+        path: The file.
+        stem: The new path without its extensions.
+        extensions: Its new extensions.
+    """
+    new = _unused([f"{stem}{number}{extensions}" for number in ("", *(f"-{number}" for number in range(2, 100)))])
+    return f"Command: mv {shlex.quote(path)} {shlex.quote(new)}"
+
+
 def split_compression(path: str) -> tuple[str, str]:
     """Return a file's name without the extension of its compression, and the compression; "" if it has none."""
     stem, extension = os.path.splitext(path)

@@ -34,7 +34,7 @@ class LanguageCodes:
         self.fields = config.lang_fields
         self._understands_all = context.plan_version > 3
         self._sample = context.language_sample
-        self._cache: dict[tuple[str, str], str] = {}
+        self._cache: dict[tuple[str, str], str | RowError] = {}  # field, value -> code, or why there is none
 
     def get(self, values: tuple[Any, Any]) -> tuple[str | None, str | None]:
         """Return the codes of a row's source and target values; None if the value is empty (the job's language)."""
@@ -62,20 +62,31 @@ class LanguageCodes:
     def _resolve(self, field: str, value: Any) -> str:
         if not isinstance(value, str):
             raise RowError(f"field {field!r} is {abbreviate(value)}, which is not a language code.", Status.BAD_ROW)
+        if len(value) > MAX_CODE_CHARS:
+            return self._understand(field, value)
         code = self._cache.get((field, value))
         if code is None:
             try:
-                value.encode()  # raises on a lone surrogate
-                if len(value) > MAX_CODE_CHARS:
-                    raise ConfigError(f"field {field!r} is {abbreviate(value)}, which is not a language")
-                code = languages.understand(value, field).language.code
-            except UnicodeEncodeError as error:
-                raise RowError(not_utf8_message(error, f"field {field!r}"), Status.BAD_ENCODING) from None
-            except ConfigError as error:
-                raise RowError(str(error), Status.BAD_LANGUAGE) from None
-            if not self._understands_all and languages.find_code(value) is None:
-                why = "which was not understood when this job was created"
-                raise RowError(f"field {field!r} is {abbreviate(value)}, {why}. Write {code}.", Status.BAD_LANGUAGE)
+                code = self._understand(field, value)
+            except RowError as error:
+                code = RowError(str(error), error.status)
             if len(self._cache) < 1024:  # real data has few spellings; a hostile column must not fill the memory
                 self._cache[field, value] = code
+        if isinstance(code, RowError):
+            raise RowError(str(code), code.status)
+        return code
+
+    def _understand(self, field: str, value: str) -> str:
+        try:
+            value.encode()  # raises on a lone surrogate
+            if len(value) > MAX_CODE_CHARS:
+                raise ConfigError(f"field {field!r} is {abbreviate(value)}, which is not a language")
+            code = languages.understand(value, field).language.code
+        except UnicodeEncodeError as error:
+            raise RowError(not_utf8_message(error, f"field {field!r}"), Status.BAD_ENCODING) from None
+        except ConfigError as error:
+            raise RowError(str(error), Status.BAD_LANGUAGE) from None
+        if not self._understands_all and languages.find_code(value) is None:
+            why = "which was not understood when this job was created"
+            raise RowError(f"field {field!r} is {abbreviate(value)}, {why}. Write {code}.", Status.BAD_LANGUAGE)
         return code

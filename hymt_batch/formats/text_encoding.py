@@ -1,9 +1,7 @@
-"""Text encodings: their names, and the stream that transcodes a file to UTF-8 as it is read.
+"""Text encodings: their names, byte order marks, and the marks that stand for undecodable bytes in transcoded text.
 
-Readers see UTF-8 alone. A byte that cannot be decoded becomes a mark: three bytes that are not UTF-8 and hold the byte,
-so that the reader of the format makes its row an error row, and reading goes on at the next line. All line feeds of the
-file stay line feeds, whatever precedes them: also after a lead byte without its second one, in a line of a 7-bit
-encoding that does not return to ASCII, and in UTF-16 and UTF-32 after a byte was lost or added.
+Readers see UTF-8 alone: see `transcoded_file.py`. A byte that cannot be decoded becomes a mark: three bytes that are
+not UTF-8 and hold the byte, so that the reader of the format makes its row an error row.
 
 Knows no format, and does not guess: see `detect_encoding.py`.
 """
@@ -11,17 +9,13 @@ Knows no format, and does not guess: see `detect_encoding.py`.
 from __future__ import annotations
 
 import codecs
-import io
 import re
 from collections.abc import Callable, Iterator
-from typing import Any
 
 UTF8 = "utf-8"
-BLOCK_BYTES = 1 << 18
 HEAD_BYTES = 1 << 16
 
 _MARK = re.compile(rb"\xf1([\x80-\x83])([\x80-\xbf])(?![\x80-\xbf])")
-_ERRORS = "hymt_batch.mark"
 
 MARKS = {
     "utf-16-le": codecs.BOM_UTF16_LE,
@@ -31,8 +25,7 @@ MARKS = {
 }
 """Encodings whose unit is not a byte -> their byte order mark."""
 
-STATEFUL = ("iso2022_jp", "hz", "utf-7")  # each line is decoded on its own: see _LineDecoder
-
+STATEFUL = ("iso2022_jp", "iso2022_kr", "hz", "utf-7")  # each line is decoded on its own
 
 USUAL_NAMES = (
     *("utf-8", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "cp1252", "iso-8859-1", "iso-8859-2", "iso-8859-15"),
@@ -151,128 +144,3 @@ def split_marks(data: bytes) -> Iterator[tuple[bool, bytes]]:
 
 def _byte_of(match: re.Match[bytes]) -> int:
     return (match[1][0] & 3) << 6 | match[2][0] & 63
-
-
-def _on_error(error: UnicodeError) -> tuple[str | bytes, int]:
-    """Error handler of codecs: an undecodable byte becomes a lone surrogate, which is encoded as a mark."""
-    if isinstance(error, UnicodeDecodeError):
-        return "".join(chr(0xDC00 + byte) for byte in error.object[error.start : error.end]), error.end
-    if isinstance(error, UnicodeEncodeError):
-        codes = (ord(character) & 0xFF for character in error.object[error.start : error.end])
-        return b"".join(bytes((0xF1, 0x80 | code >> 6, 0x80 | code & 63)) for code in codes), error.end
-    raise error
-
-
-class TranscodedFile(io.RawIOBase):
-    """Reads a file of any text encoding as UTF-8; consumes its byte order mark.
-
-    Args:
-        file: The file's bytes, decompressed; closed with this object.
-        encoding: Normal form of an encoding's name; utf-16 and utf-32 take the byte order of the file.
-
-    Attributes:
-        encoding: The encoding with its byte order.
-        mark: The byte order mark that was consumed, or b"".
-    """
-
-    def __init__(self, file: io.BufferedReader, encoding: str) -> None:
-        codecs.register_error(_ERRORS, _on_error)
-        self._file = file
-        head = file.peek(HEAD_BYTES)[:HEAD_BYTES]
-        self.encoding = with_byte_order(encoding, head)
-        mark = MARKS.get(self.encoding, b"")
-        self.mark = mark if mark and head.startswith(mark) else b""
-        file.read(len(self.mark))
-        self._decode = _decoder_of(self.encoding)
-        self._ready, self._at, self._is_at_end = b"", 0, False
-
-    def readable(self) -> bool:
-        return True
-
-    def close(self) -> None:
-        self._file.close()
-        super().close()
-
-    def readinto(self, buffer: Any) -> int:
-        while self._at == len(self._ready) and not self._is_at_end:
-            data = self._file.read1(BLOCK_BYTES)
-            self._is_at_end = not data
-            self._ready, self._at = self._decode(data, self._is_at_end).encode("utf-8", _ERRORS), 0
-        piece = self._ready[self._at : self._at + len(buffer)]
-        buffer[: len(piece)] = piece
-        self._at += len(piece)
-        return len(piece)
-
-
-Decode = Callable[[bytes, bool], str]
-"""Decodes the next bytes of a file, given whether they are the last; undecodable bytes become lone surrogates."""
-
-
-def _decoder_of(encoding: str) -> Decode:
-    if encoding in MARKS:
-        return _UnitDecoder(encoding)
-    if encoding.startswith(STATEFUL):
-        return _LineDecoder(encoding)
-    return codecs.getincrementaldecoder(encoding)(_ERRORS).decode
-
-
-class _LineDecoder:
-    """Decodes an encoding with states (HZ, UTF-7, ISO-2022-JP), in which each line begins and ends in ASCII.
-
-    A line that does not end so is not valid, and the next one is read as if it did.
-    """
-
-    def __init__(self, encoding: str) -> None:
-        self._decoder = codecs.getincrementaldecoder(encoding)(_ERRORS)
-        self._continues = b"~" if encoding == "hz" else None  # a line that ends so goes on in the next one
-        self._last = b""
-
-    def __call__(self, data: bytes, is_last: bool) -> str:
-        *lines, rest = data.split(b"\n")
-        texts = [self._end_line(line) for line in lines]
-        self._last = rest[-1:] or (b"" if lines else self._last)
-        return "".join(texts) + self._decoder.decode(rest, is_last)
-
-    def _end_line(self, line: bytes) -> str:
-        before, self._last = line[-1:] or self._last, b""
-        text = self._decoder.decode(line + b"\n", True)
-        if self._continues == before and not text.endswith(("\n", "\udc0a")):
-            return text
-        if not text.endswith("\n"):
-            text += "\n"
-        elif self._decoder.decode(b"A") != "A":  # the line did not return to ASCII
-            text = f"{text[:-1]}\udc0a\n"
-        self._decoder.reset()
-        return text
-
-
-class _UnitDecoder:
-    """Decodes UTF-16 and UTF-32, and finds the next line feed after a byte was lost or added.
-
-    From there on all units are shifted, which is seldom invalid: most pairs of bytes are a character of UTF-16. So the
-    bytes of a line feed are looked for where no unit starts, too. There they are two characters in valid text, one of
-    them from U+0A00 to U+0AFF (Gurmukhi and Gujarati); they are a line feed if it has no neighbour of its script.
-    """
-
-    def __init__(self, encoding: str) -> None:
-        self._decoder = codecs.getincrementaldecoder(encoding)(_ERRORS)
-        self._line_feed = "\n".encode(encoding)
-        self._width = len(self._line_feed)
-        self._neighbour = -2 if encoding.endswith("le") else self._width + 1  # offset of its high byte
-        self._kept = b""  # whole units and a torn one, too few to see the neighbours of a line feed
-
-    def __call__(self, data: bytes, is_last: bool) -> str:
-        data = self._kept + data
-        texts: list[str] = []
-        start = 0
-        end = len(data) if is_last else max(0, len(data) - len(data) % self._width - 4 * self._width)
-        at = data.find(self._line_feed)
-        while 0 <= at < end:
-            shift = (at - start) % self._width
-            if shift and (self._width == 4 or data[at + self._neighbour : at + self._neighbour + 1] != b"\n"):
-                texts.append(self._decoder.decode(data[start:at], True) + "\n")
-                start = at + self._width
-            at = data.find(self._line_feed, at + 1 if shift else at + self._width)
-        end = max(start, end - (0 if is_last else (end - start) % self._width))
-        self._kept = data[end:]
-        return "".join(texts) + self._decoder.decode(data[start:end], is_last)

@@ -48,7 +48,7 @@ def config(shape: Shape) -> dict[str, Any]:
 
 
 def make_model(shape: Shape, dtype: str, seed: int, device: str = "cpu") -> LoadedModel:
-    """Make a network with random weights; they are larger than usual, so that logits differ clearly."""
+    """Make a network with random weights on a device; they are larger than usual, so that logits differ clearly."""
     cudnn.deprioritise()
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, logging
@@ -56,9 +56,10 @@ def make_model(shape: Shape, dtype: str, seed: int, device: str = "cpu") -> Load
     logging.set_verbosity_error()
     torch.manual_seed(seed)
     settings = config(shape)
-    network: Any = AutoModelForCausalLM.from_config(
-        AutoConfig.for_model(**settings), dtype=getattr(torch, dtype), attn_implementation="sdpa"
-    )
+    with torch.device(device):  # a large network takes minutes on one core of the CPU
+        network: Any = AutoModelForCausalLM.from_config(
+            AutoConfig.for_model(**settings), dtype=getattr(torch, dtype), attn_implementation="sdpa"
+        )
     with torch.no_grad():
         for weight in network.parameters():
             if weight.ndim == 2:

@@ -19,10 +19,10 @@ from hymt_batch.device_map.replicas import ReplicaChoice
 from hymt_batch.doctor.explain import explain_errors
 from hymt_batch.model.cpu_count import usable_cpus
 from hymt_batch.model.settings import Dtype
-from hymt_batch.records import Part
+from hymt_batch.records import Translation
 from hymt_batch.run.identity import build_environment
 from hymt_batch.run.replica import Replica
-from hymt_batch.run.unit import Executor, PartResult, Unit, parts_until_stop
+from hymt_batch.run.unit import Executor, PartResult, Unit, units_until_stop
 from hymt_batch.run.watchdog import Watchdog
 from hymt_batch.run.worker_pool import WorkerPool
 from hymt_batch.run.worker_process import WorkerSpec
@@ -70,7 +70,7 @@ def open_executor(
         job: All settings.
         model: The result of `prepare.prepare_model` in this process; each worker must get the same identity.
         tokenizer: The model's tokenizer.
-        output: The output folder; each part gets an attempt marker there before it is decoded.
+        output: The output folder; each unit gets an attempt marker there before it is decoded.
         stop: Stop requests.
         on_batch: Called with the number of rows and tokens after each batch.
     """
@@ -79,6 +79,10 @@ def open_executor(
             "decoding one part ended its process %d times: parts are now decoded in a separate worker process",
             MAX_ATTEMPTS,
         )
+
+    def begin_attempt(unit: Unit) -> int:
+        return output.attempts.begin(unit.missing[0])  # one marker for the unit, removed with its first commit
+
     choice = replicas.choose(job.launch.workers, model.placement, usable_cpus())
     for warning in choice.warnings:
         log.warning("%s", warning.text)
@@ -89,7 +93,6 @@ def open_executor(
         last_resort = None
         if len(specs) > 1 and len(model.placements) > 1:  # device_map=fallback: what is left of its order
             last_resort = WorkerSpec(job, python_path(), "all GPUs")
-        begin_attempt = output.attempts.begin
         return WorkerPool(
             job, model.identity, specs, stop, begin_attempt=begin_attempt, on_batch=on_batch, last_resort=last_resort
         )
@@ -108,7 +111,7 @@ def open_executor(
         replica = Replica(job, model, tokenizer, check_stop=on_step, on_batch=on_batch)
     watchdog.pause()
     _collect_garbage_rarely()
-    return InProcessExecutor(job, replica, watchdog, stop, output.attempts.begin)
+    return InProcessExecutor(job, replica, watchdog, stop, begin_attempt)
 
 
 def _collect_garbage_rarely() -> None:
@@ -118,7 +121,7 @@ def _collect_garbage_rarely() -> None:
 
 
 class InProcessExecutor:
-    """Decodes in this process, one part at a time."""
+    """Decodes in this process, one unit at a time."""
 
     def __init__(
         self,
@@ -126,7 +129,7 @@ class InProcessExecutor:
         replica: Replica,
         watchdog: Watchdog,
         stop: StopRequest,
-        begin_attempt: Callable[[Part], int],
+        begin_attempt: Callable[[Unit], int],
     ) -> None:
         self._replica, self._watchdog, self._stop, self._begin_attempt = replica, watchdog, stop, begin_attempt
         self._environment = build_environment(job, replica.environment)
@@ -141,21 +144,19 @@ class InProcessExecutor:
 
     def run(self, units: Iterable[Unit]) -> Iterator[PartResult]:
         """See `Executor.run`."""
-        for part in parts_until_stop(units, self._stop):
+        for unit in units_until_stop(units, self._stop):
             with explain_errors("translating the first part") if self._nothing_finished else contextlib.nullcontext():
-                result = self._decode(part)
+                translations = self._decode(unit)
             self._nothing_finished = False
-            yield result
+            yield from unit.results(translations, self._environment, self._replica.decoder.take_degraded())
 
-    def _decode(self, part: Part) -> PartResult:
-        self._begin_attempt(part)
+    def _decode(self, unit: Unit) -> list[Translation]:
+        self._begin_attempt(unit)
         self._watchdog.reset()
         try:
-            translations = self._replica.translate(part.prompts)
+            return self._replica.translate(unit.prompts)
         finally:
             self._watchdog.pause()
-        degraded = tuple(dict.fromkeys(self._replica.decoder.take_degraded()))
-        return PartResult(part, translations, self._environment, degraded)
 
 
 def worker_specs(job: TranslateJob, model: PreparedModel, choice: ReplicaChoice) -> list[WorkerSpec]:

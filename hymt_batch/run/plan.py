@@ -5,22 +5,26 @@ A plan decides what is sent to the model and how it is cut into parts; nothing h
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import contextlib
+import os
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hymt_batch import batch, manifest, prompt
+from hymt_batch import batch, file_units, manifest, prompt
 from hymt_batch.batch import PartLimits
 from hymt_batch.check import assemble
+from hymt_batch.fs import OS_FS
 from hymt_batch.prompt import PromptTemplate
-from hymt_batch.records import PLAN_VERSION
+from hymt_batch.records import PLAN_VERSION, Input
 from hymt_batch.run import identity
 from hymt_batch.signals import StopRequest
 from hymt_batch.source.inputs import Inputs
 from hymt_batch.source.spool import Spool
+from hymt_batch.write import file_record
 from hymt_batch.write.output import LeaseTimes, Output
 from hymt_batch.write.ownership import RequestedJob
 from hymt_batch.write.published_file import InputAccess
@@ -88,8 +92,30 @@ def open_inputs(job: TranslateJob, stop: StopRequest) -> Iterator[Inputs]:
             plan_version=PLAN_VERSION if job.overwrite else identity.stored_plan_version(folder),
             folder=folder,
             formats=None if starts_over else identity.stored_formats(folder),
-            checks_encoding=job.overwrite or identity.stored_encoding(folder) != job.source.encoding,
+            has_begun=_has_begun(job, folder),
         )
+
+
+def _has_begun(job: TranslateJob, folder: Path) -> Callable[[Input], bool] | None:
+    """Return what tells whether the job in a folder began with a file as it is; None if all files are new to it."""
+    if job.overwrite or identity.stored_encoding(folder) != job.source.encoding:
+        return None
+    if job.on_input_change.value == "refuse":
+        return lambda input: True  # a file that changed ends the job later, with the rows that differ
+    try:
+        listed = {input.file_id for input in manifest.read_job(OS_FS, folder).inputs}
+    except manifest.StateDamagedError:
+        return None
+
+    def has_begun(input: Input) -> bool:
+        if input.file_id not in listed:
+            return False
+        with contextlib.suppress(OSError, KeyError, TypeError):  # what is not known of a file is found out later
+            record = file_record.read_record(OS_FS, folder, input)
+            return record is None or bool(record["input"]["bytes"] == os.path.getsize(input.path))
+        return True
+
+    return has_begun
 
 
 def open_output(job: TranslateJob, plan: Plan, inputs: Inputs) -> Output:
@@ -101,6 +127,7 @@ def open_output(job: TranslateJob, plan: Plan, inputs: Inputs) -> Output:
             plan.environment,
             identity.build_output(job),
             inputs.formats,
+            file_units.plan(inputs.files, plan.identity),
         ),
         identity.auto_keys(job),
         tuple(plan.aliases),

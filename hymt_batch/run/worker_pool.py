@@ -1,11 +1,11 @@
 """A pool of worker processes, each with one replica of the model.
 
-A worker that dies is replaced, and its part is decoded again. The parent alone reads the source and writes the output,
-so one process and many give the same guarantees. A worker is started when a part waits and no worker is free. A part
+A worker that dies is replaced, and its unit is decoded again. The parent alone reads the source and writes the output,
+so one process and many give the same guarantees. A worker is started when a unit waits and no worker is free. A unit
 that kills its worker three times is split in halves until the row that causes it is alone; a row that kills three
 workers on its own is quarantined. Workers also die for reasons outside their rows (out of memory, a kill from outside):
 that costs attempts, never a row. A worker that cannot load its replica is given up, and the others go on. Timing
-decides which worker decodes a part, but the text is the same in every worker. Workers receive prompts alone, and send
+decides which worker decodes a unit, but the text is the same in every worker. Workers receive prompts alone, and send
 back translations without prompts, so messages stay small.
 """
 
@@ -23,10 +23,10 @@ from typing import TYPE_CHECKING, Any
 
 from hymt_batch.doctor.explain import explain_errors
 from hymt_batch.errors import HymtError, PreflightError, StoppedError
-from hymt_batch.records import Part, Prompt, Translation
+from hymt_batch.records import Prompt, Translation
 from hymt_batch.run import message
 from hymt_batch.run.identity import build_environment
-from hymt_batch.run.unit import PartResult, Unit, parts_until_stop
+from hymt_batch.run.unit import PartResult, Unit, units_until_stop
 from hymt_batch.run.worker_process import WorkerProcess, WorkerSpec
 from hymt_batch.signals import StopRequest
 
@@ -35,14 +35,14 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-MAX_PART_TRIES = 3
-"""How often a whole part may kill its worker before it is split in halves."""
+MAX_UNIT_TRIES = 3
+"""How often a whole unit may kill its worker before it is split in halves."""
 
 MAX_PROMPT_TRIES = 3
 """How often a prompt may kill its worker on its own before it is quarantined."""
 
 MAX_IDLE_DEATHS = 5
-"""How often in a row a worker may die while it has no part; after that the job stops."""
+"""How often in a row a worker may die while it has no unit; after that the job stops."""
 
 MAX_EXTERNAL_KILLS = 20
 """The same limit for kills from outside, other than out-of-memory kills: higher, because the cause may disappear."""
@@ -54,30 +54,30 @@ POLL_S = 0.5
 
 
 @dataclass(eq=False, slots=True)
-class _RunningPart:
-    """A part that waits for a worker or is being decoded."""
+class _RunningUnit:
+    """A unit that waits for a worker or is being decoded."""
 
-    part: Part
-    tries: int = 0  # attempts at the whole part, in this run and earlier ones
+    unit: Unit
+    tries: int = 0  # attempts at the whole unit, in this run and earlier ones
     translations: dict[int, Translation] = field(default_factory=dict)  # by index of the prompt
     degraded: list[str] = field(default_factory=list)
 
 
 @dataclass(eq=False, slots=True)
 class _Piece:
-    """Prompts of a part that one worker decodes together."""
+    """Prompts of a unit that one worker decodes together."""
 
-    of: _RunningPart
-    indices: Sequence[int]  # indices of the part's prompts
+    of: _RunningUnit
+    indices: Sequence[int]  # indices of the unit's prompts
     deaths: int = 0  # number of workers that died while decoding it, in this run
 
     @property
-    def is_whole_part(self) -> bool:
-        return len(self.indices) == len(self.of.part.prompts)
+    def is_whole_unit(self) -> bool:
+        return len(self.indices) == len(self.of.unit.prompts)
 
 
 class WorkerPool:
-    """Worker processes, started when parts wait for them and stopped when the `with` block ends."""
+    """Worker processes, started when units wait for them and stopped when the `with` block ends."""
 
     def __init__(
         self,
@@ -86,7 +86,7 @@ class WorkerPool:
         specs: Sequence[WorkerSpec],
         stop: StopRequest,
         *,
-        begin_attempt: Callable[[Part], int],
+        begin_attempt: Callable[[Unit], int],
         on_batch: Callable[[int, int], None],
         last_resort: WorkerSpec | None = None,
     ) -> None:
@@ -97,8 +97,7 @@ class WorkerPool:
             identity: Identity of the prepared model; a worker that loads another one is refused.
             specs: How to start each worker; their number is the maximum number of workers.
             stop: Stop requests.
-            begin_attempt: Called when a whole part is sent to a worker; returns the number of attempts so far, this one
-                included.
+            begin_attempt: Called when a whole unit is sent to a worker; returns the number of attempts, with this one.
             on_batch: Called with the number of rows and tokens after each batch.
             last_resort: How to start a worker once none of `specs` can be used, or None.
         """
@@ -109,7 +108,8 @@ class WorkerPool:
         self._queue: deque[_Piece] = deque()
         self._workers: dict[int, WorkerProcess] = {}  # by index
         self._decoding: dict[int, _Piece] = {}  # worker index -> what it decodes
-        # worker index -> its deaths in a row while it had no part; True if it was killed from outside
+        self._finished: deque[PartResult] = deque()  # not yielded yet
+        # worker index -> its deaths in a row while it had no unit; True if it was killed from outside
         self._deaths: defaultdict[int, list[bool]] = defaultdict(list)
         self._nothing_finished = True
 
@@ -130,8 +130,8 @@ class WorkerPool:
 
     def run(self, units: Iterable[Unit]) -> Iterator[PartResult]:
         """See `Executor.run`; pulls no unit while every worker has a piece and as many more wait."""
-        for part in parts_until_stop(units, self._stop):
-            self._queue.append(_Piece(_RunningPart(part), range(len(part.prompts))))
+        for unit in units_until_stop(units, self._stop):
+            self._queue.append(_Piece(_RunningUnit(unit), range(len(unit.prompts))))
             while self._backlog >= 2 * len(self._specs) and not self._is_idle:
                 yield from self._poll()
             yield from self._poll(0.0)
@@ -150,30 +150,34 @@ class WorkerPool:
 
     def _poll(self, timeout_s: float = POLL_S) -> Iterator[PartResult]:
         """Send waiting pieces, start workers if needed, and handle messages and deaths; yields finished parts."""
+        self._advance(timeout_s)
+        while self._finished:
+            yield self._finished.popleft()
+            if self._finished:  # no worker waits until a unit of many files is committed
+                self._advance(0.0)
+
+    def _advance(self, timeout_s: float) -> None:
         self._stop.check()
         self._dispatch()
         self._start_workers()
         with explain_errors("translating the first part") if self._nothing_finished else contextlib.nullcontext():
-            for result in self._handle_events(timeout_s):
-                if result is not None:
-                    self._nothing_finished = False
-                    yield result
+            self._handle_events(timeout_s)
 
-    def _handle_events(self, timeout_s: float) -> Iterator[PartResult | None]:
+    def _handle_events(self, timeout_s: float) -> None:
         by_pipe = {worker.pipe: worker for worker in self._workers.values()}
         for pipe in wait(list(by_pipe), timeout_s):
             worker = by_pipe[pipe]  # type: ignore[index]
             try:
                 received = worker.pipe.recv()
             except (EOFError, OSError):
-                yield self._handle_death(worker, "")
+                self._handle_death(worker, "")
             else:
-                yield self._handle_message(worker, *received)
+                self._handle_message(worker, *received)
         for worker in list(self._workers.values()):
             limit = self._hang_s if worker.ready else max(self._hang_s, MIN_LOAD_TIMEOUT_S)
             is_working = worker.index in self._decoding or not worker.ready
             if is_working and time.monotonic() - worker.last_heard > limit:
-                yield self._handle_death(worker, f"it sent no message for {limit:g} s (launch.hang_s)")
+                self._handle_death(worker, f"it sent no message for {limit:g} s (launch.hang_s)")
 
     def _dispatch(self) -> None:
         for worker in self._workers.values():
@@ -181,11 +185,11 @@ class WorkerPool:
                 return
             if worker.ready and worker.index not in self._decoding:
                 piece = self._queue.popleft()
-                if piece.is_whole_part:
-                    piece.of.tries = self._begin_attempt(piece.of.part)
+                if piece.is_whole_unit:
+                    piece.of.tries = self._begin_attempt(piece.of.unit)
                 self._decoding[worker.index], worker.last_heard = piece, time.monotonic()
                 self._deaths[worker.index].clear()
-                worker.send(message.pack_prompts([piece.of.part.prompts[index] for index in piece.indices]))
+                worker.send(message.pack_prompts([piece.of.unit.prompts[index] for index in piece.indices]))
 
     def _start_workers(self) -> None:
         """Start a worker for each waiting piece, up to the maximum; called after `_dispatch`, so no worker is free."""
@@ -197,7 +201,7 @@ class WorkerPool:
                 self._workers[index] = WorkerProcess.start(index, spec)
                 starting += 1
 
-    def _handle_message(self, worker: WorkerProcess, kind: str, *values: Any) -> PartResult | None:
+    def _handle_message(self, worker: WorkerProcess, kind: str, *values: Any) -> None:
         worker.last_heard = time.monotonic()
         if kind == "batch":
             self._on_batch(*values)
@@ -219,48 +223,47 @@ class WorkerPool:
         elif kind == "done":
             columns, degraded = values
             piece = self._decoding.pop(worker.index)
-            prompts = [piece.of.part.prompts[index] for index in piece.indices]
+            prompts = [piece.of.unit.prompts[index] for index in piece.indices]
             piece.of.translations.update(zip(piece.indices, message.unpack_translations(prompts, columns), strict=True))
             piece.of.degraded += degraded
-            return self._if_complete(piece.of, worker)
-        return None
+            self._finish_if_complete(piece.of, worker)
 
-    def _if_complete(self, running: _RunningPart, worker: WorkerProcess) -> PartResult | None:
-        """Return the result of a part if this worker had its last piece."""
-        if len(running.translations) < len(running.part.prompts):
-            return None
-        translations = [running.translations[index] for index in range(len(running.translations))]
-        return PartResult(running.part, translations, worker.environment, tuple(dict.fromkeys(running.degraded)))
+    def _finish_if_complete(self, running: _RunningUnit, worker: WorkerProcess) -> None:
+        """Keep the results of a unit to be yielded, if this worker had its last piece."""
+        if len(running.translations) == len(running.unit.prompts):
+            translations = [running.translations[index] for index in range(len(running.unit.prompts))]
+            self._finished += running.unit.results(translations, worker.environment, running.degraded)
+            self._nothing_finished = False
 
-    def _handle_death(self, worker: WorkerProcess, reason: str) -> PartResult | None:
-        """Remove a dead worker; requeue, split or quarantine its piece; return the part if this completes it."""
+    def _handle_death(self, worker: WorkerProcess, reason: str) -> None:
+        """Remove a dead worker; requeue, split or quarantine its piece, which may complete its unit."""
         reason = worker.end(reason)
         del self._workers[worker.index]
         log.warning("worker=%d died: %s", worker.index, reason)
         piece = self._decoding.pop(worker.index, None)
         if piece is None:
             self._count_idle_death(worker, reason)
-            return None
+            return
         piece.deaths += 1
         running, indices = piece.of, piece.indices
         if len(indices) == 1:
             if piece.deaths < MAX_PROMPT_TRIES:
                 # at the end of the queue: a brief problem on the machine must not use up all attempts
                 self._queue.append(piece)
-                return None
+                return
             running.degraded.append("bisected")
-            running.translations[indices[0]] = quarantined_translation(running.part.prompts[indices[0]], reason)
-            return self._if_complete(running, worker)
-        if piece.is_whole_part and running.tries < MAX_PART_TRIES:
+            running.translations[indices[0]] = quarantined_translation(running.unit.prompts[indices[0]], reason)
+            self._finish_if_complete(running, worker)
+            return
+        if piece.is_whole_unit and running.tries < MAX_UNIT_TRIES:
             self._queue.appendleft(piece)
-            return None
+            return
         running.degraded.append("bisected")
         half = (len(indices) + 1) // 2
         self._queue.extendleft([_Piece(running, indices[half:]), _Piece(running, indices[:half])])
-        return None
 
     def _count_idle_death(self, worker: WorkerProcess, reason: str) -> None:
-        """Count the death of a worker that had no part; do without it if there were too many in a row."""
+        """Count the death of a worker that had no unit; do without it if there were too many in a row."""
         killed_from_outside = worker.was_killed_from_outside()
         deaths = self._deaths[worker.index]
         deaths.append(killed_from_outside)

@@ -9,13 +9,12 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from hymt_batch.errors import ConfigError, PreflightError
 from hymt_batch.formats import registry
-from hymt_batch.formats.extraction import decompress, split_compression
+from hymt_batch.formats.extraction import decompress, rename, split_compression
 from hymt_batch.formats.format import Format
 from hymt_batch.formats.text_encoding import HEAD_BYTES
 from hymt_batch.records import Input, SkippedFile
@@ -180,8 +179,8 @@ class ContentCheck:
             return f"Set source.format={format.name}."
         if self._is_set:
             return f"Translate it in a job of its own, with source.format={format.name}."
-        new = os.path.splitext(split_compression(input.path)[0])[0] + format.extension
-        return f"Rename it to what it is. Command: mv {shlex.quote(input.path)} {shlex.quote(new)}"
+        stem = os.path.splitext(split_compression(input.path)[0])[0]
+        return f"Rename it to what it is. {rename(input.path, stem, format.extension)}"
 
     def _unread(self, input: Input, format: Format, content: _Content) -> _Unread:
         why = "which is not read"
@@ -199,8 +198,8 @@ class ContentCheck:
         )
 
     def _not_compressed(self, input: Input) -> _Unread:
-        new, what = split_compression(input.path)[0], f"text, and not compressed as .{input.compression}"
-        fix = f"Rename it to what it is. Command: mv {shlex.quote(input.path)} {shlex.quote(new)}"
+        what = f"text, and not compressed as .{input.compression}"
+        fix = f"Rename it to what it is. {rename(input.path, *os.path.splitext(split_compression(input.path)[0]))}"
         return _Unread(what, ConfigError(f"{input.path!r} is {what}", why="but its name says that it is", fix=fix))
 
 

@@ -173,12 +173,12 @@ class _Finder:
             self._add_file(os.path.basename(path), path, _Origin.NAMED)
 
     def _add_file(self, rel: str, path: str, origin: _Origin) -> None:
-        mode = os.stat(path).st_mode
         format, reason = (self.format, "") if self.format else self._format_by_name(path, origin)
         if format is None and origin is not _Origin.NAMED:
-            self.skipped.append((SkippedFile(rel, reason), path))
+            self.skipped.append((SkippedFile(rel, reason), path))  # a broken link or a pipe, too
             return
-        if not stat.S_ISREG(mode):
+        status = os.stat(path)
+        if not stat.S_ISREG(status.st_mode):
             raise ConfigError(
                 f"{path!r} is not a regular file",
                 why="so it cannot be read twice",
@@ -190,7 +190,7 @@ class _Finder:
             raise kind.error(path, self.config)
         if origin is _Origin.NAMED:
             self.named.add(rel)
-        self.inputs.append(input_names.make_input(rel, path, format, self.out_format))
+        self.inputs.append(input_names.make_input(rel, path, format, self.out_format, status.st_size))
 
     def _format_by_name(self, path: str, origin: _Origin) -> tuple[Format | None, str]:
         """Return the format that a file is read as by its name; None with the reason if it is not read."""

@@ -27,7 +27,7 @@ def parse_extension(name: str) -> tuple[Format | None, str]:
     return registry.by_extension(os.path.splitext(stem)[1]), compression
 
 
-def make_input(rel: str, path: str, format: Format, out_format: str) -> Input:
+def make_input(rel: str, path: str, format: Format, out_format: str, size: int | None = None) -> Input:
     """Create an input with all its names.
 
     Args:
@@ -35,6 +35,7 @@ def make_input(rel: str, path: str, format: Format, out_format: str) -> Input:
         path: Path of the file, or of the folder where the format has folders.
         format: Format of the input.
         out_format: The setting write.format; "input" keeps the format.
+        size: Bytes of the file on the disk.
 
     Raises:
         ConfigError: The name cannot be used below the output folder.
@@ -63,7 +64,8 @@ def make_input(rel: str, path: str, format: Format, out_format: str) -> Input:
     check_name(rel, path)
     check_name(out_rel, path)
     file_id = hashlib.sha256(rel.encode()).hexdigest()[:16]
-    return Input(rel, out_rel, path, own_format, compression, file_id, format.name if is_folder else "")
+    dataset = format.name if is_folder else ""
+    return Input(rel, out_rel, path, own_format, compression, file_id, dataset, size=size)
 
 
 def check_name(rel: str, path: str) -> None:

@@ -13,7 +13,7 @@ from hymt_batch.records import Document, Input, Preamble, Shard, ShardRecord
 from hymt_batch.source import discovery, stream
 from hymt_batch.source.content import ContentCheck
 from hymt_batch.source.language_check import LanguageReport, check_languages
-from hymt_batch.source.preamble_reader import PreambleCache
+from hymt_batch.source.preamble_reader import HasBegun, PreambleCache
 from hymt_batch.source.settings import SourceConfig
 from hymt_batch.source.shards import SkippedShard, cut_shards
 from hymt_batch.source.spool import Spool
@@ -38,7 +38,7 @@ class Inputs:
         plan_version: int,
         folder: Path | None = None,
         formats: Sequence[str] | None = None,
-        checks_encoding: bool = True,
+        has_begun: HasBegun | None = None,
     ) -> None:
         """Find the files; standard input and hub data are stored first.
 
@@ -51,14 +51,14 @@ class Inputs:
             folder: The output folder of the job, whose files are never inputs.
             formats: The list of formats with which the job was created, empty for a job of a version that recorded
                 none; None for a new job. See `discovery.find_inputs`.
-            checks_encoding: Reject files whose head is in another encoding; see `PreambleCache`.
+            has_begun: Returns whether the job began with a file as it is; see `PreambleCache`.
 
         Raises:
             HymtError: An input cannot be found, read or stored, or is not what it is named.
         """
         self._config, self._spool, self._added_fields = config, spool, added_fields
         self.plan_version = plan_version
-        self._preambles = PreambleCache(config, added_fields, checks_encoding=checks_encoding)
+        self._preambles = PreambleCache(config, added_fields, has_begun=has_begun)
         found = discovery.find_inputs(config, spool, out_format, folder, formats)
         content = ContentCheck(found, config, self._preambles)
         # a job that recorded no formats goes on with what it began with

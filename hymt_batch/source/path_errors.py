@@ -6,6 +6,7 @@ import difflib
 import errno
 import os
 import re
+import shlex
 from collections.abc import Sequence
 
 from hymt_batch.errors import ConfigError, HymtError, disk_read_error, is_transient
@@ -37,9 +38,10 @@ def missing_path_error(path: str) -> ConfigError:
     """Return the error for a path that matches nothing, with the closest names that exist."""
     names = path.split(",")
     if len(names) > 1 and all(name and os.path.exists(os.path.expanduser(name)) for name in names):
+        listed = shlex.quote(f"source.path=[{path}]") if " " in path else f"source.path=[{path}]"
         return ConfigError(
             f"source.path={path} does not exist, but its parts do",
-            fix=f"For one job with these inputs, set source.path=[{path}]; for one job each, add -m.",
+            fix=f"For one job with these inputs, set {listed}; for one job each, add -m.",
         )
     if WILDCARD.search(path):
         fix = "Quote it so that the shell does not expand it, or fix the pattern."
@@ -115,6 +117,7 @@ def describe_skipped(skipped: Sequence[SkippedFile], max_kinds: int = 8) -> str:
     counts: dict[str, int] = {}
     for file in skipped:
         extension = os.path.splitext(file.rel)[1].lower() or "without extension"
+        extension = extension if extension.isprintable() else repr(extension)
         counts[extension] = counts.get(extension, 0) + 1
     ordered = sorted(counts, key=lambda extension: (-counts[extension], extension))
     more = sum(counts[extension] for extension in ordered[max_kinds:])

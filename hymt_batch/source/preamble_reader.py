@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from hymt_batch.errors import ConfigError
 from hymt_batch.formats import registry
 from hymt_batch.formats.detect_encoding import check_encoding
 from hymt_batch.formats.format import OpenInput
@@ -14,6 +16,7 @@ from hymt_batch.formats.text_encoding import HEAD_BYTES
 from hymt_batch.records import Input, Preamble
 from hymt_batch.source.settings import SourceConfig
 
+HasBegun = Callable[[Input], bool]
 MAX_SCHEMAS = 256  # distinct preambles in the cache; a file with a further one is read again at each use
 
 
@@ -42,15 +45,17 @@ class PreambleCache:
     Args:
         config: The settings.
         reserved: Fields that the output adds; the inputs must not have them.
-        checks_encoding: Reject a file whose head is in another encoding. False for a job that began with these files:
-            it goes on, whatever this version would reject.
+        has_begun: Returns whether the job began with a file as it is; such a file is read, whatever its head looks like
+            to this version. None: no file is excused.
 
     Raises:
         ConfigError, PreflightError, StoppedError: Raised by a call; see `read_preamble`.
     """
 
-    def __init__(self, config: SourceConfig, reserved: tuple[str, ...] = (), *, checks_encoding: bool = True) -> None:
-        self.config, self._reserved, self._checks_encoding = config, reserved, checks_encoding
+    def __init__(
+        self, config: SourceConfig, reserved: tuple[str, ...] = (), *, has_begun: HasBegun | None = None
+    ) -> None:
+        self.config, self._reserved, self._has_begun = config, reserved, has_begun
         self._kept: OpenInput | None = None
         self._by_input: dict[str, Preamble] = {}  # key: relative name of the input
         self._interned: dict[Any, Preamble] = {}
@@ -64,6 +69,8 @@ class PreambleCache:
 
     def keep_open(self, file: OpenInput) -> None:
         """Keep a file open for the pass over its rows that begins next; `open_input` hands it out."""
+        if self._kept is not None:
+            self._kept.close()
         self._kept = file
 
     def open_input(self, input: Input) -> OpenInput:
@@ -81,8 +88,12 @@ class PreambleCache:
         if preamble is not None:
             return preamble
         format = registry.of_input(file.input)
-        if self._checks_encoding and "encoding" in format.source_settings:
-            check_encoding(file.input, read_raw_start(file), is_utf8_only=not format.has_own_encoding)
+        if "encoding" in format.source_settings:
+            try:
+                check_encoding(file.input, read_raw_start(file), is_utf8_only=not format.has_own_encoding)
+            except ConfigError:
+                if self._has_begun is None or not self._has_begun(file.input):
+                    raise
         return self._remember(file.input, file.read_preamble(self.config, self._reserved))
 
     def _remember(self, input: Input, preamble: Preamble) -> Preamble:

@@ -5,6 +5,7 @@ The list is unread_formats.toml. A file of such a format is refused where a path
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shlex
@@ -15,10 +16,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from hymt_batch.errors import ConfigError
+from hymt_batch.errors import ConfigError, PreflightError
 from hymt_batch.formats import registry
-from hymt_batch.formats.extraction import Extraction, split_compression
+from hymt_batch.formats.extraction import Extraction, rename, split_compression
 from hymt_batch.formats.json_shape import Shape, find_shape
+from hymt_batch.formats.text_encoding import HEAD_BYTES
 from hymt_batch.source.first_bytes import read_first_bytes
 from hymt_batch.source.settings import SourceConfig
 
@@ -61,9 +63,16 @@ def of_name(path: str) -> UnreadKind | None:
     last = os.path.splitext(lower)[1]
     inner = os.path.splitext(split_compression(lower)[0])[1]
     kind = _of_extension(inner + last) or _of_extension(last) or _of_extension(inner)  # .tar.gz, .tgz, .srt.gz
-    if kind is not None and kind.head is not None and not kind.head.match(read_first_bytes(path)):
+    if kind is not None and kind.head is not None and not kind.head.match(_head_of(path)):
         return None
     return kind
+
+
+def _head_of(path: str, size: int = HEAD_BYTES) -> bytes:
+    """Return the first bytes of a file; b"" for a pipe, which would block, and for what cannot be read."""
+    with contextlib.suppress(PreflightError):
+        return read_first_bytes(path, size) if os.path.isfile(path) else b""
+    return b""
 
 
 def of_setting(path: str, config: SourceConfig) -> UnreadKind | None:
@@ -103,13 +112,13 @@ def is_only_path(path: str, config: SourceConfig) -> bool:
 
 
 def _json_advice(path: str, config: SourceConfig) -> str:
-    head = read_first_bytes(path, _MAX_JSON_BYTES + 1)
+    head = _head_of(path, _MAX_JSON_BYTES + 1)
     found = find_shape(head[:_MAX_JSON_BYTES], len(head) <= _MAX_JSON_BYTES)
     if found.shape is Shape.ROWS and (config.text_field in found.fields or head.strip().count(b"\n")):
         if is_only_path(path, config):
             return "Its lines are rows: set source.format=jsonl."
-        new = re.sub(r"(?i)\.json(?=$|\.)", ".jsonl", path)
-        return f"Its lines are rows: rename it. Command: mv {shlex.quote(path)} {shlex.quote(new)}"
+        name, _ = split_compression(path)
+        return f"Its lines are rows: rename it. {rename(path, os.path.splitext(name)[0], f'.jsonl{path[len(name) :]}')}"
     if found.shape is Shape.OTHER:
         return "It has no objects that could be rows. Write it as text, one row per line, or as one object per line."
     if found.shape is Shape.ROWS:
@@ -172,21 +181,24 @@ _MAGIC = tuple(
     (re.compile(pattern, re.DOTALL), extension)
     for pattern, extension in (
         (rb"PK(\x03\x04|\x05\x06)", ".zip"),
-        (rb"%PDF-", ".pdf"),
+        (rb"%PDF-\d\.\d\s*[\r\n]", ".pdf"),
         (rb"(?=.{,256}\0).{257}ustar", ".tar"),
         (rb"7z\xbc\xaf\x27\x1c|Rar!\x1a\x07", ".7z"),
         (rb"\x04\x22\x4d\x18", ".lz4"),
         (rb"\x1f\x9d", ".z"),
         (rb"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1|\{\\rtf", ".doc"),
         (rb"\xde\x12\x04\x95|\x95\x04\x12\xde", ".mo"),
-        (rb"ARROW1|\xff\xff\xff\xff.{3}\0\x10\0\0\0", ".arrow"),
+        (rb"ARROW1\0|\xff\xff\xff\xff.{3}\0\x10\0\0\0", ".arrow"),
         (rb"Obj\x01|SQLite format 3\0|\x89HDF|\x93NUMPY", ".sqlite"),
         # an image, a recording or another file without text
-        (rb"\x89PNG\r\n|\xff\xd8\xff|GIF8[79]a|II\*\0|MM\0\*|RIFF.{4}(WEBP|WAVE|AVI )|\0\0\0.ftyp|OggS\0", ".png"),
+        (
+            rb"\x89PNG\r\n|\xff\xd8\xff|GIF8[79]a.{,6}\0|II\*\0|MM\0\*|RIFF.{4}(WEBP|WAVE|AVI )|\0\0\0.ftyp|OggS\0",
+            ".png",
+        ),
         (rb"ID3[\x02-\x04]|fLaC\0|\x1aE\xdf\xa3|\0\0\x01\xba|\x7fELF|wOF[F2]\0|MZ.\0", ".png"),
     )
 )
-"""First bytes, and an extension of their format in the list."""
+"""First bytes, and an extension of their format in the list; a text may begin with the letters alone."""
 
 _TEXT_STARTS = (
     (re.compile(rb"<\?xml|<!\[cdata\["), ".xml"),

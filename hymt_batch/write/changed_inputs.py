@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from hymt_batch.errors import InputChangedError
 from hymt_batch.fs_protocol import Fs
 from hymt_batch.manifest import JobRecord, JsonDict
-from hymt_batch.records import Document, Input
+from hymt_batch.records import Document, Input, ShardRecord
 from hymt_batch.write import file_record
 from hymt_batch.write.committed_rows import CommittedRows
 from hymt_batch.write.input_changes import changed_shards, describe_changed_shards, hash_input
+from hymt_batch.write.state_file import StateFileDamagedError
 
 
 def describe_changes(fs: Fs, folder: Path, job: JobRecord, read: Callable[[Input], Iterator[Document]]) -> str:
@@ -52,6 +54,47 @@ def describe_change(
     if changed.ranges:
         return f"{input.rel} {changed}"
     return f"{input.rel} has more rows after row {record['rows']}" if num_rows > record["rows"] else ""
+
+
+def changed_files(
+    fs: Fs, folder: Path, job: JobRecord, inputs: Sequence[Input], read: Callable[[Input], Iterator[Document]]
+) -> set[str]:
+    """Return the files (`Input.rel`) of which some rows were decoded, and whose rows are others now.
+
+    Args:
+        fs: The file system.
+        folder: The output folder.
+        job: The job of the folder.
+        inputs: The files to look at.
+        read: Starts a pass over an input's documents.
+    """
+    identity_sha256, changed = job.identity_sha256, set[str]()
+    rows = CommittedRows.open(fs, folder, identity_sha256)
+    for input in inputs:
+        record = file_record.read_record(fs, folder, input)
+        if record is not None and record["identity"] == identity_sha256:
+            if hash_input(input) != record["input"]:
+                changed.add(input.rel)
+        elif rows.has_any(input.file_id):
+            row_changes, num_rows = rows.changed_rows(input, read(input))
+            last = _last_shard(rows, input.file_id)
+            if row_changes.ranges or (last is not None and last.first_row + last.num_rows != num_rows):
+                changed.add(input.rel)
+    return changed
+
+
+def _last_shard(rows: CommittedRows, file_id: str) -> ShardRecord | None:
+    """Return the last shard of a file as its record or a part has it; None if nothing of it is committed."""
+    for index in {*rows.records.shard_indexes(file_id), *rows.reader.shard_indexes(file_id)}:
+        with contextlib.suppress(StateFileDamagedError):
+            if (recorded := rows.records.read(file_id, index)) is not None and recorded[0].shard.last:
+                return recorded[0].shard
+        for part_index in rows.reader.part_indexes(file_id, index):
+            with contextlib.suppress(StateFileDamagedError):
+                part = rows.reader.read(rows.reader.path(file_id, index, part_index), file_id, index, part_index)
+                if part is not None and part[0].shard.last:
+                    return part[0].shard
+    return None
 
 
 def inputs_differ_error(job: JobRecord, requested: JobRecord) -> InputChangedError | None:

@@ -9,11 +9,11 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from hymt_batch import manifest
+from hymt_batch import file_units, manifest
 from hymt_batch.errors import DeviceError, ExitCode, HymtError, MissingError, PreflightError, Problem, StoppedError
 from hymt_batch.fs import OS_FS
 from hymt_batch.fs_protocol import Fs
@@ -33,7 +33,7 @@ from hymt_batch.write import (
     stop_reason,
 )
 from hymt_batch.write.attempts import AttemptMarkers
-from hymt_batch.write.changed_inputs import describe_changes
+from hymt_batch.write.changed_inputs import changed_files, describe_changes
 from hymt_batch.write.input_changes import input_changed_error
 from hymt_batch.write.lease import Lease
 from hymt_batch.write.ownership import RequestedJob
@@ -132,6 +132,8 @@ class Output:
             job = ownership.create_or_open_job(
                 fs, folder, requested, lambda job: _check_change(fs, folder, job, requested, access, config)
             )
+            if requested.on_input_change == "redo":
+                job = _separate_changed_files(fs, folder, job, requested.job.inputs, access)
             _report_environment(job.environment, requested.job.environment)
             output = cls(folder, job, requested, access, config, fs, held_lease)
             output._load_committed()
@@ -230,6 +232,10 @@ class Output:
     def is_one_line(self, input: Input) -> bool:
         """True if the output format of an input cannot hold a line break inside a translation."""
         return published_file.is_one_line(input, self._config)
+
+    def units(self) -> Iterator[list[Input]]:
+        """Yield the files of each unit, in order; see `file_units.group`."""
+        return file_units.group(self._inputs, self._job.units)
 
     def shard_record(self, input: Input, shard_index: int) -> ShardRecord | None:
         """Return the record of a complete shard, so that a run can skip it; None while any of its parts is missing."""
@@ -352,6 +358,21 @@ def _check_change(
         raise input_changed_error(changed)
     check_space(fs, folder, inputs, config.min_free)
     path_check.check_writable(fs, folder, inputs)
+
+
+def _separate_changed_files(
+    fs: Fs, folder: Path, job: JobRecord, inputs: Sequence[Input], access: InputAccess
+) -> JobRecord:
+    """Make each changed file a unit of its own, durably and before anything that was decoded of it is replaced.
+
+    So its unit is not decoded again, and after a kill the next run decodes the same units.
+    """
+    shared = [input for unit in file_units.group(inputs, job.units) if len(unit) > 1 for input in unit]
+    if not (changed := changed_files(fs, folder, job, shared, access.read_documents) if shared else set()):
+        return job
+    job = replace(job, units=file_units.regroup(inputs, job.inputs, job.units, job.identity, changed))
+    manifest.replace_job(fs, folder, job)
+    return job
 
 
 def _give_up(fs: Fs, folder: Path, held_lease: Lease, error: BaseException, reported_error: BaseException) -> None:

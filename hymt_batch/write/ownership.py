@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 
-from hymt_batch import manifest
+from hymt_batch import file_units, manifest
 from hymt_batch.errors import IdentityError, InputChangedError, PreflightError
 from hymt_batch.fs import list_names, remove, stat_or_none
 from hymt_batch.fs_protocol import Fs
@@ -60,7 +60,7 @@ class RequestedJob:
 
     def with_identity(self, identity: JsonDict) -> JobRecord:
         """Return the requested job with another identity, which may be of an earlier version."""
-        job = replace(self.job, identity=identity)
+        job = replace(self.job, identity=identity, units=file_units.plan(self.job.inputs, identity))
         if identity_versions.has_output_settings(identity):
             return replace(job, output_settings={})
         return job
@@ -289,7 +289,9 @@ def create_or_open_job(
             )
         paths_in_use = frozenset(input.out_rel for input in requested.job.inputs)
         discard_inputs(fs, folder, removed, job.replaced_paths, paths_in_use)
-        job = replace(job, inputs=requested.job.inputs, formats=requested.job.formats)
+        inputs, changed = requested.job.inputs, {input.rel for input in removed}
+        units = file_units.regroup(inputs, job.inputs, job.units, job.identity, changed)
+        job = replace(job, inputs=inputs, formats=requested.job.formats, units=units)
         manifest.replace_job(fs, folder, job)
         return job
 
