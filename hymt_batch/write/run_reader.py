@@ -64,7 +64,10 @@ class RunReader:
             quarantine(self._fs, self._folder, path, str(damage))
             return None
         if loaded is not None and path.parent not in self._synced_folders:  # its writer may have died before this fsync
-            self._fs.fsync_dir(path.parent)
+            try:
+                self._fs.fsync_dir(path.parent)
+            except FileNotFoundError:  # another process joined the row and finished its shard
+                return None
             self._synced_folders.add(path.parent)
         return loaded
 
