@@ -39,6 +39,12 @@ def test_peak_memory_does_not_grow_with_the_input() -> None:
     assert figures["ratio"] <= 1.10
 
 
+def test_one_process_feeds_workers_at_a_low_cost_for_each_row() -> None:
+    """The limit of `make worker-overhead` is 80 us; tests share the machine, so theirs is loose."""
+    figures = campaign("worker_overhead", "--rows", "12000", "--workers", "2", "--rounds", "1", "--limit-us", "320")
+    assert 10 < figures["cpu_us_per_row"] <= 320
+
+
 def test_a_model_with_synthetic_weights_loads_and_keeps_every_row(tmp_path: Path) -> None:
     figures = campaign("full_size", "--scale", "tiny", "--folder", str(tmp_path), "--rows", "3", "--tokens", "4")
     assert figures["ours_peak_gib"] > figures["weights_gib"] / 2

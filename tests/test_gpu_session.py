@@ -213,6 +213,6 @@ def test_weights_are_made_on_the_device(monkeypatch: pytest.MonkeyPatch) -> None
         return normal(tensor, *arguments, **options)
 
     monkeypatch.setattr(torch.Tensor, "normal_", recorded)
-    hymt = synthetic.make_model(synthetic.Shape["1.8b"], "bfloat16", 0, "meta")
+    hymt = synthetic.make_model(synthetic.Shape["mid"], "bfloat16", 0, "meta")
     assert devices == {"meta"}
     assert {weight.device.type for weight in hymt.network.parameters()} == {"meta"}

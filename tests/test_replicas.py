@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -216,6 +217,26 @@ def test_by_default_each_gpu_has_a_worker_and_the_outputs_are_those_of_one_proce
     assert sorted(started) == [0, 1, 2]
     assert gpus_of_workers(tmp_path) == {"0", "1", "2"}
     assert files(tmp_path / "one") == files(tmp_path / "three")
+
+
+def test_eight_gpus_share_the_parts_although_one_dies_one_is_slow_and_one_has_little_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, started: list[int]
+) -> None:
+    source = corpus(tmp_path)
+    monkeypatch.setenv("STUB_GPUS", json.dumps({"1": str(tmp_path / "died"), "3": "slow", "5": "small"}))
+    monkeypatch.setenv("STUB_PAUSE_S", "0.4")  # so that no worker is done before the others have started
+    assert run_on_gpus(8, tmp_path, "batch.part_rows=2", "check.max_error_rate=0") == ExitCode.COMPLETE
+    assert texts(tmp_path) == expected(source)
+    assert set(started) == set(range(8))
+    assert started.count(1) == 2, "the worker that died was started again"
+    assert len(started) == 9
+    lines = [line.split() for line in (tmp_path / "pids").read_text(encoding="ascii").splitlines()]
+    batches = Counter(gpu for _, _, gpu in lines)
+    assert set(batches) == {str(index) for index in range(8)}
+    assert batches["3"] <= min(batches[gpu] for gpu in "02467"), "a part waits for no slow worker"
+    manifest = json.loads((tmp_path / "job" / "manifest.json").read_text(encoding="utf-8"))
+    assert set(manifest["degraded"]) == {"oom_split"}
+    assert not list((tmp_path / "job" / ".hymt").glob("attempts/*"))
 
 
 def test_there_are_never_more_workers_than_parts_that_wait(tmp_path: Path, started: list[int]) -> None:

@@ -303,6 +303,41 @@ def test_a_trial_run_looks_only_into_the_files_that_it_needs_and_tells_what_it_s
     assert len(caplog.records) == 1
 
 
+LONG_LINES = {
+    "zh": ("今天天气很好上一。" * 30 + "\n") * 20,
+    "zh without a line feed": "今天天气很好上一。" * 200,
+    "ru": "привет мир " * 500,
+    "hi": "नमस्ते दुनिया। " * 10,
+    "th": "สวัสดีชาวโลก " * 30,
+    "ar": "مرحبا بالعالم",
+    "gu": "ગુજરાતી ભાષા " * 9,
+    "ko": "안녕하세요 세계",
+}
+"""Texts in UTF-16 with few NUL bytes: long lines without spaces, or a single line."""
+
+
+@pytest.mark.parametrize("text", LONG_LINES.values(), ids=LONG_LINES)
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+def test_a_file_of_long_lines_in_utf_16_without_a_mark_is_no_binary_data(
+    tmp_path: Path, encoding: str, text: str
+) -> None:
+    path = write(tmp_path / "a.txt", text.encode(encoding))
+    with pytest.raises(ConfigError, match=f"by its NUL bytes.*Set source.encoding={encoding}"):
+        open_inputs(path)
+    for name in (encoding, "utf-16"):
+        inputs = open_inputs(path, encoding=name)
+        assert [document.text for document in inputs.read(inputs.files[0])] == text.splitlines()
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-32-le"])
+def test_a_setting_is_believed_where_a_short_file_shows_nothing(tmp_path: Path, encoding: str) -> None:
+    for text in ("a", "ш", "สวัสดีชาวโลก", "今天天气很好上。" * 500):  # few NUL bytes or none
+        inputs = open_inputs(write(tmp_path / "a.txt", text.encode(encoding)), encoding=encoding)
+        assert [document.text for document in inputs.read(inputs.files[0])] == [text]
+    with pytest.raises(ConfigError, match="binary data"):
+        open_inputs(write(tmp_path / "a.txt", RANDOM), encoding=encoding)
+
+
 @pytest.mark.parametrize(
     "start", ["GIF89a is a format", "ARROW1 is a magic", "%PDF-1.7 is a header", "BZh", "PK", "Obj"]
 )

@@ -128,6 +128,8 @@ def kernels(report: Report) -> None:
     report.add(available=True)
     for label, choice in (("on_", Kernels.on), ("off_", Kernels.off)):
         measure_captured(report, network, label, max_rows, kernels=choice)
+    # false: a check refused them; log.txt has the reason
+    report.add(used=report.figures["on_environment"].get("kernels"))
     part = network.evenly_spread(min(64, len(network.rows)), 64)
     tokens = [
         [row.ids for row in network.open_engine("slots", 64, kernels=choice).generate(part, lambda: None)]

@@ -50,15 +50,10 @@ def assemble_rows(
         elif document.status is not Status.OK:
             rows.append(Row(document.row_index, document.digest, document.status, "", message=document.message))
         elif (original := part.copies.get(index, index)) in by_document:
-            rows.append(
-                _assemble_row(
-                    document,
-                    by_document[original],
-                    part.copy_segments.get(index),
-                    join,
-                    is_copy=original != index,
-                )
-            )
+            of_row, own_segments = by_document[original], part.copy_segments.get(index)
+            is_plain = len(of_row) == 1 and of_row[0].finish_reason == "stop" and not of_row[0].flags
+            assemble = _assemble_plain_row if is_plain else _assemble_row
+            rows.append(assemble(document, of_row, own_segments, join, is_copy=original != index))
         else:
             rows.append(Row(document.row_index, document.digest, Status.OK, "", ("blank",), attempts=0))
     return rows
@@ -114,10 +109,36 @@ def _assemble_row(
         num_source_tokens=source_tokens,
         num_new_tokens=0 if is_copy else new_tokens,
         mean_logprob=min(
-            (t.mean_logprob for t in translations if t.mean_logprob is not None and math.isfinite(t.mean_logprob)),
-            default=None,
+            (value for t in translations if (value := _if_finite(t.mean_logprob)) is not None), default=None
         ),
     )
+
+
+def _assemble_plain_row(
+    document: Document,
+    translations: Sequence[Translation],
+    segments: Sequence[Segment] | None,
+    join: Callable[[Sequence[Segment], Sequence[str], str], str],
+    *,
+    is_copy: bool,
+) -> Row:
+    """Do what `_assemble_row` does, in less time, for the only translation of a row, which ended and has no flag."""
+    (translation,) = translations
+    prompt = translation.prompt
+    return Row(
+        document.row_index,
+        document.digest,
+        Status.OK,
+        join(segments or (prompt.segment,), (translation.text,), prompt.tgt_lang),
+        attempts=1 + translation.attempt,
+        num_source_tokens=prompt.num_source_tokens,
+        num_new_tokens=0 if is_copy else translation.num_new_tokens,
+        mean_logprob=_if_finite(translation.mean_logprob),
+    )
+
+
+def _if_finite(logprob: float | None) -> float | None:
+    return logprob if logprob is not None and math.isfinite(logprob) else None
 
 
 def shape_row(document: Document, row: Row, one_line: bool, config: CheckConfig) -> Row:

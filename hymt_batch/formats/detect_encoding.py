@@ -17,10 +17,13 @@ from hymt_batch.errors import ConfigError
 from hymt_batch.formats.text_encoding import (
     HEAD_BYTES,
     MARKS,
+    MAX_ODD_SHARE,
     UTF8,
     find_mark,
+    is_text,
     is_utf8,
     normalize,
+    share_of_odd,
     unmarked_units,
     with_byte_order,
 )
@@ -80,8 +83,11 @@ def _check_units(input: Input, encoding: str, head: bytes) -> None:
     if found and found != with_byte_order(encoding, head):
         how = "by its byte order mark" if mark else "by its NUL bytes"
         raise _wrong_encoding(input, f"{_describe(found)}, {how}", found)
-    is_of_bytes = b"\0" not in head and (is_utf8(head) or b"\n" in head)  # a line feed of UTF-16 has a NUL byte
-    if encoding.startswith(("utf-16", "utf-32")) and not found and len(head) > 1 and is_of_bytes:
+    if found or not encoding.startswith(("utf-16", "utf-32")) or b"\0" in head or len(head) < 2:
+        return
+    # a line feed has a NUL byte; the byte 0x0A alone is also one of U+4E0A
+    is_odd = share_of_odd(head.decode(with_byte_order(encoding, head), "replace")) >= MAX_ODD_SHARE
+    if is_text(head) or (b"\n" in head and is_odd):
         raise _wrong_encoding(input, f"not {_describe(encoding)}: it has no NUL bytes", *_guess(head))
 
 

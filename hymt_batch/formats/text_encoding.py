@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import codecs
 import re
+import unicodedata
 from collections.abc import Callable, Iterator
 
 UTF8 = "utf-8"
@@ -76,6 +77,7 @@ def unmarked_units(head: bytes, family: str = "utf-") -> str:
     """
     if b"\0" not in head:
         return ""
+    others: list[tuple[int, str]] = []
     for encoding in ("utf-32-le", "utf-32-be", "utf-16-le", "utf-16-be"):
         width = 4 if encoding.startswith("utf-32") else 2
         text = head[: len(head) - len(head) % width].decode(encoding, "replace")
@@ -85,21 +87,33 @@ def unmarked_units(head: bytes, family: str = "utf-") -> str:
             continue
         num_latin = len(_LATIN.findall(text))
         is_latin = num_latin * 10 >= len(text) * 6 and (len(text) > 2 or "\n" in text)
-        # of other scripts, only spaces and line breaks have NUL bytes, and other bytes are not those of text
-        is_other = width == 4 or (num_latin * 50 >= len(text) and "\n" in text and not _is_text(head))
-        if is_latin or is_other:
+        if is_latin or width == 4:
             return encoding
-    return ""
+        # of other scripts, few characters have NUL bytes: spaces and line breaks, and those such as U+4E00
+        if not is_text(head) and (num_latin or len(text) > 16) and share_of_odd(text) < MAX_ODD_SHARE:
+            others.append((num_latin, encoding))
+    return max(others, default=(0, ""))[1]
 
 
 _LATIN = re.compile("[\t-\r\x20-\xff]")
+MAX_ODD_SHARE = 0.02  # of a text in the right encoding; in another one, share_of_odd is higher
 _UNASSIGNED = re.compile("[\U00040000-\U000dffff]")  # planes without characters
 _CONTROL = re.compile(rb"[\0-\x08\x0e-\x1a\x1c-\x1f]")
 
 
-def _is_text(head: bytes) -> bool:
-    """Return whether a head is UTF-8 with few control characters."""
-    return is_utf8(head) and len(_CONTROL.findall(head)) * 4 < len(head)
+def share_of_odd(text: str) -> float:
+    """Return the share of characters in a decoded sample that texts do not have: control, private, unassigned ones."""
+    sample = text[:4096]
+    num_odd = sum(
+        unicodedata.category(character) in ("Cc", "Cn", "Co", "Cs") and character not in "\t\r\n\f\v"
+        for character in sample
+    )
+    return (num_odd + sample.count("\ufffd")) / max(1, len(sample))
+
+
+def is_text(head: bytes) -> bool:
+    """Return whether a head is UTF-8 with few control characters, and not mostly tabs, as Devanagari in UTF-16 is."""
+    return is_utf8(head) and len(_CONTROL.findall(head)) * 4 < len(head) and head.count(b"\t") * 3 < len(head)
 
 
 def is_utf8(head: bytes) -> bool:

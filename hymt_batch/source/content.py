@@ -139,7 +139,7 @@ class ContentCheck:
                     return self._decompress(input, "compressed twice", input.compression)
                 return self._check_compressed(input, format, compression)
             other = self._identify(input, head)
-            if other is None and looks_binary(head):
+            if other is None and looks_binary(head, input.encoding):
                 other = _Content(unread.BINARY.what, unread.BINARY.fix)
             if other is not None:
                 return self._unread(input, format, other)

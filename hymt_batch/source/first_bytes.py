@@ -7,11 +7,20 @@ from __future__ import annotations
 
 from hymt_batch.formats.bytestream import ByteStream
 from hymt_batch.formats.extraction import split_compression
-from hymt_batch.formats.text_encoding import HEAD_BYTES, UTF8, find_mark, is_utf8, unmarked_units
+from hymt_batch.formats.text_encoding import (
+    HEAD_BYTES,
+    UTF8,
+    find_mark,
+    is_utf8,
+    share_of_odd,
+    unmarked_units,
+    with_byte_order,
+)
 from hymt_batch.records import Input
 
 _SAMPLE_BYTES = 1 << 13  # of the head, for the share of control characters
 _MIN_BYTES = 64  # a shorter text that is not UTF-8 is too short to judge by its share of control characters
+_MAX_ODD_UNITS = 0.1  # of random bytes as UTF-16, 0.12 to 0.2 are no characters of a text
 
 _COMPRESSION_MAGIC = ((b"\x1f\x8b\x08", "gz"), (b"\x28\xb5\x2f\xfd", "zst"), (b"\xfd7zXZ\x00", "xz"))
 _TEXT_CONTROLS = b"\t\n\v\f\r\b\x0e\x0f\x1a\x1b"  # the last four: shift codes, the end of file of DOS, and escape
@@ -40,14 +49,20 @@ def find_compression(head: bytes) -> str:
     return "bz2" if is_bz2 else ""
 
 
-def looks_binary(head: bytes) -> bool:
-    """Return whether the first bytes of a file are those of no text, in whatever encoding."""
+def looks_binary(head: bytes, encoding: str = "") -> bool:
+    """Return whether the first bytes of a file are those of no text.
+
+    Args:
+        head: The first bytes, decompressed.
+        encoding: The encoding that the user names; "" if any encoding is possible.
+    """
     sample = head[:_SAMPLE_BYTES]
+    if encoding.startswith(("utf-16", "utf-32")):
+        return share_of_odd(sample.decode(with_byte_order(encoding, sample), "replace")) > _MAX_ODD_UNITS
     num_controls = len(sample) - len(sample.translate(None, _NO_TEXT))
     if not num_controls or find_mark(sample) not in ("", UTF8):
         return False
     if encoding := unmarked_units(sample):
-        text = sample.decode(encoding, "ignore")
-        return sum(ord(character) < 0x20 and character not in "\t\r\n" for character in text) > 0.3 * len(text)
+        return share_of_odd(sample.decode(encoding, "ignore")) > 0.3
     max_share = 0.3 if is_utf8(sample) or len(sample) < _MIN_BYTES else 0.05
     return num_controls > max_share * len(sample)

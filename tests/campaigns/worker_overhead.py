@@ -43,7 +43,7 @@ WORKER = (sys.executable, "-m", "tests.campaigns.worker_overhead")
 SETTINGS = ["src_lang=en", "tgt_lang=fr", "model=demo", "batch.part_rows=2048", "batch.part_tokens=131072"]
 """Parts as those of the 1.8B on a GPU."""
 
-SENTENCES, CHARS, TOKENS = 2, 130, 35
+MAX_CHARS, TOKENS = 90, 35
 GIB = 1 << 30
 
 
@@ -91,12 +91,14 @@ def serve(arguments: Sequence[str]) -> int:
 
 
 def write_corpus(path: Path, rows: int) -> None:
-    """Write distinct rows of a news-like length."""
-    bulletins = [bulletin.en for bulletin in grammar.sample(3, 1000)]
+    """Write distinct rows of a news-like length; every fourth has a word that no other has."""
+    texts = dict.fromkeys(bulletin.en for bulletin in grammar.sample(3, 4000))
+    bulletins = [text for text in texts if len(text) <= MAX_CHARS]
+    num = len(bulletins)
     with path.open("w", encoding="utf-8") as file:
         for row in range(rows):
-            texts = [bulletins[(row * 7 + n * 13) % len(bulletins)] for n in range(SENTENCES)]
-            file.write(f"{row} {' '.join(texts)[:CHARS].rpartition(' ')[0]}\n")
+            first, second = bulletins[row % num], bulletins[(row // num + 7 * row) % num]
+            file.write(f"{first} {second}{'' if row % 4 else f' {row}'}\n")
 
 
 def measure(source: Path, name: str, num_gpus: int) -> dict[str, float]:
@@ -114,7 +116,7 @@ def measure(source: Path, name: str, num_gpus: int) -> dict[str, float]:
     }
 
 
-def run(rows: int, num_gpus: int, rounds: int) -> dict[str, Any]:
+def run(rows: int, num_gpus: int, rounds: int, limit_us: float = LIMIT_US) -> dict[str, Any]:
     """Return the processor microseconds that a row costs the job's own process."""
     with tempfile.TemporaryDirectory() as folder:
         few, many = Path(folder) / "few.txt", Path(folder) / "many.txt"
@@ -126,18 +128,19 @@ def run(rows: int, num_gpus: int, rounds: int) -> dict[str, Any]:
             once, whole = measure(few, f"few{index}", num_gpus), measure(many, f"many{index}", num_gpus)
             costs.append(1e6 * (whole["cpu_s"] - once["cpu_s"]) / (whole["rows"] - once["rows"]))
             speeds.append((whole["rows"] - once["rows"]) / (whole["seconds"] - once["seconds"]))
-        tokens = len(tokenizer().encode([many.read_text(encoding="utf-8").splitlines()[0]])[0])
+        lines = many.read_text(encoding="utf-8").splitlines()[:1000]
+        tokens = statistics.mean(map(len, tokenizer().encode(lines)))
     return {
         "rows": rows,
         "workers": num_gpus,
         "cores": os.cpu_count(),
-        "source_tokens_of_a_row": tokens,
+        "source_tokens_of_a_row": round(tokens, 1),
         "new_tokens_of_a_row": len(answer()),
         "cpu_us_per_row": round(min(costs), 1),
         "cpu_us_per_row_all": [round(cost, 1) for cost in costs],
         "rows_per_s_here": round(statistics.median(speeds)),
-        "limit_us": LIMIT_US,
-        "passed": min(costs) <= LIMIT_US,
+        "limit_us": limit_us,
+        "passed": min(costs) <= limit_us,
     }
 
 
@@ -148,8 +151,9 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--rows", type=int, default=200_000)
     parser.add_argument("--workers", type=int, default=8, help="simulated GPUs")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--limit-us", type=float, default=LIMIT_US)
     options = parser.parse_args(arguments)
-    figures = run(options.rows, options.workers, options.rounds)
+    figures = run(options.rows, options.workers, options.rounds, options.limit_us)
     print(json.dumps(figures))
     return 0 if figures["passed"] else 1
 

@@ -1,13 +1,14 @@
 """A worker process with the fake model, which tests let `run/worker_pool.py` start instead of a real one.
 
 Some texts are deadly: POISON kills the process, HANG never ends, BUG raises an error, and FRAIL kills the process as
-often as $STUB_FRAIL sets. A worker cannot load its model if its $CUDA_VISIBLE_DEVICES is in $STUB_BROKEN_GPUS. Run as
-a program with the number of a socket, it is a worker. Run with overrides, it is `hymt-batch translate` with this model,
-in the process itself or in workers.
+often as $STUB_FRAIL sets. $STUB_GPUS tells what is wrong with some GPUs, by their numbers. A worker cannot load its
+model if its $CUDA_VISIBLE_DEVICES is in $STUB_BROKEN_GPUS. Run as a program with the number of a socket, it is a
+worker. Run with overrides, it is `hymt-batch translate` with this model, in the process itself or in workers.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
@@ -30,6 +31,7 @@ def decode(requests: Sequence[Request], check_stop: Callable[[], None]) -> list[
     if pids := os.environ.get("STUB_PIDS"):
         with Path(pids).open("a", encoding="ascii") as file:
             file.write(f"{os.getpid()} {len(requests)} {os.environ.get('CUDA_VISIBLE_DEVICES', 'all')}\n")
+    suffer(json.loads(os.environ.get("STUB_GPUS", "{}")).get(os.environ.get("CUDA_VISIBLE_DEVICES", ""), ""), requests)
     text = b"".join(bytes(request.prompt_ids[1:-1]) for request in requests)
     if b"POISON" in text:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -40,6 +42,17 @@ def decode(requests: Sequence[Request], check_stop: Callable[[], None]) -> list[
     while b"HANG" in text:
         time.sleep(0.05)
     return engine.upper(requests, check_stop)
+
+
+def suffer(what: str, requests: Sequence[Request]) -> None:
+    """Do what is wrong with this GPU: it is slow, has no memory for two rows, or ends its process once (a path)."""
+    if what == "slow":
+        time.sleep(4)
+    elif what == "small" and len(requests) > 1:
+        raise MemoryError
+    elif what.startswith("/") and not Path(what).exists():
+        Path(what).touch()
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def innocent_death() -> bool:
