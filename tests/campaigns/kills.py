@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 from hymt_batch.errors import ExitCode
-from hymt_batch.write import part
 from tests.campaigns import command, sources, warm
 from tests.fakes import engine as fake_engine
 
@@ -100,8 +99,6 @@ class Victim:
     final: bytes = b""
     spans: Spans = Spans(0.0, 0.0, 0.0)
     num_parts: int = 0
-    long_row_shard: str = ""  # name of the shard with a divided row; "" if the job has none
-    num_long_segments: int = 0
     begun_rows: int = 0
     parts: dict[tuple[str, str, int], int] = field(default_factory=dict)  # committed, with their rows
 
@@ -126,8 +123,6 @@ class Victim:
         if code or not first or not last:
             raise RuntimeError(f"an unbroken run ended with {code}: {(self.source.parent / 'stderr').read_text()}")
         self.num_parts = warm.MARKS.parts
-        if self.long_row_shard:
-            self.num_long_segments = warm.MARKS.rows - len(self.texts) + 1
         self.spans = Spans(first - began, (last - first) / self.num_parts, ended - last)
         self.golden = warm.digest(self.source.parent / "unbroken")
         self.job = warm.load(self.overrides(self.name))
@@ -138,9 +133,8 @@ class Victim:
     def committed(self) -> int:
         """Return the number of rows on disk; read the headers of new parts."""
         if warm.published(self.output):
-            return len(self.texts) + max(0, self.num_long_segments - 1)
-        divided = (self.long_row_shard, self.num_long_segments) if self.long_row_shard else None
-        self.parts |= warm.committed_parts(self.output, divided)
+            return len(self.texts)
+        self.parts |= warm.committed_parts(self.output)
         return sum(self.parts.values())
 
 
@@ -290,12 +284,6 @@ def stub_jobs(seed: int, work: Path, parts: int = 40) -> Iterator[tuple[random.R
         part_rows, workers = rng.choice([2, 3, 4]), rng.choice(WORKERS)
         rows = part_rows * parts - rng.randrange(part_rows)
         texts = [f"row {row} {'word ' * rng.randrange(12)}{rng.randrange(10**9):x}" for row in range(rows)]
-        shard_rows = rng.choice([24, 48, 1000])
-        long_row = rng.randrange(rows) if rng.random() < 0.5 else None
-        if long_row is not None:  # each sentence is a segment, and two are a run
-            texts[long_row] = " ".join(
-                f"Sentence {i} of row {long_row} {'word ' * 10}." for i in range(rng.randrange(4, 16))
-            )
         source = folder / FORMATS[index % len(FORMATS)]
         sources.write(source, texts)
         overrides = [
@@ -303,18 +291,14 @@ def stub_jobs(seed: int, work: Path, parts: int = 40) -> Iterator[tuple[random.R
             "model=demo",
             f"batch.part_rows={part_rows}",
             f"batch.max_rows={part_rows}",
-            f"batch.shard_rows={shard_rows}",
-            "segment.max_tokens=96",
-            "batch.part_tokens=180",
+            f"batch.shard_rows={rng.choice([24, 48, 1000])}",
             "launch.progress=off",
             "launch.samples=0",
             f"launch.lease_ttl_s={TTL_S}",
             f"launch.lease_beat_s={TTL_S / 5}",
             f"launch.workers={workers}",
         ]
-        victim = Victim(f"job{index}", source, texts, part_rows, warm.STUB, overrides, True, workers)
-        victim.long_row_shard = part.shard_name(long_row // shard_rows) if long_row is not None else ""
-        yield rng, victim
+        yield rng, Victim(f"job{index}", source, texts, part_rows, warm.STUB, overrides, True, workers)
         index += 1
 
 
