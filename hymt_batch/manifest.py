@@ -327,8 +327,11 @@ def build(job: JobRecord, file_records: Sequence[JsonDict], skipped: Sequence[Sk
             "environments": [environments[k] for k in sorted(environments)],
             "inputs": [{"rel": f["rel"], "rows": f["rows"], **f["input"]} for f in file_records],
             "outputs": [
-                {"path": f"translated/{f['out_rel']}", "format": f["format"], **f["output"]} for f in file_records
+                {"path": f"translated/{f['out_rel']}", "format": f["format"], **f["output"]}
+                for f in file_records
+                if f["output"]
             ],
+            **({"failed": failed} if (failed := failed_files(file_records)) else {}),
             "errors": [{"path": f"errors/{f['rel']}.errors.jsonl", **f["errors"]} for f in file_records if f["errors"]],
             "rows": sum(f["rows"] for f in file_records),
             "counts": sum_counts(f["counts"] for f in file_records),
@@ -337,6 +340,11 @@ def build(job: JobRecord, file_records: Sequence[JsonDict], skipped: Sequence[Sk
             "degraded": sum_counts(f["degraded"] for f in file_records),
         }
     )
+
+
+def failed_files(file_records: Iterable[JsonDict]) -> list[JsonDict]:
+    """Return name and reason of each file that is not of its format, and so has no output."""
+    return [{"rel": record["rel"], "why": record["failed"]} for record in file_records if record.get("failed")]
 
 
 def read_skipped(fs: Fs, folder: Path) -> tuple[SkippedFile, ...] | None:

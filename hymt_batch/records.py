@@ -27,6 +27,7 @@ class Status(StrEnum):
     GENERATION_ERROR = "generation_error"  # decoding failed for this row
     NON_FINITE = "non_finite"  # the network returned NaN or infinity for this row
     CRASH_QUARANTINED = "crash_quarantined"  # the row killed the process repeatedly
+    FAILED_FILE = "failed_file"  # the file is not of its format: its one row, of which nothing is written
     NOT_SELECTED = "not_selected"  # a place of a document beyond source.limit; it keeps its source
 
 
@@ -40,9 +41,16 @@ ERROR_STATUSES = frozenset(
         Status.GENERATION_ERROR,
         Status.NON_FINITE,
         Status.CRASH_QUARANTINED,
+        Status.FAILED_FILE,
     }
 )
-"""Statuses that count towards check.max_error_rate: the row has no usable translation."""
+"""Statuses of rows without a usable translation. All but FAILED_FILE count towards check.max_error_rate."""
+
+
+def count_error_rows(counts: Mapping[str, int]) -> int:
+    """Return the rows that count towards check.max_error_rate, of rows by status."""
+    return sum(counts.get(status, 0) for status in ERROR_STATUSES if status is not Status.FAILED_FILE)
+
 
 UNLISTED_STATUSES = frozenset({Status.OK, Status.NOT_SELECTED})
 """Statuses of rows that are not listed in errors/: there is nothing to tell about them."""
@@ -141,6 +149,7 @@ class Document:
     status: Status = Status.OK  # with any other status the row is not decoded
     message: str = ""  # the reason, for the errors file
     values: Any = None  # the parsed row, kept for the writer of the output
+    keeps_codes: bool = False  # its translation must have the codes of its text: so in every spliced format
     long_row: Any = field(default=None, compare=False)  # formats.long_rows.LongRow of a row over the byte limit
     needs_escape: bool = False  # csv: an escape character that no setting names is the probable cause of the error
 

@@ -27,7 +27,7 @@ from hymt_batch.errors import ExitCode
 from hymt_batch.fs import OS_FS, list_names, stat_or_none
 from hymt_batch.fs_protocol import Fs
 from hymt_batch.manifest import JobRecord, StateDamagedError, StateMissingError, StatePermissionError
-from hymt_batch.records import ERROR_STATUSES, Input, SkippedFile, Status, plural
+from hymt_batch.records import ERROR_STATUSES, Input, SkippedFile, Status, count_error_rows, plural
 from hymt_batch.run.log_file import LOG_NAME
 from hymt_batch.run.reporter import format_duration
 from hymt_batch.write import (
@@ -58,6 +58,7 @@ if TYPE_CHECKING:
 H = TypeVar("H")
 
 NOT_PUBLISHED = "is missing or not the published version"
+MAX_FAILED = 20  # files that are not of their format, and that the text lists
 MAX_MESSAGE_CHARS = 300  # longer messages are shortened to this length
 MIN_PAUSE_S, PAUSE_FACTOR = 60.0, 10
 """A gap between two parts is a pause of the job if it exceeds MIN_PAUSE_S and PAUSE_FACTOR times the median gap."""
@@ -93,6 +94,7 @@ class JobStatus:
     left_s: float | None = None  # seconds that the rest takes, by the newest run; None if not known
     error_rows: int = 0
     max_error_rate: float = CheckConfig().max_error_rate  # of the newest run; the default if that is not recorded
+    max_failed_files: int = CheckConfig().max_failed_files  # of the newest run
     rows_per_s: float | None = None  # rows per second over the newest 100 parts
     counts: dict[str, int] = field(default_factory=dict)  # row status -> committed rows
     flags: dict[str, int] = field(default_factory=dict)  # flag -> committed rows
@@ -103,6 +105,7 @@ class JobStatus:
     ended: dict[str, Any] | None = None  # why the last run stopped: exit_code, why, at (UTC), error
     errors: list[dict[str, str]] = field(default_factory=list)  # first rows without a translation: id, status, message
     notes: list[str] = field(default_factory=list)
+    failed: list[dict[str, str]] = field(default_factory=list)  # published files not of their format: rel, why
     skipped: list[dict[str, str]] = field(default_factory=list)  # files that were found and are not read: rel, why
 
     @property
@@ -121,7 +124,13 @@ class JobStatus:
             return ExitCode.DAMAGE
         if self.state != "complete":
             return ExitCode.MISSING
-        return ExitCode.TOO_MANY_ERRORS if self.error_rate > self.max_error_rate else ExitCode.COMPLETE
+        return ExitCode.TOO_MANY_ERRORS if self.has_too_many_errors else ExitCode.COMPLETE
+
+    @property
+    def has_too_many_errors(self) -> bool:
+        """True if more rows or files have no translation than the newest run allowed."""
+        too_many_files = len(self.failed) > self.max_failed_files and self.max_error_rate < 1
+        return too_many_files or self.error_rate > self.max_error_rate
 
     def to_json(self) -> dict[str, Any]:
         """Return all fields, and the findings as lines too."""
@@ -186,7 +195,7 @@ def _inspect(fs: Fs, folder: Path, job_status: JobStatus, num_errors: int) -> No
     job_status.ended = asdict(stop_record) if stop_record else None
     progress = run_progress.read(fs, folder)
     if progress is not None:
-        job_status.max_error_rate = progress.max_error_rate
+        job_status.max_error_rate, job_status.max_failed_files = progress.limits
     try:
         job = manifest.read_job(fs, folder)
     except StateDamagedError as damage:
@@ -212,7 +221,7 @@ def _inspect(fs: Fs, folder: Path, job_status: JobStatus, num_errors: int) -> No
     if inspected.flag_bytes_left <= 0:
         job_status.notes.append("the flags are those of published files and of the first other rows: there are many")
     job_status.rows = sum(job_status.counts.values())
-    job_status.error_rows = _num_errors(job_status.counts)
+    job_status.error_rows = count_error_rows(job_status.counts)
     job_status.rows_per_s = _rows_per_s(rates.parts if len(rates.parts) > 1 else rates.records)
     job_status.errors = list(itertools.islice(error_rows.read_all(fs, folder, job), num_errors))
     complete = _is_complete(fs, folder, job, job_status)
@@ -222,10 +231,6 @@ def _inspect(fs: Fs, folder: Path, job_status: JobStatus, num_errors: int) -> No
     _add_progress(job_status, progress, complete)
     if job_status.state != "complete" and not job_status.running and job_status.ended is None:
         job_status.ended = _describe_death(job_status.holder)
-
-
-def _num_errors(counts: Mapping[str, int]) -> int:
-    return sum(count for name, count in counts.items() if name in ERROR_STATUSES)
 
 
 def _add_progress(job_status: JobStatus, progress: RunProgress | None, complete: bool) -> None:
@@ -263,9 +268,10 @@ def _add_from_manifest(fs: Fs, folder: Path, job_status: JobStatus, num_errors: 
         return False
     if not manifest_only.has_no_state(fs, folder):
         return False
-    job_status.files = job_status.files_published = len(value["outputs"])
+    job_status.files = job_status.files_published = len(value["inputs"])
+    job_status.failed = list(value.get("failed", ()))
     job_status.rows, job_status.counts = value["rows"], dict(value["counts"])
-    job_status.error_rows, job_status.flags = _num_errors(job_status.counts), dict(value["flags"])
+    job_status.error_rows, job_status.flags = count_error_rows(job_status.counts), dict(value["flags"])
     job_status.rows_total, job_status.share, job_status.left_s = job_status.rows, 1.0, 0.0
     for file in (*value["outputs"], *value["errors"]):
         file_stat = stat_or_none(fs, folder / file["path"])
@@ -302,6 +308,7 @@ def _add_file(inspected: _Folder, input: Input, job_status: JobStatus, rates: _R
         job_status.shards_complete += num_shards
         _add_counts(job_status, record["counts"])
         flags.update(record["flags"])
+        job_status.failed += manifest.failed_files([record])
         published = [(manifest.translated_path(folder, input.out_rel), record["output"])]
         if record["errors"] or inspected.has_errors:
             published.append((manifest.errors_path(folder, input.rel), record["errors"]))
@@ -443,6 +450,19 @@ def _is_complete(fs: Fs, folder: Path, job: JobRecord, job_status: JobStatus) ->
     return value["identity"] == job.identity and job_status.files_published == job_status.files
 
 
+def _describe_progress(job_status: JobStatus) -> list[str]:
+    """Return lines about the rows that are being decoded and about the rest of the work."""
+    lines: list[str] = []
+    for row in job_status.rows_in_progress[:20]:
+        num_segments = plural(row["num_segments"], "segment")
+        lines.append(f"  long row  {escape_line(row['id'])}: {row['num_committed']:,} of {num_segments} done")
+    if job_status.share is not None and job_status.state != "complete":
+        left_s = job_status.left_s
+        left = f", about {format_duration(left_s)} left" if left_s is not None else ""
+        lines.append(f"  done      {math.floor(100 * min(job_status.share, 0.999))} % of the work{left}")
+    return lines
+
+
 def render(job_status: JobStatus) -> str:
     """Return the status as text."""
     lines = [f"{job_status.folder}: {job_status.state}"]
@@ -454,18 +474,16 @@ def render(job_status: JobStatus) -> str:
             f"  parts     {job_status.parts} waiting to be assembled",
             f"  rows      {_describe_rows(job_status)}",
         ]
-    for row in job_status.rows_in_progress[:20]:
-        num_segments = plural(row["num_segments"], "segment")
-        lines.append(f"  long row  {escape_line(row['id'])}: {row['num_committed']:,} of {num_segments} done")
-    if job_status.share is not None and job_status.state != "complete":
-        left_s = job_status.left_s
-        left = f", about {format_duration(left_s)} left" if left_s is not None else ""
-        lines.append(f"  done      {math.floor(100 * min(job_status.share, 0.999))} % of the work{left}")
+    lines += _describe_progress(job_status)
     if errors := {name: count for name, count in job_status.counts.items() if name in ERROR_STATUSES}:
         lines.append(f"  errors    {_describe_counts(errors)}")
     if job_status.state == "complete" and job_status.error_rate > job_status.max_error_rate:
         rate = f"{100 * job_status.error_rate:.2f} % of the rows have no translation"
         lines.append(f"  errors    {rate}, more than check.max_error_rate={job_status.max_error_rate:g}")
+    for file in job_status.failed[:MAX_FAILED]:
+        lines.append(f"  failed    {file['why']}")
+    if (more := len(job_status.failed) - MAX_FAILED) > 0:
+        lines.append(f"  failed    and {plural(more, 'more file')}")
     if job_status.flags:
         lines.append(f"  flags     {_describe_counts(job_status.flags)}")
     if job_status.rows_per_s is not None:

@@ -22,7 +22,7 @@ from hymt_batch.decode import token_limit
 from hymt_batch.doctor import preflight
 from hymt_batch.errors import ExitCode
 from hymt_batch.model import prepare
-from hymt_batch.records import ERROR_STATUSES, Part, PreparedShard, Shard
+from hymt_batch.records import Part, PreparedShard, Shard, count_error_rows
 from hymt_batch.run import error_advice, stderr_capture, stdin_job
 from hymt_batch.run import executor as executors
 from hymt_batch.run.commit_result import commit_divided_row, commit_result
@@ -151,13 +151,15 @@ def missing_runs(part: Part, output: Output, monitor: Monitor) -> list[Part]:
 def finish(job: TranslateJob, output: Output, *, was_complete: bool = False) -> Summary:
     """Write the manifest, and the last words to the log and for `status`; a folder that was complete is not touched."""
     summary = output.finalize()
-    progress = RunProgress(job.check.max_error_rate, summary.rows, share=1.0, seconds_left=0.0)
+    progress = RunProgress(
+        job.check.max_error_rate, job.check.max_failed_files, summary.rows, share=1.0, seconds_left=0.0
+    )
     output.save_progress(progress, only_new_limit=was_complete)
     log.info(
         "complete: files=%d rows=%d errors=%d decoded_rows=%d seconds=%.0f",
         summary.files,
         summary.rows,
-        sum(summary.counts.get(status, 0) for status in ERROR_STATUSES),
+        count_error_rows(summary.counts) + len(summary.failed),
         summary.num_rows_decoded,
         summary.seconds,
     )
@@ -210,7 +212,7 @@ def run(job: TranslateJob) -> ExitCode:
         else:
             summary = translate(job, reporter)
             reporter.print_result(f"{render_summary(summary, reporter.sample_pairs)}\n\n{next_command(job, summary)}")
-        if error_advice.error_rate(summary) > job.check.max_error_rate:
+        if error_advice.has_too_many_errors(job.check, summary):
             log.error("%s", error_advice.describe(job, summary))
             return ExitCode.TOO_MANY_ERRORS
     return ExitCode.WARNINGS if job.strict and reporter.num_warnings else ExitCode.COMPLETE

@@ -55,6 +55,7 @@ CHANGES: dict[str, str | tuple[str, ...]] = {
     "source.delimiter": (";", CSV),
     "source.escape": ("backslash", CSV),
     "source.encoding": "cp1252",
+    "source.join_cues": ("true", "source.path=film.srt"),
     "source.max_window": "1GiB",
     "source.follow_symlinks": ("true", "source.path=linked"),
     "source.subset": ("small", HUB),
@@ -111,6 +112,8 @@ CHANGES: dict[str, str | tuple[str, ...]] = {
     "decode.read_every": "4",
     "decode.capture": "true",
     "check.max_error_rate": "0.5",
+    "check.max_failed_files": "3",
+    "check.codes": "true",
     "check.max_attempts": "2",
     "check.loop_repeats": "4",
     "check.min_logprob": "-1.5",
@@ -151,6 +154,7 @@ def inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "in").mkdir()
     for name in ("a.txt", "b.txt", "a.csv"):
         (tmp_path / "in" / name).write_text(f"text\n{name}\n", encoding="utf-8")
+    (tmp_path / "film.srt").write_text("1\n00:00:01,000 --> 00:00:02,000\na\n", encoding="utf-8")
     (tmp_path / "linked").mkdir()
     (tmp_path / "linked" / "a.txt").write_text("a\n", encoding="utf-8")
     (tmp_path / "outside").mkdir()

@@ -9,12 +9,12 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from hymt_batch.formats.properties import PropertiesFile
-from hymt_batch.formats.spliced import Place
+from hymt_batch.formats.spliced import Place, PlaceOptions
 from hymt_batch.records import Status
 
 
 def places(data: bytes) -> list[Place]:
-    return list(PropertiesFile(data).places())
+    return list(PropertiesFile(data).places(PlaceOptions()))
 
 
 def values(data: bytes) -> list[str | None]:
@@ -24,7 +24,7 @@ def values(data: bytes) -> list[str | None]:
 def replace_values(data: bytes, texts: dict[str, str]) -> bytes:
     """Write texts into the places of these names; the others keep their bytes."""
     parsed, out, at = PropertiesFile(data), b"", 0
-    for place in parsed.places():
+    for place in parsed.places(PlaceOptions()):
         old = data[place.start : place.end]
         out += data[at : place.start] + (parsed.encode(place, texts[place.name]) if place.name in texts else old)
         at = place.end

@@ -329,6 +329,15 @@ def test_a_file_of_long_lines_in_utf_16_without_a_mark_is_no_binary_data(
         assert [document.text for document in inputs.read(inputs.files[0])] == text.splitlines()
 
 
+def test_bad_rows_and_a_nul_make_no_utf_16_of_a_text(tmp_path: Path) -> None:
+    rows = b'{"text": "rain in Athens"}\n' * 40 + b'{"text": "caf\xe9"}\n{"text": "a\0b"}\n' + b'"' * 900 + b"\xff\n"
+    inputs = open_inputs(write(tmp_path / "a.jsonl", rows))
+    assert len(list(inputs.read(inputs.files[0]))) == 43
+    japanese = ("アテネは雨です。\n" * 60 + "\0\n").encode("cp932")
+    inputs = open_inputs(write(tmp_path / "a.txt", japanese), encoding="cp932")
+    assert len(list(inputs.read(inputs.files[0]))) == 61
+
+
 @pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-32-le"])
 def test_a_setting_is_believed_where_a_short_file_shows_nothing(tmp_path: Path, encoding: str) -> None:
     for text in ("a", "ш", "สวัสดีชาวโลก", "今天天气很好上。" * 500):  # few NUL bytes or none

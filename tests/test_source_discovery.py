@@ -106,27 +106,27 @@ def test_unknown_extensions_are_skipped_in_folders_with_one_warning_but_read_whe
 def test_files_of_unread_formats_are_refused_where_a_path_names_them_and_skipped_where_they_are_found(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    for name in ("in/a.txt", "in/film.srt", "in/deep/app.po", "in/c.md", "subs/film.srt"):
+    for name in ("in/a.txt", "in/film.ass", "in/deep/app.po", "in/c.md", "subs/film.ass"):
         write(tmp_path / name)
     for source in (str(tmp_path / "in"), str(tmp_path / "in/**/*.*"), [str(tmp_path / "in"), str(tmp_path / "subs")]):
         caplog.clear()
         found = find(source)
         assert [input.rel for input in found] == ["a.txt"]
-        assert {file.rel for file in found.skipped} == {"c.md", "deep/app.po", "film.srt"}
+        assert {file.rel for file in found.skipped} == {"c.md", "deep/app.po", "film.ass"}
         (record,) = caplog.records
-        assert ".srt" in record.getMessage() and "source.format=text" not in record.getMessage()
-    assert len(find(str(tmp_path / "in"), pattern=["*.srt", "*.txt"])) == 1
-    for source in ([str(tmp_path / "in/a.txt"), str(tmp_path / "in/film.srt")], str(tmp_path / "in/film.srt")):
+        assert ".ass" in record.getMessage() and "source.format=text" not in record.getMessage()
+    assert len(find(str(tmp_path / "in"), pattern=["*.ass", "*.txt"])) == 1
+    for source in ([str(tmp_path / "in/a.txt"), str(tmp_path / "in/film.ass")], str(tmp_path / "in/film.ass")):
         with pytest.raises(
-            ConfigError, match=r"film\.srt' is a file of SubRip subtitles, which is not read\. .*film\.tsv"
+            ConfigError, match=r"film\.ass' is a file of SubStation subtitles, which is not read\. .*film\.txt"
         ):
             find(source)
-    for source in (str(tmp_path / "subs"), str(tmp_path / "subs/*.srt")):
-        with pytest.raises(ConfigError, match=r"1 \.srt\. 'film\.srt' is .*film\.tsv") as caught:
+    for source in (str(tmp_path / "subs"), str(tmp_path / "subs/*.ass")):
+        with pytest.raises(ConfigError, match=r"1 \.ass\. 'film\.ass' is .*film\.txt") as caught:
             find(source)
         assert "source.format=text" not in str(caught.value)
     given = find(str(tmp_path / "in"), format=SourceFormat.text)
-    assert {input.rel for input in given} == {"a.txt", "c.md", "deep/app.po", "film.srt"}
+    assert {input.rel for input in given} == {"a.txt", "c.md", "deep/app.po", "film.ass"}
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from tests.fakes.job import Job
 
 pytestmark = pytest.mark.core
 
-SRT = "1\n00:00:01,000 --> 00:00:02,000\nrain\n"
+ASS = "[Events]\nDialogue: 0,0:00:01.00,0:00:02.00,Default,,0,0,0,,rain\n"
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def source(tmp_path: Path) -> Path:
     folder = tmp_path / "in"
     (folder / "deep").mkdir(parents=True)
     (folder / "a.txt").write_text("rain\n")
-    (folder / "film.srt").write_text(SRT)
+    (folder / "film.ass").write_text(ASS)
     (folder / "deep/pic.txt").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(64))
     return folder
 
@@ -42,16 +42,16 @@ def test_skipped_files_are_counted_and_listed_and_take_no_part_in_whether_the_jo
 ) -> None:
     folder = tmp_path / "out/n"
     summary = job(f"source.path={source}", "name=n")
-    assert (summary.files, [file.rel for file in summary.skipped]) == (1, ["film.srt", "deep/pic.txt"])
+    assert (summary.files, [file.rel for file in summary.skipped]) == (1, ["film.ass", "deep/pic.txt"])
     listed = json.loads((folder / "manifest.json").read_text())["skipped"]
-    assert [file["rel"] for file in listed] == ["film.srt", "deep/pic.txt"] and "SubRip" in listed[0]["why"]
+    assert [file["rel"] for file in listed] == ["film.ass", "deep/pic.txt"] and "SubStation" in listed[0]["why"]
     report = status.status(folder)
-    assert report.state == "complete" and "film.srt: a file of SubRip subtitles" in status.render(report)
+    assert report.state == "complete" and "film.ass: a file of SubStation subtitles" in status.render(report)
     before = (folder / "manifest.json").read_bytes()
     assert job(f"source.path={source}", "name=n").num_rows_decoded == 0
     assert (folder / "manifest.json").read_bytes() == before
     (source / "more.po").write_text("x")
-    (source / "film.srt").unlink()
+    (source / "film.ass").unlink()
     assert status.status(folder).state == "complete"
     summary = job(f"source.path={source}", "name=n")
     assert summary.num_rows_decoded == 0 and job.decoded == 1
@@ -63,14 +63,14 @@ def test_status_lists_the_skipped_files_of_a_job_that_is_not_finished(tmp_path: 
     (source / "a.txt").write_text("\n".join(f"rain {index}" for index in range(20)))
     settings = (f"source.path={source}", "name=n", "batch.part_rows=4", "batch.max_rows=4")
     job.interrupt(*settings, at=3)
-    assert skipped_in_status(tmp_path / "out/n") == ["film.srt", "deep/pic.txt"]
+    assert skipped_in_status(tmp_path / "out/n") == ["film.ass", "deep/pic.txt"]
     job(*settings)
-    assert skipped_in_status(tmp_path / "out/n") == ["film.srt", "deep/pic.txt"]
+    assert skipped_in_status(tmp_path / "out/n") == ["film.ass", "deep/pic.txt"]
 
 
 def test_the_name_of_a_skipped_file_never_makes_a_line_of_its_own(tmp_path: Path, job: Job, source: Path) -> None:
     (source / "x\n  problem   spoof.p\nng").touch()
-    os.rename(source / "film.srt", os.path.join(os.fsencode(source), b"\xff.srt"))
+    os.rename(source / "film.ass", os.path.join(os.fsencode(source), b"\xff.ass"))
     summary = job(f"source.path={source}", "name=n")
     assert "1 '.p\\nng'" in render_summary(summary, [])
     text = status.render(status.status(tmp_path / "out/n"))
@@ -85,11 +85,11 @@ def test_skipped_files_are_a_warning_and_the_summary_counts_them(
     monkeypatch.chdir(tmp_path)
     words = ["source.path=in", "tgt_lang=fr", "model=demo", "name=n", f"strict={str(strict).lower()}"]
     assert fake_job.run(words) == (ExitCode.WARNINGS if strict else ExitCode.COMPLETE)
-    assert "2 files were skipped, because their formats are not read: 1 .srt, 1 .txt" in capsys.readouterr().out
+    assert "2 files were skipped, because their formats are not read: 1 .ass, 1 .txt" in capsys.readouterr().out
 
 
 def test_a_file_that_is_not_read_is_refused_before_anything_is_written(tmp_path: Path, job: Job, source: Path) -> None:
-    for path in (f"{source}/film.srt", f"[{source}/a.txt,{source}/film.srt]", f"{source}/deep/pic.txt"):
+    for path in (f"{source}/film.ass", f"[{source}/a.txt,{source}/film.ass]", f"{source}/deep/pic.txt"):
         with pytest.raises(ConfigError) as caught:
             job(f"source.path={path}", "name=n")
         assert caught.value.exit_code == ExitCode.USAGE and caught.value.fix

@@ -25,10 +25,6 @@ from hymt_batch.source.settings import SourceConfig
 
 RAIN, SUN = "Heavy rain in Athens.", "Sunny in Seoul and Shanghai."
 W = "http://schemas.openxmlformats.org/wordprocessingml/2006/main"
-SRT = (
-    f"1\r\n00:00:01,000 --> 00:00:02,000\r\n{RAIN}\r\n \r\n2\r\n00:00:03,000 --> 00:00:04,500"
-    f"\r\nSunny in Seoul\r\nand Shanghai.\r\n"
-)
 PO = (
     f'msgid ""\nmsgstr ""\n"Language: fr\\n"\n\n#: a.c:1\nmsgid "{RAIN}"\nmsgstr ""\n\n#, fuzz'
     f'y\nmsgctxt "x"\nmsgid ""\n"Sunny in Seoul "\n"and Shanghai."\nmsgstr[0] ""\n'
@@ -68,17 +64,12 @@ def make_arrow(path: Path) -> None:
 
 
 FILES: dict[str, Any] = {
-    "film.srt": SRT,
-    "my film (1).srt": SRT,
-    "film.vtt": (
-        f"WEBVTT\n\nNOTE x\n\n00:01.000 --> 00:02.000 align:left\n{RAIN}\n\nid 7\n00:03.000 --> 00"
-        f":04.000\nSunny in Seoul\nand Shanghai."
-    ),
     "film.sbv": f"0:00:01.000,0:00:02.000\n{RAIN}\n\n0:00:03.000,0:00:04.000\nSunny in Seoul\nand Shanghai.\n",
     "film.ass": (
         f"[Events]\nFormat: Layer\nDialogue: 0,0:00:01.00,0:00:02.00,Default,,0,0,0,,{RAIN}\nDialo"
         f"gue: 0,0:00:03.00,0:00:04.00,Default,,0,0,0,,{{\\i1}}Sunny in Seoul\\Nand Shanghai.\r\n"
     ),
+    "my film (1).sub": f"{{1}}{{20}}{RAIN}\n{{30}}{{40}}Sunny in Seoul|and Shanghai.\n",
     "film.sub": f"{{1}}{{20}}{RAIN}\n{{30}}{{40}}Sunny in Seoul|and Shanghai.\n",
     "song.lrc": f"[00:01.00]{RAIN}\n[00:02.00][00:09.00]{SUN}\n",
     "app.po": PO,
@@ -188,7 +179,7 @@ def test_the_command_in_the_error_makes_rows_of_that_very_file(tmp_path: Path, n
     assert extract(make(tmp_path / name, FILES[name])) == [RAIN, SUN]
 
 
-@pytest.mark.parametrize("name", ["film.srt", "app.po", "page.html", "a.docx", "tree.json"])
+@pytest.mark.parametrize("name", ["film.sbv", "app.po", "page.html", "a.docx", "tree.json"])
 def test_the_command_for_a_compressed_file_decompresses_it(tmp_path: Path, name: str) -> None:
     plain = make(tmp_path / name, FILES[name])
     packed = tmp_path / "in" / f"{name}.gz"
@@ -210,7 +201,7 @@ def test_the_command_for_an_archive_unpacks_it_into_a_new_folder(tmp_path: Path,
 
 
 def test_a_command_never_overwrites_a_file(tmp_path: Path) -> None:
-    path = make(tmp_path / "film.srt", SRT)
+    path = make(tmp_path / "film.sbv", FILES["film.sbv"])
     for taken in ("film.tsv", "film.rows.tsv"):
         (tmp_path / taken).write_text("precious")
     with pytest.raises(ConfigError) as caught:
@@ -222,9 +213,7 @@ def test_a_command_never_overwrites_a_file(tmp_path: Path) -> None:
 
 def test_every_entry_of_the_list_has_advice_and_no_extension_that_is_read(tmp_path: Path) -> None:
     data = unread.load()
-    assert {".srt", ".vtt", ".ass", ".sub", ".po", ".pot", ".mo", ".xlf", ".xliff", ".tmx", ".html", ".htm"} <= set(
-        data
-    )
+    assert {".ass", ".sub", ".po", ".pot", ".mo", ".xlf", ".xliff", ".tmx", ".html", ".htm"} <= set(data)
     assert {".xml", ".md", ".rst", ".yml", ".yaml", ".strings", ".arb", ".pptx", ".odt", ".epub", ".docx"} <= set(data)
     for extension, kind in data.items():
         assert registry.by_extension(extension) is None and extension == extension.lower()
@@ -243,7 +232,7 @@ def test_a_text_whose_extension_says_nothing_is_read_as_text_where_it_is_named(t
     assert [input.rel for input in open_inputs(tmp_path).files] == ["a.txt"]
 
 
-@pytest.mark.parametrize("text", [SRT, FILES["film.vtt"], FILES["app.xlf"], FILES["page.html"]])
+@pytest.mark.parametrize("text", [FILES["app.xlf"], FILES["page.html"]])
 def test_a_text_whose_extension_says_nothing_is_refused_if_its_start_shows_a_format(tmp_path: Path, text: str) -> None:
     with pytest.raises(ConfigError, match="by its content, which is not read"):
         open_inputs(make(tmp_path / "x", text))

@@ -23,7 +23,7 @@ from hymt_batch.formats import registry, spliced
 from hymt_batch.formats.fields import FieldReader
 from hymt_batch.formats.format import Kind, OutputSpec
 from hymt_batch.formats.row_reader import ReadContext
-from hymt_batch.formats.spliced import Place
+from hymt_batch.formats.spliced import Place, PlaceOptions
 from hymt_batch.records import Document, Input, Preamble, Row, ShardRecord, Status
 from hymt_batch.run import error_advice
 from hymt_batch.source import discovery
@@ -362,7 +362,7 @@ class Catalogue:
     def __init__(self, data: bytes) -> None:
         self._data = data
 
-    def places(self) -> Iterator[Place]:
+    def places(self, options: PlaceOptions) -> Iterator[Place]:
         at = 0
         for number, line in enumerate(self._data.splitlines(keepends=True), 1):
             source, _, target = line.rstrip(b"\n").partition(b">>")

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from hymt_batch.check.checks import FAILURE_STATUSES
+from hymt_batch.check.codes import keeps_codes, put_back
 from hymt_batch.check.settings import CheckConfig
 from hymt_batch.records import (
     LINE_BREAKS,
@@ -150,6 +151,8 @@ def shape_row(document: Document, row: Row, one_line: bool, config: CheckConfig)
         one_line: True if the output holds each row on one line: a line break in a translation becomes one space.
         config: The thresholds of the flags.
     """
+    if row.text and (document.keeps_codes or config.codes) and not keeps_codes(document.text or "", row.text):
+        row = _with_codes(document, row)
     text, flags = row.text, row.flags
     if config.min_logprob is not None and row.mean_logprob is not None and row.mean_logprob < config.min_logprob:
         flags = _with_low_logprob(flags)
@@ -159,6 +162,15 @@ def shape_row(document: Document, row: Row, one_line: bool, config: CheckConfig)
     elif text and not one_line and _count_line_breaks(text) != _count_line_breaks(document.text or ""):
         flags = flags if "line_breaks" in flags else (*flags, "line_breaks")
     return row if flags is row.flags else replace(row, text=text, flags=flags)
+
+
+def _with_codes(document: Document, row: Row) -> Row:
+    """Return a row with the codes of its source put back, or an error row where they cannot be."""
+    text = put_back(document.text or "", row.text)
+    if keeps_codes(document.text or "", text):
+        return replace(row, text=text, flags=(*row.flags, "codes_moved"))
+    message = "the translation lost tags or placeholders of its source, and they cannot be put back"
+    return replace(row, status=Status.GENERATION_ERROR, text="", flags=(*row.flags, "source_kept"), message=message)
 
 
 def _with_low_logprob(flags: tuple[str, ...]) -> tuple[str, ...]:

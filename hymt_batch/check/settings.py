@@ -13,9 +13,11 @@ class CheckConfig:
     """Settings of the checks after decoding; every field is explained in conf/check/."""
 
     max_error_rate: Operation[float] = 0.01
+    max_failed_files: Operation[int] = 0
     max_attempts: Identity[int] = 1
     loop_repeats: Identity[int] = 3
     min_logprob: Output[float | None] = None
+    codes: Output[bool] = False
     stop_rate: Operation[float] = 0.5
     stop_rows: Operation[int] = 1000
 
@@ -24,6 +26,11 @@ class CheckConfig:
             raise ConfigError(
                 f"check.max_error_rate={self.max_error_rate} is not a share of the rows",
                 fix="Set check.max_error_rate=0.01 (the default), or another value from 0 to 1.",
+            )
+        if self.max_failed_files < 0:
+            raise ConfigError(
+                f"check.max_failed_files={self.max_failed_files} is below 0",
+                fix="Set check.max_failed_files=0 (the default) or more.",
             )
         if self.max_attempts < 1:
             raise ConfigError(

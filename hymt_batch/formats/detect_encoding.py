@@ -80,6 +80,9 @@ def _check_units(input: Input, encoding: str, head: bytes) -> None:
     """Reject a file by its byte order mark or its NUL bytes."""
     mark = find_mark(head)
     found = mark or unmarked_units(head)
+    is_of_bytes = encoding != UTF8 and encoding not in MARKS and encoding not in ("utf-16", "utf-32")
+    if not mark and is_of_bytes and head.count(0) * 100 < len(head):
+        return  # a few NUL bytes show nothing against the encoding that the user names
     if found and found != with_byte_order(encoding, head):
         how = "by its byte order mark" if mark else "by its NUL bytes"
         raise _wrong_encoding(input, f"{_describe(found)}, {how}", found)

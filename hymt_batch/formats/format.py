@@ -5,6 +5,7 @@ The rest of the program asks the record and knows no format by name.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -146,6 +147,8 @@ class Format:
     open_writer: Callable[[OutputSpec, BinaryIO], Writer]
     input_extensions: tuple[str, ...] = ()  # names that mean this format; (): read only with source.format
     magic: bytes = b""  # the first bytes of its files; b"" for text
+    text_start: re.Pattern[bytes] | None = None
+    """Matches the first bytes, without mark and white space, of a text that is of this format whatever its name is."""
     check_head: Callable[[Input, bytes, bool, ReadOptions], None] | None = None
     """Rejects an input whose first bytes (decompressed; True: the whole file) are not those of rows (ConfigError)."""
     fits: Callable[[bytes], bool] | None = None  # whether a text with these first bytes can be of this format

@@ -21,7 +21,7 @@ from functools import partial
 from hymt_batch.formats.format import Addressing, Format, Kind
 from hymt_batch.formats.line_input import BOM
 from hymt_batch.formats.row_reader import RowError, not_utf8_message
-from hymt_batch.formats.spliced import Place, SplicedInput, SplicedWriter, count_places
+from hymt_batch.formats.spliced import Place, PlaceOptions, SplicedInput, SplicedWriter, count_places
 from hymt_batch.records import Status
 
 _CONTINUATION = rb"\\(?:\r\n|\r|\n)[ \t\f]*+"
@@ -50,7 +50,7 @@ class PropertiesFile:
         self._is_utf8 = bool(self._start) or _is_utf8(data)
         self._must_escape = _MUST_ESCAPE_IN_ASCII if data.isascii() or not self._is_utf8 else _MUST_ESCAPE
 
-    def places(self) -> Iterator[Place]:
+    def places(self, options: PlaceOptions) -> Iterator[Place]:
         data, at, line = self._data, self._start, 1
         while True:
             start = _end(_GAP, data, at)

@@ -6,7 +6,9 @@ from hymt_batch.formats import properties, text
 from hymt_batch.formats.delimited import format as delimited
 from hymt_batch.formats.format import Format, Kind
 from hymt_batch.formats.jsonl import format as jsonl
+from hymt_batch.formats.line_input import BOM
 from hymt_batch.formats.parquet import format as parquet
+from hymt_batch.formats.subtitles import srt, vtt
 from hymt_batch.records import Input
 
 FORMATS: tuple[Format, ...] = (
@@ -17,6 +19,8 @@ FORMATS: tuple[Format, ...] = (
     parquet.PARQUET,
     parquet.SAVED_DATASET,
     properties.FORMAT,
+    srt.FORMAT,
+    vtt.FORMAT,
 )
 DEFAULT = FORMATS[0]
 """The format of standard input, and of files with an unknown extension."""
@@ -62,6 +66,12 @@ def by_extension(extension: str) -> Format | None:
 def by_magic(head: bytes) -> Format | None:
     """Return the format whose files begin with these bytes; None for text and for what is not read."""
     return next((format for format in FORMATS if format.magic and head.startswith(format.magic)), None)
+
+
+def by_text(head: bytes) -> Format | None:
+    """Return the format of a text whose name does not tell it, by its first bytes; None if they do not show it."""
+    start = head.removeprefix(BOM).lstrip()
+    return next((format for format in FORMATS if format.text_start and format.text_start.match(start)), None)
 
 
 def of_folder(path: str) -> Format | None:

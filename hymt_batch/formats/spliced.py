@@ -11,7 +11,8 @@ A file is parsed as a whole, from its start, and held in memory. Knows no format
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
@@ -39,12 +40,38 @@ class Place:
     name: str  # unique in the file, for the row id <rel>#<name>: usually the line of its entry, such as 12 or 12[1]
     text: str | None  # what the model gets, without the format's escapes, from anywhere in the file; None: unreadable
     error: RowError | None = None  # why it cannot be translated
+    ranges: tuple[tuple[int, int], ...] = ()  # where a place covers several texts, their byte ranges; else ()
+
+
+@dataclass(frozen=True, slots=True)
+class PlaceOptions:
+    """Settings of the source stage that decide what a place is; conf/source/ explains each."""
+
+    join_cues: bool = False  # subtitles: a sentence that runs over several cues is one place
+
+    @classmethod
+    def of(cls, get: Callable[[str, Any], Any]) -> PlaceOptions:
+        """Return the options by a function that returns the value of a setting, or a default."""
+        return cls(**{field.name: get(field.name, field.default) for field in fields(cls)})
+
+
+class UnreadableFileError(ValueError):
+    """A file is not of its format, so that its places are unknown.
+
+    Args:
+        reason: What is wrong, as a clause.
+        line: The line, from 1.
+    """
+
+    def __init__(self, reason: str, *, line: int) -> None:
+        super().__init__(reason)
+        self.reason, self.line = reason, line
 
 
 class ParsedFile(Protocol):
     """A file of a spliced format."""
 
-    def places(self) -> Iterator[Place]:
+    def places(self, options: PlaceOptions) -> Iterator[Place]:
         """Yield the places in order; they do not overlap. A new iterator at each call, with the same places."""
 
     def encode(self, place: Place, text: str) -> bytes:
@@ -52,6 +79,7 @@ class ParsedFile(Protocol):
 
 
 Parse = Callable[[bytes], ParsedFile]
+"""Parses a file. Raises UnreadableFileError."""
 
 
 class SplicedInput:
@@ -82,7 +110,12 @@ class SplicedInput:
     def rows(self, options: ReadOptions, context: ReadContext, cursor: int) -> Rows:
         self._stream.seek(0)
         data = _read_file(self._stream, self.input.path)
-        places = self._parse(data).places()
+        try:
+            places = self._parse(data).places(PlaceOptions.of(partial(getattr, options)))
+        except UnreadableFileError as error:
+            self._num_places = 1
+            yield self._failed_file(data, error, context), len(data)
+            return
         row = 0
         place = next(places, None)
         while place is not None:
@@ -94,6 +127,16 @@ class SplicedInput:
                 yield self._document(place, raw, row, options, context), place.end if following else len(data)
             row, place = row + 1, following
         self._num_places = row
+
+    def _failed_file(self, data: bytes, error: UnreadableFileError, context: ReadContext) -> Document:
+        """Return the one row of a file that is not of its format."""
+        hashed = context.digest.copy()
+        hashed.update(data)
+        digest = hashed.digest()
+        if context.hasher is not None:
+            context.hasher.add_digest(digest, len(data))
+        message = f"{self.input.rel}:{error.line} {error.reason}"
+        return Document(f"{self.input.rel}#{error.line}", 0, None, digest, status=Status.FAILED_FILE, message=message)
 
     def at_end(self, next_row: int) -> bool:
         return self._num_places is not None and next_row >= self._num_places
@@ -130,6 +173,7 @@ class SplicedInput:
             status=status,
             message=message,
             values=place if context.full else None,
+            keeps_codes=True,
         )
 
 
@@ -166,7 +210,8 @@ class SplicedWriter:
 def count_places(path: Path, source_settings: Mapping[str, Any], parse: Parse) -> set[int]:
     """Count the places of a published file; see `Format.count_rows`."""
     with open_published(path, source_settings.get("encoding", UTF8)) as stream:
-        return {sum(1 for _ in parse(stream.read()).places())}
+        places = parse(stream.read()).places(PlaceOptions.of(source_settings.get))
+        return {sum(1 for _ in places)}
 
 
 def _read_file(stream: ByteStream, path: str) -> bytes:

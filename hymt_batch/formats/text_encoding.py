@@ -112,8 +112,15 @@ def share_of_odd(text: str) -> float:
 
 
 def is_text(head: bytes) -> bool:
-    """Return whether a head is UTF-8 with few control characters, and not mostly tabs, as Devanagari in UTF-16 is."""
-    return is_utf8(head) and len(_CONTROL.findall(head)) * 4 < len(head) and head.count(b"\t") * 3 < len(head)
+    """Return whether the lines of a head are mostly UTF-8, with few control characters.
+
+    In UTF-16, Cyrillic is full of the byte 0x04, Devanagari of tabs, and Gurmukhi of line feeds.
+    """
+    lines = [line for line in head.split(b"\n") if line]
+    good = [line for line in lines if is_utf8(line)]
+    is_mostly_good = len(good) * 2 > len(lines) or sum(map(len, good)) * 2 > len(head)
+    most = max(head.count(b"\t"), head.count(b"\n"))
+    return is_mostly_good and len(_CONTROL.findall(head)) * 4 < len(head) and most * 3 < len(head)
 
 
 def is_utf8(head: bytes) -> bool:

@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hymt_batch.fs import OS_FS
-from hymt_batch.records import ERROR_STATUSES, Status
+from hymt_batch.records import Status, count_error_rows, plural
 from hymt_batch.sanitize import escape_line
 from hymt_batch.write import error_rows
 from hymt_batch.write.summary import Summary
 
 if TYPE_CHECKING:
+    from hymt_batch.check.settings import CheckConfig
     from hymt_batch.schema import TranslateJob
 
 MAX_LINES = 100_000  # lines of error files that are searched for an example of each kind
@@ -40,6 +41,8 @@ ADVICE = {
     "overwrite=true starts over",
     Status.NON_FINITE: "the network computed NaN or infinity. Try model.dtype=float32, "
     f"{OTHER_NAME}; `hymt-batch doctor load=true` checks the model",
+    Status.FAILED_FILE: f"the file is not of its format, at the line that its message names. Correct it and {REDO}; or "
+    "leave it out of source.path",
     Status.CRASH_QUARANTINED: "the process died three times while it decoded this row alone; the log has what was "
     f"printed then. Shorten or remove the row and {REDO}",
 }
@@ -49,13 +52,24 @@ ADVICE = {
 def error_rate(summary: Summary) -> float:
     """Return the share of the selected rows that have no translation."""
     num_selected = summary.rows - summary.counts.get(Status.NOT_SELECTED, 0)
-    return sum(summary.counts.get(status, 0) for status in ERROR_STATUSES) / max(1, num_selected)
+    return count_error_rows(summary.counts) / max(1, num_selected)
+
+
+def has_too_many_errors(check: CheckConfig, summary: Summary) -> bool:
+    """Return whether more rows or files than the settings allow have no translation."""
+    too_many_files = len(summary.failed) > check.max_failed_files and check.max_error_rate < 1
+    return too_many_files or error_rate(summary) > check.max_error_rate
 
 
 def describe(job: TranslateJob, summary: Summary) -> str:
     """Return why a finished job ends with exit code 10, and what to do about it, in several lines."""
     rate, limit = error_rate(summary), job.check.max_error_rate
-    lines = [f"{100 * rate:.2f} % of the rows have no translation, more than check.max_error_rate={limit:g}"]
+    lines = []
+    if rate > limit:
+        lines.append(f"{100 * rate:.2f} % of the rows have no translation, more than check.max_error_rate={limit:g}")
+    if failed := summary.failed:
+        limit_of_files = f"more than check.max_failed_files={job.check.max_failed_files}"
+        lines.append(f"{plural(len(failed), 'file')} cannot be read as their format, {limit_of_files}")
     examples = _find_examples(summary.errors)
     for status, advice in ADVICE.items():
         if count := summary.counts.get(status, 0):
@@ -68,10 +82,11 @@ def describe(job: TranslateJob, summary: Summary) -> str:
         folder = "" if job.output_dir == "outputs" else f" output_dir={shlex.quote(job.output_dir)}"
         lines.append(f"  Each of these rows is a line in {summary.folder / 'errors'}, with its message.")
         lines.append(f"  The first of them: hymt-batch status name={name}{folder} errors=20")
-    accepted = min(1.0, math.ceil(1000 * rate) / 1000)
+    accepted = [f"check.max_error_rate={min(1.0, math.ceil(1000 * rate) / 1000):g}"] if rate > limit else []
+    accepted += [f"check.max_failed_files={len(failed)}"] if len(failed) > job.check.max_failed_files else []
     lines.append(
         f"  All other rows are translated. To accept the result, run the same command with "
-        f"check.max_error_rate={accepted:g}: nothing is decoded again."
+        f"{' '.join(accepted)}: nothing is decoded again."
     )
     return "\n".join(lines)
 

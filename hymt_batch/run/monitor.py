@@ -160,7 +160,14 @@ class Monitor:
         self._saved_at, progress = now, self._progress
         num_rows, is_estimate = progress.num_rows()
         self._output.save_progress(
-            RunProgress(self._check.max_error_rate, num_rows, is_estimate, progress.share(), progress.eta_s())
+            RunProgress(
+                self._check.max_error_rate,
+                self._check.max_failed_files,
+                num_rows,
+                is_estimate,
+                progress.share(),
+                progress.eta_s(),
+            )
         )
 
 

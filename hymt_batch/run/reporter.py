@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
+MAX_FAILED_FILES = 20
+"""Files that cannot be read as their format, and that the summary lists."""
+
 MAX_REPEATS = 3
 """With launch.log_detail=summary, this many warnings of one kind are shown; the others are counted."""
 
@@ -188,6 +191,12 @@ def render_summary(summary: Summary, pairs: Sequence[tuple[str, str]]) -> str:
             lines.append(f"  {count:,} {status}")
     if any(status not in UNLISTED_STATUSES for status in summary.counts):
         lines.append(f"  listed in {folder / 'errors'}")
+    if summary.failed:
+        files = plural(len(summary.failed), "file")
+        lines.append(f"  {files} cannot be read as their format, and so have no output:")
+        lines += [f"    {escape_line(file.why)}" for file in summary.failed[:MAX_FAILED_FILES]]
+        if (more := len(summary.failed) - MAX_FAILED_FILES) > 0:
+            lines.append(f"    and {more:,} more, listed in {folder / 'manifest.json'}")
     flags = ", ".join(f"{name} {count:,}" for name, count in sorted(summary.flags.items()))
     if flags:
         lines.append(f"  flags: {flags}")

@@ -165,6 +165,8 @@ class ContentCheck:
             return _Content(f"a {format.name} file", self._set_format(input, format))
         kind = unread.of_magic(head, input.path)
         if kind is None and not self._is_set and _named_format(input) is None:
+            if (format := registry.by_text(head)) is not None:
+                return _Content(f"a {format.name} file", self._set_format(input, format))
             kind = unread.of_text(head)
         return None if kind is None else _Content(kind.what, kind.advice(input.path, self._config))
 

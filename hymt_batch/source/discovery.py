@@ -198,11 +198,11 @@ class _Finder:
         is_named = origin is _Origin.NAMED
         if known is not None and (known.name in self._formats or (is_named and not self._has_no_list)):
             return known, ""
-        if known is not None and not is_named:
-            self._addable.append(path)
-            return None, f"a {known.extension} file, which was not read when the job was created"
         kind = unread.of_setting(path, self.config) or unread.of_name(path)
         was_text = self._has_no_list and origin is not _Origin.FOUND and not (kind and kind.was_refused)
+        if known is not None and not is_named and not was_text:
+            self._addable.append(path)
+            return None, f"a {known.extension} file, which was not read when the job was created"
         if kind is not None and not was_text:
             return None, kind.what
         return (None, unread.UNKNOWN) if origin is _Origin.FOUND else (registry.DEFAULT, "")

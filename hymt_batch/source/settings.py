@@ -43,6 +43,7 @@ class SourceConfig:
     delimiter: Identity[str | None] = None
     escape: Identity[str | None] = None
     encoding: Identity[str] = text_encoding.UTF8
+    join_cues: Identity[bool] = False
     max_window: Operation[Any] = "2GiB"
     follow_symlinks: Identity[bool] = False
     subset: Identity[str | None] = None

@@ -203,6 +203,4 @@ _MAGIC = tuple(
 _TEXT_STARTS = (
     (re.compile(rb"<\?xml|<!\[cdata\["), ".xml"),
     (re.compile(rb"<!doctype html|<html[\s>]"), ".html"),
-    (re.compile(rb"webvtt\s"), ".vtt"),
-    (re.compile(rb"\d+\s*\r?\n\d\d:\d\d:\d\d,\d{3} --> "), ".srt"),
 )

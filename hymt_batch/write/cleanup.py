@@ -19,7 +19,7 @@ from hymt_batch.manifest import StateDamagedError
 from hymt_batch.records import Input
 from hymt_batch.write import file_record, row_record, set_aside
 from hymt_batch.write import part as parts
-from hymt_batch.write.published_file import TMP_PREFIX
+from hymt_batch.write.open_files import TMP_PREFIX
 from hymt_batch.write.storage import PROBE_PREFIX, DurableFolders
 
 log = logging.getLogger(__name__)
@@ -53,7 +53,7 @@ def discard_inputs(
     fs.fsync_dir(folder)
     for input in inputs:
         record = file_record.read_record(fs, folder, input)
-        own_sha256s = (recorded_sha256s.get(input.out_rel), record["output"]["sha256"] if record else None)
+        own_sha256s = (recorded_sha256s.get(input.out_rel), file_record.output_sha256(record) if record else None)
         names = [input.out_rel, *([record["out_rel"]] if record else []), *replaced_paths.get(input.file_id, ())]
         names = [name for name in dict.fromkeys(names) if name == input.out_rel or name not in paths_in_use]
         for name in names:

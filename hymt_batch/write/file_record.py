@@ -50,6 +50,11 @@ def read_record(fs: Fs, folder: Path, input: Input) -> JsonDict | None:
         return None
 
 
+def output_sha256(record: JsonDict) -> str:
+    """Return the sha256 of a published file; "" for a failed file, which has no output."""
+    return str(record["output"]["sha256"]) if record["output"] else ""
+
+
 def is_current(record: JsonDict | None, job: JobRecord, input: Input, identity_sha256: str = "") -> bool:
     """Return whether a file was published by this job, with its output settings; `identity_sha256` is that of `job`."""
     return (

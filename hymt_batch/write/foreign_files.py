@@ -10,7 +10,7 @@ from hymt_batch.fs import list_names, stat_or_none
 from hymt_batch.fs_protocol import Fs
 from hymt_batch.manifest import JobRecord
 from hymt_batch.storage_error import describe_type
-from hymt_batch.write.published_file import TMP_PREFIX
+from hymt_batch.write.open_files import TMP_PREFIX
 
 
 def find(fs: Fs, folder: Path, job: JobRecord, *, include_leftovers: bool) -> Iterator[tuple[Path, str]]:

@@ -43,6 +43,7 @@ CHANGES = Changes(
         "check.min_logprob": (2, NOT_RECORDED),
         "source.encoding": (4, "utf-8"),
         "batch.part_new_tokens": (5, NOT_RECORDED),  # earlier plans divide no row
+        "source.join_cues": (5, False),
     },
     moved={
         "check.min_logprob": 3,
@@ -52,7 +53,7 @@ CHANGES = Changes(
         "write.meta_field": 3,
         "write.row_group_rows": 3,
     },
-    added_output={"write.encoding": "utf-8"},
+    added_output={"write.encoding": "utf-8", "check.codes": False},
 )
 
 

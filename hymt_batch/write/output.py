@@ -189,7 +189,7 @@ class Output:
         """
         if only_new_limit:
             recorded = run_progress.read(self._fs, self.folder)
-            if recorded is None or recorded.max_error_rate == progress.max_error_rate:
+            if recorded is None or recorded.limits == progress.limits:
                 return
         with contextlib.suppress(StoppedError):
             if self._lease:

@@ -30,6 +30,7 @@ class _Options:
     header: bool = False
     delimiter: str | None = None
     escape: str | None = None
+    join_cues: bool = False
 
 
 def find(fs: Fs, folder: Path, job: JobRecord, input: Input, rows: Sequence[Row]) -> dict[int, str]:
@@ -37,21 +38,18 @@ def find(fs: Fs, folder: Path, job: JobRecord, input: Input, rows: Sequence[Row]
     path = input_locations.find(fs, folder, [input.rel], []).get(input.rel) if rows else None
     if path is None:
         return {}
-    digests, encoding = {row.row_index: row.digest for row in rows}, _encoding(job)
+    digests, source = {row.row_index: row.digest for row in rows}, job.identity.get("source")
+    source = source if isinstance(source, dict) else {}
+    encoding = str(source.get("encoding", "utf-8"))  # jobs of earlier versions have UTF-8
+    options = _Options(join_cues=source.get("join_cues") is True)
     located = replace(input, path=path, encoding="" if encoding == "utf-8" else encoding)
     # what cannot be read any more has no ids; the next run says why
     unreadable = contextlib.suppress(OSError, HymtError, ValueError, RecursionError)
     with unreadable, contextlib.closing(registry.of_input(located).open_input(located)) as file:
-        documents = (document for document, _ in file.rows(_Options(), ReadContext(), 0))
+        documents = (document for document, _ in file.rows(options, ReadContext(), 0))
         return {
             document.row_index: document.id
             for document in documents
             if digests.get(document.row_index) == document.digest
         }
     return {}
-
-
-def _encoding(job: JobRecord) -> str:
-    """Return the encoding of the job's inputs; jobs of earlier versions have UTF-8."""
-    source = job.identity.get("source")
-    return str(source.get("encoding", "utf-8")) if isinstance(source, dict) else "utf-8"

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -21,10 +20,9 @@ from typing import TYPE_CHECKING, BinaryIO, cast
 
 from hymt_batch import manifest
 from hymt_batch.formats import registry
-from hymt_batch.formats.format import Format
+from hymt_batch.formats.format import Format, Writer
 from hymt_batch.formats.output_stream import unencodable_character
 from hymt_batch.formats.writer import open_writer, output_encoding
-from hymt_batch.fs import NewFile, remove, replace, stat_or_none
 from hymt_batch.fs_protocol import Fs
 from hymt_batch.manifest import JsonDict
 from hymt_batch.records import UNLISTED_STATUSES, Document, Input, Preamble, Row, ShardRecord, Status
@@ -38,6 +36,7 @@ from hymt_batch.write.input_changes import (
     input_unreadable_error,
     stat_files,
 )
+from hymt_batch.write.open_files import OpenFiles
 from hymt_batch.write.row_record import RecordContents, RecordHeader
 from hymt_batch.write.shard_table import ShardTable
 
@@ -46,7 +45,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-TMP_PREFIX = ".tmp-final-"
 NOT_SENT_STATUSES = frozenset(
     {Status.BAD_ROW, Status.BAD_ENCODING, Status.BAD_LANGUAGE, Status.TOO_LONG}
 )  # statuses of rows that were not sent to the model
@@ -87,6 +85,11 @@ class Assembly:
     # keeps the file at the output path in set_aside/, unless its sha256 is this one or that of the job's own file
     preserve_foreign: Callable[[str], None]
 
+    def before_publication(self, sha256: str) -> None:
+        """Keep a foreign file at the output path, and raise if the lease is lost."""
+        self.preserve_foreign(sha256)
+        self.check_lease()
+
 
 def assemble(fs: Fs, folder: Path, assembly: Assembly) -> JsonDict:
     """Write and publish one translated file and its errors file.
@@ -101,9 +104,10 @@ def assemble(fs: Fs, folder: Path, assembly: Assembly) -> JsonDict:
     input, tally = assembly.input, _Tally()
     try:
         with contextlib.ExitStack() as stack:
-            files = _OpenFiles(fs, folder, assembly, stack)
-            input_record = _write(files, assembly, tally)
-            published = files.publish(assembly, tally.num_rows)
+            files = OpenFiles(fs, folder, input, assembly.make_folder, stack)
+            failure = _failure(assembly)
+            input_record = _write(files, assembly, tally, is_failed=bool(failure))
+            published = files.publish(None if failure else tally.num_rows, assembly.before_publication)
     except OSError as error:
         raise write_error(f"translated/{input.out_rel}", error) from error
     record: JsonDict = {
@@ -114,6 +118,7 @@ def assemble(fs: Fs, folder: Path, assembly: Assembly) -> JsonDict:
         "rows": tally.num_rows,
         "input": input_record,
         **published,
+        **({"failed": failure} if failure else {}),
         "counts": +tally.counts,
         "flags": tally.flags,
         "tokens": tally.tokens,
@@ -126,17 +131,37 @@ def assemble(fs: Fs, folder: Path, assembly: Assembly) -> JsonDict:
     record["shards"] = assembly.shards.pack()
     assembly.make_folder(file_record.record_path(folder, input).parent)
     errors = record["errors"]["rows"] if record["errors"] else 0
-    size = record["output"]["bytes"]
+    size = record["output"]["bytes"] if record["output"] else 0
     log.debug("published file=%r rows=%d errors=%d bytes=%d", input.out_rel, tally.num_rows, errors, size)
     return record
 
 
-def _write(files: _OpenFiles, assembly: Assembly, tally: _Tally) -> JsonDict:
+def _failure(assembly: Assembly) -> str:
+    """Return why a file is not of its format; "" if it is. Such a file has one row, and no output."""
+    shards = iter(assembly.shards)
+    first, second = next(shards, None), next(shards, None)
+    if first is None or second is not None or first.num_rows != 1:
+        return ""
+    _, contents = assembly.load_rows(first)
+    return contents.rows[0].message if contents.rows[0].status is Status.FAILED_FILE else ""
+
+
+class _NoWriter:
+    """Writes nothing: a failed file has no output."""
+
+    def write(self, document: Document, row: Row) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def _write(files: OpenFiles, assembly: Assembly, tally: _Tally, *, is_failed: bool) -> JsonDict:
     """Write all rows to the temporary files, and return size and hash of the input, which did not change meanwhile."""
     input, files_before = assembly.input, stat_files(assembly.input)
     preamble, rows = assembly.access.preamble(input), partial(_read_documents, assembly)
     out = cast(BinaryIO, files.out)
-    writer = open_writer(input, out_format(input, assembly.config), preamble, assembly.config, out, rows)
+    writer: Writer = _NoWriter()
+    if not is_failed:
+        writer = open_writer(input, out_format(input, assembly.config), preamble, assembly.config, out, rows)
     for document, row in _documents_and_rows(assembly, tally):
         writer.write(document, row)
         if row.status not in UNLISTED_STATUSES:
@@ -147,45 +172,6 @@ def _write(files: _OpenFiles, assembly: Assembly, tally: _Tally) -> JsonDict:
     if stat_files(input) != files_before:
         raise input_changed_error(f"{input.rel} was modified while it was being read")
     return input_record
-
-
-class _OpenFiles:
-    """The temporary files of one output and of its errors, which are renamed when both are complete."""
-
-    def __init__(self, fs: Fs, folder: Path, assembly: Assembly, stack: contextlib.ExitStack) -> None:
-        self._fs, self._stack, self._make_folder = fs, stack, assembly.make_folder
-        self._final = manifest.translated_path(folder, assembly.input.out_rel)
-        self._final_errors = manifest.errors_path(folder, assembly.input.rel)
-        self._errors: NewFile | None = None
-        self._num_errors = 0
-        self.out = stack.enter_context(NewFile(fs, tmp_path(self._final)))
-
-    def write_error(self, line: bytes) -> None:
-        """Write a line of the errors file, which is created for the first one."""
-        if self._errors is None:
-            self._make_folder(self._final_errors.parent)
-            self._errors = self._stack.enter_context(NewFile(self._fs, tmp_path(self._final_errors)))
-        self._errors.write(line)
-        self._num_errors += 1
-
-    def publish(self, assembly: Assembly, num_rows: int) -> JsonDict:
-        """Sync both files, give them their names, and return their rows, bytes and checksums."""
-        output = {"rows": num_rows, "bytes": self.out.size, "sha256": self.out.sync_and_close()}
-        errors = None
-        if self._errors:
-            sha256 = self._errors.sync_and_close()
-            errors = {"rows": self._num_errors, "bytes": self._errors.size, "sha256": sha256}
-        assembly.preserve_foreign(str(output["sha256"]))
-        assembly.check_lease()
-        if self._errors:
-            replace(self._fs, self._errors.path, self._final_errors)
-            self._fs.fsync_dir(self._final_errors.parent)
-        elif stat_or_none(self._fs, self._final_errors):  # left by an earlier run that had errors
-            remove(self._fs, self._final_errors)
-            self._fs.fsync_dir(self._final_errors.parent)
-        replace(self._fs, self.out.path, self._final)
-        self._fs.fsync_dir(self._final.parent)
-        return {"output": output, "errors": errors}
 
 
 class _Tally:
@@ -227,6 +213,9 @@ def _documents_and_rows(assembly: Assembly, tally: _Tally) -> Iterator[tuple[Doc
                 changed_rows.add(row.row_index)
             elif not changed_rows.ranges:  # after a changed row keep reading, to name all of them, but write nothing
                 shaped_row = assembly.access.shape_row(document, row, one_line)
+                if shaped_row.status is not row.status:
+                    tally.counts[row.status.value] -= 1
+                    tally.counts[shaped_row.status.value] += 1
                 if encoding and shaped_row.text:
                     shaped_row = _encodable_row(shaped_row, encoding, target, tally)
                 tally.num_rows += 1
@@ -273,7 +262,3 @@ def _read_documents(assembly: Assembly) -> Iterator[Document]:
         yield from assembly.access.read_documents(assembly.input)
     except OSError as error:
         raise input_unreadable_error(assembly.input, error) from None
-
-
-def tmp_path(path: Path) -> Path:
-    return path.with_name(f"{TMP_PREFIX}{uuid.uuid4().hex}")

@@ -121,9 +121,9 @@ class Publisher:
                     continue
             elif is_unchanged and record.get("settings_sha256", "") != self._job.settings_sha256:
                 self._outdated[input.file_id] = record["out_rel"]
-                self._own_sha256s[record["out_rel"]] = record["output"]["sha256"]
+                self._own_sha256s[record["out_rel"]] = file_record.output_sha256(record)
                 continue
-            self._own_sha256s[record["out_rel"]] = record["output"]["sha256"]
+            self._own_sha256s[record["out_rel"]] = file_record.output_sha256(record)
             remove(self._fs, file_record.record_path(self._folder, input))
         if stat_or_none(self._fs, path := self._folder / "manifest.json") is None:
             return
@@ -167,7 +167,7 @@ class Publisher:
             # Remove the record, so that the file is assembled again.
             with wrap_os_errors(f"the record of {shard.input.rel}"):
                 published = self.published[shard.input.file_id].record
-                self._own_sha256s[shard.input.out_rel] = published["output"]["sha256"]
+                self._own_sha256s[shard.input.out_rel] = file_record.output_sha256(published)
                 remove(self._fs, file_record.record_path(self._folder, shard.input))
                 self._fs.fsync_dir(file_record.record_path(self._folder, shard.input).parent)
         fix = "run the same command again; if you see this error again, set on_input_change=redo"

@@ -24,11 +24,16 @@ class RunProgress:
     """The progress of a job as its newest run saw it."""
 
     max_error_rate: float  # check.max_error_rate of the run
+    max_failed_files: int = 0  # check.max_failed_files of the run
     num_rows: int | None = None  # rows of the whole input; None if not yet known
     is_estimate: bool = False  # the number of rows is extrapolated from what was read
     share: float | None = None  # of what is decoded, by source tokens: 0 to 1; None if not yet known
     seconds_left: float | None = None  # None if not yet known
     at: str = ""  # when it was written, in UTC
+
+    @property
+    def limits(self) -> tuple[float, int]:
+        return self.max_error_rate, self.max_failed_files
 
 
 def path(folder: Path) -> Path:
@@ -51,6 +56,7 @@ def read(fs: Fs, folder: Path) -> RunProgress | None:
         num_rows, share, seconds_left = value["num_rows"], value["share"], value["seconds_left"]
         return RunProgress(
             max_error_rate=float(value["max_error_rate"]),
+            max_failed_files=max(0, int(value.get("max_failed_files", 0))),
             num_rows=None if num_rows is None else max(0, int(num_rows)),
             is_estimate=bool(value["is_estimate"]),
             share=None if share is None else min(1.0, max(0.0, float(share))),

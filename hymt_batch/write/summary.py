@@ -12,6 +12,14 @@ from hymt_batch.records import SkippedFile
 
 
 @dataclass(frozen=True, slots=True)
+class FailedFile:
+    """A file of which nothing is translated, because it is not of its format."""
+
+    rel: str
+    why: str  # with its name and the line
+
+
+@dataclass(frozen=True, slots=True)
 class Summary:
     """Totals of a finished job, and of this run."""
 
@@ -28,6 +36,7 @@ class Summary:
     outputs: tuple[Path, ...]
     errors: tuple[Path, ...]
     skipped: tuple[SkippedFile, ...] = ()  # files that were found and are not read
+    failed: tuple[FailedFile, ...] = ()  # files that are not of their formats
     num_files_assembled_again: int = 0  # with new output settings, by this run, without decoding
 
 
@@ -45,6 +54,7 @@ def summarize(folder: Path, records: Sequence[JsonDict], seconds: float, num_row
         seconds=seconds,
         num_rows_decoded=num_rows_decoded,
         num_rows_kept=max(0, rows - num_rows_decoded),
-        outputs=tuple(manifest.translated_path(folder, r["out_rel"]) for r in records),
+        outputs=tuple(manifest.translated_path(folder, r["out_rel"]) for r in records if r["output"]),
         errors=tuple(manifest.errors_path(folder, r["rel"]) for r in records if r["errors"]),
+        failed=tuple(FailedFile(f["rel"], f["why"]) for f in manifest.failed_files(records)),
     )

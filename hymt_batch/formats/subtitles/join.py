@@ -1,0 +1,150 @@
+"""Join the cues over which a sentence runs, and cut its translation back to them. Knows no file format."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import accumulate
+
+from hymt_batch.formats.subtitles.cues import Cue
+
+MAX_CUES = 8
+MAX_CHARS = 600
+MAX_PAUSE_MS = 1500
+"""A longer pause between two cues ends a sentence."""
+
+_ENDS_SENTENCE = re.compile(r"[.!?…。！？｡؟۔।။។]['\"”’»」』)\]]*\Z|[\])♪♫:]\Z")
+_BEGINS_ANEW = re.compile(r"(?:[-–—‐‑>\[(（【♪♫#*]|[A-Z][A-Z .'-]+:)")
+_PAUSES = re.compile(r"[,;:、，；：·]")
+_MARKUP = re.compile(r"[<{]")
+
+
+def group_cues(cues: Iterable[Cue]) -> Iterator[list[Cue]]:
+    """Yield the cues in groups, each of one cue or of the cues over which a sentence runs.
+
+    Cues with more than one text, with markup inside a text, or that begin with a dash, a bracket or a name as
+    dialogues and songs do, are not joined to those before.
+    """
+    group: list[Cue] = []
+    for cue in cues:
+        if group and not _runs_on(group, cue):
+            yield group
+            group = []
+        group.append(cue)
+    if group:
+        yield group
+
+
+def _runs_on(group: Sequence[Cue], cue: Cue) -> bool:
+    """Return whether the sentence of a group goes on in the cue after it."""
+    last, text = _plain_text(group[-1]), _plain_text(cue)
+    if not last or not text or len(group) == MAX_CUES:
+        return False
+    if not 0 <= cue.start_ms - group[-1].end_ms <= MAX_PAUSE_MS and cue.start_ms != group[-1].end_ms:
+        return False
+    if sum(len(text.text or "") for cue in group for text in cue.texts) + len(text) > MAX_CHARS:
+        return False
+    if last.endswith(("...", "…")):
+        return text.lstrip(".…")[:1].islower()
+    return not _ENDS_SENTENCE.search(last) and not _BEGINS_ANEW.match(text)
+
+
+def _plain_text(cue: Cue) -> str:
+    """Return the text of a cue with exactly one text, without markup; "" for any other."""
+    text = cue.texts[0].text if len(cue.texts) == 1 else None
+    return "" if text is None or _MARKUP.search(text) else text
+
+
+def join_texts(texts: Iterable[str]) -> str:
+    """Return the texts as one line: with a space between two of them unless both sides are written without spaces."""
+    joined = ""
+    for text in texts:
+        line = " ".join(text.split("\n"))
+        is_spaced = joined and not (_is_unspaced(joined[-1]) and _is_unspaced(line[0]))
+        joined += f" {line}" if is_spaced else line
+    return joined
+
+
+def cut_text(text: str, lengths: Sequence[int]) -> list[str]:
+    """Cut a translation in proportion to the lengths of its sources, at words where it has them.
+
+    Args:
+        text: The translation, not blank.
+        lengths: Characters of each source, at least one source.
+
+    Returns:
+        One text a source, none of them empty; what follows in order is the translation, but for white space. Where the
+        translation has fewer characters than there are sources, the last one is repeated.
+    """
+    units = _units(" ".join(text.split()))
+    if len(units) < len(lengths):
+        units = [unit for word in units for unit in _spaced_graphemes(word)]
+    units += units[-1:] * (len(lengths) - len(units))
+    ends = list(accumulate(map(len, units)))
+    pieces, first = [], 0
+    for index, target in enumerate(accumulate(lengths)):
+        num_left = len(lengths) - index - 1
+        wanted = ends[-1] * target / sum(lengths) if sum(lengths) else 0
+        allowed = range(first, len(units) - num_left)
+        last = allowed[-1] if not num_left else min(allowed, key=lambda unit: _badness(units[unit], ends[unit], wanted))
+        pieces.append("".join(units[first : last + 1]).strip())
+        first = last + 1
+    return pieces
+
+
+def _badness(unit: str, end: int, wanted: float) -> float:
+    """Return how bad a cut after this unit is: its distance, less some characters after a comma."""
+    return abs(end - wanted) - (6 if _PAUSES.search(unit.rstrip()[-1:]) else 0)
+
+
+def _units(text: str) -> list[str]:
+    """Return words with the space after them, and single characters of scripts that are written without spaces."""
+    units: list[str] = []
+    for word in re.findall(r"\S+ ?", text):
+        if any(map(_is_unspaced, word)):
+            units += _characters(word)
+        else:
+            units.append(word)
+    return units
+
+
+def _characters(word: str) -> list[str]:
+    """Divide a word into characters of unspaced scripts and runs of others; punctuation stays with what precedes."""
+    units: list[str] = []
+    for grapheme in _graphemes(word):
+        first = grapheme[0]
+        stays = units and (
+            first == " "
+            or unicodedata.category(first) in ("Po", "Pe", "Pf")
+            or unicodedata.category(units[-1][-1]) in ("Ps", "Pi")
+            or not (_is_unspaced(first) or _is_unspaced(units[-1][-1]))
+        )
+        if stays:
+            units[-1] += grapheme
+        else:
+            units.append(grapheme)
+    return units
+
+
+def _spaced_graphemes(word: str) -> list[str]:
+    """Return the characters of a word, the last one with the space after the word."""
+    *graphemes, last = _graphemes(word.rstrip())
+    return [*graphemes, last + word[len(word.rstrip()) :]]
+
+
+def _graphemes(text: str) -> list[str]:
+    """Divide a text into characters with their marks."""
+    import regex
+
+    return list(regex.findall(r"\X", text))
+
+
+_UNSPACED = re.compile(
+    "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u2e80-\ua4cf\uf900-\ufaff\uff00-\uffef\U00020000-\U0003ffff]"
+)
+
+
+def _is_unspaced(character: str) -> bool:
+    """Return whether a character belongs to a script that is written without spaces between words."""
+    return _UNSPACED.match(character) is not None

@@ -1,0 +1,45 @@
+"""Make places of cues, and write a translation that covers several cues. Knows no file format."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+
+from hymt_batch.formats.spliced import Place
+from hymt_batch.formats.subtitles.cues import Cue
+from hymt_batch.formats.subtitles.join import cut_text, group_cues, join_texts
+
+
+def places_of(cues: Iterable[Cue]) -> Iterator[Place]:
+    """Yield a place for each text; its name is the cue's position from 1, as in `12`, and `12[2]` for a second text."""
+    for number, cue in enumerate(cues, 1):
+        for index, text in enumerate(cue.texts, 1):
+            name = f"{number}[{index}]" if index > 1 else str(number)
+            yield Place(text.start, text.end, name, text.text, text.error)
+
+
+def joined_places(cues: Sequence[Cue]) -> Iterator[Place]:
+    """Yield the places with a sentence that runs over several cues as one; its name is that of its first cue."""
+    number = 1
+    for group in group_cues(cues):
+        if len(group) == 1:
+            for place in places_of(group):
+                yield replace(place, name=f"{number}{place.name.removeprefix('1')}")
+        else:
+            texts = [cue.texts[0] for cue in group]
+            ranges = tuple((text.start, text.end) for text in texts)
+            joined = join_texts(text.text or "" for text in texts)
+            yield Place(texts[0].start, texts[-1].end, str(number), joined, ranges=ranges)
+        number += len(group)
+
+
+def splice_cues(data: bytes, place: Place, text: str, encode: Callable[[str], bytes]) -> bytes:
+    """Cut a translation back to the cues of a place, and keep what is between them."""
+    lengths = [len(data[start:end].decode()) for start, end in place.ranges]
+    pieces = cut_text(text, lengths)
+    out = b""
+    at = place.start
+    for (start, end), piece in zip(place.ranges, pieces, strict=True):
+        out += data[at:start] + encode(piece)
+        at = end
+    return out
