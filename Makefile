@@ -20,7 +20,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@echo "installing into $(VENV); the first time takes a few minutes"
 	@# install torch first, pinned; as a dependency of another package, pip would also fetch gigabytes of CUDA libraries
 	$(BIN)/pip install $(PIP_FLAGS) torch==2.13.0
-	$(BIN)/pip install $(PIP_FLAGS) --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/pip install $(PIP_FLAGS) --constraint constraints.txt --editable '.[dev,triton]'
 	@touch $@
 
 install: $(VENV)/.installed ## set up .venv

@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from hymt_batch.decode import async_copy, network_patch
 from hymt_batch.decode.cuda_graph_runner import CudaGraphRunner
 from hymt_batch.decode.graph import EmulatedGraphs
+from hymt_batch.decode.kernels.fused_layers import FusedLayers
 from hymt_batch.decode.model_runner import ModelRunner
 from hymt_batch.decode.request import Completion
 from hymt_batch.decode.sampling import GREEDY, SamplingParams
@@ -137,6 +138,19 @@ def test_a_refill_on_a_gpu_is_one_prefill_pass_and_one_move() -> None:
     assert gpu.moves <= gpu.steps < gpu.moved_rows
 
 
+def test_a_captured_step_with_kernels_launches_a_quarter(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The aim is at most 700 launches in a step of the 1.8B shape; the kernels' own are one each."""
+    monkeypatch.setattr(torch, "autocast", lambda **settings: nullcontext())  # see `pinned`
+    large = gpu_counts.model_on_meta(Shape["1.8b"])
+    plain_prefill, plain_step = gpu_counts.count_launches(large, GREEDY, kernels=False)
+    prefill, step = gpu_counts.count_launches(large, GREEDY, kernels=True)
+    assert 1800 <= plain_step <= 1900, "versions of transformers differ by a few"
+    assert step <= 420
+    assert prefill < plain_prefill / 3
+    _, sampling_step = gpu_counts.count_launches(large, CARD, kernels=True)
+    assert step < sampling_step <= 500
+
+
 class Copies(TorchDispatchMode):
     """Treats the meta device as a GPU: a copy from the host must be pinned and asynchronous, and nothing may wait."""
 
@@ -193,17 +207,19 @@ def on_meta() -> LoadedModel:
 
 @pytest.mark.parametrize("sampling_params", [GREEDY, SamplingParams(False, 1.0, 1.0, 0, 1.1), CARD])
 @pytest.mark.parametrize("captured", [False, True])
+@pytest.mark.parametrize("kernels", [False, True])
 def test_every_copy_from_the_host_is_pinned_and_asynchronous(
-    sampling_params: SamplingParams, captured: bool, pinned: list[Any]
+    sampling_params: SamplingParams, captured: bool, kernels: bool, pinned: list[Any]
 ) -> None:
     hymt, counters = on_meta(), Counters()
+    layers = FusedLayers(hymt.network) if kernels else None
     rows = [SequenceState(index, [5, 6, 7, *range(9, 30 + index)], 9, index) for index in range(6)]
     runner: ModelRunner
     if captured:
-        runner = CudaGraphRunner(hymt, sampling_params, EmulatedGraphs(), "cuda")
+        runner = CudaGraphRunner(hymt, sampling_params, EmulatedGraphs(), "cuda", layers)
         runner.start(sampling_params, counters, 8, 60, max_tokens=9999)
     else:
-        runner = ModelRunner(hymt, sampling_params, 8, counters, logprobs=True, device_type="cuda")
+        runner = ModelRunner(hymt, sampling_params, 8, counters, logprobs=True, device_type="cuda", fused=layers)
     draws = int(sampling_params.do_sample)
     with torch.inference_mode(), network_patch.patch_network(hymt.network, 300):
         with Copies(pinned) as prefix_copies:

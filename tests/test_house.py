@@ -101,6 +101,7 @@ HEAVY = {
     "datasets": "source/hub.py formats/parquet/saved_dataset.py",
     "pyarrow": "formats/parquet/ formats/bytestream.py formats/compressed_stream.py source/hub.py",
     "numpy": "check/loops.py bench/baselines/llama.py",
+    "triton": "decode/kernels/triton_source.py",
     "llama_cpp": "bench/baselines/llama.py",
     "gguf": "bench/baselines/gguf_file.py",
     "ctranslate2": "bench/baselines/ctranslate.py",
@@ -108,6 +109,9 @@ HEAVY = {
     "omegaconf": "config.py",
 }
 """Library that is slow to import -> the files that may import it, inside functions."""
+
+LOADED_WITH_TRITON = "decode/kernels/triton_source.py"
+"""The one file that imports a heavy library when it is loaded; it is itself imported inside functions only."""
 
 MODULES = sorted([*LIBRARY.rglob("*.py"), *(ROOT / "jobs").glob("*.py")])
 YAMLS = sorted((ROOT / "conf").rglob("*.yaml"))
@@ -181,10 +185,22 @@ def test_heavy_libraries_are_imported_by_few_files_and_never_when_a_file_is_load
             if library not in HEAVY:
                 continue
             used |= {(library, pattern) for pattern in HEAVY[library].split() if fits(file.house_path, pattern)}
-            if item.at_load or not fits(file.house_path, HEAVY[library]):
+            at_load = item.at_load and file.house_path != LOADED_WITH_TRITON
+            if at_load or not fits(file.house_path, HEAVY[library]):
                 refused.append(str(item))
     assert "\n".join(refused) == ""
     assert used == {(library, pattern) for library, patterns in HEAVY.items() for pattern in patterns.split()}
+
+
+def test_the_kernels_are_imported_inside_functions_only() -> None:
+    imports = [
+        item
+        for file in PRODUCT.files
+        for item in file.imports
+        if (target := PRODUCT.target(item)) is not None and target.house_path == LOADED_WITH_TRITON
+    ]
+    assert imports
+    assert [str(item) for item in imports if item.at_load] == []
 
 
 def test_every_name_is_imported_from_the_module_that_defines_it() -> None:

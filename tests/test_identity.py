@@ -111,6 +111,7 @@ CHANGES: dict[str, str | tuple[str, ...]] = {
     "decode.stages": "2",
     "decode.read_every": "4",
     "decode.capture": "true",
+    "decode.kernels": "off",
     "check.max_error_rate": "0.5",
     "check.max_failed_files": "3",
     "check.codes": "true",
@@ -235,6 +236,7 @@ def test_the_identity_and_the_environment_are_those_that_version_2_recorded(name
     assert settings.items() >= identity_versions.output_settings_in(expected).items()
     environment = identity.build_environment(job, {"device": "AMD EPYC"})
     assert environment.pop("hymt_batch")
+    assert environment.pop("kernels") == "auto"  # a setting that version 2 did not have
     assert manifest.canonical_json(environment) == manifest.canonical_json(RECORDED[name]["environment"])
 
 

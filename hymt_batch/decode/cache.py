@@ -117,10 +117,7 @@ class SlotCache(_BaseCache):
     ) -> tuple[Tensor, Tensor]:
         import torch
 
-        stored = self.layers.get(layer_idx)
-        if stored is None or stored[0].shape[2] < self.capacity:
-            self._reallocate(layer_idx // self.layers_per_block, keys)
-            stored = self.layers[layer_idx]
+        stored = self.prepare_layer(layer_idx, keys)
         if self._positions is not None:
             count = len(self._positions)
             if keys.device not in self._indices_by_device:
@@ -136,11 +133,39 @@ class SlotCache(_BaseCache):
                 seen[0].spans = self._spans  # type: ignore[attr-defined]  # `attend` receives this tensor object
             return seen
         slots = slice(self._first_slot, self._first_slot + self._num_prompts)
-        for index, (store, new) in enumerate(zip(stored, (keys, values), strict=True)):
-            if self._prefix is not None and self._start == self._prefix.length:
-                store[slots, :, : self._start] = self._prefix.layers[layer_idx][index]
+        for store, new in zip(stored, (keys, values), strict=True):
             store[slots, :, self._start : self._max_length] = new
-        return stored[0][slots, :, : self._max_length], stored[1][slots, :, : self._max_length]
+        return self.prefilled(layer_idx)
+
+    @property
+    def first_slot(self) -> int:
+        """Slot of the first row of the forward pass."""
+        return self._first_slot if self._positions is None else 0
+
+    def prepare_layer(self, layer_idx: int, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the storage of a layer, each [slots, K, length, D], into which a forward pass may write.
+
+        It is large enough, and in the first chunk of a prefill the common prefix is already there.
+
+        Args:
+            layer_idx: Index of the layer.
+            like: [B, K, T, D]: a tensor of keys, see `_reallocate`.
+        """
+        stored = self.layers.get(layer_idx)
+        if stored is None or stored[0].shape[2] < self.capacity:
+            self._reallocate(layer_idx // self.layers_per_block, like)
+            stored = self.layers[layer_idx]
+        if self._positions is None and self._prefix is not None and self._start == self._prefix.length:
+            slots = slice(self._first_slot, self._first_slot + self._num_prompts)
+            for store, prefix in zip(stored, self._prefix.layers[layer_idx], strict=True):
+                store[slots, :, : self._start] = prefix
+        return stored
+
+    def prefilled(self, layer_idx: int) -> tuple[Tensor, Tensor]:
+        """Return a layer's keys and values of the prompts of a prefill, up to the end of the chunk."""
+        slots = slice(self._first_slot, self._first_slot + self._num_prompts)
+        keys, values = self.layers[layer_idx]
+        return keys[slots, :, : self._max_length], values[slots, :, : self._max_length]
 
     def move(self, sources: Tensor, targets: Tensor, length: int) -> None:
         """Copy the first `length` tokens of the slots `sources` to the slots `targets`; no slot is both.

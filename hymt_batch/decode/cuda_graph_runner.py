@@ -3,8 +3,9 @@
 Everything that a step reads is in tensors allocated once: the newest token of each slot, its write position, its seed.
 A step samples its tokens on the device, advances its own positions, and writes into a ring buffer that the host reads
 every few steps. The host uploads the rows' state again only after a row was added, removed or moved. There is one graph
-per bucket of slots and bucket of keys; both follow from the part alone, never from earlier parts. Slots without a row
-take part too: they write only into their own storage, and their output is ignored.
+per bucket of slots and bucket of keys; both follow from the part alone, never from earlier parts. With the kernels of
+`kernels/`, each row reads its own keys only, so there is one graph per bucket of slots. Slots without a row take part
+too: they write only into their own storage, and their output is ignored.
 
 Storage and graphs are kept from one part to the next; before storage is reallocated, the graphs are dropped. A step
 that cannot be captured runs as in `model_runner.py`, with one warning. Not yet run on a GPU; on the CPU graphs are
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING
 
 from hymt_batch.decode.async_copy import SampledTokens, from_ring, to_device
 from hymt_batch.decode.graph import GraphBackend, Step, bucket_length, bucket_slots, make_backend
+from hymt_batch.decode.kernels.fused_layers import FusedLayers
 from hymt_batch.decode.model_runner import ModelRunner, token_logprobs
 from hymt_batch.decode.sampling import SamplingParams, rng_keys, sample_on_device, seed_as_int64
 from hymt_batch.decode.sequence import Counters, SequenceState
@@ -72,8 +74,9 @@ class CudaGraphRunner(ModelRunner):
         sampling_params: SamplingParams,
         backend: GraphBackend | None = None,
         device_type: str = "",
+        fused: FusedLayers | None = None,
     ) -> None:
-        super().__init__(hymt, sampling_params, 1, Counters(), logprobs=False, device_type=device_type)
+        super().__init__(hymt, sampling_params, 1, Counters(), logprobs=False, device_type=device_type, fused=fused)
         self.backend = make_backend(hymt.device) if backend is None else backend
         self.disabled_reason = ""  # why capture is off; empty if it is on
         self.read_every = 1
@@ -176,6 +179,8 @@ class CudaGraphRunner(ModelRunner):
         if length > self.cache.capacity or self.cache.allocations != self._captured_allocations:
             self.drop_graphs()
             self.cache.reserve(length)
+        if self.fused is not None:
+            length = self.cache.capacity  # each row reads its own keys only, so one graph serves all lengths
         num_synced, self._num_synced = self._num_synced, 0  # after a failed step the device's state is unknown
         if num_synced != len(sequences):
             self._sync_state(sequences)
@@ -226,7 +231,7 @@ class CudaGraphRunner(ModelRunner):
         assert ring is not None
         positions = state[POSITION, :num_slots]
         self.cache.start_step(positions, length)
-        visible = torch.arange(length, device=positions.device)[None, None, :] <= positions[:, None, None]
+        visible = self._visible_in_step(positions, length)
         logits, finite = self._logits(
             self._hidden_states(last[:num_slots, None], visible, positions[:, None], self.cache)[:, -1]
         )

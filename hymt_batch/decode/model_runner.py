@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from hymt_batch.decode.async_copy import SampledTokens, to_device
 from hymt_batch.decode.cache import PrefixCache, SlotCache
+from hymt_batch.decode.kernels.fused_layers import FusedLayers
 from hymt_batch.decode.sampling import SamplingParams, sample
 from hymt_batch.decode.sequence import Counters, SequenceState
 from hymt_batch.decode.slot_attention import grouped_mask, make_spans
@@ -36,6 +37,7 @@ class ModelRunner:
         *,
         logprobs: bool,
         device_type: str = "",
+        fused: FusedLayers | None = None,
     ) -> None:
         """Make a runner with empty slots.
 
@@ -46,8 +48,10 @@ class ModelRunner:
             counters: Counters to update.
             logprobs: True to keep the log-probabilities of chosen tokens.
             device_type: Type of device that the storage is laid out for, such as cpu or cuda; empty: that of the model.
+            fused: The network's layers with fused kernels; None to run them as transformers does.
         """
         self.hymt, self.sampling_params, self.counters, self.logprobs = hymt, sampling_params, counters, logprobs
+        self.fused = fused
         self.device_type = device_type or hymt.device.partition(":")[0]
         self.cache = self._make_cache(num_slots)
         self.prefix: PrefixCache | None = None
@@ -66,6 +70,7 @@ class ModelRunner:
             self.counters,
             logprobs=self.logprobs,
             device_type=self.device_type,
+            fused=self.fused,
         )
         fresh.prefix = self.prefix
         return fresh
@@ -145,8 +150,7 @@ class ModelRunner:
         self.cache.start_step(positions, longest, make_spans(lengths))
         assert self.last_tokens is not None
         ids = self.last_tokens[: len(sequences), None]
-        visible = torch.arange(longest, device=positions.device)[None, None, :] <= positions[:, None, None]
-        hidden = self._hidden_states(ids, visible, positions[:, None], self.cache)
+        hidden = self._hidden_states(ids, self._visible_in_step(positions, longest), positions[:, None], self.cache)
         sampled = self._sample(hidden[:, -1], 0, sequences)
         self.count_step(len(sequences))
         return sampled
@@ -223,13 +227,24 @@ class ModelRunner:
             logits = logits.masked_fill(~finite[:, None], 0.0)
         return logits, finite
 
-    def _hidden_states(self, ids: Tensor, visible: Tensor, positions: Tensor, cache: Any) -> Tensor:
+    def _visible_in_step(self, positions: Tensor, length: int) -> Tensor | None:
+        """Return which of `length` keys each row [B] sees, [B, 1, length] bool; None if the kernels need no mask."""
+        import torch
+
+        if self.fused is not None:
+            return None
+        return torch.arange(length, device=positions.device)[None, None, :] <= positions[:, None, None]
+
+    def _hidden_states(self, ids: Tensor, visible: Tensor | None, positions: Tensor, cache: Any) -> Tensor:
         """Return the hidden states [B, T, H] of the last layer; all inputs are on the device of the input tokens."""
         import torch
 
+        mask = None if visible is None else grouped_mask(visible, self._group_size, getattr(torch, self.hymt.dtype))
+        if self.fused is not None and isinstance(cache, SlotCache):
+            return self.fused.hidden_states(ids, positions, cache, mask)
         output = self.hymt.network.model(
             input_ids=ids,
-            attention_mask=grouped_mask(visible, self._group_size, getattr(torch, self.hymt.dtype)),
+            attention_mask=mask,
             position_ids=positions,
             use_cache=True,
             **{self._cache_kwarg: cache},

@@ -10,6 +10,7 @@ from hymt_batch.decode import prefill_group
 from hymt_batch.decode.async_copy import AsyncCopy, SampledTokens, is_gpu
 from hymt_batch.decode.cuda_graph_runner import CudaGraphRunner
 from hymt_batch.decode.graph import bucket_slots
+from hymt_batch.decode.kernels.fused_layers import FusedLayers
 from hymt_batch.decode.model_runner import ModelRunner
 from hymt_batch.decode.prefill_group import take_group
 from hymt_batch.decode.request import Completion
@@ -46,6 +47,7 @@ class Scheduler:
         limits: SlotLimits,
         counters: Counters,
         graph_runner: CudaGraphRunner | None = None,
+        fused: FusedLayers | None = None,
     ) -> None:
         self.hymt, self.sampling_params, self.counters = hymt, sampling_params, counters
         self.limits, self.graph_runner = limits, graph_runner
@@ -63,6 +65,7 @@ class Scheduler:
                 counters,
                 logprobs=limits.logprobs,
                 device_type=limits.device_type,
+                fused=fused,
             )
         else:
             graph_runner.start(

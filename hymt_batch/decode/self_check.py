@@ -1,11 +1,12 @@
 """Self-checks of the slot engine on a loaded model, with the canary prompts.
 
-Compares an engine with a reference, captured steps with plain steps, and the engine's attention on a GPU with torch's
-math backend.
+Compares an engine with a reference, captured steps with plain steps, the engine's attention on a GPU with torch's math
+backend, and the kernels with transformers' own layers.
 """
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -14,17 +15,22 @@ from typing import TYPE_CHECKING
 from hymt_batch.decode.async_copy import AsyncCopy, SampledTokens
 from hymt_batch.decode.cuda_graph_runner import CudaGraphRunner
 from hymt_batch.decode.engine import Engine
+from hymt_batch.decode.kernels.fused_layers import FusedLayers
 from hymt_batch.decode.model_runner import ModelRunner
 from hymt_batch.decode.network_patch import patch_network
 from hymt_batch.decode.request import Request
 from hymt_batch.decode.sampling import GREEDY, SamplingParams
 from hymt_batch.decode.sequence import Counters, SequenceState
+from hymt_batch.errors import DeviceError, first_line
 from hymt_batch.model import attention, canary, padded_batch
 from hymt_batch.model.loaded_model import LoadedModel
+from hymt_batch.model.memory import is_gpu_failure
 from hymt_batch.model.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+log = logging.getLogger(__name__)
 
 NUM_TOKENS = 4
 """New tokens per canary prompt on which both sides must agree."""
@@ -65,7 +71,10 @@ def graphs_match_steps(
         graph_runner.start(
             check_params, Counters(), len(prompts), width, max_tokens=1 << 30, read_every=read_every, logprobs=True
         )
-        for runner in (ModelRunner(hymt, check_params, len(prompts), Counters(), logprobs=True), graph_runner):
+        plain_runner = ModelRunner(
+            hymt, check_params, len(prompts), Counters(), logprobs=True, fused=graph_runner.fused
+        )
+        for runner in (plain_runner, graph_runner):
             rows = [SequenceState(index, ids, attention.NUM_TOKENS + 1, index) for index, ids in enumerate(prompts)]
             steps = AsyncCopy([runner.prefill(rows, 0)]).wait()
             for _ in range(attention.NUM_TOKENS):
@@ -85,8 +94,8 @@ def graphs_match_steps(
 class _SlotEngineSteps(ModelRunner):
     """Slot engine steps over rows of unequal length, for `attention.compare`."""
 
-    def __init__(self, hymt: LoadedModel, prompts: Sequence[Sequence[int]]) -> None:
-        super().__init__(hymt, GREEDY, len(prompts), Counters(), logprobs=False)
+    def __init__(self, hymt: LoadedModel, prompts: Sequence[Sequence[int]], fused: FusedLayers | None = None) -> None:
+        super().__init__(hymt, GREEDY, len(prompts), Counters(), logprobs=False, fused=fused)
         self._sequences = [
             SequenceState(index, ids, attention.NUM_TOKENS + 1, index) for index, ids in enumerate(prompts)
         ]
@@ -129,6 +138,45 @@ def check_attention(
         return attention.compare(
             lambda: _SlotEngineSteps(hymt, prompts).next_logits, hymt.dtype, own_context, reference_context, label
         )
+
+
+def kernels_refusal(hymt: LoadedModel, fused: FusedLayers) -> str:
+    """Compare 64 greedy tokens of 16 rows of the slot engine's steps with kernels with transformers' own layers.
+
+    Returns:
+        Why the kernels may not be used; empty if they agree.
+
+    Raises:
+        DeviceError: The GPU failed.
+    """
+    import torch
+
+    prompts = padded_batch.prompts(hymt.tokenizer)
+    network = hymt.network
+    reference = padded_batch.PaddedBatch(network, prompts, hymt.tokenizer.pad_id, hymt.device)
+    width = max(map(len, prompts)) + attention.NUM_TOKENS + 1
+    try:
+        with torch.inference_mode(), patch_network(network, width):
+            agreement = attention.compare_steps(
+                _SlotEngineSteps(hymt, prompts, fused).next_logits,
+                reference.next_logits,
+                hymt.dtype,
+                nullcontext,
+                lambda: attention.use_math_attention(network),
+            )
+    except attention.MismatchError as error:
+        return f"they do not agree with transformers' own layers: {error}"
+    except Exception as error:  # see opening.py
+        if is_gpu_failure(error):
+            raise DeviceError(f"The GPU failed ({first_line(error)})", fix="Set decode.kernels=off.") from error
+        return f"{type(error).__name__}: {first_line(error)}"
+    log.info(
+        "kernels agree with transformers' own layers equal_tokens=%d diverged_rows=%d max_difference=%.1e",
+        agreement.equal_tokens,
+        agreement.diverged_rows,
+        agreement.max_difference,
+    )
+    return ""
 
 
 def _canary_prompts(tokenizer: Tokenizer) -> list[list[int]]:

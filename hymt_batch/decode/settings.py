@@ -21,6 +21,14 @@ class Method(Enum):
     sampling = "sampling"
 
 
+class Kernels(Enum):
+    """When the slot engine uses its own kernels on CUDA."""
+
+    auto = "auto"  # with captured steps
+    on = "on"  # with plain steps too
+    off = "off"
+
+
 @dataclass(kw_only=True, slots=True)
 class DecodeConfig:
     """How text is generated; every field is explained in conf/decode/."""
@@ -38,6 +46,7 @@ class DecodeConfig:
     stages: Environment[Any] = "auto"
     read_every: Environment[int] = 1
     capture: Environment[bool] = False
+    kernels: Environment[Kernels] = Kernels.auto
 
     def __post_init__(self) -> None:
         if self.engine not in registry.job_choices():

@@ -27,6 +27,8 @@ from hymt_batch.decode.cache import PrefixCache
 from hymt_batch.decode.cuda_graph_runner import CudaGraphRunner, with_first_error
 from hymt_batch.decode.engine import Engine, EngineContext
 from hymt_batch.decode.generate import GenerateEngine
+from hymt_batch.decode.kernels.fused_layers import FusedLayers
+from hymt_batch.decode.kernels.opening import open_fused_layers
 from hymt_batch.decode.network_patch import has_dynamic_rope, patch_network
 from hymt_batch.decode.request import Completion, Request, shared_sampling_params
 from hymt_batch.decode.scheduler import Scheduler, SlotLimits
@@ -42,22 +44,27 @@ NAME = "slots"
 
 
 def open_engine(context: EngineContext) -> SlotEngine:
-    """Make the slot engine, with captured steps if decode.capture asks for them and they are possible."""
+    """Make the slot engine, with kernels and captured steps if the settings ask for them and they are possible."""
     graph_runner = None
+    fused = open_fused_layers(context.load(), context.settings)
     if context.settings.capture:
         reason = cuda_graph_runner.unsupported_reason(context.load(), context.num_stages)
         if reason:
             log.warning("decode.capture=true has no effect: %s", reason)
         else:
-            graph_runner = CudaGraphRunner(context.load(), context.sampling_params)
-    return SlotEngine(context, graph_runner)
+            graph_runner = CudaGraphRunner(context.load(), context.sampling_params, fused=fused)
+    return SlotEngine(context, graph_runner, fused=fused)
 
 
 class SlotEngine(Engine):
     """The slots of a loaded model; each call of `generate` starts with empty slots."""
 
     def __init__(
-        self, context: EngineContext, graph_runner: CudaGraphRunner | None = None, device_type: str = ""
+        self,
+        context: EngineContext,
+        graph_runner: CudaGraphRunner | None = None,
+        device_type: str = "",
+        fused: FusedLayers | None = None,
     ) -> None:
         """Load the model and resolve the limits.
 
@@ -66,8 +73,10 @@ class SlotEngine(Engine):
             graph_runner: Runs captured steps, for one group of slots; reuses storage and graphs of earlier calls. Not
                 used if positions may change the RoPE frequencies (dynamic RoPE).
             device_type: Type of device that prompts are grouped for, such as cpu or cuda; empty: that of the model.
+            fused: The network's layers with kernels, as in `graph_runner`; None to use torch's operators.
         """
         self.context, self.hymt, self.graph_runner = context, context.load(), graph_runner
+        self.fused = fused
         self.loaded, self.device = self.hymt, self.hymt.device
         self._device_type = device_type or self.device.partition(":")[0]
         self.uncaptured_reason = ""  # why capture was turned off
@@ -76,7 +85,11 @@ class SlotEngine(Engine):
 
     @property
     def environment(self) -> dict[str, Any]:
-        return {**self.context.environment(NAME), "capture": self.graph_runner is not None}
+        return {
+            **self.context.environment(NAME),
+            "capture": self.graph_runner is not None,
+            "kernels": self.fused is not None,
+        }
 
     def take_degraded(self) -> tuple[str, ...]:
         ran_out, self._ran_out_of_memory = self._ran_out_of_memory, False
@@ -131,7 +144,7 @@ class SlotEngine(Engine):
         )
         sampling_params = shared_sampling_params(requests)
         return [
-            Scheduler(self.hymt, rows[i::stages], sampling_params, limits, self.counters, graph_runner)
+            Scheduler(self.hymt, rows[i::stages], sampling_params, limits, self.counters, graph_runner, self.fused)
             for i in range(stages)
         ]
 
@@ -168,8 +181,8 @@ class SlotEngine(Engine):
         """Compare the engine with `generate` on the canary prompts; return `generate` if they differ.
 
         Only in float32: in other formats rounding alone may change a token when two are about equally likely. Captured
-        steps are compared with plain steps in every number format, and on GPUs the engine's attention is compared with
-        torch's math backend.
+        steps are compared with plain steps in every number format. On GPUs the engine's attention is compared with
+        torch's math backend, and the kernels with transformers' own layers; kernels that disagree are turned off.
 
         Raises:
             PreflightError: The attention gives different tokens (E26).
@@ -185,6 +198,8 @@ class SlotEngine(Engine):
             if not self_check.engines_agree(*engines, hymt.tokenizer, check_stop):
                 log.warning("decode.engine=slots and generate disagree on the canary prompts; using generate")
                 return GenerateEngine(self.context)
+        if self.fused is not None:
+            self._self_check_kernels(self.fused)
         if self.graph_runner is not None:
             self._self_check_graphs(self.graph_runner, check_stop)
             self._drop_disabled_runner()
@@ -194,6 +209,17 @@ class SlotEngine(Engine):
                 self.context.model.config.attention.value,
             )
         return self
+
+    def _self_check_kernels(self, fused: FusedLayers) -> None:
+        """Turn the kernels off if they do not give the tokens of transformers' own layers."""
+        reason = self_check.kernels_refusal(self.hymt, fused)
+        if not reason:
+            return
+        log.warning("decode.kernels: off, and torch's own operators are used: %s", reason)
+        self.fused = None
+        if self.graph_runner is not None:
+            self.graph_runner.release()
+            self.graph_runner.fused = None
 
     def _self_check_graphs(self, graph_runner: CudaGraphRunner, check_stop: Callable[[], None]) -> None:
         try:

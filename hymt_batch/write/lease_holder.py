@@ -13,6 +13,7 @@ import socket
 import uuid
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
 
 MAX_PID, MAX_COUNT = (1 << 31) - 1, (1 << 63) - 1
@@ -99,6 +100,7 @@ def is_alive(holder: LeaseHolder, me: LeaseHolder) -> bool | None:
     return started is not None and (not started or not holder.started or started == holder.started)
 
 
+@lru_cache(maxsize=4)  # the holder reads its own lease several times for each file
 def parse_holder(data: bytes) -> LeaseHolder | None:
     """Parse the contents of a lease file; None if they are invalid or cannot belong to any process."""
     try:

@@ -28,7 +28,6 @@ from hymt_batch.write.row_lines import rows_digest
 from hymt_batch.write.row_record import RecordContents, RecordHeader
 from hymt_batch.write.run_store import RowSegments, RunStore
 from hymt_batch.write.state_file import StateFileDamagedError
-from hymt_batch.write.storage import DurableFolders
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +59,7 @@ class PartStore:
         self._redo, self._check_lease, self._epoch = redo, check_lease, epoch
         self.rows = CommittedRows.open(fs, folder, identity)
         self._reader, self.records = self.rows.reader, self.rows.records
-        self._folders = DurableFolders(fs, folder)
+        self._folders = self.records.folders
         self.runs = RunStore(
             fs, folder, identity, self.rows, self._folders, redo=redo, check_lease=check_lease, epoch=epoch
         )

@@ -61,14 +61,14 @@ class Publisher:
             folder: The output folder.
             job: The job of the folder.
             inputs: In the order of the manifest.
-            config: How translations are stored.
-            access: How the inputs are read a second time, and how rows are shaped.
+            config, access: How translations are stored; how the inputs are read a second time, and how rows are shaped.
             store: The parts and row records of the job.
             check_lease: Raises if this process must not publish any more.
         """
         self._fs, self._folder, self._job, self._inputs = fs, folder, job, tuple(inputs)
         self._config, self._access, self._store, self._check_lease = config, access, store, check_lease
         self._folders = DurableFolders(fs, folder)
+        self._identity_sha256, self._settings_sha256 = job.identity_sha256, job.settings_sha256  # needed for each file
         self.published: dict[str, _Published] = {}  # file id -> the published file; read-only for callers
         self._outdated: dict[str, str] = {}  # file id -> `out_rel` of a file with earlier output settings
         self._complete_shards: dict[str, ShardTable] = {}  # file id -> the shards of a file that have a row record
@@ -104,7 +104,7 @@ class Publisher:
         self._redo, recorded_sha256s = redo, set_aside.recorded_sha256s(self._fs, self._folder)
         for input in self._inputs:
             record = file_record.read_record(self._fs, self._folder, input)
-            if record is None or record["identity"] != self._job.identity_sha256:
+            if record is None or record["identity"] != self._identity_sha256:
                 if (recorded := recorded_sha256s.get(input.out_rel)) is not None:
                     self._own_sha256s[input.out_rel] = recorded
                 continue
@@ -119,7 +119,7 @@ class Publisher:
                 if file_record.is_intact(self._fs, self._folder, record):
                     self._set_published(input, record)
                     continue
-            elif is_unchanged and record.get("settings_sha256", "") != self._job.settings_sha256:
+            elif is_unchanged and record.get("settings_sha256", "") != self._settings_sha256:
                 self._outdated[input.file_id] = record["out_rel"]
                 self._own_sha256s[record["out_rel"]] = file_record.output_sha256(record)
                 continue
@@ -203,8 +203,8 @@ class Publisher:
             load_rows=lambda shard: self._load_rows(input.file_id, shard),
             access=self._access,
             config=self._config,
-            identity=self._job.identity_sha256,
-            settings_sha256=self._job.settings_sha256,
+            identity=self._identity_sha256,
+            settings_sha256=self._settings_sha256,
             check_lease=self._check_lease,
             make_folder=self._folders.ensure,
             preserve_foreign=lambda sha256: self._preserve_foreign(input, sha256),

@@ -30,7 +30,7 @@ class RecordStore:
 
     def __init__(self, fs: Fs, folder: Path, identity: str) -> None:
         self._fs, self._folder, self._identity = fs, folder, identity
-        self._folders = DurableFolders(fs, folder)
+        self.folders = DurableFolders(fs, folder)  # shared with the parts, which are in the same folders
         self._synced_files: set[str] = set()  # ids of files whose folder was synced after a record was found there
 
     def path(self, file_id: str, shard_index: int) -> Path:
@@ -100,7 +100,7 @@ class RecordStore:
         def attempt() -> None:
             tmp = path.with_name(f".tmp-{path.name}-{uuid.uuid4().hex}")
             try:
-                self._folders.ensure(path.parent)
+                self.folders.ensure(path.parent)
                 write_new(self._fs, tmp, data)
                 check_lease()
                 while not publish(self._fs, tmp, path):
@@ -112,7 +112,7 @@ class RecordStore:
                         break
                 self._fs.fsync_dir(path.parent)
             except FileNotFoundError:
-                self._folders.forget_all()
+                self.folders.forget_all()
                 raise
             finally:
                 remove(self._fs, tmp)

@@ -68,6 +68,7 @@ CAMPAIGNS = [
     Campaign("boundaries", "designs killed at each of their system calls", ALL, ALL, 0, "comparison", "run_boundaries"),
     Campaign("engine", "rows of 1 to 2,000 tokens, running out of memory at random", 10_000, 10_000, 0),
     Campaign("soak", "minutes of preemptions on a file system that fails at random", 30, 30, 0),
+    Campaign("unit_kills", "kills of jobs over small files", 2_000, 500, 10),
     Campaign("races", "rounds of 4 writers", 1_000, 100, 4),
     Campaign("kills", "kills", 10_000, 1_000, 100),
     Campaign("injection", "hostile strings", 1_000_000, 100_000, 4_000),

@@ -9,11 +9,12 @@ import hashlib
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from hymt_batch import manifest
+from hymt_batch import file_units, manifest
 from hymt_batch.check.assemble import shape_row as shape
 from hymt_batch.check.settings import CheckConfig
 from hymt_batch.fs import OS_FS, OsFs
@@ -55,9 +56,8 @@ FAST = Fast()
 
 def an_input(path: Path, rel: str | None = None) -> Input:
     rel = rel or path.name
-    return Input(
-        rel=rel, out_rel=rel, path=str(path), format="text", file_id=hashlib.sha256(os.fsencode(rel)).hexdigest()[:16]
-    )
+    file_id = hashlib.sha256(os.fsencode(rel)).hexdigest()[:16]
+    return Input(rel=rel, out_rel=rel, path=str(path), format="text", file_id=file_id, size=path.stat().st_size)
 
 
 def read(input: Input) -> Iterator[Document]:
@@ -126,6 +126,16 @@ def upper(part: Part) -> list[Row]:
     return rows
 
 
+def upper_together(part: Part, unit: Sequence[Part]) -> list[Row]:
+    """Upper-case a part of a unit, with texts that depend on everything that is decoded together."""
+    batch = hashlib.sha256(b"".join(document.raw for each in unit for document in _decoded(each))).hexdigest()[:6]
+    return [replace(row, text=f"{row.text} {batch}") if row.text else row for row in upper(part)]
+
+
+def _decoded(part: Part) -> list[Document]:
+    return [part.shard.documents[index] for index in part.document_indices]
+
+
 def open_output(folder: Path, inputs: list[Input], **options: Any) -> Output:
     """Open the output of a small job; `options` replace the defaults."""
     defaults: dict[str, Any] = {
@@ -142,11 +152,13 @@ def open_output(folder: Path, inputs: list[Input], **options: Any) -> Output:
     given = defaults | options
     access = InputAccess(given.pop("read"), given.pop("preamble"), given.pop("shape_row", shape_row))
     times = LeaseTimes(given.pop("lease_ttl_s"), given.pop("lease_beat_s"))
+    identity = given.pop("identity")
     job = manifest.new_job(
-        given.pop("identity"),
+        identity,
         inputs,
         given.pop("environment"),
         given.pop("settings"),
+        units=file_units.plan(inputs, identity),
     )
     config, fs = given.pop("config"), given.pop("fs")
     given["auto_keys"] = frozenset(given.pop("auto_keys", ()))

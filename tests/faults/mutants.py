@@ -11,6 +11,7 @@ import random
 import sys
 import zlib
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,6 +21,7 @@ from hymt_batch import fs as files
 from hymt_batch import manifest
 from hymt_batch.errors import HymtError, IdentityError
 from hymt_batch.records import Input, Part, Row, Shard, ShardRecord, Translation
+from hymt_batch.run import unit_reader
 from hymt_batch.write import (
     cleanup,
     file_record,
@@ -481,6 +483,8 @@ SEEN_BY = {
     "a failed sync is tried again on the same file": "storage errors",
     "a changed file is replaced without a copy": "edited file",
     "a changed file is replaced before its copy is synced": "edited file",
+    "a unit is decoded without the files that are finished": "units",
+    "a stopped job does not know its units": "units",
 }
 HARMLESS = "the lease is never checked"
 
@@ -488,6 +492,17 @@ HARMLESS = "the lease is never checked"
 @mutant(HARMLESS)
 def _() -> Any:
     return patched((lease.Lease, "check", lambda self: None))
+
+
+@mutant("a unit is decoded without the files that are finished")
+def _() -> Any:
+    return patched((unit_reader, "_is_complete", lambda input, get_record: True))
+
+
+@mutant("a stopped job does not know its units")
+def _() -> Any:
+    original = manifest.read_job
+    return patched((manifest, "read_job", lambda fs, folder: replace(original(fs, folder), units=())))
 
 
 # harnesses: each explores about `size` states
@@ -503,6 +518,7 @@ def explore(make_world: worlds.Make, kind: type[Explorer], *, power: bool = True
 HARNESSES["kill"] = explore(worlds.one_file, Explorer, power=False)
 HARNESSES["power loss"] = explore(worlds.one_file, Explorer)
 HARNESSES["edited file"] = explore(worlds.an_edited_file, Explorer)
+HARNESSES["units"] = explore(worlds.a_unit, Explorer, power=False)
 HARNESSES["new settings"] = explore(worlds.new_settings, Explorer)
 HARNESSES["storage errors"] = explore(worlds.one_file, Erring)
 

@@ -25,6 +25,8 @@ import hymt_batch.fs as files
 from hymt_batch import manifest
 from hymt_batch.errors import IdentityError
 from hymt_batch.records import Document, Input, Part, Shard
+from hymt_batch.run.unit_reader import GetRecord, read_units
+from hymt_batch.source.shards import SkippedShard
 from hymt_batch.write import identity_versions, lease
 from hymt_batch.write.lease_holder import LeaseHolder
 from hymt_batch.write.output import Output
@@ -190,6 +192,13 @@ class World:
     def read(self, input: Input) -> Iterator[Document]:
         return iter(self.documents[input.rel])
 
+    def cut_shards(self, get_record: GetRecord) -> Iterator[Shard | SkippedShard]:
+        for input in self.inputs:
+            for shard, _ in self.plans[input.rel]:
+                record = get_record(input, shard.index)
+                is_same = record is not None and record.sha256 == shard.sha256
+                yield SkippedShard(input, record) if record is not None and is_same else shard
+
     def parts(self, rel: str, shard: Shard, output: Output) -> list[Part]:
         """Return the planned parts of a shard; the plan never depends on the output folder."""
         return self.plans[rel][shard.index][1]
@@ -208,28 +217,67 @@ def run(fs: SimFS, world: World, seen: Seen, **options: Any) -> None:
     with upper.open_output(HOME, world.inputs, **{**opening, **world.options, **options}) as output:
         output.assemble_outdated()
         if not output.is_complete:
-            for input in world.inputs:
-                for shard, _ in world.plans[input.rel]:
-                    parts = world.parts(input.rel, shard, output)
-                    names = [f"{input.rel}/{shard.index}/{part.index}" for part in parts]
-                    record = output.shard_record(input, shard.index)
-                    if record is not None and record.sha256 == shard.sha256:
-                        seen.acknowledged.update(names)
-                        output.finish_skipped_shard(input, record)
-                        continue
-                    for name, part in zip(names, parts, strict=True):
-                        if not output.has(part) and part.run_lengths:
-                            for segments in upper.decode_runs(output, part, upper.ENVIRONMENT):
-                                assert segments.run is not None
-                                seen.decoded.add(f"{name}/{segments.run.index}")
-                        elif not output.has(part):
-                            seen.decoded.add(name)
-                            output.commit(part, upper.upper(part), upper.ENVIRONMENT)
-                        seen.acknowledged.add(name)
-                    if world.beats and output._lease is not None:
-                        output._lease.refresh()
-                    output.finish_shard(shard)
+            for shards in read_units(output.units(), world.cut_shards, output.shard_record):
+                if len(shards) == 1:
+                    run_shard(shards[0], world, seen, output)
+                else:
+                    run_unit(shards, world, seen, output)
         output.finalize()
+
+
+def skip_shard(shard: SkippedShard, world: World, seen: Seen, output: Output) -> None:
+    planned = world.plans[shard.input.rel][shard.record.index][1]
+    seen.acknowledged.update(map(name_of, planned))
+    output.finish_skipped_shard(shard.input, shard.record)
+
+
+def run_shard(shard: Shard | SkippedShard, world: World, seen: Seen, output: Output) -> None:
+    if isinstance(shard, SkippedShard):
+        skip_shard(shard, world, seen, output)
+        return
+    for part in world.parts(shard.input.rel, shard, output):
+        if not output.has(part) and part.run_lengths:
+            for segments in upper.decode_runs(output, part, upper.ENVIRONMENT):
+                assert segments.run is not None
+                seen.decoded.add(f"{name_of(part)}/{segments.run.index}")
+        elif not output.has(part):
+            seen.decoded.add(name_of(part))
+            output.commit(part, upper.upper(part), upper.ENVIRONMENT)
+        seen.acknowledged.add(name_of(part))
+    if world.beats and output._lease is not None:
+        output._lease.refresh()
+    output.finish_shard(shard)
+
+
+def run_unit(shards: list[Shard | SkippedShard], world: World, seen: Seen, output: Output) -> None:
+    """Decode the shards of several files together, and commit what is missing."""
+    unit: list[Part] = []
+    missing: list[Part] = []
+    for shard in shards:
+        if isinstance(shard, SkippedShard):
+            skip_shard(shard, world, seen, output)
+            continue
+        unit += (parts := world.parts(shard.input.rel, shard, output))
+        for part in parts:
+            if output.has(part):
+                seen.acknowledged.add(name_of(part))
+            else:
+                missing.append(part)
+        if parts:
+            output.finish_if_complete(shard)
+        else:  # the stub plans no part for an empty file
+            output.finish_shard(shard)
+    for part in missing:
+        seen.decoded.add(name_of(part))
+        output.commit(part, upper.upper_together(part, unit), upper.ENVIRONMENT)
+        seen.acknowledged.add(name_of(part))
+        output.finish_if_complete(part.shard)
+    if world.beats and output._lease is not None:
+        output._lease.refresh()
+
+
+def name_of(part: Part) -> str:
+    return f"{part.shard.input.rel}/{part.shard.index}/{part.index}"
 
 
 def run_again(fs: SimFS, world: World, seen: Seen) -> None:
@@ -277,7 +325,7 @@ def make(
             others = [row for row, line in enumerate(lines) if not line.startswith("empty")]
             lines[rng.choice(others)] = f"{upper.LONG}{' '.join(words)}\n"
         path.write_text("".join(lines))
-        input = upper.an_input(path, ["in.txt", "sub/b.txt"][index])
+        input = upper.an_input(path, ["in.txt", "sub/b.txt", "sub/c.txt"][index])
         inputs.append(input)
         documents[input.rel] = list(upper.read(input))
     shard_rows, part_rows = rng.choice([(3, 2), (4, 2), (2, 1)])

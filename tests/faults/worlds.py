@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from hymt_batch import manifest
+from hymt_batch import file_units, manifest
 from hymt_batch.errors import HymtError
 from hymt_batch.write.settings import OnError, WriteConfig, WriteFormat
 from tests.faults.explore import Copy, Erring, Explorer, Tally, Zombies, copying, recover_damaged
@@ -37,6 +37,21 @@ def one_file(folder: Path, rng: random.Random) -> World:
 
 def two_files(folder: Path, rng: random.Random) -> World:
     return make("two files", folder, rng, files=2)
+
+
+def a_unit(folder: Path, rng: random.Random) -> World:
+    """Files that are decoded together: the text of a row depends on all of them."""
+    world = make("files in a unit", folder, rng, files=3)
+    world.identity["batch"] |= {"plan": file_units.FIRST_PLAN, "part_tokens": 1000}
+    return world
+
+
+def two_units(folder: Path, rng: random.Random) -> World:
+    """The first of three files fills a unit, and the other two share one."""
+    world = a_unit(folder, rng)
+    world.name = "files in two units"
+    world.identity["batch"]["part_tokens"] = max(1, (world.inputs[0].size or 0) // file_units.BYTES_PER_TOKEN)
+    return world
 
 
 def beats(folder: Path, rng: random.Random) -> World:
@@ -219,6 +234,8 @@ Make = Callable[[Path, random.Random], World]
 EXPLORED: list[tuple[Make, type[Explorer]]] = [
     (one_file, Explorer),
     (two_files, Explorer),
+    (a_unit, Explorer),
+    (two_units, Explorer),
     (beats, Explorer),
     (no_links, Explorer),
     (stale, Explorer),
@@ -242,7 +259,9 @@ EXPLORED: list[tuple[Make, type[Explorer]]] = [
     (a_long_row, Erring),
     (a_long_row, Zombies),
     (a_long_row_without_lease, Zombies),
+    (a_unit, Erring),
     (one_file, Zombies),
+    (a_unit, Zombies),
     (beats, Zombies),
     (without_lease, Zombies),
     (new_settings, Zombies),

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from hymt_batch.decode.cuda_graph_runner import CudaGraphRunner, unsupported_reason
 from hymt_batch.decode.engine import EngineContext, UnsupportedError
+from hymt_batch.decode.kernels.opening import open_fused_layers
 from hymt_batch.decode.slots import SlotEngine
 
 NAME = "slots_captured"
@@ -21,4 +22,5 @@ def open_engine(context: EngineContext) -> SlotEngine:
     if reason := unsupported_reason(hymt, context.num_stages):
         raise UnsupportedError(reason)
     captured = replace(context, settings=replace(context.settings, capture=True))
-    return SlotEngine(captured, CudaGraphRunner(hymt, context.sampling_params))
+    fused = open_fused_layers(hymt, captured.settings)
+    return SlotEngine(captured, CudaGraphRunner(hymt, context.sampling_params, fused=fused), fused=fused)
