@@ -143,7 +143,7 @@ class Document:
     row_index: int  # index within its file, from 0
     text: str | None  # None if unreadable; for an error row, set only in the second pass
     digest: bytes  # 8 bytes of blake2b over the raw row (bytes with line ending, or the row's canonical form)
-    raw: bytes = b""  # the row in UTF-8 with its line ending; parquet: the text of an error row, otherwise b""
+    raw: bytes = b""  # the row in UTF-8 with its line ending; parquet: the text of a rejected row, otherwise b""
     src_lang: str | None = None  # None: the job's language
     tgt_lang: str | None = None
     status: Status = Status.OK  # with any other status the row is not decoded

@@ -189,7 +189,7 @@ def scan_corpus(job: PlanJob, files: ModelFiles) -> tuple[CorpusStats, LanguageR
     """Read the corpus once; return its statistics and the languages that its first rows name."""
     inputs = Inputs(job.source, None, out_format="input", added_fields=(), plan_version=PLAN_VERSION)
     inputs.check_first_rows()
-    language_report = inputs.check_languages()
+    language_report = inputs.check_languages((job.src_lang, job.tgt_lang))
     count_tokens = tokenizing.token_counter(files.folder) if (files.folder / "tokenizer.json").is_file() else None
     shards = inputs.cut_shards(job.batch.shard_rows, job.batch.shard_bytes, lambda input, shard: None)
     corpus_stats = compute_corpus_stats(

@@ -215,7 +215,10 @@ def run(job: TranslateJob) -> ExitCode:
         if error_advice.has_too_many_errors(job.check, summary):
             log.error("%s", error_advice.describe(job, summary))
             return ExitCode.TOO_MANY_ERRORS
-    return ExitCode.WARNINGS if job.strict and reporter.num_warnings else ExitCode.COMPLETE
+        if job.strict and reporter.num_warnings:
+            reporter.log_strict()
+            return ExitCode.WARNINGS
+    return ExitCode.COMPLETE
 
 
 if __name__ == "__main__":

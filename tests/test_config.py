@@ -154,7 +154,9 @@ def test_null_is_none_and_an_empty_value_is_an_empty_text() -> None:
     assert load(*BASE, "src_lang=null").src_lang is None
     assert load(*BASE, "source.subset=").source.subset == ""
     assert load(*BASE, "source.limit=NULL").source.limit is None
-    assert "cannot be null" in refusal(*BASE, "write.meta_field=null")
+    assert "or drop it to use the default" in refusal(*BASE, "write.meta_field=null")
+    message = refusal("source.path=x", "tgt_lang=null")
+    assert "tgt_lang cannot be null. Set tgt_lang=VALUE." in message  # it has no default
     assert "is empty" in refusal("source.path=", "tgt_lang=fr")
 
 

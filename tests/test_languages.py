@@ -247,6 +247,41 @@ def test_some_unknown_languages_are_a_warning_with_their_counts(tmp_path: Path, 
     assert "bad_language" in warning.why
 
 
+def test_the_warning_tells_the_status_that_each_unknown_row_gets(tmp_path: Path) -> None:
+    path = tmp_path / "in.jsonl"
+    path.write_text("".join(f'{{"text": "t", "to": {value}}}\n' for value in ('"de"', '"xx"', '"nb"', "5", '["fr"]')))
+    (warning,) = report_of(path).warnings
+    assert warning.why.endswith("no translation: 2 the status bad_language, 2 the status bad_row")
+    source = SourceConfig(path=str(path), tgt_lang_field="to")
+    (input,) = discovery.find_inputs(source)
+    statuses = [document.status.value for document, _ in read_documents(input, source)]
+    assert statuses == ["ok", "bad_language", "bad_language", "bad_row", "bad_row"]
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_rows_with_the_same_source_and_target_language_are_counted(tmp_path: Path, name: str) -> None:
+    source = SourceConfig(path=str(write(tmp_path / name, ["fr-CA", "de", "fra", "xx", ""])), tgt_lang_field="to")
+    inputs = discovery.find_inputs(source)
+
+    def notes(*job_languages: str | None) -> list[str]:
+        report = language_check.check_languages(inputs, source, job_languages=job_languages)  # type: ignore[arg-type]
+        return [note for note in report.notes if "the same source and target" in note]
+
+    assert notes("fr", "de") == [
+        "2 rows have the same source and target language (fr 2), and the model translates them, too"
+    ]
+    assert notes("de", "de")[0].startswith("2 rows have")
+    assert notes("de", "ja")[0].startswith("1 row has")
+    assert notes("ja", "de") == notes(None, "fr") == []
+
+
+def test_one_field_cannot_be_both_source_and_target_language(capsys: pytest.CaptureFixture[str]) -> None:
+    both = ["source.src_lang_field=lang", "source.tgt_lang_field=lang"]
+    for words in (["translate", "model=demo"], ["plan", "model=demo"], ["doctor", "model=demo"]):
+        assert front.main([*words, "source.path=in.jsonl", "tgt_lang=fr", *both]) == 2
+        assert "source.src_lang_field and source.tgt_lang_field are both lang" in capsys.readouterr().err
+
+
 def test_rows_without_a_value_have_the_languages_of_the_job(tmp_path: Path) -> None:
     assert len(report_of(write(tmp_path / "in.jsonl", ["", "xx"])).warnings) == 1
     assert report_of(write(tmp_path / "in.jsonl", [None, ""])).warnings == []

@@ -33,6 +33,52 @@ def test_warnings_are_counted_and_everything_goes_to_the_log_file(
     assert "part=1" in path.read_text(encoding="utf-8")
 
 
+def test_the_log_file_has_what_was_said_before_it_was_opened(tmp_path: Path) -> None:
+    log = logging.getLogger("hymt_batch.some_stage")
+    with Reporter("off") as reporter:
+        log.warning("redo removes translated/a.txt")
+        reporter.log_to(tmp_path)
+        log.info("part=1")
+    (path,) = tmp_path.glob("*.log")
+    lines = path.read_text(encoding="utf-8").splitlines()
+    assert [line.partition("some_stage ")[2] for line in lines] == ["redo removes translated/a.txt", "part=1"]
+
+
+def test_exit_code_1_names_the_warning_and_a_night_with_nothing_to_do_has_none(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = tmp_path / "in"
+    source.mkdir()
+    for name in "ab":
+        (source / f"{name}.txt").write_text("one\n")
+    words = [f"source.path={source}", "name=n", f"output_dir={tmp_path / 'out'}", "tgt_lang=fr", "model=demo"]
+    words += ["preset=nightly", "on_input_change=redo"]
+    assert run(words) == 0
+    (source / "b.txt").unlink()
+    (source / "c.txt").write_text("three\n")
+    capsys.readouterr()
+    assert run(words) == 1
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert "exit code 1, because strict=true: 1 warning, the first: redo folder=n removes outputs" in line
+    newest = max((tmp_path / "out/n/logs").iterdir(), key=lambda path: path.stat().st_mtime_ns)
+    assert "removes outputs whose inputs were removed or changed: translated/b.txt" in newest.read_text()
+    assert run([*words, "batch.max_rows=3"]) == 0, "no row is decoded in another environment"
+
+
+def test_redo_names_no_output_that_was_never_written(job: Job, capsys: pytest.CaptureFixture[str]) -> None:
+    source = job.folder / "in"
+    source.mkdir()
+    for name in "abc":
+        (source / f"{name}.txt").write_text(f"{name}\n")
+    words = [f"source.path={source}", "name=n"]
+    job.interrupt(*words, at=1)
+    assert not (job.folder / "out/n/translated/c.txt").exists()
+    (source / "c.txt").unlink()
+    capsys.readouterr()
+    job(*words, "on_input_change=redo")
+    assert "removes outputs" not in capsys.readouterr().err
+
+
 def test_durations_are_readable() -> None:
     assert [format_duration(s) for s in (3.4, 125, 7800)] == ["3 s", "2 min 5 s", "2 h 10 min"]
 

@@ -162,6 +162,10 @@ def run(error: ConfigError, folder: Path) -> None:
         ("x.csv", b"id,text\n1,rain\n", "jsonl", "source.format=csv"),
         ("x.parquet", b"id,text\n1,rain\n", "auto", "name of what it is"),
         ("x.txt", b"rain\n", "parquet", "source.format=text"),
+        ("x.jsonl", b'{"text": "rain"}\n', "csv", "source.format=jsonl"),
+        ("x.jsonl", b'{"text": "rain"}\n', "properties", "source.format=jsonl"),
+        ("x.jsonl.gz", gzip.compress(b'{"text": "rain"}\n', mtime=0), "tsv", "source.format=jsonl"),
+        ("x.jsonl.gz", gzip.compress(b'{"text": "rain"}\n', mtime=0), "parquet", "source.format=jsonl"),
     ],
 )
 def test_a_format_that_contradicts_the_file_is_refused_with_the_override(
@@ -175,6 +179,13 @@ def test_a_format_that_contradicts_the_file_is_refused_with_the_override(
     if format == "auto":
         assert [input.rel for input in open_inputs(str(tmp_path / "in")).files] == ["good.txt"]
         assert open_inputs(path, format=SourceFormat.parquet if data == table() else SourceFormat.csv).files
+
+
+def test_a_format_fits_the_rows_that_have_it_under_another_name(tmp_path: Path) -> None:
+    path = write(tmp_path / "x.jsonl", b"id,text\n1,rain\n")  # no JSON: the setting knows better than the name
+    assert open_inputs(path, format=SourceFormat.csv).files
+    path = write(tmp_path / "y.jsonl", b'{"text": "rain"}\n')  # any text is lines
+    assert open_inputs(path, format=SourceFormat.text).files
 
 
 def test_a_damaged_table_is_reported_as_damaged(tmp_path: Path) -> None:

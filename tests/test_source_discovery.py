@@ -171,6 +171,8 @@ def test_the_error_for_a_missing_path_suggests_similar_names(tmp_path: Path) -> 
     write(tmp_path / "corpus.txt")
     with pytest.raises(ConfigError, match=r"does not exist\. Similar names: '.*corpus\.txt'"):
         find(str(tmp_path / "corpsu.txt"))
+    with pytest.raises(ConfigError, match=r"No name in .* is similar: it has '.*corpus\.txt'\. Set source\.path"):
+        find(str(tmp_path / "zzz"))
     with pytest.raises(ConfigError, match="matches no file"):
         find(str(tmp_path / "*.csv"))
 

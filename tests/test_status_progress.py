@@ -10,12 +10,14 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from hymt_batch import manifest, signals
+from hymt_batch.decode.request import Completion, Request
 from hymt_batch.errors import ExitCode, UsageError
 from hymt_batch.records import Input, Row, ShardRecord, Status
 from hymt_batch.signals import StopRequest
@@ -359,6 +361,20 @@ def test_the_advice_after_exit_10_names_each_kind_an_example_and_what_helps(
     text = capsys.readouterr().err
     assert "1 bad_row, such as in.jsonl#5" in text
     assert "bad_language" not in text
+
+
+@pytest.mark.parametrize(("attempts", "advised"), [(1, "check=retry"), (3, "check.max_attempts=5")])
+def test_the_advice_for_empty_rows_is_not_what_the_job_did_already(
+    job: Job, capsys: pytest.CaptureFixture[str], attempts: int, advised: str
+) -> None:
+    def nothing(requests: Sequence[Request], check_stop: Callable[[], None]) -> list[Completion]:
+        return [Completion([], "stop") for _ in requests]
+
+    (job.folder / "in.txt").write_text("a\n")
+    words = [f"source.path={job.folder / 'in.txt'}", "name=n", f"output_dir={outputs(job)}", "tgt_lang=fr"]
+    assert run([*words, "model=demo", f"check.max_attempts={attempts}"], nothing) == 10
+    text = capsys.readouterr().err.partition("1 empty, such as in.txt#1: the model returned no text")[2]
+    assert re.findall(r"check=retry|check\.max_attempts=\d", text) == [advised]
 
 
 def test_every_error_status_has_advice() -> None:

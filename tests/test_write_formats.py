@@ -468,6 +468,13 @@ def test_the_raw_row_in_an_error_line_is_escaped(raw: bytes, shown: str) -> None
     assert line.endswith(f', "raw": {shown}}}\n')
 
 
+def test_the_error_line_of_a_table_row_has_its_text() -> None:
+    doc = Document("a.parquet#1", 0, "雨\u200b\n", b"")
+    record = error_line(doc, Row(0, b"", Status.EMPTY, "")).decode()
+    assert record.endswith(', "raw": "雨\\u200b\\n"}\n')
+    assert '"raw"' not in error_line(doc, Row(0, b"", Status.EMPTY, ""), raw=False).decode()
+
+
 @pytest.mark.parametrize("unit", [b"x", "雨".encode(), b"\xff", b"\x00", b'"', "é".encode()])
 @pytest.mark.parametrize("more", [-1, 0, 1, 9000])
 def test_the_raw_row_in_an_error_line_is_cut_at_4_kib_and_marked_as_cut(unit: bytes, more: int) -> None:

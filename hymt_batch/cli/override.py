@@ -240,7 +240,8 @@ class OverrideParser:
         quoted = unquote(text.strip())
         if quoted is None and text.strip().lower() == "null":
             if not setting.optional:
-                raise UsageError(f"{key} cannot be null", fix=f"Set {key}=VALUE, or drop it to use the default.")
+                or_default = "" if setting.required else ", or drop it to use the default"
+                raise UsageError(f"{key} cannot be null", fix=f"Set {key}=VALUE{or_default}.")
             return None
         if setting.is_text:
             if setting.type is Any and quoted is None and re.fullmatch(r"\[.*\]", text.strip(), re.DOTALL):

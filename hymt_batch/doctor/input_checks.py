@@ -63,7 +63,7 @@ def check(job: DoctorJob, findings: list[Finding]) -> tuple[int | None, int | No
     findings.append(Finding(HEADS, Level.OK, f"{_count(map(_encoding, readable))}; rows are as the settings say"))
     if any(job.source.lang_fields):
         with errors_as_findings(row_languages.CHECK, findings):
-            findings += row_languages.check(readable, job.source)
+            findings += row_languages.check(readable, job.source, (job.src_lang, job.tgt_lang))
     return need, need_inodes
 
 

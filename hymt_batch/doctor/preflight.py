@@ -66,7 +66,7 @@ def check(job: TranslateJob, inputs: Inputs) -> None:
             the launcher make the job impossible.
     """
     inputs.check_first_rows()
-    report = inputs.check_languages()
+    report = inputs.check_languages((job.src_lang, job.tgt_lang))
     report.log()
     for input in inputs.files:
         output = (input, published_file.out_format(input, job.write), inputs.preamble(input), job.write)

@@ -201,7 +201,10 @@ def read_error(input: Input, error: BaseException) -> HymtError:
         return _window_error(input, error)
     if not input.compression or (isinstance(error, OSError) and error.errno is not None):
         cause = (isinstance(error, OSError) and error.strerror) or first_line(error)
-        return PreflightError(f"{input.path} cannot be read", why=cause, fix="Make the file readable, then run again.")
+        fix = "Make the file readable, then run again."
+        if isinstance(error, FileNotFoundError):  # it was there when the inputs were listed
+            fix = "Restore the file, or set on_input_change=redo to go on with the files that are left."
+        return PreflightError(f"{input.path} cannot be read", why=cause, fix=fix)
     return PreflightError(
         f"{input.path} is truncated or damaged as a .{input.compression} file ({first_line(error)})",
         why="so rows would be lost silently",

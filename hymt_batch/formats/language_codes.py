@@ -42,6 +42,8 @@ class LanguageCodes:
             None if field is None else self._look_up(field, value)
             for field, value in zip(self.fields, values, strict=True)
         )
+        if self._sample is not None:
+            self._sample.pairs[source, target] += 1
         return source, target
 
     def _look_up(self, field: str, value: Any) -> str | None:
@@ -51,9 +53,10 @@ class LanguageCodes:
             return None
         try:
             code = self._resolve(field, value)
-        except RowError:
+        except RowError as error:
             if self._sample is not None:
                 self._sample.unknown[field, value if isinstance(value, str) else abbreviate(value)] += 1
+                self._sample.statuses[field, error.status] += 1
             raise
         if self._sample is not None:
             self._sample.understood[field, value, code] += 1

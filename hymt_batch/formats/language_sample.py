@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
+from hymt_batch.records import Status
+
 
 @dataclass(slots=True)
 class LanguageSample:
@@ -13,6 +15,9 @@ class LanguageSample:
     unnamed: Counter[str] = field(default_factory=Counter)  # field -> rows without a value
     understood: Counter[tuple[str, str, str]] = field(default_factory=Counter)  # field, value, code -> rows
     unknown: Counter[tuple[str, str]] = field(default_factory=Counter)  # field, value -> rows
+    statuses: Counter[tuple[str, Status]] = field(default_factory=Counter)  # field, status -> rows that are unknown
+    pairs: Counter[tuple[str | None, str | None]] = field(default_factory=Counter)
+    """Source and target code, None for the job's own -> rows in which neither is unknown."""
 
     def num_unknown(self, name: str) -> int:
         return sum(count for (field_name, _), count in self.unknown.items() if field_name == name)
@@ -26,3 +31,5 @@ class LanguageSample:
         self.unnamed.update(other.unnamed)
         self.understood.update(other.understood)
         self.unknown.update(other.unknown)
+        self.statuses.update(other.statuses)
+        self.pairs.update(other.pairs)

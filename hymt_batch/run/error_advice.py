@@ -33,8 +33,9 @@ ADVICE = {
     f"{REDO}; or raise the limit, {OTHER_NAME}",
     Status.BAD_ENCODING: "the bytes of the row are not valid in the encoding of its file. Correct them and "
     f"{REDO}; if the whole file has another encoding, set source.encoding=, {OTHER_NAME}",
-    Status.BAD_ROW: "the row is not valid in its format, lacks the field source.text_field, or has a field named like "
-    f"an added one. Correct such rows and {REDO}; or name the right field, {OTHER_NAME}",
+    Status.BAD_ROW: "the row is not valid in its format, lacks the field source.text_field, has a language field that "
+    f"is not text, or has a field named like an added one. Correct such rows and {REDO}; or name the right field, "
+    f"{OTHER_NAME}",
     Status.BAD_LANGUAGE: "the model does not know the language that the row names; `hymt-batch languages` lists those "
     f"that it knows. Correct the field and {REDO}",
     Status.GENERATION_ERROR: "decoding failed, as the message says. `hymt-batch doctor load=true` checks the model; "
@@ -47,6 +48,12 @@ ADVICE = {
     f"printed then. Shorten or remove the row and {REDO}",
 }
 """Status of a row without a translation -> what it means, and what helps."""
+
+NO_ATTEMPT_HELPED = (
+    "the model returned no text in {num_attempts} attempts. check.max_attempts={more} tries such rows more often, "
+    f"{OTHER_NAME}; another model= may translate them"
+)
+"""Advice for empty rows of a job that has tried them again."""
 
 
 def error_rate(summary: Summary) -> float:
@@ -74,6 +81,8 @@ def describe(job: TranslateJob, summary: Summary) -> str:
     for status, advice in ADVICE.items():
         if count := summary.counts.get(status, 0):
             example = f", such as {escape_line(examples[status])}" if status in examples else ""
+            if status is Status.EMPTY and job.check.max_attempts > 1:
+                advice = NO_ATTEMPT_HELPED.format(num_attempts=job.check.max_attempts, more=job.check.max_attempts + 2)
             lines.append(f"  {count:,} {status}{example}: {advice}.")
     if job.name is None:
         lines.append("  Add name=NAME to keep the folder with the list of these rows.")

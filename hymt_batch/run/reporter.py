@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
+MAX_EARLY_RECORDS = 1000
+"""Messages before the log file is open that are kept for it."""
+
 MAX_FAILED_FILES = 20
 """Files that cannot be read as their format, and that the summary lists."""
 
@@ -56,6 +59,7 @@ class Reporter:
         """
         self.mode = ("bar" if sys.stderr.isatty() else "log") if mode == "auto" else mode
         self.num_warnings = 0
+        self.first_warning = ""  # its first line
         self.sample_pairs: list[tuple[str, str]] = []
         self.began_at = time.monotonic() if Reporter._process_has_run else None  # None: with the process
         Reporter._process_has_run = True
@@ -68,6 +72,7 @@ class Reporter:
         time_prefix = "" if sys.stderr.isatty() else "%(asctime)s "
         self._console.setFormatter(log_file.utc_formatter(f"{time_prefix}hymt-batch: %(message)s"))
         self._file: logging.Handler | None = None
+        self._early: _EarlyRecords | None = _EarlyRecords()
         self._root = logging.getLogger("hymt_batch")
         self._previous_level = self._root.level
 
@@ -76,6 +81,8 @@ class Reporter:
         self._root.setLevel(logging.DEBUG)
         for logger in (self._root, logging.getLogger("py.warnings")):
             logger.addHandler(self._console)
+            if self._early is not None:
+                logger.addHandler(self._early)
             logger.propagate = False
         return self
 
@@ -96,6 +103,7 @@ class Reporter:
             if self._file is not None:
                 logger.removeHandler(self._file)
             logger.propagate = True
+        self._drop_early()
         self._root.setLevel(self._previous_level)
         if self._file is not None:
             with contextlib.suppress(OSError):  # a full disk must not change the result of the job
@@ -119,7 +127,9 @@ class Reporter:
             self.bar = None
 
     def log_to(self, folder: Path, keep: int | None = None) -> None:
-        """Also write all messages to `folder/<utc>-<pid>.log`; of those of earlier runs, the newest `keep` stay.
+        """Also write all messages to `folder/<utc>-<pid>.log`, with those since the beginning of the run.
+
+        Of the files of earlier runs, the newest `keep` stay.
 
         Raises:
             PreflightError: The folder is a symbolic link; logs are never written outside the job's folder.
@@ -133,6 +143,22 @@ class Reporter:
             return
         for logger in (self._root, logging.getLogger("py.warnings")):
             logger.addHandler(self._file)
+        for record in self._drop_early():
+            self._file.handle(record)
+
+    def _drop_early(self) -> list[logging.LogRecord]:
+        """Stop keeping messages for the log file, and return those that were kept."""
+        if self._early is None:
+            return []
+        for logger in (self._root, logging.getLogger("py.warnings")):
+            logger.removeHandler(self._early)
+        records, self._early = self._early.records, None
+        return records
+
+    def log_strict(self) -> None:
+        """Log why a complete job ends with exit code 1."""
+        warnings = plural(self.num_warnings, "warning")
+        log.error("exit code 1, because strict=true: %s, the first: %s", warnings, self.first_warning)
 
     def print_result(self, text: str, *, to_stderr: bool = False) -> None:
         """Print the result of a job that writes files; if it cannot be printed, that is a warning, not an error."""
@@ -143,6 +169,18 @@ class Reporter:
             streams.print_result(text)
         except HymtError as error:
             log.warning("the result is not shown: %s", error)
+
+
+class _EarlyRecords(logging.Handler):
+    """Keeps the first messages of a run, which has no log file before the folder is known to be its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.records: list[logging.LogRecord] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if len(self.records) < MAX_EARLY_RECORDS:
+            self.records.append(record)
 
 
 class _ConsoleHandler(logging.Handler):
@@ -156,6 +194,7 @@ class _ConsoleHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         if record.levelno == logging.WARNING:
             self.reporter.num_warnings += 1
+            self.reporter.first_warning = self.reporter.first_warning or " ".join(record.getMessage().split())
             if self._max_repeats is not None and self._is_repeated(record, self._max_repeats):
                 return
         self._write(self.format(record))

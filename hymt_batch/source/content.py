@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from hymt_batch.errors import ConfigError, PreflightError
 from hymt_batch.formats import registry
 from hymt_batch.formats.extraction import decompress, rename, split_compression
-from hymt_batch.formats.format import Format
+from hymt_batch.formats.format import Format, Kind
 from hymt_batch.formats.text_encoding import HEAD_BYTES
 from hymt_batch.records import Input, SkippedFile
 from hymt_batch.source import ignored_settings, input_names, unread
@@ -149,6 +149,8 @@ class ContentCheck:
             named = _named_format(input)
             if self._is_set and named not in (None, format) and format.fits is not None and not format.fits(text):
                 return self._unread(input, format, _Content("other text", self._set_format(input, named)))
+            if self._is_set and named is not None and _contradicts(format, named, text):
+                return self._unread(input, format, _Content(f"a {named.name} file", self._set_format(input, named)))
             self._preambles.of_open(file)
             if self._config.limit is not None:  # its rows are counted next
                 stack.pop_all()
@@ -208,6 +210,13 @@ class ContentCheck:
 def _named_format(input: Input) -> Format | None:
     """Return the format that the name of a file says it has; None if its extension says nothing."""
     return input_names.parse_extension(input.path)[0]
+
+
+def _contradicts(format: Format, named: Format, text: bytes) -> bool:
+    """Return whether a file is by its name and its content of another format than the set one, which takes all text."""
+    if named is format or named.fits is None or not text.strip():
+        return False
+    return (format.has_fields or format.kind is Kind.SPLICED) and named.fits(text)
 
 
 def _read_start(path: str) -> bytes:

@@ -43,6 +43,11 @@ def make_input(rel: str, path: str, format: Format, out_format: str, size: int |
     known, compression = parse_extension(rel)
     is_folder = format.is_folder is not None
     compression = "" if is_folder else compression
+    if compression and not format.compressible and known not in (None, format):
+        raise ConfigError(
+            f"{path} is named as {known.name}, but source.format says that it is {format.name}",
+            fix=f"Set source.format={known.name}, or source.format=auto to go by the names of the files.",
+        )
     if compression and not format.compressible:
         raise ConfigError(
             f"{path} is a {format.name} file inside .{compression}, which cannot be read", fix="Decompress it."

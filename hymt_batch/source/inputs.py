@@ -103,11 +103,11 @@ class Inputs:
         if self.plan_version > 1:
             stream.check_first_rows(self.files, self._config, self._preambles)
 
-    def check_languages(self) -> LanguageReport:
+    def check_languages(self, job_languages: tuple[str | None, str | None] = (None, None)) -> LanguageReport:
         """Look at the languages that the first rows name; see `language_check.check_languages` for its errors."""
         if self.plan_version < 4:  # such a job understands less, and goes on with what it has
             return LanguageReport()
-        return check_languages(self.files, self._config, self._preambles)
+        return check_languages(self.files, self._config, self._preambles, job_languages)
 
     def keep_in(self, folder: Path) -> None:
         """Link inputs that cannot be read twice into the job's folder, whose lease the caller holds."""

@@ -7,7 +7,7 @@ Single unknown values are rows with the status bad_language later; here they are
 from __future__ import annotations
 
 import logging
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -35,7 +35,7 @@ class LanguageReport:
 
     seen: list[str] = field(default_factory=list)  # per field, its languages with their rows
     targets: set[str] = field(default_factory=set)  # codes of the target languages; empty if some rows name none
-    notes: list[str] = field(default_factory=list)  # per field, how values were understood that are no codes
+    notes: list[str] = field(default_factory=list)  # how values were understood, and rows that need no translation
     warnings: list[Problem] = field(default_factory=list)  # per field, values that name no language
 
     def log(self) -> None:
@@ -46,7 +46,10 @@ class LanguageReport:
 
 
 def check_languages(
-    inputs: Sequence[Input], config: SourceConfig, preambles: PreambleCache | None = None
+    inputs: Sequence[Input],
+    config: SourceConfig,
+    preambles: PreambleCache | None = None,
+    job_languages: tuple[str | None, str | None] = (None, None),
 ) -> LanguageReport:
     """Read the languages that the first rows of all files name.
 
@@ -54,6 +57,7 @@ def check_languages(
         inputs: The inputs.
         config: The settings.
         preambles: Preambles of the job's inputs.
+        job_languages: Source and target language of rows that name none.
 
     Raises:
         ConfigError: The first rows of a file have nothing but unknown languages.
@@ -76,6 +80,8 @@ def check_languages(
     for _, name in names:
         if name:
             _describe(name, total, report)
+    if note := _note_of_same_languages(total, job_languages):
+        report.notes.append(note)
     target = config.lang_fields[1]
     if target and not total.unnamed[target]:
         report.targets = {code for field_name, _, code in total.understood if field_name == target}
@@ -123,7 +129,30 @@ def _describe(name: str, total: LanguageSample, report: LanguageReport) -> None:
             Problem(
                 what=f"field {name!r} names no language of the models in {num_unknown:,} of the first "
                 f"{plural(num_rows, 'row')}: {_unknown(name, total)}",
-                why="so these rows get the status bad_language, and no translation",
+                why=_consequence(name, total),
                 fix="Write codes that `hymt-batch languages` lists.",
             )
         )
+
+
+def _consequence(name: str, total: LanguageSample) -> str:
+    """Return what becomes of the rows whose language is unknown."""
+    counts = [(status, count) for (field_name, status), count in total.statuses.most_common() if field_name == name]
+    if len(counts) == 1:
+        return f"so these rows get the status {counts[0][0]}, and no translation"
+    shown = ", ".join(f"{count:,} the status {status}" for status, count in counts)
+    return f"so these rows get no translation: {shown}"
+
+
+def _note_of_same_languages(total: LanguageSample, job_languages: tuple[str | None, str | None]) -> str:
+    """Return which rows are to be translated into the language that they have; "" if there are none."""
+    same: Counter[str] = Counter()
+    for (source, target), count in total.pairs.items():
+        code = source or job_languages[0]
+        if code is not None and code == (target or job_languages[1]):
+            same[code] += count
+    if not same:
+        return ""
+    shown = ", ".join(f"{code} {count:,}" for code, count in same.most_common())
+    rows = "row has" if same.total() == 1 else "rows have"
+    return f"{same.total():,} {rows} the same source and target language ({shown}), and the model translates them, too"

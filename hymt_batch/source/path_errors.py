@@ -53,9 +53,12 @@ def missing_path_error(path: str) -> ConfigError:
         entries = sorted(entry for entry in os.listdir(parent or ".") if not entry.startswith("."))
     except OSError:
         entries = []
-    similar = difflib.get_close_matches(name, entries, n=3, cutoff=0.5) or entries[:3]
-    hint = ", ".join(repr(os.path.join(parent, entry)) for entry in similar)
-    why = f"Similar names: {hint}." if similar else f"{parent or '.'} is empty."
+    similar = difflib.get_close_matches(name, entries, n=3, cutoff=0.5)
+    hint = ", ".join(repr(os.path.join(parent, entry)) for entry in similar or entries[:3])
+    why = f"{parent or '.'} is empty."
+    if entries:
+        more = "" if similar or len(entries) <= 3 else f" and {len(entries) - 3:,} more"
+        why = f"Similar names: {hint}." if similar else f"No name in {parent or '.'} is similar: it has {hint}{more}."
     return ConfigError(f"source.path={path} does not exist", why=why, fix="Set source.path to a file or folder.")
 
 

@@ -24,8 +24,9 @@ def error_line(document: Document, row: Row, raw: bool = True, *, is_transcoded:
     Args:
         document: The row as it was read.
         row: The row as it was committed.
-        raw: Add the original row where it has no translation: the key `raw`, at most MAX_RAW_BYTES in the file, with
-            invalid UTF-8 as \\xHH and invisible characters as JSON escapes; and the key `raw_cut` where it was cut.
+        raw: Add the original row (of a table, its text) where it has no translation: the key `raw`, at most
+            MAX_RAW_BYTES in the file, with invalid UTF-8 as \\xHH and invisible characters as JSON escapes; and the key
+            `raw_cut` where it was cut.
         is_transcoded: The row was transcoded to UTF-8: an undecodable byte, for which a mark stands, is \\xHH.
     """
     message = row.message or document.message
@@ -50,6 +51,7 @@ def _raw_json(document: Document, is_transcoded: bool) -> tuple[str, bool]:
         raw, is_cut = document.long_row.head, document.long_row.size > len(document.long_row.head)
     else:
         raw, is_cut = document.raw[: len(document.raw) - len(line_ending(document.raw))], False
+        raw = raw or (document.text or "").encode()  # a table's row has no bytes of its own
     is_cut = is_cut or len(raw) > MAX_RAW_BYTES
     decoder = codecs.getincrementaldecoder("utf-8")("backslashreplace")
     raw = raw[:MAX_RAW_BYTES]

@@ -134,9 +134,10 @@ class Output:
             )
             if requested.on_input_change == "redo":
                 job = _separate_changed_files(fs, folder, job, requested.job.inputs, access)
-            _report_environment(job.environment, requested.job.environment)
             output = cls(folder, job, requested, access, config, fs, held_lease)
             output._load_committed()
+            if not output.is_complete:  # else nothing is decoded in it
+                _report_environment(job.environment, requested.job.environment)
             return output
         except BaseException as error:
             reported_error = error

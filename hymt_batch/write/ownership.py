@@ -281,12 +281,10 @@ def create_or_open_job(
             if requested_inputs.get(input.rel) is None
             or inputs_differ_error(_with_single_input(job, input), _with_single_input(job, requested_inputs[input.rel]))
         ]
-        if removed:
-            names = ", ".join(f"translated/{input.out_rel}" for input in removed[:20])
-            more = f" and {len(removed) - 20} more" if len(removed) > 20 else ""
-            log.warning(
-                "redo folder=%s removes outputs whose inputs were removed or changed: %s%s", folder.name, names, more
-            )
+        paths = (manifest.translated_path(folder, input.out_rel) for input in removed)
+        if lost := [path.relative_to(folder).as_posix() for path in paths if stat_or_none(fs, path)]:
+            names = ", ".join(lost[:20]) + (f" and {len(lost) - 20} more" if len(lost) > 20 else "")
+            log.warning("redo folder=%s removes outputs whose inputs were removed or changed: %s", folder.name, names)
         paths_in_use = frozenset(input.out_rel for input in requested.job.inputs)
         discard_inputs(fs, folder, removed, job.replaced_paths, paths_in_use)
         inputs, changed = requested.job.inputs, {input.rel for input in removed}
