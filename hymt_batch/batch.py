@@ -1,15 +1,16 @@
 """Plan the parts of a shard from its lengths and the settings.
 
 Rows are sorted by length within a shard, longest first, so that an out-of-memory error comes early. Equal texts are
-decoded once. A part never depends on where a run was resumed, on the device or on the token budget: how a part is
-decoded in batches is the engine's business (`decode/batches.py`).
+decoded once. A row that is too long for a part gets one of its own, which is divided into runs of its segments; such
+parts come last, so that the other rows of the shard are committed before. A part never depends on where a job resumed,
+on the device or on the token budget: how it is decoded in batches is the engine's business (`decode/batches.py`).
 """
 
 from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,11 +27,13 @@ class BatchConfig:
     shard_bytes: Identity[int] = 64 << 20
     part_rows: Identity[Any] = "auto"
     part_tokens: Identity[Any] = "auto"
+    part_new_tokens: Identity[Any] = "auto"
     max_tokens: Environment[Any] = "auto"
     max_rows: Environment[Any] = "auto"
 
     def __post_init__(self) -> None:
-        for key in ("shard_rows", "shard_bytes", "part_rows", "part_tokens", "max_tokens", "max_rows"):
+        sizes = ("shard_rows", "shard_bytes", "part_rows", "part_tokens", "part_new_tokens")
+        for key in (*sizes, "max_tokens", "max_rows"):
             value = getattr(self, key)
             if value == "auto" and not key.startswith("shard"):
                 continue
@@ -49,6 +52,12 @@ class PartLimits:
     part_rows: int
     part_tokens: int  # source tokens
     plan: int = PLAN_VERSION  # version of the plan; see records.PLAN_VERSION
+    part_new_tokens: int | None = None  # new tokens that the segments of a run may have; None: no limit
+
+    @property
+    def divides_rows(self) -> bool:
+        """True if a row over `part_tokens` is divided into runs of its segments."""
+        return self.plan >= 6
 
 
 def resolve_part_limits(config: BatchConfig, num_parameters: int, on_gpu: bool) -> PartLimits:
@@ -58,6 +67,10 @@ def resolve_part_limits(config: BatchConfig, num_parameters: int, on_gpu: bool) 
     operations per parameter and token. The rate is at most 2,000 tokens/s on a CPU and 8,000 on a GPU, because other
     costs dominate beyond that.
 
+    The limit of new tokens is that of source tokens on a GPU, where more rows at once take hardly longer. On a CPU it
+    is a quarter, because steps become slower with the length: two cores decode two segments of 2,048 tokens to their
+    limit of 4,096 in about 20 s with the demo model.
+
     Args:
         config: The settings.
         num_parameters: Number of parameters of the model.
@@ -66,16 +79,23 @@ def resolve_part_limits(config: BatchConfig, num_parameters: int, on_gpu: bool) 
     rate = min(8000, 4e13 / (2 * num_parameters)) if on_gpu else min(2000, 4e10 / (2 * num_parameters))
     tokens = max(64, 1 << (int(20 * rate).bit_length() - 1))
     rows = max(1, min(2048, tokens // 32))
+    tokens = tokens if config.part_tokens == "auto" else config.part_tokens
+    new_tokens = tokens if on_gpu else max(1, tokens // 4)
     return PartLimits(
         shard_rows=config.shard_rows,
         shard_bytes=config.shard_bytes,
         part_rows=rows if config.part_rows == "auto" else config.part_rows,
-        part_tokens=tokens if config.part_tokens == "auto" else config.part_tokens,
+        part_tokens=tokens,
+        part_new_tokens=new_tokens if config.part_new_tokens == "auto" else config.part_new_tokens,
     )
 
 
 def plan_parts(
-    shard: Shard, prompts: Sequence[Prompt], rejections: Mapping[int, Rejection], part_limits: PartLimits
+    shard: Shard,
+    prompts: Sequence[Prompt],
+    rejections: Mapping[int, Rejection],
+    part_limits: PartLimits,
+    max_new_tokens: Callable[[Prompt], int] = lambda prompt: 0,
 ) -> list[Part]:
     """Cut a shard into parts.
 
@@ -84,29 +104,28 @@ def plan_parts(
         prompts: Prompts of the rows to decode, in the order of their documents.
         rejections: Document index -> why this row is not sent to the model.
         part_limits: Maximum rows and source tokens of a part; a part of one row may exceed the token limit.
+        max_new_tokens: Returns the limit of new tokens of a segment, by which long rows are divided.
 
     Returns:
-        Parts in decoding order: longest rows first, rows without prompts last.
+        Parts in decoding order: longest rows first, then rows without prompts, then rows that are divided.
     """
     by_document: dict[int, list[Prompt]] = defaultdict(list)
     for prompt in prompts:
         by_document[prompt.segment.document_index].append(prompt)
     duplicates = _group_duplicates(shard.documents, by_document, part_limits.plan)
     without_prompts = [index for index in range(len(shard.documents)) if index not in by_document]
-    groups = [(decoded, decoded) for decoded in _cut(duplicates, by_document, part_limits)]
+    divided = _divide({index: by_document[index] for index in duplicates}, part_limits, max_new_tokens)
+    undivided = duplicates.keys() - divided.keys()
+    groups = [(decoded, decoded) for decoded in _cut(undivided, by_document, part_limits)]
     groups += [
         ([], without_prompts[start : start + part_limits.part_rows])
         for start in range(0, len(without_prompts), part_limits.part_rows)
     ]
+    groups += [([index], [index]) for index in divided]
     groups = groups or [([], [])]  # an empty file still has one part, which records that it is empty
     parts = []
     for index, (decoded, rows) in enumerate(groups):
-        copies = {
-            duplicate: document_index
-            for document_index in decoded
-            for duplicate in duplicates[document_index]
-            if duplicate != document_index
-        }
+        copies = {copy: original for original in decoded for copy in duplicates[original] if copy != original}
         rows = sorted([*rows, *copies])
         parts.append(
             Part(
@@ -117,11 +136,12 @@ def plan_parts(
                 prompts=tuple(prompt for document_index in decoded for prompt in by_document[document_index]),
                 copies=copies,
                 copy_segments={
-                    duplicate: tuple(prompt.segment for prompt in by_document[duplicate])
-                    for duplicate, document_index in copies.items()
-                    if shard.documents[duplicate].text != shard.documents[document_index].text
+                    copy: tuple(prompt.segment for prompt in by_document[copy])
+                    for copy, original in copies.items()
+                    if shard.documents[copy].text != shard.documents[original].text
                 },
                 rejections={row: rejections[row] for row in rows if row in rejections} if rejections else {},
+                run_lengths=divided.get(decoded[0], ()) if decoded else (),
             )
         )
     return parts
@@ -154,6 +174,35 @@ def _cut(
         groups[-1].append(index)
         tokens += cost
     return groups
+
+
+def _divide(
+    rows: Mapping[int, Sequence[Prompt]], part_limits: PartLimits, max_new_tokens: Callable[[Prompt], int]
+) -> dict[int, tuple[int, ...]]:
+    """Return the segments in each run of the rows that are too long for a part and have several segments."""
+    if not part_limits.divides_rows:
+        return {}
+    return {
+        index: _run_lengths(prompts, part_limits, max_new_tokens)
+        for index, prompts in rows.items()
+        if len(prompts) > 1 and sum([p.num_source_tokens for p in prompts]) > part_limits.part_tokens
+    }
+
+
+def _run_lengths(
+    prompts: Sequence[Prompt], part_limits: PartLimits, max_new_tokens: Callable[[Prompt], int]
+) -> tuple[int, ...]:
+    """Return the number of segments of each run: as many as fit the limits of source and new tokens, at least one."""
+    lengths: list[int] = []
+    source_tokens = new_tokens = 0
+    for prompt in prompts:
+        source_tokens, new_tokens = source_tokens + prompt.num_source_tokens, new_tokens + max_new_tokens(prompt)
+        too_many_new = part_limits.part_new_tokens is not None and new_tokens > part_limits.part_new_tokens
+        if not lengths or source_tokens > part_limits.part_tokens or too_many_new:
+            lengths.append(0)
+            source_tokens, new_tokens = prompt.num_source_tokens, max_new_tokens(prompt)
+        lengths[-1] += 1
+    return tuple(lengths)
 
 
 def _decode_key(document: Document, prompts: Sequence[Prompt], plan_version: int) -> object:

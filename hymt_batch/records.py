@@ -56,9 +56,9 @@ UNLISTED_STATUSES = frozenset({Status.OK, Status.NOT_SELECTED})
 """Statuses of rows that are not listed in errors/: there is nothing to tell about them."""
 
 
-PLAN_VERSION = 5
-"""Version of the plan: which rows are sent, which are equal, how they are cut, what is decoded together, and what the
-digests cover.
+PLAN_VERSION = 6
+"""Version of the plan: which rows are sent, which are equal, how they are cut, what is decoded together, which rows are
+divided, and what the digests cover.
 
 A job keeps the version it was created with, so that its committed parts stay valid. Output folders without
 `batch.plan` in their identity use version 1.
@@ -239,11 +239,34 @@ class Part:
         default_factory=dict
     )  # own segments of copies with other surrounding white space
     rejections: Mapping[int, Rejection] = field(default_factory=dict)  # document -> why it is not sent to the model
+    run_lengths: tuple[int, ...] = ()  # segments in each run of a divided row; () if the part is decoded as a whole
+    run: SegmentRun | None = None  # which segments the part has, if it is one of the runs of a divided row
+
+    def segment_runs(self) -> list[Part]:
+        """Return the runs of the part's row, each as a part of its own that holds no row; [] if it is not divided."""
+        runs: list[Part] = []
+        start = 0
+        for index, length in enumerate(self.run_lengths):
+            run = SegmentRun(self, index, start, start + length - 1)
+            prompts = self.prompts[start : start + length]
+            runs.append(Part(self.shard, self.index, self.num_parts, (), prompts, run=run))
+            start += length
+        return runs
 
     @property
     def num_source_tokens(self) -> int:
         """Tokens of the source texts that are decoded; equal rows count once."""
         return sum(prompt.num_source_tokens for prompt in self.prompts)
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentRun:
+    """Consecutive segments of a divided row, which are decoded and committed together."""
+
+    of: Part  # the part of the row, which is joined from its runs
+    index: int  # from 0 within the row
+    first: int  # index of its first segment within the row
+    last: int
 
 
 @dataclass(slots=True, unsafe_hash=True)

@@ -41,6 +41,7 @@ from hymt_batch.write import (
     row_lines,
     row_record,
     run_progress,
+    segment_run,
     state_file,
     stop_reason,
 )
@@ -48,6 +49,7 @@ from hymt_batch.write import lease_holder as holders
 from hymt_batch.write import part as parts
 from hymt_batch.write.folder_finding import FIXES, Findings, Kind
 from hymt_batch.write.run_progress import RunProgress
+from hymt_batch.write.run_reader import rows_in_progress
 from hymt_batch.write.state_file import StateFileDamagedError
 
 if TYPE_CHECKING:
@@ -83,6 +85,9 @@ class JobStatus:
     shards_complete: int = 0
     parts: int = 0  # committed parts of files that are not yet published; 0 for a complete job
     rows: int = 0  # committed rows
+    rows_in_progress: list[dict[str, Any]] = field(
+        default_factory=list
+    )  # divided rows: id, num_segments, num_committed
     rows_total: int | None = None  # rows of the whole input; None if no run has recorded it
     rows_total_estimated: bool = False  # the newest run has not read all of the input
     share: float | None = None  # of what is decoded, 0 to 1, as the newest run saw it; None if not recorded
@@ -330,7 +335,15 @@ def _add_file(inspected: _Folder, input: Input, job_status: JobStatus, rates: _R
         if not match or int(match[1]) in recorded_shards:  # parts beside their record are about to be removed
             continue
         num_committed, num_parts = 0, -1
-        for name in list_names(fs, state_folder / shard):
+        part_names = list_names(fs, state_folder / shard)
+        runs = [name for name in part_names if parts.RUN_NAME.fullmatch(name)]
+        _add_runs(
+            inspected,
+            state_folder / shard,
+            [run for run in runs if run.partition("-")[0] not in part_names],
+            job_status,
+        )
+        for name in part_names:
             if not parts.PART_NAME.fullmatch(name):
                 continue
             path, decode_part = state_folder / shard / name, parts.decode_header
@@ -339,9 +352,23 @@ def _add_file(inspected: _Folder, input: Input, job_status: JobStatus, rates: _R
                 num_committed, num_parts = num_committed + 1, part_header[0].num_parts
                 _add_counts(job_status, part_header[0].counts)
                 rates.parts.append((part_header[1], part_header[0].num_rows))
-        job_status.shards += num_committed > 0
+        job_status.shards += num_committed > 0 or bool(runs)
         job_status.shards_complete += num_committed == num_parts
         job_status.parts += num_committed
+
+
+def _add_runs(inspected: _Folder, shard_folder: Path, names: list[str], job_status: JobStatus) -> None:
+    """Add the divided rows that have these runs; a damaged run becomes a problem."""
+    headers = []
+    for name in names:
+        try:
+            headers.append(segment_run.read_header(inspected.fs, shard_folder / name))
+        except FileNotFoundError:
+            continue  # another process removed it after the listing
+        except StateFileDamagedError as error:
+            path = (shard_folder / name).relative_to(inspected.path)
+            job_status.findings.add(Kind.DAMAGE, path, str(error))
+    job_status.rows_in_progress += map(asdict, rows_in_progress(headers))
 
 
 def _read_state(
@@ -423,6 +450,19 @@ def _is_complete(fs: Fs, folder: Path, job: JobRecord, job_status: JobStatus) ->
     return value["identity"] == job.identity and job_status.files_published == job_status.files
 
 
+def _describe_progress(job_status: JobStatus) -> list[str]:
+    """Return lines about the rows that are being decoded and about the rest of the work."""
+    lines: list[str] = []
+    for row in job_status.rows_in_progress[:20]:
+        num_segments = plural(row["num_segments"], "segment")
+        lines.append(f"  long row  {escape_line(row['id'])}: {row['num_committed']:,} of {num_segments} done")
+    if job_status.share is not None and job_status.state != "complete":
+        left_s = job_status.left_s
+        left = f", about {format_duration(left_s)} left" if left_s is not None else ""
+        lines.append(f"  done      {math.floor(100 * min(job_status.share, 0.999))} % of the work{left}")
+    return lines
+
+
 def render(job_status: JobStatus) -> str:
     """Return the status as text."""
     lines = [f"{job_status.folder}: {job_status.state}"]
@@ -434,10 +474,7 @@ def render(job_status: JobStatus) -> str:
             f"  parts     {job_status.parts} waiting to be assembled",
             f"  rows      {_describe_rows(job_status)}",
         ]
-    if job_status.share is not None and job_status.state != "complete":
-        left_s = job_status.left_s
-        left = f", about {format_duration(left_s)} left" if left_s is not None else ""
-        lines.append(f"  done      {math.floor(100 * min(job_status.share, 0.999))} % of the work{left}")
+    lines += _describe_progress(job_status)
     if errors := {name: count for name, count in job_status.counts.items() if name in ERROR_STATUSES}:
         lines.append(f"  errors    {_describe_counts(errors)}")
     if job_status.state == "complete" and job_status.error_rate > job_status.max_error_rate:

@@ -14,16 +14,18 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from functools import partial
+from itertools import compress
 from typing import TYPE_CHECKING
 
 from hymt_batch import batch, prompt, segment, signals
-from hymt_batch.check import assemble
+from hymt_batch.decode import token_limit
 from hymt_batch.doctor import preflight
 from hymt_batch.errors import ExitCode
 from hymt_batch.model import prepare
 from hymt_batch.records import Part, PreparedShard, Shard, count_error_rows
 from hymt_batch.run import error_advice, stderr_capture, stdin_job
 from hymt_batch.run import executor as executors
+from hymt_batch.run.commit_result import commit_divided_row, commit_result
 from hymt_batch.run.executor import OpenExecutor
 from hymt_batch.run.monitor import Monitor
 from hymt_batch.run.plan import Plan, open_inputs, open_output
@@ -80,10 +82,9 @@ def translate(job: TranslateJob, reporter: Reporter, open_executor: OpenExecutor
                 ) as prepared,
             ):
                 stop.allow_drain(job.launch.grace_s, lambda: output.close(why=stop.exit_reason))
-                for result in executor.run(pending_units(prepared, plan, output, monitor)):  # decode
+                for result in executor.run(pending_units(prepared, job, plan, output, monitor)):  # decode
                     part = result.part
-                    rows = assemble.assemble_rows(part, result.translations, segment.join_translations)  # check
-                    output.commit(part, rows, result.environment, result.degraded)  # write
+                    rows = commit_result(output, result)  # check, write
                     monitor.add_part(part, rows, one_line=output.is_one_line(part.shard.input))
                     output.finish_if_complete(part.shard)  # the shard that completes its file publishes it
                 if not output.is_complete:  # a stop after the last part changes nothing
@@ -92,35 +93,59 @@ def translate(job: TranslateJob, reporter: Reporter, open_executor: OpenExecutor
 
 
 def pending_units(
-    units: Iterable[list[PreparedShard | SkippedShard]], plan: Plan, output: Output, monitor: Monitor
+    units: Iterable[list[PreparedShard | SkippedShard]], job: TranslateJob, plan: Plan, output: Output, monitor: Monitor
 ) -> Iterator[Unit]:
     """Yield, in plan order, what is not committed yet; publish the files of which no part is missing.
 
     Several shards are those of small files that are decoded as one batch: as a whole if any of their parts is missing.
+    The runs of divided rows come last, each as a unit of its own.
     """
+    max_new_tokens = partial(token_limit.max_new_tokens, job.decode, plan.max_context)
     for shards in units:
         unit_parts: list[Part] = []
         missing: list[Part] = []
+        divided: list[Part] = []  # not committed
         for prepared in shards:
             if isinstance(prepared, SkippedShard):  # an earlier run committed all its parts
                 monitor.skip_shard(prepared.input, prepared.record)
                 output.finish_skipped_shard(prepared.input, prepared.record)
                 continue
             # batch: what is committed together
-            parts = batch.plan_parts(prepared.shard, prepared.prompts, prepared.rejections, plan.part_limits)
-            monitor.add_shard(prepared.shard, parts)
+            shard, prompts, rejections = prepared.shard, prepared.prompts, prepared.rejections
+            parts = batch.plan_parts(shard, prompts, rejections, plan.part_limits, max_new_tokens)
+            monitor.add_shard(shard, parts)
             for part in parts:
                 if output.has(part):  # decoded from exactly these rows; raises if the input changed
                     monitor.skip_part(part)
-                    continue
-                monitor.begin_part(part)
-                missing.append(part)
-                if len(shards) == 1:
-                    yield Unit.of_part(part)
-            unit_parts += parts
-            output.finish_if_complete(prepared.shard)
+                elif part.run_lengths:
+                    divided.append(part)
+                else:
+                    monitor.begin_part(part)
+                    missing.append(part)
+                    if len(shards) == 1:
+                        yield Unit.of_part(part)
+            unit_parts += [part for part in parts if not part.run_lengths]
+            output.finish_if_complete(shard)
         if missing and len(shards) > 1:
             yield Unit(unit_parts, missing)
+        for part in divided:
+            for run in missing_runs(part, output, monitor):
+                monitor.begin_part(run)
+                yield Unit.of_part(run)
+            output.finish_if_complete(part.shard)
+
+
+def missing_runs(part: Part, output: Output, monitor: Monitor) -> list[Part]:
+    """Return the runs of a divided row that are not committed yet; if none is missing, the row is committed."""
+    runs = part.segment_runs()
+    is_kept = [output.has(run) for run in runs]  # all of them now, because the row is joined once it has all
+    if all(is_kept):
+        commit_divided_row(output, part)
+        monitor.skip_part(part)
+        return []
+    for run in compress(runs, is_kept):
+        monitor.skip_part(run)
+    return [run for run, kept in zip(runs, is_kept, strict=True) if not kept]
 
 
 def finish(job: TranslateJob, output: Output, *, was_complete: bool = False) -> Summary:

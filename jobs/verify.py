@@ -8,7 +8,7 @@ import errno
 import itertools
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,10 +32,12 @@ from hymt_batch.write import (
     path_check,
 )
 from hymt_batch.write import lease_holder as holders
+from hymt_batch.write.committed_rows import CommittedRows
 from hymt_batch.write.folder_finding import FIXES, Findings, FolderFinding, Kind
 from hymt_batch.write.input_changes import hash_input
-from hymt_batch.write.part_reader import PartReader
 from hymt_batch.write.record_store import RecordStore
+from hymt_batch.write.run_reader import RunReader, rows_in_progress
+from hymt_batch.write.segment_run import RunHeader
 from hymt_batch.write.state_file import StateFileDamagedError
 
 if TYPE_CHECKING:
@@ -176,20 +178,19 @@ def _verify_by_records(fs: Fs, folder: Path, job: JobRecord, report: VerifyRepor
     Returns:
         The recorded size and hash of the inputs of the published files.
     """
-    part_reader, records = PartReader(fs, folder, job.identity_sha256), []
-    row_records = RecordStore(fs, folder, job.identity_sha256)
+    rows, records = CommittedRows.open(fs, folder, job.identity_sha256), []
     for input in job.inputs:
         with _collect_unreadable(report, folder):
             record = file_record.read_record(fs, folder, input)
             if record is not None and file_record.is_current(record, job, input):
                 records.append(record)
                 _verify_published_file(fs, folder, record, report, _source_settings(job, input, record["format"]))
-                _, damage = _read_row_records(row_records, input, report)
+                _, damage = _read_row_records(rows.records, input, report)
                 report.notes += [
                     f"{subject}: {what}; only assembling the file again would need it" for subject, what in damage
                 ]
             else:
-                _verify_rows(part_reader, row_records, input, report)
+                _verify_rows(rows, input, report)
     if not report.unreadable:
         _verify_manifest(fs, folder, job, records, report)
     return {record["rel"]: record["input"] for record in records}
@@ -262,9 +263,10 @@ def _read_row_records(
     return intact, damage
 
 
-def _verify_rows(part_reader: PartReader, records: RecordStore, input: Input, report: VerifyReport) -> None:
-    """Check the row records and parts of a file that is not published, and list the missing ones."""
-    recorded, damage = _read_row_records(records, input, report)
+def _verify_rows(rows: CommittedRows, input: Input, report: VerifyReport) -> None:
+    """Check the row records, parts and runs of a file that is not published, and list the missing ones."""
+    part_reader = rows.reader
+    recorded, damage = _read_row_records(rows.records, input, report)
     for subject, what in damage:
         report.findings.add(Kind.DAMAGE, subject, what)
     has_last_shard = any(recorded.values())
@@ -284,7 +286,9 @@ def _verify_rows(part_reader: PartReader, records: RecordStore, input: Input, re
                 report.parts += 1
                 valid_parts[part] = contents[0].num_parts
                 has_last_shard = has_last_shard or contents[0].shard.last
-        num_parts = max(valid_parts.values(), default=1)
+        runs = _verify_runs(rows.runs, input, shard, report, joined=valid_parts)
+        has_last_shard = has_last_shard or any(run.shard.last for run in runs)
+        num_parts = max([*valid_parts.values(), *(run.num_parts for run in runs)], default=1)
         if len(valid_parts) < num_parts:
             first = next(part for part in itertools.count() if part not in valid_parts)
             what = f"{num_parts - len(valid_parts)} of {num_parts} parts, first {first}"
@@ -297,6 +301,34 @@ def _verify_rows(part_reader: PartReader, records: RecordStore, input: Input, re
     if not has_last_shard:
         report.findings.add(Kind.MISSING, f"{input.rel} from shard {end} on")
     report.findings.add(Kind.MISSING, input.rel, "not published")
+
+
+def _verify_runs(
+    run_reader: RunReader, input: Input, shard: int, report: VerifyReport, *, joined: Collection[int]
+) -> list[RunHeader]:
+    """Check the runs of divided rows, list the segments that are missing, and return the headers of intact runs.
+
+    Args:
+        run_reader: Reads runs.
+        input: The file.
+        shard: Index of the shard.
+        report: Gets the findings.
+        joined: Indices of the parts that are committed: their rows are joined.
+    """
+    runs: list[RunHeader] = []
+    for part, run in sorted(run_reader.indexes(input.file_id, shard)):
+        try:
+            loaded = run_reader.read(input.file_id, shard, part, run)
+        except StateFileDamagedError as error:
+            report.findings.add(Kind.DAMAGE, f"{input.rel} shard {shard} part {part} run {run}", str(error))
+            continue
+        if loaded is not None:
+            report.parts += 1
+            runs.append(loaded[0])
+    for row in rows_in_progress(run for run in runs if run.part_index not in joined):
+        missing = row.num_segments - row.num_committed
+        report.findings.add(Kind.MISSING, row.id, f"{missing} of its {plural(row.num_segments, 'segment')}")
+    return runs
 
 
 def _verify_manifest(fs: Fs, folder: Path, job: JobRecord, records: list[dict[str, Any]], report: VerifyReport) -> None:

@@ -68,6 +68,7 @@ CHANGES: dict[str, str | tuple[str, ...]] = {
     "prompt.language": "zh",
     "prompt.add_generation_prompt": "false",
     "batch.shard_rows": "100",
+    "batch.part_new_tokens": "9",
     "batch.shard_bytes": "1000",
     "batch.part_rows": "7",
     "batch.part_tokens": "700",

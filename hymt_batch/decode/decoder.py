@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
-from hymt_batch import languages
 from hymt_batch.decode.cuda_graph_runner import NOT_CAPTURED
 from hymt_batch.decode.engine import Engine, EngineContext
 from hymt_batch.decode.request import Completion, Request
 from hymt_batch.decode.sampling import row_seed
 from hymt_batch.decode.settings import card_sampling_params
+from hymt_batch.decode.token_limit import max_new_tokens
 from hymt_batch.errors import DeviceError, first_line
 from hymt_batch.model.memory import is_gpu_failure, is_out_of_memory
 from hymt_batch.model.settings import RecommendedSampling
@@ -78,11 +78,10 @@ class Decoder:
         sampling_params = self._sampling_params
         if attempt:
             sampling_params = replace(card_sampling_params(self._card), stop_loops=self._settings.stop_loops)
-        expansions = {code: languages.get(code).expansion for code in {prompt.tgt_lang for prompt in prompts}}
         return [
             Request(
                 prompt.ids,
-                self._max_new_tokens(prompt, expansions[prompt.tgt_lang]),
+                max_new_tokens(self._settings, self._max_context, prompt),
                 # greedy decoding draws nothing
                 row_seed(self._seed, prompt.row_id, prompt.segment.index, attempt) if sampling_params.do_sample else 0,
                 sampling_params,
@@ -94,12 +93,6 @@ class Decoder:
         """Return and clear deviations, such as split batches, since the last call, for the part's header."""
         uncaptured = self._settings.capture and not self.engine.environment.get("capture")
         return (*self.engine.take_degraded(), *((NOT_CAPTURED,) if uncaptured else ()))
-
-    def _max_new_tokens(self, prompt: Prompt, expansion: float) -> int:
-        """Return a row's limit of new tokens, from its source length, its language's expansion and the context."""
-        limit = int(prompt.num_source_tokens * self._settings.new_tokens_ratio * expansion)
-        limit = min(limit + self._settings.new_tokens_extra, self._settings.max_new_tokens)
-        return max(1, min(limit, self._max_context - len(prompt.ids)))
 
     def _make_translation(self, prompt: Prompt, completion: Completion, text: str, attempt: int) -> Translation:
         finish_reason, message = completion.finish_reason, ""

@@ -76,7 +76,7 @@ IDENTITY_RESOLVERS: dict[str, Resolver] = {
         lambda resolved: {"prompt.add_generation_prompt": resolved.job.add_generation_prompt},
     ),
     "part limits": Resolver(
-        _keys("batch", "shard_rows", "shard_bytes", "part_rows", "part_tokens"),
+        _keys("batch", "shard_rows", "shard_bytes", "part_rows", "part_tokens", "part_new_tokens"),
         lambda resolved: _under("batch", asdict(resolved.part_limits)),
     ),
     "sampling": Resolver(
@@ -158,6 +158,7 @@ def auto_keys(job: TranslateJob) -> frozenset[str]:
     auto = {
         "batch.part_rows": job.batch.part_rows == "auto",
         "batch.part_tokens": job.batch.part_tokens == "auto",
+        "batch.part_new_tokens": job.batch.part_new_tokens == "auto",
         "prompt.add_generation_prompt": job.prompt.add_generation_prompt is GenerationPrompt.auto,
     }
     return frozenset(key for key, is_auto in auto.items() if is_auto)

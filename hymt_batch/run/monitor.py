@@ -53,6 +53,7 @@ class Monitor:
         self._progress = Progress(reporter, job.launch.log_every_s, total_units)
         self._progress.num_files = len(inputs)
         self._last_file_id = inputs[-1].file_id if inputs else None
+        self._row_segments_done: Counter[str] = Counter()  # committed segments of divided rows, by row
         self._output, self._saved_at = output, -SAVE_EVERY_S
         self._check, self._breaker = job.check, CircuitBreaker(job.check)
 
@@ -91,7 +92,7 @@ class Monitor:
             last=self._is_last(shard.input, shard),
             rows=len({prompt.segment.document_index for prompt in prompts}),
             segments=len(prompts),
-            parts=len(parts),
+            parts=sum(len(part.run_lengths) or 1 for part in parts),
             all_rows=len(shard.documents),
         )
         self._save()
@@ -101,19 +102,24 @@ class Monitor:
         self._progress.end_of_input()
 
     def skip_part(self, part: Part) -> None:
-        """Count a part that an earlier run committed."""
-        self._progress.add_kept_part(len(part.document_indices), part.num_source_tokens)
+        """Count a part that an earlier run committed; of a divided row, all its runs, or one of them."""
+        self._progress.add_kept_part(len(part.document_indices), part.num_source_tokens, len(part.run_lengths) or 1)
+        if part.run is not None:
+            self._row_segments_done[part.prompts[0].row_id] += len(part.prompts)
 
     def begin_part(self, part: Part) -> None:
         """Record that a part is about to be decoded."""
         self._progress.begin_part(*batch.longest_row(part), part.num_source_tokens)
+        if part.run is not None:
+            row = part.prompts[0].row_id
+            self._progress.begin_run(row, len(part.run.of.prompts), self._row_segments_done[row])
 
     def add_part(self, part: Part, rows: Sequence[Row], *, one_line: bool) -> None:
         """Count a committed part, and keep its first rows for the summary.
 
         Args:
-            part: The part.
-            rows: Its rows as they were committed; they are counted as they will be written.
+            part: The part, or a run of a divided row.
+            rows: The rows that were committed with it; they are counted as they will be written.
             one_line: See `assemble.shape_row`.
 
         Raises:
@@ -128,6 +134,8 @@ class Monitor:
         flags = Counter(flag for row in rows for flag in row.flags)
         self._count_files()
         self._progress.add_part(len(rows), part.num_source_tokens, flags, len(part.prompts))
+        if part.run is not None:
+            self._row_segments_done[part.prompts[0].row_id] += len(part.prompts)
         self._save()
         self._breaker.observe(part.shard.input.rel, rows)
 

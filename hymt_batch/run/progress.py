@@ -51,7 +51,8 @@ class Progress:
         self._begun = self._all_read = False
         self._segments_in_flight = self._tokens_in_flight = 0  # of parts that began and are not committed
         self._decoded_segments = 0  # of these, as far as decoded
-        self._long_row: tuple[str, int, int] | None = None
+        # id and segments of the row, whose segments are counted with it, and how many of these are committed
+        self._long_row: tuple[str, int, str, int, int] | None = None
 
     def __enter__(self) -> Progress:
         self.reporter.show_stage("loading the model")
@@ -101,10 +102,10 @@ class Progress:
         self._all_read = self._all_read or last
         self._show()
 
-    def add_kept_part(self, rows: int, source_tokens: int) -> None:
-        """Count a part that an earlier run committed, of a shard that was read."""
+    def add_kept_part(self, rows: int, source_tokens: int, parts: int = 1) -> None:
+        """Count a part, or all runs of a divided row, that an earlier run committed, of a shard that was read."""
         self.kept_rows += rows
-        self.num_parts += 1
+        self.num_parts += parts
         self.source_tokens_done += source_tokens
         self._show()
 
@@ -140,7 +141,12 @@ class Progress:
             self._begun, self.start_time = True, time.monotonic()
         self._segments_in_flight += part_segments
         self._tokens_in_flight += source_tokens
-        self._long_row = (row, segments, part_segments) if segments > LONG_ROW_SEGMENTS else None
+        is_long = segments > LONG_ROW_SEGMENTS
+        self._long_row = (row, segments, "the part's", part_segments, 0) if is_long else None
+
+    def begin_run(self, row: str, segments: int, committed: int) -> None:
+        """Record that the part that begins is a run of a divided row, which has these segments, some committed."""
+        self._long_row = (row, segments, "its", segments, committed)
 
     def add_part(self, rows: int, source_tokens: int, flags: Counter[str], segments: int | None = None) -> None:
         """Count a committed part; `segments` are those that were decoded for it, None if nothing else is in flight."""
@@ -240,11 +246,10 @@ class Progress:
         parts.append(f"{decoded / self.seconds:,.1f} rows/s")
         parts.append(f"{self.new_tokens / self.seconds:,.0f} tokens/s")
         if self._long_row is not None:
-            row, segments, part_segments = self._long_row
-            num_done = min(self._decoded_segments, part_segments)
-            row_label = f"{escape_line(row, 60)} ({segments:,} segments)"
-            left = part_segments - num_done
-            parts.append(f"{row_label}: {num_done:,} of the part's {part_segments:,} segments done, {left:,} left")
+            row, segments, whose, num_segments, committed = self._long_row
+            num_done = min(committed + self._uncommitted_segments(), num_segments)
+            done = f"{num_done:,} of {whose} {num_segments:,} segments done, {num_segments - num_done:,} left"
+            parts.append(f"{escape_line(row, 60)} ({segments:,} segments): {done}")
         if self.flags:
             parts.append(" ".join(f"{flag} {count}" for flag, count in sorted(self.flags.items())))
         return " · ".join(parts)

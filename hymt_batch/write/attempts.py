@@ -15,12 +15,12 @@ from hymt_batch import manifest
 from hymt_batch.fs import list_names
 from hymt_batch.fs_protocol import Fs
 from hymt_batch.records import Part
-from hymt_batch.write.part import part_name, shard_name
+from hymt_batch.write.part import name_of, shard_name
 
 MAX_ATTEMPTS = 3
 """How often decoding a part may end its process before it is decoded in smaller pieces in a separate process."""
 
-_MARKER_NAME = re.compile(r"([0-9a-f]{16}-s\d{7,}-p\d{5,})\.(\d{1,4})")
+_MARKER_NAME = re.compile(r"([0-9a-f]{16}-s\d{7,}-p\d{5,}(?:-r\d{5,})?)\.(\d{1,4})")
 
 
 class AttemptMarkers:
@@ -88,4 +88,4 @@ class AttemptMarkers:
 
 
 def _key(part: Part) -> str:
-    return f"{part.shard.input.file_id}-{shard_name(part.shard.index)}-{part_name(part.index)}"
+    return f"{part.shard.input.file_id}-{shard_name(part.shard.index)}-{name_of(part)}"

@@ -5,15 +5,18 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
+from hymt_batch.errors import InputChangedError
 from hymt_batch.fs import stat_or_none
 from hymt_batch.fs_protocol import Fs
-from hymt_batch.records import Document, Input
+from hymt_batch.records import Document, Input, Shard
 from hymt_batch.write import row_record
-from hymt_batch.write.input_changes import RowRanges
+from hymt_batch.write.input_changes import RowRanges, input_changed_error
 from hymt_batch.write.part_reader import PartReader
 from hymt_batch.write.record_store import RecordStore
+from hymt_batch.write.run_reader import RunReader
 from hymt_batch.write.state_file import StateFileDamagedError
 
 
@@ -23,38 +26,69 @@ class CommittedRows:
 
     fs: Fs
     reader: PartReader
+    runs: RunReader
     records: RecordStore
 
     @classmethod
     def open(cls, fs: Fs, folder: Path, identity: str) -> CommittedRows:
         """Open the rows of a job; reads nothing yet. `identity` is the sha256 of the job's identity."""
-        return cls(fs, PartReader(fs, folder, identity), RecordStore(fs, folder, identity))
+        return cls(
+            fs,
+            PartReader(fs, folder, identity),
+            RunReader(fs, folder, identity),
+            RecordStore(fs, folder, identity),
+        )
 
     def source_digests(self, file_id: str, shard_index: int) -> dict[int, bytes]:
-        """Return row index -> digest of its source, over the record and the readable parts of a shard."""
-        return self.records.digests(file_id, shard_index) | self.reader.source_digests(file_id, shard_index)
+        """Return row index -> digest of its source, over the record and the readable parts and runs of a shard."""
+        return (
+            self.records.digests(file_id, shard_index)
+            | self.runs.source_digests(file_id, shard_index)
+            | self.reader.source_digests(file_id, shard_index)
+        )
 
     def has_any(self, file_id: str) -> bool:
-        """Return whether a file has any part or record."""
-        return self.reader.has_any(file_id) or any(True for _ in self.records.shard_indexes(file_id))
+        """Return whether a file has any part, run or record."""
+        shard_indexes = {*self.records.shard_indexes(file_id), *self.reader.shard_indexes(file_id)}
+        return any(self.has_rows(file_id, shard_index) for shard_index in shard_indexes)
 
     def has_rows(self, file_id: str, shard_index: int) -> bool:
-        """Return whether a shard has a record or any part."""
-        record = stat_or_none(self.fs, self.records.path(file_id, shard_index))
-        return record is not None or any(True for _ in self.reader.part_indexes(file_id, shard_index))
+        """Return whether a shard has a record, or any part or run."""
+        if stat_or_none(self.fs, self.records.path(file_id, shard_index)) is not None:
+            return True
+        indexes = chain(self.reader.part_indexes(file_id, shard_index), self.runs.indexes(file_id, shard_index))
+        return any(True for _ in indexes)
 
     def has_logprobs(self, file_id: str) -> bool:
-        """Return whether every committed row of a file that has a text has its log-probability."""
+        """Return whether every committed row or segment of a file that has a text has its log-probability."""
         recorded = set(self.records.shard_indexes(file_id))
         for shard_index in recorded:
             with contextlib.suppress(StateFileDamagedError, FileNotFoundError):
                 if not row_record.read_header(self.fs, self.records.path(file_id, shard_index)).has_logprobs:
                     return False
+        in_progress = set(self.reader.shard_indexes(file_id)) - recorded
         return all(
             row.mean_logprob is not None or not row.text
-            for shard_index in set(self.reader.shard_indexes(file_id)) - recorded
+            for shard_index in in_progress
             for row in self.reader.rows(file_id, shard_index)
+        ) and all(
+            segment.mean_logprob is not None or not segment.text
+            for shard_index in in_progress
+            for _, segments in self.runs.read_all(file_id, shard_index)
+            for segment in segments
         )
+
+    def changed_error(self, shard: Shard) -> InputChangedError:
+        """Return the error that lists the rows of a shard that differ from the rows that were decoded."""
+        changed, digests = RowRanges(), self.source_digests(shard.input.file_id, shard.index)
+        first, num_rows = shard.first_row, len(shard.documents)
+        for row, digest in sorted(digests.items()):
+            if not first <= row < first + num_rows or shard.documents[row - first].digest != digest:
+                changed.add(row)
+        if changed.ranges:
+            return input_changed_error(f"{shard.input.rel} {changed}")
+        changed.add(max(digests) + 1 if digests else first, first + num_rows)
+        return input_changed_error(f"{shard.input.rel} {changed} are new")
 
     def changed_rows(self, input: Input, documents: Iterator[Document]) -> tuple[RowRanges, int]:
         """Return the rows whose source differs from the rows that were decoded, and the number of rows of the input.

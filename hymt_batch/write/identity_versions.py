@@ -17,7 +17,7 @@ from hymt_batch.manifest import JsonDict
 VERSION = 5
 """Version of the identity, stored in the identity itself; version 1 did not store it."""
 
-EARLIER = ((4, 4), (3, 3), (3, 2), (2, 2), (1, 1))
+EARLIER = ((4, 5), (4, 4), (3, 3), (3, 2), (2, 2), (1, 1))
 """Earlier pairs of identity and plan version, newest first."""
 
 NOT_RECORDED = "(not recorded)"
@@ -42,6 +42,7 @@ CHANGES = Changes(
         "source.escape": (2, None),
         "check.min_logprob": (2, NOT_RECORDED),
         "source.encoding": (4, "utf-8"),
+        "batch.part_new_tokens": (5, NOT_RECORDED),  # earlier plans divide no row
         "source.join_cues": (5, False),
     },
     moved={

@@ -18,7 +18,7 @@ from hymt_batch.errors import DeviceError, ExitCode, HymtError, MissingError, Pr
 from hymt_batch.fs import OS_FS
 from hymt_batch.fs_protocol import Fs
 from hymt_batch.manifest import JobRecord, JsonDict
-from hymt_batch.records import Input, Part, Row, Shard, ShardRecord
+from hymt_batch.records import Input, Part, Row, Shard, ShardRecord, Translation
 from hymt_batch.storage_error import output_folder_error
 from hymt_batch.write import (
     cleanup,
@@ -37,10 +37,12 @@ from hymt_batch.write.changed_inputs import changed_files, describe_changes
 from hymt_batch.write.input_changes import input_changed_error
 from hymt_batch.write.lease import Lease
 from hymt_batch.write.ownership import RequestedJob
-from hymt_batch.write.part_store import PartStore, make_shard_record
+from hymt_batch.write.part import make_shard_record
+from hymt_batch.write.part_store import PartStore
 from hymt_batch.write.published_file import InputAccess
 from hymt_batch.write.publisher import Publisher
 from hymt_batch.write.run_progress import RunProgress
+from hymt_batch.write.run_store import RowSegments
 from hymt_batch.write.settings import WriteConfig
 from hymt_batch.write.storage import DurableFolders, check_space, check_storage
 from hymt_batch.write.summary import Summary, summarize
@@ -243,20 +245,42 @@ class Output:
         return self._store.shard_record(input, shard_index)
 
     def has(self, part: Part) -> bool:
-        """True if a part is committed, intact, and was decoded from exactly these rows.
+        """True if a part, or a run of a divided row, is committed, intact, and was decoded from exactly these rows.
 
         Raises:
             InputChangedError: The part was decoded from other rows, and on_input_change is not "redo".
         """
         if not self._publisher.is_published(part.shard.input):
-            return self._store.has(part)
+            return self._store.runs.has(part) if part.run else self._store.has(part)
         self._publisher.check_shard(part.shard, redo=self._redo)
         return True
 
-    def commit(self, part: Part, rows: Sequence[Row], environment: JsonDict, degraded: Sequence[str] = ()) -> None:
+    def commit(
+        self,
+        part: Part,
+        rows: Sequence[Row],
+        environment: JsonDict,
+        degraded: Sequence[str] = (),
+        other_environments: Sequence[JsonDict] = (),
+    ) -> None:
         """Commit a part; see `PartStore.commit`."""
-        self._store.commit(part, rows, environment, degraded)
+        self._store.commit(part, rows, environment, degraded, other_environments)
         self.attempts.end(part)
+
+    def commit_run(
+        self, part: Part, translations: Sequence[Translation], environment: JsonDict, degraded: Sequence[str] = ()
+    ) -> None:
+        """Commit a run of a divided row; see `RunStore.commit`."""
+        self._store.runs.commit(part, translations, environment, degraded)
+        self.attempts.end(part)
+
+    def has_all_runs(self, part: Part) -> bool:
+        """True if all runs of a divided row are known to be committed; `part` is the part of the row."""
+        return self._store.runs.has_all(part)
+
+    def load_runs(self, part: Part) -> RowSegments | None:
+        """Read all runs of a divided row, to join it; see `PartStore.load_runs`."""
+        return self._store.load_runs(part)
 
     def finish_shard(self, shard: Shard) -> None:
         """Mark a shard whose parts are all committed as complete; the last shard of a file publishes it. Idempotent."""

@@ -1,8 +1,9 @@
 """A part file: one header line, then one JSON line per row. Publishing a part is the only commit point of a job.
 
 A part describes itself: its job (identity), its position (file, shard, part), its rows (digests), and checksums of
-header and payload. `decode` verifies everything, so it detects any flipped byte. Independent of where parts are stored
-and when they are written.
+header and payload. `decode` verifies everything, so it detects any flipped byte. Version 1 holds rows. Version 2 holds
+a run of the segments of a divided row (`segment_run.py`); the part of its row has version 1. Independent of where parts
+are stored and when they are written.
 """
 
 from __future__ import annotations
@@ -17,14 +18,15 @@ from typing import Any
 
 from hymt_batch import manifest
 from hymt_batch.fs_protocol import Fs
-from hymt_batch.records import Row, ShardRecord
+from hymt_batch.records import Part, Row, Shard, ShardRecord
 from hymt_batch.write import state_file
 from hymt_batch.write.row_lines import count_statuses, decode_rows, encode_rows, rows_digest
 from hymt_batch.write.state_file import DECODE_ERRORS, FileKind, StateFileDamagedError
 
-VERSION = 1
+VERSION, ROWS_VERSION = 2, 1
 KIND = FileKind("part", manifest.PROTOCOL, VERSION)
 PART_NAME = re.compile(r"p(\d{5,})")
+RUN_NAME = re.compile(r"p(\d{5,})-r(\d{5,})")
 SHARD_NAME = re.compile(r"s(\d{7,})")
 SHARD_FIELDS = ("index", "first_row", "num_rows", "start", "end", "sha256", "last")
 
@@ -42,6 +44,7 @@ class PartOrigin:
     uuid: str
     epoch: int = 0  # epoch of the lease under which it was committed
     degraded: tuple[str, ...] = ()  # why its text may differ from that of a run without failures, such as "oom_split"
+    other_environments: tuple[dict[str, Any], ...] = ()  # of runs of a divided row that were decoded elsewhere
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,6 +64,22 @@ def shard_name(index: int) -> str:
 
 def part_name(index: int) -> str:
     return f"p{index:05d}"
+
+
+def run_name(part_index: int, run_index: int) -> str:
+    """Return the name of the file of a run; it stands beside the part of its row."""
+    return f"{part_name(part_index)}-r{run_index:05d}"
+
+
+def name_of(part: Part) -> str:
+    """Return the name of the file of a part, which may be a run."""
+    return part_name(part.index) if part.run is None else run_name(part.index, part.run.index)
+
+
+def make_shard_record(shard: Shard) -> ShardRecord:
+    """Return what is recorded of a shard."""
+    num_rows = len(shard.documents)
+    return ShardRecord(shard.index, shard.first_row, num_rows, shard.start, shard.end, shard.sha256, shard.last)
 
 
 def encode_shard_record(record: ShardRecord) -> list[Any]:
@@ -85,6 +104,19 @@ def decode_shard_record(fields: Sequence[Any]) -> ShardRecord:
 def encode(rows: Sequence[Row], origin: PartOrigin) -> bytes:
     """Return the bytes of a part file; `rows` must be in ascending order."""
     fields = {
+        **encode_origin(origin),
+        "n": len(rows),
+        "rows_digest": rows_digest((row.row_index, row.digest) for row in rows),
+        "counts": count_statuses(rows),
+    }
+    if origin.other_environments:
+        fields["other_environments"] = list(origin.other_environments)
+    return state_file.seal(KIND, fields, encode_rows(rows), ROWS_VERSION)
+
+
+def encode_origin(origin: PartOrigin) -> dict[str, Any]:
+    """Return the fields of a header that parts of rows and runs have in common."""
+    return {
         "identity": origin.identity,
         "environment": origin.environment,
         "environment_sha256": manifest.digest(origin.environment),
@@ -92,14 +124,31 @@ def encode(rows: Sequence[Row], origin: PartOrigin) -> bytes:
         "shard": encode_shard_record(origin.shard),
         "part": origin.part_index,
         "num_parts": origin.num_parts,
-        "n": len(rows),
-        "rows_digest": rows_digest((row.row_index, row.digest) for row in rows),
-        "counts": count_statuses(rows),
         "uuid": origin.uuid,
         "epoch": origin.epoch,
         "degraded": list(origin.degraded),
     }
-    return state_file.seal(KIND, fields, encode_rows(rows))
+
+
+def decode_origin(value: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields of `PartOrigin`; inverse of `encode_origin`.
+
+    Raises:
+        StateFileDamagedError, and what state_file.DECODE_ERRORS lists: The header is damaged.
+    """
+    if value["environment_sha256"] != manifest.digest(value["environment"]):
+        raise StateFileDamagedError("the header's environment does not match its digest")
+    return {
+        "identity": str(value["identity"]),
+        "environment": dict(value["environment"]),
+        "file_id": str(value["file_id"]),
+        "shard": decode_shard_record(value["shard"]),
+        "part_index": int(value["part"]),
+        "num_parts": int(value["num_parts"]),
+        "uuid": str(value["uuid"]),
+        "epoch": int(value["epoch"]),
+        "degraded": tuple(str(d) for d in value["degraded"]),
+    }
 
 
 def decode_header(line: bytes) -> PartHeader:
@@ -110,23 +159,16 @@ def decode_header(line: bytes) -> PartHeader:
     """
     value = state_file.open_header(KIND, line)
     try:
-        if value["environment_sha256"] != manifest.digest(value["environment"]):
-            raise StateFileDamagedError("the header's environment does not match its digest")
+        if value["v"] != ROWS_VERSION:
+            raise StateFileDamagedError("it holds segments, not rows")
         return PartHeader(
-            identity=str(value["identity"]),
-            environment=dict(value["environment"]),
-            file_id=str(value["file_id"]),
-            shard=decode_shard_record(value["shard"]),
-            part_index=int(value["part"]),
-            num_parts=int(value["num_parts"]),
+            **decode_origin(value),
+            other_environments=tuple(dict(other) for other in value.get("other_environments", ())),
             num_rows=int(value["n"]),
             rows_digest=str(value["rows_digest"]),
             counts={str(k): int(n) for k, n in value["counts"].items()},
             payload_bytes=int(value["len"]),
             payload_sha256=str(value["sha256"]),
-            uuid=str(value["uuid"]),
-            epoch=int(value["epoch"]),
-            degraded=tuple(str(d) for d in value["degraded"]),
         )
     except DECODE_ERRORS:
         raise StateFileDamagedError("the header is incomplete") from None

@@ -21,9 +21,11 @@ from hymt_batch.write import part as parts
 from hymt_batch.write import state_file
 from hymt_batch.write.part import PartHeader
 from hymt_batch.write.quarantine import quarantine
+from hymt_batch.write.segment_run import RunHeader
 from hymt_batch.write.state_file import StateFileDamagedError
 
 T = TypeVar("T")
+H = TypeVar("H", PartHeader, RunHeader)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +35,47 @@ class VerifiedPart:
     shard: ShardRecord
     num_parts: int
     rows_digest: str
+
+
+def read_part_file(
+    fs: Fs,
+    path: Path,
+    identity: str,
+    position: tuple[str, int, int],
+    decode_header: Callable[[bytes], H],
+    decode: Callable[[bytes], tuple[H, T]],
+) -> tuple[H, T] | None:
+    """Read a part, of rows or of segments, and verify that it belongs to this job and to this place.
+
+    Args:
+        fs: The file system.
+        path: The file.
+        identity: sha256 of the job's identity.
+        position: File id, shard index and part index.
+        decode_header: Decodes its first line.
+        decode: Decodes the whole file.
+
+    Returns:
+        The header and the contents; None if there is no such file.
+
+    Raises:
+        StateFileDamagedError: The part cannot be used; the message is the reason.
+        PermissionError: This user may not read it.
+    """
+    try:
+        data = state_file.read_file(fs, path, lambda line: decode_header(line).payload_bytes)
+    except OSError as error:  # decoding a part again costs less than stopping the job
+        raise state_file.unreadable_is_damaged(error) from None
+    if data is None:
+        return None
+    header, contents = decode(data)
+    if header.identity != identity:
+        raise StateFileDamagedError("it belongs to a job with other settings")
+    if (header.file_id, header.shard.index, header.part_index) != position:
+        raise StateFileDamagedError("it belongs to another file, shard or part")
+    if not 0 <= header.part_index < header.num_parts:
+        raise StateFileDamagedError("its index is not below its number of parts")
+    return header, contents
 
 
 class PartReader:
@@ -113,20 +156,8 @@ class PartReader:
         part_index: int,
         decode: Callable[[bytes], tuple[PartHeader, T]],
     ) -> tuple[PartHeader, T] | None:
-        try:
-            data = state_file.read_file(self._fs, path, lambda line: parts.decode_header(line).payload_bytes)
-        except OSError as error:  # decoding a part again costs less than stopping the job
-            raise state_file.unreadable_is_damaged(error) from None
-        if data is None:
-            return None
-        header, contents = decode(data)
-        if header.identity != self._identity:
-            raise StateFileDamagedError("it belongs to a job with other settings")
-        if (header.file_id, header.shard.index, header.part_index) != (file_id, shard_index, part_index):
-            raise StateFileDamagedError("it belongs to another file, shard or part")
-        if not 0 <= part_index < header.num_parts:
-            raise StateFileDamagedError("its index is not below its number of parts")
-        return header, contents
+        position = (file_id, shard_index, part_index)
+        return read_part_file(self._fs, path, self._identity, position, parts.decode_header, decode)
 
     def shard_record(self, file_id: str, shard_index: int) -> ShardRecord | None:
         """Return the shard's record if all its parts exist, are intact, and together hold each row exactly once."""
@@ -186,9 +217,6 @@ class PartReader:
         ):
             if match := parts.PART_NAME.fullmatch(name):
                 yield int(match[1])
-
-    def has_any(self, file_id: str) -> bool:
-        return any(True for shard_index in self.shard_indexes(file_id) for _ in self.part_indexes(file_id, shard_index))
 
     def rows(self, file_id: str, shard_index: int) -> Iterator[Row]:
         """Yield the rows of the readable parts of a shard; changes nothing on disk."""

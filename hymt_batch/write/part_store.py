@@ -14,27 +14,22 @@ import uuid
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from hymt_batch.errors import HymtError, InputChangedError, StoppedError
-from hymt_batch.fs import list_names, publish, remove, stat_or_none, with_retries, write_new
+from hymt_batch.errors import HymtError, StoppedError
+from hymt_batch.fs import list_names, with_retries
 from hymt_batch.fs_protocol import Fs
 from hymt_batch.manifest import JsonDict, json_roundtrip
 from hymt_batch.records import ERROR_STATUSES, Input, Part, Row, Shard, ShardRecord
 from hymt_batch.storage_error import wrap_os_errors
-from hymt_batch.write import cleanup, row_record
+from hymt_batch.write import cleanup, row_record, storage
 from hymt_batch.write import part as parts
 from hymt_batch.write.committed_rows import CommittedRows
-from hymt_batch.write.input_changes import RowRanges, input_changed_error
 from hymt_batch.write.quarantine import quarantine
 from hymt_batch.write.row_lines import rows_digest
 from hymt_batch.write.row_record import RecordContents, RecordHeader
+from hymt_batch.write.run_store import RowSegments, RunStore
 from hymt_batch.write.state_file import StateFileDamagedError
 
 log = logging.getLogger(__name__)
-
-
-def make_shard_record(shard: Shard) -> ShardRecord:
-    num_rows = len(shard.documents)
-    return ShardRecord(shard.index, shard.first_row, num_rows, shard.start, shard.end, shard.sha256, shard.last)
 
 
 class PartStore:
@@ -65,6 +60,9 @@ class PartStore:
         self.rows = CommittedRows.open(fs, folder, identity)
         self._reader, self.records = self.rows.reader, self.rows.records
         self._folders = self.records.folders
+        self.runs = RunStore(
+            fs, folder, identity, self.rows, self._folders, redo=redo, check_lease=check_lease, epoch=epoch
+        )
         self._committed: dict[tuple[str, int], set[int]] = {}  # (file_id, shard index) -> indices of committed parts
         self._num_parts: dict[tuple[str, int], int] = {}
         self._headers: dict[tuple[str, int], RecordHeader | None] = {}  # of the records of shards in progress
@@ -108,7 +106,7 @@ class PartStore:
                 return True
             rows_changed = committed_part.shard.sha256 != shard.sha256
             if rows_changed and not self._redo:
-                raise self._rows_changed_error(shard)
+                raise self.rows.changed_error(shard)
             reason = "it was decoded from other rows" if rows_changed else "it was planned differently"
             self._reader.invalidate(*key)
             quarantine(self._fs, self._folder, self._reader.path(*key), reason)
@@ -120,34 +118,23 @@ class PartStore:
         header = self._record_header(shard.input.file_id, shard.index)
         if header is None:
             return False
-        if header.shard == make_shard_record(shard):
+        if header.shard == parts.make_shard_record(shard):
             if header.num_parts != part.num_parts:  # the plan is a function of the rows: another program planned it
                 return False
             self._mark_committed(part)
             return True
         if not self._redo:
-            raise self._rows_changed_error(shard)
+            raise self.rows.changed_error(shard)
         contents = self._record_contents(shard.input.file_id, shard.index)
         recorded_part = next((recorded for recorded in contents.parts if recorded.rows_digest == digest), None)
         if recorded_part is None:
             return False
         first, rows = header.shard.first_row, contents.rows
         same_rows = [rows[shard.first_row + d - first] for d in part.document_indices]
-        self.commit(part, same_rows, recorded_part.environment, recorded_part.degraded)
+        about = recorded_part.environment, recorded_part.degraded, recorded_part.other_environments
+        self.commit(part, same_rows, *about)
         self.num_rows_committed -= len(same_rows)  # decoded by an earlier run
         return True
-
-    def _rows_changed_error(self, shard: Shard) -> InputChangedError:
-        """Return the error that lists the rows of a shard that differ from the rows its parts were decoded from."""
-        changed_rows, committed_digests = RowRanges(), self.rows.source_digests(shard.input.file_id, shard.index)
-        first, num_rows = shard.first_row, len(shard.documents)
-        for row, digest in sorted(committed_digests.items()):
-            if not first <= row < first + num_rows or shard.documents[row - first].digest != digest:
-                changed_rows.add(row)
-        if changed_rows.ranges:
-            return input_changed_error(f"{shard.input.rel} {changed_rows}")
-        changed_rows.add(max(committed_digests) + 1 if committed_digests else first, first + num_rows)
-        return input_changed_error(f"{shard.input.rel} {changed_rows} are new")
 
     def has_all(self, shard: Shard) -> bool:
         """True if all parts of a shard are known to be committed; False once the shard is forgotten."""
@@ -165,7 +152,14 @@ class PartStore:
         self._committed.setdefault(key, set()).add(part.index)
         self._num_parts[key] = part.num_parts
 
-    def commit(self, part: Part, rows: Sequence[Row], environment: JsonDict, degraded: Sequence[str] = ()) -> None:
+    def commit(
+        self,
+        part: Part,
+        rows: Sequence[Row],
+        environment: JsonDict,
+        degraded: Sequence[str] = (),
+        other_environments: Sequence[JsonDict] = (),
+    ) -> None:
         """Commit a part: the only commit point of a job. After it returns, the part survives a power loss.
 
         Args:
@@ -173,6 +167,7 @@ class PartStore:
             rows: One row for each of its documents.
             environment: Where it was decoded; recorded in the part.
             degraded: Why its text may differ from that of a run without failures, such as "oom_split".
+            other_environments: Where else runs of a divided row were decoded.
 
         Raises:
             StoppedError: The lease is lost, or the file system failed three times.
@@ -187,12 +182,13 @@ class PartStore:
             identity=self._identity,
             environment=json_roundtrip(environment),
             file_id=file_id,
-            shard=make_shard_record(shard),
+            shard=parts.make_shard_record(shard),
             part_index=part.index,
             num_parts=part.num_parts,
             uuid=uuid.uuid4().hex,
             epoch=self._epoch,
             degraded=tuple(degraded),
+            other_environments=tuple(map(json_roundtrip, other_environments)),
         )
         data = parts.encode(rows, origin)
         path = self._reader.path(file_id, shard.index, part.index)
@@ -216,23 +212,27 @@ class PartStore:
 
     def _publish(self, part: Part, path: Path, data: bytes) -> bool:
         """Try once to publish a part; False if another process published the same rows first."""
-        tmp = path.with_name(f".tmp-{path.name}-{uuid.uuid4().hex}")
-        try:
-            self._folders.ensure(path.parent)
-            write_new(self._fs, tmp, data)
-            self._check_lease()
-            while not (is_ours := publish(self._fs, tmp, path)):
-                self._reader.invalidate(part.shard.input.file_id, part.shard.index, part.index)
+
+        def has_existing() -> bool:
+            self._reader.invalidate(part.shard.input.file_id, part.shard.index, part.index)
+            return self.has(part)  # the existing part is valid; if not, `has` quarantined it, and the name is free
+
+        return storage.publish_part(self._fs, self._folders, path, data, self._check_lease, has_existing)
+
+    def load_runs(self, part: Part) -> RowSegments | None:
+        """Read all runs of a divided row; None if another process joined and committed it in the meantime.
+
+        Raises:
+            StoppedError: A run was damaged or removed after it was committed.
+        """
+        with wrap_os_errors(part.shard.name):
+            try:
+                return self.runs.load_all(part)
+            except StoppedError:
+                self._headers.pop((part.shard.input.file_id, part.shard.index), None)
                 if self.has(part):
-                    break  # the existing part is valid; if not, `has` quarantined it, and the name is free
-            self._fs.fsync_dir(path.parent)
-            return is_ours
-        except FileNotFoundError:
-            self._folders.forget_all()
-            raise
-        finally:
-            if stat_or_none(self._fs, tmp):
-                remove(self._fs, tmp)
+                    return None
+                raise
 
     def finish_shard(self, file_id: str, shard: ShardRecord) -> None:
         """Make the record of a shard whose parts are all committed, sync it, and remove the parts. Idempotent.
@@ -270,6 +270,7 @@ class PartStore:
         self._contents = None
         self._committed.pop((file_id, shard_index), None)
         self._num_parts.pop((file_id, shard_index), None)
+        self.runs.forget_shard(file_id, shard_index)
         self._reader.invalidate_shard(file_id, shard_index)
         self._folders.forget_folder(self._reader.path(file_id, shard_index, 0).parent)
 

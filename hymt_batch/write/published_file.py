@@ -187,7 +187,8 @@ class _Tally:
         """Add all rows of a shard. If one of them is not written in the end, the whole file is not published."""
         for part in contents.parts:
             self.degraded.update(part.degraded)
-            self.environments[manifest.canonical_json(part.environment)] = part.environment
+            for environment in (part.environment, *part.other_environments):
+                self.environments[manifest.canonical_json(environment)] = environment
         self.counts.update(header.counts)
         self.tokens["source"] += sum([row.num_source_tokens for row in contents.rows])
         self.tokens["new"] += sum([row.num_new_tokens for row in contents.rows])

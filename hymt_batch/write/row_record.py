@@ -39,6 +39,7 @@ class RecordedPart:
     rows_digest: str  # see `row_lines.rows_digest`
     environment: dict[str, Any]  # environment in which it was translated
     degraded: tuple[str, ...]  # see part.PartHeader
+    other_environments: tuple[dict[str, Any], ...] = ()  # see part.PartHeader
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,15 +90,15 @@ def encode(identity: str, file_id: str, shard: ShardRecord, parts: Sequence[tupl
         raise StateFileDamagedError("a row is incomplete") from None
     if indices != list(range(shard.first_row, shard.first_row + shard.num_rows)):
         raise StateFileDamagedError("the parts do not hold each row of the shard exactly once")
-    environments = {manifest.canonical_json(header.environment): header.environment for header, _ in parts}
-    keys = list(environments)
-    about_parts = {
-        "environments": list(environments.values()),
-        "parts": [
-            [part.num_rows, part.rows_digest, keys.index(manifest.canonical_json(part.environment)), [*part.degraded]]
-            for part, _ in parts
-        ],
-    }
+    environments: dict[bytes, dict[str, Any]] = {}
+    about: list[list[Any]] = []
+    for part, _ in parts:
+        indexes = []
+        for environment in (part.environment, *part.other_environments):
+            environments.setdefault(key := manifest.canonical_json(environment), environment)
+            indexes.append(list(environments).index(key))
+        about.append([part.num_rows, part.rows_digest, indexes[0], [*part.degraded], *indexes[1:]])
+    about_parts = {"environments": list(environments.values()), "parts": about}
     contents = manifest.canonical_json(about_parts) + b"\n" + b"".join(lines)
     fields = {
         "identity": identity,
@@ -184,6 +185,12 @@ def _decode_parts(line: bytes) -> tuple[RecordedPart, ...]:
     value = json.loads(line)
     environments = [dict(environment) for environment in value["environments"]]
     return tuple(
-        RecordedPart(int(num_rows), str(digest), environments[index], tuple(map(str, degraded)))
-        for num_rows, digest, index, degraded in value["parts"]
+        RecordedPart(
+            int(num_rows),
+            str(digest),
+            environments[index],
+            tuple(map(str, degraded)),
+            tuple(environments[other] for other in others),
+        )
+        for num_rows, digest, index, degraded, *others in value["parts"]
     )

@@ -35,7 +35,7 @@ class FileKind:
 
     name: str  # for messages
     protocol: str
-    version: int  # newer files are refused
+    version: int  # the newest; files of a newer version are refused
 
 
 class SealedHeader(Protocol):
@@ -53,16 +53,17 @@ DECODE_ERRORS = (ValueError, KeyError, TypeError, AttributeError, OverflowError,
 """What decoding a damaged header or row may raise."""
 
 
-def seal(kind: FileKind, fields: JsonDict, payload: bytes) -> bytes:
+def seal(kind: FileKind, fields: JsonDict, payload: bytes, version: int | None = None) -> bytes:
     """Return the bytes of a file.
 
     Args:
         kind: The kind of the file.
         fields: The header, without what this function adds: version, protocol, and size and checksums.
         payload: What follows the header line.
+        version: The version of its form; None for the newest one of its kind.
     """
     header = {
-        "v": kind.version,
+        "v": version or kind.version,
         "protocol": kind.protocol,
         **fields,
         "len": len(payload),
@@ -92,7 +93,7 @@ def open_header(kind: FileKind, line: bytes) -> JsonDict:
         check = value.pop("check")
         if check != manifest.digest(value):
             raise StateFileDamagedError("the header does not match its checksum")
-        if value["v"] != kind.version or value["protocol"] != kind.protocol:
+        if value["v"] not in range(1, kind.version + 1) or value["protocol"] != kind.protocol:
             raise StateFileDamagedError("the header belongs to another protocol")
     except DECODE_ERRORS:
         raise StateFileDamagedError("the header is incomplete") from None

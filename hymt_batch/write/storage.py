@@ -9,12 +9,12 @@ import contextlib
 import errno
 import logging
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from hymt_batch.errors import PreflightError
-from hymt_batch.fs import LINK_UNSUPPORTED_ERRNOS, list_names, remove, stat_or_none, write_new
+from hymt_batch.fs import LINK_UNSUPPORTED_ERRNOS, list_names, publish, remove, stat_or_none, write_new
 from hymt_batch.fs_protocol import Fs
 from hymt_batch.manifest import state_folder
 from hymt_batch.records import Input
@@ -82,6 +82,45 @@ class DurableFolders:
     def forget_all(self) -> None:
         """Forget all folders, after one of them disappeared."""
         self._created.clear()
+
+
+def publish_part(
+    fs: Fs,
+    folders: DurableFolders,
+    path: Path,
+    data: bytes,
+    check_lease: Callable[[], None],
+    has_existing: Callable[[], bool],
+) -> bool:
+    """Try once to publish a part, of rows or of segments, durably; the first writer wins.
+
+    Args:
+        fs: The file system.
+        folders: Creates the folder of its shard.
+        path: Its final path.
+        data: Its bytes.
+        check_lease: Raises if this process must not write any more.
+        has_existing: Returns whether the file that has the name already is the same part; frees the name if not.
+
+    Returns:
+        False if another process published it first.
+    """
+    tmp = path.with_name(f".tmp-{path.name}-{uuid.uuid4().hex}")
+    try:
+        folders.ensure(path.parent)
+        write_new(fs, tmp, data)
+        check_lease()
+        while not (is_ours := publish(fs, tmp, path)):
+            if has_existing():
+                break
+        fs.fsync_dir(path.parent)
+        return is_ours
+    except FileNotFoundError:
+        folders.forget_all()
+        raise
+    finally:
+        if stat_or_none(fs, tmp):
+            remove(fs, tmp)
 
 
 def probe_features(fs: Fs, folder: Path) -> StorageFeatures:

@@ -19,7 +19,9 @@ from hymt_batch.check.assemble import shape_row as shape
 from hymt_batch.check.settings import CheckConfig
 from hymt_batch.fs import OS_FS, OsFs
 from hymt_batch.fs_protocol import Fs
-from hymt_batch.records import Document, Input, Part, Preamble, Row, Shard, Status
+from hymt_batch.records import Document, Input, Part, Preamble, Prompt, Row, Segment, Shard, Status, Translation
+from hymt_batch.run.commit_result import commit_divided_row, commit_result
+from hymt_batch.run.unit import PartResult
 from hymt_batch.write import identity_versions
 from hymt_batch.write.output import LeaseTimes, Output
 from hymt_batch.write.ownership import RequestedJob
@@ -76,10 +78,39 @@ def shards(input: Input, shard_rows: int = 8) -> Iterator[Shard]:
         start += len(raw)
 
 
+LONG = "long "
+"""How a row begins that is divided: each of its words is a segment, and each run has two."""
+
+
 def plan(shard: Shard, part_rows: int = 3) -> list[Part]:
-    """Plan parts whose rows interleave, as sorting by length does."""
-    count = -(-len(shard.documents) // part_rows)
-    return [Part(shard, i, count, tuple(range(i, len(shard.documents), count))) for i in range(count)]
+    """Plan parts whose rows interleave, as sorting by length does; divided rows come last."""
+    long = [index for index, document in enumerate(shard.documents) if (document.text or "").startswith(LONG)]
+    short = [index for index in range(len(shard.documents)) if index not in long]
+    count = -(-len(short) // part_rows)
+    num_parts = count + len(long)
+    parts = [Part(shard, index, num_parts, tuple(short[index::count])) for index in range(count)]
+    for part_index, row in enumerate(long, count):
+        words = (shard.documents[row].text or "").split(" ")
+        segments = [Segment(row, i, word, trail=" " * (i + 1 < len(words))) for i, word in enumerate(words)]
+        prompts = tuple(Prompt(segment, shard.documents[row].id, (), 1, "fr") for segment in segments)
+        runs = (2,) * (len(words) // 2) + (1,) * (len(words) % 2)
+        parts.append(Part(shard, part_index, num_parts, (row,), prompts, run_lengths=runs))
+    return parts
+
+
+def upper_segments(run: Part) -> list[Translation]:
+    """Translate the segments of a run of a divided row."""
+    return [Translation(prompt, prompt.segment.text.upper(), "stop", 1) for prompt in run.prompts]
+
+
+def decode_runs(output: Output, part: Part, environment: dict[str, Any]) -> Iterator[Part]:
+    """Commit the missing runs of a divided row, the first one last, and the row; yield each run when it is decoded."""
+    missing = [run for run in part.segment_runs() if not output.has(run)]
+    if not missing:
+        commit_divided_row(output, part)
+    for run in [*missing[1:], *missing[:1]]:
+        yield run
+        commit_result(output, PartResult(run, upper_segments(run), environment))
 
 
 def upper(part: Part) -> list[Row]:

@@ -14,6 +14,7 @@ import errno
 import hashlib
 import json
 import random
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -21,10 +22,10 @@ from dataclasses import dataclass, field
 from hymt_batch import manifest
 from hymt_batch.errors import ExitCode, HymtError
 from hymt_batch.write import part as parts
-from hymt_batch.write import row_record
+from hymt_batch.write import row_record, segment_run
 from hymt_batch.write.state_file import StateFileDamagedError
 from tests.faults.simfs import Crash, SimFS
-from tests.faults.small import PART, RECORD, TEMPORARY, Seen, World, final_bytes, ids_from, run, run_again
+from tests.faults.small import PART, RECORD, RUN, TEMPORARY, Seen, World, final_bytes, ids_from, run, run_again
 
 ERRORS = (errno.EIO, errno.ENOSPC, errno.ESTALE, errno.EDQUOT, errno.ENOENT, errno.EEXIST, errno.EROFS)
 MOST_SHOWN = 20
@@ -75,6 +76,11 @@ def copying(fs: SimFS, seen: Seen, is_selected: Callable[[int], bool]) -> list[C
     return copies
 
 
+DECODERS: tuple[tuple[re.Pattern[str], Callable[[bytes], object]], ...] = (
+    (PART, parts.decode),
+    (RUN, segment_run.decode),
+    (RECORD, row_record.decode),
+)
 _judged: dict[bytes, bool] = {}
 
 
@@ -94,8 +100,11 @@ def is_whole(data: bytes | None, decode: Callable[[bytes], object]) -> bool:
 
 
 def is_kept(tree: dict[str, bytes | None], part_path: str) -> bool:
-    """Return whether a part, or the row record of its shard, is there and intact."""
+    """Return whether a part or run is there and intact, or the part of the run's row, or the record of its shard."""
     record_path = f"{part_path.rpartition('/')[0]}.rows"
+    if is_whole(tree.get(part_path), segment_run.decode if "-r" in part_path else parts.decode):
+        return True
+    part_path = part_path.partition("-r")[0]
     return is_whole(tree.get(part_path), parts.decode) or is_whole(tree.get(record_path), row_record.decode)
 
 
@@ -122,7 +131,7 @@ def broken_after_crash(tree: dict[str, bytes | None], world: World, acknowledged
     if manifest_bytes is not None and world.durable:
         broken += missing_outputs(manifest_bytes, tree, world)
     for path, data in tree.items():
-        decode = parts.decode if PART.fullmatch(path) else row_record.decode if RECORD.fullmatch(path) else None
+        decode = next((decode for pattern, decode in DECODERS if pattern.fullmatch(path)), None)
         if decode is not None and data not in (None, world.damaged) and not is_whole(data, decode):
             broken.append(f"I2: {path} is visible and incomplete")
     if world.keeps_rows or manifest_bytes != world.golden["/job/manifest.json"]:
@@ -151,9 +160,20 @@ def missing_outputs(manifest_bytes: bytes, tree: dict[str, bytes | None], world:
     return broken
 
 
+def broken_rows(world: World) -> list[str]:
+    """Return the violations in the expected output itself: the unbroken run that made it may have a seeded bug."""
+    broken = []
+    for input in world.inputs:
+        texts = ["" if (text := d.text or "").startswith("empty") else text for d in world.documents[input.rel]]
+        expected = "".join(f"{text.upper()}\n" for text in texts).encode()
+        if input.out_rel.endswith(".txt") and world.golden[f"/job/translated/{input.out_rel}"] != expected:
+            broken.append(f"I3: an unbroken run writes other rows: {input.out_rel}")
+    return broken
+
+
 def broken_when_complete(fs: SimFS, world: World) -> list[str]:
     """Return the invariants that a folder breaks after its job reported that it is complete."""
-    published, broken = final_bytes(fs), []
+    published, broken = final_bytes(fs), broken_rows(world)
     if published != world.golden:
         for path in sorted({*published, *world.golden}):
             if published.get(path) != world.golden.get(path):

@@ -20,20 +20,20 @@ from typing import Any
 from hymt_batch import fs as files
 from hymt_batch import manifest
 from hymt_batch.errors import HymtError, IdentityError
-from hymt_batch.records import Input, Part, Row, Shard, ShardRecord
+from hymt_batch.records import Input, Part, Row, Shard, ShardRecord, Translation
 from hymt_batch.run import unit_reader
 from hymt_batch.write import (
     cleanup,
     file_record,
     lease,
     output_settings,
-    part_store,
     published_file,
     publisher,
     record_store,
     row_lines,
     row_record,
     set_aside,
+    storage,
 )
 from hymt_batch.write import part as parts
 from hymt_batch.write.output import Output
@@ -42,6 +42,7 @@ from hymt_batch.write.part_store import PartStore
 from hymt_batch.write.publisher import Publisher
 from hymt_batch.write.record_store import RecordStore
 from hymt_batch.write.row_record import RecordContents
+from hymt_batch.write.run_store import RowSegments, RunStore
 from hymt_batch.write.storage import DurableFolders
 from tests.fakes import upper
 from tests.faults import worlds
@@ -339,7 +340,7 @@ def _() -> Any:
 @mutant("a temporary name is reused")
 def _() -> Any:
     same = SimpleNamespace(uuid4=lambda: SimpleNamespace(hex="0" * 32))
-    return patched((part_store, "uuid", same), (published_file, "uuid", same), (record_store, "uuid", same))
+    return patched((storage, "uuid", same), (published_file, "uuid", same), (record_store, "uuid", same))
 
 
 @mutant("every temporary file is deleted at the start")
@@ -370,7 +371,7 @@ def _() -> Any:
     original = World.parts
 
     def planned(self: World, rel: str, shard: Shard, output: Output) -> list[Part]:
-        if output._store._reader.has_any(shard.input.file_id):
+        if output._store.rows.has_any(shard.input.file_id):
             return upper.plan(shard, self.part_rows + 1)
         return original(self, rel, shard, output)
 
@@ -412,6 +413,46 @@ def _() -> Any:
     return patched((set_aside, "_preserve", keep))
 
 
+@mutant("a row is joined with a run missing")
+def _() -> Any:
+    def has_last(self: RunStore, part: Part) -> bool:
+        runs = self._committed.get((part.shard.input.file_id, part.shard.index), {}).get(part.index, ())
+        return len(part.run_lengths) - 1 in runs
+
+    return patched((RunStore, "has_all", has_last), (RunStore, "load_all", load_committed))
+
+
+@mutant("a run is counted twice")
+def _() -> Any:
+    class Repeating(list[int]):
+        add = list[int].append
+
+    def mark(self: RunStore, part: Part) -> None:
+        assert part.run is not None
+        runs: Any = self._committed.setdefault((part.shard.input.file_id, part.shard.index), {})
+        runs.setdefault(part.index, Repeating()).add(part.run.index)
+
+    def has(self: RunStore, part: Part) -> bool:
+        if is_committed := original(self, part):
+            mark(self, part)
+        return is_committed
+
+    original = RunStore.has
+    changes = ("_mark_committed", mark), ("has", has), ("load_all", load_committed)
+    return patched(*((RunStore, name, new) for name, new in changes))
+
+
+def load_committed(self: RunStore, part: Part) -> RowSegments:
+    """Read the runs that are marked as committed, as often as they are marked."""
+    translations: list[Translation] = []
+    runs = part.segment_runs()
+    for index in sorted(self._committed[part.shard.input.file_id, part.shard.index][part.index]):
+        loaded = self._rows.runs.load(part.shard.input.file_id, part.shard.index, part.index, index)
+        segments = loaded[1] if loaded else []
+        translations += [s.to_translation(prompt) for s, prompt in zip(segments, runs[index].prompts, strict=False)]
+    return RowSegments(translations, [upper.ENVIRONMENT], ())
+
+
 # bug -> the harness that must detect it; others may detect it too
 SEEN_BY = {
     "a file is not synced": "power loss",
@@ -437,6 +478,8 @@ SEEN_BY = {
     "a job resumes by counting its parts": "damage",
     "the plan depends on the parts that exist": "power loss",
     "identity is ignored": "another job",
+    "a row is joined with a run missing": "long row",
+    "a run is counted twice": "long row",
     "a failed sync is tried again on the same file": "storage errors",
     "a changed file is replaced without a copy": "edited file",
     "a changed file is replaced before its copy is synced": "edited file",
@@ -527,6 +570,14 @@ def _(folder: Path, rng: random.Random, tally: Tally, size: int) -> None:
     worlds.explore(folder, rng, tally, worlds.a_damaged_part, Explorer, size // 4)
     worlds.explore(folder, rng, tally, worlds.a_damaged_record, Explorer, size // 4)
     worlds.corrupt(folder, rng, tally, size)
+
+
+@harness("long row")
+def _(folder: Path, rng: random.Random, tally: Tally, size: int) -> None:
+    worlds.explore(folder, rng, tally, worlds.a_long_row, Explorer, size)
+    worlds.explore(folder, rng, tally, worlds.a_damaged_run, Explorer, size // 2)
+    worlds.explore(folder, rng, tally, worlds.a_long_row_redone, Explorer, size // 2)
+    worlds.explore(folder, rng, tally, worlds.a_long_row_without_lease, Zombies, size)
 
 
 @harness("another job")

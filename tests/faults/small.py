@@ -58,6 +58,7 @@ class _Known(type(Path())):  # type: ignore[misc]
 
 HOME: Path = _Known("/job")
 PART = re.compile(r"/job/\.hymt/f(\w+)/s(\d{7})/p(\d{5})")
+RUN = re.compile(r"/job/\.hymt/f(\w+)/s(\d{7})/p(\d{5})-r(\d{5})")
 RECORD = re.compile(r"/job/\.hymt/f(\w+)/s(\d{7})\.rows")
 TEMPORARY = re.compile(r"/(\.tmp-|probe-|stale-|s\d{7}$)")
 NO_SUCH_PID = 1 << 22  # above the largest process id of Linux
@@ -173,6 +174,12 @@ class World:
             for shard, parts in plan
             for part in parts
         }
+        for rel, plan in self.plans.items():
+            for shard, parts in plan:
+                for part in parts:
+                    name = f"{rel}/{shard.index}/{part.index}"
+                    for index in range(len(part.run_lengths)):
+                        self.places[f"{name}/{index}"] = f"{self.places[name]}-r{index:05}"
 
     @property
     def keeps_rows(self) -> bool:
@@ -229,7 +236,11 @@ def run_shard(shard: Shard | SkippedShard, world: World, seen: Seen, output: Out
         skip_shard(shard, world, seen, output)
         return
     for part in world.parts(shard.input.rel, shard, output):
-        if not output.has(part):
+        if not output.has(part) and part.run_lengths:
+            for segments in upper.decode_runs(output, part, upper.ENVIRONMENT):
+                assert segments.run is not None
+                seen.decoded.add(f"{name_of(part)}/{segments.run.index}")
+        elif not output.has(part):
             seen.decoded.add(name_of(part))
             output.commit(part, upper.upper(part), upper.ENVIRONMENT)
         seen.acknowledged.add(name_of(part))
@@ -291,8 +302,17 @@ def final_bytes(fs: SimFS) -> dict[str, bytes]:
     }
 
 
-def make(name: str, folder: Path, rng: random.Random, *, files: int = 1, mark: str = "", **options: Any) -> World:
-    """Create a world of `files` files with random rows; one row has an empty translation."""
+def make(
+    name: str,
+    folder: Path,
+    rng: random.Random,
+    *,
+    files: int = 1,
+    mark: str = "",
+    long: bool = False,
+    **options: Any,
+) -> World:
+    """Create a world of `files` files with random rows; one is empty in the end, and with `long` one is divided."""
     inputs, documents = [], {}
     for index in range(files):
         path = folder / f"{name.replace(' ', '_')}{mark}{index}"
@@ -300,6 +320,10 @@ def make(name: str, folder: Path, rng: random.Random, *, files: int = 1, mark: s
         lines = [f"line {rng.randrange(1000)} of {index}\n" for _ in range(num_rows)]
         if index == 0:
             lines[rng.randrange(num_rows)] = f"empty {rng.randrange(1000)}\n"
+        if index == 0 and long:
+            words = [str(rng.randrange(1000)) for _ in range(rng.choice([3, 4, 5]))]
+            others = [row for row, line in enumerate(lines) if not line.startswith("empty")]
+            lines[rng.choice(others)] = f"{upper.LONG}{' '.join(words)}\n"
         path.write_text("".join(lines))
         input = upper.an_input(path, ["in.txt", "sub/b.txt", "sub/c.txt"][index])
         inputs.append(input)

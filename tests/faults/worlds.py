@@ -16,6 +16,7 @@ from tests.faults.small import (
     HOME,
     PART,
     RECORD,
+    RUN,
     Seen,
     World,
     final_bytes,
@@ -89,6 +90,29 @@ def a_damaged_part(folder: Path, rng: random.Random) -> World:
     return with_damage(world, rng, part_paths)
 
 
+def a_long_row(folder: Path, rng: random.Random) -> World:
+    return make("a long row", folder, rng, long=True)
+
+
+def a_long_row_without_lease(folder: Path, rng: random.Random) -> World:
+    return make("a long row without a lease", folder, rng, long=True, ttl_s=0.0, tidy=False)
+
+
+def a_damaged_run(folder: Path, rng: random.Random) -> World:
+    """A job that stopped within a divided row, of which one run is damaged."""
+    world = make("a damaged run", folder, rng, long=True)
+    while not (paths := sorted(filter(RUN.fullmatch, world.start.tree()))) or is_finished(world.start):
+        if is_finished(world.start):
+            world.start = SimFS()
+        part_way(world.start, world, rng.randrange(40, 90))
+    return with_damage(world, rng, paths)
+
+
+def a_long_row_redone(folder: Path, rng: random.Random) -> World:
+    """A job that stopped in or after a divided row, whose input then changed; it runs with redo."""
+    return redo(folder, rng, rng.randrange(50, 110), long=True)
+
+
 def with_damage(world: World, rng: random.Random, paths: list[str]) -> World:
     """Return the world with one of these files damaged."""
     path = rng.choice(paths)
@@ -112,11 +136,11 @@ REDO_STEPS = (1000, 60, 80)
 """Changes of the file system after which the job of `redo` stopped; at 1000 it was finished."""
 
 
-def redo(folder: Path, rng: random.Random, num_steps: int | None = None) -> World:
+def redo(folder: Path, rng: random.Random, num_steps: int | None = None, *, long: bool = False) -> World:
     """The folder of the same job with a different input, finished or not, in which the job starts with redo."""
     seed = rng.random()
-    old = make("redo", folder, random.Random(seed), mark="-old")
-    world = make("redo", folder, rng, start=old.start, options={"on_input_change": "redo"})
+    old = make("redo", folder, random.Random(seed), mark="-old", long=long)
+    world = make("redo", folder, rng, start=old.start, options={"on_input_change": "redo"}, long=long)
     world.identity = old.identity
     world.shard_rows, world.part_rows = old.shard_rows, old.part_rows
     world.__post_init__()
@@ -224,11 +248,17 @@ EXPLORED: list[tuple[Make, type[Explorer]]] = [
     (no_rows_kept, Explorer),
     (overwrite, Explorer),
     (redo, Explorer),
+    (a_long_row, Explorer),
+    (a_damaged_run, Explorer),
+    (a_long_row_redone, Explorer),
     (an_edited_file, Explorer),
     (one_file, Erring),
     (an_edited_file, Erring),
     (no_links, Erring),
     (new_settings, Erring),
+    (a_long_row, Erring),
+    (a_long_row, Zombies),
+    (a_long_row_without_lease, Zombies),
     (a_unit, Erring),
     (one_file, Zombies),
     (a_unit, Zombies),
@@ -285,7 +315,7 @@ def corrupt(folder: Path, rng: random.Random, tally: Tally, limit: int) -> None:
 
     A refused job (exit 3: its identity cannot be read) must end with the right bytes with overwrite=true.
     """
-    world = make("damage", folder, rng)
+    world = make("damage", folder, rng, long=rng.random() < 0.5)
     solve(world)
     fs, seen = SimFS(), Seen()
     ids_from(1)
