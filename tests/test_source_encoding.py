@@ -496,3 +496,19 @@ def test_an_input_of_another_encoding_is_not_seekable_by_its_bytes(tmp_path: Pat
     input = Input("a.txt", "a.txt", str(path), "text", encoding="utf-16-le")
     assert changed_shards(input, ()).ranges == []
     assert changed_shards(replace(input, encoding=""), ()).ranges == []
+
+
+@pytest.mark.parametrize("mode", ["refuse", "redo"])
+def test_a_file_that_was_replaced_before_it_was_begun_is_checked_when_the_job_goes_on(
+    tmp_path: Path, mode: str
+) -> None:
+    source, run = tmp_path / "in", fake_job.Job(tmp_path)
+    source.mkdir()
+    for name in ("a.txt", "b.txt"):
+        (source / name).write_text("".join(f"{name} line {index}\n" for index in range(40)))
+    settings = (f"source.path={source}", "name=n", "batch.part_rows=4", "batch.part_tokens=40", "batch.shard_rows=8")
+    run.interrupt(*settings, "launch.prefetch_shards=0", at=2)
+    assert len(list((tmp_path / "out/n/.hymt").glob("f*"))) == 1
+    (source / "b.txt").write_text("b line\n" * 40, encoding="utf-16")
+    with pytest.raises(ConfigError, match="UTF-16"):
+        run(*settings, f"on_input_change={mode}")

@@ -17,14 +17,14 @@ from typing import TYPE_CHECKING, Any
 from hymt_batch import batch, file_units, manifest, prompt
 from hymt_batch.batch import PartLimits
 from hymt_batch.check import assemble
-from hymt_batch.fs import OS_FS
+from hymt_batch.fs import OS_FS, stat_or_none
 from hymt_batch.prompt import PromptTemplate
 from hymt_batch.records import PLAN_VERSION, Input
 from hymt_batch.run import identity
 from hymt_batch.signals import StopRequest
 from hymt_batch.source.inputs import Inputs
 from hymt_batch.source.spool import Spool
-from hymt_batch.write import file_record
+from hymt_batch.write import file_record, identity_versions
 from hymt_batch.write.output import LeaseTimes, Output
 from hymt_batch.write.ownership import RequestedJob
 from hymt_batch.write.published_file import InputAccess
@@ -96,20 +96,29 @@ def open_inputs(job: TranslateJob, stop: StopRequest) -> Iterator[Inputs]:
         )
 
 
+CHECKS_ENCODING_SINCE = 4
+"""Version of the identity since which the encoding of each file of a new job is checked."""
+
+
 def _has_begun(job: TranslateJob, folder: Path) -> Callable[[Input], bool] | None:
     """Return what tells whether the job in a folder began with a file as it is; None if all files are new to it."""
     if job.overwrite or identity.stored_encoding(folder) != job.source.encoding:
         return None
-    if job.on_input_change.value == "refuse":
-        return lambda input: True  # a file that changed ends the job later, with the rows that differ
+    refuses_changes = job.on_input_change.value == "refuse"
     try:
-        listed = {input.file_id for input in manifest.read_job(OS_FS, folder).inputs}
+        stored = manifest.read_job(OS_FS, folder)
     except manifest.StateDamagedError:
-        return None
+        return (lambda input: True) if refuses_changes else None
+    listed = {input.file_id for input in stored.inputs}
+    was_checked = identity_versions.version_of(stored.identity) >= CHECKS_ENCODING_SINCE
 
     def has_begun(input: Input) -> bool:
         if input.file_id not in listed:
-            return False
+            return refuses_changes  # another list of inputs ends the job later
+        if was_checked and stat_or_none(OS_FS, manifest.file_state_folder(folder, input.file_id)) is None:
+            return False  # it may have been replaced while the job was stopped
+        if refuses_changes:
+            return True  # a file that changed ends the job later, with the rows that differ
         with contextlib.suppress(OSError, KeyError, TypeError):  # what is not known of a file is found out later
             record = file_record.read_record(OS_FS, folder, input)
             return record is None or bool(record["input"]["bytes"] == os.path.getsize(input.path))
