@@ -448,15 +448,16 @@ def test_the_errors_file_shows_the_undecodable_bytes(tmp_path: Path) -> None:
 
 def test_a_job_of_an_earlier_version_goes_on_with_a_file_that_is_refused_now(tmp_path: Path) -> None:
     source = tmp_path / "in.txt"
-    source.write_bytes(b"caf\xe9\n" * 4 + b"ok\n")
-    run = fake_job.Job(tmp_path)
+    refused_now = b"ok\nyes\n" + b"caf\xe9\n" * 4
+    source.write_bytes(refused_now)
+    run, settings = fake_job.Job(tmp_path), (f"source.path={source}", "batch.shard_rows=2", "batch.part_rows=2")
     with pytest.raises(ConfigError, match="mostly not UTF-8"):
-        run(f"source.path={source}", "name=new")
-    source.write_bytes(b"cafe\n" * 4 + b"ok\n")
-    run.interrupt(f"source.path={source}", "name=old", at=1)
-    source.write_bytes(b"caf\xe9\n" * 4 + b"ok\n")
-    run(f"source.path={source}", "name=old")
-    assert (tmp_path / "out/old/translated/in.txt").read_bytes() == b"\n" * 4 + b"OK\n"
+        run(*settings, "name=new")
+    source.write_bytes(refused_now.replace(b"\xe9", b"e"))
+    run.interrupt(*settings, "name=old", "batch.max_rows=1", at=3)
+    source.write_bytes(refused_now)
+    run(*settings, "name=old", "batch.max_rows=1")
+    assert (tmp_path / "out/old/translated/in.txt").read_bytes() == b"OK\nYES\n" + b"\n" * 4
 
 
 def test_redo_checks_the_encoding_of_new_and_changed_files_and_goes_on_with_those_that_it_has(tmp_path: Path) -> None:
