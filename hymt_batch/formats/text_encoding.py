@@ -87,7 +87,7 @@ def unmarked_units(head: bytes, family: str = "utf-") -> str:
             continue
         num_latin = len(_LATIN.findall(text))
         is_latin = num_latin * 10 >= len(text) * 6 and (len(text) > 2 or "\n" in text)
-        if is_latin or width == 4:
+        if is_latin or (width == 4 and share_of_odd(text) < MAX_ODD_SHARE):
             return encoding
         # of other scripts, few characters have NUL bytes: spaces and line breaks, and those such as U+4E00
         if not is_text(head) and (num_latin or len(text) > 16) and share_of_odd(text) < MAX_ODD_SHARE:

@@ -58,6 +58,8 @@ def looks_binary(head: bytes, encoding: str = "") -> bool:
     """
     sample = head[:_SAMPLE_BYTES]
     if encoding.startswith(("utf-16", "utf-32")):
+        if is_utf8(sample) and b"\0" not in sample:
+            return False  # a text in another encoding, which is refused as such
         return share_of_odd(sample.decode(with_byte_order(encoding, sample), "replace")) > _MAX_ODD_UNITS
     num_controls = len(sample) - len(sample.translate(None, _NO_TEXT))
     if not num_controls or find_mark(sample) not in ("", UTF8):

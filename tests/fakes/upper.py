@@ -57,7 +57,14 @@ FAST = Fast()
 def an_input(path: Path, rel: str | None = None) -> Input:
     rel = rel or path.name
     file_id = hashlib.sha256(os.fsencode(rel)).hexdigest()[:16]
-    return Input(rel=rel, out_rel=rel, path=str(path), format="text", file_id=file_id, size=path.stat().st_size)
+    return Input(
+        rel=rel,
+        out_rel=rel,
+        path=str(path),
+        format="text",
+        file_id=file_id,
+        size=path.stat().st_size if path.exists() else 0,
+    )
 
 
 def read(input: Input) -> Iterator[Document]:

@@ -166,7 +166,10 @@ def broken_rows(world: World) -> list[str]:
     for input in world.inputs:
         texts = ["" if (text := d.text or "").startswith("empty") else text for d in world.documents[input.rel]]
         expected = "".join(f"{text.upper()}\n" for text in texts).encode()
-        if input.out_rel.endswith(".txt") and world.golden[f"/job/translated/{input.out_rel}"] != expected:
+        if not input.out_rel.endswith(".txt"):
+            continue
+        # in a unit of several files, each text ends with a digest of what was decoded together
+        if re.sub(rb" [0-9a-f]{6}(?=\n)", b"", world.golden[f"/job/translated/{input.out_rel}"]) != expected:
             broken.append(f"I3: an unbroken run writes other rows: {input.out_rel}")
     return broken
 
