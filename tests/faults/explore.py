@@ -24,7 +24,7 @@ from hymt_batch.errors import ExitCode, HymtError
 from hymt_batch.write import part as parts
 from hymt_batch.write import row_record, segment_run
 from hymt_batch.write.state_file import StateFileDamagedError
-from tests.faults.simfs import Crash, SimFS
+from tests.faults.simfs import Crash, EndlessRunError, SimFS
 from tests.faults.small import PART, RECORD, RUN, TEMPORARY, Seen, World, final_bytes, ids_from, run, run_again
 
 ERRORS = (errno.EIO, errno.ENOSPC, errno.ESTALE, errno.EDQUOT, errno.ENOENT, errno.EEXIST, errno.EROFS)
@@ -286,7 +286,7 @@ class Explorer:
         copies = copying(fs, seen, lambda at: True)
         try:
             run(fs, self.world, seen)
-        except HymtError as error:
+        except (EndlessRunError, HymtError) as error:
             self.tally.fail([f"I14: an unbroken run ends with {error}"], self.world.name)
             return
         fs.before = None

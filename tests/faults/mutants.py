@@ -26,6 +26,7 @@ from hymt_batch.write import (
     cleanup,
     file_record,
     lease,
+    open_files,
     output_settings,
     published_file,
     publisher,
@@ -334,13 +335,13 @@ def _() -> Any:
 
 @mutant("a file is written in place")
 def _() -> Any:
-    return patched((published_file, "tmp_path", lambda path: path))
+    return patched((open_files, "tmp_path", lambda path: path))
 
 
 @mutant("a temporary name is reused")
 def _() -> Any:
     same = SimpleNamespace(uuid4=lambda: SimpleNamespace(hex="0" * 32))
-    return patched((storage, "uuid", same), (published_file, "uuid", same), (record_store, "uuid", same))
+    return patched((storage, "uuid", same), (open_files, "uuid", same), (record_store, "uuid", same))
 
 
 @mutant("every temporary file is deleted at the start")
