@@ -463,18 +463,19 @@ def test_a_job_of_an_earlier_version_goes_on_with_a_file_that_is_refused_now(tmp
 def test_redo_checks_the_encoding_of_new_and_changed_files_and_goes_on_with_those_that_it_has(tmp_path: Path) -> None:
     folder = tmp_path / "in"
     folder.mkdir()
-    (folder / "old.txt").write_bytes(b"cafe\n" * 4)
+    (folder / "old.txt").write_bytes(b"ok\nyes\n" + b"cafe\n" * 4)
     run = fake_job.Job(tmp_path)
     words = (f"source.path={folder}", "name=n", "check.max_error_rate=1", "on_input_change=redo")
-    run.interrupt(*words, at=1)
-    (folder / "old.txt").write_bytes(b"caf\xe9\n" * 4)  # as an earlier version took it
+    words += ("batch.shard_rows=2", "batch.part_rows=2", "batch.max_rows=1")
+    run.interrupt(*words, at=3)
+    (folder / "old.txt").write_bytes(b"ok\nyes\n" + b"caf\xe9\n" * 4)  # as an earlier version took it
     run(*words)
-    assert run(*words).counts == {"bad_encoding": 4}
+    assert run(*words).counts == {"bad_encoding": 4, "ok": 2}
     (folder / "new.txt").write_bytes("rain\nsun\n".encode("utf-16-le"))  # valid UTF-8, with a NUL after each letter
     with pytest.raises(ConfigError, match=r"new\.txt is UTF-16LE, by its NUL bytes"):
         run(*words)
     (folder / "new.txt").write_bytes(b"rain\nsun\n")
-    assert run(*words).counts == {"bad_encoding": 4, "ok": 2}
+    assert run(*words).counts == {"bad_encoding": 4, "ok": 4}
     (folder / "new.txt").write_bytes("rain\nsun\n".encode("utf-16-le"))
     with pytest.raises(ConfigError, match=r"new\.txt is UTF-16LE, by its NUL bytes"):
         run(*words)
