@@ -250,7 +250,7 @@ def test_a_properties_file_is_refused_with_the_setting_that_reads_it(tmp_path: P
 def test_a_pipe_a_broken_link_and_an_unreadable_file_that_no_reader_takes_are_skipped_unopened(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("rain\n", encoding="utf-8")
     os.mkfifo(tmp_path / "corpus.arb")  # of the extensions that are language codes, too
-    os.mkfifo(tmp_path / "b.ass")
+    os.mkfifo(tmp_path / "b.pot")
     (tmp_path / "c.png").symlink_to("nowhere")
     (tmp_path / "d.mo").symlink_to("nowhere")
     for path in (tmp_path, tmp_path / "*.[tps]*[gt]"):
@@ -258,7 +258,7 @@ def test_a_pipe_a_broken_link_and_an_unreadable_file_that_no_reader_takes_are_sk
         inputs = Inputs(config, None, out_format="input", added_fields=(), plan_version=PLAN_VERSION)
         skipped = {file.rel for file in inputs.skipped}
         assert [file.rel for file in inputs.files] == ["a.txt"]
-        assert skipped >= {"b.ass", "c.png"}
+        assert skipped >= {"b.pot", "c.png"}
     with pytest.raises(ConfigError, match="is not a regular file"):
         Inputs(
             SourceConfig(path=str(tmp_path / "corpus.arb")),

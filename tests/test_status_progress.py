@@ -69,7 +69,10 @@ def test_the_total_of_a_job_that_has_not_read_all_is_an_estimate_and_says_so(job
     (job.folder / "in").mkdir()
     for name in "abcd":
         (job.folder / "in" / f"{name}.txt").write_text("\n".join(ROWS) + "\n")
-    job.interrupt(f"source.path={job.folder / 'in'}", "name=n", "batch.part_rows=4", "batch.shard_rows=8", at=3)
+    one_by_one = "batch.part_tokens=40"  # each file is a unit
+    job.interrupt(
+        f"source.path={job.folder / 'in'}", "name=n", "batch.part_rows=4", "batch.shard_rows=8", one_by_one, at=3
+    )
     report = status.status(outputs(job) / "n")
     assert report.rows_total_estimated
     assert report.rows_total == pytest.approx(160, rel=0.1)
