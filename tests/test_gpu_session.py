@@ -188,7 +188,7 @@ def test_wheels_are_unpacked_and_those_that_need_an_installer_are_refused(tmp_pa
         command.unpack(tmp_path, tmp_path / "other")
 
 
-ON_THE_MACHINE = {"torch", "transformers", "accelerate", "safetensors", "tqdm"}
+ON_THE_MACHINE = {"torch", "transformers", "accelerate", "safetensors", "tqdm", "regex"}
 """Dependencies that a GPU machine without a package registry has; see docs/gpu.md."""
 
 
