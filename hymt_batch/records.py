@@ -27,7 +27,7 @@ class Status(StrEnum):
     GENERATION_ERROR = "generation_error"  # decoding failed for this row
     NON_FINITE = "non_finite"  # the network returned NaN or infinity for this row
     CRASH_QUARANTINED = "crash_quarantined"  # the row killed the process repeatedly
-    FAILED_FILE = "failed_file"  # the file is not of its format: its one row, of which nothing is written
+    FAILED_FILE = "failed_file"  # the file cannot be parsed as its format; the status of its only row
     NOT_SELECTED = "not_selected"  # a place of a document beyond source.limit; it keeps its source
 
 

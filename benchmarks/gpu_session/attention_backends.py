@@ -11,9 +11,10 @@ from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
 
-from benchmarks.gpu_session.machine import best_seconds
+from benchmarks.gpu_session.machine import REPEATS
 from benchmarks.gpu_session.session import Report
 from benchmarks.gpu_session.speed import SEED
+from hymt_batch.bench.timing import best_seconds
 
 BACKENDS = ("MATH", "EFFICIENT_ATTENTION", "FLASH_ATTENTION", "CUDNN_ATTENTION")
 PROMPT_TOKENS = 64
@@ -86,7 +87,7 @@ def times(report: Report, hymt: Any, own_context: Callable[[], AbstractContextMa
                 attend(None, query, key, value, mask)
 
         try:
-            results[name] = round(best_seconds(work, device) * 1e6, 1)
+            results[name] = round(best_seconds(work, str(device), REPEATS) * 1e6, 1)
         except RuntimeError as error:
             results[name] = str(error).splitlines()[0][:200]
     return results

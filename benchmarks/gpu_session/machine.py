@@ -5,14 +5,16 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 import subprocess
-import time
+from functools import partial
 from typing import Any
 
 from benchmarks.gpu_session.session import Report
+from hymt_batch.bench.timing import best_seconds
 
 PACKAGES = ("hymt-batch", "torch", "transformers", "accelerate", "tokenizers", "triton", "hydra-core", "datasets")
 QUERY = "name,driver_version,memory.total,memory.used,clocks.sm,clocks.max.sm,power.limit"
 NUM_LAUNCHES = 1000
+REPEATS = 5
 
 
 def measure(report: Report) -> None:
@@ -39,12 +41,14 @@ def measure(report: Report) -> None:
     size = 1 << 30 if is_gpu else 1 << 22
     source = torch.ones(size, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
-    report.add(copy_gb_per_s=round(2 * size / best_seconds(lambda: target.copy_(source), device) / 1e9, 1))
+    report.add(
+        copy_gb_per_s=round(2 * size / best_seconds(lambda: target.copy_(source), str(device), REPEATS) / 1e9, 1)
+    )
     products = {}
     for rows in (8192, 512, 256) if is_gpu else (64,):
         width = 8192 if is_gpu else 64
         left, right = (torch.randn(n, width, device=device, dtype=torch.bfloat16) for n in (rows, width))
-        seconds = best_seconds(lambda left=left, right=right: left @ right, device)  # type: ignore[misc]
+        seconds = best_seconds(partial(torch.matmul, left, right), str(device), REPEATS)
         products[rows] = round(2 * rows * width * width / seconds / 1e12, 3)
     report.add(product_tflops_per_s=products)
     report.add(**launch_costs(device))
@@ -60,33 +64,13 @@ def launch_costs(device: Any) -> dict[str, float]:
         for _ in range(NUM_LAUNCHES):
             small.add_(1)
 
-    costs = {"launch_us": round(best_seconds(many, device) / NUM_LAUNCHES * 1e6, 2)}
+    costs = {"launch_us": round(best_seconds(many, str(device), REPEATS) / NUM_LAUNCHES * 1e6, 2)}
     if device.type == "cuda":
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
             many()
-        costs["graph_node_us"] = round(best_seconds(graph.replay, device) / NUM_LAUNCHES * 1e6, 2)
+        costs["graph_node_us"] = round(best_seconds(graph.replay, str(device), REPEATS) / NUM_LAUNCHES * 1e6, 2)
     return costs
-
-
-def best_seconds(work: Any, device: Any, repeats: int = 5) -> float:
-    """Return the shortest of several times, after a warm-up."""
-    times = []
-    for _ in range(repeats + 1):
-        synchronize(device)
-        began = time.perf_counter()
-        work()
-        synchronize(device)
-        times.append(time.perf_counter() - began)
-    return min(times[1:])
-
-
-def synchronize(device: Any) -> None:
-    """Wait for all work of a GPU."""
-    import torch
-
-    if str(device).startswith("cuda"):
-        torch.cuda.synchronize()
 
 
 def version(package: str) -> str | None:

@@ -8,9 +8,9 @@ from contextlib import ExitStack
 from typing import Any
 from unittest import mock
 
-from benchmarks.gpu_session.machine import synchronize
 from benchmarks.gpu_session.session import Report
 from benchmarks.gpu_session.speed import Network
+from hymt_batch.bench.timing import synchronize
 
 NUM_KERNELS = 25
 

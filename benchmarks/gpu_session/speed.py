@@ -8,9 +8,9 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, fields
 from typing import Any
 
-from benchmarks.gpu_session.machine import synchronize
 from benchmarks.gpu_session.phases import PhaseClock
 from benchmarks.gpu_session.session import Report
+from hymt_batch.bench.timing import synchronize
 
 SEED = 20261129
 DRY_RUN_TOKENS = 16

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hymt_batch.bench.baselines.fixed_length import FixedLengthEngine
+from hymt_batch.bench.timing import synchronize
 from hymt_batch.decode import registry
 from hymt_batch.decode.engine import Engine, EngineContext, find
 from hymt_batch.decode.generate import GenerateEngine
@@ -120,14 +121,6 @@ TokensByEngine = dict[str, list[list[int]]]
 """Engine name -> tokens of each row."""
 
 
-def synchronize(hymt: LoadedModel) -> None:
-    """Wait until a GPU has finished its queued work."""
-    import torch
-
-    if hymt.device.startswith("cuda"):
-        torch.cuda.synchronize(hymt.device)
-
-
 def run_rounds(
     hymt: LoadedModel,
     engines: Mapping[str, Engine],
@@ -153,7 +146,7 @@ def run_rounds(
         for name, engine in engines.items():
             began = time.perf_counter()
             completions = engine.generate(work, lambda: None)
-            synchronize(hymt)
+            synchronize(hymt.device)
             results[name].seconds.append(time.perf_counter() - began)
             tokens[name] = [completion.ids for completion in completions]
             report(f"round {round_number} of {rounds}: {name} {results[name].seconds[-1]:.2f} s")
@@ -208,7 +201,7 @@ def measure_gemm_bound(
             began = time.perf_counter()
             for module in modules:
                 module(inputs[module.in_features])
-            synchronize(hymt)
+            synchronize(hymt.device)
             best = min(best, time.perf_counter() - began)
         return best
 

@@ -6,11 +6,10 @@ and attention counts only as the bytes that it reads. Not yet run on a GPU.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hymt_batch.bench.benchmark import synchronize
+from hymt_batch.bench.timing import best_seconds
 from hymt_batch.decode.request import Request
 from hymt_batch.decode.sequence import Counters
 from hymt_batch.model.loaded_model import LoadedModel
@@ -67,7 +66,7 @@ def _measure_bandwidth(hymt: LoadedModel) -> float:
     size = COPY_BYTES[torch.device(hymt.device).type]
     source = torch.ones(size, dtype=torch.uint8, device=hymt.device)
     target = torch.empty_like(source)
-    return 2 * size / _best_seconds(hymt, lambda: target.copy_(source))
+    return 2 * size / best_seconds(lambda: target.copy_(source), hymt.device, REPEATS)
 
 
 def _measure_flops(hymt: LoadedModel) -> float:
@@ -76,16 +75,4 @@ def _measure_flops(hymt: LoadedModel) -> float:
     size = GEMM_SIZE[torch.device(hymt.device).type]
     matrix = torch.randn(size, size).to(hymt.device, getattr(torch, hymt.dtype))
     out = torch.empty_like(matrix)
-    return 2 * size**3 / _best_seconds(hymt, lambda: torch.mm(matrix, matrix, out=out))
-
-
-def _best_seconds(hymt: LoadedModel, work: Callable[[], object]) -> float:
-    """Return the best of `REPEATS` times, after a warm-up run."""
-    times = []
-    for _ in range(REPEATS + 1):
-        synchronize(hymt)
-        began = time.perf_counter()
-        work()
-        synchronize(hymt)
-        times.append(time.perf_counter() - began)
-    return min(times[1:])
+    return 2 * size**3 / best_seconds(lambda: torch.mm(matrix, matrix, out=out), hymt.device, REPEATS)

@@ -7,6 +7,8 @@ together in the process that feeds eight GPUs. Columns of plain values are pickl
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import fields
+from operator import attrgetter
 from typing import Any
 
 from hymt_batch.records import Prompt, Segment, Translation
@@ -14,41 +16,30 @@ from hymt_batch.records import Prompt, Segment, Translation
 Columns = tuple[list[Any], ...]
 """One list for each field; each has a value for each row."""
 
+_OF_SEGMENT = tuple(field.name for field in fields(Segment))
+_OF_PROMPT = tuple(field.name for field in fields(Prompt) if field.name != "segment")
+_OF_TRANSLATION = tuple(field.name for field in fields(Translation) if field.name != "prompt")
+
+
+def _columns(items: Sequence[object], names: Sequence[str]) -> Columns:
+    return tuple(list(map(attrgetter(name), items)) for name in names)
+
 
 def pack_prompts(prompts: Sequence[Prompt]) -> Columns:
-    """Return the columns of prompts."""
+    """Return the columns of prompts: those of their segments, then their own."""
     segments = [prompt.segment for prompt in prompts]
-    return (
-        [segment.document_index for segment in segments],
-        [segment.index for segment in segments],
-        [segment.text for segment in segments],
-        [segment.lead for segment in segments],
-        [segment.trail for segment in segments],
-        [prompt.row_id for prompt in prompts],
-        [prompt.ids for prompt in prompts],
-        [prompt.num_source_tokens for prompt in prompts],
-        [prompt.tgt_lang for prompt in prompts],
-        [prompt.src_lang for prompt in prompts],
-    )
+    return _columns(segments, _OF_SEGMENT) + _columns(prompts, _OF_PROMPT)
 
 
 def unpack_prompts(columns: Columns) -> list[Prompt]:
     """Return the prompts that `pack_prompts` packed."""
-    segments = map(Segment, *columns[:5])
-    return list(map(Prompt, segments, *columns[5:]))
+    segments = map(Segment, *columns[: len(_OF_SEGMENT)])
+    return list(map(Prompt, segments, *columns[len(_OF_SEGMENT) :]))
 
 
 def pack_translations(translations: Sequence[Translation]) -> Columns:
     """Return the columns of translations, without their prompts, which the other side has."""
-    return (
-        [translation.text for translation in translations],
-        [translation.finish_reason for translation in translations],
-        [translation.num_new_tokens for translation in translations],
-        [translation.flags for translation in translations],
-        [translation.message for translation in translations],
-        [translation.attempt for translation in translations],
-        [translation.mean_logprob for translation in translations],
-    )
+    return _columns(translations, _OF_TRANSLATION)
 
 
 def unpack_translations(prompts: Sequence[Prompt], columns: Columns) -> list[Translation]:

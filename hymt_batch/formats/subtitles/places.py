@@ -1,11 +1,14 @@
-"""Make places of cues, and write a translation that covers several cues. Knows no file format."""
+"""What SubRip and WebVTT share: places of cues, translations that cover several cues, and the format's record."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 
-from hymt_batch.formats.spliced import Place
+from hymt_batch.formats.format import Addressing, Format, Kind
+from hymt_batch.formats.spliced import Parse, Place, SplicedInput, SplicedWriter, count_places
 from hymt_batch.formats.subtitles.cues import Cue
 from hymt_batch.formats.subtitles.join import cut_text, group_cues, join_texts
 
@@ -43,3 +46,26 @@ def splice_cues(data: bytes, place: Place, text: str, encode: Callable[[str], by
         out += data[at:start] + encode(piece)
         at = end
     return out
+
+
+def subtitle_format(name: str, parse: Parse, text_start: re.Pattern[bytes]) -> Format:
+    """Return the record of a subtitle format.
+
+    Args:
+        name: Its name, which is also the extension of its files.
+        parse: Parses a file.
+        text_start: See `Format`.
+    """
+    return Format(
+        name=name,
+        kind=Kind.SPLICED,
+        addressing=Addressing.START,
+        extension=f".{name}",
+        input_extensions=(f".{name}",),
+        text_start=text_start,
+        has_fields=False,
+        source_settings=("encoding", "join_cues"),
+        open_input=partial(SplicedInput, parse=parse),
+        open_writer=partial(SplicedWriter, parse=parse),
+        count_rows=partial(count_places, parse=parse),
+    )

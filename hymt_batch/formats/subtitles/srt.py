@@ -4,20 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from functools import partial
 
-from hymt_batch.formats.format import Addressing, Format, Kind
 from hymt_batch.formats.line_input import BOM
-from hymt_batch.formats.spliced import (
-    Place,
-    PlaceOptions,
-    SplicedInput,
-    SplicedWriter,
-    UnreadableFileError,
-    count_places,
-)
+from hymt_batch.formats.spliced import Place, PlaceOptions, UnreadableFileError
 from hymt_batch.formats.subtitles.cues import find_cues, first_line_ending, safe_lines, split_lines
-from hymt_batch.formats.subtitles.places import joined_places, places_of, splice_cues
+from hymt_batch.formats.subtitles.places import joined_places, places_of, splice_cues, subtitle_format
 
 
 class SubRipFile:
@@ -50,16 +41,4 @@ class SubRipFile:
         return self._line_ending.join(line.encode() for line in safe_lines(text))
 
 
-FORMAT = Format(
-    name="srt",
-    kind=Kind.SPLICED,
-    addressing=Addressing.START,
-    extension=".srt",
-    input_extensions=(".srt",),
-    text_start=re.compile(rb"\d+[ \t]*\r?\n\d\d:\d\d:\d\d,\d{3} --> "),
-    has_fields=False,
-    source_settings=("encoding", "join_cues"),
-    open_input=partial(SplicedInput, parse=SubRipFile),
-    open_writer=partial(SplicedWriter, parse=SubRipFile),
-    count_rows=partial(count_places, parse=SubRipFile),
-)
+FORMAT = subtitle_format("srt", SubRipFile, re.compile(rb"\d+[ \t]*\r?\n\d\d:\d\d:\d\d,\d{3} --> "))

@@ -11,20 +11,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from functools import partial
 
-from hymt_batch.formats.format import Addressing, Format, Kind
 from hymt_batch.formats.line_input import BOM
-from hymt_batch.formats.spliced import (
-    Place,
-    PlaceOptions,
-    SplicedInput,
-    SplicedWriter,
-    UnreadableFileError,
-    count_places,
-)
+from hymt_batch.formats.spliced import Place, PlaceOptions, UnreadableFileError
 from hymt_batch.formats.subtitles.cues import Cue, Line, first_line_ending, make_cue, safe_lines, split_lines
-from hymt_batch.formats.subtitles.places import joined_places, places_of, splice_cues
+from hymt_batch.formats.subtitles.places import joined_places, places_of, splice_cues, subtitle_format
 
 _HEADER = re.compile(rb"WEBVTT(?:[ \t][^\r\n]*)?(?=[\r\n]|\Z)")
 _ENTITY = re.compile(r"&(?:[A-Za-z]+|#\d+|#[xX][0-9A-Fa-f]+);")
@@ -90,16 +81,4 @@ def _escape(line: str, kept: frozenset[str]) -> str:
     return _ANGLE.sub(escaped, line)
 
 
-FORMAT = Format(
-    name="vtt",
-    kind=Kind.SPLICED,
-    addressing=Addressing.START,
-    extension=".vtt",
-    input_extensions=(".vtt",),
-    text_start=re.compile(rb"WEBVTT\s"),
-    has_fields=False,
-    source_settings=("encoding", "join_cues"),
-    open_input=partial(SplicedInput, parse=WebVttFile),
-    open_writer=partial(SplicedWriter, parse=WebVttFile),
-    count_rows=partial(count_places, parse=WebVttFile),
-)
+FORMAT = subtitle_format("vtt", WebVttFile, re.compile(rb"WEBVTT\s"))
