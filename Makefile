@@ -3,12 +3,13 @@
 PYTHON ?= python3
 VENV ?= .venv
 FLOOR_VENV ?= .venv-floor
+TRITON ?= .triton
 BIN := $(VENV)/bin
 SEED ?= 20261124
 PIP_FLAGS ?= --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-floor check format faults faults-quick matrix memory scale draining overhead \
+.PHONY: help install demo test test-kernels test-floor check format faults faults-quick matrix memory scale draining overhead \
 	gpu-counts gpu-wheels gpu-dry-run worker-overhead small-files against-engine full-size integrity troubleshooting retrain clean
 
 help: ## list the targets
@@ -20,7 +21,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@echo "installing into $(VENV); the first time takes a few minutes"
 	@# install torch first, pinned; as a dependency of another package, pip would also fetch gigabytes of CUDA libraries
 	$(BIN)/pip install $(PIP_FLAGS) torch==2.13.0
-	$(BIN)/pip install $(PIP_FLAGS) --constraint constraints.txt --editable '.[dev,triton]'
+	$(BIN)/pip install $(PIP_FLAGS) --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
 install: $(VENV)/.installed ## set up .venv
@@ -46,6 +47,14 @@ $(FLOOR_VENV)/.installed: pyproject.toml constraints-floor.txt
 	$(FLOOR_VENV)/bin/pip install $(PIP_FLAGS) torch==2.13.0
 	$(FLOOR_VENV)/bin/pip install $(PIP_FLAGS) --constraint constraints-floor.txt --editable . pytest hypothesis
 	@touch $@
+
+$(TRITON)/.installed: constraints.txt
+	$(BIN)/pip install $(PIP_FLAGS) --constraint constraints.txt --no-deps --upgrade --target $(TRITON) triton
+	@touch $@
+
+test-kernels: install $(TRITON)/.installed ## run the tests of the GPU kernels in Triton's interpreter (installs 286 MB)
+	@# in a folder of its own, since transformers imports triton where it finds it, in every command
+	PYTHONPATH=$(CURDIR)/$(TRITON) TRITON_INTERPRET=1 $(BIN)/python -m pytest -n 2 tests/test_kernels.py
 
 test-floor: $(FLOOR_VENV)/.installed ## run the core tests with the oldest supported versions
 	@# transformers 4.56 imports numpy.core, which is deprecated

@@ -5,10 +5,12 @@ Loads the replica and starts the workers; independent of what is decoded and of 
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import gc
 import logging
 import os
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -118,6 +120,8 @@ def _collect_garbage_rarely() -> None:
     """Leave the libraries' objects alone: collecting garbage among them took a fifth of the time of a fast job."""
     gc.freeze()
     gc.set_threshold(100_000, 20, 20)
+    if "triton" in sys.modules:
+        atexit.register(gc.unfreeze)  # else Triton lists its objects on stderr at the exit, since they are never freed
 
 
 class InProcessExecutor:
