@@ -50,9 +50,9 @@ def test_lost_doubled_renamed_and_badly_nested_codes_are_noticed(source: str, tr
 @pytest.mark.parametrize(
     ("source", "translation", "expected"),
     [
-        ("Hello <b>world</b>, {name}!", "Bonjour monde !", "Bonjour <b>monde</b> ! {name}"),
+        ("Hello <b>world</b>, {name}!", "Bonjour monde !", "Bonjour <b>monde !</b> {name}"),
         ("<i>a</i> and <b>c</b>", "x et y", "<i>x</i> et <b>y</b>"),
-        ("Click %s to see https://x.y/z.", "Cliquez pour voir", "Cliquez %s pour https://x.y/z voir"),
+        ("Click %s to see https://x.y/z.", "Cliquez pour voir", "Cliquez %s pour voir https://x.y/z"),
         ("{n} files", "fichiers", "{n} fichiers"),
         ("你好<b>世界</b>", "Hello world", "Hello <b>world</b>"),
         ("Hi <b>all</b>", "大家好", "大<b>家好</b>"),

@@ -78,12 +78,12 @@ def put_back(source: str, translation: str) -> str:
     words = [(match[1], match[2]) for match in _WORD.finditer(translation.strip())]
     ends = [0, *accumulate(len(word) for word, _ in words)]
     total = sum(map(len, pieces)) or 1
-    words_after = list(accumulate((bool(piece.strip()) for piece in reversed(pieces)), initial=0))[-2::-1]
+    words_after = list(accumulate((_has_word(piece) for piece in reversed(pieces)), initial=0))[-2::-1]
     out, at = _Joined(), 0
     for index, share in enumerate(accumulate(map(len, pieces[:-1]))):
         before, after = pieces[index], pieces[index + 1]
         # each piece of text between two codes gets a word, while there are some
-        first = min(at + bool(before.strip()), len(words))
+        first = min(at + _has_word(before), len(words))
         last = max(first, len(words) - words_after[index])
         position = _nearest(ends, ends[-1] * share / total, first, last) if words_after[index] else len(words)
         out.add_words(words[at:position])
@@ -91,6 +91,10 @@ def put_back(source: str, translation: str) -> str:
         at = position
     out.add_words(words[at:])
     return "".join(out.pieces)
+
+
+def _has_word(piece: str) -> bool:
+    return any(map(str.isalnum, piece))
 
 
 def _nearest(ends: Sequence[int], wanted: float, first: int, last: int) -> int:

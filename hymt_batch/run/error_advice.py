@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hymt_batch.fs import OS_FS
-from hymt_batch.records import Status, count_error_rows, plural
+from hymt_batch.records import Status, count_error_rows
 from hymt_batch.sanitize import escape_line
 from hymt_batch.write import error_rows
 from hymt_batch.write.summary import Summary
@@ -74,9 +74,10 @@ def describe(job: TranslateJob, summary: Summary) -> str:
     lines = []
     if rate > limit:
         lines.append(f"{100 * rate:.2f} % of the rows have no translation, more than check.max_error_rate={limit:g}")
-    if failed := summary.failed:
-        limit_of_files = f"more than check.max_failed_files={job.check.max_failed_files}"
-        lines.append(f"{plural(len(failed), 'file')} cannot be read as their format, {limit_of_files}")
+    num_failed, max_failed = len(summary.failed), job.check.max_failed_files
+    if num_failed > max_failed:
+        files = "1 file cannot be read as its" if num_failed == 1 else f"{num_failed:,} files cannot be read as their"
+        lines.append(f"{files} format, more than check.max_failed_files={max_failed}")
     examples = _find_examples(summary.errors)
     for status, advice in ADVICE.items():
         if count := summary.counts.get(status, 0):
@@ -93,7 +94,7 @@ def describe(job: TranslateJob, summary: Summary) -> str:
         lines.append(f"  The first of them: hymt-batch status name={name}{folder} errors=20")
     others = "All other rows are translated. " if rate < 1 else ""
     accepted = [f"check.max_error_rate={min(1.0, math.ceil(1000 * rate) / 1000):g}"] if rate > limit else []
-    accepted += [f"check.max_failed_files={len(failed)}"] if len(failed) > job.check.max_failed_files else []
+    accepted += [f"check.max_failed_files={num_failed}"] if num_failed > max_failed else []
     lines.append(
         f"  {others}To accept the result, run the same command with {' '.join(accepted)}: nothing is decoded again."
     )

@@ -231,8 +231,7 @@ def render_summary(summary: Summary, pairs: Sequence[tuple[str, str]]) -> str:
     if any(status not in UNLISTED_STATUSES for status in summary.counts):
         lines.append(f"  listed in {folder / 'errors'}")
     if summary.failed:
-        files = plural(len(summary.failed), "file")
-        lines.append(f"  {files} cannot be read as their format, and so have no output:")
+        lines.append(f"  failed files: {len(summary.failed):,}, which are not valid in their format and have no output")
         lines += [f"    {escape_line(file.why)}" for file in summary.failed[:MAX_FAILED_FILES]]
         if (more := len(summary.failed) - MAX_FAILED_FILES) > 0:
             lines.append(f"    and {more:,} more, listed in {folder / 'manifest.json'}")

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, BinaryIO, cast
 
 from hymt_batch import manifest
 from hymt_batch.formats import registry
-from hymt_batch.formats.format import Format, Writer
+from hymt_batch.formats.format import Format, Kind, Writer
 from hymt_batch.formats.output_stream import unencodable_character
 from hymt_batch.formats.writer import open_writer, output_encoding
 from hymt_batch.fs_protocol import Fs
@@ -138,6 +138,8 @@ def assemble(fs: Fs, folder: Path, assembly: Assembly) -> JsonDict:
 
 def _failure(assembly: Assembly) -> str:
     """Return why a file is not of its format; "" if it is. Such a file has one row, and no output."""
+    if registry.get(assembly.input.format).kind is not Kind.SPLICED:
+        return ""
     shards = iter(assembly.shards)
     first, second = next(shards, None), next(shards, None)
     if first is None or second is not None or first.num_rows != 1:
