@@ -45,7 +45,7 @@ format: install ## format the code with ruff
 $(FLOOR_VENV)/.installed: pyproject.toml constraints-floor.txt
 	$(PYTHON) -m venv $(FLOOR_VENV)
 	$(FLOOR_VENV)/bin/pip install $(PIP_FLAGS) torch==2.13.0
-	$(FLOOR_VENV)/bin/pip install $(PIP_FLAGS) --constraint constraints-floor.txt --editable . pytest hypothesis
+	$(FLOOR_VENV)/bin/pip install $(PIP_FLAGS) --constraint constraints-floor.txt --editable . pytest pytest-xdist hypothesis
 	@touch $@
 
 $(TRITON)/.installed: constraints.txt
@@ -58,7 +58,7 @@ test-kernels: install $(TRITON)/.installed ## run the tests of the GPU kernels i
 
 test-floor: $(FLOOR_VENV)/.installed ## run the core tests with the oldest supported versions
 	@# transformers 4.56 imports numpy.core, which is deprecated
-	$(FLOOR_VENV)/bin/python -m pytest -m core -W 'ignore:numpy.core:DeprecationWarning' tests
+	$(FLOOR_VENV)/bin/python -m pytest -n 2 --dist worksteal -m core -W 'ignore:numpy.core:DeprecationWarning' tests
 
 faults: install ## run all fault campaigns; a stopped run continues (WORK=build/faults HOURS=4 SEED=... ONLY="kills fuzz")
 	$(BIN)/python -m tests.campaigns.faults --seed $(SEED) --work $(or $(WORK),build/faults) \
