@@ -9,7 +9,7 @@ import contextlib
 import errno
 import logging
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,12 +53,21 @@ class DurableFolders:
         Raises:
             OSError: It cannot be created; ENOTDIR if the name belongs to something other than a folder.
         """
-        if path in self._created:
-            return
+        self.ensure_all([path])
+
+    def ensure_all(self, paths: Iterable[Path]) -> None:
+        """Create folders as `ensure` does, and sync each folder above them once."""
+        created = [path for path in dict.fromkeys(paths) if path not in self._created and self._create(path)]
+        for parent in dict.fromkeys(path.parent for path in created):
+            self._fs.fsync_dir(parent)
+        self._created.update(created)
+
+    def _create(self, path: Path) -> bool:
+        """Create a folder that is not synced yet; False if there can be none above it."""
         is_below_root = path != self._root
         if is_below_root or stat_or_none(self._fs, path.parent) is None:
             if path.parent == path:
-                return
+                return False
             self.ensure_parent(path)
         try:
             self._fs.mkdir(path, 0o700 if path.name == ".hymt" else 0o777)
@@ -66,8 +75,7 @@ class DurableFolders:
             stat = stat_or_none(self._fs, path)
             if is_below_root and (stat is None or stat.kind != "dir"):  # a link could lead anywhere
                 raise NotADirectoryError(errno.ENOTDIR, "not a folder", str(path)) from None
-        self._fs.fsync_dir(path.parent)
-        self._created.add(path)
+        return True
 
     def ensure_parent(self, path: Path) -> None:
         if path == self._root:

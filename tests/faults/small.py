@@ -267,6 +267,8 @@ def run_unit(shards: list[Shard | SkippedShard], world: World, seen: Seen, outpu
             output.finish_if_complete(shard)
         else:  # the stub plans no part for an empty file
             output.finish_shard(shard)
+    if missing:
+        output.make_folders([part.shard.input for part in missing])
     for part in missing:
         seen.decoded.add(name_of(part))
         output.commit(part, upper.upper_together(part, unit), upper.ENVIRONMENT)
