@@ -113,7 +113,9 @@ class OsFs:
             stat_result = os.fstat(fd)
             if not stat_bits.S_ISREG(stat_result.st_mode):
                 raise OSError(errno.EINVAL, "not a regular file", str(path))
-            remaining = max(0, stat_result.st_size - start) if size is None else size
+            remaining = max(0, stat_result.st_size - start)
+            if size is not None:
+                remaining = min(remaining, size)
             chunks = []
             while remaining > 0:
                 chunk = os.pread(fd, min(remaining, READ_BYTES), start)

@@ -25,7 +25,7 @@ def save_record(fs: Fs, folder: Path, input: Input, record: JsonDict) -> None:
 
     Without it the file is assembled again, to the same bytes.
     """
-    write_atomic(fs, record_path(folder, input), manifest.seal(record), sync_folder=False)
+    write_atomic(fs, record_path(folder, input), manifest.seal(record, manifest.canonical_json), sync_folder=False)
 
 
 def record_path(folder: Path, input: Input) -> Path:

@@ -11,6 +11,7 @@ docs/architecture.md.
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import logging
 import threading
@@ -31,6 +32,7 @@ log = logging.getLogger(__name__)
 MAX_BYTES = 1 << 16  # most bytes read of a lease file; ours has a few hundred
 
 
+@functools.lru_cache(maxsize=64)
 def lease_path(folder: Path) -> Path:
     return manifest.state_folder(folder) / "lease" / "job.json"
 

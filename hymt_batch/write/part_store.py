@@ -69,6 +69,7 @@ class PartStore:
         self._headers: dict[tuple[str, int], RecordHeader | None] = {}  # of the records of shards in progress
         self._recorded: set[tuple[str, int]] = set()  # shards in progress whose one part was committed as the record
         self._contents: tuple[tuple[str, int], RecordContents] | None = None  # of the last record that was asked for
+        self._environment: tuple[JsonDict, JsonDict] = {}, {}  # the last one, and as a header holds it
         self.num_rows_committed = 0  # committed by this run
 
     def shard_record(self, input: Input, shard_index: int) -> ShardRecord | None:
@@ -191,7 +192,7 @@ class PartStore:
         file_id = shard.input.file_id
         origin = parts.PartOrigin(
             identity=self._identity,
-            environment=json_roundtrip(environment),
+            environment=self._as_json(environment),
             file_id=file_id,
             shard=parts.make_shard_record(shard),
             part_index=part.index,
@@ -224,6 +225,12 @@ class PartStore:
             "yes" if is_ours else "no",
             1000 * (time.monotonic() - started),
         )
+
+    def _as_json(self, environment: JsonDict) -> JsonDict:
+        """Return an environment as a header holds it; it is mostly that of the part before."""
+        if environment is not self._environment[0]:
+            self._environment = environment, json_roundtrip(environment)
+        return self._environment[1]
 
     def _publish(self, part: Part, path: Path, data: bytes) -> bool:
         """Try once to publish a part; False if another process published the same rows first."""
@@ -281,7 +288,11 @@ class PartStore:
             is_new = is_recorded or header is None or header.shard != shard
             if not is_recorded and is_new:
                 self._make_record(file_id, shard)
-            if names := list_names(self._fs, parts_folder):
+            # a file whose folder this process made has no other parts than its own
+            has_parts = not (
+                is_recorded and self._folders.made(parts_folder.parent) and not self._folders.knows(parts_folder)
+            )
+            if has_parts and (names := list_names(self._fs, parts_folder)):
                 if not is_new:
                     self._fs.fsync_dir(parts_folder.parent)  # the writer of the record may have died before this
                 self._check_lease()

@@ -216,7 +216,6 @@ class Publisher:
                 self._remove_replaced_files(input)
                 if self._redo:
                     self._store.records.remove_beyond(input.file_id, shards.end)
-                self._check_lease()
                 file_record.save_record(self._fs, self._folder, input, record)
         except StoppedError:
             # another process may have published the file in the meantime
@@ -276,15 +275,11 @@ class Publisher:
             raise MissingError("\n".join(missing), fix="Run the same command again to translate them.")
         if not self._has_manifest or (self._job.formats and self._listed_skipped != tuple(skipped)):
             with wrap_os_errors("manifest.json"):
-                # A run may have been killed after it published a file and before it synced the folder. Sync the folders
-                # first: after a power loss the manifest must not exist without the published files.
-                synced = set[Path]()
+                # names of published files are not durable yet: after a power loss no manifest may be there without them
                 for input in self._inputs:
                     self._fs.fsync_dir(manifest.file_state_folder(self._folder, input.file_id))
-                    for published_folder in self._published_folders(input):
-                        if published_folder not in synced:
-                            self._fs.fsync_dir(published_folder)
-                            synced.add(published_folder)
+                for published_folder in sorted({folder for i in self._inputs for folder in self._published_folders(i)}):
+                    self._fs.fsync_dir(published_folder)
                 self._check_lease()
                 contents = manifest.build(self._job, self.file_records(), skipped)
                 write_atomic(self._fs, self._folder / "manifest.json", contents)
