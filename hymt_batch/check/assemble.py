@@ -8,8 +8,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from hymt_batch.check.checks import FAILURE_STATUSES
-from hymt_batch.check.codes import keeps_codes, put_back
+from hymt_batch.check.put_back import put_back
 from hymt_batch.check.settings import CheckConfig
+from hymt_batch.codes import SourceCodes
 from hymt_batch.records import (
     LINE_BREAKS,
     Document,
@@ -151,8 +152,10 @@ def shape_row(document: Document, row: Row, one_line: bool, config: CheckConfig)
         one_line: True if the output holds each row on one line: a line break in a translation becomes one space.
         config: The thresholds of the flags.
     """
-    if row.text and (document.keeps_codes or config.codes) and not keeps_codes(document.text or "", row.text):
-        row = _with_codes(document, row)
+    if row.text and (document.keeps_codes or config.codes):
+        codes = SourceCodes.of(document.text or "", document.codes)
+        if not codes.are_kept_in(row.text):
+            row = _with_codes(codes, row)
     text, flags = row.text, row.flags
     if config.min_logprob is not None and row.mean_logprob is not None and row.mean_logprob < config.min_logprob:
         flags = _with_low_logprob(flags)
@@ -164,10 +167,10 @@ def shape_row(document: Document, row: Row, one_line: bool, config: CheckConfig)
     return row if flags is row.flags else replace(row, text=text, flags=flags)
 
 
-def _with_codes(document: Document, row: Row) -> Row:
+def _with_codes(codes: SourceCodes, row: Row) -> Row:
     """Return a row with the codes of its source put back, or an error row where they cannot be."""
-    text = put_back(document.text or "", row.text)
-    if keeps_codes(document.text or "", text):
+    text = put_back(codes, row.text)
+    if codes.are_kept_in(text):
         return replace(row, text=text, flags=(*row.flags, "codes_moved"))
     message = "the translation lost tags or placeholders of its source, and they cannot be put back"
     return replace(row, status=Status.GENERATION_ERROR, text="", flags=(*row.flags, "source_kept"), message=message)
