@@ -136,10 +136,7 @@ class Preamble:
 
 
 FormatCodes = tuple[tuple[str, str], ...]
-"""Codes of a text that only its format knows, such as `**` of Markdown: each with the code that it closes, or "".
-
-A code that closes itself, as the second `**` does, is the code that it closes.
-"""
+"""Codes of a text that only its format knows, each with the code that it closes (`**`: itself), or ""."""
 
 
 @dataclass(slots=True, unsafe_hash=True)
