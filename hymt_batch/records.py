@@ -135,13 +135,8 @@ class Preamble:
         return len(self.bom) + len(self.header)
 
 
-@dataclass(frozen=True, slots=True)
-class Code:
-    """A part of a text that its translation must keep as it is, and that only the text's format knows for one."""
-
-    start: int  # in characters of the text
-    end: int  # after its start
-    closes: int | None = None  # index, among the codes of the text, of the code that it ends
+FormatCodes = tuple[tuple[str, str], ...]
+"""Codes of a text that only its format knows, each with the code that it closes (`**`: itself), or ""."""
 
 
 @dataclass(slots=True, unsafe_hash=True)
@@ -159,7 +154,7 @@ class Document:
     message: str = ""  # the reason, for the errors file
     values: Any = None  # the parsed row, kept for the writer of the output
     keeps_codes: bool = False  # its translation must have the codes of its text: so in every spliced format
-    codes: tuple[Code, ...] = ()  # those that its format declares, in order; others are found by their form
+    codes: FormatCodes = ()  # codes of its text besides those that are codes in every format
     long_row: Any = field(default=None, compare=False)  # formats.long_rows.LongRow of a row over the byte limit
     needs_escape: bool = False  # csv: an escape character that no setting names is the probable cause of the error
 

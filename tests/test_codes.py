@@ -12,11 +12,7 @@ from hymt_batch.check.assemble import shape_row
 from hymt_batch.check.put_back import put_back
 from hymt_batch.check.settings import CheckConfig
 from hymt_batch.codes import SourceCodes, find_codes
-from hymt_batch.records import Code, Document, Row, Status
-
-
-def codes_of(text: str) -> list[str]:
-    return [code.text for code in find_codes(text)]
+from hymt_batch.records import Document, Row, Status
 
 
 @pytest.mark.parametrize(
@@ -32,7 +28,7 @@ def codes_of(text: str) -> list[str]:
     ],
 )
 def test_codes_are_found(text: str, codes: list[str]) -> None:
-    assert codes_of(text) == codes
+    assert find_codes(text) == codes
 
 
 @pytest.mark.parametrize(
@@ -49,7 +45,7 @@ def test_codes_are_found(text: str, codes: list[str]) -> None:
     ],
 )
 def test_lost_doubled_renamed_and_badly_nested_codes_are_noticed(source: str, translation: str, expected: bool) -> None:
-    assert SourceCodes.of(source).are_kept_in(translation) is expected
+    assert SourceCodes(source).are_kept_in(translation) is expected
 
 
 @pytest.mark.parametrize(
@@ -65,7 +61,7 @@ def test_lost_doubled_renamed_and_badly_nested_codes_are_noticed(source: str, tr
     ],
 )
 def test_codes_are_put_back_at_the_same_share_of_the_text(source: str, translation: str, expected: str) -> None:
-    assert put_back(SourceCodes.of(source), translation) == expected
+    assert put_back(SourceCodes(source), translation) == expected
 
 
 def test_codes_are_put_back_or_the_source_is_kept_and_never_lost() -> None:
@@ -85,57 +81,54 @@ def test_codes_are_put_back_or_the_source_is_kept_and_never_lost() -> None:
         document = Document("a#1", 0, source, b"", keeps_codes=True)
         row = shape_row(document, Row(0, b"", Status.OK, translation), False, CheckConfig())
         if row.status is Status.OK:
-            assert Counter(codes_of(row.text)) == Counter(codes_of(source)) or not translation
+            assert Counter(find_codes(row.text)) == Counter(find_codes(source)) or not translation
         else:
             kept += 1
             assert (row.status, row.text, row.flags) == (Status.GENERATION_ERROR, "", ("source_kept",))
     assert kept < 40
 
 
-def declare(text: str, *strings: str) -> list[Code]:
-    """Declare codes of a text: each string in turn; one written `open...close` is two, the second closing the first."""
-    codes: list[Code] = []
-    at = 0
-    for string in strings:
-        opening, is_pair, closing = string.partition("...")
-        start = text.index(opening, at)
-        codes.append(Code(start, at := start + len(opening)))
-        if is_pair:
-            start = text.index(closing, at)
-            codes.append(Code(start, start + len(closing), closes=len(codes) - 1))
-    return codes
-
-
-MARKDOWN = 'Press **any** `key`, see [the page](https://a.b/c_d*e "A b").'
+MARKDOWN = (("**", "**"), ("*", "*"), ("[", ""), ("](u)", "["), ("![", ""), ("](i)", "!["), ("`x y`", ""), ("_", "_"), ("\n", ""))
 
 
 @pytest.mark.parametrize(
-    ("translation", "expected"),
+    ("source", "translation", "expected"),
     [
-        ('Voir [la page](https://a.b/c_d*e "A b"), taper `key` **vite**.', True),
-        ('Voir [la page](https://a.b/c_d*e "A b"), taper `key` vite.', False),  # lost
-        ('Voir [la page](https://a.b/c_d*e "A b"), `key` `key` **vite**.', False),  # doubled
-        ('Voir [la page](https://a.b/c_d*e "Un b"), taper `key` **vite**.', False),  # translated
-        ('Voir ](https://a.b/c_d*e "A b")la page[, taper `key` **vite**.', False),  # badly nested
-        ('Voir [la **page](https://a.b/c_d*e "A b"), taper** `key` vite.', False),
-        ('Voir [la page](https://a.b/c_d*e "A b"), taper `key` **vite** {x}.', False),  # invented
+        ("see **a** and `x y`", "`x y` et **b**", True),
+        ("see **a** and `x y`", "`x  y` et **b**", False),
+        ("see **a**", "voir ** b", False),
+        ("[a](u) b [c](u)", "[d](u) [e](u)", True),
+        ("[a](u) b", "](u) a [b", False),
+        ("[![a](i)](u) b", "c [![d](i)](u)", True),
+        ("[![a](i)](u) b", "c [![d](u)](i)", False),
+        ("_a_ b snake_case", "c _d_ snake_case", True),
+        ("a\nb", "c d", False),
+        ("{x} and **y**", "**z**", False),
+        ("*see https://a.b*", "*https://a.b voir*", True),
+        ("[see https://a.b](u) now", "maintenant [https://a.b voir](u)", True),
+        ("see *a* at https://a.b/c*d", "https://a.b/c*d : *b*", True),
     ],
 )
-def test_codes_that_a_format_declares_are_compared_like_others(translation: str, expected: bool) -> None:
-    codes = declare(MARKDOWN, "**...**", "`key`", '[...](https://a.b/c_d*e "A b")')
-    source = SourceCodes.of(MARKDOWN, codes)
-    assert [code.text for code in source.found] == ["**", "**", "`key`", "[", '](https://a.b/c_d*e "A b")']
-    assert source.are_kept_in(translation) is expected
-    document = Document("a.md#1", 0, MARKDOWN, b"", keeps_codes=True, codes=tuple(codes))
+def test_codes_that_only_the_format_knows_are_kept_in_pairs(source: str, translation: str, expected: bool) -> None:
+    codes = SourceCodes(source, MARKDOWN)
+    assert codes.are_kept_in(translation) is expected
+    repaired = put_back(codes, translation)
+    assert codes.are_kept_in(repaired), repaired
+
+
+@pytest.mark.parametrize(
+    ("source", "translation", "expected"),
+    [
+        ("See **the docs** now", "Voir la doc maintenant", "Voir **la doc** maintenant"),
+        ("See [the docs](u) now", "maintenant doc](u) [la Voir", "maintenant [doc la](u) Voir"),
+        ("Use `x y` here", "Hier verwenden", "Hier `x y` verwenden"),
+    ],
+)
+def test_codes_of_the_format_are_put_back(source: str, translation: str, expected: str) -> None:
+    assert put_back(SourceCodes(source, MARKDOWN), translation) == expected
+    document = Document("a#1", 0, source, b"", keeps_codes=True, codes=MARKDOWN)
     row = shape_row(document, Row(0, b"", Status.OK, translation), False, CheckConfig())
-    assert source.are_kept_in(row.text)
-    assert row.flags == (() if expected else ("codes_moved",))
-
-
-def test_declared_codes_are_put_back_beside_their_words() -> None:
-    source = SourceCodes.of(MARKDOWN, declare(MARKDOWN, "**...**", "`key`", '[...](https://a.b/c_d*e "A b")'))
-    put = put_back(source, "Appuyez sur une touche, voir la page entière.")
-    assert put == 'Appuyez sur **une** `key` touche, voir [la page entière.](https://a.b/c_d*e "A b")'
+    assert (row.text, row.flags) == (expected, ("codes_moved",))
 
 
 def test_row_formats_keep_their_codes_by_a_setting() -> None:
@@ -150,11 +143,8 @@ def test_codes_take_linear_time() -> None:
     start = time.process_time()
     for text in hostile:
         find_codes(text)
-    put_back(SourceCodes.of("<b>word</b> " * 10_000), "mot " * 10_000)
-    links = "".join(f"[a](http://x/{'y' * (n % 50)}{n}) " for n in range(20_000))
-    declared, at = [], 0
-    while (start := links.find("](", at)) >= 0:
-        at = links.index(")", start) + 1
-        declared += [Code(start - 2, start - 1), Code(start, at, closes=len(declared))]
-    assert SourceCodes.of(links, declared).are_kept_in(links + " ")
+    put_back(SourceCodes("<b>word</b> " * 10_000), "mot " * 10_000)
+    links = [f"](http://x/{'y' * (n % 50)}{n})" for n in range(20_000)]
+    source = " ".join(f"[a{link}" for link in links)
+    assert SourceCodes(source, (*((link, "[") for link in links), ("[", ""))).are_kept_in(source + " ")
     assert time.process_time() - start < 20

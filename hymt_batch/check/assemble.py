@@ -153,9 +153,7 @@ def shape_row(document: Document, row: Row, one_line: bool, config: CheckConfig)
         config: The thresholds of the flags.
     """
     if row.text and (document.keeps_codes or config.codes):
-        codes = SourceCodes.of(document.text or "", document.codes)
-        if not codes.are_kept_in(row.text):
-            row = _with_codes(codes, row)
+        row = _with_codes(document, row)
     text, flags = row.text, row.flags
     if config.min_logprob is not None and row.mean_logprob is not None and row.mean_logprob < config.min_logprob:
         flags = _with_low_logprob(flags)
@@ -167,8 +165,11 @@ def shape_row(document: Document, row: Row, one_line: bool, config: CheckConfig)
     return row if flags is row.flags else replace(row, text=text, flags=flags)
 
 
-def _with_codes(codes: SourceCodes, row: Row) -> Row:
-    """Return a row with the codes of its source put back, or an error row where they cannot be."""
+def _with_codes(document: Document, row: Row) -> Row:
+    """Return a row that has the codes of its source: put back if some were lost; an error row where they cannot be."""
+    codes = SourceCodes(document.text or "", document.codes)
+    if codes.are_kept_in(row.text):
+        return row
     text = put_back(codes, row.text)
     if codes.are_kept_in(text):
         return replace(row, text=text, flags=(*row.flags, "codes_moved"))

@@ -1,4 +1,7 @@
-"""Put the codes of a source back into a translation that lost some. Knows no format; does not decode."""
+"""Put the codes of a source back into a translation that lost some. Knows no format; does not decode.
+
+They go back at the same share of the text, and at the start or the end of a word.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from itertools import accumulate
 
-from hymt_batch.codes import FoundCode, SourceCodes, pieces_between
+from hymt_batch.codes import FoundCode, SourceCodes
 
 MAX_ROUNDS = 4
 
@@ -18,11 +21,12 @@ def put_back(codes: SourceCodes, translation: str) -> str:
     A code goes between two words, or between two characters of a script without spaces, and has white space on the
     sides where it has some in the source.
     """
-    pieces = pieces_between(codes.text, codes.found)
+    pieces = codes.found.pieces_of(codes.text)
     for _ in range(MAX_ROUNDS):  # what is left of two codes may be another one
-        if not (found := codes.find_in(translation)):
+        found = codes.find_in(translation)
+        if not found.codes:
             break
-        translation = re.sub(" {2,}", " ", " ".join(pieces_between(translation, found)))
+        translation = re.sub(" {2,}", " ", " ".join(found.pieces_of(translation)))
     words = [(match[1], match[2]) for match in _WORD.finditer(translation.strip())]
     ends = [0, *accumulate(len(word) for word, _ in words)]
     total = sum(map(len, pieces)) or 1
@@ -35,7 +39,8 @@ def put_back(codes: SourceCodes, translation: str) -> str:
         last = max(first, len(words) - words_after[index])
         position = _nearest(ends, ends[-1] * share / total, first, last) if words_after[index] else len(words)
         out.add_words(words[at:position])
-        out.add_code(codes.found[index], before[-1:].isspace(), after[:1].isspace(), is_last=position == len(words))
+        code, is_last = codes.found.codes[index], position == len(words)
+        out.add_code(code, before[-1:].isspace(), after[:1].isspace(), is_last=is_last)
         at = position
     out.add_words(words[at:])
     return "".join(out.pieces)
@@ -68,8 +73,7 @@ class _Joined:
 
     def add_code(self, code: FoundCode, space_before: bool, space_after: bool, *, is_last: bool) -> None:
         """Add a code, which has white space where its source has some, and where it would melt into a word."""
-        is_end_tag = bool(code.closes)
-        is_word = not (code.opens or code.closes) and code.text[0] not in "<{&$"
+        is_word, is_end_tag = not code.side and code.text[0] not in "<{&$", code.side == "close"
         is_first = not self.pieces
         between_words = not is_first and self.pieces[-1].isspace()
         gap = " "
