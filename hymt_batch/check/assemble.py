@@ -8,8 +8,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from hymt_batch.check.checks import FAILURE_STATUSES
-from hymt_batch.check.codes import keeps_codes, put_back
+from hymt_batch.check.put_back import put_back
 from hymt_batch.check.settings import CheckConfig
+from hymt_batch.codes import SourceCodes
 from hymt_batch.records import (
     LINE_BREAKS,
     Document,
@@ -151,7 +152,7 @@ def shape_row(document: Document, row: Row, one_line: bool, config: CheckConfig)
         one_line: True if the output holds each row on one line: a line break in a translation becomes one space.
         config: The thresholds of the flags.
     """
-    if row.text and (document.keeps_codes or config.codes) and not keeps_codes(document.text or "", row.text):
+    if row.text and (document.keeps_codes or config.codes):
         row = _with_codes(document, row)
     text, flags = row.text, row.flags
     if config.min_logprob is not None and row.mean_logprob is not None and row.mean_logprob < config.min_logprob:
@@ -165,9 +166,12 @@ def shape_row(document: Document, row: Row, one_line: bool, config: CheckConfig)
 
 
 def _with_codes(document: Document, row: Row) -> Row:
-    """Return a row with the codes of its source put back, or an error row where they cannot be."""
-    text = put_back(document.text or "", row.text)
-    if keeps_codes(document.text or "", text):
+    """Return a row that has the codes of its source: put back if some were lost; an error row where they cannot be."""
+    codes = SourceCodes(document.text or "", document.codes)
+    if codes.are_kept_in(row.text):
+        return row
+    text = put_back(codes, row.text)
+    if codes.are_kept_in(text):
         return replace(row, text=text, flags=(*row.flags, "codes_moved"))
     message = "the translation lost tags or placeholders of its source, and they cannot be put back"
     return replace(row, status=Status.GENERATION_ERROR, text="", flags=(*row.flags, "source_kept"), message=message)

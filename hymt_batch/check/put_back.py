@@ -1,80 +1,32 @@
-"""Codes in a text that a translation must keep: tags, placeholders, addresses. Knows no format; does not decode.
+"""Put the codes of a source back into a translation that lost some. Knows no format; does not decode.
 
-A translation keeps the codes of its source if it has each of them as often, and its tags are nested. If it does not,
-the codes that it has are removed and those of the source are put back, at the same share of the text and at the start
-or the end of a word.
+They go back at the same share of the text, and at the start or the end of a word.
 """
 
 from __future__ import annotations
 
 import re
 from bisect import bisect_left
-from collections import Counter
 from collections.abc import Sequence
 from itertools import accumulate
 
-_CODE = re.compile(  # with bounds, so that no text takes more than linear time
-    r"</?[A-Za-z][^<>\n]{0,500}>"  # tags of HTML, XML and subtitles
-    r"|<(?:\d{1,4}:)?\d\d:\d\d\.\d{3}>"  # times inside a WebVTT cue
-    r"|&(?:[A-Za-z][A-Za-z0-9]{0,31}|#\d{1,7}|#[xX][0-9A-Fa-f]{1,6});"
-    r"|\{\{[^{}\n]{0,200}\}\}|\$?\{[^{}\n]{0,200}\}"  # {x} {0,number} {{x}} ${x} {\an8}
-    r"|(?<![\w%])%(?:\d{1,3}\$)?[-+#0]{0,4}\d{0,4}(?:\.\d{0,4})?(?:hh|h|ll|l|L|q|j|z|t)?[diouxXeEfFgGcspn@](?!\w)"
-    r"|%\(\w{1,64}\)[-+#0]{0,4}\d{0,4}(?:\.\d{0,4})?[diouxXeEfFgGcrs]"  # printf with a name, also inside a word
-    r"|(?:https?|ftp)://[^\s<>\"'{}，。、！？；：）】」』]{0,2000}[^\s<>\"'{}，。、！？；：）】」』.,;:!?)\]]"
-    r"|(?<![\w.+-])[A-Za-z0-9][A-Za-z0-9.+_-]{0,63}@[A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{1,63}){1,8}"
-)
+from hymt_batch.codes import FoundCode, SourceCodes
+
 MAX_ROUNDS = 4
-_TAG = re.compile(r"<(/?)([A-Za-z][^\s<>/]*)[^<>]*?(/?)>")
-_VOID_TAGS = frozenset({"area", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "track", "wbr"})
 
 
-def find_codes(text: str) -> list[str]:
-    """Return the codes of a text, in order."""
-    return _CODE.findall(text) if _may_have_codes(text) else []
-
-
-def _may_have_codes(text: str) -> bool:
-    return any(character in text for character in "<{%&@") or "://" in text
-
-
-def keeps_codes(source: str, translation: str) -> bool:
-    """Return whether a translation has the codes of its source, each as often, with tags nested where the source's are.
-
-    The order of codes may differ, as the order of words does.
-    """
-    of_source, of_translation = find_codes(source), find_codes(translation)
-    if Counter(of_source) != Counter(of_translation):
-        return False
-    return of_source == of_translation or are_nested(of_translation) or not are_nested(of_source)
-
-
-def are_nested(codes: list[str]) -> bool:
-    """Return whether each start tag of these codes has its end tag, well nested."""
-    open_tags: list[str] = []
-    for code in codes:
-        tag = _TAG.fullmatch(code)
-        if tag is None or tag[3] or tag[2].lower() in _VOID_TAGS:
-            continue
-        name = tag[2].split(".")[0]  # <c.yellow> of WebVTT is closed by </c>
-        if not tag[1]:
-            open_tags.append(name)
-        elif not open_tags or open_tags.pop() != name:
-            return False
-    return not open_tags
-
-
-def put_back(source: str, translation: str) -> str:
+def put_back(codes: SourceCodes, translation: str) -> str:
     """Return a translation with exactly the codes of its source, in their order, each at the same share of the text.
 
     A code goes between two words, or between two characters of a script without spaces, and has white space on the
     sides where it has some in the source.
     """
-    codes, pieces = find_codes(source), _CODE.split(source)
+    pieces = codes.found.pieces_of(codes.text)
     for _ in range(MAX_ROUNDS):  # what is left of two codes may be another one
-        translation, num_removed = _CODE.subn(" ", translation)
-        if not num_removed:
+        found = codes.find_in(translation)
+        if not found.codes:
             break
-        translation = re.sub(" {2,}", " ", translation)
+        translation = re.sub(" {2,}", " ", " ".join(found.pieces_of(translation)))
     words = [(match[1], match[2]) for match in _WORD.finditer(translation.strip())]
     ends = [0, *accumulate(len(word) for word, _ in words)]
     total = sum(map(len, pieces)) or 1
@@ -87,7 +39,8 @@ def put_back(source: str, translation: str) -> str:
         last = max(first, len(words) - words_after[index])
         position = _nearest(ends, ends[-1] * share / total, first, last) if words_after[index] else len(words)
         out.add_words(words[at:position])
-        out.add_code(codes[index], before[-1:].isspace(), after[:1].isspace(), is_last=position == len(words))
+        code, is_last = codes.found.codes[index], position == len(words)
+        out.add_code(code, before[-1:].isspace(), after[:1].isspace(), is_last=is_last)
         at = position
     out.add_words(words[at:])
     return "".join(out.pieces)
@@ -118,9 +71,9 @@ class _Joined:
             self.pieces += [word, space] if space else [word]
             self._needs_space = False
 
-    def add_code(self, code: str, space_before: bool, space_after: bool, *, is_last: bool) -> None:
+    def add_code(self, code: FoundCode, space_before: bool, space_after: bool, *, is_last: bool) -> None:
         """Add a code, which has white space where its source has some, and where it would melt into a word."""
-        is_word, is_end_tag = code[0] not in "<{&$", code.startswith("</")
+        is_word, is_end_tag = not code.side and code.text[0] not in "<{&$", code.side == "close"
         is_first = not self.pieces
         between_words = not is_first and self.pieces[-1].isspace()
         gap = " "
@@ -132,7 +85,7 @@ class _Joined:
         if (space_before and not is_first and (between_words or is_last)) or glued or self._needs_space:
             self.pieces.append(gap)
             gap = " "
-        self.pieces.append(code)
+        self.pieces.append(code.text)
         self._needs_space = is_word
         if (between_words or is_first) and space_after and not is_last:
             self.pieces.append(gap)
