@@ -215,11 +215,11 @@ def broken_when_complete(fs: SimFS, world: World) -> list[str]:
 
 
 def extra_set_aside(fs: SimFS, world: World) -> list[str]:
-    """Return a violation if set_aside/ has anything but the user's file: the job's own files must not pile up there."""
+    """Return a violation if set_aside/ has more than the user's file: the job's own files must not pile up there."""
     set_aside = [path for path, data in fs.tree().items() if path.startswith("/job/set_aside/") and data is not None]
-    if not world.durable:
+    if world.edited is None or not world.durable:
         return []
-    return [] if len(set_aside) == (world.edited is not None) else [f"I18: {set_aside} are set aside"]
+    return [] if len(set_aside) == 1 else [f"I18: {set_aside} are set aside"]
 
 
 def leftovers(fs: SimFS, world: World) -> list[str]:

@@ -158,20 +158,6 @@ def _() -> Any:
     return patched((PartStore, "_publish_whole_shard", publish))
 
 
-@mutant("a replaced file has its record before its name is durable")
-def _() -> Any:
-    original = open_files.OpenFiles.publish
-
-    def publish(self: open_files.OpenFiles, *rest: Any) -> Any:
-        store, self._fs = self._fs, PatchedFs(self._fs, fsync_dir=lambda path: True)
-        try:
-            return original(self, *rest)
-        finally:
-            self._fs = store
-
-    return patched((open_files.OpenFiles, "publish", publish))
-
-
 @mutant("an existing part counts as durable without a sync")
 def _() -> Any:
     original = PartReader.load
@@ -491,7 +477,6 @@ SEEN_BY = {
     "the parent of a new folder is not synced": "power loss",
     "a part counts before its folder is synced": "power loss",
     "a part that is a whole shard counts before its folder is synced": "power loss",
-    "a replaced file has its record before its name is durable": "redo",
     "an existing part counts as durable without a sync": "kill, then power loss",
     "the names of published files are not synced before the manifest": "kill, then power loss",
     "a part is trusted without its checksum": "damage",
