@@ -52,7 +52,8 @@ class DurableFolders:
         """Create a folder below the root, or the root itself.
 
         Raises:
-            OSError: It cannot be created; ENOTDIR if the name belongs to something other than a folder.
+            OSError: It cannot be created; ENOTDIR if the name belongs to something other than a folder, ENOENT if
+                another process just removed it.
         """
         self.ensure_all([path])
 
@@ -85,7 +86,9 @@ class DurableFolders:
             self._fs.mkdir(path, 0o700 if path.name == ".hymt" else 0o777)
         except FileExistsError:
             stat = stat_or_none(self._fs, path)
-            if is_below_root and (stat is None or stat.kind != "dir"):  # a link could lead anywhere
+            if is_below_root and stat is None:  # another process finished its shard in the meantime
+                raise FileNotFoundError(errno.ENOENT, "it was removed", str(path)) from None
+            if is_below_root and stat is not None and stat.kind != "dir":  # a link could lead anywhere
                 raise NotADirectoryError(errno.ENOTDIR, "not a folder", str(path)) from None
             return False
         return True
