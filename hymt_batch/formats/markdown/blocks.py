@@ -15,12 +15,13 @@ from hymt_batch.formats.line_input import BOM
 from hymt_batch.formats.markdown import gaps
 from hymt_batch.formats.markdown.inline import MAX_QUOTES, tokenize
 from hymt_batch.formats.markdown.parser import INLINE_EVENTS, INLINE_TAGS, Event, find_references, read_events
-from hymt_batch.formats.markdown.pieces import divide
-from hymt_batch.formats.markdown.writing import Surroundings
+from hymt_batch.formats.markdown.pieces import divide, plain_piece
+from hymt_batch.formats.markdown.writing import PARAGRAPHS, Surroundings
 from hymt_batch.formats.row_reader import RowError, not_utf8_message
 from hymt_batch.formats.spliced import Place, PlaceOptions
 from hymt_batch.records import Status
 
+_LONE_CR = re.compile(rb"\r(?!\n)")
 _NO_CHARACTER = "\x1a"
 _UNDERLINE = re.compile(rb"[\r\n][ \t>]*(=+|-+)[ \t]*[\r\n]*\Z")
 
@@ -56,9 +57,11 @@ class MarkdownFile:
 
     def __init__(self, data: bytes) -> None:
         self._data = data
-        # each byte that is not UTF-8 becomes one that is, so that offsets stay
-        self._text = data.decode("utf-8", "strict") if _is_utf8(data) else _marked(data)
-        self._bytes = data if _is_utf8(data) else self._text.encode()
+        # as the parser sees it, with the same offsets: only UTF-8, and no lone \r, which ends a line
+        self._bytes = _LONE_CR.sub(b"\n", data) if b"\r" in data else data
+        self._is_utf8 = _encoding_error(data) is None
+        if not self._is_utf8:
+            self._bytes = _marked(self._bytes).encode()
         self._start = gaps.front_matter_end(data, len(BOM) if data.startswith(BOM) else 0)
 
     @cached_property
@@ -74,24 +77,12 @@ class MarkdownFile:
 
     def places(self, options: PlaceOptions) -> Iterator[Place]:
         regions = self._regions()
-        line, counted_to, index = 1, 0, 0
+        names = _Names(self._data)
         for run in _runs(read_events(self._body, self._start)):
             first = run.events[0][1]
-            region = bisect_right(regions, (first, len(self._data))) - 1
-            if region >= 0 and first < regions[region][1]:
-                continue
-            for place in self._places_of(run):
-                new_lines = _count_lines(self._data, counted_to, place.start)
-                line, counted_to, index = line + new_lines, place.start, 1 if new_lines else index + 1
-                yield Place(
-                    place.start,
-                    place.end,
-                    str(line) if index == 1 else f"{line}[{index}]",
-                    place.text,
-                    place.error,
-                    codes=place.codes,
-                    context=place.context,
-                )
+            region = bisect_right(regions, (first, len(self._data))) - 1 if regions else -1
+            if region < 0 or first >= regions[region][1]:
+                yield from self._places_of(run, names)
 
     def encode(self, place: Place, text: str) -> bytes:
         written = None if text == place.text else place.context.write(text)
@@ -100,32 +91,22 @@ class MarkdownFile:
         encoded: bytes = place.context.encode(written)
         return encoded
 
-    def _places_of(self, run: _Run) -> Iterator[Place]:
+    def _places_of(self, run: _Run, names: _Names) -> Iterator[Place]:
         block = run.block
         if block.num_quotes > MAX_QUOTES:
             return
-        tokens = tokenize(self._bytes, run.events, block.num_quotes)
         opening, closing = self._frame(block)
-        for piece in divide(self._bytes, tokens, in_paragraph=opening in ("", "- ", "> ")):
-            if self._bytes is not self._data:
-                try:
-                    self._data[piece.start : piece.end].decode()
-                except UnicodeDecodeError as error:
-                    reason = RowError(not_utf8_message(error, "text"), Status.BAD_ENCODING)
-                    yield Place(piece.start, piece.end, "", None, reason)
-                    continue
-            surroundings = Surroundings(
-                piece.text,
-                piece.literals,
-                piece.before,
-                piece.after,
-                opening,
-                closing,
-                piece.begins_block,
-                piece.breaks,
-                self._has_reference,
-            )
-            yield Place(piece.start, piece.end, "", piece.text, codes=piece.codes, context=surroundings)
+        pieces = plain_piece(self._bytes, run.events)
+        if pieces is None:
+            tokens = tokenize(self._bytes, run.events, block.num_quotes)
+            pieces = divide(self._data, tokens, in_paragraph=opening in PARAGRAPHS and not closing)
+        for piece in pieces:
+            start, end = piece.start, piece.end
+            if not self._is_utf8 and (error := _encoding_error(self._data[start:end])):
+                yield Place(start, end, names.of(start), None, error)
+            else:
+                surroundings = Surroundings(piece, opening, closing, self._has_reference)
+                yield Place(start, end, names.of(start), piece.text, codes=piece.codes, context=surroundings)
 
     def _frame(self, block: _Block) -> tuple[str, str]:
         """Return what opens and closes a block of this kind, for a fragment that has it alone."""
@@ -149,6 +130,20 @@ class MarkdownFile:
             if isinstance(event, dict) and ("Code" in event or "CodeBlock" in str(event.get("Start")))
         ]
         return gaps.find_regions(self._bytes, self._start, code)
+
+
+class _Names:
+    """Names places by their lines, in order: `12`, and `12[2]` for the second place of a line."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data, self._counted_to, self._line, self._index = data, 0, 1, 0
+
+    def of(self, start: int) -> str:
+        """Return the name of the place that begins here, after the last one."""
+        if num_lines := _count_lines(self._data, self._counted_to, start):
+            self._line, self._index = self._line + num_lines, 0
+        self._counted_to, self._index = start, self._index + 1
+        return str(self._line) if self._index == 1 else f"{self._line}[{self._index}]"
 
 
 def _runs(events: Iterator[Event]) -> Iterator[_Run]:
@@ -182,20 +177,20 @@ def _runs(events: Iterator[Event]) -> Iterator[_Run]:
 _INLINE = INLINE_EVENTS | {"SoftBreak", "HardBreak", "TaskListMarker"}
 
 
-def _is_utf8(data: bytes) -> bool:
-    try:
-        data.decode()
-        return True
-    except UnicodeDecodeError:
-        return False
-
-
 def _marked(data: bytes) -> str:
     """Decode bytes that are not all UTF-8, with one character for each byte that is not."""
     return "".join(
         _NO_CHARACTER if "\udc80" <= character <= "\udcff" else character
         for character in data.decode("utf-8", "surrogateescape")
     )
+
+
+def _encoding_error(data: bytes) -> RowError | None:
+    try:
+        data.decode()
+    except UnicodeDecodeError as error:
+        return RowError(not_utf8_message(error, "text"), Status.BAD_ENCODING)
+    return None
 
 
 def _count_lines(data: bytes, start: int, end: int) -> int:

@@ -9,16 +9,23 @@ import re
 from bisect import bisect_right
 from collections.abc import Sequence
 
+_BEGIN, _END = rb"(?:(?<=[\r\n])|\A)", rb"[ \t]*(?=[\r\n]|\Z)"  # of a line, whatever its ending is
 _LINE = rb"[ \t]*(?:\r\n?|\n|\Z)"
 _FRONT_MATTER = (
-    (re.compile(rb"---" + _LINE), re.compile(rb"^(?:---|\.\.\.)" + _LINE, re.MULTILINE)),
-    (re.compile(rb"\+\+\+" + _LINE), re.compile(rb"^\+\+\+" + _LINE, re.MULTILINE)),
-    (re.compile(rb"\{" + _LINE), re.compile(rb"^\}" + _LINE, re.MULTILINE)),
+    (re.compile(rb"---" + _LINE), re.compile(rb"(?<=[\r\n])(?:---|\.\.\.)" + _LINE)),
+    (re.compile(rb"\+\+\+" + _LINE), re.compile(rb"(?<=[\r\n])\+\+\+" + _LINE)),
+    (re.compile(rb"\{" + _LINE), re.compile(rb"(?<=[\r\n])\}" + _LINE)),
 )
 _BLOCK_NAMES = rb"(highlight|comment|mermaid|math|katex|plantuml)"
 _REGION = re.compile(
-    rb"^[ \t>]*(?:(\$\$)[ \t]*$|\{%-?[ \t]*" + _BLOCK_NAMES + rb"\b|\{\{[<%][ \t]*" + _BLOCK_NAMES + rb"\b)",
-    re.MULTILINE,
+    _BEGIN
+    + rb"[ \t>]*(?:(\$\$)"
+    + _END
+    + rb"|\{%-?[ \t]*"
+    + _BLOCK_NAMES
+    + rb"\b|\{\{[<%][ \t]*"
+    + _BLOCK_NAMES
+    + rb"\b)"
 )
 
 
@@ -48,7 +55,7 @@ def find_regions(data: bytes, start: int, code: Sequence[tuple[int, int]]) -> li
         end_pattern = _end_pattern(name, is_liquid=opening[2] is not None)
         if end_pattern in unclosed:
             continue
-        closing = re.compile(end_pattern, re.MULTILINE).search(data, start)
+        closing = re.compile(end_pattern).search(data, start)
         if closing is None:
             unclosed.add(end_pattern)
             continue
@@ -59,5 +66,5 @@ def find_regions(data: bytes, start: int, code: Sequence[tuple[int, int]]) -> li
 
 def _end_pattern(name: bytes, *, is_liquid: bool) -> bytes:
     if name == b"$$":
-        return rb"^[ \t>]*\$\$[ \t]*$"
+        return _BEGIN + rb"[ \t>]*\$\$" + _END
     return rb"\{%-?[ \t]*end" + name + rb"\b" if is_liquid else rb"\{\{[<%][ \t]*/[ \t]*" + name + rb"\b"

@@ -43,7 +43,7 @@ def read_tags(text: str, has_reference: Callable[[str], bool]) -> Iterator[Any]:
     def resolve(link: Any) -> tuple[str, str] | None:
         return ("", "") if has_reference(normal_label(link["reference"])) else None
 
-    return pyromark.events(text, options=_options(), broken_link_callback=resolve if "[" in text else None)
+    yield from pyromark.events(text, options=_options(), broken_link_callback=resolve if "[" in text else None)
 
 
 def find_references(text: str) -> frozenset[str]:

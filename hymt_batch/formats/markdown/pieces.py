@@ -6,10 +6,11 @@ A block ends a piece at a hard line break and at a line of another syntax: direc
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from hymt_batch.formats.markdown.inline import Kind, Token
+from hymt_batch.formats.markdown.parser import Event
 from hymt_batch.formats.unspaced import space_between
 from hymt_batch.records import FormatCodes
 
@@ -24,6 +25,8 @@ _DIRECTIVE = re.compile(
     r"|\\(?:begin|end|newpage|pagebreak|tableofcontents|include|input)\b.*"  # LaTeX
     r"|@\w+(?:\{.*)?"
 )
+_UNPLAIN_START = frozenset(map(ord, _DIRECTIVE_START | {" ", "\t"}))
+_NO_LITERALS: frozenset[str] = frozenset()
 _MARKER = re.compile(r":[ \t]+|\[![\w-]+\][+-]?[ \t]+")  # a definition, the title of a callout
 _ROLE = re.compile(r"\{[^{}\s]+\}\Z")  # MyST: {ref}`label`
 _ATTRIBUTES = re.compile(r"\{[^{}\n]*\}")  # Pandoc, kramdown: [text](url){#id}
@@ -57,6 +60,7 @@ class Piece:
     before: str  # marks around the whole text, which stay outside of it
     after: str
     begins_block: bool
+    is_alone: bool = True  # in its block
 
 
 @dataclass(slots=True)
@@ -65,31 +69,47 @@ class _Line:
     break_token: Token | None = None  # that ends it
 
 
-def divide(data: bytes, tokens: Sequence[Token], *, in_paragraph: bool) -> Iterator[Piece]:
-    """Yield the pieces of a block that have text to translate."""
-    run: list[Token] = []
-    begins_block = True
+def plain_piece(data: bytes, events: Sequence[Event]) -> Iterable[Piece] | None:
+    """Do what `divide` does, in less time, for a block of one text without anything that could be a code.
+
+    Returns:
+        Its piece, if it has letters; None for any other block.
+    """
+    event, start, end = events[0]
+    if len(events) > 1 or "Text" not in event or data[start - 1 : start] == b"\\" or data[start] in _UNPLAIN_START:
+        return None
+    raw = data[start:end]
+    text = raw.decode()
+    if _MAY_BE_CODE.search(text):
+        return None
+    stripped = text.strip(SPACE)
+    if not _LETTER.search(stripped):
+        return ()
+    start += len(text) - len(text.lstrip(SPACE))
+    end -= len(text) - len(text.rstrip(SPACE))
+    return (Piece(start, end, stripped, (), _NO_LITERALS, (), "", "", True),)
+
+
+def divide(data: bytes, tokens: Sequence[Token], *, in_paragraph: bool) -> list[Piece]:
+    """Return the pieces of a block that have text to translate."""
+    runs: list[tuple[list[Token], bool]] = [([], True)]
     for line in _lines(_with_attributes(tokens)):
         kept = line.tokens
         if in_paragraph and kept and (marker := _directive_length(data, kept)):
-            if piece := _piece(data, run, begins_block):
-                yield piece
-            run, begins_block = [], True
+            runs.append(([], True))
             if marker == WHOLE_LINE:
                 continue
             kept[0].start += marker  # it is in ASCII
             kept[0].text = kept[0].text[marker:]
-        run += kept
-        if line.break_token is None:
-            continue
-        if line.break_token.kind is Kind.SOFT_BREAK:
-            run.append(line.break_token)
-            continue
-        if piece := _piece(data, run, begins_block):
-            yield piece
-        run, begins_block = [], False
-    if piece := _piece(data, run, begins_block):
-        yield piece
+        runs[-1][0].extend(kept)
+        if line.break_token is not None and line.break_token.kind is Kind.HARD_BREAK:
+            runs.append(([], False))
+        elif line.break_token is not None:
+            runs[-1][0].append(line.break_token)
+    pieces = [piece for run, begins_block in runs if (piece := _piece(data, run, begins_block))]
+    for piece in pieces:
+        piece.is_alone = len(runs) == 1
+    return pieces
 
 
 def _directive_length(data: bytes, tokens: Sequence[Token]) -> int:

@@ -11,12 +11,11 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
 from hymt_batch.formats.markdown.parser import INLINE_TAGS, read_tags
-from hymt_batch.formats.markdown.pieces import has_text, looks_like_directive
+from hymt_batch.formats.markdown.pieces import Piece, has_text, looks_like_directive
 
 _PLAIN = re.compile(r"[^\W\d_][^\\`*_\[\]<>&~$|{}\n\r\t#^:/@]*")
 """A translation without anything that could be markup, or a code of which nothing is text."""
@@ -24,31 +23,35 @@ _PLAIN = re.compile(r"[^\W\d_][^\\`*_\[\]<>&~$|{}\n\r\t#^:/@]*")
 _LINE_BREAK = re.compile(r"[ \t]*(?:\r\n|[\n\r\v\f\x1c-\x1e\x85\u2028\u2029])[ \t]*")
 _ALWAYS_CODE = r"&(?:[A-Za-z]\w{0,31}|#\w{1,8});|(?:https?|ftp)://[^\s<>\"'\[\]`|\\]+|\{\{[^{}\n]*\}\}|\$?\{[^{}\n]*\}"
 _MARKS = frozenset("*_~")
-_SPECIAL = re.compile(r"[`*\[\]<>~$]|\\(?=[!-/:-@\[-`{-~]|\Z)|(?<!\w)_|_(?!\w)|&(?=#?\w{1,32};)")
+_SPECIAL = re.compile(r"[`*\[\]<>~$]|\\(?=[!-/:-@\[-`{-~]|\Z)|(?<![^\W_])_|_(?![^\W_])|&(?=#?\w{1,32};)")
 _BLOCK_START = re.compile(r"[#\-+=:!?%{(@]")
 _LIST_NUMBER = re.compile(r"(\d{1,9})(?=[.)](?:\s|\Z))")
 _FOOTNOTE = re.compile(r"\[\^([^\]\s]+)\]")
 _PIPE = re.compile(r"(?<!\\)\|")
-_HEADING_END = re.compile(r"(#+|\{[^{}]*\})\Z")
+_HEADING_END = re.compile(r"(?:(?<![^ \t])(?=#+\Z)|(?<!\\)(?=\{[^{}]*\}\Z))")
+
+PARAGRAPHS = frozenset({"", "- ", "> "})
+"""What opens a block that is a paragraph, or a setext heading."""
 
 Signature = tuple[tuple[str, ...], Counter[str]]
 
 
-@dataclass(slots=True)
 class Surroundings:
-    """What surrounds a place in its block, and its text."""
+    """What surrounds a place in its block, and its text.
 
-    text: str
-    literals: frozenset[str]  # the codes of the text, as they are written
-    before: str  # marks around the whole text
-    after: str
-    opening: str  # of the block: "# ", "| ", "- ", ...
-    closing: str
-    begins_block: bool
-    breaks: tuple[bytes, ...]  # hard line breaks inside the text
-    has_reference: Callable[[str], bool]
-    _written: tuple[str, str | None] = ("", None)  # the last translation, and how it is written
-    _signature: Signature | None = field(default=None, repr=False)
+    Args:
+        piece: The place.
+        opening: What precedes it in a block of this kind: "# ", "| ", "- ", ...
+        closing: What follows it.
+        has_reference: Whether the file defines the label of a link.
+    """
+
+    __slots__ = ("_closing", "_has_reference", "_opening", "_piece", "_signature", "_written")
+
+    def __init__(self, piece: Piece, opening: str, closing: str, has_reference: Callable[[str], bool]) -> None:
+        self._piece, self._opening, self._closing, self._has_reference = piece, opening, closing, has_reference
+        self._written: tuple[str, str | None] = ("", None)  # the last translation, and how it is written
+        self._signature: Signature | None = None
 
     def write(self, translation: str) -> str | None:
         """Return how a translation is written, on one line but for hard breaks ("\\n"); None if it cannot be."""
@@ -60,58 +63,73 @@ class Surroundings:
         """Return the bytes of a translation as `write` returned it."""
         first, *others = written.split("\n")
         return first.encode() + b"".join(
-            line_break + line.encode() for line_break, line in zip(self.breaks, others, strict=True)
+            line_break + line.encode() for line_break, line in zip(self._piece.breaks, others, strict=True)
         )
 
     def _write(self, translation: str) -> str | None:
-        text = _LINE_BREAK.sub("\n" if self.breaks else " ", translation.replace("\0", "")).replace("\t", " ").strip()
-        if not self.literals and _PLAIN.fullmatch(text) and not self._is_heading_end(text):
+        text = (
+            _LINE_BREAK.sub("\n" if self._piece.breaks else " ", translation.replace("\0", ""))
+            .replace("\t", " ")
+            .strip()
+        )
+        if not self._piece.literals and _PLAIN.fullmatch(text) and not self._is_heading_end(text):
             return text
-        parts = list(_parts(text, _code_pattern(self.literals)))
+        parts = list(_parts(text, _code_pattern(self._piece.literals)))
         if not has_text(" ".join([part for is_code, part in parts if not is_code])):
             return None
-        if self.opening == "| ":
-            parts = [(is_code, part if is_code else _PIPE.sub(r"\\|", part)) for is_code, part in parts]
+        if pipe := self._pipe():
+            parts = [(is_code, part if is_code else _PIPE.sub(pipe, part)) for is_code, part in parts]
         for candidate in self._candidates(parts):
-            if candidate.count("\n") == len(self.breaks) and self._fits(candidate):
+            if candidate.count("\n") == len(self._piece.breaks) and self._fits(candidate):
                 return candidate
         return None
 
     def _candidates(self, parts: list[tuple[bool, str]]) -> Iterator[str]:
-        yield "".join([part for _, part in parts])
         repaired = _move_marks(parts)
-        yield "".join([part for _, part in repaired])
+        if self._piece.is_alone:  # else a mark may find a partner elsewhere in the block
+            yield "".join([part for _, part in parts])
+            yield "".join([part for _, part in repaired])
         escaped = "".join([part if is_code else _SPECIAL.sub(_escaped, part) for is_code, part in repaired])
         yield escaped
-        if not self.before:
+        if not self._piece.before:
             escaped = _LIST_NUMBER.sub(r"\1\\", escaped, count=1) if escaped[:1].isdigit() else escaped
             escaped = f"\\{escaped}" if _BLOCK_START.match(escaped) else escaped
-        yield _HEADING_END.sub(r"\\\1", escaped)
+        yield _HEADING_END.sub(r"\\", escaped, count=1) if self._opening == "# " else escaped
+
+    def _pipe(self) -> str:
+        """Return what stands for `|`, as a pattern's replacement; "" if that is `|` itself."""
+        if self._opening == "| ":
+            return r"\\|"
+        # some parsers take a line with `|` over `---` for the head of a table, also with a backslash
+        return "&#124;" if self._closing.startswith("\n-") else ""
 
     def _is_heading_end(self, text: str) -> bool:
-        return self.opening.startswith("#") and _HEADING_END.search(text) is not None
+        return self._opening == "# " and _HEADING_END.search(text) is not None
 
     def _fits(self, candidate: str) -> bool:
-        line = self.before + candidate + self.after
-        if self._is_heading_end(candidate) or (looks_like_directive(line) and self.opening in _PARAGRAPHS):
+        line = self._piece.before + candidate + self._piece.after
+        if self._is_heading_end(candidate) or (looks_like_directive(line) and self._opening in PARAGRAPHS):
             return False
         if self._signature is None:
-            self._signature = self._read(self.text)
+            self._signature = self._read(self._piece.text)
         return self._read(candidate) == self._signature
 
     def _read(self, text: str) -> Signature:
         """Return the blocks of a text in its place, and how often each inline element is there."""
-        line = f"{self.before}{text}{self.after}".replace("\n", "\\\n")
-        fragment = f"{self.opening}{line}{self.closing}\n"
-        if not self.begins_block:
+        line = f"{self._piece.before}{text}{self._piece.after}".replace("\n", "\\\n")
+        fragment = f"{self._opening}{line}{self._closing}\n"
+        if not self._piece.begins_block:
             fragment += f"\nx\\\n{line}\n"
         if "[^" in line:
             fragment += "".join(f"\n[^{label}]: x\n" for label in dict.fromkeys(_FOOTNOTE.findall(line)))
         blocks: list[str] = []
         inlines: Counter[str] = Counter()
-        for event in read_tags(fragment, self.has_reference):
+        for event in read_tags(fragment, self._has_reference):
             if isinstance(event, str):
-                (blocks.append if event == "Rule" else inlines.update)([event] if event != "Rule" else event)
+                if event == "Rule":
+                    blocks.append(event)
+                else:
+                    inlines[event] += 1
                 continue
             ((name, value),) = event.items()
             if name in ("Start", "End"):
@@ -121,9 +139,6 @@ class Surroundings:
             elif name != "Text":
                 inlines[f"{name} {value}"] += 1
         return tuple(blocks), inlines
-
-
-_PARAGRAPHS = frozenset({"", "- ", "> "})
 
 
 def _count(name: str, tag: Any, blocks: list[str], inlines: Counter[str]) -> None:
