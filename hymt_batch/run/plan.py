@@ -24,7 +24,7 @@ from hymt_batch.run import identity
 from hymt_batch.signals import StopRequest
 from hymt_batch.source.inputs import Inputs
 from hymt_batch.source.spool import Spool
-from hymt_batch.write import file_record, identity_versions
+from hymt_batch.write import file_record, identity_versions, output_name
 from hymt_batch.write.output import LeaseTimes, Output
 from hymt_batch.write.ownership import RequestedJob
 from hymt_batch.write.published_file import InputAccess
@@ -93,6 +93,7 @@ def open_inputs(job: TranslateJob, stop: StopRequest) -> Iterator[Inputs]:
             folder=folder,
             formats=None if starts_over else identity.stored_formats(folder),
             has_begun=_has_begun(job, folder),
+            rename=lambda name: output_name.make(job.write.name, name, job.src_lang, job.tgt_lang),
         )
 
 

@@ -11,7 +11,7 @@ import logging
 import os
 import re
 import stat
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from enum import Enum
 from fnmatch import fnmatchcase
@@ -51,6 +51,7 @@ def find_inputs(
     out_format: str = "input",
     folder: Path | None = None,
     formats: Sequence[str] | None = None,
+    rename: Callable[[str], str] = str,
 ) -> FoundInputs:
     """Resolve source.path to inputs: the sources in the given order, the files of each source sorted by name.
 
@@ -61,6 +62,7 @@ def find_inputs(
         folder: The output folder of the job, whose files are never inputs.
         formats: The list of formats with which the job was created: files of other formats are not found. Empty for
             a job of a version that recorded none; None for a new job.
+        rename: Returns the name of an output by write.name.
 
     Raises:
         ConfigError: A path does not exist, has nothing to translate or cannot be used; two inputs have the same output.
@@ -75,9 +77,8 @@ def find_inputs(
             raise unusable_path_error(error.filename if isinstance(error.filename, str) else path, error) from error
     finder.finish()
     ignored_settings.warn(config, finder.inputs, finder.used_settings)
-    input_names.refuse_collisions(finder.inputs)
-    inputs = [_with_settings(input, config) for input in finder.inputs]
-    return FoundInputs(inputs, finder.named, [file for file, _ in finder.skipped])
+    named = input_names.name_outputs(finder.inputs, rename)
+    return FoundInputs([_with_settings(i, config) for i in named], finder.named, [file for file, _ in finder.skipped])
 
 
 def _with_settings(input: Input, config: SourceConfig) -> Input:
@@ -96,9 +97,9 @@ class _Origin(Enum):
 
 class _Finder:
     def __init__(
-        self, config: SourceConfig, out_format: str, job_folders: JobFolders, formats: Sequence[str] | None
+        self, config: SourceConfig, out_format: str, folders: JobFolders, formats: Sequence[str] | None
     ) -> None:
-        self.config, self.out_format, self.job_folders = config, out_format, job_folders
+        self.config, self.out_format, self.job_folders = config, out_format, folders
         self.format = None if config.format is SourceFormat.auto else registry.get(config.format.value)
         self.inputs: list[Input] = []
         self.named: set[str] = set()  # `rel`s of inputs that a path names
