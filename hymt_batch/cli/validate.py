@@ -13,7 +13,6 @@ from hymt_batch.decode.settings import Method
 from hymt_batch.errors import ConfigError
 from hymt_batch.formats import registry
 from hymt_batch.source.settings import SourceFormat
-from hymt_batch.write import output_name
 
 if TYPE_CHECKING:
     from hymt_batch.schema import DoctorJob, PlanJob, TranslateJob
@@ -74,7 +73,7 @@ def validate_job(job: TranslateJob | PlanJob | DoctorJob) -> list[str]:
                     why="the output keeps the input's fields, so one would overwrite the other",
                     fix=f"Set write.{key}={field}_{job.tgt_lang}.",
                 )
-    if output_name.needs_source_language(write.name) and job.src_lang is None:
+    if write.names_source_language and job.src_lang is None:
         raise ConfigError(
             f"write.name={write.name} names the source language, which is not set",
             fix="Set src_lang=en, or drop {src}.",

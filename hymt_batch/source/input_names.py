@@ -9,7 +9,7 @@ import hashlib
 import os
 import unicodedata
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from hymt_batch.errors import ConfigError
 from hymt_batch.formats import registry
@@ -20,6 +20,18 @@ from hymt_batch.records import Input
 MAX_NAME_BYTES = 255  # the limit of common file systems
 ERRORS_SUFFIX = ".errors.jsonl"  # the longest suffix that is added to a name in the output folder
 STATE_FOLDER = ".hymt"
+
+
+@dataclass(frozen=True, slots=True)
+class OutputNames:
+    """How the outputs of a job are named."""
+
+    format: str = "input"  # the setting write.format, which decides the extension; "input" keeps that of the input
+    rename: Callable[[str], str] = str  # returns the name by the setting write.name
+
+
+AS_INPUTS = OutputNames()
+"""The outputs have the names of the inputs."""
 
 
 def parse_extension(name: str) -> tuple[Format | None, str]:

@@ -34,10 +34,6 @@ def check(template: str, key: str = "write.name") -> None:
         )
 
 
-def needs_source_language(template: str) -> bool:
-    return "{src}" in template
-
-
 def make(template: str, name: str, src_lang: str | None, tgt_lang: str) -> str:
     """Return the name of an output.
 

@@ -88,6 +88,11 @@ class WriteConfig:
             )
 
     @property
+    def names_source_language(self) -> bool:
+        """True if the names of the outputs have the code of the source language."""
+        return "{src}" in self.name
+
+    @property
     def added_fields(self) -> tuple[str, ...]:
         """Fields added to every row of the output; a row of the input must not have them."""
         has_fields = self.format is WriteFormat.input or registry.get(self.format.value).has_fields
