@@ -190,11 +190,10 @@ class PartStore:
         if [(row.row_index, row.digest) for row in rows] != expected_rows:
             what = f"the rows to commit are not those of part {part.index} of {shard.name}"
             raise HymtError(what, fix="Please report this.")
-        file_id = shard.input.file_id
         origin = parts.PartOrigin(
             identity=self._identity,
             environment=self._as_json(environment),
-            file_id=file_id,
+            file_id=shard.input.file_id,
             shard=parts.make_shard_record(shard),
             part_index=part.index,
             num_parts=part.num_parts,
@@ -208,7 +207,7 @@ class PartStore:
             is_ours = self._publish_whole_shard(shard, data)
         else:
             data = parts.encode(rows, origin)
-            path = self._reader.path(file_id, shard.index, part.index)
+            path = self._reader.path(origin.file_id, shard.index, part.index)
             is_ours = with_retries(f"part {part.index} of {shard.name}", lambda: self._publish(part, path, data))
         self._mark_committed(part)
         self.num_rows_committed += len(rows) if is_ours else 0
