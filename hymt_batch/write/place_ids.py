@@ -31,6 +31,7 @@ class _Options:
     delimiter: str | None = None
     escape: str | None = None
     join_cues: bool = False
+    entries: str = "empty"
 
 
 def find(fs: Fs, folder: Path, job: JobRecord, input: Input, rows: Sequence[Row]) -> dict[int, str]:
@@ -41,8 +42,9 @@ def find(fs: Fs, folder: Path, job: JobRecord, input: Input, rows: Sequence[Row]
     digests, source = {row.row_index: row.digest for row in rows}, job.identity.get("source")
     source = source if isinstance(source, dict) else {}
     encoding = str(source.get("encoding", "utf-8"))  # jobs of earlier versions have UTF-8
-    options = _Options(join_cues=source.get("join_cues") is True)
-    located = replace(input, path=path, encoding="" if encoding == "utf-8" else encoding)
+    options = _Options(join_cues=source.get("join_cues") is True, entries=str(source.get("entries", "empty")))
+    tgt_lang = str((job.identity.get("prompt") or {}).get("tgt_lang") or "")
+    located = replace(input, path=path, encoding="" if encoding == "utf-8" else encoding, tgt_lang=tgt_lang)
     # what cannot be read any more has no ids; the next run says why
     unreadable = contextlib.suppress(OSError, HymtError, ValueError, RecursionError)
     with unreadable, contextlib.closing(registry.of_input(located).open_input(located)) as file:
