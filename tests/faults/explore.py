@@ -18,6 +18,8 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 from hymt_batch import manifest
 from hymt_batch.errors import ExitCode, HymtError
@@ -166,12 +168,29 @@ def broken_rows(world: World) -> list[str]:
     for input in world.inputs:
         texts = ["" if (text := d.text or "").startswith("empty") else text for d in world.documents[input.rel]]
         expected = "".join(f"{text.upper()}\n" for text in texts).encode()
+        if input.format == "jsonl":
+            written = [row["translation"] for row in _json_rows(world.golden[f"/job/translated/{input.out_rel}"])]
+            if written != [_translation(row) for row in _json_rows(Path(input.path).read_bytes())]:
+                broken.append(f"I3: an unbroken run writes other texts: {input.out_rel}")
         if not input.out_rel.endswith(".txt"):
             continue
         # in a unit of several files, each text ends with a digest of what was decoded together
         if re.sub(rb" [0-9a-f]{6}(?=\n)", b"", world.golden[f"/job/translated/{input.out_rel}"]) != expected:
             broken.append(f"I3: an unbroken run writes other rows: {input.out_rel}")
     return broken
+
+
+def _json_rows(data: bytes) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in data.splitlines() if line]
+
+
+def _translation(row: dict[str, Any]) -> dict[str, str]:
+    """Return the translations of a row with several text fields; a text that is none, or empty, has no translation."""
+    texts = {name: row[name] for name in ("title", "body") if row.get(name) is not None}
+    return {
+        name: text.upper() if isinstance(text, str) and not text.startswith("empty") else ""
+        for name, text in texts.items()
+    }
 
 
 def broken_when_complete(fs: SimFS, world: World) -> list[str]:

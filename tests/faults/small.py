@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import itertools
+import json
 import logging
 import random
 import re
@@ -302,6 +303,19 @@ def final_bytes(fs: SimFS) -> dict[str, bytes]:
     }
 
 
+def _rows_of_fields(texts: list[str], rng: random.Random) -> list[str]:
+    """Return rows that have these texts, one or two each, and some rows without one."""
+    lines, left = [], [text.rstrip("\n") for text in texts]
+    while left:
+        row = {"title": left.pop(0)}
+        if left and rng.random() < 0.7:
+            row["body"] = left.pop(0)
+        lines.append(json.dumps(row) + "\n")
+        if rng.random() < 0.3:
+            lines.append(rng.choice(["\n", "{}\n", '{"title": null}\n', '{"title": 5, "body": "x"}\n']))
+    return lines
+
+
 def make(
     name: str,
     folder: Path,
@@ -310,9 +324,13 @@ def make(
     files: int = 1,
     mark: str = "",
     long: bool = False,
+    fields: bool = False,
     **options: Any,
 ) -> World:
-    """Create a world of `files` files with random rows; one is empty in the end, and with `long` one is divided."""
+    """Create a world of `files` files with random rows; one is empty in the end, and with `long` one is divided.
+
+    With `fields`, a row has up to two texts.
+    """
     inputs, documents = [], {}
     for index in range(files):
         path = folder / f"{name.replace(' ', '_')}{mark}{index}"
@@ -324,8 +342,12 @@ def make(
             words = [str(rng.randrange(1000)) for _ in range(rng.choice([3, 4, 5]))]
             others = [row for row, line in enumerate(lines) if not line.startswith("empty")]
             lines[rng.choice(others)] = f"{upper.LONG}{' '.join(words)}\n"
+        names = ["in.txt", "sub/b.txt", "sub/c.txt"]
+        if fields:
+            names = [name.replace(".txt", ".jsonl") for name in names]
+            lines = _rows_of_fields(lines, rng)
         path.write_text("".join(lines))
-        input = upper.an_input(path, ["in.txt", "sub/b.txt", "sub/c.txt"][index])
+        input = upper.an_input(path, names[index])
         inputs.append(input)
         documents[input.rel] = list(upper.read(input))
     shard_rows, part_rows = rng.choice([(3, 2), (4, 2), (2, 1)])
