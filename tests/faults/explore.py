@@ -41,6 +41,7 @@ class Tally:
     counts: Counter[str] = field(default_factory=Counter)
     phases: Counter[str] = field(default_factory=Counter)  # crashes, by the phase of the job
     worlds: Counter[str] = field(default_factory=Counter)
+    features: Counter[str] = field(default_factory=Counter)  # of the job that crashed; see small.World.features
     broken: list[str] = field(default_factory=list)
     kinds: Counter[str] = field(default_factory=Counter)  # violations, by invariant
     met: set[int] = field(default_factory=set)
@@ -132,6 +133,9 @@ def broken_after_crash(tree: dict[str, bytes | None], world: World, acknowledged
     manifest_bytes = tree.get("/job/manifest.json")
     if manifest_bytes is not None and world.durable:
         broken += missing_outputs(manifest_bytes, tree, world)
+        if manifest_bytes == world.golden["/job/manifest.json"]:
+            stale = [f"/job/translated/{rel}" for rel in world.failed]
+            broken += [f"I12: the manifest exists beside the earlier {path}" for path in stale if path in tree]
     for path, data in tree.items():
         decode = next((decode for pattern, decode in DECODERS if pattern.fullmatch(path)), None)
         if decode is not None and data not in (None, world.damaged) and not is_whole(data, decode):
@@ -165,23 +169,36 @@ def missing_outputs(manifest_bytes: bytes, tree: dict[str, bytes | None], world:
 def broken_rows(world: World) -> list[str]:
     """Return the violations in the expected output itself: the unbroken run that made it may have a seeded bug."""
     broken = []
+    record = json.loads(world.golden["/job/manifest.json"])
+    if [file["rel"] for file in record.get("failed", ())] != world.failed:
+        broken.append(f"I3: an unbroken run lists other failed files: {record.get('failed')}")
+    if [file["rel"] for file in record["inputs"]] != [input.rel for input in world.inputs]:
+        broken.append(f"I3: an unbroken run lists other inputs: {record['inputs']}")
     for input in world.inputs:
-        texts = ["" if (text := d.text or "").startswith("empty") else text for d in world.documents[input.rel]]
-        expected = "".join(f"{text.upper()}\n" for text in texts).encode()
+        path = f"/job/translated/{input.out_rel}"
+        if input.rel in world.failed:
+            if path in world.golden:
+                broken.append(f"I3: an unbroken run writes {input.out_rel}, which has failed")
+            continue
+        if Path(input.out_rel).suffix != Path(input.rel).suffix:  # converted
+            continue
         if input.format == "jsonl":
-            written = [row["translation"] for row in _json_rows(world.golden[f"/job/translated/{input.out_rel}"])]
+            written = [row["translation"] for row in _json_rows(world.golden[path])]
             if written != [_translation(row) for row in _json_rows(Path(input.path).read_bytes())]:
                 broken.append(f"I3: an unbroken run writes other texts: {input.out_rel}")
-        if not input.out_rel.endswith(".txt"):
             continue
+        expected = Path(input.path).read_bytes().upper()
+        if input.format == "text":
+            texts = ["" if (text := d.text or "").startswith("empty") else text for d in world.documents[input.rel]]
+            expected = "".join(f"{text.upper()}\n" for text in texts).encode()
         # in a unit of several files, each text ends with a digest of what was decoded together
-        if re.sub(rb" [0-9a-f]{6}(?=\n)", b"", world.golden[f"/job/translated/{input.out_rel}"]) != expected:
+        if re.sub(rb" [0-9a-f]{6}(?=\n)", b"", world.golden[path]) != expected:
             broken.append(f"I3: an unbroken run writes other rows: {input.out_rel}")
     return broken
 
 
 def _json_rows(data: bytes) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in data.splitlines() if line]
+    return [json.loads(line or b"{}") for line in data.splitlines()]
 
 
 def _translation(row: dict[str, Any]) -> dict[str, str]:
@@ -286,6 +303,7 @@ class Explorer:
 
     def __init__(self, world: World, rng: random.Random, tally: Tally) -> None:
         self.world, self.rng, self.tally = world, rng, tally
+        self.features = world.features
         tally.met.clear()
         self.length = 120  # approximate number of changes of a run; the first run sets it
 
@@ -343,6 +361,7 @@ class Explorer:
         tally.counts[f"{kind} after crash {depth}"] += 1
         tally.phases[phase(tree)] += 1
         tally.worlds[world.name] += 1
+        tally.features.update(self.features)
         tally.fail(broken_after_crash(tree, world, acknowledged), where)
         seen = Seen(acknowledged=set(acknowledged))
         copies: list[Copy] = []
