@@ -80,7 +80,7 @@ def test_rows_that_never_reached_the_model_do_not_count() -> None:
 
 
 def test_a_stop_rate_of_1_never_stops_the_job() -> None:
-    CircuitBreaker(CheckConfig(stop_rate=1, stop_rows=1)).observe("in.txt", rows(Status.NON_FINITE, 100))
+    observe(CircuitBreaker(CheckConfig(stop_rate=1, stop_rows=1)), "in.txt", rows(Status.NON_FINITE, 100))
     with pytest.raises(ConfigError, match="stop_rate"):
         CheckConfig(stop_rate=0)
 
