@@ -137,6 +137,8 @@ def test_on_error_source_keeps_the_source_of_a_text_that_failed(tmp_path: Path, 
     written = [json.loads(line) for line in output(tmp_path, "n").splitlines() if line]
     assert written[5]["translation"] == {"title": "5", "body": "SIX"}
     assert written[8]["translation"] == {"title": "X", "body": '{"a":["b"]}'}
+    assert written[8]["hymt"]["status"] == "bad_row", "the worst of its texts, not the first or the last"
+    assert written[5]["hymt"]["status"] == "bad_row"
     assert written[4]["translation"] == {}
 
 
@@ -184,6 +186,9 @@ def test_the_limit_counts_rows(tmp_path: Path, job: Job) -> None:
     result = job(source, BOTH, "name=n", "source.limit=4")
     assert (result.rows, result.texts, len(translations(tmp_path, "n"))) == (4, 8, 4)
     assert verify.verify(tmp_path / "out/n").exit_code == ExitCode.COMPLETE
+    write(tmp_path, [{"title": f"t{n}", "body": f"b{n}"} for n in range(3)], "b.jsonl")
+    result = job(f"source.path=[{tmp_path / 'b.jsonl'},{tmp_path / 'in.jsonl'}]", BOTH, "name=m", "source.limit=4")
+    assert [len(translations(tmp_path, "m", name)) for name in ("b.jsonl", "in.jsonl")] == [3, 1]
 
 
 @pytest.mark.parametrize("name", ["in.jsonl", "in.csv", "in.parquet"])

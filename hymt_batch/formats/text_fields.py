@@ -11,7 +11,7 @@ Knows no file and no format; csv and parquet have columns, to which only the who
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -42,7 +42,7 @@ def parse_path(name: str) -> Path:
 
 def escape_name(name: str) -> str:
     """Return a name as a path has it."""
-    return re.sub(r"([.\\]|^\*$)", r"\\\1", name)
+    return "\\*" if name == "*" else name.replace("\\", "\\\\").replace(".", "\\.")
 
 
 def look_up(values: dict[str, Any], field: str | None, default: Any) -> Any:
@@ -95,11 +95,7 @@ class TextFields:
 
     def present_in(self, values: dict[str, Any]) -> list[str]:
         """Return which of the fields a row has, as the setting names them; a value that is null counts."""
-        return [
-            written
-            for written, path in self._paths
-            if written in values or next(_matches(values, path, (), {}), None) is not None
-        ]
+        return [written for written, path in self._paths if written in values or _matches(values, path, {})]
 
     def find(self, values: dict[str, Any], repeated: Mapping[int, str] | None = None) -> list[tuple[str, Any]] | None:
         """Return name and value of each text of a row, in order.
@@ -117,45 +113,41 @@ class TextFields:
             RowError: Two values have the same name, or an object to which `*` is applied has a name twice.
         """
         found: dict[str, Any] = {}
-        seen: dict[tuple[str, ...], str] = {}
+        seen: set[tuple[str, ...]] = set()
         is_present = False
         for written, path in self._paths:
-            if written in values:
-                matches: Iterator[tuple[str, tuple[str, ...], Any]] = iter([(written, (written,), values[written])])
-            else:
-                matches = _matches(values, path, (), repeated or {})
-            for name, keys, value in matches:
+            is_name = written in values
+            matches = [((written,), values[written])] if is_name else _matches(values, path, repeated or {})
+            for keys, value in matches:
                 is_present = True
                 if value is None or value is _MISSING or keys in seen:
                     continue
-                name = name if ANY in path else written
+                name = written if is_name or ANY not in path else ".".join(map(escape_name, keys))
                 if name in found:
                     raise RowError(f"has two texts of the name {name!r}, so it is ambiguous. Rename one of the fields.")
-                seen[keys] = name
+                seen.add(keys)
                 found[name] = value
         return list(found.items()) if is_present else None
 
 
-def _matches(
-    value: Any, path: Path, keys: tuple[str, ...], repeated: Mapping[int, str]
-) -> Iterator[tuple[str, tuple[str, ...], Any]]:
-    """Yield name, keys and value of what a path matches; _MISSING for an array or object without elements."""
-    if len(keys) == len(path):
-        yield ".".join(map(escape_name, keys)), keys, value
-        return
-    name = path[len(keys)]
-    if name is not ANY:
-        child = _child(value, name)
-        if child is not _MISSING:
-            yield from _matches(child, path, (*keys, name), repeated)
-        return
-    if not isinstance(value, dict | list):
-        return
-    if id(value) in repeated:
-        again = repeated[id(value)]
-        raise RowError(f"has the field {again!r} twice, so its value is ambiguous. Remove one of them.")
-    if not value:
-        yield "", keys, _MISSING
-    children = value.items() if isinstance(value, dict) else enumerate(value)
-    for key, child in children:
-        yield from _matches(child, path, (*keys, str(key)), repeated)
+def _matches(value: Any, path: Path, repeated: Mapping[int, str]) -> list[tuple[tuple[str, ...], Any]]:
+    """Return keys and value of what a path matches; _MISSING for an array or object without elements."""
+    found: list[tuple[tuple[str, ...], Any]] = [((), value)]
+    empty: list[tuple[tuple[str, ...], Any]] = []
+    for name in path:
+        matches: list[tuple[tuple[str, ...], Any]] = []
+        for keys, value in found:
+            if name is not ANY:
+                if (child := _child(value, name)) is not _MISSING:
+                    matches.append(((*keys, name), child))
+            elif isinstance(value, list):
+                matches += [((*keys, str(index)), child) for index, child in enumerate(value)]
+            elif isinstance(value, dict):
+                if id(value) in repeated:
+                    again = repeated[id(value)]
+                    raise RowError(f"has the field {again!r} twice, so its value is ambiguous. Remove one of them.")
+                matches += [((*keys, key), child) for key, child in value.items()]
+            if name is ANY and value in ([], {}):
+                empty.append((keys, _MISSING))
+        found = matches
+    return found + empty
