@@ -348,6 +348,15 @@ def test_a_changed_row_is_named_by_its_line(tmp_path: Path, job: Job) -> None:
         job(source, BOTH, "name=n")
 
 
+def test_a_row_that_changed_while_the_job_was_stopped_is_named_by_its_line(tmp_path: Path, job: Job) -> None:
+    rows = [{"title": f"t{n}", "body": f"b{n}"} for n in range(6)]
+    settings = [write(tmp_path, rows), BOTH, "name=n", "batch.part_rows=2", "batch.max_rows=2"]
+    job.interrupt(*settings, at=6)
+    write(tmp_path, [*rows[:2], {"title": "t2", "body": "new"}, *rows[3:]])
+    with pytest.raises(InputChangedError, match=r"in\.jsonl row 3\."):
+        job(*settings)
+
+
 def test_status_names_a_text_that_failed_before_its_file_is_published(tmp_path: Path, job: Job) -> None:
     rows: list[Any] = [{"title": f"t{n}", "body": f"b{n}"} for n in range(20)]
     source = write(tmp_path, [*rows[:2], {"title": "x", "body": 5}, *rows[2:]])
