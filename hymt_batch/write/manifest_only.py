@@ -119,6 +119,7 @@ def summarize(folder: Path, value: JsonDict, seconds: float) -> Summary:
         rows=value["rows"],
         counts=value["counts"],
         flags=value["flags"],
+        tries=value.get("tries", {}),
         num_source_tokens=tokens.get("source", 0),
         num_new_tokens=tokens.get("new", 0),
         seconds=seconds,
