@@ -338,6 +338,7 @@ def build(job: JobRecord, file_records: Sequence[JsonDict], skipped: Sequence[Sk
             "counts": sum_counts(f["counts"] for f in file_records),
             "flags": sum_counts(f["flags"] for f in file_records),
             "tokens": sum_counts(f["tokens"] for f in file_records),
+            **({"tries": tries} if (tries := sum_counts(f.get("tries", {}) for f in file_records)) else {}),
             "degraded": sum_counts(f["degraded"] for f in file_records),
         }
     )

@@ -201,6 +201,7 @@ class Segment:
     text: str  # what the model gets: no surrounding white space
     lead: str = ""  # white space before it, kept verbatim
     trail: str = ""  # white space after it, kept verbatim
+    codes: FormatCodes | None = None  # those that only its format knows; None: its translation need not keep codes
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,6 +288,7 @@ class Translation:
     message: str = ""
     attempt: int = 0
     mean_logprob: float | None = None  # over the chosen tokens and the end token; None if not recorded
+    tries: tuple[str, ...] = ()  # steps of the code ladder that were decoded; () for one with the plain prompt alone
 
 
 @dataclass(slots=True, unsafe_hash=True)
@@ -303,3 +305,4 @@ class Row:
     num_source_tokens: int = 0
     num_new_tokens: int = 0
     mean_logprob: float | None = None  # of its segment with the lowest mean log-probability; None if not recorded
+    tries: tuple[tuple[str, int], ...] = ()  # steps of the code ladder -> decodings of its segments; see Translation

@@ -191,7 +191,13 @@ def prepare_shard(
         return shard
     rows, version = shard.documents, plan.part_limits.plan
     segments, rejected = segment.split(
-        rows, tokenizer.count, job.segment, version, find_token_starts=tokenizer.token_starts, check_stop=check_stop
+        rows,
+        tokenizer.count,
+        job.segment,
+        version,
+        keeps_codes=job.check.code_rows,
+        find_token_starts=tokenizer.token_starts,
+        check_stop=check_stop,
     )
     prompts, rejected_later = prompt.render(
         segments, rows, tokenizer, plan.template, plan.max_context, version, check_stop=check_stop

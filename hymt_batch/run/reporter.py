@@ -239,6 +239,9 @@ def render_summary(summary: Summary, pairs: Sequence[tuple[str, str]]) -> str:
     flags = ", ".join(f"{name} {count:,}" for name, count in sorted(summary.flags.items()))
     if flags:
         lines.append(f"  flags: {flags}")
+    if summary.tries:
+        tries = ", ".join(f"{step} {count:,}" for step, count in summary.tries.items())
+        lines.append(f"  decoded for the codes of a text, by step: {tries}")
     if summary.skipped:
         files, formats = f"{len(summary.skipped):,} files were", "their formats are"
         if len(summary.skipped) == 1:

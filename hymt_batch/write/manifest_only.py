@@ -120,6 +120,7 @@ def summarize(folder: Path, value: JsonDict, seconds: float) -> Summary:
         texts=manifest.count_texts([value]),
         counts=value["counts"],
         flags=value["flags"],
+        tries=value.get("tries", {}),
         num_source_tokens=tokens.get("source", 0),
         num_new_tokens=tokens.get("new", 0),
         seconds=seconds,

@@ -126,6 +126,7 @@ def assemble(fs: Fs, folder: Path, assembly: Assembly) -> JsonDict:
         "counts": +tally.counts,
         "flags": tally.flags,
         "tokens": tally.tokens,
+        **({"tries": tally.tries} if tally.tries else {}),
         "degraded": tally.degraded,
         "environments": list(tally.environments.values()),
     }
@@ -192,6 +193,7 @@ class _Tally:
         self.counts: Counter[str] = Counter()
         self.flags: Counter[str] = Counter()
         self.tokens: Counter[str] = Counter(source=0, new=0)
+        self.tries: Counter[str] = Counter()
         self.degraded: Counter[str] = Counter()
         self.environments: dict[bytes, JsonDict] = {}
 
@@ -204,6 +206,9 @@ class _Tally:
         self.counts.update(header.counts)
         self.tokens["source"] += sum([row.num_source_tokens for row in contents.rows])
         self.tokens["new"] += sum([row.num_new_tokens for row in contents.rows])
+        for row in contents.rows:
+            if row.tries:
+                self.tries.update(dict(row.tries))
 
 
 def _documents_and_rows(assembly: Assembly, tally: _Tally) -> Iterator[tuple[Document, Row]]:

@@ -29,6 +29,7 @@ class Summary:
     texts: int  # as many as rows, unless rows have several text fields
     counts: Mapping[str, int]  # texts by status
     flags: Mapping[str, int]
+    tries: Mapping[str, int]  # steps of the code ladder -> decodings of segments; see records.Translation
     num_source_tokens: int
     num_new_tokens: int
     seconds: float  # time since the output folder was opened
@@ -51,6 +52,7 @@ def summarize(folder: Path, records: Sequence[JsonDict], seconds: float, num_row
         texts=texts,
         counts=sum_counts(r["counts"] for r in records),
         flags=sum_counts(r["flags"] for r in records),
+        tries=sum_counts(r.get("tries", {}) for r in records),
         num_source_tokens=tokens.get("source", 0),
         num_new_tokens=tokens.get("new", 0),
         seconds=seconds,
