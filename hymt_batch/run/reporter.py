@@ -21,6 +21,8 @@ from tqdm import tqdm
 
 from hymt_batch import streams
 from hymt_batch.errors import HymtError
+from hymt_batch.formats import registry
+from hymt_batch.formats.format import Kind
 from hymt_batch.records import UNLISTED_STATUSES, Status, plural
 from hymt_batch.run import log_file
 from hymt_batch.sanitize import escape_line
@@ -224,7 +226,7 @@ class _ConsoleHandler(logging.Handler):
 def render_summary(summary: Summary, pairs: Sequence[tuple[str, str]]) -> str:
     """Return the summary of a finished job: what was written, where, how fast; and the (source, translation) pairs."""
     folder, seconds = summary.folder, summary.seconds
-    lines = [f"{plural(summary.rows, 'row')} in {plural(summary.files, 'file')} → {folder / 'translated'}"]
+    lines = [f"{plural(summary.rows, 'row')} in {_describe_files(summary)} → {folder / 'translated'}"]
     for status, count in sorted(summary.counts.items()):
         if status != Status.OK:
             lines.append(f"  {count:,} {status}")
@@ -254,6 +256,15 @@ def render_summary(summary: Summary, pairs: Sequence[tuple[str, str]]) -> str:
     for source, translation in pairs:
         lines += ["", f"  {escape_line(source)}", f"→ {escape_line(translation)}"]
     return "\n".join(lines)
+
+
+def _describe_files(summary: Summary) -> str:
+    """Return the number of files, and by format if there are several formats, or documents."""
+    files = plural(summary.files, "file")
+    if len(summary.formats) == 1 and registry.get(*summary.formats).kind is Kind.ROWS:
+        return files
+    counted = sorted(summary.formats.items(), key=lambda item: (-item[1], item[0]))
+    return f"{files} ({', '.join(f'{count:,} {name}' for name, count in counted)})" if counted else files
 
 
 def next_command(job: TranslateJob, summary: Summary) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,7 @@ class Summary:
     folder: Path
     files: int
     rows: int
+    formats: Mapping[str, int]  # files by format
     counts: Mapping[str, int]  # rows by status
     flags: Mapping[str, int]
     num_source_tokens: int
@@ -47,6 +49,7 @@ def summarize(folder: Path, records: Sequence[JsonDict], seconds: float, num_row
         folder=folder,
         files=len(records),
         rows=rows,
+        formats=Counter(r["format"] for r in records),
         counts=sum_counts(r["counts"] for r in records),
         flags=sum_counts(r["flags"] for r in records),
         num_source_tokens=tokens.get("source", 0),
