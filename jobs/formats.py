@@ -1,4 +1,4 @@
-"""List the formats that are read and written, what of a file is translated, and the settings of each. Reads nothing."""
+"""List the formats of files with their settings, and what is translated of each. Reads nothing."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ import shlex
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -226,7 +226,9 @@ class _ConsoleHandler(logging.Handler):
 def render_summary(summary: Summary, pairs: Sequence[tuple[str, str]]) -> str:
     """Return the summary of a finished job: what was written, where, how fast; and the (source, translation) pairs."""
     folder, seconds = summary.folder, summary.seconds
-    lines = [f"{plural(summary.rows, 'row')} in {_describe_files(summary)} → {folder / 'translated'}"]
+    lines = [
+        f"{plural(summary.rows, 'row')} in {describe_files(summary.files, summary.formats)} → {folder / 'translated'}"
+    ]
     for status, count in sorted(summary.counts.items()):
         if status != Status.OK:
             lines.append(f"  {count:,} {status}")
@@ -258,13 +260,13 @@ def render_summary(summary: Summary, pairs: Sequence[tuple[str, str]]) -> str:
     return "\n".join(lines)
 
 
-def _describe_files(summary: Summary) -> str:
-    """Return the number of files, and by format if there are several formats, or documents."""
-    files = plural(summary.files, "file")
-    if len(summary.formats) == 1 and registry.get(*summary.formats).kind is Kind.ROWS:
+def describe_files(num_files: int, formats: Mapping[str, int]) -> str:
+    """Return a number of files as text, with those of each format if there are several formats, or documents."""
+    files = plural(num_files, "file")
+    if not formats or (len(formats) == 1 and registry.get(next(iter(formats))).kind is Kind.ROWS):
         return files
-    counted = sorted(summary.formats.items(), key=lambda item: (-item[1], item[0]))
-    return f"{files} ({', '.join(f'{count:,} {name}' for name, count in counted)})" if counted else files
+    counted = sorted(formats.items(), key=lambda item: (-item[1], item[0]))
+    return f"{files} ({', '.join(f'{count:,} {name}' for name, count in counted)})"
 
 
 def next_command(job: TranslateJob, summary: Summary) -> str:
