@@ -271,7 +271,7 @@ def _add_from_manifest(fs: Fs, folder: Path, job_status: JobStatus, num_errors: 
         return False
     job_status.files = job_status.files_published = len(value["inputs"])
     job_status.failed = list(value.get("failed", ()))
-    job_status.rows, job_status.counts = value["rows"], dict(value["counts"])
+    job_status.rows, job_status.counts = manifest.count_texts([value]), dict(value["counts"])
     job_status.error_rows, job_status.flags = count_error_rows(job_status.counts), dict(value["flags"])
     job_status.tries = dict(value.get("tries", {}))
     job_status.rows_total, job_status.share, job_status.left_s = job_status.rows, 1.0, 0.0

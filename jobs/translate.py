@@ -158,7 +158,7 @@ def finish(job: TranslateJob, output: Output, *, was_complete: bool = False) -> 
     """Write the manifest, and the last words to the log and for `status`; a folder that was complete is not touched."""
     summary = output.finalize()
     progress = RunProgress(
-        job.check.max_error_rate, job.check.max_failed_files, summary.rows, share=1.0, seconds_left=0.0
+        job.check.max_error_rate, job.check.max_failed_files, summary.texts, share=1.0, seconds_left=0.0
     )
     output.save_progress(progress, only_new_limit=was_complete)
     log.info(
