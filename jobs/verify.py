@@ -204,6 +204,7 @@ def _source_settings(job: JobRecord, input: Input, kind: str) -> dict[str, Any]:
     is_text = (
         "encoding" in registry.get(kind).source_settings and "encoding" in registry.of_input(input).source_settings
     )
+    settings["tgt_lang"] = (job.identity.get("prompt") or {}).get("tgt_lang") or ""
     return settings | {"encoding": recorded.get("encoding", UTF8) if keeps_encoding and is_text else UTF8}
 
 
@@ -223,8 +224,9 @@ def _verify_published_file(
                 report.findings.add(Kind.DAMAGE, name, damage)
             elif recorded is not None:
                 _verify_row_count(path, name, recorded, kind, report, settings)
-    if sum(record["counts"].values()) != record["rows"]:
-        what = f"the counts of its statuses do not add up to its {record['rows']} rows"
+    num_texts = manifest.count_texts([record])
+    if sum(record["counts"].values()) != num_texts:
+        what = f"the counts of its statuses do not add up to its {num_texts} rows"
         report.findings.add(Kind.DAMAGE, record["rel"], what)
 
 

@@ -56,6 +56,7 @@ CHANGES: dict[str, str | tuple[str, ...]] = {
     "source.escape": ("backslash", CSV),
     "source.encoding": "cp1252",
     "source.join_cues": ("true", "source.path=film.srt"),
+    "source.entries": ("all", "source.path=app.po"),
     "source.max_window": "1GiB",
     "source.follow_symlinks": ("true", "source.path=linked"),
     "source.subset": ("small", HUB),
@@ -115,6 +116,8 @@ CHANGES: dict[str, str | tuple[str, ...]] = {
     "check.max_error_rate": "0.5",
     "check.max_failed_files": "3",
     "check.codes": "true",
+    "check.code_ladder": "[plain,without_codes]",
+    "check.code_rows": "true",
     "check.max_attempts": "2",
     "check.loop_repeats": "4",
     "check.min_logprob": "-1.5",
@@ -128,6 +131,7 @@ CHANGES: dict[str, str | tuple[str, ...]] = {
     "write.translation_field": "out",
     "write.meta_field": "about",
     "write.row_group_rows": "100",
+    "write.fuzzy": "true",
     "write.keep_rows": "false",
     "write.min_free": "1GiB",
     "launch.grace_s": "3",
@@ -156,6 +160,7 @@ def inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "in").mkdir()
     for name in ("a.txt", "b.txt", "a.csv"):
         (tmp_path / "in" / name).write_text(f"text\n{name}\n", encoding="utf-8")
+    (tmp_path / "app.po").write_text('msgid "a"\nmsgstr ""\n', encoding="utf-8")
     (tmp_path / "film.srt").write_text("1\n00:00:01,000 --> 00:00:02,000\na\n", encoding="utf-8")
     (tmp_path / "linked").mkdir()
     (tmp_path / "linked" / "a.txt").write_text("a\n", encoding="utf-8")
@@ -224,7 +229,7 @@ def test_a_setting_changes_what_its_class_says(key: str) -> None:
 @pytest.mark.core
 @pytest.mark.parametrize("name", RECORDED)
 def test_the_identity_and_the_environment_are_those_that_version_2_recorded(name: str) -> None:
-    job = config.load("translate", RECORDED[name]["words"])
+    job = identity.with_code_ladder(config.load("translate", RECORDED[name]["words"]), [])  # version 2 had none
     expected = RECORDED[name]["identity"]
     template = prompt.resolve_template(job.prompt, job.model.family.value, job.src_lang, job.tgt_lang)
     part_limits = batch.resolve_part_limits(job.batch, 1_800_000_000, on_gpu=False)

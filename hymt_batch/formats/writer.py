@@ -63,6 +63,7 @@ def check(
 
     Raises:
         ConfigError: An added name is taken, several columns have the same name, the fields are too many to be columns,
+            rows have several text fields and the output one text,
             the delimiter cannot be distinguished from text in tsv, or the output cannot store a column's type.
     """
     target = registry.get(out_format)
@@ -113,11 +114,16 @@ def _checked_spec(
         preamble,
         options,
         _columns(input, source, target, preamble, documents, added),
-        source.fields.new_reader,
+        source.document_fields.new_reader,
         keeps_bytes=input.format == target.name,
-        has_column_names=source.fields.has_names(preamble),
+        has_column_names=source.document_fields.has_names(preamble),
         encoding=output_encoding(preamble, target, options),
     )
+    if preamble.text_fields and not target.has_fields:
+        raise ConfigError(
+            f"{input.rel} has several text fields, and a row of {target.name} output has one text",
+            fix="Set write.format=jsonl, or source.text_field to one field.",
+        )
     if target.has_fields:
         _check_columns(spec, target)
         target.check_output(spec)
@@ -128,9 +134,9 @@ def _columns(
     input: Input, source: Format, target: Format, preamble: Preamble, documents: ReadDocuments, added: tuple[str, str]
 ) -> list[Column]:
     """Return the fields that the output takes over from its input; () where it has none, or each row names its own."""
-    if not target.has_fields or not (source.fields.precede_rows or target.fields.precede_rows):
+    if not target.has_fields or not (source.document_fields.precede_rows or target.fields.precede_rows):
         return []
-    return source.fields.columns(input, preamble, documents, added)
+    return source.document_fields.columns(input, preamble, documents, added)
 
 
 def _check_columns(spec: OutputSpec, target: Format) -> None:

@@ -7,6 +7,7 @@ lost. Does not rebuild the job.
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -117,13 +118,16 @@ def summarize(folder: Path, value: JsonDict, seconds: float) -> Summary:
         folder=folder,
         files=len(value["outputs"]),
         rows=value["rows"],
+        formats=Counter(file["format"] for file in value["outputs"]),
+        texts=manifest.count_texts([value]),
         counts=value["counts"],
         flags=value["flags"],
+        tries=value.get("tries", {}),
         num_source_tokens=tokens.get("source", 0),
         num_new_tokens=tokens.get("new", 0),
         seconds=seconds,
         num_rows_decoded=0,
-        num_rows_kept=value["rows"],
+        num_rows_kept=manifest.count_texts([value]),
         outputs=tuple(folder / file["path"] for file in value["outputs"]),
         errors=tuple(folder / file["path"] for file in value["errors"]),
     )

@@ -6,7 +6,8 @@ import bz2
 import gzip
 import json
 import lzma
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,12 @@ from typing import Any
 from tests.campaigns import warm
 
 OPEN: dict[str, Callable[[Path, str], Any]] = {".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open}
+
+
+FIELDS = ".fields."
+"""In the name of an input whose rows have several texts."""
+
+FIELDS_SETTING = "source.text_field=[title,body]"
 
 
 def open_file(path: Path, mode: str) -> Any:
@@ -26,9 +33,30 @@ def write(path: Path, texts: Sequence[str]) -> None:
         warm.within(partial(_write_parquet, path, texts))
         return
     with open_file(path, "wb") as file:
+        if FIELDS in path.name:
+            file.writelines(_rows_of_fields(texts))
+            return
         for row, text in enumerate(texts):
-            line = json.dumps({"id": row, "text": text}) if ".jsonl" in path.name else text
-            file.write(f"{line}\n".encode())
+            file.write(_entry(path, row, text).encode())
+
+
+def _entry(path: Path, row: int, text: str) -> str:
+    """Return what an input holds for a text without quotes and backslashes."""
+    if ".jsonl" in path.name:
+        return json.dumps({"id": row, "text": text}) + "\n"
+    if path.suffix == ".po":
+        return f'# {row}\nmsgctxt "{row}"\nmsgid "{text}"\nmsgstr ""\n\n'
+    return f"key{row} = {text}\n" if path.suffix == ".properties" else f"{text}\n"
+
+
+def _rows_of_fields(texts: Sequence[str]) -> Iterator[bytes]:
+    """Yield rows that have the texts, in order: two texts, then one, then two."""
+    row, left = 0, list(texts)
+    while left:
+        names = ("title", "body")[: 1 + (row % 2 == 0)]
+        fields = dict(zip(names, left, strict=False))
+        left, row = left[len(fields) :], row + 1
+        yield f"{json.dumps({'id': row, **fields})}\n".encode()
 
 
 def _write_parquet(path: Path, texts: Sequence[str]) -> None:
@@ -48,6 +76,11 @@ def read(path: Path) -> list[str]:
         return list(texts)
     with open_file(path, "rb") as file:
         lines = file.read().decode().split("\n")[:-1]
+    if FIELDS in path.name:
+        return [text for line in lines for text in json.loads(line)["translation"].values()]
+    if path.suffix in (".po", ".properties"):
+        matches = (re.fullmatch(r'msgstr "(.*)"|key\d+ = (.*)', line) for line in lines)
+        return [match[1] or match[2] or "" for match in matches if match]
     return [json.loads(line)["translation"] for line in lines] if ".jsonl" in path.name else lines
 
 
