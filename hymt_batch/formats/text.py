@@ -116,4 +116,5 @@ FORMAT = Format(
     open_writer=TextWriter,
     count_rows=count_rows,
     fields=DocumentFields(_columns, TextFieldReader),
+    as_document="document",
 )
