@@ -272,6 +272,7 @@ def _can_hold(document: Document, text: str) -> bool:
 
 FORMAT = Format(
     name="document",
+    about="a text file as one document, with source.document=true; the paragraphs",
     kind=Kind.SPLICED,
     addressing=Addressing.START,
     extension=".txt",

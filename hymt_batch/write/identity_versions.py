@@ -44,7 +44,6 @@ CHANGES = Changes(
         "source.encoding": (4, "utf-8"),
         "batch.part_new_tokens": (5, NOT_RECORDED),  # earlier plans divide no row
         "source.join_cues": (5, False),
-        "source.document": (6, False),
         "check.code_ladder": (6, []),
         "check.code_retry": (6, NOT_RECORDED),  # earlier versions had no ladder
         "check.code_rows": (6, False),
