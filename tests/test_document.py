@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from hymt_batch.errors import ConfigError, ExitCode
+from hymt_batch.errors import ExitCode
 from hymt_batch.formats.document import FORMAT, DocumentFile
 from hymt_batch.formats.spliced import Place, PlaceOptions
 from hymt_batch.records import Document, Status
@@ -184,6 +184,6 @@ def test_a_job_translates_text_files_as_documents(tmp_path: Path, job: Job) -> N
     assert (tmp_path / "out/n/translated/book.txt").read_text() == "HEAVY RAIN\nIN ATHENS\n\nSUN\n"
     assert (tmp_path / "out/n/translated/rows.csv").exists()
     assert verify.verify(tmp_path / "out/n").exit_code is ExitCode.COMPLETE
-    with pytest.raises(ConfigError, match=r"is read as document, which cannot be written as write\.format=jsonl"):
-        job(f"source.path={tmp_path / 'in/book.txt'}", "name=m", "source.document=true", "write=jsonl")
-    assert job(f"source.path={tmp_path / 'in/book.txt'}", "name=m", "source.format=text").rows == 4
+    one = f"source.path={tmp_path / 'in/book.txt'}"
+    assert job(one, "name=pairs", "source.document=true", "write=jsonl").rows == 2
+    assert job(one, "name=m", "source.format=text").rows == 4
