@@ -88,7 +88,17 @@ def test_codes_are_put_back_or_the_source_is_kept_and_never_lost() -> None:
     assert kept < 40
 
 
-MARKDOWN = (("**", "**"), ("*", "*"), ("[", ""), ("](u)", "["), ("![", ""), ("](i)", "!["), ("`x y`", ""), ("_", "_"), ("\n", ""))
+MARKDOWN = (
+    ("**", "**"),
+    ("*", "*"),
+    ("[", ""),
+    ("](u)", "["),
+    ("![", ""),
+    ("](i)", "!["),
+    ("`x y`", ""),
+    ("_", "_"),
+    ("\n", ""),
+)
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from hymt_batch.errors import ConfigError
 from hymt_batch.formats import registry
 from hymt_batch.records import PLAN_VERSION
 from hymt_batch.source import unread
+from hymt_batch.source.input_names import AS_INPUTS
 from hymt_batch.source.inputs import Inputs
 from hymt_batch.source.settings import SourceConfig
 
@@ -92,7 +93,7 @@ FILES: dict[str, Any] = {
     ),
     "data.xml": f"<a><b>{RAIN}</b><c>\n {SUN} </c></a>",
     "strings.resx": f"<root><data><value>{RAIN}</value></data><data><value>{SUN}</value></data></root>",
-    "readme.md": f"{RAIN}\n\nSunny in Seoul\nand Shanghai.\n",
+    "readme.mdx": f"{RAIN}\n\nSunny in Seoul\nand Shanghai.\n",
     "readme.rst": f"{RAIN}\r\n\r\nSunny in Seoul\r\nand Shanghai.\r\n",
     "en.yml": f'en:\n  a: "{RAIN}"\n  b:\n    - {SUN}\n  n: 3\n',
     "en.yaml": f"a: {RAIN}\n---\nb: {SUN}\n",
@@ -147,7 +148,7 @@ FILES: dict[str, Any] = {
 
 def open_inputs(path: Path, **settings: Any) -> Inputs:
     config = SourceConfig(path=str(path), **settings)
-    return Inputs(config, None, out_format="input", added_fields=(), plan_version=PLAN_VERSION)
+    return Inputs(config, None, outputs=AS_INPUTS, added_fields=(), plan_version=PLAN_VERSION)
 
 
 def extract(path: Path) -> list[str | None]:
@@ -214,7 +215,7 @@ def test_a_command_never_overwrites_a_file(tmp_path: Path) -> None:
 def test_every_entry_of_the_list_has_advice_and_no_extension_that_is_read(tmp_path: Path) -> None:
     data = unread.load()
     assert {".ass", ".sub", ".po", ".pot", ".mo", ".xlf", ".xliff", ".tmx", ".html", ".htm"} <= set(data)
-    assert {".xml", ".md", ".rst", ".yml", ".yaml", ".strings", ".arb", ".pptx", ".odt", ".epub", ".docx"} <= set(data)
+    assert {".xml", ".mdx", ".rst", ".yml", ".yaml", ".strings", ".arb", ".pptx", ".odt", ".epub", ".docx"} <= set(data)
     for extension, kind in data.items():
         assert registry.by_extension(extension) is None and extension == extension.lower()
         path = make(tmp_path / f"x{extension}", b"\xde\x12\x04\x95" if "mo" in extension else b"{}")
@@ -247,7 +248,7 @@ def test_a_pipe_a_broken_link_and_an_unreadable_file_that_no_reader_takes_are_sk
     (tmp_path / "d.mo").symlink_to("nowhere")
     for path in (tmp_path, tmp_path / "*.[tps]*[gt]"):
         config = SourceConfig(path=str(path))
-        inputs = Inputs(config, None, out_format="input", added_fields=(), plan_version=PLAN_VERSION)
+        inputs = Inputs(config, None, outputs=AS_INPUTS, added_fields=(), plan_version=PLAN_VERSION)
         skipped = {file.rel for file in inputs.skipped}
         assert [file.rel for file in inputs.files] == ["a.txt"]
         assert skipped >= {"b.pot", "c.png"}
@@ -255,7 +256,7 @@ def test_a_pipe_a_broken_link_and_an_unreadable_file_that_no_reader_takes_are_sk
         Inputs(
             SourceConfig(path=str(tmp_path / "corpus.arb")),
             None,
-            out_format="input",
+            outputs=AS_INPUTS,
             added_fields=(),
             plan_version=PLAN_VERSION,
         )
