@@ -9,6 +9,7 @@ from hymt_batch.formats.jsonl import format as jsonl
 from hymt_batch.formats.line_input import BOM
 from hymt_batch.formats.markdown import format as markdown
 from hymt_batch.formats.parquet import format as parquet
+from hymt_batch.formats.po import format as po
 from hymt_batch.formats.subtitles import srt, vtt
 from hymt_batch.records import Input
 
@@ -20,6 +21,7 @@ FORMATS: tuple[Format, ...] = (
     parquet.PARQUET,
     parquet.SAVED_DATASET,
     properties.FORMAT,
+    po.FORMAT,
     srt.FORMAT,
     vtt.FORMAT,
     markdown.FORMAT,
