@@ -255,8 +255,9 @@ def render_summary(summary: Summary, pairs: Sequence[tuple[str, str]]) -> str:
         noun = "text" if texts else "row"
         speed = f"{summary.num_rows_decoded / seconds:,.1f} {noun}s/s"
         from_earlier_runs = f", {summary.num_rows_kept:,} from earlier runs" if summary.num_rows_kept else ""
-        decoded = plural(summary.num_rows_decoded, noun)
-        lines.append(f"  {decoded} in {format_duration(seconds)} ({speed}){from_earlier_runs}")
+        lines.append(
+            f"  {plural(summary.num_rows_decoded, noun)} in {format_duration(seconds)} ({speed}){from_earlier_runs}"
+        )
     else:
         lines.append(_nothing_decoded(summary))
     for source, translation in pairs:

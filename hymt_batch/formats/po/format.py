@@ -30,7 +30,7 @@ def _count_rows(path: Path, source_settings: Mapping[str, Any]) -> set[int]:
 
 FORMAT = Format(
     name="po",
-    about="gettext catalogues; the entries without a translation",
+    about="Gettext catalogues; the entries without a translation",
     kind=Kind.SPLICED,
     addressing=Addressing.START,
     extension=".po",
