@@ -43,7 +43,7 @@ _CODE = re.compile(  # with bounds, so that no text takes more than linear time
     r"|(?<![0-9%])%[dsu](?=(?:x|px|pt|ms|s|m|h|d|th|st|k|[KMGT]i?B?|B)(?![A-Za-z])|x?%)"  # %ds %dx%d %s%s
     r"|(?<![0-9%A-Za-z])%\.\d{1,2}f"
     rf"|(?:(?:https?|ftp|file)://|www\.){_URL_CHARACTER}{{0,2000}}"
-    rf"(?<![.,;:!?)\]]){_URL_CHARACTER}(?<![.,;:!?)\]*])"
+    rf"{_URL_CHARACTER}(?<![.,;:!?)\]*])"
     r"|(?<![A-Za-z0-9.+_\-])[A-Za-z0-9][A-Za-z0-9.+_\-]{0,63}@[A-Za-z0-9\-]{1,63}(?:\.[A-Za-z0-9\-]{1,63}){1,8}"
     r"|(?<![:\\\w])\\[nrt](?![a-z0-9_])|(?<=[\w.,;!?])\\[nrt](?![a-z0-9_\\])"  # \n written as two characters
 )

@@ -173,7 +173,8 @@ def run_document(
         f"{name}: {code} {original.count(code)} times in the source, {written.count(code)} times after"
         for original, written in pairs_of(name, source, output)
         for code in sorted(set(CODE.findall(original)))
-        if original.count(code) > written.count(code) or (
+        if original.count(code) > written.count(code)
+        or (
             NUMBERED.search(code) and original.count(code) < written.count(code)  # no hostile answer has one of these
         )
     ]
