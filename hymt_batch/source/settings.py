@@ -15,6 +15,7 @@ from hymt_batch.formats.options import MAX_ROW_BYTES
 from hymt_batch.formats.zstd_frame import MAX_WINDOW
 from hymt_batch.setting import Identity, Operation
 
+DEFAULT_TEXT_FIELD = "text"
 _ESCAPE_CHARACTERS = frozenset(string.punctuation) - {'"', ","}
 
 
@@ -34,7 +35,7 @@ class SourceConfig:
     path: Identity[Any]
     format: Identity[SourceFormat] = SourceFormat.auto
     pattern: Identity[Any] = None
-    text_field: Identity[str] = "text"
+    text_field: Identity[str] = DEFAULT_TEXT_FIELD
     src_lang_field: Identity[str | None] = None
     tgt_lang_field: Identity[str | None] = None
     limit: Identity[int | None] = None

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import islice
 from typing import Any
 
 from hymt_batch.errors import ConfigError
-from hymt_batch.formats.bytestream import ByteStream
 from hymt_batch.formats.jsonl.json_scan import JsonScan
 from hymt_batch.formats.jsonl.lenient_json import (
     MAX_DEPTH,
@@ -36,6 +35,10 @@ from hymt_batch.formats.row_reader import (
 from hymt_batch.records import Document, Preamble, Status
 
 HEAD_ROWS = 100
+
+ReadRow = Callable[..., tuple[bytes, bytes, LongRow | None]]
+"""Reads a row from a stream; see `read_line`."""
+
 _MISSING = object()
 
 
@@ -47,8 +50,8 @@ class _DuplicateField(RowError):
         self.is_text = is_text
 
 
-def read_rows(stream: ByteStream, config: ReadOptions, context: ReadContext) -> Rows:
-    """Read rows from the stream's position.
+def read_rows(stream: Any, config: ReadOptions, context: ReadContext, read_row: ReadRow = read_line) -> Rows:
+    """Read rows from the stream's position; `read_row` reads one from the stream, see `read_line`.
 
     With `context.full` the document's values are the parsed object. For a row that is not an object they are its
     leading name-value pairs, and None if the row is blank or has no such pairs.
@@ -61,7 +64,7 @@ def read_rows(stream: ByteStream, config: ReadOptions, context: ReadContext) -> 
     scan = partial(JsonScan, config.text_field, context.reserved) if full else None
     reserved = context.reserved if full and context.plan_version > 1 else ()
     while True:
-        raw, digest, long = read_line(stream, limit, context, scan)
+        raw, digest, long = read_row(stream, limit, context, scan)
         if not raw and long is None:
             return
         try:
@@ -110,7 +113,9 @@ def _parse_long_row(row: LongRow, text_field: str) -> Fields:
     return values, text if is_known else None
 
 
-def read_head(stream: ByteStream, config: ReadOptions, reserved: tuple[str, ...]) -> Preamble:
+def read_head(
+    stream: Any, config: ReadOptions, reserved: tuple[str, ...], read_row: ReadRow = read_line
+) -> Preamble:
     """Reject a file whose first rows all lack a field that a setting names, or have a field that the output adds.
 
     Raises:
@@ -123,7 +128,7 @@ def read_head(stream: ByteStream, config: ReadOptions, reserved: tuple[str, ...]
     present: set[str] = set()
     num_read = num_objects = 0
     for row in range(HEAD_ROWS):
-        raw, _, long = read_line(stream, config.max_row_bytes, ReadContext())
+        raw, _, long = read_row(stream, config.max_row_bytes, ReadContext())
         if not raw and long is None:
             break
         if long is not None or raw.isspace():
