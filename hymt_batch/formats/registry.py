@@ -7,8 +7,8 @@ from collections.abc import Callable
 from hymt_batch.formats import properties, text
 from hymt_batch.formats.delimited import format as delimited
 from hymt_batch.formats.format import Format, Kind
-from hymt_batch.formats.jsonl import format as jsonl
 from hymt_batch.formats.json_tree import format as json_tree
+from hymt_batch.formats.jsonl import format as jsonl
 from hymt_batch.formats.line_input import BOM
 from hymt_batch.formats.parquet import format as parquet
 from hymt_batch.formats.subtitles import srt, vtt

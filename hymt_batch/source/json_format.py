@@ -6,7 +6,7 @@ Asks for nothing but the first objects of the file and the names of the fields w
 from __future__ import annotations
 
 import contextlib
-import shlex
+import os
 from collections.abc import Iterable
 from typing import Any
 
@@ -44,7 +44,7 @@ def choose(path: str, compression: str, named: Format, config: SourceConfig) -> 
     Raises:
         ConfigError: The settings name a field with the text, and none of the first objects has it.
     """
-    if named not in (LINES, TREE):
+    if named not in (LINES, TREE) or not os.path.isfile(path):
         return named
     try:
         head, is_whole = _read_head(path, compression, config)
@@ -81,7 +81,7 @@ def _no_field_error(path: str, found: JsonShape, text_field: str) -> ConfigError
         if found.objects
         else f"{path} is {found.shape.value}, which has no field {text_field!r}",
         why=f"Its fields are {names}." if names else "",
-        fix=f"Set source.text_field to one of them, or {shlex.quote('source.format=json')} to translate all strings."
+        fix="Set source.text_field to one of them, or source.format=json to translate all strings."
         if names
         else "Set source.format=json to translate all its strings.",
     )

@@ -90,7 +90,11 @@ def why_not_set(path: str, format: Format, *, is_matched: bool) -> str:
     a name with an unknown extension tells, too.
     """
     extension = os.path.splitext(split_compression(path)[0])[1].lower()
-    if format.kind is not Kind.SPLICED or extension in (format.extension, *format.input_extensions, *format.head_extensions):
+    if format.kind is not Kind.SPLICED or extension in (
+        format.extension,
+        *format.input_extensions,
+        *format.head_extensions,
+    ):
         return ""
     kind = of_name(path)
     if is_matched and kind is None and registry.by_extension(extension) is None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from hymt_batch.formats.json_tree.content import has_words
 from hymt_batch.formats.json_tree.escapes import Escapes
-from hymt_batch.formats.json_tree.tokenizer import Container, StringValue, find_strings, unescape
+from hymt_batch.formats.json_tree.tokenizer import StringValue, find_strings, unescape
 from hymt_batch.formats.line_input import BOM
 from hymt_batch.formats.row_reader import RowError, not_utf8_message
 from hymt_batch.formats.spliced import Place, PlaceOptions
@@ -48,7 +48,7 @@ class JsonTreeFile:
 
 
 def _is_resource_bundle(strings: Sequence[StringValue]) -> bool:
-    """Return whether a file is an application resource bundle (ARB): its outermost object has keys that begin with @."""
+    """Return whether a file is an application resource bundle (ARB), of which some keys begin with @."""
     outermost = next((value.container for value in strings), None)
     while outermost is not None and outermost.parent is not None:
         outermost = outermost.parent

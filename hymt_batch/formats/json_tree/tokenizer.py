@@ -90,14 +90,13 @@ def find_strings(data: bytes, start: int) -> Sequence[StringValue]:
     strings: list[StringValue] = []
     match = _ELEMENT.match(data, start)
     if match is None:
-        raise _error(data, start, None, is_first=True)
-    at, frame = match.end(), None
+        raise _value_error(data, start, None)
+    at = match.end()
     if match[3]:
-        frame = Container(None, None, "", match[3] == b"{", at - 1)
-        at = _scan_containers(data, at, frame, strings)
+        at = _scan_containers(data, at, Container(None, None, "", match[3] == b"{", at - 1), strings)
     elif match[2] is None:
         strings.append(StringValue(*match.span(1), "$", None, None))
-    end = _BLANK.match(data, at).end()  # type: ignore[union-attr]
+    end = _skip(data, at)
     if end < len(data):
         raise UnreadableFileError(
             "has a second value after the first one. If its lines are rows, set source.text_field to their text",
@@ -112,40 +111,34 @@ def _scan_containers(data: bytes, at: int, frame: Container, strings: list[Strin
     while True:
         match = (_MEMBER if frame.is_object else _ELEMENT).match(data, at)
         if match is not None:
-            if frame.is_object:
-                string, opening, key = 2, match[4], _key(match[1])
-                name = _name(frame, key)
-                key_start = match.start(1) - 1
-            else:
-                string, opening, key = 1, match[3], frame.num_values
-                name = f"{frame.name}[{frame.num_values}]"
-                key_start = -1
+            key: str | int = _key(match[1]) if frame.is_object else frame.num_values
+            name = _name(frame, key)
             frame.num_values += 1
-            at = match.end()
-            first, end = match.span(string)
-            if first >= 0:
-                strings.append(StringValue(first, end, name, frame, key, key_start))
-            elif opening is not None:
+            at, last = match.end(), match.lastindex or 0
+            if data[at - 1] == _QUOTE:
+                key_start = match.start(1) - 1 if frame.is_object else -1
+                strings.append(StringValue(*match.span(last), name, frame, key, key_start))
+            elif data[at - 1] in b"[{":
                 stack.append(frame)
                 if len(stack) >= MAX_DEPTH:
                     raise UnreadableFileError(f"is nested more than {MAX_DEPTH} deep", line=line_of(data, at))
-                frame = Container(frame, key, _bounded(name), opening == b"{", at - 1)
+                frame = Container(frame, key, _bounded(name), data[at - 1] == _BRACE, at - 1)
                 continue
         elif frame.num_values or _CLOSING[frame.is_object].match(data, at) is None:
-            raise _error(data, at, frame, is_first=not frame.num_values)
+            raise _value_error(data, at, frame)
         while True:
             match = _END.match(data, at)
-            if match is None:
-                raise _error(data, at, frame, is_first=False, after_value=True)
-            if match[1] == b",":
-                at = match.end()
-                break
-            if (match[1] == b"}") is not frame.is_object:
-                raise _error(data, at, frame, is_first=False, after_value=True)
+            if match is None or (match[1] != b"," and (match[1] == b"}") is not frame.is_object):
+                raise _end_error(data, at, frame)
             at = match.end()
+            if match[1] == b",":
+                break
             if not stack:
                 return at
             frame = stack.pop()
+
+
+_QUOTE, _BRACE = b'"{'
 
 
 def line_of(data: bytes, offset: int) -> int:
@@ -171,15 +164,17 @@ def _key(raw: bytes) -> str:
         return raw.decode("utf-8", "replace")
 
 
-def _name(frame: Container, key: str) -> str:
-    count = frame.keys[key] = frame.keys.get(key, 0) + 1
+def _name(container: Container, key: str | int) -> str:
+    if isinstance(key, int):
+        return f"{container.name}[{key}]"
+    count = container.keys[key] = container.keys.get(key, 0) + 1
     if len(key) > MAX_NAME_CHARS:
         key = _bounded(key)
     if _PLAIN_KEY.fullmatch(key) is not None:
-        name = f"{frame.name}.{key}" if frame.name else key
+        name = f"{container.name}.{key}" if container.name else key
     else:
         quoted = json.dumps(key, ensure_ascii=_LINE_BREAK_OR_SURROGATE.search(key) is not None)
-        name = f"{frame.name}[{quoted}]"
+        name = f"{container.name}[{quoted}]"
     return name if count == 1 else f"{name}({count})"
 
 
@@ -190,31 +185,40 @@ def _bounded(name: str) -> str:
     return f"{name[: MAX_NAME_CHARS // 2]}~{digest}"
 
 
-def _error(
-    data: bytes, at: int, frame: Container | None, *, is_first: bool, after_value: bool = False
-) -> UnreadableFileError:
-    """Return the error for what stands at an offset, where a value, a member or an end was expected."""
-    at = _BLANK.match(data, at).end()  # type: ignore[union-attr]
-    found = data[at : at + 1]
-    if frame is not None and frame.is_object and not after_value and _COLON.match(data, at):
-        at = _BLANK.match(data, _COLON.match(data, at).end()).end()  # type: ignore[union-attr]
-        found, frame = data[at : at + 1], None  # the value of a member
-    line = line_of(data, at)
-    if not found:
-        reason = "is empty" if frame is None and is_first and not data.strip(b"\xef\xbb\xbf \t\r\n") else "ends too early"
-    elif data.startswith((b"//", b"/*", b"#"), at):
-        reason = "has a comment, which JSON does not allow"
-    elif found in b"}]" and not is_first and not after_value:
-        reason = "has a comma before a closing bracket"
-    elif after_value:
-        reason = f"has {_shown(data, at)} where a comma or the end of {'an object' if frame and frame.is_object else 'an array'} must stand"
-    elif frame is not None and frame.is_object:
-        reason = "has a key without a colon" if _KEY.match(data, at) else f"has {_shown(data, at)} where a key must stand"
-    elif found == b'"':
-        reason = "has a string that is not closed, or holds a control character or an escape that JSON does not have"
-    else:
-        reason = f"has {_shown(data, at)} where a value must stand"
-    return UnreadableFileError(f"{reason}: it is not JSON", line=line)
+def _value_error(data: bytes, at: int, container: Container | None) -> UnreadableFileError:
+    """Return the error for what stands at an offset, where a value or a member was expected."""
+    at, is_key = _skip(data, at), container is not None and container.is_object
+    if is_key and (colon := _COLON.match(data, at)):
+        at, is_key, container = _skip(data, colon.end()), False, None  # the value of a member
+    if (reason := _usual_reason(data, at)) is None:
+        if data[at] in b"}]" and container is not None and container.num_values:
+            reason = "has a comma before a closing bracket"
+        elif is_key and _KEY.match(data, at):
+            reason = "has a key without a colon"
+        elif data[at] == _QUOTE:
+            reason = "has a string without an end, or with a control character or an escape that JSON does not have"
+        else:
+            reason = f"has {_shown(data, at)} where {'a key' if is_key else 'a value'} must stand"
+    return UnreadableFileError(f"{reason}: it is not JSON", line=line_of(data, at))
+
+
+def _end_error(data: bytes, at: int, container: Container) -> UnreadableFileError:
+    """Return the error for what follows a value."""
+    at, kind = _skip(data, at), "object" if container.is_object else "array"
+    reason = _usual_reason(data, at) or f"has {_shown(data, at)} where a comma or the end of an {kind} must stand"
+    return UnreadableFileError(f"{reason}: it is not JSON", line=line_of(data, at))
+
+
+def _usual_reason(data: bytes, at: int) -> str | None:
+    if at == len(data):
+        return "ends too early" if data.strip(b"\xef\xbb\xbf \t\r\n") else "is empty"
+    return "has a comment, which JSON does not allow" if data.startswith((b"//", b"/*", b"#"), at) else None
+
+
+def _skip(data: bytes, at: int) -> int:
+    match = _BLANK.match(data, at)
+    assert match is not None  # it also matches the empty string
+    return match.end()
 
 
 def _shown(data: bytes, at: int) -> str:

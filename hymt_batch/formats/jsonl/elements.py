@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 BLOCK_BYTES = 1 << 16
 
-_HEADER = re.compile(rb"[ \t\r\n]*+\[?[ \t\r\n]*+")
+_SPACE = re.compile(rb"[ \t\r\n]*+")
 _GAP = re.compile(rb"[ \t\r\n,\]]*+")
 _FLAT = re.compile(rb'\{(?:[^"{}\[\]\\]++|"(?:[^"\\]++|\\[\s\S])*+")*+\}')
 _SKIP = rb'[^"{}\[\]%s]++|"(?:[^"\\]++|\\[\s\S])*+"'
@@ -32,11 +32,15 @@ class Elements:
         self._read, self.position = read, position
         self._data, self._at = b"", 0
         self._depth, self._in_string, self._has_ended = 0, False, False
+        self._start = position  # of the element
 
     def read_header(self) -> bytes:
         """Return what precedes the first element; of an empty array, all of it."""
-        header = self._read_while(_HEADER)
-        return header + self._read_while(_GAP) if b"[" in header else header
+        header = self._read_while(_SPACE)
+        if self.at_end() or self._data[self._at] != _ARRAY:
+            return header
+        self._at, self.position = self._at + 1, self.position + 1
+        return header + b"[" + self._read_while(_GAP)
 
     def read_gap(self) -> bytes:
         """Return what follows an element up to the next one, or to the end."""
@@ -48,11 +52,16 @@ class Elements:
     def begin(self) -> bool:
         """Begin the next element; return whether there is one."""
         self._depth, self._in_string, self._has_ended = 0, False, False
+        self._start = self.position
         return not self.at_end()
 
     def read_piece(self) -> bytes:
         """Return the next bytes of the element, at most a block; b"" after its end."""
-        if self._has_ended or (len(self._data) - self._at < 2 and not self._fill() and self._at == len(self._data)):
+        if self._has_ended:
+            return b""
+        while len(self._data) - self._at < 2 and self._fill():  # a backslash and what it escapes
+            pass
+        if self._at == len(self._data):
             return b""
         start = self._at
         flat = None if self._depth or self._in_string else _FLAT.match(self._data, start)
@@ -65,14 +74,15 @@ class Elements:
 
     def _walk(self) -> None:
         """Move to the end of the element, or to the end of the block."""
-        data, at, start = self._data, self._at, self._at
+        data, at = self._data, self._at
+        start = at if self.position == self._start else -1  # of the element, if it is in this block
         while at < len(data):
             if self._in_string:
                 at = _end(_STRING, data, at)
                 if at < len(data) and data[at] == _QUOTE:
                     at, self._in_string = at + 1, False
                 elif at < len(data):  # a backslash at the end of the block, or of the file
-                    at += at == start
+                    at += at == self._at
                     break
                 continue
             at = _end(_INSIDE if self._depth else _OUTSIDE, data, at)
@@ -114,7 +124,8 @@ class Elements:
         return bool(block)
 
 
-_QUOTE, _OPENING = ord('"'), b"[{"
+_QUOTE, _ARRAY = b'"['
+_OPENING = b"[{"
 
 
 def _end(pattern: re.Pattern[bytes], data: bytes, at: int) -> int:

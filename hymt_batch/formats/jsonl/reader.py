@@ -113,9 +113,7 @@ def _parse_long_row(row: LongRow, text_field: str) -> Fields:
     return values, text if is_known else None
 
 
-def read_head(
-    stream: Any, config: ReadOptions, reserved: tuple[str, ...], read_row: ReadRow = read_line
-) -> Preamble:
+def read_head(stream: Any, config: ReadOptions, reserved: tuple[str, ...], read_row: ReadRow = read_line) -> Preamble:
     """Reject a file whose first rows all lack a field that a setting names, or have a field that the output adds.
 
     Raises:
