@@ -168,7 +168,7 @@ class _Finder:
                 fix="Pipe it in with source.path=-, or copy it to a file.",
             )
         if format is None:
-            kind = unread.of_setting(path, self.config) or unread.of_name(path)
+            kind = unread.of_name(path)
             assert kind is not None  # the reason why there is no format
             raise kind.error(path, self.config)
         if origin is Origin.NAMED:

@@ -79,7 +79,7 @@ class FormatChoice:
         is_named = origin is Origin.NAMED
         if known is not None and (known.name in self._formats or (is_named and not self._has_no_list)):
             return self._of_json(path, compression, known), ""
-        kind = unread.of_setting(path, self.config) or unread.of_name(path)
+        kind = unread.of_name(path)
         was_text = self._has_no_list and origin is not Origin.FOUND and not (kind and kind.was_refused)
         if known is not None and not is_named and not was_text:
             self._addable.append(path)
