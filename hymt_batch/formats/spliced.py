@@ -42,6 +42,7 @@ class Place:
     error: RowError | None = None  # why it cannot be translated
     ranges: tuple[tuple[int, int], ...] = ()  # where a place covers several texts, their byte ranges; else ()
     codes: FormatCodes = ()  # codes of the text that only the format knows
+    context: Any = None  # what else the format needs to write it
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +50,10 @@ class PlaceOptions:
     """Settings of the source stage that decide what a place is; conf/source/ explains each."""
 
     join_cues: bool = False  # subtitles: a sentence that runs over several cues is one place
+    tgt_lang: str = ""  # code of the target language of the job, on which the number of places may depend
+    keys: Any = None  # JSON trees: patterns of the keys whose strings are translated; None: all
+    skip_keys: Any = None  # JSON trees: patterns of the keys whose strings are not translated; None: none
+    add_plural_forms: bool = False  # JSON trees: plural categories of the target language are inserted
 
     @classmethod
     def of(cls, get: Callable[[str, Any], Any]) -> PlaceOptions:

@@ -33,7 +33,8 @@ _CLOSING = {True: re.compile(_SPACE + rb"\}"), False: re.compile(_SPACE + rb"\]"
 _KEY = re.compile(_SPACE + _STRING)
 _COLON = re.compile(_SPACE + _STRING + _SPACE + rb":")
 
-_PLAIN_KEY = re.compile(r"[^\s.#()\[\]{}\"\\\x00-\x1f\x7f-\x9f]+(?: [^\s.#()\[\]{}\"\\\x00-\x1f\x7f-\x9f]+)*")
+_PLAIN = r"[^\s.#()\[\]{}\"\\\x00-\x1f\x7f-\x9f\ud800-\udfff]+"
+_PLAIN_KEY = re.compile(f"{_PLAIN}(?: {_PLAIN})*")
 _LINE_BREAK_OR_SURROGATE = re.compile("[\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
@@ -122,7 +123,7 @@ def _scan_containers(data: bytes, at: int, frame: Container, strings: list[Strin
                 stack.append(frame)
                 if len(stack) >= MAX_DEPTH:
                     raise UnreadableFileError(f"is nested more than {MAX_DEPTH} deep", line=line_of(data, at))
-                frame = Container(frame, key, _bounded(name), data[at - 1] == _BRACE, at - 1)
+                frame = Container(frame, key, name, data[at - 1] == _BRACE, at - 1)
                 continue
         elif frame.num_values or _CLOSING[frame.is_object].match(data, at) is None:
             raise _value_error(data, at, frame)
@@ -166,19 +167,22 @@ def _key(raw: bytes) -> str:
 
 def _name(container: Container, key: str | int) -> str:
     if isinstance(key, int):
-        return f"{container.name}[{key}]"
+        return bounded_name(f"{container.name}[{key}]")
     count = container.keys[key] = container.keys.get(key, 0) + 1
-    if len(key) > MAX_NAME_CHARS:
-        key = _bounded(key)
+    name = member_name(container, key)
+    return name if count == 1 else bounded_name(f"{name}({count})")
+
+
+def member_name(container: Container, key: str) -> str:
+    """Return the name of the value that a key has in an object, where the key occurs once."""
     if _PLAIN_KEY.fullmatch(key) is not None:
-        name = f"{container.name}.{key}" if container.name else key
-    else:
-        quoted = json.dumps(key, ensure_ascii=_LINE_BREAK_OR_SURROGATE.search(key) is not None)
-        name = f"{container.name}[{quoted}]"
-    return name if count == 1 else f"{name}({count})"
+        return bounded_name(f"{container.name}.{key}" if container.name else key)
+    quoted = json.dumps(key, ensure_ascii=_LINE_BREAK_OR_SURROGATE.search(key) is not None)
+    return bounded_name(f"{container.name}[{quoted}]")
 
 
-def _bounded(name: str) -> str:
+def bounded_name(name: str) -> str:
+    """Return a name, or of a long one the start and a digest."""
     if len(name) <= MAX_NAME_CHARS:
         return name
     digest = hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
