@@ -11,7 +11,7 @@ A file is parsed as a whole, from its start, and held in memory. Knows no format
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
@@ -117,7 +117,8 @@ class SplicedInput:
         self._stream.seek(0)
         data = _read_file(self._stream, self.input.path)
         try:
-            places = self._parse(data).places(PlaceOptions.of(partial(getattr, options)))
+            place_options = replace(PlaceOptions.of(partial(getattr, options)), tgt_lang=self.input.tgt_lang)
+            places = self._parse(data).places(place_options)
         except UnreadableFileError as error:
             self._num_places = 1
             yield self._failed_file(data, error, context), len(data)

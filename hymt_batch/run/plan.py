@@ -91,6 +91,7 @@ def open_inputs(job: TranslateJob, stop: StopRequest) -> Iterator[Inputs]:
             outputs=OutputNames(
                 job.write.format.value,
                 lambda name: output_name.make(job.write.name, name, job.src_lang, job.tgt_lang),
+                tgt_lang=job.tgt_lang or "",
             ),
             added_fields=job.write.added_fields,
             plan_version=PLAN_VERSION if job.overwrite else identity.stored_plan_version(folder),

@@ -76,7 +76,8 @@ def find_inputs(
     finder.finish()
     ignored_settings.warn(config, finder.inputs, finder.used_settings)
     named = input_names.name_outputs(finder.inputs, outputs.rename)
-    return FoundInputs([_with_settings(i, config) for i in named], finder.named, [file for file, _ in finder.skipped])
+    inputs = [replace(_with_settings(input, config), tgt_lang=outputs.tgt_lang) for input in named]
+    return FoundInputs(inputs, finder.named, [file for file, _ in finder.skipped])
 
 
 def _with_settings(input: Input, config: SourceConfig) -> Input:

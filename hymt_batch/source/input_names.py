@@ -24,10 +24,11 @@ STATE_FOLDER = ".hymt"
 
 @dataclass(frozen=True, slots=True)
 class OutputNames:
-    """How the outputs of a job are named."""
+    """How the outputs of a job are named, and in which language they are."""
 
     format: str = "input"  # the setting write.format, which decides the extension; "input" keeps that of the input
     rename: Callable[[str], str] = str  # returns the name by the setting write.name
+    tgt_lang: str = ""  # target language of the job, on which the number of places may depend; "" if there is none
 
 
 AS_INPUTS = OutputNames()

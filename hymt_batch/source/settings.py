@@ -45,6 +45,9 @@ class SourceConfig:
     escape: Identity[str | None] = None
     encoding: Identity[str] = text_encoding.UTF8
     join_cues: Identity[bool] = False
+    keys: Identity[Any] = None
+    skip_keys: Identity[Any] = None
+    add_plural_forms: Identity[bool] = False
     max_window: Operation[Any] = "2GiB"
     follow_symlinks: Identity[bool] = False
     subset: Identity[str | None] = None
@@ -67,6 +70,8 @@ class SourceConfig:
     def _check(self) -> None:
         if self.pattern is not None:
             self.pattern = _as_names("pattern", self.pattern)
+        self.keys = _as_keys("keys", self.keys)
+        self.skip_keys = _as_keys("skip_keys", self.skip_keys)
         if not self.text_field:
             raise ConfigError("source.text_field is empty", fix="Set source.text_field=text (the default).")
         if self.limit is not None and self.limit < 1:
@@ -137,6 +142,14 @@ def _encoding_name(name: str) -> str:
             f"source.encoding={name} is not a text encoding that Python knows",
             fix=f"Set source.encoding={near[0] if near else 'utf-8'}, or another encoding of Python, such as {names}.",
         ) from None
+
+
+def _as_keys(key: str, value: Any) -> list[str] | None:
+    """Return patterns of keys as a list; None without one."""
+    if value is None or value == []:
+        return None
+    names = _as_names(key, value)
+    return [names] if isinstance(names, str) else names
 
 
 def _as_names(key: str, value: Any) -> str | list[str]:

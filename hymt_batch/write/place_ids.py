@@ -9,6 +9,7 @@ import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from hymt_batch.errors import HymtError
 from hymt_batch.formats import registry
@@ -31,6 +32,9 @@ class _Options:
     delimiter: str | None = None
     escape: str | None = None
     join_cues: bool = False
+    keys: Any = None
+    skip_keys: Any = None
+    add_plural_forms: bool = False
 
 
 def find(fs: Fs, folder: Path, job: JobRecord, input: Input, rows: Sequence[Row]) -> dict[int, str]:
@@ -41,8 +45,10 @@ def find(fs: Fs, folder: Path, job: JobRecord, input: Input, rows: Sequence[Row]
     digests, source = {row.row_index: row.digest for row in rows}, job.identity.get("source")
     source = source if isinstance(source, dict) else {}
     encoding = str(source.get("encoding", "utf-8"))  # jobs of earlier versions have UTF-8
-    options = _Options(join_cues=source.get("join_cues") is True)
-    located = replace(input, path=path, encoding="" if encoding == "utf-8" else encoding)
+    names = ("join_cues", "keys", "skip_keys", "add_plural_forms")
+    options = _Options(**{name: source[name] for name in names if name in source})
+    tgt_lang = str((job.identity.get("prompt") or {}).get("tgt_lang") or "")
+    located = replace(input, path=path, encoding="" if encoding == "utf-8" else encoding, tgt_lang=tgt_lang)
     # what cannot be read any more has no ids; the next run says why
     unreadable = contextlib.suppress(OSError, HymtError, ValueError, RecursionError)
     with unreadable, contextlib.closing(registry.of_input(located).open_input(located)) as file:

@@ -66,7 +66,7 @@ class PluralForms:
 
     def label(self, selector: str) -> str:
         """Return the label that a branch with another selector would have."""
-        return f"{{{','.join((*self.path, f'{self.argument}={selector}'))}}}"
+        return f"{{{','.join((*self.path, _choice(self.argument, selector)))}}}"
 
 
 @dataclass(slots=True)
@@ -97,34 +97,34 @@ def write(text: str, branch: Branch) -> str:
     codes = [*branch.arguments, *(["#"] if branch.has_number else [])]
     pattern = "|".join(map(re.escape, sorted(set(codes), key=len, reverse=True)))
     pieces = re.split(f"({pattern})", text) if pattern else [text]
-    special = re.compile("([{}#]+)" if branch.in_plural else "([{}]+)")
     return "".join(
-        piece if index % 2 else _quoted(piece, special, branch.doubles) for index, piece in enumerate(pieces)
+        piece if index % 2 else _quoted(piece, _MUST_QUOTE[branch.in_plural], branch.doubles)
+        for index, piece in enumerate(pieces)
     )
 
 
-def _quoted(text: str, special: re.Pattern[str], doubles: bool) -> str:
-    """Quote what has a meaning in a message, and double the apostrophes that would begin or end a quotation."""
-    pieces = special.split(text)
+# with the apostrophes around: within a quotation, two of them stand for one
+_MUST_QUOTE = {True: re.compile("('*[{}#][{}#']*)"), False: re.compile("('*[{}][{}']*)")}
+
+
+def _quoted(text: str, must_quote: re.Pattern[str], doubles: bool) -> str:
+    """Quote what has a meaning in a message, and double the apostrophes that would begin a quotation."""
     out = ""
-    for index, piece in enumerate(pieces):
+    for index, piece in enumerate(must_quote.split(text)):
         if index % 2:
+            piece = piece.replace("'", "''")
             out += f"'{piece}'"
-        elif "'" in piece:
-            # what follows a piece is a quotation, an argument or the end of the branch
-            out += _double(piece, follows_quotation=index > 0, doubles=doubles)
         else:
-            out += piece
+            out += _APOSTROPHES.sub(lambda match: match[0] * 2 if doubles or _quotes(match) else match[0], piece)
     return out
 
 
-def _double(text: str, *, follows_quotation: bool, doubles: bool) -> str:
-    out = []
-    for match in re.finditer("'+|[^']+", text):
-        run = match[0]
-        touches = len(run) > 1 or match.end() == len(text) or (follows_quotation and match.start() == 0)
-        out.append(run * 2 if run[0] == "'" and (doubles or touches) else run)
-    return "".join(out)
+_APOSTROPHES = re.compile("'+")
+
+
+def _quotes(match: re.Match[str]) -> bool:
+    """Return whether a run of apostrophes would be read in another way; an argument may follow at the end."""
+    return len(match[0]) > 1 or match.end() == len(match.string)
 
 
 class _Parser:
@@ -204,7 +204,7 @@ class _Parser:
             if selector[1] in selectors:
                 raise _BrokenMessageError
             selectors.add(selector[1])
-            num_texts, inner = len(self.message.texts), (*path, f"{name}={selector[1]}")
+            num_texts, inner = len(self.message.texts), (*path, _choice(name, selector[1]))
             end = self.read_message(selector.end(), inner, in_plural=is_plural or in_plural, depth=depth + 1)
             texts = self.message.texts[num_texts:]
             if selector[1] == "other" and len(texts) == 1 and (texts[0].start, texts[0].end) == (selector.end(), end):
@@ -250,6 +250,10 @@ class _Parser:
         if not path:
             return f"{{{count}}}"
         return f"{{{inner}}}" if count == 1 else f"{{{inner},{count}}}"
+
+
+def _choice(argument: str, selector: str) -> str:
+    return f"{argument}{selector}" if selector.startswith("=") else f"{argument}={selector}"
 
 
 _BRANCHING = frozenset({"plural", "select", "selectordinal"})

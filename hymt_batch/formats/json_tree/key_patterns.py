@@ -51,8 +51,8 @@ def _compile(patterns: Sequence[str]) -> re.Pattern[str] | None:
 def _expression(pattern: str) -> str:
     keys = _split(pattern)
     if len(keys) == 1 and keys[0] != "**":
-        return rf"(?:[^\0]*\0)*?{_key(keys[0])}\0"
-    return "".join(r"(?:[^\0]*\0)*?" if key == "**" else rf"{_key(key)}\0" for key in keys)
+        return rf"(?:[^\x00]*\x00)*?{_key(keys[0])}\x00"
+    return "".join(r"(?:[^\x00]*\x00)*?" if key == "**" else rf"{_key(key)}\x00" for key in keys)
 
 
 def _split(pattern: str) -> list[str]:
@@ -78,10 +78,10 @@ def _key(key: str) -> str:
         out += re.escape(key[at : match.start()])
         at = match.end()
         if match[1]:
-            out += r"[^\0]*"
+            out += r"[^\x00]*"
         elif match[2]:
-            out += r"[^\0]"
+            out += r"[^\x00]"
         else:
             characters = re.sub(r"([\\\[\]^])", r"\\\1", match[4])
-            out += rf"[^\0{characters}]" if match[3] else f"[{characters}]"
+            out += rf"[^\x00{characters}]" if match[3] else f"[{characters}]"
     return out + re.escape(key[at:])

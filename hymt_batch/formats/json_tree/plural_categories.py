@@ -31,6 +31,10 @@ _ORDINAL: dict[str, tuple[str, ...]] = {
 }
 
 
+MOST_CATEGORIES, MOST_ORDINAL = "ar", "hi"
+"""Languages of which none has more categories."""
+
+
 def categories(language: str, *, is_ordinal: bool = False) -> tuple[str, ...]:
     """Return the plural categories of a language, `other` last."""
     return (_ORDINAL if is_ordinal else _CARDINAL).get(language, _NONE)
