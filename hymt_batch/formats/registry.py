@@ -10,6 +10,7 @@ from hymt_batch.formats.format import Format, Kind
 from hymt_batch.formats.json_tree import format as json_tree
 from hymt_batch.formats.jsonl import format as jsonl
 from hymt_batch.formats.line_input import BOM
+from hymt_batch.formats.markdown import format as markdown
 from hymt_batch.formats.parquet import format as parquet
 from hymt_batch.formats.subtitles import srt, vtt
 from hymt_batch.records import Input
@@ -26,6 +27,7 @@ FORMATS: tuple[Format, ...] = (
     properties.FORMAT,
     srt.FORMAT,
     vtt.FORMAT,
+    markdown.FORMAT,
 )
 DEFAULT = FORMATS[0]
 """The format of standard input, and of files with an unknown extension."""

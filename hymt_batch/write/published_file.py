@@ -215,6 +215,8 @@ def _documents_and_rows(assembly: Assembly, tally: _Tally) -> Iterator[tuple[Doc
                 changed_rows.add(row.row_index)
             elif not changed_rows.ranges:  # after a changed row keep reading, to name all of them, but write nothing
                 shaped_row = assembly.access.shape_row(document, row, one_line)
+                if target.can_hold is not None and shaped_row.text and not target.can_hold(document, shaped_row.text):
+                    shaped_row = _source_kept(shaped_row)
                 if shaped_row.status is not row.status:
                     tally.counts[row.status.value] -= 1
                     tally.counts[shaped_row.status.value] += 1
@@ -228,6 +230,13 @@ def _documents_and_rows(assembly: Assembly, tally: _Tally) -> Iterator[tuple[Doc
         raise input_changed_error(f"{name} {changed_rows}")
     if (extra := next(documents, None)) is not None:
         raise input_changed_error(f"{name} has more rows after row {extra.row_index}")
+
+
+def _source_kept(row: Row) -> Row:
+    """Return the error row of a place that cannot hold its translation."""
+    message = "the translation would change the structure of the document"
+    flags = row.flags if "source_kept" in row.flags else (*row.flags, "source_kept")
+    return replace_fields(row, status=Status.GENERATION_ERROR, text="", flags=flags, message=message)
 
 
 def _encodable_row(row: Row, encoding: str, target: Format, tally: _Tally) -> Row:
