@@ -12,6 +12,7 @@ import pytest
 
 from hymt_batch.formats.jsonl.elements import Elements
 from hymt_batch.records import PLAN_VERSION, ShardRecord
+from hymt_batch.source.input_names import AS_INPUTS
 from hymt_batch.source.inputs import Inputs
 from hymt_batch.source.settings import SourceConfig
 from hymt_batch.source.shards import SkippedShard
@@ -33,7 +34,7 @@ PRETTY = """\ufeff[
 
 def inputs_of(path: Path, **settings: Any) -> Inputs:
     config = SourceConfig(path=str(path), **settings)
-    return Inputs(config, None, out_format="input", added_fields=("translation", "hymt"), plan_version=PLAN_VERSION)
+    return Inputs(config, None, outputs=AS_INPUTS, added_fields=("translation", "hymt"), plan_version=PLAN_VERSION)
 
 
 def run(tmp_path: Path, name: str, data: str, *overrides: str) -> str:
