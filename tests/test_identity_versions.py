@@ -286,7 +286,8 @@ def test_added_removed_and_renamed_keys_are_upgraded() -> None:
     version_5 = {**requested, "version": 5}
     version_4 = {**requested, "version": 4}  # with either plan, which this identity lacks
     version_3 = {**requested, "version": 3}
-    assert earlier == [version_5, version_4, version_4, version_3, version_3, {**stored, "b": {}}, {**first, "b": {}}]
+    of_version_3 = [version_3, version_3]
+    assert earlier == [version_5, version_4, version_4, *of_version_3, {**stored, "b": {}}, {**first, "b": {}}]
     changed = {**requested, "a": {**requested["a"], "new": "otherwise"}}
     assert identity_versions.differences(stored, changed, changes=changes) == [("a.new", "as before", "otherwise")]
     changed_5, changed_4, changed_3 = ({**changed, "version": version} for version in (5, 4, 3))

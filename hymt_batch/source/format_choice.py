@@ -61,7 +61,7 @@ class FormatChoice:
                 "translate all strings of files=%d, such as %s: JSON without rows that have source.text_field=%s",
                 len(self._trees),
                 self._trees[:3],
-                self.config.text_field,
+                ",".join(self.config.text_fields),
             )
         if self._addable:
             log.warning(

@@ -7,16 +7,15 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Sequence
 
 from hymt_batch.errors import ConfigError, HymtError
 from hymt_batch.formats import registry
 from hymt_batch.formats.bytestream import ByteStream
 from hymt_batch.formats.format import Format
-from hymt_batch.formats.jsonl.lenient_json import look_up
 from hymt_batch.formats.jsonl.shape import JsonShape, Shape, find_shape
 from hymt_batch.formats.text_encoding import HEAD_BYTES, UTF8
+from hymt_batch.formats.text_fields import TextFields
 from hymt_batch.records import Input
 from hymt_batch.source.settings import DEFAULT_TEXT_FIELD, SourceConfig
 
@@ -24,12 +23,13 @@ LINES, ROWS, TREE = (registry.get(name) for name in ("jsonl", "json_rows", "json
 MAX_HEAD_BYTES = 1 << 20
 """Bytes of a file that are read at most, where its first object is not complete in the first `HEAD_BYTES`."""
 
-_MISSING = object()
 
-
-def has_text_field(objects: Iterable[dict[str, Any]], text_field: str) -> bool:
-    """Return whether one of the first objects of a file has the field with the text."""
-    return any(look_up(values, text_field, _MISSING) is not _MISSING for values in objects)
+def has_text_field(found: JsonShape, text_fields: Sequence[str]) -> bool:
+    """Return whether one of the first objects of a file has a field with a text."""
+    fields = TextFields(text_fields)
+    if not found.is_complete:  # only names are known
+        return any(map(fields.may_be_in, found.objects))
+    return any(map(fields.present_in, found.objects))
 
 
 def choose(path: str, compression: str, named: Format, config: SourceConfig) -> Format:
@@ -56,10 +56,10 @@ def choose(path: str, compression: str, named: Format, config: SourceConfig) -> 
             found.shape is Shape.SINGLE and b"\n" in head.strip()  # a pretty-printed row
         )
         return ROWS if is_rows else LINES
-    if has_text_field(found.objects, config.text_field):
+    if has_text_field(found, config.text_fields):
         return {Shape.LINES: LINES, Shape.ARRAY: ROWS, Shape.OBJECTS: ROWS}.get(found.shape, TREE)
-    if config.text_field != DEFAULT_TEXT_FIELD and (found.objects or found.shape is Shape.TEXTS):
-        raise _no_field_error(path, found, config.text_field)
+    if config.text_fields != (DEFAULT_TEXT_FIELD,) and (found.objects or found.shape is Shape.TEXTS):
+        raise _no_field_error(path, found, config.text_fields)
     return TREE
 
 
@@ -74,12 +74,13 @@ def _read_head(path: str, compression: str, config: SourceConfig) -> tuple[bytes
         return head, stream.at_end()
 
 
-def _no_field_error(path: str, found: JsonShape, text_field: str) -> ConfigError:
+def _no_field_error(path: str, found: JsonShape, text_fields: Sequence[str]) -> ConfigError:
+    wanted = " or ".join(map(repr, text_fields))
     names = list(dict.fromkeys(name for values in found.objects for name in values))[:20]
     return ConfigError(
-        f"{path} is {found.shape.value}, of which none of the first has the field {text_field!r}"
+        f"{path} is {found.shape.value}, of which none of the first has the field {wanted}"
         if found.objects
-        else f"{path} is {found.shape.value}, which has no field {text_field!r}",
+        else f"{path} is {found.shape.value}, which has no field {wanted}",
         why=f"Its fields are {names}." if names else "",
         fix="Set source.text_field to one of them, or source.format=json to translate all strings."
         if names

@@ -39,7 +39,7 @@ class UnreadKind:
 
     def advice(self, path: str, config: SourceConfig) -> str:
         """Return what to do with a file of this format."""
-        return self.fix if self.extraction is None else self.extraction.advice(path, config.text_field)
+        return self.fix if self.extraction is None else self.extraction.advice(path, config.text_fields[0])
 
     def error(self, path: str, config: SourceConfig) -> ConfigError:
         """Return the error for a file of this format that source.path names."""

@@ -47,6 +47,9 @@ CHANGES = Changes(
         "source.keys": (6, None),
         "source.skip_keys": (6, None),
         "source.add_plural_forms": (6, False),
+        "check.code_ladder": (6, []),
+        "check.code_retry": (6, NOT_RECORDED),  # earlier versions had no ladder
+        "check.code_rows": (6, False),
     },
     moved={
         "check.min_logprob": 3,
