@@ -179,3 +179,13 @@ def test_a_row_over_the_limit_is_copied_in_pieces(tmp_path: Path) -> None:
 
 def test_an_array_without_rows_is_kept(tmp_path: Path) -> None:
     assert run(tmp_path, "a.jsonl", " [ ]\n") == " [ ]\n"
+
+
+def test_rows_with_several_texts_keep_their_array(tmp_path: Path) -> None:
+    data = json.dumps([{"title": "a", "messages": [{"content": "b"}, {"content": "c"}]}, {"title": "d"}], indent=2)
+    out = run(tmp_path, "a.json", data, "source.text_field=[title,messages.*.content]")
+    assert [row["translation"] for row in json.loads(out)] == [
+        {"title": "A", "messages.0.content": "B", "messages.1.content": "C"},
+        {"title": "D"},
+    ]
+    assert front.main(["verify", f"output_dir={tmp_path / 'out'}", "name=n"]) == 0
