@@ -59,6 +59,7 @@ CHANGES: dict[str, str | tuple[str, ...]] = {
     "source.keys": ("title", "source.path=tree.json"),
     "source.skip_keys": ("[id,url]", "source.path=tree.json"),
     "source.add_plural_forms": ("true", "source.path=tree.json"),
+    "source.entries": ("all", "source.path=app.po"),
     "source.max_window": "1GiB",
     "source.follow_symlinks": ("true", "source.path=linked"),
     "source.subset": ("small", HUB),
@@ -133,6 +134,7 @@ CHANGES: dict[str, str | tuple[str, ...]] = {
     "write.translation_field": "out",
     "write.meta_field": "about",
     "write.row_group_rows": "100",
+    "write.fuzzy": "true",
     "write.keep_rows": "false",
     "write.min_free": "1GiB",
     "launch.grace_s": "3",
@@ -162,6 +164,7 @@ def inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("a.txt", "b.txt", "a.csv"):
         (tmp_path / "in" / name).write_text(f"text\n{name}\n", encoding="utf-8")
     (tmp_path / "tree.json").write_text('{"a": "b"}', encoding="utf-8")
+    (tmp_path / "app.po").write_text('msgid "a"\nmsgstr ""\n', encoding="utf-8")
     (tmp_path / "film.srt").write_text("1\n00:00:01,000 --> 00:00:02,000\na\n", encoding="utf-8")
     (tmp_path / "linked").mkdir()
     (tmp_path / "linked" / "a.txt").write_text("a\n", encoding="utf-8")

@@ -12,6 +12,7 @@ from hymt_batch.formats.jsonl import format as jsonl
 from hymt_batch.formats.line_input import BOM
 from hymt_batch.formats.markdown import format as markdown
 from hymt_batch.formats.parquet import format as parquet
+from hymt_batch.formats.po import format as po
 from hymt_batch.formats.subtitles import srt, vtt
 from hymt_batch.records import Input
 
@@ -25,6 +26,7 @@ FORMATS: tuple[Format, ...] = (
     parquet.SAVED_DATASET,
     json_tree.FORMAT,
     properties.FORMAT,
+    po.FORMAT,
     srt.FORMAT,
     vtt.FORMAT,
     markdown.FORMAT,

@@ -92,13 +92,13 @@ def open_inputs(job: TranslateJob, stop: StopRequest) -> Iterator[Inputs]:
             outputs=OutputNames(
                 job.write.format.value,
                 lambda name: output_name.make(job.write.name, name, job.src_lang, job.tgt_lang),
-                tgt_lang=job.tgt_lang or "",
             ),
             added_fields=job.write.added_fields,
             plan_version=PLAN_VERSION if job.overwrite else identity.stored_plan_version(folder),
             folder=folder,
             formats=None if starts_over else identity.stored_formats(folder),
             has_begun=_has_begun(job, folder),
+            tgt_lang=job.tgt_lang,
         )
 
 

@@ -76,8 +76,7 @@ def find_inputs(
     finder.finish()
     ignored_settings.warn(config, finder.inputs, finder.used_settings)
     named = input_names.name_outputs(finder.inputs, outputs.rename)
-    inputs = [replace(_with_settings(input, config), tgt_lang=outputs.tgt_lang) for input in named]
-    return FoundInputs(inputs, finder.named, [file for file, _ in finder.skipped])
+    return FoundInputs([_with_settings(i, config) for i in named], finder.named, [file for file, _ in finder.skipped])
 
 
 def _with_settings(input: Input, config: SourceConfig) -> Input:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from hymt_batch.errors import ConfigError
 from hymt_batch.formats import registry
 from hymt_batch.formats.extraction import split_compression
-from hymt_batch.formats.format import Format, Kind
+from hymt_batch.formats.format import Format
 from hymt_batch.records import Input
 
 MAX_NAME_BYTES = 255  # the limit of common file systems
@@ -24,11 +24,10 @@ STATE_FOLDER = ".hymt"
 
 @dataclass(frozen=True, slots=True)
 class OutputNames:
-    """How the outputs of a job are named, and in which language they are."""
+    """How the outputs of a job are named."""
 
     format: str = "input"  # the setting write.format, which decides the extension; "input" keeps that of the input
     rename: Callable[[str], str] = str  # returns the name by the setting write.name
-    tgt_lang: str = ""  # target language of the job, on which the number of places may depend; "" if there is none
 
 
 AS_INPUTS = OutputNames()
@@ -67,12 +66,6 @@ def make_input(rel: str, path: str, format: Format, out_format: str, size: int |
             f"{path} is a {format.name} file inside .{compression}, which cannot be read", fix="Decompress it."
         )
     own_format, out_rel = format.written_as or format.name, rel
-    if format.kind is Kind.SPLICED and out_format not in ("input", own_format):
-        raise ConfigError(
-            f"{path} is read as {own_format}, which cannot be written as write.format={out_format}",
-            why=f"because the translations go into the {own_format} file, and all else in it is kept",
-            fix="Set write.format=input.",
-        )
     if out_format not in ("input", own_format):
         target = registry.get(out_format)
         stem = os.path.splitext(rel)[0] if compression else rel

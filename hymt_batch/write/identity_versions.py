@@ -47,6 +47,7 @@ CHANGES = Changes(
         "source.keys": (6, None),
         "source.skip_keys": (6, None),
         "source.add_plural_forms": (6, False),
+        "source.entries": (6, "empty"),
         "check.code_ladder": (6, []),
         "check.code_retry": (6, NOT_RECORDED),  # earlier versions had no ladder
         "check.code_rows": (6, False),
@@ -59,7 +60,12 @@ CHANGES = Changes(
         "write.meta_field": 3,
         "write.row_group_rows": 3,
     },
-    added_output={"write.encoding": "utf-8", "check.codes": False, "write.name": "{stem}{ext}"},
+    added_output={
+        "write.encoding": "utf-8",
+        "check.codes": False,
+        "write.name": "{stem}{ext}",
+        "write.fuzzy": False,
+    },
 )
 
 

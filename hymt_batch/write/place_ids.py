@@ -39,6 +39,7 @@ class _Options:
     keys: Any
     skip_keys: Any
     add_plural_forms: bool
+    entries: str
 
     @classmethod
     def of(cls, source: Mapping[str, Any]) -> _Options:
@@ -53,6 +54,7 @@ class _Options:
             source.get("keys"),
             source.get("skip_keys"),
             source.get("add_plural_forms") is True,
+            str(source.get("entries", "empty")),
         )
 
 

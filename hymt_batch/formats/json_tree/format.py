@@ -34,6 +34,7 @@ def _count_rows(path: Path, source_settings: Mapping[str, Any]) -> set[int]:
 
 FORMAT = Format(
     name="json",
+    about="JSON trees of keys (.json, .arb); all strings",
     kind=Kind.SPLICED,
     addressing=Addressing.START,
     extension=".json",

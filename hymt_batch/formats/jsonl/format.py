@@ -16,6 +16,7 @@ from hymt_batch.formats.line_input import LineInput
 
 LINES = Format(
     name="jsonl",
+    about="one JSON object per line; the field source.text_field",
     kind=Kind.ROWS,
     addressing=Addressing.BYTE_OFFSET,
     extension=".jsonl",
@@ -32,6 +33,7 @@ LINES = Format(
 
 ROWS = Format(
     name="json_rows",
+    about="JSON objects in an array or over several lines; the field source.text_field",
     kind=Kind.ROWS,
     addressing=Addressing.BYTE_OFFSET,
     extension=".json",

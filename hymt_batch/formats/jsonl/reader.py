@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -30,6 +29,7 @@ from hymt_batch.formats.long_rows import Fields, LongRow
 from hymt_batch.formats.options import ReadOptions
 from hymt_batch.formats.row_reader import (
     ReadContext,
+    ReadRow,
     RowError,
     Rows,
     error_document,
@@ -42,10 +42,6 @@ from hymt_batch.formats.text_fields import TextFields, look_up
 from hymt_batch.records import Document, Preamble, Status
 
 HEAD_ROWS = 100
-
-ReadRow = Callable[..., tuple[bytes, bytes, LongRow | None]]
-"""Reads a row from a stream; see `read_line`."""
-
 _MISSING = object()
 
 
@@ -58,9 +54,7 @@ class _DuplicateField(RowError):
 
 
 def read_rows(stream: Any, config: ReadOptions, context: ReadContext, read_row: ReadRow = read_line) -> Rows:
-    """Read rows from the stream's position; see `_read_field_rows` for rows with several text fields.
-
-    `read_row` reads one row from the stream; see `read_line`.
+    """Read rows, each by `read_row`, from the stream's position; see `_read_field_rows` for several text fields.
 
     With `context.full` the document's values are the parsed object. For a row that is not an object they are its
     leading name-value pairs, and None if the row is blank or has no such pairs.

@@ -91,8 +91,7 @@ def _read_head(stream: Any, options: ReadOptions, reserved: tuple[str, ...]) -> 
     """Read what precedes the first row, and check the first rows; see `reader.read_head`."""
     rows = _ElementStream(stream.input, stream.read, stream.position)
     header = rows.elements.read_header()
-    read_head(rows, options, reserved, read_row=_ElementStream.read_row)
-    return Preamble(header=header)
+    return replace(read_head(rows, options, reserved, read_row=_ElementStream.read_row), header=header)
 
 
 class RowArrayWriter(JsonlWriter):
