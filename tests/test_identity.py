@@ -59,6 +59,7 @@ CHANGES: dict[str, str | tuple[str, ...]] = {
     "source.keys": ("title", "source.path=tree.json"),
     "source.skip_keys": ("[id,url]", "source.path=tree.json"),
     "source.add_plural_forms": ("true", "source.path=tree.json"),
+    "source.document": "true",
     "source.entries": ("all", "source.path=app.po"),
     "source.max_window": "1GiB",
     "source.follow_symlinks": ("true", "source.path=linked"),

@@ -266,11 +266,10 @@ def render_summary(summary: Summary, pairs: Sequence[tuple[str, str]]) -> str:
 
 def describe_files(num_files: int, formats: Mapping[str, int]) -> str:
     """Return a number of files as text, with those of each format if there are several formats, or documents."""
-    files = plural(num_files, "file")
     if not formats or (len(formats) == 1 and registry.get(next(iter(formats))).kind is Kind.ROWS):
-        return files
+        return plural(num_files, "file")
     counted = sorted(formats.items(), key=lambda item: (-item[1], item[0]))
-    return f"{files} ({', '.join(f'{count:,} {name}' for name, count in counted)})"
+    return f"{plural(num_files, 'file')} ({', '.join(f'{count:,} {name}' for name, count in counted)})"
 
 
 def next_command(job: TranslateJob, summary: Summary) -> str:

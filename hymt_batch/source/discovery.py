@@ -171,6 +171,7 @@ class _Finder:
             raise kind.error(path, self.config)
         if origin is Origin.NAMED:
             self.named.add(rel)
+        format = registry.as_document(format) if self.config.document else format
         self.inputs.append(input_names.make_input(rel, path, format, self.out_format, status.st_size))
 
     def _add_folder(self, path: str) -> None:
@@ -243,6 +244,7 @@ class _Finder:
             stored = spool.store_hub(path, self.config)
         for file, rel in stored:
             format = registry.get(hub.STORED_FORMAT) if path != STDIN else self.choice.set_format or registry.DEFAULT
+            format = registry.as_document(format) if self.config.document else format
             self.named.add(rel)
             self.inputs.append(input_names.make_input(rel, str(file), format, self.out_format))
 

@@ -57,6 +57,7 @@ class SourceConfig:
     keys: Identity[Any] = None
     skip_keys: Identity[Any] = None
     add_plural_forms: Identity[bool] = False
+    document: Identity[bool] = False
     entries: Identity[Entries] = Entries.empty
     max_window: Operation[Any] = "2GiB"
     follow_symlinks: Identity[bool] = False
