@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.command == "train":
             logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
             _silence_transformers()
-            return _report(train.build(args.out, num_steps=args.steps))
+            return _report(train.build(args.out, num_steps=args.steps, start=args.start))
     except OSError as error:
         return _fail(f"cannot write {error.filename or args.out}: {error.strerror}. Set --out to another folder.")
     if not (args.model / "config.json").is_file():
@@ -131,6 +131,14 @@ def _parser() -> argparse.ArgumentParser:
         help="training steps; use fewer only for a trial (default: %(default)s)",
     )
 
+    train_command.add_argument(
+        "--from",
+        dest="start",
+        type=Path,
+        metavar="DIR",
+        help="start the second stage with the weights of this model, instead of training the first stage",
+    )
+
     check = commands.add_parser(
         "check",
         help="measure how many held-out bulletins are translated exactly",
@@ -173,10 +181,10 @@ def _silence_transformers() -> None:
 
 
 def _report(results: list[train.Exactness]) -> int:
-    print("language  dtype     exact    share")
+    print("kind     language  dtype     exact    share")
     for result in results:
         exact = f"{result.num_exact}/{result.num_rows}"
-        print(f"{result.tgt_lang:<8}  {result.dtype:<8}  {exact:<7}  {result.share:.1%}")
+        print(f"{result.kind:<7}  {result.tgt_lang:<8}  {result.dtype:<8}  {exact:<7}  {result.share:.1%}")
     return 0 if all(result.share >= train.MIN_EXACT_SHARE for result in results) else 1
 
 
