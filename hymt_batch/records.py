@@ -135,6 +135,10 @@ class Preamble:
         return len(self.bom) + len(self.header)
 
 
+FormatCodes = tuple[tuple[str, str], ...]
+"""Codes of a text that only its format knows, each with the code that it closes (`**`: itself), or ""."""
+
+
 @dataclass(slots=True, unsafe_hash=True)
 class Document:
     """One row of the source, with a stable id."""
@@ -150,6 +154,7 @@ class Document:
     message: str = ""  # the reason, for the errors file
     values: Any = None  # the parsed row, kept for the writer of the output
     keeps_codes: bool = False  # its translation must have the codes of its text: so in every spliced format
+    codes: FormatCodes = ()  # codes of its text besides those that are codes in every format
     long_row: Any = field(default=None, compare=False)  # formats.long_rows.LongRow of a row over the byte limit
     needs_escape: bool = False  # csv: an escape character that no setting names is the probable cause of the error
 

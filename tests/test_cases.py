@@ -85,6 +85,33 @@ def test_a_long_row_of_punctuation_does_not_prevent_a_stop(hymt: Command) -> Non
         running.communicate()
 
 
+def test_a_stop_within_a_long_row_keeps_the_other_rows_and_what_is_done_of_it(hymt: Command) -> None:
+    (hymt.folder / "h.txt").write_text(f"High 12.\n{'w' * 2000}\nLow 3 tonight.\n")
+    cut = ["segment.max_tokens=64", "batch.part_tokens=128", "decode.max_new_tokens=64", "source.path=h.txt"]
+    words = [*COMMAND, "translate", *TO_FRENCH, *cut, "launch.progress=log", "launch.log_every_s=0.1"]
+    running = subprocess.Popen(words, cwd=hymt.folder, stderr=subprocess.PIPE, text=True)
+    state = hymt.folder / "outputs/h/.hymt"
+    try:
+        deadline = time.monotonic() + 110
+        while len(list(state.glob("f*/s*/p*-r*"))) < 3 and time.monotonic() < deadline:
+            time.sleep(0.02)
+        running.send_signal(signal.SIGTERM)
+        _, stderr = running.communicate(timeout=60)
+    finally:
+        running.kill()
+    assert running.returncode == 75, stderr
+    assert "h.txt#2 (32 segments): " in stderr
+    done = hymt("status", "name=h").stdout
+    assert "rows      2 of 3" in done
+    assert "long row  h.txt#2: " in done and " of 32 segments done" in done
+    kept = len(list(state.glob("f*/s*/p*-r*")))
+    again = hymt.translate(*cut, "launch.progress=log", "launch.log_every_s=0.1", to=TO_FRENCH)
+    assert again.returncode == 0, again.stderr
+    assert kept >= 3
+    lines = hymt.output("h/translated/h.txt").decode().split("\n")
+    assert len(lines) == 4 and all(lines[:3])
+
+
 def test_a_row_with_nan_is_kept_and_translated(hymt: Command) -> None:
     rows = [f'{{"id": {i}, "score": {"NaN" if i == 5 else 0.5}, "text": "{RAIN}"}}' for i in range(10)]
     (hymt.folder / "x.jsonl").write_text("\n".join(rows) + "\n")

@@ -87,6 +87,45 @@ def test_codes_are_put_back_or_the_source_is_kept_and_never_lost() -> None:
     assert kept < 40
 
 
+MARKDOWN = (("**", "**"), ("[", ""), ("](u)", "["), ("![", ""), ("](i)", "!["), ("`x y`", ""), ("_", "_"), ("\n", ""))
+
+
+@pytest.mark.parametrize(
+    ("source", "translation", "expected"),
+    [
+        ("see **a** and `x y`", "`x y` et **b**", True),
+        ("see **a** and `x y`", "`x  y` et **b**", False),
+        ("see **a**", "voir ** b", False),
+        ("[a](u) b [c](u)", "[d](u) [e](u)", True),
+        ("[a](u) b", "](u) a [b", False),
+        ("[![a](i)](u) b", "c [![d](i)](u)", True),
+        ("[![a](i)](u) b", "c [![d](u)](i)", False),
+        ("_a_ b snake_case", "c _d_ snake_case", True),
+        ("a\nb", "c d", False),
+        ("{x} and **y**", "**z**", False),
+    ],
+)
+def test_codes_that_only_the_format_knows_are_kept_in_pairs(source: str, translation: str, expected: bool) -> None:
+    assert keeps_codes(source, translation, MARKDOWN) is expected
+    repaired = put_back(source, translation, MARKDOWN)
+    assert keeps_codes(source, repaired, MARKDOWN), repaired
+
+
+@pytest.mark.parametrize(
+    ("source", "translation", "expected"),
+    [
+        ("See **the docs** now", "Voir la doc maintenant", "Voir **la doc** maintenant"),
+        ("See [the docs](u) now", "maintenant doc](u) [la Voir", "maintenant [doc la](u) Voir"),
+        ("Use `x y` here", "Hier verwenden", "Hier `x y` verwenden"),
+    ],
+)
+def test_codes_of_the_format_are_put_back(source: str, translation: str, expected: str) -> None:
+    assert put_back(source, translation, MARKDOWN) == expected
+    document = Document("a#1", 0, source, b"", keeps_codes=True, codes=MARKDOWN)
+    row = shape_row(document, Row(0, b"", Status.OK, translation), False, CheckConfig())
+    assert (row.text, row.flags) == (expected, ("codes_moved",))
+
+
 def test_row_formats_keep_their_codes_by_a_setting() -> None:
     document, row = Document("a#1", 0, "see {x}", b""), Row(0, b"", Status.OK, "voir")
     assert shape_row(document, row, False, CheckConfig()) == row

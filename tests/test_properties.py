@@ -202,8 +202,41 @@ def test_a_text_is_written_with_the_escapes_and_in_the_encoding_of_the_file(
     assert values(expected)[0] == text
 
 
+@pytest.mark.parametrize(
+    ("value", "text", "translation", "expected"),
+    [
+        (b"Can''t open {0}", "Can't open {0}", "Impossible d'ouvrir {0}", b"Impossible d''ouvrir {0}"),
+        (b"{0} files", "{0} files", "l'article {0}", b"l''article {0}"),
+        (b"{0,number,integer} of {1}", "{0,number,integer} of {1}", "{0,number,integer}'s", b"{0,number,integer}''s"),
+        (b"Can't open {0}", "Can't open {0}", "n'ouvre pas {0}", b"n'ouvre pas {0}"),
+        (b"quoted '{'0'}' {0}", "quoted '{'0'}' {0}", "x '{'0'}' {0}", b"x '{'0'}' {0}"),
+        (b"Can''t open", "Can''t open", "n'ouvre pas", b"n'ouvre pas"),
+        (b"no {name} here", "no {name} here", "pas d'{name}", b"pas d'{name}"),
+        ("it{0}\\u0027\\u0027s é".encode(), "it{0}'s é", "c'est {0} é", "c''est {0} é".encode()),
+    ],
+)
+def test_an_apostrophe_is_doubled_where_the_value_is_a_pattern_of_message_format(
+    value: bytes, text: str, translation: str, expected: bytes
+) -> None:
+    data = b"a=%s\n" % value
+    assert values(data) == [text]
+    assert replace_values(data, {"1": translation}) == b"a=%s\n" % expected
+    assert replace_values(data, {"1": text}) == data
+
+
 PIECES = [b"\\", b"\n", b"\r", b"\r\n", b"=", b":", b" ", b"\t", b"\f", b"#", b"!", b"\\u12", b"\\u00e9", b"key", b"\0"]
-PIECES += ["é".encode(), "😀".encode(), b"\xe9", b"\\ud83d", b"\\uDE00", b"\xef\xbb\xbf", b"text text"]
+PIECES += [
+    "é".encode(),
+    "😀".encode(),
+    b"\xe9",
+    b"\\ud83d",
+    b"\\uDE00",
+    b"\xef\xbb\xbf",
+    b"text text",
+    b"{0}",
+    b"'",
+    b"''",
+]
 files = st.lists(st.sampled_from(PIECES), max_size=30).map(b"".join) | st.binary(max_size=60)
 
 
@@ -235,7 +268,8 @@ def test_any_file_has_the_entries_that_java_reads(data: bytes) -> None:
             assert place.error is not None
             assert re.search("[\ud800-\udfff]", expected)
         else:
-            assert place.text == expected
+            is_pattern = re.search(r"\{\s*\d+\s*[,}]", expected) and re.fullmatch(r"([^']|'')*", expected)
+            assert place.text == (expected.replace("''", "'") if is_pattern else expected)
 
 
 @settings(max_examples=300)

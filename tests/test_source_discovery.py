@@ -391,12 +391,6 @@ def test_properties_are_read_only_where_the_name_says_so_or_nothing_else(tmp_pat
     assert len(find(str(tmp_path / "b.txt"), format=SourceFormat.properties)) == 1
 
 
-def test_a_named_file_that_needs_a_setting_is_refused_with_it_in_one_clause(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError) as caught:
-        find(write(tmp_path / "a.properties"))
-    assert "read only with source.format=properties. Set source.format=properties." in str(caught.value)
-
-
 def test_the_error_for_a_pattern_without_matches_shows_names_that_it_does_not_match(tmp_path: Path) -> None:
     write(tmp_path / "a.txt")
     make_job(tmp_path / "outputs" / "n")

@@ -135,14 +135,17 @@ def test_an_upgrade_that_reads_more_adds_nothing_to_a_job_until_redo_takes_it_in
 ) -> None:
     (source / "m.properties").write_text("key=rain\n")
     command = (f"source.path={source}", "name=n")
-    job(*command)
+    with monkeypatch.context() as earlier:
+        read_no_properties(earlier)
+        job(*command)
     folder = tmp_path / "out/n"
     if not records_a_list:  # as a version before the lists wrote it
         record = manifest.read_job(OS_FS, folder)
         (folder / ".hymt/job.json").write_bytes(old_job(folder))
         (folder / "manifest.json").write_bytes(manifest.build(manifest.read_job(OS_FS, folder), file_records(folder)))
-        assert not manifest.read_job(OS_FS, folder).formats and record.formats == registry.FOUND_NAMES
-    read_properties(monkeypatch)
+        assert not manifest.read_job(OS_FS, folder).formats and {"properties", *record.formats} == {
+            *registry.FOUND_NAMES
+        }
     names = ("manifest.json", ".hymt/job.json", "translated/a.txt")
     before = [(folder / name).read_bytes() for name in names]
     capsys.readouterr()
@@ -171,16 +174,12 @@ def file_records(folder: Path) -> list[dict[str, Any]]:
     return [{k: v for k, v in manifest.load(OS_FS, path).items() if k != "shards"} for path in paths]
 
 
-def read_properties(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make this version one that recognises `.properties` files."""
-    from dataclasses import replace
-
-    formats = tuple(
-        replace(f, input_extensions=(".properties",)) if f.name == "properties" else f for f in registry.FORMATS
-    )
-    monkeypatch.setattr(registry, "FORMATS", formats)
+def read_no_properties(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make this version one that does not recognise `.properties` files."""
+    formats = tuple(format for format in registry.FORMATS if format.name != "properties")
     monkeypatch.setattr(registry, "_BY_EXTENSION", {e: f for f in formats for e in f.input_extensions})
-    monkeypatch.setattr(registry, "FOUND_NAMES", (*registry.FOUND_NAMES, "properties"))
+    names = tuple(name for name in registry.FOUND_NAMES if name != "properties")
+    monkeypatch.setattr(registry, "FOUND_NAMES", names)
 
 
 def test_a_job_on_a_file_that_became_another_kind_is_not_taken_for_the_same(

@@ -239,14 +239,6 @@ def test_a_text_whose_extension_says_nothing_is_refused_if_its_start_shows_a_for
     assert open_inputs(make(tmp_path / "x.txt", text)).files
 
 
-def test_a_properties_file_is_refused_with_the_setting_that_reads_it(tmp_path: Path) -> None:
-    path = make(tmp_path / "m.properties", "a=b\n")
-    with pytest.raises(ConfigError, match=r"Set source\.format=properties\."):
-        open_inputs(path)
-    (tmp_path / "a.txt").write_text("x\n")
-    assert [file.rel for file in open_inputs(tmp_path).skipped] == ["m.properties"]
-
-
 def test_a_pipe_a_broken_link_and_an_unreadable_file_that_no_reader_takes_are_skipped_unopened(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("rain\n", encoding="utf-8")
     os.mkfifo(tmp_path / "corpus.arb")  # of the extensions that are language codes, too

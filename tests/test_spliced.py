@@ -323,11 +323,12 @@ def test_no_other_input_can_become_a_spliced_file(tmp_path: Path, job: Job) -> N
         job(f"source.path={tmp_path / 'in.txt'}", "name=n", "write.format=properties")
 
 
-def test_properties_are_read_only_where_they_are_asked_for(tmp_path: Path, job: Job) -> None:
+def test_properties_are_found_by_their_extension(tmp_path: Path, job: Job) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "in/a.properties").write_bytes(b"k=one\n")
-    with pytest.raises(ConfigError, match=r"with source\.format=properties"):
-        job(f"source.path={tmp_path / 'in'}", "name=n")
+    (tmp_path / "in/b.txt").write_text("one\n")
+    assert job(f"source.path={tmp_path / 'in'}", "name=n").files == 2
+    assert translated(job, "n", "a.properties") == b"k=ONE\n"
 
 
 def test_settings_of_fields_are_ignored_with_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

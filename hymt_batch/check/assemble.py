@@ -151,7 +151,7 @@ def shape_row(document: Document, row: Row, one_line: bool, config: CheckConfig)
         one_line: True if the output holds each row on one line: a line break in a translation becomes one space.
         config: The thresholds of the flags.
     """
-    if row.text and (document.keeps_codes or config.codes) and not keeps_codes(document.text or "", row.text):
+    if row.text and (document.keeps_codes or config.codes):
         row = _with_codes(document, row)
     text, flags = row.text, row.flags
     if config.min_logprob is not None and row.mean_logprob is not None and row.mean_logprob < config.min_logprob:
@@ -165,9 +165,12 @@ def shape_row(document: Document, row: Row, one_line: bool, config: CheckConfig)
 
 
 def _with_codes(document: Document, row: Row) -> Row:
-    """Return a row with the codes of its source put back, or an error row where they cannot be."""
-    text = put_back(document.text or "", row.text)
-    if keeps_codes(document.text or "", text):
+    """Return a row that has the codes of its source: put back if some were lost; an error row where they cannot be."""
+    source = document.text or ""
+    if keeps_codes(source, row.text, document.codes):
+        return row
+    text = put_back(source, row.text, document.codes)
+    if keeps_codes(source, text, document.codes):
         return replace(row, text=text, flags=(*row.flags, "codes_moved"))
     message = "the translation lost tags or placeholders of its source, and they cannot be put back"
     return replace(row, status=Status.GENERATION_ERROR, text="", flags=(*row.flags, "source_kept"), message=message)

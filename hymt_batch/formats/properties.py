@@ -9,7 +9,10 @@ source.encoding names another encoding: then it is transcoded to UTF-8 below thi
 written on one line, in ASCII with `\uXXXX` escapes, which every version of Java reads; in a file that has other
 characters in UTF-8 it is written in UTF-8.
 
-Source: java.util.Properties, method load (Java SE 21).
+A value with a numbered argument such as `{0}` and without a single apostrophe is a pattern of java.text.MessageFormat,
+where an apostrophe is written twice: the model gets one, and those of its translation are doubled.
+
+Source: java.util.Properties, method load, and java.text.MessageFormat (Java SE 21).
 """
 
 from __future__ import annotations
@@ -39,6 +42,7 @@ _ESCAPED_CONTROL = {value: f"\\{name}" for name, value in _CONTROL.items()}
 _MUST_ESCAPE = re.compile(r"^[ =:]|[\\\x00-\x1f\x7f]")
 _MUST_ESCAPE_IN_ASCII = re.compile(r"^[ =:]|[^\x20-\x5b\x5d-\x7e]")
 _SURROGATE = re.compile("[\ud800-\udfff]")
+_ARGUMENT = re.compile(r"\{\s*\d+\s*[,}]")
 
 
 class PropertiesFile:
@@ -65,16 +69,27 @@ class PropertiesFile:
     def encode(self, place: Place, text: str) -> bytes:
         if text == place.text:
             return self._data[place.start : place.end]  # with the user's own escapes
+        if _is_pattern(self._value(place.start, place.end)):
+            text = text.replace("'", "''")
         return self._must_escape.sub(lambda match: _escape(match[0]), text).encode()
 
     def _place(self, start: int, end: int, name: str) -> Place:
-        raw = self._data[start:end]
         try:
-            return Place(start, end, name, _unescape(raw.decode() if self._is_utf8 else raw.decode("latin-1")))
+            value = self._value(start, end)
         except UnicodeDecodeError as error:
             return Place(start, end, name, None, RowError(not_utf8_message(error, "value"), Status.BAD_ENCODING))
         except RowError as error:
             return Place(start, end, name, None, error)
+        return Place(start, end, name, value.replace("''", "'") if _is_pattern(value) else value)
+
+    def _value(self, start: int, end: int) -> str:
+        raw = self._data[start:end]
+        return _unescape(raw.decode() if self._is_utf8 else raw.decode("latin-1"))
+
+
+def _is_pattern(value: str) -> bool:
+    """Return whether a value is a pattern of MessageFormat in which each apostrophe is written twice."""
+    return "{" in value and _ARGUMENT.search(value) is not None and "'" not in value.replace("''", "")
 
 
 def _is_utf8(data: bytes) -> bool:
@@ -138,6 +153,7 @@ FORMAT = Format(
     kind=Kind.SPLICED,
     addressing=Addressing.START,
     extension=".properties",
+    input_extensions=(".properties",),
     has_fields=False,
     source_settings=("encoding",),
     escapes_characters=True,

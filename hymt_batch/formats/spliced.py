@@ -25,7 +25,7 @@ from hymt_batch.formats.output_stream import open_output
 from hymt_batch.formats.row_reader import ReadContext, RowError, Rows, too_long_message
 from hymt_batch.formats.row_values import BLANK_FLAG
 from hymt_batch.formats.text_encoding import UTF8
-from hymt_batch.records import ERROR_STATUSES, Document, Input, Preamble, Row, Status
+from hymt_batch.records import ERROR_STATUSES, Document, FormatCodes, Input, Preamble, Row, Status
 
 MAX_FILE_BYTES = 256 << 20
 """Largest decompressed file: it is held in memory, by the reader and by the writer."""
@@ -41,6 +41,7 @@ class Place:
     text: str | None  # what the model gets, without the format's escapes, from anywhere in the file; None: unreadable
     error: RowError | None = None  # why it cannot be translated
     ranges: tuple[tuple[int, int], ...] = ()  # where a place covers several texts, their byte ranges; else ()
+    codes: FormatCodes = ()  # codes of the text that only the format knows
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +175,7 @@ class SplicedInput:
             message=message,
             values=place if context.full else None,
             keeps_codes=True,
+            codes=place.codes,
         )
 
 

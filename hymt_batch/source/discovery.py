@@ -191,7 +191,7 @@ class _Finder:
                 fix="Pipe it in with source.path=-, or copy it to a file.",
             )
         if format is None:
-            kind = unread.of_setting(path, self.config) or unread.of_name(path)
+            kind = unread.of_name(path)
             assert kind is not None  # the reason why there is no format
             raise kind.error(path, self.config)
         if origin is _Origin.NAMED:
@@ -204,7 +204,7 @@ class _Finder:
         is_named = origin is _Origin.NAMED
         if known is not None and (known.name in self._formats or (is_named and not self._has_no_list)):
             return known, ""
-        kind = unread.of_setting(path, self.config) or unread.of_name(path)
+        kind = unread.of_name(path)
         was_text = self._has_no_list and origin is not _Origin.FOUND and not (kind and kind.was_refused)
         if known is not None and not is_named and not was_text:
             self._addable.append(path)

@@ -115,7 +115,7 @@ def nothing_found_error(
         why = f"Its files, such as {unknown[:3]}, have unknown extensions."
         return ConfigError(what, why=why, fix=f"Set source.format={registry.DEFAULT.name}.")
     file, full_path = next(entry for entry in skipped if entry[0].why != unread.UNKNOWN)
-    kind = unread.of_name(full_path) or unread.of_setting(full_path, config)
+    kind = unread.of_name(full_path)
     return ConfigError(
         what,
         why=f"Files of these formats are not read: {describe_skipped([file for file, _ in skipped])}.",

@@ -77,18 +77,6 @@ def _head_of(path: str, size: int = HEAD_BYTES) -> bytes:
     return b""
 
 
-def of_setting(path: str, config: SourceConfig) -> UnreadKind | None:
-    """Return the format that is read only with source.format and has the file's extension, as an unread one."""
-    extension = os.path.splitext(split_compression(path)[0])[1].lower()
-    for format in registry.FORMATS:
-        if format.extension == extension and extension not in format.input_extensions and format.is_folder is None:
-            fix = f"Set source.format={format.name}."
-            if not is_only_path(path, config):
-                fix = f"Translate it in a job of its own, with source.format={format.name}."
-            return UnreadKind(f"a {extension} file, which is read only with source.format={format.name}", fix=fix)
-    return None
-
-
 def why_not_set(path: str, format: Format, *, is_matched: bool) -> str:
     """Return why a file that was found is not read in the format of source.format; "" if it is.
 

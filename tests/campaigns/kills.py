@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from hymt_batch.errors import ExitCode
+from hymt_batch.write import part
 from tests.campaigns import command, sources, warm
 from tests.fakes import engine as fake_engine
 
@@ -53,6 +54,8 @@ class Tally:
     leftovers: int = 0
     lease_stopped: int = 0  # runs that stopped for a lost lease, because the machine was slow
     lease_waited: int = 0  # runs that waited for a claim that a kill during a takeover left
+    long_rows: int = 0  # rows that are divided into runs of their segments
+    kills_within_long_rows: int = 0  # after which some runs of such a row were on disk, and not yet the row
     failures: list[str] = field(default_factory=list)
     phases: Counter[str] = field(default_factory=Counter)
     formats: Counter[str] = field(default_factory=Counter)
@@ -99,12 +102,22 @@ class Victim:
     final: bytes = b""
     spans: Spans = Spans(0.0, 0.0, 0.0)
     num_parts: int = 0
+    long_row_shard: str = ""  # name of the shard with a divided row; "" if the job has none
+    num_long_segments: int = 0
     begun_rows: int = 0
     parts: dict[tuple[str, str, int], int] = field(default_factory=dict)  # committed, with their rows
 
     @property
     def output(self) -> Path:
         return self.source.parent / self.name
+
+    @property
+    def has_long_row(self) -> bool:
+        """True if all of the divided row is known to be committed."""
+        return any(
+            shard == self.long_row_shard and rows == self.num_long_segments
+            for (_, shard, _), rows in self.parts.items()
+        )
 
     def overrides(self, name: str) -> list[str]:
         return [*self.settings, f"source.path={self.source}", f"output_dir={self.source.parent}", f"name={name}"]
@@ -123,6 +136,8 @@ class Victim:
         if code or not first or not last:
             raise RuntimeError(f"an unbroken run ended with {code}: {(self.source.parent / 'stderr').read_text()}")
         self.num_parts = warm.MARKS.parts
+        if self.long_row_shard:
+            self.num_long_segments = warm.MARKS.rows - len(self.texts) + 1
         self.spans = Spans(first - began, (last - first) / self.num_parts, ended - last)
         self.golden = warm.digest(self.source.parent / "unbroken")
         self.job = warm.load(self.overrides(self.name))
@@ -133,8 +148,9 @@ class Victim:
     def committed(self) -> int:
         """Return the number of rows on disk; read the headers of new parts."""
         if warm.published(self.output):
-            return len(self.texts)
-        self.parts |= warm.committed_parts(self.output)
+            return len(self.texts) + max(0, self.num_long_segments - 1)
+        divided = (self.long_row_shard, self.num_long_segments) if self.long_row_shard else None
+        self.parts |= warm.committed_parts(self.output, divided)
         return sum(self.parts.values())
 
 
@@ -146,12 +162,16 @@ def aim(rng: random.Random, victim: Victim) -> tuple[str, float]:
         return moment, rng.uniform(0.0, 1.1 * victim.spans.end if moment == "finish" else 0.002)
     if rng.random() < 0.4:
         return "start", rng.uniform(0.0, 1.1 * victim.spans.start)
+    if victim.long_row_shard and not victim.has_long_row and rng.random() < 0.15:
+        return "long row", rng.uniform(0.0, 4.5 * victim.spans.part)
     return "part", rng.uniform(0.0, 4.5 * victim.spans.part)
 
 
-def is_reached(moment: str) -> bool:
+def is_reached(moment: str, victim: Victim) -> bool:
     if moment in ENDS:
         return warm.PHASES.index(warm.MARKS.phase) >= warm.PHASES.index(moment)
+    if moment == "long row":
+        return warm.is_within_long_row(victim.output)
     return moment == "start" or warm.MARKS.parts > 0
 
 
@@ -163,7 +183,7 @@ def run_and_kill(rng: random.Random, victim: Victim, tally: Tally) -> int:
     num_before = victim.committed()
     pid = warm.start(victim.job, compose=compose, body=victim.body, stderr_path=stderr_path)
     code, began = None, time.monotonic()
-    while not is_reached(moment) and (code := warm.poll(pid)) is None:
+    while not is_reached(moment, victim) and (code := warm.poll(pid)) is None:
         time.sleep(0.0 if moment in ENDS else 0.0002)
         if time.monotonic() - began > HUNG_S:
             os.killpg(pid, signal.SIGKILL)
@@ -187,6 +207,7 @@ def run_and_kill(rng: random.Random, victim: Victim, tally: Tally) -> int:
         if phase in ("decode", "check", "commit", "read"):
             phase = f"{phase} {1 + 4 * len(victim.parts) // (victim.num_parts + 1)}/4"
         count_kill(tally, phase)
+        tally.kills_within_long_rows += warm.is_within_long_row(victim.output)
         tally.worst_rows_again = max(tally.worst_rows_again, again)
         tally.worst_parts_again = max(tally.worst_parts_again, parts_again)
         tally.parts_again += parts_again
@@ -231,6 +252,7 @@ def one_job(rng: random.Random, victim: Victim, tally: Tally, most: int) -> None
     tally.rows += len(victim.texts)
     tally.formats[victim.source.name] += 1
     tally.workers[str(victim.workers)] += 1
+    tally.long_rows += bool(victim.long_row_shard)
     expected = [text.upper() for text in victim.texts]
     output_path = victim.unbroken()
     if victim.body is warm.STUB:
@@ -284,6 +306,11 @@ def stub_jobs(seed: int, work: Path, parts: int = 40) -> Iterator[tuple[random.R
         part_rows, workers = rng.choice([2, 3, 4]), rng.choice(WORKERS)
         rows = part_rows * parts - rng.randrange(part_rows)
         texts = [f"row {row} {'word ' * rng.randrange(12)}{rng.randrange(10**9):x}" for row in range(rows)]
+        shard_rows = rng.choice([24, 48, 1000])
+        long_row = rng.randrange(rows) if index % 2 == 0 else None
+        if long_row is not None:  # each sentence is a segment, and two are a run
+            num_sentences = rng.randrange(6, 16)
+            texts[long_row] = " ".join(f"Sentence {i} of row {long_row} {'word ' * 10}." for i in range(num_sentences))
         source = folder / FORMATS[index % len(FORMATS)]
         sources.write(source, texts)
         overrides = [
@@ -291,14 +318,19 @@ def stub_jobs(seed: int, work: Path, parts: int = 40) -> Iterator[tuple[random.R
             "model=demo",
             f"batch.part_rows={part_rows}",
             f"batch.max_rows={part_rows}",
-            f"batch.shard_rows={rng.choice([24, 48, 1000])}",
+            f"batch.shard_rows={shard_rows}",
+            "segment.max_tokens=96",
+            "batch.part_tokens=180",
             "launch.progress=off",
             "launch.samples=0",
             f"launch.lease_ttl_s={TTL_S}",
             f"launch.lease_beat_s={TTL_S / 5}",
             f"launch.workers={workers}",
         ]
-        yield rng, Victim(f"job{index}", source, texts, part_rows, warm.STUB, overrides, True, workers)
+        victim = Victim(f"job{index}", source, texts, part_rows, warm.STUB, overrides, True, workers)
+        if long_row is not None:
+            victim.long_row_shard = part.shard_name(long_row // shard_rows)
+        yield rng, victim
         index += 1
 
 

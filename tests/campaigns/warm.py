@@ -32,7 +32,7 @@ from hymt_batch.decode.decoder import Decoder
 from hymt_batch.doctor import preflight
 from hymt_batch.run import executor, replica, worker, worker_pool, worker_process
 from hymt_batch.run.reporter import Reporter
-from hymt_batch.write import cleanup, lease, published_file, row_record
+from hymt_batch.write import cleanup, lease, published_file, row_record, segment_run
 from hymt_batch.write import part as parts
 from hymt_batch.write.output import Output
 from hymt_batch.write.part_store import PartStore
@@ -289,23 +289,47 @@ def digest(output: Path, leave_out: str = "") -> str:
     return hasher.hexdigest()
 
 
-def committed_parts(output: Path) -> dict[tuple[str, str, int], int]:
+def committed_parts(output: Path, divided: tuple[str, int] | None = None) -> dict[tuple[str, str, int], int]:
     """Return the rows of each committed part, by file, shard and part; the row record of a shard stands for its parts.
 
     Names alone prove that a file is whole.
+
+    Args:
+        output: The output folder.
+        divided: The shard whose last part is that of a divided row, and the segments of this row: they count as rows.
     """
     num_rows: dict[tuple[str, str, int], int] = {}
     for path in output.glob(".hymt/f*/s*"):
         key = (path.parent.name, path.stem)
+        last = 0
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             if row_record.RECORD_NAME.fullmatch(path.name):
-                for index, part in enumerate(row_record.decode(path.read_bytes())[1].parts):
-                    num_rows[*key, index] = part.num_rows
+                recorded = row_record.decode(path.read_bytes())[1].parts
+                num_rows |= {(*key, index): part.num_rows for index, part in enumerate(recorded)}
+                if divided and divided[0] == path.stem:
+                    num_rows[*key, len(recorded) - 1] = divided[1]
                 continue
-            for name in os.listdir(path):
+            names = sorted(os.listdir(path))
+            for name in names:
                 if match := parts.PART_NAME.fullmatch(name):
-                    num_rows[*key, int(match[1])] = parts.read_header(fs.OS_FS, path / name).num_rows
+                    header = parts.read_header(fs.OS_FS, path / name)
+                    last = header.num_parts - 1
+                    num_rows[*key, int(match[1])] = header.num_rows
+            if divided and divided[0] == path.stem and parts.part_name(last) in names:
+                num_rows[*key, last] = divided[1]
+                continue
+            for name in names:
+                if match := parts.RUN_NAME.fullmatch(name):
+                    run = segment_run.read_header(fs.OS_FS, path / name).key
+                    part = (*key, int(match[1]))
+                    num_rows[part] = num_rows.get(part, 0) + run.last - run.first + 1
     return num_rows
+
+
+def is_within_long_row(output: Path) -> bool:
+    """Return whether some runs of a divided row are committed, and the part of the row is not."""
+    runs = [path for path in output.glob(".hymt/f*/s*/p*-r*") if parts.RUN_NAME.fullmatch(path.name)]
+    return any(not path.with_name(path.name.partition("-")[0]).exists() for path in runs)
 
 
 def published(output: Path) -> bool:
