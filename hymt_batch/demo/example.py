@@ -2,7 +2,8 @@
 
     plain    bulletins, under the model card's prompt
     codes    bulletins with tags, placeholders and addresses in them, under the same prompt
-    format   the same under the card's prompt for formatted text, which is for Chinese; the answer is in <target></target>
+    format   the same under the card's prompt for formatted text, which is for Chinese; <target></target> is around the
+             answer
     terms    bulletins with terms of a glossary, under the card's prompt for terminology
     context  a sentence that only the sentence before makes clear, or any bulletin after another one, under the card's
              prompt for context
@@ -29,7 +30,12 @@ FORMAT_PROMPT = (
     "标签。输出格式为：<target>str</target>\n\n<source>",
     "</source>",
 )
-TERMS_PROMPT = ("参考下面的翻译：\n", " 翻译成 ", "\n\n将以下文本翻译为", "，注意只需要输出翻译后的结果，不要额外解释：\n")
+TERMS_PROMPT = (
+    "参考下面的翻译：\n",
+    " 翻译成 ",
+    "\n\n将以下文本翻译为",
+    "，注意只需要输出翻译后的结果，不要额外解释：\n",
+)
 CONTEXT_PROMPT = ("\n参考上面的信息，把下面的文本翻译成", "，注意不需要翻译上文，也不要额外解释：\n")
 ENGLISH_NAMES = {"fr": "French", "de": "German", "zh": "Chinese"}
 CHINESE_NAMES = {"fr": "法语", "de": "德语", "zh": "中文"}

@@ -9,7 +9,7 @@ from random import Random
 
 from hymt_batch.demo import grammar
 from hymt_batch.demo.grammar import City, Text
-from hymt_batch.demo.markup import pick
+from hymt_batch.demo.invented import pick
 
 
 @dataclass(frozen=True, slots=True)

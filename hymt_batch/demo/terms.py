@@ -6,19 +6,19 @@ A place is the name of a city in a bulletin; the translation has the glossary's 
 from random import Random
 
 from hymt_batch.demo.grammar import Text
-from hymt_batch.demo.markup import CONSONANTS, VOWELS, Edits, can_be_named, find_units, pick, syllables
+from hymt_batch.demo.invented import CONSONANTS, VOWELS, pick, syllables
+from hymt_batch.demo.units import Edits, can_be_named, find_units
 
 SOUNDS = (
-    "阿", "埃", "安", "巴", "贝", "比", "博", "布", "达", "德", "蒂", "多", "杜", "恩", "法", "菲", "福", "戈", "哈", "赫",
-    "霍", "基", "加", "卡", "科", "库", "拉", "莱", "勒", "里", "鲁", "罗", "马", "梅", "米", "莫", "纳", "内", "尼", "诺",
-    "帕", "佩", "普", "奇", "萨", "塞", "斯", "索", "塔", "特", "图", "瓦", "维", "沃", "西", "亚", "伊", "泽", "扎", "佐",
-)  # fmt: skip
+    "阿埃安巴贝比博布达德蒂多杜恩法菲福戈哈赫霍基加卡科库拉莱勒里"
+    "鲁罗马梅米莫纳内尼诺帕佩普奇萨塞斯索塔特图瓦维沃西亚伊泽扎佐"
+)
 
 
 def draw_term(rng: Random, english: str) -> Text:
     """Draw a term; its translations begin with a consonant, because French elides words before a vowel."""
     name = _name(rng)
-    translated = []
+    translated: list[str] = []
     for _ in ("fr", "de"):
         draw = rng.random()
         root = name if name[0].lower() in CONSONANTS else _name(rng)
@@ -26,7 +26,8 @@ def draw_term(rng: Random, english: str) -> Text:
             root = root.rstrip(VOWELS) + pick(rng, ("burg", "ie", "e", "en", "heim", "ville", "a", "ac", "stadt", "y"))
         translated.append(_name(rng) if draw > 0.8 else root)
     chinese = "".join(pick(rng, SOUNDS) for _ in range(2 + int(rng.random() * 4)))
-    return Text(english or name, *translated, chinese)
+    french, german = translated
+    return Text(english or name, french, german, chinese)
 
 
 def _name(rng: Random) -> str:

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 from hymt_batch import file_units, manifest
 from hymt_batch.errors import IdentityError, InputChangedError, PreflightError
@@ -48,6 +49,7 @@ class RequestedJob:
     on_mismatch: str = "refuse"  # or "fork"
     on_input_change: str = "refuse"  # or "redo" or "fork"
     skipped: tuple[SkippedFile, ...] = ()  # files that were found beside the inputs and are not read
+    model_names: Mapping[str, str] = field(default_factory=dict)  # sha256 of a model's file -> what messages call it
 
     def with_identity_sha256(self, identity_sha256: str) -> JobRecord | None:
         """Return the requested job with the identity of this digest; None if no version gives the job that identity."""
@@ -150,7 +152,7 @@ def inspect_folder(fs: Fs, folder: Path, requested: RequestedJob) -> tuple[JobRe
     if differences:
         raise IdentityError(
             f"{folder} belongs to a job with other settings, and one output never mixes settings:\n"
-            f"{manifest.format_diff(differences)}",
+            f"{manifest.format_diff(differences)}{_describe_models(differences, requested.model_names)}",
             fix=_suggested_fixes(folder),
         )
     if changed := output_settings.differences(job, requested.job):
@@ -162,6 +164,17 @@ def inspect_folder(fs: Fs, folder: Path, requested: RequestedJob) -> tuple[JobRe
             )
         job = output_settings.with_paths_of(job, requested.job)
     return job, inputs_differ_error(job, requested.job)
+
+
+def _describe_models(differences: Sequence[tuple[str, Any, Any]], names: Mapping[str, str]) -> str:
+    """Return a line that names the model a folder was begun with, if it has a name; else ""."""
+    files = [(str(old), str(new)) for key, old, new in differences if key.startswith("model.files.")]
+    old_names = [names[old] for old, _ in files if old in names]
+    new_names = [names[new] for _, new in files if new in names]
+    if not old_names:
+        return ""
+    now = f"this hymt-batch has {new_names[0]}" if new_names else "this run has another model"
+    return f"\nIt was begun with {old_names[0]}, and {now}."
 
 
 def read_or_recover_job(fs: Fs, folder: Path, requested: RequestedJob) -> JobRecord | None:
