@@ -84,6 +84,11 @@ class PipelineJob:
         """True if prompts end with the assistant's token; the only place that decides this."""
         return self.prompt.adds_generation_prompt(self.model.add_generation_prompt)
 
+    @property
+    def model_settings(self) -> object:
+        """What decides how a model is loaded; jobs for which it is equal can share a loaded one."""
+        return self.model, self.device_map, self.launch.num_threads, self.launch.workers, self.add_generation_prompt
+
 
 @dataclass(kw_only=True, slots=True)
 class TranslateJob(PipelineJob):

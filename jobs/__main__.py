@@ -108,7 +108,7 @@ def run_job(command_line: CommandLine, job: str, summary: str) -> ExitCode:
         if "launch.progress=off" not in command_line.overrides:
             streams.show_notice("hymt-batch: loading")
     from hymt_batch import config, schema
-    from hymt_batch.cli import removed_cwd
+    from hymt_batch.cli import removed_cwd, sweep
 
     if job not in schema.JOBS:
         raise UsageError(f"{job} has no settings in conf/ and cannot be run", fix=f"Jobs: {', '.join(schema.JOBS)}.")
@@ -138,9 +138,12 @@ def run_job(command_line: CommandLine, job: str, summary: str) -> ExitCode:
     if len(points) == 1 and not points[0].label:
         print_notes(points[0])
         return ExitCode(module.run(points[0].job))
-    if job == "translate":
-        save_points(points)
-    return run_sweep(points, module.run, lambda: stop is not None and stop.requested)
+    if job != "translate":
+        return run_sweep(points, module.run, lambda: False)
+    save_points(points)
+    points = sweep.in_run_order(points, lambda point: point.job and point.job.model_settings)
+    with module.open_sweep() as run_one:
+        return run_sweep(points, run_one, lambda: stop is not None and stop.requested)
 
 
 def save_points(points: Sequence[SweepPoint]) -> None:

@@ -34,6 +34,7 @@ from hymt_batch.run.replica import Replica
 from hymt_batch.run.reporter import Reporter
 from hymt_batch.sanitize import escape_line, sanitize_text
 from hymt_batch.source.corpus_stats import CorpusStats, compute_corpus_stats
+from hymt_batch.source.input_names import AS_INPUTS
 from hymt_batch.source.inputs import Inputs
 from hymt_batch.source.language_check import LanguageReport
 from hymt_batch.source.shards import SkippedShard
@@ -187,7 +188,7 @@ def evaluate_strategy(
 
 def scan_corpus(job: PlanJob, files: ModelFiles) -> tuple[CorpusStats, LanguageReport]:
     """Read the corpus once; return its statistics and the languages that its first rows name."""
-    inputs = Inputs(job.source, None, out_format="input", added_fields=(), plan_version=PLAN_VERSION)
+    inputs = Inputs(job.source, None, outputs=AS_INPUTS, added_fields=(), plan_version=PLAN_VERSION)
     inputs.check_first_rows()
     language_report = inputs.check_languages((job.src_lang, job.tgt_lang))
     count_tokens = tokenizing.token_counter(files.folder) if (files.folder / "tokenizer.json").is_file() else None

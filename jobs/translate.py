@@ -12,7 +12,7 @@ import logging
 import shlex
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from functools import partial
 from itertools import compress
 from typing import TYPE_CHECKING
@@ -21,12 +21,12 @@ from hymt_batch import batch, prompt, segment, signals
 from hymt_batch.decode import token_limit
 from hymt_batch.doctor import preflight
 from hymt_batch.errors import ExitCode
-from hymt_batch.model import prepare
 from hymt_batch.records import Part, PreparedShard, Shard, count_error_rows
 from hymt_batch.run import error_advice, stderr_capture, stdin_job
 from hymt_batch.run import executor as executors
 from hymt_batch.run.commit_result import commit_divided_row, commit_result
 from hymt_batch.run.executor import OpenExecutor
+from hymt_batch.run.kept_model import KeptModel, prepare_of
 from hymt_batch.run.monitor import Monitor
 from hymt_batch.run.plan import Plan, open_inputs, open_output
 from hymt_batch.run.read_ahead import read_ahead
@@ -41,19 +41,25 @@ from hymt_batch.write.run_progress import RunProgress
 from hymt_batch.write.summary import Summary
 
 if TYPE_CHECKING:
+    from hymt_batch.model.load import PreparedModel
     from hymt_batch.model.tokenizer import Tokenizer
     from hymt_batch.schema import TranslateJob
 
 log = logging.getLogger("hymt_batch.jobs.translate")  # the same name when run as `python -m jobs.translate`
 
 
-def translate(job: TranslateJob, reporter: Reporter, open_executor: OpenExecutor = executors.open_executor) -> Summary:
+def translate(
+    job: TranslateJob,
+    reporter: Reporter,
+    open_executor: OpenExecutor = executors.open_executor,
+    prepare_model: Callable[[TranslateJob], PreparedModel] = prepare_of,
+) -> Summary:
     """Run one job until it is complete; raise HymtError if it cannot run or is stopped. What is committed is kept."""
     stop = signals.install()
     with open_inputs(job, stop) as inputs:  # standard input and hub data are stored first
         preflight.check(job, inputs)
         reporter.show_stage("checking the model")
-        model = prepare.prepare_model(job.model, job.device_map, job.launch.num_threads)  # without its weights
+        model = prepare_model(job)  # without its weights
         plan = Plan.resolve(job, model)  # prompt template, part limits, identity, environment
         with open_output(job, plan, inputs) as output:  # before the weights: a folder of another job costs nothing
             job, plan = plan.of_folder(job, output.identity)
@@ -193,8 +199,19 @@ def prepare_shard(
     return PreparedShard(shard, prompts, {**rejected, **rejected_later})
 
 
-def run(job: TranslateJob) -> ExitCode:
+@contextmanager
+def open_sweep() -> Iterator[Callable[[TranslateJob], ExitCode]]:
+    """Context with a function like `run` for the points of a sweep: those with the same model load it once."""
+    with KeptModel() as kept:
+        yield partial(run, kept=kept)
+
+
+def run(job: TranslateJob, kept: KeptModel | None = None) -> ExitCode:
     """Run the job and print its result.
+
+    Args:
+        job: All settings.
+        kept: Has the model that an earlier job of this process loaded, and keeps that of this job.
 
     Returns:
         COMPLETE; TOO_MANY_ERRORS if the share of error rows is above check.max_error_rate; WARNINGS if there were
@@ -210,7 +227,8 @@ def run(job: TranslateJob) -> ExitCode:
         if stream.is_stdin(job.source.path):
             summary = stdin_job.run(job, reporter, translate)
         else:
-            summary = translate(job, reporter)
+            of_sweep = (partial(executors.open_executor, kept=kept), kept.prepare) if kept else ()
+            summary = translate(job, reporter, *of_sweep)
             reporter.print_result(f"{render_summary(summary, reporter.sample_pairs)}\n\n{next_command(job, summary)}")
         if error_advice.has_too_many_errors(job.check, summary):
             log.error("%s", error_advice.describe(job, summary))

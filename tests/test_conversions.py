@@ -23,6 +23,7 @@ from hymt_batch.formats.writer import check, open_writer
 from hymt_batch.records import Document, Row, Status
 from hymt_batch.run.reporter import Reporter
 from hymt_batch.source import discovery, stream
+from hymt_batch.source.input_names import OutputNames
 from hymt_batch.source.preamble_reader import read_preamble
 from hymt_batch.source.settings import SourceConfig
 from hymt_batch.write.settings import WriteConfig
@@ -192,7 +193,7 @@ def test_names_that_an_output_cannot_tell_apart_are_refused(tmp_path: Path) -> N
 def converted(path: Path, out_format: str, **options: Any) -> tuple[bytes, int]:
     """Convert a file with the real readers and writers, after the checks before a job; return output and row count."""
     config = SourceConfig(path=str(path), **options)
-    (input,) = discovery.find_inputs(config, out_format=out_format)
+    (input,) = discovery.find_inputs(config, outputs=OutputNames(out_format))
 
     def documents() -> Iterator[Document]:
         return (document for document, _ in stream.read_full_documents(input, config, [input], ("translation", "hymt")))
@@ -212,7 +213,7 @@ def converted(path: Path, out_format: str, **options: Any) -> tuple[bytes, int]:
 def test_a_field_that_has_the_name_of_an_added_column_gets_a_prefixed_column(tmp_path: Path) -> None:
     (tmp_path / "in.jsonl").write_text('{"text": "a"}\n')
     config = SourceConfig(path=str(tmp_path / "in.jsonl"))
-    (input,) = discovery.find_inputs(config, out_format="csv")
+    (input,) = discovery.find_inputs(config, outputs=OutputNames("csv"))
     documents = [
         Document("in.jsonl#1", 0, "a", b"", values={"text": "a"}),
         Document("in.jsonl#2", 1, "b", b"", values={"text": "b", "translation": [1]}),

@@ -8,7 +8,8 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 
@@ -150,6 +151,10 @@ class Fake(ModuleType):
     def __init__(self, answers: Sequence[int | BaseException] = (0,)) -> None:
         super().__init__("fake")
         self.answers, self.seen = list(answers), list[object]()
+
+    @contextmanager
+    def open_sweep(self) -> Iterator[Callable[[object], int]]:
+        yield self.run
 
     def run(self, job: object) -> int:
         self.seen.append(job)

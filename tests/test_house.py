@@ -37,7 +37,7 @@ RULES = {
     "prompt_end.py": "prompt.py",
     "run/executor.py": f"doctor/explain.py schema.py signals.py {STAGES} {BASE}",  # explains why a model did not load
     "run/worker_pool.py": f"doctor/explain.py schema.py signals.py {STAGES} {BASE}",  # and why it fails at first
-    "run/worker.py": f"doctor/explain.py {STAGES} {BASE}",
+    "run/worker.py": f"doctor/explain.py schema.py {STAGES} {BASE}",
     "run/": f"{STAGES} formats/ file_units.py schema.py manifest.py sanitize.py signals.py streams.py {BASE}",
     "doctor/": f"{STAGES} formats/ prompt_end.py schema.py {BASE}",
     "bench/": f"decode/ model/ device_map/ {BASE}",
@@ -58,11 +58,12 @@ RULES = {
     "decode/": f"model/ device_map/placement.py {BASE}",
     "model/": f"device_map/ {BASE}",
     "device_map/": BASE,
-    "check/": BASE,
+    "check/": f"codes.py {BASE}",
     "write/": f"formats/ file_units.py manifest.py sanitize.py {BASE}",
     "launch/": BASE,
     "formats/": "records.py errors.py languages.py fs.py fs_protocol.py",
     "manifest.py": "records.py fs.py fs_protocol.py",
+    "codes.py": "records.py",
     "cut.py": "records.py",
     "blank.py": "records.py",
     "signals.py": "errors.py",

@@ -121,6 +121,7 @@ CHANGES: dict[str, str | tuple[str, ...]] = {
     "check.stop_rate": "0.9",
     "check.stop_rows": "10",
     "write.format": "jsonl",
+    "write.name": "{stem}.{tgt}{ext}",
     "write.encoding": "input",
     "write.on_error": "source",
     "write.raw_errors": "false",

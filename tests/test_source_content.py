@@ -21,6 +21,7 @@ from pyarrow import parquet
 from hymt_batch.errors import ConfigError, PreflightError
 from hymt_batch.records import PLAN_VERSION
 from hymt_batch.source.first_bytes import looks_binary
+from hymt_batch.source.input_names import AS_INPUTS
 from hymt_batch.source.inputs import Inputs
 from hymt_batch.source.settings import SourceConfig, SourceFormat
 from hymt_batch.source.unread import of_magic
@@ -51,7 +52,7 @@ def archive(name: str) -> bytes:
 
 def open_inputs(path: Any, formats: tuple[str, ...] | None = None, **settings: Any) -> Inputs:
     config = SourceConfig(path=path, **settings)
-    return Inputs(config, None, out_format="input", added_fields=(), plan_version=PLAN_VERSION, formats=formats)
+    return Inputs(config, None, outputs=AS_INPUTS, added_fields=(), plan_version=PLAN_VERSION, formats=formats)
 
 
 def write(path: Path, data: bytes) -> str:

@@ -13,11 +13,12 @@ import pytest
 from hymt_batch.errors import ConfigError
 from hymt_batch.source import discovery
 from hymt_batch.source.found_inputs import FoundInputs
+from hymt_batch.source.input_names import OutputNames
 from hymt_batch.source.settings import SourceConfig, SourceFormat
 
 
 def find(path: Any, out_format: str = "input", **settings: Any) -> FoundInputs:
-    return discovery.find_inputs(SourceConfig(path=path, **settings), None, out_format)
+    return discovery.find_inputs(SourceConfig(path=path, **settings), None, OutputNames(out_format))
 
 
 def write(path: Path, text: str = "a\n") -> str:

@@ -20,6 +20,7 @@ from hymt_batch.errors import ConfigError
 from hymt_batch.formats import registry
 from hymt_batch.records import PLAN_VERSION
 from hymt_batch.source import unread
+from hymt_batch.source.input_names import AS_INPUTS
 from hymt_batch.source.inputs import Inputs
 from hymt_batch.source.settings import SourceConfig
 
@@ -147,7 +148,7 @@ FILES: dict[str, Any] = {
 
 def open_inputs(path: Path, **settings: Any) -> Inputs:
     config = SourceConfig(path=str(path), **settings)
-    return Inputs(config, None, out_format="input", added_fields=(), plan_version=PLAN_VERSION)
+    return Inputs(config, None, outputs=AS_INPUTS, added_fields=(), plan_version=PLAN_VERSION)
 
 
 def extract(path: Path) -> list[str | None]:
@@ -247,7 +248,7 @@ def test_a_pipe_a_broken_link_and_an_unreadable_file_that_no_reader_takes_are_sk
     (tmp_path / "d.mo").symlink_to("nowhere")
     for path in (tmp_path, tmp_path / "*.[tps]*[gt]"):
         config = SourceConfig(path=str(path))
-        inputs = Inputs(config, None, out_format="input", added_fields=(), plan_version=PLAN_VERSION)
+        inputs = Inputs(config, None, outputs=AS_INPUTS, added_fields=(), plan_version=PLAN_VERSION)
         skipped = {file.rel for file in inputs.skipped}
         assert [file.rel for file in inputs.files] == ["a.txt"]
         assert skipped >= {"b.pot", "c.png"}
@@ -255,7 +256,7 @@ def test_a_pipe_a_broken_link_and_an_unreadable_file_that_no_reader_takes_are_sk
         Inputs(
             SourceConfig(path=str(tmp_path / "corpus.arb")),
             None,
-            out_format="input",
+            outputs=AS_INPUTS,
             added_fields=(),
             plan_version=PLAN_VERSION,
         )

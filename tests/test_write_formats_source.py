@@ -15,6 +15,7 @@ from pyarrow import parquet
 from hymt_batch.formats.writer import open_writer
 from hymt_batch.records import Document, Input, Row, Status
 from hymt_batch.source import discovery, shards
+from hymt_batch.source.input_names import OutputNames
 from hymt_batch.source.preamble_reader import read_preamble
 from hymt_batch.source.settings import SourceConfig
 from hymt_batch.write.settings import WriteConfig
@@ -35,7 +36,7 @@ def row_of(document: Document) -> Row:
 
 def translate(path: Path, out_format: str = "input", **settings: Any) -> tuple[bytes, list[Document]]:
     config = SourceConfig(path=str(path), **settings)
-    [input] = discovery.find_inputs(config, out_format=out_format)
+    [input] = discovery.find_inputs(config, outputs=OutputNames(out_format))
     documents = [document for document, _ in shards.read_documents(input, config, full=True, reserved=RESERVED)]
     file = io.BytesIO()
     kind = input.format if out_format == "input" else out_format

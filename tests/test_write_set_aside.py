@@ -159,7 +159,7 @@ def test_input_discovery_ignores_set_aside(tmp_path: Path, inputs: list[Input]) 
     (tmp_path / "in" / "job" / "set_aside").mkdir()
     (tmp_path / "in" / "job" / "set_aside" / "a.txt").write_text("x\n")
     (tmp_path / "in" / "c.txt").write_text("x\n")
-    inputs_found = discovery.find_inputs(SourceConfig(path=str(tmp_path / "in")), Spool(tmp_path / "o"), "input")
+    inputs_found = discovery.find_inputs(SourceConfig(path=str(tmp_path / "in")), Spool(tmp_path / "o"))
     assert [input.rel for input in inputs_found] == ["c.txt"]
     assert OS_FS.stat(tmp_path / "in" / "job").kind == "dir"
 

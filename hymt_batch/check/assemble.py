@@ -8,8 +8,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from hymt_batch.check.checks import FAILURE_STATUSES
-from hymt_batch.check.codes import keeps_codes, put_back
+from hymt_batch.check.put_back import put_back
 from hymt_batch.check.settings import CheckConfig
+from hymt_batch.codes import SourceCodes
 from hymt_batch.records import (
     LINE_BREAKS,
     Document,
@@ -166,11 +167,11 @@ def shape_row(document: Document, row: Row, one_line: bool, config: CheckConfig)
 
 def _with_codes(document: Document, row: Row) -> Row:
     """Return a row that has the codes of its source: put back if some were lost; an error row where they cannot be."""
-    source = document.text or ""
-    if keeps_codes(source, row.text, document.codes):
+    codes = SourceCodes(document.text or "", document.codes)
+    if codes.are_kept_in(row.text):
         return row
-    text = put_back(source, row.text, document.codes)
-    if keeps_codes(source, text, document.codes):
+    text = put_back(codes, row.text)
+    if codes.are_kept_in(text):
         return replace(row, text=text, flags=(*row.flags, "codes_moved"))
     message = "the translation lost tags or placeholders of its source, and they cannot be put back"
     return replace(row, status=Status.GENERATION_ERROR, text="", flags=(*row.flags, "source_kept"), message=message)

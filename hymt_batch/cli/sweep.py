@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 from hymt_batch import languages
 from hymt_batch.cli.job_name import MAX_BYTES, to_folder_name
 from hymt_batch.cli.override import Override
 from hymt_batch.cli.validate import LANGUAGE_KEYS
 from hymt_batch.errors import ConfigError
+
+T = TypeVar("T")
 
 MAX_LABEL_CHARS = 100
 """Maximum length of a point's name; a longer name is replaced by a hash."""
@@ -36,6 +39,23 @@ def expand_sweep(overrides: Sequence[Override]) -> list[tuple[str, list[Override
         name = [override.texts[0] for override in point if override.key == "name"]
         points.setdefault((label, *name), (label, list(point)))
     return list(points.values())
+
+
+def in_run_order(points: Sequence[T], model_settings: Callable[[T], object]) -> list[T]:
+    """Return the points of a sweep so that those with equal settings of the model follow one another.
+
+    Args:
+        points: In the order of the command line, which is kept as far as possible.
+        model_settings: Returns what must be equal for two points to share a loaded model.
+    """
+    groups: list[tuple[object, list[T]]] = []  # a list, because the settings cannot be hashed
+    for point in points:
+        settings = model_settings(point)
+        group = next((members for known, members in groups if known == settings), None)
+        if group is None:
+            groups.append((settings, group := []))
+        group.append(point)
+    return [point for _, members in groups for point in members]
 
 
 def point_label(point: Sequence[Override]) -> str:

@@ -73,6 +73,11 @@ def validate_job(job: TranslateJob | PlanJob | DoctorJob) -> list[str]:
                     why="the output keeps the input's fields, so one would overwrite the other",
                     fix=f"Set write.{key}={field}_{job.tgt_lang}.",
                 )
+    if write.names_source_language and job.src_lang is None:
+        raise ConfigError(
+            f"write.name={write.name} names the source language, which is not set",
+            fix="Set src_lang=en, or drop {src}.",
+        )
     if job.name is None and source.path is not None:
         job.name = job_name.default(source.path)
     if job.name is not None:

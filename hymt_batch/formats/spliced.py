@@ -153,6 +153,8 @@ class SplicedInput:
         text_bytes = (place.text or "").encode("utf-8", "surrogatepass")
         hashed = context.digest.copy()
         hashed.update(f"{place.name}\0{len(raw)}\0".encode() + raw + text_bytes)
+        if place.codes:  # they are a part of what is sent
+            hashed.update(repr(place.codes).encode("utf-8", "surrogatepass"))
         digest = hashed.digest()
         if context.hasher is not None:
             context.hasher.add_digest(digest, len(raw))

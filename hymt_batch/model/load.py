@@ -46,6 +46,7 @@ class PreparedModel:
     network: NetworkSpec  # shapes and formats as they will be in memory
     identity: dict[str, Any]
     num_threads: int | None = None
+    warnings: tuple[str, ...] = ()  # about devices, placement and speed
 
     @property
     def placement(self) -> Placement:

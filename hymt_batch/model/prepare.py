@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from hymt_batch.device_map import accelerate_file, manual
 from hymt_batch.device_map import select_placement as placing
@@ -50,13 +51,12 @@ def prepare_model(config: ModelConfig, device_map: DeviceMapConfig, num_threads:
         torch.set_num_threads(num_threads)
     plan = plan_placement(config, device_map, devices, files)
     placement = plan.placements[0]
-    for warning in (*plan.warnings, *placement.warnings):
-        log.warning("%s", warning.text)
+    warnings = [warning.text for warning in (*plan.warnings, *placement.warnings)]
     if placement.device.name == "cpu" and files.num_parameters > 50_000_000:
         rows = 3600 * CPU_FLOPS / (2 * files.num_parameters) / 40
-        log.warning(
-            "running on the CPU (%s): expect about %s rows per hour", "; ".join(placement.reasons), f"{rows:,.0f}"
-        )
+        warnings.append(f"running on the CPU ({'; '.join(placement.reasons)}): expect about {rows:,.0f} rows per hour")
+    for warning in warnings:
+        log.warning("%s", warning)
     return PreparedModel(
         config,
         files,
@@ -64,14 +64,30 @@ def prepare_model(config: ModelConfig, device_map: DeviceMapConfig, num_threads:
         plan.dtype,
         plan.network,
         # last, because it reads every byte: faults that the headers show have been refused by now
-        identity={
-            "files": _file_digests(config, files),
-            "commit": commit,
-            "family": config.family.value,
-            "dtype": plan.dtype,
-        },
+        identity=_identity(config, files, plan.dtype),
         num_threads=num_threads,
+        warnings=tuple(warnings),
     )
+
+
+def is_unchanged(model: PreparedModel) -> bool:
+    """Return whether the files of a prepared model are still those that were prepared.
+
+    Raises:
+        PreflightError: The model is missing or incomplete now.
+    """
+    config = model.config
+    folder, commit = model_files.resolve(config.path, config.revision, config.download)
+    return model.identity == _identity(config, model_files.verify(folder, commit), model.dtype)
+
+
+def _identity(config: ModelConfig, files: ModelFiles, dtype: str) -> dict[str, Any]:
+    return {
+        "files": _file_digests(config, files),
+        "commit": files.commit,
+        "family": config.family.value,
+        "dtype": dtype,
+    }
 
 
 @dataclass(frozen=True, slots=True)

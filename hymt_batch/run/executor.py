@@ -11,7 +11,7 @@ import gc
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -23,6 +23,7 @@ from hymt_batch.model.cpu_count import usable_cpus
 from hymt_batch.model.settings import Dtype
 from hymt_batch.records import Translation
 from hymt_batch.run.identity import build_environment
+from hymt_batch.run.kept_model import KeptModel
 from hymt_batch.run.replica import Replica
 from hymt_batch.run.unit import Executor, PartResult, Unit, units_until_stop
 from hymt_batch.run.watchdog import Watchdog
@@ -62,6 +63,7 @@ def open_executor(
     output: Output,
     stop: StopRequest,
     on_batch: Callable[[int, int], None],
+    kept: KeptModel | None = None,
 ) -> Executor:
     """Open an executor: this process with its own model, or worker processes with one replica each.
 
@@ -75,12 +77,10 @@ def open_executor(
         output: The output folder; each unit gets an attempt marker there before it is decoded.
         stop: Stop requests.
         on_batch: Called with the number of rows and tokens after each batch.
+        kept: Has what an earlier job loaded, and keeps what is loaded for the next one; None to keep nothing.
     """
     if output.attempts.needs_isolation:
-        log.warning(
-            "decoding one part ended its process %d times: parts are now decoded in a separate worker process",
-            MAX_ATTEMPTS,
-        )
+        log.warning("decoding one part ended its process %d times: parts now get a process of their own", MAX_ATTEMPTS)
 
     def begin_attempt(unit: Unit) -> int:
         return output.attempts.begin(unit.missing[0])  # one marker for the unit, removed with its first commit
@@ -92,12 +92,8 @@ def open_executor(
     if choice.uses_workers or output.attempts.needs_isolation:
         _collect_garbage_rarely()
         specs = worker_specs(job, model, choice)
-        last_resort = None
-        if len(specs) > 1 and len(model.placements) > 1:  # device_map=fallback: what is left of its order
-            last_resort = WorkerSpec(job, python_path(), "all GPUs")
-        return WorkerPool(
-            job, model.identity, specs, stop, begin_attempt=begin_attempt, on_batch=on_batch, last_resort=last_resort
-        )
+        last_resort = _last_resort(job, model, specs)
+        return WorkerPool(job, model.identity, specs, stop, begin_attempt, on_batch, last_resort, kept)
 
     def on_hang(reason: str) -> None:
         output.close(orderly=False)  # keeps the attempt marker of the part that hangs
@@ -109,11 +105,15 @@ def open_executor(
         watchdog.reset()
         stop.check()
 
+    replica = kept.take_replica() if kept else None
     with explain_errors("loading the model"):
-        replica = Replica(job, model, tokenizer, check_stop=on_step, on_batch=on_batch)
+        if replica is not None:
+            replica.use(job, check_stop=on_step, on_batch=on_batch)
+        else:
+            replica = Replica(job, model, tokenizer, check_stop=on_step, on_batch=on_batch)
+            _collect_garbage_rarely()
     watchdog.pause()
-    _collect_garbage_rarely()
-    return InProcessExecutor(job, replica, watchdog, stop, begin_attempt)
+    return InProcessExecutor(job, replica, watchdog, stop, begin_attempt, kept.keep_replica if kept else None)
 
 
 def _collect_garbage_rarely() -> None:
@@ -134,8 +134,10 @@ class InProcessExecutor:
         watchdog: Watchdog,
         stop: StopRequest,
         begin_attempt: Callable[[Unit], int],
+        keep: Callable[[Replica], None] | None = None,
     ) -> None:
         self._replica, self._watchdog, self._stop, self._begin_attempt = replica, watchdog, stop, begin_attempt
+        self._keep = keep  # gets the replica at the end, if all went well
         self._environment = build_environment(job, replica.environment)
         self._nothing_finished = True
 
@@ -143,8 +145,10 @@ class InProcessExecutor:
         self._watchdog.__enter__()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, error_type: type[BaseException] | None, *_: object) -> None:
         self._watchdog.__exit__()
+        if self._keep is not None and error_type is None:
+            self._keep(self._replica)
 
     def run(self, units: Iterable[Unit]) -> Iterator[PartResult]:
         """See `Executor.run`."""
@@ -188,6 +192,11 @@ def worker_specs(job: TranslateJob, model: PreparedModel, choice: ReplicaChoice)
         variables = {**python_path(), "CUDA_VISIBLE_DEVICES": visible[index] if visible else str(index)}
         specs.append(WorkerSpec(settings, variables, device))
     return specs
+
+
+def _last_resort(job: TranslateJob, model: PreparedModel, specs: Sequence[WorkerSpec]) -> WorkerSpec | None:
+    """Return the worker for the case that no GPU alone holds the model: with what is left of device_map=fallback."""
+    return WorkerSpec(job, python_path(), "all GPUs") if len(specs) > 1 and len(model.placements) > 1 else None
 
 
 def python_path() -> dict[str, str]:

@@ -23,9 +23,10 @@ from hymt_batch.prompt import PromptTemplate
 from hymt_batch.records import PLAN_VERSION, Input
 from hymt_batch.run import identity
 from hymt_batch.signals import StopRequest
+from hymt_batch.source.input_names import OutputNames
 from hymt_batch.source.inputs import Inputs
 from hymt_batch.source.spool import Spool
-from hymt_batch.write import file_record, identity_versions
+from hymt_batch.write import file_record, identity_versions, output_name
 from hymt_batch.write.output import LeaseTimes, Output
 from hymt_batch.write.ownership import RequestedJob
 from hymt_batch.write.published_file import InputAccess
@@ -88,7 +89,10 @@ def open_inputs(job: TranslateJob, stop: StopRequest) -> Iterator[Inputs]:
         yield Inputs(
             job.source,
             spool,
-            out_format=job.write.format.value,
+            outputs=OutputNames(
+                job.write.format.value,
+                lambda name: output_name.make(job.write.name, name, job.src_lang, job.tgt_lang),
+            ),
             added_fields=job.write.added_fields,
             plan_version=PLAN_VERSION if job.overwrite else identity.stored_plan_version(folder),
             folder=folder,

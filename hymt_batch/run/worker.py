@@ -1,8 +1,9 @@
 """The program of a worker process: it loads one replica and translates the parts that its parent sends.
 
-`run/worker_process.py` starts it with the file descriptor of a socket. It sends these messages: "ready" with its
-identity and environment, or "refused" with an error; "batch" after each batch and as a heartbeat; "log" with a log
-record; and "done" with the translations of the prompts that it received.
+`run/worker_process.py` starts it with the file descriptor of a socket. After the settings of a job it gets prompts; it
+may then get those of another job with the same model, for which nothing is loaded again. It sends these messages:
+"ready" with its identity and environment, or "refused" with an error; "batch" after each batch and as a heartbeat;
+"log" with a log record; and "done" with the translations of the prompts that it received.
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
+from typing import TYPE_CHECKING
 
 from hymt_batch.doctor.explain import explain_errors
 from hymt_batch.errors import HymtError, first_line
@@ -26,17 +28,18 @@ from hymt_batch.run import message
 from hymt_batch.run.replica import Replica
 from hymt_batch.run.worker_process import IGNORED_SIGNALS
 
+if TYPE_CHECKING:
+    from hymt_batch.schema import TranslateJob
+
 log = logging.getLogger(__name__)
 
 HEARTBEAT_S = 1.0
 
 
 def serve(pipe: Connection) -> None:
-    """Serve requests until the parent closes the socket."""
-    job = pipe.recv()
+    """Serve requests until the parent closes the socket: the settings of a job, then its prompts, then another job."""
     root = logging.getLogger()
-    root.addHandler(_PipeHandler(pipe))
-    root.setLevel(logging.INFO)
+    replica: Replica | None = None
     last_sent = [time.monotonic()]
 
     def send_heartbeat() -> None:
@@ -47,19 +50,31 @@ def serve(pipe: Connection) -> None:
         pipe.send(("batch", rows, tokens))
         last_sent[0] = time.monotonic()
 
-    try:
-        with explain_errors("loading the model"):
-            model = prepare.prepare_model(job.model, job.device_map, job.launch.num_threads)
-            tokenizer = model.load_tokenizer(add_generation_prompt=job.add_generation_prompt)
-            # opening the replica checks it: the canary prompts, and the engine against the reference
-            replica = Replica(job, model, tokenizer, check_stop=send_heartbeat, on_batch=send_batch)
-    except HymtError as error:
-        pipe.send(("refused", error))
-        return
-    pipe.send(("ready", model.identity, replica.environment))
     while True:
-        translations = replica.translate(message.unpack_prompts(pipe.recv()))
-        pipe.send(("done", message.pack_translations(translations), list(replica.decoder.take_degraded())))
+        received = pipe.recv()
+        if replica is not None and isinstance(received, tuple):
+            translations = replica.translate(message.unpack_prompts(received))
+            pipe.send(("done", message.pack_translations(translations), list(replica.decoder.take_degraded())))
+            continue
+        try:
+            with explain_errors("loading the model"):
+                if replica is None:
+                    root.addHandler(_PipeHandler(pipe))
+                    root.setLevel(logging.INFO)
+                    replica = load_replica(received, check_stop=send_heartbeat, on_batch=send_batch)
+                else:
+                    replica.use(received, check_stop=send_heartbeat, on_batch=send_batch)
+        except HymtError as error:
+            pipe.send(("refused", error))
+            return
+        pipe.send(("ready", replica.model.identity, replica.environment))
+
+
+def load_replica(job: TranslateJob, *, check_stop: Callable[[], None], on_batch: Callable[[int, int], None]) -> Replica:
+    """Load the model of a job; opening the replica checks it: the canary prompts, and the engine by the reference."""
+    model = prepare.prepare_model(job.model, job.device_map, job.launch.num_threads)
+    tokenizer = model.load_tokenizer(add_generation_prompt=job.add_generation_prompt)
+    return Replica(job, model, tokenizer, check_stop=check_stop, on_batch=on_batch)
 
 
 class _PipeHandler(logging.Handler):

@@ -13,21 +13,20 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import subprocess
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from multiprocessing.connection import wait
 from typing import TYPE_CHECKING, Any
 
 from hymt_batch.doctor.explain import explain_errors
 from hymt_batch.errors import HymtError, PreflightError, StoppedError
-from hymt_batch.records import Prompt, Translation
 from hymt_batch.run import message
 from hymt_batch.run.identity import build_environment
+from hymt_batch.run.kept_model import KeptModel
+from hymt_batch.run.piece import Piece, RunningUnit, quarantined_translation
 from hymt_batch.run.unit import PartResult, Unit, units_until_stop
-from hymt_batch.run.worker_process import WorkerProcess, WorkerSpec
+from hymt_batch.run.worker_process import WorkerProcess, WorkerSpec, end_all
 from hymt_batch.signals import StopRequest
 
 if TYPE_CHECKING:
@@ -53,29 +52,6 @@ MIN_LOAD_TIMEOUT_S = 600.0
 POLL_S = 0.5
 
 
-@dataclass(eq=False, slots=True)
-class _RunningUnit:
-    """A unit that waits for a worker or is being decoded."""
-
-    unit: Unit
-    tries: int = 0  # attempts at the whole unit, in this run and earlier ones
-    translations: dict[int, Translation] = field(default_factory=dict)  # by index of the prompt
-    degraded: list[str] = field(default_factory=list)
-
-
-@dataclass(eq=False, slots=True)
-class _Piece:
-    """Prompts of a unit that one worker decodes together."""
-
-    of: _RunningUnit
-    indices: Sequence[int]  # indices of the unit's prompts
-    deaths: int = 0  # number of workers that died while decoding it, in this run
-
-    @property
-    def is_whole_unit(self) -> bool:
-        return len(self.indices) == len(self.of.unit.prompts)
-
-
 class WorkerPool:
     """Worker processes, started when units wait for them and stopped when the `with` block ends."""
 
@@ -85,10 +61,10 @@ class WorkerPool:
         identity: Mapping[str, Any],
         specs: Sequence[WorkerSpec],
         stop: StopRequest,
-        *,
         begin_attempt: Callable[[Unit], int],
         on_batch: Callable[[int, int], None],
         last_resort: WorkerSpec | None = None,
+        kept: KeptModel | None = None,
     ) -> None:
         """Store the settings; no worker is started yet.
 
@@ -100,38 +76,38 @@ class WorkerPool:
             begin_attempt: Called when a whole unit is sent to a worker; returns the number of attempts, with this one.
             on_batch: Called with the number of rows and tokens after each batch.
             last_resort: How to start a worker once none of `specs` can be used, or None.
+            kept: Has the workers of an earlier pool with the same model, which go on with this job, and gets those of
+                this one at the end of the `with` block, if all went well; None to end them.
         """
         self._job, self._identity, self._stop = job, identity, stop
         self._specs = dict(enumerate(specs))  # of the workers that can be used, by index
         self._num_specs, self._last_resort = len(specs), last_resort
         self._begin_attempt, self._on_batch, self._hang_s = begin_attempt, on_batch, job.launch.hang_s
-        self._queue: deque[_Piece] = deque()
-        self._workers: dict[int, WorkerProcess] = {}  # by index
-        self._decoding: dict[int, _Piece] = {}  # worker index -> what it decodes
+        self._queue: deque[Piece] = deque()
+        self._workers = dict(kept.take_workers(specs)) if kept else {}  # by index
+        self._kept, self._all_specs = kept, specs
+        self._decoding: dict[int, Piece] = {}  # worker index -> what it decodes
         self._finished: deque[PartResult] = deque()  # not yielded yet
         # worker index -> its deaths in a row while it had no unit; True if it was killed from outside
         self._deaths: defaultdict[int, list[bool]] = defaultdict(list)
         self._nothing_finished = True
 
     def __enter__(self) -> WorkerPool:
+        for index, worker in self._workers.items():
+            worker.begin_job(self._specs[index])
         return self
 
-    def __exit__(self, *_: object) -> None:
-        for worker in self._workers.values():
-            worker.pipe.close()  # a worker exits when its parent closes the socket
-        deadline = time.monotonic() + 2.0
-        for worker in self._workers.values():
-            try:
-                worker.process.wait(max(0.0, deadline - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                worker.process.kill()
-                worker.process.wait()
-        self._workers.clear()
+    def __exit__(self, error_type: type[BaseException] | None, *_: object) -> None:
+        if self._kept is not None and error_type is None:
+            self._kept.keep_workers(self._all_specs, self._workers)
+        else:
+            end_all(self._workers.values())
+        self._workers = {}
 
     def run(self, units: Iterable[Unit]) -> Iterator[PartResult]:
         """See `Executor.run`; pulls no unit while every worker has a piece and as many more wait."""
         for unit in units_until_stop(units, self._stop):
-            self._queue.append(_Piece(_RunningUnit(unit), range(len(unit.prompts))))
+            self._queue.append(Piece(RunningUnit(unit), range(len(unit.prompts))))
             while self._backlog >= 2 * len(self._specs) and not self._is_idle:
                 yield from self._poll()
             yield from self._poll(0.0)
@@ -228,7 +204,7 @@ class WorkerPool:
             piece.of.degraded += degraded
             self._finish_if_complete(piece.of, worker)
 
-    def _finish_if_complete(self, running: _RunningUnit, worker: WorkerProcess) -> None:
+    def _finish_if_complete(self, running: RunningUnit, worker: WorkerProcess) -> None:
         """Keep the results of a unit to be yielded, if this worker had its last piece."""
         if len(running.translations) == len(running.unit.prompts):
             translations = [running.translations[index] for index in range(len(running.unit.prompts))]
@@ -260,7 +236,7 @@ class WorkerPool:
             return
         running.degraded.append("bisected")
         half = (len(indices) + 1) // 2
-        self._queue.extendleft([_Piece(running, indices[half:]), _Piece(running, indices[:half])])
+        self._queue.extendleft([Piece(running, indices[half:]), Piece(running, indices[:half])])
 
     def _count_idle_death(self, worker: WorkerProcess, reason: str) -> None:
         """Count the death of a worker that had no unit; do without it if there were too many in a row."""
@@ -293,8 +269,3 @@ class WorkerPool:
             self._specs, self._last_resort = {self._num_specs: self._last_resort}, None
         others = f"{len(self._specs)} other worker{'s go' if len(self._specs) > 1 else ' goes'} on"
         log.warning("worker=%d on %s cannot be used, %s: %s", index, spec.device, others, error)
-
-
-def quarantined_translation(prompt: Prompt, reason: str) -> Translation:
-    """Return the result of a segment that killed its worker on its own."""
-    return Translation(prompt, "", "crash", message=f"decoding this row alone ended the process ({reason})")

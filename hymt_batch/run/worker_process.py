@@ -12,7 +12,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any
@@ -78,6 +78,11 @@ class WorkerProcess:
         worker.send(spec.job)
         return worker
 
+    def begin_job(self, spec: WorkerSpec) -> None:
+        """Go on with another job of the same model; the worker gets it before any of its prompts."""
+        self.ready, self.last_heard = False, time.monotonic()
+        self.send(spec.job)
+
     def send(self, message: object) -> None:
         """Send a message; if the worker is dead, do nothing: the parent sees that its pipe is closed."""
         with contextlib.suppress(OSError):
@@ -104,3 +109,17 @@ class WorkerProcess:
         """True if the dead worker got a SIGKILL that was none of the kernel's out-of-memory kills."""
         code = self.process.returncode
         return code == -signal.SIGKILL and self.oom_kills is not None and self.oom_kills == read_oom_kills()
+
+
+def end_all(workers: Iterable[WorkerProcess]) -> None:
+    """End worker processes, and wait until they are gone."""
+    workers = list(workers)
+    for worker in workers:
+        worker.pipe.close()  # a worker exits when its parent closes the socket
+    deadline = time.monotonic() + 2.0
+    for worker in workers:
+        try:
+            worker.process.wait(max(0.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            worker.process.kill()
+            worker.process.wait()

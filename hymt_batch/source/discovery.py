@@ -25,6 +25,7 @@ from hymt_batch.records import Input, SkippedFile
 from hymt_batch.source import hub, ignored_settings, input_names, unread
 from hymt_batch.source.folder_walk import walk
 from hymt_batch.source.found_inputs import FoundInputs
+from hymt_batch.source.input_names import AS_INPUTS, OutputNames
 from hymt_batch.source.job_folders import JobFolders, is_in_translations, show
 from hymt_batch.source.path_errors import (
     WILDCARD,
@@ -48,7 +49,7 @@ _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 def find_inputs(
     config: SourceConfig,
     spool: Spool | None = None,
-    out_format: str = "input",
+    outputs: OutputNames = AS_INPUTS,
     folder: Path | None = None,
     formats: Sequence[str] | None = None,
 ) -> FoundInputs:
@@ -57,7 +58,7 @@ def find_inputs(
     Args:
         config: The settings.
         spool: Stores standard input and hub datasets.
-        out_format: The setting write.format, which decides the extension of the outputs.
+        outputs: How the outputs are named.
         folder: The output folder of the job, whose files are never inputs.
         formats: The list of formats with which the job was created: files of other formats are not found. Empty for
             a job of a version that recorded none; None for a new job.
@@ -67,7 +68,7 @@ def find_inputs(
         PreflightError: The hub has no such dataset, or cannot be reached.
         StoppedError: The disk of a source fails.
     """
-    finder = _Finder(config, out_format, JobFolders(folder), formats)
+    finder = _Finder(config, outputs.format, JobFolders(folder), formats)
     for path in config.paths:
         try:
             finder.add_source(path, spool)
@@ -75,9 +76,8 @@ def find_inputs(
             raise unusable_path_error(error.filename if isinstance(error.filename, str) else path, error) from error
     finder.finish()
     ignored_settings.warn(config, finder.inputs, finder.used_settings)
-    input_names.refuse_collisions(finder.inputs)
-    inputs = [_with_settings(input, config) for input in finder.inputs]
-    return FoundInputs(inputs, finder.named, [file for file, _ in finder.skipped])
+    named = input_names.name_outputs(finder.inputs, outputs.rename)
+    return FoundInputs([_with_settings(i, config) for i in named], finder.named, [file for file, _ in finder.skipped])
 
 
 def _with_settings(input: Input, config: SourceConfig) -> Input:
@@ -95,10 +95,8 @@ class _Origin(Enum):
 
 
 class _Finder:
-    def __init__(
-        self, config: SourceConfig, out_format: str, job_folders: JobFolders, formats: Sequence[str] | None
-    ) -> None:
-        self.config, self.out_format, self.job_folders = config, out_format, job_folders
+    def __init__(self, config: SourceConfig, out_format: str, folders: JobFolders, formats: Sequence[str] | None):
+        self.config, self.out_format, self.job_folders = config, out_format, folders
         self.format = None if config.format is SourceFormat.auto else registry.get(config.format.value)
         self.inputs: list[Input] = []
         self.named: set[str] = set()  # `rel`s of inputs that a path names

@@ -8,7 +8,8 @@ from __future__ import annotations
 import hashlib
 import os
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 from hymt_batch.errors import ConfigError
 from hymt_batch.formats import registry
@@ -19,6 +20,18 @@ from hymt_batch.records import Input
 MAX_NAME_BYTES = 255  # the limit of common file systems
 ERRORS_SUFFIX = ".errors.jsonl"  # the longest suffix that is added to a name in the output folder
 STATE_FOLDER = ".hymt"
+
+
+@dataclass(frozen=True, slots=True)
+class OutputNames:
+    """How the outputs of a job are named."""
+
+    format: str = "input"  # the setting write.format, which decides the extension; "input" keeps that of the input
+    rename: Callable[[str], str] = str  # returns the name by the setting write.name
+
+
+AS_INPUTS = OutputNames()
+"""The outputs have the names of the inputs."""
 
 
 def parse_extension(name: str) -> tuple[Format | None, str]:
@@ -97,7 +110,29 @@ def check_name(rel: str, path: str) -> None:
         raise ConfigError(f"The name {rel!r} of {path!r} {why}", fix="Rename the file, or leave it out of source.path.")
 
 
-def refuse_collisions(inputs: Sequence[Input]) -> None:
+def name_outputs(inputs: Sequence[Input], rename: Callable[[str], str]) -> list[Input]:
+    """Give the outputs their names.
+
+    Args:
+        inputs: The inputs, each with the name that its output has without write.name.
+        rename: Returns the name by write.name.
+
+    Raises:
+        ConfigError: A name cannot be used, or two outputs have the same name.
+    """
+    refuse_collisions(inputs)
+    named = []
+    for input in inputs:
+        out_rel = rename(input.out_rel)
+        check_name(out_rel, input.path)
+        named.append(replace(input, out_rel=out_rel))
+    refuse_collisions(named, "Put {stem} into write.name, or rename one.")
+    return named
+
+
+def refuse_collisions(
+    inputs: Sequence[Input], advice: str = "Rename one, or translate them in two jobs (name=...)."
+) -> None:
     """Reject inputs whose outputs would have the same name, also on file systems that ignore case or compose accents.
 
     Raises:
@@ -110,7 +145,7 @@ def refuse_collisions(inputs: Sequence[Input]) -> None:
         earlier = seen.get(key)
         if earlier is not None:
             same = os.path.realpath(earlier.path) == os.path.realpath(input.path)
-            fix = "List it once in source.path." if same else "Rename one, or translate them in two jobs (name=...)."
+            fix = "List it once in source.path." if same else advice
             difference = (
                 "" if earlier.out_rel == input.out_rel else f" ({earlier.out_rel!r} differs only by case or accents)"
             )
@@ -127,7 +162,7 @@ def refuse_collisions(inputs: Sequence[Input]) -> None:
             raise ConfigError(
                 f"{input.path!r} would be written to translated/{input.out_rel}, which must be a folder for "
                 f"{folders[key].path!r}",
-                fix="Rename one, or translate them in two jobs (name=...).",
+                fix=advice,
             )
 
 

@@ -12,6 +12,7 @@ from hymt_batch.formats import registry
 from hymt_batch.records import Document, Input, Preamble, Shard, ShardRecord
 from hymt_batch.source import discovery, stream
 from hymt_batch.source.content import ContentCheck
+from hymt_batch.source.input_names import OutputNames
 from hymt_batch.source.language_check import LanguageReport, check_languages
 from hymt_batch.source.preamble_reader import HasBegun, PreambleCache
 from hymt_batch.source.settings import SourceConfig
@@ -33,7 +34,7 @@ class Inputs:
         config: SourceConfig,
         spool: Spool | None,
         *,
-        out_format: str,
+        outputs: OutputNames,
         added_fields: tuple[str, ...],
         plan_version: int,
         folder: Path | None = None,
@@ -45,7 +46,7 @@ class Inputs:
         Args:
             config: The settings.
             spool: Where inputs are stored that cannot be read twice; None refuses such inputs.
-            out_format: Format of the outputs, or "input" if each has the format of its input.
+            outputs: How the outputs are named.
             added_fields: Fields that the outputs add; the inputs must not have them.
             plan_version: Version of the plan by which the rows are read; see records.PLAN_VERSION.
             folder: The output folder of the job, whose files are never inputs.
@@ -59,7 +60,7 @@ class Inputs:
         self._config, self._spool, self._added_fields = config, spool, added_fields
         self.plan_version = plan_version
         self._preambles = PreambleCache(config, added_fields, has_begun=has_begun)
-        found = discovery.find_inputs(config, spool, out_format, folder, formats)
+        found = discovery.find_inputs(config, spool, outputs, folder, formats)
         content = ContentCheck(found, config, self._preambles)
         # a job that recorded no formats goes on with what it began with
         inputs = found if formats is not None and not formats else content.inputs()

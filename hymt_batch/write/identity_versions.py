@@ -53,7 +53,7 @@ CHANGES = Changes(
         "write.meta_field": 3,
         "write.row_group_rows": 3,
     },
-    added_output={"write.encoding": "utf-8", "check.codes": False},
+    added_output={"write.encoding": "utf-8", "check.codes": False, "write.name": "{stem}{ext}"},
 )
 
 

@@ -119,7 +119,8 @@ class PartStore:
         if header is None:
             return False
         if header.shard == parts.make_shard_record(shard):
-            if header.num_parts != part.num_parts:  # the plan is a function of the rows: another program planned it
+            # the plan is a function of the rows: another program planned it; the record of an empty file has no part
+            if shard.documents and header.num_parts != part.num_parts:
                 return False
             self._mark_committed(part)
             return True

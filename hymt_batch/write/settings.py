@@ -10,6 +10,7 @@ from typing import Any
 from hymt_batch.errors import ConfigError
 from hymt_batch.formats import registry
 from hymt_batch.setting import Operation, Output
+from hymt_batch.write import output_name
 
 
 class WriteFormat(Enum):
@@ -33,6 +34,7 @@ class WriteConfig:
     """How translations are written; every field is explained in conf/write/."""
 
     format: Output[WriteFormat] = WriteFormat.input
+    name: Output[str] = output_name.DEFAULT
     encoding: Output[str] = "utf-8"
     on_error: Output[OnError] = OnError.empty
     raw_errors: Output[bool] = True
@@ -43,6 +45,7 @@ class WriteConfig:
     min_free: Operation[Any] = "auto"
 
     def __post_init__(self) -> None:
+        output_name.check(self.name)
         self.encoding = {"utf8": "utf-8"}.get(self.encoding.lower(), self.encoding.lower())
         if self.encoding not in ("utf-8", "input"):
             raise ConfigError(
@@ -83,6 +86,11 @@ class WriteConfig:
                 f"write.min_free={self.min_free} is not a size",
                 fix="Set write.min_free=auto, a number of bytes, or a number with a unit such as write.min_free=5GiB.",
             )
+
+    @property
+    def names_source_language(self) -> bool:
+        """True if the names of the outputs have the code of the source language."""
+        return "{src}" in self.name
 
     @property
     def added_fields(self) -> tuple[str, ...]:

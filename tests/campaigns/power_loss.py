@@ -2,7 +2,8 @@
 
 The results are the number of distinct states that a power loss may leave, each recovered by the real code, and the
 number of states that broke an invariant. A state counts once in a world (a job and a seed); states that are reached
-again are counted as repeats. Ends with one JSON line.
+again are counted as repeats. `by_feature` counts the states of jobs with units of several files, with divided rows and
+with failed files. Ends with one JSON line.
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ def run(seed: int, size: int, work: Path) -> dict[str, Any]:
         "milliseconds": round(1000 * (time.monotonic() - began)),
         "by_phase": dict(sorted(tally.phases.items())),
         "by_world": dict(sorted(tally.worlds.items())),
+        "by_feature": dict(sorted(tally.features.items())),
         "by_invariant": dict(sorted(tally.kinds.items())),
     }
 

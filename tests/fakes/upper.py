@@ -20,8 +20,8 @@ from hymt_batch.check.settings import CheckConfig
 from hymt_batch.fs import OS_FS, OsFs
 from hymt_batch.fs_protocol import Fs
 from hymt_batch.records import Document, Input, Part, Preamble, Prompt, Row, Segment, Shard, Status, Translation
-from hymt_batch.run.commit_result import commit_divided_row, commit_result
-from hymt_batch.run.unit import PartResult
+from hymt_batch.source import stream
+from hymt_batch.source.settings import SourceConfig
 from hymt_batch.write import identity_versions
 from hymt_batch.write.output import LeaseTimes, Output
 from hymt_batch.write.ownership import RequestedJob
@@ -54,20 +54,24 @@ class Fast(OsFs):
 FAST = Fast()
 
 
-def an_input(path: Path, rel: str | None = None) -> Input:
+def an_input(path: Path, rel: str | None = None, format: str = "text") -> Input:
     rel = rel or path.name
     file_id = hashlib.sha256(os.fsencode(rel)).hexdigest()[:16]
     return Input(
         rel=rel,
         out_rel=rel,
         path=str(path),
-        format="text",
+        format=format,
         file_id=file_id,
         size=path.stat().st_size if path.exists() else 0,
     )
 
 
 def read(input: Input) -> Iterator[Document]:
+    if input.format != "text":
+        config = SourceConfig(path=input.path)
+        yield from (document for document, _ in stream.read_full_documents(input, config, [input]))
+        return
     data = Path(input.path).read_bytes()
     for row, raw in enumerate(data.splitlines(keepends=True)):
         digest = hashlib.blake2b(raw, digest_size=8).digest()
@@ -79,7 +83,7 @@ def shards(input: Input, shard_rows: int = 8) -> Iterator[Shard]:
     count = max(1, -(-len(documents) // shard_rows))
     for index in range(count):
         chunk = documents[index * shard_rows : (index + 1) * shard_rows]
-        raw = b"".join(d.raw for d in chunk)
+        raw = b"".join(d.raw if input.format == "text" else d.digest for d in chunk)
         sha = hashlib.sha256(raw).hexdigest()
         yield Shard(input, index, index * shard_rows, chunk, start, start + len(raw), sha, index == count - 1)
         start += len(raw)
@@ -93,7 +97,7 @@ def plan(shard: Shard, part_rows: int = 3) -> list[Part]:
     """Plan parts whose rows interleave, as sorting by length does; divided rows come last."""
     long = [index for index, document in enumerate(shard.documents) if (document.text or "").startswith(LONG)]
     short = [index for index in range(len(shard.documents)) if index not in long]
-    count = -(-len(short) // part_rows)
+    count = -(-len(short) // part_rows) if shard.documents else 1  # an empty file has one part
     num_parts = count + len(long)
     parts = [Part(shard, index, num_parts, tuple(short[index::count])) for index in range(count)]
     for part_index, row in enumerate(long, count):
@@ -105,19 +109,8 @@ def plan(shard: Shard, part_rows: int = 3) -> list[Part]:
     return parts
 
 
-def upper_segments(run: Part) -> list[Translation]:
-    """Translate the segments of a run of a divided row."""
-    return [Translation(prompt, prompt.segment.text.upper(), "stop", 1) for prompt in run.prompts]
-
-
-def decode_runs(output: Output, part: Part, environment: dict[str, Any]) -> Iterator[Part]:
-    """Commit the missing runs of a divided row, the first one last, and the row; yield each run when it is decoded."""
-    missing = [run for run in part.segment_runs() if not output.has(run)]
-    if not missing:
-        commit_divided_row(output, part)
-    for run in [*missing[1:], *missing[:1]]:
-        yield run
-        commit_result(output, PartResult(run, upper_segments(run), environment))
+def upper_segments(prompts: Sequence[Prompt]) -> list[Translation]:
+    return [Translation(prompt, prompt.segment.text.upper(), "stop", 1) for prompt in prompts]
 
 
 def upper(part: Part) -> list[Row]:
@@ -125,11 +118,10 @@ def upper(part: Part) -> list[Row]:
     for index in part.document_indices:
         document = part.shard.documents[index]
         text = (document.text or "").upper()
-        status = Status.EMPTY if text.startswith("EMPTY") else Status.OK
-        translation = "" if status is Status.EMPTY else text
-        rows.append(
-            Row(document.row_index, document.digest, status, translation, num_source_tokens=len(text), num_new_tokens=1)
-        )
+        status = Status.EMPTY if text.startswith("EMPTY") else document.status
+        translation, message = text if status is Status.OK else "", document.message
+        row = Row(document.row_index, document.digest, status, translation, message=message)
+        rows.append(replace(row, num_source_tokens=len(text), num_new_tokens=1))
     return rows
 
 

@@ -18,6 +18,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from hymt_batch import manifest
 from hymt_batch.errors import ExitCode, HymtError
@@ -39,6 +40,7 @@ class Tally:
     counts: Counter[str] = field(default_factory=Counter)
     phases: Counter[str] = field(default_factory=Counter)  # crashes, by the phase of the job
     worlds: Counter[str] = field(default_factory=Counter)
+    features: Counter[str] = field(default_factory=Counter)  # of the job that crashed; see small.World.features
     broken: list[str] = field(default_factory=list)
     kinds: Counter[str] = field(default_factory=Counter)  # violations, by invariant
     met: set[int] = field(default_factory=set)
@@ -130,6 +132,9 @@ def broken_after_crash(tree: dict[str, bytes | None], world: World, acknowledged
     manifest_bytes = tree.get("/job/manifest.json")
     if manifest_bytes is not None and world.durable:
         broken += missing_outputs(manifest_bytes, tree, world)
+        if manifest_bytes == world.golden["/job/manifest.json"]:
+            stale = [f"/job/translated/{rel}" for rel in world.failed]
+            broken += [f"I12: the manifest exists beside the earlier {path}" for path in stale if path in tree]
     for path, data in tree.items():
         decode = next((decode for pattern, decode in DECODERS if pattern.fullmatch(path)), None)
         if decode is not None and data not in (None, world.damaged) and not is_whole(data, decode):
@@ -163,13 +168,25 @@ def missing_outputs(manifest_bytes: bytes, tree: dict[str, bytes | None], world:
 def broken_rows(world: World) -> list[str]:
     """Return the violations in the expected output itself: the unbroken run that made it may have a seeded bug."""
     broken = []
+    record = json.loads(world.golden["/job/manifest.json"])
+    if [file["rel"] for file in record.get("failed", ())] != world.failed:
+        broken.append(f"I3: an unbroken run lists other failed files: {record.get('failed')}")
+    if [file["rel"] for file in record["inputs"]] != [input.rel for input in world.inputs]:
+        broken.append(f"I3: an unbroken run lists other inputs: {record['inputs']}")
     for input in world.inputs:
-        texts = ["" if (text := d.text or "").startswith("empty") else text for d in world.documents[input.rel]]
-        expected = "".join(f"{text.upper()}\n" for text in texts).encode()
-        if not input.out_rel.endswith(".txt"):
+        path = f"/job/translated/{input.out_rel}"
+        if input.rel in world.failed:
+            if path in world.golden:
+                broken.append(f"I3: an unbroken run writes {input.out_rel}, which has failed")
             continue
+        if Path(input.out_rel).suffix != Path(input.rel).suffix:  # converted
+            continue
+        expected = Path(input.path).read_bytes().upper()
+        if input.format == "text":
+            texts = ["" if (text := d.text or "").startswith("empty") else text for d in world.documents[input.rel]]
+            expected = "".join(f"{text.upper()}\n" for text in texts).encode()
         # in a unit of several files, each text ends with a digest of what was decoded together
-        if re.sub(rb" [0-9a-f]{6}(?=\n)", b"", world.golden[f"/job/translated/{input.out_rel}"]) != expected:
+        if re.sub(rb" [0-9a-f]{6}(?=\n)", b"", world.golden[path]) != expected:
             broken.append(f"I3: an unbroken run writes other rows: {input.out_rel}")
     return broken
 
@@ -267,6 +284,7 @@ class Explorer:
 
     def __init__(self, world: World, rng: random.Random, tally: Tally) -> None:
         self.world, self.rng, self.tally = world, rng, tally
+        self.features = world.features
         tally.met.clear()
         self.length = 120  # approximate number of changes of a run; the first run sets it
 
@@ -324,6 +342,7 @@ class Explorer:
         tally.counts[f"{kind} after crash {depth}"] += 1
         tally.phases[phase(tree)] += 1
         tally.worlds[world.name] += 1
+        tally.features.update(self.features)
         tally.fail(broken_after_crash(tree, world, acknowledged), where)
         seen = Seen(acknowledged=set(acknowledged))
         copies: list[Copy] = []

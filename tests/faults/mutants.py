@@ -22,6 +22,7 @@ from hymt_batch import manifest
 from hymt_batch.errors import HymtError, IdentityError
 from hymt_batch.records import Input, Part, Row, Shard, ShardRecord, Translation
 from hymt_batch.run import unit_reader
+from hymt_batch.run.unit import PartResult, Unit
 from hymt_batch.write import (
     cleanup,
     file_record,
@@ -37,6 +38,7 @@ from hymt_batch.write import (
     storage,
 )
 from hymt_batch.write import part as parts
+from hymt_batch.write.open_files import OpenFiles
 from hymt_batch.write.output import Output
 from hymt_batch.write.part_reader import PartReader
 from hymt_batch.write.part_store import PartStore
@@ -486,6 +488,11 @@ SEEN_BY = {
     "a changed file is replaced before its copy is synced": "edited file",
     "a unit is decoded without the files that are finished": "units",
     "a stopped job does not know its units": "units",
+    "a unit is decoded without the parts that are committed": "units",
+    "a missing part of a unit is not committed": "units",
+    "the earlier output of a failed file is kept": "failed file",
+    "the removal of a failed file's earlier output is not synced": "failed file",
+    "a failed file is counted twice": "failed file",
 }
 HARMLESS = "the lease is never checked"
 
@@ -506,6 +513,68 @@ def _() -> Any:
     return patched((manifest, "read_job", lambda fs, folder: replace(original(fs, folder), units=())))
 
 
+@mutant("a unit is decoded without the parts that are committed")
+def _() -> Any:
+    original = Unit.__post_init__
+
+    def keep_missing(self: Unit) -> None:
+        object.__setattr__(self, "parts", self.missing)
+        original(self)
+
+    return patched((Unit, "__post_init__", keep_missing))
+
+
+@mutant("a missing part of a unit is not committed")
+def _() -> Any:
+    original = Unit.results
+
+    def results(self: Unit, *rest: Any) -> Iterator[PartResult]:
+        all_results = list(original(self, *rest))
+        yield from all_results[:-1] if len(all_results) > 1 else all_results
+
+    return patched((Unit, "results", results))
+
+
+@mutant("the earlier output of a failed file is kept")
+def _() -> Any:
+    def remove(fs: Any, path: Path) -> None:
+        if "translated" not in path.parts:
+            files.remove(fs, path)
+
+    return patched((open_files, "remove", remove))
+
+
+@mutant("the removal of a failed file's earlier output is not synced")
+def _() -> Any:
+    original, published_folders = OpenFiles.publish, Publisher._published_folders
+
+    def publish(self: OpenFiles, num_rows: int | None, before: Any) -> Any:
+        store = self._fs
+        if num_rows is None:
+            self._fs = PatchedFs(store, fsync_dir=lambda path: "translated" in path.parts or store.fsync_dir(path))
+        try:
+            return original(self, num_rows, before)
+        finally:
+            self._fs = store
+
+    def folders_of_outputs(self: Publisher, input: Input) -> Iterator[Path]:
+        has_output = self.published[input.file_id].record["output"]
+        yield from (f for f in published_folders(self, input) if has_output or "translated" not in f.parts)
+
+    return patched((OpenFiles, "publish", publish), (Publisher, "_published_folders", folders_of_outputs))
+
+
+@mutant("a failed file is counted twice")
+def _() -> Any:
+    original = Publisher.file_records
+
+    def file_records(self: Publisher) -> Any:
+        records = original(self)
+        return [*records, *(record for record in records if record.get("failed"))]
+
+    return patched((Publisher, "file_records", file_records))
+
+
 # harnesses: each explores about `size` states
 
 
@@ -519,7 +588,6 @@ def explore(make_world: worlds.Make, kind: type[Explorer], *, power: bool = True
 HARNESSES["kill"] = explore(worlds.one_file, Explorer, power=False)
 HARNESSES["power loss"] = explore(worlds.one_file, Explorer)
 HARNESSES["edited file"] = explore(worlds.an_edited_file, Explorer)
-HARNESSES["units"] = explore(worlds.a_unit, Explorer, power=False)
 HARNESSES["new settings"] = explore(worlds.new_settings, Explorer)
 HARNESSES["storage errors"] = explore(worlds.one_file, Erring)
 
@@ -579,6 +647,20 @@ def _(folder: Path, rng: random.Random, tally: Tally, size: int) -> None:
     worlds.explore(folder, rng, tally, worlds.a_damaged_run, Explorer, size // 2)
     worlds.explore(folder, rng, tally, worlds.a_long_row_redone, Explorer, size // 2)
     worlds.explore(folder, rng, tally, worlds.a_long_row_without_lease, Zombies, size)
+
+
+@harness("units")
+def _(folder: Path, rng: random.Random, tally: Tally, size: int) -> None:
+    worlds.explore(folder, rng, tally, worlds.a_unit, Explorer, size, power=False)
+    worlds.explore(folder, rng, tally, worlds.a_unit_redone, Explorer, size // 2)
+    worlds.explore(folder, rng, tally, worlds.a_long_row_in_a_unit, Explorer, size // 2)
+
+
+@harness("failed file")
+def _(folder: Path, rng: random.Random, tally: Tally, size: int) -> None:
+    fails_after_its_end = partial(worlds.a_file_that_failed, now="not of its format", num_steps=1000)
+    for make_world in (worlds.a_failed_file, fails_after_its_end, worlds.a_file_that_failed):
+        worlds.explore(folder, rng, tally, make_world, Explorer, size // 2)
 
 
 @harness("another job")

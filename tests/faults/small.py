@@ -22,15 +22,18 @@ from types import SimpleNamespace
 from typing import Any
 
 import hymt_batch.fs as files
-from hymt_batch import manifest
+from hymt_batch import file_units, manifest
 from hymt_batch.errors import IdentityError
-from hymt_batch.records import Document, Input, Part, Shard
+from hymt_batch.records import Document, Input, Part, Shard, ShardRecord, Status
+from hymt_batch.run.commit_result import commit_result
+from hymt_batch.run.unit import Unit
 from hymt_batch.run.unit_reader import GetRecord, read_units
 from hymt_batch.source.shards import SkippedShard
 from hymt_batch.write import identity_versions, lease
 from hymt_batch.write.lease_holder import LeaseHolder
 from hymt_batch.write.output import Output
 from hymt_batch.write.settings import WriteConfig
+from jobs import translate
 from tests.fakes import upper
 from tests.faults.simfs import Crash, SimFS
 
@@ -110,6 +113,7 @@ def simulated() -> Iterator[None]:
         (lease, "threading", SimpleNamespace(Thread=_NoThread, Event=threading.Event, Lock=threading.Lock)),
         (files, "RETRY_DELAYS_S", (0.0, 0.0)),
         (files, "time", SimpleNamespace(sleep=clock.sleep)),
+        (translate, "batch", SimpleNamespace(plan_parts=lambda shard, prompts, rejections, plan, limit: plan(shard))),
     ]
     originals = [getattr(owner, name) for owner, name, _ in changes]
     level = logging.root.manager.disable
@@ -162,6 +166,8 @@ class World:
     settings: dict[str, Any] = field(default_factory=lambda: dict(upper.SETTINGS))
     renamed: dict[str, str] = field(default_factory=dict)  # published path -> its path under earlier output settings
     durable: bool = True  # folders can be synced: acknowledged parts survive a power loss
+    goes_on: bool = False  # the expected output is that of an unbroken run in the folder as it is at the start
+    disorder: bool = False  # parts are committed in another order than planned, as by several workers
 
     def __post_init__(self) -> None:
         self.plans = {
@@ -180,6 +186,22 @@ class World:
                     name = f"{rel}/{shard.index}/{part.index}"
                     for index in range(len(part.run_lengths)):
                         self.places[f"{name}/{index}"] = f"{self.places[name]}-r{index:05}"
+
+    @property
+    def features(self) -> list[str]:
+        """What the job has: "units of several files", "divided rows", "failed files"."""
+        units = file_units.group(self.inputs, file_units.plan(self.inputs, self.identity))
+        has = {
+            "units of several files": any(len(unit) > 1 for unit in units),
+            "divided rows": any("-r" in path for path in self.places.values()),
+            "failed files": bool(self.failed),
+        }
+        return [name for name, is_there in has.items() if is_there]
+
+    @property
+    def failed(self) -> list[str]:
+        """The files that are not of their format."""
+        return [rel for rel, rows in self.documents.items() if [row.status for row in rows] == [Status.FAILED_FILE]]
 
     @property
     def keeps_rows(self) -> bool:
@@ -217,67 +239,77 @@ def run(fs: SimFS, world: World, seen: Seen, **options: Any) -> None:
     with upper.open_output(HOME, world.inputs, **{**opening, **world.options, **options}) as output:
         output.assemble_outdated()
         if not output.is_complete:
-            for shards in read_units(output.units(), world.cut_shards, output.shard_record):
-                if len(shards) == 1:
-                    run_shard(shards[0], world, seen, output)
-                else:
-                    run_unit(shards, world, seen, output)
+            for unit in in_disorder(missing_units(world, seen, output), world.disorder):
+                decode(unit, seen, output)
+                if world.beats and output._lease is not None:
+                    output._lease.refresh()
         output.finalize()
 
 
-def skip_shard(shard: SkippedShard, world: World, seen: Seen, output: Output) -> None:
-    planned = world.plans[shard.input.rel][shard.record.index][1]
-    seen.acknowledged.update(map(name_of, planned))
-    output.finish_skipped_shard(shard.input, shard.record)
+class Recorder:
+    """Stands in for the monitor of a job: records what a run finds to be committed."""
+
+    def __init__(self, world: World, seen: Seen) -> None:
+        self._world, self._seen = world, seen
+
+    def skip_shard(self, input: Input, record: ShardRecord) -> None:
+        self._seen.acknowledged.update(map(name_of, self._world.plans[input.rel][record.index][1]))
+
+    def skip_part(self, part: Part) -> None:
+        self._seen.acknowledged.add(name_of(part))
+
+    def add_shard(self, shard: Shard, parts: list[Part]) -> None: ...
+
+    def begin_part(self, part: Part) -> None: ...
 
 
-def run_shard(shard: Shard | SkippedShard, world: World, seen: Seen, output: Output) -> None:
-    if isinstance(shard, SkippedShard):
-        skip_shard(shard, world, seen, output)
-        return
-    for part in world.parts(shard.input.rel, shard, output):
-        if not output.has(part) and part.run_lengths:
-            for segments in upper.decode_runs(output, part, upper.ENVIRONMENT):
-                assert segments.run is not None
-                seen.decoded.add(f"{name_of(part)}/{segments.run.index}")
-        elif not output.has(part):
-            seen.decoded.add(name_of(part))
-            output.commit(part, upper.upper(part), upper.ENVIRONMENT)
-        seen.acknowledged.add(name_of(part))
-    if world.beats and output._lease is not None:
-        output._lease.refresh()
-    output.finish_shard(shard)
+def missing_units(world: World, seen: Seen, output: Output) -> Iterator[Unit]:
+    """Yield what the job itself would decode, planned by the world."""
+    job: Any = SimpleNamespace(decode=None)
+    plan: Any = SimpleNamespace(max_context=0, part_limits=lambda shard: world.parts(shard.input.rel, shard, output))
+    recorder: Any = Recorder(world, seen)
+    prepared: Any = (
+        [
+            shard if isinstance(shard, SkippedShard) else SimpleNamespace(shard=shard, prompts=(), rejections={})
+            for shard in shards
+        ]
+        for shards in read_units(output.units(), world.cut_shards, output.shard_record)
+    )
+    return translate.pending_units(prepared, job, plan, output, recorder)
 
 
-def run_unit(shards: list[Shard | SkippedShard], world: World, seen: Seen, output: Output) -> None:
-    """Decode the shards of several files together, and commit what is missing."""
-    unit: list[Part] = []
-    missing: list[Part] = []
-    for shard in shards:
-        if isinstance(shard, SkippedShard):
-            skip_shard(shard, world, seen, output)
-            continue
-        unit += (parts := world.parts(shard.input.rel, shard, output))
-        for part in parts:
-            if output.has(part):
-                seen.acknowledged.add(name_of(part))
-            else:
-                missing.append(part)
-        if parts:
-            output.finish_if_complete(shard)
-        else:  # the stub plans no part for an empty file
-            output.finish_shard(shard)
-    for part in missing:
+def in_disorder(units: Iterator[Unit], disorder: bool) -> Iterator[Unit]:
+    """Yield the units, with `disorder` the first one and the first run of a divided row last, as by slow workers."""
+    held: list[Unit] = []
+    has_run = False
+    for unit in units:
+        is_run = unit.parts[0].run is not None
+        if disorder and (not held or (is_run and not has_run)):
+            held.append(unit)
+        else:
+            yield unit
+        has_run = has_run or is_run
+    yield from held
+
+
+def decode(unit: Unit, seen: Seen, output: Output) -> None:
+    """Decode a unit, and commit what is missing of it, in the same steps as jobs/translate.py."""
+    for result in unit.results(upper.upper_segments(unit.prompts), upper.ENVIRONMENT, ()):
+        part = result.part
         seen.decoded.add(name_of(part))
-        output.commit(part, upper.upper_together(part, unit), upper.ENVIRONMENT)
+        if part.run is not None:
+            if commit_result(output, result):
+                seen.acknowledged.add(name_of(part.run.of))
+        else:
+            rows = upper.upper_together(part, unit.parts) if len(unit.parts) > 1 else upper.upper(part)
+            output.commit(part, rows, upper.ENVIRONMENT)
         seen.acknowledged.add(name_of(part))
         output.finish_if_complete(part.shard)
-    if world.beats and output._lease is not None:
-        output._lease.refresh()
 
 
 def name_of(part: Part) -> str:
-    return f"{part.shard.input.rel}/{part.shard.index}/{part.index}"
+    name = f"{part.shard.input.rel}/{part.shard.index}/{part.index}"
+    return f"{name}/{part.run.index}" if part.run is not None else name
 
 
 def run_again(fs: SimFS, world: World, seen: Seen) -> None:
@@ -310,9 +342,13 @@ def make(
     files: int = 1,
     mark: str = "",
     long: bool = False,
+    subtitles: str = "",
     **options: Any,
 ) -> World:
-    """Create a world of `files` files with random rows; one is empty in the end, and with `long` one is divided."""
+    """Create a world of `files` files with random rows; one is empty in the end, and with `long` one is divided.
+
+    With `subtitles` there is one more file, a "good" one or one that is "not of its format".
+    """
     inputs, documents = [], {}
     for index in range(files):
         path = folder / f"{name.replace(' ', '_')}{mark}{index}"
@@ -328,6 +364,12 @@ def make(
         input = upper.an_input(path, ["in.txt", "sub/b.txt", "sub/c.txt"][index])
         inputs.append(input)
         documents[input.rel] = list(upper.read(input))
+    if subtitles:
+        path = folder / f"{name.replace(' ', '_')}{mark}.srt"
+        cues = [f"{n}\n00:00:0{n},000 --> 00:00:0{n},900\nline {rng.randrange(1000)}\n\n" for n in range(1, 4)]
+        path.write_text("".join(cues) if subtitles == "good" else f"{rng.randrange(1000)} without times\n")
+        inputs.append(input := upper.an_input(path, "sub/s.srt", "srt"))
+        documents[input.rel] = list(upper.read(input))
     shard_rows, part_rows = rng.choice([(3, 2), (4, 2), (2, 1)])
     identity = {
         "version": identity_versions.VERSION,
@@ -338,9 +380,11 @@ def make(
 
 
 def solve(world: World) -> None:
-    """Set the expected output of a world by an unbroken run on an empty file system."""
-    fs = SimFS()
-    options, world.options = world.options, {}
+    """Set the expected output of a world by an unbroken run, on an empty file system unless it `goes_on`."""
+    fs = world.start.after_kill() if world.goes_on else SimFS()
+    options = world.options
+    if not world.goes_on:
+        world.options = {}
     try:
         run(fs, world, Seen())
     finally:

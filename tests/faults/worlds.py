@@ -91,11 +91,67 @@ def a_damaged_part(folder: Path, rng: random.Random) -> World:
 
 
 def a_long_row(folder: Path, rng: random.Random) -> World:
-    return make("a long row", folder, rng, long=True)
+    return make("a long row", folder, rng, long=True, disorder=True)
+
+
+def a_long_row_in_a_unit(folder: Path, rng: random.Random) -> World:
+    """A divided row of a file that is decoded with others: its runs are decoded by themselves."""
+    world = make("a long row in a unit", folder, rng, files=3, long=True, disorder=True)
+    world.identity["batch"] |= {"plan": file_units.FIRST_PLAN, "part_tokens": 1000}
+    return world
+
+
+def a_unit_redone(folder: Path, rng: random.Random) -> World:
+    """A job over files in a unit that stopped or ended, of which the first then changed; it runs with redo.
+
+    The changed file is a unit of its own from then on, and what is committed of the others stays as it is.
+    """
+    old = make("files in a unit, redone", folder, rng, files=3, mark="-old")
+    old.identity["batch"] |= {"plan": file_units.FIRST_PLAN, "part_tokens": 1000}
+    changed = make("files in a unit, redone", folder, rng)
+    inputs = [replace(changed.inputs[0], file_id=old.inputs[0].file_id), *old.inputs[1:]]
+    documents = {**old.documents, **changed.documents}
+    world = replace(old, inputs=inputs, documents=documents, options={"on_input_change": "redo"}, goes_on=True)
+    part_way(old.start, old, rng.choice([1000, 60, 100, 130]))
+    world.older = final_bytes(old.start)
+    return world
+
+
+def a_failed_file(folder: Path, rng: random.Random) -> World:
+    """One of three files is not of its format: it has no output."""
+    return make("a failed file", folder, rng, files=2, subtitles="not of its format")
+
+
+def a_file_that_failed(folder: Path, rng: random.Random, now: str | None = None, num_steps: int | None = None) -> World:
+    """A file that was not of its format is corrected, or the other way, between two runs; the job runs with redo.
+
+    Where it fails now, its earlier output must go; a user may have changed it.
+    """
+    seed, now = rng.random(), now or rng.choice(["good", "not of its format", "not of its format"])
+    before = "good" if now != "good" else "not of its format"
+    name = "a file that failed" if now != "good" else "a failed file, corrected"
+    old = make(name, folder, random.Random(seed), mark="-old", subtitles=before)
+    world = make(name, folder, random.Random(seed), start=old.start, subtitles=now)
+    world = replace(
+        world,
+        identity=old.identity,
+        shard_rows=old.shard_rows,
+        part_rows=old.part_rows,
+        options={"on_input_change": "redo"},
+    )
+    part_way(old.start, old, num_steps or rng.choice([*REDO_STEPS, 1000, 120]))
+    published = "/job/translated/sub/s.srt"
+    world.older = final_bytes(old.start)
+    if published in world.older and rng.random() < 0.2:
+        world.edited = b"somebody's own work\n"
+        world.older[published] = world.edited
+        world.start.set(published, world.edited)
+        world.start = world.start.after_power_loss("whole", (True,) * 99)
+    return world
 
 
 def a_long_row_without_lease(folder: Path, rng: random.Random) -> World:
-    return make("a long row without a lease", folder, rng, long=True, ttl_s=0.0, tidy=False)
+    return make("a long row without a lease", folder, rng, long=True, ttl_s=0.0, tidy=False, disorder=True)
 
 
 def a_damaged_run(folder: Path, rng: random.Random) -> World:
@@ -110,7 +166,9 @@ def a_damaged_run(folder: Path, rng: random.Random) -> World:
 
 def a_long_row_redone(folder: Path, rng: random.Random) -> World:
     """A job that stopped in or after a divided row, whose input then changed; it runs with redo."""
-    return redo(folder, rng, rng.randrange(50, 110), long=True)
+    world = redo(folder, rng, rng.randrange(50, 110), long=True)
+    world.name = "a long row, redone"
+    return world
 
 
 def with_damage(world: World, rng: random.Random, paths: list[str]) -> World:
@@ -251,6 +309,10 @@ EXPLORED: list[tuple[Make, type[Explorer]]] = [
     (a_long_row, Explorer),
     (a_damaged_run, Explorer),
     (a_long_row_redone, Explorer),
+    (a_long_row_in_a_unit, Explorer),
+    (a_unit_redone, Explorer),
+    (a_failed_file, Explorer),
+    (a_file_that_failed, Explorer),
     (an_edited_file, Explorer),
     (one_file, Erring),
     (an_edited_file, Erring),
@@ -260,8 +322,10 @@ EXPLORED: list[tuple[Make, type[Explorer]]] = [
     (a_long_row, Zombies),
     (a_long_row_without_lease, Zombies),
     (a_unit, Erring),
+    (a_file_that_failed, Erring),
     (one_file, Zombies),
     (a_unit, Zombies),
+    (a_file_that_failed, Zombies),
     (beats, Zombies),
     (without_lease, Zombies),
     (new_settings, Zombies),

@@ -1,0 +1,200 @@
+"""Codes in a text that a translation must keep: tags, placeholders, addresses. Knows no format; does not decode.
+
+Most are found by their form, in any text. A format can name more codes of a text, such as the marks of an emphasis
+(`records.FormatCodes`); they are found by their characters, in the source and in the translation alike.
+
+A translation keeps the codes of its source if it has each of them as often, and they are nested if the source's are.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from hymt_batch.records import FormatCodes
+
+_CODE = re.compile(  # with bounds, so that no text takes more than linear time
+    r"</?[A-Za-z][^<>\n]{0,500}>"  # tags of HTML, XML and subtitles
+    r"|<(?:\d{1,4}:)?\d\d:\d\d\.\d{3}>"  # times inside a WebVTT cue
+    r"|&(?:[A-Za-z][A-Za-z0-9]{0,31}|#\d{1,7}|#[xX][0-9A-Fa-f]{1,6});"
+    r"|\{\{[^{}\n]{0,200}\}\}|\$?\{[^{}\n]{0,200}\}"  # {x} {0,number} {{x}} ${x} {\an8}
+    r"|(?<![\w%])%(?:\d{1,3}\$)?[-+#0]{0,4}\d{0,4}(?:\.\d{0,4})?(?:hh|h|ll|l|L|q|j|z|t)?[diouxXeEfFgGcspn@](?!\w)"
+    r"|%\(\w{1,64}\)[-+#0]{0,4}\d{0,4}(?:\.\d{0,4})?[diouxXeEfFgGcrs]"  # printf with a name, also inside a word
+    r"|(?:https?|ftp)://[^\s<>\"'{}，。、！？；：）】」』]{0,2000}[^\s<>\"'{}，。、！？；：）】」』.,;:!?)\]]"
+    r"|(?<![\w.+-])[A-Za-z0-9][A-Za-z0-9.+_-]{0,63}@[A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{1,63}){1,8}"
+)
+_TAG = re.compile(r"<(/?)([A-Za-z][^\s<>/]*)[^<>]*?(/?)>")
+_VOID_TAGS = frozenset({"area", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "track", "wbr"})
+
+
+@dataclass(frozen=True, slots=True)
+class FoundCode:
+    """A code at its place in a text."""
+
+    text: str
+    start: int
+    end: int
+    side: str = ""  # "open" or "close" for one of a pair
+
+
+@dataclass(frozen=True, slots=True)
+class FoundCodes:
+    """The codes of a text, in order."""
+
+    codes: Sequence[FoundCode]
+    are_nested: bool  # each opening code has its closing code, well nested
+
+    def pieces_of(self, text: str) -> list[str]:
+        """Return the pieces of the text before, between and after the codes."""
+        ends = [0, *(code.end for code in self.codes)]
+        starts = [*(code.start for code in self.codes), len(text)]
+        return [text[end:start] for end, start in zip(ends, starts, strict=True)]
+
+
+class SourceCodes:
+    """The codes of a source, and what its translations are searched for.
+
+    Args:
+        text: The source.
+        own: The codes that only its format knows.
+    """
+
+    def __init__(self, text: str, own: FormatCodes = ()) -> None:
+        self.text = text
+        self._finder = _Finder(own) if own else _GENERAL
+        self.found = self.find_in(text)
+
+    def find_in(self, text: str) -> FoundCodes:
+        """Return the codes of the source or of a translation of it."""
+        return self._finder.find(text)
+
+    def are_kept_in(self, translation: str) -> bool:
+        """Return whether a translation has these codes, each as often, and nested if they are.
+
+        Their order may differ, as the order of words does.
+        """
+        found = self.find_in(translation)
+        own_texts, texts = [code.text for code in self.found.codes], [code.text for code in found.codes]
+        if own_texts == texts:
+            return True
+        return Counter(own_texts) == Counter(texts) and (found.are_nested or not self.found.are_nested)
+
+
+def find_codes(text: str) -> list[str]:
+    """Return the codes of a text that are found by their form, in order."""
+    return [code.text for code in _GENERAL.find(text).codes]
+
+
+class _Finder:
+    """Finds codes by their form, and those of a format by their characters."""
+
+    def __init__(self, own: FormatCodes) -> None:
+        self._closes: dict[str, set[str]] = {}  # code of the format -> the codes that it can close
+        for code, opener in own:
+            self._closes.setdefault(code, set()).update({opener} if opener else ())
+        self._alone = {code for code, opener in own if not opener}
+        self._openers = {opener for _, opener in own if opener}
+        self._lengths: dict[str, list[int]] = {}  # by first character, the longest first
+        for first, length in sorted({(code[0], len(code)) for code in self._closes}, reverse=True):
+            self._lengths.setdefault(first, []).append(length)
+        self._first = re.compile("|".join(map(re.escape, sorted(self._lengths)))) if own else None
+
+    def find(self, text: str) -> FoundCodes:
+        """Return the codes of a text, in order."""
+        spans = self._spans(text) if self._first else _general_spans(text)
+        codes: list[FoundCode] = []
+        opened: list[str] = []
+        are_nested = True
+        for start, end in spans:
+            code = text[start:end]
+            opens, closes, is_alone = self._role(code)
+            side = ""
+            if opened and opened[-1] in closes:
+                opened.pop()
+                side = "close"
+                if opens and opens not in closes:  # it ends one branch and begins the next
+                    opened.append(opens)
+            elif opens and (opens in closes or not closes):
+                opened.append(opens)
+                side = "open"
+            elif closes and not is_alone:
+                are_nested, side = False, "close"
+            codes.append(FoundCode(code, start, end, side))
+        return FoundCodes(codes, are_nested and not opened)
+
+    def _role(self, code: str) -> tuple[str, set[str], bool]:
+        """Return what a code opens, "" if nothing; what it can close; and whether it can stand alone."""
+        if code in self._closes:
+            return code if code in self._openers else "", self._closes[code], code in self._alone
+        tag = _TAG.fullmatch(code) if code[0] == "<" else None
+        if tag is None or tag[3] or tag[2].lower() in _VOID_TAGS:
+            return "", set(), True
+        name = f"<{tag[2].split('.')[0]}>"  # <c.yellow> of WebVTT is closed by </c>
+        return ("", {name}, False) if tag[1] else (name, set(), False)
+
+    def _spans(self, text: str) -> Iterator[tuple[int, int]]:
+        """Yield start and end of each code; where two overlap, the one that begins first."""
+        general = _CODE.search(text) if _may_have_codes(text) else None
+        own = self._search_own(text, 0)
+        while own or general:
+            if own and (general is None or own[0] <= general.start()):
+                start, end = own
+            else:
+                assert general is not None
+                start, end = general.start(), self._address_end(text, *general.span())
+            yield start, end
+            if own and own[0] < end:
+                own = self._search_own(text, end)
+            if general and general.start() < end:
+                general = _CODE.search(text, end)
+
+    def _address_end(self, text: str, start: int, end: int) -> int:
+        """Return where an address ends: before a mark at its end, and before a longer code such as `](u)`."""
+        if not text[start].isalnum():
+            return end
+        at = start + 1
+        while (own := self._search_own(text, at)) and own[0] < end:
+            if own[1] >= end or own[1] - own[0] > 1:
+                return own[0]
+            at = own[1]
+        return end
+
+    def _search_own(self, text: str, at: int) -> tuple[int, int] | None:
+        """Return start and end of the next code of the format, of several that begin together the longest.
+
+        One of word characters, such as `_`, is a code only at the edge of a word.
+        """
+        assert self._first is not None
+        match = self._first.search(text, at)
+        while match is not None:
+            start = match.start()
+            for length in self._lengths[text[start]]:
+                end = start + length
+                if (code := text[start:end]) in self._closes and (not _is_word(code) or _is_edge(text, start, end)):
+                    return start, end
+            match = self._first.search(text, start + 1)
+        return None
+
+
+_GENERAL = _Finder(())
+
+
+def _general_spans(text: str) -> Iterator[tuple[int, int]]:
+    if _may_have_codes(text):
+        for match in _CODE.finditer(text):
+            yield match.span()
+
+
+def _may_have_codes(text: str) -> bool:
+    return any(character in text for character in "<{%&@") or "://" in text
+
+
+def _is_word(code: str) -> bool:
+    return code.replace("_", "a").isalnum()
+
+
+def _is_edge(text: str, start: int, end: int) -> bool:
+    """Return whether there is no word on one of the sides."""
+    return not (_is_word(text[start - 1 : start]) and _is_word(text[end : end + 1]))
