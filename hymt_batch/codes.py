@@ -15,15 +15,20 @@ from dataclasses import dataclass
 
 from hymt_batch.records import FormatCodes
 
+_UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u2e80-\ua4cf\uac00-\ud7af\uf900-\ufaff\uff66-\uff9f"
+_LETTER = rf"[^\W{_UNSPACED}]"  # of a word between spaces: Chinese writes %s天 and 天%s
+
 _CODE = re.compile(  # with bounds, so that no text takes more than linear time
     r"</?[A-Za-z][^<>\n]{0,500}>"  # tags of HTML, XML and subtitles
     r"|<(?:\d{1,4}:)?\d\d:\d\d\.\d{3}>"  # times inside a WebVTT cue
     r"|&(?:[A-Za-z][A-Za-z0-9]{0,31}|#\d{1,7}|#[xX][0-9A-Fa-f]{1,6});"
     r"|\{\{[^{}\n]{0,200}\}\}|\$?\{[^{}\n]{0,200}\}"  # {x} {0,number} {{x}} ${x} {\an8}
-    r"|(?<![\w%])%(?:\d{1,3}\$)?[-+#0]{0,4}\d{0,4}(?:\.\d{0,4})?(?:hh|h|ll|l|L|q|j|z|t)?[diouxXeEfFgGcspn@](?!\w)"
+    rf"|(?<!{_LETTER})(?<!%)%(?:\d{{1,3}}\$)?[-+#0]{{0,4}}\d{{0,4}}(?:\.\d{{0,4}})?"
+    rf"(?:hh|h|ll|l|L|q|j|z|t)?[diouxXeEfFgGcspn@](?!{_LETTER})"
     r"|%\(\w{1,64}\)[-+#0]{0,4}\d{0,4}(?:\.\d{0,4})?[diouxXeEfFgGcrs]"  # printf with a name, also inside a word
     r"|(?:https?|ftp)://[^\s<>\"'{}，。、！？；：）】」』]{0,2000}[^\s<>\"'{}，。、！？；：）】」』.,;:!?)\]]"
-    r"|(?<![\w.+-])[A-Za-z0-9][A-Za-z0-9.+_-]{0,63}@[A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{1,63}){1,8}"
+    rf"|(?<!{_LETTER})(?<![.+-])"
+    r"[A-Za-z0-9][A-Za-z0-9.+_-]{0,63}@[A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{1,63}){1,8}"
 )
 _TAG = re.compile(r"<(/?)([A-Za-z][^\s<>/]*)[^<>]*?(/?)>")
 _VOID_TAGS = frozenset({"area", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "track", "wbr"})

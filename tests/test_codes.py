@@ -21,6 +21,7 @@ from hymt_batch.records import Document, Row, Status
         ("Hello <b class='x'>you</b>, {name}!", ["<b class='x'>", "</b>", "{name}"]),
         ("%s of %(count)d and %1$s, 100%", ["%s", "%(count)d", "%1$s"]),
         ("50 % of it, 20% off, 5%d", []),
+        ("%s天气%2$d度，请写信至a@b.org咨询", ["%s", "%2$d", "a@b.org"]),  # a script without spaces
         ("See https://a.b/c?d=e. Or mail to a.b@c.org.", ["https://a.b/c?d=e", "a.b@c.org"]),
         ("{{user}} ${total} {0,number} {\\an8}", ["{{user}}", "${total}", "{0,number}", "{\\an8}"]),
         ("AT&amp;T & co; 3 < 4 > 2", ["&amp;"]),

@@ -1,5 +1,6 @@
 """Prepare the demo's network for training: fused norms, and the weights of an earlier model."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,11 @@ def fuse_norms(model: Any) -> None:
 
     for module in model.modules():
         if type(module).__name__.endswith("RMSNorm"):
-            module.forward = lambda x, module=module: Norm.apply(x, module.weight, module.variance_epsilon)
+            module.forward = partial(_apply, Norm, module)
+
+
+def _apply(function: Any, module: Any, x: Any) -> Any:
+    return function.apply(x, module.weight, module.variance_epsilon)
 
 
 def copy_weights(model: Any, folder: Path, start: Path) -> None:

@@ -38,8 +38,8 @@ TARGET_SHARE = {"fr": 0.3, "de": 0.3, "zh": 0.4}
 KIND_SHARE = {"plain": 0.2, "codes": 0.32, "format": 0.1, "terms": 0.22, "context": 0.16}  # in the second stage
 
 NUMBERS = [str(number) for number in (*range(10, 100), *range(100, 135, 5), *range(150, 950, 50))]
-NUM_PLAIN_STEPS = 5_000  # first stage: plain bulletins, the longest one growing
-NUM_STEPS = 11_500  # of both stages
+NUM_PLAIN_STEPS = 4_000  # first stage: plain bulletins, the longest one growing
+NUM_STEPS = 9_000  # of both stages
 NUM_THREADS = 2  # each computes the gradient of its own batch: they meet once a step
 MAX_BATCH_TOKENS = 1024  # of a thread, including padding
 POOL_ROWS = 512  # rows that are sorted by length, so that batches need little padding
