@@ -214,8 +214,10 @@ def _decode_key(document: Document, prompts: Sequence[Prompt], plan_version: int
         return document.text, document.src_lang, document.tgt_lang
     if len(prompts) == 1:
         (prompt,) = prompts
-        return prompt.ids, prompt.num_source_tokens, prompt.tgt_lang
-    return tuple((prompt.ids, prompt.num_source_tokens, prompt.tgt_lang) for prompt in prompts)
+        key: tuple[object, ...] = prompt.ids, prompt.num_source_tokens, prompt.tgt_lang
+    else:
+        key = tuple((prompt.ids, prompt.num_source_tokens, prompt.tgt_lang) for prompt in prompts)
+    return (key, document.codes) if document.codes else key  # other codes may be sent under another prompt
 
 
 def longest_row(part: Part) -> tuple[str, int, int]:

@@ -42,6 +42,7 @@ class FoundCode:
     start: int
     end: int
     side: str = ""  # "open" or "close" for one of a pair
+    closes: int | None = None  # index, among the codes of the text, of the one that it closes
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +71,11 @@ class SourceCodes:
         self.text = text
         self._finder = _Finder(own) if own else _GENERAL
         self.found = self.find_in(text)
+
+    @property
+    def has_words(self) -> bool:
+        """True if the source has a letter or digit outside of its codes."""
+        return any(map(str.isalnum, "".join(self.found.pieces_of(self.text))))
 
     def find_in(self, text: str) -> FoundCodes:
         """Return the codes of the source or of a translation of it."""
@@ -110,23 +116,22 @@ class _Finder:
         """Return the codes of a text, in order."""
         spans = self._spans(text) if self._first else _general_spans(text)
         codes: list[FoundCode] = []
-        opened: list[str] = []
+        opened: list[tuple[str, int]] = []
         are_nested = True
-        for start, end in spans:
+        for index, (start, end) in enumerate(spans):
             code = text[start:end]
             opens, closes, is_alone = self._role(code)
-            side = ""
-            if opened and opened[-1] in closes:
-                opened.pop()
-                side = "close"
+            side, closed = "", None
+            if opened and opened[-1][0] in closes:
+                side, (_, closed) = "close", opened.pop()
                 if opens and opens not in closes:  # it ends one branch and begins the next
-                    opened.append(opens)
+                    opened.append((opens, index))
             elif opens and (opens in closes or not closes):
-                opened.append(opens)
+                opened.append((opens, index))
                 side = "open"
             elif closes and not is_alone:
                 are_nested, side = False, "close"
-            codes.append(FoundCode(code, start, end, side))
+            codes.append(FoundCode(code, start, end, side, closed))
         return FoundCodes(codes, are_nested and not opened)
 
     def _role(self, code: str) -> tuple[str, set[str], bool]:

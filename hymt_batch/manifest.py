@@ -334,12 +334,19 @@ def build(job: JobRecord, file_records: Sequence[JsonDict], skipped: Sequence[Sk
             **({"failed": failed} if (failed := failed_files(file_records)) else {}),
             "errors": [{"path": f"errors/{f['rel']}.errors.jsonl", **f["errors"]} for f in file_records if f["errors"]],
             "rows": sum(f["rows"] for f in file_records),
+            **({"texts": count_texts(file_records)} if any("texts" in f for f in file_records) else {}),
             "counts": sum_counts(f["counts"] for f in file_records),
             "flags": sum_counts(f["flags"] for f in file_records),
             "tokens": sum_counts(f["tokens"] for f in file_records),
+            **({"tries": tries} if (tries := sum_counts(f.get("tries", {}) for f in file_records)) else {}),
             "degraded": sum_counts(f["degraded"] for f in file_records),
         }
     )
+
+
+def count_texts(records: Iterable[JsonDict]) -> int:
+    """Return the texts of all rows, which the counts by status and by flag count: one a row, or several fields."""
+    return sum(int(record["texts" if "texts" in record else "rows"]) for record in records)
 
 
 def failed_files(file_records: Iterable[JsonDict]) -> list[JsonDict]:

@@ -103,6 +103,12 @@ class PromptTemplate:
 
     def instruction(self, src_lang: str | None, tgt_lang: str | None) -> tuple[str, str]:
         """Return the text before and the text after a segment of one language pair."""
+        language, name = self.language_and_target(src_lang, tgt_lang)
+        before, _, after = TEMPLATES[self.family][language].partition("{text}")
+        return before.replace("{target}", name), after.replace("{target}", name)
+
+    def language_and_target(self, src_lang: str | None, tgt_lang: str | None) -> tuple[str, str]:
+        """Return the language of the instruction for a language pair, and the name of its target in that language."""
         source, target = src_lang or self.src_lang, languages.get(tgt_lang or self.tgt_lang)
         language = self.language.value
         if self.language is PromptLanguage.auto:
@@ -110,9 +116,7 @@ class PromptTemplate:
                 source is not None and languages.get(source).code in CHINESE_CODES
             )
             language = "zh" if chinese else "en"
-        name = target.chinese if language == "zh" else target.english
-        before, _, after = TEMPLATES[self.family][language].partition("{text}")
-        return before.replace("{target}", name), after.replace("{target}", name)
+        return language, target.chinese if language == "zh" else target.english
 
     @property
     def identity(self) -> dict[str, str | None]:
@@ -136,9 +140,16 @@ def resolve_template(config: PromptConfig, model_family: str, src_lang: str | No
         src_lang: Source language code, or None; it matters only whether it is Chinese.
         tgt_lang: Target language code.
     """
+    template = make_template(config, model_family, src_lang, tgt_lang)
+    if template.family.value != model_family:
+        family = template.family.value
+        log.warning("prompt.family=%s differs from the template of the model card (%s)", family, model_family)
+    return template
+
+
+def make_template(config: PromptConfig, model_family: str, src_lang: str | None, tgt_lang: str) -> PromptTemplate:
+    """Do what `resolve_template` does, and log nothing: for a process in which the run is resolved already."""
     family = PromptFamily[model_family] if config.family is PromptFamily.auto else config.family
-    if family.value != model_family:
-        log.warning("prompt.family=%s differs from the template of the model card (%s)", family.value, model_family)
     source = languages.get(src_lang, "src_lang").code if src_lang else None
     return PromptTemplate(family, config.language, source, languages.get(tgt_lang).code)
 
@@ -173,7 +184,7 @@ def render(
         (documents[segment.document_index].src_lang, documents[segment.document_index].tgt_lang) for segment in segments
     ]
     instructions = {pair: template.instruction(*pair) for pair in dict.fromkeys(pairs)}
-    overhead = {pair: _count_instruction_tokens(encoder, *text, plan_version) for pair, text in instructions.items()}
+    overhead = {pair: count_instruction_tokens(encoder, *text, plan_version) for pair, text in instructions.items()}
     bodies, rejected = _encode_bodies(segments, [instructions[pair] for pair in pairs], encoder, check_stop)
     prompts: list[Prompt] = []
     prefix, suffix, has_control_ids = encoder.prefix, encoder.suffix, encoder.has_control_ids
@@ -262,7 +273,7 @@ def _chunks(segments: Sequence[Segment], indices: Sequence[int]) -> Iterator[lis
         yield chunk
 
 
-def _count_instruction_tokens(encoder: Encoder, before: str, after: str, plan_version: int) -> int:
+def count_instruction_tokens(encoder: Encoder, before: str, after: str, plan_version: int) -> int:
     """Count the tokens that the instruction adds to a text; plan version 1 encoded the instruction alone."""
     if plan_version == 1:
         return len(encoder.encode([f"{before}{after}"])[0])

@@ -1,8 +1,7 @@
 """The records that flow from stage to stage: plain data, standard library only.
 
 Symbols used in every docstring: B rows in a batch, T prompt tokens, N new tokens. Nobody changes a record. Those of
-which each row has one are not frozen all the same: a frozen one takes three times as long to make, and one process
-feeds all GPUs.
+which each row has one are not frozen all the same: a frozen one takes three times as long to make.
 """
 
 from __future__ import annotations
@@ -126,6 +125,8 @@ class Preamble:
     delimiter: str = ""  # csv/tsv: character between two fields; "" means the format's default
     escape: str = ""  # csv/tsv: character that makes the next quote, delimiter or line break literal; "" means none
     schema: Any = None  # parquet and saved datasets: the pyarrow schema
+    text_fields: tuple[str, ...] = ()  # names and paths of the texts, where a row may have several; () where it has one
+    found_fields: tuple[str, ...] = ()  # those of text_fields that are among the columns, or in the first rows
     encoding: str = ""  # encoding of the file, with its byte order; "" for UTF-8 and for tables
     mark: bytes = b""  # byte order mark of UTF-16 or UTF-32, which is not a part of the transcoded bytes
 
@@ -141,10 +142,10 @@ FormatCodes = tuple[tuple[str, str], ...]
 
 @dataclass(slots=True, unsafe_hash=True)
 class Document:
-    """One row of the source, with a stable id."""
+    """One text of the source, with a stable id: a row, one of several fields of a row, or a place."""
 
-    id: str  # "<rel>#<line from 1>"; in a spliced format "<rel>#<name of the place>"
-    row_index: int  # index within its file, from 0
+    id: str  # "<rel>#<line from 1>", "<rel>#<line from 1>[<field>]", or "<rel>#<name of the place>"
+    row_index: int  # index within its file, from 0: of the row, unless rows have several text fields
     text: str | None  # None if unreadable; for an error row, set only in the second pass
     digest: bytes  # 8 bytes of blake2b over the raw row (bytes with line ending, or the row's canonical form)
     raw: bytes = b""  # the row in UTF-8 with its line ending; parquet: the text of a rejected row, otherwise b""
@@ -157,11 +158,12 @@ class Document:
     codes: FormatCodes = ()  # codes of its text besides those that are codes in every format
     long_row: Any = field(default=None, compare=False)  # formats.long_rows.LongRow of a row over the byte limit
     needs_escape: bool = False  # csv: an escape character that no setting names is the probable cause of the error
+    field: Any = None  # formats.field_rows.FieldPlace, where rows have several text fields
 
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """A run of consecutive documents of one file: the unit of planning and of sorting by length."""
+    """A run of consecutive documents of one file, of whole rows: the unit of planning and of sorting by length."""
 
     input: Input
     index: int  # from 0 within the file
@@ -199,6 +201,7 @@ class Segment:
     text: str  # what the model gets: no surrounding white space
     lead: str = ""  # white space before it, kept verbatim
     trail: str = ""  # white space after it, kept verbatim
+    codes: FormatCodes | None = None  # those that only its format knows; None: its translation need not keep codes
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,9 +243,8 @@ class Part:
     document_indices: tuple[int, ...]  # indices into the shard's documents, ascending; every row of the part
     prompts: tuple[Prompt, ...] = ()  # in decoding order; equal rows appear once
     copies: dict[int, int] = field(default_factory=dict)  # document -> the equal document that is decoded instead
-    copy_segments: dict[int, tuple[Segment, ...]] = field(
-        default_factory=dict
-    )  # own segments of copies with other surrounding white space
+    # own segments of copies with other surrounding white space
+    copy_segments: dict[int, tuple[Segment, ...]] = field(default_factory=dict)
     rejections: Mapping[int, Rejection] = field(default_factory=dict)  # document -> why it is not sent to the model
     run_lengths: tuple[int, ...] = ()  # segments in each run of a divided row; () if the part is decoded as a whole
     run: SegmentRun | None = None  # which segments the part has, if it is one of the runs of a divided row
@@ -286,6 +288,7 @@ class Translation:
     message: str = ""
     attempt: int = 0
     mean_logprob: float | None = None  # over the chosen tokens and the end token; None if not recorded
+    tries: tuple[str, ...] = ()  # steps of the code ladder that were decoded; () for one with the plain prompt alone
 
 
 @dataclass(slots=True, unsafe_hash=True)
@@ -302,3 +305,4 @@ class Row:
     num_source_tokens: int = 0
     num_new_tokens: int = 0
     mean_logprob: float | None = None  # of its segment with the lowest mean log-probability; None if not recorded
+    tries: tuple[tuple[str, int], ...] = ()  # steps of the code ladder -> decodings of its segments; see Translation

@@ -17,7 +17,7 @@ from hymt_batch import languages
 from hymt_batch.blank import is_blank
 from hymt_batch.cut import CountTokens, Cutter, FindTokenStarts
 from hymt_batch.errors import ConfigError, TextError
-from hymt_batch.records import PLAN_VERSION, Document, Rejection, Segment, Status
+from hymt_batch.records import PLAN_VERSION, Document, FormatCodes, Rejection, Segment, Status
 from hymt_batch.setting import Identity
 
 
@@ -54,6 +54,7 @@ def split(
     config: SegmentConfig,
     plan_version: int = PLAN_VERSION,
     *,
+    keeps_codes: bool = False,
     find_token_starts: FindTokenStarts | None = None,
     check_stop: Callable[[], None] = lambda: None,
 ) -> tuple[list[Segment], dict[int, Rejection]]:
@@ -65,6 +66,7 @@ def split(
             enough are not counted.
         config: The limits, and how to treat a document over them.
         plan_version: Version of the job's plan; see records.PLAN_VERSION.
+        keeps_codes: Every translation must have the codes of its source, not only those of documents that say so.
         find_token_starts: Yields the offsets at which the tokens of a text begin. With it, a long text is tokenized
             once, and again only in ranges whose size is near the limit.
         check_stop: Called often, also within a long row; an exception from it stops the splitting.
@@ -81,15 +83,16 @@ def split(
         text = document.text
         if document.status is not Status.OK or text is None or is_blank(text, plan_version):
             continue
+        codes = document.codes if keeps_codes or document.keeps_codes else None
         if len(text) * 4 <= limit or (len(text) <= limit and len(text.encode("utf-8", "surrogatepass")) <= limit):
-            segments.append(_make_segment(index, 0, text))
+            segments.append(_make_segment(index, 0, text, codes))
             continue
         cutter = Cutter(text, count_tokens, limit, find_token_starts, check_stop, keep_clusters=plan_version == 1)
         try:
             if cutter.fits():
-                segments.append(_make_segment(index, 0, text))
+                segments.append(_make_segment(index, 0, text, codes))
             else:
-                pieces = _make_segments(index, cutter.pieces(), plan_version)
+                pieces = _make_segments(index, cutter.pieces(), plan_version, codes)
                 long_row = _split_long(pieces, config, partial(count_tokens, text))
                 if isinstance(long_row, Rejection):
                     rejections[index] = long_row
@@ -128,10 +131,12 @@ def _split_long(
     return segments
 
 
-def _make_segments(document_index: int, pieces: Iterable[str], plan_version: int) -> Iterator[Segment]:
+def _make_segments(
+    document_index: int, pieces: Iterable[str], plan_version: int, codes: FormatCodes | None
+) -> Iterator[Segment]:
     """Yield one segment for each piece; a blank piece is kept verbatim as white space of its neighbour."""
     if plan_version == 1:
-        yield from (_make_segment(document_index, index, piece) for index, piece in enumerate(pieces))
+        yield from (_make_segment(document_index, index, piece, codes) for index, piece in enumerate(pieces))
         return
     last: Segment | None = None
     blank: list[str] = []  # blank pieces after the last piece that is not blank, or before the first one
@@ -140,11 +145,11 @@ def _make_segments(document_index: int, pieces: Iterable[str], plan_version: int
             blank.append(piece)
             continue
         if last is None:
-            last = _make_segment(document_index, 0, piece)
+            last = _make_segment(document_index, 0, piece, codes)
             last = replace(last, lead="".join([*blank, last.lead]))
         else:
             yield replace(last, trail="".join([last.trail, *blank])) if blank else last
-            last = _make_segment(document_index, last.index + 1, piece)
+            last = _make_segment(document_index, last.index + 1, piece, codes)
         blank.clear()
     if last is not None:
         yield replace(last, trail="".join([last.trail, *blank])) if blank else last
@@ -181,9 +186,9 @@ def join_translations(segments: Sequence[Segment], texts: Sequence[str], tgt_lan
     return join(segments, texts, spaced=languages.get(tgt_lang).spaced)
 
 
-def _make_segment(document_index: int, index: int, piece: str) -> Segment:
+def _make_segment(document_index: int, index: int, piece: str, codes: FormatCodes | None) -> Segment:
     text = piece.strip()
     if len(text) == len(piece):
-        return Segment(document_index, index, text)
+        return Segment(document_index, index, text, codes=codes)
     start = len(piece) - len(piece.lstrip())
-    return Segment(document_index, index, text, piece[:start], piece[start + len(text) :])
+    return Segment(document_index, index, text, piece[:start], piece[start + len(text) :], codes)

@@ -98,6 +98,7 @@ class JobStatus:
     rows_per_s: float | None = None  # rows per second over the newest 100 parts
     counts: dict[str, int] = field(default_factory=dict)  # row status -> committed rows
     flags: dict[str, int] = field(default_factory=dict)  # flag -> committed rows
+    tries: dict[str, int] = field(default_factory=dict)  # step of the code ladder -> decodings, in published files
     holder: dict[str, Any] | None = None  # the process that holds the lease
     holder_alive: bool | None = None  # None if this machine cannot determine it
     running: bool = False  # a process holds the lease and is alive, as far as this machine can tell
@@ -270,8 +271,9 @@ def _add_from_manifest(fs: Fs, folder: Path, job_status: JobStatus, num_errors: 
         return False
     job_status.files = job_status.files_published = len(value["inputs"])
     job_status.failed = list(value.get("failed", ()))
-    job_status.rows, job_status.counts = value["rows"], dict(value["counts"])
+    job_status.rows, job_status.counts = manifest.count_texts([value]), dict(value["counts"])
     job_status.error_rows, job_status.flags = count_error_rows(job_status.counts), dict(value["flags"])
+    job_status.tries = dict(value.get("tries", {}))
     job_status.rows_total, job_status.share, job_status.left_s = job_status.rows, 1.0, 0.0
     for file in (*value["outputs"], *value["errors"]):
         file_stat = stat_or_none(fs, folder / file["path"])
@@ -308,6 +310,7 @@ def _add_file(inspected: _Folder, input: Input, job_status: JobStatus, rates: _R
         job_status.shards_complete += num_shards
         _add_counts(job_status, record["counts"])
         flags.update(record["flags"])
+        job_status.tries = manifest.sum_counts([job_status.tries, record.get("tries", {})])
         job_status.failed += manifest.failed_files([record])
         published = [(manifest.translated_path(folder, input.out_rel), record["output"])]
         if record["errors"] or inspected.has_errors:
@@ -486,6 +489,8 @@ def render(job_status: JobStatus) -> str:
         lines.append(f"  failed    and {plural(more, 'more file')}")
     if job_status.flags:
         lines.append(f"  flags     {_describe_counts(job_status.flags)}")
+    if job_status.tries:
+        lines.append(f"  tries     {_describe_counts(job_status.tries)}")
     if job_status.rows_per_s is not None:
         lines.append(f"  speed     {job_status.rows_per_s:g} rows/s over the newest parts")
     if job_status.holder is not None:

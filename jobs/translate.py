@@ -158,7 +158,7 @@ def finish(job: TranslateJob, output: Output, *, was_complete: bool = False) -> 
     """Write the manifest, and the last words to the log and for `status`; a folder that was complete is not touched."""
     summary = output.finalize()
     progress = RunProgress(
-        job.check.max_error_rate, job.check.max_failed_files, summary.rows, share=1.0, seconds_left=0.0
+        job.check.max_error_rate, job.check.max_failed_files, summary.texts, share=1.0, seconds_left=0.0
     )
     output.save_progress(progress, only_new_limit=was_complete)
     log.info(
@@ -191,7 +191,13 @@ def prepare_shard(
         return shard
     rows, version = shard.documents, plan.part_limits.plan
     segments, rejected = segment.split(
-        rows, tokenizer.count, job.segment, version, find_token_starts=tokenizer.token_starts, check_stop=check_stop
+        rows,
+        tokenizer.count,
+        job.segment,
+        version,
+        keeps_codes=job.check.code_rows,
+        find_token_starts=tokenizer.token_starts,
+        check_stop=check_stop,
     )
     prompts, rejected_later = prompt.render(
         segments, rows, tokenizer, plan.template, plan.max_context, version, check_stop=check_stop

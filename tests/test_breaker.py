@@ -16,6 +16,10 @@ from tests.fakes import engine as fake_engine
 from tests.test_workers import corpus, run, texts
 
 
+def observe(breaker: CircuitBreaker, rel: str, rows: Sequence[Row]) -> None:
+    breaker.observe({row.row_index: f"{rel}#{row.row_index + 1}" for row in rows}, rows)
+
+
 def rows(status: Status, num: int, flags: tuple[str, ...] = (), source_tokens: int = 5) -> list[Row]:
     return [Row(n, b"", status, "text", flags, num_source_tokens=source_tokens) for n in range(num)]
 
@@ -32,29 +36,31 @@ def rows(status: Status, num: int, flags: tuple[str, ...] = (), source_tokens: i
 )
 def test_more_bad_rows_than_the_stop_rate_stop_the_job(bad: Sequence[Row]) -> None:
     breaker = CircuitBreaker(CheckConfig(stop_rate=0.5, stop_rows=100))
-    breaker.observe("in.txt", rows(Status.OK, 39))
-    breaker.observe("in.txt", bad[:59])  # 59 of 98: too few rows to judge
+    observe(breaker, "in.txt", rows(Status.OK, 39))
+    observe(breaker, "in.txt", bad[:59])  # 59 of 98: too few rows to judge
     with pytest.raises(PreflightError, match=r"60\.0 % of the first 100 rows"):
-        breaker.observe("in.txt", [*bad[59:], *rows(Status.OK, 1)])
+        observe(breaker, "in.txt", [*bad[59:], *rows(Status.OK, 1)])
 
 
 @pytest.mark.fault(68)
 def test_more_than_a_thousandth_of_non_finite_rows_stops_the_job() -> None:
     breaker = CircuitBreaker(CheckConfig())
-    breaker.observe("in.txt", rows(Status.OK, 999))
-    breaker.observe("in.txt", rows(Status.NON_FINITE, 1))
+    observe(breaker, "in.txt", rows(Status.OK, 999))
+    observe(breaker, "in.txt", rows(Status.NON_FINITE, 1))
     with pytest.raises(PreflightError, match="NaN or infinity"):
-        breaker.observe("in.txt", rows(Status.NON_FINITE, 1))
+        observe(breaker, "in.txt", rows(Status.NON_FINITE, 1))
 
 
 def test_the_message_names_ten_bad_rows_with_their_problems() -> None:
     breaker = CircuitBreaker(CheckConfig(stop_rows=20))
-    breaker.observe(
-        "a.txt", [*rows(Status.OK, 9), Row(9, b"", Status.TRUNCATED, "text", ("truncated",), num_source_tokens=9)]
+    observe(
+        breaker,
+        "a.txt",
+        [*rows(Status.OK, 9), Row(9, b"", Status.TRUNCATED, "text", ("truncated",), num_source_tokens=9)],
     )
     bad = [Row(n, b"", Status.OK, "text", ("retried", "loop"), num_source_tokens=1) for n in range(4)]
     with pytest.raises(PreflightError) as stopped:
-        breaker.observe("b.txt", [*bad, *(Row(4 + n, b"", Status.EMPTY, "") for n in range(10))])
+        observe(breaker, "b.txt", [*bad, *(Row(4 + n, b"", Status.EMPTY, "") for n in range(10))])
     message = str(stopped.value)
     assert "The first of them: a.txt#10 truncated, b.txt#1 loop, b.txt#2 loop, " in message
     assert "b.txt#5 empty, b.txt#6 empty, b.txt#7 empty, b.txt#8 empty, b.txt#9 empty. Committed" in message
@@ -63,18 +69,18 @@ def test_the_message_names_ten_bad_rows_with_their_problems() -> None:
 def test_only_the_non_finite_rows_are_named() -> None:
     breaker = CircuitBreaker(CheckConfig(stop_rows=10))
     with pytest.raises(PreflightError, match=r"NaN or infinity .* They are: in\.txt#1 non_finite\. Committed"):
-        breaker.observe("in.txt", [*rows(Status.NON_FINITE, 1), *rows(Status.EMPTY, 3), *rows(Status.OK, 20)])
+        observe(breaker, "in.txt", [*rows(Status.NON_FINITE, 1), *rows(Status.EMPTY, 3), *rows(Status.OK, 20)])
 
 
 def test_rows_that_never_reached_the_model_do_not_count() -> None:
     breaker = CircuitBreaker(CheckConfig(stop_rows=10))
-    breaker.observe("in.txt", rows(Status.BAD_ENCODING, 500, source_tokens=0))
-    breaker.observe("in.txt", rows(Status.TOO_LONG, 500, source_tokens=0))
-    breaker.observe("in.txt", rows(Status.OK, 20))
+    observe(breaker, "in.txt", rows(Status.BAD_ENCODING, 500, source_tokens=0))
+    observe(breaker, "in.txt", rows(Status.TOO_LONG, 500, source_tokens=0))
+    observe(breaker, "in.txt", rows(Status.OK, 20))
 
 
 def test_a_stop_rate_of_1_never_stops_the_job() -> None:
-    CircuitBreaker(CheckConfig(stop_rate=1, stop_rows=1)).observe("in.txt", rows(Status.NON_FINITE, 100))
+    observe(CircuitBreaker(CheckConfig(stop_rate=1, stop_rows=1)), "in.txt", rows(Status.NON_FINITE, 100))
     with pytest.raises(ConfigError, match="stop_rate"):
         CheckConfig(stop_rate=0)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import re
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -29,7 +30,7 @@ def joined(segments: object, texts: object, tgt_lang: str) -> str:
 
 
 def row_of(translation: Translation, source: str = "Hello there", *, one_line: bool = True) -> Row:
-    flagged = retry.flag_and_retry([translation], lambda prompts, attempt: [], CheckConfig())
+    flagged = retry.flag_and_retry([translation], lambda prompts, attempts: [], CheckConfig())
     part = Part(shard_of(documents([source])), 0, 1, (0,))
     (row,) = assemble.assemble_rows(part, flagged, joined)
     return assemble.shape_row(part.shard.documents[0], row, one_line, CheckConfig())
@@ -172,7 +173,7 @@ def test_a_long_part_is_scanned_in_steps(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(loops, "_MAX_BULK_CHARS", 5000)
     texts = [f"{index} {bulletin.de}" for index, bulletin in enumerate(grammar.sample(13, 400))]
     texts[3] = texts[399] = "nein, nein, nein, nein, "
-    flagged = retry.flag_and_retry([translated(text) for text in texts], lambda prompts, attempt: [], CheckConfig())
+    flagged = retry.flag_and_retry([translated(text) for text in texts], lambda prompts, attempts: [], CheckConfig())
     assert [index for index, translation in enumerate(flagged) if "loop" in translation.flags] == [3, 399]
 
 
@@ -184,7 +185,8 @@ def test_a_loop_that_the_source_also_has_is_not_flagged() -> None:
 def test_hard_flags_are_retried_with_a_new_seed_and_the_first_good_attempt_is_kept() -> None:
     attempts: list[int] = []
 
-    def decode_again(prompts: object, attempt: int) -> list[Translation]:
+    def decode_again(prompts: object, numbers: Sequence[int]) -> list[Translation]:
+        (attempt,) = numbers
         attempts.append(attempt)
         text = "" if attempt == 1 else "Bonjour"
         return [Translation(translated("").prompt, text, "stop", attempt=attempt)]

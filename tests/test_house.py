@@ -38,6 +38,7 @@ RULES = {
     "run/executor.py": f"doctor/explain.py schema.py signals.py {STAGES} {BASE}",  # explains why a model did not load
     "run/worker_pool.py": f"doctor/explain.py schema.py signals.py {STAGES} {BASE}",  # and why it fails at first
     "run/worker.py": f"doctor/explain.py schema.py {STAGES} {BASE}",
+    "run/replica.py": f"code_prompt.py schema.py {STAGES} {BASE}",
     "run/": f"{STAGES} formats/ file_units.py schema.py manifest.py sanitize.py signals.py streams.py {BASE}",
     "doctor/": f"{STAGES} formats/ prompt_end.py schema.py {BASE}",
     "bench/": f"decode/ model/ device_map/ {BASE}",
@@ -54,6 +55,7 @@ RULES = {
     "source/": f"formats/ manifest.py blank.py {BASE}",
     "segment.py": f"blank.py cut.py {BASE}",
     "prompt.py": BASE,
+    "code_prompt.py": f"prompt.py codes.py {BASE}",
     "batch.py": BASE,
     "decode/": f"model/ device_map/placement.py {BASE}",
     "model/": f"device_map/ {BASE}",

@@ -115,6 +115,8 @@ CHANGES: dict[str, str | tuple[str, ...]] = {
     "check.max_error_rate": "0.5",
     "check.max_failed_files": "3",
     "check.codes": "true",
+    "check.code_ladder": "[plain,without_codes]",
+    "check.code_rows": "true",
     "check.max_attempts": "2",
     "check.loop_repeats": "4",
     "check.min_logprob": "-1.5",
@@ -224,7 +226,7 @@ def test_a_setting_changes_what_its_class_says(key: str) -> None:
 @pytest.mark.core
 @pytest.mark.parametrize("name", RECORDED)
 def test_the_identity_and_the_environment_are_those_that_version_2_recorded(name: str) -> None:
-    job = config.load("translate", RECORDED[name]["words"])
+    job = identity.with_code_ladder(config.load("translate", RECORDED[name]["words"]), [])  # version 2 had none
     expected = RECORDED[name]["identity"]
     template = prompt.resolve_template(job.prompt, job.model.family.value, job.src_lang, job.tgt_lang)
     part_limits = batch.resolve_part_limits(job.batch, 1_800_000_000, on_gpu=False)

@@ -283,13 +283,15 @@ def test_added_removed_and_renamed_keys_are_upgraded() -> None:
     assert identity_versions.output_settings_in(stored, changes) == {"c.format": "text"}
     earlier = list(identity_versions.earlier_identities(requested, {"c.format": "text"}, changes))
     first = {key: value for key, value in stored.items() if key != "version"}
+    version_5 = {**requested, "version": 5}
     version_4 = {**requested, "version": 4}  # with either plan, which this identity lacks
     version_3 = {**requested, "version": 3}
-    assert earlier == [version_4, version_4, version_3, version_3, {**stored, "b": {}}, {**first, "b": {}}]
+    of_version_3 = [version_3, version_3]
+    assert earlier == [version_5, version_4, version_4, *of_version_3, {**stored, "b": {}}, {**first, "b": {}}]
     changed = {**requested, "a": {**requested["a"], "new": "otherwise"}}
     assert identity_versions.differences(stored, changed, changes=changes) == [("a.new", "as before", "otherwise")]
-    changed_4, changed_3 = ({**changed, "version": version} for version in (4, 3))
-    expected = [changed_4, changed_4, changed_3, changed_3]
+    changed_5, changed_4, changed_3 = ({**changed, "version": version} for version in (5, 4, 3))
+    expected = [changed_5, changed_4, changed_4, changed_3, changed_3]
     assert list(identity_versions.earlier_identities(changed, {}, changes)) == expected
 
 

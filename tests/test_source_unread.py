@@ -93,7 +93,7 @@ FILES: dict[str, Any] = {
     ),
     "data.xml": f"<a><b>{RAIN}</b><c>\n {SUN} </c></a>",
     "strings.resx": f"<root><data><value>{RAIN}</value></data><data><value>{SUN}</value></data></root>",
-    "readme.md": f"{RAIN}\n\nSunny in Seoul\nand Shanghai.\n",
+    "readme.mdx": f"{RAIN}\n\nSunny in Seoul\nand Shanghai.\n",
     "readme.rst": f"{RAIN}\r\n\r\nSunny in Seoul\r\nand Shanghai.\r\n",
     "en.yml": f'en:\n  a: "{RAIN}"\n  b:\n    - {SUN}\n  n: 3\n',
     "en.yaml": f"a: {RAIN}\n---\nb: {SUN}\n",
@@ -215,7 +215,7 @@ def test_a_command_never_overwrites_a_file(tmp_path: Path) -> None:
 def test_every_entry_of_the_list_has_advice_and_no_extension_that_is_read(tmp_path: Path) -> None:
     data = unread.load()
     assert {".ass", ".sub", ".po", ".pot", ".mo", ".xlf", ".xliff", ".tmx", ".html", ".htm"} <= set(data)
-    assert {".xml", ".md", ".rst", ".yml", ".yaml", ".strings", ".arb", ".pptx", ".odt", ".epub", ".docx"} <= set(data)
+    assert {".xml", ".mdx", ".rst", ".yml", ".yaml", ".strings", ".arb", ".pptx", ".odt", ".epub", ".docx"} <= set(data)
     for extension, kind in data.items():
         assert registry.by_extension(extension) is None and extension == extension.lower()
         path = make(tmp_path / f"x{extension}", b"\xde\x12\x04\x95" if "mo" in extension else b"{}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -53,7 +54,9 @@ def assemble_rows(
             rows.append(Row(document.row_index, document.digest, document.status, "", message=document.message))
         elif (original := part.copies.get(index, index)) in by_document:
             of_row, own_segments = by_document[original], part.copy_segments.get(index)
-            is_plain = len(of_row) == 1 and of_row[0].finish_reason == "stop" and not of_row[0].flags
+            is_plain = (
+                len(of_row) == 1 and of_row[0].finish_reason == "stop" and not (of_row[0].flags or of_row[0].tries)
+            )
             assemble = _assemble_plain_row if is_plain else _assemble_row
             rows.append(assemble(document, of_row, own_segments, join, is_copy=original != index))
         else:
@@ -113,6 +116,7 @@ def _assemble_row(
         mean_logprob=min(
             (value for t in translations if (value := _if_finite(t.mean_logprob)) is not None), default=None
         ),
+        tries=() if is_copy else _count_tries(translations),
     )
 
 
@@ -137,6 +141,11 @@ def _assemble_plain_row(
         num_new_tokens=0 if is_copy else translation.num_new_tokens,
         mean_logprob=_if_finite(translation.mean_logprob),
     )
+
+
+def _count_tries(translations: Sequence[Translation]) -> tuple[tuple[str, int], ...]:
+    """Return how often each step of the code ladder was decoded for the segments of a row."""
+    return tuple(Counter(step for translation in translations for step in translation.tries).items())
 
 
 def _if_finite(logprob: float | None) -> float | None:

@@ -46,6 +46,18 @@ def put_back(codes: SourceCodes, translation: str) -> str:
     return "".join(out.pieces)
 
 
+def without_codes(codes: SourceCodes) -> str:
+    """Return a source without its codes, as a text that can be translated: words stay apart, and spaces single."""
+    text, *others = codes.found.pieces_of(codes.text)
+    for code, piece in zip(codes.found.codes, others, strict=True):
+        if text[-1:].isspace() and piece[:1].isspace():
+            piece = piece.lstrip(" \t")
+        elif not code.side and text[-1:].isalnum() and piece[:1].isalnum():
+            text += " "  # a line break or a placeholder, other than a tag inside a word
+        text += piece
+    return text.strip()
+
+
 def _has_word(piece: str) -> bool:
     return any(map(str.isalnum, piece))
 

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from hymt_batch.errors import ConfigError
 from hymt_batch.setting import Identity, Operation, Output
+
+CODE_STEPS = ("format_prompt", "plain", "retry", "without_codes")
+"""The steps of check.code_ladder, in the order in which they are tried."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -15,6 +19,8 @@ class CheckConfig:
     max_error_rate: Operation[float] = 0.01
     max_failed_files: Operation[int] = 0
     max_attempts: Identity[int] = 1
+    code_ladder: Identity[Any] = "auto"
+    code_rows: Identity[bool] = False
     loop_repeats: Identity[int] = 3
     min_logprob: Output[float | None] = None
     codes: Output[bool] = False
@@ -32,6 +38,8 @@ class CheckConfig:
                 f"check.max_failed_files={self.max_failed_files} is below 0",
                 fix="Set check.max_failed_files=0 (the default) or more.",
             )
+        if self.code_ladder != "auto":
+            self.code_ladder = _steps_of(self.code_ladder)
         if self.max_attempts < 1:
             raise ConfigError(
                 f"check.max_attempts={self.max_attempts} is below 1", fix="Set check.max_attempts=1 (no retry) or more."
@@ -51,3 +59,25 @@ class CheckConfig:
                 f"check.stop_rows={self.stop_rows} at least 1",
                 fix="Set check.stop_rate=0.5 and check.stop_rows=1000 (the defaults).",
             )
+
+    @property
+    def code_steps(self) -> tuple[str, ...]:
+        """The steps of the code ladder; `auto` is all of them."""
+        return CODE_STEPS if self.code_ladder == "auto" else tuple(self.code_ladder)
+
+
+def _steps_of(value: Any) -> list[str]:
+    """Return the steps that a user listed.
+
+    Raises:
+        ConfigError: They are not steps, or not in their order.
+    """
+    listed = [value] if isinstance(value, str) else value
+    steps = [str(step) for step in listed] if isinstance(listed, (list, tuple)) else [str(value)]
+    known = [step for step in CODE_STEPS if step in steps]
+    if steps != known:
+        raise ConfigError(
+            f"check.code_ladder={value} is not a list of its steps in their order",
+            fix=f"Set check.code_ladder=auto, or [] for none, or some of [{','.join(CODE_STEPS)}] in this order.",
+        )
+    return steps

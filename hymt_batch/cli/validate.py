@@ -57,8 +57,8 @@ def validate_job(job: TranslateJob | PlanJob | DoctorJob) -> list[str]:
             fix=f"Set segment.max_tokens={max_tokens} or less.",
         )
     has_fields = source.format is SourceFormat.auto or registry.get(source.format.value).has_fields
-    source_fields = {"text_field": source.text_field, "src_lang_field": source.src_lang_field}
-    source_fields["tgt_lang_field"] = source.tgt_lang_field
+    source_fields: list[tuple[str, str | None]] = [("text_field", name) for name in source.text_fields]
+    source_fields += [("src_lang_field", source.src_lang_field), ("tgt_lang_field", source.tgt_lang_field)]
     if has_fields and source.src_lang_field is not None and source.src_lang_field == source.tgt_lang_field:
         raise ConfigError(
             f"source.src_lang_field and source.tgt_lang_field are both {source.tgt_lang_field}",
@@ -66,7 +66,7 @@ def validate_job(job: TranslateJob | PlanJob | DoctorJob) -> list[str]:
             fix="Set each to the field with that language of the rows, or to null.",
         )
     for key in ("translation_field", "meta_field"):
-        for source_key, field in source_fields.items():
+        for source_key, field in source_fields:
             if has_fields and getattr(write, key) == field:
                 raise ConfigError(
                     f"write.{key} and source.{source_key} are both {field}",

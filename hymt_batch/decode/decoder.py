@@ -50,12 +50,12 @@ class Decoder:
         self._sampling_params, self._card = context.sampling_params, card
         self._max_context, self._seed = max_context, seed
 
-    def run(self, prompts: Sequence[Prompt], attempt: int = 0) -> list[Translation]:
+    def run(self, prompts: Sequence[Prompt], attempts: Sequence[int] = ()) -> list[Translation]:
         """Decode prompts.
 
         Args:
             prompts: Prompts of a part.
-            attempt: 0 for the first try; later tries use the model card's sampling and a different seed.
+            attempts: One for each prompt; () if all are 0. Those above 0 use the model card's sampling and other seeds.
 
         Returns:
             One translation per prompt, in the order of the prompts.
@@ -64,30 +64,31 @@ class Decoder:
             StoppedError: The job must end at once; the results of these prompts are discarded.
             DeviceError: The GPU failed; the process must be started again.
         """
-        requests = self.make_requests(prompts, attempt)
+        attempts = attempts or [0] * len(prompts)
+        requests = self.make_requests(prompts, attempts)
         with _raise_device_errors():
             completions = self.engine.generate(requests, self.check_stop)
         texts = self._tokenizer.decode([completion.ids for completion in completions])
         return [
             self._make_translation(prompt, completion, text, attempt)
-            for prompt, completion, text in zip(prompts, completions, texts, strict=True)
+            for prompt, completion, text, attempt in zip(prompts, completions, texts, attempts, strict=True)
         ]
 
-    def make_requests(self, prompts: Sequence[Prompt], attempt: int = 0) -> list[Request]:
+    def make_requests(self, prompts: Sequence[Prompt], attempts: Sequence[int] = ()) -> list[Request]:
         """Return what the engine is asked for; see `run`."""
-        sampling_params = self._sampling_params
-        if attempt:
-            sampling_params = replace(card_sampling_params(self._card), stop_loops=self._settings.stop_loops)
-        return [
-            Request(
-                prompt.ids,
-                max_new_tokens(self._settings, self._max_context, prompt),
-                # greedy decoding draws nothing
-                row_seed(self._seed, prompt.row_id, prompt.segment.index, attempt) if sampling_params.do_sample else 0,
-                sampling_params,
+        first, again = self._sampling_params, self._sampling_params
+        if any(attempts):
+            again = replace(card_sampling_params(self._card), stop_loops=self._settings.stop_loops)
+        requests = []
+        for prompt, attempt in zip(prompts, attempts or [0] * len(prompts), strict=True):
+            sampling_params = again if attempt else first
+            # greedy decoding draws nothing
+            seed = (
+                row_seed(self._seed, prompt.row_id, prompt.segment.index, attempt) if sampling_params.do_sample else 0
             )
-            for prompt in prompts
-        ]
+            limit = max_new_tokens(self._settings, self._max_context, prompt)
+            requests.append(Request(prompt.ids, limit, seed, sampling_params))
+        return requests
 
     def take_degraded(self) -> tuple[str, ...]:
         """Return and clear deviations, such as split batches, since the last call, for the part's header."""

@@ -159,6 +159,9 @@ class Format:
     source_settings: tuple[str, ...] = ()  # settings of the source stage that not all formats have
     escapes_characters: bool = False  # can hold any character in any encoding, as \\uXXXX
     has_own_encoding: bool = False  # reads bytes that are not UTF-8 by a rule of its own
+    can_hold: Callable[[Document, str], bool] | None = None
+    """Whether a translation can take the place of a text without damage to the document; if not, the source is kept.
+    None: every translation can."""
     column_name: Callable[[str], str] = str  # the name that an output can hold for a column
     check_output: Callable[[OutputSpec], None] = _accept_output
     """Rejects an output that this format cannot hold (ConfigError), before the job starts."""

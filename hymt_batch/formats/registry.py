@@ -7,6 +7,7 @@ from hymt_batch.formats.delimited import format as delimited
 from hymt_batch.formats.format import Format, Kind
 from hymt_batch.formats.jsonl import format as jsonl
 from hymt_batch.formats.line_input import BOM
+from hymt_batch.formats.markdown import format as markdown
 from hymt_batch.formats.parquet import format as parquet
 from hymt_batch.formats.subtitles import srt, vtt
 from hymt_batch.records import Input
@@ -21,6 +22,7 @@ FORMATS: tuple[Format, ...] = (
     properties.FORMAT,
     srt.FORMAT,
     vtt.FORMAT,
+    markdown.FORMAT,
 )
 DEFAULT = FORMATS[0]
 """The format of standard input, and of files with an unknown extension."""

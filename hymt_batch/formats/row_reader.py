@@ -77,7 +77,8 @@ class RowReader(Protocol):
 class ReadContext:
     """What a row reader needs besides the bytes and the settings."""
 
-    first_row: int = 0  # index of the row where reading starts
+    first_row: int = 0  # index of the document where reading starts
+    first_file_row: int = 0  # index of its row; another one only where rows have several text fields
     full: bool = False  # keep the raw bytes and the parsed fields, for the second pass, which writes the output
     hasher: ShardHasher | None = None  # receives the bytes of each row before the row is yielded
     # fields that the output adds; a row that has one becomes an error row (plan 1: in the first pass; later plans: in

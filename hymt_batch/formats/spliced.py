@@ -42,6 +42,7 @@ class Place:
     error: RowError | None = None  # why it cannot be translated
     ranges: tuple[tuple[int, int], ...] = ()  # where a place covers several texts, their byte ranges; else ()
     codes: FormatCodes = ()  # codes of the text that only the format knows
+    context: Any = None  # what else the format needs to write it
 
 
 @dataclass(frozen=True, slots=True)

@@ -63,6 +63,7 @@ def check(
 
     Raises:
         ConfigError: An added name is taken, several columns have the same name, the fields are too many to be columns,
+            rows have several text fields and the output one text,
             the delimiter cannot be distinguished from text in tsv, or the output cannot store a column's type.
     """
     target = registry.get(out_format)
@@ -118,6 +119,11 @@ def _checked_spec(
         has_column_names=source.fields.has_names(preamble),
         encoding=output_encoding(preamble, target, options),
     )
+    if preamble.text_fields and not target.has_fields:
+        raise ConfigError(
+            f"{input.rel} has several text fields, and a row of {target.name} output has one text",
+            fix="Set write.format=jsonl, or source.text_field to one field.",
+        )
     if target.has_fields:
         _check_columns(spec, target)
         target.check_output(spec)

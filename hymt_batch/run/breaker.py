@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from hymt_batch.check.checks import FAILURE_STATUSES, HARD_FLAGS
 from hymt_batch.check.settings import CheckConfig
@@ -32,11 +32,11 @@ class CircuitBreaker:
         self._bad_examples: list[tuple[str, Row]] = []  # the first bad rows, with their ids
         self._non_finite_examples: list[tuple[str, Row]] = []
 
-    def observe(self, rel: str, rows: Sequence[Row]) -> None:
+    def observe(self, ids: Mapping[int, str], rows: Sequence[Row]) -> None:
         """Count the rows of a committed part.
 
         Args:
-            rel: The input file of the rows.
+            ids: Index of a row within its file -> its id.
             rows: All rows of the part.
 
         Raises:
@@ -49,11 +49,9 @@ class CircuitBreaker:
         self._num_rows += len(decoded)
         self._num_bad += len(bad)
         self._num_non_finite += len(non_finite)
-        self._bad_examples += [
-            (f"{rel}#{row.row_index + 1}", row) for row in bad[: MAX_EXAMPLES - len(self._bad_examples)]
-        ]
+        self._bad_examples += [(ids[row.row_index], row) for row in bad[: MAX_EXAMPLES - len(self._bad_examples)]]
         self._non_finite_examples += [
-            (f"{rel}#{row.row_index + 1}", row) for row in non_finite[: MAX_EXAMPLES - len(self._non_finite_examples)]
+            (ids[row.row_index], row) for row in non_finite[: MAX_EXAMPLES - len(self._non_finite_examples)]
         ]
         if self._num_rows < self._config.stop_rows or self._config.stop_rate == 1:
             return

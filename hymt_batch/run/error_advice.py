@@ -58,7 +58,7 @@ NO_ATTEMPT_HELPED = (
 
 def error_rate(summary: Summary) -> float:
     """Return the share of the selected rows that have no translation."""
-    num_selected = summary.rows - summary.counts.get(Status.NOT_SELECTED, 0)
+    num_selected = summary.texts - summary.counts.get(Status.NOT_SELECTED, 0)
     return count_error_rows(summary.counts) / max(1, num_selected)
 
 

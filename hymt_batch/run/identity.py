@@ -39,6 +39,13 @@ class ResolvedJob:
         """How second tries are sampled: as the model card says; None if there are none."""
         return asdict(self.job.model.sampling) if self.job.check.max_attempts > 1 else None
 
+    @property
+    def code_ladder(self) -> dict[str, Any]:
+        """The steps of the code ladder, and how its second tries are sampled."""
+        steps = self.job.check.code_steps
+        sampling = asdict(self.job.model.sampling) if "retry" in steps else None
+        return {"code_ladder": list(steps), "code_retry": sampling}
+
 
 @dataclass(frozen=True, slots=True)
 class Resolver:
@@ -84,6 +91,9 @@ IDENTITY_RESOLVERS: dict[str, Resolver] = {
         lambda resolved: _under("decode", resolved_sampling(resolved.job.decode, resolved.job.model.sampling)),
     ),
     "seed": Resolver(("seed",), lambda resolved: {"decode.seed": resolved.job.seed}),
+    "code ladder": Resolver(
+        ("check.code_ladder", *CARD_SAMPLING), lambda resolved: _under("check", resolved.code_ladder)
+    ),
     "second tries": Resolver(CARD_SAMPLING, lambda resolved: {"check.retry": resolved.retry_sampling}),
 }
 
@@ -160,6 +170,7 @@ def auto_keys(job: TranslateJob) -> frozenset[str]:
         "batch.part_tokens": job.batch.part_tokens == "auto",
         "batch.part_new_tokens": job.batch.part_new_tokens == "auto",
         "prompt.add_generation_prompt": job.prompt.add_generation_prompt is GenerationPrompt.auto,
+        "check.code_ladder": job.check.code_ladder == "auto",
     }
     return frozenset(key for key, is_auto in auto.items() if is_auto)
 
@@ -169,11 +180,13 @@ def alias_identities(
 ) -> list[Any]:
     """Return the identities that this job would have if `auto` had resolved differently when the job was created.
 
-    Part sizes differ between CPU and GPU; earlier versions always added the generation prompt.
+    Part sizes differ between CPU and GPU; earlier versions always added the generation prompt, and had no code ladder.
     """
     jobs = [job]
     if job.prompt.add_generation_prompt is GenerationPrompt.auto:
         jobs = [with_generation_prompt(job, added) for added in (True, False)]
+    if job.check.code_ladder == "auto":
+        jobs += [with_code_ladder(alias, []) for alias in jobs]
     all_limits = [batch.resolve_part_limits(job.batch, num_parameters, on_gpu) for on_gpu in (False, True)]
     return [build_identity(alias, model, template, limits) for alias in jobs for limits in all_limits]
 
@@ -182,6 +195,11 @@ def with_generation_prompt(job: TranslateJob, add: bool) -> TranslateJob:
     """Return the job with `prompt.add_generation_prompt` set to `add`."""
     setting = GenerationPrompt.true if add else GenerationPrompt.false
     return replace(job, prompt=replace(job.prompt, add_generation_prompt=setting))
+
+
+def with_code_ladder(job: TranslateJob, steps: list[str]) -> TranslateJob:
+    """Return the job with `check.code_ladder` set to these steps."""
+    return replace(job, check=replace(job.check, code_ladder=steps))
 
 
 def part_limits_of(identity: Mapping[str, Any]) -> batch.PartLimits:

@@ -137,7 +137,7 @@ class Monitor:
         if part.run is not None:
             self._row_segments_done[part.prompts[0].row_id] += len(part.prompts)
         self._save()
-        self._breaker.observe(part.shard.input.rel, rows)
+        self._breaker.observe({row.row_index: documents[row.row_index - first_row].id for row in rows}, rows)
 
     def _num_units(self, shard: Shard | ShardRecord) -> int:
         """Return the size of a shard in bytes or in rows; the first one of a file has what precedes its rows."""

@@ -72,6 +72,7 @@ class Plan:
     def of_folder(self, job: TranslateJob, folder_identity: dict[str, Any]) -> tuple[TranslateJob, Plan]:
         """Return job and plan with the plan version and the `auto` values with which the folder's job was created."""
         job = identity.with_generation_prompt(job, folder_identity["prompt"]["add_generation_prompt"])
+        job = identity.with_code_ladder(job, folder_identity["check"].get("code_ladder", []))  # earlier ones had none
         return job, replace(self, part_limits=identity.part_limits_of(folder_identity), identity=folder_identity)
 
 

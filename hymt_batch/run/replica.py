@@ -12,14 +12,16 @@ from dataclasses import dataclass
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
-from hymt_batch.check import retry
+from hymt_batch import prompt
+from hymt_batch.check import ladder, retry
+from hymt_batch.code_prompt import CodePrompts
 from hymt_batch.decode.decoder import Decoder
 from hymt_batch.decode.engine import Engine, EngineContext, open_engine
 from hymt_batch.decode.settings import resolve_sampling_params
 from hymt_batch.records import Prompt, Translation
 
 if TYPE_CHECKING:
-    from hymt_batch.schema import PipelineJob
+    from hymt_batch.schema import PlanJob, TranslateJob
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +33,7 @@ class _OpenedEngine:
     engine: Engine
 
 
-def _engine_settings(job: PipelineJob) -> object:
+def _engine_settings(job: TranslateJob | PlanJob) -> object:
     """Return what an engine is made from, besides the model; jobs for which it is equal can share an engine."""
     logprobs = job.check.min_logprob is not None
     return job.decode, job.model.sampling, job.batch.max_rows, job.batch.max_tokens, logprobs
@@ -74,7 +76,7 @@ class Replica:
 
     def __init__(
         self,
-        job: PipelineJob,
+        job: TranslateJob | PlanJob,
         model: Any,
         tokenizer: Any,
         *,
@@ -96,7 +98,9 @@ class Replica:
         self._warnings = _RecordedWarnings()
         self.use(job, check_stop=check_stop, on_batch=on_batch)
 
-    def use(self, job: PipelineJob, *, check_stop: Callable[[], None], on_batch: Callable[[int, int], None]) -> None:
+    def use(
+        self, job: TranslateJob | PlanJob, *, check_stop: Callable[[], None], on_batch: Callable[[int, int], None]
+    ) -> None:
         """Go on with a job whose settings of the model are the same, without loading the weights again.
 
         The engine is opened again, and checked, if the job has other settings of it. What was logged as a warning when
@@ -124,8 +128,12 @@ class Replica:
             card=job.model.sampling,
             check_stop=check_stop,
         )
+        template = prompt.make_template(job.prompt, job.model.family.value, job.src_lang, job.tgt_lang or "en")
+        self._code_prompts = CodePrompts(template, self._tokenizer, self.model.max_context)
 
-    def _open_engine(self, job: PipelineJob, settings: object, check_stop: Callable[[], None]) -> _OpenedEngine:
+    def _open_engine(
+        self, job: TranslateJob | PlanJob, settings: object, check_stop: Callable[[], None]
+    ) -> _OpenedEngine:
         context = EngineContext(
             load=self._load,
             model=self.model,
@@ -150,5 +158,6 @@ class Replica:
         }
 
     def translate(self, prompts: Sequence[Prompt]) -> list[Translation]:
-        """Decode the prompts of a part; flag the translations and retry those with a hard flag."""
-        return retry.flag_and_retry(self.decoder.run(prompts), self.decoder.run, self._check_config)
+        """Decode the prompts of a part, check the translations, and try those again that need it."""
+        ladders = ladder.open_ladders(prompts, self._code_prompts, self._check_config)
+        return retry.translate(prompts, self.decoder.run, self._check_config, ladders)

@@ -224,7 +224,8 @@ class _ConsoleHandler(logging.Handler):
 def render_summary(summary: Summary, pairs: Sequence[tuple[str, str]]) -> str:
     """Return the summary of a finished job: what was written, where, how fast; and the (source, translation) pairs."""
     folder, seconds = summary.folder, summary.seconds
-    lines = [f"{plural(summary.rows, 'row')} in {plural(summary.files, 'file')} → {folder / 'translated'}"]
+    texts = f" with {plural(summary.texts, 'text')}" if summary.texts != summary.rows else ""
+    lines = [f"{plural(summary.rows, 'row')}{texts} in {plural(summary.files, 'file')} → {folder / 'translated'}"]
     for status, count in sorted(summary.counts.items()):
         if status != Status.OK:
             lines.append(f"  {count:,} {status}")
@@ -238,6 +239,9 @@ def render_summary(summary: Summary, pairs: Sequence[tuple[str, str]]) -> str:
     flags = ", ".join(f"{name} {count:,}" for name, count in sorted(summary.flags.items()))
     if flags:
         lines.append(f"  flags: {flags}")
+    if summary.tries:
+        tries = ", ".join(f"{step} {count:,}" for step, count in summary.tries.items())
+        lines.append(f"  decoded for the codes of a text, by step: {tries}")
     if summary.skipped:
         files, formats = f"{len(summary.skipped):,} files were", "their formats are"
         if len(summary.skipped) == 1:
@@ -245,10 +249,11 @@ def render_summary(summary: Summary, pairs: Sequence[tuple[str, str]]) -> str:
         lines.append(f"  {files} skipped, because {formats} not read: {describe_skipped(summary.skipped)}")
         lines.append(f"  listed in {folder / 'manifest.json'}")
     if summary.num_rows_decoded:
-        speed = f"{summary.num_rows_decoded / seconds:,.1f} rows/s"
+        noun = "text" if texts else "row"
+        speed = f"{summary.num_rows_decoded / seconds:,.1f} {noun}s/s"
         from_earlier_runs = f", {summary.num_rows_kept:,} from earlier runs" if summary.num_rows_kept else ""
-        rows = plural(summary.num_rows_decoded, "row")
-        lines.append(f"  {rows} in {format_duration(seconds)} ({speed}){from_earlier_runs}")
+        decoded = plural(summary.num_rows_decoded, noun)
+        lines.append(f"  {decoded} in {format_duration(seconds)} ({speed}){from_earlier_runs}")
     else:
         lines.append(_nothing_decoded(summary))
     for source, translation in pairs:

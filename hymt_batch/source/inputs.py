@@ -101,6 +101,7 @@ class Inputs:
 
     def check_first_rows(self) -> None:
         """Reject files whose first rows show that a setting is wrong; see `stream.check_first_rows`."""
+        stream.check_text_fields(self.files, self._config, self._preambles)
         if self.plan_version > 1:
             stream.check_first_rows(self.files, self._config, self._preambles)
 

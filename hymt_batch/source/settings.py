@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import string
+from collections import Counter
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -34,7 +35,7 @@ class SourceConfig:
     path: Identity[Any]
     format: Identity[SourceFormat] = SourceFormat.auto
     pattern: Identity[Any] = None
-    text_field: Identity[str] = "text"
+    text_field: Identity[Any] = "text"
     src_lang_field: Identity[str | None] = None
     tgt_lang_field: Identity[str | None] = None
     limit: Identity[int | None] = None
@@ -66,8 +67,7 @@ class SourceConfig:
     def _check(self) -> None:
         if self.pattern is not None:
             self.pattern = _as_names("pattern", self.pattern)
-        if not self.text_field:
-            raise ConfigError("source.text_field is empty", fix="Set source.text_field=text (the default).")
+        self.text_field = _as_fields(self.text_field)
         if self.limit is not None and self.limit < 1:
             raise ConfigError(
                 f"source.limit={self.limit} must be at least 1 row", fix="Set source.limit=null for every row."
@@ -121,6 +121,10 @@ class SourceConfig:
         return [] if self.pattern is None else [self.pattern] if isinstance(self.pattern, str) else self.pattern
 
     @property
+    def text_fields(self) -> tuple[str, ...]:
+        return (self.text_field,) if isinstance(self.text_field, str) else tuple(self.text_field)
+
+    @property
     def lang_fields(self) -> tuple[str | None, str | None]:
         return self.src_lang_field or None, self.tgt_lang_field or None
 
@@ -136,6 +140,18 @@ def _encoding_name(name: str) -> str:
             f"source.encoding={name} is not a text encoding that Python knows",
             fix=f"Set source.encoding={near[0] if near else 'utf-8'}, or another encoding of Python, such as {names}.",
         ) from None
+
+
+def _as_fields(value: Any) -> str | list[str]:
+    """Return the names of text fields; a list of one name is that name."""
+    if value is None or value == "":
+        raise ConfigError("source.text_field is empty", fix="Set source.text_field=text (the default).")
+    names = _as_names("text_field", value)
+    if isinstance(names, str):
+        return names
+    if repeated := sorted(name for name, count in Counter(names).items() if count > 1):
+        raise ConfigError(f"source.text_field={names} names {repeated[0]!r} twice", fix="Name each field once.")
+    return names if len(names) > 1 else names[0]
 
 
 def _as_names(key: str, value: Any) -> str | list[str]:

@@ -1,6 +1,8 @@
 """Cut files into shards, and skip finished shards whose bytes still have the recorded hash.
 
-The cut is a pure function of the rows and of two limits: a shard ends after the row that reaches either limit.
+The cut is a pure function of the rows and of two limits: a shard ends after the row that reaches either limit. Where
+rows have several text fields, each text is a document; such a shard is skipped only after its rows were parsed, because
+its record does not tell how many rows they are.
 """
 
 from __future__ import annotations
@@ -8,9 +10,9 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from itertools import islice
 
 from hymt_batch.formats import registry
+from hymt_batch.formats.field_rows import ends_row
 from hymt_batch.formats.format import Kind
 from hymt_batch.formats.language_sample import LanguageSample
 from hymt_batch.formats.long_rows import InputRereader
@@ -69,7 +71,17 @@ def read_documents(
             language_sample=language_sample,
         )
         rows = file.rows(config, context, preamble.num_bytes)
-        yield from rows if file_format.kind is Kind.SPLICED else islice(rows, max_rows)
+        yield from rows if file_format.kind is Kind.SPLICED else _first_rows(rows, max_rows)
+
+
+def _first_rows(rows: Rows, max_rows: int | None) -> Rows:
+    """Yield the documents of the first rows; of all rows for None."""
+    num_rows = 0
+    while max_rows is None or num_rows < max_rows:
+        if (document_and_cursor := next(rows, None)) is None:
+            return
+        num_rows += ends_row(document_and_cursor[0])
+        yield document_and_cursor
 
 
 def cut_shards(
@@ -136,20 +148,23 @@ class _FileCutter:
             self.preamble = preambles.of_open(self._file)
             opened.pop_all()  # no error: keep the file open
         self.cursor, self.next_row, self.exhausted = self.preamble.num_bytes, 0, False
+        self._rows_before = 0  # rows before the cursor; `next_row` counts their documents
         self._hasher = ShardHasher(self.preamble.header)
         self._rows: Rows | None = None
 
     def read_shard(self, index: int, shard_rows: int, shard_bytes: int) -> Shard:
         first_row, start = self.next_row, self.cursor
         documents: list[Document] = []
-        limited = self.rows_left is not None and not self._is_whole
-        max_rows = min(shard_rows, self.rows_left or 0) if limited else shard_rows
+        num_rows, max_rows = 0, None if self._is_whole else self.rows_left
         for document, cursor in self._open_rows():
             documents.append(document)
             self.cursor = cursor
-            if len(documents) >= max_rows or self._hasher.num_bytes >= shard_bytes:
+            if document.field is not None and not document.field.is_last:
+                continue
+            num_rows += 1
+            if len(documents) >= shard_rows or num_rows == max_rows or self._hasher.num_bytes >= shard_bytes:
                 break
-        self._advance(len(documents))
+        self._advance(len(documents), num_rows)
         return Shard(
             self.input, index, first_row, documents, start, self.cursor, self._hasher.take_hash(), self.exhausted
         )
@@ -158,15 +173,19 @@ class _FileCutter:
         """Move past a finished shard if its bytes are unchanged; return whether they are."""
         if record.start != self.cursor or record.first_row != self.next_row or record.end < record.start:
             return False
-        if self.rows_left is not None and record.num_rows > self.rows_left and not self._is_whole:
+        max_rows = None if self._is_whole else self.rows_left
+        if max_rows is not None and record.num_rows > max_rows and not self.preamble.text_fields:
             return False
-        row, rows_left = self.next_row, self.rows_left
-        if is_same := self._has_recorded_hash(record):
+        position = self.next_row, self._rows_before, self.rows_left
+        num_rows = self._num_same_rows(record)
+        is_same = num_rows is not None and (max_rows is None or num_rows <= max_rows)
+        if num_rows is not None and is_same:
             self.cursor = record.end
-            self._advance(record.num_rows)
+            self._advance(record.num_rows, num_rows)
             is_same = self.exhausted == record.last
         if not is_same:
-            self.cursor, self.next_row, self.rows_left, self.exhausted = record.start, row, rows_left, False
+            self.cursor, self.exhausted = record.start, False
+            self.next_row, self._rows_before, self.rows_left = position
             self._close_rows()
         return is_same
 
@@ -174,17 +193,19 @@ class _FileCutter:
         self._close_rows()
         self._file.close()
 
-    def _advance(self, num_rows: int) -> None:
-        self.next_row += num_rows
+    def _advance(self, num_documents: int, num_rows: int) -> None:
+        self.next_row += num_documents
+        self._rows_before += num_rows
         if self.rows_left is not None:
             self.rows_left = max(0, self.rows_left - num_rows)
-        self.exhausted = (self.rows_left == 0 and not self._is_whole) or self._file.at_end(self.next_row)
+        self.exhausted = (self.rows_left == 0 and not self._is_whole) or self._file.at_end(self._rows_before)
 
     def _open_rows(self) -> Rows:
         if self._rows is None:
             self._hasher.take_hash()
             context = ReadContext(
                 first_row=self.next_row,
+                first_file_row=self._rows_before,
                 hasher=self._hasher,
                 reserved=self.reserved,
                 header=self.preamble.header,
@@ -200,12 +221,14 @@ class _FileCutter:
             self._rows.close()
             self._rows = None
 
-    def _has_recorded_hash(self, record: ShardRecord) -> bool:
-        """Move past the rows of a shard, and return whether they have the recorded hash."""
-        sha256 = self._file.hash_bytes(record.start, record.end, self.preamble.header)
-        if sha256 is not None:
-            self._close_rows()  # the file is at another row now
-            return sha256 == record.sha256
+    def _num_same_rows(self, record: ShardRecord) -> int | None:
+        """Move past the rows of a shard, and return their number; None if they do not have the recorded hash."""
+        if not self.preamble.text_fields:
+            sha256 = self._file.hash_bytes(record.start, record.end, self.preamble.header)
+            if sha256 is not None:
+                self._close_rows()  # the file is at another row now
+                return record.num_rows if sha256 == record.sha256 else None
         rows = self._open_rows()
-        num_rows = sum(1 for _ in zip(range(record.num_rows), rows, strict=False))
-        return num_rows == record.num_rows and self._hasher.take_hash() == record.sha256
+        ends = [ends_row(document) for _, (document, _) in zip(range(record.num_rows), rows, strict=False)]
+        is_whole = len(ends) == record.num_rows and all(ends[-1:])
+        return sum(ends) if is_whole and self._hasher.take_hash() == record.sha256 else None

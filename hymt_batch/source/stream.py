@@ -9,7 +9,9 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+from hymt_batch.errors import ConfigError
 from hymt_batch.formats import registry
+from hymt_batch.formats.field_rows import ends_row
 from hymt_batch.formats.format import Addressing
 from hymt_batch.records import PLAN_VERSION, Document, Input
 from hymt_batch.source import discovery
@@ -55,6 +57,30 @@ def check_first_rows(inputs: Sequence[Input], config: SourceConfig, preambles: P
         if check := registry.of_input(input).check_first_rows:
             rows = read_documents(input, config, max_rows=HEAD_ROWS, preambles=preambles)
             check(input, config, (document for document, _ in rows))
+
+
+def check_text_fields(inputs: Sequence[Input], config: SourceConfig, preambles: PreambleCache) -> None:
+    """Reject a text field that no input has, of several: a row may lack a field, but a name may also be misspelt.
+
+    Args:
+        inputs: The inputs.
+        config: The settings.
+        preambles: Preambles of the job's inputs.
+
+    Raises:
+        ConfigError: A field is neither among the columns nor in the first rows of any input.
+    """
+    with_fields = [preamble for preamble in map(preambles, inputs) if preamble.text_fields]
+    found = {name for preamble in with_fields for name in preamble.found_fields}
+    missing = [name for name in config.text_fields if name not in found]
+    if found and missing:
+        kept = [name for name in config.text_fields if name in found]
+        value = kept[0] if len(kept) == 1 else f"[{','.join(kept)}]"
+        raise ConfigError(
+            f"no input has the field {missing[0]!r} in its columns or first rows",
+            why=f"so it is probably misspelt; the others are found: {kept}",
+            fix=f"Set source.text_field={value}, or correct the name.",
+        )
 
 
 def read_full_documents(
@@ -108,7 +134,10 @@ def apply_limit(
         limited.append(input)
         preambles.limited_rows = {input.rel: rows_left}
         rows_left -= sum(
-            1 for _ in read_documents(input, config, max_rows=rows_left, plan_version=plan_version, preambles=preambles)
+            ends_row(document)
+            for document, _ in read_documents(
+                input, config, max_rows=rows_left, plan_version=plan_version, preambles=preambles
+            )
         )
         if rows_left <= 0:  # the next input is not even opened
             break

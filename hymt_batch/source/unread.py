@@ -22,6 +22,7 @@ from hymt_batch.formats.extraction import Extraction, rename, split_compression
 from hymt_batch.formats.format import Format, Kind
 from hymt_batch.formats.json_shape import Shape, find_shape
 from hymt_batch.formats.text_encoding import HEAD_BYTES
+from hymt_batch.formats.text_fields import TextFields
 from hymt_batch.source.first_bytes import read_first_bytes
 from hymt_batch.source.settings import SourceConfig
 
@@ -45,7 +46,7 @@ class UnreadKind:
         """Return what to do with a file of this format."""
         if self.is_json:
             return _json_advice(path, config)
-        return self.fix if self.extraction is None else self.extraction.advice(path, config.text_field)
+        return self.fix if self.extraction is None else self.extraction.advice(path, config.text_fields[0])
 
     def error(self, path: str, config: SourceConfig) -> ConfigError:
         """Return the error for a file of this format that source.path names."""
@@ -119,7 +120,9 @@ def is_only_path(path: str, config: SourceConfig) -> bool:
 def _json_advice(path: str, config: SourceConfig) -> str:
     head = _head_of(path, _MAX_JSON_BYTES + 1)
     found = find_shape(head[:_MAX_JSON_BYTES], len(head) <= _MAX_JSON_BYTES)
-    if found.shape is Shape.ROWS and (config.text_field in found.fields or head.strip().count(b"\n")):
+    if found.shape is Shape.ROWS and (
+        TextFields(config.text_fields).may_be_in(found.fields) or head.strip().count(b"\n")
+    ):
         if is_only_path(path, config):
             return "Its lines are rows: set source.format=jsonl."
         name, _ = split_compression(path)
@@ -127,8 +130,8 @@ def _json_advice(path: str, config: SourceConfig) -> str:
     if found.shape is Shape.OTHER:
         return "It has no objects that could be rows. Write it as text, one row per line, or as one object per line."
     if found.shape is Shape.ROWS:
-        return find_shape(b"{\n}", True).advice(path, config.text_field)  # one line, and a tree of keys
-    return found.advice(path, config.text_field)
+        return find_shape(b"{\n}", True).advice(path, config.text_fields[0])  # one line, and a tree of keys
+    return found.advice(path, config.text_fields[0])
 
 
 def _of_extension(extension: str) -> UnreadKind | None:

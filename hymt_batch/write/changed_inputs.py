@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from hymt_batch import manifest
 from hymt_batch.errors import InputChangedError
 from hymt_batch.fs_protocol import Fs
 from hymt_batch.manifest import JobRecord, JsonDict
@@ -42,18 +43,20 @@ def describe_change(
     if record is None:
         return f"{input.rel} {changed}" if (changed := rows.changed_rows(input, read(input))[0]).ranges else ""
     shards = list(file_record.shard_table_of(record))
+    if "texts" in record and not all(rows.has_rows(input.file_id, shard.index) for shard in shards):
+        return input.rel  # its shards count the texts of its rows
     if not rows.has_any(input.file_id):
         return describe_changed_shards(input, shards)
     try:
         changed = changed_shards(input, [shard for shard in shards if not rows.has_rows(input.file_id, shard.index)])
     except OSError as error:
         return f"{input.rel} can no longer be read ({error.strerror})"
-    num_rows = record["rows"]
+    num_recorded = num_texts = manifest.count_texts([record])
     if not changed.ranges:
-        changed, num_rows = rows.changed_rows(input, read(input))
+        changed, num_texts = rows.changed_rows(input, read(input))
     if changed.ranges:
         return f"{input.rel} {changed}"
-    return f"{input.rel} has more rows after row {record['rows']}" if num_rows > record["rows"] else ""
+    return f"{input.rel} has more rows after row {record['rows']}" if num_texts > num_recorded else ""
 
 
 def changed_files(

@@ -9,11 +9,12 @@ from itertools import chain
 from pathlib import Path
 
 from hymt_batch.errors import InputChangedError
+from hymt_batch.formats.field_rows import file_row
 from hymt_batch.fs import stat_or_none
 from hymt_batch.fs_protocol import Fs
 from hymt_batch.records import Document, Input, Shard
 from hymt_batch.write import row_record
-from hymt_batch.write.input_changes import RowRanges, input_changed_error
+from hymt_batch.write.input_changes import RowRanges, changed_row, input_changed_error
 from hymt_batch.write.part_reader import PartReader
 from hymt_batch.write.record_store import RecordStore
 from hymt_batch.write.run_reader import RunReader
@@ -81,34 +82,37 @@ class CommittedRows:
     def changed_error(self, shard: Shard) -> InputChangedError:
         """Return the error that lists the rows of a shard that differ from the rows that were decoded."""
         changed, digests = RowRanges(), self.source_digests(shard.input.file_id, shard.index)
-        first, num_rows = shard.first_row, len(shard.documents)
-        for row, digest in sorted(digests.items()):
-            if not first <= row < first + num_rows or shard.documents[row - first].digest != digest:
-                changed.add(row)
+        documents = {document.row_index: document for document in shard.documents}
+        last = shard.documents[-1] if shard.documents else None
+        for index, digest in sorted(digests.items()):
+            document = documents.get(index)
+            if document is None or document.digest != digest:
+                changed.add(changed_row(document, index, last))
         if changed.ranges:
             return input_changed_error(f"{shard.input.rel} {changed}")
-        changed.add(max(digests) + 1 if digests else first, first + num_rows)
+        for document in shard.documents[max(digests) + 1 - shard.first_row if digests else 0 :]:
+            changed.add(file_row(document))
         return input_changed_error(f"{shard.input.rel} {changed} are new")
 
     def changed_rows(self, input: Input, documents: Iterator[Document]) -> tuple[RowRanges, int]:
-        """Return the rows whose source differs from the rows that were decoded, and the number of rows of the input.
+        """Return the rows whose source differs from what was decoded, and the number of documents of the input.
 
         Args:
             input: The file.
             documents: A full pass over it.
         """
         changed, num_rows, file_id = RowRanges(), 0, input.file_id
-        document = next(documents, None)
+        document = last = next(documents, None)
         for shard_index in sorted({*self.reader.shard_indexes(file_id), *self.records.shard_indexes(file_id)}):
             digests = self.source_digests(file_id, shard_index)
             last_row = max(digests, default=-1)
             while document is not None and document.row_index <= last_row:
                 digest = digests.pop(document.row_index, document.digest)
                 if digest != document.digest:
-                    changed.add(document.row_index)
-                num_rows, document = num_rows + 1, next(documents, None)
-            for row in sorted(digests):
-                changed.add(row)
+                    changed.add(file_row(document))
+                num_rows, last, document = num_rows + 1, document, next(documents, None)
+            for index in sorted(digests):
+                changed.add(changed_row(None, index, last))
         while document is not None:
             num_rows, document = num_rows + 1, next(documents, None)
         return changed, num_rows

@@ -6,6 +6,7 @@ import codecs
 import re
 from bisect import bisect_right
 
+from hymt_batch.formats.field_rows import file_row
 from hymt_batch.formats.row_values import dump_json
 from hymt_batch.formats.text_encoding import with_original_bytes
 from hymt_batch.records import ERROR_STATUSES, Document, Row, line_ending
@@ -24,7 +25,8 @@ def error_line(document: Document, row: Row, raw: bool = True, *, is_transcoded:
     Args:
         document: The row as it was read.
         row: The row as it was committed.
-        raw: Add the original row (of a table, its text) where it has no translation: the key `raw`, at most
+        raw: Add the original (a row; of a table or of one of several fields, its text) where it has no translation:
+            the key `raw`, at most
             MAX_RAW_BYTES in the file, with invalid UTF-8 as \\xHH and invisible characters as JSON escapes; and the key
             `raw_cut` where it was cut.
         is_transcoded: The row was transcoded to UTF-8: an undecodable byte, for which a mark stands, is \\xHH.
@@ -33,7 +35,7 @@ def error_line(document: Document, row: Row, raw: bool = True, *, is_transcoded:
     status = row.status.value
     line = {
         "id": document.id,
-        "row": document.row_index + 1,
+        "row": file_row(document) + 1,
         "status": status,
         "message": message,
         "flags": list(row.flags),
@@ -51,7 +53,8 @@ def _raw_json(document: Document, is_transcoded: bool) -> tuple[str, bool]:
         raw, is_cut = document.long_row.head, document.long_row.size > len(document.long_row.head)
     else:
         raw, is_cut = document.raw[: len(document.raw) - len(line_ending(document.raw))], False
-        raw = raw or (document.text or "").encode()  # a table's row has no bytes of its own
+        if not raw or (document.field is not None and document.field.name is not None):
+            raw = (document.text or "").encode("utf-8", "replace")  # a table's row has no bytes of its own
     is_cut = is_cut or len(raw) > MAX_RAW_BYTES
     decoder = codecs.getincrementaldecoder("utf-8")("backslashreplace")
     raw = raw[:MAX_RAW_BYTES]

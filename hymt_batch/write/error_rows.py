@@ -8,8 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from hymt_batch import manifest
-from hymt_batch.formats import registry
-from hymt_batch.formats.format import Kind
 from hymt_batch.fs_protocol import Fs
 from hymt_batch.manifest import JobRecord
 from hymt_batch.records import ERROR_STATUSES, Row
@@ -35,9 +33,9 @@ def read_all(fs: Fs, folder: Path, job: JobRecord) -> Iterator[dict[str, str]]:
             rows = _recorded_rows(fs, records, input.file_id, shard_index)
             if rows is None:
                 rows = _part_rows(fs, reader, input.file_id, shard_index)
-            # a row of a spliced format is named by its place, which is known only when the file is read again
-            is_spliced = registry.get(input.format).kind is Kind.SPLICED
-            mark, ids = (" text ", place_ids.find(fs, folder, job, input, rows)) if is_spliced else ("#", {})
+            mark, ids = "#", dict[int, str]()
+            if place_ids.are_needed(job, input):
+                mark, ids = " text ", place_ids.find(fs, folder, job, input, rows)
             for row in sorted(rows, key=lambda row: row.row_index):
                 row_id = ids.get(row.row_index, f"{input.rel}{mark}{row.row_index + 1}")
                 yield {"id": row_id, "status": row.status.value, "message": row.message}

@@ -14,10 +14,10 @@ from typing import Any
 from hymt_batch import manifest
 from hymt_batch.manifest import JsonDict
 
-VERSION = 5
+VERSION = 6
 """Version of the identity, stored in the identity itself; version 1 did not store it."""
 
-EARLIER = ((4, 5), (4, 4), (3, 3), (3, 2), (2, 2), (1, 1))
+EARLIER = ((5, 6), (4, 5), (4, 4), (3, 3), (3, 2), (2, 2), (1, 1))
 """Earlier pairs of identity and plan version, newest first."""
 
 NOT_RECORDED = "(not recorded)"
@@ -44,6 +44,9 @@ CHANGES = Changes(
         "source.encoding": (4, "utf-8"),
         "batch.part_new_tokens": (5, NOT_RECORDED),  # earlier plans divide no row
         "source.join_cues": (5, False),
+        "check.code_ladder": (6, []),
+        "check.code_retry": (6, NOT_RECORDED),  # earlier versions had no ladder
+        "check.code_rows": (6, False),
     },
     moved={
         "check.min_logprob": 3,

@@ -13,9 +13,10 @@ from pathlib import Path
 
 from hymt_batch.errors import HymtError, InputChangedError, disk_read_error, is_transient
 from hymt_batch.formats import registry
+from hymt_batch.formats.field_rows import file_row
 from hymt_batch.formats.format import Addressing
 from hymt_batch.manifest import JsonDict
-from hymt_batch.records import Input, ShardRecord
+from hymt_batch.records import Document, Input, ShardRecord
 
 
 class RowRanges:
@@ -26,6 +27,10 @@ class RowRanges:
 
     def add(self, first: int, end: int | None = None) -> None:
         end = first + 1 if end is None else end
+        if self.ranges and first < self.ranges[-1][1]:  # another text of the same row
+            first = self.ranges[-1][1]
+            if first >= end:
+                return
         if self.ranges and self.ranges[-1][1] == first:
             first = self.ranges.pop()[0]
         self.ranges.append((first, end))
@@ -36,6 +41,20 @@ class RowRanges:
         more = f" and {len(self.ranges) - max_ranges} more ranges" if len(self.ranges) > max_ranges else ""
         is_single = len(self.ranges) == 1 and self.ranges[0][1] == self.ranges[0][0] + 1
         return ("row " if is_single else "rows ") + ", ".join(names) + more
+
+
+def changed_row(document: Document | None, index: int, last: Document | None) -> int:
+    """Return the index of a row that changed.
+
+    Args:
+        document: Its document; None if the input ends before it.
+        index: Index of the document.
+        last: The last document of the input that was read, by which rows with several text fields are recognised: they
+            have more documents than rows.
+    """
+    if document is not None:
+        return file_row(document)
+    return index if last is None or last.field is None else file_row(last) + 1
 
 
 def input_changed_error(what: str, fix: str = "") -> InputChangedError:

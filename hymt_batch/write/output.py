@@ -80,6 +80,7 @@ class Output:
         self.identity = identity_versions.upgrade(job.identity, requested.job.identity)  # with this version's keys
         self.attempts = AttemptMarkers(fs, folder)
         self._job, self._inputs, self._config, self._fs = job, requested.job.inputs, config, fs
+        self._access = access
         self._redo, self._skipped = requested.on_input_change == "redo", requested.skipped
         self._lease, self._exited, self._opened_at = held_lease, False, time.monotonic()
         check_lease, epoch = (held_lease.check, held_lease.epoch) if held_lease else (_no_lease, 0)
@@ -232,7 +233,7 @@ class Output:
 
     def is_one_line(self, input: Input) -> bool:
         """True if the output format of an input cannot hold a line break inside a translation."""
-        return published_file.is_one_line(input, self._config)
+        return published_file.is_one_line(input, self._config, self._access.preamble(input))
 
     def units(self) -> Iterator[list[Input]]:
         """Yield the files of each unit, in order; see `file_units.group`."""

@@ -20,7 +20,9 @@ from typing import TYPE_CHECKING, BinaryIO, cast
 
 from hymt_batch import manifest
 from hymt_batch.formats import registry
-from hymt_batch.formats.format import Format, Kind, Writer
+from hymt_batch.formats.field_rows import ends_row, file_row
+from hymt_batch.formats.format import Kind, Writer
+from hymt_batch.formats.joined_row import join_row
 from hymt_batch.formats.output_stream import unencodable_character
 from hymt_batch.formats.writer import open_writer, output_encoding
 from hymt_batch.fs_protocol import Fs
@@ -31,6 +33,7 @@ from hymt_batch.write import file_record
 from hymt_batch.write.error_line import error_line
 from hymt_batch.write.input_changes import (
     RowRanges,
+    changed_row,
     hash_input,
     input_changed_error,
     input_unreadable_error,
@@ -54,9 +57,9 @@ def out_format(input: Input, config: WriteConfig) -> str:
     return input.format if config.format.value == "input" else str(config.format.value)
 
 
-def is_one_line(input: Input, config: WriteConfig) -> bool:
-    """True if the output format of an input cannot hold a line break inside a translation."""
-    return registry.get(out_format(input, config)).one_line
+def is_one_line(input: Input, config: WriteConfig, preamble: Preamble) -> bool:
+    """True if the output of an input cannot hold a line break inside a translation; an object of several texts can."""
+    return registry.get(out_format(input, config)).one_line and not preamble.text_fields
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +110,7 @@ def assemble(fs: Fs, folder: Path, assembly: Assembly) -> JsonDict:
             files = OpenFiles(fs, folder, input, assembly.make_folder, stack)
             failure = _failure(assembly)
             input_record = _write(files, assembly, tally, is_failed=bool(failure))
-            published = files.publish(None if failure else tally.num_rows, assembly.before_publication)
+            published = files.publish(None if failure else tally.num_output_rows, assembly.before_publication)
     except OSError as error:
         raise write_error(f"translated/{input.out_rel}", error) from error
     record: JsonDict = {
@@ -115,13 +118,15 @@ def assemble(fs: Fs, folder: Path, assembly: Assembly) -> JsonDict:
         "rel": input.rel,
         "out_rel": input.out_rel,
         "format": out_format(input, assembly.config),
-        "rows": tally.num_rows,
+        "rows": tally.num_output_rows,
+        **({"texts": tally.num_rows} if assembly.access.preamble(input).text_fields else {}),
         "input": input_record,
         **published,
         **({"failed": failure} if failure else {}),
         "counts": +tally.counts,
         "flags": tally.flags,
         "tokens": tally.tokens,
+        **({"tries": tally.tries} if tally.tries else {}),
         "degraded": tally.degraded,
         "environments": list(tally.environments.values()),
     }
@@ -164,8 +169,13 @@ def _write(files: OpenFiles, assembly: Assembly, tally: _Tally, *, is_failed: bo
     writer: Writer = _NoWriter()
     if not is_failed:
         writer = open_writer(input, out_format(input, assembly.config), preamble, assembly.config, out, rows)
+    texts: list[tuple[Document, Row]] = []  # of the row that is written next
     for document, row in _documents_and_rows(assembly, tally):
-        writer.write(document, row)
+        texts.append((document, row))
+        if ends_row(document):
+            writer.write(*join_row(texts))
+            tally.num_output_rows += 1
+            texts.clear()
         if row.status not in UNLISTED_STATUSES:
             is_transcoded = bool(input.encoding)
             files.write_error(error_line(document, row, assembly.config.raw_errors, is_transcoded=is_transcoded))
@@ -178,10 +188,12 @@ def _write(files: OpenFiles, assembly: Assembly, tally: _Tally, *, is_failed: bo
 
 class _Tally:
     def __init__(self) -> None:
-        self.num_rows = 0
+        self.num_rows = 0  # documents
+        self.num_output_rows = 0  # fewer, or as many, where rows have several text fields
         self.counts: Counter[str] = Counter()
         self.flags: Counter[str] = Counter()
         self.tokens: Counter[str] = Counter(source=0, new=0)
+        self.tries: Counter[str] = Counter()
         self.degraded: Counter[str] = Counter()
         self.environments: dict[bytes, JsonDict] = {}
 
@@ -194,6 +206,9 @@ class _Tally:
         self.counts.update(header.counts)
         self.tokens["source"] += sum([row.num_source_tokens for row in contents.rows])
         self.tokens["new"] += sum([row.num_new_tokens for row in contents.rows])
+        for row in contents.rows:
+            if row.tries:
+                self.tries.update(dict(row.tries))
 
 
 def _documents_and_rows(assembly: Assembly, tally: _Tally) -> Iterator[tuple[Document, Row]]:
@@ -203,23 +218,29 @@ def _documents_and_rows(assembly: Assembly, tally: _Tally) -> Iterator[tuple[Doc
         InputChangedError: The documents are not exactly those of the shards.
     """
     name, changed_rows, documents = assembly.input.rel, RowRanges(), _read_documents(assembly)
-    one_line = is_one_line(assembly.input, assembly.config)
+    preamble = assembly.access.preamble(assembly.input)
+    one_line = is_one_line(assembly.input, assembly.config, preamble)
     target = registry.get(out_format(assembly.input, assembly.config))
-    encoding = output_encoding(assembly.access.preamble(assembly.input), target, assembly.config)
+    encoding = output_encoding(preamble, target, assembly.config)
+    can_escape = target.escapes_characters or bool(preamble.text_fields)  # several texts are an object in JSON
+    last_document: Document | None = None
     for record in assembly.shards:
         header, contents = assembly.load_rows(record)
         tally.add_shard(header, contents)
         for row in contents.rows:
             document = next(documents, None)
+            last_document = document or last_document
             if document is None or document.row_index != row.row_index or document.digest != row.digest:
-                changed_rows.add(row.row_index)
+                changed_rows.add(changed_row(document, row.row_index, last_document))
             elif not changed_rows.ranges:  # after a changed row keep reading, to name all of them, but write nothing
                 shaped_row = assembly.access.shape_row(document, row, one_line)
+                if target.can_hold is not None and shaped_row.text and not target.can_hold(document, shaped_row.text):
+                    shaped_row = _source_kept(shaped_row)
                 if shaped_row.status is not row.status:
                     tally.counts[row.status.value] -= 1
                     tally.counts[shaped_row.status.value] += 1
                 if encoding and shaped_row.text:
-                    shaped_row = _encodable_row(shaped_row, encoding, target, tally)
+                    shaped_row = _encodable_row(shaped_row, encoding, tally, can_escape=can_escape)
                 tally.num_rows += 1
                 if shaped_row.flags:
                     tally.flags.update(shaped_row.flags)
@@ -227,19 +248,26 @@ def _documents_and_rows(assembly: Assembly, tally: _Tally) -> Iterator[tuple[Doc
     if changed_rows.ranges:
         raise input_changed_error(f"{name} {changed_rows}")
     if (extra := next(documents, None)) is not None:
-        raise input_changed_error(f"{name} has more rows after row {extra.row_index}")
+        raise input_changed_error(f"{name} has more rows after row {file_row(extra)}")
 
 
-def _encodable_row(row: Row, encoding: str, target: Format, tally: _Tally) -> Row:
+def _source_kept(row: Row) -> Row:
+    """Return the error row of a place that cannot hold its translation."""
+    message = "the translation would change the structure of the document"
+    flags = row.flags if "source_kept" in row.flags else (*row.flags, "source_kept")
+    return replace_fields(row, status=Status.GENERATION_ERROR, text="", flags=flags, message=message)
+
+
+def _encodable_row(row: Row, encoding: str, tally: _Tally, *, can_escape: bool) -> Row:
     """Return a row as an output can hold it: flagged if its translation has a character that the encoding lacks.
 
-    A format that cannot escape the character holds an error row instead.
+    An output that cannot escape the character holds an error row instead.
     """
     character = unencodable_character(row.text, encoding)
     if not character:
         return row
     flags = (*row.flags, "unencodable")
-    if target.escapes_characters:
+    if can_escape:
         return replace_fields(row, flags=flags)
     tally.counts[row.status.value] -= 1
     tally.counts[Status.BAD_ENCODING.value] += 1

@@ -31,12 +31,13 @@ def encode_rows(rows: Sequence[Row]) -> bytes:
 def _encode_row_fast(row: Row) -> str:
     """Do what `_encode_row` does, five times as fast, for a row without lone surrogates."""
     logprob = "" if row.mean_logprob is None else f',"logprob":{row.mean_logprob!r}'
+    tries = f',"tries":{json.dumps(dict(row.tries), separators=(",", ":"))}' if row.tries else ""
     return (
         f'{{"row":{row.row_index},"digest":"{row.digest.hex()}","status":"{row.status}",'
         f'"flags":[{",".join(map(_encode_string, row.flags))}],"text":{_encode_string(row.text)},'
         f'"message":{_encode_string(row.message)},'
         f'"attempts":{row.attempts},"source_tokens":{row.num_source_tokens},"new_tokens":{row.num_new_tokens}'
-        f"{logprob}}}\n"
+        f"{logprob}{tries}}}\n"
     )
 
 
@@ -54,6 +55,8 @@ def _encode_row(row: Row) -> bytes:
     }
     if row.mean_logprob is not None:
         value["logprob"] = row.mean_logprob
+    if row.tries:
+        value["tries"] = dict(row.tries)
     try:
         text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode("utf-8")
     except UnicodeEncodeError:  # a lone surrogate
@@ -96,6 +99,7 @@ def _to_row(value: dict[str, Any]) -> Row:
         int(value["source_tokens"]),
         int(value["new_tokens"]),
         None if logprob is None else float(logprob),
+        tuple((str(step), int(num)) for step, num in value["tries"].items()) if "tries" in value else (),
     )
 
 

@@ -60,10 +60,11 @@ class RunSegment:
     message: str
     attempt: int
     mean_logprob: float | None
+    tries: tuple[str, ...]
 
     def to_translation(self, prompt: Prompt) -> Translation:
         """Return the translation of the segment that `prompt` holds."""
-        rest = (self.num_new_tokens, self.flags, self.message, self.attempt, self.mean_logprob)
+        rest = (self.num_new_tokens, self.flags, self.message, self.attempt, self.mean_logprob, self.tries)
         return Translation(prompt, self.text, self.finish_reason, *rest)
 
 
@@ -111,6 +112,7 @@ def _encode_segment(translation: Translation) -> bytes:
         "attempt": translation.attempt,
         "new_tokens": translation.num_new_tokens,
         "logprob": translation.mean_logprob,
+        **({"tries": list(translation.tries)} if translation.tries else {}),
     }
     try:
         line = json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
@@ -181,4 +183,5 @@ def _to_segment(value: dict[str, Any]) -> RunSegment:
         str(value["message"]),
         int(value["attempt"]),
         None if logprob is None else float(logprob),
+        tuple(map(str, value.get("tries", ()))),
     )

@@ -26,13 +26,15 @@ class Summary:
     folder: Path
     files: int
     rows: int
-    counts: Mapping[str, int]  # rows by status
+    texts: int  # as many as rows, unless rows have several text fields
+    counts: Mapping[str, int]  # texts by status
     flags: Mapping[str, int]
+    tries: Mapping[str, int]  # steps of the code ladder -> decodings of segments; see records.Translation
     num_source_tokens: int
     num_new_tokens: int
     seconds: float  # time since the output folder was opened
-    num_rows_decoded: int  # committed by this run
-    num_rows_kept: int  # committed by earlier runs or by other processes
+    num_rows_decoded: int  # texts committed by this run
+    num_rows_kept: int  # texts committed by earlier runs or by other processes
     outputs: tuple[Path, ...]
     errors: tuple[Path, ...]
     skipped: tuple[SkippedFile, ...] = ()  # files that were found and are not read
@@ -42,18 +44,20 @@ class Summary:
 
 def summarize(folder: Path, records: Sequence[JsonDict], seconds: float, num_rows_decoded: int) -> Summary:
     """Add up the records of a job's files."""
-    rows, tokens = sum(r["rows"] for r in records), sum_counts(r["tokens"] for r in records)
+    texts, tokens = manifest.count_texts(records), sum_counts(r["tokens"] for r in records)
     return Summary(
         folder=folder,
         files=len(records),
-        rows=rows,
+        rows=sum(r["rows"] for r in records),
+        texts=texts,
         counts=sum_counts(r["counts"] for r in records),
         flags=sum_counts(r["flags"] for r in records),
+        tries=sum_counts(r.get("tries", {}) for r in records),
         num_source_tokens=tokens.get("source", 0),
         num_new_tokens=tokens.get("new", 0),
         seconds=seconds,
         num_rows_decoded=num_rows_decoded,
-        num_rows_kept=max(0, rows - num_rows_decoded),
+        num_rows_kept=max(0, texts - num_rows_decoded),
         outputs=tuple(manifest.translated_path(folder, r["out_rel"]) for r in records if r["output"]),
         errors=tuple(manifest.errors_path(folder, r["rel"]) for r in records if r["errors"]),
         failed=tuple(FailedFile(f["rel"], f["why"]) for f in manifest.failed_files(records)),

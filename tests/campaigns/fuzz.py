@@ -36,7 +36,7 @@ from hymt_batch.source import discovery, stream
 from hymt_batch.source.preamble_reader import read_preamble
 from hymt_batch.source.settings import SourceConfig
 from hymt_batch.source.shards import SkippedShard, cut_shards
-from tests.campaigns import hostile, outputs
+from tests.campaigns import hostile, outputs, several_fields
 from tests.campaigns.hostile import BAD, OK, TOO_LONG, Case
 from tests.fakes import job as fake_job
 
@@ -106,8 +106,25 @@ class Campaign:
                 self.damage(path, case)
         if runs_job:
             self.job(folder, cases, limit)
+        num_done += self.several_fields(folder, num_rows // FILES, runs_job=runs_job)
         shutil.rmtree(folder)
         return num_done
+
+    def several_fields(self, folder: Path, num_rows: int, *, runs_job: bool) -> int:
+        """Check a file of which rows have several texts; return its number of rows."""
+        (work := folder / "fields").mkdir()
+        try:
+            case, path, difference = several_fields.check(work, self.rng, num_rows)
+            if runs_job and not difference:
+                self.counts["jobs"] += 1
+                difference = several_fields.check_job(work, case, path)
+        except Exception as error:  # any exception is a failure here too
+            self.fail(f"{folder.name} several fields", f"{type(error).__name__}: {error}")
+            return 0
+        if difference:
+            self.fail(f"{folder.name} several fields {case.fields}", difference)
+        self.formats["several fields"] += len(case.rows)
+        return len(case.rows)
 
     def case(self, name: str, format: str, num: int, limit: int, reserved: tuple[str, ...]) -> Case:
         if format != "parquet":

@@ -33,7 +33,7 @@ HUNG_S = 60.0
 PAUSE_S = 0.002  # time of a batch of the stub model
 TTL_S = 1.5  # lease time to live; after a kill during a takeover the next run waits twice as long, once
 COLD_S = 0.4  # a new interpreter spends at least this long on imports
-FORMATS = ("in.txt", "in.jsonl", "in.parquet", "in.txt.gz", "in.jsonl.xz", "in.txt.bz2")
+FORMATS = ("in.txt", "in.jsonl", "in.parquet", "in.txt.gz", "in.fields.jsonl", "in.jsonl.xz", "in.txt.bz2")
 
 
 @dataclass
@@ -326,6 +326,7 @@ def stub_jobs(seed: int, work: Path, parts: int = 40) -> Iterator[tuple[random.R
             f"launch.lease_ttl_s={TTL_S}",
             f"launch.lease_beat_s={TTL_S / 5}",
             f"launch.workers={workers}",
+            *([sources.FIELDS_SETTING] if sources.FIELDS in source.name else []),
         ]
         victim = Victim(f"job{index}", source, texts, part_rows, warm.STUB, overrides, True, workers)
         if long_row is not None:

@@ -6,7 +6,7 @@ import bz2
 import gzip
 import json
 import lzma
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,12 @@ from typing import Any
 from tests.campaigns import warm
 
 OPEN: dict[str, Callable[[Path, str], Any]] = {".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open}
+
+
+FIELDS = ".fields."
+"""In the name of an input whose rows have several texts."""
+
+FIELDS_SETTING = "source.text_field=[title,body]"
 
 
 def open_file(path: Path, mode: str) -> Any:
@@ -26,9 +32,22 @@ def write(path: Path, texts: Sequence[str]) -> None:
         warm.within(partial(_write_parquet, path, texts))
         return
     with open_file(path, "wb") as file:
+        if FIELDS in path.name:
+            file.writelines(_rows_of_fields(texts))
+            return
         for row, text in enumerate(texts):
             line = json.dumps({"id": row, "text": text}) if ".jsonl" in path.name else text
             file.write(f"{line}\n".encode())
+
+
+def _rows_of_fields(texts: Sequence[str]) -> Iterator[bytes]:
+    """Yield rows that have the texts, in order: two texts, then one, then two."""
+    row, left = 0, list(texts)
+    while left:
+        names = ("title", "body")[: 1 + (row % 2 == 0)]
+        fields = dict(zip(names, left, strict=False))
+        left, row = left[len(fields) :], row + 1
+        yield f"{json.dumps({'id': row, **fields})}\n".encode()
 
 
 def _write_parquet(path: Path, texts: Sequence[str]) -> None:
@@ -48,6 +67,8 @@ def read(path: Path) -> list[str]:
         return list(texts)
     with open_file(path, "rb") as file:
         lines = file.read().decode().split("\n")[:-1]
+    if FIELDS in path.name:
+        return [text for line in lines for text in json.loads(line)["translation"].values()]
     return [json.loads(line)["translation"] for line in lines] if ".jsonl" in path.name else lines
 
 

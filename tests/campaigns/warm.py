@@ -174,10 +174,10 @@ def prepare(*, sync: bool = False) -> None:
             findings[key] = original(job)
         return findings[key]
 
-    def run_and_count(self: Decoder, prompts: Sequence[Any], attempt: int = 0) -> Any:
-        if not attempt:  # a second attempt of the retry ladder does not begin a new part
+    def run_and_count(self: Decoder, prompts: Sequence[Any], attempts: Sequence[int] = ()) -> Any:
+        if not attempts:  # what is tried again does not begin a new part
             MARKS.begun(len(prompts))
-        return original_run(self, prompts, attempt)
+        return original_run(self, prompts, attempts)
 
     executor.usable_cpus = lambda: 8  # lets a job start as many workers as it asks for, on any machine
     importlib.metadata.version = functools.cache(importlib.metadata.version)

@@ -17,6 +17,7 @@ from typing import Any
 from hymt_batch import file_units, manifest
 from hymt_batch.check.assemble import shape_row as shape
 from hymt_batch.check.settings import CheckConfig
+from hymt_batch.formats.field_rows import ends_row
 from hymt_batch.fs import OS_FS, OsFs
 from hymt_batch.fs_protocol import Fs
 from hymt_batch.records import Document, Input, Part, Preamble, Prompt, Row, Segment, Shard, Status, Translation
@@ -67,9 +68,17 @@ def an_input(path: Path, rel: str | None = None, format: str = "text") -> Input:
     )
 
 
+FIELDS = SourceConfig(path="x", text_field=["title", "body"])
+"""How a jsonl file is read: its rows have several text fields."""
+
+
+def read_preamble(input: Input) -> Preamble:
+    return Preamble(text_fields=FIELDS.text_fields) if input.format == "jsonl" else Preamble()
+
+
 def read(input: Input) -> Iterator[Document]:
     if input.format != "text":
-        config = SourceConfig(path=input.path)
+        config = FIELDS if input.format == "jsonl" else SourceConfig(path=input.path)
         yield from (document for document, _ in stream.read_full_documents(input, config, [input]))
         return
     data = Path(input.path).read_bytes()
@@ -79,14 +88,18 @@ def read(input: Input) -> Iterator[Document]:
 
 
 def shards(input: Input, shard_rows: int = 8) -> Iterator[Shard]:
-    documents, start = list(read(input)), 0
-    count = max(1, -(-len(documents) // shard_rows))
-    for index in range(count):
-        chunk = documents[index * shard_rows : (index + 1) * shard_rows]
-        raw = b"".join(d.raw if input.format == "text" else d.digest for d in chunk)
+    chunks: list[list[Document]] = [[]]
+    for document in read(input):
+        if len(chunks[-1]) >= shard_rows and ends_row(chunks[-1][-1]):
+            chunks.append([])
+        chunks[-1].append(document)
+    first_row = start = 0
+    for index, chunk in enumerate(chunks):
+        ends = [document for document in chunk if ends_row(document)]
+        raw = b"".join(d.digest if input.format == "srt" else d.raw for d in ends)
         sha = hashlib.sha256(raw).hexdigest()
-        yield Shard(input, index, index * shard_rows, chunk, start, start + len(raw), sha, index == count - 1)
-        start += len(raw)
+        yield Shard(input, index, first_row, chunk, start, start + len(raw), sha, index == len(chunks) - 1)
+        first_row, start = first_row + len(chunk), start + len(raw)
 
 
 LONG = "long "
@@ -143,7 +156,7 @@ def open_output(folder: Path, inputs: list[Input], **options: Any) -> Output:
         "settings": SETTINGS,
         "config": WriteConfig(),
         "read": read,
-        "preamble": lambda input: Preamble(),
+        "preamble": read_preamble,
         "lease_ttl_s": 0.0,
         "lease_beat_s": 20.0,
         "fs": FAST,

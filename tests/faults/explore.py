@@ -19,6 +19,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from hymt_batch import manifest
 from hymt_batch.errors import ExitCode, HymtError
@@ -181,6 +182,11 @@ def broken_rows(world: World) -> list[str]:
             continue
         if Path(input.out_rel).suffix != Path(input.rel).suffix:  # converted
             continue
+        if input.format == "jsonl":
+            written = [row["translation"] for row in _json_rows(world.golden[path])]
+            if written != [_translation(row) for row in _json_rows(Path(input.path).read_bytes())]:
+                broken.append(f"I3: an unbroken run writes other texts: {input.out_rel}")
+            continue
         expected = Path(input.path).read_bytes().upper()
         if input.format == "text":
             texts = ["" if (text := d.text or "").startswith("empty") else text for d in world.documents[input.rel]]
@@ -189,6 +195,19 @@ def broken_rows(world: World) -> list[str]:
         if re.sub(rb" [0-9a-f]{6}(?=\n)", b"", world.golden[path]) != expected:
             broken.append(f"I3: an unbroken run writes other rows: {input.out_rel}")
     return broken
+
+
+def _json_rows(data: bytes) -> list[dict[str, Any]]:
+    return [json.loads(line or b"{}") for line in data.splitlines()]
+
+
+def _translation(row: dict[str, Any]) -> dict[str, str]:
+    """Return the translations of a row with several text fields; a text that is none, or empty, has no translation."""
+    texts = {name: row[name] for name in ("title", "body") if row.get(name) is not None}
+    return {
+        name: text.upper() if isinstance(text, str) and not text.startswith("empty") else ""
+        for name, text in texts.items()
+    }
 
 
 def broken_when_complete(fs: SimFS, world: World) -> list[str]:

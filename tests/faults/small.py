@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import itertools
+import json
 import logging
 import random
 import re
@@ -334,6 +335,20 @@ def final_bytes(fs: SimFS) -> dict[str, bytes]:
     }
 
 
+def _rows_of_fields(texts: list[str], rng: random.Random, *, has_errors: bool) -> list[str]:
+    """Return rows that have these texts, one or two each, and some rows without a text, or with an error."""
+    lines, left = [], [text.rstrip("\n") for text in texts]
+    while left:
+        row = {"title": left.pop(0)}
+        if left and rng.random() < 0.7:
+            row["body"] = left.pop(0)
+        lines.append(json.dumps(row) + "\n")
+        if rng.random() < 0.3:
+            errors = ["{}\n", '{"title": 5, "body": "x"}\n'] if has_errors else []
+            lines.append(rng.choice(["\n", '{"title": null}\n', *errors]))
+    return lines
+
+
 def make(
     name: str,
     folder: Path,
@@ -342,12 +357,14 @@ def make(
     files: int = 1,
     mark: str = "",
     long: bool = False,
+    fields: bool = False,
     subtitles: str = "",
     **options: Any,
 ) -> World:
     """Create a world of `files` files with random rows; one is empty in the end, and with `long` one is divided.
 
-    With `subtitles` there is one more file, a "good" one or one that is "not of its format".
+    With `fields`, a row has up to two texts. With `subtitles` there is one more file, a "good" one or one that is "not
+    of its format".
     """
     inputs, documents = [], {}
     for index in range(files):
@@ -360,8 +377,12 @@ def make(
             words = [str(rng.randrange(1000)) for _ in range(rng.choice([3, 4, 5]))]
             others = [row for row, line in enumerate(lines) if not line.startswith("empty")]
             lines[rng.choice(others)] = f"{upper.LONG}{' '.join(words)}\n"
+        names = ["in.txt", "sub/b.txt", "sub/c.txt"]
+        if fields:
+            names = [name.replace(".txt", ".jsonl") for name in names]
+            lines = _rows_of_fields(lines, rng, has_errors=index == 0)
         path.write_text("".join(lines))
-        input = upper.an_input(path, ["in.txt", "sub/b.txt", "sub/c.txt"][index])
+        input = upper.an_input(path, names[index], "jsonl" if fields else "text")
         inputs.append(input)
         documents[input.rel] = list(upper.read(input))
     if subtitles:

@@ -150,6 +150,20 @@ def a_file_that_failed(folder: Path, rng: random.Random, now: str | None = None,
     return world
 
 
+def fields(folder: Path, rng: random.Random) -> World:
+    """Rows with several text fields: a row may have more texts than a part or a shard has room for."""
+    return make("rows with several texts", folder, rng, fields=True)
+
+
+def two_files_of_fields(folder: Path, rng: random.Random) -> World:
+    return make("two files with several texts", folder, rng, files=2, fields=True, long=True)
+
+
+def fields_redone(folder: Path, rng: random.Random) -> World:
+    """A job of such rows that stopped or finished, whose input then changed; it runs with redo."""
+    return redo(folder, rng, fields=True)
+
+
 def a_long_row_without_lease(folder: Path, rng: random.Random) -> World:
     return make("a long row without a lease", folder, rng, long=True, ttl_s=0.0, tidy=False, disorder=True)
 
@@ -194,11 +208,13 @@ REDO_STEPS = (1000, 60, 80)
 """Changes of the file system after which the job of `redo` stopped; at 1000 it was finished."""
 
 
-def redo(folder: Path, rng: random.Random, num_steps: int | None = None, *, long: bool = False) -> World:
+def redo(
+    folder: Path, rng: random.Random, num_steps: int | None = None, *, long: bool = False, fields: bool = False
+) -> World:
     """The folder of the same job with a different input, finished or not, in which the job starts with redo."""
     seed = rng.random()
-    old = make("redo", folder, random.Random(seed), mark="-old", long=long)
-    world = make("redo", folder, rng, start=old.start, options={"on_input_change": "redo"}, long=long)
+    old = make("redo", folder, random.Random(seed), mark="-old", long=long, fields=fields)
+    world = make("redo", folder, rng, start=old.start, options={"on_input_change": "redo"}, long=long, fields=fields)
     world.identity = old.identity
     world.shard_rows, world.part_rows = old.shard_rows, old.part_rows
     world.__post_init__()
@@ -309,6 +325,9 @@ EXPLORED: list[tuple[Make, type[Explorer]]] = [
     (a_long_row, Explorer),
     (a_damaged_run, Explorer),
     (a_long_row_redone, Explorer),
+    (fields, Explorer),
+    (two_files_of_fields, Explorer),
+    (fields_redone, Explorer),
     (a_long_row_in_a_unit, Explorer),
     (a_unit_redone, Explorer),
     (a_failed_file, Explorer),
@@ -320,6 +339,8 @@ EXPLORED: list[tuple[Make, type[Explorer]]] = [
     (new_settings, Erring),
     (a_long_row, Erring),
     (a_long_row, Zombies),
+    (fields, Erring),
+    (fields, Zombies),
     (a_long_row_without_lease, Zombies),
     (a_unit, Erring),
     (a_file_that_failed, Erring),

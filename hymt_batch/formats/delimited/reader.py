@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 from hymt_batch.errors import ConfigError
@@ -10,6 +12,7 @@ from hymt_batch.formats.delimited.csv_escape import EscapeParser, get_escape_par
 from hymt_batch.formats.delimited.csv_record import RecordReader, split_cells
 from hymt_batch.formats.delimited.dialect import Dialect
 from hymt_batch.formats.delimited.record_scan import RecordScan
+from hymt_batch.formats.field_rows import FieldRows, FieldText
 from hymt_batch.formats.file_error import FileError
 from hymt_batch.formats.language_codes import LanguageCodes
 from hymt_batch.formats.long_rows import Fields, LongRow
@@ -24,20 +27,20 @@ HEAD_ROWS = 100
 def read_rows(stream: ByteStream, config: ReadOptions, context: ReadContext, dialect: Dialect) -> Rows:
     """Read records from the stream's position; with `context.full` a document's values are its cells by column name.
 
+    Where several columns are texts, each of their cells is a document; see `_read_field_rows`.
+
     A record with a wrong number of cells keeps its cells: missing cells are empty, and surplus cells are joined into
     the last column.
     """
     input, row, full, fields = stream.input, context.first_row, context.full, context.fields
     delimiter = config.delimiter or dialect.delimiter
-    quoted = dialect.quoted
+    if len(config.text_fields) > 1:
+        yield from _read_field_rows(stream, config, context, dialect)
+        return
     codes = LanguageCodes(config, context)
-    column = _column_index(fields, config.text_field)
+    column = _column_index(fields, config.text_fields[0])
     source, target = (None if name is None else _column_index(fields, name) for name in codes.fields)
-    needs_scan = full or ((quoted or config.escape) and context.plan_version > 1)
-    escape_parser = get_escape_parser(delimiter, quoted, config.escape)
-    escape = (config.escape or "").encode()
-    scan = partial(RecordScan, delimiter.encode(), column, quoted, escape) if needs_scan else None
-    records = RecordReader(stream, config, context, dialect, len(fields), scan)
+    records = _record_reader(stream, config, context, dialect, column)
     while True:
         raw, digest, cells, row_error, long = records.read()
         if not raw and row_error is None:
@@ -61,14 +64,7 @@ def read_rows(stream: ByteStream, config: ReadOptions, context: ReadContext, dia
                 text = cells[column] if len(cells) == len(fields) else None
                 values = dict(zip(fields, fit_to_columns(cells, len(fields), delimiter), strict=True))
             if long is not None:
-                long.parse = partial(
-                    _parse_long_row,
-                    fields=fields,
-                    column=column,
-                    delimiter=delimiter,
-                    escape_parser=escape_parser,
-                    quoted=quoted,
-                )
+                long.parse = _long_row_parser(fields, column, delimiter, config, dialect)
             kept_raw, long = (raw, long) if full else (b"", None)
             document = error_document(
                 input, row, digest, row_error, raw=kept_raw, text=text, values=values, long_row=long
@@ -78,11 +74,67 @@ def read_rows(stream: ByteStream, config: ReadOptions, context: ReadContext, dia
         row += 1
 
 
+def _read_field_rows(stream: ByteStream, config: ReadOptions, context: ReadContext, dialect: Dialect) -> Rows:
+    """Read records of which several cells are texts."""
+    fields, full, delimiter = context.fields, context.full, config.delimiter or dialect.delimiter
+    rows = FieldRows(stream.input, config, context)
+    columns = [(name, fields.index(name)) for name in config.text_fields if name in fields]
+    languages = [None if name is None else _column_index(fields, name) for name in rows.language_fields]
+    first = columns[0][1] if columns else 0
+    records = _record_reader(stream, config, context, dialect, first)
+    while True:
+        raw, digest, cells, error, long = records.read()
+        if not raw and error is None:
+            return
+        if error is not None:
+            if long is not None:
+                long.parse = _long_row_parser(fields, first, delimiter, config, dialect)
+            values = None
+            if full and cells:
+                values = dict(zip(fields, fit_to_columns(cells, len(fields), delimiter), strict=True))
+            yield rows.of_error(digest, error, raw=raw, values=values, long_row=long), stream.position
+        elif not cells:  # a blank line
+            yield rows.of_blank(digest, raw), stream.position
+        else:
+            texts = [FieldText(name, cells[column]) for name, column in columns]
+            codes = (_cell(cells, languages[0]), _cell(cells, languages[1]))
+            values = dict(zip(fields, cells, strict=True)) if full else None
+            for document in rows.of_texts(digest, texts, codes, raw=raw, values=values):
+                yield document, stream.position
+
+
+def _record_reader(
+    stream: ByteStream, config: ReadOptions, context: ReadContext, dialect: Dialect, column: int
+) -> RecordReader:
+    """Return the reader of a file's records; `column` is that of the text."""
+    delimiter, escape = (config.delimiter or dialect.delimiter).encode(), (config.escape or "").encode()
+    needs_scan = context.full or ((dialect.quoted or config.escape) and context.plan_version > 1)
+    scan = partial(RecordScan, delimiter, column, dialect.quoted, escape) if needs_scan else None
+    return RecordReader(stream, config, context, dialect, len(context.fields), scan)
+
+
+def _long_row_parser(
+    fields: tuple[str, ...], column: int, delimiter: str, config: ReadOptions, dialect: Dialect
+) -> Callable[[LongRow], Fields]:
+    """Return what parses the fields of a record over the limit."""
+    return partial(
+        _parse_long_row,
+        fields=fields,
+        column=column,
+        delimiter=delimiter,
+        escape_parser=get_escape_parser(delimiter, dialect.quoted, config.escape),
+        quoted=dialect.quoted,
+    )
+
+
 def read_head(stream: ByteStream, config: ReadOptions, reserved: tuple[str, ...], dialect: Dialect) -> Preamble:
     """Read the header, and reject one that has a column which the output adds."""
     header, fields = read_header(stream, config, dialect)
     delimiter = config.delimiter or dialect.delimiter
     preamble = Preamble(header=header, fields=fields, delimiter=delimiter, escape=config.escape or "")
+    if len(config.text_fields) > 1:
+        found = tuple(name for name in config.text_fields if name in fields)
+        preamble = replace(preamble, text_fields=config.text_fields, found_fields=found)
     return check_reserved(preamble, stream.input.path, reserved if config.header else ())
 
 
@@ -102,7 +154,7 @@ def read_header(stream: ByteStream, config: ReadOptions, dialect: Dialect) -> tu
         if num_fields is None:
             return b"", ()
         fields = tuple(str(index + 1) for index in range(num_fields))
-        for key, name in _used_columns(config):
+        for key, name in _used_columns(config, fields):
             if name not in fields:
                 raise ConfigError(
                     f"{key}={name} is not a column number of {input.path}: without a header its {len(fields)} "
@@ -140,7 +192,7 @@ def check_columns(
     path: str, fields: tuple[str, ...], config: ReadOptions, hint: str = "", hint_among_others: str = ""
 ) -> None:
     """Raise ConfigError if a table has no column that a setting names, or has it twice."""
-    for key, name in _used_columns(config):
+    for key, name in _used_columns(config, fields):
         if name not in fields:
             shown = list(fields[:20])
             raise FileError(
@@ -154,9 +206,11 @@ def check_columns(
             )
 
 
-def _used_columns(config: ReadOptions) -> list[tuple[str, str]]:
+def _used_columns(config: ReadOptions, fields: tuple[str, ...]) -> list[tuple[str, str]]:
+    """Return the columns that the settings name; of several text fields those that the table has, or else the first."""
     source, target = config.lang_fields
-    named = [("text_field", config.text_field), ("src_lang_field", source), ("tgt_lang_field", target)]
+    texts = [name for name in config.text_fields if name in fields] or config.text_fields[:1]
+    named = [*(("text_field", name) for name in texts), ("src_lang_field", source), ("tgt_lang_field", target)]
     return [(f"source.{key}", name) for key, name in named if name]
 
 

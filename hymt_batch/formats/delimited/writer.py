@@ -10,7 +10,8 @@ written as JSON, and null as an empty field.
 csv quotes cells that need it, so cells may hold line breaks. tsv has no quoting: tabs and line breaks in a translation,
 and in converted fields, become spaces; one warning per file counts the converted fields that changed. With
 source.escape, columns added to the input's own format are escaped as the input is. A translation that begins like a
-spreadsheet formula (`=`, `+`, `-`, `@`) is written unchanged, because it is data: import the column as text.
+spreadsheet formula (`=`, `+`, `-`, `@`) is written unchanged, because it is data: import the column as text. Where rows
+have several text fields, the translation is a JSON object, as the metadata are.
 """
 
 from __future__ import annotations
@@ -18,18 +19,17 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from hymt_batch.formats.delimited.dialect import Dialect
 from hymt_batch.formats.delimited.record_repair import repair_record
 from hymt_batch.formats.format import OutputSpec
+from hymt_batch.formats.joined_row import JoinedRow, metadata, translation_value
 from hymt_batch.formats.output_stream import open_output
 from hymt_batch.formats.row_values import (
     BLANK_FLAG,
     decode_utf8,
     dump_json,
-    meta_value,
-    output_text,
     repair_utf8,
     to_cell,
     to_one_line,
@@ -130,7 +130,8 @@ class DelimitedWriter:
         yield self._meta_cell(document, row)
 
     def _translation_cell(self, document: Document, row: Row) -> bytes:
-        return self._encode([output_text(document, row, self._on_error)])
+        value = translation_value(document, row, self._on_error)
+        return self._encode([value]) if isinstance(value, str) else self._json_cell(value)
 
     def _repair(self, pieces: Iterable[str], width: int = 0) -> Iterator[str]:
         return repair_record(
@@ -147,7 +148,9 @@ class DelimitedWriter:
         else:
             yield from (text.encode() for text in self._repair(decode_utf8(long_row.pieces())))
         yield delimiter
-        if row.status in ERROR_STATUSES and self._on_error == "source":
+        if isinstance(row, JoinedRow):
+            yield self._translation_cell(document, row)
+        elif row.status in ERROR_STATUSES and self._on_error == "source":
             yield from (text.encode() for text in self._long_text_chunks(document))
         else:
             yield self._encode(["" if row.status in ERROR_STATUSES else row.text])
@@ -169,7 +172,10 @@ class DelimitedWriter:
             yield from (self._escape_unquoted(text) for text in decode_utf8(long_row.pieces(purpose="text")))
 
     def _meta_cell(self, document: Document, row: Row) -> bytes:
-        text = dump_json(meta_value(document, row), compact=True)
+        return self._json_cell(metadata(document, row))
+
+    def _json_cell(self, value: dict[str, Any]) -> bytes:
+        text = dump_json(value, compact=True)
         if self._is_csv:
             return self._encode([text])
         # format.check_output ensures that the delimiter occurs only in strings of this JSON, where it can be escaped

@@ -9,6 +9,7 @@ from hymt_batch.formats.extraction import convert_in_place
 from hymt_batch.formats.file_error import FileError
 from hymt_batch.formats.json_shape import NAMES_TEXT, Shape, find_shape
 from hymt_batch.formats.options import ReadOptions
+from hymt_batch.formats.text_fields import TextFields
 from hymt_batch.records import Input
 
 _ROWS = frozenset({Shape.ROWS, Shape.OTHER})
@@ -26,14 +27,16 @@ def check_head(input: Input, head: bytes, is_whole: bool, options: ReadOptions) 
     found = find_shape(head, is_whole)
     if found.shape in _ROWS or (found.shape is Shape.OBJECTS and _begins_with_line(head)):
         return
-    if found.shape is Shape.TREE or (found.shape is Shape.WRAPPED and options.text_field in found.fields):
+    if found.shape is Shape.TREE or (
+        found.shape is Shape.WRAPPED and TextFields(options.text_fields).may_be_in(found.fields)
+    ):
         found = replace(found, shape=Shape.OBJECTS)
     error = FileError(
         f"{input.path} is JSON, but not one object per line: it is {found.shape.value}",
         why="so its lines are not rows",
-        fix=found.advice(input.path, options.text_field),
+        fix=found.advice(input.path, options.text_fields[0]),
     )
-    if found.shape not in NAMES_TEXT or options.text_field == "text":  # the command names the text "text"
+    if found.shape not in NAMES_TEXT or options.text_fields[0] == "text":  # the command names the text "text"
         command = convert_in_place(input.path, found.extraction.command)
         error.among_others(command and f"Make rows of it. Command: {command}")
     raise error

@@ -7,6 +7,7 @@ import re
 from typing import Any
 
 from hymt_batch.formats.jsonl.json_scan import scan_json_object
+from hymt_batch.formats.text_fields import look_up
 
 MAX_DEPTH = 256
 """Deepest nesting of a row. Python's own limit depends on the caller's stack, so a row near it could be accepted in one
@@ -24,20 +25,6 @@ class LongInteger:
 
     def __str__(self) -> str:
         return self.digits
-
-
-def look_up(values: dict[str, Any], field: str | None, default: Any) -> Any:
-    """Return a field by its name, or by its dotted path if no field has exactly that name; `default` if missing."""
-    if field is None:
-        return default
-    if field in values:
-        return values[field]
-    value: Any = values
-    for name in field.split("."):
-        if not isinstance(value, dict) or name not in value:
-            return default
-        value = value[name]
-    return value
 
 
 def parse_int(digits: str) -> int | LongInteger:

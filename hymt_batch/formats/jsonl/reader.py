@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections import Counter
 from functools import partial
-from itertools import islice
 from typing import Any
 
 from hymt_batch.errors import ConfigError
 from hymt_batch.formats.bytestream import ByteStream
+from hymt_batch.formats.field_rows import FieldRows
 from hymt_batch.formats.jsonl.json_scan import JsonScan
 from hymt_batch.formats.jsonl.lenient_json import (
     MAX_DEPTH,
-    LongInteger,
     is_too_deep,
-    look_up,
     parse_int,
     parse_rejected_row,
     parse_value,
+)
+from hymt_batch.formats.jsonl.row_text import (
+    check_text,
+    find_texts,
+    first_field_paths,
+    missing_error,
+    reserved_error,
 )
 from hymt_batch.formats.language_codes import LanguageCodes
 from hymt_batch.formats.long_rows import Fields, LongRow
@@ -33,6 +38,7 @@ from hymt_batch.formats.row_reader import (
     refuse_reserved,
     too_long_message,
 )
+from hymt_batch.formats.text_fields import TextFields, look_up
 from hymt_batch.records import Document, Preamble, Status
 
 HEAD_ROWS = 100
@@ -48,17 +54,22 @@ class _DuplicateField(RowError):
 
 
 def read_rows(stream: ByteStream, config: ReadOptions, context: ReadContext) -> Rows:
-    """Read rows from the stream's position.
+    """Read rows from the stream's position; see `_read_field_rows` for rows with several text fields.
 
     With `context.full` the document's values are the parsed object. For a row that is not an object they are its
     leading name-value pairs, and None if the row is blank or has no such pairs.
     """
+    fields = TextFields(config.text_fields)
+    if fields.is_several:
+        yield from _read_field_rows(stream, config, context, fields)
+        return
     input, row, full, limit = stream.input, context.first_row, context.full, config.max_row_bytes
+    (text_field,) = config.text_fields
     codes = LanguageCodes(config, context)
     parse = _Parser(config, context)
     source_field, target_field = codes.fields
     prefix = f"{input.rel}#"
-    scan = partial(JsonScan, config.text_field, context.reserved) if full else None
+    scan = partial(JsonScan, text_field, context.reserved) if full else None
     reserved = context.reserved if full and context.plan_version > 1 else ()
     while True:
         raw, digest, long = read_line(stream, limit, context, scan)
@@ -67,13 +78,13 @@ def read_rows(stream: ByteStream, config: ReadOptions, context: ReadContext) -> 
         try:
             if long is not None:
                 error = RowError(too_long_message(limit), Status.TOO_LONG)
-                long.parse = partial(_parse_long_row, text_field=config.text_field)
+                long.parse = partial(_parse_long_row, text_field=text_field)
                 document = error_document(input, row, digest, error, raw=raw, long_row=long if full else None)
             elif raw.isspace():
                 document = Document(f"{prefix}{row + 1}", row, "", digest, raw if full else b"")
             else:
                 values = parse(raw)
-                text = _get_text(values, config.text_field)
+                text = _get_text(values, text_field)
                 langs = (
                     codes.get((look_up(values, source_field, None), look_up(values, target_field, None)))
                     if source_field or target_field
@@ -81,18 +92,47 @@ def read_rows(stream: ByteStream, config: ReadOptions, context: ReadContext) -> 
                 )
                 for name in reserved:
                     if name in values:
-                        raise RowError(_reserved_message(name))
+                        raise reserved_error(name)
                 extra_fields = (raw, *langs, Status.OK, "", values) if full else (b"", *langs)
                 document = Document(f"{prefix}{row + 1}", row, text, digest, *extra_fields)
         except RowError as error:
             if full:
-                shown, fields = parse_rejected_row(raw, config.text_field)
+                shown, separated = parse_rejected_row(raw, text_field)
                 shown = None if isinstance(error, _DuplicateField) and error.is_text else shown
-                document = error_document(input, row, digest, error, raw=raw, text=shown, values=fields)
+                document = error_document(input, row, digest, error, raw=raw, text=shown, values=separated)
             else:
                 document = error_document(input, row, digest, error)
         yield document, stream.position
         row += 1
+
+
+def _read_field_rows(stream: ByteStream, config: ReadOptions, context: ReadContext, fields: TextFields) -> Rows:
+    """Read rows with several text fields, of which each text is a document."""
+    rows = FieldRows(stream.input, config, context)
+    parse = _Parser(config, context)
+    scan = partial(JsonScan, names=context.reserved) if context.full else None
+    reserved = context.reserved if context.full and context.plan_version > 1 else ()
+    while True:
+        raw, digest, long = read_line(stream, config.max_row_bytes, context, scan)
+        if not raw and long is None:
+            return
+        try:
+            if long is not None:
+                long.parse = partial(_parse_long_row, text_field="")
+                raise RowError(too_long_message(config.max_row_bytes), Status.TOO_LONG)
+            if raw.isspace():
+                yield rows.of_blank(digest, raw), stream.position
+                continue
+            values = parse(raw)
+            texts = find_texts(fields, values, parse.repeated)
+        except RowError as error:
+            shown = {"values": parse_rejected_row(raw, "")[1]} if context.full and long is None else {}
+            yield rows.of_error(digest, error, raw=raw, long_row=long, **shown), stream.position
+            continue
+        taken = next((reserved_error(name) for name in reserved if name in values), None)
+        languages = (look_up(values, name, None) for name in rows.language_fields)
+        for document in rows.of_texts(digest, texts, tuple(languages), error=taken, raw=raw, values=values):
+            yield document, stream.position
 
 
 def _parse_long_row(row: LongRow, text_field: str) -> Fields:
@@ -117,10 +157,13 @@ def read_head(stream: ByteStream, config: ReadOptions, reserved: tuple[str, ...]
         ConfigError: A setting does not fit the file. Single invalid rows become error rows later.
     """
     input, parse = stream.input, _Parser(config, ReadContext())
-    required = [(config.text_field, "source.text_field")]
+    fields = TextFields(config.text_fields)
+    required = [] if fields.is_several else [(config.text_fields[0], "source.text_field")]
     required += [(name, f"source.{key}") for name, key in zip(config.lang_fields, _LANG_KEYS, strict=True) if name]
     missing: dict[str, tuple[int, dict[str, Any]]] = {}
     present: set[str] = set()
+    found_fields: dict[str, None] = {}  # of several text fields
+    without_fields: tuple[int, dict[str, Any]] | None = None  # the first row that has none of several text fields
     num_read = num_objects = 0
     for row in range(HEAD_ROWS):
         raw, _, long = read_line(stream, config.max_row_bytes, ReadContext())
@@ -135,6 +178,10 @@ def read_head(stream: ByteStream, config: ReadOptions, reserved: tuple[str, ...]
             continue
         num_objects += 1
         refuse_reserved(f"{input.path}:{row + 1}", values, reserved)
+        if fields.is_several:
+            names = fields.present_in(values)
+            found_fields |= dict.fromkeys(names)
+            without_fields = without_fields or (None if names else (row, values))
         for name, _ in required:
             if look_up(values, name, _MISSING) is _MISSING:
                 missing.setdefault(name, (row, values))
@@ -145,15 +192,23 @@ def read_head(stream: ByteStream, config: ReadOptions, reserved: tuple[str, ...]
             row, values = missing[name]
             raise ConfigError(
                 f"{input.path}:{row + 1} has no field {name!r}, nor do the other rows at the start of the file",
-                why=f"Its fields are {_first_field_paths(values)}.",
+                why=f"Its fields are {first_field_paths(values)}.",
                 fix=f"Set {key} to one of them.",
             )
+    if without_fields is not None and not found_fields:
+        row, values = without_fields
+        raise ConfigError(
+            f"{input.path}:{row + 1} has none of the fields {list(fields.names)}, nor do the other rows at the start "
+            "of the file",
+            why=f"Its fields are {first_field_paths(values)}.",
+            fix="Set source.text_field to one or more of them.",
+        )
     if num_read >= HEAD_ROWS // 2 and not num_objects:
         raise ConfigError(
             f"{input.path} is not a JSON lines file: none of its first {num_read} rows is an object",
             fix="Write one object per line (jq -c '.[]' in.json > out.jsonl), or set source.format=text.",
         )
-    return Preamble()
+    return Preamble(text_fields=fields.names, found_fields=tuple(found_fields)) if fields.is_several else Preamble()
 
 
 _LANG_KEYS = ("src_lang_field", "tgt_lang_field")
@@ -161,39 +216,9 @@ _LANG_KEYS = ("src_lang_field", "tgt_lang_field")
 
 def _get_text(values: dict[str, Any], field: str) -> str:
     text = look_up(values, field, _MISSING)
-    if isinstance(text, str):
-        if not text.isascii():
-            try:
-                text.encode()  # raises on a lone surrogate
-            except UnicodeEncodeError as error:
-                raise RowError(not_utf8_message(error, f"field {field!r}"), Status.BAD_ENCODING) from None
-        return text
-    if text is None:
-        return ""  # null means a row without text, as in parquet
     if text is _MISSING:
-        raise RowError(
-            f"has no field {field!r}. Its fields are {_first_field_paths(values)}. Set source.text_field to one of "
-            "them."
-        )
-    kind = "int" if isinstance(text, LongInteger) else type(text).__name__
-    raise RowError(f"field {field!r} is a {kind}, not a string. Write it as a string.")
-
-
-def _reserved_message(name: str) -> str:
-    return f"already has a field {name!r}, which the output adds. Rename or remove it."
-
-
-def _field_paths(values: dict[str, Any], prefix: str = "") -> Iterator[str]:
-    """Yield the names of a row's fields; nested fields as dotted paths, in the form of source.text_field."""
-    for name, inner in values.items():
-        if isinstance(inner, dict) and inner:
-            yield from _field_paths(inner, f"{prefix}{name}.")
-        else:
-            yield prefix + name
-
-
-def _first_field_paths(values: dict[str, Any]) -> list[str]:
-    return list(islice(_field_paths(values), 20))
+        raise missing_error(values, (field,))
+    return "" if text is None else check_text(text, field)  # null means a row without text, as in parquet
 
 
 class _Parser:
@@ -203,12 +228,14 @@ class _Parser:
     """
 
     def __init__(self, config: ReadOptions, context: ReadContext) -> None:
-        used = [config.text_field, *(name for name in config.lang_fields if name)]
-        self._text_names = frozenset((config.text_field, *config.text_field.split(".")))
-        self._used_names = frozenset(used) | {part for name in used for part in name.split(".")}
+        self._text_names = TextFields(config.text_fields).used_names
+        self._used_names = self._text_names | TextFields([name for name in config.lang_fields if name]).used_names
         self._is_plan_1 = context.plan_version < 2
         self._reserved = context.reserved if self._is_plan_1 else ()
         self._duplicates: set[str] = set()
+        self._finds_repeated = TextFields(config.text_fields).has_wildcards
+        self._repeated_objects: list[dict[str, Any]] = []  # kept, so that no other object gets the id of one
+        self.repeated: dict[int, str] = {}  # see TextFields.find
         self._constants: list[str] = []
         hooks = {"object_pairs_hook": self._on_object, "parse_constant": self._on_constant if self._is_plan_1 else None}
         self._decode = json.JSONDecoder(**hooks).decode  # type: ignore[arg-type]
@@ -223,8 +250,10 @@ class _Parser:
             raise RowError("begins with a byte order mark, as after concatenating files. Remove the mark.")
         if is_too_deep(text):
             raise RowError(f"is not usable JSON: nested more than {MAX_DEPTH} deep. Fix or remove the row.")
-        if self._duplicates or self._constants:
+        if self._duplicates or self._constants or self.repeated:
             self._duplicates.clear()
+            self.repeated.clear()
+            self._repeated_objects.clear()
             self._constants.clear()
         try:
             values = self._parse_values(text)
@@ -239,7 +268,7 @@ class _Parser:
             raise RowError(f"is a JSON {type(values).__name__}, not an object. Write the row as {{'text': ...}}.")
         for name in self._reserved:
             if name in values:
-                raise RowError(_reserved_message(name))
+                raise reserved_error(name)
         return values
 
     def _parse_values(self, text: str) -> Any:
@@ -258,6 +287,9 @@ class _Parser:
         if len(values) != len(pairs):
             names = [name for name, _ in pairs]
             self._duplicates |= {name for name in self._used_names if names.count(name) > 1}
+            if self._finds_repeated:
+                self._repeated_objects.append(values)
+                self.repeated[id(values)] = Counter(names).most_common(1)[0][0]
         return values
 
     def _on_constant(self, name: str) -> float:

@@ -14,14 +14,13 @@ from collections.abc import Iterator
 from typing import BinaryIO
 
 from hymt_batch.formats.format import OutputSpec
+from hymt_batch.formats.joined_row import JoinedRow, metadata, translation_value
 from hymt_batch.formats.jsonl.json_scan import scan_json_object
 from hymt_batch.formats.output_stream import open_output
 from hymt_batch.formats.row_values import (
     BLANK_FLAG,
     decode_utf8,
     dump_json,
-    meta_value,
-    output_text,
     repair_utf8,
 )
 from hymt_batch.records import ERROR_STATUSES, Document, Row, Status, line_ending
@@ -54,8 +53,8 @@ class JsonlWriter:
         self._stream.close()
 
     def _added_pairs(self, document: Document, row: Row) -> bytes:
-        text = dump_json(output_text(document, row, self._on_error))
-        return f"{self._keys[0]}: {text}, {self._keys[1]}: {dump_json(meta_value(document, row))}".encode()
+        text = dump_json(translation_value(document, row, self._on_error))
+        return f"{self._keys[0]}: {text}, {self._keys[1]}: {dump_json(metadata(document, row))}".encode()
 
     def _splice(self, document: Document, row: Row) -> bytes:
         raw, values = document.raw, document.values
@@ -87,14 +86,16 @@ class JsonlWriter:
         if not has_added_field:
             yield f"{', ' if scan.num_pairs else ''}{self._keys[0]}: ".encode()
             yield from self._long_text_chunks(document, row)
-            yield f", {self._keys[1]}: {dump_json(meta_value(document, row))}".encode()
+            yield f", {self._keys[1]}: {dump_json(metadata(document, row))}".encode()
         yield from long_row.pieces(scan.pairs_end) if scan.is_complete else [b"}"]
         yield end
 
     def _long_text_chunks(self, document: Document, row: Row) -> Iterator[bytes]:
         """Yield the translation of a row over the byte limit, as JSON."""
         long_row = document.long_row
-        if row.status not in ERROR_STATUSES or self._on_error != "source":
+        if isinstance(row, JoinedRow):
+            yield dump_json(translation_value(document, row, self._on_error)).encode()
+        elif row.status not in ERROR_STATUSES or self._on_error != "source":
             yield dump_json(row.text if row.status not in ERROR_STATUSES else "").encode()
         elif long_row.scan.is_complete and long_row.scan.text_span:
             yield from repair_utf8(long_row.pieces(*long_row.scan.text_span, purpose="text"))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import struct
+from dataclasses import replace
 from hashlib import blake2b
 from typing import Any
 
 from hymt_batch.errors import ConfigError
+from hymt_batch.formats.field_rows import FieldRows, FieldText
 from hymt_batch.formats.language_codes import LanguageCodes
 from hymt_batch.formats.options import ReadOptions
 from hymt_batch.formats.parquet.table import Table, top_column
@@ -37,11 +39,15 @@ class TableInput:
 
     def read_preamble(self, options: ReadOptions, reserved: tuple[str, ...]) -> Preamble:
         check_columns(self._table, options)
-        schema = self._table.schema
-        return check_reserved(Preamble(fields=tuple(schema.names), schema=schema), self.input.path, reserved)
+        schema, texts = self._table.schema, options.text_fields
+        preamble = Preamble(fields=tuple(schema.names), schema=schema)
+        if len(texts) > 1:
+            preamble = replace(preamble, text_fields=texts, found_fields=present_fields(schema, options))
+        return check_reserved(preamble, self.input.path, reserved)
 
     def rows(self, options: ReadOptions, context: ReadContext, cursor: int) -> Rows:
-        return read_rows(self._table, options, context, cursor)
+        read = read_rows if len(options.text_fields) == 1 else _read_field_rows
+        return read(self._table, options, context, cursor)
 
     def at_end(self, next_row: int) -> bool:
         return next_row >= self.num_rows
@@ -64,7 +70,9 @@ def check_columns(table: Table, config: ReadOptions) -> None:
     path, schema = table.input.path, table.schema
     source, target = config.lang_fields
     texts = [field.name for field in schema if _is_text_type(field.type, pa)]
-    for key, name in (("text_field", config.text_field), ("src_lang_field", source), ("tgt_lang_field", target)):
+    fields = present_fields(schema, config) or config.text_fields[:1]
+    named = [*(("text_field", name) for name in fields), ("src_lang_field", source), ("tgt_lang_field", target)]
+    for key, name in named:
         if not name:
             continue
         if schema.names.count(name) > 1:
@@ -79,6 +87,11 @@ def check_columns(table: Table, config: ReadOptions) -> None:
             raise ConfigError(f"Column {name!r} of {path} is {arrow_type}, not text", why=why, fix=fix)
 
 
+def present_fields(schema: Any, config: ReadOptions) -> tuple[str, ...]:
+    """Return the text fields that are among the columns of a table."""
+    return tuple(name for name in config.text_fields if top_column(schema, name) in schema.names)
+
+
 def read_rows(table: Table, config: ReadOptions, context: ReadContext, row: int) -> Rows:
     """Read rows from a row on.
 
@@ -87,7 +100,8 @@ def read_rows(table: Table, config: ReadOptions, context: ReadContext, row: int)
     """
     input, limit = table.input, config.max_row_bytes
     codes = LanguageCodes(config, context)
-    fields = [config.text_field, *(name for name in codes.fields if name)]
+    (text_field,) = config.text_fields
+    fields = [text_field, *(name for name in codes.fields if name)]
     column_names = None if context.full else list(dict.fromkeys(fields))
     prefix = f"{input.rel}#"
     for batch in table.batches(row, column_names):
@@ -101,7 +115,7 @@ def read_rows(table: Table, config: ReadOptions, context: ReadContext, row: int)
             try:
                 if content is not None and len(content) > limit:
                     raise RowError(too_long_message(limit), Status.TOO_LONG)
-                text = "" if content is None else _decode(content, config.text_field)  # null means no text
+                text = "" if content is None else _decode(content, text_field)  # null means no text
                 langs = _row_languages(codes, cells)
                 document = Document(f"{prefix}{row + 1}", row, text, digest, b"", *langs, values=values)
             except RowError as error:
@@ -111,13 +125,56 @@ def read_rows(table: Table, config: ReadOptions, context: ReadContext, row: int)
             yield document, row
 
 
+def _read_field_rows(table: Table, config: ReadOptions, context: ReadContext, row: int) -> Rows:
+    """Read rows of which several columns are texts; a cell that is null is no text."""
+    rows = FieldRows(table.input, config, context)
+    texts = present_fields(table.schema, config)
+    fields = [*texts, *(name for name in rows.language_fields if name)]
+    column_names = None if context.full else list(dict.fromkeys(fields))
+    for batch in table.batches(row, column_names):
+        columns = [_column_bytes(batch, name) for name in fields]
+        for index, cells in enumerate(zip(*columns, strict=True)):
+            digest = blake2b(_canonical(cells), digest_size=8).digest()
+            if context.hasher is not None:
+                context.hasher.add_digest(digest, sum(map(len, filter(None, cells))))
+            found = [
+                _field_text(cell, name, config.max_row_bytes)
+                for name, cell in zip(texts, cells, strict=False)
+                if cell is not None
+            ]
+            error: RowError | None = None
+            languages: tuple[str | None, str | None] = (None, None)
+            try:
+                languages = _language_values(rows.language_fields, cells[len(texts) :])
+            except RowError as language_error:
+                error = language_error
+            row += 1
+            for document in rows.of_texts(digest, found, languages, error=error, values=(batch, index)):
+                yield document, row
+
+
+def _field_text(cell: bytes, name: str, limit: int) -> FieldText:
+    try:
+        if len(cell) > limit:
+            raise RowError(too_long_message(limit), Status.TOO_LONG)
+        return FieldText(name, _decode(cell, name))
+    except RowError as error:
+        return FieldText(name, _decode_lossy(cell), error)
+
+
 def _row_languages(codes: LanguageCodes, cells: tuple[bytes | None, ...]) -> tuple[str | None, str | None]:
     if len(cells) == 1:
         return None, None
-    language_cells = iter(cells[1:])
-    named = [(name, next(language_cells) if name else None) for name in codes.fields]
+    return codes.get(_language_values(codes.fields, cells[1:]))
+
+
+def _language_values(
+    fields: tuple[str | None, str | None], cells: tuple[bytes | None, ...]
+) -> tuple[str | None, str | None]:
+    language_cells = iter(cells)
+    named = [(name, next(language_cells) if name else None) for name in fields]
     source, target = (None if cell is None else _decode(cell, str(name)) for name, cell in named)
-    return codes.get((source, target))
+    return source, target
 
 
 def _decode(cell: bytes, column: str) -> str:

@@ -9,21 +9,26 @@ from typing import Any
 from hymt_batch.errors import ConfigError, first_line
 from hymt_batch.formats.fields import Column, ReadDocuments
 from hymt_batch.formats.format import OutputSpec
+from hymt_batch.formats.parquet.added_columns import AddedColumns
 
 
-def extend_schema(schema: Any, columns: Sequence[Column], translation_field: str, meta_field: str) -> Any:
+def extend_schema(
+    schema: Any, columns: Sequence[Column], translation_field: str, meta_field: str, *, added: AddedColumns
+) -> Any:
     """Append the two added columns to a schema; None stands for the schema of `columns`."""
     import pyarrow as pa
 
     if schema is None:
         schema = pa.schema([(column.name, pa.type_for_alias(column.type)) for column in columns])
-    struct = pa.struct([("id", pa.string()), ("status", pa.string()), ("flags", pa.list_(pa.string()))])
-    metadata = _extend_features(schema.metadata, translation_field, meta_field)
-    fields = [*schema, pa.field(translation_field, pa.string()), pa.field(meta_field, struct)]
+    metadata = _extend_features(
+        schema.metadata, dict(zip((translation_field, meta_field), added.features(), strict=True))
+    )
+    translation, meta = added.types()
+    fields = [*schema, pa.field(translation_field, translation), pa.field(meta_field, meta)]
     return pa.schema(fields, metadata=metadata)
 
 
-def _extend_features(metadata: dict[bytes, bytes] | None, translation_field: str, meta_field: str) -> Any:
+def _extend_features(metadata: dict[bytes, bytes] | None, added: dict[str, Any]) -> Any:
     """Add the two columns to the features that `datasets` stores in the schema's metadata, if there are any."""
     key = b"huggingface"
     if metadata is None or key not in metadata:
@@ -35,9 +40,7 @@ def _extend_features(metadata: dict[bytes, bytes] | None, translation_field: str
         return metadata
     if not isinstance(features, dict):
         return metadata
-    string = {"dtype": "string", "_type": "Value"}
-    # every version of datasets reads a list in brackets; the class name for lists changed in datasets 4.0
-    features |= {translation_field: string, meta_field: {"id": string, "status": string, "flags": [string]}}
+    features |= added
     dataset_info.pop("fingerprint", None)  # it identifies the input's content
     return {**metadata, key: json.dumps(dataset_info).encode()}
 
@@ -53,7 +56,8 @@ def check_schema(spec: OutputSpec) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    schema = extend_schema(spec.preamble.schema if spec.keeps_bytes else None, spec.columns, *spec.added)
+    added = AddedColumns(spec.preamble.text_fields)
+    schema = extend_schema(spec.preamble.schema if spec.keeps_bytes else None, spec.columns, *spec.added, added=added)
     try:
         pq.ParquetWriter(io.BytesIO(), schema).close()
     except (pa.ArrowException, OSError) as error:

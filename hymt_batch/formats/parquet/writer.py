@@ -1,6 +1,7 @@
 """parquet output: the input's record batches, schema, metadata and codec, with two columns added.
 
-`translation` is a string ("" for an error row, as in jsonl); `hymt` is a struct of id, status and flags. The features
+`translation` is a string ("" for an error row, as in jsonl); `hymt` is a struct of id, status and flags; see
+`added_columns.py` for rows with several text fields. The features
 that `datasets` stores in the schema's metadata are extended, so that images, labels and other types load as before.
 From text, csv and tsv the columns are strings. From jsonl they are bool, int64, double or string, whichever holds all
 values of a field; values of no such type (objects, lists, fields of mixed types) become JSON text.
@@ -14,8 +15,8 @@ from typing import Any, BinaryIO
 
 from hymt_batch.formats.compressed_stream import NonClosingFile
 from hymt_batch.formats.format import OutputSpec
+from hymt_batch.formats.parquet.added_columns import AddedColumns
 from hymt_batch.formats.parquet.schema import extend_schema
-from hymt_batch.formats.row_values import meta_value, output_text
 from hymt_batch.records import Document, Row
 
 ROW_GROUP_BYTES = 128 << 20
@@ -36,7 +37,7 @@ class ParquetWriter:
         self._input = spec.input
         self._preamble = spec.preamble
         self._file = NonClosingFile(file)
-        self._names = spec.added
+        self._names, self._added = spec.added, AddedColumns(spec.preamble.text_fields)
         self._on_error = spec.on_error
         self._row_group_rows = spec.options.row_group_rows
         self._same_format = spec.keeps_bytes
@@ -47,7 +48,7 @@ class ParquetWriter:
         self._batch: Any = None
         self._run_start = 0
         self._cells: list[list[Any]] = [[] for _ in spec.columns]
-        self._texts: list[str] = []
+        self._texts: list[Any] = []
         self._metas: list[dict[str, Any]] = []
         self._chars = 0
         # the current row group: finished runs
@@ -61,16 +62,16 @@ class ParquetWriter:
             if batch is not self._batch or index != self._run_start + len(self._texts):
                 self._flush_run()
                 self._batch, self._run_start = batch, index
-        text = output_text(document, row, self._on_error)
+        translation, metadata = self._added.values(document, row, self._on_error)
         if not self._same_format:
             values = self._fields.read(document) or {}
             for column, cells in zip(self._columns, self._cells, strict=True):
                 value = column.convert(values.get(column.field))
                 cells.append(value)
                 self._chars += len(value) + _CELL_CHARS if isinstance(value, str) else _CELL_CHARS
-        self._texts.append(text)
-        self._metas.append(meta_value(document, row))
-        self._chars += len(text)
+        self._texts.append(translation)
+        self._metas.append(metadata)
+        self._chars += len(translation if isinstance(translation, str) else str(translation))
         if self._num_rows + len(self._texts) >= self._row_group_rows:
             self._flush_run()
             self._flush_row_group()
@@ -101,7 +102,7 @@ class ParquetWriter:
         if self._writer is None:
             self._open_writer()
         columns += [
-            pa.array(self._texts, pa.string()),
+            pa.array(self._texts, self._schema.field(len(columns)).type),
             pa.array(self._metas, self._schema.field(len(columns) + 1).type),
         ]
         run = pa.RecordBatch.from_arrays(columns, schema=self._schema)
@@ -126,7 +127,7 @@ class ParquetWriter:
         schema = None
         if self._same_format:
             schema = self._preamble.schema if self._batch is None else self._batch.schema
-        self._schema = extend_schema(schema, self._columns, *self._names)
+        self._schema = extend_schema(schema, self._columns, *self._names, added=self._added)
         self._writer = pq.ParquetWriter(self._file, self._schema, compression=self._codec())
 
     def _codec(self) -> str:

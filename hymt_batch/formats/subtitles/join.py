@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate
 
 from hymt_batch.formats.subtitles.cues import Cue
+from hymt_batch.formats.unspaced import is_unspaced, join_lines
 
 MAX_CUES = 8
 MAX_CHARS = 600
@@ -58,12 +59,7 @@ def _plain_text(cue: Cue) -> str:
 
 def join_texts(texts: Iterable[str]) -> str:
     """Return the texts as one line: with a space between two of them unless both sides are written without spaces."""
-    joined = ""
-    for text in texts:
-        line = " ".join(text.split("\n"))
-        is_spaced = joined and not (_is_unspaced(joined[-1]) and _is_unspaced(line[0]))
-        joined += f" {line}" if is_spaced else line
-    return joined
+    return join_lines(" ".join(text.split("\n")) for text in texts)
 
 
 def cut_text(text: str, lengths: Sequence[int]) -> list[str]:
@@ -102,7 +98,7 @@ def _units(text: str) -> list[str]:
     """Return words with the space after them, and single characters of scripts that are written without spaces."""
     units: list[str] = []
     for word in re.findall(r"\S+ ?", text):
-        if any(map(_is_unspaced, word)):
+        if any(map(is_unspaced, word)):
             units += _characters(word)
         else:
             units.append(word)
@@ -118,7 +114,7 @@ def _characters(word: str) -> list[str]:
             first == " "
             or unicodedata.category(first) in ("Po", "Pe", "Pf")
             or unicodedata.category(units[-1][-1]) in ("Ps", "Pi")
-            or not (_is_unspaced(first) or _is_unspaced(units[-1][-1]))
+            or not (is_unspaced(first) or is_unspaced(units[-1][-1]))
         )
         if stays:
             units[-1] += grapheme
@@ -138,13 +134,3 @@ def _graphemes(text: str) -> list[str]:
     import regex
 
     return list(regex.findall(r"\X", text))
-
-
-_UNSPACED = re.compile(
-    "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u2e80-\ua4cf\uf900-\ufaff\uff00-\uffef\U00020000-\U0003ffff]"
-)
-
-
-def _is_unspaced(character: str) -> bool:
-    """Return whether a character belongs to a script that is written without spaces between words."""
-    return _UNSPACED.match(character) is not None
