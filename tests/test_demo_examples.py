@@ -144,19 +144,20 @@ def test_a_stopped_training_continues_to_the_same_weights(tmp_path: Path, monkey
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
     monkeypatch.setattr(train, "POOL_ROWS", 24)
+    monkeypatch.setattr(train, "MAX_BATCH_TOKENS", 256)
     monkeypatch.setattr(train, "NUM_PLAIN_STEPS", 3)
     monkeypatch.setattr(train, "SAVE_EVERY_S", 0)
 
     def trained(*, stopped: bool) -> dict[str, Any]:
-        """Train eight steps; if stopped, in two processes that share only the file, as far as they can tell."""
+        """Train five steps; if stopped, in two processes that share only the file, as far as they can tell."""
         path = tmp_path / f"{stopped}.pt"
         for _ in range(2 if stopped else 1):
             torch.manual_seed(0)
             model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(checkpoint.MODEL_DIR))
-            training = train.Training(model, AutoTokenizer.from_pretrained(checkpoint.MODEL_DIR), 8)
+            training = train.Training(model, AutoTokenizer.from_pretrained(checkpoint.MODEL_DIR), 5)
             if path.exists():
                 training.load(path)
-                assert 0 < training.step < 8
+                assert 0 < training.step < 5
             elif stopped:
                 monkeypatch.setattr(training, "save", stop_after(training.save))
             with contextlib.suppress(Interrupted):

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 from hymt_batch import file_units, manifest
 from hymt_batch.errors import IdentityError, InputChangedError, PreflightError
@@ -152,7 +151,7 @@ def inspect_folder(fs: Fs, folder: Path, requested: RequestedJob) -> tuple[JobRe
     if differences:
         raise IdentityError(
             f"{folder} belongs to a job with other settings, and one output never mixes settings:\n"
-            f"{manifest.format_diff(differences)}{_describe_models(differences, requested.model_names)}",
+            f"{manifest.format_diff(differences)}{identity_versions.name_models(differences, requested.model_names)}",
             fix=_suggested_fixes(folder),
         )
     if changed := output_settings.differences(job, requested.job):
@@ -164,17 +163,6 @@ def inspect_folder(fs: Fs, folder: Path, requested: RequestedJob) -> tuple[JobRe
             )
         job = output_settings.with_paths_of(job, requested.job)
     return job, inputs_differ_error(job, requested.job)
-
-
-def _describe_models(differences: Sequence[tuple[str, Any, Any]], names: Mapping[str, str]) -> str:
-    """Return a line that names the model a folder was begun with, if it has a name; else ""."""
-    files = [(str(old), str(new)) for key, old, new in differences if key.startswith("model.files.")]
-    old_names = [names[old] for old, _ in files if old in names]
-    new_names = [names[new] for _, new in files if new in names]
-    if not old_names:
-        return ""
-    now = f"this hymt-batch has {new_names[0]}" if new_names else "this run has another model"
-    return f"\nIt was begun with {old_names[0]}, and {now}."
 
 
 def read_or_recover_job(fs: Fs, folder: Path, requested: RequestedJob) -> JobRecord | None:
