@@ -12,23 +12,40 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from html.entities import html5
 
 from hymt_batch.records import FormatCodes
 
-_UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u2e80-\ua4cf\uac00-\ud7af\uf900-\ufaff\uff66-\uff9f"
-_LETTER = rf"[^\W{_UNSPACED}]"  # of a word between spaces: Chinese writes %s天 and 天%s
-
+_ATTRIBUTE = (
+    r"\s+(?:[A-Za-z_:@#*.][\w:.@\-]{0,60}\s?=\s?(?:\"[^\"<>]{0,2000}\"|'[^'<>]{0,2000}'|[^\s\"'<>=]{1,200})"
+    r"|(?:async|autofocus|autoplay|checked|controls|defer|disabled|download|hidden|loop|multiple|muted|novalidate|open"
+    r"|readonly|required|reversed|selected)(?=[\s/>]))"
+)
+_PRINTF = r"[-+#0']{0,4}(?:\*|\d{1,4})?(?:\.(?:\*|\d{1,4})?)?(?:hh|h|ll|l|L|q|j|z|t)?"
+_URL_CHARACTER = r"[^\s<>\"'{}|\\^`\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u2e80-\ua4cf\uf900-\ufaff\uff00-\uffef]"
 _CODE = re.compile(  # with bounds, so that no text takes more than linear time
-    r"</?[A-Za-z][^<>\n]{0,500}>"  # tags of HTML, XML and subtitles
+    rf"</?[A-Za-z][\w:.\-]{{0,60}}(?:{_ATTRIBUTE}){{0,40}}\s{{0,4}}/?>"  # tags of HTML, XML and subtitles
+    r"|<(?:v|lang)(?:\.[\w.\-]{1,60})?[ \t][^<>\n]{1,200}>"  # the speaker and the language in WebVTT
+    r"|</?\d{1,4}\s?/?>"  # numbered tags, as in <0>text</0>
     r"|<(?:\d{1,4}:)?\d\d:\d\d\.\d{3}>"  # times inside a WebVTT cue
-    r"|&(?:[A-Za-z][A-Za-z0-9]{0,31}|#\d{1,7}|#[xX][0-9A-Fa-f]{1,6});"
-    r"|\{\{[^{}\n]{0,200}\}\}|\$?\{[^{}\n]{0,200}\}"  # {x} {0,number} {{x}} ${x} {\an8}
-    rf"|(?<!{_LETTER})(?<!%)%(?:\d{{1,3}}\$)?[-+#0]{{0,4}}\d{{0,4}}(?:\.\d{{0,4}})?"
-    rf"(?:hh|h|ll|l|L|q|j|z|t)?[diouxXeEfFgGcspn@](?!{_LETTER})"
-    r"|%\(\w{1,64}\)[-+#0]{0,4}\d{0,4}(?:\.\d{0,4})?[diouxXeEfFgGcrs]"  # printf with a name, also inside a word
-    r"|(?:https?|ftp)://[^\s<>\"'{}，。、！？；：）】」』]{0,2000}[^\s<>\"'{}，。、！？；：）】」』.,;:!?)\]]"
-    rf"|(?<!{_LETTER})(?<![.+-])"
-    r"[A-Za-z0-9][A-Za-z0-9.+_-]{0,63}@[A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{1,63}){1,8}"
+    r"|<!--[^<>]{0,2000}-->|<\?[^<>]{0,500}\?>"
+    r"|&(?:[A-Za-z][A-Za-z0-9]{1,31}|#\d{1,7}|#[xX][0-9A-Fa-f]{1,6});"
+    r"|\{\{[^{}\n]{0,200}\}\}|\{%[^{}\n]{0,200}%\}|\{#[^{}\n]{0,200}#\}"  # templates
+    r"|[$%#@]\{[^{}\n]{0,200}\}|\$t\([^()\n]{1,200}\)"  # ${x} %{x} #{x} @{x}, and a nested key of i18next
+    r"|\{\\[^{}\n]{0,200}\}"  # {\an8}
+    # {} {x} {0} { x } {x.y[0]!r:>10} {0:N2} {0,-10} {x:%Y-%m-%d %H:%M} {0,number,#.##}
+    r"|\{[ \t]?(?:[\w.@$\-]{0,80}(?:\[[^\[\]{}\s]{0,60}\]){0,4}(?:![rsa])?"
+    r"(?:,[ ]?-?\d{1,4})?(?::(?:[^{}\s]{0,60}|%[^{}\n]{0,60}))?"
+    r"|\w{1,60}\s?,\s?(?:number|date|time|spellout|ordinal|duration|list)\b[^{}\n]{0,100})[ \t]?\}"
+    rf"|%\([^()\n]{{1,64}}\){_PRINTF}[diouxXeEfFgGcrsa]"  # printf with a name, also inside a word
+    rf"|%\d{{1,3}}\${_PRINTF}[diouxXeEfFgGcspnaA@]|%%"
+    rf"|(?<![0-9%])%{_PRINTF}(?:[diouxXeEfFgGcspn@]|[aAbBHIjmMSyYZ])(?![A-Za-z])"
+    r"|(?<![0-9%])%[dsu](?=(?:x|px|pt|ms|s|m|h|d|th|st|k|[KMGT]i?B?|B)(?![A-Za-z])|x?%)"  # %ds %dx%d %s%s
+    r"|(?<![0-9%A-Za-z])%\.\d{1,2}f"
+    rf"|(?:(?:https?|ftp|file)://|www\.){_URL_CHARACTER}{{0,2000}}"
+    rf"(?<![.,;:!?)\]]){_URL_CHARACTER}(?<![.,;:!?)\]*])"
+    r"|(?<![A-Za-z0-9.+_\-])[A-Za-z0-9][A-Za-z0-9.+_\-]{0,63}@[A-Za-z0-9\-]{1,63}(?:\.[A-Za-z0-9\-]{1,63}){1,8}"
+    r"|(?<![:\\\w])\\[nrt](?![a-z0-9_])|(?<=[\w.,;!?])\\[nrt](?![a-z0-9_\\])"  # \n written as two characters
 )
 _TAG = re.compile(r"<(/?)([A-Za-z][^\s<>/]*)[^<>]*?(/?)>")
 _VOID_TAGS = frozenset({"area", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "track", "wbr"})
@@ -84,13 +101,18 @@ class SourceCodes:
     def are_kept_in(self, translation: str) -> bool:
         """Return whether a translation has these codes, each as often, and nested if they are.
 
-        Their order may differ, as the order of words does.
+        Their order may differ, as the order of words does. What is a code by its form in one of the two texts alone,
+        because of the letters beside it, counts where it stands in the other.
         """
         found = self.find_in(translation)
         own_texts, texts = [code.text for code in self.found.codes], [code.text for code in found.codes]
         if own_texts == texts:
             return True
-        return Counter(own_texts) == Counter(texts) and (found.are_nested or not self.found.are_nested)
+        wanted, given = Counter(own_texts), Counter(texts)
+        for code in {*(wanted - given), *(given - wanted)}:
+            if self._finder.is_own(code) or self.text.count(code) != translation.count(code):
+                return False
+        return found.are_nested or not self.found.are_nested
 
 
 def find_codes(text: str) -> list[str]:
@@ -134,6 +156,10 @@ class _Finder:
             codes.append(FoundCode(code, start, end, side, closed))
         return FoundCodes(codes, are_nested and not opened)
 
+    def is_own(self, code: str) -> bool:
+        """Return whether the format named this code."""
+        return code in self._closes
+
     def _role(self, code: str) -> tuple[str, set[str], bool]:
         """Return what a code opens, "" if nothing; what it can close; and whether it can stand alone."""
         if code in self._closes:
@@ -146,7 +172,7 @@ class _Finder:
 
     def _spans(self, text: str) -> Iterator[tuple[int, int]]:
         """Yield start and end of each code; where two overlap, the one that begins first."""
-        general = _CODE.search(text) if _may_have_codes(text) else None
+        general = _search_general(text, 0) if _may_have_codes(text) else None
         own = self._search_own(text, 0)
         while own or general:
             if own and (general is None or own[0] <= general.start()):
@@ -158,7 +184,7 @@ class _Finder:
             if own and own[0] < end:
                 own = self._search_own(text, end)
             if general and general.start() < end:
-                general = _CODE.search(text, end)
+                general = _search_general(text, end)
 
     def _address_end(self, text: str, start: int, end: int) -> int:
         """Return where an address ends: before a mark at its end, and before a longer code such as `](u)`."""
@@ -193,12 +219,31 @@ _GENERAL = _Finder(())
 
 def _general_spans(text: str) -> Iterator[tuple[int, int]]:
     if _may_have_codes(text):
-        for match in _CODE.finditer(text):
+        match = _search_general(text, 0)
+        while match is not None:
             yield match.span()
+            match = _search_general(text, match.end())
+
+
+def _search_general(text: str, at: int) -> re.Match[str] | None:
+    """Return the next code that is found by its form."""
+    match = _CODE.search(text, at)
+    while match is not None and text[match.start()] == "&" and not _is_entity(match[0]):
+        match = _CODE.search(text, match.end())
+    return match
+
+
+def _is_entity(code: str) -> bool:
+    """Return whether a code is a character reference of HTML, as `AT&Ts;` is not."""
+    return code[1] == "#" or code[1:] in html5
+
+
+_MARKS = ("<", "{", "%", "&", "@", "\\", "://", "www.", "$t(")
+"""What a text has that has any code found by its form."""
 
 
 def _may_have_codes(text: str) -> bool:
-    return any(character in text for character in "<{%&@") or "://" in text
+    return any(mark in text for mark in _MARKS)
 
 
 def _is_word(code: str) -> bool:

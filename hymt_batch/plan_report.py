@@ -12,7 +12,7 @@ from hymt_batch.device_map.settings import DeviceInventory, gib
 from hymt_batch.errors import Problem
 from hymt_batch.prompt_end import PromptEnd
 from hymt_batch.records import plural
-from hymt_batch.run.reporter import format_duration
+from hymt_batch.run.reporter import describe_files, format_duration
 from hymt_batch.sanitize import escape_line
 
 
@@ -200,7 +200,7 @@ def placement_lines(report: PlanReport) -> list[str]:
 
 def corpus_lines(corpus: dict[str, Any], probe: ProbeResult | None) -> list[str]:
     lines = [
-        f"corpus   {plural(corpus['rows'], 'row')} in {plural(corpus['files'], 'file')}: "
+        f"corpus   {plural(corpus['rows'], 'row')} in {describe_files(corpus['files'], corpus['formats'])}: "
         f"{corpus['decoded_rows']:,} to decode, {corpus['duplicate_rows']:,} duplicates, "
         f"{corpus['blank_rows']:,} blank, {corpus['refused_rows']:,} rejected"
     ]

@@ -228,6 +228,13 @@ class LanguagesJob:
     format: Operation[ReportFormat] = ReportFormat.text
 
 
+@dataclass(kw_only=True, slots=True)
+class FormatsJob:
+    """Settings of `hymt-batch formats`; documented in conf/formats.yaml."""
+
+    format: Operation[ReportFormat] = ReportFormat.text
+
+
 JOBS: dict[str, type] = {
     "translate": TranslateJob,
     "plan": PlanJob,
@@ -236,6 +243,7 @@ JOBS: dict[str, type] = {
     "status": StatusJob,
     "verify": VerifyJob,
     "languages": LanguagesJob,
+    "formats": FormatsJob,
 }
 """Job name -> its dataclass; conf/<name>.yaml has its defaults."""
 

@@ -188,7 +188,9 @@ def evaluate_strategy(
 
 def scan_corpus(job: PlanJob, files: ModelFiles) -> tuple[CorpusStats, LanguageReport]:
     """Read the corpus once; return its statistics and the languages that its first rows name."""
-    inputs = Inputs(job.source, None, outputs=AS_INPUTS, added_fields=(), plan_version=PLAN_VERSION)
+    inputs = Inputs(
+        job.source, None, outputs=AS_INPUTS, added_fields=(), plan_version=PLAN_VERSION, tgt_lang=job.tgt_lang
+    )
     inputs.check_first_rows()
     language_report = inputs.check_languages((job.src_lang, job.tgt_lang))
     count_tokens = tokenizing.token_counter(files.folder) if (files.folder / "tokenizer.json").is_file() else None

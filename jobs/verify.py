@@ -204,6 +204,7 @@ def _source_settings(job: JobRecord, input: Input, kind: str) -> dict[str, Any]:
     is_text = (
         "encoding" in registry.get(kind).source_settings and "encoding" in registry.of_input(input).source_settings
     )
+    settings["tgt_lang"] = (job.identity.get("prompt") or {}).get("tgt_lang") or ""
     return settings | {"encoding": recorded.get("encoding", UTF8) if keeps_encoding and is_text else UTF8}
 
 

@@ -21,11 +21,25 @@ from hymt_batch.records import Document, Row, Status
         ("Hello <b class='x'>you</b>, {name}!", ["<b class='x'>", "</b>", "{name}"]),
         ("%s of %(count)d and %1$s, 100%", ["%s", "%(count)d", "%1$s"]),
         ("50 % of it, 20% off, 5%d", []),
-        ("%s天气%2$d度，请写信至a@b.org咨询", ["%s", "%2$d", "a@b.org"]),  # a script without spaces
         ("See https://a.b/c?d=e. Or mail to a.b@c.org.", ["https://a.b/c?d=e", "a.b@c.org"]),
         ("{{user}} ${total} {0,number} {\\an8}", ["{{user}}", "${total}", "{0,number}", "{\\an8}"]),
         ("AT&amp;T & co; 3 < 4 > 2", ["&amp;"]),
-        ("<c.yellow>x</c> <00:01.000>", ["<c.yellow>", "</c>", "<00:01.000>"]),
+        ("<c.yellow>x</c> <00:01.000> <v Roger B>hi</v>", ["<c.yellow>", "</c>", "<00:01.000>", "<v Roger B>", "</v>"]),
+        ("共%d个文件，%s已完成100%%", ["%d", "%s", "%%"]),
+        ("%dx%d, %s%s, %ds, %.1fMB", ["%d", "%d", "%s", "%s", "%d", "%.1f"]),
+        ("%{name} #{x} @{y} $t(key.a) {0} {} { x }", ["%{name}", "#{x}", "@{y}", "$t(key.a)", "{0}", "{}", "{ x }"]),
+        ("{x.y[0]!r:>10} {0:N2} {0,-10} {t:%H:%M %p}", ["{x.y[0]!r:>10}", "{0:N2}", "{0,-10}", "{t:%H:%M %p}"]),
+        (
+            '<a href="https://x.y/a b?c=1" target=_blank disabled>x</a><br />',
+            ['<a href="https://x.y/a b?c=1" target=_blank disabled>', "</a>", "<br />"],
+        ),
+        ("&nbsp;&#160;&#xA0; AT&T; Q&As; R&D;", ["&nbsp;", "&#160;", "&#xA0;"]),
+        ("<0>text</0> <1/> I <3 you", ["<0>", "</0>", "<1/>"]),
+        ("One\\nTwo\\n 三\\n四 C:\\new\\table", ["\\n", "\\n", "\\n"]),
+        ("见https://a.b/c了解，联系a@b.cn。www.example.com", ["https://a.b/c", "a@b.cn", "www.example.com"]),
+        ("{% if x %}a{% endif %}{# c #} <!-- c -->", ["{% if x %}", "{% endif %}", "{# c #}", "<!-- c -->"]),
+        ("%Y-%m-%d %H:%M", ["%Y", "%m", "%d", "%H", "%M"]),
+        ("{see the note below} {a, b} a <b and c> d, 10:30 :smile: :name 12% complete %complete 100%de", []),
     ],
 )
 def test_codes_are_found(text: str, codes: list[str]) -> None:
@@ -43,6 +57,11 @@ def test_codes_are_found(text: str, codes: list[str]) -> None:
         ("a {x}", "b {X}", False),
         ("a", "b {x}", False),
         ("a</b> <b>c", "d</b> <b>e", True),
+        ("50%d off", "50 %d", True),
+        ("5% discount", "5 %d", False),
+        ("a\\nb", "啊\\n吧", True),
+        ("{x}", "{{x}}", False),
+        ("%s", "%%s", False),
     ],
 )
 def test_lost_doubled_renamed_and_badly_nested_codes_are_noticed(source: str, translation: str, expected: bool) -> None:
@@ -151,6 +170,9 @@ def test_row_formats_keep_their_codes_by_a_setting() -> None:
 
 def test_codes_take_linear_time() -> None:
     hostile = ["<" * 200_000, "%(" * 100_000, "{{" * 100_000, "a@" * 100_000, "a.-" * 60_000 + "@", "http://" * 30_000]
+    hostile += [
+        piece * 60_000 for piece in ("<a b='", "<a b=c ", "{a[b]", "{x:%", "{x,", "$t(", "<!--", "{\\a", "%0", "<v ")
+    ]
     start = time.process_time()
     for text in hostile:
         find_codes(text)

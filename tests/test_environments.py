@@ -34,6 +34,7 @@ JOBS = {
     "plan": ["plan", "model=demo", "source.path=语料.txt"],
     "doctor": ["doctor", "explain=B1"],
     "languages": ["languages"],
+    "formats": ["formats"],
     "bench": ["bench", "--cfg", "job"],
     "translate": ["translate", "source.path=语料.txt", "tgt_lang=fr", "--cfg", "job"],
 }

@@ -223,7 +223,7 @@ def test_an_init_file_has_only_a_docstring() -> None:
 
 @pytest.mark.parametrize("job", schema.JOBS)
 def test_composing_a_job_imports_no_heavy_library(job: str, tmp_path: Path) -> None:
-    words = {"translate": ["preset=demo"], "bench": [], "languages": []}.get(job, ["name=demo"])
+    words = {"translate": ["preset=demo"], "bench": [], "languages": [], "formats": []}.get(job, ["name=demo"])
     program = (
         "import sys; from hymt_batch import config; config.load(sys.argv[1], sys.argv[2:]);"
         f"print([name for name in {sorted(set(HEAVY) - {'hydra', 'omegaconf'})} if name in sys.modules])"

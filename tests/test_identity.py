@@ -56,6 +56,8 @@ CHANGES: dict[str, str | tuple[str, ...]] = {
     "source.escape": ("backslash", CSV),
     "source.encoding": "cp1252",
     "source.join_cues": ("true", "source.path=film.srt"),
+    "source.document": "true",
+    "source.entries": ("all", "source.path=app.po"),
     "source.max_window": "1GiB",
     "source.follow_symlinks": ("true", "source.path=linked"),
     "source.subset": ("small", HUB),
@@ -130,6 +132,7 @@ CHANGES: dict[str, str | tuple[str, ...]] = {
     "write.translation_field": "out",
     "write.meta_field": "about",
     "write.row_group_rows": "100",
+    "write.fuzzy": "true",
     "write.keep_rows": "false",
     "write.min_free": "1GiB",
     "launch.grace_s": "3",
@@ -158,6 +161,7 @@ def inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "in").mkdir()
     for name in ("a.txt", "b.txt", "a.csv"):
         (tmp_path / "in" / name).write_text(f"text\n{name}\n", encoding="utf-8")
+    (tmp_path / "app.po").write_text('msgid "a"\nmsgstr ""\n', encoding="utf-8")
     (tmp_path / "film.srt").write_text("1\n00:00:01,000 --> 00:00:02,000\na\n", encoding="utf-8")
     (tmp_path / "linked").mkdir()
     (tmp_path / "linked" / "a.txt").write_text("a\n", encoding="utf-8")

@@ -139,7 +139,14 @@ def test_a_small_corpus_starts_fewer_workers(tmp_path: Path, capsys: pytest.Capt
 
 def test_the_time_with_several_workers_is_marked_as_an_estimate() -> None:
     corpus: dict[str, Any] = dict.fromkeys(("rows", "files", "decoded_rows", "duplicate_rows", "blank_rows"), 9)
-    corpus |= {"refused_rows": 0, "tokens": 900, "tokens_error": 0, "characters": 9, "expected_output_tokens": 900}
+    corpus |= {
+        "formats": {"text": 9},
+        "refused_rows": 0,
+        "tokens": 900,
+        "tokens_error": 0,
+        "characters": 9,
+        "expected_output_tokens": 900,
+    }
     result = plan_report.ProbeResult(9.0, 9, 4, 2, 1.0, 100.0, (3000.0, 3600.0, 4000.0), (0.8, 1.0, 1.2))
     assert not [line for line in plan_report.corpus_lines(corpus, result) if "workers" in line]
     result.workers, result.workers_eta_s = 3, (1000.0, 1200.0, 1300.0)
@@ -282,7 +289,14 @@ def test_a_probe_takes_its_time_and_hardly_more(monkeypatch: pytest.MonkeyPatch,
 
 def test_a_probe_of_small_batches_says_that_parts_may_be_faster() -> None:
     corpus: dict[str, Any] = dict.fromkeys(("rows", "files", "decoded_rows", "duplicate_rows", "blank_rows"), 9)
-    corpus |= {"refused_rows": 0, "tokens": 900, "tokens_error": 0, "characters": 9, "expected_output_tokens": 900}
+    corpus |= {
+        "formats": {"text": 9},
+        "refused_rows": 0,
+        "tokens": 900,
+        "tokens_error": 0,
+        "characters": 9,
+        "expected_output_tokens": 900,
+    }
     times = (3000.0, 3600.0, 4000.0), (0.8, 1.0, 1.2)
     small = plan_report.ProbeResult(9.0, 9, 4, 2048, 1.0, 100.0, *times)
     assert any("parts have 2,048 rows and may be faster" in line for line in plan_report.corpus_lines(corpus, small))
@@ -380,3 +394,9 @@ def test_fp8_models_are_planned_with_their_size_in_memory(model: str) -> None:
     assert report.recommended.startswith("device_map=replicate")
     mixture = plan_with("model=hy_mt2_30b_a3b_fp8", "devices=[80GiB]")
     assert mixture.weight_bytes == plan_with("model=hy_mt2_30b_a3b", "devices=[80GiB]").weight_bytes
+
+
+def test_the_texts_of_documents_are_counted_and_files_by_format() -> None:
+    corpus: dict[str, Any] = dict.fromkeys(("rows", "files", "decoded_rows", "duplicate_rows", "blank_rows"), 9)
+    corpus |= {"formats": {"text": 2, "srt": 7}, "refused_rows": 0, "tokens": None, "characters": 9}
+    assert plan_report.corpus_lines(corpus, None)[0].startswith("corpus   9 rows in 9 files (7 srt, 2 text): 9 to dec")

@@ -223,7 +223,7 @@ def test_repeated_warnings_are_summed_up_and_all_are_counted_and_in_the_log_file
 
 
 def test_counts_have_the_plural_that_fits() -> None:
-    summary = Summary(Path("out"), 1, 1, 1, {"ok": 1}, {}, 1, 1, 2.0, 1, 0, (), ())
+    summary = Summary(Path("out"), 1, 1, 1, {"text": 1}, {"ok": 1}, {}, {}, 1, 1, 2.0, 1, 0, (), ())
     assert render_summary(summary, []).splitlines()[:2] == [
         "1 row in 1 file → out/translated",
         "  1 row in 2 s (0.5 rows/s)",

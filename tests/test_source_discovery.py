@@ -107,13 +107,13 @@ def test_unknown_extensions_are_skipped_in_folders_with_one_warning_but_read_whe
 def test_files_of_unread_formats_are_refused_where_a_path_names_them_and_skipped_where_they_are_found(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    for name in ("in/a.txt", "in/film.ass", "in/deep/app.po", "in/c.mdx", "subs/film.ass"):
+    for name in ("in/a.txt", "in/film.ass", "in/deep/app.xlf", "in/c.mdx", "subs/film.ass"):
         write(tmp_path / name)
     for source in (str(tmp_path / "in"), str(tmp_path / "in/**/*.*"), [str(tmp_path / "in"), str(tmp_path / "subs")]):
         caplog.clear()
         found = find(source)
         assert [input.rel for input in found] == ["a.txt"]
-        assert {file.rel for file in found.skipped} == {"c.mdx", "deep/app.po", "film.ass"}
+        assert {file.rel for file in found.skipped} == {"c.mdx", "deep/app.xlf", "film.ass"}
         (record,) = caplog.records
         assert ".ass" in record.getMessage() and "source.format=text" not in record.getMessage()
     assert len(find(str(tmp_path / "in"), pattern=["*.ass", "*.txt"])) == 1
@@ -127,7 +127,7 @@ def test_files_of_unread_formats_are_refused_where_a_path_names_them_and_skipped
             find(source)
         assert "source.format=text" not in str(caught.value)
     given = find(str(tmp_path / "in"), format=SourceFormat.text)
-    assert {input.rel for input in given} == {"a.txt", "c.mdx", "deep/app.po", "film.ass"}
+    assert {input.rel for input in given} == {"a.txt", "c.mdx", "deep/app.xlf", "film.ass"}
 
 
 @pytest.mark.parametrize(

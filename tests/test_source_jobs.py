@@ -50,12 +50,12 @@ def test_skipped_files_are_counted_and_listed_and_take_no_part_in_whether_the_jo
     before = (folder / "manifest.json").read_bytes()
     assert job(f"source.path={source}", "name=n").num_rows_decoded == 0
     assert (folder / "manifest.json").read_bytes() == before
-    (source / "more.po").write_text("x")
+    (source / "more.xlf").write_text("x")
     (source / "film.ass").unlink()
     assert status.status(folder).state == "complete"
     summary = job(f"source.path={source}", "name=n")
     assert summary.num_rows_decoded == 0 and job.decoded == 1
-    assert skipped_in_status(folder) == ["more.po", "deep/pic.txt"]
+    assert skipped_in_status(folder) == ["more.xlf", "deep/pic.txt"]
     assert status.status(folder).state == "complete" and not verify.verify(folder).damage
 
 

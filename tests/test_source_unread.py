@@ -26,10 +26,6 @@ from hymt_batch.source.settings import SourceConfig
 
 RAIN, SUN = "Heavy rain in Athens.", "Sunny in Seoul and Shanghai."
 W = "http://schemas.openxmlformats.org/wordprocessingml/2006/main"
-PO = (
-    f'msgid ""\nmsgstr ""\n"Language: fr\\n"\n\n#: a.c:1\nmsgid "{RAIN}"\nmsgstr ""\n\n#, fuzz'
-    f'y\nmsgctxt "x"\nmsgid ""\n"Sunny in Seoul "\n"and Shanghai."\nmsgstr[0] ""\n'
-)
 
 
 def zipped(**files: str) -> Callable[[Path], None]:
@@ -73,8 +69,6 @@ FILES: dict[str, Any] = {
     "my film (1).sub": f"{{1}}{{20}}{RAIN}\n{{30}}{{40}}Sunny in Seoul|and Shanghai.\n",
     "film.sub": f"{{1}}{{20}}{RAIN}\n{{30}}{{40}}Sunny in Seoul|and Shanghai.\n",
     "song.lrc": f"[00:01.00]{RAIN}\n[00:02.00][00:09.00]{SUN}\n",
-    "app.po": PO,
-    "app.pot": PO.replace("\n", "\r\n"),
     "app.mo": make_mo,
     "app.xlf": (
         f'<?xml version="1.0"?><xliff xmlns="urn:oasis:names:tc:xliff:document:1.2"><file><body><t'
@@ -180,7 +174,7 @@ def test_the_command_in_the_error_makes_rows_of_that_very_file(tmp_path: Path, n
     assert extract(make(tmp_path / name, FILES[name])) == [RAIN, SUN]
 
 
-@pytest.mark.parametrize("name", ["film.sbv", "app.po", "page.html", "a.docx", "tree.json"])
+@pytest.mark.parametrize("name", ["film.sbv", "app.xlf", "page.html", "a.docx", "tree.json"])
 def test_the_command_for_a_compressed_file_decompresses_it(tmp_path: Path, name: str) -> None:
     plain = make(tmp_path / name, FILES[name])
     packed = tmp_path / "in" / f"{name}.gz"
@@ -214,7 +208,7 @@ def test_a_command_never_overwrites_a_file(tmp_path: Path) -> None:
 
 def test_every_entry_of_the_list_has_advice_and_no_extension_that_is_read(tmp_path: Path) -> None:
     data = unread.load()
-    assert {".ass", ".sub", ".po", ".pot", ".mo", ".xlf", ".xliff", ".tmx", ".html", ".htm"} <= set(data)
+    assert {".ass", ".sub", ".mo", ".xlf", ".xliff", ".tmx", ".html", ".htm"} <= set(data)
     assert {".xml", ".mdx", ".rst", ".yml", ".yaml", ".strings", ".arb", ".pptx", ".odt", ".epub", ".docx"} <= set(data)
     for extension, kind in data.items():
         assert registry.by_extension(extension) is None and extension == extension.lower()
@@ -243,15 +237,15 @@ def test_a_text_whose_extension_says_nothing_is_refused_if_its_start_shows_a_for
 def test_a_pipe_a_broken_link_and_an_unreadable_file_that_no_reader_takes_are_skipped_unopened(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("rain\n", encoding="utf-8")
     os.mkfifo(tmp_path / "corpus.arb")  # of the extensions that are language codes, too
-    os.mkfifo(tmp_path / "b.pot")
+    os.mkfifo(tmp_path / "b.xlf")
     (tmp_path / "c.png").symlink_to("nowhere")
     (tmp_path / "d.mo").symlink_to("nowhere")
-    for path in (tmp_path, tmp_path / "*.[tps]*[gt]"):
+    for path in (tmp_path, tmp_path / "*.[tpsx]*[gtf]"):
         config = SourceConfig(path=str(path))
         inputs = Inputs(config, None, outputs=AS_INPUTS, added_fields=(), plan_version=PLAN_VERSION)
         skipped = {file.rel for file in inputs.skipped}
         assert [file.rel for file in inputs.files] == ["a.txt"]
-        assert skipped >= {"b.pot", "c.png"}
+        assert skipped >= {"b.xlf", "c.png"}
     with pytest.raises(ConfigError, match="is not a regular file"):
         Inputs(
             SourceConfig(path=str(tmp_path / "corpus.arb")),

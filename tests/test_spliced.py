@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import gzip
 import io
 import json
@@ -16,6 +17,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 
 from hymt_batch.errors import ConfigError, ExitCode, IdentityError, InputChangedError, PreflightError
@@ -305,15 +307,25 @@ def test_worker_processes_translate_a_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", registry.WRITE_NAMES)
-def test_a_spliced_file_is_written_only_in_its_own_format(tmp_path: Path, job: Job, name: str) -> None:
-    (tmp_path / "in.properties").write_bytes(b"k=one\n")
-    with pytest.raises(ConfigError) as raised:
-        job(f"source.path={tmp_path / 'in.properties'}", READ, "name=n", f"write={name}")
-    assert str(raised.value) == (
-        f"{tmp_path / 'in.properties'} is read as properties, which cannot be written as write.format={name}, because"
-        " the translations go into the properties file, and all else in it is kept. Set write.format=input."
-    )
-    assert job.decoded == 0
+def test_a_document_can_be_written_as_rows_of_texts_and_translations(tmp_path: Path, job: Job, name: str) -> None:
+    (tmp_path / "in.properties").write_bytes(b"# menu\nk=one\nl=two\nempty=\n")
+    words = (f"source.path={tmp_path / 'in.properties'}", "name=n")
+    job(*words)
+    summary = job(*words, f"write={name}")
+    assert (summary.num_files_assembled_again, job.decoded) == (1, 2)
+    (path,) = (tmp_path / "out" / "n" / "translated").iterdir()
+    assert path.name == f"in{registry.get(name).extension}"
+    if name == "parquet":
+        rows = pq.read_table(path).to_pylist()
+    elif name == "jsonl":
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+    elif name == "text":
+        assert path.read_text() == "ONE\nTWO\n\n"
+        return
+    else:
+        rows = list(csv.DictReader(io.StringIO(path.read_text()), delimiter="," if name == "csv" else "\t"))
+    assert [(row["text"], row["translation"]) for row in rows] == [("one", "ONE"), ("two", "TWO"), ("", "")]
+    assert "in.properties#2" in str(rows[0]["hymt"])
 
 
 def test_no_other_input_can_become_a_spliced_file(tmp_path: Path, job: Job) -> None:

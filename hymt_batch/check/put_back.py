@@ -93,6 +93,7 @@ class _Joined:
             gap = self.pieces.pop()
             if not is_last and not (space_before or space_after):
                 space_before, space_after = not is_end_tag, is_end_tag  # two words stay two
+        space_before = space_before or (between_words and is_word)  # 50 %s, and never 50%s
         glued = is_word and not is_first and not between_words and self.pieces[-1][-1] not in _OPENING
         if (space_before and not is_first and (between_words or is_last)) or glued or self._needs_space:
             self.pieces.append(gap)

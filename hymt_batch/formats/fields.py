@@ -79,6 +79,17 @@ class FieldReader:
         return values
 
 
+class TextFieldReader(FieldReader):
+    """Gives a document's text as its only field."""
+
+    def read_values(self, document: Document) -> dict[str, Any] | None:
+        return {"text": document.text}
+
+
+def _text_column(input: Input, preamble: Preamble, documents: ReadDocuments, added: tuple[str, str]) -> list[Column]:
+    return [Column("text")]
+
+
 def _preamble_columns(
     input: Input, preamble: Preamble, documents: ReadDocuments, added: tuple[str, str]
 ) -> list[Column]:
@@ -99,3 +110,7 @@ class DocumentFields:
     new_reader: Callable[[], FieldReader] = FieldReader
     precede_rows: bool = True  # a file names its fields before its first row; as an output too
     has_names: Callable[[Preamble], bool] = _has_names  # whether an input has names for its fields
+
+
+TEXT_ONLY = DocumentFields(_text_column, TextFieldReader)
+"""Documents that are a text without fields."""

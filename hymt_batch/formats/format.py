@@ -12,7 +12,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
-from hymt_batch.formats.fields import Column, DocumentFields, FieldReader, ReadDocuments
+from hymt_batch.formats.fields import TEXT_ONLY, Column, DocumentFields, FieldReader, ReadDocuments
 from hymt_batch.formats.options import ReadOptions, WriteOptions
 from hymt_batch.formats.row_reader import ReadContext, Rows
 from hymt_batch.records import Document, Input, Preamble, Row
@@ -136,6 +136,7 @@ class Format:
     """A format: how its files are named, read, written and counted."""
 
     name: str  # value of source.format and write.format, and of Input.format
+    about: str  # what its files are, and what of them is translated, in a few words
     kind: Kind
     addressing: Addressing
     extension: str  # of outputs and of stored standard input
@@ -170,4 +171,10 @@ class Format:
     check_first_rows: Callable[[Input, ReadOptions, Iterable[Document]], None] | None = None
     """Rejects an input whose first rows show that a setting is wrong (ConfigError)."""
     is_folder: Callable[[str], bool] | None = None  # recognises a folder that is one input of this format
+    as_document: str = ""  # name of the format by which source.document=true reads its files; "": by this one
     written_as: str = ""  # name of the format of its outputs, where no output has this one
+
+    @property
+    def document_fields(self) -> DocumentFields:
+        """The fields of its documents; a text of a spliced file has no other."""
+        return TEXT_ONLY if self.kind is Kind.SPLICED else self.fields

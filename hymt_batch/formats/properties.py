@@ -150,6 +150,7 @@ def _escape(character: str) -> str:
 
 FORMAT = Format(
     name="properties",
+    about="Java .properties; the values",
     kind=Kind.SPLICED,
     addressing=Addressing.START,
     extension=".properties",

@@ -11,7 +11,8 @@ A file is parsed as a whole, from its start, and held in memory. Knows no format
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from enum import Enum
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
@@ -43,6 +44,7 @@ class Place:
     ranges: tuple[tuple[int, int], ...] = ()  # where a place covers several texts, their byte ranges; else ()
     codes: FormatCodes = ()  # codes of the text that only the format knows
     context: Any = None  # what else the format needs to write it
+    text_range: tuple[int, int] | None = None  # where the text is taken from, if that is another range
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +52,14 @@ class PlaceOptions:
     """Settings of the source stage that decide what a place is; conf/source/ explains each."""
 
     join_cues: bool = False  # subtitles: a sentence that runs over several cues is one place
+    entries: str = "empty"  # catalogues: which entries are translated: empty, fuzzy or all
+    tgt_lang: str = ""  # code of the target language of the job, on which the number of places may depend
 
     @classmethod
     def of(cls, get: Callable[[str, Any], Any]) -> PlaceOptions:
         """Return the options by a function that returns the value of a setting, or a default."""
-        return cls(**{field.name: get(field.name, field.default) for field in fields(cls)})
+        values = {field.name: get(field.name, field.default) for field in fields(cls)}
+        return cls(**{name: value.value if isinstance(value, Enum) else value for name, value in values.items()})
 
 
 class UnreadableFileError(ValueError):
@@ -113,7 +118,8 @@ class SplicedInput:
         self._stream.seek(0)
         data = _read_file(self._stream, self.input.path)
         try:
-            places = self._parse(data).places(PlaceOptions.of(partial(getattr, options)))
+            place_options = replace(PlaceOptions.of(partial(getattr, options)), tgt_lang=self.input.tgt_lang)
+            places = self._parse(data).places(place_options)
         except UnreadableFileError as error:
             self._num_places = 1
             yield self._failed_file(data, error, context), len(data)
@@ -125,8 +131,8 @@ class SplicedInput:
             if following is None:
                 self._num_places = row + 1
             if row >= context.first_row:
-                raw = data[place.start : place.end]
-                yield self._document(place, raw, row, options, context), place.end if following else len(data)
+                document = self._document(place, data, row, options, context)
+                yield document, place.end if following else len(data)
             row, place = row + 1, following
         self._num_places = row
 
@@ -149,7 +155,8 @@ class SplicedInput:
     def close(self) -> None:
         self._stream.close()
 
-    def _document(self, place: Place, raw: bytes, row: int, options: ReadOptions, context: ReadContext) -> Document:
+    def _document(self, place: Place, data: bytes, row: int, options: ReadOptions, context: ReadContext) -> Document:
+        raw = data[place.start : place.end]
         # the text may come from another range or depend on the file's encoding, and the name is in the row id
         text_bytes = (place.text or "").encode("utf-8", "surrogatepass")
         hashed = context.digest.copy()
@@ -173,7 +180,7 @@ class SplicedInput:
             row,
             text,
             digest,
-            raw if context.full else b"",
+            (data[slice(*place.text_range)] if place.text_range else raw) if context.full else b"",
             status=status,
             message=message,
             values=place if context.full else None,
@@ -203,13 +210,17 @@ class SplicedWriter:
     def write(self, document: Document, row: Row) -> None:
         place: Place = document.values
         self._stream.write(self._data[self._written_to : place.start])
-        keeps_source = row.status in ERROR_STATUSES or row.status is Status.NOT_SELECTED or BLANK_FLAG in row.flags
-        self._stream.write(document.raw if keeps_source else self._parsed.encode(place, row.text))
+        self._stream.write(document.raw if keeps_source(row) else self._parsed.encode(place, row.text))
         self._written_to = place.end
 
     def close(self) -> None:
         self._stream.write(self._data[self._written_to :])
         self._stream.close()
+
+
+def keeps_source(row: Row) -> bool:
+    """Return whether the place of a row has no translation, so that it keeps its bytes."""
+    return row.status in ERROR_STATUSES or row.status is Status.NOT_SELECTED or BLANK_FLAG in row.flags
 
 
 def count_places(path: Path, source_settings: Mapping[str, Any], parse: Parse) -> set[int]:

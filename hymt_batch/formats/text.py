@@ -6,10 +6,10 @@ Lone carriage returns, U+2028, form feeds and NUL belong to the row (RELIABILITY
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from hymt_batch.formats.bytestream import ByteStream
-from hymt_batch.formats.fields import Column, DocumentFields, FieldReader, ReadDocuments
+from hymt_batch.formats.fields import TEXT_ONLY
 from hymt_batch.formats.format import Addressing, Format, Kind, OutputSpec
 from hymt_batch.formats.line_count import count_rows
 from hymt_batch.formats.line_input import LineInput, read_no_head
@@ -26,7 +26,7 @@ from hymt_batch.formats.row_reader import (
     too_long_message,
 )
 from hymt_batch.formats.row_values import BLANK_FLAG, output_text, to_one_line
-from hymt_batch.records import ERROR_STATUSES, Document, Input, Preamble, Row, Status, line_ending
+from hymt_batch.records import ERROR_STATUSES, Document, Row, Status, line_ending
 
 
 def read_rows(stream: ByteStream, config: ReadOptions, context: ReadContext) -> Rows:
@@ -62,17 +62,6 @@ def _parse_long_row(row: LongRow) -> Fields:
     return {"text": text}, text
 
 
-class TextFieldReader(FieldReader):
-    """Gives a row's text as its only field."""
-
-    def read_values(self, document: Document) -> dict[str, Any] | None:
-        return {"text": document.text}
-
-
-def _columns(input: Input, preamble: Preamble, documents: ReadDocuments, added: tuple[str, str]) -> list[Column]:
-    return [Column("text")]
-
-
 class TextWriter:
     """Writes one line per row, with the row's own line ending where the input is text."""
 
@@ -105,6 +94,7 @@ class TextWriter:
 
 FORMAT = Format(
     name="text",
+    about="one text per line",
     kind=Kind.ROWS,
     addressing=Addressing.BYTE_OFFSET,
     extension=".txt",
@@ -115,5 +105,6 @@ FORMAT = Format(
     open_input=partial(LineInput, read_rows=read_rows, read_head=read_no_head),
     open_writer=TextWriter,
     count_rows=count_rows,
-    fields=DocumentFields(_columns, TextFieldReader),
+    fields=TEXT_ONLY,
+    as_document="document",
 )

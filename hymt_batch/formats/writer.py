@@ -114,9 +114,9 @@ def _checked_spec(
         preamble,
         options,
         _columns(input, source, target, preamble, documents, added),
-        source.fields.new_reader,
+        source.document_fields.new_reader,
         keeps_bytes=input.format == target.name,
-        has_column_names=source.fields.has_names(preamble),
+        has_column_names=source.document_fields.has_names(preamble),
         encoding=output_encoding(preamble, target, options),
     )
     if preamble.text_fields and not target.has_fields:
@@ -134,9 +134,9 @@ def _columns(
     input: Input, source: Format, target: Format, preamble: Preamble, documents: ReadDocuments, added: tuple[str, str]
 ) -> list[Column]:
     """Return the fields that the output takes over from its input; () where it has none, or each row names its own."""
-    if not target.has_fields or not (source.fields.precede_rows or target.fields.precede_rows):
+    if not target.has_fields or not (source.document_fields.precede_rows or target.fields.precede_rows):
         return []
-    return source.fields.columns(input, preamble, documents, added)
+    return source.document_fields.columns(input, preamble, documents, added)
 
 
 def _check_columns(spec: OutputSpec, target: Format) -> None:

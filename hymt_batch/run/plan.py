@@ -99,6 +99,7 @@ def open_inputs(job: TranslateJob, stop: StopRequest) -> Iterator[Inputs]:
             folder=folder,
             formats=None if starts_over else identity.stored_formats(folder),
             has_begun=_has_begun(job, folder),
+            tgt_lang=job.tgt_lang,
         )
 
 

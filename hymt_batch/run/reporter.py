@@ -12,7 +12,7 @@ import shlex
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,8 @@ from tqdm import tqdm
 
 from hymt_batch import streams
 from hymt_batch.errors import HymtError
+from hymt_batch.formats import registry
+from hymt_batch.formats.format import Kind
 from hymt_batch.records import UNLISTED_STATUSES, Status, plural
 from hymt_batch.run import log_file
 from hymt_batch.sanitize import escape_line
@@ -225,7 +227,8 @@ def render_summary(summary: Summary, pairs: Sequence[tuple[str, str]]) -> str:
     """Return the summary of a finished job: what was written, where, how fast; and the (source, translation) pairs."""
     folder, seconds = summary.folder, summary.seconds
     texts = f" with {plural(summary.texts, 'text')}" if summary.texts != summary.rows else ""
-    lines = [f"{plural(summary.rows, 'row')}{texts} in {plural(summary.files, 'file')} → {folder / 'translated'}"]
+    files = describe_files(summary.files, summary.formats)
+    lines = [f"{plural(summary.rows, 'row')}{texts} in {files} → {folder / 'translated'}"]
     for status, count in sorted(summary.counts.items()):
         if status != Status.OK:
             lines.append(f"  {count:,} {status}")
@@ -249,16 +252,24 @@ def render_summary(summary: Summary, pairs: Sequence[tuple[str, str]]) -> str:
         lines.append(f"  {files} skipped, because {formats} not read: {describe_skipped(summary.skipped)}")
         lines.append(f"  listed in {folder / 'manifest.json'}")
     if summary.num_rows_decoded:
-        noun = "text" if texts else "row"
-        speed = f"{summary.num_rows_decoded / seconds:,.1f} {noun}s/s"
-        from_earlier_runs = f", {summary.num_rows_kept:,} from earlier runs" if summary.num_rows_kept else ""
-        decoded = plural(summary.num_rows_decoded, noun)
-        lines.append(f"  {decoded} in {format_duration(seconds)} ({speed}){from_earlier_runs}")
+        noun, speed = "text" if texts else "row", f"{summary.num_rows_decoded / seconds:,.1f}"
+        earlier = f", {summary.num_rows_kept:,} from earlier runs" if summary.num_rows_kept else ""
+        lines.append(
+            f"  {plural(summary.num_rows_decoded, noun)} in {format_duration(seconds)} ({speed} {noun}s/s){earlier}"
+        )
     else:
         lines.append(_nothing_decoded(summary))
     for source, translation in pairs:
         lines += ["", f"  {escape_line(source)}", f"→ {escape_line(translation)}"]
     return "\n".join(lines)
+
+
+def describe_files(num_files: int, formats: Mapping[str, int]) -> str:
+    """Return a number of files as text, with those of each format if there are several formats, or documents."""
+    if not formats or (len(formats) == 1 and registry.get(next(iter(formats))).kind is Kind.ROWS):
+        return plural(num_files, "file")
+    counted = sorted(formats.items(), key=lambda item: (-item[1], item[0]))
+    return f"{plural(num_files, 'file')} ({', '.join(f'{count:,} {name}' for name, count in counted)})"
 
 
 def next_command(job: TranslateJob, summary: Summary) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import random
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
@@ -27,6 +28,7 @@ class CorpusStats:
     """The sizes of a corpus, and a sample of its rows."""
 
     files: int = 0
+    formats: dict[str, int] = field(default_factory=dict)  # files by format
     rows: int = 0
     blank_rows: int = 0  # copied, not translated
     refused_rows: int = 0  # too long, or not readable as text
@@ -57,13 +59,13 @@ def compute_corpus_stats(
         seed: Seed of the sample.
     """
     counter = _Counter(count_tokens, count_rows, num_sample, random.Random(seed))
-    files = set()
+    files: dict[str, str] = {}  # `rel` -> format
     for shard in shards:
-        files.add(shard.input.rel)
+        files[shard.input.rel] = shard.input.format
         counter.seen.clear()
         for document in shard.documents:
             counter.add(document)
-    counter.stats.files = len(files)
+    counter.stats.files, counter.stats.formats = len(files), dict(Counter(files.values()))
     if count_tokens:
         counter.extrapolate_tokens()
     return counter.stats

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import overload
 
 from hymt_batch.records import Input, SkippedFile
@@ -25,3 +26,7 @@ class FoundInputs(Sequence[Input]):
 
     def __len__(self) -> int:
         return len(self._inputs)
+
+    def with_target(self, tgt_lang: str) -> FoundInputs:
+        """Return the inputs of a job with this target language."""
+        return FoundInputs([replace(input, tgt_lang=tgt_lang) for input in self._inputs], self.named, self.skipped)

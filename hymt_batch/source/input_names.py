@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from hymt_batch.errors import ConfigError
 from hymt_batch.formats import registry
 from hymt_batch.formats.extraction import split_compression
-from hymt_batch.formats.format import Format, Kind
+from hymt_batch.formats.format import Format
 from hymt_batch.records import Input
 
 MAX_NAME_BYTES = 255  # the limit of common file systems
@@ -66,12 +66,6 @@ def make_input(rel: str, path: str, format: Format, out_format: str, size: int |
             f"{path} is a {format.name} file inside .{compression}, which cannot be read", fix="Decompress it."
         )
     own_format, out_rel = format.written_as or format.name, rel
-    if format.kind is Kind.SPLICED and out_format not in ("input", own_format):
-        raise ConfigError(
-            f"{path} is read as {own_format}, which cannot be written as write.format={out_format}",
-            why=f"because the translations go into the {own_format} file, and all else in it is kept",
-            fix="Set write.format=input.",
-        )
     if out_format not in ("input", own_format):
         target = registry.get(out_format)
         stem = os.path.splitext(rel)[0] if compression else rel

@@ -40,6 +40,7 @@ class Inputs:
         folder: Path | None = None,
         formats: Sequence[str] | None = None,
         has_begun: HasBegun | None = None,
+        tgt_lang: str | None = None,
     ) -> None:
         """Find the files; standard input and hub data are stored first.
 
@@ -53,6 +54,7 @@ class Inputs:
             formats: The list of formats with which the job was created, empty for a job of a version that recorded
                 none; None for a new job. See `discovery.find_inputs`.
             has_begun: Returns whether the job began with a file as it is; see `PreambleCache`.
+            tgt_lang: The job's target language; None if it has none.
 
         Raises:
             HymtError: An input cannot be found, read or stored, or is not what it is named.
@@ -60,7 +62,7 @@ class Inputs:
         self._config, self._spool, self._added_fields = config, spool, added_fields
         self.plan_version = plan_version
         self._preambles = PreambleCache(config, added_fields, has_begun=has_begun)
-        found = discovery.find_inputs(config, spool, outputs, folder, formats)
+        found = discovery.find_inputs(config, spool, outputs, folder, formats).with_target(tgt_lang or "")
         content = ContentCheck(found, config, self._preambles)
         # a job that recorded no formats goes on with what it began with
         inputs = found if formats is not None and not formats else content.inputs()

@@ -28,6 +28,14 @@ class SourceFormat(Enum):
         vars()[_name] = _name
 
 
+class Entries(Enum):
+    """Which entries of a catalogue are translated."""
+
+    empty = "empty"  # those without a translation
+    fuzzy = "fuzzy"  # these, and those that are fuzzy
+    all = "all"
+
+
 @dataclass(kw_only=True, slots=True)
 class SourceConfig:
     """Settings of the input; conf/source/ explains every field."""
@@ -45,6 +53,8 @@ class SourceConfig:
     escape: Identity[str | None] = None
     encoding: Identity[str] = text_encoding.UTF8
     join_cues: Identity[bool] = False
+    document: Identity[bool] = False
+    entries: Identity[Entries] = Entries.empty
     max_window: Operation[Any] = "2GiB"
     follow_symlinks: Identity[bool] = False
     subset: Identity[str | None] = None

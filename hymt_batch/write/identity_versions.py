@@ -44,6 +44,7 @@ CHANGES = Changes(
         "source.encoding": (4, "utf-8"),
         "batch.part_new_tokens": (5, NOT_RECORDED),  # earlier plans divide no row
         "source.join_cues": (5, False),
+        "source.entries": (6, "empty"),
         "check.code_ladder": (6, []),
         "check.code_retry": (6, NOT_RECORDED),  # earlier versions had no ladder
         "check.code_rows": (6, False),
@@ -56,7 +57,12 @@ CHANGES = Changes(
         "write.meta_field": 3,
         "write.row_group_rows": 3,
     },
-    added_output={"write.encoding": "utf-8", "check.codes": False, "write.name": "{stem}{ext}"},
+    added_output={
+        "write.encoding": "utf-8",
+        "check.codes": False,
+        "write.name": "{stem}{ext}",
+        "write.fuzzy": False,
+    },
 )
 
 

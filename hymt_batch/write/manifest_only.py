@@ -7,6 +7,7 @@ lost. Does not rebuild the job.
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -117,6 +118,7 @@ def summarize(folder: Path, value: JsonDict, seconds: float) -> Summary:
         folder=folder,
         files=len(value["outputs"]),
         rows=value["rows"],
+        formats=Counter(file["format"] for file in value["outputs"]),
         texts=manifest.count_texts([value]),
         counts=value["counts"],
         flags=value["flags"],

@@ -36,6 +36,7 @@ class _Options:
     delimiter: str | None
     escape: str | None
     join_cues: bool
+    entries: str
 
     @classmethod
     def of(cls, source: Mapping[str, Any]) -> _Options:
@@ -47,6 +48,7 @@ class _Options:
             source.get("delimiter"),
             source.get("escape"),
             source.get("join_cues") is True,
+            str(source.get("entries", "empty")),
         )
 
 
@@ -73,7 +75,8 @@ def find(fs: Fs, folder: Path, job: JobRecord, input: Input, rows: Sequence[Row]
         return {}
     digests, source = {row.row_index: row.digest for row in rows}, _source(job)
     encoding = str(source.get("encoding", "utf-8"))  # jobs of earlier versions have UTF-8
-    located = replace(input, path=path, encoding="" if encoding == "utf-8" else encoding)
+    tgt_lang = str((job.identity.get("prompt") or {}).get("tgt_lang") or "")
+    located = replace(input, path=path, encoding="" if encoding == "utf-8" else encoding, tgt_lang=tgt_lang)
     # what cannot be read any more has no ids; the next run says why
     unreadable = contextlib.suppress(OSError, HymtError, ValueError, RecursionError)
     with unreadable, contextlib.closing(registry.of_input(located).open_input(located)) as file:

@@ -41,6 +41,7 @@ class WriteConfig:
     translation_field: Output[str] = "translation"
     meta_field: Output[str] = "hymt"
     row_group_rows: Output[int] = 65536
+    fuzzy: Output[bool] = False
     keep_rows: Operation[bool] = True
     min_free: Operation[Any] = "auto"
 

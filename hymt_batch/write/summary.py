@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ class Summary:
     files: int
     rows: int
     texts: int  # as many as rows, unless rows have several text fields
+    formats: Mapping[str, int]  # files by format
     counts: Mapping[str, int]  # texts by status
     flags: Mapping[str, int]
     tries: Mapping[str, int]  # steps of the code ladder -> decodings of segments; see records.Translation
@@ -50,6 +52,7 @@ def summarize(folder: Path, records: Sequence[JsonDict], seconds: float, num_row
         files=len(records),
         rows=sum(r["rows"] for r in records),
         texts=texts,
+        formats=Counter(r["format"] for r in records),
         counts=sum_counts(r["counts"] for r in records),
         flags=sum_counts(r["flags"] for r in records),
         tries=sum_counts(r.get("tries", {}) for r in records),

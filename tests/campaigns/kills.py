@@ -33,7 +33,10 @@ HUNG_S = 60.0
 PAUSE_S = 0.002  # time of a batch of the stub model
 TTL_S = 1.5  # lease time to live; after a kill during a takeover the next run waits twice as long, once
 COLD_S = 0.4  # a new interpreter spends at least this long on imports
-FORMATS = ("in.txt", "in.jsonl", "in.parquet", "in.txt.gz", "in.fields.jsonl", "in.jsonl.xz", "in.txt.bz2")
+FORMATS = (
+    *("in.txt", "in.jsonl", "in.po", "in.parquet", "in.txt.gz", "in.properties"),
+    *("in.fields.jsonl", "in.jsonl.xz", "in.txt.bz2"),
+)
 
 
 @dataclass

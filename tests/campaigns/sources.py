@@ -6,6 +6,7 @@ import bz2
 import gzip
 import json
 import lzma
+import re
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -36,8 +37,16 @@ def write(path: Path, texts: Sequence[str]) -> None:
             file.writelines(_rows_of_fields(texts))
             return
         for row, text in enumerate(texts):
-            line = json.dumps({"id": row, "text": text}) if ".jsonl" in path.name else text
-            file.write(f"{line}\n".encode())
+            file.write(_entry(path, row, text).encode())
+
+
+def _entry(path: Path, row: int, text: str) -> str:
+    """Return what an input holds for a text without quotes and backslashes."""
+    if ".jsonl" in path.name:
+        return json.dumps({"id": row, "text": text}) + "\n"
+    if path.suffix == ".po":
+        return f'# {row}\nmsgctxt "{row}"\nmsgid "{text}"\nmsgstr ""\n\n'
+    return f"key{row} = {text}\n" if path.suffix == ".properties" else f"{text}\n"
 
 
 def _rows_of_fields(texts: Sequence[str]) -> Iterator[bytes]:
@@ -69,6 +78,9 @@ def read(path: Path) -> list[str]:
         lines = file.read().decode().split("\n")[:-1]
     if FIELDS in path.name:
         return [text for line in lines for text in json.loads(line)["translation"].values()]
+    if path.suffix in (".po", ".properties"):
+        matches = (re.fullmatch(r'msgstr "(.*)"|key\d+ = (.*)', line) for line in lines)
+        return [match[1] or match[2] or "" for match in matches if match]
     return [json.loads(line)["translation"] for line in lines] if ".jsonl" in path.name else lines
 
 

@@ -10,9 +10,10 @@ class Dialect:
     """The rules of one of the two formats."""
 
     name: str
+    about: str  # see `Format`
     delimiter: str  # where the settings name none
     quoted: bool  # cells may be quoted, and then hold delimiters and line breaks
 
 
-CSV = Dialect("csv", ",", quoted=True)
-TSV = Dialect("tsv", "\t", quoted=False)
+CSV = Dialect("csv", "comma-separated values; the column source.text_field", ",", quoted=True)
+TSV = Dialect("tsv", "tab-separated values without quotes; the column source.text_field", "\t", quoted=False)

@@ -75,6 +75,7 @@ def _delimited(dialect: Dialect) -> Format:
     """Return what csv and tsv have in common."""
     return Format(
         name=dialect.name,
+        about=dialect.about,
         kind=Kind.ROWS,
         addressing=Addressing.BYTE_OFFSET,
         extension=f".{dialect.name}",

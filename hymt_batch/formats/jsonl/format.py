@@ -15,6 +15,7 @@ from hymt_batch.formats.line_input import LineInput
 
 FORMAT = Format(
     name="jsonl",
+    about="one JSON object per line; the field source.text_field",
     kind=Kind.ROWS,
     addressing=Addressing.BYTE_OFFSET,
     extension=".jsonl",

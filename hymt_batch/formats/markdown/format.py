@@ -16,6 +16,7 @@ def _can_hold(document: Document, text: str) -> bool:
 
 FORMAT = Format(
     name="markdown",
+    about="Markdown; paragraphs, headings, list items and table cells",
     kind=Kind.SPLICED,
     addressing=Addressing.START,
     extension=".md",

@@ -48,6 +48,7 @@ _FIELDS = DocumentFields(table_columns, TableFieldReader)
 
 PARQUET = Format(
     name="parquet",
+    about="Apache Parquet; the column source.text_field",
     kind=Kind.ROWS,
     addressing=Addressing.ROW_NUMBER,
     extension=".parquet",
@@ -64,6 +65,7 @@ PARQUET = Format(
 
 SAVED_DATASET = Format(
     name="arrow",
+    about="a folder that datasets saved with save_to_disk; the column source.text_field",
     kind=Kind.ROWS,
     addressing=Addressing.ROW_NUMBER,
     extension=".parquet",

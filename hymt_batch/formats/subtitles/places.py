@@ -48,16 +48,18 @@ def splice_cues(data: bytes, place: Place, text: str, encode: Callable[[str], by
     return out
 
 
-def subtitle_format(name: str, parse: Parse, text_start: re.Pattern[bytes]) -> Format:
+def subtitle_format(name: str, about: str, parse: Parse, text_start: re.Pattern[bytes]) -> Format:
     """Return the record of a subtitle format.
 
     Args:
         name: Its name, which is also the extension of its files.
+        about: See `Format`.
         parse: Parses a file.
         text_start: See `Format`.
     """
     return Format(
         name=name,
+        about=about,
         kind=Kind.SPLICED,
         addressing=Addressing.START,
         extension=f".{name}",

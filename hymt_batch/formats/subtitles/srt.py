@@ -41,4 +41,9 @@ class SubRipFile:
         return self._line_ending.join(line.encode() for line in safe_lines(text))
 
 
-FORMAT = subtitle_format("srt", SubRipFile, re.compile(rb"\d+[ \t]*\r?\n\d\d:\d\d:\d\d,\d{3} --> "))
+FORMAT = subtitle_format(
+    "srt",
+    "SubRip subtitles; the texts of the cues",
+    SubRipFile,
+    re.compile(rb"\d+[ \t]*\r?\n\d\d:\d\d:\d\d,\d{3} --> "),
+)

@@ -81,4 +81,4 @@ def _escape(line: str, kept: frozenset[str]) -> str:
     return _ANGLE.sub(escaped, line)
 
 
-FORMAT = subtitle_format("vtt", WebVttFile, re.compile(rb"WEBVTT\s"))
+FORMAT = subtitle_format("vtt", "WebVTT subtitles; the texts of the cues", WebVttFile, re.compile(rb"WEBVTT\s"))

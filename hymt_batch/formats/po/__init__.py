@@ -1,0 +1,1 @@
+"""Gettext catalogues (.po, .pot): the entries without a translation are places; everything else is a gap."""

@@ -1,0 +1,63 @@
+"""Write a catalogue with its translations: as a whole, because its header depends on what the translations hold."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import BinaryIO, cast
+
+from hymt_batch.formats.format import OutputSpec
+from hymt_batch.formats.po.catalogue import Catalogue, Written
+from hymt_batch.formats.po.header import Edit
+from hymt_batch.formats.spliced import Place, SplicedWriter, keeps_source
+from hymt_batch.formats.text_encoding import UTF8
+from hymt_batch.records import Document, Row
+
+
+class CatalogueWriter(SplicedWriter):
+    """Writes one catalogue; see `spliced.SplicedWriter`.
+
+    An entry of which a form has no translation stays as it is, so that no program shows an empty form. The charset of
+    the input is kept unless a translation has a character that it lacks: then the whole file becomes UTF-8.
+    """
+
+    def __init__(self, spec: OutputSpec, file: BinaryIO) -> None:
+        super().__init__(spec, file, Catalogue)
+        self._results: list[tuple[Place, Written | None]] = []
+        self._spec = spec
+
+    def write(self, document: Document, row: Row) -> None:
+        has_text = row.text and not keeps_source(row)
+        self._results.append((document.values, Written(row.text, bool(row.flags)) if has_text else None))
+
+    def close(self) -> None:
+        catalogue, tgt_lang = cast(Catalogue, self._parsed), self._spec.input.tgt_lang
+        edits = catalogue.edits(self._results, tgt_lang, marks_flagged=self._spec.options.fuzzy)
+        codec = catalogue.charset.codec
+        if not all(_can_encode(edit.text, codec) for edit in edits):
+            codec = UTF8
+        is_ascii = self._data.isascii() and all(edit.text.isascii() for edit in edits)
+        header = catalogue.header_edits(tgt_lang, is_ascii=is_ascii, codec=codec) if edits else []
+        self._splice(sorted([*header, *edits], key=lambda edit: edit.start), catalogue.charset.codec, codec)
+        super().close()
+
+    def _splice(self, edits: Iterable[Edit], old_codec: str, codec: str) -> None:
+        """Write the input up to the last edit, with the edits."""
+        for edit in edits:
+            self._stream.write(self._transcoded(self._data[self._written_to : edit.start], old_codec, codec))
+            self._stream.write(edit.text.encode(codec))
+            self._written_to = edit.end
+        if old_codec != codec:
+            self._stream.write(self._transcoded(self._data[self._written_to :], old_codec, codec))
+            self._written_to = len(self._data)
+
+    @staticmethod
+    def _transcoded(data: bytes, old_codec: str, codec: str) -> bytes:
+        return data if old_codec == codec else data.decode(old_codec, "replace").encode(codec)
+
+
+def _can_encode(text: str, codec: str) -> bool:
+    try:
+        text.encode(codec)
+    except UnicodeEncodeError:
+        return False
+    return True
