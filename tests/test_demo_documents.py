@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from pathlib import Path
 
 import pytest
@@ -58,7 +59,7 @@ def test_subrip_is_translated_exactly(tgt_lang: str, tmp_path: Path) -> None:
 
 
 def test_webvtt_is_translated_exactly(tmp_path: Path) -> None:
-    rows = texts(32, ("<i>", "</i>"), ("<v Anna>", ""))
+    rows = texts(32, ("<i>", "</i>"))
     header = "WEBVTT\n\nNOTE Rain in Lyon.\n\nSTYLE\n::cue { color: red }\n\n"
     source, right = (header + subtitles(rows, lang, mark=".", newline="\n") for lang in ("en", "fr"))
     assert translated(tmp_path, "film.vtt", source, "fr") == right
@@ -67,7 +68,33 @@ def test_webvtt_is_translated_exactly(tmp_path: Path) -> None:
 def test_properties_are_translated_exactly(tmp_path: Path) -> None:
     rows = texts(33)
     source, right = (
-        "# Rain in Lyon.\n" + "".join(f"key.{index} = {row.in_language(lang)}\n" for index, row in enumerate(rows))
+        "# Rain in Lyon.\n" + "".join(f"key.{index} = {escaped(row, lang)}\n" for index, row in enumerate(rows))
         for lang in ("en", "de")
     )
-    assert translated(tmp_path, "messages.properties", source, "de", "write.encoding=utf-8") == right
+    assert translated(tmp_path, "messages.properties", source, "de") == right
+
+
+def escaped(row: Text, lang: str) -> str:
+    """Return a text as a file that is ASCII has it."""
+    return re.sub(r"[^\x00-\x7f]", lambda match: f"\\u{ord(match[0]):04x}", row.in_language(lang))
+
+
+def test_a_catalogue_is_translated_exactly(tmp_path: Path) -> None:
+    rows = texts(34)
+    header = 'msgid ""\nmsgstr "Content-Type: text/plain; charset=UTF-8\\n"\n'
+    entries = "".join(f'\n#: a.c:{index}\nmsgid "{row.en}"\nmsgstr ""\n' for index, row in enumerate(rows))
+    lines = translated(tmp_path, "a.po", header + entries, "zh").splitlines()
+    expected = [line for row in rows for line in (f'msgid "{row.en}"', f'msgstr "{row.zh}"')]
+    assert [line for line in lines if line.startswith("msg")][2:] == expected
+    assert [line for line in lines if line.startswith("#")] == [f"#: a.c:{index}" for index in range(len(rows))]
+
+
+def test_markdown_is_translated_exactly(tmp_path: Path) -> None:
+    rows = texts(35)
+
+    def page(lang: str) -> str:
+        heading, paragraph, item, other, quote, cell, *rest = (row.in_language(lang) for row in rows)
+        frame = f"# {heading}\n\n{paragraph}\n\n- {item}\n- {other}\n\n> {quote}\n\n```\nRain in Lyon.\n```\n\n"
+        return frame + f"| {cell} | 12 |\n|---|---|\n\n" + "\n\n".join(rest) + "\n"
+
+    assert translated(tmp_path, "page.md", page("en"), "fr") == page("fr")

@@ -127,7 +127,7 @@ def _parser() -> argparse.ArgumentParser:
 
     train_command = commands.add_parser(
         "train",
-        help="train the demo model from scratch (about 20 minutes on two cores)",
+        help="train the demo model from scratch (about 25 minutes on two cores)",
         description="Train the demo model into a folder, or go on with a run that was stopped, then measure it. Exits "
         "with 1 if fewer than 99 % of the held-out examples of a kind are translated exactly.",
     )
