@@ -17,7 +17,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from random import Random
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from hymt_batch.demo import checkpoint, example, grammar, measure, train
 
@@ -125,6 +125,12 @@ def _parser() -> argparse.ArgumentParser:
         help="folder to write to (default: the one in the package)",
     )
 
+    _add_training(commands)
+    return parser
+
+
+def _add_training(commands: Any) -> None:
+    """Add the commands that train and measure a model."""
     train_command = commands.add_parser(
         "train",
         help="train the demo model from scratch (about 25 minutes on two cores)",
@@ -167,7 +173,6 @@ def _parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="model folder (default: the shipped one)",
     )
-    return parser
 
 
 def _non_negative_int(text: str) -> int:

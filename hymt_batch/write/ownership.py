@@ -101,8 +101,7 @@ def choose_folder(
         if isinstance(problem, InputChangedError):
             if requested.on_input_change == "refuse":
                 raise problem
-            if requested.on_input_change == "redo":
-                problem = None
+            problem = None if requested.on_input_change == "redo" else problem
         if (
             problem is None
             and job
