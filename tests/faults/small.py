@@ -330,7 +330,7 @@ def final_bytes(fs: SimFS) -> dict[str, bytes]:
         path: data
         for path, data in fs.tree().items()
         if data is not None
-        and (path == "/job/manifest.json" or path.startswith(("/job/translated/", "/job/errors/")))
+        and (path == "/job/manifest.json" or path.startswith(("/job/translated/", "/job/errors/", "/job/review/")))
         and not TEMPORARY.search(path)
     }
 
