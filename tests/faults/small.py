@@ -411,7 +411,9 @@ def solve(world: World) -> None:
     finally:
         world.options = options
     world.golden = final_bytes(fs)
-    assert len(world.golden) == len(world.inputs) + 2
+    reviews = {path for path in world.golden if path.startswith("/job/review/")}  # one, if an output has flagged rows
+    assert len(world.golden) - len(reviews) == len(world.inputs) + 2
+    assert len(reviews) <= 1
 
 
 def part_way(fs: SimFS, world: World, calls: int) -> None:
