@@ -24,6 +24,7 @@ from hymt_batch.fs import OS_FS, OsFs
 from hymt_batch.records import Input
 from hymt_batch.run.reporter import Reporter
 from hymt_batch.write.output import Output
+from tests.campaigns import small_files
 from tests.fakes import engine
 from tests.fakes import job as fake_job
 from tests.fakes import worker as fake_worker
@@ -383,3 +384,10 @@ def test_a_small_file_costs_at_most_five_syncs_and_few_opened_folders(
         costs.append(dict(counts))
     assert (costs[1]["fsync"] - costs[0]["fsync"]) / 20 <= 5
     assert (costs[1]["open"] - costs[0]["open"]) / 20 < 35
+
+
+def test_rows_in_a_hundred_files_need_at_most_a_tenth_more_decode_steps_than_in_one_file(tmp_path: Path) -> None:
+    """With the demo model and its engine, counted exactly."""
+    figures = small_files.steps(100, 5, tmp_path)
+    assert (figures["files"], figures["rows"]) == (100, 500)
+    assert 0 < figures["many"] <= 1.1 * figures["one"]

@@ -56,6 +56,7 @@ CHANGES: dict[str, str | tuple[str, ...]] = {
     "source.escape": ("backslash", CSV),
     "source.encoding": "cp1252",
     "source.join_cues": ("true", "source.path=film.srt"),
+    "source.document": "true",
     "source.entries": ("all", "source.path=app.po"),
     "source.max_window": "1GiB",
     "source.follow_symlinks": ("true", "source.path=linked"),

@@ -171,6 +171,7 @@ class Format:
     check_first_rows: Callable[[Input, ReadOptions, Iterable[Document]], None] | None = None
     """Rejects an input whose first rows show that a setting is wrong (ConfigError)."""
     is_folder: Callable[[str], bool] | None = None  # recognises a folder that is one input of this format
+    as_document: str = ""  # name of the format by which source.document=true reads its files; "": by this one
     written_as: str = ""  # name of the format of its outputs, where no output has this one
 
     @property

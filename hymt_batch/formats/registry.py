@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hymt_batch.formats import properties, text
+from hymt_batch.formats import document, properties, text
 from hymt_batch.formats.delimited import format as delimited
 from hymt_batch.formats.format import Format, Kind
 from hymt_batch.formats.jsonl import format as jsonl
@@ -25,6 +25,7 @@ FORMATS: tuple[Format, ...] = (
     srt.FORMAT,
     vtt.FORMAT,
     markdown.FORMAT,
+    document.FORMAT,
 )
 DEFAULT = FORMATS[0]
 """The format of standard input, and of files with an unknown extension."""
@@ -32,8 +33,9 @@ DEFAULT = FORMATS[0]
 _BY_NAME = {format.name: format for format in FORMATS}
 _BY_EXTENSION = {extension: format for format in FORMATS for extension in format.input_extensions}
 
-SOURCE_NAMES = tuple(format.name for format in FORMATS if format.is_folder is None)
-"""Names that source.format can have; a folder is recognised by what it contains."""
+_AS_DOCUMENT = {format.as_document for format in FORMATS}
+SOURCE_NAMES = tuple(format.name for format in FORMATS if format.is_folder is None and format.name not in _AS_DOCUMENT)
+"""Names that source.format can have; a folder is recognised by what it contains, a document by source.document."""
 FOUND_NAMES = tuple(format.name for format in FORMATS if format.input_extensions or format.is_folder is not None)
 """Formats that are recognised without source.format; a job keeps the list with which it was created."""
 EARLIER_NAMES = ("text", "jsonl", "csv", "tsv", "parquet", "arrow")
@@ -60,6 +62,11 @@ def get(name: str) -> Format:
 def of_input(input: Input) -> Format:
     """Return the format by which an input is read."""
     return get(input.dataset or input.format)
+
+
+def as_document(format: Format) -> Format:
+    """Return the format by which source.document=true reads the files of a format."""
+    return get(format.as_document) if format.as_document else format
 
 
 def by_extension(extension: str) -> Format | None:

@@ -106,4 +106,5 @@ FORMAT = Format(
     open_writer=TextWriter,
     count_rows=count_rows,
     fields=TEXT_ONLY,
+    as_document="document",
 )

@@ -67,7 +67,7 @@ CARD_SAMPLING = _keys("model.sampling", "temperature", "top_p", "top_k", "repeti
 
 IDENTITY_RESOLVERS: dict[str, Resolver] = {
     "list of inputs": Resolver(  # compared beside the identity, by write/ownership.py
-        _keys("source", "path", "format", "pattern", "follow_symlinks", "subset", "split", "revision"),
+        _keys("source", "path", "format", "document", "pattern", "follow_symlinks", "subset", "split", "revision"),
         lambda resolved: {},
     ),
     "model files": Resolver(

@@ -194,6 +194,7 @@ class _Finder:
             raise kind.error(path, self.config)
         if origin is _Origin.NAMED:
             self.named.add(rel)
+        format = registry.as_document(format) if self.config.document else format
         self.inputs.append(input_names.make_input(rel, path, format, self.out_format, status.st_size))
 
     def _format_by_name(self, path: str, origin: _Origin) -> tuple[Format | None, str]:
@@ -281,6 +282,7 @@ class _Finder:
             stored = spool.store_hub(path, self.config)
         for file, rel in stored:
             format = registry.get(hub.STORED_FORMAT) if path != STDIN else self.format or registry.DEFAULT
+            format = registry.as_document(format) if self.config.document else format
             self.named.add(rel)
             self.inputs.append(input_names.make_input(rel, str(file), format, self.out_format))
 

@@ -53,6 +53,7 @@ class SourceConfig:
     escape: Identity[str | None] = None
     encoding: Identity[str] = text_encoding.UTF8
     join_cues: Identity[bool] = False
+    document: Identity[bool] = False
     entries: Identity[Entries] = Entries.empty
     max_window: Operation[Any] = "2GiB"
     follow_symlinks: Identity[bool] = False

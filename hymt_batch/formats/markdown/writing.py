@@ -21,6 +21,7 @@ _PLAIN = re.compile(r"[^\W\d_][^\\`*_\[\]<>&~$|{}\n\r\t#^:/@]*")
 """A translation without anything that could be markup, or a code of which nothing is text."""
 
 _LINE_BREAK = re.compile(r"[ \t]*(?:\r\n|[\n\r\v\f\x1c-\x1e\x85\u2028\u2029])[ \t]*")
+_NO_TEXT = re.compile("[\0\ufeff]")
 _ALWAYS_CODE = r"&(?:[A-Za-z]\w{0,31}|#\w{1,8});|(?:https?|ftp)://[^\s<>\"'\[\]`|\\]+|\{\{[^{}\n]*\}\}|\$?\{[^{}\n]*\}"
 _MARKS = frozenset("*_~")
 _SPECIAL = re.compile(r"[`*\[\]<>~$]|\\(?=[!-/:-@\[-`{-~]|\Z)|(?<![^\W_])_|_(?![^\W_])|&(?=#?\w{1,32};)")
