@@ -172,8 +172,7 @@ def _write(files: OpenFiles, assembly: Assembly, tally: _Tally, *, is_failed: bo
     writer: Writer = _NoWriter()
     if not is_failed:
         writer = open_writer(input, out_format(input, assembly.config), preamble, assembly.config, out, rows)
-    has_column = registry.get(out_format(input, assembly.config)).has_fields
-    lists_flags = assembly.config.review and not has_column  # else the flags stand in the output
+    lists_flags = assembly.config.review and not registry.get(out_format(input, assembly.config)).has_fields
     texts: list[tuple[Document, Row]] = []  # of the row that is written next
     for document, row in _documents_and_rows(assembly, tally):
         texts.append((document, row))
