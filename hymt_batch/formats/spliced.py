@@ -54,6 +54,9 @@ class PlaceOptions:
     join_cues: bool = False  # subtitles: a sentence that runs over several cues is one place
     entries: str = "empty"  # catalogues: which entries are translated: empty, fuzzy or all
     tgt_lang: str = ""  # code of the target language of the job, on which the number of places may depend
+    keys: Any = None  # JSON trees: patterns of the keys whose strings are translated; None: all
+    skip_keys: Any = None  # JSON trees: patterns of the keys whose strings are not translated; None: none
+    add_plural_forms: bool = False  # JSON trees: plural categories of the target language are inserted
 
     @classmethod
     def of(cls, get: Callable[[str, Any], Any]) -> PlaceOptions:
