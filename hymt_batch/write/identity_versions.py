@@ -64,6 +64,7 @@ CHANGES = Changes(
         "write.encoding": "utf-8",
         "check.codes": False,
         "write.name": "{stem}{ext}",
+        "write.review": False,
         "write.fuzzy": False,
     },
 )
