@@ -131,10 +131,12 @@ def describe_damage(fs: Fs, path: Path, expected: JsonDict | None) -> str:
 
 
 def is_intact(fs: Fs, folder: Path, record: JsonDict) -> bool:
-    """Return whether the published file and its errors file are intact; log the damage if not."""
+    """Return whether a published file and the lists beside it are intact; log the damage if not."""
     output = describe_damage(fs, manifest.translated_path(folder, record["out_rel"]), record["output"])
-    errors = describe_damage(fs, manifest.errors_path(folder, record["rel"]), record["errors"])
-    for name, damage in ((record["out_rel"], output), (f"{record['rel']}.errors.jsonl", errors)):
+    damages = {record["out_rel"]: output}
+    for key, path in manifest.list_paths(folder, record["rel"]).items():
+        damages[path.name] = describe_damage(fs, path, record.get(key))
+    for name, damage in damages.items():
         if damage:
             log.warning("published file=%r damage=%r", name, damage)
-    return not output and not errors
+    return not any(damages.values())

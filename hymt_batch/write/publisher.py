@@ -294,7 +294,7 @@ class Publisher:
                 manifest.replace_job(self._fs, self._folder, self._job)
 
     def _published_folders(self, input: Input) -> Iterator[Path]:
-        """Folders of a published file and its errors file."""
+        """Folders of a published file and of the lists beside it."""
         yield manifest.translated_path(self._folder, input.out_rel).parent
-        if self.published[input.file_id].record["errors"]:
-            yield manifest.errors_path(self._folder, input.rel).parent
+        record = self.published[input.file_id].record
+        yield from (p.parent for key, p in manifest.list_paths(self._folder, input.rel).items() if record.get(key))
