@@ -17,9 +17,11 @@ from typing import Any
 from hymt_batch.formats.markdown.parser import INLINE_TAGS, read_tags
 from hymt_batch.formats.markdown.pieces import Piece, has_text, looks_like_directive
 
-_PLAIN = re.compile(r"[^\W\d_][^\\`*_\[\]<>&~$|{}\n\r\t#^:/@]*")
-"""A translation without anything that could be markup, or a code of which nothing is text."""
+_PLAIN = re.compile(r"(?:[^\\`*_\[\]<>&~$|{}\n\r\t#^:@]|:(?=\s|\Z))*")
+"""A piece of a translation without anything that could be markup, or a code of which nothing is text."""
 
+_PLAIN_START = re.compile(r"[^\W\d_]|[`*_\[\\]")
+_LETTER = re.compile(r"[^\W\d_]")
 _LINE_BREAK = re.compile(r"[ \t]*(?:\r\n|[\n\r\v\f\x1c-\x1e\x85\u2028\u2029])[ \t]*")
 _NO_TEXT = re.compile("[\0\ufeff]")
 _ALWAYS_CODE = r"&(?:[A-Za-z]\w{0,31}|#\w{1,8});|(?:https?|ftp)://[^\s<>\"'\[\]`|\\]+|\{\{[^{}\n]*\}\}|\$?\{[^{}\n]*\}"
@@ -73,9 +75,9 @@ class Surroundings:
             .replace("\t", " ")
             .strip()
         )
-        if not self._piece.literals and _PLAIN.fullmatch(text) and not self._is_heading_end(text):
+        if self._fits_plainly(text):
             return text
-        parts = list(_parts(text, _code_pattern(self._piece.literals)))
+        parts = list(_parts(text, _code_pattern(frozenset(self._piece.literals))))
         if not has_text(" ".join([part for is_code, part in parts if not is_code])):
             return None
         if pipe := self._pipe():
@@ -84,6 +86,32 @@ class Surroundings:
             if candidate.count("\n") == len(self._piece.breaks) and self._fits(candidate):
                 return candidate
         return None
+
+    def _fits_plainly(self, text: str) -> bool:
+        """Return whether a text has the codes of its source in their order, and nothing else that could be markup.
+
+        Such a text needs no parser. False may also mean that it has to be asked.
+        """
+        line = self._piece.before + text
+        if not _PLAIN_START.match(line) or "www." in text or looks_like_directive(line + self._piece.after):
+            return False
+        at, has_letter, open_marks = 0, False, set[str]()
+        for code in self._piece.literals:
+            start = text.find(code, at)
+            if start < 0 or not _PLAIN.fullmatch(text, at, start) or "$" in code:
+                return False
+            before, after = text[start - 1 : start] if start else "", text[start + len(code) : start + len(code) + 1]
+            if _MARKS.issuperset(code):
+                inside, outside = (before, after) if code in open_marks else (after, before)
+                open_marks ^= {code}
+                if not inside.isalnum() or outside.isalnum():
+                    return False
+            elif (before == "!" and code[0] == "[") or (after == "(" and code[-1] == "]"):
+                return False
+            has_letter = has_letter or _LETTER.search(text, at, start) is not None
+            at = start + len(code)
+        is_plain = _PLAIN.fullmatch(text, at) is not None and not self._piece.breaks
+        return is_plain and (has_letter or _LETTER.search(text, at) is not None) and not self._is_heading_end(text)
 
     def _candidates(self, parts: list[tuple[bool, str]]) -> Iterator[str]:
         repaired = _move_marks(parts)
