@@ -20,12 +20,11 @@ import stat as stat_bits
 import time
 import uuid
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TypeVar
 
 from hymt_batch.fs_protocol import Fs, Stat
-from hymt_batch.nofollow import open_folder, open_parent
+from hymt_batch.nofollow import FolderTree, OpenParent
 from hymt_batch.storage_error import write_error
 
 log = logging.getLogger(__name__)
@@ -41,15 +40,15 @@ DIR_FSYNC_UNSUPPORTED_ERRNOS = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EOP
 class OsFs:
     """The operating system's files; `within` returns a copy that follows no links below one output folder."""
 
-    _trusted_root: Path | None = None  # the folder that holds the output folder
+    _tree = FolderTree(None)
 
     def within(self, folder: Path) -> OsFs:
         bound_fs = copy.copy(self)
-        bound_fs._trusted_root = folder.parent
+        bound_fs._tree = FolderTree(folder.parent)
         return bound_fs
 
-    def _open_parent(self, path: Path) -> AbstractContextManager[tuple[str, int | None]]:
-        return open_parent(path, self._trusted_root)
+    def _open_parent(self, path: Path) -> OpenParent:
+        return self._tree.parent(path)
 
     def open_exclusive(self, path: Path) -> int:
         with self._open_parent(path) as (name, dir_fd):
@@ -67,10 +66,20 @@ class OsFs:
     close = staticmethod(os.close)  # NFS reports a full disk here
 
     def link(self, source: Path, target: Path) -> None:
+        if _same_folder(source, target):
+            with self._tree.parent(source, target.name) as (name, dir_fd):
+                other = target if dir_fd is None else target.name
+                os.link(name, other, src_dir_fd=dir_fd, dst_dir_fd=dir_fd, follow_symlinks=False)
+            return
         with self._open_parent(source) as (old_name, old_dir_fd), self._open_parent(target) as (new_name, new_dir_fd):
             os.link(old_name, new_name, src_dir_fd=old_dir_fd, dst_dir_fd=new_dir_fd, follow_symlinks=False)
 
     def rename(self, source: Path, target: Path) -> None:
+        if _same_folder(source, target):
+            with self._tree.parent(source, target.name) as (name, dir_fd):
+                other = target if dir_fd is None else target.name
+                os.rename(name, other, src_dir_fd=dir_fd, dst_dir_fd=dir_fd)
+            return
         with self._open_parent(source) as (old_name, old_dir_fd), self._open_parent(target) as (new_name, new_dir_fd):
             os.rename(old_name, new_name, src_dir_fd=old_dir_fd, dst_dir_fd=new_dir_fd)
 
@@ -88,7 +97,7 @@ class OsFs:
 
     def fsync_dir(self, path: Path) -> bool:
         try:
-            with open_folder(path, self._trusted_root) as fd:
+            with self._tree.folder(path) as fd:
                 os.fsync(fd)
         except OSError as error:
             if error.errno in DIR_FSYNC_UNSUPPORTED_ERRNOS:
@@ -104,7 +113,9 @@ class OsFs:
             stat_result = os.fstat(fd)
             if not stat_bits.S_ISREG(stat_result.st_mode):
                 raise OSError(errno.EINVAL, "not a regular file", str(path))
-            remaining = max(0, stat_result.st_size - start) if size is None else size
+            remaining = max(0, stat_result.st_size - start)
+            if size is not None:
+                remaining = min(remaining, size)
             chunks = []
             while remaining > 0:
                 chunk = os.pread(fd, min(remaining, READ_BYTES), start)
@@ -136,16 +147,20 @@ class OsFs:
         )
 
     def listdir(self, path: Path) -> list[str]:
-        with open_folder(path, self._trusted_root) as fd:
+        with self._tree.folder(path) as fd:
             return sorted(os.listdir(fd))
 
     def writable(self, path: Path) -> bool:
-        with open_folder(path, self._trusted_root) as fd:
+        with self._tree.folder(path) as fd:
             return os.access(".", os.W_OK | os.X_OK, dir_fd=fd, effective_ids=os.access in os.supports_effective_ids)
 
     def statvfs(self, path: Path) -> tuple[int, int | None]:
         stats = os.statvfs(path)
         return stats.f_bavail * stats.f_frsize, stats.f_favail if stats.f_files else None
+
+
+def _same_folder(path: Path, other: Path) -> bool:
+    return os.fspath(path).rpartition("/")[0] == os.fspath(other).rpartition("/")[0]
 
 
 OS_FS = OsFs()
@@ -209,14 +224,22 @@ def write_new(fs: Fs, path: Path, data: bytes) -> None:
         file.sync_and_close()
 
 
-def write_atomic(fs: Fs, path: Path, data: bytes) -> None:
-    """Replace a file atomically: after a crash it holds either the old bytes or the new ones."""
+def write_atomic(fs: Fs, path: Path, data: bytes, *, sync_folder: bool = True) -> None:
+    """Replace a file atomically: after a crash it holds either the old bytes or the new ones.
+
+    Args:
+        fs: The file system.
+        path: The file.
+        data: Its new bytes.
+        sync_folder: Make the new bytes survive a power loss; False if the caller syncs the folder later.
+    """
 
     def attempt() -> None:
         tmp = path.with_name(f".tmp-{path.name}-{uuid.uuid4().hex}")
         write_new(fs, tmp, data)
         replace(fs, tmp, path)
-        fs.fsync_dir(path.parent)
+        if sync_folder:
+            fs.fsync_dir(path.parent)
 
     with_retries(path.name, attempt)
 

@@ -8,11 +8,12 @@ clear error. Independent of the stages' settings: an identity is a nested dict o
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import uuid
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -67,8 +68,9 @@ def pretty_json(value: Any) -> bytes:
     raise AssertionError("unreachable")
 
 
-def seal(value: JsonDict) -> bytes:
-    return pretty_json({**value, "version": VERSION, "check": digest({**value, "version": VERSION})})
+def seal(value: JsonDict, encode: Callable[[Any], bytes] = pretty_json) -> bytes:
+    """Return the bytes of a state file, with its version and checksum."""
+    return encode({**value, "version": VERSION, "check": digest({**value, "version": VERSION})})
 
 
 def unseal(data: bytes) -> JsonDict:
@@ -168,18 +170,22 @@ def json_roundtrip(value: Any) -> Any:
 # The layout of an output folder. All its paths are built here.
 
 
+@functools.lru_cache(maxsize=64)  # the same few folders are needed again and again
 def state_folder(folder: Path) -> Path:
     return folder / ".hymt"
 
 
+@functools.lru_cache(maxsize=64)
 def file_state_folder(folder: Path, file_id: str) -> Path:
     return folder.joinpath(".hymt", f"f{file_id}")  # one call is faster than a join for each name
 
 
+@functools.lru_cache(maxsize=64)
 def translated_path(folder: Path, out_rel: str) -> Path:
     return folder.joinpath("translated", out_rel)
 
 
+@functools.lru_cache(maxsize=64)
 def errors_path(folder: Path, rel: str) -> Path:
     return folder.joinpath("errors", f"{rel}.errors.jsonl")
 

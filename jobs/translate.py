@@ -133,6 +133,7 @@ def pending_units(
             unit_parts += [part for part in parts if not part.run_lengths]
             output.finish_if_complete(shard)
         if missing and len(shards) > 1:
+            output.make_folders([part.shard.input for part in missing])
             yield Unit(unit_parts, missing)
         for part in divided:
             for run in missing_runs(part, output, monitor):

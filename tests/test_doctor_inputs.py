@@ -76,3 +76,12 @@ def test_a_source_that_is_missing_or_only_translate_reads_is_told(folder: Path) 
     assert missing.level is Level.FAIL
     (skipped,) = checked("source.path=-")
     assert skipped.level is Level.SKIP
+
+
+def test_a_text_field_that_no_file_has_is_a_failure_although_rows_may_lack_some(folder: Path) -> None:
+    (folder / "c.csv").write_text("id,title\n1,It rains.\n", encoding="utf-8")
+    (folder / "d.jsonl").write_text('{"body": "It rains."}\n', encoding="utf-8")
+    source = "source.path=[in/c.csv,in/d.jsonl]"
+    assert checked(source, "source.text_field=[title,body]")[1].level is Level.OK
+    wrong = checked(source, "source.text_field=[title,boddy,body]")[1]
+    assert (wrong.level, "source.text_field=[title,body]" in wrong.fix) == (Level.FAIL, True)

@@ -6,7 +6,9 @@ import gzip
 import hashlib
 import json
 import math
+import os
 import random
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ from hypothesis import strategies as st
 from hymt_batch import config, file_units, manifest, signals
 from hymt_batch.decode.request import Completion, Request
 from hymt_batch.errors import StoppedError
-from hymt_batch.fs import OS_FS
+from hymt_batch.fs import OS_FS, OsFs
 from hymt_batch.records import Input
 from hymt_batch.run.reporter import Reporter
 from hymt_batch.write.output import Output
@@ -354,6 +356,34 @@ def test_a_stop_request_while_a_unit_is_decoded_commits_all_of_it(job: Job, monk
         job("n", units)
     assert len(job.batches) == 1
     assert len(job.published("n")) == 3
+
+
+def test_a_small_file_costs_at_most_five_syncs_and_few_opened_folders(
+    job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The syncs: its record, its output and file.json, and twice the folder of its state."""
+    counts: Counter[str] = Counter()
+
+    def counted(name: str) -> Callable[..., Any]:
+        original = getattr(os, name)
+
+        def call(*arguments: Any, **options: Any) -> Any:
+            counts[name] += 1
+            return original(*arguments, **options)
+
+        return call
+
+    monkeypatch.setattr(OsFs, "fsync", staticmethod(counted("fsync")))
+    monkeypatch.setattr(os, "fsync", counted("fsync"))
+    monkeypatch.setattr(os, "open", counted("open"))
+    costs = []
+    for files in (10, 30):
+        job.write(**{f"f{index:02}": lines("row", 2) for index in range(files)})
+        counts.clear()
+        job(f"of{files}")
+        costs.append(dict(counts))
+    assert (costs[1]["fsync"] - costs[0]["fsync"]) / 20 <= 5
+    assert (costs[1]["open"] - costs[0]["open"]) / 20 < 35
 
 
 def test_rows_in_a_hundred_files_need_at_most_a_tenth_more_decode_steps_than_in_one_file(tmp_path: Path) -> None:

@@ -9,6 +9,8 @@ import pytest
 from hymt_batch import fs
 from hymt_batch.errors import StoppedError
 from hymt_batch.fs import OS_FS, NewFile, OsFs
+from hymt_batch.fs_protocol import Stat
+from hymt_batch.write.storage import DurableFolders
 
 
 @pytest.fixture(autouse=True)
@@ -186,3 +188,23 @@ def test_a_new_file_is_removed_after_an_error(tmp_path: Path) -> None:
                 file.sync_and_close()
             raise ValueError("mine")
         assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_another_run_removes_while_it_is_ensured_is_created_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other run finished the shard, and removed the folder of its parts."""
+    path, original, calls = tmp_path / "job" / ".hymt" / "s", OsFs.stat, [0]
+    path.mkdir(parents=True)
+
+    def stat(self: OsFs, path_now: Path) -> Stat:
+        if path_now == path and not calls[0]:
+            calls[0] += 1
+            path.rmdir()
+        return original(self, path_now)
+
+    monkeypatch.setattr(OsFs, "stat", stat)
+    folders = DurableFolders(OS_FS, tmp_path / "job")
+    fs.with_retries("a part", lambda: folders.ensure(path))
+    assert path.is_dir()
+    assert calls == [1]

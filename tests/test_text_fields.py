@@ -312,6 +312,26 @@ def test_what_cannot_hold_several_texts_and_names_that_nothing_has_are_refused(t
     assert not (tmp_path / "out/n").exists()
 
 
+@pytest.mark.parametrize("name", ["in.csv", "in.parquet"])
+def test_columns_are_converted_to_json_lines(tmp_path: Path, name: str, job: Job) -> None:
+    rows = [{"id": "1", "title": "a", "body": "b\nc"}, {"id": "2", "title": "d", "body": ""}]
+    parquet.write_table(pa.Table.from_pylist(rows), tmp_path / "in.parquet")
+    write(tmp_path, ["id,title,body", '1,a,"b\nc"', "2,d,"], "in.csv")
+    job(f"source.path={tmp_path / name}", BOTH, "name=n", "write.format=jsonl")
+    written = [json.loads(line) for line in output(tmp_path, "n").splitlines()]
+    added = ({"title": "A", "body": "B\nC"}, {"title": "D", "body": ""})
+    assert [{**row, "hymt": 0} for row in written] == [
+        {**row, "translation": translation, "hymt": 0} for row, translation in zip(rows, added, strict=True)
+    ]
+    assert verify.verify(tmp_path / "out/n").exit_code == ExitCode.COMPLETE
+
+
+def test_a_chat_in_parquet_is_refused_with_what_reads_it(tmp_path: Path, job: Job) -> None:
+    parquet.write_table(pa.Table.from_pylist([{"messages": [{"content": "a"}]}]), tmp_path / "in.parquet")
+    with pytest.raises(ConfigError, match="Write the file as JSON lines"):
+        job(f"source.path={tmp_path / 'in.parquet'}", CHAT, "name=n")
+
+
 def test_a_field_that_only_another_file_has_is_no_error(tmp_path: Path, job: Job) -> None:
     (tmp_path / "in").mkdir()
     write(tmp_path / "in", [{"title": "a"}], "a.jsonl")

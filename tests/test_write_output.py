@@ -27,7 +27,7 @@ from hymt_batch.errors import (
     StoppedError,
 )
 from hymt_batch.records import Document, Input, Row, Shard, ShardRecord, Status
-from hymt_batch.write import ownership
+from hymt_batch.write import ownership, row_record
 from hymt_batch.write import part as parts
 from hymt_batch.write.lease import lease_path
 from hymt_batch.write.output import Output
@@ -665,3 +665,40 @@ def test_newly_recorded_environment_keys_do_not_change_a_finished_folder(tmp_pat
     with open_output(tmp_path / "job", [an_input(source)], environment={"device": "a", "licence": "L"}) as output:
         assert output.is_complete
     assert everything(tmp_path / "job") == before
+
+
+def test_a_part_that_is_a_whole_shard_is_committed_as_its_row_record(tmp_path: Path) -> None:
+    source = tmp_path / "in.txt"
+    source.write_text(lines(2))
+    inputs = [an_input(source)]
+    (shard,) = shards(inputs[0])
+    (part,) = plan(shard)
+    state = manifest.file_state_folder(tmp_path / "job", inputs[0].file_id)
+    first = open_output(tmp_path / "job", inputs, lease_ttl_s=0.0)
+    second = open_output(tmp_path / "job", inputs, lease_ttl_s=0.0)
+    first.commit(part, upper(part), ENVIRONMENT)
+    assert os.listdir(state) == ["s0000000.rows"]
+    record = (state / "s0000000.rows").read_bytes()
+    second.commit(part, upper(part), ENVIRONMENT)  # the first writer wins
+    assert (first._store.num_rows_committed, second._store.num_rows_committed) == (2, 0)
+    first.finish_shard(shard)
+    assert sorted(os.listdir(state)) == ["file.json", "s0000000.rows"]
+    assert (state / "s0000000.rows").read_bytes() == record
+    with open_output(tmp_path / "job", inputs, lease_ttl_s=0.0) as output:
+        assert output.has(part)
+
+
+def test_the_record_of_a_whole_shard_does_not_replace_that_of_other_rows(tmp_path: Path) -> None:
+    """Two runs without a lease read an input before and after a change."""
+    source, job = tmp_path / "in.txt", tmp_path / "job"
+    outputs = []
+    for text in ("line 1\n", "lime 1\n"):
+        source.write_text(text)
+        (shard,) = shards(an_input(source))
+        outputs.append((open_output(job, [an_input(source)], lease_ttl_s=0.0), plan(shard)[0]))
+    for output, part in outputs[:1]:
+        output.commit(part, upper(part), ENVIRONMENT)
+    with pytest.raises(InputChangedError, match="row 1"):
+        outputs[1][0].commit(outputs[1][1], upper(outputs[1][1]), ENVIRONMENT)
+    record = next((job / ".hymt").glob("f*/s0000000.rows"))
+    assert row_record.decode(record.read_bytes())[1].rows[0].text == "LINE 1"

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from hymt_batch import fs as files
-from hymt_batch import storage_error
+from hymt_batch import nofollow, storage_error
 from hymt_batch.errors import ConfigError, ExitCode, HymtError, PreflightError, StoppedError
 from hymt_batch.fs import OS_FS
 from hymt_batch.records import Input
@@ -148,6 +148,42 @@ def test_every_file_operation_refuses_a_link_in_the_path(tmp_path: Path) -> None
     assert bound_fs.read(folder / "real" / "file") == b"precious"  # without a link, it works
     assert bound_fs.listdir(folder / "real") == ["file"]
     assert OS_FS.read(link / "file") == b"precious"  # without `within`, only the last component must not be a link
+
+
+def test_a_link_in_place_of_a_folder_that_is_open_is_not_followed(tmp_path: Path) -> None:
+    folder, victim = tmp_path / "job", tmp_path / "victim"
+    for path in (folder / ".hymt" / "sub", victim / "sub"):
+        path.mkdir(parents=True)
+    bound_fs, state = OS_FS.within(folder), folder / ".hymt"
+    files.write_new(bound_fs, state / "sub" / "before", b"data")
+    state.rename(tmp_path / "moved")
+    state.symlink_to(victim)
+    for path in (state / "new", state / "sub" / "new"):
+        with pytest.raises(NotADirectoryError) as refused:
+            files.write_new(bound_fs, path, b"data")
+        assert refused.value.filename == str(state)
+    state.unlink()
+    with pytest.raises(FileNotFoundError):
+        bound_fs.read(state / "sub" / "before")
+    state.mkdir()
+    files.write_new(bound_fs, state / "after", b"data")  # in the folder that has the name now
+    assert tree(victim) == {"sub": None}
+    assert tree(tmp_path / "moved") == {"sub": None, "sub/before": b"data"}
+    assert tree(state) == {"after": b"data"}
+
+
+def test_folders_that_are_replaced_again_and_again_use_up_no_descriptors(tmp_path: Path) -> None:
+    bound_fs, state = OS_FS.within(tmp_path / "job"), tmp_path / "job" / ".hymt"
+    before = len(os.listdir("/proc/self/fd")) if Path("/proc/self/fd").is_dir() else 0
+    for index in range(2 * nofollow.MAX_OPEN_FOLDERS):
+        state.mkdir(parents=True)
+        files.write_new(bound_fs, state / "file", b"%d" % index)
+        assert (state / "file").read_bytes() == b"%d" % index
+        shutil.rmtree(state)
+    if before:
+        assert len(os.listdir("/proc/self/fd")) - before <= nofollow.MAX_OPEN_FOLDERS
+        del bound_fs
+        assert len(os.listdir("/proc/self/fd")) == before
 
 
 # something else where a file should be

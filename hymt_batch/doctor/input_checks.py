@@ -56,6 +56,7 @@ def check(job: DoctorJob, findings: list[Finding]) -> tuple[int | None, int | No
     content = ContentCheck(inputs, job.source, preambles)
     with errors_as_findings(HEADS, wrong):
         wrong += _wrong_heads(job, inputs, content, preambles, readable)
+        stream.check_text_fields(readable, job.source, preambles)
     _add_skipped((*inputs.skipped, *content.skipped), findings)
     if wrong:
         findings += wrong

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from hymt_batch import batch
 from hymt_batch.check import assemble
+from hymt_batch.formats.field_rows import ends_row
 from hymt_batch.records import Input, Part, Row, Shard, ShardRecord, Status
 from hymt_batch.run.breaker import CircuitBreaker
 from hymt_batch.run.progress import Progress
@@ -142,7 +143,7 @@ class Monitor:
     def _num_units(self, shard: Shard | ShardRecord) -> int:
         """Return the size of a shard in bytes or in rows; the first one of a file has what precedes its rows."""
         if self._counts_rows:
-            return shard.num_rows if isinstance(shard, ShardRecord) else len(shard.documents)
+            return shard.num_rows if isinstance(shard, ShardRecord) else sum(map(ends_row, shard.documents))
         return shard.end - (shard.start if shard.index else 0)
 
     def _is_last(self, input: Input, shard: Shard | ShardRecord) -> bool:

@@ -252,11 +252,11 @@ def render_summary(summary: Summary, pairs: Sequence[tuple[str, str]]) -> str:
         lines.append(f"  {files} skipped, because {formats} not read: {describe_skipped(summary.skipped)}")
         lines.append(f"  listed in {folder / 'manifest.json'}")
     if summary.num_rows_decoded:
-        noun = "text" if texts else "row"
-        speed = f"{summary.num_rows_decoded / seconds:,.1f} {noun}s/s"
-        from_earlier_runs = f", {summary.num_rows_kept:,} from earlier runs" if summary.num_rows_kept else ""
-        decoded = plural(summary.num_rows_decoded, noun)
-        lines.append(f"  {decoded} in {format_duration(seconds)} ({speed}){from_earlier_runs}")
+        noun, speed = "text" if texts else "row", f"{summary.num_rows_decoded / seconds:,.1f}"
+        earlier = f", {summary.num_rows_kept:,} from earlier runs" if summary.num_rows_kept else ""
+        lines.append(
+            f"  {plural(summary.num_rows_decoded, noun)} in {format_duration(seconds)} ({speed} {noun}s/s){earlier}"
+        )
     else:
         lines.append(_nothing_decoded(summary))
     for source, translation in pairs:

@@ -147,15 +147,18 @@ def remove_leftovers(fs: Fs, folder: Path, inputs: Sequence[Input]) -> None:
         (root / "lease", "stale-"),
         (root / "lease", ".tmp-"),
     ]
+    existing = frozenset(list_names(fs, root))  # one listing instead of one for each of many inputs without state
+    published_folders = set[Path]()
     for input in inputs:
-        leftovers += [(path.parent, TMP_PREFIX) for path in (manifest.translated_path(folder, input.out_rel),)]
-        leftovers += [(manifest.errors_path(folder, input.rel).parent, TMP_PREFIX)]
+        published_folders |= {
+            manifest.translated_path(folder, input.out_rel).parent,
+            manifest.errors_path(folder, input.rel).parent,
+        }
         file_state = manifest.file_state_folder(folder, input.file_id)
-        leftovers += [
-            (file_state, ".tmp-"),
-            *((path, ".tmp-") for path in shard_folders(fs, file_state)),
-        ]
-    for parent, prefix in dict.fromkeys(leftovers):
+        if file_state.name in existing:
+            leftovers += [(file_state, ".tmp-"), *((path, ".tmp-") for path in shard_folders(fs, file_state))]
+    leftovers += [(parent, TMP_PREFIX) for parent in sorted(published_folders)]
+    for parent, prefix in leftovers:
         for name in list_names(fs, parent):
             if name.startswith(prefix):
                 with contextlib.suppress(OSError):

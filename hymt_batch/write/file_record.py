@@ -21,8 +21,11 @@ log = logging.getLogger(__name__)
 
 
 def save_record(fs: Fs, folder: Path, input: Input, record: JsonDict) -> None:
-    """Write the record of a published file."""
-    write_atomic(fs, record_path(folder, input), manifest.seal(record))
+    """Write the record of a published file. It is durable when its folder is synced, at the latest with the manifest.
+
+    Without it the file is assembled again, to the same bytes.
+    """
+    write_atomic(fs, record_path(folder, input), manifest.seal(record, manifest.canonical_json), sync_folder=False)
 
 
 def record_path(folder: Path, input: Input) -> Path:

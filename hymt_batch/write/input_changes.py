@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import stat as stat_bits
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -75,13 +76,13 @@ def input_unreadable_error(input: Input, error: OSError) -> HymtError:
 
 def hash_input(input: Input) -> JsonDict:
     """Return size and sha256 of an input's bytes on disk; for the folder of a saved dataset, over all its files."""
-    sha, size, root = hashlib.sha256(), 0, Path(input.path)
+    sha, size = hashlib.sha256(), 0
     try:
-        paths = sorted(p for p in root.rglob("*") if p.is_file()) if root.is_dir() else [root]
-        for path in paths:
-            if root.is_dir():
-                sha.update(os.fsencode(path.relative_to(root)) + b"\0" + str(path.stat().st_size).encode() + b"\0")
-            with open(path, "rb") as file:
+        for path, stat in _files_of(input):
+            if path != input.path:
+                relative = os.fsencode(os.path.relpath(path, input.path))
+                sha.update(relative + b"\0" + str(stat.st_size).encode() + b"\0")
+            with open(path, "rb", buffering=0) as file:
                 while chunk := file.read(1 << 20):
                     sha.update(chunk)
                     size += len(chunk)
@@ -92,12 +93,18 @@ def hash_input(input: Input) -> JsonDict:
 
 def stat_files(input: Input) -> list[tuple[str, int, int]]:
     """Return path, size and mtime (ns) of every file of an input. If they change during a pass, the pass is invalid."""
-    root = Path(input.path)
     try:
-        paths = sorted(p for p in root.rglob("*") if p.is_file()) if root.is_dir() else [root]
-        return [(str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in paths]
+        return [(path, stat.st_size, stat.st_mtime_ns) for path, stat in _files_of(input)]
     except OSError as error:
         raise input_unreadable_error(input, error) from None
+
+
+def _files_of(input: Input) -> list[tuple[str, os.stat_result]]:
+    """Return path and state of every file of an input, which may be a folder."""
+    stat = os.stat(input.path)
+    if not stat_bits.S_ISDIR(stat.st_mode):
+        return [(input.path, stat)]
+    return [(str(path), path.stat()) for path in sorted(p for p in Path(input.path).rglob("*") if p.is_file())]
 
 
 def changed_shards(input: Input, shards: Sequence[ShardRecord]) -> RowRanges:

@@ -11,6 +11,7 @@ docs/architecture.md.
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import logging
 import threading
@@ -31,6 +32,7 @@ log = logging.getLogger(__name__)
 MAX_BYTES = 1 << 16  # most bytes read of a lease file; ours has a few hundred
 
 
+@functools.lru_cache(maxsize=64)
 def lease_path(folder: Path) -> Path:
     return manifest.state_folder(folder) / "lease" / "job.json"
 
@@ -72,6 +74,7 @@ class Lease:
             threading.Event(),
             threading.Lock(),
         )
+        self._own_bytes = b""  # of the lease file, when it was last found to be ours
         self._thread = threading.Thread(target=self._refresh_loop, args=(beat_s,), name="lease", daemon=True)
         self._thread.start()
 
@@ -92,13 +95,18 @@ class Lease:
                 log.warning("lease beat=%d error=%s", self._holder.beat, error.strerror)
 
     def _is_mine(self) -> bool:
-        holder = read(self._fs, self._folder)
+        data = _read_lease_bytes(self._fs, self._folder) or b""
+        if data and data == self._own_bytes:  # parsing costs more than comparing, and every file is checked
+            return True
+        holder = parse_holder(data)
         if holder is None and files.stat_or_none(self._fs, lease_path(self._folder)) is not None:
             return True  # cannot be read at the moment; the next heartbeat overwrites it
         if holder is None:
             self._lost_reason = "its file was removed"
         elif holder.owner != self._holder.owner:
             self._lost_reason = f"process {holder.pid} on {holder.host} took it over"
+        else:
+            self._own_bytes = data
         return not self._lost_reason
 
     def check(self) -> None:

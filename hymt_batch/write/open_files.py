@@ -46,13 +46,17 @@ class OpenFiles:
         self._errors.write(line)
         self._num_errors += 1
 
-    def publish(self, num_rows: int | None, before: Callable[[str], None]) -> JsonDict:
+    def publish(self, num_rows: int | None, before: Callable[[str], bool]) -> JsonDict:
         """Sync both files, give them their names, and return their rows, bytes and checksums.
+
+        A new name is durable when its folder is synced, at the latest with the manifest. A file that replaces another
+        one is durable at once: its record must never stand beside the earlier file, which would look like a user's.
 
         Args:
             num_rows: Rows of the output; None for a failed file, which has no output: one that an earlier version of
                 the input had is removed.
-            before: Called with the sha256 of the output, "" without one, when both are synced and have no names yet.
+            before: Called with the sha256 of the output, "" without one, when both are synced and have no names yet;
+                returns whether the output will replace a file.
         """
         output = None
         if num_rows is not None:
@@ -61,10 +65,11 @@ class OpenFiles:
         if self._errors:
             sha256 = self._errors.sync_and_close()
             errors = {"rows": self._num_errors, "bytes": self._errors.size, "sha256": sha256}
-        before(str(output["sha256"]) if output else "")
+        replaces = before(str(output["sha256"]) if output else "")
         if self._errors:
             replace(self._fs, self._errors.path, self._final_errors)
-            self._fs.fsync_dir(self._final_errors.parent)
+            if replaces:
+                self._fs.fsync_dir(self._final_errors.parent)
         elif stat_or_none(self._fs, self._final_errors):  # left by an earlier run that had errors
             remove(self._fs, self._final_errors)
             self._fs.fsync_dir(self._final_errors.parent)
@@ -72,7 +77,8 @@ class OpenFiles:
             replace(self._fs, self.out.path, self._final)
         else:
             remove(self._fs, self._final)
-        self._fs.fsync_dir(self._final.parent)
+        if replaces:
+            self._fs.fsync_dir(self._final.parent)
         return {"output": output, "errors": errors}
 
 

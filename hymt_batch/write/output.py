@@ -256,6 +256,10 @@ class Output:
         self._publisher.check_shard(part.shard, redo=self._redo)
         return True
 
+    def make_folders(self, inputs: Sequence[Input]) -> None:
+        """Create the state folders of files that are about to be committed; see `PartStore.make_folders`."""
+        self._store.make_folders(inputs)
+
     def commit(
         self,
         part: Part,

@@ -127,11 +127,13 @@ def inspect_folder(fs: Fs, folder: Path, requested: RequestedJob) -> tuple[JobRe
     """
     job = read_or_recover_job(fs, folder, requested)
     if job is None:
-        existing = [
-            input.out_rel
-            for input in requested.job.inputs
-            if stat_or_none(fs, manifest.translated_path(folder, input.out_rel))
-        ]
+        existing = []
+        if stat_or_none(fs, manifest.translated_path(folder, "")):
+            existing = [
+                input.out_rel
+                for input in requested.job.inputs
+                if stat_or_none(fs, manifest.translated_path(folder, input.out_rel))
+            ]
         if not existing:
             return None, None
         job = read_or_recover_job(fs, folder, requested)  # another process may have started and published since

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -48,12 +48,18 @@ class PartOrigin:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class PartHeader(PartOrigin):
-    """The header of a part."""
+class PartSummary(PartOrigin):
+    """A part and what it holds, however it is stored."""
 
     num_rows: int
     rows_digest: str  # digest of row numbers and source digests; see `row_lines.rows_digest`
     counts: dict[str, int]  # rows by status
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PartHeader(PartSummary):
+    """The header of a part file."""
+
     payload_bytes: int
     payload_sha256: str
 
@@ -86,13 +92,13 @@ def encode_shard_record(record: ShardRecord) -> list[Any]:
     return [getattr(record, name) for name in SHARD_FIELDS]
 
 
-def decode_shard_record(fields: Sequence[Any]) -> ShardRecord:
+def decode_shard_record(values: Sequence[Any]) -> ShardRecord:
     """Inverse of `encode_shard_record`.
 
     Raises:
-        TypeError, ValueError: The fields are not those of a shard record.
+        TypeError, ValueError: The values are not those of a shard record.
     """
-    index, first_row, num_rows, start, end, sha256, last = fields
+    index, first_row, num_rows, start, end, sha256, last = values
     numbers = (index, first_row, num_rows, start, end)
     if any(type(n) is not int or not 0 <= n < 1 << 63 for n in numbers) or type(last) is not bool:
         raise ValueError("not a shard record")
@@ -101,17 +107,28 @@ def decode_shard_record(fields: Sequence[Any]) -> ShardRecord:
     return ShardRecord(index, first_row, num_rows, start, end, sha256, last)
 
 
+def summarize(rows: Sequence[Row], origin: PartOrigin) -> PartSummary:
+    """Return what a part holds; `rows` must be in ascending order."""
+    return PartSummary(
+        **{field.name: getattr(origin, field.name) for field in fields(origin)},
+        num_rows=len(rows),
+        rows_digest=rows_digest((row.row_index, row.digest) for row in rows),
+        counts=count_statuses(rows),
+    )
+
+
 def encode(rows: Sequence[Row], origin: PartOrigin) -> bytes:
     """Return the bytes of a part file; `rows` must be in ascending order."""
-    fields = {
+    part = summarize(rows, origin)
+    header = {
         **encode_origin(origin),
-        "n": len(rows),
-        "rows_digest": rows_digest((row.row_index, row.digest) for row in rows),
-        "counts": count_statuses(rows),
+        "n": part.num_rows,
+        "rows_digest": part.rows_digest,
+        "counts": part.counts,
     }
     if origin.other_environments:
-        fields["other_environments"] = list(origin.other_environments)
-    return state_file.seal(KIND, fields, encode_rows(rows), ROWS_VERSION)
+        header["other_environments"] = list(origin.other_environments)
+    return state_file.seal(KIND, header, encode_rows(rows), ROWS_VERSION)
 
 
 def encode_origin(origin: PartOrigin) -> dict[str, Any]:

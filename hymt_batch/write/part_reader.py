@@ -89,11 +89,8 @@ class PartReader:
         self._synced_folders: set[Path] = set()
 
     def path(self, file_id: str, shard_index: int, part_index: int) -> Path:
-        return (
-            manifest.file_state_folder(self._folder, file_id)
-            / parts.shard_name(shard_index)
-            / parts.part_name(part_index)
-        )
+        file_state = manifest.file_state_folder(self._folder, file_id)
+        return file_state.joinpath(parts.shard_name(shard_index), parts.part_name(part_index))
 
     def load(self, file_id: str, shard_index: int, part_index: int) -> tuple[PartHeader, list[Row]] | None:
         """Return the header and rows of an intact part of this job, or None. Quarantines a part that cannot be used."""

@@ -2,8 +2,8 @@
 
 A part is committed by these steps: write a temporary file, sync it, publish it under its final name, sync the folder.
 The first writer wins, so any number of processes may commit. When all parts of a shard are committed, a row record is
-made of them, synced, and replaces them. Independent of how files and jobs are composed of shards. Explained in
-docs/architecture.md.
+made of them, synced, and replaces them. A part that is a whole shard is committed as its row record at once.
+Independent of how files and jobs are composed of shards. Explained in docs/architecture.md.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import uuid
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+from hymt_batch import manifest
 from hymt_batch.errors import HymtError, StoppedError
 from hymt_batch.fs import list_names, with_retries
 from hymt_batch.fs_protocol import Fs
@@ -24,7 +25,7 @@ from hymt_batch.write import cleanup, row_record, storage
 from hymt_batch.write import part as parts
 from hymt_batch.write.committed_rows import CommittedRows
 from hymt_batch.write.quarantine import quarantine
-from hymt_batch.write.row_lines import rows_digest
+from hymt_batch.write.row_lines import encode_rows, rows_digest
 from hymt_batch.write.row_record import RecordContents, RecordHeader
 from hymt_batch.write.run_store import RowSegments, RunStore
 from hymt_batch.write.state_file import StateFileDamagedError
@@ -66,7 +67,9 @@ class PartStore:
         self._committed: dict[tuple[str, int], set[int]] = {}  # (file_id, shard index) -> indices of committed parts
         self._num_parts: dict[tuple[str, int], int] = {}
         self._headers: dict[tuple[str, int], RecordHeader | None] = {}  # of the records of shards in progress
+        self._recorded: set[tuple[str, int]] = set()  # shards in progress whose one part was committed as the record
         self._contents: tuple[tuple[str, int], RecordContents] | None = None  # of the last record that was asked for
+        self._environment: tuple[JsonDict, JsonDict] = {}, {}  # the last one, and as a header holds it
         self.num_rows_committed = 0  # committed by this run
 
     def shard_record(self, input: Input, shard_index: int) -> ShardRecord | None:
@@ -88,6 +91,15 @@ class PartStore:
             loaded = self.records.load(*key)
             self._contents = (key, loaded[1] if loaded else RecordContents((), []))
         return self._contents[1]
+
+    def make_folders(self, inputs: Iterable[Input]) -> None:
+        """Create the state folders of files that are decoded together, which spares a sync for each of them.
+
+        Raises:
+            StoppedError: The file system failed three times.
+        """
+        folders = [manifest.file_state_folder(self._folder, input.file_id) for input in inputs]
+        with_retries("the state of a unit", lambda: self._folders.ensure_all(folders))
 
     def has(self, part: Part) -> bool:
         """True if a part is committed, intact, and was decoded from exactly these rows; any other part is quarantined.
@@ -178,11 +190,10 @@ class PartStore:
         if [(row.row_index, row.digest) for row in rows] != expected_rows:
             what = f"the rows to commit are not those of part {part.index} of {shard.name}"
             raise HymtError(what, fix="Please report this.")
-        file_id = shard.input.file_id
         origin = parts.PartOrigin(
             identity=self._identity,
-            environment=json_roundtrip(environment),
-            file_id=file_id,
+            environment=self._as_json(environment),
+            file_id=shard.input.file_id,
             shard=parts.make_shard_record(shard),
             part_index=part.index,
             num_parts=part.num_parts,
@@ -191,9 +202,13 @@ class PartStore:
             degraded=tuple(degraded),
             other_environments=tuple(map(json_roundtrip, other_environments)),
         )
-        data = parts.encode(rows, origin)
-        path = self._reader.path(file_id, shard.index, part.index)
-        is_ours = with_retries(f"part {part.index} of {shard.name}", lambda: self._publish(part, path, data))
+        if part.num_parts == 1:
+            data = self._encode_whole_shard(rows, origin)
+            is_ours = self._publish_whole_shard(shard, data)
+        else:
+            data = parts.encode(rows, origin)
+            path = self._reader.path(origin.file_id, shard.index, part.index)
+            is_ours = with_retries(f"part {part.index} of {shard.name}", lambda: self._publish(part, path, data))
         self._mark_committed(part)
         self.num_rows_committed += len(rows) if is_ours else 0
         log.debug(
@@ -211,6 +226,12 @@ class PartStore:
             1000 * (time.monotonic() - started),
         )
 
+    def _as_json(self, environment: JsonDict) -> JsonDict:
+        """Return an environment as a header holds it; it is mostly that of the part before."""
+        if environment is not self._environment[0]:
+            self._environment = environment, json_roundtrip(environment)
+        return self._environment[1]
+
     def _publish(self, part: Part, path: Path, data: bytes) -> bool:
         """Try once to publish a part; False if another process published the same rows first."""
 
@@ -219,6 +240,25 @@ class PartStore:
             return self.has(part)  # the existing part is valid; if not, `has` quarantined it, and the name is free
 
         return storage.publish_part(self._fs, self._folders, path, data, self._check_lease, has_existing)
+
+    def _encode_whole_shard(self, rows: Sequence[Row], origin: parts.PartOrigin) -> bytes:
+        """Return the row record of a shard that is one part: it is made at once, which spares the file of the part."""
+        summary = parts.summarize(rows, origin)
+        return row_record.encode(self._identity, origin.file_id, origin.shard, [(summary, encode_rows(rows))])
+
+    def _publish_whole_shard(self, shard: Shard, data: bytes) -> bool:
+        """Publish the row record of a shard that is one part; False if another process published the rows first."""
+
+        def refuse_change() -> None:
+            if not self._redo:
+                raise self.rows.changed_error(shard)
+
+        key = (shard.input.file_id, shard.index)
+        with wrap_os_errors(shard.name):
+            record = parts.make_shard_record(shard)
+            is_ours = self.records.publish(shard.input.file_id, record, data, self._check_lease, refuse_change)
+        self._recorded.add(key)
+        return is_ours
 
     def load_runs(self, part: Part) -> RowSegments | None:
         """Read all runs of a divided row; None if another process joined and committed it in the meantime.
@@ -244,10 +284,15 @@ class PartStore:
         key = (file_id, shard.index)
         with wrap_os_errors(f"the rows of shard {shard.index} of f{file_id}"):
             header, parts_folder = self._headers.pop(key, None), self._reader.path(*key, 0).parent
-            is_new = header is None or header.shard != shard
-            if is_new:
+            is_recorded = key in self._recorded
+            is_new = is_recorded or header is None or header.shard != shard
+            if not is_recorded and is_new:
                 self._make_record(file_id, shard)
-            if names := list_names(self._fs, parts_folder):
+            # a file whose folder this process made has no other parts than its own
+            has_parts = not (
+                is_recorded and self._folders.made(parts_folder.parent) and not self._folders.knows(parts_folder)
+            )
+            if has_parts and (names := list_names(self._fs, parts_folder)):
                 if not is_new:
                     self._fs.fsync_dir(parts_folder.parent)  # the writer of the record may have died before this
                 self._check_lease()
@@ -268,6 +313,7 @@ class PartStore:
     def forget_shard(self, file_id: str, shard_index: int) -> None:
         """Drop what is cached about a shard that is not needed again: a job may have many shards."""
         self._headers.pop((file_id, shard_index), None)
+        self._recorded.discard((file_id, shard_index))
         self._contents = None
         self._committed.pop((file_id, shard_index), None)
         self._num_parts.pop((file_id, shard_index), None)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from hymt_batch import manifest
 from hymt_batch.errors import ConfigError, PreflightError
-from hymt_batch.fs import stat_or_none
+from hymt_batch.fs import list_names, stat_or_none
 from hymt_batch.fs_protocol import Fs
 from hymt_batch.records import Input
 from hymt_batch.storage_error import describe_type
@@ -95,22 +95,24 @@ def check_writable(fs: Fs, folder: Path, inputs: Iterable[Input]) -> None:
     Raises:
         PreflightError: This user may not write in one of the folders.
     """
-    folders = {folder}
+    root = manifest.state_folder(folder)
+    folders, existing = {folder, root}, frozenset(list_names(fs, root))
     for input in inputs:
         state = manifest.file_state_folder(folder, input.file_id)
-        translated, errors = manifest.translated_path(folder, input.out_rel), manifest.errors_path(folder, input.rel)
-        folders.update(
-            (
-                translated.parent,
-                errors.parent,
-                state,
-                *shard_folders(fs, state),
-            )
-        )
+        folders |= {
+            manifest.translated_path(folder, input.out_rel).parent,
+            manifest.errors_path(folder, input.rel).parent,
+        }
+        if state.name in existing:  # else it will be created in the one above
+            folders |= {state, *shard_folders(fs, state)}
     is_folder: dict[Path, bool] = {folder: True}  # path -> whether it exists and is a folder
+    checked = set[Path]()
     for path in sorted(folders):
         while not is_folder.setdefault(path, (stat := stat_or_none(fs, path)) is not None and stat.kind == "dir"):
             path = path.parent  # the folder it will be created in
+        if path in checked:
+            continue
+        checked.add(path)
         if not fs.writable(path):
             raise PreflightError(
                 f"you have no permission to write in {path}",

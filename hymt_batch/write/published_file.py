@@ -85,13 +85,15 @@ class Assembly:
     settings_sha256: str  # of the output settings; "" if the identity has them
     check_lease: Callable[[], None]  # raises if the lease is lost, so that nothing may be published
     make_folder: Callable[[Path], None]  # creates a folder that survives a power loss
-    # keeps the file at the output path in set_aside/, unless its sha256 is this one or that of the job's own file
-    preserve_foreign: Callable[[str], None]
+    # keeps the file at the output path in set_aside/, unless its sha256 is this one or that of the job's own file;
+    # returns whether there is one
+    preserve_foreign: Callable[[str], bool]
 
-    def before_publication(self, sha256: str) -> None:
-        """Keep a foreign file at the output path, and raise if the lease is lost."""
-        self.preserve_foreign(sha256)
+    def before_publication(self, sha256: str) -> bool:
+        """Keep a foreign file at the output path; return whether there is any. Raise if the lease is lost."""
+        is_there = self.preserve_foreign(sha256)
         self.check_lease()
+        return is_there
 
 
 def assemble(fs: Fs, folder: Path, assembly: Assembly) -> JsonDict:

@@ -29,7 +29,6 @@ from hymt_batch.write.published_file import Assembly, InputAccess
 from hymt_batch.write.row_record import RecordContents, RecordHeader
 from hymt_batch.write.settings import WriteConfig
 from hymt_batch.write.shard_table import ShardTable
-from hymt_batch.write.storage import DurableFolders
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +66,7 @@ class Publisher:
         """
         self._fs, self._folder, self._job, self._inputs = fs, folder, job, tuple(inputs)
         self._config, self._access, self._store, self._check_lease = config, access, store, check_lease
-        self._folders = DurableFolders(fs, folder)
+        self._folders = store.records.folders  # of the state of the same files
         self._identity_sha256, self._settings_sha256 = job.identity_sha256, job.settings_sha256  # needed for each file
         self.published: dict[str, _Published] = {}  # file id -> the published file; read-only for callers
         self._outdated: dict[str, str] = {}  # file id -> `out_rel` of a file with earlier output settings
@@ -138,6 +137,7 @@ class Publisher:
         shards = file_record.shard_table_of(record)
         self.published[input.file_id] = _Published({k: v for k, v in record.items() if k != "shards"}, shards)
         self._complete_shards.pop(input.file_id, None)
+        self._folders.forget_folder(manifest.file_state_folder(self._folder, input.file_id))
         self._outdated.pop(input.file_id, None)
 
     def file_records(self) -> list[JsonDict]:
@@ -216,7 +216,6 @@ class Publisher:
                 self._remove_replaced_files(input)
                 if self._redo:
                     self._store.records.remove_beyond(input.file_id, shards.end)
-                self._check_lease()
                 file_record.save_record(self._fs, self._folder, input, record)
         except StoppedError:
             # another process may have published the file in the meantime
@@ -232,16 +231,17 @@ class Publisher:
 
     def _load_rows(self, file_id: str, shard: ShardRecord) -> tuple[RecordHeader, RecordContents]:
         loaded = self._store.records.load(file_id, shard.index)
-        if loaded is None or loaded[0].shard != shard:
+        # under redo another run may have committed newer rows of the shard; each row is compared with the source
+        if loaded is None or (loaded[0].shard != shard and not self._redo):
             raise PartReader.damaged_error(file_id, shard.index)
         return loaded
 
-    def _preserve_foreign(self, input: Input, sha256: str) -> None:
+    def _preserve_foreign(self, input: Input, sha256: str) -> bool:
         ours = (sha256, self._own_sha256s.pop(input.out_rel, None))
-        set_aside.preserve_foreign(self._fs, self._folder, input.out_rel, ours, self._folders.ensure)
+        return set_aside.preserve_foreign(self._fs, self._folder, input.out_rel, ours, self._folders.ensure)
 
     def _remove_replaced_files(self, input: Input) -> None:
-        """Remove the names that a file had under earlier output settings; the file has its new name durably."""
+        """Remove the names that a file had under earlier output settings, once its new name is durable."""
         names = {*self._job.replaced_paths.get(input.file_id, ()), *filter(None, [self._outdated.get(input.file_id)])}
         for name in sorted(names - self._output_names) if names else ():
             path = manifest.translated_path(self._folder, name)
@@ -251,6 +251,7 @@ class Publisher:
                 continue
             if stat is None and stat_or_none(self._fs, path) is None:  # one wrong answer must not leave the file there
                 continue
+            self._fs.fsync_dir(manifest.translated_path(self._folder, input.out_rel).parent)
             ours = (self._own_sha256s.get(name),)
             set_aside.preserve_foreign(self._fs, self._folder, name, ours, self._folders.ensure)
             self._check_lease()
@@ -274,11 +275,10 @@ class Publisher:
             raise MissingError("\n".join(missing), fix="Run the same command again to translate them.")
         if not self._has_manifest or (self._job.formats and self._listed_skipped != tuple(skipped)):
             with wrap_os_errors("manifest.json"):
-                # A run may have been killed after it published a file and before it synced the folder. Sync the folders
-                # first: after a power loss the manifest must not exist without the published files.
-                for published_folder in dict.fromkeys(
-                    published_folder for i in self._inputs for published_folder in self._published_folders(i)
-                ):
+                # names of published files are not durable yet: after a power loss no manifest may be there without them
+                for input in self._inputs:
+                    self._fs.fsync_dir(manifest.file_state_folder(self._folder, input.file_id))
+                for published_folder in sorted({folder for i in self._inputs for folder in self._published_folders(i)}):
                     self._fs.fsync_dir(published_folder)
                 self._check_lease()
                 contents = manifest.build(self._job, self.file_records(), skipped)
@@ -293,8 +293,7 @@ class Publisher:
                 manifest.replace_job(self._fs, self._folder, self._job)
 
     def _published_folders(self, input: Input) -> Iterator[Path]:
-        """Folders of a published file, its record and its errors file."""
+        """Folders of a published file and its errors file."""
         yield manifest.translated_path(self._folder, input.out_rel).parent
-        yield manifest.file_state_folder(self._folder, input.file_id)
         if self.published[input.file_id].record["errors"]:
             yield manifest.errors_path(self._folder, input.rel).parent

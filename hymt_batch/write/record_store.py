@@ -89,36 +89,57 @@ class RecordStore:
             raise StateFileDamagedError("it belongs to another file or shard")
         return header, value
 
-    def publish(self, file_id: str, shard: ShardRecord, data: bytes, check_lease: Callable[[], None]) -> None:
+    def publish(
+        self,
+        file_id: str,
+        shard: ShardRecord,
+        data: bytes,
+        check_lease: Callable[[], None],
+        before_replacing: Callable[[], None] = lambda: None,
+    ) -> bool:
         """Publish a record durably; an intact record of the same shard that exists already is kept.
+
+        Args:
+            file_id: The file of the shard.
+            shard: The shard.
+            data: The bytes of the record.
+            check_lease: Raises if this process must not write any more.
+            before_replacing: Raises if the record of a shard with other rows must not be replaced.
+
+        Returns:
+            False if an existing record was kept.
 
         Raises:
             StoppedError: The lease is lost, or the file system failed three times.
         """
         path = self.path(file_id, shard.index)
 
-        def attempt() -> None:
+        def attempt() -> bool:
             tmp = path.with_name(f".tmp-{path.name}-{uuid.uuid4().hex}")
             try:
                 self.folders.ensure(path.parent)
                 write_new(self._fs, tmp, data)
                 check_lease()
-                while not publish(self._fs, tmp, path):
+                while not (is_ours := publish(self._fs, tmp, path)):
                     existing = self.header(file_id, shard.index)
                     if existing is not None and existing.shard == shard:
                         break
                     if existing is not None:  # of the rows before the input changed
+                        before_replacing()
                         replace(self._fs, tmp, path)
+                        is_ours = True
                         break
                 self._fs.fsync_dir(path.parent)
+                return is_ours
             except FileNotFoundError:
                 self.folders.forget_all()
                 raise
             finally:
                 remove(self._fs, tmp)
 
-        with_retries(f"the rows of shard {shard.index} of f{file_id}", attempt)
+        is_ours = with_retries(f"the rows of shard {shard.index} of f{file_id}", attempt)
         self._synced_files.add(file_id)
+        return is_ours
 
     def remove_beyond(self, file_id: str, num_shards: int) -> None:
         """Remove the records beyond the last shard of a file whose input became shorter."""

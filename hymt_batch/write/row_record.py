@@ -1,8 +1,9 @@
 """The record of a complete shard: a header line, then all its rows as compressed JSON lines, in the order of the file.
 
 A record holds what is known of each row: the digest of its source, its status, the text as the model gave it, its flags
-and measurements. It is made from the shard's parts and replaces them. `decode` verifies everything, so it detects any
-flipped byte. Independent of where records are stored and when they are written.
+and measurements. It is made from the shard's parts and replaces them; if one part is the whole shard, it is made at
+once. `decode` verifies everything, so it detects any flipped byte. Independent of where records are stored and when
+they are written.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from hymt_batch import manifest
 from hymt_batch.fs_protocol import Fs
 from hymt_batch.records import Row, ShardRecord
 from hymt_batch.write import state_file
-from hymt_batch.write.part import PartHeader, decode_shard_record, encode_shard_record, shard_name
+from hymt_batch.write.part import PartSummary, decode_shard_record, encode_shard_record, shard_name
 from hymt_batch.write.row_lines import decode_rows, has_logprob, row_index_of
 from hymt_batch.write.state_file import DECODE_ERRORS, FileKind, StateFileDamagedError
 
@@ -69,14 +70,15 @@ def record_name(shard_index: int) -> str:
     return f"{shard_name(shard_index)}.rows"
 
 
-def encode(identity: str, file_id: str, shard: ShardRecord, parts: Sequence[tuple[PartHeader, bytes]]) -> bytes:
+def encode(identity: str, file_id: str, shard: ShardRecord, parts: Sequence[tuple[PartSummary, bytes]]) -> bytes:
     """Return the bytes of the record of a shard.
 
     Args:
         identity: sha256 of the job's identity.
         file_id: The file of the shard.
         shard: The shard.
-        parts: Header and payload of every part of the shard, by part index; their checksums are verified.
+        parts: Each part of the shard with its rows as `row_lines.encode_rows` gives them, by part index; read from a
+            file, their checksums are verified.
 
     Raises:
         StateFileDamagedError: The parts do not hold each row of the shard exactly once.

@@ -39,7 +39,7 @@ def preserved_path(folder: Path, out_rel: str, digits: str) -> Path:
 
 def preserve_foreign(
     fs: Fs, folder: Path, out_rel: str, own_sha256s: Collection[str | None], make_folder: Callable[[Path], None]
-) -> None:
+) -> bool:
     """Keep a file of translated/ that is about to be replaced or removed, unless the job wrote it.
 
     Args:
@@ -49,24 +49,28 @@ def preserve_foreign(
         own_sha256s: sha256 of each file that the job wrote, or is about to write, at this path.
         make_folder: Creates a folder that survives a power loss.
 
+    Returns:
+        Whether there is anything at this path.
+
     Raises:
         OSError: The file system failed; nothing was lost.
     """
     path = manifest.translated_path(folder, out_rel)
     stat = stat_or_none(fs, path)
     if stat is None and not _is_readable(fs, path):
-        return
+        return False
     if stat is not None and stat.kind != "file":
-        return
+        return True
     sha256 = hash_file(fs, path)[1]
     if sha256 in own_sha256s:
-        return
+        return True
     preserved = _preserve(fs, folder, out_rel, sha256, make_folder)
     log.warning(
         "translated/%s is not what this job wrote. It is kept as %s and written again",
         out_rel,
         preserved.relative_to(folder),
     )
+    return True
 
 
 def _is_readable(fs: Fs, path: Path) -> bool:

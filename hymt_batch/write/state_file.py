@@ -158,12 +158,17 @@ def unreadable_is_damaged(error: OSError) -> StateFileDamagedError:
 
 
 def _read(fs: Fs, path: Path, payload_bytes: Callable[[bytes], int]) -> bytes:
-    stat = fs.stat(path)
-    if stat.kind != "file":
-        raise StateFileDamagedError("it is not a file")
-    data = fs.read(path, 0, min(stat.size, MAX_HEADER_BYTES))
-    if stat.size == len(data):
-        return data
+    try:
+        data = fs.read(path, 0, MAX_HEADER_BYTES)
+        if len(data) < MAX_HEADER_BYTES:
+            return data
+        stat = fs.stat(path)
+    except FileNotFoundError:
+        raise
+    except OSError:
+        if fs.stat(path).kind != "file":
+            raise StateFileDamagedError("it is not a file") from None
+        raise
     line, newline, _ = data.partition(b"\n")
     if not newline:
         raise StateFileDamagedError(f"it has {stat.size} bytes but no header")

@@ -9,14 +9,14 @@ import contextlib
 import errno
 import logging
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from hymt_batch.errors import PreflightError
 from hymt_batch.fs import LINK_UNSUPPORTED_ERRNOS, list_names, publish, remove, stat_or_none, write_new
 from hymt_batch.fs_protocol import Fs
-from hymt_batch.manifest import state_folder
+from hymt_batch.manifest import file_state_folder, state_folder
 from hymt_batch.records import Input
 from hymt_batch.storage_error import output_folder_error
 
@@ -45,29 +45,53 @@ class DurableFolders:
     """Creates folders that survive a power loss: each new folder is synced in its parent, once per process."""
 
     def __init__(self, fs: Fs, root: Path) -> None:
-        self._fs, self._root, self._created = fs, root, set[Path]()
+        self._fs, self._root = fs, root
+        self._created: dict[Path, bool] = {}  # folder that exists -> whether this process made it
 
     def ensure(self, path: Path) -> None:
         """Create a folder below the root, or the root itself.
 
         Raises:
-            OSError: It cannot be created; ENOTDIR if the name belongs to something other than a folder.
+            OSError: It cannot be created; ENOTDIR if the name belongs to something other than a folder, ENOENT if
+                another process just removed it.
         """
-        if path in self._created:
-            return
+        self.ensure_all([path])
+
+    def ensure_all(self, paths: Iterable[Path]) -> None:
+        """Create folders as `ensure` does, and sync each folder above them once."""
+        created: dict[Path, bool] = {}
+        for path in paths:
+            if path not in self._created and path not in created and (is_new := self._create(path)) is not None:
+                created[path] = is_new
+        for parent in dict.fromkeys(path.parent for path in created):
+            self._fs.fsync_dir(parent)
+        self._created.update(created)
+
+    def knows(self, path: Path) -> bool:
+        """True if the folder was ensured, until it is forgotten."""
+        return path in self._created
+
+    def made(self, path: Path) -> bool:
+        """True if the folder was ensured and did not exist before."""
+        return self._created.get(path, False)
+
+    def _create(self, path: Path) -> bool | None:
+        """Create a folder that is not synced yet; False if it exists, None if there can be none above it."""
         is_below_root = path != self._root
         if is_below_root or stat_or_none(self._fs, path.parent) is None:
             if path.parent == path:
-                return
+                return None
             self.ensure_parent(path)
         try:
             self._fs.mkdir(path, 0o700 if path.name == ".hymt" else 0o777)
         except FileExistsError:
             stat = stat_or_none(self._fs, path)
-            if is_below_root and (stat is None or stat.kind != "dir"):  # a link could lead anywhere
+            if is_below_root and stat is None:  # another process finished its shard in the meantime
+                raise FileNotFoundError(errno.ENOENT, "it was removed", str(path)) from None
+            if is_below_root and stat is not None and stat.kind != "dir":  # a link could lead anywhere
                 raise NotADirectoryError(errno.ENOTDIR, "not a folder", str(path)) from None
-        self._fs.fsync_dir(path.parent)
-        self._created.add(path)
+            return False
+        return True
 
     def ensure_parent(self, path: Path) -> None:
         if path == self._root:
@@ -77,7 +101,7 @@ class DurableFolders:
 
     def forget_folder(self, path: Path) -> None:
         """Forget a folder in which nothing more will be created, to save memory."""
-        self._created.discard(path)
+        self._created.pop(path, None)
 
     def forget_all(self) -> None:
         """Forget all folders, after one of them disappeared."""
@@ -249,9 +273,11 @@ def _input_bytes(input: Input) -> int:
 
 def _committed_bytes(fs: Fs, folder: Path, inputs: Sequence[Input]) -> int:
     """Return the size of all parts and row records that already exist."""
-    num_bytes = 0
+    num_bytes, existing = 0, frozenset(list_names(fs, state_folder(folder)))
     for input in inputs:
-        file_state = state_folder(folder) / f"f{input.file_id}"
+        file_state = file_state_folder(folder, input.file_id)
+        if file_state.name not in existing:
+            continue
         for shard in list_names(fs, file_state):
             for path in (
                 file_state / shard,

@@ -144,6 +144,20 @@ def _() -> Any:
     return patched((PartStore, "_publish", publish))
 
 
+@mutant("a part that is a whole shard counts before its folder is synced")
+def _() -> Any:
+    original = PartStore._publish_whole_shard
+
+    def publish(self: PartStore, *rest: Any) -> bool:
+        store, self.records._fs = self.records._fs, PatchedFs(self.records._fs, fsync_dir=lambda path: True)
+        try:
+            return original(self, *rest)
+        finally:
+            self.records._fs = store
+
+    return patched((PartStore, "_publish_whole_shard", publish))
+
+
 @mutant("an existing part counts as durable without a sync")
 def _() -> Any:
     original = PartReader.load
@@ -462,6 +476,7 @@ SEEN_BY = {
     "a folder is not synced": "power loss",
     "the parent of a new folder is not synced": "power loss",
     "a part counts before its folder is synced": "power loss",
+    "a part that is a whole shard counts before its folder is synced": "power loss",
     "an existing part counts as durable without a sync": "kill, then power loss",
     "the names of published files are not synced before the manifest": "kill, then power loss",
     "a part is trusted without its checksum": "damage",

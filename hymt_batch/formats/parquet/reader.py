@@ -21,6 +21,7 @@ from hymt_batch.formats.row_reader import (
     not_utf8_message,
     too_long_message,
 )
+from hymt_batch.formats.text_fields import TextFields
 from hymt_batch.records import Document, Preamble, Status
 
 
@@ -81,6 +82,8 @@ def check_columns(table: Table, config: ReadOptions) -> None:
             )
         arrow_type = _column_type(schema, name)
         why, fix = f"Its text columns are {texts[:20]}.", f"Set source.{key} to one of them."
+        if arrow_type is None and TextFields([name]).has_wildcards:
+            fix = "Write the file as JSON lines, where * matches the elements of a list."
         if arrow_type is None:
             raise ConfigError(f"{path} has no column {name!r}", why=why, fix=fix)
         if not _is_text_type(arrow_type, pa):
