@@ -118,7 +118,8 @@ class Surroundings:
         if self._piece.is_alone:  # else a mark may find a partner elsewhere in the block
             yield "".join([part for _, part in parts])
             yield "".join([part for _, part in repaired])
-        escaped = "".join([part if is_code else _SPECIAL.sub(_escaped, part) for is_code, part in repaired])
+        escape = _escaped if self._piece.is_alone else _as_entity
+        escaped = "".join([part if is_code else _SPECIAL.sub(escape, part) for is_code, part in repaired])
         yield escaped
         if not self._piece.before:
             escaped = _LIST_NUMBER.sub(r"\1\\", escaped, count=1) if escaped[:1].isdigit() else escaped
@@ -238,3 +239,11 @@ def _is_punctuation(character: str) -> bool:
 
 def _escaped(match: re.Match[str]) -> str:
     return f"\\{match[0]}"
+
+
+def _as_entity(match: re.Match[str]) -> str:
+    """Escape what a code span, a tag or a formula that begins in another piece would take for its end."""
+    return _ENTITIES.get(match[0]) or _escaped(match)
+
+
+_ENTITIES = {"`": "&#96;", "<": "&lt;", ">": "&gt;", "$": "&#36;"}
